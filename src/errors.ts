@@ -1,0 +1,112 @@
+/**
+ * The error catalogue: every error that a user or operator can meet, with its stable code.
+ * Any thread. An error is thrown as a {@link CounterError}, crosses a port as its `code` and `detail`
+ * (an Error object loses its class there), and leaves the process as a problem document (RFC 9457).
+ */
+
+/** Whether an attempt that met the error was counted. */
+export type Counted = 'no' | 'unknown';
+
+interface CatalogueEntry {
+  readonly status: number;
+  readonly title: string;
+  readonly retryable: boolean;
+  readonly counted: Counted;
+}
+
+function entry(status: number, title: string, retryable = false, counted: Counted = 'no'): CatalogueEntry {
+  return { status, title, retryable, counted };
+}
+
+/** Code → HTTP status, title, whether a retry can succeed, and whether the attempt was counted. */
+export const errorCatalogue = {
+  'invalid-request': entry(400, 'The request is malformed'),
+  unauthorized: entry(401, 'A valid bearer token is required'),
+  forbidden: entry(403, 'The token lacks the scope for this operation'),
+  'not-found': entry(404, 'There is nothing at this path'),
+  'unknown-counter': entry(404, 'The counter does not exist'),
+  'method-not-allowed': entry(405, 'The method is not allowed here'),
+  'body-too-large': entry(413, 'The body is larger than this server accepts'),
+  'unsupported-encoding': entry(415, 'The content encoding is not supported'),
+  'idempotency-mismatch': entry(422, 'The idempotency key was used with other content'),
+  'outcome-unknown': entry(500, 'The outcome of the request is unknown', true, 'unknown'),
+  'internal-error': entry(500, 'The server met an error of its own', false),
+  'not-implemented': entry(501, 'The server does not implement this'),
+  overloaded: entry(503, 'The server is at one of its bounds', true),
+  starting: entry(503, 'The server is starting', true),
+  draining: entry(503, 'The server is shutting down', true),
+  'journal-unavailable': entry(503, 'The journal cannot take increments', true),
+  'database-unavailable': entry(503, 'The database cannot be reached', true),
+} as const satisfies Record<string, CatalogueEntry>;
+
+/** The stable, kebab-case name of an error that a client can receive. */
+export type ErrorCode = keyof typeof errorCatalogue;
+
+/** All codes in the order of the catalogue; a code's index is what crosses a port. */
+export const errorCodes: readonly ErrorCode[] = Object.freeze(
+  // Object.keys of a literal of known keys; the catalogue has no other members.
+  Object.keys(errorCatalogue) as ErrorCode[],
+);
+
+/** An error of the catalogue. `detail` is for the client: a sentence without secrets. */
+export class CounterError extends Error {
+  override readonly name = 'CounterError';
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, detail: string, options?: ErrorOptions) {
+    super(detail, options);
+    this.code = code;
+  }
+
+  get detail(): string {
+    return this.message;
+  }
+}
+
+/**
+ * A start that cannot succeed before an operator changes something: bad configuration, a database that refuses us,
+ * a data directory in use. `problems` has one sentence each; the process prints them and exits 78 (EX_CONFIG of
+ * sysexits.h), or with `exitCode` where that is not a matter of configuration.
+ */
+export class StartError extends Error {
+  override readonly name = 'StartError';
+  readonly problems: readonly string[];
+  readonly exitCode: number;
+
+  constructor(problems: readonly string[], options?: ErrorOptions & { readonly exitCode?: number }) {
+    super(problems.join('\n'), options);
+    this.problems = problems;
+    this.exitCode = options?.exitCode ?? 78;
+  }
+}
+
+/**
+ * The journal refused or failed. `journal-unavailable` with `kept: false` means that nothing of the group was kept and
+ * the journal can be tried again; `kept: true` means that it may have been kept and that the journal is dead until it is
+ * recovered. `journal-corrupt`, `journal-gap`, `journal-format`, `journal-foreign` stop the start or the shard.
+ */
+export type JournalErrorCode =
+  | 'journal-unavailable'
+  | 'journal-full'
+  | 'journal-failed'
+  | 'journal-corrupt'
+  | 'journal-gap'
+  | 'journal-format'
+  | 'journal-foreign'
+  | 'journal-fenced';
+
+/** A failure of a journal, with the stable code that the log shows. */
+export class JournalError extends Error {
+  override readonly name = 'JournalError';
+  readonly code: JournalErrorCode;
+
+  constructor(code: JournalErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+
+  /** True where nothing of what was given to the journal was kept, so that the caller may answer "not counted". */
+  get nothingKept(): boolean {
+    return this.code === 'journal-unavailable' || this.code === 'journal-full' || this.code === 'journal-fenced';
+  }
+}

@@ -1,0 +1,51 @@
+/**
+ * What shard and flusher know of a journal: an ordered run of records under a stream's name. Shard thread.
+ *
+ * Durability contract: when `append` has returned or settled, every record of the group survives whatever the journal
+ * promises to survive (contract, section 5), except under a deferred-sync policy, where `syncedLsn` says how far that is
+ * true and `sync` makes it so.
+ */
+import type { Lsn } from '../../increment.js';
+
+/** One record to append: the whole buffer region is the record, header first, laid out as `messages.ts` says. */
+export type RecordBytes = Uint8Array<ArrayBuffer>;
+
+/** One record as replay finds it. `entries` is valid until the next step of the iteration. */
+export interface JournalRecord {
+  readonly lsn: Lsn;
+  /** When the front end accepted it, ms since 1970. */
+  readonly acceptedAt: number;
+  /** Pairs and other entries, without the header. */
+  readonly entries: Uint8Array;
+}
+
+/** One stream of records. One owner, one thread; calls do not overlap. */
+export interface Journal {
+  /** The stream's random id, a UUID. */
+  readonly stream: string;
+  /** LSN of the last record appended or found; 0 if there never was one. */
+  readonly endLsn: Lsn;
+  /** Every record up to this LSN is as durable as the journal promises. */
+  readonly syncedLsn: Lsn;
+  /** Bytes not yet removed, for the bound JOURNAL_MAX_BYTES and for metrics. */
+  readonly bytes: number;
+
+  /**
+   * Appends the group in order, giving its records consecutive LSNs from `endLsn + 1`; fills in LSN, synced LSN and CRC.
+   * Returns the last LSN. Throws or rejects with JournalError: where `nothingKept`, the journal is as before and may be
+   * used again; otherwise it is dead, and only recovery through a new instance tells what was kept.
+   */
+  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
+
+  /** Makes everything appended durable. Throws or rejects with JournalError `journal-failed`: the journal is dead. */
+  sync(): void | Promise<void>;
+
+  /** The records above `after` that were in the journal when it was opened, in order of LSN. */
+  replay(after: Lsn): AsyncIterable<JournalRecord>;
+
+  /** Records up to `upTo` are no longer needed; the journal removes them when it likes. */
+  prune(upTo: Lsn): void;
+
+  /** Syncs and lets go of files and connections. */
+  close(): Promise<void>;
+}
