@@ -1,0 +1,124 @@
+/**
+ * What an operator wrote → a value, for {@link ./config.js}. Any thread. Nothing here throws: a reading that failed says
+ * how its sentence ends after the variable's name, so that one start can list every problem. Secrets are never quoted.
+ */
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+
+/** A value, or the end of the sentence "VARIABLE …" that says what is wrong with the text. */
+export type Reading = { readonly value: unknown } | { readonly problem: string };
+
+/** Reads one variable's text, which is trimmed and not empty. */
+export type TextReader = (text: string) => Reading;
+
+/** The text as it stands; the type of the setting judges it. */
+export const plainText: TextReader = (text) => ({ value: text });
+
+/** A whole number in decimal digits; NaN for anything else, which no setting's type accepts. */
+export const wholeNumber: TextReader = (text) => ({ value: /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN });
+
+const sizeUnits: Readonly<Record<string, number>> = { b: 1, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };
+
+/** Bytes: a whole number, or one with KiB, MiB, GiB or TiB (`64MiB`, `1 GiB`); NaN for anything else. */
+export const sizeInBytes: TextReader = (text) => {
+  const match = /^(\d{1,15})\s*([kmgt]?i?b)?$/i.exec(text);
+  const unit = sizeUnits[(match?.[2] ?? 'b').toLowerCase()];
+  return { value: match === null || unit === undefined ? Number.NaN : Number(match[1]) * unit };
+};
+
+/** Bytes as an operator would write them, in the largest unit that leaves a whole number. */
+export function sizeText(bytes: number): string {
+  for (const unit of ['TiB', 'GiB', 'MiB', 'KiB']) {
+    const unitBytes = sizeUnits[unit.toLowerCase()] ?? 1;
+    if (bytes >= unitBytes && bytes % unitBytes === 0) return `${bytes / unitBytes} ${unit}`;
+  }
+  return bytes === 1 ? '1 byte' : `${bytes} bytes`;
+}
+
+/** A path, made absolute against the working directory. */
+export const absolutePath: TextReader = (text) => ({ value: resolve(text) });
+
+/** A path, made absolute, of a file that this process can read. */
+export const readableFile: TextReader = (text) => {
+  const path = resolve(text);
+  const content = fileContent(path);
+  return 'problem' in content ? content : { value: path };
+};
+
+/** A file's text, or why it cannot be read. */
+export function fileContent(path: string): { readonly text: string } | { readonly problem: string } {
+  try {
+    return { text: readFileSync(path, 'utf8') };
+  } catch (error) {
+    const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unknown reason';
+    return { problem: `is "${path}", which must be a file that this process can read (${reason}).` };
+  }
+}
+
+/**
+ * A PostgreSQL URL, with the scheme `postgresql:`; `ecto:`, which the original application's settings have, means the
+ * same. The text may hold a password, so no problem shows it.
+ */
+export const databaseUrl: TextReader = (text) => {
+  const expected = 'postgres://USER:PASSWORD@HOST:PORT/DATABASE (its value is not shown, it may hold a password)';
+  const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(text)?.[1]?.toLowerCase();
+  if (scheme === undefined || !['postgres', 'postgresql', 'ecto'].includes(scheme)) {
+    return { problem: `must begin with postgres://, postgresql:// or ecto://, as in ${expected}.` };
+  }
+  const url = `postgresql${text.slice(scheme.length)}`;
+  if (!URL.canParse(url)) {
+    return { problem: `is not a URL that can be read; special characters must be percent-encoded in ${expected}.` };
+  }
+  return { value: url };
+};
+
+/** What a bearer token may consist of (RFC 6750, b64token). */
+const tokenPattern = /^[A-Za-z0-9._~+/-]+=*$/;
+const tokenScopes = ['write', 'read', 'admin'];
+
+/** `SCOPE:TOKEN` pairs separated by commas or white space. Problems name an entry by its number, never by its text. */
+export const authTokenList: TextReader = (text) => tokenReading(text.split(/[\s,]+/).filter((entry) => entry !== ''));
+
+/** The same from a file, one entry a line; from `#` to the end of a line is a comment. */
+export const authTokenFile: TextReader = (path) => {
+  const content = fileContent(resolve(path));
+  if ('problem' in content) return content;
+  const reading = authTokenList(content.text.replaceAll(/#.*$/gm, ''));
+  return 'value' in reading && Array.isArray(reading.value) && reading.value.length === 0
+    ? { problem: `is "${path}", which must hold at least one SCOPE:TOKEN.` }
+    : reading;
+};
+
+function tokenReading(entries: readonly string[]): Reading {
+  const tokens = [];
+  for (const [index, entry] of entries.entries()) {
+    const colon = entry.indexOf(':');
+    const scope = entry.slice(0, Math.max(colon, 0));
+    const token = entry.slice(colon + 1);
+    if (!tokenScopes.includes(scope)) {
+      return { problem: `must be SCOPE:TOKEN pairs with a scope of write, read or admin; entry ${index + 1} is not.` };
+    }
+    if (!tokenPattern.test(token)) {
+      const allowed = 'letters, digits and -._~+/, with = at the end';
+      return { problem: `must be SCOPE:TOKEN pairs whose tokens consist of ${allowed}; entry ${index + 1} is not.` };
+    }
+    tokens.push({ scope, token });
+  }
+  return { value: tokens };
+}
+
+/** A value of a list, or one that the contract knows and this version does not implement, told apart. */
+export function implementedChoice(implemented: readonly string[], notYet: RegExp): TextReader {
+  return (text) => {
+    if (implemented.includes(text)) return { value: text };
+    const choices = implemented.join(' or ');
+    return notYet.test(text)
+      ? { problem: `is "${withoutPassword(text)}", which this version does not implement; it must be ${choices}.` }
+      : { problem: `is "${withoutPassword(text)}", but must be ${choices}.` };
+  };
+}
+
+/** A URL's user and password, if it has them, are left out of what is shown. */
+function withoutPassword(text: string): string {
+  return text.replace(/\/\/[^/@]*@/, '//***@');
+}
