@@ -22,6 +22,9 @@
  *
  * Values of 0x8000 and above in an entry's first field are reserved for other kinds of entry.
  */
+import type { ErrorCode } from '../errors.js';
+import type { Lsn, Sum } from '../increment.js';
+import type { MessagePort } from 'node:worker_threads';
 
 /** Bytes of the record header. */
 export const RECORD_HEADER_BYTES = 40;
@@ -65,4 +68,106 @@ export function writeUint64(view: DataView, at: number, value: number): void {
 /** Reads 64 bits, little-endian; beyond 2^53 the result is not exact, which a caller treats as corruption. */
 export function readUint64(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * TWO_TO_32;
+}
+
+/**
+ * Front end → shard: a batch (the buffer alone, to be as cheap as can be), or a request at the key bound that may be
+ * taken only if all of its keys are pending already. Both are answered, in the order of their arrival, by {@link BatchAnswer}.
+ */
+export type BatchMessage = ArrayBuffer | { readonly onlyPendingKeys: ArrayBuffer };
+
+/** Shard → front end: that many batches are in the journal; or that many were refused with a code. */
+export type BatchAnswer = number | { readonly refused: number; readonly code: ErrorCode };
+
+/** A checkpoint row as a read saw it; null where the stream was asked for and has no row. */
+export type SeenCheckpoint = { readonly epoch: number; readonly lsn: Lsn } | null;
+
+/** Main thread → shard, on the control port. Each is answered once, with the same `id`. */
+export type ControlRequest =
+  | {
+      readonly id: number;
+      readonly kind: 'pending';
+      readonly key: Uint8Array;
+      readonly seen: ReadonlyMap<string, SeenCheckpoint>;
+    }
+  | { readonly id: number; readonly kind: 'flush' }
+  | { readonly id: number; readonly kind: 'drain' };
+
+/** Shard → main thread, the answers and what happens unasked. */
+export type ControlMessage =
+  | { readonly id: number; readonly kind: 'pending'; readonly pending: Sum | 'again' }
+  | { readonly id: number; readonly kind: 'flushed'; readonly keys: number }
+  | { readonly id: number; readonly kind: 'drained'; readonly left: readonly PendingRange[] }
+  | { readonly id: number; readonly kind: 'failed'; readonly code: ErrorCode; readonly detail: string }
+  /** Increments are taken from now on. `recovered`: everything that was in the journal is in memory, so reads are exact. */
+  | { readonly kind: 'serving'; readonly recovered: boolean; readonly recoveredIncrements: number }
+  /** The streams for which this shard answers reads. */
+  | { readonly kind: 'streams'; readonly streams: readonly string[] }
+  | { readonly kind: 'database'; readonly available: boolean; readonly reason: string }
+  /** The stream belongs to another process: this node must stop accepting and end. */
+  | { readonly kind: 'foreign-owner'; readonly detail: string };
+
+/** What a drained shard left in its journal. */
+export interface PendingRange {
+  readonly stream: string;
+  readonly afterLsn: Lsn;
+  readonly throughLsn: Lsn;
+  readonly increments: number;
+}
+
+/** What a shard thread is started with. Everything here survives structured cloning. */
+export interface ShardTask {
+  readonly shard: number;
+  readonly shards: number;
+  readonly nodeId: string;
+  readonly databaseUrl: string;
+  readonly databaseId: string | undefined;
+  readonly control: MessagePort;
+  readonly frontEnds: readonly MessagePort[];
+  readonly gauges: SharedArrayBuffer;
+  readonly settings: ShardSettings;
+}
+
+/** The part of the configuration that shards read. */
+export interface ShardSettings {
+  readonly journal: 'memory' | 'file';
+  readonly journalSync: 'always' | 'everysec';
+  readonly journalBytesMax: number;
+  readonly journalKeepSeconds: number;
+  readonly dataDir: string;
+  readonly flushIntervalMs: number;
+  readonly flushKeysMax: number;
+  readonly logLevel: string;
+}
+
+/**
+ * Numbers that a thread writes and others read, one row of doubles a shard in shared memory. Each cell has one writer,
+ * so plain stores do: a reader may see a value of a moment ago, never a mixture on the 64-bit machines we run on.
+ */
+export const GAUGE = {
+  pendingKeys: 0,
+  pendingBytes: 1,
+  journalBytes: 2,
+  accepted: 3,
+  recovered: 4,
+  flushed: 5,
+  rejected: 6,
+  handedOver: 7,
+  lost: 8,
+  flushes: 9,
+  flushedKeys: 10,
+  pendingIncrements: 11,
+} as const;
+
+/** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
+export const GAUGE_ROW = 16;
+
+/** The gauges of `shards` shards, all zero. */
+export function makeGauges(shards: number): SharedArrayBuffer {
+  return new SharedArrayBuffer(shards * GAUGE_ROW * Float64Array.BYTES_PER_ELEMENT);
+}
+
+/** The row of one shard. */
+export function gaugeRow(gauges: SharedArrayBuffer, shard: number): Float64Array {
+  return new Float64Array(gauges, shard * GAUGE_ROW * Float64Array.BYTES_PER_ELEMENT, GAUGE_ROW);
 }

@@ -49,3 +49,34 @@ export interface Journal {
   /** Syncs and lets go of files and connections. */
   close(): Promise<void>;
 }
+
+/** What recovery found, for the log. */
+export interface RecoveryFacts {
+  /** Records above the checkpoint. */
+  readonly records: number;
+  /** Set where the checkpoint is beyond the journal's end: a volume was restored. */
+  readonly beyondEnd?: { readonly checkpoint: Lsn; readonly journalEnd: Lsn };
+  /** Bytes of a torn tail that were cut. */
+  readonly cutBytes: number;
+}
+
+/** A journal of an earlier run. */
+export interface RecoverableJournal extends Journal {
+  /**
+   * Checks the journal against the stream's checkpoint and makes it ready to append. To be called once, after the epoch
+   * was raised and before `replay`. Throws JournalError `journal-corrupt`, `journal-gap`, `journal-foreign`.
+   */
+  recover(checkpoint: Lsn): RecoveryFacts;
+}
+
+/** The streams of one shard on this node. */
+export interface JournalStreams {
+  /** Streams of earlier runs: the one to continue, and those of shards that are no more, to be finished. */
+  existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] };
+  create(): Journal;
+  open(stream: string): RecoverableJournal;
+  /** Forgets a finished stream and its data. */
+  remove(journal: RecoverableJournal): void;
+  /** The database that new segments belong to, once it is known. */
+  setDatabaseId(databaseId: string): void;
+}

@@ -1,0 +1,52 @@
+/**
+ * Reads of one counter: GET /key_sum?name=KEY, GET /counters/KEY, GET /counters?key=KEY. Front-end thread.
+ */
+import { CounterError } from '../errors.js';
+import type { CounterOperations, CounterReading } from '../increment.js';
+import { checkKey, decodePercent, parseQuery } from './percent-encoding.js';
+import { jsonReply, textReply, type HttpReply, type HttpRequestHead } from './reply.js';
+
+const COUNTER_PATH = '/counters/';
+
+/** GET /key_sum: the sum as digits. */
+export async function keySumRoute(
+  head: HttpRequestHead,
+  operations: CounterOperations,
+  keyBytesMax: number,
+): Promise<HttpReply> {
+  const name = parseQuery(head.query).get('name');
+  if (name === undefined) throw new CounterError('invalid-request', 'The query parameter name is missing.');
+  const reading = await read(operations, checkKey(name, keyBytesMax));
+  return textReply(200, String(reading.sum));
+}
+
+/** GET /counters/KEY and GET /counters?key=KEY. Everything after `/counters/` is the key, raw slashes included. */
+export async function counterRoute(
+  head: HttpRequestHead,
+  operations: CounterOperations,
+  keyBytesMax: number,
+): Promise<HttpReply> {
+  const key = checkKey(keyOf(head), keyBytesMax);
+  const reading = await read(operations, key);
+  return jsonReply(200, counterJson(key, reading));
+}
+
+function keyOf(head: HttpRequestHead): Uint8Array {
+  if (head.path.startsWith(COUNTER_PATH)) return decodePercent(head.path.slice(COUNTER_PATH.length), false);
+  const key = parseQuery(head.query).get('key');
+  if (key === undefined) throw new CounterError('invalid-request', 'The query parameter key is missing.');
+  return key;
+}
+
+async function read(operations: CounterOperations, key: Uint8Array): Promise<CounterReading> {
+  const reading = await operations.read(key);
+  if (reading === undefined) throw new CounterError('unknown-counter', 'No increment of this key was ever counted.');
+  return reading;
+}
+
+/** Sums are integer literals of any length, which JSON.stringify has no way to write from a bigint. */
+function counterJson(key: Uint8Array, { sum, committed, pending, updatedAt }: CounterReading): string {
+  const name = JSON.stringify(Buffer.from(key).toString('utf8'));
+  const updated = JSON.stringify(updatedAt?.toISOString() ?? null);
+  return `{"key":${name},"sum":${sum},"committed":${committed},"pending":${pending},"updated_at":${updated}}`;
+}

@@ -1,0 +1,11 @@
+/**
+ * POST /flush. Front-end thread.
+ */
+import type { CounterOperations } from '../increment.js';
+import { jsonReply, type HttpReply } from './reply.js';
+
+/** Answers once everything acknowledged before the call is committed. */
+export async function flushRoute(operations: CounterOperations): Promise<HttpReply> {
+  const keys = await operations.flush();
+  return jsonReply(200, JSON.stringify({ flushed_keys: keys }));
+}

@@ -1,0 +1,191 @@
+/**
+ * A uWebSockets.js application: listens, routes, and closes in order. Front-end thread.
+ *
+ * ```text
+ * starting ──accept()──► accepting ──drain()──► draining ──close()──► closed
+ * ```
+ *
+ * The port is open from the start: until `accept`, everything but the probes is 503 `starting`.
+ */
+import type { HttpRequest, HttpResponse, TemplatedApp, us_listen_socket } from 'uWebSockets.js';
+import { StartError, type ErrorCode } from '../errors.js';
+import type { CounterOperations, IncrementReceiver } from '../increment.js';
+import { counterRoute, keySumRoute } from './counter-routes.js';
+import { flushRoute } from './flush-route.js';
+import { healthRoute, readinessRoute } from './health-routes.js';
+import { IncrementRoute, type IncrementLimits } from './increment-route.js';
+import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
+import type { Uws } from './uws.js';
+
+/** Most requests besides increments that are answered at a time; one more is 503 `overloaded`. */
+const OPERATIONS_IN_FLIGHT_MAX = 10_000;
+
+/** What a front end is made of. */
+export interface FrontEndOptions {
+  readonly uws: Uws;
+  readonly host: string;
+  readonly port: number;
+  readonly limits: IncrementLimits;
+  readonly receiver: IncrementReceiver;
+  readonly operations: CounterOperations;
+  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+}
+
+type Route = (head: HttpRequestHead) => Promise<HttpReply> | HttpReply;
+
+/** Methods of a path, besides HEAD, which goes with GET. */
+type Methods = Partial<Record<'get' | 'post' | 'delete', Route>>;
+
+/** One front end. */
+export class FrontEnd {
+  readonly #options: FrontEndOptions;
+  readonly #app: TemplatedApp;
+  readonly #increments: IncrementRoute;
+  #socket: us_listen_socket | undefined;
+  #phase: 'starting' | 'accepting' | 'draining' = 'starting';
+  #operationsInFlight = 0;
+
+  constructor(options: FrontEndOptions) {
+    this.#options = options;
+    const { uws, tls } = options;
+    this.#app = tls ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile }) : uws.App();
+    this.#increments = new IncrementRoute(options.receiver, options.limits);
+    this.#addRoutes();
+  }
+
+  /** Requests that wait for an answer. */
+  get inFlight(): number {
+    return this.#increments.inFlight + this.#operationsInFlight;
+  }
+
+  /** Listens on a port that no one else has; resolves to the port. Throws StartError where it cannot. */
+  listen(): Promise<number> {
+    const { uws, host, port } = this.#options;
+    return new Promise((resolve, reject) => {
+      // Without this option the port would be shared, without a word, with any process of the same user.
+      this.#app.listen(host, port, uws.LIBUS_LISTEN_EXCLUSIVE_PORT, (socket) => {
+        if (socket === false) {
+          const problem = `Port ${port} on ${host} cannot be listened on: it is in use, or not permitted.`;
+          reject(new StartError([problem], { exitCode: 1 }));
+          return;
+        }
+        this.#socket = socket;
+        resolve(uws.us_socket_local_port(socket));
+      });
+    });
+  }
+
+  /** Increments and operations are taken from now on. */
+  accept(): void {
+    this.#phase = 'accepting';
+    this.#increments.gate = undefined;
+  }
+
+  /** Refuses increments with a code, or takes them again. */
+  setGate(gate: ErrorCode | undefined): void {
+    if (this.#phase === 'accepting') this.#increments.gate = gate;
+  }
+
+  /** Stops listening; what comes on open connections is refused as `draining`. */
+  drain(): void {
+    this.#phase = 'draining';
+    this.#increments.gate = 'draining';
+    if (this.#socket !== undefined) this.#options.uws.us_listen_socket_close(this.#socket);
+    this.#socket = undefined;
+  }
+
+  /** Closes every connection. The application must be closed before its thread ends, or the process aborts. */
+  close(): void {
+    if (this.#phase !== 'draining') this.drain();
+    this.#app.close();
+  }
+
+  #addRoutes(): void {
+    const { operations, limits } = this.#options;
+    const app = this.#app;
+    app.post('/increment', (res, req) => {
+      this.#increments.handle(res, req);
+    });
+    this.#refuseOtherMethods('/increment', 'POST');
+    this.#add('/key_sum', { get: (head) => keySumRoute(head, operations, limits.keyBytesMax) });
+    this.#add('/counters', { get: (head) => counterRoute(head, operations, limits.keyBytesMax) });
+    this.#add('/counters/*', { get: (head) => counterRoute(head, operations, limits.keyBytesMax) });
+    this.#add('/flush', { post: () => flushRoute(operations) });
+    this.#add('/healthz', { get: () => healthRoute() }, true);
+    this.#add('/readyz', { get: () => readinessRoute(operations.readiness()) }, true);
+    app.any('/*', (res, req) => {
+      reply(res, problemReply('not-found', 'There is nothing at this path.'), req.getMethod() === 'head');
+    });
+  }
+
+  #add(pattern: string, methods: Methods, isProbe = false): void {
+    const { get, post, delete: remove } = methods;
+    const app = this.#app;
+    if (get !== undefined) {
+      app.get(pattern, (res, req) => {
+        this.#answer(res, req, get, isProbe);
+      });
+      app.head(pattern, (res, req) => {
+        this.#answer(res, req, get, isProbe);
+      });
+    }
+    if (post !== undefined) {
+      app.post(pattern, (res, req) => {
+        this.#answer(res, req, post, isProbe);
+      });
+    }
+    if (remove !== undefined) {
+      app.del(pattern, (res, req) => {
+        this.#answer(res, req, remove, isProbe);
+      });
+    }
+    const allowed = [get && 'GET, HEAD', post && 'POST', remove && 'DELETE'].filter((names) => names !== undefined);
+    this.#refuseOtherMethods(pattern, allowed.join(', '));
+  }
+
+  #refuseOtherMethods(pattern: string, allow: string): void {
+    this.#app.any(pattern, (res, req) => {
+      const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
+      reply(res, problem, req.getMethod() === 'head');
+    });
+  }
+
+  #answer(res: HttpResponse, req: HttpRequest, route: Route, isProbe: boolean): void {
+    const head = { method: req.getMethod(), path: req.getUrl(), query: req.getQuery() };
+    const isHead = head.method === 'head';
+    const refusal = isProbe ? undefined : this.#refusal();
+    if (refusal !== undefined) {
+      reply(res, refusal, isHead);
+      return;
+    }
+    let aborted = false;
+    res.onAborted(() => {
+      aborted = true;
+    });
+    this.#operationsInFlight += 1;
+    const finish = (answer: HttpReply): void => {
+      this.#operationsInFlight -= 1;
+      if (!aborted) reply(res, answer, isHead);
+    };
+    Promise.resolve()
+      .then(() => route(head))
+      .then(finish, (error: unknown) => {
+        finish(replyOfError(error));
+      });
+  }
+
+  #refusal(): HttpReply | undefined {
+    if (this.#phase === 'starting') return problemReply('starting', 'The server is recovering.');
+    if (this.#phase === 'draining') return problemReply('draining', 'The server is shutting down.');
+    if (this.#operationsInFlight >= OPERATIONS_IN_FLIGHT_MAX) {
+      return problemReply('overloaded', 'Too many requests wait for the database.');
+    }
+    return undefined;
+  }
+}
+
+function reply(res: HttpResponse, answer: HttpReply, isHead: boolean): void {
+  res.cork(() => {
+    writeReply(res, answer, isHead);
+  });
+}

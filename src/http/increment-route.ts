@@ -1,0 +1,219 @@
+/**
+ * POST /increment, the hot path: body bytes to the receiver, 202 when everything is in the journal. Front-end thread.
+ *
+ * A body that comes in one piece is scanned where it lies; what outlives the callback is copied by the receiver. Replies
+ * are written in a cork each, through one function that is not made anew per request.
+ */
+import type { HttpRequest, HttpResponse } from 'uWebSockets.js';
+import { CounterError, type ErrorCode } from '../errors.js';
+import type { IncrementReceiver, PendingReply } from '../increment.js';
+import { IncrementBodyScanner, isNdjson } from './increment-body.js';
+import { problemReply, replyOfError, writeReply } from './reply.js';
+
+/** A body longer than this many times the limit ends its connection. */
+const DISCARD_FACTOR = 8;
+
+const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
+  overloaded: 'Pending keys or bytes, journal room or the in-flight window are exhausted. Nothing was counted.',
+  starting: 'The server is recovering. Nothing was counted.',
+  draining: 'The server is shutting down. Nothing was counted.',
+  'journal-unavailable': 'The journal refused the request. Nothing was counted.',
+  'outcome-unknown': 'Some of the request may have been counted. A retry may count it again.',
+};
+
+/** Limits of a body. */
+export interface IncrementLimits {
+  readonly bodyBytesMax: number;
+  readonly keyBytesMax: number;
+}
+
+let corked: HttpResponse;
+
+function writeCreated(): void {
+  corked.writeStatus('202 Accepted').writeHeader('content-type', 'text/plain').end('created');
+}
+
+/** The route of one front end. */
+export class IncrementRoute {
+  readonly #receiver: IncrementReceiver;
+  readonly #scanner: IncrementBodyScanner;
+  readonly #bodyBytesMax: number;
+  /** Why increments are refused before their body is read; undefined while they are taken. */
+  gate: ErrorCode | undefined = 'starting';
+  /** Requests whose body is being read or whose outcome is awaited. */
+  inFlight = 0;
+
+  constructor(receiver: IncrementReceiver, limits: IncrementLimits) {
+    this.#receiver = receiver;
+    this.#scanner = new IncrementBodyScanner({ keyBytesMax: limits.keyBytesMax });
+    this.#bodyBytesMax = limits.bodyBytesMax;
+  }
+
+  /** Handles a request; `req` is valid only during the call. */
+  handle(res: HttpResponse, req: HttpRequest): void {
+    const refusal = this.#refusalOfHead(res, req);
+    if (refusal) return;
+    this.inFlight += 1;
+    const reply = new IncrementReply(res, this, isNdjson(req.getHeader('content-type')));
+    res.onAborted(() => {
+      reply.abort();
+    });
+    res.onData((chunk, isLast) => {
+      if (isLast && reply.body === undefined) this.#take(new Uint8Array(chunk), reply);
+      else this.#gather(chunk, isLast, reply);
+    });
+  }
+
+  /** Refuses what the head alone shows to be refused; true if it was. */
+  #refusalOfHead(res: HttpResponse, req: HttpRequest): boolean {
+    if (this.gate !== undefined) {
+      refuse(res, this.gate, REFUSAL_DETAILS[this.gate] ?? 'Nothing was counted.');
+      return true;
+    }
+    const encoding = req.getHeader('content-encoding');
+    if (encoding !== '' && encoding.trim().toLowerCase() !== 'identity') {
+      refuse(res, 'unsupported-encoding', 'Only the identity content encoding is understood.');
+      return true;
+    }
+    if (req.getHeader('idempotency-key') !== '') {
+      refuse(res, 'not-implemented', 'Idempotency-Key is not implemented yet; the request was not counted.');
+      return true;
+    }
+    const length = req.getHeader('content-length');
+    if (length.length > 3 && Number(length) > this.#bodyBytesMax) {
+      this.#refuseTooLarge(res, Number(length) > DISCARD_FACTOR * this.#bodyBytesMax);
+      return true;
+    }
+    return false;
+  }
+
+  #refuseTooLarge(res: HttpResponse, close: boolean): void {
+    const detail = `The body is longer than ${this.#bodyBytesMax} bytes.`;
+    const reply = problemReply('body-too-large', detail);
+    res.cork(() => {
+      if (close) {
+        // Discarding this much would cost more than the connection is worth.
+        res.writeStatus('413 Content Too Large').writeHeader('content-type', reply.contentType).end(reply.body, true);
+      } else writeReply(res, reply, false);
+    });
+  }
+
+  /** Collects a body that comes in pieces; uWebSockets.js discards what follows an early answer. */
+  #gather(chunk: ArrayBuffer, isLast: boolean, reply: IncrementReply): void {
+    if (reply.isOver) return;
+    const body = reply.body ?? new GatheredBody();
+    reply.body = body;
+    if (body.length + chunk.byteLength > this.#bodyBytesMax) {
+      const { res } = reply;
+      reply.finish();
+      this.#refuseTooLarge(res, false);
+      return;
+    }
+    body.append(new Uint8Array(chunk));
+    if (isLast) this.#take(body.bytes, reply);
+  }
+
+  #take(body: Uint8Array, reply: IncrementReply): void {
+    if (reply.isOver) return;
+    if (body.length > this.#bodyBytesMax) {
+      const { res } = reply;
+      reply.finish();
+      this.#refuseTooLarge(res, false);
+      return;
+    }
+    let refusal: ErrorCode | undefined;
+    try {
+      const pairs = this.#scanner.scan(body, reply.ndjson);
+      // The door may have closed while the body was on its way.
+      refusal = this.gate ?? this.#receiver.submit(pairs, reply);
+    } catch (error) {
+      if (!(error instanceof CounterError)) throw error;
+      reply.fail(error);
+      return;
+    }
+    if (refusal !== undefined) reply.settle(refusal);
+  }
+}
+
+/** A request whose answer is due. */
+class IncrementReply implements PendingReply {
+  readonly res: HttpResponse;
+  readonly ndjson: boolean;
+  readonly #route: IncrementRoute;
+  body: GatheredBody | undefined;
+  #state: 'open' | 'aborted' | 'over' = 'open';
+
+  constructor(res: HttpResponse, route: IncrementRoute, ndjson: boolean) {
+    this.res = res;
+    this.#route = route;
+    this.ndjson = ndjson;
+  }
+
+  /** True where no answer can be given any more. */
+  get isOver(): boolean {
+    return this.#state !== 'open';
+  }
+
+  settle(refusal: ErrorCode | undefined): void {
+    const { res } = this;
+    if (!this.finish()) return;
+    if (refusal === undefined) {
+      corked = res;
+      res.cork(writeCreated);
+    } else refuse(res, refusal, REFUSAL_DETAILS[refusal] ?? 'The request was refused.');
+  }
+
+  /** Answers with an error of the catalogue. */
+  fail(error: CounterError): void {
+    const { res } = this;
+    if (!this.finish()) return;
+    res.cork(() => {
+      writeReply(res, replyOfError(error), false);
+    });
+  }
+
+  /** The client went away. */
+  abort(): void {
+    if (this.#state !== 'open') return;
+    this.#state = 'aborted';
+    this.#route.inFlight -= 1;
+  }
+
+  /** Takes the right to answer; false where there is no one to answer. */
+  finish(): boolean {
+    if (this.#state !== 'open') return false;
+    this.#state = 'over';
+    this.#route.inFlight -= 1;
+    return true;
+  }
+}
+
+/** A body gathered from pieces, in a buffer that doubles. */
+class GatheredBody {
+  #bytes = new Uint8Array(16 * 1024);
+  #length = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+
+  get bytes(): Uint8Array {
+    return this.#bytes.subarray(0, this.#length);
+  }
+
+  append(chunk: Uint8Array): void {
+    if (this.#length + chunk.length > this.#bytes.length) {
+      const larger = new Uint8Array(Math.max(2 * this.#bytes.length, this.#length + chunk.length));
+      larger.set(this.bytes);
+      this.#bytes = larger;
+    }
+    this.#bytes.set(chunk, this.#length);
+    this.#length += chunk.length;
+  }
+}
+
+function refuse(res: HttpResponse, code: ErrorCode, detail: string): void {
+  res.cork(() => {
+    writeReply(res, problemReply(code, detail), false);
+  });
+}

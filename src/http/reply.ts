@@ -1,0 +1,88 @@
+/**
+ * Replies as values, and their way onto the wire. Front-end thread.
+ */
+import type { HttpResponse } from 'uWebSockets.js';
+import { CounterError, errorCatalogue, type ErrorCode } from '../errors.js';
+
+/** A reply that a route makes; the front end writes it. */
+export interface HttpReply {
+  readonly status: number;
+  readonly contentType: string;
+  readonly body: string;
+  readonly headers?: readonly (readonly [name: string, value: string])[];
+}
+
+/** A request as routes see it; values are raw. */
+export interface HttpRequestHead {
+  readonly method: string;
+  /** As sent, percent-encoded, without the query. */
+  readonly path: string;
+  /** As sent, without the question mark. */
+  readonly query: string;
+}
+
+const STATUS_LINES: Readonly<Record<number, string>> = {
+  200: '200 OK',
+  202: '202 Accepted',
+  400: '400 Bad Request',
+  401: '401 Unauthorized',
+  403: '403 Forbidden',
+  404: '404 Not Found',
+  405: '405 Method Not Allowed',
+  413: '413 Content Too Large',
+  415: '415 Unsupported Media Type',
+  422: '422 Unprocessable Content',
+  500: '500 Internal Server Error',
+  501: '501 Not Implemented',
+  503: '503 Service Unavailable',
+};
+
+/** Seconds after which a retry of a 503 may help. */
+const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = { draining: 5 };
+
+/** A plain-text reply. */
+export function textReply(status: number, body: string): HttpReply {
+  return { status, contentType: 'text/plain', body };
+}
+
+/** A JSON reply; `body` is the JSON text. */
+export function jsonReply(status: number, body: string): HttpReply {
+  return { status, contentType: 'application/json', body };
+}
+
+/** The problem document (RFC 9457) of a catalogue error. */
+export function problemReply(
+  code: ErrorCode,
+  detail: string,
+  headers: readonly (readonly [string, string])[] = [],
+): HttpReply {
+  const { status, title, retryable, counted } = errorCatalogue[code];
+  const type = `urn:problem-type:summing-counters:${code}`;
+  const retryAfter = RETRY_AFTER_SECONDS[code] ?? 1;
+  return {
+    status,
+    contentType: 'application/problem+json',
+    body: JSON.stringify({ type, title, status, detail, code, retryable, counted }),
+    headers: status === 503 ? [['retry-after', String(retryAfter)], ...headers] : headers,
+  };
+}
+
+/** The reply to anything thrown: what is not of the catalogue is our own bug and says nothing of its inside. */
+export function replyOfError(error: unknown): HttpReply {
+  if (error instanceof CounterError) return problemReply(error.code, error.detail);
+  return problemReply('internal-error', 'The server met an error of its own; its log says more.');
+}
+
+/** Writes a reply; call inside `cork`. HEAD gets everything but the body. */
+export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean): void {
+  res.writeStatus(STATUS_LINES[reply.status] ?? String(reply.status));
+  res.writeHeader('content-type', reply.contentType);
+  for (const [name, value] of reply.headers ?? []) res.writeHeader(name, value);
+  if (isHead) {
+    // uWebSockets.js 20.30 can abort when endWithoutBody gets the length as an argument.
+    res.writeHeader('content-length', String(Buffer.byteLength(reply.body)));
+    res.endWithoutBody();
+  } else {
+    res.end(reply.body);
+  }
+}

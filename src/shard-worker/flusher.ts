@@ -1,0 +1,320 @@
+/**
+ * Moves one stream's sums to PostgreSQL, a frozen range at a time. Shard thread.
+ *
+ * ```text
+ * waiting ──(interval | many keys | request | stop)──► flushing ──committed──► waiting
+ *                                                     │   ▲
+ *                              refused or unreachable │   │ after a backoff: the same range again
+ *                                                     ▼   │
+ *                                          reply lost: read the row back and compare exactly
+ *                                            (my epoch, my target)  committed
+ *                                            (my epoch, my old LSN) the same range again
+ *                                            anything else          fenced: the owner recovers
+ * ```
+ *
+ * A range stays frozen until its fate is known, so nothing is merged into it and nothing is sent twice under another
+ * range. One flush is in flight at a time. Waits are 90 to 100 % of the interval, so that nodes do not beat in step.
+ */
+import type { Clock, Timer } from '../clock.js';
+import { CounterError } from '../errors.js';
+import type { Lsn } from '../increment.js';
+import type { FrozenRange, StreamLedger } from './stream-ledger.js';
+
+const BACKOFF_FIRST_MS = 50;
+const BACKOFF_MAX_MS = 1000;
+const REFUSALS_UNTIL_UNAVAILABLE = 3;
+
+/** How a flush attempt ended, as far as this process can know. */
+export type FlushAttempt =
+  /** The statement committed; `keys` rows were written. */
+  | { readonly kind: 'committed'; readonly keys: number }
+  /** The statement ran and the compare-and-set matched nothing. */
+  | { readonly kind: 'fenced'; readonly row?: CheckpointRow | undefined }
+  /** It certainly did not commit; the same range can be sent again. */
+  | { readonly kind: 'refused'; readonly error: unknown }
+  /** It certainly did not commit: a row of it can never be written. */
+  | { readonly kind: 'poison'; readonly error: unknown }
+  /** It was not sent: the database cannot be reached. */
+  | { readonly kind: 'unreachable'; readonly error: unknown }
+  /** It was sent and no reply came. */
+  | { readonly kind: 'unknown'; readonly error: unknown };
+
+/** The checkpoint row of a stream. */
+export interface CheckpointRow {
+  readonly epoch: number;
+  readonly lsn: Lsn;
+}
+
+/** The database as the flusher needs it. Methods other than `flush` reject with CounterError `database-unavailable`. */
+export interface FlushTarget {
+  flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
+  /** As `flush`, for a range with rows that PostgreSQL refuses: finds them and sets them aside in the same transaction. */
+  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt & { readonly rejected?: number }>;
+  readBack(stream: string): Promise<CheckpointRow | undefined>;
+  /** Moves `accepted_through` of an idle stream. */
+  touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<void>;
+}
+
+/** What the flusher tells its shard. */
+export interface FlusherEvents {
+  /** A range was committed: the journal may be pruned up to `lsn`. */
+  committed(range: FrozenRange, keys: number, rejectedIncrements: number): void;
+  /** Another owner has the stream, or its row is gone: this ledger must not flush again. */
+  fenced(row: CheckpointRow | undefined): void;
+  /** The database went away or came back. */
+  databaseAvailable(available: boolean, error?: unknown): void;
+  /** Something of ours failed: the shard cannot go on. */
+  failed(error: unknown): void;
+}
+
+/** When to flush. */
+export interface FlusherOptions {
+  readonly intervalMs: number;
+  /** A ledger with this many live keys is flushed early. */
+  readonly keysMax: number;
+  /** Makes what was applied durable before it is frozen. */
+  readonly sync: () => void | Promise<void>;
+  /** Everything that the stream accepted before this time (ms since 1970) has been applied. */
+  readonly acceptedThroughMs: () => number;
+  /** An idle stream's `accepted_through` moves this often. */
+  readonly touchIntervalMs: number;
+  /** Uniform in [0, 1). */
+  readonly random: () => number;
+}
+
+interface Waiter {
+  readonly target: Lsn;
+  keys: number;
+  readonly resolve: (keys: number) => void;
+  readonly reject: (error: CounterError) => void;
+}
+
+/** Most callers of {@link Flusher.flushNow} that wait at a time; one more is refused as overloaded. */
+const WAITERS_MAX = 1024;
+
+/** The flush loop of one stream. */
+export class Flusher {
+  readonly #ledger: StreamLedger;
+  readonly #target: FlushTarget;
+  readonly #clock: Clock;
+  readonly #options: FlusherOptions;
+  readonly #events: FlusherEvents;
+  #state: 'running' | 'draining' | 'ended' = 'running';
+  #available = true;
+  #waiters: Waiter[] = [];
+  #timer: Timer | undefined;
+  #wake: (() => void) | undefined;
+  #touchedAt: number;
+  #done: Promise<void> | undefined;
+
+  constructor(
+    ledger: StreamLedger,
+    target: FlushTarget,
+    clock: Clock,
+    options: FlusherOptions,
+    events: FlusherEvents,
+  ) {
+    this.#ledger = ledger;
+    this.#target = target;
+    this.#clock = clock;
+    this.#options = options;
+    this.#events = events;
+    this.#touchedAt = clock.monotonic();
+  }
+
+  /** Starts the loop. */
+  start(): void {
+    this.#done = this.#run().catch((error: unknown) => {
+      this.#state = 'ended';
+      this.#events.failed(error);
+    });
+  }
+
+  /** To be called after records were applied: wakes the loop where enough keys wait. */
+  noticeApplied(): void {
+    if (this.#ledger.liveKeys >= this.#options.keysMax && this.#wake !== undefined && this.#available) this.#wake();
+  }
+
+  /**
+   * Commits everything applied before the call; resolves to the number of keys written meanwhile. Rejects with
+   * `database-unavailable` as soon as that is known, with `overloaded` where too many wait.
+   */
+  flushNow(): Promise<number> {
+    const target = this.#ledger.appliedLsn;
+    if (this.#ledger.checkpoint >= target) return Promise.resolve(0);
+    if (this.#state === 'ended' || !this.#available) return Promise.reject(databaseAway());
+    if (this.#waiters.length >= WAITERS_MAX) {
+      return Promise.reject(new CounterError('overloaded', 'Too many flush requests are waiting.'));
+    }
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ target, keys: 0, resolve, reject });
+      this.#wake?.();
+    });
+  }
+
+  /**
+   * Flushes what is left and ends the loop: at once where the database is away, since what is pending is in the journal.
+   * True if nothing is left.
+   */
+  async drain(): Promise<boolean> {
+    if (this.#state === 'running') this.#state = 'draining';
+    this.#wake?.();
+    await this.#done;
+    return this.#ledger.isSettled;
+  }
+
+  async #run(): Promise<void> {
+    while (this.#state !== 'ended') {
+      if (this.#state === 'running' && this.#waiters.length === 0) {
+        await this.#wait(this.#options.intervalMs * (0.9 + 0.1 * this.#options.random()));
+      }
+      if (this.#ledger.isSettled) {
+        this.#answerWaiters();
+        if (this.#state === 'draining') break;
+        await this.#touchWhenIdle();
+        continue;
+      }
+      if (!(await this.#flushRange())) break;
+      this.#answerWaiters();
+    }
+    this.#state = 'ended';
+    this.#rejectWaiters();
+  }
+
+  /** Flushes one range to its end; false where the loop must end: fenced, or draining without a database. */
+  async #flushRange(): Promise<boolean> {
+    const acceptedThroughMs = this.#options.acceptedThroughMs();
+    // Only synced records may be frozen: a flush that commits a record which a power loss then takes back would let its
+    // LSN be given to another.
+    if (this.#ledger.frozen === undefined) await this.#options.sync();
+    const range = this.#ledger.frozen ?? this.#ledger.freeze(acceptedThroughMs);
+    let backoffMs = BACKOFF_FIRST_MS;
+    let poisoned = false;
+    let refusals = 0;
+    let rejected = 0;
+    for (;;) {
+      let attempt: FlushAttempt;
+      if (poisoned) {
+        const careful = await this.#target.flushSettingAside(this.#ledger, range);
+        rejected = careful.rejected ?? 0;
+        attempt = careful;
+      } else {
+        attempt = await this.#target.flush(this.#ledger, range);
+      }
+      if (attempt.kind === 'unknown') attempt = await this.#settleUnknown(range, attempt.error);
+      switch (attempt.kind) {
+        case 'committed':
+          this.#setAvailable(true);
+          this.#ledger.settle();
+          this.#touchedAt = this.#clock.monotonic();
+          for (const waiter of this.#waiters) waiter.keys += attempt.keys;
+          this.#events.committed(range, attempt.keys, rejected);
+          return true;
+        case 'fenced':
+          this.#events.fenced(attempt.row ?? (await this.#ownerOf(this.#ledger.stream)));
+          return false;
+        case 'poison':
+          poisoned = true;
+          continue;
+        case 'refused':
+          // A lock or statement timeout is no outage; being refused again and again is as good as one.
+          refusals += 1;
+          if (refusals >= REFUSALS_UNTIL_UNAVAILABLE) this.#setAvailable(false, attempt.error);
+          break;
+        case 'unreachable':
+        case 'unknown':
+          this.#setAvailable(false, attempt.error);
+      }
+      if (this.#state === 'draining' && !this.#available) return false;
+      backoffMs = await this.#backOff(backoffMs);
+    }
+  }
+
+  /** Settles a flush whose reply was lost, by reading the row back until it can be read. */
+  async #settleUnknown(range: FrozenRange, cause: unknown): Promise<FlushAttempt> {
+    let backoffMs = BACKOFF_FIRST_MS;
+    for (;;) {
+      let row: CheckpointRow | undefined;
+      try {
+        row = await this.#target.readBack(this.#ledger.stream);
+      } catch (error) {
+        this.#setAvailable(false, error);
+        if (this.#state === 'draining') return { kind: 'unknown', error };
+        backoffMs = await this.#backOff(backoffMs);
+        continue;
+      }
+      if (row?.epoch !== this.#ledger.epoch) return { kind: 'fenced', row };
+      if (row.lsn === range.toLsn) return { kind: 'committed', keys: range.sums.size };
+      return row.lsn === range.fromLsn ? { kind: 'refused', error: cause } : { kind: 'fenced', row };
+    }
+  }
+
+  /** The row of a stream that was fenced, or undefined where it cannot be read now. */
+  async #ownerOf(stream: string): Promise<CheckpointRow | undefined> {
+    try {
+      return await this.#target.readBack(stream);
+    } catch (error) {
+      this.#setAvailable(false, error);
+      return undefined;
+    }
+  }
+
+  /** Waits around `backoffMs`; returns the next one. */
+  async #backOff(backoffMs: number): Promise<number> {
+    await this.#wait(backoffMs * (0.5 + 0.5 * this.#options.random()));
+    return Math.min(2 * backoffMs, BACKOFF_MAX_MS);
+  }
+
+  async #touchWhenIdle(): Promise<void> {
+    const now = this.#clock.monotonic();
+    if (this.#available && now - this.#touchedAt < this.#options.touchIntervalMs) return;
+    this.#touchedAt = now;
+    try {
+      await this.#target.touch(this.#ledger, this.#options.acceptedThroughMs());
+      this.#setAvailable(true);
+    } catch (error) {
+      this.#setAvailable(false, error);
+    }
+  }
+
+  /** Waits for the delay, for a request, or for enough keys. */
+  #wait(delayMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const finish = (): void => {
+        this.#timer?.cancel();
+        this.#timer = undefined;
+        this.#wake = undefined;
+        resolve();
+      };
+      this.#wake = finish;
+      this.#timer = this.#clock.schedule(delayMs, finish);
+    });
+  }
+
+  #setAvailable(available: boolean, error?: unknown): void {
+    if (!available) this.#rejectWaiters();
+    if (available === this.#available) return;
+    this.#available = available;
+    this.#events.databaseAvailable(available, error);
+  }
+
+  #answerWaiters(): void {
+    const checkpoint = this.#ledger.checkpoint;
+    if (this.#waiters.length === 0) return;
+    const left: Waiter[] = [];
+    for (const waiter of this.#waiters) {
+      if (waiter.target <= checkpoint) waiter.resolve(waiter.keys);
+      else left.push(waiter);
+    }
+    this.#waiters = left;
+  }
+
+  #rejectWaiters(): void {
+    for (const waiter of this.#waiters) waiter.reject(databaseAway());
+    this.#waiters = [];
+  }
+}
+
+function databaseAway(): CounterError {
+  return new CounterError('database-unavailable', 'The database cannot be reached; what is pending stays pending.');
+}

@@ -1,0 +1,249 @@
+/**
+ * Group commit: takes every batch that waits on the ports as one group, journals it with one sync, applies it, and
+ * acknowledges it. Shard thread.
+ *
+ * ```text
+ * idle ──a batch arrives──► drain all ports ──► append (one sync) ──► apply ──► answer ──► drain again, until empty
+ * ```
+ *
+ * While a group is being made durable, the next one gathers on the ports: latency is at most two syncs at any load.
+ * (The technique is that of DeWitt et al., "Implementation techniques for main memory database systems", 1984.)
+ */
+import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
+import type { Clock } from '../clock.js';
+import { JournalError, type ErrorCode } from '../errors.js';
+import type { Lsn } from '../increment.js';
+import type { RecordBytes } from './journal/journal.js';
+import {
+  PAIR_HEADER_BYTES,
+  PAIR_OFFSET,
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+  type BatchAnswer,
+  type BatchMessage,
+} from './messages.js';
+
+/** Most bytes that are made durable with one sync; what is beyond waits for the next. */
+const GROUP_BYTES_MAX = 16 * 1024 * 1024;
+
+/** The shard as group commit sees it. */
+export interface GroupTarget {
+  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
+  /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
+  apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
+  /** True where the key is pending. */
+  holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean;
+  /** The journal is dead or this code has a bug: the shard must end. */
+  failed(error: unknown): void;
+}
+
+interface Waiting {
+  readonly port: number;
+  readonly message: BatchMessage;
+}
+
+/** The loop between ports and journal. */
+export class GroupCommit {
+  readonly #ports: readonly MessagePort[];
+  readonly #target: GroupTarget;
+  readonly #clock: Clock;
+  #waiting: Waiting[] = [];
+  #busy = false;
+  #closed = false;
+  #drainedAtMs: number;
+  #idle: (() => void)[] = [];
+
+  constructor(ports: readonly MessagePort[], target: GroupTarget, clock: Clock) {
+    this.#ports = ports;
+    this.#target = target;
+    this.#clock = clock;
+    this.#drainedAtMs = clock.now();
+  }
+
+  /** Begins to listen. */
+  start(): void {
+    for (const [index, port] of this.#ports.entries()) {
+      port.on('message', (message: BatchMessage) => {
+        this.#waiting.push({ port: index, message });
+        this.#commitAll();
+      });
+    }
+  }
+
+  /** Every batch posted before this time (ms since 1970) has been taken; it may still be in the group under way. */
+  get drainedAtMs(): number {
+    return this.#drainedAtMs;
+  }
+
+  /** Takes what still waits on the ports, settles it, then stops listening. */
+  async close(): Promise<void> {
+    this.#commitAll();
+    while (this.#busy) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    this.#closed = true;
+    for (const port of this.#ports) port.close();
+  }
+
+  #commitAll(): void {
+    if (this.#busy || this.#closed) return;
+    this.#busy = true;
+    const under = this.#step();
+    if (under === undefined) this.#becomeIdle();
+    else {
+      under.then(
+        () => {
+          this.#becomeIdle();
+          this.#commitAll();
+        },
+        (error: unknown) => {
+          this.#becomeIdle();
+          this.#target.failed(error);
+        },
+      );
+    }
+  }
+
+  #becomeIdle(): void {
+    this.#busy = false;
+    const idle = this.#idle;
+    this.#idle = [];
+    for (const resolve of idle) resolve();
+  }
+
+  /** Commits groups until nothing waits; undefined where all of it happened at once. */
+  #step(): Promise<void> | undefined {
+    for (;;) {
+      this.#drainPorts();
+      if (this.#waiting.length === 0) return undefined;
+      const taken = this.#takeGroup();
+      const records: RecordBytes[] = [];
+      const refusals = taken.map((waiting) => this.#admit(waiting, records));
+      const pending = this.#commit(taken, refusals, records);
+      if (pending !== undefined) return pending;
+    }
+  }
+
+  #drainPorts(): void {
+    this.#drainedAtMs = this.#clock.now();
+    for (const [index, port] of this.#ports.entries()) {
+      for (;;) {
+        const received = receiveMessageOnPort(port) as { message: BatchMessage } | undefined;
+        if (received === undefined) break;
+        this.#waiting.push({ port: index, message: received.message });
+      }
+    }
+  }
+
+  #takeGroup(): Waiting[] {
+    let bytes = 0;
+    let count = 0;
+    for (const { message } of this.#waiting) {
+      bytes += bufferOf(message).byteLength;
+      if (count > 0 && bytes > GROUP_BYTES_MAX) break;
+      count += 1;
+    }
+    if (count === this.#waiting.length) {
+      const all = this.#waiting;
+      this.#waiting = [];
+      return all;
+    }
+    return this.#waiting.splice(0, count);
+  }
+
+  /** Adds the batch's record to `records`, or returns why not. */
+  #admit(waiting: Waiting, records: RecordBytes[]): ErrorCode | undefined {
+    const { message } = waiting;
+    const buffer = bufferOf(message);
+    const length = new DataView(buffer).getUint32(RECORD_OFFSET.bytes, true);
+    const record = new Uint8Array(buffer, 0, length);
+    if (!(message instanceof ArrayBuffer) && !this.#holdsAll(record)) return 'overloaded';
+    records.push(record);
+    return undefined;
+  }
+
+  #holdsAll(record: RecordBytes): boolean {
+    const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
+    let at = RECORD_HEADER_BYTES;
+    while (at < record.length) {
+      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
+      const hash = view.getUint32(at + PAIR_OFFSET.hash, true);
+      if (!this.#target.holds(hash, record, at + PAIR_HEADER_BYTES, keyBytes)) return false;
+      at += PAIR_HEADER_BYTES + keyBytes;
+    }
+    return true;
+  }
+
+  #commit(
+    taken: readonly Waiting[],
+    refusals: readonly (ErrorCode | undefined)[],
+    records: readonly RecordBytes[],
+  ): Promise<void> | undefined {
+    let lsn: Lsn | Promise<Lsn>;
+    try {
+      if (records.length === 0) {
+        this.#answer(taken, refusals);
+        return undefined;
+      }
+      lsn = this.#target.append(records);
+    } catch (error) {
+      this.#refuse(taken, refusals, error);
+      return undefined;
+    }
+    if (typeof lsn === 'number') {
+      this.#target.apply(records, lsn);
+      this.#answer(taken, refusals);
+      return undefined;
+    }
+    return lsn.then(
+      (last) => {
+        this.#target.apply(records, last);
+        this.#answer(taken, refusals);
+      },
+      (error: unknown) => {
+        this.#refuse(taken, refusals, error);
+      },
+    );
+  }
+
+  /** The journal did not take the group: "not counted" only where it says that nothing was kept. */
+  #refuse(taken: readonly Waiting[], refusals: readonly (ErrorCode | undefined)[], error: unknown): void {
+    const nothingKept = error instanceof JournalError && error.nothingKept;
+    const code: ErrorCode = !nothingKept
+      ? 'outcome-unknown'
+      : error.code === 'journal-full'
+        ? 'overloaded'
+        : 'journal-unavailable';
+    this.#answer(
+      taken,
+      refusals.map((refusal) => refusal ?? code),
+    );
+    if (!nothingKept) this.#target.failed(error);
+  }
+
+  /** Answers each port in the order of its batches, runs of equal outcome as one message. */
+  #answer(taken: readonly Waiting[], refusals: readonly (ErrorCode | undefined)[]): void {
+    for (const [index, port] of this.#ports.entries()) {
+      let run = 0;
+      let runCode: ErrorCode | undefined;
+      for (const [position, waiting] of taken.entries()) {
+        if (waiting.port !== index) continue;
+        const code = refusals[position];
+        if (run > 0 && code !== runCode) {
+          post(port, run, runCode);
+          run = 0;
+        }
+        runCode = code;
+        run += 1;
+      }
+      if (run > 0) post(port, run, runCode);
+    }
+  }
+}
+
+function bufferOf(message: BatchMessage): ArrayBuffer {
+  return message instanceof ArrayBuffer ? message : message.onlyPendingKeys;
+}
+
+function post(port: MessagePort, count: number, code: ErrorCode | undefined): void {
+  const answer: BatchAnswer = code === undefined ? count : { refused: count, code };
+  port.postMessage(answer);
+}

@@ -1,0 +1,217 @@
+/**
+ * Takes requests in on behalf of all shards: hashes keys to shards, admits a request in every shard it needs before
+ * anything of it is sent, and gathers the outcomes of its parts. Front-end thread.
+ *
+ * Outcome of a request over several shards: 202 if every part was kept; the refusal if every part was refused with
+ * nothing kept; else `outcome-unknown`, because some of it is counted and some is not.
+ */
+import type { ErrorCode } from '../errors.js';
+import { shardOfHash, type IncrementReceiver, type PairColumns, type PendingReply } from '../increment.js';
+import { GAUGE, PAIR_HEADER_BYTES, gaugeRow } from './messages.js';
+import type { ShardClient } from './shard-client.js';
+import { PENDING_KEY_OVERHEAD_BYTES } from './summing-map.js';
+
+/** Bounds of admission. */
+export interface RouterLimits {
+  /** Keys pending in all shards of the node. */
+  readonly pendingKeysMax: number;
+  /** Bytes pending in all shards of the node. */
+  readonly pendingBytesMax: number;
+  /** Bytes in one shard's journal. */
+  readonly journalBytesMax: number;
+  /** Bytes posted to one shard and not yet answered. */
+  readonly windowBytesMax: number;
+  readonly ackTimeoutMs: number;
+}
+
+/** Whether a shard takes increments. */
+export type ShardDoor = 'open' | ErrorCode;
+
+/** The router of one front end. */
+export class ShardRouter implements IncrementReceiver {
+  readonly #clients: readonly ShardClient[];
+  readonly #gauges: readonly Float64Array[];
+  readonly #limits: RouterLimits;
+  readonly #doors: ShardDoor[];
+  readonly #partPairs: Uint32Array;
+  readonly #partBytes: Uint32Array;
+  #shardOfRow = new Uint8Array(64);
+  #turnScheduled = false;
+  readonly #endTurn = (): void => {
+    this.#turnScheduled = false;
+    for (const client of this.#clients) if (client.hasOpenBatch) client.post();
+  };
+
+  constructor(clients: readonly ShardClient[], gauges: SharedArrayBuffer, limits: RouterLimits) {
+    this.#clients = clients;
+    this.#gauges = clients.map((_, shard) => gaugeRow(gauges, shard));
+    this.#limits = limits;
+    this.#doors = clients.map(() => 'starting');
+    this.#partPairs = new Uint32Array(clients.length);
+    this.#partBytes = new Uint32Array(clients.length);
+  }
+
+  /** Opens a shard's door, or closes it with the code that its callers get. */
+  setDoor(shard: number, door: ShardDoor): void {
+    this.#doors[shard] = door;
+  }
+
+  /** The first closed door's code, or undefined where all are open. */
+  get closedDoor(): ErrorCode | undefined {
+    for (const door of this.#doors) if (door !== 'open') return door;
+    return undefined;
+  }
+
+  /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */
+  expire(nowMs: number): void {
+    for (const client of this.#clients) client.expire(nowMs - this.#limits.ackTimeoutMs);
+  }
+
+  /** Requests or parts of them that are with the shards. */
+  get isIdle(): boolean {
+    return this.#clients.every((client) => client.batchesInFlight === 0 && !client.hasOpenBatch);
+  }
+
+  submit(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
+    if (pairs.count === 1) {
+      // Row 0 exists: the count says so.
+      const shard = shardOfHash(pairs.hash[0] as number, this.#clients.length);
+      return this.#submitToOne(shard, pairs, PAIR_HEADER_BYTES + (pairs.keyBytes[0] as number), reply);
+    }
+    return this.#submitMany(pairs, reply);
+  }
+
+  #submitToOne(shard: number, pairs: PairColumns, bytes: number, reply: PendingReply): ErrorCode | undefined {
+    const refusal = this.#refusalOf(shard, bytes);
+    if (refusal !== undefined) return refusal;
+    if (this.#pendingBytes() + bytes + pairs.count * PENDING_KEY_OVERHEAD_BYTES > this.#limits.pendingBytesMax) {
+      return 'overloaded';
+    }
+    const client = this.#clients[shard] as ShardClient;
+    const onlyPendingKeys = this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax;
+    // At the key bound the request travels alone, so that the shard can refuse it without touching another.
+    if (onlyPendingKeys) client.post();
+    client.open(bytes);
+    for (let row = 0; row < pairs.count; row += 1) client.write(pairs, row);
+    client.finish(reply, pairs.count, bytes);
+    if (onlyPendingKeys) client.post(true);
+    else this.#scheduleTurnEnd();
+    return undefined;
+  }
+
+  #submitMany(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
+    const parts = this.#split(pairs);
+    if (parts === 1) {
+      const only = this.#shardOfRow[0] as number;
+      return this.#submitToOne(only, pairs, this.#partBytes[only] as number, reply);
+    }
+    let bytes = 0;
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      if (this.#partPairs[shard] === 0) continue;
+      const refusal = this.#refusalOf(shard, this.#partBytes[shard] as number);
+      if (refusal !== undefined) return refusal;
+      bytes += this.#partBytes[shard] as number;
+    }
+    if (this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax) return 'overloaded';
+    if (this.#pendingBytes() + bytes + pairs.count * PENDING_KEY_OVERHEAD_BYTES > this.#limits.pendingBytesMax) {
+      return 'overloaded';
+    }
+    this.#writeParts(pairs, new SplitReply(reply, parts));
+    return undefined;
+  }
+
+  #writeParts(pairs: PairColumns, reply: PendingReply): void {
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      if (this.#partPairs[shard] !== 0) (this.#clients[shard] as ShardClient).open(this.#partBytes[shard] as number);
+    }
+    for (let row = 0; row < pairs.count; row += 1) {
+      (this.#clients[this.#shardOfRow[row] as number] as ShardClient).write(pairs, row);
+    }
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      const count = this.#partPairs[shard] as number;
+      if (count !== 0) (this.#clients[shard] as ShardClient).finish(reply, count, this.#partBytes[shard] as number);
+    }
+    this.#scheduleTurnEnd();
+  }
+
+  /** Finds each row's shard and what each shard's part needs; returns the number of parts. */
+  #split(pairs: PairColumns): number {
+    this.#partPairs.fill(0);
+    this.#partBytes.fill(0);
+    if (this.#shardOfRow.length < pairs.count) this.#shardOfRow = new Uint8Array(2 * pairs.count);
+    let parts = 0;
+    for (let row = 0; row < pairs.count; row += 1) {
+      const shard = shardOfHash(pairs.hash[row] as number, this.#clients.length);
+      this.#shardOfRow[row] = shard;
+      if (this.#partPairs[shard] === 0) parts += 1;
+      this.#partPairs[shard] = (this.#partPairs[shard] as number) + 1;
+      this.#partBytes[shard] = (this.#partBytes[shard] as number) + PAIR_HEADER_BYTES + (pairs.keyBytes[row] as number);
+    }
+    return parts;
+  }
+
+  /** Why this shard cannot take `bytes` more now, bounds of the whole node aside. */
+  #refusalOf(shard: number, bytes: number): ErrorCode | undefined {
+    const door = this.#doors[shard] as ShardDoor;
+    if (door !== 'open') return door;
+    const client = this.#clients[shard] as ShardClient;
+    const reserved = client.reservedBytes + bytes;
+    // An empty window takes a request of any size, since no later moment would be better.
+    if (reserved > this.#limits.windowBytesMax && client.reservedBytes > 0) return 'overloaded';
+    const journaled = (this.#gauges[shard] as Float64Array)[GAUGE.journalBytes] as number;
+    if (journaled + reserved > this.#limits.journalBytesMax) return 'overloaded';
+    return undefined;
+  }
+
+  #pendingKeys(): number {
+    let keys = 0;
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      keys += (this.#clients[shard] as ShardClient).reservedPairs;
+      keys += (this.#gauges[shard] as Float64Array)[GAUGE.pendingKeys] as number;
+    }
+    return keys;
+  }
+
+  #pendingBytes(): number {
+    let bytes = 0;
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      const client = this.#clients[shard] as ShardClient;
+      bytes += client.reservedBytes + client.reservedPairs * PENDING_KEY_OVERHEAD_BYTES;
+      bytes += (this.#gauges[shard] as Float64Array)[GAUGE.pendingBytes] as number;
+    }
+    return bytes;
+  }
+
+  #scheduleTurnEnd(): void {
+    if (this.#turnScheduled) return;
+    this.#turnScheduled = true;
+    setImmediate(this.#endTurn);
+  }
+}
+
+/** Gathers the outcomes of a request's parts. */
+class SplitReply implements PendingReply {
+  readonly #reply: PendingReply;
+  readonly #parts: number;
+  #kept = 0;
+  #refused = 0;
+  #unknown = 0;
+  #refusal: ErrorCode | undefined;
+
+  constructor(reply: PendingReply, parts: number) {
+    this.#reply = reply;
+    this.#parts = parts;
+  }
+
+  settle(refusal: ErrorCode | undefined): void {
+    if (refusal === undefined) this.#kept += 1;
+    else if (refusal === 'outcome-unknown') this.#unknown += 1;
+    else {
+      this.#refused += 1;
+      this.#refusal = refusal;
+    }
+    if (this.#kept + this.#refused + this.#unknown < this.#parts) return;
+    if (this.#kept === this.#parts) this.#reply.settle(undefined);
+    else this.#reply.settle(this.#refused === this.#parts ? this.#refusal : 'outcome-unknown');
+  }
+}

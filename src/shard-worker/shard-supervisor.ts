@@ -1,0 +1,304 @@
+/**
+ * Starts the shard threads, restarts one that dies, and speaks to them. Main thread; owner of piscina.
+ *
+ * ```text
+ * starting ──serving──► serving ──thread ends──► restarting ──serving──► serving
+ *                          │                        └──budget spent──► failed (the process ends)
+ *                          └──drain──► draining ──► drained
+ * ```
+ *
+ * A shard is one life-long Piscina task. When it dies, requests in flight with it get `outcome-unknown`, the other shards
+ * go on, and the next thread recovers from the journal.
+ */
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { fileURLToPath } from 'node:url';
+import { Piscina } from 'piscina';
+import { CounterError } from '../errors.js';
+import type { Sum } from '../increment.js';
+import type { Logger } from '../logger.js';
+import {
+  GAUGE,
+  gaugeRow,
+  type ControlMessage,
+  type ControlRequest,
+  type PendingRange,
+  type SeenCheckpoint,
+  type ShardTask,
+} from './messages.js';
+import type { ShardClient } from './shard-client.js';
+import type { ShardDoor } from './shard-router.js';
+
+/** Restarts of shards that a node bears within {@link RESTART_WINDOW_MS}; one more ends the process. */
+const RESTARTS_MAX = 5;
+const RESTART_WINDOW_MS = 60_000;
+const RESTART_DELAY_MS = 100;
+
+/** Most control requests that wait for one shard. */
+const CONTROL_REQUESTS_MAX = 10_000;
+
+/** What the supervisor tells its owner. */
+export interface SupervisorEvents {
+  /** A shard's door opened or closed for increments. */
+  door(shard: number, door: ShardDoor): void;
+  /** Shards cannot go on: the process must end. */
+  fatal(reason: string): void;
+  /** What a shard last heard of the database. */
+  database(shard: number, available: boolean, reason: string): void;
+}
+
+/** How to start. */
+export interface SupervisorOptions {
+  readonly shards: number;
+  readonly gauges: SharedArrayBuffer;
+  /** The task of a shard, ports aside. */
+  readonly taskOf: (shard: number) => Omit<ShardTask, 'control' | 'frontEnds' | 'gauges' | 'shard' | 'shards'>;
+  /** By front end, then by shard. */
+  readonly clients: readonly (readonly ShardClient[])[];
+  readonly logger: Logger;
+  readonly events: SupervisorEvents;
+}
+
+type ShardState = 'starting' | 'serving' | 'restarting' | 'draining' | 'drained' | 'failed';
+
+interface PendingControl {
+  readonly resolve: (message: ControlMessage) => void;
+  readonly reject: (error: CounterError) => void;
+}
+
+type WithoutId<T> = T extends { readonly id: number } ? Omit<T, 'id'> : never;
+
+/** One supervised shard. */
+class SupervisedShard {
+  state: ShardState = 'starting';
+  recovered = false;
+  streams: readonly string[] = [];
+  control: MessagePort | undefined;
+  ended: Promise<void> = Promise.resolve();
+  readonly waiting = new Map<number, PendingControl>();
+}
+
+/** The supervisor of all shards of a node. */
+export class ShardSupervisor {
+  readonly #options: SupervisorOptions;
+  readonly #pool: Piscina;
+  readonly #shards: readonly SupervisedShard[];
+  readonly #restarts: number[] = [];
+  readonly #rows: readonly Float64Array[];
+  #nextId = 1;
+  #onChange: (() => void)[] = [];
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.#shards = Array.from({ length: options.shards }, () => new SupervisedShard());
+    this.#rows = this.#shards.map((_, shard) => gaugeRow(options.gauges, shard));
+    this.#pool = new Piscina({
+      filename: fileURLToPath(new URL('./entry.js', import.meta.url)),
+      name: 'runShard',
+      minThreads: options.shards,
+      maxThreads: options.shards,
+      idleTimeout: Number.MAX_SAFE_INTEGER,
+      // A task that never ends must leave its thread's event loop free: no blocking wait for the next task.
+      atomics: 'disabled',
+    });
+    // Thread failures reach the task's promise; this event would otherwise be thrown.
+    this.#pool.on('error', (error: Error) => {
+      options.logger.error({ err: error }, 'A shard thread failed');
+    });
+  }
+
+  /** Starts all shards; settles when all of them serve. */
+  async start(): Promise<void> {
+    for (let shard = 0; shard < this.#shards.length; shard += 1) this.#launch(shard);
+    await this.#until(() => this.#shards.every((shard) => shard.state === 'serving'));
+  }
+
+  /** True where everything that was in the journals is in memory, so that reads are exact. */
+  get isRecovered(): boolean {
+    return this.#shards.every((shard) => shard.recovered);
+  }
+
+  /** The streams that this node's reads must ask for. */
+  get streams(): readonly string[] {
+    return this.#shards.flatMap((shard) => shard.streams);
+  }
+
+  /** What all shards hold of a key above the checkpoints that a read saw. */
+  async pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Promise<readonly (Sum | 'again')[]> {
+    return Promise.all(
+      this.#shards.map(async (_, shard) => {
+        const answer = await this.#ask(shard, { kind: 'pending', key, seen });
+        return answer.kind === 'pending' ? answer.pending : 'again';
+      }),
+    );
+  }
+
+  /** Flushes all shards; resolves to the keys written. */
+  async flush(): Promise<number> {
+    const answers = await Promise.allSettled(this.#shards.map((_, shard) => this.#ask(shard, { kind: 'flush' })));
+    let keys = 0;
+    for (const answer of answers) {
+      if (answer.status === 'rejected') throw answer.reason;
+      if (answer.value.kind === 'flushed') keys += answer.value.keys;
+    }
+    return keys;
+  }
+
+  /** Last flush, checkpoint, prune and close of every shard; resolves to what stays in the journals. */
+  async drain(): Promise<readonly PendingRange[]> {
+    const answers = await Promise.all(
+      this.#shards.map(async (shard, index) => {
+        if (shard.state !== 'serving') return [];
+        shard.state = 'draining';
+        const answer = await this.#ask(index, { kind: 'drain' });
+        shard.state = 'drained';
+        return answer.kind === 'drained' ? answer.left : [];
+      }),
+    );
+    await Promise.all(this.#shards.map((shard) => shard.ended));
+    await this.#pool.destroy();
+    return answers.flat();
+  }
+
+  #launch(index: number): void {
+    const { shards, clients, gauges, logger, taskOf } = this.#options;
+    const shard = this.#shards[index] as SupervisedShard;
+    const control = new MessageChannel();
+    const channels = clients.map(() => new MessageChannel());
+    shard.control = control.port1;
+    control.port1.on('message', (message: ControlMessage) => {
+      this.#receive(index, message, () => {
+        for (const [frontEnd, channel] of channels.entries()) clients[frontEnd]?.[index]?.connect(channel.port1);
+      });
+    });
+    const frontEnds = channels.map((channel) => channel.port2);
+    const task: ShardTask = { ...taskOf(index), shard: index, shards, gauges, control: control.port2, frontEnds };
+    shard.ended = this.#pool.run(task, { transferList: [control.port2, ...frontEnds] }).then(
+      () => {
+        this.#ended(index, undefined);
+      },
+      (error: unknown) => {
+        logger.error({ err: error, shard: index }, 'A shard ended');
+        this.#ended(index, error);
+      },
+    );
+  }
+
+  #receive(index: number, message: ControlMessage, connect: () => void): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    if ('id' in message) {
+      const waiting = shard.waiting.get(message.id);
+      shard.waiting.delete(message.id);
+      if (message.kind === 'failed') waiting?.reject(new CounterError(message.code, message.detail));
+      else waiting?.resolve(message);
+      return;
+    }
+    switch (message.kind) {
+      case 'serving':
+        shard.recovered = message.recovered;
+        if (shard.state === 'starting' || shard.state === 'restarting') {
+          shard.state = 'serving';
+          connect();
+          this.#options.events.door(index, 'open');
+        }
+        break;
+      case 'streams':
+        shard.streams = message.streams;
+        break;
+      case 'database':
+        this.#options.events.database(index, message.available, message.reason);
+        break;
+      case 'foreign-owner':
+        this.#options.events.door(index, 'journal-unavailable');
+        this.#options.events.fatal(message.detail);
+    }
+    this.#changed();
+  }
+
+  #ended(index: number, error: unknown): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    shard.control?.close();
+    shard.control = undefined;
+    const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
+    for (const waiting of shard.waiting.values()) {
+      waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
+    }
+    shard.waiting.clear();
+    for (const clients of this.#options.clients) clients[index]?.disconnect();
+    if (orderly) return;
+    this.#options.events.door(index, 'journal-unavailable');
+    const wasDraining = shard.state === 'draining' || shard.state === 'drained';
+    this.#closeBalance(index);
+    shard.recovered = false;
+    if (wasDraining || !this.#mayRestart()) {
+      shard.state = 'failed';
+      const why = error instanceof Error ? error.message : String(error);
+      this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
+    } else {
+      shard.state = 'restarting';
+      setTimeout(() => {
+        this.#launch(index);
+      }, RESTART_DELAY_MS).unref();
+    }
+    this.#changed();
+  }
+
+  /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */
+  #closeBalance(index: number): void {
+    const row = this.#rows[index] as Float64Array;
+    const cell = this.#options.taskOf(index).settings.journal === 'memory' ? GAUGE.lost : GAUGE.handedOver;
+    const entered = (row[GAUGE.accepted] as number) + (row[GAUGE.recovered] as number);
+    const left = entered - leftOf(row);
+    row[cell] = (row[cell] as number) + left;
+    row[GAUGE.pendingIncrements] = 0;
+    row[GAUGE.pendingKeys] = 0;
+    row[GAUGE.pendingBytes] = 0;
+    if (cell === GAUGE.lost && left > 0) {
+      this.#options.logger.error({ shard: index, lost: left }, 'Acknowledged increments are lost with the shard');
+    }
+  }
+
+  #mayRestart(): boolean {
+    const now = performance.now();
+    while ((this.#restarts[0] ?? now) < now - RESTART_WINDOW_MS) this.#restarts.shift();
+    this.#restarts.push(now);
+    return this.#restarts.length <= RESTARTS_MAX;
+  }
+
+  #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {
+    const shard = this.#shards[index] as SupervisedShard;
+    const control = shard.control;
+    if (control === undefined || shard.state === 'starting' || shard.state === 'restarting') {
+      return Promise.reject(new CounterError('database-unavailable', 'A shard is being started.'));
+    }
+    if (shard.waiting.size >= CONTROL_REQUESTS_MAX) {
+      return Promise.reject(new CounterError('overloaded', 'Too many requests wait for a shard.'));
+    }
+    const id = this.#nextId;
+    this.#nextId += 1;
+    return new Promise((resolve, reject) => {
+      shard.waiting.set(id, { resolve, reject });
+      control.postMessage({ ...request, id });
+    });
+  }
+
+  #changed(): void {
+    const listeners = this.#onChange;
+    this.#onChange = [];
+    for (const listener of listeners) listener();
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) {
+      if (this.#shards.some((shard) => shard.state === 'failed')) {
+        throw new CounterError('internal-error', 'A shard could not be started.');
+      }
+      await new Promise<void>((resolve) => this.#onChange.push(resolve));
+    }
+  }
+}
+
+/** Increments of a row that have left the pending state, by whichever way. */
+function leftOf(row: Float64Array): number {
+  const cells = [GAUGE.flushed, GAUGE.rejected, GAUGE.handedOver, GAUGE.lost];
+  return cells.reduce((total, cell) => total + (row[cell] as number), 0);
+}
