@@ -1,0 +1,177 @@
+/**
+ * Connections to PostgreSQL: where to, with which session settings, and how long anything may take. Any thread.
+ *
+ * Every limit here is shorter on the server's side than on ours, so that in doubt it is the server that ends a statement
+ * and says so; where we give up first, the outcome is unknown.
+ */
+import pg from 'pg';
+import { StartError } from '../errors.js';
+import { CONNECT_SETTINGS } from './statements.js';
+
+/** Where the database is, parsed from DATABASE_URL. The password is in `url` only; log {@link describeTarget}. */
+export interface DatabaseTarget {
+  /** In pg's terms: postgres:// or postgresql://. */
+  readonly url: string;
+  readonly host: string;
+  readonly port: number;
+  readonly user: string;
+  readonly database: string;
+}
+
+/** How a connection presents itself. */
+export interface ConnectOptions {
+  /** Shown in pg_stat_activity. */
+  readonly applicationName: string;
+  /** Until the session is ready; default 5000. */
+  readonly connectTimeoutMs?: number;
+  /** Ours for a statement; longer than the server's. Default 40000. */
+  readonly queryTimeoutMs?: number;
+}
+
+/** The server's facts that a start must check. */
+export interface ServerFacts {
+  /** As `server_version_num`: 180004. */
+  readonly versionNumber: number;
+  readonly encoding: string;
+  /** A standby: it answers reads and refuses writes. */
+  readonly inRecovery: boolean;
+}
+
+/** A statement and its parameters. A Buffer is sent as it is, in PostgreSQL's binary format. */
+export interface Statement {
+  readonly text: string;
+  /** Prepared once a connection under this name. */
+  readonly name?: string;
+  readonly values?: readonly unknown[];
+  /** Instead of the connection's. */
+  readonly timeoutMs?: number;
+}
+
+const CONNECT_TIMEOUT_MS = 5_000;
+const QUERY_TIMEOUT_MS = 40_000;
+const KEEP_ALIVE_DELAY_MS = 10_000;
+
+/** Parses DATABASE_URL. Throws StartError with one sentence that does not hold the password. */
+export function parseDatabaseUrl(url: string): DatabaseTarget {
+  const scheme = /^(postgres|postgresql|ecto):\/\//i.exec(url)?.[0];
+  if (scheme === undefined) {
+    throw new StartError(['DATABASE_URL must start with postgres://, postgresql:// or ecto://.']);
+  }
+  const rewritten = `postgresql://${url.slice(scheme.length)}`;
+  try {
+    const { host, port, user, database } = new pg.Client({ connectionString: rewritten });
+    if (!Number.isInteger(port) || port < 1 || port > 65535) throw new Error('port');
+    return { url: rewritten, host, port, user: user ?? '', database: database ?? '' };
+  } catch {
+    // The error of the URL parser holds the URL; it is not kept as a cause.
+    throw new StartError(['DATABASE_URL is not a valid URL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, percent-encoded.']);
+  }
+}
+
+/** For logs and messages: no password. */
+export function describeTarget(target: DatabaseTarget): string {
+  const host = target.host.includes(':') ? `[${target.host}]` : target.host;
+  return `postgresql://${target.user}@${host}:${target.port}/${target.database}`;
+}
+
+/**
+ * Opens a connection and sets its session up. Rejects with the error of pg or of the network: see
+ * `classifyDatabaseError`.
+ */
+export async function connect(target: DatabaseTarget, options: ConnectOptions): Promise<DatabaseConnection> {
+  const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
+  const client = new pg.Client({
+    connectionString: target.url,
+    application_name: options.applicationName,
+    connectionTimeoutMillis: connectTimeoutMs,
+    query_timeout: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: KEEP_ALIVE_DELAY_MS,
+  });
+  // Before anything else: an 'error' event without a listener ends the process.
+  const connection = new DatabaseConnection(client);
+  try {
+    await client.connect();
+    // Not as startup parameters, which PgBouncer refuses.
+    const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: connectTimeoutMs });
+    if (row === undefined) throw new Error('the server did not describe itself');
+    connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
+    return connection;
+  } catch (error) {
+    connection.destroy();
+    throw error;
+  }
+}
+
+interface SettingsRow {
+  readonly version: number;
+  readonly encoding: string;
+  readonly in_recovery: boolean;
+}
+
+/** One session. Not for concurrent use: one statement at a time. */
+export class DatabaseConnection {
+  server: ServerFacts = { versionNumber: 0, encoding: '', inRecovery: false };
+  readonly #client: pg.Client;
+  readonly #lostCallbacks: ((error: Error) => void)[] = [];
+  #lost: Error | undefined;
+
+  constructor(client: pg.Client) {
+    this.#client = client;
+    client.on('error', (error) => this.#lose(error));
+    client.on('end', () => this.#lose(new Error('Connection terminated')));
+  }
+
+  /** True once the session is gone; it does not come back. */
+  get lost(): boolean {
+    return this.#lost !== undefined;
+  }
+
+  /** Calls back once, when the session is gone: the network, the server, or ourselves. */
+  onLost(callback: (error: Error) => void): void {
+    if (this.#lost === undefined) this.#lostCallbacks.push(callback);
+    else callback(this.#lost);
+  }
+
+  /**
+   * Runs one statement. Rejects with the error of pg. After a timeout of ours the session is closed, because the reply
+   * may still come.
+   */
+  async query<Row extends pg.QueryResultRow>(statement: Statement): Promise<Row[]> {
+    const { timeoutMs, values, ...rest } = statement;
+    const config = {
+      ...rest,
+      ...(values === undefined ? {} : { values: [...values] }),
+      ...(timeoutMs === undefined ? {} : { query_timeout: timeoutMs }),
+    };
+    try {
+      return (await this.#client.query<Row>(config)).rows;
+    } catch (error) {
+      if (error instanceof Error && error.message === 'Query read timeout') this.destroy();
+      throw error;
+    }
+  }
+
+  /** Says goodbye; waits for the socket to close, for a second at most. */
+  async close(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, 1000)));
+    await Promise.race([this.#client.end().catch(() => undefined), patience]);
+    clearTimeout(timer);
+    this.destroy();
+  }
+
+  /** Cuts the session at once. */
+  destroy(): void {
+    // @types/pg does not declare the connection below the client; pg documents neither way to cut it without a goodbye.
+    const { connection } = this.#client as unknown as { connection: { stream: { destroy(): void } } };
+    connection.stream.destroy();
+    this.#lose(new Error('Connection closed by this side'));
+  }
+
+  #lose(error: Error): void {
+    if (this.#lost !== undefined) return;
+    this.#lost = error;
+    for (const callback of this.#lostCallbacks.splice(0)) callback(error);
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * What went wrong between us and PostgreSQL, and what that means for the statement. Any thread.
+ */
+import pg from 'pg';
+
+/**
+ * - `unreachable`: nobody answers, or nobody can answer yet; wait.
+ * - `retry`: the same statement may succeed later.
+ * - `refused`: the server answers and does not want us; an operator must change something.
+ * - `poison`: a value in the statement; the same statement fails for ever.
+ * - `other`: none of these; a bug of ours or of the server's.
+ */
+export type DatabaseErrorKind = 'unreachable' | 'retry' | 'refused' | 'poison' | 'other';
+
+/**
+ * The connection was lost, or time ran out, after a statement was sent and before its reply: it may have been committed,
+ * may still be, or may not. Read the checkpoint back before anything else is done.
+ */
+export class OutcomeUnknownError extends Error {
+  override readonly name = 'OutcomeUnknownError';
+}
+
+/** The server answered a statement with an error: nothing of it is committed. `kind` says whether to send it again. */
+export class StatementRefusedError extends Error {
+  override readonly name = 'StatementRefusedError';
+  readonly sqlState: string;
+  readonly kind: DatabaseErrorKind;
+
+  constructor(message: string, sqlState: string, kind: DatabaseErrorKind, options?: ErrorOptions) {
+    super(message, options);
+    this.sqlState = sqlState;
+    this.kind = kind;
+  }
+}
+
+const UNREACHABLE = new Set([
+  'ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'EHOSTUNREACH', 'EHOSTDOWN', 'ENETUNREACH', 'ENETDOWN',
+  'EADDRNOTAVAIL', 'ENOENT',
+  // cannot_connect_now (starting up, shutting down), too_many_connections
+  '57P03', '53300',
+]);
+
+const RETRY = new Set([
+  'ECONNRESET', 'EPIPE', 'ECONNABORTED', 'ERR_STREAM_DESTROYED',
+  // lock_not_available, query_canceled, serialization_failure, deadlock_detected, read_only_sql_transaction (a failover)
+  '55P03', '57014', '40001', '40P01', '25006',
+  // idle_in_transaction_session_timeout, transaction_timeout
+  '25P03', '25P04',
+]);
+
+const REFUSED = new Set([
+  // insufficient_privilege, invalid_catalog_name (no such database), invalid_schema_name (nowhere to create in)
+  '42501', '3D000', '3F000',
+  'DEPTH_ZERO_SELF_SIGNED_CERT', 'SELF_SIGNED_CERT_IN_CHAIN', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE', 'CERT_HAS_EXPIRED',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY', 'ERR_TLS_CERT_ALTNAME_INVALID', 'HOSTNAME_MISMATCH',
+]);
+
+/** Messages of pg, which gives its own errors no code. */
+const MESSAGES: readonly (readonly [RegExp, DatabaseErrorKind])[] = [
+  [/^timeout expired$/, 'unreachable'],
+  [/^Query read timeout$|^Connection terminated|is not queryable$|^Client network socket disconnected/, 'retry'],
+  [/^SASL|does not support SSL|^There was an error establishing an SSL connection/, 'refused'],
+];
+
+/** The `code` of a system or PostgreSQL error, or ''. */
+export function errorCode(error: unknown): string {
+  return typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string' ? error.code : '';
+}
+
+/** What an error of pg, or of the network under it, means. */
+export function classifyDatabaseError(error: unknown): DatabaseErrorKind {
+  const code = errorCode(error);
+  if (UNREACHABLE.has(code)) return 'unreachable';
+  if (RETRY.has(code)) return 'retry';
+  if (REFUSED.has(code)) return 'refused';
+  if (error instanceof pg.DatabaseError) return classifySqlState(code);
+  const message = error instanceof Error ? error.message : '';
+  return MESSAGES.find(([pattern]) => pattern.test(message))?.[1] ?? 'other';
+}
+
+function classifySqlState(code: string): DatabaseErrorKind {
+  if (code.startsWith('57P')) return 'retry';
+  switch (code.slice(0, 2)) {
+    // Connection exceptions, insufficient resources (disk full, out of memory).
+    case '08':
+    case '53':
+      return 'retry';
+    // Invalid authorization: password, role, pg_hba.conf.
+    case '28':
+      return 'refused';
+    // Data exceptions, constraint violations, program limits (an index row too large).
+    case '22':
+    case '23':
+    case '54':
+      return 'poison';
+    default:
+      return 'other';
+  }
+}
+
+/**
+ * True where the server answered the statement with an error and lives on, so that nothing of it is committed. False
+ * where the outcome is unknown: the connection is gone, or the server said so while it went down. PostgreSQL translates
+ * the severity, so a foreign word is believed only for classes that never end a session.
+ */
+export function isStatementRefused(error: unknown): error is pg.DatabaseError {
+  if (!(error instanceof pg.DatabaseError)) return false;
+  const code = error.code ?? '';
+  if (code.startsWith('57P') || code.startsWith('08') || code === '25P03' || code === '25P04') return false;
+  if (error.severity === 'ERROR') return true;
+  return error.severity !== 'FATAL' && error.severity !== 'PANIC' && /^(21|22|23|40|42|54|55)/.test(code);
+}

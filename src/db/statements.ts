@@ -1,0 +1,156 @@
+/**
+ * Every SQL statement that runs after the migrations, as named constants. Any thread.
+ *
+ * Locks are taken in one order everywhere: the checkpoint row (the fence), then tokens in bytewise order, then counter
+ * rows in bytewise order, each class once in a transaction. The order is made in SQL with `collate "C"`: a hash aggregate
+ * destroys the client's, and JavaScript sorts by UTF-16 unit. Without it, several nodes on the same keys deadlock
+ * dozens of times a second.
+ */
+
+/**
+ * The first statement of every session. `synchronous_commit` is set where it is weaker than `on`; remote_apply is
+ * stronger and stays. The server's own keep-alives free the locks of a client whose machine is gone.
+ */
+export const CONNECT_SETTINGS = `
+select set_config('synchronous_commit', case current_setting('synchronous_commit')
+                    when 'remote_apply' then 'remote_apply' else 'on' end, false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       set_config('lock_timeout', '5s', false),
+       set_config('statement_timeout', '30s', false),
+       set_config('idle_in_transaction_session_timeout', '10s', false),
+       case when current_setting('server_version_num')::int >= 170000
+            then set_config('transaction_timeout', '60s', false) end,
+       set_config('tcp_keepalives_idle', '10', false),
+       set_config('tcp_keepalives_interval', '5', false),
+       set_config('tcp_keepalives_count', '3', false),
+       current_setting('server_version_num')::int as version,
+       current_setting('server_encoding') as encoding,
+       pg_is_in_recovery() as in_recovery`;
+
+/** $1 stream, $2 node, $3 shard, $4 journal. Made before the stream's first flush and never by a flush. */
+export const ENSURE_CHECKPOINT = `
+insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal)
+values ($1, 0, 0, $2, $3, $4)
+on conflict (stream) do nothing`;
+
+/**
+ * $1 stream. Fences whoever held the stream before, and waits for a flush of theirs that is still running.
+ */
+export const RAISE_EPOCH = `
+update journal_checkpoints set epoch = epoch + 1
+where stream = $1
+returning epoch::text, lsn::text, retired_at is not null as retired, accepted_through`;
+
+/**
+ * $1 stream. For update: waits for a flush that is still running on a connection we lost, so that what is read is its
+ * outcome and not what was before it.
+ */
+export const READ_BACK = `
+select epoch::text, lsn::text, retired_at is not null as retired from journal_checkpoints where stream = $1 for update`;
+
+/** $1 stream, $2 epoch, $3 lsn, $4 accepted through. An idle owner says that nothing older is pending. */
+export const TOUCH_CHECKPOINT = `
+update journal_checkpoints set accepted_through = $4
+where stream = $1 and epoch = $2 and lsn = $3
+returning 1`;
+
+/** $1 stream, $2 epoch, $3 lsn. The row stays as a tombstone, so that nobody makes the stream anew. */
+export const RETIRE_STREAM = `
+update journal_checkpoints set retired_at = coalesce(retired_at, now())
+where stream = $1 and epoch = $2 and lsn = $3
+returning 1`;
+
+const FENCE = `
+fence as (
+  update journal_checkpoints set lsn = $4, accepted_through = $5
+  where stream = $1 and epoch = $2 and lsn = $3
+  returning 1
+)`;
+
+const ADDED = `
+added as (
+  insert into counters (key, sum, updated_at)
+  select key, amount, now() from sums order by key collate "C"
+  on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at
+  returning 1
+)`;
+
+/**
+ * The flush without idempotency tokens. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 accepted through, $6 keys
+ * text[], $7 amounts numeric[]. One statement outside a transaction block, so that a client that is paused holds no locks.
+ * Every branch joins the fence, because a compare-and-set that matches nothing does not roll a statement back. Keys are
+ * grouped because the same key twice in one upsert is an error (21000).
+ */
+export const FLUSH = `
+with ${FENCE},
+sums as (
+  select q.k as key, sum(q.a) as amount
+  from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
+  group by q.k
+),
+${ADDED}
+select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys`;
+
+/**
+ * The flush with tokens. As {@link FLUSH}, and $8 tokens text[], $9 digests bytea[], each token once; $10 tokens text[],
+ * $11 keys text[], $12 amounts numeric[]: the pairs of those tokens, summed by key within a token. A token that is
+ * already claimed adds nothing: claim and effect are one transaction.
+ */
+export const FLUSH_WITH_TOKENS = `
+with ${FENCE},
+claimed as (
+  insert into idempotency_keys (token, digest, claimed_at)
+  select t, d, now() from fence cross join unnest($8::text[], $9::bytea[]) p(t, d)
+  order by t collate "C"
+  on conflict do nothing
+  returning token
+),
+sums as (
+  select key, sum(amount) as amount from (
+    select k as key, a as amount from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
+    union all
+    select p.k, p.a from claimed join unnest($10::text[], $11::text[], $12::numeric[]) p(t, k, a) on p.t = claimed.token
+  ) u group by key
+),
+${ADDED}
+select (select count(*)::int from fence) as fenced, (select count(*)::int from claimed) as claimed,
+       (select count(*)::int from added) as keys`;
+
+/**
+ * The flush where PostgreSQL itself refused some rows: as {@link FLUSH}, and $8 keys bytea[], $9 amounts text[], $10
+ * reasons text[], $11 SQLSTATEs text[] of the refused rows, which are kept in the statement that moves the checkpoint.
+ */
+export const FLUSH_WITH_REJECTED = `
+with ${FENCE},
+rejected as (
+  insert into rejected_increments (stream, key, amount, reason, sqlstate)
+  select $1, r.k, r.a, r.why, r.code
+  from fence cross join unnest($8::bytea[], $9::text[], $10::text[], $11::text[]) r(k, a, why, code)
+  returning 1
+),
+sums as (
+  select q.k as key, sum(q.a) as amount
+  from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
+  group by q.k
+),
+${ADDED}
+select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys,
+       (select count(*)::int from rejected) as rejected`;
+
+/** $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused. */
+export const PROBE = `
+with sums as (select q.k as key, sum(q.a) as amount from unnest($1::text[], $2::numeric[]) q(k, a) group by q.k)
+insert into counters (key, sum, updated_at)
+select key, amount, now() from sums order by key collate "C"
+on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;
+
+/**
+ * $1 keys text[], $2 streams uuid[]. One statement, so one snapshot: the committed counters in the order of the keys, and
+ * in each row the checkpoints of the streams as "stream epoch lsn".
+ */
+export const READ_COUNTERS = `
+select c.sum::text as sum, c.updated_at,
+       (select array_agg(concat_ws(' ', j.stream, j.epoch, j.lsn)) from journal_checkpoints j where j.stream = any($2::uuid[])) as checkpoints
+from unnest($1::text[]) with ordinality q(key, position)
+left join lateral (select sum, updated_at from counters where counters.key = q.key offset 0) c on true
+order by q.position`;

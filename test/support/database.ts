@@ -1,0 +1,76 @@
+/**
+ * A PostgreSQL for the tests of one process, and a fresh database in it for each test.
+ *
+ * By default an embedded PostgreSQL in a temporary directory, started at the first call and stopped after the last test;
+ * if the process is killed, the kernel stops it. With TEST_DATABASE_URL that server is used instead, to run the same
+ * tests on another version; the role must be allowed to create databases.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { after } from 'node:test';
+import { connect, parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
+import { startEmbeddedPostgres, type DatabaseLogger, type EmbeddedPostgres } from '#product/db/embedded.js';
+
+/** A logger for tests whose subject is not the log. */
+export const silentLogger: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };
+
+/** A database that one test owns. */
+export interface TestDatabase {
+  readonly url: string;
+  drop(): Promise<void>;
+}
+
+interface Server {
+  readonly url: string;
+  readonly embedded?: { readonly postgres: EmbeddedPostgres; readonly dataDir: string };
+}
+
+let server: Promise<Server> | undefined;
+
+// Registered while the module is loaded: within a test it would run at that test's end.
+after(async () => {
+  const embedded = (await server)?.embedded;
+  if (embedded === undefined) return;
+  await embedded.postgres.stop();
+  await rm(embedded.dataDir, { recursive: true, force: true });
+});
+
+async function startServer(): Promise<Server> {
+  const given = process.env['TEST_DATABASE_URL'];
+  if (given !== undefined && given !== '') return { url: given };
+  const dataDir = await mkdtemp(path.join(os.tmpdir(), 'summing-counters-test-'));
+  const postgres = await startEmbeddedPostgres({ dataDir, logger: silentLogger, maxConnections: 50 });
+  return { url: postgres.url, embedded: { postgres, dataDir } };
+}
+
+/** The server's own database, for tests that look at the server as a whole. */
+export async function testServerUrl(): Promise<string> {
+  server ??= startServer();
+  return (await server).url;
+}
+
+/** Makes an empty database. `options` is appended to CREATE DATABASE. */
+export async function createTestDatabase(options = ''): Promise<TestDatabase> {
+  const serverUrl = await testServerUrl();
+  const name = `test_${randomBytes(8).toString('hex')}`;
+  await asAdministrator(serverUrl, `create database ${name} ${options}`);
+  const url = new URL(serverUrl);
+  url.pathname = `/${name}`;
+  return { url: url.href, drop: () => asAdministrator(serverUrl, `drop database if exists ${name} with (force)`) };
+}
+
+/** A connection as the product makes it. */
+export function connectTo(url: string, applicationName = 'test'): Promise<DatabaseConnection> {
+  return connect(parseDatabaseUrl(url), { applicationName });
+}
+
+async function asAdministrator(url: string, text: string): Promise<void> {
+  const connection = await connectTo(url, 'test-administrator');
+  try {
+    await connection.query({ text });
+  } finally {
+    await connection.close();
+  }
+}
