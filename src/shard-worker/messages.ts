@@ -22,7 +22,7 @@
  *
  * Values of 0x8000 and above in an entry's first field are reserved for other kinds of entry.
  */
-import type { ErrorCode } from '../errors.js';
+import type { ErrorCode, JournalErrorCode } from '../errors.js';
 import type { Lsn, Sum } from '../increment.js';
 import type { MessagePort } from 'node:worker_threads';
 
@@ -104,6 +104,8 @@ export type ControlMessage =
   /** The streams for which this shard answers reads. */
   | { readonly kind: 'streams'; readonly streams: readonly string[] }
   | { readonly kind: 'database'; readonly available: boolean; readonly reason: string }
+  /** The journal cannot be used as it is; the thread ends next. */
+  | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
   /** The stream belongs to another process: this node must stop accepting and end. */
   | { readonly kind: 'foreign-owner'; readonly detail: string };
 

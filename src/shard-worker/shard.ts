@@ -33,8 +33,10 @@ const ACCEPTED_MARGIN_MS = 1000;
 export interface ShardDatabase extends FlushTarget {
   /** The database's id; also waits until migrations are there. */
   databaseId(): Promise<string>;
-  /** Makes the checkpoint row unless it is there; raises the epoch unless the stream is new to everyone. */
-  claimStream(stream: string, isNew: boolean): Promise<CheckpointRow & { readonly retired: boolean }>;
+  /** Makes the checkpoint row, at epoch 0 and LSN 0, unless it is there. */
+  ensureStream(stream: string): Promise<void>;
+  /** Makes the row unless it is there and raises its epoch. */
+  claimStream(stream: string): Promise<CheckpointRow & { readonly retired: boolean }>;
   /** Marks a finished stream; the row stays as a tombstone. */
   retire(stream: string, epoch: number, lsn: Lsn): Promise<void>;
   close(): Promise<void>;
@@ -199,15 +201,15 @@ export class Shard implements GroupTarget {
   /** A new stream, with its row in the database where that can be reached. */
   async #begin(withDatabase: boolean): Promise<OwnedStream> {
     const journal = this.#parts.journals.create();
-    if (withDatabase) await this.#parts.database.claimStream(journal.stream, true);
-    // A stream's row starts at epoch 1 and LSN 0; nobody else knows its id.
-    return this.#assemble(journal, new StreamLedger(journal.stream, 1, 0));
+    if (withDatabase) await this.#parts.database.ensureStream(journal.stream);
+    // A new row starts at epoch 0 and LSN 0; nobody else knows its id.
+    return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0));
   }
 
   /** Raises the epoch, then reads the journal above the checkpoint: in this order, so that nothing older can still flush. */
   async #recover(stream: string): Promise<OwnedStream> {
     const { journals, database, log } = this.#parts;
-    const row = await database.claimStream(stream, false);
+    const row = await database.claimStream(stream);
     const journal = journals.open(stream);
     const facts = journal.recover(row.lsn);
     const ledger = new StreamLedger(stream, row.epoch, row.lsn);

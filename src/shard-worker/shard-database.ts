@@ -1,0 +1,196 @@
+/**
+ * The database as a shard uses it: turns ledgers into statements and replies into what the flusher can know. Shard thread.
+ */
+import { PairArrayEncoder } from '../db/binary-array.js';
+import type { CheckpointStore, FlushRequest, RejectedIncrement } from '../db/checkpoint-store.js';
+import { OutcomeUnknownError, StatementRefusedError } from '../db/database-errors.js';
+import { CounterError } from '../errors.js';
+import type { Lsn } from '../increment.js';
+import type { CheckpointRow, FlushAttempt } from './flusher.js';
+import type { ShardDatabase } from './shard.js';
+import type { FrozenRange, StreamLedger } from './stream-ledger.js';
+import type { SummingMap } from './summing-map.js';
+
+/** Whose streams these are, kept in their rows for operators. */
+export interface StreamOwner {
+  readonly node: string;
+  readonly shard: number;
+  readonly journal: string;
+}
+
+/** A row that PostgreSQL refuses. */
+interface PoisonRow {
+  readonly entry: number;
+  readonly refusal: StatementRefusedError;
+}
+
+/** One shard's statements, one at a time over one connection. */
+export class PostgresShardDatabase implements ShardDatabase {
+  readonly #store: CheckpointStore;
+  readonly #owner: StreamOwner;
+  readonly #ensured = new Set<string>();
+  readonly #encoder = new PairArrayEncoder();
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(store: CheckpointStore, owner: StreamOwner) {
+    this.#store = store;
+    this.#owner = owner;
+  }
+
+  databaseId(): Promise<string> {
+    return this.#inTurn(() => orAway(() => this.#store.databaseId()));
+  }
+
+  ensureStream(stream: string): Promise<void> {
+    return this.#inTurn(() => orAway(() => this.#ensure(stream)));
+  }
+
+  claimStream(stream: string): Promise<CheckpointRow & { readonly retired: boolean }> {
+    return this.#inTurn(() =>
+      orAway(async () => {
+        await this.#ensure(stream);
+        const row = await this.#store.raiseEpoch(stream);
+        if (row === undefined) throw new TypeError('a checkpoint row vanished');
+        return row;
+      }),
+    );
+  }
+
+  flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt> {
+    return this.#inTurn(() =>
+      attempt(async () => {
+        // A stream that began while the database was away has no row yet; a flush never makes one.
+        if (!this.#ensured.has(ledger.stream)) await orAway(() => this.#ensure(ledger.stream));
+        this.#encode(range.sums, 0, range.sums.size, new Set());
+        return this.#store.flush(this.#request(ledger, range));
+      }),
+    );
+  }
+
+  /** Halves the range until each row that PostgreSQL refuses is found; flushes the others and keeps these apart. */
+  flushSettingAside(
+    ledger: StreamLedger,
+    range: FrozenRange,
+  ): Promise<FlushAttempt & { readonly rejected?: number }> {
+    return this.#inTurn(async () => {
+      let rejected = 0;
+      const outcome = await attempt(async () => {
+        const { sums } = range;
+        const poison = await orAway(() => this.#findPoison(sums, 0, sums.size));
+        rejected = poison.reduce((total, { entry }) => total + sums.entryIncrements(entry), 0);
+        this.#encode(sums, 0, sums.size, new Set(poison.map(({ entry }) => entry)));
+        const rows = poison.map((row) => rejectedRow(sums, row));
+        return this.#store.flush({ ...this.#request(ledger, range), rejected: rows });
+      });
+      return { ...outcome, rejected };
+    });
+  }
+
+  readBack(stream: string): Promise<CheckpointRow | undefined> {
+    return this.#inTurn(() => orAway(() => this.#store.readBack(stream)));
+  }
+
+  async touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<void> {
+    const { stream, epoch, checkpoint } = ledger;
+    await this.#inTurn(() =>
+      orAway(async () => {
+        if (this.#ensured.has(stream)) await this.#store.touch(stream, epoch, checkpoint, new Date(acceptedThroughMs));
+        else await this.#ensure(stream);
+      }),
+    );
+  }
+
+  retire(stream: string, epoch: number, lsn: Lsn): Promise<void> {
+    return this.#inTurn(() =>
+      orAway(async () => {
+        await this.#store.retire(stream, epoch, lsn);
+        this.#ensured.delete(stream);
+      }),
+    );
+  }
+
+  async close(): Promise<void> {
+    await this.#store.close();
+  }
+
+  async #ensure(stream: string): Promise<void> {
+    await this.#store.ensureStream(stream, this.#owner);
+    this.#ensured.add(stream);
+  }
+
+  /** Streams of a shard share the connection, and a probe is a transaction: statements must not interleave. */
+  #inTurn<T>(statement: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(statement, statement);
+    this.#last = turn.then(
+      () => undefined,
+      () => undefined,
+    );
+    return turn;
+  }
+
+  async #findPoison(sums: SummingMap, from: number, to: number): Promise<readonly PoisonRow[]> {
+    this.#encode(sums, from, to, new Set());
+    const refusal = await this.#store.probe(this.#encoder.keys(), this.#encoder.amounts());
+    if (refusal === undefined) return [];
+    if (to - from === 1) return [{ entry: from, refusal }];
+    const middle = from + Math.floor((to - from) / 2);
+    return [...(await this.#findPoison(sums, from, middle)), ...(await this.#findPoison(sums, middle, to))];
+  }
+
+  #encode(sums: SummingMap, from: number, to: number, without: ReadonlySet<number>): void {
+    const encoder = this.#encoder;
+    const { arena } = sums;
+    encoder.reset();
+    for (let entry = from; entry < to; entry += 1) {
+      if (without.size > 0 && without.has(entry)) continue;
+      encoder.append(arena, sums.keyStart(entry), sums.keyBytes(entry), sums.sum(entry));
+    }
+  }
+
+  #request(ledger: StreamLedger, range: FrozenRange): FlushRequest {
+    return {
+      stream: ledger.stream,
+      epoch: ledger.epoch,
+      fromLsn: range.fromLsn,
+      toLsn: range.toLsn,
+      acceptedThrough: new Date(range.acceptedThroughMs),
+      keys: this.#encoder.keys(),
+      amounts: this.#encoder.amounts(),
+    };
+  }
+}
+
+function rejectedRow(sums: SummingMap, { entry, refusal }: PoisonRow): RejectedIncrement {
+  const start = sums.keyStart(entry);
+  return {
+    key: Buffer.from(sums.arena.subarray(start, start + sums.keyBytes(entry))),
+    amount: String(sums.sum(entry)),
+    reason: refusal.message,
+    sqlState: refusal.sqlState,
+  };
+}
+
+/** For statements that can be repeated without harm: every failure of the database is "away, try again". */
+async function orAway<T>(statement: () => Promise<T>): Promise<T> {
+  try {
+    return await statement();
+  } catch (error) {
+    if (error instanceof OutcomeUnknownError || error instanceof StatementRefusedError) {
+      throw new CounterError('database-unavailable', `The database did not answer: ${error.message}.`, { cause: error });
+    }
+    throw error;
+  }
+}
+
+/** Runs a flush and says what can be known of its outcome. */
+async function attempt(flush: () => Promise<{ fenced: number; keys: number }>): Promise<FlushAttempt> {
+  try {
+    const { fenced, keys } = await flush();
+    return fenced === 1 ? { kind: 'committed', keys } : { kind: 'fenced' };
+  } catch (error) {
+    if (error instanceof OutcomeUnknownError) return { kind: 'unknown', error };
+    if (error instanceof StatementRefusedError) return { kind: error.kind === 'poison' ? 'poison' : 'refused', error };
+    if (error instanceof CounterError && error.code === 'database-unavailable') return { kind: 'unreachable', error };
+    throw error;
+  }
+}
