@@ -1,0 +1,78 @@
+/**
+ * Runs the parts of the test suite in order, says how long each took, and stops at the first that fails.
+ *
+ *     node dist-test/test/run.js                   every part that has tests
+ *     node dist-test/test/run.js unit config       of one part, the files whose path holds "config"
+ *
+ * The test files of a part are found in the sources, not among the built files, where those of deleted sources stay; and
+ * they are named to Node one by one, because of a folder it would run every file, those that only support tests included.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { join, relative } from 'node:path';
+
+const root = join(import.meta.dirname, '..', '..');
+
+/** Folders of tests in the order they run, with the most seconds that one file of them may take. */
+const folders: readonly { readonly name: string; readonly fileSecondsMax: number; readonly concurrency: number }[] = [
+  { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
+  { name: 'integration', fileSecondsMax: 300, concurrency: 2 },
+  { name: 'fault', fileSecondsMax: 600, concurrency: 1 },
+  { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
+];
+
+interface Part {
+  readonly name: string;
+  /** Arguments of Node; each command must end with exit code 0. */
+  readonly commands: readonly (readonly string[])[];
+}
+
+function lint(): Part {
+  const bin = join(root, 'node_modules');
+  return {
+    name: 'lint',
+    commands: [
+      [join(bin, 'eslint', 'bin', 'eslint.js'), '.'],
+      [join(bin, 'prettier', 'bin', 'prettier.cjs'), '--check', '--log-level', 'warn', '.'],
+    ],
+  };
+}
+
+function tests(folder: (typeof folders)[number], filters: readonly string[]): Part {
+  const sources = join(root, 'test', folder.name);
+  const files = (existsSync(sources) ? readdirSync(sources, { recursive: true, encoding: 'utf8' }) : [])
+    .filter((file) => file.endsWith('.test.ts'))
+    .map((file) => relative(root, join(root, 'dist-test', 'test', folder.name, file.replace(/\.ts$/, '.js'))))
+    .filter((file) => filters.every((filter) => file.includes(filter)))
+    .sort();
+  const options = [
+    '--test-reporter=spec',
+    `--test-concurrency=${folder.concurrency}`,
+    `--test-timeout=${folder.fileSecondsMax * 1000}`,
+  ];
+  return { name: folder.name, commands: files.length === 0 ? [] : [['--test', ...options, ...files]] };
+}
+
+function run(part: Part): boolean {
+  if (part.commands.length === 0) {
+    console.error(`test: ${part.name} has no such test file`);
+    return false;
+  }
+  const start = performance.now();
+  const passed = part.commands.every(
+    (command) => spawnSync(process.execPath, command, { cwd: root, stdio: 'inherit' }).status === 0,
+  );
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  console.log(`test: ${part.name} ${passed ? 'passed' : 'FAILED'} in ${seconds} s`);
+  return passed;
+}
+
+const [chosen, ...filters] = process.argv.slice(2);
+const parts = [lint(), ...folders.map((folder) => tests(folder, filters))];
+const selected =
+  chosen === undefined
+    ? parts.filter((part) => part.commands.length > 0)
+    : parts.filter((part) => part.name === chosen);
+if (selected.length === 0)
+  console.error(`test: there is no part ${chosen ?? ''}; ${parts.map((p) => p.name).join(', ')}`);
+process.exitCode = selected.length > 0 && selected.every(run) ? 0 : 1;
