@@ -7,15 +7,14 @@
  *
  * The port is open from the start: until `accept`, everything but the probes is 503 `starting`.
  */
-import type { HttpRequest, HttpResponse, TemplatedApp, us_listen_socket } from 'uWebSockets.js';
-import { StartError, type ErrorCode } from '../errors.js';
+import { CounterError, StartError, type ErrorCode } from '../errors.js';
 import type { CounterOperations, IncrementReceiver } from '../increment.js';
 import { counterRoute, keySumRoute } from './counter-routes.js';
 import { flushRoute } from './flush-route.js';
 import { healthRoute, readinessRoute } from './health-routes.js';
 import { IncrementRoute, type IncrementLimits } from './increment-route.js';
 import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
-import type { Uws } from './uws.js';
+import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from './uws.js';
 
 /** Most requests besides increments that are answered at a time; one more is 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
@@ -28,6 +27,8 @@ export interface FrontEndOptions {
   readonly limits: IncrementLimits;
   readonly receiver: IncrementReceiver;
   readonly operations: CounterOperations;
+  /** Told of errors that are not of the catalogue. */
+  readonly onBug: (error: unknown) => void;
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
 }
 
@@ -39,7 +40,7 @@ type Methods = Partial<Record<'get' | 'post' | 'delete', Route>>;
 /** One front end. */
 export class FrontEnd {
   readonly #options: FrontEndOptions;
-  readonly #app: TemplatedApp;
+  readonly #app: UwsApp;
   readonly #increments: IncrementRoute;
   #socket: us_listen_socket | undefined;
   #phase: 'starting' | 'accepting' | 'draining' = 'starting';
@@ -170,6 +171,7 @@ export class FrontEnd {
     Promise.resolve()
       .then(() => route(head))
       .then(finish, (error: unknown) => {
+        if (!(error instanceof CounterError)) this.#options.onBug(error);
         finish(replyOfError(error));
       });
   }

@@ -4,7 +4,7 @@
  * A body that comes in one piece is scanned where it lies; what outlives the callback is copied by the receiver. Replies
  * are written in a cork each, through one function that is not made anew per request.
  */
-import type { HttpRequest, HttpResponse } from 'uWebSockets.js';
+import type { HttpRequest, HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../errors.js';
 import type { IncrementReceiver, PendingReply } from '../increment.js';
 import { IncrementBodyScanner, isNdjson } from './increment-body.js';

@@ -22,6 +22,7 @@
  *
  * Values of 0x8000 and above in an entry's first field are reserved for other kinds of entry.
  */
+import type { Config } from '../config.js';
 import type { ErrorCode, JournalErrorCode } from '../errors.js';
 import type { Lsn, Sum } from '../increment.js';
 import type { MessagePort } from 'node:worker_threads';
@@ -93,9 +94,9 @@ export type ControlRequest =
   | { readonly id: number; readonly kind: 'flush' }
   | { readonly id: number; readonly kind: 'drain' };
 
-/** Shard → main thread, the answers and what happens unasked. */
+/** Shard → main thread, the answers and what happens unasked. `pending` is null where the shard does not hold the key. */
 export type ControlMessage =
-  | { readonly id: number; readonly kind: 'pending'; readonly pending: Sum | 'again' }
+  | { readonly id: number; readonly kind: 'pending'; readonly pending: Sum | 'again' | null }
   | { readonly id: number; readonly kind: 'flushed'; readonly keys: number }
   | { readonly id: number; readonly kind: 'drained'; readonly left: readonly PendingRange[] }
   | { readonly id: number; readonly kind: 'failed'; readonly code: ErrorCode; readonly detail: string }
@@ -139,7 +140,7 @@ export interface ShardSettings {
   readonly dataDir: string;
   readonly flushIntervalMs: number;
   readonly flushKeysMax: number;
-  readonly logLevel: string;
+  readonly logLevel: Config['logLevel'];
 }
 
 /**
@@ -163,6 +164,9 @@ export const GAUGE = {
 
 /** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
 export const GAUGE_ROW = 16;
+
+/** What a pending key costs besides its bytes, as MAX_PENDING_BYTES counts it: columns and slots with their slack. */
+export const PENDING_KEY_OVERHEAD_BYTES = 104;
 
 /** The gauges of `shards` shards, all zero. */
 export function makeGauges(shards: number): SharedArrayBuffer {

@@ -72,6 +72,8 @@ class SupervisedShard {
   state: ShardState = 'starting';
   recovered = false;
   streams: readonly string[] = [];
+  /** Why another thread could not do better; set before the thread ends. */
+  verdict: string | undefined;
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
   readonly waiting = new Map<number, PendingControl>();
@@ -122,8 +124,8 @@ export class ShardSupervisor {
     return this.#shards.flatMap((shard) => shard.streams);
   }
 
-  /** What all shards hold of a key above the checkpoints that a read saw. */
-  async pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Promise<readonly (Sum | 'again')[]> {
+  /** What each shard holds of a key above the checkpoints that a read saw; null: nothing. */
+  async pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Promise<readonly (Sum | 'again' | null)[]> {
     return Promise.all(
       this.#shards.map(async (_, shard) => {
         const answer = await this.#ask(shard, { kind: 'pending', key, seen });
@@ -207,7 +209,12 @@ export class ShardSupervisor {
       case 'database':
         this.#options.events.database(index, message.available, message.reason);
         break;
+      case 'journal':
+        this.#options.logger.error({ shard: index, code: message.code }, message.detail);
+        if (message.code !== 'journal-failed' && message.code !== 'journal-fenced') shard.verdict = message.detail;
+        break;
       case 'foreign-owner':
+        shard.verdict = message.detail;
         this.#options.events.door(index, 'journal-unavailable');
         this.#options.events.fatal(message.detail);
     }
@@ -229,9 +236,9 @@ export class ShardSupervisor {
     const wasDraining = shard.state === 'draining' || shard.state === 'drained';
     this.#closeBalance(index);
     shard.recovered = false;
-    if (wasDraining || !this.#mayRestart()) {
+    if (wasDraining || shard.verdict !== undefined || !this.#mayRestart()) {
       shard.state = 'failed';
-      const why = error instanceof Error ? error.message : String(error);
+      const why = shard.verdict ?? (error instanceof Error ? error.message : String(error));
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
     } else {
       shard.state = 'restarting';

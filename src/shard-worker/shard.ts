@@ -12,6 +12,7 @@
 import { CounterError, JournalError } from '../errors.js';
 import type { Clock } from '../clock.js';
 import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
+import type { LogFields } from '../logger.js';
 import { Flusher, type CheckpointRow, type FlushTarget } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
 import type { Journal, JournalStreams, RecordBytes, RecoverableJournal } from './journal/journal.js';
@@ -56,7 +57,7 @@ export interface ShardParts {
   readonly tell: (message: ControlMessage) => void;
   /** The thread must end. */
   readonly fail: (error: unknown) => void;
-  readonly log: (level: 'debug' | 'info' | 'warn' | 'error', fields: object, message: string) => void;
+  readonly log: (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
 }
 
 interface OwnedStream {
@@ -127,16 +128,16 @@ export class Shard implements GroupTarget {
     this.#parts.fail(error);
   }
 
-  /** What all streams of this shard hold of a key above the checkpoints that a read saw. */
-  pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' {
+  /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
+  pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
     const hash = hashKey(key, 0, key.length);
-    let pending: Sum = 0;
+    let pending: Sum | null = null;
     for (const { ledger } of this.#streams()) {
       const view = seen.get(ledger.stream);
       if (view === undefined) return 'again';
       const part = ledger.pendingOf(hash, key, view ?? undefined);
       if (part === 'again') return 'again';
-      pending = addSums(pending, part);
+      if (part !== undefined) pending = addSums(pending ?? 0, part);
     }
     return pending;
   }

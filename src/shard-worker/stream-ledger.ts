@@ -143,16 +143,17 @@ export class StreamLedger {
   /**
    * What this stream holds of a key above the checkpoint that a read saw. `again`: the read's snapshot is older than
    * what this stream still holds, so the read must be repeated. A row of another epoch means that another owner answers
-   * for the stream: nothing is ours to add.
+   * for the stream: nothing is ours to add. Undefined where the key is not held.
    */
-  pendingOf(hash: number, key: Uint8Array, view: CheckpointView | undefined): Sum | 'again' {
+  pendingOf(hash: number, key: Uint8Array, view: CheckpointView | undefined): Sum | undefined | 'again' {
     const seen = view ?? { epoch: this.epoch, lsn: 0 };
-    if (seen.epoch !== this.epoch) return 0;
-    const live = this.#live.get(hash, key, 0, key.length) ?? 0;
+    if (seen.epoch !== this.epoch) return undefined;
+    const live = this.#live.get(hash, key, 0, key.length);
     const frozen = this.#frozen;
     if (seen.lsn === this.#checkpoint) {
-      if (frozen === undefined) return live;
-      return addSums(live, frozen.sums.get(hash, key, 0, key.length) ?? 0);
+      const held = frozen?.sums.get(hash, key, 0, key.length);
+      if (live === undefined || held === undefined) return live ?? held;
+      return addSums(live, held);
     }
     if (frozen !== undefined && seen.lsn === frozen.toLsn) return live;
     return 'again';

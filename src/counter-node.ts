@@ -1,0 +1,104 @@
+/**
+ * A node's operations besides taking increments: reads, flushes, readiness. Main thread.
+ *
+ * A read is exact without a lock: one statement fetches the committed sum and the checkpoints of this node's streams,
+ * so both are of one snapshot; the shards add what they hold above those checkpoints. Where a shard has meanwhile let go
+ * of sums above them, the snapshot is too old, and the read is made again.
+ */
+import type { CounterStore } from './db/counter-store.js';
+import { CounterError, type ErrorCode } from './errors.js';
+import { addSums, type CounterOperations, type CounterReading, type Readiness, type Sum } from './increment.js';
+import type { SeenCheckpoint } from './shard-worker/messages.js';
+import type { ShardSupervisor } from './shard-worker/shard-supervisor.js';
+
+/** Snapshots that a read tries: each further one means that a flush committed within the last. */
+const SNAPSHOTS_MAX = 20;
+
+/** What the operations are made of; the store is there once the database's address is known. */
+export interface CounterNodeParts {
+  readonly store: () => CounterStore | undefined;
+  readonly supervisor: () => ShardSupervisor | undefined;
+  /** Why increments are refused, or undefined. */
+  readonly refusal: () => ErrorCode | undefined;
+}
+
+/** The operations of this node. */
+export class CounterNode implements CounterOperations {
+  readonly #parts: CounterNodeParts;
+  #streams: readonly string[] = [];
+
+  constructor(parts: CounterNodeParts) {
+    this.#parts = parts;
+  }
+
+  async read(key: Uint8Array): Promise<CounterReading | undefined> {
+    const { store, supervisor } = this.#ready();
+    if (!supervisor.isRecovered) {
+      throw new CounterError('database-unavailable', 'The journal is not recovered yet: the database was away at start.');
+    }
+    for (let snapshot = 0; snapshot < SNAPSHOTS_MAX; snapshot += 1) {
+      const streams = this.#streamsOf(supervisor);
+      const { committed, exists, updatedAt, checkpoints } = await store.readCounter(key, streams);
+      const seen = new Map<string, SeenCheckpoint>();
+      for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
+      const pending = total(await supervisor.pendingOf(key, seen));
+      if (pending === 'again') continue;
+      if (!exists && pending === undefined) return undefined;
+      return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
+    }
+    throw new CounterError('overloaded', 'The counter changed faster than it could be read.');
+  }
+
+  async flush(): Promise<number> {
+    const { store, supervisor } = this.#ready();
+    if (!store.available() || !supervisor.isRecovered) {
+      throw new CounterError('database-unavailable', 'The database cannot be reached; what is pending stays pending.');
+    }
+    return supervisor.flush();
+  }
+
+  readiness(): Readiness {
+    const code = this.#parts.refusal();
+    if (code !== undefined) return { state: 'refusing', code, reason: REFUSALS[code] ?? 'Increments are refused.' };
+    const store = this.#parts.store();
+    if (store === undefined || !store.available() || this.#parts.supervisor()?.isRecovered !== true) {
+      return { state: 'degraded', reason: 'The database is away; increments are kept in the journal.' };
+    }
+    return { state: 'ok' };
+  }
+
+  #ready(): { readonly store: CounterStore; readonly supervisor: ShardSupervisor } {
+    const store = this.#parts.store();
+    const supervisor = this.#parts.supervisor();
+    if (store === undefined || supervisor === undefined) {
+      throw new CounterError('starting', 'The server is recovering.');
+    }
+    return { store, supervisor };
+  }
+
+  /** The same array while nothing changed, so that reads of one moment share a statement. */
+  #streamsOf(supervisor: ShardSupervisor): readonly string[] {
+    const streams = supervisor.streams;
+    if (streams.length !== this.#streams.length || streams.some((stream, index) => stream !== this.#streams[index])) {
+      this.#streams = streams;
+    }
+    return this.#streams;
+  }
+}
+
+const REFUSALS: Partial<Record<ErrorCode, string>> = {
+  starting: 'The server is recovering.',
+  draining: 'The server is shutting down.',
+  'journal-unavailable': 'A shard is being restarted, or its journal cannot be written.',
+  overloaded: 'Pending keys or bytes, or the journal, are at their bound.',
+};
+
+/** Sum of what the shards hold; undefined where none holds the key. */
+function total(parts: readonly (Sum | 'again' | null)[]): Sum | undefined | 'again' {
+  let sum: Sum | undefined;
+  for (const part of parts) {
+    if (part === 'again') return 'again';
+    if (part !== null) sum = addSums(sum ?? 0, part);
+  }
+  return sum;
+}

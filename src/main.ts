@@ -1,0 +1,69 @@
+/**
+ * The composition root: configuration, data directory, front end, database, shards; signals, drain order, exit code.
+ *
+ * ```text
+ * start: config → lock on the data directory → listen (probes only) → database, migrations → shards recover → accept
+ * stop:  readiness 503 → [drain delay] → stop listening → answer what is in flight → drain shards → stop database
+ * ```
+ */
+import { configHelp, readConfig, type Config } from './config.js';
+import { StartError } from './errors.js';
+import { createLogger, type Logger } from './logger.js';
+import { ServerProcess } from './server-process.js';
+
+const SAME_SIGNAL_MS = 1000;
+
+function run(): void {
+  if (process.argv.includes('--help') || process.argv.includes('-h')) {
+    process.stdout.write(`${configHelp()}\n`);
+    return;
+  }
+  let config: Config;
+  try {
+    config = readConfig(process.env);
+  } catch (error) {
+    endWithProblems(error);
+  }
+  const logger = createLogger(config.logLevel);
+  const server = new ServerProcess(config, logger, (code) => {
+    process.exit(code);
+  });
+  handleSignals(server, logger);
+  handleBugs(logger);
+  server.start().catch((error: unknown) => {
+    if (!(error instanceof StartError)) logger.error({ err: error }, 'The start failed');
+    endWithProblems(error);
+  });
+}
+
+function handleSignals(server: ServerProcess, logger: Logger): void {
+  let firstAtMs: number | undefined;
+  const handle = (signal: NodeJS.Signals): void => {
+    const now = performance.now();
+    if (firstAtMs === undefined) {
+      firstAtMs = now;
+      logger.info({ signal }, `Stopping on ${signal}`);
+      void server.stop();
+    } else if (now - firstAtMs > SAME_SIGNAL_MS) {
+      // npm passes a Ctrl-C on that the terminal has delivered already, so a second one at once is the same.
+      server.abandon(`a second ${signal}`);
+    }
+  };
+  process.on('SIGTERM', handle);
+  process.on('SIGINT', handle);
+}
+
+function handleBugs(logger: Logger): void {
+  process.on('uncaughtException', (error) => {
+    logger.error({ err: error }, 'A bug: an exception that nothing caught ends the process; the journal keeps what it has');
+    process.exit(70);
+  });
+}
+
+function endWithProblems(error: unknown): never {
+  const problems = error instanceof StartError ? error.problems : ['The start failed; the log says why.'];
+  for (const problem of problems) process.stderr.write(`summing-counters: ${problem}\n`);
+  process.exit(error instanceof StartError ? error.exitCode : 1);
+}
+
+run();

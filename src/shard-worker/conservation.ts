@@ -1,0 +1,35 @@
+/**
+ * Conservation: what came in is what went out and what is held. Main thread, from the gauges of all shards.
+ */
+import { GAUGE, gaugeRow } from './messages.js';
+
+/** Increments of all shards since the process started. */
+export interface Conservation {
+  readonly accepted: number;
+  readonly recovered: number;
+  readonly flushed: number;
+  readonly pending: number;
+  readonly rejected: number;
+  readonly handedOver: number;
+  readonly lost: number;
+  /** Accepted + recovered − everything else; 0 unless there is a bug, or a shard is in the middle of a step. */
+  readonly difference: number;
+}
+
+/** Adds the gauges up. */
+export function conservation(gauges: SharedArrayBuffer, shards: number): Conservation {
+  const total = (cell: number): number => {
+    let sum = 0;
+    for (let shard = 0; shard < shards; shard += 1) sum += gaugeRow(gauges, shard)[cell] ?? 0;
+    return sum;
+  };
+  const accepted = total(GAUGE.accepted);
+  const recovered = total(GAUGE.recovered);
+  const flushed = total(GAUGE.flushed);
+  const pending = total(GAUGE.pendingIncrements);
+  const rejected = total(GAUGE.rejected);
+  const handedOver = total(GAUGE.handedOver);
+  const lost = total(GAUGE.lost);
+  const difference = accepted + recovered - flushed - pending - rejected - handedOver - lost;
+  return { accepted, recovered, flushed, pending, rejected, handedOver, lost, difference };
+}
