@@ -7,7 +7,6 @@
  *
  * The port is open from the start: until `accept`, everything but the probes is 503 `starting`.
  */
-import type { HttpRequest, HttpResponse, TemplatedApp, us_listen_socket } from 'uWebSockets.js';
 import { StartError, type ErrorCode } from '../errors.js';
 import type { CounterOperations, IncrementReceiver } from '../increment.js';
 import { counterRoute, keySumRoute } from './counter-routes.js';
@@ -15,7 +14,7 @@ import { flushRoute } from './flush-route.js';
 import { healthRoute, readinessRoute } from './health-routes.js';
 import { IncrementRoute, type IncrementLimits } from './increment-route.js';
 import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
-import type { Uws } from './uws.js';
+import type { HttpRequest, HttpResponse, us_listen_socket, Uws, UwsApp } from './uws.js';
 
 /** Most requests besides increments that are answered at a time; one more is 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
@@ -39,7 +38,7 @@ type Methods = Partial<Record<'get' | 'post' | 'delete', Route>>;
 /** One front end. */
 export class FrontEnd {
   readonly #options: FrontEndOptions;
-  readonly #app: TemplatedApp;
+  readonly #app: UwsApp;
   readonly #increments: IncrementRoute;
   #socket: us_listen_socket | undefined;
   #phase: 'starting' | 'accepting' | 'draining' = 'starting';

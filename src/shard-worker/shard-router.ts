@@ -7,9 +7,8 @@
  */
 import type { ErrorCode } from '../errors.js';
 import { shardOfHash, type IncrementReceiver, type PairColumns, type PendingReply } from '../increment.js';
-import { GAUGE, PAIR_HEADER_BYTES, gaugeRow } from './messages.js';
+import { GAUGE, PAIR_HEADER_BYTES, PENDING_KEY_OVERHEAD_BYTES, gaugeRow } from './messages.js';
 import type { ShardClient } from './shard-client.js';
-import { PENDING_KEY_OVERHEAD_BYTES } from './summing-map.js';
 
 /** Bounds of admission. */
 export interface RouterLimits {

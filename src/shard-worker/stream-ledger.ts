@@ -154,7 +154,7 @@ export class StreamLedger {
       if (frozen === undefined) return live;
       return addSums(live, frozen.sums.get(hash, key, 0, key.length) ?? 0);
     }
-    if (frozen !== undefined && seen.lsn === frozen.toLsn) return live;
+    if (seen.lsn === frozen?.toLsn) return live;
     return 'again';
   }
 }

@@ -7,12 +7,10 @@
  * 24 + 36 bytes plus the slack of doubling arrays. Insertion order is entry order.
  */
 import { addSums, AMOUNT_MAX, type Sum } from '../increment.js';
+import { PENDING_KEY_OVERHEAD_BYTES } from './messages.js';
 
 const SMALLEST_CAPACITY = 1024;
 const SMALLEST_ARENA_BYTES = 32 * 1024;
-
-/** What a pending key costs besides its bytes, as MAX_PENDING_BYTES counts it: columns and slots with their slack. */
-export const PENDING_KEY_OVERHEAD_BYTES = 104;
 
 /** Exact sums by key. */
 export class SummingMap {
@@ -48,7 +46,10 @@ export class SummingMap {
   /** Bytes of memory held, slack included. */
   get allocatedBytes(): number {
     return (
-      this.#slots.byteLength + this.#arena.byteLength + this.#hash.length * (4 + 4 + 2 + 8 + 8) + this.#bigSums.size * 64
+      this.#slots.byteLength +
+      this.#arena.byteLength +
+      this.#hash.length * (4 + 4 + 2 + 8 + 8) +
+      this.#bigSums.size * 64
     );
   }
 
