@@ -74,10 +74,10 @@ const relations: readonly {
   readonly problem: (config: Config) => string | undefined;
 }[] = [
   {
-    // A body's pairs take up to 2.5 times its bytes, and room is reserved in one shard for the whole body.
-    between: ['pendingBytesMax', 'bodyBytesMax', 'shards'],
-    problem: ({ pendingBytesMax, bodyBytesMax, shards }) =>
-      atLeast('MAX_PENDING_BYTES', pendingBytesMax, '4 × MAX_BODY_BYTES × SHARDS', 4 * bodyBytesMax * shards),
+    // A pair may be as short as six bytes of body, and takes up to 20 times that once it is pending.
+    between: ['pendingBytesMax', 'bodyBytesMax'],
+    problem: ({ pendingBytesMax, bodyBytesMax }) =>
+      atLeast('MAX_PENDING_BYTES', pendingBytesMax, '20 × MAX_BODY_BYTES', 20 * bodyBytesMax),
   },
   {
     between: ['pendingKeysMax', 'shards'],
@@ -126,8 +126,7 @@ function tlsProblem(certFile: string, keyFile: string): string | undefined {
 
 /**
  * The configuration that `env` asks for, frozen all the way down. A variable that is empty is unset; one that is not in
- * the table is somebody else's. Relations that hold: a shard's share of MAX_PENDING_BYTES has room for the pairs of any
- * body, JOURNAL_MAX_BYTES for several bodies; DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS; the TLS files match.
+ * the table is somebody else's. Relations that hold: MAX_PENDING_BYTES has room for the pairs of any body, JOURNAL_MAX_BYTES for several bodies; DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS; the TLS files match.
  * Throws {@link StartError} with one sentence for every problem; secrets are never part of it.
  */
 export function readConfig(env: NodeJS.ProcessEnv): Config {

@@ -64,7 +64,9 @@ export function parseDatabaseUrl(url: string): DatabaseTarget {
     return { url: rewritten, host, port, user: user ?? '', database: database ?? '' };
   } catch {
     // The error of the URL parser holds the URL; it is not kept as a cause.
-    throw new StartError(['DATABASE_URL is not a valid URL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, percent-encoded.']);
+    throw new StartError([
+      'DATABASE_URL is not a valid URL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, percent-encoded.',
+    ]);
   }
 }
 

@@ -82,7 +82,8 @@ export async function prepareCountersTable(connection: DatabaseConnection, timeo
   const updatedAt = columns.find((column) => column.name === 'updated_at');
   if (key === undefined || sum === undefined) refuse('it has no columns "key" and "sum"');
   if (!KEY_TYPES.has(key.type) || key.generated) refuse(`its column "key" is of type ${key.type}, not text or varchar`);
-  if (!SUM_TYPES.has(sum.type) || sum.generated) refuse(`its column "sum" is of type ${sum.type}, not an integer or numeric`);
+  if (!SUM_TYPES.has(sum.type) || sum.generated)
+    refuse(`its column "sum" is of type ${sum.type}, not an integer or numeric`);
   if (!table.keyed) refuse('its primary key is not (key)');
   if (updatedAt !== undefined && !['timestamptz', 'timestamp'].includes(updatedAt.type)) {
     refuse(`its column "updated_at" is of type ${updatedAt.type}, not timestamptz`);

@@ -34,25 +34,49 @@ export class StatementRefusedError extends Error {
 }
 
 const UNREACHABLE = new Set([
-  'ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'ETIMEDOUT', 'EHOSTUNREACH', 'EHOSTDOWN', 'ENETUNREACH', 'ENETDOWN',
-  'EADDRNOTAVAIL', 'ENOENT',
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'ETIMEDOUT',
+  'EHOSTUNREACH',
+  'EHOSTDOWN',
+  'ENETUNREACH',
+  'ENETDOWN',
+  'EADDRNOTAVAIL',
+  'ENOENT',
   // cannot_connect_now (starting up, shutting down), too_many_connections
-  '57P03', '53300',
+  '57P03',
+  '53300',
 ]);
 
 const RETRY = new Set([
-  'ECONNRESET', 'EPIPE', 'ECONNABORTED', 'ERR_STREAM_DESTROYED',
+  'ECONNRESET',
+  'EPIPE',
+  'ECONNABORTED',
+  'ERR_STREAM_DESTROYED',
   // lock_not_available, query_canceled, serialization_failure, deadlock_detected, read_only_sql_transaction (a failover)
-  '55P03', '57014', '40001', '40P01', '25006',
+  '55P03',
+  '57014',
+  '40001',
+  '40P01',
+  '25006',
   // idle_in_transaction_session_timeout, transaction_timeout
-  '25P03', '25P04',
+  '25P03',
+  '25P04',
 ]);
 
 const REFUSED = new Set([
   // insufficient_privilege, invalid_catalog_name (no such database), invalid_schema_name (nowhere to create in)
-  '42501', '3D000', '3F000',
-  'DEPTH_ZERO_SELF_SIGNED_CERT', 'SELF_SIGNED_CERT_IN_CHAIN', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE', 'CERT_HAS_EXPIRED',
-  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY', 'ERR_TLS_CERT_ALTNAME_INVALID', 'HOSTNAME_MISMATCH',
+  '42501',
+  '3D000',
+  '3F000',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'CERT_HAS_EXPIRED',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'ERR_TLS_CERT_ALTNAME_INVALID',
+  'HOSTNAME_MISMATCH',
 ]);
 
 /** Messages of pg, which gives its own errors no code. */
@@ -64,7 +88,9 @@ const MESSAGES: readonly (readonly [RegExp, DatabaseErrorKind])[] = [
 
 /** The `code` of a system or PostgreSQL error, or ''. */
 export function errorCode(error: unknown): string {
-  return typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string' ? error.code : '';
+  return typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string'
+    ? error.code
+    : '';
 }
 
 /** What an error of pg, or of the network under it, means. */

@@ -36,7 +36,9 @@ export function embeddedPackageDir(): string {
     return path.resolve(path.dirname(createRequire(import.meta.url).resolve(name)), '..');
   } catch (error) {
     throw new StartError(
-      [`No embedded PostgreSQL is installed for ${process.platform}-${process.arch} (package ${name}): set DATABASE_URL.`],
+      [
+        `No embedded PostgreSQL is installed for ${process.platform}-${process.arch} (package ${name}): set DATABASE_URL.`,
+      ],
       { cause: error },
     );
   }
@@ -58,9 +60,12 @@ export async function prepareBinaries(packageDir: string, linkDir: string): Prom
     await mkdir(linkDir, { recursive: true, mode: 0o755 });
     await makeLinks(links, (link) => path.join(linkDir, path.basename(link.target)), packageDir);
   } catch (error) {
-    throw new StartError([`The embedded PostgreSQL in ${packageDir} is not usable (${reason(error)}): set DATABASE_URL.`], {
-      cause: error,
-    });
+    throw new StartError(
+      [`The embedded PostgreSQL in ${packageDir} is not usable (${reason(error)}): set DATABASE_URL.`],
+      {
+        cause: error,
+      },
+    );
   }
   const variable = process.platform === 'darwin' ? 'DYLD_LIBRARY_PATH' : 'LD_LIBRARY_PATH';
   return { ...binaries, environment: { [variable]: `${linkDir}:${path.join(packageDir, 'native', 'lib')}` } };

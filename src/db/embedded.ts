@@ -83,7 +83,10 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const log = new PostgresLog(path.join(dataDir, 'postgres.log'));
   const server = new EmbeddedServer(cluster, binaries, account, log, options);
   await server.start();
-  logger.info({ version: server.version, pid: server.pid, account: account.description }, 'embedded PostgreSQL is running');
+  logger.info(
+    { version: server.version, pid: server.pid, account: account.description },
+    'embedded PostgreSQL is running',
+  );
   return server;
 }
 
@@ -152,7 +155,9 @@ class EmbeddedServer implements EmbeddedPostgres {
         const portTaken = said.includes('could not bind') && ++portAttempts < PORT_ATTEMPTS;
         if (!portTaken && !(stillInUse(said) && performance.now() < deadline)) {
           this.#log.close();
-          throw new StartError([`The embedded PostgreSQL does not start: ${describeFailure(error, said)}`], { cause: error });
+          throw new StartError([`The embedded PostgreSQL does not start: ${describeFailure(error, said)}`], {
+            cause: error,
+          });
         }
         await delay(backoffMs);
         backoffMs = Math.min(backoffMs * 2, BACKOFF_MAX_MS);
@@ -222,16 +227,27 @@ class EmbeddedServer implements EmbeddedPostgres {
    * Starts again until it works or `stop` is called; never rejects. Where the old server was killed, its children may
    * hold the shared memory for a moment, and PostgreSQL refuses for as long.
    */
+  #isStopping(): boolean {
+    return this.#stop.signal.aborted;
+  }
+
   async #restart(): Promise<void> {
-    for (let backoffMs = BACKOFF_MIN_MS; !this.#stop.signal.aborted; backoffMs = Math.min(backoffMs * 2, BACKOFF_MAX_MS)) {
+    for (
+      let backoffMs = BACKOFF_MIN_MS;
+      !this.#stop.signal.aborted;
+      backoffMs = Math.min(backoffMs * 2, BACKOFF_MAX_MS)
+    ) {
       try {
         await delay(backoffMs, undefined, { signal: this.#stop.signal });
         await this.#launch();
         this.#logger.warn({ pid: this.#pid }, 'embedded PostgreSQL is running again');
         return;
       } catch (error) {
-        if (this.#stop.signal.aborted) return;
-        this.#logger.error({ reason: describeFailure(error, this.#log.lastLines.join('\n')) }, 'embedded PostgreSQL does not start');
+        if (this.#isStopping()) return;
+        this.#logger.error(
+          { reason: describeFailure(error, this.#log.lastLines.join('\n')) },
+          'embedded PostgreSQL does not start',
+        );
       }
     }
   }

@@ -9,13 +9,7 @@ import type { DatabaseConnection } from './connection.js';
 import { prepareCountersTable } from './counters-table.js';
 import { classifyDatabaseError, errorCode } from './database-errors.js';
 import { initialMigration } from './migrations/0001-initial.js';
-
-/** One step of the schema; a version that has been released never changes. */
-export interface Migration {
-  readonly version: number;
-  readonly name: string;
-  readonly sql: string;
-}
+import type { Migration } from './migrations/migration.js';
 
 /** What `migrate` did and found. */
 export interface MigrationResult {
@@ -69,9 +63,12 @@ export async function migrate(connection: DatabaseConnection): Promise<Migration
       // Somebody reads or writes the table at this moment; they must not wait for us for long.
       if (kind === 'retry' && attempt < ATTEMPTS && errorCode(error) !== '25006') continue;
       if (kind === 'unreachable') throw error;
-      throw new StartError([`The database cannot be migrated: ${error instanceof Error ? error.message : String(error)}.`], {
-        cause: error,
-      });
+      throw new StartError(
+        [`The database cannot be migrated: ${error instanceof Error ? error.message : String(error)}.`],
+        {
+          cause: error,
+        },
+      );
     }
   }
 }

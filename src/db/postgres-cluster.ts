@@ -48,7 +48,8 @@ export async function openCluster(
     ]);
   }
   const password = await readPassword(dataDir);
-  if (password === undefined) throw new StartError([`${passwordFile(dataDir)} is missing; ${dir} cannot be opened without it.`]);
+  if (password === undefined)
+    throw new StartError([`${passwordFile(dataDir)} is missing; ${dir} cannot be opened without it.`]);
   await giveTo(account, dir);
   return { dir, password };
 }
@@ -89,7 +90,9 @@ async function initialize(
     });
   } catch (error) {
     await rm(staging, { recursive: true, force: true });
-    throw new StartError([`The embedded PostgreSQL could not be set up in ${dir}: ${lastLine(error)}`], { cause: error });
+    throw new StartError([`The embedded PostgreSQL could not be set up in ${dir}: ${lastLine(error)}`], {
+      cause: error,
+    });
   }
   // initdb has synced its files.
   await rename(path.join(staging, 'cluster'), dir);
@@ -143,6 +146,8 @@ async function readIfThere(file: string): Promise<string | undefined> {
 
 function lastLine(error: unknown): string {
   const stderr = typeof error === 'object' && error !== null && 'stderr' in error ? String(error.stderr) : '';
-  const lines = stderr.split('\n').filter((line) => line.includes('error') || line.includes('FATAL') || line.includes('could not'));
+  const lines = stderr
+    .split('\n')
+    .filter((line) => line.includes('error') || line.includes('FATAL') || line.includes('could not'));
   return lines.join(' ') || (error instanceof Error ? error.message : String(error));
 }

@@ -10,6 +10,8 @@
  *
  * In NDJSON no value spans lines, so a newline ends the object and is no white space within it; that is all the
  * difference, and `lineFeed` holds it.
+ *
+ * Longer than most: the scanner is one automaton, and its states call each other.
  */
 import { AMOUNT_MAX, finishKeyHash, hashKey, hashKeyByte, KEY_BYTES_LIMIT, KEY_HASH_START } from '../increment.js';
 import type { PairColumns } from '../increment.js';

@@ -14,6 +14,8 @@
  *
  * A range stays frozen until its fate is known, so nothing is merged into it and nothing is sent twice under another
  * range. One flush is in flight at a time. Waits are 90 to 100 % of the interval, so that nodes do not beat in step.
+ *
+ * Longer than most: every state of a flush, its entry and its exit, stands in one place.
  */
 import type { Clock, Timer } from '../clock.js';
 import { CounterError } from '../errors.js';
@@ -107,13 +109,7 @@ export class Flusher {
   #touchedAt: number;
   #done: Promise<void> | undefined;
 
-  constructor(
-    ledger: StreamLedger,
-    target: FlushTarget,
-    clock: Clock,
-    options: FlusherOptions,
-    events: FlusherEvents,
-  ) {
+  constructor(ledger: StreamLedger, target: FlushTarget, clock: Clock, options: FlusherOptions, events: FlusherEvents) {
     this.#ledger = ledger;
     this.#target = target;
     this.#clock = clock;

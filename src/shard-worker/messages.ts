@@ -58,6 +58,12 @@ export function recordBytesOfBody(bodyBytes: number): number {
   return RECORD_HEADER_BYTES + Math.ceil((bodyBytes / 6) * (PAIR_HEADER_BYTES + 1));
 }
 
+/**
+ * What a pending key costs in a shard's memory besides its bytes, as MAX_PENDING_BYTES counts it: the summing map's
+ * columns and slots with their slack. A front end reserves it for every pair that it sends.
+ */
+export const PENDING_KEY_OVERHEAD_BYTES = 104;
+
 const TWO_TO_32 = 0x1_0000_0000;
 
 /** Writes a safe non-negative integer as 64 bits, little-endian; several times faster than through a BigInt. */
@@ -164,9 +170,6 @@ export const GAUGE = {
 
 /** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
 export const GAUGE_ROW = 16;
-
-/** What a pending key costs besides its bytes, as MAX_PENDING_BYTES counts it: columns and slots with their slack. */
-export const PENDING_KEY_OVERHEAD_BYTES = 104;
 
 /** The gauges of `shards` shards, all zero. */
 export function makeGauges(shards: number): SharedArrayBuffer {

@@ -174,7 +174,7 @@ export class ShardClient {
       this.#reservedPairs -= batch.pairs;
       this.#reservedBytes -= batch.bytes;
       const replies = batch.replies;
-      for (let index = 0; index < replies.length; index += 1) (replies[index] as PendingReply).settle(refusal);
+      for (const reply of replies) reply.settle(refusal);
     }
     if (this.#inFlightHead === this.#inFlight.length) {
       this.#inFlight.length = 0;

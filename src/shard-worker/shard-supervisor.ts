@@ -9,6 +9,8 @@
  *
  * A shard is one life-long Piscina task. When it dies, requests in flight with it get `outcome-unknown`, the other shards
  * go on, and the next thread recovers from the journal.
+ *
+ * Longer than most: a shard's life and the calls that wait for it end together.
  */
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';

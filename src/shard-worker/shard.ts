@@ -8,6 +8,8 @@
  *
  * Why a new stream while the database is away: only the checkpoint row says which LSNs of an earlier stream are free, so
  * records written without having read it could get LSNs that count as flushed.
+ *
+ * Longer than most: start, recovery and stop share the streams that a shard owns.
  */
 import { CounterError, JournalError } from '../errors.js';
 import type { Clock } from '../clock.js';
@@ -16,13 +18,7 @@ import type { LogFields } from '../logger.js';
 import { Flusher, type CheckpointRow, type FlushTarget } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
 import type { Journal, JournalStreams, RecordBytes, RecoverableJournal } from './journal/journal.js';
-import {
-  GAUGE,
-  RECORD_HEADER_BYTES,
-  type ControlMessage,
-  type PendingRange,
-  type SeenCheckpoint,
-} from './messages.js';
+import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
 import { StreamLedger } from './stream-ledger.js';
 
 const RECOVERY_BACKOFF_MS = 500;
@@ -271,9 +267,8 @@ export class Shard implements GroupTarget {
       random,
     };
     const flusher: Flusher = new Flusher(ledger, database, clock, options, {
-      committed: (range, keys, rejected) => {
+      committed: (range, keys) => {
         this.#add(GAUGE.flushed, range.sums.increments);
-        void rejected;
         this.#add(GAUGE.flushes, 1);
         this.#add(GAUGE.flushedKeys, keys);
         journal.prune(range.toLsn);
@@ -324,7 +319,9 @@ export class Shard implements GroupTarget {
         '`npm run journal -- rebind` gives them a stream of their own.';
       this.#parts.tell({ kind: 'foreign-owner', detail });
     }
-    this.failed(new JournalError('journal-fenced', `The checkpoint of stream ${ledger.stream} is not where it was left.`));
+    this.failed(
+      new JournalError('journal-fenced', `The checkpoint of stream ${ledger.stream} is not where it was left.`),
+    );
   }
 
   #add(cell: number, amount: number): void {

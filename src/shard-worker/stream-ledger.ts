@@ -155,7 +155,7 @@ export class StreamLedger {
       if (live === undefined || held === undefined) return live ?? held;
       return addSums(live, held);
     }
-    if (frozen !== undefined && seen.lsn === frozen.toLsn) return live;
+    if (seen.lsn === frozen?.toLsn) return live;
     return 'again';
   }
 }

@@ -46,7 +46,10 @@ export class SummingMap {
   /** Bytes of memory held, slack included. */
   get allocatedBytes(): number {
     return (
-      this.#slots.byteLength + this.#arena.byteLength + this.#hash.length * (4 + 4 + 2 + 8 + 8) + this.#bigSums.size * 64
+      this.#slots.byteLength +
+      this.#arena.byteLength +
+      this.#hash.length * (4 + 4 + 2 + 8 + 8) +
+      this.#bigSums.size * 64
     );
   }
 

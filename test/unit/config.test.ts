@@ -8,7 +8,12 @@ import { configHelp, readConfig, type Config } from '#product/config.js';
 import { StartError } from '#product/errors.js';
 import { KEY_BYTES_LIMIT } from '#product/increment.js';
 import { settings } from '#product/settings.js';
-import { RECORD_BYTES_MAX, recordBytesOfBody } from '#product/shard-worker/messages.js';
+import {
+  PAIR_HEADER_BYTES,
+  PENDING_KEY_OVERHEAD_BYTES,
+  RECORD_BYTES_MAX,
+  recordBytesOfBody,
+} from '#product/shard-worker/messages.js';
 
 const directory = mkdtempSync(join(tmpdir(), 'summing-counters-config-'));
 after(() => rmSync(directory, { recursive: true }));
@@ -87,8 +92,8 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['FLUSH_INTERVAL_MS', 'flushIntervalMs', 1, 3_600_000],
   ['FLUSH_MAX_KEYS', 'flushKeysMax', 1, 100_000_000],
   ['MAX_PENDING_KEYS', 'pendingKeysMax', 1, 100_000_000, { SHARDS: '1' }],
-  ['MAX_PENDING_BYTES', 'pendingBytesMax', 1024, 1024 ** 4, { SHARDS: '1', MAX_BODY_BYTES: '256' }],
-  ['MAX_BODY_BYTES', 'bodyBytesMax', 16, 16 * 1024 ** 2, { SHARDS: '1' }],
+  ['MAX_PENDING_BYTES', 'pendingBytesMax', 1024, 1024 ** 4, { MAX_BODY_BYTES: '51' }],
+  ['MAX_BODY_BYTES', 'bodyBytesMax', 16, 16 * 1024 ** 2, { MAX_PENDING_BYTES: '1GiB' }],
   ['MAX_KEY_BYTES', 'keyBytesMax', 1, KEY_BYTES_LIMIT],
   ['ACK_TIMEOUT_MS', 'ackTimeoutMs', 10, 600_000],
   ['IDEMPOTENCY_WINDOW_HOURS', 'idempotencyWindowHours', 1, 8760],
@@ -130,16 +135,24 @@ test('sizes are bytes, or carry KiB, MiB, GiB or TiB, with or without a space', 
 });
 
 test('the pairs of the largest body that can be configured fit one record', () => {
-  const { bodyBytesMax } = readConfig({ MAX_BODY_BYTES: '16MiB', SHARDS: '1' });
+  const { bodyBytesMax } = readConfig({ MAX_BODY_BYTES: '16MiB', MAX_PENDING_BYTES: '1GiB' });
   assert.ok(recordBytesOfBody(bodyBytesMax) <= RECORD_BYTES_MAX);
 });
 
+test('the pairs of any body fit the smallest memory that can be configured with it', () => {
+  for (const bodyBytes of [51, 1024, 1024 ** 2, 16 * 1024 ** 2]) {
+    // {"k":1,"k":1}
+    const pairs = Math.floor((bodyBytes - 1) / '"k":1,'.length);
+    const pairBytes = PAIR_HEADER_BYTES + 1 + PENDING_KEY_OVERHEAD_BYTES;
+    assert.ok(pairs * pairBytes <= Math.max(1024, 20 * bodyBytes), String(bodyBytes));
+  }
+});
+
 test('limits that do not fit each other are refused at the first value that does not', () => {
-  const pending = { SHARDS: '2', MAX_BODY_BYTES: '1MiB' };
-  assert.equal(onlyProblemOf({ ...pending, MAX_PENDING_BYTES: '8MiB' }), '(no problem)');
+  assert.equal(onlyProblemOf({ MAX_PENDING_BYTES: '20MiB' }), '(no problem)');
   assert.equal(
-    onlyProblemOf({ ...pending, MAX_PENDING_BYTES: '8388607' }),
-    'MAX_PENDING_BYTES is 8388607 bytes, but must be at least 4 × MAX_BODY_BYTES × SHARDS, 8 MiB.',
+    onlyProblemOf({ MAX_PENDING_BYTES: '20971519' }),
+    'MAX_PENDING_BYTES is 20971519 bytes, but must be at least 20 × MAX_BODY_BYTES, 20 MiB.',
   );
   assert.equal(onlyProblemOf({ JOURNAL_MAX_BYTES: '8MiB' }), '(no problem)');
   assert.equal(

@@ -15,7 +15,8 @@ const layers: readonly (readonly string[])[] = [
   ['setting-text', 'settings', 'config', 'logger', 'data-directory'],
   ['shard-worker/messages'],
   ['shard-worker/summing-map', 'shard-worker/journal/', 'db/'],
-  ['http/uws', 'http/increment-body', 'http/body', 'http/reply', 'http/auth', 'http/problem'],
+  ['http/utf8-sequence', 'http/json-escape', 'http/json-number', 'http/pair-rows', 'http/body-refusal'],
+  ['http/increment-body', 'http/percent-encoding', 'http/uws', 'http/reply', 'http/auth', 'http/problem'],
   ['shard-worker/shard', 'shard-worker/group-commit', 'shard-worker/flusher', 'shard-worker/stream-ledger'],
   ['shard-worker/shard-router', 'shard-worker/shard-client'],
   ['http/'],
@@ -46,8 +47,11 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   'fs-native-extensions': ['data-directory'],
 };
 
-/** The files that read or write the environment: the configuration, and the library that takes a bound from there. */
-const environmentFiles = ['main', 'http/uws'];
+/**
+ * The files that touch the environment: main hands it to the configuration, one library takes a bound from there, and
+ * the embedded database's processes inherit it.
+ */
+const environmentFiles = ['main', 'http/uws', 'db/embedded', 'db/postgres-cluster'];
 
 const sourceRoot = join(import.meta.dirname, '../../../src');
 const linesMax = 300;
@@ -172,7 +176,7 @@ test(`a file has at most ${linesMax} lines, or says at its head why it has more`
   );
 });
 
-test('only the configuration and what it cannot reach touch the environment', () => {
+test('only the files that must touch the environment do', () => {
   const touching = files.filter(({ code }) => /\bprocess\s*(\.|\?\.|\[\s*['"])env\b/.test(code));
   assertNone(touching.filter(({ path }) => !within(path, environmentFiles)).map(({ path }) => `src/${path}.ts`));
 });

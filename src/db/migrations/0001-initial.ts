@@ -2,7 +2,7 @@
  * The first schema. `counters` itself is made, or adopted from the application that this server replaces, by
  * `counters-table.ts`, because what is to be done depends on what is there.
  */
-import type { Migration } from '../migrate.js';
+import type { Migration } from './migration.js';
 
 /** Version 1. */
 export const initialMigration: Migration = {

@@ -5,7 +5,10 @@ import { migrate } from '#product/db/migrate.js';
 import { StartError } from '#product/errors.js';
 import { connectTo, createTestDatabase } from '../../support/database.js';
 
-async function withDatabase(body: (connection: DatabaseConnection, url: string) => Promise<void>, options = ''): Promise<void> {
+async function withDatabase(
+  body: (connection: DatabaseConnection, url: string) => Promise<void>,
+  options = '',
+): Promise<void> {
   const database = await createTestDatabase(options);
   try {
     const connection = await connectTo(database.url);
@@ -97,12 +100,16 @@ test('the table of the original application is adopted with its rows, and its up
     } finally {
       await original.close();
     }
-    const rows = await connection.query<{ key: string; sum: string }>({ text: 'select key, sum::text from counters order by key' });
+    const rows = await connection.query<{ key: string; sum: string }>({
+      text: 'select key, sum::text from counters order by key',
+    });
     assert.deepEqual(
       rows.map((row) => `${row.key}=${row.sum}`),
       ['B=3', 'a=111', 'c=-3', 'new=7', 'ä=2147483648'],
     );
-    const [foreign] = await connection.query<{ there: boolean }>({ text: `select to_regclass('schema_migrations') is not null as there` });
+    const [foreign] = await connection.query<{ there: boolean }>({
+      text: `select to_regclass('schema_migrations') is not null as there`,
+    });
     assert.equal(foreign?.there, true);
   });
 });
