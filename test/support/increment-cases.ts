@@ -1,0 +1,42 @@
+/**
+ * Single bodies, and what the scanner is to make of them.
+ */
+import assert from 'node:assert/strict';
+import { CounterError } from '#product/errors.js';
+import { IncrementBodyScanner } from '#product/http/increment-body.js';
+import type { Pair } from './increment-oracle.js';
+import { scannedPairs } from './scanned-pairs.js';
+
+/** A body as text or as bytes. */
+export type Body = string | Uint8Array;
+
+/** Most bytes of a key where a case does not say otherwise. */
+export const KEY_BYTES_MAX = 512;
+
+/** The pairs of the body, or its refusal, by a scanner of its own. */
+export function scan(body: Body, ndjson = false, keyBytesMax = KEY_BYTES_MAX): Pair[] | CounterError {
+  return scannedPairs(new IncrementBodyScanner({ keyBytesMax }), Buffer.from(body), ndjson);
+}
+
+/** Asserts that the body is accepted with these pairs. */
+export function assertPairs(body: Body, pairs: readonly Pair[], ndjson = false): void {
+  const scanned = scan(body, ndjson);
+  if (scanned instanceof CounterError) assert.fail(`${show(body)} was refused: ${scanned.detail}`);
+  assert.deepEqual(scanned, pairs, show(body));
+}
+
+/** Asserts that the body is refused, and returns the detail. */
+export function refusalOf(body: Body, ndjson = false, keyBytesMax = KEY_BYTES_MAX): string {
+  const scanned = scan(body, ndjson, keyBytesMax);
+  if (!(scanned instanceof CounterError)) assert.fail(`${show(body)} was accepted as ${JSON.stringify(scanned)}`);
+  return scanned.detail;
+}
+
+function show(body: Body): string {
+  return JSON.stringify(Buffer.from(body).toString('latin1').slice(0, 100));
+}
+
+/** A body with one member whose name is these bytes. */
+export function named(...name: number[]): Uint8Array {
+  return Buffer.concat([Buffer.from('{"'), Uint8Array.from(name), Buffer.from('":1}')]);
+}

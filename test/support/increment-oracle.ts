@@ -1,0 +1,67 @@
+/**
+ * What a body means by the parts of others: TextDecoder for UTF-8, JSON.parse for the grammar and the doubles, typia for
+ * the shape; on top only the rules for keys that no library knows. Slow and obvious, to judge the scanner by.
+ */
+import typia, { type tags } from 'typia';
+
+/** One increment: its key as text, its amount. */
+export type Pair = readonly [key: string, amount: number];
+
+type Amount = number & tags.Minimum<-9007199254740991> & tags.Maximum<9007199254740991>;
+
+const isRecordOfAmounts = typia.createIs<Record<string, Amount>>();
+const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/** The body's pairs in order, repeated names included, or undefined where the body is to be refused. */
+export function oraclePairs(body: Uint8Array, ndjson: boolean, keyBytesMax: number): Pair[] | undefined {
+  let text: string;
+  try {
+    text = decoder.decode(body);
+  } catch {
+    return undefined;
+  }
+  const documents = ndjson ? text.split('\n').filter((line) => !/^[ \t\r]*$/.test(line)) : [text];
+  const pairs: Pair[] = [];
+  for (const document of documents) {
+    const ofDocument = documentPairs(document, keyBytesMax);
+    if (ofDocument === undefined) return undefined;
+    for (const pair of ofDocument) pairs.push(pair);
+  }
+  return pairs.length === 0 ? undefined : pairs;
+}
+
+function documentPairs(document: string, keyBytesMax: number): Pair[] | undefined {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(document);
+  } catch {
+    return undefined;
+  }
+  // Only an object is worth a second look; an array has no names to count.
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return undefined;
+  const numbered: unknown = JSON.parse(numberNames(document));
+  if (!isRecordOfAmounts(numbered)) return undefined;
+  const pairs: Pair[] = [];
+  for (const [name, amount] of Object.entries(numbered)) {
+    const key = name.slice(name.indexOf(':') + 1);
+    if (!Number.isInteger(amount) || !isKey(key, keyBytesMax)) return undefined;
+    pairs.push([key, Object.is(amount, -0) ? 0 : amount]);
+  }
+  return pairs.length === 0 ? undefined : pairs;
+}
+
+/**
+ * Puts a number of its own before each member name of a valid document, `"a"` → `"0:a"`: JSON.parse then keeps repeated
+ * names, and the order of names that look like integers.
+ */
+function numberNames(document: string): string {
+  let names = 0;
+  return document.replace(/"(?:[^"\\]|\\.)*"(?:[ \t\r\n]*:)?/g, (text) =>
+    text.endsWith(':') ? `"${names++}:${text.slice(1)}` : text,
+  );
+}
+
+function isKey(key: string, keyBytesMax: number): boolean {
+  if (key === '' || key.includes('\0') || /\p{Surrogate}/u.test(key)) return false;
+  return Buffer.byteLength(key) <= keyBytesMax;
+}

@@ -1,0 +1,45 @@
+/**
+ * The scanner's columns as a list of pairs, and what must hold for every scan.
+ */
+import assert from 'node:assert/strict';
+import { CounterError } from '#product/errors.js';
+import { hashKey, type PairColumns } from '#product/increment.js';
+import type { IncrementBodyScanner } from '#product/http/increment-body.js';
+import type { Pair } from './increment-oracle.js';
+
+/** A refusal repeats at most 64 units of the body; the rest is our own words. */
+const DETAIL_UNITS_MAX = 64 + 160;
+
+/** The pairs that the scanner finds, or its refusal. Throws where a hash, an amount or a refusal is not as it must be. */
+export function scannedPairs(scanner: IncrementBodyScanner, body: Uint8Array, ndjson: boolean): Pair[] | CounterError {
+  let columns: PairColumns;
+  try {
+    columns = scanner.scan(body, ndjson);
+  } catch (error) {
+    if (!(error instanceof CounterError)) throw error;
+    assert.equal(error.code, 'invalid-request');
+    assert.ok(error.detail.length > 0 && error.detail.length <= DETAIL_UNITS_MAX, `detail too long: ${error.detail}`);
+    assert.ok(!/\p{Surrogate}/u.test(error.detail), 'the detail is not well-formed Unicode');
+    return error;
+  }
+  return rowsOf(columns);
+}
+
+function rowsOf(columns: PairColumns): Pair[] {
+  const pairs: Pair[] = [];
+  for (let row = 0; row < columns.count; row += 1) {
+    const keyStart = columns.keyStart[row];
+    const keyBytes = columns.keyBytes[row];
+    const amount = columns.amount[row];
+    assert.ok(keyStart !== undefined && keyBytes !== undefined && amount !== undefined);
+    const inDecoded = keyStart < 0;
+    const source = inDecoded ? columns.decoded : columns.body;
+    const start = inDecoded ? ~keyStart : keyStart;
+    const key = Buffer.from(source.buffer, source.byteOffset + start, keyBytes);
+    if (columns.hash[row] !== hashKey(key, 0, keyBytes))
+      assert.fail(`wrong hash of key ${JSON.stringify(key.toString())}`);
+    if (Object.is(amount, -0)) assert.fail('an amount of -0 was not made 0');
+    pairs.push([key.toString('utf8'), amount]);
+  }
+  return pairs;
+}
