@@ -27,6 +27,9 @@ select set_config('synchronous_commit', case current_setting('synchronous_commit
        current_setting('server_encoding') as encoding,
        pg_is_in_recovery() as in_recovery`;
 
+/** The id that the first migration gave the database. */
+export const DATABASE_ID = 'select database_id::text from summing_counters_migrations order by version limit 1';
+
 /** $1 stream, $2 node, $3 shard, $4 journal. Made before the stream's first flush and never by a flush. */
 export const ENSURE_CHECKPOINT = `
 insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal)

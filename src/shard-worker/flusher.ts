@@ -59,8 +59,8 @@ export interface FlushTarget {
 
 /** What the flusher tells its shard. */
 export interface FlusherEvents {
-  /** A range was committed: the journal may be pruned up to `lsn`. */
-  committed(range: FrozenRange, keys: number, rejectedIncrements: number): void;
+  /** A range was committed: the journal may be pruned up to its end. `rejected` of its `increments` were set aside. */
+  committed(range: FrozenRange, keys: number, increments: number, rejected: number): void;
   /** Another owner has the stream, or its row is gone: this ledger must not flush again. */
   fenced(row: CheckpointRow | undefined): void;
   /** The database went away or came back. */
@@ -188,6 +188,7 @@ export class Flusher {
     let poisoned = false;
     let refusals = 0;
     let rejected = 0;
+    let increments = 0;
     for (;;) {
       let attempt: FlushAttempt;
       if (poisoned) {
@@ -201,10 +202,12 @@ export class Flusher {
       switch (attempt.kind) {
         case 'committed':
           this.#setAvailable(true);
+          // Before the range is settled, which clears its map for another round.
+          increments = range.sums.increments;
           this.#ledger.settle();
           this.#touchedAt = this.#clock.monotonic();
           for (const waiter of this.#waiters) waiter.keys += attempt.keys;
-          this.#events.committed(range, attempt.keys, rejected);
+          this.#events.committed(range, attempt.keys, increments, rejected);
           return true;
         case 'fenced':
           this.#events.fenced(attempt.row ?? (await this.#ownerOf(this.#ledger.stream)));

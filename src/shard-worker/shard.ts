@@ -267,8 +267,9 @@ export class Shard implements GroupTarget {
       random,
     };
     const flusher: Flusher = new Flusher(ledger, database, clock, options, {
-      committed: (range, keys) => {
-        this.#add(GAUGE.flushed, range.sums.increments);
+      committed: (range, keys, increments, rejected) => {
+        this.#add(GAUGE.flushed, increments - rejected);
+        this.#add(GAUGE.rejected, rejected);
         this.#add(GAUGE.flushes, 1);
         this.#add(GAUGE.flushedKeys, keys);
         journal.prune(range.toLsn);
