@@ -29,10 +29,14 @@ interface Server {
 
 let server: Promise<Server> | undefined;
 
-// Registered while the module is loaded: within a test it would run at that test's end.
+let stopped = false;
+
+// Registered while the module is loaded: within a test it would run at that test's end. Hooks run in the order of their
+// registration, so this one comes before a test file's own, except for those inside a `describe`.
 after(async () => {
   const embedded = (await server)?.embedded;
   if (embedded === undefined) return;
+  stopped = true;
   await embedded.postgres.stop();
   await rm(embedded.dataDir, { recursive: true, force: true });
 });
@@ -58,7 +62,13 @@ export async function createTestDatabase(options = ''): Promise<TestDatabase> {
   await asAdministrator(serverUrl, `create database ${name} ${options}`);
   const url = new URL(serverUrl);
   url.pathname = `/${name}`;
-  return { url: url.href, drop: () => asAdministrator(serverUrl, `drop database if exists ${name} with (force)`) };
+  return {
+    url: url.href,
+    async drop() {
+      // It went with its server.
+      if (!stopped) await asAdministrator(serverUrl, `drop database if exists ${name} with (force)`);
+    },
+  };
 }
 
 /** A connection as the product makes it. */

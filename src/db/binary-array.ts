@@ -1,0 +1,165 @@
+/**
+ * Keys and sums as two PostgreSQL arrays in binary format, text[] and numeric[], ready to be sent as parameters: no
+ * string and no object is made for an element. Any thread. The layouts are those of array_recv, textrecv and
+ * numeric_recv in PostgreSQL's source, all big-endian:
+ *
+ * ```text
+ * array    i32 dimensions (1) | i32 has nulls (0) | u32 element type | i32 elements | i32 lower bound (1) | element...
+ * element  i32 bytes | value
+ * numeric  i16 digits | i16 weight of the first | u16 sign (0, or 0x4000) | i16 scale (0) | digits base 10000, u16 each
+ * ```
+ */
+import type { Sum } from '../increment.js';
+
+const HEADER_BYTES = 20;
+const COUNT_OFFSET = 12;
+const TEXT_OID = 25;
+const NUMERIC_OID = 1700;
+const NUMERIC_HEADER_BYTES = 8;
+const NEGATIVE = 0x4000;
+const BASE = 10_000;
+const DIGITS_OF_GROUP = 4;
+/** Groups of a safe integer: 2^53 has 16 decimal digits. */
+const SAFE_GROUPS_MAX = 4;
+/** PostgreSQL's limit is 131072 decimal digits before the point. */
+const DECIMALS_MAX = 131_072;
+/** Up to here a loop is faster than making a view for TypedArray.set. */
+const COPY_LOOP_BYTES_MAX = 64;
+const INITIAL_BYTES = 64 * 1024;
+/** PostgreSQL allocates no more for one value. */
+const BYTES_MAX = 0x3fff_ffff;
+
+/** One array that grows; its memory is used again after `reset`. */
+class ArrayBuilder {
+  bytes = new Uint8Array(INITIAL_BYTES);
+  view = new DataView(this.bytes.buffer);
+  end = HEADER_BYTES;
+  readonly #elementType: number;
+
+  constructor(elementType: number) {
+    this.#elementType = elementType;
+  }
+
+  /** Makes room for `more` bytes at `end`. */
+  reserve(more: number): void {
+    const needed = this.end + more;
+    if (needed <= this.bytes.length) return;
+    if (needed > BYTES_MAX) throw new RangeError(`an array of ${needed} bytes is more than PostgreSQL takes`);
+    const grown = new Uint8Array(Math.min(Math.max(needed, this.bytes.length * 2), BYTES_MAX));
+    grown.set(this.bytes.subarray(0, this.end));
+    this.bytes = grown;
+    this.view = new DataView(grown.buffer);
+  }
+
+  finish(count: number): Buffer {
+    this.view.setInt32(0, 1);
+    this.view.setInt32(4, 0);
+    this.view.setUint32(8, this.#elementType);
+    this.view.setInt32(COUNT_OFFSET, count);
+    this.view.setInt32(16, 1);
+    return Buffer.from(this.bytes.buffer, 0, this.end);
+  }
+}
+
+/** Builds the two parameters of one flush. Used again and again by one owner. */
+export class PairArrayEncoder {
+  readonly #keys = new ArrayBuilder(TEXT_OID);
+  readonly #amounts = new ArrayBuilder(NUMERIC_OID);
+  #count = 0;
+
+  /** Pairs since the last reset. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Forgets the pairs; buffers handed out before are overwritten from now on. */
+  reset(): void {
+    this.#keys.end = HEADER_BYTES;
+    this.#amounts.end = HEADER_BYTES;
+    this.#count = 0;
+  }
+
+  /**
+   * Appends one pair; the key is `length` bytes of `source` from `offset`, which must be in range. Throws RangeError
+   * beyond 1 GiB, or beyond 131072 decimal digits.
+   */
+  append(source: Uint8Array, offset: number, length: number, sum: Sum): void {
+    if (typeof sum === 'number') appendInteger(this.#amounts, sum);
+    else appendBigint(this.#amounts, sum);
+    appendBytes(this.#keys, source, offset, length);
+    this.#count += 1;
+  }
+
+  /** The keys as text[]: a view, valid until the next `append` or `reset`. */
+  keys(): Buffer {
+    return this.#keys.finish(this.#count);
+  }
+
+  /** The sums as numeric[]: a view, valid until the next `append` or `reset`. */
+  amounts(): Buffer {
+    return this.#amounts.finish(this.#count);
+  }
+}
+
+/** Keys as one text[] parameter. */
+export function encodeKeys(keys: readonly Uint8Array[]): Buffer {
+  const builder = new ArrayBuilder(TEXT_OID);
+  for (const key of keys) appendBytes(builder, key, 0, key.length);
+  return builder.finish(keys.length);
+}
+
+function appendBytes(builder: ArrayBuilder, source: Uint8Array, offset: number, length: number): void {
+  builder.reserve(4 + length);
+  const { bytes, view } = builder;
+  let at = builder.end;
+  view.setInt32(at, length);
+  at += 4;
+  builder.end = at + length;
+  if (length > COPY_LOOP_BYTES_MAX) {
+    bytes.set(source.subarray(offset, offset + length), at);
+    return;
+  }
+  // In range by the caller's contract.
+  for (let from = offset; from < offset + length; from += 1) bytes[at++] = source[from] as number;
+}
+
+/** `value` is a safe integer. */
+function appendInteger(builder: ArrayBuilder, value: number): void {
+  builder.reserve(4 + NUMERIC_HEADER_BYTES + 2 * SAFE_GROUPS_MAX);
+  let rest = Math.abs(value);
+  const groups = rest === 0 ? 0 : rest < 1e4 ? 1 : rest < 1e8 ? 2 : rest < 1e12 ? 3 : 4;
+  const first = appendNumericHeader(builder, groups, value < 0);
+  const { view } = builder;
+  for (let group = groups - 1; group >= 0; group -= 1) {
+    // Exact: floor of a quotient of safe integers, whose remainder is checked by subtraction.
+    const quotient = Math.floor(rest / BASE);
+    view.setUint16(first + 2 * group, rest - quotient * BASE);
+    rest = quotient;
+  }
+}
+
+/** Sums beyond 2^53 are rare; they pay for a string. */
+function appendBigint(builder: ArrayBuilder, value: bigint): void {
+  const decimals = (value < 0n ? -value : value).toString();
+  if (decimals.length > DECIMALS_MAX) throw new RangeError(`a sum of ${decimals.length} digits is more than PostgreSQL takes`);
+  const groups = value === 0n ? 0 : Math.ceil(decimals.length / DIGITS_OF_GROUP);
+  builder.reserve(4 + NUMERIC_HEADER_BYTES + 2 * groups);
+  const first = appendNumericHeader(builder, groups, value < 0n);
+  for (let group = 0; group < groups; group += 1) {
+    const to = decimals.length - DIGITS_OF_GROUP * (groups - 1 - group);
+    builder.view.setUint16(first + 2 * group, Number(decimals.slice(Math.max(0, to - DIGITS_OF_GROUP), to)));
+  }
+}
+
+/** Returns where the digits go. */
+function appendNumericHeader(builder: ArrayBuilder, groups: number, negative: boolean): number {
+  const { view, end } = builder;
+  view.setInt32(end, NUMERIC_HEADER_BYTES + 2 * groups);
+  view.setInt16(end + 4, groups);
+  view.setInt16(end + 6, groups === 0 ? 0 : groups - 1);
+  view.setUint16(end + 8, negative ? NEGATIVE : 0);
+  view.setInt16(end + 10, 0);
+  const first = end + 4 + NUMERIC_HEADER_BYTES;
+  builder.end = first + 2 * groups;
+  return first;
+}

@@ -1,0 +1,236 @@
+/**
+ * Checkpoints and flushes of the streams of one shard, over one connection that is opened when it is needed. Shard
+ * thread; one call at a time.
+ *
+ * Three ways to fail, which the caller must tell apart: CounterError `database-unavailable`, nothing was sent;
+ * StatementRefusedError, the server answered and nothing is committed; OutcomeUnknownError, it was sent and the answer
+ * was not heard, so that only the row itself tells (see `readBack`). After the last the connection is a new one.
+ */
+import { CounterError } from '../errors.js';
+import { connect, type DatabaseConnection, type DatabaseTarget, type Statement } from './connection.js';
+import { classifyDatabaseError, errorCode, isStatementRefused, OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
+import * as sql from './statements.js';
+
+/** What a stream is besides its name; for operators and adopters. */
+export interface StreamAttributes {
+  /** The node's id, a UUID. */
+  readonly node: string;
+  readonly shard: number;
+  /** Kind of journal. */
+  readonly journal: string;
+}
+
+/** A checkpoint row. */
+export interface Checkpoint {
+  readonly epoch: number;
+  readonly lsn: number;
+  /** No more records will come; the row is a tombstone. */
+  readonly retired: boolean;
+}
+
+/** One flush: the pairs of the records above `fromLsn` up to `toLsn`. */
+export interface FlushRequest {
+  readonly stream: string;
+  readonly epoch: number;
+  readonly fromLsn: number;
+  readonly toLsn: number;
+  /** Everything that this stream accepted before is committed with this flush. */
+  readonly acceptedThrough: Date;
+  /** text[] in binary format, see PairArrayEncoder. Must not change until the call has settled. */
+  readonly keys: Buffer;
+  /** numeric[] in binary format, as many elements. */
+  readonly amounts: Buffer;
+  /** Requests with idempotency tokens in this range. */
+  readonly tokens?: FlushTokens;
+  /** Rows of this range that PostgreSQL has refused, and that are not among `keys`. Not together with `tokens`. */
+  readonly rejected?: readonly RejectedIncrement[];
+}
+
+/** Parallel columns: one element a token, and one a (token, key). */
+export interface FlushTokens {
+  readonly tokens: readonly string[];
+  readonly digests: readonly Buffer[];
+  readonly pairTokens: readonly string[];
+  readonly pairKeys: readonly string[];
+  /** Decimal integers. */
+  readonly pairAmounts: readonly string[];
+}
+
+/** A pair that PostgreSQL refused, and why. */
+export interface RejectedIncrement {
+  readonly key: Buffer;
+  /** Decimal integer. */
+  readonly amount: string;
+  readonly reason: string;
+  readonly sqlState: string;
+}
+
+/** What a flush did. */
+export interface FlushResult {
+  /** 1: the checkpoint moved and the sums are committed. 0: it was not at (epoch, fromLsn), and nothing happened. */
+  readonly fenced: number;
+  /** Tokens that were new. */
+  readonly claimed: number;
+  /** Counters written. */
+  readonly keys: number;
+}
+
+/** How the store connects. */
+export interface CheckpointStoreOptions {
+  readonly applicationName: string;
+  readonly connectTimeoutMs?: number;
+  readonly queryTimeoutMs?: number;
+}
+
+interface CheckpointRow {
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly retired: boolean;
+}
+
+/** See the file's head. */
+export class CheckpointStore {
+  readonly #target: DatabaseTarget;
+  readonly #options: CheckpointStoreOptions;
+  #connection: DatabaseConnection | undefined;
+  #closed = false;
+
+  constructor(target: DatabaseTarget, options: CheckpointStoreOptions) {
+    this.#target = target;
+    this.#options = options;
+  }
+
+  /** Makes the checkpoint row at (0, 0) where it is not there. */
+  async ensureStream(stream: string, { node, shard, journal }: StreamAttributes): Promise<void> {
+    await this.#run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
+  }
+
+  /** Takes the stream over: whoever held it is fenced. Undefined where it has no row. */
+  async raiseEpoch(stream: string): Promise<Checkpoint | undefined> {
+    return checkpoint(await this.#run<CheckpointRow>({ text: sql.RAISE_EPOCH, values: [stream] }));
+  }
+
+  /** The row as it is once every flush that was under way has ended. Undefined where there is none. */
+  async readBack(stream: string): Promise<Checkpoint | undefined> {
+    return checkpoint(await this.#run<CheckpointRow>({ text: sql.READ_BACK, values: [stream] }));
+  }
+
+  /** Adds the sums and moves the checkpoint, both or neither. */
+  async flush(request: FlushRequest): Promise<FlushResult> {
+    const [row] = await this.#run<{ fenced: number; claimed: number; keys: number }>(flushStatement(request));
+    if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
+    return { fenced: row.fenced, claimed: row.claimed, keys: row.keys };
+  }
+
+  /** An idle owner: everything accepted before `acceptedThrough` is committed. False: the row is not at (epoch, lsn). */
+  async touch(stream: string, epoch: number, lsn: number, acceptedThrough: Date): Promise<boolean> {
+    const rows = await this.#run({ text: sql.TOUCH_CHECKPOINT, values: [stream, epoch, lsn, acceptedThrough] });
+    return rows.length === 1;
+  }
+
+  /** Ends the stream for ever. False: the row is not at (epoch, lsn). Idempotent. */
+  async retire(stream: string, epoch: number, lsn: number): Promise<boolean> {
+    const rows = await this.#run({ text: sql.RETIRE_STREAM, values: [stream, epoch, lsn] });
+    return rows.length === 1;
+  }
+
+  /**
+   * Tries the sums without committing them, to find the row that PostgreSQL refuses: undefined where it takes them all.
+   * Rejects where the try itself failed.
+   */
+  async probe(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
+    await this.#run({ text: 'begin' });
+    let refusal: StatementRefusedError | undefined;
+    try {
+      await this.#run({ text: sql.PROBE, values: [keys, amounts] });
+    } catch (error) {
+      if (!(error instanceof StatementRefusedError) || error.kind !== 'poison') {
+        this.#drop();
+        throw error;
+      }
+      refusal = error;
+    }
+    await this.#run({ text: 'rollback' });
+    return refusal;
+  }
+
+  /** Opens the connection now, for example to learn whether the database is there. */
+  async connect(): Promise<void> {
+    await this.#connected();
+  }
+
+  /** Closes the connection; no call may follow. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const connection = this.#connection;
+    this.#connection = undefined;
+    await connection?.close();
+  }
+
+  async #run<Row extends object>(statement: Statement): Promise<Row[]> {
+    const connection = await this.#connected();
+    try {
+      return await connection.query<Row>(statement);
+    } catch (error) {
+      if (isStatementRefused(error)) {
+        throw new StatementRefusedError(error.message, errorCode(error), classifyDatabaseError(error), { cause: error });
+      }
+      this.#drop();
+      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, { cause: error });
+    }
+  }
+
+  async #connected(): Promise<DatabaseConnection> {
+    if (this.#closed) throw new CounterError('database-unavailable', 'The database connection is closed.');
+    if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
+    try {
+      this.#connection = await connect(this.#target, this.#options);
+    } catch (error) {
+      this.#connection = undefined;
+      throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause: error });
+    }
+    if (this.#closed) {
+      this.#drop();
+      throw new CounterError('database-unavailable', 'The database connection is closed.');
+    }
+    return this.#connection;
+  }
+
+  #drop(): void {
+    this.#connection?.destroy();
+    this.#connection = undefined;
+  }
+}
+
+function flushStatement(request: FlushRequest): Statement {
+  const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, tokens, rejected } = request;
+  const common = [stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts];
+  if (rejected !== undefined && rejected.length > 0) {
+    return {
+      text: sql.FLUSH_WITH_REJECTED,
+      values: [
+        ...common,
+        rejected.map((row) => row.key),
+        rejected.map((row) => row.amount),
+        rejected.map((row) => row.reason),
+        rejected.map((row) => row.sqlState),
+      ],
+    };
+  }
+  if (tokens !== undefined && tokens.tokens.length > 0) {
+    return {
+      name: 'flush-with-tokens',
+      text: sql.FLUSH_WITH_TOKENS,
+      values: [...common, tokens.tokens, tokens.digests, tokens.pairTokens, tokens.pairKeys, tokens.pairAmounts],
+    };
+  }
+  return { name: 'flush', text: sql.FLUSH, values: common };
+}
+
+function checkpoint([row]: readonly CheckpointRow[]): Checkpoint | undefined {
+  return row === undefined ? undefined : { epoch: Number(row.epoch), lsn: Number(row.lsn), retired: row.retired };
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

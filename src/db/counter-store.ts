@@ -1,0 +1,231 @@
+/**
+ * Reads of committed counters, over a connection of their own that is not queued behind a flush. Main thread.
+ *
+ * One statement is in flight; what is asked meanwhile is read by the next, together: so reads batch under load by
+ * themselves and wait for nobody without. While the database is away every read fails at once.
+ *
+ * ```text
+ * connecting ──opened──► ready ──lost──► connecting     reads wait, for one connect timeout at most
+ *     └──failed──► away ──backoff──► connecting         reads fail with database-unavailable while away
+ * ```
+ */
+import { CounterError } from '../errors.js';
+import { AMOUNT_MAX, type Sum } from '../increment.js';
+import { encodeKeys } from './binary-array.js';
+import { connect, type DatabaseConnection, type DatabaseTarget } from './connection.js';
+import { isStatementRefused } from './database-errors.js';
+import { READ_COUNTERS } from './statements.js';
+
+/** A stream's position in the snapshot of a read. */
+export interface StreamPosition {
+  readonly epoch: number;
+  readonly lsn: number;
+}
+
+/** What the database knew of a counter in one snapshot. */
+export interface CommittedCounter {
+  /** 0 where it does not exist. */
+  readonly committed: Sum;
+  readonly updatedAt: Date | null;
+  readonly exists: boolean;
+  /** Of the streams asked for; one without a row is absent. */
+  readonly checkpoints: ReadonlyMap<string, StreamPosition>;
+}
+
+/** How the store connects. */
+export interface CounterStoreOptions {
+  readonly applicationName: string;
+  /** At most 2000, the default: readers wait for it. */
+  readonly connectTimeoutMs?: number;
+  /** Of one read; default 5000. */
+  readonly queryTimeoutMs?: number;
+  /** Reads that may wait; default 10000. One more is `overloaded`. */
+  readonly waitingMax?: number;
+}
+
+const CONNECT_TIMEOUT_MS = 2_000;
+const QUERY_TIMEOUT_MS = 5_000;
+const WAITING_MAX = 10_000;
+/** Keys of one statement. */
+const BATCH_MAX = 200;
+const BACKOFF_MIN_MS = 50;
+const BACKOFF_MAX_MS = 1_000;
+
+interface Read {
+  readonly key: Uint8Array;
+  readonly streams: readonly string[];
+  readonly resolve: (counter: CommittedCounter) => void;
+  readonly reject: (error: CounterError) => void;
+}
+
+interface CounterRow {
+  readonly sum: string | null;
+  readonly updated_at: Date | null;
+  readonly checkpoints: readonly string[] | null;
+}
+
+type State =
+  | { readonly kind: 'connecting' }
+  | { readonly kind: 'away'; readonly timer: NodeJS.Timeout; readonly cause: unknown }
+  | { readonly kind: 'ready'; readonly connection: DatabaseConnection; readonly reading: boolean }
+  | { readonly kind: 'closed' };
+
+/** See the file's head. Connects from its construction on. */
+export class CounterStore {
+  readonly #target: DatabaseTarget;
+  readonly #options: CounterStoreOptions;
+  readonly #waitingMax: number;
+  #waiting: Read[] = [];
+  #backoffMs = BACKOFF_MIN_MS;
+  #state: State = { kind: 'connecting' };
+
+  constructor(target: DatabaseTarget, options: CounterStoreOptions) {
+    this.#target = target;
+    this.#options = options;
+    this.#waitingMax = options.waitingMax ?? WAITING_MAX;
+    this.#connect();
+  }
+
+  /** Whether the database answered when it was last asked. */
+  available(): boolean {
+    return this.#state.kind === 'ready';
+  }
+
+  /**
+   * The committed counter and the checkpoints of `streams`, in one snapshot. Rejects with CounterError
+   * `database-unavailable` or `overloaded`.
+   */
+  readCounter(key: Uint8Array, streams: readonly string[]): Promise<CommittedCounter> {
+    if (this.#state.kind === 'away' || this.#state.kind === 'closed') {
+      return Promise.reject(unavailable(this.#state.kind === 'away' ? this.#state.cause : undefined));
+    }
+    if (this.#waiting.length >= this.#waitingMax) {
+      return Promise.reject(new CounterError('overloaded', 'Too many reads are waiting for the database.'));
+    }
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ key, streams, resolve, reject });
+      this.#readNext();
+    });
+  }
+
+  /** Ends the connection; reads that wait fail. */
+  async close(): Promise<void> {
+    const before = this.#state;
+    this.#state = { kind: 'closed' };
+    this.#failWaiting(undefined);
+    if (before.kind === 'away') clearTimeout(before.timer);
+    if (before.kind === 'ready') await before.connection.close();
+  }
+
+  #connect(): void {
+    this.#state = { kind: 'connecting' };
+    const { applicationName, connectTimeoutMs, queryTimeoutMs } = this.#options;
+    connect(this.#target, {
+      applicationName,
+      connectTimeoutMs: Math.min(connectTimeoutMs ?? CONNECT_TIMEOUT_MS, CONNECT_TIMEOUT_MS),
+      queryTimeoutMs: queryTimeoutMs ?? QUERY_TIMEOUT_MS,
+    }).then(
+      (connection) => this.#opened(connection),
+      (error: unknown) => this.#failed(error),
+    );
+  }
+
+  #opened(connection: DatabaseConnection): void {
+    if (this.#state.kind === 'closed') {
+      connection.destroy();
+      return;
+    }
+    this.#backoffMs = BACKOFF_MIN_MS;
+    this.#state = { kind: 'ready', connection, reading: false };
+    connection.onLost(() => {
+      if (this.#state.kind === 'ready' && this.#state.connection === connection) this.#connect();
+    });
+    this.#readNext();
+  }
+
+  #failed(cause: unknown): void {
+    if (this.#state.kind === 'closed') return;
+    const timer = setTimeout(() => this.#connect(), this.#backoffMs);
+    timer.unref();
+    this.#backoffMs = Math.min(this.#backoffMs * 2, BACKOFF_MAX_MS);
+    this.#state = { kind: 'away', timer, cause };
+    this.#failWaiting(cause);
+  }
+
+  #failWaiting(cause: unknown): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const read of waiting) read.reject(unavailable(cause));
+  }
+
+  #readNext(): void {
+    const state = this.#state;
+    if (state.kind !== 'ready' || state.reading || this.#waiting.length === 0) return;
+    this.#state = { ...state, reading: true };
+    const batch = this.#takeBatch();
+    this.#read(state.connection, batch).then(
+      () => {
+        if (this.#state.kind !== 'ready' || this.#state.connection !== state.connection) return;
+        this.#state = { ...this.#state, reading: false };
+        this.#readNext();
+      },
+      // #read settles every read of its batch and does not reject.
+      (error: unknown) => batch.forEach((read) => read.reject(unavailable(error))),
+    );
+  }
+
+  /** The reads at the head of the queue that ask for the same streams. */
+  #takeBatch(): Read[] {
+    const streams = this.#waiting[0]?.streams;
+    let count = 1;
+    while (count < BATCH_MAX && count < this.#waiting.length && this.#waiting[count]?.streams === streams) count += 1;
+    return this.#waiting.splice(0, count);
+  }
+
+  async #read(connection: DatabaseConnection, batch: readonly Read[]): Promise<void> {
+    try {
+      const rows = await connection.query<CounterRow>({
+        name: 'read-counters',
+        text: READ_COUNTERS,
+        values: [encodeKeys(batch.map((read) => read.key)), batch[0]?.streams ?? []],
+      });
+      const checkpoints = parseCheckpoints(rows[0]?.checkpoints ?? []);
+      batch.forEach((read, index) => {
+        const row = rows[index];
+        if (row === undefined) read.reject(unavailable(new Error('a read was answered without its row')));
+        else read.resolve(committedCounter(row, checkpoints));
+      });
+    } catch (error) {
+      // A key that PostgreSQL does not take (the door lets none through) must not fail its neighbours.
+      if (batch.length > 1 && isStatementRefused(error) && !connection.lost) {
+        for (const read of batch) await this.#read(connection, [read]);
+        return;
+      }
+      for (const read of batch) read.reject(unavailable(error));
+    }
+  }
+}
+
+/** An integer as PostgreSQL prints a numeric, exactly. */
+export function parseSum(text: string): Sum {
+  const sum = Number(text);
+  return sum <= AMOUNT_MAX && sum >= -AMOUNT_MAX ? sum : BigInt(text);
+}
+
+function committedCounter(row: CounterRow, checkpoints: ReadonlyMap<string, StreamPosition>): CommittedCounter {
+  if (row.sum === null) return { committed: 0, updatedAt: null, exists: false, checkpoints };
+  return { committed: parseSum(row.sum), updatedAt: row.updated_at, exists: true, checkpoints };
+}
+
+function parseCheckpoints(lines: readonly string[]): Map<string, StreamPosition> {
+  const positions = new Map<string, StreamPosition>();
+  for (const line of lines) {
+    const [stream, epoch, lsn] = line.split(' ');
+    if (stream !== undefined) positions.set(stream, { epoch: Number(epoch), lsn: Number(lsn) });
+  }
+  return positions;
+}
+
+function unavailable(cause: unknown): CounterError {
+  return new CounterError('database-unavailable', 'The database cannot be reached.', { cause });
+}

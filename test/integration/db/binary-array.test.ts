@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { AMOUNT_MAX, type Sum } from '#product/increment.js';
+import { connectTo, testServerUrl } from '../../support/database.js';
+import { seededRandom, type Random } from '../../support/random.js';
+
+const EDGES: readonly Sum[] = [
+  0, -0, 1, -1, 9999, 10000, 10001, 99_999_999, 100_000_000, 999_999_999_999, 1e12, 1e12 + 1, AMOUNT_MAX, -AMOUNT_MAX,
+  AMOUNT_MAX - 1, 9007199254740993n, -9007199254740993n, 10n ** 16n, 10n ** 20n - 1n, -(10n ** 40n), 2n ** 4000n, 0n, 5n,
+];
+
+function randomSum(random: Random): Sum {
+  const digits = 1 + random.integer(60);
+  let text = '';
+  for (let n = 0; n < digits; n += 1) text += random.integer(10);
+  const value = BigInt(text) * (random.next() < 0.5 ? 1n : -1n);
+  return value <= AMOUNT_MAX && value >= -AMOUNT_MAX ? Number(value) : value;
+}
+
+async function roundTrip(pairs: readonly (readonly [string, Sum])[], encoder: PairArrayEncoder): Promise<void> {
+  const connection = await connectTo(await testServerUrl());
+  try {
+    encoder.reset();
+    for (const [key, sum] of pairs) {
+      const bytes = Buffer.from(`..${key}..`);
+      encoder.append(bytes, 2, bytes.length - 4, sum);
+    }
+    assert.equal(encoder.count, pairs.length);
+    const rows = await connection.query<{ k: string; a: string }>({
+      text: 'select k, a::text as a from unnest($1::text[], $2::numeric[]) with ordinality q(k, a, n) order by n',
+      values: [encoder.keys(), encoder.amounts()],
+    });
+    assert.deepEqual(
+      rows.map((row) => [row.k, row.a]),
+      pairs.map(([key, sum]) => [key, BigInt(sum).toString()]),
+    );
+  } finally {
+    await connection.close();
+  }
+}
+
+test('PostgreSQL reads every edge of a sum as it was encoded', async () => {
+  await roundTrip(EDGES.map((sum, index) => [`edge ${index}`, sum] as const), new PairArrayEncoder());
+});
+
+test('PostgreSQL reads random keys and sums as they were encoded, also with buffers used again', async () => {
+  const random = seededRandom('binary arrays');
+  const encoder = new PairArrayEncoder();
+  for (const count of [1, 20_000, 3, 5_000]) {
+    const pairs = Array.from({ length: count }, (_, n) => {
+      const length = random.integer(10) === 0 ? random.integer(500) : random.integer(30);
+      const text = Array.from({ length }, () => ['a', 'Z', 'é', '漢', '😀', '"', '\\', ',', '{'][random.integer(9)]).join('');
+      return [`${n}${text}`, randomSum(random)] as const;
+    });
+    await roundTrip(pairs, encoder);
+  }
+});
+
+test('no pairs are two empty arrays', async () => {
+  await roundTrip([], new PairArrayEncoder());
+});
+
+test('a sum beyond what PostgreSQL holds is refused when it is encoded', () => {
+  const encoder = new PairArrayEncoder();
+  encoder.append(Buffer.from('k'), 0, 1, 10n ** 131_071n);
+  assert.throws(() => encoder.append(Buffer.from('k'), 0, 1, 10n ** 131_072n), RangeError);
+  assert.equal(encoder.count, 1);
+});

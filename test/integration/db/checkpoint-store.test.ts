@@ -1,0 +1,197 @@
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, before, test } from 'node:test';
+import { CheckpointStore } from '#product/db/checkpoint-store.js';
+import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
+import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
+import { CounterError } from '#product/errors.js';
+import { connectTo, type TestDatabase } from '../../support/database.js';
+import { createMigratedDatabase, encodePairs, flushOf, newStream } from '../../support/flushes.js';
+
+let database: TestDatabase;
+let observer: DatabaseConnection;
+let store: CheckpointStore;
+
+before(async () => {
+  database = await createMigratedDatabase();
+  observer = await connectTo(database.url, 'observer');
+  store = new CheckpointStore(parseDatabaseUrl(database.url), { applicationName: 'store' });
+});
+
+after(async () => {
+  await store.close();
+  await observer.close();
+  await database.drop();
+});
+
+async function sumsOf(prefix: string): Promise<Record<string, string>> {
+  const rows = await observer.query<{ key: string; sum: string }>({
+    text: `select key, sum::text from counters where starts_with(key, $1) order by key`,
+    values: [prefix],
+  });
+  return Object.fromEntries(rows.map((row) => [row.key, row.sum]));
+}
+
+test('a flush adds the sums and moves the checkpoint, and the same flush again does nothing', async () => {
+  const stream = await newStream(store);
+  const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 7 }, [['f:a', 5], ['f:b', -3], ['f:c', 0]]);
+  assert.deepEqual(await store.flush(request), { fenced: 1, claimed: 0, keys: 3 });
+  assert.deepEqual(await store.flush(request), { fenced: 0, claimed: 0, keys: 0 });
+  await store.flush(flushOf({ stream, epoch: 1, fromLsn: 7, toLsn: 8 }, [['f:a', 9007199254740993n]]));
+  assert.deepEqual(await sumsOf('f:'), { 'f:a': '9007199254740998', 'f:b': '-3', 'f:c': '0' });
+  assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 8, retired: false });
+});
+
+test('a flush with an epoch that was raised meanwhile does nothing', async () => {
+  const stream = await newStream(store);
+  assert.deepEqual(await store.raiseEpoch(stream), { epoch: 2, lsn: 0, retired: false });
+  const late = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
+  assert.deepEqual(await store.flush(late), { fenced: 0, claimed: 0, keys: 0 });
+  assert.deepEqual(await sumsOf('late'), {});
+});
+
+test('a flush of a stream without a row does nothing, and neither raising nor reading makes one', async () => {
+  const stream = randomUUID();
+  const result = await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['ghost', 1]]));
+  assert.deepEqual(result, { fenced: 0, claimed: 0, keys: 0 });
+  assert.equal(await store.raiseEpoch(stream), undefined);
+  assert.equal(await store.readBack(stream), undefined);
+  assert.deepEqual(await sumsOf('ghost'), {});
+});
+
+test('a stream that exists is not made anew', async () => {
+  const stream = await newStream(store);
+  await store.flush(flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 3 }, [['anew', 1]]));
+  await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'file' });
+  assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 3, retired: false });
+});
+
+test('an idle owner moves accepted_through and retires its stream; a fenced one does neither', async () => {
+  const stream = await newStream(store);
+  const at = new Date('2026-01-02T03:04:05.678Z');
+  assert.equal(await store.touch(stream, 1, 0, at), true);
+  assert.equal(await store.touch(stream, 0, 0, new Date()), false);
+  const [row] = await observer.query<{ accepted_through: Date }>({
+    text: 'select accepted_through from journal_checkpoints where stream = $1',
+    values: [stream],
+  });
+  assert.equal(row?.accepted_through.toISOString(), at.toISOString());
+  assert.equal(await store.retire(stream, 1, 1), false);
+  assert.equal(await store.retire(stream, 1, 0), true);
+  assert.equal(await store.retire(stream, 1, 0), true);
+  assert.equal((await store.readBack(stream))?.retired, true);
+});
+
+test('a key that occurs twice in a flush counts twice', async () => {
+  const stream = await newStream(store);
+  await store.flush(flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['twice', 2], ['twice', 3]]));
+  assert.deepEqual(await sumsOf('twice'), { twice: '5' });
+});
+
+test('a token counts once in a flush with other increments, and its claim and its pairs stand or fall together', async () => {
+  const stream = await newStream(store);
+  const tokens = {
+    tokens: ['t-2', 't-1'],
+    digests: [Buffer.from('2'), Buffer.from('1')],
+    pairTokens: ['t-1', 't-2', 't-2'],
+    pairKeys: ['t:a', 't:a', 't:b'],
+    pairAmounts: ['1', '20', '300'],
+  };
+  const first = { ...flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), tokens };
+  assert.deepEqual(await store.flush({ ...first, epoch: 9 }), { fenced: 0, claimed: 0, keys: 0 });
+  assert.deepEqual(await store.flush(first), { fenced: 1, claimed: 2, keys: 2 });
+  const replay = { ...flushOf({ stream, epoch: 1, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), tokens };
+  assert.deepEqual(await store.flush(replay), { fenced: 1, claimed: 0, keys: 1 });
+  assert.deepEqual(await sumsOf('t:'), { 't:a': '9021', 't:b': '300' });
+});
+
+test('a row that PostgreSQL refuses is told apart, found by probing, and kept when the checkpoint moves', async () => {
+  const stream = await newStream(store);
+  const bad = Buffer.from([0x70, 0xff]);
+  const at = { stream, epoch: 1, fromLsn: 0, toLsn: 1 };
+  await assert.rejects(
+    store.flush(flushOf(at, [['p:good', 1], [bad, 2]])),
+    (error) => error instanceof StatementRefusedError && error.kind === 'poison' && error.sqlState === '22021',
+  );
+  const good = encodePairs([['p:good', 1]]);
+  const poison = encodePairs([[bad, 2]]);
+  assert.equal(await store.probe(good.keys, good.amounts), undefined);
+  const refusal = await store.probe(poison.keys, poison.amounts);
+  assert.equal(refusal?.sqlState, '22021');
+  assert.deepEqual(await sumsOf('p'), {}, 'a probe commits nothing');
+
+  const rejected = [{ key: bad, amount: '2', reason: refusal?.message ?? '', sqlState: '22021' }];
+  assert.equal((await store.flush({ ...flushOf(at, [['p:good', 1]]), rejected })).fenced, 1);
+  assert.equal((await store.flush({ ...flushOf(at, [['p:good', 1]]), rejected })).fenced, 0);
+  assert.deepEqual(await sumsOf('p:'), { 'p:good': '1' });
+  const rows = await observer.query<{ key: Buffer; amount: string; sqlstate: string }>({
+    text: 'select key, amount, sqlstate from rejected_increments where stream = $1',
+    values: [stream],
+  });
+  assert.deepEqual(rows.map((row) => [row.key.toString('hex'), row.amount, row.sqlstate]), [['70ff', '2', '22021']]);
+});
+
+test('a session that is ended while a flush runs leaves the outcome unknown, and the row says what it is', async () => {
+  const stream = await newStream(store);
+  const blocker = await connectTo(database.url, 'blocker');
+  try {
+    await blocker.query({ text: 'begin' });
+    await blocker.query({ text: 'select 1 from journal_checkpoints where stream = $1 for update', values: [stream] });
+    const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['killed', 1]]);
+    const flush = store.flush(request);
+    const settled = assert.rejects(flush, OutcomeUnknownError);
+    await terminateWhenWaiting('store');
+    await settled;
+    await blocker.query({ text: 'rollback' });
+    assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 0, retired: false });
+    assert.equal((await store.flush(request)).fenced, 1);
+    assert.deepEqual(await sumsOf('killed'), { killed: '1' });
+  } finally {
+    await blocker.close();
+  }
+});
+
+test('reading back waits for a flush that goes on after its client gave up', async () => {
+  const impatient = new CheckpointStore(parseDatabaseUrl(database.url), { applicationName: 'impatient', queryTimeoutMs: 300 });
+  const blocker = await connectTo(database.url, 'blocker');
+  try {
+    const stream = await newStream(store);
+    await blocker.query({ text: `insert into counters (key, sum) values ('hot', 1)` });
+    await blocker.query({ text: 'begin' });
+    await blocker.query({ text: `update counters set sum = 2 where key = 'hot'` });
+    const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['hot', 10]]);
+    await assert.rejects(impatient.flush(request), OutcomeUnknownError);
+    const readBack = store.readBack(stream);
+    await waitUntilWaiting('store');
+    await blocker.query({ text: 'commit' });
+    assert.deepEqual(await readBack, { epoch: 1, lsn: 1, retired: false });
+    assert.deepEqual(await sumsOf('hot'), { hot: '12' });
+  } finally {
+    await blocker.close();
+    await impatient.close();
+  }
+});
+
+test('where nobody listens every method says database-unavailable', async () => {
+  const nowhere = new CheckpointStore(parseDatabaseUrl('postgres://u:secret@127.0.0.1:1/d'), { applicationName: 'nowhere' });
+  const expected = (error: unknown): boolean =>
+    error instanceof CounterError && error.code === 'database-unavailable' && !error.detail.includes('secret');
+  await assert.rejects(nowhere.readBack(randomUUID()), expected);
+  await assert.rejects(nowhere.flush(flushOf({ stream: randomUUID(), epoch: 1, fromLsn: 0, toLsn: 1 }, [['k', 1]])), expected);
+  await nowhere.close();
+});
+
+async function waitUntilWaiting(applicationName: string): Promise<number> {
+  for (;;) {
+    const [row] = await observer.query<{ pid: number }>({
+      text: `select pid from pg_stat_activity where application_name = $1 and wait_event_type = 'Lock' and datname = current_database()`,
+      values: [applicationName],
+    });
+    if (row !== undefined) return row.pid;
+  }
+}
+
+async function terminateWhenWaiting(applicationName: string): Promise<void> {
+  const pid = await waitUntilWaiting(applicationName);
+  await observer.query({ text: 'select pg_terminate_backend($1)', values: [pid] });
+}
