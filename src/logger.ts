@@ -9,7 +9,7 @@ import { PinoPretty } from 'pino-pretty';
 import type { Config } from './config.js';
 
 /** What a line says besides its message. An error goes under `err`. */
-export type LogFields = Readonly<Record<string, unknown>>;
+export type LogFields = object;
 
 /** What the parts know of the log. A message is a sentence; what varies is in the fields. */
 export interface Logger {
