@@ -100,6 +100,13 @@ export class CheckpointStore {
     this.#options = options;
   }
 
+  /** The id of the database: a UUID made with its schema. Refused (42P01) where the schema is not there yet. */
+  async databaseId(): Promise<string> {
+    const [row] = await this.#run<{ database_id: string }>({ text: sql.DATABASE_ID });
+    if (row === undefined) throw new CounterError('database-unavailable', 'The database has no schema of ours yet.');
+    return row.database_id;
+  }
+
   /** Makes the checkpoint row at (0, 0) where it is not there. */
   async ensureStream(stream: string, { node, shard, journal }: StreamAttributes): Promise<void> {
     await this.#run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
