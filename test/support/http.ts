@@ -1,0 +1,61 @@
+/**
+ * Requests as tests make them: over node:http, so that methods, heads and bodies are what the test says.
+ */
+import { request, type Agent, type IncomingHttpHeaders } from 'node:http';
+
+/** An answer, whole. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: string;
+}
+
+/** What to send besides the URL. */
+export interface RequestOptions {
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string | Uint8Array;
+  readonly agent?: Agent;
+}
+
+/** Sends one request; rejects where no answer comes. The path goes out as it is given. */
+export function send(base: string, path: string, options: RequestOptions = {}): Promise<Answer> {
+  const { hostname, port } = new URL(base);
+  return new Promise((resolve, reject) => {
+    const outgoing = request(
+      {
+        hostname,
+        port,
+        path,
+        method: options.method ?? 'GET',
+        headers: {
+          ...(options.body === undefined ? {} : { 'content-length': String(Buffer.byteLength(options.body)) }),
+          ...options.headers,
+        },
+        ...(options.agent === undefined ? {} : { agent: options.agent }),
+      },
+      (incoming) => {
+        const chunks: Buffer[] = [];
+        incoming.on('data', (chunk: Buffer) => chunks.push(chunk));
+        incoming.on('error', reject);
+        incoming.on('end', () => {
+          const body = Buffer.concat(chunks).toString('utf8');
+          resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body });
+        });
+      },
+    );
+    outgoing.on('error', reject);
+    outgoing.end(options.body);
+  });
+}
+
+/** POST /increment. */
+export function increment(base: string, body: unknown, options: RequestOptions = {}): Promise<Answer> {
+  const text = typeof body === 'string' || body instanceof Uint8Array ? body : JSON.stringify(body);
+  return send(base, '/increment', { method: 'POST', body: text, ...options });
+}
+
+/** The `code` of a problem document. */
+export function problemCode(answer: Answer): unknown {
+  return (JSON.parse(answer.body) as { code?: unknown }).code;
+}
