@@ -1,6 +1,6 @@
 /**
  * An operator's decision, kept in the stream's directory, that LSNs which the journal should hold and does not are lost.
- * One JSON line a range. Without it a start with such a gap is refused; it goes once nothing is missing any more.
+ * One line a range: first LSN, last LSN, time. Without it a start with such a gap is refused; it goes once nothing is missing any more.
  */
 import { join } from 'node:path';
 import { JournalError } from '../../../errors.js';
@@ -33,7 +33,7 @@ export function readAcceptedGaps(disk: Disk, directory: string): LsnRange[] {
 export function acceptGaps(disk: Disk, directory: string, ranges: readonly LsnRange[], acceptedAt: number): void {
   const all = [...readAcceptedGaps(disk, directory), ...ranges];
   const at = new Date(acceptedAt).toISOString();
-  const text = all.map(({ from, to }) => `${JSON.stringify({ from, to, at })}\n`).join('');
+  const text = all.map(({ from, to }) => `${from} ${to} ${at}\n`).join('');
   const path = join(directory, ACCEPTED_GAP_NAME);
   if (disk.list(directory).includes(ACCEPTED_GAP_NAME + STAGED_SUFFIX)) disk.remove(path + STAGED_SUFFIX);
   const file = disk.create(path + STAGED_SUFFIX);
@@ -62,14 +62,9 @@ export function unaccepted(missing: readonly LsnRange[], accepted: readonly LsnR
 }
 
 function parseRange(line: string, path: string): LsnRange {
-  try {
-    const value: unknown = JSON.parse(line);
-    if (typeof value === 'object' && value !== null && 'from' in value && 'to' in value) {
-      const { from, to } = value;
-      if (Number.isSafeInteger(from) && Number.isSafeInteger(to)) return { from: Number(from), to: Number(to) };
-    }
-  } catch (error) {
-    throw new JournalError('journal-corrupt', `${path} cannot be read: ${line}`, { cause: error });
+  const [, from, to] = /^(\d{1,16}) (\d{1,16}) \S+$/.exec(line) ?? [];
+  if (from === undefined || to === undefined) {
+    throw new JournalError('journal-corrupt', `${path} cannot be read: ${line}`);
   }
-  throw new JournalError('journal-corrupt', `${path} cannot be read: ${line}`);
+  return { from: Number(from), to: Number(to) };
 }

@@ -73,7 +73,11 @@ export class KeptSegments {
   /** Removes what has been kept for long enough, and comes back by itself for the rest. */
   removeDue(): void {
     let retry = false;
-    for (let [oldest] = this.#segments; oldest !== undefined && this.isOver(oldest.committedAt); [oldest] = this.#segments) {
+    for (
+      let [oldest] = this.#segments;
+      oldest !== undefined && this.isOver(oldest.committedAt);
+      [oldest] = this.#segments
+    ) {
       try {
         this.#remove(oldest.path);
       } catch (error) {

@@ -167,14 +167,15 @@ export function findLaterRecord(file: DiskFile, offset: number, lsn: Lsn, synced
   const view = new DataView(chunk.buffer);
   // Between here and the end of the file there is room for so many records only.
   const lsnMax = lsn + Math.ceil((fileBytes - offset) / RECORD_HEADER_BYTES);
-  for (let chunkAt = offset + 1; chunkAt <= fileBytes - RECORD_HEADER_BYTES; ) {
+  for (let chunkAt = offset + 1; chunkAt <= fileBytes - RECORD_HEADER_BYTES;) {
     const bytes = readFully(file, chunk, chunkAt);
     const last = bytes - RECORD_HEADER_BYTES;
     for (let at = 0; at <= last; at += 1) {
       // The highest bytes of length, LSN and synced LSN: most positions end here.
       if ((chunk[at + 3] ?? 0) > 4 || chunk[at + 15] !== 0 || chunk[at + 23] !== 0) continue;
       const recordBytes = view.getUint32(at, true);
-      if (recordBytes < RECORD_HEADER_BYTES || recordBytes > Math.min(RECORD_BYTES_MAX, fileBytes - chunkAt - at)) continue;
+      if (recordBytes < RECORD_HEADER_BYTES || recordBytes > Math.min(RECORD_BYTES_MAX, fileBytes - chunkAt - at))
+        continue;
       const found = readUint64(view, at + RECORD_OFFSET.lsn);
       const syncedLsn = readUint64(view, at + RECORD_OFFSET.syncedLsn);
       if (found <= lsn || found > lsnMax || syncedLsn < syncedFrom || syncedLsn >= found) continue;

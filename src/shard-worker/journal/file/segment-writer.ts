@@ -10,7 +10,7 @@
  * and would report the next sync as a success.
  */
 import { join } from 'node:path';
-import type { Disk, DiskFile } from './disk.js';
+import { systemErrorCode, type Disk, type DiskFile } from './disk.js';
 import type { RecordBytes } from '../journal.js';
 import { encodeSegmentHeader, SEGMENT_HEADER_BYTES, segmentName, type SegmentHeader } from './segment-header.js';
 
@@ -70,7 +70,7 @@ export class SegmentWriter {
       fillWithZeros(this.#file, this.#used, this.#allocated);
       this.#file.sync();
     } catch (error) {
-      this.discard();
+      this.#discard();
       throw error;
     }
   }
@@ -91,20 +91,15 @@ export class SegmentWriter {
 
   /**
    * Gives the staged segment its name, replacing a segment of the same name, and makes that durable. Throws the disk's
-   * errors; the segment may then have its name or not, and must be staged anew.
+   * errors, having closed the file; the segment may then have its name or not, and must be staged anew.
    */
   publish(): void {
-    this.#disk.rename(this.path + STAGED_SUFFIX, this.path);
-    this.#disk.syncDirectory(this.#directory);
-  }
-
-  /** Closes and removes a segment that could not be staged or published. Never throws a system error. */
-  discard(): void {
-    this.close();
     try {
-      this.#disk.remove(this.path + STAGED_SUFFIX);
-    } catch {
-      // It has its name already, or it cannot be removed; the next attempt or recovery removes it.
+      this.#disk.rename(this.path + STAGED_SUFFIX, this.path);
+      this.#disk.syncDirectory(this.#directory);
+    } catch (error) {
+      this.#discard();
+      throw error;
     }
   }
 
@@ -167,8 +162,20 @@ export class SegmentWriter {
     this.#sealed = true;
     try {
       this.#file.close();
-    } catch {
+    } catch (error) {
       // Everything that counts was synced, or its sync has already failed.
+      if (systemErrorCode(error) === undefined) throw error;
+    }
+  }
+
+  /** Closes and removes what could not be staged or published. Never throws a system error. */
+  #discard(): void {
+    this.close();
+    try {
+      this.#disk.remove(this.path + STAGED_SUFFIX);
+    } catch (error) {
+      // It has its name already, or it cannot be removed; the next attempt or recovery removes it.
+      if (systemErrorCode(error) === undefined) throw error;
     }
   }
 }

@@ -10,27 +10,45 @@ import assert from 'node:assert';
 import { join } from 'node:path';
 import { JournalError } from '../../../errors.js';
 import type { Lsn } from '../../../increment.js';
+import type { RecoveryFacts } from '../journal.js';
 import { readAcceptedGaps, unaccepted } from './accepted-gap.js';
 import type { Disk, DiskFile } from './disk.js';
 import { RecordReader } from './record-reader.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
 import { ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX, writeFully } from './segment-writer.js';
-import { scanStream, segmentLimit, type FoundSegment, type LsnRange, type StreamScan } from './stream-scan.js';
+import {
+  scanStream,
+  segmentLimit,
+  type FoundSegment,
+  type LsnRange,
+  type StreamScan,
+  type TornTail,
+} from './stream-scan.js';
 
 /** What recovery found, for the log. */
-export interface Recovery {
+export interface Recovery extends RecoveryFacts {
   /** The next append follows this. */
   readonly endLsn: Lsn;
-  /** The checkpoint that recovery was given. */
-  readonly checkpointLsn: Lsn;
-  /** Last LSN found in the journal: below the checkpoint where the journal is older than the database. */
+  /** Last LSN found in the journal. */
   readonly journalEndLsn: Lsn;
-  /** Records above the checkpoint. */
-  readonly records: number;
-  /** The torn tail that was cut, where there was one: never acknowledged as durable. */
-  readonly torn: { readonly path: string; readonly offset: number; readonly bytes: number } | undefined;
+  /** The torn tail that was cut, where there was one. */
+  readonly torn: TornTail | undefined;
   /** LSNs above the checkpoint that are lost, as an operator has accepted. */
   readonly acceptedGaps: readonly LsnRange[];
+}
+
+/** The facts of a scan that was good enough to go on from. */
+export function recoveryOf(scan: StreamScan, checkpoint: Lsn): Recovery {
+  const { endLsn: journalEnd, torn, missing, pendingRecords } = scan;
+  return {
+    endLsn: Math.max(journalEnd, checkpoint),
+    journalEndLsn: journalEnd,
+    records: pendingRecords,
+    ...(checkpoint > journalEnd ? { beyondEnd: { checkpoint, journalEnd } } : {}),
+    cutBytes: torn?.bytes ?? 0,
+    torn,
+    acceptedGaps: missing,
+  };
 }
 
 /**
@@ -74,12 +92,7 @@ export function takeOver(
   const copy = (file: DiskFile): number => copyRecords(disk, last, header.firstLsn, scan.endLsn, file);
   removeStaged(disk, directory);
   const active = new SegmentWriter(disk, directory, header, ALLOCATION_BYTES_MIN, copy);
-  try {
-    active.publish();
-  } catch (error) {
-    active.discard();
-    throw error;
-  }
+  active.publish();
   const before = active.path === last.path ? scan.segments.slice(0, -1) : scan.segments;
   return { active, segments: [...before, { path: active.path, header, fileBytes: active.allocated }] };
 }
@@ -98,6 +111,16 @@ function successorOf(
     predecessorLsn: replaces ? last.header.predecessorLsn : firstLsn - 1,
     syncedLsn: Math.max(endLsn, firstLsn - 1),
   };
+}
+
+/** Makes what a process that is gone wrote to a segment durable. Throws the disk's errors. */
+export function syncSegment(disk: Disk, { path }: FoundSegment): void {
+  const file = disk.open(path);
+  try {
+    file.sync();
+  } finally {
+    file.close();
+  }
 }
 
 /** Removes what a crash left half made: nothing in it was ever acknowledged. */

@@ -57,6 +57,13 @@ export type SegmentVerdict =
   | { readonly kind: 'short'; readonly missing: LsnRange }
   | { readonly kind: 'corrupt'; readonly message: string };
 
+/** What follows the last whole record: the end of a write that was never acknowledged as durable. */
+export interface TornTail {
+  readonly path: string;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
 /** What is in a stream above a checkpoint. */
 export interface StreamScan {
   readonly segments: readonly FoundSegment[];
@@ -64,10 +71,8 @@ export interface StreamScan {
   readonly endLsn: Lsn;
   /** Records above the checkpoint, and their bytes. */
   readonly pendingRecords: number;
-  /** Where the last segment's records end. */
-  readonly endOffset: number;
   /** The torn tail of the last segment, where it has one. */
-  readonly torn: { readonly path: string; readonly offset: number; readonly bytes: number } | undefined;
+  readonly torn: TornTail | undefined;
   /** LSNs above the checkpoint that the journal should hold and does not. */
   readonly missing: readonly LsnRange[];
 }
@@ -162,8 +167,10 @@ export function scanStream(disk: Disk, segments: readonly FoundSegment[], checkp
     segments,
     endLsn: last === undefined ? 0 : Math.max(last.lastLsn, last.segment.header.firstLsn - 1),
     pendingRecords,
-    endOffset: last?.end ?? SEGMENT_HEADER_BYTES,
-    torn: last?.verdict.kind === 'torn' ? { path: last.segment.path, offset: last.end, bytes: last.verdict.bytes } : undefined,
+    torn:
+      last?.verdict.kind === 'torn'
+        ? { path: last.segment.path, offset: last.end, bytes: last.verdict.bytes }
+        : undefined,
     missing,
   };
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Lsn } from '../../../increment.js';
 import type { Disk } from './disk.js';
 import { isUuid, lsnOfSegmentName } from './segment-header.js';
-import { findSegments } from './stream-scan.js';
+import { findSegments, type FoundSegment } from './stream-scan.js';
 
 /** What a stream on disk says of itself. */
 export interface StreamInfo {
@@ -36,9 +36,7 @@ export function listStreams(disk: Disk, directory: string): StreamInfo[] {
     .filter(isUuid)
     .map((stream) => describeStream(disk, directory, stream))
     .filter((info) => info !== undefined);
-  return streams.sort(
-    (a, b) => a.shard - b.shard || a.createdAt - b.createdAt || (a.stream < b.stream ? -1 : 1),
-  );
+  return streams.sort((a, b) => a.shard - b.shard || a.createdAt - b.createdAt || (a.stream < b.stream ? -1 : 1));
 }
 
 /** One stream as {@link listStreams} shows it; undefined where it has no segments. */
@@ -51,12 +49,17 @@ export function describeStream(disk: Disk, directory: string, stream: string): S
     stream,
     nodeId: last.header.nodeId,
     shard: last.header.shard,
-    databaseId: found.findLast(({ header }) => header.databaseId !== undefined)?.header.databaseId,
+    databaseId: databaseOf(found),
     createdAt: first.header.createdAt,
     firstLsn: first.header.firstLsn,
     segments: found.length,
     bytes: found.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
   };
+}
+
+/** The database that a stream belongs to: the one that its newest segments name. Undefined if none does. */
+export function databaseOf(segments: readonly FoundSegment[]): string | undefined {
+  return segments.findLast(({ header }) => header.databaseId !== undefined)?.header.databaseId;
 }
 
 /**
