@@ -46,10 +46,7 @@ export function openFileJournal(options: OpenFileJournalOptions): FileJournal {
   const path = join(directory, stream);
   const segments = orUnavailable(`${path} cannot be read`, () => findSegments(disk, path, stream));
   if (segments.length === 0) throw new JournalError('journal-gap', `${path} holds no segment.`);
-  const bound = databaseOf(segments);
-  if (databaseId !== undefined && bound !== undefined && bound !== databaseId && options.rebind !== true) {
-    throw foreign(path, bound, databaseId);
-  }
+  if (options.rebind !== true) requireSameDatabase(path, databaseOf(segments), databaseId);
   return new FileJournal(options, stream, 'found');
 }
 
@@ -59,7 +56,7 @@ export class FileJournal implements RecoverableJournal {
   readonly #options: FileJournalOptions;
   /** The stream's own directory. */
   readonly #path: string;
-  readonly #forFinishing: boolean;
+  readonly #mode: { readonly forFinishing?: boolean; readonly rebind?: boolean };
   readonly #run: SegmentRun;
   #state: State;
   /** The segments as recovered, for replay, and the last LSN that they held then. */
@@ -69,7 +66,7 @@ export class FileJournal implements RecoverableJournal {
 
   /** Use {@link createFileJournal} or {@link openFileJournal}. */
   constructor(
-    options: FileJournalOptions & { readonly forFinishing?: boolean },
+    options: FileJournalOptions & { readonly forFinishing?: boolean; readonly rebind?: boolean },
     stream: string,
     kind: 'found' | 'ready',
   ) {
@@ -77,7 +74,7 @@ export class FileJournal implements RecoverableJournal {
     this.#options = options;
     this.#path = join(options.directory, stream);
     this.#run = new SegmentRun(options, stream);
-    this.#forFinishing = options.forFinishing === true;
+    this.#mode = options;
     this.#state = { kind };
   }
 
@@ -105,8 +102,9 @@ export class FileJournal implements RecoverableJournal {
     return orUnavailable(`${this.#path} cannot be recovered`, () => {
       // Read anew: an attempt that failed may have published its segment already.
       const found = findSegments(disk, this.#path, this.stream);
+      if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(found), this.#run.databaseId);
       const scan = scanForRecovery(disk, this.#path, found, checkpoint);
-      if (this.#forFinishing) this.#finish(scan, checkpoint);
+      if (this.#mode.forFinishing === true) this.#finish(scan, checkpoint);
       else this.#takeOver(scan, checkpoint);
       this.#foundLsn = scan.endLsn;
       return recoveryOf(scan, checkpoint);
@@ -162,8 +160,7 @@ export class FileJournal implements RecoverableJournal {
    * JournalError `journal-foreign` where the stream belongs to another database.
    */
   setDatabaseId(id: string): void {
-    const bound = this.#run.databaseId;
-    if (bound !== undefined && bound !== id) throw foreign(this.#path, bound, id);
+    requireSameDatabase(this.#path, this.#run.databaseId, id);
     this.#run.databaseId = id;
   }
 
@@ -190,8 +187,9 @@ export class FileJournal implements RecoverableJournal {
   }
 
   #takeOver(scan: StreamScan, checkpoint: Lsn): void {
-    const { disk, nodeId, shard, clock, databaseId } = this.#options;
-    const origin = { stream: this.stream, databaseId: databaseId ?? databaseOf(scan.segments), nodeId, shard };
+    const { disk, nodeId, shard, clock } = this.#options;
+    const databaseId = this.#run.databaseId ?? databaseOf(scan.segments);
+    const origin = { stream: this.stream, databaseId, nodeId, shard };
     const { active, segments } = takeOver(disk, this.#path, scan, checkpoint, { ...origin, createdAt: clock.now() });
     const kept = segments.slice(0, -1).map(({ path, fileBytes }, index) => {
       return { path, lastLsn: segmentLimit(segments, index), bytes: fileBytes, committedAt: undefined };
@@ -241,7 +239,8 @@ export class FileJournal implements RecoverableJournal {
   }
 }
 
-function foreign(path: string, bound: string, databaseId: string): JournalError {
+function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
+  if (bound === undefined || databaseId === undefined || bound === databaseId) return;
   const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
-  return new JournalError('journal-foreign', message);
+  throw new JournalError('journal-foreign', message);
 }

@@ -3,9 +3,12 @@
  */
 import { join } from 'node:path';
 import type { Lsn } from '../../../increment.js';
-import type { Disk } from './disk.js';
+import { systemErrorCode, type Disk } from './disk.js';
 import { isUuid, lsnOfSegmentName } from './segment-header.js';
 import { findSegments, type FoundSegment } from './stream-scan.js';
+
+/** What follows the name of a stream that is being removed. */
+const REMOVED_SUFFIX = '.removed';
 
 /** What a stream on disk says of itself. */
 export interface StreamInfo {
@@ -39,9 +42,12 @@ export function listStreams(disk: Disk, directory: string): StreamInfo[] {
   return streams.sort((a, b) => a.shard - b.shard || a.createdAt - b.createdAt || (a.stream < b.stream ? -1 : 1));
 }
 
+/** How often a stream is looked at again that another thread changes at that moment. */
+const LOOKS_MAX = 100;
+
 /** One stream as {@link listStreams} shows it; undefined where it has no segments. */
 export function describeStream(disk: Disk, directory: string, stream: string): StreamInfo | undefined {
-  const found = findSegments(disk, join(directory, stream), stream);
+  const found = findSettledSegments(disk, join(directory, stream), stream);
   const first = found[0];
   const last = found.at(-1);
   if (first === undefined || last === undefined) return undefined;
@@ -57,31 +63,46 @@ export function describeStream(disk: Disk, directory: string, stream: string): S
   };
 }
 
+/** The segments, although their owner may be removing the oldest ones between our reading of names and of files. */
+function findSettledSegments(disk: Disk, path: string, stream: string): FoundSegment[] {
+  for (let looks = 1; ; looks += 1) {
+    try {
+      return findSegments(disk, path, stream);
+    } catch (error) {
+      if (systemErrorCode(error) !== 'ENOENT' || looks === LOOKS_MAX) throw error;
+    }
+  }
+}
+
 /** The database that a stream belongs to: the one that its newest segments name. Undefined if none does. */
 export function databaseOf(segments: readonly FoundSegment[]): string | undefined {
   return segments.findLast(({ header }) => header.databaseId !== undefined)?.header.databaseId;
 }
 
 /**
- * Removes directories of streams that never got a segment: left by a crash in the middle of a first append, or of a
- * removal. Nothing in them was acknowledged. Throws the disk's errors.
- */
-export function sweepUnfinishedStreams(disk: Disk, directory: string): void {
-  for (const stream of disk.list(directory).filter(isUuid)) {
-    const names = disk.list(join(directory, stream));
-    if (!names.some((name) => lsnOfSegmentName(name) !== undefined)) removeStream(disk, directory, stream);
-  }
-}
-
-/**
- * Removes a stream's data, oldest segment first, and makes that durable. For a stream whose checkpoint row is retired:
- * a crash in between leaves a stream that can be removed again. Throws the disk's errors.
+ * Removes a stream's data: for a stream whose checkpoint row is retired. First it loses its name, durably, so that no
+ * crash leaves half a stream. Throws the disk's errors.
  */
 export function removeStream(disk: Disk, directory: string, stream: string): void {
   if (!disk.list(directory).includes(stream)) return;
-  const path = join(directory, stream);
-  // In the order of names, which is that of LSNs.
-  for (const name of disk.list(path).sort()) disk.remove(join(path, name));
-  disk.removeDirectory(path);
+  disk.rename(join(directory, stream), join(directory, stream + REMOVED_SUFFIX));
   disk.syncDirectory(directory);
+  removeDirectory(disk, join(directory, stream + REMOVED_SUFFIX));
+}
+
+/** Removes what a crash has left of removed streams. What another thread removes at the same time, or nobody can, stays. */
+export function sweepRemovedStreams(disk: Disk, directory: string): void {
+  for (const name of disk.list(directory)) {
+    if (!name.endsWith(REMOVED_SUFFIX)) continue;
+    try {
+      removeDirectory(disk, join(directory, name));
+    } catch (error) {
+      if (systemErrorCode(error) === undefined) throw error;
+    }
+  }
+}
+
+function removeDirectory(disk: Disk, path: string): void {
+  for (const name of disk.list(path)) disk.remove(join(path, name));
+  disk.removeDirectory(path);
 }
