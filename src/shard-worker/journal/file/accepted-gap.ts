@@ -1,0 +1,70 @@
+/**
+ * An operator's decision, kept in the stream's directory, that LSNs which the journal should hold and does not are lost.
+ * One line a range: first LSN, last LSN, time. Without it a start with such a gap is refused; it goes once nothing is missing any more.
+ */
+import { join } from 'node:path';
+import { JournalError } from '../../../errors.js';
+import { systemErrorCode, type Disk } from './disk.js';
+import { readFully } from './record-reader.js';
+import { STAGED_SUFFIX, writeFully } from './segment-writer.js';
+import type { LsnRange } from './stream-scan.js';
+
+/** The file's name. */
+export const ACCEPTED_GAP_NAME = 'accepted-gap';
+
+/** The ranges accepted so far. Throws JournalError `journal-corrupt` where the file is not ours. */
+export function readAcceptedGaps(disk: Disk, directory: string): LsnRange[] {
+  if (!disk.list(directory).includes(ACCEPTED_GAP_NAME)) return [];
+  const path = join(directory, ACCEPTED_GAP_NAME);
+  const file = disk.open(path);
+  try {
+    const bytes = Buffer.alloc(file.size());
+    const text = bytes.toString('utf8', 0, readFully(file, bytes, 0));
+    return text
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => parseRange(line, path));
+  } finally {
+    file.close();
+  }
+}
+
+/** Records, durably, that the operator accepts the loss of `ranges` besides those accepted before. */
+export function acceptGaps(disk: Disk, directory: string, ranges: readonly LsnRange[], acceptedAt: number): void {
+  const all = [...readAcceptedGaps(disk, directory), ...ranges];
+  const at = new Date(acceptedAt).toISOString();
+  const text = all.map(({ from, to }) => `${from} ${to} ${at}\n`).join('');
+  const path = join(directory, ACCEPTED_GAP_NAME);
+  if (disk.list(directory).includes(ACCEPTED_GAP_NAME + STAGED_SUFFIX)) disk.remove(path + STAGED_SUFFIX);
+  const file = disk.create(path + STAGED_SUFFIX);
+  try {
+    writeFully(file, Buffer.from(text), 0);
+    file.sync();
+  } finally {
+    file.close();
+  }
+  disk.rename(path + STAGED_SUFFIX, path);
+  disk.syncDirectory(directory);
+}
+
+/** Forgets the decision, once nothing is missing. That it stays where it cannot be removed does no harm. */
+export function forgetAcceptedGaps(disk: Disk, directory: string): void {
+  try {
+    if (disk.list(directory).includes(ACCEPTED_GAP_NAME)) disk.remove(join(directory, ACCEPTED_GAP_NAME));
+  } catch (error) {
+    if (systemErrorCode(error) === undefined) throw error;
+  }
+}
+
+/** The ranges of `missing` that no accepted range contains. */
+export function unaccepted(missing: readonly LsnRange[], accepted: readonly LsnRange[]): LsnRange[] {
+  return missing.filter(({ from, to }) => !accepted.some((range) => range.from <= from && range.to >= to));
+}
+
+function parseRange(line: string, path: string): LsnRange {
+  const [, from, to] = /^(\d{1,16}) (\d{1,16}) \S+$/.exec(line) ?? [];
+  if (from === undefined || to === undefined) {
+    throw new JournalError('journal-corrupt', `${path} cannot be read: ${line}`);
+  }
+  return { from: Number(from), to: Number(to) };
+}

@@ -1,0 +1,246 @@
+/**
+ * A write-ahead log on this node's disk. Shard thread; one owner; calls do not overlap.
+ *
+ * `docs/journal-format.md` describes the files. The durability policy stands in `append`, at the one branch that decides
+ * it.
+ *
+ * States:
+ * - found: an existing stream that has not been recovered; takes nothing.
+ * - ready: takes records. A new stream begins here, and touches the disk at its first append only.
+ * - finishing: recovered for reading only.
+ * - failed: a write or a sync of records has failed, so that nobody knows what is on the disk. The segment is let go of
+ *   and never written or synced again; every call throws the same error. A new instance recovers.
+ * - closed.
+ */
+import assert from 'node:assert';
+import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import type { Timer } from '../../../clock.js';
+import { JournalError } from '../../../errors.js';
+import type { Lsn } from '../../../increment.js';
+import { RECORD_HEADER_BYTES } from '../../messages.js';
+import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
+import { forgetAcceptedGaps } from './accepted-gap.js';
+import { orUnavailable } from './disk-failure.js';
+import { DEFERRED_SYNC_MS, type FileJournalOptions, type OpenFileJournalOptions } from './file-journal-options.js';
+import { SegmentRun } from './segment-run.js';
+import { readRecords, recoveryOf, scanForRecovery, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
+import { findSegments, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
+import { databaseOf, removeStream } from './streams.js';
+
+type State =
+  { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };
+
+/** A new stream under a random id. Its directory and first segment are made at the first append. */
+export function createFileJournal(options: FileJournalOptions): FileJournal {
+  return new FileJournal(options, randomUUID(), 'ready');
+}
+
+/**
+ * Opens an existing stream, which takes records after {@link FileJournal.recover}. Reads headers only. Throws JournalError
+ * `journal-format`, `journal-corrupt`, `journal-gap` (no such stream), `journal-foreign` (it belongs to another database
+ * and `rebind` is not set), `journal-unavailable` (the disk refused).
+ */
+export function openFileJournal(options: OpenFileJournalOptions): FileJournal {
+  const { disk, directory, stream, databaseId } = options;
+  const path = join(directory, stream);
+  const segments = orUnavailable(`${path} cannot be read`, () => findSegments(disk, path, stream));
+  if (segments.length === 0) throw new JournalError('journal-gap', `${path} holds no segment.`);
+  if (options.rebind !== true) requireSameDatabase(path, databaseOf(segments), databaseId);
+  return new FileJournal(options, stream, 'found');
+}
+
+/** The file journal of one stream. */
+export class FileJournal implements RecoverableJournal {
+  readonly stream: string;
+  readonly #options: FileJournalOptions;
+  /** The stream's own directory. */
+  readonly #path: string;
+  readonly #mode: { readonly forFinishing?: boolean; readonly rebind?: boolean };
+  readonly #run: SegmentRun;
+  #state: State;
+  /** The segments as recovered, for replay, and the last LSN that they held then. */
+  #found: readonly FoundSegment[] = [];
+  #foundLsn: Lsn = 0;
+  #syncTimer: Timer | undefined;
+
+  /** Use {@link createFileJournal} or {@link openFileJournal}. */
+  constructor(
+    options: FileJournalOptions & { readonly forFinishing?: boolean; readonly rebind?: boolean },
+    stream: string,
+    kind: 'found' | 'ready',
+  ) {
+    this.stream = stream;
+    this.#options = options;
+    this.#path = join(options.directory, stream);
+    this.#run = new SegmentRun(options, stream);
+    this.#mode = options;
+    this.#state = { kind };
+  }
+
+  get endLsn(): Lsn {
+    return this.#run.endLsn;
+  }
+
+  get syncedLsn(): Lsn {
+    return this.#run.syncedLsn;
+  }
+
+  get bytes(): number {
+    return this.#run.bytes;
+  }
+
+  /**
+   * Takes over what an earlier process left, given the stream's checkpoint; to be called once, after the epoch was
+   * raised, so that no other process can still move the checkpoint. Throws JournalError `journal-corrupt` or
+   * `journal-gap`, having changed nothing, and `journal-unavailable` where the disk refused, after which it may be
+   * called again.
+   */
+  recover(checkpoint: Lsn): Recovery {
+    assert(this.#state.kind === 'found', 'recover comes once, and before anything else');
+    const { disk } = this.#options;
+    return orUnavailable(`${this.#path} cannot be recovered`, () => {
+      // Read anew: an attempt that failed may have published its segment already.
+      const found = findSegments(disk, this.#path, this.stream);
+      if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(found), this.#run.databaseId);
+      const scan = scanForRecovery(disk, this.#path, found, checkpoint);
+      if (this.#mode.forFinishing === true) this.#finish(scan, checkpoint);
+      else this.#takeOver(scan, checkpoint);
+      this.#foundLsn = scan.endLsn;
+      return recoveryOf(scan, checkpoint);
+    });
+  }
+
+  append(group: readonly RecordBytes[]): Lsn {
+    this.#assertReady();
+    let bytes = 0;
+    for (const record of group) bytes += record.byteLength;
+    if (bytes === 0) return this.endLsn;
+    try {
+      this.#run.reserve(bytes);
+      const lsn = this.#run.write(group, bytes);
+      // The durability policy: `always` answers for power loss with every append, `everysec` a moment later.
+      if (this.#options.syncPolicy === 'always') this.#run.sync();
+      else this.#scheduleSync();
+      return lsn;
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
+  sync(): void {
+    if (this.#state.kind === 'finishing') return;
+    this.#assertReady();
+    this.#cancelSync();
+    try {
+      this.#run.sync();
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
+  /** As in {@link Journal}. Reads with synchronous calls: a consumer with other duties pauses now and then. */
+  // eslint-disable-next-line @typescript-eslint/require-await -- the interface is asynchronous for journals that wait
+  async *replay(after: Lsn): AsyncGenerator<JournalRecord, void, undefined> {
+    for (const reader of readRecords(this.#options.disk, this.#found, after, this.#foundLsn)) {
+      const entries = reader.record.subarray(RECORD_HEADER_BYTES);
+      yield { lsn: reader.lsn, acceptedAt: reader.acceptedAt, entries };
+    }
+  }
+
+  prune(upTo: Lsn): void {
+    // What is being finished is removed as a whole.
+    if (this.#state.kind === 'finishing') return;
+    this.#assertReady();
+    this.#run.commit(upTo);
+  }
+
+  /**
+   * The database's id, where it was not known when the journal was opened: segments carry it from now on. Throws
+   * JournalError `journal-foreign` where the stream belongs to another database.
+   */
+  setDatabaseId(id: string): void {
+    requireSameDatabase(this.#path, this.#run.databaseId, id);
+    this.#run.databaseId = id;
+  }
+
+  /** Removes the stream and closes: for a stream whose checkpoint row is retired. Throws `journal-unavailable`. */
+  removeStream(): void {
+    this.#letGo({ kind: 'closed' });
+    const { disk, directory } = this.#options;
+    orUnavailable(`${this.#path} cannot be removed`, () => removeStream(disk, directory, this.stream));
+  }
+
+  async close(): Promise<void> {
+    if (this.#state.kind === 'ready') this.sync();
+    this.#letGo({ kind: 'closed' });
+    return Promise.resolve();
+  }
+
+  #finish(scan: StreamScan, checkpoint: Lsn): void {
+    // What is flushed must not be lost here afterwards while later records stay: recovery would take those for void.
+    const last = scan.segments.at(-1);
+    if (last !== undefined) syncSegment(this.#options.disk, last);
+    this.#run.endAt(Math.max(scan.endLsn, checkpoint));
+    this.#found = scan.segments;
+    this.#state = { kind: 'finishing' };
+  }
+
+  #takeOver(scan: StreamScan, checkpoint: Lsn): void {
+    const { disk, nodeId, shard, clock } = this.#options;
+    const databaseId = this.#run.databaseId ?? databaseOf(scan.segments);
+    const origin = { stream: this.stream, databaseId, nodeId, shard };
+    const { active, segments } = takeOver(disk, this.#path, scan, checkpoint, { ...origin, createdAt: clock.now() });
+    const kept = segments.slice(0, -1).map(({ path, fileBytes }, index) => {
+      return { path, lastLsn: segmentLimit(segments, index), bytes: fileBytes, committedAt: undefined };
+    });
+    this.#run.continueIn(active, kept, Math.max(scan.endLsn, checkpoint));
+    this.#found = segments;
+    this.#state = { kind: 'ready' };
+    // The caller has read the checkpoint with its own epoch: what is below is committed. The keep time begins anew.
+    this.#run.commit(checkpoint);
+    if (scan.missing.length === 0) forgetAcceptedGaps(disk, this.#path);
+  }
+
+  #scheduleSync(): void {
+    this.#syncTimer ??= this.#options.clock.schedule(DEFERRED_SYNC_MS, () => {
+      try {
+        this.sync();
+      } catch (error) {
+        // Every later call throws it again.
+        if (!(error instanceof JournalError)) throw error;
+      }
+    });
+  }
+
+  #cancelSync(): void {
+    this.#syncTimer?.cancel();
+    this.#syncTimer = undefined;
+  }
+
+  #assertReady(): void {
+    const state = this.#state;
+    if (state.kind === 'ready') return;
+    if (state.kind === 'failed') throw state.error;
+    throw new JournalError('journal-unavailable', `${this.#path} takes no records: it is ${state.kind}.`);
+  }
+
+  /** The error to throw; unless nothing was kept, this is the journal's end. */
+  #failed(error: unknown): unknown {
+    const goesOn = error instanceof JournalError && error.nothingKept;
+    if (!goesOn) this.#letGo({ kind: 'failed', error });
+    return error;
+  }
+
+  #letGo(state: State): void {
+    this.#cancelSync();
+    this.#run.letGo();
+    this.#state = state;
+  }
+}
+
+function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
+  if (bound === undefined || databaseId === undefined || bound === databaseId) return;
+  const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
+  throw new JournalError('journal-foreign', message);
+}

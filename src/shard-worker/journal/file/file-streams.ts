@@ -1,0 +1,92 @@
+/**
+ * The streams of one shard in this node's data directory. Shard thread.
+ *
+ * Several shard threads look at the directory at once, each for its own streams: a stream belongs to the shard that its
+ * newest segment names, and where there is no such shard any more, to that number modulo the shards there are. What
+ * another shard makes or removes meanwhile is none of ours, and does not disturb the looking.
+ */
+import { JournalError } from '../../../errors.js';
+import type { Journal, JournalStreams, RecoverableJournal } from '../journal.js';
+import { orUnavailable } from './disk-failure.js';
+import { createFileJournal, openFileJournal, type FileJournal } from './file-journal.js';
+import type { FileJournalOptions } from './file-journal-options.js';
+import { listStreams, removeStream, sweepRemovedStreams, type StreamInfo } from './streams.js';
+
+/** What a shard's streams have in common. `shards` is how many there are. */
+export interface FileStreamsOptions extends FileJournalOptions {
+  readonly shards: number;
+  /** Streams of another database are taken over, knowingly. */
+  readonly rebind?: boolean;
+}
+
+/** The file journal's streams for a shard. */
+export class FileStreams implements JournalStreams {
+  readonly #options: FileStreamsOptions;
+  readonly #open = new Map<string, FileJournal>();
+  #databaseId: string | undefined;
+  #own: string | undefined;
+
+  constructor(options: FileStreamsOptions) {
+    this.#options = options;
+    this.#databaseId = options.databaseId;
+  }
+
+  /**
+   * Streams of earlier runs: the newest of this shard is continued, all others are finished. Throws JournalError
+   * `journal-corrupt` or `journal-format`, and `journal-unavailable` where the directory cannot be read.
+   */
+  existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] } {
+    const { disk, directory, shard, shards } = this.#options;
+    const isOurs = (info: StreamInfo): boolean => info.shard % shards === shard;
+    const streams = orUnavailable(`${directory} cannot be read`, () => {
+      sweepRemovedStreams(disk, directory);
+      return listStreams(disk, directory).filter(isOurs);
+    });
+    this.#own = streams.findLast((info) => info.shard === shard)?.stream;
+    return {
+      own: this.#own,
+      leftOver: streams.map(({ stream }) => stream).filter((stream) => stream !== this.#own),
+    };
+  }
+
+  create(): Journal {
+    return this.#keep(createFileJournal(this.#settings()));
+  }
+
+  /** Throws as {@link openFileJournal} does. */
+  open(stream: string): RecoverableJournal {
+    const { rebind } = this.#options;
+    const forFinishing = stream !== this.#own;
+    return this.#keep(
+      openFileJournal({ ...this.#settings(), stream, forFinishing, ...(rebind === true && { rebind }) }),
+    );
+  }
+
+  /** Removes the data of a stream whose checkpoint row is retired. */
+  remove(journal: Journal): void {
+    const { disk, directory } = this.#options;
+    const { stream } = journal;
+    this.#open.delete(stream);
+    try {
+      orUnavailable(`Stream ${stream} cannot be removed`, () => removeStream(disk, directory, stream));
+    } catch (error) {
+      // The row says that it is finished, so the next start removes it.
+      if (!(error instanceof JournalError)) throw error;
+    }
+  }
+
+  /** Throws JournalError `journal-foreign` where a stream in use belongs to another database. */
+  setDatabaseId(databaseId: string): void {
+    this.#databaseId = databaseId;
+    for (const journal of this.#open.values()) journal.setDatabaseId(databaseId);
+  }
+
+  #settings(): FileJournalOptions {
+    return { ...this.#options, databaseId: this.#databaseId };
+  }
+
+  #keep(journal: FileJournal): FileJournal {
+    this.#open.set(journal.stream, journal);
+    return journal;
+  }
+}

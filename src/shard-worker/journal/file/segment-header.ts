@@ -1,0 +1,132 @@
+/**
+ * A segment's header and name. The header has a block of its own, so that writing records never rewrites it.
+ * `docs/journal-format.md` says why each field is there. All integers are little-endian.
+ *
+ * ```text
+ * offset size field
+ *      0    8 magic, "SUMSWAL" and a zero
+ *      8    4 format version, 1
+ *     12    4 header bytes, 4096
+ *     16   16 stream, a UUID
+ *     32   16 database id, a UUID; zero where it was not known yet
+ *     48   16 node id, a UUID
+ *     64    4 shard
+ *     68    4 flags, 0
+ *     72    8 first LSN of this segment
+ *     80    8 last LSN of the predecessor that counts
+ *     88    8 synced LSN: records of this segment up to here were durable before the segment got its name
+ *     96    8 time made, ms since 1970
+ *    104      zeros
+ *   4092    4 CRC-32 of bytes 0 .. 4092
+ * ```
+ */
+import { crc32 } from 'node:zlib';
+import { JournalError } from '../../../errors.js';
+import type { Lsn } from '../../../increment.js';
+import { readUint64, writeUint64 } from '../../messages.js';
+
+/** Bytes of a segment before its first record. */
+export const SEGMENT_HEADER_BYTES = 4096;
+
+/** Version of the segment and record format that this code writes, and the only one that it reads. */
+export const SEGMENT_FORMAT_VERSION = 1;
+
+const MAGIC = Buffer.from('SUMSWAL\0', 'latin1');
+const CRC_OFFSET = SEGMENT_HEADER_BYTES - 4;
+const ZERO_UUID = '00000000-0000-0000-0000-000000000000';
+const UUID_PATTERN = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const NAME_PATTERN = /^(\d{20})\.wal$/;
+
+/** What a segment says of itself. */
+export interface SegmentHeader {
+  readonly stream: string;
+  /** Undefined where the database had never been reached when the segment was made. */
+  readonly databaseId: string | undefined;
+  readonly nodeId: string;
+  readonly shard: number;
+  readonly firstLsn: Lsn;
+  /** What the predecessor holds above this is void. Below `firstLsn - 1` where LSNs between were never here. */
+  readonly predecessorLsn: Lsn;
+  /** Records of this segment up to here were durable before any record was added to it. */
+  readonly syncedLsn: Lsn;
+  /** Milliseconds since 1970. */
+  readonly createdAt: number;
+}
+
+/** Whether `text` is a UUID in lower case, as names of streams are. */
+export function isUuid(text: string): boolean {
+  return UUID_PATTERN.test(text);
+}
+
+/** The file name of the segment whose first record is `firstLsn`: names sort as LSNs do. */
+export function segmentName(firstLsn: Lsn): string {
+  return `${String(firstLsn).padStart(20, '0')}.wal`;
+}
+
+/** The first LSN that a segment's name says, or undefined where the name is not a segment's. */
+export function lsnOfSegmentName(name: string): Lsn | undefined {
+  const digits = NAME_PATTERN.exec(name)?.[1];
+  return digits === undefined ? undefined : Number(digits);
+}
+
+/** The header as bytes, checksum included. */
+export function encodeSegmentHeader(header: SegmentHeader): Uint8Array {
+  const bytes = Buffer.alloc(SEGMENT_HEADER_BYTES);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  MAGIC.copy(bytes);
+  view.setUint32(8, SEGMENT_FORMAT_VERSION, true);
+  view.setUint32(12, SEGMENT_HEADER_BYTES, true);
+  writeUuid(bytes, 16, header.stream);
+  writeUuid(bytes, 32, header.databaseId ?? ZERO_UUID);
+  writeUuid(bytes, 48, header.nodeId);
+  view.setUint32(64, header.shard, true);
+  writeUint64(view, 72, header.firstLsn);
+  writeUint64(view, 80, header.predecessorLsn);
+  writeUint64(view, 88, header.syncedLsn);
+  writeUint64(view, 96, header.createdAt);
+  view.setUint32(CRC_OFFSET, crc32(bytes.subarray(0, CRC_OFFSET)), true);
+  return bytes;
+}
+
+/**
+ * Reads a header; `path` is for messages. Throws JournalError `journal-format` for a version that this code does not
+ * know, `journal-corrupt` for anything that is not a whole header: a segment gets its name after its header was synced,
+ * so no crash leaves a torn one.
+ */
+export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHeader {
+  const block = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (block.length < SEGMENT_HEADER_BYTES || !block.subarray(0, MAGIC.length).equals(MAGIC)) {
+    throw new JournalError('journal-corrupt', `${path} at offset 0: not a segment of this journal.`);
+  }
+  const view = new DataView(block.buffer, block.byteOffset, SEGMENT_HEADER_BYTES);
+  const version = view.getUint32(8, true);
+  if (version !== SEGMENT_FORMAT_VERSION) {
+    throw new JournalError(
+      'journal-format',
+      `${path} has format version ${version}; this server reads version ${SEGMENT_FORMAT_VERSION} only.`,
+    );
+  }
+  if (view.getUint32(CRC_OFFSET, true) !== crc32(block.subarray(0, CRC_OFFSET))) {
+    throw new JournalError('journal-corrupt', `${path} at offset 0: the segment's header fails its checksum.`);
+  }
+  const databaseId = readUuid(block, 32);
+  return {
+    stream: readUuid(block, 16),
+    databaseId: databaseId === ZERO_UUID ? undefined : databaseId,
+    nodeId: readUuid(block, 48),
+    shard: view.getUint32(64, true),
+    firstLsn: readUint64(view, 72),
+    predecessorLsn: readUint64(view, 80),
+    syncedLsn: readUint64(view, 88),
+    createdAt: readUint64(view, 96),
+  };
+}
+
+function writeUuid(bytes: Buffer, at: number, uuid: string): void {
+  bytes.write(uuid.replaceAll('-', ''), at, 16, 'hex');
+}
+
+function readUuid(bytes: Buffer, at: number): string {
+  const hex = bytes.toString('hex', at, at + 16);
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+}

@@ -1,0 +1,177 @@
+/**
+ * Takes over what an earlier process left in a stream. Shard thread.
+ *
+ * The last segment is never continued: its tail may be torn, and a sync of it may have failed, after which the system
+ * can report success for data that it has dropped. What counts of it above the checkpoint is copied into a new segment,
+ * which is synced and durably named before anything is acknowledged on it. Either the copy has its first LSN and takes
+ * its name, which replaces it, or the copy's header says up to where the old one counts.
+ */
+import assert from 'node:assert';
+import { join } from 'node:path';
+import { JournalError } from '../../../errors.js';
+import type { Lsn } from '../../../increment.js';
+import type { RecoveryFacts } from '../journal.js';
+import { readAcceptedGaps, unaccepted } from './accepted-gap.js';
+import type { Disk, DiskFile } from './disk.js';
+import { RecordReader } from './record-reader.js';
+import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
+import { ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX, writeFully } from './segment-writer.js';
+import {
+  scanStream,
+  segmentLimit,
+  type FoundSegment,
+  type LsnRange,
+  type StreamScan,
+  type TornTail,
+} from './stream-scan.js';
+
+/** What recovery found, for the log. */
+export interface Recovery extends RecoveryFacts {
+  /** The next append follows this. */
+  readonly endLsn: Lsn;
+  /** Last LSN found in the journal. */
+  readonly journalEndLsn: Lsn;
+  /** The torn tail that was cut, where there was one. */
+  readonly torn: TornTail | undefined;
+  /** LSNs above the checkpoint that are lost, as an operator has accepted. */
+  readonly acceptedGaps: readonly LsnRange[];
+}
+
+/** The facts of a scan that was good enough to go on from. */
+export function recoveryOf(scan: StreamScan, checkpoint: Lsn): Recovery {
+  const { endLsn: journalEnd, torn, missing, pendingRecords } = scan;
+  return {
+    endLsn: Math.max(journalEnd, checkpoint),
+    journalEndLsn: journalEnd,
+    records: pendingRecords,
+    ...(checkpoint > journalEnd ? { beyondEnd: { checkpoint, journalEnd } } : {}),
+    cutBytes: torn?.bytes ?? 0,
+    torn,
+    acceptedGaps: missing,
+  };
+}
+
+/**
+ * Scans what is above `checkpoint`. Throws JournalError `journal-corrupt` with file and offset, and `journal-gap` where
+ * LSNs above the checkpoint are missing without an operator having accepted that.
+ */
+export function scanForRecovery(
+  disk: Disk,
+  directory: string,
+  segments: readonly FoundSegment[],
+  checkpoint: Lsn,
+): StreamScan {
+  const scan = scanStream(disk, segments, checkpoint);
+  if (scan.missing.length === 0) return scan;
+  const open = unaccepted(scan.missing, readAcceptedGaps(disk, directory));
+  if (open.length > 0) {
+    const ranges = open.map(({ from, to }) => `${from} to ${to}`).join(', ');
+    throw new JournalError(
+      'journal-gap',
+      `The database has this stream up to LSN ${checkpoint}, but ${directory} no longer holds LSN ${ranges}: was the ` +
+        `database restored? \`npm run journal -- accept\` records that they are lost.`,
+    );
+  }
+  return scan;
+}
+
+/**
+ * Stages and publishes the segment that takes over from the last one. Returns it and the segments as they are then.
+ * Throws the disk's errors: nothing has changed, except that the new segment may be there already, which is as good.
+ */
+export function takeOver(
+  disk: Disk,
+  directory: string,
+  scan: StreamScan,
+  checkpoint: Lsn,
+  origin: Pick<SegmentHeader, 'stream' | 'databaseId' | 'nodeId' | 'shard' | 'createdAt'>,
+): { readonly active: SegmentWriter; readonly segments: readonly FoundSegment[] } {
+  const last = scan.segments.at(-1);
+  assert(last !== undefined, 'a stream to recover has segments');
+  const header = { ...origin, ...successorOf(last, scan.endLsn, checkpoint) };
+  const copy = (file: DiskFile): number => copyRecords(disk, last, header.firstLsn, scan.endLsn, file);
+  removeStaged(disk, directory);
+  const active = new SegmentWriter(disk, directory, header, ALLOCATION_BYTES_MIN, copy);
+  active.publish();
+  const before = active.path === last.path ? scan.segments.slice(0, -1) : scan.segments;
+  return { active, segments: [...before, { path: active.path, header, fileBytes: active.allocated }] };
+}
+
+function successorOf(
+  last: FoundSegment,
+  endLsn: Lsn,
+  checkpoint: Lsn,
+): Pick<SegmentHeader, 'firstLsn' | 'predecessorLsn' | 'syncedLsn'> {
+  // The database knows more than the journal (a restored volume): go on above both.
+  if (checkpoint > endLsn) return { firstLsn: checkpoint + 1, predecessorLsn: endLsn, syncedLsn: checkpoint };
+  const firstLsn = Math.max(checkpoint + 1, last.header.firstLsn);
+  const replaces = firstLsn === last.header.firstLsn;
+  return {
+    firstLsn,
+    predecessorLsn: replaces ? last.header.predecessorLsn : firstLsn - 1,
+    syncedLsn: Math.max(endLsn, firstLsn - 1),
+  };
+}
+
+/** Makes what a process that is gone wrote to a segment durable. Throws the disk's errors. */
+export function syncSegment(disk: Disk, { path }: FoundSegment): void {
+  const file = disk.open(path);
+  try {
+    file.sync();
+  } finally {
+    file.close();
+  }
+}
+
+/** Removes what a crash left half made: nothing in it was ever acknowledged. */
+function removeStaged(disk: Disk, directory: string): void {
+  for (const name of disk.list(directory)) if (name.endsWith(STAGED_SUFFIX)) disk.remove(join(directory, name));
+}
+
+/** Copies the records `from` to `to` of a segment behind the header of `into`; returns the offset of their end. */
+function copyRecords(disk: Disk, segment: FoundSegment, from: Lsn, to: Lsn, into: DiskFile): number {
+  const source = disk.open(segment.path);
+  try {
+    const reader = new RecordReader(source, segment.header.firstLsn, to);
+    let end = SEGMENT_HEADER_BYTES;
+    while (reader.next()) {
+      if (reader.lsn < from) continue;
+      writeFully(into, reader.record, end);
+      end += reader.record.byteLength;
+    }
+    if (reader.lsn < to && from <= to) throw changedMeanwhile(segment, reader);
+    return end;
+  } finally {
+    source.close();
+  }
+}
+
+/** The records above `after` up to `endLsn`, one after the other, from all segments. Throws `journal-corrupt`. */
+export function* readRecords(
+  disk: Disk,
+  segments: readonly FoundSegment[],
+  after: Lsn,
+  endLsn: Lsn,
+): Generator<RecordReader, void, undefined> {
+  for (const [index, segment] of segments.entries()) {
+    const limit = Math.min(segmentLimit(segments, index), endLsn);
+    if (limit <= after) continue;
+    const file = disk.open(segment.path);
+    try {
+      const reader = new RecordReader(file, segment.header.firstLsn, limit);
+      while (reader.next()) if (reader.lsn > after) yield reader;
+      // The scan has found everything up to the limit, or a cut that was accepted.
+      if (reader.end?.reason === 'bad' || reader.end?.reason === 'zeros') throw changedMeanwhile(segment, reader);
+    } finally {
+      file.close();
+    }
+  }
+}
+
+function changedMeanwhile(segment: FoundSegment, reader: RecordReader): JournalError {
+  const offset = reader.end?.offset ?? reader.offset;
+  return new JournalError(
+    'journal-corrupt',
+    `${segment.path} at offset ${offset}: record ${reader.lsn + 1} was whole a moment ago and is damaged now.`,
+  );
+}

@@ -1,0 +1,86 @@
+/** What the file journal's tests share: records, options, a directory of their own, ways to read back. */
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import { hashKey } from '#product/increment.js';
+import { PAIR_HEADER_BYTES, PAIR_OFFSET, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '#product/shard-worker/messages.js';
+import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
+import type { Journal, RecordBytes } from '#product/shard-worker/journal/journal.js';
+import { ManualClock } from './manual-clock.js';
+
+export const NODE_ID = '11111111-2222-4333-8444-555555555555';
+export const DATABASE_ID = 'aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee';
+export const OTHER_DATABASE_ID = 'ffffffff-bbbb-4ccc-8ddd-eeeeeeeeeeee';
+
+/** An empty directory that is removed after the test. */
+export function temporaryDirectory(t: TestContext): string {
+  const path = mkdtempSync(join(tmpdir(), 'summing-counters-journal-'));
+  t.after(() => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+export function journalOptions(dataDir: string, changes: Partial<FileJournalOptions> = {}): FileJournalOptions {
+  return {
+    disk: nodeDisk,
+    directory: join(dataDir, 'journal'),
+    clock: new ManualClock(),
+    syncPolicy: 'always',
+    bytesMax: 1024 * 1024 * 1024,
+    keepSeconds: 0,
+    nodeId: NODE_ID,
+    shard: 0,
+    databaseId: DATABASE_ID,
+    ...changes,
+  };
+}
+
+/** A record of one pair; its key has `keyBytes` bytes, so that records of any size can be made. */
+export function pairRecord(key: string, amount: number, acceptedAt = 1000): RecordBytes {
+  const keyBytes = Buffer.from(key);
+  const bytes = RECORD_HEADER_BYTES + PAIR_HEADER_BYTES + keyBytes.length;
+  const record = new Uint8Array(bytes);
+  const view = new DataView(record.buffer);
+  view.setUint32(RECORD_OFFSET.bytes, bytes, true);
+  writeUint64(view, RECORD_OFFSET.acceptedAt, acceptedAt);
+  view.setUint32(RECORD_OFFSET.pairs, 1, true);
+  const at = RECORD_HEADER_BYTES;
+  view.setUint16(at + PAIR_OFFSET.keyBytes, keyBytes.length, true);
+  view.setUint32(at + PAIR_OFFSET.hash, hashKey(keyBytes, 0, keyBytes.length), true);
+  view.setFloat64(at + PAIR_OFFSET.amount, amount, true);
+  record.set(keyBytes, at + PAIR_OFFSET.key);
+  return record;
+}
+
+/** A record of `bytes` bytes whose entries are `fill`, for tests that do not look at pairs. */
+export function rawRecord(bytes: number, fill = 0x61): RecordBytes {
+  const record = new Uint8Array(bytes).fill(fill, RECORD_HEADER_BYTES);
+  new DataView(record.buffer).setUint32(RECORD_OFFSET.bytes, bytes, true);
+  return record;
+}
+
+/** What replay gives, as text: `lsn:key=amount`. */
+export async function replayed(journal: Journal, after = 0): Promise<string[]> {
+  const lines: string[] = [];
+  for await (const { lsn, entries } of journal.replay(after)) {
+    const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
+    const key = Buffer.from(entries.subarray(PAIR_HEADER_BYTES)).toString();
+    lines.push(`${lsn}:${key}=${view.getFloat64(PAIR_OFFSET.amount, true)}`);
+  }
+  return lines;
+}
+
+/** LSNs that replay gives. */
+export async function replayedLsns(journal: Journal, after = 0): Promise<number[]> {
+  const lsns: number[] = [];
+  for await (const { lsn } of journal.replay(after)) lsns.push(lsn);
+  return lsns;
+}
+
+/** Paths of a stream's segments, oldest first. */
+export function segmentPaths(options: FileJournalOptions, stream: string): string[] {
+  const directory = join(options.directory, stream);
+  const names = readdirSync(directory).filter((name) => name.endsWith('.wal'));
+  return names.sort().map((name) => join(directory, name));
+}
