@@ -18,7 +18,7 @@ import {
 
 /** The journals that this version implements, and the one that an operator gets without asking. */
 export const implementedJournals = ['memory', 'file'] as const;
-const defaultJournal: (typeof implementedJournals)[number] = 'memory';
+const defaultJournal: (typeof implementedJournals)[number] = 'file';
 
 /** What the environment says about a variable, trimmed; empty is unset. */
 export function givenText(env: NodeJS.ProcessEnv, variable: string): string | undefined {

@@ -11,8 +11,10 @@ import { parseDatabaseUrl } from '../db/connection.js';
 import { CheckpointStore } from '../db/checkpoint-store.js';
 import { CounterError, JournalError } from '../errors.js';
 import { createLogger } from '../logger.js';
-import { GroupCommit } from './group-commit.js';
+import { batchPort, GroupCommit } from './group-commit.js';
 import type { JournalStreams } from './journal/journal.js';
+import { nodeDisk } from './journal/file/disk.js';
+import { FileStreams } from './journal/file/file-streams.js';
 import { MemoryStreams } from './journal/memory.js';
 import { gaugeRow, type ControlMessage, type ControlRequest, type ShardTask } from './messages.js';
 import { PostgresShardDatabase } from './shard-database.js';
@@ -59,7 +61,7 @@ class ShardThread {
         logger[level](fields, message);
       },
     });
-    this.#groups = new GroupCommit(task.frontEnds, this.#shard, systemClock);
+    this.#groups = new GroupCommit(task.frontEnds.map(batchPort), this.#shard, systemClock);
   }
 
   start(): void {
@@ -114,11 +116,22 @@ class ShardThread {
 }
 
 function journalsOf(task: ShardTask): JournalStreams {
-  void path;
-  switch (task.settings.journal) {
+  const { settings } = task;
+  switch (settings.journal) {
     case 'memory':
       return new MemoryStreams();
     case 'file':
-      throw new TypeError('the file journal is not there yet');
+      return new FileStreams({
+        disk: nodeDisk,
+        directory: path.join(settings.dataDir, 'journal'),
+        clock: systemClock,
+        syncPolicy: settings.journalSync,
+        bytesMax: settings.journalBytesMax,
+        keepSeconds: settings.journalKeepSeconds,
+        nodeId: task.nodeId,
+        shard: task.shard,
+        shards: task.shards,
+        databaseId: task.databaseId,
+      });
   }
 }

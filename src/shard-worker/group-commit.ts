@@ -37,6 +37,30 @@ export interface GroupTarget {
   failed(error: unknown): void;
 }
 
+/** A front end's port as group commit uses it. */
+export interface BatchPort {
+  /** Calls back with each message that {@link receive} has not taken. */
+  listen(callback: (message: BatchMessage) => void): void;
+  /** The next message that waits, taken now. */
+  receive(): BatchMessage | undefined;
+  post(answer: BatchAnswer): void;
+  close(): void;
+}
+
+/** A MessagePort as group commit uses it. */
+export function batchPort(port: MessagePort): BatchPort {
+  return {
+    listen: (callback) => port.on('message', callback),
+    receive: () => (receiveMessageOnPort(port) as { message: BatchMessage } | undefined)?.message,
+    post: (answer) => {
+      port.postMessage(answer);
+    },
+    close: () => {
+      port.close();
+    },
+  };
+}
+
 interface Waiting {
   readonly port: number;
   readonly message: BatchMessage;
@@ -44,7 +68,7 @@ interface Waiting {
 
 /** The loop between ports and journal. */
 export class GroupCommit {
-  readonly #ports: readonly MessagePort[];
+  readonly #ports: readonly BatchPort[];
   readonly #target: GroupTarget;
   readonly #clock: Clock;
   #waiting: Waiting[] = [];
@@ -53,7 +77,7 @@ export class GroupCommit {
   #drainedAtMs: number;
   #idle: (() => void)[] = [];
 
-  constructor(ports: readonly MessagePort[], target: GroupTarget, clock: Clock) {
+  constructor(ports: readonly BatchPort[], target: GroupTarget, clock: Clock) {
     this.#ports = ports;
     this.#target = target;
     this.#clock = clock;
@@ -63,7 +87,7 @@ export class GroupCommit {
   /** Begins to listen. */
   start(): void {
     for (const [index, port] of this.#ports.entries()) {
-      port.on('message', (message: BatchMessage) => {
+      port.listen((message) => {
         this.#waiting.push({ port: index, message });
         this.#commitAll();
       });
@@ -126,9 +150,9 @@ export class GroupCommit {
     this.#drainedAtMs = this.#clock.now();
     for (const [index, port] of this.#ports.entries()) {
       for (;;) {
-        const received = receiveMessageOnPort(port) as { message: BatchMessage } | undefined;
-        if (received === undefined) break;
-        this.#waiting.push({ port: index, message: received.message });
+        const message = port.receive();
+        if (message === undefined) break;
+        this.#waiting.push({ port: index, message });
       }
     }
   }
@@ -243,7 +267,7 @@ function bufferOf(message: BatchMessage): ArrayBuffer {
   return message instanceof ArrayBuffer ? message : message.onlyPendingKeys;
 }
 
-function post(port: MessagePort, count: number, code: ErrorCode | undefined): void {
+function post(port: BatchPort, count: number, code: ErrorCode | undefined): void {
   const answer: BatchAnswer = code === undefined ? count : { refused: count, code };
-  port.postMessage(answer);
+  port.post(answer);
 }

@@ -4,7 +4,7 @@
 import { join } from 'node:path';
 import type { Lsn } from '../../../increment.js';
 import { systemErrorCode, type Disk } from './disk.js';
-import { isUuid, lsnOfSegmentName } from './segment-header.js';
+import { isUuid } from './segment-header.js';
 import { findSegments, type FoundSegment } from './stream-scan.js';
 
 /** What follows the name of a stream that is being removed. */
