@@ -17,6 +17,7 @@ test('escapes in keys are decoded', () => {
   assertPairs('{"\\u00e9\\u00E9\\u20ac\\u0001":1}', [['éé€\u0001', 1]]);
   assertPairs('{"\\ud83d\\ude00\\uD83D\\uDE00":1}', [['😀😀', 1]]);
   assertPairs('{"\\ud800\\udc00\\udbff\\udfff":1}', [['\u{10000}\u{10ffff}', 1]]);
+  assertPairs('{"\\u007f\\u0080\\u07ff\\u0800\\uffff":1}', [['\x7f\x80\u07ff\u0800\uffff', 1]]);
   assertPairs('{"é\\u0041€\\n😀z":1,"b":2}', [
     ['éA€\n😀z', 1],
     ['b', 2],
@@ -54,7 +55,17 @@ test('surrogate escapes must come in pairs, high before low', () => {
     '\\ud83d\\u0041',
     '\\ud83d\\ud83d',
   ];
-  for (const escape of [...unpaired, '\\ude00\\ud83d', '\\ud83d\\ud83d\\ude00', '\\ud83d\\udbff', '\\ud83d😀']) {
+  for (const escape of [
+    ...unpaired,
+    '\\ude00\\ud83d',
+    '\\ude00\\ude00',
+    '\\ud83d\\ue000',
+    '\\ud83dxude00',
+    '\\ud83d\\xde00',
+    '\\ud83d\\ud83d\\ude00',
+    '\\ud83d\\udbff',
+    '\\ud83d😀',
+  ]) {
     assert.match(refusalOf(`{"${escape}":1}`), /unpaired surrogate/);
   }
   assertPairs('{"\\ud7ff\\ue000":1}', [['\ud7ff\ue000', 1]]);

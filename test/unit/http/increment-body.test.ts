@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { CounterError } from '#product/errors.js';
 import { IncrementBodyScanner } from '#product/http/increment-body.js';
 import { DECODED_BYTES_KEPT_MAX, ROWS_KEPT_MAX } from '#product/http/pair-rows.js';
-import { assertPairs, refusalOf, scan } from '../../support/increment-cases.js';
+import { assertPairs, KEY_BYTES_MAX, refusalOf, scan } from '../../support/increment-cases.js';
 import type { Pair } from '../../support/increment-oracle.js';
 import { scannedPairs } from '../../support/scanned-pairs.js';
 
@@ -144,8 +144,8 @@ test('a refusal names the member and the byte offset', () => {
 });
 
 test('a refusal repeats no more than 64 units of the body, and is well-formed text', () => {
-  for (const unit of ['k', 'é', '€', '😀', 'k😀', '\\n']) {
-    const key = unit.repeat(200);
+  const units = ['k', 'é', '€', '😀', 'k😀', '\\n'];
+  for (const key of [...units.map((unit) => unit.repeat(200)), `k${'😀'.repeat(200)}`]) {
     const detail = refusalOf(`{"${key}":null}`, false, 2048);
     const echoed = /^Member "(.*)…": expected/.exec(detail)?.[1];
     assert.ok(echoed !== undefined && echoed.length <= 64 && echoed.length >= 62, detail);
@@ -188,4 +188,11 @@ test('columns grow with the body, and those of a huge body are let go of by the 
   for (const column of [small.keyStart, small.keyBytes, small.hash, small.amount])
     assert.ok(column.length <= ROWS_KEPT_MAX);
   assert.ok(small.decoded.length <= DECODED_BYTES_KEPT_MAX);
+});
+
+test('decoded keys take no more room for a thousand bodies than for one', () => {
+  const scanner = new IncrementBodyScanner({ keyBytesMax: KEY_BYTES_MAX });
+  const body = Buffer.from(`{"\\n${'k'.repeat(500)}":1}`);
+  const roomForOne = scanner.scan(body, false).decoded.length;
+  for (let scans = 1; scans < 1000; scans += 1) assert.equal(scanner.scan(body, false).decoded.length, roomForOne);
 });
