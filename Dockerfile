@@ -9,7 +9,7 @@ COPY package.json package-lock.json .npmrc ./
 # Scripts run after the sources are there; the packages' own are not needed, their binaries ship inside them.
 RUN npm ci --ignore-scripts --omit=optional
 COPY . .
-RUN npm run -s build && npm prune --ignore-scripts --omit=dev --omit=optional \
+RUN npx tspc -b tsconfig.build.json && npm prune --ignore-scripts --omit=dev --omit=optional \
   # Binaries of other systems, and of Node versions that are not in this image.
   && abi="$(node -p process.versions.modules)" arch="$(node -p process.arch)" \
   && find node_modules/uWebSockets.js node_modules/uWebSockets.js-glibc-2.27 -name '*.node' \
@@ -28,7 +28,11 @@ USER 10001:10001
 VOLUME /data
 EXPOSE 3333
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
-  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT||3333}/healthz`).then((r)=>process.exit(r.ok?0:1),()=>process.exit(1))"]
+# Over loopback, whatever the certificate is called.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["node", "-e", "\
+  const { PORT, TLS_CERT_FILE } = process.env; \
+  const { get } = require(TLS_CERT_FILE ? 'node:https' : 'node:http'); \
+  get({ host: '127.0.0.1', port: PORT || 3333, path: '/healthz', rejectUnauthorized: false }, (answer) => \
+    process.exit(answer.statusCode === 200 ? 0 : 1)).on('error', () => process.exit(1))"]
 # Node is process 1, so that it gets the signals and its exit code is the container's.
 CMD ["node", "dist/main.js"]
