@@ -60,7 +60,7 @@ function randomKey(random: Mulberry32): string {
 
 function samePairs(ours: Pair[] | CounterError, theirs: Pair[] | undefined): boolean {
   if (ours instanceof CounterError) return theirs === undefined;
-  if (theirs === undefined || ours.length !== theirs.length) return false;
+  if (ours.length !== theirs?.length) return false;
   return ours.every(([key, amount], n) => key === theirs[n]?.[0] && amount === theirs[n][1]);
 }
 
