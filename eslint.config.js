@@ -20,6 +20,10 @@ export default tseslint.config(
       '@typescript-eslint/await-thenable': 'error',
       // It would have `x!` where the code says `x as T` with its proof beside it.
       '@typescript-eslint/non-nullable-type-assertion-style': 'off',
+      // It believes that a flag keeps its value over an await, where another turn may have set it: the check that it calls
+      // unnecessary is the one that ends a loop or closes a connection after a stop.
+      '@typescript-eslint/no-unnecessary-condition': 'off',
+      '@typescript-eslint/restrict-plus-operands': ['error', { allowNumberAndString: true }],
       // Numbers in a message say what they are; String(n) around each one hides the sentence.
       '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true, allowBoolean: true }],
       // An arrow function that hands a call on says more with fewer braces.

@@ -34,7 +34,10 @@ export class CounterNode implements CounterOperations {
   async read(key: Uint8Array): Promise<CounterReading | undefined> {
     const { store, supervisor } = this.#ready();
     if (!supervisor.isRecovered) {
-      throw new CounterError('database-unavailable', 'The journal is not recovered yet: the database was away at start.');
+      throw new CounterError(
+        'database-unavailable',
+        'The journal is not recovered yet: the database was away at start.',
+      );
     }
     for (let snapshot = 0; snapshot < SNAPSHOTS_MAX; snapshot += 1) {
       const streams = this.#streamsOf(supervisor);

@@ -55,7 +55,10 @@ function handleSignals(server: ServerProcess, logger: Logger): void {
 
 function handleBugs(logger: Logger): void {
   process.on('uncaughtException', (error) => {
-    logger.error({ err: error }, 'A bug: an exception that nothing caught ends the process; the journal keeps what it has');
+    logger.error(
+      { err: error },
+      'A bug: an exception that nothing caught ends the process; the journal keeps what it has',
+    );
     process.exit(70);
   });
 }

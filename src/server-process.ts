@@ -183,7 +183,10 @@ export class ServerProcess {
       this.#logger.warn({ reason }, 'The embedded PostgreSQL ended; it is being started again');
     });
     const target = parseDatabaseUrl(embedded.url);
-    this.#logger.info({ pid: embedded.pid }, `Database: embedded PostgreSQL ${embedded.version} in ${dataDir}/postgres`);
+    this.#logger.info(
+      { pid: embedded.pid },
+      `Database: embedded PostgreSQL ${embedded.version} in ${dataDir}/postgres`,
+    );
     return target;
   }
 
@@ -199,7 +202,10 @@ export class ServerProcess {
         if (volatile) {
           throw new StartError([`The database cannot be reached: ${opened.reason}.`], { exitCode: 1 });
         }
-        this.#logger.warn({ reason: opened.reason }, 'The database is away: increments go to the journal until it answers');
+        this.#logger.warn(
+          { reason: opened.reason },
+          'The database is away: increments go to the journal until it answers',
+        );
         void this.#openDatabaseLater(target);
         return undefined;
       }

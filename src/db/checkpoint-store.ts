@@ -8,7 +8,13 @@
  */
 import { CounterError } from '../errors.js';
 import { connect, type DatabaseConnection, type DatabaseTarget, type Statement } from './connection.js';
-import { classifyDatabaseError, errorCode, isStatementRefused, OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
+import {
+  classifyDatabaseError,
+  errorCode,
+  isStatementRefused,
+  OutcomeUnknownError,
+  StatementRefusedError,
+} from './database-errors.js';
 import * as sql from './statements.js';
 
 /** What a stream is besides its name; for operators and adopters. */
@@ -180,10 +186,14 @@ export class CheckpointStore {
       return await connection.query<Row>(statement);
     } catch (error) {
       if (isStatementRefused(error)) {
-        throw new StatementRefusedError(error.message, errorCode(error), classifyDatabaseError(error), { cause: error });
+        throw new StatementRefusedError(error.message, errorCode(error), classifyDatabaseError(error), {
+          cause: error,
+        });
       }
       this.#drop();
-      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, { cause: error });
+      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, {
+        cause: error,
+      });
     }
   }
 

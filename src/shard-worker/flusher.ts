@@ -188,7 +188,6 @@ export class Flusher {
     let poisoned = false;
     let refusals = 0;
     let rejected = 0;
-    let increments = 0;
     for (;;) {
       let attempt: FlushAttempt;
       if (poisoned) {
@@ -200,15 +199,16 @@ export class Flusher {
       }
       if (attempt.kind === 'unknown') attempt = await this.#settleUnknown(range, attempt.error);
       switch (attempt.kind) {
-        case 'committed':
+        case 'committed': {
           this.#setAvailable(true);
           // Before the range is settled, which clears its map for another round.
-          increments = range.sums.increments;
+          const increments = range.sums.increments;
           this.#ledger.settle();
           this.#touchedAt = this.#clock.monotonic();
           for (const waiter of this.#waiters) waiter.keys += attempt.keys;
           this.#events.committed(range, attempt.keys, increments, rejected);
           return true;
+        }
         case 'fenced':
           this.#events.fenced(attempt.row ?? (await this.#ownerOf(this.#ledger.stream)));
           return false;

@@ -68,10 +68,7 @@ export class PostgresShardDatabase implements ShardDatabase {
   }
 
   /** Halves the range until each row that PostgreSQL refuses is found; flushes the others and keeps these apart. */
-  flushSettingAside(
-    ledger: StreamLedger,
-    range: FrozenRange,
-  ): Promise<FlushAttempt & { readonly rejected?: number }> {
+  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt & { readonly rejected?: number }> {
     return this.#inTurn(async () => {
       let rejected = 0;
       const outcome = await attempt(async () => {
@@ -176,7 +173,9 @@ async function orAway<T>(statement: () => Promise<T>): Promise<T> {
     return await statement();
   } catch (error) {
     if (error instanceof OutcomeUnknownError || error instanceof StatementRefusedError) {
-      throw new CounterError('database-unavailable', `The database did not answer: ${error.message}.`, { cause: error });
+      throw new CounterError('database-unavailable', `The database did not answer: ${error.message}.`, {
+        cause: error,
+      });
     }
     throw error;
   }

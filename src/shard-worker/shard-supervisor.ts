@@ -127,7 +127,10 @@ export class ShardSupervisor {
   }
 
   /** What each shard holds of a key above the checkpoints that a read saw; null: nothing. */
-  async pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Promise<readonly (Sum | 'again' | null)[]> {
+  async pendingOf(
+    key: Uint8Array,
+    seen: ReadonlyMap<string, SeenCheckpoint>,
+  ): Promise<readonly (Sum | 'again' | null)[]> {
     return Promise.all(
       this.#shards.map(async (_, shard) => {
         const answer = await this.#ask(shard, { kind: 'pending', key, seen });

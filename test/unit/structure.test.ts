@@ -19,9 +19,11 @@ const layers: readonly (readonly string[])[] = [
   ['http/increment-body', 'http/percent-encoding', 'http/uws', 'http/reply', 'http/auth', 'http/problem'],
   ['shard-worker/shard', 'shard-worker/group-commit', 'shard-worker/flusher', 'shard-worker/stream-ledger'],
   ['shard-worker/shard-database'],
-  ['shard-worker/shard-router', 'shard-worker/shard-client'],
+  ['shard-worker/shard-router', 'shard-worker/shard-client', 'shard-worker/conservation'],
   ['http/'],
   ['shard-worker/entry', 'shard-worker/shard-supervisor'],
+  ['counter-node'],
+  ['server-process'],
   ['main'],
 ];
 
@@ -38,6 +40,8 @@ const shardThread = [
 ];
 const mainThread = [
   'main',
+  'server-process',
+  'counter-node',
   'http/',
   'shard-worker/shard-router',
   'shard-worker/shard-client',
@@ -75,7 +79,7 @@ interface SourceFile {
 }
 
 const files: readonly SourceFile[] = readdirSync(sourceRoot, { recursive: true, encoding: 'utf8' })
-  .filter((file) => file.endsWith('.ts'))
+  .filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
   .map((file) => {
     const text = readFileSync(join(sourceRoot, file), 'utf8');
     const code = text.replaceAll(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, '');

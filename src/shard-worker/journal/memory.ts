@@ -29,7 +29,6 @@ export class MemoryJournal implements Journal {
     // There is nothing that could be made more durable.
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await -- the interface is asynchronous for journals that read
   async *replay(): AsyncIterable<JournalRecord> {
     // A memory journal starts empty.
   }

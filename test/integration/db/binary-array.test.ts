@@ -6,8 +6,29 @@ import { connectTo, testServerUrl } from '../../support/database.js';
 import { seededRandom, type Random } from '../../support/random.js';
 
 const EDGES: readonly Sum[] = [
-  0, -0, 1, -1, 9999, 10000, 10001, 99_999_999, 100_000_000, 999_999_999_999, 1e12, 1e12 + 1, AMOUNT_MAX, -AMOUNT_MAX,
-  AMOUNT_MAX - 1, 9007199254740993n, -9007199254740993n, 10n ** 16n, 10n ** 20n - 1n, -(10n ** 40n), 2n ** 4000n, 0n, 5n,
+  0,
+  -0,
+  1,
+  -1,
+  9999,
+  10000,
+  10001,
+  99_999_999,
+  100_000_000,
+  999_999_999_999,
+  1e12,
+  1e12 + 1,
+  AMOUNT_MAX,
+  -AMOUNT_MAX,
+  AMOUNT_MAX - 1,
+  9007199254740993n,
+  -9007199254740993n,
+  10n ** 16n,
+  10n ** 20n - 1n,
+  -(10n ** 40n),
+  2n ** 4000n,
+  0n,
+  5n,
 ];
 
 function randomSum(random: Random): Sum {
@@ -41,7 +62,10 @@ async function roundTrip(pairs: readonly (readonly [string, Sum])[], encoder: Pa
 }
 
 test('PostgreSQL reads every edge of a sum as it was encoded', async () => {
-  await roundTrip(EDGES.map((sum, index) => [`edge ${index}`, sum] as const), new PairArrayEncoder());
+  await roundTrip(
+    EDGES.map((sum, index) => [`edge ${index}`, sum] as const),
+    new PairArrayEncoder(),
+  );
 });
 
 test('PostgreSQL reads random keys and sums as they were encoded, also with buffers used again', async () => {
@@ -50,7 +74,10 @@ test('PostgreSQL reads random keys and sums as they were encoded, also with buff
   for (const count of [1, 20_000, 3, 5_000]) {
     const pairs = Array.from({ length: count }, (_, n) => {
       const length = random.integer(10) === 0 ? random.integer(500) : random.integer(30);
-      const text = Array.from({ length }, () => ['a', 'Z', 'é', '漢', '😀', '"', '\\', ',', '{'][random.integer(9)]).join('');
+      const text = Array.from(
+        { length },
+        () => ['a', 'Z', 'é', '漢', '😀', '"', '\\', ',', '{'][random.integer(9)],
+      ).join('');
       return [`${n}${text}`, randomSum(random)] as const;
     });
     await roundTrip(pairs, encoder);

@@ -1,0 +1,38 @@
+# The server alone: the database belongs beside a container, not in it (see compose.yaml), so the embedded PostgreSQL is
+# left out and DATABASE_URL must be given.
+# The base needs Node 20, 22 or 24 and glibc 2.38 or later (2.27 with Node 20); musl will not do.
+ARG BASE=node:24-trixie-slim
+
+FROM ${BASE} AS build
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+# Scripts run after the sources are there; the packages' own are not needed, their binaries ship inside them.
+RUN npm ci --ignore-scripts --omit=optional
+COPY . .
+RUN npx tspc -b tsconfig.build.json && npm prune --ignore-scripts --omit=dev --omit=optional \
+  # Binaries of other systems, and of Node versions that are not in this image.
+  && abi="$(node -p process.versions.modules)" arch="$(node -p process.arch)" \
+  && find node_modules/uWebSockets.js node_modules/uWebSockets.js-glibc-2.27 -name '*.node' \
+    ! -name "uws_linux_${arch}_${abi}.node" -delete \
+  && rm -rf node_modules/uWebSockets.js-glibc-2.27/docs node_modules/uWebSockets.js-glibc-2.27/dist
+
+FROM ${BASE}
+ENV NODE_ENV=production HOST=0.0.0.0 DATA_DIR=/data
+WORKDIR /app
+COPY --from=build /app/package.json /app/LICENSE ./
+COPY --from=build /app/node_modules node_modules
+COPY --from=build /app/dist dist
+# A user without privileges; numbers, so that an orchestrator can see that it is not root.
+RUN mkdir /data && chown 10001:10001 /data
+USER 10001:10001
+VOLUME /data
+EXPOSE 3333
+STOPSIGNAL SIGTERM
+# Over loopback, whatever the certificate is called.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["node", "-e", "\
+  const { PORT, TLS_CERT_FILE } = process.env; \
+  const { get } = require(TLS_CERT_FILE ? 'node:https' : 'node:http'); \
+  get({ host: '127.0.0.1', port: PORT || 3333, path: '/healthz', rejectUnauthorized: false }, (answer) => \
+    process.exit(answer.statusCode === 200 ? 0 : 1)).on('error', () => process.exit(1))"]
+# Node is process 1, so that it gets the signals and its exit code is the container's.
+CMD ["node", "dist/main.js"]
