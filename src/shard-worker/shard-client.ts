@@ -21,6 +21,13 @@ import {
 /** A batch is posted when it would outgrow this, even within a turn; one larger request makes a larger batch. */
 const BATCH_BYTES = 64 * 1024;
 
+/**
+ * Batches that may be with the shard at a time. A batch costs its two messages more than all of its requests cost the
+ * shard, so requests gather here while the shard is busy, as they do for its sync: at load a batch holds what came
+ * within one round trip.
+ */
+const BATCHES_IN_FLIGHT_MAX = 1;
+
 interface BatchInFlight {
   replies: readonly PendingReply[];
   readonly pairs: number;
@@ -36,6 +43,7 @@ export class ShardClient {
   #end = RECORD_HEADER_BYTES;
   #pairs = 0;
   #replies: PendingReply[] = [];
+  #openedAtMs = 0;
   readonly #inFlight: BatchInFlight[] = [];
   #inFlightHead = 0;
   #reservedPairs = 0;
@@ -76,6 +84,8 @@ export class ShardClient {
   /** The shard is gone: what is in flight has an unknown outcome, what is open was never sent. */
   disconnect(): void {
     const port = this.#port;
+    // First, so that nothing more is posted.
+    this.#port = undefined;
     if (port !== undefined) {
       // What the shard had answered before it died still counts.
       for (;;) {
@@ -85,13 +95,10 @@ export class ShardClient {
       }
       port.close();
     }
-    this.#port = undefined;
     this.#settle(this.batchesInFlight, 'outcome-unknown');
-    const replies = this.#replies;
-    this.#reset();
+    this.#refuseOpenBatch('journal-unavailable');
     this.#reservedPairs = 0;
     this.#reservedBytes = 0;
-    for (const reply of replies) reply.settle('journal-unavailable');
   }
 
   /** Makes room for `bytes` more bytes of one request, so that its pairs land in one batch. */
@@ -125,9 +132,15 @@ export class ShardClient {
 
   /** Ends one request's part of the open batch: `reply` is settled with the batch. */
   finish(reply: PendingReply, pairs: number, bytes: number): void {
+    if (this.#replies.length === 0) this.#openedAtMs = Date.now();
     this.#replies.push(reply);
     this.#reservedPairs += pairs;
     this.#reservedBytes += bytes;
+  }
+
+  /** The end of an event-loop turn: posts the open batch unless the shard is busy with enough. */
+  endTurn(): void {
+    if (this.batchesInFlight < BATCHES_IN_FLIGHT_MAX) this.post();
   }
 
   /** Posts the open batch, if there is anything in it. `onlyPendingKeys`: to be taken only if it needs no new key. */
@@ -153,6 +166,8 @@ export class ShardClient {
 
   /** Answers requests whose batch was posted before `beforeMs` (ms since 1970); their room stays taken. */
   expire(beforeMs: number): void {
+    // What was never posted is not counted, and leaves nothing behind.
+    if (this.#pairs > 0 && this.#openedAtMs < beforeMs) this.#refuseOpenBatch('overloaded');
     for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
       const batch = this.#inFlight[index] as BatchInFlight;
       if (batch.sentAtMs >= beforeMs) return;
@@ -168,13 +183,13 @@ export class ShardClient {
   }
 
   #settle(count: number, refusal: ErrorCode | undefined): void {
+    const settled: BatchInFlight[] = [];
     for (let left = count; left > 0 && this.#inFlightHead < this.#inFlight.length; left -= 1) {
       const batch = this.#inFlight[this.#inFlightHead] as BatchInFlight;
       this.#inFlightHead += 1;
       this.#reservedPairs -= batch.pairs;
       this.#reservedBytes -= batch.bytes;
-      const replies = batch.replies;
-      for (const reply of replies) reply.settle(refusal);
+      settled.push(batch);
     }
     if (this.#inFlightHead === this.#inFlight.length) {
       this.#inFlight.length = 0;
@@ -183,6 +198,19 @@ export class ShardClient {
       this.#inFlight.splice(0, this.#inFlightHead);
       this.#inFlightHead = 0;
     }
+    // Before the replies, so that the shard works while they are written.
+    if (this.#port !== undefined) this.endTurn();
+    for (const { replies } of settled) {
+      for (let index = 0; index < replies.length; index += 1) (replies[index] as PendingReply).settle(refusal);
+    }
+  }
+
+  #refuseOpenBatch(code: ErrorCode): void {
+    const replies = this.#replies;
+    this.#reservedPairs -= this.#pairs;
+    this.#reservedBytes -= this.#end - RECORD_HEADER_BYTES;
+    this.#reset();
+    for (const reply of replies) reply.settle(code);
   }
 
   #reset(): void {

@@ -38,7 +38,7 @@ export class ShardRouter implements IncrementReceiver {
   #turnScheduled = false;
   readonly #endTurn = (): void => {
     this.#turnScheduled = false;
-    for (const client of this.#clients) if (client.hasOpenBatch) client.post();
+    for (const client of this.#clients) client.endTurn();
   };
 
   constructor(clients: readonly ShardClient[], gauges: SharedArrayBuffer, limits: RouterLimits) {
