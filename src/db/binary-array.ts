@@ -141,7 +141,8 @@ function appendInteger(builder: ArrayBuilder, value: number): void {
 /** Sums beyond 2^53 are rare; they pay for a string. */
 function appendBigint(builder: ArrayBuilder, value: bigint): void {
   const decimals = (value < 0n ? -value : value).toString();
-  if (decimals.length > DECIMALS_MAX) throw new RangeError(`a sum of ${decimals.length} digits is more than PostgreSQL takes`);
+  if (decimals.length > DECIMALS_MAX)
+    throw new RangeError(`a sum of ${decimals.length} digits is more than PostgreSQL takes`);
   const groups = value === 0n ? 0 : Math.ceil(decimals.length / DIGITS_OF_GROUP);
   builder.reserve(4 + NUMERIC_HEADER_BYTES + 2 * groups);
   const first = appendNumericHeader(builder, groups, value < 0n);

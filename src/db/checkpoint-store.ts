@@ -8,7 +8,13 @@
  */
 import { CounterError } from '../errors.js';
 import { connect, type DatabaseConnection, type DatabaseTarget, type Statement } from './connection.js';
-import { classifyDatabaseError, errorCode, isStatementRefused, OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
+import {
+  classifyDatabaseError,
+  errorCode,
+  isStatementRefused,
+  OutcomeUnknownError,
+  StatementRefusedError,
+} from './database-errors.js';
 import * as sql from './statements.js';
 
 /** What a stream is besides its name; for operators and adopters. */
@@ -36,7 +42,7 @@ export interface FlushRequest {
   readonly toLsn: number;
   /** Everything that this stream accepted before is committed with this flush. */
   readonly acceptedThrough: Date;
-  /** text[] in binary format, see PairArrayEncoder. Must not change until the call has settled. */
+  /** Distinct; text[] in binary format, see PairArrayEncoder. Must not change until the call has settled. */
   readonly keys: Buffer;
   /** numeric[] in binary format, as many elements. */
   readonly amounts: Buffer;
@@ -98,6 +104,13 @@ export class CheckpointStore {
   constructor(target: DatabaseTarget, options: CheckpointStoreOptions) {
     this.#target = target;
     this.#options = options;
+  }
+
+  /** The id of the database: a UUID made with its schema. Refused (42P01) where the schema is not there yet. */
+  async databaseId(): Promise<string> {
+    const [row] = await this.#run<{ database_id: string }>({ text: sql.DATABASE_ID });
+    if (row === undefined) throw new CounterError('database-unavailable', 'The database has no schema of ours yet.');
+    return row.database_id;
   }
 
   /** Makes the checkpoint row at (0, 0) where it is not there. */
@@ -173,15 +186,19 @@ export class CheckpointStore {
       return await connection.query<Row>(statement);
     } catch (error) {
       if (isStatementRefused(error)) {
-        throw new StatementRefusedError(error.message, errorCode(error), classifyDatabaseError(error), { cause: error });
+        throw new StatementRefusedError(error.message, errorCode(error), classifyDatabaseError(error), {
+          cause: error,
+        });
       }
       this.#drop();
-      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, { cause: error });
+      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, {
+        cause: error,
+      });
     }
   }
 
   async #connected(): Promise<DatabaseConnection> {
-    if (this.#closed) throw new CounterError('database-unavailable', 'The database connection is closed.');
+    this.#refuseIfClosed();
     if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
     try {
       this.#connection = await connect(this.#target, this.#options);
@@ -189,11 +206,14 @@ export class CheckpointStore {
       this.#connection = undefined;
       throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause: error });
     }
-    if (this.#closed) {
-      this.#drop();
-      throw new CounterError('database-unavailable', 'The database connection is closed.');
-    }
+    this.#refuseIfClosed();
     return this.#connection;
+  }
+
+  #refuseIfClosed(): void {
+    if (!this.#closed) return;
+    this.#drop();
+    throw new CounterError('database-unavailable', 'The database connection is closed.');
   }
 
   #drop(): void {

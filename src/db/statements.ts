@@ -27,6 +27,9 @@ select set_config('synchronous_commit', case current_setting('synchronous_commit
        current_setting('server_encoding') as encoding,
        pg_is_in_recovery() as in_recovery`;
 
+/** The id that the first migration gave the database. */
+export const DATABASE_ID = 'select database_id::text from summing_counters_migrations order by version limit 1';
+
 /** $1 stream, $2 node, $3 shard, $4 journal. Made before the stream's first flush and never by a flush. */
 export const ENSURE_CHECKPOINT = `
 insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal)
@@ -78,15 +81,14 @@ added as (
 /**
  * The flush without idempotency tokens. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 accepted through, $6 keys
  * text[], $7 amounts numeric[]. One statement outside a transaction block, so that a client that is paused holds no locks.
- * Every branch joins the fence, because a compare-and-set that matches nothing does not roll a statement back. Keys are
- * grouped because the same key twice in one upsert is an error (21000).
+ * Every branch joins the fence, because a compare-and-set that matches nothing does not roll a statement back. The keys
+ * are distinct, as those of a map are; PostgreSQL would refuse the whole statement otherwise (21000). To group them here
+ * as well would cost a fifth more time.
  */
 export const FLUSH = `
 with ${FENCE},
 sums as (
-  select q.k as key, sum(q.a) as amount
-  from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
-  group by q.k
+  select q.k as key, q.a as amount from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
 ),
 ${ADDED}
 select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys`;
@@ -129,9 +131,7 @@ rejected as (
   returning 1
 ),
 sums as (
-  select q.k as key, sum(q.a) as amount
-  from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
-  group by q.k
+  select q.k as key, q.a as amount from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
 ),
 ${ADDED}
 select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys,
@@ -139,7 +139,7 @@ select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(
 
 /** $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused. */
 export const PROBE = `
-with sums as (select q.k as key, sum(q.a) as amount from unnest($1::text[], $2::numeric[]) q(k, a) group by q.k)
+with sums as (select q.k as key, q.a as amount from unnest($1::text[], $2::numeric[]) q(k, a))
 insert into counters (key, sum, updated_at)
 select key, amount, now() from sums order by key collate "C"
 on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;

@@ -5,7 +5,7 @@ import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
 import { CounterError } from '#product/errors.js';
-import { connectTo, type TestDatabase } from '../../support/database.js';
+import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { createMigratedDatabase, encodePairs, flushOf, newStream } from '../../support/flushes.js';
 
 let database: TestDatabase;
@@ -34,7 +34,11 @@ async function sumsOf(prefix: string): Promise<Record<string, string>> {
 
 test('a flush adds the sums and moves the checkpoint, and the same flush again does nothing', async () => {
   const stream = await newStream(store);
-  const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 7 }, [['f:a', 5], ['f:b', -3], ['f:c', 0]]);
+  const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 7 }, [
+    ['f:a', 5],
+    ['f:b', -3],
+    ['f:c', 0],
+  ]);
   assert.deepEqual(await store.flush(request), { fenced: 1, claimed: 0, keys: 3 });
   assert.deepEqual(await store.flush(request), { fenced: 0, claimed: 0, keys: 0 });
   await store.flush(flushOf({ stream, epoch: 1, fromLsn: 7, toLsn: 8 }, [['f:a', 9007199254740993n]]));
@@ -82,10 +86,33 @@ test('an idle owner moves accepted_through and retires its stream; a fenced one 
   assert.equal((await store.readBack(stream))?.retired, true);
 });
 
-test('a key that occurs twice in a flush counts twice', async () => {
+test('a flush that holds a key twice is refused whole, and is not taken for a poison row', async () => {
   const stream = await newStream(store);
-  await store.flush(flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['twice', 2], ['twice', 3]]));
-  assert.deepEqual(await sumsOf('twice'), { twice: '5' });
+  const twice = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [
+    ['twice', 2],
+    ['twice', 3],
+  ]);
+  await assert.rejects(
+    store.flush(twice),
+    (error) => error instanceof StatementRefusedError && error.sqlState === '21000' && error.kind === 'other',
+  );
+  assert.deepEqual(await sumsOf('twice'), {});
+  assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 0, retired: false });
+});
+
+test('the id of the database is that of its migration, and one without a schema has none', async () => {
+  const [row] = await observer.query<{ database_id: string }>({
+    text: 'select database_id from summing_counters_migrations',
+  });
+  assert.equal(await store.databaseId(), row?.database_id);
+  const bare = await createTestDatabase();
+  const elsewhere = new CheckpointStore(parseDatabaseUrl(bare.url), { applicationName: 'bare' });
+  await assert.rejects(
+    elsewhere.databaseId(),
+    (error) => error instanceof StatementRefusedError && error.sqlState === '42P01',
+  );
+  await elsewhere.close();
+  await bare.drop();
 });
 
 test('a token counts once in a flush with other increments, and its claim and its pairs stand or fall together', async () => {
@@ -110,17 +137,23 @@ test('a row that PostgreSQL refuses is told apart, found by probing, and kept wh
   const bad = Buffer.from([0x70, 0xff]);
   const at = { stream, epoch: 1, fromLsn: 0, toLsn: 1 };
   await assert.rejects(
-    store.flush(flushOf(at, [['p:good', 1], [bad, 2]])),
+    store.flush(
+      flushOf(at, [
+        ['p:good', 1],
+        [bad, 2],
+      ]),
+    ),
     (error) => error instanceof StatementRefusedError && error.kind === 'poison' && error.sqlState === '22021',
   );
   const good = encodePairs([['p:good', 1]]);
   const poison = encodePairs([[bad, 2]]);
   assert.equal(await store.probe(good.keys, good.amounts), undefined);
   const refusal = await store.probe(poison.keys, poison.amounts);
-  assert.equal(refusal?.sqlState, '22021');
+  assert.ok(refusal !== undefined);
+  assert.equal(refusal.sqlState, '22021');
   assert.deepEqual(await sumsOf('p'), {}, 'a probe commits nothing');
 
-  const rejected = [{ key: bad, amount: '2', reason: refusal?.message ?? '', sqlState: '22021' }];
+  const rejected = [{ key: bad, amount: '2', reason: refusal.message, sqlState: '22021' }];
   assert.equal((await store.flush({ ...flushOf(at, [['p:good', 1]]), rejected })).fenced, 1);
   assert.equal((await store.flush({ ...flushOf(at, [['p:good', 1]]), rejected })).fenced, 0);
   assert.deepEqual(await sumsOf('p:'), { 'p:good': '1' });
@@ -128,7 +161,10 @@ test('a row that PostgreSQL refuses is told apart, found by probing, and kept wh
     text: 'select key, amount, sqlstate from rejected_increments where stream = $1',
     values: [stream],
   });
-  assert.deepEqual(rows.map((row) => [row.key.toString('hex'), row.amount, row.sqlstate]), [['70ff', '2', '22021']]);
+  assert.deepEqual(
+    rows.map((row) => [row.key.toString('hex'), row.amount, row.sqlstate]),
+    [['70ff', '2', '22021']],
+  );
 });
 
 test('a session that is ended while a flush runs leaves the outcome unknown, and the row says what it is', async () => {
@@ -152,7 +188,10 @@ test('a session that is ended while a flush runs leaves the outcome unknown, and
 });
 
 test('reading back waits for a flush that goes on after its client gave up', async () => {
-  const impatient = new CheckpointStore(parseDatabaseUrl(database.url), { applicationName: 'impatient', queryTimeoutMs: 300 });
+  const impatient = new CheckpointStore(parseDatabaseUrl(database.url), {
+    applicationName: 'impatient',
+    queryTimeoutMs: 300,
+  });
   const blocker = await connectTo(database.url, 'blocker');
   try {
     const stream = await newStream(store);
@@ -173,11 +212,16 @@ test('reading back waits for a flush that goes on after its client gave up', asy
 });
 
 test('where nobody listens every method says database-unavailable', async () => {
-  const nowhere = new CheckpointStore(parseDatabaseUrl('postgres://u:secret@127.0.0.1:1/d'), { applicationName: 'nowhere' });
+  const nowhere = new CheckpointStore(parseDatabaseUrl('postgres://u:secret@127.0.0.1:1/d'), {
+    applicationName: 'nowhere',
+  });
   const expected = (error: unknown): boolean =>
     error instanceof CounterError && error.code === 'database-unavailable' && !error.detail.includes('secret');
   await assert.rejects(nowhere.readBack(randomUUID()), expected);
-  await assert.rejects(nowhere.flush(flushOf({ stream: randomUUID(), epoch: 1, fromLsn: 0, toLsn: 1 }, [['k', 1]])), expected);
+  await assert.rejects(
+    nowhere.flush(flushOf({ stream: randomUUID(), epoch: 1, fromLsn: 0, toLsn: 1 }, [['k', 1]])),
+    expected,
+  );
   await nowhere.close();
 });
 

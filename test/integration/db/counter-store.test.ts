@@ -32,7 +32,12 @@ const failedWith =
 
 test('a read has the exact sum, its time, and the checkpoints of the streams that have one', async () => {
   const stream = await newStream(checkpoints);
-  await checkpoints.flush(flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 4 }, [['big', 10n ** 30n + 1n], ['safe', 2 ** 53 - 1]]));
+  await checkpoints.flush(
+    flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 4 }, [
+      ['big', 10n ** 30n + 1n],
+      ['safe', 2 ** 53 - 1],
+    ]),
+  );
   const streams = [stream, randomUUID()];
   const big = await store.readCounter(Buffer.from('big'), streams);
   assert.equal(big.committed, 10n ** 30n + 1n);
@@ -45,7 +50,12 @@ test('a read has the exact sum, its time, and the checkpoints of the streams tha
 test('a key that was never counted does not exist, and its read has the checkpoints too', async () => {
   const stream = await newStream(checkpoints);
   const reading = await store.readCounter(Buffer.from('never'), [stream]);
-  assert.deepEqual(reading, { committed: 0, updatedAt: null, exists: false, checkpoints: new Map([[stream, { epoch: 1, lsn: 0 }]]) });
+  assert.deepEqual(reading, {
+    committed: 0,
+    updatedAt: null,
+    exists: false,
+    checkpoints: new Map([[stream, { epoch: 1, lsn: 0 }]]),
+  });
 });
 
 test('a thousand reads at once each get their own counter', async () => {
@@ -54,14 +64,20 @@ test('a thousand reads at once each get their own counter', async () => {
   await checkpoints.flush(flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, pairs));
   const streams = [stream];
   const readings = await Promise.all(pairs.map(([key]) => store.readCounter(Buffer.from(key), streams)));
-  assert.deepEqual(readings.map((reading) => reading.committed), pairs.map(([, n]) => n));
+  assert.deepEqual(
+    readings.map((reading) => reading.committed),
+    pairs.map(([, n]) => n),
+  );
 });
 
 test('a key that PostgreSQL refuses fails alone', async () => {
   const streams: string[] = [];
   const reads = [Buffer.from('a'), Buffer.from([0xff]), Buffer.from('b')].map((key) => store.readCounter(key, streams));
   const outcomes = await Promise.allSettled(reads);
-  assert.deepEqual(outcomes.map((outcome) => outcome.status), ['fulfilled', 'rejected', 'fulfilled']);
+  assert.deepEqual(
+    outcomes.map((outcome) => outcome.status),
+    ['fulfilled', 'rejected', 'fulfilled'],
+  );
 });
 
 test('one read more than may wait is overloaded', async () => {
@@ -79,14 +95,16 @@ test('after its session was ended the store reads again', async () => {
   await store.readCounter(Buffer.from('a'), []);
   const observer = await connectTo(database.url);
   try {
-    await observer.query({ text: `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reader'` });
+    await observer.query({
+      text: `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reader'`,
+    });
   } finally {
     await observer.close();
   }
   for (;;) {
     const [outcome] = await Promise.allSettled([store.readCounter(Buffer.from('a'), [])]);
-    if (outcome?.status === 'fulfilled') return;
-    assert.ok(failedWith('database-unavailable')(outcome?.reason));
+    if (outcome.status === 'fulfilled') return;
+    assert.ok(failedWith('database-unavailable')(outcome.reason));
   }
 });
 
