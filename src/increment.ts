@@ -79,8 +79,8 @@ export interface PairColumns {
 
 /** A request that waits for its outcome; settled exactly once. */
 export interface PendingReply {
-  /** `undefined`: everything of the request is in the journal. */
-  settle(refusal: ErrorCode | undefined): void;
+  /** `undefined`: everything of the request is in the journal. `replayed`: it was there before, under its token. */
+  settle(refusal: ErrorCode | undefined, replayed?: boolean): void;
 }
 
 /** Takes the pairs of requests. */
@@ -90,6 +90,9 @@ export interface IncrementReceiver {
    * refusal where nothing was taken (`reply` is then never settled), `undefined` where `reply` will be settled.
    */
   submit(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined;
+
+  /** As `submit`, for a request with an idempotency token: counted once, as a whole. 1 to 255 visible ASCII characters. */
+  submitTokened(token: string, pairs: PairColumns, reply: PendingReply): ErrorCode | undefined;
 }
 
 /** One counter as a read sees it. */

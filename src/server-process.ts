@@ -13,12 +13,13 @@ import { CounterStore } from './db/counter-store.js';
 import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from './db/connection.js';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from './db/embedded.js';
 import { openDatabase } from './db/open-database.js';
+import { TokenStore } from './db/token-store.js';
 import { StartError, type ErrorCode } from './errors.js';
 import { FrontEnd } from './http/front-end.js';
 import { loadUws } from './http/uws.js';
 import type { Logger } from './logger.js';
-import { conservation } from './shard-worker/conservation.js';
-import { makeGauges, type PendingRange } from './shard-worker/messages.js';
+import { conservation, gaugeTotal } from './shard-worker/conservation.js';
+import { GAUGE, makeGauges, type PendingRange } from './shard-worker/messages.js';
 import { ShardClient } from './shard-worker/shard-client.js';
 import { ShardRouter } from './shard-worker/shard-router.js';
 import { ShardSupervisor } from './shard-worker/shard-supervisor.js';
@@ -47,6 +48,7 @@ export class ServerProcess {
   #frontEnd: FrontEnd | undefined;
   #embedded: EmbeddedPostgres | undefined;
   #store: CounterStore | undefined;
+  #tokens: TokenStore | undefined;
   #supervisor: ShardSupervisor | undefined;
   #expiry: NodeJS.Timeout | undefined;
   #lastReason = '';
@@ -63,6 +65,7 @@ export class ServerProcess {
       journalBytesMax: config.journal === 'memory' ? Number.POSITIVE_INFINITY : config.journalBytesMax,
       windowBytesMax: WINDOW_BYTES_MAX,
       ackTimeoutMs: config.ackTimeoutMs,
+      tokenRoom: () => this.#tokens?.room ?? 0,
     });
     this.#node = new CounterNode({
       store: () => this.#store,
@@ -88,6 +91,8 @@ export class ServerProcess {
     const target = await this.#findDatabase();
     const databaseId = await this.#openDatabase(target);
     this.#store = new CounterStore(target, { applicationName: 'summing-counters reads' });
+    this.#tokens = this.#makeTokenStore(target, nodeId);
+    await this.#tokens.start();
     this.#supervisor = new ShardSupervisor({
       shards,
       gauges: this.#gauges,
@@ -167,6 +172,18 @@ export class ServerProcess {
       onBug: (error) => {
         this.#logger.error({ err: error }, 'A request met a bug of ours');
       },
+    });
+  }
+
+  #makeTokenStore(target: DatabaseTarget, node: string): TokenStore {
+    const { shards, idempotencyWindowHours, idempotencyRowsMax } = this.#config;
+    return new TokenStore(target, {
+      node,
+      windowHours: idempotencyWindowHours,
+      rowsMax: idempotencyRowsMax,
+      claimed: () => gaugeTotal(this.#gauges, shards, GAUGE.claimedTokens),
+      pending: () => gaugeTotal(this.#gauges, shards, GAUGE.pendingTokens),
+      logger: this.#logger,
     });
   }
 
@@ -264,6 +281,7 @@ export class ServerProcess {
 
   async #letGo(): Promise<void> {
     if (this.#expiry !== undefined) clearInterval(this.#expiry);
+    await this.#tokens?.close();
     await this.#store?.close();
     await this.#embedded?.stop();
     this.#frontEnd?.close();

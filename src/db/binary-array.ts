@@ -14,6 +14,7 @@ import type { Sum } from '../increment.js';
 const HEADER_BYTES = 20;
 const COUNT_OFFSET = 12;
 const TEXT_OID = 25;
+const BYTEA_OID = 17;
 const NUMERIC_OID = 1700;
 const NUMERIC_HEADER_BYTES = 8;
 const NEGATIVE = 0x4000;
@@ -99,6 +100,65 @@ export class PairArrayEncoder {
   amounts(): Buffer {
     return this.#amounts.finish(this.#count);
   }
+}
+
+/** Builds the parameters of the requests with tokens in one flush. Used again and again by one owner. */
+export class TokenArrayEncoder {
+  readonly #tokens = new ArrayBuilder(TEXT_OID);
+  readonly #digests = new ArrayBuilder(BYTEA_OID);
+  readonly #pairTokens = new ArrayBuilder(TEXT_OID);
+  readonly #pairs = new PairArrayEncoder();
+  #count = 0;
+
+  /** Requests since the last reset. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Forgets the requests; buffers handed out before are overwritten from now on. */
+  reset(): void {
+    for (const builder of [this.#tokens, this.#digests, this.#pairTokens]) builder.end = HEADER_BYTES;
+    this.#pairs.reset();
+    this.#count = 0;
+  }
+
+  /** Appends a request, whose pairs follow. `token` is its bytes. */
+  appendRequest(token: Uint8Array, digest: Uint8Array): void {
+    appendBytes(this.#tokens, token, 0, token.length);
+    appendBytes(this.#digests, digest, 0, digest.length);
+    this.#count += 1;
+  }
+
+  /** Appends a pair of the request with this token. */
+  appendPair(token: Uint8Array, key: Uint8Array, sum: Sum): void {
+    appendBytes(this.#pairTokens, token, 0, token.length);
+    this.#pairs.append(key, 0, key.length, sum);
+  }
+
+  /** The five parameters: views, valid until the next `appendRequest`, `appendPair` or `reset`. */
+  finish(): FlushTokens {
+    return {
+      tokens: this.#tokens.finish(this.#count),
+      digests: this.#digests.finish(this.#count),
+      pairTokens: this.#pairTokens.finish(this.#pairs.count),
+      pairKeys: this.#pairs.keys(),
+      pairAmounts: this.#pairs.amounts(),
+    };
+  }
+}
+
+/** Parallel arrays in binary format: one element a token, and one a (token, key). */
+export interface FlushTokens {
+  /** text[], each token once. */
+  readonly tokens: Buffer;
+  /** bytea[] */
+  readonly digests: Buffer;
+  /** text[] */
+  readonly pairTokens: Buffer;
+  /** text[], each key once a token. */
+  readonly pairKeys: Buffer;
+  /** numeric[] */
+  readonly pairAmounts: Buffer;
 }
 
 /** Keys as one text[] parameter. */

@@ -7,6 +7,7 @@
  * was not heard, so that only the row itself tells (see `readBack`). After the last the connection is a new one.
  */
 import { CounterError } from '../errors.js';
+import { TokenArrayEncoder, type FlushTokens } from './binary-array.js';
 import { connect, type DatabaseConnection, type DatabaseTarget, type Statement } from './connection.js';
 import {
   classifyDatabaseError,
@@ -42,24 +43,14 @@ export interface FlushRequest {
   readonly toLsn: number;
   /** Everything that this stream accepted before is committed with this flush. */
   readonly acceptedThrough: Date;
-  /** text[] in binary format, see PairArrayEncoder. Must not change until the call has settled. */
+  /** Distinct; text[] in binary format, see PairArrayEncoder. Must not change until the call has settled. */
   readonly keys: Buffer;
   /** numeric[] in binary format, as many elements. */
   readonly amounts: Buffer;
   /** Requests with idempotency tokens in this range. */
   readonly tokens?: FlushTokens;
-  /** Rows of this range that PostgreSQL has refused, and that are not among `keys`. Not together with `tokens`. */
+  /** Rows of this range that PostgreSQL has refused, and that are not among `keys`. */
   readonly rejected?: readonly RejectedIncrement[];
-}
-
-/** Parallel columns: one element a token, and one a (token, key). */
-export interface FlushTokens {
-  readonly tokens: readonly string[];
-  readonly digests: readonly Buffer[];
-  readonly pairTokens: readonly string[];
-  readonly pairKeys: readonly string[];
-  /** Decimal integers. */
-  readonly pairAmounts: readonly string[];
 }
 
 /** A pair that PostgreSQL refused, and why. */
@@ -69,6 +60,8 @@ export interface RejectedIncrement {
   readonly amount: string;
   readonly reason: string;
   readonly sqlState: string;
+  /** The token of its request, if it had one: the row is kept only if this flush claims it. */
+  readonly token?: string;
 }
 
 /** What a flush did. */
@@ -79,6 +72,8 @@ export interface FlushResult {
   readonly claimed: number;
   /** Counters written. */
   readonly keys: number;
+  /** Tokens that were claimed before. */
+  readonly unclaimed: readonly string[];
 }
 
 /** How the store connects. */
@@ -86,6 +81,13 @@ export interface CheckpointStoreOptions {
   readonly applicationName: string;
   readonly connectTimeoutMs?: number;
   readonly queryTimeoutMs?: number;
+}
+
+interface FlushRow {
+  readonly fenced: number;
+  readonly claimed: number;
+  readonly keys: number;
+  readonly unclaimed: readonly string[] | null;
 }
 
 interface CheckpointRow {
@@ -130,9 +132,15 @@ export class CheckpointStore {
 
   /** Adds the sums and moves the checkpoint, both or neither. */
   async flush(request: FlushRequest): Promise<FlushResult> {
-    const [row] = await this.#run<{ fenced: number; claimed: number; keys: number }>(flushStatement(request));
+    const [row] = await this.#run<FlushRow>(flushStatement(request));
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
-    return { fenced: row.fenced, claimed: row.claimed, keys: row.keys };
+    return { fenced: row.fenced, claimed: row.claimed, keys: row.keys, unclaimed: row.unclaimed ?? [] };
+  }
+
+  /** The digests that tokens were claimed with; a token that is not claimed is absent. */
+  async readDigests(tokens: readonly string[]): Promise<ReadonlyMap<string, Buffer>> {
+    const rows = await this.#run<{ token: string; digest: Buffer }>({ text: sql.READ_DIGESTS, values: [tokens] });
+    return new Map(rows.map(({ token, digest }) => [token, digest]));
   }
 
   /** An idle owner: everything accepted before `acceptedThrough` is committed. False: the row is not at (epoch, lsn). */
@@ -198,7 +206,7 @@ export class CheckpointStore {
   }
 
   async #connected(): Promise<DatabaseConnection> {
-    if (this.#closed) throw new CounterError('database-unavailable', 'The database connection is closed.');
+    this.#refuseIfClosed();
     if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
     try {
       this.#connection = await connect(this.#target, this.#options);
@@ -206,11 +214,14 @@ export class CheckpointStore {
       this.#connection = undefined;
       throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause: error });
     }
-    if (this.#closed) {
-      this.#drop();
-      throw new CounterError('database-unavailable', 'The database connection is closed.');
-    }
+    this.#refuseIfClosed();
     return this.#connection;
+  }
+
+  #refuseIfClosed(): void {
+    if (!this.#closed) return;
+    this.#drop();
+    throw new CounterError('database-unavailable', 'The database connection is closed.');
   }
 
   #drop(): void {
@@ -227,21 +238,24 @@ function flushStatement(request: FlushRequest): Statement {
       text: sql.FLUSH_WITH_REJECTED,
       values: [
         ...common,
+        ...tokenParameters(tokens ?? new TokenArrayEncoder().finish()),
         rejected.map((row) => row.key),
         rejected.map((row) => row.amount),
         rejected.map((row) => row.reason),
         rejected.map((row) => row.sqlState),
+        rejected.map((row) => row.token ?? null),
       ],
     };
   }
-  if (tokens !== undefined && tokens.tokens.length > 0) {
-    return {
-      name: 'flush-with-tokens',
-      text: sql.FLUSH_WITH_TOKENS,
-      values: [...common, tokens.tokens, tokens.digests, tokens.pairTokens, tokens.pairKeys, tokens.pairAmounts],
-    };
+  if (tokens !== undefined) {
+    return { name: 'flush-with-tokens', text: sql.FLUSH_WITH_TOKENS, values: [...common, ...tokenParameters(tokens)] };
   }
   return { name: 'flush', text: sql.FLUSH, values: common };
+}
+
+function tokenParameters(parameters: FlushTokens): readonly Buffer[] {
+  const { tokens, digests, pairTokens, pairKeys, pairAmounts } = parameters;
+  return [tokens, digests, pairTokens, pairKeys, pairAmounts];
 }
 
 function checkpoint([row]: readonly CheckpointRow[]): Checkpoint | undefined {

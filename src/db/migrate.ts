@@ -10,6 +10,7 @@ import { prepareCountersTable } from './counters-table.js';
 import { classifyDatabaseError, errorCode } from './database-errors.js';
 import { initialMigration } from './migrations/0001-initial.js';
 import type { Migration } from './migrations/migration.js';
+import { DATABASE_ID } from './statements.js';
 
 /** What `migrate` did and found. */
 export interface MigrationResult {
@@ -123,7 +124,7 @@ async function migrateOnce(connection: DatabaseConnection): Promise<MigrationRes
     applied.push(`${version} ${name}`);
   }
   const [first] = await connection.query<{ database_id: string }>({
-    text: 'select database_id from summing_counters_migrations order by version limit 1',
+    text: DATABASE_ID,
   });
   await connection.query({ text: 'commit' });
   if (first === undefined) throw new StartError(['The table summing_counters_migrations has lost its rows.']);

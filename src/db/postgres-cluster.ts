@@ -3,13 +3,14 @@
  *
  * ```text
  * <dataDir>/postgres            the cluster; complete or absent, because it is made beside and renamed
- * <dataDir>/postgres.new        one being made; removed at the next start if that was interrupted
+ * <dataDir>/postgres.new-*      one being made; removed at the next start if that was interrupted. A new name each time:
+ *                               the initdb of a process that was killed may end a little later and removes its own
  * <dataDir>/postgres-password   of the only role, mode 0600; written before the cluster that uses it
  * ```
  */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { StartError } from '../errors.js';
@@ -20,6 +21,7 @@ import type { PostgresBinaries } from './embedded-binaries.js';
 const run = promisify(execFile);
 /** The major version that the packages bring; PostgreSQL does not open another one's data directory. */
 const MAJOR_VERSION = '18';
+const STAGING = 'postgres.new-';
 
 /** A cluster that can be started. */
 export interface PostgresCluster {
@@ -34,7 +36,11 @@ export async function openCluster(
   account: PostgresAccount,
 ): Promise<PostgresCluster> {
   const dir = path.join(dataDir, 'postgres');
-  await rm(path.join(dataDir, 'postgres.new'), { recursive: true, force: true });
+  for (const entry of await readdir(dataDir)) {
+    // Retried, because that initdb may still be writing.
+    if (entry.startsWith(STAGING))
+      await rm(path.join(dataDir, entry), { recursive: true, force: true, maxRetries: 20 });
+  }
   const version = await readIfThere(path.join(dir, 'PG_VERSION'));
   if (version === undefined) {
     const password = (await readPassword(dataDir)) ?? (await createPassword(dataDir));
@@ -61,9 +67,8 @@ async function initialize(
   binaries: PostgresBinaries,
   account: PostgresAccount,
 ): Promise<void> {
-  const staging = path.join(dataDir, 'postgres.new');
+  const staging = await mkdtemp(path.join(dataDir, STAGING));
   const passwordCopy = path.join(staging, 'password');
-  await mkdir(staging, { mode: 0o700 });
   await writeFile(passwordCopy, password, { mode: 0o600 });
   await giveTo(account, passwordCopy);
   await giveTo(account, staging);

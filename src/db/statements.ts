@@ -81,26 +81,20 @@ added as (
 /**
  * The flush without idempotency tokens. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 accepted through, $6 keys
  * text[], $7 amounts numeric[]. One statement outside a transaction block, so that a client that is paused holds no locks.
- * Every branch joins the fence, because a compare-and-set that matches nothing does not roll a statement back. Keys are
- * grouped because the same key twice in one upsert is an error (21000).
+ * Every branch joins the fence, because a compare-and-set that matches nothing does not roll a statement back. The keys
+ * are distinct, as those of a map are; PostgreSQL would refuse the whole statement otherwise (21000). To group them here
+ * as well would cost a fifth more time.
  */
 export const FLUSH = `
 with ${FENCE},
 sums as (
-  select q.k as key, sum(q.a) as amount
-  from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
-  group by q.k
+  select q.k as key, q.a as amount from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
 ),
 ${ADDED}
-select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys`;
+select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys,
+       null::text[] as unclaimed`;
 
-/**
- * The flush with tokens. As {@link FLUSH}, and $8 tokens text[], $9 digests bytea[], each token once; $10 tokens text[],
- * $11 keys text[], $12 amounts numeric[]: the pairs of those tokens, summed by key within a token. A token that is
- * already claimed adds nothing: claim and effect are one transaction.
- */
-export const FLUSH_WITH_TOKENS = `
-with ${FENCE},
+const CLAIMED = `
 claimed as (
   insert into idempotency_keys (token, digest, claimed_at)
   select t, d, now() from fence cross join unnest($8::text[], $9::bytea[]) p(t, d)
@@ -114,35 +108,87 @@ sums as (
     union all
     select p.k, p.a from claimed join unnest($10::text[], $11::text[], $12::numeric[]) p(t, k, a) on p.t = claimed.token
   ) u group by key
-),
-${ADDED}
+)`;
+
+const OUTCOME = `
 select (select count(*)::int from fence) as fenced, (select count(*)::int from claimed) as claimed,
-       (select count(*)::int from added) as keys`;
+       (select count(*)::int from added) as keys,
+       (select array_agg(t) from unnest($8::text[]) u(t) where not exists (select from claimed where token = u.t)) as unclaimed`;
 
 /**
- * The flush where PostgreSQL itself refused some rows: as {@link FLUSH}, and $8 keys bytea[], $9 amounts text[], $10
- * reasons text[], $11 SQLSTATEs text[] of the refused rows, which are kept in the statement that moves the checkpoint.
+ * The flush with tokens. As {@link FLUSH}, and $8 tokens text[], $9 digests bytea[], each token once; $10 tokens text[],
+ * $11 keys text[], $12 amounts numeric[]: the pairs of those tokens, summed by key within a token. A token that is
+ * already claimed adds nothing: claim and effect are one transaction.
+ */
+export const FLUSH_WITH_TOKENS = `
+with ${FENCE},
+${CLAIMED},
+${ADDED}
+${OUTCOME}`;
+
+/**
+ * The flush where PostgreSQL itself refused some rows: as {@link FLUSH_WITH_TOKENS}, and $13 keys bytea[], $14 amounts
+ * text[], $15 reasons text[], $16 SQLSTATEs text[], $17 tokens text[] (null: none) of the refused rows, which are kept in
+ * the statement that moves the checkpoint.
  */
 export const FLUSH_WITH_REJECTED = `
 with ${FENCE},
+${CLAIMED},
 rejected as (
   insert into rejected_increments (stream, key, amount, reason, sqlstate)
   select $1, r.k, r.a, r.why, r.code
-  from fence cross join unnest($8::bytea[], $9::text[], $10::text[], $11::text[]) r(k, a, why, code)
+  from fence cross join unnest($13::bytea[], $14::text[], $15::text[], $16::text[], $17::text[]) r(k, a, why, code, t)
+  where r.t is null or r.t in (select token from claimed)
   returning 1
 ),
-sums as (
-  select q.k as key, sum(q.a) as amount
-  from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
-  group by q.k
-),
 ${ADDED}
-select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys,
-       (select count(*)::int from rejected) as rejected`;
+${OUTCOME}`;
+
+/** $1 tokens text[]. What they were claimed with. */
+export const READ_DIGESTS = `
+select token, digest from idempotency_keys where token = any($1::text[])`;
+
+/**
+ * $1 node. A memory journal's streams end with their process, so those of this node's earlier processes have nothing left
+ * that could be flushed; unretired they would hold up the pruning of tokens for ever.
+ */
+export const RETIRE_MEMORY_STREAMS = `
+update journal_checkpoints set retired_at = now()
+where node = $1 and journal = 'memory' and retired_at is null`;
+
+/** $1 bound: counts no further. */
+export const COUNT_TOKENS = `
+select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;
+
+/** As of the last vacuum or analyze of the table. */
+export const ESTIMATE_TOKENS = `
+select greatest(reltuples, 0)::float8 as rows from pg_class where oid = 'idempotency_keys'::regclass`;
+
+/** "sumprune" in ASCII. */
+const PRUNER_LOCK_ID = '8319679712430552677';
+export const TRY_PRUNER_LOCK = `select pg_try_advisory_lock(${PRUNER_LOCK_ID}) as locked`;
+export const PRUNER_UNLOCK = `select pg_advisory_unlock(${PRUNER_LOCK_ID})`;
+
+/**
+ * $1 window in hours, $2 rows at most. Only tokens whose window is over for every stream that may still flush a retry: a
+ * stream that has said nothing yet has pending at most what it accepted since it was made. Five minutes are for clocks
+ * that differ.
+ */
+export const PRUNE_TOKENS = `
+with horizon as (
+  select least(now(), (select min(coalesce(accepted_through, created_at)) from journal_checkpoints where retired_at is null))
+         - make_interval(hours => $1::int) - interval '5 minutes' as at
+),
+pruned as (
+  delete from idempotency_keys
+  where ctid = any(array(select k.ctid from idempotency_keys k, horizon where k.claimed_at < horizon.at limit $2))
+  returning 1
+)
+select count(*)::int as pruned from pruned`;
 
 /** $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused. */
 export const PROBE = `
-with sums as (select q.k as key, sum(q.a) as amount from unnest($1::text[], $2::numeric[]) q(k, a) group by q.k)
+with sums as (select q.k as key, q.a as amount from unnest($1::text[], $2::numeric[]) q(k, a))
 insert into counters (key, sum, updated_at)
 select key, amount, now() from sums order by key collate "C"
 on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;

@@ -6,7 +6,7 @@
  */
 import type { HttpRequest, HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../errors.js';
-import type { IncrementReceiver, PendingReply } from '../increment.js';
+import type { IncrementReceiver, PairColumns, PendingReply } from '../increment.js';
 import { IncrementBodyScanner, isNdjson } from './increment-body.js';
 import { problemReply, replyOfError, writeReply } from './reply.js';
 
@@ -18,6 +18,7 @@ const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
   starting: 'The server is recovering. Nothing was counted.',
   draining: 'The server is shutting down. Nothing was counted.',
   'journal-unavailable': 'The journal refused the request. Nothing was counted.',
+  'idempotency-mismatch': 'The token was used with other content, which stays counted. This request was not counted.',
   'outcome-unknown': 'Some of the request may have been counted. A retry may count it again.',
 };
 
@@ -31,6 +32,11 @@ let corked: HttpResponse;
 
 function writeCreated(): void {
   corked.writeStatus('202 Accepted').writeHeader('content-type', 'text/plain').end('created');
+}
+
+function writeReplayed(): void {
+  corked.writeStatus('202 Accepted').writeHeader('content-type', 'text/plain');
+  corked.writeHeader('idempotency-replayed', 'true').end('created');
 }
 
 /** The route of one front end. */
@@ -54,7 +60,12 @@ export class IncrementRoute {
     const refusal = this.#refusalOfHead(res, req);
     if (refusal) return;
     this.inFlight += 1;
-    const reply = new IncrementReply(res, this, isNdjson(req.getHeader('content-type')));
+    const token = req.getHeader('idempotency-key');
+    if (token !== '' && !TOKEN.test(token)) {
+      refuse(res, 'invalid-request', 'Idempotency-Key must be 1 to 255 visible ASCII characters.');
+      return;
+    }
+    const reply = new IncrementReply(res, this, isNdjson(req.getHeader('content-type')), token);
     res.onAborted(() => {
       reply.abort();
     });
@@ -73,10 +84,6 @@ export class IncrementRoute {
     const encoding = req.getHeader('content-encoding');
     if (encoding !== '' && encoding.trim().toLowerCase() !== 'identity') {
       refuse(res, 'unsupported-encoding', 'Only the identity content encoding is understood.');
-      return true;
-    }
-    if (req.getHeader('idempotency-key') !== '') {
-      refuse(res, 'not-implemented', 'Idempotency-Key is not implemented yet; the request was not counted.');
       return true;
     }
     const length = req.getHeader('content-length');
@@ -113,6 +120,11 @@ export class IncrementRoute {
     if (isLast) this.#take(body.bytes, reply);
   }
 
+  #submit(pairs: PairColumns, reply: IncrementReply): ErrorCode | undefined {
+    if (reply.token === '') return this.#receiver.submit(pairs, reply);
+    return this.#receiver.submitTokened(reply.token, pairs, reply);
+  }
+
   #take(body: Uint8Array, reply: IncrementReply): void {
     if (reply.isOver) return;
     if (body.length > this.#bodyBytesMax) {
@@ -125,7 +137,7 @@ export class IncrementRoute {
     try {
       const pairs = this.#scanner.scan(body, reply.ndjson);
       // The door may have closed while the body was on its way.
-      refusal = this.gate ?? this.#receiver.submit(pairs, reply);
+      refusal = this.gate ?? this.#submit(pairs, reply);
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
       reply.fail(error);
@@ -135,18 +147,24 @@ export class IncrementRoute {
   }
 }
 
+/** What an Idempotency-Key may be: visible ASCII. */
+const TOKEN = /^[\x21-\x7e]{1,255}$/;
+
 /** A request whose answer is due. */
 class IncrementReply implements PendingReply {
   readonly res: HttpResponse;
   readonly ndjson: boolean;
+  /** '' where the request has none. */
+  readonly token: string;
   readonly #route: IncrementRoute;
   body: GatheredBody | undefined;
   #state: 'open' | 'aborted' | 'over' = 'open';
 
-  constructor(res: HttpResponse, route: IncrementRoute, ndjson: boolean) {
+  constructor(res: HttpResponse, route: IncrementRoute, ndjson: boolean, token: string) {
     this.res = res;
     this.#route = route;
     this.ndjson = ndjson;
+    this.token = token;
   }
 
   /** True where no answer can be given any more. */
@@ -154,12 +172,12 @@ class IncrementReply implements PendingReply {
     return this.#state !== 'open';
   }
 
-  settle(refusal: ErrorCode | undefined): void {
+  settle(refusal: ErrorCode | undefined, replayed = false): void {
     const { res } = this;
     if (!this.finish()) return;
     if (refusal === undefined) {
       corked = res;
-      res.cork(writeCreated);
+      res.cork(replayed ? writeReplayed : writeCreated);
     } else refuse(res, refusal, REFUSAL_DETAILS[refusal] ?? 'The request was refused.');
   }
 

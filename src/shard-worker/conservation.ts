@@ -9,6 +9,8 @@ export interface Conservation {
   readonly recovered: number;
   readonly flushed: number;
   readonly pending: number;
+  /** Of requests whose token had been counted before. */
+  readonly deduplicated: number;
   readonly rejected: number;
   readonly handedOver: number;
   readonly lost: number;
@@ -16,20 +18,24 @@ export interface Conservation {
   readonly difference: number;
 }
 
+/** A gauge over all shards. */
+export function gaugeTotal(gauges: SharedArrayBuffer, shards: number, cell: number): number {
+  let sum = 0;
+  for (let shard = 0; shard < shards; shard += 1) sum += gaugeRow(gauges, shard)[cell] ?? 0;
+  return sum;
+}
+
 /** Adds the gauges up. */
 export function conservation(gauges: SharedArrayBuffer, shards: number): Conservation {
-  const total = (cell: number): number => {
-    let sum = 0;
-    for (let shard = 0; shard < shards; shard += 1) sum += gaugeRow(gauges, shard)[cell] ?? 0;
-    return sum;
-  };
+  const total = (cell: number): number => gaugeTotal(gauges, shards, cell);
   const accepted = total(GAUGE.accepted);
   const recovered = total(GAUGE.recovered);
   const flushed = total(GAUGE.flushed);
   const pending = total(GAUGE.pendingIncrements);
+  const deduplicated = total(GAUGE.deduplicated);
   const rejected = total(GAUGE.rejected);
   const handedOver = total(GAUGE.handedOver);
   const lost = total(GAUGE.lost);
-  const difference = accepted + recovered - flushed - pending - rejected - handedOver - lost;
-  return { accepted, recovered, flushed, pending, rejected, handedOver, lost, difference };
+  const difference = accepted + recovered - flushed - pending - deduplicated - rejected - handedOver - lost;
+  return { accepted, recovered, flushed, pending, deduplicated, rejected, handedOver, lost, difference };
 }

@@ -28,8 +28,18 @@ const REFUSALS_UNTIL_UNAVAILABLE = 3;
 
 /** How a flush attempt ended, as far as this process can know. */
 export type FlushAttempt =
-  /** The statement committed; `keys` rows were written. */
-  | { readonly kind: 'committed'; readonly keys: number }
+  /** The statement committed. */
+  | {
+      readonly kind: 'committed';
+      /** Rows written. */
+      readonly keys: number;
+      /** Increments of rows that were set aside. */
+      readonly rejected?: number;
+      /** Tokens of the range that were claimed before. */
+      readonly unclaimed?: readonly string[];
+      /** Of those, how many came with other content. */
+      readonly mismatches?: number;
+    }
   /** The statement ran and the compare-and-set matched nothing. */
   | { readonly kind: 'fenced'; readonly row?: CheckpointRow | undefined }
   /** It certainly did not commit; the same range can be sent again. */
@@ -51,16 +61,30 @@ export interface CheckpointRow {
 export interface FlushTarget {
   flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
   /** As `flush`, for a range with rows that PostgreSQL refuses: finds them and sets them aside in the same transaction. */
-  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt & { readonly rejected?: number }>;
+  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
   readBack(stream: string): Promise<CheckpointRow | undefined>;
   /** Moves `accepted_through` of an idle stream. */
   touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<void>;
 }
 
+/** What a committed flush came to, in increments where nothing else is said. */
+export interface CommittedFlush {
+  /** Rows written. */
+  readonly keys: number;
+  readonly increments: number;
+  readonly rejected: number;
+  /** Of requests whose token had been counted before. */
+  readonly deduplicated: number;
+  /** Tokens claimed. */
+  readonly claimed: number;
+  /** Tokens that had been claimed with other content. */
+  readonly mismatches: number;
+}
+
 /** What the flusher tells its shard. */
 export interface FlusherEvents {
-  /** A range was committed: the journal may be pruned up to its end. `rejected` of its `increments` were set aside. */
-  committed(range: FrozenRange, keys: number, increments: number, rejected: number): void;
+  /** A range was committed: the journal may be pruned up to its end. */
+  committed(range: FrozenRange, flush: CommittedFlush): void;
   /** Another owner has the stream, or its row is gone: this ledger must not flush again. */
   fenced(row: CheckpointRow | undefined): void;
   /** The database went away or came back. */
@@ -187,26 +211,20 @@ export class Flusher {
     let backoffMs = BACKOFF_FIRST_MS;
     let poisoned = false;
     let refusals = 0;
-    let rejected = 0;
     for (;;) {
-      let attempt: FlushAttempt;
-      if (poisoned) {
-        const careful = await this.#target.flushSettingAside(this.#ledger, range);
-        rejected = careful.rejected ?? 0;
-        attempt = careful;
-      } else {
-        attempt = await this.#target.flush(this.#ledger, range);
-      }
+      let attempt = poisoned
+        ? await this.#target.flushSettingAside(this.#ledger, range)
+        : await this.#target.flush(this.#ledger, range);
       if (attempt.kind === 'unknown') attempt = await this.#settleUnknown(range, attempt.error);
       switch (attempt.kind) {
         case 'committed': {
           this.#setAvailable(true);
           // Before the range is settled, which clears its map for another round.
-          const increments = range.sums.increments;
+          const flush = committedFlush(range, attempt);
           this.#ledger.settle();
           this.#touchedAt = this.#clock.monotonic();
           for (const waiter of this.#waiters) waiter.keys += attempt.keys;
-          this.#events.committed(range, attempt.keys, increments, rejected);
+          this.#events.committed(range, flush);
           return true;
         }
         case 'fenced':
@@ -312,6 +330,16 @@ export class Flusher {
     for (const waiter of this.#waiters) waiter.reject(databaseAway());
     this.#waiters = [];
   }
+}
+
+type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
+
+function committedFlush({ sums, tokened }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
+  const { keys, rejected = 0, unclaimed = [], mismatches = 0 } = attempt;
+  let deduplicated = tokened.duplicates;
+  for (const token of unclaimed) deduplicated += tokened.get(token)?.increments ?? 0;
+  const increments = sums.increments + tokened.increments;
+  return { keys, increments, rejected, deduplicated, claimed: tokened.size - unclaimed.length, mismatches };
 }
 
 function databaseAway(): CounterError {

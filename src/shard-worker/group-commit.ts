@@ -22,6 +22,8 @@ import {
   type BatchAnswer,
   type BatchMessage,
 } from './messages.js';
+import { admitTokened, failedOutcomes, settledOutcomes } from './tokened-admission.js';
+import type { KnownToken } from './token-window.js';
 
 /** Most bytes that are made durable with one sync; what is beyond waits for the next. */
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
@@ -31,6 +33,10 @@ export interface GroupTarget {
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
+  /** Looks a token up, and remembers a new one as part of the group that is being gathered. */
+  admitToken(token: string, digest: Uint8Array): KnownToken;
+  /** The group that was gathered is durable, or it is not. */
+  endGroup(durable: boolean): void;
   /** True where the key is pending. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean;
   /** The journal is dead or this code has a bug: the shard must end. */
@@ -60,6 +66,9 @@ export function batchPort(port: MessagePort): BatchPort {
     },
   };
 }
+
+/** Of a plain batch: why it is refused, or undefined. Of a batch with tokens: the outcome of each request. */
+type Admission = ErrorCode | undefined | Uint8Array;
 
 interface Waiting {
   readonly port: number;
@@ -173,12 +182,17 @@ export class GroupCommit {
     return this.#waiting.splice(0, count);
   }
 
-  /** Adds the batch's record to `records`, or returns why not. */
-  #admit(waiting: Waiting, records: RecordBytes[]): ErrorCode | undefined {
+  /** Adds to `records` what of the batch is to be journaled; returns what is already known of its outcome. */
+  #admit(waiting: Waiting, records: RecordBytes[]): Admission {
     const { message } = waiting;
     const buffer = bufferOf(message);
     const length = new DataView(buffer).getUint32(RECORD_OFFSET.bytes, true);
     const record = new Uint8Array(buffer, 0, length);
+    if (!(message instanceof ArrayBuffer) && 'tokened' in message) {
+      const { record: admitted, outcomes } = admitTokened(record, this.#target);
+      if (admitted !== undefined) records.push(admitted);
+      return outcomes;
+    }
     if (!(message instanceof ArrayBuffer) && !this.#holdsAll(record)) return 'overloaded';
     records.push(record);
     return undefined;
@@ -198,13 +212,13 @@ export class GroupCommit {
 
   #commit(
     taken: readonly Waiting[],
-    refusals: readonly (ErrorCode | undefined)[],
+    refusals: readonly Admission[],
     records: readonly RecordBytes[],
   ): Promise<void> | undefined {
     let lsn: Lsn | Promise<Lsn>;
     try {
       if (records.length === 0) {
-        this.#answer(taken, refusals);
+        this.#succeed(taken, refusals);
         return undefined;
       }
       lsn = this.#target.append(records);
@@ -214,13 +228,13 @@ export class GroupCommit {
     }
     if (typeof lsn === 'number') {
       this.#target.apply(records, lsn);
-      this.#answer(taken, refusals);
+      this.#succeed(taken, refusals);
       return undefined;
     }
     return lsn.then(
       (last) => {
         this.#target.apply(records, last);
-        this.#answer(taken, refusals);
+        this.#succeed(taken, refusals);
       },
       (error: unknown) => {
         this.#refuse(taken, refusals, error);
@@ -229,33 +243,47 @@ export class GroupCommit {
   }
 
   /** The journal did not take the group: "not counted" only where it says that nothing was kept. */
-  #refuse(taken: readonly Waiting[], refusals: readonly (ErrorCode | undefined)[], error: unknown): void {
+  #refuse(taken: readonly Waiting[], refusals: readonly Admission[], error: unknown): void {
     const nothingKept = error instanceof JournalError && error.nothingKept;
     const code: ErrorCode = !nothingKept
       ? 'outcome-unknown'
       : error.code === 'journal-full'
         ? 'overloaded'
         : 'journal-unavailable';
+    this.#target.endGroup(false);
     this.#answer(
       taken,
-      refusals.map((refusal) => refusal ?? code),
+      refusals.map((refusal) => (refusal instanceof Uint8Array ? failedOutcomes(refusal, code) : (refusal ?? code))),
     );
     if (!nothingKept) this.#target.failed(error);
   }
 
+  #succeed(taken: readonly Waiting[], refusals: readonly Admission[]): void {
+    this.#target.endGroup(true);
+    this.#answer(
+      taken,
+      refusals.map((refusal) => (refusal instanceof Uint8Array ? settledOutcomes(refusal) : refusal)),
+    );
+  }
+
   /** Answers each port in the order of its batches, runs of equal outcome as one message. */
-  #answer(taken: readonly Waiting[], refusals: readonly (ErrorCode | undefined)[]): void {
+  #answer(taken: readonly Waiting[], admissions: readonly Admission[]): void {
     for (const [index, port] of this.#ports.entries()) {
       let run = 0;
       let runCode: ErrorCode | undefined;
       for (const [position, waiting] of taken.entries()) {
         if (waiting.port !== index) continue;
-        const code = refusals[position];
-        if (run > 0 && code !== runCode) {
+        const admission = admissions[position];
+        const isOutcomes = admission instanceof Uint8Array;
+        if (run > 0 && (isOutcomes || admission !== runCode)) {
           post(port, run, runCode);
           run = 0;
         }
-        runCode = code;
+        if (isOutcomes) {
+          port.post({ outcomes: admission });
+          continue;
+        }
+        runCode = admission;
         run += 1;
       }
       if (run > 0) post(port, run, runCode);
@@ -264,7 +292,8 @@ export class GroupCommit {
 }
 
 function bufferOf(message: BatchMessage): ArrayBuffer {
-  return message instanceof ArrayBuffer ? message : message.onlyPendingKeys;
+  if (message instanceof ArrayBuffer) return message;
+  return 'tokened' in message ? message.tokened : message.onlyPendingKeys;
 }
 
 function post(port: BatchPort, count: number, code: ErrorCode | undefined): void {

@@ -17,10 +17,13 @@
  *     36    4 flags, 0
  *     40      entries
  *
- * entry of a pair:  u16 key bytes (1..2048) | u32 key hash | f64 amount | key, UTF-8
+ * entry of a pair:    u16 key bytes (1..2048) | u32 key hash | f64 amount | key, UTF-8
+ * entry of a request  u16 0x8000 | u8 token bytes (1..255) | u8 0 | u32 bytes of the pairs | digest (16) | token, ASCII
+ * with a token:       | entries of its pairs
  * ```
  *
- * Values of 0x8000 and above in an entry's first field are reserved for other kinds of entry.
+ * The digest says what the request's pairs come to, summed by key; the shard fills it in. Other values of 0x8000 and
+ * above in an entry's first field are reserved for other kinds of entry.
  */
 import type { Config } from '../config.js';
 import type { ErrorCode, JournalErrorCode } from '../errors.js';
@@ -47,6 +50,18 @@ export const PAIR_HEADER_BYTES = 14;
 /** Offsets within a pair's entry. */
 export const PAIR_OFFSET = { keyBytes: 0, hash: 2, amount: 6, key: 14 } as const;
 
+/** In place of a pair's key bytes: the entry is a request with a token. */
+export const TOKENED_MARK = 0x8000;
+
+/** Bytes of a tokened request's entry before the token. */
+export const TOKENED_HEADER_BYTES = 24;
+
+/** Offsets within a tokened request's entry. */
+export const TOKENED_OFFSET = { mark: 0, tokenBytes: 2, pairsBytes: 4, digest: 8, token: 24 } as const;
+
+/** Bytes of the digest of a tokened request: the first half of a SHA-256. */
+export const DIGEST_BYTES = 16;
+
 /** Largest record that a journal must be able to take, in bytes: a length beyond it is corruption. */
 export const RECORD_BYTES_MAX = 64 * 1024 * 1024;
 
@@ -55,7 +70,7 @@ export const RECORD_BYTES_MAX = 64 * 1024 * 1024;
  * bytes, whose entry has fifteen.
  */
 export function recordBytesOfBody(bodyBytes: number): number {
-  return RECORD_HEADER_BYTES + Math.ceil((bodyBytes / 6) * (PAIR_HEADER_BYTES + 1));
+  return RECORD_HEADER_BYTES + TOKENED_HEADER_BYTES + 255 + Math.ceil((bodyBytes / 6) * (PAIR_HEADER_BYTES + 1));
 }
 
 /**
@@ -78,13 +93,21 @@ export function readUint64(view: DataView, at: number): number {
 }
 
 /**
- * Front end → shard: a batch (the buffer alone, to be as cheap as can be), or a request at the key bound that may be
- * taken only if all of its keys are pending already. Both are answered, in the order of their arrival, by {@link BatchAnswer}.
+ * Front end → shard: a batch (the buffer alone, to be as cheap as can be); or a request at the key bound that may be
+ * taken only if all of its keys are pending already; or requests with tokens, of which the shard drops those that it
+ * knows. Each is answered, in the order of their arrival, by {@link BatchAnswer}.
  */
-export type BatchMessage = ArrayBuffer | { readonly onlyPendingKeys: ArrayBuffer };
+export type BatchMessage = ArrayBuffer | { readonly onlyPendingKeys: ArrayBuffer } | { readonly tokened: ArrayBuffer };
 
-/** Shard → front end: that many batches are in the journal; or that many were refused with a code. */
-export type BatchAnswer = number | { readonly refused: number; readonly code: ErrorCode };
+/**
+ * Shard → front end: that many batches are in the journal; or that many were refused with a code; or, for one batch of
+ * requests with tokens, the {@link TOKENED_OUTCOME} of each in order.
+ */
+export type BatchAnswer =
+  number | { readonly refused: number; readonly code: ErrorCode } | { readonly outcomes: Uint8Array };
+
+/** What became of a request with a token; `refused` plus a code's index in the catalogue is a refusal. */
+export const TOKENED_OUTCOME = { journaled: 0, replayed: 1, mismatch: 2, refused: 3 } as const;
 
 /** A checkpoint row as a read saw it; null where the stream was asked for and has no row. */
 export type SeenCheckpoint = { readonly epoch: number; readonly lsn: Lsn } | null;
@@ -166,6 +189,14 @@ export const GAUGE = {
   flushes: 9,
   flushedKeys: 10,
   pendingIncrements: 11,
+  /** Increments of requests whose token was claimed before. */
+  deduplicated: 12,
+  /** Tokens that came again with other content. */
+  mismatches: 13,
+  /** Requests with tokens that are pending. */
+  pendingTokens: 14,
+  /** Tokens that this process claimed. */
+  claimedTokens: 15,
 } as const;
 
 /** Cells of a row, rounded up so that rows of two threads do not share a cache line. */

@@ -1,25 +1,16 @@
 /**
- * A front end's end of one shard's port: the open batch of this event-loop turn, the batches in flight, and the room
- * that requests have reserved. Front-end thread.
+ * A front end's end of one shard's port: the open batches, the batches in flight, and the room that requests have
+ * reserved. Front-end thread.
  *
  * A MessagePort has no backpressure of its own: what is posted is buffered without bound. The in-flight window here is
  * the only one, so nothing is posted without room reserved in it, and room is given back only when the shard has
  * answered or died.
  */
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
-import type { ErrorCode } from '../errors.js';
+import { errorCodes, type ErrorCode } from '../errors.js';
 import type { PairColumns, PendingReply } from '../increment.js';
-import {
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
-  RECORD_HEADER_BYTES,
-  RECORD_OFFSET,
-  writeUint64,
-  type BatchAnswer,
-} from './messages.js';
-
-/** A batch is posted when it would outgrow this, even within a turn; one larger request makes a larger batch. */
-const BATCH_BYTES = 64 * 1024;
+import { TOKENED_HEADER_BYTES, TOKENED_OUTCOME, type BatchAnswer } from './messages.js';
+import { OutgoingBatch } from './outgoing-batch.js';
 
 /**
  * Batches that may be with the shard at a time. A batch costs its two messages more than all of its requests cost the
@@ -35,15 +26,14 @@ interface BatchInFlight {
   readonly sentAtMs: number;
 }
 
+/** How a batch goes to the shard. */
+type BatchKind = 'plain' | 'onlyPendingKeys' | 'tokened';
+
 /** One shard as a front end sees it. */
 export class ShardClient {
   #port: MessagePort | undefined;
-  #bytes = new Uint8Array(BATCH_BYTES);
-  #view = new DataView(this.#bytes.buffer);
-  #end = RECORD_HEADER_BYTES;
-  #pairs = 0;
-  #replies: PendingReply[] = [];
-  #openedAtMs = 0;
+  readonly #plain = new OutgoingBatch();
+  readonly #tokened = new OutgoingBatch();
   readonly #inFlight: BatchInFlight[] = [];
   #inFlightHead = 0;
   #reservedPairs = 0;
@@ -68,9 +58,9 @@ export class ShardClient {
     return this.#port !== undefined;
   }
 
-  /** Something waits for {@link post}. */
+  /** Requests wait to be posted. */
   get hasOpenBatch(): boolean {
-    return this.#pairs > 0;
+    return !this.#plain.isEmpty || !this.#tokened.isEmpty;
   }
 
   /** Connects to a started shard. */
@@ -95,129 +85,148 @@ export class ShardClient {
       }
       port.close();
     }
-    this.#settle(this.batchesInFlight, 'outcome-unknown');
-    this.#refuseOpenBatch('journal-unavailable');
-    this.#reservedPairs = 0;
-    this.#reservedBytes = 0;
+    for (const { replies } of this.#shift(this.batchesInFlight)) settleAll(replies, 'outcome-unknown');
+    this.#refuseOpen(this.#plain, 'journal-unavailable');
+    this.#refuseOpen(this.#tokened, 'journal-unavailable');
   }
 
   /** Makes room for `bytes` more bytes of one request, so that its pairs land in one batch. */
   open(bytes: number): void {
-    if (this.#end + bytes <= this.#bytes.length) return;
-    this.post();
-    if (RECORD_HEADER_BYTES + bytes > this.#bytes.length) {
-      this.#bytes = new Uint8Array(RECORD_HEADER_BYTES + bytes);
-      this.#view = new DataView(this.#bytes.buffer);
+    if (!this.#plain.hasRoom(bytes)) {
+      this.#post('plain');
+      this.#plain.hasRoom(bytes);
     }
   }
 
   /** Adds row `row` to the open batch; {@link open} made room for it. */
   write(pairs: PairColumns, row: number): void {
-    // Rows below `count` exist in every column.
-    const keyBytes = pairs.keyBytes[row] as number;
-    const start = pairs.keyStart[row] as number;
-    const source = start >= 0 ? pairs.body : pairs.decoded;
-    const from = start >= 0 ? start : ~start;
-    const at = this.#end;
-    const view = this.#view;
-    view.setUint16(at + PAIR_OFFSET.keyBytes, keyBytes, true);
-    view.setUint32(at + PAIR_OFFSET.hash, pairs.hash[row] as number, true);
-    view.setFloat64(at + PAIR_OFFSET.amount, pairs.amount[row] as number, true);
-    const bytes = this.#bytes;
-    const key = at + PAIR_HEADER_BYTES;
-    for (let index = 0; index < keyBytes; index += 1) bytes[key + index] = source[from + index] as number;
-    this.#end = key + keyBytes;
-    this.#pairs += 1;
+    this.#plain.write(pairs, row);
   }
 
   /** Ends one request's part of the open batch: `reply` is settled with the batch. */
   finish(reply: PendingReply, pairs: number, bytes: number): void {
-    if (this.#replies.length === 0) this.#openedAtMs = Date.now();
-    this.#replies.push(reply);
+    this.#plain.finish(reply);
     this.#reservedPairs += pairs;
     this.#reservedBytes += bytes;
   }
 
-  /** The end of an event-loop turn: posts the open batch unless the shard is busy with enough. */
-  endTurn(): void {
-    if (this.batchesInFlight < BATCHES_IN_FLIGHT_MAX) this.post();
+  /** Posts a request by itself, to be taken only if it needs no new key. */
+  sendOnlyPendingKeys(pairs: PairColumns, reply: PendingReply, bytes: number): void {
+    // What is open goes ahead, so that this batch holds the one request.
+    this.#post('plain');
+    this.open(bytes);
+    for (let row = 0; row < pairs.count; row += 1) this.write(pairs, row);
+    this.finish(reply, pairs.count, bytes);
+    this.#post('onlyPendingKeys');
   }
 
-  /** Posts the open batch, if there is anything in it. `onlyPendingKeys`: to be taken only if it needs no new key. */
-  post(onlyPendingKeys = false): void {
-    if (this.#pairs === 0) return;
-    const port = this.#port;
-    if (port === undefined) throw new TypeError('posting to a shard that is not connected');
-    const now = Date.now();
-    const view = this.#view;
-    view.setUint32(RECORD_OFFSET.bytes, this.#end, true);
-    view.setUint32(RECORD_OFFSET.pairs, this.#pairs, true);
-    writeUint64(view, RECORD_OFFSET.acceptedAt, now);
-    this.#inFlight.push({
-      replies: this.#replies,
-      pairs: this.#pairs,
-      bytes: this.#end - RECORD_HEADER_BYTES,
-      sentAtMs: now,
-    });
-    const buffer = this.#bytes.buffer;
-    port.postMessage(onlyPendingKeys ? { onlyPendingKeys: buffer } : buffer, [buffer]);
-    this.#reset();
+  /** Adds a whole request with a token; `pairsBytes` are its pairs' entries. */
+  addTokened(token: string, pairs: PairColumns, reply: PendingReply, pairsBytes: number): void {
+    const bytes = tokenedBytes(token, pairsBytes);
+    if (!this.#tokened.hasRoom(bytes)) {
+      this.#post('tokened');
+      this.#tokened.hasRoom(bytes);
+    }
+    this.#tokened.writeToken(token, pairsBytes);
+    for (let row = 0; row < pairs.count; row += 1) this.#tokened.write(pairs, row);
+    this.#tokened.finish(reply);
+    this.#reservedPairs += pairs.count;
+    this.#reservedBytes += bytes;
+  }
+
+  /** The end of an event-loop turn: posts what is open unless the shard is busy with enough. */
+  endTurn(): void {
+    if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX) return;
+    this.#post('plain');
+    this.#post('tokened');
   }
 
   /** Answers requests whose batch was posted before `beforeMs` (ms since 1970); their room stays taken. */
   expire(beforeMs: number): void {
     // What was never posted is not counted, and leaves nothing behind.
-    if (this.#pairs > 0 && this.#openedAtMs < beforeMs) this.#refuseOpenBatch('overloaded');
-    for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
-      const batch = this.#inFlight[index] as BatchInFlight;
-      if (batch.sentAtMs >= beforeMs) return;
-      const replies = batch.replies;
-      batch.replies = [];
-      for (const reply of replies) reply.settle('outcome-unknown');
+    for (const batch of [this.#plain, this.#tokened]) {
+      if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
     }
+    for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
+      const batch = this.#inFlight[index];
+      if (batch === undefined || batch.sentAtMs >= beforeMs) return;
+      const { replies } = batch;
+      batch.replies = [];
+      settleAll(replies, 'outcome-unknown');
+    }
+  }
+
+  #post(kind: BatchKind): void {
+    const open = kind === 'tokened' ? this.#tokened : this.#plain;
+    if (open.isEmpty) return;
+    const port = this.#port;
+    if (port === undefined) throw new TypeError('posting to a shard that is not connected');
+    const sentAtMs = Date.now();
+    const { buffer, replies, pairs, bytes } = open.take(sentAtMs);
+    this.#inFlight.push({ replies, pairs, bytes, sentAtMs });
+    if (kind === 'plain') port.postMessage(buffer, [buffer]);
+    else port.postMessage(kind === 'tokened' ? { tokened: buffer } : { onlyPendingKeys: buffer }, [buffer]);
   }
 
   #take(answer: BatchAnswer): void {
-    if (typeof answer === 'number') this.#settle(answer, undefined);
-    else this.#settle(answer.refused, answer.code);
+    const isOutcomes = typeof answer === 'object' && 'outcomes' in answer;
+    const settled = this.#shift(typeof answer === 'number' ? answer : isOutcomes ? 1 : answer.refused);
+    // Before the replies, so that the shard works while they are written.
+    this.endTurn();
+    for (const { replies } of settled) {
+      if (isOutcomes) settleEach(replies, answer.outcomes);
+      else settleAll(replies, typeof answer === 'number' ? undefined : answer.code);
+    }
   }
 
-  #settle(count: number, refusal: ErrorCode | undefined): void {
-    const settled: BatchInFlight[] = [];
-    for (let left = count; left > 0 && this.#inFlightHead < this.#inFlight.length; left -= 1) {
-      const batch = this.#inFlight[this.#inFlightHead] as BatchInFlight;
-      this.#inFlightHead += 1;
-      this.#reservedPairs -= batch.pairs;
-      this.#reservedBytes -= batch.bytes;
-      settled.push(batch);
+  /** Takes the oldest batches out of flight and gives their room back. */
+  #shift(count: number): readonly BatchInFlight[] {
+    const end = Math.min(this.#inFlightHead + count, this.#inFlight.length);
+    const shifted = this.#inFlight.slice(this.#inFlightHead, end);
+    for (const { pairs, bytes } of shifted) {
+      this.#reservedPairs -= pairs;
+      this.#reservedBytes -= bytes;
     }
-    if (this.#inFlightHead === this.#inFlight.length) {
+    this.#inFlightHead = end;
+    if (end === this.#inFlight.length) {
       this.#inFlight.length = 0;
       this.#inFlightHead = 0;
-    } else if (this.#inFlightHead > 1024) {
-      this.#inFlight.splice(0, this.#inFlightHead);
+    } else if (end > 1024) {
+      this.#inFlight.splice(0, end);
       this.#inFlightHead = 0;
     }
-    // Before the replies, so that the shard works while they are written.
-    if (this.#port !== undefined) this.endTurn();
-    for (const { replies } of settled) {
-      for (let index = 0; index < replies.length; index += 1) (replies[index] as PendingReply).settle(refusal);
-    }
+    return shifted;
   }
 
-  #refuseOpenBatch(code: ErrorCode): void {
-    const replies = this.#replies;
-    this.#reservedPairs -= this.#pairs;
-    this.#reservedBytes -= this.#end - RECORD_HEADER_BYTES;
-    this.#reset();
-    for (const reply of replies) reply.settle(code);
+  #refuseOpen(batch: OutgoingBatch, code: ErrorCode): void {
+    if (batch.isEmpty) return;
+    const { replies, pairs, bytes } = batch.take(0);
+    this.#reservedPairs -= pairs;
+    this.#reservedBytes -= bytes;
+    settleAll(replies, code);
   }
+}
 
-  #reset(): void {
-    this.#bytes = new Uint8Array(BATCH_BYTES);
-    this.#view = new DataView(this.#bytes.buffer);
-    this.#end = RECORD_HEADER_BYTES;
-    this.#pairs = 0;
-    this.#replies = [];
+/** Bytes of a tokened request's entry. */
+export function tokenedBytes(token: string, pairsBytes: number): number {
+  return TOKENED_HEADER_BYTES + token.length + pairsBytes;
+}
+
+function settleAll(replies: readonly PendingReply[], refusal: ErrorCode | undefined): void {
+  for (const reply of replies) reply.settle(refusal);
+}
+
+function settleEach(replies: readonly PendingReply[], outcomes: Uint8Array): void {
+  for (const [index, reply] of replies.entries()) {
+    const outcome = outcomes[index] ?? TOKENED_OUTCOME.mismatch;
+    if (outcome === TOKENED_OUTCOME.journaled) reply.settle(undefined);
+    else if (outcome === TOKENED_OUTCOME.replayed) reply.settle(undefined, true);
+    else if (outcome === TOKENED_OUTCOME.mismatch) reply.settle('idempotency-mismatch');
+    else reply.settle(codeOfOutcome(outcome));
   }
+}
+
+/** From `refused` on an outcome is a refusal: its code's index in the catalogue follows. */
+function codeOfOutcome(outcome: number): ErrorCode {
+  return errorCodes[outcome - TOKENED_OUTCOME.refused] ?? 'outcome-unknown';
 }

@@ -1,8 +1,8 @@
 /**
  * The database as a shard uses it: turns ledgers into statements and replies into what the flusher can know. Shard thread.
  */
-import { PairArrayEncoder } from '../db/binary-array.js';
-import type { CheckpointStore, FlushRequest, RejectedIncrement } from '../db/checkpoint-store.js';
+import { PairArrayEncoder, TokenArrayEncoder, type FlushTokens } from '../db/binary-array.js';
+import type { CheckpointStore, FlushRequest, FlushResult, RejectedIncrement } from '../db/checkpoint-store.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../db/database-errors.js';
 import { CounterError } from '../errors.js';
 import type { Lsn } from '../increment.js';
@@ -10,12 +10,19 @@ import type { CheckpointRow, FlushAttempt } from './flusher.js';
 import type { ShardDatabase } from './shard.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 import type { SummingMap } from './summing-map.js';
+import type { TokenedPair, TokenedRequest, TokenedRequests } from './tokened-requests.js';
 
 /** Whose streams these are, kept in their rows for operators. */
 export interface StreamOwner {
   readonly node: string;
   readonly shard: number;
   readonly journal: string;
+}
+
+/** A pair and the request with a token that it belongs to. */
+interface PairOfRequest {
+  readonly request: TokenedRequest;
+  readonly pair: TokenedPair;
 }
 
 /** A row that PostgreSQL refuses. */
@@ -30,6 +37,7 @@ export class PostgresShardDatabase implements ShardDatabase {
   readonly #owner: StreamOwner;
   readonly #ensured = new Set<string>();
   readonly #encoder = new PairArrayEncoder();
+  readonly #tokenEncoder = new TokenArrayEncoder();
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(store: CheckpointStore, owner: StreamOwner) {
@@ -62,25 +70,36 @@ export class PostgresShardDatabase implements ShardDatabase {
         // A stream that began while the database was away has no row yet; a flush never makes one.
         if (!this.#ensured.has(ledger.stream)) await orAway(() => this.#ensure(ledger.stream));
         this.#encode(range.sums, 0, range.sums.size, new Set());
-        return this.#store.flush(this.#request(ledger, range));
+        const tokens = this.#encodeTokens(range.tokened, new Set());
+        return this.#outcome(range, await this.#store.flush({ ...this.#request(ledger, range), ...tokens }), 0);
       }),
     );
   }
 
   /** Halves the range until each row that PostgreSQL refuses is found; flushes the others and keeps these apart. */
-  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt & { readonly rejected?: number }> {
-    return this.#inTurn(async () => {
-      let rejected = 0;
-      const outcome = await attempt(async () => {
-        const { sums } = range;
-        const poison = await orAway(() => this.#findPoison(sums, 0, sums.size));
-        rejected = poison.reduce((total, { entry }) => total + sums.entryIncrements(entry), 0);
+  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt> {
+    return this.#inTurn(() =>
+      attempt(async () => {
+        const { sums, tokened } = range;
+        const pairs = [...tokened.values()].flatMap((request) => request.pairs.map((pair) => ({ request, pair })));
+        const poison = await orAway(() =>
+          this.#findPoison((from, to) => this.#encode(sums, from, to, new Set()), 0, sums.size),
+        );
+        const poisonPairs = await orAway(() =>
+          this.#findPoison((from, to) => this.#encodePairs(pairs, from, to), 0, pairs.length),
+        );
+        const without = new Set(poisonPairs.map(({ entry }) => pairs[entry]?.pair));
         this.#encode(sums, 0, sums.size, new Set(poison.map(({ entry }) => entry)));
-        const rows = poison.map((row) => rejectedRow(sums, row));
-        return this.#store.flush({ ...this.#request(ledger, range), rejected: rows });
-      });
-      return { ...outcome, rejected };
-    });
+        const tokens = this.#encodeTokens(tokened, without);
+        const rejected = [
+          ...poison.map((row) => rejectedRow(sums, row)),
+          ...poisonPairs.map((row) => rejectedPair(pairs, row)),
+        ];
+        const result = await this.#store.flush({ ...this.#request(ledger, range), ...tokens, rejected });
+        const increments = poison.reduce((total, { entry }) => total + sums.entryIncrements(entry), 0);
+        return this.#outcome(range, result, increments);
+      }),
+    );
   }
 
   readBack(stream: string): Promise<CheckpointRow | undefined> {
@@ -125,13 +144,47 @@ export class PostgresShardDatabase implements ShardDatabase {
     return turn;
   }
 
-  async #findPoison(sums: SummingMap, from: number, to: number): Promise<readonly PoisonRow[]> {
-    this.#encode(sums, from, to, new Set());
+  /** Tries ever smaller parts of the `to - from` rows that `encode` puts into the encoder. */
+  async #findPoison(
+    encode: (from: number, to: number) => void,
+    from: number,
+    to: number,
+  ): Promise<readonly PoisonRow[]> {
+    if (from === to) return [];
+    encode(from, to);
     const refusal = await this.#store.probe(this.#encoder.keys(), this.#encoder.amounts());
     if (refusal === undefined) return [];
     if (to - from === 1) return [{ entry: from, refusal }];
     const middle = from + Math.floor((to - from) / 2);
-    return [...(await this.#findPoison(sums, from, middle)), ...(await this.#findPoison(sums, middle, to))];
+    return [...(await this.#findPoison(encode, from, middle)), ...(await this.#findPoison(encode, middle, to))];
+  }
+
+  /** What a flush came to; looks at tokens that were claimed before for other content. */
+  async #outcome(range: FrozenRange, result: FlushResult, rejected: number): Promise<FlushAttempt> {
+    const { fenced, keys, unclaimed } = result;
+    if (fenced !== 1) return { kind: 'fenced' };
+    return { kind: 'committed', keys, rejected, unclaimed, mismatches: await this.#mismatches(range, unclaimed) };
+  }
+
+  async #mismatches({ tokened }: FrozenRange, unclaimed: readonly string[]): Promise<number> {
+    if (unclaimed.length === 0) return 0;
+    try {
+      const digests = await this.#store.readDigests(unclaimed);
+      return unclaimed.filter((token) => {
+        const digest = digests.get(token);
+        const own = tokened.get(token)?.digest;
+        return digest !== undefined && own !== undefined && !digest.equals(own);
+      }).length;
+    } catch (error) {
+      // The flush is committed; what is lost is a number for the metrics.
+      if (
+        error instanceof CounterError ||
+        error instanceof OutcomeUnknownError ||
+        error instanceof StatementRefusedError
+      )
+        return 0;
+      throw error;
+    }
   }
 
   #encode(sums: SummingMap, from: number, to: number, without: ReadonlySet<number>): void {
@@ -142,6 +195,24 @@ export class PostgresShardDatabase implements ShardDatabase {
       if (without.size > 0 && without.has(entry)) continue;
       encoder.append(arena, sums.keyStart(entry), sums.keyBytes(entry), sums.sum(entry));
     }
+  }
+
+  #encodePairs(pairs: readonly PairOfRequest[], from: number, to: number): void {
+    this.#encoder.reset();
+    for (const { pair } of pairs.slice(from, to)) this.#encoder.append(pair.key, 0, pair.key.length, pair.sum);
+  }
+
+  /** The parameters for requests with tokens, if there are any. */
+  #encodeTokens(tokened: TokenedRequests, without: ReadonlySet<TokenedPair | undefined>): { tokens?: FlushTokens } {
+    if (tokened.size === 0) return {};
+    const encoder = this.#tokenEncoder;
+    encoder.reset();
+    for (const { token, digest, pairs } of tokened.values()) {
+      const name = Buffer.from(token, 'latin1');
+      encoder.appendRequest(name, digest);
+      for (const pair of pairs) if (!without.has(pair)) encoder.appendPair(name, pair.key, pair.sum);
+    }
+    return { tokens: encoder.finish() };
   }
 
   #request(ledger: StreamLedger, range: FrozenRange): FlushRequest {
@@ -167,6 +238,18 @@ function rejectedRow(sums: SummingMap, { entry, refusal }: PoisonRow): RejectedI
   };
 }
 
+function rejectedPair(pairs: readonly PairOfRequest[], { entry, refusal }: PoisonRow): RejectedIncrement {
+  // The row was found among the pairs.
+  const { request, pair } = pairs[entry] as PairOfRequest;
+  return {
+    key: Buffer.from(pair.key),
+    amount: String(pair.sum),
+    reason: refusal.message,
+    sqlState: refusal.sqlState,
+    token: request.token,
+  };
+}
+
 /** For statements that can be repeated without harm: every failure of the database is "away, try again". */
 async function orAway<T>(statement: () => Promise<T>): Promise<T> {
   try {
@@ -182,10 +265,9 @@ async function orAway<T>(statement: () => Promise<T>): Promise<T> {
 }
 
 /** Runs a flush and says what can be known of its outcome. */
-async function attempt(flush: () => Promise<{ fenced: number; keys: number }>): Promise<FlushAttempt> {
+async function attempt(flush: () => Promise<FlushAttempt>): Promise<FlushAttempt> {
   try {
-    const { fenced, keys } = await flush();
-    return fenced === 1 ? { kind: 'committed', keys } : { kind: 'fenced' };
+    return await flush();
   } catch (error) {
     if (error instanceof OutcomeUnknownError) return { kind: 'unknown', error };
     if (error instanceof StatementRefusedError) return { kind: error.kind === 'poison' ? 'poison' : 'refused', error };

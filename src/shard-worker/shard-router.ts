@@ -6,9 +6,17 @@
  * nothing kept; else `outcome-unknown`, because some of it is counted and some is not.
  */
 import type { ErrorCode } from '../errors.js';
-import { shardOfHash, type IncrementReceiver, type PairColumns, type PendingReply } from '../increment.js';
+import {
+  finishKeyHash,
+  hashKeyByte,
+  KEY_HASH_START,
+  shardOfHash,
+  type IncrementReceiver,
+  type PairColumns,
+  type PendingReply,
+} from '../increment.js';
 import { GAUGE, PAIR_HEADER_BYTES, PENDING_KEY_OVERHEAD_BYTES, gaugeRow } from './messages.js';
-import type { ShardClient } from './shard-client.js';
+import { tokenedBytes, type ShardClient } from './shard-client.js';
 
 /** Bounds of admission. */
 export interface RouterLimits {
@@ -21,6 +29,8 @@ export interface RouterLimits {
   /** Bytes posted to one shard and not yet answered. */
   readonly windowBytesMax: number;
   readonly ackTimeoutMs: number;
+  /** Requests with tokens that may still be taken before IDEMPOTENCY_MAX_ROWS is reached. */
+  readonly tokenRoom: () => number;
 }
 
 /** Whether a shard takes increments. */
@@ -80,6 +90,24 @@ export class ShardRouter implements IncrementReceiver {
     return this.#submitMany(pairs, reply);
   }
 
+  submitTokened(token: string, pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
+    let pairsBytes = 0;
+    for (let row = 0; row < pairs.count; row += 1) pairsBytes += PAIR_HEADER_BYTES + (pairs.keyBytes[row] as number);
+    // The whole request goes to the shard of its token, so that it is atomic and its token is known in one place.
+    const shard = shardOfHash(hashToken(token), this.#clients.length);
+    const bytes = tokenedBytes(token, pairsBytes);
+    const refusal = this.#refusalOf(shard, bytes);
+    if (refusal !== undefined) return refusal;
+    if (this.#limits.tokenRoom() <= 0) return 'overloaded';
+    if (this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax) return 'overloaded';
+    if (this.#pendingBytes() + bytes + pairs.count * PENDING_KEY_OVERHEAD_BYTES > this.#limits.pendingBytesMax) {
+      return 'overloaded';
+    }
+    (this.#clients[shard] as ShardClient).addTokened(token, pairs, reply, pairsBytes);
+    this.#scheduleTurnEnd();
+    return undefined;
+  }
+
   #submitToOne(shard: number, pairs: PairColumns, bytes: number, reply: PendingReply): ErrorCode | undefined {
     const refusal = this.#refusalOf(shard, bytes);
     if (refusal !== undefined) return refusal;
@@ -87,14 +115,15 @@ export class ShardRouter implements IncrementReceiver {
       return 'overloaded';
     }
     const client = this.#clients[shard] as ShardClient;
-    const onlyPendingKeys = this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax;
-    // At the key bound the request travels alone, so that the shard can refuse it without touching another.
-    if (onlyPendingKeys) client.post();
+    if (this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax) {
+      // The shard alone knows whether the keys are pending, so that adding to them needs no room.
+      client.sendOnlyPendingKeys(pairs, reply, bytes);
+      return undefined;
+    }
     client.open(bytes);
     for (let row = 0; row < pairs.count; row += 1) client.write(pairs, row);
     client.finish(reply, pairs.count, bytes);
-    if (onlyPendingKeys) client.post(true);
-    else this.#scheduleTurnEnd();
+    this.#scheduleTurnEnd();
     return undefined;
   }
 
@@ -186,6 +215,12 @@ export class ShardRouter implements IncrementReceiver {
     this.#turnScheduled = true;
     setImmediate(this.#endTurn);
   }
+}
+
+function hashToken(token: string): number {
+  let hash = KEY_HASH_START;
+  for (let at = 0; at < token.length; at += 1) hash = hashKeyByte(hash, token.charCodeAt(at));
+  return finishKeyHash(hash);
 }
 
 /** Gathers the outcomes of a request's parts. */

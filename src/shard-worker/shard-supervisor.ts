@@ -12,7 +12,7 @@
  *
  * Longer than most: a shard's life and the calls that wait for it end together.
  */
-import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { CounterError } from '../errors.js';
@@ -228,6 +228,8 @@ export class ShardSupervisor {
 
   #ended(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
+    // The end of the task and the last messages come by different ways, in any order.
+    for (const message of waitingOn(shard.control)) this.#receive(index, message, () => undefined);
     shard.control?.close();
     shard.control = undefined;
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
@@ -309,8 +311,19 @@ export class ShardSupervisor {
   }
 }
 
+/** The messages that a port holds and has not delivered. */
+function waitingOn(port: MessagePort | undefined): readonly ControlMessage[] {
+  const messages: ControlMessage[] = [];
+  while (port !== undefined) {
+    const received = receiveMessageOnPort(port) as { message: ControlMessage } | undefined;
+    if (received === undefined) break;
+    messages.push(received.message);
+  }
+  return messages;
+}
+
 /** Increments of a row that have left the pending state, by whichever way. */
 function leftOf(row: Float64Array): number {
-  const cells = [GAUGE.flushed, GAUGE.rejected, GAUGE.handedOver, GAUGE.lost];
+  const cells = [GAUGE.flushed, GAUGE.deduplicated, GAUGE.rejected, GAUGE.handedOver, GAUGE.lost];
   return cells.reduce((total, cell) => total + (row[cell] as number), 0);
 }

@@ -20,6 +20,7 @@ import type { GroupTarget } from './group-commit.js';
 import type { Journal, JournalStreams, RecordBytes, RecoverableJournal } from './journal/journal.js';
 import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
 import { StreamLedger } from './stream-ledger.js';
+import { TokenWindow, type KnownToken } from './token-window.js';
 
 const RECOVERY_BACKOFF_MS = 500;
 const TOUCH_INTERVAL_MS = 60_000;
@@ -66,6 +67,7 @@ interface OwnedStream {
 export class Shard implements GroupTarget {
   readonly #parts: ShardParts;
   readonly #gauges: Float64Array;
+  readonly #tokens = new TokenWindow();
   #own: OwnedStream | undefined;
   readonly #leftOver = new Map<string, OwnedStream>();
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
@@ -116,6 +118,14 @@ export class Shard implements GroupTarget {
 
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
     return this.#streams().some(({ ledger }) => ledger.holds(hash, bytes, start, length));
+  }
+
+  admitToken(token: string, digest: Uint8Array): KnownToken {
+    return this.#tokens.admit(token, Buffer.from(digest).toString('latin1'));
+  }
+
+  endGroup(durable: boolean): void {
+    this.#tokens.endGroup(durable);
   }
 
   failed(error: unknown): void {
@@ -267,12 +277,15 @@ export class Shard implements GroupTarget {
       random,
     };
     const flusher: Flusher = new Flusher(ledger, database, clock, options, {
-      committed: (range, keys, increments, rejected) => {
-        this.#add(GAUGE.flushed, increments - rejected);
+      committed: ({ toLsn }, { keys, increments, rejected, deduplicated, claimed, mismatches }) => {
+        this.#add(GAUGE.flushed, increments - rejected - deduplicated);
         this.#add(GAUGE.rejected, rejected);
+        this.#add(GAUGE.deduplicated, deduplicated);
+        this.#add(GAUGE.claimedTokens, claimed);
+        this.#add(GAUGE.mismatches, mismatches);
         this.#add(GAUGE.flushes, 1);
         this.#add(GAUGE.flushedKeys, keys);
-        journal.prune(range.toLsn);
+        journal.prune(toLsn);
         this.#publish();
         this.#retireWhenFinished(ledger.stream);
       },
@@ -334,16 +347,19 @@ export class Shard implements GroupTarget {
     let bytes = 0;
     let increments = 0;
     let journalBytes = 0;
+    let tokens = 0;
     for (const { ledger, journal } of this.#streams()) {
       keys += ledger.pendingKeys;
       bytes += ledger.pendingBytes;
       increments += ledger.pendingIncrements;
       journalBytes += journal.bytes;
+      tokens += ledger.pendingTokens;
     }
     this.#gauges[GAUGE.pendingKeys] = keys;
     this.#gauges[GAUGE.pendingBytes] = bytes;
     this.#gauges[GAUGE.pendingIncrements] = increments;
     this.#gauges[GAUGE.journalBytes] = journalBytes;
+    this.#gauges[GAUGE.pendingTokens] = tokens;
   }
 }
 

@@ -11,14 +11,23 @@
  * not by time.
  */
 import { addSums, type Lsn, type Sum } from '../increment.js';
-import { PAIR_HEADER_BYTES, PAIR_OFFSET } from './messages.js';
+import {
+  DIGEST_BYTES,
+  PAIR_HEADER_BYTES,
+  PAIR_OFFSET,
+  TOKENED_HEADER_BYTES,
+  TOKENED_MARK,
+  TOKENED_OFFSET,
+} from './messages.js';
 import { SummingMap } from './summing-map.js';
+import { TokenedRequests } from './tokened-requests.js';
 
 /** The frozen part: the sums of the records `(fromLsn, toLsn]`. */
 export interface FrozenRange {
   readonly fromLsn: Lsn;
   readonly toLsn: Lsn;
   readonly sums: SummingMap;
+  readonly tokened: TokenedRequests;
   /** Everything that the stream accepted before this time (ms since 1970) is at or below `toLsn`. */
   readonly acceptedThroughMs: number;
 }
@@ -37,6 +46,8 @@ export class StreamLedger {
   #applied: Lsn;
   #live = new SummingMap();
   #spare = new SummingMap();
+  #liveTokened = new TokenedRequests();
+  #spareTokened = new TokenedRequests();
   #frozen: FrozenRange | undefined;
   /** Keys of the live map that the frozen one does not hold. */
   #liveOnlyKeys = 0;
@@ -69,22 +80,33 @@ export class StreamLedger {
 
   /** Distinct keys pending, as MAX_PENDING_KEYS counts them. */
   get pendingKeys(): number {
-    return this.#liveOnlyKeys + (this.#frozen?.sums.size ?? 0);
+    const frozen = this.#frozen;
+    const frozenKeys = frozen === undefined ? 0 : frozen.sums.size + frozen.tokened.pairs;
+    return this.#liveOnlyKeys + this.#liveTokened.pairs + frozenKeys;
   }
 
   /** Keys that a flush started now would write. */
   get liveKeys(): number {
-    return this.#live.size;
+    return this.#live.size + this.#liveTokened.pairs;
+  }
+
+  /** Requests with tokens that wait for a flush. */
+  get pendingTokens(): number {
+    return this.#liveTokened.size + (this.#frozen?.tokened.size ?? 0);
   }
 
   /** Bytes pending, as MAX_PENDING_BYTES counts them. */
   get pendingBytes(): number {
-    return this.#live.pendingBytes + (this.#frozen?.sums.pendingBytes ?? 0);
+    const frozen = this.#frozen;
+    const frozenBytes = frozen === undefined ? 0 : frozen.sums.pendingBytes + frozen.tokened.pendingBytes;
+    return this.#live.pendingBytes + this.#liveTokened.pendingBytes + frozenBytes;
   }
 
   /** Increments applied and not known to be committed. */
   get pendingIncrements(): number {
-    return this.#live.increments + (this.#frozen?.sums.increments ?? 0);
+    const frozen = this.#frozen;
+    const frozenIncrements = frozen === undefined ? 0 : frozen.sums.increments + frozen.tokened.increments;
+    return this.#live.increments + this.#liveTokened.increments + frozenIncrements;
   }
 
   /** Adds a record's entries and takes its LSN, which is above every one before. Returns the number of increments. */
@@ -96,6 +118,12 @@ export class StreamLedger {
     let increments = 0;
     while (at < end) {
       const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
+      if (keyBytes === TOKENED_MARK) {
+        const next = tokenedEnd(view, at);
+        increments += this.#applyTokened(view, bytes, at, next);
+        at = next;
+        continue;
+      }
       const hash = view.getUint32(at + PAIR_OFFSET.hash, true);
       const key = at + PAIR_HEADER_BYTES;
       if (live.add(hash, bytes, key, keyBytes, view.getFloat64(at + PAIR_OFFSET.amount, true))) {
@@ -106,6 +134,11 @@ export class StreamLedger {
     }
     this.#applied = lsn;
     return increments;
+  }
+
+  #applyTokened(view: DataView, bytes: Uint8Array, at: number, end: number): number {
+    const { token, digest, pairs } = readTokened(view, bytes, at);
+    return this.#liveTokened.add(token, digest, bytes, pairs, end);
   }
 
   /** True where the key is pending, so that adding to it needs no new key. */
@@ -121,10 +154,12 @@ export class StreamLedger {
       fromLsn: this.#checkpoint,
       toLsn: this.#applied,
       sums: this.#live,
+      tokened: this.#liveTokened,
       acceptedThroughMs,
     };
     this.#frozen = frozen;
     this.#live = this.#spare;
+    this.#liveTokened = this.#spareTokened;
     this.#liveOnlyKeys = 0;
     return frozen;
   }
@@ -138,6 +173,8 @@ export class StreamLedger {
     this.#liveOnlyKeys = this.#live.size;
     this.#spare = frozen.sums;
     this.#spare.clear(Math.max(this.#spare.size, this.#live.size));
+    this.#spareTokened = frozen.tokened;
+    this.#spareTokened.clear();
   }
 
   /**
@@ -148,14 +185,47 @@ export class StreamLedger {
   pendingOf(hash: number, key: Uint8Array, view: CheckpointView | undefined): Sum | undefined | 'again' {
     const seen = view ?? { epoch: this.epoch, lsn: 0 };
     if (seen.epoch !== this.epoch) return undefined;
-    const live = this.#live.get(hash, key, 0, key.length);
+    const live = addHeld(
+      this.#live.get(hash, key, 0, key.length),
+      this.#liveTokened.sums.get(hash, key, 0, key.length),
+    );
     const frozen = this.#frozen;
     if (seen.lsn === this.#checkpoint) {
-      const held = frozen?.sums.get(hash, key, 0, key.length);
-      if (live === undefined || held === undefined) return live ?? held;
-      return addSums(live, held);
+      if (frozen === undefined) return live;
+      const held = addHeld(
+        frozen.sums.get(hash, key, 0, key.length),
+        frozen.tokened.sums.get(hash, key, 0, key.length),
+      );
+      return addHeld(live, held);
     }
-    if (seen.lsn === frozen?.toLsn) return live;
+    if (frozen !== undefined && seen.lsn === frozen.toLsn) return live;
     return 'again';
   }
+}
+
+/** Where a tokened request's entry at `at` ends. */
+export function tokenedEnd(view: DataView, at: number): number {
+  const tokenBytes = view.getUint8(at + TOKENED_OFFSET.tokenBytes);
+  return at + TOKENED_HEADER_BYTES + tokenBytes + view.getUint32(at + TOKENED_OFFSET.pairsBytes, true);
+}
+
+/** The parts of a tokened request's entry; `pairs` is where its pairs begin. The digest is a copy. */
+export function readTokened(
+  view: DataView,
+  bytes: Uint8Array,
+  at: number,
+): { readonly token: string; readonly digest: Uint8Array; readonly pairs: number } {
+  const start = at + TOKENED_OFFSET.token;
+  const pairs = start + view.getUint8(at + TOKENED_OFFSET.tokenBytes);
+  const digest = at + TOKENED_OFFSET.digest;
+  return {
+    token: Buffer.from(bytes.buffer, bytes.byteOffset + start, pairs - start).toString('latin1'),
+    digest: bytes.slice(digest, digest + DIGEST_BYTES),
+    pairs,
+  };
+}
+
+function addHeld(a: Sum | undefined, b: Sum | undefined): Sum | undefined {
+  if (a === undefined || b === undefined) return a ?? b;
+  return addSums(a, b);
 }

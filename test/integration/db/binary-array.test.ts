@@ -3,7 +3,8 @@ import { test } from 'node:test';
 import { PairArrayEncoder } from '#product/db/binary-array.js';
 import { AMOUNT_MAX, type Sum } from '#product/increment.js';
 import { connectTo, testServerUrl } from '../../support/database.js';
-import { seededRandom, type Random } from '../../support/random.js';
+import { Mulberry32 } from '../../support/mulberry32.js';
+import { seedOfRun } from '../../support/random-runs.js';
 
 const EDGES: readonly Sum[] = [
   0,
@@ -31,11 +32,11 @@ const EDGES: readonly Sum[] = [
   5n,
 ];
 
-function randomSum(random: Random): Sum {
-  const digits = 1 + random.integer(60);
+function randomSum(random: Mulberry32): Sum {
+  const digits = 1 + random.below(60);
   let text = '';
-  for (let n = 0; n < digits; n += 1) text += random.integer(10);
-  const value = BigInt(text) * (random.next() < 0.5 ? 1n : -1n);
+  for (let n = 0; n < digits; n += 1) text += String(random.below(10));
+  const value = BigInt(text) * (random.below(2) === 0 ? 1n : -1n);
   return value <= AMOUNT_MAX && value >= -AMOUNT_MAX ? Number(value) : value;
 }
 
@@ -68,16 +69,17 @@ test('PostgreSQL reads every edge of a sum as it was encoded', async () => {
   );
 });
 
-test('PostgreSQL reads random keys and sums as they were encoded, also with buffers used again', async () => {
-  const random = seededRandom('binary arrays');
+test('PostgreSQL reads random keys and sums as they were encoded, also with buffers used again', async (context) => {
+  const seed = seedOfRun();
+  context.diagnostic(`SEED=${seed}`);
+  const random = new Mulberry32(seed);
   const encoder = new PairArrayEncoder();
   for (const count of [1, 20_000, 3, 5_000]) {
     const pairs = Array.from({ length: count }, (_, n) => {
-      const length = random.integer(10) === 0 ? random.integer(500) : random.integer(30);
-      const text = Array.from(
-        { length },
-        () => ['a', 'Z', 'é', '漢', '😀', '"', '\\', ',', '{'][random.integer(9)],
-      ).join('');
+      const length = random.below(10) === 0 ? random.below(500) : random.below(30);
+      const text = Array.from({ length }, () => ['a', 'Z', 'é', '漢', '😀', '"', '\\', ',', '{'][random.below(9)]).join(
+        '',
+      );
       return [`${n}${text}`, randomSum(random)] as const;
     });
     await roundTrip(pairs, encoder);

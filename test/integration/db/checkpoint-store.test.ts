@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
+import { TokenArrayEncoder } from '#product/db/binary-array.js';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
 import { CounterError } from '#product/errors.js';
-import { connectTo, type TestDatabase } from '../../support/database.js';
+import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { createMigratedDatabase, encodePairs, flushOf, newStream } from '../../support/flushes.js';
 
 let database: TestDatabase;
@@ -39,8 +40,8 @@ test('a flush adds the sums and moves the checkpoint, and the same flush again d
     ['f:b', -3],
     ['f:c', 0],
   ]);
-  assert.deepEqual(await store.flush(request), { fenced: 1, claimed: 0, keys: 3 });
-  assert.deepEqual(await store.flush(request), { fenced: 0, claimed: 0, keys: 0 });
+  assert.deepEqual(await store.flush(request), { fenced: 1, claimed: 0, keys: 3, unclaimed: [] });
+  assert.deepEqual(await store.flush(request), { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
   await store.flush(flushOf({ stream, epoch: 1, fromLsn: 7, toLsn: 8 }, [['f:a', 9007199254740993n]]));
   assert.deepEqual(await sumsOf('f:'), { 'f:a': '9007199254740998', 'f:b': '-3', 'f:c': '0' });
   assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 8, retired: false });
@@ -50,14 +51,14 @@ test('a flush with an epoch that was raised meanwhile does nothing', async () =>
   const stream = await newStream(store);
   assert.deepEqual(await store.raiseEpoch(stream), { epoch: 2, lsn: 0, retired: false });
   const late = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
-  assert.deepEqual(await store.flush(late), { fenced: 0, claimed: 0, keys: 0 });
+  assert.deepEqual(await store.flush(late), { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
   assert.deepEqual(await sumsOf('late'), {});
 });
 
 test('a flush of a stream without a row does nothing, and neither raising nor reading makes one', async () => {
   const stream = randomUUID();
   const result = await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['ghost', 1]]));
-  assert.deepEqual(result, { fenced: 0, claimed: 0, keys: 0 });
+  assert.deepEqual(result, { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
   assert.equal(await store.raiseEpoch(stream), undefined);
   assert.equal(await store.readBack(stream), undefined);
   assert.deepEqual(await sumsOf('ghost'), {});
@@ -86,31 +87,55 @@ test('an idle owner moves accepted_through and retires its stream; a fenced one 
   assert.equal((await store.readBack(stream))?.retired, true);
 });
 
-test('a key that occurs twice in a flush counts twice', async () => {
+test('a flush that holds a key twice is refused whole, and is not taken for a poison row', async () => {
   const stream = await newStream(store);
-  await store.flush(
-    flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [
-      ['twice', 2],
-      ['twice', 3],
-    ]),
+  const twice = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [
+    ['twice', 2],
+    ['twice', 3],
+  ]);
+  await assert.rejects(
+    store.flush(twice),
+    (error) => error instanceof StatementRefusedError && error.sqlState === '21000' && error.kind === 'other',
   );
-  assert.deepEqual(await sumsOf('twice'), { twice: '5' });
+  assert.deepEqual(await sumsOf('twice'), {});
+  assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 0, retired: false });
+});
+
+test('the id of the database is that of its migration, and one without a schema has none', async () => {
+  const [row] = await observer.query<{ database_id: string }>({
+    text: 'select database_id from summing_counters_migrations',
+  });
+  assert.equal(await store.databaseId(), row?.database_id);
+  const bare = await createTestDatabase();
+  const elsewhere = new CheckpointStore(parseDatabaseUrl(bare.url), { applicationName: 'bare' });
+  await assert.rejects(
+    elsewhere.databaseId(),
+    (error) => error instanceof StatementRefusedError && error.sqlState === '42P01',
+  );
+  await elsewhere.close();
+  await bare.drop();
 });
 
 test('a token counts once in a flush with other increments, and its claim and its pairs stand or fall together', async () => {
   const stream = await newStream(store);
-  const tokens = {
-    tokens: ['t-2', 't-1'],
-    digests: [Buffer.from('2'), Buffer.from('1')],
-    pairTokens: ['t-1', 't-2', 't-2'],
-    pairKeys: ['t:a', 't:a', 't:b'],
-    pairAmounts: ['1', '20', '300'],
-  };
+  const encoder = new TokenArrayEncoder();
+  encoder.appendRequest(Buffer.from('t-2'), Buffer.from('2'));
+  encoder.appendPair(Buffer.from('t-2'), Buffer.from('t:a'), 20);
+  encoder.appendPair(Buffer.from('t-2'), Buffer.from('t:b'), 300);
+  encoder.appendRequest(Buffer.from('t-1'), Buffer.from('1'));
+  encoder.appendPair(Buffer.from('t-1'), Buffer.from('t:a'), 1);
+  const tokens = encoder.finish();
   const first = { ...flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), tokens };
-  assert.deepEqual(await store.flush({ ...first, epoch: 9 }), { fenced: 0, claimed: 0, keys: 0 });
-  assert.deepEqual(await store.flush(first), { fenced: 1, claimed: 2, keys: 2 });
+  assert.deepEqual(await store.flush({ ...first, epoch: 9 }), {
+    fenced: 0,
+    claimed: 0,
+    keys: 0,
+    unclaimed: ['t-2', 't-1'],
+  });
+  assert.deepEqual(await store.flush(first), { fenced: 1, claimed: 2, keys: 2, unclaimed: [] });
   const replay = { ...flushOf({ stream, epoch: 1, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), tokens };
-  assert.deepEqual(await store.flush(replay), { fenced: 1, claimed: 0, keys: 1 });
+  assert.deepEqual(await store.flush(replay), { fenced: 1, claimed: 0, keys: 1, unclaimed: ['t-2', 't-1'] });
+  assert.deepEqual((await store.readDigests(['t-1', 'none'])).get('t-1'), Buffer.from('1'));
   assert.deepEqual(await sumsOf('t:'), { 't:a': '9021', 't:b': '300' });
 });
 
@@ -131,10 +156,11 @@ test('a row that PostgreSQL refuses is told apart, found by probing, and kept wh
   const poison = encodePairs([[bad, 2]]);
   assert.equal(await store.probe(good.keys, good.amounts), undefined);
   const refusal = await store.probe(poison.keys, poison.amounts);
-  assert.equal(refusal?.sqlState, '22021');
+  assert.ok(refusal !== undefined);
+  assert.equal(refusal.sqlState, '22021');
   assert.deepEqual(await sumsOf('p'), {}, 'a probe commits nothing');
 
-  const rejected = [{ key: bad, amount: '2', reason: refusal?.message ?? '', sqlState: '22021' }];
+  const rejected = [{ key: bad, amount: '2', reason: refusal.message, sqlState: '22021' }];
   assert.equal((await store.flush({ ...flushOf(at, [['p:good', 1]]), rejected })).fenced, 1);
   assert.equal((await store.flush({ ...flushOf(at, [['p:good', 1]]), rejected })).fenced, 0);
   assert.deepEqual(await sumsOf('p:'), { 'p:good': '1' });

@@ -103,8 +103,8 @@ test('after its session was ended the store reads again', async () => {
   }
   for (;;) {
     const [outcome] = await Promise.allSettled([store.readCounter(Buffer.from('a'), [])]);
-    if (outcome?.status === 'fulfilled') return;
-    assert.ok(failedWith('database-unavailable')(outcome?.reason));
+    if (outcome.status === 'fulfilled') return;
+    assert.ok(failedWith('database-unavailable')(outcome.reason));
   }
 });
 

@@ -1,0 +1,142 @@
+/**
+ * The table of idempotency tokens as a whole: how many there are, and which may be forgotten. Main thread.
+ *
+ * A token may be forgotten when no retry of its request can still count: when the window has passed since it was claimed,
+ * and since the latest time before which every stream that is not retired has committed everything it accepted. A node
+ * that is down with requests in its journal therefore holds pruning up until it is back or its stream is retired. One
+ * node prunes at a time, in batches, by position in the table, where rows lie in the order of their claims.
+ */
+import type { Logger } from '../logger.js';
+import { connect, type DatabaseConnection, type DatabaseTarget } from './connection.js';
+import {
+  COUNT_TOKENS,
+  ESTIMATE_TOKENS,
+  PRUNE_TOKENS,
+  TRY_PRUNER_LOCK,
+  PRUNER_UNLOCK,
+  RETIRE_MEMORY_STREAMS,
+} from './statements.js';
+
+/** How the store works. */
+export interface TokenStoreOptions {
+  /** This node's id. */
+  readonly node: string;
+  readonly windowHours: number;
+  /** IDEMPOTENCY_MAX_ROWS. */
+  readonly rowsMax: number;
+  /** Tokens that this process has claimed since it started. */
+  readonly claimed: () => number;
+  /** Requests with tokens that this process holds pending. */
+  readonly pending: () => number;
+  readonly logger: Logger;
+}
+
+const COUNT_INTERVAL_MS = 2_000;
+const PRUNE_INTERVAL_MS = 60_000;
+const PRUNE_BATCH = 10_000;
+/** Batches of one round, so that a round ends. */
+const PRUNE_BATCHES_MAX = 100;
+/** Up to here rows are counted one by one. */
+const EXACT_MAX = 1_000_000;
+const CONNECT_TIMEOUT_MS = 2_000;
+
+/** Counts and prunes from {@link start} on, over a connection of its own. */
+export class TokenStore {
+  readonly #target: DatabaseTarget;
+  readonly #options: TokenStoreOptions;
+  #connection: DatabaseConnection | undefined;
+  #rows = 0;
+  #claimedAtCount = 0;
+  #prunedAtMs = Number.NEGATIVE_INFINITY;
+  #timer: NodeJS.Timeout | undefined;
+  #round: Promise<void> = Promise.resolve();
+  #closed = false;
+
+  constructor(target: DatabaseTarget, options: TokenStoreOptions) {
+    this.#target = target;
+    this.#options = options;
+  }
+
+  /** Requests with tokens that may still be taken. Rows of other nodes are known as of the last count. */
+  get room(): number {
+    const { rowsMax, claimed, pending } = this.#options;
+    return rowsMax - this.#rows - (claimed() - this.#claimedAtCount) - pending();
+  }
+
+  /** Begins to count and prune, before this node's streams are made; settles after the first round. */
+  async start(): Promise<void> {
+    this.#round = this.#work(true);
+    await this.#round;
+    this.#schedule();
+  }
+
+  /** Ends the rounds and the connection. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
+    await this.#round;
+    await this.#connection?.close();
+  }
+
+  #schedule(): void {
+    if (this.#closed) return;
+    this.#timer = setTimeout(() => {
+      this.#round = this.#work();
+      void this.#round.then(() => {
+        this.#schedule();
+      });
+    }, COUNT_INTERVAL_MS);
+    this.#timer.unref();
+  }
+
+  /** Never rejects: what cannot be done now is done in a later round. */
+  async #work(isFirst = false): Promise<void> {
+    try {
+      const connection = await this.#connected();
+      if (isFirst) await connection.query({ text: RETIRE_MEMORY_STREAMS, values: [this.#options.node] });
+      await this.#count(connection);
+      if (performance.now() - this.#prunedAtMs >= PRUNE_INTERVAL_MS) await this.#prune(connection);
+    } catch (error) {
+      this.#connection?.destroy();
+      this.#connection = undefined;
+      this.#options.logger.debug({ err: error }, 'Idempotency tokens could not be counted');
+    }
+  }
+
+  async #connected(): Promise<DatabaseConnection> {
+    if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
+    this.#connection = await connect(this.#target, {
+      applicationName: 'summing-counters tokens',
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    });
+    return this.#connection;
+  }
+
+  async #count(connection: DatabaseConnection): Promise<void> {
+    const { rowsMax, claimed } = this.#options;
+    // Read before the count: what is claimed in between counts twice rather than not at all.
+    const claimedBefore = claimed();
+    const statement =
+      rowsMax <= EXACT_MAX
+        ? { name: 'count-tokens', text: COUNT_TOKENS, values: [rowsMax] }
+        : { name: 'estimate-tokens', text: ESTIMATE_TOKENS };
+    const [row] = await connection.query<{ rows: number }>(statement);
+    this.#rows = row?.rows ?? 0;
+    this.#claimedAtCount = claimedBefore;
+  }
+
+  async #prune(connection: DatabaseConnection): Promise<void> {
+    const [lock] = await connection.query<{ locked: boolean }>({ text: TRY_PRUNER_LOCK });
+    if (lock?.locked !== true) return;
+    try {
+      for (let batch = 0; batch < PRUNE_BATCHES_MAX && !this.#closed; batch += 1) {
+        const values = [this.#options.windowHours, PRUNE_BATCH];
+        const [row] = await connection.query<{ pruned: number }>({ text: PRUNE_TOKENS, values });
+        if ((row?.pruned ?? 0) < PRUNE_BATCH) break;
+      }
+      this.#prunedAtMs = performance.now();
+    } finally {
+      if (!connection.lost) await connection.query({ text: PRUNER_UNLOCK });
+    }
+  }
+}

@@ -1,0 +1,11 @@
+/**
+ * A process that runs an embedded PostgreSQL in the directory of its first argument until it is killed, for tests of
+ * what is left when it is. Prints one line of JSON when the server runs.
+ */
+import { startEmbeddedPostgres } from '#product/db/embedded.js';
+import { silentLogger } from './database.js';
+
+const [, , dataDir] = process.argv;
+if (dataDir === undefined) throw new Error('usage: embedded-process DATA_DIR');
+const server = await startEmbeddedPostgres({ dataDir, logger: silentLogger, maxConnections: 5 });
+console.log(JSON.stringify({ pid: server.pid, url: server.url }));
