@@ -3,12 +3,7 @@ import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import { listStreams } from '#product/shard-worker/journal/file/streams.js';
-import {
-  journalOptions,
-  pairRecord,
-  replayed,
-  temporaryDirectory,
-} from '../../support/journal-fixtures.js';
+import { journalOptions, pairRecord, replayed, temporaryDirectory } from '../../support/journal-fixtures.js';
 
 test('a reopened journal replays what was appended above the checkpoint, in order, and goes on', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
