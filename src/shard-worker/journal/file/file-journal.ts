@@ -21,9 +21,15 @@ import type { Lsn } from '../../../increment.js';
 import { RECORD_HEADER_BYTES } from '../../messages.js';
 import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
 import { forgetAcceptedGaps } from './accepted-gap.js';
-import { orUnavailable } from './disk-failure.js';
-import { DEFERRED_SYNC_MS, type FileJournalOptions, type OpenFileJournalOptions } from './file-journal-options.js';
+import { diskFailure, orUnavailable } from './disk-failure.js';
+import {
+  DEFERRED_SYNC_MS,
+  segmentBytesOf,
+  type FileJournalOptions,
+  type OpenFileJournalOptions,
+} from './file-journal-options.js';
 import { SegmentRun } from './segment-run.js';
+import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
 import { readRecords, recoveryOf, scanForRecovery, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
 import { findSegments, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
 import { databaseOf, removeStream } from './streams.js';
@@ -142,9 +148,13 @@ export class FileJournal implements RecoverableJournal {
   /** As in {@link Journal}. Reads with synchronous calls: a consumer with other duties pauses now and then. */
   // eslint-disable-next-line @typescript-eslint/require-await -- the interface is asynchronous for journals that wait
   async *replay(after: Lsn): AsyncGenerator<JournalRecord, void, undefined> {
-    for (const reader of readRecords(this.#options.disk, this.#found, after, this.#foundLsn)) {
-      const entries = reader.record.subarray(RECORD_HEADER_BYTES);
-      yield { lsn: reader.lsn, acceptedAt: reader.acceptedAt, entries };
+    try {
+      for (const reader of readRecords(this.#options.disk, this.#found, after, this.#foundLsn)) {
+        const entries = reader.record.subarray(RECORD_HEADER_BYTES);
+        yield { lsn: reader.lsn, acceptedAt: reader.acceptedAt, entries };
+      }
+    } catch (error) {
+      throw diskFailure('journal-unavailable', `${this.#path} cannot be read`, error);
     }
   }
 
@@ -171,9 +181,13 @@ export class FileJournal implements RecoverableJournal {
     orUnavailable(`${this.#path} cannot be removed`, () => removeStream(disk, directory, this.stream));
   }
 
+  /** Syncs and lets go. Rejects with `journal-failed` where that sync failed, or one before it: who closes must know. */
   async close(): Promise<void> {
-    if (this.#state.kind === 'ready') this.sync();
-    this.#letGo({ kind: 'closed' });
+    try {
+      if (this.#state.kind === 'ready' || this.#state.kind === 'failed') this.sync();
+    } finally {
+      this.#letGo({ kind: 'closed' });
+    }
     return Promise.resolve();
   }
 
@@ -189,8 +203,9 @@ export class FileJournal implements RecoverableJournal {
   #takeOver(scan: StreamScan, checkpoint: Lsn): void {
     const { disk, nodeId, shard, clock } = this.#options;
     const databaseId = this.#run.databaseId ?? databaseOf(scan.segments);
-    const origin = { stream: this.stream, databaseId, nodeId, shard };
-    const { active, segments } = takeOver(disk, this.#path, scan, checkpoint, { ...origin, createdAt: clock.now() });
+    const origin = { stream: this.stream, databaseId, nodeId, shard, createdAt: clock.now() };
+    const allocateBytes = Math.min(ALLOCATION_BYTES_MIN, segmentBytesOf(this.#options));
+    const { active, segments } = takeOver(disk, this.#path, scan, checkpoint, origin, allocateBytes);
     const kept = segments.slice(0, -1).map(({ path, fileBytes }, index) => {
       return { path, lastLsn: segmentLimit(segments, index), bytes: fileBytes, committedAt: undefined };
     });

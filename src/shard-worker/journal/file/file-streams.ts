@@ -38,10 +38,8 @@ export class FileStreams implements JournalStreams {
   existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] } {
     const { disk, directory, shard, shards } = this.#options;
     const isOurs = (info: StreamInfo): boolean => info.shard % shards === shard;
-    const streams = orUnavailable(`${directory} cannot be read`, () => {
-      sweepRemovedStreams(disk, directory);
-      return listStreams(disk, directory).filter(isOurs);
-    });
+    sweepRemovedStreams(disk, directory);
+    const streams = listStreams(disk, directory).filter(isOurs);
     this.#own = streams.findLast((info) => info.shard === shard)?.stream;
     return {
       own: this.#own,

@@ -15,7 +15,7 @@ import { readAcceptedGaps, unaccepted } from './accepted-gap.js';
 import type { Disk, DiskFile } from './disk.js';
 import { RecordReader } from './record-reader.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
-import { ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX, writeFully } from './segment-writer.js';
+import { SegmentWriter, STAGED_SUFFIX, writeFully } from './segment-writer.js';
 import {
   scanStream,
   segmentLimit,
@@ -76,7 +76,8 @@ export function scanForRecovery(
 }
 
 /**
- * Stages and publishes the segment that takes over from the last one. Returns it and the segments as they are then.
+ * Stages and publishes the segment that takes over from the last one, a file of `allocateBytes` at least. Returns it and
+ * the segments as they are then.
  * Throws the disk's errors: nothing has changed, except that the new segment may be there already, which is as good.
  */
 export function takeOver(
@@ -85,13 +86,14 @@ export function takeOver(
   scan: StreamScan,
   checkpoint: Lsn,
   origin: Pick<SegmentHeader, 'stream' | 'databaseId' | 'nodeId' | 'shard' | 'createdAt'>,
+  allocateBytes: number,
 ): { readonly active: SegmentWriter; readonly segments: readonly FoundSegment[] } {
   const last = scan.segments.at(-1);
   assert(last !== undefined, 'a stream to recover has segments');
   const header = { ...origin, ...successorOf(last, scan.endLsn, checkpoint) };
   const copy = (file: DiskFile): number => copyRecords(disk, last, header.firstLsn, scan.endLsn, file);
   removeStaged(disk, directory);
-  const active = new SegmentWriter(disk, directory, header, ALLOCATION_BYTES_MIN, copy);
+  const active = new SegmentWriter(disk, directory, header, allocateBytes, copy);
   active.publish();
   const before = active.path === last.path ? scan.segments.slice(0, -1) : scan.segments;
   return { active, segments: [...before, { path: active.path, header, fileBytes: active.allocated }] };

@@ -3,6 +3,7 @@
  */
 import { join } from 'node:path';
 import type { Lsn } from '../../../increment.js';
+import { orUnavailable } from './disk-failure.js';
 import { systemErrorCode, type Disk } from './disk.js';
 import { isUuid } from './segment-header.js';
 import { findSegments, type FoundSegment } from './stream-scan.js';
@@ -31,15 +32,18 @@ export interface StreamInfo {
 /**
  * Streams found in `directory`, for the owner to choose from; ordered by shard, then age, then id. A directory without a
  * segment is one whose first append never happened: it is not listed. Throws JournalError `journal-corrupt` or
- * `journal-format`, and the disk's errors.
+ * `journal-format`, and `journal-unavailable` where the directory cannot be read.
  */
 export function listStreams(disk: Disk, directory: string): StreamInfo[] {
-  const streams = disk
-    .list(directory)
-    .filter(isUuid)
-    .map((stream) => describeStream(disk, directory, stream))
-    .filter((info) => info !== undefined);
-  return streams.sort((a, b) => a.shard - b.shard || a.createdAt - b.createdAt || (a.stream < b.stream ? -1 : 1));
+  return orUnavailable(`${directory} cannot be read`, () => {
+    const streams = disk.list(directory).filter(isUuid);
+    const infos = streams.map((stream) => describeStream(disk, directory, stream));
+    return infos.filter((info) => info !== undefined).sort(byShardAndAge);
+  });
+}
+
+function byShardAndAge(a: StreamInfo, b: StreamInfo): number {
+  return a.shard - b.shard || a.createdAt - b.createdAt || (a.stream < b.stream ? -1 : 1);
 }
 
 /** How often a stream is looked at again that another thread changes at that moment. */

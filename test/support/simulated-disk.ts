@@ -1,0 +1,269 @@
+/**
+ * A disk in memory that keeps no more than a real one promises. What was written and not synced survives a loss of power
+ * sector by sector, as chance has it; so do directory entries whose directory was not synced. A sync that fails drops what
+ * it should have written, and the next one says that all is well. Any call can be made to fail, or to be the last one
+ * before the crash.
+ */
+import type { Disk, DiskFile } from '#product/shard-worker/journal/file/disk.js';
+import type { Mulberry32 } from './mulberry32.js';
+
+const SECTOR_BYTES = 512;
+
+/** The process is gone: nothing that it does after this reaches the disk. */
+export class SimulatedCrash extends Error {
+  override readonly name = 'SimulatedCrash';
+}
+
+/** What happens at the n-th call, counted from 1. */
+export type Fault =
+  | { readonly kind: 'crash'; readonly atCall: number }
+  | { readonly kind: 'error'; readonly atCall: number; readonly code: string; readonly calls?: readonly DiskCall[] };
+
+/** The calls of a disk, as faults name them. */
+export type DiskCall = keyof Disk | 'write' | 'read' | 'sync' | 'size' | 'close';
+
+/** What a crash leaves of the unsynced: nothing, all, or a part of it. */
+export type PowerLoss = 'nothing' | 'everything' | 'some';
+
+class Inode {
+  durable = Buffer.alloc(0);
+  current = Buffer.alloc(0);
+  /** Ranges written since the last sync. */
+  dirty: { readonly from: number; readonly to: number }[] = [];
+}
+
+type Entries = Map<string, Inode>;
+type EntryChange = (entries: Entries) => void;
+
+class Directory {
+  durable: Entries = new Map();
+  current: Entries = new Map();
+  changes: EntryChange[] = [];
+
+  change(change: EntryChange): void {
+    change(this.current);
+    this.changes.push(change);
+  }
+}
+
+export class SimulatedDisk implements Disk {
+  /** Calls so far. */
+  calls = 0;
+  fault: Fault | undefined;
+  readonly #directories = new Map<string, Directory>();
+  readonly #random: Mulberry32;
+  #crashed = false;
+  /** Files open now, so that leaks show. */
+  openFiles = 0;
+
+  /** `roots` exist and are durable. */
+  constructor(random: Mulberry32, roots: readonly string[]) {
+    this.#random = random;
+    for (const root of roots) this.#directories.set(root, new Directory());
+  }
+
+  /** What the next process finds: after a loss of power, or after a mere end of the process. */
+  restart(loss: PowerLoss | undefined): void {
+    this.#crashed = false;
+    this.fault = undefined;
+    this.calls = 0;
+    this.openFiles = 0;
+    if (loss === undefined) return;
+    for (const [path, directory] of [...this.#directories]) {
+      for (const change of directory.changes) if (this.#survives(loss)) change(directory.durable);
+      directory.changes = [];
+      directory.current = new Map(directory.durable);
+      for (const inode of directory.current.values()) this.#losePower(inode, loss);
+      // A directory is an entry of its parent.
+      const parent = this.#directories.get(parentOf(path));
+      if (parent !== undefined && !parent.durable.has(nameOf(path))) this.#directories.delete(path);
+    }
+  }
+
+  create(path: string): DiskFile {
+    this.#call('create');
+    const directory = this.#directory(parentOf(path));
+    if (directory.current.has(nameOf(path))) throw systemError('EEXIST', path);
+    const inode = new Inode();
+    directory.change((entries) => entries.set(nameOf(path), inode));
+    return this.#open(inode);
+  }
+
+  open(path: string): DiskFile {
+    this.#call('open');
+    return this.#open(this.#inode(path));
+  }
+
+  makeDirectory(path: string): void {
+    this.#call('makeDirectory');
+    if (this.#directories.has(path)) return;
+    this.#directory(parentOf(path)).change((entries) => entries.set(nameOf(path), new Inode()));
+    this.#directories.set(path, new Directory());
+  }
+
+  list(path: string): string[] {
+    this.#call('list');
+    return [...(this.#directories.get(path)?.current.keys() ?? [])];
+  }
+
+  rename(from: string, to: string): void {
+    this.#call('rename');
+    if (parentOf(from) !== parentOf(to)) throw new Error('The journal renames within a directory only.');
+    const inode = this.#inode(from);
+    this.#directory(parentOf(from)).change((entries) => {
+      entries.delete(nameOf(from));
+      entries.set(nameOf(to), inode);
+    });
+    const directory = this.#directories.get(from);
+    if (directory === undefined) return;
+    this.#directories.delete(from);
+    this.#directories.set(to, directory);
+  }
+
+  remove(path: string): void {
+    this.#call('remove');
+    const inode = this.#inode(path);
+    this.#directory(parentOf(path)).change((entries) => {
+      if (entries.get(nameOf(path)) === inode) entries.delete(nameOf(path));
+    });
+  }
+
+  removeDirectory(path: string): void {
+    this.#call('removeDirectory');
+    if (this.#directory(path).current.size > 0) throw systemError('ENOTEMPTY', path);
+    this.#directory(parentOf(path)).change((entries) => entries.delete(nameOf(path)));
+    this.#directories.delete(path);
+  }
+
+  truncate(path: string, bytes: number): void {
+    this.#call('truncate');
+    const inode = this.#inode(path);
+    inode.current = Buffer.from(inode.current.subarray(0, bytes));
+    inode.durable = Buffer.from(inode.durable.subarray(0, bytes));
+  }
+
+  syncDirectory(path: string): void {
+    this.#call('syncDirectory');
+    const directory = this.#directory(path);
+    directory.durable = new Map(directory.current);
+    directory.changes = [];
+  }
+
+  #open(inode: Inode): DiskFile {
+    this.openFiles += 1;
+    return {
+      write: (bytes, offset) => this.#write('write', inode, bytes, offset),
+      writeAll: (parts, offset) => this.#write('write', inode, Buffer.concat(parts), offset),
+      read: (into, offset) => {
+        this.#call('read');
+        return inode.current.copy(into, 0, offset, offset + into.byteLength);
+      },
+      sync: () => {
+        this.#sync(inode);
+      },
+      size: () => {
+        this.#call('size');
+        return inode.current.length;
+      },
+      close: () => {
+        this.#call('close');
+        this.openFiles -= 1;
+      },
+    };
+  }
+
+  #write(call: DiskCall, inode: Inode, bytes: Uint8Array, offset: number): number {
+    let written = bytes.byteLength;
+    try {
+      this.#call(call);
+    } catch (error) {
+      // What fails or is cut short may have written a part.
+      written = this.#random.below(bytes.byteLength + 1);
+      this.#put(inode, bytes.subarray(0, written), offset);
+      throw error;
+    }
+    this.#put(inode, bytes, offset);
+    return written;
+  }
+
+  #put(inode: Inode, bytes: Uint8Array, offset: number): void {
+    if (inode.current.length < offset + bytes.byteLength) {
+      inode.current = Buffer.concat([inode.current, Buffer.alloc(offset + bytes.byteLength - inode.current.length)]);
+    }
+    inode.current.set(bytes, offset);
+    inode.dirty.push({ from: offset, to: offset + bytes.byteLength });
+  }
+
+  #sync(inode: Inode): void {
+    try {
+      this.#call('sync');
+    } catch (error) {
+      // Written or not, the system holds the data for clean from now on.
+      this.#persist(inode, 'some');
+      throw error;
+    }
+    this.#persist(inode, 'everything');
+  }
+
+  #losePower(inode: Inode, loss: PowerLoss): void {
+    this.#persist(inode, loss);
+    inode.current = Buffer.from(inode.durable);
+  }
+
+  /** Brings sectors of what was written to the platter. */
+  #persist(inode: Inode, loss: PowerLoss): void {
+    for (const { from, to } of inode.dirty) {
+      for (let at = from - (from % SECTOR_BYTES); at < to; at += SECTOR_BYTES) {
+        if (!this.#survives(loss)) continue;
+        const end = Math.min(at + SECTOR_BYTES, inode.current.length);
+        if (inode.durable.length < end) {
+          inode.durable = Buffer.concat([inode.durable, Buffer.alloc(end - inode.durable.length)]);
+        }
+        inode.current.copy(inode.durable, at, at, end);
+      }
+    }
+    inode.dirty = [];
+  }
+
+  #survives(loss: PowerLoss): boolean {
+    return loss === 'everything' || (loss === 'some' && this.#random.below(2) === 0);
+  }
+
+  #directory(path: string): Directory {
+    const directory = this.#directories.get(path);
+    if (directory === undefined) throw systemError('ENOENT', path);
+    return directory;
+  }
+
+  #inode(path: string): Inode {
+    const inode = this.#directory(parentOf(path)).current.get(nameOf(path));
+    if (inode === undefined) throw systemError('ENOENT', path);
+    return inode;
+  }
+
+  #call(call: DiskCall): void {
+    if (this.#crashed) throw new SimulatedCrash(call);
+    this.calls += 1;
+    const { fault } = this;
+    if (fault === undefined || this.calls < fault.atCall) return;
+    if (fault.kind === 'crash') {
+      this.#crashed = true;
+      throw new SimulatedCrash(call);
+    }
+    if (fault.calls !== undefined && !fault.calls.includes(call)) return;
+    this.fault = undefined;
+    throw systemError(fault.code, call);
+  }
+}
+
+function systemError(code: string, what: string): Error {
+  return Object.assign(new Error(`${code}: ${what}`), { code });
+}
+
+function parentOf(path: string): string {
+  return path.slice(0, path.lastIndexOf('/'));
+}
+
+function nameOf(path: string): string {
+  return path.slice(path.lastIndexOf('/') + 1);
+}
