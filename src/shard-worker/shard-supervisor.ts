@@ -12,7 +12,7 @@
  *
  * Longer than most: a shard's life and the calls that wait for it end together.
  */
-import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { CounterError } from '../errors.js';
@@ -228,6 +228,7 @@ export class ShardSupervisor {
 
   #ended(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
+    this.#receiveRest(index, shard.control);
     shard.control?.close();
     shard.control = undefined;
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
@@ -252,6 +253,16 @@ export class ShardSupervisor {
       }, RESTART_DELAY_MS).unref();
     }
     this.#changed();
+  }
+
+  /** The end of a thread can be known before its last words have been delivered, and they still count. */
+  #receiveRest(index: number, control: MessagePort | undefined): void {
+    if (control === undefined) return;
+    for (;;) {
+      const received = receiveMessageOnPort(control) as { message: ControlMessage } | undefined;
+      if (received === undefined) return;
+      this.#receive(index, received.message, () => undefined);
+    }
   }
 
   /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */
