@@ -20,6 +20,8 @@ export interface CounterNodeParts {
   readonly supervisor: () => ShardSupervisor | undefined;
   /** Why increments are refused, or undefined. */
   readonly refusal: () => ErrorCode | undefined;
+  /** False while the database does not take the flushes of a shard, though it may answer reads. */
+  readonly flushing: () => boolean;
 }
 
 /** The operations of this node. */
@@ -66,6 +68,9 @@ export class CounterNode implements CounterOperations {
     const store = this.#parts.store();
     if (store === undefined || !store.available() || this.#parts.supervisor()?.isRecovered !== true) {
       return { state: 'degraded', reason: 'The database is away; increments are kept in the journal.' };
+    }
+    if (!this.#parts.flushing()) {
+      return { state: 'degraded', reason: 'The database takes no flushes; increments are kept in the journal.' };
     }
     return { state: 'ok' };
   }

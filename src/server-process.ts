@@ -32,6 +32,8 @@ const MEMORY_DATABASE_PATIENCE_MS = 30_000;
 const DATABASE_PATIENCE_MS = 3_000;
 const DATABASE_RETRY_MS = 500;
 const IN_FLIGHT_CHECK_MS = 5;
+/** How long a stop waits for bodies of which nothing has come. */
+const BODY_PATIENCE_MS = 1_000;
 
 /** The server as one process. */
 export class ServerProcess {
@@ -51,6 +53,8 @@ export class ServerProcess {
   #tokens: TokenStore | undefined;
   #supervisor: ShardSupervisor | undefined;
   #expiry: NodeJS.Timeout | undefined;
+  /** Shards whose last flush the database did not take. */
+  readonly #shardsAway = new Set<number>();
   #lastReason = '';
 
   constructor(config: Config, logger: Logger, exit: (code: number) => void) {
@@ -71,11 +75,23 @@ export class ServerProcess {
       store: () => this.#store,
       supervisor: () => this.#supervisor,
       refusal: () => this.#refusal ?? this.#router.closedDoor,
+      flushing: () => this.#shardsAway.size === 0,
     });
   }
 
-  /** Starts everything. Rejects with StartError where an operator must change something. */
+  /**
+   * Starts everything; a stop meanwhile ends the start without a word. Rejects with StartError where an operator must
+   * change something.
+   */
   async start(): Promise<void> {
+    try {
+      await this.#startParts();
+    } catch (error) {
+      if (this.#isStarting()) throw error;
+    }
+  }
+
+  async #startParts(): Promise<void> {
     const { dataDir, journal, shards, host } = this.#config;
     const logger = this.#logger;
     this.#directory = acquireDataDirectory(dataDir);
@@ -89,7 +105,9 @@ export class ServerProcess {
     logger.info({}, `HTTP by ${build}`);
     logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
     const target = await this.#findDatabase();
+    if (!this.#isStarting()) return;
     const databaseId = await this.#openDatabase(target);
+    if (!this.#isStarting()) return;
     this.#store = new CounterStore(target, { applicationName: 'summing-counters reads' });
     this.#tokens = this.#makeTokenStore(target, nodeId);
     await this.#tokens.start();
@@ -117,7 +135,7 @@ export class ServerProcess {
       },
     });
     await this.#supervisor.start();
-    if (this.#state !== 'starting') return;
+    if (!this.#isStarting()) return;
     logger.info({ shards, journal }, `${shards} shard ${shards === 1 ? 'thread' : 'threads'}, journal: ${journal}`);
     if (journal === 'memory') {
       logger.warn({}, 'The memory journal keeps nothing: what is not yet in PostgreSQL is lost when the process ends');
@@ -157,6 +175,11 @@ export class ServerProcess {
     const left = conservation(this.#gauges, this.#config.shards);
     this.#logger.error({ pending: left.pending }, `Ending now because of ${why}; ${this.#fateOf(left.pending)}`);
     this.#end(1);
+  }
+
+  /** False once a stop or a failure has begun. */
+  #isStarting(): boolean {
+    return this.#state === 'starting';
   }
 
   #makeFrontEnd(uws: ReturnType<typeof loadUws>['uws']): FrontEnd {
@@ -214,7 +237,7 @@ export class ServerProcess {
     for (;;) {
       const opened = await openDatabase(target, this.#logger);
       if (opened.kind === 'open') return opened.databaseId;
-      if (this.#state !== 'starting') return undefined;
+      if (!this.#isStarting()) return undefined;
       if (performance.now() >= until) {
         if (volatile) {
           throw new StartError([`The database cannot be reached: ${opened.reason}.`], { exitCode: 1 });
@@ -243,6 +266,8 @@ export class ServerProcess {
   }
 
   #noticeDatabase(shard: number, available: boolean, reason: string): void {
+    if (available) this.#shardsAway.delete(shard);
+    else this.#shardsAway.add(shard);
     if (available) this.#logger.info({ shard }, 'The database is back');
     else this.#logger.warn({ shard, reason }, 'The database is away; increments stay pending');
     this.#lastReason = reason;
@@ -252,9 +277,22 @@ export class ServerProcess {
   async #drain(): Promise<number> {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
     this.#frontEnd?.drain();
-    while ((this.#frontEnd?.inFlight ?? 0) > 0 || !this.#router.isIdle) await pause(IN_FLIGHT_CHECK_MS);
+    const bodiesUntil = performance.now() + BODY_PATIENCE_MS;
+    while (this.#isAnswering() || (this.#awaitsBodies() && performance.now() < bodiesUntil)) {
+      await pause(IN_FLIGHT_CHECK_MS);
+    }
     const left = (await this.#supervisor?.drain()) ?? [];
     return this.#report(left);
+  }
+
+  /** True while requests that were taken in are without their answer. */
+  #isAnswering(): boolean {
+    return !this.#router.isIdle || (this.#frontEnd?.operationsInFlight ?? 0) > 0;
+  }
+
+  /** True while there are increments of which nothing but the head has come: none of them was taken in. */
+  #awaitsBodies(): boolean {
+    return (this.#frontEnd?.incrementsInFlight ?? 0) > 0;
   }
 
   #report(left: readonly PendingRange[]): number {

@@ -54,9 +54,14 @@ export class FrontEnd {
     this.#addRoutes();
   }
 
-  /** Requests that wait for an answer. */
-  get inFlight(): number {
-    return this.#increments.inFlight + this.#operationsInFlight;
+  /** Reads and other operations that wait for an answer. */
+  get operationsInFlight(): number {
+    return this.#operationsInFlight;
+  }
+
+  /** Increments that wait for their body or their outcome. */
+  get incrementsInFlight(): number {
+    return this.#increments.inFlight;
   }
 
   /** Listens on a port that no one else has; resolves to the port. Throws StartError where it cannot. */
@@ -87,10 +92,11 @@ export class FrontEnd {
     if (this.#phase === 'accepting') this.#increments.gate = gate;
   }
 
-  /** Stops listening; what comes on open connections is refused as `draining`. */
+  /** Stops listening; what comes on open connections, and what has come in part, is refused as `draining`. */
   drain(): void {
     this.#phase = 'draining';
     this.#increments.gate = 'draining';
+    this.#increments.refuseUnread('draining');
     if (this.#socket !== undefined) this.#options.uws.us_listen_socket_close(this.#socket);
     this.#socket = undefined;
   }
@@ -152,7 +158,7 @@ export class FrontEnd {
   }
 
   #answer(res: HttpResponse, req: HttpRequest, route: Route, isProbe: boolean): void {
-    const head = { method: req.getMethod(), path: req.getUrl(), query: req.getQuery() };
+    const head = { method: req.getMethod(), path: req.getUrl(), query: rawQuery(req) };
     const isHead = head.method === 'head';
     const refusal = isProbe ? undefined : this.#refusal();
     if (refusal !== undefined) {
@@ -184,6 +190,12 @@ export class FrontEnd {
     }
     return undefined;
   }
+}
+
+/** What follows the question mark; where there is none, 20.30 gives undefined, which its declaration does not say. */
+function rawQuery(req: HttpRequest): string {
+  const query: unknown = req.getQuery();
+  return typeof query === 'string' ? query : '';
 }
 
 function reply(res: HttpResponse, answer: HttpReply, isHead: boolean): void {

@@ -48,11 +48,19 @@ export class IncrementRoute {
   gate: ErrorCode | undefined = 'starting';
   /** Requests whose body is being read or whose outcome is awaited. */
   inFlight = 0;
+  /** Requests whose body has come in part. */
+  readonly #unread = new Set<IncrementReply>();
 
   constructor(receiver: IncrementReceiver, limits: IncrementLimits) {
     this.#receiver = receiver;
     this.#scanner = new IncrementBodyScanner({ keyBytesMax: limits.keyBytesMax });
     this.#bodyBytesMax = limits.bodyBytesMax;
+  }
+
+  /** Refuses the requests whose body has come in part: it may be long until the rest does. */
+  refuseUnread(code: ErrorCode): void {
+    for (const reply of this.#unread) reply.settle(code);
+    this.#unread.clear();
   }
 
   /** Handles a request; `req` is valid only during the call. */
@@ -68,6 +76,7 @@ export class IncrementRoute {
     const reply = new IncrementReply(res, this, isNdjson(req.getHeader('content-type')), token);
     res.onAborted(() => {
       reply.abort();
+      if (reply.body !== undefined) this.#unread.delete(reply);
     });
     res.onData((chunk, isLast) => {
       if (isLast && reply.body === undefined) this.#take(new Uint8Array(chunk), reply);
@@ -110,14 +119,18 @@ export class IncrementRoute {
     if (reply.isOver) return;
     const body = reply.body ?? new GatheredBody();
     reply.body = body;
+    this.#unread.add(reply);
     if (body.length + chunk.byteLength > this.#bodyBytesMax) {
       const { res } = reply;
+      this.#unread.delete(reply);
       reply.finish();
       this.#refuseTooLarge(res, false);
       return;
     }
     body.append(new Uint8Array(chunk));
-    if (isLast) this.#take(body.bytes, reply);
+    if (!isLast) return;
+    this.#unread.delete(reply);
+    this.#take(body.bytes, reply);
   }
 
   #submit(pairs: PairColumns, reply: IncrementReply): ErrorCode | undefined {

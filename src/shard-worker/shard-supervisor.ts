@@ -228,8 +228,7 @@ export class ShardSupervisor {
 
   #ended(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
-    // The end of the task and the last messages come by different ways, in any order.
-    for (const message of waitingOn(shard.control)) this.#receive(index, message, () => undefined);
+    this.#receiveRest(index, shard.control);
     shard.control?.close();
     shard.control = undefined;
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
@@ -254,6 +253,16 @@ export class ShardSupervisor {
       }, RESTART_DELAY_MS).unref();
     }
     this.#changed();
+  }
+
+  /** The end of a thread can be known before its last words have been delivered, and they still count. */
+  #receiveRest(index: number, control: MessagePort | undefined): void {
+    if (control === undefined) return;
+    for (;;) {
+      const received = receiveMessageOnPort(control) as { message: ControlMessage } | undefined;
+      if (received === undefined) return;
+      this.#receive(index, received.message, () => undefined);
+    }
   }
 
   /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */
@@ -309,17 +318,6 @@ export class ShardSupervisor {
       await new Promise<void>((resolve) => this.#onChange.push(resolve));
     }
   }
-}
-
-/** The messages that a port holds and has not delivered. */
-function waitingOn(port: MessagePort | undefined): readonly ControlMessage[] {
-  const messages: ControlMessage[] = [];
-  while (port !== undefined) {
-    const received = receiveMessageOnPort(port) as { message: ControlMessage } | undefined;
-    if (received === undefined) break;
-    messages.push(received.message);
-  }
-  return messages;
 }
 
 /** Increments of a row that have left the pending state, by whichever way. */

@@ -144,7 +144,8 @@ export class StreamLedger {
   /** True where the key is pending, so that adding to it needs no new key. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
     if (this.#live.find(hash, bytes, start, length) >= 0) return true;
-    return this.#frozen !== undefined && this.#frozen.sums.find(hash, bytes, start, length) >= 0;
+    const frozen = this.#frozen;
+    return frozen !== undefined && frozen.sums.find(hash, bytes, start, length) >= 0;
   }
 
   /** Freezes what was applied, for one flush. Everything up to `appliedLsn` must be synced. Nothing may be frozen yet. */

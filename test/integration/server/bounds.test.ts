@@ -1,0 +1,145 @@
+import assert from 'node:assert/strict';
+import { Agent } from 'node:http';
+import { describe, test } from 'node:test';
+import { hashKey, shardOfHash } from '#product/increment.js';
+import { counterOf, sumOf } from '../../support/counters.js';
+import { increment, send } from '../../support/http.js';
+import { assertCreated, assertProblem } from '../../support/problem.js';
+import { seededRandom } from '../../support/random.js';
+import { SuiteServer } from '../../support/suite-server.js';
+
+const NEVER_MS = '3600000';
+
+async function flush(node: SuiteServer): Promise<void> {
+  assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+}
+
+/** Keys of one shard among `shards`. */
+function keysOfShard(shard: number, shards: number, count: number, prefix: string): string[] {
+  const keys: string[] = [];
+  for (let index = 0; keys.length < count; index += 1) {
+    const key = `${prefix}-${index}`;
+    const bytes = Buffer.from(key);
+    if (shardOfHash(hashKey(bytes, 0, bytes.length), shards) === shard) keys.push(key);
+  }
+  return keys;
+}
+
+for (const shards of [1, 3]) {
+  const keysMax = 30;
+
+  describe(`MAX_PENDING_KEYS with ${shards} shards`, () => {
+    const node = new SuiteServer({
+      SHARDS: String(shards),
+      MAX_PENDING_KEYS: String(keysMax),
+      FLUSH_INTERVAL_MS: NEVER_MS,
+    });
+
+    async function fill(prefix: string): Promise<void> {
+      await flush(node);
+      for (let index = 0; index < keysMax; index += 1) assertCreated(await increment(node.url, { [`${prefix}-${index}`]: 1 }));
+    }
+
+    test('distinct keys are taken up to the bound, and the next one is 503 overloaded', async () => {
+      await fill('edge');
+      assertProblem(await increment(node.url, { 'edge-one-more': 1 }), 'overloaded');
+      assert.equal(await sumOf(node.url, 'edge-one-more'), undefined);
+      const readiness = await send(node.url, '/healthz');
+      assert.equal(readiness.status, 200);
+    });
+
+    test('at the bound a request whose keys are all pending in one shard is taken', async () => {
+      await fill('held');
+      for (let index = 0; index < keysMax; index += 1) assertCreated(await increment(node.url, { [`held-${index}`]: 10 }));
+      for (let shard = 0; shard < shards; shard += 1) {
+        const own = keysOfShard(shard, shards, keysMax, 'held').filter((key) => Number(key.slice(5)) < keysMax);
+        assert.ok(own.length > 1);
+        assertCreated(await increment(node.url, Object.fromEntries(own.map((key) => [key, 100]))));
+        assertCreated(await increment(node.url, `{"${own[0]}":500,"${own[0]}":500}`));
+        assertProblem(await increment(node.url, { [own[0] ?? '']: 7, [`${own[1]}-new`]: 7 }), 'overloaded');
+        assert.equal(await sumOf(node.url, own[0] ?? ''), 1111n);
+        assert.equal(await sumOf(node.url, own[1] ?? ''), 111n);
+      }
+    });
+
+    test('after a flush the bound is free again', async () => {
+      await fill('before');
+      assertProblem(await increment(node.url, { 'after-flush': 1 }), 'overloaded');
+      await flush(node);
+      assertCreated(await increment(node.url, { 'after-flush': 1 }));
+      assert.deepEqual((await counterOf(node.url, 'before-0'))?.committed, 1n);
+    });
+
+    test('a request of more keys than there is room for is refused whole', async () => {
+      await flush(node);
+      const keys = Array.from({ length: keysMax + 1 }, (_, index) => `whole-${index}`);
+      assertProblem(await increment(node.url, Object.fromEntries(keys.map((key) => [key, 1]))), 'overloaded');
+      for (const key of keys) assert.equal(await sumOf(node.url, key), undefined);
+      assertCreated(await increment(node.url, Object.fromEntries(keys.slice(1).map((key) => [key, 1]))));
+    });
+
+    test('under load at the bound, what is in the table is exactly what was acknowledged', async () => {
+      await flush(node);
+      const random = seededRandom('key bound');
+      const agent = new Agent({ keepAlive: true });
+      const acknowledged = new Map<string, bigint>();
+      let refused = 0;
+      const client = async (): Promise<void> => {
+        for (let sent = 0; sent < 150; sent += 1) {
+          const keys = new Set(Array.from({ length: 1 + random.integer(3) }, () => `load-${random.integer(60)}`));
+          const answer = await increment(node.url, Object.fromEntries([...keys].map((key) => [key, 1])), { agent });
+          if (answer.status === 202) for (const key of keys) acknowledged.set(key, (acknowledged.get(key) ?? 0n) + 1n);
+          else {
+            assertProblem(answer, 'overloaded');
+            refused += 1;
+          }
+          if (random.integer(60) === 0) await flush(node);
+        }
+      };
+      await Promise.all(Array.from({ length: 8 }, client));
+      agent.destroy();
+      await flush(node);
+      const table = new Map([...(await node.table())].filter(([key]) => key.startsWith('load-')));
+      assert.ok(refused > 0);
+      assert.deepEqual(table, acknowledged);
+    });
+  });
+}
+
+describe('MAX_PENDING_BYTES', () => {
+  const bodyBytesMax = 1024;
+  const node = new SuiteServer({
+    MAX_BODY_BYTES: String(bodyBytesMax),
+    MAX_PENDING_BYTES: String(20 * bodyBytesMax),
+    FLUSH_INTERVAL_MS: NEVER_MS,
+  });
+
+  test('keys are taken until their bytes reach the bound, then 503 overloaded until a flush', async () => {
+    const key = (index: number): string => `${index}-${'k'.repeat(400)}`;
+    let taken = 0;
+    for (; taken < 100; taken += 1) {
+      const answer = await increment(node.url, { [key(taken)]: 1 });
+      if (answer.status === 202) continue;
+      assertProblem(answer, 'overloaded');
+      break;
+    }
+    // 20 KiB hold fewer than fifty keys of 400 bytes, and more than thirty.
+    assert.ok(taken > 30 && taken < 50, `${taken} keys were taken`);
+    assert.equal(await sumOf(node.url, key(taken)), undefined);
+    assertProblem(await increment(node.url, { [key(0)]: 1 }), 'overloaded');
+    await flush(node);
+    assertCreated(await increment(node.url, { [key(0)]: 1 }));
+    assert.equal((await node.table()).size, taken);
+    assert.equal(await sumOf(node.url, key(0)), 2n);
+  });
+
+  test('the largest body fits an empty server, be its pairs as short as can be', async () => {
+    await flush(node);
+    // The shortest pairs need the most room for their bytes, and the same key may turn out to be as many keys.
+    const pairs = Math.floor((bodyBytesMax - 1) / '"a":1,'.length);
+    const body = `{${Array.from({ length: pairs }, () => '"a":1').join(',')}}`.padEnd(bodyBytesMax, ' ');
+    assert.equal(body.length, bodyBytesMax);
+    assertCreated(await increment(node.url, body));
+    assert.equal(await sumOf(node.url, 'a'), BigInt(pairs));
+  });
+});

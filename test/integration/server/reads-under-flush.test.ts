@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { Agent } from 'node:http';
+import { describe, test } from 'node:test';
+import { parseCounter } from '../../support/counters.js';
+import { increment, send } from '../../support/http.js';
+import { seededRandom } from '../../support/random.js';
+import { SuiteServer } from '../../support/suite-server.js';
+
+const LOAD_MS = 3000;
+const WRITERS = 8;
+const READERS = 4;
+const KEYS = 3;
+
+interface Tally {
+  attempted: bigint;
+  acknowledged: bigint;
+}
+
+describe('a reader while flushes are under way', () => {
+  const node = new SuiteServer({ FLUSH_INTERVAL_MS: '20', SHARDS: '3' });
+
+  test('never sees less than was acknowledged, more than was attempted, or a decrease', async () => {
+    const random = seededRandom('reads under flush');
+    const agent = new Agent({ keepAlive: true });
+    const tallies = Array.from({ length: KEYS }, (): Tally => ({ attempted: 0n, acknowledged: 0n }));
+    const tallyOf = (key: number): Tally => {
+      const tally = tallies[key];
+      assert.ok(tally);
+      return tally;
+    };
+    const until = performance.now() + LOAD_MS;
+    const end = (): boolean => performance.now() >= until;
+
+    const write = async (): Promise<void> => {
+      while (!end()) {
+        const amounts = tallies.map(() => BigInt(random.integer(1000)));
+        tallies.forEach((tally, key) => (tally.attempted += amounts[key] ?? 0n));
+        const body = `{${amounts.map((amount, key) => `"watched-${key}":${amount}`).join(',')}}`;
+        const answer = await increment(node.url, body, { agent });
+        assert.equal(answer.status, 202, answer.body);
+        tallies.forEach((tally, key) => (tally.acknowledged += amounts[key] ?? 0n));
+      }
+    };
+    let reads = 0;
+    let mixed = 0;
+    const read = async (): Promise<void> => {
+      const last = tallies.map(() => 0n);
+      while (!end()) {
+        const key = random.integer(KEYS);
+        const acknowledged = tallyOf(key).acknowledged;
+        const answer = await send(node.url, `/counters/watched-${key}`, { agent });
+        const { attempted } = tallyOf(key);
+        if (answer.status === 404 && acknowledged === 0n) continue;
+        assert.equal(answer.status, 200, answer.body);
+        const { sum, committed, pending } = parseCounter(answer.body);
+        assert.ok(sum >= acknowledged, `${sum} is less than the ${acknowledged} acknowledged`);
+        assert.ok(sum <= attempted, `${sum} is more than the ${attempted} attempted`);
+        assert.ok(sum >= (last[key] ?? 0n), `${sum} is less than the ${last[key]} read before`);
+        last[key] = sum;
+        reads += 1;
+        if (committed > 0n && pending > 0n) mixed += 1;
+      }
+    };
+    await Promise.all([...Array.from({ length: WRITERS }, write), ...Array.from({ length: READERS }, read)]);
+    agent.destroy();
+    assert.ok(mixed > 0, `of ${reads} reads none was made of committed and pending parts`);
+    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    const table = await node.table();
+    tallies.forEach((tally, key) => {
+      assert.equal(tally.acknowledged, tally.attempted);
+      assert.equal(table.get(`watched-${key}`), tally.attempted);
+    });
+  });
+});
