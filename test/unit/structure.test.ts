@@ -11,7 +11,7 @@ import { test } from 'node:test';
  * file imports from lower layers, or from its own layer within its own folder at the top of `src`.
  */
 const layers: readonly (readonly string[])[] = [
-  ['increment', 'errors', 'clock'],
+  ['increment', 'errors', 'clock', 'client/'],
   ['setting-text', 'settings', 'config', 'logger', 'data-directory'],
   ['shard-worker/messages'],
   ['shard-worker/summing-map', 'shard-worker/journal/', 'db/'],
@@ -163,6 +163,14 @@ test('the threads and the two halves of the main thread meet only where they are
         .map((path) => `src/${file.path}.ts must not know src/${path}.ts.`),
     ),
   );
+});
+
+test('the client imports nothing, and nothing of the server imports it', () => {
+  const client = files.filter(({ path }) => path.startsWith('client/'));
+  assert.ok(client.length > 0);
+  assertNone(client.flatMap(({ path, imports }) => imports.map((name) => `src/${path}.ts imports ${name}.`)));
+  const users = files.filter((file) => importedFiles(file).some((path) => path.startsWith('client/')));
+  assertNone(users.map(({ path }) => `src/${path}.ts imports the client.`));
 });
 
 test('each package is imported by its owner alone', () => {

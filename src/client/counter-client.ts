@@ -1,0 +1,522 @@
+/**
+ * The client: sums increments locally by key and sends them in batches, each counted exactly once however often it has to
+ * be sent. One file without imports, over Web APIs only: it runs in Node 20, Deno, Bun and browsers, and may be copied.
+ *
+ * ```text
+ * idle ──first key──► waiting ──interval, full batch or flush──► sending ──acknowledged or refused──► idle
+ * ```
+ *
+ * One batch is in flight at a time, under an Idempotency-Key of its own. Its content is frozen when it is cut from the
+ * buffer and its key stays the same through all retries; what comes meanwhile waits for the next batch. Keys leave the
+ * buffer in the order in which they came, so that "everything before" is a count of keys.
+ *
+ * Longer than most: what is to be copied as one file is one file.
+ */
+
+/** Whether a batch that was refused is counted: certainly not, or nobody can tell. */
+export type Counted = 'no' | 'unknown';
+
+/** A counter's key and the amount to add, a safe integer. */
+export type Increment = readonly [key: string, amount: number];
+
+/** A batch that is not sent any more. `counted: 'no'` may be passed in again, here or elsewhere. */
+export interface RefusedBatch {
+  readonly increments: readonly Increment[];
+  readonly counted: Counted;
+  /** The batch's Idempotency-Key. */
+  readonly token: string;
+}
+
+/** Settings of a client; whole numbers from 1 to 2^31 − 1. */
+export interface CounterClientOptions {
+  /** Where the server is, `http:` or `https:`; a path before `/increment` is kept. */
+  readonly url: string | URL;
+  /** Bearer token: scope `write` to increment, `read` to get. */
+  readonly token?: string | undefined;
+  /** Longest wait of an increment before it is sent, while no batch is in flight. Default 100. */
+  readonly intervalMs?: number;
+  /** Most keys of a batch; as many waiting start one before the interval ends. Default 1,000. */
+  readonly batchKeysMax?: number;
+  /** Most bytes of a batch's body unless one key alone is longer; below the server's MAX_BODY_BYTES. Default 512 KiB. */
+  readonly batchBytesMax?: number;
+  /** Most keys held: waiting, in flight, and refused but not yet reported. Default 100,000. */
+  readonly bufferKeysMax?: number;
+  /** The server's MAX_KEY_BYTES: a longer key is refused here, where it holds up no others. Default 512. */
+  readonly keyBytesMax?: number;
+  /** Longest wait for an answer; should be above the server's ACK_TIMEOUT_MS. Default 10,000. */
+  readonly requestTimeoutMs?: number;
+  /** Attempt n is followed by a wait drawn evenly from 0 to this × 2^(n−1). Default 100. */
+  readonly retryBaseMs?: number;
+  /** The bound of that wait; Retry-After is waited for besides. Default 10,000. */
+  readonly retryDelayMsMax?: number;
+  /** A batch is retried this long: must be well below the server's IDEMPOTENCY_WINDOW_HOURS. Default 12 hours. */
+  readonly retryForMsMax?: number;
+  /** Sends requests instead of the global `fetch`; must end when its signal aborts. */
+  readonly fetch?: typeof globalThis.fetch;
+  /** Told once of every batch that is refused for ever. What it throws is an unhandled rejection. */
+  readonly onError?: ((error: CounterClientError) => void) | undefined;
+}
+
+/** Ends a wait early. */
+export interface WaitOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+interface ErrorFields extends ErrorOptions {
+  readonly status?: number | undefined;
+  readonly retryable?: boolean;
+  readonly counted?: Counted;
+  readonly retryAfterMs?: number;
+  readonly refused?: readonly RefusedBatch[];
+}
+
+/**
+ * What went wrong. `code` is the server's own (`invalid-request`, `overloaded`, …) or one of the client's: `buffer-full`,
+ * `closed`, `aborted`, `timeout`, `network` (no whole answer), `unexpected-answer` (not the answer of a counter server).
+ */
+export class CounterClientError extends Error {
+  override readonly name = 'CounterClientError';
+  readonly code: string;
+  /** HTTP status, where there was an answer. */
+  readonly status: number | undefined;
+  /** Whether the same can succeed later. */
+  readonly retryable: boolean;
+  /** `no` where nothing that the error speaks of is counted or ever will be. */
+  readonly counted: Counted;
+  /** How long the server asks to wait. */
+  readonly retryAfterMs: number;
+  /** The batches that are given up with this error. */
+  readonly refused: readonly RefusedBatch[];
+
+  constructor(code: string, message: string, fields: ErrorFields = {}) {
+    super(message, 'cause' in fields ? { cause: fields.cause } : undefined);
+    this.code = code;
+    this.status = fields.status;
+    this.retryable = fields.retryable ?? false;
+    this.counted = fields.counted ?? 'no';
+    this.retryAfterMs = fields.retryAfterMs ?? 0;
+    this.refused = fields.refused ?? [];
+  }
+}
+
+/** A number while it is a safe integer. */
+type Sum = number | bigint;
+type Phase =
+  | { readonly kind: 'idle' }
+  | { readonly kind: 'waiting'; readonly timer: ReturnType<typeof setTimeout> }
+  | { readonly kind: 'sending'; readonly keys: number };
+
+/** A call of flush or close: waits until `target` keys have left the buffer and are settled. */
+interface Waiter {
+  readonly target: number;
+  readonly refusals: CounterClientError[];
+  readonly settle: () => void;
+}
+
+interface Request {
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string;
+}
+
+interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly text: string;
+}
+
+const AMOUNT_MAX = Number.MAX_SAFE_INTEGER;
+const SETTING_MAX = 2 ** 31 - 1;
+const utf8 = new TextEncoder();
+const numbersByDefault = {
+  intervalMs: 100,
+  batchKeysMax: 1000,
+  batchBytesMax: 512 * 1024,
+  bufferKeysMax: 100_000,
+  keyBytesMax: 512,
+  requestTimeoutMs: 10_000,
+  retryBaseMs: 100,
+  retryDelayMsMax: 10_000,
+  retryForMsMax: 12 * 60 * 60 * 1000,
+} as const satisfies Partial<CounterClientOptions>;
+
+/** Counts on a server; see `increment`, `flush`, `close` and `get`. */
+export class CounterClient {
+  readonly #url: string;
+  readonly #authorization: Readonly<Record<string, string>>;
+  readonly #settings: Readonly<Record<keyof typeof numbersByDefault, number>>;
+  readonly #fetch: typeof globalThis.fetch;
+  readonly #onError: ((error: CounterClientError) => void) | undefined;
+  readonly #buffer = new Map<string, Sum>();
+  readonly #waiters = new Set<Waiter>();
+  /** Aborted where a close is. */
+  readonly #abandonment = new AbortController();
+  #phase: Phase = { kind: 'idle' };
+  #isClosed = false;
+  /** Keys that ever came into the buffer, and those of them that are acknowledged or refused. */
+  #keysEntered = 0;
+  #keysSettled = 0;
+  /** Refusals that no flush has reported yet; with `onError`, which has, only the first of them. */
+  #refusals: CounterClientError[] = [];
+  #refusedKeys = 0;
+
+  /** Throws TypeError or RangeError for settings that cannot work. Opens no connection. */
+  constructor(options: CounterClientOptions) {
+    const url = new URL(options.url);
+    if (!/^https?:$/.test(url.protocol) || url.username + url.password + url.search + url.hash !== '') {
+      throw new TypeError('url must be http: or https:, without credentials, query and fragment');
+    }
+    this.#url = url.href.replace(/\/+$/, '');
+    this.#authorization = options.token === undefined ? {} : { authorization: `Bearer ${options.token}` };
+    // Throws for a token that cannot be sent, which in `fetch` would look like a network that is down.
+    new Headers(this.#authorization);
+    this.#settings = { ...numbersByDefault };
+    for (const name of Object.keys(numbersByDefault) as readonly (keyof typeof numbersByDefault)[]) {
+      const value = options[name] ?? numbersByDefault[name];
+      if (!Number.isInteger(value) || value < 1 || value > SETTING_MAX) {
+        throw new RangeError(`${name} must be a whole number from 1 to ${SETTING_MAX}`);
+      }
+      this.#settings = { ...this.#settings, [name]: value };
+    }
+    if (this.#settings.batchKeysMax > this.#settings.bufferKeysMax) {
+      throw new RangeError('batchKeysMax must not be above bufferKeysMax');
+    }
+    // A browser's own fetch must be called as a method of the global object.
+    this.#fetch = options.fetch ?? ((input, init) => globalThis.fetch(input, init));
+    this.#onError = options.onError;
+  }
+
+  /**
+   * Adds to a counter, soon. Throws, and counts nothing: TypeError or RangeError for a key or amount that no server takes;
+   * `closed`; `buffer-full` for a key that is not waiting already while `bufferKeysMax` keys are held.
+   */
+  increment(key: string, amount = 1): void {
+    this.incrementMany([[key, amount]]);
+  }
+
+  /** The same for many: all of them are taken, or none. */
+  incrementMany(increments: Iterable<Increment> | Readonly<Record<string, number>>): void {
+    if (this.#isClosed) throw new CounterClientError('closed', 'The client is closed; nothing was counted.');
+    const taken: readonly Increment[] = isIterable(increments) ? [...increments] : Object.entries(increments);
+    const strangers = new Set<string>();
+    for (const [key, amount] of taken) {
+      this.#checkKey(key);
+      checkAmount(amount);
+      if (!this.#buffer.has(key)) strangers.add(key);
+    }
+    const held = this.#buffer.size + this.#refusedKeys + (this.#phase.kind === 'sending' ? this.#phase.keys : 0);
+    if (strangers.size > 0 && held + strangers.size > this.#settings.bufferKeysMax) {
+      const detail = `${held} keys are held of at most ${this.#settings.bufferKeysMax}; nothing was counted.`;
+      throw new CounterClientError('buffer-full', detail, { retryable: true });
+    }
+    for (const [key, amount] of taken) this.#buffer.set(key, add(this.#buffer.get(key) ?? 0, amount));
+    this.#keysEntered += strangers.size;
+    this.#schedule();
+  }
+
+  /**
+   * Sends without waiting; resolves once everything passed in before is acknowledged. Waits for all of it, then rejects
+   * with a {@link CounterClientError} if anything was refused for ever since the last flush that said so; its `refused` is
+   * what. `signal` ends the wait (`aborted`), not the sending.
+   */
+  flush({ signal }: WaitOptions = {}): Promise<void> {
+    return this.#settled(signal, 'keep-sending');
+  }
+
+  /** A flush, and nothing is taken any more. `signal` ends the sending too: what is not acknowledged is refused. */
+  close({ signal }: WaitOptions = {}): Promise<void> {
+    this.#isClosed = true;
+    return this.#settled(signal, 'abandon');
+  }
+
+  /**
+   * The counter's exact sum on the server, or undefined if it was never counted; what still waits here is not in it. One
+   * attempt: rejects with {@link CounterClientError}; TypeError or RangeError for a bad key.
+   */
+  async get(key: string, { signal }: WaitOptions = {}): Promise<bigint | undefined> {
+    this.#checkKey(key);
+    const answer = await this.#exchange(`/key_sum?name=${encodeURIComponent(key)}`, {}, signal);
+    if (answer.status === 200 && /^-?\d+$/.test(answer.text)) return BigInt(answer.text);
+    const failure = failureOf(answer);
+    if (failure.code === 'unknown-counter') return undefined;
+    throw failure;
+  }
+
+  #checkKey(key: string): void {
+    if (typeof key !== 'string') throw new TypeError('a key must be a string');
+    const { keyBytesMax } = this.#settings;
+    if (key === '') throw new RangeError('a key must not be empty');
+    if (key.includes('\0')) throw new RangeError('a key must not contain U+0000');
+    if (/\p{Surrogate}/u.test(key)) throw new RangeError('a key must not contain an unpaired surrogate');
+    if (key.length * 3 > keyBytesMax && utf8.encode(key).length > keyBytesMax) {
+      throw new RangeError(`a key must have at most ${keyBytesMax} bytes of UTF-8`);
+    }
+  }
+
+  async #settled(signal: AbortSignal | undefined, onAbort: 'keep-sending' | 'abandon'): Promise<void> {
+    const refusals = this.#refusals;
+    this.#refusals = [];
+    this.#refusedKeys = 0;
+    const isCutShort = await new Promise<boolean>((resolve) => {
+      const end = (cutShort: boolean): void => {
+        this.#waiters.delete(waiter);
+        signal?.removeEventListener('abort', abort);
+        resolve(cutShort);
+      };
+      const abort = (): void => {
+        if (onAbort === 'keep-sending') end(true);
+        else this.#abandonment.abort();
+      };
+      const waiter: Waiter = { target: this.#keysEntered, refusals, settle: () => end(false) };
+      this.#waiters.add(waiter);
+      this.#settleWaiters();
+      if (!this.#waiters.has(waiter)) return;
+      signal?.addEventListener('abort', abort);
+      if (signal?.aborted === true) abort();
+      this.#schedule();
+    });
+    const [first] = refusals;
+    if (first !== undefined) throw refusals.length === 1 ? first : merged(first, refusals);
+    if (!isCutShort) return;
+    const cause: unknown = signal?.reason;
+    throw new CounterClientError('aborted', 'The wait was ended.', { retryable: true, counted: 'unknown', cause });
+  }
+
+  #settleWaiters(): void {
+    for (const waiter of this.#waiters) if (waiter.target <= this.#keysSettled) waiter.settle();
+  }
+
+  #isUrgent(): boolean {
+    return this.#waiters.size > 0 || this.#buffer.size >= this.#settings.batchKeysMax;
+  }
+
+  #schedule(): void {
+    const phase = this.#phase;
+    if (phase.kind === 'sending' || this.#buffer.size === 0) return;
+    if (this.#isUrgent()) {
+      if (phase.kind === 'waiting') clearTimeout(phase.timer);
+      void this.#send();
+    } else if (phase.kind === 'idle') {
+      const timer = setTimeout(() => void this.#send(), this.#settings.intervalMs);
+      this.#phase = { kind: 'waiting', timer };
+    }
+  }
+
+  async #send(): Promise<void> {
+    do {
+      const { increments, keys } = this.#cutBatch();
+      this.#phase = { kind: 'sending', keys };
+      await this.#deliver(increments);
+      this.#keysSettled += keys;
+      this.#settleWaiters();
+    } while (this.#buffer.size > 0 && this.#isUrgent());
+    this.#phase = { kind: 'idle' };
+    this.#schedule();
+  }
+
+  /** The oldest keys. A sum that no amount can hold goes in parts: its key stays, in its place, with the rest. */
+  #cutBatch(): { readonly increments: readonly Increment[]; readonly keys: number } {
+    const increments: Increment[] = [];
+    let keys = 0;
+    let bytes = 2;
+    for (const [key, sum] of this.#buffer) {
+      const amount = typeof sum === 'number' ? sum : sum > 0n ? AMOUNT_MAX : -AMOUNT_MAX;
+      bytes += utf8.encode(memberText([key, amount])).length + 1;
+      if (increments.length === this.#settings.batchKeysMax) break;
+      if (increments.length > 0 && bytes > this.#settings.batchBytesMax) break;
+      increments.push([key, amount]);
+      if (typeof sum === 'bigint') {
+        this.#buffer.set(key, add(sum, -amount));
+        continue;
+      }
+      this.#buffer.delete(key);
+      keys += 1;
+    }
+    return { increments, keys };
+  }
+
+  /** Settles once the batch is acknowledged or refused; never rejects. */
+  async #deliver(increments: readonly Increment[]): Promise<void> {
+    const { retryBaseMs, retryDelayMsMax, retryForMsMax } = this.#settings;
+    const token = randomToken();
+    const body = `{${increments.map(memberText).join(',')}}`;
+    const elapsedMs = stopwatch();
+    let counted: Counted = 'no';
+    for (let attempt = 0; ; attempt += 1) {
+      const failure = await this.#attempt(token, body);
+      if (failure === undefined) return;
+      if (failure.counted === 'unknown') counted = 'unknown';
+      const isDivisible = failure.status === 413 || failure.code === 'invalid-request';
+      // Halves are new batches under new keys: only right where no earlier attempt may have been counted as a whole.
+      if (isDivisible && counted === 'no' && increments.length > 1) {
+        const half = increments.length >> 1;
+        await this.#deliver(increments.slice(0, half));
+        return this.#deliver(increments.slice(half));
+      }
+      const remainingMs = retryForMsMax - elapsedMs();
+      if (!failure.retryable || remainingMs <= 0) {
+        this.#refuse(failure, { increments, counted, token });
+        return;
+      }
+      const jitterMs = Math.random() * Math.min(retryDelayMsMax, retryBaseMs * 2 ** attempt);
+      await pause(Math.min(failure.retryAfterMs + jitterMs, remainingMs), this.#abandonment.signal);
+    }
+  }
+
+  /** Sends a batch once; undefined once it is acknowledged. */
+  async #attempt(token: string, body: string): Promise<CounterClientError | undefined> {
+    const { signal } = this.#abandonment;
+    if (signal.aborted) return new CounterClientError('aborted', 'The client was closed before it was sent.');
+    try {
+      const headers = { 'content-type': 'application/json', 'idempotency-key': token };
+      const answer = await this.#exchange('/increment', { method: 'POST', headers, body }, signal);
+      return answer.status === 202 ? undefined : failureOf(answer);
+    } catch (error) {
+      return error instanceof CounterClientError ? error : networkError(error);
+    }
+  }
+
+  #refuse(failure: CounterClientError, batch: RefusedBatch): void {
+    const { code, status, retryable, retryAfterMs } = failure;
+    const { counted, increments } = batch;
+    const fields = { status, retryable, retryAfterMs, counted, refused: [batch], cause: failure };
+    const error = new CounterClientError(code, `Given up on ${increments.length} keys: ${failure.message}`, fields);
+    for (const { refusals } of this.#waiters) refusals.push(error);
+    // Without `onError` a flush is the only one to tell of it: until then it takes up room in the buffer.
+    if (this.#waiters.size === 0 && (this.#onError === undefined || this.#refusals.length === 0)) {
+      this.#refusals.push(error);
+      if (this.#onError === undefined) this.#refusedKeys += increments.length;
+    }
+    if (this.#onError !== undefined) void Promise.resolve(error).then(this.#onError);
+  }
+
+  /** One request and its whole answer; rejects with `network`, `timeout` or `aborted`. */
+  async #exchange(path: string, given: Request, signal: AbortSignal | undefined): Promise<Answer> {
+    const { requestTimeoutMs } = this.#settings;
+    const controller = new AbortController();
+    const end = (code: string, detail: string, cause?: unknown): void =>
+      controller.abort(
+        new CounterClientError(code, detail, { retryable: code === 'timeout', counted: 'unknown', cause }),
+      );
+    const abort = (): void => end('aborted', 'The request was ended before its answer.', signal?.reason);
+    const timer = setTimeout(() => end('timeout', `No answer within ${requestTimeoutMs} ms.`), requestTimeoutMs);
+    signal?.addEventListener('abort', abort);
+    if (signal?.aborted === true) abort();
+    try {
+      const headers = { ...this.#authorization, ...given.headers };
+      // A redirected POST may arrive as a GET: a redirection is an answer that is not expected.
+      const request = { ...given, headers, redirect: 'manual', cache: 'no-store', signal: controller.signal } as const;
+      const send = this.#fetch;
+      const response = await send(this.#url + path, request);
+      const { status } = response;
+      // 202 says all that there is to say, even where its body is lost on the way.
+      const text = status === 202 ? await response.text().catch(() => '') : await response.text();
+      return { status, headers: response.headers, text };
+    } catch (error) {
+      const reason: unknown = controller.signal.reason;
+      throw reason instanceof CounterClientError ? reason : networkError(error);
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+}
+
+function isIterable(given: Iterable<Increment> | Readonly<Record<string, number>>): given is Iterable<Increment> {
+  return Symbol.iterator in given;
+}
+
+function checkAmount(amount: number): void {
+  if (typeof amount !== 'number') throw new TypeError('an amount must be a number');
+  if (!Number.isSafeInteger(amount)) throw new RangeError('an amount must be an integer within ±(2^53 − 1)');
+}
+
+/** Exact; -0 becomes 0. */
+function add(a: Sum, b: Sum): Sum {
+  if (typeof a === 'number' && typeof b === 'number' && Number.isSafeInteger(a + b)) return a + b;
+  const exact = BigInt(a) + BigInt(b);
+  return exact <= AMOUNT_MAX && exact >= -AMOUNT_MAX ? Number(exact) : exact;
+}
+
+/** A member of the body, written without an object between, in which `__proto__` or the order of keys would matter. */
+function memberText([key, amount]: Increment): string {
+  return `${JSON.stringify(key)}:${amount}`;
+}
+
+/** 128 random bits; `crypto.randomUUID` is missing on pages that were loaded over plain HTTP. */
+function randomToken(): string {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** Milliseconds since the call, by the clock that says more: one stops while a machine sleeps, the other can be set. */
+function stopwatch(): () => number {
+  const wall = Date.now();
+  const monotonic = performance.now();
+  return () => Math.max(Date.now() - wall, performance.now() - monotonic);
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const end = (): void => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener('abort', end);
+    if (signal.aborted) end();
+  });
+}
+
+function networkError(cause: unknown): CounterClientError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new CounterClientError('network', `No answer: ${reason}`, { retryable: true, counted: 'unknown', cause });
+}
+
+/** What an answer means that is not the one hoped for: a problem document, or something between us and the server. */
+function failureOf({ status, headers, text }: Answer): CounterClientError {
+  const retryAfterMs = retryAfterOf(headers.get('retry-after'));
+  const problem = problemOf(headers.get('content-type') ?? '', text);
+  if (problem !== undefined)
+    return new CounterClientError(problem.code, problem.detail, { ...problem, status, retryAfterMs });
+  const retryable = [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
+  // Whoever does not take a body for its size has not passed it on whole.
+  const counted = status === 413 ? 'no' : 'unknown';
+  const detail = `Status ${status}, which is not an answer of a counter server.`;
+  return new CounterClientError('unexpected-answer', detail, { status, retryable, counted, retryAfterMs });
+}
+
+interface Problem {
+  readonly code: string;
+  readonly detail: string;
+  readonly retryable: boolean;
+  readonly counted: Counted;
+}
+
+function problemOf(contentType: string, text: string): Problem | undefined {
+  if (!/^application\/problem\+json\b/i.test(contentType)) return undefined;
+  try {
+    // Every member is looked at before it is used.
+    const { code, detail, retryable, counted } = JSON.parse(text) as Partial<Record<string, unknown>>;
+    if (typeof code !== 'string' || typeof retryable !== 'boolean') return undefined;
+    return { code, detail: String(detail), retryable, counted: counted === 'no' ? 'no' : 'unknown' };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Seconds or a date (RFC 9110, 10.2.3) as ms from now. */
+function retryAfterOf(value: string | null): number {
+  if (value === null) return 0;
+  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  return ms > 0 ? ms : 0;
+}
+
+function merged(first: CounterClientError, refusals: readonly CounterClientError[]): CounterClientError {
+  const { code, status, retryable } = first;
+  const refused = refusals.flatMap((error) => error.refused);
+  const counted = refused.some((batch) => batch.counted === 'unknown') ? 'unknown' : 'no';
+  const message = `Given up on ${refused.length} batches, first: ${first.message}`;
+  return new CounterClientError(code, message, { status, retryable, counted, refused, cause: first });
+}
