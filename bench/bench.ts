@@ -8,46 +8,18 @@ import { autocannonGenerator } from './autocannon-load.js';
 import { readOptions, usage, type RunOptions } from './options.js';
 import { floor, ourServer } from './our-server.js';
 import { withCleanup } from './owned-process.js';
-import { appendRecord, provenance, type TurnsRecord } from './record.js';
-import type { Scenario } from './scenario.js';
-import { markdownTable, origin, plainTable, turnsRows } from './table.js';
+import { measureScenario } from './run.js';
 import { runTurns } from './turns.js';
 
 await withCleanup(async () => {
   const options = readOptions(process.argv.slice(2));
   if (options === 'help') console.log(`npm run bench -- [options]\n${usage}`);
   else if (options.smoke) await smoke(options);
-  else for (const scenario of options.scenarios) await measure(scenario, options);
+  else {
+    const contenders = [floor, ...options.journals.map((name) => ourServer(name))];
+    for (const scenario of options.scenarios) await measureScenario('turns', contenders, scenario, options);
+  }
 });
-
-async function measure(scenario: Scenario, options: RunOptions): Promise<void> {
-  const { turns, seconds, generator } = options;
-  console.log(`\n${scenario.name}: ${scenario.meaning}`);
-  const before = provenance('');
-  const { contenders, connections, build } = await runTurns(
-    [floor, ...options.journals.map((name) => ourServer(name))],
-    scenario,
-    {
-      ...{ turns, seconds, generator, warmUpSeconds: options.warmUpSeconds },
-      ...(options.connections === undefined ? {} : { connections: options.connections }),
-      onProgress: (line) => console.log(line),
-    },
-  );
-  const record: TurnsRecord = {
-    ...before,
-    uws: build,
-    kind: 'turns',
-    scenario: scenario.name,
-    generator: scenario.loop === 'open' ? 'fixed rate' : generator.name,
-    connections,
-    secondsATurn: seconds,
-    turns,
-    contenders,
-  };
-  appendRecord(options.out, record);
-  const rows = turnsRows(record);
-  console.log(`\n${options.markdown ? markdownTable(rows) : plainTable(rows)}\n\n${origin(record)}`);
-}
 
 /**
  * A few thousand requests to each server, every one of which must be answered 202 and counted exactly: the requests are
