@@ -1,0 +1,45 @@
+/**
+ * Fastify and a map that a timer upserts into PostgreSQL every second. Not crash safe: 202 before anything is kept, and a
+ * crash loses up to a second; a failed upsert puts its sums back.
+ */
+import { openCounters } from './counters-table.js';
+import { serve } from './increment-server.js';
+
+const counters = await openCounters(2);
+let pending = new Map();
+let flushing = Promise.resolve();
+
+async function flushPending() {
+  const flushed = pending;
+  if (flushed.size === 0) return;
+  pending = new Map();
+  try {
+    await counters.add([...flushed]);
+  } catch (error) {
+    for (const [key, amount] of flushed) pending.set(key, (pending.get(key) ?? 0) + amount);
+    console.error(error);
+  }
+}
+
+/** One at a time. */
+function flush() {
+  flushing = flushing.then(flushPending);
+  return flushing;
+}
+
+const timer = setInterval(flush, 1000);
+
+await serve({
+  add(pairs) {
+    for (const [key, amount] of pairs) pending.set(key, (pending.get(key) ?? 0) + amount);
+  },
+  async total() {
+    await flush();
+    return counters.total();
+  },
+  async close() {
+    clearInterval(timer);
+    await flush();
+    await counters.close();
+  },
+});

@@ -1,0 +1,177 @@
+/**
+ * What a run leaves behind: one JSON line in a file of results, and how such lines are read.
+ */
+import { execFileSync } from 'node:child_process';
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
+import os from 'node:os';
+import { dirname, join } from 'node:path';
+import typia from 'typia';
+import type { Latency } from './load.js';
+import { projectRoot } from './project.js';
+
+/** Where, when and of what a run was. */
+export interface Provenance {
+  readonly commit: string;
+  /** The working tree differed from the commit. */
+  readonly modified: boolean;
+  /** ISO 8601, UTC. */
+  readonly date: string;
+  readonly machine: Machine;
+  readonly node: string;
+  /** Of uWebSockets.js. */
+  readonly uws: string;
+}
+
+/** The machine of a run. */
+export interface Machine {
+  readonly cpu: string;
+  readonly cores: number;
+  readonly memoryGib: number;
+  readonly kernel: string;
+  /** Processes that wanted a core, a minute's average, when the run began: much above 0 means a disturbed run. */
+  readonly loadBefore: number;
+}
+
+/** A contender's figures in one turn. */
+export interface TurnFigures {
+  /** Answered 202, and the increments in them. */
+  readonly requests: number;
+  readonly increments: number;
+  readonly refused: number;
+  readonly seconds: number;
+  readonly requestsPerSecond: number;
+  readonly incrementsPerSecond: number;
+  /** CPU time an increment: of the server process, and of its database beside it. */
+  readonly serverCpuUs: number;
+  readonly databaseCpuUs: number;
+  /** CPU time of an increment as a multiple of the first contender's in the same turn: server alone, and with database. */
+  readonly cpuRatio: number;
+  readonly cpuRatioWithDatabase: number;
+  /** From the start of the load until everything is committed; null where nothing is kept. */
+  readonly committedPerSecond: number | null;
+  readonly latency: Latency;
+  /** Of a load at a fixed rate: see LoadFigures. */
+  readonly generatorBusy: number | null;
+  readonly residentMib: number;
+}
+
+/** A contender's run. */
+export interface ContenderFigures {
+  readonly name: string;
+  readonly note?: string;
+  /** Of every figure for itself. */
+  readonly median: TurnFigures;
+  readonly turns: readonly TurnFigures[];
+}
+
+/** A scenario, measured in turns. */
+export interface TurnsRecord extends Provenance {
+  readonly kind: 'turns' | 'peers';
+  readonly scenario: string;
+  readonly generator: string;
+  readonly connections: number;
+  readonly secondsATurn: number;
+  readonly turns: number;
+  readonly contenders: readonly ContenderFigures[];
+}
+
+/** One cell of the cost grid. */
+export interface GridRecord extends Provenance {
+  readonly kind: 'grid';
+  readonly journal: string;
+  readonly connections: number;
+  readonly keys: number;
+  readonly pairsPerBody: number;
+  readonly shards: number;
+  readonly figures: TurnFigures;
+}
+
+/** A long run. */
+export interface SoakRecord extends Provenance {
+  readonly kind: 'soak';
+  readonly journal: string;
+  readonly minutes: number;
+  readonly increments: number;
+  readonly incrementsPerSecond: number;
+  readonly residentMibAfterFirstMinute: number;
+  readonly residentMibAtEnd: number;
+  readonly residentMibMax: number;
+}
+
+/** Memory of pending keys. */
+export interface MemoryRecord extends Provenance {
+  readonly kind: 'memory';
+  readonly journal: string;
+  readonly shards: number;
+  readonly keys: number;
+  readonly keyBytes: number;
+  readonly bytesPerPendingKey: number;
+}
+
+/** Any line of a file of results. */
+export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord;
+
+/** Figures to compare with, kept with the project. */
+export const baselineFile = join(projectRoot, 'bench', 'results', 'baseline.jsonl');
+/** Where a run's line goes unless it is told otherwise. */
+export const runsFile = join(projectRoot, 'bench', 'results', 'runs.jsonl');
+
+/** Appends a run. */
+export function appendRecord(file: string, record: RunRecord): void {
+  mkdirSync(dirname(file), { recursive: true });
+  appendFileSync(file, `${typia.json.assertStringify<RunRecord>(record)}\n`);
+}
+
+/** The runs in a file, oldest first; none where there is no file. Throws where a line is no run. */
+export function readRecords(file: string): readonly RunRecord[] {
+  if (!existsSync(file)) return [];
+  const lines = readFileSync(file, 'utf8')
+    .split('\n')
+    .filter((line) => line !== '');
+  return lines.map((line) => typia.json.assertParse<RunRecord>(line));
+}
+
+/** The newest run in turns of each scenario, by kind and scenario. */
+export function newestTurns(records: readonly RunRecord[]): ReadonlyMap<string, TurnsRecord> {
+  const newest = new Map<string, TurnsRecord>();
+  for (const record of records) {
+    if (record.kind === 'turns' || record.kind === 'peers') newest.set(turnsName(record), record);
+  }
+  return newest;
+}
+
+/** How a run in turns is called in tables and documents: `canonical`, `peers`, `peers-hot-key`. */
+export function turnsName({ kind, scenario }: Pick<TurnsRecord, 'kind' | 'scenario'>): string {
+  if (kind === 'turns') return scenario;
+  return scenario === 'canonical' ? 'peers' : `peers-${scenario}`;
+}
+
+/** The facts of this run; to be asked before any load. */
+export function provenance(uws: string): Provenance {
+  return {
+    commit: git('rev-parse', '--short=12', 'HEAD') ?? 'unknown',
+    modified: git('status', '--porcelain', '--untracked-files=no') !== '',
+    date: new Date().toISOString(),
+    machine: {
+      cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
+      cores: os.availableParallelism(),
+      memoryGib: Math.round((os.totalmem() / 2 ** 30) * 10) / 10,
+      kernel: `${os.type()} ${os.release()}`,
+      loadBefore: os.loadavg()[0] ?? 0,
+    },
+    node: process.versions.node,
+    uws,
+  };
+}
+
+function git(...args: readonly string[]): string | undefined {
+  try {
+    return execFileSync('git', args, {
+      cwd: projectRoot,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
+  } catch {
+    return undefined;
+  }
+}

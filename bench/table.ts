@@ -1,0 +1,103 @@
+/**
+ * Figures as tables, for terminals and for Markdown.
+ */
+import type { Provenance, TurnFigures, TurnsRecord } from './record.js';
+
+/** A column: its head and its cells. */
+interface Column {
+  readonly head: string;
+  cell(name: string, figures: TurnFigures): string;
+}
+
+const common: readonly Column[] = [
+  { head: 'server', cell: (name) => name },
+  { head: 'increments/s', cell: (_, { incrementsPerSecond }) => thousands(incrementsPerSecond) },
+  { head: 'p50 ms', cell: (_, { latency }) => latency.p50Ms.toFixed(2) },
+  { head: 'p99 ms', cell: (_, { latency }) => latency.p99Ms.toFixed(2) },
+];
+
+/** Columns that only some runs have: shown where a contender has them. */
+const optional: readonly Column[] = [
+  {
+    head: 'generator busy',
+    cell: (_, { generatorBusy }) => (generatorBusy === null ? '' : `${Math.round(generatorBusy * 100)} %`),
+  },
+];
+
+const server: Column = { head: 'server CPU µs', cell: (_, { serverCpuUs }) => serverCpuUs.toFixed(2) };
+const database: Column = { head: 'database CPU µs', cell: (_, { databaseCpuUs }) => databaseCpuUs.toFixed(2) };
+
+/** What each kind of run is read for, behind the common columns. */
+const columns: Readonly<Record<TurnsRecord['kind'], readonly Column[]>> = {
+  turns: [
+    ...common,
+    server,
+    { head: '× floor', cell: (_, { cpuRatio }) => cpuRatio.toFixed(2) },
+    database,
+    {
+      head: 'committed/s',
+      cell: (_, { committedPerSecond }) => (committedPerSecond === null ? '–' : thousands(committedPerSecond)),
+    },
+    { head: 'refused', cell: (_, { refused }) => thousands(refused) },
+  ],
+  peers: [
+    ...common,
+    {
+      head: 'all CPU µs',
+      cell: (_, { serverCpuUs, databaseCpuUs }) => (serverCpuUs + databaseCpuUs).toFixed(2),
+    },
+    { head: '× ours', cell: (_, { cpuRatioWithDatabase }) => cpuRatioWithDatabase.toFixed(2) },
+    server,
+    { head: '× ours', cell: (_, { cpuRatio }) => cpuRatio.toFixed(2) },
+    database,
+  ],
+};
+
+/** Rows of cells, the heads first. */
+export function turnsRows(record: TurnsRecord): string[][] {
+  const inUse = optional.filter((column) =>
+    record.contenders.some(({ name, median }) => column.cell(name, median) !== ''),
+  );
+  const shown = [...columns[record.kind], ...inUse];
+  return [
+    shown.map(({ head }) => head),
+    ...record.contenders.map((contender) => shown.map((column) => column.cell(contender.name, contender.median))),
+  ];
+}
+
+/** For a terminal: the first column to the left, the others to the right. */
+export function plainTable(rows: readonly (readonly string[])[]): string {
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  const align = (cell: string, column: number): string =>
+    column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0);
+  return rows.map((row) => row.map(align).join('  ').trimEnd()).join('\n');
+}
+
+/** For a document. */
+export function markdownTable(rows: readonly (readonly string[])[]): string {
+  const [heads = [], ...rest] = rows;
+  const rule = heads.map((_, column) => (column === 0 ? '---' : '---:'));
+  return [heads, rule, ...rest].map((row) => `| ${row.join(' | ')} |`).join('\n');
+}
+
+/** Where the figures of a table come from, in a sentence or two. */
+export function origin(record: TurnsRecord): string {
+  const { generator, connections, turns, secondsATurn } = record;
+  return (
+    `Medians of ${turns} turns of ${secondsATurn} s, ${connections} connections, ${generator}. ` +
+    provenanceSentence(record)
+  );
+}
+
+/** Machine, versions, commit. */
+export function provenanceSentence({ machine, node, uws, commit, modified, date }: Provenance): string {
+  return (
+    `${date.slice(0, 10)}, commit ${commit}${modified ? ' with changes' : ''}; ${machine.cpu}, ${machine.cores} cores, ` +
+    `${machine.memoryGib} GiB, ${machine.kernel}; Node ${node}, ${uws}.`
+  );
+}
+
+/** Whole, with commas. */
+export function thousands(value: number): string {
+  return Math.round(value).toLocaleString('en-US');
+}

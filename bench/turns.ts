@@ -1,0 +1,177 @@
+/**
+ * Contenders measured in turns within one run (A B C A B C …), so that a machine that is slower for a while is slower
+ * for all of them; what counts is the ratio to the first contender in the same turn.
+ */
+import type { Contender, RunningContender } from './contender.js';
+import type { LoadGenerator } from './load.js';
+import type { ContenderFigures, TurnFigures } from './record.js';
+import type { Scenario } from './scenario.js';
+import { median } from './statistics.js';
+import { MeasuredContender, type Stretch, type StretchFigures } from './stretch.js';
+
+/** How long a run is. */
+export interface TurnsOptions {
+  readonly turns: number;
+  readonly seconds: number;
+  /** Of load before the first turn, for compilers and caches. */
+  readonly warmUpSeconds: number;
+  /** Instead of the scenario's. */
+  readonly connections?: number;
+  /** Requests a turn instead of seconds. */
+  readonly amount?: number;
+  readonly generator: LoadGenerator;
+  /** Told of each turn as it is over. */
+  readonly onProgress: (line: string) => void;
+}
+
+/** What came of it, contenders in their order. */
+export interface TurnsOutcome {
+  readonly contenders: readonly ContenderFigures[];
+  readonly connections: number;
+  /** What the first contender runs on. */
+  readonly build: string;
+}
+
+/** Starts the contenders, measures them in turns, and stops them. The first is the one that the others are compared to. */
+export async function runTurns(
+  contenders: readonly Contender[],
+  scenario: Scenario,
+  options: TurnsOptions,
+): Promise<TurnsOutcome> {
+  const started: RunningContender[] = [];
+  try {
+    await startAll(contenders, started);
+    const run = new TurnsRun(started, scenario, options);
+    const figures = await run.measure();
+    return {
+      contenders: contenders.map(({ name, note }, index) => summary(name, note, figures[index] ?? [])),
+      connections: run.connections,
+      build: started.find(({ build }) => build !== undefined)?.build ?? 'none',
+    };
+  } finally {
+    await Promise.all(started.map((running) => running.stop()));
+  }
+}
+
+/** Starts them at the same time, in their order in `started`, which holds those that run even where one fails. */
+async function startAll(contenders: readonly Contender[], started: RunningContender[]): Promise<void> {
+  const starts = await Promise.allSettled(contenders.map((contender) => contender.start()));
+  for (const start of starts) if (start.status === 'fulfilled') started.push(start.value);
+  for (const start of starts) if (start.status === 'rejected') throw start.reason;
+}
+
+class TurnsRun {
+  readonly connections: number;
+  readonly #contenders: readonly MeasuredContender[];
+  readonly #scenario: Scenario;
+  readonly #options: TurnsOptions;
+  /** Requests a second of each contender, once measured; open loops only. */
+  readonly #rates = new Map<MeasuredContender, number>();
+  /** Makes keys unique across stretches. */
+  #stretches = 0;
+
+  constructor(started: readonly RunningContender[], scenario: Scenario, options: TurnsOptions) {
+    this.connections = options.connections ?? scenario.connections;
+    this.#contenders = started.map((running) => new MeasuredContender(running, options.generator));
+    this.#scenario = scenario;
+    this.#options = options;
+  }
+
+  /** A list of turns a contender. */
+  async measure(): Promise<readonly (readonly TurnFigures[])[]> {
+    const { turns, seconds, warmUpSeconds, onProgress } = this.#options;
+    if (warmUpSeconds > 0) {
+      for (const contender of this.#contenders) await contender.run(this.#stretch(warmUpSeconds));
+      onProgress(`warmed up for ${warmUpSeconds} s each`);
+    }
+    if (this.#scenario.loop === 'open') {
+      for (const contender of this.#contenders) {
+        const { requestsPerSecond } = await contender.run(this.#stretch(seconds));
+        this.#rates.set(contender, Math.max(1, Math.floor(requestsPerSecond / 2)));
+        onProgress(
+          `${contender.running.name}: ${Math.round(requestsPerSecond)} requests/s at most, so half of that from now on`,
+        );
+      }
+    }
+    const figures: TurnFigures[][] = this.#contenders.map(() => []);
+    for (let turn = 1; turn <= turns; turn += 1) {
+      let first: StretchFigures | undefined;
+      for (const [index, contender] of this.#contenders.entries()) {
+        const rate = this.#rates.get(contender);
+        const stretch = this.#stretch(seconds, this.#options.amount);
+        const measured = await contender.run(rate === undefined ? stretch : { ...stretch, ratePerSecond: rate });
+        first ??= measured;
+        const whole = withRatios(measured, first);
+        figures[index]?.push(whole);
+        onProgress(`turn ${turn}/${turns}  ${progressLine(contender.running.name, whole)}`);
+      }
+    }
+    return figures;
+  }
+
+  #stretch(seconds: number, amount?: number): Stretch {
+    this.#stretches += 1;
+    return {
+      workload: this.#scenario.workload(`new:${this.#stretches}`),
+      connections: this.connections,
+      seconds,
+      ...(amount === undefined ? {} : { amount }),
+      refusalsAllowed: this.#scenario.refusalsAllowed,
+    };
+  }
+}
+
+function withRatios(measured: StretchFigures, first: StretchFigures): TurnFigures {
+  const both = ({ serverCpuUs, databaseCpuUs }: StretchFigures): number => serverCpuUs + databaseCpuUs;
+  return {
+    ...measured,
+    cpuRatio: measured.serverCpuUs / first.serverCpuUs,
+    cpuRatioWithDatabase: both(measured) / both(first),
+  };
+}
+
+function progressLine(name: string, figures: TurnFigures): string {
+  const { latency } = figures;
+  return [
+    name.padEnd(16),
+    `${Math.round(figures.incrementsPerSecond).toString().padStart(8)} increments/s`,
+    `p50 ${latency.p50Ms.toFixed(2)} ms  p99 ${latency.p99Ms.toFixed(2)} ms`,
+    `${figures.serverCpuUs.toFixed(2)} µs + ${figures.databaseCpuUs.toFixed(2)} µs database`,
+    `${figures.cpuRatio.toFixed(2)} ×`,
+    figures.generatorBusy === null ? '' : `generator busy ${Math.round(figures.generatorBusy * 100)} %`,
+    figures.refused > 0 ? `${figures.refused} refused` : '',
+  ].join('  ');
+}
+
+function summary(name: string, note: string | undefined, turns: readonly TurnFigures[]): ContenderFigures {
+  const of = (figure: (turn: TurnFigures) => number): number => median(turns.map(figure));
+  const committed = turns.flatMap(({ committedPerSecond }) => committedPerSecond ?? []);
+  const busy = turns.flatMap(({ generatorBusy }) => generatorBusy ?? []);
+  return {
+    name,
+    ...(note === undefined ? {} : { note }),
+    median: {
+      requests: of((turn) => turn.requests),
+      increments: of((turn) => turn.increments),
+      refused: of((turn) => turn.refused),
+      seconds: of((turn) => turn.seconds),
+      requestsPerSecond: of((turn) => turn.requestsPerSecond),
+      incrementsPerSecond: of((turn) => turn.incrementsPerSecond),
+      serverCpuUs: of((turn) => turn.serverCpuUs),
+      databaseCpuUs: of((turn) => turn.databaseCpuUs),
+      cpuRatio: of((turn) => turn.cpuRatio),
+      cpuRatioWithDatabase: of((turn) => turn.cpuRatioWithDatabase),
+      committedPerSecond: committed.length === 0 ? null : median(committed),
+      latency: {
+        p50Ms: of((turn) => turn.latency.p50Ms),
+        p90Ms: of((turn) => turn.latency.p90Ms),
+        p99Ms: of((turn) => turn.latency.p99Ms),
+        p999Ms: of((turn) => turn.latency.p999Ms),
+        maxMs: of((turn) => turn.latency.maxMs),
+      },
+      generatorBusy: busy.length === 0 ? null : median(busy),
+      residentMib: of((turn) => turn.residentMib),
+    },
+    turns,
+  };
+}
