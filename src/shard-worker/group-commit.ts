@@ -9,10 +9,10 @@
  * While a group is being made durable, the next one gathers on the ports: latency is at most two syncs at any load.
  * (The technique is that of DeWitt et al., "Implementation techniques for main memory database systems", 1984.)
  */
-import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import type { Clock } from '../clock.js';
 import { JournalError, type ErrorCode } from '../errors.js';
 import type { Lsn } from '../increment.js';
+import type { BatchPort } from './batch-port.js';
 import type { RecordBytes } from './journal/journal.js';
 import {
   PAIR_HEADER_BYTES,
@@ -41,30 +41,6 @@ export interface GroupTarget {
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean;
   /** The journal is dead or this code has a bug: the shard must end. */
   failed(error: unknown): void;
-}
-
-/** A front end's port as group commit uses it. */
-export interface BatchPort {
-  /** Calls back with each message that {@link receive} has not taken. */
-  listen(callback: (message: BatchMessage) => void): void;
-  /** The next message that waits, taken now. */
-  receive(): BatchMessage | undefined;
-  post(answer: BatchAnswer): void;
-  close(): void;
-}
-
-/** A MessagePort as group commit uses it. */
-export function batchPort(port: MessagePort): BatchPort {
-  return {
-    listen: (callback) => port.on('message', callback),
-    receive: () => (receiveMessageOnPort(port) as { message: BatchMessage } | undefined)?.message,
-    post: (answer) => {
-      port.postMessage(answer);
-    },
-    close: () => {
-      port.close();
-    },
-  };
 }
 
 /** Of a plain batch: why it is refused, or undefined. Of a batch with tokens: the outcome of each request. */

@@ -199,7 +199,7 @@ export class StreamLedger {
       );
       return addHeld(live, held);
     }
-    if (frozen !== undefined && seen.lsn === frozen.toLsn) return live;
+    if (seen.lsn === frozen?.toLsn) return live;
     return 'again';
   }
 }

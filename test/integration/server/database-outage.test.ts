@@ -118,7 +118,9 @@ describe('a database that answers reads and takes no flush', () => {
   before(async () => {
     postgres = await OutagePostgres.prepare();
     await postgres.start();
-    await administrate(`create role counting login password 'counting' nosuperuser; create database counted owner counting`);
+    await administrate(
+      `create role counting login password 'counting' nosuperuser; create database counted owner counting`,
+    );
     const url = new URL(postgres.url);
     url.username = 'counting';
     url.password = 'counting';

@@ -54,7 +54,8 @@ describe('POST /increment over the wire', () => {
   test('an unknown path is 404, for every method', async () => {
     for (const path of ['/', '/increment/', '/incremen', '/increments', '/INCREMENT', '//increment', '/favicon.ico']) {
       if (path !== '/') assertProblem(await send(node.url, path), 'not-found');
-      if (path !== '/') assertProblem(await send(node.url, path, { method: 'POST', body: '{"unknown":1}' }), 'not-found');
+      if (path !== '/')
+        assertProblem(await send(node.url, path, { method: 'POST', body: '{"unknown":1}' }), 'not-found');
     }
     const answer = await send(node.url, '/nowhere', { method: 'HEAD' });
     assert.deepEqual([answer.status, answer.body], [404, '']);
