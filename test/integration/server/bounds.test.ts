@@ -37,7 +37,8 @@ for (const shards of [1, 3]) {
 
     async function fill(prefix: string): Promise<void> {
       await flush(node);
-      for (let index = 0; index < keysMax; index += 1) assertCreated(await increment(node.url, { [`${prefix}-${index}`]: 1 }));
+      for (let index = 0; index < keysMax; index += 1)
+        assertCreated(await increment(node.url, { [`${prefix}-${index}`]: 1 }));
     }
 
     test('distinct keys are taken up to the bound, and the next one is 503 overloaded', async () => {
@@ -50,7 +51,8 @@ for (const shards of [1, 3]) {
 
     test('at the bound a request whose keys are all pending in one shard is taken', async () => {
       await fill('held');
-      for (let index = 0; index < keysMax; index += 1) assertCreated(await increment(node.url, { [`held-${index}`]: 10 }));
+      for (let index = 0; index < keysMax; index += 1)
+        assertCreated(await increment(node.url, { [`held-${index}`]: 10 }));
       for (let shard = 0; shard < shards; shard += 1) {
         const own = keysOfShard(shard, shards, keysMax, 'held').filter((key) => Number(key.slice(5)) < keysMax);
         assert.ok(own.length > 1);

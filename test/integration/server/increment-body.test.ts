@@ -42,7 +42,20 @@ describe('POST /increment', () => {
   });
 
   test('__proto__, constructor, spaces, emoji, quotes, control characters and dots are keys like any other', async () => {
-    const keys = ['__proto__', 'constructor', 'toString', ' ', '  two  ', '😀', 'é', '"\\', '\u0001', '\u007f', '.', '..'];
+    const keys = [
+      '__proto__',
+      'constructor',
+      'toString',
+      ' ',
+      '  two  ',
+      '😀',
+      'é',
+      '"\\',
+      '\u0001',
+      '\u007f',
+      '.',
+      '..',
+    ];
     for (const key of [...keys, '/', '?', '#', '%', '+', '&=', '\uffff', '\u2028', 'null', '0']) {
       assertCreated(await increment(node.url, `{${JSON.stringify(key)}:5}`));
       assert.equal(await sumOf(node.url, key), 5n, JSON.stringify(key));
@@ -51,7 +64,7 @@ describe('POST /increment', () => {
 
   test('a key may be spelt with escapes and is the same key', async () => {
     const key = fresh('é😀');
-    const escaped = [...key].map((c) => [...Array(c.length).keys()].map((i) => unicodeEscape(c.charCodeAt(i))).join(''));
+    const escaped = Array.from({ length: key.length }, (_, index) => unicodeEscape(key.charCodeAt(index)));
     await assertCounted(`{"${escaped.join('')}":1,"${key}":1}`, { [key]: 2n });
   });
 
@@ -68,14 +81,19 @@ describe('POST /increment', () => {
     for (const key of ['\\u0000', 'a\\u0000b', '\\ud800', '\\udc00', '\\ud800\\u0041', '\\udc00\\ud800']) {
       await assertRefused(`{"bystander-2":1,"${key}":1}`, {}, 'bystander-2');
     }
-    await assertRefused(Buffer.concat([Buffer.from('{"bystander-2":1,"'), Buffer.from([0xed, 0xa0, 0x80, 0x22]), Buffer.from(':1}')]));
+    await assertRefused(
+      Buffer.concat([Buffer.from('{"bystander-2":1,"'), Buffer.from([0xed, 0xa0, 0x80, 0x22]), Buffer.from(':1}')]),
+    );
     await assertRefused(Buffer.from('{"bystander-2":1,"\xff":1}', 'latin1'), {}, 'bystander-2');
     await assertRefused(Buffer.from('{"bystander-2":1,"\0":1}'), {}, 'bystander-2');
   });
 
   test('amounts reach from -(2^53-1) to 2^53-1', async () => {
     const [high, low] = [fresh('high'), fresh('low')];
-    await assertCounted(`{"${high}":${LARGEST},"${low}":-${LARGEST}}`, { [high]: BigInt(LARGEST), [low]: -BigInt(LARGEST) });
+    await assertCounted(`{"${high}":${LARGEST},"${low}":-${LARGEST}}`, {
+      [high]: BigInt(LARGEST),
+      [low]: -BigInt(LARGEST),
+    });
     for (const amount of ['9007199254740992', '-9007199254740992', '9007199254740993', '1e16', '1e400', '-1e400']) {
       await assertRefused(`{"bystander-3":1,"x":${amount}}`, {}, 'bystander-3');
     }
@@ -108,7 +126,25 @@ describe('POST /increment', () => {
   });
 
   test('what is not an integer is refused, and nothing of its request is counted', async () => {
-    const bad = ['1.5', '"1"', 'null', 'true', 'false', '[]', '[1]', '{}', '{"a":1}', 'NaN', 'Infinity', '+1', '01', '.5', '1.', '0x1', ''];
+    const bad = [
+      '1.5',
+      '"1"',
+      'null',
+      'true',
+      'false',
+      '[]',
+      '[1]',
+      '{}',
+      '{"a":1}',
+      'NaN',
+      'Infinity',
+      '+1',
+      '01',
+      '.5',
+      '1.',
+      '0x1',
+      '',
+    ];
     for (const amount of bad) await assertRefused(`{"bystander-4":1,"bad":${amount}}`, {}, 'bystander-4');
   });
 
@@ -124,7 +160,21 @@ describe('POST /increment', () => {
   });
 
   test('a body that is not one JSON object is refused', async () => {
-    const bodies = ['[]', '[{"a":1}]', '1', '"a"', 'null', 'a', '{', '}', '{"a"}', '{"a":}', '{a:1}', "{'a':1}", '{"a":1,}'];
+    const bodies = [
+      '[]',
+      '[{"a":1}]',
+      '1',
+      '"a"',
+      'null',
+      'a',
+      '{',
+      '}',
+      '{"a"}',
+      '{"a":}',
+      '{a:1}',
+      "{'a':1}",
+      '{"a":1,}',
+    ];
     for (const body of [...bodies, '{"a":1}{"b":1}', '{"a":1} x', '{"a":1}\0', '{,}', '{"a" 1}', '{"a":1 "b":1}']) {
       await assertRefused(body);
     }
@@ -150,10 +200,19 @@ describe('POST /increment', () => {
   });
 
   test('NDJSON has an object a line; its media type is compared without case and parameters', async () => {
-    const types = ['application/x-ndjson', 'Application/X-NDJSON', 'application/x-ndjson; charset=utf-8', 'application/x-ndjson ;q=1'];
+    const types = [
+      'application/x-ndjson',
+      'Application/X-NDJSON',
+      'application/x-ndjson; charset=utf-8',
+      'application/x-ndjson ;q=1',
+    ];
     for (const type of types) {
       const key = fresh('lines');
-      await assertCounted(`{"${key}":1}\n{"${key}":2,"more-${key}":3}\n`, { [key]: 3n, [`more-${key}`]: 3n }, ndjson(type));
+      await assertCounted(
+        `{"${key}":1}\n{"${key}":2,"more-${key}":3}\n`,
+        { [key]: 3n, [`more-${key}`]: 3n },
+        ndjson(type),
+      );
     }
     await assertRefused('{"bystander-7":1}\n{"bystander-7":1}', ndjson('application/x-ndjsonx'), 'bystander-7');
   });
@@ -164,7 +223,12 @@ describe('POST /increment', () => {
   });
 
   test('in NDJSON a line {}, a value that spans lines, two objects a line, or nothing at all is refused', async () => {
-    const bodies = ['{"bystander-8":1}\n{}\n', '{"bystander-8":\n1}', '{"bystander-8":1\n}', '{"bystander-8":1}{"bystander-8":1}'];
+    const bodies = [
+      '{"bystander-8":1}\n{}\n',
+      '{"bystander-8":\n1}',
+      '{"bystander-8":1\n}',
+      '{"bystander-8":1}{"bystander-8":1}',
+    ];
     for (const body of [...bodies, '', '\n', ' \r\n\r\n', '{}', '{"bystander-8":1}\n[]', '{"bystander-8":1}\nx']) {
       await assertRefused(body, ndjson(), 'bystander-8');
     }

@@ -54,7 +54,8 @@ describe('POST /increment over the wire', () => {
   test('an unknown path is 404, for every method', async () => {
     for (const path of ['/', '/increment/', '/incremen', '/increments', '/INCREMENT', '//increment', '/favicon.ico']) {
       if (path !== '/') assertProblem(await send(node.url, path), 'not-found');
-      if (path !== '/') assertProblem(await send(node.url, path, { method: 'POST', body: '{"unknown":1}' }), 'not-found');
+      if (path !== '/')
+        assertProblem(await send(node.url, path, { method: 'POST', body: '{"unknown":1}' }), 'not-found');
     }
     const answer = await send(node.url, '/nowhere', { method: 'HEAD' });
     assert.deepEqual([answer.status, answer.body], [404, '']);
@@ -142,7 +143,7 @@ describe('POST /increment over the wire', () => {
 
   test('a chunked body may come in many pieces', () =>
     withConnection(async (connection) => {
-      const bytes = head('Transfer-Encoding: chunked') + [...'{"chunk-pieces":1}'].map(chunk).join('') + chunk('');
+      const bytes = head('Transfer-Encoding: chunked') + Array.from('{"chunk-pieces":1}', chunk).join('') + chunk('');
       for (const byte of Buffer.from(bytes)) await connection.write(Uint8Array.of(byte));
       assert.equal((await connection.answer()).status, 202);
       assert.equal(await sumOf(node.url, 'chunk-pieces'), 1n);

@@ -10,7 +10,25 @@ import { SuiteServer } from '../../support/suite-server.js';
 const LARGEST = 9007199254740991;
 
 /** Keys that URLs treat in some special way, or not at all. */
-const ODD_KEYS = ['a b', 'a+b', 'a/b', '/', '//', '/a/', 'a?b', 'a#b', 'a%b', '%41', 'a&b=c', '😀', 'é', '\u0001', '~', '*', ':name'];
+const ODD_KEYS = [
+  'a b',
+  'a+b',
+  'a/b',
+  '/',
+  '//',
+  '/a/',
+  'a?b',
+  'a#b',
+  'a%b',
+  '%41',
+  'a&b=c',
+  '😀',
+  'é',
+  '\u0001',
+  '~',
+  '*',
+  ':name',
+];
 
 /** The path of a counter with every byte percent-encoded. */
 function escapedPath(key: string): string {
@@ -51,7 +69,11 @@ describe('reads', () => {
 
   test('everything after /counters/ is the key, raw slashes included', async () => {
     assertCreated(await increment(node.url, { 'page:/home/a//b/': 1, '/x': 2 }));
-    for (const path of ['/counters/page:/home/a//b/', '/counters/page:%2Fhome/a%2f/b/', '/counters/page:/home/a//b/?ignored=1']) {
+    for (const path of [
+      '/counters/page:/home/a//b/',
+      '/counters/page:%2Fhome/a%2f/b/',
+      '/counters/page:/home/a//b/?ignored=1',
+    ]) {
       assert.equal(parseCounter((await send(node.url, path)).body).key, 'page:/home/a//b/');
     }
     assert.equal(parseCounter((await send(node.url, '/counters//x')).body).sum, 2n);
@@ -61,10 +83,24 @@ describe('reads', () => {
     assertCreated(await increment(node.url, { 'x+y': 1, 'x y': 2 }));
     const sums = async (paths: readonly string[]) =>
       Promise.all(paths.map(async (path) => (await send(node.url, path)).body));
-    const texts = await sums(['/key_sum?name=x+y', '/key_sum?name=x%20y', '/key_sum?name=x%2By', '/key_sum?name=x%2by']);
+    const texts = await sums([
+      '/key_sum?name=x+y',
+      '/key_sum?name=x%20y',
+      '/key_sum?name=x%2By',
+      '/key_sum?name=x%2by',
+    ]);
     assert.deepEqual(texts, ['2', '2', '1', '1']);
-    const paths = await sums(['/counters/x+y', '/counters/x%2By', '/counters/x%20y', '/counters?key=x+y', '/counters?key=x%2By']);
-    assert.deepEqual(paths.map((body) => parseCounter(body).sum), [1n, 1n, 2n, 2n, 1n]);
+    const paths = await sums([
+      '/counters/x+y',
+      '/counters/x%2By',
+      '/counters/x%20y',
+      '/counters?key=x+y',
+      '/counters?key=x%2By',
+    ]);
+    assert.deepEqual(
+      paths.map((body) => parseCounter(body).sum),
+      [1n, 1n, 2n, 2n, 1n],
+    );
   });
 
   test('the first parameter of a name counts, others are ignored', async () => {
@@ -74,7 +110,21 @@ describe('reads', () => {
   });
 
   test('bad escapes, what is not UTF-8, U+0000, an empty and an overlong key are 400', async () => {
-    const bad = ['%', '%4', '%zz', '%%41', 'a%', '%ff', '%c0%80', '%ed%a0%80', '%e2%82', '%00', 'a%00', '', 'k'.repeat(65)];
+    const bad = [
+      '%',
+      '%4',
+      '%zz',
+      '%%41',
+      'a%',
+      '%ff',
+      '%c0%80',
+      '%ed%a0%80',
+      '%e2%82',
+      '%00',
+      'a%00',
+      '',
+      'k'.repeat(65),
+    ];
     for (const key of bad) {
       for (const path of [`/counters/${key}`, `/counters?key=${key}`, `/key_sum?name=${key}`]) {
         assertProblem(await send(node.url, path), 'invalid-request');
@@ -86,14 +136,24 @@ describe('reads', () => {
   test('bytes beyond ASCII that are not percent-encoded are 400', async () => {
     for (const bytes of [Buffer.from('é'), Buffer.from([0xe9]), Buffer.from([0xff, 0xfe])]) {
       const connection = await RawConnection.open(node.url);
-      await connection.write(Buffer.concat([Buffer.from('GET /counters/'), bytes, Buffer.from(' HTTP/1.1\r\nHost: t\r\n\r\n')]));
+      await connection.write(
+        Buffer.concat([Buffer.from('GET /counters/'), bytes, Buffer.from(' HTTP/1.1\r\nHost: t\r\n\r\n')]),
+      );
       assert.equal((await connection.answer()).status, 400);
       connection.close();
     }
   });
 
   test('without a name, or without a key, a read is 400', async () => {
-    for (const path of ['/key_sum', '/key_sum?', '/key_sum?key=a', '/key_sum?nam=a', '/counters', '/counters?', '/counters/']) {
+    for (const path of [
+      '/key_sum',
+      '/key_sum?',
+      '/key_sum?key=a',
+      '/key_sum?nam=a',
+      '/counters',
+      '/counters?',
+      '/counters/',
+    ]) {
       assertProblem(await send(node.url, path), 'invalid-request');
     }
   });
@@ -106,7 +166,15 @@ describe('reads', () => {
 
   test('HEAD answers as GET, without a body', async () => {
     assertCreated(await increment(node.url, { head: 12345 }));
-    for (const path of ['/key_sum?name=head', '/counters/head', '/counters?key=head', '/counters/never', '/key_sum', '/healthz', '/readyz']) {
+    for (const path of [
+      '/key_sum?name=head',
+      '/counters/head',
+      '/counters?key=head',
+      '/counters/never',
+      '/key_sum',
+      '/healthz',
+      '/readyz',
+    ]) {
       const connection = await RawConnection.open(node.url);
       await connection.write(`HEAD ${path} HTTP/1.1\r\nHost: t\r\n\r\n`);
       const head = await connection.answer(true);
@@ -115,12 +183,18 @@ describe('reads', () => {
       const get = await connection.answer();
       connection.close();
       assert.equal(head.status, get.status);
-      for (const name of ['content-type', 'content-length']) assert.equal(head.headers.get(name), get.headers.get(name));
+      for (const name of ['content-type', 'content-length'])
+        assert.equal(head.headers.get(name), get.headers.get(name));
     }
   });
 
   test('other methods on reads, probes and /flush are 405 with Allow', async () => {
-    const allowed = { '/key_sum?name=a': 'GET, HEAD', '/healthz': 'GET, HEAD', '/readyz': 'GET, HEAD', '/flush': 'POST' };
+    const allowed = {
+      '/key_sum?name=a': 'GET, HEAD',
+      '/healthz': 'GET, HEAD',
+      '/readyz': 'GET, HEAD',
+      '/flush': 'POST',
+    };
     for (const [path, allow] of Object.entries(allowed)) {
       for (const method of ['PUT', 'PATCH', path === '/flush' ? 'GET' : 'POST']) {
         const answer = await send(node.url, path, { method });
@@ -135,7 +209,13 @@ describe('reads', () => {
 
   test('a client reads what it wrote: pending, then committed, then both', async () => {
     assertCreated(await increment(node.url, { mixed: 3 }));
-    assert.deepEqual(await counterOf(node.url, 'mixed'), { key: 'mixed', sum: 3n, committed: 0n, pending: 3n, updatedAt: null });
+    assert.deepEqual(await counterOf(node.url, 'mixed'), {
+      key: 'mixed',
+      sum: 3n,
+      committed: 0n,
+      pending: 3n,
+      updatedAt: null,
+    });
     await flush();
     const committed = await counterOf(node.url, 'mixed');
     assert.deepEqual([committed?.sum, committed?.committed, committed?.pending], [3n, 3n, 0n]);
@@ -154,7 +234,10 @@ describe('reads', () => {
       assertCreated(await increment(node.url, `{"huge":${LARGEST},"tiny":-${LARGEST}}`));
     }
     const check = async (committed: bigint): Promise<void> => {
-      for (const [key, sign] of [['huge', 1n], ['tiny', -1n]] as const) {
+      for (const [key, sign] of [
+        ['huge', 1n],
+        ['tiny', -1n],
+      ] as const) {
         const view = await counterOf(node.url, key);
         assert.deepEqual([view?.sum, view?.committed], [sign * expected, sign * committed]);
         assert.equal((await send(node.url, `/key_sum?name=${key}`)).body, String(sign * expected));
@@ -184,7 +267,10 @@ describe('reads', () => {
     const keys = Array.from({ length: 100 }, (_, index) => `flushed-${index}`);
     assertCreated(await increment(node.url, Object.fromEntries(keys.map((key) => [key, 2]))));
     const answer = await send(node.url, '/flush', { method: 'POST' });
-    assert.deepEqual([answer.status, answer.headers['content-type'], answer.body], [200, 'application/json', '{"flushed_keys":100}']);
+    assert.deepEqual(
+      [answer.status, answer.headers['content-type'], answer.body],
+      [200, 'application/json', '{"flushed_keys":100}'],
+    );
     const table = await node.table();
     for (const key of keys) assert.equal(table.get(key), 2n);
     assert.equal((await send(node.url, '/flush', { method: 'POST', body: 'ignored' })).body, '{"flushed_keys":0}');
