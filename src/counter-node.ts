@@ -5,7 +5,9 @@
  * so both are of one snapshot; the shards add what they hold above those checkpoints. Where a shard has meanwhile let go
  * of sums above them, the snapshot is too old, and the read is made again.
  */
+import { randomUUID } from 'node:crypto';
 import type { CounterStore } from './db/counter-store.js';
+import type { ResetStore } from './db/reset-store.js';
 import { CounterError, type ErrorCode } from './errors.js';
 import { addSums, type CounterOperations, type CounterReading, type Readiness, type Sum } from './increment.js';
 import type { SeenCheckpoint } from './shard-worker/messages.js';
@@ -17,6 +19,7 @@ const SNAPSHOTS_MAX = 20;
 /** What the operations are made of; the store is there once the database's address is known. */
 export interface CounterNodeParts {
   readonly store: () => CounterStore | undefined;
+  readonly resets: () => ResetStore | undefined;
   readonly supervisor: () => ShardSupervisor | undefined;
   /** Why increments are refused, or undefined. */
   readonly refusal: () => ErrorCode | undefined;
@@ -28,6 +31,8 @@ export interface CounterNodeParts {
 export class CounterNode implements CounterOperations {
   readonly #parts: CounterNodeParts;
   #streams: readonly string[] = [];
+  /** Rises when a removal begins and when it ends. */
+  #resets = 0;
 
   constructor(parts: CounterNodeParts) {
     this.#parts = parts;
@@ -43,15 +48,30 @@ export class CounterNode implements CounterOperations {
     }
     for (let snapshot = 0; snapshot < SNAPSHOTS_MAX; snapshot += 1) {
       const streams = this.#streamsOf(supervisor);
+      const resets = this.#resets;
       const { committed, exists, updatedAt, checkpoints } = await store.readCounter(key, streams);
       const seen = new Map<string, SeenCheckpoint>();
       for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
       const pending = total(await supervisor.pendingOf(key, seen));
-      if (pending === 'again') continue;
+      // A removal in between may have taken the committed sum away from under what is pending now.
+      if (pending === 'again' || resets !== this.#resets) continue;
       if (!exists && pending === undefined) return undefined;
       return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
     }
     throw new CounterError('overloaded', 'The counter changed faster than it could be read.');
+  }
+
+  async remove(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
+    const resets = this.#parts.resets();
+    if (resets === undefined) throw new CounterError('starting', 'The server is recovering.');
+    // What was acknowledged before the call belongs to the closing sum.
+    await this.flush();
+    this.#resets += 1;
+    try {
+      return await resets.reset(id ?? randomUUID(), key);
+    } finally {
+      this.#resets += 1;
+    }
   }
 
   async flush(): Promise<number> {

@@ -114,6 +114,11 @@ export type Readiness =
 export interface CounterOperations {
   /** The counter's exact sum on this node, or undefined if the key was never counted. `key` is UTF-8. */
   read(key: Uint8Array): Promise<CounterReading | undefined>;
+  /**
+   * Removes a counter; resolves to what it was, with everything acknowledged before the call, or undefined if it was
+   * never counted. The same `id` answers the same again; without one a lost reply is `outcome-unknown`.
+   */
+  remove(key: Uint8Array, id: string | undefined): Promise<Sum | undefined>;
   /** Commits everything acknowledged before the call; resolves to the number of keys written. */
   flush(): Promise<number>;
   readiness(): Readiness;

@@ -9,28 +9,19 @@
 import type { Config } from './config.js';
 import { CounterNode } from './counter-node.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
-import { CounterStore } from './db/counter-store.js';
-import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from './db/connection.js';
-import { startEmbeddedPostgres, type EmbeddedPostgres } from './db/embedded.js';
-import { openDatabase } from './db/open-database.js';
-import { TokenStore } from './db/token-store.js';
-import { StartError, type ErrorCode } from './errors.js';
+import { NodeDatabase } from './node-database.js';
+import type { ErrorCode } from './errors.js';
 import { FrontEnd } from './http/front-end.js';
 import { loadUws } from './http/uws.js';
 import type { Logger } from './logger.js';
-import { conservation, gaugeTotal } from './shard-worker/conservation.js';
-import { GAUGE, makeGauges, type PendingRange } from './shard-worker/messages.js';
+import { conservation } from './shard-worker/conservation.js';
+import { makeGauges, type PendingRange } from './shard-worker/messages.js';
 import { ShardClient } from './shard-worker/shard-client.js';
 import { ShardRouter } from './shard-worker/shard-router.js';
 import { ShardSupervisor } from './shard-worker/shard-supervisor.js';
 
 /** Bytes posted to one shard and not yet answered: the bound of what waits on its port. */
 const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
-/** How long a start with a journal that does not outlive the process waits for the database. */
-const MEMORY_DATABASE_PATIENCE_MS = 30_000;
-/** How long any start waits for the database before it goes on without. */
-const DATABASE_PATIENCE_MS = 3_000;
-const DATABASE_RETRY_MS = 500;
 const IN_FLIGHT_CHECK_MS = 5;
 /** How long a stop waits for bodies of which nothing has come. */
 const BODY_PATIENCE_MS = 1_000;
@@ -44,13 +35,11 @@ export class ServerProcess {
   readonly #clients: readonly ShardClient[];
   readonly #router: ShardRouter;
   readonly #node: CounterNode;
+  readonly #database: NodeDatabase;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #refusal: ErrorCode | undefined = 'starting';
   #directory: DataDirectory | undefined;
   #frontEnd: FrontEnd | undefined;
-  #embedded: EmbeddedPostgres | undefined;
-  #store: CounterStore | undefined;
-  #tokens: TokenStore | undefined;
   #supervisor: ShardSupervisor | undefined;
   #expiry: NodeJS.Timeout | undefined;
   /** Shards whose last flush the database did not take. */
@@ -63,16 +52,23 @@ export class ServerProcess {
     this.#exit = exit;
     this.#gauges = makeGauges(config.shards);
     this.#clients = Array.from({ length: config.shards }, () => new ShardClient());
+    this.#database = new NodeDatabase(config, logger, this.#gauges, {
+      refused: (reason) => {
+        this.#fatal(reason, 78);
+      },
+      isStarting: () => this.#isStarting(),
+    });
     this.#router = new ShardRouter(this.#clients, this.#gauges, {
       pendingKeysMax: config.pendingKeysMax,
       pendingBytesMax: config.pendingBytesMax,
       journalBytesMax: config.journal === 'memory' ? Number.POSITIVE_INFINITY : config.journalBytesMax,
       windowBytesMax: WINDOW_BYTES_MAX,
       ackTimeoutMs: config.ackTimeoutMs,
-      tokenRoom: () => this.#tokens?.room ?? 0,
+      tokenRoom: () => this.#database.tokenRoom,
     });
     this.#node = new CounterNode({
-      store: () => this.#store,
+      store: () => this.#database.counters,
+      resets: () => this.#database.resets,
       supervisor: () => this.#supervisor,
       refusal: () => this.#refusal ?? this.#router.closedDoor,
       flushing: () => this.#shardsAway.size === 0,
@@ -104,20 +100,15 @@ export class ServerProcess {
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
     logger.info({}, `HTTP by ${build}`);
     logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
-    const target = await this.#findDatabase();
-    if (!this.#isStarting()) return;
-    const databaseId = await this.#openDatabase(target);
-    if (!this.#isStarting()) return;
-    this.#store = new CounterStore(target, { applicationName: 'summing-counters reads' });
-    this.#tokens = this.#makeTokenStore(target, nodeId);
-    await this.#tokens.start();
+    const database = await this.#database.start(nodeId);
+    if (database === undefined || !this.#isStarting()) return;
     this.#supervisor = new ShardSupervisor({
       shards,
       gauges: this.#gauges,
       taskOf: () => ({
         nodeId,
-        databaseUrl: target.url,
-        databaseId,
+        databaseUrl: database.target.url,
+        databaseId: database.databaseId,
         settings: this.#config,
       }),
       clients: [this.#clients],
@@ -198,73 +189,6 @@ export class ServerProcess {
     });
   }
 
-  #makeTokenStore(target: DatabaseTarget, node: string): TokenStore {
-    const { shards, idempotencyWindowHours, idempotencyRowsMax } = this.#config;
-    return new TokenStore(target, {
-      node,
-      windowHours: idempotencyWindowHours,
-      rowsMax: idempotencyRowsMax,
-      claimed: () => gaugeTotal(this.#gauges, shards, GAUGE.claimedTokens),
-      pending: () => gaugeTotal(this.#gauges, shards, GAUGE.pendingTokens),
-      logger: this.#logger,
-    });
-  }
-
-  async #findDatabase(): Promise<DatabaseTarget> {
-    const { databaseUrl, dataDir, shards } = this.#config;
-    if (databaseUrl !== undefined) {
-      const target = parseDatabaseUrl(databaseUrl);
-      this.#logger.info({}, `Database ${describeTarget(target)}`);
-      return target;
-    }
-    const embedded = await startEmbeddedPostgres({ dataDir, logger: this.#logger, maxConnections: 2 * shards + 2 });
-    this.#embedded = embedded;
-    embedded.onExit((reason) => {
-      this.#logger.warn({ reason }, 'The embedded PostgreSQL ended; it is being started again');
-    });
-    const target = parseDatabaseUrl(embedded.url);
-    this.#logger.info(
-      { pid: embedded.pid },
-      `Database: embedded PostgreSQL ${embedded.version} in ${dataDir}/postgres`,
-    );
-    return target;
-  }
-
-  /** Migrates; returns the database's id, or undefined where it is away and the journal outlives the process. */
-  async #openDatabase(target: DatabaseTarget): Promise<string | undefined> {
-    const volatile = this.#config.journal === 'memory';
-    const until = performance.now() + (volatile ? MEMORY_DATABASE_PATIENCE_MS : DATABASE_PATIENCE_MS);
-    for (;;) {
-      const opened = await openDatabase(target, this.#logger);
-      if (opened.kind === 'open') return opened.databaseId;
-      if (!this.#isStarting()) return undefined;
-      if (performance.now() >= until) {
-        if (volatile) {
-          throw new StartError([`The database cannot be reached: ${opened.reason}.`], { exitCode: 1 });
-        }
-        this.#logger.warn(
-          { reason: opened.reason },
-          'The database is away: increments go to the journal until it answers',
-        );
-        void this.#openDatabaseLater(target);
-        return undefined;
-      }
-      await pause(DATABASE_RETRY_MS);
-    }
-  }
-
-  /** The shards recover once the migrations are there. */
-  async #openDatabaseLater(target: DatabaseTarget): Promise<void> {
-    try {
-      while (this.#state !== 'ended') {
-        await pause(DATABASE_RETRY_MS);
-        if ((await openDatabase(target, this.#logger)).kind === 'open') return;
-      }
-    } catch (error) {
-      this.#fatal(error instanceof StartError ? error.message : String(error), error instanceof StartError ? 78 : 1);
-    }
-  }
-
   #noticeDatabase(shard: number, available: boolean, reason: string): void {
     if (available) this.#shardsAway.delete(shard);
     else this.#shardsAway.add(shard);
@@ -319,9 +243,7 @@ export class ServerProcess {
 
   async #letGo(): Promise<void> {
     if (this.#expiry !== undefined) clearInterval(this.#expiry);
-    await this.#tokens?.close();
-    await this.#store?.close();
-    await this.#embedded?.stop();
+    await this.#database.close();
     this.#frontEnd?.close();
     this.#directory?.release();
   }

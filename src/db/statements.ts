@@ -156,6 +156,15 @@ export const RETIRE_MEMORY_STREAMS = `
 update journal_checkpoints set retired_at = now()
 where node = $1 and journal = 'memory' and retired_at is null`;
 
+/** $1 id of the reset, $2 key. A statement of its own, so that no other lock is held with the counter's. */
+export const RESET_COUNTER = `
+with removed as (delete from counters where key = $2 returning key, sum),
+recorded as (insert into counter_resets (id, key, sum) select $1, key, sum from removed returning 1)
+select sum::text from removed`;
+
+/** $1 id. */
+export const READ_RESET = 'select key, sum::text from counter_resets where id = $1';
+
 /** $1 bound: counts no further. */
 export const COUNT_TOKENS = `
 select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;

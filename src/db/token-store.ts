@@ -7,7 +7,8 @@
  * node prunes at a time, in batches, by position in the table, where rows lie in the order of their claims.
  */
 import type { Logger } from '../logger.js';
-import { connect, type DatabaseConnection, type DatabaseTarget } from './connection.js';
+import type { DatabaseConnection } from './connection.js';
+import type { OnDemandConnection } from './on-demand-connection.js';
 import {
   COUNT_TOKENS,
   ESTIMATE_TOKENS,
@@ -38,13 +39,11 @@ const PRUNE_BATCH = 10_000;
 const PRUNE_BATCHES_MAX = 100;
 /** Up to here rows are counted one by one. */
 const EXACT_MAX = 1_000_000;
-const CONNECT_TIMEOUT_MS = 2_000;
 
-/** Counts and prunes from {@link start} on, over a connection of its own. */
+/** Counts and prunes from {@link start} on. */
 export class TokenStore {
-  readonly #target: DatabaseTarget;
+  readonly #connection: OnDemandConnection;
   readonly #options: TokenStoreOptions;
-  #connection: DatabaseConnection | undefined;
   #rows = 0;
   #claimedAtCount = 0;
   #prunedAtMs = Number.NEGATIVE_INFINITY;
@@ -52,8 +51,8 @@ export class TokenStore {
   #round: Promise<void> = Promise.resolve();
   #closed = false;
 
-  constructor(target: DatabaseTarget, options: TokenStoreOptions) {
-    this.#target = target;
+  constructor(connection: OnDemandConnection, options: TokenStoreOptions) {
+    this.#connection = connection;
     this.#options = options;
   }
 
@@ -70,12 +69,11 @@ export class TokenStore {
     this.#schedule();
   }
 
-  /** Ends the rounds and the connection. */
+  /** Ends the rounds. */
   async close(): Promise<void> {
     this.#closed = true;
     if (this.#timer !== undefined) clearTimeout(this.#timer);
     await this.#round;
-    await this.#connection?.close();
   }
 
   #schedule(): void {
@@ -92,24 +90,14 @@ export class TokenStore {
   /** Never rejects: what cannot be done now is done in a later round. */
   async #work(isFirst = false): Promise<void> {
     try {
-      const connection = await this.#connected();
-      if (isFirst) await connection.query({ text: RETIRE_MEMORY_STREAMS, values: [this.#options.node] });
-      await this.#count(connection);
-      if (performance.now() - this.#prunedAtMs >= PRUNE_INTERVAL_MS) await this.#prune(connection);
+      await this.#connection.run(async (connection) => {
+        if (isFirst) await connection.query({ text: RETIRE_MEMORY_STREAMS, values: [this.#options.node] });
+        await this.#count(connection);
+        if (performance.now() - this.#prunedAtMs >= PRUNE_INTERVAL_MS) await this.#prune(connection);
+      });
     } catch (error) {
-      this.#connection?.destroy();
-      this.#connection = undefined;
       this.#options.logger.debug({ err: error }, 'Idempotency tokens could not be counted');
     }
-  }
-
-  async #connected(): Promise<DatabaseConnection> {
-    if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
-    this.#connection = await connect(this.#target, {
-      applicationName: 'summing-counters tokens',
-      connectTimeoutMs: CONNECT_TIMEOUT_MS,
-    });
-    return this.#connection;
   }
 
   async #count(connection: DatabaseConnection): Promise<void> {

@@ -1,8 +1,9 @@
 /**
- * Reads of one counter: GET /key_sum?name=KEY, GET /counters/KEY, GET /counters?key=KEY. Front-end thread.
+ * One counter: GET /key_sum?name=KEY, GET and DELETE /counters/KEY, the same with /counters?key=KEY. Front-end thread.
  */
 import { CounterError } from '../errors.js';
 import type { CounterOperations, CounterReading } from '../increment.js';
+import { checkToken } from './idempotency-token.js';
 import { checkKey, decodePercent, parseQuery } from './percent-encoding.js';
 import { jsonReply, textReply, type HttpReply, type HttpRequestHead } from './reply.js';
 
@@ -31,6 +32,19 @@ export async function counterRoute(
   return jsonReply(200, counterJson(key, reading));
 }
 
+/** DELETE /counters/KEY and DELETE /counters?key=KEY: removes the counter and says what it was. */
+export async function removeCounterRoute(
+  head: HttpRequestHead,
+  operations: CounterOperations,
+  keyBytesMax: number,
+): Promise<HttpReply> {
+  const key = checkKey(keyOf(head), keyBytesMax);
+  const id = head.idempotencyKey === '' ? undefined : checkToken(head.idempotencyKey);
+  const sum = await operations.remove(key, id);
+  if (sum === undefined) throw unknownCounter();
+  return jsonReply(200, `{"key":${keyJson(key)},"sum":${sum}}`);
+}
+
 function keyOf(head: HttpRequestHead): Uint8Array {
   if (head.path.startsWith(COUNTER_PATH)) return decodePercent(head.path.slice(COUNTER_PATH.length), false);
   const key = parseQuery(head.query).get('key');
@@ -40,13 +54,20 @@ function keyOf(head: HttpRequestHead): Uint8Array {
 
 async function read(operations: CounterOperations, key: Uint8Array): Promise<CounterReading> {
   const reading = await operations.read(key);
-  if (reading === undefined) throw new CounterError('unknown-counter', 'No increment of this key was ever counted.');
+  if (reading === undefined) throw unknownCounter();
   return reading;
+}
+
+function unknownCounter(): CounterError {
+  return new CounterError('unknown-counter', 'No increment of this key was ever counted.');
+}
+
+function keyJson(key: Uint8Array): string {
+  return JSON.stringify(Buffer.from(key).toString('utf8'));
 }
 
 /** Sums are integer literals of any length, which JSON.stringify has no way to write from a bigint. */
 function counterJson(key: Uint8Array, { sum, committed, pending, updatedAt }: CounterReading): string {
-  const name = JSON.stringify(Buffer.from(key).toString('utf8'));
   const updated = JSON.stringify(updatedAt?.toISOString() ?? null);
-  return `{"key":${name},"sum":${sum},"committed":${committed},"pending":${pending},"updated_at":${updated}}`;
+  return `{"key":${keyJson(key)},"sum":${sum},"committed":${committed},"pending":${pending},"updated_at":${updated}}`;
 }

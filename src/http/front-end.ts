@@ -9,7 +9,7 @@
  */
 import { CounterError, StartError, type ErrorCode } from '../errors.js';
 import type { CounterOperations, IncrementReceiver } from '../increment.js';
-import { counterRoute, keySumRoute } from './counter-routes.js';
+import { counterRoute, keySumRoute, removeCounterRoute } from './counter-routes.js';
 import { flushRoute } from './flush-route.js';
 import { healthRoute, readinessRoute } from './health-routes.js';
 import { IncrementRoute, type IncrementLimits } from './increment-route.js';
@@ -115,8 +115,12 @@ export class FrontEnd {
     });
     this.#refuseOtherMethods('/increment', 'POST');
     this.#add('/key_sum', { get: (head) => keySumRoute(head, operations, limits.keyBytesMax) });
-    this.#add('/counters', { get: (head) => counterRoute(head, operations, limits.keyBytesMax) });
-    this.#add('/counters/*', { get: (head) => counterRoute(head, operations, limits.keyBytesMax) });
+    const counter: Methods = {
+      get: (head) => counterRoute(head, operations, limits.keyBytesMax),
+      delete: (head) => removeCounterRoute(head, operations, limits.keyBytesMax),
+    };
+    this.#add('/counters', counter);
+    this.#add('/counters/*', counter);
     this.#add('/flush', { post: () => flushRoute(operations) });
     this.#add('/healthz', { get: () => healthRoute() }, true);
     this.#add('/readyz', { get: () => readinessRoute(operations.readiness()) }, true);
@@ -158,7 +162,12 @@ export class FrontEnd {
   }
 
   #answer(res: HttpResponse, req: HttpRequest, route: Route, isProbe: boolean): void {
-    const head = { method: req.getMethod(), path: req.getUrl(), query: rawQuery(req) };
+    const head = {
+      method: req.getMethod(),
+      path: req.getUrl(),
+      query: rawQuery(req),
+      idempotencyKey: req.getHeader('idempotency-key'),
+    };
     const isHead = head.method === 'head';
     const refusal = isProbe ? undefined : this.#refusal();
     if (refusal !== undefined) {

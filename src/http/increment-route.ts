@@ -7,6 +7,7 @@
 import type { HttpRequest, HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../errors.js';
 import type { IncrementReceiver, PairColumns, PendingReply } from '../increment.js';
+import { isToken, TOKEN_RULE } from './idempotency-token.js';
 import { IncrementBodyScanner, isNdjson } from './increment-body.js';
 import { problemReply, replyOfError, writeReply } from './reply.js';
 
@@ -65,14 +66,9 @@ export class IncrementRoute {
 
   /** Handles a request; `req` is valid only during the call. */
   handle(res: HttpResponse, req: HttpRequest): void {
-    const refusal = this.#refusalOfHead(res, req);
-    if (refusal) return;
-    this.inFlight += 1;
     const token = req.getHeader('idempotency-key');
-    if (token !== '' && !TOKEN.test(token)) {
-      refuse(res, 'invalid-request', 'Idempotency-Key must be 1 to 255 visible ASCII characters.');
-      return;
-    }
+    if (this.#refusesHead(res, req, token)) return;
+    this.inFlight += 1;
     const reply = new IncrementReply(res, this, isNdjson(req.getHeader('content-type')), token);
     res.onAborted(() => {
       reply.abort();
@@ -85,7 +81,7 @@ export class IncrementRoute {
   }
 
   /** Refuses what the head alone shows to be refused; true if it was. */
-  #refusalOfHead(res: HttpResponse, req: HttpRequest): boolean {
+  #refusesHead(res: HttpResponse, req: HttpRequest, token: string): boolean {
     if (this.gate !== undefined) {
       refuse(res, this.gate, REFUSAL_DETAILS[this.gate] ?? 'Nothing was counted.');
       return true;
@@ -93,6 +89,10 @@ export class IncrementRoute {
     const encoding = req.getHeader('content-encoding');
     if (encoding !== '' && encoding.trim().toLowerCase() !== 'identity') {
       refuse(res, 'unsupported-encoding', 'Only the identity content encoding is understood.');
+      return true;
+    }
+    if (token !== '' && !isToken(token)) {
+      refuse(res, 'invalid-request', TOKEN_RULE);
       return true;
     }
     const length = req.getHeader('content-length');
@@ -159,9 +159,6 @@ export class IncrementRoute {
     if (refusal !== undefined) reply.settle(refusal);
   }
 }
-
-/** What an Idempotency-Key may be: visible ASCII. */
-const TOKEN = /^[\x21-\x7e]{1,255}$/;
 
 /** A request whose answer is due. */
 class IncrementReply implements PendingReply {

@@ -19,6 +19,8 @@ export interface HttpRequestHead {
   readonly path: string;
   /** As sent, without the question mark. */
   readonly query: string;
+  /** '' where there is none; the first of several. */
+  readonly idempotencyKey: string;
 }
 
 const STATUS_LINES: Readonly<Record<number, string>> = {

@@ -1,0 +1,167 @@
+/**
+ * A node's database as the main thread uses it: found or embedded, opened, read, and let go of. Main thread.
+ */
+import type { Config } from './config.js';
+import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from './db/connection.js';
+import { CounterStore } from './db/counter-store.js';
+import { startEmbeddedPostgres, type EmbeddedPostgres } from './db/embedded.js';
+import { OnDemandConnection } from './db/on-demand-connection.js';
+import { openDatabase } from './db/open-database.js';
+import { ResetStore } from './db/reset-store.js';
+import { TokenStore } from './db/token-store.js';
+import { StartError } from './errors.js';
+import type { Logger } from './logger.js';
+import { gaugeTotal } from './shard-worker/conservation.js';
+import { GAUGE } from './shard-worker/messages.js';
+
+/** How long a start with a journal that does not outlive the process waits for the database. */
+const MEMORY_PATIENCE_MS = 30_000;
+/** How long any other start waits for the database before it goes on without. */
+const PATIENCE_MS = 3_000;
+const RETRY_MS = 500;
+const CONNECT_TIMEOUT_MS = 2_000;
+
+/** A database that was opened, or will be. */
+export interface OpenedNodeDatabase {
+  readonly target: DatabaseTarget;
+  /** Undefined while it has not been reached. */
+  readonly databaseId: string | undefined;
+}
+
+/** What the database tells the process. */
+export interface NodeDatabaseEvents {
+  /** It answers after all and refuses us. */
+  refused(reason: string): void;
+  /** False once the start has been given up. */
+  isStarting(): boolean;
+}
+
+/** The database of a node. */
+export class NodeDatabase {
+  readonly #config: Config;
+  readonly #logger: Logger;
+  readonly #gauges: SharedArrayBuffer;
+  readonly #events: NodeDatabaseEvents;
+  #embedded: EmbeddedPostgres | undefined;
+  #counters: CounterStore | undefined;
+  #resets: ResetStore | undefined;
+  #tokens: TokenStore | undefined;
+  #shared: OnDemandConnection | undefined;
+  #closed = false;
+
+  constructor(config: Config, logger: Logger, gauges: SharedArrayBuffer, events: NodeDatabaseEvents) {
+    this.#config = config;
+    this.#logger = logger;
+    this.#gauges = gauges;
+    this.#events = events;
+  }
+
+  /** Reads of counters; undefined before the database's address is known. */
+  get counters(): CounterStore | undefined {
+    return this.#counters;
+  }
+
+  /** Removals of counters; undefined before the database's address is known. */
+  get resets(): ResetStore | undefined {
+    return this.#resets;
+  }
+
+  /** Requests with tokens that may still be taken. */
+  get tokenRoom(): number {
+    return this.#tokens?.room ?? 0;
+  }
+
+  /**
+   * Starts the embedded database or reaches the given one, and migrates. With a journal that outlives the process a
+   * database that is away is waited for in the background. Throws StartError where it refuses us.
+   */
+  async start(nodeId: string): Promise<OpenedNodeDatabase | undefined> {
+    const target = await this.#find();
+    if (!this.#events.isStarting()) return undefined;
+    const databaseId = await this.#open(target);
+    if (!this.#events.isStarting()) return undefined;
+    this.#counters = new CounterStore(target, { applicationName: 'summing-counters reads' });
+    const shared = new OnDemandConnection(target, {
+      applicationName: 'summing-counters tokens and removals',
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    });
+    this.#shared = shared;
+    this.#resets = new ResetStore(shared);
+    this.#tokens = this.#makeTokenStore(shared, nodeId);
+    await this.#tokens.start();
+    return { target, databaseId };
+  }
+
+  /** Ends the connections, then the embedded database. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#tokens?.close();
+    await this.#shared?.close();
+    await this.#counters?.close();
+    await this.#embedded?.stop();
+  }
+
+  #makeTokenStore(connection: OnDemandConnection, node: string): TokenStore {
+    const { shards, idempotencyWindowHours, idempotencyRowsMax } = this.#config;
+    return new TokenStore(connection, {
+      node,
+      windowHours: idempotencyWindowHours,
+      rowsMax: idempotencyRowsMax,
+      claimed: () => gaugeTotal(this.#gauges, shards, GAUGE.claimedTokens),
+      pending: () => gaugeTotal(this.#gauges, shards, GAUGE.pendingTokens),
+      logger: this.#logger,
+    });
+  }
+
+  async #find(): Promise<DatabaseTarget> {
+    const { databaseUrl, dataDir, shards } = this.#config;
+    if (databaseUrl !== undefined) {
+      const target = parseDatabaseUrl(databaseUrl);
+      this.#logger.info({}, `Database ${describeTarget(target)}`);
+      return target;
+    }
+    const embedded = await startEmbeddedPostgres({ dataDir, logger: this.#logger, maxConnections: 2 * shards + 2 });
+    this.#embedded = embedded;
+    embedded.onExit((reason) => {
+      this.#logger.warn({ reason }, 'The embedded PostgreSQL ended; it is being started again');
+    });
+    const { pid, version, url } = embedded;
+    this.#logger.info({ pid }, `Database: embedded PostgreSQL ${version} in ${dataDir}/postgres`);
+    return parseDatabaseUrl(url);
+  }
+
+  /** Migrates; returns the database's id, or undefined where it is away and the journal outlives the process. */
+  async #open(target: DatabaseTarget): Promise<string | undefined> {
+    const isVolatile = this.#config.journal === 'memory';
+    const until = performance.now() + (isVolatile ? MEMORY_PATIENCE_MS : PATIENCE_MS);
+    for (;;) {
+      const opened = await openDatabase(target, this.#logger);
+      if (opened.kind === 'open') return opened.databaseId;
+      if (!this.#events.isStarting()) return undefined;
+      if (performance.now() >= until) {
+        const { reason } = opened;
+        if (isVolatile) throw new StartError([`The database cannot be reached: ${reason}.`], { exitCode: 1 });
+        this.#logger.warn({ reason }, 'The database is away: increments go to the journal until it answers');
+        void this.#openLater(target);
+        return undefined;
+      }
+      await pause(RETRY_MS);
+    }
+  }
+
+  /** The shards recover once the migrations are there. */
+  async #openLater(target: DatabaseTarget): Promise<void> {
+    try {
+      while (!this.#closed) {
+        await pause(RETRY_MS);
+        if ((await openDatabase(target, this.#logger)).kind === 'open') return;
+      }
+    } catch (error) {
+      this.#events.refused(error instanceof Error ? error.message : String(error));
+    }
+  }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

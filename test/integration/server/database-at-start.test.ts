@@ -1,0 +1,194 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { connectTo, createTestDatabase, testServerUrl } from '../../support/database.js';
+import { eventually } from '../../support/eventually.js';
+import { increment, send } from '../../support/http.js';
+import { freePort, OutagePostgres } from '../../support/outage-postgres.js';
+import { assertCreated, assertProblem } from '../../support/problem.js';
+import { spawnServer, startServer, type TestServer } from '../../support/server.js';
+import { assertCleanStop, committedSums } from '../../support/suite-server.js';
+
+/** The lines on standard error that the process ended with, without its name. */
+function sentences(server: TestServer): string[] {
+  const prefix = 'summing-counters: ';
+  return server.output.split('\n').flatMap((line) => (line.startsWith(prefix) ? line.slice(prefix.length) : []));
+}
+
+async function withServer(env: Readonly<Record<string, string>>, use: (server: TestServer) => Promise<void>) {
+  const server = await spawnServer({ env: { SHARDS: '1', ...env } });
+  try {
+    await use(server);
+  } finally {
+    await server.dispose();
+  }
+}
+
+/** Starts a server that must end with 78 and one sentence. */
+function assertRefused(databaseUrl: string, sentence: RegExp): Promise<void> {
+  return withServer({ DATABASE_URL: databaseUrl }, async (server) => {
+    assert.deepEqual(await server.ended, { code: 78, signal: null }, server.output);
+    const said = sentences(server);
+    assert.equal(said.length, 1, server.output);
+    assert.match(said[0] ?? '', sentence);
+    assert.match(said[0] ?? '', /^[A-Z].*[^.]\.$/);
+    const { password } = new URL(databaseUrl);
+    assert.ok(password !== '' && !server.output.includes(password), 'the password is not printed');
+  });
+}
+
+async function withDatabase(options: string, use: (url: string) => Promise<void>): Promise<void> {
+  const database = await createTestDatabase(options);
+  try {
+    await use(database.url);
+  } finally {
+    await database.drop();
+  }
+}
+
+async function prepare(url: string, text: string): Promise<void> {
+  const connection = await connectTo(url);
+  try {
+    await connection.query({ text });
+  } finally {
+    await connection.close();
+  }
+}
+
+describe('a database that answers and refuses', { concurrency: 2 }, () => {
+  test('a wrong password ends the start with 78', async () => {
+    const url = new URL(await testServerUrl());
+    url.password = 'not-the-password';
+    await assertRefused(url.href, /password authentication failed/);
+  });
+
+  test('an unknown database name ends the start with 78', async () => {
+    const url = new URL(await testServerUrl());
+    url.pathname = '/no_such_database';
+    await assertRefused(url.href, /no_such_database/);
+  });
+
+  test('an encoding other than UTF8 ends the start with 78', () =>
+    withDatabase(`encoding 'SQL_ASCII' locale 'C' template template0`, (url) => assertRefused(url, /SQL_ASCII.*UTF8/)));
+
+  test('a foreign counters table ends the start with 78, and is left as it was', () =>
+    withDatabase('', async (url) => {
+      await prepare(url, 'create table counters (id int primary key, value text)');
+      await assertRefused(url, /counters/);
+      await prepare(url, `insert into counters (id, value) values (1, 'still there')`);
+    }));
+
+  test('a schema made by a newer server ends the start with 78', () =>
+    withDatabase('', async (url) => {
+      const server = await startServer({ env: { DATABASE_URL: url, SHARDS: '1' } });
+      await assertCleanStop(server);
+      await server.dispose();
+      await prepare(url, `insert into summing_counters_migrations (version, name) values (999, 'of the future')`);
+      await assertRefused(url, /999.*newer/);
+    }));
+
+  test('a role that may not create tables ends the start with 78', () =>
+    withDatabase('', async (url) => {
+      const role = new URL(url).pathname.slice(1);
+      await prepare(url, `create role ${role} login password 'of-no-rights'`);
+      const asRole = new URL(url);
+      asRole.username = role;
+      asRole.password = 'of-no-rights';
+      try {
+        await assertRefused(asRole.href, /permission denied/);
+      } finally {
+        await prepare(url, `drop role ${role}`);
+      }
+    }));
+});
+
+describe('a database that is away at start', { concurrency: 3 }, () => {
+  test('with the memory journal the start fails after 30 s, non-zero and with a sentence', async () => {
+    const port = await freePort();
+    for (const host of ['127.0.0.1']) {
+      const startedAt = performance.now();
+      await withServer({ DATABASE_URL: `postgres://u:secret@${host}:${port}/d`, JOURNAL: 'memory' }, async (server) => {
+        assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
+        const seconds = (performance.now() - startedAt) / 1000;
+        assert.ok(seconds > 29 && seconds < 45, `it ended after ${seconds} s`);
+        assert.match(sentences(server).join('\n'), /^The database cannot be reached: .*ECONNREFUSED.*\.$/);
+        assert.ok(!server.output.includes('secret'));
+      });
+    }
+  });
+
+  test('with the memory journal it is waited for: /healthz is 200, all else 503 starting, then ready', async () => {
+    const postgres = await OutagePostgres.prepare();
+    try {
+      await withServer({ DATABASE_URL: postgres.url, JOURNAL: 'memory' }, async (server) => {
+        await server.waitFor('"msg":"Listening on ');
+        assert.deepEqual(
+          [(await send(server.url, '/healthz')).status, (await send(server.url, '/healthz')).body],
+          [200, 'ok'],
+        );
+        for (const path of ['/readyz', '/counters/a', '/counters?key=a', '/key_sum?name=a', '/key_sum']) {
+          assertProblem(await send(server.url, path), 'starting');
+        }
+        assertProblem(await increment(server.url, { early: 1 }), 'starting');
+        assertProblem(await increment(server.url, 'not even JSON'), 'starting');
+        assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'starting');
+        await postgres.start();
+        await server.waitFor('"msg":"Ready"');
+        assert.deepEqual(
+          [(await send(server.url, '/readyz')).status, (await send(server.url, '/readyz')).body],
+          [200, '{"status":"ok"}'],
+        );
+        assertCreated(await increment(server.url, { late: 1 }));
+        await assertCleanStop(server);
+        assert.deepEqual(await committedSums(postgres.url), new Map([['late', 1n]]));
+      });
+    } finally {
+      await postgres.dispose();
+    }
+  });
+
+  test('with the file journal increments are taken, /readyz is degraded, and all is committed when it comes', async () => {
+    const postgres = await OutagePostgres.prepare();
+    try {
+      await withServer({ DATABASE_URL: postgres.url, JOURNAL: 'file', SHARDS: '2' }, async (server) => {
+        await server.waitFor('"msg":"Ready"');
+        const readiness = await send(server.url, '/readyz');
+        assert.equal(readiness.status, 200);
+        assert.equal((JSON.parse(readiness.body) as { status?: unknown }).status, 'degraded');
+        assertCreated(await increment(server.url, { before: 1, first: 2 }));
+        assertProblem(await send(server.url, '/key_sum?name=before'), 'database-unavailable');
+        assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
+        await postgres.start();
+        await eventually('ready', async () => (await send(server.url, '/readyz')).body === '{"status":"ok"}');
+        assertCreated(await increment(server.url, { before: 10 }));
+        assert.equal((await send(server.url, '/key_sum?name=before')).body, '11');
+        await assertCleanStop(server);
+        const sums = new Map([
+          ['before', 11n],
+          ['first', 2n],
+        ]);
+        assert.deepEqual(await committedSums(postgres.url), sums);
+      });
+    } finally {
+      await postgres.dispose();
+    }
+  });
+
+  test('with the file journal a stop without the database keeps what is pending for the next start', async () => {
+    const postgres = await OutagePostgres.prepare();
+    const env = { DATABASE_URL: postgres.url, JOURNAL: 'file', SHARDS: '1' };
+    const first = await startServer({ env });
+    try {
+      assertCreated(await increment(first.url, { kept: 3 }));
+      assert.deepEqual(await first.stop(), { code: 0, signal: null }, first.output);
+      assert.match(first.output, /1 acknowledged increments stay in the journal for the next start/);
+      await postgres.start();
+      const second = await startServer({ env, dataDir: first.dataDir });
+      assert.equal((await send(second.url, '/key_sum?name=kept')).body, '3');
+      await assertCleanStop(second);
+      assert.deepEqual(await committedSums(postgres.url), new Map([['kept', 3n]]));
+    } finally {
+      await first.dispose();
+      await postgres.dispose();
+    }
+  });
+});

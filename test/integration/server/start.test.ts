@@ -1,0 +1,152 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { describe, test } from 'node:test';
+import { settings } from '#product/settings.js';
+import { createTestDatabase } from '../../support/database.js';
+import { increment, send } from '../../support/http.js';
+import { assertCreated } from '../../support/problem.js';
+import { spawnServer, startServer, type TestServer } from '../../support/server.js';
+import { assertCleanStop } from '../../support/suite-server.js';
+
+const MAIN = new URL('../../../../dist/main.js', import.meta.url).pathname;
+const UWS = new URL('../../../../dist/http/uws.js', import.meta.url).href;
+
+async function withServer(
+  env: Readonly<Record<string, string>>,
+  use: (server: TestServer) => Promise<void>,
+  dataDir?: string,
+) {
+  const server = await spawnServer({ env, ...(dataDir === undefined ? {} : { dataDir }) });
+  try {
+    await use(server);
+  } finally {
+    await server.dispose();
+  }
+}
+
+/** Runs Node to its end. */
+async function run(args: readonly string[]): Promise<{ code: number | null; out: string }> {
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  let out = '';
+  child.stdout.on('data', (chunk: Buffer) => (out += chunk.toString()));
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
+  return { code, out };
+}
+
+describe('the start', { concurrency: 2 }, () => {
+  test('--help and -h print every setting and end with 0', async () => {
+    for (const option of ['--help', '-h']) {
+      const { code, out } = await run([MAIN, option]);
+      assert.equal(code, 0);
+      for (const { variable } of Object.values(settings)) assert.match(out, new RegExp(`^${variable} `, 'm'));
+    }
+  });
+
+  test('invalid values are all listed, then it ends with 78', () =>
+    withServer(
+      {
+        PORT: '70000',
+        SHARDS: '0',
+        JOURNAL: 'paper',
+        MAX_BODY_BYTES: '17 MiB',
+        MAX_KEY_BYTES: '2049',
+        DATABASE_URL: 'mysql://user:hidden-password@host/db',
+        LOG_LEVEL: 'loud',
+        FLUSH_INTERVAL_MS: '1.5',
+      },
+      async (server) => {
+        assert.deepEqual(await server.ended, { code: 78, signal: null });
+        const names = [
+          'PORT',
+          'SHARDS',
+          'JOURNAL',
+          'MAX_BODY_BYTES',
+          'MAX_KEY_BYTES',
+          'DATABASE_URL',
+          'LOG_LEVEL',
+          'FLUSH_INTERVAL_MS',
+        ];
+        const lines = server.output.trim().split('\n');
+        assert.equal(lines.length, names.length, server.output);
+        for (const name of names) {
+          assert.ok(
+            lines.some((line) => line.startsWith(`summing-counters: ${name} `)),
+            `${name} in ${server.output}`,
+          );
+        }
+        assert.ok(!server.output.includes('hidden-password'));
+      },
+    ));
+
+  test('a port that another server has ends the start non-zero with a sentence, and the other goes on', async () => {
+    const database = await createTestDatabase();
+    const first = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' } });
+    try {
+      const { port } = new URL(first.url);
+      await withServer({ PORT: port, DATABASE_URL: database.url }, async (second) => {
+        assert.deepEqual(await second.ended, { code: 1, signal: null }, second.output);
+        assert.match(second.output, new RegExp(`^summing-counters: Port ${port} .*in use`, 'm'));
+      });
+      assertCreated(await increment(first.url, { unharmed: 1 }));
+      await assertCleanStop(first);
+    } finally {
+      await first.dispose();
+      await database.drop();
+    }
+  });
+
+  test('a port that a uWebSockets.js process of the same user shares with all comers is not shared', async () => {
+    const script = `
+      import { loadUws } from ${JSON.stringify(UWS)};
+      const { uws } = loadUws();
+      uws.App().listen('127.0.0.1', 0, 0, (socket) => console.log(uws.us_socket_local_port(socket)));`;
+    const sharer = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    try {
+      const port = await new Promise<string>((resolve) =>
+        sharer.stdout.once('data', (data: Buffer) => resolve(data.toString().trim())),
+      );
+      assert.match(port, /^\d+$/);
+      await withServer({ PORT: port }, async (server) => {
+        assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
+        assert.match(server.output, new RegExp(`^summing-counters: Port ${port} .*in use`, 'm'));
+      });
+    } finally {
+      sharer.kill('SIGKILL');
+    }
+  });
+
+  test('a second process on the same data directory refuses to start, and the first goes on', async () => {
+    const database = await createTestDatabase();
+    const first = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' } });
+    try {
+      const second = await spawnServer({ env: { DATABASE_URL: database.url }, dataDir: first.dataDir });
+      assert.deepEqual(await second.ended, { code: 78, signal: null }, second.output);
+      assert.match(second.output, /^summing-counters: Another process is using the data directory /m);
+      assertCreated(await increment(first.url, { unharmed: 1 }));
+      await assertCleanStop(first);
+      // The lock went with its process.
+      const third = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' }, dataDir: first.dataDir });
+      assert.equal((await send(third.url, '/key_sum?name=unharmed')).body, '1');
+      await assertCleanStop(third);
+    } finally {
+      await first.dispose();
+      await database.drop();
+    }
+  });
+
+  test('without DATABASE_URL a database of its own keeps what was counted from one start to the next', async () => {
+    const first = await startServer({ env: { SHARDS: '1' } });
+    try {
+      assert.equal((await send(first.url, '/readyz')).body, '{"status":"ok"}');
+      assertCreated(await increment(first.url, { home: 7 }));
+      await assertCleanStop(first);
+      const second = await startServer({ env: { SHARDS: '2' }, dataDir: first.dataDir });
+      assert.equal((await send(second.url, '/key_sum?name=home')).body, '7');
+      await assertCleanStop(second);
+    } finally {
+      await first.dispose();
+    }
+  });
+});
