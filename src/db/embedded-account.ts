@@ -1,16 +1,18 @@
 /**
  * Under which account the embedded PostgreSQL runs, and how it learns that we died. Main thread.
  *
- * PostgreSQL refuses to run as root. As an ordinary user it runs as that user. As root it runs as the `postgres` user
- * where there is one that can reach the programs and the data directory; else in a user namespace, where it sees itself
- * as nobody while the kernel still lets it reach root's files (a home directory of mode 0700, say); else, where
- * namespaces are forbidden (containers), as nobody.
+ * PostgreSQL refuses to run as root. As an ordinary user it runs as that user, in a user namespace where the system has
+ * no name for that user's number (initdb wants one). As root it runs as the `postgres` user where there is one that can
+ * reach the programs and the data directory; else in a user namespace, where it sees itself as nobody while the kernel
+ * still lets it reach root's files (a home directory of mode 0700, say); else, where namespaces are forbidden
+ * (containers), as nobody.
  *
  * `setpriv --pdeathsig INT` of util-linux makes the kernel send SIGINT, PostgreSQL's fast and clean shutdown, when the
  * thread that spawned it is gone, kill -9 included. It must be the main thread: any other may end before the process.
  */
 import { execFile } from 'node:child_process';
 import { chown, lchown, readdir, stat } from 'node:fs/promises';
+import { userInfo } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { StartError } from '../errors.js';
@@ -33,22 +35,21 @@ export interface PostgresAccount {
 /** Chooses the account. `program` and `dir` must be reachable for it. Throws StartError where none can be had. */
 export async function choosePostgresAccount(program: string, dir: string): Promise<PostgresAccount> {
   const bound = await boundToUs();
+  const namespace = ['unshare', '--user', `--map-user=${NOBODY}`, `--map-group=${NOBODY}`, '--'];
+  // Inside the namespace, because entering it may reset the signal.
+  const inNamespace = { ids: undefined, prefix: namespace, prefixBoundToUs: [...namespace, ...bound] };
   if (process.getuid?.() !== 0) {
+    if (!hasName() && (await succeeds([...namespace, 'test', '-x', program]))) {
+      return { description: 'this user, as nobody in a user namespace', ...inNamespace };
+    }
     return { description: 'this user', ids: undefined, prefix: [], prefixBoundToUs: bound };
   }
   const user = await postgresUser();
   if (user !== undefined && (await canReach(user, program, dir))) {
     return { description: 'user postgres', ids: user, prefix: [], prefixBoundToUs: bound };
   }
-  const namespace = ['unshare', '--user', `--map-user=${NOBODY}`, `--map-group=${NOBODY}`, '--'];
   if (await succeeds([...namespace, 'test', '-x', program])) {
-    return {
-      description: 'root in a user namespace',
-      ids: undefined,
-      prefix: namespace,
-      // Inside the namespace, because entering it may reset the signal.
-      prefixBoundToUs: [...namespace, ...bound],
-    };
+    return { description: 'root, as nobody in a user namespace', ...inNamespace };
   }
   const nobody = { uid: NOBODY, gid: NOBODY };
   if (await canReach(nobody, program, dir)) {
@@ -71,6 +72,15 @@ export async function giveTo(account: PostgresAccount, target: string): Promise<
   }
   // Last, so that an interrupted walk is done again.
   await chown(target, uid, gid);
+}
+
+/** Whether the system knows our user: initdb refuses a number without a name, as containers are often given. */
+function hasName(): boolean {
+  try {
+    return userInfo().username !== '';
+  } catch {
+    return false;
+  }
 }
 
 async function boundToUs(): Promise<readonly string[]> {

@@ -14,7 +14,6 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, realpath } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { StartError } from '../errors.js';
@@ -22,6 +21,7 @@ import { choosePostgresAccount, type PostgresAccount } from './embedded-account.
 import { embeddedPackageDir, prepareBinaries, type PostgresBinaries } from './embedded-binaries.js';
 import { openCluster, type PostgresCluster } from './postgres-cluster.js';
 import { PostgresLog } from './postgres-log.js';
+import { describeFailure, endProcess, freePort, isStillInUse } from './postgres-process.js';
 import { stopOrphan } from './postgres-pid-file.js';
 import { serverArguments } from './postgres-settings.js';
 
@@ -61,8 +61,6 @@ const FIRST_START_PATIENCE_MS = 30_000;
 const PORT_ATTEMPTS = 5;
 const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 2_000;
-const FAST_SHUTDOWN_MS = 20_000;
-const IMMEDIATE_SHUTDOWN_MS = 10_000;
 const DATABASE = 'postgres';
 const ROLE = 'postgres';
 
@@ -106,6 +104,8 @@ class EmbeddedServer implements EmbeddedPostgres {
   readonly #exitCallbacks: ((reason: string) => void)[] = [];
   readonly #stop = new AbortController();
   #state: State = { kind: 'starting' };
+  /** A process that does not accept connections yet. */
+  #launching: ChildProcess | undefined;
   #port = 0;
   #pid = 0;
   #version = '';
@@ -153,7 +153,7 @@ class EmbeddedServer implements EmbeddedPostgres {
       } catch (error) {
         const said = this.#log.lastLines.join('\n');
         const portTaken = said.includes('could not bind') && ++portAttempts < PORT_ATTEMPTS;
-        if (!portTaken && !(stillInUse(said) && performance.now() < deadline)) {
+        if (!portTaken && !(isStillInUse(said) && performance.now() < deadline)) {
           this.#log.close();
           throw new StartError([`The embedded PostgreSQL does not start: ${describeFailure(error, said)}`], {
             cause: error,
@@ -175,8 +175,11 @@ class EmbeddedServer implements EmbeddedPostgres {
   }
 
   async #shutDown(before: State): Promise<void> {
-    // The loop ends at its next step, or has just got a server going, which is then ours to end.
-    if (before.kind === 'restarting') await before.settled;
+    if (before.kind === 'restarting') {
+      // One that is still recovering after a crash need not finish first.
+      if (this.#launching !== undefined) await endProcess(this.#launching, this.#logger);
+      await before.settled;
+    }
     if (before.kind === 'running') await endProcess(before.child, this.#logger);
     this.#log.close();
   }
@@ -198,15 +201,17 @@ class EmbeddedServer implements EmbeddedPostgres {
       detached: true,
       ...ids,
     });
+    this.#launching = child;
     await new Promise<void>((resolve, reject) => {
-      child.once('error', reject);
-      child.once('exit', (code, signal) => reject(new Error(`it ended with ${signal ?? `code ${code}`}`)));
+      child.on('error', reject);
+      // Not at its exit, which may be heard before the last that it said.
+      child.once('close', (code, signal) => reject(new Error(`it ended with ${signal ?? `code ${code}`}`)));
       this.#log.take(child.stderr, (line) => {
         const version = /starting PostgreSQL (\d+(\.\d+)?)/.exec(line)?.[1];
         if (version !== undefined) this.#version = version;
         if (line.includes('database system is ready to accept connections')) resolve();
       });
-    });
+    }).finally(() => (this.#launching = undefined));
     this.#pid = child.pid ?? 0;
     if (this.#stop.signal.aborted) {
       await endProcess(child, this.#logger);
@@ -223,14 +228,14 @@ class EmbeddedServer implements EmbeddedPostgres {
     for (const callback of this.#exitCallbacks) callback(reason);
   }
 
-  /**
-   * Starts again until it works or `stop` is called; never rejects. Where the old server was killed, its children may
-   * hold the shared memory for a moment, and PostgreSQL refuses for as long.
-   */
   #isStopping(): boolean {
     return this.#stop.signal.aborted;
   }
 
+  /**
+   * Starts again until it works or `stop` is called; never rejects. Where the old server was killed, its children may
+   * hold the shared memory for a moment, and PostgreSQL refuses for as long.
+   */
   async #restart(): Promise<void> {
     for (
       let backoffMs = BACKOFF_MIN_MS;
@@ -251,45 +256,4 @@ class EmbeddedServer implements EmbeddedPostgres {
       }
     }
   }
-}
-
-/** Fast shutdown, then immediate, then the kernel's. */
-async function endProcess(child: ChildProcess, logger: DatabaseLogger): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
-  const immediate = setTimeout(() => {
-    logger.warn({ pid: child.pid }, 'embedded PostgreSQL does not stop; asking for an immediate shutdown');
-    child.kill('SIGQUIT');
-  }, FAST_SHUTDOWN_MS);
-  const kill = setTimeout(() => child.kill('SIGKILL'), FAST_SHUTDOWN_MS + IMMEDIATE_SHUTDOWN_MS);
-  child.kill('SIGINT');
-  await exited;
-  clearTimeout(immediate);
-  clearTimeout(kill);
-}
-
-/** What passes by itself: a predecessor that has not quite ended. */
-function stillInUse(said: string): boolean {
-  return said.includes('lock file "postmaster.pid" already exists') || said.includes('is still in use');
-}
-
-function describeFailure(error: unknown, said: string): string {
-  const lines = said.split('\n').filter((line) => /FATAL|PANIC|ERROR|could not|error while loading/.test(line));
-  const how = error instanceof Error ? error.message : String(error);
-  return lines.length === 0 ? `${how}.` : `${how}. It said: ${lines.slice(-3).join(' ')}`;
-}
-
-/** A port nobody listens on at this moment; somebody may at the next. */
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => {
-        if (address === null || typeof address === 'string') reject(new Error('a TCP server has a port'));
-        else resolve(address.port);
-      });
-    });
-  });
 }

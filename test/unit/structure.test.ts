@@ -75,10 +75,10 @@ const owners: Readonly<Record<string, readonly string[]>> = {
 };
 
 /**
- * The files that touch the environment: main hands it to the configuration, one library takes a bound from there, and
+ * The files that touch the environment: main and the migration command hand it to the configuration, one library takes a bound from there, and
  * the embedded database's processes inherit it.
  */
-const environmentFiles = ['main', 'http/uws', 'db/embedded', 'db/postgres-cluster'];
+const environmentFiles = ['main', 'http/uws', 'db/embedded', 'db/migrate-command', 'db/postgres-cluster'];
 
 const sourceRoot = join(import.meta.dirname, '../../../src');
 const linesMax = 300;

@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import path from 'node:path';
 import { test } from 'node:test';
 import type { DatabaseConnection } from '#product/db/connection.js';
 import { migrate } from '#product/db/migrate.js';
@@ -112,4 +115,174 @@ test('the table of the original application is adopted with its rows, and its up
     });
     assert.equal(foreign?.there, true);
   });
+});
+
+const ADOPTABLE: Readonly<Record<string, string>> = {
+  'bigint sums and a longer key': 'create table counters (key varchar(255) primary key, sum bigint default 0)',
+  'numeric sums with a scale': 'create table counters (key text primary key, sum numeric(20, 2) not null)',
+  'more columns that fill themselves':
+    'create table counters (id serial, key text primary key, sum int2, note text, inserted_at timestamp not null default now())',
+  'a time without a zone, as Ecto has it':
+    'create table counters (key varchar(120) primary key, sum integer, updated_at timestamp(0) not null)',
+  'a sum that has to have a value': `create table counters (key varchar(120) primary key, sum integer not null default '7')`,
+};
+
+for (const [what, sql] of Object.entries(ADOPTABLE)) {
+  test(`a table with ${what} is adopted`, async () => {
+    await withDatabase(async (connection) => {
+      await connection.query({ text: sql });
+      const names = sql.includes('updated_at') ? 'key, sum, updated_at' : 'key, sum';
+      const values = sql.includes('updated_at') ? `'a', 5, '2026-01-02 03:04:05'` : `'a', 5`;
+      await connection.query({ text: `insert into counters (${names}) values (${values})` });
+      await migrate(connection);
+      const columns = await columnsOfCounters(connection);
+      for (const column of COLUMNS) assert.ok(columns.includes(column), columns.join('; '));
+      const [row] = await connection.query<{ sum: string; at: string }>({
+        text: `select sum::text, to_char(updated_at at time zone 'UTC', 'YYYY-MM-DD') as at from counters`,
+      });
+      assert.equal(Number(row?.sum), 5);
+      if (sql.includes('updated_at')) assert.equal(row?.at, '2026-01-02');
+      assert.deepEqual((await migrate(connection)).applied, []);
+    });
+  });
+}
+
+const REFUSED: Readonly<Record<string, readonly [string, RegExp]>> = {
+  'a view': ['create view counters as select 1 as key, 2 as sum', /not an ordinary table/],
+  'a partitioned table': [
+    'create table counters (key text primary key, sum int) partition by hash (key)',
+    /not an ordinary table/,
+  ],
+  'no sums': ['create table counters (key text primary key, value int)', /no columns "key" and "sum"/],
+  'numbers as keys': ['create table counters (key int primary key, sum int)', /"key" is of type int4/],
+  'padded keys': ['create table counters (key char(20) primary key, sum int)', /"key" is of type bpchar/],
+  'approximate sums': ['create table counters (key text primary key, sum float8)', /"sum" is of type float8/],
+  'no primary key': ['create table counters (key text unique, sum int)', /primary key is not \(key\)/],
+  'a longer primary key': [
+    'create table counters (key text, day date, sum int, primary key (key, day))',
+    /primary key is not \(key\)/,
+  ],
+  'a primary key that is checked late': [
+    'create table counters (key text primary key deferrable, sum int)',
+    /primary key is not \(key\)/,
+  ],
+  'a column that nobody fills': [
+    'create table counters (key text primary key, sum int, owner text not null)',
+    /"owner" must be filled/,
+  ],
+  fractions: [
+    'create table counters (key text primary key, sum numeric); insert into counters values (1, 1.5)',
+    /sums that are not integers/,
+  ],
+  'what is not a number': [
+    `create table counters (key text primary key, sum numeric); insert into counters values ('k', 'NaN')`,
+    /sums that are not integers/,
+  ],
+  'a view on its sums': [
+    'create table counters (key varchar(120) primary key, sum int); create view top as select sum from counters',
+    /cannot be migrated: cannot alter type of a column used by a view/,
+  ],
+};
+
+for (const [what, [sql, sentence]] of Object.entries(REFUSED)) {
+  test(`a table with or as ${what} is refused with a sentence, and left as it was`, async () => {
+    await withDatabase(async (connection) => {
+      await connection.query({ text: sql });
+      const before = await columnsOfCounters(connection);
+      await assert.rejects(migrate(connection), startErrorSaying(sentence));
+      assert.deepEqual(await columnsOfCounters(connection), before);
+      const [row] = await connection.query<{ there: boolean }>({
+        text: `select to_regclass('summing_counters_migrations') is not null as there`,
+      });
+      assert.equal(row?.there, false);
+    });
+  });
+}
+
+test('an index on the sums is left alone, with a warning', async () => {
+  await withDatabase(async (connection) => {
+    await connection.query({
+      text: 'create table counters (key varchar(120) primary key, sum integer); create index top on counters (sum)',
+    });
+    const { warnings } = await migrate(connection);
+    assert.equal(warnings.length, 1);
+    assert.match(warnings[0] ?? '', /index on counters contains "sum"/);
+  });
+});
+
+test('a role that may not create tables is refused, unless the database is migrated already', async () => {
+  await withDatabase(async (connection, url) => {
+    const role = `plain_${randomBytes(6).toString('hex')}`;
+    await connection.query({
+      text: `revoke create on schema public from public; create role ${role} login password 'plain'`,
+    });
+    const plainUrl = new URL(url);
+    plainUrl.username = role;
+    plainUrl.password = 'plain';
+    const plain = await connectTo(plainUrl.href);
+    try {
+      await assert.rejects(migrate(plain), startErrorSaying(/permission denied for schema public/));
+      const { databaseId } = await migrate(connection);
+      await connection.query({ text: `grant select on summing_counters_migrations to ${role}` });
+      assert.deepEqual(await migrate(plain), { databaseId, applied: [], warnings: [] });
+    } finally {
+      await plain.close();
+      await connection.query({ text: `drop owned by ${role}; drop role ${role}` });
+    }
+  });
+});
+
+test('a migration waits for whoever uses the table, and is then done whole', async () => {
+  await withDatabase(async (connection, url) => {
+    await connection.query({ text: `create table counters (key varchar(120) primary key, sum integer)` });
+    const writer = await connectTo(url, 'writer');
+    const observer = await connectTo(url, 'observer');
+    try {
+      await writer.query({ text: `begin; insert into counters values ('a', 1)` });
+      const migrated = migrate(connection);
+      for (let waiting = false; !waiting;) {
+        const rows = await observer.query({
+          text: `select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+        });
+        waiting = rows.length > 0;
+      }
+      await writer.query({ text: 'commit' });
+      await migrated;
+      assert.deepEqual(await connection.query({ text: 'select key, sum::int from counters' }), [{ key: 'a', sum: 1 }]);
+    } finally {
+      await writer.close();
+      await observer.close();
+    }
+  });
+});
+
+function runMigrateCommand(environment: Record<string, string>): {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+} {
+  const program = path.join(import.meta.dirname, '../../../../dist/db/migrate-command.js');
+  return spawnSync(process.execPath, [program], {
+    encoding: 'utf8',
+    env: { PATH: process.env['PATH'], ...environment },
+  });
+}
+
+test('the migrate command migrates, says so, and never prints the password', async () => {
+  await withDatabase(async (connection, url) => {
+    const { status, stdout, stderr } = runMigrateCommand({ DATABASE_URL: url });
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /Migrated the database\n.*has the schema of this version; its id is [0-9a-f-]{36}/);
+    assert.ok(!(stdout + stderr).includes(`:${new URL(url).password}@`));
+    assert.deepEqual(await columnsOfCounters(connection), COLUMNS);
+  });
+});
+
+test('the migrate command ends with 78 where it is refused and with 75 where nobody answers', async () => {
+  await withDatabase(async (connection, url) => {
+    await connection.query({ text: 'create view counters as select 1 as key' });
+    assert.equal(runMigrateCommand({ DATABASE_URL: url }).status, 78);
+  });
+  assert.equal(runMigrateCommand({ DATABASE_URL: 'postgres://u@127.0.0.1:1/d' }).status, 75);
+  assert.equal(runMigrateCommand({}).status, 78);
 });

@@ -1,0 +1,41 @@
+/**
+ * `npm run migrate`: brings the database of DATABASE_URL to the schema of this version, and nothing else, for
+ * deployments whose server may not alter tables. Exit code 0, 78 where an operator must change something, 75 (EX_TEMPFAIL
+ * of sysexits.h) where the database cannot be reached.
+ */
+import { readConfig } from '../config.js';
+import { StartError } from '../errors.js';
+import { describeTarget, parseDatabaseUrl } from './connection.js';
+import type { DatabaseLogger } from './embedded.js';
+import { openDatabase } from './open-database.js';
+
+const EXIT_TEMPORARY = 75;
+
+const logger: DatabaseLogger = {
+  info: (_, message) => process.stdout.write(`${message}\n`),
+  warn: (_, message) => process.stderr.write(`warning: ${message}\n`),
+  error: (_, message) => process.stderr.write(`error: ${message}\n`),
+};
+
+async function run(): Promise<number> {
+  const { databaseUrl } = readConfig(process.env);
+  if (databaseUrl === undefined) {
+    throw new StartError(['DATABASE_URL is not set; the embedded PostgreSQL is migrated when the server starts.']);
+  }
+  const target = parseDatabaseUrl(databaseUrl);
+  const opened = await openDatabase(target, logger);
+  if (opened.kind === 'away') {
+    process.stderr.write(`The database ${describeTarget(target)} cannot be reached: ${opened.reason}.\n`);
+    return EXIT_TEMPORARY;
+  }
+  process.stdout.write(`${describeTarget(target)} has the schema of this version; its id is ${opened.databaseId}.\n`);
+  return 0;
+}
+
+try {
+  process.exitCode = await run();
+} catch (error) {
+  const problems = error instanceof StartError ? error.problems : [String(error)];
+  for (const problem of problems) process.stderr.write(`summing-counters: ${problem}\n`);
+  process.exitCode = error instanceof StartError ? error.exitCode : 1;
+}

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { classifyDatabaseError } from '#product/db/database-errors.js';
+import { connectTo, createTestDatabase } from '../../support/database.js';
+
+async function withDatabase(body: (url: string) => Promise<void>): Promise<void> {
+  const database = await createTestDatabase();
+  try {
+    await body(database.url);
+  } finally {
+    await database.drop();
+  }
+}
+
+async function settingsOf(url: string): Promise<Record<string, string>> {
+  const connection = await connectTo(url, 'settings');
+  try {
+    const rows = await connection.query<{ name: string; value: string }>({
+      text: `select name, current_setting(name) as value from pg_settings where name in ('synchronous_commit',
+               'default_transaction_isolation', 'lock_timeout', 'statement_timeout', 'application_name',
+               'idle_in_transaction_session_timeout', 'transaction_timeout', 'tcp_keepalives_idle')`,
+    });
+    const settings = Object.fromEntries(rows.map(({ name, value }) => [name, value]));
+    assert.equal(settings['transaction_timeout'] ?? '1min', '1min', 'servers before 17 have none');
+    delete settings['transaction_timeout'];
+    return settings;
+  } finally {
+    await connection.close();
+  }
+}
+
+const SETTINGS = {
+  application_name: 'settings',
+  default_transaction_isolation: 'read committed',
+  idle_in_transaction_session_timeout: '10s',
+  lock_timeout: '5s',
+  statement_timeout: '30s',
+  synchronous_commit: 'on',
+  tcp_keepalives_idle: '10',
+};
+
+test('a session has our limits and durability, whatever the database was set to; a stronger durability stays', async () => {
+  await withDatabase(async (url) => {
+    assert.deepEqual(await settingsOf(url), SETTINGS);
+    const administrator = await connectTo(url);
+    const name = new URL(url).pathname.slice(1);
+    const change = (to: string): Promise<unknown> => administrator.query({ text: `alter database ${name} set ${to}` });
+    await change(`default_transaction_isolation = 'serializable'`);
+    await change('statement_timeout = 0');
+    for (const weaker of ['off', 'local', 'remote_write']) {
+      await change(`synchronous_commit = ${weaker}`);
+      assert.deepEqual(await settingsOf(url), SETTINGS);
+    }
+    await change('synchronous_commit = remote_apply');
+    assert.deepEqual(await settingsOf(url), { ...SETTINGS, synchronous_commit: 'remote_apply' });
+    await administrator.close();
+  });
+});
+
+test('an idle session that the server ends is told once, and ends nothing else', async () => {
+  await withDatabase(async (url) => {
+    const idle = await connectTo(url, 'idle');
+    const other = await connectTo(url, 'other');
+    let told = 0;
+    const lost = new Promise<void>((resolve) => {
+      idle.onLost(() => {
+        told += 1;
+        resolve();
+      });
+    });
+    await other.query({
+      text: `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'idle'`,
+    });
+    await lost;
+    assert.equal(idle.lost, true);
+    await assert.rejects(idle.query({ text: 'select 1' }), (error) => classifyDatabaseError(error) === 'retry');
+    await idle.close();
+    assert.deepEqual(await other.query({ text: 'select 1 as n' }), [{ n: 1 }]);
+    await other.close();
+    assert.equal(told, 1);
+  });
+});
+
+test('a statement that outlasts our patience ends its session, so that its reply is never taken for another one', async () => {
+  await withDatabase(async (url) => {
+    const connection = await connectTo(url);
+    const slow = connection.query({ text: 'select pg_sleep(20)', timeoutMs: 100 });
+    await assert.rejects(slow, (error) => classifyDatabaseError(error) === 'retry');
+    assert.equal(connection.lost, true);
+    await connection.close();
+  });
+});
+
+test('an unknown database and a wrong role are refused', async () => {
+  await withDatabase(async (url) => {
+    const elsewhere = new URL(url);
+    elsewhere.pathname = '/no-such-database';
+    await assert.rejects(connectTo(elsewhere.href), (error) => classifyDatabaseError(error) === 'refused');
+    const stranger = new URL(url);
+    stranger.username = 'no-such-role';
+    await assert.rejects(connectTo(stranger.href), (error) => classifyDatabaseError(error) === 'refused');
+  });
+});
+
+test('a host name that does not exist is unreachable', async () => {
+  const url = 'postgres://u:p@no-such-host.invalid/d';
+  await assert.rejects(connectTo(url), (error) => classifyDatabaseError(error) === 'unreachable');
+});
