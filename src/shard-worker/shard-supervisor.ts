@@ -12,7 +12,7 @@
  *
  * Longer than most: a shard's life and the calls that wait for it end together.
  */
-import { MessageChannel, type MessagePort } from 'node:worker_threads';
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { CounterError } from '../errors.js';
@@ -228,8 +228,7 @@ export class ShardSupervisor {
 
   #ended(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
-    shard.control?.close();
-    shard.control = undefined;
+    this.#takeLastWords(index);
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
     for (const waiting of shard.waiting.values()) {
       waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
@@ -252,6 +251,20 @@ export class ShardSupervisor {
       }, RESTART_DELAY_MS).unref();
     }
     this.#changed();
+  }
+
+  /** The end of a thread can overtake what it said last: its answer to a drain, or why no other thread would do better. */
+  #takeLastWords(index: number): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    const control = shard.control;
+    if (control === undefined) return;
+    for (;;) {
+      const received = receiveMessageOnPort(control) as { message: ControlMessage } | undefined;
+      if (received === undefined) break;
+      this.#receive(index, received.message, () => undefined);
+    }
+    control.close();
+    shard.control = undefined;
   }
 
   /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */
