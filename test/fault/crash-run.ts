@@ -8,9 +8,9 @@
  * database:       kill -9 ─ (starts again) ─ kill -9 ──────┘
  * ```
  */
-import { createServer, type AddressInfo } from 'node:net';
 import { rm } from 'node:fs/promises';
 import { startEmbeddedPostgres } from '#product/db/embedded.js';
+import { freePort } from '../support/counted-node.js';
 import { readCountedSums, type CountedSums } from '../support/counted-sums.js';
 import { createDatabaseOn, silentLogger } from '../support/database-connection.js';
 import { embeddedPostmaster, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
@@ -294,19 +294,6 @@ class CrashRun {
 async function makeNode(): Promise<Node> {
   const port = await freePort();
   return { port, url: `http://127.0.0.1:${port}`, dataDir: await temporaryDirectory(), server: undefined };
-}
-
-/** A port that is free at this moment: the server gets the same one in every life. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const holder = createServer();
-    holder.once('error', reject);
-    holder.listen(0, '127.0.0.1', () => {
-      // A listening TCP server has an address with a port.
-      const { port } = holder.address() as AddressInfo;
-      holder.close(() => resolve(port));
-    });
-  });
 }
 
 function tail(text: string): string {
