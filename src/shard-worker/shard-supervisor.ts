@@ -228,9 +228,7 @@ export class ShardSupervisor {
 
   #ended(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
-    this.#receiveRest(index, shard.control);
-    shard.control?.close();
-    shard.control = undefined;
+    this.#takeLastWords(index);
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
     for (const waiting of shard.waiting.values()) {
       waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
@@ -255,14 +253,18 @@ export class ShardSupervisor {
     this.#changed();
   }
 
-  /** The end of a thread can be known before its last words have been delivered, and they still count. */
-  #receiveRest(index: number, control: MessagePort | undefined): void {
+  /** The end of a thread can overtake what it said last: its answer to a drain, or why no other thread would do better. */
+  #takeLastWords(index: number): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    const control = shard.control;
     if (control === undefined) return;
     for (;;) {
       const received = receiveMessageOnPort(control) as { message: ControlMessage } | undefined;
-      if (received === undefined) return;
+      if (received === undefined) break;
       this.#receive(index, received.message, () => undefined);
     }
+    control.close();
+    shard.control = undefined;
   }
 
   /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */

@@ -5,16 +5,14 @@
  * if the process is killed, the kernel stops it. With TEST_DATABASE_URL that server is used instead, to run the same
  * tests on another version; the role must be allowed to create databases.
  */
-import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after } from 'node:test';
-import { connect, parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
-import { startEmbeddedPostgres, type DatabaseLogger, type EmbeddedPostgres } from '#product/db/embedded.js';
+import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded.js';
+import { asAdministrator, createDatabaseOn, silentLogger } from './database-connection.js';
 
-/** A logger for tests whose subject is not the log. */
-export const silentLogger: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };
+export { connectTo, silentLogger } from './database-connection.js';
 
 /** A database that one test owns. */
 export interface TestDatabase {
@@ -58,29 +56,13 @@ export async function testServerUrl(): Promise<string> {
 /** Makes an empty database. `options` is appended to CREATE DATABASE. */
 export async function createTestDatabase(options = ''): Promise<TestDatabase> {
   const serverUrl = await testServerUrl();
-  const name = `test_${randomBytes(8).toString('hex')}`;
-  await asAdministrator(serverUrl, `create database ${name} ${options}`);
-  const url = new URL(serverUrl);
-  url.pathname = `/${name}`;
+  const url = await createDatabaseOn(serverUrl, options);
+  const name = new URL(url).pathname.slice(1);
   return {
-    url: url.href,
+    url,
     async drop() {
       // It went with its server.
       if (!stopped) await asAdministrator(serverUrl, `drop database if exists ${name} with (force)`);
     },
   };
-}
-
-/** A connection as the product makes it. */
-export function connectTo(url: string, applicationName = 'test'): Promise<DatabaseConnection> {
-  return connect(parseDatabaseUrl(url), { applicationName });
-}
-
-async function asAdministrator(url: string, text: string): Promise<void> {
-  const connection = await connectTo(url, 'test-administrator');
-  try {
-    await connection.query({ text });
-  } finally {
-    await connection.close();
-  }
 }

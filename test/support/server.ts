@@ -18,6 +18,8 @@ export interface ServerOptions {
   readonly until?: string;
   /** Most ms until then. */
   readonly startMs?: number;
+  /** The program, where it is not the one that ships. */
+  readonly main?: string;
 }
 
 /** How a process ended. */
@@ -75,7 +77,7 @@ export class TestServer {
     const timeout = AbortSignal.timeout(ms);
     while (!this.output.includes(text)) {
       if (timeout.aborted) throw new Error(`no "${text}" within ${ms} ms:\n${this.output}`);
-      if (this.child.exitCode !== null || this.child.signalCode !== null) {
+      if (!this.isRunning) {
         throw new Error(`the server ended before "${text}":\n${this.output}`);
       }
       await new Promise<void>((resolve) => {
@@ -87,6 +89,10 @@ export class TestServer {
         });
       });
     }
+  }
+
+  get isRunning(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null;
   }
 
   /** Sends a signal to the server itself. */
@@ -102,7 +108,7 @@ export class TestServer {
 
   /** Ends the process whatever it does, and removes its data directory. */
   async dispose(): Promise<void> {
-    if (this.child.exitCode === null && this.child.signalCode === null) this.kill('SIGKILL');
+    if (this.isRunning) this.kill('SIGKILL');
     await this.ended;
     await rm(this.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   }
@@ -135,6 +141,6 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
 export async function spawnServer(options: ServerOptions = {}): Promise<TestServer> {
   const dataDir = options.dataDir ?? (await temporaryDirectory());
   const env = { ...process.env, PORT: '0', DATA_DIR: dataDir, ...options.env };
-  const child = spawn(process.execPath, [MAIN], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [options.main ?? MAIN], { env, stdio: ['ignore', 'pipe', 'pipe'] });
   return new TestServer(child, dataDir);
 }

@@ -1,0 +1,94 @@
+/**
+ * The crash test finds what it is there to find: each of these builds has one mistake that a reader could overlook.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { breakBuild, type Mistake } from '../support/broken-build.js';
+import { seededRandom } from '../support/random.js';
+import { runCrashes, type CrashRunOptions } from './crash-run.js';
+
+interface BrokenCase {
+  readonly name: string;
+  readonly mistakes: readonly Mistake[];
+  readonly options: Omit<CrashRunOptions, 'random' | 'durationMs'>;
+  readonly finds: RegExp;
+}
+
+const cases: readonly BrokenCase[] = [
+  {
+    name: 'acknowledging before the journal has an increment is found',
+    mistakes: [
+      {
+        file: 'shard-worker/group-commit.js',
+        from: 'lsn = this.#target.append(records);',
+        to: `this.#answer(taken, refusals); taken = []; refusals = [];
+             Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+             lsn = this.#target.append(records);`,
+      },
+    ],
+    options: { database: 'given', killDatabase: false },
+    finds: /acknowledged, was counted 0 times/,
+  },
+  {
+    name: 'moving the checkpoint in a transaction of its own is found',
+    mistakes: [
+      {
+        file: 'db/statements.js',
+        from: `  update journal_checkpoints set lsn = $4, accepted_through = $5
+  where stream = $1 and epoch = $2 and lsn = $3
+  returning 1
+`,
+        to: `  select 1, $4::bigint, $5::timestamptz from journal_checkpoints
+  where stream = $1 and epoch = $2 and lsn = $3 for update
+`,
+      },
+      {
+        file: 'db/checkpoint-store.js',
+        from: 'return { fenced: row.fenced,',
+        to: `await new Promise((resolve) => setTimeout(resolve, 20));
+             await this.#run({ text: 'update journal_checkpoints set lsn = $2 where stream = $1', values: [request.stream, request.toLsn] });
+             return { fenced: row.fenced,`,
+      },
+    ],
+    options: { database: 'given', killDatabase: false },
+    finds: /was counted 2 times/,
+  },
+  {
+    name: 'adding sums in any order is found, by the deadlocks of two nodes',
+    mistakes: [
+      {
+        file: 'db/statements.js',
+        from: `
+  select key, amount, now() from sums order by key collate "C"`,
+        to: `
+  select key, amount, now() from sums order by random()`,
+      },
+    ],
+    options: {
+      database: 'given',
+      nodes: 2,
+      shards: 1,
+      killServers: false,
+      killDatabase: false,
+      env: { FLUSH_INTERVAL_MS: '1' },
+    },
+    finds: /deadlocks/,
+  },
+];
+
+for (const { name, mistakes, options, finds } of cases) {
+  test(name, { timeout: 180_000 }, async () => {
+    const build = await breakBuild(mistakes);
+    const random = seededRandom(name);
+    try {
+      // The mistakes of some builds need luck to show; that of the runs that it takes, one does.
+      for (let runs = 1; ; runs += 1) {
+        const { violations } = await runCrashes({ ...options, random, main: build.main, durationMs: 8_000 });
+        if (violations.some((violation) => finds.test(violation))) return;
+        assert.ok(runs < 4, `${runs} runs found: ${violations.join('\n')}`);
+      }
+    } finally {
+      await build.remove();
+    }
+  });
+}

@@ -1,0 +1,36 @@
+/**
+ * Short runs of the crash test; `npm run crash-test` makes them as long as wanted.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { seededRandom } from '../support/random.js';
+import { runCrashes, type CrashRunOptions } from './crash-run.js';
+
+const runs: readonly (readonly [string, Omit<CrashRunOptions, 'random' | 'durationMs'>])[] = [
+  [
+    'after kill -9 of server and PostgreSQL at random instants every acknowledged increment is counted once',
+    { database: 'given' },
+  ],
+  [
+    'after kill -9 of a server and its embedded PostgreSQL every acknowledged increment is counted once',
+    { database: 'embedded' },
+  ],
+  [
+    'two nodes on one database, killed and started again, count exactly and never deadlock',
+    { database: 'given', nodes: 2 },
+  ],
+  [
+    'PostgreSQL killed under a server that goes on loses and doubles nothing',
+    { database: 'given', killServers: false },
+  ],
+];
+
+for (const [name, options] of runs) {
+  test(name, { timeout: 120_000 }, async () => {
+    const result = await runCrashes({ ...options, random: seededRandom(name), durationMs: 8_000 });
+    assert.deepEqual(result.violations, []);
+    assert.ok(result.acknowledged > 0, 'something was acknowledged');
+    assert.ok(result.databaseKills > 0, 'PostgreSQL was killed');
+    assert.ok(options.killServers === false || result.serverKills > 0, 'the server was killed');
+  });
+}

@@ -1,0 +1,319 @@
+/**
+ * A run of the real server under load, in which it and its PostgreSQL are killed at random instants, and the count
+ * afterwards: every acknowledged increment once, every refused one never, every other at most once.
+ *
+ * ```text
+ * load ──────────────────────────────────────────────► stop ─► flush ─► SIGTERM ─► compare sums
+ * server:   start ─ kill -9 ─ start ─ kill -9 ─ start ─────────────────────┘
+ * database:       kill -9 ─ (starts again) ─ kill -9 ──────┘
+ * ```
+ */
+import { rm } from 'node:fs/promises';
+import { startEmbeddedPostgres } from '#product/db/embedded.js';
+import { freePort } from '../support/counted-node.js';
+import { readCountedSums, type CountedSums } from '../support/counted-sums.js';
+import { createDatabaseOn, silentLogger } from '../support/database-connection.js';
+import { embeddedPostmaster, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
+import { send } from '../support/http.js';
+import { Load } from '../support/load.js';
+import { OutcomeLedger } from '../support/outcome-ledger.js';
+import type { Random } from '../support/random.js';
+import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
+
+/** What to run. */
+export interface CrashRunOptions {
+  readonly durationMs: number;
+  readonly random: Random;
+  /** Shards of every life; random from 1 to 4 where it is not given. */
+  readonly shards?: number;
+  readonly database: 'embedded' | 'given';
+  /** Server processes on one database; more than one with a given database only. */
+  readonly nodes?: number;
+  readonly connections?: number;
+  readonly killServers?: boolean;
+  readonly killDatabase?: boolean;
+  /** The server's program, where it is not the one that ships. */
+  readonly main?: string;
+  /** Added to the environment of every life. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly onProgress?: (line: string) => void;
+}
+
+/** How a run went. */
+export interface CrashRunResult {
+  readonly seconds: number;
+  readonly serverKills: number;
+  readonly databaseKills: number;
+  readonly lives: number;
+  readonly acknowledged: number;
+  readonly unknown: number;
+  readonly refused: number;
+  readonly reads: number;
+  /** Sentences; none: everything was as it must be. */
+  readonly violations: readonly string[];
+}
+
+const PROGRESS_MS = 5_000;
+const LAST_START_MS = 60_000;
+const SETTLE_MS = 60_000;
+/** Enough of a server's output to see why it ended. */
+const OUTPUT_SHOWN = 4_000;
+
+/** Runs to the end; rejects only where the run itself could not be made. */
+export async function runCrashes(options: CrashRunOptions): Promise<CrashRunResult> {
+  const run = new CrashRun(options);
+  try {
+    return await run.run();
+  } finally {
+    await run.dispose();
+  }
+}
+
+interface Node {
+  readonly port: number;
+  readonly url: string;
+  readonly dataDir: string;
+  server: TestServer | undefined;
+}
+
+class CrashRun {
+  readonly #options: CrashRunOptions;
+  readonly #random: Random;
+  readonly #ledger: OutcomeLedger;
+  readonly #violations: string[] = [];
+  #postgres: GivenPostgres | undefined;
+  #databaseUrl: string | undefined;
+  #nodes: readonly Node[] = [];
+  #over = false;
+  #serverKills = 0;
+  #databaseKills = 0;
+  #lives = 0;
+  readonly #startedAt = performance.now();
+
+  constructor(options: CrashRunOptions) {
+    this.#options = options;
+    this.#random = options.random;
+    this.#ledger = new OutcomeLedger(options.random);
+  }
+
+  async run(): Promise<CrashRunResult> {
+    const { durationMs, nodes = 1, connections = 64, database, killDatabase = true } = this.#options;
+    if (database === 'given') {
+      this.#postgres = await GivenPostgres.start();
+      this.#databaseUrl = await createDatabaseOn(this.#postgres.url);
+    }
+    this.#nodes = await Promise.all(Array.from({ length: nodes }, makeNode));
+    const load = new Load({
+      urls: this.#nodes.map(({ url }) => url),
+      connections,
+      ledger: this.#ledger,
+      // What a node reads does not hold what another has acknowledged and not yet flushed.
+      readEvery: nodes === 1 ? 50 : 0,
+    });
+    const progress = setInterval(() => this.#tellProgress(), PROGRESS_MS);
+    const end = AbortSignal.timeout(durationMs);
+    end.addEventListener('abort', () => (this.#over = true), { once: true });
+    await Promise.all([
+      ...this.#nodes.map((node) => this.#live(node, end)),
+      ...(killDatabase ? [this.#killDatabases(end)] : []),
+    ]);
+    clearInterval(progress);
+    await load.stop();
+    for (const node of this.#nodes) await this.#settle(node);
+    for (const node of this.#nodes) await this.#stop(node);
+    this.#violations.push(...load.wrongReads);
+    await this.#compare();
+    return this.#result(load.reads);
+  }
+
+  async dispose(): Promise<void> {
+    this.#over = true;
+    for (const node of this.#nodes) {
+      await node.server?.dispose();
+      await rm(node.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+    }
+    await this.#postgres?.stop();
+  }
+
+  /** One node's lives, until the run is over; the last one goes on. */
+  async #live(node: Node, end: AbortSignal): Promise<void> {
+    const { killServers = true } = this.#options;
+    for (;;) {
+      const server = await this.#spawn(node);
+      if (!killServers || this.#over) {
+        await this.#readyOrBroken(server);
+        if (!killServers) await pause(Number.POSITIVE_INFINITY, end);
+        return;
+      }
+      // Some lives end while they start or recover, most under load; the clock of a life begins when it serves.
+      if (this.#random.integer(4) > 0) await this.#readyOrBroken(server);
+      await pause(50 + this.#random.integer(2_200), end);
+      if (this.#over) continue;
+      if (!server.isRunning) {
+        this.#violations.push(`a server ended by itself:\n${tail(server.output)}`);
+      } else if (this.#random.integer(12) === 0) {
+        server.kill('SIGTERM');
+        await pause(this.#random.integer(300), end);
+        server.kill('SIGKILL');
+      } else {
+        server.kill('SIGKILL');
+      }
+      this.#serverKills += 1;
+      await server.ended;
+      this.#inspect(server.output);
+    }
+  }
+
+  async #spawn(node: Node): Promise<TestServer> {
+    // The last life of the loop above is still there when the run is over.
+    if (node.server?.isRunning === true) return node.server;
+    const { shards = 1 + this.#random.integer(4), main, env } = this.#options;
+    this.#lives += 1;
+    node.server = await spawnServer({
+      dataDir: node.dataDir,
+      ...(main === undefined ? {} : { main }),
+      env: {
+        PORT: String(node.port),
+        SHARDS: String(shards),
+        FLUSH_INTERVAL_MS: String(20 + this.#random.integer(400)),
+        JOURNAL_KEEP_SECONDS: String(this.#random.integer(3)),
+        LOG_LEVEL: 'info',
+        ...(this.#databaseUrl === undefined ? {} : { DATABASE_URL: this.#databaseUrl }),
+        ...env,
+      },
+    });
+    return node.server;
+  }
+
+  async #readyOrBroken(server: TestServer): Promise<void> {
+    try {
+      await server.waitFor('"msg":"Ready"', LAST_START_MS);
+    } catch (error) {
+      this.#violations.push(`a start failed: ${tail(error instanceof Error ? error.message : String(error))}`);
+    }
+  }
+
+  async #killDatabases(end: AbortSignal): Promise<void> {
+    while (!this.#over) {
+      await pause(1_500 + this.#random.integer(4_000), end);
+      if (this.#over) return;
+      const postmaster = this.#postmaster();
+      if (postmaster === undefined) continue;
+      const killed = this.#random.integer(3) > 0 ? killPostgres(postmaster) : killOneProcess(postmaster, this.#random);
+      if (killed) this.#databaseKills += 1;
+    }
+  }
+
+  #postmaster(): number | undefined {
+    if (this.#postgres !== undefined) return this.#postgres.pid;
+    const [node] = this.#nodes;
+    return node === undefined ? undefined : embeddedPostmaster(node.dataDir);
+  }
+
+  /** Everything acknowledged is committed when this settles. */
+  async #settle(node: Node): Promise<void> {
+    const timeout = AbortSignal.timeout(SETTLE_MS);
+    let last = '';
+    while (!timeout.aborted) {
+      try {
+        const answer = await send(node.url, '/flush', { method: 'POST' });
+        if (answer.status === 200) return;
+        last = answer.body;
+      } catch (error) {
+        last = String(error);
+      }
+      await pause(100, timeout);
+    }
+    this.#violations.push(`what was acknowledged could not be flushed within ${SETTLE_MS} ms: ${last}`);
+  }
+
+  async #stop(node: Node): Promise<void> {
+    const { server } = node;
+    if (server === undefined) return;
+    const { code, signal } = await server.stop();
+    if (code !== 0) this.#violations.push(`the last stop ended with ${signal ?? code}:\n${tail(server.output)}`);
+    this.#inspect(server.output);
+    if (!server.output.includes('Everything that was acknowledged is committed')) {
+      this.#violations.push(`the last stop left something pending:\n${tail(server.output)}`);
+    }
+  }
+
+  async #compare(): Promise<void> {
+    const found = await this.#countedSums();
+    this.#violations.push(...this.#ledger.violations(found.sums));
+    if (found.rejected > 0) this.#violations.push(`${found.rejected} rows are in rejected_increments`);
+    if (found.deadlocks > 0) this.#violations.push(`pg_stat_database counts ${found.deadlocks} deadlocks`);
+    // The statistics begin anew when PostgreSQL recovers; its log does not.
+    const deadlocks = (await this.#postgres?.log())?.split('deadlock detected').length ?? 1;
+    if (deadlocks > 1) this.#violations.push(`PostgreSQL has logged ${deadlocks - 1} deadlocks`);
+  }
+
+  async #countedSums(): Promise<CountedSums> {
+    if (this.#databaseUrl !== undefined) return readCountedSums(this.#databaseUrl);
+    const [node] = this.#nodes;
+    if (node === undefined) throw new Error('a run has a node');
+    const postgres = await startEmbeddedPostgres({ dataDir: node.dataDir, logger: silentLogger, maxConnections: 5 });
+    try {
+      return await readCountedSums(postgres.url);
+    } finally {
+      await postgres.stop();
+    }
+  }
+
+  /** What a server says of its own bugs is a violation, whatever the sums are. */
+  #inspect(output: string): void {
+    for (const line of output.split('\n')) {
+      if (/"msg":"A bug|journal-corrupt|journal-gap|journal-fenced/.test(line)) this.#violations.push(tail(line));
+    }
+  }
+
+  #tellProgress(): void {
+    const { acknowledged, unknown, refused } = this.#ledger;
+    const seconds = Math.round((performance.now() - this.#startedAt) / 1000);
+    this.#options.onProgress?.(
+      `${seconds} s: killed server ${this.#serverKills}, PostgreSQL ${this.#databaseKills}; requests acknowledged ` +
+        `${acknowledged}, unknown ${unknown}, refused ${refused}${this.#violations.length > 0 ? '; VIOLATED' : ''}`,
+    );
+  }
+
+  #result(reads: number): CrashRunResult {
+    const { acknowledged, unknown, refused } = this.#ledger;
+    return {
+      seconds: (performance.now() - this.#startedAt) / 1000,
+      serverKills: this.#serverKills,
+      databaseKills: this.#databaseKills,
+      lives: this.#lives,
+      acknowledged,
+      unknown,
+      refused,
+      reads,
+      violations: this.#violations,
+    };
+  }
+}
+
+async function makeNode(): Promise<Node> {
+  const port = await freePort();
+  return { port, url: `http://127.0.0.1:${port}`, dataDir: await temporaryDirectory(), server: undefined };
+}
+
+function tail(text: string): string {
+  return text.slice(-OUTPUT_SHOWN);
+}
+
+/** Settles after `ms`, or when `end` says so. */
+function pause(ms: number, end: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (end.aborted) {
+      resolve();
+      return;
+    }
+    const timer = Number.isFinite(ms) ? setTimeout(finish, ms) : undefined;
+    end.addEventListener('abort', finish, { once: true });
+    function finish(): void {
+      clearTimeout(timer);
+      end.removeEventListener('abort', finish);
+      resolve();
+    }
+  });
+}

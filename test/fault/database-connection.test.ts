@@ -1,0 +1,135 @@
+/**
+ * The connection to PostgreSQL fails around a flush: the reply is lost after the commit, the statement never arrives, it
+ * commits while the server already asks what became of it, nobody answers any more.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { createTestDatabase } from '../support/database.js';
+import { send } from '../support/http.js';
+import { asksForFlush, TcpProxy, type ClientDataFate } from '../support/tcp-proxy.js';
+
+const FAULTS = 12;
+
+/** Runs `body` with a node that reaches its database through a proxy. */
+async function throughProxy(label: string, body: (node: CountedNode, proxy: TcpProxy) => Promise<void>): Promise<void> {
+  const database = await createTestDatabase();
+  const proxy = await TcpProxy.start(database.url);
+  const node = await CountedNode.make(label, {
+    databaseUrl: database.url,
+    serverDatabaseUrl: proxy.urlOf(database.url),
+    env: { FLUSH_INTERVAL_MS: '50' },
+  });
+  try {
+    await body(node, proxy);
+  } finally {
+    await node.dispose();
+    await proxy.close();
+    await database.drop();
+  }
+}
+
+const fates: readonly (readonly [string, readonly ClientDataFate[]])[] = [
+  ['flushes that commit and whose replies are lost are not sent again', ['lose-answer']],
+  ['flushes that never reach PostgreSQL are sent again', ['cut-before']],
+  ['flushes that are cut off right after they were sent count once, whether they commit or not', ['cut-after']],
+  ['flushes cut off at any point count once', ['lose-answer', 'cut-before', 'cut-after']],
+];
+
+for (const [name, kinds] of fates) {
+  test(name, { timeout: 60_000 }, async () => {
+    await throughProxy(name, async (node, proxy) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(50);
+      let flushes = 0;
+      proxy.setRule((bytes) => {
+        if (!asksForFlush(bytes) || proxy.faults >= FAULTS) return 'forward';
+        flushes += 1;
+        // Every second one passes, so that reconnecting is not all that happens.
+        return flushes % 2 === 0 ? 'forward' : (kinds[node.random.integer(kinds.length)] ?? 'forward');
+      });
+      while (proxy.faults < FAULTS) await load.acknowledgements(20);
+      await load.acknowledgements(50);
+      await node.finish(server);
+    });
+  });
+}
+
+test('a second fault while the fate of a flush is being settled changes nothing', { timeout: 60_000 }, async () => {
+  await throughProxy('settling', async (node, proxy) => {
+    const server = await node.start();
+    const load = node.load();
+    await load.acknowledgements(50);
+    proxy.setRule((bytes) => {
+      if (proxy.faults >= FAULTS) return 'forward';
+      if (asksForFlush(bytes)) return 'lose-answer';
+      // The read-back of the checkpoint row.
+      return bytes.includes('for update') && node.random.integer(2) === 0 ? 'lose-answer' : 'forward';
+    });
+    while (proxy.faults < FAULTS) await load.acknowledgements(20);
+    await load.acknowledgements(50);
+    await node.finish(server);
+  });
+});
+
+test('while the database is away increments are accepted, and the first flush comes within 5 s of its return', {
+  timeout: 60_000,
+}, async () => {
+  await throughProxy('away', async (node, proxy) => {
+    const server = await node.start();
+    const load = node.load();
+    await load.acknowledgements(50);
+    await proxy.refuse();
+    await server.waitFor('"msg":"The database is away');
+    await load.acknowledgements(200);
+    const ready = await send(node.url, '/readyz');
+    assert.equal(ready.status, 200);
+    assert.equal((JSON.parse(ready.body) as { status: unknown }).status, 'degraded');
+    const read = await send(node.url, `/key_sum?name=${encodeURIComponent(node.ledger.readableKey())}`);
+    assert.equal(read.status, 503, read.body);
+    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 503);
+    await proxy.accept();
+    const back = performance.now();
+    let flushedAt: number | undefined;
+    proxy.setRule((bytes) => {
+      if (asksForFlush(bytes)) flushedAt ??= performance.now();
+      return 'forward';
+    });
+    await server.waitFor('"msg":"The database is back"');
+    assert.ok(flushedAt !== undefined && flushedAt - back < 5_000, `${flushedAt ?? 0} - ${back}`);
+    await node.finish(server);
+  });
+});
+
+test('a connection that has become a black hole is given up, and what was sent into it counts once', {
+  timeout: 120_000,
+}, async () => {
+  await throughProxy('black hole', async (node, proxy) => {
+    const server = await node.start({ SHARDS: '1' });
+    const load = node.load(4);
+    await load.acknowledgements(20);
+    let flushesAfter = 0;
+    proxy.setRule((bytes) => {
+      if (!asksForFlush(bytes)) return 'forward';
+      if (proxy.faults === 0) return 'blackhole';
+      flushesAfter += 1;
+      return 'forward';
+    });
+    // Our time limit for a statement, 40 s, is longer than the server's own, so that in doubt the server ends it.
+    while (flushesAfter === 0) await load.acknowledgements(20);
+    assert.equal(proxy.faults, 1);
+    await node.finish(server);
+  });
+});
+
+test('a slow connection delays flushes and nothing else', { timeout: 60_000 }, async () => {
+  await throughProxy('slow', async (node, proxy) => {
+    const server = await node.start();
+    const load = node.load();
+    proxy.delayMs = 150;
+    await load.acknowledgements(500);
+    proxy.delayMs = 0;
+    await node.finish(server);
+  });
+});

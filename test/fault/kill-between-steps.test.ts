@@ -1,0 +1,56 @@
+/**
+ * The server is killed at each step of an increment, a flush and the journal's own housekeeping, under load, from outside:
+ * a module loaded before the server's own recognises the step and sends the process SIGKILL.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { createTestDatabase } from '../support/database.js';
+import { faultEnvironment, type FaultStep } from '../support/fault-injection.js';
+
+/** Step, and how often it has come before it is the one: up to so many times more, at random. */
+const steps: readonly (readonly [FaultStep, from: number, spread: number, where: string])[] = [
+  ['post', 20, 50, 'before a batch is handed to its shard'],
+  ['posted', 20, 50, 'after a batch was handed to its shard'],
+  ['received', 5, 20, 'after a shard has taken a batch'],
+  ['append', 20, 50, 'before records are written'],
+  ['appended', 20, 50, 'after records were written and before they are synced'],
+  ['synced', 20, 50, 'after records were synced and before they are applied'],
+  ['acknowledge', 20, 50, 'before an acknowledgement is posted'],
+  ['acknowledged', 20, 50, 'after an acknowledgement was posted'],
+  ['flush', 2, 4, 'after a range was frozen and before its flush is sent'],
+  ['flush-sent', 2, 4, 'after a flush was sent'],
+  ['flush-committed', 2, 4, 'after a flush has committed and before the server knows'],
+  ['zero-fill', 3, 4, 'before a segment is filled with zeros'],
+  ['publish-segment', 3, 4, 'before a new segment gets its name'],
+  ['segment-published', 3, 4, 'after a new segment got its name'],
+  ['prune', 1, 3, 'before a segment is removed'],
+  ['pruned', 1, 3, 'after a segment was removed'],
+];
+
+/** Small segments that come and go quickly, so that their steps come too. */
+const env = {
+  FLUSH_INTERVAL_MS: '100',
+  JOURNAL_KEEP_SECONDS: '0',
+  MAX_BODY_BYTES: '1024',
+  JOURNAL_MAX_BYTES: '262144',
+};
+
+for (const [step, from, spread, where] of steps) {
+  test(`a kill ${where} loses and doubles nothing`, { timeout: 60_000 }, async () => {
+    const database = await createTestDatabase();
+    const node = await CountedNode.make(step, { databaseUrl: database.url, env });
+    try {
+      const at = from + node.random.integer(spread);
+      const doomed = await node.spawn(faultEnvironment({ step, at, action: 'kill' }));
+      const load = node.load();
+      assert.deepEqual(await doomed.ended, { code: null, signal: 'SIGKILL' }, doomed.output);
+      const server = await node.start();
+      await load.acknowledgements(50);
+      await node.finish(server);
+    } finally {
+      await node.dispose();
+      await database.drop();
+    }
+  });
+}

@@ -1,0 +1,133 @@
+/**
+ * A node that a test starts, breaks and starts again on one data directory, port and database, and whose counts it
+ * compares in the end with what its load knows.
+ */
+import assert from 'node:assert/strict';
+import { rm } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { readCountedSums } from './counted-sums.js';
+import { send } from './http.js';
+import { Load } from './load.js';
+import { OutcomeLedger } from './outcome-ledger.js';
+import { seededRandom, type Random } from './random.js';
+import { spawnServer, temporaryDirectory, type TestServer } from './server.js';
+
+const FLUSH_PATIENCE_MS = 30_000;
+
+/** What a node is made of. */
+export interface CountedNodeOptions {
+  /** Where the counts are read. */
+  readonly databaseUrl: string;
+  /** Where the server finds the same database, where that is another address. */
+  readonly serverDatabaseUrl?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly dataDir?: string;
+  readonly random?: Random;
+  readonly ledger?: OutcomeLedger;
+  /** The server's program, where it is not the one that ships. */
+  readonly main?: string;
+}
+
+/** See the file's head. */
+export class CountedNode {
+  readonly url: string;
+  readonly dataDir: string;
+  readonly ledger: OutcomeLedger;
+  readonly random: Random;
+  readonly #options: CountedNodeOptions;
+  readonly #port: number;
+  readonly #servers: TestServer[] = [];
+  readonly #loads: Load[] = [];
+
+  private constructor(options: CountedNodeOptions, label: string, port: number, dataDir: string) {
+    this.#options = options;
+    this.#port = port;
+    this.url = `http://127.0.0.1:${port}`;
+    this.dataDir = dataDir;
+    this.random = options.random ?? seededRandom(label);
+    this.ledger = options.ledger ?? new OutcomeLedger(this.random);
+  }
+
+  /** Starts nothing yet; `label` goes with the seed that is printed. */
+  static async make(label: string, options: CountedNodeOptions): Promise<CountedNode> {
+    return new CountedNode(options, label, await freePort(), options.dataDir ?? (await temporaryDirectory()));
+  }
+
+  /** Starts the server and does not wait. */
+  async spawn(env: Readonly<Record<string, string>> = {}): Promise<TestServer> {
+    const { databaseUrl, serverDatabaseUrl = databaseUrl, main } = this.#options;
+    const server = await spawnServer({
+      dataDir: this.dataDir,
+      ...(main === undefined ? {} : { main }),
+      env: { PORT: String(this.#port), SHARDS: '2', DATABASE_URL: serverDatabaseUrl, ...this.#options.env, ...env },
+    });
+    this.#servers.push(server);
+    return server;
+  }
+
+  /** Starts the server and waits until it accepts increments. */
+  async start(env: Readonly<Record<string, string>> = {}): Promise<TestServer> {
+    const server = await this.spawn(env);
+    await server.waitFor('"msg":"Ready"', 60_000);
+    return server;
+  }
+
+  /** Starts a load, which goes on over restarts; each of a test's loads needs a name of its own. */
+  load(connections = 16, name = `w${this.#loads.length}-`): Load {
+    const load = new Load({ urls: [this.url], connections, ledger: this.ledger, readEvery: 40, name });
+    this.#loads.push(load);
+    return load;
+  }
+
+  /** Settles once everything acknowledged is committed. */
+  async flush(): Promise<void> {
+    const timeout = AbortSignal.timeout(FLUSH_PATIENCE_MS);
+    for (;;) {
+      const answer = await send(this.url, '/flush', { method: 'POST' });
+      if (answer.status === 200) return;
+      assert.ok(!timeout.aborted, `no flush within ${FLUSH_PATIENCE_MS} ms: ${answer.body}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  /** Fails unless what is committed is what the load knows, no read was wrong, and nothing was refused by PostgreSQL. */
+  async compare(): Promise<void> {
+    const { sums, rejected, deadlocks } = await readCountedSums(this.#options.databaseUrl);
+    assert.deepEqual(this.ledger.violations(sums), []);
+    assert.deepEqual({ rejected, deadlocks }, { rejected: 0, deadlocks: 0 });
+    for (const load of this.#loads) assert.deepEqual(load.wrongReads, []);
+  }
+
+  /** Flushes, stops the server in order and compares: the end of a test whose server runs. */
+  async finish(server: TestServer): Promise<void> {
+    for (const load of this.#loads) await load.stop();
+    await this.flush();
+    assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+    assert.match(server.output, /Everything that was acknowledged is committed/);
+    await this.compare();
+  }
+
+  /** Ends everything, whatever its state, and removes the data directory. */
+  async dispose(): Promise<void> {
+    const stopped = this.#loads.map((load) => load.stop());
+    for (const server of this.#servers) {
+      if (server.isRunning) server.kill('SIGKILL');
+      await server.ended;
+    }
+    await Promise.all(stopped);
+    await rm(this.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+  }
+}
+
+/** A port that is free at this moment, for a server that must keep it over restarts. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const holder = createServer();
+    holder.once('error', reject);
+    holder.listen(0, '127.0.0.1', () => {
+      // A listening TCP server has an address with a port.
+      const { port } = holder.address() as AddressInfo;
+      holder.close(() => resolve(port));
+    });
+  });
+}

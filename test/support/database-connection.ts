@@ -1,0 +1,33 @@
+/**
+ * Connections to PostgreSQL as tests make them, outside the test runner too.
+ */
+import { randomBytes } from 'node:crypto';
+import { connect, parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
+import type { DatabaseLogger } from '#product/db/embedded.js';
+
+/** A logger for tests whose subject is not the log. */
+export const silentLogger: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };
+
+/** Makes an empty database; returns its URL. `options` is appended to CREATE DATABASE. */
+export async function createDatabaseOn(serverUrl: string, options = ''): Promise<string> {
+  const name = `test_${randomBytes(8).toString('hex')}`;
+  await asAdministrator(serverUrl, `create database ${name} ${options}`);
+  const url = new URL(serverUrl);
+  url.pathname = `/${name}`;
+  return url.href;
+}
+
+/** A connection as the product makes it. */
+export function connectTo(url: string, applicationName = 'test'): Promise<DatabaseConnection> {
+  return connect(parseDatabaseUrl(url), { applicationName });
+}
+
+/** Runs one statement on a server. */
+export async function asAdministrator(url: string, text: string): Promise<void> {
+  const connection = await connectTo(url, 'test-administrator');
+  try {
+    await connection.query({ text });
+  } finally {
+    await connection.close();
+  }
+}

@@ -1,0 +1,56 @@
+/**
+ * Faults at chosen steps of a real server process: what to put into its environment.
+ */
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+/** Steps of an increment, of a flush and of the journal's files, as `fault-preload` recognises them. */
+export type FaultStep =
+  /** Main thread, before and after a batch is handed to a shard. */
+  | 'post'
+  | 'posted'
+  /** Shard thread, a batch taken from its port while others waited. */
+  | 'received'
+  /** Before and after records are written. */
+  | 'append'
+  | 'appended'
+  /** Before and after records are synced. */
+  | 'sync'
+  | 'synced'
+  /** Before and after an acknowledgement is posted. */
+  | 'acknowledge'
+  | 'acknowledged'
+  /** Before zeros or a header are written to a segment. */
+  | 'zero-fill'
+  /** Before and after a new segment gets its name. */
+  | 'publish-segment'
+  | 'segment-published'
+  /** A range is frozen and its statement not yet sent; sent and not yet answered; answered. */
+  | 'flush'
+  | 'flush-sent'
+  | 'flush-committed'
+  /** Before and after a segment is removed. */
+  | 'prune'
+  | 'pruned';
+
+/** A fault. */
+export interface Fault {
+  readonly step: FaultStep;
+  /** From 1; each thread counts for itself. */
+  readonly at: number;
+  /** `fail-call`: that call and all later ones throw a system error, unless `once` is set. */
+  readonly action: 'kill' | 'exit-thread' | 'throw' | 'fail-call';
+  readonly errno?: string;
+  /** A file that the first thread to come to the step makes; the others do not meet the fault. */
+  readonly oneThread?: string;
+  /** A file that must exist for the step to count. */
+  readonly armedBy?: string;
+  /** A file that the fault makes; where it exists, the fault has happened and does not happen again. */
+  readonly once?: string;
+}
+
+const PRELOAD = pathToFileURL(fileURLToPath(new URL('./fault-preload.js', import.meta.url))).href;
+
+/** The environment of a server that meets `fault`. */
+export function faultEnvironment(fault: Fault): Readonly<Record<string, string>> {
+  return { FAULT: JSON.stringify(fault), NODE_OPTIONS: `--import ${PRELOAD}` };
+}

@@ -1,0 +1,157 @@
+/**
+ * Loaded into every thread of a real server with `node --import`, before any of its own code: lets the process, a thread
+ * or a system call fail at a chosen step. The product knows nothing of it.
+ *
+ * FAULT is a JSON {@link Fault}. Steps are recognised by what the server asks of Node and of pg.
+ */
+import fs from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+import threads from 'node:worker_threads';
+import pg from 'pg';
+import type { Fault, FaultStep } from './fault-injection.js';
+
+const fault = JSON.parse(process.env['FAULT'] ?? 'null') as Fault | null;
+const files = new Map<number, string>();
+let seen = 0;
+let recordsWritten = false;
+
+/** The step has come: fails where it is the chosen one, for the chosen time. */
+function reach(step: FaultStep): void {
+  if (fault?.step !== step) return;
+  if (fault.armedBy !== undefined && !fs.existsSync(fault.armedBy)) return;
+  if (fault.oneThread !== undefined && !isChosenThread(fault.oneThread)) return;
+  seen += 1;
+  if (seen < fault.at) return;
+  if (fault.once !== undefined) {
+    try {
+      fs.closeSync(originalOpen(fault.once, 'wx'));
+    } catch {
+      return;
+    }
+  } else if (seen > fault.at && fault.action !== 'fail-call') {
+    return;
+  }
+  switch (fault.action) {
+    case 'kill':
+      process.kill(process.pid, 'SIGKILL');
+      return;
+    case 'exit-thread':
+      process.exit(1);
+    // eslint-disable-next-line no-fallthrough -- exit does not come back
+    case 'throw':
+      throw new Error(`a fault at ${step}`);
+    case 'fail-call':
+      throw Object.assign(new Error(`${fault.errno ?? 'EIO'}: a fault at ${step}`), { code: fault.errno ?? 'EIO' });
+  }
+}
+
+/** The first thread that asks is chosen, for the life of the process. */
+function isChosenThread(path: string): boolean {
+  const name = `${process.pid} ${threads.threadId}`;
+  try {
+    fs.writeFileSync(path, name, { flag: 'wx' });
+    return true;
+  } catch {
+    return fs.readFileSync(path, 'utf8') === name;
+  }
+}
+
+const originalOpen = fs.openSync;
+const originalWrite = fs.writeSync;
+const originalWritev = fs.writevSync;
+const originalSync = fs.fdatasyncSync;
+const originalUnlink = fs.unlinkSync;
+const originalRename = fs.renameSync;
+const originalReceive = threads.receiveMessageOnPort;
+
+function isSegment(path: string | undefined): boolean {
+  return path !== undefined && /\.wal(\.new)?$/.test(path);
+}
+
+function isRecord(bytes: NodeJS.ArrayBufferView | undefined, position: number | null | undefined): boolean {
+  if (bytes === undefined || bytes.byteLength < 40 || position === null || position === undefined) return false;
+  const head = new Uint8Array(bytes.buffer, bytes.byteOffset, 40);
+  return position >= 4096 && head.some((byte) => byte !== 0);
+}
+
+// The assignments replace what the server's own imports see, after syncBuiltinESMExports below.
+fs.openSync = (path, flags, mode) => {
+  const fd = originalOpen(path, flags, mode);
+  files.set(fd, String(path));
+  return fd;
+};
+fs.writeSync = ((fd: number, bytes: NodeJS.ArrayBufferView, offset: number, length: number, position: number) => {
+  if (typeof bytes === 'string' || !isSegment(files.get(fd))) return originalWrite(fd, bytes, offset, length, position);
+  const record = isRecord(bytes, position);
+  reach(record ? 'append' : 'zero-fill');
+  const written = originalWrite(fd, bytes, offset, length, position);
+  recordsWritten ||= record;
+  if (record) reach('appended');
+  return written;
+}) as typeof fs.writeSync;
+fs.writevSync = (fd, parts, position) => {
+  reach('append');
+  const written = originalWritev(fd, parts, position);
+  recordsWritten = true;
+  reach('appended');
+  return written;
+};
+fs.fdatasyncSync = (fd) => {
+  if (isSegment(files.get(fd)) && recordsWritten) reach('sync');
+  originalSync(fd);
+  if (!isSegment(files.get(fd)) || !recordsWritten) return;
+  recordsWritten = false;
+  reach('synced');
+};
+fs.unlinkSync = (path) => {
+  if (isSegment(String(path))) reach('prune');
+  originalUnlink(path);
+  if (isSegment(String(path))) reach('pruned');
+};
+fs.renameSync = (from, to) => {
+  if (isSegment(String(from))) reach('publish-segment');
+  originalRename(from, to);
+  if (isSegment(String(from))) reach('segment-published');
+};
+threads.receiveMessageOnPort = (port) => {
+  const received = originalReceive(port) as { message: unknown } | undefined;
+  if (!threads.isMainThread && received?.message instanceof ArrayBuffer) reach('received');
+  return received;
+};
+
+// Of a class of Node's own: it has the method, and its instances look it up there.
+const portPrototype = threads.MessagePort.prototype as unknown as {
+  postMessage: (this: object, message: unknown, transfer?: unknown) => void;
+};
+const originalPost = portPrototype.postMessage;
+portPrototype.postMessage = function (this: object, message: unknown, transfer?: unknown): void {
+  const batch = threads.isMainThread && message instanceof ArrayBuffer;
+  const acknowledgement = !threads.isMainThread && typeof message === 'number';
+  if (batch) reach('post');
+  if (acknowledgement) reach('acknowledge');
+  originalPost.call(this, message, transfer);
+  if (batch) reach('posted');
+  if (acknowledgement) reach('acknowledged');
+};
+
+interface QueryConfig {
+  readonly name?: string;
+  readonly text?: string;
+}
+
+// pg's query takes a statement and returns a promise, which is how the server calls it.
+const clientPrototype = pg.Client.prototype as unknown as {
+  query: (this: object, config: QueryConfig) => Promise<unknown>;
+};
+const originalQuery = clientPrototype.query;
+clientPrototype.query = async function (this: object, config: QueryConfig): Promise<unknown> {
+  const isFlush = config.name === 'flush';
+  if (isFlush) reach('flush');
+  const reply = originalQuery.call(this, config);
+  if (isFlush && fault?.step === 'flush-sent') setImmediate(() => reach('flush-sent'));
+  const result = await reply;
+  if (isFlush) reach('flush-committed');
+  return result;
+};
+
+syncBuiltinESMExports();

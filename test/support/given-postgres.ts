@@ -1,0 +1,98 @@
+/**
+ * A PostgreSQL beside the server under test, as an operator would give it one, that a test may kill: it is started again
+ * on the same port and data, and recovers from its own log.
+ */
+import { readFileSync } from 'node:fs';
+import { readFile, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded.js';
+import { silentLogger } from './database-connection.js';
+import type { Random } from './random.js';
+import { temporaryDirectory } from './server.js';
+
+/** See the file's head. */
+export class GivenPostgres {
+  readonly #dataDir: string;
+  readonly #postgres: EmbeddedPostgres;
+
+  private constructor(dataDir: string, postgres: EmbeddedPostgres) {
+    this.#dataDir = dataDir;
+    this.#postgres = postgres;
+  }
+
+  static async start(): Promise<GivenPostgres> {
+    const dataDir = await temporaryDirectory();
+    return new GivenPostgres(
+      dataDir,
+      await startEmbeddedPostgres({ dataDir, logger: silentLogger, maxConnections: 80 }),
+    );
+  }
+
+  get url(): string {
+    return this.#postgres.url;
+  }
+
+  /** The first process of the server at the moment. */
+  get pid(): number {
+    return this.#postgres.pid;
+  }
+
+  /** What PostgreSQL has logged so far, as far as it is kept. */
+  log(): Promise<string> {
+    return readFile(path.join(this.#dataDir, 'postgres.log'), 'utf8');
+  }
+
+  async stop(): Promise<void> {
+    await this.#postgres.stop();
+    await rm(this.#dataDir, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+  }
+}
+
+/** Kills PostgreSQL, all of its processes, with SIGKILL. False where it is not running. */
+export function killPostgres(postmaster: number): boolean {
+  const children = childrenOf(postmaster);
+  if (!kill(postmaster)) return false;
+  for (const child of children) kill(child);
+  return true;
+}
+
+/** Kills one process of PostgreSQL's; the others then end their sessions and recover. False where there is none. */
+export function killOneProcess(postmaster: number, random: Random): boolean {
+  const children = childrenOf(postmaster);
+  const child = children[random.integer(children.length)];
+  return child !== undefined && kill(child);
+}
+
+/** The first process of the PostgreSQL embedded under `dataDir`, or undefined where none has been started. */
+export function embeddedPostmaster(dataDir: string): number | undefined {
+  try {
+    const [line = ''] = readFileSync(path.join(dataDir, 'postgres', 'postmaster.pid'), 'utf8').split('\n');
+    const pid = Number(line);
+    return Number.isSafeInteger(pid) && pid > 1 && isPostgres(pid) ? pid : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A pid file outlives its process, and the number may be another's by now. */
+function isPostgres(pid: number): boolean {
+  return readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('postgres');
+}
+
+function childrenOf(pid: number): readonly number[] {
+  try {
+    const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
+    return text === '' ? [] : text.split(' ').map(Number);
+  } catch {
+    return [];
+  }
+}
+
+function kill(pid: number): boolean {
+  try {
+    process.kill(pid, 'SIGKILL');
+    return true;
+  } catch {
+    return false;
+  }
+}

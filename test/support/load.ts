@@ -1,0 +1,200 @@
+/**
+ * A load of increments over keep-alive connections, one request at a time on each, that outlives the servers it is sent
+ * to and knows of every request whether it was acknowledged, refused, or has an unknown outcome.
+ */
+import { connect, type Socket } from 'node:net';
+import { increment, send, type Answer } from './http.js';
+import type { OutcomeLedger, TrackedRequest } from './outcome-ledger.js';
+
+/** What to load. */
+export interface LoadOptions {
+  /** `http://HOST:PORT` of each server. The address must stay the same over restarts. */
+  readonly urls: readonly string[];
+  readonly connections: number;
+  readonly ledger: OutcomeLedger;
+  /** One read in so many requests of a connection; 0: none. */
+  readonly readEvery?: number;
+  /** Part of the keys' names: two loads on one database need two names. */
+  readonly name?: string;
+}
+
+const RECONNECT_MS = 20;
+const REFUSED_PAUSE_MS = 10;
+const ANSWER_PATIENCE_MS = 15_000;
+
+/** A running load. */
+export class Load {
+  readonly #options: LoadOptions;
+  readonly #running: Promise<void>;
+  #stopping = false;
+  /** Reads whose answer was below what was acknowledged before or above what was attempted until then. */
+  readonly wrongReads: string[] = [];
+  reads = 0;
+  #onAcknowledged: (() => void)[] = [];
+
+  constructor(options: LoadOptions) {
+    this.#options = options;
+    const { connections, urls } = options;
+    const senders = Array.from({ length: connections }, (_, index) =>
+      this.#send(urls[index % urls.length] ?? '', index),
+    );
+    this.#running = Promise.all(senders).then(() => undefined);
+  }
+
+  /** Settles after `count` more acknowledgements. Rejects after `ms`. */
+  async acknowledgements(count: number, ms = 20_000): Promise<void> {
+    const { ledger } = this.#options;
+    const goal = ledger.acknowledged + count;
+    const timeout = AbortSignal.timeout(ms);
+    while (ledger.acknowledged < goal) {
+      if (timeout.aborted) throw new Error(`no ${count} acknowledgements within ${ms} ms`);
+      await new Promise<void>((resolve) => {
+        const onAbort = (): void => resolve();
+        timeout.addEventListener('abort', onAbort, { once: true });
+        this.#onAcknowledged.push(() => {
+          timeout.removeEventListener('abort', onAbort);
+          resolve();
+        });
+      });
+    }
+  }
+
+  /** Lets every request end, then sends no more. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.#running;
+  }
+
+  async #send(url: string, index: number): Promise<void> {
+    const next = this.#options.ledger.writer(`${this.#options.name ?? 'w'}${index}`);
+    const { hostname, port } = new URL(url);
+    let requests = 0;
+    while (!this.#stopping) {
+      const connection = await HttpConnection.open(hostname, Number(port));
+      if (connection === undefined) {
+        await pause(RECONNECT_MS);
+        continue;
+      }
+      while (connection.isOpen && !this.#stopping) {
+        requests += 1;
+        const { readEvery = 0 } = this.#options;
+        if (readEvery > 0 && requests % readEvery === 0) await this.#read(url);
+        else await this.#increment(connection, next());
+      }
+      connection.close();
+    }
+  }
+
+  async #increment(connection: HttpConnection, request: TrackedRequest): Promise<void> {
+    const status = await connection.post(request.body);
+    if (status === 202) {
+      request.settle('acknowledged');
+      const waiting = this.#onAcknowledged;
+      this.#onAcknowledged = [];
+      for (const resolve of waiting) resolve();
+    } else if (status === undefined || (status >= 500 && status !== 503)) {
+      request.settle('unknown');
+    } else {
+      request.settle('refused');
+      await pause(REFUSED_PAUSE_MS);
+    }
+  }
+
+  async #read(url: string): Promise<void> {
+    const key = this.#options.ledger.readableKey();
+    const { least } = this.#options.ledger.boundsOf(key);
+    let answer: Answer;
+    try {
+      answer = await send(url, `/key_sum?name=${encodeURIComponent(key)}`);
+    } catch {
+      return;
+    }
+    const { most } = this.#options.ledger.boundsOf(key);
+    if (answer.status !== 200 && !(answer.status === 404 && least > 0n)) return;
+    this.reads += 1;
+    const sum = answer.status === 404 ? 0n : BigInt(answer.body);
+    if (sum < least || sum > most) this.wrongReads.push(`${key} was read as ${sum}, not from ${least} to ${most}`);
+  }
+}
+
+/** Sends one tracked request on its own and settles it. */
+export async function sendTracked(url: string, request: TrackedRequest): Promise<Answer | undefined> {
+  try {
+    const answer = await increment(url, request.body);
+    const unknown = answer.status >= 500 && answer.status !== 503;
+    request.settle(answer.status === 202 ? 'acknowledged' : unknown ? 'unknown' : 'refused');
+    return answer;
+  } catch {
+    request.settle('unknown');
+    return undefined;
+  }
+}
+
+/** HTTP/1.1 on one socket, as little of it as the server's answers need. */
+class HttpConnection {
+  readonly #socket: Socket;
+  #received = '';
+  #answer: ((status: number | undefined) => void) | undefined;
+  #patience: NodeJS.Timeout | undefined;
+
+  /** Undefined where nobody listens. */
+  static open(host: string, port: number): Promise<HttpConnection | undefined> {
+    return new Promise((resolve) => {
+      const socket = connect({ host, port, noDelay: true });
+      socket.once('error', () => resolve(undefined));
+      socket.once('connect', () => resolve(new HttpConnection(socket)));
+    });
+  }
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    socket.setEncoding('latin1');
+    socket.on('data', (chunk: string) => {
+      this.#received += chunk;
+      this.#take();
+    });
+    socket.on('error', () => this.close());
+    socket.on('close', () => this.close());
+  }
+
+  get isOpen(): boolean {
+    return !this.#socket.destroyed;
+  }
+
+  /** The answer's status, or undefined where there was none. */
+  post(body: string): Promise<number | undefined> {
+    return new Promise((resolve) => {
+      this.#answer = resolve;
+      this.#patience = setTimeout(() => this.close(), ANSWER_PATIENCE_MS);
+      const bytes = Buffer.byteLength(body);
+      this.#socket.write(`POST /increment HTTP/1.1\r\nHost: test\r\nContent-Length: ${bytes}\r\n\r\n${body}`);
+    });
+  }
+
+  close(): void {
+    this.#socket.destroy();
+    this.#settle(undefined);
+  }
+
+  #take(): void {
+    const headEnd = this.#received.indexOf('\r\n\r\n');
+    if (headEnd < 0) return;
+    const head = this.#received.slice(0, headEnd);
+    const length = Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0);
+    if (this.#received.length < headEnd + 4 + length) return;
+    this.#received = this.#received.slice(headEnd + 4 + length);
+    this.#settle(Number(/^HTTP\/1\.1 (\d{3})/.exec(head)?.[1]));
+    if (/\r\nconnection: close/i.test(head)) this.#socket.destroy();
+  }
+
+  #settle(status: number | undefined): void {
+    clearTimeout(this.#patience);
+    const answer = this.#answer;
+    this.#answer = undefined;
+    answer?.(status);
+  }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
