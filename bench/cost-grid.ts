@@ -60,7 +60,9 @@ await withCleanup(async () => {
     for (const point of points.filter((candidate) => candidate.shards === shards)) {
       const figures = { ...(await run(point, seconds)), cpuRatio: 1, cpuRatioWithDatabase: 1 };
       appendRecord(values.out, { ...facts, uws: running.build ?? 'none', kind: 'grid', journal, ...point, figures });
-      const row = [point.connections, point.keys, point.pairsPerBody, shards, figures.incrementsPerSecond].map(thousands);
+      const row = [point.connections, point.keys, point.pairsPerBody, shards, figures.incrementsPerSecond].map(
+        thousands,
+      );
       rows.push([...row, figures.serverCpuUs.toFixed(2), figures.latency.p99Ms.toFixed(2)]);
       console.log(row.join('  '));
     }

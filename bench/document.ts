@@ -48,7 +48,9 @@ function figures(name: string, records: readonly RunRecord[]): string | undefine
   }
   const run = newestTurns(records).get(name);
   if (run === undefined) return undefined;
-  const notes = run.contenders.flatMap(({ name: contender, note }) => (note === undefined ? [] : `- ${contender}: ${note}`));
+  const notes = run.contenders.flatMap(({ name: contender, note }) =>
+    note === undefined ? [] : `- ${contender}: ${note}`,
+  );
   return [markdownTable(turnsRows(run)), ...(notes.length === 0 ? [] : [notes.join('\n')]), origin(run)].join('\n\n');
 }
 

@@ -77,7 +77,9 @@ async function startOurServer(
     async settle() {
       const answer = await fetch(`${address}/flush`, { method: 'POST' });
       if (answer.status !== 200)
-        throw new Error(`${name}: POST /flush answered ${answer.status} ${await answer.text()}`);
+        throw new Error(
+          `${name}: POST /flush answered ${answer.status} ${await answer.text()}\n${server.output.slice(-2000)}`,
+        );
       return committedCounters(database);
     },
     async stop() {

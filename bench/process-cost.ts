@@ -28,6 +28,7 @@ function tickMs(): number {
 
 /** CPU time of a process and its descendants. Throws where it is gone or the system has no /proc. */
 export function cpuTime(pid: number): CpuTime {
+  if (process.platform !== 'linux') throw new Error('The benchmark reads CPU time from /proc, which only Linux has.');
   const stats = new Map<number, Stat>();
   for (const name of readdirSync('/proc')) {
     const stat = /^\d+$/.test(name) ? readStat(Number(name)) : undefined;

@@ -128,7 +128,14 @@ export function readRecords(file: string): readonly RunRecord[] {
   const lines = readFileSync(file, 'utf8')
     .split('\n')
     .filter((line) => line !== '');
-  return lines.map((line) => typia.json.assertParse<RunRecord>(line));
+  return lines.map((line, index) => {
+    try {
+      return typia.json.assertParse<RunRecord>(line);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new Error(`Line ${index + 1} of ${file} is not a run: ${reason}`, { cause: error });
+    }
+  });
 }
 
 /** The newest run in turns of each scenario, by kind and scenario. */

@@ -31,7 +31,7 @@ await withCleanup(async () => {
   });
   const minutes = wholeNumber('minutes', values.minutes, 2);
   const journal = journalNamed(values.journal);
-  const { workload, connections, refusalsAllowed } = scenarioNamed(values.scenario);
+  const scenario = scenarioNamed(values.scenario);
   const facts = provenance('');
   const running = await ourServer(journal).start();
   const startMs = performance.now();
@@ -39,10 +39,15 @@ await withCleanup(async () => {
   const sampler = setInterval(() => {
     const sample = { atMs: performance.now() - startMs, mib: residentBytes(running.pid) / 2 ** 20 };
     samples.push(sample);
-    console.log(`${Math.round(sample.atMs / 1000).toString().padStart(5)} s  ${thousands(sample.mib)} MiB`);
+    console.log(
+      `${Math.round(sample.atMs / 1000)
+        .toString()
+        .padStart(5)} s  ${thousands(sample.mib)} MiB`,
+    );
   }, SAMPLE_MS);
   try {
-    const load = { workload: workload('soak'), connections, refusalsAllowed, seconds: minutes * 60 };
+    const { connections, refusalsAllowed } = scenario;
+    const load = { workload: scenario.workload('soak'), connections, refusalsAllowed, seconds: minutes * 60 };
     // The sum is checked at its end.
     const figures = await new MeasuredContender(running, defaultGenerator()).run(load);
     const first = samples.find(({ atMs }) => atMs >= SETTLED_AFTER_MS);

@@ -2,6 +2,7 @@
  * Fastify and a map that a timer upserts into PostgreSQL every second. Not crash safe: 202 before anything is kept, and a
  * crash loses up to a second; a failed upsert puts its sums back.
  */
+import { clearInterval, setInterval } from 'node:timers';
 import { openCounters } from './counters-table.js';
 import { serve } from './increment-server.js';
 
