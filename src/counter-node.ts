@@ -6,10 +6,19 @@
  * of sums above them, the snapshot is too old, and the read is made again.
  */
 import { randomUUID } from 'node:crypto';
+import { listCounters } from './db/counter-list.js';
 import type { CounterStore } from './db/counter-store.js';
 import type { ResetStore } from './db/reset-store.js';
 import { CounterError, type ErrorCode } from './errors.js';
-import { addSums, type CounterOperations, type CounterReading, type Readiness, type Sum } from './increment.js';
+import {
+  addSums,
+  type CounterListPage,
+  type CounterListQuery,
+  type CounterOperations,
+  type CounterReading,
+  type Readiness,
+  type Sum,
+} from './increment.js';
 import type { SeenCheckpoint } from './shard-worker/messages.js';
 import type { ShardSupervisor } from './shard-worker/shard-supervisor.js';
 
@@ -72,6 +81,10 @@ export class CounterNode implements CounterOperations {
     } finally {
       this.#resets += 1;
     }
+  }
+
+  async list(query: CounterListQuery): Promise<CounterListPage> {
+    return listCounters(this.#ready().store, query);
   }
 
   async flush(): Promise<number> {

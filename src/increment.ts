@@ -104,6 +104,23 @@ export interface CounterReading {
   readonly updatedAt: Date | null;
 }
 
+/** Which committed counters a page holds. */
+export interface CounterListQuery {
+  /** What their keys begin with; '' for all. No U+0000. */
+  readonly prefix: string;
+  /** Keys up to this one, in bytewise order, are left out. No U+0000. */
+  readonly after: string | undefined;
+  /** From 1 to 1000. */
+  readonly limit: number;
+}
+
+/** A page of committed counters in the bytewise order of their keys. */
+export interface CounterListPage {
+  readonly counters: readonly { readonly key: string; readonly sum: Sum; readonly updatedAt: Date }[];
+  /** The last key where more follow: the `after` of the next page. */
+  readonly next: string | null;
+}
+
 /** What this node can do now, as `/readyz` shows it. */
 export type Readiness =
   | { readonly state: 'ok' }
@@ -119,6 +136,8 @@ export interface CounterOperations {
    * never counted. The same `id` answers the same again; without one a lost reply is `outcome-unknown`.
    */
   remove(key: Uint8Array, id: string | undefined): Promise<Sum | undefined>;
+  /** A page of committed counters. */
+  list(query: CounterListQuery): Promise<CounterListPage>;
   /** Commits everything acknowledged before the call; resolves to the number of keys written. */
   flush(): Promise<number>;
   readiness(): Readiness;

@@ -2,7 +2,8 @@
  * Reads of committed counters, over a connection of their own that is not queued behind a flush. Main thread.
  *
  * One statement is in flight; what is asked meanwhile is read by the next, together: so reads batch under load by
- * themselves and wait for nobody without. While the database is away every read fails at once.
+ * themselves and wait for nobody without. Other statements take turns with them. While the database is away all fail at
+ * once.
  *
  * ```text
  * connecting ──opened──► ready ──lost──► connecting     reads wait, for one connect timeout at most
@@ -52,9 +53,17 @@ const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 1_000;
 
 interface Read {
+  readonly kind: 'read';
   readonly key: Uint8Array;
   readonly streams: readonly string[];
   readonly resolve: (counter: CommittedCounter) => void;
+  readonly reject: (error: CounterError) => void;
+}
+
+/** A statement that takes its turn between the reads; `use` settles what waits for it and does not reject. */
+interface Turn {
+  readonly kind: 'turn';
+  readonly use: (connection: DatabaseConnection) => Promise<void>;
   readonly reject: (error: CounterError) => void;
 }
 
@@ -75,7 +84,7 @@ export class CounterStore {
   readonly #target: DatabaseTarget;
   readonly #options: CounterStoreOptions;
   readonly #waitingMax: number;
-  #waiting: Read[] = [];
+  #waiting: (Read | Turn)[] = [];
   #backoffMs = BACKOFF_MIN_MS;
   #state: State = { kind: 'connecting' };
 
@@ -96,14 +105,25 @@ export class CounterStore {
    * `database-unavailable` or `overloaded`.
    */
   readCounter(key: Uint8Array, streams: readonly string[]): Promise<CommittedCounter> {
-    if (this.#state.kind === 'away' || this.#state.kind === 'closed') {
-      return Promise.reject(unavailable(this.#state.kind === 'away' ? this.#state.cause : undefined));
-    }
-    if (this.#waiting.length >= this.#waitingMax) {
-      return Promise.reject(new CounterError('overloaded', 'Too many reads are waiting for the database.'));
-    }
+    const refusal = this.#refusal();
+    if (refusal !== undefined) return Promise.reject(refusal);
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ key, streams, resolve, reject });
+      this.#waiting.push({ kind: 'read', key, streams, resolve, reject });
+      this.#readNext();
+    });
+  }
+
+  /**
+   * Runs `use`, one statement that can be repeated without harm, on the connection of the reads. Rejects with CounterError
+   * `database-unavailable` or `overloaded`.
+   */
+  inTurn<T>(use: (connection: DatabaseConnection) => Promise<T>): Promise<T> {
+    const refusal = this.#refusal();
+    if (refusal !== undefined) return Promise.reject(refusal);
+    return new Promise((resolve, reject) => {
+      const settle = (connection: DatabaseConnection): Promise<void> =>
+        use(connection).then(resolve, (error: unknown) => reject(unavailable(error)));
+      this.#waiting.push({ kind: 'turn', use: settle, reject });
       this.#readNext();
     });
   }
@@ -115,6 +135,13 @@ export class CounterStore {
     this.#failWaiting(undefined);
     if (before.kind === 'away') clearTimeout(before.timer);
     if (before.kind === 'ready') await before.connection.close();
+  }
+
+  #refusal(): CounterError | undefined {
+    if (this.#state.kind === 'away') return unavailable(this.#state.cause);
+    if (this.#state.kind === 'closed') return unavailable(undefined);
+    if (this.#waiting.length < this.#waitingMax) return undefined;
+    return new CounterError('overloaded', 'Too many reads are waiting for the database.');
   }
 
   #connect(): void {
@@ -163,23 +190,39 @@ export class CounterStore {
     if (state.kind !== 'ready' || state.reading || this.#waiting.length === 0) return;
     this.#state = { ...state, reading: true };
     const batch = this.#takeBatch();
-    this.#read(state.connection, batch).then(
+    this.#run(state.connection, batch).then(
       () => {
         if (this.#state.kind !== 'ready' || this.#state.connection !== state.connection) return;
         this.#state = { ...this.#state, reading: false };
         this.#readNext();
       },
-      // #read settles every read of its batch and does not reject.
-      (error: unknown) => batch.forEach((read) => read.reject(unavailable(error))),
+      // #run settles everything of its batch and does not reject.
+      (error: unknown) => [batch].flat().forEach((waiting) => waiting.reject(unavailable(error))),
     );
   }
 
-  /** The reads at the head of the queue that ask for the same streams. */
-  #takeBatch(): Read[] {
-    const streams = this.#waiting[0]?.streams;
-    let count = 1;
-    while (count < BATCH_MAX && count < this.#waiting.length && this.#waiting[count]?.streams === streams) count += 1;
-    return this.#waiting.splice(0, count);
+  #run(connection: DatabaseConnection, batch: readonly Read[] | Turn): Promise<void> {
+    return 'use' in batch ? batch.use(connection) : this.#read(connection, batch);
+  }
+
+  /** A statement of its own, or the reads at the head of the queue that ask for the same streams. */
+  #takeBatch(): readonly Read[] | Turn {
+    const batch: Read[] = [];
+    for (
+      let next = this.#waiting[0];
+      next !== undefined && batch.length < BATCH_MAX;
+      next = this.#waiting[batch.length]
+    ) {
+      if (next.kind === 'turn') {
+        if (batch.length > 0) break;
+        this.#waiting.shift();
+        return next;
+      }
+      if (batch[0] !== undefined && next.streams !== batch[0].streams) break;
+      batch.push(next);
+    }
+    this.#waiting.splice(0, batch.length);
+    return batch;
   }
 
   async #read(connection: DatabaseConnection, batch: readonly Read[]): Promise<void> {

@@ -212,3 +212,11 @@ select c.sum::text as sum, c.updated_at,
 from unnest($1::text[]) with ordinality q(key, position)
 left join lateral (select sum, updated_at from counters where counters.key = q.key offset 0) c on true
 order by q.position`;
+
+/** $1 rows at most, $2 the least key. In bytewise order, by the primary key's index. */
+export const LIST_COUNTERS = `
+select key, sum::text as sum, updated_at from counters where key >= $2 order by key limit $1`;
+
+/** As {@link LIST_COUNTERS}, and $3 the key that all are below. */
+export const LIST_COUNTERS_BELOW = `
+select key, sum::text as sum, updated_at from counters where key >= $2 and key < $3 order by key limit $1`;
