@@ -111,6 +111,7 @@ export class ServerProcess {
     this.#store = new CounterStore(target, { applicationName: 'summing-counters reads' });
     this.#tokens = this.#makeTokenStore(target, nodeId);
     await this.#tokens.start();
+    if (!this.#isStarting()) return;
     this.#supervisor = new ShardSupervisor({
       shards,
       gauges: this.#gauges,
@@ -280,6 +281,10 @@ export class ServerProcess {
     const bodiesUntil = performance.now() + BODY_PATIENCE_MS;
     while (this.#isAnswering() || (this.#awaitsBodies() && performance.now() < bodiesUntil)) {
       await pause(IN_FLIGHT_CHECK_MS);
+    }
+    if (this.#awaitsBodies()) {
+      const requests = this.#frontEnd?.incrementsInFlight;
+      this.#logger.warn({ requests }, 'Requests whose body does not come are not waited for');
     }
     const left = (await this.#supervisor?.drain()) ?? [];
     return this.#report(left);

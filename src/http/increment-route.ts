@@ -67,12 +67,12 @@ export class IncrementRoute {
   handle(res: HttpResponse, req: HttpRequest): void {
     const refusal = this.#refusalOfHead(res, req);
     if (refusal) return;
-    this.inFlight += 1;
     const token = req.getHeader('idempotency-key');
     if (token !== '' && !TOKEN.test(token)) {
       refuse(res, 'invalid-request', 'Idempotency-Key must be 1 to 255 visible ASCII characters.');
       return;
     }
+    this.inFlight += 1;
     const reply = new IncrementReply(res, this, isNdjson(req.getHeader('content-type')), token);
     res.onAborted(() => {
       reply.abort();
