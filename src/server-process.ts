@@ -205,6 +205,10 @@ export class ServerProcess {
     while (this.#isAnswering() || (this.#awaitsBodies() && performance.now() < bodiesUntil)) {
       await pause(IN_FLIGHT_CHECK_MS);
     }
+    if (this.#awaitsBodies()) {
+      const requests = this.#frontEnd?.incrementsInFlight;
+      this.#logger.warn({ requests }, 'Requests whose body does not come are not waited for');
+    }
     const left = (await this.#supervisor?.drain()) ?? [];
     return this.#report(left);
   }

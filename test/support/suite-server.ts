@@ -71,11 +71,12 @@ export async function committedSums(databaseUrl: string): Promise<ReadonlyMap<st
   }
 }
 
-/** Stops with SIGTERM and asserts exit code 0, that nothing stayed pending, and that no bug was logged. */
+/** Stops with SIGTERM and asserts exit code 0, that nothing stayed pending or in flight, and that no bug was logged. */
 export async function assertCleanStop(server: TestServer): Promise<void> {
   const end = await server.stop();
   assert.deepEqual(end, { code: 0, signal: null }, server.output);
   assert.match(server.output, /Everything that was acknowledged is committed/);
+  assert.doesNotMatch(server.output, /Requests whose body does not come/);
   const errors = server.log.filter(({ level }) => level === 'error' || level === 'fatal');
   assert.deepEqual(errors, []);
 }

@@ -90,8 +90,10 @@ describe('a stop', { concurrency: 2 }, () => {
       assertCreated(await increment(server.url, { whole: 1 }));
       const stoppedAt = performance.now();
       server.kill('SIGTERM');
-      const answer = await begun.answer();
-      assertProblem({ ...answer, headers: Object.fromEntries(answer.headers) }, 'draining');
+      for (const connection of [begun, announced]) {
+        const answer = await connection.answer();
+        assertProblem({ ...answer, headers: Object.fromEntries(answer.headers) }, 'draining');
+      }
       assert.deepEqual(await server.ended, CLEAN, server.output);
       assert.ok(performance.now() - stoppedAt < 10_000);
       await Promise.all([begun.closed(), announced.closed()]);
