@@ -14,9 +14,10 @@ type Count = number & tags.Type<'int64'> & tags.Minimum<0>;
 type DateTime = string & tags.Format<'date-time'>;
 
 /** Keys and the amounts to add to their sums. A name that occurs twice counts twice. */
-export interface IncrementsDocument {
-  [key: string]: number & tags.Type<'int64'> & tags.Minimum<-9007199254740991> & tags.Maximum<9007199254740991>;
-}
+export type IncrementsDocument = Record<
+  string,
+  number & tags.Type<'int64'> & tags.Minimum<-9007199254740991> & tags.Maximum<9007199254740991>
+>;
 
 /** A counter as this node knows it. */
 export interface CounterDocument {
