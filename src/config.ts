@@ -74,22 +74,11 @@ const relations: readonly {
   readonly problem: (config: Config) => string | undefined;
 }[] = [
   {
-    // A pair may be as short as six bytes of body, and takes up to 20 times that once it is pending.
-    between: ['pendingBytesMax', 'bodyBytesMax'],
-    problem: ({ pendingBytesMax, bodyBytesMax }) =>
-      atLeast('MAX_PENDING_BYTES', pendingBytesMax, '20 × MAX_BODY_BYTES', 20 * bodyBytesMax),
-  },
-  {
     between: ['pendingKeysMax', 'shards'],
     problem: ({ pendingKeysMax, shards }) =>
       pendingKeysMax >= shards
         ? undefined
         : `MAX_PENDING_KEYS is ${pendingKeysMax}, but must be at least SHARDS, ${shards}.`,
-  },
-  {
-    between: ['journalBytesMax', 'bodyBytesMax'],
-    problem: ({ journalBytesMax, bodyBytesMax }) =>
-      atLeast('JOURNAL_MAX_BYTES', journalBytesMax, '8 × MAX_BODY_BYTES', 8 * bodyBytesMax),
   },
   {
     between: ['drainDelayMs', 'shutdownTimeoutMs'],
@@ -104,10 +93,20 @@ const relations: readonly {
   },
 ];
 
-function atLeast(variable: string, bytes: number, limit: string, limitBytes: number): string | undefined {
-  return bytes >= limitBytes
-    ? undefined
-    : `${variable} is ${sizeText(bytes)}, but must be at least ${limit}, ${sizeText(limitBytes)}.`;
+/**
+ * Sentences for the log about bounds that are legal and let some bodies in no state of the server through: such a body is
+ * refused as `overloaded` for ever. A pair may be as short as six bytes of body and takes up to 20 times that pending.
+ */
+export function configWarnings({ bodyBytesMax, pendingBytesMax, journalBytesMax }: Config): readonly string[] {
+  return [
+    tooSmall('MAX_PENDING_BYTES', pendingBytesMax, 20 * bodyBytesMax),
+    tooSmall('JOURNAL_MAX_BYTES', journalBytesMax, 8 * bodyBytesMax),
+  ].filter((warning) => warning !== undefined);
+}
+
+function tooSmall(variable: string, bytes: number, enough: number): string | undefined {
+  if (bytes >= enough) return undefined;
+  return `${variable} is ${sizeText(bytes)}: some bodies within MAX_BODY_BYTES will never fit, ${sizeText(enough)} would do.`;
 }
 
 function tlsProblem(certFile: string, keyFile: string): string | undefined {

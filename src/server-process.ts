@@ -6,7 +6,7 @@
  *     └──────────────────────┴──fatal──► ended (exit 1)
  * ```
  */
-import type { Config } from './config.js';
+import { configWarnings, type Config } from './config.js';
 import { CounterNode } from './counter-node.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
 import { NodeDatabase } from './node-database.js';
@@ -100,6 +100,7 @@ export class ServerProcess {
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
     logger.info({}, `HTTP by ${build}`);
     logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
+    for (const warning of configWarnings(this.#config)) logger.warn({}, warning);
     const database = await this.#database.start(nodeId);
     if (database === undefined || !this.#isStarting()) return;
     this.#supervisor = new ShardSupervisor({
