@@ -31,7 +31,7 @@ function figures(name: string, records: readonly RunRecord[]): string | undefine
     const run = records.findLast((record) => record.kind === 'soak');
     return (
       run &&
-      `${run.minutes} minutes at ${thousands(run.incrementsPerSecond)} increments/s (${run.journal}), ` +
+      `${run.minutes} minutes at ${thousands(run.incrementsPerSecond)} increments/s (${run.scenario}, ${run.journal}), ` +
         `${thousands(run.increments)} increments, sums exact. Resident memory: ` +
         `${thousands(run.residentMibAfterFirstMinute)} MiB after the first minute, ` +
         `${thousands(run.residentMibAtEnd)} MiB at the end, ${thousands(run.residentMibMax)} MiB at most.\n\n` +

@@ -89,6 +89,7 @@ export interface GridRecord extends Provenance {
 /** A long run. */
 export interface SoakRecord extends Provenance {
   readonly kind: 'soak';
+  readonly scenario: string;
   readonly journal: string;
   readonly minutes: number;
   readonly increments: number;

@@ -57,6 +57,7 @@ await withCleanup(async () => {
       ...facts,
       uws: running.build ?? 'none',
       kind: 'soak',
+      scenario: scenario.name,
       journal,
       minutes,
       increments: figures.increments,

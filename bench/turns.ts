@@ -140,7 +140,9 @@ function progressLine(name: string, figures: TurnFigures): string {
     `${figures.cpuRatio.toFixed(2)} ×`,
     figures.generatorBusy === null ? '' : `generator busy ${Math.round(figures.generatorBusy * 100)} %`,
     figures.refused > 0 ? `${figures.refused} refused` : '',
-  ].join('  ');
+  ]
+    .join('  ')
+    .trimEnd();
 }
 
 function summary(name: string, note: string | undefined, turns: readonly TurnFigures[]): ContenderFigures {
