@@ -65,7 +65,13 @@ const owners: Readonly<Record<string, readonly string[]>> = {
  * The files that touch the environment: main hands it to the configuration, one library takes a bound from there, and
  * the embedded database's processes inherit it.
  */
-const environmentFiles = ['main', 'http/uws', 'db/embedded', 'db/postgres-cluster'];
+const environmentFiles = [
+  'main',
+  'shard-worker/journal/journal-command',
+  'http/uws',
+  'db/embedded',
+  'db/postgres-cluster',
+];
 
 const sourceRoot = join(import.meta.dirname, '../../../src');
 const linesMax = 300;
