@@ -86,7 +86,14 @@ const owners: Readonly<Record<string, readonly string[]>> = {
  * The files that touch the environment: main and the migration command hand it to the configuration, one library takes a bound from there, and
  * the embedded database's processes inherit it.
  */
-const environmentFiles = ['main', 'http/uws', 'db/embedded', 'db/migrate-command', 'db/postgres-cluster'];
+const environmentFiles = [
+  'main',
+  'shard-worker/journal/journal-command',
+  'http/uws',
+  'db/embedded',
+  'db/migrate-command',
+  'db/postgres-cluster',
+];
 
 const sourceRoot = join(import.meta.dirname, '../../../src');
 const linesMax = 300;

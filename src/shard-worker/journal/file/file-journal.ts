@@ -50,7 +50,7 @@ export function createFileJournal(options: FileJournalOptions): FileJournal {
 export function openFileJournal(options: OpenFileJournalOptions): FileJournal {
   const { disk, directory, stream, databaseId } = options;
   const path = join(directory, stream);
-  const segments = orUnavailable(`${path} cannot be read`, () => findSegments(disk, path, stream));
+  const segments = orUnavailable(`${path} cannot be read`, () => findSegments(disk, path));
   if (segments.length === 0) throw new JournalError('journal-gap', `${path} holds no segment.`);
   if (options.rebind !== true) requireSameDatabase(path, databaseOf(segments), databaseId);
   return new FileJournal(options, stream, 'found');
@@ -107,7 +107,7 @@ export class FileJournal implements RecoverableJournal {
     const { disk } = this.#options;
     return orUnavailable(`${this.#path} cannot be recovered`, () => {
       // Read anew: an attempt that failed may have published its segment already.
-      const found = findSegments(disk, this.#path, this.stream);
+      const found = findSegments(disk, this.#path);
       if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(found), this.#run.databaseId);
       const scan = scanForRecovery(disk, this.#path, found, checkpoint);
       if (this.#mode.forFinishing === true) this.#finish(scan, checkpoint);

@@ -11,7 +11,7 @@
  *    the segment's header or a later whole record says that this LSN had been synced: then it is corruption.
  * 5. LSNs above the checkpoint that no segment holds are missing. Nothing is guessed: an operator accepts that, or not.
  */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { JournalError } from '../../../errors.js';
 import type { Lsn } from '../../../increment.js';
 import type { Disk } from './disk.js';
@@ -78,10 +78,11 @@ export interface StreamScan {
 }
 
 /**
- * The segments of a stream in order, headers read and checked against name and stream. Throws JournalError
+ * The segments of a stream in order, headers read and checked against the names of files and directory. Throws JournalError
  * `journal-corrupt` or `journal-format` with the file.
  */
-export function findSegments(disk: Disk, directory: string, stream: string): FoundSegment[] {
+export function findSegments(disk: Disk, directory: string): FoundSegment[] {
+  const stream = basename(directory);
   const names = disk.list(directory).filter((name) => lsnOfSegmentName(name) !== undefined);
   const segments = names.sort().map((name) => readSegmentHeader(disk, join(directory, name)));
   let previous: FoundSegment | undefined;

@@ -51,7 +51,7 @@ const LOOKS_MAX = 100;
 
 /** One stream as {@link listStreams} shows it; undefined where it has no segments. */
 export function describeStream(disk: Disk, directory: string, stream: string): StreamInfo | undefined {
-  const found = findSettledSegments(disk, join(directory, stream), stream);
+  const found = findSettledSegments(disk, join(directory, stream));
   const first = found[0];
   const last = found.at(-1);
   if (first === undefined || last === undefined) return undefined;
@@ -68,10 +68,10 @@ export function describeStream(disk: Disk, directory: string, stream: string): S
 }
 
 /** The segments, although their owner may be removing the oldest ones between our reading of names and of files. */
-function findSettledSegments(disk: Disk, path: string, stream: string): FoundSegment[] {
+function findSettledSegments(disk: Disk, path: string): FoundSegment[] {
   for (let looks = 1; ; looks += 1) {
     try {
-      return findSegments(disk, path, stream);
+      return findSegments(disk, path);
     } catch (error) {
       if (systemErrorCode(error) !== 'ENOENT' || looks === LOOKS_MAX) throw error;
     }

@@ -1,0 +1,119 @@
+/**
+ * Makes a damaged stream readable again, keeping what can be read. Command; the data directory's lock is held.
+ *
+ * The damaged file is copied first and never loses anything that the copy does not have. Then the whole records behind
+ * the damage get a segment of their own, whose header says where the damage began: that alone voids what is between. Then
+ * the damaged segment is cut there. The LSNs between are missing from then on, which a start does not accept until an
+ * operator does.
+ */
+import type { Lsn } from '../../../increment.js';
+import type { Disk, DiskFile } from './disk.js';
+import { findLaterRecord, readFully, RecordReader } from './record-reader.js';
+import { SEGMENT_HEADER_BYTES } from './segment-header.js';
+import { SegmentWriter, writeFully } from './segment-writer.js';
+import { syncSegment } from './stream-recovery.js';
+import { findSegments, inspectSegment, type FoundSegment, type SegmentReport } from './stream-scan.js';
+
+const COPY_BYTES = 1024 * 1024;
+
+/** What a repair did to one segment. */
+export interface Repair {
+  readonly path: string;
+  /** Where the damaged file was copied to. */
+  readonly copy: string;
+  /** Where it was cut. */
+  readonly offset: number;
+  /** The last LSN before the damage. */
+  readonly lastLsn: Lsn;
+  /** Runs of LSNs behind the damage that could be read. */
+  readonly rescued: readonly { readonly from: Lsn; readonly to: Lsn }[];
+}
+
+/**
+ * Repairs every segment of the stream in `directory` that is corrupt or torn; the latter is only cut. `now` names the copies. Throws
+ * JournalError where a header cannot be read, and the disk's errors.
+ */
+export function repairStream(disk: Disk, directory: string, now: Date): Repair[] {
+  const repairs: Repair[] = [];
+  for (let index = 0; ; index += 1) {
+    // Read anew each time: a repair adds segments.
+    const segments = findSegments(disk, directory);
+    if (index >= segments.length) return repairs;
+    const report = inspectSegment(disk, segments, index);
+    if (report.verdict.kind !== 'corrupt' && report.verdict.kind !== 'torn') continue;
+    repairs.push(repairSegment(disk, directory, report, now));
+  }
+}
+
+function repairSegment(disk: Disk, directory: string, report: SegmentReport, now: Date): Repair {
+  const { path, header } = report.segment;
+  const copy = `${path}.damaged-${now.toISOString().replaceAll(/[:.]/g, '')}`;
+  copyFile(disk, path, copy);
+  disk.syncDirectory(directory);
+  const rescued: { from: Lsn; to: Lsn }[] = [];
+  const source = disk.open(copy);
+  try {
+    let lastLsn = report.lastLsn;
+    let { end } = report;
+    while (report.verdict.kind === 'corrupt') {
+      const found = findLaterRecord(source, end, lastLsn + 1, 0);
+      if (found === undefined || found.lsn > report.limit) break;
+      const run = new RecordReader(source, found.lsn, report.limit, found.offset);
+      while (run.next());
+      end = run.end?.offset ?? end;
+      const to = run.lsn;
+      const rescue = { ...header, firstLsn: found.lsn, predecessorLsn: lastLsn, syncedLsn: to };
+      const write = (file: DiskFile): number => copyRange(source, file, found.offset, end);
+      const writer = new SegmentWriter(disk, directory, rescue, 0, write);
+      writer.publish();
+      writer.close();
+      rescued.push({ from: found.lsn, to });
+      lastLsn = to;
+    }
+  } finally {
+    source.close();
+  }
+  disk.truncate(path, report.end);
+  syncSegment(disk, report.segment);
+  return { path, copy, offset: report.end, lastLsn: report.lastLsn, rescued };
+}
+
+/** Copies bytes of a segment behind the header of another; returns the offset of their end. */
+function copyRange(source: DiskFile, into: DiskFile, from: number, to: number): number {
+  const chunk = new Uint8Array(COPY_BYTES);
+  let end = SEGMENT_HEADER_BYTES;
+  for (let at = from; at < to;) {
+    const bytes = readFully(source, chunk.subarray(0, Math.min(chunk.byteLength, to - at)), at);
+    writeFully(into, chunk.subarray(0, bytes), end);
+    at += bytes;
+    end += bytes;
+  }
+  return end;
+}
+
+function copyFile(disk: Disk, from: string, to: string): void {
+  const source = disk.open(from);
+  try {
+    const copy = disk.create(to);
+    try {
+      const chunk = new Uint8Array(COPY_BYTES);
+      for (let at = 0; ;) {
+        const bytes = readFully(source, chunk, at);
+        if (bytes === 0) break;
+        writeFully(copy, chunk.subarray(0, bytes), at);
+        at += bytes;
+      }
+      copy.sync();
+    } finally {
+      copy.close();
+    }
+  } finally {
+    source.close();
+  }
+}
+
+/** The segments of a stream and how each ends, for a report. Throws as {@link findSegments} does. */
+export function inspectStream(disk: Disk, directory: string): SegmentReport[] {
+  const segments: readonly FoundSegment[] = findSegments(disk, directory);
+  return segments.map((_, index) => inspectSegment(disk, segments, index));
+}
