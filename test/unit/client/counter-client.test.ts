@@ -145,7 +145,7 @@ test('Retry-After is waited for, in seconds and as a date', () =>
     assert.equal(peer.sums.get('a'), 2n);
   }));
 
-test('waits between attempts grow to their bound and differ', () =>
+test('waits between attempts are drawn at random, and later ones from a wider range', () =>
   withPeer({ retryBaseMs: 4, retryDelayMsMax: 40 }, async (client, peer) => {
     peer.behaviour.fault = ({ attempt }) => (attempt < 12 ? 'overloaded' : 'none');
     client.increment('a');
@@ -430,6 +430,20 @@ test('a close that is cut short refuses all that is left, and says what of it ma
   });
 });
 
+test('a redirection is not followed: it is not an answer of a counter server', () =>
+  withPeer({}, async (client, peer) => {
+    for (const status of [301, 307]) {
+      peer.behaviour.answer = (response) => {
+        response.writeHead(status, { location: '/elsewhere' }).end();
+        return true;
+      };
+      client.increment('a');
+      const failure = await failureOf(client.flush());
+      assert.deepEqual([failure.code, failure.status, failure.retryable], ['unexpected-answer', status, false]);
+    }
+    assert.equal(peer.requests.length, 2);
+  }));
+
 test('settings that cannot work are refused', () => {
   const url = 'http://127.0.0.1:1';
   const bad: readonly CounterClientOptions[] = [
@@ -451,7 +465,7 @@ test('settings that cannot work are refused', () => {
   }
 });
 
-test('the built file works alone, and an idle client keeps no process alive', async () => {
+test('the built file works alone: what was not flushed is still sent, and then it keeps no process alive', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'summing-counters-client-'));
   const peer = await CounterPeer.start();
   try {

@@ -1,0 +1,160 @@
+/**
+ * The promise from end to end: clients pass increments in while the server is killed and started again, and at the end
+ * the sums are exactly what was passed in. Nothing here knows which of the answers were lost.
+ */
+import assert from 'node:assert/strict';
+import { randomInt } from 'node:crypto';
+import { createServer } from 'node:net';
+import { CounterClient } from 'summing-counters/client';
+import { connectTo, createTestDatabase } from '../support/database.js';
+import { send } from '../support/http.js';
+import { Mulberry32 } from '../support/mulberry32.js';
+import { seedOfRun } from '../support/random-runs.js';
+import { startServer, temporaryDirectory, type TestServer } from '../support/server.js';
+
+/** How hard the run is. */
+export interface ClientCrashOptions {
+  /** Clients at once, each with one batch in flight. */
+  readonly clients: number;
+  /** Keys that all of them share. */
+  readonly keys: number;
+  /** Times that the server is killed with SIGKILL. */
+  readonly kills: number;
+  /** Most requests between the server's start and its end. */
+  readonly requestsPerLifeMax: number;
+  /** Added to the server's environment; `JOURNAL` must be one that outlives the process. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** By default that of the test run. */
+  readonly seed?: number;
+}
+
+/** Counts requests as they are sent, and tells when there were enough of them. */
+class RequestCounter {
+  #sent = 0;
+  #due: { readonly at: number; readonly resolve: () => void } | undefined;
+
+  readonly fetch: typeof globalThis.fetch = (input, init) => {
+    const answer = globalThis.fetch(input, init);
+    this.#sent += 1;
+    if (this.#due !== undefined && this.#sent >= this.#due.at) this.#due.resolve();
+    return answer;
+  };
+
+  /** Resolves in the turn in which the `count`th request from now is sent, while its answer is awaited. */
+  after(count: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.#due = { at: this.#sent + count, resolve };
+    });
+  }
+}
+
+/** One client and what was passed to it. */
+class Load {
+  readonly client: CounterClient;
+  readonly passedIn = new Map<string, bigint>();
+  #isOver = false;
+  readonly done: Promise<void>;
+
+  constructor(url: string, fetch: typeof globalThis.fetch, random: Mulberry32, keys: number) {
+    this.client = new CounterClient({
+      url,
+      fetch,
+      intervalMs: 1,
+      batchKeysMax: 1 + random.below(50),
+      requestTimeoutMs: 2_000,
+      retryBaseMs: 10,
+      retryDelayMsMax: 500,
+      retryForMsMax: 5 * 60_000,
+    });
+    this.done = this.#run(random, keys);
+  }
+
+  /** No more increments; resolves once all are acknowledged. */
+  async end(): Promise<void> {
+    this.#isOver = true;
+    await this.done;
+    await this.client.close({ signal: AbortSignal.timeout(120_000) });
+  }
+
+  async #run(random: Mulberry32, keys: number): Promise<void> {
+    while (!this.#isOver) {
+      const increments = Array.from({ length: 1 + random.below(30) }, () => {
+        const isLarge = random.below(2000) === 0;
+        const amount = isLarge ? Number.MAX_SAFE_INTEGER - random.below(1000) : random.below(2000) - 500;
+        return [`key ${random.below(keys)}`, amount] as const;
+      });
+      this.client.incrementMany(increments);
+      for (const [key, amount] of increments) this.passedIn.set(key, (this.passedIn.get(key) ?? 0n) + BigInt(amount));
+      // Flushes must end by themselves across restarts; the rest goes by interval and size.
+      if (random.below(3) === 0) await this.client.flush();
+      else await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+}
+
+/** Runs it against a PostgreSQL database of its own. Rejects where a sum is not exact. */
+export async function clientCrashTest(options: ClientCrashOptions): Promise<void> {
+  const seed = options.seed ?? seedOfRun();
+  console.log(`# client crash: SEED=${seed}`);
+  const random = new Mulberry32(seed);
+  const database = await createTestDatabase();
+  const dataDir = await temporaryDirectory();
+  const env = { DATABASE_URL: database.url, JOURNAL: 'file', PORT: String(await freePort()), ...options.env };
+  let server: TestServer | undefined = await startServer({ dataDir, env });
+  const { url } = server;
+  const counter = new RequestCounter();
+  const loads = Array.from(
+    { length: options.clients },
+    () => new Load(url, counter.fetch, new Mulberry32(random.next()), options.keys),
+  );
+  try {
+    for (let kill = 0; kill < options.kills; kill += 1) {
+      await Promise.race([
+        counter.after(1 + random.below(options.requestsPerLifeMax)),
+        ...loads.map(({ done }) => done), // A load ends only by failing: then there is nothing to wait for.
+      ]);
+      server.kill('SIGKILL');
+      await server.ended;
+      server = await startServer({ dataDir, env });
+    }
+    await Promise.all(loads.map((load) => load.end()));
+    await assertExact(url, database.url, loads);
+    assert.deepEqual(await server.stop(), { code: 0, signal: null });
+  } finally {
+    await Promise.allSettled(loads.map(({ client }) => client.close({ signal: AbortSignal.abort() })));
+    await server?.dispose();
+    await database.drop();
+  }
+}
+
+/**
+ * A port that the server can take again right after it was killed: named from the start, because a socket of port 0 does
+ * not allow that; and below those that the system gives to connections, one of which might be a client's own.
+ */
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = randomInt(20_000, 32_000);
+    const isFree = await new Promise<boolean>((resolve) => {
+      const probe = createServer();
+      probe.once('error', () => resolve(false));
+      probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
+}
+
+/** Both as the server reads the sums and as they stand in the table. */
+async function assertExact(url: string, databaseUrl: string, loads: readonly Load[]): Promise<void> {
+  const expected = new Map<string, bigint>();
+  for (const { passedIn } of loads) {
+    for (const [key, amount] of passedIn) expected.set(key, (expected.get(key) ?? 0n) + amount);
+  }
+  assert.ok(expected.size > 0);
+  const reader = new CounterClient({ url });
+  for (const [key, sum] of expected) assert.equal(await reader.get(key), sum, `${key} as the server reads it`);
+  assert.equal((await send(url, '/flush', { method: 'POST' })).status, 200);
+  const connection = await connectTo(databaseUrl);
+  const rows = await connection.query<{ key: string; sum: string }>({ text: 'select key, sum::text from counters' });
+  await connection.close();
+  assert.deepEqual(new Map(rows.map(({ key, sum }) => [key, BigInt(sum)])), expected);
+}
