@@ -26,7 +26,7 @@ const cases: readonly BrokenCase[] = [
              lsn = this.#target.append(records);`,
       },
     ],
-    options: { database: 'given', killDatabase: false },
+    options: { database: 'given', killDatabase: false, serverKillsLeast: 4 },
     finds: /acknowledged, was counted 0 times/,
   },
   {
@@ -50,7 +50,7 @@ const cases: readonly BrokenCase[] = [
              return { fenced: row.fenced,`,
       },
     ],
-    options: { database: 'given', killDatabase: false },
+    options: { database: 'given', killDatabase: false, serverKillsLeast: 4 },
     finds: /was counted 2 times/,
   },
   {

@@ -73,55 +73,63 @@ test('a second fault while the fate of a flush is being settled changes nothing'
   });
 });
 
-test('while the database is away increments are accepted, and the first flush comes within 5 s of its return', {
-  timeout: 60_000,
-}, async () => {
-  await throughProxy('away', async (node, proxy) => {
-    const server = await node.start();
-    const load = node.load();
-    await load.acknowledgements(50);
-    await proxy.refuse();
-    await server.waitFor('"msg":"The database is away');
-    await load.acknowledgements(200);
-    const ready = await send(node.url, '/readyz');
-    assert.equal(ready.status, 200);
-    assert.equal((JSON.parse(ready.body) as { status: unknown }).status, 'degraded');
-    const read = await send(node.url, `/key_sum?name=${encodeURIComponent(node.ledger.readableKey())}`);
-    assert.equal(read.status, 503, read.body);
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 503);
-    await proxy.accept();
-    const back = performance.now();
-    let flushedAt: number | undefined;
-    proxy.setRule((bytes) => {
-      if (asksForFlush(bytes)) flushedAt ??= performance.now();
-      return 'forward';
+test(
+  'while the database is away increments are accepted, and the first flush comes within 5 s of its return',
+  {
+    timeout: 60_000,
+  },
+  async () => {
+    await throughProxy('away', async (node, proxy) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(50);
+      await proxy.refuse();
+      await server.waitFor('"msg":"The database is away');
+      await load.acknowledgements(200);
+      const ready = await send(node.url, '/readyz');
+      assert.equal(ready.status, 200);
+      assert.equal((JSON.parse(ready.body) as { status: unknown }).status, 'degraded');
+      const read = await send(node.url, `/key_sum?name=${encodeURIComponent(node.ledger.readableKey())}`);
+      assert.equal(read.status, 503, read.body);
+      assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 503);
+      await proxy.accept();
+      const back = performance.now();
+      let flushedAt: number | undefined;
+      proxy.setRule((bytes) => {
+        if (asksForFlush(bytes)) flushedAt ??= performance.now();
+        return 'forward';
+      });
+      await server.waitFor('"msg":"The database is back"');
+      assert.ok(flushedAt !== undefined && flushedAt - back < 5_000, `${flushedAt ?? 0} - ${back}`);
+      await node.finish(server);
     });
-    await server.waitFor('"msg":"The database is back"');
-    assert.ok(flushedAt !== undefined && flushedAt - back < 5_000, `${flushedAt ?? 0} - ${back}`);
-    await node.finish(server);
-  });
-});
+  },
+);
 
-test('a connection that has become a black hole is given up, and what was sent into it counts once', {
-  timeout: 120_000,
-}, async () => {
-  await throughProxy('black hole', async (node, proxy) => {
-    const server = await node.start({ SHARDS: '1' });
-    const load = node.load(4);
-    await load.acknowledgements(20);
-    let flushesAfter = 0;
-    proxy.setRule((bytes) => {
-      if (!asksForFlush(bytes)) return 'forward';
-      if (proxy.faults === 0) return 'blackhole';
-      flushesAfter += 1;
-      return 'forward';
+test(
+  'a connection that has become a black hole is given up, and what was sent into it counts once',
+  {
+    timeout: 120_000,
+  },
+  async () => {
+    await throughProxy('black hole', async (node, proxy) => {
+      const server = await node.start({ SHARDS: '1' });
+      const load = node.load(4);
+      await load.acknowledgements(20);
+      let flushesAfter = 0;
+      proxy.setRule((bytes) => {
+        if (!asksForFlush(bytes)) return 'forward';
+        if (proxy.faults === 0) return 'blackhole';
+        flushesAfter += 1;
+        return 'forward';
+      });
+      // Our time limit for a statement, 40 s, is longer than the server's own, so that in doubt the server ends it.
+      while (flushesAfter === 0) await load.acknowledgements(20);
+      assert.equal(proxy.faults, 1);
+      await node.finish(server);
     });
-    // Our time limit for a statement, 40 s, is longer than the server's own, so that in doubt the server ends it.
-    while (flushesAfter === 0) await load.acknowledgements(20);
-    assert.equal(proxy.faults, 1);
-    await node.finish(server);
-  });
-});
+  },
+);
 
 test('a slow connection delays flushes and nothing else', { timeout: 60_000 }, async () => {
   await throughProxy('slow', async (node, proxy) => {

@@ -34,7 +34,10 @@ export async function breakBuild(mistakes: readonly Mistake[]): Promise<BrokenBu
     const target = path.join(directory, 'dist', file);
     const text = await readFile(target, 'utf8');
     assert.equal(text.split(from).length, 2, `${file} holds once: ${from}`);
-    await writeFile(target, text.replace(from, () => to));
+    await writeFile(
+      target,
+      text.replace(from, () => to),
+    );
   }
   return {
     main: path.join(directory, 'dist', 'main.js'),
