@@ -136,14 +136,23 @@ export class CounterPeer {
 
   #take(request: PeerRequest, body: Buffer, response: ServerResponse, fault: Fault): void {
     const { bodyBytesMax, keyBytesMax } = this.behaviour;
-    if (body.length > bodyBytesMax) return problem(response, 413, 'body-too-large', false, 'no');
+    if (body.length > bodyBytesMax) {
+      problem(response, 413, 'body-too-large', false, 'no');
+      return;
+    }
     const pairs = oraclePairs(body, false, keyBytesMax);
-    if (pairs === undefined) return problem(response, 400, 'invalid-request', false, 'no');
+    if (pairs === undefined) {
+      problem(response, 400, 'invalid-request', false, 'no');
+      return;
+    }
     if (fault === 'count-late') {
       response.once('close', () => this.#count(request, pairs));
       return;
     }
-    if (!this.#count(request, pairs)) return problem(response, 422, 'idempotency-mismatch', false, 'no');
+    if (!this.#count(request, pairs)) {
+      problem(response, 422, 'idempotency-mismatch', false, 'no');
+      return;
+    }
     switch (fault) {
       case 'drop-counted':
         response.destroy();
@@ -155,8 +164,10 @@ export class CounterPeer {
         response.writeHead(202, { 'content-type': 'text/plain', 'content-length': '7' });
         response.write('cre', () => response.destroy());
         return;
-      case 'unknown-counted':
-        return problem(response, 500, 'outcome-unknown', true, 'unknown');
+      case 'unknown-counted': {
+        problem(response, 500, 'outcome-unknown', true, 'unknown');
+        return;
+      }
       case 'bad-gateway':
         response.writeHead(502, { 'content-type': 'text/html' }).end('<h1>Bad gateway</h1>');
         return;
