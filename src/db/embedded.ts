@@ -21,7 +21,7 @@ import { choosePostgresAccount, type PostgresAccount } from './embedded-account.
 import { embeddedPackageDir, prepareBinaries, type PostgresBinaries } from './embedded-binaries.js';
 import { openCluster, type PostgresCluster } from './postgres-cluster.js';
 import { PostgresLog } from './postgres-log.js';
-import { describeFailure, endProcess, freePort, isStillInUse } from './postgres-process.js';
+import { describeFailure, endProcess, freePort, isPassing } from './postgres-process.js';
 import { stopOrphan } from './postgres-pid-file.js';
 import { serverArguments } from './postgres-settings.js';
 
@@ -153,7 +153,7 @@ class EmbeddedServer implements EmbeddedPostgres {
       } catch (error) {
         const said = this.#log.lastLines.join('\n');
         const portTaken = said.includes('could not bind') && ++portAttempts < PORT_ATTEMPTS;
-        if (!portTaken && !(isStillInUse(said) && performance.now() < deadline)) {
+        if (!portTaken && !(isPassing(error, said) && performance.now() < deadline)) {
           this.#log.close();
           throw new StartError([`The embedded PostgreSQL does not start: ${describeFailure(error, said)}`], {
             cause: error,

@@ -27,9 +27,10 @@ export async function endProcess(
   clearTimeout(kill);
 }
 
-/** What passes by itself: a predecessor that has not quite ended. */
-export function isStillInUse(said: string): boolean {
-  return said.includes('lock file "postmaster.pid" already exists') || said.includes('is still in use');
+/** What passes by itself: a predecessor that has not quite ended; somebody, or the system for want of memory, killed it. */
+export function isPassing(error: unknown, said: string): boolean {
+  const killed = error instanceof Error && error.message === 'it ended with SIGKILL';
+  return killed || said.includes('lock file "postmaster.pid" already exists') || said.includes('is still in use');
 }
 
 /** What ended, and what it said about why, in one line. */

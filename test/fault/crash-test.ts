@@ -47,7 +47,7 @@ for (const violation of result.violations) console.error(`VIOLATION: ${violation
 console.log(
   `crash test, ${values.database} PostgreSQL, seed ${random.seed}: ${Math.round(result.seconds)} s, kill -9 of the ` +
     `server ${result.serverKills} times, of PostgreSQL ${result.databaseKills} times; requests acknowledged ` +
-    `${result.acknowledged}, of unknown outcome ${result.unknown}, refused ${result.refused}; ${result.reads} reads ` +
+    `${result.acknowledged} (${result.repeated} of them repeated with their token until they were), of unknown outcome ${result.unknown}, refused ${result.refused}; ${result.reads} reads ` +
     `compared; ${result.violations.length === 0 ? 'every acknowledged increment counted exactly once' : `${result.violations.length} VIOLATIONS`}`,
 );
 process.exit(result.violations.length === 0 ? 0 : 1);

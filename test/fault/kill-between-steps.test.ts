@@ -12,8 +12,7 @@ import { faultEnvironment, type FaultStep } from '../support/fault-injection.js'
 const steps: readonly (readonly [FaultStep, from: number, spread: number, where: string])[] = [
   ['post', 20, 50, 'before a batch is handed to its shard'],
   ['posted', 20, 50, 'after a batch was handed to its shard'],
-  ['received', 5, 20, 'after a shard has taken a batch'],
-  ['append', 20, 50, 'before records are written'],
+  ['append', 20, 50, 'after a shard has taken a batch and before its record is written'],
   ['appended', 20, 50, 'after records were written and before they are synced'],
   ['synced', 20, 50, 'after records were synced and before they are applied'],
   ['acknowledge', 20, 50, 'before an acknowledgement is posted'],

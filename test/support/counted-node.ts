@@ -95,7 +95,7 @@ export class CountedNode {
     const { sums, rejected, deadlocks } = await readCountedSums(this.#options.databaseUrl);
     assert.deepEqual(this.ledger.violations(sums), []);
     assert.deepEqual({ rejected, deadlocks }, { rejected: 0, deadlocks: 0 });
-    for (const load of this.#loads) assert.deepEqual(load.wrongReads, []);
+    for (const load of this.#loads) assert.deepEqual(load.wrongAnswers, []);
   }
 
   /** Flushes, stops the server in order and compares: the end of a test whose server runs. */

@@ -8,8 +8,6 @@ export type FaultStep =
   /** Main thread, before and after a batch is handed to a shard. */
   | 'post'
   | 'posted'
-  /** Shard thread, a batch taken from its port while others waited. */
-  | 'received'
   /** Before and after records are written. */
   | 'append'
   | 'appended'

@@ -62,7 +62,6 @@ const originalWritev = fs.writevSync;
 const originalSync = fs.fdatasyncSync;
 const originalUnlink = fs.unlinkSync;
 const originalRename = fs.renameSync;
-const originalReceive = threads.receiveMessageOnPort;
 
 function isSegment(path: string | undefined): boolean {
   return path !== undefined && /\.wal(\.new)?$/.test(path);
@@ -113,12 +112,6 @@ fs.renameSync = (from, to) => {
   originalRename(from, to);
   if (isSegment(String(from))) reach('segment-published');
 };
-threads.receiveMessageOnPort = (port) => {
-  const received = originalReceive(port) as { message: unknown } | undefined;
-  if (!threads.isMainThread && received?.message instanceof ArrayBuffer) reach('received');
-  return received;
-};
-
 // Of a class of Node's own: it has the method, and its instances look it up there.
 const portPrototype = threads.MessagePort.prototype as unknown as {
   postMessage: (this: object, message: unknown, transfer?: unknown) => void;

@@ -27,9 +27,14 @@ export class Load {
   readonly #options: LoadOptions;
   readonly #running: Promise<void>;
   #stopping = false;
-  /** Reads whose answer was below what was acknowledged before or above what was attempted until then. */
-  readonly wrongReads: string[] = [];
+  /** Reads below what was acknowledged before or above what was attempted until then; repetitions called a mismatch. */
+  readonly wrongAnswers: string[] = [];
   reads = 0;
+  /** Requests of unknown outcome that were sent again with their token, until the 202. */
+  repeated = 0;
+  /** Requests sent again with their token after their 202. */
+  replayed = 0;
+  readonly #unanswered: TrackedRequest[] = [];
   #onAcknowledged: (() => void)[] = [];
 
   constructor(options: LoadOptions) {
@@ -63,6 +68,14 @@ export class Load {
   async stop(): Promise<void> {
     this.#stopping = true;
     await this.#running;
+    for (const request of this.#unanswered.splice(0)) request.settle('unknown');
+  }
+
+  /** An acknowledged request sent once more: the answer must be the same. */
+  async #replay(connection: HttpConnection, request: TrackedRequest): Promise<void> {
+    const status = await connection.post(request);
+    if (status === 202) this.replayed += 1;
+    else if (status === 422) this.wrongAnswers.push(`a replay of ${request.token ?? ''} was answered 422`);
   }
 
   async #send(url: string, index: number): Promise<void> {
@@ -79,23 +92,53 @@ export class Load {
         requests += 1;
         const { readEvery = 0 } = this.#options;
         if (readEvery > 0 && requests % readEvery === 0) await this.#read(url);
-        else await this.#increment(connection, next());
+        else await this.#sendOne(connection, next);
       }
       connection.close();
     }
   }
 
-  async #increment(connection: HttpConnection, request: TrackedRequest): Promise<void> {
-    const status = await connection.post(request.body);
+  async #sendOne(connection: HttpConnection, next: () => TrackedRequest): Promise<void> {
+    const unanswered = this.#unanswered.shift();
+    if (unanswered !== undefined) {
+      await this.#repeat(connection, unanswered);
+      return;
+    }
+    const request = next();
+    const isAcknowledged = await this.#increment(connection, request);
+    if (isAcknowledged && request.token?.endsWith('7') === true) await this.#replay(connection, request);
+  }
+
+  async #increment(connection: HttpConnection, request: TrackedRequest): Promise<boolean> {
+    const status = await connection.post(request);
     if (status === 202) {
       request.settle('acknowledged');
       const waiting = this.#onAcknowledged;
       this.#onAcknowledged = [];
       for (const resolve of waiting) resolve();
-    } else if (status === undefined || (status >= 500 && status !== 503)) {
-      request.settle('unknown');
+      return true;
+    }
+    if (isUnknown(status)) {
+      if (request.token === undefined) request.settle('unknown');
+      else this.#unanswered.push(request);
     } else {
       request.settle('refused');
+      await pause(REFUSED_PAUSE_MS);
+    }
+    return false;
+  }
+
+  /** Sends a request with a token again whose outcome is unknown, on whichever connection; it stays unknown until a 202. */
+  async #repeat(connection: HttpConnection, request: TrackedRequest): Promise<void> {
+    const status = await connection.post(request);
+    if (status === 202) {
+      this.repeated += 1;
+      request.settle('acknowledged');
+    } else if (status === 422) {
+      this.wrongAnswers.push(`a repetition of ${request.token ?? ''} was answered 422`);
+      request.settle('unknown');
+    } else {
+      this.#unanswered.push(request);
       await pause(REFUSED_PAUSE_MS);
     }
   }
@@ -113,16 +156,20 @@ export class Load {
     if (answer.status !== 200 && !(answer.status === 404 && least > 0n)) return;
     this.reads += 1;
     const sum = answer.status === 404 ? 0n : BigInt(answer.body);
-    if (sum < least || sum > most) this.wrongReads.push(`${key} was read as ${sum}, not from ${least} to ${most}`);
+    if (sum < least || sum > most) this.wrongAnswers.push(`${key} was read as ${sum}, not from ${least} to ${most}`);
   }
+}
+
+function isUnknown(status: number | undefined): boolean {
+  return status === undefined || (status >= 500 && status !== 503);
 }
 
 /** Sends one tracked request on its own and settles it. */
 export async function sendTracked(url: string, request: TrackedRequest): Promise<Answer | undefined> {
   try {
-    const answer = await increment(url, request.body);
-    const unknown = answer.status >= 500 && answer.status !== 503;
-    request.settle(answer.status === 202 ? 'acknowledged' : unknown ? 'unknown' : 'refused');
+    const headers = request.token === undefined ? {} : { 'idempotency-key': request.token };
+    const answer = await increment(url, request.body, { headers });
+    request.settle(answer.status === 202 ? 'acknowledged' : isUnknown(answer.status) ? 'unknown' : 'refused');
     return answer;
   } catch {
     request.settle('unknown');
@@ -162,12 +209,15 @@ class HttpConnection {
   }
 
   /** The answer's status, or undefined where there was none. */
-  post(body: string): Promise<number | undefined> {
+  post({ body, token }: TrackedRequest): Promise<number | undefined> {
     return new Promise((resolve) => {
       this.#answer = resolve;
       this.#patience = setTimeout(() => this.close(), ANSWER_PATIENCE_MS);
       const bytes = Buffer.byteLength(body);
-      this.#socket.write(`POST /increment HTTP/1.1\r\nHost: test\r\nContent-Length: ${bytes}\r\n\r\n${body}`);
+      const tokenHeader = token === undefined ? '' : `Idempotency-Key: ${token}\r\n`;
+      this.#socket.write(
+        `POST /increment HTTP/1.1\r\nHost: test\r\n${tokenHeader}Content-Length: ${bytes}\r\n\r\n${body}`,
+      );
     });
   }
 
