@@ -25,11 +25,14 @@ import type { ShardSupervisor } from './shard-worker/shard-supervisor.js';
 /** Snapshots that a read tries: each further one means that a flush committed within the last. */
 const SNAPSHOTS_MAX = 20;
 
+type Store = Pick<CounterStore, 'available' | 'readCounter' | 'inTurn'>;
+type Supervisor = Pick<ShardSupervisor, 'isRecovered' | 'streams' | 'pendingOf' | 'flush'>;
+
 /** What the operations are made of; the store is there once the database's address is known. */
 export interface CounterNodeParts {
-  readonly store: () => CounterStore | undefined;
-  readonly resets: () => ResetStore | undefined;
-  readonly supervisor: () => ShardSupervisor | undefined;
+  readonly store: () => Store | undefined;
+  readonly resets: () => Pick<ResetStore, 'reset'> | undefined;
+  readonly supervisor: () => Supervisor | undefined;
   /** Why increments are refused, or undefined. */
   readonly refusal: () => ErrorCode | undefined;
   /** False while the database does not take the flushes of a shard, though it may answer reads. */
@@ -108,7 +111,7 @@ export class CounterNode implements CounterOperations {
     return { state: 'ok' };
   }
 
-  #ready(): { readonly store: CounterStore; readonly supervisor: ShardSupervisor } {
+  #ready(): { readonly store: Store; readonly supervisor: Supervisor } {
     const store = this.#parts.store();
     const supervisor = this.#parts.supervisor();
     if (store === undefined || supervisor === undefined) {
@@ -118,7 +121,7 @@ export class CounterNode implements CounterOperations {
   }
 
   /** The same array while nothing changed, so that reads of one moment share a statement. */
-  #streamsOf(supervisor: ShardSupervisor): readonly string[] {
+  #streamsOf(supervisor: Supervisor): readonly string[] {
     const streams = supervisor.streams;
     if (streams.length !== this.#streams.length || streams.some((stream, index) => stream !== this.#streams[index])) {
       this.#streams = streams;

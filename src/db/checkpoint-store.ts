@@ -8,7 +8,13 @@
  */
 import { CounterError } from '../errors.js';
 import { TokenArrayEncoder, type FlushTokens } from './binary-array.js';
-import { connect, type DatabaseConnection, type DatabaseTarget, type Statement } from './connection.js';
+import {
+  connect,
+  type ConnectOptions,
+  type DatabaseConnection,
+  type DatabaseTarget,
+  type Statement,
+} from './connection.js';
 import {
   classifyDatabaseError,
   errorCode,
@@ -81,7 +87,12 @@ export interface CheckpointStoreOptions {
   readonly applicationName: string;
   readonly connectTimeoutMs?: number;
   readonly queryTimeoutMs?: number;
+  /** Instead of {@link connect}. */
+  readonly connect?: (target: DatabaseTarget, options: ConnectOptions) => Promise<Session>;
 }
+
+/** A connection as the store uses it. */
+export type Session = Pick<DatabaseConnection, 'lost' | 'query' | 'close' | 'destroy'>;
 
 interface FlushRow {
   readonly fenced: number;
@@ -100,7 +111,7 @@ interface CheckpointRow {
 export class CheckpointStore {
   readonly #target: DatabaseTarget;
   readonly #options: CheckpointStoreOptions;
-  #connection: DatabaseConnection | undefined;
+  #connection: Session | undefined;
   #closed = false;
 
   constructor(target: DatabaseTarget, options: CheckpointStoreOptions) {
@@ -205,11 +216,11 @@ export class CheckpointStore {
     }
   }
 
-  async #connected(): Promise<DatabaseConnection> {
+  async #connected(): Promise<Session> {
     this.#refuseIfClosed();
     if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
     try {
-      this.#connection = await connect(this.#target, this.#options);
+      this.#connection = await (this.#options.connect ?? connect)(this.#target, this.#options);
     } catch (error) {
       this.#connection = undefined;
       throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause: error });

@@ -23,7 +23,10 @@ const SURROGATE_MAX = 0xdfff;
  * One page, on the connection of the reads and in turn with them. Rejects with CounterError `database-unavailable` or
  * `overloaded`.
  */
-export async function listCounters(store: CounterStore, query: CounterListQuery): Promise<CounterListPage> {
+export async function listCounters(
+  store: Pick<CounterStore, 'inTurn'>,
+  query: CounterListQuery,
+): Promise<CounterListPage> {
   const { prefix, after, limit } = query;
   const from = lowerBound(prefix, after);
   const below = prefixSuccessor(prefix);

@@ -25,6 +25,21 @@ export function gaugeTotal(gauges: SharedArrayBuffer, shards: number, cell: numb
   return sum;
 }
 
+/**
+ * Closes the balance of a shard that died: what it had taken and not settled goes to `cell`, handed over to the next or
+ * lost. Returns how many increments.
+ */
+export function closeBalance(row: Float64Array, cell: typeof GAUGE.handedOver | typeof GAUGE.lost): number {
+  const at = (of: number): number => row[of] ?? 0;
+  const settled = [GAUGE.flushed, GAUGE.deduplicated, GAUGE.rejected, GAUGE.handedOver, GAUGE.lost];
+  const left = settled.reduce<number>((rest, of) => rest - at(of), at(GAUGE.accepted) + at(GAUGE.recovered));
+  row[cell] = at(cell) + left;
+  row[GAUGE.pendingIncrements] = 0;
+  row[GAUGE.pendingKeys] = 0;
+  row[GAUGE.pendingBytes] = 0;
+  return left;
+}
+
 /** Adds the gauges up. */
 export function conservation(gauges: SharedArrayBuffer, shards: number): Conservation {
   const total = (cell: number): number => gaugeTotal(gauges, shards, cell);

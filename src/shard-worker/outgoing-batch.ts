@@ -1,6 +1,7 @@
 /**
  * A batch while it is being filled: record header and entries in one buffer that is then posted. Front-end thread.
  */
+import type { Clock } from '../clock.js';
 import type { PairColumns, PendingReply } from '../increment.js';
 import {
   PAIR_HEADER_BYTES,
@@ -27,12 +28,17 @@ export interface FilledBatch {
 
 /** The open batch of one shard. */
 export class OutgoingBatch {
+  readonly #clock: Clock;
   #bytes = new Uint8Array(BATCH_BYTES);
   #view = new DataView(this.#bytes.buffer);
   #end = RECORD_HEADER_BYTES;
   #pairs = 0;
   #replies: PendingReply[] = [];
   #openedAtMs = 0;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
 
   get isEmpty(): boolean {
     return this.#replies.length === 0;
@@ -85,7 +91,7 @@ export class OutgoingBatch {
 
   /** Ends a request: `reply` is settled with the batch. */
   finish(reply: PendingReply): void {
-    if (this.#replies.length === 0) this.#openedAtMs = Date.now();
+    if (this.#replies.length === 0) this.#openedAtMs = this.#clock.now();
     this.#replies.push(reply);
   }
 

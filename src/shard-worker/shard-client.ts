@@ -7,9 +7,10 @@
  * answered or died.
  */
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
+import { systemClock, type Clock } from '../clock.js';
 import { errorCodes, type ErrorCode } from '../errors.js';
 import type { PairColumns, PendingReply } from '../increment.js';
-import { TOKENED_HEADER_BYTES, TOKENED_OUTCOME, type BatchAnswer } from './messages.js';
+import { TOKENED_HEADER_BYTES, TOKENED_OUTCOME, type BatchAnswer, type BatchMessage } from './messages.js';
 import { OutgoingBatch } from './outgoing-batch.js';
 
 /**
@@ -18,6 +19,31 @@ import { OutgoingBatch } from './outgoing-batch.js';
  * within one round trip.
  */
 const BATCHES_IN_FLIGHT_MAX = 1;
+
+/** A shard's port as a front end uses it. */
+export interface AnswerPort {
+  /** Calls back with each answer that {@link receive} has not taken. */
+  listen(callback: (answer: BatchAnswer) => void): void;
+  /** The next answer that waits, taken now. */
+  receive(): BatchAnswer | undefined;
+  /** Posts a batch; `buffer` is what it holds, and is the shard's from then on. */
+  post(message: BatchMessage, buffer: ArrayBuffer): void;
+  close(): void;
+}
+
+/** A MessagePort as a front end uses it. */
+export function answerPort(port: MessagePort): AnswerPort {
+  return {
+    listen: (callback) => port.on('message', callback),
+    receive: () => (receiveMessageOnPort(port) as { message: BatchAnswer } | undefined)?.message,
+    post: (message, buffer) => {
+      port.postMessage(message, [buffer]);
+    },
+    close: () => {
+      port.close();
+    },
+  };
+}
 
 interface BatchInFlight {
   replies: readonly PendingReply[];
@@ -31,13 +57,20 @@ type BatchKind = 'plain' | 'onlyPendingKeys' | 'tokened';
 
 /** One shard as a front end sees it. */
 export class ShardClient {
-  #port: MessagePort | undefined;
-  readonly #plain = new OutgoingBatch();
-  readonly #tokened = new OutgoingBatch();
+  readonly #clock: Clock;
+  #port: AnswerPort | undefined;
+  readonly #plain: OutgoingBatch;
+  readonly #tokened: OutgoingBatch;
   readonly #inFlight: BatchInFlight[] = [];
   #inFlightHead = 0;
   #reservedPairs = 0;
   #reservedBytes = 0;
+
+  constructor(clock: Clock = systemClock) {
+    this.#clock = clock;
+    this.#plain = new OutgoingBatch(clock);
+    this.#tokened = new OutgoingBatch(clock);
+  }
 
   /** Pairs open and in flight: each may become a pending key. */
   get reservedPairs(): number {
@@ -64,9 +97,9 @@ export class ShardClient {
   }
 
   /** Connects to a started shard. */
-  connect(port: MessagePort): void {
+  connect(port: AnswerPort): void {
     this.#port = port;
-    port.on('message', (answer: BatchAnswer) => {
+    port.listen((answer) => {
       this.#take(answer);
     });
   }
@@ -79,9 +112,9 @@ export class ShardClient {
     if (port !== undefined) {
       // What the shard had answered before it died still counts.
       for (;;) {
-        const received = receiveMessageOnPort(port) as { message: BatchAnswer } | undefined;
-        if (received === undefined) break;
-        this.#take(received.message);
+        const answer = port.receive();
+        if (answer === undefined) break;
+        this.#take(answer);
       }
       port.close();
     }
@@ -161,11 +194,11 @@ export class ShardClient {
     if (open.isEmpty) return;
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
-    const sentAtMs = Date.now();
+    const sentAtMs = this.#clock.now();
     const { buffer, replies, pairs, bytes } = open.take(sentAtMs);
     this.#inFlight.push({ replies, pairs, bytes, sentAtMs });
-    if (kind === 'plain') port.postMessage(buffer, [buffer]);
-    else port.postMessage(kind === 'tokened' ? { tokened: buffer } : { onlyPendingKeys: buffer }, [buffer]);
+    if (kind === 'plain') port.post(buffer, buffer);
+    else port.post(kind === 'tokened' ? { tokened: buffer } : { onlyPendingKeys: buffer }, buffer);
   }
 
   #take(answer: BatchAnswer): void {

@@ -41,6 +41,7 @@ export class ShardRouter implements IncrementReceiver {
   readonly #clients: readonly ShardClient[];
   readonly #gauges: readonly Float64Array[];
   readonly #limits: RouterLimits;
+  readonly #atTurnEnd: (callback: () => void) => void;
   readonly #doors: ShardDoor[];
   readonly #partPairs: Uint32Array;
   readonly #partBytes: Uint32Array;
@@ -51,7 +52,14 @@ export class ShardRouter implements IncrementReceiver {
     for (const client of this.#clients) client.endTurn();
   };
 
-  constructor(clients: readonly ShardClient[], gauges: SharedArrayBuffer, limits: RouterLimits) {
+  /** `atTurnEnd` runs its argument once this turn of the event loop has taken what waits on its sockets. */
+  constructor(
+    clients: readonly ShardClient[],
+    gauges: SharedArrayBuffer,
+    limits: RouterLimits,
+    atTurnEnd: (callback: () => void) => void = setImmediate,
+  ) {
+    this.#atTurnEnd = atTurnEnd;
     this.#clients = clients;
     this.#gauges = clients.map((_, shard) => gaugeRow(gauges, shard));
     this.#limits = limits;
@@ -213,7 +221,7 @@ export class ShardRouter implements IncrementReceiver {
   #scheduleTurnEnd(): void {
     if (this.#turnScheduled) return;
     this.#turnScheduled = true;
-    setImmediate(this.#endTurn);
+    this.#atTurnEnd(this.#endTurn);
   }
 }
 

@@ -18,6 +18,7 @@ import { Piscina } from 'piscina';
 import { CounterError } from '../errors.js';
 import type { Sum } from '../increment.js';
 import type { Logger } from '../logger.js';
+import { closeBalance } from './conservation.js';
 import {
   GAUGE,
   gaugeRow,
@@ -27,7 +28,7 @@ import {
   type SeenCheckpoint,
   type ShardTask,
 } from './messages.js';
-import type { ShardClient } from './shard-client.js';
+import { answerPort, type ShardClient } from './shard-client.js';
 import type { ShardDoor } from './shard-router.js';
 
 /** Restarts of shards that a node bears within {@link RESTART_WINDOW_MS}; one more ends the process. */
@@ -174,7 +175,7 @@ export class ShardSupervisor {
     shard.control = control.port1;
     control.port1.on('message', (message: ControlMessage) => {
       this.#receive(index, message, () => {
-        for (const [frontEnd, channel] of channels.entries()) clients[frontEnd]?.[index]?.connect(channel.port1);
+        for (const [frontEnd, channel] of channels.entries()) clients[frontEnd]?.[index]?.connect(answerPort(channel.port1));
       });
     });
     const frontEnds = channels.map((channel) => channel.port2);
@@ -271,12 +272,7 @@ export class ShardSupervisor {
   #closeBalance(index: number): void {
     const row = this.#rows[index] as Float64Array;
     const cell = this.#options.taskOf(index).settings.journal === 'memory' ? GAUGE.lost : GAUGE.handedOver;
-    const entered = (row[GAUGE.accepted] as number) + (row[GAUGE.recovered] as number);
-    const left = entered - leftOf(row);
-    row[cell] = (row[cell] as number) + left;
-    row[GAUGE.pendingIncrements] = 0;
-    row[GAUGE.pendingKeys] = 0;
-    row[GAUGE.pendingBytes] = 0;
+    const left = closeBalance(row, cell);
     if (cell === GAUGE.lost && left > 0) {
       this.#options.logger.error({ shard: index, lost: left }, 'Acknowledged increments are lost with the shard');
     }
@@ -320,10 +316,4 @@ export class ShardSupervisor {
       await new Promise<void>((resolve) => this.#onChange.push(resolve));
     }
   }
-}
-
-/** Increments of a row that have left the pending state, by whichever way. */
-function leftOf(row: Float64Array): number {
-  const cells = [GAUGE.flushed, GAUGE.deduplicated, GAUGE.rejected, GAUGE.handedOver, GAUGE.lost];
-  return cells.reduce((total, cell) => total + (row[cell] as number), 0);
 }

@@ -35,6 +35,8 @@ export interface FileJournalOptions {
   readonly databaseId: string | undefined;
   /** Bytes of a segment; a larger group gets a segment of its own size. */
   readonly segmentBytes?: number;
+  /** Instead of a random UUID as the id of a new stream. */
+  readonly newStreamId?: () => string;
 }
 
 /** How an existing stream is opened. */

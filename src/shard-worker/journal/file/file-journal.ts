@@ -39,7 +39,7 @@ type State =
 
 /** A new stream under a random id. Its directory and first segment are made at the first append. */
 export function createFileJournal(options: FileJournalOptions): FileJournal {
-  return new FileJournal(options, randomUUID(), 'ready');
+  return new FileJournal(options, options.newStreamId?.() ?? randomUUID(), 'ready');
 }
 
 /**

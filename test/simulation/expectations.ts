@@ -1,0 +1,203 @@
+/**
+ * What clients know, and what must therefore be in the database: the pn-counter check, exact for every single increment.
+ *
+ * Each increment of a key has an amount of its own, 4^i: the i-th digit of a sum in base 4 says how often that increment
+ * is in it. So a sum is not merely within bounds: lost, doubled and resurrected increments are told apart, by name.
+ */
+import { hashKey, type PairColumns, type PendingReply, type Sum } from '#product/increment.js';
+import type { ErrorCode } from '#product/errors.js';
+
+/** Increments until a key is used up; a request that is under way may take some more, and 4^25 is below 2^53. */
+const DIGITS = 21;
+
+/** What is known of one increment. `free`: never sent. */
+export type Fate = 'free' | 'in flight' | 'acknowledged' | 'refused' | 'unknown';
+
+/** A violation of what the server promises. */
+export class Violation extends Error {
+  override readonly name = 'Violation';
+}
+
+/** One counter. */
+export class ExpectedCounter {
+  readonly key: string;
+  readonly bytes: Uint8Array;
+  readonly hash: number;
+  readonly #sign: number;
+  /** The request that each digit belongs to. */
+  readonly requests: ClientRequest[] = [];
+
+  constructor(key: string, sign: 1 | -1) {
+    this.key = key;
+    this.bytes = Buffer.from(key);
+    this.hash = hashKey(this.bytes, 0, this.bytes.length);
+    this.#sign = sign;
+  }
+
+  get isUsedUp(): boolean {
+    return this.requests.length >= DIGITS;
+  }
+
+  get fates(): readonly Fate[] {
+    return this.requests.map(({ fate }) => fate);
+  }
+
+  /** A new increment's digit. */
+  begin(request: ClientRequest): number {
+    return this.requests.push(request) - 1;
+  }
+
+  amountOf(digit: number): number {
+    return this.#sign * 4 ** digit;
+  }
+
+  /** The digit of an amount that was sent. */
+  digitOf(amount: number): number {
+    return Math.round(Math.log2(Math.abs(amount)) / 2);
+  }
+
+  /**
+   * Throws where `sum` counts something twice, or something that was refused or never sent; with `known`, also where it
+   * lacks something that is acknowledged there. A read may show a retry beside its original until it is flushed.
+   */
+  check(sum: Sum, where: string, known: readonly Fate[] | undefined, isRead = false): void {
+    let rest = BigInt(sum) * BigInt(this.#sign);
+    if (rest < 0n) throw new Violation(`${where}: ${this.key} is ${sum}, of the wrong sign`);
+    for (let digit = 0; rest > 0n || digit < (known?.length ?? 0); digit += 1) {
+      const times = Number(rest & 3n);
+      rest >>= 2n;
+      const request = this.requests[digit];
+      const fate = request?.fate ?? 'free';
+      const most = isRead && request?.token !== undefined ? request.attempts : 1;
+      if (times > most) throw new Violation(`${where}: ${this.key}[${digit}] counts ${times} times (${fate})`);
+      if (times > 0 && (fate === 'refused' || fate === 'free')) {
+        throw new Violation(`${where}: ${this.key}[${digit}] counts, but it was ${fate}`);
+      }
+      if (times === 0 && known?.[digit] === 'acknowledged') {
+        throw new Violation(`${where}: ${this.key}[${digit}] was acknowledged and is missing`);
+      }
+    }
+  }
+}
+
+/** One increment of a request. */
+export interface Part {
+  readonly counter: ExpectedCounter;
+  readonly digit: number;
+}
+
+/** What a client wants counted once: sent once, or, with a token, as often as it likes. */
+export class ClientRequest {
+  readonly name: string;
+  readonly token: string | undefined;
+  readonly parts: readonly Part[];
+  attempts = 0;
+  #inFlight = 0;
+  #acknowledged = false;
+  #unknown = false;
+
+  constructor(name: string, counters: readonly ExpectedCounter[], token: string | undefined) {
+    this.name = name;
+    this.token = token;
+    this.parts = counters.map((counter) => ({ counter, digit: counter.begin(this) }));
+  }
+
+  get fate(): Fate {
+    if (this.#acknowledged) return 'acknowledged';
+    if (this.#inFlight > 0) return 'in flight';
+    return this.#unknown ? 'unknown' : 'refused';
+  }
+
+  /** A new attempt; `settled` hears how it ended. */
+  attempt(settled: (fate: Fate) => void): Attempt {
+    this.attempts += 1;
+    this.#inFlight += 1;
+    return new Attempt(this, (fate) => {
+      this.#inFlight -= 1;
+      if (fate === 'acknowledged') this.#acknowledged = true;
+      if (fate === 'unknown') this.#unknown = true;
+      settled(fate);
+    });
+  }
+
+  /** It was acknowledged, but at a strength that what has happened since does not respect. */
+  putAtRisk(): void {
+    this.#acknowledged = false;
+    this.#unknown = true;
+  }
+}
+
+/** One attempt of a request, as the front end sees it. */
+export class Attempt implements PendingReply {
+  readonly request: ClientRequest;
+  readonly #settled: (fate: Fate) => void;
+  #done = false;
+
+  constructor(request: ClientRequest, settled: (fate: Fate) => void) {
+    this.request = request;
+    this.#settled = settled;
+  }
+
+  get isSettled(): boolean {
+    return this.#done;
+  }
+
+  settle(refusal: ErrorCode | undefined): void {
+    if (this.#done) throw new Violation('A request was answered twice');
+    if (refusal === 'idempotency-mismatch') throw new Violation('The same content was taken for other content');
+    this.#end(refusal === undefined ? 'acknowledged' : refusal === 'outcome-unknown' ? 'unknown' : 'refused');
+  }
+
+  /** The connection is gone without an answer. */
+  abandon(): void {
+    if (!this.#done) this.#end('unknown');
+  }
+
+  /** The pairs as the body scanner would leave them. */
+  columns(): PairColumns {
+    const { parts } = this.request;
+    const bytes = parts.map(({ counter }) => counter.bytes);
+    const starts = bytes.map((_, row) => bytes.slice(0, row).reduce((sum, key) => sum + key.length, 0));
+    return {
+      count: parts.length,
+      body: Buffer.concat(bytes),
+      decoded: new Uint8Array(0),
+      keyStart: Int32Array.from(starts),
+      keyBytes: Uint16Array.from(bytes, (key) => key.length),
+      hash: Uint32Array.from(parts, ({ counter }) => counter.hash),
+      amount: Float64Array.from(parts, ({ counter, digit }) => counter.amountOf(digit)),
+    };
+  }
+
+  #end(fate: Fate): void {
+    this.#done = true;
+    this.#settled(fate);
+  }
+}
+
+/** All counters of a history. */
+export class Expectations {
+  readonly counters = new Map<string, ExpectedCounter>();
+
+  counter(key: string, sign: 1 | -1): ExpectedCounter {
+    const existing = this.counters.get(key);
+    if (existing !== undefined) return existing;
+    const made = new ExpectedCounter(key, sign);
+    this.counters.set(key, made);
+    return made;
+  }
+
+  /** Checks what the database has of `keys`; where `complete`, nothing acknowledged may be missing. */
+  check(
+    keys: Iterable<string>,
+    sumOf: (key: string) => bigint,
+    where: string,
+    complete: boolean,
+  ): void {
+    for (const key of keys) {
+      const counter = this.counters.get(key);
+      if (counter === undefined) throw new Violation(`${where}: ${key} was never sent`);
+      counter.check(sumOf(key), where, complete ? counter.fates : undefined);
+    }
+  }
+}

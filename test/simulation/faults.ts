@@ -1,0 +1,118 @@
+/**
+ * What goes wrong besides processes that end. Each history has a few kinds only, chosen by its seed, so that they meet in
+ * many combinations and none drowns the others.
+ */
+import type { Life } from './scheduler.js';
+import type { SimulatedNode } from './simulated-node.js';
+import type { DiskCall } from './storage.js';
+import type { World } from './world.js';
+
+const KINDS = [
+  'sync-error',
+  'disk-error',
+  'disk-full',
+  'database-gone',
+  'database-silent',
+  'database-restart',
+  'database-slow',
+  'statements-refused',
+  'reply-lost',
+  'crash',
+  'thread-dies',
+  'poison',
+] as const;
+
+/** A kind of fault; `poison` is a matter of keys. */
+export type FaultKind = (typeof KINDS)[number];
+
+const DISK_CALLS: readonly DiskCall[] = ['create', 'write', 'rename', 'syncDirectory', 'open', 'read', 'remove', 'list'];
+
+/** The faults of one history. */
+export class Faults {
+  readonly #world: World;
+  readonly #life: Life;
+  readonly #node: () => SimulatedNode | undefined;
+  readonly names: readonly FaultKind[];
+  #healed = false;
+
+  constructor(world: World, life: Life, node: () => SimulatedNode | undefined) {
+    this.#world = world;
+    this.#life = life;
+    this.#node = node;
+    const { random } = world;
+    const density = 2 + random.below(4);
+    this.names = KINDS.filter(() => random.below(density) === 0);
+  }
+
+  has(kind: FaultKind): boolean {
+    return this.names.includes(kind);
+  }
+
+  /** One of the kinds strikes now. */
+  strike(): void {
+    if (this.#healed || this.names.length === 0) return;
+    const { random } = this.#world;
+    const kind = random.pick(this.names);
+    this.#world.note(() => `fault: ${kind}`);
+    this.#strike(kind);
+  }
+
+  /** Nothing goes wrong any more. */
+  heal(): void {
+    this.#healed = true;
+    const { database, storage } = this.#world;
+    storage.full = false;
+    database.network = 'fine';
+    database.slowness = 1;
+    database.refuseNext = 0;
+    database.loseNext = 0;
+  }
+
+  #strike(kind: FaultKind): void {
+    const { random, database, storage } = this.#world;
+    const node = this.#node();
+    switch (kind) {
+      case 'sync-error':
+        if (node !== undefined) node.diskFault = { calls: ['sync'], code: 'EIO' };
+        break;
+      case 'disk-error':
+        if (node !== undefined) node.diskFault = { calls: [random.pick(DISK_CALLS)], code: random.pick(['EIO', 'ENOSPC']) };
+        break;
+      case 'disk-full':
+        storage.full = true;
+        this.#later(random.below(400), () => (storage.full = false));
+        break;
+      case 'database-gone':
+      case 'database-silent':
+        database.network = kind === 'database-gone' ? 'gone' : 'silent';
+        if (random.below(2) === 0) database.crash();
+        else database.cut();
+        this.#later(random.below(random.below(2) === 0 ? 300 : 6000), () => (database.network = 'fine'));
+        break;
+      case 'database-restart':
+        database.crash();
+        break;
+      case 'database-slow':
+        database.slowness = random.pick([1, 10, 100]);
+        this.#later(random.below(1000), () => (database.slowness = 1));
+        break;
+      case 'statements-refused':
+        database.refuseNext = 1 + random.below(5);
+        break;
+      case 'reply-lost':
+        database.loseNext = 1 + random.below(2);
+        break;
+      case 'crash':
+        if (node !== undefined) node.crashIn = 1 + random.below(30);
+        break;
+      case 'thread-dies':
+        node?.killThread(random.below(node.shards));
+        break;
+      case 'poison':
+    }
+  }
+
+  #later(ms: number, callback: () => void): void {
+    this.#world.scheduler.after(ms, this.#life, callback);
+  }
+}

@@ -1,0 +1,289 @@
+/**
+ * One history: processes that live and die, clients, faults, and at the end a healthy start, a drain and the last check.
+ * Everything that happens follows from the seed.
+ */
+import { CounterError, JournalError } from '#product/errors.js';
+import { ClientRequest, Violation, type ExpectedCounter, type Fate } from './expectations.js';
+import type { Mutations } from './mutations.js';
+import { POISON_PREFIX } from './postgres-model.js';
+import { Life } from './scheduler.js';
+import { SimulatedNode } from './simulated-node.js';
+import { Faults } from './faults.js';
+import { randomSettings } from './random-settings.js';
+import { World } from './world.js';
+
+/** Virtual time that no history needs, in ms. */
+const TIME_MAX_MS = 900_000;
+const HEAL_MAX_MS = 120_000;
+const SHUTDOWN_MAX_MS = 30_000;
+
+/** How a history went. */
+export interface HistoryResult {
+  readonly seed: number;
+  readonly steps: number;
+  readonly requests: number;
+  readonly acknowledged: number;
+  readonly violation: unknown;
+}
+
+/** Runs the history of `seed`; `trace` gets a line for what happens. */
+export async function runHistory(seed: number, mutations: Mutations = {}, trace?: string[]): Promise<HistoryResult> {
+  const history = new History(seed, mutations, trace);
+  const violation = await history.run();
+  return { seed, violation, ...history.counts };
+}
+
+class History {
+  readonly #world: World;
+  readonly #life: Life;
+  readonly #faults: Faults;
+  readonly #settings;
+  readonly #nodeId: string;
+  readonly #keys: string[];
+  #keyGeneration = 0;
+  #node: SimulatedNode | undefined;
+  #nodes = 0;
+  readonly #retryable: ClientRequest[] = [];
+  #requests = 0;
+  #acknowledged = 0;
+  #done = false;
+
+  constructor(seed: number, mutations: Mutations, trace: string[] | undefined) {
+    this.#world = new World(seed, mutations, trace);
+    this.#life = new Life((error) => this.#world.violate(error));
+    const { random } = this.#world;
+    this.#settings = randomSettings(this.#world);
+    this.#world.circumstances.deferredSync = this.#settings.syncPolicy === 'everysec';
+    this.#faults = new Faults(this.#world, this.#life, () => this.#node);
+    this.#nodeId = this.#world.uuid();
+    this.#keys = Array.from({ length: 1 + random.below(6) }, (_, index) => `k${index}`);
+    if (this.#faults.has('poison')) this.#keys.push(POISON_PREFIX);
+    this.#world.note(() => `settings ${JSON.stringify(this.#settings)}, faults ${this.#faults.names.join(' ')}`);
+  }
+
+  get counts(): { readonly steps: number; readonly requests: number; readonly acknowledged: number } {
+    return { steps: this.#world.scheduler.steps, requests: this.#requests, acknowledged: this.#acknowledged };
+  }
+
+  async run(): Promise<unknown> {
+    const { scheduler } = this.#world;
+    try {
+      this.#main().then(
+        () => (this.#done = true),
+        (error: unknown) => this.#world.violate(error),
+      );
+      const finished = await scheduler.run(
+        () => this.#done,
+        TIME_MAX_MS,
+        () => {
+          this.#world.throwViolation();
+          this.#node?.checkBalance();
+        },
+      );
+      if (!finished) throw new Violation('The history came to a halt: nothing is left that could happen');
+      return undefined;
+    } catch (error) {
+      this.#world.note(() => `violation: ${String(error)}`);
+      return error;
+    }
+  }
+
+  async #main(): Promise<void> {
+    const { random } = this.#world;
+    for (let lives = 1 + random.below(4); lives > 0; lives -= 1) {
+      const node = this.#start(1 + random.below(3));
+      await this.#live(node, 50 + random.below(random.below(3) === 0 ? 3000 : 600));
+      await this.#endLife(node);
+      await this.#pause(random.below(300));
+    }
+    await this.#finish();
+  }
+
+  #start(shards: number): SimulatedNode {
+    this.#nodes += 1;
+    const world = this.#world;
+    const node = new SimulatedNode(world, world.storage, this.#settings, shards, this.#nodeId, `process ${this.#nodes}`);
+    world.note(() => `${node.name} starts with ${shards} shards`);
+    this.#node = node;
+    void node.start();
+    return node;
+  }
+
+  async #live(node: SimulatedNode, forMs: number): Promise<void> {
+    const { scheduler, random } = this.#world;
+    const until = scheduler.now + forMs;
+    const pace = 4 + random.below(60);
+    while (node.end === undefined && scheduler.now < until) {
+      await this.#pause(random.below(pace));
+      if (node.end === undefined) this.#act(node);
+    }
+  }
+
+  #act(node: SimulatedNode): void {
+    const { random } = this.#world;
+    switch (random.below(13)) {
+      case 0:
+        this.#faults.strike();
+        return;
+      case 1:
+        this.#read(node);
+        return;
+      case 2:
+        if (random.below(2) === 0) node.flushAll().catch((error: unknown) => this.#expectRefusal(error));
+        return;
+      case 3:
+        this.#retry(node);
+        return;
+      default:
+        for (let burst = random.below(4) === 0 ? 1 + random.below(4) : 1; burst > 0; burst -= 1) this.#request(node);
+    }
+  }
+
+  #request(node: SimulatedNode): void {
+    const { random } = this.#world;
+    const pairs = random.below(3) === 0 ? 1 + random.below(4) : 1;
+    const counters = Array.from({ length: pairs }, () => this.#counter());
+    this.#requests += 1;
+    const token = random.below(4) === 0 ? `t${this.#requests}` : undefined;
+    const request = new ClientRequest(`request ${this.#requests}`, counters, token);
+    if (token !== undefined) this.#retryable.push(request);
+    this.#attempt(node, request);
+  }
+
+  #attempt(node: SimulatedNode, request: ClientRequest): void {
+    const { name, token, parts } = request;
+    const attempt = request.attempt((fate) => {
+      if (fate === 'acknowledged') this.#acknowledged += 1;
+      this.#world.note(() => `${name} is ${fate}`);
+    });
+    this.#world.note(() => {
+      const increments = parts.map(({ counter, digit }) => `${counter.key}[${digit}]`);
+      return `${name}: ${increments.join(' ')}${token === undefined ? '' : ` with token ${token}`}`;
+    });
+    node.submit(attempt);
+  }
+
+  /** A client sends a request again that has a token, for no reason or because it has heard nothing. */
+  #retry(node: SimulatedNode): void {
+    const { random } = this.#world;
+    const recent = this.#retryable.slice(-8);
+    if (recent.length > 0) this.#attempt(node, random.pick(recent));
+  }
+
+  /** A counter of the hot few that can take one more increment; used up ones make place for new ones. */
+  #counter(): ExpectedCounter {
+    const { random, expectations } = this.#world;
+    const index = random.below(this.#keys.length);
+    // In range, and the keys are never empty.
+    const counter = expectations.counter(this.#keys[index] as string, index % 2 === 0 ? 1 : -1);
+    if (!counter.isUsedUp) return counter;
+    this.#keyGeneration += 1;
+    const base = counter.key.startsWith(POISON_PREFIX) ? POISON_PREFIX : 'k';
+    this.#keys[index] = `${base}${index}.${this.#keyGeneration}`;
+    return this.#counter();
+  }
+
+  #read(node: SimulatedNode): void {
+    const counter = this.#counter();
+    if (counter.key.startsWith(POISON_PREFIX)) return;
+    const before = [...counter.fates];
+    node.read(counter.bytes).then((sum) => {
+      const now = counter.fates;
+      // What a loss of power has put at risk meanwhile is not missed.
+      const known = before.map((fate, digit): Fate => (now[digit] === 'unknown' ? 'unknown' : fate));
+      if (node.end !== undefined) return;
+      counter.check(sum ?? 0, 'a read', this.#world.circumstances.copied ? undefined : known, true);
+    }).catch((error: unknown) => this.#expectRefusal(error));
+  }
+
+  async #endLife(node: SimulatedNode): Promise<void> {
+    const { random } = this.#world;
+    if (node.end === undefined) {
+      switch (random.below(3)) {
+        case 0:
+          await this.#terminate(node);
+          break;
+        case 1:
+          node.crash();
+          break;
+        default:
+          node.crashIn = 1 + random.below(random.below(2) === 0 ? 10 : 60);
+          await this.#live(node, 300);
+          node.crash();
+      }
+    }
+    this.#checkEnd(node);
+    if (random.below(2) === 0) this.#losePower(node);
+  }
+
+  #losePower(node: SimulatedNode): void {
+    const remains = this.#world.random.pick(['nothing', 'everything', 'prefix', 'subset'] as const);
+    this.#world.note(() => `power lost; of the unsynced remains ${remains}`);
+    this.#world.storage.losePower(remains);
+    this.#world.powerLost(this.#world.storage, node.endedAt);
+  }
+
+  async #terminate(node: SimulatedNode): Promise<void> {
+    this.#world.note(() => `${node.name} gets SIGTERM`);
+    void node.terminate();
+    const until = this.#world.scheduler.now + SHUTDOWN_MAX_MS;
+    while (node.end === undefined && this.#world.scheduler.now < until) await this.#pause(20);
+    node.crash();
+  }
+
+  /** What the way in which a process ended says. */
+  #checkEnd(node: SimulatedNode): void {
+    const { circumstances, expectations } = this.#world;
+    if (node.end === 'foreign' && !circumstances.copied) throw new Violation(`${node.name} met a foreign owner`);
+    if (node.reason instanceof JournalError && ['journal-gap', 'journal-corrupt', 'journal-format', 'journal-foreign'].includes(node.reason.code)) {
+      if (node.reason.code !== 'journal-gap' || !circumstances.failedOver) throw node.reason;
+    }
+    if (node.end !== 'drained' || node.left.length > 0 || circumstances.copied || circumstances.failedOver) return;
+    if (!node.hasServed) return;
+    const keys = expectations.counters.keys();
+    expectations.check(keys, (key) => this.#world.sumOf(key), `${node.name} has drained, nothing left`, true);
+  }
+
+  async #finish(): Promise<void> {
+    const { random, scheduler, expectations } = this.#world;
+    this.#faults.heal();
+    this.#world.note(() => 'everything is healthy from here on');
+    const until = scheduler.now + HEAL_MAX_MS;
+    let node = this.#start(1 + random.below(3));
+    while (!(node.refusal === undefined && node.isRecovered)) {
+      await this.#pause(50);
+      if (node.end !== undefined) {
+        this.#checkEnd(node);
+        if (node.reason instanceof JournalError && node.reason.code === 'journal-gap') return;
+        node = this.#start(1 + random.below(3));
+      }
+      if (scheduler.now > until) throw new Violation(`${node.name} does not become ready`);
+    }
+    await this.#live(node, 60);
+    for (const counter of expectations.counters.values()) {
+      if (!counter.key.startsWith(POISON_PREFIX)) this.#readNow(node, counter);
+    }
+    await this.#terminate(node);
+    this.#checkEnd(node);
+    if (node.end !== 'drained') throw new Violation(`${node.name} could not be drained: it ${node.end ?? 'lives'}`);
+    if (node.left.length > 0) throw new Violation(`${node.name} left ${JSON.stringify(node.left)}`);
+    const keys = [...expectations.counters.keys(), ...this.#world.database.tables.counters.keys()];
+    expectations.check(keys, (key) => this.#world.sumOf(key), 'the end', true);
+  }
+
+  #readNow(node: SimulatedNode, counter: ExpectedCounter): void {
+    const before = [...counter.fates];
+    node
+      .read(counter.bytes)
+      .then((sum) => counter.check(sum ?? 0, 'a last read', before, true))
+      .catch((error: unknown) => this.#expectRefusal(error));
+  }
+
+  #expectRefusal(error: unknown): void {
+    if (!(error instanceof CounterError)) this.#world.violate(error);
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.#world.scheduler.after(ms, this.#life, resolve));
+  }
+}

@@ -1,0 +1,120 @@
+/** The product's parts with one of `mutations.ts` between them and the shard; without one they are as they are. */
+import type { FlushAttempt } from '#product/shard-worker/flusher.js';
+import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJournal } from '#product/shard-worker/journal/journal.js';
+import type { ShardDatabase } from '#product/shard-worker/shard.js';
+import type { Mutations } from './mutations.js';
+
+/** The shard's streams and database, mutated where asked for. */
+export function mutate(
+  streams: JournalStreams,
+  database: ShardDatabase,
+  mutations: Mutations,
+): { readonly streams: JournalStreams; readonly database: ShardDatabase } {
+  const journals = new Map<string, Journal>();
+  const touched = mutations.pruneBeforeCommit ?? mutations.ignoreCheckpoint ?? mutations.freezeUnsynced ?? false;
+  return {
+    streams: touched ? mutateStreams(streams, journals, mutations) : streams,
+    database:
+      mutations.pruneBeforeCommit === true || mutations.mergeAfterLostReply === true
+        ? mutateDatabase(database, journals, mutations)
+        : database,
+  };
+}
+
+function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, mutations: Mutations): JournalStreams {
+  const keep = (journal: Journal): MutatedJournal => {
+    const mutated = new MutatedJournal(journal as RecoverableJournal, mutations);
+    journals.set(journal.stream, mutated);
+    return mutated;
+  };
+  return {
+    existing: () => streams.existing(),
+    create: () => keep(streams.create()),
+    open: (stream) => keep(streams.open(stream)),
+    remove: (journal) => streams.remove(journal),
+    setDatabaseId: (id) => streams.setDatabaseId(id),
+  };
+}
+
+class MutatedJournal implements RecoverableJournal {
+  readonly #inner: RecoverableJournal;
+  readonly #mutations: Mutations;
+
+  constructor(inner: RecoverableJournal, mutations: Mutations) {
+    this.#inner = inner;
+    this.#mutations = mutations;
+  }
+
+  get stream(): string {
+    return this.#inner.stream;
+  }
+
+  get endLsn(): number {
+    return this.#inner.endLsn;
+  }
+
+  get syncedLsn(): number {
+    return this.#mutations.freezeUnsynced === true ? this.#inner.endLsn : this.#inner.syncedLsn;
+  }
+
+  get bytes(): number {
+    return this.#inner.bytes;
+  }
+
+  recover(checkpoint: number): ReturnType<RecoverableJournal['recover']> {
+    return this.#inner.recover(checkpoint);
+  }
+
+  append(group: readonly RecordBytes[]): number | Promise<number> {
+    return this.#inner.append(group);
+  }
+
+  sync(): void | Promise<void> {
+    return this.#inner.sync();
+  }
+
+  replay(after: number): AsyncIterable<JournalRecord> {
+    return this.#inner.replay(this.#mutations.ignoreCheckpoint === true ? 0 : after);
+  }
+
+  prune(upTo: number): void {
+    this.#inner.prune(upTo);
+  }
+
+  close(): Promise<void> {
+    return this.#inner.close();
+  }
+}
+
+function mutateDatabase(
+  database: ShardDatabase,
+  journals: ReadonlyMap<string, Journal>,
+  { pruneBeforeCommit, mergeAfterLostReply }: Mutations,
+): ShardDatabase {
+  const frozenFrom = new Map<string, number>();
+  const lost = new Set<string>();
+  return {
+    databaseId: () => database.databaseId(),
+    ensureStream: (stream) => database.ensureStream(stream),
+    claimStream: (stream) => database.claimStream(stream),
+    retire: (stream, epoch, lsn) => database.retire(stream, epoch, lsn),
+    close: () => database.close(),
+    touch: (ledger, acceptedThroughMs) => database.touch(ledger, acceptedThroughMs),
+    flushSettingAside: (ledger, range) => database.flushSettingAside(ledger, range),
+    async flush(ledger, range): Promise<FlushAttempt> {
+      const { stream } = ledger;
+      if (pruneBeforeCommit === true) journals.get(stream)?.prune(range.toLsn);
+      let { fromLsn } = range;
+      frozenFrom.set(stream, fromLsn);
+      if (lost.delete(stream)) fromLsn = (await database.readBack(stream))?.lsn ?? fromLsn;
+      const attempt = await database.flush(ledger, { ...range, fromLsn });
+      if (attempt.kind === 'unknown' && mergeAfterLostReply === true) lost.add(stream);
+      return attempt;
+    },
+    async readBack(stream) {
+      const row = await database.readBack(stream);
+      if (row === undefined || !lost.has(stream)) return row;
+      return { ...row, lsn: frozenFrom.get(stream) ?? row.lsn };
+    },
+  };
+}

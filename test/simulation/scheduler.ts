@@ -1,0 +1,164 @@
+/**
+ * Time and order of a simulated world: one queue of events, run one by one, each to the end of its microtasks. Nothing
+ * else in a history waits for anything real, so a history is a function of its seed.
+ */
+import type { Clock, Timer } from '#product/clock.js';
+
+/** The process or thread is gone: whatever it still tries fails with this and has no effect. */
+export class SimulatedCrash extends Error {
+  override readonly name = 'SimulatedCrash';
+}
+
+/** Whether something is still there to see an event. A thread's life ends with its process's. */
+export class Life {
+  readonly #parent: Life | undefined;
+  readonly #uncaught: (error: unknown) => void;
+  #ended = false;
+
+  /** `uncaught` hears of errors that nobody catches in this life's callbacks. */
+  constructor(uncaught: (error: unknown) => void, parent?: Life) {
+    this.#uncaught = uncaught;
+    this.#parent = parent;
+  }
+
+  get isOver(): boolean {
+    return this.#ended || this.#parent?.isOver === true;
+  }
+
+  end(): void {
+    this.#ended = true;
+  }
+
+  run(callback: () => void): void {
+    if (this.isOver) return;
+    try {
+      callback();
+    } catch (error) {
+      if (!(error instanceof SimulatedCrash)) this.#uncaught(error);
+    }
+  }
+}
+
+interface Scheduled {
+  readonly at: number;
+  readonly order: number;
+  readonly life: Life;
+  callback: (() => void) | undefined;
+}
+
+/** Steps until the event loop gets a turn, for workers' messages and the like. */
+const STEPS_A_TURN = 2000;
+
+/** The queue. Times are in milliseconds since the world began. */
+export class Scheduler {
+  readonly #heap: Scheduled[] = [];
+  #order = 0;
+  #now = 0;
+  /** Events run so far. */
+  steps = 0;
+
+  get now(): number {
+    return this.#now;
+  }
+
+  /** Runs `callback` after `delayMs` if `life` is not over then. */
+  after(delayMs: number, life: Life, callback: () => void): Timer {
+    // In 64ths of a millisecond, so that sums of times are exact and no timer falls due a rounding error early.
+    const at = this.#now + Math.ceil(Math.max(0, delayMs) * 64) / 64;
+    const entry: Scheduled = { at, order: this.#order, life, callback };
+    this.#order += 1;
+    this.#push(entry);
+    return { cancel: () => (entry.callback = undefined) };
+  }
+
+  /**
+   * Runs events until `isDone`, which is asked after each; true then, false where nothing is left or `untilMs` is
+   * reached. `afterEach` runs when an event's microtasks have ended; what it throws ends the run.
+   */
+  run(isDone: () => boolean, untilMs: number, afterEach: () => void): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      const step = (): void => {
+        try {
+          afterEach();
+          if (isDone()) {
+            resolve(true);
+            return;
+          }
+          const next = this.#pop(untilMs);
+          if (next === undefined) {
+            resolve(false);
+            return;
+          }
+          this.#now = next.at;
+          this.steps += 1;
+          next.life.run(next.callback);
+        } catch (error) {
+          reject(error as Error);
+          return;
+        }
+        // Microtasks run until there are none before the next tick does; a turn of the event loop costs far more.
+        if (this.steps % STEPS_A_TURN === 0) setImmediate(step);
+        else queueMicrotask(() => process.nextTick(step));
+      };
+      step();
+    });
+  }
+
+  #push(entry: Scheduled): void {
+    const heap = this.#heap;
+    let at = heap.push(entry) - 1;
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      const above = heap[parent] as Scheduled;
+      if (!isBefore(entry, above)) break;
+      heap[at] = above;
+      at = parent;
+    }
+    heap[at] = entry;
+  }
+
+  #pop(untilMs: number): { readonly at: number; readonly life: Life; readonly callback: () => void } | undefined {
+    for (;;) {
+      const first = this.#heap[0];
+      if (first === undefined || first.at > untilMs) return undefined;
+      const last = this.#heap.pop() as Scheduled;
+      if (last !== first) this.#sink(last);
+      const { at, life, callback } = first;
+      if (callback !== undefined && !life.isOver) return { at, life, callback };
+    }
+  }
+
+  #sink(entry: Scheduled): void {
+    const heap = this.#heap;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= heap.length) break;
+      if (child + 1 < heap.length && isBefore(heap[child + 1] as Scheduled, heap[child] as Scheduled)) child += 1;
+      const below = heap[child] as Scheduled;
+      if (!isBefore(below, entry)) break;
+      heap[at] = below;
+      at = child;
+    }
+    heap[at] = entry;
+  }
+}
+
+function isBefore(a: Scheduled, b: Scheduled): boolean {
+  return a.at < b.at || (a.at === b.at && a.order < b.order);
+}
+
+/** When the world begins, in ms since 1970. */
+const BEGINNING = Date.UTC(2026, 0, 1);
+
+/** The clock of one life: its timers end with it. */
+export function clockOf(scheduler: Scheduler, life: Life, beforeSchedule: () => void = () => undefined): Clock {
+  return {
+    now: () => BEGINNING + Math.floor(scheduler.now),
+    monotonic: () => scheduler.now,
+    schedule(delayMs, callback) {
+      beforeSchedule();
+      return scheduler.after(delayMs, life, callback);
+    },
+  };
+}

@@ -1,0 +1,223 @@
+/**
+ * A shard thread in a simulated process: the product's Shard, GroupCommit, file journal, flusher and database side, put
+ * together as `entry.ts` does, with ports, disk, clock and connection of the simulation.
+ */
+import { CheckpointStore } from '#product/db/checkpoint-store.js';
+import { parseDatabaseUrl } from '#product/db/connection.js';
+import { CounterError, JournalError } from '#product/errors.js';
+import type { BatchPort } from '#product/shard-worker/batch-port.js';
+import { GroupCommit } from '#product/shard-worker/group-commit.js';
+import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
+import {
+  TOKENED_OUTCOME,
+  type BatchAnswer,
+  type BatchMessage,
+  type ControlMessage,
+  type ControlRequest,
+} from '#product/shard-worker/messages.js';
+import { PostgresShardDatabase } from '#product/shard-worker/shard-database.js';
+import { Shard } from '#product/shard-worker/shard.js';
+import type { Channel } from './channel.js';
+import { mutate } from './mutated-parts.js';
+import { clockOf, Life } from './scheduler.js';
+import type { SimulatedNode } from './simulated-node.js';
+import type { DiskCall } from './storage.js';
+import { SimulatedCrash } from './scheduler.js';
+import type { World } from './world.js';
+
+const target = parseDatabaseUrl('postgresql://simulation@localhost/simulation');
+
+/** What the main thread hears. */
+export interface ThreadEvents {
+  control(message: ControlMessage): void;
+  ended(error: unknown): void;
+}
+
+/** One thread, from its start to its end. */
+export class ShardThread {
+  readonly life: Life;
+  readonly #world: World;
+  readonly #node: SimulatedNode;
+  readonly #index: number;
+  readonly #events: ThreadEvents;
+  readonly #shard: Shard;
+  readonly #groups: GroupCommit;
+  readonly #posted: ArrayBuffer[] = [];
+  #own: string | undefined;
+  #lastDelivery = 0;
+  #dying = false;
+
+  constructor(
+    world: World,
+    node: SimulatedNode,
+    index: number,
+    batches: Channel<BatchMessage>,
+    answers: Channel<BatchAnswer>,
+    events: ThreadEvents,
+    databaseId: string | undefined,
+    gauges: Float64Array,
+  ) {
+    this.#world = world;
+    this.#node = node;
+    this.#index = index;
+    this.#events = events;
+    this.life = new Life((error) => this.#die(error), node.life);
+    const clock = clockOf(world.scheduler, this.life, () => this.#step());
+    const { settings, shards } = node;
+    const streams = new FileStreams({
+      disk: node.storage.diskOf((call, path) => this.#gate(call, path)),
+      directory: '/data/journal',
+      clock,
+      syncPolicy: world.mutations.acknowledgeBeforeSync === true ? 'everysec' : settings.syncPolicy,
+      bytesMax: settings.journalBytesMax,
+      keepSeconds: settings.keepSeconds,
+      nodeId: node.id,
+      shard: index,
+      shards,
+      databaseId,
+      segmentBytes: settings.segmentBytes,
+      newStreamId: () => world.uuid(),
+    });
+    const store = new CheckpointStore(target, {
+      applicationName: 'simulation',
+      connect: () => {
+        return this.#step() ? world.database.connect(this.life) : new Promise(() => undefined);
+      },
+    });
+    const database = new PostgresShardDatabase(store, { node: node.id, shard: index, journal: 'file' });
+    const parts = mutate(streams, database, world.mutations);
+    this.#shard = new Shard({
+      journals: parts.streams,
+      database: parts.database,
+      clock,
+      gauges,
+      random: () => world.random.next() / 0x1_0000_0000,
+      flushIntervalMs: settings.flushIntervalMs,
+      flushKeysMax: settings.flushKeysMax,
+      drainedAtMs: () => this.#groups.drainedAtMs,
+      tell: (message) => this.#tell(message),
+      fail: (error) => this.#die(error),
+      log: (level, fields, message) => {
+        this.#step();
+        world.note(() => `${this.name}: ${level}: ${message} ${JSON.stringify(fields)}`);
+      },
+    });
+    this.#groups = new GroupCommit([this.#port(batches, answers)], this.#shard, clock);
+  }
+
+  get name(): string {
+    return `${this.#node.name} shard ${this.#index}`;
+  }
+
+  start(): void {
+    this.#shard.start().then(
+      () => {
+        if (!this.life.isOver) this.#groups.start();
+      },
+      (error: unknown) => this.#die(error),
+    );
+  }
+
+  /** A control request from the main thread. */
+  ask(request: ControlRequest): void {
+    this.#answer(request).catch((error: unknown) => {
+      if (error instanceof CounterError) {
+        this.#tell({ id: request.id, kind: 'failed', code: error.code, detail: error.detail });
+      } else {
+        this.#die(error);
+      }
+    });
+  }
+
+  /** The thread ends for a reason that is not the shard's. */
+  kill(): void {
+    this.#end(new JournalError('journal-failed', 'killed'));
+  }
+
+  async #answer(request: ControlRequest): Promise<void> {
+    const { id } = request;
+    switch (request.kind) {
+      case 'pending':
+        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(request.key, request.seen) });
+        return;
+      case 'flush':
+        this.#tell({ id, kind: 'flushed', keys: await this.#shard.flush() });
+        return;
+      case 'drain':
+        await this.#groups.close();
+        this.#tell({ id, kind: 'drained', left: await this.#shard.drain() });
+        this.#end(undefined);
+    }
+  }
+
+  #port(batches: Channel<BatchMessage>, answers: Channel<BatchAnswer>): BatchPort {
+    const take = (message: BatchMessage): BatchMessage => {
+      if (message instanceof ArrayBuffer) this.#posted.push(message);
+      else this.#posted.push('tokened' in message ? message.tokened : message.onlyPendingKeys);
+      return message;
+    };
+    return {
+      listen: (callback) => batches.listen((message) => callback(take(message))),
+      receive: () => {
+        const message = batches.receive();
+        return message === undefined ? undefined : take(message);
+      },
+      post: (answer) => {
+        if (!this.#step()) return;
+        this.#watchAnswer(answer);
+        answers.post(answer);
+      },
+      close: () => batches.close(),
+    };
+  }
+
+  #watchAnswer(answer: BatchAnswer): void {
+    const isRefused = typeof answer === 'object' && 'refused' in answer;
+    const count = typeof answer === 'number' ? answer : isRefused ? answer.refused : 1;
+    const isKept =
+      typeof answer === 'number' || (!isRefused && answer.outcomes.includes(TOKENED_OUTCOME.journaled));
+    for (const batch of this.#posted.splice(0, count)) {
+      if (isKept && this.#own !== undefined) this.#world.acknowledged(this.#node.storage, this.#own, batch);
+    }
+  }
+
+  #tell(message: ControlMessage): void {
+    if (!this.#step()) return;
+    if (message.kind === 'streams') this.#own = message.streams[0];
+    this.#deliver(() => this.#events.control(message));
+  }
+
+  #die(error: unknown): void {
+    if (this.life.isOver || this.#dying || error instanceof SimulatedCrash) return;
+    this.#dying = true;
+    this.#world.note(() => `${this.name} fails: ${String(error)}`);
+    if (error instanceof JournalError) this.#tell({ kind: 'journal', code: error.code, detail: error.message });
+    this.#world.scheduler.after(0, this.life, () => this.#end(error));
+  }
+
+  #end(error: unknown): void {
+    if (this.life.isOver) return;
+    this.#deliver(() => this.#events.ended(error));
+    this.life.end();
+  }
+
+  /** To the main thread, in order. */
+  #deliver(callback: () => void): void {
+    const { scheduler, random } = this.#world;
+    this.#lastDelivery = Math.max(this.#lastDelivery, scheduler.now + random.below(10) / 10);
+    scheduler.after(this.#lastDelivery - scheduler.now, this.#node.life, callback);
+  }
+
+  /** False where the thread is gone, or goes here. */
+  #step(): boolean {
+    return this.#node.step(this.life);
+  }
+
+  #gate(call: DiskCall, path: string): void {
+    if (this.life.isOver) throw new SimulatedCrash('gone');
+    if (call !== 'close' && call !== 'read' && !this.#step()) {
+      throw Object.assign(new SimulatedCrash('killed'), { lastCall: true });
+    }
+    this.#node.disturb(call, path);
+  }
+}

@@ -1,0 +1,109 @@
+/**
+ * Runs many histories:  npm run simulate -- --seeds 10000 [--from 1] [--workers 2] [--trace]
+ *
+ * Prints progress and histories a minute; at a violation the seed, what was violated and the last steps, and exits 1.
+ */
+import { parseArgs } from 'node:util';
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+import { runHistory } from './history.js';
+
+interface Share {
+  readonly from: number;
+  readonly seeds: number;
+  readonly step: number;
+}
+
+interface Report {
+  readonly histories: number;
+  readonly steps: number;
+  readonly requests: number;
+  readonly acknowledged: number;
+  readonly failed?: number;
+}
+
+const REPORT_EVERY = 200;
+const TRACE_LINES = 80;
+
+/** Replays a seed with its trace; prints its last steps, or all of them. */
+export async function replay(seed: number, whole = false): Promise<boolean> {
+  const trace: string[] = [];
+  const { violation } = await runHistory(seed, {}, trace);
+  const lines = whole ? trace : trace.slice(-TRACE_LINES);
+  console.log(lines.join('\n'));
+  if (violation !== undefined) console.log(`SEED=${seed}: ${violation instanceof Error ? (violation.stack ?? violation.message) : String(violation)}`);
+  return violation === undefined;
+}
+
+async function runShare({ from, seeds, step }: Share, report: (report: Report) => void): Promise<void> {
+  let totals = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
+  const flush = (failed?: number): void => {
+    report(failed === undefined ? totals : { ...totals, failed });
+    totals = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
+  };
+  for (let index = 0; index < seeds; index += step) {
+    const result = await runHistory(from + index);
+    totals.histories += 1;
+    totals.steps += result.steps;
+    totals.requests += result.requests;
+    totals.acknowledged += result.acknowledged;
+    if (result.violation !== undefined) flush(from + index);
+    else if (totals.histories === REPORT_EVERY) flush();
+  }
+  flush();
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      seeds: { type: 'string', default: '1000' },
+      from: { type: 'string', default: process.env['SEED'] ?? '1' },
+      workers: { type: 'string', default: '1' },
+      trace: { type: 'boolean', default: false },
+    },
+  });
+  const [seeds, from, workers] = [Number(values.seeds), Number(values.from), Number(values.workers)];
+  if (seeds === 1) {
+    process.exitCode = (await replay(from, values.trace)) ? 0 : 1;
+    return;
+  }
+  const start = performance.now();
+  const sum = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
+  const failed: number[] = [];
+  const take = (report: Report): void => {
+    sum.histories += report.histories;
+    sum.steps += report.steps;
+    sum.requests += report.requests;
+    sum.acknowledged += report.acknowledged;
+    if (report.failed !== undefined) {
+      failed.push(report.failed);
+      console.log(`violation: SEED=${report.failed}`);
+    }
+    const minutes = (performance.now() - start) / 60_000;
+    console.log(
+      `${sum.histories} of ${seeds} histories, ${Math.round(sum.histories / minutes)} a minute, ` +
+        `${sum.requests} requests (${sum.acknowledged} acknowledged), ${sum.steps} steps, ${failed.length} violations`,
+    );
+  };
+  if (workers <= 1) {
+    await runShare({ from, seeds, step: 1 }, take);
+  } else {
+    const shares = Array.from({ length: workers }, (_, index) => ({ from: from + index, seeds: seeds - index, step: workers }));
+    await Promise.all(shares.map((share) => runWorker(share, take)));
+  }
+  const [first] = failed;
+  if (first === undefined) return;
+  await replay(first);
+  process.exitCode = 1;
+}
+
+function runWorker(share: Share, take: (report: Report) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL(import.meta.url), { workerData: share, argv: process.argv.slice(2) });
+    worker.on('message', take);
+    worker.on('error', reject);
+    worker.on('exit', () => resolve());
+  });
+}
+
+if (isMainThread) await main();
+else await runShare(workerData as Share, (report) => parentPort?.postMessage(report));

@@ -1,0 +1,433 @@
+/**
+ * One process of the server: front end, router, supervisor and shard threads, as `server-process.ts` and
+ * `shard-supervisor.ts` put them together, on the simulation's time. Router, clients, reads and balances are the product's.
+ *
+ * Longer than most: a process is what it is made of, and it ends as a whole.
+ */
+import { CounterNode } from '#product/counter-node.js';
+import { CounterError, JournalError, type ErrorCode } from '#product/errors.js';
+import type { Sum } from '#product/increment.js';
+import { closeBalance, conservation } from '#product/shard-worker/conservation.js';
+import {
+  GAUGE,
+  gaugeRow,
+  makeGauges,
+  type BatchAnswer,
+  type BatchMessage,
+  type ControlMessage,
+  type ControlRequest,
+  type PendingRange,
+  type SeenCheckpoint,
+} from '#product/shard-worker/messages.js';
+import { ShardClient } from '#product/shard-worker/shard-client.js';
+import { ShardRouter } from '#product/shard-worker/shard-router.js';
+import { Channel } from './channel.js';
+import { Violation, type Attempt } from './expectations.js';
+import { clockOf, Life } from './scheduler.js';
+import { ShardThread } from './shard-thread.js';
+import { systemError, type DiskCall, type Storage } from './storage.js';
+import type { World } from './world.js';
+
+/** The configuration of a process. */
+export interface NodeSettings {
+  readonly syncPolicy: 'always' | 'everysec';
+  readonly journalBytesMax: number;
+  readonly segmentBytes: number;
+  readonly keepSeconds: number;
+  readonly flushIntervalMs: number;
+  readonly flushKeysMax: number;
+  readonly pendingKeysMax: number;
+  readonly windowBytesMax: number;
+  readonly ackTimeoutMs: number;
+}
+
+/** How a process ended. `foreign`: another one owns its streams. */
+export type NodeEnd = 'crashed' | 'drained' | 'failed' | 'foreign';
+
+interface Supervised {
+  state: 'starting' | 'serving' | 'restarting' | 'draining' | 'drained' | 'failed';
+  recovered: boolean;
+  streams: readonly string[];
+  verdict: string | undefined;
+  thread: ShardThread | undefined;
+  lastAsked: number;
+  readonly waiting: Map<number, { resolve: (message: ControlMessage) => void; reject: (error: CounterError) => void }>;
+}
+
+type WithoutId<T> = T extends { readonly id: number } ? Omit<T, 'id'> : never;
+
+/** The process. */
+export class SimulatedNode {
+  readonly life: Life;
+  readonly #world: World;
+  readonly storage: Storage;
+  readonly settings: NodeSettings;
+  readonly shards: number;
+  readonly id: string;
+  readonly name: string;
+  readonly #gauges: SharedArrayBuffer;
+  readonly #rows: readonly Float64Array[];
+  readonly #clients: readonly ShardClient[];
+  readonly #router: ShardRouter;
+  readonly #supervised: readonly Supervised[];
+  readonly #operations: CounterNode;
+  readonly #attempts = new Set<Attempt>();
+  #gate: ErrorCode | undefined = 'starting';
+  #databaseId: string | undefined;
+  #nextId = 1;
+  #restarts: number[] = [];
+  /** Steps until the process is killed; 0: it is not. */
+  crashIn = 0;
+  /** One of the next disk calls of these kinds fails. */
+  diskFault: { readonly calls: readonly DiskCall[]; readonly code: string } | undefined;
+  end: NodeEnd | undefined;
+  /** It took increments at some time. */
+  hasServed = false;
+  /** Why it failed, for the last check. */
+  reason: unknown;
+  /** Time of its end. */
+  endedAt = 0;
+  /** What was left in the journals when it had drained. */
+  left: readonly PendingRange[] = [];
+
+  constructor(world: World, storage: Storage, settings: NodeSettings, shards: number, id: string, name: string) {
+    this.#world = world;
+    this.storage = storage;
+    this.settings = settings;
+    this.shards = shards;
+    this.id = id;
+    this.name = name;
+    this.life = new Life((error) => this.#fail(error));
+    const clock = clockOf(world.scheduler, this.life);
+    this.#gauges = makeGauges(shards);
+    this.#rows = Array.from({ length: shards }, (_, shard) => gaugeRow(this.#gauges, shard));
+    this.#clients = Array.from({ length: shards }, () => new ShardClient(clock));
+    const limits = {
+      pendingKeysMax: settings.pendingKeysMax,
+      pendingBytesMax: 1 << 30,
+      journalBytesMax: settings.journalBytesMax,
+      windowBytesMax: settings.windowBytesMax,
+      ackTimeoutMs: settings.ackTimeoutMs,
+      tokenRoom: () => 1000,
+    };
+    this.#router = new ShardRouter(this.#clients, this.#gauges, limits, (callback) => {
+      world.scheduler.after(0, this.life, callback);
+    });
+    this.#supervised = Array.from({ length: shards }, () => ({
+      state: 'starting',
+      recovered: false,
+      streams: [],
+      verdict: undefined,
+      thread: undefined,
+      lastAsked: 0,
+      waiting: new Map(),
+    }));
+    this.#operations = new CounterNode({
+      store: () => ({
+        available: () => world.database.network === 'fine',
+        readCounter: (key, streams) => this.#readCounter(key, streams),
+        inTurn: () => Promise.reject(new CounterError('database-unavailable', 'Nothing is listed here.')),
+      }),
+      resets: () => undefined,
+      supervisor: () => this,
+      refusal: () => this.refusal,
+      flushing: () => true,
+    });
+  }
+
+  get refusal(): ErrorCode | undefined {
+    return this.#gate ?? this.#router.closedDoor;
+  }
+
+  get isRecovered(): boolean {
+    return this.#supervised.every((shard) => shard.recovered);
+  }
+
+  get streams(): readonly string[] {
+    return this.#supervised.flatMap((shard) => shard.streams);
+  }
+
+  async start(): Promise<void> {
+    this.#databaseId = await this.#openDatabase();
+    for (let shard = 0; shard < this.shards; shard += 1) this.#launch(shard);
+    this.#expireLater();
+  }
+
+  /** A request arrives. */
+  submit(attempt: Attempt): void {
+    const { token } = attempt.request;
+    const pairs = attempt.columns();
+    const take = (): ErrorCode | undefined =>
+      token === undefined ? this.#router.submit(pairs, attempt) : this.#router.submitTokened(token, pairs, attempt);
+    const code = this.refusal ?? take();
+    if (code !== undefined) attempt.settle(code);
+    else if (!attempt.isSettled) this.#attempts.add(attempt);
+  }
+
+  /** The counter's sum as a client reads it; rejects with CounterError. */
+  async read(key: Uint8Array): Promise<Sum | undefined> {
+    return (await this.#operations.read(key))?.sum;
+  }
+
+  flushAll(): Promise<number> {
+    return this.#operations.flush();
+  }
+
+  async flush(): Promise<number> {
+    const answers = await Promise.allSettled(this.#supervised.map((_, shard) => this.#ask(shard, { kind: 'flush' })));
+    let keys = 0;
+    for (const answer of answers) {
+      if (answer.status === 'rejected') throw answer.reason as CounterError;
+      if (answer.value.kind === 'flushed') keys += answer.value.keys;
+    }
+    return keys;
+  }
+
+  async pendingOf(
+    key: Uint8Array,
+    seen: ReadonlyMap<string, SeenCheckpoint>,
+  ): Promise<readonly (Sum | 'again' | null)[]> {
+    return Promise.all(
+      this.#supervised.map(async (_, shard) => {
+        const answer = await this.#ask(shard, { kind: 'pending', key, seen });
+        return answer.kind === 'pending' ? answer.pending : 'again';
+      }),
+    );
+  }
+
+  /** SIGTERM. */
+  async terminate(): Promise<void> {
+    if (this.#gate === 'draining') return;
+    const wasServing = this.#gate === undefined;
+    this.#gate = 'draining';
+    if (!wasServing) {
+      this.#finish('drained');
+      return;
+    }
+    for (const attempt of this.#attempts) if (attempt.isSettled) this.#attempts.delete(attempt);
+    while ([...this.#attempts].some((attempt) => !attempt.isSettled) || !this.#router.isIdle) await this.#pause(5);
+    const answers = await Promise.all(
+      this.#supervised.map(async (shard, index) => {
+        if (shard.state !== 'serving') return undefined;
+        shard.state = 'draining';
+        const answer = await this.#ask(index, { kind: 'drain' });
+        shard.state = 'drained';
+        return answer.kind === 'drained' ? answer.left : [];
+      }),
+    );
+    this.left = answers.flatMap((left) => left ?? []);
+    this.checkBalance();
+    this.#finish(answers.every((left) => left !== undefined) ? 'drained' : 'failed');
+  }
+
+  /** kill -9, or the machine stops. */
+  crash(): void {
+    this.#finish('crashed');
+  }
+
+  /** A thread ends for a reason of its own: out of memory, say. */
+  killThread(index: number): void {
+    this.#supervised[index]?.thread?.kill();
+  }
+
+  /** The product does something that the outside can see: the process may be killed here. False where it is gone. */
+  step(life: Life): boolean {
+    if (life.isOver) return false;
+    if (this.crashIn === 0) return true;
+    this.crashIn -= 1;
+    if (this.crashIn > 0) return true;
+    this.crash();
+    return false;
+  }
+
+  /** Lets a disk call fail where that is due. */
+  disturb(call: DiskCall, path: string): void {
+    const fault = this.diskFault;
+    if (fault === undefined || !fault.calls.includes(call)) return;
+    this.diskFault = undefined;
+    if (call === 'sync') this.#world.circumstances.syncFailed = true;
+    this.#world.note(() => `${this.name}: ${call} of ${path} fails with ${fault.code}`);
+    throw systemError(fault.code, path);
+  }
+
+  /** Throws where increments do not add up. */
+  checkBalance(): void {
+    if (this.life.isOver || this.#supervised.some(({ state }) => state === 'starting' || state === 'restarting')) return;
+    const balance = conservation(this.#gauges, this.shards);
+    if (balance.difference !== 0) throw new Violation(`${this.name}: increments do not add up: ${JSON.stringify(balance)}`);
+  }
+
+  async #openDatabase(): Promise<string | undefined> {
+    const { scheduler, database } = this.#world;
+    for (const until = scheduler.now + 3000; ;) {
+      try {
+        const session = await database.connect(this.life);
+        void session.close();
+        return database.databaseId;
+      } catch {
+        if (scheduler.now >= until) return undefined;
+        await this.#pause(500);
+      }
+    }
+  }
+
+  #launch(index: number): void {
+    const shard = this.#supervised[index] as Supervised;
+    const { scheduler, random } = this.#world;
+    const latency = (): number => random.below(10) / 10;
+    // The thread's channel needs its life, which the thread makes; nothing is posted before it serves.
+    const answers = new Channel<BatchAnswer>(scheduler, this.life, latency);
+    const threadLife = new Life(() => undefined, this.life);
+    const batches = new Channel<BatchMessage>(scheduler, threadLife, latency);
+    const port = {
+      listen: (callback: (answer: BatchAnswer) => void) => answers.listen(callback),
+      receive: () => answers.receive(),
+      post: (message: BatchMessage) => batches.post(message),
+      close: () => answers.close(),
+    };
+    const events = {
+      control: (message: ControlMessage) => {
+        this.#receive(index, message, () => this.#clients[index]?.connect(port));
+      },
+      ended: (error: unknown) => {
+        threadLife.end();
+        this.#ended(index, error);
+      },
+    };
+    const gauges = this.#rows[index] as Float64Array;
+    shard.thread = new ShardThread(this.#world, this, index, batches, answers, events, this.#databaseId, gauges);
+    shard.lastAsked = 0;
+    shard.thread.start();
+  }
+
+  #receive(index: number, message: ControlMessage, connect: () => void): void {
+    const shard = this.#supervised[index] as Supervised;
+    this.#world.note(() => `${this.name} hears of shard ${index}: ${JSON.stringify(message)}`);
+    if ('id' in message) {
+      const waiting = shard.waiting.get(message.id);
+      shard.waiting.delete(message.id);
+      if (message.kind === 'failed') waiting?.reject(new CounterError(message.code, message.detail));
+      else waiting?.resolve(message);
+      return;
+    }
+    switch (message.kind) {
+      case 'serving':
+        shard.recovered = message.recovered;
+        if (shard.state === 'starting' || shard.state === 'restarting') {
+          shard.state = 'serving';
+          connect();
+          this.#router.setDoor(index, 'open');
+          if (this.#gate === 'starting' && this.#supervised.every(({ state }) => state === 'serving')) {
+            this.#gate = undefined;
+            this.hasServed = true;
+          }
+        }
+        break;
+      case 'streams':
+        shard.streams = message.streams;
+        break;
+      case 'journal':
+        if (message.code !== 'journal-failed' && message.code !== 'journal-fenced') shard.verdict = message.detail;
+        break;
+      case 'foreign-owner':
+        shard.verdict = message.detail;
+        this.#router.setDoor(index, 'journal-unavailable');
+        this.#finish('foreign');
+        break;
+      case 'database':
+    }
+  }
+
+  #ended(index: number, error: unknown): void {
+    const shard = this.#supervised[index] as Supervised;
+    shard.thread = undefined;
+    const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
+    for (const waiting of shard.waiting.values()) {
+      waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
+    }
+    shard.waiting.clear();
+    this.#clients[index]?.disconnect();
+    if (orderly) return;
+    this.#router.setDoor(index, 'journal-unavailable');
+    const wasDraining = shard.state === 'draining' || shard.state === 'drained';
+    closeBalance(this.#rows[index] as Float64Array, GAUGE.handedOver);
+    shard.recovered = false;
+    if (wasDraining || shard.verdict !== undefined || !this.#mayRestart()) {
+      shard.state = 'failed';
+      this.#fail(error);
+      return;
+    }
+    shard.state = 'restarting';
+    this.#world.scheduler.after(100, this.life, () => this.#launch(index));
+  }
+
+  #mayRestart(): boolean {
+    const { now } = this.#world.scheduler;
+    this.#restarts = [...this.#restarts.filter((at) => at >= now - 60_000), now];
+    return this.#restarts.length <= 5;
+  }
+
+  #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {
+    const shard = this.#supervised[index] as Supervised;
+    const { thread } = shard;
+    if (thread === undefined || shard.state === 'starting' || shard.state === 'restarting') {
+      return Promise.reject(new CounterError('database-unavailable', 'A shard is being started.'));
+    }
+    const id = this.#nextId;
+    this.#nextId += 1;
+    return new Promise((resolve, reject) => {
+      shard.waiting.set(id, { resolve, reject });
+      const { scheduler, random } = this.#world;
+      shard.lastAsked = Math.max(shard.lastAsked, scheduler.now + random.below(10) / 10);
+      // One of the members of the union with its id is that union again.
+      scheduler.after(shard.lastAsked - scheduler.now, thread.life, () => thread.ask({ ...request, id } as ControlRequest));
+    });
+  }
+
+  /** One snapshot of the database, after a while. */
+  async #readCounter(
+    key: Uint8Array,
+    streams: readonly string[],
+  ): Promise<{ committed: Sum; exists: boolean; updatedAt: null; checkpoints: Map<string, { epoch: number; lsn: number }> }> {
+    const { database, random } = this.#world;
+    await this.#pause(random.below(20) / 10);
+    if (database.network !== 'fine') throw new CounterError('database-unavailable', 'The database is away.');
+    const { counters, checkpoints } = database.tables;
+    const committed = counters.get(Buffer.from(key).toString());
+    const rows = streams.flatMap((stream) => {
+      const row = checkpoints.get(stream);
+      return row === undefined ? [] : [[stream, { epoch: row.epoch, lsn: row.lsn }] as const];
+    });
+    await this.#pause(random.below(20) / 10);
+    return { committed: committed ?? 0n, exists: committed !== undefined, updatedAt: null, checkpoints: new Map(rows) };
+  }
+
+  #expireLater(): void {
+    this.#world.scheduler.after(Math.max(10, Math.min(250, this.settings.ackTimeoutMs / 4)), this.life, () => {
+      this.#router.expire(clockOf(this.#world.scheduler, this.life).now());
+      this.#expireLater();
+    });
+  }
+
+  #fail(error: unknown): void {
+    if (error instanceof Violation) this.#world.violate(error);
+    this.reason = error;
+    this.#finish('failed');
+    if (!(error instanceof CounterError || error instanceof JournalError)) {
+      this.#world.violate(error ?? new Violation(`${this.name} ended without a reason`));
+    }
+  }
+
+  #finish(end: NodeEnd): void {
+    if (this.life.isOver) return;
+    this.end = end;
+    this.endedAt = this.#world.scheduler.now;
+    this.#world.note(() => `${this.name} has ${end === 'foreign' ? 'met a foreign owner' : end}`);
+    this.life.end();
+    for (const attempt of this.#attempts) attempt.abandon();
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.#world.scheduler.after(ms, this.life, resolve));
+  }
+}

@@ -1,0 +1,327 @@
+/**
+ * One machine's disk: directories whose entries are durable once synced, files as `stored-file.ts` has them. Processes
+ * come and go; what they wrote stays in the page cache until the power is lost.
+ */
+import type { Disk, DiskFile } from '#product/shard-worker/journal/file/disk.js';
+import { lsnOfSegmentName } from '#product/shard-worker/journal/file/segment-header.js';
+import type { Mulberry32 } from '../support/mulberry32.js';
+import { StoredFile, type Remains } from './stored-file.js';
+
+/** The calls of a disk, by name. */
+export type DiskCall = keyof Disk | 'write' | 'read' | 'sync' | 'size' | 'close';
+
+/** Asked before each call of a process: throws a crash, or an error of the system. */
+export type DiskGate = (call: DiskCall, path: string) => void;
+
+type DiskNode = StoredFile | Directory;
+type Change = (entries: Map<string, DiskNode>) => void;
+
+class Directory {
+  durable = new Map<string, DiskNode>();
+  current = new Map<string, DiskNode>();
+  changes: Change[] = [];
+
+  change(change: Change): void {
+    change(this.current);
+    this.changes.push(change);
+  }
+
+  sync(): void {
+    this.durable = new Map(this.current);
+    this.changes = [];
+  }
+}
+
+/** What watches the storage: called before the last name of a segment, or of a whole stream, goes. */
+export interface StorageWatch {
+  /** `lastLsn`: highest LSN in it that counts. */
+  segmentGoes(stream: string, lastLsn: number): void;
+  streamGoes(stream: string, lastLsn: number): void;
+}
+
+/** A root directory `/data`, durable, and everything in it. */
+export class Storage {
+  readonly #random: Mulberry32;
+  readonly #watch: StorageWatch;
+  #root = new Directory();
+  /** No more room: files cannot grow and nothing can be made. */
+  full = false;
+
+  constructor(random: Mulberry32, watch: StorageWatch) {
+    this.#random = random;
+    this.#watch = watch;
+  }
+
+  /** A copy of everything as programs see it now, durable. */
+  copy(): Storage {
+    const storage = new Storage(this.#random, this.#watch);
+    storage.#root = copyDirectory(this.#root);
+    return storage;
+  }
+
+  /** The disk as one thread sees it. */
+  diskOf(gate: DiskGate): Disk {
+    return new ThreadDisk(this, this.#random, gate);
+  }
+
+  /** The machine loses power. */
+  losePower(remains: Remains): void {
+    this.#lose(this.#root, remains);
+  }
+
+  /** Highest LSN of a stream that a loss of power could not take, whatever it leaves. */
+  durableLsn(stream: string): number {
+    const journal = this.#root.durable.get('journal');
+    const directory = journal instanceof Directory ? journal.durable.get(stream) : undefined;
+    if (!(directory instanceof Directory)) return 0;
+    let lsn = 0;
+    for (const [name, file] of directory.durable) {
+      if (file instanceof StoredFile && lsnOfSegmentName(name) !== undefined) lsn = Math.max(lsn, file.syncedLsn);
+    }
+    return lsn;
+  }
+
+  create(path: string): StoredFile {
+    const { directory, name } = this.#locate(path);
+    if (directory.current.has(name)) throw systemError('EEXIST', path);
+    if (this.full) throw systemError('ENOSPC', path);
+    const file = new StoredFile();
+    directory.change((entries) => entries.set(name, file));
+    return file;
+  }
+
+  file(path: string): StoredFile {
+    const { directory, name } = this.#locate(path);
+    const node = directory.current.get(name);
+    if (!(node instanceof StoredFile)) throw systemError('ENOENT', path);
+    return node;
+  }
+
+  makeDirectory(path: string): void {
+    const { directory, name } = this.#locate(path);
+    if (directory.current.has(name)) return;
+    if (this.full) throw systemError('ENOSPC', path);
+    const made = new Directory();
+    directory.change((entries) => entries.set(name, made));
+  }
+
+  list(path: string): string[] {
+    const directory = this.#find(path);
+    if (!(directory instanceof Directory)) return [];
+    const names = [...directory.current.keys()];
+    return this.#random.below(2) === 0 ? names : names.reverse();
+  }
+
+  rename(from: string, to: string): void {
+    const { directory, name } = this.#locate(from);
+    const target = this.#locate(to);
+    const node = directory.current.get(name);
+    if (node === undefined || target.directory !== directory) throw systemError('ENOENT', from);
+    if (node instanceof Directory) this.#noticeStream(name, node);
+    directory.change((entries) => {
+      entries.delete(name);
+      entries.set(target.name, node);
+    });
+  }
+
+  remove(path: string): void {
+    const { directory, name, parent } = this.#locate(path);
+    const node = directory.current.get(name);
+    if (!(node instanceof StoredFile)) throw systemError('ENOENT', path);
+    this.#noticeSegment(parent, directory, name, node);
+    directory.change((entries) => {
+      if (entries.get(name) === node) entries.delete(name);
+    });
+  }
+
+  removeDirectory(path: string): void {
+    const { directory, name } = this.#locate(path);
+    const node = directory.current.get(name);
+    if (!(node instanceof Directory)) throw systemError('ENOENT', path);
+    if (node.current.size > 0) throw systemError('ENOTEMPTY', path);
+    directory.change((entries) => entries.delete(name));
+  }
+
+  syncDirectory(path: string): void {
+    const node = this.#find(path);
+    if (!(node instanceof Directory)) throw systemError('ENOENT', path);
+    node.sync();
+  }
+
+  #find(path: string): DiskNode | undefined {
+    let node: DiskNode | undefined = this.#root;
+    for (const part of path.split('/').slice(2)) {
+      if (!(node instanceof Directory)) return undefined;
+      node = node.current.get(part);
+    }
+    return node;
+  }
+
+  #locate(path: string): { readonly directory: Directory; readonly name: string; readonly parent: string } {
+    const slash = path.lastIndexOf('/');
+    const parent = path.slice(0, slash);
+    const directory = this.#find(parent);
+    if (!(directory instanceof Directory)) throw systemError('ENOENT', path);
+    return { directory, name: path.slice(slash + 1), parent };
+  }
+
+  #noticeSegment(parent: string, directory: Directory, name: string, file: StoredFile): void {
+    if (lsnOfSegmentName(name) === undefined || parent.endsWith('.removed')) return;
+    const next = [...directory.current.keys()]
+      .filter((other) => lsnOfSegmentName(other) !== undefined && other > name)
+      .sort()[0];
+    const successor = next === undefined ? undefined : directory.current.get(next);
+    const limit = successor instanceof StoredFile ? (successor.predecessorLsn ?? Infinity) : Infinity;
+    this.#watch.segmentGoes(parent.slice(parent.lastIndexOf('/') + 1), Math.min(limit, file.writtenLsn));
+  }
+
+  #noticeStream(stream: string, directory: Directory): void {
+    let lsn = 0;
+    for (const [name, file] of directory.current) {
+      if (file instanceof StoredFile && lsnOfSegmentName(name) !== undefined) lsn = Math.max(lsn, file.writtenLsn);
+    }
+    this.#watch.streamGoes(stream, lsn);
+  }
+
+  #lose(directory: Directory, remains: Remains): void {
+    const { changes } = directory;
+    const cut = this.#random.below(changes.length + 1);
+    for (const [index, change] of changes.entries()) {
+      const survives =
+        remains === 'everything' ||
+        (remains === 'prefix' && index < cut) ||
+        (remains === 'subset' && this.#random.below(2) === 0);
+      if (survives) change(directory.durable);
+    }
+    directory.changes = [];
+    directory.current = new Map(directory.durable);
+    for (const node of directory.current.values()) {
+      if (node instanceof Directory) this.#lose(node, remains);
+      else node.losePower(remains, this.#random);
+    }
+  }
+}
+
+class ThreadDisk implements Disk {
+  readonly #storage: Storage;
+  readonly #random: Mulberry32;
+  readonly #gate: DiskGate;
+
+  constructor(storage: Storage, random: Mulberry32, gate: DiskGate) {
+    this.#storage = storage;
+    this.#random = random;
+    this.#gate = gate;
+  }
+
+  create(path: string): DiskFile {
+    this.#gate('create', path);
+    return this.#open(this.#storage.create(path), path);
+  }
+
+  open(path: string): DiskFile {
+    this.#gate('open', path);
+    return this.#open(this.#storage.file(path), path);
+  }
+
+  makeDirectory(path: string): void {
+    this.#gate('makeDirectory', path);
+    this.#storage.makeDirectory(path);
+  }
+
+  list(path: string): string[] {
+    this.#gate('list', path);
+    return this.#storage.list(path);
+  }
+
+  rename(from: string, to: string): void {
+    this.#gate('rename', from);
+    this.#storage.rename(from, to);
+  }
+
+  remove(path: string): void {
+    this.#gate('remove', path);
+    this.#storage.remove(path);
+  }
+
+  removeDirectory(path: string): void {
+    this.#gate('removeDirectory', path);
+    this.#storage.removeDirectory(path);
+  }
+
+  truncate(path: string, bytes: number): void {
+    this.#gate('truncate', path);
+    this.#storage.file(path).truncate(bytes);
+  }
+
+  syncDirectory(path: string): void {
+    this.#gate('syncDirectory', path);
+    this.#storage.syncDirectory(path);
+  }
+
+  #open(file: StoredFile, path: string): DiskFile {
+    return {
+      write: (bytes, offset) => this.#write(file, path, bytes, offset),
+      writeAll: (parts, offset) => this.#write(file, path, Buffer.concat(parts), offset),
+      read: (into, offset) => {
+        this.#gate('read', path);
+        return file.read(into, offset);
+      },
+      sync: () => {
+        try {
+          this.#gate('sync', path);
+        } catch (error) {
+          if (isSystemError(error)) file.syncFailed(this.#random);
+          throw error;
+        }
+        file.sync();
+      },
+      size: () => file.size,
+      close: () => {
+        this.#gate('close', path);
+      },
+    };
+  }
+
+  #write(file: StoredFile, path: string, bytes: Uint8Array, offset: number): number {
+    try {
+      this.#gate('write', path);
+    } catch (error) {
+      // What fails, or is cut short by a crash, may have written a part; a thread that is gone writes nothing.
+      if (isSystemError(error) || isLastCall(error)) {
+        file.write(bytes.subarray(0, this.#random.below(bytes.byteLength + 1)), offset);
+      }
+      throw error;
+    }
+    if (this.#storage.full && offset + bytes.byteLength > file.size) {
+      const room = Math.max(0, file.size - offset);
+      const more = this.#random.below(bytes.byteLength - room);
+      file.write(bytes.subarray(0, room + more), offset);
+      if (room + more === 0) throw systemError('ENOSPC', path);
+      return room + more;
+    }
+    file.write(bytes, offset);
+    return bytes.byteLength;
+  }
+}
+
+function copyDirectory(directory: Directory): Directory {
+  const copy = new Directory();
+  for (const [name, node] of directory.current) {
+    copy.current.set(name, node instanceof Directory ? copyDirectory(node) : node.clone());
+  }
+  copy.sync();
+  return copy;
+}
+
+/** An error as the system throws it. */
+export function systemError(code: string, what: string): Error {
+  return Object.assign(new Error(`${code}: ${what}`), { code });
+}
+
+function isSystemError(error: unknown): boolean {
+  return error instanceof Error && 'code' in error;
+}
+
+function isLastCall(error: unknown): boolean {
+  return error instanceof Error && 'lastCall' in error && error.lastCall === true;
+}

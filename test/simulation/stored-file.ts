@@ -1,0 +1,154 @@
+/**
+ * A file's bytes in a simulated page cache and on a simulated platter. Pages of zeros take no memory, and a sync shares
+ * pages instead of copying them, because segments are filled with zeros ahead.
+ */
+import { RECORD_HEADER_BYTES, RECORD_OFFSET, readUint64 } from '#product/shard-worker/messages.js';
+import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
+import type { Mulberry32 } from '../support/mulberry32.js';
+
+const PAGE_BYTES = 4096;
+const SECTOR_BYTES = 512;
+const ZEROS = new Uint8Array(PAGE_BYTES);
+
+type Page = Uint8Array | undefined;
+
+/** What a loss of power leaves of what was not synced. */
+export type Remains = 'nothing' | 'everything' | 'prefix' | 'subset';
+
+export class StoredFile {
+  size = 0;
+  #pages: Page[] = [];
+  #durablePages: Page[] = [];
+  #durableSize = 0;
+  readonly #dirty = new Set<number>();
+  /** Highest LSN written as a record, and what of that a sync has covered: watched, not believed from the journal. */
+  writtenLsn = 0;
+  syncedLsn = 0;
+  /** From the segment's header, once written: last LSN of the predecessor that counts. */
+  predecessorLsn: number | undefined;
+
+  clone(): StoredFile {
+    const copy = new StoredFile();
+    copy.size = this.size;
+    copy.#pages = this.#pages.map((page) => page?.slice());
+    copy.#durablePages = [...copy.#pages];
+    copy.#durableSize = this.size;
+    copy.writtenLsn = this.writtenLsn;
+    copy.syncedLsn = this.writtenLsn;
+    copy.predecessorLsn = this.predecessorLsn;
+    return copy;
+  }
+
+  write(bytes: Uint8Array, offset: number): void {
+    let from = 0;
+    while (from < bytes.byteLength) {
+      const at = offset + from;
+      const page = Math.floor(at / PAGE_BYTES);
+      const start = at % PAGE_BYTES;
+      const length = Math.min(PAGE_BYTES - start, bytes.byteLength - from);
+      this.#writePage(page, start, bytes.subarray(from, from + length));
+      from += length;
+    }
+    this.size = Math.max(this.size, offset + bytes.byteLength);
+    this.#notice(bytes, offset);
+  }
+
+  read(into: Uint8Array, offset: number): number {
+    const length = Math.max(0, Math.min(into.byteLength, this.size - offset));
+    let done = 0;
+    while (done < length) {
+      const start = (offset + done) % PAGE_BYTES;
+      const part = Math.min(PAGE_BYTES - start, length - done);
+      const page = this.#pages[Math.floor((offset + done) / PAGE_BYTES)];
+      if (page === undefined) into.fill(0, done, done + part);
+      else into.set(page.subarray(start, start + part), done);
+      done += part;
+    }
+    return length;
+  }
+
+  sync(): void {
+    for (const page of this.#dirty) this.#durablePages[page] = this.#pages[page];
+    this.#dirty.clear();
+    this.#durableSize = this.size;
+    this.syncedLsn = this.writtenLsn;
+  }
+
+  /** A sync that failed: something may have been written, and the system takes all of it for clean from now on. */
+  syncFailed(random: Mulberry32): void {
+    this.#persist('subset', random);
+  }
+
+  truncate(bytes: number): void {
+    this.size = Math.min(this.size, bytes);
+    this.#durableSize = Math.min(this.#durableSize, bytes);
+  }
+
+  losePower(remains: Remains, random: Mulberry32): void {
+    this.#persist(remains, random);
+    if (remains !== 'everything') this.writtenLsn = this.syncedLsn;
+    this.#pages = [...this.#durablePages];
+    this.size = this.#durableSize;
+  }
+
+  #writePage(page: number, start: number, bytes: Uint8Array): void {
+    if (bytes.byteLength === PAGE_BYTES && Buffer.compare(bytes, ZEROS) === 0) {
+      this.#pages[page] = undefined;
+    } else {
+      let own = this.#pages[page];
+      if (own === undefined) own = new Uint8Array(PAGE_BYTES);
+      else if (!this.#dirty.has(page)) own = own.slice();
+      own.set(bytes, start);
+      this.#pages[page] = own;
+    }
+    this.#dirty.add(page);
+  }
+
+  /** Brings what chance allows of the dirty sectors to the platter. */
+  #persist(remains: Remains, random: Mulberry32): void {
+    if (remains === 'everything') {
+      for (const page of this.#dirty) this.#durablePages[page] = this.#pages[page];
+      this.#durableSize = this.size;
+    } else if (remains !== 'nothing') {
+      let end = this.#durableSize;
+      const pages = [...this.#dirty].sort((a, b) => a - b);
+      const cut = remains === 'prefix' ? random.below(pages.length * 8 + 1) : 0;
+      for (const [index, page] of pages.entries()) {
+        const survives = (sector: number): boolean =>
+          remains === 'prefix' ? index * 8 + sector < cut : random.below(2) === 0;
+        end = Math.max(end, this.#persistPage(page, survives));
+      }
+      this.#durableSize = Math.min(this.size, end);
+    }
+    this.#dirty.clear();
+  }
+
+  #persistPage(page: number, survives: (sector: number) => boolean): number {
+    const current = this.#pages[page] ?? ZEROS;
+    const merged = this.#durablePages[page]?.slice() ?? new Uint8Array(PAGE_BYTES);
+    let end = 0;
+    for (let sector = 0; sector < PAGE_BYTES / SECTOR_BYTES; sector += 1) {
+      if (!survives(sector)) continue;
+      const from = sector * SECTOR_BYTES;
+      merged.set(current.subarray(from, from + SECTOR_BYTES), from);
+      end = page * PAGE_BYTES + from + SECTOR_BYTES;
+    }
+    this.#durablePages[page] = merged;
+    return end;
+  }
+
+  #notice(bytes: Uint8Array, offset: number): void {
+    if (bytes.byteLength < RECORD_HEADER_BYTES) return;
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    if (offset === 0) {
+      if (bytes.byteLength === SEGMENT_HEADER_BYTES) this.predecessorLsn = readUint64(view, 80);
+      return;
+    }
+    for (let at = 0; at + RECORD_HEADER_BYTES <= bytes.byteLength;) {
+      const length = view.getUint32(at + RECORD_OFFSET.bytes, true);
+      if (length < RECORD_HEADER_BYTES || at + length > bytes.byteLength) return;
+      this.writtenLsn = Math.max(this.writtenLsn, readUint64(view, at + RECORD_OFFSET.lsn));
+      at += length;
+    }
+  }
+}

@@ -1,0 +1,177 @@
+/**
+ * What the processes of a history share: time, chance, disk, database, what clients know, and the invariants that are
+ * watched from outside of the product at every step.
+ */
+import {
+  PAIR_HEADER_BYTES,
+  PAIR_OFFSET,
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+  TOKENED_HEADER_BYTES,
+  TOKENED_MARK,
+  TOKENED_OFFSET,
+  readUint64,
+} from '#product/shard-worker/messages.js';
+import { Mulberry32 } from '../support/mulberry32.js';
+import { Expectations, Violation, type Part } from './expectations.js';
+import type { Mutations } from './mutations.js';
+import { PostgresModel, type FlushEffect } from './postgres-model.js';
+import { Scheduler } from './scheduler.js';
+import { Storage } from './storage.js';
+
+/** Acknowledged and not yet durable, as `everysec` allows. */
+interface AtRisk {
+  readonly stream: string;
+  readonly lsn: number;
+  readonly at: number;
+  readonly parts: readonly Part[];
+}
+
+/** What a history may do to the guarantees, so that the checks know. */
+export interface Circumstances {
+  /** `everysec` was used. */
+  deferredSync: boolean;
+  /** A sync of the file journal failed since the power was last lost. */
+  syncFailed: boolean;
+  /** Somebody else may own a stream of ours. */
+  copied: boolean;
+  /** The database went back in time. */
+  failedOver: boolean;
+}
+
+/** Everything outside of the processes. */
+export class World {
+  readonly scheduler = new Scheduler();
+  readonly random: Mulberry32;
+  readonly expectations = new Expectations();
+  readonly database: PostgresModel;
+  readonly storage: Storage;
+  readonly mutations: Mutations;
+  readonly circumstances: Circumstances = { deferredSync: false, syncFailed: false, copied: false, failedOver: false };
+  /** Lines of what happened, where somebody wants to know. */
+  readonly trace: string[] | undefined;
+  readonly #acknowledgedLsn = new Map<string, number>();
+  #atRisk: AtRisk[] = [];
+  #violation: unknown;
+  #streams = 0;
+
+  constructor(seed: number, mutations: Mutations, trace: string[] | undefined) {
+    this.random = new Mulberry32(seed);
+    this.mutations = mutations;
+    this.trace = trace;
+    const databaseWatch = {
+      sent: (stream: string, toLsn: number) => this.#flushSent(stream, toLsn),
+      committed: (effect: FlushEffect | undefined) => this.#committed(effect),
+    };
+    this.database = new PostgresModel(this.scheduler, this.random, databaseWatch, mutations, this.uuid());
+    this.storage = new Storage(this.random, {
+      segmentGoes: (stream, lastLsn) => this.#segmentGoes(stream, lastLsn),
+      streamGoes: (stream, lastLsn) => this.#segmentGoes(stream, lastLsn),
+    });
+  }
+
+  /** True with a probability of one in `times`. */
+  oneIn(times: number): boolean {
+    return this.random.below(times) === 0;
+  }
+
+  uuid(): string {
+    this.#streams += 1;
+    const digits = this.random.next().toString(16).padStart(8, '0');
+    return `${digits}-0000-4000-8000-${this.#streams.toString(16).padStart(12, '0')}`;
+  }
+
+  note(what: () => string): void {
+    this.trace?.push(`${this.scheduler.now.toFixed(1).padStart(9)} ${what()}`);
+  }
+
+  /** Remembers a violation met where throwing would be heard by the product. */
+  violate(error: unknown): void {
+    this.#violation ??= error;
+  }
+
+  /** To be called after each event. */
+  throwViolation(): void {
+    if (this.#violation !== undefined) throw this.#violation as Error;
+  }
+
+  /** A shard told a front end that this batch is in the journal. */
+  acknowledged(storage: Storage, stream: string, batch: ArrayBuffer): void {
+    const view = new DataView(batch);
+    // Nothing of a batch is journaled whose tokens are all known.
+    if (view.getUint32(RECORD_OFFSET.bytes, true) === RECORD_HEADER_BYTES) return;
+    const lsn = readUint64(view, RECORD_OFFSET.lsn);
+    const acceptedAt = readUint64(view, RECORD_OFFSET.acceptedAt);
+    const row = this.database.tables.checkpoints.get(stream);
+    if (!this.circumstances.copied && row !== undefined && lsn > row.lsn && acceptedAt < row.acceptedThroughMs) {
+      this.violate(new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`));
+    }
+    this.#acknowledgedLsn.set(stream, lsn);
+    if (storage.durableLsn(stream) >= lsn) return;
+    if (!this.circumstances.deferredSync) {
+      this.violate(new Violation(`LSN ${lsn} of ${stream} was acknowledged before it was synced`));
+    }
+    this.#atRisk = this.#atRisk.filter((risk) => storage.durableLsn(risk.stream) < risk.lsn);
+    this.#atRisk.push({ stream, lsn, at: this.scheduler.now, parts: this.#partsOf(batch) });
+  }
+
+  /** The power was lost at `endedAt`, when the process had ended at the latest: what `everysec` had at risk may be gone. */
+  powerLost(storage: Storage, endedAt: number): void {
+    for (const { stream, lsn, at, parts } of this.#atRisk) {
+      if (storage.durableLsn(stream) >= lsn) continue;
+      if (at < endedAt - 1000 && !this.circumstances.syncFailed) {
+        this.violate(new Violation(`LSN ${lsn} of ${stream} was at risk for ${endedAt - at} ms`));
+      }
+      for (const { counter, digit } of parts) counter.requests[digit]?.putAtRisk();
+    }
+    this.#atRisk = [];
+    this.circumstances.syncFailed = false;
+  }
+
+  /** Total of what the database has of a key, set aside or not. */
+  sumOf(key: string): bigint {
+    const { counters, rejected } = this.database.tables;
+    return (counters.get(key) ?? 0n) + (rejected.get(key) ?? 0n);
+  }
+
+  #partsOf(batch: ArrayBuffer): Part[] {
+    const view = new DataView(batch);
+    const parts: Part[] = [];
+    const end = view.getUint32(RECORD_OFFSET.bytes, true);
+    for (let at = RECORD_HEADER_BYTES; at < end;) {
+      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
+      if (keyBytes === TOKENED_MARK) {
+        at += TOKENED_HEADER_BYTES + view.getUint8(at + TOKENED_OFFSET.tokenBytes);
+        continue;
+      }
+      const key = Buffer.from(batch, at + PAIR_HEADER_BYTES, keyBytes).toString();
+      const counter = this.expectations.counters.get(key);
+      if (counter === undefined) throw new Violation(`A batch holds ${key}, which was never sent`);
+      parts.push({ counter, digit: counter.digitOf(view.getFloat64(at + PAIR_OFFSET.amount, true)) });
+      at += PAIR_HEADER_BYTES + keyBytes;
+    }
+    return parts;
+  }
+
+  #flushSent(stream: string, toLsn: number): void {
+    if (this.circumstances.copied || this.storage.durableLsn(stream) >= toLsn) return;
+    this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not synced`));
+  }
+
+  #committed(effect: FlushEffect | undefined): void {
+    if (effect === undefined) return;
+    this.note(() => `database: ${effect.stream} ${effect.from} → ${effect.to}: ${effect.sums.map(String).join(' ')}`);
+    this.expectations.check(
+      effect.sums.map(([key]) => key),
+      (key) => this.sumOf(key),
+      `commit of ${effect.stream} ${effect.from} → ${effect.to}`,
+      false,
+    );
+  }
+
+  #segmentGoes(stream: string, lastLsn: number): void {
+    const committed = this.database.highWater.get(stream) ?? 0;
+    if (Math.min(lastLsn, this.#acknowledgedLsn.get(stream) ?? 0) <= committed) return;
+    this.violate(new Violation(`A segment of ${stream} with LSN ${lastLsn} is removed, committed is ${committed}`));
+  }
+}
