@@ -107,6 +107,13 @@ interface CheckpointRow {
   readonly retired: boolean;
 }
 
+/** The session's usual statement_timeout, in seconds. */
+const USUAL_FLUSH_SECONDS = 30;
+/** How much longer than the server we wait. */
+const REPLY_SECONDS = 10;
+/** The slowest database that a backlog is flushed to: about 4,000 keys of 24 bytes a second. */
+const FLUSH_BYTES_A_SECOND_MIN = 100_000;
+
 /** See the file's head. */
 export class CheckpointStore {
   readonly #target: DatabaseTarget;
@@ -143,9 +150,20 @@ export class CheckpointStore {
 
   /** Adds the sums and moves the checkpoint, both or neither. */
   async flush(request: FlushRequest): Promise<FlushResult> {
-    const [row] = await this.#run<FlushRow>(flushStatement(request));
+    const seconds = flushSeconds(request);
+    const statement = flushStatement(request);
+    if (seconds > USUAL_FLUSH_SECONDS) await this.#run({ text: sql.SET_PATIENCE, values: [`${seconds}s`] });
+    const [row] = await this.#run<FlushRow>({ ...statement, timeoutMs: 1000 * (seconds + REPLY_SECONDS) });
+    if (seconds > USUAL_FLUSH_SECONDS) this.#restorePatience();
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
     return { fenced: row.fenced, claimed: row.claimed, keys: row.keys, unclaimed: row.unclaimed ?? [] };
+  }
+
+  /** Back to the session's usual limits; a connection that does not take them is not used again. */
+  #restorePatience(): void {
+    this.#run({ text: sql.RESET_PATIENCE }).catch(() => {
+      this.#drop();
+    });
   }
 
   /** The digests that tokens were claimed with; a token that is not claimed is absent. */
@@ -239,6 +257,12 @@ export class CheckpointStore {
     this.#connection?.destroy();
     this.#connection = undefined;
   }
+}
+
+/** Seconds that a flush may take: a backlog of a million keys is one statement, which must not time out for ever. */
+function flushSeconds({ keys, tokens }: FlushRequest): number {
+  const bytes = keys.length + (tokens === undefined ? 0 : tokens.pairTokens.length + tokens.pairKeys.length);
+  return USUAL_FLUSH_SECONDS + Math.floor(bytes / FLUSH_BYTES_A_SECOND_MIN);
 }
 
 function flushStatement(request: FlushRequest): Statement {

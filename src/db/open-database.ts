@@ -32,7 +32,7 @@ export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogge
     }
   } catch (error) {
     if (error instanceof StartError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = reasonOf(error);
     switch (classifyDatabaseError(error)) {
       case 'unreachable':
       case 'retry':
@@ -41,4 +41,10 @@ export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogge
         throw new StartError([`The database refuses us: ${reason}.`], { cause: error });
     }
   }
+}
+
+/** A host with several addresses fails with one error for each, under an empty message. */
+function reasonOf(error: unknown): string {
+  if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ');
+  return error instanceof Error ? error.message : String(error);
 }

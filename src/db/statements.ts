@@ -27,6 +27,16 @@ select set_config('synchronous_commit', case current_setting('synchronous_commit
        current_setting('server_encoding') as encoding,
        pg_is_in_recovery() as in_recovery`;
 
+/** $1 the limit of one statement, for a flush that is larger than usual. */
+export const SET_PATIENCE = `
+select set_config('statement_timeout', $1, false),
+       case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', $1, false) end`;
+
+/** The usual limits again. */
+export const RESET_PATIENCE = `
+select set_config('statement_timeout', '30s', false),
+       case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', '60s', false) end`;
+
 /** The id that the first migration gave the database. */
 export const DATABASE_ID = 'select database_id::text from summing_counters_migrations order by version limit 1';
 

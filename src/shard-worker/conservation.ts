@@ -37,6 +37,7 @@ export function closeBalance(row: Float64Array, cell: typeof GAUGE.handedOver | 
   row[GAUGE.pendingIncrements] = 0;
   row[GAUGE.pendingKeys] = 0;
   row[GAUGE.pendingBytes] = 0;
+  row[GAUGE.pendingTokens] = 0;
   return left;
 }
 
