@@ -11,7 +11,9 @@ import { CounterNode } from './counter-node.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
 import { NodeDatabase } from './node-database.js';
 import type { ErrorCode } from './errors.js';
+import { AccessControl, isLoopback } from './http/auth.js';
 import { FrontEnd } from './http/front-end.js';
+import { openApiText } from './http/openapi.js';
 import { loadUws } from './http/uws.js';
 import type { Logger } from './logger.js';
 import { conservation } from './shard-worker/conservation.js';
@@ -88,7 +90,7 @@ export class ServerProcess {
   }
 
   async #startParts(): Promise<void> {
-    const { dataDir, journal, shards, host } = this.#config;
+    const { dataDir, journal, shards, host, authTokens } = this.#config;
     const logger = this.#logger;
     this.#directory = acquireDataDirectory(dataDir);
     const { nodeId } = this.#directory;
@@ -99,6 +101,9 @@ export class ServerProcess {
     const scheme = this.#config.tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
     logger.info({}, `HTTP by ${build}`);
+    if (authTokens.length === 0 && !isLoopback(host)) {
+      logger.warn({ host }, 'Anyone who can reach this address may count, read and remove: no AUTH_TOKENS are set');
+    }
     logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
     for (const warning of configWarnings(this.#config)) logger.warn({}, warning);
     const database = await this.#database.start(nodeId);
@@ -175,13 +180,16 @@ export class ServerProcess {
   }
 
   #makeFrontEnd(uws: ReturnType<typeof loadUws>['uws']): FrontEnd {
-    const { host, port, bodyBytesMax, keyBytesMax, tls } = this.#config;
+    const { host, port, bodyBytesMax, keyBytesMax, tls, authTokens } = this.#config;
+    const hasTokens = authTokens.length > 0;
     return new FrontEnd({
       uws,
       host,
       port,
       tls,
       limits: { bodyBytesMax, keyBytesMax },
+      access: AccessControl.of(authTokens),
+      openApiText: openApiText({ bodyBytesMax, keyBytesMax, hasTokens }),
       receiver: this.#router,
       operations: this.#node,
       onBug: (error) => {

@@ -3,6 +3,8 @@
  */
 import { CounterError } from '../errors.js';
 import type { CounterOperations, CounterReading } from '../increment.js';
+import type { CounterDocument, RemovedCounterDocument } from './documents.js';
+import { exactJson } from './exact-json.js';
 import { checkToken } from './idempotency-token.js';
 import { checkKey, decodePercent, parseQuery } from './percent-encoding.js';
 import { jsonReply, textReply, type HttpReply, type HttpRequestHead } from './reply.js';
@@ -42,7 +44,7 @@ export async function removeCounterRoute(
   const id = head.idempotencyKey === '' ? undefined : checkToken(head.idempotencyKey);
   const sum = await operations.remove(key, id);
   if (sum === undefined) throw unknownCounter();
-  return jsonReply(200, `{"key":${keyJson(key)},"sum":${sum}}`);
+  return jsonReply(200, exactJson<RemovedCounterDocument>({ key: text(key), sum }));
 }
 
 function keyOf(head: HttpRequestHead): Uint8Array {
@@ -62,12 +64,11 @@ function unknownCounter(): CounterError {
   return new CounterError('unknown-counter', 'No increment of this key was ever counted.');
 }
 
-function keyJson(key: Uint8Array): string {
-  return JSON.stringify(Buffer.from(key).toString('utf8'));
+function text(key: Uint8Array): string {
+  return Buffer.from(key).toString('utf8');
 }
 
-/** Sums are integer literals of any length, which JSON.stringify has no way to write from a bigint. */
 function counterJson(key: Uint8Array, { sum, committed, pending, updatedAt }: CounterReading): string {
-  const updated = JSON.stringify(updatedAt?.toISOString() ?? null);
-  return `{"key":${keyJson(key)},"sum":${sum},"committed":${committed},"pending":${pending},"updated_at":${updated}}`;
+  const updated = updatedAt?.toISOString() ?? null;
+  return exactJson<CounterDocument>({ key: text(key), sum, committed, pending, updated_at: updated });
 }

@@ -9,11 +9,11 @@
  */
 import { CounterError, StartError, type ErrorCode } from '../errors.js';
 import type { CounterOperations, IncrementReceiver } from '../increment.js';
-import { counterRoute, keySumRoute, removeCounterRoute } from './counter-routes.js';
-import { flushRoute } from './flush-route.js';
-import { healthRoute, readinessRoute } from './health-routes.js';
+import { operationsByPath } from './api.js';
+import type { Access, AccessControl } from './auth.js';
 import { IncrementRoute, type IncrementLimits } from './increment-route.js';
-import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
+import { problemReply, replyOfError, writeReply, type HttpReply } from './reply.js';
+import { makeRoutes, type Route } from './routes.js';
 import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from './uws.js';
 
 /** Most requests besides increments that are answered at a time; one more is 503 `overloaded`. */
@@ -27,15 +27,16 @@ export interface FrontEndOptions {
   readonly limits: IncrementLimits;
   readonly receiver: IncrementReceiver;
   readonly operations: CounterOperations;
+  /** Who may do what; undefined: everybody everything. */
+  readonly access: AccessControl | undefined;
+  readonly openApiText: string;
   /** Told of errors that are not of the catalogue. */
   readonly onBug: (error: unknown) => void;
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
 }
 
-type Route = (head: HttpRequestHead) => Promise<HttpReply> | HttpReply;
-
-/** Methods of a path, besides HEAD, which goes with GET. */
-type Methods = Partial<Record<'get' | 'post' | 'delete', Route>>;
+/** What the Allow header says of a method; HEAD goes with GET. */
+const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 
 /** One front end. */
 export class FrontEnd {
@@ -108,57 +109,57 @@ export class FrontEnd {
   }
 
   #addRoutes(): void {
-    const { operations, limits } = this.#options;
-    const app = this.#app;
-    app.post('/increment', (res, req) => {
-      this.#increments.handle(res, req);
-    });
-    this.#refuseOtherMethods('/increment', 'POST');
-    this.#add('/key_sum', { get: (head) => keySumRoute(head, operations, limits.keyBytesMax) });
-    const counter: Methods = {
-      get: (head) => counterRoute(head, operations, limits.keyBytesMax),
-      delete: (head) => removeCounterRoute(head, operations, limits.keyBytesMax),
-    };
-    this.#add('/counters', counter);
-    this.#add('/counters/*', counter);
-    this.#add('/flush', { post: () => flushRoute(operations) });
-    this.#add('/healthz', { get: () => healthRoute() }, true);
-    this.#add('/readyz', { get: () => readinessRoute(operations.readiness()) }, true);
-    app.any('/*', (res, req) => {
-      reply(res, problemReply('not-found', 'There is nothing at this path.'), req.getMethod() === 'head');
-    });
-  }
-
-  #add(pattern: string, methods: Methods, isProbe = false): void {
-    const { get, post, delete: remove } = methods;
-    const app = this.#app;
-    if (get !== undefined) {
-      app.get(pattern, (res, req) => {
-        this.#answer(res, req, get, isProbe);
-      });
-      app.head(pattern, (res, req) => {
-        this.#answer(res, req, get, isProbe);
-      });
-    }
-    if (post !== undefined) {
-      app.post(pattern, (res, req) => {
-        this.#answer(res, req, post, isProbe);
-      });
-    }
-    if (remove !== undefined) {
-      app.del(pattern, (res, req) => {
-        this.#answer(res, req, remove, isProbe);
-      });
-    }
-    const allowed = [get && 'GET, HEAD', post && 'POST', remove && 'DELETE'].filter((names) => names !== undefined);
-    this.#refuseOtherMethods(pattern, allowed.join(', '));
-  }
-
-  #refuseOtherMethods(pattern: string, allow: string): void {
-    this.#app.any(pattern, (res, req) => {
+    const { operations, limits, openApiText } = this.#options;
+    const routes = makeRoutes(operations, limits.keyBytesMax, openApiText);
+    for (const [path, operationsOfPath] of operationsByPath()) {
+      const pattern = path.replace('{key}', '*');
+      for (const [name, { method, access }] of operationsOfPath) {
+        if (name === 'increment') this.#addIncrement(pattern, access);
+        else this.#add(pattern, method, access, routes[name]);
+      }
+      const isOpen = operationsOfPath.every(([, { access }]) => access === 'open');
+      const allow = operationsOfPath.map(([, { method }]) => ALLOWED[method]).join(', ');
       const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
-      reply(res, problem, req.getMethod() === 'head');
+      this.#refuse(pattern, isOpen ? 'open' : 'any', problem);
+    }
+    this.#refuse('/*', 'any', problemReply('not-found', 'There is nothing at this path.'));
+  }
+
+  #addIncrement(pattern: string, access: Access): void {
+    this.#app.post(pattern, (res, req) => {
+      if (this.#admits(res, req, access)) this.#increments.handle(res, req);
     });
+  }
+
+  #add(pattern: string, method: keyof typeof ALLOWED, access: Access, route: Route): void {
+    const app = this.#app;
+    const handle = (res: HttpResponse, req: HttpRequest): void => {
+      if (this.#admits(res, req, access)) this.#answer(res, req, route, access === 'open');
+    };
+    if (method === 'get') app.get(pattern, handle).head(pattern, handle);
+    else if (method === 'post') app.post(pattern, handle);
+    else app.del(pattern, handle);
+  }
+
+  /** Answers what nothing before has taken. */
+  #refuse(pattern: string, access: Access, problem: HttpReply): void {
+    this.#app.any(pattern, (res, req) => {
+      if (this.#admits(res, req, access)) reply(res, problem, req.getMethod() === 'head');
+    });
+  }
+
+  /** Refuses those who may not, before anything else of their request is looked at, and before they are told anything. */
+  #admits(res: HttpResponse, req: HttpRequest, access: Access): boolean {
+    const control = this.#options.access;
+    if (control === undefined) return true;
+    const refusal = control.refusal(req.getHeader('authorization'), access);
+    if (refusal === undefined) return true;
+    const problem =
+      refusal === 'unauthorized'
+        ? problemReply(refusal, 'Send a valid token as Authorization: Bearer.', [['www-authenticate', 'Bearer']])
+        : problemReply(refusal, 'The token does not have the scope that this operation needs.');
+    reply(res, problem, req.getMethod() === 'head');
+    return false;
   }
 
   #answer(res: HttpResponse, req: HttpRequest, route: Route, isProbe: boolean): void {

@@ -2,6 +2,8 @@
  * GET /healthz and GET /readyz. Front-end thread.
  */
 import type { Readiness } from '../increment.js';
+import type { ReadinessDocument } from './documents.js';
+import { exactJson } from './exact-json.js';
 import { jsonReply, problemReply, textReply, type HttpReply } from './reply.js';
 
 /** GET /healthz: this thread runs its event loop, which is what being able to answer shows. */
@@ -13,9 +15,9 @@ export function healthRoute(): HttpReply {
 export function readinessRoute(readiness: Readiness): HttpReply {
   switch (readiness.state) {
     case 'ok':
-      return jsonReply(200, JSON.stringify({ status: 'ok' }));
+      return jsonReply(200, exactJson<ReadinessDocument>({ status: 'ok' }));
     case 'degraded':
-      return jsonReply(200, JSON.stringify({ status: 'degraded', reason: readiness.reason }));
+      return jsonReply(200, exactJson<ReadinessDocument>({ status: 'degraded', reason: readiness.reason }));
     case 'refusing':
       return problemReply(readiness.code, readiness.reason);
   }

@@ -1,0 +1,168 @@
+/**
+ * Every operation of the HTTP side: what the front end routes and what the OpenAPI document describes are both made from
+ * this one table, so that neither knows an operation that the other does not. Any thread.
+ */
+import type { ErrorCode } from '../errors.js';
+import type { Access } from './auth.js';
+
+/** A document type of `documents.ts`, or plain text. */
+export type ReplyContent =
+  | 'text'
+  | 'openapi'
+  | 'CounterDocument'
+  | 'CounterListDocument'
+  | 'RemovedCounterDocument'
+  | 'FlushDocument'
+  | 'ReadinessDocument';
+
+/** One operation: a method of a path. */
+export interface ApiOperation {
+  readonly method: 'get' | 'post' | 'delete';
+  /** As OpenAPI writes it. A `{key}` stands last and is all the rest of the path. */
+  readonly path: string;
+  /** `open` also means: answered while the server starts and drains. */
+  readonly access: Exclude<Access, 'any'>;
+  readonly summary: string;
+  readonly parameters: readonly ApiParameter[];
+  readonly body?: 'increments';
+  readonly reply: { readonly status: 200 | 202; readonly says: string; readonly content: readonly ReplyContent[] };
+  /** Besides those of {@link commonErrors}. */
+  readonly errors: readonly ErrorCode[];
+}
+
+/** A parameter, described in `openapi.ts`. */
+export type ApiParameter = 'keyPath' | 'key' | 'keyRequired' | 'name' | 'prefix' | 'after' | 'limit' | 'idempotencyKey';
+
+/** What any operation that is not open may be refused with. */
+export const commonErrors = [
+  'unauthorized',
+  'forbidden',
+  'overloaded',
+  'starting',
+  'draining',
+] as const satisfies readonly ErrorCode[];
+
+const readErrors = ['invalid-request', 'unknown-counter', 'database-unavailable'] as const;
+const removeErrors = [...readErrors, 'idempotency-mismatch', 'outcome-unknown'] as const;
+
+/** The operations by name, which is also their `operationId`. */
+export const api = {
+  increment: {
+    method: 'post',
+    path: '/increment',
+    access: 'write',
+    summary: 'Count increments. 202: the journal holds every increment of the request, each counted exactly once.',
+    parameters: ['idempotencyKey'],
+    body: 'increments',
+    reply: { status: 202, says: 'Everything of the request is in the journal.', content: ['text'] },
+    errors: [
+      'invalid-request',
+      'body-too-large',
+      'unsupported-encoding',
+      'idempotency-mismatch',
+      'outcome-unknown',
+      'journal-unavailable',
+    ],
+  },
+  readSum: {
+    method: 'get',
+    path: '/key_sum',
+    access: 'read',
+    summary: 'The sum of a counter as digits.',
+    parameters: ['name'],
+    reply: { status: 200, says: 'The sum, an integer of any size.', content: ['text'] },
+    errors: readErrors,
+  },
+  readCounter: {
+    method: 'get',
+    path: '/counters/{key}',
+    access: 'read',
+    summary: 'A counter: what is committed, what this node holds besides, and their exact sum.',
+    parameters: ['keyPath'],
+    reply: { status: 200, says: 'The counter.', content: ['CounterDocument'] },
+    errors: readErrors,
+  },
+  removeCounter: {
+    method: 'delete',
+    path: '/counters/{key}',
+    access: 'admin',
+    summary: 'Remove a counter and say what it was.',
+    parameters: ['keyPath', 'idempotencyKey'],
+    reply: { status: 200, says: 'The removal is committed.', content: ['RemovedCounterDocument'] },
+    errors: removeErrors,
+  },
+  readCounters: {
+    method: 'get',
+    path: '/counters',
+    access: 'read',
+    summary: 'Committed counters page by page, in the bytewise order of their keys; with `key`, that counter alone.',
+    parameters: ['prefix', 'after', 'limit', 'key'],
+    reply: {
+      status: 200,
+      says: 'A page; with `key`, the counter.',
+      content: ['CounterListDocument', 'CounterDocument'],
+    },
+    errors: readErrors,
+  },
+  removeCounterByQuery: {
+    method: 'delete',
+    path: '/counters',
+    access: 'admin',
+    summary: 'Remove a counter and say what it was; for keys that a path cannot name.',
+    parameters: ['keyRequired', 'idempotencyKey'],
+    reply: { status: 200, says: 'The removal is committed.', content: ['RemovedCounterDocument'] },
+    errors: removeErrors,
+  },
+  flush: {
+    method: 'post',
+    path: '/flush',
+    access: 'admin',
+    summary: 'Commit everything that this node acknowledged before the call.',
+    parameters: [],
+    reply: { status: 200, says: 'It is committed.', content: ['FlushDocument'] },
+    errors: ['database-unavailable'],
+  },
+  health: {
+    method: 'get',
+    path: '/healthz',
+    access: 'open',
+    summary: 'Whether the process can make progress.',
+    parameters: [],
+    reply: { status: 200, says: 'It can.', content: ['text'] },
+    errors: [],
+  },
+  readiness: {
+    method: 'get',
+    path: '/readyz',
+    access: 'open',
+    summary: 'Whether increments are accepted.',
+    parameters: [],
+    reply: { status: 200, says: 'They are.', content: ['ReadinessDocument'] },
+    errors: ['overloaded', 'starting', 'draining', 'journal-unavailable'],
+  },
+  openApi: {
+    method: 'get',
+    path: '/openapi.json',
+    access: 'read',
+    summary: 'This document.',
+    parameters: [],
+    reply: { status: 200, says: 'An OpenAPI 3.1 document.', content: ['openapi'] },
+    errors: [],
+  },
+} as const satisfies Record<string, ApiOperation>;
+
+/** The name of an operation. */
+export type OperationName = keyof typeof api;
+
+/** The paths with their operations, in the order of the table. */
+export function operationsByPath(): ReadonlyMap<string, readonly (readonly [OperationName, ApiOperation])[]> {
+  // Object.entries of a literal of known keys; the table has no other members.
+  const entries = Object.entries(api) as [OperationName, ApiOperation][];
+  const paths = new Map<string, (readonly [OperationName, ApiOperation])[]>();
+  for (const [name, operation] of entries) {
+    const operations = paths.get(operation.path) ?? [];
+    operations.push([name, operation]);
+    paths.set(operation.path, operations);
+  }
+  return paths;
+}

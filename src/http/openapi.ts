@@ -1,0 +1,229 @@
+/**
+ * The OpenAPI 3.1 document: made once, from the table of operations, the types of the documents and the catalogue of
+ * errors. Any thread.
+ */
+import { readFileSync } from 'node:fs';
+import typia from 'typia';
+import { errorCatalogue, type ErrorCode } from '../errors.js';
+import { commonErrors, operationsByPath, type ApiOperation, type ApiParameter, type ReplyContent } from './api.js';
+import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from './counter-list-route.js';
+import type {
+  CounterDocument,
+  CounterListDocument,
+  FlushDocument,
+  IncrementsDocument,
+  ProblemDocument,
+  ReadinessDocument,
+  RemovedCounterDocument,
+} from './documents.js';
+
+type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [name: string]: Json };
+
+/** What of the configuration the document shows. */
+export interface OpenApiFacts {
+  readonly bodyBytesMax: number;
+  readonly keyBytesMax: number;
+  /** Whether bearer tokens are asked for. */
+  readonly hasTokens: boolean;
+}
+
+// The schemas that typia makes are JSON; the document needs them as nothing else.
+const schemas = typia.json.schemas<
+  [
+    CounterDocument,
+    CounterListDocument,
+    FlushDocument,
+    IncrementsDocument,
+    ProblemDocument,
+    ReadinessDocument,
+    RemovedCounterDocument,
+  ],
+  '3.1'
+>().components.schemas as unknown as Readonly<Record<string, Json>>;
+
+const MEDIA_TYPE_OF_TEXT = 'text/plain';
+
+/** The document's text. */
+export function openApiText(facts: OpenApiFacts): string {
+  return JSON.stringify(openApiDocument(facts));
+}
+
+function openApiDocument(facts: OpenApiFacts): Json {
+  return {
+    openapi: '3.1.0',
+    info: {
+      title: 'summing-counters',
+      version: packageVersion(),
+      summary: 'Counts increments at very high rates and keeps exact sums in PostgreSQL.',
+      description: DESCRIPTION,
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    paths: Object.fromEntries(
+      Array.from(operationsByPath(), ([path, operations]) => [
+        path,
+        Object.fromEntries(
+          operations.map(([name, operation]) => [operation.method, operationOf(name, operation, facts)]),
+        ),
+      ]),
+    ),
+    components: {
+      schemas: { ...schemas, IncrementsDocument: incrementsSchema(facts) },
+      securitySchemes: {
+        bearer: {
+          type: 'http',
+          scheme: 'bearer',
+          description: 'A token with the scope write, read or admin (everything).',
+        },
+      },
+    },
+  };
+}
+
+const DESCRIPTION =
+  'Amounts are added exactly once to the sums of their keys: 202 means that the journal holds them. Every error is a ' +
+  'problem document (RFC 9457) with a stable `code`, whether a retry can succeed, and whether the attempt was counted. ' +
+  'HEAD answers as GET, without a body. Another method of a path is 405 `method-not-allowed` with `Allow`, an unknown ' +
+  'path 404 `not-found`.';
+
+function operationOf(name: string, operation: ApiOperation, facts: OpenApiFacts): Json {
+  const { access, summary, parameters, body } = operation;
+  return {
+    operationId: name,
+    summary,
+    // With no tokens configured everything is open.
+    security: access === 'open' || !facts.hasTokens ? [] : [{ bearer: [access] }],
+    parameters: parameters.map((parameter) => parameterOf(parameter, facts)),
+    ...(body === undefined ? {} : { requestBody: requestBody(facts) }),
+    responses: responsesOf(operation),
+  };
+}
+
+/** The codes of an operation's errors, by their status. */
+export function errorsByStatus({ access, errors }: ApiOperation): ReadonlyMap<number, readonly ErrorCode[]> {
+  const codes = new Set<ErrorCode>([...errors, ...(access === 'open' ? [] : commonErrors)]);
+  const statuses = new Map<number, ErrorCode[]>();
+  for (const code of codes) {
+    const { status } = errorCatalogue[code];
+    statuses.set(status, [...(statuses.get(status) ?? []), code]);
+  }
+  return new Map([...statuses].sort(([a], [b]) => a - b));
+}
+
+function responsesOf(operation: ApiOperation): Json {
+  const { status, says, content } = operation.reply;
+  const success = {
+    description: says,
+    ...(operation.body === undefined ? {} : { headers: { 'Idempotency-Replayed': REPLAYED } }),
+    content: contentOf(content),
+  };
+  const problems = Array.from(errorsByStatus(operation), ([problem, codes]) => [problem, problemOf(problem, codes)]);
+  return {
+    [status]: success,
+    ...Object.fromEntries(problems),
+    default: { description: 'An error of the server, or one of HTTP itself.', content: problemContent(PROBLEM) },
+  };
+}
+
+function contentOf(contents: readonly ReplyContent[]): Json {
+  const [first, ...others] = contents;
+  if (first === 'text') return { [MEDIA_TYPE_OF_TEXT]: { schema: { type: 'string' } } };
+  if (first === 'openapi') return { 'application/json': { schema: { type: 'object' } } };
+  const references = contents.map((name) => ({ $ref: `#/components/schemas/${name}` }));
+  return { 'application/json': { schema: others.length === 0 ? references[0] : { oneOf: references } } };
+}
+
+const PROBLEM = { $ref: '#/components/schemas/ProblemDocument' };
+const REPLAYED = {
+  description: 'The request was counted before under its Idempotency-Key, and is not counted again.',
+  schema: { const: 'true' },
+};
+
+function problemContent(schema: Json): Json {
+  return { 'application/problem+json': { schema } };
+}
+
+function problemOf(status: number, codes: readonly ErrorCode[]): Json {
+  const description = codes.map((code) => `\`${code}\`: ${errorCatalogue[code].title}.`).join(' ');
+  const schema = { allOf: [PROBLEM, { properties: { status: { const: status }, code: { enum: codes } } }] };
+  return { description, ...headersOf(status), content: problemContent(schema) };
+}
+
+function headersOf(status: number): { readonly headers?: Json } {
+  if (status === 401) return { headers: { 'WWW-Authenticate': { required: true, schema: { const: 'Bearer' } } } };
+  if (status !== 503) return {};
+  const schema = { type: 'integer', minimum: 1 };
+  return { headers: { 'Retry-After': { description: 'In seconds.', required: true, schema } } };
+}
+
+function parameterOf(parameter: ApiParameter, { keyBytesMax }: OpenApiFacts): Json {
+  const query = { in: 'query', required: false, schema: { type: 'string' } };
+  const key = `A counter's key, 1 to ${keyBytesMax} bytes of UTF-8 without U+0000`;
+  switch (parameter) {
+    case 'keyPath':
+      return {
+        name: 'key',
+        in: 'path',
+        required: true,
+        description: `${key}, percent-encoded. Everything that follows in the path is the key, slashes included.`,
+        schema: { type: 'string', minLength: 1 },
+      };
+    case 'key':
+      return { ...query, name: 'key', description: `${key}: this counter alone.` };
+    case 'keyRequired':
+      return { ...query, name: 'key', required: true, description: `${key}.` };
+    case 'name':
+      return { ...query, name: 'name', required: true, description: `${key}.` };
+    case 'prefix':
+      return { ...query, name: 'prefix', description: 'What the keys begin with.' };
+    case 'after':
+      return { ...query, name: 'after', description: 'The `next` of the page before: keys up to it are left out.' };
+    case 'limit':
+      return {
+        ...query,
+        name: 'limit',
+        description: 'Most counters of the page.',
+        schema: { type: 'integer', minimum: 1, maximum: LIST_LIMIT_MAX, default: LIST_LIMIT_DEFAULT },
+      };
+    case 'idempotencyKey':
+      return {
+        name: 'Idempotency-Key',
+        in: 'header',
+        required: false,
+        description: 'A token of the request: however often it is sent, it has its effect once, as a whole.',
+        schema: { type: 'string', pattern: '^[!-~]{1,255}$' },
+      };
+  }
+}
+
+/** What the type cannot say: at least one member, and what its name may be. */
+function incrementsSchema({ keyBytesMax }: OpenApiFacts): Json {
+  const { type, description, additionalProperties } = typia.assert<{
+    type: 'object';
+    description: string;
+    additionalProperties: { type: 'integer'; minimum: number; maximum: number };
+  }>(schemas['IncrementsDocument']);
+  const names = { minLength: 1, description: `1 to ${keyBytesMax} bytes of UTF-8 without U+0000.` };
+  return { type, description, minProperties: 1, propertyNames: names, additionalProperties };
+}
+
+function packageVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return typia.json.assertParse<{ version: string }>(text).version;
+}
+
+function requestBody({ bodyBytesMax }: OpenApiFacts): Json {
+  const schema = { $ref: '#/components/schemas/IncrementsDocument' };
+  return {
+    required: true,
+    description:
+      `At most ${bodyBytesMax} bytes of JSON in UTF-8. Content-Type is not looked at, except that application/x-ndjson ` +
+      'means one such object a line.',
+    content: {
+      'application/json': {
+        schema,
+        examples: { one: { value: { 'page:/home': 1 } }, several: { value: { a: 1, b: -2, c: 40 } } },
+      },
+      'application/x-ndjson': { schema: { type: 'string' }, example: '{"a":1}\n{"a":2,"b":1}\n' },
+    },
+  };
+}

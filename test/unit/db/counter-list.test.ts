@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { prefixSuccessor } from '#product/db/counter-list.js';
+import { Mulberry32 } from '../../support/mulberry32.js';
+import { countOfRuns, seedOfRun } from '../../support/random-runs.js';
+
+test('the successor of a prefix is its last code point plus one, without the surrogates', () => {
+  assert.equal(prefixSuccessor('a'), 'b');
+  assert.equal(prefixSuccessor('page:'), 'page;');
+  assert.equal(prefixSuccessor('a\u007f'), 'a\u0080');
+  assert.equal(prefixSuccessor('\ud7ff'), '\ue000');
+  assert.equal(prefixSuccessor('\uffff'), '\u{10000}');
+  assert.equal(prefixSuccessor('😀'), '😁');
+});
+
+test('a prefix that ends with the last code point has the successor of what is before it, if there is anything', () => {
+  assert.equal(prefixSuccessor('a\u{10ffff}\u{10ffff}'), 'b');
+  assert.equal(prefixSuccessor('\u{10ffff}'), undefined);
+  assert.equal(prefixSuccessor(''), undefined);
+});
+
+test('bytewise, exactly the strings with the prefix are between it and its successor', () => {
+  const seed = seedOfRun();
+  console.log(`SEED=${seed}`);
+  const random = new Mulberry32(seed);
+  const alphabet = [
+    '\u0001',
+    'a',
+    'b',
+    '\u007f',
+    '\u0080',
+    '\u07ff',
+    '\u0800',
+    '\ud7ff',
+    '\ue000',
+    '\uffff',
+    '\u{10000}',
+    '\u{10ffff}',
+  ];
+  const word = (): string => Array.from({ length: random.below(4) }, () => random.pick(alphabet)).join('');
+  for (let round = 0; round < countOfRuns(20_000); round += 1) {
+    const prefix = word();
+    const text = word();
+    const successor = prefixSuccessor(prefix);
+    const bytes = Buffer.from(text);
+    const isBetween =
+      bytes.compare(Buffer.from(prefix)) >= 0 && (successor === undefined || bytes.compare(Buffer.from(successor)) < 0);
+    assert.equal(isBetween, text.startsWith(prefix), JSON.stringify({ prefix, text, successor }));
+  }
+});
