@@ -262,7 +262,7 @@ export class CheckpointStore {
 /** Seconds that a flush may take: a backlog of a million keys is one statement, which must not time out for ever. */
 function flushSeconds({ keys, tokens }: FlushRequest): number {
   const bytes = keys.length + (tokens === undefined ? 0 : tokens.pairTokens.length + tokens.pairKeys.length);
-  return USUAL_FLUSH_SECONDS + Math.floor(bytes / FLUSH_BYTES_A_SECOND_MIN);
+  return Math.max(USUAL_FLUSH_SECONDS, Math.ceil(bytes / FLUSH_BYTES_A_SECOND_MIN));
 }
 
 function flushStatement(request: FlushRequest): Statement {

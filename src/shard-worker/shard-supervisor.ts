@@ -175,7 +175,8 @@ export class ShardSupervisor {
     shard.control = control.port1;
     control.port1.on('message', (message: ControlMessage) => {
       this.#receive(index, message, () => {
-        for (const [frontEnd, channel] of channels.entries()) clients[frontEnd]?.[index]?.connect(answerPort(channel.port1));
+        for (const [frontEnd, channel] of channels.entries())
+          clients[frontEnd]?.[index]?.connect(answerPort(channel.port1));
       });
     });
     const frontEnds = channels.map((channel) => channel.port2);

@@ -188,12 +188,7 @@ export class Expectations {
   }
 
   /** Checks what the database has of `keys`; where `complete`, nothing acknowledged may be missing. */
-  check(
-    keys: Iterable<string>,
-    sumOf: (key: string) => bigint,
-    where: string,
-    complete: boolean,
-  ): void {
+  check(keys: Iterable<string>, sumOf: (key: string) => bigint, where: string, complete: boolean): void {
     for (const key of keys) {
       const counter = this.counters.get(key);
       if (counter === undefined) throw new Violation(`${where}: ${key} was never sent`);

@@ -102,7 +102,14 @@ class History {
   #start(shards: number): SimulatedNode {
     this.#nodes += 1;
     const world = this.#world;
-    const node = new SimulatedNode(world, world.storage, this.#settings, shards, this.#nodeId, `process ${this.#nodes}`);
+    const node = new SimulatedNode(
+      world,
+      world.storage,
+      this.#settings,
+      shards,
+      this.#nodeId,
+      `process ${this.#nodes}`,
+    );
     world.note(() => `${node.name} starts with ${shards} shards`);
     this.#node = node;
     void node.start();
@@ -187,13 +194,16 @@ class History {
     const counter = this.#counter();
     if (counter.key.startsWith(POISON_PREFIX)) return;
     const before = [...counter.fates];
-    node.read(counter.bytes).then((sum) => {
-      const now = counter.fates;
-      // What a loss of power has put at risk meanwhile is not missed.
-      const known = before.map((fate, digit): Fate => (now[digit] === 'unknown' ? 'unknown' : fate));
-      if (node.end !== undefined) return;
-      counter.check(sum ?? 0, 'a read', this.#world.circumstances.copied ? undefined : known, true);
-    }).catch((error: unknown) => this.#expectRefusal(error));
+    node
+      .read(counter.bytes)
+      .then((sum) => {
+        const now = counter.fates;
+        // What a loss of power has put at risk meanwhile is not missed.
+        const known = before.map((fate, digit): Fate => (now[digit] === 'unknown' ? 'unknown' : fate));
+        if (node.end !== undefined) return;
+        counter.check(sum ?? 0, 'a read', this.#world.circumstances.copied ? undefined : known, true);
+      })
+      .catch((error: unknown) => this.#expectRefusal(error));
   }
 
   async #endLife(node: SimulatedNode): Promise<void> {
@@ -235,7 +245,10 @@ class History {
   #checkEnd(node: SimulatedNode): void {
     const { circumstances, expectations } = this.#world;
     if (node.end === 'foreign' && !circumstances.copied) throw new Violation(`${node.name} met a foreign owner`);
-    if (node.reason instanceof JournalError && ['journal-gap', 'journal-corrupt', 'journal-format', 'journal-foreign'].includes(node.reason.code)) {
+    if (
+      node.reason instanceof JournalError &&
+      ['journal-gap', 'journal-corrupt', 'journal-format', 'journal-foreign'].includes(node.reason.code)
+    ) {
       if (node.reason.code !== 'journal-gap' || !circumstances.failedOver) throw node.reason;
     }
     if (node.end !== 'drained' || node.left.length > 0 || circumstances.copied || circumstances.failedOver) return;

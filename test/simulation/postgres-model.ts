@@ -56,7 +56,8 @@ export interface DatabaseMutations {
 export const POISON_PREFIX = 'poison';
 
 type Row = Record<string, unknown>;
-type Step = { readonly rows: Row[]; readonly change?: () => FlushEffect | undefined } | { readonly refusal: pg.DatabaseError };
+type Step =
+  { readonly rows: Row[]; readonly change?: () => FlushEffect | undefined } | { readonly refusal: pg.DatabaseError };
 
 /** The server. */
 export class PostgresModel {
@@ -81,7 +82,13 @@ export class PostgresModel {
   /** Multiplies the time that statements take. */
   slowness = 1;
 
-  constructor(scheduler: Scheduler, random: Mulberry32, watch: DatabaseWatch, mutations: DatabaseMutations, id: string) {
+  constructor(
+    scheduler: Scheduler,
+    random: Mulberry32,
+    watch: DatabaseWatch,
+    mutations: DatabaseMutations,
+    id: string,
+  ) {
     this.#scheduler = scheduler;
     this.#random = random;
     this.#watch = watch;
@@ -132,7 +139,12 @@ export class PostgresModel {
   }
 
   /** Takes a statement from a session; settles `execution`. */
-  submit(session: SimulatedSession, statement: Statement, resolve: (rows: Row[]) => void, reject: (error: Error) => void): void {
+  submit(
+    session: SimulatedSession,
+    statement: Statement,
+    resolve: (rows: Row[]) => void,
+    reject: (error: Error) => void,
+  ): void {
     const values = statement.values ?? [];
     const execution = this.#decode(session, statement.text, values, resolve, reject);
     if (execution.flush !== undefined) this.#watch.sent(execution.flush.stream, execution.flush.to);

@@ -30,7 +30,10 @@ export async function replay(seed: number, whole = false): Promise<boolean> {
   const { violation } = await runHistory(seed, {}, trace);
   const lines = whole ? trace : trace.slice(-TRACE_LINES);
   console.log(lines.join('\n'));
-  if (violation !== undefined) console.log(`SEED=${seed}: ${violation instanceof Error ? (violation.stack ?? violation.message) : String(violation)}`);
+  if (violation !== undefined)
+    console.log(
+      `SEED=${seed}: ${violation instanceof Error ? (violation.stack ?? violation.message) : String(violation)}`,
+    );
   return violation === undefined;
 }
 
@@ -87,7 +90,11 @@ async function main(): Promise<void> {
   if (workers <= 1) {
     await runShare({ from, seeds, step: 1 }, take);
   } else {
-    const shares = Array.from({ length: workers }, (_, index) => ({ from: from + index, seeds: seeds - index, step: workers }));
+    const shares = Array.from({ length: workers }, (_, index) => ({
+      from: from + index,
+      seeds: seeds - index,
+      step: workers,
+    }));
     await Promise.all(shares.map((share) => runWorker(share, take)));
   }
   const [first] = failed;

@@ -252,9 +252,11 @@ export class SimulatedNode {
 
   /** Throws where increments do not add up. */
   checkBalance(): void {
-    if (this.life.isOver || this.#supervised.some(({ state }) => state === 'starting' || state === 'restarting')) return;
+    if (this.life.isOver || this.#supervised.some(({ state }) => state === 'starting' || state === 'restarting'))
+      return;
     const balance = conservation(this.#gauges, this.shards);
-    if (balance.difference !== 0) throw new Violation(`${this.name}: increments do not add up: ${JSON.stringify(balance)}`);
+    if (balance.difference !== 0)
+      throw new Violation(`${this.name}: increments do not add up: ${JSON.stringify(balance)}`);
   }
 
   async #openDatabase(): Promise<string | undefined> {
@@ -380,7 +382,9 @@ export class SimulatedNode {
       const { scheduler, random } = this.#world;
       shard.lastAsked = Math.max(shard.lastAsked, scheduler.now + random.below(10) / 10);
       // One of the members of the union with its id is that union again.
-      scheduler.after(shard.lastAsked - scheduler.now, thread.life, () => thread.ask({ ...request, id } as ControlRequest));
+      scheduler.after(shard.lastAsked - scheduler.now, thread.life, () =>
+        thread.ask({ ...request, id } as ControlRequest),
+      );
     });
   }
 
@@ -388,7 +392,12 @@ export class SimulatedNode {
   async #readCounter(
     key: Uint8Array,
     streams: readonly string[],
-  ): Promise<{ committed: Sum; exists: boolean; updatedAt: null; checkpoints: Map<string, { epoch: number; lsn: number }> }> {
+  ): Promise<{
+    committed: Sum;
+    exists: boolean;
+    updatedAt: null;
+    checkpoints: Map<string, { epoch: number; lsn: number }>;
+  }> {
     const { database, random } = this.#world;
     await this.#pause(random.below(20) / 10);
     if (database.network !== 'fine') throw new CounterError('database-unavailable', 'The database is away.');

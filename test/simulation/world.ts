@@ -104,7 +104,9 @@ export class World {
     const acceptedAt = readUint64(view, RECORD_OFFSET.acceptedAt);
     const row = this.database.tables.checkpoints.get(stream);
     if (!this.circumstances.copied && row !== undefined && lsn > row.lsn && acceptedAt < row.acceptedThroughMs) {
-      this.violate(new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`));
+      this.violate(
+        new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`),
+      );
     }
     this.#acknowledgedLsn.set(stream, lsn);
     if (storage.durableLsn(stream) >= lsn) return;
