@@ -15,7 +15,10 @@ import {
 } from './messages.js';
 
 /** A batch is posted when it would outgrow this, even within a turn; one larger request makes a larger batch. */
-const BATCH_BYTES = 64 * 1024;
+const BATCH_BYTES_MAX = 64 * 1024;
+
+/** Smallest buffer; a new one is made for what the last batch held. */
+const BATCH_BYTES_MIN = 4 * 1024;
 
 /** What was taken out of an {@link OutgoingBatch}. */
 export interface FilledBatch {
@@ -29,7 +32,7 @@ export interface FilledBatch {
 /** The open batch of one shard. */
 export class OutgoingBatch {
   readonly #clock: Clock;
-  #bytes = new Uint8Array(BATCH_BYTES);
+  #bytes = new Uint8Array(BATCH_BYTES_MIN);
   #view = new DataView(this.#bytes.buffer);
   #end = RECORD_HEADER_BYTES;
   #pairs = 0;
@@ -38,6 +41,11 @@ export class OutgoingBatch {
 
   constructor(clock: Clock) {
     this.#clock = clock;
+  }
+
+  /** Requests in it. */
+  get requests(): number {
+    return this.#replies.length;
   }
 
   get isEmpty(): boolean {
@@ -51,10 +59,10 @@ export class OutgoingBatch {
 
   /** Whether `bytes` more fit; an empty batch is made to fit. */
   hasRoom(bytes: number): boolean {
-    if (this.#end + bytes <= this.#bytes.length) return true;
-    if (this.#end > RECORD_HEADER_BYTES) return false;
-    this.#bytes = new Uint8Array(RECORD_HEADER_BYTES + bytes);
-    this.#view = new DataView(this.#bytes.buffer);
+    const needed = this.#end + bytes;
+    if (needed <= this.#bytes.length) return true;
+    if (needed > BATCH_BYTES_MAX && !this.isEmpty) return false;
+    this.#grow(needed);
     return true;
   }
 
@@ -106,11 +114,24 @@ export class OutgoingBatch {
       pairs: this.#pairs,
       bytes: this.#end - RECORD_HEADER_BYTES,
     };
-    this.#bytes = new Uint8Array(BATCH_BYTES);
+    this.#bytes = new Uint8Array(capacityFor(Math.min(this.#end, BATCH_BYTES_MAX)));
     this.#view = new DataView(this.#bytes.buffer);
     this.#end = RECORD_HEADER_BYTES;
     this.#pairs = 0;
     this.#replies = [];
     return filled;
   }
+
+  #grow(needed: number): void {
+    const larger = new Uint8Array(capacityFor(needed));
+    larger.set(this.#bytes.subarray(0, this.#end));
+    this.#bytes = larger;
+    this.#view = new DataView(larger.buffer);
+  }
+}
+
+/** The power of two from {@link BATCH_BYTES_MIN} on that holds `bytes`; beyond a batch's usual size just that. */
+function capacityFor(bytes: number): number {
+  if (bytes > BATCH_BYTES_MAX) return bytes;
+  return Math.max(BATCH_BYTES_MIN, 2 ** Math.ceil(Math.log2(bytes)));
 }

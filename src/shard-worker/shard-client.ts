@@ -7,18 +7,26 @@
  * answered or died.
  */
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
-import { systemClock, type Clock } from '../clock.js';
+import { systemClock, type Clock, type Timer } from '../clock.js';
 import { errorCodes, type ErrorCode } from '../errors.js';
 import type { PairColumns, PendingReply } from '../increment.js';
 import { TOKENED_HEADER_BYTES, TOKENED_OUTCOME, type BatchAnswer, type BatchMessage } from './messages.js';
 import { OutgoingBatch } from './outgoing-batch.js';
 
 /**
- * Batches that may be with the shard at a time. A batch costs its two messages more than all of its requests cost the
- * shard, so requests gather here while the shard is busy, as they do for its sync: at load a batch holds what came
- * within one round trip.
+ * Batches that may be with the shard at a time. A batch costs its two messages, and a sync, more than all of its requests
+ * cost the shard, so requests gather here while the shard is busy.
  */
 const BATCHES_IN_FLIGHT_MAX = 1;
+
+/**
+ * A batch that follows another within this time waits for the time to pass, or for {@link BATCH_REQUESTS} requests: a
+ * round trip is so short that without it a batch at load would hold two or three. A request at a quiet time does not wait.
+ */
+const BATCH_INTERVAL_MS = 1;
+
+/** Requests that make a batch worth its messages at once. */
+const BATCH_REQUESTS = 64;
 
 /** A shard's port as a front end uses it. */
 export interface AnswerPort {
@@ -65,6 +73,13 @@ export class ShardClient {
   #inFlightHead = 0;
   #reservedPairs = 0;
   #reservedBytes = 0;
+  /** On the monotonic clock. */
+  #postedAtMs = Number.NEGATIVE_INFINITY;
+  #timer: Timer | undefined;
+  readonly #postLate = (): void => {
+    this.#timer = undefined;
+    this.endTurn();
+  };
 
   constructor(clock: Clock = systemClock) {
     this.#clock = clock;
@@ -169,7 +184,12 @@ export class ShardClient {
 
   /** The end of an event-loop turn: posts what is open unless the shard is busy with enough. */
   endTurn(): void {
-    if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX) return;
+    if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
+    const requests = this.#plain.requests + this.#tokened.requests;
+    if (requests < BATCH_REQUESTS && this.#clock.monotonic() - this.#postedAtMs < BATCH_INTERVAL_MS) {
+      this.#timer ??= this.#clock.schedule(BATCH_INTERVAL_MS, this.#postLate);
+      return;
+    }
     this.#post('plain');
     this.#post('tokened');
   }
@@ -195,6 +215,7 @@ export class ShardClient {
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
     const sentAtMs = this.#clock.now();
+    this.#postedAtMs = this.#clock.monotonic();
     const { buffer, replies, pairs, bytes } = open.take(sentAtMs);
     this.#inFlight.push({ replies, pairs, bytes, sentAtMs });
     if (kind === 'plain') port.post(buffer, buffer);

@@ -5,7 +5,7 @@ import { MessageChannel } from 'node:worker_threads';
 import type { ErrorCode } from '#product/errors.js';
 import { IncrementBodyScanner } from '#product/http/increment-body.js';
 import { makeGauges, PAIR_HEADER_BYTES } from '#product/shard-worker/messages.js';
-import { ShardClient } from '#product/shard-worker/shard-client.js';
+import { answerPort, ShardClient } from '#product/shard-worker/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/shard-router.js';
 
 const KEY = 'k'.repeat(86);
@@ -31,7 +31,7 @@ class StalledShard {
       ackTimeoutMs: ACK_TIMEOUT_MS,
       tokenRoom: () => UNLIMITED,
     });
-    this.#client.connect(this.#channel.port1);
+    this.#client.connect(answerPort(this.#channel.port1));
     this.router.setDoor(0, 'open');
   }
 
