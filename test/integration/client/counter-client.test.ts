@@ -20,22 +20,61 @@ async function withServer(env: Record<string, string>, body: (server: TestServer
   }
 }
 
-test('a server without idempotency keys is refused to be counted on: not-implemented, nothing lost in silence', () =>
+test('what two clients flush is counted once each, also where every first answer is lost', () =>
   withServer({}, async ({ url }) => {
+    const losses = new Set<unknown>();
+    const losing: typeof fetch = async (input, init) => {
+      const answer = await fetch(input, init);
+      const token = new Headers(init?.headers).get('idempotency-key');
+      if (token === null || losses.has(token)) return answer;
+      losses.add(token);
+      await answer.text();
+      throw new TypeError('the answer was lost');
+    };
+    const largest = Number.MAX_SAFE_INTEGER;
+    const clients = [losing, fetch].map(
+      (each) => new CounterClient({ url, fetch: each, batchKeysMax: 3, retryBaseMs: 1 }),
+    );
+    for (const client of clients) {
+      for (let key = 0; key < 10; key += 1) client.increment(`key ${key}`, key);
+      client.incrementMany([
+        ['large', largest],
+        ['large', largest],
+        ['__proto__', -1],
+        ['zero', 0],
+      ]);
+    }
+    await Promise.all(clients.map((client) => client.close()));
+    assert.ok(losses.size >= 4);
+    const reader = new CounterClient({ url });
+    for (let key = 0; key < 10; key += 1) assert.equal(await reader.get(`key ${key}`), 2n * BigInt(key));
+    assert.equal(await reader.get('large'), 4n * BigInt(largest));
+    assert.equal(await reader.get('__proto__'), -2n);
+    assert.equal(await reader.get('zero'), 0n);
+  }));
+
+test('a client with a key that only the server finds too long loses no other key', () =>
+  withServer({ MAX_KEY_BYTES: '8' }, async ({ url }) => {
     const client = new CounterClient({ url });
-    client.incrementMany({ a: 1, b: 2 });
+    client.incrementMany({ a: 1, 'nine bytes': 2, b: 3 });
     await assert.rejects(client.flush(), (error) => {
       assert.ok(error instanceof CounterClientError);
+      assert.deepEqual([error.code, error.counted], ['invalid-request', 'no']);
       assert.deepEqual(
-        [error.code, error.status, error.retryable, error.counted],
-        ['not-implemented', 501, false, 'no'],
+        error.refused.flatMap(({ increments }) => increments),
+        [['nine bytes', 2]],
       );
-      const told = error.refused.map(({ increments }) => increments);
-      assert.deepEqual(told, [[['a', 1], ['b', 2]]]); // prettier-ignore
       return true;
     });
-    await client.close();
-    assert.equal(await client.get('a'), undefined);
+    assert.deepEqual([await client.get('a'), await client.get('b')], [1n, 3n]);
+  }));
+
+test('batches that the server finds too large arrive in parts', () =>
+  withServer({ MAX_BODY_BYTES: '200' }, async ({ url }) => {
+    const client = new CounterClient({ url });
+    for (let key = 0; key < 100; key += 1) client.increment(`key ${key}`, 7);
+    await client.flush();
+    for (let key = 0; key < 100; key += 1) assert.equal(await client.get(`key ${key}`), 7n);
   }));
 
 test('the client reads what the server counted, exactly, whatever the key', () =>

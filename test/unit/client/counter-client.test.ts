@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { CounterClient, CounterClientError, type CounterClientOptions } from 'summing-counters/client';
-import { CounterPeer, faults } from '../../support/counter-peer.js';
+import { CounterPeer, faults, problem } from '../../support/counter-peer.js';
 
 type Settings = Omit<CounterClientOptions, 'url'>;
 
@@ -157,7 +157,7 @@ test('waits between attempts are drawn at random, and later ones from a wider ra
   }));
 
 test('a batch is given up when its time for retries is over, and says that it may be counted', () =>
-  withPeer({ retryForMsMax: 30 }, async (client, peer) => {
+  withPeer({ retryForMsMax: 500 }, async (client, peer) => {
     peer.behaviour.fault = () => 'unknown-counted';
     client.increment('a', 3);
     const failure = await failureOf(client.flush());
@@ -429,6 +429,19 @@ test('a close that is cut short refuses all that is left, and says what of it ma
     assert.equal(peer.requests.length, 1);
   });
 });
+
+test('a server without idempotency keys is not sent increments without them: they are refused', () =>
+  withPeer({}, async (client, peer) => {
+    peer.behaviour.answer = (response) => {
+      problem(response, 501, 'not-implemented', false, 'no');
+      return true;
+    };
+    client.incrementMany({ a: 1, b: 2 });
+    const failure = await failureOf(client.flush());
+    assert.deepEqual([failure.code, failure.status, failure.counted], ['not-implemented', 501, 'no']);
+    assert.equal(failure.refused.length, 1);
+    assert.equal(peer.requests.length, 1);
+  }));
 
 test('a redirection is not followed: it is not an answer of a counter server', () =>
   withPeer({}, async (client, peer) => {
