@@ -71,7 +71,10 @@ export class Shard implements GroupTarget {
   #own: OwnedStream | undefined;
   readonly #leftOver = new Map<string, OwnedStream>();
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
+  /** Streams of earlier runs that wait for the database to answer. */
+  readonly #unread = new Set<string>();
   #recoveringLater: Promise<void> = Promise.resolve();
+  #endPause: () => void = () => undefined;
 
   constructor(parts: ShardParts) {
     this.#parts = parts;
@@ -157,12 +160,14 @@ export class Shard implements GroupTarget {
   /** Last flush of every stream, then close. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     this.#state = 'draining';
-    const left: PendingRange[] = [];
+    this.#endPause();
+    // First, so that a stream that is being recovered at this moment is drained with the others.
+    await this.#recoveringLater;
+    const left: PendingRange[] = [...this.#unread].map(unreadRange);
     for (const { journal, ledger, flusher } of this.#streams()) {
       if (!(await flusher.drain())) left.push(rangeOf(ledger));
       await journal.close();
     }
-    await this.#recoveringLater;
     this.#publish();
     await this.#parts.database.close();
     return left;
@@ -199,10 +204,13 @@ export class Shard implements GroupTarget {
 
   /** A start that the database left half-way: nothing was appended, so the journals can be let go of and read again. */
   #discard(): void {
-    for (const { journal } of this.#streams()) void Promise.resolve(journal.close()).catch(this.#parts.fail);
+    for (const { journal, ledger } of this.#streams()) {
+      void Promise.resolve(journal.close()).catch(this.#parts.fail);
+      // The cell also holds what earlier threads of this shard have recovered.
+      this.#add(GAUGE.recovered, -ledger.pendingIncrements);
+    }
     this.#own = undefined;
     this.#leftOver.clear();
-    this.#gauges[GAUGE.recovered] = 0;
   }
 
   /** A new stream, with its row in the database where that can be reached. */
@@ -241,11 +249,13 @@ export class Shard implements GroupTarget {
 
   async #recoverLater(streams: readonly string[]): Promise<void> {
     const { journals, database, clock, log } = this.#parts;
-    const left = new Set(streams);
+    const left = this.#unread;
+    for (const stream of streams) left.add(stream);
     while (this.#state === 'serving') {
       try {
         journals.setDatabaseId(await database.databaseId());
         for (const stream of left) {
+          if (this.#state !== 'serving') return;
           await this.#finish(stream);
           left.delete(stream);
           this.#publish();
@@ -261,7 +271,10 @@ export class Shard implements GroupTarget {
           return;
         }
         log('debug', { err: error }, 'The database is still away');
-        await new Promise<void>((resolve) => clock.schedule(RECOVERY_BACKOFF_MS, resolve));
+        await new Promise<void>((resolve) => {
+          this.#endPause = resolve;
+          clock.schedule(RECOVERY_BACKOFF_MS, resolve);
+        });
       }
     }
   }
@@ -365,6 +378,10 @@ export class Shard implements GroupTarget {
 
 function isDatabaseAway(error: unknown): boolean {
   return error instanceof CounterError && error.code === 'database-unavailable';
+}
+
+function unreadRange(stream: string): PendingRange {
+  return { stream, afterLsn: 0, throughLsn: undefined, increments: 0 };
 }
 
 function rangeOf(ledger: StreamLedger): PendingRange {
