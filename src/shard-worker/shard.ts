@@ -61,6 +61,8 @@ interface OwnedStream {
   readonly journal: Journal;
   readonly ledger: StreamLedger;
   readonly flusher: Flusher;
+  /** Its row was a tombstone when it was recovered. */
+  readonly retired: boolean;
 }
 
 /** A shard, as group commit and the control port use it. */
@@ -87,8 +89,7 @@ export class Shard implements GroupTarget {
     const existing = journals.existing();
     try {
       journals.setDatabaseId(await this.#parts.database.databaseId());
-      const own = existing.own === undefined ? await this.#begin(true) : await this.#recover(existing.own);
-      this.#own = own;
+      this.#own = await this.#continue(existing.own);
       for (const stream of existing.leftOver) await this.#finish(stream);
       this.#serve(true);
     } catch (error) {
@@ -213,12 +214,23 @@ export class Shard implements GroupTarget {
     this.#leftOver.clear();
   }
 
+  /** The shard's own stream of the last run, or a new one. */
+  async #continue(stream: string | undefined): Promise<OwnedStream> {
+    if (stream === undefined) return this.#begin(true);
+    const owned = await this.#recover(stream);
+    if (!owned.retired) return owned;
+    // Another number of shards had it for a left-over, and crashed between its end in the database and in the journal. No
+    // record may follow: what comes after its end in the database is nobody's.
+    this.#leftOver.set(stream, owned);
+    return this.#begin(true);
+  }
+
   /** A new stream, with its row in the database where that can be reached. */
   async #begin(withDatabase: boolean): Promise<OwnedStream> {
     const journal = this.#parts.journals.create();
     if (withDatabase) await this.#parts.database.ensureStream(journal.stream);
     // A new row starts at epoch 0 and LSN 0; nobody else knows its id.
-    return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0));
+    return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0), false);
   }
 
   /** Raises the epoch, then reads the journal above the checkpoint: in this order, so that nothing older can still flush. */
@@ -238,7 +250,7 @@ export class Shard implements GroupTarget {
       throw new JournalError('journal-gap', detail);
     }
     log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
-    return this.#assemble(journal, ledger);
+    return this.#assemble(journal, ledger, row.retired);
   }
 
   /** Recovers a stream that no shard continues; it is flushed, retired and removed in the background. */
@@ -279,7 +291,7 @@ export class Shard implements GroupTarget {
     }
   }
 
-  #assemble(journal: Journal, ledger: StreamLedger): OwnedStream {
+  #assemble(journal: Journal, ledger: StreamLedger, retired: boolean): OwnedStream {
     const { database, clock, random, flushIntervalMs, flushKeysMax, drainedAtMs } = this.#parts;
     const options = {
       intervalMs: flushIntervalMs,
@@ -313,7 +325,7 @@ export class Shard implements GroupTarget {
         this.failed(error);
       },
     });
-    return { journal, ledger, flusher };
+    return { journal, ledger, flusher, retired };
   }
 
   #retireWhenFinished(stream: string): void {
