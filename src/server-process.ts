@@ -242,9 +242,11 @@ export class ServerProcess {
       return balance.difference === 0 ? 0 : 70;
     }
     const pending = left.reduce((total, range) => total + range.increments, 0);
+    const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
+    const earlier = unread === 0 ? '' : `, with what the journal holds of earlier runs (${unread} streams, not read)`;
     const fields = { ranges: left, pending, reason: this.#lastReason };
     if (this.#config.journal === 'memory') this.#logger.error(fields, this.#fateOf(pending));
-    else this.#logger.warn(fields, this.#fateOf(pending));
+    else this.#logger.warn(fields, this.#fateOf(pending) + earlier);
     return this.#config.journal === 'memory' ? 1 : 0;
   }
 

@@ -143,7 +143,8 @@ export type ControlMessage =
 export interface PendingRange {
   readonly stream: string;
   readonly afterLsn: Lsn;
-  readonly throughLsn: Lsn;
+  /** Undefined for a stream of an earlier run that was not read, because the database was away all the time. */
+  readonly throughLsn: Lsn | undefined;
   readonly increments: number;
 }
 

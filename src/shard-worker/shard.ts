@@ -61,6 +61,8 @@ interface OwnedStream {
   readonly journal: Journal;
   readonly ledger: StreamLedger;
   readonly flusher: Flusher;
+  /** Its row was a tombstone when it was recovered. */
+  readonly retired: boolean;
 }
 
 /** A shard, as group commit and the control port use it. */
@@ -71,7 +73,10 @@ export class Shard implements GroupTarget {
   #own: OwnedStream | undefined;
   readonly #leftOver = new Map<string, OwnedStream>();
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
+  /** Streams of earlier runs that wait for the database to answer. */
+  readonly #unread = new Set<string>();
   #recoveringLater: Promise<void> = Promise.resolve();
+  #endPause: () => void = () => undefined;
 
   constructor(parts: ShardParts) {
     this.#parts = parts;
@@ -84,8 +89,7 @@ export class Shard implements GroupTarget {
     const existing = journals.existing();
     try {
       journals.setDatabaseId(await this.#parts.database.databaseId());
-      const own = existing.own === undefined ? await this.#begin(true) : await this.#recover(existing.own);
-      this.#own = own;
+      this.#own = await this.#continue(existing.own);
       for (const stream of existing.leftOver) await this.#finish(stream);
       this.#serve(true);
     } catch (error) {
@@ -157,12 +161,14 @@ export class Shard implements GroupTarget {
   /** Last flush of every stream, then close. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     this.#state = 'draining';
-    const left: PendingRange[] = [];
+    this.#endPause();
+    // First, so that a stream that is being recovered at this moment is drained with the others.
+    await this.#recoveringLater;
+    const left: PendingRange[] = [...this.#unread].map(unreadRange);
     for (const { journal, ledger, flusher } of this.#streams()) {
       if (!(await flusher.drain())) left.push(rangeOf(ledger));
       await journal.close();
     }
-    await this.#recoveringLater;
     this.#publish();
     await this.#parts.database.close();
     return left;
@@ -199,10 +205,24 @@ export class Shard implements GroupTarget {
 
   /** A start that the database left half-way: nothing was appended, so the journals can be let go of and read again. */
   #discard(): void {
-    for (const { journal } of this.#streams()) void Promise.resolve(journal.close()).catch(this.#parts.fail);
+    for (const { journal, ledger } of this.#streams()) {
+      void Promise.resolve(journal.close()).catch(this.#parts.fail);
+      // The cell also holds what earlier threads of this shard have recovered.
+      this.#add(GAUGE.recovered, -ledger.pendingIncrements);
+    }
     this.#own = undefined;
     this.#leftOver.clear();
-    this.#gauges[GAUGE.recovered] = 0;
+  }
+
+  /** The shard's own stream of the last run, or a new one. */
+  async #continue(stream: string | undefined): Promise<OwnedStream> {
+    if (stream === undefined) return this.#begin(true);
+    const owned = await this.#recover(stream);
+    if (!owned.retired) return owned;
+    // Another number of shards had it for a left-over, and crashed between its end in the database and in the journal. No
+    // record may follow: what comes after its end in the database is nobody's.
+    this.#leftOver.set(stream, owned);
+    return this.#begin(true);
   }
 
   /** A new stream, with its row in the database where that can be reached. */
@@ -210,7 +230,7 @@ export class Shard implements GroupTarget {
     const journal = this.#parts.journals.create();
     if (withDatabase) await this.#parts.database.ensureStream(journal.stream);
     // A new row starts at epoch 0 and LSN 0; nobody else knows its id.
-    return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0));
+    return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0), false);
   }
 
   /** Raises the epoch, then reads the journal above the checkpoint: in this order, so that nothing older can still flush. */
@@ -230,7 +250,7 @@ export class Shard implements GroupTarget {
       throw new JournalError('journal-gap', detail);
     }
     log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
-    return this.#assemble(journal, ledger);
+    return this.#assemble(journal, ledger, row.retired);
   }
 
   /** Recovers a stream that no shard continues; it is flushed, retired and removed in the background. */
@@ -241,11 +261,13 @@ export class Shard implements GroupTarget {
 
   async #recoverLater(streams: readonly string[]): Promise<void> {
     const { journals, database, clock, log } = this.#parts;
-    const left = new Set(streams);
+    const left = this.#unread;
+    for (const stream of streams) left.add(stream);
     while (this.#state === 'serving') {
       try {
         journals.setDatabaseId(await database.databaseId());
         for (const stream of left) {
+          if (this.#state !== 'serving') return;
           await this.#finish(stream);
           left.delete(stream);
           this.#publish();
@@ -261,12 +283,15 @@ export class Shard implements GroupTarget {
           return;
         }
         log('debug', { err: error }, 'The database is still away');
-        await new Promise<void>((resolve) => clock.schedule(RECOVERY_BACKOFF_MS, resolve));
+        await new Promise<void>((resolve) => {
+          this.#endPause = resolve;
+          clock.schedule(RECOVERY_BACKOFF_MS, resolve);
+        });
       }
     }
   }
 
-  #assemble(journal: Journal, ledger: StreamLedger): OwnedStream {
+  #assemble(journal: Journal, ledger: StreamLedger, retired: boolean): OwnedStream {
     const { database, clock, random, flushIntervalMs, flushKeysMax, drainedAtMs } = this.#parts;
     const options = {
       intervalMs: flushIntervalMs,
@@ -300,7 +325,7 @@ export class Shard implements GroupTarget {
         this.failed(error);
       },
     });
-    return { journal, ledger, flusher };
+    return { journal, ledger, flusher, retired };
   }
 
   #retireWhenFinished(stream: string): void {
@@ -365,6 +390,10 @@ export class Shard implements GroupTarget {
 
 function isDatabaseAway(error: unknown): boolean {
   return error instanceof CounterError && error.code === 'database-unavailable';
+}
+
+function unreadRange(stream: string): PendingRange {
+  return { stream, afterLsn: 0, throughLsn: undefined, increments: 0 };
 }
 
 function rangeOf(ledger: StreamLedger): PendingRange {

@@ -19,6 +19,7 @@ interface Report {
   readonly requests: number;
   readonly acknowledged: number;
   readonly failed?: number;
+  readonly why?: string;
 }
 
 const REPORT_EVERY = 200;
@@ -39,8 +40,8 @@ export async function replay(seed: number, whole = false): Promise<boolean> {
 
 async function runShare({ from, seeds, step }: Share, report: (report: Report) => void): Promise<void> {
   let totals = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
-  const flush = (failed?: number): void => {
-    report(failed === undefined ? totals : { ...totals, failed });
+  const flush = (failed?: number, why = ''): void => {
+    report(failed === undefined ? totals : { ...totals, failed, why });
     totals = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
   };
   for (let index = 0; index < seeds; index += step) {
@@ -49,7 +50,7 @@ async function runShare({ from, seeds, step }: Share, report: (report: Report) =
     totals.steps += result.steps;
     totals.requests += result.requests;
     totals.acknowledged += result.acknowledged;
-    if (result.violation !== undefined) flush(from + index);
+    if (result.violation !== undefined) flush(from + index, String(result.violation));
     else if (totals.histories === REPORT_EVERY) flush();
   }
   flush();
@@ -79,7 +80,7 @@ async function main(): Promise<void> {
     sum.acknowledged += report.acknowledged;
     if (report.failed !== undefined) {
       failed.push(report.failed);
-      console.log(`violation: SEED=${report.failed}`);
+      console.log(`violation: SEED=${report.failed}: ${report.why ?? ''}`);
     }
     const minutes = (performance.now() - start) / 60_000;
     console.log(

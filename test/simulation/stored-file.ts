@@ -2,6 +2,7 @@
  * A file's bytes in a simulated page cache and on a simulated platter. Pages of zeros take no memory, and a sync shares
  * pages instead of copying them, because segments are filled with zeros ahead.
  */
+import { crc32 } from 'node:zlib';
 import { RECORD_HEADER_BYTES, RECORD_OFFSET, readUint64 } from '#product/shard-worker/messages.js';
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
@@ -86,9 +87,10 @@ export class StoredFile {
 
   losePower(remains: Remains, random: Mulberry32): void {
     this.#persist(remains, random);
-    if (remains !== 'everything') this.writtenLsn = this.syncedLsn;
+    const wasDirty = this.writtenLsn > this.syncedLsn;
     this.#pages = [...this.#durablePages];
     this.size = this.#durableSize;
+    if (wasDirty) this.writtenLsn = this.#lastWholeRecord();
   }
 
   #writePage(page: number, start: number, bytes: Uint8Array): void {
@@ -135,6 +137,22 @@ export class StoredFile {
     }
     this.#durablePages[page] = merged;
     return end;
+  }
+
+  /** LSN of the last record that follows whole ones from the segment's beginning. */
+  #lastWholeRecord(): number {
+    const bytes = Buffer.alloc(this.size);
+    this.read(bytes, 0);
+    let lsn = 0;
+    for (let at = SEGMENT_HEADER_BYTES; at + RECORD_HEADER_BYTES <= bytes.length;) {
+      const length = bytes.readUInt32LE(at + RECORD_OFFSET.bytes);
+      if (length < RECORD_HEADER_BYTES || at + length > bytes.length) break;
+      const record = bytes.subarray(at, at + length);
+      if (record.readUInt32LE(RECORD_OFFSET.crc) !== crc32(record.subarray(RECORD_OFFSET.lsn))) break;
+      lsn = Number(record.readBigUInt64LE(RECORD_OFFSET.lsn));
+      at += length;
+    }
+    return Math.max(lsn, this.syncedLsn);
   }
 
   #notice(bytes: Uint8Array, offset: number): void {

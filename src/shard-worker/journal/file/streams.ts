@@ -94,9 +94,12 @@ export function removeStream(disk: Disk, directory: string, stream: string): voi
   removeDirectory(disk, join(directory, stream + REMOVED_SUFFIX));
 }
 
-/** Removes what a crash has left of removed streams. What another thread removes at the same time, or nobody can, stays. */
+/**
+ * Removes what a crash has left of removed streams. What another thread removes at the same time, or nobody can, stays.
+ * Throws JournalError `journal-unavailable` where the directory cannot be read.
+ */
 export function sweepRemovedStreams(disk: Disk, directory: string): void {
-  for (const name of disk.list(directory)) {
+  for (const name of orUnavailable(`${directory} cannot be read`, () => disk.list(directory))) {
     if (!name.endsWith(REMOVED_SUFFIX)) continue;
     try {
       removeDirectory(disk, join(directory, name));
