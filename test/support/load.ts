@@ -35,7 +35,7 @@ export class Load {
   /** Requests sent again with their token after their 202. */
   replayed = 0;
   readonly #unanswered: TrackedRequest[] = [];
-  #onAcknowledged: (() => void)[] = [];
+  #onSettled: (() => void)[] = [];
 
   constructor(options: LoadOptions) {
     this.#options = options;
@@ -47,16 +47,25 @@ export class Load {
   }
 
   /** Settles after `count` more acknowledgements. Rejects after `ms`. */
-  async acknowledgements(count: number, ms = 20_000): Promise<void> {
+  acknowledgements(count: number, ms = 20_000): Promise<void> {
+    return this.#more('acknowledged', count, ms);
+  }
+
+  /** Settles after `count` more refusals. Rejects after `ms`. */
+  refusals(count: number, ms = 20_000): Promise<void> {
+    return this.#more('refused', count, ms);
+  }
+
+  async #more(outcome: 'acknowledged' | 'refused', count: number, ms: number): Promise<void> {
     const { ledger } = this.#options;
-    const goal = ledger.acknowledged + count;
+    const goal = ledger[outcome] + count;
     const timeout = AbortSignal.timeout(ms);
-    while (ledger.acknowledged < goal) {
-      if (timeout.aborted) throw new Error(`no ${count} acknowledgements within ${ms} ms`);
+    while (ledger[outcome] < goal) {
+      if (timeout.aborted) throw new Error(`fewer than ${count} requests were ${outcome} within ${ms} ms`);
       await new Promise<void>((resolve) => {
         const onAbort = (): void => resolve();
         timeout.addEventListener('abort', onAbort, { once: true });
-        this.#onAcknowledged.push(() => {
+        this.#onSettled.push(() => {
           timeout.removeEventListener('abort', onAbort);
           resolve();
         });
@@ -113,9 +122,7 @@ export class Load {
     const status = await connection.post(request);
     if (status === 202) {
       request.settle('acknowledged');
-      const waiting = this.#onAcknowledged;
-      this.#onAcknowledged = [];
-      for (const resolve of waiting) resolve();
+      this.#tell();
       return true;
     }
     if (isUnknown(status)) {
@@ -123,9 +130,16 @@ export class Load {
       else this.#unanswered.push(request);
     } else {
       request.settle('refused');
+      this.#tell();
       await pause(REFUSED_PAUSE_MS);
     }
     return false;
+  }
+
+  #tell(): void {
+    const waiting = this.#onSettled;
+    this.#onSettled = [];
+    for (const resolve of waiting) resolve();
   }
 
   /** Sends a request with a token again whose outcome is unknown, on whichever connection; it stays unknown until a 202. */

@@ -1,0 +1,216 @@
+/**
+ * The disk under the journal is full, read-only, or fails a sync, while requests come in.
+ */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { createTestDatabase } from '../support/database.js';
+import { eventually } from '../support/eventually.js';
+import { faultEnvironment, type Fault } from '../support/fault-injection.js';
+import { increment } from '../support/http.js';
+import { assertProblem } from '../support/problem.js';
+import { temporaryDirectory } from '../support/server.js';
+import { TcpProxy } from '../support/tcp-proxy.js';
+
+/** Small segments, so that new ones are needed all the time. */
+const env = {
+  FLUSH_INTERVAL_MS: '50',
+  JOURNAL_KEEP_SECONDS: '0',
+  MAX_BODY_BYTES: '1024',
+  JOURNAL_MAX_BYTES: '262144',
+};
+
+/** A node with a database and a directory for the files that arm its faults. */
+async function withNode(
+  label: string,
+  body: (node: CountedNode, directory: string) => Promise<void>,
+  dataDir?: string,
+): Promise<void> {
+  const database = await createTestDatabase();
+  const directory = await temporaryDirectory();
+  const options = { databaseUrl: database.url, env, ...(dataDir === undefined ? {} : { dataDir }) };
+  const node = await CountedNode.make(label, options);
+  try {
+    await body(node, directory);
+  } finally {
+    await node.dispose();
+    rmSync(directory, { recursive: true });
+    await database.drop();
+  }
+}
+
+/** Waits until an increment is refused for want of a journal, and asserts that it says so. */
+async function untilUnavailable(url: string): Promise<void> {
+  await eventually('an increment is refused', async () => {
+    const answer = await increment(url, { 'mixed/0': 0 });
+    if (answer.status === 202) return false;
+    assertProblem(answer, 'journal-unavailable');
+    return true;
+  });
+}
+
+function mount(...args: readonly string[]): boolean {
+  return spawnSync('mount', args).status === 0;
+}
+
+test(
+  'a full disk refuses increments with 503 and nothing of them is counted; with room again it takes them',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    const tiny = await temporaryDirectory();
+    const isTiny = mount('-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', tiny);
+    try {
+      await withNode(
+        'full disk',
+        async (node, directory) => {
+          // Who may not mount gets the system's error from the calls themselves.
+          const ballast = path.join(isTiny ? tiny : directory, 'ballast');
+          const fault: Fault = { step: 'zero-fill', at: 1, action: 'fail-call', errno: 'ENOSPC', armedBy: ballast };
+          const server = await node.start(isTiny ? {} : faultEnvironment(fault));
+          const load = node.load();
+          await load.acknowledgements(50);
+          fill(ballast);
+          await untilUnavailable(node.url);
+          await load.refusals(20);
+          rmSync(ballast);
+          await load.acknowledgements(200);
+          await node.finish(server);
+        },
+        path.join(tiny, 'data'),
+      );
+    } finally {
+      if (isTiny) spawnSync('umount', [tiny]);
+      rmSync(tiny, { recursive: true, force: true });
+    }
+  },
+);
+
+function fill(ballast: string): void {
+  try {
+    writeFileSync(ballast, Buffer.alloc(8 * 1024 * 1024));
+  } catch {
+    // As full as it gets.
+  }
+}
+
+test(
+  'a directory that becomes read-only refuses increments with 503, and takes them once it can be written',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withNode('read-only', async (node, directory) => {
+      const armedBy = path.join(directory, 'read-only');
+      const fault: Fault = { step: 'publish-segment', at: 1, action: 'fail-call', errno: 'EROFS', armedBy };
+      const server = await node.start(faultEnvironment(fault));
+      const load = node.load();
+      await load.acknowledgements(50);
+      const journal = path.join(node.dataDir, 'journal');
+      // A mount over the directory is read-only for every name in it, and leaves alone what is open. Where that is not
+      // allowed, the calls fail as they would.
+      const isMounted = mount('--bind', journal, journal) && mount('-o', 'remount,bind,ro', journal);
+      if (!isMounted) writeFileSync(armedBy, '');
+      try {
+        await untilUnavailable(node.url);
+        await load.refusals(20);
+      } finally {
+        if (isMounted) spawnSync('umount', [journal]);
+        rmSync(armedBy, { force: true });
+      }
+      await load.acknowledgements(200);
+      await node.finish(server);
+    });
+  },
+);
+
+test(
+  'while one of two shards has no room on its disk, requests over both are never counted wrongly',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withNode('one shard', async (node, directory) => {
+      const armedBy = path.join(directory, 'full');
+      const oneThread = path.join(directory, 'thread');
+      const server = await node.start(
+        faultEnvironment({ step: 'zero-fill', at: 1, action: 'fail-call', errno: 'ENOSPC', armedBy, oneThread }),
+      );
+      const load = node.load();
+      await load.acknowledgements(50);
+      writeFileSync(armedBy, '');
+      await load.refusals(20);
+      // Requests of both shards: one part is kept, the other refused.
+      await eventually('a request is kept in part', async () => node.ledger.unknown > 5);
+      // The other shard goes on.
+      await load.acknowledgements(20);
+      rmSync(armedBy);
+      await load.acknowledgements(200);
+      assert.equal(server.output.includes('A shard ended'), false, 'nothing was restarted');
+      await node.finish(server);
+    });
+  },
+);
+
+for (const [step, what] of [
+  ['sync', 'sync'],
+  ['append', 'write'],
+] as const) {
+  test(
+    `after a failed ${what} of records the callers hear that the outcome is unknown, and the shard goes on through recovery`,
+    {
+      timeout: 60_000,
+    },
+    async () => {
+      await withNode(`failed ${what}`, async (node, directory) => {
+        const once = path.join(directory, 'failed');
+        const server = await node.start(faultEnvironment({ step, at: 30, action: 'fail-call', errno: 'EIO', once }));
+        const load = node.load();
+        await server.waitFor('"msg":"A shard ended"');
+        await load.acknowledgements(200);
+        await eventually('an outcome is unknown', async () => node.ledger.unknown + load.repeated > 0);
+        await node.finish(server);
+      });
+    },
+  );
+}
+
+test(
+  'at JOURNAL_MAX_BYTES while the database is away increments are 503 overloaded, and are taken after its return',
+  {
+    timeout: 60_000,
+  },
+  async () => {
+    const database = await createTestDatabase();
+    const proxy = await TcpProxy.start(database.url);
+    const node = await CountedNode.make('bound', {
+      databaseUrl: database.url,
+      serverDatabaseUrl: proxy.urlOf(database.url),
+      env,
+    });
+    try {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(50);
+      await proxy.refuse();
+      await load.refusals(50);
+      await eventually('an increment is refused', async () => {
+        const answer = await increment(node.url, { 'mixed/0': 0 });
+        if (answer.status === 202) return false;
+        assertProblem(answer, 'overloaded');
+        return true;
+      });
+      await proxy.accept();
+      await load.acknowledgements(200);
+      await node.finish(server);
+    } finally {
+      await node.dispose();
+      await proxy.close();
+      await database.drop();
+    }
+  },
+);

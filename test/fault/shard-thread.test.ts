@@ -1,0 +1,86 @@
+/**
+ * A shard's thread throws or ends in the middle of its work.
+ */
+import assert from 'node:assert/strict';
+import path from 'node:path';
+import { rmSync } from 'node:fs';
+import { test } from 'node:test';
+import { hashKey, shardOfHash } from '#product/increment.js';
+import { CountedNode } from '../support/counted-node.js';
+import { createTestDatabase } from '../support/database.js';
+import { faultEnvironment, type Fault } from '../support/fault-injection.js';
+import { increment } from '../support/http.js';
+import { temporaryDirectory } from '../support/server.js';
+
+function keyOfShard(shard: number, shards: number): string {
+  for (let index = 0; ; index += 1) {
+    const key = Buffer.from(`mixed/${index}`);
+    if (shardOfHash(hashKey(key, 0, key.length), shards) === shard) return key.toString();
+  }
+}
+
+async function withNode(label: string, body: (node: CountedNode, directory: string) => Promise<void>): Promise<void> {
+  const database = await createTestDatabase();
+  const directory = await temporaryDirectory();
+  const node = await CountedNode.make(label, { databaseUrl: database.url, env: { FLUSH_INTERVAL_MS: '100' } });
+  try {
+    await body(node, directory);
+  } finally {
+    await node.dispose();
+    rmSync(directory, { recursive: true });
+    await database.drop();
+  }
+}
+
+const ends: readonly (readonly [string, Pick<Fault, 'step' | 'action'>])[] = [
+  ['throws before it has written a batch', { step: 'append', action: 'throw' }],
+  ['throws after it has synced a batch', { step: 'synced', action: 'throw' }],
+  ['throws instead of acknowledging', { step: 'acknowledge', action: 'throw' }],
+  ['ends after it has written a batch', { step: 'appended', action: 'exit-thread' }],
+  ['ends instead of acknowledging', { step: 'acknowledge', action: 'exit-thread' }],
+  ['ends when it flushes', { step: 'flush', action: 'exit-thread' }],
+];
+
+for (const [how, fault] of ends) {
+  test(
+    `a shard's thread that ${how} is restarted; the other goes on, and everything is counted once`,
+    {
+      timeout: 60_000,
+    },
+    async () => {
+      await withNode(how, async (node, directory) => {
+        const at = fault.step === 'flush' ? 3 : 30;
+        const once = path.join(directory, 'once');
+        const server = await node.start(faultEnvironment({ ...fault, at, once }));
+        const load = node.load();
+        await server.waitFor('"msg":"A shard ended"');
+        const answers = await Promise.all([0, 1].map((shard) => increment(node.url, { [keyOfShard(shard, 2)]: 0 })));
+        assert.ok(
+          answers.some(({ status }) => status === 202),
+          'one of two shards takes increments all the time',
+        );
+        await load.acknowledgements(200);
+        await node.finish(server);
+      });
+    },
+  );
+}
+
+test(
+  'a shard whose every thread dies ends the process non-zero, and the next start counts what was acknowledged',
+  {
+    timeout: 60_000,
+  },
+  async () => {
+    await withNode('budget', async (node) => {
+      const doomed = await node.start(faultEnvironment({ step: 'appended', at: 2, action: 'throw' }));
+      node.load();
+      const { code, signal } = await doomed.ended;
+      assert.equal(signal, null);
+      assert.ok(code !== null && code > 0, doomed.output);
+      assert.match(doomed.output, /cannot go on/);
+      const server = await node.start();
+      await node.finish(server);
+    });
+  },
+);
