@@ -145,15 +145,7 @@ describe('reads', () => {
   });
 
   test('without a name, or without a key, a read is 400', async () => {
-    for (const path of [
-      '/key_sum',
-      '/key_sum?',
-      '/key_sum?key=a',
-      '/key_sum?nam=a',
-      '/counters',
-      '/counters?',
-      '/counters/',
-    ]) {
+    for (const path of ['/key_sum', '/key_sum?', '/key_sum?key=a', '/key_sum?nam=a', '/counters?key=', '/counters/']) {
       assertProblem(await send(node.url, path), 'invalid-request');
     }
   });

@@ -1,0 +1,142 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { request as httpRequest } from 'node:http';
+import { request } from 'node:https';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { connect } from 'node:tls';
+import { promisify } from 'node:util';
+import { createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
+import { assertCleanStop } from '../../support/suite-server.js';
+
+const run = promisify(execFile);
+
+interface TlsAnswer {
+  readonly status: number;
+  readonly body: string;
+}
+
+describe('TLS', () => {
+  let directory: string;
+  let database: TestDatabase;
+  let server: TestServer;
+  let authority: Buffer;
+  let env: Readonly<Record<string, string>>;
+
+  before(async () => {
+    directory = await temporaryDirectory();
+    const [cert, key] = [join(directory, 'cert.pem'), join(directory, 'key.pem')];
+    const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'];
+    const made = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'];
+    await run('openssl', [...made, ...subject, '-keyout', key, '-out', cert]);
+    authority = await readFile(cert);
+    database = await createTestDatabase();
+    env = { DATABASE_URL: database.url, SHARDS: '1', TLS_CERT_FILE: cert, TLS_KEY_FILE: key };
+    server = await startServer({ env });
+  });
+  after(async () => {
+    try {
+      await assertCleanStop(server);
+    } finally {
+      await server.dispose();
+      await database.drop();
+      await rm(directory, { recursive: true });
+    }
+  });
+
+  /** The certificate is verified, and so is the name. */
+  function ask(method: string, path: string, body?: string): Promise<TlsAnswer> {
+    const { port } = new URL(server.url);
+    return new Promise((resolve, reject) => {
+      const options = { host: 'localhost', family: 4, port, method, path, ca: authority, agent: false };
+      const outgoing = request(options, (incoming) => {
+        let text = '';
+        incoming.setEncoding('utf8');
+        incoming.on('data', (chunk: string) => (text += chunk));
+        incoming.on('end', () => resolve({ status: incoming.statusCode ?? 0, body: text }));
+      });
+      outgoing.on('error', reject);
+      outgoing.end(body);
+    });
+  }
+
+  test('the log says https, and every operation is served, probes included', async () => {
+    assert.match(server.url, /^https:\/\/127\.0\.0\.1:\d+$/);
+    assert.deepEqual(await ask('GET', '/healthz'), { status: 200, body: 'ok' });
+    assert.deepEqual(await ask('GET', '/readyz'), { status: 200, body: '{"status":"ok"}' });
+    assert.deepEqual(await ask('POST', '/increment', '{"a":1,"b":2}'), { status: 202, body: 'created' });
+    const large = JSON.stringify(Object.fromEntries(Array.from({ length: 20_000 }, (_, key) => [`large-${key}`, key])));
+    assert.equal((await ask('POST', '/increment', large)).status, 202);
+    assert.deepEqual(await ask('GET', '/key_sum?name=b'), { status: 200, body: '2' });
+    assert.equal((await ask('POST', '/flush')).status, 200);
+    const page = await ask('GET', '/counters?prefix=large-&limit=1000');
+    assert.equal((JSON.parse(page.body) as { counters: unknown[] }).counters.length, 1000);
+    assert.equal((await ask('DELETE', '/counters/a')).body, '{"key":"a","sum":1}');
+  });
+
+  test('what the client verifies is the configured certificate, over TLS 1.2 or later', async () => {
+    const { port } = new URL(server.url);
+    const peer = await new Promise<{ protocol: string | null; authorized: boolean }>((resolve, reject) => {
+      const socket = connect({ host: '127.0.0.1', port: Number(port), ca: authority, servername: 'localhost' }, () => {
+        resolve({ protocol: socket.getProtocol(), authorized: socket.authorized });
+        socket.destroy();
+      });
+      socket.on('error', reject);
+    });
+    assert.equal(peer.authorized, true);
+    assert.match(peer.protocol ?? '', /^TLSv1\.[23]$/);
+    await assert.rejects(
+      new Promise((resolve, reject) => {
+        const socket = connect(
+          { host: '127.0.0.1', port: Number(port), ca: authority, maxVersion: 'TLSv1.1', minVersion: 'TLSv1' },
+          () => resolve(socket.destroy()),
+        );
+        socket.on('error', reject);
+      }),
+    );
+  });
+
+  test('plain HTTP on the port gets no answer, probes included, and TLS goes on', async () => {
+    const { port } = new URL(server.url);
+    for (const path of ['/healthz', '/increment']) {
+      await assert.rejects(
+        new Promise((resolve, reject) => {
+          const outgoing = httpRequest({ host: '127.0.0.1', port, path, agent: false, timeout: 20_000 }, resolve);
+          outgoing.on('error', reject);
+          outgoing.end();
+        }),
+        { code: /ECONNRESET|HPE_/ },
+      );
+    }
+    assert.equal((await ask('GET', '/healthz')).status, 200);
+  });
+
+  test('a missing, foreign or mixed-up file ends the start with 78 and a sentence that names the variable', async () => {
+    const foreignKey = join(directory, 'foreign.pem');
+    const garbage = join(directory, 'garbage.pem');
+    await run('openssl', ['ecparam', '-name', 'prime256v1', '-genkey', '-noout', '-out', foreignKey]);
+    await writeFile(garbage, 'garbage');
+    const { TLS_CERT_FILE: cert = '', TLS_KEY_FILE: key = '' } = env;
+    const cases: readonly (readonly [Readonly<Record<string, string>>, RegExp])[] = [
+      [{ TLS_CERT_FILE: join(directory, 'absent'), TLS_KEY_FILE: key }, /TLS_CERT_FILE .*ENOENT/],
+      [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: join(directory, 'absent') }, /TLS_KEY_FILE .*ENOENT/],
+      [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: '' }, /TLS_KEY_FILE must be set/],
+      [{ TLS_CERT_FILE: garbage, TLS_KEY_FILE: key }, /TLS_CERT_FILE and TLS_KEY_FILE/],
+      [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: garbage }, /TLS_CERT_FILE and TLS_KEY_FILE/],
+      [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: foreignKey }, /TLS_CERT_FILE and TLS_KEY_FILE/],
+      [{ TLS_CERT_FILE: key, TLS_KEY_FILE: cert }, /TLS_CERT_FILE and TLS_KEY_FILE/],
+    ];
+    for (const [files, sentence] of cases) {
+      const failing = await spawnServer({ env: { ...env, ...files } });
+      try {
+        assert.deepEqual(await failing.ended, { code: 78, signal: null });
+        assert.match(failing.output, sentence);
+        assert.doesNotMatch(failing.output, /PRIVATE KEY/);
+      } finally {
+        await failing.dispose();
+      }
+    }
+  });
+});
