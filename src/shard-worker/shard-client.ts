@@ -124,6 +124,8 @@ export class ShardClient {
     const port = this.#port;
     // First, so that nothing more is posted.
     this.#port = undefined;
+    this.#timer?.cancel();
+    this.#timer = undefined;
     if (port !== undefined) {
       // What the shard had answered before it died still counts.
       for (;;) {
