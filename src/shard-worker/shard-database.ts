@@ -2,8 +2,9 @@
  * The database as a shard uses it: turns ledgers into statements and replies into what the flusher can know. Shard thread.
  */
 import { PairArrayEncoder, TokenArrayEncoder, type FlushTokens } from '../db/binary-array.js';
-import type { CheckpointStore, FlushRequest, FlushResult, RejectedIncrement } from '../db/checkpoint-store.js';
+import type { CheckpointStore, FlushResult } from '../db/checkpoint-store.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../db/database-errors.js';
+import type { FlushRequest, RejectedIncrement } from '../db/flush-request.js';
 import { CounterError } from '../errors.js';
 import type { Lsn } from '../increment.js';
 import type { CheckpointRow, FlushAttempt } from './flusher.js';

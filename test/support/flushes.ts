@@ -2,7 +2,8 @@
  * Pairs and flush requests for tests of the database side.
  */
 import { randomUUID } from 'node:crypto';
-import type { CheckpointStore, FlushRequest } from '#product/db/checkpoint-store.js';
+import type { CheckpointStore } from '#product/db/checkpoint-store.js';
+import type { FlushRequest } from '#product/db/flush-request.js';
 import { PairArrayEncoder } from '#product/db/binary-array.js';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
 import { migrate } from '#product/db/migrate.js';
