@@ -85,8 +85,6 @@ export class SimulatedNode {
   hasServed = false;
   /** Why it failed, for the last check. */
   reason: unknown;
-  /** Time of its end. */
-  endedAt = 0;
   /** What was left in the journals when it had drained. */
   left: readonly PendingRange[] = [];
 
@@ -341,6 +339,7 @@ export class SimulatedNode {
   #ended(index: number, error: unknown): void {
     const shard = this.#supervised[index] as Supervised;
     shard.thread = undefined;
+    for (const stream of shard.streams) this.#world.threadEnded(stream);
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
     for (const waiting of shard.waiting.values()) {
       waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
@@ -421,7 +420,7 @@ export class SimulatedNode {
   #finish(end: NodeEnd): void {
     if (this.life.isOver) return;
     this.end = end;
-    this.endedAt = this.#world.scheduler.now;
+    for (const stream of this.streams) this.#world.threadEnded(stream);
     this.#world.note(() => `${this.name} has ${end === 'foreign' ? 'met a foreign owner' : end}`);
     this.life.end();
     for (const attempt of this.#attempts) attempt.abandon();
