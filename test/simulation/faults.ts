@@ -120,10 +120,11 @@ export class Faults {
     }
   }
 
-  /** First a standby stops receiving, some time later it takes over; not where a journal was removed meanwhile. */
+  /** First a standby stops receiving, some time later it takes over, once a history; not where a journal was removed meanwhile. */
   #failOver(): void {
     const { database, scheduler, streamGoneAt } = this.#world;
     const standby = this.#standby;
+    if (this.failedOverTo !== undefined) return;
     this.#standby = undefined;
     if (standby === undefined) {
       this.#standby = { tables: database.snapshot(), at: scheduler.now };
