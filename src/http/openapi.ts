@@ -37,8 +37,7 @@ const schemas = typia.json.schemas<
     ProblemDocument,
     ReadinessDocument,
     RemovedCounterDocument,
-  ],
-  '3.1'
+  ]
 >().components.schemas as unknown as Readonly<Record<string, Json>>;
 
 const MEDIA_TYPE_OF_TEXT = 'text/plain';

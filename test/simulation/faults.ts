@@ -5,6 +5,7 @@
 import type { Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
+import type { Tables } from './postgres-model.js';
 import type { World } from './world.js';
 
 const KINDS = [
@@ -15,6 +16,7 @@ const KINDS = [
   'database-silent',
   'database-restart',
   'database-slow',
+  'database-failover',
   'statements-refused',
   'reply-lost',
   'crash',
@@ -43,6 +45,9 @@ export class Faults {
   readonly #node: () => SimulatedNode | undefined;
   readonly names: readonly FaultKind[];
   #healed = false;
+  #standby: { readonly tables: Tables; readonly at: number } | undefined;
+  /** Time of the standby's state, once it has taken over. */
+  failedOverTo: number | undefined;
 
   constructor(world: World, life: Life, node: () => SimulatedNode | undefined) {
     this.#world = world;
@@ -102,6 +107,9 @@ export class Faults {
       case 'database-restart':
         database.crash();
         break;
+      case 'database-failover':
+        this.#failOver();
+        break;
       case 'database-slow':
         database.slowness = random.pick([1, 10, 100]);
         this.#later(random.below(1000), () => (database.slowness = 1));
@@ -119,6 +127,21 @@ export class Faults {
         node?.killThread(random.below(node.shards));
         break;
       case 'poison':
+    }
+  }
+
+  /** First a standby stops receiving, some time later it takes over, once a history; not where a journal was removed meanwhile. */
+  #failOver(): void {
+    const { database, scheduler, streamGoneAt } = this.#world;
+    const standby = this.#standby;
+    if (this.failedOverTo !== undefined) return;
+    this.#standby = undefined;
+    if (standby === undefined) {
+      this.#standby = { tables: database.snapshot(), at: scheduler.now };
+    } else if (standby.at > streamGoneAt && !this.#world.circumstances.copied) {
+      database.failOver(standby.tables);
+      this.failedOverTo = standby.at;
+      this.#world.note(() => `the database is as it was at ${standby.at.toFixed(1)}`);
     }
   }
 

@@ -16,3 +16,14 @@ export interface Mutations extends DatabaseMutations {
   /** A flush covers what was written, synced or not. */
   readonly freezeUnsynced?: boolean;
 }
+
+/** Each bug, with what finds it. */
+export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mutations }[] = [
+  { name: 'acknowledging before the sync', mutations: { acknowledgeBeforeSync: true } },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
+  { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
+  { name: 'pruning before the commit is known', mutations: { pruneBeforeCommit: true } },
+  { name: 'a recovery that ignores the checkpoint', mutations: { ignoreCheckpoint: true } },
+  { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },
+  { name: 'a flush beyond what is synced', mutations: { freezeUnsynced: true } },
+];

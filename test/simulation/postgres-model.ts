@@ -35,6 +35,8 @@ export interface Tables {
 /** What a flush would commit. */
 export interface FlushEffect {
   readonly stream: string;
+  /** The epoch that the statement carried. */
+  readonly epoch: number;
   readonly from: number;
   readonly to: number;
   readonly sums: readonly (readonly [string, bigint])[];
@@ -302,7 +304,7 @@ export class PostgresModel {
     matches: (row: CheckpointRow) => boolean,
   ): Pick<Execution, 'stream' | 'flush' | 'locks' | 'execute'> {
     const flush = decodeFlush(values);
-    const { stream, from, to, acceptedThroughMs } = flush;
+    const { stream, epoch, from, to, acceptedThroughMs } = flush;
     const apply = (rows: Row[]): FlushEffect => {
       const { tokens, counters, rejected } = this.tables;
       const claimed = new Set(flush.tokens.filter(([token]) => !tokens.has(token)).map(([token]) => token));
@@ -314,7 +316,13 @@ export class PostgresModel {
       for (const { key, amount } of setAside) add(rejected, key, amount);
       const unclaimed = flush.tokens.map(([token]) => token).filter((token) => !claimed.has(token));
       Object.assign(rows[0] as Row, { claimed: claimed.size, unclaimed: unclaimed.length === 0 ? null : unclaimed });
-      return { stream, from, to, sums: [...added, ...setAside].map(({ key, amount }) => [key, amount] as const) };
+      return {
+        stream,
+        epoch,
+        from,
+        to,
+        sums: [...added, ...setAside].map(({ key, amount }) => [key, amount] as const),
+      };
     };
     const change = (rows: Row[]): FlushEffect | undefined => {
       const row = this.tables.checkpoints.get(stream);
@@ -436,6 +444,7 @@ interface FlushedPair {
 
 interface DecodedFlush {
   readonly stream: string;
+  readonly epoch: number;
   readonly from: number;
   readonly to: number;
   readonly acceptedThroughMs: number;
@@ -446,7 +455,7 @@ interface DecodedFlush {
 
 /** Copies everything: the parameters are views that the shard uses again. */
 function decodeFlush(values: readonly unknown[]): DecodedFlush {
-  const [stream, , from, to, acceptedThrough] = values as [string, number, number, number, Date];
+  const [stream, epoch, from, to, acceptedThrough] = values as [string, number, number, number, Date];
   const [keys, amounts, tokens, digests, pairTokens, pairKeys, pairAmounts] = values.slice(5, 12) as Buffer[];
   const [rejectedKeys, rejectedAmounts, , , rejectedTokens] = values.slice(12) as [
     (readonly Buffer[])?,
@@ -459,6 +468,7 @@ function decodeFlush(values: readonly unknown[]): DecodedFlush {
   const contents = digests === undefined ? [] : decodeBytes(digests);
   return {
     stream,
+    epoch,
     from,
     to,
     acceptedThroughMs: acceptedThrough.getTime(),

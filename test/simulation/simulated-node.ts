@@ -85,8 +85,6 @@ export class SimulatedNode {
   hasServed = false;
   /** Why it failed, for the last check. */
   reason: unknown;
-  /** Time of its end. */
-  endedAt = 0;
   /** What was left in the journals when it had drained. */
   left: readonly PendingRange[] = [];
 
@@ -243,7 +241,7 @@ export class SimulatedNode {
   /** Lets a disk call fail where that is due. */
   disturb(call: DiskCall, path: string): void {
     const fault = this.diskFault;
-    if (fault === undefined || !fault.calls.includes(call)) return;
+    if (!fault?.calls.includes(call)) return;
     this.diskFault = undefined;
     if (call === 'sync') this.#world.circumstances.syncFailed = true;
     this.#world.note(() => `${this.name}: ${call} of ${path} fails with ${fault.code}`);
@@ -343,6 +341,7 @@ export class SimulatedNode {
   #ended(index: number, error: unknown): void {
     const shard = this.#supervised[index] as Supervised;
     shard.thread = undefined;
+    for (const stream of shard.streams) this.#world.threadEnded(stream);
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
     for (const waiting of shard.waiting.values()) {
       waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
@@ -382,9 +381,7 @@ export class SimulatedNode {
       const { scheduler, random } = this.#world;
       shard.lastAsked = Math.max(shard.lastAsked, scheduler.now + random.below(10) / 10);
       // One of the members of the union with its id is that union again.
-      scheduler.after(shard.lastAsked - scheduler.now, thread.life, () =>
-        thread.ask({ ...request, id } as ControlRequest),
-      );
+      scheduler.after(shard.lastAsked - scheduler.now, thread.life, () => thread.ask({ ...request, id }));
     });
   }
 
@@ -430,7 +427,7 @@ export class SimulatedNode {
   #finish(end: NodeEnd): void {
     if (this.life.isOver) return;
     this.end = end;
-    this.endedAt = this.#world.scheduler.now;
+    for (const stream of this.streams) this.#world.threadEnded(stream);
     this.#world.note(() => `${this.name} has ${end === 'foreign' ? 'met a foreign owner' : end}`);
     this.life.end();
     for (const attempt of this.#attempts) attempt.abandon();

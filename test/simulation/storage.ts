@@ -81,6 +81,16 @@ export class Storage {
     return lsn;
   }
 
+  /** Every whole record of every segment that programs see. */
+  *records(): Generator<Buffer> {
+    const journal = this.#root.current.get('journal');
+    if (!(journal instanceof Directory)) return;
+    for (const stream of journal.current.values()) {
+      if (!(stream instanceof Directory)) continue;
+      for (const file of stream.current.values()) if (file instanceof StoredFile) yield* file.records();
+    }
+  }
+
   create(path: string): StoredFile {
     const { directory, name } = this.#locate(path);
     if (directory.current.has(name)) throw systemError('EEXIST', path);

@@ -141,18 +141,23 @@ export class StoredFile {
 
   /** LSN of the last record that follows whole ones from the segment's beginning. */
   #lastWholeRecord(): number {
+    let lsn = 0;
+    for (const record of this.records()) lsn = Number(record.readBigUInt64LE(RECORD_OFFSET.lsn));
+    return Math.max(lsn, this.syncedLsn);
+  }
+
+  /** The whole records that follow each other from the segment's beginning. */
+  *records(): Generator<Buffer> {
     const bytes = Buffer.alloc(this.size);
     this.read(bytes, 0);
-    let lsn = 0;
     for (let at = SEGMENT_HEADER_BYTES; at + RECORD_HEADER_BYTES <= bytes.length;) {
       const length = bytes.readUInt32LE(at + RECORD_OFFSET.bytes);
       if (length < RECORD_HEADER_BYTES || at + length > bytes.length) break;
       const record = bytes.subarray(at, at + length);
       if (record.readUInt32LE(RECORD_OFFSET.crc) !== crc32(record.subarray(RECORD_OFFSET.lsn))) break;
-      lsn = Number(record.readBigUInt64LE(RECORD_OFFSET.lsn));
+      yield record;
       at += length;
     }
-    return Math.max(lsn, this.syncedLsn);
   }
 
   #notice(bytes: Uint8Array, offset: number): void {

@@ -24,6 +24,8 @@ interface AtRisk {
   readonly stream: string;
   readonly lsn: number;
   readonly at: number;
+  /** When the thread that wrote it ended. */
+  endedAt: number | undefined;
   readonly parts: readonly Part[];
 }
 
@@ -35,8 +37,8 @@ export interface Circumstances {
   syncFailed: boolean;
   /** Somebody else may own a stream of ours. */
   copied: boolean;
-  /** The database went back in time. */
-  failedOver: boolean;
+  /** The database went back in time, and the journal need not reach back so far. */
+  tooLate: boolean;
 }
 
 /** Everything outside of the processes. */
@@ -47,9 +49,11 @@ export class World {
   readonly database: PostgresModel;
   readonly storage: Storage;
   readonly mutations: Mutations;
-  readonly circumstances: Circumstances = { deferredSync: false, syncFailed: false, copied: false, failedOver: false };
+  readonly circumstances: Circumstances = { deferredSync: false, syncFailed: false, copied: false, tooLate: false };
   /** Lines of what happened, where somebody wants to know. */
   readonly trace: string[] | undefined;
+  /** When a whole stream was last removed. */
+  streamGoneAt = 0;
   readonly #acknowledgedLsn = new Map<string, number>();
   #atRisk: AtRisk[] = [];
   #violation: unknown;
@@ -66,7 +70,10 @@ export class World {
     this.database = new PostgresModel(this.scheduler, this.random, databaseWatch, mutations, this.uuid());
     this.storage = new Storage(this.random, {
       segmentGoes: (stream, lastLsn) => this.#segmentGoes(stream, lastLsn),
-      streamGoes: (stream, lastLsn) => this.#segmentGoes(stream, lastLsn),
+      streamGoes: (stream, lastLsn) => {
+        this.streamGoneAt = this.scheduler.now;
+        this.#segmentGoes(stream, lastLsn);
+      },
     });
   }
 
@@ -114,12 +121,17 @@ export class World {
       this.violate(new Violation(`LSN ${lsn} of ${stream} was acknowledged before it was synced`));
     }
     this.#atRisk = this.#atRisk.filter((risk) => storage.durableLsn(risk.stream) < risk.lsn);
-    this.#atRisk.push({ stream, lsn, at: this.scheduler.now, parts: this.#partsOf(batch) });
+    this.#atRisk.push({ stream, lsn, at: this.scheduler.now, endedAt: undefined, parts: this.partsOf(batch) });
   }
 
-  /** The power was lost at `endedAt`, when the process had ended at the latest: what `everysec` had at risk may be gone. */
-  powerLost(storage: Storage, endedAt: number): void {
-    for (const { stream, lsn, at, parts } of this.#atRisk) {
+  /** The thread that wrote to this stream has ended: nothing more comes that a loss of power could take. */
+  threadEnded(stream: string): void {
+    for (const risk of this.#atRisk) if (risk.stream === stream) risk.endedAt ??= this.scheduler.now;
+  }
+
+  /** The power was lost: what `everysec` had at risk may be gone. */
+  powerLost(storage: Storage): void {
+    for (const { stream, lsn, at, endedAt = this.scheduler.now, parts } of this.#atRisk) {
       if (storage.durableLsn(stream) >= lsn) continue;
       if (at < endedAt - 1000 && !this.circumstances.syncFailed) {
         this.violate(new Violation(`LSN ${lsn} of ${stream} was at risk for ${endedAt - at} ms`));
@@ -136,7 +148,8 @@ export class World {
     return (counters.get(key) ?? 0n) + (rejected.get(key) ?? 0n);
   }
 
-  #partsOf(batch: ArrayBuffer): Part[] {
+  /** The increments of a record. */
+  partsOf(batch: ArrayBuffer): Part[] {
     const view = new DataView(batch);
     const parts: Part[] = [];
     const end = view.getUint32(RECORD_OFFSET.bytes, true);
@@ -162,6 +175,12 @@ export class World {
 
   #committed(effect: FlushEffect | undefined): void {
     if (effect === undefined) return;
+    const owner = this.database.tables.checkpoints.get(effect.stream)?.epoch;
+    if (owner !== effect.epoch) {
+      this.violate(
+        new Violation(`A flush of epoch ${effect.epoch} commits on ${effect.stream}, whose epoch is ${owner ?? 0}`),
+      );
+    }
     this.note(() => `database: ${effect.stream} ${effect.from} → ${effect.to}: ${effect.sums.map(String).join(' ')}`);
     this.expectations.check(
       effect.sums.map(([key]) => key),

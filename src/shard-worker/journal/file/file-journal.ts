@@ -193,8 +193,10 @@ export class FileJournal implements RecoverableJournal {
 
   #finish(scan: StreamScan, checkpoint: Lsn): void {
     // What is flushed must not be lost here afterwards while later records stay: recovery would take those for void.
+    // That holds for the last segment's name as well: a start before this one may have failed to make it durable.
     const last = scan.segments.at(-1);
     if (last !== undefined) syncSegment(this.#options.disk, last);
+    this.#options.disk.syncDirectory(this.#path);
     this.#run.endAt(Math.max(scan.endLsn, checkpoint));
     this.#found = scan.segments;
     this.#state = { kind: 'finishing' };
