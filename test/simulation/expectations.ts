@@ -187,10 +187,6 @@ export class Expectations {
     return made;
   }
 
-<<<<<<< HEAD
-  /** Checks what the database has of `keys`; where `complete`, nothing acknowledged may be missing. */
-  check(keys: Iterable<string>, sumOf: (key: string) => bigint, where: string, complete: boolean): void {
-=======
   /**
    * Checks what the database has of `keys`; where `complete`, nothing acknowledged may be missing but what is `elsewhere`.
    */
@@ -201,7 +197,6 @@ export class Expectations {
     complete: boolean,
     elsewhere?: ReadonlySet<string>,
   ): void {
->>>>>>> sim
     for (const key of keys) {
       const counter = this.counters.get(key);
       if (counter === undefined) throw new Violation(`${where}: ${key} was never sent`);

@@ -113,19 +113,8 @@ class History {
   #start(shards: number): SimulatedNode {
     this.#nodes += 1;
     const world = this.#world;
-<<<<<<< HEAD
-    const node = new SimulatedNode(
-      world,
-      world.storage,
-      this.#settings,
-      shards,
-      this.#nodeId,
-      `process ${this.#nodes}`,
-    );
-=======
     this.#lookAtTime();
     const node = new SimulatedNode(world, this.#storage, this.#settings, shards, this.#nodeId, `process ${this.#nodes}`);
->>>>>>> sim
     world.note(() => `${node.name} starts with ${shards} shards`);
     this.#node = node;
     void node.start();
@@ -254,18 +243,6 @@ class History {
     const counter = this.#counter();
     if (counter.key.startsWith(POISON_PREFIX)) return;
     const before = [...counter.fates];
-<<<<<<< HEAD
-    node
-      .read(counter.bytes)
-      .then((sum) => {
-        const now = counter.fates;
-        // What a loss of power has put at risk meanwhile is not missed.
-        const known = before.map((fate, digit): Fate => (now[digit] === 'unknown' ? 'unknown' : fate));
-        if (node.end !== undefined) return;
-        counter.check(sum ?? 0, 'a read', this.#world.circumstances.copied ? undefined : known, true);
-      })
-      .catch((error: unknown) => this.#expectRefusal(error));
-=======
     node.read(counter.bytes).then((sum) => {
       const now = counter.fates;
       // What a loss of power has put at risk meanwhile is not missed.
@@ -274,7 +251,6 @@ class History {
       const isExact = !this.#world.circumstances.copied && this.#faults.failedOverTo === undefined;
       counter.check(sum ?? 0, 'a read', isExact ? known : undefined, true);
     }).catch((error: unknown) => this.#expectRefusal(error));
->>>>>>> sim
   }
 
   async #endLife(node: SimulatedNode): Promise<void> {
@@ -318,17 +294,9 @@ class History {
     this.#lookAtTime();
     const { circumstances, expectations } = this.#world;
     if (node.end === 'foreign' && !circumstances.copied) throw new Violation(`${node.name} met a foreign owner`);
-<<<<<<< HEAD
-    if (
-      node.reason instanceof JournalError &&
-      ['journal-gap', 'journal-corrupt', 'journal-format', 'journal-foreign'].includes(node.reason.code)
-    ) {
-      if (node.reason.code !== 'journal-gap' || !circumstances.failedOver) throw node.reason;
-=======
     if (node.reason instanceof JournalError && ['journal-gap', 'journal-corrupt', 'journal-format', 'journal-foreign'].includes(node.reason.code)) {
       const { tooLate, copied } = circumstances;
       if (node.reason.code !== 'journal-gap' || !(tooLate || copied)) throw node.reason;
->>>>>>> sim
     }
     if (node.end !== 'drained' || node.left.length > 0 || circumstances.copied) return;
     if (this.#faults.failedOverTo !== undefined) return;

@@ -105,6 +105,11 @@ export class ShardThread {
     this.#groups = new GroupCommit([this.#port(batches, answers)], this.#shard, clock);
   }
 
+  /** It has failed, and ends next: its gauges may be in the middle of a step. */
+  get isDying(): boolean {
+    return this.#dying;
+  }
+
   get name(): string {
     return `${this.#node.name} shard ${this.#index}`;
   }
@@ -174,7 +179,8 @@ export class ShardThread {
   #watchAnswer(answer: BatchAnswer): void {
     const isRefused = typeof answer === 'object' && 'refused' in answer;
     const count = typeof answer === 'number' ? answer : isRefused ? answer.refused : 1;
-    const isKept = typeof answer === 'number' || (!isRefused && answer.outcomes.includes(TOKENED_OUTCOME.journaled));
+    const isKept =
+      typeof answer === 'number' || (!isRefused && answer.outcomes.includes(TOKENED_OUTCOME.journaled));
     for (const batch of this.#posted.splice(0, count)) {
       if (isKept && this.#own !== undefined) this.#world.acknowledged(this.#node.storage, this.#own, batch);
     }

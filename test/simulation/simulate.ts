@@ -6,6 +6,7 @@
 import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { runHistory } from './history.js';
+import { replay } from './replay.js';
 
 interface Share {
   readonly from: number;
@@ -23,20 +24,6 @@ interface Report {
 }
 
 const REPORT_EVERY = 200;
-const TRACE_LINES = 80;
-
-/** Replays a seed with its trace; prints its last steps, or all of them. */
-export async function replay(seed: number, whole = false): Promise<boolean> {
-  const trace: string[] = [];
-  const { violation } = await runHistory(seed, {}, trace);
-  const lines = whole ? trace : trace.slice(-TRACE_LINES);
-  console.log(lines.join('\n'));
-  if (violation !== undefined)
-    console.log(
-      `SEED=${seed}: ${violation instanceof Error ? (violation.stack ?? violation.message) : String(violation)}`,
-    );
-  return violation === undefined;
-}
 
 async function runShare({ from, seeds, step }: Share, report: (report: Report) => void): Promise<void> {
   let totals = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
@@ -91,11 +78,7 @@ async function main(): Promise<void> {
   if (workers <= 1) {
     await runShare({ from, seeds, step: 1 }, take);
   } else {
-    const shares = Array.from({ length: workers }, (_, index) => ({
-      from: from + index,
-      seeds: seeds - index,
-      step: workers,
-    }));
+    const shares = Array.from({ length: workers }, (_, index) => ({ from: from + index, seeds: seeds - index, step: workers }));
     await Promise.all(shares.map((share) => runWorker(share, take)));
   }
   const [first] = failed;

@@ -21,6 +21,7 @@ import { Storage } from './storage.js';
 
 /** Acknowledged and not yet durable, as `everysec` allows. */
 interface AtRisk {
+  readonly storage: Storage;
   readonly stream: string;
   readonly lsn: number;
   readonly at: number;
@@ -111,17 +112,15 @@ export class World {
     const acceptedAt = readUint64(view, RECORD_OFFSET.acceptedAt);
     const row = this.database.tables.checkpoints.get(stream);
     if (!this.circumstances.copied && row !== undefined && lsn > row.lsn && acceptedAt < row.acceptedThroughMs) {
-      this.violate(
-        new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`),
-      );
+      this.violate(new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`));
     }
     this.#acknowledgedLsn.set(stream, lsn);
     if (storage.durableLsn(stream) >= lsn) return;
     if (!this.circumstances.deferredSync) {
       this.violate(new Violation(`LSN ${lsn} of ${stream} was acknowledged before it was synced`));
     }
-    this.#atRisk = this.#atRisk.filter((risk) => storage.durableLsn(risk.stream) < risk.lsn);
-    this.#atRisk.push({ stream, lsn, at: this.scheduler.now, endedAt: undefined, parts: this.partsOf(batch) });
+    this.#atRisk = this.#atRisk.filter((risk) => risk.storage.durableLsn(risk.stream) < risk.lsn);
+    this.#atRisk.push({ storage, stream, lsn, at: this.scheduler.now, endedAt: undefined, parts: this.partsOf(batch) });
   }
 
   /** The thread that wrote to this stream has ended: nothing more comes that a loss of power could take. */
@@ -131,14 +130,15 @@ export class World {
 
   /** The power was lost: what `everysec` had at risk may be gone. */
   powerLost(storage: Storage): void {
-    for (const { stream, lsn, at, endedAt = this.scheduler.now, parts } of this.#atRisk) {
+    const here = this.#atRisk.filter((risk) => risk.storage === storage);
+    this.#atRisk = this.#atRisk.filter((risk) => risk.storage !== storage);
+    for (const { stream, lsn, at, endedAt = this.scheduler.now, parts } of here) {
       if (storage.durableLsn(stream) >= lsn) continue;
       if (at < endedAt - 1000 && !this.circumstances.syncFailed) {
         this.violate(new Violation(`LSN ${lsn} of ${stream} was at risk for ${endedAt - at} ms`));
       }
       for (const { counter, digit } of parts) counter.requests[digit]?.putAtRisk();
     }
-    this.#atRisk = [];
     this.circumstances.syncFailed = false;
   }
 
@@ -177,9 +177,7 @@ export class World {
     if (effect === undefined) return;
     const owner = this.database.tables.checkpoints.get(effect.stream)?.epoch;
     if (owner !== effect.epoch) {
-      this.violate(
-        new Violation(`A flush of epoch ${effect.epoch} commits on ${effect.stream}, whose epoch is ${owner ?? 0}`),
-      );
+      this.violate(new Violation(`A flush of epoch ${effect.epoch} commits on ${effect.stream}, whose epoch is ${owner ?? 0}`));
     }
     this.note(() => `database: ${effect.stream} ${effect.from} → ${effect.to}: ${effect.sums.map(String).join(' ')}`);
     this.expectations.check(

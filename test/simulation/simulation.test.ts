@@ -1,0 +1,66 @@
+/**
+ * The shard side against a simulated world. `SEED=n` replays one history with its last steps; `npm run simulate` runs
+ * as many as there is time for.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { countOfRuns, seedOfRun } from '../support/random-runs.js';
+import { runHistory } from './history.js';
+import { MUTATIONS } from './mutations.js';
+import { replay } from './replay.js';
+
+const HISTORIES = 2000;
+const TIME_MAX_MS = 20_000;
+
+/** Histories that a mutation may survive. Each is found within a few dozen, rarely a few hundred. */
+const MUTATED_HISTORIES_MAX = 3000;
+
+/** Seeds that have shown a bug, by what it was. */
+const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] = [];
+
+test('random histories of crashes and faults count everything acknowledged once', async (t) => {
+  const asked = process.env['SEED'] !== undefined && process.env['SEED'] !== '';
+  const first = seedOfRun();
+  const histories = asked ? 1 : countOfRuns(HISTORIES);
+  const until = performance.now() + TIME_MAX_MS;
+  let ran = 0;
+  for (let seed = first; seed < first + histories && (ran === 0 || performance.now() < until); seed += 1) {
+    const { violation } = await runHistory(seed);
+    ran += 1;
+    if (violation !== undefined) {
+      await replay(seed);
+      assert.fail(`SEED=${seed}: ${String(violation)}`);
+    }
+  }
+  t.diagnostic(`SEED=${first}, ${ran} histories`);
+});
+
+for (const { seed, what } of REGRESSIONS) {
+  test(`the history that has shown ${what} goes well`, async () => {
+    const { violation } = await runHistory(seed);
+    assert.equal(violation, undefined, `SEED=${seed}`);
+  });
+}
+
+test('a seed replays the same history, step by step', async () => {
+  for (const seed of [1, 2, 3, 4, 5]) {
+    const first: string[] = [];
+    const second: string[] = [];
+    await runHistory(seed, {}, first);
+    await runHistory(seed, {}, second);
+    assert.ok(first.length > 10);
+    assert.deepEqual(second, first);
+  }
+});
+
+for (const { name, mutations } of MUTATIONS) {
+  test(`the simulation finds ${name}`, async (t) => {
+    for (let seed = 1; seed <= MUTATED_HISTORIES_MAX; seed += 1) {
+      const { violation } = await runHistory(seed, mutations);
+      if (violation === undefined) continue;
+      t.diagnostic(`SEED=${seed}: ${String(violation)}`);
+      return;
+    }
+    assert.fail(`${MUTATED_HISTORIES_MAX} histories went well`);
+  });
+}
