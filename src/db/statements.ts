@@ -205,9 +205,12 @@ pruned as (
 )
 select count(*)::int as pruned from pruned`;
 
-/** $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused. */
+/**
+ * $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused.
+ * Grouped, because several requests with tokens may hold the same key, which would be refused for that alone (21000).
+ */
 export const PROBE = `
-with sums as (select q.k as key, q.a as amount from unnest($1::text[], $2::numeric[]) q(k, a))
+with sums as (select q.k as key, sum(q.a) as amount from unnest($1::text[], $2::numeric[]) q(k, a) group by q.k)
 insert into counters (key, sum, updated_at)
 select key, amount, now() from sums order by key collate "C"
 on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;

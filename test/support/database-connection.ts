@@ -11,7 +11,7 @@ export const silentLogger: DatabaseLogger = { info: () => undefined, warn: () =>
 /** Makes an empty database; returns its URL. `options` is appended to CREATE DATABASE. */
 export async function createDatabaseOn(serverUrl: string, options = ''): Promise<string> {
   const name = `test_${randomBytes(8).toString('hex')}`;
-  await asAdministrator(serverUrl, `create database ${name} ${options}`);
+  await runStatements(serverUrl, `create database ${name} ${options}`);
   const url = new URL(serverUrl);
   url.pathname = `/${name}`;
   return url.href;
@@ -22,8 +22,8 @@ export function connectTo(url: string, applicationName = 'test'): Promise<Databa
   return connect(parseDatabaseUrl(url), { applicationName });
 }
 
-/** Runs one statement on a server. */
-export async function asAdministrator(url: string, text: string): Promise<void> {
+/** Runs statements, separated by semicolons, over a connection of their own. */
+export async function runStatements(url: string, text: string): Promise<void> {
   const connection = await connectTo(url, 'test-administrator');
   try {
     await connection.query({ text });

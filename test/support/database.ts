@@ -10,7 +10,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after } from 'node:test';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded.js';
-import { asAdministrator, createDatabaseOn, silentLogger } from './database-connection.js';
+import { runStatements, createDatabaseOn, silentLogger } from './database-connection.js';
 
 export { connectTo, silentLogger } from './database-connection.js';
 
@@ -62,7 +62,7 @@ export async function createTestDatabase(options = ''): Promise<TestDatabase> {
     url,
     async drop() {
       // It went with its server.
-      if (!stopped) await asAdministrator(serverUrl, `drop database if exists ${name} with (force)`);
+      if (!stopped) await runStatements(serverUrl, `drop database if exists ${name} with (force)`);
     },
   };
 }

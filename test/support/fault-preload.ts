@@ -138,7 +138,7 @@ const clientPrototype = pg.Client.prototype as unknown as {
 };
 const originalQuery = clientPrototype.query;
 clientPrototype.query = async function (this: object, config: QueryConfig): Promise<unknown> {
-  const isFlush = config.name === 'flush';
+  const isFlush = config.name?.startsWith('flush') === true;
   if (isFlush) reach('flush');
   const reply = originalQuery.call(this, config);
   if (isFlush && fault?.step === 'flush-sent') setImmediate(() => reach('flush-sent'));

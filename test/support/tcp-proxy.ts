@@ -172,8 +172,8 @@ export class TcpProxy {
   }
 }
 
-/** True for a piece of a client's bytes that asks to run the prepared statement `flush`. */
+/** True for a piece of a client's bytes that asks to run a flush, with tokens or without. */
 export function asksForFlush(bytes: Buffer): boolean {
   // Bind: 'B', length, portal name, statement name. The portal's name is empty.
-  return bytes.includes('\0flush\0');
+  return bytes.includes('\0flush\0') || bytes.includes('\0flush-with-tokens\0');
 }

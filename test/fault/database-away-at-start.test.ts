@@ -1,0 +1,148 @@
+/**
+ * The given database is away while the server starts, takes increments, is killed, and starts again.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { createTestDatabase } from '../support/database.js';
+import { send } from '../support/http.js';
+import { TcpProxy } from '../support/tcp-proxy.js';
+
+async function withoutDatabase(
+  label: string,
+  body: (node: CountedNode, proxy: TcpProxy) => Promise<void>,
+): Promise<void> {
+  const database = await createTestDatabase();
+  const proxy = await TcpProxy.start(database.url);
+  const node = await CountedNode.make(label, {
+    databaseUrl: database.url,
+    serverDatabaseUrl: proxy.urlOf(database.url),
+    env: { FLUSH_INTERVAL_MS: '50' },
+  });
+  try {
+    await body(node, proxy);
+  } finally {
+    await node.dispose();
+    await proxy.close();
+    await database.drop();
+  }
+}
+
+async function readiness(node: CountedNode): Promise<unknown> {
+  const answer = await send(node.url, '/readyz');
+  assert.equal(answer.status, 200, answer.body);
+  return (JSON.parse(answer.body) as { status: unknown }).status;
+}
+
+test(
+  'what is taken in three lives without a database, each ended by kill -9, is counted once it is there',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withoutDatabase('three lives', async (node, proxy) => {
+      await proxy.refuse();
+      const load = node.load();
+      for (const shards of ['2', '1', '3']) {
+        const server = await node.start({ SHARDS: shards });
+        assert.equal(await readiness(node), 'degraded');
+        await load.acknowledgements(200);
+        server.kill('SIGKILL');
+        await server.ended;
+      }
+      const server = await node.start();
+      await load.acknowledgements(200);
+      await proxy.accept();
+      await load.acknowledgements(200);
+      await node.finish(server);
+    });
+  },
+);
+
+test(
+  'what was pending when the database went is recovered after a start without it, and counted once',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withoutDatabase('pending before', async (node, proxy) => {
+      const first = await node.start();
+      const load = node.load();
+      await load.acknowledgements(200);
+      await proxy.refuse();
+      await first.waitFor('"msg":"The database is away');
+      await load.acknowledgements(200);
+      first.kill('SIGKILL');
+      await first.ended;
+      const second = await node.start();
+      assert.equal(await readiness(node), 'degraded');
+      await load.acknowledgements(200);
+      await proxy.accept();
+      await load.acknowledgements(200);
+      second.kill('SIGKILL');
+      await second.ended;
+      const third = await node.start();
+      assert.equal(await readiness(node), 'ok');
+      await load.acknowledgements(50);
+      await node.finish(third);
+    });
+  },
+);
+
+test(
+  'a kill -9 while earlier journals are being recovered behind a database that has come back loses nothing',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withoutDatabase('recovering later', async (node, proxy) => {
+      await proxy.refuse();
+      const load = node.load();
+      const first = await node.start();
+      await load.acknowledgements(300);
+      first.kill('SIGKILL');
+      await first.ended;
+      const second = await node.start();
+      await load.acknowledgements(100);
+      const reconnected = new Promise<void>((resolve) =>
+        proxy.setRule((bytes) => {
+          // The first epoch raised belongs to the first earlier journal.
+          if (bytes.includes('epoch = epoch + 1')) resolve();
+          return 'forward';
+        }),
+      );
+      await proxy.accept();
+      await reconnected;
+      second.kill('SIGKILL');
+      await second.ended;
+      const third = await node.start();
+      await load.acknowledgements(100);
+      await node.finish(third);
+    });
+  },
+);
+
+test(
+  'a stop while the database is away ends with 0 at once and says how much stays, which the next start counts',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withoutDatabase('stop', async (node, proxy) => {
+      const first = await node.start();
+      const load = node.load();
+      await load.acknowledgements(100);
+      await proxy.refuse();
+      await first.waitFor('"msg":"The database is away');
+      await load.acknowledgements(200);
+      const before = performance.now();
+      assert.deepEqual(await first.stop(), { code: 0, signal: null }, first.output);
+      assert.ok(performance.now() - before < 15_000, 'half of the deadline is not needed');
+      const left = first.log.find(({ msg }) => String(msg).includes('stay in the journal for the next start'));
+      assert.ok(Number(left?.['pending']) > 0, first.output);
+      await proxy.accept();
+      const second = await node.start();
+      await node.finish(second);
+    });
+  },
+);

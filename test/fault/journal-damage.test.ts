@@ -1,0 +1,129 @@
+/**
+ * The journal's files are damaged between two lives of the server.
+ */
+import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { RecordReader } from '#product/shard-worker/journal/file/record-reader.js';
+import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import { CountedNode } from '../support/counted-node.js';
+import { createTestDatabase } from '../support/database.js';
+import { segmentsOf } from '../support/journal-files.js';
+import { increment } from '../support/http.js';
+
+const RECORDS = 6;
+
+interface Place {
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** Where the records of a segment are. */
+function recordsOf(path: string): Place[] {
+  const file = nodeDisk.open(path);
+  try {
+    const reader = new RecordReader(file, 1, Number.MAX_SAFE_INTEGER);
+    const places: Place[] = [];
+    while (reader.next()) places.push({ offset: reader.offset, bytes: reader.record.byteLength });
+    return places;
+  } finally {
+    file.close();
+  }
+}
+
+/** A node that was killed with RECORDS records in its one segment, nothing of which is flushed. */
+async function withJournal(
+  label: string,
+  body: (node: CountedNode, segment: string, records: readonly Place[]) => Promise<void>,
+): Promise<void> {
+  const database = await createTestDatabase();
+  const env = { SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' };
+  const node = await CountedNode.make(label, { databaseUrl: database.url, env });
+  try {
+    const server = await node.start();
+    // One after the other, so that each is a record and its sync is attested by the next.
+    for (let index = 0; index < RECORDS; index += 1) {
+      assert.equal((await increment(node.url, { 'mixed/0': 0, [`mixed/${index}`]: 0 })).status, 202);
+    }
+    server.kill('SIGKILL');
+    await server.ended;
+    const [segment = ''] = await segmentsOf(node.dataDir);
+    const records = recordsOf(segment);
+    assert.equal(records.length, RECORDS);
+    await body(node, segment, records);
+  } finally {
+    await node.dispose();
+    await database.drop();
+  }
+}
+
+function change(path: string, edit: (bytes: Buffer) => void): void {
+  const bytes = readFileSync(path);
+  edit(bytes);
+  writeFileSync(path, bytes);
+}
+
+test('a last record that is torn is cut, the start says so, and the server goes on', { timeout: 60_000 }, async () => {
+  await withJournal('torn', async (node, segment, records) => {
+    const last = records.at(-1);
+    assert.ok(last);
+    const kept = 1 + node.random.integer(last.bytes - 1);
+    change(segment, (bytes) => bytes.fill(0, last.offset + kept));
+    const server = await node.start();
+    assert.match(server.output, /"cutBytes":[1-9]/);
+    assert.equal((await increment(node.url, { 'mixed/1': 0 })).status, 202);
+    await node.finish(server);
+  });
+});
+
+test(
+  'a file that was cut short within its last record is cut there, and the server goes on',
+  {
+    timeout: 60_000,
+  },
+  async () => {
+    await withJournal('short', async (node, segment, records) => {
+      const last = records.at(-1);
+      assert.ok(last);
+      const end = last.offset + 1 + node.random.integer(last.bytes - 1);
+      writeFileSync(segment, readFileSync(segment).subarray(0, end));
+      const server = await node.start();
+      assert.equal((await increment(node.url, { 'mixed/1': 0 })).status, 202);
+      await node.finish(server);
+    });
+  },
+);
+
+test(
+  'a bit flipped in a record that was synced stops the start with file and offset, every time',
+  {
+    timeout: 60_000,
+  },
+  async () => {
+    await withJournal('flipped', async (node, segment, records) => {
+      // The last record's sync is attested by nothing that follows; all others are.
+      const record = records[node.random.integer(RECORDS - 1)];
+      assert.ok(record);
+      const at = record.offset + node.random.integer(record.bytes);
+      const flip = (bytes: Buffer): void => {
+        bytes[at] = (bytes[at] ?? 0) ^ (1 << node.random.integer(8));
+      };
+      const whole = readFileSync(segment);
+      change(segment, flip);
+      for (let starts = 0; starts < 2; starts += 1) {
+        const refused = await node.spawn();
+        const { code, signal } = await refused.ended;
+        assert.equal(signal, null);
+        assert.ok(code !== null && code > 0, refused.output);
+        assert.ok(refused.output.includes(segment), refused.output);
+        assert.match(refused.output, new RegExp(`offset ${record.offset}\\b`));
+        assert.equal(refused.output.includes('"msg":"Ready"'), false);
+      }
+      // Nothing was changed by the refusals: with the byte as it was everything is there.
+      writeFileSync(segment, whole);
+      const server = await node.start();
+      assert.match(server.output, new RegExp(`"records":${RECORDS}`));
+      await node.finish(server);
+    });
+  },
+);

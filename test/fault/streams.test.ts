@@ -1,0 +1,291 @@
+/**
+ * A data directory, a volume or a database that is not what the server left: other shards, a copy, an older state, another
+ * database altogether. Nothing is lost in silence and nothing is counted twice.
+ */
+import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import { acceptGaps } from '#product/shard-worker/journal/file/accepted-gap.js';
+import { CountedNode } from '../support/counted-node.js';
+import { runStatements } from '../support/database-connection.js';
+import { connectTo, createTestDatabase } from '../support/database.js';
+import { eventually } from '../support/eventually.js';
+import { increment } from '../support/http.js';
+import { copyDirectory, segmentsOf, streamsOf } from '../support/journal-files.js';
+import { temporaryDirectory } from '../support/server.js';
+
+const NEVER_MS = '3600000';
+
+interface Scene {
+  readonly node: CountedNode;
+  readonly databaseUrl: string;
+  /** For copies; removed at the end. */
+  readonly directory: string;
+}
+
+async function withNode(
+  label: string,
+  env: Readonly<Record<string, string>>,
+  body: (scene: Scene) => Promise<void>,
+): Promise<void> {
+  const database = await createTestDatabase();
+  const directory = await temporaryDirectory();
+  const node = await CountedNode.make(label, { databaseUrl: database.url, env });
+  try {
+    await body({ node, databaseUrl: database.url, directory });
+  } finally {
+    await node.dispose();
+    rmSync(directory, { recursive: true });
+    await database.drop();
+  }
+}
+
+/** Streams whose row says that they are finished. */
+async function retiredStreams(url: string): Promise<number> {
+  const connection = await connectTo(url);
+  try {
+    const rows = await connection.query({ text: 'select 1 from journal_checkpoints where retired_at is not null' });
+    return rows.length;
+  } finally {
+    await connection.close();
+  }
+}
+
+test('what is pending in three shards is counted by one, by two and by four', { timeout: 90_000 }, async () => {
+  await withNode('shards', { FLUSH_INTERVAL_MS: NEVER_MS }, async ({ node, databaseUrl }) => {
+    const load = node.load();
+    for (const shards of ['3', '1', '2']) {
+      const server = await node.start({ SHARDS: shards });
+      await load.acknowledgements(300);
+      server.kill('SIGKILL');
+      await server.ended;
+    }
+    const server = await node.start({ SHARDS: '4', FLUSH_INTERVAL_MS: '50' });
+    await load.acknowledgements(300);
+    await node.finish(server);
+    const next = await node.start({ SHARDS: '1', FLUSH_INTERVAL_MS: '50' });
+    await eventually('finished streams are removed', async () => (await streamsOf(node.dataDir)).length === 1);
+    assert.equal(await retiredStreams(databaseUrl), 3);
+    await node.finish(next);
+  });
+});
+
+test(
+  'of a data directory and its copy the later one goes on, the other stops with its sentence, and nothing counts twice',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withNode('copy', { FLUSH_INTERVAL_MS: NEVER_MS }, async ({ node, databaseUrl, directory }) => {
+      const first = await node.start();
+      const load = node.load();
+      await load.acknowledgements(300);
+      await load.stop();
+      first.kill('SIGKILL');
+      await first.ended;
+      const dataDir = path.join(directory, 'copy');
+      await copyDirectory(node.dataDir, dataDir);
+      const copy = await CountedNode.make('copy', { databaseUrl, dataDir, ledger: node.ledger, random: node.random });
+      try {
+        const original = await node.start({ FLUSH_INTERVAL_MS: '2000' });
+        const copied = await copy.start({ FLUSH_INTERVAL_MS: '50' });
+        const { code } = await original.ended;
+        assert.ok(code !== null && code > 0, original.output);
+        assert.match(original.output, /Another process has taken over journal stream .*this data directory is a copy/);
+        await copy.load(4, 'copy').acknowledgements(100);
+        await copy.finish(copied);
+      } finally {
+        await copy.dispose();
+      }
+    });
+  },
+);
+
+test(
+  'an older copy of the journal put back is reported with both numbers, and what comes then is counted',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withNode('volume', { FLUSH_INTERVAL_MS: '50', JOURNAL_KEEP_SECONDS: '0' }, async ({ node, directory }) => {
+      const load = node.load();
+      const first = await node.start();
+      await load.acknowledgements(300);
+      first.kill('SIGKILL');
+      await first.ended;
+      const backup = path.join(directory, 'journal');
+      await copyDirectory(path.join(node.dataDir, 'journal'), backup);
+      const second = await node.start();
+      await load.acknowledgements(300);
+      await load.stop();
+      await node.finish(second);
+      await copyDirectory(backup, path.join(node.dataDir, 'journal'));
+      const third = await node.start();
+      assert.match(third.output, /"beyondEnd":\{"checkpoint":\d+,"journalEnd":\d+\}/);
+      await node.load().acknowledgements(300);
+      third.kill('SIGKILL');
+      await third.ended;
+      await node.finish(await node.start());
+    });
+  },
+);
+
+const BACK_UP = `
+  begin isolation level repeatable read;
+  create table checkpoints_then as table journal_checkpoints;
+  create table counters_then as table counters;
+  create table tokens_then as table idempotency_keys;
+  commit`;
+/** What a backup put back, or a standby that had not received the last commits, makes of the database. */
+const GO_BACK = `
+  begin;
+  lock table journal_checkpoints in exclusive mode;
+  delete from journal_checkpoints; insert into journal_checkpoints table checkpoints_then;
+  delete from counters; insert into counters table counters_then;
+  delete from idempotency_keys; insert into idempotency_keys table tokens_then;
+  commit`;
+
+/** Small segments that go as soon as they are committed. */
+const quickPruning = {
+  FLUSH_INTERVAL_MS: '30',
+  JOURNAL_KEEP_SECONDS: '0',
+  MAX_BODY_BYTES: '1024',
+  JOURNAL_MAX_BYTES: '262144',
+};
+
+test(
+  'an older database under a pruned journal refuses to start until an operator accepts the loss',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withNode('restored database', quickPruning, async ({ node, databaseUrl }) => {
+      const load = node.load();
+      const first = await node.start();
+      await load.acknowledgements(50);
+      await runStatements(databaseUrl, BACK_UP);
+      const oldest = await segmentsOf(node.dataDir);
+      await eventually('every segment of that time is gone', async () => {
+        const now = new Set(await segmentsOf(node.dataDir));
+        return oldest.every((segment) => !now.has(segment));
+      });
+      await load.stop();
+      await node.finish(first);
+      await runStatements(databaseUrl, GO_BACK);
+      for (let starts = 0; starts < 2; starts += 1) {
+        const refused = await node.spawn();
+        const { code } = await refused.ended;
+        assert.ok(code !== null && code > 0, refused.output);
+        assert.match(refused.output, /no longer holds LSN .*was the database restored\? `npm run journal -- accept`/);
+        assert.equal(refused.output.includes('"msg":"Ready"'), false);
+      }
+      const accepted = await acceptAll(node);
+      assert.ok(accepted > 0);
+      const server = await node.start();
+      await node.load().acknowledgements(50);
+      await node.flush();
+      assert.deepEqual(await server.stop().then(({ code }) => code), 0, server.output);
+    });
+  },
+);
+
+/** Accepts what each refused start names, until none does; returns how many. */
+async function acceptAll(node: CountedNode): Promise<number> {
+  for (let accepted = 0; ; accepted += 1) {
+    const server = await node.spawn();
+    await Promise.race([server.ended, server.waitFor('"msg":"Ready"').catch(() => undefined)]);
+    const gap = /but (\S+) no longer holds LSN ([0-9 ,to]+?):/.exec(server.output);
+    if (server.isRunning) server.kill('SIGKILL');
+    await server.ended;
+    if (gap === null) return accepted;
+    const [, directory = '', list = ''] = gap;
+    const ranges = list.split(', ').map((range) => {
+      const [from = '', to = ''] = range.split(' to ');
+      return { from: Number(from), to: Number(to) };
+    });
+    acceptGaps(nodeDisk, directory, ranges, Date.now());
+  }
+}
+
+for (const how of ['while the server runs', 'between two lives of the server'] as const) {
+  test(`commits that a failover takes back, ${how}, are made again from the journal`, { timeout: 90_000 }, async () => {
+    const env = { FLUSH_INTERVAL_MS: '50', JOURNAL_KEEP_SECONDS: '600' };
+    await withNode('failover', env, async ({ node, databaseUrl }) => {
+      const load = node.load();
+      let server = await node.start();
+      await load.acknowledgements(200);
+      await runStatements(databaseUrl, BACK_UP);
+      await load.acknowledgements(500);
+      if (how === 'while the server runs') {
+        await runStatements(databaseUrl, GO_BACK);
+      } else {
+        server.kill('SIGKILL');
+        await server.ended;
+        await runStatements(databaseUrl, GO_BACK);
+        server = await node.start();
+      }
+      // A read between the two states of the database sees the older one.
+      load.wrongAnswers.length = 0;
+      await load.acknowledgements(200);
+      await node.finish(server);
+    });
+  });
+}
+
+test(
+  'a failover that takes back what the journal no longer holds stops the server with the range',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    await withNode('gap', quickPruning, async ({ node, databaseUrl }) => {
+      const load = node.load();
+      const server = await node.start();
+      await load.acknowledgements(50);
+      await runStatements(databaseUrl, BACK_UP);
+      const oldest = await segmentsOf(node.dataDir);
+      await eventually('every segment of that time is gone', async () => {
+        const now = new Set(await segmentsOf(node.dataDir));
+        return oldest.every((segment) => !now.has(segment));
+      });
+      await runStatements(databaseUrl, GO_BACK);
+      const { code } = await server.ended;
+      assert.ok(code !== null && code > 0, server.output);
+      assert.match(server.output, /The database has this stream up to LSN \d+, but \S+ no longer holds LSN \d+ to \d+/);
+    });
+  },
+);
+
+test(
+  'another database under DATABASE_URL refuses to start in one sentence, and the right one goes on',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    const other = await createTestDatabase();
+    try {
+      await withNode('other database', { FLUSH_INTERVAL_MS: NEVER_MS }, async ({ node }) => {
+        const load = node.load();
+        const first = await node.start();
+        await load.acknowledgements(100);
+        first.kill('SIGKILL');
+        await first.ended;
+        const refused = await node.spawn({ DATABASE_URL: other.url });
+        const { code } = await refused.ended;
+        assert.ok(code !== null && code > 0, refused.output);
+        assert.match(refused.output, /summing-counters: .*belongs to the database \S+, but the database in use is \S+/);
+        const connection = await connectTo(other.url);
+        const rows = await connection.query({ text: 'select 1 from counters' });
+        await connection.close();
+        assert.deepEqual(rows, []);
+        const server = await node.start();
+        await load.acknowledgements(50);
+        await node.finish(server);
+      });
+    } finally {
+      await other.drop();
+    }
+  },
+);
