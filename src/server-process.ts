@@ -180,14 +180,16 @@ export class ServerProcess {
   }
 
   #makeFrontEnd(uws: ReturnType<typeof loadUws>['uws']): FrontEnd {
-    const { host, port, bodyBytesMax, keyBytesMax, tls, authTokens } = this.#config;
+    const { host, port, bodyBytesMax, keyBytesMax, pendingBytesMax, tls, authTokens } = this.#config;
+    // At least five bodies, by the relation between the limits.
+    const gatheredBytesMax = Math.floor(pendingBytesMax / 4);
     const hasTokens = authTokens.length > 0;
     return new FrontEnd({
       uws,
       host,
       port,
       tls,
-      limits: { bodyBytesMax, keyBytesMax },
+      limits: { bodyBytesMax, keyBytesMax, gatheredBytesMax },
       access: AccessControl.of(authTokens),
       openApiText: openApiText({ bodyBytesMax, keyBytesMax, hasTokens }),
       receiver: this.#router,

@@ -7,6 +7,7 @@
 import type { HttpRequest, HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../errors.js';
 import type { IncrementReceiver, PairColumns, PendingReply } from '../increment.js';
+import { BodyMemory, GatheredBody } from './gathered-body.js';
 import { isToken, TOKEN_RULE } from './idempotency-token.js';
 import { IncrementBodyScanner, isNdjson } from './increment-body.js';
 import { problemReply, replyOfError, writeReply } from './reply.js';
@@ -15,7 +16,8 @@ import { problemReply, replyOfError, writeReply } from './reply.js';
 const DISCARD_FACTOR = 8;
 
 const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
-  overloaded: 'Pending keys or bytes, journal room or the in-flight window are exhausted. Nothing was counted.',
+  overloaded:
+    'Pending keys or bytes, journal room, memory for bodies or the in-flight window are exhausted. Nothing was counted.',
   starting: 'The server is recovering. Nothing was counted.',
   draining: 'The server is shutting down. Nothing was counted.',
   'journal-unavailable': 'The journal refused the request. Nothing was counted.',
@@ -27,6 +29,8 @@ const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
 export interface IncrementLimits {
   readonly bodyBytesMax: number;
   readonly keyBytesMax: number;
+  /** Of all bodies together that have come in part. */
+  readonly gatheredBytesMax: number;
 }
 
 let corked: HttpResponse;
@@ -45,6 +49,7 @@ export class IncrementRoute {
   readonly #receiver: IncrementReceiver;
   readonly #scanner: IncrementBodyScanner;
   readonly #bodyBytesMax: number;
+  readonly #bodyMemory: BodyMemory;
   /** Why increments are refused before their body is read; undefined while they are taken. */
   gate: ErrorCode | undefined = 'starting';
   /** Requests whose body is being read or whose outcome is awaited. */
@@ -56,12 +61,15 @@ export class IncrementRoute {
     this.#receiver = receiver;
     this.#scanner = new IncrementBodyScanner({ keyBytesMax: limits.keyBytesMax });
     this.#bodyBytesMax = limits.bodyBytesMax;
+    this.#bodyMemory = new BodyMemory(limits.gatheredBytesMax);
   }
 
   /** Refuses the requests whose body has come in part: it may be long until the rest does. */
   refuseUnread(code: ErrorCode): void {
-    for (const reply of this.#unread) reply.settle(code);
-    this.#unread.clear();
+    for (const reply of this.#unread) {
+      reply.settle(code);
+      this.#forgetBody(reply);
+    }
   }
 
   /** Handles a request; `req` is valid only during the call. */
@@ -72,7 +80,7 @@ export class IncrementRoute {
     const reply = new IncrementReply(res, this, isNdjson(req.getHeader('content-type')), token);
     res.onAborted(() => {
       reply.abort();
-      if (reply.body !== undefined) this.#unread.delete(reply);
+      this.#forgetBody(reply);
     });
     res.onData((chunk, isLast) => {
       if (isLast && reply.body === undefined) this.#take(new Uint8Array(chunk), reply);
@@ -117,20 +125,29 @@ export class IncrementRoute {
   /** Collects a body that comes in pieces; uWebSockets.js discards what follows an early answer. */
   #gather(chunk: ArrayBuffer, isLast: boolean, reply: IncrementReply): void {
     if (reply.isOver) return;
-    const body = reply.body ?? new GatheredBody();
+    const body = reply.body ?? new GatheredBody(this.#bodyMemory);
     reply.body = body;
     this.#unread.add(reply);
     if (body.length + chunk.byteLength > this.#bodyBytesMax) {
       const { res } = reply;
-      this.#unread.delete(reply);
       reply.finish();
+      this.#forgetBody(reply);
       this.#refuseTooLarge(res, false);
-      return;
+    } else if (!body.append(new Uint8Array(chunk))) {
+      reply.settle('overloaded');
+      this.#forgetBody(reply);
+    } else if (isLast) {
+      this.#take(body.bytes, reply);
+      this.#forgetBody(reply);
     }
-    body.append(new Uint8Array(chunk));
-    if (!isLast) return;
+  }
+
+  /** What is needed of a body is copied before this, or not needed any more. */
+  #forgetBody(reply: IncrementReply): void {
+    if (reply.body === undefined) return;
     this.#unread.delete(reply);
-    this.#take(body.bytes, reply);
+    reply.body.release();
+    reply.body = undefined;
   }
 
   #submit(pairs: PairColumns, reply: IncrementReply): ErrorCode | undefined {
@@ -213,30 +230,6 @@ class IncrementReply implements PendingReply {
     this.#state = 'over';
     this.#route.inFlight -= 1;
     return true;
-  }
-}
-
-/** A body gathered from pieces, in a buffer that doubles. */
-class GatheredBody {
-  #bytes = new Uint8Array(16 * 1024);
-  #length = 0;
-
-  get length(): number {
-    return this.#length;
-  }
-
-  get bytes(): Uint8Array {
-    return this.#bytes.subarray(0, this.#length);
-  }
-
-  append(chunk: Uint8Array): void {
-    if (this.#length + chunk.length > this.#bytes.length) {
-      const larger = new Uint8Array(Math.max(2 * this.#bytes.length, this.#length + chunk.length));
-      larger.set(this.bytes);
-      this.#bytes = larger;
-    }
-    this.#bytes.set(chunk, this.#length);
-    this.#length += chunk.length;
   }
 }
 
