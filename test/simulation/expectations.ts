@@ -200,7 +200,9 @@ export class Expectations {
     for (const key of keys) {
       const counter = this.counters.get(key);
       if (counter === undefined) throw new Violation(`${where}: ${key} was never sent`);
-      const fates = counter.fates.map((fate, digit) => (elsewhere?.has(`${key}[${digit}]`) === true ? 'unknown' : fate));
+      const fates = counter.fates.map((fate, digit) =>
+        elsewhere?.has(`${key}[${digit}]`) === true ? 'unknown' : fate,
+      );
       counter.check(sumOf(key), where, complete ? fates : undefined);
     }
   }

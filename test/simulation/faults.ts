@@ -27,7 +27,16 @@ const KINDS = [
 /** A kind of fault; `poison` is a matter of keys. */
 export type FaultKind = (typeof KINDS)[number];
 
-const DISK_CALLS: readonly DiskCall[] = ['create', 'write', 'rename', 'syncDirectory', 'open', 'read', 'remove', 'list'];
+const DISK_CALLS: readonly DiskCall[] = [
+  'create',
+  'write',
+  'rename',
+  'syncDirectory',
+  'open',
+  'read',
+  'remove',
+  'list',
+];
 
 /** The faults of one history. */
 export class Faults {
@@ -81,7 +90,8 @@ export class Faults {
         if (node !== undefined) node.diskFault = { calls: ['sync'], code: 'EIO' };
         break;
       case 'disk-error':
-        if (node !== undefined) node.diskFault = { calls: [random.pick(DISK_CALLS)], code: random.pick(['EIO', 'ENOSPC']) };
+        if (node !== undefined)
+          node.diskFault = { calls: [random.pick(DISK_CALLS)], code: random.pick(['EIO', 'ENOSPC']) };
         break;
       case 'disk-full':
         storage.full = true;

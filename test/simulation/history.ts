@@ -114,7 +114,14 @@ class History {
     this.#nodes += 1;
     const world = this.#world;
     this.#lookAtTime();
-    const node = new SimulatedNode(world, this.#storage, this.#settings, shards, this.#nodeId, `process ${this.#nodes}`);
+    const node = new SimulatedNode(
+      world,
+      this.#storage,
+      this.#settings,
+      shards,
+      this.#nodeId,
+      `process ${this.#nodes}`,
+    );
     world.note(() => `${node.name} starts with ${shards} shards`);
     this.#node = node;
     void node.start();
@@ -243,14 +250,17 @@ class History {
     const counter = this.#counter();
     if (counter.key.startsWith(POISON_PREFIX)) return;
     const before = [...counter.fates];
-    node.read(counter.bytes).then((sum) => {
-      const now = counter.fates;
-      // What a loss of power has put at risk meanwhile is not missed.
-      const known = before.map((fate, digit): Fate => (now[digit] === 'unknown' ? 'unknown' : fate));
-      if (node.end !== undefined) return;
-      const isExact = !this.#world.circumstances.copied && this.#faults.failedOverTo === undefined;
-      counter.check(sum ?? 0, 'a read', isExact ? known : undefined, true);
-    }).catch((error: unknown) => this.#expectRefusal(error));
+    node
+      .read(counter.bytes)
+      .then((sum) => {
+        const now = counter.fates;
+        // What a loss of power has put at risk meanwhile is not missed.
+        const known = before.map((fate, digit): Fate => (now[digit] === 'unknown' ? 'unknown' : fate));
+        if (node.end !== undefined) return;
+        const isExact = !this.#world.circumstances.copied && this.#faults.failedOverTo === undefined;
+        counter.check(sum ?? 0, 'a read', isExact ? known : undefined, true);
+      })
+      .catch((error: unknown) => this.#expectRefusal(error));
   }
 
   async #endLife(node: SimulatedNode): Promise<void> {
@@ -294,7 +304,10 @@ class History {
     this.#lookAtTime();
     const { circumstances, expectations } = this.#world;
     if (node.end === 'foreign' && !circumstances.copied) throw new Violation(`${node.name} met a foreign owner`);
-    if (node.reason instanceof JournalError && ['journal-gap', 'journal-corrupt', 'journal-format', 'journal-foreign'].includes(node.reason.code)) {
+    if (
+      node.reason instanceof JournalError &&
+      ['journal-gap', 'journal-corrupt', 'journal-format', 'journal-foreign'].includes(node.reason.code)
+    ) {
       const { tooLate, copied } = circumstances;
       if (node.reason.code !== 'journal-gap' || !(tooLate || copied)) throw node.reason;
     }

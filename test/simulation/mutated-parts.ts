@@ -1,6 +1,12 @@
 /** The product's parts with one of `mutations.ts` between them and the shard; without one they are as they are. */
 import type { FlushAttempt } from '#product/shard-worker/flusher.js';
-import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJournal } from '#product/shard-worker/journal/journal.js';
+import type {
+  Journal,
+  JournalRecord,
+  JournalStreams,
+  RecordBytes,
+  RecoverableJournal,
+} from '#product/shard-worker/journal/journal.js';
 import type { ShardDatabase } from '#product/shard-worker/shard.js';
 import type { Mutations } from './mutations.js';
 

@@ -58,7 +58,8 @@ export interface DatabaseMutations {
 export const POISON_PREFIX = 'poison';
 
 type Row = Record<string, unknown>;
-type Step = { readonly rows: Row[]; readonly change?: () => FlushEffect | undefined } | { readonly refusal: pg.DatabaseError };
+type Step =
+  { readonly rows: Row[]; readonly change?: () => FlushEffect | undefined } | { readonly refusal: pg.DatabaseError };
 
 /** The server. */
 export class PostgresModel {
@@ -83,7 +84,13 @@ export class PostgresModel {
   /** Multiplies the time that statements take. */
   slowness = 1;
 
-  constructor(scheduler: Scheduler, random: Mulberry32, watch: DatabaseWatch, mutations: DatabaseMutations, id: string) {
+  constructor(
+    scheduler: Scheduler,
+    random: Mulberry32,
+    watch: DatabaseWatch,
+    mutations: DatabaseMutations,
+    id: string,
+  ) {
     this.#scheduler = scheduler;
     this.#random = random;
     this.#watch = watch;
@@ -134,7 +141,12 @@ export class PostgresModel {
   }
 
   /** Takes a statement from a session; settles `execution`. */
-  submit(session: SimulatedSession, statement: Statement, resolve: (rows: Row[]) => void, reject: (error: Error) => void): void {
+  submit(
+    session: SimulatedSession,
+    statement: Statement,
+    resolve: (rows: Row[]) => void,
+    reject: (error: Error) => void,
+  ): void {
     const values = statement.values ?? [];
     const execution = this.#decode(session, statement.text, values, resolve, reject);
     if (execution.flush !== undefined) this.#watch.sent(execution.flush.stream, execution.flush.to);
@@ -304,7 +316,13 @@ export class PostgresModel {
       for (const { key, amount } of setAside) add(rejected, key, amount);
       const unclaimed = flush.tokens.map(([token]) => token).filter((token) => !claimed.has(token));
       Object.assign(rows[0] as Row, { claimed: claimed.size, unclaimed: unclaimed.length === 0 ? null : unclaimed });
-      return { stream, epoch, from, to, sums: [...added, ...setAside].map(({ key, amount }) => [key, amount] as const) };
+      return {
+        stream,
+        epoch,
+        from,
+        to,
+        sums: [...added, ...setAside].map(({ key, amount }) => [key, amount] as const),
+      };
     };
     const change = (rows: Row[]): FlushEffect | undefined => {
       const row = this.tables.checkpoints.get(stream);

@@ -179,8 +179,7 @@ export class ShardThread {
   #watchAnswer(answer: BatchAnswer): void {
     const isRefused = typeof answer === 'object' && 'refused' in answer;
     const count = typeof answer === 'number' ? answer : isRefused ? answer.refused : 1;
-    const isKept =
-      typeof answer === 'number' || (!isRefused && answer.outcomes.includes(TOKENED_OUTCOME.journaled));
+    const isKept = typeof answer === 'number' || (!isRefused && answer.outcomes.includes(TOKENED_OUTCOME.journaled));
     for (const batch of this.#posted.splice(0, count)) {
       if (isKept && this.#own !== undefined) this.#world.acknowledged(this.#node.storage, this.#own, batch);
     }

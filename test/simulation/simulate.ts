@@ -78,7 +78,11 @@ async function main(): Promise<void> {
   if (workers <= 1) {
     await runShare({ from, seeds, step: 1 }, take);
   } else {
-    const shares = Array.from({ length: workers }, (_, index) => ({ from: from + index, seeds: seeds - index, step: workers }));
+    const shares = Array.from({ length: workers }, (_, index) => ({
+      from: from + index,
+      seeds: seeds - index,
+      step: workers,
+    }));
     await Promise.all(shares.map((share) => runWorker(share, take)));
   }
   const [first] = failed;

@@ -241,7 +241,7 @@ export class SimulatedNode {
   /** Lets a disk call fail where that is due. */
   disturb(call: DiskCall, path: string): void {
     const fault = this.diskFault;
-    if (fault === undefined || !fault.calls.includes(call)) return;
+    if (!fault?.calls.includes(call)) return;
     this.diskFault = undefined;
     if (call === 'sync') this.#world.circumstances.syncFailed = true;
     this.#world.note(() => `${this.name}: ${call} of ${path} fails with ${fault.code}`);
@@ -254,7 +254,8 @@ export class SimulatedNode {
       state === 'starting' || state === 'restarting' || thread?.isDying === true;
     if (this.life.isOver || this.#supervised.some(isBetween)) return;
     const balance = conservation(this.#gauges, this.shards);
-    if (balance.difference !== 0) throw new Violation(`${this.name}: increments do not add up: ${JSON.stringify(balance)}`);
+    if (balance.difference !== 0)
+      throw new Violation(`${this.name}: increments do not add up: ${JSON.stringify(balance)}`);
   }
 
   async #openDatabase(): Promise<string | undefined> {
@@ -381,7 +382,7 @@ export class SimulatedNode {
       const { scheduler, random } = this.#world;
       shard.lastAsked = Math.max(shard.lastAsked, scheduler.now + random.below(10) / 10);
       // One of the members of the union with its id is that union again.
-      scheduler.after(shard.lastAsked - scheduler.now, thread.life, () => thread.ask({ ...request, id } as ControlRequest));
+      scheduler.after(shard.lastAsked - scheduler.now, thread.life, () => thread.ask({ ...request, id }));
     });
   }
 
@@ -389,7 +390,12 @@ export class SimulatedNode {
   async #readCounter(
     key: Uint8Array,
     streams: readonly string[],
-  ): Promise<{ committed: Sum; exists: boolean; updatedAt: null; checkpoints: Map<string, { epoch: number; lsn: number }> }> {
+  ): Promise<{
+    committed: Sum;
+    exists: boolean;
+    updatedAt: null;
+    checkpoints: Map<string, { epoch: number; lsn: number }>;
+  }> {
     const { database, random } = this.#world;
     await this.#pause(random.below(20) / 10);
     if (database.network !== 'fine') throw new CounterError('database-unavailable', 'The database is away.');

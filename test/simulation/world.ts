@@ -112,7 +112,9 @@ export class World {
     const acceptedAt = readUint64(view, RECORD_OFFSET.acceptedAt);
     const row = this.database.tables.checkpoints.get(stream);
     if (!this.circumstances.copied && row !== undefined && lsn > row.lsn && acceptedAt < row.acceptedThroughMs) {
-      this.violate(new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`));
+      this.violate(
+        new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`),
+      );
     }
     this.#acknowledgedLsn.set(stream, lsn);
     if (storage.durableLsn(stream) >= lsn) return;
@@ -177,7 +179,9 @@ export class World {
     if (effect === undefined) return;
     const owner = this.database.tables.checkpoints.get(effect.stream)?.epoch;
     if (owner !== effect.epoch) {
-      this.violate(new Violation(`A flush of epoch ${effect.epoch} commits on ${effect.stream}, whose epoch is ${owner ?? 0}`));
+      this.violate(
+        new Violation(`A flush of epoch ${effect.epoch} commits on ${effect.stream}, whose epoch is ${owner ?? 0}`),
+      );
     }
     this.note(() => `database: ${effect.stream} ${effect.from} → ${effect.to}: ${effect.sums.map(String).join(' ')}`);
     this.expectations.check(
