@@ -72,9 +72,9 @@ export class CountedNode {
     return server;
   }
 
-  /** Starts a load, which goes on over restarts; each of a test's loads needs a name of its own. */
-  load(connections = 16, name = `w${this.#loads.length}-`): Load {
-    const load = new Load({ urls: [this.url], connections, ledger: this.ledger, readEvery: 40, name });
+  /** Starts a load, which goes on over restarts; each of a test's loads needs a name of its own. One request in `readEvery` is a read. */
+  load(connections = 16, name = `w${this.#loads.length}-`, readEvery = 40): Load {
+    const load = new Load({ urls: [this.url], connections, ledger: this.ledger, readEvery, name });
     this.#loads.push(load);
     return load;
   }
