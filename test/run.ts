@@ -17,7 +17,7 @@ const root = join(import.meta.dirname, '..', '..');
 const folders: readonly { readonly name: string; readonly fileSecondsMax: number; readonly concurrency: number }[] = [
   { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
   { name: 'integration', fileSecondsMax: 300, concurrency: 2 },
-  { name: 'fault', fileSecondsMax: 600, concurrency: 1 },
+  { name: 'fault', fileSecondsMax: 600, concurrency: 2 },
   { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
 ];
 

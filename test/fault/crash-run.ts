@@ -23,8 +23,9 @@ import { spawnServer, temporaryDirectory, type TestServer } from '../support/ser
 /** What to run. */
 export interface CrashRunOptions {
   readonly durationMs: number;
-  /** The run goes on for longer where the machine is so slow that there were fewer kills of the server; default 0. */
+  /** The run goes on for longer where the machine is so slow that there were fewer kills than this; default 0. */
   readonly serverKillsLeast?: number;
+  readonly databaseKillsLeast?: number;
   readonly random: Random;
   /** Shards of every life; random from 1 to 4 where it is not given. */
   readonly shards?: number;
@@ -150,7 +151,9 @@ class CrashRun {
   }
 
   #endWhenEnough(): void {
-    if (this.#timeIsUp && this.#serverKills >= (this.#options.serverKillsLeast ?? 0)) this.#end.abort();
+    const { serverKillsLeast = 0, databaseKillsLeast = 0 } = this.#options;
+    const isEnough = this.#serverKills >= serverKillsLeast && this.#databaseKills >= databaseKillsLeast;
+    if (this.#timeIsUp && isEnough) this.#end.abort();
   }
 
   /** One node's lives, until the run is over; the last one goes on. */
@@ -216,10 +219,15 @@ class CrashRun {
     while (!end.aborted) {
       await pause(1_500 + this.#random.integer(4_000), end);
       if (end.aborted) return;
-      const postmaster = this.#postmaster();
-      if (postmaster === undefined) continue;
+      let postmaster = this.#postmaster();
+      while (postmaster === undefined && !end.aborted) {
+        await pause(50, end);
+        postmaster = this.#postmaster();
+      }
+      if (postmaster === undefined) return;
       const killed = this.#random.integer(3) > 0 ? killPostgres(postmaster) : killOneProcess(postmaster, this.#random);
       if (killed) this.#databaseKills += 1;
+      this.#endWhenEnough();
     }
   }
 
