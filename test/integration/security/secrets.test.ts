@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { eventually } from '../../support/eventually.js';
+import { increment, send, type RequestOptions } from '../../support/http.js';
+import { OutagePostgres } from '../../support/outage-postgres.js';
+import { spawnServer, startServer } from '../../support/server.js';
+
+const TOKENS = ['secret-writer-1f3870be', 'secret-reader-274b2a01', 'secret-admin-8dd5a1c4'] as const;
+const AUTH_TOKENS = `write:${TOKENS[0]} read:${TOKENS[1]} admin:${TOKENS[2]}`;
+const WRONG_TOKEN = 'secret-guess-9b74c989';
+const WRONG_PASSWORD = 'secret-password-c9f0f895';
+
+function assertNone(text: string, secrets: readonly string[]): void {
+  for (const secret of secrets) assert.ok(!text.includes(secret), `found in:\n${text}`);
+}
+
+describe('secrets', () => {
+  test('neither tokens nor passwords are in what a server says, through an outage, bad requests and the stop', async () => {
+    const postgres = await OutagePostgres.prepare();
+    await postgres.start();
+    const password = new URL(postgres.url).password;
+    assert.ok(password.length >= 16);
+    const env = { DATABASE_URL: postgres.url, AUTH_TOKENS, SHARDS: '1', LOG_LEVEL: 'trace', FLUSH_INTERVAL_MS: '50' };
+    const server = await startServer({ env });
+    const said: string[] = [];
+    const ask = async (path: string, token: string, options: RequestOptions = {}): Promise<number> => {
+      const answer = await send(server.url, path, { ...options, headers: { authorization: `Bearer ${token}` } });
+      said.push(JSON.stringify(answer.headers), answer.body);
+      return answer.status;
+    };
+    try {
+      const post = { method: 'POST' };
+      assert.equal(await ask('/increment', TOKENS[0], { ...post, body: '{"a":1}' }), 202);
+      assert.equal(await ask('/increment', TOKENS[0], { ...post, body: '{"a":' }), 400);
+      assert.equal(await ask('/increment', TOKENS[1], { ...post, body: '{"a":1}' }), 403);
+      assert.equal(await ask('/increment', WRONG_TOKEN, { ...post, body: '{"a":1}' }), 401);
+      for (const path of ['/', '/metrics', '/openapi.json', '/counters', '/nothing', '/readyz'])
+        await ask(path, TOKENS[2]);
+      await postgres.stop('crash');
+      assert.equal(await ask('/increment', TOKENS[0], { ...post, body: '{"a":1}' }), 202);
+      await server.waitFor('The database is away');
+      assert.equal(await ask('/flush', TOKENS[2], post), 503);
+      assert.equal(await ask('/counters/a', TOKENS[1]), 503);
+      await postgres.start();
+      await eventually('the database is back', async () => (await ask('/flush', TOKENS[2], post)) === 200);
+      assert.deepEqual(await server.stop(), { code: 0, signal: null });
+    } finally {
+      await server.dispose();
+      await postgres.dispose();
+    }
+    assert.match(server.output, /"level":"debug"|"level":"info"/);
+    assertNone([server.output, ...said].join('\n'), [...TOKENS, WRONG_TOKEN, password]);
+  });
+
+  test('a wrong password ends the start with 78 and is in no message, nor is one in a URL that cannot be read', async () => {
+    const postgres = await OutagePostgres.prepare();
+    await postgres.start();
+    const wrong = new URL(postgres.url);
+    wrong.password = WRONG_PASSWORD;
+    try {
+      const urls = [
+        wrong.href,
+        `postgres://user:${WRONG_PASSWORD}@host:notaport/db`,
+        `mysql://user:${WRONG_PASSWORD}@host/db`,
+      ];
+      for (const url of urls) {
+        const server = await spawnServer({ env: { DATABASE_URL: url, SHARDS: '1', LOG_LEVEL: 'trace' } });
+        try {
+          assert.deepEqual(await server.ended, { code: 78, signal: null }, server.output);
+          assertNone(server.output, [WRONG_PASSWORD]);
+        } finally {
+          await server.dispose();
+        }
+      }
+    } finally {
+      await postgres.dispose();
+    }
+  });
+
+  test('tokens that are not well formed end the start with 78, named by their place alone', async () => {
+    for (const [text, place] of [
+      [`write:${TOKENS[0]} owner:${TOKENS[1]}`, /entry 2/],
+      [TOKENS[0], /entry 1/],
+      [`write:${TOKENS[0]}"`, /entry 1/],
+    ] as const) {
+      const server = await spawnServer({ env: { AUTH_TOKENS: text } });
+      try {
+        assert.deepEqual(await server.ended, { code: 78, signal: null });
+        assert.match(server.output, place);
+        assertNone(server.output, TOKENS);
+      } finally {
+        await server.dispose();
+      }
+    }
+  });
+
+  test('an embedded database has a password that the log does not show', async () => {
+    const server = await startServer({ env: { LOG_LEVEL: 'trace', SHARDS: '1' } });
+    try {
+      assert.equal((await increment(server.url, { a: 1 })).status, 202);
+      await server.stop();
+      assert.doesNotMatch(server.output, /postgres(ql)?:\/\/[^/\s"]*:[^*/\s"][^/\s"]*@/);
+      assert.doesNotMatch(server.output, /password["']?\s*[:=]/i);
+    } finally {
+      await server.dispose();
+    }
+  });
+});
