@@ -115,10 +115,11 @@ function responsesOf(operation: ApiOperation): Json {
     ...(operation.body === undefined ? {} : { headers: { 'Idempotency-Replayed': REPLAYED } }),
     content: contentOf(content),
   };
-  const problems = Array.from(errorsByStatus(operation), ([problem, codes]) => [problem, problemOf(problem, codes)]);
+  const problems: Record<string, Json> = {};
+  for (const [problem, codes] of errorsByStatus(operation)) problems[problem] = problemOf(problem, codes);
   return {
     [status]: success,
-    ...Object.fromEntries(problems),
+    ...problems,
     default: { description: 'An error of the server, or one of HTTP itself.', content: problemContent(PROBLEM) },
   };
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { AttackConnection, GoodClient, openConnections, residentMib } from '../../support/attack.js';
+import type { AttackConnection } from '../../support/attack.js';
+import { GoodClient, openConnections, residentMib } from '../../support/attack.js';
 import { sumOf } from '../../support/counters.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, send } from '../../support/http.js';
