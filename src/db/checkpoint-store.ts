@@ -116,11 +116,13 @@ export class CheckpointStore {
 
   /** Adds the sums and moves the checkpoint, both or neither. */
   async flush(request: FlushRequest): Promise<FlushResult> {
-    const seconds = flushSeconds(request);
     const statement = flushStatement(request);
-    if (seconds > USUAL_FLUSH_SECONDS) await this.#run({ text: sql.SET_PATIENCE, values: [`${seconds}s`] });
-    const [row] = await this.#run<FlushRow>({ ...statement, timeoutMs: 1000 * (seconds + REPLY_SECONDS) });
-    if (seconds > USUAL_FLUSH_SECONDS) this.#restorePatience();
+    const seconds = flushSeconds(request);
+    const isLarge = seconds > USUAL_FLUSH_SECONDS;
+    if (isLarge) await this.#run({ text: sql.SET_PATIENCE, values: [`${seconds}s`] });
+    const timeout = isLarge ? { timeoutMs: 1000 * (seconds + REPLY_SECONDS) } : {};
+    const [row] = await this.#run<FlushRow>({ ...statement, ...timeout });
+    if (isLarge) this.#restorePatience();
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
     return { fenced: row.fenced, claimed: row.claimed, keys: row.keys, unclaimed: row.unclaimed ?? [] };
   }

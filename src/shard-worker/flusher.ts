@@ -231,8 +231,13 @@ export class Flusher {
           this.#events.fenced(attempt.row ?? (await this.#ownerOf(this.#ledger.stream)));
           return false;
         case 'poison':
-          poisoned = true;
-          continue;
+          if (!poisoned) {
+            poisoned = true;
+            continue;
+          }
+          // It was not found, or has changed meanwhile; the next attempt looks again.
+          this.#setAvailable(false, attempt.error);
+          break;
         case 'refused':
           // A lock or statement timeout is no outage; being refused again and again is as good as one.
           refusals += 1;

@@ -6,7 +6,7 @@ import type { CheckpointStore, FlushResult } from '../db/checkpoint-store.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../db/database-errors.js';
 import type { FlushRequest, RejectedIncrement } from '../db/flush-request.js';
 import { CounterError } from '../errors.js';
-import type { Lsn } from '../increment.js';
+import { addSums, type Lsn, type Sum } from '../increment.js';
 import type { CheckpointRow, FlushAttempt } from './flusher.js';
 import type { ShardDatabase } from './shard.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
@@ -26,9 +26,18 @@ interface PairOfRequest {
   readonly pair: TokenedPair;
 }
 
-/** A row that PostgreSQL refuses. */
-interface PoisonRow {
+/** One key of a range with everything that the range adds to it: a constraint may refuse only the whole. */
+interface FlushKey {
+  readonly bytes: Uint8Array;
+  sum: Sum;
+  /** Its entry among the plain sums, or -1. */
   readonly entry: number;
+  readonly pairs: PairOfRequest[];
+}
+
+/** A key that PostgreSQL refuses. */
+interface PoisonKey {
+  readonly key: FlushKey;
   readonly refusal: StatementRefusedError;
 }
 
@@ -70,34 +79,27 @@ export class PostgresShardDatabase implements ShardDatabase {
       attempt(async () => {
         // A stream that began while the database was away has no row yet; a flush never makes one.
         if (!this.#ensured.has(ledger.stream)) await orAway(() => this.#ensure(ledger.stream));
-        this.#encode(range.sums, 0, range.sums.size, new Set());
+        this.#encode(range.sums, new Set());
         const tokens = this.#encodeTokens(range.tokened, new Set());
         return this.#outcome(range, await this.#store.flush({ ...this.#request(ledger, range), ...tokens }), 0);
       }),
     );
   }
 
-  /** Halves the range until each row that PostgreSQL refuses is found; flushes the others and keeps these apart. */
+  /** Halves the range until each key that PostgreSQL refuses is found; flushes the others and keeps these apart. */
   flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt> {
     return this.#inTurn(() =>
       attempt(async () => {
         const { sums, tokened } = range;
-        const pairs = [...tokened.values()].flatMap((request) => request.pairs.map((pair) => ({ request, pair })));
-        const poison = await orAway(() =>
-          this.#findPoison((from, to) => this.#encode(sums, from, to, new Set()), 0, sums.size),
-        );
-        const poisonPairs = await orAway(() =>
-          this.#findPoison((from, to) => this.#encodePairs(pairs, from, to), 0, pairs.length),
-        );
-        const without = new Set(poisonPairs.map(({ entry }) => pairs[entry]?.pair));
-        this.#encode(sums, 0, sums.size, new Set(poison.map(({ entry }) => entry)));
-        const tokens = this.#encodeTokens(tokened, without);
-        const rejected = [
-          ...poison.map((row) => rejectedRow(sums, row)),
-          ...poisonPairs.map((row) => rejectedPair(pairs, row)),
-        ];
+        const keys = keysOf(range);
+        const poison = await orAway(() => this.#findPoison(keys, 0, keys.length));
+        const entries = new Set(poison.map(({ key }) => key.entry));
+        const pairs = new Set(poison.flatMap(({ key }) => key.pairs.map(({ pair }) => pair)));
+        this.#encode(sums, entries);
+        const tokens = this.#encodeTokens(tokened, pairs);
+        const rejected = poison.flatMap((row) => rejectedRows(sums, row));
         const result = await this.#store.flush({ ...this.#request(ledger, range), ...tokens, rejected });
-        const increments = poison.reduce((total, { entry }) => total + sums.entryIncrements(entry), 0);
+        const increments = [...entries].reduce((total, entry) => total + incrementsOf(sums, entry), 0);
         return this.#outcome(range, result, increments);
       }),
     );
@@ -145,19 +147,18 @@ export class PostgresShardDatabase implements ShardDatabase {
     return turn;
   }
 
-  /** Tries ever smaller parts of the `to - from` rows that `encode` puts into the encoder. */
-  async #findPoison(
-    encode: (from: number, to: number) => void,
-    from: number,
-    to: number,
-  ): Promise<readonly PoisonRow[]> {
+  /** Tries ever smaller parts of the keys. */
+  async #findPoison(keys: readonly FlushKey[], from: number, to: number): Promise<readonly PoisonKey[]> {
     if (from === to) return [];
-    encode(from, to);
-    const refusal = await this.#store.probe(this.#encoder.keys(), this.#encoder.amounts());
+    const encoder = this.#encoder;
+    encoder.reset();
+    for (const { bytes, sum } of keys.slice(from, to)) encoder.append(bytes, 0, bytes.length, sum);
+    const refusal = await this.#store.probe(encoder.keys(), encoder.amounts());
     if (refusal === undefined) return [];
-    if (to - from === 1) return [{ entry: from, refusal }];
+    // In range: from < to ≤ keys.length.
+    if (to - from === 1) return [{ key: keys[from] as FlushKey, refusal }];
     const middle = from + Math.floor((to - from) / 2);
-    return [...(await this.#findPoison(encode, from, middle)), ...(await this.#findPoison(encode, middle, to))];
+    return [...(await this.#findPoison(keys, from, middle)), ...(await this.#findPoison(keys, middle, to))];
   }
 
   /** What a flush came to; looks at tokens that were claimed before for other content. */
@@ -188,19 +189,14 @@ export class PostgresShardDatabase implements ShardDatabase {
     }
   }
 
-  #encode(sums: SummingMap, from: number, to: number, without: ReadonlySet<number>): void {
+  #encode(sums: SummingMap, without: ReadonlySet<number>): void {
     const encoder = this.#encoder;
     const { arena } = sums;
     encoder.reset();
-    for (let entry = from; entry < to; entry += 1) {
+    for (let entry = 0; entry < sums.size; entry += 1) {
       if (without.size > 0 && without.has(entry)) continue;
       encoder.append(arena, sums.keyStart(entry), sums.keyBytes(entry), sums.sum(entry));
     }
-  }
-
-  #encodePairs(pairs: readonly PairOfRequest[], from: number, to: number): void {
-    this.#encoder.reset();
-    for (const { pair } of pairs.slice(from, to)) this.#encoder.append(pair.key, 0, pair.key.length, pair.sum);
   }
 
   /** The parameters for requests with tokens, if there are any. */
@@ -229,26 +225,44 @@ export class PostgresShardDatabase implements ShardDatabase {
   }
 }
 
-function rejectedRow(sums: SummingMap, { entry, refusal }: PoisonRow): RejectedIncrement {
-  const start = sums.keyStart(entry);
-  return {
-    key: Buffer.from(sums.arena.subarray(start, start + sums.keyBytes(entry))),
-    amount: String(sums.sum(entry)),
-    reason: refusal.message,
-    sqlState: refusal.sqlState,
-  };
+function keysOf({ sums, tokened }: FrozenRange): readonly FlushKey[] {
+  const keys: FlushKey[] = [];
+  const byKey = new Map<string, FlushKey>();
+  for (let entry = 0; entry < sums.size; entry += 1) {
+    const start = sums.keyStart(entry);
+    const bytes = sums.arena.slice(start, start + sums.keyBytes(entry));
+    const key: FlushKey = { bytes, sum: sums.sum(entry), entry, pairs: [] };
+    keys.push(key);
+    if (tokened.size > 0) byKey.set(Buffer.from(bytes).toString('latin1'), key);
+  }
+  for (const request of tokened.values()) {
+    for (const pair of request.pairs) {
+      const name = Buffer.from(pair.key).toString('latin1');
+      const known = byKey.get(name);
+      if (known === undefined) {
+        const key: FlushKey = { bytes: pair.key, sum: pair.sum, entry: -1, pairs: [{ request, pair }] };
+        keys.push(key);
+        byKey.set(name, key);
+      } else {
+        known.sum = addSums(known.sum, pair.sum);
+        known.pairs.push({ request, pair });
+      }
+    }
+  }
+  return keys;
 }
 
-function rejectedPair(pairs: readonly PairOfRequest[], { entry, refusal }: PoisonRow): RejectedIncrement {
-  // The row was found among the pairs.
-  const { request, pair } = pairs[entry] as PairOfRequest;
-  return {
-    key: Buffer.from(pair.key),
-    amount: String(pair.sum),
-    reason: refusal.message,
-    sqlState: refusal.sqlState,
-    token: request.token,
-  };
+function incrementsOf(sums: SummingMap, entry: number): number {
+  return entry < 0 ? 0 : sums.entryIncrements(entry);
+}
+
+function rejectedRows(sums: SummingMap, { key, refusal }: PoisonKey): readonly RejectedIncrement[] {
+  const row = { key: Buffer.from(key.bytes), reason: refusal.message, sqlState: refusal.sqlState };
+  const plain = key.entry < 0 ? [] : [{ ...row, amount: String(sums.sum(key.entry)) }];
+  return [
+    ...plain,
+    ...key.pairs.map(({ request, pair }) => ({ ...row, amount: String(pair.sum), token: request.token })),
+  ];
 }
 
 /** For statements that can be repeated without harm: every failure of the database is "away, try again". */
