@@ -72,6 +72,9 @@ interface FlushRow {
   readonly unclaimed: readonly string[] | null;
 }
 
+/** How often the epoch is read anew because it was raised between reading and raising. */
+const RAISE_ATTEMPTS = 10;
+
 interface CheckpointRow {
   readonly epoch: string;
   readonly lsn: string;
@@ -104,9 +107,19 @@ export class CheckpointStore {
     await this.#run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
   }
 
-  /** Takes the stream over: whoever held it is fenced. Undefined where it has no row. */
+  /**
+   * Takes the stream over: whoever held it is fenced. Undefined where it has no row. Rejects with `database-unavailable`
+   * where others take it over all the time.
+   */
   async raiseEpoch(stream: string): Promise<Checkpoint | undefined> {
-    return checkpoint(await this.#run<CheckpointRow>({ text: sql.RAISE_EPOCH, values: [stream] }));
+    for (let attempt = 1; attempt <= RAISE_ATTEMPTS; attempt += 1) {
+      const before = await this.readBack(stream);
+      if (before === undefined) return undefined;
+      const values = [stream, before.epoch];
+      const raised = checkpoint(await this.#run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
+      if (raised !== undefined) return raised;
+    }
+    throw new CounterError('database-unavailable', `Others keep taking stream ${stream} over.`);
   }
 
   /** The row as it is once every flush that was under way has ended. Undefined where there is none. */

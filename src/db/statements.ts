@@ -47,11 +47,13 @@ values ($1, 0, 0, $2, $3, $4)
 on conflict (stream) do nothing`;
 
 /**
- * $1 stream. Fences whoever held the stream before, and waits for a flush of theirs that is still running.
+ * $1 stream, $2 the epoch that was read. Fences whoever held the stream before, and waits for a flush of theirs that is
+ * still running. It names the epoch because it may itself be the statement that arrives late, from a lost connection or a
+ * process that is gone: without the name it would fence the owner that came after it.
  */
 export const RAISE_EPOCH = `
 update journal_checkpoints set epoch = epoch + 1
-where stream = $1
+where stream = $1 and epoch = $2
 returning epoch::text, lsn::text, retired_at is not null as retired, accepted_through`;
 
 /**

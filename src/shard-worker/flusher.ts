@@ -63,8 +63,8 @@ export interface FlushTarget {
   /** As `flush`, for a range with rows that PostgreSQL refuses: finds them and sets them aside in the same transaction. */
   flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
   readBack(stream: string): Promise<CheckpointRow | undefined>;
-  /** Moves `accepted_through` of an idle stream. */
-  touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<void>;
+  /** Moves `accepted_through` of an idle stream. False: the row is not where this ledger left it. */
+  touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<boolean>;
 }
 
 /** What a committed flush came to, in increments where nothing else is said. */
@@ -191,7 +191,7 @@ export class Flusher {
       if (this.#ledger.isSettled) {
         this.#answerWaiters();
         if (this.#state === 'draining') break;
-        await this.#touchWhenIdle();
+        if (!(await this.#touchWhenIdle())) break;
         continue;
       }
       if (!(await this.#flushRange())) break;
@@ -287,15 +287,22 @@ export class Flusher {
     return Math.min(2 * backoffMs, BACKOFF_MAX_MS);
   }
 
-  async #touchWhenIdle(): Promise<void> {
+  /**
+   * False where the stream is not where this ledger left it: another owner has it, or the database went back in time. The
+   * journal may still reach back so far, but not for ever: an idle stream has to notice as well.
+   */
+  async #touchWhenIdle(): Promise<boolean> {
     const now = this.#clock.monotonic();
-    if (this.#available && now - this.#touchedAt < this.#options.touchIntervalMs) return;
+    if (this.#available && now - this.#touchedAt < this.#options.touchIntervalMs) return true;
     this.#touchedAt = now;
     try {
-      await this.#target.touch(this.#ledger, this.#options.acceptedThroughMs());
+      const isOurs = await this.#target.touch(this.#ledger, this.#options.acceptedThroughMs());
       this.#setAvailable(true);
+      if (!isOurs) this.#events.fenced(await this.#ownerOf(this.#ledger.stream));
+      return isOurs;
     } catch (error) {
       this.#setAvailable(false, error);
+      return true;
     }
   }
 

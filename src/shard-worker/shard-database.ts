@@ -109,23 +109,19 @@ export class PostgresShardDatabase implements ShardDatabase {
     return this.#inTurn(() => orAway(() => this.#store.readBack(stream)));
   }
 
-  async touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<void> {
+  async touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<boolean> {
     const { stream, epoch, checkpoint } = ledger;
-    await this.#inTurn(() =>
+    return this.#inTurn(() =>
       orAway(async () => {
-        if (this.#ensured.has(stream)) await this.#store.touch(stream, epoch, checkpoint, new Date(acceptedThroughMs));
-        else await this.#ensure(stream);
+        if (this.#ensured.has(stream)) return this.#store.touch(stream, epoch, checkpoint, new Date(acceptedThroughMs));
+        await this.#ensure(stream);
+        return true;
       }),
     );
   }
 
-  retire(stream: string, epoch: number, lsn: Lsn): Promise<void> {
-    return this.#inTurn(() =>
-      orAway(async () => {
-        await this.#store.retire(stream, epoch, lsn);
-        this.#ensured.delete(stream);
-      }),
-    );
+  retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean> {
+    return this.#inTurn(() => orAway(() => this.#store.retire(stream, epoch, lsn)));
   }
 
   async close(): Promise<void> {

@@ -35,8 +35,8 @@ export interface ShardDatabase extends FlushTarget {
   ensureStream(stream: string): Promise<void>;
   /** Makes the row unless it is there and raises its epoch. */
   claimStream(stream: string): Promise<CheckpointRow & { readonly retired: boolean }>;
-  /** Marks a finished stream; the row stays as a tombstone. */
-  retire(stream: string, epoch: number, lsn: Lsn): Promise<void>;
+  /** Marks a finished stream; the row stays as a tombstone. False: the row is not at (epoch, lsn). */
+  retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean>;
   close(): Promise<void>;
 }
 
@@ -73,6 +73,8 @@ export class Shard implements GroupTarget {
   #own: OwnedStream | undefined;
   readonly #leftOver = new Map<string, OwnedStream>();
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
+  /** Where left-over streams ended that were finished here. */
+  readonly #finished = new Map<string, CheckpointRow>();
   /** Streams of earlier runs that wait for the database to answer. */
   readonly #unread = new Set<string>();
   #recoveringLater: Promise<void> = Promise.resolve();
@@ -140,6 +142,11 @@ export class Shard implements GroupTarget {
 
   /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
   pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
+    for (const [stream, end] of this.#finished) {
+      // The snapshot is from before the last flush of a stream that is gone from here.
+      const view = seen.get(stream);
+      if (view === null || (view?.epoch === end.epoch && view.lsn !== end.lsn)) return 'again';
+    }
     const hash = hashKey(key, 0, key.length);
     let pending: Sum | null = null;
     for (const { ledger } of this.#streams()) {
@@ -340,8 +347,14 @@ export class Shard implements GroupTarget {
   /** A left-over stream that is committed to its end is marked in the database first, then removed from the journal. */
   async #retire({ journal, ledger, flusher }: OwnedStream): Promise<void> {
     if (!ledger.isSettled) return;
-    await this.#parts.database.retire(ledger.stream, ledger.epoch, ledger.checkpoint);
+    const { database } = this.#parts;
+    if (!(await database.retire(ledger.stream, ledger.epoch, ledger.checkpoint))) {
+      // The database went back in time, say: what the journal holds may be needed again.
+      this.#fenced(ledger, await database.readBack(ledger.stream));
+      return;
+    }
     this.#leftOver.delete(ledger.stream);
+    this.#finished.set(ledger.stream, { epoch: ledger.epoch, lsn: ledger.checkpoint });
     this.#announceStreams();
     await flusher.drain();
     await journal.close();

@@ -24,7 +24,7 @@ export interface HistoryResult {
   readonly steps: number;
   readonly requests: number;
   readonly acknowledged: number;
-  readonly violation: unknown;
+  readonly violation: Error | undefined;
 }
 
 /** Runs the history of `seed`; `trace` gets a line for what happens. */
@@ -73,7 +73,7 @@ class History {
     return { steps: this.#world.scheduler.steps, requests: this.#requests, acknowledged: this.#acknowledged };
   }
 
-  async run(): Promise<unknown> {
+  async run(): Promise<Error | undefined> {
     const { scheduler } = this.#world;
     try {
       this.#main().then(
@@ -92,7 +92,7 @@ class History {
       return undefined;
     } catch (error) {
       this.#world.note(() => `violation: ${String(error)}`);
-      return error;
+      return error instanceof Error ? error : new Violation(String(error));
     }
   }
 
@@ -166,7 +166,7 @@ class History {
   #checkAll(node: SimulatedNode): void {
     const { expectations, database, circumstances } = this.#world;
     const keys = [...expectations.counters.keys(), ...database.tables.counters.keys()];
-    const complete = !circumstances.tooLate;
+    const complete = !circumstances.tooLate && !circumstances.reclaimed;
     expectations.check(keys, (key) => this.#world.sumOf(key), `the end of ${node.name}`, complete, this.#held());
   }
 
@@ -343,6 +343,10 @@ class History {
     }
     await this.#terminate(node);
     this.#checkEnd(node);
+    if (node.end === 'foreign') {
+      this.#checkAll(node);
+      return;
+    }
     if (node.end !== 'drained') throw new Violation(`${node.name} could not be drained: it ${node.end ?? 'lives'}`);
     if (node.left.length > 0) throw new Violation(`${node.name} left ${JSON.stringify(node.left)}`);
     this.#checkAll(node);

@@ -46,6 +46,8 @@ export interface FlushEffect {
 export interface DatabaseWatch {
   sent(stream: string, toLsn: number): void;
   committed(effect: FlushEffect | undefined): void;
+  /** A stream was made or taken over in this data directory. */
+  claimed(stream: string, owner: object): void;
 }
 
 /** Bugs that a database side without our statements' care would have; to prove that the simulation finds them. */
@@ -99,13 +101,13 @@ export class PostgresModel {
   }
 
   /** Opens a session for a client's life. Rejects as the network does. */
-  async connect(life: Life): Promise<SimulatedSession> {
+  async connect(life: Life, owner: object): Promise<SimulatedSession> {
     const { network } = this;
     await this.#pause(network === 'silent' ? 2000 : 1 + this.#random.below(3), life);
     if (this.network !== 'fine' || network !== 'fine') {
       throw Object.assign(new Error('connect'), { code: network === 'silent' ? 'ETIMEDOUT' : 'ECONNREFUSED' });
     }
-    const session = new SimulatedSession(this, life);
+    const session = new SimulatedSession(this, life, owner);
     this.#sessions = this.#sessions.filter((other) => !other.lost && !other.clientIsGone);
     this.#sessions.push(session);
     return session;
@@ -253,17 +255,27 @@ export class PostgresModel {
       case sql.DATABASE_ID:
         return { ...common, locks: () => false, execute: () => ({ rows: [{ database_id: this.databaseId }] }) };
       case sql.ENSURE_CHECKPOINT:
-        return { ...common, locks: () => false, execute: () => ({ rows: [], change: () => this.#ensure(stream) }) };
+        return {
+          ...common,
+          locks: () => false,
+          execute: () => ({ rows: [], change: () => this.#ensure(stream, session) }),
+        };
       case sql.RAISE_EPOCH:
       case sql.READ_BACK: {
         const raise = text === sql.RAISE_EPOCH ? 1 : 0;
         const execute = (row: CheckpointRow | undefined): Step => {
-          if (row === undefined) return { rows: [] };
+          if (row === undefined || (raise === 1 && row.epoch !== epoch)) return { rows: [] };
           const raised = row.epoch + raise;
           const rows = [{ epoch: String(raised), lsn: String(row.lsn), retired: row.retired }];
-          return raise === 0 ? { rows } : { rows, change: () => set({ epoch: raised }) };
+          if (raise === 0) return { rows };
+          const change = (): undefined => {
+            this.#watch.claimed(stream, session.owner);
+            set({ epoch: raised });
+            return undefined;
+          };
+          return { rows, change };
         };
-        return { ...common, stream, locks: () => true, execute };
+        return { ...common, stream, locks: (row) => raise === 0 || row.epoch === epoch, execute };
       }
       case sql.TOUCH_CHECKPOINT:
       case sql.RETIRE_STREAM: {
@@ -342,8 +354,9 @@ export class PostgresModel {
     return { stream, flush: { stream, to }, locks: matches, execute };
   }
 
-  #ensure(stream: string): undefined {
+  #ensure(stream: string, session: SimulatedSession): undefined {
     if (this.tables.checkpoints.has(stream)) return;
+    this.#watch.claimed(stream, session.owner);
     this.tables.checkpoints.set(stream, { epoch: 0, lsn: 0, acceptedThroughMs: 0, retired: false });
   }
 
@@ -386,12 +399,15 @@ interface Execution {
 /** One connection, as `CheckpointStore` uses it. */
 export class SimulatedSession {
   readonly life: Life;
+  /** The data directory of the process. */
+  readonly owner: object;
   readonly #server: PostgresModel;
   #lost = false;
   #reject: ((error: Error) => void) | undefined;
 
-  constructor(server: PostgresModel, life: Life) {
+  constructor(server: PostgresModel, life: Life, owner: object) {
     this.#server = server;
+    this.owner = owner;
     this.life = life;
   }
 
@@ -421,7 +437,7 @@ export class SimulatedSession {
   }
 
   lose(): void {
-    if (this.#lost) return;
+    if (this.clientIsGone) return;
     this.#lost = true;
     this.#reject?.(Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET' }));
   }

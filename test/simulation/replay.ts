@@ -9,6 +9,6 @@ export async function replay(seed: number, whole = false): Promise<boolean> {
   const { violation } = await runHistory(seed, {}, trace);
   for (const line of whole ? trace : trace.slice(-TRACE_LINES)) console.log(line);
   if (violation === undefined) return true;
-  console.log(`SEED=${seed}: ${violation instanceof Error ? (violation.stack ?? violation.message) : 'a violation'}`);
+  console.log(`SEED=${seed}: ${violation.stack ?? violation.message}`);
   return false;
 }

@@ -37,7 +37,7 @@ async function runShare({ from, seeds, step }: Share, report: (report: Report) =
     totals.steps += result.steps;
     totals.requests += result.requests;
     totals.acknowledged += result.acknowledged;
-    if (result.violation !== undefined) flush(from + index, String(result.violation));
+    if (result.violation !== undefined) flush(from + index, result.violation.message);
     else if (totals.histories === REPORT_EVERY) flush();
   }
   flush();

@@ -29,7 +29,7 @@ test('random histories of crashes and faults count everything acknowledged once'
     ran += 1;
     if (violation !== undefined) {
       await replay(seed);
-      assert.fail(`SEED=${seed}: ${String(violation)}`);
+      assert.fail(`SEED=${seed}: ${violation.message}`);
     }
   }
   t.diagnostic(`SEED=${first}, ${ran} histories`);
@@ -58,7 +58,7 @@ for (const { name, mutations } of MUTATIONS) {
     for (let seed = 1; seed <= MUTATED_HISTORIES_MAX; seed += 1) {
       const { violation } = await runHistory(seed, mutations);
       if (violation === undefined) continue;
-      t.diagnostic(`SEED=${seed}: ${String(violation)}`);
+      t.diagnostic(`SEED=${seed}: ${violation.message}`);
       return;
     }
     assert.fail(`${MUTATED_HISTORIES_MAX} histories went well`);

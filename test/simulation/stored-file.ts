@@ -24,6 +24,8 @@ export class StoredFile {
   readonly #dirty = new Set<number>();
   /** Highest LSN written as a record, and what of that a sync has covered: watched, not believed from the journal. */
   writtenLsn = 0;
+  /** A sync failed: the system takes for clean what never was written, so that later ones prove nothing. */
+  #syncHasFailed = false;
   syncedLsn = 0;
   /** From the segment's header, once written: last LSN of the predecessor that counts. */
   predecessorLsn: number | undefined;
@@ -72,11 +74,12 @@ export class StoredFile {
     for (const page of this.#dirty) this.#durablePages[page] = this.#pages[page];
     this.#dirty.clear();
     this.#durableSize = this.size;
-    this.syncedLsn = this.writtenLsn;
+    if (!this.#syncHasFailed) this.syncedLsn = this.writtenLsn;
   }
 
   /** A sync that failed: something may have been written, and the system takes all of it for clean from now on. */
   syncFailed(random: Mulberry32): void {
+    this.#syncHasFailed = true;
     this.#persist('subset', random);
   }
 
@@ -90,7 +93,9 @@ export class StoredFile {
     const wasDirty = this.writtenLsn > this.syncedLsn;
     this.#pages = [...this.#durablePages];
     this.size = this.#durableSize;
+    this.#syncHasFailed = false;
     if (wasDirty) this.writtenLsn = this.#lastWholeRecord();
+    this.syncedLsn = this.writtenLsn;
   }
 
   #writePage(page: number, start: number, bytes: Uint8Array): void {

@@ -5,6 +5,7 @@ import { TokenArrayEncoder } from '#product/db/binary-array.js';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
+import { RAISE_EPOCH } from '#product/db/statements.js';
 import { CounterError } from '#product/errors.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { createMigratedDatabase, encodePairs, flushOf, newStream } from '../../support/flushes.js';
@@ -53,6 +54,14 @@ test('a flush with an epoch that was raised meanwhile does nothing', async () =>
   const late = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
   assert.deepEqual(await store.flush(late), { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
   assert.deepEqual(await sumsOf('late'), {});
+});
+
+test('a raise of the epoch that arrives late does not fence the owner that came after it', async () => {
+  const stream = await newStream(store);
+  const late = { text: RAISE_EPOCH, values: [stream, 1] };
+  assert.deepEqual(await store.raiseEpoch(stream), { epoch: 2, lsn: 0, retired: false });
+  assert.deepEqual(await observer.query(late), []);
+  assert.deepEqual(await store.readBack(stream), { epoch: 2, lsn: 0, retired: false });
 });
 
 test('a flush of a stream without a row does nothing, and neither raising nor reading makes one', async () => {
