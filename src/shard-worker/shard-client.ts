@@ -23,10 +23,10 @@ const BATCHES_IN_FLIGHT_MAX = 1;
  * A batch that follows another within this time waits for the time to pass, or for {@link BATCH_REQUESTS} requests: a
  * round trip is so short that without it a batch at load would hold two or three. A request at a quiet time does not wait.
  */
-const BATCH_INTERVAL_MS = 1;
+const BATCH_INTERVAL_MS = 2;
 
 /** Requests that make a batch worth its messages at once. */
-const BATCH_REQUESTS = 64;
+const BATCH_REQUESTS = 128;
 
 /** A shard's port as a front end uses it. */
 export interface AnswerPort {

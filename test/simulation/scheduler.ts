@@ -93,7 +93,7 @@ export class Scheduler {
           this.steps += 1;
           next.life.run(next.callback);
         } catch (error) {
-          reject(error);
+          reject(error instanceof Error ? error : new Error(String(error)));
           return;
         }
         // Microtasks run until there are none before the next tick does; a turn of the event loop costs far more.
