@@ -17,11 +17,12 @@ export interface Mutations extends DatabaseMutations {
   readonly freezeUnsynced?: boolean;
 }
 
-/** Each bug, with what finds it. */
-export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mutations }[] = [
+/** Each bug. `from`: the seed to begin with, where a bug takes some thousands of histories to show. */
+export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mutations; readonly from?: number }[] = [
   { name: 'acknowledging before the sync', mutations: { acknowledgeBeforeSync: true } },
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
+  { name: 'a raise of the epoch that does not say from which', mutations: { raiseAnyEpoch: true }, from: 3700 },
   { name: 'pruning before the commit is known', mutations: { pruneBeforeCommit: true } },
   { name: 'a recovery that ignores the checkpoint', mutations: { ignoreCheckpoint: true } },
   { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },

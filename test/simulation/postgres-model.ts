@@ -54,6 +54,8 @@ export interface DatabaseWatch {
 export interface DatabaseMutations {
   readonly ignoreEpoch?: boolean;
   readonly separateTransactions?: boolean;
+  /** A raise of the epoch takes any epoch for the one that was read. */
+  readonly raiseAnyEpoch?: boolean;
 }
 
 /** Keys with this prefix are refused by the server, as rows that are too large are. */
@@ -263,8 +265,10 @@ export class PostgresModel {
       case sql.RAISE_EPOCH:
       case sql.READ_BACK: {
         const raise = text === sql.RAISE_EPOCH ? 1 : 0;
+        const raises = (row: CheckpointRow): boolean =>
+          raise === 0 || this.mutations.raiseAnyEpoch === true || row.epoch === epoch;
         const execute = (row: CheckpointRow | undefined): Step => {
-          if (row === undefined || (raise === 1 && row.epoch !== epoch)) return { rows: [] };
+          if (row === undefined || !raises(row)) return { rows: [] };
           const raised = row.epoch + raise;
           const rows = [{ epoch: String(raised), lsn: String(row.lsn), retired: row.retired }];
           if (raise === 0) return { rows };
@@ -275,7 +279,7 @@ export class PostgresModel {
           };
           return { rows, change };
         };
-        return { ...common, stream, locks: (row) => raise === 0 || row.epoch === epoch, execute };
+        return { ...common, stream, locks: raises, execute };
       }
       case sql.TOUCH_CHECKPOINT:
       case sql.RETIRE_STREAM: {

@@ -16,7 +16,13 @@ const TIME_MAX_MS = 20_000;
 const MUTATED_HISTORIES_MAX = 3000;
 
 /** Seeds that have shown a bug, by what it was. */
-const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] = [];
+const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] = [
+  { seed: 170, what: 'a drain that said nothing of what it had not read' },
+  { seed: 542, what: 'a retired stream that went on' },
+  { seed: 716, what: 'recovered increments that a second start forgot' },
+  { seed: 23544, what: 'a journal removed although its tombstone matched no row' },
+  { seed: 36093, what: 'a read that missed the last flush of a finished stream' },
+];
 
 test('random histories of crashes and faults count everything acknowledged once', async (t) => {
   const asked = process.env['SEED'] !== undefined && process.env['SEED'] !== '';
@@ -53,9 +59,9 @@ test('a seed replays the same history, step by step', async () => {
   }
 });
 
-for (const { name, mutations } of MUTATIONS) {
+for (const { name, mutations, from = 1 } of MUTATIONS) {
   test(`the simulation finds ${name}`, async (t) => {
-    for (let seed = 1; seed <= MUTATED_HISTORIES_MAX; seed += 1) {
+    for (let seed = from; seed < from + MUTATED_HISTORIES_MAX; seed += 1) {
       const { violation } = await runHistory(seed, mutations);
       if (violation === undefined) continue;
       t.diagnostic(`SEED=${seed}: ${violation.message}`);
