@@ -140,5 +140,5 @@ export interface CounterOperations {
   list(query: CounterListQuery): Promise<CounterListPage>;
   /** Commits everything acknowledged before the call; resolves to the number of keys written. */
   flush(): Promise<number>;
-  readiness(): Readiness;
+  readiness(): Readiness | Promise<Readiness>;
 }

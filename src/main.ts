@@ -29,7 +29,7 @@ function run(): void {
     process.exit(code);
   });
   handleSignals(server, logger);
-  handleBugs(logger);
+  handleBugs(server, logger);
   server.start().catch((error: unknown) => {
     if (!(error instanceof StartError)) logger.error({ err: error }, 'The start failed');
     endWithProblems(error);
@@ -53,13 +53,13 @@ function handleSignals(server: ServerProcess, logger: Logger): void {
   process.on('SIGINT', handle);
 }
 
-function handleBugs(logger: Logger): void {
+function handleBugs(server: ServerProcess, logger: Logger): void {
   process.on('uncaughtException', (error) => {
     logger.error(
       { err: error },
       'A bug: an exception that nothing caught ends the process; the journal keeps what it has',
     );
-    process.exit(70);
+    server.end(70);
   });
 }
 

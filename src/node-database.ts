@@ -71,6 +71,11 @@ export class NodeDatabase {
     return this.#tokens?.room ?? 0;
   }
 
+  /** What this process may come to have claimed and pending of tokens; 0 before the database's address is known. */
+  get tokenCeiling(): number {
+    return this.#tokens?.ceiling ?? 0;
+  }
+
   /**
    * Starts the embedded database or reaches the given one, and migrates. With a journal that outlives the process a
    * database that is away is waited for in the background. Throws StartError where it refuses us.

@@ -11,22 +11,13 @@ import { CounterNode } from './counter-node.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
 import { NodeDatabase } from './node-database.js';
 import type { ErrorCode } from './errors.js';
-import { AccessControl, isLoopback } from './http/auth.js';
-import { FrontEnd } from './http/front-end.js';
-import { openApiText } from './http/openapi.js';
+import { FrontEnds } from './front-ends.js';
+import { isLoopback } from './http/auth.js';
 import { loadUws } from './http/uws.js';
 import type { Logger } from './logger.js';
 import { conservation } from './shard-worker/conservation.js';
 import { makeGauges, type PendingRange } from './shard-worker/messages.js';
-import { ShardClient } from './shard-worker/shard-client.js';
-import { ShardRouter } from './shard-worker/shard-router.js';
 import { ShardSupervisor } from './shard-worker/shard-supervisor.js';
-
-/** Bytes posted to one shard and not yet answered: the bound of what waits on its port. */
-const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
-const IN_FLIGHT_CHECK_MS = 5;
-/** How long a stop waits for bodies of which nothing has come. */
-const BODY_PATIENCE_MS = 1_000;
 
 /** The server as one process. */
 export class ServerProcess {
@@ -34,16 +25,13 @@ export class ServerProcess {
   readonly #logger: Logger;
   readonly #exit: (code: number) => void;
   readonly #gauges: SharedArrayBuffer;
-  readonly #clients: readonly ShardClient[];
-  readonly #router: ShardRouter;
   readonly #node: CounterNode;
   readonly #database: NodeDatabase;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #refusal: ErrorCode | undefined = 'starting';
   #directory: DataDirectory | undefined;
-  #frontEnd: FrontEnd | undefined;
+  #frontEnds: FrontEnds | undefined;
   #supervisor: ShardSupervisor | undefined;
-  #expiry: NodeJS.Timeout | undefined;
   /** Shards whose last flush the database did not take. */
   readonly #shardsAway = new Set<number>();
   #lastReason = '';
@@ -53,26 +41,17 @@ export class ServerProcess {
     this.#logger = logger;
     this.#exit = exit;
     this.#gauges = makeGauges(config.shards);
-    this.#clients = Array.from({ length: config.shards }, () => new ShardClient());
     this.#database = new NodeDatabase(config, logger, this.#gauges, {
       refused: (reason) => {
         this.#fatal(reason, 78);
       },
       isStarting: () => this.#isStarting(),
     });
-    this.#router = new ShardRouter(this.#clients, this.#gauges, {
-      pendingKeysMax: config.pendingKeysMax,
-      pendingBytesMax: config.pendingBytesMax,
-      journalBytesMax: config.journal === 'memory' ? Number.POSITIVE_INFINITY : config.journalBytesMax,
-      windowBytesMax: WINDOW_BYTES_MAX,
-      ackTimeoutMs: config.ackTimeoutMs,
-      tokenRoom: () => this.#database.tokenRoom,
-    });
     this.#node = new CounterNode({
       store: () => this.#database.counters,
       resets: () => this.#database.resets,
       supervisor: () => this.#supervisor,
-      refusal: () => this.#refusal ?? this.#router.closedDoor,
+      refusal: () => this.#refusal ?? this.#frontEnds?.closedDoor,
       flushing: () => this.#shardsAway.size === 0,
     });
   }
@@ -85,7 +64,9 @@ export class ServerProcess {
     try {
       await this.#startParts();
     } catch (error) {
-      if (this.#isStarting()) throw error;
+      if (!this.#isStarting()) return;
+      await this.#frontEnds?.close();
+      throw error;
     }
   }
 
@@ -95,9 +76,10 @@ export class ServerProcess {
     this.#directory = acquireDataDirectory(dataDir);
     const { nodeId } = this.#directory;
     const { uws, build } = loadUws();
-    const frontEnd = this.#makeFrontEnd(uws);
-    this.#frontEnd = frontEnd;
-    const port = await frontEnd.listen();
+    const frontEnds = this.#makeFrontEnds(uws);
+    this.#frontEnds = frontEnds;
+    const port = await frontEnds.listen();
+    if (!this.#isStarting()) return;
     const scheme = this.#config.tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
     logger.info({}, `HTTP by ${build}`);
@@ -117,11 +99,11 @@ export class ServerProcess {
         databaseId: database.databaseId,
         settings: this.#config,
       }),
-      clients: [this.#clients],
+      frontEnds: frontEnds.launch(),
       logger,
       events: {
         door: (shard, door) => {
-          this.#router.setDoor(shard, door);
+          frontEnds.setDoor(shard, door);
         },
         fatal: (reason) => {
           this.#fatal(reason);
@@ -137,13 +119,12 @@ export class ServerProcess {
     if (journal === 'memory') {
       logger.warn({}, 'The memory journal keeps nothing: what is not yet in PostgreSQL is lost when the process ends');
     }
-    const sweepMs = Math.max(10, Math.min(250, this.#config.ackTimeoutMs / 4));
-    this.#expiry = setInterval(() => {
-      this.#router.expire(Date.now());
-    }, sweepMs);
+    await frontEnds.listening();
+    if (!this.#isStarting()) return;
     this.#state = 'serving';
     this.#refusal = undefined;
-    frontEnd.accept();
+    await frontEnds.accept();
+    if (!this.#isServing()) return;
     logger.info({}, 'Ready');
   }
 
@@ -160,10 +141,10 @@ export class ServerProcess {
     try {
       const code = wasServing ? await this.#drain() : 0;
       await this.#letGo();
-      this.#end(code);
+      this.end(code);
     } catch (error) {
       this.#logger.error({ err: error }, 'The shutdown failed; the journal keeps what was not flushed');
-      this.#end(1);
+      this.end(1);
     }
   }
 
@@ -171,7 +152,17 @@ export class ServerProcess {
   abandon(why: string): void {
     const left = conservation(this.#gauges, this.#config.shards);
     this.#logger.error({ pending: left.pending }, `Ending now because of ${why}; ${this.#fateOf(left.pending)}`);
-    this.#end(1);
+    this.end(1);
+  }
+
+  /** Ends the process with a code, and with nothing more than that: front ends of other threads have to be closed before. */
+  end(code: number): void {
+    this.#state = 'ended';
+    const exit = (): void => {
+      this.#exit(code);
+    };
+    if (this.#frontEnds?.hasThreads === true) this.#frontEnds.close().then(exit, exit);
+    else exit();
   }
 
   /** False once a stop or a failure has begun. */
@@ -179,23 +170,20 @@ export class ServerProcess {
     return this.#state === 'starting';
   }
 
-  #makeFrontEnd(uws: ReturnType<typeof loadUws>['uws']): FrontEnd {
-    const { host, port, bodyBytesMax, keyBytesMax, pendingBytesMax, tls, authTokens } = this.#config;
-    // At least five bodies, by the relation between the limits.
-    const gatheredBytesMax = Math.floor(pendingBytesMax / 4);
-    const hasTokens = authTokens.length > 0;
-    return new FrontEnd({
+  #isServing(): boolean {
+    return this.#state === 'serving';
+  }
+
+  #makeFrontEnds(uws: ReturnType<typeof loadUws>['uws']): FrontEnds {
+    return new FrontEnds({
+      config: this.#config,
       uws,
-      host,
-      port,
-      tls,
-      limits: { bodyBytesMax, keyBytesMax, gatheredBytesMax },
-      access: AccessControl.of(authTokens),
-      openApiText: openApiText({ bodyBytesMax, keyBytesMax, hasTokens }),
-      receiver: this.#router,
+      gauges: this.#gauges,
       operations: this.#node,
-      onBug: (error) => {
-        this.#logger.error({ err: error }, 'A request met a bug of ours');
+      tokens: this.#database,
+      logger: this.#logger,
+      lost: (reason) => {
+        this.#fatal(reason);
       },
     });
   }
@@ -211,27 +199,9 @@ export class ServerProcess {
   /** Answers what is in flight, then drains the shards. Returns the exit code. */
   async #drain(): Promise<number> {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
-    this.#frontEnd?.drain();
-    const bodiesUntil = performance.now() + BODY_PATIENCE_MS;
-    while (this.#isAnswering() || (this.#awaitsBodies() && performance.now() < bodiesUntil)) {
-      await pause(IN_FLIGHT_CHECK_MS);
-    }
-    if (this.#awaitsBodies()) {
-      const requests = this.#frontEnd?.incrementsInFlight;
-      this.#logger.warn({ requests }, 'Requests whose body does not come are not waited for');
-    }
+    await this.#frontEnds?.drain();
     const left = (await this.#supervisor?.drain()) ?? [];
     return this.#report(left);
-  }
-
-  /** True while requests that were taken in are without their answer. */
-  #isAnswering(): boolean {
-    return !this.#router.isIdle || (this.#frontEnd?.operationsInFlight ?? 0) > 0;
-  }
-
-  /** True while there are increments of which nothing but the head has come: none of them was taken in. */
-  #awaitsBodies(): boolean {
-    return (this.#frontEnd?.incrementsInFlight ?? 0) > 0;
   }
 
   #report(left: readonly PendingRange[]): number {
@@ -259,17 +229,19 @@ export class ServerProcess {
   }
 
   async #letGo(): Promise<void> {
-    if (this.#expiry !== undefined) clearInterval(this.#expiry);
-    await this.#database.close();
-    this.#frontEnd?.close();
-    this.#directory?.release();
+    try {
+      await this.#database.close();
+    } finally {
+      await this.#frontEnds?.close();
+      this.#directory?.release();
+    }
   }
 
   /** Something that cannot be repaired while we run: stop accepting, end non-zero. */
   #fatal(reason: string, exitCode = 1): void {
     if (this.#state === 'ended') return;
     this.#refusal = 'journal-unavailable';
-    this.#frontEnd?.setGate('journal-unavailable');
+    this.#frontEnds?.setGate('journal-unavailable');
     process.stderr.write(`summing-counters: ${reason}\n`);
     this.#logger.error({}, reason);
     this.#state = 'ended';
@@ -277,11 +249,6 @@ export class ServerProcess {
       this.#exit(exitCode);
     };
     this.#letGo().then(finish, finish);
-  }
-
-  #end(code: number): void {
-    this.#state = 'ended';
-    this.#exit(code);
   }
 }
 

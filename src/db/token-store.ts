@@ -58,8 +58,13 @@ export class TokenStore {
 
   /** Requests with tokens that may still be taken. Rows of other nodes are known as of the last count. */
   get room(): number {
-    const { rowsMax, claimed, pending } = this.#options;
-    return rowsMax - this.#rows - (claimed() - this.#claimedAtCount) - pending();
+    const { claimed, pending } = this.#options;
+    return this.ceiling - claimed() - pending();
+  }
+
+  /** What this process may come to have claimed and pending together. Changes with each count. */
+  get ceiling(): number {
+    return this.#options.rowsMax - this.#rows + this.#claimedAtCount;
   }
 
   /** Begins to count and prune, before this node's streams are made; settles after the first round. */

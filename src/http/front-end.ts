@@ -7,11 +7,12 @@
  *
  * The port is open from the start: until `accept`, everything but the probes is 503 `starting`.
  */
-import { CounterError, StartError, type ErrorCode } from '../errors.js';
+import { CounterError, type ErrorCode } from '../errors.js';
 import type { CounterOperations, IncrementReceiver } from '../increment.js';
 import { operationsByPath } from './api.js';
 import type { Access, AccessControl } from './auth.js';
 import { IncrementRoute, type IncrementLimits } from './increment-route.js';
+import { portRefused } from './port-claim.js';
 import { problemReply, replyOfError, writeReply, type HttpReply } from './reply.js';
 import { makeRoutes, type Route } from './routes.js';
 import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from './uws.js';
@@ -24,6 +25,8 @@ export interface FrontEndOptions {
   readonly uws: Uws;
   readonly host: string;
   readonly port: number;
+  /** Other front ends of this process listen on the same port. */
+  readonly isPortShared: boolean;
   readonly limits: IncrementLimits;
   readonly receiver: IncrementReceiver;
   readonly operations: CounterOperations;
@@ -65,15 +68,15 @@ export class FrontEnd {
     return this.#increments.inFlight;
   }
 
-  /** Listens on a port that no one else has; resolves to the port. Throws StartError where it cannot. */
+  /** Listens, on a port that no one else has or that is shared; resolves to the port. Throws StartError where it cannot. */
   listen(): Promise<number> {
-    const { uws, host, port } = this.#options;
+    const { uws, host, port, isPortShared } = this.#options;
+    // Without this option the port would be shared, without a word, with any process of the same user.
+    const option = isPortShared ? 0 : uws.LIBUS_LISTEN_EXCLUSIVE_PORT;
     return new Promise((resolve, reject) => {
-      // Without this option the port would be shared, without a word, with any process of the same user.
-      this.#app.listen(host, port, uws.LIBUS_LISTEN_EXCLUSIVE_PORT, (socket) => {
+      this.#app.listen(host, port, option, (socket) => {
         if (socket === false) {
-          const problem = `Port ${port} on ${host} cannot be listened on: it is in use, or not permitted.`;
-          reject(new StartError([problem], { exitCode: 1 }));
+          reject(portRefused(host, port));
           return;
         }
         this.#socket = socket;

@@ -31,7 +31,7 @@ export function makeRoutes(
     removeCounterByQuery: removeCounter,
     flush: () => flushRoute(operations),
     health: () => healthRoute(),
-    readiness: () => readinessRoute(operations.readiness()),
+    readiness: async () => readinessRoute(await operations.readiness()),
     openApi: () => jsonReply(200, openApiText),
   };
 }

@@ -39,6 +39,11 @@ export interface AnswerPort {
   close(): void;
 }
 
+/** Room in a shard that several front ends take, as the one sees it that gives its part back. */
+export interface ReservedRoom {
+  giveBack(pairs: number, bytes: number): void;
+}
+
 /** A MessagePort as a front end uses it. */
 export function answerPort(port: MessagePort): AnswerPort {
   return {
@@ -66,6 +71,7 @@ type BatchKind = 'plain' | 'onlyPendingKeys' | 'tokened';
 /** One shard as a front end sees it. */
 export class ShardClient {
   readonly #clock: Clock;
+  readonly #shared: ReservedRoom | undefined;
   #port: AnswerPort | undefined;
   readonly #plain: OutgoingBatch;
   readonly #tokened: OutgoingBatch;
@@ -81,8 +87,10 @@ export class ShardClient {
     this.endTurn();
   };
 
-  constructor(clock: Clock = systemClock) {
+  /** `shared`: where the room that is given back here was taken before, if not here alone. */
+  constructor(clock: Clock = systemClock, shared?: ReservedRoom) {
     this.#clock = clock;
+    this.#shared = shared;
     this.#plain = new OutgoingBatch(clock);
     this.#tokened = new OutgoingBatch(clock);
   }
@@ -239,10 +247,7 @@ export class ShardClient {
   #shift(count: number): readonly BatchInFlight[] {
     const end = Math.min(this.#inFlightHead + count, this.#inFlight.length);
     const shifted = this.#inFlight.slice(this.#inFlightHead, end);
-    for (const { pairs, bytes } of shifted) {
-      this.#reservedPairs -= pairs;
-      this.#reservedBytes -= bytes;
-    }
+    for (const { pairs, bytes } of shifted) this.#giveBack(pairs, bytes);
     this.#inFlightHead = end;
     if (end === this.#inFlight.length) {
       this.#inFlight.length = 0;
@@ -257,9 +262,14 @@ export class ShardClient {
   #refuseOpen(batch: OutgoingBatch, code: ErrorCode): void {
     if (batch.isEmpty) return;
     const { replies, pairs, bytes } = batch.take(0);
+    this.#giveBack(pairs, bytes);
+    settleAll(replies, code);
+  }
+
+  #giveBack(pairs: number, bytes: number): void {
     this.#reservedPairs -= pairs;
     this.#reservedBytes -= bytes;
-    settleAll(replies, code);
+    this.#shared?.giveBack(pairs, bytes);
   }
 }
 

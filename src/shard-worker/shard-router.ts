@@ -17,6 +17,7 @@ import {
 } from '../increment.js';
 import { GAUGE, PAIR_HEADER_BYTES, PENDING_KEY_OVERHEAD_BYTES, gaugeRow } from './messages.js';
 import { tokenedBytes, type ShardClient } from './shard-client.js';
+import type { SharedReservations } from './shared-reservations.js';
 
 /** Bounds of admission. */
 export interface RouterLimits {
@@ -42,6 +43,8 @@ export class ShardRouter implements IncrementReceiver {
   readonly #gauges: readonly Float64Array[];
   readonly #limits: RouterLimits;
   readonly #atTurnEnd: (callback: () => void) => void;
+  /** What all front ends have reserved; undefined where this is the only one. */
+  readonly #shared: SharedReservations | undefined;
   readonly #doors: ShardDoor[];
   readonly #partPairs: Uint32Array;
   readonly #partBytes: Uint32Array;
@@ -52,13 +55,18 @@ export class ShardRouter implements IncrementReceiver {
     for (const client of this.#clients) client.endTurn();
   };
 
-  /** `atTurnEnd` runs its argument once this turn of the event loop has taken what waits on its sockets. */
+  /**
+   * `atTurnEnd` runs its argument once this turn of the event loop has taken what waits on its sockets. `shared` is given
+   * where there are other front ends; the clients give back there what they held.
+   */
   constructor(
     clients: readonly ShardClient[],
     gauges: SharedArrayBuffer,
     limits: RouterLimits,
     atTurnEnd: (callback: () => void) => void = setImmediate,
+    shared?: SharedReservations,
   ) {
+    this.#shared = shared;
     this.#atTurnEnd = atTurnEnd;
     this.#clients = clients;
     this.#gauges = clients.map((_, shard) => gaugeRow(gauges, shard));
@@ -104,12 +112,11 @@ export class ShardRouter implements IncrementReceiver {
     // The whole request goes to the shard of its token, so that it is atomic and its token is known in one place.
     const shard = shardOfHash(hashToken(token), this.#clients.length);
     const bytes = tokenedBytes(token, pairsBytes);
-    const refusal = this.#refusalOf(shard, bytes);
-    if (refusal !== undefined) return refusal;
-    if (this.#limits.tokenRoom() <= 0) return 'overloaded';
-    if (this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax) return 'overloaded';
-    if (this.#pendingBytes() + bytes + pairs.count * PENDING_KEY_OVERHEAD_BYTES > this.#limits.pendingBytesMax) {
-      return 'overloaded';
+    this.#shared?.take(shard, pairs.count, bytes);
+    const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfTokened(pairs.count, bytes);
+    if (refusal !== undefined) {
+      this.#shared?.giveBack(shard, pairs.count, bytes);
+      return refusal;
     }
     (this.#clients[shard] as ShardClient).addTokened(token, pairs, reply, pairsBytes);
     this.#scheduleTurnEnd();
@@ -117,13 +124,14 @@ export class ShardRouter implements IncrementReceiver {
   }
 
   #submitToOne(shard: number, pairs: PairColumns, bytes: number, reply: PendingReply): ErrorCode | undefined {
-    const refusal = this.#refusalOf(shard, bytes);
-    if (refusal !== undefined) return refusal;
-    if (this.#pendingBytes() + bytes + pairs.count * PENDING_KEY_OVERHEAD_BYTES > this.#limits.pendingBytesMax) {
-      return 'overloaded';
+    this.#shared?.take(shard, pairs.count, bytes);
+    const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfBytes(pairs.count, bytes);
+    if (refusal !== undefined) {
+      this.#shared?.giveBack(shard, pairs.count, bytes);
+      return refusal;
     }
     const client = this.#clients[shard] as ShardClient;
-    if (this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax) {
+    if (this.#pendingKeysWith(pairs.count) > this.#limits.pendingKeysMax) {
       // The shard alone knows whether the keys are pending, so that adding to them needs no room.
       client.sendOnlyPendingKeys(pairs, reply, bytes);
       return undefined;
@@ -141,6 +149,15 @@ export class ShardRouter implements IncrementReceiver {
       const only = this.#shardOfRow[0] as number;
       return this.#submitToOne(only, pairs, this.#partBytes[only] as number, reply);
     }
+    const shared = this.#shared;
+    if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.take(shard, count, bytes));
+    const refusal = this.#refusalOfParts(pairs.count);
+    if (refusal === undefined) this.#writeParts(pairs, new SplitReply(reply, parts));
+    else if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.giveBack(shard, count, bytes));
+    return refusal;
+  }
+
+  #refusalOfParts(count: number): ErrorCode | undefined {
     let bytes = 0;
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
       if (this.#partPairs[shard] === 0) continue;
@@ -148,12 +165,15 @@ export class ShardRouter implements IncrementReceiver {
       if (refusal !== undefined) return refusal;
       bytes += this.#partBytes[shard] as number;
     }
-    if (this.#pendingKeys() + pairs.count > this.#limits.pendingKeysMax) return 'overloaded';
-    if (this.#pendingBytes() + bytes + pairs.count * PENDING_KEY_OVERHEAD_BYTES > this.#limits.pendingBytesMax) {
-      return 'overloaded';
+    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return 'overloaded';
+    return this.#refusalOfBytes(count, bytes);
+  }
+
+  #eachPart(callback: (shard: number, count: number, bytes: number) => void): void {
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      const count = this.#partPairs[shard] as number;
+      if (count !== 0) callback(shard, count, this.#partBytes[shard] as number);
     }
-    this.#writeParts(pairs, new SplitReply(reply, parts));
-    return undefined;
   }
 
   #writeParts(pairs: PairColumns, reply: PendingReply): void {
@@ -186,6 +206,16 @@ export class ShardRouter implements IncrementReceiver {
     return parts;
   }
 
+  #refusalOfTokened(count: number, bytes: number): ErrorCode | undefined {
+    if (this.#limits.tokenRoom() <= 0) return 'overloaded';
+    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return 'overloaded';
+    return this.#refusalOfBytes(count, bytes);
+  }
+
+  #refusalOfBytes(count: number, bytes: number): ErrorCode | undefined {
+    return this.#pendingBytesWith(count, bytes) > this.#limits.pendingBytesMax ? 'overloaded' : undefined;
+  }
+
   /** Why this shard cannot take `bytes` more now, bounds of the whole node aside. */
   #refusalOf(shard: number, bytes: number): ErrorCode | undefined {
     const door = this.#doors[shard] as ShardDoor;
@@ -194,25 +224,32 @@ export class ShardRouter implements IncrementReceiver {
     const reserved = client.reservedBytes + bytes;
     // An empty window takes a request of any size, since no later moment would be better.
     if (reserved > this.#limits.windowBytesMax && client.reservedBytes > 0) return 'overloaded';
+    // What is shared has these bytes already, and is read before the gauge.
+    const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
     const journaled = (this.#gauges[shard] as Float64Array)[GAUGE.journalBytes] as number;
-    if (journaled + reserved > this.#limits.journalBytesMax) return 'overloaded';
+    if (journaled + reservedByAll > this.#limits.journalBytesMax) return 'overloaded';
     return undefined;
   }
 
-  #pendingKeys(): number {
-    let keys = 0;
+  /** Keys that may come to be pending with `count` more. */
+  #pendingKeysWith(count: number): number {
+    const shared = this.#shared;
+    let keys = shared === undefined ? count : 0;
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
-      keys += (this.#clients[shard] as ShardClient).reservedPairs;
+      keys += shared === undefined ? (this.#clients[shard] as ShardClient).reservedPairs : shared.pairs(shard);
       keys += (this.#gauges[shard] as Float64Array)[GAUGE.pendingKeys] as number;
     }
     return keys;
   }
 
-  #pendingBytes(): number {
-    let bytes = 0;
+  /** Bytes that may come to be pending with `count` more pairs of `added` bytes. */
+  #pendingBytesWith(count: number, added: number): number {
+    const shared = this.#shared;
+    let bytes = shared === undefined ? added + count * PENDING_KEY_OVERHEAD_BYTES : 0;
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
       const client = this.#clients[shard] as ShardClient;
-      bytes += client.reservedBytes + client.reservedPairs * PENDING_KEY_OVERHEAD_BYTES;
+      const pairs = shared === undefined ? client.reservedPairs : shared.pairs(shard);
+      bytes += (shared === undefined ? client.reservedBytes : shared.bytes(shard)) + pairs * PENDING_KEY_OVERHEAD_BYTES;
       bytes += (this.#gauges[shard] as Float64Array)[GAUGE.pendingBytes] as number;
     }
     return bytes;

@@ -19,6 +19,7 @@ import { CounterError } from '../errors.js';
 import type { Sum } from '../increment.js';
 import type { Logger } from '../logger.js';
 import { closeBalance } from './conservation.js';
+import type { FrontEndLink } from './front-end-link.js';
 import {
   GAUGE,
   gaugeRow,
@@ -28,7 +29,6 @@ import {
   type SeenCheckpoint,
   type ShardTask,
 } from './messages.js';
-import { answerPort, type ShardClient } from './shard-client.js';
 import type { ShardDoor } from './shard-router.js';
 
 /** Restarts of shards that a node bears within {@link RESTART_WINDOW_MS}; one more ends the process. */
@@ -55,8 +55,7 @@ export interface SupervisorOptions {
   readonly gauges: SharedArrayBuffer;
   /** The task of a shard, ports aside. */
   readonly taskOf: (shard: number) => Omit<ShardTask, 'control' | 'frontEnds' | 'gauges' | 'shard' | 'shards'>;
-  /** By front end, then by shard. */
-  readonly clients: readonly (readonly ShardClient[])[];
+  readonly frontEnds: readonly FrontEndLink[];
   readonly logger: Logger;
   readonly events: SupervisorEvents;
 }
@@ -168,18 +167,17 @@ export class ShardSupervisor {
   }
 
   #launch(index: number): void {
-    const { shards, clients, gauges, logger, taskOf } = this.#options;
+    const { shards, gauges, logger, taskOf } = this.#options;
     const shard = this.#shards[index] as SupervisedShard;
     const control = new MessageChannel();
-    const channels = clients.map(() => new MessageChannel());
+    const channels = this.#options.frontEnds.map((link) => ({ link, channel: new MessageChannel() }));
     shard.control = control.port1;
     control.port1.on('message', (message: ControlMessage) => {
       this.#receive(index, message, () => {
-        for (const [frontEnd, channel] of channels.entries())
-          clients[frontEnd]?.[index]?.connect(answerPort(channel.port1));
+        for (const { link, channel } of channels) link.connect(index, channel.port1);
       });
     });
-    const frontEnds = channels.map((channel) => channel.port2);
+    const frontEnds = channels.map(({ channel }) => channel.port2);
     const task: ShardTask = { ...taskOf(index), shard: index, shards, gauges, control: control.port2, frontEnds };
     shard.ended = this.#pool.run(task, { transferList: [control.port2, ...frontEnds] }).then(
       () => {
@@ -236,7 +234,7 @@ export class ShardSupervisor {
       waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
     }
     shard.waiting.clear();
-    for (const clients of this.#options.clients) clients[index]?.disconnect();
+    for (const link of this.#options.frontEnds) link.disconnect(index);
     if (orderly) return;
     this.#options.events.door(index, 'journal-unavailable');
     const wasDraining = shard.state === 'draining' || shard.state === 'drained';

@@ -33,11 +33,14 @@ const layers: readonly (readonly string[])[] = [
     'shard-worker/outgoing-batch',
     'shard-worker/shard-router',
     'shard-worker/shard-client',
+    'shard-worker/shared-reservations',
+    'shard-worker/front-end-link',
     'shard-worker/conservation',
   ],
   ['http/'],
   ['shard-worker/entry', 'shard-worker/shard-supervisor'],
-  ['counter-node', 'node-database'],
+  ['serving-front-end', 'front-end-messages', 'remote-operations', 'front-end-thread'],
+  ['counter-node', 'node-database', 'front-end-threads', 'front-ends'],
   ['server-process'],
   ['main'],
 ];
@@ -57,8 +60,15 @@ const shardThread = [
   'shard-database',
   'entry',
 ];
+/** What the main thread runs, and of it what the further front-end threads run. */
 const mainThread = [
   'main',
+  'front-ends',
+  'front-end-threads',
+  'front-end-thread',
+  'front-end-messages',
+  'remote-operations',
+  'serving-front-end',
   'server-process',
   'counter-node',
   'node-database',
@@ -66,6 +76,8 @@ const mainThread = [
   'shard-worker/shard-router',
   'shard-worker/outgoing-batch',
   'shard-worker/shard-client',
+  'shard-worker/shared-reservations',
+  'shard-worker/front-end-link',
   'shard-worker/shard-supervisor',
 ];
 

@@ -1,0 +1,233 @@
+import assert from 'node:assert/strict';
+import { Agent } from 'node:http';
+import { createServer } from 'node:net';
+import { once } from 'node:events';
+import { describe, test } from 'node:test';
+import { counterOf, sumOf } from '../../support/counters.js';
+import { createTestDatabase } from '../../support/database.js';
+import { eventually } from '../../support/eventually.js';
+import { increment, send, type Answer } from '../../support/http.js';
+import { freePort } from '../../support/outage-postgres.js';
+import { assertCreated, assertProblem } from '../../support/problem.js';
+import { RawConnection } from '../../support/raw-connection.js';
+import { spawnServer, startServer, type TestServer } from '../../support/server.js';
+import { committedSums, SuiteServer } from '../../support/suite-server.js';
+
+const THREADS = { HTTP_THREADS: '3', SHARDS: '2' };
+const NEVER_MS = '3600000';
+/** So many that the chance that one of three front ends gets none of them is below 10^-10. */
+const CONNECTIONS = 60;
+
+/** Runs `use` once on each of many connections that are open at the same time. */
+async function onConnections(count: number, use: (agent: Agent, index: number) => Promise<void>): Promise<void> {
+  const agents = Array.from({ length: count }, () => new Agent({ keepAlive: true, maxSockets: 1 }));
+  try {
+    await Promise.all(agents.map(use));
+  } finally {
+    for (const agent of agents) agent.destroy();
+  }
+}
+
+/** Ready, with a database of its own. */
+async function withServer(
+  env: Readonly<Record<string, string>>,
+  use: (server: TestServer, databaseUrl: string) => Promise<void>,
+): Promise<void> {
+  const database = await createTestDatabase();
+  const server = await startServer({ env: { DATABASE_URL: database.url, ...THREADS, ...env } });
+  try {
+    await use(server, database.url);
+  } finally {
+    await server.dispose();
+    await database.drop();
+  }
+}
+
+describe('three front ends on one port', () => {
+  const node = new SuiteServer({ ...THREADS, FLUSH_INTERVAL_MS: NEVER_MS });
+
+  test('the log says how many there are', () => {
+    assert.match(node.server.output, /"httpThreads":3.*3 front ends share the port/);
+  });
+
+  test('1,001 increments at once over as many connections sum to 500500', async () => {
+    const answers = await Promise.all(Array.from({ length: 1001 }, (_, n) => increment(node.url, { gauss: n })));
+    for (const answer of answers) assertCreated(answer);
+    assert.equal(await sumOf(node.url, 'gauss'), 500500n);
+  });
+
+  test('on every one of many connections increments, reads, flushes, lists and documents are served', async () => {
+    await onConnections(CONNECTIONS, async (agent, index) => {
+      const get = (path: string): Promise<Answer> => send(node.url, path, { agent });
+      assertCreated(await increment(node.url, { [`own-${index}`]: 5, everybody: 1 }, { agent }));
+      assert.equal((await get(`/key_sum?name=own-${index}`)).body, '5');
+      assert.equal((await get('/key_sum?name=never')).status, 404);
+      assert.equal((await send(node.url, '/flush', { method: 'POST', agent })).status, 200);
+      const counter = JSON.parse((await get(`/counters/own-${index}`)).body) as Record<string, unknown>;
+      assert.equal(counter['committed'], 5);
+      assert.ok(!Number.isNaN(Date.parse(String(counter['updated_at']))));
+      const page = JSON.parse((await get(`/counters?prefix=own-${index}&limit=1`)).body) as { counters: unknown[] };
+      assert.equal(page.counters.length, 1);
+      assert.equal((await get('/openapi.json')).status, 200);
+      assert.equal((await get('/healthz')).status, 200);
+      assert.deepEqual(JSON.parse((await get('/readyz')).body), { status: 'ok' });
+      assertProblem(await increment(node.url, { broken: 1.5 }, { agent }), 'invalid-request');
+    });
+    assert.equal(await sumOf(node.url, 'everybody'), BigInt(CONNECTIONS));
+  });
+
+  test('a counter that is removed over one connection is gone on all', async () => {
+    await onConnections(CONNECTIONS, async (agent, index) => {
+      assertCreated(await increment(node.url, { [`gone-${index}`]: 9 }, { agent }));
+      const removed = await send(node.url, `/counters/gone-${index}`, { method: 'DELETE', agent });
+      assert.equal(removed.status, 200, removed.body);
+      assert.equal((JSON.parse(removed.body) as Record<string, unknown>)['sum'], 9);
+    });
+    for (let index = 0; index < CONNECTIONS; index += 1) {
+      assert.equal((await counterOf(node.url, `gone-${index}`))?.sum ?? 0n, 0n);
+    }
+  });
+
+  test('a sum beyond the safe integers is read exactly on every connection', async () => {
+    const body = { huge: Number.MAX_SAFE_INTEGER };
+    assertCreated(await increment(node.url, body));
+    assertCreated(await increment(node.url, body));
+    await onConnections(CONNECTIONS, async (agent) => {
+      assert.equal((await send(node.url, '/key_sum?name=huge', { agent })).body, '18014398509481982');
+    });
+  });
+
+  test('an idempotency key is known whichever connection repeats it', async () => {
+    const headers = { 'idempotency-key': 'over-all-threads' };
+    let replayed = 0;
+    await onConnections(CONNECTIONS, async (agent) => {
+      const answer = await increment(node.url, { once: 3 }, { agent, headers });
+      assertCreated(answer);
+      if (answer.headers['idempotency-replayed'] === 'true') replayed += 1;
+    });
+    assert.equal(replayed, CONNECTIONS - 1);
+    assert.equal(await sumOf(node.url, 'once'), 3n);
+  });
+});
+
+describe('bounds over three front ends', () => {
+  const keysMax = 100;
+  const node = new SuiteServer({ ...THREADS, MAX_PENDING_KEYS: String(keysMax), FLUSH_INTERVAL_MS: NEVER_MS });
+
+  test('MAX_PENDING_KEYS is not passed by new keys from many connections at once, and nothing refused is counted', async () => {
+    for (let round = 0; round < 5; round += 1) {
+      const acknowledged = new Map<string, bigint>();
+      await onConnections(CONNECTIONS, async (agent, index) => {
+        for (let sent = 0; sent < 10; sent += 1) {
+          const keys = Array.from({ length: 1 + (sent % 3) }, (_, at) => `r${round}-${index}-${sent}-${at}`);
+          const answer = await increment(node.url, Object.fromEntries(keys.map((key) => [key, 1])), { agent });
+          if (answer.status === 202) for (const key of keys) acknowledged.set(key, 1n);
+          else assertProblem(answer, 'overloaded');
+        }
+      });
+      // Only what is pending is acknowledged here, so the bound holds for it at every moment before.
+      assert.ok(acknowledged.size > keysMax / 2 && acknowledged.size <= keysMax, String(acknowledged.size));
+      const flushed = await send(node.url, '/flush', { method: 'POST' });
+      assert.deepEqual(JSON.parse(flushed.body), { flushed_keys: acknowledged.size });
+      const table = [...(await node.table())].filter(([key]) => key.startsWith(`r${round}-`));
+      assert.deepEqual(new Map(table), acknowledged);
+    }
+  });
+});
+
+describe('the life of three front ends', { concurrency: 2 }, () => {
+  test('a port that another process listens on is found out before it is shared', async () => {
+    const other = createServer().listen(0, '127.0.0.1');
+    await once(other, 'listening');
+    const address = other.address();
+    assert.ok(typeof address === 'object' && address !== null);
+    const server = await spawnServer({ env: { ...THREADS, PORT: String(address.port) } });
+    try {
+      assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
+      assert.match(server.output, new RegExp(`^summing-counters: Port ${address.port} .*in use`, 'm'));
+    } finally {
+      other.close();
+      await server.dispose();
+    }
+  });
+
+  test('a port that another server shares among its own front ends is found out as well', () =>
+    withServer({}, async (first) => {
+      const { port } = new URL(first.url);
+      const second = await spawnServer({ env: { ...THREADS, PORT: port } });
+      try {
+        assert.deepEqual(await second.ended, { code: 1, signal: null }, second.output);
+        assert.match(second.output, new RegExp(`^summing-counters: Port ${port} .*in use`, 'm'));
+      } finally {
+        await second.dispose();
+      }
+    }));
+
+  test('a stop while the start waits for its database ends it with 0', async () => {
+    const port = await freePort();
+    const env = { ...THREADS, DATABASE_URL: `postgres://u:p@127.0.0.1:${port}/d`, JOURNAL: 'memory' };
+    const server = await spawnServer({ env });
+    try {
+      await server.waitFor('"msg":"Listening on ');
+      assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+    } finally {
+      await server.dispose();
+    }
+  });
+
+  test('SIGTERM under load: exit 0, and what was acknowledged is in the table, with a balance of 0', () =>
+    withServer({ FLUSH_INTERVAL_MS: NEVER_MS }, async (server, databaseUrl) => {
+      let acknowledged = 0n;
+      const load = onConnections(CONNECTIONS, async (agent) => {
+        for (;;) {
+          const answer = await increment(server.url, { stopped: 1 }, { agent }).catch(() => undefined);
+          if (answer?.status !== 202) {
+            if (answer !== undefined) assertProblem(answer, 'draining');
+            return;
+          }
+          acknowledged += 1n;
+        }
+      });
+      await eventually('a thousand increments are acknowledged', () => Promise.resolve(acknowledged > 1000n));
+      server.kill('SIGTERM');
+      await load;
+      assert.deepEqual(await server.ended, { code: 0, signal: null }, server.output);
+      const balance = server.log.find(({ msg }) => msg === 'Everything that was acknowledged is committed');
+      assert.equal(balance?.['difference'], 0, server.output);
+      // What a client did not hear of may have been counted: one request a client at most.
+      const sum = (await committedSums(databaseUrl)).get('stopped') ?? 0n;
+      assert.ok(sum >= acknowledged && sum <= acknowledged + BigInt(CONNECTIONS), `${sum}, ${acknowledged}`);
+    }));
+
+  test('clients that never send the rest of a body are told to go on every front end, not waited for', () =>
+    withServer({}, async (server) => {
+      const begun = await Promise.all(Array.from({ length: CONNECTIONS }, () => RawConnection.open(server.url)));
+      const body = 'POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\n{"begun":1}';
+      const part = 'POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n{"begun":1';
+      for (const connection of begun) {
+        await connection.write(body);
+        assert.equal((await connection.answer()).status, 202);
+        await connection.write(part);
+      }
+      server.kill('SIGTERM');
+      for (const connection of begun) {
+        const answer = await connection.answer();
+        assertProblem({ ...answer, headers: Object.fromEntries(answer.headers) }, 'draining');
+      }
+      assert.deepEqual(await server.ended, { code: 0, signal: null }, server.output);
+    }));
+
+  test('a second signal ends it with 1, not with an abort', () =>
+    withServer({ DRAIN_DELAY_MS: '20000' }, async (server) => {
+      await onConnections(CONNECTIONS, async (agent) => {
+        assertCreated(await increment(server.url, { later: 1 }, { agent }));
+      });
+      server.kill('SIGTERM');
+      await server.waitFor('Stopping on SIGTERM');
+      // The same signal within a second is taken for the first one.
+      await new Promise((resolve) => setTimeout(resolve, 1100));
+      server.kill('SIGTERM');
+      assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
+      assert.match(server.output, /a second SIGTERM/);
+    }));
+});
