@@ -178,7 +178,10 @@ export class FrontEndThreads {
 
   /** Starts `config.httpThreads` less the main thread's one. */
   constructor(options: FrontEndThreadsOptions) {
-    this.#threads = Array.from({ length: options.config.httpThreads - 1 }, (_, at) => new FrontEndThread(options, at + 1));
+    this.#threads = Array.from(
+      { length: options.config.httpThreads - 1 },
+      (_, at) => new FrontEndThread(options, at + 1),
+    );
   }
 
   /** For the supervisor of the shards. */

@@ -78,7 +78,7 @@ export class FrontEnds {
         gauges,
         reservations: this.#reservations,
         // A view of shared memory is over shared memory.
-        tokenCeiling: this.#tokenCeiling.buffer as SharedArrayBuffer,
+        tokenCeiling: this.#tokenCeiling.buffer,
         operations,
         lost,
       });
