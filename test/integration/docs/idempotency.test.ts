@@ -1,0 +1,344 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { sumOf } from '../../support/counters.js';
+import { connectTo, createTestDatabase } from '../../support/database.js';
+import { increment, problemCode, send, type Answer } from '../../support/http.js';
+import { assertCreated, assertProblem } from '../../support/problem.js';
+import { startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
+import { SuiteServer } from '../../support/suite-server.js';
+
+const page = readFileSync(join(import.meta.dirname, '../../../../docs/idempotency.md'), 'utf8');
+
+/** The first column of the table, with what the two others say. */
+const rows = page
+  .split('\n')
+  .filter((line) => line.startsWith('| '))
+  .map((line) => line.split('|').map((cell) => cell.trim()))
+  .map(([, name = '', answer = '', counted = '']) => ({ name, answer, counted }))
+  .filter(({ name }) => name !== 'case' && name !== '---');
+
+const KEYS_MAX = 200;
+
+describe('the table of docs/idempotency.md', () => {
+  const node = new SuiteServer({
+    FLUSH_INTERVAL_MS: '3600000',
+    MAX_PENDING_KEYS: String(KEYS_MAX),
+    MAX_KEY_BYTES: '64',
+  });
+  let tokens = 0;
+
+  function newToken(): string {
+    tokens += 1;
+    return `token-${tokens}-"quoted"~!`;
+  }
+
+  function withToken(token: string, body: unknown, to: { readonly url: string } = node): Promise<Answer> {
+    return increment(to.url, body, { headers: { 'idempotency-key': token } });
+  }
+
+  function remove(key: string, token: string): Promise<Answer> {
+    return send(node.url, `/counters/${key}`, { method: 'DELETE', headers: { 'idempotency-key': token } });
+  }
+
+  async function flush(to: { readonly url: string } = node): Promise<void> {
+    const answer = await send(to.url, '/flush', { method: 'POST' });
+    assert.equal(answer.status, 200, answer.body);
+  }
+
+  function assertReplayed(answer: Answer): void {
+    assertCreated(answer);
+    assert.equal(answer.headers['idempotency-replayed'], 'true');
+  }
+
+  function assertNew(answer: Answer): void {
+    assertCreated(answer);
+    assert.equal(answer.headers['idempotency-replayed'], undefined);
+  }
+
+  /** The sum as it is read, and again once everything is committed. */
+  async function assertSum(key: string, expected: bigint | undefined): Promise<void> {
+    assert.equal(await sumOf(node.url, key), expected);
+    await flush();
+    assert.equal((await node.table()).get(key), expected);
+  }
+
+  /** A server of the test's own on the suite's database, or on one of its own. */
+  async function withServer(
+    env: Readonly<Record<string, string>>,
+    use: (server: TestServer, restart: (signal: NodeJS.Signals) => Promise<TestServer>) => Promise<void>,
+  ): Promise<void> {
+    const dataDir = await temporaryDirectory();
+    const options = {
+      dataDir,
+      env: { DATABASE_URL: node.databaseUrl, SHARDS: '2', FLUSH_INTERVAL_MS: '3600000', ...env },
+    };
+    let server = await startServer(options);
+    try {
+      await use(server, async (signal) => {
+        server.kill(signal);
+        await server.ended;
+        server = await startServer(options);
+        return server;
+      });
+      assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+    } finally {
+      await server.dispose();
+      await rm(dataDir, { recursive: true, force: true });
+    }
+  }
+
+  const cases: Readonly<Record<string, () => Promise<void>>> = {
+    'a token that is new': async () => {
+      assertNew(await withToken(newToken(), { new: 3, newer: -4 }));
+      await assertSum('new', 3n);
+      await assertSum('newer', -4n);
+    },
+
+    'the same again, after the answer': async () => {
+      const token = newToken();
+      assertNew(await withToken(token, { again: 5 }));
+      assertReplayed(await withToken(token, { again: 5 }));
+      await flush();
+      assertReplayed(await withToken(token, { again: 5 }));
+      await assertSum('again', 5n);
+    },
+
+    'the same again, spelt in another way: order, white space, escapes, amounts split or over several lines':
+      async () => {
+        const token = newToken();
+        const headers = { 'idempotency-key': token, 'content-type': 'application/x-ndjson' };
+        assertNew(await withToken(token, '{"spelt":6,"other":1}'));
+        for (const body of [
+          '{"other":1,"spelt":6}',
+          ' { "spelt" : 6.0 , "other":1}\n',
+          '{"\\u0073pelt":6,"other":1}',
+          '{"spelt":2,"other":1,"spelt":4}',
+        ]) {
+          assertReplayed(await withToken(token, body));
+        }
+        assertReplayed(await increment(node.url, '{"spelt":7}\n{"other":1,"spelt":-1}\n', { headers }));
+        await assertSum('spelt', 6n);
+        await assertSum('other', 1n);
+      },
+
+    'many times at the same moment': async () => {
+      const token = newToken();
+      const answers = await Promise.all(Array.from({ length: 40 }, () => withToken(token, { moment: 7, both: 1 })));
+      for (const answer of answers) assertCreated(answer);
+      assert.equal(answers.filter(({ headers }) => headers['idempotency-replayed'] === 'true').length, 39);
+      await assertSum('moment', 7n);
+      await assertSum('both', 1n);
+    },
+
+    'the same again, after a crash or restart of the node': () =>
+      withServer({}, async (server, restart) => {
+        const [crashed, flushed] = [newToken(), newToken()];
+        assertNew(await withToken(crashed, { crashed: 8 }, server));
+        const second = await restart('SIGKILL');
+        assertCreated(await withToken(crashed, { crashed: 8 }, second));
+        assertNew(await withToken(flushed, { restarted: 8 }, second));
+        const third = await restart('SIGTERM');
+        assertCreated(await withToken(flushed, { restarted: 8 }, third));
+        assertCreated(await withToken(crashed, { crashed: 8 }, third));
+        await flush(third);
+        const table = await node.table();
+        assert.deepEqual([table.get('crashed'), table.get('restarted')], [8n, 8n]);
+      }),
+
+    'the same again, at another node': () =>
+      withServer({}, async (other) => {
+        const [committed, pending] = [newToken(), newToken()];
+        assertNew(await withToken(committed, { elsewhere: 9 }));
+        await flush();
+        assertCreated(await withToken(committed, { elsewhere: 9 }, other));
+        assertNew(await withToken(pending, { elsewhere: 10 }));
+        assertCreated(await withToken(pending, { elsewhere: 10 }, other));
+        await Promise.all([flush(), flush(other)]);
+        assert.equal((await node.table()).get('elsewhere'), 19n);
+        assert.deepEqual([await sumOf(node.url, 'elsewhere'), await sumOf(other.url, 'elsewhere')], [19n, 19n]);
+      }),
+
+    'another content with the token, at the node that knows it': async () => {
+      const token = newToken();
+      assertNew(await withToken(token, { content: 1 }));
+      for (const body of [{ content: 2 }, { contents: 1 }, { content: 1, more: 0 }]) {
+        assertProblem(await withToken(token, body), 'idempotency-mismatch');
+      }
+      assertReplayed(await withToken(token, { content: 1 }));
+      await assertSum('content', 1n);
+      assert.deepEqual([await sumOf(node.url, 'contents'), await sumOf(node.url, 'more')], [undefined, undefined]);
+    },
+
+    'another content with the token, at another node or after a restart': () =>
+      withServer({}, async (other, restart) => {
+        const token = newToken();
+        assertNew(await withToken(token, { firstContent: 1 }));
+        await flush();
+        assertCreated(await withToken(token, { secondContent: 1 }, other));
+        await flush(other);
+        const restarted = await restart('SIGTERM');
+        assertCreated(await withToken(token, { thirdContent: 1 }, restarted));
+        await flush(restarted);
+        const table = await node.table();
+        const sums = ['firstContent', 'secondContent', 'thirdContent'].map((key) => table.get(key));
+        assert.deepEqual(sums, [1n, undefined, undefined]);
+      }),
+
+    'a request that was refused with 400, then a good one with the token': async () => {
+      const token = newToken();
+      assertProblem(await withToken(token, '{"good":1,"bad":1.5}'), 'invalid-request');
+      assertNew(await withToken(token, { good: 1 }));
+      await assertSum('good', 1n);
+    },
+
+    'a request that was refused with 503, then the same again': async () => {
+      await flush();
+      const token = newToken();
+      assertCreated(await increment(node.url, keys('room', KEYS_MAX - 1)));
+      assertProblem(await withToken(token, { refused: 1, 'refused-too': 1 }), 'overloaded');
+      await flush();
+      assertNew(await withToken(token, { refused: 1, 'refused-too': 1 }));
+      await assertSum('refused', 1n);
+    },
+
+    'an answer `outcome-unknown`, then the same again until it is 202': () =>
+      withServer({ ACK_TIMEOUT_MS: '10', MAX_PENDING_KEYS: '1000000' }, async (hasty) => {
+        const body = keys('unknown', 20_000);
+        const seen = new Set<number>();
+        let sent = 0;
+        for (const deadline = performance.now() + 60_000; !seen.has(500) && performance.now() < deadline;) {
+          const token = newToken();
+          sent += 1;
+          for (let status = 0; status !== 202;) {
+            const answer = await withToken(token, body, hasty);
+            ({ status } = answer);
+            if (status === 500) assert.equal(problemCode(answer), 'outcome-unknown');
+            else assert.ok(status === 202 || status === 503, answer.body);
+            seen.add(status);
+          }
+        }
+        assert.ok(seen.has(500), 'no request took longer than 10 ms');
+        await flush(hasty);
+        const table = await node.table();
+        for (const index of [0, 9_999, 19_999]) assert.equal(table.get(`unknown-${index}`), BigInt(sent));
+      }),
+
+    'the same again, after `IDEMPOTENCY_WINDOW_HOURS`, where no node remembers it': async () => {
+      const database = await createTestDatabase();
+      try {
+        await withServer({ DATABASE_URL: database.url, IDEMPOTENCY_WINDOW_HOURS: '1' }, async (server, restart) => {
+          const token = newToken();
+          assertNew(await withToken(token, { windowed: 1 }, server));
+          await flush(server);
+          await execute(database.url, `update idempotency_keys set claimed_at = claimed_at - interval '64 minutes'`);
+          const within = await restart('SIGTERM');
+          assertCreated(await withToken(token, { windowed: 1 }, within));
+          await flush(within);
+          assert.equal(await sumOf(within.url, 'windowed'), 1n);
+          await execute(database.url, `update idempotency_keys set claimed_at = claimed_at - interval '3 minutes'`);
+          const after = await restart('SIGTERM');
+          assertNew(await withToken(token, { windowed: 1 }, after));
+          await flush(after);
+          assert.equal(await sumOf(after.url, 'windowed'), 2n);
+        });
+      } finally {
+        await database.drop();
+      }
+    },
+
+    'a new token, with `IDEMPOTENCY_MAX_ROWS` tokens remembered': () => atMaxRows('token'),
+    'a request without a token, with `IDEMPOTENCY_MAX_ROWS` tokens remembered': () => atMaxRows('none'),
+
+    'an empty `Idempotency-Key`': async () => {
+      for (let times = 0; times < 2; times += 1) assertNew(await withToken('', { empty: 1 }));
+      await assertSum('empty', 2n);
+    },
+
+    'a token of more than 255 characters, or with a space, a control character or anything beyond ASCII in it':
+      async () => {
+        for (const token of ['x'.repeat(256), 'a b', 'aéb', 'a\tb', 'a\u00ffb']) {
+          assertProblem(await withToken(token, { illegal: 1 }), 'invalid-request');
+        }
+        assertNew(await withToken('x'.repeat(255), { illegal: 1 }));
+        await assertSum('illegal', 1n);
+      },
+
+    'the same token on `POST /increment` and on `DELETE`': async () => {
+      const token = newToken();
+      assertNew(await withToken(token, { 'two-uses': 2 }));
+      const removed = await remove('two-uses', token);
+      assert.deepEqual([removed.status, removed.body], [200, '{"key":"two-uses","sum":2}']);
+      assertReplayed(await withToken(token, { 'two-uses': 2 }));
+      await assertSum('two-uses', undefined);
+    },
+
+    'a removal with a token, then the same again': async () => {
+      const token = newToken();
+      assertCreated(await increment(node.url, { removed: 3 }));
+      const first = await remove('removed', token);
+      assert.deepEqual([first.status, first.body], [200, '{"key":"removed","sum":3}']);
+      assertCreated(await increment(node.url, { removed: 4 }));
+      const again = await remove('removed', token);
+      assert.deepEqual([again.status, again.body], [200, first.body]);
+      await assertSum('removed', 4n);
+    },
+
+    'a removal of another counter with the token': async () => {
+      const token = newToken();
+      assertCreated(await increment(node.url, { one: 1, another: 2 }));
+      assert.equal((await remove('one', token)).status, 200);
+      assertProblem(await remove('another', token), 'idempotency-mismatch');
+      await assertSum('another', 2n);
+    },
+  };
+
+  async function atMaxRows(kind: 'token' | 'none'): Promise<void> {
+    const database = await createTestDatabase();
+    try {
+      await withServer({ DATABASE_URL: database.url, IDEMPOTENCY_MAX_ROWS: '2' }, async (server) => {
+        const known = newToken();
+        assertNew(await withToken(known, { rows: 1 }, server));
+        assertNew(await withToken(newToken(), { rows: 1 }, server));
+        for (const isCommitted of [false, true]) {
+          if (isCommitted) await flush(server);
+          if (kind === 'token') assertProblem(await withToken(newToken(), { rows: 100 }, server), 'overloaded');
+          else assertNew(await increment(server.url, { rows: 10 }));
+        }
+        assert.equal(await sumOf(server.url, 'rows'), kind === 'token' ? 2n : 22n);
+      });
+    } finally {
+      await database.drop();
+    }
+  }
+
+  for (const { name, answer, counted } of rows) {
+    test(`${name}: ${answer}; counted ${counted}`, async () => {
+      const exercise = cases[name];
+      assert.ok(exercise, 'this row of the table has no test');
+      await exercise();
+    });
+  }
+
+  test('every case that is tested is a row of the table', () => {
+    assert.deepEqual(
+      Object.keys(cases),
+      rows.map(({ name }) => name),
+    );
+  });
+});
+
+function keys(prefix: string, count: number): Readonly<Record<string, number>> {
+  return Object.fromEntries(Array.from({ length: count }, (_, index) => [`${prefix}-${index}`, 1]));
+}
+
+async function execute(url: string, text: string): Promise<void> {
+  const connection = await connectTo(url);
+  try {
+    await connection.query({ text });
+  } finally {
+    await connection.close();
+  }
+}
