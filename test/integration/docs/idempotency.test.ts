@@ -257,13 +257,14 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('empty', 2n);
     },
 
-    'a token of more than 255 characters, or with a space, a control character or anything beyond ASCII in it': async () => {
-      for (const token of ['x'.repeat(256), 'a b', 'aéb', 'a\tb', 'a\u00ffb']) {
-        assertProblem(await withToken(token, { illegal: 1 }), 'invalid-request');
-      }
-      assertNew(await withToken('x'.repeat(255), { illegal: 1 }));
-      await assertSum('illegal', 1n);
-    },
+    'a token of more than 255 characters, or with a space, a control character or anything beyond ASCII in it':
+      async () => {
+        for (const token of ['x'.repeat(256), 'a b', 'aéb', 'a\tb', 'a\u00ffb']) {
+          assertProblem(await withToken(token, { illegal: 1 }), 'invalid-request');
+        }
+        assertNew(await withToken('x'.repeat(255), { illegal: 1 }));
+        await assertSum('illegal', 1n);
+      },
 
     'the same token on `POST /increment` and on `DELETE`': async () => {
       const token = newToken();
