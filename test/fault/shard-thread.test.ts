@@ -19,10 +19,14 @@ function keyOfShard(shard: number, shards: number): string {
   }
 }
 
-async function withNode(label: string, body: (node: CountedNode, directory: string) => Promise<void>): Promise<void> {
+async function withNode(
+  label: string,
+  body: (node: CountedNode, directory: string) => Promise<void>,
+  more: Readonly<Record<string, string>> = {},
+): Promise<void> {
   const database = await createTestDatabase();
   const directory = await temporaryDirectory();
-  const node = await CountedNode.make(label, { databaseUrl: database.url, env: { FLUSH_INTERVAL_MS: '100' } });
+  const node = await CountedNode.make(label, { databaseUrl: database.url, env: { FLUSH_INTERVAL_MS: '100', ...more } });
   try {
     await body(node, directory);
   } finally {
@@ -65,6 +69,25 @@ for (const [how, fault] of ends) {
     },
   );
 }
+
+test(
+  'with three front ends, each is told of a shard that ends and connected to the next, and everything is counted once',
+  { timeout: 60_000 },
+  async () => {
+    await withNode(
+      'front-ends',
+      async (node, directory) => {
+        const once = path.join(directory, 'once');
+        const server = await node.start(faultEnvironment({ step: 'acknowledge', action: 'exit-thread', at: 30, once }));
+        const load = node.load();
+        await server.waitFor('"msg":"A shard ended"');
+        await load.acknowledgements(500);
+        await node.finish(server);
+      },
+      { HTTP_THREADS: '3' },
+    );
+  },
+);
 
 test(
   'a shard whose every thread dies ends the process non-zero, and the next start counts what was acknowledged',

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { Agent } from 'node:http';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { counterOf, sumOf } from '../../support/counters.js';
 import { createTestDatabase } from '../../support/database.js';
@@ -10,8 +12,8 @@ import { increment, send, type Answer } from '../../support/http.js';
 import { freePort } from '../../support/outage-postgres.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { RawConnection } from '../../support/raw-connection.js';
-import { spawnServer, startServer, type TestServer } from '../../support/server.js';
-import { committedSums, SuiteServer } from '../../support/suite-server.js';
+import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
+import { assertCleanStop, committedSums, SuiteServer } from '../../support/suite-server.js';
 
 const THREADS = { HTTP_THREADS: '3', SHARDS: '2' };
 const NEVER_MS = '3600000';
@@ -216,6 +218,37 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
       }
       assert.deepEqual(await server.ended, { code: 0, signal: null }, server.output);
     }));
+
+  test('a front-end thread that breaks ends the process with 1 and says so, and nothing acknowledged is lost', async () => {
+    const directory = await temporaryDirectory();
+    const signal = join(directory, 'break');
+    const breaking = `
+      import { existsSync } from 'node:fs';
+      import { workerData } from 'node:worker_threads';
+      if (workerData?.frontEnd === 2) {
+        setInterval(() => { if (existsSync(${JSON.stringify(signal)})) throw new Error('broken on purpose'); }, 5);
+      }`;
+    const preload = join(directory, 'breaking.mjs');
+    await writeFile(preload, breaking);
+    try {
+      await withServer(
+        { NODE_OPTIONS: `--import=${preload}`, FLUSH_INTERVAL_MS: NEVER_MS },
+        async (server, databaseUrl) => {
+          await onConnections(CONNECTIONS, async (agent) => {
+            assertCreated(await increment(server.url, { kept: 1 }, { agent }));
+          });
+          await writeFile(signal, '');
+          assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
+          assert.match(server.output, /^summing-counters: Front end 2 cannot go on: Error: broken on purpose/m);
+          const next = await startServer({ env: { DATABASE_URL: databaseUrl, ...THREADS }, dataDir: server.dataDir });
+          assert.equal(await sumOf(next.url, 'kept'), BigInt(CONNECTIONS));
+          await assertCleanStop(next);
+        },
+      );
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
 
   test('a second signal ends it with 1, not with an abort', () =>
     withServer({ DRAIN_DELAY_MS: '20000' }, async (server) => {
