@@ -1,0 +1,106 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
+import { api } from '#product/http/api.js';
+import { createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { startServer, type TestServer } from '../../support/server.js';
+import { assertCleanStop } from '../../support/suite-server.js';
+
+const run = promisify(execFile);
+const ANY_TIME = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g;
+
+interface Step {
+  readonly command: string;
+  readonly output: string;
+}
+
+/** A server that the page starts, with the commands up to the next one. */
+interface Part {
+  readonly start: string;
+  readonly env: Readonly<Record<string, string>>;
+  readonly steps: readonly Step[];
+}
+
+const page = readFileSync(join(import.meta.dirname, '../../../../docs/session.md'), 'utf8');
+
+/** `NAME=VALUE ... npm start`, a value in single quotes or without. */
+function environmentOf(start: string): Readonly<Record<string, string>> {
+  const settings = start.matchAll(/([A-Z_]+)=(?:'([^']*)'|(\S+))/g);
+  return Object.fromEntries(Array.from(settings, ([, name = '', quoted, plain = '']) => [name, quoted ?? plain]));
+}
+
+/** A line that begins with `$ ` is a command, `> ` goes on with it, everything else is what it says. */
+function stepsOf(block: string): readonly Step[] {
+  return block
+    .split(/^\$ /m)
+    .slice(1)
+    .map((text) => {
+      const lines = text.trimEnd().split('\n');
+      const commandLines = lines.findIndex((line, index) => index > 0 && !line.startsWith('> '));
+      const end = commandLines < 0 ? lines.length : commandLines;
+      const command = lines
+        .slice(0, end)
+        .map((line) => line.replace(/^> /, ''))
+        .join('\n');
+      return { command, output: lines.slice(end).join('\n') };
+    });
+}
+
+const blocks = Array.from(page.matchAll(/^```(sh|console)\n([\s\S]*?)^```$/gm), ([, kind = '', text = '']) => ({
+  kind,
+  text,
+}));
+const parts: Part[] = [];
+for (const { kind, text } of blocks) {
+  const current = parts.at(-1);
+  if (kind === 'sh') parts.push({ start: text.trim(), env: environmentOf(text), steps: [] });
+  else if (current !== undefined) parts[parts.length - 1] = { ...current, steps: [...current.steps, ...stepsOf(text)] };
+}
+
+for (const { start, env, steps } of parts) {
+  describe(`docs/session.md: ${start}`, () => {
+    let database: TestDatabase;
+    let server: TestServer;
+    before(async () => {
+      database = await createTestDatabase();
+      server = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '2', ...env } });
+    });
+    after(async () => {
+      try {
+        await assertCleanStop(server);
+      } finally {
+        await server.dispose();
+        await database.drop();
+      }
+    });
+
+    for (const { command, output } of steps) {
+      test(`${command.slice(0, 100).replaceAll('\n', ' ')} says what the page says`, async () => {
+        assert.ok(command.includes('localhost:3333'), 'a command asks the server');
+        const here = command.replaceAll('localhost:3333', new URL(server.url).host);
+        const { stdout } = await run('bash', ['-o', 'pipefail', '-c', here], { timeout: 20_000 });
+        const said = stdout.replaceAll('\r\n', '\n').trimEnd();
+        assert.equal(said.replaceAll(ANY_TIME, 'TIME'), output.replaceAll(ANY_TIME, 'TIME'));
+      });
+    }
+  });
+}
+
+test('the page has a command for every operation of the server', () => {
+  const commands = parts.flatMap(({ steps }) => steps.map(({ command }) => command));
+  assert.ok(commands.length > 25);
+  for (const [name, { method, path }] of Object.entries(api)) {
+    const place = `localhost:3333${path.replace('{key}', '')}`;
+    const isThere = commands.some((command) => {
+      const at = command.indexOf(place);
+      const behind = command[at + place.length] ?? ' ';
+      const isPlace = at >= 0 && (path.endsWith('{key}') ? /[^\s'?]/ : /[\s'?]/).test(behind);
+      const asked = /-X (POST|DELETE)/.exec(command)?.[1] ?? 'GET';
+      return isPlace && asked === method.toUpperCase();
+    });
+    assert.ok(isThere, `${name}: ${method} ${path}`);
+  }
+});
