@@ -122,6 +122,40 @@ test('a disk that refuses at any call while a segment is made keeps nothing, and
   }
 });
 
+test('after a failed sync of zeros the segment is left behind, and what it holds is not in doubt', async () => {
+  const { disk, options } = simulated({ segmentBytes: 1024 * 1024 });
+  const journal = createFileJournal(options);
+  // The first 256 KiB are zeros already.
+  for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(10_000)])),
+    'journal-unavailable',
+  );
+  assert.equal(journal.append([rawRecord(100)]), 26);
+  assert.equal(listStreams(disk, options.directory)[0]?.segments, 2);
+  disk.restart('nothing');
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(0);
+  assert.equal((await replayedLsns(reopened)).length, 26);
+  await reopened.close();
+});
+
+test('after a failed sync of zeros, records that everysec had left for later are in doubt', () => {
+  const { disk, options } = simulated({ segmentBytes: 1024 * 1024, syncPolicy: 'everysec' });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(10_000)])),
+    'journal-failed',
+  );
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(100)])),
+    'journal-failed',
+  );
+});
+
 test('a disk that refuses the first append leaves a journal that can be tried again', () => {
   for (let offset = 1; offset < 9; offset += 1) {
     const { disk, options } = simulated();
