@@ -47,8 +47,8 @@ describe('TLS', () => {
   });
 
   /** The certificate is verified, and so is the name. */
-  function ask(method: string, path: string, body?: string): Promise<TlsAnswer> {
-    const { port } = new URL(server.url);
+  function ask(method: string, path: string, body?: string, url = server.url): Promise<TlsAnswer> {
+    const { port } = new URL(url);
     return new Promise((resolve, reject) => {
       const options = { host: 'localhost', family: 4, port, method, path, ca: authority, agent: false };
       const outgoing = request(options, (incoming) => {
@@ -74,6 +74,21 @@ describe('TLS', () => {
     const page = await ask('GET', '/counters?prefix=large-&limit=1000');
     assert.equal((JSON.parse(page.body) as { counters: unknown[] }).counters.length, 1000);
     assert.equal((await ask('DELETE', '/counters/a')).body, '{"key":"a","sum":1}');
+  });
+
+  test('with three front ends every one of many connections is served', async () => {
+    const threads = await startServer({ env: { ...env, HTTP_THREADS: '3' } });
+    try {
+      assert.match(threads.url, /^https:/);
+      const answers = await Promise.all(
+        Array.from({ length: 60 }, () => ask('POST', '/increment', '{"threads":1}', threads.url)),
+      );
+      for (const answer of answers) assert.deepEqual(answer, { status: 202, body: 'created' });
+      assert.deepEqual(await ask('GET', '/key_sum?name=threads', undefined, threads.url), { status: 200, body: '60' });
+      await assertCleanStop(threads);
+    } finally {
+      await threads.dispose();
+    }
   });
 
   test('what the client verifies is the configured certificate, over TLS 1.2 or later', async () => {
