@@ -196,9 +196,12 @@ export class ShardClient {
   endTurn(): void {
     if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
     const requests = this.#plain.requests + this.#tokened.requests;
-    if (requests < BATCH_REQUESTS && this.#clock.monotonic() - this.#postedAtMs < BATCH_INTERVAL_MS) {
-      this.#timer ??= this.#clock.schedule(BATCH_INTERVAL_MS, this.#postLate);
-      return;
+    if (requests < BATCH_REQUESTS) {
+      const restMs = BATCH_INTERVAL_MS - (this.#clock.monotonic() - this.#postedAtMs);
+      if (restMs > 0) {
+        this.#timer ??= this.#clock.schedule(Math.ceil(restMs), this.#postLate);
+        return;
+      }
     }
     this.#post('plain');
     this.#post('tokened');

@@ -5,12 +5,19 @@
  * entry number; an entry has its key's bytes in one arena, its sum, and how many increments went into it. Keys stay
  * bytes from the socket to PostgreSQL, so that no string is made per increment, and a pending key of 24 bytes costs
  * 24 + 36 bytes plus the slack of doubling arrays. Insertion order is entry order.
+ *
+ * The hash has no secret, so keys can be made that all have the same one. A probe therefore ends after
+ * {@link PROBES_MAX} slots, and the few keys that found none free there are looked up in a Map of strings, whose hash the
+ * engine seeds. (The attack is that of Crosby and Wallach, "Denial of service via algorithmic complexity attacks", 2003.)
  */
 import { addSums, AMOUNT_MAX, type Sum } from '../increment.js';
 import { PENDING_KEY_OVERHEAD_BYTES } from './messages.js';
 
 const SMALLEST_CAPACITY = 1024;
 const SMALLEST_ARENA_BYTES = 32 * 1024;
+
+/** Slots that are looked at for a key; a million keys that nobody chose with care need fewer than 50. */
+const PROBES_MAX = 64;
 
 /** Exact sums by key. */
 export class SummingMap {
@@ -27,6 +34,8 @@ export class SummingMap {
   #incrementsTotal = 0;
   /** Sums beyond the safe integers, by entry; their cell in the column is NaN. */
   readonly #bigSums = new Map<number, bigint>();
+  /** Entry numbers of keys that have no slot, by their bytes as a latin1 string. */
+  readonly #crowded = new Map<string, number>();
 
   /** Number of distinct keys. */
   get size(): number {
@@ -49,7 +58,8 @@ export class SummingMap {
       this.#slots.byteLength +
       this.#arena.byteLength +
       this.#hash.length * (4 + 4 + 2 + 8 + 8) +
-      this.#bigSums.size * 64
+      this.#bigSums.size * 64 +
+      this.#crowded.size * 128
     );
   }
 
@@ -63,18 +73,22 @@ export class SummingMap {
     this.#incrementsTotal += 1;
     const slots = this.#slots;
     let slot = hash & this.#mask;
-    for (;;) {
+    for (let probes = 0; probes < PROBES_MAX; probes += 1) {
       // Slot numbers are masked, so always in range; the same holds for entry numbers read from slots.
       const next = slots[2 * slot + 1] as number;
-      if (next === 0) break;
+      if (next === 0) {
+        slots[2 * slot] = hash;
+        slots[2 * slot + 1] = this.#size + 1;
+        this.#append(hash, bytes, start, length, amount);
+        return true;
+      }
       if (slots[2 * slot] === hash && this.#equals(next - 1, bytes, start, length)) {
         this.#addTo(next - 1, amount);
         return false;
       }
       slot = (slot + 1) & this.#mask;
     }
-    this.#insert(slot, hash, bytes, start, length, amount);
-    return true;
+    return this.#addCrowded(hash, bytes, start, length, amount);
   }
 
   /** The key's sum here, or undefined. */
@@ -87,12 +101,13 @@ export class SummingMap {
   find(hash: number, bytes: Uint8Array, start: number, length: number): number {
     const slots = this.#slots;
     let slot = hash & this.#mask;
-    for (;;) {
+    for (let probes = 0; probes < PROBES_MAX; probes += 1) {
       const next = slots[2 * slot + 1] as number;
       if (next === 0) return -1;
       if (slots[2 * slot] === hash && this.#equals(next - 1, bytes, start, length)) return next - 1;
       slot = (slot + 1) & this.#mask;
     }
+    return this.#crowded.get(latin1(bytes, start, length)) ?? -1;
   }
 
   /** Sum of an entry, 0 ≤ entry < size. */
@@ -136,6 +151,20 @@ export class SummingMap {
     this.#size = 0;
     this.#incrementsTotal = 0;
     this.#bigSums.clear();
+    this.#crowded.clear();
+  }
+
+  /** Adds to a key that has no slot, or will have none. */
+  #addCrowded(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): boolean {
+    const key = latin1(bytes, start, length);
+    const entry = this.#crowded.get(key);
+    if (entry !== undefined) {
+      this.#addTo(entry, amount);
+      return false;
+    }
+    this.#crowded.set(key, this.#size);
+    this.#append(hash, bytes, start, length, amount);
+    return true;
   }
 
   #addTo(entry: number, amount: number): void {
@@ -165,7 +194,8 @@ export class SummingMap {
     return true;
   }
 
-  #insert(slot: number, hash: number, bytes: Uint8Array, start: number, length: number, amount: number): void {
+  /** Makes the entry of a new key, which something leads to already. */
+  #append(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): void {
     const entry = this.#size;
     if (this.#arenaEnd + length > this.#arena.length) this.#growArena(length);
     const arena = this.#arena;
@@ -177,8 +207,6 @@ export class SummingMap {
     this.#keyBytes[entry] = length;
     this.#sum[entry] = amount;
     this.#increments[entry] = 1;
-    this.#slots[2 * slot] = hash;
-    this.#slots[2 * slot + 1] = entry + 1;
     this.#size = entry + 1;
     if (this.#size === this.#hash.length) this.#grow();
   }
@@ -201,13 +229,24 @@ export class SummingMap {
     this.#keyBytes.set(keyBytes);
     this.#sum.set(sum);
     this.#increments.set(increments);
-    for (let entry = 0; entry < this.#size; entry += 1) {
-      const own = hash[entry] as number;
-      let slot = own & this.#mask;
-      while (this.#slots[2 * slot + 1] !== 0) slot = (slot + 1) & this.#mask;
-      this.#slots[2 * slot] = own;
-      this.#slots[2 * slot + 1] = entry + 1;
+    this.#crowded.clear();
+    for (let entry = 0; entry < this.#size; entry += 1) this.#place(entry, hash[entry] as number);
+  }
+
+  /** Gives an entry a slot, or a place among the crowded. */
+  #place(entry: number, hash: number): void {
+    const slots = this.#slots;
+    let slot = hash & this.#mask;
+    for (let probes = 0; probes < PROBES_MAX; probes += 1) {
+      if (slots[2 * slot + 1] === 0) {
+        slots[2 * slot] = hash;
+        slots[2 * slot + 1] = entry + 1;
+        return;
+      }
+      slot = (slot + 1) & this.#mask;
     }
+    const start = this.#keyStart[entry] as number;
+    this.#crowded.set(latin1(this.#arena, start, this.#keyBytes[entry] as number), entry);
   }
 
   #allocate(capacity: number): void {
@@ -219,4 +258,8 @@ export class SummingMap {
     this.#sum = new Float64Array(capacity / 2);
     this.#increments = new Float64Array(capacity / 2);
   }
+}
+
+function latin1(bytes: Uint8Array, start: number, length: number): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset + start, length).toString('latin1');
 }
