@@ -11,6 +11,7 @@ import { systemClock, type Clock, type Timer } from '../clock.js';
 import { errorCodes, type ErrorCode } from '../errors.js';
 import type { PairColumns, PendingReply } from '../increment.js';
 import { TOKENED_HEADER_BYTES, TOKENED_OUTCOME, type BatchAnswer, type BatchMessage } from './messages.js';
+import { BatchPace } from './batch-pace.js';
 import { OutgoingBatch } from './outgoing-batch.js';
 
 /**
@@ -18,15 +19,6 @@ import { OutgoingBatch } from './outgoing-batch.js';
  * cost the shard, so requests gather here while the shard is busy.
  */
 const BATCHES_IN_FLIGHT_MAX = 1;
-
-/**
- * A batch that follows another within this time waits for the time to pass, or for {@link BATCH_REQUESTS} requests: a
- * round trip is so short that without it a batch at load would hold two or three. A request at a quiet time does not wait.
- */
-const BATCH_INTERVAL_MS = 2;
-
-/** Requests that make a batch worth its messages at once. */
-const BATCH_REQUESTS = 128;
 
 /** A shard's port as a front end uses it. */
 export interface AnswerPort {
@@ -79,8 +71,7 @@ export class ShardClient {
   #inFlightHead = 0;
   #reservedPairs = 0;
   #reservedBytes = 0;
-  /** On the monotonic clock. */
-  #postedAtMs = Number.NEGATIVE_INFINITY;
+  readonly #pace = new BatchPace();
   #timer: Timer | undefined;
   readonly #postLate = (): void => {
     this.#timer = undefined;
@@ -117,6 +108,10 @@ export class ShardClient {
   /** Requests wait to be posted. */
   get hasOpenBatch(): boolean {
     return !this.#plain.isEmpty || !this.#tokened.isEmpty;
+  }
+
+  get #openRequests(): number {
+    return this.#plain.requests + this.#tokened.requests;
   }
 
   /** Connects to a started shard. */
@@ -195,14 +190,13 @@ export class ShardClient {
   /** The end of an event-loop turn: posts what is open unless the shard is busy with enough. */
   endTurn(): void {
     if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
-    const requests = this.#plain.requests + this.#tokened.requests;
-    if (requests < BATCH_REQUESTS) {
-      const restMs = BATCH_INTERVAL_MS - (this.#clock.monotonic() - this.#postedAtMs);
-      if (restMs > 0) {
-        this.#timer ??= this.#clock.schedule(Math.ceil(restMs), this.#postLate);
-        return;
-      }
+    const nowMs = this.#clock.monotonic();
+    const restMs = this.#pace.restMs(this.#openRequests, nowMs);
+    if (restMs > 0) {
+      this.#timer ??= this.#clock.schedule(Math.ceil(restMs), this.#postLate);
+      return;
     }
+    this.#pace.posted(nowMs);
     this.#post('plain');
     this.#post('tokened');
   }
@@ -228,7 +222,6 @@ export class ShardClient {
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
     const sentAtMs = this.#clock.now();
-    this.#postedAtMs = this.#clock.monotonic();
     const { buffer, replies, pairs, bytes } = open.take(sentAtMs);
     this.#inFlight.push({ replies, pairs, bytes, sentAtMs });
     if (kind === 'plain') port.post(buffer, buffer);
@@ -238,6 +231,9 @@ export class ShardClient {
   #take(answer: BatchAnswer): void {
     const isOutcomes = typeof answer === 'object' && 'outcomes' in answer;
     const settled = this.#shift(typeof answer === 'number' ? answer : isOutcomes ? 1 : answer.refused);
+    let requests = 0;
+    for (const { replies } of settled) requests += replies.length;
+    this.#pace.answered(requests, this.#openRequests);
     // Before the replies, so that the shard works while they are written.
     this.endTurn();
     for (const { replies } of settled) {

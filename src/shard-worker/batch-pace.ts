@@ -1,0 +1,48 @@
+/**
+ * Decides when a front end's open batch for a shard is worth its messages and its sync. Front-end thread.
+ *
+ * A batch costs what dozens of requests cost, so requests gather; but a client that waits for an answer sends nothing, so
+ * to gather more than there are clients is to wait for nobody. The pace learns how many requests are under way when none
+ * are held back, and posts when most of them have gathered: the few that are missing keep this thread busy while the
+ * shard makes the batch durable. It learns from every answer that finds more under way, and from every batch that was
+ * ended by time; now and then it lets time end one on purpose, since with early posts more are never seen.
+ */
+
+/** Longest wait of a request for others, in ms, from the last batch on: a quiet time's request waits for none. */
+const INTERVAL_MS = 2;
+
+/** The part of the requests under way that makes a batch. */
+const PART = 0.75;
+
+/** Every so many batches time ends one: seldom enough to stay out of the 99th percentile of latency. */
+const PROBE_BATCHES = 128;
+
+/** The pace of one front end's batches to one shard. Times are ms on a monotonic clock. */
+export class BatchPace {
+  /** Requests under way at a time, as learned last; nothing is known yet. */
+  #underWay = Number.POSITIVE_INFINITY;
+  #postedAtMs = Number.NEGATIVE_INFINITY;
+  #batches = 0;
+  #endedByTime = false;
+
+  /** How long a batch of `requests` should still wait, in ms; 0: not at all. */
+  restMs(requests: number, nowMs: number): number {
+    // Not the first batch of all: before it was a quiet time, and it holds one request.
+    const isProbe = this.#batches % PROBE_BATCHES === 1;
+    if (!isProbe && requests >= PART * this.#underWay) return 0;
+    return Math.max(0, INTERVAL_MS - (nowMs - this.#postedAtMs));
+  }
+
+  /** A batch was posted. */
+  posted(nowMs: number): void {
+    this.#endedByTime = nowMs - this.#postedAtMs >= INTERVAL_MS;
+    this.#postedAtMs = nowMs;
+    this.#batches += 1;
+  }
+
+  /** Batches of `requests` were answered while `open` others had gathered. */
+  answered(requests: number, open: number): void {
+    const underWay = requests + open;
+    this.#underWay = this.#endedByTime ? underWay : Math.max(this.#underWay, underWay);
+  }
+}
