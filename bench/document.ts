@@ -86,5 +86,5 @@ function boundsTable(run: BoundsRecord | undefined): string | undefined {
     ...[keyBytes, keys, memory.residentMibBefore, memory.residentMibAtBound, memory.residentMibMax].map(thousands),
     secondsToCommit.toFixed(1),
   ]);
-  return `${markdownTable([heads, ...rows])}\n\n${run.shards} shards. ${provenanceSentence(run)}`;
+  return `${markdownTable([heads, ...rows])}\n\n\`SHARDS=${run.shards}\`. ${provenanceSentence(run)}`;
 }
