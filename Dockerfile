@@ -10,8 +10,8 @@ COPY package.json package-lock.json .npmrc ./
 RUN npm ci --ignore-scripts --omit=optional
 COPY . .
 RUN npx tspc -b tsconfig.build.json && npm prune --ignore-scripts --omit=dev --omit=optional \
-  # The compiler comes as typia's peer, for its command line only.
-  && rm -rf node_modules/typescript \
+  # The compiler comes as typia's peer, for its command line only; what it left in the cache is a copy of itself.
+  && rm -rf node_modules/typescript node_modules/.cache \
   # Binaries of other systems, and of Node versions that are not in this image.
   && abi="$(node -p process.versions.modules)" arch="$(node -p process.arch)" \
   && find node_modules/uWebSockets.js node_modules/uWebSockets.js-glibc-2.27 -name '*.node' \

@@ -1,13 +1,20 @@
 /**
  * `npm run bench:document -- [FILE]`: writes the figures of FILE, default the baseline, into docs/benchmarks.md, so that
  * none is typed by hand. The document names its places: `<!-- figures: NAME -->` … `<!-- end -->`, where NAME is a
- * scenario, `peers`, `grid`, `soak` or `memory`; the newest run of that name goes between, or "Not measured yet.".
+ * scenario, `peers`, `grid`, `soak`, `memory` or `bounds`; the newest run of that name goes between, or "Not measured yet.".
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { withCleanup } from './owned-process.js';
 import { projectRoot } from './project.js';
-import { baselineFile, newestTurns, readRecords, type GridRecord, type RunRecord } from './record.js';
+import {
+  baselineFile,
+  newestTurns,
+  readRecords,
+  type BoundsRecord,
+  type GridRecord,
+  type RunRecord,
+} from './record.js';
 import { markdownTable, origin, provenanceSentence, thousands, turnsRows } from './table.js';
 
 const documentFile = join(projectRoot, 'docs', 'benchmarks.md');
@@ -46,6 +53,7 @@ function figures(name: string, records: readonly RunRecord[]): string | undefine
         `${run.keyBytes} bytes (${run.journal}, ${run.shards} shards).\n\n${provenanceSentence(run)}`
     );
   }
+  if (name === 'bounds') return boundsTable(records.findLast((record) => record.kind === 'bounds'));
   const run = newestTurns(records).get(name);
   if (run === undefined) return undefined;
   const notes = run.contenders.flatMap(({ name: contender, note }) =>
@@ -67,4 +75,16 @@ function gridTable(cells: readonly GridRecord[]): string | undefined {
     );
   const heads = ['connections', 'keys', 'keys a body', 'shards', 'increments/s', 'server CPU µs', 'p99 ms'];
   return `${markdownTable([heads, ...rows])}\n\n${newest.journal}. ${provenanceSentence(newest)}`;
+}
+
+function boundsTable(run: BoundsRecord | undefined): string | undefined {
+  if (run === undefined) return undefined;
+  const heads = ['journal', 'bound', 'key bytes', 'pending keys', 'MiB before', 'MiB at the bound', 'MiB at most', 's'];
+  const rows = run.runs.map(({ journal, bound, keyBytes, keys, secondsToCommit, ...memory }) => [
+    journal,
+    `\`${bound}\``,
+    ...[keyBytes, keys, memory.residentMibBefore, memory.residentMibAtBound, memory.residentMibMax].map(thousands),
+    secondsToCommit.toFixed(1),
+  ]);
+  return `${markdownTable([heads, ...rows])}\n\n\`SHARDS=${run.shards}\`. ${provenanceSentence(run)}`;
 }

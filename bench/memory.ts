@@ -34,7 +34,7 @@ await withCleanup(async () => {
     FLUSH_INTERVAL_MS: '3600000',
     FLUSH_MAX_KEYS: '100000000',
     MAX_PENDING_KEYS: String(2 * keys),
-    MAX_PENDING_BYTES: '8 GiB',
+    MAX_PENDING_BYTES: '512 MiB',
     JOURNAL_MAX_BYTES: '8 GiB',
   }).start();
   try {

@@ -1,6 +1,6 @@
 /**
  * `npm run bench:outage -- --seconds 60`: full load while the database is away, then how long until everything that was
- * acknowledged is committed. A PostgreSQL of its own is stopped under load and started again on the same port.
+ * acknowledged is committed. A PostgreSQL of its own is held under load: it neither answers nor refuses.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
-import { startEmbeddedPostgres } from '#product/db/embedded.js';
+import { startHeldPostgres } from './held-postgres.js';
 import { serverMain } from './project.js';
 
 const LOAD = `local n = 0
@@ -18,24 +18,20 @@ request = function()
 end
 `;
 
-const quiet = { info: () => undefined, warn: () => undefined, error: () => undefined };
 const { values } = parseArgs({ options: { seconds: { type: 'string', default: '60' } } });
 const seconds = Number(values.seconds);
-const postgresDir = mkdtempSync(join(tmpdir(), 'summing-counters-outage-'));
 const dataDir = mkdtempSync(join(tmpdir(), 'summing-counters-outage-'));
-const postgres = await startEmbeddedPostgres({ dataDir: postgresDir, logger: quiet, maxConnections: 20 });
+const postgres = await startHeldPostgres();
 const env = { ...process.env, PORT: '0', DATA_DIR: dataDir, DATABASE_URL: postgres.url };
 const server = spawn(process.execPath, [serverMain], { env, stdio: ['ignore', 'pipe', 'inherit'] });
 try {
   const url = await ready();
   const load = wrk(url, seconds + 4);
   await pause(2000);
-  // Every process of PostgreSQL is held, so that nothing answers and nothing refuses: the worst kind of outage.
-  const held = processesOf(postgres.pid);
-  for (const pid of held) process.kill(pid, 'SIGSTOP');
+  postgres.hold();
   const stoppedAt = performance.now();
   await pause(seconds * 1000);
-  for (const pid of held) process.kill(pid, 'SIGCONT');
+  postgres.release();
   const awaySeconds = (performance.now() - stoppedAt) / 1000;
   const { requests, refused } = await load;
   const backAt = performance.now();
@@ -49,7 +45,7 @@ try {
   server.kill('SIGTERM');
   await new Promise((resolve) => server.once('exit', resolve));
   await postgres.stop();
-  for (const directory of [dataDir, postgresDir]) rmSync(directory, { recursive: true, force: true, maxRetries: 50 });
+  rmSync(dataDir, { recursive: true, force: true, maxRetries: 50 });
 }
 
 function ready(): Promise<string> {
@@ -62,12 +58,6 @@ function ready(): Promise<string> {
       if (url !== undefined && output.includes('"msg":"Ready"')) resolve(url);
     });
   });
-}
-
-/** The postmaster and its children. */
-function processesOf(pid: number): readonly number[] {
-  const children = spawnSync('pgrep', ['-P', String(pid)]).stdout.toString();
-  return [pid, ...children.split('\n').filter(Boolean).map(Number)];
 }
 
 function wrk(url: string, forSeconds: number): Promise<{ requests: number; refused: number }> {

@@ -109,8 +109,31 @@ export interface MemoryRecord extends Provenance {
   readonly bytesPerPendingKey: number;
 }
 
+/** A node at one of its bounds while the database was held. */
+export interface BoundFigures {
+  readonly journal: string;
+  /** The setting that is its default and was reached. */
+  readonly bound: 'MAX_PENDING_KEYS' | 'MAX_PENDING_BYTES';
+  readonly keyBytes: number;
+  /** Distinct keys that were pending when the first was refused. */
+  readonly keys: number;
+  /** Resident memory of the server after its warm-up, at the bound after refusals, and at most until all was committed. */
+  readonly residentMibBefore: number;
+  readonly residentMibAtBound: number;
+  readonly residentMibMax: number;
+  /** From the return of the database. */
+  readonly secondsToCommit: number;
+}
+
+/** Memory of a node at its bounds. */
+export interface BoundsRecord extends Provenance {
+  readonly kind: 'bounds';
+  readonly shards: number;
+  readonly runs: readonly BoundFigures[];
+}
+
 /** Any line of a file of results. */
-export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord;
+export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord;
 
 /** Figures to compare with, kept with the project. */
 export const baselineFile = join(projectRoot, 'bench', 'results', 'baseline.jsonl');

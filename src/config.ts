@@ -40,8 +40,8 @@ export interface Config {
   readonly flushKeysMax: Integer<1, 100_000_000>;
   /** Per node. */
   readonly pendingKeysMax: Integer<1, 100_000_000>;
-  /** Per node. */
-  readonly pendingBytesMax: Integer<1024, 1_099_511_627_776>;
+  /** Per node. Less than the most that one flush may hold, see FLUSH_BYTES_MAX. */
+  readonly pendingBytesMax: Integer<1024, 943_718_400>;
   /** At most 16 MiB, so that a body's pairs fit one record whatever they are. */
   readonly bodyBytesMax: Integer<16, 16_777_216>;
   /** At most KEY_BYTES_LIMIT. */
@@ -68,6 +68,16 @@ const table: Readonly<Record<SettingKey, Setting>> = settings;
 // Object.keys of the table, which has the members of its type and no others.
 const settingKeys = Object.keys(settings) as readonly (keyof typeof settings & SettingKey)[];
 
+/** Most bytes of one flush, which is one statement: PostgreSQL takes no message of 1 GiB. */
+const FLUSH_BYTES_MAX = 1_000_000_000;
+/**
+ * A pair of a request with a token may take so much more in a flush than it counts as pending: its token once more, up to
+ * 255 bytes, while the 104 bytes of a key's overhead stay behind. Any other pair takes less than it counts.
+ */
+const TOKENED_PAIR_FLUSH_BYTES = 192;
+/** What a pair counts at least: its overhead, and a key of one byte. */
+const PENDING_PAIR_BYTES_MIN = 105;
+
 /** Limits that only make sense together; checked where each of them is valid on its own. */
 const relations: readonly {
   readonly between: readonly SettingKey[];
@@ -79,6 +89,17 @@ const relations: readonly {
       pendingKeysMax >= shards
         ? undefined
         : `MAX_PENDING_KEYS is ${pendingKeysMax}, but must be at least SHARDS, ${shards}.`,
+  },
+  {
+    // All that is pending may be in one shard, and what a shard holds is one flush after an outage.
+    between: ['pendingBytesMax', 'pendingKeysMax'],
+    problem: ({ pendingBytesMax, pendingKeysMax }) => {
+      const pairs = Math.min(pendingKeysMax, Math.floor(pendingBytesMax / PENDING_PAIR_BYTES_MIN));
+      return pendingBytesMax + pairs * TOKENED_PAIR_FLUSH_BYTES <= FLUSH_BYTES_MAX
+        ? undefined
+        : `MAX_PENDING_BYTES is ${sizeText(pendingBytesMax)} and MAX_PENDING_KEYS ${pendingKeysMax}: MAX_PENDING_BYTES + ` +
+            `${TOKENED_PAIR_FLUSH_BYTES} × MAX_PENDING_KEYS must be at most ${FLUSH_BYTES_MAX}, what one flush can hold.`;
+    },
   },
   {
     between: ['drainDelayMs', 'shutdownTimeoutMs'],
@@ -125,7 +146,7 @@ function tlsProblem(certFile: string, keyFile: string): string | undefined {
 
 /**
  * The configuration that `env` asks for, frozen all the way down. A variable that is empty is unset; one that is not in
- * the table is somebody else's. Relations that hold: MAX_PENDING_BYTES has room for the pairs of any body, JOURNAL_MAX_BYTES for several bodies; DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS; the TLS files match.
+ * the table is somebody else's. Relations that hold: what is pending fits one flush; each shard can hold a key; DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS; the TLS files match.
  * Throws {@link StartError} with one sentence for every problem; secrets are never part of it.
  */
 export function readConfig(env: NodeJS.ProcessEnv): Config {

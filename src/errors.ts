@@ -31,7 +31,6 @@ export const errorCatalogue = {
   'idempotency-mismatch': entry(422, 'The idempotency key was used with other content'),
   'outcome-unknown': entry(500, 'The outcome of the request is unknown', true, 'unknown'),
   'internal-error': entry(500, 'The server met an error of its own', false),
-  'not-implemented': entry(501, 'The server does not implement this'),
   overloaded: entry(503, 'The server is at one of its bounds', true),
   starting: entry(503, 'The server is starting', true),
   draining: entry(503, 'The server is shutting down', true),

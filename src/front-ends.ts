@@ -105,9 +105,9 @@ export class FrontEnds {
     await this.#threads.accept();
   }
 
-  /** The code with which a closed door refuses increments, or undefined. */
-  get closedDoor(): ErrorCode | undefined {
-    return this.#local?.closedDoor;
+  /** The code with which increments of new keys are refused now, or undefined. */
+  get refusal(): ErrorCode | undefined {
+    return this.#local?.refusal;
   }
 
   /** Opens a shard's door, or closes it with the code that its callers get. */

@@ -51,7 +51,7 @@ export class ServerProcess {
       store: () => this.#database.counters,
       resets: () => this.#database.resets,
       supervisor: () => this.#supervisor,
-      refusal: () => this.#refusal ?? this.#frontEnds?.closedDoor,
+      refusal: () => this.#refusal ?? this.#frontEnds?.refusal,
       flushing: () => this.#shardsAway.size === 0,
     });
   }

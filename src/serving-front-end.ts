@@ -48,6 +48,7 @@ export class ServingFrontEnd {
   readonly #frontEnd: FrontEnd;
   readonly #router: ShardRouter;
   readonly #ackTimeoutMs: number;
+  readonly #keyBytesMax: number;
   #expiry: NodeJS.Timeout | undefined;
 
   constructor(options: ServingFrontEndOptions) {
@@ -56,6 +57,7 @@ export class ServingFrontEnd {
     // For one front end at least five bodies, by the relation between the limits; for one of many at least one, whose buffer doubles.
     const gatheredBytesMax = Math.max(2 * bodyBytesMax, Math.floor(pendingBytesMax / 4 / httpThreads));
     this.#ackTimeoutMs = config.ackTimeoutMs;
+    this.#keyBytesMax = keyBytesMax;
     const shared = reservations === undefined ? undefined : new SharedReservations(reservations);
     const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared));
     this.link = localFrontEndLink(clients);
@@ -77,9 +79,9 @@ export class ServingFrontEnd {
     });
   }
 
-  /** The code with which a closed door refuses increments, or undefined. */
-  get closedDoor(): ErrorCode | undefined {
-    return this.#router.closedDoor;
+  /** The code with which increments of new keys are refused now, or undefined. */
+  get refusal(): ErrorCode | undefined {
+    return this.#router.closedDoor ?? (this.#router.hasRoomFor(this.#keyBytesMax) ? undefined : 'overloaded');
   }
 
   get load(): FrontEndLoad {

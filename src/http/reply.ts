@@ -35,7 +35,6 @@ const STATUS_LINES: Readonly<Record<number, string>> = {
   415: '415 Unsupported Media Type',
   422: '422 Unprocessable Content',
   500: '500 Internal Server Error',
-  501: '501 Not Implemented',
   503: '503 Service Unavailable',
 };
 

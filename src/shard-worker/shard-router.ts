@@ -4,6 +4,8 @@
  *
  * Outcome of a request over several shards: 202 if every part was kept; the refusal if every part was refused with
  * nothing kept; else `outcome-unknown`, because some of it is counted and some is not.
+ *
+ * Longer than most: every bound that a request can meet stands in one place.
  */
 import type { ErrorCode } from '../errors.js';
 import {
@@ -83,8 +85,16 @@ export class ShardRouter implements IncrementReceiver {
 
   /** The first closed door's code, or undefined where all are open. */
   get closedDoor(): ErrorCode | undefined {
-    for (const door of this.#doors) if (door !== 'open') return door;
-    return undefined;
+    return this.#doors.find((door) => door !== 'open');
+  }
+
+  /** Whether a new key of so many bytes would be taken now, in whatever shard. */
+  hasRoomFor(keyBytes: number): boolean {
+    const bytes = PAIR_HEADER_BYTES + keyBytes;
+    const { pendingKeysMax, pendingBytesMax, journalBytesMax } = this.#limits;
+    if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return false;
+    if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return false;
+    return this.#gauges.every((row) => (row[GAUGE.journalBytes] as number) + bytes <= journalBytesMax);
   }
 
   /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */

@@ -10,7 +10,7 @@ import { CountedNode } from '../support/counted-node.js';
 import { createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { faultEnvironment, type Fault } from '../support/fault-injection.js';
-import { increment } from '../support/http.js';
+import { increment, problemCode, send } from '../support/http.js';
 import { assertProblem } from '../support/problem.js';
 import { temporaryDirectory } from '../support/server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
@@ -203,6 +203,10 @@ test(
         if (answer.status === 202) return false;
         assertProblem(answer, 'overloaded');
         return true;
+      });
+      await eventually('it says that it refuses', async () => {
+        const readiness = await send(node.url, '/readyz');
+        return readiness.status === 503 && problemCode(readiness) === 'overloaded';
       });
       await proxy.accept();
       await load.acknowledgements(200);

@@ -92,8 +92,8 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['FLUSH_INTERVAL_MS', 'flushIntervalMs', 1, 3_600_000],
   ['FLUSH_MAX_KEYS', 'flushKeysMax', 1, 100_000_000],
   ['MAX_PENDING_KEYS', 'pendingKeysMax', 1, 100_000_000, { SHARDS: '1' }],
-  ['MAX_PENDING_BYTES', 'pendingBytesMax', 1024, 1024 ** 4, { MAX_BODY_BYTES: '51' }],
-  ['MAX_BODY_BYTES', 'bodyBytesMax', 16, 16 * 1024 ** 2, { MAX_PENDING_BYTES: '1GiB' }],
+  ['MAX_PENDING_BYTES', 'pendingBytesMax', 1024, 900 * 1024 ** 2, { MAX_BODY_BYTES: '51', MAX_PENDING_KEYS: '100000' }],
+  ['MAX_BODY_BYTES', 'bodyBytesMax', 16, 16 * 1024 ** 2, { MAX_PENDING_BYTES: '512MiB' }],
   ['MAX_KEY_BYTES', 'keyBytesMax', 1, KEY_BYTES_LIMIT],
   ['ACK_TIMEOUT_MS', 'ackTimeoutMs', 10, 600_000],
   ['IDEMPOTENCY_WINDOW_HOURS', 'idempotencyWindowHours', 1, 8760],
@@ -135,7 +135,7 @@ test('sizes are bytes, or carry KiB, MiB, GiB or TiB, with or without a space', 
 });
 
 test('the pairs of the largest body that can be configured fit one record', () => {
-  const { bodyBytesMax } = readConfig({ MAX_BODY_BYTES: '16MiB', MAX_PENDING_BYTES: '1GiB' });
+  const { bodyBytesMax } = readConfig({ MAX_BODY_BYTES: '16MiB', MAX_PENDING_BYTES: '512MiB' });
   assert.ok(recordBytesOfBody(bodyBytesMax) <= RECORD_BYTES_MAX);
 });
 
@@ -163,6 +163,16 @@ test('limits that do not fit each other are refused at the first value that does
     onlyProblemOf({ SHARDS: '4', MAX_PENDING_KEYS: '3' }),
     'MAX_PENDING_KEYS is 3, but must be at least SHARDS, 4.',
   );
+  const keysMax = 1_000_000;
+  const bytesMax = 1_000_000_000 - 192 * keysMax;
+  assert.equal(onlyProblemOf({ MAX_PENDING_BYTES: String(bytesMax) }), '(no problem)');
+  assert.equal(
+    onlyProblemOf({ MAX_PENDING_BYTES: String(bytesMax + 1) }),
+    `MAX_PENDING_BYTES is ${bytesMax + 1} bytes and MAX_PENDING_KEYS ${keysMax}: MAX_PENDING_BYTES + 192 × ` +
+      'MAX_PENDING_KEYS must be at most 1000000000, what one flush can hold.',
+  );
+  // More keys than the bytes have room for ask for no more.
+  assert.equal(onlyProblemOf({ MAX_PENDING_KEYS: '100000000' }), '(no problem)');
   assert.equal(onlyProblemOf({ DRAIN_DELAY_MS: '999', SHUTDOWN_TIMEOUT_MS: '1000' }), '(no problem)');
   assert.equal(
     onlyProblemOf({ DRAIN_DELAY_MS: '1000', SHUTDOWN_TIMEOUT_MS: '1000' }),

@@ -9,8 +9,8 @@ import { assertCreated, assertProblem } from '../../support/problem.js';
 import { SuiteServer } from '../../support/suite-server.js';
 
 const MIB = 1024 * 1024;
-/** A client that stalls is closed after about 12 s; on a busy machine later. */
-const CLOSED_WITHIN_MS = 30_000;
+/** A client that stalls is closed after about 10 s by uWebSockets.js 20.30, 30 s by 20.57; on a busy machine later. */
+const CLOSED_WITHIN_MS = 60_000;
 
 /** Sends one more byte a second until the other side closes. */
 async function trickle(connection: AttackConnection, bytes: string): Promise<void> {
@@ -24,7 +24,7 @@ describe('slow clients', () => {
   // 1 MiB a body; all bodies in part together 16 MiB.
   const node = new SuiteServer({ MAX_PENDING_BYTES: '64MiB' });
 
-  test('slow heads and slow bodies are closed within seconds, and others are served meanwhile', async () => {
+  test('slow heads and slow bodies are closed within a minute, and others are served meanwhile', async () => {
     const before = residentMib(node.server);
     const good = new GoodClient(node.url, 'good-slow');
     const slow = await openConnections(node.url, 600);

@@ -4,7 +4,7 @@ import { Agent } from 'node:http';
 import { describe, test } from 'node:test';
 import { hashKey, shardOfHash } from '#product/increment.js';
 import { counterOf, sumOf } from '../../support/counters.js';
-import { increment, send } from '../../support/http.js';
+import { increment, send, type Answer } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { SuiteServer } from '../../support/suite-server.js';
@@ -46,8 +46,31 @@ for (const shards of [1, 3]) {
       await fill('edge');
       assertProblem(await increment(node.url, { 'edge-one-more': 1 }), 'overloaded');
       assert.equal(await sumOf(node.url, 'edge-one-more'), undefined);
-      const readiness = await send(node.url, '/healthz');
-      assert.equal(readiness.status, 200);
+      assert.equal((await send(node.url, '/healthz')).status, 200);
+    });
+
+    test('at the bound /readyz is 503 overloaded, and 200 again after a flush', async () => {
+      await fill('ready');
+      assertProblem(await send(node.url, '/readyz'), 'overloaded');
+      await flush(node);
+      assert.deepEqual([(await send(node.url, '/readyz')).body], ['{"status":"ok"}']);
+    });
+
+    test('each pair of a request with a token counts as a key of its own, pending or not', async () => {
+      await flush(node);
+      const withToken = (token: string, pairs: number): Promise<Answer> => {
+        const body = Object.fromEntries(Array.from({ length: pairs }, (_, index) => [`token-${index}`, 1]));
+        return increment(node.url, body, { headers: { 'idempotency-key': `${token}-of-${shards}` } });
+      };
+      const [first, second] = [keysMax / 2, keysMax / 2];
+      assertCreated(await withToken('first', first));
+      assertProblem(await withToken('too-many', second + 1), 'overloaded');
+      assertCreated(await withToken('second', second));
+      assertProblem(await withToken('third', 1), 'overloaded');
+      await flush(node);
+      assertCreated(await withToken('third', 1));
+      assert.equal(await sumOf(node.url, 'token-0'), 3n);
+      assert.equal(await sumOf(node.url, `token-${second}`), undefined);
     });
 
     test('at the bound a request whose keys are all pending in one shard is taken', async () => {

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { relative } from 'node:path';
 import { describe, test } from 'node:test';
 import { settings } from '#product/settings.js';
 import { createTestDatabase } from '../../support/database.js';
 import { increment, send } from '../../support/http.js';
 import { assertCreated } from '../../support/problem.js';
-import { spawnServer, startServer, type TestServer } from '../../support/server.js';
+import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
 import { assertCleanStop } from '../../support/suite-server.js';
 
 const MAIN = new URL('../../../../dist/main.js', import.meta.url).pathname;
@@ -147,6 +148,20 @@ describe('the start', { concurrency: 2 }, () => {
       await assertCleanStop(second);
     } finally {
       await first.dispose();
+    }
+  });
+
+  test('the start says where its data are, as an absolute path', async () => {
+    const dataDir = await temporaryDirectory();
+    const database = await createTestDatabase();
+    const env = { DATABASE_URL: database.url, SHARDS: '1', DATA_DIR: relative(process.cwd(), dataDir) };
+    const server = await startServer({ env, dataDir });
+    try {
+      assert.ok(server.log.some((line) => line['msg'] === `Data directory ${dataDir}`));
+      await assertCleanStop(server);
+    } finally {
+      await server.dispose();
+      await database.drop();
     }
   });
 });

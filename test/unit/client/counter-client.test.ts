@@ -430,15 +430,15 @@ test('a close that is cut short refuses all that is left, and says what of it ma
   });
 });
 
-test('a server without idempotency keys is not sent increments without them: they are refused', () =>
+test('an answer that is not retryable is final, also with a code that the client does not know', () =>
   withPeer({}, async (client, peer) => {
     peer.behaviour.answer = (response) => {
-      problem(response, 501, 'not-implemented', false, 'no');
+      problem(response, 501, 'of-another-version', false, 'no');
       return true;
     };
     client.incrementMany({ a: 1, b: 2 });
     const failure = await failureOf(client.flush());
-    assert.deepEqual([failure.code, failure.status, failure.counted], ['not-implemented', 501, 'no']);
+    assert.deepEqual([failure.code, failure.status, failure.counted], ['of-another-version', 501, 'no']);
     assert.equal(failure.refused.length, 1);
     assert.equal(peer.requests.length, 1);
   }));
