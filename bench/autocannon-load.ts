@@ -4,7 +4,7 @@
  */
 import autocannon from 'autocannon';
 import type { LoadFigures, LoadGenerator, LoadRequest } from './load.js';
-import { distinctBody, type Workload } from './workload.js';
+import { distinctBody, nthToken, type Workload } from './workload.js';
 
 const TIMEOUT_SECONDS = 30;
 
@@ -13,6 +13,7 @@ export const autocannonGenerator: LoadGenerator = { name: 'autocannon', run };
 
 async function run({ url, workload, connections, seconds, amount }: LoadRequest): Promise<LoadFigures> {
   const nextBody = bodySource(workload);
+  const nextHeaders = headerSource(workload);
   const result = await autocannon({
     url,
     connections,
@@ -21,8 +22,7 @@ async function run({ url, workload, connections, seconds, amount }: LoadRequest)
     requests: [
       {
         method: 'POST',
-        headers: { 'content-type': workload.contentType },
-        setupRequest: (request) => ({ ...request, body: nextBody() }),
+        setupRequest: (request) => ({ ...request, headers: nextHeaders(), body: nextBody() }),
       },
     ],
   });
@@ -36,6 +36,13 @@ async function run({ url, workload, connections, seconds, amount }: LoadRequest)
     seconds: result.duration,
     latency: { p50Ms: p50, p90Ms: p90, p99Ms: p99, p999Ms: p99_9, maxMs: max },
   };
+}
+
+function headerSource({ contentType, tokenPrefix }: Workload): () => Record<string, string> {
+  const headers = { 'content-type': contentType };
+  if (tokenPrefix === undefined) return () => headers;
+  let n = -1;
+  return () => ({ ...headers, 'idempotency-key': nthToken(tokenPrefix, 0, ++n) });
 }
 
 function bodySource({ bodies }: Workload): () => string {

@@ -6,9 +6,11 @@
  */
 import { autocannonGenerator } from './autocannon-load.js';
 import { readOptions, usage, type RunOptions } from './options.js';
-import { floor, ourServer } from './our-server.js';
+import type { Contender } from './contender.js';
+import { floor, ourServer, tokened } from './our-server.js';
 import { withCleanup } from './owned-process.js';
 import { measureScenario } from './run.js';
+import type { Scenario } from './scenario.js';
 import { runTurns } from './turns.js';
 
 await withCleanup(async () => {
@@ -16,19 +18,25 @@ await withCleanup(async () => {
   if (options === 'help') console.log(`npm run bench -- [options]\n${usage}`);
   else if (options.smoke) await smoke(options);
   else {
-    const contenders = [floor, ...options.journals.map((name) => ourServer(name))];
-    for (const scenario of options.scenarios) await measureScenario('turns', contenders, scenario, options);
+    for (const scenario of options.scenarios) {
+      await measureScenario('turns', contendersOf(scenario, options), scenario, options);
+    }
   }
 });
+
+function contendersOf({ journals, tokened: isTokened }: Scenario, options: RunOptions): readonly Contender[] {
+  const names = options.journals.filter((name) => journals?.includes(name) ?? true);
+  return [floor, ...names.flatMap((name) => [ourServer(name), ...(isTokened === true ? [tokened(name)] : [])])];
+}
 
 /**
  * A few thousand requests to each server, every one of which must be answered 202 and counted exactly: the requests are
  * a number of them, so nothing is in flight at the end. Says nothing about speed.
  */
-async function smoke({ scenarios, journals }: RunOptions): Promise<void> {
-  for (const scenario of scenarios) {
+async function smoke(options: RunOptions): Promise<void> {
+  for (const scenario of options.scenarios) {
     await runTurns(
-      [floor, ...journals.map((name) => ourServer(name))],
+      contendersOf(scenario, options),
       { ...scenario, loop: 'closed', refusalsAllowed: false },
       {
         ...{ turns: 2, seconds: 1, warmUpSeconds: 0, connections: 16, amount: 2000 },

@@ -8,6 +8,10 @@ export interface Contender {
   readonly name: string;
   /** One sentence where its 202 means less than the file journal's. */
   readonly note?: string;
+  /** Its requests carry an Idempotency-Key each. */
+  readonly tokened?: boolean;
+  /** Of an earlier contender of the run whose cost it is also a multiple of. */
+  readonly counterpart?: string;
   start(): Promise<RunningContender>;
 }
 
@@ -24,6 +28,8 @@ export interface RunningContender {
   cost(): ContenderCost;
   /** Waits until everything acknowledged is committed, and reads it back; undefined where nothing is kept. */
   settle(): Promise<Committed | undefined>;
+  /** Idempotency keys that are committed; where the contender takes them. */
+  committedTokens?(): Promise<bigint>;
   stop(): Promise<void>;
 }
 

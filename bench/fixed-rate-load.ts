@@ -42,7 +42,9 @@ class FixedRateLoad {
   constructor({ url, workload, connections, seconds }: LoadRequest, ratePerSecond: number) {
     const { hostname, port, pathname } = new URL(url);
     const { bodies, contentType } = workload;
-    if (bodies.kind !== 'fixed') throw new Error('a fixed rate needs fixed bodies');
+    if (bodies.kind !== 'fixed' || workload.tokenPrefix !== undefined) {
+      throw new Error('a fixed rate needs fixed requests');
+    }
     this.#address = { host: hostname, port: Number(port) };
     this.#connectionCount = connections;
     this.#ratePerMs = ratePerSecond / 1000;

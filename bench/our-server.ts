@@ -28,6 +28,16 @@ export function ourServer(journal: JournalName, env: Readonly<Record<string, str
   return { name: journal, start: () => startOurServer(journal, journal, env) };
 }
 
+/** The same server under requests that carry a fresh Idempotency-Key each, beside itself without them. */
+export function tokened(journal: JournalName): Contender {
+  return {
+    name: `${journal}, tokened`,
+    tokened: true,
+    counterpart: journal,
+    start: () => startOurServer(`${journal}, tokened`, journal, {}),
+  };
+}
+
 /** The floor: see its file. */
 export const floor: Contender = { name: 'floor', start: startFloor };
 
@@ -81,6 +91,12 @@ async function startOurServer(
           `${name}: POST /flush answered ${answer.status} ${await answer.text()}\n${server.output.slice(-2000)}`,
         );
       return committedCounters(database);
+    },
+    async committedTokens() {
+      const { rows } = await database.query<{ tokens: string }>(
+        'select count(*)::text as tokens from idempotency_keys',
+      );
+      return BigInt(rows[0]?.tokens ?? 0);
     },
     async stop() {
       await database.end();

@@ -47,6 +47,8 @@ export interface TurnFigures {
   /** CPU time of an increment as a multiple of the first contender's in the same turn: server alone, and with database. */
   readonly cpuRatio: number;
   readonly cpuRatioWithDatabase: number;
+  /** The same as a multiple of the contender that the record names as this one's counterpart. */
+  readonly cpuRatioToCounterpart?: number;
   /** From the start of the load until everything is committed; null where nothing is kept. */
   readonly committedPerSecond: number | null;
   readonly latency: Latency;
@@ -59,6 +61,7 @@ export interface TurnFigures {
 export interface ContenderFigures {
   readonly name: string;
   readonly note?: string;
+  readonly counterpart?: string;
   /** Of every figure for itself. */
   readonly median: TurnFigures;
   readonly turns: readonly TurnFigures[];

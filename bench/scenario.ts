@@ -1,6 +1,7 @@
 /**
  * The scenarios: a workload, how many connections carry it, and which figure tells. `canonical` is the one that counts.
  */
+import type { JournalName } from './our-server.js';
 import {
   batchWorkload,
   distinctWorkload,
@@ -19,6 +20,10 @@ export interface Scenario {
   readonly loop: 'closed' | 'open';
   /** Backpressure (503) is part of what is measured; elsewhere one refusal fails the run. */
   readonly refusalsAllowed: boolean;
+  /** The journals that it is for, where not for all of those asked for. */
+  readonly journals?: readonly JournalName[];
+  /** Each journal is measured twice: as it is, and with a fresh Idempotency-Key on every request. */
+  readonly tokened?: true;
   /** Made once a stretch of load; `label` is new each time. */
   workload(label: string): Workload;
 }
@@ -70,6 +75,16 @@ export const scenarios: readonly Scenario[] = [
       () => canonicalWorkload,
     ),
     loop: 'open',
+  },
+  {
+    ...closed(
+      'tokened',
+      'canonical with and without a fresh Idempotency-Key on every request; refusals are backpressure',
+      () => canonicalWorkload,
+    ),
+    refusalsAllowed: true,
+    journals: ['memory', 'file-always'],
+    tokened: true,
   },
   closed('connections-512', 'canonical over 512 connections', () => canonicalWorkload, 512),
 ];

@@ -22,7 +22,7 @@ export interface Stretch {
 }
 
 /** A turn's figures without the ratios, which need the whole turn. */
-export type StretchFigures = Omit<TurnFigures, 'cpuRatio' | 'cpuRatioWithDatabase'>;
+export type StretchFigures = Omit<TurnFigures, 'cpuRatio' | 'cpuRatioWithDatabase' | 'cpuRatioToCounterpart'>;
 
 /**
  * A contender's account over all its stretches. A request that was in flight when the load ended may be counted though
@@ -33,6 +33,7 @@ export class MeasuredContender {
   readonly #generator: LoadGenerator;
   #acknowledged = 0n;
   #inFlightMax = 0n;
+  #tokensAcknowledged = 0n;
   /** Increments committed after the latest stretch. */
   #committed: Committed = { sum: 0n, keys: 0 };
 
@@ -54,6 +55,7 @@ export class MeasuredContender {
     const settledSeconds = (performance.now() - startMs) / 1000;
     const cost = difference(running.cost(), costBefore);
     this.#check(stretch, load, committed);
+    await this.#checkTokens(stretch, load);
     const increments = load.acknowledged * stretch.workload.pairsPerBody;
     return {
       requests: load.acknowledged,
@@ -101,6 +103,18 @@ export class MeasuredContender {
         `${name} counted ${sum} of ${this.#acknowledged} acknowledged increments ` +
           `(at most ${this.#inFlightMax} more were in flight).`,
       );
+    }
+  }
+
+  /** As the sums: each token that was acknowledged is claimed, and none that was not sent. */
+  async #checkTokens(stretch: Stretch, load: LoadFigures): Promise<void> {
+    const { running } = this;
+    if (stretch.workload.tokenPrefix === undefined || running.committedTokens === undefined) return;
+    this.#tokensAcknowledged += BigInt(load.acknowledged);
+    const tokens = await running.committedTokens();
+    const max = this.#tokensAcknowledged + this.#inFlightMax / BigInt(stretch.workload.pairsPerBody);
+    if (tokens < this.#tokensAcknowledged || tokens > max) {
+      throw new Error(`${running.name} claimed ${tokens} of ${this.#tokensAcknowledged} acknowledged tokens.`);
     }
   }
 }

@@ -19,6 +19,10 @@ const common: readonly Column[] = [
 /** Columns that only some runs have: shown where a contender has them. */
 const optional: readonly Column[] = [
   {
+    head: '× untokened',
+    cell: (_, { cpuRatioToCounterpart: ratio }) => (ratio === undefined ? '' : ratio.toFixed(2)),
+  },
+  {
     head: 'generator busy',
     cell: (_, { generatorBusy }) => (generatorBusy === null ? '' : `${Math.round(generatorBusy * 100)} %`),
   },

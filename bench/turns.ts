@@ -7,6 +7,7 @@ import type { LoadGenerator } from './load.js';
 import type { ContenderFigures, TurnFigures } from './record.js';
 import type { Scenario } from './scenario.js';
 import { median } from './statistics.js';
+import { tokenedWorkload } from './workload.js';
 import { MeasuredContender, type Stretch, type StretchFigures } from './stretch.js';
 
 /** How long a run is. */
@@ -41,10 +42,10 @@ export async function runTurns(
   const started: RunningContender[] = [];
   try {
     await startAll(contenders, started);
-    const run = new TurnsRun(started, scenario, options);
+    const run = new TurnsRun(contenders, started, scenario, options);
     const figures = await run.measure();
     return {
-      contenders: contenders.map(({ name, note }, index) => summary(name, note, figures[index] ?? [])),
+      contenders: contenders.map((contender, index) => summary(contender, figures[index] ?? [])),
       connections: run.connections,
       build: started.find(({ build }) => build !== undefined)?.build ?? 'none',
     };
@@ -62,6 +63,7 @@ async function startAll(contenders: readonly Contender[], started: RunningConten
 
 class TurnsRun {
   readonly connections: number;
+  readonly #asked: readonly Contender[];
   readonly #contenders: readonly MeasuredContender[];
   readonly #scenario: Scenario;
   readonly #options: TurnsOptions;
@@ -70,7 +72,13 @@ class TurnsRun {
   /** Makes keys unique across stretches. */
   #stretches = 0;
 
-  constructor(started: readonly RunningContender[], scenario: Scenario, options: TurnsOptions) {
+  constructor(
+    asked: readonly Contender[],
+    started: readonly RunningContender[],
+    scenario: Scenario,
+    options: TurnsOptions,
+  ) {
+    this.#asked = asked;
     this.connections = options.connections ?? scenario.connections;
     this.#contenders = started.map((running) => new MeasuredContender(running, options.generator));
     this.#scenario = scenario;
@@ -81,12 +89,14 @@ class TurnsRun {
   async measure(): Promise<readonly (readonly TurnFigures[])[]> {
     const { turns, seconds, warmUpSeconds, onProgress } = this.#options;
     if (warmUpSeconds > 0) {
-      for (const contender of this.#contenders) await contender.run(this.#stretch(warmUpSeconds));
+      for (const [index, contender] of this.#contenders.entries()) {
+        await contender.run(this.#stretch(index, warmUpSeconds));
+      }
       onProgress(`warmed up for ${warmUpSeconds} s each`);
     }
     if (this.#scenario.loop === 'open') {
-      for (const contender of this.#contenders) {
-        const { requestsPerSecond } = await contender.run(this.#stretch(seconds));
+      for (const [index, contender] of this.#contenders.entries()) {
+        const { requestsPerSecond } = await contender.run(this.#stretch(index, seconds));
         this.#rates.set(contender, Math.max(1, Math.floor(requestsPerSecond / 2)));
         onProgress(
           `${contender.running.name}: ${Math.round(requestsPerSecond)} requests/s at most, so half of that from now on`,
@@ -95,13 +105,16 @@ class TurnsRun {
     }
     const figures: TurnFigures[][] = this.#contenders.map(() => []);
     for (let turn = 1; turn <= turns; turn += 1) {
+      const measuredBefore = new Map<string, StretchFigures>();
       let first: StretchFigures | undefined;
       for (const [index, contender] of this.#contenders.entries()) {
         const rate = this.#rates.get(contender);
-        const stretch = this.#stretch(seconds, this.#options.amount);
+        const stretch = this.#stretch(index, seconds, this.#options.amount);
         const measured = await contender.run(rate === undefined ? stretch : { ...stretch, ratePerSecond: rate });
         first ??= measured;
-        const whole = withRatios(measured, first);
+        measuredBefore.set(contender.running.name, measured);
+        const counterpart = measuredBefore.get(this.#asked[index]?.counterpart ?? '');
+        const whole = withRatios(measured, first, counterpart);
         figures[index]?.push(whole);
         onProgress(`turn ${turn}/${turns}  ${progressLine(contender.running.name, whole)}`);
       }
@@ -109,10 +122,13 @@ class TurnsRun {
     return figures;
   }
 
-  #stretch(seconds: number, amount?: number): Stretch {
+  /** For the contender at `index`. */
+  #stretch(index: number, seconds: number, amount?: number): Stretch {
     this.#stretches += 1;
+    const label = `new:${this.#stretches}`;
+    const workload = this.#scenario.workload(label);
     return {
-      workload: this.#scenario.workload(`new:${this.#stretches}`),
+      workload: this.#asked[index]?.tokened === true ? tokenedWorkload(workload, label) : workload,
       connections: this.connections,
       seconds,
       ...(amount === undefined ? {} : { amount }),
@@ -121,12 +137,17 @@ class TurnsRun {
   }
 }
 
-function withRatios(measured: StretchFigures, first: StretchFigures): TurnFigures {
+function withRatios(
+  measured: StretchFigures,
+  first: StretchFigures,
+  counterpart: StretchFigures | undefined,
+): TurnFigures {
   const both = ({ serverCpuUs, databaseCpuUs }: StretchFigures): number => serverCpuUs + databaseCpuUs;
   return {
     ...measured,
     cpuRatio: measured.serverCpuUs / first.serverCpuUs,
     cpuRatioWithDatabase: both(measured) / both(first),
+    ...(counterpart === undefined ? {} : { cpuRatioToCounterpart: measured.serverCpuUs / counterpart.serverCpuUs }),
   };
 }
 
@@ -138,20 +159,23 @@ function progressLine(name: string, figures: TurnFigures): string {
     `p50 ${latency.p50Ms.toFixed(2)} ms  p99 ${latency.p99Ms.toFixed(2)} ms`,
     `${figures.serverCpuUs.toFixed(2)} µs + ${figures.databaseCpuUs.toFixed(2)} µs database`,
     `${figures.cpuRatio.toFixed(2)} ×`,
+    figures.cpuRatioToCounterpart === undefined ? '' : `${figures.cpuRatioToCounterpart.toFixed(2)} × untokened`,
     figures.generatorBusy === null ? '' : `generator busy ${Math.round(figures.generatorBusy * 100)} %`,
     figures.refused > 0 ? `${figures.refused} refused` : '',
   ]
-    .join('  ')
-    .trimEnd();
+    .filter((part) => part !== '')
+    .join('  ');
 }
 
-function summary(name: string, note: string | undefined, turns: readonly TurnFigures[]): ContenderFigures {
+function summary({ name, note, counterpart }: Contender, turns: readonly TurnFigures[]): ContenderFigures {
   const of = (figure: (turn: TurnFigures) => number): number => median(turns.map(figure));
   const committed = turns.flatMap(({ committedPerSecond }) => committedPerSecond ?? []);
+  const toCounterpart = turns.flatMap(({ cpuRatioToCounterpart }) => cpuRatioToCounterpart ?? []);
   const busy = turns.flatMap(({ generatorBusy }) => generatorBusy ?? []);
   return {
     name,
     ...(note === undefined ? {} : { note }),
+    ...(counterpart === undefined ? {} : { counterpart }),
     median: {
       requests: of((turn) => turn.requests),
       increments: of((turn) => turn.increments),
@@ -163,6 +187,7 @@ function summary(name: string, note: string | undefined, turns: readonly TurnFig
       databaseCpuUs: of((turn) => turn.databaseCpuUs),
       cpuRatio: of((turn) => turn.cpuRatio),
       cpuRatioWithDatabase: of((turn) => turn.cpuRatioWithDatabase),
+      ...(toCounterpart.length === 0 ? {} : { cpuRatioToCounterpart: median(toCounterpart) }),
       committedPerSecond: committed.length === 0 ? null : median(committed),
       latency: {
         p50Ms: of((turn) => turn.latency.p50Ms),

@@ -9,6 +9,8 @@ export interface Workload {
   readonly pairsPerBody: number;
   readonly contentType: string;
   readonly bodies: FixedBodies | DistinctBodies;
+  /** Every request carries an Idempotency-Key of its own, see {@link nthToken}; absent: none does. */
+  readonly tokenPrefix?: string;
 }
 
 /** Bodies that are sent in a circle. */
@@ -26,6 +28,9 @@ export interface DistinctBodies {
 
 const JSON_TYPE = 'application/json';
 const ZIPF_SEED = 1;
+const TOKEN_PREFIX_LENGTH = 14;
+/** 2^32 divided by the golden ratio: multiples of it lie everywhere. */
+const SCATTER = 2_654_435_761;
 
 /** One key a body, `keys` keys in turn. */
 export function singleKeyWorkload(keys: number): Workload {
@@ -71,6 +76,20 @@ export function zipfWorkload(keys: number, s: number, draws: number): Workload {
 /** Every increment a new key. `prefix` must be new each time. */
 export function distinctWorkload(prefix: string): Workload {
   return { pairsPerBody: 1, contentType: JSON_TYPE, bodies: { kind: 'distinct', prefix } };
+}
+
+/** The same bodies, each request with a fresh Idempotency-Key. `prefix`, up to 14 characters, must be new each time. */
+export function tokenedWorkload(workload: Workload, prefix: string): Workload {
+  return { ...workload, tokenPrefix: prefix.padEnd(TOKEN_PREFIX_LENGTH, '-') };
+}
+
+/**
+ * The nth token of a generator's thread: 36 characters whose order has nothing to do with n, as UUIDs are, because a
+ * B-tree takes ascending keys for less. wrk-load.lua makes the same.
+ */
+export function nthToken(prefix: string, thread: number, n: number): string {
+  const scattered = (n * SCATTER) % 2 ** 32;
+  return `${scattered.toString(16).padStart(8, '0')}-${prefix}:${thread}:${String(n).padStart(10, '0')}`;
 }
 
 /** A body with the nth new key; what the load generators' own code makes must be of the same length for every n. */

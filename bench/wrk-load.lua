@@ -1,6 +1,6 @@
 -- The requests of a run, for wrk. Arguments: a file of bodies, each behind its length and a newline; or, where the first
--- is "distinct", a prefix of keys that occur nowhere else; then the content type. Everything is made before the load
--- starts, so that the generator costs as little as it can.
+-- is "distinct", a prefix of keys that occur nowhere else; then the content type; then a prefix of idempotency keys that
+-- occur nowhere else, or nothing. What can be made before the load starts is, so that the generator costs little.
 
 local threads = 0
 
@@ -22,10 +22,33 @@ local function read_bodies(path)
   return bodies
 end
 
+-- Requests with an Idempotency-Key of their own, as nthToken in workload.ts makes them: whole requests, cut around a
+-- token of zeros.
+local NO_TOKEN = string.rep("0", 36)
+
+local function tokened(requests, prefix)
+  local heads, tails = {}, {}
+  for index, whole in ipairs(requests) do
+    local first, last = string.find(whole, NO_TOKEN, 1, true)
+    heads[index] = string.sub(whole, 1, first - 1)
+    tails[index] = string.sub(whole, last + 1)
+  end
+  local format, count, n = string.format, #requests, 0
+  local token = "%08x-" .. prefix .. ":" .. number .. ":%010d"
+  return function()
+    n = n + 1
+    local index = n % count + 1
+    return heads[index] .. format(token, n * 2654435761 % 4294967296, n) .. tails[index]
+  end
+end
+
 function init(args)
   local source, detail = args[1], args[2]
   local headers = { ["Content-Type"] = args[3] }
+  local token_prefix = args[4] ~= "" and args[4] or nil
+  if token_prefix then headers["Idempotency-Key"] = NO_TOKEN end
   if source == "distinct" then
+    assert(not token_prefix, "distinct keys carry no tokens")
     local prefix = '{"' .. detail .. number .. ":"
     local rest = '": 1}'
     local sample = prefix .. string.rep("0", 10) .. rest
@@ -41,6 +64,10 @@ function init(args)
   local requests = {}
   for index, body in ipairs(read_bodies(detail)) do
     requests[index] = wrk.format("POST", nil, headers, body)
+  end
+  if token_prefix then
+    request = tokened(requests, token_prefix)
+    return
   end
   local count = #requests
   -- Threads begin apart, so that they do not send the same keys at the same time.
