@@ -135,8 +135,43 @@ export interface BoundsRecord extends Provenance {
   readonly runs: readonly BoundFigures[];
 }
 
+/** Rows into PostgreSQL without a server around it. */
+export interface FlushRecord extends Provenance {
+  readonly kind: 'flush';
+  /** PostgreSQL's. */
+  readonly postgres: string;
+  readonly secondsATurn: number;
+  readonly turns: number;
+  readonly cells: readonly FlushCell[];
+  /** One long stretch each of new rows. */
+  readonly sustained: readonly FlushCell[];
+}
+
+/** One way of writing rows. */
+export interface FlushCell {
+  readonly method: string;
+  /** What the rows meet: keys that are not there, or that are. */
+  readonly rows: 'new' | 'existing';
+  readonly writers: number;
+  readonly rowsAStatement: number;
+  readonly median: FlushFigures;
+  readonly turns: readonly FlushFigures[];
+}
+
+/** What came of it. */
+export interface FlushFigures {
+  readonly rows: number;
+  readonly seconds: number;
+  readonly rowsPerSecond: number;
+  /** CPU time a row: of all PostgreSQL's processes, and of the client, whose share of a server's it is. */
+  readonly databaseCpuUs: number;
+  readonly clientCpuUs: number;
+  /** Write-ahead log of PostgreSQL a row. */
+  readonly walBytes: number;
+}
+
 /** Any line of a file of results. */
-export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord;
+export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord;
 
 /** Figures to compare with, kept with the project. */
 export const baselineFile = join(projectRoot, 'bench', 'results', 'baseline.jsonl');

@@ -1,7 +1,7 @@
 /**
  * Figures as tables, for terminals and for Markdown.
  */
-import type { Provenance, TurnFigures, TurnsRecord } from './record.js';
+import type { FlushCell, Provenance, TurnFigures, TurnsRecord } from './record.js';
 
 /** A column: its head and its cells. */
 interface Column {
@@ -104,4 +104,15 @@ export function provenanceSentence({ machine, node, uws, commit, modified, date 
 /** Whole, with commas. */
 export function thousands(value: number): string {
   return Math.round(value).toLocaleString('en-US');
+}
+
+/** Rows of cells, the heads first. */
+export function flushRows(cells: readonly FlushCell[]): string[][] {
+  return [
+    ['way', 'rows', 'writers', 'rows a statement', 'rows/s', 'database CPU µs', 'client CPU µs', 'WAL bytes a row'],
+    ...cells.map(({ method, rows, writers, rowsAStatement, median }) => [
+      ...[method, rows, String(writers), thousands(rowsAStatement), thousands(median.rowsPerSecond)],
+      ...[median.databaseCpuUs.toFixed(2), median.clientCpuUs.toFixed(2), thousands(median.walBytes)],
+    ]),
+  ];
 }
