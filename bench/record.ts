@@ -170,8 +170,45 @@ export interface FlushFigures {
   readonly walBytes: number;
 }
 
+/** What an hour of flushes does to the table. */
+export interface UpkeepRecord extends Provenance {
+  readonly kind: 'upkeep';
+  readonly postgres: string;
+  readonly cases: readonly UpkeepCase[];
+}
+
+/** One table under one kind of load. */
+export interface UpkeepCase {
+  /** How the table is set up: `default` is PostgreSQL's own, `migration` what the product makes. */
+  readonly settings: string;
+  /** In PostgreSQL's words; empty where there are none. */
+  readonly storage: string;
+  readonly tableRows: number;
+  readonly rowsAFlush: number;
+  readonly flushes: number;
+  /** How often a flush was due, and how often PostgreSQL looks whether a table needs vacuum, in seconds. */
+  readonly flushesPerSecond: number;
+  readonly autovacuumNaptimeSeconds: number;
+  readonly seconds: number;
+  /** Of all updates, 0 to 1: those that wrote no index. In the first half and in the second. */
+  readonly hotShare: readonly [number, number];
+  readonly autovacuums: number;
+  readonly atStart: TableSize;
+  readonly atMiddle: TableSize;
+  readonly atEnd: TableSize;
+}
+
+/** Bytes on disk. */
+export interface TableSize {
+  readonly tableBytes: number;
+  readonly indexBytes: number;
+}
+
 /** Any line of a file of results. */
 export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord;
+export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | FlushRecord | UpkeepRecord;
+/** Any line of a file of results. */
+export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord | UpkeepRecord;
 
 /** Figures to compare with, kept with the project. */
 export const baselineFile = join(projectRoot, 'bench', 'results', 'baseline.jsonl');

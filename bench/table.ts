@@ -1,7 +1,7 @@
 /**
  * Figures as tables, for terminals and for Markdown.
  */
-import type { FlushCell, Provenance, TurnFigures, TurnsRecord } from './record.js';
+import type { FlushCell, Provenance, TableSize, TurnFigures, TurnsRecord, UpkeepCase } from './record.js';
 
 /** A column: its head and its cells. */
 interface Column {
@@ -113,6 +113,23 @@ export function flushRows(cells: readonly FlushCell[]): string[][] {
     ...cells.map(({ method, rows, writers, rowsAStatement, median }) => [
       ...[method, rows, String(writers), thousands(rowsAStatement), thousands(median.rowsPerSecond)],
       ...[median.databaseCpuUs.toFixed(2), median.clientCpuUs.toFixed(2), thousands(median.walBytes)],
+    ]),
+  ];
+}
+
+/** Rows of cases, the heads first. */
+export function upkeepRows(cases: readonly UpkeepCase[]): string[][] {
+  const size = ({ tableBytes, indexBytes }: TableSize): string => `${thousands(tableBytes / 1024)} + ${thousands(indexBytes / 1024)}`;
+  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+  return [
+    [
+      ...['settings', 'rows a flush', 'of rows', 'flushes', 'HOT, first half', 'second half', 'autovacuums'],
+      ...['KiB table + index at start', 'in the middle', 'at the end'],
+    ],
+    ...cases.map(({ settings, rowsAFlush, tableRows, flushes, hotShare, autovacuums, atStart, atMiddle, atEnd }) => [
+      ...[settings, thousands(rowsAFlush), thousands(tableRows), thousands(flushes)],
+      ...[percent(hotShare[0]), percent(hotShare[1]), thousands(autovacuums)],
+      ...[size(atStart), size(atMiddle), size(atEnd)],
     ]),
   ];
 }
