@@ -37,6 +37,8 @@ export interface RunningContender {
 export interface ContenderCost {
   /** All threads of the server process. */
   readonly serverMs: number;
+  /** Of these, its main thread. */
+  readonly mainThreadMs: number;
   /** All processes of its database: PostgreSQL's or Redis'. */
   readonly databaseMs: number;
 }

@@ -111,7 +111,9 @@ export class FlushTable {
   }
 
   async #walBytes(): Promise<number> {
-    const [row] = await this.#run<{ bytes: string }>(`select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::text as bytes`);
+    const [row] = await this.#run<{ bytes: string }>(
+      `select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::text as bytes`,
+    );
     return Number(row?.bytes);
   }
 

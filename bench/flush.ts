@@ -39,7 +39,7 @@ interface Options {
 await withCleanup(async () => {
   const { values } = parseArgs({
     options: {
-      turns: { type: "string", default: "5" },
+      turns: { type: 'string', default: '5' },
       seconds: { type: 'string', default: '1' },
       sustained: { type: 'string', default: '60' },
       rows: { type: 'string', default: '1000,10000,100000' },
@@ -66,7 +66,7 @@ await withCleanup(async () => {
     const sustained = options.sustained === 0 ? [] : await measureSustained(server, options.sustained);
     const record = {
       ...facts,
-      ...{ kind: 'flush', postgres: server.version, secondsATurn: options.seconds, turns: options.turns } as const,
+      ...({ kind: 'flush', postgres: server.version, secondsATurn: options.seconds, turns: options.turns } as const),
       ...{ cells, sustained },
     };
     appendRecord(values.out, record);
@@ -82,9 +82,7 @@ await withCleanup(async () => {
 async function measureCells(server: BenchServer, { turns, seconds, rows, writers }: Options): Promise<FlushCell[]> {
   const tables = await openTables(server, Math.max(...writers));
   const subjects: readonly FlushSubject[] = tables.flatMap(({ method, kind }) =>
-    writers.flatMap((count) =>
-      rows.map((rowsAStatement) => ({ method, rows: kind, writers: count, rowsAStatement })),
-    ),
+    writers.flatMap((count) => rows.map((rowsAStatement) => ({ method, rows: kind, writers: count, rowsAStatement }))),
   );
   const figures = subjects.map((): FlushFigures[] => []);
   for (let turn = 1; turn <= turns; turn += 1) {

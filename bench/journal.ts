@@ -1,22 +1,39 @@
 /**
  * The file journal against the disk it runs on: durable appends a second, its overhead besides the system calls, and
- * recovery. Prints one JSON line a scenario; compare the ratios of one run.
- *
- *     node dist-test/bench/journal.js [directory] [seconds a scenario]
+ * recovery. `npm run bench:journal`; compare the ratios of one run.
  */
 import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { parseArgs } from 'node:util';
 import { systemClock } from '#product/clock.js';
 import { nodeDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';
 import { RECORD_OFFSET } from '#product/shard-worker/messages.js';
+import { wholeNumber } from './options.js';
+import { withCleanup } from './owned-process.js';
+import { appendRecord, provenance, runsFile, SYNCS_SCENARIO, type JournalScenario } from './record.js';
 
 const RECORD_BYTES = 2048;
-const root = process.argv[2] ?? tmpdir();
-const seconds = Number(process.argv[3] ?? 3);
+const usage = `npm run bench:journal -- [options]
+Options:
+  --seconds N         of each scenario, default 3
+  --directory DIR     on the disk to measure, default the system's for temporary files
+  --out FILE          append the run's line to this file, default bench/results/runs.jsonl
+`;
+const { values } = parseArgs({
+  options: {
+    seconds: { type: 'string', default: '3' },
+    directory: { type: 'string', default: tmpdir() },
+    out: { type: 'string', default: runsFile },
+    help: { type: 'boolean', default: false },
+  },
+});
+const root = values.directory;
+let seconds = 0;
+const scenarios: JournalScenario[] = [];
 
 function record(): RecordBytes {
   const bytes = new Uint8Array(RECORD_BYTES).fill(0x61, 40);
@@ -76,6 +93,7 @@ function report(scenario: string, figures: Record<string, number>): void {
   const rounded = Object.fromEntries(
     Object.entries(figures).map(([name, value]) => [name, Number(value.toPrecision(4))]),
   );
+  scenarios.push({ name: scenario, figures: rounded });
   console.log(JSON.stringify({ scenario, ...rounded }));
 }
 
@@ -155,20 +173,33 @@ async function recovery(records: number): Promise<void> {
   }
 }
 
-inDirectory((directory) => {
-  const contestants = [
-    bareFile(directory, false),
-    bareFile(directory, true),
-    appends(directory, nodeDisk, 1),
-    appends(directory, nodeDisk, 16),
-  ];
-  const [growing = 0, zeros = 0, one = 0, many = 0] = rates(contestants);
-  report('bare file, growing', { perSecond: growing });
-  report('bare file, over zeros', { perSecond: zeros, toGrowing: zeros / growing });
-  report('journal, groups of 1', { perSecond: one, toGrowing: one / growing, toZeros: one / zeros });
-  report('journal, groups of 16', { groupsPerSecond: many, recordsPerSecond: many * 16, toZeros: many / zeros });
-  const [idleOne = 0, idleMany = 0] = rates([appends(directory, idleDisk, 1), appends(directory, idleDisk, 16)]);
-  report('journal without a disk, groups of 1', { microsecondsPerRecord: 1e6 / idleOne });
-  report('journal without a disk, groups of 16', { microsecondsPerRecord: 1e6 / idleMany / 16 });
+function durableAppends(): void {
+  inDirectory((directory) => {
+    const contestants = [
+      bareFile(directory, false),
+      bareFile(directory, true),
+      appends(directory, nodeDisk, 1),
+      appends(directory, nodeDisk, 16),
+    ];
+    const [growing = 0, zeros = 0, one = 0, many = 0] = rates(contestants);
+    report('bare file, growing', { perSecond: growing });
+    report(SYNCS_SCENARIO, { perSecond: zeros, toGrowing: zeros / growing });
+    report('journal, groups of 1', { perSecond: one, toGrowing: one / growing, toZeros: one / zeros });
+    report('journal, groups of 16', { perSecond: many, recordsPerSecond: many * 16, toZeros: many / zeros });
+    const [idleOne = 0, idleMany = 0] = rates([appends(directory, idleDisk, 1), appends(directory, idleDisk, 16)]);
+    report('journal without a disk, groups of 1', { microsecondsPerRecord: 1e6 / idleOne });
+    report('journal without a disk, groups of 16', { microsecondsPerRecord: 1e6 / idleMany / 16 });
+  });
+}
+
+await withCleanup(async () => {
+  if (values.help) {
+    console.log(usage);
+    return;
+  }
+  seconds = wholeNumber('seconds', values.seconds, 1);
+  const facts = provenance('no uWebSockets.js');
+  durableAppends();
+  await recovery(200_000);
+  appendRecord(values.out, { ...facts, kind: 'journal', secondsAScenario: seconds, scenarios });
 });
-await recovery(200_000);

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import pg from 'pg';
 import type { Committed, Contender, RunningContender } from './contender.js';
 import { ownedDirectory, removeOwned, startOwned } from './owned-process.js';
-import { cpuTime } from './process-cost.js';
+import { cpuTime, mainThreadMs } from './process-cost.js';
 import { projectRoot, serverMain } from './project.js';
 
 /** Journals that can be asked for, and the environment that chooses them. */
@@ -53,7 +53,7 @@ async function startFloor(): Promise<RunningContender> {
     url: `${firstMatch(server.output, /Listening on (\S+)/)}/increment`,
     pid: server.pid,
     build: firstMatch(server.output, /^(.*)\n/),
-    cost: () => ({ serverMs: cpuTime(server.pid).ownMs, databaseMs: 0 }),
+    cost: () => ({ serverMs: cpuTime(server.pid).ownMs, mainThreadMs: mainThreadMs(server.pid), databaseMs: 0 }),
     settle: () => Promise.resolve(undefined),
     stop: () => server.stop(),
   };
@@ -82,7 +82,7 @@ async function startOurServer(
     build: /uWebSockets\.js [^"]*/.exec(server.output)?.[0],
     cost: () => {
       const { ownMs, descendantsMs } = cpuTime(server.pid);
-      return { serverMs: ownMs, databaseMs: descendantsMs };
+      return { serverMs: ownMs, mainThreadMs: mainThreadMs(server.pid), databaseMs: descendantsMs };
     },
     async settle() {
       const answer = await fetch(`${address}/flush`, { method: 'POST' });

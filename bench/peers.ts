@@ -9,7 +9,7 @@ import { startEmbeddedPostgres, type DatabaseLogger } from '#product/db/embedded
 import typia from 'typia';
 import type { Contender, ContenderCost, RunningContender } from './contender.js';
 import { ownedDirectory, removeOwned, startOwned } from './owned-process.js';
-import { cpuTime } from './process-cost.js';
+import { cpuTime, mainThreadMs } from './process-cost.js';
 import { projectRoot } from './project.js';
 
 /** A peer's database: how the peer reaches it, and which process it is. */
@@ -86,7 +86,11 @@ async function startPeer(
       build: undefined,
       cost: (): ContenderCost => {
         const { ownMs, descendantsMs } = cpuTime(database.pid());
-        return { serverMs: cpuTime(server.pid).ownMs, databaseMs: ownMs + descendantsMs };
+        return {
+          serverMs: cpuTime(server.pid).ownMs,
+          mainThreadMs: mainThreadMs(server.pid),
+          databaseMs: ownMs + descendantsMs,
+        };
       },
       async settle() {
         const answer = await fetch(`${address}/total`);

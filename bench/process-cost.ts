@@ -31,7 +31,7 @@ export function cpuTime(pid: number): CpuTime {
   if (process.platform !== 'linux') throw new Error('The benchmark reads CPU time from /proc, which only Linux has.');
   const stats = new Map<number, Stat>();
   for (const name of readdirSync('/proc')) {
-    const stat = /^\d+$/.test(name) ? readStat(Number(name)) : undefined;
+    const stat = /^\d+$/.test(name) ? readStat(`/proc/${name}/stat`) : undefined;
     if (stat !== undefined) stats.set(Number(name), stat);
   }
   const own = stats.get(pid);
@@ -50,10 +50,10 @@ function descends(id: number, ancestor: number, stats: ReadonlyMap<number, Stat>
   return false;
 }
 
-function readStat(pid: number): Stat | undefined {
+function readStat(file: string): Stat | undefined {
   let text: string;
   try {
-    text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    text = readFileSync(file, 'utf8');
   } catch {
     // It ended between the listing and now.
     return undefined;
@@ -62,6 +62,13 @@ function readStat(pid: number): Stat | undefined {
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   const number = (field: number): number => Number(fields[field - 3]);
   return { parent: number(4), ownTicks: number(14) + number(15), endedTicks: number(16) + number(17) };
+}
+
+/** CPU time of a process's main thread, user and system, since its start. Throws where it is gone. */
+export function mainThreadMs(pid: number): number {
+  const stat = readStat(`/proc/${pid}/task/${pid}/stat`);
+  if (stat === undefined) throw new Error(`process ${pid} is gone`);
+  return stat.ownTicks * tickMs();
 }
 
 /** Resident memory of a process, in bytes. */

@@ -44,6 +44,8 @@ export interface TurnFigures {
   /** CPU time an increment: of the server process, and of its database beside it. */
   readonly serverCpuUs: number;
   readonly databaseCpuUs: number;
+  /** Of the server's, the part of its main thread, which is its first front end. Runs of before it was measured lack it. */
+  readonly mainThreadCpuUs?: number;
   /** CPU time of an increment as a multiple of the first contender's in the same turn: server alone, and with database. */
   readonly cpuRatio: number;
   readonly cpuRatioWithDatabase: number;
@@ -204,11 +206,29 @@ export interface TableSize {
   readonly indexBytes: number;
 }
 
+/** The file journal and its disk. */
+export interface JournalRecord extends Provenance {
+  readonly kind: 'journal';
+  readonly secondsAScenario: number;
+  readonly scenarios: readonly JournalScenario[];
+}
+
+/** The scenario that says how many writes the disk itself makes durable in a second. */
+export const SYNCS_SCENARIO = 'bare file, over zeros';
+
+/** One of its scenarios, with figures that have their unit in their name. */
+export interface JournalScenario {
+  readonly name: string;
+  readonly figures: Readonly<Record<string, number>>;
+}
+
 /** Any line of a file of results. */
 export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord;
 export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | FlushRecord | UpkeepRecord;
+export type RunRecord =
+  TurnsRecord | GridRecord | SoakRecord | MemoryRecord | FlushRecord | UpkeepRecord | JournalRecord;
 /** Any line of a file of results. */
-export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord | UpkeepRecord;
+export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord | UpkeepRecord | JournalRecord;
 
 /** Figures to compare with, kept with the project. */
 export const baselineFile = join(projectRoot, 'bench', 'results', 'baseline.jsonl');

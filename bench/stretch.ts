@@ -66,6 +66,7 @@ export class MeasuredContender {
       incrementsPerSecond: increments / load.seconds,
       serverCpuUs: (cost.serverMs * 1000) / increments,
       databaseCpuUs: (cost.databaseMs * 1000) / increments,
+      mainThreadCpuUs: (cost.mainThreadMs * 1000) / increments,
       committedPerSecond: committed === undefined ? null : Number(committed.sum - committedBefore) / settledSeconds,
       latency: load.latency,
       generatorBusy: load.generatorBusy ?? null,
@@ -120,5 +121,9 @@ export class MeasuredContender {
 }
 
 function difference(after: ContenderCost, before: ContenderCost): ContenderCost {
-  return { serverMs: after.serverMs - before.serverMs, databaseMs: after.databaseMs - before.databaseMs };
+  return {
+    serverMs: after.serverMs - before.serverMs,
+    mainThreadMs: after.mainThreadMs - before.mainThreadMs,
+    databaseMs: after.databaseMs - before.databaseMs,
+  };
 }

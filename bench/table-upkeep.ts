@@ -59,7 +59,11 @@ await withCleanup(async () => {
   }
   const flushes = wholeNumber('flushes', values.flushes, 12);
   const others = values.fillfactors.split(',').filter((text) => text !== '');
-  const settings = ['default', 'migration', ...others.map((text) => `fillfactor ${wholeNumber('fillfactors', text, 10)}`)];
+  const settings = [
+    'default',
+    'migration',
+    ...others.map((text) => `fillfactor ${wholeNumber('fillfactors', text, 10)}`),
+  ];
   const facts = provenance('no uWebSockets.js');
   const server = await startBenchServer();
   try {
@@ -107,9 +111,19 @@ async function measure(
   const seconds = (performance.now() - startMs) / 1000;
   const atEnd = await sizeOf(connection);
   const [sum] = await connection.query<{ sum: string }>({ text: 'select sum(sum)::text as sum from counters' });
-  if (Number(sum?.sum) !== tableRows + 2 * half * rowsAFlush) throw new Error(`${sum?.sum ?? 0} is not what was added.`);
+  if (Number(sum?.sum) !== tableRows + 2 * half * rowsAFlush)
+    throw new Error(`${sum?.sum ?? 0} is not what was added.`);
   return {
-    ...{ settings, storage, tableRows, rowsAFlush, flushes: 2 * half, flushesPerSecond, autovacuumNaptimeSeconds, seconds },
+    ...{
+      settings,
+      storage,
+      tableRows,
+      rowsAFlush,
+      flushes: 2 * half,
+      flushesPerSecond,
+      autovacuumNaptimeSeconds,
+      seconds,
+    },
     hotShare: [first.hot / first.updated, (both.hot - first.hot) / (both.updated - first.updated)],
     autovacuums: both.autovacuums,
     ...{ atStart, atMiddle, atEnd },
@@ -145,7 +159,7 @@ async function statisticsOf(
   connection: Connection,
   updated: number,
 ): Promise<{ readonly updated: number; readonly hot: number; readonly autovacuums: number }> {
-  for (const startMs = performance.now(); ; ) {
+  for (const startMs = performance.now(); ;) {
     const [row] = await connection.query<{ updated: string; hot: string; autovacuums: string }>({
       text: `select n_tup_upd::text as updated, n_tup_hot_upd::text as hot, autovacuum_count::text as autovacuums
              from pg_stat_all_tables where relid = 'counters'::regclass`,

@@ -119,7 +119,8 @@ export function flushRows(cells: readonly FlushCell[]): string[][] {
 
 /** Rows of cases, the heads first. */
 export function upkeepRows(cases: readonly UpkeepCase[]): string[][] {
-  const size = ({ tableBytes, indexBytes }: TableSize): string => `${thousands(tableBytes / 1024)} + ${thousands(indexBytes / 1024)}`;
+  const size = ({ tableBytes, indexBytes }: TableSize): string =>
+    `${thousands(tableBytes / 1024)} + ${thousands(indexBytes / 1024)}`;
   const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
   return [
     [

@@ -171,6 +171,7 @@ function summary({ name, note, counterpart }: Contender, turns: readonly TurnFig
   const of = (figure: (turn: TurnFigures) => number): number => median(turns.map(figure));
   const committed = turns.flatMap(({ committedPerSecond }) => committedPerSecond ?? []);
   const toCounterpart = turns.flatMap(({ cpuRatioToCounterpart }) => cpuRatioToCounterpart ?? []);
+  const mainThread = turns.flatMap(({ mainThreadCpuUs }) => mainThreadCpuUs ?? []);
   const busy = turns.flatMap(({ generatorBusy }) => generatorBusy ?? []);
   return {
     name,
@@ -187,6 +188,7 @@ function summary({ name, note, counterpart }: Contender, turns: readonly TurnFig
       databaseCpuUs: of((turn) => turn.databaseCpuUs),
       cpuRatio: of((turn) => turn.cpuRatio),
       cpuRatioWithDatabase: of((turn) => turn.cpuRatioWithDatabase),
+      ...(mainThread.length === 0 ? {} : { mainThreadCpuUs: median(mainThread) }),
       ...(toCounterpart.length === 0 ? {} : { cpuRatioToCounterpart: median(toCounterpart) }),
       committedPerSecond: committed.length === 0 ? null : median(committed),
       latency: {

@@ -45,7 +45,15 @@ async function run(request: LoadRequest): Promise<LoadFigures> {
     command: 'wrk',
     args: [
       ...[`--threads=${threads}`, `--connections=${connections}`, `--duration=${seconds}`],
-      ...[`--timeout=${TIMEOUT_SECONDS}`, `--script=${SCRIPT}`, url, '--', ...source, workload.contentType, workload.tokenPrefix ?? ''],
+      ...[
+        `--timeout=${TIMEOUT_SECONDS}`,
+        `--script=${SCRIPT}`,
+        url,
+        '--',
+        ...source,
+        workload.contentType,
+        workload.tokenPrefix ?? '',
+      ],
     ],
     ready: /^wrk-json .*\n/m,
     readyMsMax: (seconds + 2 * TIMEOUT_SECONDS) * 1000,

@@ -1,0 +1,136 @@
+/**
+ * What measured costs say about machines that were not measured: how many increments a second each part of a node could
+ * carry, and which part is the first to be full. Arithmetic only; no figure of its own.
+ *
+ * Every part is taken to scale with its threads, which is an upper bound: memory bandwidth, the kernel's network stack
+ * and clock speeds under load are not in it.
+ */
+import { SYNCS_SCENARIO, type RunRecord, type TurnFigures } from './record.js';
+
+/** What the model is fed, from the newest records. CPU times in µs. */
+export interface CostInputs {
+  /** Of a front end's thread, a request with one key. */
+  readonly frontEndUs: number;
+  /** Of everything else in the server process an increment: shard, journal, V8's own threads. By journal. */
+  readonly shardUs: Readonly<Record<string, number>>;
+  /** Of PostgreSQL, a row of a flush that meets an existing counter, and a new one. */
+  readonly existingRowUs: number;
+  readonly newRowUs: number;
+  /** Of the server, a row of a flush. */
+  readonly flushRowUs: number;
+  /** Rows a second into PostgreSQL: over one connection, and at most, existing counters; and new ones at most. */
+  readonly rowsPerSecondOfOne: number;
+  readonly rowsPerSecondMax: number;
+  readonly newRowsPerSecondMax: number;
+  /** Writes that the disk made durable in a second. */
+  readonly syncsPerSecond: number;
+}
+
+/** Machines to be judged. */
+export interface Deployment {
+  readonly nodes: number;
+  /** Of each node; PostgreSQL has a machine like it for itself where there are several nodes. */
+  readonly cores: number;
+  readonly httpThreads: number;
+  readonly shards: number;
+  readonly journal: string;
+  /** Distinct counters that a node flushes each second. */
+  readonly keysPerSecond: number;
+}
+
+/** A part of the whole and what it would carry, all nodes together. */
+export interface Wall {
+  readonly part: 'front-end threads' | 'shard threads' | 'cores';
+  readonly incrementsPerSecond: number;
+}
+
+/** The walls of increments a second, the nearest first. PostgreSQL's is one of rows: see {@link keysPerNode}. */
+export function walls(inputs: CostInputs, deployment: Deployment): readonly Wall[] {
+  const { nodes, cores, httpThreads, shards, journal, keysPerSecond } = deployment;
+  const shardUs = inputs.shardUs[journal];
+  if (shardUs === undefined) throw new Error(`the journal ${journal} was not measured`);
+  // A flush costs the same however many increments are in it.
+  const flushUsPerSecond = keysPerSecond * (inputs.flushRowUs + (nodes === 1 ? inputs.existingRowUs : 0));
+  const spareUsPerSecond = Math.max(0, cores * 1e6 - flushUsPerSecond);
+  const found: Wall[] = [
+    { part: 'front-end threads', incrementsPerSecond: (nodes * httpThreads * 1e6) / inputs.frontEndUs },
+    { part: 'shard threads', incrementsPerSecond: (nodes * shards * 1e6) / shardUs },
+    { part: 'cores', incrementsPerSecond: (nodes * spareUsPerSecond) / (inputs.frontEndUs + shardUs) },
+  ];
+  return found.toSorted((a, b) => a.incrementsPerSecond - b.incrementsPerSecond);
+}
+
+/** The number of front-end threads and shards that uses `cores` best, where `reserved` are for PostgreSQL and the rest. */
+export function balancedThreads(
+  inputs: CostInputs,
+  cores: number,
+  journal: string,
+  reserved: number,
+): { readonly httpThreads: number; readonly shards: number } {
+  let best = { httpThreads: 1, shards: 1 };
+  let bestRate = 0;
+  for (let shards = 1; shards < cores - reserved; shards += 1) {
+    const httpThreads = cores - reserved - shards;
+    const rate = Math.min(httpThreads / inputs.frontEndUs, shards / (inputs.shardUs[journal] ?? Infinity));
+    if (rate <= bestRate) continue;
+    bestRate = rate;
+    best = { httpThreads, shards };
+  }
+  return best;
+}
+
+/** Distinct counters that a node may flush a second before PostgreSQL is full. */
+export interface KeysPerNode {
+  /** Counters that only this node counts. */
+  readonly apart: number;
+  /** Counters that all nodes count. */
+  readonly shared: number;
+  /** Counters that were never counted before. */
+  readonly fresh: number;
+}
+
+/** For each of `nodes` nodes on one database. */
+export function keysPerNode(inputs: CostInputs, nodes: number): KeysPerNode {
+  return {
+    fresh: inputs.newRowsPerSecondMax / nodes,
+    apart: inputs.rowsPerSecondMax / nodes,
+    // Statements on the same rows wait for each other: together they are as fast as one connection.
+    shared: inputs.rowsPerSecondOfOne / nodes,
+  };
+}
+
+/** From the newest records of each kind; undefined, with what is missing, where they are not all there. */
+export function costInputs(records: readonly RunRecord[]): CostInputs | { readonly missing: string } {
+  const canonical = records.findLast((record) => record.kind === 'turns' && record.scenario === 'canonical');
+  const flush = records.findLast((record) => record.kind === 'flush');
+  const journal = records.findLast((record) => record.kind === 'journal');
+  if (canonical?.kind !== 'turns') return { missing: 'npm run bench' };
+  if (flush?.kind !== 'flush') return { missing: 'npm run bench:flush' };
+  if (journal?.kind !== 'journal') return { missing: 'npm run bench:journal' };
+  const ours = canonical.contenders.filter(({ name }) => name !== 'floor');
+  const fileAlways = ours.find(({ name }) => name === 'file-always')?.median;
+  const syncsPerSecond = journal.scenarios.find(({ name }) => name === SYNCS_SCENARIO)?.figures['perSecond'];
+  const product = flush.cells.filter(({ method, rowsAStatement }) => method === 'unnest' && rowsAStatement >= 10_000);
+  const of = (rows: string): typeof product => product.filter((cell) => cell.rows === rows);
+  const single = of('existing').find(({ writers }) => writers === 1)?.median;
+  const fresh = of('new').find(({ writers }) => writers === 1)?.median;
+  if (fileAlways?.mainThreadCpuUs === undefined) return { missing: 'npm run bench, with the journal file-always' };
+  if (syncsPerSecond === undefined) return { missing: 'npm run bench:journal' };
+  if (single === undefined || fresh === undefined)
+    return { missing: 'npm run bench:flush, with 10,000 rows a statement' };
+  return {
+    frontEndUs: fileAlways.mainThreadCpuUs,
+    shardUs: Object.fromEntries(ours.map(({ name, median }) => [name, besidesMainThread(median)])),
+    existingRowUs: single.databaseCpuUs,
+    newRowUs: fresh.databaseCpuUs,
+    flushRowUs: single.clientCpuUs,
+    rowsPerSecondOfOne: single.rowsPerSecond,
+    rowsPerSecondMax: Math.max(...of('existing').map(({ median }) => median.rowsPerSecond)),
+    newRowsPerSecondMax: Math.max(...of('new').map(({ median }) => median.rowsPerSecond)),
+    syncsPerSecond,
+  };
+}
+
+function besidesMainThread({ serverCpuUs, mainThreadCpuUs = 0 }: TurnFigures): number {
+  return serverCpuUs - mainThreadCpuUs;
+}
