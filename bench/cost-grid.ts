@@ -4,7 +4,7 @@
  */
 import { parseArgs } from 'node:util';
 import { defaultGenerator, journalNamed, wholeNumber } from './options.js';
-import { ourServer } from './our-server.js';
+import { journalNames, ourServer } from './our-server.js';
 import { withCleanup } from './owned-process.js';
 import { appendRecord, provenance, runsFile } from './record.js';
 import { MeasuredContender } from './stretch.js';
@@ -33,14 +33,26 @@ const points: readonly Point[] = [
   ...shardsAxis.slice(1).map((shards) => ({ ...middle, shards, pairsPerBody: 100, keys: 10_000 })),
 ];
 
+const usage = `npm run bench:grid -- [options]
+Options:
+  --seconds N      of load a point, default 8
+  --journal NAME   ${journalNames.join(', ')}; default file-always
+  --out FILE       append a line a point to this file, default bench/results/runs.jsonl
+`;
+
 await withCleanup(async () => {
   const { values } = parseArgs({
     options: {
       seconds: { type: 'string', default: '8' },
       journal: { type: 'string', default: 'file-always' },
       out: { type: 'string', default: runsFile },
+      help: { type: 'boolean', default: false },
     },
   });
+  if (values.help) {
+    console.log(usage);
+    return;
+  }
   const seconds = wholeNumber('seconds', values.seconds, 1);
   const journal = journalNamed(values.journal);
   const facts = provenance('');
@@ -64,7 +76,11 @@ await withCleanup(async () => {
         thousands,
       );
       rows.push([...row, figures.serverCpuUs.toFixed(2), figures.latency.p99Ms.toFixed(2)]);
-      console.log(row.join('  '));
+      console.log(
+        `${row[0]} connections  ${row[1]} keys  ${row[2]} a body  ${row[3]} shards`.padEnd(60) +
+          `${row[4]?.padStart(9)} increments/s  ${figures.serverCpuUs.toFixed(2)} µs  ` +
+          `p99 ${figures.latency.p99Ms.toFixed(2)} ms`,
+      );
     }
     await running.stop();
   }

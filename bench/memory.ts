@@ -5,7 +5,7 @@
  */
 import { parseArgs } from 'node:util';
 import { journalNamed, wholeNumber } from './options.js';
-import { ourServer } from './our-server.js';
+import { journalNames, ourServer } from './our-server.js';
 import { withCleanup } from './owned-process.js';
 import { residentBytes } from './process-cost.js';
 import { appendRecord, provenance, runsFile } from './record.js';
@@ -16,6 +16,14 @@ const KEYS_A_BODY = 1000;
 /** Bodies with the same thousand keys, before anything is compared. */
 const WARM_UP_BODIES = 2000;
 
+const usage = `npm run bench:memory -- [options]
+Options:
+  --keys N         pending keys, from 100,000; default 1000000
+  --shards N       default 1
+  --journal NAME   ${journalNames.join(', ')}; default memory
+  --out FILE       append the run's line to this file, default bench/results/runs.jsonl
+`;
+
 await withCleanup(async () => {
   const { values } = parseArgs({
     options: {
@@ -23,8 +31,13 @@ await withCleanup(async () => {
       shards: { type: 'string', default: '1' },
       journal: { type: 'string', default: 'memory' },
       out: { type: 'string', default: runsFile },
+      help: { type: 'boolean', default: false },
     },
   });
+  if (values.help) {
+    console.log(usage);
+    return;
+  }
   const keys = wholeNumber('keys', values.keys, 100_000);
   const shards = wholeNumber('shards', values.shards, 1);
   const journal = journalNamed(values.journal);

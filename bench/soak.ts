@@ -1,10 +1,11 @@
 /**
  * `npm run bench:soak -- --minutes 10`: full load for long. Resident memory is sampled every five seconds; what counts is
- * its growth after the first minute. Sums must be exact at the end.
+ * its growth after the first minute. Sums must be exact at the end. A run of less than two minutes is a trial: it compares with
+ * a third of its time and leaves no line.
  */
 import { parseArgs } from 'node:util';
-import { defaultGenerator, journalNamed, wholeNumber } from './options.js';
-import { ourServer } from './our-server.js';
+import { defaultGenerator, journalNamed } from './options.js';
+import { journalNames, ourServer } from './our-server.js';
 import { withCleanup } from './owned-process.js';
 import { residentBytes } from './process-cost.js';
 import { appendRecord, provenance, runsFile } from './record.js';
@@ -14,6 +15,15 @@ import { thousands } from './table.js';
 
 const SAMPLE_MS = 5_000;
 const SETTLED_AFTER_MS = 60_000;
+const MINUTES_OF_A_RECORD = 2;
+
+const usage = `npm run bench:soak -- [options]
+Options:
+  --minutes N       of load, default 10; below 2 nothing is kept
+  --journal NAME    ${journalNames.join(', ')}; default file-always
+  --scenario NAME   default canonical
+  --out FILE        append the run's line to this file, default bench/results/runs.jsonl
+`;
 
 interface Sample {
   readonly atMs: number;
@@ -27,9 +37,16 @@ await withCleanup(async () => {
       journal: { type: 'string', default: 'file-always' },
       scenario: { type: 'string', default: 'canonical' },
       out: { type: 'string', default: runsFile },
+      help: { type: 'boolean', default: false },
     },
   });
-  const minutes = wholeNumber('minutes', values.minutes, 2);
+  if (values.help) {
+    console.log(usage);
+    return;
+  }
+  const minutes = Number(values.minutes);
+  if (!(minutes > 0)) throw new Error('--minutes must be a number above 0.');
+  const settledAfterMs = Math.min(SETTLED_AFTER_MS, (minutes * 60_000) / 3);
   const journal = journalNamed(values.journal);
   const scenario = scenarioNamed(values.scenario);
   const facts = provenance('');
@@ -47,28 +64,35 @@ await withCleanup(async () => {
   }, SAMPLE_MS);
   try {
     const { connections, refusalsAllowed } = scenario;
-    const load = { workload: scenario.workload('soak'), connections, refusalsAllowed, seconds: minutes * 60 };
+    const load = {
+      workload: scenario.workload('soak'),
+      connections,
+      refusalsAllowed,
+      seconds: Math.ceil(minutes * 60),
+    };
     // The sum is checked at its end.
     const figures = await new MeasuredContender(running, defaultGenerator()).run(load);
-    const first = samples.find(({ atMs }) => atMs >= SETTLED_AFTER_MS);
+    const first = samples.find(({ atMs }) => atMs >= settledAfterMs);
     const last = samples.at(-1);
     if (first === undefined || last === undefined) throw new Error('The run was too short for a sample.');
-    appendRecord(values.out, {
-      ...facts,
-      uws: running.build ?? 'none',
-      kind: 'soak',
-      scenario: scenario.name,
-      journal,
-      minutes,
-      increments: figures.increments,
-      incrementsPerSecond: figures.incrementsPerSecond,
-      residentMibAfterFirstMinute: first.mib,
-      residentMibAtEnd: last.mib,
-      residentMibMax: Math.max(...samples.map(({ mib }) => mib)),
-    });
+    if (minutes >= MINUTES_OF_A_RECORD) {
+      appendRecord(values.out, {
+        ...facts,
+        uws: running.build ?? 'none',
+        kind: 'soak',
+        scenario: scenario.name,
+        journal,
+        minutes,
+        increments: figures.increments,
+        incrementsPerSecond: figures.incrementsPerSecond,
+        residentMibAfterFirstMinute: first.mib,
+        residentMibAtEnd: last.mib,
+        residentMibMax: Math.max(...samples.map(({ mib }) => mib)),
+      });
+    }
     console.log(
       `${thousands(figures.increments)} increments at ${thousands(figures.incrementsPerSecond)}/s, every sum exact; ` +
-        `resident memory grew by ${thousands(last.mib - first.mib)} MiB after the first minute.`,
+        `resident memory grew by ${thousands(last.mib - first.mib)} MiB after ${Math.round(first.atMs / 1000)} s.`,
     );
   } finally {
     clearInterval(sampler);
