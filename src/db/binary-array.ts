@@ -109,6 +109,9 @@ export class TokenArrayEncoder {
   readonly #pairTokens = new ArrayBuilder(TEXT_OID);
   readonly #pairs = new PairArrayEncoder();
   #count = 0;
+  /** The latest token in #tokens. */
+  #tokenStart = 0;
+  #tokenBytes = 0;
 
   /** Requests since the last reset. */
   get count(): number {
@@ -122,17 +125,29 @@ export class TokenArrayEncoder {
     this.#count = 0;
   }
 
-  /** Appends a request, whose pairs follow. `token` is its bytes. */
-  appendRequest(token: Uint8Array, digest: Uint8Array): void {
-    appendBytes(this.#tokens, token, 0, token.length);
-    appendBytes(this.#digests, digest, 0, digest.length);
+  /**
+   * Appends a request, whose pairs follow. Its token is `length` bytes of `source` from `offset`, its digest
+   * `digestBytes` bytes of `digests` from `digest`; both must be in range.
+   */
+  appendRequest(
+    source: Uint8Array,
+    offset: number,
+    length: number,
+    digests: Uint8Array,
+    digest: number,
+    digestBytes: number,
+  ): void {
+    appendBytes(this.#tokens, source, offset, length);
+    appendBytes(this.#digests, digests, digest, digestBytes);
+    this.#tokenStart = this.#tokens.end - length;
+    this.#tokenBytes = length;
     this.#count += 1;
   }
 
-  /** Appends a pair of the request with this token. */
-  appendPair(token: Uint8Array, key: Uint8Array, sum: Sum): void {
-    appendBytes(this.#pairTokens, token, 0, token.length);
-    this.#pairs.append(key, 0, key.length, sum);
+  /** Appends a pair of the latest request; the key is `length` bytes of `source` from `offset`. */
+  appendPair(source: Uint8Array, offset: number, length: number, sum: Sum): void {
+    appendBytes(this.#pairTokens, this.#tokens.bytes, this.#tokenStart, this.#tokenBytes);
+    this.#pairs.append(source, offset, length, sum);
   }
 
   /** The five parameters: views, valid until the next `appendRequest`, `appendPair` or `reset`. */

@@ -9,6 +9,7 @@ import { CounterError } from '../errors.js';
 import { addSums, type Lsn, type Sum } from '../increment.js';
 import type { CheckpointRow, FlushAttempt } from './flusher.js';
 import type { ShardDatabase } from './shard.js';
+import { DIGEST_BYTES } from './messages.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 import type { SummingMap } from './summing-map.js';
 import type { TokenedPair, TokenedRequest, TokenedRequests } from './tokened-requests.js';
@@ -94,7 +95,7 @@ export class PostgresShardDatabase implements ShardDatabase {
         const keys = keysOf(range);
         const poison = await orAway(() => this.#findPoison(keys, 0, keys.length));
         const entries = new Set(poison.map(({ key }) => key.entry));
-        const pairs = new Set(poison.flatMap(({ key }) => key.pairs.map(({ pair }) => pair)));
+        const pairs = new Set(poison.flatMap(({ key }) => key.pairs.map(({ pair }) => pair.number)));
         this.#encode(sums, entries);
         const tokens = this.#encodeTokens(tokened, pairs);
         const rejected = poison.flatMap((row) => rejectedRows(sums, row));
@@ -195,15 +196,21 @@ export class PostgresShardDatabase implements ShardDatabase {
     }
   }
 
-  /** The parameters for requests with tokens, if there are any. */
-  #encodeTokens(tokened: TokenedRequests, without: ReadonlySet<TokenedPair | undefined>): { tokens?: FlushTokens } {
+  /** The parameters for requests with tokens, if there are any; `without` are numbers of pairs. */
+  #encodeTokens(tokened: TokenedRequests, without: ReadonlySet<number>): { tokens?: FlushTokens } {
     if (tokened.size === 0) return {};
     const encoder = this.#tokenEncoder;
+    const { tokens, sums, digests } = tokened;
     encoder.reset();
-    for (const { token, digest, pairs } of tokened.values()) {
-      const name = Buffer.from(token, 'latin1');
-      encoder.appendRequest(name, digest);
-      for (const pair of pairs) if (!without.has(pair)) encoder.appendPair(name, pair.key, pair.sum);
+    for (let request = 0; request < tokened.size; request += 1) {
+      const [token, tokenBytes] = [tokens.keyStart(request), tokens.keyBytes(request)];
+      encoder.appendRequest(tokens.arena, token, tokenBytes, digests, request * DIGEST_BYTES, DIGEST_BYTES);
+      const end = tokened.pairsEnd(request);
+      for (let pair = tokened.pairsStart(request); pair < end; pair += 1) {
+        if (without.size > 0 && without.has(pair)) continue;
+        const entry = tokened.pairEntry(pair);
+        encoder.appendPair(sums.arena, sums.keyStart(entry), sums.keyBytes(entry), tokened.pairSum(pair));
+      }
     }
     return { tokens: encoder.finish() };
   }

@@ -128,7 +128,7 @@ export class Shard implements GroupTarget {
   }
 
   admitToken(token: string, digest: Uint8Array): KnownToken {
-    return this.#tokens.admit(token, Buffer.from(digest).toString('latin1'));
+    return this.#tokens.admit(token, digest);
   }
 
   endGroup(durable: boolean): void {

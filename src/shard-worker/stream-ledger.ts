@@ -11,14 +11,7 @@
  * not by time.
  */
 import { addSums, type Lsn, type Sum } from '../increment.js';
-import {
-  DIGEST_BYTES,
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
-  TOKENED_HEADER_BYTES,
-  TOKENED_MARK,
-  TOKENED_OFFSET,
-} from './messages.js';
+import { PAIR_HEADER_BYTES, PAIR_OFFSET, TOKENED_HEADER_BYTES, TOKENED_MARK, TOKENED_OFFSET } from './messages.js';
 import { SummingMap } from './summing-map.js';
 import { TokenedRequests } from './tokened-requests.js';
 
@@ -137,8 +130,9 @@ export class StreamLedger {
   }
 
   #applyTokened(view: DataView, bytes: Uint8Array, at: number, end: number): number {
-    const { token, digest, pairs } = readTokened(view, bytes, at);
-    return this.#liveTokened.add(token, digest, bytes, pairs, end);
+    const tokenBytes = view.getUint8(at + TOKENED_OFFSET.tokenBytes);
+    const token = at + TOKENED_OFFSET.token;
+    return this.#liveTokened.add(bytes, token, tokenBytes, at + TOKENED_OFFSET.digest, token + tokenBytes, end);
   }
 
   /** True where the key is pending, so that adding to it needs no new key. */
@@ -208,22 +202,6 @@ export class StreamLedger {
 export function tokenedEnd(view: DataView, at: number): number {
   const tokenBytes = view.getUint8(at + TOKENED_OFFSET.tokenBytes);
   return at + TOKENED_HEADER_BYTES + tokenBytes + view.getUint32(at + TOKENED_OFFSET.pairsBytes, true);
-}
-
-/** The parts of a tokened request's entry; `pairs` is where its pairs begin. The digest is a copy. */
-export function readTokened(
-  view: DataView,
-  bytes: Uint8Array,
-  at: number,
-): { readonly token: string; readonly digest: Uint8Array; readonly pairs: number } {
-  const start = at + TOKENED_OFFSET.token;
-  const pairs = start + view.getUint8(at + TOKENED_OFFSET.tokenBytes);
-  const digest = at + TOKENED_OFFSET.digest;
-  return {
-    token: Buffer.from(bytes.buffer, bytes.byteOffset + start, pairs - start).toString('latin1'),
-    digest: bytes.slice(digest, digest + DIGEST_BYTES),
-    pairs,
-  };
 }
 
 function addHeld(a: Sum | undefined, b: Sum | undefined): Sum | undefined {

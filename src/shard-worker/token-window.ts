@@ -5,6 +5,7 @@
  * decides. Two generations bound the memory: the older one is dropped when the younger is full, so at least the last
  * {@link TOKENS_REMEMBERED} are here.
  */
+import { DIGEST_BYTES } from './messages.js';
 
 /** Fewest of the last tokens that a shard remembers. */
 export const TOKENS_REMEMBERED = 100_000;
@@ -19,39 +20,73 @@ export type KnownToken =
   /** Journaled before with other content. */
   | 'mismatch';
 
-/** Tokens and the digests of their requests, the latter as strings of one character a byte. */
+/** A token of a generation: where its digest is. */
+class Generation {
+  readonly #numbers = new Map<string, number>();
+  readonly #digests = new Uint8Array(TOKENS_REMEMBERED * DIGEST_BYTES);
+  /** Numbers of tokens that were forgotten. */
+  readonly #free: number[] = [];
+
+  get isFull(): boolean {
+    return this.#numbers.size === TOKENS_REMEMBERED;
+  }
+
+  /** Whether the token is here, and with that digest. */
+  look(token: string, digest: Uint8Array): 'absent' | 'same' | 'other' {
+    const number = this.#numbers.get(token);
+    if (number === undefined) return 'absent';
+    for (let at = 0; at < DIGEST_BYTES; at += 1) {
+      if (this.#digests[number * DIGEST_BYTES + at] !== digest[at]) return 'other';
+    }
+    return 'same';
+  }
+
+  add(token: string, digest: Uint8Array): void {
+    const number = this.#free.pop() ?? this.#numbers.size;
+    this.#digests.set(digest, number * DIGEST_BYTES);
+    this.#numbers.set(token, number);
+  }
+
+  forget(token: string): void {
+    const number = this.#numbers.get(token);
+    if (number === undefined) return;
+    this.#numbers.delete(token);
+    this.#free.push(number);
+  }
+}
+
+/** Tokens and the digests of their requests. */
 export class TokenWindow {
-  #young = new Map<string, string>();
-  #old = new Map<string, string>();
+  #young = new Generation();
+  #old = new Generation();
   readonly #group = new Set<string>();
 
-  /** Looks a token up and, where it is new, remembers it as part of the group that is being gathered. */
-  admit(token: string, digest: string): KnownToken {
-    const known = this.#young.get(token) ?? this.#old.get(token);
-    if (known === undefined) {
-      this.remember(token, digest);
+  /**
+   * Looks a token up and, where it is new, remembers it as part of the group that is being gathered. `digest` has
+   * {@link DIGEST_BYTES} bytes.
+   */
+  admit(token: string, digest: Uint8Array): KnownToken {
+    let known = this.#young.look(token, digest);
+    if (known === 'absent') known = this.#old.look(token, digest);
+    if (known === 'absent') {
+      if (this.#young.isFull) {
+        this.#old = this.#young;
+        this.#young = new Generation();
+      }
+      this.#young.add(token, digest);
       this.#group.add(token);
       return 'new';
     }
-    if (known !== digest) return 'mismatch';
+    if (known === 'other') return 'mismatch';
     return this.#group.has(token) ? 'in-group' : 'replay';
-  }
-
-  /** Remembers a token whose record is durable. */
-  remember(token: string, digest: string): void {
-    if (this.#young.size >= TOKENS_REMEMBERED) {
-      this.#old = this.#young;
-      this.#young = new Map();
-    }
-    this.#young.set(token, digest);
   }
 
   /** The group is durable, or it is not: then its tokens are forgotten, so that a retry is journaled anew. */
   endGroup(durable: boolean): void {
     if (!durable) {
       for (const token of this.#group) {
-        this.#young.delete(token);
-        this.#old.delete(token);
+        this.#young.forget(token);
+        this.#old.forget(token);
       }
     }
     this.#group.clear();

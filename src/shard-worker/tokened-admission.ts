@@ -4,9 +4,9 @@
 import { errorCodes, type ErrorCode } from '../errors.js';
 import type { RecordBytes } from './journal/journal.js';
 import { RECORD_HEADER_BYTES, RECORD_OFFSET, TOKENED_OFFSET, TOKENED_OUTCOME } from './messages.js';
-import { readTokened, tokenedEnd } from './stream-ledger.js';
+import { digestOf } from './request-digest.js';
+import { tokenedEnd } from './stream-ledger.js';
 import type { KnownToken } from './token-window.js';
-import { digestOf } from './tokened-requests.js';
 
 /** A replay of a request that is in the same group: it shares that group's outcome. Never leaves the shard. */
 const IN_GROUP = 255;
@@ -20,6 +20,7 @@ const OUTCOME_OF: Readonly<Record<KnownToken, number>> = {
 
 /** The shard's memory of tokens. */
 export interface TokenMemory {
+  /** `digest` is valid during the call. */
   admitToken(token: string, digest: Uint8Array): KnownToken;
 }
 
@@ -32,14 +33,16 @@ export function admitTokened(
   memory: TokenMemory,
 ): { readonly record: RecordBytes | undefined; readonly outcomes: Uint8Array } {
   const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
+  const text = Buffer.from(record.buffer, record.byteOffset, record.byteLength);
   const outcomes: number[] = [];
   let end = RECORD_HEADER_BYTES;
   let at = RECORD_HEADER_BYTES;
   while (at < record.length) {
     const next = tokenedEnd(view, at);
-    const { token, pairs } = readTokened(view, record, at);
+    const token = at + TOKENED_OFFSET.token;
+    const pairs = token + view.getUint8(at + TOKENED_OFFSET.tokenBytes);
     const digest = digestOf(record, pairs, next);
-    const known = memory.admitToken(token, digest);
+    const known = memory.admitToken(text.toString('latin1', token, pairs), digest);
     outcomes.push(OUTCOME_OF[known]);
     if (known === 'new') {
       record.set(digest, at + TOKENED_OFFSET.digest);

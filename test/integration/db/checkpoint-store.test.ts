@@ -128,11 +128,12 @@ test('the id of the database is that of its migration, and one without a schema 
 test('a token counts once in a flush with other increments, and its claim and its pairs stand or fall together', async () => {
   const stream = await newStream(store);
   const encoder = new TokenArrayEncoder();
-  encoder.appendRequest(Buffer.from('t-2'), Buffer.from('2'));
-  encoder.appendPair(Buffer.from('t-2'), Buffer.from('t:a'), 20);
-  encoder.appendPair(Buffer.from('t-2'), Buffer.from('t:b'), 300);
-  encoder.appendRequest(Buffer.from('t-1'), Buffer.from('1'));
-  encoder.appendPair(Buffer.from('t-1'), Buffer.from('t:a'), 1);
+  // Tokens, digests and keys are parts of larger buffers.
+  encoder.appendRequest(Buffer.from('[t-2]'), 1, 3, Buffer.from('12'), 1, 1);
+  encoder.appendPair(Buffer.from('t:a'), 0, 3, 20);
+  encoder.appendPair(Buffer.from('[t:b]'), 1, 3, 300);
+  encoder.appendRequest(Buffer.from('t-1'), 0, 3, Buffer.from('12'), 0, 1);
+  encoder.appendPair(Buffer.from('t:a'), 0, 3, 1);
   const tokens = encoder.finish();
   const first = { ...flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), tokens };
   assert.deepEqual(await store.flush({ ...first, epoch: 9 }), {
