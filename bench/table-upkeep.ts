@@ -23,7 +23,7 @@ import { plainTable, provenanceSentence, upkeepRows } from './table.js';
 const usage = `npm run bench:table -- [options]
 Options:
   --flushes N         of each case, default 3600: an hour of one a second
-  --fillfactors A,B   besides the default and the migration's; '' for none; default 50,90
+  --fillfactors A,B   besides the default's and the migration's, such as 50,90; default none
   --out FILE          append the run's line to this file, default bench/results/runs.jsonl
 `;
 
@@ -48,7 +48,7 @@ await withCleanup(async () => {
   const { values } = parseArgs({
     options: {
       flushes: { type: 'string', default: '3600' },
-      fillfactors: { type: 'string', default: '50,90' },
+      fillfactors: { type: 'string', default: '' },
       out: { type: 'string', default: runsFile },
       help: { type: 'boolean', default: false },
     },
@@ -71,6 +71,9 @@ await withCleanup(async () => {
     for (const load of loads) {
       for (const name of settings) {
         const database = await server.database(`upkeep_${cases.length}`);
+        console.log(
+          `${name}: ${load.rowsAFlush} of ${load.tableRows} rows a flush, about ${Math.round((flushes * load.share) / load.flushesPerSecond)} s`,
+        );
         const found = await measure(database, load, name, Math.ceil(flushes * load.share));
         cases.push(found);
         console.log(upkeepRows([found]).at(-1)?.join('  '));
