@@ -64,7 +64,9 @@ function bounds(records: readonly RunRecord[]): string | undefined {
   const rows = run.runs.map(({ journal: name, bound, keyBytes, keys, secondsToCommit, ...resident }) => [
     name,
     `\`${bound}\``,
-    ...[keyBytes, keys, resident.residentMibBefore, resident.residentMibAtBound, resident.residentMibMax].map(thousands),
+    ...[keyBytes, keys, resident.residentMibBefore, resident.residentMibAtBound, resident.residentMibMax].map(
+      thousands,
+    ),
     secondsToCommit.toFixed(1),
   ]);
   return `${markdownTable([heads, ...rows])}\n\n\`SHARDS=${run.shards}\`. ${provenanceSentence(run)}`;

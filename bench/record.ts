@@ -223,12 +223,8 @@ export interface JournalScenario {
 }
 
 /** Any line of a file of results. */
-export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord;
-export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | FlushRecord | UpkeepRecord;
 export type RunRecord =
-  TurnsRecord | GridRecord | SoakRecord | MemoryRecord | FlushRecord | UpkeepRecord | JournalRecord;
-/** Any line of a file of results. */
-export type RunRecord = TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord | UpkeepRecord | JournalRecord;
+  TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord | UpkeepRecord | JournalRecord;
 
 /** Figures to compare with, kept with the project. */
 export const baselineFile = join(projectRoot, 'bench', 'results', 'baseline.jsonl');

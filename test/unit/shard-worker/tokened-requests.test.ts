@@ -1,11 +1,10 @@
-/** Pending requests with tokens: what a flush and a read find of them; their digests; the window of known tokens. */
+/** Pending requests with tokens: what a flush and a read find of them; their digests. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import { AMOUNT_MAX, hashKey, type Sum } from '#product/increment.js';
 import { DIGEST_BYTES, TOKENED_OFFSET } from '#product/shard-worker/messages.js';
 import { digestOf } from '#product/shard-worker/request-digest.js';
-import { TOKENS_REMEMBERED, TokenWindow } from '#product/shard-worker/token-window.js';
 import { TokenedRequests } from '#product/shard-worker/tokened-requests.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { seedOfRun } from '../../support/random-runs.js';
@@ -180,49 +179,4 @@ void test('a single pair has the same digest as the same pair written in two par
     ['a', -5],
   ]);
   assert.deepEqual(Buffer.from(digestOf(parts, 0, parts.length)), one);
-});
-
-const content = (n: number): Uint8Array => new Uint8Array(DIGEST_BYTES).fill(n);
-
-void test('a token is new once, in its group until that ends, then a replay, and a mismatch with other content', () => {
-  const window = new TokenWindow();
-  assert.equal(window.admit('t', content(1)), 'new');
-  assert.equal(window.admit('t', content(1)), 'in-group');
-  assert.equal(window.admit('t', content(2)), 'mismatch');
-  window.endGroup(true);
-  assert.equal(window.admit('t', content(1)), 'replay');
-  assert.equal(window.admit('t', content(2)), 'mismatch');
-});
-
-void test('the tokens of a group that is not durable are new again, with whatever content', () => {
-  const window = new TokenWindow();
-  window.admit('kept', content(1));
-  window.endGroup(true);
-  window.admit('lost', content(2));
-  window.endGroup(false);
-  assert.equal(window.admit('next', content(4)), 'new');
-  assert.equal(window.admit('lost', content(3)), 'new');
-  window.endGroup(true);
-  assert.deepEqual(
-    ['kept', 'lost', 'next'].map((token, n) => window.admit(token, content([1, 3, 4][n] ?? 0))),
-    ['replay', 'replay', 'replay'],
-  );
-});
-
-void test('at least the last hundred thousand durable tokens are remembered, failed groups in between notwithstanding', () => {
-  const window = new TokenWindow();
-  window.admit('first', content(0));
-  window.endGroup(true);
-  for (let n = 0; n < 2 * TOKENS_REMEMBERED; n += 1) {
-    window.admit(`t${n}`, content(n % 256));
-    window.endGroup(true);
-    if (n % 3 === 0) {
-      window.admit(`failed${n}`, content(1));
-      window.endGroup(false);
-    }
-  }
-  for (let n = TOKENS_REMEMBERED; n < 2 * TOKENS_REMEMBERED; n += 1) {
-    assert.equal(window.admit(`t${n}`, content(n % 256)), 'replay');
-  }
-  assert.equal(window.admit('first', content(0)), 'new');
 });
