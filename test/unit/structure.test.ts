@@ -35,6 +35,7 @@ const layers: readonly (readonly string[])[] = [
   ['shard-worker/shard', 'shard-worker/group-commit', 'shard-worker/flusher'],
   ['shard-worker/shard-database'],
   [
+    'shard-worker/batch-pace',
     'shard-worker/outgoing-batch',
     'shard-worker/shard-router',
     'shard-worker/shard-client',
@@ -80,6 +81,7 @@ const mainThread = [
   'node-database',
   'http/',
   'shard-worker/shard-router',
+  'shard-worker/batch-pace',
   'shard-worker/outgoing-batch',
   'shard-worker/shard-client',
   'shard-worker/shared-reservations',
