@@ -14,58 +14,15 @@
  *
  * A range stays frozen until its fate is known, so nothing is merged into it and nothing is sent twice under another
  * range. One flush is in flight at a time. Waits are 90 to 100 % of the interval, so that nodes do not beat in step.
- *
- * Longer than most: every state of a flush, its entry and its exit, stands in one place.
  */
 import type { Clock, Timer } from '../clock.js';
-import { CounterError } from '../errors.js';
-import type { Lsn } from '../increment.js';
+import { databaseAway, FlushWaiters } from './flush-waiters.js';
+import type { CheckpointRow, FlushAttempt, FlushTarget } from './stream-database.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 
 const BACKOFF_FIRST_MS = 50;
 const BACKOFF_MAX_MS = 1000;
 const REFUSALS_UNTIL_UNAVAILABLE = 3;
-
-/** How a flush attempt ended, as far as this process can know. */
-export type FlushAttempt =
-  /** The statement committed. */
-  | {
-      readonly kind: 'committed';
-      /** Rows written. */
-      readonly keys: number;
-      /** Increments of rows that were set aside. */
-      readonly rejected?: number;
-      /** Tokens of the range that were claimed before. */
-      readonly unclaimed?: readonly string[];
-      /** Of those, how many came with other content. */
-      readonly mismatches?: number;
-    }
-  /** The statement ran and the compare-and-set matched nothing. */
-  | { readonly kind: 'fenced'; readonly row?: CheckpointRow | undefined }
-  /** It certainly did not commit; the same range can be sent again. */
-  | { readonly kind: 'refused'; readonly error: unknown }
-  /** It certainly did not commit: a row of it can never be written. */
-  | { readonly kind: 'poison'; readonly error: unknown }
-  /** It was not sent: the database cannot be reached. */
-  | { readonly kind: 'unreachable'; readonly error: unknown }
-  /** It was sent and no reply came. */
-  | { readonly kind: 'unknown'; readonly error: unknown };
-
-/** The checkpoint row of a stream. */
-export interface CheckpointRow {
-  readonly epoch: number;
-  readonly lsn: Lsn;
-}
-
-/** The database as the flusher needs it. Methods other than `flush` reject with CounterError `database-unavailable`. */
-export interface FlushTarget {
-  flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
-  /** As `flush`, for a range with rows that PostgreSQL refuses: finds them and sets them aside in the same transaction. */
-  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
-  readBack(stream: string): Promise<CheckpointRow | undefined>;
-  /** Moves `accepted_through` of an idle stream. False: the row is not where this ledger left it. */
-  touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<boolean>;
-}
 
 /** What a committed flush came to, in increments where nothing else is said. */
 export interface CommittedFlush {
@@ -108,16 +65,6 @@ export interface FlusherOptions {
   readonly random: () => number;
 }
 
-interface Waiter {
-  readonly target: Lsn;
-  keys: number;
-  readonly resolve: (keys: number) => void;
-  readonly reject: (error: CounterError) => void;
-}
-
-/** Most callers of {@link Flusher.flushNow} that wait at a time; one more is refused as overloaded. */
-const WAITERS_MAX = 1024;
-
 /** The flush loop of one stream. */
 export class Flusher {
   readonly #ledger: StreamLedger;
@@ -127,7 +74,7 @@ export class Flusher {
   readonly #events: FlusherEvents;
   #state: 'running' | 'draining' | 'ended' = 'running';
   #available = true;
-  #waiters: Waiter[] = [];
+  readonly #waiters = new FlushWaiters();
   #timer: Timer | undefined;
   #wake: (() => void) | undefined;
   #touchedAt: number;
@@ -163,13 +110,9 @@ export class Flusher {
     const target = this.#ledger.appliedLsn;
     if (this.#ledger.checkpoint >= target) return Promise.resolve(0);
     if (this.#state === 'ended' || !this.#available) return Promise.reject(databaseAway());
-    if (this.#waiters.length >= WAITERS_MAX) {
-      return Promise.reject(new CounterError('overloaded', 'Too many flush requests are waiting.'));
-    }
-    return new Promise((resolve, reject) => {
-      this.#waiters.push({ target, keys: 0, resolve, reject });
-      this.#wake?.();
-    });
+    const flushed = this.#waiters.add(target);
+    this.#wake?.();
+    return flushed;
   }
 
   /**
@@ -185,20 +128,20 @@ export class Flusher {
 
   async #run(): Promise<void> {
     while (this.#state !== 'ended') {
-      if (this.#state === 'running' && this.#waiters.length === 0) {
+      if (this.#state === 'running' && this.#waiters.isEmpty) {
         await this.#wait(this.#options.intervalMs * (0.9 + 0.1 * this.#options.random()));
       }
       if (this.#ledger.isSettled) {
-        this.#answerWaiters();
+        this.#waiters.answer(this.#ledger.checkpoint);
         if (this.#state === 'draining') break;
         if (!(await this.#touchWhenIdle())) break;
         continue;
       }
       if (!(await this.#flushRange())) break;
-      this.#answerWaiters();
+      this.#waiters.answer(this.#ledger.checkpoint);
     }
     this.#state = 'ended';
-    this.#rejectWaiters();
+    this.#waiters.reject();
   }
 
   /** Flushes one range to its end; false where the loop must end: fenced, or draining without a database. */
@@ -223,7 +166,7 @@ export class Flusher {
           const flush = committedFlush(range, attempt);
           this.#ledger.settle();
           this.#touchedAt = this.#clock.monotonic();
-          for (const waiter of this.#waiters) waiter.keys += attempt.keys;
+          this.#waiters.count(attempt.keys);
           this.#events.committed(range, flush);
           return true;
         }
@@ -321,26 +264,10 @@ export class Flusher {
   }
 
   #setAvailable(available: boolean, error?: unknown): void {
-    if (!available) this.#rejectWaiters();
+    if (!available) this.#waiters.reject();
     if (available === this.#available) return;
     this.#available = available;
     this.#events.databaseAvailable(available, error);
-  }
-
-  #answerWaiters(): void {
-    const checkpoint = this.#ledger.checkpoint;
-    if (this.#waiters.length === 0) return;
-    const left: Waiter[] = [];
-    for (const waiter of this.#waiters) {
-      if (waiter.target <= checkpoint) waiter.resolve(waiter.keys);
-      else left.push(waiter);
-    }
-    this.#waiters = left;
-  }
-
-  #rejectWaiters(): void {
-    for (const waiter of this.#waiters) waiter.reject(databaseAway());
-    this.#waiters = [];
   }
 }
 
@@ -352,8 +279,4 @@ function committedFlush({ sums, tokened }: FrozenRange, attempt: CommittedAttemp
   for (const token of unclaimed) deduplicated += tokened.get(token)?.increments ?? 0;
   const increments = sums.increments + tokened.increments;
   return { keys, increments, rejected, deduplicated, claimed: tokened.size - unclaimed.length, mismatches };
-}
-
-function databaseAway(): CounterError {
-  return new CounterError('database-unavailable', 'The database cannot be reached; what is pending stays pending.');
 }

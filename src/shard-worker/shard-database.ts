@@ -7,9 +7,8 @@ import { OutcomeUnknownError, StatementRefusedError } from '../db/database-error
 import type { FlushRequest, RejectedIncrement } from '../db/flush-request.js';
 import { CounterError } from '../errors.js';
 import { addSums, type Lsn, type Sum } from '../increment.js';
-import type { CheckpointRow, FlushAttempt } from './flusher.js';
-import type { ShardDatabase } from './shard.js';
 import { DIGEST_BYTES } from './messages.js';
+import type { CheckpointRow, FlushAttempt, ShardDatabase } from './stream-database.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 import type { SummingMap } from './summing-map.js';
 import type { TokenedPair, TokenedRequest, TokenedRequests } from './tokened-requests.js';

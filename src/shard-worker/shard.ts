@@ -8,38 +8,24 @@
  *
  * Why a new stream while the database is away: only the checkpoint row says which LSNs of an earlier stream are free, so
  * records written without having read it could get LSNs that count as flushed.
- *
- * Longer than most: start, recovery and stop share the streams that a shard owns.
  */
-import { CounterError, JournalError } from '../errors.js';
+import { JournalError } from '../errors.js';
 import type { Clock } from '../clock.js';
 import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
-import type { LogFields } from '../logger.js';
-import { Flusher, type CheckpointRow, type FlushTarget } from './flusher.js';
+import { Flusher } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
-import type { Journal, JournalStreams, RecordBytes, RecoverableJournal } from './journal/journal.js';
+import type { Journal, JournalStreams, RecordBytes } from './journal/journal.js';
+import { isDatabaseAway, LeftOverStreams } from './left-over-streams.js';
 import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
+import { publishStreams, rangeOf, recoverStream, type OwnedStream, type ShardLog } from './owned-stream.js';
+import type { CheckpointRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 import { TokenWindow, type KnownToken } from './token-window.js';
 
-const RECOVERY_BACKOFF_MS = 500;
 /** Clearly shorter than JOURNAL_KEEP_SECONDS: an idle stream notices in time that its checkpoint went back. */
 const TOUCH_INTERVAL_MS = 15_000;
 /** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;
-
-/** The database as a shard needs it. Methods reject with CounterError `database-unavailable` where it cannot be reached. */
-export interface ShardDatabase extends FlushTarget {
-  /** The database's id; also waits until migrations are there. */
-  databaseId(): Promise<string>;
-  /** Makes the checkpoint row, at epoch 0 and LSN 0, unless it is there. */
-  ensureStream(stream: string): Promise<void>;
-  /** Makes the row unless it is there and raises its epoch. */
-  claimStream(stream: string): Promise<CheckpointRow & { readonly retired: boolean }>;
-  /** Marks a finished stream; the row stays as a tombstone. False: the row is not at (epoch, lsn). */
-  retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean>;
-  close(): Promise<void>;
-}
 
 /** What a shard is made of. */
 export interface ShardParts {
@@ -55,15 +41,7 @@ export interface ShardParts {
   readonly tell: (message: ControlMessage) => void;
   /** The thread must end. */
   readonly fail: (error: unknown) => void;
-  readonly log: (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
-}
-
-interface OwnedStream {
-  readonly journal: Journal;
-  readonly ledger: StreamLedger;
-  readonly flusher: Flusher;
-  /** Its row was a tombstone when it was recovered. */
-  readonly retired: boolean;
+  readonly log: ShardLog;
 }
 
 /** A shard, as group commit and the control port use it. */
@@ -72,18 +50,26 @@ export class Shard implements GroupTarget {
   readonly #gauges: Float64Array;
   readonly #tokens = new TokenWindow();
   #own: OwnedStream | undefined;
-  readonly #leftOver = new Map<string, OwnedStream>();
+  readonly #leftOver: LeftOverStreams;
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
-  /** Where left-over streams ended that were finished here. */
-  readonly #finished = new Map<string, CheckpointRow>();
-  /** Streams of earlier runs that wait for the database to answer. */
-  readonly #unread = new Set<string>();
-  #recoveringLater: Promise<void> = Promise.resolve();
-  #endPause: () => void = () => undefined;
 
   constructor(parts: ShardParts) {
     this.#parts = parts;
     this.#gauges = parts.gauges;
+    this.#leftOver = new LeftOverStreams({
+      ...parts,
+      recover: (stream) => this.#recover(stream),
+      changed: () => {
+        this.#publish();
+        this.#announceStreams();
+      },
+      fenced: (ledger, row) => {
+        this.#fenced(ledger, row);
+      },
+      fail: (error) => {
+        this.failed(error);
+      },
+    });
   }
 
   /** Recovers, or starts without the database; settles when increments can be taken. */
@@ -93,7 +79,7 @@ export class Shard implements GroupTarget {
     try {
       journals.setDatabaseId(await this.#parts.database.databaseId());
       this.#own = await this.#continue(existing.own);
-      for (const stream of existing.leftOver) await this.#finish(stream);
+      for (const stream of existing.leftOver) this.#leftOver.add(await this.#recover(stream));
       this.#serve(true);
     } catch (error) {
       if (!isDatabaseAway(error)) throw error;
@@ -102,7 +88,9 @@ export class Shard implements GroupTarget {
       this.#own = await this.#begin(false);
       this.#serve(false);
       const earlier = existing.own === undefined ? existing.leftOver : [existing.own, ...existing.leftOver];
-      this.#recoveringLater = this.#recoverLater(earlier);
+      this.#leftOver.recoverLater(earlier, () => {
+        this.#tellServing(true);
+      });
     }
   }
 
@@ -143,11 +131,7 @@ export class Shard implements GroupTarget {
 
   /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
   pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
-    for (const [stream, end] of this.#finished) {
-      // The snapshot is from before the last flush of a stream that is gone from here.
-      const view = seen.get(stream);
-      if (view === null || (view?.epoch === end.epoch && view.lsn !== end.lsn)) return 'again';
-    }
+    if (this.#leftOver.isOlder(seen)) return 'again';
     const hash = hashKey(key, 0, key.length);
     let pending: Sum | null = null;
     for (const { ledger } of this.#streams()) {
@@ -169,10 +153,9 @@ export class Shard implements GroupTarget {
   /** Last flush of every stream, then close. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     this.#state = 'draining';
-    this.#endPause();
     // First, so that a stream that is being recovered at this moment is drained with the others.
-    await this.#recoveringLater;
-    const left: PendingRange[] = [...this.#unread].map(unreadRange);
+    await this.#leftOver.stop();
+    const left: PendingRange[] = [...this.#leftOver.unread];
     for (const { journal, ledger, flusher } of this.#streams()) {
       if (!(await flusher.drain())) left.push(rangeOf(ledger));
       await journal.close();
@@ -188,17 +171,16 @@ export class Shard implements GroupTarget {
   }
 
   #streams(): readonly OwnedStream[] {
-    return this.#own === undefined ? [...this.#leftOver.values()] : [this.#own, ...this.#leftOver.values()];
+    const { streams } = this.#leftOver;
+    return this.#own === undefined ? streams : [this.#own, ...streams];
   }
 
   #serve(recovered: boolean): void {
     if (this.#state === 'starting') this.#state = 'serving';
     this.#publish();
     this.#announceStreams();
-    for (const { flusher, ledger } of this.#streams()) {
-      flusher.start();
-      this.#retireWhenFinished(ledger.stream);
-    }
+    this.#own?.flusher.start();
+    this.#leftOver.start();
     this.#tellServing(recovered);
   }
 
@@ -229,7 +211,7 @@ export class Shard implements GroupTarget {
     if (!owned.retired) return owned;
     // Another number of shards had it for a left-over, and crashed between its end in the database and in the journal. No
     // record may follow: what comes after its end in the database is nobody's.
-    this.#leftOver.set(stream, owned);
+    this.#leftOver.add(owned);
     return this.#begin(true);
   }
 
@@ -241,62 +223,12 @@ export class Shard implements GroupTarget {
     return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0), false);
   }
 
-  /** Raises the epoch, then reads the journal above the checkpoint: in this order, so that nothing older can still flush. */
+  /** Takes a stream of an earlier run over. */
   async #recover(stream: string): Promise<OwnedStream> {
     const { journals, database, log } = this.#parts;
-    const row = await database.claimStream(stream);
-    const journal = journals.open(stream);
-    const facts = journal.recover(row.lsn);
-    const ledger = new StreamLedger(stream, row.epoch, row.lsn);
-    let increments = 0;
-    for await (const record of journal.replay(row.lsn)) {
-      increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
-    }
+    const { journal, ledger, retired, increments } = await recoverStream(journals, database, stream, log);
     this.#add(GAUGE.recovered, increments);
-    if (row.retired && !ledger.isSettled) {
-      const detail = `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}.`;
-      throw new JournalError('journal-gap', detail);
-    }
-    log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
-    return this.#assemble(journal, ledger, row.retired);
-  }
-
-  /** Recovers a stream that no shard continues; it is flushed, retired and removed in the background. */
-  async #finish(stream: string): Promise<void> {
-    const owned = await this.#recover(stream);
-    this.#leftOver.set(stream, owned);
-  }
-
-  async #recoverLater(streams: readonly string[]): Promise<void> {
-    const { journals, database, clock, log } = this.#parts;
-    const left = this.#unread;
-    for (const stream of streams) left.add(stream);
-    while (this.#state === 'serving') {
-      try {
-        journals.setDatabaseId(await database.databaseId());
-        for (const stream of left) {
-          if (this.#state !== 'serving') return;
-          await this.#finish(stream);
-          left.delete(stream);
-          this.#publish();
-          this.#announceStreams();
-          this.#leftOver.get(stream)?.flusher.start();
-          this.#retireWhenFinished(stream);
-        }
-        this.#tellServing(true);
-        return;
-      } catch (error) {
-        if (!isDatabaseAway(error)) {
-          this.failed(error);
-          return;
-        }
-        log('debug', { err: error }, 'The database is still away');
-        await new Promise<void>((resolve) => {
-          this.#endPause = resolve;
-          clock.schedule(RECOVERY_BACKOFF_MS, resolve);
-        });
-      }
-    }
+    return this.#assemble(journal, ledger, retired);
   }
 
   #assemble(journal: Journal, ledger: StreamLedger, retired: boolean): OwnedStream {
@@ -320,7 +252,7 @@ export class Shard implements GroupTarget {
         this.#add(GAUGE.flushedKeys, keys);
         journal.prune(toLsn);
         this.#publish();
-        this.#retireWhenFinished(ledger.stream);
+        this.#leftOver.noticeCommitted(ledger.stream);
       },
       fenced: (row) => {
         this.#fenced(ledger, row);
@@ -334,33 +266,6 @@ export class Shard implements GroupTarget {
       },
     });
     return { journal, ledger, flusher, retired };
-  }
-
-  #retireWhenFinished(stream: string): void {
-    const owned = this.#leftOver.get(stream);
-    if (owned === undefined) return;
-    void this.#retire(owned).catch((error: unknown) => {
-      if (isDatabaseAway(error)) return;
-      this.failed(error);
-    });
-  }
-
-  /** A left-over stream that is committed to its end is marked in the database first, then removed from the journal. */
-  async #retire({ journal, ledger, flusher }: OwnedStream): Promise<void> {
-    if (!ledger.isSettled) return;
-    const { database } = this.#parts;
-    if (!(await database.retire(ledger.stream, ledger.epoch, ledger.checkpoint))) {
-      // The database went back in time, say: what the journal holds may be needed again.
-      this.#fenced(ledger, await database.readBack(ledger.stream));
-      return;
-    }
-    this.#leftOver.delete(ledger.stream);
-    this.#finished.set(ledger.stream, { epoch: ledger.epoch, lsn: ledger.checkpoint });
-    this.#announceStreams();
-    await flusher.drain();
-    await journal.close();
-    this.#parts.journals.remove(journal as RecoverableJournal);
-    this.#parts.log('info', { stream: ledger.stream }, 'Finished a left-over journal');
   }
 
   /** A compare-and-set matched nothing: find out whose the stream is now. */
@@ -382,39 +287,6 @@ export class Shard implements GroupTarget {
   }
 
   #publish(): void {
-    let keys = 0;
-    let bytes = 0;
-    let increments = 0;
-    let journalBytes = 0;
-    let tokens = 0;
-    for (const { ledger, journal } of this.#streams()) {
-      keys += ledger.pendingKeys;
-      bytes += ledger.pendingBytes;
-      increments += ledger.pendingIncrements;
-      journalBytes += journal.bytes;
-      tokens += ledger.pendingTokens;
-    }
-    this.#gauges[GAUGE.pendingKeys] = keys;
-    this.#gauges[GAUGE.pendingBytes] = bytes;
-    this.#gauges[GAUGE.pendingIncrements] = increments;
-    this.#gauges[GAUGE.journalBytes] = journalBytes;
-    this.#gauges[GAUGE.pendingTokens] = tokens;
+    publishStreams(this.#streams(), this.#gauges);
   }
-}
-
-function isDatabaseAway(error: unknown): boolean {
-  return error instanceof CounterError && error.code === 'database-unavailable';
-}
-
-function unreadRange(stream: string): PendingRange {
-  return { stream, afterLsn: 0, throughLsn: undefined, increments: 0 };
-}
-
-function rangeOf(ledger: StreamLedger): PendingRange {
-  return {
-    stream: ledger.stream,
-    afterLsn: ledger.checkpoint,
-    throughLsn: ledger.appliedLsn,
-    increments: ledger.pendingIncrements,
-  };
 }

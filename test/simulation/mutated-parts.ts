@@ -1,5 +1,4 @@
 /** The product's parts with one of `mutations.ts` between them and the shard; without one they are as they are. */
-import type { FlushAttempt } from '#product/shard-worker/flusher.js';
 import type {
   Journal,
   JournalRecord,
@@ -7,7 +6,7 @@ import type {
   RecordBytes,
   RecoverableJournal,
 } from '#product/shard-worker/journal/journal.js';
-import type { ShardDatabase } from '#product/shard-worker/shard.js';
+import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/stream-database.js';
 import type { Mutations } from './mutations.js';
 
 /** The shard's streams and database, mutated where asked for. */

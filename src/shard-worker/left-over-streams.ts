@@ -1,0 +1,180 @@
+/**
+ * Streams of earlier runs that no shard continues: of a shard that is no more, or of before a start without the database.
+ * Shard thread.
+ *
+ * ```text
+ * unread ──epoch raised, journal read──► pending ──committed to its end──► retired in the database ──► removed
+ * ```
+ *
+ * Every step needs the database; where it is away, the step is tried again after a while.
+ */
+import type { Clock } from '../clock.js';
+import { CounterError } from '../errors.js';
+import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
+import type { PendingRange, SeenCheckpoint } from './messages.js';
+import type { OwnedStream, ShardLog } from './owned-stream.js';
+import type { CheckpointRow, ShardDatabase } from './stream-database.js';
+import type { StreamLedger } from './stream-ledger.js';
+
+const BACKOFF_MS = 500;
+
+/** What left-over streams need of their shard. */
+export interface LeftOverParts {
+  readonly journals: JournalStreams;
+  readonly database: ShardDatabase;
+  readonly clock: Clock;
+  readonly log: ShardLog;
+  /** Takes the stream over and reads it. */
+  readonly recover: (stream: string) => Promise<OwnedStream>;
+  /** There is a stream more or less than before. */
+  readonly changed: () => void;
+  /** The row of a stream is not where it was left. */
+  readonly fenced: (ledger: StreamLedger, row: CheckpointRow | undefined) => void;
+  /** The shard cannot go on. */
+  readonly fail: (error: unknown) => void;
+}
+
+/** The left-over streams of one shard. */
+export class LeftOverStreams {
+  readonly #parts: LeftOverParts;
+  readonly #byName = new Map<string, OwnedStream>();
+  #streams: readonly OwnedStream[] = [];
+  /** Where streams ended that were finished here. */
+  readonly #finished = new Map<string, CheckpointRow>();
+  /** Streams that wait for the database to answer. */
+  readonly #unread = new Set<string>();
+  #recovering: Promise<void> = Promise.resolve();
+  #stopped = false;
+  #endPause: () => void = () => undefined;
+
+  constructor(parts: LeftOverParts) {
+    this.#parts = parts;
+  }
+
+  /** Those that were read and are not gone. */
+  get streams(): readonly OwnedStream[] {
+    return this.#streams;
+  }
+
+  /** Those that were not read. */
+  get unread(): readonly PendingRange[] {
+    return [...this.#unread].map((stream) => ({ stream, afterLsn: 0, throughLsn: undefined, increments: 0 }));
+  }
+
+  /** True where a read's snapshot is from before the last flush of a stream that is gone from here. */
+  isOlder(seen: ReadonlyMap<string, SeenCheckpoint>): boolean {
+    for (const [stream, end] of this.#finished) {
+      const view = seen.get(stream);
+      if (view === null || (view?.epoch === end.epoch && view.lsn !== end.lsn)) return true;
+    }
+    return false;
+  }
+
+  /** Takes a stream that was recovered; to be started with {@link LeftOverStreams.start}. */
+  add(owned: OwnedStream): void {
+    this.#byName.set(owned.ledger.stream, owned);
+    this.#streams = [...this.#byName.values()];
+  }
+
+  /** Forgets what was added: a start that begins anew. */
+  clear(): void {
+    this.#byName.clear();
+    this.#streams = [];
+  }
+
+  /** Flushes every stream that was added to its end. */
+  start(): void {
+    for (const owned of this.#streams) this.#start(owned);
+  }
+
+  /** Recovers and starts streams once the database answers, then calls `done`. */
+  recoverLater(streams: readonly string[], done: () => void): void {
+    for (const stream of streams) this.#unread.add(stream);
+    this.#recovering = this.#recoverAll().then((isDone) => {
+      if (isDone) done();
+    }, this.#parts.fail);
+  }
+
+  /** To be called when a flush of the stream has committed: one that is committed to its end goes. */
+  noticeCommitted(stream: string): void {
+    const owned = this.#byName.get(stream);
+    if (owned === undefined) return;
+    void this.#retire(owned).catch((error: unknown) => {
+      if (isDatabaseAway(error)) return;
+      this.#parts.fail(error);
+    });
+  }
+
+  /** Takes no further step; settles when no stream is being recovered. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#endPause();
+    await this.#recovering;
+  }
+
+  #start({ flusher, ledger }: OwnedStream): void {
+    flusher.start();
+    this.noticeCommitted(ledger.stream);
+  }
+
+  /** False where it was stopped before its end. */
+  async #recoverAll(): Promise<boolean> {
+    const { journals, database, log, recover, changed } = this.#parts;
+    while (!this.#stopped) {
+      try {
+        journals.setDatabaseId(await database.databaseId());
+        for (const stream of this.#unread) {
+          if (this.#stopped) return false;
+          const owned = await recover(stream);
+          this.add(owned);
+          this.#unread.delete(stream);
+          changed();
+          this.#start(owned);
+        }
+        return true;
+      } catch (error) {
+        if (!isDatabaseAway(error)) throw error;
+        log('debug', { err: error }, 'The database is still away');
+        await this.#pause();
+      }
+    }
+    return false;
+  }
+
+  /** A stream that is committed to its end is marked in the database first, then removed from the journal. */
+  async #retire({ journal, ledger, flusher }: OwnedStream): Promise<void> {
+    if (!ledger.isSettled) return;
+    const { journals, database, log, changed, fenced } = this.#parts;
+    const { stream, epoch, checkpoint } = ledger;
+    if (!(await database.retire(stream, epoch, checkpoint))) {
+      // The database went back in time, say: what the journal holds may be needed again.
+      fenced(ledger, await database.readBack(stream));
+      return;
+    }
+    this.#byName.delete(stream);
+    this.#streams = [...this.#byName.values()];
+    this.#finished.set(stream, { epoch, lsn: checkpoint });
+    changed();
+    await flusher.drain();
+    await journal.close();
+    journals.remove(recoverable(journal));
+    log('info', { stream }, 'Finished a left-over journal');
+  }
+
+  #pause(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#endPause = resolve;
+      this.#parts.clock.schedule(BACKOFF_MS, resolve);
+    });
+  }
+}
+
+/** Whether an error says that the database cannot be reached now. */
+export function isDatabaseAway(error: unknown): boolean {
+  return error instanceof CounterError && error.code === 'database-unavailable';
+}
+
+function recoverable(journal: Journal): RecoverableJournal {
+  // Every journal here was opened for recovery.
+  return journal as RecoverableJournal;
+}

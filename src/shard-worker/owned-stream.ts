@@ -1,0 +1,89 @@
+/**
+ * A stream that this process owns, and how it comes to own one of an earlier run. Shard thread.
+ */
+import { JournalError } from '../errors.js';
+import type { LogFields } from '../logger.js';
+import type { Flusher } from './flusher.js';
+import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
+import { GAUGE, type PendingRange } from './messages.js';
+import type { ShardDatabase } from './stream-database.js';
+import { StreamLedger } from './stream-ledger.js';
+
+/** Logs a line. */
+export type ShardLog = (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
+
+/** A journal, what it came to since its checkpoint, and the loop that commits that. */
+export interface OwnedStream {
+  readonly journal: Journal;
+  readonly ledger: StreamLedger;
+  readonly flusher: Flusher;
+  /** Its row was a tombstone when it was recovered. */
+  readonly retired: boolean;
+}
+
+/** What recovery made of a stream of an earlier run. */
+export interface RecoveredStream {
+  readonly journal: RecoverableJournal;
+  readonly ledger: StreamLedger;
+  readonly retired: boolean;
+  /** Increments above the checkpoint. */
+  readonly increments: number;
+}
+
+/**
+ * Raises the epoch, then reads the journal above the checkpoint: in this order, so that nothing older can still flush.
+ * Rejects with JournalError as the journal's recovery does, and with `journal-gap` where a retired stream goes on beyond
+ * its end; with CounterError `database-unavailable`.
+ */
+export async function recoverStream(
+  journals: JournalStreams,
+  database: ShardDatabase,
+  stream: string,
+  log: ShardLog,
+): Promise<RecoveredStream> {
+  const row = await database.claimStream(stream);
+  const journal = journals.open(stream);
+  const facts = journal.recover(row.lsn);
+  const ledger = new StreamLedger(stream, row.epoch, row.lsn);
+  let increments = 0;
+  for await (const record of journal.replay(row.lsn)) {
+    increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
+  }
+  if (row.retired && !ledger.isSettled) {
+    const detail = `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}.`;
+    throw new JournalError('journal-gap', detail);
+  }
+  log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
+  return { journal, ledger, retired: row.retired, increments };
+}
+
+/** Writes what the streams hold together into a shard's gauges. */
+export function publishStreams(streams: readonly OwnedStream[], gauges: Float64Array): void {
+  let keys = 0;
+  let bytes = 0;
+  let increments = 0;
+  let journalBytes = 0;
+  let tokens = 0;
+  for (const { ledger, journal } of streams) {
+    keys += ledger.pendingKeys;
+    bytes += ledger.pendingBytes;
+    increments += ledger.pendingIncrements;
+    journalBytes += journal.bytes;
+    tokens += ledger.pendingTokens;
+  }
+  gauges[GAUGE.pendingKeys] = keys;
+  gauges[GAUGE.pendingBytes] = bytes;
+  gauges[GAUGE.pendingIncrements] = increments;
+  gauges[GAUGE.journalBytes] = journalBytes;
+  gauges[GAUGE.pendingTokens] = tokens;
+}
+
+/** What a stream holds above its checkpoint. */
+export function rangeOf(ledger: StreamLedger): PendingRange {
+  return {
+    stream: ledger.stream,
+    afterLsn: ledger.checkpoint,
+    throughLsn: ledger.appliedLsn,
+    increments: ledger.pendingIncrements,
+  };
+}
