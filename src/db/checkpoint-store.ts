@@ -41,6 +41,22 @@ export interface Checkpoint {
   readonly retired: boolean;
 }
 
+/** A time that a data directory took a stream over. */
+export interface Claim {
+  /** A UUID. */
+  readonly id: string;
+  /** Nothing above this LSN was the same in its journal and in that of the owner before. */
+  readonly lsn: number;
+}
+
+/** A checkpoint row and who has owned it. */
+export interface ClaimedCheckpoint extends Checkpoint {
+  /** Oldest first. */
+  readonly claims: readonly Claim[];
+  /** False where older claims may have been forgotten. */
+  readonly isComplete: boolean;
+}
+
 /** What a flush did. */
 export interface FlushResult {
   /** 1: the checkpoint moved and the sums are committed. 0: it was not at (epoch, fromLsn), and nothing happened. */
@@ -72,17 +88,20 @@ interface FlushRow {
   readonly unclaimed: readonly string[] | null;
 }
 
-/** How often the epoch is read anew because it was raised between reading and raising. */
-const RAISE_ATTEMPTS = 10;
-
 interface CheckpointRow {
   readonly epoch: string;
   readonly lsn: string;
   readonly retired: boolean;
 }
 
+interface ClaimRow {
+  readonly claim: string;
+  readonly lsn: string;
+}
+
 /** How much longer than the server we wait. */
 const REPLY_SECONDS = 10;
+
 /** See the file's head. */
 export class CheckpointStore {
   readonly #target: DatabaseTarget;
@@ -107,19 +126,23 @@ export class CheckpointStore {
     await this.#run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
   }
 
+  /** The row and its claims. Undefined where there is none. */
+  async readClaims(stream: string): Promise<ClaimedCheckpoint | undefined> {
+    // In this order, each with a snapshot of its own: a claim that commits in between raises the epoch that was read.
+    const row = await this.readBack(stream);
+    if (row === undefined) return undefined;
+    const rows = await this.#run<ClaimRow>({ text: sql.READ_CLAIMS, values: [stream, row.epoch] });
+    const claims = rows.map(({ claim, lsn }) => ({ id: claim, lsn: Number(lsn) }));
+    return { ...row, claims, isComplete: claims.length < sql.CLAIMS_MAX };
+  }
+
   /**
-   * Takes the stream over: whoever held it is fenced. Undefined where it has no row. Rejects with `database-unavailable`
-   * where others take it over all the time.
+   * Takes the stream over from whoever held it at `epoch`, who is fenced from then on. The last of `claims` is the one that
+   * is made, those before it are written down with it. Undefined where the row is not at that epoch.
    */
-  async raiseEpoch(stream: string): Promise<Checkpoint | undefined> {
-    for (let attempt = 1; attempt <= RAISE_ATTEMPTS; attempt += 1) {
-      const before = await this.readBack(stream);
-      if (before === undefined) return undefined;
-      const values = [stream, before.epoch];
-      const raised = checkpoint(await this.#run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
-      if (raised !== undefined) return raised;
-    }
-    throw new CounterError('database-unavailable', `Others keep taking stream ${stream} over.`);
+  async claim(stream: string, epoch: number, claims: readonly Claim[]): Promise<Checkpoint | undefined> {
+    const values = [stream, epoch, claims.map(({ id }) => id), claims.map(({ lsn }) => lsn)];
+    return checkpoint(await this.#run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
   }
 
   /** The row as it is once every flush that was under way has ended. Undefined where there is none. */

@@ -9,6 +9,7 @@ import type { DatabaseConnection } from './connection.js';
 import { prepareCountersTable } from './counters-table.js';
 import { classifyDatabaseError, errorCode } from './database-errors.js';
 import { initialMigration } from './migrations/0001-initial.js';
+import { claimsMigration } from './migrations/0002-claims.js';
 import type { Migration } from './migrations/migration.js';
 import { DATABASE_ID } from './statements.js';
 
@@ -22,7 +23,7 @@ export interface MigrationResult {
   readonly warnings: readonly string[];
 }
 
-const migrations: readonly Migration[] = [initialMigration];
+const migrations: readonly Migration[] = [initialMigration, claimsMigration];
 
 const VERSION_MIN = 130_000;
 /** Any constant that no other application is likely to use: "summing" in ASCII. */

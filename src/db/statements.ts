@@ -46,15 +46,43 @@ insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal)
 values ($1, 0, 0, $2, $3, $4)
 on conflict (stream) do nothing`;
 
+/** Claims of a stream that are remembered, as rows and in the stream's directory. */
+export const CLAIMS_MAX = 1000;
+
 /**
- * $1 stream, $2 the epoch that was read. Fences whoever held the stream before, and waits for a flush of theirs that is
- * still running. It names the epoch because it may itself be the statement that arrives late, from a lost connection or a
- * process that is gone: without the name it would fence the owner that came after it.
+ * $1 stream, $2 the epoch that was read, $3 claims uuid[], $4 their LSNs bigint[]. Fences whoever held the stream before, waits
+ * for a flush of theirs that is still running, and writes down by which claim: the last one, at the end of the claimant's
+ * journal or the checkpoint, whichever is higher. The claims before it are earlier ones that are not here; each has an
+ * epoch of its own. The epoch grows by a random step: a failover to a standby forgets epochs, and none of them may come
+ * again while somebody may hold it. It names the epoch because it may itself be the statement that arrives late, from a lost
+ * connection or a process that is gone: without the name it would fence the owner that came after it. Claims of later
+ * epochs are of a time that the database has gone back from.
  */
 export const RAISE_EPOCH = `
-update journal_checkpoints set epoch = epoch + 1
-where stream = $1 and epoch = $2
-returning epoch::text, lsn::text, retired_at is not null as retired, accepted_through`;
+with raised as (
+  update journal_checkpoints set epoch = epoch + cardinality($3::uuid[]) + floor(random() * 1000000)::bigint
+  where stream = $1 and epoch = $2::bigint
+  returning epoch, lsn, retired_at
+),
+claimed as (
+  insert into journal_claims (stream, epoch, claim, lsn)
+  select $1, r.epoch - cardinality($3::uuid[]) + n, c.claim,
+         case n when cardinality($3::uuid[]) then greatest(r.lsn, c.lsn) else c.lsn end
+  from raised r cross join unnest($3::uuid[], $4::bigint[]) with ordinality c(claim, lsn, n)
+  on conflict (stream, epoch) do update set claim = excluded.claim, lsn = excluded.lsn, claimed_at = now()
+),
+forgotten as (
+  delete from journal_claims c using raised r
+  where c.stream = $1
+    and (c.epoch > r.epoch
+         or c.epoch < (select o.epoch from journal_claims o where o.stream = $1 and o.epoch <= $2::bigint
+                       order by o.epoch desc offset greatest(0, ${CLAIMS_MAX} - 1 - cardinality($3::uuid[])) limit 1))
+)
+select epoch::text, lsn::text, retired_at is not null as retired from raised`;
+
+/** $1 stream, $2 epoch: claims up to it, the newest last. */
+export const READ_CLAIMS = `
+select claim::text, lsn::text from journal_claims where stream = $1 and epoch <= $2 order by epoch`;
 
 /**
  * $1 stream. For update: waits for a flush that is still running on a connection we lost, so that what is read is its

@@ -1,12 +1,15 @@
 /**
  * A stream that this process owns, and how it comes to own one of an earlier run. Shard thread.
  */
-import { JournalError } from '../errors.js';
+import { randomUUID } from 'node:crypto';
+import { CounterError, JournalError } from '../errors.js';
+import type { Lsn } from '../increment.js';
 import type { LogFields } from '../logger.js';
 import type { Flusher } from './flusher.js';
 import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
+import { ownershipOf } from './journal/stream-claim.js';
 import { GAUGE, type PendingRange } from './messages.js';
-import type { ShardDatabase } from './stream-database.js';
+import type { OwnedRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 
 /** Logs a line. */
@@ -30,9 +33,13 @@ export interface RecoveredStream {
   readonly increments: number;
 }
 
+/** How often a row is read anew because somebody else took the stream over between reading and claiming. */
+const CLAIM_ATTEMPTS = 10;
+
 /**
- * Raises the epoch, then reads the journal above the checkpoint: in this order, so that nothing older can still flush.
- * Rejects with JournalError as the journal's recovery does, and with `journal-gap` where a retired stream goes on beyond
+ * Raises the epoch, then recovers the journal above the checkpoint: in this order, so that nothing older can still flush.
+ * Rejects with JournalError `journal-copied` where another copy of the journal has owned the stream since and this one
+ * holds records that the other does not, having changed nothing; JournalError as the journal's recovery does, and with `journal-gap` where a retired stream goes on beyond
  * its end; with CounterError `database-unavailable`.
  */
 export async function recoverStream(
@@ -41,8 +48,8 @@ export async function recoverStream(
   stream: string,
   log: ShardLog,
 ): Promise<RecoveredStream> {
-  const row = await database.claimStream(stream);
   const journal = journals.open(stream);
+  const row = await claim(journal, database, log);
   const facts = journal.recover(row.lsn);
   const ledger = new StreamLedger(stream, row.epoch, row.lsn);
   let increments = 0;
@@ -55,6 +62,40 @@ export async function recoverStream(
   }
   log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
   return { journal, ledger, retired: row.retired, increments };
+}
+
+/**
+ * Takes the stream over. The journal keeps the claim first: a crash before the database has answered leaves one that is
+ * known, whether it was made or not.
+ */
+async function claim(journal: RecoverableJournal, database: ShardDatabase, log: ShardLog): Promise<OwnedRow> {
+  const { stream } = journal;
+  for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
+    const seen = await database.readClaims(stream);
+    const end = journal.findEnd(seen.lsn);
+    const ownership = ownershipOf(journal.claims(), seen);
+    if (ownership.kind === 'earlier') {
+      const { sharedLsn } = ownership;
+      if (end > sharedLsn) throw copied(journal, sharedLsn, end);
+      const facts = { stream, end, checkpoint: seen.lsn, sharedLsn };
+      log('warn', facts, 'The journal is an older state of one that has gone on: a restored volume, or a copy');
+    }
+    const next = { id: randomUUID(), lsn: Math.max(end, seen.lsn) };
+    journal.keepClaim(next);
+    const lost = ownership.kind === 'last' ? ownership.lost : [];
+    const row = await database.claimStream(stream, seen.epoch, [...lost, next]);
+    if (row !== undefined) return row;
+  }
+  throw new CounterError('database-unavailable', `Others keep taking stream ${stream} over.`);
+}
+
+function copied({ stream, location }: RecoverableJournal, shared: Lsn, end: Lsn): JournalError {
+  return new JournalError(
+    'journal-copied',
+    `Another copy of this data directory has owned stream ${stream} since ${location} did, and LSN ${shared + 1} to ` +
+      `${end} are here only: \`npm run journal -- rebind --stream ${stream} --above ${shared}\` gives them a stream of ` +
+      'their own.',
+  );
 }
 
 /** Writes what the streams hold together into a shard's gauges. */

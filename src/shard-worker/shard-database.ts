@@ -8,7 +8,8 @@ import type { FlushRequest, RejectedIncrement } from '../db/flush-request.js';
 import { CounterError } from '../errors.js';
 import { addSums, type Lsn, type Sum } from '../increment.js';
 import { DIGEST_BYTES } from './messages.js';
-import type { CheckpointRow, FlushAttempt, ShardDatabase } from './stream-database.js';
+import type { StreamClaim } from './journal/stream-claim.js';
+import type { CheckpointRow, ClaimedRow, FlushAttempt, OwnedRow, ShardDatabase } from './stream-database.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 import type { SummingMap } from './summing-map.js';
 import type { TokenedPair, TokenedRequest, TokenedRequests } from './tokened-requests.js';
@@ -63,15 +64,19 @@ export class PostgresShardDatabase implements ShardDatabase {
     return this.#inTurn(() => orAway(() => this.#ensure(stream)));
   }
 
-  claimStream(stream: string): Promise<CheckpointRow & { readonly retired: boolean }> {
+  readClaims(stream: string): Promise<ClaimedRow> {
     return this.#inTurn(() =>
       orAway(async () => {
         await this.#ensure(stream);
-        const row = await this.#store.raiseEpoch(stream);
+        const row = await this.#store.readClaims(stream);
         if (row === undefined) throw new TypeError('a checkpoint row vanished');
         return row;
       }),
     );
+  }
+
+  claimStream(stream: string, epoch: number, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined> {
+    return this.#inTurn(() => orAway(() => this.#store.claim(stream, epoch, claims)));
   }
 
   flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt> {

@@ -2,6 +2,7 @@
  * The database as a stream's owner sees it: what a statement can come to, and nothing of how it is sent. Shard thread.
  */
 import type { Lsn } from '../increment.js';
+import type { ClaimsInDatabase, StreamClaim } from './journal/stream-claim.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 
 /** How a flush attempt ended, as far as this process can know. */
@@ -35,6 +36,15 @@ export interface CheckpointRow {
   readonly lsn: Lsn;
 }
 
+/** The row as recovery sees it. */
+export interface OwnedRow extends CheckpointRow {
+  /** No more records will come; the row is a tombstone. */
+  readonly retired: boolean;
+}
+
+/** The row and who has owned the stream. */
+export interface ClaimedRow extends OwnedRow, ClaimsInDatabase {}
+
 /** The database as the flusher needs it. Methods other than `flush` reject with CounterError `database-unavailable`. */
 export interface FlushTarget {
   flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
@@ -51,8 +61,13 @@ export interface ShardDatabase extends FlushTarget {
   databaseId(): Promise<string>;
   /** Makes the checkpoint row, at epoch 0 and LSN 0, unless it is there. */
   ensureStream(stream: string): Promise<void>;
-  /** Makes the row unless it is there and raises its epoch. */
-  claimStream(stream: string): Promise<CheckpointRow & { readonly retired: boolean }>;
+  /** Makes the row unless it is there, and reads it with its claims. */
+  readClaims(stream: string): Promise<ClaimedRow>;
+  /**
+   * Raises the epoch and writes down by which claim, the last one given; those before it are earlier ones of the same
+   * journal that the database does not have. Undefined: the row is not at `epoch`.
+   */
+  claimStream(stream: string, epoch: number, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined>;
   /** Marks a finished stream; the row stays as a tombstone. False: the row is not at (epoch, lsn). */
   retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean>;
   close(): Promise<void>;

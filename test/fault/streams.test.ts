@@ -76,22 +76,26 @@ function journalCommand(...args: readonly string[]): void {
 }
 
 test('what is pending in three shards is counted by one, by two and by four', { timeout: 90_000 }, async () => {
-  await withNode('shards', { FLUSH_INTERVAL_MS: NEVER_MS }, async ({ node, databaseUrl }) => {
-    const load = node.load();
-    for (const shards of ['3', '1', '2']) {
-      const server = await node.start({ SHARDS: shards });
+  await withNode(
+    'shards',
+    { FLUSH_INTERVAL_MS: NEVER_MS, JOURNAL_KEEP_SECONDS: '0' },
+    async ({ node, databaseUrl }) => {
+      const load = node.load();
+      for (const shards of ['3', '1', '2']) {
+        const server = await node.start({ SHARDS: shards });
+        await load.acknowledgements(300);
+        server.kill('SIGKILL');
+        await server.ended;
+      }
+      const server = await node.start({ SHARDS: '4', FLUSH_INTERVAL_MS: '50' });
       await load.acknowledgements(300);
-      server.kill('SIGKILL');
-      await server.ended;
-    }
-    const server = await node.start({ SHARDS: '4', FLUSH_INTERVAL_MS: '50' });
-    await load.acknowledgements(300);
-    await node.finish(server);
-    const next = await node.start({ SHARDS: '1', FLUSH_INTERVAL_MS: '50' });
-    await eventually('finished streams are removed', async () => (await streamsOf(node.dataDir)).length === 1);
-    assert.equal((await checkpoints(databaseUrl)).filter(({ retired }) => retired).length, 3);
-    await node.finish(next);
-  });
+      await node.finish(server);
+      const next = await node.start({ SHARDS: '1', FLUSH_INTERVAL_MS: '50' });
+      await eventually('finished streams are removed', async () => (await streamsOf(node.dataDir)).length === 1);
+      assert.equal((await checkpoints(databaseUrl)).filter(({ retired }) => retired).length, 3);
+      await node.finish(next);
+    },
+  );
 });
 
 test(
@@ -140,6 +144,108 @@ test(
   },
 );
 
+/** Starts a server that must refuse to; runs the command that its sentence names. */
+async function rebindAsTold(node: CountedNode): Promise<void> {
+  const refused = await node.spawn();
+  const { code } = await refused.ended;
+  assert.ok(code !== null && code > 0, refused.output);
+  assert.equal(refused.output.includes('"msg":"Ready"'), false);
+  const said =
+    /Another copy of this data directory has owned stream (\S+) since (\S+) did, and LSN \d+ to \d+ are here only: `npm run journal -- rebind (--stream \S+ --above \d+)`/;
+  const [, stream = '', where = '', told = ''] = said.exec(refused.output) ?? [];
+  assert.equal(where, path.join(node.dataDir, 'journal', stream), refused.output);
+  assert.match(refused.output, /"code":"journal-copied"/);
+  journalCommand('rebind', '--data-dir', node.dataDir, ...told.split(' '));
+}
+
+for (const fencedFirst of ['original', 'copy'] as const) {
+  test(
+    `the ${fencedFirst} that was fenced and is simply started again refuses, and after a rebind both are counted once`,
+    { timeout: 90_000 },
+    async () => {
+      const env = { FLUSH_INTERVAL_MS: NEVER_MS, SHARDS: '1' };
+      await withNode('fenced', env, async ({ node, databaseUrl, directory }) => {
+        const first = await node.start();
+        const load = node.load();
+        await load.acknowledgements(200);
+        await load.stop();
+        first.kill('SIGKILL');
+        await first.ended;
+        const dataDir = path.join(directory, 'copy');
+        await copyDirectory(node.dataDir, dataDir);
+        const copy = await CountedNode.make('fenced copy', {
+          databaseUrl,
+          dataDir,
+          env,
+          ledger: node.ledger,
+          random: node.random,
+        });
+        try {
+          const [fenced, owner] = fencedFirst === 'original' ? [node, copy] : [copy, node];
+          const old = await fenced.start();
+          // Without reads: neither of the two sees what the other has not flushed.
+          const lateLoad = fenced.load(4, 'fenced', 0);
+          await lateLoad.acknowledgements(100);
+          const server = await owner.start();
+          const ownerLoad = owner.load(4, 'owner', 0);
+          // More than the other, so that its LSNs are among those that the owner will have flushed.
+          await ownerLoad.acknowledgements(300);
+          await lateLoad.acknowledgements(20);
+          await send(fenced.url, '/flush', { method: 'POST' }).catch(() => undefined);
+          assert.notEqual((await old.ended).code, 0);
+          await lateLoad.stop();
+          // First while the owner has something that it has not flushed, then when its checkpoint has passed the LSNs here.
+          const refused = await fenced.spawn();
+          assert.notEqual((await refused.ended).code, 0);
+          await ownerLoad.stop();
+          await owner.flush();
+          await rebindAsTold(fenced);
+          await fenced.finish(await fenced.start());
+          await owner.finish(server);
+        } finally {
+          await copy.dispose();
+        }
+      });
+    },
+  );
+}
+
+test(
+  'a fenced directory that holds nothing of its own takes the stream back, and the other one then refuses instead',
+  { timeout: 90_000 },
+  async () => {
+    const env = { FLUSH_INTERVAL_MS: NEVER_MS, SHARDS: '1' };
+    await withNode('nothing of its own', env, async ({ node, databaseUrl, directory }) => {
+      const first = await node.start();
+      const load = node.load();
+      await load.acknowledgements(200);
+      await load.stop();
+      first.kill('SIGKILL');
+      await first.ended;
+      const dataDir = path.join(directory, 'copy');
+      await copyDirectory(node.dataDir, dataDir);
+      const { ledger, random } = node;
+      const copy = await CountedNode.make('copy', { databaseUrl, dataDir, env, ledger, random });
+      try {
+        const copied = await copy.start();
+        const copyLoad = copy.load(4, 'copy', 0);
+        await copyLoad.acknowledgements(100);
+        const second = await node.start();
+        assert.match(second.output, /The journal is an older state of one that has gone on/);
+        await send(copy.url, '/flush', { method: 'POST' }).catch(() => undefined);
+        assert.notEqual((await copied.ended).code, 0);
+        await copyLoad.stop();
+        await node.flush();
+        await rebindAsTold(copy);
+        await copy.finish(await copy.start());
+        await node.finish(second);
+      } finally {
+        await copy.dispose();
+      }
+    });
+  },
+);
+
 test(
   'an older copy of the journal put back is reported with both numbers, and what comes then is counted',
   {
@@ -174,6 +280,7 @@ const BACK_UP = `
   create table checkpoints_then as table journal_checkpoints;
   create table counters_then as table counters;
   create table tokens_then as table idempotency_keys;
+  create table claims_then as table journal_claims;
   commit`;
 /** What a backup put back, or a standby that had not received the last commits, makes of the database. */
 const GO_BACK = `
@@ -182,6 +289,7 @@ const GO_BACK = `
   delete from journal_checkpoints; insert into journal_checkpoints table checkpoints_then;
   delete from counters; insert into counters table counters_then;
   delete from idempotency_keys; insert into idempotency_keys table tokens_then;
+  delete from journal_claims; insert into journal_claims table claims_then;
   commit`;
 
 /** Small segments that go as soon as they are committed. */

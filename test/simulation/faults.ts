@@ -71,6 +71,10 @@ export class Faults {
     this.#strike(kind);
   }
 
+  get isHealed(): boolean {
+    return this.#healed;
+  }
+
   /** Nothing goes wrong any more. */
   heal(): void {
     this.#healed = true;
@@ -138,7 +142,7 @@ export class Faults {
     this.#standby = undefined;
     if (standby === undefined) {
       this.#standby = { tables: database.snapshot(), at: scheduler.now };
-    } else if (standby.at > streamGoneAt && !this.#world.circumstances.copied) {
+    } else if (standby.at > streamGoneAt) {
       database.failOver(standby.tables);
       this.failedOverTo = standby.at;
       this.#world.note(() => `the database is as it was at ${standby.at.toFixed(1)}`);

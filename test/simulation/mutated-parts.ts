@@ -6,6 +6,7 @@ import type {
   RecordBytes,
   RecoverableJournal,
 } from '#product/shard-worker/journal/journal.js';
+import type { StreamClaim } from '#product/shard-worker/journal/stream-claim.js';
 import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/stream-database.js';
 import type { Mutations } from './mutations.js';
 
@@ -20,7 +21,7 @@ export function mutate(
   return {
     streams: touched ? mutateStreams(streams, journals, mutations) : streams,
     database:
-      mutations.pruneBeforeCommit === true || mutations.mergeAfterLostReply === true
+      mutations.pruneBeforeCommit === true || mutations.mergeAfterLostReply === true || mutations.ignoreClaims === true
         ? mutateDatabase(database, journals, mutations)
         : database,
   };
@@ -66,6 +67,22 @@ class MutatedJournal implements RecoverableJournal {
     return this.#inner.bytes;
   }
 
+  get location(): string {
+    return this.#inner.location;
+  }
+
+  claims(): readonly StreamClaim[] {
+    return this.#inner.claims();
+  }
+
+  keepClaim(claim: StreamClaim): void {
+    this.#inner.keepClaim(claim);
+  }
+
+  findEnd(checkpoint: number): number {
+    return this.#inner.findEnd(checkpoint);
+  }
+
   recover(checkpoint: number): ReturnType<RecoverableJournal['recover']> {
     return this.#inner.recover(checkpoint);
   }
@@ -94,14 +111,18 @@ class MutatedJournal implements RecoverableJournal {
 function mutateDatabase(
   database: ShardDatabase,
   journals: ReadonlyMap<string, Journal>,
-  { pruneBeforeCommit, mergeAfterLostReply }: Mutations,
+  { pruneBeforeCommit, mergeAfterLostReply, ignoreClaims }: Mutations,
 ): ShardDatabase {
   const frozenFrom = new Map<string, number>();
   const lost = new Set<string>();
   return {
     databaseId: () => database.databaseId(),
     ensureStream: (stream) => database.ensureStream(stream),
-    claimStream: (stream) => database.claimStream(stream),
+    async readClaims(stream) {
+      const row = await database.readClaims(stream);
+      return ignoreClaims === true ? { ...row, claims: [] } : row;
+    },
+    claimStream: (stream, epoch, claims) => database.claimStream(stream, epoch, claims),
     retire: (stream, epoch, lsn) => database.retire(stream, epoch, lsn),
     close: () => database.close(),
     touch: (ledger, acceptedThroughMs) => database.touch(ledger, acceptedThroughMs),

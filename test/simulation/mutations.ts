@@ -15,6 +15,8 @@ export interface Mutations extends DatabaseMutations {
   readonly mergeAfterLostReply?: boolean;
   /** A flush covers what was written, synced or not. */
   readonly freezeUnsynced?: boolean;
+  /** A directory takes its stream back, whoever has owned it since. */
+  readonly ignoreClaims?: boolean;
 }
 
 /** Each bug. `from`: the seed to begin with, where a bug takes some thousands of histories to show. */
@@ -22,9 +24,10 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'acknowledging before the sync', mutations: { acknowledgeBeforeSync: true } },
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
-  { name: 'a raise of the epoch that does not say from which', mutations: { raiseAnyEpoch: true }, from: 3700 },
+  { name: 'a raise of the epoch that does not say from which', mutations: { raiseAnyEpoch: true }, from: 500 },
   { name: 'pruning before the commit is known', mutations: { pruneBeforeCommit: true } },
   { name: 'a recovery that ignores the checkpoint', mutations: { ignoreCheckpoint: true } },
   { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },
   { name: 'a flush beyond what is synced', mutations: { freezeUnsynced: true } },
+  { name: 'a copy of a directory that takes its stream back', mutations: { ignoreClaims: true } },
 ];

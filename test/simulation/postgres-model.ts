@@ -22,8 +22,17 @@ export interface CheckpointRow {
   readonly retired: boolean;
 }
 
+/** A row of journal_claims. */
+export interface ClaimRow {
+  readonly epoch: number;
+  readonly claim: string;
+  readonly lsn: number;
+}
+
 /** Everything committed. */
 export interface Tables {
+  /** By stream, in order of epochs. */
+  readonly claims: Map<string, readonly ClaimRow[]>;
   readonly checkpoints: Map<string, CheckpointRow>;
   /** Sums by key, and what rejected_increments holds by key. */
   readonly counters: Map<string, bigint>;
@@ -46,8 +55,6 @@ export interface FlushEffect {
 export interface DatabaseWatch {
   sent(stream: string, toLsn: number): void;
   committed(effect: FlushEffect | undefined): void;
-  /** A stream was made or taken over in this data directory. */
-  claimed(stream: string, owner: object): void;
 }
 
 /** Bugs that a database side without our statements' care would have; to prove that the simulation finds them. */
@@ -72,7 +79,13 @@ export class PostgresModel {
   readonly #watch: DatabaseWatch;
   readonly mutations: DatabaseMutations;
   readonly databaseId: string;
-  tables: Tables = { checkpoints: new Map(), counters: new Map(), rejected: new Map(), tokens: new Map() };
+  tables: Tables = {
+    claims: new Map(),
+    checkpoints: new Map(),
+    counters: new Map(),
+    rejected: new Map(),
+    tokens: new Map(),
+  };
   /** Highest LSN that each stream's row ever had. */
   readonly highWater = new Map<string, number>();
   /** Ends with the server process. */
@@ -103,13 +116,13 @@ export class PostgresModel {
   }
 
   /** Opens a session for a client's life. Rejects as the network does. */
-  async connect(life: Life, owner: object): Promise<SimulatedSession> {
+  async connect(life: Life): Promise<SimulatedSession> {
     const { network } = this;
     await this.#pause(network === 'silent' ? 2000 : 1 + this.#random.below(3), life);
     if (this.network !== 'fine' || network !== 'fine') {
       throw Object.assign(new Error('connect'), { code: network === 'silent' ? 'ETIMEDOUT' : 'ECONNREFUSED' });
     }
-    const session = new SimulatedSession(this, life, owner);
+    const session = new SimulatedSession(this, life);
     this.#sessions = this.#sessions.filter((other) => !other.lost && !other.clientIsGone);
     this.#sessions.push(session);
     return session;
@@ -135,8 +148,9 @@ export class PostgresModel {
   }
 
   snapshot(): Tables {
-    const { checkpoints, counters, rejected, tokens } = this.tables;
+    const { claims, checkpoints, counters, rejected, tokens } = this.tables;
     return {
+      claims: new Map(claims),
       checkpoints: new Map(checkpoints),
       counters: new Map(counters),
       rejected: new Map(rejected),
@@ -260,26 +274,39 @@ export class PostgresModel {
         return {
           ...common,
           locks: () => false,
-          execute: () => ({ rows: [], change: () => this.#ensure(stream, session) }),
+          execute: () => ({ rows: [], change: () => this.#ensure(stream) }),
         };
       case sql.RAISE_EPOCH:
       case sql.READ_BACK: {
-        const raise = text === sql.RAISE_EPOCH ? 1 : 0;
+        const [, , ids = [], lsns = []] = values as [string, number, string[]?, number[]?];
+        const raise = ids.length;
         const raises = (row: CheckpointRow): boolean =>
           raise === 0 || this.mutations.raiseAnyEpoch === true || row.epoch === epoch;
         const execute = (row: CheckpointRow | undefined): Step => {
           if (row === undefined || !raises(row)) return { rows: [] };
-          const raised = row.epoch + raise;
+          const raised = row.epoch + raise + (raise === 0 ? 0 : this.#random.below(1_000_000));
           const rows = [{ epoch: String(raised), lsn: String(row.lsn), retired: row.retired }];
           if (raise === 0) return { rows };
           const change = (): undefined => {
-            this.#watch.claimed(stream, session.owner);
             set({ epoch: raised });
+            const made = ids.map((claim, index): ClaimRow => {
+              const isLast = index === ids.length - 1;
+              const lsn = Math.max(lsns[index] ?? 0, isLast ? row.lsn : 0);
+              return { epoch: raised - ids.length + index + 1, claim, lsn };
+            });
+            const kept = (this.tables.claims.get(stream) ?? []).filter((known) => known.epoch <= epoch);
+            this.tables.claims.set(stream, [...kept, ...made]);
             return undefined;
           };
           return { rows, change };
         };
         return { ...common, stream, locks: raises, execute };
+      }
+      case sql.READ_CLAIMS: {
+        const known = (): readonly ClaimRow[] =>
+          (this.tables.claims.get(stream) ?? []).filter((row) => row.epoch <= epoch);
+        const rows = (): Row[] => known().map(({ claim, lsn }) => ({ claim, lsn: String(lsn) }));
+        return { ...common, locks: () => false, execute: () => ({ rows: rows() }) };
       }
       case sql.TOUCH_CHECKPOINT:
       case sql.RETIRE_STREAM: {
@@ -358,9 +385,8 @@ export class PostgresModel {
     return { stream, flush: { stream, to }, locks: matches, execute };
   }
 
-  #ensure(stream: string, session: SimulatedSession): undefined {
+  #ensure(stream: string): undefined {
     if (this.tables.checkpoints.has(stream)) return;
-    this.#watch.claimed(stream, session.owner);
     this.tables.checkpoints.set(stream, { epoch: 0, lsn: 0, acceptedThroughMs: 0, retired: false });
   }
 
@@ -403,15 +429,12 @@ interface Execution {
 /** One connection, as `CheckpointStore` uses it. */
 export class SimulatedSession {
   readonly life: Life;
-  /** The data directory of the process. */
-  readonly owner: object;
   readonly #server: PostgresModel;
   #lost = false;
   #reject: ((error: Error) => void) | undefined;
 
-  constructor(server: PostgresModel, life: Life, owner: object) {
+  constructor(server: PostgresModel, life: Life) {
     this.#server = server;
-    this.owner = owner;
     this.life = life;
   }
 

@@ -81,7 +81,7 @@ export class ShardThread {
     const store = new CheckpointStore(target, {
       applicationName: 'simulation',
       connect: () => {
-        return this.#step() ? world.database.connect(this.life, node.storage) : new Promise(() => undefined);
+        return this.#step() ? world.database.connect(this.life) : new Promise(() => undefined);
       },
     });
     const database = new PostgresShardDatabase(store, { node: node.id, shard: index, journal: 'file' });

@@ -262,7 +262,7 @@ export class SimulatedNode {
     const { scheduler, database } = this.#world;
     for (const until = scheduler.now + 3000; ;) {
       try {
-        const session = await database.connect(this.life, this.storage);
+        const session = await database.connect(this.life);
         void session.close();
         return database.databaseId;
       } catch {

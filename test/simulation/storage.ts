@@ -81,16 +81,6 @@ export class Storage {
     return lsn;
   }
 
-  /** Every whole record of every segment that programs see. */
-  *records(): Generator<Buffer> {
-    const journal = this.#root.current.get('journal');
-    if (!(journal instanceof Directory)) return;
-    for (const stream of journal.current.values()) {
-      if (!(stream instanceof Directory)) continue;
-      for (const file of stream.current.values()) if (file instanceof StoredFile) yield* file.records();
-    }
-  }
-
   create(path: string): StoredFile {
     const { directory, name } = this.#locate(path);
     if (directory.current.has(name)) throw systemError('EEXIST', path);
@@ -126,12 +116,17 @@ export class Storage {
     const { directory, name } = this.#locate(from);
     const target = this.#locate(to);
     const node = directory.current.get(name);
-    if (node === undefined || target.directory !== directory) throw systemError('ENOENT', from);
-    if (node instanceof Directory) this.#noticeStream(name, node);
-    directory.change((entries) => {
-      entries.delete(name);
-      entries.set(target.name, node);
-    });
+    if (node === undefined) throw systemError('ENOENT', from);
+    if (node instanceof Directory && target.name.endsWith('.removed')) this.#noticeStream(name, node);
+    if (target.directory === directory) {
+      directory.change((entries) => {
+        entries.delete(name);
+        entries.set(target.name, node);
+      });
+      return;
+    }
+    target.directory.change((entries) => entries.set(target.name, node));
+    directory.change((entries) => entries.delete(name));
   }
 
   remove(path: string): void {

@@ -38,11 +38,6 @@ export interface Circumstances {
   syncFailed: boolean;
   /** Somebody else may own a stream of ours. */
   copied: boolean;
-  /**
-   * A directory took back a stream that its copy had taken over: LSNs then mean different records here and there, and what
-   * one has acknowledged can be taken for committed by the other.
-   */
-  reclaimed: boolean;
   /** The database went back in time, and the journal need not reach back so far. */
   tooLate: boolean;
 }
@@ -59,12 +54,10 @@ export class World {
     deferredSync: false,
     syncFailed: false,
     copied: false,
-    reclaimed: false,
     tooLate: false,
   };
   /** Lines of what happened, where somebody wants to know. */
   readonly trace: string[] | undefined;
-  readonly #owners = new Map<string, object[]>();
   /** When a whole stream was last removed. */
   streamGoneAt = 0;
   readonly #acknowledgedLsn = new Map<string, number>();
@@ -79,7 +72,6 @@ export class World {
     const databaseWatch = {
       sent: (stream: string, toLsn: number) => this.#flushSent(stream, toLsn),
       committed: (effect: FlushEffect | undefined) => this.#committed(effect),
-      claimed: (stream: string, owner: object) => this.#claimed(stream, owner),
     };
     this.database = new PostgresModel(this.scheduler, this.random, databaseWatch, mutations, this.uuid());
     this.storage = new Storage(this.random, {
@@ -149,7 +141,7 @@ export class World {
     this.#atRisk = this.#atRisk.filter((risk) => risk.storage !== storage);
     for (const { stream, lsn, at, endedAt = this.scheduler.now, parts } of here) {
       const committed = this.database.tables.checkpoints.get(stream)?.lsn ?? 0;
-      if (storage.durableLsn(stream) >= lsn || committed >= lsn) continue;
+      if (storage.durableLsn(stream) >= lsn || (committed >= lsn && !this.circumstances.copied)) continue;
       this.#acknowledgedLsn.set(stream, Math.min(this.#acknowledgedLsn.get(stream) ?? 0, lsn - 1));
       if (at < endedAt - 1000 && !this.circumstances.syncFailed) {
         this.violate(new Violation(`LSN ${lsn} of ${stream} was at risk for ${endedAt - at} ms`));
@@ -189,15 +181,6 @@ export class World {
     // A left-over stream is read where it lies; where its sync had failed, it can only be committed soon.
     if (this.circumstances.copied || this.circumstances.syncFailed || this.storage.durableLsn(stream) >= toLsn) return;
     this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not synced`));
-  }
-
-  #claimed(stream: string, owner: object): void {
-    const owners = this.#owners.get(stream) ?? [];
-    this.#owners.set(stream, owners);
-    // The one that was copied has had the stream before, whether the database has heard of that or not.
-    if (owners.at(-1) === owner) return;
-    if (owners.includes(owner) || (owners.length > 0 && owner === this.storage)) this.circumstances.reclaimed = true;
-    owners.push(owner);
   }
 
   #committed(effect: FlushEffect | undefined): void {

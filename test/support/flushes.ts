@@ -28,11 +28,10 @@ export function flushOf(
   return { ...at, acceptedThrough: new Date(), ...encodePairs(pairs) };
 }
 
-/** A new stream at epoch 1, LSN 0. */
+/** A new stream at epoch 0, LSN 0. */
 export async function newStream(store: CheckpointStore): Promise<string> {
   const stream = randomUUID();
   await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'memory' });
-  await store.raiseEpoch(stream);
   return stream;
 }
 

@@ -6,6 +6,7 @@
  * true and `sync` makes it so.
  */
 import type { Lsn } from '../../increment.js';
+import type { StreamClaim } from './stream-claim.js';
 
 /** One record to append: the whole buffer region is the record, header first, laid out as `messages.ts` says. */
 export type RecordBytes = Uint8Array<ArrayBuffer>;
@@ -62,6 +63,21 @@ export interface RecoveryFacts {
 
 /** A journal of an earlier run. */
 export interface RecoverableJournal extends Journal {
+  /** Where it is, for messages. */
+  readonly location: string;
+
+  /** Claims by which this journal was taken over, oldest first, those included that may never have reached the database. */
+  claims(): readonly StreamClaim[];
+
+  /** Keeps a claim, durably, that is about to be made. Throws JournalError `journal-unavailable`. */
+  keepClaim(claim: StreamClaim): void;
+
+  /**
+   * The last LSN that is here, or the one before the first; changes nothing. Records at or below `checkpoint` need not be
+   * read. To be called before `recover`. Throws JournalError `journal-corrupt`, `journal-unavailable`.
+   */
+  findEnd(checkpoint: Lsn): Lsn;
+
   /**
    * Checks the journal against the stream's checkpoint and makes it ready to append. To be called once, after the epoch
    * was raised and before `replay`. Throws JournalError `journal-corrupt`, `journal-gap`, `journal-foreign`.

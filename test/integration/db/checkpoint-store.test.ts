@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
 import { TokenArrayEncoder } from '#product/db/binary-array.js';
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
+import { CheckpointStore, type Claim } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
 import { RAISE_EPOCH } from '#product/db/statements.js';
@@ -26,6 +26,18 @@ after(async () => {
   await database.drop();
 });
 
+/** Claims the stream, which is at `epoch`. */
+async function claim(stream: string, epoch: number, lsn: number): Promise<{ id: string; epoch: number }> {
+  const id = randomUUID();
+  const row = await store.claim(stream, epoch, [{ id, lsn }]);
+  assert.ok(row !== undefined);
+  return { id, epoch: row.epoch };
+}
+
+async function claimsOf(stream: string): Promise<readonly Claim[] | undefined> {
+  return (await store.readClaims(stream))?.claims;
+}
+
 async function sumsOf(prefix: string): Promise<Record<string, string>> {
   const rows = await observer.query<{ key: string; sum: string }>({
     text: `select key, sum::text from counters where starts_with(key, $1) order by key`,
@@ -36,69 +48,137 @@ async function sumsOf(prefix: string): Promise<Record<string, string>> {
 
 test('a flush adds the sums and moves the checkpoint, and the same flush again does nothing', async () => {
   const stream = await newStream(store);
-  const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 7 }, [
+  const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [
     ['f:a', 5],
     ['f:b', -3],
     ['f:c', 0],
   ]);
   assert.deepEqual(await store.flush(request), { fenced: 1, claimed: 0, keys: 3, unclaimed: [] });
   assert.deepEqual(await store.flush(request), { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
-  await store.flush(flushOf({ stream, epoch: 1, fromLsn: 7, toLsn: 8 }, [['f:a', 9007199254740993n]]));
+  await store.flush(flushOf({ stream, epoch: 0, fromLsn: 7, toLsn: 8 }, [['f:a', 9007199254740993n]]));
   assert.deepEqual(await sumsOf('f:'), { 'f:a': '9007199254740998', 'f:b': '-3', 'f:c': '0' });
-  assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 8, retired: false });
+  assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: 8, retired: false });
 });
 
 test('a flush with an epoch that was raised meanwhile does nothing', async () => {
   const stream = await newStream(store);
-  assert.deepEqual(await store.raiseEpoch(stream), { epoch: 2, lsn: 0, retired: false });
-  const late = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
+  await claim(stream, 0, 0);
+  const late = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
   assert.deepEqual(await store.flush(late), { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
   assert.deepEqual(await sumsOf('late'), {});
 });
 
 test('a raise of the epoch that arrives late does not fence the owner that came after it', async () => {
   const stream = await newStream(store);
-  const late = { text: RAISE_EPOCH, values: [stream, 1] };
-  assert.deepEqual(await store.raiseEpoch(stream), { epoch: 2, lsn: 0, retired: false });
+  const late = { text: RAISE_EPOCH, values: [stream, 0, [randomUUID()], [0]] };
+  const { epoch } = await claim(stream, 0, 0);
   assert.deepEqual(await observer.query(late), []);
-  assert.deepEqual(await store.readBack(stream), { epoch: 2, lsn: 0, retired: false });
+  assert.deepEqual(await store.readBack(stream), { epoch, lsn: 0, retired: false });
+});
+
+test("a claim is written with the epoch that it raises, at the journal's end or the checkpoint, whichever is higher", async () => {
+  const stream = await newStream(store);
+  await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [['claimed', 1]]));
+  const behind = await claim(stream, 0, 5);
+  assert.equal(await store.claim(stream, 0, [{ id: randomUUID(), lsn: 100 }]), undefined);
+  const beyond = await claim(stream, behind.epoch, 9);
+  assert.ok(0 < behind.epoch && behind.epoch < beyond.epoch);
+  assert.deepEqual(await store.readClaims(stream), {
+    epoch: beyond.epoch,
+    lsn: 7,
+    retired: false,
+    claims: [
+      { id: behind.id, lsn: 7 },
+      { id: beyond.id, lsn: 9 },
+    ],
+    isComplete: true,
+  });
+});
+
+test('claims of epochs that the database went back from do not count, and go', async () => {
+  const stream = await newStream(store);
+  const first = await claim(stream, 0, 1);
+  await claim(stream, first.epoch, 2);
+  const goBack = 'update journal_checkpoints set epoch = $2 where stream = $1';
+  await observer.query({ text: goBack, values: [stream, first.epoch] });
+  assert.deepEqual(await claimsOf(stream), [{ id: first.id, lsn: 1 }]);
+  const again = await claim(stream, first.epoch, 3);
+  assert.deepEqual(await claimsOf(stream), [
+    { id: first.id, lsn: 1 },
+    { id: again.id, lsn: 3 },
+  ]);
+});
+
+test('an epoch that the database went back from does not come again', async () => {
+  const stream = await newStream(store);
+  const epochs = new Set<number>();
+  for (let times = 0; times < 10; times += 1) {
+    epochs.add((await claim(stream, 0, 0)).epoch);
+    await observer.query({ text: 'update journal_checkpoints set epoch = 0 where stream = $1', values: [stream] });
+  }
+  // Two of ten random numbers below a million are the same once in twenty thousand runs; three never.
+  assert.ok(epochs.size >= 9, [...epochs].join(' '));
+});
+
+test('claims that the database had lost are written down before the one that is made, each with an epoch', async () => {
+  const stream = await newStream(store);
+  await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [['lost claims', 1]]));
+  const claims = [3, 4, 5].map((lsn) => ({ id: randomUUID(), lsn }));
+  await store.claim(stream, 0, claims);
+  assert.deepEqual(
+    await claimsOf(stream),
+    [3, 4, 7].map((lsn, index) => ({ id: claims[index]?.id, lsn })),
+  );
+});
+
+test('a thousand claims are kept, and the reader is told that there may have been more', async () => {
+  const stream = await newStream(store);
+  let epoch = 0;
+  for (let lsn = 1; lsn <= 999; lsn += 1) ({ epoch } = await claim(stream, epoch, lsn));
+  assert.equal((await store.readClaims(stream))?.isComplete, true);
+  ({ epoch } = await claim(stream, epoch, 1000));
+  const thousand = await store.readClaims(stream);
+  assert.deepEqual([thousand?.claims.length, thousand?.isComplete], [1000, false]);
+  const last = await claim(stream, epoch, 1001);
+  assert.deepEqual(await claimsOf(stream), [...(thousand?.claims.slice(1) ?? []), { id: last.id, lsn: 1001 }]);
 });
 
 test('a flush of a stream without a row does nothing, and neither raising nor reading makes one', async () => {
   const stream = randomUUID();
   const result = await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['ghost', 1]]));
   assert.deepEqual(result, { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
-  assert.equal(await store.raiseEpoch(stream), undefined);
+  assert.equal(await store.claim(stream, 0, [{ id: randomUUID(), lsn: 0 }]), undefined);
+  assert.equal(await store.readClaims(stream), undefined);
   assert.equal(await store.readBack(stream), undefined);
   assert.deepEqual(await sumsOf('ghost'), {});
 });
 
 test('a stream that exists is not made anew', async () => {
   const stream = await newStream(store);
-  await store.flush(flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 3 }, [['anew', 1]]));
+  await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 3 }, [['anew', 1]]));
   await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'file' });
-  assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 3, retired: false });
+  assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: 3, retired: false });
 });
 
 test('an idle owner moves accepted_through and retires its stream; a fenced one does neither', async () => {
   const stream = await newStream(store);
   const at = new Date('2026-01-02T03:04:05.678Z');
-  assert.equal(await store.touch(stream, 1, 0, at), true);
-  assert.equal(await store.touch(stream, 0, 0, new Date()), false);
+  assert.equal(await store.touch(stream, 0, 0, at), true);
+  assert.equal(await store.touch(stream, 1, 0, new Date()), false);
   const [row] = await observer.query<{ accepted_through: Date }>({
     text: 'select accepted_through from journal_checkpoints where stream = $1',
     values: [stream],
   });
   assert.equal(row?.accepted_through.toISOString(), at.toISOString());
-  assert.equal(await store.retire(stream, 1, 1), false);
-  assert.equal(await store.retire(stream, 1, 0), true);
-  assert.equal(await store.retire(stream, 1, 0), true);
+  assert.equal(await store.retire(stream, 0, 1), false);
+  assert.equal(await store.retire(stream, 0, 0), true);
+  assert.equal(await store.retire(stream, 0, 0), true);
   assert.equal((await store.readBack(stream))?.retired, true);
 });
 
 test('a flush that holds a key twice is refused whole, and is not taken for a poison row', async () => {
   const stream = await newStream(store);
-  const twice = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [
+  const twice = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [
     ['twice', 2],
     ['twice', 3],
   ]);
@@ -107,7 +187,7 @@ test('a flush that holds a key twice is refused whole, and is not taken for a po
     (error) => error instanceof StatementRefusedError && error.sqlState === '21000' && error.kind === 'other',
   );
   assert.deepEqual(await sumsOf('twice'), {});
-  assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 0, retired: false });
+  assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: 0, retired: false });
 });
 
 test('the id of the database is that of its migration, and one without a schema has none', async () => {
@@ -135,7 +215,7 @@ test('a token counts once in a flush with other increments, and its claim and it
   encoder.appendRequest(Buffer.from('t-1'), 0, 3, Buffer.from('12'), 0, 1);
   encoder.appendPair(Buffer.from('t:a'), 0, 3, 1);
   const tokens = encoder.finish();
-  const first = { ...flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), tokens };
+  const first = { ...flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), tokens };
   assert.deepEqual(await store.flush({ ...first, epoch: 9 }), {
     fenced: 0,
     claimed: 0,
@@ -143,7 +223,7 @@ test('a token counts once in a flush with other increments, and its claim and it
     unclaimed: ['t-2', 't-1'],
   });
   assert.deepEqual(await store.flush(first), { fenced: 1, claimed: 2, keys: 2, unclaimed: [] });
-  const replay = { ...flushOf({ stream, epoch: 1, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), tokens };
+  const replay = { ...flushOf({ stream, epoch: 0, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), tokens };
   assert.deepEqual(await store.flush(replay), { fenced: 1, claimed: 0, keys: 1, unclaimed: ['t-2', 't-1'] });
   assert.deepEqual((await store.readDigests(['t-1', 'none'])).get('t-1'), Buffer.from('1'));
   assert.deepEqual(await sumsOf('t:'), { 't:a': '9021', 't:b': '300' });
@@ -152,7 +232,7 @@ test('a token counts once in a flush with other increments, and its claim and it
 test('a row that PostgreSQL refuses is told apart, found by probing, and kept when the checkpoint moves', async () => {
   const stream = await newStream(store);
   const bad = Buffer.from([0x70, 0xff]);
-  const at = { stream, epoch: 1, fromLsn: 0, toLsn: 1 };
+  const at = { stream, epoch: 0, fromLsn: 0, toLsn: 1 };
   await assert.rejects(
     store.flush(
       flushOf(at, [
@@ -190,13 +270,13 @@ test('a session that is ended while a flush runs leaves the outcome unknown, and
   try {
     await blocker.query({ text: 'begin' });
     await blocker.query({ text: 'select 1 from journal_checkpoints where stream = $1 for update', values: [stream] });
-    const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['killed', 1]]);
+    const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['killed', 1]]);
     const flush = store.flush(request);
     const settled = assert.rejects(flush, OutcomeUnknownError);
     await terminateWhenWaiting('store');
     await settled;
     await blocker.query({ text: 'rollback' });
-    assert.deepEqual(await store.readBack(stream), { epoch: 1, lsn: 0, retired: false });
+    assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: 0, retired: false });
     assert.equal((await store.flush(request)).fenced, 1);
     assert.deepEqual(await sumsOf('killed'), { killed: '1' });
   } finally {
@@ -215,12 +295,12 @@ test('reading back waits for a flush that goes on after its client gave up', asy
     await blocker.query({ text: `insert into counters (key, sum) values ('hot', 1)` });
     await blocker.query({ text: 'begin' });
     await blocker.query({ text: `update counters set sum = 2 where key = 'hot'` });
-    const request = flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, [['hot', 10]]);
+    const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['hot', 10]]);
     await assert.rejects(impatient.flush(request), OutcomeUnknownError);
     const readBack = store.readBack(stream);
     await waitUntilWaiting('store');
     await blocker.query({ text: 'commit' });
-    assert.deepEqual(await readBack, { epoch: 1, lsn: 1, retired: false });
+    assert.deepEqual(await readBack, { epoch: 0, lsn: 1, retired: false });
     assert.deepEqual(await sumsOf('hot'), { hot: '12' });
   } finally {
     await blocker.close();
@@ -236,7 +316,7 @@ test('where nobody listens every method says database-unavailable', async () => 
     error instanceof CounterError && error.code === 'database-unavailable' && !error.detail.includes('secret');
   await assert.rejects(nowhere.readBack(randomUUID()), expected);
   await assert.rejects(
-    nowhere.flush(flushOf({ stream: randomUUID(), epoch: 1, fromLsn: 0, toLsn: 1 }, [['k', 1]])),
+    nowhere.flush(flushOf({ stream: randomUUID(), epoch: 0, fromLsn: 0, toLsn: 1 }, [['k', 1]])),
     expected,
   );
   await nowhere.close();

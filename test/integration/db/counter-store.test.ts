@@ -33,7 +33,7 @@ const failedWith =
 test('a read has the exact sum, its time, and the checkpoints of the streams that have one', async () => {
   const stream = await newStream(checkpoints);
   await checkpoints.flush(
-    flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 4 }, [
+    flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 4 }, [
       ['big', 10n ** 30n + 1n],
       ['safe', 2 ** 53 - 1],
     ]),
@@ -43,7 +43,7 @@ test('a read has the exact sum, its time, and the checkpoints of the streams tha
   assert.equal(big.committed, 10n ** 30n + 1n);
   assert.equal(big.exists, true);
   assert.ok(big.updatedAt instanceof Date && Math.abs(big.updatedAt.getTime() - Date.now()) < 60_000);
-  assert.deepEqual([...big.checkpoints], [[stream, { epoch: 1, lsn: 4 }]]);
+  assert.deepEqual([...big.checkpoints], [[stream, { epoch: 0, lsn: 4 }]]);
   assert.equal((await store.readCounter(Buffer.from('safe'), [])).committed, 2 ** 53 - 1);
 });
 
@@ -54,14 +54,14 @@ test('a key that was never counted does not exist, and its read has the checkpoi
     committed: 0,
     updatedAt: null,
     exists: false,
-    checkpoints: new Map([[stream, { epoch: 1, lsn: 0 }]]),
+    checkpoints: new Map([[stream, { epoch: 0, lsn: 0 }]]),
   });
 });
 
 test('a thousand reads at once each get their own counter', async () => {
   const stream = await newStream(checkpoints);
   const pairs = Array.from({ length: 1000 }, (_, n) => [`many:${n}`, n] as const);
-  await checkpoints.flush(flushOf({ stream, epoch: 1, fromLsn: 0, toLsn: 1 }, pairs));
+  await checkpoints.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, pairs));
   const streams = [stream];
   const readings = await Promise.all(pairs.map(([key]) => store.readCounter(Buffer.from(key), streams)));
   assert.deepEqual(

@@ -5,8 +5,7 @@
 import { join } from 'node:path';
 import { JournalError } from '../../../errors.js';
 import { systemErrorCode, type Disk } from './disk.js';
-import { readFully } from './record-reader.js';
-import { STAGED_SUFFIX, writeFully } from './segment-writer.js';
+import { readLines, replaceLines } from './line-file.js';
 import type { LsnRange } from './stream-scan.js';
 
 /** The file's name. */
@@ -14,37 +13,17 @@ export const ACCEPTED_GAP_NAME = 'accepted-gap';
 
 /** The ranges accepted so far. Throws JournalError `journal-corrupt` where the file is not ours. */
 export function readAcceptedGaps(disk: Disk, directory: string): LsnRange[] {
-  if (!disk.list(directory).includes(ACCEPTED_GAP_NAME)) return [];
-  const path = join(directory, ACCEPTED_GAP_NAME);
-  const file = disk.open(path);
-  try {
-    const bytes = Buffer.alloc(file.size());
-    const text = bytes.toString('utf8', 0, readFully(file, bytes, 0));
-    return text
-      .split('\n')
-      .filter((line) => line !== '')
-      .map((line) => parseRange(line, path));
-  } finally {
-    file.close();
-  }
+  return readLines(disk, directory, ACCEPTED_GAP_NAME).map((line) =>
+    parseRange(line, join(directory, ACCEPTED_GAP_NAME)),
+  );
 }
 
 /** Records, durably, that the operator accepts the loss of `ranges` besides those accepted before. */
 export function acceptGaps(disk: Disk, directory: string, ranges: readonly LsnRange[], acceptedAt: number): void {
   const all = [...readAcceptedGaps(disk, directory), ...ranges];
   const at = new Date(acceptedAt).toISOString();
-  const text = all.map(({ from, to }) => `${from} ${to} ${at}\n`).join('');
-  const path = join(directory, ACCEPTED_GAP_NAME);
-  if (disk.list(directory).includes(ACCEPTED_GAP_NAME + STAGED_SUFFIX)) disk.remove(path + STAGED_SUFFIX);
-  const file = disk.create(path + STAGED_SUFFIX);
-  try {
-    writeFully(file, Buffer.from(text), 0);
-    file.sync();
-  } finally {
-    file.close();
-  }
-  disk.rename(path + STAGED_SUFFIX, path);
-  disk.syncDirectory(directory);
+  const lines = all.map(({ from, to }) => `${from} ${to} ${at}`);
+  replaceLines(disk, directory, ACCEPTED_GAP_NAME, lines);
 }
 
 /** Forgets the decision, once nothing is missing. That it stays where it cannot be removed does no harm. */

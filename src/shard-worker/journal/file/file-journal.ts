@@ -20,7 +20,9 @@ import { JournalError } from '../../../errors.js';
 import type { Lsn } from '../../../increment.js';
 import { RECORD_HEADER_BYTES } from '../../messages.js';
 import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
+import type { StreamClaim } from '../stream-claim.js';
 import { forgetAcceptedGaps } from './accepted-gap.js';
+import { keepClaim, readClaims } from './claim-file.js';
 import { diskFailure, orUnavailable } from './disk-failure.js';
 import {
   DEFERRED_SYNC_MS,
@@ -30,8 +32,8 @@ import {
 } from './file-journal-options.js';
 import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
-import { readRecords, recoveryOf, scanForRecovery, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
-import { findSegments, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
+import { readRecords, recoveryOf, requireWhole, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
+import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
 import { databaseOf, removeStream } from './streams.js';
 
 type State =
@@ -68,6 +70,8 @@ export class FileJournal implements RecoverableJournal {
   /** The segments as recovered, for replay, and the last LSN that they held then. */
   #found: readonly FoundSegment[] = [];
   #foundLsn: Lsn = 0;
+  /** What was found before recovery, for it to go on from. */
+  #scanned: { readonly checkpoint: Lsn; readonly scan: StreamScan } | undefined;
   #syncTimer: Timer | undefined;
 
   /** Use {@link createFileJournal} or {@link openFileJournal}. */
@@ -96,6 +100,29 @@ export class FileJournal implements RecoverableJournal {
     return this.#run.bytes;
   }
 
+  get location(): string {
+    return this.#path;
+  }
+
+  claims(): readonly StreamClaim[] {
+    return orUnavailable(`${this.#path} cannot be read`, () => readClaims(this.#options.disk, this.#path));
+  }
+
+  keepClaim(claim: StreamClaim): void {
+    orUnavailable(`${this.#path} cannot be claimed`, () => {
+      keepClaim(this.#options.disk, this.#path, claim);
+    });
+  }
+
+  findEnd(checkpoint: Lsn): Lsn {
+    assert(this.#state.kind === 'found', 'the end is looked for before anything else');
+    return orUnavailable(`${this.#path} cannot be read`, () => {
+      const { disk } = this.#options;
+      this.#scanned = { checkpoint, scan: scanStream(disk, findSegments(disk, this.#path), checkpoint) };
+      return this.#scanned.scan.endLsn;
+    });
+  }
+
   /**
    * Takes over what an earlier process left, given the stream's checkpoint; to be called once, after the epoch was
    * raised, so that no other process can still move the checkpoint. Throws JournalError `journal-corrupt` or
@@ -106,10 +133,9 @@ export class FileJournal implements RecoverableJournal {
     assert(this.#state.kind === 'found', 'recover comes once, and before anything else');
     const { disk } = this.#options;
     return orUnavailable(`${this.#path} cannot be recovered`, () => {
-      // Read anew: an attempt that failed may have published its segment already.
-      const found = findSegments(disk, this.#path);
-      if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(found), this.#run.databaseId);
-      const scan = scanForRecovery(disk, this.#path, found, checkpoint);
+      const scan = this.#scan(checkpoint);
+      if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(scan.segments), this.#run.databaseId);
+      requireWhole(disk, this.#path, scan, checkpoint);
       if (this.#mode.forFinishing === true) this.#finish(scan, checkpoint);
       else this.#takeOver(scan, checkpoint);
       this.#foundLsn = scan.endLsn;
@@ -189,6 +215,14 @@ export class FileJournal implements RecoverableJournal {
       this.#letGo({ kind: 'closed' });
     }
     return Promise.resolve();
+  }
+
+  #scan(checkpoint: Lsn): StreamScan {
+    const scanned = this.#scanned;
+    // Once only: an attempt that fails may have published its segment already.
+    this.#scanned = undefined;
+    if (scanned?.checkpoint === checkpoint) return scanned.scan;
+    return scanStream(this.#options.disk, findSegments(this.#options.disk, this.#path), checkpoint);
   }
 
   #finish(scan: StreamScan, checkpoint: Lsn): void {

@@ -12,12 +12,16 @@ import type { Lsn } from '../../../increment.js';
 import type { RecordBytes } from '../journal.js';
 import type { Disk } from './disk.js';
 import { createFileJournal } from './file-journal.js';
+import type { FileJournalOptions } from './file-journal-options.js';
 import { scanForRecovery, readRecords } from './stream-recovery.js';
 import { findSegments } from './stream-scan.js';
 import { databaseOf } from './streams.js';
 
 /** What follows the name of a stream whose records have moved; such a directory is not a stream any more. */
 const REBOUND_SUFFIX = '.rebound';
+
+/** Where the new stream's time and name come from. */
+export type RebindOrigin = Pick<FileJournalOptions, 'clock' | 'newStreamId'>;
 
 /** What a rebind did. */
 export interface Rebind {
@@ -39,6 +43,7 @@ export async function rebindStream(
   stream: string,
   after: Lsn,
   nodeId: string,
+  origin: RebindOrigin = { clock: systemClock },
 ): Promise<Rebind> {
   const path = join(directory, stream);
   const segments = findSegments(disk, path);
@@ -51,7 +56,7 @@ export async function rebindStream(
   const journal = createFileJournal({
     disk,
     directory: workshop,
-    clock: systemClock,
+    ...origin,
     syncPolicy: 'everysec',
     bytesMax: Number.MAX_SAFE_INTEGER,
     keepSeconds: 0,

@@ -52,8 +52,8 @@ export function recoveryOf(scan: StreamScan, checkpoint: Lsn): Recovery {
 }
 
 /**
- * Scans what is above `checkpoint`. Throws JournalError `journal-corrupt` with file and offset, and `journal-gap` where
- * LSNs above the checkpoint are missing without an operator having accepted that.
+ * Scans what is above `checkpoint`. Throws JournalError `journal-corrupt` with file and offset, and as
+ * {@link requireWhole} does.
  */
 export function scanForRecovery(
   disk: Disk,
@@ -62,17 +62,21 @@ export function scanForRecovery(
   checkpoint: Lsn,
 ): StreamScan {
   const scan = scanStream(disk, segments, checkpoint);
-  if (scan.missing.length === 0) return scan;
-  const open = unaccepted(scan.missing, readAcceptedGaps(disk, directory));
-  if (open.length > 0) {
-    const ranges = open.map(({ from, to }) => `${from} to ${to}`).join(', ');
-    throw new JournalError(
-      'journal-gap',
-      `The database has this stream up to LSN ${checkpoint}, but ${directory} no longer holds LSN ${ranges}: was the ` +
-        `database restored? \`npm run journal -- accept\` records that they are lost.`,
-    );
-  }
+  requireWhole(disk, directory, scan, checkpoint);
   return scan;
+}
+
+/** Throws JournalError `journal-gap` where LSNs above the checkpoint are missing without an operator having accepted that. */
+export function requireWhole(disk: Disk, directory: string, scan: StreamScan, checkpoint: Lsn): void {
+  if (scan.missing.length === 0) return;
+  const open = unaccepted(scan.missing, readAcceptedGaps(disk, directory));
+  if (open.length === 0) return;
+  const ranges = open.map(({ from, to }) => `${from} to ${to}`).join(', ');
+  throw new JournalError(
+    'journal-gap',
+    `The database has this stream up to LSN ${checkpoint}, but ${directory} no longer holds LSN ${ranges}: was the ` +
+      `database restored? \`npm run journal -- accept\` records that they are lost.`,
+  );
 }
 
 /**

@@ -1,0 +1,67 @@
+/**
+ * The claims that a stream's directory keeps.
+ */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { JournalError } from '#product/errors.js';
+import { keepClaim, readClaims } from '#product/shard-worker/journal/file/claim-file.js';
+import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+
+function inDirectory(body: (directory: string) => void): void {
+  const directory = mkdtempSync(join(tmpdir(), 'claims-'));
+  try {
+    body(directory);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+test('claims come back in the order in which they were kept', () => {
+  inDirectory((directory) => {
+    assert.deepEqual(readClaims(nodeDisk, directory), []);
+    const claims = [0, 7, Number.MAX_SAFE_INTEGER].map((lsn) => ({ id: randomUUID(), lsn }));
+    for (const claim of claims) keepClaim(nodeDisk, directory, claim);
+    assert.deepEqual(readClaims(nodeDisk, directory), claims);
+  });
+});
+
+test('the newest thousand are kept', () => {
+  inDirectory((directory) => {
+    const claims = Array.from({ length: 1001 }, (_, lsn) => ({ id: randomUUID(), lsn }));
+    writeFileSync(
+      join(directory, 'claims'),
+      claims
+        .slice(0, 1000)
+        .map(({ id, lsn }) => `${id} ${lsn}\n`)
+        .join(''),
+    );
+    keepClaim(nodeDisk, directory, claims[1000] ?? { id: '', lsn: 0 });
+    assert.deepEqual(readClaims(nodeDisk, directory), claims.slice(1));
+  });
+});
+
+test('what a crash has left half-written is replaced', () => {
+  inDirectory((directory) => {
+    writeFileSync(join(directory, 'claims.new'), 'half');
+    const claim = { id: randomUUID(), lsn: 1 };
+    keepClaim(nodeDisk, directory, claim);
+    assert.deepEqual(readClaims(nodeDisk, directory), [claim]);
+  });
+});
+
+test('a file that is not ours is corruption, with its path', () => {
+  inDirectory((directory) => {
+    writeFileSync(join(directory, 'claims'), 'nonsense\n');
+    assert.throws(
+      () => readClaims(nodeDisk, directory),
+      (error) =>
+        error instanceof JournalError &&
+        error.code === 'journal-corrupt' &&
+        error.message.includes(join(directory, 'claims')),
+    );
+  });
+});
