@@ -3,10 +3,12 @@
  * Shard thread.
  *
  * ```text
- * unread ──epoch raised, journal read──► pending ──committed to its end──► retired in the database ──► removed
+ * unread ──epoch raised, journal read──► pending ──committed to its end──► retired in the database ──► kept ──► removed
  * ```
  *
- * Every step needs the database; where it is away, the step is tried again after a while.
+ * Every step needs the database; where it is away, the step is tried again after a while. What is committed is kept for as
+ * long as segments are, since a failover to a standby may take commits back: meanwhile the flusher touches the row now and
+ * then, and before the journal goes the row must still be where it was left.
  */
 import type { Clock } from '../clock.js';
 import { CounterError } from '../errors.js';
@@ -41,11 +43,13 @@ export class LeftOverStreams {
   #streams: readonly OwnedStream[] = [];
   /** Where streams ended that were finished here. */
   readonly #finished = new Map<string, CheckpointRow>();
+  /** Streams that are committed to their end. */
+  readonly #ending = new Set<string>();
   /** Streams that wait for the database to answer. */
   readonly #unread = new Set<string>();
   #recovering: Promise<void> = Promise.resolve();
   #stopped = false;
-  #endPause: () => void = () => undefined;
+  readonly #pauses = new Set<() => void>();
 
   constructor(parts: LeftOverParts) {
     this.#parts = parts;
@@ -98,17 +102,15 @@ export class LeftOverStreams {
   /** To be called when a flush of the stream has committed: one that is committed to its end goes. */
   noticeCommitted(stream: string): void {
     const owned = this.#byName.get(stream);
-    if (owned === undefined) return;
-    void this.#retire(owned).catch((error: unknown) => {
-      if (isDatabaseAway(error)) return;
-      this.#parts.fail(error);
-    });
+    if (owned?.ledger.isSettled !== true || this.#ending.has(stream)) return;
+    this.#ending.add(stream);
+    this.#end(owned).catch(this.#parts.fail);
   }
 
   /** Takes no further step; settles when no stream is being recovered. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    this.#endPause();
+    for (const end of this.#pauses) end();
     await this.#recovering;
   }
 
@@ -135,21 +137,21 @@ export class LeftOverStreams {
       } catch (error) {
         if (!isDatabaseAway(error)) throw error;
         log('debug', { err: error }, 'The database is still away');
-        await this.#pause();
+        await this.#pause(BACKOFF_MS);
       }
     }
     return false;
   }
 
-  /** A stream that is committed to its end is marked in the database first, then removed from the journal. */
-  async #retire({ journal, ledger, flusher }: OwnedStream): Promise<void> {
-    if (!ledger.isSettled) return;
-    const { journals, database, log, changed, fenced } = this.#parts;
+  /** A stream that is committed to its end is marked in the database first, then kept, then removed from the journal. */
+  async #end(owned: OwnedStream): Promise<void> {
+    const { journals, log, changed } = this.#parts;
+    const { journal, flusher, ledger } = owned;
     const { stream, epoch, checkpoint } = ledger;
-    if (!(await database.retire(stream, epoch, checkpoint))) {
-      // The database went back in time, say: what the journal holds may be needed again.
-      fenced(ledger, await database.readBack(stream));
-      return;
+    if (!(await this.#retire(ledger))) return;
+    if (journals.keepMs > 0) {
+      await this.#pause(journals.keepMs);
+      if (!(await this.#retire(ledger))) return;
     }
     this.#byName.delete(stream);
     this.#streams = [...this.#byName.values()];
@@ -161,10 +163,34 @@ export class LeftOverStreams {
     log('info', { stream }, 'Finished a left-over journal');
   }
 
-  #pause(): Promise<void> {
+  /** Marks the stream in the database. False where that was stopped, or the row is not where this process left it. */
+  async #retire(ledger: StreamLedger): Promise<boolean> {
+    const { database, log, fenced } = this.#parts;
+    const { stream, epoch, checkpoint } = ledger;
+    while (!this.#stopped) {
+      try {
+        if (await database.retire(stream, epoch, checkpoint)) return !this.#stopped;
+        // The database went back in time, say: what the journal holds may be needed again.
+        fenced(ledger, await database.readBack(stream));
+        return false;
+      } catch (error) {
+        if (!isDatabaseAway(error)) throw error;
+        log('debug', { err: error, stream }, 'A finished journal waits for the database');
+        await this.#pause(BACKOFF_MS);
+      }
+    }
+    return false;
+  }
+
+  #pause(ms: number): Promise<void> {
     return new Promise((resolve) => {
-      this.#endPause = resolve;
-      this.#parts.clock.schedule(BACKOFF_MS, resolve);
+      const end = (): void => {
+        timer.cancel();
+        this.#pauses.delete(end);
+        resolve();
+      };
+      const timer = this.#parts.clock.schedule(ms, end);
+      this.#pauses.add(end);
     });
   }
 }

@@ -43,13 +43,15 @@ export class Faults {
   readonly #world: World;
   readonly #life: Life;
   readonly #node: () => SimulatedNode | undefined;
+  readonly #keepMs: number;
   readonly names: readonly FaultKind[];
   #healed = false;
   #standby: { readonly tables: Tables; readonly at: number } | undefined;
   /** Time of the standby's state, once it has taken over. */
   failedOverTo: number | undefined;
 
-  constructor(world: World, life: Life, node: () => SimulatedNode | undefined) {
+  constructor(world: World, life: Life, node: () => SimulatedNode | undefined, keepSeconds: number) {
+    this.#keepMs = 1000 * keepSeconds;
     this.#world = world;
     this.#life = life;
     this.#node = node;
@@ -134,7 +136,7 @@ export class Faults {
     }
   }
 
-  /** First a standby stops receiving, some time later it takes over, once a history; not where a journal was removed meanwhile. */
+  /** First a standby stops receiving, some time later it takes over, once a history; not where a journal was removed that it would need. */
   #failOver(): void {
     const { database, scheduler, streamGoneAt } = this.#world;
     const standby = this.#standby;
@@ -142,7 +144,7 @@ export class Faults {
     this.#standby = undefined;
     if (standby === undefined) {
       this.#standby = { tables: database.snapshot(), at: scheduler.now };
-    } else if (standby.at > streamGoneAt) {
+    } else if (standby.at > streamGoneAt - this.#keepMs) {
       database.failOver(standby.tables);
       this.failedOverTo = standby.at;
       this.#world.note(() => `the database is as it was at ${standby.at.toFixed(1)}`);

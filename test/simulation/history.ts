@@ -63,7 +63,7 @@ class History {
     const { random } = this.#world;
     this.#settings = randomSettings(this.#world);
     this.#world.circumstances.deferredSync = this.#settings.syncPolicy === 'everysec';
-    this.#faults = new Faults(this.#world, this.#life, () => this.#node);
+    this.#faults = new Faults(this.#world, this.#life, () => this.#node, this.#settings.keepSeconds);
     this.#nodeId = this.#world.uuid();
     this.#storages = [this.#world.storage];
     this.#copyBeforeLife = random.below(6) === 0 ? 1 + random.below(3) : 0;
@@ -180,9 +180,10 @@ class History {
     const newStreamId = (): string => this.#world.uuid();
     storage.full = false;
     const directory = `/data/journal/${stream}`;
-    // The journal need not reach back so far where the database has gone back too far.
+    // The journal need not reach back so far where the database has gone back: too far, or behind what a copy never had.
     const { missing } = scanStream(disk, findSegments(disk, directory), Number(above));
-    if (missing.length > 0 && this.#world.circumstances.tooLate) acceptGaps(disk, directory, missing, scheduler.now);
+    if (missing.length > 0 && this.#faults.failedOverTo !== undefined)
+      acceptGaps(disk, directory, missing, scheduler.now);
     const { records } = await rebindStream(disk, '/data/journal', stream, Number(above), this.#nodeId, {
       clock,
       newStreamId,

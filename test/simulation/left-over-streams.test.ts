@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ClientRequest } from './expectations.js';
+import { Life } from './scheduler.js';
 import { SimulatedNode, type NodeSettings } from './simulated-node.js';
 import { World } from './world.js';
 
@@ -11,7 +12,7 @@ const SETTINGS: NodeSettings = {
   syncPolicy: 'always',
   journalBytesMax: 1 << 30,
   segmentBytes: 8192,
-  keepSeconds: 60,
+  keepSeconds: 5,
   flushIntervalMs: 200,
   flushKeysMax: 1000,
   pendingKeysMax: 1000,
@@ -23,14 +24,18 @@ const KEYS = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
 class Case {
   readonly world: World;
   readonly #nodeId: string;
+  readonly #life = new Life((error) => this.world.violate(error));
 
-  constructor(seed: number) {
+  readonly #settings: NodeSettings;
+
+  constructor(seed: number, keepSeconds = SETTINGS.keepSeconds) {
+    this.#settings = { ...SETTINGS, keepSeconds };
     this.world = new World(seed, {}, undefined);
     this.#nodeId = this.world.uuid();
   }
 
   start(shards: number): SimulatedNode {
-    const node = new SimulatedNode(this.world, this.world.storage, SETTINGS, shards, this.#nodeId, 'node');
+    const node = new SimulatedNode(this.world, this.world.storage, this.#settings, shards, this.#nodeId, 'node');
     void node.start();
     return node;
   }
@@ -39,6 +44,14 @@ class Case {
     const { scheduler } = this.world;
     const isMet = await scheduler.run(condition, scheduler.now + 60_000, () => this.world.throwViolation());
     assert.ok(isMet, 'the condition is never met');
+  }
+
+  /** Lets time pass. */
+  async pass(ms: number): Promise<void> {
+    const { scheduler } = this.world;
+    let isOver = false;
+    scheduler.after(ms, this.#life, () => (isOver = true));
+    await this.until(() => isOver);
   }
 
   /** Two shards take one increment of each key. */
@@ -57,10 +70,7 @@ class Case {
 
   /** Another process takes over, which recovers what the database has lost. */
   async restartUntilCommitted(node: SimulatedNode): Promise<SimulatedNode> {
-    const { scheduler } = this.world;
-    const until = scheduler.now + 300;
-    this.world.scheduler.after(300, node.life, () => undefined);
-    await this.until(() => scheduler.now >= until);
+    await this.pass(300);
     node.crash();
     const next = this.start(1);
     await this.until(() => this.isAllCommitted);
@@ -88,7 +98,7 @@ test('a read from before the last flush of a left-over stream is made again once
   for (const answer of await Promise.all(answers)) assert.deepEqual(answer, ['again']);
 });
 
-test('a left-over stream stays where the database goes back in time between its last flush and its removal', async () => {
+test('a left-over stream stays where the database goes back in time between its last flush and the end of its keep time', async () => {
   // At every step after the flush, since it takes a statement of another stream in between.
   for (let steps = 0; steps < 60; steps += 1) {
     const history = new Case(steps);
@@ -102,10 +112,97 @@ test('a left-over stream stays where the database goes back in time between its 
     await history.until(() => (database.tables.checkpoints.get(leftOver)?.lsn ?? 0) > 0);
     const until = scheduler.steps + (steps % 12);
     await history.until(() => scheduler.steps >= until);
-    // A journal that is gone cannot be asked again.
-    if (database.tables.checkpoints.get(leftOver)?.retired === true) continue;
     database.failOver(before);
     const third = await history.restartUntilCommitted(second);
     assert.equal(third.end, undefined);
   }
+});
+
+for (const keepSeconds of [0, 5]) {
+  test(`a finished left-over stream is removed ${keepSeconds} s after it was retired`, async () => {
+    const history = new Case(1, keepSeconds);
+    const { database, scheduler } = history.world;
+    (await history.countKeys()).crash();
+    const second = history.start(1);
+    await history.until(() => second.isRecovered && second.streams.length === 2);
+    const [, leftOver = ''] = second.streams;
+    await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true);
+    const retiredAt = scheduler.now;
+    await history.until(() => second.streams.length === 1);
+    const afterMs = scheduler.now - retiredAt;
+    assert.ok(afterMs >= 1000 * keepSeconds && afterMs < 1000 * keepSeconds + 1000, `${afterMs} ms`);
+    assert.equal(history.world.storage.durableLsn(leftOver), 0);
+  });
+}
+
+test('the keep time of a finished left-over stream begins anew with the next process', async () => {
+  const history = new Case(1);
+  const { database, scheduler } = history.world;
+  (await history.countKeys()).crash();
+  const second = history.start(1);
+  await history.until(() => second.isRecovered && second.streams.length === 2);
+  const [, leftOver = ''] = second.streams;
+  await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true);
+  await history.pass(4000);
+  second.crash();
+  const third = history.start(1);
+  await history.until(() => third.isRecovered && third.streams.length === 2);
+  const startedAt = scheduler.now;
+  await history.until(() => third.streams.length === 1);
+  assert.ok(scheduler.now - startedAt >= 4900, `${scheduler.now - startedAt} ms`);
+});
+
+test('a left-over stream that the database forgets within its keep time is counted again from the journal', async () => {
+  const history = new Case(1);
+  const { database } = history.world;
+  (await history.countKeys()).crash();
+  const second = history.start(1);
+  await history.until(() => second.isRecovered && second.streams.length === 2);
+  const before = database.snapshot();
+  const [, leftOver = ''] = second.streams;
+  await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true && history.isAllCommitted);
+  await history.pass(4000);
+  database.failOver(before);
+  assert.equal(history.isAllCommitted, false);
+  await history.until(() => history.isAllCommitted);
+  await history.until(() => second.streams.length === 1);
+  assert.ok(history.isAllCommitted);
+});
+
+test('a left-over stream whose retirement meets an absent database is retired once that is back', async () => {
+  const history = new Case(1);
+  const { database } = history.world;
+  (await history.countKeys()).crash();
+  const second = history.start(1);
+  await history.until(() => second.isRecovered && second.streams.length === 2);
+  const [, leftOver = ''] = second.streams;
+  const row = (): { readonly lsn: number; readonly retired: boolean } | undefined =>
+    database.tables.checkpoints.get(leftOver);
+  await history.until(() => (row()?.lsn ?? 0) > 0);
+  assert.equal(row()?.retired, false);
+  database.network = 'gone';
+  database.crash();
+  await history.pass(3000);
+  assert.equal(row()?.retired, false);
+  database.network = 'fine';
+  await history.until(() => row()?.retired === true);
+  await history.until(() => second.streams.length === 1);
+});
+
+test('a stop does not wait for the keep time, and the next process finishes the stream', async () => {
+  const history = new Case(1);
+  const { database, scheduler } = history.world;
+  (await history.countKeys()).crash();
+  const second = history.start(1);
+  await history.until(() => second.isRecovered && second.streams.length === 2);
+  const [, leftOver = ''] = second.streams;
+  await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true);
+  const askedAt = scheduler.now;
+  void second.terminate();
+  await history.until(() => second.end === 'drained');
+  assert.ok(scheduler.now - askedAt < 1000);
+  assert.deepEqual(second.left, []);
+  const third = history.start(1);
+  await history.until(() => third.isRecovered && third.streams.length === 1);
+  assert.ok(history.isAllCommitted);
 });

@@ -34,6 +34,7 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
     return mutated;
   };
   return {
+    keepMs: streams.keepMs,
     existing: () => streams.existing(),
     create: () => keep(streams.create()),
     open: (stream) => keep(streams.open(stream)),

@@ -87,6 +87,8 @@ export interface RecoverableJournal extends Journal {
 
 /** The streams of one shard on this node. */
 export interface JournalStreams {
+  /** How long a stream that is committed to its end stays before it is removed, in ms. */
+  readonly keepMs: number;
   /** Streams of earlier runs: the one to continue, and those of shards that are no more, to be finished. */
   existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] };
   create(): Journal;

@@ -31,6 +31,10 @@ export class FileStreams implements JournalStreams {
     this.#databaseId = options.databaseId;
   }
 
+  get keepMs(): number {
+    return 1000 * this.#options.keepSeconds;
+  }
+
   /**
    * Streams of earlier runs: the newest of this shard is continued, all others are finished. Throws JournalError
    * `journal-corrupt` or `journal-format`, and `journal-unavailable` where the directory cannot be read.
