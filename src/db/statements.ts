@@ -74,7 +74,7 @@ claimed as (
 forgotten as (
   delete from journal_claims c using raised r
   where c.stream = $1
-    and (c.epoch > r.epoch
+    and (c.epoch > $2::bigint and c.epoch not between r.epoch - cardinality($3::uuid[]) + 1 and r.epoch
          or c.epoch < (select o.epoch from journal_claims o where o.stream = $1 and o.epoch <= $2::bigint
                        order by o.epoch desc offset greatest(0, ${CLAIMS_MAX} - 1 - cardinality($3::uuid[])) limit 1))
 )
