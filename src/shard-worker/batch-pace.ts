@@ -25,11 +25,16 @@ export class BatchPace {
   #batches = 0;
   #endedByTime = false;
 
-  /** How long a batch of `requests` should still wait, in ms; 0: not at all. */
-  restMs(requests: number, nowMs: number): number {
+  /** Whether `requests` are worth a batch by their number. */
+  isEnough(requests: number): boolean {
     // Not the first batch of all: before it was a quiet time, and it holds one request.
     const isProbe = this.#batches % PROBE_BATCHES === 1;
-    if (!isProbe && requests >= PART * this.#underWay) return 0;
+    return !isProbe && requests >= PART * this.#underWay;
+  }
+
+  /** How long a batch of `requests` should still wait, in ms; 0: not at all. */
+  restMs(requests: number, nowMs: number): number {
+    if (this.isEnough(requests)) return 0;
     return Math.max(0, INTERVAL_MS - (nowMs - this.#postedAtMs));
   }
 

@@ -135,3 +135,8 @@ function capacityFor(bytes: number): number {
   if (bytes > BATCH_BYTES_MAX) return bytes;
   return Math.max(BATCH_BYTES_MIN, 2 ** Math.ceil(Math.log2(bytes)));
 }
+
+/** Bytes of a tokened request's entry. */
+export function tokenedBytes(token: string, pairsBytes: number): number {
+  return TOKENED_HEADER_BYTES + token.length + pairsBytes;
+}

@@ -10,9 +10,9 @@ import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { systemClock, type Clock, type Timer } from '../clock.js';
 import { errorCodes, type ErrorCode } from '../errors.js';
 import type { PairColumns, PendingReply } from '../increment.js';
-import { TOKENED_HEADER_BYTES, TOKENED_OUTCOME, type BatchAnswer, type BatchMessage } from './messages.js';
+import { TOKENED_OUTCOME, type BatchAnswer, type BatchMessage } from './messages.js';
 import { BatchPace } from './batch-pace.js';
-import { OutgoingBatch } from './outgoing-batch.js';
+import { OutgoingBatch, tokenedBytes } from './outgoing-batch.js';
 
 /**
  * Batches that may be with the shard at a time. A batch costs its two messages, and a sync, more than all of its requests
@@ -187,6 +187,12 @@ export class ShardClient {
     this.#reservedBytes += bytes;
   }
 
+  /** Whether {@link endTurn} would find something to do: no answer and no timer will call it. */
+  get needsTurnEnd(): boolean {
+    if (this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX) return false;
+    return this.#timer === undefined || this.#pace.isEnough(this.#openRequests);
+  }
+
   /** The end of an event-loop turn: posts what is open unless the shard is busy with enough. */
   endTurn(): void {
     if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
@@ -270,11 +276,6 @@ export class ShardClient {
     this.#reservedBytes -= bytes;
     this.#shared?.giveBack(pairs, bytes);
   }
-}
-
-/** Bytes of a tokened request's entry. */
-export function tokenedBytes(token: string, pairsBytes: number): number {
-  return TOKENED_HEADER_BYTES + token.length + pairsBytes;
 }
 
 function settleAll(replies: readonly PendingReply[], refusal: ErrorCode | undefined): void {

@@ -18,7 +18,8 @@ import {
   type PendingReply,
 } from '../increment.js';
 import { GAUGE, PAIR_HEADER_BYTES, PENDING_KEY_OVERHEAD_BYTES, gaugeRow } from './messages.js';
-import { tokenedBytes, type ShardClient } from './shard-client.js';
+import { tokenedBytes } from './outgoing-batch.js';
+import type { ShardClient } from './shard-client.js';
 import type { SharedReservations } from './shared-reservations.js';
 
 /** Bounds of admission. */
@@ -128,8 +129,9 @@ export class ShardRouter implements IncrementReceiver {
       this.#shared?.giveBack(shard, pairs.count, bytes);
       return refusal;
     }
-    (this.#clients[shard] as ShardClient).addTokened(token, pairs, reply, pairsBytes);
-    this.#scheduleTurnEnd();
+    const client = this.#clients[shard] as ShardClient;
+    client.addTokened(token, pairs, reply, pairsBytes);
+    if (client.needsTurnEnd) this.#scheduleTurnEnd();
     return undefined;
   }
 
@@ -149,7 +151,7 @@ export class ShardRouter implements IncrementReceiver {
     client.open(bytes);
     for (let row = 0; row < pairs.count; row += 1) client.write(pairs, row);
     client.finish(reply, pairs.count, bytes);
-    this.#scheduleTurnEnd();
+    if (client.needsTurnEnd) this.#scheduleTurnEnd();
     return undefined;
   }
 
