@@ -27,6 +27,10 @@ const DECIMALS_MAX = 131_072;
 /** Up to here a loop is faster than making a view for TypedArray.set. */
 const COPY_LOOP_BYTES_MAX = 64;
 const INITIAL_BYTES = 64 * 1024;
+/** After an outage the arrays are far larger than ever again. */
+const RETAINED_FACTOR = 8;
+/** What an amount takes that is a safe integer. */
+const AMOUNT_BYTES_MAX = 4 + NUMERIC_HEADER_BYTES + 2 * SAFE_GROUPS_MAX;
 /** PostgreSQL allocates no more for one value. */
 const BYTES_MAX = 0x3fff_ffff;
 
@@ -39,6 +43,15 @@ class ArrayBuilder {
 
   constructor(elementType: number) {
     this.#elementType = elementType;
+  }
+
+  /** Begins anew; memory that is far more than the last array took is given back. */
+  reset(): void {
+    if (this.bytes.length > RETAINED_FACTOR * Math.max(this.end, INITIAL_BYTES)) {
+      this.bytes = new Uint8Array(INITIAL_BYTES);
+      this.view = new DataView(this.bytes.buffer);
+    }
+    this.end = HEADER_BYTES;
   }
 
   /** Makes room for `more` bytes at `end`. */
@@ -73,10 +86,15 @@ export class PairArrayEncoder {
     return this.#count;
   }
 
-  /** Forgets the pairs; buffers handed out before are overwritten from now on. */
-  reset(): void {
-    this.#keys.end = HEADER_BYTES;
-    this.#amounts.end = HEADER_BYTES;
+  /**
+   * Forgets the pairs; buffers handed out before are overwritten from now on. `pairs` with keys of `keyBytes` together are
+   * expected: arrays that double on the way would take up to twice the memory, and as much again while they are copied.
+   */
+  reset(pairs = 0, keyBytes = 0): void {
+    this.#keys.reset();
+    this.#keys.reserve(4 * pairs + keyBytes);
+    this.#amounts.reset();
+    this.#amounts.reserve(AMOUNT_BYTES_MAX * pairs);
     this.#count = 0;
   }
 
@@ -120,7 +138,7 @@ export class TokenArrayEncoder {
 
   /** Forgets the requests; buffers handed out before are overwritten from now on. */
   reset(): void {
-    for (const builder of [this.#tokens, this.#digests, this.#pairTokens]) builder.end = HEADER_BYTES;
+    for (const builder of [this.#tokens, this.#digests, this.#pairTokens]) builder.reset();
     this.#pairs.reset();
     this.#count = 0;
   }
@@ -200,7 +218,7 @@ function appendBytes(builder: ArrayBuilder, source: Uint8Array, offset: number, 
 
 /** `value` is a safe integer. */
 function appendInteger(builder: ArrayBuilder, value: number): void {
-  builder.reserve(4 + NUMERIC_HEADER_BYTES + 2 * SAFE_GROUPS_MAX);
+  builder.reserve(AMOUNT_BYTES_MAX);
   let rest = Math.abs(value);
   const groups = rest === 0 ? 0 : rest < 1e4 ? 1 : rest < 1e8 ? 2 : rest < 1e12 ? 3 : 4;
   const first = appendNumericHeader(builder, groups, value < 0);

@@ -193,7 +193,7 @@ export class PostgresShardDatabase implements ShardDatabase {
   #encode(sums: SummingMap, without: ReadonlySet<number>): void {
     const encoder = this.#encoder;
     const { arena } = sums;
-    encoder.reset();
+    encoder.reset(sums.size, sums.arenaBytes);
     for (let entry = 0; entry < sums.size; entry += 1) {
       if (without.size > 0 && without.has(entry)) continue;
       encoder.append(arena, sums.keyStart(entry), sums.keyBytes(entry), sums.sum(entry));

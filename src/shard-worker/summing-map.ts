@@ -63,6 +63,11 @@ export class SummingMap {
     );
   }
 
+  /** Bytes of all keys. */
+  get arenaBytes(): number {
+    return this.#arenaEnd;
+  }
+
   /** The bytes in which {@link keyStart} points; valid until the next {@link add}. */
   get arena(): Uint8Array {
     return this.#arena;
