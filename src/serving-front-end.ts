@@ -54,7 +54,7 @@ export class ServingFrontEnd {
   constructor(options: ServingFrontEndOptions) {
     const { config, reservations } = options;
     const { bodyBytesMax, keyBytesMax, authTokens, pendingBytesMax, httpThreads } = config;
-    // For one front end at least five bodies, by the relation between the limits; for one of many at least one, whose buffer doubles.
+    // At least one body, whose buffer doubles.
     const gatheredBytesMax = Math.max(2 * bodyBytesMax, Math.floor(pendingBytesMax / 4 / httpThreads));
     this.#ackTimeoutMs = config.ackTimeoutMs;
     this.#keyBytesMax = keyBytesMax;

@@ -138,10 +138,10 @@ export class CheckpointStore {
 
   /**
    * Takes the stream over from whoever held it at `epoch`, who is fenced from then on. The last of `claims` is the one that
-   * is made, those before it are written down with it. Undefined where the row is not at that epoch.
+   * is made, those before it are written down with it. Undefined where the row is not at (epoch, lsn).
    */
-  async claim(stream: string, epoch: number, claims: readonly Claim[]): Promise<Checkpoint | undefined> {
-    const values = [stream, epoch, claims.map(({ id }) => id), claims.map(({ lsn }) => lsn)];
+  async claim(stream: string, epoch: number, lsn: number, claims: readonly Claim[]): Promise<Checkpoint | undefined> {
+    const values = [stream, epoch, claims.map(({ id }) => id), claims.map((claim) => claim.lsn), lsn];
     return checkpoint(await this.#run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
   }
 

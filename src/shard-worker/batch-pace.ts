@@ -23,6 +23,7 @@ export class BatchPace {
   #underWay = Number.POSITIVE_INFINITY;
   #postedAtMs = Number.NEGATIVE_INFINITY;
   #batches = 0;
+  #answered = 0;
   #endedByTime = false;
 
   /** Whether `requests` are worth a batch by their number. */
@@ -45,9 +46,15 @@ export class BatchPace {
     this.#batches += 1;
   }
 
-  /** Batches of `requests` were answered while `open` others had gathered. */
-  answered(requests: number, open: number): void {
-    const underWay = requests + open;
+  /** A batch of `requests` was answered. */
+  answered(requests: number): void {
+    this.#answered += requests;
+  }
+
+  /** All that was posted is answered; `open` requests have gathered meanwhile. */
+  settled(open: number): void {
+    const underWay = this.#answered + open;
+    this.#answered = 0;
     this.#underWay = this.#endedByTime ? underWay : Math.max(this.#underWay, underWay);
   }
 }

@@ -183,6 +183,7 @@ export class LeftOverStreams {
   }
 
   #pause(ms: number): Promise<void> {
+    if (this.#stopped) return Promise.resolve();
     return new Promise((resolve) => {
       const end = (): void => {
         timer.cancel();

@@ -74,6 +74,7 @@ async function claim(journal: RecoverableJournal, database: ShardDatabase, log: 
     const seen = await database.readClaims(stream);
     const end = journal.findEnd(seen.lsn);
     const ownership = ownershipOf(journal.claims(), seen);
+    if (ownership.kind === 'unknown' && end > 0) throw forgotten(journal, end);
     if (ownership.kind === 'earlier') {
       const { sharedLsn } = ownership;
       if (end > sharedLsn) throw copied(journal, sharedLsn, end);
@@ -81,9 +82,9 @@ async function claim(journal: RecoverableJournal, database: ShardDatabase, log: 
       log('warn', facts, 'The journal is an older state of one that has gone on: a restored volume, or a copy');
     }
     const next = { id: randomUUID(), lsn: Math.max(end, seen.lsn) };
-    journal.keepClaim(next);
+    journal.keepClaim(next, seen.claims);
     const lost = ownership.kind === 'last' ? ownership.lost : [];
-    const row = await database.claimStream(stream, seen.epoch, [...lost, next]);
+    const row = await database.claimStream(stream, seen, [...lost, next]);
     if (row !== undefined) return row;
   }
   throw new CounterError('database-unavailable', `Others keep taking stream ${stream} over.`);
@@ -95,6 +96,14 @@ function copied({ stream, location }: RecoverableJournal, shared: Lsn, end: Lsn)
     `Another copy of this data directory has owned stream ${stream} since ${location} did, and LSN ${shared + 1} to ` +
       `${end} are here only: \`npm run journal -- rebind --stream ${stream} --above ${shared}\` gives them a stream of ` +
       'their own.',
+  );
+}
+
+function forgotten({ stream, location }: RecoverableJournal, end: Lsn): JournalError {
+  return new JournalError(
+    'journal-copied',
+    `Stream ${stream} has had so many owners since ${location} was one that nobody can tell which of LSN 1 to ${end} are ` +
+      `here only: compare \`npm run journal -- dump --stream ${stream}\` with the sums, and move the directory away.`,
   );
 }
 

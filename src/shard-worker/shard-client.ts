@@ -237,9 +237,8 @@ export class ShardClient {
   #take(answer: BatchAnswer): void {
     const isOutcomes = typeof answer === 'object' && 'outcomes' in answer;
     const settled = this.#shift(typeof answer === 'number' ? answer : isOutcomes ? 1 : answer.refused);
-    let requests = 0;
-    for (const { replies } of settled) requests += replies.length;
-    this.#pace.answered(requests, this.#openRequests);
+    for (const { replies } of settled) this.#pace.answered(replies.length);
+    if (this.batchesInFlight === 0) this.#pace.settled(this.#openRequests);
     // Before the replies, so that the shard works while they are written.
     this.endTurn();
     for (const { replies } of settled) {

@@ -75,8 +75,8 @@ export class PostgresShardDatabase implements ShardDatabase {
     );
   }
 
-  claimStream(stream: string, epoch: number, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined> {
-    return this.#inTurn(() => orAway(() => this.#store.claim(stream, epoch, claims)));
+  claimStream(stream: string, at: CheckpointRow, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined> {
+    return this.#inTurn(() => orAway(() => this.#store.claim(stream, at.epoch, at.lsn, claims)));
   }
 
   flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt> {

@@ -37,6 +37,9 @@ export interface RouterLimits {
   readonly tokenRoom: () => number;
 }
 
+/** What a batch may need in a journal besides its entries: headers of a record and of a segment. */
+const JOURNAL_OVERHEAD_BYTES = 8192;
+
 /** Whether a shard takes increments. */
 export type ShardDoor = 'open' | ErrorCode;
 
@@ -95,7 +98,8 @@ export class ShardRouter implements IncrementReceiver {
     const { pendingKeysMax, pendingBytesMax, journalBytesMax } = this.#limits;
     if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return false;
     if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return false;
-    return this.#gauges.every((row) => (row[GAUGE.journalBytes] as number) + bytes <= journalBytesMax);
+    const journaled = bytes + JOURNAL_OVERHEAD_BYTES;
+    return this.#gauges.every((row) => (row[GAUGE.journalBytes] as number) + journaled <= journalBytesMax);
   }
 
   /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */

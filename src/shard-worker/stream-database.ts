@@ -65,9 +65,9 @@ export interface ShardDatabase extends FlushTarget {
   readClaims(stream: string): Promise<ClaimedRow>;
   /**
    * Raises the epoch and writes down by which claim, the last one given; those before it are earlier ones of the same
-   * journal that the database does not have. Undefined: the row is not at `epoch`.
+   * journal that the database does not have. Undefined: the row is not at (epoch, lsn).
    */
-  claimStream(stream: string, epoch: number, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined>;
+  claimStream(stream: string, at: CheckpointRow, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined>;
   /** Marks a finished stream; the row stays as a tombstone. False: the row is not at (epoch, lsn). */
   retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean>;
   close(): Promise<void>;

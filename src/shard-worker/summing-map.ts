@@ -18,6 +18,8 @@ const SMALLEST_ARENA_BYTES = 32 * 1024;
 
 /** Slots that are looked at for a key; a million keys that nobody chose with care need fewer than 50. */
 const PROBES_MAX = 64;
+/** What a key without a slot costs besides its bytes, which it has twice. */
+const CROWDED_OVERHEAD_BYTES = 100;
 
 /** Exact sums by key. */
 export class SummingMap {
@@ -36,6 +38,7 @@ export class SummingMap {
   readonly #bigSums = new Map<number, bigint>();
   /** Entry numbers of keys that have no slot, by their bytes as a latin1 string. */
   readonly #crowded = new Map<string, number>();
+  #crowdedBytes = 0;
 
   /** Number of distinct keys. */
   get size(): number {
@@ -49,7 +52,12 @@ export class SummingMap {
 
   /** What the keys count against MAX_PENDING_BYTES. */
   get pendingBytes(): number {
-    return this.#arenaEnd + this.#size * PENDING_KEY_OVERHEAD_BYTES;
+    return this.#arenaEnd + this.#size * PENDING_KEY_OVERHEAD_BYTES + this.#crowdedBytes;
+  }
+
+  /** What keys that were made to collide cost besides. */
+  get crowdedBytes(): number {
+    return this.#crowdedBytes;
   }
 
   /** Bytes of memory held, slack included. */
@@ -59,7 +67,7 @@ export class SummingMap {
       this.#arena.byteLength +
       this.#hash.length * (4 + 4 + 2 + 8 + 8) +
       this.#bigSums.size * 64 +
-      this.#crowded.size * 128
+      this.#crowdedBytes
     );
   }
 
@@ -156,7 +164,7 @@ export class SummingMap {
     this.#size = 0;
     this.#incrementsTotal = 0;
     this.#bigSums.clear();
-    this.#crowded.clear();
+    this.#clearCrowded();
   }
 
   /** Adds to a key that has no slot, or will have none. */
@@ -167,7 +175,7 @@ export class SummingMap {
       this.#addTo(entry, amount);
       return false;
     }
-    this.#crowded.set(key, this.#size);
+    this.#crowd(key, this.#size);
     this.#append(hash, bytes, start, length, amount);
     return true;
   }
@@ -234,7 +242,7 @@ export class SummingMap {
     this.#keyBytes.set(keyBytes);
     this.#sum.set(sum);
     this.#increments.set(increments);
-    this.#crowded.clear();
+    this.#clearCrowded();
     for (let entry = 0; entry < this.#size; entry += 1) this.#place(entry, hash[entry] as number);
   }
 
@@ -251,7 +259,17 @@ export class SummingMap {
       slot = (slot + 1) & this.#mask;
     }
     const start = this.#keyStart[entry] as number;
-    this.#crowded.set(latin1(this.#arena, start, this.#keyBytes[entry] as number), entry);
+    this.#crowd(latin1(this.#arena, start, this.#keyBytes[entry] as number), entry);
+  }
+
+  #crowd(key: string, entry: number): void {
+    this.#crowded.set(key, entry);
+    this.#crowdedBytes += key.length + CROWDED_OVERHEAD_BYTES;
+  }
+
+  #clearCrowded(): void {
+    this.#crowded.clear();
+    this.#crowdedBytes = 0;
   }
 
   #allocate(capacity: number): void {

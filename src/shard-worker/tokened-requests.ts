@@ -70,7 +70,7 @@ export class TokenedRequests {
   }
 
   get pendingBytes(): number {
-    return this.#bytes;
+    return this.#bytes + this.tokens.crowdedBytes + this.sums.crowdedBytes;
   }
 
   /** All digests, {@link DIGEST_BYTES} a request in the order of their numbers; valid until the next {@link add}. */

@@ -76,8 +76,8 @@ class MutatedJournal implements RecoverableJournal {
     return this.#inner.claims();
   }
 
-  keepClaim(claim: StreamClaim): void {
-    this.#inner.keepClaim(claim);
+  keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
+    this.#inner.keepClaim(claim, inDatabase);
   }
 
   findEnd(checkpoint: number): number {
@@ -123,7 +123,7 @@ function mutateDatabase(
       const row = await database.readClaims(stream);
       return ignoreClaims === true ? { ...row, claims: [] } : row;
     },
-    claimStream: (stream, epoch, claims) => database.claimStream(stream, epoch, claims),
+    claimStream: (stream, at, claims) => database.claimStream(stream, at, claims),
     retire: (stream, epoch, lsn) => database.retire(stream, epoch, lsn),
     close: () => database.close(),
     touch: (ledger, acceptedThroughMs) => database.touch(ledger, acceptedThroughMs),

@@ -278,10 +278,10 @@ export class PostgresModel {
         };
       case sql.RAISE_EPOCH:
       case sql.READ_BACK: {
-        const [, , ids = [], lsns = []] = values as [string, number, string[]?, number[]?];
+        const [, , ids = [], lsns = [], at] = values as [string, number, string[]?, number[]?, number?];
         const raise = ids.length;
         const raises = (row: CheckpointRow): boolean =>
-          raise === 0 || this.mutations.raiseAnyEpoch === true || row.epoch === epoch;
+          raise === 0 || this.mutations.raiseAnyEpoch === true || (row.epoch === epoch && row.lsn === at);
         const execute = (row: CheckpointRow | undefined): Step => {
           if (row === undefined || !raises(row)) return { rows: [] };
           const raised = row.epoch + raise + (raise === 0 ? 0 : this.#random.below(1_000_000));

@@ -69,8 +69,11 @@ export interface RecoverableJournal extends Journal {
   /** Claims by which this journal was taken over, oldest first, those included that may never have reached the database. */
   claims(): readonly StreamClaim[];
 
-  /** Keeps a claim, durably, that is about to be made. Throws JournalError `journal-unavailable`. */
-  keepClaim(claim: StreamClaim): void;
+  /**
+   * Keeps a claim, durably, that is about to be made. `inDatabase` are the claims there, of which one may be needed again.
+   * Throws JournalError `journal-unavailable`.
+   */
+  keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void;
 
   /**
    * The last LSN that is here, or the one before the first; changes nothing. Records at or below `checkpoint` need not be

@@ -29,7 +29,9 @@ after(async () => {
 /** Claims the stream, which is at `epoch`. */
 async function claim(stream: string, epoch: number, lsn: number): Promise<{ id: string; epoch: number }> {
   const id = randomUUID();
-  const row = await store.claim(stream, epoch, [{ id, lsn }]);
+  const at = await store.readBack(stream);
+  assert.ok(at !== undefined);
+  const row = await store.claim(stream, epoch, at.lsn, [{ id, lsn }]);
   assert.ok(row !== undefined);
   return { id, epoch: row.epoch };
 }
@@ -70,7 +72,7 @@ test('a flush with an epoch that was raised meanwhile does nothing', async () =>
 
 test('a raise of the epoch that arrives late does not fence the owner that came after it', async () => {
   const stream = await newStream(store);
-  const late = { text: RAISE_EPOCH, values: [stream, 0, [randomUUID()], [0]] };
+  const late = { text: RAISE_EPOCH, values: [stream, 0, [randomUUID()], [0], 0] };
   const { epoch } = await claim(stream, 0, 0);
   assert.deepEqual(await observer.query(late), []);
   assert.deepEqual(await store.readBack(stream), { epoch, lsn: 0, retired: false });
@@ -80,7 +82,8 @@ test("a claim is written with the epoch that it raises, at the journal's end or 
   const stream = await newStream(store);
   await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [['claimed', 1]]));
   const behind = await claim(stream, 0, 5);
-  assert.equal(await store.claim(stream, 0, [{ id: randomUUID(), lsn: 100 }]), undefined);
+  assert.equal(await store.claim(stream, 0, 7, [{ id: randomUUID(), lsn: 100 }]), undefined);
+  assert.equal(await store.claim(stream, behind.epoch, 6, [{ id: randomUUID(), lsn: 100 }]), undefined);
   const beyond = await claim(stream, behind.epoch, 9);
   assert.ok(0 < behind.epoch && behind.epoch < beyond.epoch);
   assert.deepEqual(await store.readClaims(stream), {
@@ -124,7 +127,7 @@ test('claims that the database had lost are written down before the one that is 
   const stream = await newStream(store);
   await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [['lost claims', 1]]));
   const claims = [3, 4, 5].map((lsn) => ({ id: randomUUID(), lsn }));
-  await store.claim(stream, 0, claims);
+  await store.claim(stream, 0, 7, claims);
   assert.deepEqual(
     await claimsOf(stream),
     [3, 4, 7].map((lsn, index) => ({ id: claims[index]?.id, lsn })),
@@ -147,7 +150,7 @@ test('a flush of a stream without a row does nothing, and neither raising nor re
   const stream = randomUUID();
   const result = await store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['ghost', 1]]));
   assert.deepEqual(result, { fenced: 0, claimed: 0, keys: 0, unclaimed: [] });
-  assert.equal(await store.claim(stream, 0, [{ id: randomUUID(), lsn: 0 }]), undefined);
+  assert.equal(await store.claim(stream, 0, 0, [{ id: randomUUID(), lsn: 0 }]), undefined);
   assert.equal(await store.readClaims(stream), undefined);
   assert.equal(await store.readBack(stream), undefined);
   assert.deepEqual(await sumsOf('ghost'), {});

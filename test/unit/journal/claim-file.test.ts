@@ -24,23 +24,18 @@ test('claims come back in the order in which they were kept', () => {
   inDirectory((directory) => {
     assert.deepEqual(readClaims(nodeDisk, directory), []);
     const claims = [0, 7, Number.MAX_SAFE_INTEGER].map((lsn) => ({ id: randomUUID(), lsn }));
-    for (const claim of claims) keepClaim(nodeDisk, directory, claim);
+    for (const claim of claims) keepClaim(nodeDisk, directory, claim, []);
     assert.deepEqual(readClaims(nodeDisk, directory), claims);
   });
 });
 
-test('the newest thousand are kept', () => {
+test('of many claims those are kept that lead up to the last one in the database, and the newest', () => {
   inDirectory((directory) => {
-    const claims = Array.from({ length: 1001 }, (_, lsn) => ({ id: randomUUID(), lsn }));
-    writeFileSync(
-      join(directory, 'claims'),
-      claims
-        .slice(0, 1000)
-        .map(({ id, lsn }) => `${id} ${lsn}\n`)
-        .join(''),
-    );
-    keepClaim(nodeDisk, directory, claims[1000] ?? { id: '', lsn: 0 });
-    assert.deepEqual(readClaims(nodeDisk, directory), claims.slice(1));
+    const claims = Array.from({ length: 1700 }, (_, lsn) => ({ id: randomUUID(), lsn }));
+    const lines = claims.slice(0, -1).map(({ id, lsn }) => `${id} ${lsn}\n`);
+    writeFileSync(join(directory, 'claims'), lines.join(''));
+    keepClaim(nodeDisk, directory, claims[1699] ?? { id: '', lsn: 0 }, claims.slice(400, 600));
+    assert.deepEqual(readClaims(nodeDisk, directory), [...claims.slice(100, 600), ...claims.slice(-500)]);
   });
 });
 
@@ -48,7 +43,7 @@ test('what a crash has left half-written is replaced', () => {
   inDirectory((directory) => {
     writeFileSync(join(directory, 'claims.new'), 'half');
     const claim = { id: randomUUID(), lsn: 1 };
-    keepClaim(nodeDisk, directory, claim);
+    keepClaim(nodeDisk, directory, claim, []);
     assert.deepEqual(readClaims(nodeDisk, directory), [claim]);
   });
 });

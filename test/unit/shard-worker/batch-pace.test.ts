@@ -38,7 +38,8 @@ class ClosedLoop {
       this.batchSizes.push(sent);
       this.nowMs += this.roundTripMs;
       open = Math.min(this.clients - sent, Math.floor(this.roundTripMs / this.requestMs));
-      this.pace.answered(sent, open);
+      this.pace.answered(sent);
+      this.pace.settled(open);
     }
   }
 }
@@ -67,7 +68,8 @@ void test('a shard that answers at once does not make batches small', () => {
 void test('a request after a quiet time is posted at once', () => {
   const pace = new BatchPace();
   pace.posted(1000);
-  pace.answered(500, 0);
+  pace.answered(500);
+  pace.settled(0);
   assert.equal(pace.restMs(1, 1002), 0);
   assert.ok(pace.restMs(1, 1001) > 0);
 });

@@ -16,10 +16,16 @@ export function readClaims(disk: Disk, directory: string): StreamClaim[] {
   return readLines(disk, directory, CLAIM_FILE_NAME).map((line) => parseClaim(line, join(directory, CLAIM_FILE_NAME)));
 }
 
-/** Keeps one more, durably. Throws as {@link readClaims} does. */
-export function keepClaim(disk: Disk, directory: string, claim: StreamClaim): void {
-  const claims = [...readClaims(disk, directory), claim].slice(-CLAIMS_KEPT_MAX);
-  const lines = claims.map(({ id, lsn }) => `${id} ${lsn}`);
+/**
+ * Keeps one more, durably; of many those are kept that lead up to the last one `inDatabase`, and the newest. Throws as
+ * {@link readClaims} does.
+ */
+export function keepClaim(disk: Disk, directory: string, claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
+  const claims = [...readClaims(disk, directory), claim];
+  const known = new Set(inDatabase.map(({ id }) => id));
+  const since = claims.findLastIndex(({ id }) => known.has(id)) + 1;
+  const kept = [...claims.slice(0, since).slice(-CLAIMS_KEPT_MAX), ...claims.slice(since).slice(-CLAIMS_KEPT_MAX)];
+  const lines = kept.map(({ id, lsn }) => `${id} ${lsn}`);
   replaceLines(disk, directory, CLAIM_FILE_NAME, lines);
 }
 

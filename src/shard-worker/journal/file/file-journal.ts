@@ -108,9 +108,9 @@ export class FileJournal implements RecoverableJournal {
     return orUnavailable(`${this.#path} cannot be read`, () => readClaims(this.#options.disk, this.#path));
   }
 
-  keepClaim(claim: StreamClaim): void {
+  keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
     orUnavailable(`${this.#path} cannot be claimed`, () => {
-      keepClaim(this.#options.disk, this.#path, claim);
+      keepClaim(this.#options.disk, this.#path, claim, inDatabase);
     });
   }
 
