@@ -122,7 +122,7 @@ async function openInsertSelect(target: DatabaseTarget, source: RowSource): Prom
   const prefix = `w${source.writer}:`;
   return {
     async write(rows) {
-      const values = [prefix, source.skip(rows), source.position - 1];
+      const values = [prefix, source.takeRange(rows), source.position - 1];
       await connection.query({ name: 'insert-select', text: INSERT_SELECT, values });
     },
     close: () => connection.close(),

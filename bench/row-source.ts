@@ -47,7 +47,7 @@ export class RowSource {
   }
 
   /** Takes `rows` keys without making them; returns where they begin. */
-  skip(rows: number): number {
+  takeRange(rows: number): number {
     const first = this.#position;
     this.#position += rows;
     return first;

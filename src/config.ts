@@ -146,7 +146,8 @@ function tlsProblem(certFile: string, keyFile: string): string | undefined {
 
 /**
  * The configuration that `env` asks for, frozen all the way down. A variable that is empty is unset; one that is not in
- * the table is somebody else's. Relations that hold: what is pending fits one flush; each shard can hold a key; DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS; the TLS files match.
+ * the table is somebody else's. Relations that hold: what is pending fits one flush; each shard can hold a key;
+ * DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS; the TLS files match.
  * Throws {@link StartError} with one sentence for every problem; secrets are never part of it.
  */
 export function readConfig(env: NodeJS.ProcessEnv): Config {

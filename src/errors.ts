@@ -82,7 +82,8 @@ export class StartError extends Error {
 /**
  * The journal refused or failed. `journal-unavailable` with `kept: false` means that nothing of the group was kept and
  * the journal can be tried again; `kept: true` means that it may have been kept and that the journal is dead until it is
- * recovered. `journal-corrupt`, `journal-gap`, `journal-format`, `journal-foreign`, `journal-copied` stop the start or the shard.
+ * recovered. `journal-corrupt`, `journal-gap`, `journal-format`, `journal-foreign` and `journal-copied` stop the start or
+ * the shard.
  */
 export type JournalErrorCode =
   | 'journal-unavailable'

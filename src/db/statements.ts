@@ -46,14 +46,14 @@ insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal)
 values ($1, 0, 0, $2, $3, $4)
 on conflict (stream) do nothing`;
 
-/** Claims of a stream that are remembered, as rows and in the stream's directory. */
+/** Claims of a stream that are remembered. */
 export const CLAIMS_MAX = 1000;
 
 /**
- * $1 stream, $2 the epoch and $5 the LSN that were read, $3 claims uuid[], $4 their LSNs bigint[]. Fences whoever held the stream before, waits
- * for a flush of theirs that is still running, and writes down by which claim: the last one, at the end of the claimant's
- * journal or the checkpoint, whichever is higher. The claims before it are earlier ones that are not here; each has an
- * epoch of its own. The epoch grows by a random step: a failover to a standby forgets epochs, and none of them may come
+ * $1 stream, $2 the epoch and $5 the LSN that were read, $3 claims uuid[], $4 their LSNs bigint[]. Fences whoever held the
+ * stream before, waits for a flush of theirs that is still running, and writes down by which claim: the last one, at the
+ * end of the claimant's journal or the checkpoint, whichever is higher. The claims before it are earlier ones that are not
+ * here; each has an epoch of its own. The epoch grows by a random step: a failover to a standby forgets epochs, and none of them may come
  * again while somebody may hold it. It names the epoch because it may itself be the statement that arrives late, from a lost
  * connection or a process that is gone: without the name it would fence the owner that came after it. It names the LSN
  * because what the claims say was found with that one: an owner who flushes meanwhile makes them untrue. Claims of later

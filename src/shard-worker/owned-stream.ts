@@ -33,14 +33,14 @@ export interface RecoveredStream {
   readonly increments: number;
 }
 
-/** How often a row is read anew because somebody else took the stream over between reading and claiming. */
+/** How often a row is read anew because somebody else took the stream over, or flushed, between reading and claiming. */
 const CLAIM_ATTEMPTS = 10;
 
 /**
  * Raises the epoch, then recovers the journal above the checkpoint: in this order, so that nothing older can still flush.
  * Rejects with JournalError `journal-copied` where another copy of the journal has owned the stream since and this one
- * holds records that the other does not, having changed nothing; JournalError as the journal's recovery does, and with `journal-gap` where a retired stream goes on beyond
- * its end; with CounterError `database-unavailable`.
+ * holds records that the other does not, having changed nothing; with JournalError as the journal's recovery does, and
+ * with `journal-gap` where a retired stream goes on beyond its end; with CounterError `database-unavailable`.
  */
 export async function recoverStream(
   journals: JournalStreams,

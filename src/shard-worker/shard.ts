@@ -22,7 +22,9 @@ import type { CheckpointRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 import { TokenWindow, type KnownToken } from './token-window.js';
 
-/** Clearly shorter than JOURNAL_KEEP_SECONDS: an idle stream notices in time that its checkpoint went back. */
+/**
+ * Clearly shorter than JOURNAL_KEEP_SECONDS is by default: an idle stream notices in time that its checkpoint went back.
+ */
 const TOUCH_INTERVAL_MS = 15_000;
 /** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;

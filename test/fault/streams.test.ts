@@ -158,6 +158,22 @@ async function rebindAsTold(node: CountedNode): Promise<void> {
   journalCommand('rebind', '--data-dir', node.dataDir, ...told.split(' '));
 }
 
+/** A node that counts, is killed, and has its data directory copied; the copy is a node that counts with it. */
+async function copyAfterKill(
+  node: CountedNode,
+  dataDir: string,
+  options: { readonly databaseUrl: string; readonly env: Readonly<Record<string, string>> },
+): Promise<CountedNode> {
+  const first = await node.start();
+  const load = node.load();
+  await load.acknowledgements(200);
+  await load.stop();
+  first.kill('SIGKILL');
+  await first.ended;
+  await copyDirectory(node.dataDir, dataDir);
+  return CountedNode.make('copy', { ...options, dataDir, ledger: node.ledger, random: node.random });
+}
+
 for (const fencedFirst of ['original', 'copy'] as const) {
   test(
     `the ${fencedFirst} that was fenced and is simply started again refuses, and after a rebind both are counted once`,
@@ -165,21 +181,7 @@ for (const fencedFirst of ['original', 'copy'] as const) {
     async () => {
       const env = { FLUSH_INTERVAL_MS: NEVER_MS, SHARDS: '1' };
       await withNode('fenced', env, async ({ node, databaseUrl, directory }) => {
-        const first = await node.start();
-        const load = node.load();
-        await load.acknowledgements(200);
-        await load.stop();
-        first.kill('SIGKILL');
-        await first.ended;
-        const dataDir = path.join(directory, 'copy');
-        await copyDirectory(node.dataDir, dataDir);
-        const copy = await CountedNode.make('fenced copy', {
-          databaseUrl,
-          dataDir,
-          env,
-          ledger: node.ledger,
-          random: node.random,
-        });
+        const copy = await copyAfterKill(node, path.join(directory, 'copy'), { databaseUrl, env });
         try {
           const [fenced, owner] = fencedFirst === 'original' ? [node, copy] : [copy, node];
           const old = await fenced.start();
@@ -216,16 +218,7 @@ test(
   async () => {
     const env = { FLUSH_INTERVAL_MS: NEVER_MS, SHARDS: '1' };
     await withNode('nothing of its own', env, async ({ node, databaseUrl, directory }) => {
-      const first = await node.start();
-      const load = node.load();
-      await load.acknowledgements(200);
-      await load.stop();
-      first.kill('SIGKILL');
-      await first.ended;
-      const dataDir = path.join(directory, 'copy');
-      await copyDirectory(node.dataDir, dataDir);
-      const { ledger, random } = node;
-      const copy = await CountedNode.make('copy', { databaseUrl, dataDir, env, ledger, random });
+      const copy = await copyAfterKill(node, path.join(directory, 'copy'), { databaseUrl, env });
       try {
         const copied = await copy.start();
         const copyLoad = copy.load(4, 'copy', 0);

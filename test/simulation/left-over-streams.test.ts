@@ -68,6 +68,20 @@ class Case {
     return node;
   }
 
+  /** Two shards count and die, and the next process, which has one, has recovered both of their streams. */
+  async leaveOver(): Promise<{ readonly node: SimulatedNode; readonly leftOver: string }> {
+    (await this.countKeys()).crash();
+    const node = this.start(1);
+    await this.until(() => node.isRecovered && node.streams.length === 2);
+    const [, leftOver = ''] = node.streams;
+    return { node, leftOver };
+  }
+
+  /** Whether the database has the stream for finished. */
+  isRetired(stream: string): boolean {
+    return this.world.database.tables.checkpoints.get(stream)?.retired === true;
+  }
+
   /** Another process takes over, which recovers what the database has lost. */
   async restartUntilCommitted(node: SimulatedNode): Promise<SimulatedNode> {
     await this.pass(300);
@@ -84,10 +98,7 @@ class Case {
 
 test('a read from before the last flush of a left-over stream is made again once the stream is gone', async () => {
   const history = new Case(1);
-  const first = await history.countKeys();
-  first.crash();
-  const second = history.start(1);
-  await history.until(() => second.isRecovered && second.streams.length === 2);
+  const { node: second } = await history.leaveOver();
   const { checkpoints } = history.world.database.tables;
   const seen = new Map(second.streams.map((stream) => [stream, checkpoints.get(stream) ?? null]));
   await history.until(() => second.streams.length === 1);
@@ -103,12 +114,8 @@ test('a left-over stream stays where the database goes back in time between its 
   for (let steps = 0; steps < 60; steps += 1) {
     const history = new Case(steps);
     const { database, scheduler } = history.world;
-    const first = await history.countKeys();
-    first.crash();
-    const second = history.start(1);
-    await history.until(() => second.isRecovered && second.streams.length === 2);
+    const { node: second, leftOver } = await history.leaveOver();
     const before = database.snapshot();
-    const [, leftOver = ''] = second.streams;
     await history.until(() => (database.tables.checkpoints.get(leftOver)?.lsn ?? 0) > 0);
     const until = scheduler.steps + (steps % 12);
     await history.until(() => scheduler.steps >= until);
@@ -121,12 +128,9 @@ test('a left-over stream stays where the database goes back in time between its 
 for (const keepSeconds of [0, 5]) {
   test(`a finished left-over stream is removed ${keepSeconds} s after it was retired`, async () => {
     const history = new Case(1, keepSeconds);
-    const { database, scheduler } = history.world;
-    (await history.countKeys()).crash();
-    const second = history.start(1);
-    await history.until(() => second.isRecovered && second.streams.length === 2);
-    const [, leftOver = ''] = second.streams;
-    await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true);
+    const { scheduler } = history.world;
+    const { node: second, leftOver } = await history.leaveOver();
+    await history.until(() => history.isRetired(leftOver));
     const retiredAt = scheduler.now;
     await history.until(() => second.streams.length === 1);
     const afterMs = scheduler.now - retiredAt;
@@ -137,12 +141,9 @@ for (const keepSeconds of [0, 5]) {
 
 test('the keep time of a finished left-over stream begins anew with the next process', async () => {
   const history = new Case(1);
-  const { database, scheduler } = history.world;
-  (await history.countKeys()).crash();
-  const second = history.start(1);
-  await history.until(() => second.isRecovered && second.streams.length === 2);
-  const [, leftOver = ''] = second.streams;
-  await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true);
+  const { scheduler } = history.world;
+  const { node: second, leftOver } = await history.leaveOver();
+  await history.until(() => history.isRetired(leftOver));
   await history.pass(4000);
   second.crash();
   const third = history.start(1);
@@ -155,12 +156,9 @@ test('the keep time of a finished left-over stream begins anew with the next pro
 test('a left-over stream that the database forgets within its keep time is counted again from the journal', async () => {
   const history = new Case(1);
   const { database } = history.world;
-  (await history.countKeys()).crash();
-  const second = history.start(1);
-  await history.until(() => second.isRecovered && second.streams.length === 2);
+  const { node: second, leftOver } = await history.leaveOver();
   const before = database.snapshot();
-  const [, leftOver = ''] = second.streams;
-  await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true && history.isAllCommitted);
+  await history.until(() => history.isRetired(leftOver) && history.isAllCommitted);
   await history.pass(4000);
   database.failOver(before);
   assert.equal(history.isAllCommitted, false);
@@ -174,36 +172,29 @@ test('a left-over stream whose retirement meets an absent database is retired on
   for (let steps = 0; ; steps += 1) {
     const history = new Case(1);
     const { database, scheduler } = history.world;
-    (await history.countKeys()).crash();
-    const second = history.start(1);
-    await history.until(() => second.isRecovered && second.streams.length === 2);
-    const [, leftOver = ''] = second.streams;
-    const isRetired = (): boolean => database.tables.checkpoints.get(leftOver)?.retired === true;
+    const { node: second, leftOver } = await history.leaveOver();
     await history.until(() => (database.tables.checkpoints.get(leftOver)?.lsn ?? 0) > 0);
     const until = scheduler.steps + steps;
     await history.until(() => scheduler.steps >= until);
-    if (isRetired()) {
+    if (history.isRetired(leftOver)) {
       assert.ok(steps > 2, `${steps} steps`);
       return;
     }
     database.network = 'gone';
     database.crash();
     await history.pass(3000);
-    assert.equal(isRetired(), false);
+    assert.equal(history.isRetired(leftOver), false);
     database.network = 'fine';
-    await history.until(isRetired);
+    await history.until(() => history.isRetired(leftOver));
     await history.until(() => second.streams.length === 1);
   }
 });
 
 test('a stop does not wait for the keep time, and the next process finishes the stream', async () => {
   const history = new Case(1);
-  const { database, scheduler } = history.world;
-  (await history.countKeys()).crash();
-  const second = history.start(1);
-  await history.until(() => second.isRecovered && second.streams.length === 2);
-  const [, leftOver = ''] = second.streams;
-  await history.until(() => database.tables.checkpoints.get(leftOver)?.retired === true);
+  const { scheduler } = history.world;
+  const { node: second, leftOver } = await history.leaveOver();
+  await history.until(() => history.isRetired(leftOver));
   const askedAt = scheduler.now;
   void second.terminate();
   await history.until(() => second.end === 'drained');
