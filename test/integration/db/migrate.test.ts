@@ -73,8 +73,8 @@ test('a schema that is newer than the server refuses to start', async () => {
 
 test('an encoding other than UTF8 refuses to start', async () => {
   await withDatabase(async (connection) => {
-    await assert.rejects(migrate(connection), startErrorSaying(/encoding is LATIN1/));
-  }, `encoding 'LATIN1' locale_provider libc locale 'C' template template0`);
+    await assert.rejects(migrate(connection), startErrorSaying(/encoding is SQL_ASCII/));
+  }, `encoding 'SQL_ASCII' locale 'C' template template0`);
 });
 
 test('the table of the original application is adopted with its rows, and its upserts go on working', async () => {
