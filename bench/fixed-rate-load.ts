@@ -133,14 +133,24 @@ class Connection {
   readonly #socket: Socket;
   #rest: Buffer = NO_BYTES;
   #closed = false;
+  /** Length and status of the last whole answer: one that is alike need not be read in detail. */
+  #usualBytes = 0;
+  #usualStatus = 0;
 
   constructor(socket: Socket, onAnswer: (status: number) => void, onLost: () => void) {
     this.#socket = socket;
     socket.on('data', (chunk) => {
+      if (this.#rest.length === 0 && chunk.length === this.#usualBytes && statusOf(chunk) === this.#usualStatus) {
+        onAnswer(this.#usualStatus);
+        return;
+      }
       const bytes = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
-      const status = wholeAnswer(bytes);
-      this.#rest = status === undefined ? bytes : NO_BYTES;
-      if (status !== undefined) onAnswer(status);
+      if (isWholeAnswer(bytes)) {
+        this.#rest = NO_BYTES;
+        this.#usualBytes = bytes.length;
+        this.#usualStatus = statusOf(bytes);
+        onAnswer(this.#usualStatus);
+      } else this.#rest = bytes;
     });
     socket.on('error', () => undefined);
     socket.on('close', () => {
@@ -159,11 +169,18 @@ class Connection {
   }
 }
 
-/** The status of an answer that has arrived whole; answers carry their length. */
-function wholeAnswer(bytes: Buffer): number | undefined {
+/** Whether an answer has arrived whole; answers carry their length. */
+function isWholeAnswer(bytes: Buffer): boolean {
   const headEnd = bytes.indexOf(HEAD_END);
-  if (headEnd < 0) return undefined;
+  if (headEnd < 0) return false;
   const head = bytes.toString('latin1', 0, headEnd);
   const length = Number(/\r\ncontent-length: *(\d+)/i.exec(head)?.[1] ?? 0);
-  return bytes.length < headEnd + HEAD_END.length + length ? undefined : Number(head.slice(9, 12));
+  return bytes.length >= headEnd + HEAD_END.length + length;
+}
+
+/** The three digits behind `HTTP/1.1 `, as a number. */
+function statusOf(bytes: Buffer): number {
+  // Beyond the end NaN comes out, which equals no status.
+  const digit = (at: number): number => (bytes[at] ?? Number.NaN) - 0x30;
+  return 100 * digit(9) + 10 * digit(10) + digit(11);
 }
