@@ -6,7 +6,7 @@ import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from './db/conn
 import { CounterStore } from './db/counter-store.js';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from './db/embedded.js';
 import { OnDemandConnection } from './db/on-demand-connection.js';
-import { openDatabase } from './db/open-database.js';
+import { openDatabase, type OpenedDatabase } from './db/open-database.js';
 import { ResetStore } from './db/reset-store.js';
 import { TokenStore } from './db/token-store.js';
 import { StartError } from './errors.js';
@@ -19,6 +19,13 @@ const MEMORY_PATIENCE_MS = 30_000;
 /** How long any other start waits for the database before it goes on without. */
 const PATIENCE_MS = 3_000;
 const RETRY_MS = 500;
+/**
+ * Between attempts to alter a table that others use, for whom each attempt is a pause: half as much again at random, so
+ * that nodes that start together do not come together.
+ */
+const BUSY_RETRY_MS = 1_000;
+/** How often the log says that a migration still waits. */
+const BUSY_LOG_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 2_000;
 
 /** A database that was opened, or will be. */
@@ -48,6 +55,7 @@ export class NodeDatabase {
   #tokens: TokenStore | undefined;
   #shared: OnDemandConnection | undefined;
   #closed = false;
+  #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(config: Config, logger: Logger, gauges: SharedArrayBuffer, events: NodeDatabaseEvents) {
     this.#config = config;
@@ -143,23 +151,37 @@ export class NodeDatabase {
       const opened = await openDatabase(target, this.#logger);
       if (opened.kind === 'open') return opened.databaseId;
       if (!this.#events.isStarting()) return undefined;
-      if (performance.now() >= until) {
-        const { reason } = opened;
+      const { kind, reason } = opened;
+      // With a volatile journal nothing can be taken before the tables are there, and they will be.
+      if (performance.now() >= until && !(isVolatile && kind === 'busy')) {
         if (isVolatile) throw new StartError([`The database cannot be reached: ${reason}.`], { exitCode: 1 });
         this.#logger.warn({ reason }, 'The database is away: increments go to the journal until it answers');
         void this.#openLater(target);
         return undefined;
       }
-      await pause(RETRY_MS);
+      await this.#pauseAfter(opened);
     }
+  }
+
+  /** Waits before the database is tried again, and says why where a person should know. */
+  async #pauseAfter({ kind, reason }: Exclude<OpenedDatabase, { kind: 'open' }>): Promise<void> {
+    if (kind === 'away') return pause(RETRY_MS);
+    const now = performance.now();
+    if (now - this.#busyLoggedAtMs >= BUSY_LOG_MS) {
+      this.#busyLoggedAtMs = now;
+      this.#logger.warn({ reason }, 'The database is in use by others, so that its tables cannot be altered yet');
+    }
+    return pause(BUSY_RETRY_MS * (1 + 0.5 * Math.random()));
   }
 
   /** The shards recover once the migrations are there. */
   async #openLater(target: DatabaseTarget): Promise<void> {
     try {
+      await pause(RETRY_MS);
       while (!this.#closed) {
-        await pause(RETRY_MS);
-        if ((await openDatabase(target, this.#logger)).kind === 'open') return;
+        const opened = await openDatabase(target, this.#logger);
+        if (opened.kind === 'open') return;
+        await this.#pauseAfter(opened);
       }
     } catch (error) {
       this.#events.refused(error instanceof Error ? error.message : String(error));

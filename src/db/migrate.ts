@@ -31,8 +31,7 @@ const LOCK_ID = '32497614093250151';
 /** The other nodes' migration may rewrite a large `counters`. */
 const LOCK_PATIENCE = '10min';
 /** Within this time a lock on a table must be had, because everybody else who wants the table queues behind us. */
-const TABLE_LOCK_PATIENCE = '5s';
-const ATTEMPTS = 12;
+const TABLE_LOCK_PATIENCE = '300ms';
 /** An hour: the adoption of a large table rewrites it. */
 const STATEMENT_TIMEOUT_MS = 3_600_000;
 
@@ -49,30 +48,46 @@ create table if not exists summing_counters_migrations (
   database_id uuid not null default gen_random_uuid()
 )`;
 
+/** Somebody has held a table for longer than anybody should wait behind us; the same migration may succeed a little later. */
+export class TableBusyError extends Error {
+  override readonly name = 'TableBusyError';
+}
+
+const HOLDERS = `
+select distinct a.pid, a.application_name as name
+from pg_locks l join pg_stat_activity a using (pid)
+where l.relation = to_regclass('counters') and l.granted and a.pid <> pg_backend_pid()
+order by a.pid limit 5`;
+
 /**
- * Applies what is missing. Throws StartError where the database must not be used by this version, with one sentence for
- * the operator; rejects with the error of pg where it was unreachable or lost (see `classifyDatabaseError`).
+ * Applies what is missing, in one attempt. Throws StartError where the database must not be used by this version, with
+ * one sentence for the operator; rejects with {@link TableBusyError} where others hold a table that is to be altered, and
+ * with the error of pg where the database was unreachable or lost (see `classifyDatabaseError`).
  */
 export async function migrate(connection: DatabaseConnection): Promise<MigrationResult> {
   checkServer(connection);
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await migrateOnce(connection);
-    } catch (error) {
-      if (!connection.lost) await connection.query({ text: 'rollback' });
-      if (error instanceof StartError || connection.lost) throw error;
-      const kind = classifyDatabaseError(error);
-      // Somebody reads or writes the table at this moment; they must not wait for us for long.
-      if (kind === 'retry' && attempt < ATTEMPTS && errorCode(error) !== '25006') continue;
-      if (kind === 'unreachable') throw error;
-      throw new StartError(
-        [`The database cannot be migrated: ${error instanceof Error ? error.message : String(error)}.`],
-        {
-          cause: error,
-        },
-      );
-    }
+  try {
+    return await migrateOnce(connection);
+  } catch (error) {
+    if (!connection.lost) await connection.query({ text: 'rollback' });
+    if (error instanceof StartError || connection.lost) throw error;
+    const kind = classifyDatabaseError(error);
+    if (kind === 'unreachable') throw error;
+    if (kind === 'retry' && errorCode(error) !== '25006') throw await busy(connection, error);
+    throw new StartError(
+      [`The database cannot be migrated: ${error instanceof Error ? error.message : String(error)}.`],
+      { cause: error },
+    );
   }
+}
+
+/** Says who is in the way. */
+async function busy(connection: DatabaseConnection, cause: unknown): Promise<TableBusyError> {
+  const holders = await connection.query<{ pid: number; name: string }>({ text: HOLDERS });
+  const names = holders.map(({ pid, name }) => (name === '' ? `process ${pid}` : `process ${pid} (${name})`));
+  const who = names.length === 0 ? '' : `; the table counters is in use by ${names.join(', ')}`;
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new TableBusyError(`the migration waits: ${reason}${who}`, { cause });
 }
 
 /** Facts of the server without which nothing is safe. Throws StartError. */

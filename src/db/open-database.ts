@@ -5,13 +5,15 @@ import { StartError } from '../errors.js';
 import { connect, type DatabaseTarget } from './connection.js';
 import { classifyDatabaseError } from './database-errors.js';
 import type { DatabaseLogger } from './embedded.js';
-import { migrate } from './migrate.js';
+import { migrate, TableBusyError } from './migrate.js';
 
 /** How an attempt ended. */
 export type OpenedDatabase =
   | { readonly kind: 'open'; readonly databaseId: string }
   /** Nobody answers, or nobody can answer yet: worth another attempt. */
-  | { readonly kind: 'away'; readonly reason: string };
+  | { readonly kind: 'away'; readonly reason: string }
+  /** It answers, and others hold a table that is to be altered: worth another attempt, not too soon. */
+  | { readonly kind: 'busy'; readonly reason: string };
 
 const CONNECT_TIMEOUT_MS = 2000;
 
@@ -33,6 +35,7 @@ export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogge
   } catch (error) {
     if (error instanceof StartError) throw error;
     const reason = reasonOf(error);
+    if (error instanceof TableBusyError) return { kind: 'busy', reason };
     switch (classifyDatabaseError(error)) {
       case 'unreachable':
       case 'retry':

@@ -90,6 +90,8 @@ describe('a database that answers and refuses', { concurrency: 2 }, () => {
     withDatabase('', async (url) => {
       const role = new URL(url).pathname.slice(1);
       await prepare(url, `create role ${role} login password 'of-no-rights'`);
+      // Before version 15 everybody may.
+      await prepare(url, 'revoke create on schema public from public');
       const asRole = new URL(url);
       asRole.username = role;
       asRole.password = 'of-no-rights';
@@ -98,6 +100,56 @@ describe('a database that answers and refuses', { concurrency: 2 }, () => {
       } finally {
         await prepare(url, `drop role ${role}`);
       }
+    }));
+});
+
+describe('the table of the original application, in use while it is adopted', { concurrency: 2 }, () => {
+  const upsert = `insert into counters (key, sum) values ('o', 1) on conflict (key) do update set sum = counters.sum + 1`;
+
+  /** Starts a server while a report reads the table; the original's writes meanwhile, and what came of it. */
+  async function adopt(journal: 'file' | 'memory', whileBusy: (server: TestServer) => Promise<void>): Promise<void> {
+    await withDatabase('', async (url) => {
+      await prepare(url, 'create table counters (key varchar(120) primary key, sum integer)');
+      const report = await connectTo(url, 'report');
+      const original = await connectTo(url, 'original');
+      try {
+        await report.query({ text: 'begin; select count(*) from counters' });
+        await withServer({ DATABASE_URL: url, JOURNAL: journal }, async (server) => {
+          await server.waitFor('in use by others');
+          assert.match(server.output, /counters is in use by process \d+ \(report\)/);
+          let slowestMs = 0;
+          for (let times = 0; times < 100; times += 1) {
+            const startedAt = performance.now();
+            await original.query({ text: upsert });
+            slowestMs = Math.max(slowestMs, performance.now() - startedAt);
+            await new Promise((resolve) => setTimeout(resolve, 20));
+          }
+          assert.ok(slowestMs < 1500, `a write of the original took ${slowestMs} ms`);
+          await whileBusy(server);
+          await report.query({ text: 'commit' });
+          await eventually('ready', async () => (await send(server.url, '/readyz')).body === '{"status":"ok"}');
+          await original.query({ text: upsert });
+          assertCreated(await increment(server.url, { o: 1000 }));
+          await assertCleanStop(server);
+          assert.equal((await committedSums(url)).get('o'), 1101n);
+        });
+      } finally {
+        await report.close();
+        await original.close();
+      }
+    });
+  }
+
+  test('the original writes on, the log says who is in the way, increments are journaled, and it is adopted later', () =>
+    adopt('file', async (server) => {
+      await eventually('degraded', async () => (await send(server.url, '/readyz')).body.includes('"status":"degraded"'));
+      assertCreated(await increment(server.url, { early: 1 }));
+    }));
+
+  test('with the memory journal the start waits, and says so', () =>
+    adopt('memory', async (server) => {
+      assertProblem(await send(server.url, '/readyz'), 'starting');
+      assertProblem(await increment(server.url, { early: 1 }), 'starting');
     }));
 });
 
