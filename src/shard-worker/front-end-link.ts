@@ -2,7 +2,8 @@
  * How the supervisor reaches a front end, be it in its own thread or in another. Main thread and front-end threads.
  */
 import type { MessagePort } from 'node:worker_threads';
-import { answerPort, type ShardClient } from './shard-client.js';
+import { answerPort } from './answer-port.js';
+import type { ShardClient } from './shard-client.js';
 
 /** A front end as the supervisor of the shards sees it. */
 export interface FrontEndLink {

@@ -22,7 +22,7 @@ import {
   type BatchAnswer,
   type BatchMessage,
 } from './messages.js';
-import { admitTokened, failedOutcomes, settledOutcomes } from './tokened-admission.js';
+import { admitTokened, failedOutcomes, knownOutcomes, settledOutcomes } from './tokened-admission.js';
 import type { KnownToken } from './token-window.js';
 
 /** Most bytes that are made durable with one sync; what is beyond waits for the next. */
@@ -35,6 +35,8 @@ export interface GroupTarget {
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
   /** Looks a token up, and remembers a new one as part of the group that is being gathered. */
   admitToken(token: string, digest: Uint8Array): KnownToken;
+  /** Looks a token up and leaves it at that. */
+  lookToken(token: string, digest: Uint8Array): KnownToken;
   /** The group that was gathered is durable, or it is not. */
   endGroup(durable: boolean): void;
   /** True where the key is pending. */
@@ -164,6 +166,7 @@ export class GroupCommit {
     const buffer = bufferOf(message);
     const length = new DataView(buffer).getUint32(RECORD_OFFSET.bytes, true);
     const record = new Uint8Array(buffer, 0, length);
+    if (!(message instanceof ArrayBuffer) && 'onlyKnownTokens' in message) return knownOutcomes(record, this.#target);
     if (!(message instanceof ArrayBuffer) && 'tokened' in message) {
       const { record: admitted, outcomes } = admitTokened(record, this.#target);
       if (admitted !== undefined) records.push(admitted);
@@ -267,9 +270,11 @@ export class GroupCommit {
   }
 }
 
-function bufferOf(message: BatchMessage): ArrayBuffer {
+/** The batch itself. */
+export function bufferOf(message: BatchMessage): ArrayBuffer {
   if (message instanceof ArrayBuffer) return message;
-  return 'tokened' in message ? message.tokened : message.onlyPendingKeys;
+  if ('tokened' in message) return message.tokened;
+  return 'onlyKnownTokens' in message ? message.onlyKnownTokens : message.onlyPendingKeys;
 }
 
 function post(port: BatchPort, count: number, code: ErrorCode | undefined): void {

@@ -95,9 +95,14 @@ export function readUint64(view: DataView, at: number): number {
 /**
  * Front end → shard: a batch (the buffer alone, to be as cheap as can be); or a request at the key bound that may be
  * taken only if all of its keys are pending already; or requests with tokens, of which the shard drops those that it
- * knows. Each is answered, in the order of their arrival, by {@link BatchAnswer}.
+ * knows; or requests with tokens for which there is no room, of which it refuses those that it does not know. Each is
+ * answered, in the order of their arrival, by {@link BatchAnswer}.
  */
-export type BatchMessage = ArrayBuffer | { readonly onlyPendingKeys: ArrayBuffer } | { readonly tokened: ArrayBuffer };
+export type BatchMessage =
+  | ArrayBuffer
+  | { readonly onlyPendingKeys: ArrayBuffer }
+  | { readonly tokened: ArrayBuffer }
+  | { readonly onlyKnownTokens: ArrayBuffer };
 
 /**
  * Shard → front end: that many batches are in the journal; or that many were refused with a code; or, for one batch of

@@ -6,10 +6,10 @@
  * the only one, so nothing is posted without room reserved in it, and room is given back only when the shard has
  * answered or died.
  */
-import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { systemClock, type Clock, type Timer } from '../clock.js';
 import { errorCodes, type ErrorCode } from '../errors.js';
 import type { PairColumns, PendingReply } from '../increment.js';
+import type { AnswerPort } from './answer-port.js';
 import { TOKENED_OUTCOME, type BatchAnswer, type BatchMessage } from './messages.js';
 import { BatchPace } from './batch-pace.js';
 import { OutgoingBatch, tokenedBytes } from './outgoing-batch.js';
@@ -20,34 +20,9 @@ import { OutgoingBatch, tokenedBytes } from './outgoing-batch.js';
  */
 const BATCHES_IN_FLIGHT_MAX = 1;
 
-/** A shard's port as a front end uses it. */
-export interface AnswerPort {
-  /** Calls back with each answer that {@link receive} has not taken. */
-  listen(callback: (answer: BatchAnswer) => void): void;
-  /** The next answer that waits, taken now. */
-  receive(): BatchAnswer | undefined;
-  /** Posts a batch; `buffer` is what it holds, and is the shard's from then on. */
-  post(message: BatchMessage, buffer: ArrayBuffer): void;
-  close(): void;
-}
-
 /** Room in a shard that several front ends take, as the one sees it that gives its part back. */
 export interface ReservedRoom {
   giveBack(pairs: number, bytes: number): void;
-}
-
-/** A MessagePort as a front end uses it. */
-export function answerPort(port: MessagePort): AnswerPort {
-  return {
-    listen: (callback) => port.on('message', callback),
-    receive: () => (receiveMessageOnPort(port) as { message: BatchAnswer } | undefined)?.message,
-    post: (message, buffer) => {
-      port.postMessage(message, [buffer]);
-    },
-    close: () => {
-      port.close();
-    },
-  };
 }
 
 interface BatchInFlight {
@@ -58,7 +33,9 @@ interface BatchInFlight {
 }
 
 /** How a batch goes to the shard. */
-type BatchKind = 'plain' | 'onlyPendingKeys' | 'tokened';
+type BatchKind = 'plain' | 'onlyPendingKeys' | TokenedKind;
+/** How a request with a token goes: to be kept unless it is known, or only to be told what is known of it. */
+type TokenedKind = 'tokened' | 'onlyKnownTokens';
 
 /** One shard as a front end sees it. */
 export class ShardClient {
@@ -67,6 +44,7 @@ export class ShardClient {
   #port: AnswerPort | undefined;
   readonly #plain: OutgoingBatch;
   readonly #tokened: OutgoingBatch;
+  readonly #known: OutgoingBatch;
   readonly #inFlight: BatchInFlight[] = [];
   #inFlightHead = 0;
   #reservedPairs = 0;
@@ -84,6 +62,7 @@ export class ShardClient {
     this.#shared = shared;
     this.#plain = new OutgoingBatch(clock);
     this.#tokened = new OutgoingBatch(clock);
+    this.#known = new OutgoingBatch(clock);
   }
 
   /** Pairs open and in flight: each may become a pending key. */
@@ -107,11 +86,11 @@ export class ShardClient {
 
   /** Requests wait to be posted. */
   get hasOpenBatch(): boolean {
-    return !this.#plain.isEmpty || !this.#tokened.isEmpty;
+    return !this.#plain.isEmpty || !this.#tokened.isEmpty || !this.#known.isEmpty;
   }
 
   get #openRequests(): number {
-    return this.#plain.requests + this.#tokened.requests;
+    return this.#plain.requests + this.#tokened.requests + this.#known.requests;
   }
 
   /** Connects to a started shard. */
@@ -141,6 +120,7 @@ export class ShardClient {
     for (const { replies } of this.#shift(this.batchesInFlight)) settleAll(replies, 'outcome-unknown');
     this.#refuseOpen(this.#plain, 'journal-unavailable');
     this.#refuseOpen(this.#tokened, 'journal-unavailable');
+    this.#refuseOpen(this.#known, 'journal-unavailable');
   }
 
   /** Makes room for `bytes` more bytes of one request, so that its pairs land in one batch. */
@@ -174,15 +154,16 @@ export class ShardClient {
   }
 
   /** Adds a whole request with a token; `pairsBytes` are its pairs' entries. */
-  addTokened(token: string, pairs: PairColumns, reply: PendingReply, pairsBytes: number): void {
+  addTokened(kind: TokenedKind, token: string, pairs: PairColumns, reply: PendingReply, pairsBytes: number): void {
+    const batch = kind === 'tokened' ? this.#tokened : this.#known;
     const bytes = tokenedBytes(token, pairsBytes);
-    if (!this.#tokened.hasRoom(bytes)) {
-      this.#post('tokened');
-      this.#tokened.hasRoom(bytes);
+    if (!batch.hasRoom(bytes)) {
+      this.#post(kind);
+      batch.hasRoom(bytes);
     }
-    this.#tokened.writeToken(token, pairsBytes);
-    for (let row = 0; row < pairs.count; row += 1) this.#tokened.write(pairs, row);
-    this.#tokened.finish(reply);
+    batch.writeToken(token, pairsBytes);
+    for (let row = 0; row < pairs.count; row += 1) batch.write(pairs, row);
+    batch.finish(reply);
     this.#reservedPairs += pairs.count;
     this.#reservedBytes += bytes;
   }
@@ -205,12 +186,13 @@ export class ShardClient {
     this.#pace.posted(nowMs);
     this.#post('plain');
     this.#post('tokened');
+    this.#post('onlyKnownTokens');
   }
 
   /** Answers requests whose batch was posted before `beforeMs` (ms since 1970); their room stays taken. */
   expire(beforeMs: number): void {
     // What was never posted is not counted, and leaves nothing behind.
-    for (const batch of [this.#plain, this.#tokened]) {
+    for (const batch of [this.#plain, this.#tokened, this.#known]) {
       if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
     }
     for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
@@ -223,15 +205,19 @@ export class ShardClient {
   }
 
   #post(kind: BatchKind): void {
-    const open = kind === 'tokened' ? this.#tokened : this.#plain;
+    const open = this.#batchOf(kind);
     if (open.isEmpty) return;
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
     const sentAtMs = this.#clock.now();
     const { buffer, replies, pairs, bytes } = open.take(sentAtMs);
     this.#inFlight.push({ replies, pairs, bytes, sentAtMs });
-    if (kind === 'plain') port.post(buffer, buffer);
-    else port.post(kind === 'tokened' ? { tokened: buffer } : { onlyPendingKeys: buffer }, buffer);
+    port.post(messageOf(kind, buffer), buffer);
+  }
+
+  #batchOf(kind: BatchKind): OutgoingBatch {
+    if (kind === 'tokened') return this.#tokened;
+    return kind === 'onlyKnownTokens' ? this.#known : this.#plain;
   }
 
   #take(answer: BatchAnswer): void {
@@ -274,6 +260,19 @@ export class ShardClient {
     this.#reservedPairs -= pairs;
     this.#reservedBytes -= bytes;
     this.#shared?.giveBack(pairs, bytes);
+  }
+}
+
+function messageOf(kind: BatchKind, buffer: ArrayBuffer): BatchMessage {
+  switch (kind) {
+    case 'plain':
+      return buffer;
+    case 'onlyPendingKeys':
+      return { onlyPendingKeys: buffer };
+    case 'tokened':
+      return { tokened: buffer };
+    case 'onlyKnownTokens':
+      return { onlyKnownTokens: buffer };
   }
 }
 

@@ -128,13 +128,15 @@ export class ShardRouter implements IncrementReceiver {
     const shard = shardOfHash(hashToken(token), this.#clients.length);
     const bytes = tokenedBytes(token, pairsBytes);
     this.#shared?.take(shard, pairs.count, bytes);
-    const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfTokened(pairs.count, bytes);
+    const refusal = this.#refusalOfWindow(shard, bytes);
     if (refusal !== undefined) {
       this.#shared?.giveBack(shard, pairs.count, bytes);
       return refusal;
     }
+    // A replay needs no room: where there is none, the shard still answers what it knows, and refuses the rest.
+    const hasRoom = (this.#refusalOfJournal(shard, bytes) ?? this.#refusalOfTokened(pairs.count, bytes)) === undefined;
     const client = this.#clients[shard] as ShardClient;
-    client.addTokened(token, pairs, reply, pairsBytes);
+    client.addTokened(hasRoom ? 'tokened' : 'onlyKnownTokens', token, pairs, reply, pairsBytes);
     if (client.needsTurnEnd) this.#scheduleTurnEnd();
     return undefined;
   }
@@ -234,17 +236,25 @@ export class ShardRouter implements IncrementReceiver {
 
   /** Why this shard cannot take `bytes` more now, bounds of the whole node aside. */
   #refusalOf(shard: number, bytes: number): ErrorCode | undefined {
+    return this.#refusalOfWindow(shard, bytes) ?? this.#refusalOfJournal(shard, bytes);
+  }
+
+  /** Why nothing of `bytes` can be sent to this shard now, be it kept or not. */
+  #refusalOfWindow(shard: number, bytes: number): ErrorCode | undefined {
     const door = this.#doors[shard] as ShardDoor;
     if (door !== 'open') return door;
     const client = this.#clients[shard] as ShardClient;
-    const reserved = client.reservedBytes + bytes;
     // An empty window takes a request of any size, since no later moment would be better.
-    if (reserved > this.#limits.windowBytesMax && client.reservedBytes > 0) return 'overloaded';
+    const isFull = client.reservedBytes > 0 && client.reservedBytes + bytes > this.#limits.windowBytesMax;
+    return isFull ? 'overloaded' : undefined;
+  }
+
+  #refusalOfJournal(shard: number, bytes: number): ErrorCode | undefined {
+    const reserved = (this.#clients[shard] as ShardClient).reservedBytes + bytes;
     // What is shared has these bytes already, and is read before the gauge.
     const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
     const journaled = (this.#gauges[shard] as Float64Array)[GAUGE.journalBytes] as number;
-    if (journaled + reservedByAll > this.#limits.journalBytesMax) return 'overloaded';
-    return undefined;
+    return journaled + reservedByAll > this.#limits.journalBytesMax ? 'overloaded' : undefined;
   }
 
   /** Keys that may come to be pending with `count` more. */

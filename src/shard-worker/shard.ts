@@ -121,6 +121,10 @@ export class Shard implements GroupTarget {
     return this.#tokens.admit(token, digest);
   }
 
+  lookToken(token: string, digest: Uint8Array): KnownToken {
+    return this.#tokens.look(token, digest);
+  }
+
   endGroup(durable: boolean): void {
     this.#tokens.endGroup(durable);
   }

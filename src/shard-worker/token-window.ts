@@ -61,24 +61,29 @@ export class TokenWindow {
   #old = new Generation();
   readonly #group = new Set<string>();
 
+  /** Looks a token up. */
+  look(token: string, digest: Uint8Array): KnownToken {
+    let known = this.#young.look(token, digest);
+    if (known === 'absent') known = this.#old.look(token, digest);
+    if (known === 'absent') return 'new';
+    if (known === 'other') return 'mismatch';
+    return this.#group.has(token) ? 'in-group' : 'replay';
+  }
+
   /**
    * Looks a token up and, where it is new, remembers it as part of the group that is being gathered. `digest` has
    * {@link DIGEST_BYTES} bytes.
    */
   admit(token: string, digest: Uint8Array): KnownToken {
-    let known = this.#young.look(token, digest);
-    if (known === 'absent') known = this.#old.look(token, digest);
-    if (known === 'absent') {
-      if (this.#young.isFull) {
-        this.#old = this.#young;
-        this.#young = new Generation();
-      }
-      this.#young.add(token, digest);
-      this.#group.add(token);
-      return 'new';
+    const known = this.look(token, digest);
+    if (known !== 'new') return known;
+    if (this.#young.isFull) {
+      this.#old = this.#young;
+      this.#young = new Generation();
     }
-    if (known === 'other') return 'mismatch';
-    return this.#group.has(token) ? 'in-group' : 'replay';
+    this.#young.add(token, digest);
+    this.#group.add(token);
+    return known;
   }
 
   /** The group is durable, or it is not: then its tokens are forgotten, so that a retry is journaled anew. */

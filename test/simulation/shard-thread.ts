@@ -6,7 +6,7 @@ import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterError, JournalError } from '#product/errors.js';
 import type { BatchPort } from '#product/shard-worker/batch-port.js';
-import { GroupCommit } from '#product/shard-worker/group-commit.js';
+import { bufferOf, GroupCommit } from '#product/shard-worker/group-commit.js';
 import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
 import {
   TOKENED_OUTCOME,
@@ -157,8 +157,7 @@ export class ShardThread {
 
   #port(batches: Channel<BatchMessage>, answers: Channel<BatchAnswer>): BatchPort {
     const take = (message: BatchMessage): BatchMessage => {
-      if (message instanceof ArrayBuffer) this.#posted.push(message);
-      else this.#posted.push('tokened' in message ? message.tokened : message.onlyPendingKeys);
+      this.#posted.push(bufferOf(message));
       return message;
     };
     return {

@@ -43,6 +43,7 @@ const layers: readonly (readonly string[])[] = [
   ],
   ['shard-worker/shard-database'],
   [
+    'shard-worker/answer-port',
     'shard-worker/batch-pace',
     'shard-worker/outgoing-batch',
     'shard-worker/shard-router',
@@ -92,6 +93,7 @@ const mainThread = [
   'counter-node',
   'node-database',
   'http/',
+  'shard-worker/answer-port',
   'shard-worker/shard-router',
   'shard-worker/batch-pace',
   'shard-worker/outgoing-batch',

@@ -204,6 +204,26 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('refused', 1n);
     },
 
+    'the same again, while bounds refuse new requests': async () => {
+      await flush();
+      const token = newToken();
+      assertNew(await withToken(token, { 'known-full': 1 }));
+      assertCreated(await increment(node.url, keys('full', KEYS_MAX - 1)));
+      assertProblem(await withToken(newToken(), { 'known-full': 1 }), 'overloaded');
+      const answers = await Promise.all(Array.from({ length: 20 }, () => withToken(token, { 'known-full': 1 })));
+      for (const answer of answers) assertReplayed(answer);
+      await assertSum('known-full', 1n);
+    },
+
+    'another content with the token, while bounds refuse new requests': async () => {
+      await flush();
+      const token = newToken();
+      assertNew(await withToken(token, { 'other-full': 1 }));
+      assertCreated(await increment(node.url, keys('full', KEYS_MAX - 1)));
+      assertProblem(await withToken(token, { 'other-full': 2 }), 'idempotency-mismatch');
+      await assertSum('other-full', 1n);
+    },
+
     'an answer `outcome-unknown`, then the same again until it is 202': () =>
       withServer({ ACK_TIMEOUT_MS: '10', MAX_PENDING_KEYS: '1000000' }, async (hasty) => {
         const body = keys('unknown', 20_000);

@@ -5,7 +5,8 @@ import { MessageChannel } from 'node:worker_threads';
 import type { ErrorCode } from '#product/errors.js';
 import { IncrementBodyScanner } from '#product/http/increment-body.js';
 import { makeGauges, PAIR_HEADER_BYTES } from '#product/shard-worker/messages.js';
-import { answerPort, ShardClient } from '#product/shard-worker/shard-client.js';
+import { answerPort } from '#product/shard-worker/answer-port.js';
+import { ShardClient } from '#product/shard-worker/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/shard-router.js';
 
 const KEY = 'k'.repeat(86);
