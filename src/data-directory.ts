@@ -8,6 +8,7 @@ import { randomUUID } from 'node:crypto';
 import {
   closeSync,
   constants,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -36,7 +37,7 @@ const nodeIdPattern = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
  */
 export function acquireDataDirectory(dataDir: string): DataDirectory {
   const lock = orRefuse(`The data directory ${dataDir} cannot be used`, () => {
-    mkdirSync(dataDir, { recursive: true, mode: 0o750 });
+    makeDirectory(dataDir);
     return openSync(path.join(dataDir, 'lock'), constants.O_RDWR | constants.O_CREAT, 0o640);
   });
   let held = true;
@@ -78,6 +79,18 @@ export function makeNodeId(dataDir: string): string {
     }
   });
   return nodeId;
+}
+
+/** One directory after the other: where none can be made, as below /proc, the recursive mkdir of Node 20 never returns. */
+function makeDirectory(directory: string): void {
+  if (existsSync(directory)) return;
+  makeDirectory(path.dirname(directory));
+  try {
+    mkdirSync(directory, { mode: 0o750 });
+  } catch (error) {
+    // Another start was faster.
+    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+  }
 }
 
 function readNodeId(dataDir: string): string | undefined {

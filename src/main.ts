@@ -14,12 +14,18 @@ import { ServerProcess } from './server-process.js';
 const SAME_SIGNAL_MS = 1000;
 
 function run(): void {
-  if (process.argv.includes('--help') || process.argv.includes('-h')) {
+  const [argument] = process.argv.slice(2);
+  if (argument === '--help' || argument === '-h') {
     process.stdout.write(`${configHelp()}\n`);
     return;
   }
   let config: Config;
   try {
+    if (argument !== undefined) {
+      throw new StartError([
+        `The argument "${argument}" is unknown: the server is configured by its environment, see --help.`,
+      ]);
+    }
     config = readConfig(process.env);
   } catch (error) {
     endWithProblems(error);

@@ -244,6 +244,8 @@ export class ServerProcess {
     this.#frontEnds?.setGate('journal-unavailable');
     process.stderr.write(`summing-counters: ${reason}\n`);
     this.#logger.error({}, reason);
+    const { pending } = conservation(this.#gauges, this.#config.shards);
+    if (pending > 0) this.#logger.error({ pending }, this.#fateOf(pending));
     this.#state = 'ended';
     const finish = (): void => {
       this.#exit(exitCode);

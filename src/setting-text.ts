@@ -69,6 +69,7 @@ export const databaseUrl: TextReader = (text) => {
   if (!URL.canParse(url)) {
     return { problem: `is not a URL that can be read; special characters must be percent-encoded in ${expected}.` };
   }
+  if (new URL(url).port === '0') return { problem: `has the port 0, which no database listens on: ${expected}.` };
   return { value: url };
 };
 
@@ -77,17 +78,25 @@ const tokenPattern = /^[A-Za-z0-9._~+/-]+=*$/;
 const tokenScopes = ['write', 'read', 'admin'];
 
 /** `SCOPE:TOKEN` pairs separated by commas or white space. Problems name an entry by its number, never by its text. */
-export const authTokenList: TextReader = (text) => tokenReading(text.split(/[\s,]+/).filter((entry) => entry !== ''));
+export const authTokenList: TextReader = (text) => {
+  const entries = tokenEntries(text);
+  // Separators alone are what a template leaves of variables that were empty: nobody means an open server by that.
+  return entries.length === 0 ? { problem: 'must hold at least one SCOPE:TOKEN.' } : tokenReading(entries);
+};
 
 /** The same from a file, one entry a line; from `#` to the end of a line is a comment. */
 export const authTokenFile: TextReader = (path) => {
   const content = fileContent(resolve(path));
   if ('problem' in content) return content;
-  const reading = authTokenList(content.text.replaceAll(/#.*$/gm, ''));
-  return 'value' in reading && Array.isArray(reading.value) && reading.value.length === 0
+  const entries = tokenEntries(content.text.replaceAll(/#.*$/gm, ''));
+  return entries.length === 0
     ? { problem: `is "${path}", which must hold at least one SCOPE:TOKEN.` }
-    : reading;
+    : tokenReading(entries);
 };
+
+function tokenEntries(text: string): readonly string[] {
+  return text.split(/[\s,]+/).filter((entry) => entry !== '');
+}
 
 function tokenReading(entries: readonly string[]): Reading {
   const tokens = [];

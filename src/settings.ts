@@ -43,7 +43,7 @@ export const settings = {
   port: { variable: 'PORT', fallback: '3333', meaning: 'port to listen on; 0 takes any free one', read: wholeNumber },
   databaseUrl: {
     variable: 'DATABASE_URL',
-    fallbackShown: 'embedded',
+    fallbackShown: 'none',
     meaning:
       'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://; a node opens 2 × SHARDS + 2 connections at ' +
       'most (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable from this machine only',

@@ -235,8 +235,13 @@ export class CounterStore {
       const checkpoints = parseCheckpoints(rows[0]?.checkpoints ?? []);
       batch.forEach((read, index) => {
         const row = rows[index];
-        if (row === undefined) read.reject(unavailable(new Error('a read was answered without its row')));
-        else read.resolve(committedCounter(row, checkpoints));
+        try {
+          if (row === undefined) throw unavailable(new Error('a read was answered without its row'));
+          read.resolve(committedCounter(row, checkpoints));
+        } catch (error) {
+          // Its neighbours are answered.
+          read.reject(error instanceof CounterError ? error : unavailable(error));
+        }
       });
     } catch (error) {
       // A key that PostgreSQL does not take (the door lets none through) must not fail its neighbours.
@@ -249,8 +254,12 @@ export class CounterStore {
   }
 }
 
-/** An integer as PostgreSQL prints a numeric, exactly. */
+/**
+ * An integer as PostgreSQL prints a numeric, exactly. Throws CounterError `internal-error` where it is none: another writer
+ * of the table has put NaN or an infinity there, which is no sum that anybody could be told.
+ */
 export function parseSum(text: string): Sum {
+  if (!/^-?\d+$/.test(text)) throw new CounterError('internal-error', `The table holds ${text} for the counter's sum.`);
   const sum = Number(text);
   return sum <= AMOUNT_MAX && sum >= -AMOUNT_MAX ? sum : BigInt(text);
 }

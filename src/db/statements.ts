@@ -247,11 +247,12 @@ select key, amount, now() from sums order by key collate "C"
 on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;
 
 /**
- * $1 keys text[], $2 streams uuid[]. One statement, so one snapshot: the committed counters in the order of the keys, and
+ * $1 keys text[], $2 streams uuid[]. Sums are truncated for whoever else writes the table: ours are integers. One
+ * statement, so one snapshot: the committed counters in the order of the keys, and
  * in each row the checkpoints of the streams as "stream epoch lsn".
  */
 export const READ_COUNTERS = `
-select c.sum::text as sum, c.updated_at,
+select trunc(c.sum)::text as sum, c.updated_at,
        (select array_agg(concat_ws(' ', j.stream, j.epoch, j.lsn)) from journal_checkpoints j where j.stream = any($2::uuid[])) as checkpoints
 from unnest($1::text[]) with ordinality q(key, position)
 left join lateral (select sum, updated_at from counters where counters.key = q.key offset 0) c on true
@@ -259,8 +260,8 @@ order by q.position`;
 
 /** $1 rows at most, $2 the least key. In bytewise order, by the primary key's index. */
 export const LIST_COUNTERS = `
-select key, sum::text as sum, updated_at from counters where key >= $2 order by key limit $1`;
+select key, trunc(sum)::text as sum, updated_at from counters where key >= $2 order by key limit $1`;
 
 /** As {@link LIST_COUNTERS}, and $3 the key that all are below. */
 export const LIST_COUNTERS_BELOW = `
-select key, sum::text as sum, updated_at from counters where key >= $2 and key < $3 order by key limit $1`;
+select key, trunc(sum)::text as sum, updated_at from counters where key >= $2 and key < $3 order by key limit $1`;

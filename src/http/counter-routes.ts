@@ -61,7 +61,7 @@ async function read(operations: CounterOperations, key: Uint8Array): Promise<Cou
 }
 
 function unknownCounter(): CounterError {
-  return new CounterError('unknown-counter', 'No increment of this key was ever counted.');
+  return new CounterError('unknown-counter', 'This key was never counted, or its counter was removed.');
 }
 
 function text(key: Uint8Array): string {

@@ -24,6 +24,7 @@ const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
   'idempotency-mismatch': 'The token was used with other content, which stays counted. This request was not counted.',
   'outcome-unknown': 'Some of the request may have been counted. A retry may count it again.',
 };
+const UNKNOWN_WITH_TOKEN = 'The request may have been counted. A retry with the same Idempotency-Key counts it once.';
 
 /** Limits of a body. */
 export interface IncrementLimits {
@@ -60,6 +61,8 @@ export class IncrementRoute {
   readonly #receiver: IncrementReceiver;
   readonly #scanner: IncrementBodyScanner;
   readonly #bodyBytesMax: number;
+  /** Digits of that: a shorter length needs no closer look. */
+  readonly #lengthDigits: number;
   readonly #bodyMemory: BodyMemory;
   /** Why increments are refused before their body is read; undefined while they are taken. */
   gate: ErrorCode | undefined = 'starting';
@@ -72,6 +75,7 @@ export class IncrementRoute {
     this.#receiver = receiver;
     this.#scanner = new IncrementBodyScanner({ keyBytesMax: limits.keyBytesMax });
     this.#bodyBytesMax = limits.bodyBytesMax;
+    this.#lengthDigits = String(limits.bodyBytesMax).length;
     this.#bodyMemory = new BodyMemory(limits.gatheredBytesMax);
   }
 
@@ -106,7 +110,7 @@ export class IncrementRoute {
       return true;
     }
     const encoding = req.getHeader(HEADER.contentEncoding);
-    if (encoding !== '' && encoding.trim().toLowerCase() !== 'identity') {
+    if (encoding !== '' && !isIdentity(req, encoding)) {
       refuse(res, 'unsupported-encoding', 'Only the identity content encoding is understood.');
       return true;
     }
@@ -115,7 +119,7 @@ export class IncrementRoute {
       return true;
     }
     const length = req.getHeader(HEADER.contentLength);
-    if (length.length > 3 && Number(length) > this.#bodyBytesMax) {
+    if (length.length >= this.#lengthDigits && Number(length) > this.#bodyBytesMax) {
       this.#refuseTooLarge(res, Number(length) > DISCARD_FACTOR * this.#bodyBytesMax);
       return true;
     }
@@ -216,7 +220,12 @@ class IncrementReply implements PendingReply {
     if (refusal === undefined) {
       corked = res;
       res.cork(replayed ? writeReplayed : writeCreated);
-    } else refuse(res, refusal, REFUSAL_DETAILS[refusal] ?? 'The request was refused.');
+    } else refuse(res, refusal, this.#detailOf(refusal));
+  }
+
+  #detailOf(refusal: ErrorCode): string {
+    if (refusal === 'outcome-unknown' && this.token !== '') return UNKNOWN_WITH_TOKEN;
+    return REFUSAL_DETAILS[refusal] ?? 'The request was refused.';
   }
 
   /** Answers with an error of the catalogue. */
@@ -242,6 +251,15 @@ class IncrementReply implements PendingReply {
     this.#route.inFlight -= 1;
     return true;
   }
+}
+
+/** Whether every Content-Encoding of the head says identity; `first` is what the first one says. */
+function isIdentity(req: HttpRequest, first: string): boolean {
+  const values = [first];
+  req.forEach((name, value) => {
+    if (name === 'content-encoding') values.push(value);
+  });
+  return values.every((value) => value.split(',').every((coding) => coding.trim().toLowerCase() === 'identity'));
 }
 
 function refuse(res: HttpResponse, code: ErrorCode, detail: string): void {

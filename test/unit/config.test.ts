@@ -300,6 +300,12 @@ describe('access tokens', () => {
     const nothing = file('nothing', '# nobody\n');
     assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: nothing }), /must hold at least one SCOPE:TOKEN\.$/);
   });
+
+  test('that are nothing but separators are a mistake, not an open server', () => {
+    for (const AUTH_TOKENS of [',', ' , ,', ',\n,']) {
+      assert.match(onlyProblemOf({ AUTH_TOKENS }), /^AUTH_TOKENS must hold at least one SCOPE:TOKEN\.$/);
+    }
+  });
 });
 
 describe('TLS', () => {

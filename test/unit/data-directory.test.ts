@@ -34,6 +34,18 @@ test('a data directory is made where it is missing, and keeps its node id', (t) 
   third.release();
 });
 
+test(
+  'a data directory that cannot be made is refused in one sentence, at once',
+  { skip: process.platform !== 'linux' },
+  (t) => {
+    const file = join(temporaryPath(t), 'file');
+    writeFileSync(file, '');
+    for (const dataDir of ['/proc/summing-counters', '/proc/deep/summing-counters', join(file, 'data')]) {
+      assert.throws(() => acquireDataDirectory(dataDir), isRefusal(/^The data directory .* cannot be used: /));
+    }
+  },
+);
+
 test('a data directory that is held is refused in one sentence, within a process', (t) => {
   const dataDir = temporaryPath(t);
   const held = acquireDataDirectory(dataDir);

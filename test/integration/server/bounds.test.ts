@@ -7,6 +7,7 @@ import { counterOf, sumOf } from '../../support/counters.js';
 import { increment, send, type Answer } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
+import { RawConnection } from '../../support/raw-connection.js';
 import { SuiteServer } from '../../support/suite-server.js';
 
 const NEVER_MS = '3600000';
@@ -133,6 +134,19 @@ for (const shards of [1, 3]) {
     });
   });
 }
+
+describe('MAX_BODY_BYTES of three digits', () => {
+  const node = new SuiteServer({ MAX_BODY_BYTES: '200' });
+
+  test('a longer Content-Length is 413 before the body comes, whatever its number of digits', async () => {
+    for (const length of [201, 999, 1000]) {
+      const connection = await RawConnection.open(node.url);
+      await connection.write(`POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: ${length}\r\n\r\n`);
+      assert.equal((await connection.answer()).status, 413);
+      connection.close();
+    }
+  });
+});
 
 describe('MAX_PENDING_BYTES', () => {
   const bodyBytesMax = 1024;

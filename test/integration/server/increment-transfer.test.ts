@@ -79,6 +79,17 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'encoded'), 3n);
   });
 
+  test('every one of several Content-Encoding lines must be identity', () =>
+    withConnection(async (connection) => {
+      const request = (...encodings: readonly string[]): string =>
+        head('Content-Length: 11', ...encodings.map((encoding) => `Content-Encoding: ${encoding}`)) + '{"lines":1}';
+      await connection.write(request('identity', 'gzip'));
+      assertRawProblem(await connection.answer(), 'unsupported-encoding');
+      await connection.write(request('identity', 'identity'));
+      assert.equal((await connection.answer()).status, 202);
+      assert.equal(await sumOf(node.url, 'lines'), 1n);
+    }));
+
   test('an empty Idempotency-Key is as good as none', async () => {
     for (const token of ['', ' ']) {
       assertCreated(await increment(node.url, { untokened: 1 }, { headers: { 'idempotency-key': token } }));

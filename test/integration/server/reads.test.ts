@@ -292,4 +292,26 @@ describe('reads', () => {
     await flush();
     await eventually('both are in the table', async () => (await node.table()).get('shared') === 11n);
   });
+
+  test('what another writer stores beside integers is read without its fraction, and is an error where it is no number', async () => {
+    const values = [
+      ['foreign:scale', '12345678901234567890.0'],
+      ['foreign:fraction', '-1.9'],
+      ['foreign:nan', 'NaN'],
+    ] as const;
+    for (const [key, value] of values) {
+      await node.execute(`insert into counters (key, sum) values ('${key}', '${value}')`);
+    }
+    assertCreated(await increment(node.url, { 'foreign:ours': 4 }));
+    await flush();
+    const sums = values.map(async ([key]) => (await send(node.url, `/key_sum?name=${key}`)).body);
+    const [scale, fraction, nan] = await Promise.all(sums);
+    assert.deepEqual([scale, fraction], ['12345678901234567890', '-1']);
+    assertProblem({ ...(await send(node.url, '/key_sum?name=foreign:nan')), body: nan ?? '' }, 'internal-error');
+    assert.equal((await send(node.url, '/key_sum?name=foreign:ours')).body, '4');
+    await node.execute(`delete from counters where key = 'foreign:nan'`);
+    const page = await send(node.url, '/counters?prefix=foreign:');
+    const listed = [...page.body.matchAll(/"sum":([^,]*)/g)].map(([, sum]) => sum);
+    assert.deepEqual(listed, ['-1', '4', '12345678901234567890']);
+  });
 });

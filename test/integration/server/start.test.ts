@@ -43,6 +43,13 @@ describe('the start', { concurrency: 2 }, () => {
     }
   });
 
+  test('an argument that is not known ends it with 78, before anything is made', async () => {
+    for (const args of [['--port=80'], ['serve'], ['--verbose', '--help']]) {
+      const { code, out } = await run([MAIN, ...args]);
+      assert.deepEqual([code, out], [78, '']);
+    }
+  });
+
   test('invalid values are all listed, then it ends with 78', () =>
     withServer(
       {
