@@ -6,6 +6,7 @@
  */
 import pg from 'pg';
 import { StartError } from '../errors.js';
+import { errorCode, isStatementRefused } from './database-errors.js';
 import { CONNECT_SETTINGS } from './statements.js';
 
 /** Where the database is, parsed from DATABASE_URL. The password is in `url` only; log {@link describeTarget}. */
@@ -50,6 +51,9 @@ export interface Statement {
 const CONNECT_TIMEOUT_MS = 5_000;
 const QUERY_TIMEOUT_MS = 40_000;
 const KEEP_ALIVE_DELAY_MS = 10_000;
+/** A session that has refused so many statements in a row is given up: what it refuses them for may be its own state. */
+const REFUSALS_MAX = 5;
+const READ_ONLY_TRANSACTION = '25006';
 
 /** Parses DATABASE_URL. Throws StartError with one sentence that does not hold the password. */
 export function parseDatabaseUrl(url: string): DatabaseTarget {
@@ -117,6 +121,7 @@ export class DatabaseConnection {
   readonly #client: pg.Client;
   readonly #lostCallbacks: ((error: Error) => void)[] = [];
   #lost: Error | undefined;
+  #refusals = 0;
 
   constructor(client: pg.Client) {
     this.#client = client;
@@ -137,7 +142,8 @@ export class DatabaseConnection {
 
   /**
    * Runs one statement. Rejects with the error of pg. After a timeout of ours the session is closed, because the reply
-   * may still come.
+   * may still come; and so is one that takes no writes, or refuses everything: after a failover it may be the only one
+   * left that ends at the old primary, or that was made while the database was read-only.
    */
   async query<Row extends pg.QueryResultRow>(statement: Statement): Promise<Row[]> {
     const { timeoutMs, values, ...rest } = statement;
@@ -147,11 +153,19 @@ export class DatabaseConnection {
       ...(timeoutMs === undefined ? {} : { query_timeout: timeoutMs }),
     };
     try {
-      return (await this.#client.query<Row>(config)).rows;
+      const { rows } = await this.#client.query<Row>(config);
+      this.#refusals = 0;
+      return rows;
     } catch (error) {
       if (error instanceof Error && error.message === 'Query read timeout') this.destroy();
+      if (isStatementRefused(error)) this.#noticeRefusal(errorCode(error));
       throw error;
     }
+  }
+
+  #noticeRefusal(sqlState: string): void {
+    this.#refusals += 1;
+    if (sqlState === READ_ONLY_TRANSACTION || this.#refusals >= REFUSALS_MAX) this.destroy();
   }
 
   /** Says goodbye; waits for the socket to close, for a second at most. */

@@ -162,6 +162,12 @@ export class CounterStore {
       connection.destroy();
       return;
     }
+    if (connection.server.inRecovery) {
+      // A failover has not reached everybody yet: a standby may be behind, and a session at the old primary would stay.
+      connection.destroy();
+      this.#failed(new Error('the database is a standby'));
+      return;
+    }
     this.#backoffMs = BACKOFF_MIN_MS;
     this.#state = { kind: 'ready', connection, reading: false };
     connection.onLost(() => {

@@ -70,10 +70,12 @@ export async function migrate(connection: DatabaseConnection): Promise<Migration
     return await migrateOnce(connection);
   } catch (error) {
     if (!connection.lost) await connection.query({ text: 'rollback' });
-    if (error instanceof StartError || connection.lost) throw error;
+    // The session of a database that takes no writes is given up with the refusal.
+    const isReadOnly = errorCode(error) === '25006';
+    if (error instanceof StartError || (connection.lost && !isReadOnly)) throw error;
     const kind = classifyDatabaseError(error);
     if (kind === 'unreachable') throw error;
-    if (kind === 'retry' && errorCode(error) !== '25006') throw await busy(connection, error);
+    if (kind === 'retry' && !isReadOnly) throw await busy(connection, error);
     throw new StartError(
       [`The database cannot be migrated: ${error instanceof Error ? error.message : String(error)}.`],
       { cause: error },

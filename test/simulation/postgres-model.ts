@@ -246,8 +246,13 @@ export class PostgresModel {
       return;
     }
     this.#scheduler.after(this.#latency(), execution.session.life, () => {
-      if ('refusal' in step) execution.session.settle(() => execution.reject(step.refusal));
-      else execution.session.settle(() => execution.resolve(step.rows));
+      if (!('refusal' in step)) {
+        execution.session.settle(() => execution.resolve(step.rows));
+        return;
+      }
+      execution.session.settle(() => execution.reject(step.refusal));
+      // As a DatabaseConnection that takes no writes is.
+      if (step.refusal.code === '25006') execution.session.lose();
     });
   }
 

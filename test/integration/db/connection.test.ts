@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { classifyDatabaseError } from '#product/db/database-errors.js';
+import { classifyDatabaseError, errorCode } from '#product/db/database-errors.js';
 import { connectTo, createTestDatabase } from '../../support/database.js';
 
 async function withDatabase(body: (url: string) => Promise<void>): Promise<void> {
@@ -105,4 +105,28 @@ test('an unknown database and a wrong role are refused', async () => {
 test('a host name that does not exist is unreachable', async () => {
   const url = 'postgres://u:p@no-such-host.invalid/d';
   await assert.rejects(connectTo(url), (error) => classifyDatabaseError(error) === 'unreachable');
+});
+
+test('a session that takes no writes is given up with its first refusal, any other one after five in a row', async () => {
+  await withDatabase(async (url) => {
+    const connection = await connectTo(url);
+    const refused = async (sqlState: string, text: string): Promise<void> => {
+      await assert.rejects(connection.query({ text }), (error) => errorCode(error) === sqlState);
+    };
+    for (let refusals = 0; refusals < 4; refusals += 1) await refused('42P01', 'select from nowhere');
+    await connection.query({ text: 'select 1' });
+    for (let refusals = 0; refusals < 5; refusals += 1) {
+      assert.equal(connection.lost, false);
+      await refused('42P01', 'select from nowhere');
+    }
+    assert.equal(connection.lost, true);
+    await connection.close();
+
+    const readOnly = await connectTo(url);
+    await readOnly.query({ text: 'set default_transaction_read_only = on' });
+    const write = readOnly.query({ text: 'create table written (n int)' });
+    await assert.rejects(write, (error) => errorCode(error) === '25006');
+    assert.equal(readOnly.lost, true);
+    await readOnly.close();
+  });
 });

@@ -290,3 +290,10 @@ test('the migrate command ends with 78 where it is refused and with 75 where nob
   assert.equal(runMigrateCommand({ DATABASE_URL: 'postgres://u@127.0.0.1:1/d' }).status, 75);
   assert.equal(runMigrateCommand({}).status, 78);
 });
+
+test('a database that takes no writes ends the start with one sentence', async () => {
+  await withDatabase(async (connection) => {
+    await connection.query({ text: 'set default_transaction_read_only = on' });
+    await assert.rejects(migrate(connection), startErrorSaying(/read-only transaction/));
+  });
+});

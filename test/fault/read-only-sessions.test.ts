@@ -1,0 +1,57 @@
+/**
+ * A failover in the middle of which every session of the node is made anew while the database takes no writes: at the
+ * demoted server, or at one that is still read-only. Only new sessions can write afterwards.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { committedSums } from '../support/suite-server.js';
+import { runStatements } from '../support/database-connection.js';
+import { connectTo, createTestDatabase } from '../support/database.js';
+import { eventually } from '../support/eventually.js';
+import { increment, send } from '../support/http.js';
+import { assertCreated } from '../support/problem.js';
+
+/** A first flush after an outage starts within 5 s; the rest is the machine's. */
+const FLUSH_MS = 8_000;
+
+test('sessions that were made while the database was read-only are replaced once it takes writes again', async () => {
+  const database = await createTestDatabase();
+  const name = new URL(database.url).pathname.slice(1);
+  const administrator = await connectTo(database.url, 'administrator');
+  const node = await CountedNode.make('read-only', {
+    databaseUrl: database.url,
+    env: { SHARDS: '1', FLUSH_INTERVAL_MS: '200' },
+  });
+  try {
+    const server = await node.start();
+    assertCreated(await increment(node.url, { kept: 1, removed: 5 }));
+    await node.flush();
+    await runStatements(database.url, `alter database ${name} set default_transaction_read_only = on`);
+    await administrator.query({
+      text: `select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name like 'summing-counters %'`,
+    });
+    assertCreated(await increment(node.url, { kept: 1 }));
+    await server.waitFor('"msg":"The database is away');
+    await eventually('all sessions were made anew', async () => {
+      const [row] = await administrator.query<{ count: number }>({
+        text: `select count(distinct application_name)::int as count from pg_stat_activity
+               where datname = current_database() and application_name like 'summing-counters %'`,
+      });
+      return row?.count === 3;
+    });
+    await administrator.query({ text: `alter database ${name} reset default_transaction_read_only` });
+    await eventually('the flush', async () => (await committedSums(database.url)).get('kept') === 2n, FLUSH_MS);
+    // Nothing but a refusal tells a session of removals that it is of no use any more.
+    const remove = (): ReturnType<typeof send> => send(node.url, '/counters/removed', { method: 'DELETE' });
+    const first = await remove();
+    const answer = first.status === 503 ? await remove() : first;
+    assert.equal(answer.body, '{"key":"removed","sum":5}');
+    assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+  } finally {
+    await administrator.close();
+    await node.dispose();
+    await database.drop();
+  }
+});
