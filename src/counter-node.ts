@@ -5,7 +5,6 @@
  * so both are of one snapshot; the shards add what they hold above those checkpoints. Where a shard has meanwhile let go
  * of sums above them, the snapshot is too old, and the read is made again.
  */
-import { randomUUID } from 'node:crypto';
 import { listCounters } from './db/counter-list.js';
 import type { CounterStore } from './db/counter-store.js';
 import type { ResetStore } from './db/reset-store.js';
@@ -80,7 +79,7 @@ export class CounterNode implements CounterOperations {
     await this.flush();
     this.#resets += 1;
     try {
-      return await resets.reset(id ?? randomUUID(), key);
+      return await resets.reset(id, key);
     } finally {
       this.#resets += 1;
     }

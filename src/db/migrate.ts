@@ -10,6 +10,7 @@ import { prepareCountersTable } from './counters-table.js';
 import { classifyDatabaseError, errorCode } from './database-errors.js';
 import { initialMigration } from './migrations/0001-initial.js';
 import { claimsMigration } from './migrations/0002-claims.js';
+import { removalsOfNothingMigration } from './migrations/0003-removals-of-nothing.js';
 import type { Migration } from './migrations/migration.js';
 import { DATABASE_ID } from './statements.js';
 
@@ -23,7 +24,7 @@ export interface MigrationResult {
   readonly warnings: readonly string[];
 }
 
-const migrations: readonly Migration[] = [initialMigration, claimsMigration];
+const migrations: readonly Migration[] = [initialMigration, claimsMigration, removalsOfNothingMigration];
 
 const VERSION_MIN = 130_000;
 /** Any constant that no other application is likely to use: "summing" in ASCII. */

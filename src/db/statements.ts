@@ -197,13 +197,22 @@ export const RETIRE_MEMORY_STREAMS = `
 update journal_checkpoints set retired_at = now()
 where node = $1 and journal = 'memory' and retired_at is null`;
 
-/** $1 id of the reset, $2 key. A statement of its own, so that no other lock is held with the counter's. */
+/**
+ * $1 id of the reset, $2 key, $3 whether somebody may ask again under this id. A statement of its own, so that no other
+ * lock is held with the counter's. That there is no counter is written down too where it may be asked again: as a null
+ * sum. So of two requests with one id the later one, which finds the row gone that it has waited for, is refused (23505)
+ * and reads what the first has written.
+ */
 export const RESET_COUNTER = `
-with removed as (delete from counters where key = $2 returning key, sum),
-recorded as (insert into counter_resets (id, key, sum) select $1, key, sum from removed returning 1)
+with removed as (delete from counters where key = $2 returning sum),
+recorded as (
+  insert into counter_resets (id, key, sum)
+  select $1, $2, (select sum from removed) where $3 or exists (select from removed)
+  returning 1
+)
 select sum::text from removed`;
 
-/** $1 id. */
+/** $1 id. The sum is null where there was no counter. */
 export const READ_RESET = 'select key, sum::text from counter_resets where id = $1';
 
 /** $1 bound: counts no further. */

@@ -306,6 +306,14 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('removed', 4n);
     },
 
+    'a removal with a token of a counter that does not exist, then the same again once it does': async () => {
+      const token = newToken();
+      assertProblem(await remove('not-yet', token), 'unknown-counter');
+      assertCreated(await increment(node.url, { 'not-yet': 6 }));
+      assertProblem(await remove('not-yet', token), 'unknown-counter');
+      await assertSum('not-yet', 6n);
+    },
+
     'a removal of another counter with the token': async () => {
       const token = newToken();
       assertCreated(await increment(node.url, { one: 1, another: 2 }));
