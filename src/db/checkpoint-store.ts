@@ -1,27 +1,15 @@
 /**
- * Checkpoints and flushes of the streams of one shard, over one connection that is opened when it is needed. Shard
- * thread; one call at a time.
+ * Checkpoints and flushes of the streams of one shard, over its connection. Shard thread; one call at a time.
  *
- * Three ways to fail, which the caller must tell apart: CounterError `database-unavailable`, nothing was sent;
- * StatementRefusedError, the server answered and nothing is committed; OutcomeUnknownError, it was sent and the answer
- * was not heard, so that only the row itself tells (see `readBack`). After the last the connection is a new one.
+ * Every call may fail in the three ways of `shard-connection.ts`. Where the outcome is unknown only the row itself tells
+ * (see `readBack`).
  */
 import { CounterError } from '../errors.js';
-import {
-  connect,
-  type ConnectOptions,
-  type DatabaseConnection,
-  type DatabaseTarget,
-  type Statement,
-} from './connection.js';
-import {
-  classifyDatabaseError,
-  errorCode,
-  isStatementRefused,
-  OutcomeUnknownError,
-  StatementRefusedError,
-} from './database-errors.js';
+import type { DatabaseTarget } from './connection.js';
+import { OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
 import { flushSeconds, flushStatement, USUAL_FLUSH_SECONDS, type FlushRequest } from './flush-request.js';
+import { ShardConnection, type ShardConnectionOptions } from './shard-connection.js';
+import { RESET_PATIENCE, SET_PATIENCE } from './session-statements.js';
 import * as sql from './statements.js';
 
 /** What a stream is besides its name; for operators and adopters. */
@@ -69,18 +57,6 @@ export interface FlushResult {
   readonly unclaimed: readonly string[];
 }
 
-/** How the store connects. */
-export interface CheckpointStoreOptions {
-  readonly applicationName: string;
-  readonly connectTimeoutMs?: number;
-  readonly queryTimeoutMs?: number;
-  /** Instead of {@link connect}. */
-  readonly connect?: (target: DatabaseTarget, options: ConnectOptions) => Promise<Session>;
-}
-
-/** A connection as the store uses it. */
-export type Session = Pick<DatabaseConnection, 'lost' | 'query' | 'close' | 'destroy'>;
-
 interface FlushRow {
   readonly fenced: number;
   readonly claimed: number;
@@ -104,26 +80,22 @@ const REPLY_SECONDS = 10;
 
 /** See the file's head. */
 export class CheckpointStore {
-  readonly #target: DatabaseTarget;
-  readonly #options: CheckpointStoreOptions;
-  #connection: Session | undefined;
-  #closed = false;
+  readonly #connection: ShardConnection;
 
-  constructor(target: DatabaseTarget, options: CheckpointStoreOptions) {
-    this.#target = target;
-    this.#options = options;
+  constructor(target: DatabaseTarget, options: ShardConnectionOptions) {
+    this.#connection = new ShardConnection(target, options);
   }
 
   /** The id of the database: a UUID made with its schema. Refused (42P01) where the schema is not there yet. */
   async databaseId(): Promise<string> {
-    const [row] = await this.#run<{ database_id: string }>({ text: sql.DATABASE_ID });
+    const [row] = await this.#connection.run<{ database_id: string }>({ text: sql.DATABASE_ID });
     if (row === undefined) throw new CounterError('database-unavailable', 'The database has no schema of ours yet.');
     return row.database_id;
   }
 
   /** Makes the checkpoint row at (0, 0) where it is not there. */
   async ensureStream(stream: string, { node, shard, journal }: StreamAttributes): Promise<void> {
-    await this.#run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
+    await this.#connection.run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
   }
 
   /** The row and its claims. Undefined where there is none. */
@@ -131,7 +103,7 @@ export class CheckpointStore {
     // In this order, each with a snapshot of its own: a claim that commits in between raises the epoch that was read.
     const row = await this.readBack(stream);
     if (row === undefined) return undefined;
-    const rows = await this.#run<ClaimRow>({ text: sql.READ_CLAIMS, values: [stream, row.epoch] });
+    const rows = await this.#connection.run<ClaimRow>({ text: sql.READ_CLAIMS, values: [stream, row.epoch] });
     const claims = rows.map(({ claim, lsn }) => ({ id: claim, lsn: Number(lsn) }));
     return { ...row, claims, isComplete: claims.length < sql.CLAIMS_MAX };
   }
@@ -142,12 +114,12 @@ export class CheckpointStore {
    */
   async claim(stream: string, epoch: number, lsn: number, claims: readonly Claim[]): Promise<Checkpoint | undefined> {
     const values = [stream, epoch, claims.map(({ id }) => id), claims.map((claim) => claim.lsn), lsn];
-    return checkpoint(await this.#run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
+    return checkpoint(await this.#connection.run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
   }
 
   /** The row as it is once every flush that was under way has ended. Undefined where there is none. */
   async readBack(stream: string): Promise<Checkpoint | undefined> {
-    return checkpoint(await this.#run<CheckpointRow>({ text: sql.READ_BACK, values: [stream] }));
+    return checkpoint(await this.#connection.run<CheckpointRow>({ text: sql.READ_BACK, values: [stream] }));
   }
 
   /** Adds the sums and moves the checkpoint, both or neither. */
@@ -155,36 +127,43 @@ export class CheckpointStore {
     const statement = flushStatement(request);
     const seconds = flushSeconds(request);
     const isLarge = seconds > USUAL_FLUSH_SECONDS;
-    if (isLarge) await this.#run({ text: sql.SET_PATIENCE, values: [`${seconds}s`] });
+    if (isLarge) await this.#connection.run({ text: SET_PATIENCE, values: [`${seconds}s`] });
     const timeout = isLarge ? { timeoutMs: 1000 * (seconds + REPLY_SECONDS) } : {};
-    const [row] = await this.#run<FlushRow>({ ...statement, ...timeout });
+    const [row] = await this.#connection.run<FlushRow>({ ...statement, ...timeout });
     if (isLarge) this.#restorePatience();
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
+    this.#connection.noticeFlushed();
     return { fenced: row.fenced, claimed: row.claimed, keys: row.keys, unclaimed: row.unclaimed ?? [] };
   }
 
   /** Back to the session's usual limits; a connection that does not take them is not used again. */
   #restorePatience(): void {
-    this.#run({ text: sql.RESET_PATIENCE }).catch(() => {
-      this.#drop();
+    this.#connection.run({ text: RESET_PATIENCE }).catch(() => {
+      this.#connection.drop();
     });
   }
 
   /** The digests that tokens were claimed with; a token that is not claimed is absent. */
   async readDigests(tokens: readonly string[]): Promise<ReadonlyMap<string, Buffer>> {
-    const rows = await this.#run<{ token: string; digest: Buffer }>({ text: sql.READ_DIGESTS, values: [tokens] });
+    const rows = await this.#connection.run<{ token: string; digest: Buffer }>({
+      text: sql.READ_DIGESTS,
+      values: [tokens],
+    });
     return new Map(rows.map(({ token, digest }) => [token, digest]));
   }
 
   /** An idle owner: everything accepted before `acceptedThrough` is committed. False: the row is not at (epoch, lsn). */
   async touch(stream: string, epoch: number, lsn: number, acceptedThrough: Date): Promise<boolean> {
-    const rows = await this.#run({ text: sql.TOUCH_CHECKPOINT, values: [stream, epoch, lsn, acceptedThrough] });
+    const rows = await this.#connection.run({
+      text: sql.TOUCH_CHECKPOINT,
+      values: [stream, epoch, lsn, acceptedThrough],
+    });
     return rows.length === 1;
   }
 
   /** Ends the stream for ever. False: the row is not at (epoch, lsn). Idempotent. */
   async retire(stream: string, epoch: number, lsn: number): Promise<boolean> {
-    const rows = await this.#run({ text: sql.RETIRE_STREAM, values: [stream, epoch, lsn] });
+    const rows = await this.#connection.run({ text: sql.RETIRE_STREAM, values: [stream, epoch, lsn] });
     return rows.length === 1;
   }
 
@@ -193,80 +172,32 @@ export class CheckpointStore {
    * Rejects where the try itself failed.
    */
   async probe(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
-    await this.#run({ text: 'begin' });
+    await this.#connection.run({ text: 'begin' });
     let refusal: StatementRefusedError | undefined;
     try {
-      await this.#run({ text: sql.PROBE, values: [keys, amounts] });
+      await this.#connection.run({ text: sql.PROBE, values: [keys, amounts] });
     } catch (error) {
       if (!(error instanceof StatementRefusedError) || error.kind !== 'poison') {
-        this.#drop();
+        this.#connection.drop();
         throw error;
       }
       refusal = error;
     }
-    await this.#run({ text: 'rollback' });
+    await this.#connection.run({ text: 'rollback' });
     return refusal;
   }
 
   /** Opens the connection now, for example to learn whether the database is there. */
   async connect(): Promise<void> {
-    await this.#connected();
+    await this.#connection.open();
   }
 
   /** Closes the connection; no call may follow. */
   async close(): Promise<void> {
-    this.#closed = true;
-    const connection = this.#connection;
-    this.#connection = undefined;
-    await connection?.close();
-  }
-
-  async #run<Row extends object>(statement: Statement): Promise<Row[]> {
-    const connection = await this.#connected();
-    try {
-      return await connection.query<Row>(statement);
-    } catch (error) {
-      if (isStatementRefused(error)) {
-        throw new StatementRefusedError(error.message, errorCode(error), classifyDatabaseError(error), {
-          cause: error,
-        });
-      }
-      this.#drop();
-      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, {
-        cause: error,
-      });
-    }
-  }
-
-  async #connected(): Promise<Session> {
-    this.#refuseIfClosed();
-    if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
-    try {
-      this.#connection = await (this.#options.connect ?? connect)(this.#target, this.#options);
-    } catch (error) {
-      this.#connection = undefined;
-      throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause: error });
-    }
-    this.#refuseIfClosed();
-    return this.#connection;
-  }
-
-  #refuseIfClosed(): void {
-    if (!this.#closed) return;
-    this.#drop();
-    throw new CounterError('database-unavailable', 'The database connection is closed.');
-  }
-
-  #drop(): void {
-    this.#connection?.destroy();
-    this.#connection = undefined;
+    await this.#connection.close();
   }
 }
 
 function checkpoint([row]: readonly CheckpointRow[]): Checkpoint | undefined {
   return row === undefined ? undefined : { epoch: Number(row.epoch), lsn: Number(row.lsn), retired: row.retired };
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -7,7 +7,7 @@
 import pg from 'pg';
 import { StartError } from '../errors.js';
 import { errorCode, isStatementRefused } from './database-errors.js';
-import { CONNECT_SETTINGS } from './statements.js';
+import { CONNECT_SETTINGS } from './session-statements.js';
 
 /** Where the database is, parsed from DATABASE_URL. The password is in `url` only; log {@link describeTarget}. */
 export interface DatabaseTarget {
@@ -36,6 +36,13 @@ export interface ServerFacts {
   readonly encoding: string;
   /** A standby: it answers reads and refuses writes. */
   readonly inRecovery: boolean;
+}
+
+/** The server's process behind a session. */
+export interface Backend {
+  readonly pid: number;
+  /** In microseconds since 1970, as text: a pid may come again. */
+  readonly startedAt: string;
 }
 
 /** A statement and its parameters. A Buffer is sent as it is, in PostgreSQL's binary format. */
@@ -102,6 +109,7 @@ export async function connect(target: DatabaseTarget, options: ConnectOptions): 
     const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: connectTimeoutMs });
     if (row === undefined) throw new Error('the server did not describe itself');
     connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
+    connection.backend = { pid: row.pid, startedAt: row.started_at };
     return connection;
   } catch (error) {
     connection.destroy();
@@ -113,11 +121,17 @@ interface SettingsRow {
   readonly version: number;
   readonly encoding: string;
   readonly in_recovery: boolean;
+  readonly pid: number;
+  readonly started_at: string;
 }
+
+/** A session as a shard uses it. */
+export type Session = Pick<DatabaseConnection, 'backend' | 'lost' | 'query' | 'close' | 'destroy'>;
 
 /** One session. Not for concurrent use: one statement at a time. */
 export class DatabaseConnection {
   server: ServerFacts = { versionNumber: 0, encoding: '', inRecovery: false };
+  backend: Backend = { pid: 0, startedAt: '' };
   readonly #client: pg.Client;
   readonly #lostCallbacks: ((error: Error) => void)[] = [];
   #lost: Error | undefined;

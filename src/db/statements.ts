@@ -1,41 +1,11 @@
 /**
- * Every SQL statement that runs after the migrations, as named constants. Any thread.
+ * Every SQL statement on the tables that runs after the migrations, as named constants. Any thread.
  *
  * Locks are taken in one order everywhere: the checkpoint row (the fence), then tokens in bytewise order, then counter
  * rows in bytewise order, each class once in a transaction. The order is made in SQL with `collate "C"`: a hash aggregate
  * destroys the client's, and JavaScript sorts by UTF-16 unit. Without it, several nodes on the same keys deadlock
  * dozens of times a second.
  */
-
-/**
- * The first statement of every session. `synchronous_commit` is set where it is weaker than `on`; remote_apply is
- * stronger and stays. The server's own keep-alives free the locks of a client whose machine is gone.
- */
-export const CONNECT_SETTINGS = `
-select set_config('synchronous_commit', case current_setting('synchronous_commit')
-                    when 'remote_apply' then 'remote_apply' else 'on' end, false),
-       set_config('default_transaction_isolation', 'read committed', false),
-       set_config('lock_timeout', '5s', false),
-       set_config('statement_timeout', '30s', false),
-       set_config('idle_in_transaction_session_timeout', '10s', false),
-       case when current_setting('server_version_num')::int >= 170000
-            then set_config('transaction_timeout', '60s', false) end,
-       set_config('tcp_keepalives_idle', '10', false),
-       set_config('tcp_keepalives_interval', '5', false),
-       set_config('tcp_keepalives_count', '3', false),
-       current_setting('server_version_num')::int as version,
-       current_setting('server_encoding') as encoding,
-       pg_is_in_recovery() as in_recovery`;
-
-/** $1 the limit of one statement, for a flush that is larger than usual. */
-export const SET_PATIENCE = `
-select set_config('statement_timeout', $1, false),
-       case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', $1, false) end`;
-
-/** The usual limits again. */
-export const RESET_PATIENCE = `
-select set_config('statement_timeout', '30s', false),
-       case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', '60s', false) end`;
 
 /** The id that the first migration gave the database. */
 export const DATABASE_ID = 'select database_id::text from summing_counters_migrations order by version limit 1';

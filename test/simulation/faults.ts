@@ -2,6 +2,7 @@
  * What goes wrong besides processes that end. Each history has a few kinds only, chosen by its seed, so that they meet in
  * many combinations and none drowns the others.
  */
+import { Mulberry32 } from '../support/mulberry32.js';
 import type { Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
@@ -23,9 +24,11 @@ const KINDS = [
   'thread-dies',
   'poison',
 ] as const;
+/** Chosen by itself, so that a seed keeps its history where it has none of these. */
+const SILENT = 'connections-silent';
 
 /** A kind of fault; `poison` is a matter of keys. */
-export type FaultKind = (typeof KINDS)[number];
+export type FaultKind = (typeof KINDS)[number] | typeof SILENT;
 
 const DISK_CALLS: readonly DiskCall[] = [
   'create',
@@ -57,7 +60,8 @@ export class Faults {
     this.#node = node;
     const { random } = world;
     const density = 2 + random.below(4);
-    this.names = KINDS.filter(() => random.below(density) === 0);
+    const names = KINDS.filter(() => random.below(density) === 0);
+    this.names = new Mulberry32(world.seed ^ 0x51e7).below(8) === 0 ? [...names, SILENT] : names;
   }
 
   has(kind: FaultKind): boolean {
@@ -112,6 +116,9 @@ export class Faults {
         break;
       case 'database-restart':
         database.crash();
+        break;
+      case SILENT:
+        database.silence();
         break;
       case 'database-failover':
         this.#failOver();

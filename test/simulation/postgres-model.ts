@@ -6,13 +6,16 @@
  * A statement's life: sent → arrived → (lock waited for) → executed → committed → answered. Each takes a while.
  */
 import pg from 'pg';
-import type { Statement } from '#product/db/connection.js';
+import type { Backend, Statement } from '#product/db/connection.js';
+import { END_IDLE_BACKEND, IS_BACKEND_IDLE } from '#product/db/session-statements.js';
 import * as sql from '#product/db/statements.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
 import { decodeBytes, decodeIntegers, decodeTexts } from './binary-arrays.js';
 import { Life, type Scheduler } from './scheduler.js';
 
 const LOCK_TIMEOUT_MS = 5000;
+/** The client's own time limit for a statement. */
+const CLIENT_TIMEOUT_MS = 40_000;
 
 /** A row of journal_checkpoints. */
 export interface CheckpointRow {
@@ -92,6 +95,7 @@ export class PostgresModel {
   #life = new Life(throwOn);
   readonly #locks = new Map<string, Execution[]>();
   #sessions: SimulatedSession[] = [];
+  #backends = 0;
   /** `gone`: connections are refused; `silent`: nothing comes through in either direction. */
   network: 'fine' | 'gone' | 'silent' = 'fine';
   /** So many of the next statements are refused with one of the codes that say "again later". */
@@ -122,7 +126,8 @@ export class PostgresModel {
     if (this.network !== 'fine' || network !== 'fine') {
       throw Object.assign(new Error('connect'), { code: network === 'silent' ? 'ETIMEDOUT' : 'ECONNREFUSED' });
     }
-    const session = new SimulatedSession(this, life);
+    this.#backends += 1;
+    const session = new SimulatedSession(this, life, this.#backends);
     this.#sessions = this.#sessions.filter((other) => !other.lost && !other.clientIsGone);
     this.#sessions.push(session);
     return session;
@@ -139,6 +144,11 @@ export class PostgresModel {
   /** The network lets go of every session; the server goes on with what has reached it. */
   cut(): void {
     this.#cutSessions();
+  }
+
+  /** The network forgets every session that there is, and tells nobody; new ones are fine. */
+  silence(): void {
+    for (const session of this.#sessions) session.isSilent = true;
   }
 
   /** A failover to a standby that had received up to `tables`. */
@@ -174,6 +184,7 @@ export class PostgresModel {
       this.#scheduler.after(this.#random.below(20), session.life, () => session.lose());
     }
     if (this.network === 'silent') this.#loseLater(session);
+    else if (session.isSilent && this.#random.below(2) === 0) this.#loseAtTimeout(session);
     else this.#after(this.#latency(), () => this.#arrive(execution));
   }
 
@@ -188,6 +199,8 @@ export class PostgresModel {
   }
 
   #start(execution: Execution): void {
+    if (execution.session.isEnded) return;
+    execution.session.idleSince = Number.POSITIVE_INFINITY;
     if (this.refuseNext > 0) {
       this.refuseNext -= 1;
       const code = this.#random.pick(['55P03', '57014', '40001', '40P01', '53100', '25006']);
@@ -241,6 +254,11 @@ export class PostgresModel {
   }
 
   #answer(execution: Execution, step: Step): void {
+    execution.session.idleSince = this.#scheduler.now;
+    if (execution.session.isSilent) {
+      this.#loseAtTimeout(execution.session);
+      return;
+    }
     if (this.network === 'silent') {
       this.#loseLater(execution.session);
       return;
@@ -334,6 +352,22 @@ export class PostgresModel {
           });
         return { ...common, locks: () => false, execute: () => ({ rows: rows() }) };
       }
+      case IS_BACKEND_IDLE: {
+        const execute = (): Step => {
+          const idleSince = this.#backend(values)?.idleSince ?? 0;
+          return { rows: [{ idle: idleSince < this.#scheduler.now - 1000 }] };
+        };
+        return { ...common, locks: () => false, execute };
+      }
+      case END_IDLE_BACKEND: {
+        const change = (): undefined => {
+          const backend = this.#backend(values);
+          if (backend === undefined || backend.idleSince === Number.POSITIVE_INFINITY) return;
+          backend.isEnded = true;
+          if (!backend.isSilent) backend.lose();
+        };
+        return { ...common, locks: () => false, execute: () => ({ rows: [], change }) };
+      }
       case 'begin':
       case 'rollback':
         return { ...common, locks: () => false, execute: () => ({ rows: [] }) };
@@ -395,6 +429,10 @@ export class PostgresModel {
     this.tables.checkpoints.set(stream, { epoch: 0, lsn: 0, acceptedThroughMs: 0, retired: false });
   }
 
+  #backend([pid]: readonly unknown[]): SimulatedSession | undefined {
+    return this.#sessions.find(({ backend, isEnded }) => backend.pid === pid && !isEnded);
+  }
+
   #cutSessions(): void {
     const sessions = this.#sessions;
     this.#sessions = [];
@@ -408,6 +446,10 @@ export class PostgresModel {
   /** Keep-alives and timeouts find out some time that nobody answers. */
   #loseLater(session: SimulatedSession): void {
     this.#scheduler.after(1000 + this.#random.below(7000), session.life, () => session.lose());
+  }
+
+  #loseAtTimeout(session: SimulatedSession): void {
+    this.#scheduler.after(CLIENT_TIMEOUT_MS, session.life, () => session.lose());
   }
 
   #latency(): number {
@@ -434,13 +476,21 @@ interface Execution {
 /** One connection, as `CheckpointStore` uses it. */
 export class SimulatedSession {
   readonly life: Life;
+  readonly backend: Backend;
+  /** Nothing comes through any more, in one direction or both. */
+  isSilent = false;
+  /** The server has ended its side. */
+  isEnded = false;
+  /** When the server last had nothing to do for it; infinite while it has. */
+  idleSince = 0;
   readonly #server: PostgresModel;
   #lost = false;
   #reject: ((error: Error) => void) | undefined;
 
-  constructor(server: PostgresModel, life: Life) {
+  constructor(server: PostgresModel, life: Life, pid: number) {
     this.#server = server;
     this.life = life;
+    this.backend = { pid, startedAt: String(pid) };
   }
 
   get lost(): boolean {

@@ -80,6 +80,7 @@ export class ShardThread {
     });
     const store = new CheckpointStore(target, {
       applicationName: 'simulation',
+      clock,
       connect: () => {
         return this.#step() ? world.database.connect(this.life) : new Promise(() => undefined);
       },

@@ -57,6 +57,7 @@ export class World {
     tooLate: false,
   };
   /** Lines of what happened, where somebody wants to know. */
+  readonly seed: number;
   readonly trace: string[] | undefined;
   /** When a whole stream was last removed. */
   streamGoneAt = 0;
@@ -66,6 +67,7 @@ export class World {
   #streams = 0;
 
   constructor(seed: number, mutations: Mutations, trace: string[] | undefined) {
+    this.seed = seed;
     this.random = new Mulberry32(seed);
     this.mutations = mutations;
     this.trace = trace;

@@ -13,7 +13,9 @@ export type ClientDataFate =
   /** The server gets it; both ends are reset when its answer arrives, which the client never sees. */
   | 'lose-answer'
   /** The server gets it; from then on nothing passes in either direction, and nobody is told. */
-  | 'blackhole';
+  | 'blackhole'
+  /** The server never gets it; from then on nothing passes in either direction, and nobody is told. */
+  | 'swallow';
 
 /** Decides on each piece of the client's bytes. */
 export type ClientDataRule = (bytes: Buffer) => ClientDataFate;
@@ -143,6 +145,9 @@ export class TcpProxy {
         return;
       case 'blackhole':
         link.server.write(bytes);
+        link.dead = true;
+        return;
+      case 'swallow':
         link.dead = true;
         return;
       case 'forward':

@@ -1,0 +1,209 @@
+/**
+ * The one connection of a shard: opened when it is needed, made anew when it is lost, and watched while a statement is
+ * under way. Shard thread; one statement at a time.
+ *
+ * Three ways to fail, which the caller must tell apart: CounterError `database-unavailable`, nothing was sent;
+ * StatementRefusedError, the server answered and nothing is committed; OutcomeUnknownError, it was sent and the answer
+ * was not heard. After the last the connection is a new one.
+ *
+ * ```text
+ * sent ──2 s without an answer──► look from a second connection ──at work, or not to be seen──► look again
+ *                                           └──gone, or waits for a statement──► dropped: outcome unknown
+ * ```
+ *
+ * A network that has forgotten a connection swallows what is sent over it, and nobody says so: not the kernel for a quarter
+ * of an hour, and our own time limit has to be longer than the server's. So the server is asked what it is doing.
+ */
+import { systemClock, type Clock, type Timer } from '../clock.js';
+import { CounterError } from '../errors.js';
+import {
+  connect,
+  type Backend,
+  type ConnectOptions,
+  type DatabaseTarget,
+  type Session,
+  type Statement,
+} from './connection.js';
+import {
+  classifyDatabaseError,
+  errorCode,
+  isStatementRefused,
+  OutcomeUnknownError,
+  StatementRefusedError,
+} from './database-errors.js';
+import { END_IDLE_BACKEND, IS_BACKEND_IDLE } from './session-statements.js';
+
+/** How a shard connects. */
+export interface ShardConnectionOptions extends ConnectOptions {
+  /** Instead of {@link connect}. */
+  readonly connect?: (target: DatabaseTarget, options: ConnectOptions) => Promise<Session>;
+  /** Of the watch; default the machine's. */
+  readonly clock?: Clock;
+}
+
+/** From a statement to the first look. */
+const SILENCE_MS = 2_000;
+/**
+ * Each time that a connection was dropped for its silence the next one gets twice as long, until a flush succeeds: where
+ * the network is so slow that the server still waits for the rest of a statement, it arrives in the end.
+ */
+const SILENCE_MAX_MS = 32_000;
+/** The slowest network that a large statement need not fear at once. */
+const BYTES_A_MS_MIN = 10_000;
+/** From a look to the next. */
+const LOOK_INTERVAL_MS = 1_000;
+/** Each of connecting and asking. */
+const LOOK_TIMEOUT_MS = 2_000;
+
+/** See the file's head. */
+export class ShardConnection {
+  readonly #target: DatabaseTarget;
+  readonly #options: ShardConnectionOptions;
+  readonly #clock: Clock;
+  #session: Session | undefined;
+  #silenceMs = SILENCE_MS;
+  /** One at a time: a shard has two connections at most. */
+  #looking: Promise<void> = Promise.resolve();
+  #closed = false;
+
+  constructor(target: DatabaseTarget, options: ShardConnectionOptions) {
+    this.#target = target;
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+  }
+
+  /** True while the session of the last statement goes on. */
+  get isOpen(): boolean {
+    return this.#session !== undefined && !this.#session.lost;
+  }
+
+  /** Opens the connection now. */
+  async open(): Promise<void> {
+    await this.#opened();
+  }
+
+  /** Runs one statement. Rejects as the file's head says. */
+  async run<Row extends object>(statement: Statement): Promise<Row[]> {
+    const session = await this.#opened();
+    const unwatch = this.#watch(session, bytesOf(statement));
+    try {
+      return await session.query<Row>(statement);
+    } catch (error) {
+      if (isStatementRefused(error)) {
+        const kind = classifyDatabaseError(error);
+        throw new StatementRefusedError(error.message, errorCode(error), kind, { cause: error });
+      }
+      this.drop();
+      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, {
+        cause: error,
+      });
+    } finally {
+      unwatch();
+    }
+  }
+
+  /** A flush has come through: the network carries what we send. */
+  noticeFlushed(): void {
+    this.#silenceMs = SILENCE_MS;
+  }
+
+  /** Cuts the connection; the next statement makes a new one. */
+  drop(): void {
+    this.#session?.destroy();
+    this.#session = undefined;
+  }
+
+  /** Says goodbye; no call may follow. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const session = this.#session;
+    this.#session = undefined;
+    await session?.close();
+    await this.#looking;
+  }
+
+  async #opened(): Promise<Session> {
+    this.#refuseIfClosed();
+    if (this.#session !== undefined && !this.#session.lost) return this.#session;
+    try {
+      this.#session = await this.#connect(this.#options);
+    } catch (error) {
+      this.#session = undefined;
+      throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause: error });
+    }
+    this.#refuseIfClosed();
+    return this.#session;
+  }
+
+  #connect(options: ConnectOptions): Promise<Session> {
+    return (this.#options.connect ?? connect)(this.#target, options);
+  }
+
+  #refuseIfClosed(): void {
+    if (!this.#closed) return;
+    this.drop();
+    throw new CounterError('database-unavailable', 'The database connection is closed.');
+  }
+
+  /** Looks after a session until the returned function is called. */
+  #watch(session: Session, bytes: number): () => void {
+    let isAnswered = false;
+    let timer: Timer | undefined;
+    const look = async (): Promise<void> => {
+      if (isAnswered) return;
+      const isDead = await this.#isDead(session.backend, () => isAnswered);
+      if (isAnswered) return;
+      if (!isDead) {
+        lookAfter(LOOK_INTERVAL_MS);
+        return;
+      }
+      this.#silenceMs = Math.min(2 * this.#silenceMs, SILENCE_MAX_MS);
+      session.destroy();
+    };
+    const lookAfter = (ms: number): void => {
+      timer = this.#clock.schedule(ms, () => {
+        this.#looking = this.#looking.then(look);
+      });
+    };
+    lookAfter(this.#silenceMs + Math.floor(bytes / BYTES_A_MS_MIN));
+    return () => {
+      isAnswered = true;
+      timer?.cancel();
+    };
+  }
+
+  /**
+   * Whether the server has nothing to do for the session: it never got the statement, or its answer is lost. Its process
+   * is then ended too, or it would be one connection more than a node may have. False where that cannot be seen now.
+   */
+  async #isDead(backend: Backend, isAnswered: () => boolean): Promise<boolean> {
+    const { applicationName } = this.#options;
+    let isDead = false;
+    let second: Session | undefined;
+    try {
+      const timeouts = { connectTimeoutMs: LOOK_TIMEOUT_MS, queryTimeoutMs: LOOK_TIMEOUT_MS };
+      second = await this.#connect({ applicationName, ...timeouts });
+      const values = [backend.pid, backend.startedAt];
+      // An answer that lay in a socket while this thread was busy has been read by now.
+      if (isAnswered()) return false;
+      const [row] = await second.query<{ idle: boolean }>({ text: IS_BACKEND_IDLE, values });
+      isDead = row?.idle === true;
+      if (isDead && !isAnswered()) await second.query({ text: END_IDLE_BACKEND, values });
+    } catch {
+      // Nobody answers, or refuses: what was seen before counts.
+    } finally {
+      await second?.close();
+    }
+    return isDead;
+  }
+}
+
+function bytesOf({ values }: Statement): number {
+  let bytes = 0;
+  for (const value of values ?? []) if (Buffer.isBuffer(value)) bytes += value.length;
+  return bytes;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

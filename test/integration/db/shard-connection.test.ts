@@ -1,0 +1,144 @@
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { CheckpointStore } from '#product/db/checkpoint-store.js';
+import { connect, parseDatabaseUrl, type DatabaseConnection, type Session } from '#product/db/connection.js';
+import { OutcomeUnknownError } from '#product/db/database-errors.js';
+import { connectTo, type TestDatabase } from '../../support/database.js';
+import { eventually } from '../../support/eventually.js';
+import { createMigratedDatabase, flushOf, newStream } from '../../support/flushes.js';
+import { ManualClock } from '../../support/manual-clock.js';
+import { asksForFlush, TcpProxy, type ClientDataFate } from '../../support/tcp-proxy.js';
+
+let database: TestDatabase;
+let observer: DatabaseConnection;
+
+before(async () => {
+  database = await createMigratedDatabase();
+  observer = await connectTo(database.url, 'observer');
+});
+
+after(async () => {
+  await observer.close();
+  await database.drop();
+});
+
+interface Watched {
+  readonly store: CheckpointStore;
+  readonly clock: ManualClock;
+  readonly proxy: TcpProxy;
+  /** Connections that were asked for. */
+  readonly connections: () => number;
+  /** Stands in for the network once the first connection is there. */
+  away: boolean;
+}
+
+/** A store whose first connection is there. */
+async function withStore(name: string, body: (watched: Watched) => Promise<void>): Promise<void> {
+  const proxy = await TcpProxy.start(database.url);
+  const clock = new ManualClock();
+  let connections = 0;
+  const watched = {
+    clock,
+    proxy,
+    connections: () => connections,
+    away: false,
+    store: new CheckpointStore(parseDatabaseUrl(proxy.urlOf(database.url)), {
+      applicationName: name,
+      clock,
+      connect: (target, options): Promise<Session> => {
+        connections += 1;
+        return watched.away ? Promise.reject(new Error('timeout expired')) : connect(target, options);
+      },
+    }),
+  };
+  try {
+    await body(watched);
+  } finally {
+    await watched.store.close();
+    await proxy.close();
+  }
+}
+
+async function sessionsOf(name: string): Promise<number> {
+  const [row] = await observer.query<{ count: number }>({
+    text: `select count(*)::int as count from pg_stat_activity where application_name = $1`,
+    values: [name],
+  });
+  return row?.count ?? 0;
+}
+
+for (const [what, fate, committed] of [
+  ['a statement that was swallowed', 'swallow', 0],
+  ['an answer that was swallowed', 'blackhole', 1],
+] as const satisfies readonly (readonly [string, ClientDataFate, number])[]) {
+  test(`${what} is found out within seconds, and its session is ended at the server too`, async () => {
+    const name = `watched ${fate}`;
+    await withStore(name, async ({ store, clock, proxy }) => {
+      const stream = await newStream(store);
+      const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [[fate, 1]]);
+      proxy.setRule((bytes) => (asksForFlush(bytes) && proxy.faults === 0 ? fate : 'forward'));
+      let isSettled = false;
+      const flush = assert.rejects(store.flush(request), OutcomeUnknownError).finally(() => (isSettled = true));
+      await eventually('the fault', () => Promise.resolve(proxy.faults === 1));
+      clock.advance(1999);
+      assert.equal(clock.timers, 1);
+      clock.advance(1);
+      await eventually('the outcome is unknown', () => {
+        // The server has to have been idle for a second of its own.
+        clock.advance(1000);
+        return Promise.resolve(isSettled);
+      });
+      await flush;
+      assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: committed, retired: false });
+      assert.equal((await store.flush(request)).fenced, 1 - committed);
+      await eventually('one session is left', async () => (await sessionsOf(name)) === 1);
+      assert.equal(clock.timers, 0);
+    });
+  });
+}
+
+test('a statement that waits for a lock is left alone, whether the server can be asked or not', async () => {
+  await withStore('watched waiting', async (watched) => {
+    const { store, clock } = watched;
+    const stream = await newStream(store);
+    const blocker = await connectTo(database.url, 'blocker');
+    try {
+      await blocker.query({ text: 'begin' });
+      await blocker.query({ text: 'select from journal_checkpoints where stream = $1 for update', values: [stream] });
+      const flush = store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['waiting', 1]]));
+      await eventually('the flush is sent', () => Promise.resolve(clock.timers === 1));
+      for (let look = 1; look <= 3; look += 1) {
+        watched.away = look === 2;
+        clock.advance(2000);
+        await eventually('the next look is due', () => Promise.resolve(clock.timers === 1));
+        assert.equal(watched.connections(), 1 + look);
+      }
+      await blocker.query({ text: 'rollback' });
+      assert.equal((await flush).fenced, 1);
+      assert.equal(clock.timers, 0);
+      await eventually('one session is left', async () => (await sessionsOf('watched waiting')) === 1);
+    } finally {
+      await blocker.close();
+    }
+  });
+});
+
+test('a flush of many bytes has more time before the server is asked', async () => {
+  await withStore('watched large', async ({ store, clock, proxy, connections }) => {
+    const stream = await newStream(store);
+    proxy.setRule((bytes) => (bytes.includes('large key') ? 'swallow' : 'forward'));
+    const pairs = Array.from({ length: 200_000 }, (_, n) => [`large key ${n}`.padEnd(100, '.'), 1] as const);
+    const flush = store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, pairs));
+    const settled = assert.rejects(flush, OutcomeUnknownError);
+    await eventually('the fault', () => Promise.resolve(proxy.faults > 0));
+    clock.advance(4000);
+    assert.equal(connections(), 1);
+    clock.advance(1000);
+    await eventually('the server was asked', () => {
+      clock.advance(1000);
+      return Promise.resolve(connections() > 1);
+    });
+    proxy.cut();
+    await settled;
+  });
+});
