@@ -115,9 +115,10 @@ export class NodeDatabase {
   }
 
   #makeTokenStore(connection: OnDemandConnection, node: string): TokenStore {
-    const { shards, idempotencyWindowHours, idempotencyRowsMax } = this.#config;
+    const { shards, journal, idempotencyWindowHours, idempotencyRowsMax } = this.#config;
     return new TokenStore(connection, {
       node,
+      memoryShards: journal === 'memory' ? shards : 0,
       windowHours: idempotencyWindowHours,
       rowsMax: idempotencyRowsMax,
       claimed: () => gaugeTotal(this.#gauges, shards, GAUGE.claimedTokens),

@@ -93,9 +93,11 @@ export class CheckpointStore {
     return row.database_id;
   }
 
-  /** Makes the checkpoint row at (0, 0) where it is not there. */
+  /** Makes the checkpoint row at (0, 0) where it is not there. A memory journal's stream ends those of its shard before. */
   async ensureStream(stream: string, { node, shard, journal }: StreamAttributes): Promise<void> {
     await this.#connection.run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
+    if (journal === 'memory')
+      await this.#connection.run({ text: sql.RETIRE_PREDECESSORS, values: [stream, node, shard] });
   }
 
   /** The row and its claims. Undefined where there is none. */

@@ -3,7 +3,7 @@
  */
 import { StartError } from '../errors.js';
 import { connect, type DatabaseTarget } from './connection.js';
-import { classifyDatabaseError } from './database-errors.js';
+import { classifyDatabaseError, reasonOf } from './database-errors.js';
 import type { DatabaseLogger } from './embedded.js';
 import { migrate, TableBusyError } from './migrate.js';
 
@@ -44,10 +44,4 @@ export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogge
         throw new StartError([`The database refuses us: ${reason}.`], { cause: error });
     }
   }
-}
-
-/** A host with several addresses fails with one error for each, under an empty message. */
-function reasonOf(error: unknown): string {
-  if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ');
-  return error instanceof Error ? error.message : String(error);
 }

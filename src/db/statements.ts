@@ -159,13 +159,10 @@ ${OUTCOME}`;
 export const READ_DIGESTS = `
 select token, digest from idempotency_keys where token = any($1::text[])`;
 
-/**
- * $1 node. A memory journal's streams end with their process, so those of this node's earlier processes have nothing left
- * that could be flushed; unretired they would hold up the pruning of tokens for ever.
- */
-export const RETIRE_MEMORY_STREAMS = `
+/** $1 the stream that a shard with a memory journal has now, $2 node, $3 shard: those before it ended with their threads. */
+export const RETIRE_PREDECESSORS = `
 update journal_checkpoints set retired_at = now()
-where node = $1 and journal = 'memory' and retired_at is null`;
+where node = $2 and shard = $3 and stream <> $1 and journal = 'memory' and retired_at is null`;
 
 /**
  * $1 id of the reset, $2 key, $3 whether somebody may ask again under this id. A statement of its own, so that no other
@@ -184,36 +181,6 @@ select sum::text from removed`;
 
 /** $1 id. The sum is null where there was no counter. */
 export const READ_RESET = 'select key, sum::text from counter_resets where id = $1';
-
-/** $1 bound: counts no further. */
-export const COUNT_TOKENS = `
-select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;
-
-/** As of the last vacuum or analyze of the table. */
-export const ESTIMATE_TOKENS = `
-select greatest(reltuples, 0)::float8 as rows from pg_class where oid = 'idempotency_keys'::regclass`;
-
-/** "sumprune" in ASCII. */
-const PRUNER_LOCK_ID = '8319679712430552677';
-export const TRY_PRUNER_LOCK = `select pg_try_advisory_lock(${PRUNER_LOCK_ID}) as locked`;
-export const PRUNER_UNLOCK = `select pg_advisory_unlock(${PRUNER_LOCK_ID})`;
-
-/**
- * $1 window in hours, $2 rows at most. Only tokens whose window is over for every stream that may still flush a retry: a
- * stream that has said nothing yet has pending at most what it accepted since it was made. Five minutes are for clocks
- * that differ.
- */
-export const PRUNE_TOKENS = `
-with horizon as (
-  select least(now(), (select min(coalesce(accepted_through, created_at)) from journal_checkpoints where retired_at is null))
-         - make_interval(hours => $1::int) - interval '5 minutes' as at
-),
-pruned as (
-  delete from idempotency_keys
-  where ctid = any(array(select k.ctid from idempotency_keys k, horizon where k.claimed_at < horizon.at limit $2))
-  returning 1
-)
-select count(*)::int as pruned from pruned`;
 
 /**
  * $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused.

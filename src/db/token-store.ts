@@ -1,5 +1,6 @@
 /**
- * The table of idempotency tokens as a whole: how many there are, and which may be forgotten. Main thread.
+ * The table of idempotency tokens as a whole: how many there are, and which may be forgotten; and what else is to be
+ * forgotten in time. Main thread.
  *
  * A token may be forgotten when no retry of its request can still count: when the window has passed since it was claimed,
  * and since the latest time before which every stream that is not retired has committed everything it accepted. A node
@@ -12,16 +13,20 @@ import type { OnDemandConnection } from './on-demand-connection.js';
 import {
   COUNT_TOKENS,
   ESTIMATE_TOKENS,
+  PRUNE_RESETS,
   PRUNE_TOKENS,
+  PRUNE_TOMBSTONES,
   TRY_PRUNER_LOCK,
   PRUNER_UNLOCK,
   RETIRE_MEMORY_STREAMS,
-} from './statements.js';
+} from './upkeep-statements.js';
 
 /** How the store works. */
 export interface TokenStoreOptions {
   /** This node's id. */
   readonly node: string;
+  /** Shards of this process with memory journals: none, or all. */
+  readonly memoryShards: number;
   readonly windowHours: number;
   /** IDEMPOTENCY_MAX_ROWS. */
   readonly rowsMax: number;
@@ -46,6 +51,8 @@ export class TokenStore {
   readonly #options: TokenStoreOptions;
   #rows = 0;
   #claimedAtCount = 0;
+  /** The streams of earlier processes' memory journals are retired. */
+  #hasRetired = false;
   #prunedAtMs = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
   #round: Promise<void> = Promise.resolve();
@@ -69,7 +76,7 @@ export class TokenStore {
 
   /** Begins to count and prune, before this node's streams are made; settles after the first round. */
   async start(): Promise<void> {
-    this.#round = this.#work(true);
+    this.#round = this.#work();
     await this.#round;
     this.#schedule();
   }
@@ -93,16 +100,22 @@ export class TokenStore {
   }
 
   /** Never rejects: what cannot be done now is done in a later round. */
-  async #work(isFirst = false): Promise<void> {
+  async #work(): Promise<void> {
     try {
       await this.#connection.run(async (connection) => {
-        if (isFirst) await connection.query({ text: RETIRE_MEMORY_STREAMS, values: [this.#options.node] });
+        if (!this.#hasRetired) await this.#retire(connection);
         await this.#count(connection);
         if (performance.now() - this.#prunedAtMs >= PRUNE_INTERVAL_MS) await this.#prune(connection);
       });
     } catch (error) {
       this.#options.logger.debug({ err: error }, 'Idempotency tokens could not be counted');
     }
+  }
+
+  async #retire(connection: DatabaseConnection): Promise<void> {
+    const { node, memoryShards } = this.#options;
+    await connection.query({ text: RETIRE_MEMORY_STREAMS, values: [node, memoryShards] });
+    this.#hasRetired = true;
   }
 
   async #count(connection: DatabaseConnection): Promise<void> {
@@ -122,14 +135,18 @@ export class TokenStore {
     const [lock] = await connection.query<{ locked: boolean }>({ text: TRY_PRUNER_LOCK });
     if (lock?.locked !== true) return;
     try {
-      for (let batch = 0; batch < PRUNE_BATCHES_MAX && !this.#closed; batch += 1) {
-        const values = [this.#options.windowHours, PRUNE_BATCH];
-        const [row] = await connection.query<{ pruned: number }>({ text: PRUNE_TOKENS, values });
-        if ((row?.pruned ?? 0) < PRUNE_BATCH) break;
-      }
+      for (const text of [PRUNE_TOKENS, PRUNE_TOMBSTONES, PRUNE_RESETS]) await this.#pruneTable(connection, text);
       this.#prunedAtMs = performance.now();
     } finally {
       if (!connection.lost) await connection.query({ text: PRUNER_UNLOCK });
+    }
+  }
+
+  async #pruneTable(connection: DatabaseConnection, text: string): Promise<void> {
+    const values = [this.#options.windowHours, PRUNE_BATCH];
+    for (let batch = 0; batch < PRUNE_BATCHES_MAX && !this.#closed; batch += 1) {
+      const [row] = await connection.query<{ pruned: number }>({ text, values });
+      if ((row?.pruned ?? 0) < PRUNE_BATCH) break;
     }
   }
 }

@@ -11,10 +11,9 @@
  * then, and before the journal goes the row must still be where it was left.
  */
 import type { Clock } from '../clock.js';
-import { CounterError } from '../errors.js';
 import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
 import type { PendingRange, SeenCheckpoint } from './messages.js';
-import type { OwnedStream, ShardLog } from './owned-stream.js';
+import { isDatabaseAway, type OwnedStream, type ShardLog } from './owned-stream.js';
 import type { CheckpointRow, ShardDatabase } from './stream-database.js';
 import type { StreamLedger } from './stream-ledger.js';
 
@@ -194,11 +193,6 @@ export class LeftOverStreams {
       this.#pauses.add(end);
     });
   }
-}
-
-/** Whether an error says that the database cannot be reached now. */
-export function isDatabaseAway(error: unknown): boolean {
-  return error instanceof CounterError && error.code === 'database-unavailable';
 }
 
 function recoverable(journal: Journal): RecoverableJournal {

@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto';
 import { CounterError, JournalError } from '../errors.js';
 import type { Lsn } from '../increment.js';
 import type { LogFields } from '../logger.js';
-import type { Flusher } from './flusher.js';
+import type { CommittedFlush, Flusher } from './flusher.js';
 import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
 import { ownershipOf } from './journal/stream-claim.js';
 import { GAUGE, type PendingRange } from './messages.js';
@@ -57,7 +57,9 @@ export async function recoverStream(
     increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
   }
   if (row.retired && !ledger.isSettled) {
-    const detail = `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}.`;
+    const detail =
+      `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}: ` +
+      `\`npm run journal -- rebind --stream ${stream} --above ${row.lsn}\` gives what is above a stream of its own.`;
     throw new JournalError('journal-gap', detail);
   }
   log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
@@ -107,6 +109,22 @@ function forgotten({ stream, location }: RecoverableJournal, end: Lsn): JournalE
   );
 }
 
+/** Says that nothing more comes; where the database does not hear it now, the next start on the data directory does. */
+export async function retireForEver(ledger: StreamLedger, database: ShardDatabase, log: ShardLog): Promise<void> {
+  const { stream, epoch, checkpoint } = ledger;
+  try {
+    await database.retire(stream, epoch, checkpoint);
+  } catch (error) {
+    if (!isDatabaseAway(error)) throw error;
+    log('warn', { err: error, stream }, 'The stream could not be retired: until the next start it holds up pruning');
+  }
+}
+
+/** Whether an error says that the database cannot be reached now. */
+export function isDatabaseAway(error: unknown): boolean {
+  return error instanceof CounterError && error.code === 'database-unavailable';
+}
+
 /** Writes what the streams hold together into a shard's gauges. */
 export function publishStreams(streams: readonly OwnedStream[], gauges: Float64Array): void {
   let keys = 0;
@@ -126,6 +144,20 @@ export function publishStreams(streams: readonly OwnedStream[], gauges: Float64A
   gauges[GAUGE.pendingIncrements] = increments;
   gauges[GAUGE.journalBytes] = journalBytes;
   gauges[GAUGE.pendingTokens] = tokens;
+}
+
+/** Adds what a flush came to, to a shard's gauges. */
+export function countFlush(flush: CommittedFlush, gauges: Float64Array): void {
+  const add = (cell: number, amount: number): void => {
+    gauges[cell] = (gauges[cell] ?? 0) + amount;
+  };
+  add(GAUGE.flushed, flush.increments - flush.rejected - flush.deduplicated);
+  add(GAUGE.rejected, flush.rejected);
+  add(GAUGE.deduplicated, flush.deduplicated);
+  add(GAUGE.claimedTokens, flush.claimed);
+  add(GAUGE.mismatches, flush.mismatches);
+  add(GAUGE.flushes, 1);
+  add(GAUGE.flushedKeys, flush.keys);
 }
 
 /** What a stream holds above its checkpoint. */

@@ -15,9 +15,18 @@ import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
 import { Flusher } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
 import type { Journal, JournalStreams, RecordBytes } from './journal/journal.js';
-import { isDatabaseAway, LeftOverStreams } from './left-over-streams.js';
+import { LeftOverStreams } from './left-over-streams.js';
 import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
-import { publishStreams, rangeOf, recoverStream, type OwnedStream, type ShardLog } from './owned-stream.js';
+import {
+  countFlush,
+  isDatabaseAway,
+  publishStreams,
+  rangeOf,
+  recoverStream,
+  retireForEver,
+  type OwnedStream,
+  type ShardLog,
+} from './owned-stream.js';
 import type { CheckpointRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 import { TokenWindow, type KnownToken } from './token-window.js';
@@ -164,6 +173,7 @@ export class Shard implements GroupTarget {
     const left: PendingRange[] = [...this.#leftOver.unread];
     for (const { journal, ledger, flusher } of this.#streams()) {
       if (!(await flusher.drain())) left.push(rangeOf(ledger));
+      else if (this.#parts.journals.endsWithThread) await retireForEver(ledger, this.#parts.database, this.#parts.log);
       await journal.close();
     }
     this.#publish();
@@ -248,14 +258,8 @@ export class Shard implements GroupTarget {
       random,
     };
     const flusher: Flusher = new Flusher(ledger, database, clock, options, {
-      committed: ({ toLsn }, { keys, increments, rejected, deduplicated, claimed, mismatches }) => {
-        this.#add(GAUGE.flushed, increments - rejected - deduplicated);
-        this.#add(GAUGE.rejected, rejected);
-        this.#add(GAUGE.deduplicated, deduplicated);
-        this.#add(GAUGE.claimedTokens, claimed);
-        this.#add(GAUGE.mismatches, mismatches);
-        this.#add(GAUGE.flushes, 1);
-        this.#add(GAUGE.flushedKeys, keys);
+      committed: ({ toLsn }, flush) => {
+        countFlush(flush, this.#gauges);
         journal.prune(toLsn);
         this.#publish();
         this.#leftOver.noticeCommitted(ledger.stream);

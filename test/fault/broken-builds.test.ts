@@ -46,7 +46,7 @@ const cases: readonly BrokenCase[] = [
         file: 'db/checkpoint-store.js',
         from: 'return { fenced: row.fenced,',
         to: `await new Promise((resolve) => setTimeout(resolve, 20));
-             await this.#run({ text: 'update journal_checkpoints set lsn = $2 where stream = $1', values: [request.stream, request.toLsn] });
+             await this.#connection.run({ text: 'update journal_checkpoints set lsn = $2 where stream = $1', values: [request.stream, request.toLsn] });
              return { fenced: row.fenced,`,
       },
     ],

@@ -108,15 +108,14 @@ test(
   },
 );
 
-for (const [what, fate] of [
-  ['has become a black hole', 'blackhole'],
-  ['swallows what is sent into it', 'swallow'],
-] as const) {
-  test(
-    `a connection that ${what} is given up within seconds, and what was sent into it counts once`,
-    { timeout: 60_000 },
-    async () => {
-      await throughProxy(what, async (node, proxy) => {
+test(
+  'a connection that has become a black hole is given up, and what was sent into it counts once',
+  {
+    timeout: 120_000,
+  },
+  async () => {
+    for (const fate of ['blackhole', 'swallow'] as const) {
+      await throughProxy(fate, async (node, proxy) => {
         const server = await node.start({ SHARDS: '1' });
         const load = node.load(4);
         await load.acknowledgements(20);
@@ -131,14 +130,14 @@ for (const [what, fate] of [
           return fate;
         });
         while (next === 0) await load.acknowledgements(20);
-        // Our time limit for a statement is 40 s. To be asked, the server has to have been idle for a second.
+        // Our time limit for a statement is 40 s. To be given up, the server has to have been idle for a second.
         assert.ok(next - fault < 5_000, `${next - fault} ms`);
         assert.equal(proxy.faults, 1);
         await node.finish(server);
       });
-    },
-  );
-}
+    }
+  },
+);
 
 test('a slow connection delays flushes and nothing else', { timeout: 60_000 }, async () => {
   await throughProxy('slow', async (node, proxy) => {

@@ -34,6 +34,7 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
     return mutated;
   };
   return {
+    endsWithThread: streams.endsWithThread,
     keepMs: streams.keepMs,
     existing: () => streams.existing(),
     create: () => keep(streams.create()),

@@ -15,6 +15,7 @@ const layers: readonly (readonly string[])[] = [
   ['setting-text', 'settings', 'config', 'logger', 'data-directory'],
   ['shard-worker/messages'],
   ['shard-worker/summing-map', 'shard-worker/journal/', 'db/'],
+  ['shard-worker/journal/journal-command', 'shard-worker/journal/stream-retirement'],
   ['http/utf8-sequence', 'http/json-escape', 'http/json-number', 'http/pair-rows', 'http/body-refusal'],
   [
     'http/increment-body',

@@ -1,11 +1,12 @@
 /**
- * `npm run journal -- COMMAND`: looks at a file journal and repairs it, while no server is using it. Main thread of a
- * process of its own.
+ * `npm run journal -- COMMAND`: looks at a file journal and repairs it, while no server is using it; ends the stream of a
+ * journal that is gone. Main thread of a process of its own.
  */
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { readConfig } from '../../config.js';
 import { acquireDataDirectory, makeNodeId } from '../../data-directory.js';
+import { parseDatabaseUrl } from '../../db/connection.js';
 import { JournalError, StartError } from '../../errors.js';
 import type { Lsn } from '../../increment.js';
 import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../messages.js';
@@ -15,6 +16,7 @@ import { readableEntries } from './file/record-entries.js';
 import { isUuid } from './file/segment-header.js';
 import { rebindStream } from './file/stream-rebind.js';
 import { readRecords } from './file/stream-recovery.js';
+import { retireStream } from './stream-retirement.js';
 import { inspectStream, repairStream } from './file/stream-repair.js';
 import { findSegments, scanStream, type LsnRange } from './file/stream-scan.js';
 
@@ -26,6 +28,8 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
   accept   records that what is missing above --above is lost, so that the server starts without it
   rebind   gives this copy of a data directory a node id of its own and, with --stream and --above, moves that
            stream's records above --above to a stream of their own
+  retire   ends a stream in the database of DATABASE_URL whose node is gone for good: idempotency tokens are pruned
+           again, and what the node had above the stream's checkpoint is given up
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
@@ -66,6 +70,7 @@ async function run(argv: readonly string[]): Promise<number> {
       return 0;
     }
     const command = commands.get(positionals.join(' '));
+    if (positionals.join(' ') === 'retire') return (await retire(values['data-dir'], values.stream)) ? 0 : 1;
     if (command === undefined) throw usageError(`There is no command "${positionals.join(' ')}".`);
     const dataDir = values['data-dir'] ?? readConfig(process.env).dataDir;
     const held = acquireDataDirectory(dataDir);
@@ -224,6 +229,21 @@ async function rebind(args: Arguments): Promise<boolean> {
   say(stream === undefined ? `Nothing is above LSN ${above}.` : `${records} records are stream ${stream} now.`);
   say(`The old stream is kept in ${kept}, which the server does not read.`);
   return true;
+}
+
+/** Of no data directory: the one that holds the stream is not to be had any more. */
+async function retire(dataDirectory: string | undefined, stream: string | undefined): Promise<boolean> {
+  if (stream === undefined || !isUuid(stream)) throw usageError('retire takes --stream and the id of a stream.');
+  const { databaseUrl, dataDir } = readConfig(process.env);
+  if (databaseUrl === undefined) throw usageError('retire needs DATABASE_URL.');
+  const directory = join(dataDirectory ?? dataDir, 'journal', stream);
+  if (nodeDisk.list(directory).length > 0) {
+    say(`Stream ${stream} is here, in ${directory}: start the server, which counts what it holds, or move it away.`);
+    return false;
+  }
+  const { isRetired, sentence } = await retireStream(parseDatabaseUrl(databaseUrl), stream);
+  say(sentence);
+  return isRetired;
 }
 
 function rangeText({ from, to }: LsnRange): string {

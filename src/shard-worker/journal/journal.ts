@@ -90,6 +90,8 @@ export interface RecoverableJournal extends Journal {
 
 /** The streams of one shard on this node. */
 export interface JournalStreams {
+  /** Nothing is left of a stream when its thread has ended. */
+  readonly endsWithThread: boolean;
   /** How long a stream that is committed to its end stays before it is removed, in ms. */
   readonly keepMs: number;
   /** Streams of earlier runs: the one to continue, and those of shards that are no more, to be finished. */

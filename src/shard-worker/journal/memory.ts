@@ -44,6 +44,7 @@ export class MemoryJournal implements Journal {
 
 /** The streams of a shard with a memory journal: always a new one. */
 export class MemoryStreams implements JournalStreams {
+  readonly endsWithThread = true;
   readonly keepMs = 0;
 
   existing(): { readonly own: undefined; readonly leftOver: readonly string[] } {

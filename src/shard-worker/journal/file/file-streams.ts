@@ -21,6 +21,7 @@ export interface FileStreamsOptions extends FileJournalOptions {
 
 /** The file journal's streams for a shard. */
 export class FileStreams implements JournalStreams {
+  readonly endsWithThread = false;
   readonly #options: FileStreamsOptions;
   readonly #open = new Map<string, FileJournal>();
   #databaseId: string | undefined;

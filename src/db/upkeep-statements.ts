@@ -1,0 +1,85 @@
+/**
+ * SQL statements that keep the tables from growing for ever, as named constants: what is to be retired and what may be
+ * forgotten. Main thread.
+ */
+
+/**
+ * $1 node, $2 shard. A memory journal's streams end with their thread, so those of this node's earlier processes have
+ * nothing left that could be flushed; unretired they would hold up the pruning of tokens for ever. Of shards from $2 on:
+ * a shard that this process has retires its own predecessors.
+ */
+export const RETIRE_MEMORY_STREAMS = `
+update journal_checkpoints set retired_at = now()
+where node = $1 and shard >= $2 and journal = 'memory' and retired_at is null`;
+
+/**
+ * $1 stream. For one whose node is gone for good: its owner, should it be alive after all, is fenced. Not where it has been
+ * heard of in the last five minutes: a living owner moves `accepted_through` several times a minute.
+ */
+export const RETIRE_DEAD_STREAM = `
+update journal_checkpoints set retired_at = now(), epoch = epoch + 1 + floor(random() * 1000000)::bigint
+where stream = $1 and retired_at is null and coalesce(accepted_through, created_at) < now() - interval '5 minutes'
+returning 1`;
+
+/** $1 stream. For operators. */
+export const DESCRIBE_STREAM = `
+select lsn::text, node::text, shard, journal, retired_at, coalesce(accepted_through, created_at) as heard_of
+from journal_checkpoints where stream = $1`;
+
+/** $1 bound: counts no further. */
+export const COUNT_TOKENS = `
+select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;
+
+/** As of the last vacuum or analyze of the table. */
+export const ESTIMATE_TOKENS = `
+select greatest(reltuples, 0)::float8 as rows from pg_class where oid = 'idempotency_keys'::regclass`;
+
+/** "sumprune" in ASCII. */
+const PRUNER_LOCK_ID = '8319679712430552677';
+export const TRY_PRUNER_LOCK = `select pg_try_advisory_lock(${PRUNER_LOCK_ID}) as locked`;
+export const PRUNER_UNLOCK = `select pg_advisory_unlock(${PRUNER_LOCK_ID})`;
+
+/**
+ * $1 window in hours, $2 rows at most. Only tokens whose window is over for every stream that may still flush a retry: a
+ * stream that has said nothing yet has pending at most what it accepted since it was made. Five minutes are for clocks
+ * that differ.
+ */
+export const PRUNE_TOKENS = `
+with horizon as (
+  select least(now(), (select min(coalesce(accepted_through, created_at)) from journal_checkpoints where retired_at is null))
+         - make_interval(hours => $1::int) - interval '5 minutes' as at
+),
+pruned as (
+  delete from idempotency_keys
+  where ctid = any(array(select k.ctid from idempotency_keys k, horizon where k.claimed_at < horizon.at limit $2))
+  returning 1
+)
+select count(*)::int as pruned from pruned`;
+
+/**
+ * $1 window in hours, $2 rows at most. Tombstones of streams whose journals nobody can come back with: the longest that a
+ * queue keeps a message is 15 days. A data directory may come back after years, and without its row its records would
+ * count again, so tombstones of file journals stay; there are few.
+ */
+export const PRUNE_TOMBSTONES = `
+with pruned as (
+  delete from journal_checkpoints
+  where stream = any(array(
+    select stream from journal_checkpoints
+    where retired_at < now() - make_interval(hours => $1::int) - interval '15 days' and journal <> 'file'
+    limit $2 for update skip locked))
+  returning stream
+),
+claims as (delete from journal_claims c using pruned p where c.stream = p.stream)
+select count(*)::int as pruned from pruned`;
+
+/** $1 window in hours, $2 rows at most. Removals of what was not there; closing sums stay for ever. */
+export const PRUNE_RESETS = `
+with pruned as (
+  delete from counter_resets
+  where id = any(array(
+    select id from counter_resets
+    where sum is null and at < now() - make_interval(hours => $1::int) - interval '5 minutes' limit $2))
+  returning 1
+)
+select count(*)::int as pruned from pruned`;

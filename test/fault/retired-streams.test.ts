@@ -1,0 +1,138 @@
+/**
+ * A node is gone for good: an operator retires its stream, so that tokens are pruned again. Should it come back, nothing
+ * that it holds is counted twice or lost in silence.
+ */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { CountedNode } from '../support/counted-node.js';
+import { connectTo, createTestDatabase } from '../support/database.js';
+import { increment, send } from '../support/http.js';
+import { assertCreated } from '../support/problem.js';
+import { temporaryDirectory } from '../support/server.js';
+import { committedSums } from '../support/suite-server.js';
+
+const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/shard-worker/journal/journal-command.js'));
+
+interface Outcome {
+  readonly code: number | null;
+  readonly output: string;
+}
+
+function journal(databaseUrl: string, ...args: readonly string[]): Outcome {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [JOURNAL_COMMAND, ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, DATABASE_URL: databaseUrl },
+  });
+  return { code: status, output: stdout + stderr };
+}
+
+test('a dead stream is retired once nothing was heard of it for five minutes, and what it held can still be counted', async () => {
+  const database = await createTestDatabase();
+  const connection = await connectTo(database.url);
+  const elsewhere = await temporaryDirectory();
+  const node = await CountedNode.make('retired', {
+    databaseUrl: database.url,
+    env: { SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' },
+  });
+  try {
+    const server = await node.start();
+    assertCreated(await increment(node.url, { committed: 1, both: 1 }));
+    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    assertCreated(await increment(node.url, { pending: 1, both: 1 }));
+    server.kill('SIGKILL');
+    await server.ended;
+    const [row] = await connection.query<{ stream: string; lsn: string }>({
+      text: 'select stream::text, lsn::text from journal_checkpoints',
+    });
+    assert.ok(row !== undefined);
+    const { stream, lsn } = row;
+    const retire = (dataDir: string): Outcome =>
+      journal(database.url, 'retire', '--stream', stream, '--data-dir', dataDir);
+
+    const here = retire(node.dataDir);
+    assert.equal(here.code, 1);
+    assert.match(here.output, /is here, in .*: start the server/);
+    const alive = retire(elsewhere);
+    assert.equal(alive.code, 1);
+    assert.match(alive.output, /less than five minutes ago: its node is alive/);
+    await connection.query({
+      text: `update journal_checkpoints
+             set accepted_through = now() - interval '6 minutes', created_at = now() - interval '1 hour'`,
+    });
+    const retired = retire(elsewhere);
+    assert.equal(retired.code, 0, retired.output);
+    assert.match(retired.output, new RegExp(`is retired at LSN ${lsn}\\. .*what it had above LSN ${lsn} is not`));
+    assert.match(retire(elsewhere).output, /was retired at .* already/);
+
+    // The disk comes back after all.
+    const refused = await node.spawn();
+    assert.equal((await refused.ended).code, 1);
+    const rebind = `rebind --stream ${stream} --above ${lsn}`;
+    assert.ok(refused.output.includes(`npm run journal -- ${rebind}`), refused.output);
+    assert.equal((await committedSums(database.url)).get('pending'), undefined);
+    const rebound = journal(database.url, ...rebind.split(' '), '--data-dir', node.dataDir);
+    assert.equal(rebound.code, 0, rebound.output);
+    const again = await node.start();
+    assert.deepEqual(await again.stop(), { code: 0, signal: null }, again.output);
+    assert.deepEqual(
+      await committedSums(database.url),
+      new Map([
+        ['both', 2n],
+        ['committed', 1n],
+        ['pending', 1n],
+      ]),
+    );
+  } finally {
+    await connection.close();
+    await node.dispose();
+    await database.drop();
+  }
+});
+
+test('an owner that was alive after all is fenced, and counts nothing under the retired stream', async () => {
+  const database = await createTestDatabase();
+  const node = await CountedNode.make('fenced', {
+    databaseUrl: database.url,
+    env: { SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' },
+  });
+  const connection = await connectTo(database.url);
+  try {
+    const server = await node.start();
+    assertCreated(await increment(node.url, { fenced: 1 }));
+    const [row] = await connection.query<{ stream: string }>({
+      text: `update journal_checkpoints set created_at = now() - interval '1 hour', accepted_through = null
+             returning stream::text`,
+    });
+    const retired = journal(database.url, 'retire', '--stream', row?.stream ?? '', '--data-dir', '/nowhere');
+    assert.equal(retired.code, 0, retired.output);
+    await send(node.url, '/flush', { method: 'POST' });
+    assert.equal((await server.ended).code, 1);
+    assert.match(server.output, /Another process has taken over journal stream/);
+    assert.equal((await committedSums(database.url)).size, 0);
+  } finally {
+    await connection.close();
+    await node.dispose();
+    await database.drop();
+  }
+});
+
+test('retire says what it cannot do', async () => {
+  const database = await createTestDatabase();
+  try {
+    const stream = randomUUID();
+    const schemaless = journal(database.url, 'retire', '--stream', stream);
+    assert.equal(schemaless.code, 75);
+    assert.match(schemaless.output, /could not be asked: relation "journal_checkpoints" does not exist/);
+    assert.match(
+      journal('postgres://u:secret@127.0.0.1:1/d', 'retire', '--stream', stream).output,
+      /could not be asked/,
+    );
+    for (const args of [['retire'], ['retire', '--stream', 'x']]) assert.equal(journal(database.url, ...args).code, 64);
+    assert.equal(journal('', 'retire', '--stream', stream).code, 64);
+  } finally {
+    await database.drop();
+  }
+});
