@@ -5,7 +5,7 @@
  * (see `readBack`).
  */
 import { CounterError } from '../errors.js';
-import type { DatabaseTarget } from './connection.js';
+import type { DatabaseTarget, Statement } from './connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
 import { flushSeconds, flushStatement, USUAL_FLUSH_SECONDS, type FlushRequest } from './flush-request.js';
 import { ShardConnection, type ShardConnectionOptions } from './shard-connection.js';
@@ -77,10 +77,14 @@ interface ClaimRow {
 
 /** How much longer than the server we wait. */
 const REPLY_SECONDS = 10;
+const QUERY_CANCELED = '57014';
+const ALLOWANCE_MAX = 64;
 
 /** See the file's head. */
 export class CheckpointStore {
   readonly #connection: ShardConnection;
+  /** What a flush may take, in multiples of what flushes of its size may take. */
+  #allowance = 1;
 
   constructor(target: DatabaseTarget, options: ShardConnectionOptions) {
     this.#connection = new ShardConnection(target, options);
@@ -127,22 +131,45 @@ export class CheckpointStore {
   /** Adds the sums and moves the checkpoint, both or neither. */
   async flush(request: FlushRequest): Promise<FlushResult> {
     const statement = flushStatement(request);
-    const seconds = flushSeconds(request);
-    const isLarge = seconds > USUAL_FLUSH_SECONDS;
-    if (isLarge) await this.#connection.run({ text: SET_PATIENCE, values: [`${seconds}s`] });
-    const timeout = isLarge ? { timeoutMs: 1000 * (seconds + REPLY_SECONDS) } : {};
-    const [row] = await this.#connection.run<FlushRow>({ ...statement, ...timeout });
-    if (isLarge) this.#restorePatience();
+    const seconds = flushSeconds(request, this.#allowance);
+    const needsPatience = seconds > USUAL_FLUSH_SECONDS;
+    const [row] = needsPatience ? await this.#runPatiently(statement, seconds) : await this.#runFlush(statement);
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
     this.#connection.noticeFlushed();
     return { fenced: row.fenced, claimed: row.claimed, keys: row.keys, unclaimed: row.unclaimed ?? [] };
   }
 
+  async #runPatiently(statement: Statement, seconds: number): Promise<FlushRow[]> {
+    const limits = [`${seconds}s`, `${seconds + USUAL_FLUSH_SECONDS}s`];
+    await this.#connection.run({ text: SET_PATIENCE, values: limits });
+    try {
+      return await this.#runFlush({ ...statement, timeoutMs: 1000 * (seconds + REPLY_SECONDS) });
+    } finally {
+      await this.#restorePatience();
+    }
+  }
+
+  /** A flush that took too long gets twice as long the next time, and half as long again once one has succeeded. */
+  async #runFlush(statement: Statement): Promise<FlushRow[]> {
+    try {
+      const rows = await this.#connection.run<FlushRow>(statement);
+      this.#allowance = Math.max(1, this.#allowance / 2);
+      return rows;
+    } catch (error) {
+      const wasCanceled = error instanceof StatementRefusedError && error.sqlState === QUERY_CANCELED;
+      if (wasCanceled) this.#allowance = Math.min(2 * this.#allowance, ALLOWANCE_MAX);
+      throw error;
+    }
+  }
+
   /** Back to the session's usual limits; a connection that does not take them is not used again. */
-  #restorePatience(): void {
-    this.#connection.run({ text: RESET_PATIENCE }).catch(() => {
+  async #restorePatience(): Promise<void> {
+    if (!this.#connection.isOpen) return;
+    try {
+      await this.#connection.run({ text: RESET_PATIENCE });
+    } catch {
       this.#connection.drop();
-    });
+    }
   }
 
   /** The digests that tokens were claimed with; a token that is not claimed is absent. */

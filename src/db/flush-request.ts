@@ -38,11 +38,16 @@ export interface RejectedIncrement {
 export const USUAL_FLUSH_SECONDS = 30;
 /** The slowest database that a backlog is flushed to: about 4,000 keys of 24 bytes a second. */
 const FLUSH_BYTES_A_SECOND_MIN = 100_000;
+const FLUSH_SECONDS_MAX = 3_600;
 
-/** Seconds that a flush may take: a backlog of a million keys is one statement, which must not time out for ever. */
-export function flushSeconds({ keys, tokens }: FlushRequest): number {
+/**
+ * Seconds that a flush may take: a backlog of a million keys is one statement, which must not time out for ever. On a
+ * database that is slower than that, `allowance` times as long, up to an hour.
+ */
+export function flushSeconds({ keys, tokens }: FlushRequest, allowance = 1): number {
   const bytes = keys.length + (tokens === undefined ? 0 : tokens.pairTokens.length + tokens.pairKeys.length);
-  return Math.max(USUAL_FLUSH_SECONDS, Math.ceil(bytes / FLUSH_BYTES_A_SECOND_MIN));
+  const seconds = Math.max(USUAL_FLUSH_SECONDS, Math.ceil(bytes / FLUSH_BYTES_A_SECOND_MIN));
+  return Math.max(seconds, Math.min(seconds * allowance, FLUSH_SECONDS_MAX));
 }
 
 /** The statement of a flush: the plain one wherever it does. */

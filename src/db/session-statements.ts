@@ -41,10 +41,13 @@ export const END_IDLE_BACKEND = `
 select pg_terminate_backend(pid) from pg_stat_activity
 where pid = $1 and ${BACKEND_STARTED_AT} = $2 and state like 'idle%'`;
 
-/** $1 the limit of one statement, for a flush that is larger than usual. */
+/**
+ * $1 the limit of one statement, $2 of a transaction, for a flush that gets more time than usual. The second is longer: it
+ * ends the session, and of two that are equal PostgreSQL ignores the first.
+ */
 export const SET_PATIENCE = `
 select set_config('statement_timeout', $1, false),
-       case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', $1, false) end`;
+       case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', $2, false) end`;
 
 /** The usual limits again. */
 export const RESET_PATIENCE = `

@@ -1,0 +1,117 @@
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { test } from 'node:test';
+import pg from 'pg';
+import { CheckpointStore } from '#product/db/checkpoint-store.js';
+import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
+import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
+import { RESET_PATIENCE, SET_PATIENCE } from '#product/db/session-statements.js';
+import type { FlushRequest } from '#product/db/flush-request.js';
+
+/** What becomes of a statement: a row, a SQLSTATE, or the connection goes. */
+type Fate = 'done' | 'lost' | { readonly refused: string };
+
+/** A server that does with each flush what the test says, and keeps what it was told. */
+class ScriptedServer {
+  readonly flushes: Fate[] = [];
+  /** Limits that were set, 'reset', and what the client would wait for a flush. */
+  readonly heard: string[] = [];
+  resets: Fate = 'done';
+  connections = 0;
+
+  readonly store = new CheckpointStore(parseDatabaseUrl('postgres://u@localhost/d'), {
+    applicationName: 'scripted',
+    connect: () => Promise.resolve(this.#session()),
+  });
+
+  #session(): Session {
+    this.connections += 1;
+    const session = {
+      backend: { pid: 1, startedAt: '1' },
+      lost: false,
+      query: async (statement: Statement) => this.#answer(this.#fateOf(statement), session),
+      close: () => Promise.resolve(),
+      destroy: () => void (session.lost = true),
+    };
+    return session as unknown as Session;
+  }
+
+  #fateOf({ text, values = [], timeoutMs }: Statement): Fate {
+    if (text === SET_PATIENCE) {
+      this.heard.push(values.join(' '));
+      return 'done';
+    }
+    if (text === RESET_PATIENCE) {
+      this.heard.push('reset');
+      return this.resets;
+    }
+    this.heard.push(timeoutMs === undefined ? 'flush' : `flush, ${timeoutMs} ms`);
+    return this.flushes.shift() ?? 'done';
+  }
+
+  #answer(fate: Fate, session: { lost: boolean }): Promise<object[]> {
+    if (fate === 'done') return Promise.resolve([{ fenced: 1, claimed: 0, keys: 1, unclaimed: null }]);
+    if (fate === 'lost') {
+      session.lost = true;
+      return Promise.reject(new Error('Connection terminated unexpectedly'));
+    }
+    const error = new pg.DatabaseError('refused', 0, 'error');
+    error.code = fate.refused;
+    error.severity = 'ERROR';
+    return Promise.reject(error);
+  }
+}
+
+function request(keyBytes = 100): FlushRequest {
+  const at = { stream: randomUUID(), epoch: 0, fromLsn: 0, toLsn: 1, acceptedThrough: new Date() };
+  return { ...at, keys: Buffer.alloc(keyBytes), amounts: Buffer.alloc(0) };
+}
+
+/** A flush that may take 60 s. */
+const LARGE_BYTES = 6_000_000;
+
+test('a large flush has its own limits, which do not outlive it, however it ends', async () => {
+  const server = new ScriptedServer();
+  const { store, heard } = server;
+  await store.flush(request(LARGE_BYTES));
+  assert.deepEqual(heard.splice(0), ['60s 90s', 'flush, 70000 ms', 'reset']);
+  server.flushes.push({ refused: '55P03' });
+  await assert.rejects(store.flush(request(LARGE_BYTES)), StatementRefusedError);
+  assert.deepEqual(heard.splice(0), ['60s 90s', 'flush, 70000 ms', 'reset']);
+  assert.equal(server.connections, 1);
+});
+
+test('limits that cannot be taken back end with their connection, and a lost one is not made anew for them', async () => {
+  const server = new ScriptedServer();
+  const { store, heard } = server;
+  server.resets = { refused: '57014' };
+  await store.flush(request(LARGE_BYTES));
+  await store.flush(request());
+  assert.equal(server.connections, 2);
+  heard.splice(0);
+  server.flushes.push('lost');
+  await assert.rejects(store.flush(request(LARGE_BYTES)), OutcomeUnknownError);
+  assert.deepEqual(heard, ['60s 90s', 'flush, 70000 ms']);
+  assert.equal(server.connections, 2);
+});
+
+test('a flush that takes too long gets twice as long each time, up to an hour, and less again once one succeeds', async () => {
+  const server = new ScriptedServer();
+  const { store, heard } = server;
+  const limits = (): readonly string[] => heard.splice(0).filter((line) => line !== 'reset' && !line.includes(','));
+  const tooLong = async (bytes?: number): Promise<void> => {
+    server.flushes.push({ refused: '57014' });
+    await assert.rejects(store.flush(request(bytes)), StatementRefusedError);
+  };
+  await tooLong();
+  await tooLong();
+  await store.flush(request());
+  await store.flush(request());
+  await store.flush(request());
+  assert.deepEqual(limits(), ['flush', '60s 90s', '120s 150s', '60s 90s', 'flush']);
+  for (let attempt = 1; attempt <= 9; attempt += 1) await tooLong(LARGE_BYTES);
+  assert.equal(limits().at(-1), '3600s 3630s');
+  server.flushes.push({ refused: '55P03' });
+  await assert.rejects(store.flush(request()), StatementRefusedError);
+  assert.deepEqual(limits(), ['1920s 1950s'], 'a lock that could not be had says nothing of speed');
+});
