@@ -22,6 +22,8 @@ import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 
 const BACKOFF_FIRST_MS = 50;
 const BACKOFF_MAX_MS = 1000;
+/** Where PostgreSQL refuses a range and none of its rows: to search it again is work, and only an operator can help. */
+const SEARCH_BACKOFF_MAX_MS = 30_000;
 const REFUSALS_UNTIL_UNAVAILABLE = 3;
 
 /** What a committed flush came to, in increments where nothing else is said. */
@@ -152,6 +154,7 @@ export class Flusher {
     if (this.#ledger.frozen === undefined) await this.#options.sync();
     const range = this.#ledger.frozen ?? this.#ledger.freeze(acceptedThroughMs);
     let backoffMs = BACKOFF_FIRST_MS;
+    let searchBackoffMs = BACKOFF_MAX_MS;
     let poisoned = false;
     let refusals = 0;
     for (;;) {
@@ -178,9 +181,11 @@ export class Flusher {
             poisoned = true;
             continue;
           }
-          // It was not found, or has changed meanwhile; the next attempt looks again.
-          this.#setAvailable(false, attempt.error);
-          break;
+          // It was not found, or has changed meanwhile; the next attempt looks again. Said each time.
+          this.#setAvailable(false, attempt.error, true);
+          if (this.#state === 'draining') return false;
+          searchBackoffMs = await this.#backOff(searchBackoffMs, SEARCH_BACKOFF_MAX_MS);
+          continue;
         case 'refused':
           // A lock or statement timeout is no outage; being refused again and again is as good as one.
           refusals += 1;
@@ -225,9 +230,9 @@ export class Flusher {
   }
 
   /** Waits around `backoffMs`; returns the next one. */
-  async #backOff(backoffMs: number): Promise<number> {
+  async #backOff(backoffMs: number, maxMs = BACKOFF_MAX_MS): Promise<number> {
     await this.#wait(backoffMs * (0.5 + 0.5 * this.#options.random()));
-    return Math.min(2 * backoffMs, BACKOFF_MAX_MS);
+    return Math.min(2 * backoffMs, maxMs);
   }
 
   /**
@@ -263,9 +268,9 @@ export class Flusher {
     });
   }
 
-  #setAvailable(available: boolean, error?: unknown): void {
+  #setAvailable(available: boolean, error?: unknown, isSaidAgain = false): void {
     if (!available) this.#waiters.reject();
-    if (available === this.#available) return;
+    if (available === this.#available && !isSaidAgain) return;
     this.#available = available;
     this.#events.databaseAvailable(available, error);
   }

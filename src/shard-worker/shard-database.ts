@@ -4,42 +4,22 @@
 import { PairArrayEncoder, TokenArrayEncoder, type FlushTokens } from '../db/binary-array.js';
 import type { CheckpointStore, FlushResult } from '../db/checkpoint-store.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../db/database-errors.js';
-import type { FlushRequest, RejectedIncrement } from '../db/flush-request.js';
+import type { FlushRequest } from '../db/flush-request.js';
 import { CounterError } from '../errors.js';
-import { addSums, type Lsn, type Sum } from '../increment.js';
+import type { Lsn } from '../increment.js';
 import { DIGEST_BYTES } from './messages.js';
+import { findPoison, rejectedIncrements, rejectedRows } from './poison-search.js';
 import type { StreamClaim } from './journal/stream-claim.js';
 import type { CheckpointRow, ClaimedRow, FlushAttempt, OwnedRow, ShardDatabase } from './stream-database.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
 import type { SummingMap } from './summing-map.js';
-import type { TokenedPair, TokenedRequest, TokenedRequests } from './tokened-requests.js';
+import type { TokenedRequests } from './tokened-requests.js';
 
 /** Whose streams these are, kept in their rows for operators. */
 export interface StreamOwner {
   readonly node: string;
   readonly shard: number;
   readonly journal: string;
-}
-
-/** A pair and the request with a token that it belongs to. */
-interface PairOfRequest {
-  readonly request: TokenedRequest;
-  readonly pair: TokenedPair;
-}
-
-/** One key of a range with everything that the range adds to it: a constraint may refuse only the whole. */
-interface FlushKey {
-  readonly bytes: Uint8Array;
-  sum: Sum;
-  /** Its entry among the plain sums, or -1. */
-  readonly entry: number;
-  readonly pairs: PairOfRequest[];
-}
-
-/** A key that PostgreSQL refuses. */
-interface PoisonKey {
-  readonly key: FlushKey;
-  readonly refusal: StatementRefusedError;
 }
 
 /** One shard's statements, one at a time over one connection. */
@@ -96,16 +76,14 @@ export class PostgresShardDatabase implements ShardDatabase {
     return this.#inTurn(() =>
       attempt(async () => {
         const { sums, tokened } = range;
-        const keys = keysOf(range);
-        const poison = await orAway(() => this.#findPoison(keys, 0, keys.length));
+        const poison = await orAway(() => findPoison(this.#store, this.#encoder, range));
         const entries = new Set(poison.map(({ key }) => key.entry));
         const pairs = new Set(poison.flatMap(({ key }) => key.pairs.map(({ pair }) => pair.number)));
         this.#encode(sums, entries);
         const tokens = this.#encodeTokens(tokened, pairs);
         const rejected = poison.flatMap((row) => rejectedRows(sums, row));
         const result = await this.#store.flush({ ...this.#request(ledger, range), ...tokens, rejected });
-        const increments = [...entries].reduce((total, entry) => total + incrementsOf(sums, entry), 0);
-        return this.#outcome(range, result, increments);
+        return this.#outcome(range, result, rejectedIncrements(range, poison, result.unclaimed));
       }),
     );
   }
@@ -146,20 +124,6 @@ export class PostgresShardDatabase implements ShardDatabase {
       () => undefined,
     );
     return turn;
-  }
-
-  /** Tries ever smaller parts of the keys. */
-  async #findPoison(keys: readonly FlushKey[], from: number, to: number): Promise<readonly PoisonKey[]> {
-    if (from === to) return [];
-    const encoder = this.#encoder;
-    encoder.reset();
-    for (const { bytes, sum } of keys.slice(from, to)) encoder.append(bytes, 0, bytes.length, sum);
-    const refusal = await this.#store.probe(encoder.keys(), encoder.amounts());
-    if (refusal === undefined) return [];
-    // In range: from < to ≤ keys.length.
-    if (to - from === 1) return [{ key: keys[from] as FlushKey, refusal }];
-    const middle = from + Math.floor((to - from) / 2);
-    return [...(await this.#findPoison(keys, from, middle)), ...(await this.#findPoison(keys, middle, to))];
   }
 
   /** What a flush came to; looks at tokens that were claimed before for other content. */
@@ -232,46 +196,6 @@ export class PostgresShardDatabase implements ShardDatabase {
   }
 }
 
-function keysOf({ sums, tokened }: FrozenRange): readonly FlushKey[] {
-  const keys: FlushKey[] = [];
-  const byKey = new Map<string, FlushKey>();
-  for (let entry = 0; entry < sums.size; entry += 1) {
-    const start = sums.keyStart(entry);
-    const bytes = sums.arena.slice(start, start + sums.keyBytes(entry));
-    const key: FlushKey = { bytes, sum: sums.sum(entry), entry, pairs: [] };
-    keys.push(key);
-    if (tokened.size > 0) byKey.set(Buffer.from(bytes).toString('latin1'), key);
-  }
-  for (const request of tokened.values()) {
-    for (const pair of request.pairs) {
-      const name = Buffer.from(pair.key).toString('latin1');
-      const known = byKey.get(name);
-      if (known === undefined) {
-        const key: FlushKey = { bytes: pair.key, sum: pair.sum, entry: -1, pairs: [{ request, pair }] };
-        keys.push(key);
-        byKey.set(name, key);
-      } else {
-        known.sum = addSums(known.sum, pair.sum);
-        known.pairs.push({ request, pair });
-      }
-    }
-  }
-  return keys;
-}
-
-function incrementsOf(sums: SummingMap, entry: number): number {
-  return entry < 0 ? 0 : sums.entryIncrements(entry);
-}
-
-function rejectedRows(sums: SummingMap, { key, refusal }: PoisonKey): readonly RejectedIncrement[] {
-  const row = { key: Buffer.from(key.bytes), reason: refusal.message, sqlState: refusal.sqlState };
-  const plain = key.entry < 0 ? [] : [{ ...row, amount: String(sums.sum(key.entry)) }];
-  return [
-    ...plain,
-    ...key.pairs.map(({ request, pair }) => ({ ...row, amount: String(pair.sum), token: request.token })),
-  ];
-}
-
 /** For statements that can be repeated without harm: every failure of the database is "away, try again". */
 async function orAway<T>(statement: () => Promise<T>): Promise<T> {
   try {
@@ -292,7 +216,10 @@ async function attempt(flush: () => Promise<FlushAttempt>): Promise<FlushAttempt
     return await flush();
   } catch (error) {
     if (error instanceof OutcomeUnknownError) return { kind: 'unknown', error };
-    if (error instanceof StatementRefusedError) return { kind: error.kind === 'poison' ? 'poison' : 'refused', error };
+    if (error instanceof StatementRefusedError) {
+      const kind = error.kind === 'poison' ? 'poison' : 'refused';
+      return { kind, error: new Error(`${error.message} (SQLSTATE ${error.sqlState})`, { cause: error }) };
+    }
     if (error instanceof CounterError && error.code === 'database-unavailable') return { kind: 'unreachable', error };
     throw error;
   }

@@ -42,7 +42,7 @@ const layers: readonly (readonly string[])[] = [
     'shard-worker/owned-stream',
     'shard-worker/left-over-streams',
   ],
-  ['shard-worker/shard-database'],
+  ['shard-worker/shard-database', 'shard-worker/poison-search'],
   [
     'shard-worker/answer-port',
     'shard-worker/batch-pace',
@@ -79,6 +79,7 @@ const shardThread = [
   'tokened-admission',
   'batch-port',
   'shard-database',
+  'poison-search',
   'entry',
 ];
 /** What the main thread runs, and of it what the further front-end threads run. */
