@@ -44,6 +44,8 @@ const PRUNE_BATCH = 10_000;
 const PRUNE_BATCHES_MAX = 100;
 /** Up to here rows are counted one by one. */
 const EXACT_MAX = 1_000_000;
+/** Beyond, what was claimed within the last so many rounds may not be in the estimate yet. */
+const ESTIMATE_ROUNDS = 6;
 
 /** Counts and prunes from {@link start} on. */
 export class TokenStore {
@@ -51,6 +53,8 @@ export class TokenStore {
   readonly #options: TokenStoreOptions;
   #rows = 0;
   #claimedAtCount = 0;
+  /** What was claimed at the last rounds, oldest first. */
+  #claimedAtRounds: readonly number[] = [];
   /** The streams of earlier processes' memory journals are retired. */
   #hasRetired = false;
   #prunedAtMs = Number.NEGATIVE_INFINITY;
@@ -122,13 +126,14 @@ export class TokenStore {
     const { rowsMax, claimed } = this.#options;
     // Read before the count: what is claimed in between counts twice rather than not at all.
     const claimedBefore = claimed();
-    const statement =
-      rowsMax <= EXACT_MAX
-        ? { name: 'count-tokens', text: COUNT_TOKENS, values: [rowsMax] }
-        : { name: 'estimate-tokens', text: ESTIMATE_TOKENS };
+    const isExact = rowsMax <= EXACT_MAX;
+    this.#claimedAtRounds = [...this.#claimedAtRounds.slice(1 - ESTIMATE_ROUNDS), claimedBefore];
+    const statement = isExact
+      ? { name: 'count-tokens', text: COUNT_TOKENS, values: [rowsMax] }
+      : { name: 'estimate-tokens', text: ESTIMATE_TOKENS };
     const [row] = await connection.query<{ rows: number }>(statement);
     this.#rows = row?.rows ?? 0;
-    this.#claimedAtCount = claimedBefore;
+    this.#claimedAtCount = isExact ? claimedBefore : (this.#claimedAtRounds[0] ?? 0);
   }
 
   async #prune(connection: DatabaseConnection): Promise<void> {

@@ -30,9 +30,14 @@ from journal_checkpoints where stream = $1`;
 export const COUNT_TOKENS = `
 select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;
 
-/** As of the last vacuum or analyze of the table. */
+/**
+ * As PostgreSQL's statistics have it, which follow each session's commits by ten seconds at most. A crash or a failover
+ * loses them: until the next vacuum or analyze they say what has changed since, and the row of pg_class what was before.
+ */
 export const ESTIMATE_TOKENS = `
-select greatest(reltuples, 0)::float8 as rows from pg_class where oid = 'idempotency_keys'::regclass`;
+select (s.n_live_tup + case when coalesce(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze) is null
+                            then greatest(c.reltuples, 0) else 0 end)::float8 as rows
+from pg_class c join pg_stat_all_tables s on s.relid = c.oid where c.oid = 'idempotency_keys'::regclass`;
 
 /** "sumprune" in ASCII. */
 const PRUNER_LOCK_ID = '8319679712430552677';

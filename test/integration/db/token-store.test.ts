@@ -4,6 +4,7 @@ import { after, afterEach, before, test } from 'node:test';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OnDemandConnection } from '#product/db/on-demand-connection.js';
 import { TokenStore } from '#product/db/token-store.js';
+import { runStatements } from '../../support/database-connection.js';
 import { connectTo, silentLogger, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { createMigratedDatabase } from '../../support/flushes.js';
@@ -18,7 +19,8 @@ before(async () => {
 });
 
 afterEach(async () => {
-  await observer.query({ text: 'truncate journal_checkpoints, journal_claims, counter_resets, idempotency_keys' });
+  // In a session that ends: what it has done to the statistics does not come late, in the middle of another test.
+  await runStatements(database.url, 'truncate journal_checkpoints, journal_claims, counter_resets, idempotency_keys');
 });
 
 after(async () => {
@@ -28,7 +30,13 @@ after(async () => {
 
 /** Runs `body` with a store whose first round is over. */
 async function withStore(
-  options: { readonly node?: string; readonly memoryShards?: number; readonly url?: string; readonly rowsMax?: number },
+  options: {
+    readonly node?: string;
+    readonly memoryShards?: number;
+    readonly url?: string;
+    readonly rowsMax?: number;
+    readonly claimed?: () => number;
+  },
   body: (store: TokenStore) => Promise<void>,
 ): Promise<void> {
   const connection = new OnDemandConnection(parseDatabaseUrl(options.url ?? database.url), {
@@ -174,4 +182,37 @@ test('tokens go with the window, unless a stream that is not retired may still f
   await withStore({}, async () => {
     assert.deepEqual(await tokens(), ['new']);
   });
+});
+
+test('beyond a million the rows are those of the statistics, whatever was analyzed when, and what was claimed of late', async () => {
+  // Statistics are complete when a session has ended.
+  const run = (text: string): Promise<void> => runStatements(database.url, text);
+  const insert = (count: number): Promise<void> =>
+    run(`insert into idempotency_keys (token, digest, claimed_at)
+         select gen_random_uuid()::text, '', now() from generate_series(1, ${count})`);
+  const forgetStatistics = (): Promise<void> =>
+    run(`select pg_stat_reset_single_table_counters('idempotency_keys'::regclass)`);
+  const rowsMax = 2_000_000;
+  const reach = async (rows: number): Promise<void> => {
+    await eventually(`${rows} rows`, async () => {
+      let room = 0;
+      await withStore({ rowsMax, claimed: () => 7 }, (store) => {
+        room = store.room;
+        return Promise.resolve();
+      });
+      return room === rowsMax - rows;
+    });
+  };
+  await run('truncate idempotency_keys');
+  await forgetStatistics();
+  await insert(1000);
+  await reach(1000);
+  await run('analyze idempotency_keys');
+  await reach(1000);
+  await insert(200);
+  await reach(1200);
+  await run('analyze idempotency_keys');
+  await forgetStatistics();
+  await insert(30);
+  await reach(1230);
 });
