@@ -51,7 +51,7 @@ class ShardThread {
       random: Math.random,
       flushIntervalMs: task.settings.flushIntervalMs,
       flushKeysMax: task.settings.flushKeysMax,
-      drainedAtMs: () => this.#groups.drainedAtMs,
+      settledThroughMs: () => this.#groups.settledThroughMs(),
       tell: (message) => {
         this.#tell(message);
       },

@@ -59,7 +59,10 @@ export interface FlusherOptions {
   readonly keysMax: number;
   /** Makes what was applied durable before it is frozen. */
   readonly sync: () => void | Promise<void>;
-  /** Everything that the stream accepted before this time (ms since 1970) has been applied. */
+  /**
+   * Applies what waits to be; everything that the stream accepted before the time returned (ms since 1970) is then applied.
+   * So the ledger is to be looked at after this.
+   */
   readonly acceptedThroughMs: () => number;
   /** An idle stream's `accepted_through` moves this often. */
   readonly touchIntervalMs: number;
@@ -133,13 +136,14 @@ export class Flusher {
       if (this.#state === 'running' && this.#waiters.isEmpty) {
         await this.#wait(this.#options.intervalMs * (0.9 + 0.1 * this.#options.random()));
       }
+      const acceptedThroughMs = this.#options.acceptedThroughMs();
       if (this.#ledger.isSettled) {
         this.#waiters.answer(this.#ledger.checkpoint);
         if (this.#state === 'draining') break;
-        if (!(await this.#touchWhenIdle())) break;
+        if (!(await this.#touchWhenIdle(acceptedThroughMs))) break;
         continue;
       }
-      if (!(await this.#flushRange())) break;
+      if (!(await this.#flushRange(acceptedThroughMs))) break;
       this.#waiters.answer(this.#ledger.checkpoint);
     }
     this.#state = 'ended';
@@ -147,8 +151,7 @@ export class Flusher {
   }
 
   /** Flushes one range to its end; false where the loop must end: fenced, or draining without a database. */
-  async #flushRange(): Promise<boolean> {
-    const acceptedThroughMs = this.#options.acceptedThroughMs();
+  async #flushRange(acceptedThroughMs: number): Promise<boolean> {
     // Only synced records may be frozen: a flush that commits a record which a power loss then takes back would let its
     // LSN be given to another.
     if (this.#ledger.frozen === undefined) await this.#options.sync();
@@ -239,12 +242,12 @@ export class Flusher {
    * False where the stream is not where this ledger left it: another owner has it, or the database went back in time. The
    * journal may still reach back so far, but not for ever: an idle stream has to notice as well.
    */
-  async #touchWhenIdle(): Promise<boolean> {
+  async #touchWhenIdle(acceptedThroughMs: number): Promise<boolean> {
     const now = this.#clock.monotonic();
     if (this.#available && now - this.#touchedAt < this.#options.touchIntervalMs) return true;
     this.#touchedAt = now;
     try {
-      const isOurs = await this.#target.touch(this.#ledger, this.#options.acceptedThroughMs());
+      const isOurs = await this.#target.touch(this.#ledger, acceptedThroughMs);
       this.#setAvailable(true);
       if (!isOurs) this.#events.fenced(await this.#ownerOf(this.#ledger.stream));
       return isOurs;

@@ -61,14 +61,15 @@ export class GroupCommit {
   #waiting: Waiting[] = [];
   #busy = false;
   #closed = false;
-  #drainedAtMs: number;
+  #settledThroughMs: number;
+  #failed = false;
   #idle: (() => void)[] = [];
 
   constructor(ports: readonly BatchPort[], target: GroupTarget, clock: Clock) {
     this.#ports = ports;
     this.#target = target;
     this.#clock = clock;
-    this.#drainedAtMs = clock.now();
+    this.#settledThroughMs = clock.now();
   }
 
   /** Begins to listen. */
@@ -81,9 +82,14 @@ export class GroupCommit {
     }
   }
 
-  /** Every batch posted before this time (ms since 1970) has been taken; it may still be in the group under way. */
-  get drainedAtMs(): number {
-    return this.#drainedAtMs;
+  /**
+   * Takes what waits on the ports now, unless a group is under way. Everything posted before the time returned (ms since
+   * 1970) is applied, or was refused with nothing kept: what is in the group under way, or may have been kept by a journal
+   * that failed, is later than that.
+   */
+  settledThroughMs(): number {
+    this.#commitAll();
+    return this.#settledThroughMs;
   }
 
   /** Takes what still waits on the ports, settles it, then stops listening. */
@@ -123,18 +129,31 @@ export class GroupCommit {
   /** Commits groups until nothing waits; undefined where all of it happened at once. */
   #step(): Promise<void> | undefined {
     for (;;) {
-      this.#drainPorts();
-      if (this.#waiting.length === 0) return undefined;
+      const drainedAtMs = this.#drainPorts();
+      if (this.#waiting.length === 0) {
+        this.#noteSettled(drainedAtMs);
+        return undefined;
+      }
       const taken = this.#takeGroup();
+      const isAll = this.#waiting.length === 0;
       const records: RecordBytes[] = [];
       const refusals = taken.map((waiting) => this.#admit(waiting, records));
       const pending = this.#commit(taken, refusals, records);
-      if (pending !== undefined) return pending;
+      if (pending === undefined) continue;
+      if (!isAll) return pending;
+      return pending.then(() => {
+        this.#noteSettled(drainedAtMs);
+      });
     }
   }
 
-  #drainPorts(): void {
-    this.#drainedAtMs = this.#clock.now();
+  #noteSettled(throughMs: number): void {
+    if (!this.#failed) this.#settledThroughMs = throughMs;
+  }
+
+  /** Takes every message that has arrived. Returns the time (ms since 1970) before which all that was posted is taken. */
+  #drainPorts(): number {
+    const drainedAtMs = this.#clock.now();
     for (const [index, port] of this.#ports.entries()) {
       for (;;) {
         const message = port.receive();
@@ -142,6 +161,7 @@ export class GroupCommit {
         this.#waiting.push({ port: index, message });
       }
     }
+    return drainedAtMs;
   }
 
   #takeGroup(): Waiting[] {
@@ -224,6 +244,7 @@ export class GroupCommit {
   /** The journal did not take the group: "not counted" only where it says that nothing was kept. */
   #refuse(taken: readonly Waiting[], refusals: readonly Admission[], error: unknown): void {
     const nothingKept = error instanceof JournalError && error.nothingKept;
+    if (!nothingKept) this.#failed = true;
     const code: ErrorCode = !nothingKept
       ? 'outcome-unknown'
       : error.code === 'journal-full'

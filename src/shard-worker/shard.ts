@@ -47,8 +47,8 @@ export interface ShardParts {
   readonly random: () => number;
   readonly flushIntervalMs: number;
   readonly flushKeysMax: number;
-  /** Everything posted before this time has been taken from the ports. */
-  readonly drainedAtMs: () => number;
+  /** Takes what waits on the ports; everything posted before the time returned (ms since 1970) has been applied. */
+  readonly settledThroughMs: () => number;
   readonly tell: (message: ControlMessage) => void;
   /** The thread must end. */
   readonly fail: (error: unknown) => void;
@@ -248,12 +248,12 @@ export class Shard implements GroupTarget {
   }
 
   #assemble(journal: Journal, ledger: StreamLedger, retired: boolean): OwnedStream {
-    const { database, clock, random, flushIntervalMs, flushKeysMax, drainedAtMs } = this.#parts;
+    const { database, clock, random, flushIntervalMs, flushKeysMax, settledThroughMs } = this.#parts;
     const options = {
       intervalMs: flushIntervalMs,
       keysMax: flushKeysMax,
       sync: () => (journal.syncedLsn < journal.endLsn ? journal.sync() : undefined),
-      acceptedThroughMs: () => drainedAtMs() - ACCEPTED_MARGIN_MS,
+      acceptedThroughMs: () => settledThroughMs() - ACCEPTED_MARGIN_MS,
       touchIntervalMs: TOUCH_INTERVAL_MS,
       random,
     };

@@ -21,7 +21,10 @@ export function mutate(
   return {
     streams: touched ? mutateStreams(streams, journals, mutations) : streams,
     database:
-      mutations.pruneBeforeCommit === true || mutations.mergeAfterLostReply === true || mutations.ignoreClaims === true
+      mutations.pruneBeforeCommit === true ||
+      mutations.mergeAfterLostReply === true ||
+      mutations.ignoreClaims === true ||
+      mutations.acceptedThroughAhead === true
         ? mutateDatabase(database, journals, mutations)
         : database,
   };
@@ -113,8 +116,10 @@ class MutatedJournal implements RecoverableJournal {
 function mutateDatabase(
   database: ShardDatabase,
   journals: ReadonlyMap<string, Journal>,
-  { pruneBeforeCommit, mergeAfterLostReply, ignoreClaims }: Mutations,
+  { pruneBeforeCommit, mergeAfterLostReply, ignoreClaims, acceptedThroughAhead }: Mutations,
 ): ShardDatabase {
+  // More than the margin that the product leaves.
+  const aheadMs = acceptedThroughAhead === true ? 2000 : 0;
   const frozenFrom = new Map<string, number>();
   const lost = new Set<string>();
   return {
@@ -127,7 +132,7 @@ function mutateDatabase(
     claimStream: (stream, at, claims) => database.claimStream(stream, at, claims),
     retire: (stream, epoch, lsn) => database.retire(stream, epoch, lsn),
     close: () => database.close(),
-    touch: (ledger, acceptedThroughMs) => database.touch(ledger, acceptedThroughMs),
+    touch: (ledger, acceptedThroughMs) => database.touch(ledger, acceptedThroughMs + aheadMs),
     flushSettingAside: (ledger, range) => database.flushSettingAside(ledger, range),
     async flush(ledger, range): Promise<FlushAttempt> {
       const { stream } = ledger;
@@ -135,7 +140,11 @@ function mutateDatabase(
       let { fromLsn } = range;
       frozenFrom.set(stream, fromLsn);
       if (lost.delete(stream)) fromLsn = (await database.readBack(stream))?.lsn ?? fromLsn;
-      const attempt = await database.flush(ledger, { ...range, fromLsn });
+      const attempt = await database.flush(ledger, {
+        ...range,
+        fromLsn,
+        acceptedThroughMs: range.acceptedThroughMs + aheadMs,
+      });
       if (attempt.kind === 'unknown' && mergeAfterLostReply === true) lost.add(stream);
       return attempt;
     },

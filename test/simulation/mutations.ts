@@ -17,6 +17,8 @@ export interface Mutations extends DatabaseMutations {
   readonly freezeUnsynced?: boolean;
   /** A directory takes its stream back, whoever has owned it since. */
   readonly ignoreClaims?: boolean;
+  /** A stream says that all is committed up to a time when some of it is not applied. */
+  readonly acceptedThroughAhead?: boolean;
 }
 
 /** Each bug. `from`: the seed to begin with, where a bug takes some thousands of histories to show. */
@@ -30,4 +32,5 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },
   { name: 'a flush beyond what is synced', mutations: { freezeUnsynced: true } },
   { name: 'a copy of a directory that takes its stream back', mutations: { ignoreClaims: true } },
+  { name: 'an accepted_through that is ahead of what is applied', mutations: { acceptedThroughAhead: true } },
 ];

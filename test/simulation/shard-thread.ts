@@ -95,7 +95,7 @@ export class ShardThread {
       random: () => world.random.next() / 0x1_0000_0000,
       flushIntervalMs: settings.flushIntervalMs,
       flushKeysMax: settings.flushKeysMax,
-      drainedAtMs: () => this.#groups.drainedAtMs,
+      settledThroughMs: () => this.#groups.settledThroughMs(),
       tell: (message) => this.#tell(message),
       fail: (error) => this.#die(error),
       log: (level, fields, message) => {

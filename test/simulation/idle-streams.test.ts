@@ -1,0 +1,20 @@
+/** What streams without traffic do, which random histories are too short for. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Case } from './simulated-case.js';
+
+/** Protocol, rule 17: once a minute at least; the margin is for clocks and waits. */
+const IDLE_TOUCH_MAX_MS = 20_000;
+
+test('streams that nobody sends to say again and again that nothing older than a moment is pending', async () => {
+  const history = new Case(1);
+  const node = history.start(3);
+  await history.until(() => node.refusal === undefined);
+  for (let round = 0; round < 5; round += 1) {
+    await history.pass(IDLE_TOUCH_MAX_MS);
+    for (const [stream, { acceptedThroughMs }] of history.world.database.tables.checkpoints) {
+      const behindMs = history.now() - acceptedThroughMs;
+      assert.ok(behindMs >= 0 && behindMs < IDLE_TOUCH_MAX_MS, `${stream} is ${behindMs} ms behind`);
+    }
+  }
+});
