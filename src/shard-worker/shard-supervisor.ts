@@ -15,6 +15,7 @@
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
+import { systemClock } from '../clock.js';
 import { CounterError } from '../errors.js';
 import type { Sum } from '../increment.js';
 import type { Logger } from '../logger.js';
@@ -29,11 +30,9 @@ import {
   type SeenCheckpoint,
   type ShardTask,
 } from './messages.js';
+import { RestartBudget } from './restart-budget.js';
 import type { ShardDoor } from './shard-router.js';
 
-/** Restarts of shards that a node bears within {@link RESTART_WINDOW_MS}; one more ends the process. */
-const RESTARTS_MAX = 5;
-const RESTART_WINDOW_MS = 60_000;
 const RESTART_DELAY_MS = 100;
 
 /** Most control requests that wait for one shard. */
@@ -78,6 +77,7 @@ class SupervisedShard {
   verdict: string | undefined;
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
+  readonly restarts = new RestartBudget(systemClock);
   readonly waiting = new Map<number, PendingControl>();
 }
 
@@ -86,7 +86,6 @@ export class ShardSupervisor {
   readonly #options: SupervisorOptions;
   readonly #pool: Piscina;
   readonly #shards: readonly SupervisedShard[];
-  readonly #restarts: number[] = [];
   readonly #rows: readonly Float64Array[];
   #nextId = 1;
   #onChange: (() => void)[] = [];
@@ -240,7 +239,7 @@ export class ShardSupervisor {
     const wasDraining = shard.state === 'draining' || shard.state === 'drained';
     this.#closeBalance(index);
     shard.recovered = false;
-    if (wasDraining || shard.verdict !== undefined || !this.#mayRestart()) {
+    if (wasDraining || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';
       const why = shard.verdict ?? (error instanceof Error ? error.message : String(error));
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
@@ -275,13 +274,6 @@ export class ShardSupervisor {
     if (cell === GAUGE.lost && left > 0) {
       this.#options.logger.error({ shard: index, lost: left }, 'Acknowledged increments are lost with the shard');
     }
-  }
-
-  #mayRestart(): boolean {
-    const now = performance.now();
-    while ((this.#restarts[0] ?? now) < now - RESTART_WINDOW_MS) this.#restarts.shift();
-    this.#restarts.push(now);
-    return this.#restarts.length <= RESTARTS_MAX;
   }
 
   #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {

@@ -19,6 +19,7 @@ import {
   type PendingRange,
   type SeenCheckpoint,
 } from '#product/shard-worker/messages.js';
+import { RestartBudget } from '#product/shard-worker/restart-budget.js';
 import { ShardClient } from '#product/shard-worker/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/shard-router.js';
 import { Channel } from './channel.js';
@@ -51,6 +52,7 @@ interface Supervised {
   verdict: string | undefined;
   thread: ShardThread | undefined;
   lastAsked: number;
+  readonly restarts: RestartBudget;
   readonly waiting: Map<number, { resolve: (message: ControlMessage) => void; reject: (error: CounterError) => void }>;
 }
 
@@ -75,7 +77,6 @@ export class SimulatedNode {
   #gate: ErrorCode | undefined = 'starting';
   #databaseId: string | undefined;
   #nextId = 1;
-  #restarts: number[] = [];
   /** Steps until the process is killed; 0: it is not. */
   crashIn = 0;
   /** One of the next disk calls of these kinds fails. */
@@ -118,6 +119,7 @@ export class SimulatedNode {
       verdict: undefined,
       thread: undefined,
       lastAsked: 0,
+      restarts: new RestartBudget(clock),
       waiting: new Map(),
     }));
     this.#operations = new CounterNode({
@@ -354,19 +356,13 @@ export class SimulatedNode {
     const wasDraining = shard.state === 'draining' || shard.state === 'drained';
     closeBalance(this.#rows[index] as Float64Array, GAUGE.handedOver);
     shard.recovered = false;
-    if (wasDraining || shard.verdict !== undefined || !this.#mayRestart()) {
+    if (wasDraining || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';
       this.#fail(error);
       return;
     }
     shard.state = 'restarting';
     this.#world.scheduler.after(100, this.life, () => this.#launch(index));
-  }
-
-  #mayRestart(): boolean {
-    const { now } = this.#world.scheduler;
-    this.#restarts = [...this.#restarts.filter((at) => at >= now - 60_000), now];
-    return this.#restarts.length <= 5;
   }
 
   #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {

@@ -52,6 +52,7 @@ const layers: readonly (readonly string[])[] = [
     'shard-worker/shared-reservations',
     'shard-worker/front-end-link',
     'shard-worker/conservation',
+    'shard-worker/restart-budget',
   ],
   ['http/'],
   ['shard-worker/entry', 'shard-worker/shard-supervisor'],
@@ -102,6 +103,7 @@ const mainThread = [
   'shard-worker/shard-client',
   'shard-worker/shared-reservations',
   'shard-worker/front-end-link',
+  'shard-worker/restart-budget',
   'shard-worker/shard-supervisor',
 ];
 
