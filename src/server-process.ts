@@ -150,8 +150,8 @@ export class ServerProcess {
 
   /** Ends at once with exit code 1; what was not flushed stays in the journal. */
   abandon(why: string): void {
-    const left = conservation(this.#gauges, this.#config.shards);
-    this.#logger.error({ pending: left.pending }, `Ending now because of ${why}; ${this.#fateOf(left.pending)}`);
+    const pending = conservation(this.#gauges, this.#config.shards).pending + this.#unread;
+    this.#logger.error({ pending }, `Ending now because of ${why}; ${this.#fateOf(pending)}`);
     this.end(1);
   }
 
@@ -206,20 +206,28 @@ export class ServerProcess {
 
   #report(left: readonly PendingRange[]): number {
     const balance = conservation(this.#gauges, this.#config.shards);
+    const isMemory = this.#config.journal === 'memory';
+    // With the memory journal also what was lost when a shard ended earlier.
+    const pending = left.reduce((total, range) => total + range.increments, this.#unread + balance.lost);
+    if (left.length === 0 && pending === 0) {
+      this.#logger.info({ ...balance }, 'Everything that was acknowledged is committed');
+    } else {
+      const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
+      const earlier = unread === 0 ? '' : `, with what the journal holds of earlier runs (${unread} streams, not read)`;
+      const fields = { ranges: left, pending, reason: this.#lastReason };
+      if (isMemory) this.#logger.error(fields, this.#fateOf(pending));
+      else this.#logger.warn(fields, this.#fateOf(pending) + earlier);
+    }
     if (balance.difference !== 0) {
       this.#logger.error({ ...balance }, 'A bug: increments do not add up at shutdown');
+      return 70;
     }
-    if (left.length === 0) {
-      this.#logger.info({ ...balance }, 'Everything that was acknowledged is committed');
-      return balance.difference === 0 ? 0 : 70;
-    }
-    const pending = left.reduce((total, range) => total + range.increments, 0);
-    const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
-    const earlier = unread === 0 ? '' : `, with what the journal holds of earlier runs (${unread} streams, not read)`;
-    const fields = { ranges: left, pending, reason: this.#lastReason };
-    if (this.#config.journal === 'memory') this.#logger.error(fields, this.#fateOf(pending));
-    else this.#logger.warn(fields, this.#fateOf(pending) + earlier);
-    return this.#config.journal === 'memory' ? 1 : 0;
+    return isMemory && (left.length > 0 || pending > 0) ? 1 : 0;
+  }
+
+  /** Acknowledged increments in the journals of shards that ended and were not recovered yet. */
+  get #unread(): number {
+    return this.#supervisor?.unread ?? 0;
   }
 
   #fateOf(pending: number): string {

@@ -3,12 +3,14 @@
  *
  * ```text
  * starting ──serving──► serving ──thread ends──► restarting ──serving──► serving
- *                          │                        └──budget spent──► failed (the process ends)
- *                          └──drain──► draining ──► drained
+ *                          │                        │  ▲  └──budget spent──► failed (the process ends)
+ *                          └──drain──► draining ────│──┘ thread ends
+ *                                         └──► drained
  * ```
  *
  * A shard is one life-long Piscina task. When it dies, requests in flight with it get `outcome-unknown`, the other shards
- * go on, and the next thread recovers from the journal.
+ * go on, and the next thread recovers from the journal. That is so while the shards are drained, too: a drain waits for
+ * what is being started or restarted, because only a thread that has recovered can say what stays in the journal.
  *
  * Longer than most: a shard's life and the calls that wait for it end together.
  */
@@ -78,6 +80,10 @@ class SupervisedShard {
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
   readonly restarts = new RestartBudget(systemClock);
+  /** Increments that threads of this shard left in the journal, as far as the one that runs now need not have read them. */
+  handedOver = 0;
+  /** What had been recovered when the thread that runs now was launched. */
+  recoveredBefore = 0;
   readonly waiting = new Map<number, PendingControl>();
 }
 
@@ -149,20 +155,34 @@ export class ShardSupervisor {
     return keys;
   }
 
-  /** Last flush, checkpoint, prune and close of every shard; resolves to what stays in the journals. */
+  /** Acknowledged increments that threads left in the journal when they ended, and that no later one has read yet. */
+  get unread(): number {
+    return this.#shards.reduce((total, _, index) => total + this.#unreadOf(index), 0);
+  }
+
+  /**
+   * Last flush, checkpoint, prune and close of every shard; resolves to what stays in the journals. A shard that is being
+   * started recovers first. Rejects where a shard cannot go on.
+   */
   async drain(): Promise<readonly PendingRange[]> {
-    const answers = await Promise.all(
-      this.#shards.map(async (shard, index) => {
-        if (shard.state !== 'serving') return [];
-        shard.state = 'draining';
+    const left = await Promise.all(this.#shards.map((shard, index) => this.#drainShard(shard, index)));
+    await this.#pool.destroy();
+    return left.flat();
+  }
+
+  async #drainShard(shard: SupervisedShard, index: number): Promise<readonly PendingRange[]> {
+    for (;;) {
+      await this.#until(() => shard.state === 'serving');
+      shard.state = 'draining';
+      try {
         const answer = await this.#ask(index, { kind: 'drain' });
         shard.state = 'drained';
+        await shard.ended;
         return answer.kind === 'drained' ? answer.left : [];
-      }),
-    );
-    await Promise.all(this.#shards.map((shard) => shard.ended));
-    await this.#pool.destroy();
-    return answers.flat();
+      } catch (error) {
+        if (!isReplaced(shard)) throw error;
+      }
+    }
   }
 
   #launch(index: number): void {
@@ -171,6 +191,7 @@ export class ShardSupervisor {
     const control = new MessageChannel();
     const channels = this.#options.frontEnds.map((link) => ({ link, channel: new MessageChannel() }));
     shard.control = control.port1;
+    shard.recoveredBefore = this.#rows[index]?.[GAUGE.recovered] ?? 0;
     control.port1.on('message', (message: ControlMessage) => {
       this.#receive(index, message, () => {
         for (const { link, channel } of channels) link.connect(index, channel.port1);
@@ -236,10 +257,10 @@ export class ShardSupervisor {
     for (const link of this.#options.frontEnds) link.disconnect(index);
     if (orderly) return;
     this.#options.events.door(index, 'journal-unavailable');
-    const wasDraining = shard.state === 'draining' || shard.state === 'drained';
+    const wasDrained = shard.state === 'drained';
     this.#closeBalance(index);
     shard.recovered = false;
-    if (wasDraining || shard.verdict !== undefined || !shard.restarts.take()) {
+    if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';
       const why = shard.verdict ?? (error instanceof Error ? error.message : String(error));
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
@@ -270,10 +291,19 @@ export class ShardSupervisor {
   #closeBalance(index: number): void {
     const row = this.#rows[index] as Float64Array;
     const cell = this.#options.taskOf(index).settings.journal === 'memory' ? GAUGE.lost : GAUGE.handedOver;
+    // Asked first: it is for the next thread to read what this one has not.
+    const unread = this.#unreadOf(index);
     const left = closeBalance(row, cell);
-    if (cell === GAUGE.lost && left > 0) {
+    if (cell === GAUGE.handedOver) (this.#shards[index] as SupervisedShard).handedOver = unread + left;
+    else if (left > 0) {
       this.#options.logger.error({ shard: index, lost: left }, 'Acknowledged increments are lost with the shard');
     }
+  }
+
+  #unreadOf(index: number): number {
+    const shard = this.#shards[index] as SupervisedShard;
+    if (shard.recovered) return 0;
+    return Math.max(0, shard.handedOver - ((this.#rows[index]?.[GAUGE.recovered] ?? 0) - shard.recoveredBefore));
   }
 
   #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {
@@ -307,4 +337,9 @@ export class ShardSupervisor {
       await new Promise<void>((resolve) => this.#onChange.push(resolve));
     }
   }
+}
+
+/** The thread has ended, and another takes its place or is not allowed to. */
+function isReplaced({ state }: SupervisedShard): boolean {
+  return state !== 'draining' && state !== 'drained';
 }

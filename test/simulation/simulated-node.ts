@@ -206,18 +206,24 @@ export class SimulatedNode {
     }
     for (const attempt of this.#attempts) if (attempt.isSettled) this.#attempts.delete(attempt);
     while ([...this.#attempts].some((attempt) => !attempt.isSettled) || !this.#router.isIdle) await this.#pause(5);
-    const answers = await Promise.all(
-      this.#supervised.map(async (shard, index) => {
-        if (shard.state !== 'serving') return undefined;
-        shard.state = 'draining';
+    const left = await Promise.all(this.#supervised.map((shard, index) => this.#drainShard(shard, index)));
+    this.left = left.flat();
+    this.checkBalance();
+    this.#finish('drained');
+  }
+
+  async #drainShard(shard: Supervised, index: number): Promise<readonly PendingRange[]> {
+    for (;;) {
+      while (shard.state !== 'serving') await this.#pause(1);
+      shard.state = 'draining';
+      try {
         const answer = await this.#ask(index, { kind: 'drain' });
         shard.state = 'drained';
         return answer.kind === 'drained' ? answer.left : [];
-      }),
-    );
-    this.left = answers.flatMap((left) => left ?? []);
-    this.checkBalance();
-    this.#finish(answers.every((left) => left !== undefined) ? 'drained' : 'failed');
+      } catch (error) {
+        if (isOf(shard, 'draining', 'drained')) throw error;
+      }
+    }
   }
 
   /** kill -9, or the machine stops. */
@@ -353,10 +359,10 @@ export class SimulatedNode {
     this.#clients[index]?.disconnect();
     if (orderly) return;
     this.#router.setDoor(index, 'journal-unavailable');
-    const wasDraining = shard.state === 'draining' || shard.state === 'drained';
+    const wasDrained = shard.state === 'drained';
     closeBalance(this.#rows[index] as Float64Array, GAUGE.handedOver);
     shard.recovered = false;
-    if (wasDraining || shard.verdict !== undefined || !shard.restarts.take()) {
+    if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';
       this.#fail(error);
       return;
@@ -433,4 +439,8 @@ export class SimulatedNode {
   #pause(ms: number): Promise<void> {
     return new Promise((resolve) => this.#world.scheduler.after(ms, this.life, resolve));
   }
+}
+
+function isOf({ state }: Supervised, ...states: readonly Supervised['state'][]): boolean {
+  return states.includes(state);
 }
