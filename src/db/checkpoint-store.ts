@@ -181,8 +181,12 @@ export class CheckpointStore {
     return new Map(rows.map(({ token, digest }) => [token, digest]));
   }
 
-  /** An idle owner: everything accepted before `acceptedThrough` is committed. False: the row is not at (epoch, lsn). */
-  async touch(stream: string, epoch: number, lsn: number, acceptedThrough: Date): Promise<boolean> {
+  /**
+   * Looks whether the row is at (epoch, lsn); false where it is not. An idle owner gives a time (ms since 1970) before which
+   * everything that it accepted is committed.
+   */
+  async touch(stream: string, epoch: number, lsn: number, acceptedThroughMs: number | undefined): Promise<boolean> {
+    const acceptedThrough = acceptedThroughMs === undefined ? null : new Date(acceptedThroughMs);
     const rows = await this.#connection.run({
       text: sql.TOUCH_CHECKPOINT,
       values: [stream, epoch, lsn, acceptedThrough],

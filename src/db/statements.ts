@@ -62,9 +62,12 @@ select claim::text, lsn::text from journal_claims where stream = $1 and epoch <=
 export const READ_BACK = `
 select epoch::text, lsn::text, retired_at is not null as retired from journal_checkpoints where stream = $1 for update`;
 
-/** $1 stream, $2 epoch, $3 lsn, $4 accepted through. An idle owner says that nothing older is pending. */
+/**
+ * $1 stream, $2 epoch, $3 lsn, $4 accepted through or null. An owner looks whether the row is where it left it; an idle one
+ * says that nothing older is pending.
+ */
 export const TOUCH_CHECKPOINT = `
-update journal_checkpoints set accepted_through = $4
+update journal_checkpoints set accepted_through = coalesce($4, accepted_through)
 where stream = $1 and epoch = $2 and lsn = $3
 returning 1`;
 

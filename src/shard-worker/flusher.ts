@@ -13,9 +13,14 @@
  * ```
  *
  * A range stays frozen until its fate is known, so nothing is merged into it and nothing is sent twice under another
- * range. One flush is in flight at a time. Waits are 90 to 100 % of the interval, so that nodes do not beat in step.
+ * range. One flush is in flight at a time.
+ *
+ * However long the interval is, the loop looks at the stream's row now and then (a touch), since a failover that takes
+ * commits back is to be noticed while the journal reaches back; and while the database is away it tries again soon, with a
+ * flush where there is something to flush.
  */
 import type { Clock, Timer } from '../clock.js';
+import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
 import { databaseAway, FlushWaiters } from './flush-waiters.js';
 import type { CheckpointRow, FlushAttempt, FlushTarget } from './stream-database.js';
 import type { FrozenRange, StreamLedger } from './stream-ledger.js';
@@ -53,8 +58,7 @@ export interface FlusherEvents {
 }
 
 /** When to flush. */
-export interface FlusherOptions {
-  readonly intervalMs: number;
+export interface FlusherOptions extends FlushScheduleOptions {
   /** A ledger with this many live keys is flushed early. */
   readonly keysMax: number;
   /** Makes what was applied durable before it is frozen. */
@@ -64,10 +68,6 @@ export interface FlusherOptions {
    * So the ledger is to be looked at after this.
    */
   readonly acceptedThroughMs: () => number;
-  /** An idle stream's `accepted_through` moves this often. */
-  readonly touchIntervalMs: number;
-  /** Uniform in [0, 1). */
-  readonly random: () => number;
 }
 
 /** The flush loop of one stream. */
@@ -82,7 +82,7 @@ export class Flusher {
   readonly #waiters = new FlushWaiters();
   #timer: Timer | undefined;
   #wake: (() => void) | undefined;
-  #touchedAt: number;
+  readonly #schedule: FlushSchedule;
   #done: Promise<void> | undefined;
 
   constructor(ledger: StreamLedger, target: FlushTarget, clock: Clock, options: FlusherOptions, events: FlusherEvents) {
@@ -91,11 +91,12 @@ export class Flusher {
     this.#clock = clock;
     this.#options = options;
     this.#events = events;
-    this.#touchedAt = clock.monotonic();
+    this.#schedule = new FlushSchedule(clock, options);
   }
 
-  /** Starts the loop. */
-  start(): void {
+  /** Starts the loop; `away`: why the database cannot be reached, where that is known. */
+  start(away?: unknown): void {
+    if (away !== undefined) this.#setAvailable(false, away);
     this.#done = this.#run().catch((error: unknown) => {
       this.#state = 'ended';
       this.#events.failed(error);
@@ -133,21 +134,29 @@ export class Flusher {
 
   async #run(): Promise<void> {
     while (this.#state !== 'ended') {
-      if (this.#state === 'running' && this.#waiters.isEmpty) {
-        await this.#wait(this.#options.intervalMs * (0.9 + 0.1 * this.#options.random()));
-      }
+      if (!this.#isAsked()) await this.#wait(this.#schedule.restMs(this.#available));
+      // First, since it may apply something.
       const acceptedThroughMs = this.#options.acceptedThroughMs();
-      if (this.#ledger.isSettled) {
+      const isIdle = this.#ledger.isSettled;
+      if (isIdle) this.#waiters.answer(this.#ledger.checkpoint);
+      if (isIdle && this.#state === 'draining') break;
+      // While the database is away a flush is how the loop learns that it is back.
+      const isFlush = !isIdle && (this.#isAsked() || this.#schedule.isFlushDue || !this.#available);
+      if (isFlush || this.#schedule.isFlushDue) this.#schedule.beginInterval();
+      if (isFlush) {
+        if (!(await this.#flushRange(acceptedThroughMs))) break;
         this.#waiters.answer(this.#ledger.checkpoint);
-        if (this.#state === 'draining') break;
-        if (!(await this.#touchWhenIdle(acceptedThroughMs))) break;
-        continue;
+      } else if (!(await this.#touchWhenDue(isIdle ? acceptedThroughMs : undefined))) {
+        break;
       }
-      if (!(await this.#flushRange(acceptedThroughMs))) break;
-      this.#waiters.answer(this.#ledger.checkpoint);
     }
     this.#state = 'ended';
     this.#waiters.reject();
+  }
+
+  /** Whether there is a reason not to wait for an interval. */
+  #isAsked(): boolean {
+    return this.#state !== 'running' || !this.#waiters.isEmpty || this.#ledger.liveKeys >= this.#options.keysMax;
   }
 
   /** Flushes one range to its end; false where the loop must end: fenced, or draining without a database. */
@@ -171,7 +180,7 @@ export class Flusher {
           // Before the range is settled, which clears its map for another round.
           const flush = committedFlush(range, attempt);
           this.#ledger.settle();
-          this.#touchedAt = this.#clock.monotonic();
+          this.#schedule.noticeTouch();
           this.#waiters.count(attempt.keys);
           this.#events.committed(range, flush);
           return true;
@@ -240,12 +249,12 @@ export class Flusher {
 
   /**
    * False where the stream is not where this ledger left it: another owner has it, or the database went back in time. The
-   * journal may still reach back so far, but not for ever: an idle stream has to notice as well.
+   * journal may still reach back so far, but not for ever, so this cannot be left to the next flush. `accepted_through`
+   * stays where it is while something waits for a flush.
    */
-  async #touchWhenIdle(acceptedThroughMs: number): Promise<boolean> {
-    const now = this.#clock.monotonic();
-    if (this.#available && now - this.#touchedAt < this.#options.touchIntervalMs) return true;
-    this.#touchedAt = now;
+  async #touchWhenDue(acceptedThroughMs: number | undefined): Promise<boolean> {
+    if (this.#available && !this.#schedule.isTouchDue) return true;
+    this.#schedule.noticeTouch();
     try {
       const isOurs = await this.#target.touch(this.#ledger, acceptedThroughMs);
       this.#setAvailable(true);

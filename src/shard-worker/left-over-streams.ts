@@ -131,6 +131,8 @@ export class LeftOverStreams {
           this.#unread.delete(stream);
           changed();
           this.#start(owned);
+          // What an outage has held up does not wait for an interval as well; where it fails, the loop goes on by itself.
+          owned.flusher.flushNow().catch(() => undefined);
         }
         return true;
       } catch (error) {

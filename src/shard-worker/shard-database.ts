@@ -92,11 +92,11 @@ export class PostgresShardDatabase implements ShardDatabase {
     return this.#inTurn(() => orAway(() => this.#store.readBack(stream)));
   }
 
-  async touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<boolean> {
+  async touch(ledger: StreamLedger, acceptedThroughMs: number | undefined): Promise<boolean> {
     const { stream, epoch, checkpoint } = ledger;
     return this.#inTurn(() =>
       orAway(async () => {
-        if (this.#ensured.has(stream)) return this.#store.touch(stream, epoch, checkpoint, new Date(acceptedThroughMs));
+        if (this.#ensured.has(stream)) return this.#store.touch(stream, epoch, checkpoint, acceptedThroughMs);
         await this.#ensure(stream);
         return true;
       }),

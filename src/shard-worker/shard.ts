@@ -97,7 +97,7 @@ export class Shard implements GroupTarget {
       log('warn', { err: error }, 'The database is away: increments are journaled in a new stream until it answers');
       this.#discard();
       this.#own = await this.#begin(false);
-      this.#serve(false);
+      this.#serve(false, error);
       const earlier = existing.own === undefined ? existing.leftOver : [existing.own, ...existing.leftOver];
       this.#leftOver.recoverLater(earlier, () => {
         this.#tellServing(true);
@@ -191,11 +191,12 @@ export class Shard implements GroupTarget {
     return this.#own === undefined ? streams : [this.#own, ...streams];
   }
 
-  #serve(recovered: boolean): void {
+  /** `away`: why the database cannot be reached. */
+  #serve(recovered: boolean, away?: unknown): void {
     if (this.#state === 'starting') this.#state = 'serving';
     this.#publish();
     this.#announceStreams();
-    this.#own?.flusher.start();
+    this.#own?.flusher.start(away);
     this.#leftOver.start();
     this.#tellServing(recovered);
   }

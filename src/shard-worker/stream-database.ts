@@ -51,8 +51,8 @@ export interface FlushTarget {
   /** As `flush`, for a range with rows that PostgreSQL refuses: finds them and sets them aside in the same transaction. */
   flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
   readBack(stream: string): Promise<CheckpointRow | undefined>;
-  /** Moves `accepted_through` of an idle stream. False: the row is not where this ledger left it. */
-  touch(ledger: StreamLedger, acceptedThroughMs: number): Promise<boolean>;
+  /** Moves `accepted_through`, if a time is given. False: the row is not where this ledger left it. */
+  touch(ledger: StreamLedger, acceptedThroughMs: number | undefined): Promise<boolean>;
 }
 
 /** The database as a shard needs it. Methods reject with CounterError `database-unavailable` where it cannot be reached. */

@@ -132,7 +132,8 @@ function mutateDatabase(
     claimStream: (stream, at, claims) => database.claimStream(stream, at, claims),
     retire: (stream, epoch, lsn) => database.retire(stream, epoch, lsn),
     close: () => database.close(),
-    touch: (ledger, acceptedThroughMs) => database.touch(ledger, acceptedThroughMs + aheadMs),
+    touch: (ledger, acceptedThroughMs) =>
+      database.touch(ledger, acceptedThroughMs === undefined ? undefined : acceptedThroughMs + aheadMs),
     flushSettingAside: (ledger, range) => database.flushSettingAside(ledger, range),
     async flush(ledger, range): Promise<FlushAttempt> {
       const { stream } = ledger;

@@ -333,8 +333,9 @@ export class PostgresModel {
       }
       case sql.TOUCH_CHECKPOINT:
       case sql.RETIRE_STREAM: {
-        const change: Partial<CheckpointRow> =
-          text === sql.RETIRE_STREAM ? { retired: true } : { acceptedThroughMs: (values[3] as Date).getTime() };
+        const acceptedThrough = values[3];
+        const touched = acceptedThrough instanceof Date ? { acceptedThroughMs: acceptedThrough.getTime() } : {};
+        const change: Partial<CheckpointRow> = text === sql.RETIRE_STREAM ? { retired: true } : touched;
         const execute = (row: CheckpointRow | undefined): Step =>
           row !== undefined && matches(row) ? { rows: [{ '?column?': 1 }], change: () => set(change) } : { rows: [] };
         return { ...common, stream, locks: matches, execute };

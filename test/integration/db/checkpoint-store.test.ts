@@ -166,8 +166,11 @@ test('a stream that exists is not made anew', async () => {
 test('an idle owner moves accepted_through and retires its stream; a fenced one does neither', async () => {
   const stream = await newStream(store);
   const at = new Date('2026-01-02T03:04:05.678Z');
-  assert.equal(await store.touch(stream, 0, 0, at), true);
-  assert.equal(await store.touch(stream, 1, 0, new Date()), false);
+  assert.equal(await store.touch(stream, 0, 0, at.getTime()), true);
+  assert.equal(await store.touch(stream, 1, 0, Date.now()), false);
+  // One that is not idle only looks.
+  assert.equal(await store.touch(stream, 0, 0, undefined), true);
+  assert.equal(await store.touch(stream, 0, 1, undefined), false);
   const [row] = await observer.query<{ accepted_through: Date }>({
     text: 'select accepted_through from journal_checkpoints where stream = $1',
     values: [stream],

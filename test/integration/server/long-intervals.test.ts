@@ -1,0 +1,51 @@
+/** What a node with a very long FLUSH_INTERVAL_MS still does soon. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { createTestDatabase } from '../../support/database.js';
+import { eventually } from '../../support/eventually.js';
+import { increment, send } from '../../support/http.js';
+import { assertCreated, assertProblem } from '../../support/problem.js';
+import { startServer } from '../../support/server.js';
+import { assertCleanStop, committedSums } from '../../support/suite-server.js';
+import { TcpProxy } from '../../support/tcp-proxy.js';
+
+const HOUR_MS = '3600000';
+/** An idle shard looks at its row every 15 s. */
+const NOTICED_MS = 25_000;
+/** Guarantee: the first flush after an outage starts so soon. */
+const FIRST_FLUSH_MS = 5000;
+
+test('an outage that idle shards notice is over for them within seconds, with FLUSH_INTERVAL_MS of an hour', async () => {
+  const database = await createTestDatabase();
+  const proxy = await TcpProxy.start(database.url);
+  const server = await startServer({
+    env: { DATABASE_URL: proxy.urlOf(database.url), SHARDS: '1', FLUSH_INTERVAL_MS: HOUR_MS },
+  });
+  try {
+    await proxy.refuse();
+    await server.waitFor('The database is away; increments stay pending', NOTICED_MS);
+    assertCreated(await increment(server.url, { during: 1 }));
+    assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
+    await proxy.accept();
+    const sums = async (): Promise<ReadonlyMap<string, bigint>> => committedSums(database.url);
+    await eventually('what came during it is committed', async () => (await sums()).size === 1, FIRST_FLUSH_MS);
+    assertCreated(await increment(server.url, { after: 1 }));
+    await eventually(
+      'a flush is taken',
+      async () => (await send(server.url, '/flush', { method: 'POST' })).status === 200,
+      FIRST_FLUSH_MS,
+    );
+    assert.deepEqual(
+      await sums(),
+      new Map([
+        ['during', 1n],
+        ['after', 1n],
+      ]),
+    );
+    await assertCleanStop(server);
+  } finally {
+    await server.dispose();
+    await proxy.close();
+    await database.drop();
+  }
+});
