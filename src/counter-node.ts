@@ -64,8 +64,9 @@ export class CounterNode implements CounterOperations {
       const seen = new Map<string, SeenCheckpoint>();
       for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
       const pending = total(await supervisor.pendingOf(key, seen));
-      // A removal in between may have taken the committed sum away from under what is pending now.
-      if (pending === 'again' || resets !== this.#resets) continue;
+      // A removal in between may have taken the committed sum away from under what is pending now; of a stream that is gone
+      // meanwhile a thread that came later need not know that the snapshot is from before its end.
+      if (pending === 'again' || resets !== this.#resets || streams !== this.#streamsOf(supervisor)) continue;
       if (!exists && pending === undefined) return undefined;
       return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
     }

@@ -68,7 +68,8 @@ export class LeftOverStreams {
   isOlder(seen: ReadonlyMap<string, SeenCheckpoint>): boolean {
     for (const [stream, end] of this.#finished) {
       const view = seen.get(stream);
-      if (view === null || (view?.epoch === end.epoch && view.lsn !== end.lsn)) return true;
+      if (view === undefined) continue;
+      if (view === null || view.epoch < end.epoch || (view.epoch === end.epoch && view.lsn !== end.lsn)) return true;
     }
     return false;
   }

@@ -174,12 +174,12 @@ export class StreamLedger {
 
   /**
    * What this stream holds of a key above the checkpoint that a read saw. `again`: the read's snapshot is older than
-   * what this stream still holds, so the read must be repeated. A row of another epoch means that another owner answers
-   * for the stream: nothing is ours to add. Undefined where the key is not held.
+   * what this stream still holds, or than its recovery, so the read must be repeated. A row of a later epoch means that
+   * another owner answers for the stream: nothing is ours to add. Undefined where the key is not held.
    */
   pendingOf(hash: number, key: Uint8Array, view: CheckpointView | undefined): Sum | undefined | 'again' {
     const seen = view ?? { epoch: this.epoch, lsn: 0 };
-    if (seen.epoch !== this.epoch) return undefined;
+    if (seen.epoch !== this.epoch) return seen.epoch < this.epoch ? 'again' : undefined;
     const live = addHeld(
       this.#live.get(hash, key, 0, key.length),
       this.#liveTokened.sums.get(hash, key, 0, key.length),

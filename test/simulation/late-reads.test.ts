@@ -1,0 +1,54 @@
+/** Reads whose snapshot of the database is from before a shard has recovered. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { SeenCheckpoint } from '#product/shard-worker/messages.js';
+import type { Sum } from '#product/increment.js';
+import { Case, KEYS } from './simulated-case.js';
+import type { SimulatedNode } from './simulated-node.js';
+
+/** The checkpoints of the node's streams as they are now. */
+function snapshot({ world }: Case, node: SimulatedNode): ReadonlyMap<string, SeenCheckpoint> {
+  return new Map(node.streams.map((stream) => [stream, world.database.tables.checkpoints.get(stream) ?? null]));
+}
+
+/** What the shards add to a read of each key. */
+async function answers(
+  history: Case,
+  node: SimulatedNode,
+  seen: ReadonlyMap<string, SeenCheckpoint>,
+): Promise<readonly (readonly (Sum | 'again' | null)[])[]> {
+  const asked = Promise.all(KEYS.map((key) => node.pendingOf(Buffer.from(key), seen)));
+  let isAnswered = false;
+  void asked.then(() => (isAnswered = true));
+  await history.until(() => isAnswered);
+  return asked;
+}
+
+test('a read from before a shard was restarted is made again, since what was acknowledged would be missing', async () => {
+  const history = new Case(1, { flushIntervalMs: 30_000 });
+  const node = await history.countKeys();
+  const seen = snapshot(history, node);
+  for (const shard of [0, 1]) node.killThread(shard);
+  await history.until(() => !node.isRecovered);
+  await history.until(() => node.isRecovered && node.refusal === undefined);
+  for (const parts of await answers(history, node, seen)) assert.ok(parts.includes('again'), String(parts));
+  for (const parts of await answers(history, node, snapshot(history, node))) {
+    assert.deepEqual([...parts].sort(), [1, null]);
+  }
+});
+
+test('a read from before a left-over stream was taken over is made again, also once the stream is gone', async () => {
+  const history = new Case(1);
+  (await history.countKeys()).crash();
+  const { checkpoints } = history.world.database.tables;
+  const before = new Map(checkpoints);
+  const node = history.start(1);
+  await history.until(() => node.isRecovered && node.streams.length === 2);
+  const [own = '', leftOver = ''] = node.streams;
+  await history.until(() => node.streams.length === 1);
+  const seen = new Map<string, SeenCheckpoint>([
+    [own, checkpoints.get(own) ?? null],
+    [leftOver, before.get(leftOver) ?? null],
+  ]);
+  for (const parts of await answers(history, node, seen)) assert.deepEqual(parts, ['again']);
+});
