@@ -96,6 +96,20 @@ export type JournalErrorCode =
   | 'journal-copied'
   | 'journal-fenced';
 
+/** Verdicts on a journal as it is: no restart does better before an operator changes something. */
+const JOURNAL_VERDICTS: readonly JournalErrorCode[] = [
+  'journal-corrupt',
+  'journal-gap',
+  'journal-format',
+  'journal-foreign',
+  'journal-copied',
+];
+
+/** True where an operator must change something before the journal can be used. */
+export function isJournalVerdict(code: JournalErrorCode): boolean {
+  return JOURNAL_VERDICTS.includes(code);
+}
+
 /** A failure of a journal, with the stable code that the log shows. */
 export class JournalError extends Error {
   override readonly name = 'JournalError';

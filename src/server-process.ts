@@ -65,7 +65,10 @@ export class ServerProcess {
       await this.#startParts();
     } catch (error) {
       if (!this.#isStarting()) return;
-      await this.#frontEnds?.close();
+      this.#state = 'ended';
+      await this.#letGo().catch((reason: unknown) => {
+        this.#logger.error({ err: reason }, 'What the start had made could not all be let go of');
+      });
       throw error;
     }
   }

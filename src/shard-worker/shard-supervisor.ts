@@ -18,7 +18,7 @@ import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:wor
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { systemClock } from '../clock.js';
-import { CounterError } from '../errors.js';
+import { CounterError, isJournalVerdict, StartError } from '../errors.js';
 import type { Sum } from '../increment.js';
 import type { Logger } from '../logger.js';
 import { closeBalance } from './conservation.js';
@@ -77,6 +77,8 @@ class SupervisedShard {
   streams: readonly string[] = [];
   /** Why another thread could not do better; set before the thread ends. */
   verdict: string | undefined;
+  /** The verdict is on its journal: an operator must change something. */
+  isRefused = false;
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
   readonly restarts = new RestartBudget(systemClock);
@@ -94,6 +96,7 @@ export class ShardSupervisor {
   readonly #shards: readonly SupervisedShard[];
   readonly #rows: readonly Float64Array[];
   #nextId = 1;
+  #hasStarted = false;
   #onChange: (() => void)[] = [];
 
   constructor(options: SupervisorOptions) {
@@ -115,10 +118,18 @@ export class ShardSupervisor {
     });
   }
 
-  /** Starts all shards; settles when all of them serve. */
+  /**
+   * Starts all shards; settles when all of them serve. Rejects with StartError once it is known of each whether its journal
+   * can be used, if one cannot, and with CounterError where a shard cannot be started for another reason.
+   */
   async start(): Promise<void> {
     for (let shard = 0; shard < this.#shards.length; shard += 1) this.#launch(shard);
-    await this.#until(() => this.#shards.every((shard) => shard.state === 'serving'));
+    await this.#until(() => this.#shards.every(({ state, isRefused }) => state === 'serving' || isRefused));
+    this.#hasStarted = true;
+    const problems = this.#shards.flatMap(({ isRefused, verdict }) =>
+      isRefused && verdict !== undefined ? verdict : [],
+    );
+    if (problems.length > 0) throw new StartError([...new Set(problems)]);
   }
 
   /** True where everything that was in the journals is in memory, so that reads are exact. */
@@ -237,6 +248,7 @@ export class ShardSupervisor {
       case 'journal':
         this.#options.logger.error({ shard: index, code: message.code }, message.detail);
         if (message.code !== 'journal-failed' && message.code !== 'journal-fenced') shard.verdict = message.detail;
+        shard.isRefused = !this.#hasStarted && isJournalVerdict(message.code);
         break;
       case 'foreign-owner':
         shard.verdict = message.detail;
@@ -262,6 +274,11 @@ export class ShardSupervisor {
     shard.recovered = false;
     if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';
+      // A start lists what all shards found.
+      if (shard.isRefused) {
+        this.#changed();
+        return;
+      }
       const why = shard.verdict ?? (error instanceof Error ? error.message : String(error));
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
     } else {
@@ -331,7 +348,7 @@ export class ShardSupervisor {
 
   async #until(condition: () => boolean): Promise<void> {
     while (!condition()) {
-      if (this.#shards.some((shard) => shard.state === 'failed')) {
+      if (this.#shards.some((shard) => shard.state === 'failed' && !shard.isRefused)) {
         throw new CounterError('internal-error', 'A shard could not be started.');
       }
       await new Promise<void>((resolve) => this.#onChange.push(resolve));
