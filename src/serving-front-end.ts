@@ -98,7 +98,7 @@ export class ServingFrontEnd {
   accept(): void {
     const sweepMs = Math.max(10, Math.min(250, this.#ackTimeoutMs / 4));
     this.#expiry = setInterval(() => {
-      this.#router.expire(Date.now());
+      this.#router.expire();
     }, sweepMs);
     this.#frontEnd.accept();
   }

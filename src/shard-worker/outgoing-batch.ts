@@ -52,7 +52,7 @@ export class OutgoingBatch {
     return this.#replies.length === 0;
   }
 
-  /** When the first request went in, ms since 1970. */
+  /** When the first request went in, on the monotonic clock. */
   get openedAtMs(): number {
     return this.#openedAtMs;
   }
@@ -99,7 +99,7 @@ export class OutgoingBatch {
 
   /** Ends a request: `reply` is settled with the batch. */
   finish(reply: PendingReply): void {
-    if (this.#replies.length === 0) this.#openedAtMs = this.#clock.now();
+    if (this.#replies.length === 0) this.#openedAtMs = this.#clock.monotonic();
     this.#replies.push(reply);
   }
 

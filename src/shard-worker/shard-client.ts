@@ -29,6 +29,7 @@ interface BatchInFlight {
   replies: readonly PendingReply[];
   readonly pairs: number;
   readonly bytes: number;
+  /** On the monotonic clock: nobody may set it while the batch is in flight. */
   readonly sentAtMs: number;
 }
 
@@ -189,8 +190,9 @@ export class ShardClient {
     this.#post('onlyKnownTokens');
   }
 
-  /** Answers requests whose batch was posted before `beforeMs` (ms since 1970); their room stays taken. */
-  expire(beforeMs: number): void {
+  /** Answers requests that have waited longer than `timeoutMs`; the room of those that were posted stays taken. */
+  expire(timeoutMs: number): void {
+    const beforeMs = this.#clock.monotonic() - timeoutMs;
     // What was never posted is not counted, and leaves nothing behind.
     for (const batch of [this.#plain, this.#tokened, this.#known]) {
       if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
@@ -209,9 +211,8 @@ export class ShardClient {
     if (open.isEmpty) return;
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
-    const sentAtMs = this.#clock.now();
-    const { buffer, replies, pairs, bytes } = open.take(sentAtMs);
-    this.#inFlight.push({ replies, pairs, bytes, sentAtMs });
+    const { buffer, replies, pairs, bytes } = open.take(this.#clock.now());
+    this.#inFlight.push({ replies, pairs, bytes, sentAtMs: this.#clock.monotonic() });
     port.post(messageOf(kind, buffer), buffer);
   }
 

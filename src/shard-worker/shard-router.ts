@@ -103,8 +103,8 @@ export class ShardRouter implements IncrementReceiver {
   }
 
   /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */
-  expire(nowMs: number): void {
-    for (const client of this.#clients) client.expire(nowMs - this.#limits.ackTimeoutMs);
+  expire(): void {
+    for (const client of this.#clients) client.expire(this.#limits.ackTimeoutMs);
   }
 
   /** Requests or parts of them that are with the shards. */

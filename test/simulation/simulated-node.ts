@@ -413,7 +413,7 @@ export class SimulatedNode {
 
   #expireLater(): void {
     this.#world.scheduler.after(Math.max(10, Math.min(250, this.settings.ackTimeoutMs / 4)), this.life, () => {
-      this.#router.expire(clockOf(this.#world.scheduler, this.life).now());
+      this.#router.expire();
       this.#expireLater();
     });
   }

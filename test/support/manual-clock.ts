@@ -29,6 +29,11 @@ export class ManualClock implements Clock {
     return { cancel: () => void (this.#scheduled = this.#scheduled.filter((other) => other !== entry)) };
   }
 
+  /** Somebody sets the wall clock: time does not pass by that. */
+  set(byMs: number): void {
+    this.#now += byMs;
+  }
+
   /** Timers that wait. */
   get timers(): number {
     return this.#scheduled.length;

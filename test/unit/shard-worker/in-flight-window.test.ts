@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { afterEach, test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
 import type { ErrorCode } from '#product/errors.js';
+import { systemClock } from '#product/clock.js';
 import { IncrementBodyScanner } from '#product/http/increment-body.js';
 import { makeGauges, PAIR_HEADER_BYTES } from '#product/shard-worker/messages.js';
 import { answerPort } from '#product/shard-worker/answer-port.js';
@@ -19,7 +20,12 @@ const UNLIMITED = Number.POSITIVE_INFINITY;
 class StalledShard {
   readonly outcomes: (ErrorCode | 'created')[] = [];
   readonly #channel = new MessageChannel();
-  readonly #client = new ShardClient();
+  /** How far the clock is ahead of the machine's. */
+  passedMs = 0;
+  readonly #client = new ShardClient({
+    ...systemClock,
+    monotonic: () => systemClock.monotonic() + this.passedMs,
+  });
   readonly #scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
   readonly router: ShardRouter;
 
@@ -89,7 +95,8 @@ test('after the timeout what was sent is unknown, what was not sent is refused, 
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(shard.submit('second'), undefined);
   await new Promise((resolve) => setImmediate(resolve));
-  shard.router.expire(Date.now() + ACK_TIMEOUT_MS + 1);
+  shard.passedMs = ACK_TIMEOUT_MS + 1;
+  shard.router.expire();
   assert.deepEqual([...shard.outcomes].sort(), ['outcome-unknown', 'overloaded']);
   assert.equal(shard.router.isIdle, false);
   for (let taken = 0; taken < 9; taken += 1) assert.equal(shard.submit(), undefined);
