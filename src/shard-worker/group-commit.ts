@@ -39,7 +39,7 @@ export interface GroupTarget {
   lookToken(token: string, digest: Uint8Array): KnownToken;
   /** The group that was gathered is durable, or it is not. */
   endGroup(durable: boolean): void;
-  /** True where the key is pending. */
+  /** True where the key is pending, so that adding to it needs no new key. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean;
   /** The journal is dead or this code has a bug: the shard must end. */
   failed(error: unknown): void;

@@ -122,8 +122,9 @@ export class Shard implements GroupTarget {
     own.flusher.noticeApplied();
   }
 
+  /** Of the shard's own stream: what comes is added there, as a new key where only a left-over stream has it. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
-    return this.#streams().some(({ ledger }) => ledger.holds(hash, bytes, start, length));
+    return this.#ownStream().ledger.holds(hash, bytes, start, length);
   }
 
   admitToken(token: string, digest: Uint8Array): KnownToken {

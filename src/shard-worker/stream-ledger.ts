@@ -135,7 +135,10 @@ export class StreamLedger {
     return this.#liveTokened.add(bytes, token, tokenBytes, at + TOKENED_OFFSET.digest, token + tokenBytes, end);
   }
 
-  /** True where the key is pending, so that adding to it needs no new key. */
+  /**
+   * True where the key is pending, so that adding to it needs no new key as MAX_PENDING_KEYS counts them. A key that is
+   * pending in requests with tokens only is not: each of their pairs is a key of its own, which nothing can be added to.
+   */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
     if (this.#live.find(hash, bytes, start, length) >= 0) return true;
     const frozen = this.#frozen;

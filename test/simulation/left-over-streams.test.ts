@@ -34,6 +34,15 @@ test('a left-over stream stays where the database goes back in time between its 
   }
 });
 
+test('at the key bound a key that only a left-over stream holds is refused, since it would be one more', async () => {
+  const history = new Case(1, { flushIntervalMs: 30_000, pendingKeysMax: KEYS.length });
+  const { node } = await history.leaveOver();
+  const outcomes = await history.outcomesOf(node, KEYS);
+  assert.deepEqual([...new Set(outcomes)].sort(), ['acknowledged', 'refused']);
+  node.checkBalance();
+  assert.equal(node.pendingKeys, KEYS.length);
+});
+
 for (const keepSeconds of [0, 5]) {
   test(`a finished left-over stream is removed ${keepSeconds} s after it was retired`, async () => {
     const history = new Case(1, { keepSeconds });

@@ -2,7 +2,7 @@
  * Small cases on the simulation's time: one process after the other on one data directory, and what a test lets happen.
  */
 import assert from 'node:assert/strict';
-import { ClientRequest } from './expectations.js';
+import { ClientRequest, type Fate } from './expectations.js';
 import { clockOf, Life } from './scheduler.js';
 import { SimulatedNode, type NodeSettings } from './simulated-node.js';
 import { World } from './world.js';
@@ -65,14 +65,21 @@ export class Case {
   async countKeys(): Promise<SimulatedNode> {
     const node = this.start(2);
     await this.until(() => node.refusal === undefined);
-    const requests = KEYS.map((key) => {
+    const outcomes = await this.outcomesOf(node, KEYS);
+    assert.ok(outcomes.every((fate) => fate === 'acknowledged'));
+    assert.equal(node.streams.length, 2);
+    return node;
+  }
+
+  /** One increment of each key, and what became of it. */
+  async outcomesOf(node: SimulatedNode, keys: readonly string[]): Promise<readonly Fate[]> {
+    const requests = keys.map((key) => {
       const request = new ClientRequest(key, [this.world.expectations.counter(key, 1)], undefined);
       node.submit(request.attempt(() => undefined));
       return request;
     });
-    await this.until(() => requests.every(({ fate }) => fate === 'acknowledged'));
-    assert.equal(node.streams.length, 2);
-    return node;
+    await this.until(() => requests.every(({ fate }) => fate !== 'in flight'));
+    return requests.map(({ fate }) => fate);
   }
 
   /** Two shards count and die, and the next process, which has one, has recovered both of their streams. */

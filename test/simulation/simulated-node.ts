@@ -7,7 +7,7 @@
 import { CounterNode } from '#product/counter-node.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/errors.js';
 import type { Sum } from '#product/increment.js';
-import { closeBalance, conservation } from '#product/shard-worker/conservation.js';
+import { closeBalance, conservation, gaugeTotal } from '#product/shard-worker/conservation.js';
 import {
   GAUGE,
   gaugeRow,
@@ -145,6 +145,11 @@ export class SimulatedNode {
 
   get streams(): readonly string[] {
     return this.#supervised.flatMap((shard) => shard.streams);
+  }
+
+  /** Keys pending in all shards, as MAX_PENDING_KEYS counts them. */
+  get pendingKeys(): number {
+    return gaugeTotal(this.#gauges, this.shards, GAUGE.pendingKeys);
   }
 
   async start(): Promise<void> {

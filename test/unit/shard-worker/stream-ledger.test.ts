@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { hashKey } from '#product/increment.js';
 import { StreamLedger, type CheckpointView } from '#product/shard-worker/stream-ledger.js';
-import { pairEntries } from '../../support/tokened-entries.js';
+import { pairEntries, tokenedEntry } from '../../support/tokened-entries.js';
 
 const KEY = Buffer.from('k');
 const EPOCH = 7;
@@ -38,6 +38,21 @@ test('a read whose snapshot is from before a commit, or from before the recovery
   assert.equal(pendingOf(ledger, { epoch: EPOCH, lsn: 9 }), 'again');
   assert.equal(pendingOf(ledger, { epoch: EPOCH - 1, lsn: 10 }), 'again');
   assert.equal(pendingOf(ledger, undefined), 'again');
+});
+
+test('a key is held where adding to it needs no new one, which requests with tokens do not spare it', () => {
+  const ledger = pendingLedger();
+  const holds = (key: string): boolean => {
+    const bytes = Buffer.from(key);
+    return ledger.holds(hashKey(bytes, 0, bytes.length), bytes, 0, bytes.length);
+  };
+  const entry = tokenedEntry('token', [['tokened', 1]]);
+  ledger.apply(13, entry, 0, entry.length);
+  assert.deepEqual(['k', 'tokened', 'other'].map(holds), [true, false, false]);
+  const keys = ledger.pendingKeys;
+  const again = pairEntries([['tokened', 1]]);
+  ledger.apply(14, again, 0, again.length);
+  assert.deepEqual([ledger.pendingKeys, holds('tokened')], [keys + 1, true]);
 });
 
 test('a read that saw a later owner adds nothing', () => {
