@@ -234,9 +234,11 @@ class EmbeddedServer implements EmbeddedPostgres {
 
   /**
    * Starts again until it works or `stop` is called; never rejects. Where the old server was killed, its children may
-   * hold the shared memory for a moment, and PostgreSQL refuses for as long.
+   * hold the shared memory for a moment, and PostgreSQL refuses for as long. On the same port, which everything in this
+   * process was told; should another process have it by now, only an operator can decide which of the two is to go.
    */
   async #restart(): Promise<void> {
+    let bindFailures = 0;
     for (
       let backoffMs = BACKOFF_MIN_MS;
       !this.#stop.signal.aborted;
@@ -249,11 +251,20 @@ class EmbeddedServer implements EmbeddedPostgres {
         return;
       } catch (error) {
         if (this.#isStopping()) return;
+        const said = this.#log.lastLines.join('\n');
+        bindFailures = said.includes('could not bind') ? bindFailures + 1 : 0;
         this.#logger.error(
-          { reason: describeFailure(error, this.#log.lastLines.join('\n')) },
-          'embedded PostgreSQL does not start',
+          { reason: describeFailure(error, said) },
+          bindFailures < PORT_ATTEMPTS ? 'embedded PostgreSQL does not start' : portLost(this.#port),
         );
       }
     }
   }
+}
+
+function portLost(port: number): string {
+  return (
+    `embedded PostgreSQL does not start: another process listens on its port, 127.0.0.1:${port}. ` +
+    'End that process, or restart this server, which then takes another port'
+  );
 }
