@@ -42,6 +42,7 @@ class Scene {
       append: () => this.journal(),
       apply: (group) => (this.applied += group.length),
       admitToken: () => 'new',
+      lookToken: () => 'new',
       endGroup: () => undefined,
       holds: () => false,
       failed: (error) => this.failures.push(error),
