@@ -108,8 +108,8 @@ export class NodeDatabase {
   /** Ends the connections, then the embedded database. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#tokens?.close();
-    await this.#shared?.close();
+    // Together: what the tokens wait for may be what the connection cuts.
+    await Promise.all([this.#tokens?.close(), this.#shared?.close()]);
     await this.#counters?.close();
     await this.#embedded?.stop();
   }

@@ -4,6 +4,9 @@
 import { CounterError } from '../errors.js';
 import { connect, type ConnectOptions, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 
+/** What a close waits for a statement that is under way. A database that does not answer must not hold up a stop. */
+const LAST_USE_MS = 1_000;
+
 /** A connection that comes back. One use at a time; others wait their turn. */
 export class OnDemandConnection {
   readonly #target: DatabaseTarget;
@@ -30,21 +33,37 @@ export class OnDemandConnection {
     return turn;
   }
 
-  /** Waits for the last use, then ends the connection. */
+  /** Waits for the last use, a moment at most, then ends the connection; a use that is still under way fails. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#last.catch(() => undefined);
+    const last = this.#last.catch(() => undefined);
+    await settledWithin(last, LAST_USE_MS);
     await this.#connection?.close();
+    await last;
   }
 
   async #connected(): Promise<DatabaseConnection> {
     if (this.#closed) throw new CounterError('database-unavailable', 'The database connection is closed.');
     if (this.#connection !== undefined && !this.#connection.lost) return this.#connection;
+    let connection: DatabaseConnection;
     try {
-      this.#connection = await connect(this.#target, this.#options);
-      return this.#connection;
+      connection = await connect(this.#target, this.#options);
     } catch (cause) {
       throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause });
     }
+    if (this.#closed) {
+      connection.destroy();
+      throw new CounterError('database-unavailable', 'The database connection is closed.');
+    }
+    this.#connection = connection;
+    return connection;
   }
+}
+
+/** Settles with the promise, which does not reject, or after so many ms. */
+async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
+  await Promise.race([promise, patience]);
+  clearTimeout(timer);
 }

@@ -8,12 +8,16 @@
  *
  * ```text
  * sent ──2 s without an answer──► look from a second connection ──at work, or not to be seen──► look again
- *                                           └──gone, or waits for a statement──► dropped: outcome unknown
+ *                                           ├──gone, or waits for a statement──► dropped: outcome unknown
+ *                                           └──nobody answers, twice in a row──► dropped: outcome unknown
  * ```
  *
  * A network that has forgotten a connection swallows what is sent over it, and nobody says so: not the kernel for a quarter
- * of an hour, and our own time limit has to be longer than the server's. So the server is asked what it is doing.
+ * of an hour, and our own time limit has to be longer than the server's. So the server is asked what it is doing. One that
+ * does not answer new connections either is as good as away: whoever waits for the statement should hear it, and a stop
+ * must not wait for it. Where it commits after all, the checkpoint says so when it is read back.
  */
+import pg from 'pg';
 import { systemClock, type Clock, type Timer } from '../clock.js';
 import { CounterError } from '../errors.js';
 import {
@@ -54,6 +58,11 @@ const BYTES_A_MS_MIN = 10_000;
 const LOOK_INTERVAL_MS = 1_000;
 /** Each of connecting and asking. */
 const LOOK_TIMEOUT_MS = 2_000;
+/** Looks in a row at which nobody answered, until the server counts as away. */
+const UNANSWERED_MAX = 2;
+
+/** What a look saw of the server's side of a session. */
+type Sight = 'dead' | 'alive' | 'unseen' | 'unanswered';
 
 /** See the file's head. */
 export class ShardConnection {
@@ -149,11 +158,13 @@ export class ShardConnection {
   #watch(session: Session, bytes: number): () => void {
     let isAnswered = false;
     let timer: Timer | undefined;
+    let unanswered = 0;
     const look = async (): Promise<void> => {
       if (isAnswered) return;
-      const isDead = await this.#isDead(session.backend, () => isAnswered);
+      const sight = await this.#look(session.backend, () => isAnswered);
       if (isAnswered) return;
-      if (!isDead) {
+      unanswered = sight === 'unanswered' ? unanswered + 1 : 0;
+      if (sight !== 'dead' && unanswered < UNANSWERED_MAX) {
         lookAfter(LOOK_INTERVAL_MS);
         return;
       }
@@ -173,28 +184,29 @@ export class ShardConnection {
   }
 
   /**
-   * Whether the server has nothing to do for the session: it never got the statement, or its answer is lost. Its process
-   * is then ended too, or it would be one connection more than a node may have. False where that cannot be seen now.
+   * Dead: the server has nothing to do for the session, because it never got the statement, or its answer is lost. Its
+   * process is then ended too, or it would be one connection more than a node may have.
    */
-  async #isDead(backend: Backend, isAnswered: () => boolean): Promise<boolean> {
+  async #look(backend: Backend, isAnswered: () => boolean): Promise<Sight> {
     const { applicationName } = this.#options;
-    let isDead = false;
+    let sight: Sight = 'alive';
     let second: Session | undefined;
     try {
       const timeouts = { connectTimeoutMs: LOOK_TIMEOUT_MS, queryTimeoutMs: LOOK_TIMEOUT_MS };
       second = await this.#connect({ applicationName, ...timeouts });
       const values = [backend.pid, backend.startedAt];
       // An answer that lay in a socket while this thread was busy has been read by now.
-      if (isAnswered()) return false;
+      if (isAnswered()) return sight;
       const [row] = await second.query<{ idle: boolean }>({ text: IS_BACKEND_IDLE, values });
-      isDead = row?.idle === true;
-      if (isDead && !isAnswered()) await second.query({ text: END_IDLE_BACKEND, values });
-    } catch {
-      // Nobody answers, or refuses: what was seen before counts.
+      if (row?.idle === true) sight = 'dead';
+      if (sight === 'dead' && !isAnswered()) await second.query({ text: END_IDLE_BACKEND, values });
+    } catch (error) {
+      // What was seen before counts. A refusal, for want of connections say, is an answer too.
+      if (sight === 'alive') sight = error instanceof pg.DatabaseError ? 'unseen' : 'unanswered';
     } finally {
       await second?.close();
     }
-    return isDead;
+    return sight;
   }
 }
 

@@ -79,7 +79,8 @@ function isPostgres(pid: number): boolean {
   return readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('postgres');
 }
 
-function childrenOf(pid: number): readonly number[] {
+/** The children of a process, by their ids. */
+export function childrenOf(pid: number): readonly number[] {
   try {
     const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
     return text === '' ? [] : text.split(' ').map(Number);

@@ -12,6 +12,7 @@ import { choosePostgresAccount } from '#product/db/embedded-account.js';
 import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded-binaries.js';
 import { openCluster } from '#product/db/postgres-cluster.js';
 import { serverArguments } from '#product/db/postgres-settings.js';
+import { childrenOf } from './given-postgres.js';
 
 const READY = 'database system is ready to accept connections';
 
@@ -38,6 +39,7 @@ export class OutagePostgres {
   readonly #dataDir: string;
   readonly #launch: Launch;
   #child: ChildProcess | undefined;
+  #held: readonly number[] = [];
 
   private constructor(dataDir: string, url: string, launch: Launch) {
     this.#dataDir = dataDir;
@@ -88,8 +90,23 @@ export class OutagePostgres {
     await ended;
   }
 
+  /** Stops every process of it where it stands: nothing answers and nothing refuses, which is the worst kind of outage. */
+  hold(): void {
+    const pid = this.#child?.pid;
+    if (pid === undefined) return;
+    this.#held = [pid, ...childrenOf(pid)];
+    for (const held of this.#held) process.kill(held, 'SIGSTOP');
+  }
+
+  /** It goes on where it stood. */
+  release(): void {
+    for (const held of this.#held) process.kill(held, 'SIGCONT');
+    this.#held = [];
+  }
+
   /** Stops it and removes its data. */
   async dispose(): Promise<void> {
+    this.release();
     await this.stop('crash');
     await rm(this.#dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   }

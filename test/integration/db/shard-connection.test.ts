@@ -123,6 +123,27 @@ test('a statement that waits for a lock is left alone, whether the server can be
   });
 });
 
+test('where nobody answers a second connection either, twice in a row, the outcome is unknown, and is read back later', async () => {
+  await withStore('watched silent', async (watched) => {
+    const { store, clock, proxy } = watched;
+    const stream = await newStream(store);
+    const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['silent', 1]]);
+    proxy.setRule((bytes) => (asksForFlush(bytes) && proxy.faults === 0 ? 'blackhole' : 'forward'));
+    watched.away = true;
+    const flush = assert.rejects(store.flush(request), OutcomeUnknownError);
+    await eventually('the fault', () => Promise.resolve(proxy.faults === 1));
+    clock.advance(2000);
+    await eventually('the second look is due', () =>
+      Promise.resolve(watched.connections() === 2 && clock.timers === 1),
+    );
+    clock.advance(1000);
+    await flush;
+    await assert.rejects(store.readBack(stream), { code: 'database-unavailable' });
+    watched.away = false;
+    assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: 1, retired: false });
+  });
+});
+
 test('a flush of many bytes has more time before the server is asked', async () => {
   await withStore('watched large', async ({ store, clock, proxy, connections }) => {
     const stream = await newStream(store);

@@ -142,7 +142,9 @@ describe('the table of the original application, in use while it is adopted', { 
 
   test('the original writes on, the log says who is in the way, increments are journaled, and it is adopted later', () =>
     adopt('file', async (server) => {
-      await eventually('degraded', async () => (await send(server.url, '/readyz')).body.includes('"status":"degraded"'));
+      await eventually('degraded', async () =>
+        (await send(server.url, '/readyz')).body.includes('"status":"degraded"'),
+      );
       assertCreated(await increment(server.url, { early: 1 }));
     }));
 

@@ -117,6 +117,32 @@ async function committedTotal(postgres: OutagePostgres): Promise<bigint> {
   return [...(await committedSums(postgres.url)).values()].reduce((total, sum) => total + sum, 0n);
 }
 
+describe('a database that neither answers nor refuses', () => {
+  test('is found out within seconds: degraded, flushes are 503, and all is committed when it goes on', async () => {
+    const postgres = await OutagePostgres.prepare();
+    await postgres.start();
+    const server = await startServer({ env: { DATABASE_URL: postgres.url, SHARDS: '1' } });
+    try {
+      assertCreated(await increment(server.url, { held: 1 }));
+      assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+      postgres.hold();
+      assertCreated(await increment(server.url, { held: 10 }));
+      const askedAt = performance.now();
+      assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
+      assert.ok(performance.now() - askedAt < 15_000);
+      await eventually('degraded', async () => (await send(server.url, '/readyz')).body.includes('degraded'));
+      assertCreated(await increment(server.url, { held: 100 }));
+      postgres.release();
+      await eventually('ready', async () => (await send(server.url, '/readyz')).body === '{"status":"ok"}');
+      await assertCleanStop(server);
+      assert.equal((await committedSums(postgres.url)).get('held'), 111n);
+    } finally {
+      await server.dispose();
+      await postgres.dispose();
+    }
+  });
+});
+
 describe('a database that answers reads and takes no flush', () => {
   let postgres: OutagePostgres;
   let server: TestServer;

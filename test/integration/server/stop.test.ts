@@ -195,6 +195,29 @@ describe('a stop', { concurrency: 2 }, () => {
     }
   });
 
+  test('while the database neither answers nor refuses, it ends with 0 long before the deadline and keeps what is pending', async () => {
+    const postgres = await OutagePostgres.prepare();
+    await postgres.start();
+    const server = await startServer({ env: { DATABASE_URL: postgres.url, SHUTDOWN_TIMEOUT_MS: '60000' } });
+    try {
+      assertCreated(await increment(server.url, { before: 1 }));
+      assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+      postgres.hold();
+      assertCreated(await increment(server.url, { held: 1, other: 1 }));
+      const stoppedAt = performance.now();
+      assert.deepEqual(await server.stop(), CLEAN, server.output);
+      assert.ok(performance.now() - stoppedAt < 25_000, 'the deadline is not waited for');
+      assert.match(server.output, /2 acknowledged increments stay in the journal for the next start/);
+      postgres.release();
+      const next = await startServer({ env: { DATABASE_URL: postgres.url }, dataDir: server.dataDir });
+      await assertCleanStop(next);
+      assert.deepEqual((await committedSums(postgres.url)).get('held'), 1n);
+    } finally {
+      await server.dispose();
+      await postgres.dispose();
+    }
+  });
+
   test('npm start passes signals and the exit code on', async () => {
     const database = await createTestDatabase();
     const dataDir = await temporaryDirectory();
