@@ -42,6 +42,8 @@ export interface CommittedFlush {
 export interface FlusherEvents {
   /** A range was committed: the journal may be pruned up to its end. */
   committed(range: FrozenRange, flush: CommittedFlush): void;
+  /** The row of an idle stream was seen where this ledger left it: at its checkpoint. */
+  confirmed(): void;
   /** Another owner has the stream, or its row is gone: this ledger must not flush again. */
   fenced(row: CheckpointRow | undefined): void;
   /** The database went away or came back. */
@@ -100,6 +102,13 @@ export class Flusher {
   /** To be called after records were applied: wakes the loop where enough keys wait. */
   noticeApplied(): void {
     if (this.#ledger.liveKeys >= this.#options.keysMax && this.#wake !== undefined && this.#available) this.#wake();
+  }
+
+  /** Looks soon whether the row of an idle stream is where it was left. What is pending has its flush for that. */
+  touchSoon(): void {
+    if (!this.#ledger.isSettled) return;
+    this.#touchedAt = Number.NEGATIVE_INFINITY;
+    this.#wake?.();
   }
 
   /**
@@ -238,15 +247,17 @@ export class Flusher {
     const now = this.#clock.monotonic();
     if (this.#available && now - this.#touchedAt < this.#options.touchIntervalMs) return true;
     this.#touchedAt = now;
+    let isOurs: boolean;
     try {
-      const isOurs = await this.#target.touch(this.#ledger, this.#options.acceptedThroughMs());
-      this.#setAvailable(true);
-      if (!isOurs) this.#events.fenced(await this.#ownerOf(this.#ledger.stream));
-      return isOurs;
+      isOurs = await this.#target.touch(this.#ledger, this.#options.acceptedThroughMs());
     } catch (error) {
       this.#setAvailable(false, error);
       return true;
     }
+    this.#setAvailable(true);
+    if (isOurs) this.#events.confirmed();
+    else this.#events.fenced(await this.#ownerOf(this.#ledger.stream));
+    return isOurs;
   }
 
   /** Waits for the delay, for a request, or for enough keys. */

@@ -5,11 +5,11 @@ import { randomUUID } from 'node:crypto';
 import { CounterError, JournalError } from '../errors.js';
 import type { Lsn } from '../increment.js';
 import type { LogFields } from '../logger.js';
-import type { Flusher } from './flusher.js';
+import type { CommittedFlush, Flusher } from './flusher.js';
 import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
 import { ownershipOf } from './journal/stream-claim.js';
 import { GAUGE, type PendingRange } from './messages.js';
-import type { OwnedRow, ShardDatabase } from './stream-database.js';
+import type { CheckpointRow, OwnedRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 
 /** Logs a line. */
@@ -105,6 +105,32 @@ function forgotten({ stream, location }: RecoverableJournal, end: Lsn): JournalE
     `Stream ${stream} has had so many owners since ${location} was one that nobody can tell which of LSN 1 to ${end} are ` +
       `here only: compare \`npm run journal -- dump --stream ${stream}\` with the sums, and move the directory away.`,
   );
+}
+
+/** What an operator reads where a stream has another owner: `row` is of a later epoch than ours. */
+export function takenOver({ stream, epoch }: StreamLedger, row: CheckpointRow): string {
+  return (
+    `Another process has taken over journal stream ${stream} (epoch ${row.epoch}, ours is ${epoch}): ` +
+    'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
+    '`npm run journal -- rebind` gives them a stream of their own.'
+  );
+}
+
+/** Adds to a shard's gauge. */
+export function addTo(gauges: Float64Array, cell: number, amount: number): void {
+  gauges[cell] = (gauges[cell] ?? 0) + amount;
+}
+
+/** Adds what a flush came to, to a shard's gauges. */
+export function countFlush(flush: CommittedFlush, gauges: Float64Array): void {
+  const { keys, increments, rejected, deduplicated, claimed, mismatches } = flush;
+  addTo(gauges, GAUGE.flushed, increments - rejected - deduplicated);
+  addTo(gauges, GAUGE.rejected, rejected);
+  addTo(gauges, GAUGE.deduplicated, deduplicated);
+  addTo(gauges, GAUGE.claimedTokens, claimed);
+  addTo(gauges, GAUGE.mismatches, mismatches);
+  addTo(gauges, GAUGE.flushes, 1);
+  addTo(gauges, GAUGE.flushedKeys, keys);
 }
 
 /** Writes what the streams hold together into a shard's gauges. */

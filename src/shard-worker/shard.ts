@@ -15,16 +15,24 @@ import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
 import { Flusher } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
 import type { Journal, JournalStreams, RecordBytes } from './journal/journal.js';
+import { JournalUpkeep } from './journal-upkeep.js';
 import { isDatabaseAway, LeftOverStreams } from './left-over-streams.js';
 import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
-import { publishStreams, rangeOf, recoverStream, type OwnedStream, type ShardLog } from './owned-stream.js';
+import {
+  addTo,
+  countFlush,
+  publishStreams,
+  rangeOf,
+  recoverStream,
+  takenOver,
+  type OwnedStream,
+  type ShardLog,
+} from './owned-stream.js';
 import type { CheckpointRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 import { TokenWindow, type KnownToken } from './token-window.js';
 
-/**
- * Clearly shorter than JOURNAL_KEEP_SECONDS is by default: an idle stream notices in time that its checkpoint went back.
- */
+/** An idle stream notices by then that its checkpoint went back, and makes again what is missing from its journal. */
 const TOUCH_INTERVAL_MS = 15_000;
 /** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;
@@ -53,11 +61,13 @@ export class Shard implements GroupTarget {
   readonly #tokens = new TokenWindow();
   #own: OwnedStream | undefined;
   readonly #leftOver: LeftOverStreams;
+  readonly #upkeep: JournalUpkeep;
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
 
   constructor(parts: ShardParts) {
     this.#parts = parts;
     this.#gauges = parts.gauges;
+    this.#upkeep = new JournalUpkeep(parts.clock, () => this.#streams());
     this.#leftOver = new LeftOverStreams({
       ...parts,
       recover: (stream) => this.#recover(stream),
@@ -108,7 +118,7 @@ export class Shard implements GroupTarget {
       lsn += 1;
       increments += own.ledger.apply(lsn, record, RECORD_HEADER_BYTES, record.length);
     }
-    this.#add(GAUGE.accepted, increments);
+    addTo(this.#gauges, GAUGE.accepted, increments);
     this.#publish();
     own.flusher.noticeApplied();
   }
@@ -155,6 +165,7 @@ export class Shard implements GroupTarget {
   /** Last flush of every stream, then close. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     this.#state = 'draining';
+    this.#upkeep.stop();
     // First, so that a stream that is being recovered at this moment is drained with the others.
     await this.#leftOver.stop();
     const left: PendingRange[] = [...this.#leftOver.unread];
@@ -183,6 +194,7 @@ export class Shard implements GroupTarget {
     this.#announceStreams();
     this.#own?.flusher.start();
     this.#leftOver.start();
+    this.#upkeep.start();
     this.#tellServing(recovered);
   }
 
@@ -200,7 +212,7 @@ export class Shard implements GroupTarget {
     for (const { journal, ledger } of this.#streams()) {
       void Promise.resolve(journal.close()).catch(this.#parts.fail);
       // The cell also holds what earlier threads of this shard have recovered.
-      this.#add(GAUGE.recovered, -ledger.pendingIncrements);
+      addTo(this.#gauges, GAUGE.recovered, -ledger.pendingIncrements);
     }
     this.#own = undefined;
     this.#leftOver.clear();
@@ -229,7 +241,7 @@ export class Shard implements GroupTarget {
   async #recover(stream: string): Promise<OwnedStream> {
     const { journals, database, log } = this.#parts;
     const { journal, ledger, retired, increments } = await recoverStream(journals, database, stream, log);
-    this.#add(GAUGE.recovered, increments);
+    addTo(this.#gauges, GAUGE.recovered, increments);
     return this.#assemble(journal, ledger, retired);
   }
 
@@ -244,17 +256,15 @@ export class Shard implements GroupTarget {
       random,
     };
     const flusher: Flusher = new Flusher(ledger, database, clock, options, {
-      committed: ({ toLsn }, { keys, increments, rejected, deduplicated, claimed, mismatches }) => {
-        this.#add(GAUGE.flushed, increments - rejected - deduplicated);
-        this.#add(GAUGE.rejected, rejected);
-        this.#add(GAUGE.deduplicated, deduplicated);
-        this.#add(GAUGE.claimedTokens, claimed);
-        this.#add(GAUGE.mismatches, mismatches);
-        this.#add(GAUGE.flushes, 1);
-        this.#add(GAUGE.flushedKeys, keys);
+      committed: ({ toLsn }, flush) => {
+        countFlush(flush, this.#gauges);
         journal.prune(toLsn);
         this.#publish();
         this.#leftOver.noticeCommitted(ledger.stream);
+      },
+      confirmed: () => {
+        journal.prune(ledger.checkpoint);
+        this.#publish();
       },
       fenced: (row) => {
         this.#fenced(ledger, row);
@@ -273,19 +283,11 @@ export class Shard implements GroupTarget {
   /** A compare-and-set matched nothing: find out whose the stream is now. */
   #fenced(ledger: StreamLedger, row: CheckpointRow | undefined): void {
     if (row !== undefined && row.epoch > ledger.epoch) {
-      const detail =
-        `Another process has taken over journal stream ${ledger.stream} (epoch ${row.epoch}, ours is ${ledger.epoch}): ` +
-        'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
-        '`npm run journal -- rebind` gives them a stream of their own.';
-      this.#parts.tell({ kind: 'foreign-owner', detail });
+      this.#parts.tell({ kind: 'foreign-owner', detail: takenOver(ledger, row) });
     }
     this.failed(
       new JournalError('journal-fenced', `The checkpoint of stream ${ledger.stream} is not where it was left.`),
     );
-  }
-
-  #add(cell: number, amount: number): void {
-    this.#gauges[cell] = (this.#gauges[cell] ?? 0) + amount;
   }
 
   #publish(): void {

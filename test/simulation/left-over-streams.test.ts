@@ -3,66 +3,16 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ClientRequest } from './expectations.js';
-import { Life } from './scheduler.js';
-import { SimulatedNode, type NodeSettings } from './simulated-node.js';
-import { World } from './world.js';
+import type { SimulatedNode } from './simulated-node.js';
+import { WrittenHistory } from './written-history.js';
 
-const SETTINGS: NodeSettings = {
-  syncPolicy: 'always',
-  journalBytesMax: 1 << 30,
-  segmentBytes: 8192,
-  keepSeconds: 5,
-  flushIntervalMs: 200,
-  flushKeysMax: 1000,
-  pendingKeysMax: 1000,
-  windowBytesMax: 1 << 20,
-  ackTimeoutMs: 5000,
-};
 const KEYS = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
 
-class Case {
-  readonly world: World;
-  readonly #nodeId: string;
-  readonly #life = new Life((error) => this.world.violate(error));
-
-  readonly #settings: NodeSettings;
-
-  constructor(seed: number, keepSeconds = SETTINGS.keepSeconds) {
-    this.#settings = { ...SETTINGS, keepSeconds };
-    this.world = new World(seed, {}, undefined);
-    this.#nodeId = this.world.uuid();
-  }
-
-  start(shards: number): SimulatedNode {
-    const node = new SimulatedNode(this.world, this.world.storage, this.#settings, shards, this.#nodeId, 'node');
-    void node.start();
-    return node;
-  }
-
-  async until(condition: () => boolean): Promise<void> {
-    const { scheduler } = this.world;
-    const isMet = await scheduler.run(condition, scheduler.now + 60_000, () => this.world.throwViolation());
-    assert.ok(isMet, 'the condition is never met');
-  }
-
-  /** Lets time pass. */
-  async pass(ms: number): Promise<void> {
-    const { scheduler } = this.world;
-    let isOver = false;
-    scheduler.after(ms, this.#life, () => (isOver = true));
-    await this.until(() => isOver);
-  }
-
+class Case extends WrittenHistory {
   /** Two shards take one increment of each key. */
   async countKeys(): Promise<SimulatedNode> {
-    const node = this.start(2);
-    await this.until(() => node.refusal === undefined);
-    const requests = KEYS.map((key) => {
-      const request = new ClientRequest(key, [this.world.expectations.counter(key, 1)], undefined);
-      node.submit(request.attempt(() => undefined));
-      return request;
-    });
+    const node = await this.startServing(2);
+    const requests = KEYS.map((key) => this.send(node, key));
     await this.until(() => requests.every(({ fate }) => fate === 'acknowledged'));
     assert.equal(node.streams.length, 2);
     return node;
@@ -127,7 +77,7 @@ test('a left-over stream stays where the database goes back in time between its 
 
 for (const keepSeconds of [0, 5]) {
   test(`a finished left-over stream is removed ${keepSeconds} s after it was retired`, async () => {
-    const history = new Case(1, keepSeconds);
+    const history = new Case(1, { keepSeconds });
     const { scheduler } = history.world;
     const { node: second, leftOver } = await history.leaveOver();
     await history.until(() => history.isRetired(leftOver));

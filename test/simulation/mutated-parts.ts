@@ -17,7 +17,8 @@ export function mutate(
   mutations: Mutations,
 ): { readonly streams: JournalStreams; readonly database: ShardDatabase } {
   const journals = new Map<string, Journal>();
-  const touched = mutations.pruneBeforeCommit ?? mutations.ignoreCheckpoint ?? mutations.freezeUnsynced ?? false;
+  const { pruneBeforeCommit, pruneByClock, ignoreCheckpoint, freezeUnsynced } = mutations;
+  const touched = pruneBeforeCommit ?? pruneByClock ?? ignoreCheckpoint ?? freezeUnsynced ?? false;
   return {
     streams: touched ? mutateStreams(streams, journals, mutations) : streams,
     database:
@@ -46,6 +47,7 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
 class MutatedJournal implements RecoverableJournal {
   readonly #inner: RecoverableJournal;
   readonly #mutations: Mutations;
+  #prunedTo = 0;
 
   constructor(inner: RecoverableJournal, mutations: Mutations) {
     this.#inner = inner;
@@ -66,6 +68,10 @@ class MutatedJournal implements RecoverableJournal {
 
   get bytes(): number {
     return this.#inner.bytes;
+  }
+
+  get isPruneDue(): boolean {
+    return this.#inner.isPruneDue;
   }
 
   get location(): string {
@@ -89,6 +95,7 @@ class MutatedJournal implements RecoverableJournal {
   }
 
   append(group: readonly RecordBytes[]): number | Promise<number> {
+    if (this.#mutations.pruneByClock === true && this.#inner.isPruneDue) this.#inner.prune(this.#prunedTo);
     return this.#inner.append(group);
   }
 
@@ -101,6 +108,7 @@ class MutatedJournal implements RecoverableJournal {
   }
 
   prune(upTo: number): void {
+    this.#prunedTo = upTo;
     this.#inner.prune(upTo);
   }
 

@@ -28,7 +28,7 @@ export interface Journal {
   readonly endLsn: Lsn;
   /** Every record up to this LSN is as durable as the journal promises. */
   readonly syncedLsn: Lsn;
-  /** Bytes not yet removed, for the bound JOURNAL_MAX_BYTES and for metrics. */
+  /** Bytes that stand in the way of new records, for the bound JOURNAL_MAX_BYTES. It may change with every other call. */
   readonly bytes: number;
 
   /**
@@ -44,8 +44,14 @@ export interface Journal {
   /** The records above `after` that were in the journal when it was opened, in order of LSN. */
   replay(after: Lsn): AsyncIterable<JournalRecord>;
 
-  /** Records up to `upTo` are no longer needed; the journal removes them when it likes. */
+  /**
+   * The stream's row was seen a moment ago with this process's own epoch, and its checkpoint is `upTo`. The journal removes
+   * what is committed and has been kept for long enough, and never at any other time.
+   */
   prune(upTo: Lsn): void;
+
+  /** What is committed has been kept for long enough: it goes with the next {@link Journal.prune}. */
+  readonly isPruneDue: boolean;
 
   /** Syncs and lets go of files and connections. */
   close(): Promise<void>;

@@ -10,6 +10,7 @@ import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJo
 export class MemoryJournal implements Journal {
   readonly stream = randomUUID();
   readonly bytes = 0;
+  readonly isPruneDue = false;
   #endLsn = 0;
 
   get endLsn(): Lsn {

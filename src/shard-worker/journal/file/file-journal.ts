@@ -188,7 +188,11 @@ export class FileJournal implements RecoverableJournal {
     // What is being finished is removed as a whole.
     if (this.#state.kind === 'finishing') return;
     this.#assertReady();
-    this.#run.commit(upTo);
+    this.#run.see(upTo);
+  }
+
+  get isPruneDue(): boolean {
+    return this.#state.kind === 'ready' && this.#run.isPruneDue;
   }
 
   /**
@@ -249,7 +253,7 @@ export class FileJournal implements RecoverableJournal {
     this.#found = segments;
     this.#state = { kind: 'ready' };
     // The caller has read the checkpoint with its own epoch: what is below is committed. The keep time begins anew.
-    this.#run.commit(checkpoint);
+    this.#run.see(checkpoint);
     if (scan.missing.length === 0) forgetAcceptedGaps(disk, this.#path);
   }
 
