@@ -34,7 +34,7 @@ import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
 import { readRecords, recoveryOf, requireWhole, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
 import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
-import { databaseOf, removeStream } from './streams.js';
+import { databaseOf, removeStream, requireSameDatabase } from './streams.js';
 
 type State =
   { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };
@@ -292,10 +292,4 @@ export class FileJournal implements RecoverableJournal {
     this.#run.letGo();
     this.#state = state;
   }
-}
-
-function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
-  if (bound === undefined || databaseId === undefined || bound === databaseId) return;
-  const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
-  throw new JournalError('journal-foreign', message);
 }
