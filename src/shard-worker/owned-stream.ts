@@ -133,12 +133,12 @@ export function countFlush(flush: CommittedFlush, gauges: Float64Array): void {
   addTo(gauges, GAUGE.flushedKeys, keys);
 }
 
-/** Writes what the streams hold together into a shard's gauges. */
-export function publishStreams(streams: readonly OwnedStream[], gauges: Float64Array): void {
+/** Writes what the streams hold together into a shard's gauges. `unreadBytes`: what lies in journals that were not read. */
+export function publishStreams(streams: readonly OwnedStream[], unreadBytes: number, gauges: Float64Array): void {
   let keys = 0;
   let bytes = 0;
   let increments = 0;
-  let journalBytes = 0;
+  let journalBytes = unreadBytes;
   let tokens = 0;
   for (const { ledger, journal } of streams) {
     keys += ledger.pendingKeys;

@@ -3,6 +3,7 @@
  *
  * ```text
  * start ──database reachable──► recover own and left-over streams ──► serving, recovered
+ *   │                             └─more than there is room for──► serving ──as they are flushed──► the others ──► recovered
  *   └────database away────────► a new stream ──► serving ──when it answers──► recover all earlier streams ──► recovered
  * ```
  *
@@ -14,7 +15,7 @@ import type { Clock } from '../clock.js';
 import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
 import { Flusher } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
-import type { Journal, JournalStreams, RecordBytes } from './journal/journal.js';
+import type { FoundStream, Journal, JournalStreams, RecordBytes } from './journal/journal.js';
 import { JournalUpkeep } from './journal-upkeep.js';
 import { isDatabaseAway, LeftOverStreams } from './left-over-streams.js';
 import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
@@ -71,6 +72,7 @@ export class Shard implements GroupTarget {
     this.#leftOver = new LeftOverStreams({
       ...parts,
       recover: (stream) => this.#recover(stream),
+      pendingKeys: () => this.#streams().reduce((total, { ledger }) => total + ledger.pendingKeys, 0),
       changed: () => {
         this.#publish();
         this.#announceStreams();
@@ -87,22 +89,17 @@ export class Shard implements GroupTarget {
   /** Recovers, or starts without the database; settles when increments can be taken. */
   async start(): Promise<void> {
     const { journals, log } = this.#parts;
-    const existing = journals.existing();
+    const { own, leftOver } = journals.existing();
     try {
       journals.setDatabaseId(await this.#parts.database.databaseId());
-      this.#own = await this.#continue(existing.own);
-      for (const stream of existing.leftOver) this.#leftOver.add(await this.#recover(stream));
-      this.#serve(true);
+      this.#own = await this.#continue(own?.stream);
+      this.#serve(await this.#leftOver.recoverWithinRoom(leftOver));
     } catch (error) {
       if (!isDatabaseAway(error)) throw error;
       log('warn', { err: error }, 'The database is away: increments are journaled in a new stream until it answers');
       this.#discard();
       this.#own = await this.#begin(false);
-      this.#serve(false);
-      const earlier = existing.own === undefined ? existing.leftOver : [existing.own, ...existing.leftOver];
-      this.#leftOver.recoverLater(earlier, () => {
-        this.#tellServing(true);
-      });
+      this.#serve(own === undefined ? leftOver : [own, ...leftOver]);
     }
   }
 
@@ -188,14 +185,20 @@ export class Shard implements GroupTarget {
     return this.#own === undefined ? streams : [this.#own, ...streams];
   }
 
-  #serve(recovered: boolean): void {
+  /** Takes increments from now on, and reads the streams of earlier runs that are left. */
+  #serve(unread: readonly FoundStream[]): void {
     if (this.#state === 'starting') this.#state = 'serving';
+    if (unread.length > 0) {
+      this.#leftOver.recoverLater(unread, () => {
+        this.#tellServing(true);
+      });
+    }
     this.#publish();
     this.#announceStreams();
     this.#own?.flusher.start();
     this.#leftOver.start();
     this.#upkeep.start();
-    this.#tellServing(recovered);
+    this.#tellServing(unread.length === 0);
   }
 
   #tellServing(recovered: boolean): void {
@@ -291,6 +294,6 @@ export class Shard implements GroupTarget {
   }
 
   #publish(): void {
-    publishStreams(this.#streams(), this.#gauges);
+    publishStreams(this.#streams(), this.#leftOver.unreadBytes, this.#gauges);
   }
 }

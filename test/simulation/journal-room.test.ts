@@ -71,3 +71,62 @@ test('a primary that dies after a commit may stay away for longer than the keep 
     assert.equal(node.end, undefined);
   }
 });
+
+/** Processes that find no database, take distinct keys until they refuse, and die. Returns how many keys were taken. */
+async function liveWithoutDatabase(history: WrittenHistory, lives: number): Promise<number> {
+  history.world.database.network = 'gone';
+  let keys = 0;
+  for (let life = 0; life < lives; life += 1) {
+    const node = await history.startServing(1);
+    while ((await history.count(node, longKey(keys))) === 'acknowledged') keys += 1;
+    node.crash();
+  }
+  return keys;
+}
+
+test('what starts without the database leave behind counts against the bound on the journal of the next', async () => {
+  const bound = { journalBytesMax: 64 * 1024, segmentBytes: 16 * 1024 };
+  const history = new WrittenHistory(1, { ...bound, pendingKeysMax: 40 });
+  const { storage, database } = history.world;
+  const keys = await liveWithoutDatabase(history, 8);
+  assert.ok(keys >= 80 && keys < 200, `${keys} keys`);
+  assert.ok(storage.bytes <= bound.journalBytesMax, `${storage.bytes} bytes`);
+  database.network = 'fine';
+  const node = await history.startServing(1);
+  await history.until(() => node.isRecovered);
+  await history.flush(node);
+  history.checkAll();
+  // All of them are finished and gone, so that there is room again.
+  await history.until(() => node.streams.length === 1);
+  assert.equal(await history.count(node, longKey(1000)), 'acknowledged');
+});
+
+for (const when of ['before', 'after'] as const) {
+  test(`many streams are recovered one at a time where the database comes back ${when} the start`, async () => {
+    const history = new WrittenHistory(1, { pendingKeysMax: 40, flushKeysMax: 10, flushIntervalMs: 3_600_000 });
+    const { database, expectations } = history.world;
+    const lives = 6;
+    assert.equal(await liveWithoutDatabase(history, lives), 40 * lives);
+    if (when === 'before') database.network = 'fine';
+    const node = await history.startServing(1);
+    database.network = 'fine';
+    let most = 0;
+    let readsRefused = 0;
+    let isWrong = false;
+    const [counter] = expectations.counters.values();
+    assert.ok(counter !== undefined);
+    await history.until(() => {
+      most = Math.max(most, node.pendingKeys);
+      node.read(counter.bytes).then(
+        (sum) => (isWrong ||= sum !== 1 && sum !== 1n),
+        () => (readsRefused += 1),
+      );
+      return node.isRecovered;
+    });
+    assert.ok(most <= 80, `${most} keys at a time`);
+    assert.ok(readsRefused > 0);
+    assert.equal(isWrong, false);
+    await history.flush(node);
+    history.checkAll();
+  });
+}

@@ -7,7 +7,7 @@
 import { CounterNode } from '#product/counter-node.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/errors.js';
 import type { Sum } from '#product/increment.js';
-import { closeBalance, conservation } from '#product/shard-worker/conservation.js';
+import { closeBalance, conservation, gaugeTotal } from '#product/shard-worker/conservation.js';
 import {
   GAUGE,
   gaugeRow,
@@ -135,6 +135,11 @@ export class SimulatedNode {
 
   get refusal(): ErrorCode | undefined {
     return this.#gate ?? this.#router.closedDoor;
+  }
+
+  /** Keys that are pending in all shards. */
+  get pendingKeys(): number {
+    return gaugeTotal(this.#gauges, this.shards, GAUGE.pendingKeys);
   }
 
   get isRecovered(): boolean {

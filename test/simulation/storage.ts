@@ -81,6 +81,11 @@ export class Storage {
     return lsn;
   }
 
+  /** Bytes of all files, as programs see them now. */
+  get bytes(): number {
+    return bytesOf(this.#root);
+  }
+
   create(path: string): StoredFile {
     const { directory, name } = this.#locate(path);
     if (directory.current.has(name)) throw systemError('EEXIST', path);
@@ -316,6 +321,12 @@ function copyDirectory(directory: Directory): Directory {
   }
   copy.sync();
   return copy;
+}
+
+function bytesOf(directory: Directory): number {
+  let bytes = 0;
+  for (const node of directory.current.values()) bytes += node instanceof Directory ? bytesOf(node) : node.size;
+  return bytes;
 }
 
 /** An error as the system throws it. */

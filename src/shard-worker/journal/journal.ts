@@ -94,12 +94,19 @@ export interface RecoverableJournal extends Journal {
   recover(checkpoint: Lsn): RecoveryFacts;
 }
 
+/** A stream of an earlier run that nobody has read yet. */
+export interface FoundStream {
+  readonly stream: string;
+  /** What it takes of the bound JOURNAL_MAX_BYTES. */
+  readonly bytes: number;
+}
+
 /** The streams of one shard on this node. */
 export interface JournalStreams {
   /** How long a stream that is committed to its end stays before it is removed, in ms. */
   readonly keepMs: number;
   /** Streams of earlier runs: the one to continue, and those of shards that are no more, to be finished. */
-  existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] };
+  existing(): { readonly own: FoundStream | undefined; readonly leftOver: readonly FoundStream[] };
   create(): Journal;
   open(stream: string): RecoverableJournal;
   /** Forgets a finished stream and its data. */

@@ -47,7 +47,7 @@ export class MemoryJournal implements Journal {
 export class MemoryStreams implements JournalStreams {
   readonly keepMs = 0;
 
-  existing(): { readonly own: undefined; readonly leftOver: readonly string[] } {
+  existing(): ReturnType<JournalStreams['existing']> {
     return { own: undefined, leftOver: [] };
   }
 

@@ -70,6 +70,8 @@ export class FileJournal implements RecoverableJournal {
   /** The segments as recovered, for replay, and the last LSN that they held then. */
   #found: readonly FoundSegment[] = [];
   #foundLsn: Lsn = 0;
+  /** Bytes of files that are there until the whole stream goes. */
+  #finishingBytes = 0;
   /** What was found before recovery, for it to go on from. */
   #scanned: { readonly checkpoint: Lsn; readonly scan: StreamScan } | undefined;
   #syncTimer: Timer | undefined;
@@ -97,7 +99,7 @@ export class FileJournal implements RecoverableJournal {
   }
 
   get bytes(): number {
-    return this.#run.bytes;
+    return this.#finishingBytes + this.#run.bytes;
   }
 
   get location(): string {
@@ -237,6 +239,7 @@ export class FileJournal implements RecoverableJournal {
     this.#options.disk.syncDirectory(this.#path);
     this.#run.endAt(Math.max(scan.endLsn, checkpoint));
     this.#found = scan.segments;
+    this.#finishingBytes = scan.segments.reduce((sum, { fileBytes }) => sum + fileBytes, 0);
     this.#state = { kind: 'finishing' };
   }
 

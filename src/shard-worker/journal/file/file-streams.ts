@@ -6,7 +6,7 @@
  * another shard makes or removes meanwhile is none of ours, and does not disturb the looking.
  */
 import { JournalError } from '../../../errors.js';
-import type { Journal, JournalStreams, RecoverableJournal } from '../journal.js';
+import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';
 import { orUnavailable } from './disk-failure.js';
 import { createFileJournal, openFileJournal, type FileJournal } from './file-journal.js';
 import type { FileJournalOptions } from './file-journal-options.js';
@@ -39,16 +39,15 @@ export class FileStreams implements JournalStreams {
    * Streams of earlier runs: the newest of this shard is continued, all others are finished. Throws JournalError
    * `journal-corrupt` or `journal-format`, and `journal-unavailable` where the directory cannot be read.
    */
-  existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] } {
+  existing(): ReturnType<JournalStreams['existing']> {
     const { disk, directory, shard, shards } = this.#options;
     const isOurs = (info: StreamInfo): boolean => info.shard % shards === shard;
     sweepRemovedStreams(disk, directory);
     const streams = listStreams(disk, directory).filter(isOurs);
-    this.#own = streams.findLast((info) => info.shard === shard)?.stream;
-    return {
-      own: this.#own,
-      leftOver: streams.map(({ stream }) => stream).filter((stream) => stream !== this.#own),
-    };
+    const own = streams.findLast((info) => info.shard === shard);
+    this.#own = own?.stream;
+    const found = ({ stream, bytes }: StreamInfo): FoundStream => ({ stream, bytes });
+    return { own: own && found(own), leftOver: streams.filter((info) => info !== own).map(found) };
   }
 
   create(): Journal {
