@@ -198,10 +198,12 @@ export const GAUGE = {
   pendingTokens: 14,
   /** Tokens that this process claimed. */
   claimedTokens: 15,
+  /** 1 while the disk refuses what the journal has to write. */
+  journalRefused: 16,
 } as const;
 
 /** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
-export const GAUGE_ROW = 16;
+export const GAUGE_ROW = 24;
 
 /** The gauges of `shards` shards, all zero. */
 export function makeGauges(shards: number): SharedArrayBuffer {

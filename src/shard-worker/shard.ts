@@ -11,14 +11,13 @@
  * records written without having read it could get LSNs that count as flushed.
  */
 import { JournalError } from '../errors.js';
-import type { Clock } from '../clock.js';
 import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
 import { Flusher } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
-import type { FoundStream, Journal, JournalStreams, RecordBytes } from './journal/journal.js';
+import type { FoundStream, Journal, RecordBytes } from './journal/journal.js';
 import { JournalUpkeep } from './journal-upkeep.js';
 import { isDatabaseAway, LeftOverStreams } from './left-over-streams.js';
-import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
+import { GAUGE, RECORD_HEADER_BYTES, type PendingRange, type SeenCheckpoint } from './messages.js';
 import {
   addTo,
   countFlush,
@@ -27,9 +26,9 @@ import {
   recoverStream,
   takenOver,
   type OwnedStream,
-  type ShardLog,
 } from './owned-stream.js';
-import type { CheckpointRow, ShardDatabase } from './stream-database.js';
+import type { ShardParts } from './shard-parts.js';
+import type { CheckpointRow } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 import { TokenWindow, type KnownToken } from './token-window.js';
 
@@ -37,23 +36,6 @@ import { TokenWindow, type KnownToken } from './token-window.js';
 const TOUCH_INTERVAL_MS = 15_000;
 /** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;
-
-/** What a shard is made of. */
-export interface ShardParts {
-  readonly journals: JournalStreams;
-  readonly database: ShardDatabase;
-  readonly clock: Clock;
-  readonly gauges: Float64Array;
-  readonly random: () => number;
-  readonly flushIntervalMs: number;
-  readonly flushKeysMax: number;
-  /** Everything posted before this time has been taken from the ports. */
-  readonly drainedAtMs: () => number;
-  readonly tell: (message: ControlMessage) => void;
-  /** The thread must end. */
-  readonly fail: (error: unknown) => void;
-  readonly log: ShardLog;
-}
 
 /** A shard, as group commit and the control port use it. */
 export class Shard implements GroupTarget {
@@ -68,7 +50,13 @@ export class Shard implements GroupTarget {
   constructor(parts: ShardParts) {
     this.#parts = parts;
     this.#gauges = parts.gauges;
-    this.#upkeep = new JournalUpkeep(parts.clock, () => this.#streams());
+    this.#upkeep = new JournalUpkeep({
+      ...parts,
+      streams: () => this.#streams(),
+      fail: (error) => {
+        this.failed(error);
+      },
+    });
     this.#leftOver = new LeftOverStreams({
       ...parts,
       recover: (stream) => this.#recover(stream),
@@ -104,7 +92,7 @@ export class Shard implements GroupTarget {
   }
 
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
-    return this.#ownStream().journal.append(group);
+    return this.#upkeep.append(this.#ownStream().journal, group);
   }
 
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void {

@@ -52,6 +52,14 @@ async function untilUnavailable(url: string): Promise<void> {
   });
 }
 
+/** Waits until GET /readyz answers with the status, and with the code where that is 503. */
+async function untilReadiness(url: string, status: number, code?: string): Promise<void> {
+  await eventually(`/readyz says ${status}`, async () => {
+    const answer = await send(url, '/readyz');
+    return answer.status === status && (code === undefined || problemCode(answer) === code);
+  });
+}
+
 function mount(...args: readonly string[]): boolean {
   return spawnSync('mount', args).status === 0;
 }
@@ -76,8 +84,10 @@ test(
           await load.acknowledgements(50);
           fill(ballast);
           await untilUnavailable(node.url);
+          await untilReadiness(node.url, 503, 'journal-unavailable');
           await load.refusals(20);
           rmSync(ballast);
+          await untilReadiness(node.url, 200);
           await load.acknowledgements(200);
           await node.finish(server);
         },
@@ -117,12 +127,15 @@ test(
       if (!isMounted) writeFileSync(armedBy, '');
       try {
         await untilUnavailable(node.url);
-        await load.refusals(20);
+        await untilReadiness(node.url, 503, 'journal-unavailable');
+        // Nobody sends anything any more.
+        await load.stop();
       } finally {
         if (isMounted) spawnSync('umount', [journal]);
         rmSync(armedBy, { force: true });
       }
-      await load.acknowledgements(200);
+      await untilReadiness(node.url, 200);
+      await node.load().acknowledgements(200);
       await node.finish(server);
     });
   },
@@ -204,10 +217,7 @@ test(
         assertProblem(answer, 'overloaded');
         return true;
       });
-      await eventually('it says that it refuses', async () => {
-        const readiness = await send(node.url, '/readyz');
-        return readiness.status === 503 && problemCode(readiness) === 'overloaded';
-      });
+      await untilReadiness(node.url, 503, 'overloaded');
       await proxy.accept();
       await load.acknowledgements(200);
       await node.finish(server);

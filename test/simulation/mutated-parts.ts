@@ -99,6 +99,10 @@ class MutatedJournal implements RecoverableJournal {
     return this.#inner.append(group);
   }
 
+  reserve(bytes: number): void {
+    this.#inner.reserve(bytes);
+  }
+
   sync(): void | Promise<void> {
     return this.#inner.sync();
   }

@@ -6,7 +6,7 @@
  */
 import { CounterNode } from '#product/counter-node.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/errors.js';
-import type { Sum } from '#product/increment.js';
+import type { Readiness, Sum } from '#product/increment.js';
 import { closeBalance, conservation, gaugeTotal } from '#product/shard-worker/conservation.js';
 import {
   GAUGE,
@@ -128,7 +128,7 @@ export class SimulatedNode {
       }),
       resets: () => undefined,
       supervisor: () => this,
-      refusal: () => this.refusal,
+      refusal: () => this.#gate ?? this.#router.refusalOfNew(512),
       flushing: () => true,
     });
   }
@@ -140,6 +140,11 @@ export class SimulatedNode {
   /** Keys that are pending in all shards. */
   get pendingKeys(): number {
     return gaugeTotal(this.#gauges, this.shards, GAUGE.pendingKeys);
+  }
+
+  /** What GET /readyz says. */
+  get readiness(): Readiness {
+    return this.#operations.readiness();
   }
 
   get isRecovered(): boolean {

@@ -53,6 +53,12 @@ export class WrittenHistory {
     assert.ok(isMet, 'the condition is never met');
   }
 
+  /** What GET /readyz says in short. */
+  readinessOf(node: SimulatedNode): string {
+    const { readiness } = node;
+    return readiness.state === 'refusing' ? readiness.code : readiness.state;
+  }
+
   /** Lets time pass. */
   async pass(ms: number): Promise<void> {
     const { scheduler } = this.world;

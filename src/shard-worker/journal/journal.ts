@@ -38,6 +38,11 @@ export interface Journal {
    */
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
 
+  /**
+   * Makes room for a group of `bytes`, as {@link Journal.append} would first. Throws JournalError: as there.
+   */
+  reserve(bytes: number): void;
+
   /** Makes everything appended durable. Throws or rejects with JournalError `journal-failed`: the journal is dead. */
   sync(): void | Promise<void>;
 

@@ -26,6 +26,10 @@ export class MemoryJournal implements Journal {
     return this.#endLsn;
   }
 
+  reserve(): void {
+    // Nothing is written.
+  }
+
   sync(): void {
     // There is nothing that could be made more durable.
   }

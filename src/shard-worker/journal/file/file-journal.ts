@@ -11,6 +11,8 @@
  * - failed: a write or a sync of records has failed, so that nobody knows what is on the disk. The segment is let go of
  *   and never written or synced again; every call throws the same error. A new instance recovers.
  * - closed.
+ *
+ * Longer than most: what each call comes to in each state stands together.
  */
 import assert from 'node:assert';
 import { randomUUID } from 'node:crypto';
@@ -157,6 +159,15 @@ export class FileJournal implements RecoverableJournal {
       if (this.#options.syncPolicy === 'always') this.#run.sync();
       else this.#scheduleSync();
       return lsn;
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
+  reserve(bytes: number): void {
+    this.#assertReady();
+    try {
+      this.#run.reserve(bytes);
     } catch (error) {
       throw this.#failed(error);
     }
