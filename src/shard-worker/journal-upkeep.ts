@@ -7,13 +7,14 @@
  * as soon as it would give room back.
  *
  * Room of the disk: that an append was refused is remembered until there is room for it again, so that probes hear of it.
- * The shard looks for that room itself: a load balancer that believes the probe sends no increment to find it.
+ * The shard looks for that room itself: a load balancer that believes the probe sends no increment to find it. While there
+ * is room, the journal sets some aside for a start on a full disk.
  */
 import { JournalError } from '../errors.js';
 import type { Clock, Timer } from '../clock.js';
 import type { Lsn } from '../increment.js';
-import type { Journal, RecordBytes } from './journal/journal.js';
-import { GAUGE } from './messages.js';
+import type { Journal, JournalStreams, RecordBytes } from './journal/journal.js';
+import { GAUGE, RECORD_HEADER_BYTES } from './messages.js';
 import type { OwnedStream, ShardLog } from './owned-stream.js';
 
 const INTERVAL_MS = 1000;
@@ -23,6 +24,7 @@ export interface UpkeepParts {
   readonly clock: Clock;
   readonly gauges: Float64Array;
   readonly log: ShardLog;
+  readonly journals: Pick<JournalStreams, 'tend'>;
   readonly streams: () => readonly OwnedStream[];
   /** The journal is dead: the shard cannot go on. */
   readonly fail: (error: unknown) => void;
@@ -66,7 +68,7 @@ export class JournalUpkeep {
     try {
       lsn = journal.append(group);
     } catch (error) {
-      this.#noticeError(journal, group, error);
+      this.#noticeError(journal, bytesOf(group), error);
       throw error;
     }
     if (typeof lsn === 'number') {
@@ -79,16 +81,25 @@ export class JournalUpkeep {
         return last;
       },
       (error: unknown) => {
-        this.#noticeError(journal, group, error);
+        this.#noticeError(journal, bytesOf(group), error);
         throw error;
       },
     );
   }
 
+  /** The disk was full a moment ago: whether there is room for a first record in `journal` has to be found out. */
+  expectRefusal(journal: Journal): void {
+    const error = new JournalError('journal-unavailable', 'The disk has no room to go on with the journal.');
+    this.#noticeError(journal, RECORD_HEADER_BYTES, error);
+  }
+
   #look(): void {
     for (const { journal, flusher } of this.#parts.streams()) if (journal.isPruneDue) flusher.touchSoon();
     const refusal = this.#refusal;
-    if (refusal === undefined) return;
+    if (refusal === undefined) {
+      this.#parts.journals.tend();
+      return;
+    }
     // Not with each refusal: on a disk that is nearly full a small group may fit where a large one has not.
     if (!refusal.isLogged) this.#parts.log('warn', { err: refusal.error }, 'The disk takes no more increments');
     refusal.isLogged = true;
@@ -102,9 +113,8 @@ export class JournalUpkeep {
     this.#noticeRoom();
   }
 
-  #noticeError(journal: Journal, group: readonly RecordBytes[], error: unknown): void {
+  #noticeError(journal: Journal, bytes: number, error: unknown): void {
     if (!(error instanceof JournalError) || error.code !== 'journal-unavailable') return;
-    const bytes = group.reduce((sum, record) => sum + record.byteLength, 0);
     this.#refusal = { journal, bytes, error, isLogged: this.#refusal?.isLogged ?? false };
     this.#publish();
   }
@@ -120,4 +130,8 @@ export class JournalUpkeep {
   #publish(): void {
     this.#parts.gauges[GAUGE.journalRefused] = this.#refusal === undefined ? 0 : 1;
   }
+}
+
+function bytesOf(group: readonly RecordBytes[]): number {
+  return group.reduce((sum, record) => sum + record.byteLength, 0);
 }

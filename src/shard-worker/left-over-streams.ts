@@ -15,7 +15,7 @@
  * then, and before the journal goes the row must still be where it was left.
  */
 import type { Clock } from '../clock.js';
-import { CounterError } from '../errors.js';
+import { CounterError, JournalError } from '../errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
 import type { PendingRange, SeenCheckpoint } from './messages.js';
 import type { OwnedStream, ShardLog } from './owned-stream.js';
@@ -23,6 +23,7 @@ import type { CheckpointRow, ShardDatabase } from './stream-database.js';
 import type { StreamLedger } from './stream-ledger.js';
 
 const BACKOFF_MS = 500;
+const JOURNAL_BACKOFF_MS = 5000;
 
 /** What left-over streams need of their shard. */
 export interface LeftOverParts {
@@ -184,9 +185,15 @@ export class LeftOverStreams {
         }
         return true;
       } catch (error) {
-        if (!isDatabaseAway(error)) throw error;
-        log('debug', { err: error }, 'The database is still away');
-        await this.#pause(BACKOFF_MS);
+        if (isDatabaseAway(error)) {
+          log('debug', { err: error }, 'The database is still away');
+          await this.#pause(BACKOFF_MS);
+        } else if (isJournalAway(error)) {
+          log('warn', { err: error }, 'A journal of an earlier run cannot be read now; it is tried again');
+          await this.#pause(JOURNAL_BACKOFF_MS);
+        } else {
+          throw error;
+        }
       }
     }
     return false;
@@ -249,6 +256,11 @@ export class LeftOverStreams {
 /** Whether an error says that the database cannot be reached now. */
 export function isDatabaseAway(error: unknown): boolean {
   return error instanceof CounterError && error.code === 'database-unavailable';
+}
+
+/** Whether an error says that the journal cannot be used now: a full disk, say. What it holds is as it was. */
+export function isJournalAway(error: unknown): boolean {
+  return error instanceof JournalError && error.code === 'journal-unavailable';
 }
 
 function ignore(): void {

@@ -3,12 +3,12 @@
  */
 import { randomUUID } from 'node:crypto';
 import { CounterError, JournalError } from '../errors.js';
-import type { Lsn } from '../increment.js';
+import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
 import type { LogFields } from '../logger.js';
 import type { CommittedFlush, Flusher } from './flusher.js';
 import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
 import { ownershipOf } from './journal/stream-claim.js';
-import { GAUGE, type PendingRange } from './messages.js';
+import { GAUGE, type PendingRange, type SeenCheckpoint } from './messages.js';
 import type { CheckpointRow, OwnedRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 
@@ -53,8 +53,13 @@ export async function recoverStream(
   const facts = journal.recover(row.lsn);
   const ledger = new StreamLedger(stream, row.epoch, row.lsn);
   let increments = 0;
-  for await (const record of journal.replay(row.lsn)) {
-    increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
+  try {
+    for await (const record of journal.replay(row.lsn)) {
+      increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
+    }
+  } catch (error) {
+    await journal.close();
+    throw error;
   }
   if (row.retired && !ledger.isSettled) {
     const detail = `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}.`;
@@ -114,6 +119,24 @@ export function takenOver({ stream, epoch }: StreamLedger, row: CheckpointRow): 
     'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
     '`npm run journal -- rebind` gives them a stream of their own.'
   );
+}
+
+/** What the streams hold of a key above the checkpoints that a read saw; null: none holds it. */
+export function pendingIn(
+  streams: readonly OwnedStream[],
+  key: Uint8Array,
+  seen: ReadonlyMap<string, SeenCheckpoint>,
+): Sum | 'again' | null {
+  const hash = hashKey(key, 0, key.length);
+  let pending: Sum | null = null;
+  for (const { ledger } of streams) {
+    const view = seen.get(ledger.stream);
+    if (view === undefined) return 'again';
+    const part = ledger.pendingOf(hash, key, view ?? undefined);
+    if (part === 'again') return 'again';
+    if (part !== undefined) pending = addSums(pending ?? 0, part);
+  }
+  return pending;
 }
 
 /** Adds to a shard's gauge. */

@@ -15,7 +15,7 @@
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
-import { CounterError } from '../errors.js';
+import { CounterError, type JournalErrorCode } from '../errors.js';
 import type { Sum } from '../increment.js';
 import type { Logger } from '../logger.js';
 import { closeBalance } from './conservation.js';
@@ -35,6 +35,9 @@ import type { ShardDoor } from './shard-router.js';
 const RESTARTS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 const RESTART_DELAY_MS = 100;
+
+/** What another thread may do better with, through recovery. */
+const PASSING: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'journal-fenced', 'journal-unavailable']);
 
 /** Most control requests that wait for one shard. */
 const CONTROL_REQUESTS_MAX = 10_000;
@@ -216,7 +219,7 @@ export class ShardSupervisor {
         break;
       case 'journal':
         this.#options.logger.error({ shard: index, code: message.code }, message.detail);
-        if (message.code !== 'journal-failed' && message.code !== 'journal-fenced') shard.verdict = message.detail;
+        if (!PASSING.has(message.code)) shard.verdict = message.detail;
         break;
       case 'foreign-owner':
         shard.verdict = message.detail;

@@ -11,16 +11,17 @@
  * records written without having read it could get LSNs that count as flushed.
  */
 import { JournalError } from '../errors.js';
-import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
+import type { Lsn, Sum } from '../increment.js';
 import { Flusher } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
 import type { FoundStream, Journal, RecordBytes } from './journal/journal.js';
 import { JournalUpkeep } from './journal-upkeep.js';
-import { isDatabaseAway, LeftOverStreams } from './left-over-streams.js';
+import { isDatabaseAway, isJournalAway, LeftOverStreams } from './left-over-streams.js';
 import { GAUGE, RECORD_HEADER_BYTES, type PendingRange, type SeenCheckpoint } from './messages.js';
 import {
   addTo,
   countFlush,
+  pendingIn,
   publishStreams,
   rangeOf,
   recoverStream,
@@ -34,6 +35,8 @@ import { TokenWindow, type KnownToken } from './token-window.js';
 
 /** An idle stream notices by then that its checkpoint went back, and makes again what is missing from its journal. */
 const TOUCH_INTERVAL_MS = 15_000;
+const START_BACKOFF_MS = 250;
+const START_BACKOFF_MAX_MS = 5000;
 /** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;
 
@@ -74,8 +77,26 @@ export class Shard implements GroupTarget {
     });
   }
 
-  /** Recovers, or starts without the database; settles when increments can be taken. */
+  /**
+   * Recovers, or starts without the database; settles when increments can be taken. Where the disk refuses what a takeover
+   * has to write or read it is tried again: whoever frees the disk need not know of us.
+   */
   async start(): Promise<void> {
+    const { clock, log } = this.#parts;
+    for (let backoffMs = START_BACKOFF_MS; ; backoffMs = Math.min(2 * backoffMs, START_BACKOFF_MAX_MS)) {
+      try {
+        await this.#start();
+        return;
+      } catch (error) {
+        if (!isJournalAway(error)) throw error;
+        log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
+        this.#discard();
+        await new Promise<void>((resolve) => clock.schedule(backoffMs, resolve));
+      }
+    }
+  }
+
+  async #start(): Promise<void> {
     const { journals, log } = this.#parts;
     const { own, leftOver } = journals.existing();
     try {
@@ -128,17 +149,7 @@ export class Shard implements GroupTarget {
 
   /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
   pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
-    if (this.#leftOver.isOlder(seen)) return 'again';
-    const hash = hashKey(key, 0, key.length);
-    let pending: Sum | null = null;
-    for (const { ledger } of this.#streams()) {
-      const view = seen.get(ledger.stream);
-      if (view === undefined) return 'again';
-      const part = ledger.pendingOf(hash, key, view ?? undefined);
-      if (part === 'again') return 'again';
-      if (part !== undefined) pending = addSums(pending ?? 0, part);
-    }
-    return pending;
+    return this.#leftOver.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
   }
 
   /** Commits everything applied before the call; resolves to the keys written. */
@@ -198,7 +209,7 @@ export class Shard implements GroupTarget {
     this.#parts.tell({ kind: 'streams', streams: this.#streams().map(({ ledger }) => ledger.stream) });
   }
 
-  /** A start that the database left half-way: nothing was appended, so the journals can be let go of and read again. */
+  /** A start that database or disk left half-way: nothing was appended, so the journals can be let go of and read again. */
   #discard(): void {
     for (const { journal, ledger } of this.#streams()) {
       void Promise.resolve(journal.close()).catch(this.#parts.fail);
@@ -213,11 +224,13 @@ export class Shard implements GroupTarget {
   async #continue(stream: string | undefined): Promise<OwnedStream> {
     if (stream === undefined) return this.#begin(true);
     const owned = await this.#recover(stream);
-    if (!owned.retired) return owned;
-    // Another number of shards had it for a left-over, and crashed between its end in the database and in the journal. No
-    // record may follow: what comes after its end in the database is nobody's.
+    if (!owned.retired && owned.journal.takesRecords) return owned;
+    // Either the disk has no room to go on with it. Or another number of shards had it for a left-over, and crashed between
+    // its end in the database and in the journal: what came after its end in the database would be nobody's.
     this.#leftOver.add(owned);
-    return this.#begin(true);
+    const next = await this.#begin(true);
+    if (!owned.journal.takesRecords) this.#upkeep.expectRefusal(next.journal);
+    return next;
   }
 
   /** A new stream, with its row in the database where that can be reached. */

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
@@ -107,6 +108,47 @@ function fill(ballast: string): void {
     // As full as it gets.
   }
 }
+
+test(
+  'a server that was killed on a full disk starts, commits what its journal holds, and takes increments in the room of that',
+  {
+    timeout: 90_000,
+  },
+  async (t) => {
+    const tiny = await temporaryDirectory();
+    if (!mount('-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', tiny)) {
+      rmSync(tiny, { recursive: true });
+      t.skip('only who may mount can fill a disk and leave the others alone');
+      return;
+    }
+    try {
+      await withNode(
+        'start on a full disk',
+        async (node) => {
+          const NEVER = { FLUSH_INTERVAL_MS: '3600000', JOURNAL_MAX_BYTES: String(1 << 30), SHARDS: '1' };
+          const server = await node.start(NEVER);
+          const load = node.load();
+          await load.acknowledgements(200);
+          await eventually('room is set aside', async () => {
+            return (await readdir(path.join(node.dataDir, 'journal'))).includes('reserve-0');
+          });
+          await untilUnavailable(node.url);
+          server.kill('SIGKILL');
+          await server.ended;
+          fill(path.join(tiny, 'ballast'));
+          const next = await node.start({ ...NEVER, FLUSH_INTERVAL_MS: '50' });
+          await untilReadiness(node.url, 200);
+          await load.acknowledgements(100);
+          await node.finish(next);
+        },
+        path.join(tiny, 'data'),
+      );
+    } finally {
+      spawnSync('umount', [tiny]);
+      rmSync(tiny, { recursive: true, force: true });
+    }
+  },
+);
 
 test(
   'a directory that becomes read-only refuses increments with 503, and takes them once it can be written',

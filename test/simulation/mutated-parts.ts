@@ -40,6 +40,7 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
     create: () => keep(streams.create()),
     open: (stream) => keep(streams.open(stream)),
     remove: (journal) => streams.remove(journal),
+    tend: () => streams.tend(),
     setDatabaseId: (id) => streams.setDatabaseId(id),
   };
 }
@@ -72,6 +73,10 @@ class MutatedJournal implements RecoverableJournal {
 
   get isPruneDue(): boolean {
     return this.#inner.isPruneDue;
+  }
+
+  get takesRecords(): boolean {
+    return this.#inner.takesRecords;
   }
 
   get location(): string {

@@ -338,7 +338,9 @@ export class SimulatedNode {
         shard.streams = message.streams;
         break;
       case 'journal':
-        if (message.code !== 'journal-failed' && message.code !== 'journal-fenced') shard.verdict = message.detail;
+        if (!['journal-failed', 'journal-fenced', 'journal-unavailable'].includes(message.code)) {
+          shard.verdict = message.detail;
+        }
         break;
       case 'foreign-owner':
         shard.verdict = message.detail;

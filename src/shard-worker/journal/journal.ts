@@ -28,6 +28,8 @@ export interface Journal {
   readonly endLsn: Lsn;
   /** Every record up to this LSN is as durable as the journal promises. */
   readonly syncedLsn: Lsn;
+  /** False where it is only read, and flushed to its end: known once it is recovered. */
+  readonly takesRecords: boolean;
   /** Bytes that stand in the way of new records, for the bound JOURNAL_MAX_BYTES. It may change with every other call. */
   readonly bytes: number;
 
@@ -76,7 +78,6 @@ export interface RecoveryFacts {
 export interface RecoverableJournal extends Journal {
   /** Where it is, for messages. */
   readonly location: string;
-
   /** Claims by which this journal was taken over, oldest first, those included that may never have reached the database. */
   claims(): readonly StreamClaim[];
 
@@ -116,6 +117,8 @@ export interface JournalStreams {
   open(stream: string): RecoverableJournal;
   /** Forgets a finished stream and its data. */
   remove(journal: RecoverableJournal): void;
+  /** Does what can wait, for a moment at most; to be called now and then. */
+  tend(): void;
   /** The database that new segments belong to, once it is known. */
   setDatabaseId(databaseId: string): void;
 }

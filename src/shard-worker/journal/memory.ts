@@ -9,6 +9,7 @@ import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJo
 /** LSNs and nothing else. A new stream for each process start, since nothing of an earlier one is left. */
 export class MemoryJournal implements Journal {
   readonly stream = randomUUID();
+  readonly takesRecords = true;
   readonly bytes = 0;
   readonly isPruneDue = false;
   #endLsn = 0;
@@ -65,6 +66,10 @@ export class MemoryStreams implements JournalStreams {
 
   remove(): void {
     // Nothing is kept.
+  }
+
+  tend(): void {
+    // Nothing is to be done.
   }
 
   setDatabaseId(): void {

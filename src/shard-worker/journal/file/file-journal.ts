@@ -7,7 +7,7 @@
  * States:
  * - found: an existing stream that has not been recovered; takes nothing.
  * - ready: takes records. A new stream begins here, and touches the disk at its first append only.
- * - finishing: recovered for reading only.
+ * - finishing: recovered for reading only, because it is to be finished, or because the disk is full.
  * - failed: a write or a sync of records has failed, so that nobody knows what is on the disk. The segment is let go of
  *   and never written or synced again; every call throws the same error. A new instance recovers.
  * - closed.
@@ -25,6 +25,7 @@ import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.
 import type { StreamClaim } from '../stream-claim.js';
 import { forgetAcceptedGaps } from './accepted-gap.js';
 import { keepClaim, readClaims } from './claim-file.js';
+import { isDiskFull } from './disk-reserve.js';
 import { diskFailure, orUnavailable } from './disk-failure.js';
 import {
   DEFERRED_SYNC_MS,
@@ -104,6 +105,10 @@ export class FileJournal implements RecoverableJournal {
     return this.#finishingBytes + this.#run.bytes;
   }
 
+  get takesRecords(): boolean {
+    return this.#state.kind === 'ready';
+  }
+
   get location(): string {
     return this.#path;
   }
@@ -113,8 +118,13 @@ export class FileJournal implements RecoverableJournal {
   }
 
   keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
+    const { disk, reserve } = this.#options;
+    const keep = (): void => {
+      keepClaim(disk, this.#path, claim, inDatabase);
+    };
     orUnavailable(`${this.#path} cannot be claimed`, () => {
-      keepClaim(this.#options.disk, this.#path, claim, inDatabase);
+      if (reserve === undefined) keep();
+      else reserve.spend(keep);
     });
   }
 
@@ -129,19 +139,25 @@ export class FileJournal implements RecoverableJournal {
 
   /**
    * Takes over what an earlier process left, given the stream's checkpoint; to be called once, after the epoch was
-   * raised, so that no other process can still move the checkpoint. Throws JournalError `journal-corrupt` or
-   * `journal-gap`, having changed nothing, and `journal-unavailable` where the disk refused, after which it may be
-   * called again.
+   * raised, so that no other process can still move the checkpoint. Where the disk has no room for the segment that takes
+   * over, the journal can only be finished, which gives room back: see {@link FileJournal.takesRecords}. Throws JournalError
+   * `journal-corrupt` or `journal-gap`, having changed nothing, and `journal-unavailable` where the disk refused, after
+   * which it may be called again.
    */
   recover(checkpoint: Lsn): Recovery {
     assert(this.#state.kind === 'found', 'recover comes once, and before anything else');
     const { disk } = this.#options;
     return orUnavailable(`${this.#path} cannot be recovered`, () => {
-      const scan = this.#scan(checkpoint);
+      let scan = this.#scan(checkpoint);
       if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(scan.segments), this.#run.databaseId);
       requireWhole(disk, this.#path, scan, checkpoint);
-      if (this.#mode.forFinishing === true) this.#finish(scan, checkpoint);
-      else this.#takeOver(scan, checkpoint);
+      if (this.#mode.forFinishing === true) {
+        this.#finish(scan, checkpoint);
+      } else if (!this.#takeOver(scan, checkpoint)) {
+        // Again, since the attempt may have published its segment, which is as good as the one that it replaces.
+        scan = scanStream(disk, findSegments(disk, this.#path), checkpoint);
+        this.#finish(scan, checkpoint);
+      }
       this.#foundLsn = scan.endLsn;
       return recoveryOf(scan, checkpoint);
     });
@@ -254,12 +270,20 @@ export class FileJournal implements RecoverableJournal {
     this.#state = { kind: 'finishing' };
   }
 
-  #takeOver(scan: StreamScan, checkpoint: Lsn): void {
+  /** False where the disk is full. */
+  #takeOver(scan: StreamScan, checkpoint: Lsn): boolean {
     const { disk, nodeId, shard, clock } = this.#options;
     const databaseId = this.#run.databaseId ?? databaseOf(scan.segments);
     const origin = { stream: this.stream, databaseId, nodeId, shard, createdAt: clock.now() };
     const allocateBytes = Math.min(ALLOCATION_BYTES_MIN, segmentBytesOf(this.#options));
-    const { active, segments } = takeOver(disk, this.#path, scan, checkpoint, origin, allocateBytes);
+    let taken: ReturnType<typeof takeOver>;
+    try {
+      taken = takeOver(disk, this.#path, scan, checkpoint, origin, allocateBytes);
+    } catch (error) {
+      if (isDiskFull(error)) return false;
+      throw error;
+    }
+    const { active, segments } = taken;
     const kept = segments.slice(0, -1).map(({ path, fileBytes }, index) => {
       return { path, lastLsn: segmentLimit(segments, index), bytes: fileBytes, committedAt: undefined };
     });
@@ -269,6 +293,7 @@ export class FileJournal implements RecoverableJournal {
     // The caller has read the checkpoint with its own epoch: what is below is committed. The keep time begins anew.
     this.#run.see(checkpoint);
     if (scan.missing.length === 0) forgetAcceptedGaps(disk, this.#path);
+    return true;
   }
 
   #scheduleSync(): void {

@@ -7,6 +7,7 @@
  */
 import { JournalError } from '../../../errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';
+import { DiskReserve } from './disk-reserve.js';
 import { orUnavailable } from './disk-failure.js';
 import { createFileJournal, openFileJournal, type FileJournal } from './file-journal.js';
 import type { FileJournalOptions } from './file-journal-options.js';
@@ -23,12 +24,14 @@ export interface FileStreamsOptions extends FileJournalOptions {
 export class FileStreams implements JournalStreams {
   readonly #options: FileStreamsOptions;
   readonly #open = new Map<string, FileJournal>();
+  readonly #reserve: DiskReserve;
   #databaseId: string | undefined;
   #own: string | undefined;
 
   constructor(options: FileStreamsOptions) {
     this.#options = options;
     this.#databaseId = options.databaseId;
+    this.#reserve = new DiskReserve(options.disk, options.directory, options.shard);
   }
 
   get keepMs(): number {
@@ -76,6 +79,11 @@ export class FileStreams implements JournalStreams {
     }
   }
 
+  /** Makes the reserve that a start on a full disk needs, where there is room for it. */
+  tend(): void {
+    this.#reserve.tend(this.#options.clock.monotonic());
+  }
+
   /** Throws JournalError `journal-foreign` where a stream in use belongs to another database. */
   setDatabaseId(databaseId: string): void {
     this.#databaseId = databaseId;
@@ -83,7 +91,7 @@ export class FileStreams implements JournalStreams {
   }
 
   #settings(): FileJournalOptions {
-    return { ...this.#options, databaseId: this.#databaseId };
+    return { ...this.#options, databaseId: this.#databaseId, reserve: this.#reserve };
   }
 
   #keep(journal: FileJournal): FileJournal {
