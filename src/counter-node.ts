@@ -52,10 +52,7 @@ export class CounterNode implements CounterOperations {
   async read(key: Uint8Array): Promise<CounterReading | undefined> {
     const { store, supervisor } = this.#ready();
     if (!supervisor.isRecovered) {
-      throw new CounterError(
-        'database-unavailable',
-        'The journal is not recovered yet: the database was away at start.',
-      );
+      throw new CounterError('database-unavailable', NOT_RECOVERED);
     }
     for (let snapshot = 0; snapshot < SNAPSHOTS_MAX; snapshot += 1) {
       const streams = this.#streamsOf(supervisor);
@@ -102,9 +99,10 @@ export class CounterNode implements CounterOperations {
     const code = this.#parts.refusal();
     if (code !== undefined) return { state: 'refusing', code, reason: REFUSALS[code] ?? 'Increments are refused.' };
     const store = this.#parts.store();
-    if (store === undefined || !store.available() || this.#parts.supervisor()?.isRecovered !== true) {
+    if (store?.available() !== true) {
       return { state: 'degraded', reason: 'The database is away; increments are kept in the journal.' };
     }
+    if (this.#parts.supervisor()?.isRecovered !== true) return { state: 'degraded', reason: NOT_RECOVERED };
     if (!this.#parts.flushing()) {
       return { state: 'degraded', reason: 'The database takes no flushes; increments are kept in the journal.' };
     }
@@ -129,6 +127,9 @@ export class CounterNode implements CounterOperations {
     return this.#streams;
   }
 }
+
+const NOT_RECOVERED =
+  'Journals of earlier runs are not recovered yet: they need the database, and are read one after the other.';
 
 const REFUSALS: Partial<Record<ErrorCode, string>> = {
   starting: 'The server is recovering.',

@@ -81,7 +81,7 @@ export class ServingFrontEnd {
 
   /** The code with which increments of new keys are refused now, or undefined. */
   get refusal(): ErrorCode | undefined {
-    return this.#router.closedDoor ?? (this.#router.hasRoomFor(this.#keyBytesMax) ? undefined : 'overloaded');
+    return this.#router.refusalOfNew(this.#keyBytesMax);
   }
 
   get load(): FrontEndLoad {

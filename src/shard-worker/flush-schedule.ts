@@ -58,6 +58,11 @@ export class FlushSchedule {
     this.#touchDueAt = this.#in(this.#options.touchIntervalMs);
   }
 
+  /** The row is to be looked at now. */
+  askForTouch(): void {
+    this.#touchDueAt = Number.NEGATIVE_INFINITY;
+  }
+
   #in(intervalMs: number): number {
     return this.#clock.monotonic() + intervalMs * (0.9 + 0.1 * this.#options.random());
   }

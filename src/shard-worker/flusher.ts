@@ -20,6 +20,7 @@
  * flush where there is something to flush.
  */
 import type { Clock, Timer } from '../clock.js';
+import { committedFlush, type CommittedFlush } from './committed-flush.js';
 import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
 import { databaseAway, FlushWaiters } from './flush-waiters.js';
 import type { CheckpointRow, FlushAttempt, FlushTarget } from './stream-database.js';
@@ -31,24 +32,12 @@ const BACKOFF_MAX_MS = 1000;
 const SEARCH_BACKOFF_MAX_MS = 30_000;
 const REFUSALS_UNTIL_UNAVAILABLE = 3;
 
-/** What a committed flush came to, in increments where nothing else is said. */
-export interface CommittedFlush {
-  /** Rows written. */
-  readonly keys: number;
-  readonly increments: number;
-  readonly rejected: number;
-  /** Of requests whose token had been counted before. */
-  readonly deduplicated: number;
-  /** Tokens claimed. */
-  readonly claimed: number;
-  /** Tokens that had been claimed with other content. */
-  readonly mismatches: number;
-}
-
 /** What the flusher tells its shard. */
 export interface FlusherEvents {
   /** A range was committed: the journal may be pruned up to its end. */
   committed(range: FrozenRange, flush: CommittedFlush): void;
+  /** The row of an idle stream was seen where this ledger left it: at its checkpoint. */
+  confirmed(): void;
   /** Another owner has the stream, or its row is gone: this ledger must not flush again. */
   fenced(row: CheckpointRow | undefined): void;
   /** The database went away or came back. */
@@ -106,6 +95,13 @@ export class Flusher {
   /** To be called after records were applied: wakes the loop where enough keys wait. */
   noticeApplied(): void {
     if (this.#ledger.liveKeys >= this.#options.keysMax && this.#wake !== undefined && this.#available) this.#wake();
+  }
+
+  /** Looks soon whether the row of an idle stream is where it was left. What is pending has its flush for that. */
+  touchSoon(): void {
+    if (!this.#ledger.isSettled) return;
+    this.#schedule.askForTouch();
+    this.#wake?.();
   }
 
   /**
@@ -255,15 +251,17 @@ export class Flusher {
   async #touchWhenDue(acceptedThroughMs: number | undefined): Promise<boolean> {
     if (this.#available && !this.#schedule.isTouchDue) return true;
     this.#schedule.noticeTouch();
+    let isOurs: boolean;
     try {
-      const isOurs = await this.#target.touch(this.#ledger, acceptedThroughMs);
-      this.#setAvailable(true);
-      if (!isOurs) this.#events.fenced(await this.#ownerOf(this.#ledger.stream));
-      return isOurs;
+      isOurs = await this.#target.touch(this.#ledger, acceptedThroughMs);
     } catch (error) {
       this.#setAvailable(false, error);
       return true;
     }
+    this.#setAvailable(true);
+    if (isOurs) this.#events.confirmed();
+    else this.#events.fenced(await this.#ownerOf(this.#ledger.stream));
+    return isOurs;
   }
 
   /** Waits for the delay, for a request, or for enough keys. */
@@ -286,14 +284,4 @@ export class Flusher {
     this.#available = available;
     this.#events.databaseAvailable(available, error);
   }
-}
-
-type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
-
-function committedFlush({ sums, tokened }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
-  const { keys, rejected = 0, unclaimed = [], mismatches = 0 } = attempt;
-  let deduplicated = tokened.duplicates;
-  for (const token of unclaimed) deduplicated += tokened.get(token)?.increments ?? 0;
-  const increments = sums.increments + tokened.increments;
-  return { keys, increments, rejected, deduplicated, claimed: tokened.size - unclaimed.length, mismatches };
 }

@@ -19,6 +19,7 @@ import {
   PAIR_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
+  bufferOf,
   type BatchAnswer,
   type BatchMessage,
 } from './messages.js';
@@ -289,13 +290,6 @@ export class GroupCommit {
       if (run > 0) post(port, run, runCode);
     }
   }
-}
-
-/** The batch itself. */
-export function bufferOf(message: BatchMessage): ArrayBuffer {
-  if (message instanceof ArrayBuffer) return message;
-  if ('tokened' in message) return message.tokened;
-  return 'onlyKnownTokens' in message ? message.onlyKnownTokens : message.onlyPendingKeys;
 }
 
 function post(port: BatchPort, count: number, code: ErrorCode | undefined): void {

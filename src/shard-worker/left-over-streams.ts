@@ -6,18 +6,23 @@
  * unread ──epoch raised, journal read──► pending ──committed to its end──► retired in the database ──► kept ──► removed
  * ```
  *
+ * Each holds up to what a node may hold pending, and there can be any number of them, so one is read when those before it
+ * are committed to their ends, or while what is pending altogether is less than makes a flush come early. Until the last is
+ * read nobody can say what a counter comes to.
+ *
  * Every step needs the database; where it is away, the step is tried again after a while. What is committed is kept for as
  * long as segments are, since a failover to a standby may take commits back: meanwhile the flusher touches the row now and
  * then, and before the journal goes the row must still be where it was left.
  */
 import type { Clock } from '../clock.js';
-import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
+import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
 import type { PendingRange, SeenCheckpoint } from './messages.js';
-import { isDatabaseAway, type OwnedStream, type ShardLog } from './owned-stream.js';
+import { isDatabaseAway, isJournalAway, type OwnedStream, type ShardLog } from './owned-stream.js';
 import type { CheckpointRow, ShardDatabase } from './stream-database.js';
 import type { StreamLedger } from './stream-ledger.js';
 
 const BACKOFF_MS = 500;
+const JOURNAL_BACKOFF_MS = 5000;
 
 /** What left-over streams need of their shard. */
 export interface LeftOverParts {
@@ -27,6 +32,10 @@ export interface LeftOverParts {
   readonly log: ShardLog;
   /** Takes the stream over and reads it. */
   readonly recover: (stream: string) => Promise<OwnedStream>;
+  /** Keys pending in all streams of the shard. */
+  readonly pendingKeys: () => number;
+  /** With fewer than that there is room for another stream. */
+  readonly flushKeysMax: number;
   /** There is a stream more or less than before. */
   readonly changed: () => void;
   /** The row of a stream is not where it was left. */
@@ -44,8 +53,10 @@ export class LeftOverStreams {
   readonly #finished = new Map<string, CheckpointRow>();
   /** Streams that are committed to their end. */
   readonly #ending = new Set<string>();
-  /** Streams that wait for the database to answer. */
-  readonly #unread = new Set<string>();
+  /** Streams that wait for the database to answer, or for room; with their bytes. */
+  readonly #unread = new Map<string, number>();
+  #unreadBytes = 0;
+  #onCommitted: (() => void) | undefined;
   #recovering: Promise<void> = Promise.resolve();
   #stopped = false;
   readonly #pauses = new Set<() => void>();
@@ -61,7 +72,12 @@ export class LeftOverStreams {
 
   /** Those that were not read. */
   get unread(): readonly PendingRange[] {
-    return [...this.#unread].map((stream) => ({ stream, afterLsn: 0, throughLsn: undefined, increments: 0 }));
+    return [...this.#unread.keys()].map((stream) => ({ stream, afterLsn: 0, throughLsn: undefined, increments: 0 }));
+  }
+
+  /** Bytes that those take of the bound on the journal. */
+  get unreadBytes(): number {
+    return this.#unreadBytes;
   }
 
   /** True where a read's snapshot is from before the last flush of a stream that is gone from here. */
@@ -91,16 +107,29 @@ export class LeftOverStreams {
     for (const owned of this.#streams) this.#start(owned);
   }
 
-  /** Recovers and starts streams once the database answers, then calls `done`. */
-  recoverLater(streams: readonly string[], done: () => void): void {
-    for (const stream of streams) this.#unread.add(stream);
+  /** Recovers streams while there is room for another; to be started with {@link LeftOverStreams.start}. Returns the others. */
+  async recoverWithinRoom(streams: readonly FoundStream[]): Promise<readonly FoundStream[]> {
+    for (const [index, { stream }] of streams.entries()) {
+      if (!this.#hasRoom) return streams.slice(index);
+      this.add(await this.#parts.recover(stream));
+    }
+    return [];
+  }
+
+  /** Recovers and starts streams as the database answers and there is room, then calls `done`. */
+  recoverLater(streams: readonly FoundStream[], done: () => void): void {
+    for (const { stream, bytes } of streams) {
+      this.#unread.set(stream, bytes);
+      this.#unreadBytes += bytes;
+    }
     this.#recovering = this.#recoverAll().then((isDone) => {
       if (isDone) done();
     }, this.#parts.fail);
   }
 
-  /** To be called when a flush of the stream has committed: one that is committed to its end goes. */
+  /** To be called when a flush of any stream has committed: a left-over one that is committed to its end goes. */
   noticeCommitted(stream: string): void {
+    this.#onCommitted?.();
     const owned = this.#byName.get(stream);
     if (owned?.ledger.isSettled !== true || this.#ending.has(stream)) return;
     this.#ending.add(stream);
@@ -110,6 +139,7 @@ export class LeftOverStreams {
   /** Takes no further step; settles when no stream is being recovered. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.#onCommitted?.();
     for (const end of this.#pauses) end();
     await this.#recovering;
   }
@@ -119,27 +149,53 @@ export class LeftOverStreams {
     this.noticeCommitted(ledger.stream);
   }
 
+  get #hasRoom(): boolean {
+    const { pendingKeys, flushKeysMax } = this.#parts;
+    return pendingKeys() < flushKeysMax || this.#streams.every(({ ledger }) => ledger.isSettled);
+  }
+
+  /** Waits until there is room for another stream, or until all is stopped. */
+  async #room(): Promise<void> {
+    while (!this.#hasRoom && !this.#stopped) {
+      const committed = new Promise<void>((resolve) => {
+        this.#onCommitted = resolve;
+      });
+      // Reads wait for this, so no interval is waited for. Where the database is away a flusher goes on by itself.
+      for (const { flusher } of this.#streams) flusher.flushNow().catch(ignore);
+      await committed;
+    }
+    this.#onCommitted = undefined;
+  }
+
   /** False where it was stopped before its end. */
   async #recoverAll(): Promise<boolean> {
     const { journals, database, log, recover, changed } = this.#parts;
     while (!this.#stopped) {
       try {
         journals.setDatabaseId(await database.databaseId());
-        for (const stream of this.#unread) {
+        for (const [stream, bytes] of this.#unread) {
+          await this.#room();
           if (this.#stopped) return false;
           const owned = await recover(stream);
           this.add(owned);
           this.#unread.delete(stream);
+          this.#unreadBytes -= bytes;
           changed();
           this.#start(owned);
           // What an outage has held up does not wait for an interval as well; where it fails, the loop goes on by itself.
-          owned.flusher.flushNow().catch(() => undefined);
+          owned.flusher.flushNow().catch(ignore);
         }
         return true;
       } catch (error) {
-        if (!isDatabaseAway(error)) throw error;
-        log('debug', { err: error }, 'The database is still away');
-        await this.#pause(BACKOFF_MS);
+        if (isDatabaseAway(error)) {
+          log('debug', { err: error }, 'The database is still away');
+          await this.#pause(BACKOFF_MS);
+        } else if (isJournalAway(error)) {
+          log('warn', { err: error }, 'A journal of an earlier run cannot be read now; it is tried again');
+          await this.#pause(JOURNAL_BACKOFF_MS);
+        } else {
+          throw error;
+        }
       }
     }
     return false;
@@ -150,6 +206,7 @@ export class LeftOverStreams {
     const { journals, log, changed } = this.#parts;
     const { journal, flusher, ledger } = owned;
     const { stream, epoch, checkpoint } = ledger;
+    ledger.letGo();
     if (!(await this.#retire(ledger))) return;
     if (journals.keepMs > 0) {
       await this.#pause(journals.keepMs);
@@ -196,6 +253,10 @@ export class LeftOverStreams {
       this.#pauses.add(end);
     });
   }
+}
+
+function ignore(): void {
+  // Somebody else deals with it.
 }
 
 function recoverable(journal: Journal): RecoverableJournal {

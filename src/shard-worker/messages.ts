@@ -104,6 +104,13 @@ export type BatchMessage =
   | { readonly tokened: ArrayBuffer }
   | { readonly onlyKnownTokens: ArrayBuffer };
 
+/** The batch itself. */
+export function bufferOf(message: BatchMessage): ArrayBuffer {
+  if (message instanceof ArrayBuffer) return message;
+  if ('tokened' in message) return message.tokened;
+  return 'onlyKnownTokens' in message ? message.onlyKnownTokens : message.onlyPendingKeys;
+}
+
 /**
  * Shard → front end: that many batches are in the journal; or that many were refused with a code; or, for one batch of
  * requests with tokens, the {@link TOKENED_OUTCOME} of each in order.
@@ -203,10 +210,12 @@ export const GAUGE = {
   pendingTokens: 14,
   /** Tokens that this process claimed. */
   claimedTokens: 15,
+  /** 1 while the disk refuses what the journal has to write. */
+  journalRefused: 16,
 } as const;
 
 /** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
-export const GAUGE_ROW = 16;
+export const GAUGE_ROW = 24;
 
 /** The gauges of `shards` shards, all zero. */
 export function makeGauges(shards: number): SharedArrayBuffer {

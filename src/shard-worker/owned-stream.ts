@@ -3,13 +3,14 @@
  */
 import { randomUUID } from 'node:crypto';
 import { CounterError, JournalError } from '../errors.js';
-import type { Lsn } from '../increment.js';
+import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
 import type { LogFields } from '../logger.js';
-import type { CommittedFlush, Flusher } from './flusher.js';
+import type { CommittedFlush } from './committed-flush.js';
+import type { Flusher } from './flusher.js';
 import type { Journal, JournalStreams, RecoverableJournal } from './journal/journal.js';
 import { ownershipOf } from './journal/stream-claim.js';
-import { GAUGE, type PendingRange } from './messages.js';
-import type { OwnedRow, ShardDatabase } from './stream-database.js';
+import { GAUGE, type PendingRange, type SeenCheckpoint } from './messages.js';
+import type { CheckpointRow, OwnedRow, ShardDatabase } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 
 /** Logs a line. */
@@ -53,8 +54,13 @@ export async function recoverStream(
   const facts = journal.recover(row.lsn);
   const ledger = new StreamLedger(stream, row.epoch, row.lsn);
   let increments = 0;
-  for await (const record of journal.replay(row.lsn)) {
-    increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
+  try {
+    for await (const record of journal.replay(row.lsn)) {
+      increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
+    }
+  } catch (error) {
+    await journal.close();
+    throw error;
   }
   if (row.retired && !ledger.isSettled) {
     const detail =
@@ -125,12 +131,61 @@ export function isDatabaseAway(error: unknown): boolean {
   return error instanceof CounterError && error.code === 'database-unavailable';
 }
 
-/** Writes what the streams hold together into a shard's gauges. */
-export function publishStreams(streams: readonly OwnedStream[], gauges: Float64Array): void {
+/** Whether an error says that the journal cannot be used now: a full disk, say. What it holds is as it was. */
+export function isJournalAway(error: unknown): boolean {
+  return error instanceof JournalError && error.code === 'journal-unavailable';
+}
+
+/** What an operator reads where a stream has another owner: `row` is of a later epoch than ours. */
+export function takenOver({ stream, epoch }: StreamLedger, row: CheckpointRow): string {
+  return (
+    `Another process has taken over journal stream ${stream} (epoch ${row.epoch}, ours is ${epoch}): ` +
+    'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
+    '`npm run journal -- rebind` gives them a stream of their own.'
+  );
+}
+
+/** What the streams hold of a key above the checkpoints that a read saw; null: none holds it. */
+export function pendingIn(
+  streams: readonly OwnedStream[],
+  key: Uint8Array,
+  seen: ReadonlyMap<string, SeenCheckpoint>,
+): Sum | 'again' | null {
+  const hash = hashKey(key, 0, key.length);
+  let pending: Sum | null = null;
+  for (const { ledger } of streams) {
+    const view = seen.get(ledger.stream);
+    if (view === undefined) return 'again';
+    const part = ledger.pendingOf(hash, key, view ?? undefined);
+    if (part === 'again') return 'again';
+    if (part !== undefined) pending = addSums(pending ?? 0, part);
+  }
+  return pending;
+}
+
+/** Adds to a shard's gauge. */
+export function addTo(gauges: Float64Array, cell: number, amount: number): void {
+  gauges[cell] = (gauges[cell] ?? 0) + amount;
+}
+
+/** Adds what a flush came to, to a shard's gauges. */
+export function countFlush(flush: CommittedFlush, gauges: Float64Array): void {
+  const { keys, increments, rejected, deduplicated, claimed, mismatches } = flush;
+  addTo(gauges, GAUGE.flushed, increments - rejected - deduplicated);
+  addTo(gauges, GAUGE.rejected, rejected);
+  addTo(gauges, GAUGE.deduplicated, deduplicated);
+  addTo(gauges, GAUGE.claimedTokens, claimed);
+  addTo(gauges, GAUGE.mismatches, mismatches);
+  addTo(gauges, GAUGE.flushes, 1);
+  addTo(gauges, GAUGE.flushedKeys, keys);
+}
+
+/** Writes what the streams hold together into a shard's gauges. `unreadBytes`: what lies in journals that were not read. */
+export function publishStreams(streams: readonly OwnedStream[], unreadBytes: number, gauges: Float64Array): void {
   let keys = 0;
   let bytes = 0;
   let increments = 0;
-  let journalBytes = 0;
+  let journalBytes = unreadBytes;
   let tokens = 0;
   for (const { ledger, journal } of streams) {
     keys += ledger.pendingKeys;
@@ -144,20 +199,6 @@ export function publishStreams(streams: readonly OwnedStream[], gauges: Float64A
   gauges[GAUGE.pendingIncrements] = increments;
   gauges[GAUGE.journalBytes] = journalBytes;
   gauges[GAUGE.pendingTokens] = tokens;
-}
-
-/** Adds what a flush came to, to a shard's gauges. */
-export function countFlush(flush: CommittedFlush, gauges: Float64Array): void {
-  const add = (cell: number, amount: number): void => {
-    gauges[cell] = (gauges[cell] ?? 0) + amount;
-  };
-  add(GAUGE.flushed, flush.increments - flush.rejected - flush.deduplicated);
-  add(GAUGE.rejected, flush.rejected);
-  add(GAUGE.deduplicated, flush.deduplicated);
-  add(GAUGE.claimedTokens, flush.claimed);
-  add(GAUGE.mismatches, flush.mismatches);
-  add(GAUGE.flushes, 1);
-  add(GAUGE.flushedKeys, flush.keys);
 }
 
 /** What a stream holds above its checkpoint. */

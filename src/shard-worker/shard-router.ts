@@ -92,14 +92,12 @@ export class ShardRouter implements IncrementReceiver {
     return this.#doors.find((door) => door !== 'open');
   }
 
-  /** Whether a new key of so many bytes would be taken now, in whatever shard. */
-  hasRoomFor(keyBytes: number): boolean {
-    const bytes = PAIR_HEADER_BYTES + keyBytes;
-    const { pendingKeysMax, pendingBytesMax, journalBytesMax } = this.#limits;
-    if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return false;
-    if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return false;
-    const journaled = bytes + JOURNAL_OVERHEAD_BYTES;
-    return this.#gauges.every((row) => (row[GAUGE.journalBytes] as number) + journaled <= journalBytesMax);
+  /** The code with which a new key of so many bytes would be refused now in some shard, or undefined: for probes. */
+  refusalOfNew(keyBytes: number): ErrorCode | undefined {
+    const door = this.closedDoor;
+    if (door !== undefined) return door;
+    if (this.#gauges.some((row) => row[GAUGE.journalRefused] === 1)) return 'journal-unavailable';
+    return this.#hasRoomFor(PAIR_HEADER_BYTES + keyBytes) ? undefined : 'overloaded';
   }
 
   /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */
@@ -255,6 +253,14 @@ export class ShardRouter implements IncrementReceiver {
     const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
     const journaled = (this.#gauges[shard] as Float64Array)[GAUGE.journalBytes] as number;
     return journaled + reservedByAll > this.#limits.journalBytesMax ? 'overloaded' : undefined;
+  }
+
+  #hasRoomFor(bytes: number): boolean {
+    const { pendingKeysMax, pendingBytesMax, journalBytesMax } = this.#limits;
+    if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return false;
+    if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return false;
+    const journaled = bytes + JOURNAL_OVERHEAD_BYTES;
+    return this.#gauges.every((row) => (row[GAUGE.journalBytes] as number) + journaled <= journalBytesMax);
   }
 
   /** Keys that may come to be pending with `count` more. */

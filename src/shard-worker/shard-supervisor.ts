@@ -18,7 +18,7 @@ import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:wor
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { systemClock } from '../clock.js';
-import { CounterError, isJournalVerdict, StartError } from '../errors.js';
+import { CounterError, isJournalVerdict, StartError, type JournalErrorCode } from '../errors.js';
 import type { Sum } from '../increment.js';
 import type { Logger } from '../logger.js';
 import { closeBalance } from './conservation.js';
@@ -36,6 +36,9 @@ import { RestartBudget } from './restart-budget.js';
 import type { ShardDoor } from './shard-router.js';
 
 const RESTART_DELAY_MS = 100;
+
+/** What another thread may do better with, through recovery. */
+const PASSING: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'journal-fenced', 'journal-unavailable']);
 
 /** Most control requests that wait for one shard. */
 const CONTROL_REQUESTS_MAX = 10_000;
@@ -247,7 +250,7 @@ export class ShardSupervisor {
         break;
       case 'journal':
         this.#options.logger.error({ shard: index, code: message.code }, message.detail);
-        if (message.code !== 'journal-failed' && message.code !== 'journal-fenced') shard.verdict = message.detail;
+        if (!PASSING.has(message.code)) shard.verdict = message.detail;
         shard.isRefused = !this.#hasStarted && isJournalVerdict(message.code);
         break;
       case 'foreign-owner':

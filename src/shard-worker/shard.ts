@@ -3,6 +3,7 @@
  *
  * ```text
  * start ──database reachable──► recover own and left-over streams ──► serving, recovered
+ *   │                             └─more than there is room for──► serving ──as they are flushed──► the others ──► recovered
  *   └────database away────────► a new stream ──► serving ──when it answers──► recover all earlier streams ──► recovered
  * ```
  *
@@ -10,50 +11,35 @@
  * records written without having read it could get LSNs that count as flushed.
  */
 import { JournalError } from '../errors.js';
-import type { Clock } from '../clock.js';
-import { addSums, hashKey, type Lsn, type Sum } from '../increment.js';
+import type { Lsn, Sum } from '../increment.js';
 import { Flusher } from './flusher.js';
 import type { GroupTarget } from './group-commit.js';
-import type { Journal, JournalStreams, RecordBytes } from './journal/journal.js';
+import type { FoundStream, Journal, RecordBytes } from './journal/journal.js';
+import { whileJournalIsAway } from './journal-patience.js';
+import { JournalUpkeep } from './journal-upkeep.js';
 import { LeftOverStreams } from './left-over-streams.js';
-import { GAUGE, RECORD_HEADER_BYTES, type ControlMessage, type PendingRange, type SeenCheckpoint } from './messages.js';
+import { GAUGE, RECORD_HEADER_BYTES, type PendingRange, type SeenCheckpoint } from './messages.js';
 import {
+  addTo,
   countFlush,
   isDatabaseAway,
+  pendingIn,
   publishStreams,
   rangeOf,
   recoverStream,
   retireForEver,
+  takenOver,
   type OwnedStream,
-  type ShardLog,
 } from './owned-stream.js';
-import type { CheckpointRow, ShardDatabase } from './stream-database.js';
+import type { ShardParts } from './shard-parts.js';
+import type { CheckpointRow } from './stream-database.js';
 import { StreamLedger } from './stream-ledger.js';
 import { TokenWindow, type KnownToken } from './token-window.js';
 
-/**
- * Clearly shorter than JOURNAL_KEEP_SECONDS is by default: an idle stream notices in time that its checkpoint went back.
- */
+/** An idle stream notices by then that its checkpoint went back, and makes again what is missing from its journal. */
 const TOUCH_INTERVAL_MS = 15_000;
 /** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;
-
-/** What a shard is made of. */
-export interface ShardParts {
-  readonly journals: JournalStreams;
-  readonly database: ShardDatabase;
-  readonly clock: Clock;
-  readonly gauges: Float64Array;
-  readonly random: () => number;
-  readonly flushIntervalMs: number;
-  readonly flushKeysMax: number;
-  /** Takes what waits on the ports; everything posted before the time returned (ms since 1970) has been applied. */
-  readonly settledThroughMs: () => number;
-  readonly tell: (message: ControlMessage) => void;
-  /** The thread must end. */
-  readonly fail: (error: unknown) => void;
-  readonly log: ShardLog;
-}
 
 /** A shard, as group commit and the control port use it. */
 export class Shard implements GroupTarget {
@@ -62,14 +48,20 @@ export class Shard implements GroupTarget {
   readonly #tokens = new TokenWindow();
   #own: OwnedStream | undefined;
   readonly #leftOver: LeftOverStreams;
+  readonly #upkeep: JournalUpkeep;
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
 
   constructor(parts: ShardParts) {
     this.#parts = parts;
     this.#gauges = parts.gauges;
+    const fail = (error: unknown): void => {
+      this.failed(error);
+    };
+    this.#upkeep = new JournalUpkeep({ ...parts, streams: () => this.#streams(), fail });
     this.#leftOver = new LeftOverStreams({
       ...parts,
       recover: (stream) => this.#recover(stream),
+      pendingKeys: () => this.#streams().reduce((total, { ledger }) => total + ledger.pendingKeys, 0),
       changed: () => {
         this.#publish();
         this.#announceStreams();
@@ -77,36 +69,43 @@ export class Shard implements GroupTarget {
       fenced: (ledger, row) => {
         this.#fenced(ledger, row);
       },
-      fail: (error) => {
-        this.failed(error);
-      },
+      fail,
     });
   }
 
-  /** Recovers, or starts without the database; settles when increments can be taken. */
-  async start(): Promise<void> {
+  /**
+   * Recovers, or starts without the database; settles when increments can be taken. Where the disk refuses what a takeover
+   * has to write or read it is tried again: whoever frees the disk need not know of us.
+   */
+  start(): Promise<void> {
+    return whileJournalIsAway(
+      () => this.#start(),
+      (error) => {
+        this.#parts.log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
+        this.#discard();
+      },
+      this.#parts.clock,
+    );
+  }
+
+  async #start(): Promise<void> {
     const { journals, log } = this.#parts;
-    const existing = journals.existing();
+    const { own, leftOver } = journals.existing();
     try {
       journals.setDatabaseId(await this.#parts.database.databaseId());
-      this.#own = await this.#continue(existing.own);
-      for (const stream of existing.leftOver) this.#leftOver.add(await this.#recover(stream));
-      this.#serve(true);
+      this.#own = await this.#continue(own?.stream);
+      this.#serve(await this.#leftOver.recoverWithinRoom(leftOver));
     } catch (error) {
       if (!isDatabaseAway(error)) throw error;
       log('warn', { err: error }, 'The database is away: increments are journaled in a new stream until it answers');
       this.#discard();
       this.#own = await this.#begin(false);
-      this.#serve(false, error);
-      const earlier = existing.own === undefined ? existing.leftOver : [existing.own, ...existing.leftOver];
-      this.#leftOver.recoverLater(earlier, () => {
-        this.#tellServing(true);
-      });
+      this.#serve(own === undefined ? leftOver : [own, ...leftOver], error);
     }
   }
 
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
-    return this.#ownStream().journal.append(group);
+    return this.#upkeep.append(this.#ownStream().journal, group);
   }
 
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void {
@@ -117,7 +116,7 @@ export class Shard implements GroupTarget {
       lsn += 1;
       increments += own.ledger.apply(lsn, record, RECORD_HEADER_BYTES, record.length);
     }
-    this.#add(GAUGE.accepted, increments);
+    addTo(this.#gauges, GAUGE.accepted, increments);
     this.#publish();
     own.flusher.noticeApplied();
   }
@@ -147,17 +146,7 @@ export class Shard implements GroupTarget {
 
   /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
   pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
-    if (this.#leftOver.isOlder(seen)) return 'again';
-    const hash = hashKey(key, 0, key.length);
-    let pending: Sum | null = null;
-    for (const { ledger } of this.#streams()) {
-      const view = seen.get(ledger.stream);
-      if (view === undefined) return 'again';
-      const part = ledger.pendingOf(hash, key, view ?? undefined);
-      if (part === 'again') return 'again';
-      if (part !== undefined) pending = addSums(pending ?? 0, part);
-    }
-    return pending;
+    return this.#leftOver.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
   }
 
   /** Commits everything applied before the call; resolves to the keys written. */
@@ -169,6 +158,7 @@ export class Shard implements GroupTarget {
   /** Last flush of every stream, then close. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     this.#state = 'draining';
+    this.#upkeep.stop();
     // First, so that a stream that is being recovered at this moment is drained with the others.
     await this.#leftOver.stop();
     const left: PendingRange[] = [...this.#leftOver.unread];
@@ -192,14 +182,23 @@ export class Shard implements GroupTarget {
     return this.#own === undefined ? streams : [this.#own, ...streams];
   }
 
-  /** `away`: why the database cannot be reached. */
-  #serve(recovered: boolean, away?: unknown): void {
+  /**
+   * Takes increments from now on, and reads the streams of earlier runs that are left. `away`: why the database cannot be
+   * reached.
+   */
+  #serve(unread: readonly FoundStream[], away?: unknown): void {
     if (this.#state === 'starting') this.#state = 'serving';
+    if (unread.length > 0) {
+      this.#leftOver.recoverLater(unread, () => {
+        this.#tellServing(true);
+      });
+    }
     this.#publish();
     this.#announceStreams();
     this.#own?.flusher.start(away);
     this.#leftOver.start();
-    this.#tellServing(recovered);
+    this.#upkeep.start();
+    this.#tellServing(unread.length === 0);
   }
 
   #tellServing(recovered: boolean): void {
@@ -211,12 +210,12 @@ export class Shard implements GroupTarget {
     this.#parts.tell({ kind: 'streams', streams: this.#streams().map(({ ledger }) => ledger.stream) });
   }
 
-  /** A start that the database left half-way: nothing was appended, so the journals can be let go of and read again. */
+  /** A start that database or disk left half-way: nothing was appended, so the journals can be let go of and read again. */
   #discard(): void {
     for (const { journal, ledger } of this.#streams()) {
       void Promise.resolve(journal.close()).catch(this.#parts.fail);
       // The cell also holds what earlier threads of this shard have recovered.
-      this.#add(GAUGE.recovered, -ledger.pendingIncrements);
+      addTo(this.#gauges, GAUGE.recovered, -ledger.pendingIncrements);
     }
     this.#own = undefined;
     this.#leftOver.clear();
@@ -226,11 +225,13 @@ export class Shard implements GroupTarget {
   async #continue(stream: string | undefined): Promise<OwnedStream> {
     if (stream === undefined) return this.#begin(true);
     const owned = await this.#recover(stream);
-    if (!owned.retired) return owned;
-    // Another number of shards had it for a left-over, and crashed between its end in the database and in the journal. No
-    // record may follow: what comes after its end in the database is nobody's.
+    if (!owned.retired && owned.journal.takesRecords) return owned;
+    // Either the disk has no room to go on with it. Or another number of shards had it for a left-over, and crashed between
+    // its end in the database and in the journal: what came after its end in the database would be nobody's.
     this.#leftOver.add(owned);
-    return this.#begin(true);
+    const next = await this.#begin(true);
+    if (!owned.journal.takesRecords) this.#upkeep.expectRefusal(next.journal);
+    return next;
   }
 
   /** A new stream, with its row in the database where that can be reached. */
@@ -245,7 +246,7 @@ export class Shard implements GroupTarget {
   async #recover(stream: string): Promise<OwnedStream> {
     const { journals, database, log } = this.#parts;
     const { journal, ledger, retired, increments } = await recoverStream(journals, database, stream, log);
-    this.#add(GAUGE.recovered, increments);
+    addTo(this.#gauges, GAUGE.recovered, increments);
     return this.#assemble(journal, ledger, retired);
   }
 
@@ -266,6 +267,10 @@ export class Shard implements GroupTarget {
         this.#publish();
         this.#leftOver.noticeCommitted(ledger.stream);
       },
+      confirmed: () => {
+        journal.prune(ledger.checkpoint);
+        this.#publish();
+      },
       fenced: (row) => {
         this.#fenced(ledger, row);
       },
@@ -273,9 +278,7 @@ export class Shard implements GroupTarget {
         const reason = error instanceof Error ? error.message : '';
         this.#parts.tell({ kind: 'database', available, reason });
       },
-      failed: (error) => {
-        this.failed(error);
-      },
+      failed: (error) => this.failed(error),
     });
     return { journal, ledger, flusher, retired };
   }
@@ -283,22 +286,14 @@ export class Shard implements GroupTarget {
   /** A compare-and-set matched nothing: find out whose the stream is now. */
   #fenced(ledger: StreamLedger, row: CheckpointRow | undefined): void {
     if (row !== undefined && row.epoch > ledger.epoch) {
-      const detail =
-        `Another process has taken over journal stream ${ledger.stream} (epoch ${row.epoch}, ours is ${ledger.epoch}): ` +
-        'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
-        '`npm run journal -- rebind` gives them a stream of their own.';
-      this.#parts.tell({ kind: 'foreign-owner', detail });
+      this.#parts.tell({ kind: 'foreign-owner', detail: takenOver(ledger, row) });
     }
     this.failed(
       new JournalError('journal-fenced', `The checkpoint of stream ${ledger.stream} is not where it was left.`),
     );
   }
 
-  #add(cell: number, amount: number): void {
-    this.#gauges[cell] = (this.#gauges[cell] ?? 0) + amount;
-  }
-
   #publish(): void {
-    publishStreams(this.#streams(), this.#gauges);
+    publishStreams(this.#streams(), this.#leftOver.unreadBytes, this.#gauges);
   }
 }

@@ -175,6 +175,15 @@ export class StreamLedger {
     this.#spareTokened.clear();
   }
 
+  /** No record comes any more and nothing is pending: lets go of the room for both. */
+  letGo(): void {
+    if (!this.isSettled) throw new TypeError('something is pending');
+    this.#live = new SummingMap();
+    this.#spare = new SummingMap();
+    this.#liveTokened = new TokenedRequests();
+    this.#spareTokened = new TokenedRequests();
+  }
+
   /**
    * What this stream holds of a key above the checkpoint that a read saw. `again`: the read's snapshot is older than
    * what this stream still holds, or than its recovery, so the read must be repeated. A row of a later epoch means that

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
@@ -52,6 +53,14 @@ async function untilUnavailable(url: string): Promise<void> {
   });
 }
 
+/** Waits until GET /readyz answers with the status, and with the code where that is 503. */
+async function untilReadiness(url: string, status: number, code?: string): Promise<void> {
+  await eventually(`/readyz says ${status}`, async () => {
+    const answer = await send(url, '/readyz');
+    return answer.status === status && (code === undefined || problemCode(answer) === code);
+  });
+}
+
 function mount(...args: readonly string[]): boolean {
   return spawnSync('mount', args).status === 0;
 }
@@ -76,8 +85,10 @@ test(
           await load.acknowledgements(50);
           fill(ballast);
           await untilUnavailable(node.url);
+          await untilReadiness(node.url, 503, 'journal-unavailable');
           await load.refusals(20);
           rmSync(ballast);
+          await untilReadiness(node.url, 200);
           await load.acknowledgements(200);
           await node.finish(server);
         },
@@ -99,6 +110,47 @@ function fill(ballast: string): void {
 }
 
 test(
+  'a server that was killed on a full disk starts, commits what its journal holds, and takes increments in the room of that',
+  {
+    timeout: 90_000,
+  },
+  async (t) => {
+    const tiny = await temporaryDirectory();
+    if (!mount('-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', tiny)) {
+      rmSync(tiny, { recursive: true });
+      t.skip('only who may mount can fill a disk and leave the others alone');
+      return;
+    }
+    try {
+      await withNode(
+        'start on a full disk',
+        async (node) => {
+          const NEVER = { FLUSH_INTERVAL_MS: '3600000', JOURNAL_MAX_BYTES: String(1 << 30), SHARDS: '1' };
+          const server = await node.start(NEVER);
+          const load = node.load();
+          await load.acknowledgements(200);
+          await eventually('room is set aside', async () => {
+            return (await readdir(path.join(node.dataDir, 'journal'))).includes('reserve-0');
+          });
+          await untilUnavailable(node.url);
+          server.kill('SIGKILL');
+          await server.ended;
+          fill(path.join(tiny, 'ballast'));
+          const next = await node.start({ ...NEVER, FLUSH_INTERVAL_MS: '50' });
+          await untilReadiness(node.url, 200);
+          await load.acknowledgements(100);
+          await node.finish(next);
+        },
+        path.join(tiny, 'data'),
+      );
+    } finally {
+      spawnSync('umount', [tiny]);
+      rmSync(tiny, { recursive: true, force: true });
+    }
+  },
+);
+
+test(
   'a directory that becomes read-only refuses increments with 503, and takes them once it can be written',
   {
     timeout: 90_000,
@@ -117,12 +169,15 @@ test(
       if (!isMounted) writeFileSync(armedBy, '');
       try {
         await untilUnavailable(node.url);
-        await load.refusals(20);
+        await untilReadiness(node.url, 503, 'journal-unavailable');
+        // Nobody sends anything any more.
+        await load.stop();
       } finally {
         if (isMounted) spawnSync('umount', [journal]);
         rmSync(armedBy, { force: true });
       }
-      await load.acknowledgements(200);
+      await untilReadiness(node.url, 200);
+      await node.load().acknowledgements(200);
       await node.finish(server);
     });
   },
@@ -204,10 +259,7 @@ test(
         assertProblem(answer, 'overloaded');
         return true;
       });
-      await eventually('it says that it refuses', async () => {
-        const readiness = await send(node.url, '/readyz');
-        return readiness.status === 503 && problemCode(readiness) === 'overloaded';
-      });
+      await untilReadiness(node.url, 503, 'overloaded');
       await proxy.accept();
       await load.acknowledgements(200);
       await node.finish(server);

@@ -50,8 +50,12 @@ export class Faults {
   readonly names: readonly FaultKind[];
   #healed = false;
   #standby: { readonly tables: Tables; readonly at: number } | undefined;
+  /** What takes over from a primary that has died. */
+  #successor: { readonly tables: Tables; readonly at: number } | undefined;
   /** Time of the standby's state, once it has taken over. */
   failedOverTo: number | undefined;
+  /** Commits that the standby lacks were confirmed the keep time after them, so that the journal need not hold them any more. */
+  isTooLate = false;
 
   constructor(world: World, life: Life, node: () => SimulatedNode | undefined, keepSeconds: number) {
     this.#keepMs = 1000 * keepSeconds;
@@ -86,6 +90,7 @@ export class Faults {
     this.#healed = true;
     const { database, storage } = this.#world;
     storage.full = false;
+    this.#takeOver();
     database.network = 'fine';
     database.slowness = 1;
     database.refuseNext = 0;
@@ -143,19 +148,40 @@ export class Faults {
     }
   }
 
-  /** First a standby stops receiving, some time later it takes over, once a history; not where a journal was removed that it would need. */
+  /**
+   * First a standby stops receiving, some time later the primary dies and, at once or after an absence of any length, the
+   * standby takes over, once a history; not where a journal was removed that it would need.
+   */
   #failOver(): void {
-    const { database, scheduler, streamGoneAt } = this.#world;
+    const { database, random, scheduler } = this.#world;
     const standby = this.#standby;
-    if (this.failedOverTo !== undefined) return;
+    if (this.failedOverTo !== undefined || this.#successor !== undefined) return;
     this.#standby = undefined;
     if (standby === undefined) {
       this.#standby = { tables: database.snapshot(), at: scheduler.now };
-    } else if (standby.at > streamGoneAt - this.#keepMs) {
-      database.failOver(standby.tables);
-      this.failedOverTo = standby.at;
-      this.#world.note(() => `the database is as it was at ${standby.at.toFixed(1)}`);
+      return;
     }
+    if (standby.at <= this.#world.streamGoneAt - this.#keepMs) return;
+    this.isTooLate = scheduler.now - standby.at >= this.#keepMs;
+    this.#successor = standby;
+    if (random.below(2) === 0) {
+      this.#takeOver();
+      return;
+    }
+    this.#world.note(() => 'the primary has died');
+    database.isDead = true;
+    database.crash();
+    this.#later(random.below(random.below(2) === 0 ? 300 : 8000), () => this.#takeOver());
+  }
+
+  #takeOver(): void {
+    const { database } = this.#world;
+    const successor = this.#successor;
+    if (successor === undefined || this.failedOverTo !== undefined) return;
+    database.isDead = false;
+    database.failOver(successor.tables);
+    this.failedOverTo = successor.at;
+    this.#world.note(() => `the database is as it was at ${successor.at.toFixed(1)}`);
   }
 
   #later(ms: number, callback: () => void): void {

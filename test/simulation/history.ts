@@ -143,10 +143,7 @@ class History {
 
   /** A database that went back further than committed segments are kept is one that a recovery refuses. */
   #lookAtTime(): void {
-    const { scheduler, circumstances } = this.#world;
-    const { failedOverTo } = this.#faults;
-    if (failedOverTo === undefined) return;
-    if (scheduler.now > failedOverTo + 1000 * this.#settings.keepSeconds) circumstances.tooLate = true;
+    if (this.#faults.isTooLate) this.#world.circumstances.tooLate = true;
   }
 
   /**

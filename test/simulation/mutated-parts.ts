@@ -17,7 +17,8 @@ export function mutate(
   mutations: Mutations,
 ): { readonly streams: JournalStreams; readonly database: ShardDatabase } {
   const journals = new Map<string, Journal>();
-  const touched = mutations.pruneBeforeCommit ?? mutations.ignoreCheckpoint ?? mutations.freezeUnsynced ?? false;
+  const { pruneBeforeCommit, pruneByClock, ignoreCheckpoint, freezeUnsynced } = mutations;
+  const touched = pruneBeforeCommit ?? pruneByClock ?? ignoreCheckpoint ?? freezeUnsynced ?? false;
   return {
     streams: touched ? mutateStreams(streams, journals, mutations) : streams,
     database:
@@ -43,6 +44,7 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
     create: () => keep(streams.create()),
     open: (stream) => keep(streams.open(stream)),
     remove: (journal) => streams.remove(journal),
+    tend: () => streams.tend(),
     setDatabaseId: (id) => streams.setDatabaseId(id),
   };
 }
@@ -50,6 +52,7 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
 class MutatedJournal implements RecoverableJournal {
   readonly #inner: RecoverableJournal;
   readonly #mutations: Mutations;
+  #prunedTo = 0;
 
   constructor(inner: RecoverableJournal, mutations: Mutations) {
     this.#inner = inner;
@@ -70,6 +73,14 @@ class MutatedJournal implements RecoverableJournal {
 
   get bytes(): number {
     return this.#inner.bytes;
+  }
+
+  get isPruneDue(): boolean {
+    return this.#inner.isPruneDue;
+  }
+
+  get takesRecords(): boolean {
+    return this.#inner.takesRecords;
   }
 
   get location(): string {
@@ -93,7 +104,12 @@ class MutatedJournal implements RecoverableJournal {
   }
 
   append(group: readonly RecordBytes[]): number | Promise<number> {
+    if (this.#mutations.pruneByClock === true && this.#inner.isPruneDue) this.#inner.prune(this.#prunedTo);
     return this.#inner.append(group);
+  }
+
+  reserve(bytes: number): void {
+    this.#inner.reserve(bytes);
   }
 
   sync(): void | Promise<void> {
@@ -105,6 +121,7 @@ class MutatedJournal implements RecoverableJournal {
   }
 
   prune(upTo: number): void {
+    this.#prunedTo = upTo;
     this.#inner.prune(upTo);
   }
 

@@ -9,6 +9,8 @@ export interface Mutations extends DatabaseMutations {
   readonly acknowledgeBeforeSync?: boolean;
   /** Segments go when a flush is sent. */
   readonly pruneBeforeCommit?: boolean;
+  /** Segments go when the keep time is over, whether or not the database answers. */
+  readonly pruneByClock?: boolean;
   /** Everything in the journal is taken for pending. */
   readonly ignoreCheckpoint?: boolean;
   /** After a lost reply the frozen sums go on top of whatever checkpoint is found. */
@@ -28,6 +30,7 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
   { name: 'a raise of the epoch that does not say from which', mutations: { raiseAnyEpoch: true }, from: 4500 },
   { name: 'pruning before the commit is known', mutations: { pruneBeforeCommit: true } },
+  { name: 'pruning by the clock', mutations: { pruneByClock: true } },
   { name: 'a recovery that ignores the checkpoint', mutations: { ignoreCheckpoint: true } },
   { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },
   { name: 'a flush beyond what is synced', mutations: { freezeUnsynced: true } },

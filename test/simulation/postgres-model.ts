@@ -96,8 +96,9 @@ export class PostgresModel {
   readonly #locks = new Map<string, Execution[]>();
   #sessions: SimulatedSession[] = [];
   #backends = 0;
-  /** `gone`: connections are refused; `silent`: nothing comes through in either direction. */
-  network: 'fine' | 'gone' | 'silent' = 'fine';
+  /** The machine is gone, whatever the network does. */
+  isDead = false;
+  #network: 'fine' | 'gone' | 'silent' = 'fine';
   /** So many of the next statements are refused with one of the codes that say "again later". */
   refuseNext = 0;
   /** The next flush loses its connection somewhere. */
@@ -117,6 +118,15 @@ export class PostgresModel {
     this.#watch = watch;
     this.mutations = mutations;
     this.databaseId = id;
+  }
+
+  /** `gone`: connections are refused; `silent`: nothing comes through in either direction. */
+  get network(): 'fine' | 'gone' | 'silent' {
+    return this.isDead ? 'gone' : this.#network;
+  }
+
+  set network(network: 'fine' | 'gone' | 'silent') {
+    this.#network = network;
   }
 
   /** Opens a session for a client's life. Rejects as the network does. */

@@ -9,7 +9,7 @@ export function randomSettings({ random }: World): NodeSettings {
     syncPolicy: random.below(4) === 0 ? 'everysec' : 'always',
     segmentBytes,
     journalBytesMax: random.below(4) === 0 ? 4 * segmentBytes : 1 << 30,
-    keepSeconds: random.pick([0, 0, 0, 1, 5]),
+    keepSeconds: random.pick([0, 0, 0.1, 1, 5]),
     flushIntervalMs: random.pick([10, 50, 100, 300]),
     flushKeysMax: random.pick([1, 3, 1000]),
     pendingKeysMax: random.below(4) === 0 ? 4 : 1000,

@@ -6,9 +6,10 @@ import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterError, JournalError } from '#product/errors.js';
 import type { BatchPort } from '#product/shard-worker/batch-port.js';
-import { bufferOf, GroupCommit } from '#product/shard-worker/group-commit.js';
+import { GroupCommit } from '#product/shard-worker/group-commit.js';
 import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
 import {
+  bufferOf,
   TOKENED_OUTCOME,
   type BatchAnswer,
   type BatchMessage,

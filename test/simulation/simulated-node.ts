@@ -6,7 +6,7 @@
  */
 import { CounterNode } from '#product/counter-node.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/errors.js';
-import type { Sum } from '#product/increment.js';
+import type { Readiness, Sum } from '#product/increment.js';
 import { closeBalance, conservation, gaugeTotal } from '#product/shard-worker/conservation.js';
 import {
   GAUGE,
@@ -130,13 +130,18 @@ export class SimulatedNode {
       }),
       resets: () => undefined,
       supervisor: () => this,
-      refusal: () => this.refusal,
+      refusal: () => this.#gate ?? this.#router.refusalOfNew(512),
       flushing: () => true,
     });
   }
 
   get refusal(): ErrorCode | undefined {
     return this.#gate ?? this.#router.closedDoor;
+  }
+
+  /** What GET /readyz says. */
+  get readiness(): Readiness {
+    return this.#operations.readiness();
   }
 
   get isRecovered(): boolean {
@@ -341,7 +346,9 @@ export class SimulatedNode {
         shard.streams = message.streams;
         break;
       case 'journal':
-        if (message.code !== 'journal-failed' && message.code !== 'journal-fenced') shard.verdict = message.detail;
+        if (!['journal-failed', 'journal-fenced', 'journal-unavailable'].includes(message.code)) {
+          shard.verdict = message.detail;
+        }
         break;
       case 'foreign-owner':
         shard.verdict = message.detail;

@@ -44,8 +44,8 @@ export class Storage {
   readonly #random: Mulberry32;
   readonly #watch: StorageWatch;
   #root = new Directory();
-  /** No more room: files cannot grow and nothing can be made. */
-  full = false;
+  /** Bytes that all files together may have. */
+  #capacity = Number.POSITIVE_INFINITY;
 
   constructor(random: Mulberry32, watch: StorageWatch) {
     this.#random = random;
@@ -79,6 +79,26 @@ export class Storage {
       if (file instanceof StoredFile && lsnOfSegmentName(name) !== undefined) lsn = Math.max(lsn, file.syncedLsn);
     }
     return lsn;
+  }
+
+  /** No more room: files cannot grow and nothing can be made, until something is removed. */
+  get full(): boolean {
+    return this.#capacity !== Number.POSITIVE_INFINITY && this.room === 0;
+  }
+
+  set full(full: boolean) {
+    this.#capacity = full ? this.bytes : Number.POSITIVE_INFINITY;
+  }
+
+  /** Bytes that files can still grow by. */
+  get room(): number {
+    if (this.#capacity === Number.POSITIVE_INFINITY) return this.#capacity;
+    return Math.max(0, this.#capacity - this.bytes);
+  }
+
+  /** Bytes of all files, as programs see them now. */
+  get bytes(): number {
+    return bytesOf(this.#root);
   }
 
   create(path: string): StoredFile {
@@ -297,12 +317,13 @@ class ThreadDisk implements Disk {
       }
       throw error;
     }
-    if (this.#storage.full && offset + bytes.byteLength > file.size) {
-      const room = Math.max(0, file.size - offset);
-      const more = this.#random.below(bytes.byteLength - room);
-      file.write(bytes.subarray(0, room + more), offset);
-      if (room + more === 0) throw systemError('ENOSPC', path);
-      return room + more;
+    const growth = Math.max(0, offset + bytes.byteLength - file.size);
+    const { room } = this.#storage;
+    if (growth > room) {
+      const written = bytes.byteLength - growth + Math.min(room, this.#random.below(growth));
+      file.write(bytes.subarray(0, written), offset);
+      if (written === 0) throw systemError('ENOSPC', path);
+      return written;
     }
     file.write(bytes, offset);
     return bytes.byteLength;
@@ -316,6 +337,12 @@ function copyDirectory(directory: Directory): Directory {
   }
   copy.sync();
   return copy;
+}
+
+function bytesOf(directory: Directory): number {
+  let bytes = 0;
+  for (const node of directory.current.values()) bytes += node instanceof Directory ? bytesOf(node) : node.size;
+  return bytes;
 }
 
 /** An error as the system throws it. */

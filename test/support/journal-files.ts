@@ -22,7 +22,8 @@ export async function segmentsOf(dataDir: string): Promise<string[]> {
 
 /** Ids of the streams below a data directory. */
 export async function streamsOf(dataDir: string): Promise<string[]> {
-  return (await readdir(path.join(dataDir, 'journal'))).sort();
+  const names = await readdir(path.join(dataDir, 'journal'));
+  return names.filter((name) => !name.startsWith('reserve-')).sort();
 }
 
 /** Bytes of all segments below a data directory; one that is removed meanwhile has none. */

@@ -28,7 +28,9 @@ export interface Journal {
   readonly endLsn: Lsn;
   /** Every record up to this LSN is as durable as the journal promises. */
   readonly syncedLsn: Lsn;
-  /** Bytes not yet removed, for the bound JOURNAL_MAX_BYTES and for metrics. */
+  /** False where it is only read, and flushed to its end: known once it is recovered. */
+  readonly takesRecords: boolean;
+  /** Bytes that stand in the way of new records, for the bound JOURNAL_MAX_BYTES. It may change with every other call. */
   readonly bytes: number;
 
   /**
@@ -38,14 +40,25 @@ export interface Journal {
    */
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
 
+  /**
+   * Makes room for a group of `bytes`, as {@link Journal.append} would first. Throws JournalError: as there.
+   */
+  reserve(bytes: number): void;
+
   /** Makes everything appended durable. Throws or rejects with JournalError `journal-failed`: the journal is dead. */
   sync(): void | Promise<void>;
 
   /** The records above `after` that were in the journal when it was opened, in order of LSN. */
   replay(after: Lsn): AsyncIterable<JournalRecord>;
 
-  /** Records up to `upTo` are no longer needed; the journal removes them when it likes. */
+  /**
+   * The stream's row was seen a moment ago with this process's own epoch, and its checkpoint is `upTo`. The journal removes
+   * what is committed and has been kept for long enough, and never at any other time.
+   */
   prune(upTo: Lsn): void;
+
+  /** What is committed has been kept for long enough: it goes with the next {@link Journal.prune}. */
+  readonly isPruneDue: boolean;
 
   /** Syncs and lets go of files and connections. */
   close(): Promise<void>;
@@ -65,7 +78,6 @@ export interface RecoveryFacts {
 export interface RecoverableJournal extends Journal {
   /** Where it is, for messages. */
   readonly location: string;
-
   /** Claims by which this journal was taken over, oldest first, those included that may never have reached the database. */
   claims(): readonly StreamClaim[];
 
@@ -88,6 +100,13 @@ export interface RecoverableJournal extends Journal {
   recover(checkpoint: Lsn): RecoveryFacts;
 }
 
+/** A stream of an earlier run that nobody has read yet. */
+export interface FoundStream {
+  readonly stream: string;
+  /** What it takes of the bound JOURNAL_MAX_BYTES. */
+  readonly bytes: number;
+}
+
 /** The streams of one shard on this node. */
 export interface JournalStreams {
   /** Nothing is left of a stream when its thread has ended. */
@@ -95,11 +114,13 @@ export interface JournalStreams {
   /** How long a stream that is committed to its end stays before it is removed, in ms. */
   readonly keepMs: number;
   /** Streams of earlier runs: the one to continue, and those of shards that are no more, to be finished. */
-  existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] };
+  existing(): { readonly own: FoundStream | undefined; readonly leftOver: readonly FoundStream[] };
   create(): Journal;
   open(stream: string): RecoverableJournal;
   /** Forgets a finished stream and its data. */
   remove(journal: RecoverableJournal): void;
+  /** Does what can wait, for a moment at most; to be called now and then. */
+  tend(): void;
   /** The database that new segments belong to, once it is known. */
   setDatabaseId(databaseId: string): void;
 }

@@ -9,7 +9,9 @@ import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJo
 /** LSNs and nothing else. A new stream for each process start, since nothing of an earlier one is left. */
 export class MemoryJournal implements Journal {
   readonly stream = randomUUID();
+  readonly takesRecords = true;
   readonly bytes = 0;
+  readonly isPruneDue = false;
   #endLsn = 0;
 
   get endLsn(): Lsn {
@@ -23,6 +25,10 @@ export class MemoryJournal implements Journal {
   append(group: readonly RecordBytes[]): Lsn {
     this.#endLsn += group.length;
     return this.#endLsn;
+  }
+
+  reserve(): void {
+    // Nothing is written.
   }
 
   sync(): void {
@@ -47,7 +53,7 @@ export class MemoryStreams implements JournalStreams {
   readonly endsWithThread = true;
   readonly keepMs = 0;
 
-  existing(): { readonly own: undefined; readonly leftOver: readonly string[] } {
+  existing(): ReturnType<JournalStreams['existing']> {
     return { own: undefined, leftOver: [] };
   }
 
@@ -61,6 +67,10 @@ export class MemoryStreams implements JournalStreams {
 
   remove(): void {
     // Nothing is kept.
+  }
+
+  tend(): void {
+    // Nothing is to be done.
   }
 
   setDatabaseId(): void {

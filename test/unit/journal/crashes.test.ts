@@ -128,7 +128,8 @@ async function recover(world: World): Promise<FileJournal | undefined> {
   // From here on the journal's word is the truth: it recovered these, synced them, and their effects will be committed.
   model.acknowledged.clear();
   for (const [lsn, text] of content) model.acknowledged.set(lsn, text);
-  model.durableLsn = journal.syncedLsn;
+  // What is only read lies where it lay: after a sync that failed, another one proves nothing.
+  if (journal.takesRecords) model.durableLsn = journal.syncedLsn;
   return journal;
 }
 
@@ -147,9 +148,11 @@ async function live(world: World, steps: number, fault: Fault | undefined): Prom
     disk.fault = fault;
     journal = await recover(world);
     journal ??= createFileJournal(options);
-    for (let n = 0; n < steps; n += 1) step(world, journal);
+    // Where the disk was full it can only be read.
+    for (let n = 0; n < steps && journal.takesRecords; n += 1) step(world, journal);
+    const { takesRecords } = journal;
     await journal.close();
-    model.durableLsn = journal.endLsn;
+    if (takesRecords) model.durableLsn = journal.endLsn;
     disk.fault = undefined;
   } catch (error) {
     // A JournalError is how a fault that the journal met shows; the process ends, as the shard would.

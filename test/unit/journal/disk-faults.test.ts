@@ -1,6 +1,7 @@
 /** A disk that refuses or fails: what is still certain afterwards, and what heals by itself. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +9,7 @@ import { test, type TestContext } from 'node:test';
 import { JournalError } from '#product/errors.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
+import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
 import { listStreams } from '#product/shard-worker/journal/file/streams.js';
 import {
   journalOptions,
@@ -19,7 +21,7 @@ import {
 } from '../../support/journal-fixtures.js';
 import { ManualClock } from '../../support/manual-clock.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
-import { SimulatedDisk } from '../../support/simulated-disk.js';
+import { SimulatedDisk, type DiskCall } from '../../support/simulated-disk.js';
 
 function simulated(changes: Partial<FileJournalOptions> = {}): { disk: SimulatedDisk; options: FileJournalOptions } {
   const disk = new SimulatedDisk(new Mulberry32(1), ['/data']);
@@ -178,14 +180,78 @@ test('a recovery that the disk refuses changes nothing that counts and can be tr
     for (let n = 0; n < 12; n += 1) journal.append([rawRecord(11_000)]);
     await journal.close();
     const found = openFileJournal({ ...options, stream: journal.stream });
-    disk.fault = { kind: 'error', atCall: disk.calls + offset, code: 'ENOSPC' };
+    disk.fault = { kind: 'error', atCall: disk.calls + offset, code: 'EIO' };
     const outcome = codeOf(() => found.recover(3));
     if (outcome === 'none') break;
     assert.equal(outcome, 'journal-unavailable', `call ${offset}`);
     assert.equal(found.recover(3).records, 9, `call ${offset}`);
+    assert.equal(found.takesRecords, true);
     assert.deepEqual(await replayedLsns(found, 3), [4, 5, 6, 7, 8, 9, 10, 11, 12], `call ${offset}`);
     await found.close();
   }
+});
+
+test('a recovery for which the disk has no room leaves a journal that is read and takes nothing', async () => {
+  const calls: readonly DiskCall[] = ['create', 'write', 'sync', 'rename', 'syncDirectory'];
+  for (const call of calls) {
+    for (let offset = 1; ; offset += 1) {
+      const { disk, options } = simulated();
+      const journal = createFileJournal(options);
+      for (let n = 0; n < 12; n += 1) journal.append([rawRecord(11_000)]);
+      await journal.close();
+      const found = openFileJournal({ ...options, stream: journal.stream });
+      disk.fault = { kind: 'error', atCall: disk.calls + offset, code: 'ENOSPC', calls: [call] };
+      assert.equal(found.recover(3).records, 9, `${call} ${offset}`);
+      const wasRefused = disk.fault === undefined;
+      disk.fault = undefined;
+      assert.equal(found.takesRecords, !wasRefused, `${call} ${offset}`);
+      assert.deepEqual(await replayedLsns(found, 3), [4, 5, 6, 7, 8, 9, 10, 11, 12], `${call} ${offset}`);
+      assert.equal(
+        codeOf(() => found.append([rawRecord(100)])),
+        wasRefused ? 'journal-unavailable' : 'none',
+      );
+      await found.close();
+      assert.equal(disk.openFiles, 0);
+      disk.restart('nothing');
+      const next = openFileJournal({ ...options, stream: journal.stream });
+      assert.equal(next.recover(3).records, wasRefused ? 9 : 10, `${call} ${offset}`);
+      assert.equal(next.takesRecords, true);
+      await next.close();
+      if (!wasRefused) break;
+    }
+  }
+});
+
+test('a takeover on a full disk gives up what was set aside, which is made again once there is room', async () => {
+  const clock = new ManualClock();
+  const { disk, options } = simulated({ clock });
+  const streams = new FileStreams({ ...options, shards: 1 });
+  const journal = streams.create();
+  await journal.append([rawRecord(100)]);
+  streams.tend();
+  assert.ok(disk.list(options.directory).includes('reserve-0'));
+  const next = new FileStreams({ ...options, shards: 1 });
+  next.existing();
+  const found = next.open(journal.stream);
+  const claim = { id: randomUUID(), lsn: 1 };
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  found.keepClaim(claim, []);
+  assert.deepEqual(found.claims(), [claim]);
+  assert.ok(!disk.list(options.directory).includes('reserve-0'));
+  // Nothing is left to give up.
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  assert.equal(
+    codeOf(() => found.keepClaim({ id: randomUUID(), lsn: 1 }, [])),
+    'journal-unavailable',
+  );
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  next.tend();
+  assert.ok(!disk.list(options.directory).includes('reserve-0'), 'what was begun is removed');
+  next.tend();
+  assert.ok(!disk.list(options.directory).includes('reserve-0'), 'it is not tried all the time');
+  clock.advance(10_000);
+  next.tend();
+  assert.ok(disk.list(options.directory).includes('reserve-0'));
 });
 
 /** A file system of `bytes` bytes, or undefined where this user cannot mount one. */

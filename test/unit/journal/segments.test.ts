@@ -68,7 +68,7 @@ test('a segment is removed once all of it is committed, and the newest never', a
   await journal.close();
 });
 
-test('what is committed stays for the keep time, which a recovery begins anew', async (t) => {
+test('what is committed goes when the checkpoint is seen the keep time later, which a recovery begins anew', async (t) => {
   const clock = new ManualClock();
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
   const journal = createFileJournal(options);
@@ -77,23 +77,73 @@ test('what is committed stays for the keep time, which a recovery begins anew', 
   clock.advance(30_000);
   journal.prune(40);
   clock.advance(29_999);
+  journal.prune(40);
+  assert.equal(journal.isPruneDue, false);
   assert.equal(segmentPaths(options, journal.stream).length, 3);
   clock.advance(1);
+  assert.equal(journal.isPruneDue, true);
+  assert.equal(segmentPaths(options, journal.stream).length, 3, 'nobody has seen the checkpoint again');
+  journal.prune(40);
   assert.equal(segmentPaths(options, journal.stream).length, 2);
+  assert.equal(journal.isPruneDue, false);
   await journal.close();
   assert.equal(clock.timers, 0);
 
   const reopened = openFileJournal({ ...options, stream: journal.stream });
   reopened.recover(42);
   clock.advance(59_999);
+  reopened.prune(42);
   assert.equal(segmentPaths(options, journal.stream).length, 3, 'the second, the third, and the one that took over');
   clock.advance(1);
+  reopened.prune(42);
   assert.equal(
     segmentPaths(options, journal.stream).length,
     1,
     'of the third only void and committed records are left',
   );
   await reopened.close();
+});
+
+test('time alone removes nothing, nor does an append: the checkpoint must be seen', async (t) => {
+  const clock = new ManualClock();
+  const options = journalOptions(temporaryDirectory(t), { bytesMax: 256 * 1024, clock, keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  assert.throws(() => {
+    for (;;) journal.append([rawRecord(3000)]);
+  }, JournalError);
+  const { length } = segmentPaths(options, journal.stream);
+  journal.prune(journal.endLsn);
+  clock.advance(3_600_000);
+  assert.throws(() => journal.append([rawRecord(3000)]), JournalError);
+  assert.equal(segmentPaths(options, journal.stream).length, length);
+  assert.ok(journal.bytes > 200 * 1024, `${journal.bytes} bytes`);
+  journal.prune(journal.endLsn);
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  assert.equal(journal.bytes, SEGMENT_HEADER_BYTES, 'the last one is left behind for the asking');
+  journal.append([rawRecord(3000)]);
+  await journal.close();
+});
+
+test('a segment that could not be removed is removed when the checkpoint is seen the next time', async (t) => {
+  let refuse = true;
+  const disk: Disk = {
+    ...nodeDisk,
+    remove(path) {
+      if (refuse) throw Object.assign(new Error('EIO'), { code: 'EIO' });
+      nodeDisk.remove(path);
+    },
+  };
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, disk });
+  const journal = createFileJournal(options);
+  while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
+  journal.prune(45);
+  assert.equal(segmentPaths(options, journal.stream).length, 3);
+  assert.equal(journal.isPruneDue, true);
+  refuse = false;
+  journal.prune(45);
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  assert.equal(journal.isPruneDue, false);
+  await journal.close();
 });
 
 test('a failover that takes commits back finds them in the journal', async (t) => {

@@ -59,8 +59,12 @@ test('a shard continues its newest stream, and every left-over stream is finishe
   };
   const zero = new FileStreams({ ...options, shard: 0 });
   const one = new FileStreams({ ...options, shard: 1 });
-  assert.deepEqual(zero.existing(), { own: streams.ofZero, leftOver: [streams.oldOfZero, streams.ofTwo] });
-  assert.deepEqual(one.existing(), { own: streams.ofOne, leftOver: [streams.ofThree] });
+  const found = (stream: string): unknown => ({ stream, bytes: 256 * 1024 });
+  assert.deepEqual(zero.existing(), {
+    own: found(streams.ofZero),
+    leftOver: [found(streams.oldOfZero), found(streams.ofTwo)],
+  });
+  assert.deepEqual(one.existing(), { own: found(streams.ofOne), leftOver: [found(streams.ofThree)] });
 
   const own = zero.open(streams.ofZero);
   own.recover(0);
@@ -68,11 +72,12 @@ test('a shard continues its newest stream, and every left-over stream is finishe
   await own.close();
   const leftOver = zero.open(streams.ofTwo);
   leftOver.recover(0);
+  assert.equal(leftOver.bytes, 256 * 1024, 'all of it, until the stream is removed');
   assert.deepEqual(await replayed(leftOver), ['1:of 2=10']);
   await leftOver.close();
   zero.remove(leftOver);
   assert.ok(!existsSync(join(options.directory, streams.ofTwo)));
-  assert.deepEqual(zero.existing().leftOver, [streams.oldOfZero]);
+  assert.deepEqual(zero.existing().leftOver, [found(streams.oldOfZero)]);
 });
 
 test('a removal that a crash cut short is completed by the next start, and its stream is not seen again', async (t) => {

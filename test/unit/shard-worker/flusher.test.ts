@@ -55,6 +55,7 @@ class Scene {
       },
       {
         committed: () => undefined,
+        confirmed: () => undefined,
         fenced: () => (this.isFenced = true),
         databaseAvailable: (available) => this.availability.push(available),
         failed: (error) => assert.fail(error instanceof Error ? error : String(error)),

@@ -3,6 +3,7 @@
  */
 import type { Clock } from '../../../clock.js';
 import type { Disk } from './disk.js';
+import type { DiskReserve } from './disk-reserve.js';
 
 /** Bytes of a segment where the bound on the journal does not ask for smaller ones. */
 export const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
@@ -35,6 +36,8 @@ export interface FileJournalOptions {
   readonly databaseId: string | undefined;
   /** Bytes of a segment; a larger group gets a segment of its own size. */
   readonly segmentBytes?: number;
+  /** What a takeover may use of the disk where it is full otherwise. */
+  readonly reserve?: DiskReserve;
   /** Instead of a random UUID as the id of a new stream. */
   readonly newStreamId?: () => string;
 }

@@ -7,10 +7,12 @@
  * States:
  * - found: an existing stream that has not been recovered; takes nothing.
  * - ready: takes records. A new stream begins here, and touches the disk at its first append only.
- * - finishing: recovered for reading only.
+ * - finishing: recovered for reading only, because it is to be finished, or because the disk is full.
  * - failed: a write or a sync of records has failed, so that nobody knows what is on the disk. The segment is let go of
  *   and never written or synced again; every call throws the same error. A new instance recovers.
  * - closed.
+ *
+ * Longer than most: what each call comes to in each state stands together.
  */
 import assert from 'node:assert';
 import { randomUUID } from 'node:crypto';
@@ -23,6 +25,7 @@ import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.
 import type { StreamClaim } from '../stream-claim.js';
 import { forgetAcceptedGaps } from './accepted-gap.js';
 import { keepClaim, readClaims } from './claim-file.js';
+import { isDiskFull } from './disk-reserve.js';
 import { diskFailure, orUnavailable } from './disk-failure.js';
 import {
   DEFERRED_SYNC_MS,
@@ -34,7 +37,7 @@ import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
 import { readRecords, recoveryOf, requireWhole, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
 import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
-import { databaseOf, removeStream } from './streams.js';
+import { databaseOf, removeStream, requireSameDatabase } from './streams.js';
 
 type State =
   { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };
@@ -70,6 +73,8 @@ export class FileJournal implements RecoverableJournal {
   /** The segments as recovered, for replay, and the last LSN that they held then. */
   #found: readonly FoundSegment[] = [];
   #foundLsn: Lsn = 0;
+  /** Bytes of files that are there until the whole stream goes. */
+  #finishingBytes = 0;
   /** What was found before recovery, for it to go on from. */
   #scanned: { readonly checkpoint: Lsn; readonly scan: StreamScan } | undefined;
   #syncTimer: Timer | undefined;
@@ -97,7 +102,11 @@ export class FileJournal implements RecoverableJournal {
   }
 
   get bytes(): number {
-    return this.#run.bytes;
+    return this.#finishingBytes + this.#run.bytes;
+  }
+
+  get takesRecords(): boolean {
+    return this.#state.kind === 'ready';
   }
 
   get location(): string {
@@ -109,8 +118,13 @@ export class FileJournal implements RecoverableJournal {
   }
 
   keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
+    const { disk, reserve } = this.#options;
+    const keep = (): void => {
+      keepClaim(disk, this.#path, claim, inDatabase);
+    };
     orUnavailable(`${this.#path} cannot be claimed`, () => {
-      keepClaim(this.#options.disk, this.#path, claim, inDatabase);
+      if (reserve === undefined) keep();
+      else reserve.spend(keep);
     });
   }
 
@@ -125,19 +139,25 @@ export class FileJournal implements RecoverableJournal {
 
   /**
    * Takes over what an earlier process left, given the stream's checkpoint; to be called once, after the epoch was
-   * raised, so that no other process can still move the checkpoint. Throws JournalError `journal-corrupt` or
-   * `journal-gap`, having changed nothing, and `journal-unavailable` where the disk refused, after which it may be
-   * called again.
+   * raised, so that no other process can still move the checkpoint. Where the disk has no room for the segment that takes
+   * over, the journal can only be finished, which gives room back: see {@link FileJournal.takesRecords}. Throws JournalError
+   * `journal-corrupt` or `journal-gap`, having changed nothing, and `journal-unavailable` where the disk refused, after
+   * which it may be called again.
    */
   recover(checkpoint: Lsn): Recovery {
     assert(this.#state.kind === 'found', 'recover comes once, and before anything else');
     const { disk } = this.#options;
     return orUnavailable(`${this.#path} cannot be recovered`, () => {
-      const scan = this.#scan(checkpoint);
+      let scan = this.#scan(checkpoint);
       if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(scan.segments), this.#run.databaseId);
       requireWhole(disk, this.#path, scan, checkpoint);
-      if (this.#mode.forFinishing === true) this.#finish(scan, checkpoint);
-      else this.#takeOver(scan, checkpoint);
+      if (this.#mode.forFinishing === true) {
+        this.#finish(scan, checkpoint);
+      } else if (!this.#takeOver(scan, checkpoint)) {
+        // Again, since the attempt may have published its segment, which is as good as the one that it replaces.
+        scan = scanStream(disk, findSegments(disk, this.#path), checkpoint);
+        this.#finish(scan, checkpoint);
+      }
       this.#foundLsn = scan.endLsn;
       return recoveryOf(scan, checkpoint);
     });
@@ -155,6 +175,15 @@ export class FileJournal implements RecoverableJournal {
       if (this.#options.syncPolicy === 'always') this.#run.sync();
       else this.#scheduleSync();
       return lsn;
+    } catch (error) {
+      throw this.#failed(error);
+    }
+  }
+
+  reserve(bytes: number): void {
+    this.#assertReady();
+    try {
+      this.#run.reserve(bytes);
     } catch (error) {
       throw this.#failed(error);
     }
@@ -188,7 +217,11 @@ export class FileJournal implements RecoverableJournal {
     // What is being finished is removed as a whole.
     if (this.#state.kind === 'finishing') return;
     this.#assertReady();
-    this.#run.commit(upTo);
+    this.#run.see(upTo);
+  }
+
+  get isPruneDue(): boolean {
+    return this.#state.kind === 'ready' && this.#run.isPruneDue;
   }
 
   /**
@@ -233,15 +266,24 @@ export class FileJournal implements RecoverableJournal {
     this.#options.disk.syncDirectory(this.#path);
     this.#run.endAt(Math.max(scan.endLsn, checkpoint));
     this.#found = scan.segments;
+    this.#finishingBytes = scan.segments.reduce((sum, { fileBytes }) => sum + fileBytes, 0);
     this.#state = { kind: 'finishing' };
   }
 
-  #takeOver(scan: StreamScan, checkpoint: Lsn): void {
+  /** False where the disk is full. */
+  #takeOver(scan: StreamScan, checkpoint: Lsn): boolean {
     const { disk, nodeId, shard, clock } = this.#options;
     const databaseId = this.#run.databaseId ?? databaseOf(scan.segments);
     const origin = { stream: this.stream, databaseId, nodeId, shard, createdAt: clock.now() };
     const allocateBytes = Math.min(ALLOCATION_BYTES_MIN, segmentBytesOf(this.#options));
-    const { active, segments } = takeOver(disk, this.#path, scan, checkpoint, origin, allocateBytes);
+    let taken: ReturnType<typeof takeOver>;
+    try {
+      taken = takeOver(disk, this.#path, scan, checkpoint, origin, allocateBytes);
+    } catch (error) {
+      if (isDiskFull(error)) return false;
+      throw error;
+    }
+    const { active, segments } = taken;
     const kept = segments.slice(0, -1).map(({ path, fileBytes }, index) => {
       return { path, lastLsn: segmentLimit(segments, index), bytes: fileBytes, committedAt: undefined };
     });
@@ -249,8 +291,9 @@ export class FileJournal implements RecoverableJournal {
     this.#found = segments;
     this.#state = { kind: 'ready' };
     // The caller has read the checkpoint with its own epoch: what is below is committed. The keep time begins anew.
-    this.#run.commit(checkpoint);
+    this.#run.see(checkpoint);
     if (scan.missing.length === 0) forgetAcceptedGaps(disk, this.#path);
+    return true;
   }
 
   #scheduleSync(): void {
@@ -288,10 +331,4 @@ export class FileJournal implements RecoverableJournal {
     this.#run.letGo();
     this.#state = state;
   }
-}
-
-function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
-  if (bound === undefined || databaseId === undefined || bound === databaseId) return;
-  const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
-  throw new JournalError('journal-foreign', message);
 }

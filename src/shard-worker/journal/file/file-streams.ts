@@ -6,7 +6,8 @@
  * another shard makes or removes meanwhile is none of ours, and does not disturb the looking.
  */
 import { JournalError } from '../../../errors.js';
-import type { Journal, JournalStreams, RecoverableJournal } from '../journal.js';
+import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';
+import { DiskReserve } from './disk-reserve.js';
 import { orUnavailable } from './disk-failure.js';
 import { createFileJournal, openFileJournal, type FileJournal } from './file-journal.js';
 import type { FileJournalOptions } from './file-journal-options.js';
@@ -24,12 +25,14 @@ export class FileStreams implements JournalStreams {
   readonly endsWithThread = false;
   readonly #options: FileStreamsOptions;
   readonly #open = new Map<string, FileJournal>();
+  readonly #reserve: DiskReserve;
   #databaseId: string | undefined;
   #own: string | undefined;
 
   constructor(options: FileStreamsOptions) {
     this.#options = options;
     this.#databaseId = options.databaseId;
+    this.#reserve = new DiskReserve(options.disk, options.directory, options.shard);
   }
 
   get keepMs(): number {
@@ -40,16 +43,15 @@ export class FileStreams implements JournalStreams {
    * Streams of earlier runs: the newest of this shard is continued, all others are finished. Throws JournalError
    * `journal-corrupt` or `journal-format`, and `journal-unavailable` where the directory cannot be read.
    */
-  existing(): { readonly own: string | undefined; readonly leftOver: readonly string[] } {
+  existing(): ReturnType<JournalStreams['existing']> {
     const { disk, directory, shard, shards } = this.#options;
     const isOurs = (info: StreamInfo): boolean => info.shard % shards === shard;
     sweepRemovedStreams(disk, directory);
     const streams = listStreams(disk, directory).filter(isOurs);
-    this.#own = streams.findLast((info) => info.shard === shard)?.stream;
-    return {
-      own: this.#own,
-      leftOver: streams.map(({ stream }) => stream).filter((stream) => stream !== this.#own),
-    };
+    const own = streams.findLast((info) => info.shard === shard);
+    this.#own = own?.stream;
+    const found = ({ stream, bytes }: StreamInfo): FoundStream => ({ stream, bytes });
+    return { own: own && found(own), leftOver: streams.filter((info) => info !== own).map(found) };
   }
 
   create(): Journal {
@@ -78,6 +80,11 @@ export class FileStreams implements JournalStreams {
     }
   }
 
+  /** Makes the reserve that a start on a full disk needs, where there is room for it. */
+  tend(): void {
+    this.#reserve.tend(this.#options.clock.monotonic());
+  }
+
   /** Throws JournalError `journal-foreign` where a stream in use belongs to another database. */
   setDatabaseId(databaseId: string): void {
     this.#databaseId = databaseId;
@@ -85,7 +92,7 @@ export class FileStreams implements JournalStreams {
   }
 
   #settings(): FileJournalOptions {
-    return { ...this.#options, databaseId: this.#databaseId };
+    return { ...this.#options, databaseId: this.#databaseId, reserve: this.#reserve };
   }
 
   #keep(journal: FileJournal): FileJournal {

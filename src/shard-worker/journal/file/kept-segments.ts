@@ -1,17 +1,15 @@
 /**
  * The segments of a stream that take no more records, oldest first, until they are removed. Shard thread.
  *
- * Each goes through: kept → committed (the checkpoint has passed its last LSN, seen by this process) → removed, no sooner
- * than the keep time later. The delay is counted from when this process learned of the commit, so it starts anew with
- * every process: a database that fails over to a standby may take the last commits back. Removal is oldest first and
- * synced one by one, so that what a crash leaves is always a run without holes.
+ * Each goes through: kept → committed (the checkpoint has passed its last LSN, seen by this process) → removed, when the
+ * checkpoint is seen there again and the keep time has passed since. No clock removes anything: a database that is away
+ * may come back as a standby without the last commits, however long that takes, and what it lacks must still be here. The
+ * delay is counted from when this process learned of the commit, so it starts anew with every process. Removal is oldest
+ * first and synced one by one, so that what a crash leaves is always a run without holes.
  */
-import type { Clock, Timer } from '../../../clock.js';
+import type { Clock } from '../../../clock.js';
 import type { Lsn } from '../../../increment.js';
 import { systemErrorCode, type Disk } from './disk.js';
-
-/** How soon removal is tried again after the disk refused it. */
-const RETRY_MS = 1000;
 
 /** A segment that takes no more records. */
 export interface KeptSegment {
@@ -31,7 +29,8 @@ export class KeptSegments {
   readonly #keepMs: number;
   #segments: KeptSegment[] = [];
   #bytes = 0;
-  #timer: Timer | undefined;
+  /** When the checkpoint was last seen, monotonic ms. */
+  #seenAt = Number.NEGATIVE_INFINITY;
   #lastError: unknown;
 
   constructor(disk: Disk, directory: string, clock: Clock, keepMs: number) {
@@ -51,9 +50,19 @@ export class KeptSegments {
     return this.#lastError;
   }
 
-  /** Whether what was committed at `committedAt` has been kept for long enough. */
+  /** Whether what was committed at `committedAt` may go: when the checkpoint was last seen, it had been kept for long enough. */
   isOver(committedAt: number | undefined): boolean {
+    return committedAt !== undefined && this.#seenAt - committedAt >= this.#keepMs;
+  }
+
+  /** Whether what was committed at `committedAt` may go as soon as the checkpoint is seen once more. */
+  isDue(committedAt: number | undefined): boolean {
     return committedAt !== undefined && this.#clock.monotonic() - committedAt >= this.#keepMs;
+  }
+
+  /** Whether the oldest segment may go, now or as soon as the checkpoint is seen once more. */
+  get isRemovalDue(): boolean {
+    return this.isDue(this.#segments[0]?.committedAt);
   }
 
   /** Adds the segment that has just got a durable successor; the newest of all. */
@@ -62,17 +71,17 @@ export class KeptSegments {
     this.#bytes += segment.bytes;
   }
 
-  /** Everything up to `upTo` is committed. */
-  commit(upTo: Lsn): void {
+  /** The checkpoint was seen now, at `upTo`. It never goes back for one owner, so all that was below is below again. */
+  see(upTo: Lsn): void {
     const now = this.#clock.monotonic();
+    this.#seenAt = now;
     this.#segments = this.#segments.map((segment) =>
       segment.committedAt === undefined && segment.lastLsn <= upTo ? { ...segment, committedAt: now } : segment,
     );
   }
 
-  /** Removes what has been kept for long enough, and comes back by itself for the rest. */
+  /** Removes what may go. What the disk refuses to remove waits for the next call. */
   removeDue(): void {
-    let retry = false;
     for (
       let [oldest] = this.#segments;
       oldest !== undefined && this.isOver(oldest.committedAt);
@@ -83,20 +92,12 @@ export class KeptSegments {
       } catch (error) {
         if (systemErrorCode(error) === undefined) throw error;
         this.#lastError = error;
-        retry = true;
-        break;
+        return;
       }
       this.#lastError = undefined;
       this.#bytes -= oldest.bytes;
       this.#segments.shift();
     }
-    this.#schedule(retry);
-  }
-
-  /** Stops coming back. */
-  stop(): void {
-    this.#timer?.cancel();
-    this.#timer = undefined;
   }
 
   #remove(path: string): void {
@@ -107,15 +108,5 @@ export class KeptSegments {
       if (systemErrorCode(error) !== 'ENOENT') throw error;
     }
     this.#disk.syncDirectory(this.#directory);
-  }
-
-  #schedule(retry: boolean): void {
-    const committedAt = this.#segments[0]?.committedAt;
-    if (committedAt === undefined || this.#timer !== undefined) return;
-    const dueIn = Math.max(committedAt + this.#keepMs - this.#clock.monotonic(), 0);
-    this.#timer = this.#clock.schedule(retry ? Math.max(dueIn, RETRY_MS) : dueIn, () => {
-      this.#timer = undefined;
-      this.removeDue();
-    });
   }
 }

@@ -55,9 +55,18 @@ export class SegmentRun {
     return this.#syncedLsn;
   }
 
-  /** Bytes of the segments kept and those used of the active one. */
+  /**
+   * Bytes that stand in the way of new records: of the segments kept and those used of the active one. That one counts as
+   * empty where it is left behind for the asking: all of it is committed and has been kept for long enough.
+   */
   get bytes(): number {
-    return this.#kept.bytes + (this.#active?.used ?? 0);
+    return this.#kept.isOver(this.#committedAt) ? this.#kept.bytes + SEGMENT_HEADER_BYTES : this.#heldBytes;
+  }
+
+  /** Something could go if the checkpoint were seen once more. */
+  get isPruneDue(): boolean {
+    if (this.#kept.isRemovalDue) return true;
+    return this.#kept.isDue(this.#committedAt) && !this.#kept.isOver(this.#committedAt);
   }
 
   get databaseId(): string | undefined {
@@ -97,7 +106,7 @@ export class SegmentRun {
         this.#rotate(bytes);
         return;
       }
-      const room = this.#options.bytesMax - this.bytes;
+      const room = this.#options.bytesMax - this.#heldBytes;
       const synced = active.reserve(bytes, Math.min(this.#segmentBytes, active.used + room));
       if (synced) this.#syncedLsn = this.#endLsn;
     } catch (error) {
@@ -134,10 +143,10 @@ export class SegmentRun {
     this.#syncedLsn = this.#endLsn;
   }
 
-  /** Everything up to `upTo` is committed: segments go once they have been kept for long enough. */
-  commit(upTo: Lsn): void {
+  /** The checkpoint was seen at `upTo`: what is below is committed, and goes if it has been kept for long enough. */
+  see(upTo: Lsn): void {
     const { clock } = this.#options;
-    this.#kept.commit(upTo);
+    this.#kept.see(upTo);
     const active = this.#active;
     if (active !== undefined && upTo >= this.#endLsn && active.used > SEGMENT_HEADER_BYTES) {
       this.#committedAt ??= clock.monotonic();
@@ -147,11 +156,14 @@ export class SegmentRun {
     this.#kept.removeDue();
   }
 
-  /** Lets go of files and timers, without a sync. */
+  /** Lets go of files, without a sync. */
   letGo(): void {
-    this.#kept.stop();
     this.#active?.close();
     this.#active = undefined;
+  }
+
+  get #heldBytes(): number {
+    return this.#kept.bytes + (this.#active?.used ?? 0);
   }
 
   /** Whether a group of `bytes` needs a new segment. Throws JournalError `journal-full`. */
@@ -163,13 +175,13 @@ export class SegmentRun {
     const rotate = !fits || active.sealed || this.#rotationDue;
     const needed = rotate ? bytes + SEGMENT_HEADER_BYTES : bytes;
     const { bytesMax } = this.#options;
-    if (this.bytes + needed <= bytesMax) return rotate;
+    if (this.#heldBytes + needed <= bytesMax) return rotate;
     this.#kept.removeDue();
-    if (this.bytes + needed <= bytesMax) return rotate;
+    if (this.#heldBytes + needed <= bytesMax) return rotate;
     // All of the active segment can be removed as soon as it has a successor.
     const afterRemoval = this.#kept.bytes + SEGMENT_HEADER_BYTES + bytes;
     if (this.#kept.isOver(this.#committedAt) && afterRemoval <= bytesMax) return true;
-    const message = `${this.#path} holds ${this.bytes} bytes of at most ${bytesMax}.`;
+    const message = `${this.#path} holds ${this.#heldBytes} bytes of at most ${bytesMax}.`;
     throw new JournalError('journal-full', message, { cause: this.#kept.lastError });
   }
 

@@ -2,6 +2,7 @@
  * The streams of a journal directory, by their headers. Any thread that holds the data directory's lock.
  */
 import { join } from 'node:path';
+import { JournalError } from '../../../errors.js';
 import type { Lsn } from '../../../increment.js';
 import { orUnavailable } from './disk-failure.js';
 import { systemErrorCode, type Disk } from './disk.js';
@@ -81,6 +82,13 @@ function findSettledSegments(disk: Disk, path: string): FoundSegment[] {
 /** The database that a stream belongs to: the one that its newest segments name. Undefined if none does. */
 export function databaseOf(segments: readonly FoundSegment[]): string | undefined {
   return segments.findLast(({ header }) => header.databaseId !== undefined)?.header.databaseId;
+}
+
+/** Throws JournalError `journal-foreign` where the stream at `path` is bound to another database than the one in use. */
+export function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
+  if (bound === undefined || databaseId === undefined || bound === databaseId) return;
+  const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
+  throw new JournalError('journal-foreign', message);
 }
 
 /**

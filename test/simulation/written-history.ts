@@ -1,0 +1,102 @@
+/**
+ * A history that is written down instead of drawn by lot, for cases that random ones meet too seldom.
+ */
+import assert from 'node:assert/strict';
+import { ClientRequest, type Fate } from './expectations.js';
+import { clockOf, Life } from './scheduler.js';
+import { SimulatedNode, type NodeSettings } from './simulated-node.js';
+import { World } from './world.js';
+
+const SETTINGS: NodeSettings = {
+  syncPolicy: 'always',
+  journalBytesMax: 1 << 30,
+  segmentBytes: 8192,
+  keepSeconds: 5,
+  flushIntervalMs: 200,
+  flushKeysMax: 1000,
+  pendingKeysMax: 1000,
+  windowBytesMax: 1 << 20,
+  ackTimeoutMs: 5000,
+};
+
+/** One world, and processes one after the other on its data directory. */
+export class WrittenHistory {
+  readonly world: World;
+  readonly #nodeId: string;
+  readonly #life = new Life((error) => this.world.violate(error));
+  readonly #settings: NodeSettings;
+
+  constructor(seed: number, settings: Partial<NodeSettings> = {}) {
+    this.#settings = { ...SETTINGS, ...settings };
+    this.world = new World(seed, {}, undefined);
+    this.#nodeId = this.world.uuid();
+  }
+
+  /** Starts a process. */
+  start(shards: number): SimulatedNode {
+    const node = new SimulatedNode(this.world, this.world.storage, this.#settings, shards, this.#nodeId, 'node');
+    void node.start();
+    return node;
+  }
+
+  /** Starts a process, and settles once it takes increments. */
+  async startServing(shards: number): Promise<SimulatedNode> {
+    const node = this.start(shards);
+    await this.until(() => node.refusal === undefined);
+    return node;
+  }
+
+  /** The time on every process's wall, ms since 1970. */
+  now(): number {
+    return clockOf(this.world.scheduler, this.#life).now();
+  }
+
+  /** Lets things happen until the condition holds; fails after a minute, or `ms`. */
+  async until(condition: () => boolean, ms = 60_000): Promise<void> {
+    const { scheduler } = this.world;
+    const isMet = await scheduler.run(condition, scheduler.now + ms, () => this.world.throwViolation());
+    assert.ok(isMet, 'the condition is never met');
+  }
+
+  /** What GET /readyz says in short. */
+  readinessOf(node: SimulatedNode): string {
+    const { readiness } = node;
+    return readiness.state === 'refusing' ? readiness.code : readiness.state;
+  }
+
+  /** Lets time pass. */
+  async pass(ms: number): Promise<void> {
+    const { scheduler } = this.world;
+    let isOver = false;
+    scheduler.after(ms, this.#life, () => (isOver = true));
+    await this.until(() => isOver, ms + 1);
+  }
+
+  /** Commits what is pending. */
+  async flush(node: SimulatedNode): Promise<void> {
+    let isFlushed = false;
+    void node.flushAll().then(() => (isFlushed = true));
+    await this.until(() => isFlushed);
+  }
+
+  /** Sends one increment of a key; resolves to its fate. */
+  async count(node: SimulatedNode, key: string): Promise<Fate> {
+    const request = this.send(node, key);
+    await this.until(() => request.fate !== 'in flight');
+    return request.fate;
+  }
+
+  /** Sends one increment of a key, and does not wait. */
+  send(node: SimulatedNode, key: string): ClientRequest {
+    const request = new ClientRequest(key, [this.world.expectations.counter(key, 1)], undefined);
+    node.submit(request.attempt(() => undefined));
+    return request;
+  }
+
+  /** Fails unless everything acknowledged is committed, once, and nothing else is. */
+  checkAll(): void {
+    const { expectations, database } = this.world;
+    const keys = [...expectations.counters.keys(), ...database.tables.counters.keys()];
+    expectations.check(keys, (key) => this.world.sumOf(key), 'the end', true);
+  }
+}
