@@ -4,6 +4,7 @@ import { Agent } from 'node:http';
 import { describe, test } from 'node:test';
 import { hashKey, shardOfHash } from '#product/increment.js';
 import { counterOf, sumOf } from '../../support/counters.js';
+import { eventually } from '../../support/eventually.js';
 import { increment, send, type Answer } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
@@ -185,3 +186,25 @@ describe('MAX_PENDING_BYTES', () => {
     assert.equal(await sumOf(node.url, 'a'), BigInt(pairs));
   });
 });
+
+for (const keepSeconds of [0, 1]) {
+  describe(`JOURNAL_MAX_BYTES with a keep time of ${keepSeconds} s`, () => {
+    const node = new SuiteServer({
+      SHARDS: '1',
+      MAX_BODY_BYTES: '1024',
+      JOURNAL_MAX_BYTES: '64KiB',
+      JOURNAL_KEEP_SECONDS: String(keepSeconds),
+      FLUSH_INTERVAL_MS: NEVER_MS,
+    });
+
+    test('a journal that was full of what is committed takes increments again, and /readyz needs no request for that', async () => {
+      const body = { ['k'.repeat(300)]: 1 };
+      for (let round = 0; round < 2; round += 1) {
+        await eventually('the bound is reached', async () => (await increment(node.url, body)).status === 503);
+        await flush(node);
+        await eventually('it is ready again', async () => (await send(node.url, '/readyz')).status === 200);
+        assertCreated(await increment(node.url, body));
+      }
+    });
+  });
+}

@@ -124,6 +124,28 @@ test('time alone removes nothing, nor does an append: the checkpoint must be see
   await journal.close();
 });
 
+test('without a keep time what is committed goes at once, on a clock that never stands still', async (t) => {
+  const clock = new ManualClock();
+  const ticking = {
+    now: () => clock.now(),
+    monotonic: () => {
+      clock.advance(0.001);
+      return clock.monotonic();
+    },
+    schedule: clock.schedule.bind(clock),
+  };
+  const options = journalOptions(temporaryDirectory(t), { bytesMax: 64 * 1024, clock: ticking });
+  const journal = createFileJournal(options);
+  for (let n = 1; n < 500; n += 1) {
+    const lsn = journal.append([rawRecord(400)]);
+    if (n % 10 === 0) {
+      journal.prune(lsn);
+      assert.equal(journal.bytes, SEGMENT_HEADER_BYTES);
+    }
+  }
+  await journal.close();
+});
+
 test('a segment that could not be removed is removed when the checkpoint is seen the next time', async (t) => {
   let refuse = true;
   const disk: Disk = {
@@ -170,6 +192,20 @@ test('a steady trickle that is committed at once keeps no more than a segment', 
   for (let n = 0; n < 200; n += 1) journal.prune(journal.append([rawRecord(1000)]));
   assert.equal(segmentPaths(options, journal.stream).length, 1);
   assert.ok(journal.bytes < SEGMENT_BYTES / 2, `${journal.bytes} bytes`);
+  await journal.close();
+});
+
+test('a segment that must be kept is filled before it gets a successor, since it counts with all of its file', async (t) => {
+  const clock = new ManualClock();
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 60; n += 1) journal.prune(journal.append([rawRecord(1000)]));
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  clock.advance(60_000);
+  journal.prune(60);
+  journal.append([rawRecord(100)]);
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  assert.ok(journal.bytes < 2 * SEGMENT_HEADER_BYTES, 'what was kept for long enough is left behind');
   await journal.close();
 });
 

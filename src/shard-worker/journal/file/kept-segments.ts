@@ -71,13 +71,17 @@ export class KeptSegments {
     this.#bytes += segment.bytes;
   }
 
-  /** The checkpoint was seen now, at `upTo`. It never goes back for one owner, so all that was below is below again. */
-  see(upTo: Lsn): void {
+  /**
+   * The checkpoint was seen now, at `upTo`. It never goes back for one owner, so all that was below is below again. Returns
+   * the time, for what was committed up to there besides these segments.
+   */
+  see(upTo: Lsn): number {
     const now = this.#clock.monotonic();
     this.#seenAt = now;
     this.#segments = this.#segments.map((segment) =>
       segment.committedAt === undefined && segment.lastLsn <= upTo ? { ...segment, committedAt: now } : segment,
     );
+    return now;
   }
 
   /** Removes what may go. What the disk refuses to remove waits for the next call. */

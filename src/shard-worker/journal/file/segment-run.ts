@@ -145,13 +145,13 @@ export class SegmentRun {
 
   /** The checkpoint was seen at `upTo`: what is below is committed, and goes if it has been kept for long enough. */
   see(upTo: Lsn): void {
-    const { clock } = this.#options;
-    this.#kept.see(upTo);
+    const now = this.#kept.see(upTo);
     const active = this.#active;
     if (active !== undefined && upTo >= this.#endLsn && active.used > SEGMENT_HEADER_BYTES) {
-      this.#committedAt ??= clock.monotonic();
-      // So that a steady trickle does not keep a large segment for its last record.
-      if (active.used > this.#segmentBytes / 4) this.#rotationDue = true;
+      this.#committedAt ??= now;
+      // So that a steady trickle does not keep a large segment for its last record. Where it would have to be kept anyway, it
+      // goes on, since a segment that is kept counts with all of its file.
+      if (active.used > this.#segmentBytes / 4 && this.#kept.isOver(this.#committedAt)) this.#rotationDue = true;
     }
     this.#kept.removeDue();
   }
