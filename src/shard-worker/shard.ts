@@ -73,10 +73,7 @@ export class Shard implements GroupTarget {
     });
   }
 
-  /**
-   * Recovers, or starts without the database; settles when increments can be taken. Where the disk refuses what a takeover
-   * has to write or read it is tried again: whoever frees the disk need not know of us.
-   */
+  /** Recovers, or starts without the database; settles when increments can be taken. What the disk refuses is tried again. */
   start(): Promise<void> {
     return whileJournalIsAway(
       () => this.#start(),
@@ -187,8 +184,10 @@ export class Shard implements GroupTarget {
    * reached.
    */
   #serve(unread: readonly FoundStream[], away?: unknown): void {
+    // Without the database not even its id is known, nor whether its tables are there.
+    const recovered = unread.length === 0 && away === undefined;
     if (this.#state === 'starting') this.#state = 'serving';
-    if (unread.length > 0) {
+    if (!recovered) {
       this.#leftOver.recoverLater(unread, () => {
         this.#tellServing(true);
       });
@@ -198,7 +197,7 @@ export class Shard implements GroupTarget {
     this.#own?.flusher.start(away);
     this.#leftOver.start();
     this.#upkeep.start();
-    this.#tellServing(unread.length === 0);
+    this.#tellServing(recovered);
   }
 
   #tellServing(recovered: boolean): void {

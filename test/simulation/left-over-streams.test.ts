@@ -122,3 +122,15 @@ test('a stop does not wait for the keep time, and the next process finishes the 
   await history.until(() => third.isRecovered && third.streams.length === 1);
   assert.ok(history.isAllCommitted);
 });
+
+test('a first start without the database is recovered when it answers, and no sooner', async () => {
+  const history = new Case(1);
+  const { database } = history.world;
+  database.network = 'gone';
+  const node = await history.startServing(1);
+  assert.equal(await history.count(node, 'a'), 'acknowledged');
+  assert.equal(node.isRecovered, false);
+  database.network = 'fine';
+  await history.until(() => node.isRecovered);
+  assert.equal(history.readinessOf(node), 'ok');
+});
