@@ -28,7 +28,7 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'acknowledging before the sync', mutations: { acknowledgeBeforeSync: true } },
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
-  { name: 'a raise of the epoch that does not say from which', mutations: { raiseAnyEpoch: true }, from: 4500 },
+  { name: 'a raise of the epoch that does not say from which', mutations: { raiseAnyEpoch: true }, from: 22100 },
   { name: 'pruning before the commit is known', mutations: { pruneBeforeCommit: true } },
   { name: 'pruning by the clock', mutations: { pruneByClock: true }, from: 4300 },
   { name: 'a recovery that ignores the checkpoint', mutations: { ignoreCheckpoint: true } },
