@@ -69,7 +69,7 @@ test('a dead stream is retired once nothing was heard of it for five minutes, an
 
     // The disk comes back after all.
     const refused = await node.spawn();
-    assert.equal((await refused.ended).code, 1);
+    assert.equal((await refused.ended).code, 78);
     const rebind = `rebind --stream ${stream} --above ${lsn}`;
     assert.ok(refused.output.includes(`npm run journal -- ${rebind}`), refused.output);
     assert.equal((await committedSums(database.url)).get('pending'), undefined);
