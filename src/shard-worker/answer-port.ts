@@ -2,7 +2,7 @@
  * A shard's port, as a front end uses it. Front-end thread.
  */
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
-import type { BatchAnswer, BatchMessage } from './messages.js';
+import { BATCH_KINDS, type BatchAnswer, type BatchMessage, type PostedBatch } from './messages.js';
 
 /** A shard's port as a front end uses it. */
 export interface AnswerPort {
@@ -10,18 +10,28 @@ export interface AnswerPort {
   listen(callback: (answer: BatchAnswer) => void): void;
   /** The next answer that waits, taken now. */
   receive(): BatchAnswer | undefined;
-  /** Posts a batch; `buffer` is what it holds, and is the shard's from then on. */
-  post(message: BatchMessage, buffer: ArrayBuffer): void;
+  /** Posts a batch, whose memory is the shard's from then on: until the answer where it is shared, else for good. */
+  post(message: BatchMessage): void;
   close(): void;
 }
 
 /** A MessagePort as a front end uses it. */
 export function answerPort(port: MessagePort): AnswerPort {
+  const slots: ArrayBufferLike[] = [];
   return {
     listen: (callback) => port.on('message', callback),
     receive: () => (receiveMessageOnPort(port) as { message: BatchAnswer } | undefined)?.message,
-    post: (message, buffer) => {
-      port.postMessage(message, [buffer]);
+    post: (message) => {
+      const { kind, memory } = message;
+      const slot = slots.indexOf(memory);
+      if (slot >= 0) {
+        port.postMessage((slot * BATCH_KINDS.length + BATCH_KINDS.indexOf(kind)) satisfies PostedBatch);
+      } else if (memory instanceof SharedArrayBuffer) {
+        slots.push(memory);
+        port.postMessage(message satisfies PostedBatch);
+      } else {
+        port.postMessage(message satisfies PostedBatch, [memory]);
+      }
     },
     close: () => {
       port.close();

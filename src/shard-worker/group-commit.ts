@@ -19,7 +19,6 @@ import {
   PAIR_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
-  bufferOf,
   type BatchAnswer,
   type BatchMessage,
 } from './messages.js';
@@ -169,7 +168,7 @@ export class GroupCommit {
     let bytes = 0;
     let count = 0;
     for (const { message } of this.#waiting) {
-      bytes += bufferOf(message).byteLength;
+      bytes += recordBytes(message.memory);
       if (count > 0 && bytes > GROUP_BYTES_MAX) break;
       count += 1;
     }
@@ -183,17 +182,15 @@ export class GroupCommit {
 
   /** Adds to `records` what of the batch is to be journaled; returns what is already known of its outcome. */
   #admit(waiting: Waiting, records: RecordBytes[]): Admission {
-    const { message } = waiting;
-    const buffer = bufferOf(message);
-    const length = new DataView(buffer).getUint32(RECORD_OFFSET.bytes, true);
-    const record = new Uint8Array(buffer, 0, length);
-    if (!(message instanceof ArrayBuffer) && 'onlyKnownTokens' in message) return knownOutcomes(record, this.#target);
-    if (!(message instanceof ArrayBuffer) && 'tokened' in message) {
+    const { kind, memory } = waiting.message;
+    const record = new Uint8Array(memory, 0, recordBytes(memory));
+    if (kind === 'onlyKnownTokens') return knownOutcomes(record, this.#target);
+    if (kind === 'tokened') {
       const { record: admitted, outcomes } = admitTokened(record, this.#target);
       if (admitted !== undefined) records.push(admitted);
       return outcomes;
     }
-    if (!(message instanceof ArrayBuffer) && !this.#holdsAll(record)) return 'overloaded';
+    if (kind === 'onlyPendingKeys' && !this.#holdsAll(record)) return 'overloaded';
     records.push(record);
     return undefined;
   }
@@ -290,6 +287,10 @@ export class GroupCommit {
       if (run > 0) post(port, run, runCode);
     }
   }
+}
+
+function recordBytes(memory: ArrayBufferLike): number {
+  return new DataView(memory).getUint32(RECORD_OFFSET.bytes, true);
 }
 
 function post(port: BatchPort, count: number, code: ErrorCode | undefined): void {

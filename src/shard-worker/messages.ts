@@ -2,8 +2,8 @@
  * The contract across a port: the layout of a batch, which is the layout of a journal record, and the messages between
  * the threads. Both sides import this and nothing of each other.
  *
- * A batch is one transferable ArrayBuffer: a record header and the pairs of all requests that one event-loop turn of a
- * front end had for one shard. The shard fills in what only it knows (LSN, synced LSN, CRC) and the journal writes the
+ * A batch is one piece of memory: a record header and the pairs of all requests that one event-loop turn of a front end
+ * had for one shard. The shard fills in what only it knows (LSN, synced LSN, CRC) and the journal writes the
  * bytes as they are. All integers are little-endian.
  *
  * ```text
@@ -93,23 +93,25 @@ export function readUint64(view: DataView, at: number): number {
 }
 
 /**
- * Front end → shard: a batch (the buffer alone, to be as cheap as can be); or a request at the key bound that may be
- * taken only if all of its keys are pending already; or requests with tokens, of which the shard drops those that it
- * knows; or requests with tokens for which there is no room, of which it refuses those that it does not know. Each is
- * answered, in the order of their arrival, by {@link BatchAnswer}.
+ * How a batch is to be taken: as it is; or, one request at the key bound, only if all of its keys are pending already;
+ * or, requests with tokens, without those that the shard knows; or, requests with tokens for which there is no room, none
+ * but those that it knows.
  */
-export type BatchMessage =
-  | ArrayBuffer
-  | { readonly onlyPendingKeys: ArrayBuffer }
-  | { readonly tokened: ArrayBuffer }
-  | { readonly onlyKnownTokens: ArrayBuffer };
+export const BATCH_KINDS = ['plain', 'onlyPendingKeys', 'tokened', 'onlyKnownTokens'] as const;
+export type BatchKind = (typeof BATCH_KINDS)[number];
 
-/** The batch itself. */
-export function bufferOf(message: BatchMessage): ArrayBuffer {
-  if (message instanceof ArrayBuffer) return message;
-  if ('tokened' in message) return message.tokened;
-  return 'onlyKnownTokens' in message ? message.onlyKnownTokens : message.onlyPendingKeys;
+/** Front end → shard: a batch. Each is answered, in the order of their arrival, by {@link BatchAnswer}. */
+export interface BatchMessage {
+  readonly kind: BatchKind;
+  /** The record begins at its start; shared memory is the shard's until the answer, any other for good. */
+  readonly memory: ArrayBufferLike;
 }
+
+/**
+ * A {@link BatchMessage} as it crosses the port, to be as cheap as can be. Memory is given whole the first time and, where
+ * it is shared, known by its number from then on, in the order of its first appearance: number × kinds + kind.
+ */
+export type PostedBatch = BatchMessage | number;
 
 /**
  * Shard → front end: that many batches are in the journal; or that many were refused with a code; or, for one batch of

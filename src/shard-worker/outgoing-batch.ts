@@ -3,6 +3,7 @@
  */
 import type { Clock } from '../clock.js';
 import type { PairColumns, PendingReply } from '../increment.js';
+import type { BatchBuffer, BatchMemory } from './batch-memory.js';
 import {
   PAIR_HEADER_BYTES,
   PAIR_OFFSET,
@@ -14,15 +15,9 @@ import {
   writeUint64,
 } from './messages.js';
 
-/** A batch is posted when it would outgrow this, even within a turn; one larger request makes a larger batch. */
-const BATCH_BYTES_MAX = 64 * 1024;
-
-/** Smallest buffer; a new one is made for what the last batch held. */
-const BATCH_BYTES_MIN = 4 * 1024;
-
 /** What was taken out of an {@link OutgoingBatch}. */
 export interface FilledBatch {
-  readonly buffer: ArrayBuffer;
+  readonly buffer: BatchBuffer;
   readonly replies: PendingReply[];
   readonly pairs: number;
   /** Bytes of the entries. */
@@ -32,15 +27,22 @@ export interface FilledBatch {
 /** The open batch of one shard. */
 export class OutgoingBatch {
   readonly #clock: Clock;
-  #bytes = new Uint8Array(BATCH_BYTES_MIN);
-  #view = new DataView(this.#bytes.buffer);
+  #memory: BatchMemory;
+  #buffer: BatchBuffer | undefined;
   #end = RECORD_HEADER_BYTES;
   #pairs = 0;
   #replies: PendingReply[] = [];
   #openedAtMs = 0;
 
-  constructor(clock: Clock) {
+  constructor(clock: Clock, memory: BatchMemory) {
     this.#clock = clock;
+    this.#memory = memory;
+  }
+
+  /** The next batches are written into `memory`; this one must be empty. */
+  useMemory(memory: BatchMemory): void {
+    this.#memory = memory;
+    this.#buffer = undefined;
   }
 
   /** Requests in it. */
@@ -60,25 +62,27 @@ export class OutgoingBatch {
   /** Whether `bytes` more fit; an empty batch is made to fit. */
   hasRoom(bytes: number): boolean {
     const needed = this.#end + bytes;
-    if (needed <= this.#bytes.length) return true;
-    if (needed > BATCH_BYTES_MAX && !this.isEmpty) return false;
-    this.#grow(needed);
+    if (this.#buffer !== undefined && needed <= this.#buffer.bytes.length) return true;
+    if (!this.isEmpty) return false;
+    if (this.#buffer !== undefined) this.#memory.giveBack(this.#buffer);
+    this.#buffer = this.#memory.take(needed);
     return true;
   }
 
-  /** Begins a request with a token, whose pairs of `pairsBytes` bytes follow. */
+  /** Begins a request with a token, whose pairs of `pairsBytes` bytes follow; {@link hasRoom} made room for it. */
   writeToken(token: string, pairsBytes: number): void {
     const at = this.#end;
-    const view = this.#view;
+    const { view, bytes } = this.#buffer as BatchBuffer;
     view.setUint16(at + TOKENED_OFFSET.mark, TOKENED_MARK, true);
-    view.setUint8(at + TOKENED_OFFSET.tokenBytes, token.length);
+    // With the zero behind it.
+    view.setUint16(at + TOKENED_OFFSET.tokenBytes, token.length, true);
     view.setUint32(at + TOKENED_OFFSET.pairsBytes, pairsBytes, true);
     const start = at + TOKENED_HEADER_BYTES;
-    for (let index = 0; index < token.length; index += 1) this.#bytes[start + index] = token.charCodeAt(index);
+    for (let index = 0; index < token.length; index += 1) bytes[start + index] = token.charCodeAt(index);
     this.#end = start + token.length;
   }
 
-  /** Adds row `row`. */
+  /** Adds row `row`; {@link hasRoom} made room for it. */
   write(pairs: PairColumns, row: number): void {
     // Rows below `count` exist in every column.
     const keyBytes = pairs.keyBytes[row] as number;
@@ -86,11 +90,10 @@ export class OutgoingBatch {
     const source = start >= 0 ? pairs.body : pairs.decoded;
     const from = start >= 0 ? start : ~start;
     const at = this.#end;
-    const view = this.#view;
+    const { view, bytes } = this.#buffer as BatchBuffer;
     view.setUint16(at + PAIR_OFFSET.keyBytes, keyBytes, true);
     view.setUint32(at + PAIR_OFFSET.hash, pairs.hash[row] as number, true);
     view.setFloat64(at + PAIR_OFFSET.amount, pairs.amount[row] as number, true);
-    const bytes = this.#bytes;
     const key = at + PAIR_HEADER_BYTES;
     for (let index = 0; index < keyBytes; index += 1) bytes[key + index] = source[from + index] as number;
     this.#end = key + keyBytes;
@@ -103,37 +106,26 @@ export class OutgoingBatch {
     this.#replies.push(reply);
   }
 
-  /** Takes everything out, stamped with the time, and begins anew. */
+  /** Takes everything out, stamped with the time, and begins anew; it must not be empty. */
   take(nowMs: number): FilledBatch {
-    this.#view.setUint32(RECORD_OFFSET.bytes, this.#end, true);
-    this.#view.setUint32(RECORD_OFFSET.pairs, this.#pairs, true);
-    writeUint64(this.#view, RECORD_OFFSET.acceptedAt, nowMs);
+    const buffer = this.#buffer as BatchBuffer;
+    const { view } = buffer;
+    view.setUint32(RECORD_OFFSET.bytes, this.#end, true);
+    view.setUint32(RECORD_OFFSET.pairs, this.#pairs, true);
+    view.setUint32(RECORD_OFFSET.flags, 0, true);
+    writeUint64(view, RECORD_OFFSET.acceptedAt, nowMs);
     const filled = {
-      buffer: this.#bytes.buffer,
+      buffer,
       replies: this.#replies,
       pairs: this.#pairs,
       bytes: this.#end - RECORD_HEADER_BYTES,
     };
-    this.#bytes = new Uint8Array(capacityFor(Math.min(this.#end, BATCH_BYTES_MAX)));
-    this.#view = new DataView(this.#bytes.buffer);
+    this.#buffer = undefined;
     this.#end = RECORD_HEADER_BYTES;
     this.#pairs = 0;
     this.#replies = [];
     return filled;
   }
-
-  #grow(needed: number): void {
-    const larger = new Uint8Array(capacityFor(needed));
-    larger.set(this.#bytes.subarray(0, this.#end));
-    this.#bytes = larger;
-    this.#view = new DataView(larger.buffer);
-  }
-}
-
-/** The power of two from {@link BATCH_BYTES_MIN} on that holds `bytes`; beyond a batch's usual size just that. */
-function capacityFor(bytes: number): number {
-  if (bytes > BATCH_BYTES_MAX) return bytes;
-  return Math.max(BATCH_BYTES_MIN, 2 ** Math.ceil(Math.log2(bytes)));
 }
 
 /** Bytes of a tokened request's entry. */

@@ -10,8 +10,9 @@ import { systemClock, type Clock, type Timer } from '../clock.js';
 import { errorCodes, type ErrorCode } from '../errors.js';
 import type { PairColumns, PendingReply } from '../increment.js';
 import type { AnswerPort } from './answer-port.js';
-import { TOKENED_OUTCOME, type BatchAnswer, type BatchMessage } from './messages.js';
+import { BatchMemory, type BatchBuffer } from './batch-memory.js';
 import { BatchPace } from './batch-pace.js';
+import { TOKENED_OUTCOME, type BatchAnswer, type BatchKind } from './messages.js';
 import { OutgoingBatch, tokenedBytes } from './outgoing-batch.js';
 
 /**
@@ -27,15 +28,13 @@ export interface ReservedRoom {
 
 interface BatchInFlight {
   replies: readonly PendingReply[];
+  readonly buffer: BatchBuffer;
   readonly pairs: number;
   readonly bytes: number;
   /** On the monotonic clock: nobody may set it while the batch is in flight. */
   readonly sentAtMs: number;
 }
 
-/** How a batch goes to the shard. */
-type BatchKind = 'plain' | 'onlyPendingKeys' | TokenedKind;
-/** How a request with a token goes: to be kept unless it is known, or only to be told what is known of it. */
 type TokenedKind = 'tokened' | 'onlyKnownTokens';
 
 /** One shard as a front end sees it. */
@@ -43,6 +42,7 @@ export class ShardClient {
   readonly #clock: Clock;
   readonly #shared: ReservedRoom | undefined;
   #port: AnswerPort | undefined;
+  #memory = new BatchMemory();
   readonly #plain: OutgoingBatch;
   readonly #tokened: OutgoingBatch;
   readonly #known: OutgoingBatch;
@@ -61,9 +61,9 @@ export class ShardClient {
   constructor(clock: Clock = systemClock, shared?: ReservedRoom) {
     this.#clock = clock;
     this.#shared = shared;
-    this.#plain = new OutgoingBatch(clock);
-    this.#tokened = new OutgoingBatch(clock);
-    this.#known = new OutgoingBatch(clock);
+    this.#plain = new OutgoingBatch(clock, this.#memory);
+    this.#tokened = new OutgoingBatch(clock, this.#memory);
+    this.#known = new OutgoingBatch(clock, this.#memory);
   }
 
   /** Pairs open and in flight: each may become a pending key. */
@@ -97,6 +97,9 @@ export class ShardClient {
   /** Connects to a started shard. */
   connect(port: AnswerPort): void {
     this.#port = port;
+    // An earlier thread may be at its last batch yet.
+    this.#memory = new BatchMemory();
+    for (const batch of [this.#plain, this.#tokened, this.#known]) batch.useMemory(this.#memory);
     port.listen((answer) => {
       this.#take(answer);
     });
@@ -212,8 +215,8 @@ export class ShardClient {
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
     const { buffer, replies, pairs, bytes } = open.take(this.#clock.now());
-    this.#inFlight.push({ replies, pairs, bytes, sentAtMs: this.#clock.monotonic() });
-    port.post(messageOf(kind, buffer), buffer);
+    this.#inFlight.push({ replies, buffer, pairs, bytes, sentAtMs: this.#clock.monotonic() });
+    port.post({ kind, memory: buffer.memory });
   }
 
   #batchOf(kind: BatchKind): OutgoingBatch {
@@ -238,7 +241,10 @@ export class ShardClient {
   #shift(count: number): readonly BatchInFlight[] {
     const end = Math.min(this.#inFlightHead + count, this.#inFlight.length);
     const shifted = this.#inFlight.slice(this.#inFlightHead, end);
-    for (const { pairs, bytes } of shifted) this.#giveBack(pairs, bytes);
+    for (const { pairs, bytes, buffer } of shifted) {
+      this.#memory.giveBack(buffer);
+      this.#giveBack(pairs, bytes);
+    }
     this.#inFlightHead = end;
     if (end === this.#inFlight.length) {
       this.#inFlight.length = 0;
@@ -252,7 +258,8 @@ export class ShardClient {
 
   #refuseOpen(batch: OutgoingBatch, code: ErrorCode): void {
     if (batch.isEmpty) return;
-    const { replies, pairs, bytes } = batch.take(0);
+    const { replies, buffer, pairs, bytes } = batch.take(0);
+    this.#memory.giveBack(buffer);
     this.#giveBack(pairs, bytes);
     settleAll(replies, code);
   }
@@ -261,19 +268,6 @@ export class ShardClient {
     this.#reservedPairs -= pairs;
     this.#reservedBytes -= bytes;
     this.#shared?.giveBack(pairs, bytes);
-  }
-}
-
-function messageOf(kind: BatchKind, buffer: ArrayBuffer): BatchMessage {
-  switch (kind) {
-    case 'plain':
-      return buffer;
-    case 'onlyPendingKeys':
-      return { onlyPendingKeys: buffer };
-    case 'tokened':
-      return { tokened: buffer };
-    case 'onlyKnownTokens':
-      return { onlyKnownTokens: buffer };
   }
 }
 

@@ -9,7 +9,6 @@ import type { BatchPort } from '#product/shard-worker/batch-port.js';
 import { GroupCommit } from '#product/shard-worker/group-commit.js';
 import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
 import {
-  bufferOf,
   TOKENED_OUTCOME,
   type BatchAnswer,
   type BatchMessage,
@@ -43,7 +42,7 @@ export class ShardThread {
   readonly #events: ThreadEvents;
   readonly #shard: Shard;
   readonly #groups: GroupCommit;
-  readonly #posted: ArrayBuffer[] = [];
+  readonly #posted: ArrayBufferLike[] = [];
   #own: string | undefined;
   #lastDelivery = 0;
   #dying = false;
@@ -159,7 +158,7 @@ export class ShardThread {
 
   #port(batches: Channel<BatchMessage>, answers: Channel<BatchAnswer>): BatchPort {
     const take = (message: BatchMessage): BatchMessage => {
-      this.#posted.push(bufferOf(message));
+      this.#posted.push(message.memory);
       return message;
     };
     return {

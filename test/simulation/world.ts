@@ -111,7 +111,7 @@ export class World {
   }
 
   /** A shard told a front end that this batch is in the journal. */
-  acknowledged(storage: Storage, stream: string, batch: ArrayBuffer): void {
+  acknowledged(storage: Storage, stream: string, batch: ArrayBufferLike): void {
     const view = new DataView(batch);
     // Nothing of a batch is journaled whose tokens are all known.
     if (view.getUint32(RECORD_OFFSET.bytes, true) === RECORD_HEADER_BYTES) return;
@@ -160,7 +160,7 @@ export class World {
   }
 
   /** The increments of a record. */
-  partsOf(batch: ArrayBuffer): Part[] {
+  partsOf(batch: ArrayBufferLike): Part[] {
     const view = new DataView(batch);
     const parts: Part[] = [];
     const end = view.getUint32(RECORD_OFFSET.bytes, true);

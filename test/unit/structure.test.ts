@@ -51,6 +51,7 @@ const layers: readonly (readonly string[])[] = [
   [
     'shard-worker/answer-port',
     'shard-worker/batch-pace',
+    'shard-worker/batch-memory',
     'shard-worker/outgoing-batch',
     'shard-worker/shard-router',
     'shard-worker/shard-client',
@@ -109,6 +110,7 @@ const mainThread = [
   'shard-worker/answer-port',
   'shard-worker/shard-router',
   'shard-worker/batch-pace',
+  'shard-worker/batch-memory',
   'shard-worker/outgoing-batch',
   'shard-worker/shard-client',
   'shard-worker/shared-reservations',

@@ -9,7 +9,7 @@ import type { Lsn } from '../../increment.js';
 import type { StreamClaim } from './stream-claim.js';
 
 /** One record to append: the whole buffer region is the record, header first, laid out as `messages.ts` says. */
-export type RecordBytes = Uint8Array<ArrayBuffer>;
+export type RecordBytes = Uint8Array;
 
 /** One record as replay finds it. `entries` is valid until the next step of the iteration. */
 export interface JournalRecord {

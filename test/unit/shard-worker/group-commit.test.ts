@@ -57,7 +57,7 @@ class Scene {
     const buffer = new ArrayBuffer(RECORD_HEADER_BYTES + entries.length);
     new Uint8Array(buffer).set(entries, RECORD_HEADER_BYTES);
     new DataView(buffer).setUint32(RECORD_OFFSET.bytes, buffer.byteLength, true);
-    this.#waiting.push(buffer);
+    this.#waiting.push({ kind: 'plain', memory: buffer });
   }
 
   async settle(how: (append: Append) => void): Promise<void> {
