@@ -118,7 +118,8 @@ const portPrototype = threads.MessagePort.prototype as unknown as {
 };
 const originalPost = portPrototype.postMessage;
 portPrototype.postMessage = function (this: object, message: unknown, transfer?: unknown): void {
-  const batch = threads.isMainThread && message instanceof ArrayBuffer;
+  // A number, or whole where its memory is new to the shard; nothing else from here to a shard has a number.
+  const batch = threads.isMainThread && (typeof message === 'number' || isWholeBatch(message));
   const acknowledgement = !threads.isMainThread && typeof message === 'number';
   if (batch) reach('post');
   if (acknowledgement) reach('acknowledge');
@@ -126,6 +127,10 @@ portPrototype.postMessage = function (this: object, message: unknown, transfer?:
   if (batch) reach('posted');
   if (acknowledgement) reach('acknowledged');
 };
+
+function isWholeBatch(message: unknown): boolean {
+  return typeof message === 'object' && message !== null && 'memory' in message;
+}
 
 interface QueryConfig {
   readonly name?: string;
