@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
 import { createTestDatabase } from '../support/database.js';
+import { within } from '../support/eventually.js';
 import { faultEnvironment, type FaultStep } from '../support/fault-injection.js';
 
 /** Step, and how often it has come before it is the one: up to so many times more, at random. */
@@ -43,7 +44,8 @@ for (const [step, from, spread, where] of steps) {
       const at = from + node.random.integer(spread);
       const doomed = await node.spawn(faultEnvironment({ step, at, action: 'kill' }));
       const load = node.load();
-      assert.deepEqual(await doomed.ended, { code: null, signal: 'SIGKILL' }, doomed.output);
+      const ended = await within(`the kill ${where}`, doomed.ended, 40_000);
+      assert.deepEqual(ended, { code: null, signal: 'SIGKILL' }, doomed.output);
       const server = await node.start();
       await load.acknowledgements(50);
       await node.finish(server);
