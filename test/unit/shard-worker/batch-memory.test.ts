@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
+import { IncrementBodyScanner } from '#product/http/increment-body.js';
 import { answerPort } from '#product/shard-worker/answer-port.js';
 import { BATCH_BYTES_MAX, BatchMemory } from '#product/shard-worker/batch-memory.js';
 import { batchPort } from '#product/shard-worker/batch-port.js';
-import { BATCH_KINDS } from '#product/shard-worker/messages.js';
+import { BATCH_KINDS, type BatchAnswer } from '#product/shard-worker/messages.js';
+import { ShardClient } from '#product/shard-worker/shard-client.js';
+import { ManualClock } from '../../support/manual-clock.js';
 
 void test('memory that was given back is taken again, and no other', () => {
   const memory = new BatchMemory();
@@ -70,4 +73,78 @@ void test('a number that no memory was given for is an error, not another batch'
     channel.port1.close();
     shard.close();
   }
+});
+
+/** A client whose shard answers when the test says so. */
+class AnsweredByHand {
+  readonly clock = new ManualClock();
+  readonly client = new ShardClient(this.clock);
+  readonly outcomes: string[] = [];
+  /** Of the batches posted, in order. */
+  readonly memories: ArrayBufferLike[] = [];
+  answer: (answer: BatchAnswer) => void = () => undefined;
+  readonly #scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
+
+  connect(): void {
+    this.client.connect({
+      listen: (callback) => {
+        this.answer = callback;
+      },
+      receive: () => undefined,
+      post: ({ memory }) => this.memories.push(memory),
+      close: () => undefined,
+    });
+  }
+
+  /** Posts a batch of one request; returns its memory. */
+  post(): ArrayBufferLike | undefined {
+    this.client.open(100);
+    this.client.write(this.#scanner.scan(Buffer.from('{"k":1}'), false), 0);
+    this.client.finish({ settle: (refusal) => this.outcomes.push(refusal ?? 'created') }, 1, 15);
+    this.clock.advance(10);
+    this.client.endTurn();
+    return this.memories.at(-1);
+  }
+
+  /** A request that waits for the answer to the batch `posted`, whose bytes nobody may touch meanwhile. */
+  gather(posted: ArrayBufferLike): void {
+    const before = Buffer.from(new Uint8Array(posted));
+    this.client.open(100);
+    this.client.write(this.#scanner.scan(Buffer.from('{"other":2}'), false), 0);
+    this.client.finish({ settle: (refusal) => this.outcomes.push(refusal ?? 'created') }, 1, 19);
+    assert.deepEqual(Buffer.from(new Uint8Array(posted)), before);
+  }
+}
+
+void test('a batch keeps its memory until it is answered, though its requests are told before that it takes too long', () => {
+  const shard = new AnsweredByHand();
+  shard.connect();
+  const first = shard.post();
+  assert.ok(first !== undefined);
+  shard.gather(first);
+  shard.clock.advance(2000);
+  shard.client.expire(1000);
+  assert.deepEqual(shard.outcomes.sort(), ['outcome-unknown', 'overloaded']);
+  shard.gather(first);
+  shard.answer(1);
+  shard.clock.advance(10);
+  shard.client.endTurn();
+  assert.notEqual(shard.memories[1], first);
+  shard.answer(1);
+  assert.ok([first, shard.memories[1]].includes(shard.post()), 'used again');
+  assert.equal(shard.memories.length, 3);
+});
+
+void test('another shard thread gets other memory than the one before it, which may still read', () => {
+  const shard = new AnsweredByHand();
+  shard.connect();
+  const before = [shard.post()];
+  shard.answer(1);
+  shard.client.disconnect();
+  shard.connect();
+  for (let batch = 0; batch < 3; batch += 1) {
+    assert.ok(!before.includes(shard.post()));
+    shard.answer(1);
+  }
+  assert.equal(shard.memories.length, 4);
 });
