@@ -128,13 +128,19 @@ export class World {
     if (!this.circumstances.deferredSync) {
       this.violate(new Violation(`LSN ${lsn} of ${stream} was acknowledged before it was synced`));
     }
-    this.#atRisk = this.#atRisk.filter((risk) => risk.storage.durableLsn(risk.stream) < risk.lsn);
+    this.#forgetSynced();
     this.#atRisk.push({ storage, stream, lsn, at: this.scheduler.now, endedAt: undefined, parts: this.partsOf(batch) });
   }
 
   /** The thread that wrote to this stream has ended: nothing more comes that a loss of power could take. */
   threadEnded(stream: string): void {
+    this.#forgetSynced();
     for (const risk of this.#atRisk) if (risk.stream === stream) risk.endedAt ??= this.scheduler.now;
+  }
+
+  /** What is synced is not at risk any more, though its stream may be finished and removed before the power is lost. */
+  #forgetSynced(): void {
+    this.#atRisk = this.#atRisk.filter((risk) => risk.storage.durableLsn(risk.stream) < risk.lsn);
   }
 
   /** The power was lost: what `everysec` had at risk may be gone. */
