@@ -115,7 +115,7 @@ export class OutgoingBatch {
     view.setUint32(RECORD_OFFSET.flags, 0, true);
     writeUint64(view, RECORD_OFFSET.acceptedAt, nowMs);
     const filled = {
-      buffer,
+      buffer: this.#memory.seal(buffer, this.#end),
       replies: this.#replies,
       pairs: this.#pairs,
       bytes: this.#end - RECORD_HEADER_BYTES,

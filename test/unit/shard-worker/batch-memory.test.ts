@@ -26,11 +26,35 @@ void test('beyond the slots, and for what is larger than a slot, memory is made 
   const further = memory.take(1);
   assert.ok(further.memory instanceof ArrayBuffer);
   assert.equal(further.bytes.length, BATCH_BYTES_MAX);
-  memory.giveBack(further);
-  assert.notEqual(memory.take(1), further);
   const large = memory.take(BATCH_BYTES_MAX + 1);
   assert.ok(large.memory instanceof ArrayBuffer);
   assert.equal(large.bytes.length, BATCH_BYTES_MAX + 1);
+});
+
+void test('what is posted beyond the slots is as long as its batch, and what it was written in is used again', () => {
+  const memory = new BatchMemory();
+  for (let slot = 0; slot < 8; slot += 1) memory.take(1);
+  const written = memory.take(1);
+  written.bytes.fill(7, 0, 100);
+  const sealed = memory.seal(written, 100);
+  assert.ok(sealed.memory instanceof ArrayBuffer);
+  assert.deepEqual(Buffer.from(sealed.bytes), Buffer.alloc(100, 7));
+  assert.equal(memory.take(1), written);
+  memory.giveBack(sealed);
+  assert.notEqual(memory.take(1), sealed);
+  const large = memory.take(BATCH_BYTES_MAX + 1);
+  assert.equal(memory.seal(large, BATCH_BYTES_MAX + 1), large);
+});
+
+void test('at the key bound a request that is a batch by itself takes no more memory than it needs', () => {
+  const shard = new AnsweredByHand();
+  shard.connect();
+  for (let request = 0; request < 100; request += 1) shard.postAlone();
+  assert.equal(shard.memories.length, 100);
+  const ownBytes = shard.memories.slice(8).map((memory) => memory.byteLength);
+  assert.ok(Math.max(...ownBytes) < 200, `${String(Math.max(...ownBytes))} bytes`);
+  shard.answer(100);
+  assert.deepEqual(shard.outcomes, Array(100).fill('created'));
 });
 
 void test('batches of every kind and memory arrive in order, each with what was written last', () => {
@@ -104,6 +128,12 @@ class AnsweredByHand {
     this.clock.advance(10);
     this.client.endTurn();
     return this.memories.at(-1);
+  }
+
+  /** Posts a request as it is at the key bound. */
+  postAlone(): void {
+    const settle = (refusal: string | undefined): unknown => this.outcomes.push(refusal ?? 'created');
+    this.client.sendOnlyPendingKeys(this.#scanner.scan(Buffer.from('{"k":1}'), false), { settle }, 15);
   }
 
   /** A request that waits for the answer to the batch `posted`, whose bytes nobody may touch meanwhile. */
