@@ -6,10 +6,10 @@
  * stop:  readiness 503 → [drain delay] → stop listening → answer what is in flight → drain shards → stop database
  * ```
  */
-import { configHelp, readConfig, type Config } from './config.js';
-import { StartError } from './errors.js';
-import { createLogger, type Logger } from './logger.js';
-import { ServerProcess } from './server-process.js';
+import { configHelp, readConfig, type Config } from './config/config.js';
+import { StartError } from './core/errors.js';
+import { createLogger, type Logger } from './core/logger.js';
+import { ServerProcess } from './server/server-process.js';
 
 const SAME_SIGNAL_MS = 1000;
 

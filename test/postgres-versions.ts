@@ -15,9 +15,9 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import pg from 'pg';
-import { choosePostgresAccount, giveTo } from '#product/db/embedded-account.js';
-import { prepareBinaries } from '#product/db/embedded-binaries.js';
-import { endProcess, freePort } from '#product/db/postgres-process.js';
+import { choosePostgresAccount, giveTo } from '#product/db/embedded/postgres-account.js';
+import { prepareBinaries } from '#product/db/embedded/postgres-binaries.js';
+import { endProcess, freePort } from '#product/db/embedded/postgres-process.js';
 import { silentLogger } from './support/database-connection.js';
 
 const START_MS_MAX = 30_000;

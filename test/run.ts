@@ -73,7 +73,8 @@ function run(part: Part): boolean {
  */
 const benchmark: Part = {
   name: 'bench',
-  commands: process.platform === 'linux' ? [[join(root, 'dist-test', 'bench', 'bench.js'), '--smoke']] : [],
+  commands:
+    process.platform === 'linux' ? [[join(root, 'dist-test', 'bench', 'scenarios', 'bench.js'), '--smoke']] : [],
 };
 
 const [chosen, ...filters] = process.argv.slice(2);

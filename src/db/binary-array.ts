@@ -9,7 +9,7 @@
  * numeric  i16 digits | i16 weight of the first | u16 sign (0, or 0x4000) | i16 scale (0) | digits base 10000, u16 each
  * ```
  */
-import type { Sum } from '../increment.js';
+import type { Sum } from '../core/increment.js';
 
 const HEADER_BYTES = 20;
 const COUNT_OFFSET = 12;

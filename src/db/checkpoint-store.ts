@@ -4,7 +4,7 @@
  * Every call may fail in the three ways of `shard-connection.ts`. Where the outcome is unknown only the row itself tells
  * (see `readBack`).
  */
-import { CounterError } from '../errors.js';
+import { CounterError } from '../core/errors.js';
 import type { DatabaseTarget, Statement } from './connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
 import { flushSeconds, flushStatement, USUAL_FLUSH_SECONDS, type FlushRequest } from './flush-request.js';

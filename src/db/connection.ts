@@ -5,7 +5,7 @@
  * and says so; where we give up first, the outcome is unknown.
  */
 import pg from 'pg';
-import { StartError } from '../errors.js';
+import { StartError } from '../core/errors.js';
 import { errorCode, isStatementRefused } from './database-errors.js';
 import { CONNECT_SETTINGS } from './session-statements.js';
 

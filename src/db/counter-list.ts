@@ -5,7 +5,7 @@
  * code points. Both bounds are computed here, because PostgreSQL takes a prefix operator to the index from version 15 on
  * only, and `like` would need escapes.
  */
-import type { CounterListPage, CounterListQuery } from '../increment.js';
+import type { CounterListPage, CounterListQuery } from '../core/increment.js';
 import { parseSum, type CounterStore } from './counter-store.js';
 import { LIST_COUNTERS, LIST_COUNTERS_BELOW } from './statements.js';
 

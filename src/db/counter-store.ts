@@ -10,8 +10,8 @@
  *     └──failed──► away ──backoff──► connecting         reads fail with database-unavailable while away
  * ```
  */
-import { CounterError } from '../errors.js';
-import { AMOUNT_MAX, type Sum } from '../increment.js';
+import { CounterError } from '../core/errors.js';
+import { AMOUNT_MAX, type Sum } from '../core/increment.js';
 import { encodeKeys } from './binary-array.js';
 import { connect, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 import { isStatementRefused } from './database-errors.js';

@@ -1,7 +1,7 @@
 /**
  * One connection that several rarely used parts share: opened when it is needed, forgotten when it is lost. Main thread.
  */
-import { CounterError } from '../errors.js';
+import { CounterError } from '../core/errors.js';
 import { connect, type ConnectOptions, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 
 /** What a close waits for a statement that is under way. A database that does not answer must not hold up a stop. */

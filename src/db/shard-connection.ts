@@ -18,8 +18,8 @@
  * must not wait for it. Where it commits after all, the checkpoint says so when it is read back.
  */
 import pg from 'pg';
-import { systemClock, type Clock, type Timer } from '../clock.js';
-import { CounterError } from '../errors.js';
+import { systemClock, type Clock, type Timer } from '../core/clock.js';
+import { CounterError } from '../core/errors.js';
 import {
   connect,
   type Backend,

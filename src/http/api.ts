@@ -2,8 +2,8 @@
  * Every operation of the HTTP side: what the front end routes and what the OpenAPI document describes are both made from
  * this one table, so that neither knows an operation that the other does not. Any thread.
  */
-import type { ErrorCode } from '../errors.js';
-import type { Access } from './auth.js';
+import type { ErrorCode } from '../core/errors.js';
+import type { Access } from './access.js';
 
 /** A document type of `documents.ts`, or plain text. */
 export type ReplyContent =

@@ -1,11 +1,11 @@
 /**
  * One counter: GET /key_sum?name=KEY, GET and DELETE /counters/KEY, the same with /counters?key=KEY. Front-end thread.
  */
-import { CounterError } from '../errors.js';
-import type { CounterOperations, CounterReading } from '../increment.js';
+import { CounterError } from '../core/errors.js';
+import type { CounterOperations, CounterReading } from '../core/increment.js';
 import type { CounterDocument, RemovedCounterDocument } from './documents.js';
 import { exactJson } from './exact-json.js';
-import { checkToken } from './idempotency-token.js';
+import { checkToken } from './idempotency-key.js';
 import { checkKey, decodePercent, parseQuery } from './percent-encoding.js';
 import { jsonReply, textReply, type HttpReply, type HttpRequestHead } from './reply.js';
 

@@ -4,7 +4,7 @@
  * schema would have it as `readOnly`, which means something else. Any thread.
  */
 import type { tags } from 'typia';
-import type { Counted, ErrorCode } from '../errors.js';
+import type { Counted, ErrorCode } from '../core/errors.js';
 
 /** An exact integer of any size, which a double may not hold. */
 type ExactInteger = number & tags.Type<'int64'>;

@@ -2,7 +2,7 @@
  * Documents as JSON text whose integers are literals of any length, which JSON.stringify has no way to write from a
  * bigint. Any thread.
  */
-import type { Sum } from '../increment.js';
+import type { Sum } from '../core/increment.js';
 
 /** A document as it is in memory: where the document has a number, a bigint will do. */
 export type InMemory<T> = T extends number ? Sum : T extends object ? { readonly [K in keyof T]: InMemory<T[K]> } : T;

@@ -1,7 +1,7 @@
 /**
  * GET /healthz and GET /readyz. Front-end thread.
  */
-import type { Readiness } from '../increment.js';
+import type { Readiness } from '../core/increment.js';
 import type { ReadinessDocument } from './documents.js';
 import { exactJson } from './exact-json.js';
 import { jsonReply, problemReply, textReply, type HttpReply } from './reply.js';

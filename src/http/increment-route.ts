@@ -5,11 +5,11 @@
  * are written in a cork each, through one function that is not made anew per request.
  */
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
-import { CounterError, type ErrorCode } from '../errors.js';
-import type { IncrementReceiver, PairColumns, PendingReply } from '../increment.js';
+import { CounterError, type ErrorCode } from '../core/errors.js';
+import type { IncrementReceiver, PairColumns, PendingReply } from '../core/increment.js';
 import { BodyMemory, GatheredBody } from './gathered-body.js';
-import { isToken, TOKEN_RULE } from './idempotency-token.js';
-import { IncrementBodyScanner, isNdjson } from './increment-body.js';
+import { isToken, TOKEN_RULE } from './idempotency-key.js';
+import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 import { problemReply, replyOfError, writeReply } from './reply.js';
 
 /** A body longer than this many times the limit ends its connection. */

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import typia from 'typia';
-import { errorCatalogue, type ErrorCode } from '../errors.js';
+import { errorCatalogue, type ErrorCode } from '../core/errors.js';
 import { commonErrors, operationsByPath, type ApiOperation, type ApiParameter, type ReplyContent } from './api.js';
 import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from './counter-list-route.js';
 import type {

@@ -2,7 +2,7 @@
  * Percent-encoded text to bytes, strictly: uWebSockets.js decodes queries leniently and in place, so the raw text is
  * decoded here. RFC 3986 for paths; application/x-www-form-urlencoded (WHATWG URL) for queries. Front-end thread.
  */
-import { CounterError } from '../errors.js';
+import { CounterError } from '../core/errors.js';
 
 const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 

@@ -4,7 +4,7 @@
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
-import { StartError } from '../errors.js';
+import { StartError } from '../core/errors.js';
 
 /**
  * Holds the port for a moment, exclusively, and resolves to its number once it is let go; 0 finds a free one. Throws

@@ -2,7 +2,7 @@
  * Replies as values, and their way onto the wire. Front-end thread.
  */
 import type { HttpResponse } from './uws.js';
-import { CounterError, errorCatalogue, type ErrorCode } from '../errors.js';
+import { CounterError, errorCatalogue, type ErrorCode } from '../core/errors.js';
 
 /** A reply that a route makes; the front end writes it. */
 export interface HttpReply {

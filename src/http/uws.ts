@@ -8,7 +8,7 @@
  */
 import { createRequire } from 'node:module';
 import type { AppOptions, TemplatedApp, us_listen_socket } from 'uWebSockets.js';
-import { StartError } from '../errors.js';
+import { StartError } from '../core/errors.js';
 
 export type { HttpRequest, HttpResponse, us_listen_socket } from 'uWebSockets.js';
 

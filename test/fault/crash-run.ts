@@ -9,7 +9,7 @@
  * ```
  */
 import { rm } from 'node:fs/promises';
-import { startEmbeddedPostgres } from '#product/db/embedded.js';
+import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { freePort } from '../support/counted-node.js';
 import { readCountedSums, type CountedSums } from '../support/counted-sums.js';
 import { createDatabaseOn, silentLogger } from '../support/database-connection.js';

@@ -14,7 +14,7 @@ import { assertCreated } from '../support/problem.js';
 import { temporaryDirectory } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
 
-const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/shard-worker/journal/journal-command.js'));
+const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/cli/journal.js'));
 
 interface Outcome {
   readonly code: number | null;

@@ -69,7 +69,7 @@ function recoveredStreams(server: TestServer): readonly { readonly stream: strin
     .map(({ stream, end }) => ({ stream: String(stream), end: Number(end) }));
 }
 
-const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/shard-worker/journal/journal-command.js'));
+const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/cli/journal.js'));
 
 /** Runs `npm run journal` with these arguments; fails unless it ends with 0. */
 function journalCommand(...args: readonly string[]): void {

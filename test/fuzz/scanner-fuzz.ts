@@ -7,8 +7,8 @@
  * Exit code 1 with the body on the first difference. The seed is printed and also taken from SEED.
  */
 import { parseArgs } from 'node:util';
-import { CounterError } from '#product/errors.js';
-import { IncrementBodyScanner } from '#product/http/increment-body.js';
+import { CounterError } from '#product/core/errors.js';
+import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { mutate, mutationKinds } from '../support/body-mutation.js';
 import { oraclePairs, type Pair } from '../support/increment-oracle.js';
 import * as spelling from '../support/increment-spelling.js';

@@ -4,8 +4,8 @@
  * Each increment of a key has an amount of its own, 4^i: the i-th digit of a sum in base 4 says how often that increment
  * is in it. So a sum is not merely within bounds: lost, doubled and resurrected increments are told apart, by name.
  */
-import { hashKey, type PairColumns, type PendingReply, type Sum } from '#product/increment.js';
-import type { ErrorCode } from '#product/errors.js';
+import { hashKey, type PairColumns, type PendingReply, type Sum } from '#product/core/increment.js';
+import type { ErrorCode } from '#product/core/errors.js';
 
 /** Increments until a key is used up; a request that is under way may take some more, and 4^25 is below 2^53. */
 const DIGITS = 21;

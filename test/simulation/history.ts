@@ -2,7 +2,7 @@
  * One history: processes that live and die, clients, faults, and at the end a healthy start, a drain and the last check.
  * Everything that happens follows from the seed.
  */
-import { CounterError, JournalError } from '#product/errors.js';
+import { CounterError, JournalError } from '#product/core/errors.js';
 import { acceptGaps } from '#product/shard-worker/journal/file/accepted-gap.js';
 import { findSegments, scanStream } from '#product/shard-worker/journal/file/stream-scan.js';
 import { rebindStream } from '#product/shard-worker/journal/file/stream-rebind.js';

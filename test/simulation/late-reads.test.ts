@@ -1,8 +1,8 @@
 /** Reads whose snapshot of the database is from before a shard has recovered. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { SeenCheckpoint } from '#product/shard-worker/messages.js';
-import type { Sum } from '#product/increment.js';
+import type { SeenCheckpoint } from '#product/shard-worker/protocol/messages.js';
+import type { Sum } from '#product/core/increment.js';
 import { Case, KEYS } from './simulated-case.js';
 import type { SimulatedNode } from './simulated-node.js';
 

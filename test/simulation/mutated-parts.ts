@@ -6,8 +6,8 @@ import type {
   RecordBytes,
   RecoverableJournal,
 } from '#product/shard-worker/journal/journal.js';
-import type { StreamClaim } from '#product/shard-worker/journal/stream-claim.js';
-import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/stream-database.js';
+import type { StreamClaim } from '#product/shard-worker/journal/ownership-claim.js';
+import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/stream-database.js';
 import type { Mutations } from './mutations.js';
 
 /** The shard's streams and database, mutated where asked for. */

@@ -2,7 +2,7 @@
  * Time and order of a simulated world: one queue of events, run one by one, each to the end of its microtasks. Nothing
  * else in a history waits for anything real, so a history is a function of its seed.
  */
-import type { Clock, Timer } from '#product/clock.js';
+import type { Clock, Timer } from '#product/core/clock.js';
 
 /** The process or thread is gone: whatever it still tries fails with this and has no effect. */
 export class SimulatedCrash extends Error {

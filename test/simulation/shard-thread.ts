@@ -4,9 +4,9 @@
  */
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
-import { CounterError, JournalError } from '#product/errors.js';
-import type { BatchPort } from '#product/shard-worker/batch-port.js';
-import { GroupCommit } from '#product/shard-worker/group-commit.js';
+import { CounterError, JournalError } from '#product/core/errors.js';
+import type { BatchPort } from '#product/shard-worker/protocol/batch-port.js';
+import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
 import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
 import {
   TOKENED_OUTCOME,
@@ -14,9 +14,9 @@ import {
   type BatchMessage,
   type ControlMessage,
   type ControlRequest,
-} from '#product/shard-worker/messages.js';
-import { PostgresShardDatabase } from '#product/shard-worker/shard-database.js';
-import { Shard } from '#product/shard-worker/shard.js';
+} from '#product/shard-worker/protocol/messages.js';
+import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import { Shard } from '#product/shard-worker/thread/shard.js';
 import type { Channel } from './channel.js';
 import { mutate } from './mutated-parts.js';
 import { clockOf, Life } from './scheduler.js';

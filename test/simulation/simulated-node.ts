@@ -4,10 +4,10 @@
  *
  * Longer than most: a process is what it is made of, and it ends as a whole.
  */
-import { CounterNode } from '#product/counter-node.js';
-import { CounterError, JournalError, type ErrorCode } from '#product/errors.js';
-import type { Readiness, Sum } from '#product/increment.js';
-import { closeBalance, conservation, gaugeTotal } from '#product/shard-worker/conservation.js';
+import { CounterNode } from '#product/server/server-operations.js';
+import { CounterError, JournalError, type ErrorCode } from '#product/core/errors.js';
+import type { Readiness, Sum } from '#product/core/increment.js';
+import { closeBalance, conservation, gaugeTotal } from '#product/shard-worker/protocol/conservation.js';
 import {
   GAUGE,
   gaugeRow,
@@ -18,10 +18,10 @@ import {
   type ControlRequest,
   type PendingRange,
   type SeenCheckpoint,
-} from '#product/shard-worker/messages.js';
-import { RestartBudget } from '#product/shard-worker/restart-budget.js';
-import { ShardClient } from '#product/shard-worker/shard-client.js';
-import { ShardRouter } from '#product/shard-worker/shard-router.js';
+} from '#product/shard-worker/protocol/messages.js';
+import { RestartBudget } from '#product/shard-worker/supervisor/restart-budget.js';
+import { ShardClient } from '#product/shard-worker/client/shard-client.js';
+import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 import { Channel } from './channel.js';
 import { Violation, type Attempt } from './expectations.js';
 import { clockOf, Life } from './scheduler.js';

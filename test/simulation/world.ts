@@ -11,7 +11,7 @@ import {
   TOKENED_MARK,
   TOKENED_OFFSET,
   readUint64,
-} from '#product/shard-worker/messages.js';
+} from '#product/shard-worker/protocol/messages.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { Expectations, Violation, type Part } from './expectations.js';
 import type { Mutations } from './mutations.js';

@@ -3,7 +3,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { connect, parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
-import type { DatabaseLogger } from '#product/db/embedded.js';
+import type { DatabaseLogger } from '#product/db/embedded/embedded-postgres.js';
 
 /** A logger for tests whose subject is not the log. */
 export const silentLogger: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };

@@ -9,7 +9,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after } from 'node:test';
-import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded.js';
+import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { runStatements, createDatabaseOn, silentLogger } from './database-connection.js';
 
 export { connectTo, silentLogger } from './database-connection.js';

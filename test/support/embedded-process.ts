@@ -2,7 +2,7 @@
  * A process that runs an embedded PostgreSQL in the directory of its first argument until it is killed, for tests of
  * what is left when it is. Prints one line of JSON when the server runs.
  */
-import { startEmbeddedPostgres } from '#product/db/embedded.js';
+import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { silentLogger } from './database.js';
 
 const [, , dataDir] = process.argv;

@@ -6,8 +6,8 @@ import type { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { FlushRequest } from '#product/db/flush-request.js';
 import { PairArrayEncoder } from '#product/db/binary-array.js';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
-import { migrate } from '#product/db/migrate.js';
-import type { Sum } from '#product/increment.js';
+import { migrate } from '#product/db/schema/migrate.js';
+import type { Sum } from '#product/core/increment.js';
 import { createTestDatabase, type TestDatabase } from './database.js';
 
 /** The binary arrays of some pairs. */

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
-import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded.js';
+import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { silentLogger } from './database-connection.js';
 import type { Random } from './random.js';
 import { temporaryDirectory } from './server.js';

@@ -8,7 +8,7 @@ import {
   TOKENED_MARK,
   TOKENED_OFFSET,
   writeUint64,
-} from '#product/shard-worker/messages.js';
+} from '#product/shard-worker/protocol/messages.js';
 import { FileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';

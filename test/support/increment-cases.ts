@@ -2,8 +2,8 @@
  * Single bodies, and what the scanner is to make of them.
  */
 import assert from 'node:assert/strict';
-import { CounterError } from '#product/errors.js';
-import { IncrementBodyScanner } from '#product/http/increment-body.js';
+import { CounterError } from '#product/core/errors.js';
+import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import type { Pair } from './increment-oracle.js';
 import { scannedPairs } from './scanned-pairs.js';
 

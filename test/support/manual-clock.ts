@@ -1,5 +1,5 @@
 /** A clock that stands still until a test moves it. */
-import type { Clock, Timer } from '#product/clock.js';
+import type { Clock, Timer } from '#product/core/clock.js';
 
 interface Scheduled {
   readonly at: number;

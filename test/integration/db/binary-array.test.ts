@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { PairArrayEncoder } from '#product/db/binary-array.js';
-import { AMOUNT_MAX, type Sum } from '#product/increment.js';
+import { AMOUNT_MAX, type Sum } from '#product/core/increment.js';
 import { connectTo, testServerUrl } from '../../support/database.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { seedOfRun } from '../../support/random-runs.js';

@@ -6,7 +6,7 @@ import { CheckpointStore, type Claim } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
 import { RAISE_EPOCH } from '#product/db/statements.js';
-import { CounterError } from '#product/errors.js';
+import { CounterError } from '#product/core/errors.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { createMigratedDatabase, encodePairs, flushOf, newStream } from '../../support/flushes.js';
 

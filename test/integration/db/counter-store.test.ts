@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterStore } from '#product/db/counter-store.js';
-import { CounterError } from '#product/errors.js';
+import { CounterError } from '#product/core/errors.js';
 import { connectTo, type TestDatabase } from '../../support/database.js';
 import { createMigratedDatabase, flushOf, newStream } from '../../support/flushes.js';
 

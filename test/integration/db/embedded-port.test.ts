@@ -4,7 +4,7 @@ import { createServer, type Server } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
-import { startEmbeddedPostgres } from '#product/db/embedded.js';
+import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { silentLogger } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 

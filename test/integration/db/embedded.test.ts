@@ -21,11 +21,11 @@ import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { classifyDatabaseError } from '#product/db/database-errors.js';
-import { choosePostgresAccount } from '#product/db/embedded-account.js';
-import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded-binaries.js';
-import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded.js';
-import { serverArguments } from '#product/db/postgres-settings.js';
-import { StartError } from '#product/errors.js';
+import { choosePostgresAccount } from '#product/db/embedded/postgres-account.js';
+import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded/postgres-binaries.js';
+import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
+import { serverArguments } from '#product/db/embedded/postgres-settings.js';
+import { StartError } from '#product/core/errors.js';
 import { connectTo, silentLogger } from '../../support/database.js';
 
 async function withDirectory(body: (dir: string) => Promise<void>): Promise<void> {

@@ -4,8 +4,8 @@ import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 import { test } from 'node:test';
 import type { DatabaseConnection } from '#product/db/connection.js';
-import { migrate, TableBusyError } from '#product/db/migrate.js';
-import { StartError } from '#product/errors.js';
+import { migrate, TableBusyError } from '#product/db/schema/migrate.js';
+import { StartError } from '#product/core/errors.js';
 import { connectTo, createTestDatabase } from '../../support/database.js';
 
 async function withDatabase(
@@ -265,7 +265,7 @@ function runMigrateCommand(environment: Record<string, string>): {
   stdout: string;
   stderr: string;
 } {
-  const program = path.join(import.meta.dirname, '../../../../dist/db/migrate-command.js');
+  const program = path.join(import.meta.dirname, '../../../../dist/cli/migrate.js');
   return spawnSync(process.execPath, [program], {
     encoding: 'utf8',
     env: { PATH: process.env['PATH'], ...environment },

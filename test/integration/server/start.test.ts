@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { relative } from 'node:path';
 import { describe, test } from 'node:test';
-import { settings } from '#product/settings.js';
+import { settings } from '#product/config/settings.js';
 import { createTestDatabase } from '../../support/database.js';
 import { increment, send } from '../../support/http.js';
 import { assertCreated } from '../../support/problem.js';

@@ -1,8 +1,8 @@
 /** The arithmetic of the cost model, on costs that are easy to reckon with. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { balancedThreads, costInputs, keysPerNode, walls, type CostInputs } from '../../../bench/cost-model.js';
-import { figures } from '../../../bench/figure-blocks.js';
+import { balancedThreads, costInputs, keysPerNode, walls, type CostInputs } from '../../../bench/report/cost-model.js';
+import { figures } from '../../../bench/report/figure-blocks.js';
 
 const inputs: CostInputs = {
   frontEndUs: 10,

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import pg from 'pg';
 import { connect, describeTarget, parseDatabaseUrl } from '#product/db/connection.js';
 import { classifyDatabaseError, isStatementRefused, type DatabaseErrorKind } from '#product/db/database-errors.js';
-import { StartError } from '#product/errors.js';
+import { StartError } from '#product/core/errors.js';
 
 function fromServer(code: string, severity = 'ERROR'): pg.DatabaseError {
   return Object.assign(new pg.DatabaseError(`an error ${code}`, 0, 'error'), { code, severity });

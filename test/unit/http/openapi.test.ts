@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { Validator } from '@seriousme/openapi-schema-validator';
-import { errorCatalogue } from '#product/errors.js';
+import { errorCatalogue } from '#product/core/errors.js';
 import { api } from '#product/http/api.js';
 import { openApiText } from '#product/http/openapi.js';
 

@@ -3,8 +3,8 @@
  * the LSN above which nothing was the same as in the journal of the owner before.
  */
 import { join } from 'node:path';
-import { JournalError } from '../../../errors.js';
-import { CLAIMS_KEPT_MAX, type StreamClaim } from '../stream-claim.js';
+import { JournalError } from '../../../core/errors.js';
+import { CLAIMS_KEPT_MAX, type StreamClaim } from '../ownership-claim.js';
 import type { Disk } from './disk.js';
 import { readLines, replaceLines } from './line-file.js';
 

@@ -1,7 +1,7 @@
 /**
  * From the disk's errors to the journal's. Any thread.
  */
-import { JournalError, type JournalErrorCode } from '../../../errors.js';
+import { JournalError, type JournalErrorCode } from '../../../core/errors.js';
 import { systemErrorCode } from './disk.js';
 
 /** A JournalError for an error of the disk; anything else comes back as it is. */

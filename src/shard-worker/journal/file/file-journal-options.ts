@@ -1,7 +1,7 @@
 /**
  * What the owner of a file journal decides, and its limits.
  */
-import type { Clock } from '../../../clock.js';
+import type { Clock } from '../../../core/clock.js';
 import type { Disk } from './disk.js';
 import type { DiskReserve } from './disk-reserve.js';
 

@@ -17,12 +17,12 @@
 import assert from 'node:assert';
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import type { Timer } from '../../../clock.js';
-import { JournalError } from '../../../errors.js';
-import type { Lsn } from '../../../increment.js';
-import { RECORD_HEADER_BYTES } from '../../messages.js';
+import type { Timer } from '../../../core/clock.js';
+import { JournalError } from '../../../core/errors.js';
+import type { Lsn } from '../../../core/increment.js';
+import { RECORD_HEADER_BYTES } from '../../protocol/messages.js';
 import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
-import type { StreamClaim } from '../stream-claim.js';
+import type { StreamClaim } from '../ownership-claim.js';
 import { forgetAcceptedGaps } from './accepted-gap.js';
 import { keepClaim, readClaims } from './claim-file.js';
 import { isDiskFull } from './disk-reserve.js';
@@ -37,7 +37,7 @@ import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
 import { readRecords, recoveryOf, requireWhole, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
 import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
-import { databaseOf, removeStream, requireSameDatabase } from './streams.js';
+import { databaseOf, removeStream, requireSameDatabase } from './stream-directories.js';
 
 type State =
   { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };

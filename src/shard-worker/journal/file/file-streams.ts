@@ -5,13 +5,13 @@
  * newest segment names, and where there is no such shard any more, to that number modulo the shards there are. What
  * another shard makes or removes meanwhile is none of ours, and does not disturb the looking.
  */
-import { JournalError } from '../../../errors.js';
+import { JournalError } from '../../../core/errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';
 import { DiskReserve } from './disk-reserve.js';
 import { orUnavailable } from './disk-failure.js';
 import { createFileJournal, openFileJournal, type FileJournal } from './file-journal.js';
 import type { FileJournalOptions } from './file-journal-options.js';
-import { listStreams, removeStream, sweepRemovedStreams, type StreamInfo } from './streams.js';
+import { listStreams, removeStream, sweepRemovedStreams, type StreamInfo } from './stream-directories.js';
 
 /** What a shard's streams have in common. `shards` is how many there are. */
 export interface FileStreamsOptions extends FileJournalOptions {

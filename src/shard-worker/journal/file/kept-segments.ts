@@ -7,8 +7,8 @@
  * delay is counted from when this process learned of the commit, so it starts anew with every process. Removal is oldest
  * first and synced one by one, so that what a crash leaves is always a run without holes.
  */
-import type { Clock } from '../../../clock.js';
-import type { Lsn } from '../../../increment.js';
+import type { Clock } from '../../../core/clock.js';
+import type { Lsn } from '../../../core/increment.js';
 import { systemErrorCode, type Disk } from './disk.js';
 
 /** A segment that takes no more records. */

@@ -8,7 +8,7 @@ import {
   TOKENED_HEADER_BYTES,
   TOKENED_MARK,
   TOKENED_OFFSET,
-} from '../../messages.js';
+} from '../../protocol/messages.js';
 
 /** A pair, `[key, amount]`, or a request with a token and its pairs. */
 export type ReadableEntry =

@@ -21,9 +21,9 @@
  * ```
  */
 import { crc32 } from 'node:zlib';
-import { JournalError } from '../../../errors.js';
-import type { Lsn } from '../../../increment.js';
-import { readUint64, writeUint64 } from '../../messages.js';
+import { JournalError } from '../../../core/errors.js';
+import type { Lsn } from '../../../core/increment.js';
+import { readUint64, writeUint64 } from '../../protocol/messages.js';
 
 /** Bytes of a segment before its first record. */
 export const SEGMENT_HEADER_BYTES = 4096;

@@ -8,9 +8,9 @@
 import assert from 'node:assert';
 import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { JournalError } from '../../../errors.js';
-import type { Lsn } from '../../../increment.js';
-import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../messages.js';
+import { JournalError } from '../../../core/errors.js';
+import type { Lsn } from '../../../core/increment.js';
+import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../protocol/messages.js';
 import type { RecordBytes } from '../journal.js';
 import { diskFailure } from './disk-failure.js';
 import { segmentBytesOf, type FileJournalOptions } from './file-journal-options.js';

@@ -6,16 +6,16 @@
  * new stream, renumbered from 1, it is counted like any other.
  */
 import { join } from 'node:path';
-import { systemClock } from '../../../clock.js';
-import { JournalError } from '../../../errors.js';
-import type { Lsn } from '../../../increment.js';
+import { systemClock } from '../../../core/clock.js';
+import { JournalError } from '../../../core/errors.js';
+import type { Lsn } from '../../../core/increment.js';
 import type { RecordBytes } from '../journal.js';
 import type { Disk } from './disk.js';
 import { createFileJournal } from './file-journal.js';
 import type { FileJournalOptions } from './file-journal-options.js';
 import { scanForRecovery, readRecords } from './stream-recovery.js';
 import { findSegments } from './stream-scan.js';
-import { databaseOf } from './streams.js';
+import { databaseOf } from './stream-directories.js';
 
 /** What follows the name of a stream whose records have moved; such a directory is not a stream any more. */
 const REBOUND_SUFFIX = '.rebound';

@@ -8,8 +8,8 @@
  */
 import assert from 'node:assert';
 import { join } from 'node:path';
-import { JournalError } from '../../../errors.js';
-import type { Lsn } from '../../../increment.js';
+import { JournalError } from '../../../core/errors.js';
+import type { Lsn } from '../../../core/increment.js';
 import type { RecoveryFacts } from '../journal.js';
 import { readAcceptedGaps, unaccepted } from './accepted-gap.js';
 import type { Disk, DiskFile } from './disk.js';

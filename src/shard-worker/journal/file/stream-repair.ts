@@ -6,7 +6,7 @@
  * the damaged segment is cut there. The LSNs between are missing from then on, which a start does not accept until an
  * operator does.
  */
-import type { Lsn } from '../../../increment.js';
+import type { Lsn } from '../../../core/increment.js';
 import type { Disk, DiskFile } from './disk.js';
 import { findLaterRecord, readFully, RecordReader } from './record-reader.js';
 import { SEGMENT_HEADER_BYTES } from './segment-header.js';

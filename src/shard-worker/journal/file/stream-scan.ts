@@ -12,8 +12,8 @@
  * 5. LSNs above the checkpoint that no segment holds are missing. Nothing is guessed: an operator accepts that, or not.
  */
 import { basename, join } from 'node:path';
-import { JournalError } from '../../../errors.js';
-import type { Lsn } from '../../../increment.js';
+import { JournalError } from '../../../core/errors.js';
+import type { Lsn } from '../../../core/increment.js';
 import type { Disk } from './disk.js';
 import { findLaterRecord, readFully, RecordReader, type RecordsEnd } from './record-reader.js';
 import {

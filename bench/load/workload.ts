@@ -1,0 +1,125 @@
+/**
+ * What clients send: the bodies of each workload. All amounts are 1, so that sums are counts.
+ */
+import { Mulberry32 } from '../../test/support/mulberry32.js';
+
+/** A stream of request bodies. */
+export interface Workload {
+  /** Increments in each body. */
+  readonly pairsPerBody: number;
+  readonly contentType: string;
+  readonly bodies: FixedBodies | DistinctBodies;
+  /** Every request carries an Idempotency-Key of its own, see {@link nthToken}; absent: none does. */
+  readonly tokenPrefix?: string;
+}
+
+/** Bodies that are sent in a circle. */
+export interface FixedBodies {
+  readonly kind: 'fixed';
+  readonly texts: readonly string[];
+}
+
+/** Bodies whose keys occur nowhere else: made by the generator from a prefix of the run and a counter. */
+export interface DistinctBodies {
+  readonly kind: 'distinct';
+  /** Keys are `PREFIX:NNNNNNNNNN`. */
+  readonly prefix: string;
+}
+
+const JSON_TYPE = 'application/json';
+const ZIPF_SEED = 1;
+const TOKEN_PREFIX_LENGTH = 14;
+/** 2^32 divided by the golden ratio: multiples of it lie everywhere. */
+const SCATTER = 2_654_435_761;
+
+/** One key a body, `keys` keys in turn. */
+export function singleKeyWorkload(keys: number): Workload {
+  return fixed(
+    1,
+    Array.from({ length: keys }, (_, n) => `{"key:${padded(n, keys)}": 1}`),
+  );
+}
+
+/** `pairsPerBody` keys a body, all different within it, over `keys` keys in turn. */
+export function batchWorkload(pairsPerBody: number, keys: number): Workload {
+  return fixed(
+    pairsPerBody,
+    batches(pairsPerBody, keys).map((names) => `{${names.map((name) => `"${name}":1`).join(',')}}`),
+  );
+}
+
+/** The same as lines of one object each. */
+export function ndjsonWorkload(pairsPerBody: number, keys: number): Workload {
+  return fixed(
+    pairsPerBody,
+    batches(pairsPerBody, keys).map((names) => names.map((name) => `{"${name}":1}\n`).join('')),
+    'application/x-ndjson',
+  );
+}
+
+/** One key a body, drawn from `keys` keys by Zipf's law with exponent `s`: `draws` bodies, the same in every run. */
+export function zipfWorkload(keys: number, s: number, draws: number): Workload {
+  const cumulative = new Float64Array(keys);
+  let total = 0;
+  for (let rank = 0; rank < keys; rank += 1) {
+    total += 1 / (rank + 1) ** s;
+    cumulative[rank] = total;
+  }
+  const random = new Mulberry32(ZIPF_SEED);
+  const texts = Array.from({ length: draws }, () => {
+    const rank = firstAbove(cumulative, (random.next() / 2 ** 32) * total);
+    return `{"key:${padded(rank, keys)}": 1}`;
+  });
+  return fixed(1, texts);
+}
+
+/** Every increment a new key. `prefix` must be new each time. */
+export function distinctWorkload(prefix: string): Workload {
+  return { pairsPerBody: 1, contentType: JSON_TYPE, bodies: { kind: 'distinct', prefix } };
+}
+
+/** The same bodies, each request with a fresh Idempotency-Key. `prefix`, up to 14 characters, must be new each time. */
+export function tokenedWorkload(workload: Workload, prefix: string): Workload {
+  return { ...workload, tokenPrefix: prefix.padEnd(TOKEN_PREFIX_LENGTH, '-') };
+}
+
+/**
+ * The nth token of a generator's thread: 36 characters whose order has nothing to do with n, as UUIDs are, because a
+ * B-tree takes ascending keys for less. wrk-load.lua makes the same.
+ */
+export function nthToken(prefix: string, thread: number, n: number): string {
+  const scattered = (n * SCATTER) % 2 ** 32;
+  return `${scattered.toString(16).padStart(8, '0')}-${prefix}:${thread}:${String(n).padStart(10, '0')}`;
+}
+
+/** A body with the nth new key; what the load generators' own code makes must be of the same length for every n. */
+export function distinctBody(prefix: string, n: number): string {
+  return `{"${prefix}:${String(n).padStart(10, '0')}": 1}`;
+}
+
+function fixed(pairsPerBody: number, texts: readonly string[], contentType = JSON_TYPE): Workload {
+  return { pairsPerBody, contentType, bodies: { kind: 'fixed', texts } };
+}
+
+/** Enough bodies to touch every key. */
+function batches(pairsPerBody: number, keys: number): string[][] {
+  if (pairsPerBody > keys) throw new Error(`a body of ${pairsPerBody} different keys needs as many keys`);
+  return Array.from({ length: Math.ceil(keys / pairsPerBody) }, (_, body) =>
+    Array.from({ length: pairsPerBody }, (__, pair) => `key:${padded((body * pairsPerBody + pair) % keys, keys)}`),
+  );
+}
+
+function padded(n: number, keys: number): string {
+  return String(n).padStart(String(keys - 1).length, '0');
+}
+
+function firstAbove(ascending: Float64Array, value: number): number {
+  let low = 0;
+  let high = ascending.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((ascending[middle] ?? Infinity) > value) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}

@@ -1,0 +1,28 @@
+/**
+ * `npm run bench:document -- [FILE]`: writes the figures of FILE, default the baseline, into docs/benchmarks.md and
+ * docs/cost-model.md, so that none is typed by hand. A document names its places: `<!-- figures: NAME -->` …
+ * `<!-- end -->`, where NAME is a scenario or one of those in figure-blocks.ts; what the newest run of that name came to
+ * goes between, or "Not measured yet.".
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { figures } from './figure-blocks.js';
+import { withCleanup } from '../peers/owned-process.js';
+import { projectRoot } from '../peers/project.js';
+import { baselineFile, readRecords } from './record.js';
+
+const documents = ['benchmarks.md', 'cost-model.md'].map((name) => join(projectRoot, 'docs', name));
+const place = /(<!-- figures: ([a-z0-9-]+) -->\n)[\s\S]*?(\n<!-- end -->)/g;
+
+await withCleanup(() => {
+  const records = readRecords(process.argv[2] ?? baselineFile);
+  for (const file of documents) {
+    const after = readFileSync(file, 'utf8').replaceAll(place, (_, head: string, name: string, tail: string) => {
+      const text = figures(name, records);
+      console.log(`${name}: ${text === undefined ? 'not measured yet' : 'written'}`);
+      return `${head}\n${text ?? 'Not measured yet.'}\n${tail}`;
+    });
+    writeFileSync(file, after);
+  }
+  return Promise.resolve();
+});

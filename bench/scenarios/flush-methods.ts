@@ -1,0 +1,143 @@
+/**
+ * Ways to bring rows into `counters`: the product's own flush, the one by COPY that one would think of instead, and what
+ * PostgreSQL takes at most when nothing is added up, checked for conflicts or fenced.
+ */
+import { randomUUID } from 'node:crypto';
+import pg from 'pg';
+import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { CheckpointStore } from '#product/db/checkpoint-store.js';
+import type { DatabaseTarget } from '#product/db/connection.js';
+import { open } from '../peers/bench-database.js';
+import { copyInto, copyRows } from './copy-into.js';
+import type { RowSource } from './row-source.js';
+
+/** A method, one of: */
+export type FlushMethodName = 'unnest' | 'copy and merge' | 'copy, new rows only' | 'insert select, new rows only';
+
+/** One writer, as a shard is one. */
+export interface FlushWriter {
+  /** Brings the source's next `rows` rows into the table, each adding 1; settles after the commit. */
+  write(rows: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** How to begin. */
+export interface FlushMethod {
+  readonly name: FlushMethodName;
+  /** Rows that are there already would be refused. */
+  readonly newRowsOnly: boolean;
+  open(target: DatabaseTarget, source: RowSource): Promise<FlushWriter>;
+}
+
+/** All of them; the first is the product's. */
+export const flushMethods: readonly FlushMethod[] = [
+  { name: 'unnest', newRowsOnly: false, open: openProductFlush },
+  { name: 'copy and merge', newRowsOnly: false, open: openCopyAndMerge },
+  { name: 'copy, new rows only', newRowsOnly: true, open: openCopy },
+  { name: 'insert select, new rows only', newRowsOnly: true, open: openInsertSelect },
+];
+
+/** The product's statement, sent by the product's code. */
+async function openProductFlush(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
+  const store = new CheckpointStore(target, { applicationName: 'benchmark' });
+  const encoder = new PairArrayEncoder();
+  const stream = randomUUID();
+  await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'memory' });
+  let lsn = 0;
+  return {
+    async write(rows) {
+      encode(encoder, source, rows);
+      const { fenced, keys } = await store.flush({
+        ...{ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1, acceptedThrough: new Date() },
+        ...{ keys: encoder.keys(), amounts: encoder.amounts() },
+      });
+      if (fenced !== 1 || keys !== rows) throw new Error(`a flush of ${rows} rows wrote ${keys}`);
+      lsn += 1;
+    },
+    close: () => store.close(),
+  };
+}
+
+const CREATE_INCOMING = `create temp table incoming (key text collate "C", amount numeric) on commit delete rows`;
+/** As the product's, but for where the rows come from. */
+const MERGE = `
+with fence as (
+  update journal_checkpoints set lsn = $2 + 1, accepted_through = now() where stream = $1 and epoch = 0 and lsn = $2
+  returning 1
+),
+added as (
+  insert into counters (key, sum, updated_at)
+  select key, amount, now() from fence cross join incoming order by key collate "C"
+  on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at
+  returning 1
+)
+select (select count(*)::int from added) as keys`;
+
+/** COPY into a temporary table, then a merge of it, in one transaction. */
+async function openCopyAndMerge(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
+  const client = await openClient(target);
+  const encoder = new PairArrayEncoder();
+  const stream = randomUUID();
+  await client.query('insert into journal_checkpoints (stream, epoch, lsn) values ($1, 0, 0)', [stream]);
+  await client.query(CREATE_INCOMING);
+  let lsn = 0;
+  return {
+    async write(rows) {
+      encode(encoder, source, rows);
+      await client.query('begin');
+      await copyInto(client, 'copy incoming from stdin (format binary)', copyRows(encoder.keys(), encoder.amounts()));
+      const merge = { name: 'merge', text: MERGE, values: [stream, lsn] };
+      const { rows: merged } = await client.query<{ keys: number }>(merge);
+      await client.query('commit');
+      if (merged[0]?.keys !== rows) throw new Error(`a merge of ${rows} rows wrote ${merged[0]?.keys ?? 0}`);
+      lsn += 1;
+    },
+    close: () => client.end(),
+  };
+}
+
+/** COPY straight into the table, rows sorted by their keys before. */
+async function openCopy(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
+  const client = await openClient(target);
+  const encoder = new PairArrayEncoder();
+  return {
+    async write(rows) {
+      encoder.reset();
+      source.forEachSorted(rows, (bytes) => {
+        encoder.append(bytes, 0, bytes.length, 1);
+      });
+      const bytes = copyRows(encoder.keys(), encoder.amounts());
+      await copyInto(client, 'copy counters (key, sum) from stdin (format binary)', bytes);
+    },
+    close: () => client.end(),
+  };
+}
+
+const INSERT_SELECT = `
+insert into counters (key, sum) select $1 || lpad(n::text, 21, '0'), 1 from generate_series($2::bigint, $3::bigint) n`;
+
+/** Rows that the server makes itself, in ascending order of their keys: no client, no parameters. */
+async function openInsertSelect(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
+  const connection = await open(target);
+  const prefix = `w${source.writer}:`;
+  return {
+    async write(rows) {
+      const values = [prefix, source.takeRange(rows), source.position - 1];
+      await connection.query({ name: 'insert-select', text: INSERT_SELECT, values });
+    },
+    close: () => connection.close(),
+  };
+}
+
+function encode(encoder: PairArrayEncoder, source: RowSource, rows: number): void {
+  encoder.reset();
+  source.forEach(rows, (bytes) => {
+    encoder.append(bytes, 0, bytes.length, 1);
+  });
+}
+
+async function openClient({ url }: DatabaseTarget): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url });
+  await client.connect();
+  return client;
+}

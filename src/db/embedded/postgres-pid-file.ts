@@ -1,0 +1,103 @@
+/**
+ * `postmaster.pid`: who runs PostgreSQL on a data directory. Main thread.
+ *
+ * A server that outlived the process that started it (kill -9 where the kernel could not be asked to tell it) is stopped
+ * cleanly before ours starts. A file whose process is dead heals by itself, except where the number now belongs to
+ * another process, or to a zombie: PostgreSQL sees "a process" and refuses. The file is then changed to name a process
+ * that cannot exist, and not removed: from it the next start also learns which shared memory children of the dead
+ * server may still be writing to.
+ */
+import { execFile } from 'node:child_process';
+import { readFile, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { StartError } from '../../core/errors.js';
+import { errorCode } from '../database-errors.js';
+
+const run = promisify(execFile);
+const POLL_MS = 50;
+const FAST_SHUTDOWN_MS = 20_000;
+const IMMEDIATE_SHUTDOWN_MS = 10_000;
+/** Larger than any process number (Linux: 2^22). */
+const IMPOSSIBLE_PID = 2147483646;
+
+/**
+ * Stops a server that still runs on `dataDir`, and makes a pid file left behind harmless. Returns the number of the
+ * process that was stopped. Throws StartError where it cannot be stopped.
+ */
+export async function stopOrphan(dataDir: string): Promise<number | undefined> {
+  const file = path.join(dataDir, 'postmaster.pid');
+  let text: string;
+  try {
+    text = await readFile(file, 'utf8');
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+  const pid = Number.parseInt(text, 10);
+  if (!Number.isSafeInteger(pid) || pid <= 1 || pid === IMPOSSIBLE_PID) return undefined;
+  if (!(await isPostgresOn(pid, dataDir))) {
+    const rest = text.indexOf('\n');
+    await writeFile(file, `${IMPOSSIBLE_PID}${rest < 0 ? '\n' : text.slice(rest)}`);
+    return undefined;
+  }
+  for (const [signal, patienceMs] of [
+    ['SIGINT', FAST_SHUTDOWN_MS],
+    ['SIGQUIT', IMMEDIATE_SHUTDOWN_MS],
+  ] as const) {
+    try {
+      process.kill(pid, signal);
+    } catch (error) {
+      if (errorCode(error) === 'ESRCH') return pid;
+      throw new StartError([`A PostgreSQL (process ${pid}) already runs on ${dataDir} and is not ours to stop.`], {
+        cause: error,
+      });
+    }
+    const deadline = performance.now() + patienceMs;
+    while (performance.now() < deadline) {
+      if (!(await isPostgresOn(pid, dataDir))) return pid;
+      await delay(POLL_MS);
+    }
+  }
+  throw new StartError([`A PostgreSQL (process ${pid}) already runs on ${dataDir} and does not stop.`]);
+}
+
+/** Whether process `pid` is alive, not a zombie, and a PostgreSQL server on `dataDir`. */
+async function isPostgresOn(pid: number, dataDir: string): Promise<boolean> {
+  try {
+    process.kill(pid, 0);
+  } catch (error) {
+    if (errorCode(error) === 'ESRCH') return false;
+  }
+  return process.platform === 'linux' ? isPostgresOnLinux(pid, dataDir) : isPostgresByPs(pid, dataDir);
+}
+
+async function isPostgresOnLinux(pid: number, dataDir: string): Promise<boolean> {
+  try {
+    const status = await readFile(`/proc/${pid}/stat`, 'utf8');
+    // "pid (name) state ...": the name may itself hold parentheses.
+    const state = status.slice(status.lastIndexOf(')') + 2, status.lastIndexOf(')') + 3);
+    if (state === 'Z' || state === 'X') return false;
+    const command = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');
+    if (path.basename(command[0] ?? '') !== 'postgres') return false;
+    if (command.includes(dataDir)) return true;
+    // The server's working directory is its data directory, under whatever path it was mounted.
+    const [its, ours] = await Promise.all([stat(`/proc/${pid}/cwd`), stat(dataDir)]);
+    return its.dev === ours.dev && its.ino === ours.ino;
+  } catch (error) {
+    // It ended meanwhile, or is another user's and so not one that we started.
+    const code = errorCode(error);
+    if (code === 'ENOENT' || code === 'ESRCH' || code === 'EACCES') return false;
+    throw error;
+  }
+}
+
+async function isPostgresByPs(pid: number, dataDir: string): Promise<boolean> {
+  try {
+    const { stdout } = await run('ps', ['-o', 'stat=,command=', '-p', String(pid)]);
+    return !stdout.startsWith('Z') && stdout.includes('postgres') && stdout.includes(dataDir);
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,151 @@
+/**
+ * Brings a database to the schema that this version needs. Main thread, at start, before any stream recovers.
+ *
+ * Everything happens in one transaction under an advisory lock: any number of nodes may start at once, and one that is
+ * killed leaves the database as it was. An old version on a newer schema refuses to start.
+ */
+import { StartError } from '../../core/errors.js';
+import type { DatabaseConnection } from '../connection.js';
+import { prepareCountersTable } from './counters-table.js';
+import { classifyDatabaseError, errorCode } from '../database-errors.js';
+import { initialMigration } from './migrations/0001-initial.js';
+import { claimsMigration } from './migrations/0002-claims.js';
+import { removalsOfNothingMigration } from './migrations/0003-removals-of-nothing.js';
+import type { Migration } from './migrations/migration.js';
+import { DATABASE_ID } from '../statements.js';
+
+/** What `migrate` did and found. */
+export interface MigrationResult {
+  /** Made once with the first migration; tells databases apart that have the same address. */
+  readonly databaseId: string;
+  /** "version name" of each step applied now. */
+  readonly applied: readonly string[];
+  /** Sentences for the log: things that work and cost speed. */
+  readonly warnings: readonly string[];
+}
+
+const migrations: readonly Migration[] = [initialMigration, claimsMigration, removalsOfNothingMigration];
+
+const VERSION_MIN = 130_000;
+/** Any constant that no other application is likely to use: "summing" in ASCII. */
+const LOCK_ID = '32497614093250151';
+/** The other nodes' migration may rewrite a large `counters`. */
+const LOCK_PATIENCE = '10min';
+/** Within this time a lock on a table must be had, because everybody else who wants the table queues behind us. */
+const TABLE_LOCK_PATIENCE = '300ms';
+/** An hour: the adoption of a large table rewrites it. */
+const STATEMENT_TIMEOUT_MS = 3_600_000;
+
+const PREPARE_TRANSACTION = `
+begin;
+set local statement_timeout = 0;
+set local idle_in_transaction_session_timeout = '60s'`;
+
+const VERSION_TABLE = `
+create table if not exists summing_counters_migrations (
+  version int primary key,
+  name text not null,
+  applied_at timestamptz not null default now(),
+  database_id uuid not null default gen_random_uuid()
+)`;
+
+/** Somebody has held a table for longer than anybody should wait behind us; the same migration may succeed a little later. */
+export class TableBusyError extends Error {
+  override readonly name = 'TableBusyError';
+}
+
+const HOLDERS = `
+select distinct a.pid, a.application_name as name
+from pg_locks l join pg_stat_activity a using (pid)
+where l.relation = to_regclass('counters') and l.granted and a.pid <> pg_backend_pid()
+order by a.pid limit 5`;
+
+/**
+ * Applies what is missing, in one attempt. Throws StartError where the database must not be used by this version, with
+ * one sentence for the operator; rejects with {@link TableBusyError} where others hold a table that is to be altered, and
+ * with the error of pg where the database was unreachable or lost (see `classifyDatabaseError`).
+ */
+export async function migrate(connection: DatabaseConnection): Promise<MigrationResult> {
+  checkServer(connection);
+  try {
+    return await migrateOnce(connection);
+  } catch (error) {
+    if (!connection.lost) await connection.query({ text: 'rollback' });
+    // The session of a database that takes no writes is given up with the refusal.
+    const isReadOnly = errorCode(error) === '25006';
+    if (error instanceof StartError || (connection.lost && !isReadOnly)) throw error;
+    const kind = classifyDatabaseError(error);
+    if (kind === 'unreachable') throw error;
+    if (kind === 'retry' && !isReadOnly) throw await busy(connection, error);
+    throw new StartError(
+      [`The database cannot be migrated: ${error instanceof Error ? error.message : String(error)}.`],
+      { cause: error },
+    );
+  }
+}
+
+/** Says who is in the way. */
+async function busy(connection: DatabaseConnection, cause: unknown): Promise<TableBusyError> {
+  const holders = await connection.query<{ pid: number; name: string }>({ text: HOLDERS });
+  const names = holders.map(({ pid, name }) => (name === '' ? `process ${pid}` : `process ${pid} (${name})`));
+  const who = names.length === 0 ? '' : `; the table counters is in use by ${names.join(', ')}`;
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new TableBusyError(`the migration waits: ${reason}${who}`, { cause });
+}
+
+/** Facts of the server without which nothing is safe. Throws StartError. */
+function checkServer({ server }: DatabaseConnection): void {
+  if (server.versionNumber < VERSION_MIN) {
+    const version = `${Math.floor(server.versionNumber / 10_000)}`;
+    throw new StartError([`The database is PostgreSQL ${version}; version 13 or later is needed.`]);
+  }
+  if (server.encoding !== 'UTF8') {
+    throw new StartError([`The database's encoding is ${server.encoding}; it must be UTF8, because keys are UTF-8.`]);
+  }
+  if (server.inRecovery) {
+    throw new StartError(['The database is a standby and takes no writes: set DATABASE_URL to the primary.']);
+  }
+}
+
+async function migrateOnce(connection: DatabaseConnection): Promise<MigrationResult> {
+  await connection.query({ text: PREPARE_TRANSACTION });
+  if (connection.server.versionNumber >= 170_000) await connection.query({ text: 'set local transaction_timeout = 0' });
+  await connection.query({ text: `set local lock_timeout = '${LOCK_PATIENCE}'` });
+  await connection.query({ text: `select pg_advisory_xact_lock(${LOCK_ID})`, timeoutMs: STATEMENT_TIMEOUT_MS });
+  await connection.query({ text: `set local lock_timeout = '${TABLE_LOCK_PATIENCE}'` });
+
+  // Looked for first: an account that may not create tables can still start on a database that is migrated.
+  const [found] = await connection.query<{ there: boolean }>({
+    text: `select to_regclass('summing_counters_migrations') is not null as there`,
+  });
+  if (found?.there !== true) await connection.query({ text: VERSION_TABLE });
+
+  const rows = await connection.query<{ version: number; database_id: string }>({
+    text: 'select version, database_id from summing_counters_migrations order by version',
+  });
+  const newest = migrations.at(-1)?.version ?? 0;
+  const present = rows.at(-1)?.version ?? 0;
+  if (present > newest) {
+    throw new StartError([
+      `The database has schema version ${present} and this server knows ${newest}: it was used by a newer server, run that one.`,
+    ]);
+  }
+
+  const warnings = await prepareCountersTable(connection, STATEMENT_TIMEOUT_MS);
+  const applied: string[] = [];
+  for (const { version, name, sql } of migrations) {
+    if (version <= present) continue;
+    await connection.query({ text: sql, timeoutMs: STATEMENT_TIMEOUT_MS });
+    await connection.query({
+      text: 'insert into summing_counters_migrations (version, name) values ($1, $2)',
+      values: [version, name],
+    });
+    applied.push(`${version} ${name}`);
+  }
+  const [first] = await connection.query<{ database_id: string }>({
+    text: DATABASE_ID,
+  });
+  await connection.query({ text: 'commit' });
+  if (first === undefined) throw new StartError(['The table summing_counters_migrations has lost its rows.']);
+  return { databaseId: first.database_id, applied, warnings };
+}

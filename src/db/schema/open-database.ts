@@ -1,0 +1,47 @@
+/**
+ * The first connection of a start: can the database be reached, does it take us, is the schema there. Main thread.
+ */
+import { StartError } from '../../core/errors.js';
+import { connect, type DatabaseTarget } from '../connection.js';
+import { classifyDatabaseError, reasonOf } from '../database-errors.js';
+import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
+import { migrate, TableBusyError } from './migrate.js';
+
+/** How an attempt ended. */
+export type OpenedDatabase =
+  | { readonly kind: 'open'; readonly databaseId: string }
+  /** Nobody answers, or nobody can answer yet: worth another attempt. */
+  | { readonly kind: 'away'; readonly reason: string }
+  /** It answers, and others hold a table that is to be altered: worth another attempt, not too soon. */
+  | { readonly kind: 'busy'; readonly reason: string };
+
+const CONNECT_TIMEOUT_MS = 2000;
+
+/** Connects once and migrates. Throws StartError where the database answers and refuses us. */
+export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogger): Promise<OpenedDatabase> {
+  try {
+    const connection = await connect(target, {
+      applicationName: 'summing-counters start',
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    });
+    try {
+      const { databaseId, applied, warnings } = await migrate(connection);
+      for (const warning of warnings) logger.warn({}, warning);
+      if (applied.length > 0) logger.info({ applied }, 'Migrated the database');
+      return { kind: 'open', databaseId };
+    } finally {
+      await connection.close();
+    }
+  } catch (error) {
+    if (error instanceof StartError) throw error;
+    const reason = reasonOf(error);
+    if (error instanceof TableBusyError) return { kind: 'busy', reason };
+    switch (classifyDatabaseError(error)) {
+      case 'unreachable':
+      case 'retry':
+        return { kind: 'away', reason };
+      default:
+        throw new StartError([`The database refuses us: ${reason}.`], { cause: error });
+    }
+  }
+}

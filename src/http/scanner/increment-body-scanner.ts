@@ -1,0 +1,312 @@
+/**
+ * The scanner of POST /increment bodies: bytes → pairs, in one pass, without strings or objects. Front-end thread, one
+ * scanner a thread.
+ *
+ * It accepts what JSON.parse accepts of the shape `{"key": number, ...}`, with the rules for keys and amounts on top,
+ * and hashes each key while it reads it. A key stays where it is in the body, unless it was written with escapes; then
+ * it is decoded into a scratch buffer. Every `scan...` method takes the offset where its part begins and returns the
+ * offset after it. Each has its short way for what nearly every body looks like (an ASCII key, a plain integer) and
+ * leaves the rest to the method after it.
+ *
+ * In NDJSON no value spans lines, so a newline ends the object and is no white space within it; that is all the
+ * difference, and `lineFeed` holds it.
+ *
+ * Longer than most: the scanner is one automaton, and its states call each other.
+ */
+import {
+  AMOUNT_MAX,
+  finishKeyHash,
+  hashKey,
+  hashKeyByte,
+  KEY_BYTES_LIMIT,
+  KEY_HASH_START,
+} from '../../core/increment.js';
+import type { PairColumns } from '../../core/increment.js';
+import { describeByte, refuse, refuseByte, refuseMember, refuseStart } from './body-refusal.js';
+import { escapeBytes, escapedCodePoint, escapeProblem } from './json-escape.js';
+import { jsonNumberEnd } from './json-number.js';
+import { PairRows } from './parsed-increments.js';
+import { utf8SequenceBytes, writeCodePoint } from './utf8-sequence.js';
+
+const TAB = 0x09;
+const LINE_FEED = 0x0a;
+const CARRIAGE_RETURN = 0x0d;
+const SPACE = 0x20;
+const QUOTE = 0x22;
+const COMMA = 0x2c;
+const MINUS = 0x2d;
+const POINT = 0x2e;
+const ZERO = 0x30;
+const COLON = 0x3a;
+const UPPER_E = 0x45;
+const BACKSLASH = 0x5c;
+const LOWER_E = 0x65;
+const OPEN_BRACE = 0x7b;
+const CLOSE_BRACE = 0x7d;
+/** No byte: what stands after the last one. */
+const END = -1;
+
+/** Digits that integer arithmetic on doubles certainly gets right. */
+const PLAIN_DIGITS_MAX = 15;
+/** What decoding one escape may write beyond the longest key before its length is looked at. */
+const CODE_POINT_BYTES_MAX = 4;
+
+const NDJSON = 'application/x-ndjson';
+
+/** Whether a Content-Type names NDJSON: the media type, without regard to case and parameters. */
+export function isNdjson(contentType: string): boolean {
+  if (contentType.length < NDJSON.length) return false;
+  const semicolon = contentType.indexOf(';');
+  const mediaType = semicolon < 0 ? contentType : contentType.slice(0, semicolon);
+  return mediaType.trim().toLowerCase() === NDJSON;
+}
+
+/** Scans bodies, one after the other, into columns of its own. */
+export class IncrementBodyScanner {
+  private readonly keyBytesMax: number;
+  private readonly rows = new PairRows();
+  private body: Uint8Array = this.rows.body;
+  /** White space besides space, tab and carriage return: the line feed, or in NDJSON none (a space once more). */
+  private lineFeed = LINE_FEED;
+  /** The current key as the body spells it, `[keyFrom, keyTo)` between its quotes, for refusals. */
+  private keyFrom = 0;
+  private keyTo = 0;
+
+  /** `keyBytesMax`: most bytes of a key in UTF-8, from 1 to {@link KEY_BYTES_LIMIT}. */
+  constructor(limits: { readonly keyBytesMax: number }) {
+    this.keyBytesMax = Math.min(limits.keyBytesMax, KEY_BYTES_LIMIT);
+  }
+
+  /**
+   * Scans a whole body. The columns returned are the scanner's own and hold until its next scan; a name that occurs
+   * twice has two rows. Throws CounterError `invalid-request`, whose detail names the byte offset (from 0) and the
+   * member where there is one.
+   */
+  scan(body: Uint8Array, ndjson: boolean): PairColumns {
+    this.rows.begin(body);
+    this.body = body;
+    this.lineFeed = ndjson ? SPACE : LINE_FEED;
+    if (ndjson) this.scanLines();
+    else this.scanDocument();
+    return this.rows;
+  }
+
+  private scanDocument(): void {
+    const start = this.skipSpace(0);
+    if (this.byteAt(start) === END) refuse('The body is empty: there is nothing to count.');
+    const at = this.skipSpace(this.scanObject(start));
+    if (this.byteAt(at) !== END) refuseByte(this.body, at, 'nothing but white space after the object');
+  }
+
+  private scanLines(): void {
+    for (let at = 0; at < this.body.length; at += 1) {
+      at = this.skipSpace(at);
+      const first = this.byteAt(at);
+      if (first === LINE_FEED || first === END) continue;
+      at = this.skipSpace(this.scanObject(at));
+      const last = this.byteAt(at);
+      if (last !== LINE_FEED && last !== END)
+        refuseByte(this.body, at, 'nothing but white space after the object of a line');
+    }
+    if (this.rows.count === 0) refuse('The body has no line with an object: there is nothing to count.');
+  }
+
+  private scanObject(start: number): number {
+    if (this.byteAt(start) !== OPEN_BRACE) refuseStart(this.body, start);
+    let at = this.skipSpace(start + 1);
+    if (this.byteAt(at) === CLOSE_BRACE) refuse(`The object at byte ${start} is empty: there is nothing to count.`);
+    for (;;) {
+      at = this.skipSpace(this.scanPair(at));
+      const next = this.byteAt(at);
+      if (next === CLOSE_BRACE) return at + 1;
+      if (next !== COMMA) this.refusePair(at, "',' or '}' after the amount");
+      at = this.skipSpace(at + 1);
+    }
+  }
+
+  private scanPair(start: number): number {
+    const { rows } = this;
+    if (rows.count === rows.capacity) rows.grow();
+    if (this.byteAt(start) !== QUOTE) refuseByte(this.body, start, 'a key in double quotes');
+    this.keyFrom = start + 1;
+    let at = this.skipSpace(this.scanKey(start + 1));
+    if (this.byteAt(at) !== COLON) this.refusePair(at, "':' after the key");
+    at = this.scanAmount(this.skipSpace(at + 1));
+    rows.count += 1;
+    return at;
+  }
+
+  /** A key from behind its opening quote: the short way, ASCII without escapes. */
+  private scanKey(start: number): number {
+    const { body } = this;
+    let hash = KEY_HASH_START;
+    let at = start;
+    while (at < body.length) {
+      // In range by the loop's condition.
+      const byte = body[at] as number;
+      if (byte === QUOTE) return this.endKey(start, at - start, finishKeyHash(hash), at);
+      if (byte < SPACE || byte === BACKSLASH || byte > 0x7f) break;
+      hash = hashKeyByte(hash, byte);
+      at += 1;
+    }
+    return this.scanUnicodeKey(start, at, hash);
+  }
+
+  /** The rest of a key from `at`, where something else than ASCII stands; `hash` is that of the bytes before. */
+  private scanUnicodeKey(start: number, from: number, hashBefore: number): number {
+    const { body } = this;
+    let hash = hashBefore;
+    let at = from;
+    for (;;) {
+      const byte = this.byteAt(at);
+      if (byte === QUOTE) return this.endKey(start, at - start, finishKeyHash(hash), at);
+      if (byte === BACKSLASH) return this.scanEscapedKey(start, at);
+      const next = at + this.keyCharacterBytes(byte, at);
+      while (at < next) {
+        // In range: the sequence was found whole.
+        hash = hashKeyByte(hash, body[at] as number);
+        at += 1;
+      }
+    }
+  }
+
+  /** The rest of a key from the first escape at `from`: decoded, and hashed when it is whole. */
+  private scanEscapedKey(start: number, from: number): number {
+    const { body, rows, keyBytesMax } = this;
+    if (from - start > keyBytesMax) this.refuseKey(from, this.lengthRule());
+    rows.reserveDecoded(keyBytesMax + CODE_POINT_BYTES_MAX);
+    const { decoded } = rows;
+    const decodedStart = rows.decodedBytes;
+    let to = copyBytes(body, start, from, decoded, decodedStart);
+    let at = from;
+    while (to - decodedStart <= keyBytesMax) {
+      const byte = this.byteAt(at);
+      if (byte === QUOTE) {
+        rows.decodedBytes = to;
+        return this.endKey(~decodedStart, to - decodedStart, hashKey(decoded, decodedStart, to), at);
+      }
+      if (byte === BACKSLASH) {
+        const codePoint = escapedCodePoint(body, at);
+        if (codePoint < 0) this.refuseKey(at, `the key has ${escapeProblem(codePoint)}`);
+        if (codePoint === 0) this.refuseKey(at, 'the key has U+0000, which no key may have,');
+        to = writeCodePoint(decoded, to, codePoint);
+        at += escapeBytes(body, at, codePoint);
+      } else {
+        const next = at + this.keyCharacterBytes(byte, at);
+        to = copyBytes(body, at, next, decoded, to);
+        at = next;
+      }
+    }
+    return this.refuseKey(at, this.lengthRule());
+  }
+
+  /** Puts the key whose closing quote stands at `quote` into the row. */
+  private endKey(keyStart: number, keyBytes: number, hash: number, quote: number): number {
+    if (keyBytes === 0 || keyBytes > this.keyBytesMax) this.refuseKey(quote, this.lengthRule());
+    const { rows } = this;
+    const row = rows.count;
+    rows.keyStart[row] = keyStart;
+    rows.keyBytes[row] = keyBytes;
+    rows.hash[row] = hash;
+    this.keyTo = quote;
+    return quote + 1;
+  }
+
+  /** Bytes of the unescaped character at `at`, whose first byte is `byte`; refuses what may not stand in a string. */
+  private keyCharacterBytes(byte: number, at: number): number {
+    if (byte >= SPACE && byte < 0x80) return 1;
+    if (byte === END) return this.refuseKey(at, 'the body ends within the key');
+    if (byte < SPACE) return this.refuseKey(at, 'the key has a control character that is not escaped');
+    const bytes = utf8SequenceBytes(this.body, at);
+    return bytes === 0 ? this.refuseKey(at, 'the key is not valid UTF-8') : bytes;
+  }
+
+  /** An amount: the short way, an integer of up to 15 digits. */
+  private scanAmount(start: number): number {
+    const { body, rows } = this;
+    const negative = this.byteAt(start) === MINUS;
+    const digitsFrom = negative ? start + 1 : start;
+    let value = 0;
+    let at = digitsFrom;
+    while (at < body.length) {
+      // In range by the loop's condition.
+      const byte = body[at] as number;
+      if (!isDigit(byte)) break;
+      value = value * 10 + (byte - ZERO);
+      at += 1;
+    }
+    const digits = at - digitsFrom;
+    const leadingZero = digits > 1 && body[digitsFrom] === ZERO;
+    if (digits === 0 || digits > PLAIN_DIGITS_MAX || leadingZero || continuesNumber(this.byteAt(at))) {
+      return this.scanOddAmount(start);
+    }
+    // Not `-value`, which would make -0 of 0.
+    rows.amount[rows.count] = negative ? 0 - value : value;
+    return at;
+  }
+
+  /** An amount of any spelling: its grammar is checked, its value is left to Number, which takes linear time. */
+  private scanOddAmount(start: number): number {
+    const { body, rows } = this;
+    const end = jsonNumberEnd(body, start);
+    if (end < 0) this.refusePair(~end, 'the digit of a JSON number');
+    const value = Number(Buffer.from(body.buffer, body.byteOffset + start, end - start).toString('latin1'));
+    if (!Number.isInteger(value) || Math.abs(value) > AMOUNT_MAX) {
+      this.refuseAmount(start, 'the amount is not an integer within ±(2^53−1)');
+    }
+    // Adding 0 makes 0 of -0.
+    rows.amount[rows.count] = value + 0;
+    return end;
+  }
+
+  private skipSpace(start: number): number {
+    const { body, lineFeed } = this;
+    let at = start;
+    while (at < body.length) {
+      // In range by the loop's condition.
+      const byte = body[at] as number;
+      if (byte !== SPACE && byte !== lineFeed && byte !== CARRIAGE_RETURN && byte !== TAB) break;
+      at += 1;
+    }
+    return at;
+  }
+
+  /** The byte at `at`, or {@link END} behind the last one. */
+  private byteAt(at: number): number {
+    // In range by the condition.
+    return at < this.body.length ? (this.body[at] as number) : END;
+  }
+
+  private lengthRule(): string {
+    return `a key must have 1 to ${this.keyBytesMax} bytes of UTF-8; this one does not`;
+  }
+
+  /** `at` is where the key, read so far, is bad: what stands before it is what the refusal repeats. */
+  private refuseKey(at: number, problem: string): never {
+    refuseMember(this.body, this.keyFrom, at, problem, at);
+  }
+
+  private refusePair(at: number, expected: string): never {
+    this.refuseAmount(at, `expected ${expected}, found ${describeByte(this.body, at)}`);
+  }
+
+  private refuseAmount(at: number, problem: string): never {
+    refuseMember(this.body, this.keyFrom, this.keyTo, problem, at);
+  }
+}
+
+function isDigit(byte: number): boolean {
+  return byte >= ZERO && byte <= 0x39;
+}
+
+/** Whether a number goes on, or is malformed, with this byte after its integer digits. */
+function continuesNumber(byte: number): boolean {
+  return byte === POINT || byte === LOWER_E || byte === UPPER_E;
+}
+
+/** Copies bytes `[from, end)`, which are few, to `to` and returns the offset after them; no view is made for it. */
+function copyBytes(source: Uint8Array, from: number, end: number, target: Uint8Array, to: number): number {
+  // In range by the caller's contract.
+  for (let at = from; at < end; at += 1) target[to + at - from] = source[at] as number;
+  return to + end - from;
+}

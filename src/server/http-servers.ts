@@ -1,0 +1,170 @@
+/**
+ * The front ends of a node as one: that of the main thread, and where HTTP_THREADS asks for more, those of further threads
+ * that listen on the same port. Main thread.
+ */
+import type { Config } from '../config/config.js';
+import type { ErrorCode } from '../core/errors.js';
+import { FrontEndThreads } from './http-thread-supervisor.js';
+import { claimPort } from '../http/port-claim.js';
+import type { Uws } from '../http/uws.js';
+import type { CounterOperations } from '../core/increment.js';
+import type { Logger } from '../core/logger.js';
+import { ServingFrontEnd, type FrontEndLoad } from './http-threads/http-server.js';
+import { makeReservations } from '../shard-worker/client/shared-reservations.js';
+import type { FrontEndLink, ShardDoor } from '../shard-worker/protocol/messages.js';
+
+const IN_FLIGHT_CHECK_MS = 5;
+/** How long a stop waits for bodies of which nothing has come. */
+const BODY_PATIENCE_MS = 1_000;
+/** How often the further threads hear of the database's count of tokens. */
+const TOKEN_CEILING_MS = 100;
+
+/** What front ends are made of. */
+export interface FrontEndsOptions {
+  readonly config: Config;
+  readonly uws: Uws;
+  readonly gauges: SharedArrayBuffer;
+  readonly operations: CounterOperations;
+  /** See `NodeDatabase`. */
+  readonly tokens: { readonly tokenRoom: number; readonly tokenCeiling: number };
+  readonly logger: Logger;
+  /** A front end cannot go on: the process must end. */
+  readonly lost: (reason: string) => void;
+}
+
+/** All front ends of a node. */
+export class FrontEnds {
+  readonly #options: FrontEndsOptions;
+  readonly #reservations: SharedArrayBuffer | undefined;
+  readonly #tokenCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
+  #ceilingTimer: NodeJS.Timeout | undefined;
+  #local: ServingFrontEnd | undefined;
+  #threads: FrontEndThreads | undefined;
+  #port = 0;
+
+  constructor(options: FrontEndsOptions) {
+    this.#options = options;
+    const { httpThreads, shards } = options.config;
+    this.#reservations = httpThreads > 1 ? makeReservations(shards) : undefined;
+  }
+
+  /** The main thread's front end listens; resolves to the port. Throws StartError where it cannot. */
+  async listen(): Promise<number> {
+    const { config, uws, gauges, operations, tokens, logger } = this.#options;
+    const isShared = this.#reservations !== undefined;
+    const port = isShared ? await claimPort(config.host, config.port) : config.port;
+    this.#local = new ServingFrontEnd({
+      config,
+      uws,
+      port,
+      gauges,
+      reservations: this.#reservations,
+      tokenRoom: () => tokens.tokenRoom,
+      operations,
+      logger,
+    });
+    this.#port = await this.#local.listen();
+    return this.#port;
+  }
+
+  /** Starts the further threads. Returns the links of all front ends, for the supervisor of the shards. */
+  launch(): readonly FrontEndLink[] {
+    const { config, gauges, operations, lost } = this.#options;
+    if (this.#reservations !== undefined) {
+      this.#threads = new FrontEndThreads({
+        config,
+        port: this.#port,
+        gauges,
+        reservations: this.#reservations,
+        // A view of shared memory is over shared memory.
+        tokenCeiling: this.#tokenCeiling.buffer,
+        operations,
+        lost,
+      });
+    }
+    return [...(this.#local === undefined ? [] : [this.#local.link]), ...(this.#threads?.links ?? [])];
+  }
+
+  /** Settles once all of them listen. Rejects with StartError where one cannot. */
+  async listening(): Promise<void> {
+    if (this.#threads === undefined) return;
+    await this.#threads.listening();
+    const { httpThreads } = this.#options.config;
+    this.#options.logger.info({ httpThreads }, `${httpThreads} front ends share the port`);
+  }
+
+  /** Increments and operations are taken from now on; settles once all of them take them. */
+  async accept(): Promise<void> {
+    this.#local?.accept();
+    if (this.#threads === undefined) return;
+    this.#shareCeiling();
+    this.#ceilingTimer = setInterval(() => {
+      this.#shareCeiling();
+    }, TOKEN_CEILING_MS);
+    await this.#threads.accept();
+  }
+
+  /** The code with which increments of new keys are refused now, or undefined. */
+  get refusal(): ErrorCode | undefined {
+    return this.#local?.refusal;
+  }
+
+  /** Opens a shard's door, or closes it with the code that its callers get. */
+  setDoor(shard: number, door: ShardDoor): void {
+    this.#local?.setDoor(shard, door);
+    this.#threads?.setDoor(shard, door);
+  }
+
+  /** Refuses increments with a code, or takes them again. */
+  setGate(gate: ErrorCode | undefined): void {
+    this.#local?.setGate(gate);
+    this.#threads?.setGate(gate);
+  }
+
+  /** Stops listening, and settles once everything that was taken in is answered. */
+  async drain(): Promise<void> {
+    this.#local?.drain();
+    await this.#threads?.drain();
+    const bodiesUntil = performance.now() + BODY_PATIENCE_MS;
+    for (;;) {
+      const loads = await this.#loads();
+      const requests = loads.reduce((total, { incrementsInFlight }) => total + incrementsInFlight, 0);
+      if (!loads.some(({ isAnswering }) => isAnswering)) {
+        if (requests === 0) return;
+        if (performance.now() >= bodiesUntil) {
+          this.#options.logger.warn({ requests }, 'Requests whose body does not come are not waited for');
+          return;
+        }
+      }
+      await pause(IN_FLIGHT_CHECK_MS);
+    }
+  }
+
+  /** True where applications of other threads are open: the process must not end before {@link close}, or it aborts. */
+  get hasThreads(): boolean {
+    return this.#threads !== undefined;
+  }
+
+  /** Closes every connection, and ends the further threads. */
+  async close(): Promise<void> {
+    clearInterval(this.#ceilingTimer);
+    const threads = this.#threads;
+    await threads?.close();
+    this.#threads = undefined;
+    this.#local?.close();
+    this.#local = undefined;
+  }
+
+  async #loads(): Promise<readonly FrontEndLoad[]> {
+    const further = (await this.#threads?.load()) ?? [];
+    return this.#local === undefined ? further : [this.#local.load, ...further];
+  }
+
+  #shareCeiling(): void {
+    this.#tokenCeiling[0] = this.#options.tokens.tokenCeiling;
+  }
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,235 @@
+/**
+ * Starts the further front-end threads, tells them what happens, answers what they ask, and closes their applications
+ * before they end. Main thread.
+ *
+ * ```text
+ * starting ──listening──► serving ──close()──► closing ──► ended
+ *     └──refused───────────────┴──thread ends, or breaks──► lost (the process must end)
+ * ```
+ */
+import { Worker } from 'node:worker_threads';
+import type { Config } from '../config/config.js';
+import { CounterError, StartError, type ErrorCode } from '../core/errors.js';
+import type {
+  FrontEndCommand,
+  FrontEndReport,
+  FrontEndTask,
+  OperationCall,
+  OperationResults,
+} from './http-threads/messages.js';
+import type { CounterOperations } from '../core/increment.js';
+import type { FrontEndLoad } from './http-threads/http-server.js';
+import type { FrontEndLink, ShardDoor } from '../shard-worker/protocol/messages.js';
+
+/** How long a thread may take to close its application. */
+const CLOSE_PATIENCE_MS = 2_000;
+
+const IDLE: FrontEndLoad = { isAnswering: false, incrementsInFlight: 0 };
+
+/** What the threads have in common. */
+export interface FrontEndThreadsOptions {
+  readonly config: Config;
+  readonly port: number;
+  readonly gauges: SharedArrayBuffer;
+  readonly reservations: SharedArrayBuffer;
+  readonly tokenCeiling: SharedArrayBuffer;
+  readonly operations: CounterOperations;
+  /** A thread ended that should not have: the process must end. */
+  readonly lost: (reason: string) => void;
+}
+
+/** One thread as the main thread sees it. */
+class FrontEndThread {
+  readonly link: FrontEndLink;
+  /** Settles once it listens; rejects with StartError where it cannot. */
+  readonly listening: Promise<void>;
+  readonly #options: FrontEndThreadsOptions;
+  readonly #name: string;
+  readonly #worker: Worker;
+  readonly #ended: Promise<void>;
+  readonly #waiting = new Map<number, (load: FrontEndLoad) => void>();
+  #nextId = 1;
+  #state: 'running' | 'closing' | 'ended' = 'running';
+  /** Why it ends, where it said so. */
+  #reason = 'it ended by itself';
+
+  constructor(options: FrontEndThreadsOptions, frontEnd: number) {
+    this.#options = options;
+    this.#name = `Front end ${frontEnd}`;
+    const { config, port, gauges, reservations, tokenCeiling } = options;
+    const task: FrontEndTask = { frontEnd, port, config, gauges, reservations, tokenCeiling };
+    const worker = new Worker(new URL('./http-threads/http-thread.js', import.meta.url), { workerData: task });
+    this.#worker = worker;
+    this.link = {
+      connect: (shard, shardPort) => {
+        worker.postMessage({ kind: 'connect', shard, port: shardPort } satisfies FrontEndCommand, [shardPort]);
+      },
+      disconnect: (shard) => {
+        this.tell({ kind: 'disconnect', shard });
+      },
+    };
+    this.listening = new Promise((resolve, reject) => {
+      worker.on('message', (message: FrontEndReport) => {
+        if (message.kind === 'listening') resolve();
+        else if (message.kind === 'refused') {
+          reject(new StartError(message.problems, { exitCode: message.exitCode }));
+        } else this.#receive(message);
+      });
+      worker.on('exit', () => {
+        reject(new CounterError('internal-error', `${this.#name} could not be started.`));
+      });
+    });
+    // It is awaited later, or not at all where the start is given up.
+    this.listening.catch(() => undefined);
+    worker.on('error', (error) => {
+      this.#reason = error.message;
+    });
+    this.#ended = new Promise((resolve) => {
+      worker.on('exit', () => {
+        this.#end();
+        resolve();
+      });
+    });
+  }
+
+  tell(command: FrontEndCommand): void {
+    this.#worker.postMessage(command);
+  }
+
+  /** Settles when the thread has done it, with what it has to answer; at once where the thread has ended. */
+  ask(kind: 'accept' | 'drain' | 'load' | 'close'): Promise<FrontEndLoad> {
+    if (this.#state === 'ended') return Promise.resolve(IDLE);
+    const id = this.#nextId;
+    this.#nextId += 1;
+    return new Promise((resolve) => {
+      this.#waiting.set(id, resolve);
+      this.tell({ kind, id });
+    });
+  }
+
+  /** Closes the application, then the thread. One that does not answer is left to the end of the process. */
+  async close(): Promise<void> {
+    if (this.#state === 'running') this.#state = 'closing';
+    const isClosed = await Promise.race([this.ask('close').then(() => true), patience()]);
+    if (!isClosed) return;
+    await this.#worker.terminate();
+    await this.#ended;
+  }
+
+  #receive(message: Exclude<FrontEndReport, { kind: 'listening' | 'refused' }>): void {
+    switch (message.kind) {
+      case 'done': {
+        const resolve = this.#waiting.get(message.id);
+        this.#waiting.delete(message.id);
+        resolve?.(message.load);
+        return;
+      }
+      case 'call':
+        this.#answer(message.id, message.call);
+        return;
+      case 'broken':
+        this.#options.lost(`${this.#name} cannot go on: ${message.detail}`);
+    }
+  }
+
+  #answer(id: number, call: OperationCall): void {
+    this.#perform(call).then(
+      (result) => {
+        this.tell({ kind: 'result', id, result });
+      },
+      (error: unknown) => {
+        // Every operation rejects with a CounterError only, but for bugs.
+        const code = error instanceof CounterError ? error.code : 'internal-error';
+        const detail = error instanceof CounterError ? error.detail : 'The server met an error of its own.';
+        this.tell({ kind: 'failed', id, code, detail });
+      },
+    );
+  }
+
+  async #perform(call: OperationCall): Promise<OperationResults[OperationCall['operation']]> {
+    const { operations } = this.#options;
+    switch (call.operation) {
+      case 'read':
+        return operations.read(call.key);
+      case 'remove':
+        return operations.remove(call.key, call.id);
+      case 'list':
+        return operations.list(call.query);
+      case 'flush':
+        return operations.flush();
+      case 'readiness':
+        return operations.readiness();
+    }
+  }
+
+  #end(): void {
+    const wasRunning = this.#state === 'running';
+    this.#state = 'ended';
+    for (const resolve of this.#waiting.values()) resolve(IDLE);
+    this.#waiting.clear();
+    if (wasRunning) this.#options.lost(`${this.#name} cannot go on: ${this.#reason}`);
+  }
+}
+
+/** All further front-end threads of a node. */
+export class FrontEndThreads {
+  readonly #threads: readonly FrontEndThread[];
+
+  /** Starts `config.httpThreads` less the main thread's one. */
+  constructor(options: FrontEndThreadsOptions) {
+    this.#threads = Array.from(
+      { length: options.config.httpThreads - 1 },
+      (_, at) => new FrontEndThread(options, at + 1),
+    );
+  }
+
+  /** For the supervisor of the shards. */
+  get links(): readonly FrontEndLink[] {
+    return this.#threads.map(({ link }) => link);
+  }
+
+  /** Settles once all of them listen. Rejects with StartError where one cannot. */
+  async listening(): Promise<void> {
+    await Promise.all(this.#threads.map((thread) => thread.listening));
+  }
+
+  setDoor(shard: number, door: ShardDoor): void {
+    for (const thread of this.#threads) thread.tell({ kind: 'door', shard, door });
+  }
+
+  setGate(gate: ErrorCode | undefined): void {
+    for (const thread of this.#threads) thread.tell({ kind: 'gate', gate });
+  }
+
+  /** Settles once all of them take increments. */
+  async accept(): Promise<void> {
+    await this.#ask('accept');
+  }
+
+  /** Settles once none of them listens any more. */
+  async drain(): Promise<void> {
+    await this.#ask('drain');
+  }
+
+  /** What each has to answer. */
+  load(): Promise<readonly FrontEndLoad[]> {
+    return this.#ask('load');
+  }
+
+  /** Closes the applications, then ends the threads. */
+  async close(): Promise<void> {
+    await Promise.all(this.#threads.map((thread) => thread.close()));
+  }
+
+  #ask(kind: 'accept' | 'drain' | 'load'): Promise<readonly FrontEndLoad[]> {
+    return Promise.all(this.#threads.map((thread) => thread.ask(kind)));
+  }
+}
+
+function patience(): Promise<false> {
+  return new Promise((resolve) => {
+    setTimeout(() => {
+      resolve(false);
+    }, CLOSE_PATIENCE_MS).unref();
+  });
+}

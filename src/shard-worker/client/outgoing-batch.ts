@@ -1,0 +1,134 @@
+/**
+ * A batch while it is being filled: record header and entries in one buffer that is then posted. Front-end thread.
+ */
+import type { Clock } from '../../core/clock.js';
+import type { PairColumns, PendingReply } from '../../core/increment.js';
+import type { BatchBuffer, BatchMemory } from './batch-memory.js';
+import {
+  PAIR_HEADER_BYTES,
+  PAIR_OFFSET,
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+  TOKENED_HEADER_BYTES,
+  TOKENED_MARK,
+  TOKENED_OFFSET,
+  writeUint64,
+} from '../protocol/messages.js';
+
+/** What was taken out of an {@link OutgoingBatch}. */
+export interface FilledBatch {
+  readonly buffer: BatchBuffer;
+  readonly replies: PendingReply[];
+  readonly pairs: number;
+  /** Bytes of the entries. */
+  readonly bytes: number;
+}
+
+/** The open batch of one shard. */
+export class OutgoingBatch {
+  readonly #clock: Clock;
+  #memory: BatchMemory;
+  #buffer: BatchBuffer | undefined;
+  #end = RECORD_HEADER_BYTES;
+  #pairs = 0;
+  #replies: PendingReply[] = [];
+  #openedAtMs = 0;
+
+  constructor(clock: Clock, memory: BatchMemory) {
+    this.#clock = clock;
+    this.#memory = memory;
+  }
+
+  /** The next batches are written into `memory`; this one must be empty. */
+  useMemory(memory: BatchMemory): void {
+    this.#memory = memory;
+    this.#buffer = undefined;
+  }
+
+  /** Requests in it. */
+  get requests(): number {
+    return this.#replies.length;
+  }
+
+  get isEmpty(): boolean {
+    return this.#replies.length === 0;
+  }
+
+  /** When the first request went in, on the monotonic clock. */
+  get openedAtMs(): number {
+    return this.#openedAtMs;
+  }
+
+  /** Whether `bytes` more fit; an empty batch is made to fit. */
+  hasRoom(bytes: number): boolean {
+    const needed = this.#end + bytes;
+    if (this.#buffer !== undefined && needed <= this.#buffer.bytes.length) return true;
+    if (!this.isEmpty) return false;
+    if (this.#buffer !== undefined) this.#memory.giveBack(this.#buffer);
+    this.#buffer = this.#memory.take(needed);
+    return true;
+  }
+
+  /** Begins a request with a token, whose pairs of `pairsBytes` bytes follow; {@link hasRoom} made room for it. */
+  writeToken(token: string, pairsBytes: number): void {
+    const at = this.#end;
+    const { view, bytes } = this.#buffer as BatchBuffer;
+    view.setUint16(at + TOKENED_OFFSET.mark, TOKENED_MARK, true);
+    // With the zero behind it.
+    view.setUint16(at + TOKENED_OFFSET.tokenBytes, token.length, true);
+    view.setUint32(at + TOKENED_OFFSET.pairsBytes, pairsBytes, true);
+    const start = at + TOKENED_HEADER_BYTES;
+    for (let index = 0; index < token.length; index += 1) bytes[start + index] = token.charCodeAt(index);
+    this.#end = start + token.length;
+  }
+
+  /** Adds row `row`; {@link hasRoom} made room for it. */
+  write(pairs: PairColumns, row: number): void {
+    // Rows below `count` exist in every column.
+    const keyBytes = pairs.keyBytes[row] as number;
+    const start = pairs.keyStart[row] as number;
+    const source = start >= 0 ? pairs.body : pairs.decoded;
+    const from = start >= 0 ? start : ~start;
+    const at = this.#end;
+    const { view, bytes } = this.#buffer as BatchBuffer;
+    view.setUint16(at + PAIR_OFFSET.keyBytes, keyBytes, true);
+    view.setUint32(at + PAIR_OFFSET.hash, pairs.hash[row] as number, true);
+    view.setFloat64(at + PAIR_OFFSET.amount, pairs.amount[row] as number, true);
+    const key = at + PAIR_HEADER_BYTES;
+    for (let index = 0; index < keyBytes; index += 1) bytes[key + index] = source[from + index] as number;
+    this.#end = key + keyBytes;
+    this.#pairs += 1;
+  }
+
+  /** Ends a request: `reply` is settled with the batch. */
+  finish(reply: PendingReply): void {
+    if (this.#replies.length === 0) this.#openedAtMs = this.#clock.monotonic();
+    this.#replies.push(reply);
+  }
+
+  /** Takes everything out, stamped with the time, and begins anew; it must not be empty. */
+  take(nowMs: number): FilledBatch {
+    const buffer = this.#buffer as BatchBuffer;
+    const { view } = buffer;
+    view.setUint32(RECORD_OFFSET.bytes, this.#end, true);
+    view.setUint32(RECORD_OFFSET.pairs, this.#pairs, true);
+    view.setUint32(RECORD_OFFSET.flags, 0, true);
+    writeUint64(view, RECORD_OFFSET.acceptedAt, nowMs);
+    const filled = {
+      buffer: this.#memory.seal(buffer, this.#end),
+      replies: this.#replies,
+      pairs: this.#pairs,
+      bytes: this.#end - RECORD_HEADER_BYTES,
+    };
+    this.#buffer = undefined;
+    this.#end = RECORD_HEADER_BYTES;
+    this.#pairs = 0;
+    this.#replies = [];
+    return filled;
+  }
+}
+
+/** Bytes of a tokened request's entry. */
+export function tokenedBytes(token: string, pairsBytes: number): number {
+  return TOKENED_HEADER_BYTES + token.length + pairsBytes;
+}

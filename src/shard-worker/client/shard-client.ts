@@ -1,0 +1,291 @@
+/**
+ * A front end's end of one shard's port: the open batches, the batches in flight, and the room that requests have
+ * reserved. Front-end thread.
+ *
+ * A MessagePort has no backpressure of its own: what is posted is buffered without bound. The in-flight window here is
+ * the only one, so nothing is posted without room reserved in it, and room is given back only when the shard has
+ * answered or died.
+ */
+import { systemClock, type Clock, type Timer } from '../../core/clock.js';
+import { errorCodes, type ErrorCode } from '../../core/errors.js';
+import type { PairColumns, PendingReply } from '../../core/increment.js';
+import type { AnswerPort } from '../protocol/answer-port.js';
+import { BatchMemory, type BatchBuffer } from './batch-memory.js';
+import { BatchPace } from './batch-pace.js';
+import { TOKENED_OUTCOME, type BatchAnswer, type BatchKind } from '../protocol/messages.js';
+import { OutgoingBatch, tokenedBytes } from './outgoing-batch.js';
+
+/**
+ * Batches that may be with the shard at a time. A batch costs its two messages, and a sync, more than all of its requests
+ * cost the shard, so requests gather here while the shard is busy.
+ */
+const BATCHES_IN_FLIGHT_MAX = 1;
+
+/** Room in a shard that several front ends take, as the one sees it that gives its part back. */
+export interface ReservedRoom {
+  giveBack(pairs: number, bytes: number): void;
+}
+
+interface BatchInFlight {
+  replies: readonly PendingReply[];
+  readonly buffer: BatchBuffer;
+  readonly pairs: number;
+  readonly bytes: number;
+  /** On the monotonic clock: nobody may set it while the batch is in flight. */
+  readonly sentAtMs: number;
+}
+
+type TokenedKind = 'tokened' | 'onlyKnownTokens';
+
+/** One shard as a front end sees it. */
+export class ShardClient {
+  readonly #clock: Clock;
+  readonly #shared: ReservedRoom | undefined;
+  #port: AnswerPort | undefined;
+  #memory = new BatchMemory();
+  readonly #plain: OutgoingBatch;
+  readonly #tokened: OutgoingBatch;
+  readonly #known: OutgoingBatch;
+  readonly #inFlight: BatchInFlight[] = [];
+  #inFlightHead = 0;
+  #reservedPairs = 0;
+  #reservedBytes = 0;
+  readonly #pace = new BatchPace();
+  #timer: Timer | undefined;
+  readonly #postLate = (): void => {
+    this.#timer = undefined;
+    this.endTurn();
+  };
+
+  /** `shared`: where the room that is given back here was taken before, if not here alone. */
+  constructor(clock: Clock = systemClock, shared?: ReservedRoom) {
+    this.#clock = clock;
+    this.#shared = shared;
+    this.#plain = new OutgoingBatch(clock, this.#memory);
+    this.#tokened = new OutgoingBatch(clock, this.#memory);
+    this.#known = new OutgoingBatch(clock, this.#memory);
+  }
+
+  /** Pairs open and in flight: each may become a pending key. */
+  get reservedPairs(): number {
+    return this.#reservedPairs;
+  }
+
+  /** Bytes open and in flight, as the record will hold them. */
+  get reservedBytes(): number {
+    return this.#reservedBytes;
+  }
+
+  /** Batches posted and not yet answered. */
+  get batchesInFlight(): number {
+    return this.#inFlight.length - this.#inFlightHead;
+  }
+
+  get isConnected(): boolean {
+    return this.#port !== undefined;
+  }
+
+  /** Requests wait to be posted. */
+  get hasOpenBatch(): boolean {
+    return !this.#plain.isEmpty || !this.#tokened.isEmpty || !this.#known.isEmpty;
+  }
+
+  get #openRequests(): number {
+    return this.#plain.requests + this.#tokened.requests + this.#known.requests;
+  }
+
+  /** Connects to a started shard. */
+  connect(port: AnswerPort): void {
+    this.#port = port;
+    // An earlier thread may be at its last batch yet.
+    this.#memory = new BatchMemory();
+    for (const batch of [this.#plain, this.#tokened, this.#known]) batch.useMemory(this.#memory);
+    port.listen((answer) => {
+      this.#take(answer);
+    });
+  }
+
+  /** The shard is gone: what is in flight has an unknown outcome, what is open was never sent. */
+  disconnect(): void {
+    const port = this.#port;
+    // First, so that nothing more is posted.
+    this.#port = undefined;
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    if (port !== undefined) {
+      // What the shard had answered before it died still counts.
+      for (;;) {
+        const answer = port.receive();
+        if (answer === undefined) break;
+        this.#take(answer);
+      }
+      port.close();
+    }
+    for (const { replies } of this.#shift(this.batchesInFlight)) settleAll(replies, 'outcome-unknown');
+    this.#refuseOpen(this.#plain, 'journal-unavailable');
+    this.#refuseOpen(this.#tokened, 'journal-unavailable');
+    this.#refuseOpen(this.#known, 'journal-unavailable');
+  }
+
+  /** Makes room for `bytes` more bytes of one request, so that its pairs land in one batch. */
+  open(bytes: number): void {
+    if (!this.#plain.hasRoom(bytes)) {
+      this.#post('plain');
+      this.#plain.hasRoom(bytes);
+    }
+  }
+
+  /** Adds row `row` to the open batch; {@link open} made room for it. */
+  write(pairs: PairColumns, row: number): void {
+    this.#plain.write(pairs, row);
+  }
+
+  /** Ends one request's part of the open batch: `reply` is settled with the batch. */
+  finish(reply: PendingReply, pairs: number, bytes: number): void {
+    this.#plain.finish(reply);
+    this.#reservedPairs += pairs;
+    this.#reservedBytes += bytes;
+  }
+
+  /** Posts a request by itself, to be taken only if it needs no new key. */
+  sendOnlyPendingKeys(pairs: PairColumns, reply: PendingReply, bytes: number): void {
+    // What is open goes ahead, so that this batch holds the one request.
+    this.#post('plain');
+    this.open(bytes);
+    for (let row = 0; row < pairs.count; row += 1) this.write(pairs, row);
+    this.finish(reply, pairs.count, bytes);
+    this.#post('onlyPendingKeys');
+  }
+
+  /** Adds a whole request with a token; `pairsBytes` are its pairs' entries. */
+  addTokened(kind: TokenedKind, token: string, pairs: PairColumns, reply: PendingReply, pairsBytes: number): void {
+    const batch = kind === 'tokened' ? this.#tokened : this.#known;
+    const bytes = tokenedBytes(token, pairsBytes);
+    if (!batch.hasRoom(bytes)) {
+      this.#post(kind);
+      batch.hasRoom(bytes);
+    }
+    batch.writeToken(token, pairsBytes);
+    for (let row = 0; row < pairs.count; row += 1) batch.write(pairs, row);
+    batch.finish(reply);
+    this.#reservedPairs += pairs.count;
+    this.#reservedBytes += bytes;
+  }
+
+  /** Whether {@link endTurn} would find something to do: no answer and no timer will call it. */
+  get needsTurnEnd(): boolean {
+    if (this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX) return false;
+    return this.#timer === undefined || this.#pace.isEnough(this.#openRequests);
+  }
+
+  /** The end of an event-loop turn: posts what is open unless the shard is busy with enough. */
+  endTurn(): void {
+    if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
+    const nowMs = this.#clock.monotonic();
+    const restMs = this.#pace.restMs(this.#openRequests, nowMs);
+    if (restMs > 0) {
+      this.#timer ??= this.#clock.schedule(Math.ceil(restMs), this.#postLate);
+      return;
+    }
+    this.#pace.posted(nowMs);
+    this.#post('plain');
+    this.#post('tokened');
+    this.#post('onlyKnownTokens');
+  }
+
+  /** Answers requests that have waited longer than `timeoutMs`; the room of those that were posted stays taken. */
+  expire(timeoutMs: number): void {
+    const beforeMs = this.#clock.monotonic() - timeoutMs;
+    // What was never posted is not counted, and leaves nothing behind.
+    for (const batch of [this.#plain, this.#tokened, this.#known]) {
+      if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
+    }
+    for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
+      const batch = this.#inFlight[index];
+      if (batch === undefined || batch.sentAtMs >= beforeMs) return;
+      const { replies } = batch;
+      batch.replies = [];
+      settleAll(replies, 'outcome-unknown');
+    }
+  }
+
+  #post(kind: BatchKind): void {
+    const open = this.#batchOf(kind);
+    if (open.isEmpty) return;
+    const port = this.#port;
+    if (port === undefined) throw new TypeError('posting to a shard that is not connected');
+    const { buffer, replies, pairs, bytes } = open.take(this.#clock.now());
+    this.#inFlight.push({ replies, buffer, pairs, bytes, sentAtMs: this.#clock.monotonic() });
+    port.post({ kind, memory: buffer.memory });
+  }
+
+  #batchOf(kind: BatchKind): OutgoingBatch {
+    if (kind === 'tokened') return this.#tokened;
+    return kind === 'onlyKnownTokens' ? this.#known : this.#plain;
+  }
+
+  #take(answer: BatchAnswer): void {
+    const isOutcomes = typeof answer === 'object' && 'outcomes' in answer;
+    const settled = this.#shift(typeof answer === 'number' ? answer : isOutcomes ? 1 : answer.refused);
+    for (const { replies } of settled) this.#pace.answered(replies.length);
+    if (this.batchesInFlight === 0) this.#pace.settled(this.#openRequests);
+    // Before the replies, so that the shard works while they are written.
+    this.endTurn();
+    for (const { replies } of settled) {
+      if (isOutcomes) settleEach(replies, answer.outcomes);
+      else settleAll(replies, typeof answer === 'number' ? undefined : answer.code);
+    }
+  }
+
+  /** Takes the oldest batches out of flight and gives their room back. */
+  #shift(count: number): readonly BatchInFlight[] {
+    const end = Math.min(this.#inFlightHead + count, this.#inFlight.length);
+    const shifted = this.#inFlight.slice(this.#inFlightHead, end);
+    for (const { pairs, bytes, buffer } of shifted) {
+      this.#memory.giveBack(buffer);
+      this.#giveBack(pairs, bytes);
+    }
+    this.#inFlightHead = end;
+    if (end === this.#inFlight.length) {
+      this.#inFlight.length = 0;
+      this.#inFlightHead = 0;
+    } else if (end > 1024) {
+      this.#inFlight.splice(0, end);
+      this.#inFlightHead = 0;
+    }
+    return shifted;
+  }
+
+  #refuseOpen(batch: OutgoingBatch, code: ErrorCode): void {
+    if (batch.isEmpty) return;
+    const { replies, buffer, pairs, bytes } = batch.take(0);
+    this.#memory.giveBack(buffer);
+    this.#giveBack(pairs, bytes);
+    settleAll(replies, code);
+  }
+
+  #giveBack(pairs: number, bytes: number): void {
+    this.#reservedPairs -= pairs;
+    this.#reservedBytes -= bytes;
+    this.#shared?.giveBack(pairs, bytes);
+  }
+}
+
+function settleAll(replies: readonly PendingReply[], refusal: ErrorCode | undefined): void {
+  for (const reply of replies) reply.settle(refusal);
+}
+
+function settleEach(replies: readonly PendingReply[], outcomes: Uint8Array): void {
+  for (const [index, reply] of replies.entries()) {
+    const outcome = outcomes[index] ?? TOKENED_OUTCOME.mismatch;
+    if (outcome === TOKENED_OUTCOME.journaled) reply.settle(undefined);
+    else if (outcome === TOKENED_OUTCOME.replayed) reply.settle(undefined, true);
+    else if (outcome === TOKENED_OUTCOME.mismatch) reply.settle('idempotency-mismatch');
+    else reply.settle(codeOfOutcome(outcome));
+  }
+}
+
+/** From `refused` on an outcome is a refusal: its code's index in the catalogue follows. */
+function codeOfOutcome(outcome: number): ErrorCode {
+  return errorCodes[outcome - TOKENED_OUTCOME.refused] ?? 'outcome-unknown';
+}

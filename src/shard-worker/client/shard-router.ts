@@ -1,0 +1,331 @@
+/**
+ * Takes requests in on behalf of all shards: hashes keys to shards, admits a request in every shard it needs before
+ * anything of it is sent, and gathers the outcomes of its parts. Front-end thread.
+ *
+ * Outcome of a request over several shards: 202 if every part was kept; the refusal if every part was refused with
+ * nothing kept; else `outcome-unknown`, because some of it is counted and some is not.
+ *
+ * Longer than most: every bound that a request can meet stands in one place.
+ */
+import type { ErrorCode } from '../../core/errors.js';
+import {
+  finishKeyHash,
+  hashKeyByte,
+  KEY_HASH_START,
+  shardOfHash,
+  type IncrementReceiver,
+  type PairColumns,
+  type PendingReply,
+} from '../../core/increment.js';
+import {
+  GAUGE,
+  PAIR_HEADER_BYTES,
+  PENDING_KEY_OVERHEAD_BYTES,
+  gaugeRow,
+  type ShardDoor,
+} from '../protocol/messages.js';
+import { tokenedBytes } from './outgoing-batch.js';
+import type { ShardClient } from './shard-client.js';
+import type { SharedReservations } from './shared-reservations.js';
+
+/** Bounds of admission. */
+export interface RouterLimits {
+  /** Keys pending in all shards of the node. */
+  readonly pendingKeysMax: number;
+  /** Bytes pending in all shards of the node. */
+  readonly pendingBytesMax: number;
+  /** Bytes in one shard's journal. */
+  readonly journalBytesMax: number;
+  /** Bytes posted to one shard and not yet answered. */
+  readonly windowBytesMax: number;
+  readonly ackTimeoutMs: number;
+  /** Requests with tokens that may still be taken before IDEMPOTENCY_MAX_ROWS is reached. */
+  readonly tokenRoom: () => number;
+}
+
+/** What a batch may need in a journal besides its entries: headers of a record and of a segment. */
+const JOURNAL_OVERHEAD_BYTES = 8192;
+
+/** The router of one front end. */
+export class ShardRouter implements IncrementReceiver {
+  readonly #clients: readonly ShardClient[];
+  readonly #gauges: readonly Float64Array[];
+  readonly #limits: RouterLimits;
+  readonly #atTurnEnd: (callback: () => void) => void;
+  /** What all front ends have reserved; undefined where this is the only one. */
+  readonly #shared: SharedReservations | undefined;
+  readonly #doors: ShardDoor[];
+  readonly #partPairs: Uint32Array;
+  readonly #partBytes: Uint32Array;
+  #shardOfRow = new Uint8Array(64);
+  #turnScheduled = false;
+  readonly #endTurn = (): void => {
+    this.#turnScheduled = false;
+    for (const client of this.#clients) client.endTurn();
+  };
+
+  /**
+   * `atTurnEnd` runs its argument once this turn of the event loop has taken what waits on its sockets. `shared` is given
+   * where there are other front ends; the clients give back there what they held.
+   */
+  constructor(
+    clients: readonly ShardClient[],
+    gauges: SharedArrayBuffer,
+    limits: RouterLimits,
+    atTurnEnd: (callback: () => void) => void = setImmediate,
+    shared?: SharedReservations,
+  ) {
+    this.#shared = shared;
+    this.#atTurnEnd = atTurnEnd;
+    this.#clients = clients;
+    this.#gauges = clients.map((_, shard) => gaugeRow(gauges, shard));
+    this.#limits = limits;
+    this.#doors = clients.map(() => 'starting');
+    this.#partPairs = new Uint32Array(clients.length);
+    this.#partBytes = new Uint32Array(clients.length);
+  }
+
+  /** Opens a shard's door, or closes it with the code that its callers get. */
+  setDoor(shard: number, door: ShardDoor): void {
+    this.#doors[shard] = door;
+  }
+
+  /** The first closed door's code, or undefined where all are open. */
+  get closedDoor(): ErrorCode | undefined {
+    return this.#doors.find((door) => door !== 'open');
+  }
+
+  /** The code with which a new key of so many bytes would be refused now in some shard, or undefined: for probes. */
+  refusalOfNew(keyBytes: number): ErrorCode | undefined {
+    const door = this.closedDoor;
+    if (door !== undefined) return door;
+    if (this.#gauges.some((row) => row[GAUGE.journalRefused] === 1)) return 'journal-unavailable';
+    return this.#hasRoomFor(PAIR_HEADER_BYTES + keyBytes) ? undefined : 'overloaded';
+  }
+
+  /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */
+  expire(): void {
+    for (const client of this.#clients) client.expire(this.#limits.ackTimeoutMs);
+  }
+
+  /** Requests or parts of them that are with the shards. */
+  get isIdle(): boolean {
+    return this.#clients.every((client) => client.batchesInFlight === 0 && !client.hasOpenBatch);
+  }
+
+  submit(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
+    if (pairs.count === 1) {
+      // Row 0 exists: the count says so.
+      const shard = shardOfHash(pairs.hash[0] as number, this.#clients.length);
+      return this.#submitToOne(shard, pairs, PAIR_HEADER_BYTES + (pairs.keyBytes[0] as number), reply);
+    }
+    return this.#submitMany(pairs, reply);
+  }
+
+  submitTokened(token: string, pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
+    let pairsBytes = 0;
+    for (let row = 0; row < pairs.count; row += 1) pairsBytes += PAIR_HEADER_BYTES + (pairs.keyBytes[row] as number);
+    // The whole request goes to the shard of its token, so that it is atomic and its token is known in one place.
+    const shard = shardOfHash(hashToken(token), this.#clients.length);
+    const bytes = tokenedBytes(token, pairsBytes);
+    this.#shared?.take(shard, pairs.count, bytes);
+    const refusal = this.#refusalOfWindow(shard, bytes);
+    if (refusal !== undefined) {
+      this.#shared?.giveBack(shard, pairs.count, bytes);
+      return refusal;
+    }
+    // A replay needs no room: where there is none, the shard still answers what it knows, and refuses the rest.
+    const hasRoom = (this.#refusalOfJournal(shard, bytes) ?? this.#refusalOfTokened(pairs.count, bytes)) === undefined;
+    const client = this.#clients[shard] as ShardClient;
+    client.addTokened(hasRoom ? 'tokened' : 'onlyKnownTokens', token, pairs, reply, pairsBytes);
+    if (client.needsTurnEnd) this.#scheduleTurnEnd();
+    return undefined;
+  }
+
+  #submitToOne(shard: number, pairs: PairColumns, bytes: number, reply: PendingReply): ErrorCode | undefined {
+    this.#shared?.take(shard, pairs.count, bytes);
+    const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfBytes(pairs.count, bytes);
+    if (refusal !== undefined) {
+      this.#shared?.giveBack(shard, pairs.count, bytes);
+      return refusal;
+    }
+    const client = this.#clients[shard] as ShardClient;
+    if (this.#pendingKeysWith(pairs.count) > this.#limits.pendingKeysMax) {
+      // The shard alone knows whether the keys are pending, so that adding to them needs no room.
+      client.sendOnlyPendingKeys(pairs, reply, bytes);
+      return undefined;
+    }
+    client.open(bytes);
+    for (let row = 0; row < pairs.count; row += 1) client.write(pairs, row);
+    client.finish(reply, pairs.count, bytes);
+    if (client.needsTurnEnd) this.#scheduleTurnEnd();
+    return undefined;
+  }
+
+  #submitMany(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
+    const parts = this.#split(pairs);
+    if (parts === 1) {
+      const only = this.#shardOfRow[0] as number;
+      return this.#submitToOne(only, pairs, this.#partBytes[only] as number, reply);
+    }
+    const shared = this.#shared;
+    if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.take(shard, count, bytes));
+    const refusal = this.#refusalOfParts(pairs.count);
+    if (refusal === undefined) this.#writeParts(pairs, new SplitReply(reply, parts));
+    else if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.giveBack(shard, count, bytes));
+    return refusal;
+  }
+
+  #refusalOfParts(count: number): ErrorCode | undefined {
+    let bytes = 0;
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      if (this.#partPairs[shard] === 0) continue;
+      const refusal = this.#refusalOf(shard, this.#partBytes[shard] as number);
+      if (refusal !== undefined) return refusal;
+      bytes += this.#partBytes[shard] as number;
+    }
+    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return 'overloaded';
+    return this.#refusalOfBytes(count, bytes);
+  }
+
+  #eachPart(callback: (shard: number, count: number, bytes: number) => void): void {
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      const count = this.#partPairs[shard] as number;
+      if (count !== 0) callback(shard, count, this.#partBytes[shard] as number);
+    }
+  }
+
+  #writeParts(pairs: PairColumns, reply: PendingReply): void {
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      if (this.#partPairs[shard] !== 0) (this.#clients[shard] as ShardClient).open(this.#partBytes[shard] as number);
+    }
+    for (let row = 0; row < pairs.count; row += 1) {
+      (this.#clients[this.#shardOfRow[row] as number] as ShardClient).write(pairs, row);
+    }
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      const count = this.#partPairs[shard] as number;
+      if (count !== 0) (this.#clients[shard] as ShardClient).finish(reply, count, this.#partBytes[shard] as number);
+    }
+    this.#scheduleTurnEnd();
+  }
+
+  /** Finds each row's shard and what each shard's part needs; returns the number of parts. */
+  #split(pairs: PairColumns): number {
+    this.#partPairs.fill(0);
+    this.#partBytes.fill(0);
+    if (this.#shardOfRow.length < pairs.count) this.#shardOfRow = new Uint8Array(2 * pairs.count);
+    let parts = 0;
+    for (let row = 0; row < pairs.count; row += 1) {
+      const shard = shardOfHash(pairs.hash[row] as number, this.#clients.length);
+      this.#shardOfRow[row] = shard;
+      if (this.#partPairs[shard] === 0) parts += 1;
+      this.#partPairs[shard] = (this.#partPairs[shard] as number) + 1;
+      this.#partBytes[shard] = (this.#partBytes[shard] as number) + PAIR_HEADER_BYTES + (pairs.keyBytes[row] as number);
+    }
+    return parts;
+  }
+
+  #refusalOfTokened(count: number, bytes: number): ErrorCode | undefined {
+    if (this.#limits.tokenRoom() <= 0) return 'overloaded';
+    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return 'overloaded';
+    return this.#refusalOfBytes(count, bytes);
+  }
+
+  #refusalOfBytes(count: number, bytes: number): ErrorCode | undefined {
+    return this.#pendingBytesWith(count, bytes) > this.#limits.pendingBytesMax ? 'overloaded' : undefined;
+  }
+
+  /** Why this shard cannot take `bytes` more now, bounds of the whole node aside. */
+  #refusalOf(shard: number, bytes: number): ErrorCode | undefined {
+    return this.#refusalOfWindow(shard, bytes) ?? this.#refusalOfJournal(shard, bytes);
+  }
+
+  /** Why nothing of `bytes` can be sent to this shard now, be it kept or not. */
+  #refusalOfWindow(shard: number, bytes: number): ErrorCode | undefined {
+    const door = this.#doors[shard] as ShardDoor;
+    if (door !== 'open') return door;
+    const client = this.#clients[shard] as ShardClient;
+    // An empty window takes a request of any size, since no later moment would be better.
+    const isFull = client.reservedBytes > 0 && client.reservedBytes + bytes > this.#limits.windowBytesMax;
+    return isFull ? 'overloaded' : undefined;
+  }
+
+  #refusalOfJournal(shard: number, bytes: number): ErrorCode | undefined {
+    const reserved = (this.#clients[shard] as ShardClient).reservedBytes + bytes;
+    // What is shared has these bytes already, and is read before the gauge.
+    const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
+    const journaled = (this.#gauges[shard] as Float64Array)[GAUGE.journalBytes] as number;
+    return journaled + reservedByAll > this.#limits.journalBytesMax ? 'overloaded' : undefined;
+  }
+
+  #hasRoomFor(bytes: number): boolean {
+    const { pendingKeysMax, pendingBytesMax, journalBytesMax } = this.#limits;
+    if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return false;
+    if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return false;
+    const journaled = bytes + JOURNAL_OVERHEAD_BYTES;
+    return this.#gauges.every((row) => (row[GAUGE.journalBytes] as number) + journaled <= journalBytesMax);
+  }
+
+  /** Keys that may come to be pending with `count` more. */
+  #pendingKeysWith(count: number): number {
+    const shared = this.#shared;
+    let keys = shared === undefined ? count : 0;
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      keys += shared === undefined ? (this.#clients[shard] as ShardClient).reservedPairs : shared.pairs(shard);
+      keys += (this.#gauges[shard] as Float64Array)[GAUGE.pendingKeys] as number;
+    }
+    return keys;
+  }
+
+  /** Bytes that may come to be pending with `count` more pairs of `added` bytes. */
+  #pendingBytesWith(count: number, added: number): number {
+    const shared = this.#shared;
+    let bytes = shared === undefined ? added + count * PENDING_KEY_OVERHEAD_BYTES : 0;
+    for (let shard = 0; shard < this.#clients.length; shard += 1) {
+      const client = this.#clients[shard] as ShardClient;
+      const pairs = shared === undefined ? client.reservedPairs : shared.pairs(shard);
+      bytes += (shared === undefined ? client.reservedBytes : shared.bytes(shard)) + pairs * PENDING_KEY_OVERHEAD_BYTES;
+      bytes += (this.#gauges[shard] as Float64Array)[GAUGE.pendingBytes] as number;
+    }
+    return bytes;
+  }
+
+  #scheduleTurnEnd(): void {
+    if (this.#turnScheduled) return;
+    this.#turnScheduled = true;
+    this.#atTurnEnd(this.#endTurn);
+  }
+}
+
+function hashToken(token: string): number {
+  let hash = KEY_HASH_START;
+  for (let at = 0; at < token.length; at += 1) hash = hashKeyByte(hash, token.charCodeAt(at));
+  return finishKeyHash(hash);
+}
+
+/** Gathers the outcomes of a request's parts. */
+class SplitReply implements PendingReply {
+  readonly #reply: PendingReply;
+  readonly #parts: number;
+  #kept = 0;
+  #refused = 0;
+  #unknown = 0;
+  #refusal: ErrorCode | undefined;
+
+  constructor(reply: PendingReply, parts: number) {
+    this.#reply = reply;
+    this.#parts = parts;
+  }
+
+  settle(refusal: ErrorCode | undefined): void {
+    if (refusal === undefined) this.#kept += 1;
+    else if (refusal === 'outcome-unknown') this.#unknown += 1;
+    else {
+      this.#refused += 1;
+      this.#refusal = refusal;
+    }
+    if (this.#kept + this.#refused + this.#unknown < this.#parts) return;
+    if (this.#kept === this.#parts) this.#reply.settle(undefined);
+    else this.#reply.settle(this.#refused === this.#parts ? this.#refusal : 'outcome-unknown');
+  }
+}

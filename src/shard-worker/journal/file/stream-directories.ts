@@ -1,0 +1,123 @@
+/**
+ * The streams of a journal directory, by their headers. Any thread that holds the data directory's lock.
+ */
+import { join } from 'node:path';
+import { JournalError } from '../../../core/errors.js';
+import type { Lsn } from '../../../core/increment.js';
+import { orUnavailable } from './disk-failure.js';
+import { systemErrorCode, type Disk } from './disk.js';
+import { isUuid } from './segment-header.js';
+import { findSegments, type FoundSegment } from './stream-scan.js';
+
+/** What follows the name of a stream that is being removed. */
+const REMOVED_SUFFIX = '.removed';
+
+/** What a stream on disk says of itself. */
+export interface StreamInfo {
+  readonly stream: string;
+  /** Of the newest segment. */
+  readonly nodeId: string;
+  /** Of the newest segment. */
+  readonly shard: number;
+  /** The newest that a segment names; undefined if none does. */
+  readonly databaseId: string | undefined;
+  /** When the oldest segment was made, ms since 1970. */
+  readonly createdAt: number;
+  /** First LSN that is still there. */
+  readonly firstLsn: Lsn;
+  readonly segments: number;
+  /** Bytes of all segments. */
+  readonly bytes: number;
+}
+
+/**
+ * Streams found in `directory`, for the owner to choose from; ordered by shard, then age, then id. A directory without a
+ * segment is one whose first append never happened: it is not listed. Throws JournalError `journal-corrupt` or
+ * `journal-format`, and `journal-unavailable` where the directory cannot be read.
+ */
+export function listStreams(disk: Disk, directory: string): StreamInfo[] {
+  return orUnavailable(`${directory} cannot be read`, () => {
+    const streams = disk.list(directory).filter(isUuid);
+    const infos = streams.map((stream) => describeStream(disk, directory, stream));
+    return infos.filter((info) => info !== undefined).sort(byShardAndAge);
+  });
+}
+
+function byShardAndAge(a: StreamInfo, b: StreamInfo): number {
+  return a.shard - b.shard || a.createdAt - b.createdAt || (a.stream < b.stream ? -1 : 1);
+}
+
+/** How often a stream is looked at again that another thread changes at that moment. */
+const LOOKS_MAX = 100;
+
+/** One stream as {@link listStreams} shows it; undefined where it has no segments. */
+export function describeStream(disk: Disk, directory: string, stream: string): StreamInfo | undefined {
+  const found = findSettledSegments(disk, join(directory, stream));
+  const first = found[0];
+  const last = found.at(-1);
+  if (first === undefined || last === undefined) return undefined;
+  return {
+    stream,
+    nodeId: last.header.nodeId,
+    shard: last.header.shard,
+    databaseId: databaseOf(found),
+    createdAt: first.header.createdAt,
+    firstLsn: first.header.firstLsn,
+    segments: found.length,
+    bytes: found.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
+  };
+}
+
+/** The segments, although their owner may be removing the oldest ones between our reading of names and of files. */
+function findSettledSegments(disk: Disk, path: string): FoundSegment[] {
+  for (let looks = 1; ; looks += 1) {
+    try {
+      return findSegments(disk, path);
+    } catch (error) {
+      if (systemErrorCode(error) !== 'ENOENT' || looks === LOOKS_MAX) throw error;
+    }
+  }
+}
+
+/** The database that a stream belongs to: the one that its newest segments name. Undefined if none does. */
+export function databaseOf(segments: readonly FoundSegment[]): string | undefined {
+  return segments.findLast(({ header }) => header.databaseId !== undefined)?.header.databaseId;
+}
+
+/** Throws JournalError `journal-foreign` where the stream at `path` is bound to another database than the one in use. */
+export function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
+  if (bound === undefined || databaseId === undefined || bound === databaseId) return;
+  const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
+  throw new JournalError('journal-foreign', message);
+}
+
+/**
+ * Removes a stream's data: for a stream whose checkpoint row is retired. First it loses its name, durably, so that no
+ * crash leaves half a stream. Throws the disk's errors.
+ */
+export function removeStream(disk: Disk, directory: string, stream: string): void {
+  if (!disk.list(directory).includes(stream)) return;
+  disk.rename(join(directory, stream), join(directory, stream + REMOVED_SUFFIX));
+  disk.syncDirectory(directory);
+  removeDirectory(disk, join(directory, stream + REMOVED_SUFFIX));
+}
+
+/**
+ * Removes what a crash has left of removed streams. What another thread removes at the same time, or nobody can, stays.
+ * Throws JournalError `journal-unavailable` where the directory cannot be read.
+ */
+export function sweepRemovedStreams(disk: Disk, directory: string): void {
+  for (const name of orUnavailable(`${directory} cannot be read`, () => disk.list(directory))) {
+    if (!name.endsWith(REMOVED_SUFFIX)) continue;
+    try {
+      removeDirectory(disk, join(directory, name));
+    } catch (error) {
+      if (systemErrorCode(error) === undefined) throw error;
+    }
+  }
+}
+
+function removeDirectory(disk: Disk, path: string): void {
+  for (const name of disk.list(path)) disk.remove(join(path, name));
+  disk.removeDirectory(path);
+}

@@ -1,0 +1,365 @@
+/**
+ * Starts the shard threads, restarts one that dies, and speaks to them. Main thread; owner of piscina.
+ *
+ * ```text
+ * starting ──serving──► serving ──thread ends──► restarting ──serving──► serving
+ *                          │                        │  ▲  └──budget spent──► failed (the process ends)
+ *                          └──drain──► draining ────│──┘ thread ends
+ *                                         └──► drained
+ * ```
+ *
+ * A shard is one life-long Piscina task. When it dies, requests in flight with it get `outcome-unknown`, the other shards
+ * go on, and the next thread recovers from the journal. That is so while the shards are drained, too: a drain waits for
+ * what is being started or restarted, because only a thread that has recovered can say what stays in the journal.
+ *
+ * Longer than most: a shard's life and the calls that wait for it end together.
+ */
+import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
+import { fileURLToPath } from 'node:url';
+import { Piscina } from 'piscina';
+import { systemClock } from '../../core/clock.js';
+import { CounterError, isJournalVerdict, StartError, type JournalErrorCode } from '../../core/errors.js';
+import type { Sum } from '../../core/increment.js';
+import type { Logger } from '../../core/logger.js';
+import { closeBalance } from '../protocol/conservation.js';
+import {
+  GAUGE,
+  gaugeRow,
+  type ControlMessage,
+  type FrontEndLink,
+  type ShardDoor,
+  type ControlRequest,
+  type PendingRange,
+  type SeenCheckpoint,
+  type ShardTask,
+} from '../protocol/messages.js';
+import { RestartBudget } from './restart-budget.js';
+
+const RESTART_DELAY_MS = 100;
+
+/** What another thread may do better with, through recovery. */
+const PASSING: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'journal-fenced', 'journal-unavailable']);
+
+/** Most control requests that wait for one shard. */
+const CONTROL_REQUESTS_MAX = 10_000;
+
+/** What the supervisor tells its owner. */
+export interface SupervisorEvents {
+  /** A shard's door opened or closed for increments. */
+  door(shard: number, door: ShardDoor): void;
+  /** Shards cannot go on: the process must end. */
+  fatal(reason: string): void;
+  /** What a shard last heard of the database. */
+  database(shard: number, available: boolean, reason: string): void;
+}
+
+/** How to start. */
+export interface SupervisorOptions {
+  readonly shards: number;
+  readonly gauges: SharedArrayBuffer;
+  /** The task of a shard, ports aside. */
+  readonly taskOf: (shard: number) => Omit<ShardTask, 'control' | 'frontEnds' | 'gauges' | 'shard' | 'shards'>;
+  readonly frontEnds: readonly FrontEndLink[];
+  readonly logger: Logger;
+  readonly events: SupervisorEvents;
+}
+
+type ShardState = 'starting' | 'serving' | 'restarting' | 'draining' | 'drained' | 'failed';
+
+interface PendingControl {
+  readonly resolve: (message: ControlMessage) => void;
+  readonly reject: (error: CounterError) => void;
+}
+
+type WithoutId<T> = T extends { readonly id: number } ? Omit<T, 'id'> : never;
+
+/** One supervised shard. */
+class SupervisedShard {
+  state: ShardState = 'starting';
+  recovered = false;
+  streams: readonly string[] = [];
+  /** Why another thread could not do better; set before the thread ends. */
+  verdict: string | undefined;
+  /** The verdict is on its journal: an operator must change something. */
+  isRefused = false;
+  control: MessagePort | undefined;
+  ended: Promise<void> = Promise.resolve();
+  readonly restarts = new RestartBudget(systemClock);
+  /** Increments that threads of this shard left in the journal, as far as the one that runs now need not have read them. */
+  handedOver = 0;
+  /** What had been recovered when the thread that runs now was launched. */
+  recoveredBefore = 0;
+  readonly waiting = new Map<number, PendingControl>();
+}
+
+/** The supervisor of all shards of a node. */
+export class ShardSupervisor {
+  readonly #options: SupervisorOptions;
+  readonly #pool: Piscina;
+  readonly #shards: readonly SupervisedShard[];
+  readonly #rows: readonly Float64Array[];
+  #nextId = 1;
+  #hasStarted = false;
+  #onChange: (() => void)[] = [];
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.#shards = Array.from({ length: options.shards }, () => new SupervisedShard());
+    this.#rows = this.#shards.map((_, shard) => gaugeRow(options.gauges, shard));
+    this.#pool = new Piscina({
+      filename: fileURLToPath(new URL('../thread/shard-thread.js', import.meta.url)),
+      name: 'runShard',
+      minThreads: options.shards,
+      maxThreads: options.shards,
+      idleTimeout: Number.MAX_SAFE_INTEGER,
+      // A task that never ends must leave its thread's event loop free: no blocking wait for the next task.
+      atomics: 'disabled',
+    });
+    // Thread failures reach the task's promise; this event would otherwise be thrown.
+    this.#pool.on('error', (error: Error) => {
+      options.logger.error({ err: error }, 'A shard thread failed');
+    });
+  }
+
+  /**
+   * Starts all shards; settles when all of them serve. Rejects with StartError once it is known of each whether its journal
+   * can be used, if one cannot, and with CounterError where a shard cannot be started for another reason.
+   */
+  async start(): Promise<void> {
+    for (let shard = 0; shard < this.#shards.length; shard += 1) this.#launch(shard);
+    await this.#until(() => this.#shards.every(({ state, isRefused }) => state === 'serving' || isRefused));
+    this.#hasStarted = true;
+    const problems = this.#shards.flatMap(({ isRefused, verdict }) =>
+      isRefused && verdict !== undefined ? verdict : [],
+    );
+    if (problems.length > 0) throw new StartError([...new Set(problems)]);
+  }
+
+  /** True where everything that was in the journals is in memory, so that reads are exact. */
+  get isRecovered(): boolean {
+    return this.#shards.every((shard) => shard.recovered);
+  }
+
+  /** The streams that this node's reads must ask for. */
+  get streams(): readonly string[] {
+    return this.#shards.flatMap((shard) => shard.streams);
+  }
+
+  /** What each shard holds of a key above the checkpoints that a read saw; null: nothing. */
+  async pendingOf(
+    key: Uint8Array,
+    seen: ReadonlyMap<string, SeenCheckpoint>,
+  ): Promise<readonly (Sum | 'again' | null)[]> {
+    return Promise.all(
+      this.#shards.map(async (_, shard) => {
+        const answer = await this.#ask(shard, { kind: 'pending', key, seen });
+        return answer.kind === 'pending' ? answer.pending : 'again';
+      }),
+    );
+  }
+
+  /** Flushes all shards; resolves to the keys written. */
+  async flush(): Promise<number> {
+    const answers = await Promise.allSettled(this.#shards.map((_, shard) => this.#ask(shard, { kind: 'flush' })));
+    let keys = 0;
+    for (const answer of answers) {
+      if (answer.status === 'rejected') throw answer.reason;
+      if (answer.value.kind === 'flushed') keys += answer.value.keys;
+    }
+    return keys;
+  }
+
+  /** Acknowledged increments that threads left in the journal when they ended, and that no later one has read yet. */
+  get unread(): number {
+    return this.#shards.reduce((total, _, index) => total + this.#unreadOf(index), 0);
+  }
+
+  /**
+   * Last flush, checkpoint, prune and close of every shard; resolves to what stays in the journals. A shard that is being
+   * started recovers first. Rejects where a shard cannot go on.
+   */
+  async drain(): Promise<readonly PendingRange[]> {
+    const left = await Promise.all(this.#shards.map((shard, index) => this.#drainShard(shard, index)));
+    await this.#pool.destroy();
+    return left.flat();
+  }
+
+  async #drainShard(shard: SupervisedShard, index: number): Promise<readonly PendingRange[]> {
+    for (;;) {
+      await this.#until(() => shard.state === 'serving');
+      shard.state = 'draining';
+      try {
+        const answer = await this.#ask(index, { kind: 'drain' });
+        shard.state = 'drained';
+        await shard.ended;
+        return answer.kind === 'drained' ? answer.left : [];
+      } catch (error) {
+        if (!isReplaced(shard)) throw error;
+      }
+    }
+  }
+
+  #launch(index: number): void {
+    const { shards, gauges, logger, taskOf } = this.#options;
+    const shard = this.#shards[index] as SupervisedShard;
+    const control = new MessageChannel();
+    const channels = this.#options.frontEnds.map((link) => ({ link, channel: new MessageChannel() }));
+    shard.control = control.port1;
+    shard.recoveredBefore = this.#rows[index]?.[GAUGE.recovered] ?? 0;
+    control.port1.on('message', (message: ControlMessage) => {
+      this.#receive(index, message, () => {
+        for (const { link, channel } of channels) link.connect(index, channel.port1);
+      });
+    });
+    const frontEnds = channels.map(({ channel }) => channel.port2);
+    const task: ShardTask = { ...taskOf(index), shard: index, shards, gauges, control: control.port2, frontEnds };
+    shard.ended = this.#pool.run(task, { transferList: [control.port2, ...frontEnds] }).then(
+      () => {
+        this.#ended(index, undefined);
+      },
+      (error: unknown) => {
+        logger.error({ err: error, shard: index }, 'A shard ended');
+        this.#ended(index, error);
+      },
+    );
+  }
+
+  #receive(index: number, message: ControlMessage, connect: () => void): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    if ('id' in message) {
+      const waiting = shard.waiting.get(message.id);
+      shard.waiting.delete(message.id);
+      if (message.kind === 'failed') waiting?.reject(new CounterError(message.code, message.detail));
+      else waiting?.resolve(message);
+      return;
+    }
+    switch (message.kind) {
+      case 'serving':
+        shard.recovered = message.recovered;
+        if (shard.state === 'starting' || shard.state === 'restarting') {
+          shard.state = 'serving';
+          connect();
+          this.#options.events.door(index, 'open');
+        }
+        break;
+      case 'streams':
+        shard.streams = message.streams;
+        break;
+      case 'database':
+        this.#options.events.database(index, message.available, message.reason);
+        break;
+      case 'journal':
+        this.#options.logger.error({ shard: index, code: message.code }, message.detail);
+        if (!PASSING.has(message.code)) shard.verdict = message.detail;
+        shard.isRefused = !this.#hasStarted && isJournalVerdict(message.code);
+        break;
+      case 'foreign-owner':
+        shard.verdict = message.detail;
+        this.#options.events.door(index, 'journal-unavailable');
+        this.#options.events.fatal(message.detail);
+    }
+    this.#changed();
+  }
+
+  #ended(index: number, error: unknown): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    this.#takeLastWords(index);
+    const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
+    for (const waiting of shard.waiting.values()) {
+      waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
+    }
+    shard.waiting.clear();
+    for (const link of this.#options.frontEnds) link.disconnect(index);
+    if (orderly) return;
+    this.#options.events.door(index, 'journal-unavailable');
+    const wasDrained = shard.state === 'drained';
+    this.#closeBalance(index);
+    shard.recovered = false;
+    if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
+      shard.state = 'failed';
+      // A start lists what all shards found.
+      if (shard.isRefused) {
+        this.#changed();
+        return;
+      }
+      const why = shard.verdict ?? (error instanceof Error ? error.message : String(error));
+      this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
+    } else {
+      shard.state = 'restarting';
+      setTimeout(() => {
+        this.#launch(index);
+      }, RESTART_DELAY_MS).unref();
+    }
+    this.#changed();
+  }
+
+  /** The end of a thread can overtake what it said last: its answer to a drain, or why no other thread would do better. */
+  #takeLastWords(index: number): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    const control = shard.control;
+    if (control === undefined) return;
+    for (;;) {
+      const received = receiveMessageOnPort(control) as { message: ControlMessage } | undefined;
+      if (received === undefined) break;
+      this.#receive(index, received.message, () => undefined);
+    }
+    control.close();
+    shard.control = undefined;
+  }
+
+  /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */
+  #closeBalance(index: number): void {
+    const row = this.#rows[index] as Float64Array;
+    const cell = this.#options.taskOf(index).settings.journal === 'memory' ? GAUGE.lost : GAUGE.handedOver;
+    // Asked first: it is for the next thread to read what this one has not.
+    const unread = this.#unreadOf(index);
+    const left = closeBalance(row, cell);
+    if (cell === GAUGE.handedOver) (this.#shards[index] as SupervisedShard).handedOver = unread + left;
+    else if (left > 0) {
+      this.#options.logger.error({ shard: index, lost: left }, 'Acknowledged increments are lost with the shard');
+    }
+  }
+
+  #unreadOf(index: number): number {
+    const shard = this.#shards[index] as SupervisedShard;
+    if (shard.recovered) return 0;
+    return Math.max(0, shard.handedOver - ((this.#rows[index]?.[GAUGE.recovered] ?? 0) - shard.recoveredBefore));
+  }
+
+  #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {
+    const shard = this.#shards[index] as SupervisedShard;
+    const control = shard.control;
+    if (control === undefined || shard.state === 'starting' || shard.state === 'restarting') {
+      return Promise.reject(new CounterError('database-unavailable', 'A shard is being started.'));
+    }
+    if (shard.waiting.size >= CONTROL_REQUESTS_MAX) {
+      return Promise.reject(new CounterError('overloaded', 'Too many requests wait for a shard.'));
+    }
+    const id = this.#nextId;
+    this.#nextId += 1;
+    return new Promise((resolve, reject) => {
+      shard.waiting.set(id, { resolve, reject });
+      control.postMessage({ ...request, id });
+    });
+  }
+
+  #changed(): void {
+    const listeners = this.#onChange;
+    this.#onChange = [];
+    for (const listener of listeners) listener();
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) {
+      if (this.#shards.some((shard) => shard.state === 'failed' && !shard.isRefused)) {
+        throw new CounterError('internal-error', 'A shard could not be started.');
+      }
+      await new Promise<void>((resolve) => this.#onChange.push(resolve));
+    }
+  }
+}
+
+/** The thread has ended, and another takes its place or is not allowed to. */
+function isReplaced({ state }: SupervisedShard): boolean {
+  return state !== 'draining' && state !== 'drained';
+}

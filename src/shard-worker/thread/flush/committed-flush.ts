@@ -1,0 +1,30 @@
+/**
+ * What a flush came to, for the gauges. Shard thread.
+ */
+import type { FlushAttempt } from './stream-database.js';
+import type { FrozenRange } from '../pending-sums.js';
+
+/** What a committed flush came to, in increments where nothing else is said. */
+export interface CommittedFlush {
+  /** Rows written. */
+  readonly keys: number;
+  readonly increments: number;
+  readonly rejected: number;
+  /** Of requests whose token had been counted before. */
+  readonly deduplicated: number;
+  /** Tokens claimed. */
+  readonly claimed: number;
+  /** Tokens that had been claimed with other content. */
+  readonly mismatches: number;
+}
+
+type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
+
+/** What a range came to with an attempt that was committed. */
+export function committedFlush({ sums, tokened }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
+  const { keys, rejected = 0, unclaimed = [], mismatches = 0 } = attempt;
+  let deduplicated = tokened.duplicates;
+  for (const token of unclaimed) deduplicated += tokened.get(token)?.increments ?? 0;
+  const increments = sums.increments + tokened.increments;
+  return { keys, increments, rejected, deduplicated, claimed: tokened.size - unclaimed.length, mismatches };
+}

@@ -1,0 +1,117 @@
+/**
+ * Finds the keys of a range that PostgreSQL refuses, by trying ever smaller parts of it. Shard thread.
+ */
+import type { PairArrayEncoder } from '../../../db/binary-array.js';
+import type { CheckpointStore } from '../../../db/checkpoint-store.js';
+import type { StatementRefusedError } from '../../../db/database-errors.js';
+import type { RejectedIncrement } from '../../../db/flush-request.js';
+import { addSums, type Sum } from '../../../core/increment.js';
+import type { FrozenRange } from '../pending-sums.js';
+import type { SummingMap } from '../summing-map.js';
+import type { TokenedPair, TokenedRequest } from '../idempotency/idempotent-requests.js';
+
+/** Keys of one try, which has the usual time: all keys of a backlog at once would never be done within it. */
+export const PROBE_KEYS_MAX = 10_000;
+
+/** A pair and the request with a token that it belongs to. */
+interface PairOfRequest {
+  readonly request: TokenedRequest;
+  readonly pair: TokenedPair;
+}
+
+/** One key of a range with everything that the range adds to it: a constraint may refuse only the whole. */
+export interface FlushKey {
+  readonly bytes: Uint8Array;
+  sum: Sum;
+  /** Its entry among the plain sums, or -1. */
+  readonly entry: number;
+  readonly pairs: PairOfRequest[];
+}
+
+/** A key that PostgreSQL refuses. */
+export interface PoisonKey {
+  readonly key: FlushKey;
+  readonly refusal: StatementRefusedError;
+}
+
+/** Tries all keys of a range; rejects where that could not be done. */
+export async function findPoison(
+  store: Pick<CheckpointStore, 'probe'>,
+  encoder: PairArrayEncoder,
+  range: FrozenRange,
+): Promise<readonly PoisonKey[]> {
+  const keys = keysOf(range);
+  const poison: PoisonKey[] = [];
+  // Parts yet to be tried, the next one last.
+  const parts: (readonly FlushKey[])[] = [];
+  for (let from = 0; from < keys.length; from += PROBE_KEYS_MAX) parts.unshift(keys.slice(from, from + PROBE_KEYS_MAX));
+  for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
+    encoder.reset();
+    for (const { bytes, sum } of part) encoder.append(bytes, 0, bytes.length, sum);
+    const refusal = await store.probe(encoder.keys(), encoder.amounts());
+    if (refusal === undefined) continue;
+    const [key] = part;
+    if (part.length === 1 && key !== undefined) poison.push({ key, refusal });
+    else parts.push(part.slice(part.length >> 1), part.slice(0, part.length >> 1));
+  }
+  return poison;
+}
+
+function keysOf({ sums, tokened }: FrozenRange): readonly FlushKey[] {
+  const keys: FlushKey[] = [];
+  const byKey = new Map<string, FlushKey>();
+  for (let entry = 0; entry < sums.size; entry += 1) {
+    const start = sums.keyStart(entry);
+    const bytes = sums.arena.slice(start, start + sums.keyBytes(entry));
+    const key: FlushKey = { bytes, sum: sums.sum(entry), entry, pairs: [] };
+    keys.push(key);
+    if (tokened.size > 0) byKey.set(Buffer.from(bytes).toString('latin1'), key);
+  }
+  for (const request of tokened.values()) {
+    for (const pair of request.pairs) {
+      const name = Buffer.from(pair.key).toString('latin1');
+      const known = byKey.get(name);
+      if (known === undefined) {
+        const key: FlushKey = { bytes: pair.key, sum: pair.sum, entry: -1, pairs: [{ request, pair }] };
+        keys.push(key);
+        byKey.set(name, key);
+      } else {
+        known.sum = addSums(known.sum, pair.sum);
+        known.pairs.push({ request, pair });
+      }
+    }
+  }
+  return keys;
+}
+
+/**
+ * Increments that were set aside with these keys, in a flush that did not claim the tokens `unclaimed`. Where a request with
+ * a token is set aside in part, each of its pairs counts as one.
+ */
+export function rejectedIncrements(
+  { sums }: FrozenRange,
+  poison: readonly PoisonKey[],
+  unclaimed: readonly string[],
+): number {
+  let increments = 0;
+  const pairsOf = new Map<TokenedRequest, number>();
+  for (const { key } of poison) {
+    if (key.entry >= 0) increments += sums.entryIncrements(key.entry);
+    for (const { request } of key.pairs) pairsOf.set(request, (pairsOf.get(request) ?? 0) + 1);
+  }
+  const replays = new Set(unclaimed);
+  for (const [{ token, pairs, increments: whole }, rejected] of pairsOf) {
+    if (!replays.has(token)) increments += rejected === pairs.length ? whole : rejected;
+  }
+  return increments;
+}
+
+/** The rows that keep what was set aside with a key. */
+export function rejectedRows(sums: SummingMap, { key, refusal }: PoisonKey): readonly RejectedIncrement[] {
+  const row = { key: Buffer.from(key.bytes), reason: refusal.message, sqlState: refusal.sqlState };
+  const plain = key.entry < 0 ? [] : [{ ...row, amount: String(sums.sum(key.entry)) }];
+  return [
+    ...plain,
+    ...key.pairs.map(({ request, pair }) => ({ ...row, amount: String(pair.sum), token: request.token })),
+  ];
+}

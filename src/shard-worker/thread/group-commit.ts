@@ -1,0 +1,299 @@
+/**
+ * Group commit: takes every batch that waits on the ports as one group, journals it with one sync, applies it, and
+ * acknowledges it. Shard thread.
+ *
+ * ```text
+ * idle ──a batch arrives──► drain all ports ──► append (one sync) ──► apply ──► answer ──► drain again, until empty
+ * ```
+ *
+ * While a group is being made durable, the next one gathers on the ports: latency is at most two syncs at any load.
+ * (The technique is that of DeWitt et al., "Implementation techniques for main memory database systems", 1984.)
+ */
+import type { Clock } from '../../core/clock.js';
+import { JournalError, type ErrorCode } from '../../core/errors.js';
+import type { Lsn } from '../../core/increment.js';
+import type { BatchPort } from '../protocol/batch-port.js';
+import type { RecordBytes } from '../journal/journal.js';
+import {
+  PAIR_HEADER_BYTES,
+  PAIR_OFFSET,
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+  type BatchAnswer,
+  type BatchMessage,
+} from '../protocol/messages.js';
+import { admitTokened, failedOutcomes, knownOutcomes, settledOutcomes } from './idempotency/idempotency-admission.js';
+import type { KnownToken } from './idempotency/idempotency-window.js';
+
+/** Most bytes that are made durable with one sync; what is beyond waits for the next. */
+const GROUP_BYTES_MAX = 16 * 1024 * 1024;
+
+/** The shard as group commit sees it. */
+export interface GroupTarget {
+  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
+  /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
+  apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
+  /** Looks a token up, and remembers a new one as part of the group that is being gathered. */
+  admitToken(token: string, digest: Uint8Array): KnownToken;
+  /** Looks a token up and leaves it at that. */
+  lookToken(token: string, digest: Uint8Array): KnownToken;
+  /** The group that was gathered is durable, or it is not. */
+  endGroup(durable: boolean): void;
+  /** True where the key is pending, so that adding to it needs no new key. */
+  holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean;
+  /** The journal is dead or this code has a bug: the shard must end. */
+  failed(error: unknown): void;
+}
+
+/** Of a plain batch: why it is refused, or undefined. Of a batch with tokens: the outcome of each request. */
+type Admission = ErrorCode | undefined | Uint8Array;
+
+interface Waiting {
+  readonly port: number;
+  readonly message: BatchMessage;
+}
+
+/** The loop between ports and journal. */
+export class GroupCommit {
+  readonly #ports: readonly BatchPort[];
+  readonly #target: GroupTarget;
+  readonly #clock: Clock;
+  #waiting: Waiting[] = [];
+  #busy = false;
+  #closed = false;
+  #settledThroughMs: number;
+  #failed = false;
+  #idle: (() => void)[] = [];
+
+  constructor(ports: readonly BatchPort[], target: GroupTarget, clock: Clock) {
+    this.#ports = ports;
+    this.#target = target;
+    this.#clock = clock;
+    this.#settledThroughMs = clock.now();
+  }
+
+  /** Begins to listen. */
+  start(): void {
+    for (const [index, port] of this.#ports.entries()) {
+      port.listen((message) => {
+        this.#waiting.push({ port: index, message });
+        this.#commitAll();
+      });
+    }
+  }
+
+  /**
+   * Takes what waits on the ports now, unless a group is under way. Everything posted before the time returned (ms since
+   * 1970) is applied, or was refused with nothing kept: what is in the group under way, or may have been kept by a journal
+   * that failed, is later than that.
+   */
+  settledThroughMs(): number {
+    this.#commitAll();
+    return this.#settledThroughMs;
+  }
+
+  /** Takes what still waits on the ports, settles it, then stops listening. */
+  async close(): Promise<void> {
+    this.#commitAll();
+    while (this.#busy) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    this.#closed = true;
+    for (const port of this.#ports) port.close();
+  }
+
+  #commitAll(): void {
+    if (this.#busy || this.#closed) return;
+    this.#busy = true;
+    const under = this.#step();
+    if (under === undefined) this.#becomeIdle();
+    else {
+      under.then(
+        () => {
+          this.#becomeIdle();
+          this.#commitAll();
+        },
+        (error: unknown) => {
+          this.#becomeIdle();
+          this.#target.failed(error);
+        },
+      );
+    }
+  }
+
+  #becomeIdle(): void {
+    this.#busy = false;
+    const idle = this.#idle;
+    this.#idle = [];
+    for (const resolve of idle) resolve();
+  }
+
+  /** Commits groups until nothing waits; undefined where all of it happened at once. */
+  #step(): Promise<void> | undefined {
+    for (;;) {
+      const drainedAtMs = this.#drainPorts();
+      if (this.#waiting.length === 0) {
+        this.#noteSettled(drainedAtMs);
+        return undefined;
+      }
+      const taken = this.#takeGroup();
+      const isAll = this.#waiting.length === 0;
+      const records: RecordBytes[] = [];
+      const refusals = taken.map((waiting) => this.#admit(waiting, records));
+      const pending = this.#commit(taken, refusals, records);
+      if (pending === undefined) continue;
+      if (!isAll) return pending;
+      return pending.then(() => {
+        this.#noteSettled(drainedAtMs);
+      });
+    }
+  }
+
+  #noteSettled(throughMs: number): void {
+    if (!this.#failed) this.#settledThroughMs = throughMs;
+  }
+
+  /** Takes every message that has arrived. Returns the time (ms since 1970) before which all that was posted is taken. */
+  #drainPorts(): number {
+    const drainedAtMs = this.#clock.now();
+    for (const [index, port] of this.#ports.entries()) {
+      for (;;) {
+        const message = port.receive();
+        if (message === undefined) break;
+        this.#waiting.push({ port: index, message });
+      }
+    }
+    return drainedAtMs;
+  }
+
+  #takeGroup(): Waiting[] {
+    let bytes = 0;
+    let count = 0;
+    for (const { message } of this.#waiting) {
+      bytes += recordBytes(message.memory);
+      if (count > 0 && bytes > GROUP_BYTES_MAX) break;
+      count += 1;
+    }
+    if (count === this.#waiting.length) {
+      const all = this.#waiting;
+      this.#waiting = [];
+      return all;
+    }
+    return this.#waiting.splice(0, count);
+  }
+
+  /** Adds to `records` what of the batch is to be journaled; returns what is already known of its outcome. */
+  #admit(waiting: Waiting, records: RecordBytes[]): Admission {
+    const { kind, memory } = waiting.message;
+    const record = new Uint8Array(memory, 0, recordBytes(memory));
+    if (kind === 'onlyKnownTokens') return knownOutcomes(record, this.#target);
+    if (kind === 'tokened') {
+      const { record: admitted, outcomes } = admitTokened(record, this.#target);
+      if (admitted !== undefined) records.push(admitted);
+      return outcomes;
+    }
+    if (kind === 'onlyPendingKeys' && !this.#holdsAll(record)) return 'overloaded';
+    records.push(record);
+    return undefined;
+  }
+
+  #holdsAll(record: RecordBytes): boolean {
+    const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
+    let at = RECORD_HEADER_BYTES;
+    while (at < record.length) {
+      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
+      const hash = view.getUint32(at + PAIR_OFFSET.hash, true);
+      if (!this.#target.holds(hash, record, at + PAIR_HEADER_BYTES, keyBytes)) return false;
+      at += PAIR_HEADER_BYTES + keyBytes;
+    }
+    return true;
+  }
+
+  #commit(
+    taken: readonly Waiting[],
+    refusals: readonly Admission[],
+    records: readonly RecordBytes[],
+  ): Promise<void> | undefined {
+    let lsn: Lsn | Promise<Lsn>;
+    try {
+      if (records.length === 0) {
+        this.#succeed(taken, refusals);
+        return undefined;
+      }
+      lsn = this.#target.append(records);
+    } catch (error) {
+      this.#refuse(taken, refusals, error);
+      return undefined;
+    }
+    if (typeof lsn === 'number') {
+      this.#target.apply(records, lsn);
+      this.#succeed(taken, refusals);
+      return undefined;
+    }
+    return lsn.then(
+      (last) => {
+        this.#target.apply(records, last);
+        this.#succeed(taken, refusals);
+      },
+      (error: unknown) => {
+        this.#refuse(taken, refusals, error);
+      },
+    );
+  }
+
+  /** The journal did not take the group: "not counted" only where it says that nothing was kept. */
+  #refuse(taken: readonly Waiting[], refusals: readonly Admission[], error: unknown): void {
+    const nothingKept = error instanceof JournalError && error.nothingKept;
+    if (!nothingKept) this.#failed = true;
+    const code: ErrorCode = !nothingKept
+      ? 'outcome-unknown'
+      : error.code === 'journal-full'
+        ? 'overloaded'
+        : 'journal-unavailable';
+    this.#target.endGroup(false);
+    this.#answer(
+      taken,
+      refusals.map((refusal) => (refusal instanceof Uint8Array ? failedOutcomes(refusal, code) : (refusal ?? code))),
+    );
+    if (!nothingKept) this.#target.failed(error);
+  }
+
+  #succeed(taken: readonly Waiting[], refusals: readonly Admission[]): void {
+    this.#target.endGroup(true);
+    this.#answer(
+      taken,
+      refusals.map((refusal) => (refusal instanceof Uint8Array ? settledOutcomes(refusal) : refusal)),
+    );
+  }
+
+  /** Answers each port in the order of its batches, runs of equal outcome as one message. */
+  #answer(taken: readonly Waiting[], admissions: readonly Admission[]): void {
+    for (const [index, port] of this.#ports.entries()) {
+      let run = 0;
+      let runCode: ErrorCode | undefined;
+      for (const [position, waiting] of taken.entries()) {
+        if (waiting.port !== index) continue;
+        const admission = admissions[position];
+        const isOutcomes = admission instanceof Uint8Array;
+        if (run > 0 && (isOutcomes || admission !== runCode)) {
+          post(port, run, runCode);
+          run = 0;
+        }
+        if (isOutcomes) {
+          port.post({ outcomes: admission });
+          continue;
+        }
+        runCode = admission;
+        run += 1;
+      }
+      if (run > 0) post(port, run, runCode);
+    }
+  }
+}
+
+function recordBytes(memory: ArrayBufferLike): number {
+  return new DataView(memory).getUint32(RECORD_OFFSET.bytes, true);
+}
+
+function post(port: BatchPort, count: number, code: ErrorCode | undefined): void {
+  const answer: BatchAnswer = code === undefined ? count : { refused: count, code };
+  port.post(answer);
+}

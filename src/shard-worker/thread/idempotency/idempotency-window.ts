@@ -1,0 +1,99 @@
+/**
+ * The tokens that this shard has journaled of late, so that a replay is cheap and a mismatch visible. Shard thread.
+ *
+ * Exactly once does not rest on it: a token that has left the window is journaled again, and its claim in the flush
+ * decides. Two generations bound the memory: the older one is dropped when the younger is full, so at least the last
+ * {@link TOKENS_REMEMBERED} are here.
+ */
+import { DIGEST_BYTES } from '../../protocol/messages.js';
+
+/** Fewest of the last tokens that a shard remembers. */
+export const TOKENS_REMEMBERED = 100_000;
+
+/** What is known of a token. */
+export type KnownToken =
+  | 'new'
+  /** Journaled before: durable as this journal is. */
+  | 'replay'
+  /** It stands in the group that is being journaled now, and shares that group's outcome. */
+  | 'in-group'
+  /** Journaled before with other content. */
+  | 'mismatch';
+
+/** A token of a generation: where its digest is. */
+class Generation {
+  readonly #numbers = new Map<string, number>();
+  readonly #digests = new Uint8Array(TOKENS_REMEMBERED * DIGEST_BYTES);
+  /** Numbers of tokens that were forgotten. */
+  readonly #free: number[] = [];
+
+  get isFull(): boolean {
+    return this.#numbers.size === TOKENS_REMEMBERED;
+  }
+
+  /** Whether the token is here, and with that digest. */
+  look(token: string, digest: Uint8Array): 'absent' | 'same' | 'other' {
+    const number = this.#numbers.get(token);
+    if (number === undefined) return 'absent';
+    for (let at = 0; at < DIGEST_BYTES; at += 1) {
+      if (this.#digests[number * DIGEST_BYTES + at] !== digest[at]) return 'other';
+    }
+    return 'same';
+  }
+
+  add(token: string, digest: Uint8Array): void {
+    const number = this.#free.pop() ?? this.#numbers.size;
+    this.#digests.set(digest, number * DIGEST_BYTES);
+    this.#numbers.set(token, number);
+  }
+
+  forget(token: string): void {
+    const number = this.#numbers.get(token);
+    if (number === undefined) return;
+    this.#numbers.delete(token);
+    this.#free.push(number);
+  }
+}
+
+/** Tokens and the digests of their requests. */
+export class TokenWindow {
+  #young = new Generation();
+  #old = new Generation();
+  readonly #group = new Set<string>();
+
+  /** Looks a token up. */
+  look(token: string, digest: Uint8Array): KnownToken {
+    let known = this.#young.look(token, digest);
+    if (known === 'absent') known = this.#old.look(token, digest);
+    if (known === 'absent') return 'new';
+    if (known === 'other') return 'mismatch';
+    return this.#group.has(token) ? 'in-group' : 'replay';
+  }
+
+  /**
+   * Looks a token up and, where it is new, remembers it as part of the group that is being gathered. `digest` has
+   * {@link DIGEST_BYTES} bytes.
+   */
+  admit(token: string, digest: Uint8Array): KnownToken {
+    const known = this.look(token, digest);
+    if (known !== 'new') return known;
+    if (this.#young.isFull) {
+      this.#old = this.#young;
+      this.#young = new Generation();
+    }
+    this.#young.add(token, digest);
+    this.#group.add(token);
+    return known;
+  }
+
+  /** The group is durable, or it is not: then its tokens are forgotten, so that a retry is journaled anew. */
+  endGroup(durable: boolean): void {
+    if (!durable) {
+      for (const token of this.#group) {
+        this.#young.forget(token);
+        this.#old.forget(token);
+      }
+    }
+    this.#group.clear();
+  }
+}

@@ -1,0 +1,228 @@
+/**
+ * What one stream's records came to since its checkpoint. Shard thread.
+ *
+ * ```text
+ * LSN:   ... checkpoint ]( frozen ]( live ... appliedLsn
+ * ```
+ *
+ * The live map takes every record as it is applied. A flush freezes it: from then on the frozen map belongs to exactly
+ * one LSN range until that range is known to be committed, and a new live map takes what comes. There is never more than
+ * one frozen map, and nothing is frozen before a flush starts: while the database is away memory grows by distinct keys,
+ * not by time.
+ */
+import { addSums, type Lsn, type Sum } from '../../core/increment.js';
+import {
+  PAIR_HEADER_BYTES,
+  PAIR_OFFSET,
+  TOKENED_HEADER_BYTES,
+  TOKENED_MARK,
+  TOKENED_OFFSET,
+} from '../protocol/messages.js';
+import { SummingMap } from './summing-map.js';
+import { TokenedRequests } from './idempotency/idempotent-requests.js';
+
+/** The frozen part: the sums of the records `(fromLsn, toLsn]`. */
+export interface FrozenRange {
+  readonly fromLsn: Lsn;
+  readonly toLsn: Lsn;
+  readonly sums: SummingMap;
+  readonly tokened: TokenedRequests;
+  /** Everything that the stream accepted before this time (ms since 1970) is at or below `toLsn`. */
+  readonly acceptedThroughMs: number;
+}
+
+/** A stream's checkpoint row as a read saw it. */
+export interface CheckpointView {
+  readonly epoch: number;
+  readonly lsn: Lsn;
+}
+
+/** The pending sums of one stream. */
+export class StreamLedger {
+  readonly stream: string;
+  readonly epoch: number;
+  #checkpoint: Lsn;
+  #applied: Lsn;
+  #live = new SummingMap();
+  #spare = new SummingMap();
+  #liveTokened = new TokenedRequests();
+  #spareTokened = new TokenedRequests();
+  #frozen: FrozenRange | undefined;
+  /** Keys of the live map that the frozen one does not hold. */
+  #liveOnlyKeys = 0;
+
+  constructor(stream: string, epoch: number, checkpoint: Lsn) {
+    this.stream = stream;
+    this.epoch = epoch;
+    this.#checkpoint = checkpoint;
+    this.#applied = checkpoint;
+  }
+
+  /** LSN up to which this process knows the stream to be in `counters`. */
+  get checkpoint(): Lsn {
+    return this.#checkpoint;
+  }
+
+  /** LSN of the last record applied. */
+  get appliedLsn(): Lsn {
+    return this.#applied;
+  }
+
+  get frozen(): FrozenRange | undefined {
+    return this.#frozen;
+  }
+
+  /** True where nothing waits to be committed. */
+  get isSettled(): boolean {
+    return this.#frozen === undefined && this.#applied === this.#checkpoint;
+  }
+
+  /** Distinct keys pending, as MAX_PENDING_KEYS counts them. */
+  get pendingKeys(): number {
+    const frozen = this.#frozen;
+    const frozenKeys = frozen === undefined ? 0 : frozen.sums.size + frozen.tokened.pairs;
+    return this.#liveOnlyKeys + this.#liveTokened.pairs + frozenKeys;
+  }
+
+  /** Keys that a flush started now would write. */
+  get liveKeys(): number {
+    return this.#live.size + this.#liveTokened.pairs;
+  }
+
+  /** Requests with tokens that wait for a flush. */
+  get pendingTokens(): number {
+    return this.#liveTokened.size + (this.#frozen?.tokened.size ?? 0);
+  }
+
+  /** Bytes pending, as MAX_PENDING_BYTES counts them. */
+  get pendingBytes(): number {
+    const frozen = this.#frozen;
+    const frozenBytes = frozen === undefined ? 0 : frozen.sums.pendingBytes + frozen.tokened.pendingBytes;
+    return this.#live.pendingBytes + this.#liveTokened.pendingBytes + frozenBytes;
+  }
+
+  /** Increments applied and not known to be committed. */
+  get pendingIncrements(): number {
+    const frozen = this.#frozen;
+    const frozenIncrements = frozen === undefined ? 0 : frozen.sums.increments + frozen.tokened.increments;
+    return this.#live.increments + this.#liveTokened.increments + frozenIncrements;
+  }
+
+  /** Adds a record's entries and takes its LSN, which is above every one before. Returns the number of increments. */
+  apply(lsn: Lsn, bytes: Uint8Array, start: number, end: number): number {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const live = this.#live;
+    const frozen = this.#frozen?.sums;
+    let at = start;
+    let increments = 0;
+    while (at < end) {
+      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
+      if (keyBytes === TOKENED_MARK) {
+        const next = tokenedEnd(view, at);
+        increments += this.#applyTokened(view, bytes, at, next);
+        at = next;
+        continue;
+      }
+      const hash = view.getUint32(at + PAIR_OFFSET.hash, true);
+      const key = at + PAIR_HEADER_BYTES;
+      if (live.add(hash, bytes, key, keyBytes, view.getFloat64(at + PAIR_OFFSET.amount, true))) {
+        if (frozen === undefined || frozen.find(hash, bytes, key, keyBytes) < 0) this.#liveOnlyKeys += 1;
+      }
+      increments += 1;
+      at = key + keyBytes;
+    }
+    this.#applied = lsn;
+    return increments;
+  }
+
+  #applyTokened(view: DataView, bytes: Uint8Array, at: number, end: number): number {
+    const tokenBytes = view.getUint8(at + TOKENED_OFFSET.tokenBytes);
+    const token = at + TOKENED_OFFSET.token;
+    return this.#liveTokened.add(bytes, token, tokenBytes, at + TOKENED_OFFSET.digest, token + tokenBytes, end);
+  }
+
+  /**
+   * True where the key is pending, so that adding to it needs no new key as MAX_PENDING_KEYS counts them. A key that is
+   * pending in requests with tokens only is not: each of their pairs is a key of its own, which nothing can be added to.
+   */
+  holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
+    if (this.#live.find(hash, bytes, start, length) >= 0) return true;
+    const frozen = this.#frozen;
+    return frozen !== undefined && frozen.sums.find(hash, bytes, start, length) >= 0;
+  }
+
+  /** Freezes what was applied, for one flush. Everything up to `appliedLsn` must be synced. Nothing may be frozen yet. */
+  freeze(acceptedThroughMs: number): FrozenRange {
+    if (this.#frozen !== undefined) throw new TypeError('a range is frozen already');
+    const frozen = {
+      fromLsn: this.#checkpoint,
+      toLsn: this.#applied,
+      sums: this.#live,
+      tokened: this.#liveTokened,
+      acceptedThroughMs,
+    };
+    this.#frozen = frozen;
+    this.#live = this.#spare;
+    this.#liveTokened = this.#spareTokened;
+    this.#liveOnlyKeys = 0;
+    return frozen;
+  }
+
+  /** The frozen range is known to be committed: the checkpoint is its end. */
+  settle(): void {
+    const frozen = this.#frozen;
+    if (frozen === undefined) throw new TypeError('nothing is frozen');
+    this.#checkpoint = frozen.toLsn;
+    this.#frozen = undefined;
+    this.#liveOnlyKeys = this.#live.size;
+    this.#spare = frozen.sums;
+    this.#spare.clear(Math.max(this.#spare.size, this.#live.size));
+    this.#spareTokened = frozen.tokened;
+    this.#spareTokened.clear();
+  }
+
+  /** No record comes any more and nothing is pending: lets go of the room for both. */
+  letGo(): void {
+    if (!this.isSettled) throw new TypeError('something is pending');
+    this.#live = new SummingMap();
+    this.#spare = new SummingMap();
+    this.#liveTokened = new TokenedRequests();
+    this.#spareTokened = new TokenedRequests();
+  }
+
+  /**
+   * What this stream holds of a key above the checkpoint that a read saw. `again`: the read's snapshot is older than
+   * what this stream still holds, or than its recovery, so the read must be repeated. A row of a later epoch means that
+   * another owner answers for the stream: nothing is ours to add. Undefined where the key is not held.
+   */
+  pendingOf(hash: number, key: Uint8Array, view: CheckpointView | undefined): Sum | undefined | 'again' {
+    const seen = view ?? { epoch: this.epoch, lsn: 0 };
+    if (seen.epoch !== this.epoch) return seen.epoch < this.epoch ? 'again' : undefined;
+    const live = addHeld(
+      this.#live.get(hash, key, 0, key.length),
+      this.#liveTokened.sums.get(hash, key, 0, key.length),
+    );
+    const frozen = this.#frozen;
+    if (seen.lsn === this.#checkpoint) {
+      if (frozen === undefined) return live;
+      const held = addHeld(
+        frozen.sums.get(hash, key, 0, key.length),
+        frozen.tokened.sums.get(hash, key, 0, key.length),
+      );
+      return addHeld(live, held);
+    }
+    if (seen.lsn === frozen?.toLsn) return live;
+    return 'again';
+  }
+}
+
+/** Where a tokened request's entry at `at` ends. */
+export function tokenedEnd(view: DataView, at: number): number {
+  const tokenBytes = view.getUint8(at + TOKENED_OFFSET.tokenBytes);
+  return at + TOKENED_HEADER_BYTES + tokenBytes + view.getUint32(at + TOKENED_OFFSET.pairsBytes, true);
+}
+
+function addHeld(a: Sum | undefined, b: Sum | undefined): Sum | undefined {
+  if (a === undefined || b === undefined) return a ?? b;
+  return addSums(a, b);
+}

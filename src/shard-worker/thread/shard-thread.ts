@@ -1,0 +1,138 @@
+/**
+ * The root of a shard thread: a life-long Piscina task that builds the shard and serves its ports.
+ *
+ * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread really ends: its
+ * connection, files and timers end with it, and the supervisor starts another through recovery.
+ */
+import path from 'node:path';
+import type { MessagePort } from 'node:worker_threads';
+import { systemClock } from '../../core/clock.js';
+import { parseDatabaseUrl } from '../../db/connection.js';
+import { CheckpointStore } from '../../db/checkpoint-store.js';
+import { CounterError, JournalError } from '../../core/errors.js';
+import { createLogger } from '../../core/logger.js';
+import { batchPort } from '../protocol/batch-port.js';
+import { GroupCommit } from './group-commit.js';
+import type { JournalStreams } from '../journal/journal.js';
+import { nodeDisk } from '../journal/file/disk.js';
+import { FileStreams } from '../journal/file/file-streams.js';
+import { MemoryStreams } from '../journal/memory-journal.js';
+import { gaugeRow, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/messages.js';
+import { PostgresShardDatabase } from './flush/shard-database.js';
+import { Shard } from './shard.js';
+
+/** Runs a shard until it is drained. Piscina's task. */
+export function runShard(task: ShardTask): Promise<void> {
+  return new Promise((resolve) => {
+    new ShardThread(task, resolve).start();
+  });
+}
+
+class ShardThread {
+  readonly #control: MessagePort;
+  readonly #shard: Shard;
+  readonly #groups: GroupCommit;
+  readonly #done: () => void;
+
+  constructor(task: ShardTask, done: () => void) {
+    const logger = createLogger(task.settings.logLevel, { shard: task.shard });
+    this.#control = task.control;
+    this.#done = done;
+    const store = new CheckpointStore(parseDatabaseUrl(task.databaseUrl), {
+      applicationName: `summing-counters shard ${task.shard}`,
+      connectTimeoutMs: 2000,
+    });
+    const owner = { node: task.nodeId, shard: task.shard, journal: task.settings.journal };
+    this.#shard = new Shard({
+      journals: journalsOf(task),
+      database: new PostgresShardDatabase(store, owner),
+      clock: systemClock,
+      gauges: gaugeRow(task.gauges, task.shard),
+      random: Math.random,
+      flushIntervalMs: task.settings.flushIntervalMs,
+      flushKeysMax: task.settings.flushKeysMax,
+      settledThroughMs: () => this.#groups.settledThroughMs(),
+      tell: (message) => {
+        this.#tell(message);
+      },
+      fail: (error) => {
+        this.#die(error);
+      },
+      log: (level, fields, message) => {
+        logger[level](fields, message);
+      },
+    });
+    this.#groups = new GroupCommit(task.frontEnds.map(batchPort), this.#shard, systemClock);
+  }
+
+  start(): void {
+    this.#control.on('message', (request: ControlRequest) => {
+      this.#answer(request).catch((error: unknown) => {
+        this.#refuse(request.id, error);
+      });
+    });
+    this.#shard.start().then(
+      () => {
+        this.#groups.start();
+      },
+      (error: unknown) => {
+        this.#die(error);
+      },
+    );
+  }
+
+  async #answer(request: ControlRequest): Promise<void> {
+    const { id } = request;
+    switch (request.kind) {
+      case 'pending':
+        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(request.key, request.seen) });
+        return;
+      case 'flush':
+        this.#tell({ id, kind: 'flushed', keys: await this.#shard.flush() });
+        return;
+      case 'drain':
+        await this.#groups.close();
+        this.#tell({ id, kind: 'drained', left: await this.#shard.drain() });
+        this.#control.close();
+        this.#done();
+    }
+  }
+
+  #refuse(id: number, error: unknown): void {
+    if (error instanceof CounterError) this.#tell({ id, kind: 'failed', code: error.code, detail: error.detail });
+    else this.#die(error);
+  }
+
+  #tell(message: ControlMessage): void {
+    this.#control.postMessage(message);
+  }
+
+  #die(error: unknown): void {
+    // The class of an Error is lost on its way to the main thread, so what an operator must read goes ahead of it.
+    if (error instanceof JournalError) this.#tell({ kind: 'journal', code: error.code, detail: error.message });
+    setImmediate(() => {
+      throw error;
+    });
+  }
+}
+
+function journalsOf(task: ShardTask): JournalStreams {
+  const { settings } = task;
+  switch (settings.journal) {
+    case 'memory':
+      return new MemoryStreams();
+    case 'file':
+      return new FileStreams({
+        disk: nodeDisk,
+        directory: path.join(settings.dataDir, 'journal'),
+        clock: systemClock,
+        syncPolicy: settings.journalSync,
+        bytesMax: settings.journalBytesMax,
+        keepSeconds: settings.journalKeepSeconds,
+        nodeId: task.nodeId,
+        shard: task.shard,
+        shards: task.shards,
+        databaseId: task.databaseId,
+      });
+  }
+}

@@ -1,0 +1,298 @@
+/**
+ * One shard: its journal, its ledger and its flusher, and those of streams left over from earlier runs. Shard thread.
+ *
+ * ```text
+ * start ──database reachable──► recover own and left-over streams ──► serving, recovered
+ *   │                             └─more than there is room for──► serving ──as they are flushed──► the others ──► recovered
+ *   └────database away────────► a new stream ──► serving ──when it answers──► recover all earlier streams ──► recovered
+ * ```
+ *
+ * Why a new stream while the database is away: only the checkpoint row says which LSNs of an earlier stream are free, so
+ * records written without having read it could get LSNs that count as flushed.
+ */
+import { JournalError } from '../../core/errors.js';
+import type { Lsn, Sum } from '../../core/increment.js';
+import { Flusher } from './flush/flusher.js';
+import type { GroupTarget } from './group-commit.js';
+import type { FoundStream, Journal, RecordBytes } from '../journal/journal.js';
+import { whileJournalIsAway } from './streams/journal-patience.js';
+import { JournalUpkeep } from './streams/journal-upkeep.js';
+import { LeftOverStreams } from './streams/orphaned-streams.js';
+import { GAUGE, RECORD_HEADER_BYTES, type PendingRange, type SeenCheckpoint } from '../protocol/messages.js';
+import {
+  addTo,
+  countFlush,
+  isDatabaseAway,
+  pendingIn,
+  publishStreams,
+  rangeOf,
+  recoverStream,
+  retireForEver,
+  takenOver,
+  type OwnedStream,
+} from './streams/owned-stream.js';
+import type { ShardParts } from './shard-deps.js';
+import type { CheckpointRow } from './flush/stream-database.js';
+import { StreamLedger } from './pending-sums.js';
+import { TokenWindow, type KnownToken } from './idempotency/idempotency-window.js';
+
+/** An idle stream notices by then that its checkpoint went back, and makes again what is missing from its journal. */
+const TOUCH_INTERVAL_MS = 15_000;
+/** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
+const ACCEPTED_MARGIN_MS = 1000;
+
+/** A shard, as group commit and the control port use it. */
+export class Shard implements GroupTarget {
+  readonly #parts: ShardParts;
+  readonly #gauges: Float64Array;
+  readonly #tokens = new TokenWindow();
+  #own: OwnedStream | undefined;
+  readonly #leftOver: LeftOverStreams;
+  readonly #upkeep: JournalUpkeep;
+  #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
+
+  constructor(parts: ShardParts) {
+    this.#parts = parts;
+    this.#gauges = parts.gauges;
+    const fail = (error: unknown): void => {
+      this.failed(error);
+    };
+    this.#upkeep = new JournalUpkeep({ ...parts, streams: () => this.#streams(), fail });
+    this.#leftOver = new LeftOverStreams({
+      ...parts,
+      recover: (stream) => this.#recover(stream),
+      pendingKeys: () => this.#streams().reduce((total, { ledger }) => total + ledger.pendingKeys, 0),
+      changed: () => {
+        this.#publish();
+        this.#announceStreams();
+      },
+      fenced: (ledger, row) => {
+        this.#fenced(ledger, row);
+      },
+      fail,
+    });
+  }
+
+  /** Recovers, or starts without the database; settles when increments can be taken. What the disk refuses is tried again. */
+  start(): Promise<void> {
+    return whileJournalIsAway(
+      () => this.#start(),
+      (error) => {
+        this.#parts.log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
+        this.#discard();
+      },
+      this.#parts.clock,
+    );
+  }
+
+  async #start(): Promise<void> {
+    const { journals, log } = this.#parts;
+    const { own, leftOver } = journals.existing();
+    try {
+      journals.setDatabaseId(await this.#parts.database.databaseId());
+      this.#own = await this.#continue(own?.stream);
+      this.#serve(await this.#leftOver.recoverWithinRoom(leftOver));
+    } catch (error) {
+      if (!isDatabaseAway(error)) throw error;
+      log('warn', { err: error }, 'The database is away: increments are journaled in a new stream until it answers');
+      this.#discard();
+      this.#own = await this.#begin(false);
+      this.#serve(own === undefined ? leftOver : [own, ...leftOver], error);
+    }
+  }
+
+  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
+    return this.#upkeep.append(this.#ownStream().journal, group);
+  }
+
+  apply(group: readonly RecordBytes[], lastLsn: Lsn): void {
+    const own = this.#ownStream();
+    let increments = 0;
+    let lsn = lastLsn - group.length;
+    for (const record of group) {
+      lsn += 1;
+      increments += own.ledger.apply(lsn, record, RECORD_HEADER_BYTES, record.length);
+    }
+    addTo(this.#gauges, GAUGE.accepted, increments);
+    this.#publish();
+    own.flusher.noticeApplied();
+  }
+
+  /** Of the shard's own stream: what comes is added there, as a new key where only a left-over stream has it. */
+  holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
+    return this.#ownStream().ledger.holds(hash, bytes, start, length);
+  }
+
+  admitToken(token: string, digest: Uint8Array): KnownToken {
+    return this.#tokens.admit(token, digest);
+  }
+
+  lookToken(token: string, digest: Uint8Array): KnownToken {
+    return this.#tokens.look(token, digest);
+  }
+
+  endGroup(durable: boolean): void {
+    this.#tokens.endGroup(durable);
+  }
+
+  failed(error: unknown): void {
+    if (this.#state === 'failed') return;
+    this.#state = 'failed';
+    this.#parts.fail(error);
+  }
+
+  /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
+  pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
+    return this.#leftOver.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
+  }
+
+  /** Commits everything applied before the call; resolves to the keys written. */
+  async flush(): Promise<number> {
+    const keys = await Promise.all(this.#streams().map(({ flusher }) => flusher.flushNow()));
+    return keys.reduce((total, count) => total + count, 0);
+  }
+
+  /** Last flush of every stream, then close. Returns what stays in the journal. */
+  async drain(): Promise<readonly PendingRange[]> {
+    this.#state = 'draining';
+    this.#upkeep.stop();
+    // First, so that a stream that is being recovered at this moment is drained with the others.
+    await this.#leftOver.stop();
+    const left: PendingRange[] = [...this.#leftOver.unread];
+    for (const { journal, ledger, flusher } of this.#streams()) {
+      if (!(await flusher.drain())) left.push(rangeOf(ledger));
+      else if (this.#parts.journals.endsWithThread) await retireForEver(ledger, this.#parts.database, this.#parts.log);
+      await journal.close();
+    }
+    this.#publish();
+    await this.#parts.database.close();
+    return left;
+  }
+
+  #ownStream(): OwnedStream {
+    if (this.#own === undefined) throw new TypeError('the shard has not started');
+    return this.#own;
+  }
+
+  #streams(): readonly OwnedStream[] {
+    const { streams } = this.#leftOver;
+    return this.#own === undefined ? streams : [this.#own, ...streams];
+  }
+
+  /**
+   * Takes increments from now on, and reads the streams of earlier runs that are left. `away`: why the database cannot be
+   * reached.
+   */
+  #serve(unread: readonly FoundStream[], away?: unknown): void {
+    // Without the database not even its id is known, nor whether its tables are there.
+    const recovered = unread.length === 0 && away === undefined;
+    if (this.#state === 'starting') this.#state = 'serving';
+    if (!recovered) {
+      this.#leftOver.recoverLater(unread, () => {
+        this.#tellServing(true);
+      });
+    }
+    this.#publish();
+    this.#announceStreams();
+    this.#own?.flusher.start(away);
+    this.#leftOver.start();
+    this.#upkeep.start();
+    this.#tellServing(recovered);
+  }
+
+  #tellServing(recovered: boolean): void {
+    const recoveredIncrements = this.#gauges[GAUGE.recovered] ?? 0;
+    this.#parts.tell({ kind: 'serving', recovered, recoveredIncrements });
+  }
+
+  #announceStreams(): void {
+    this.#parts.tell({ kind: 'streams', streams: this.#streams().map(({ ledger }) => ledger.stream) });
+  }
+
+  /** A start that database or disk left half-way: nothing was appended, so the journals can be let go of and read again. */
+  #discard(): void {
+    for (const { journal, ledger } of this.#streams()) {
+      void Promise.resolve(journal.close()).catch(this.#parts.fail);
+      // The cell also holds what earlier threads of this shard have recovered.
+      addTo(this.#gauges, GAUGE.recovered, -ledger.pendingIncrements);
+    }
+    this.#own = undefined;
+    this.#leftOver.clear();
+  }
+
+  /** The shard's own stream of the last run, or a new one. */
+  async #continue(stream: string | undefined): Promise<OwnedStream> {
+    if (stream === undefined) return this.#begin(true);
+    const owned = await this.#recover(stream);
+    if (!owned.retired && owned.journal.takesRecords) return owned;
+    // Either the disk has no room to go on with it. Or another number of shards had it for a left-over, and crashed between
+    // its end in the database and in the journal: what came after its end in the database would be nobody's.
+    this.#leftOver.add(owned);
+    const next = await this.#begin(true);
+    if (!owned.journal.takesRecords) this.#upkeep.expectRefusal(next.journal);
+    return next;
+  }
+
+  /** A new stream, with its row in the database where that can be reached. */
+  async #begin(withDatabase: boolean): Promise<OwnedStream> {
+    const journal = this.#parts.journals.create();
+    if (withDatabase) await this.#parts.database.ensureStream(journal.stream);
+    // A new row starts at epoch 0 and LSN 0; nobody else knows its id.
+    return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0), false);
+  }
+
+  /** Takes a stream of an earlier run over. */
+  async #recover(stream: string): Promise<OwnedStream> {
+    const { journals, database, log } = this.#parts;
+    const { journal, ledger, retired, increments } = await recoverStream(journals, database, stream, log);
+    addTo(this.#gauges, GAUGE.recovered, increments);
+    return this.#assemble(journal, ledger, retired);
+  }
+
+  #assemble(journal: Journal, ledger: StreamLedger, retired: boolean): OwnedStream {
+    const { database, clock, random, flushIntervalMs, flushKeysMax, settledThroughMs } = this.#parts;
+    const options = {
+      intervalMs: flushIntervalMs,
+      keysMax: flushKeysMax,
+      sync: () => (journal.syncedLsn < journal.endLsn ? journal.sync() : undefined),
+      acceptedThroughMs: () => settledThroughMs() - ACCEPTED_MARGIN_MS,
+      touchIntervalMs: TOUCH_INTERVAL_MS,
+      random,
+    };
+    const flusher: Flusher = new Flusher(ledger, database, clock, options, {
+      committed: ({ toLsn }, flush) => {
+        countFlush(flush, this.#gauges);
+        journal.prune(toLsn);
+        this.#publish();
+        this.#leftOver.noticeCommitted(ledger.stream);
+      },
+      confirmed: () => {
+        journal.prune(ledger.checkpoint);
+        this.#publish();
+      },
+      fenced: (row) => {
+        this.#fenced(ledger, row);
+      },
+      databaseAvailable: (available, error) => {
+        const reason = error instanceof Error ? error.message : '';
+        this.#parts.tell({ kind: 'database', available, reason });
+      },
+      failed: (error) => this.failed(error),
+    });
+    return { journal, ledger, flusher, retired };
+  }
+
+  /** A compare-and-set matched nothing: find out whose the stream is now. */
+  #fenced(ledger: StreamLedger, row: CheckpointRow | undefined): void {
+    if (row !== undefined && row.epoch > ledger.epoch) {
+      this.#parts.tell({ kind: 'foreign-owner', detail: takenOver(ledger, row) });
+    }
+    this.failed(
+      new JournalError('journal-fenced', `The checkpoint of stream ${ledger.stream} is not where it was left.`),
+    );
+  }
+
+  #publish(): void {
+    publishStreams(this.#streams(), this.#leftOver.unreadBytes, this.#gauges);
+  }
+}

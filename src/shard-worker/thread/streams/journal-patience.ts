@@ -1,0 +1,26 @@
+/**
+ * Waits for a journal's disk. Shard thread.
+ */
+import type { Clock } from '../../../core/clock.js';
+import { isJournalAway } from './owned-stream.js';
+
+const BACKOFF_MS = 250;
+const BACKOFF_MAX_MS = 5000;
+
+/** Tries again until something else than the disk decides; `failed` is told of each attempt that the disk refused. */
+export async function whileJournalIsAway(
+  attempt: () => Promise<void>,
+  failed: (error: unknown) => void,
+  clock: Clock,
+): Promise<void> {
+  for (let backoffMs = BACKOFF_MS; ; backoffMs = Math.min(2 * backoffMs, BACKOFF_MAX_MS)) {
+    try {
+      await attempt();
+      return;
+    } catch (error) {
+      if (!isJournalAway(error)) throw error;
+      failed(error);
+      await new Promise<void>((resolve) => clock.schedule(backoffMs, resolve));
+    }
+  }
+}

@@ -1,0 +1,197 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { acquireDataDirectory } from '#product/server/data-directory.js';
+import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
+import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
+import {
+  journalOptions,
+  pairRecord,
+  replayed,
+  segmentPaths,
+  temporaryDirectory,
+} from '../../support/journal-fixtures.js';
+
+const command = join(import.meta.dirname, '../../../../dist/cli/journal.js');
+
+interface Outcome {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+function run(dataDir: string, ...args: readonly string[]): Outcome {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [command, ...args, '--data-dir', dataDir], {
+    encoding: 'utf8',
+  });
+  return { code: status, out: stdout, err: stderr };
+}
+
+interface Written {
+  readonly dataDir: string;
+  readonly options: FileJournalOptions;
+  readonly stream: string;
+  readonly path: string;
+}
+
+/** Records `k1` to `k5`, LSN 1 to 5. */
+async function write(t: TestContext): Promise<Written> {
+  const dataDir = temporaryDirectory(t);
+  const options = journalOptions(dataDir);
+  const journal = createFileJournal(options);
+  for (let n = 1; n <= 5; n += 1) journal.append([pairRecord(`k${n}`, n)]);
+  await journal.close();
+  return { dataDir, options, stream: journal.stream, path: segmentPaths(options, journal.stream)[0] ?? '' };
+}
+
+const recordBytes = pairRecord('k1', 1).byteLength;
+
+function damageThird(path: string): void {
+  const bytes = readFileSync(path);
+  bytes.fill(0xee, SEGMENT_HEADER_BYTES + 2 * recordBytes + 20, SEGMENT_HEADER_BYTES + 3 * recordBytes - 5);
+  writeFileSync(path, bytes);
+}
+
+test('verify says what a whole journal holds, and whether all above a checkpoint is there', async (t) => {
+  const { dataDir, stream, path } = await write(t);
+  const whole = run(dataDir, 'verify', '--above', '3');
+  assert.equal(whole.code, 0, whole.err);
+  assert.match(whole.out, new RegExp(`stream ${stream}`));
+  assert.match(whole.out, /5 records, LSN 1 to 5/);
+  assert.match(whole.out, /above LSN 3: 2 records, the last is LSN 5/);
+  truncateSync(path, SEGMENT_HEADER_BYTES + 5 * recordBytes - 1);
+  const torn = run(dataDir, 'verify');
+  assert.equal(torn.code, 0);
+  assert.match(torn.out, new RegExp(`a torn tail of ${recordBytes - 1} bytes`));
+});
+
+test('dump prints each record with its pairs, and those behind the first damage not as if nothing were', async (t) => {
+  const { dataDir, stream, path } = await write(t);
+  const { out, code } = run(dataDir, 'dump', '--above', '3');
+  assert.equal(code, 0);
+  const lines = out.trim().split('\n');
+  assert.deepEqual(
+    lines.map((line): unknown => JSON.parse(line)),
+    [4, 5].map((n) => ({
+      stream,
+      lsn: n,
+      syncedLsn: n - 1,
+      acceptedAt: '1970-01-01T00:00:01.000Z',
+      entries: [[`k${n}`, n]],
+    })),
+  );
+  damageThird(path);
+  const damaged = run(dataDir, 'dump');
+  assert.equal(damaged.code, 1);
+  assert.equal(damaged.out.trim().split('\n').length, 2);
+  assert.match(damaged.err, /record 3 is damaged/);
+});
+
+test('repair copies the damaged file, keeps what is whole behind the damage, and accept lets it start', async (t) => {
+  const { dataDir, options, stream, path } = await write(t);
+  damageThird(path);
+  const before = readFileSync(path);
+  const found = run(dataDir, 'verify');
+  assert.equal(found.code, 1);
+  assert.match(found.out, /DAMAGED: .*record 3 is damaged; record 4 at offset/);
+
+  const repaired = run(dataDir, 'repair');
+  assert.equal(repaired.code, 0, repaired.err);
+  assert.match(repaired.out, /LSN 4 to 5 behind the damage was kept/);
+  const copy = readdirSync(join(options.directory, stream)).find((name) => name.includes('.damaged-'));
+  assert.deepEqual(readFileSync(join(options.directory, stream, copy ?? '')), before);
+
+  const verified = run(dataDir, 'verify', '--above', '1');
+  assert.equal(verified.code, 1);
+  assert.match(verified.out, /LSN 3 is missing\n/);
+  assert.throws(() => openFileJournal({ ...options, stream }).recover(1), /LSN 3 to 3/);
+  const accepted = run(dataDir, 'accept', '--stream', stream, '--above', '1');
+  assert.match(accepted.out, /Accepted as lost: LSN 3\n/);
+  assert.equal(run(dataDir, 'verify', '--above', '1').code, 0);
+
+  const journal = openFileJournal({ ...options, stream });
+  journal.recover(1);
+  assert.deepEqual(await replayed(journal, 1), ['2:k2=2', '4:k4=4', '5:k5=5']);
+  assert.equal(journal.append([pairRecord('k6', 6)]), 6);
+  await journal.close();
+});
+
+test('repair of a journal whose end is lost cuts it, and the loss must be accepted', async (t) => {
+  const { dataDir, options, stream, path } = await write(t);
+  // Recovered once, so that the header says that all five were synced.
+  const journal = openFileJournal({ ...options, stream });
+  journal.recover(0);
+  await journal.close();
+  const bytes = readFileSync(path);
+  bytes.fill(0xee, SEGMENT_HEADER_BYTES + 3 * recordBytes);
+  writeFileSync(path, bytes);
+  const repaired = run(dataDir, 'repair');
+  assert.match(repaired.out, /behind LSN 3;[^]*nothing behind the damage could be read/);
+  assert.throws(() => openFileJournal({ ...options, stream }).recover(0), /LSN 4 to 5/);
+  run(dataDir, 'accept', '--stream', stream, '--above', '0');
+  const accepted = openFileJournal({ ...options, stream });
+  accepted.recover(0);
+  assert.deepEqual(await replayed(accepted), ['1:k1=1', '2:k2=2', '3:k3=3']);
+  await accepted.close();
+  assert.match(run(dataDir, 'repair').out, /Nothing to repair/);
+});
+
+test('rebind moves the records of a copy to a stream and a node of their own', async (t) => {
+  const { dataDir, options, stream } = await write(t);
+  const held = acquireDataDirectory(dataDir);
+  held.release();
+  const { code, out, err } = run(dataDir, 'rebind', '--stream', stream, '--above', '3');
+  assert.equal(code, 0, err);
+  const moved = /2 records are stream (\S+) now/.exec(out)?.[1] ?? '';
+  const journal = openFileJournal({ ...options, stream: moved });
+  journal.recover(0);
+  assert.deepEqual(await replayed(journal), ['1:k4=4', '2:k5=5']);
+  await journal.close();
+  assert.deepEqual(readdirSync(options.directory).sort(), [moved, `${stream}.rebound`].sort());
+  const again = acquireDataDirectory(dataDir);
+  assert.notEqual(again.nodeId, held.nodeId);
+  again.release();
+  assert.match(run(dataDir, 'rebind', '--stream', moved, '--above', '2').out, /Nothing is above LSN 2/);
+  assert.equal(run(dataDir, 'rebind').code, 0);
+});
+
+test('the command refuses a data directory that a server is using', async (t) => {
+  const { dataDir } = await write(t);
+  const held = acquireDataDirectory(dataDir);
+  const { code, err } = run(dataDir, 'verify');
+  held.release();
+  assert.equal(code, 78);
+  assert.match(err, /^Another process is using the data directory/);
+});
+
+test('the data directory comes from the environment where the command line does not name it', async (t) => {
+  const { dataDir, stream } = await write(t);
+  const { stdout } = spawnSync(process.execPath, [command, 'verify'], {
+    encoding: 'utf8',
+    env: { ...process.env, DATA_DIR: dataDir },
+  });
+  assert.match(stdout, new RegExp(stream));
+});
+
+test('a command line that cannot be followed says why and how', async (t) => {
+  const { dataDir, stream } = await write(t);
+  for (const [args, problem] of [
+    [['frobnicate'], /There is no command "frobnicate"/],
+    [[], /There is no command ""/],
+    [['verify', '--above', 'x'], /--above takes an LSN/],
+    [['dump', '--stream', 'x'], /There is no stream x/],
+    [['accept', '--stream', stream], /accept takes --stream and --above/],
+    [['verify', '--frobnicate'], /--frobnicate/],
+  ] as const) {
+    const { code, err } = run(dataDir, ...args);
+    assert.equal(code, 64, err);
+    assert.match(err, problem);
+    assert.match(err, /npm run journal -- COMMAND/);
+  }
+  assert.equal(run(dataDir, '--help').code, 0);
+  rmSync(join(dataDir, 'journal'), { recursive: true });
+  assert.match(run(dataDir, 'verify').out, /There are no streams/);
+});

@@ -1,0 +1,375 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { after, describe, test } from 'node:test';
+import { configHelp, configWarnings, readConfig, type Config } from '#product/config/config.js';
+import { StartError } from '#product/core/errors.js';
+import { KEY_BYTES_LIMIT } from '#product/core/increment.js';
+import { settings } from '#product/config/settings.js';
+import {
+  PAIR_HEADER_BYTES,
+  PENDING_KEY_OVERHEAD_BYTES,
+  RECORD_BYTES_MAX,
+  recordBytesOfBody,
+} from '#product/shard-worker/protocol/messages.js';
+
+const directory = mkdtempSync(join(tmpdir(), 'summing-counters-config-'));
+after(() => rmSync(directory, { recursive: true }));
+
+function file(name: string, content: string): string {
+  const path = join(directory, name);
+  writeFileSync(path, content);
+  return path;
+}
+
+function problemsOf(env: NodeJS.ProcessEnv): readonly string[] {
+  try {
+    readConfig(env);
+  } catch (error) {
+    assert.ok(error instanceof StartError);
+    assert.equal(error.exitCode, 78);
+    return error.problems;
+  }
+  return [];
+}
+
+function onlyProblemOf(env: NodeJS.ProcessEnv): string {
+  const [problem, ...others] = problemsOf(env);
+  assert.deepEqual(others, []);
+  return problem ?? '(no problem)';
+}
+
+test('an empty environment gives the defaults of the contract', () => {
+  assert.deepEqual(readConfig({}), {
+    host: '127.0.0.1',
+    port: 3333,
+    databaseUrl: undefined,
+    dataDir: resolve('data'),
+    shards: Math.max(1, Math.min(4, availableParallelism() - 1)),
+    httpThreads: 1,
+    role: 'serve',
+    journal: settings.journal.fallback,
+    journalSync: 'always',
+    journalBytesMax: 1024 ** 3,
+    journalKeepSeconds: 0,
+    flushIntervalMs: 1000,
+    flushKeysMax: 10_000,
+    pendingKeysMax: 1_000_000,
+    pendingBytesMax: 256 * 1024 ** 2,
+    bodyBytesMax: 1024 ** 2,
+    keyBytesMax: 512,
+    ackTimeoutMs: 5000,
+    idempotencyWindowHours: 24,
+    idempotencyRowsMax: 100_000_000,
+    shutdownTimeoutMs: 30_000,
+    drainDelayMs: 0,
+    authTokens: [],
+    tls: undefined,
+    logLevel: 'info',
+  } satisfies Config);
+});
+
+test('a variable that is empty or only white space is unset, and foreign variables are ignored', () => {
+  const empty = Object.fromEntries(Object.values(settings).map(({ variable }, n) => [variable, n % 2 ? '' : ' \t']));
+  assert.deepEqual(readConfig({ ...empty, PATH: '/bin', PORTS: 'x' }), readConfig({}));
+});
+
+test('a given database makes the journal keep what is committed for a minute, unless the operator says otherwise', () => {
+  const DATABASE_URL = 'postgres://db/counters';
+  assert.equal(readConfig({ DATABASE_URL }).journalKeepSeconds, 60);
+  assert.equal(readConfig({ DATABASE_URL, JOURNAL_KEEP_SECONDS: '7' }).journalKeepSeconds, 7);
+});
+
+/** Variable, member, smallest and largest value that is accepted, and the others that relations need beside them. */
+const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.ProcessEnv?])[] = [
+  ['PORT', 'port', 0, 65_535],
+  ['SHARDS', 'shards', 1, 64],
+  ['HTTP_THREADS', 'httpThreads', 1, 64],
+  ['JOURNAL_MAX_BYTES', 'journalBytesMax', 64 * 1024, 16 * 1024 ** 4, { MAX_BODY_BYTES: '8192' }],
+  ['JOURNAL_KEEP_SECONDS', 'journalKeepSeconds', 0, 604_800],
+  ['FLUSH_INTERVAL_MS', 'flushIntervalMs', 1, 3_600_000],
+  ['FLUSH_MAX_KEYS', 'flushKeysMax', 1, 100_000_000],
+  ['MAX_PENDING_KEYS', 'pendingKeysMax', 1, 100_000_000, { SHARDS: '1' }],
+  ['MAX_PENDING_BYTES', 'pendingBytesMax', 1024, 900 * 1024 ** 2, { MAX_BODY_BYTES: '51', MAX_PENDING_KEYS: '100000' }],
+  ['MAX_BODY_BYTES', 'bodyBytesMax', 16, 16 * 1024 ** 2, { MAX_PENDING_BYTES: '512MiB' }],
+  ['MAX_KEY_BYTES', 'keyBytesMax', 1, KEY_BYTES_LIMIT],
+  ['ACK_TIMEOUT_MS', 'ackTimeoutMs', 10, 600_000],
+  ['IDEMPOTENCY_WINDOW_HOURS', 'idempotencyWindowHours', 1, 8760],
+  ['IDEMPOTENCY_MAX_ROWS', 'idempotencyRowsMax', 1, 1_000_000_000_000],
+  ['SHUTDOWN_TIMEOUT_MS', 'shutdownTimeoutMs', 100, 3_600_000],
+  ['DRAIN_DELAY_MS', 'drainDelayMs', 0, 3_599_999, { SHUTDOWN_TIMEOUT_MS: '3600000' }],
+];
+
+for (const [variable, member, smallest, largest, others] of bounds) {
+  test(`${variable} is a whole number from ${smallest} to ${largest}`, () => {
+    for (const value of [smallest, largest]) {
+      assert.equal(readConfig({ ...others, [variable]: String(value) })[member], value);
+    }
+    for (const text of [String(smallest - 1), String(largest + 1), '1.5', '1e3', '0x10', '+1', '-1', 'many', '1 2']) {
+      const problem = onlyProblemOf({ ...others, [variable]: text });
+      assert.ok(problem.startsWith(`${variable} is `) && problem.includes('but must be '), problem);
+      assert.ok(problem.includes(text), problem);
+    }
+  });
+}
+
+test('a test of bounds exists for every setting that is a number', () => {
+  const numbers = Object.entries(readConfig({})).filter(([, value]) => typeof value === 'number');
+  assert.deepEqual(numbers.map(([member]) => member).sort(), bounds.map(([, member]) => member).sort());
+});
+
+test('sizes are bytes, or carry KiB, MiB, GiB or TiB, with or without a space', () => {
+  const size = (text: string): number => readConfig({ JOURNAL_MAX_BYTES: text }).journalBytesMax;
+  assert.equal(size('67108864'), 64 * 1024 ** 2);
+  assert.equal(size('67108864 B'), 64 * 1024 ** 2);
+  assert.equal(size('64MiB'), 64 * 1024 ** 2);
+  assert.equal(size('65536 KiB'), 64 * 1024 ** 2);
+  assert.equal(size('1 gib'), 1024 ** 3);
+  assert.equal(size('2TiB'), 2 * 1024 ** 4);
+  for (const text of ['64MB', '64M', 'MiB', '1.5GiB', '64 MiB 3']) {
+    const expected = `JOURNAL_MAX_BYTES is "${text}", but must be a size, 64 KiB to 16 TiB, in bytes or with KiB, MiB or GiB.`;
+    assert.equal(onlyProblemOf({ JOURNAL_MAX_BYTES: text }), expected);
+  }
+});
+
+test('the pairs of the largest body that can be configured fit one record', () => {
+  const { bodyBytesMax } = readConfig({ MAX_BODY_BYTES: '16MiB', MAX_PENDING_BYTES: '512MiB' });
+  assert.ok(recordBytesOfBody(bodyBytesMax) <= RECORD_BYTES_MAX);
+});
+
+test('the pairs of any body fit the smallest memory that can be configured with it', () => {
+  for (const bodyBytes of [51, 1024, 1024 ** 2, 16 * 1024 ** 2]) {
+    // {"k":1,"k":1}
+    const pairs = Math.floor((bodyBytes - 1) / '"k":1,'.length);
+    const pairBytes = PAIR_HEADER_BYTES + 1 + PENDING_KEY_OVERHEAD_BYTES;
+    assert.ok(pairs * pairBytes <= Math.max(1024, 20 * bodyBytes), String(bodyBytes));
+  }
+});
+
+test('bounds that some bodies can never get under are legal, and warned of', () => {
+  const warningsOf = (env: NodeJS.ProcessEnv): readonly string[] => configWarnings(readConfig(env));
+  assert.deepEqual(warningsOf({ MAX_PENDING_BYTES: '20MiB', JOURNAL_MAX_BYTES: '8MiB' }), []);
+  assert.deepEqual(warningsOf({ MAX_PENDING_BYTES: '20971519', JOURNAL_MAX_BYTES: '8191KiB' }), [
+    'MAX_PENDING_BYTES is 20971519 bytes: some bodies within MAX_BODY_BYTES will never fit, 20 MiB would do.',
+    'JOURNAL_MAX_BYTES is 8191 KiB: some bodies within MAX_BODY_BYTES will never fit, 8 MiB would do.',
+  ]);
+});
+
+test('limits that do not fit each other are refused at the first value that does not', () => {
+  assert.equal(onlyProblemOf({ SHARDS: '4', MAX_PENDING_KEYS: '4' }), '(no problem)');
+  assert.equal(
+    onlyProblemOf({ SHARDS: '4', MAX_PENDING_KEYS: '3' }),
+    'MAX_PENDING_KEYS is 3, but must be at least SHARDS, 4.',
+  );
+  const keysMax = 1_000_000;
+  const bytesMax = 1_000_000_000 - 192 * keysMax;
+  assert.equal(onlyProblemOf({ MAX_PENDING_BYTES: String(bytesMax) }), '(no problem)');
+  assert.equal(
+    onlyProblemOf({ MAX_PENDING_BYTES: String(bytesMax + 1) }),
+    `MAX_PENDING_BYTES is ${bytesMax + 1} bytes and MAX_PENDING_KEYS ${keysMax}: MAX_PENDING_BYTES + 192 × ` +
+      'MAX_PENDING_KEYS must be at most 1000000000, what one flush can hold.',
+  );
+  // More keys than the bytes have room for ask for no more.
+  assert.equal(onlyProblemOf({ MAX_PENDING_KEYS: '100000000' }), '(no problem)');
+  assert.equal(onlyProblemOf({ DRAIN_DELAY_MS: '999', SHUTDOWN_TIMEOUT_MS: '1000' }), '(no problem)');
+  assert.equal(
+    onlyProblemOf({ DRAIN_DELAY_MS: '1000', SHUTDOWN_TIMEOUT_MS: '1000' }),
+    'DRAIN_DELAY_MS is 1000, but must be less than SHUTDOWN_TIMEOUT_MS, 1000.',
+  );
+});
+
+test('a relation is not judged by a value that is wrong by itself', () => {
+  assert.match(onlyProblemOf({ MAX_BODY_BYTES: '1TiB' }), /^MAX_BODY_BYTES is "1TiB"/);
+});
+
+test('HOST takes addresses and names and nothing that could not be one', () => {
+  for (const HOST of ['0.0.0.0', '::', '::1', 'localhost', 'node-1.example']) {
+    assert.equal(readConfig({ HOST }).host, HOST);
+  }
+  for (const HOST of ['a b', 'http://x', 'x/y', 'a'.repeat(254)]) {
+    assert.equal(onlyProblemOf({ HOST }), `HOST is "${HOST}", but must be an address or a host name.`);
+  }
+});
+
+test('DATA_DIR is made absolute', () => {
+  assert.equal(readConfig({ DATA_DIR: 'a/../b' }).dataDir, resolve('b'));
+  assert.equal(readConfig({ DATA_DIR: '/var/lib/counters/' }).dataDir, '/var/lib/counters');
+});
+
+test('words that a setting does not know are refused with those that it knows', () => {
+  for (const JOURNAL_SYNC of ['always', 'everysec'])
+    assert.equal(readConfig({ JOURNAL_SYNC }).journalSync, JOURNAL_SYNC);
+  assert.equal(onlyProblemOf({ JOURNAL_SYNC: 'no' }), 'JOURNAL_SYNC is "no", but must be one of always, everysec.');
+  for (const LOG_LEVEL of ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']) {
+    assert.equal(readConfig({ LOG_LEVEL }).logLevel, LOG_LEVEL);
+  }
+  assert.match(onlyProblemOf({ LOG_LEVEL: 'INFO' }), /^LOG_LEVEL is "INFO", but must be one of .*debug/);
+});
+
+test('what this version does not implement is refused in those words, what nothing implements in others', () => {
+  for (const JOURNAL of ['memory', 'file']) assert.equal(readConfig({ JOURNAL }).journal, JOURNAL);
+  for (const JOURNAL of ['postgres', 'nats://broker:4222', 'sqs:https://queue']) {
+    const expected = `JOURNAL is "${JOURNAL}", which this version does not implement; it must be memory or file.`;
+    assert.equal(onlyProblemOf({ JOURNAL }), expected);
+  }
+  assert.equal(onlyProblemOf({ JOURNAL: 'kafka' }), 'JOURNAL is "kafka", but must be memory or file.');
+  assert.equal(readConfig({ ROLE: 'serve' }).role, 'serve');
+  for (const ROLE of ['ingest', 'roll-up']) {
+    assert.equal(
+      onlyProblemOf({ ROLE }),
+      `ROLE is "${ROLE}", which this version does not implement; it must be serve.`,
+    );
+  }
+  assert.equal(onlyProblemOf({ ROLE: 'leader' }), 'ROLE is "leader", but must be serve.');
+});
+
+describe('DATABASE_URL', () => {
+  test('has the scheme postgresql: whichever of the three it was given with', () => {
+    for (const scheme of ['postgres', 'postgresql', 'ecto', 'ECTO']) {
+      const { databaseUrl } = readConfig({ DATABASE_URL: `${scheme}://me:p%40ss@db:6432/counters?sslmode=require` });
+      assert.equal(databaseUrl, 'postgresql://me:p%40ss@db:6432/counters?sslmode=require');
+    }
+  });
+
+  test('of another scheme or shape is refused, and neither its password nor the rest of it is shown', () => {
+    for (const DATABASE_URL of [
+      'mysql://me:hunter2@db/x',
+      'me:hunter2@db',
+      'postgres:me:hunter2',
+      'postgres://me:hunter2@db:x/',
+    ]) {
+      const problem = onlyProblemOf({ DATABASE_URL });
+      assert.match(problem, /^DATABASE_URL .*postgres:\/\/USER:PASSWORD@HOST:PORT\/DATABASE/);
+      assert.ok(!problem.includes('hunter2'), problem);
+    }
+  });
+});
+
+test('a journal URL is shown without its password', () => {
+  const problem = onlyProblemOf({ JOURNAL: 'nats://me:hunter2@broker:4222' });
+  assert.ok(problem.includes('nats://***@broker:4222') && !problem.includes('hunter2'), problem);
+});
+
+describe('access tokens', () => {
+  test('are pairs of scope and token, separated by commas or white space', () => {
+    const { authTokens } = readConfig({ AUTH_TOKENS: 'write:a.b-c_d~e+f/g==, read:xyz\nadmin:0\t write:w,' });
+    assert.deepEqual(authTokens, [
+      { scope: 'write', token: 'a.b-c_d~e+f/g==' },
+      { scope: 'read', token: 'xyz' },
+      { scope: 'admin', token: '0' },
+      { scope: 'write', token: 'w' },
+    ]);
+  });
+
+  test('of the file are added to those of the variable; comments and empty lines are left out', () => {
+    const AUTH_TOKENS_FILE = file('tokens', '# for the writers\nwrite:one # first\r\n\n  read:two\n');
+    assert.deepEqual(readConfig({ AUTH_TOKENS: 'admin:zero', AUTH_TOKENS_FILE }).authTokens, [
+      { scope: 'admin', token: 'zero' },
+      { scope: 'write', token: 'one' },
+      { scope: 'read', token: 'two' },
+    ]);
+  });
+
+  test('that are malformed are named by their number and never shown', () => {
+    for (const entry of [
+      'hunter2',
+      'writer:hunter2',
+      ':hunter2',
+      'write:',
+      'write:hunter2"',
+      'read:hünter2',
+      'write:=',
+    ]) {
+      for (const env of [
+        { AUTH_TOKENS: `read:ok,${entry}` },
+        { AUTH_TOKENS_FILE: file('bad', `read:ok\n${entry}\n`) },
+      ]) {
+        const problem = onlyProblemOf(env);
+        assert.match(problem, /^AUTH_TOKENS(_FILE)? must be SCOPE:TOKEN pairs .*entry 2 is not\.$/);
+        assert.ok(!/h[uü]nter2/.test(problem), problem);
+      }
+    }
+  });
+
+  test('need a file that can be read and that has at least one', () => {
+    const absent = join(directory, 'absent');
+    assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: absent }), /^AUTH_TOKENS_FILE is ".*absent", .*\(ENOENT\)\.$/);
+    assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: directory }), /\(EISDIR\)\.$/);
+    const nothing = file('nothing', '# nobody\n');
+    assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: nothing }), /must hold at least one SCOPE:TOKEN\.$/);
+  });
+
+  test('that are nothing but separators are a mistake, not an open server', () => {
+    for (const AUTH_TOKENS of [',', ' , ,', ',\n,']) {
+      assert.match(onlyProblemOf({ AUTH_TOKENS }), /^AUTH_TOKENS must hold at least one SCOPE:TOKEN\.$/);
+    }
+  });
+});
+
+describe('TLS', () => {
+  test('needs both files', () => {
+    const certOnly = { TLS_CERT_FILE: file('cert', 'x') };
+    assert.equal(onlyProblemOf(certOnly), 'TLS_KEY_FILE must be set as well where TLS_CERT_FILE is.');
+    const keyOnly = { TLS_KEY_FILE: file('key', 'x') };
+    assert.equal(onlyProblemOf(keyOnly), 'TLS_CERT_FILE must be set as well where TLS_KEY_FILE is.');
+  });
+
+  test('needs a certificate and the key that belongs to it', () => {
+    const certificate = (name: string): { TLS_CERT_FILE: string; TLS_KEY_FILE: string } => {
+      const files = { TLS_CERT_FILE: join(directory, `${name}.crt`), TLS_KEY_FILE: join(directory, `${name}.key`) };
+      const request = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
+      const output = ['-subj', '/CN=localhost', '-out', files.TLS_CERT_FILE, '-keyout', files.TLS_KEY_FILE];
+      execFileSync('openssl', [...request, ...output], { stdio: 'ignore' });
+      return files;
+    };
+    const [one, two] = [certificate('one'), certificate('two')];
+    assert.deepEqual(readConfig(one).tls, { certFile: one.TLS_CERT_FILE, keyFile: one.TLS_KEY_FILE });
+    const mismatch = onlyProblemOf({ ...one, TLS_KEY_FILE: two.TLS_KEY_FILE });
+    assert.match(mismatch, /^TLS_CERT_FILE and TLS_KEY_FILE must be a certificate and its private key in PEM form /);
+    assert.match(onlyProblemOf({ ...one, TLS_CERT_FILE: file('no.crt', 'x') }), /in PEM form/);
+    const absent = onlyProblemOf({ ...one, TLS_KEY_FILE: join(directory, 'absent.key') });
+    assert.match(
+      absent,
+      /^TLS_KEY_FILE is ".*absent.key", which must be a file that this process can read \(ENOENT\)\.$/,
+    );
+  });
+});
+
+test('every problem is listed, in one sentence each', () => {
+  const problems = problemsOf({
+    PORT: 'http',
+    SHARDS: '0',
+    ROLE: 'ingest',
+    JOURNAL: 'postgres',
+    DATABASE_URL: 'mysql://x',
+    TLS_KEY_FILE: '/nowhere/key.pem',
+    AUTH_TOKENS: 'nobody:x',
+    LOG_LEVEL: 'loud',
+    DRAIN_DELAY_MS: '30000',
+  });
+  const variables = ['PORT', 'SHARDS', 'ROLE', 'JOURNAL', 'DATABASE_URL', 'TLS_KEY_FILE', 'AUTH_TOKENS', 'LOG_LEVEL'];
+  for (const variable of [...variables, 'TLS_CERT_FILE', 'DRAIN_DELAY_MS']) {
+    assert.equal(problems.filter((problem) => problem.startsWith(`${variable} `)).length, 1, variable);
+  }
+  assert.equal(problems.length, variables.length + 2);
+  for (const problem of problems) assert.match(problem, /^[A-Z_]+ [^\n]+\.$/);
+});
+
+test('the configuration is frozen all the way down', () => {
+  const config = readConfig({ AUTH_TOKENS: 'write:x' });
+  assert.ok(Object.isFrozen(config) && Object.isFrozen(config.authTokens));
+  assert.ok(config.authTokens.every((token) => Object.isFrozen(token)));
+});
+
+test('the help has one line for every variable, with its default and bounds', () => {
+  const lines = configHelp().trimEnd().split('\n');
+  assert.equal(lines.length, Object.keys(settings).length + 1);
+  for (const { variable } of Object.values(settings)) {
+    assert.equal(lines.filter((line) => line.startsWith(`${variable} `)).length, 1, variable);
+  }
+  assert.match(configHelp(), /^PORT +3333 +0 to 65535 +port to listen on/m);
+  assert.match(configHelp(), /^MAX_BODY_BYTES +1 MiB +16 bytes to 16 MiB /m);
+  assert.match(configHelp(), /^JOURNAL_SYNC +always +always \| everysec /m);
+});

@@ -1,0 +1,75 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { test } from 'node:test';
+import { createLogger, type LogFields } from '#product/core/logger.js';
+
+/** What is written, line by line. */
+function recorder(level: Parameters<typeof createLogger>[0], fields?: LogFields) {
+  const lines: string[] = [];
+  return { lines, logger: createLogger(level, fields, { write: (line) => lines.push(line) }) };
+}
+
+test('a line is one JSON object with level, time, fields and message', () => {
+  const { lines, logger } = recorder('info', { shard: 2 });
+  logger.info({ keys: 3 }, 'flushed');
+  const [line = ''] = lines;
+  assert.ok(line.endsWith('\n'));
+  const parsed: unknown = JSON.parse(line);
+  assert.ok(typeof parsed === 'object' && parsed !== null && 'time' in parsed);
+  const { time, ...rest } = parsed;
+  assert.deepEqual(rest, { level: 'info', shard: 2, keys: 3, msg: 'flushed' });
+  assert.ok(typeof time === 'string' && Math.abs(Date.parse(time) - Date.now()) < 60_000);
+});
+
+test('lines below the level are not written', () => {
+  const { lines, logger } = recorder('warn');
+  logger.debug({}, 'no');
+  logger.info({}, 'no');
+  logger.warn({}, 'yes');
+  logger.error({}, 'yes');
+  assert.equal(lines.length, 2);
+  const silent = recorder('silent');
+  silent.logger.error({}, 'no');
+  assert.deepEqual(silent.lines, []);
+});
+
+test('secrets are not written, whether in a field, one below, in a URL or in the text of an error', () => {
+  const { lines, logger } = recorder('debug', { databaseUrl: 'hunter2' });
+  const url = 'postgresql://me:hunter2@db:5432/counters';
+  logger.info({ password: 'hunter2', token: 'hunter2', config: { authTokens: ['hunter2'] } }, 'one');
+  logger.info({ headers: { authorization: 'Bearer hunter2' }, url }, `connects to ${url}`);
+  logger.error({ err: new Error(`cannot reach ${url}`) }, 'two');
+  assert.equal(lines.length, 3);
+  assert.ok(!lines.join('').includes('hunter2'), lines.join(''));
+  assert.ok(lines.join('').includes('postgresql://***@db:5432/counters'));
+});
+
+const product = JSON.stringify(import.meta.resolve('#product/core/logger.js'));
+
+test('the last line of a thread that dies at once is not lost, however busy the main thread is', () => {
+  const worker = `import(${product}).then(({ createLogger }) => {
+    createLogger('info', { shard: 1 }).info({}, 'last words');
+    process.exit(3);
+  });`;
+  const main = `const { Worker } = require('node:worker_threads');
+    const gone = new Int32Array(new SharedArrayBuffer(4));
+    new Worker(${JSON.stringify(worker)}, { eval: true });
+    // The main thread takes no turn of its event loop in which it could pass on what a worker printed, and is killed.
+    Atomics.wait(gone, 0, 0, 2000);
+    process.kill(process.pid, 'SIGKILL');`;
+  const { stdout, signal } = spawnSync(process.execPath, ['-e', main], { encoding: 'utf8' });
+  assert.equal(signal, 'SIGKILL');
+  assert.match(stdout, /"shard":1,"msg":"last words"/);
+});
+
+test('on a terminal a line is for people', () => {
+  const program = `import(${product}).then(({ createLogger }) => createLogger('info').warn({ keys: 3 }, 'flushed late'))`;
+  const command = `${process.execPath} -e ${JSON.stringify(program)}`;
+  const output = execFileSync('script', ['-qec', command, '/dev/null'], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  assert.match(output, /WARN/);
+  assert.match(output, /flushed late/);
+  assert.doesNotMatch(output, /"level"/);
+});

@@ -1,0 +1,68 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { AccessControl, isLoopback, type Access } from '#product/http/access.js';
+
+const control = AccessControl.of([
+  { scope: 'write', token: 'w-token' },
+  { scope: 'read', token: 'r-token' },
+  { scope: 'admin', token: 'a-token' },
+  { scope: 'write', token: 'both' },
+  { scope: 'read', token: 'both' },
+]);
+assert.ok(control !== undefined);
+const known: AccessControl = control;
+
+const accesses: readonly Access[] = ['write', 'read', 'admin', 'any', 'open'];
+
+function outcomes(authorization: string): readonly string[] {
+  return accesses.map((access) => known.refusal(authorization, access) ?? 'granted');
+}
+
+test('without tokens there is nothing to control', () => {
+  assert.equal(AccessControl.of([]), undefined);
+});
+
+test('a scope opens its own operations, admin opens everything, two scopes of one token open both', () => {
+  const f = 'forbidden';
+  assert.deepEqual(outcomes('Bearer w-token'), ['granted', f, f, 'granted', 'granted']);
+  assert.deepEqual(outcomes('Bearer r-token'), [f, 'granted', f, 'granted', 'granted']);
+  assert.deepEqual(outcomes('Bearer a-token'), ['granted', 'granted', 'granted', 'granted', 'granted']);
+  assert.deepEqual(outcomes('Bearer both'), ['granted', 'granted', f, 'granted', 'granted']);
+});
+
+test('the scheme is compared without case, spaces around the token do not matter', () => {
+  for (const header of ['bearer a-token', 'BEARER a-token', 'BeArEr   a-token', 'Bearer a-token  ']) {
+    assert.equal(known.refusal(header, 'admin'), undefined, header);
+  }
+});
+
+test('anything but a whole valid token is unauthorized, and only the open is open to it', () => {
+  const strangers = [
+    '',
+    'a-token',
+    'Bearer',
+    'Bearer ',
+    'Bearera-token',
+    'Basic a-token',
+    'Bearer a-toke',
+    'Bearer a-token2',
+    'Bearer A-TOKEN',
+    'Bearer a-token w-token',
+    'Bearer "a-token"',
+    'Bearer a-token,',
+    'Bearer \u00e9',
+    ' Bearer a-token',
+    `Bearer ${'x'.repeat(10_000)}`,
+  ];
+  const u = 'unauthorized';
+  for (const header of strangers) assert.deepEqual(outcomes(header), [u, u, u, u, 'granted'], header);
+});
+
+test('only addresses of this machine are loopback', () => {
+  for (const host of ['127.0.0.1', '127.1.2.3', '::1', 'localhost', 'LOCALHOST', '::ffff:127.0.0.1']) {
+    assert.ok(isLoopback(host), host);
+  }
+  for (const host of ['0.0.0.0', '::', '10.0.0.1', '127.example.org', 'localhost.example.org', '128.0.0.1', '']) {
+    assert.ok(!isLoopback(host), host);
+  }
+});

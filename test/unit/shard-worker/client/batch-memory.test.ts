@@ -1,0 +1,180 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { MessageChannel } from 'node:worker_threads';
+import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
+import { answerPort } from '#product/shard-worker/protocol/answer-port.js';
+import { BATCH_BYTES_MAX, BatchMemory } from '#product/shard-worker/client/batch-memory.js';
+import { batchPort } from '#product/shard-worker/protocol/batch-port.js';
+import { BATCH_KINDS, type BatchAnswer } from '#product/shard-worker/protocol/messages.js';
+import { ShardClient } from '#product/shard-worker/client/shard-client.js';
+import { ManualClock } from '../../../support/manual-clock.js';
+
+void test('memory that was given back is taken again, and no other', () => {
+  const memory = new BatchMemory();
+  const first = memory.take(100);
+  const second = memory.take(100);
+  assert.notEqual(second.memory, first.memory);
+  memory.giveBack(first);
+  assert.equal(memory.take(BATCH_BYTES_MAX), first);
+  assert.notEqual(memory.take(1).memory, second.memory);
+});
+
+void test('beyond the slots, and for what is larger than a slot, memory is made for one use', () => {
+  const memory = new BatchMemory();
+  const slots = Array.from({ length: 8 }, () => memory.take(1));
+  assert.ok(slots.every((slot) => slot.memory instanceof SharedArrayBuffer));
+  const further = memory.take(1);
+  assert.ok(further.memory instanceof ArrayBuffer);
+  assert.equal(further.bytes.length, BATCH_BYTES_MAX);
+  const large = memory.take(BATCH_BYTES_MAX + 1);
+  assert.ok(large.memory instanceof ArrayBuffer);
+  assert.equal(large.bytes.length, BATCH_BYTES_MAX + 1);
+});
+
+void test('what is posted beyond the slots is as long as its batch, and what it was written in is used again', () => {
+  const memory = new BatchMemory();
+  for (let slot = 0; slot < 8; slot += 1) memory.take(1);
+  const written = memory.take(1);
+  written.bytes.fill(7, 0, 100);
+  const sealed = memory.seal(written, 100);
+  assert.ok(sealed.memory instanceof ArrayBuffer);
+  assert.deepEqual(Buffer.from(sealed.bytes), Buffer.alloc(100, 7));
+  assert.equal(memory.take(1), written);
+  memory.giveBack(sealed);
+  assert.notEqual(memory.take(1), sealed);
+  const large = memory.take(BATCH_BYTES_MAX + 1);
+  assert.equal(memory.seal(large, BATCH_BYTES_MAX + 1), large);
+});
+
+void test('at the key bound a request that is a batch by itself takes no more memory than it needs', () => {
+  const shard = new AnsweredByHand();
+  shard.connect();
+  for (let request = 0; request < 100; request += 1) shard.postAlone();
+  assert.equal(shard.memories.length, 100);
+  const ownBytes = shard.memories.slice(8).map((memory) => memory.byteLength);
+  assert.ok(Math.max(...ownBytes) < 200, `${String(Math.max(...ownBytes))} bytes`);
+  shard.answer(100);
+  assert.deepEqual(shard.outcomes, Array(100).fill('created'));
+});
+
+void test('batches of every kind and memory arrive in order, each with what was written last', () => {
+  const channel = new MessageChannel();
+  const front = answerPort(channel.port1);
+  const shard = batchPort(channel.port2);
+  try {
+    const memory = new BatchMemory();
+    for (let round = 0; round < 3; round += 1) {
+      const buffers = [...BATCH_KINDS.keys()].map(() => memory.take(1));
+      const large = memory.take(BATCH_BYTES_MAX + 1);
+      for (const [index, buffer] of [...buffers, large].entries()) {
+        buffer.view.setUint32(0, round * 100 + index);
+        front.post({ kind: BATCH_KINDS[(index + round) % BATCH_KINDS.length] ?? 'plain', memory: buffer.memory });
+      }
+      assert.equal(large.memory.byteLength, 0, 'transferred');
+      for (const index of [...buffers, large].keys()) {
+        const batch = shard.receive();
+        assert.ok(batch !== undefined);
+        assert.equal(batch.kind, BATCH_KINDS[(index + round) % BATCH_KINDS.length]);
+        assert.equal(new DataView(batch.memory).getUint32(0), round * 100 + index);
+      }
+      assert.equal(shard.receive(), undefined);
+      // In another order than they were taken in.
+      for (const buffer of [buffers[2], buffers[0], buffers[3], buffers[1]]) if (buffer) memory.giveBack(buffer);
+    }
+  } finally {
+    front.close();
+    shard.close();
+  }
+});
+
+void test('a number that no memory was given for is an error, not another batch', () => {
+  const channel = new MessageChannel();
+  const shard = batchPort(channel.port2);
+  try {
+    channel.port1.postMessage(5);
+    assert.throws(() => shard.receive(), /no batch has the number 5/);
+  } finally {
+    channel.port1.close();
+    shard.close();
+  }
+});
+
+/** A client whose shard answers when the test says so. */
+class AnsweredByHand {
+  readonly clock = new ManualClock();
+  readonly client = new ShardClient(this.clock);
+  readonly outcomes: string[] = [];
+  /** Of the batches posted, in order. */
+  readonly memories: ArrayBufferLike[] = [];
+  answer: (answer: BatchAnswer) => void = () => undefined;
+  readonly #scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
+
+  connect(): void {
+    this.client.connect({
+      listen: (callback) => {
+        this.answer = callback;
+      },
+      receive: () => undefined,
+      post: ({ memory }) => this.memories.push(memory),
+      close: () => undefined,
+    });
+  }
+
+  /** Posts a batch of one request; returns its memory. */
+  post(): ArrayBufferLike | undefined {
+    this.client.open(100);
+    this.client.write(this.#scanner.scan(Buffer.from('{"k":1}'), false), 0);
+    this.client.finish({ settle: (refusal) => this.outcomes.push(refusal ?? 'created') }, 1, 15);
+    this.clock.advance(10);
+    this.client.endTurn();
+    return this.memories.at(-1);
+  }
+
+  /** Posts a request as it is at the key bound. */
+  postAlone(): void {
+    const settle = (refusal: string | undefined): unknown => this.outcomes.push(refusal ?? 'created');
+    this.client.sendOnlyPendingKeys(this.#scanner.scan(Buffer.from('{"k":1}'), false), { settle }, 15);
+  }
+
+  /** A request that waits for the answer to the batch `posted`, whose bytes nobody may touch meanwhile. */
+  gather(posted: ArrayBufferLike): void {
+    const before = Buffer.from(new Uint8Array(posted));
+    this.client.open(100);
+    this.client.write(this.#scanner.scan(Buffer.from('{"other":2}'), false), 0);
+    this.client.finish({ settle: (refusal) => this.outcomes.push(refusal ?? 'created') }, 1, 19);
+    assert.deepEqual(Buffer.from(new Uint8Array(posted)), before);
+  }
+}
+
+void test('a batch keeps its memory until it is answered, though its requests are told before that it takes too long', () => {
+  const shard = new AnsweredByHand();
+  shard.connect();
+  const first = shard.post();
+  assert.ok(first !== undefined);
+  shard.gather(first);
+  shard.clock.advance(2000);
+  shard.client.expire(1000);
+  assert.deepEqual(shard.outcomes.sort(), ['outcome-unknown', 'overloaded']);
+  shard.gather(first);
+  shard.answer(1);
+  shard.clock.advance(10);
+  shard.client.endTurn();
+  assert.notEqual(shard.memories[1], first);
+  shard.answer(1);
+  assert.ok([first, shard.memories[1]].includes(shard.post()), 'used again');
+  assert.equal(shard.memories.length, 3);
+});
+
+void test('another shard thread gets other memory than the one before it, which may still read', () => {
+  const shard = new AnsweredByHand();
+  shard.connect();
+  const before = [shard.post()];
+  shard.answer(1);
+  shard.client.disconnect();
+  shard.connect();
+  for (let batch = 0; batch < 3; batch += 1) {
+    assert.ok(!before.includes(shard.post()));
+    shard.answer(1);
+  }
+  assert.equal(shard.memories.length, 4);
+});

@@ -1,0 +1,104 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { afterEach, test } from 'node:test';
+import { MessageChannel } from 'node:worker_threads';
+import type { ErrorCode } from '#product/core/errors.js';
+import { systemClock } from '#product/core/clock.js';
+import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
+import { makeGauges, PAIR_HEADER_BYTES } from '#product/shard-worker/protocol/messages.js';
+import { answerPort } from '#product/shard-worker/protocol/answer-port.js';
+import { ShardClient } from '#product/shard-worker/client/shard-client.js';
+import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
+
+const KEY = 'k'.repeat(86);
+/** Ten requests of one pair. */
+const WINDOW_BYTES = 10 * (PAIR_HEADER_BYTES + KEY.length);
+const ACK_TIMEOUT_MS = 1000;
+const UNLIMITED = Number.POSITIVE_INFINITY;
+
+/** A router whose only shard answers when the test says so. */
+class StalledShard {
+  readonly outcomes: (ErrorCode | 'created')[] = [];
+  readonly #channel = new MessageChannel();
+  /** How far the clock is ahead of the machine's. */
+  passedMs = 0;
+  readonly #client = new ShardClient({
+    ...systemClock,
+    monotonic: () => systemClock.monotonic() + this.passedMs,
+  });
+  readonly #scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
+  readonly router: ShardRouter;
+
+  constructor() {
+    this.router = new ShardRouter([this.#client], makeGauges(1), {
+      pendingKeysMax: UNLIMITED,
+      pendingBytesMax: UNLIMITED,
+      journalBytesMax: UNLIMITED,
+      windowBytesMax: WINDOW_BYTES,
+      ackTimeoutMs: ACK_TIMEOUT_MS,
+      tokenRoom: () => UNLIMITED,
+    });
+    this.#client.connect(answerPort(this.#channel.port1));
+    this.router.setDoor(0, 'open');
+  }
+
+  /** Submits one increment; the refusal, if it was refused at once. */
+  submit(key = KEY): ErrorCode | undefined {
+    const pairs = this.#scanner.scan(Buffer.from(`{"${key}":1}`), false);
+    return this.router.submit(pairs, { settle: (refusal) => this.outcomes.push(refusal ?? 'created') });
+  }
+
+  /** The next batch reaches the shard, which answers that it is in the journal. */
+  async answerOne(): Promise<void> {
+    if (this.router.isIdle) return;
+    await once(this.#channel.port2, 'message');
+    const settled = this.outcomes.length;
+    this.#channel.port2.postMessage(1);
+    while (this.outcomes.length === settled) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  close(): void {
+    this.#channel.port1.close();
+    this.#channel.port2.close();
+  }
+}
+
+let shard: StalledShard | undefined;
+afterEach(() => {
+  shard?.close();
+});
+
+test('what is with a shard that does not answer is bounded by the window, and the next request is overloaded', async () => {
+  shard = new StalledShard();
+  for (let taken = 0; taken < 10; taken += 1) assert.equal(shard.submit(), undefined);
+  assert.equal(shard.submit(), 'overloaded');
+  assert.deepEqual(shard.outcomes, []);
+  await shard.answerOne();
+  assert.deepEqual(
+    shard.outcomes,
+    Array.from({ length: 10 }, () => 'created'),
+  );
+  assert.equal(shard.submit(), undefined);
+});
+
+test('an empty window takes a request of any size', () => {
+  shard = new StalledShard();
+  assert.equal(shard.submit('k'.repeat(510)), undefined);
+  for (let taken = 0; taken < 4; taken += 1) assert.equal(shard.submit(), undefined);
+  assert.equal(shard.submit(), 'overloaded');
+});
+
+test('after the timeout what was sent is unknown, what was not sent is refused, and the window stays occupied', async () => {
+  shard = new StalledShard();
+  assert.equal(shard.submit(), undefined);
+  // The end of the turn posts the first; the second waits for its answer.
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(shard.submit('second'), undefined);
+  await new Promise((resolve) => setImmediate(resolve));
+  shard.passedMs = ACK_TIMEOUT_MS + 1;
+  shard.router.expire();
+  assert.deepEqual([...shard.outcomes].sort(), ['outcome-unknown', 'overloaded']);
+  assert.equal(shard.router.isIdle, false);
+  for (let taken = 0; taken < 9; taken += 1) assert.equal(shard.submit(), undefined);
+  assert.equal(shard.submit(), 'overloaded');
+});

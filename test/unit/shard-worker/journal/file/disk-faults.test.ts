@@ -1,0 +1,327 @@
+/** A disk that refuses or fails: what is still certain afterwards, and what heals by itself. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { JournalError } from '#product/core/errors.js';
+import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
+import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
+import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
+import {
+  journalOptions,
+  pairRecord,
+  rawRecord,
+  replayed,
+  replayedLsns,
+  temporaryDirectory,
+} from '../../../../support/journal-fixtures.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
+import { Mulberry32 } from '../../../../support/mulberry32.js';
+import { SimulatedDisk, type DiskCall } from '../../../../support/simulated-disk.js';
+
+function simulated(changes: Partial<FileJournalOptions> = {}): { disk: SimulatedDisk; options: FileJournalOptions } {
+  const disk = new SimulatedDisk(new Mulberry32(1), ['/data']);
+  return { disk, options: journalOptions('/data', { disk, segmentBytes: 64 * 1024, ...changes }) };
+}
+
+function codeOf(action: () => unknown): string {
+  try {
+    action();
+  } catch (error) {
+    assert.ok(error instanceof JournalError, String(error));
+    return error.code;
+  }
+  return 'none';
+}
+
+for (const call of ['write', 'sync'] as const) {
+  test(`after a failed ${call} of records the journal is dead, and recovery goes on in a new segment`, async () => {
+    const { disk, options } = simulated();
+    const journal = createFileJournal(options);
+    journal.append([pairRecord('a', 1)]);
+    disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: [call] };
+    assert.equal(
+      codeOf(() => journal.append([pairRecord('b', 1)])),
+      'journal-failed',
+    );
+    const { calls } = disk;
+    assert.equal(
+      codeOf(() => journal.append([pairRecord('c', 1)])),
+      'journal-failed',
+    );
+    assert.equal(
+      codeOf(() => journal.sync()),
+      'journal-failed',
+    );
+    assert.equal(
+      codeOf(() => journal.prune(1)),
+      'journal-failed',
+    );
+    assert.equal(disk.calls, calls, 'the disk is not touched again');
+    assert.equal(disk.openFiles, 0);
+    await assert.rejects(journal.close(), JournalError);
+
+    const recovered = openFileJournal({ ...options, stream: journal.stream });
+    recovered.recover(0);
+    recovered.append([pairRecord('d', 1)]);
+    await recovered.close();
+    disk.restart('nothing');
+    const after = openFileJournal({ ...options, stream: journal.stream });
+    after.recover(0);
+    const lines = (await replayed(after)).map((line) => line.replace(/^\d+:/, ''));
+    assert.deepEqual(
+      lines.filter((line) => line !== 'b=1'),
+      ['a=1', 'd=1'],
+    );
+    await after.close();
+  });
+}
+
+test('a sync that fails on the clock is known to every later call, the close included', async () => {
+  const clock = new ManualClock();
+  const { disk, options } = simulated({ clock, syncPolicy: 'everysec' });
+  const journal = createFileJournal(options);
+  journal.append([pairRecord('a', 1)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+  clock.advance(1000);
+  assert.equal(
+    codeOf(() => journal.append([pairRecord('b', 1)])),
+    'journal-failed',
+  );
+  await assert.rejects(journal.close(), JournalError);
+});
+
+test('a disk that refuses at any call while a segment is made keeps nothing, and the next append heals', async () => {
+  for (const code of ['ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EMFILE']) {
+    for (let offset = 1; ; offset += 1) {
+      const { disk, options } = simulated();
+      const journal = createFileJournal(options);
+      // The sixth does not fit the first segment.
+      for (let n = 0; n < 5; n += 1) journal.append([rawRecord(11_000)]);
+      disk.fault = { kind: 'error', atCall: disk.calls + offset, code };
+      const outcome = codeOf(() => journal.append([rawRecord(12_000)]));
+      // Past the making of the segment, the record itself is written and synced.
+      if (outcome === 'journal-failed' || outcome === 'none') {
+        assert.ok(offset > 5, `only ${offset} calls`);
+        break;
+      }
+      assert.equal(outcome, 'journal-unavailable', `${code} at call ${offset}`);
+      assert.equal(journal.endLsn, 5);
+      assert.equal(journal.append([rawRecord(100)]), 6, `${code} at call ${offset}`);
+      assert.equal(journal.append([rawRecord(12_000)]), 7);
+      await journal.close();
+      assert.equal(disk.openFiles, 0, `files left open after ${code} at call ${offset}`);
+      disk.restart('nothing');
+      const reopened = openFileJournal({ ...options, stream: journal.stream });
+      reopened.recover(0);
+      assert.deepEqual(await replayedLsns(reopened), [1, 2, 3, 4, 5, 6, 7], `${code} at call ${offset}`);
+      await reopened.close();
+    }
+  }
+});
+
+test('after a failed sync of zeros the segment is left behind, and what it holds is not in doubt', async () => {
+  const { disk, options } = simulated({ segmentBytes: 1024 * 1024 });
+  const journal = createFileJournal(options);
+  // The first 256 KiB are zeros already.
+  for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(10_000)])),
+    'journal-unavailable',
+  );
+  assert.equal(journal.append([rawRecord(100)]), 26);
+  assert.equal(listStreams(disk, options.directory)[0]?.segments, 2);
+  disk.restart('nothing');
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(0);
+  assert.equal((await replayedLsns(reopened)).length, 26);
+  await reopened.close();
+});
+
+test('after a failed sync of zeros, records that everysec had left for later are in doubt', () => {
+  const { disk, options } = simulated({ segmentBytes: 1024 * 1024, syncPolicy: 'everysec' });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(10_000)])),
+    'journal-failed',
+  );
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(100)])),
+    'journal-failed',
+  );
+});
+
+test('a disk that refuses the first append leaves a journal that can be tried again', () => {
+  for (let offset = 1; offset < 9; offset += 1) {
+    const { disk, options } = simulated();
+    const journal = createFileJournal(options);
+    disk.fault = { kind: 'error', atCall: offset, code: 'ENOSPC' };
+    assert.equal(
+      codeOf(() => journal.append([pairRecord('a', 1)])),
+      'journal-unavailable',
+      `call ${offset}`,
+    );
+    assert.equal(journal.append([pairRecord('a', 1)]), 1, `call ${offset}`);
+    assert.equal(listStreams(disk, options.directory).length, 1);
+  }
+});
+
+test('a recovery that the disk refuses changes nothing that counts and can be tried again', async () => {
+  for (let offset = 1; ; offset += 1) {
+    const { disk, options } = simulated();
+    const journal = createFileJournal(options);
+    for (let n = 0; n < 12; n += 1) journal.append([rawRecord(11_000)]);
+    await journal.close();
+    const found = openFileJournal({ ...options, stream: journal.stream });
+    disk.fault = { kind: 'error', atCall: disk.calls + offset, code: 'EIO' };
+    const outcome = codeOf(() => found.recover(3));
+    if (outcome === 'none') break;
+    assert.equal(outcome, 'journal-unavailable', `call ${offset}`);
+    assert.equal(found.recover(3).records, 9, `call ${offset}`);
+    assert.equal(found.takesRecords, true);
+    assert.deepEqual(await replayedLsns(found, 3), [4, 5, 6, 7, 8, 9, 10, 11, 12], `call ${offset}`);
+    await found.close();
+  }
+});
+
+test('a recovery for which the disk has no room leaves a journal that is read and takes nothing', async () => {
+  const calls: readonly DiskCall[] = ['create', 'write', 'sync', 'rename', 'syncDirectory'];
+  for (const call of calls) {
+    for (let offset = 1; ; offset += 1) {
+      const { disk, options } = simulated();
+      const journal = createFileJournal(options);
+      for (let n = 0; n < 12; n += 1) journal.append([rawRecord(11_000)]);
+      await journal.close();
+      const found = openFileJournal({ ...options, stream: journal.stream });
+      disk.fault = { kind: 'error', atCall: disk.calls + offset, code: 'ENOSPC', calls: [call] };
+      assert.equal(found.recover(3).records, 9, `${call} ${offset}`);
+      const wasRefused = disk.fault === undefined;
+      disk.fault = undefined;
+      assert.equal(found.takesRecords, !wasRefused, `${call} ${offset}`);
+      assert.deepEqual(await replayedLsns(found, 3), [4, 5, 6, 7, 8, 9, 10, 11, 12], `${call} ${offset}`);
+      assert.equal(
+        codeOf(() => found.append([rawRecord(100)])),
+        wasRefused ? 'journal-unavailable' : 'none',
+      );
+      await found.close();
+      assert.equal(disk.openFiles, 0);
+      disk.restart('nothing');
+      const next = openFileJournal({ ...options, stream: journal.stream });
+      assert.equal(next.recover(3).records, wasRefused ? 9 : 10, `${call} ${offset}`);
+      assert.equal(next.takesRecords, true);
+      await next.close();
+      if (!wasRefused) break;
+    }
+  }
+});
+
+test('a takeover on a full disk gives up what was set aside, which is made again once there is room', async () => {
+  const clock = new ManualClock();
+  const { disk, options } = simulated({ clock });
+  const streams = new FileStreams({ ...options, shards: 1 });
+  const journal = streams.create();
+  await journal.append([rawRecord(100)]);
+  streams.tend();
+  assert.ok(disk.list(options.directory).includes('reserve-0'));
+  const next = new FileStreams({ ...options, shards: 1 });
+  next.existing();
+  const found = next.open(journal.stream);
+  const claim = { id: randomUUID(), lsn: 1 };
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  found.keepClaim(claim, []);
+  assert.deepEqual(found.claims(), [claim]);
+  assert.ok(!disk.list(options.directory).includes('reserve-0'));
+  // Nothing is left to give up.
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  assert.equal(
+    codeOf(() => found.keepClaim({ id: randomUUID(), lsn: 1 }, [])),
+    'journal-unavailable',
+  );
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  next.tend();
+  assert.ok(!disk.list(options.directory).includes('reserve-0'), 'what was begun is removed');
+  next.tend();
+  assert.ok(!disk.list(options.directory).includes('reserve-0'), 'it is not tried all the time');
+  clock.advance(10_000);
+  next.tend();
+  assert.ok(disk.list(options.directory).includes('reserve-0'));
+});
+
+/** A file system of `bytes` bytes, or undefined where this user cannot mount one. */
+function tinyFileSystem(t: TestContext, bytes: number): string | undefined {
+  const directory = mkdtempSync(join(tmpdir(), 'summing-counters-tiny-'));
+  const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${bytes}`, 'tmpfs', directory]);
+  t.after(() => {
+    if (status === 0) spawnSync('umount', [directory]);
+    rmSync(directory, { recursive: true });
+  });
+  return status === 0 ? directory : undefined;
+}
+
+test('a full file system refuses before anything is kept and heals when there is room again', async (t) => {
+  const dataDir = tinyFileSystem(t, 512 * 1024);
+  if (dataDir === undefined) {
+    limitedByFileSize(t);
+    return;
+  }
+  const options = journalOptions(dataDir, { segmentBytes: 128 * 1024 });
+  const journal = createFileJournal(options);
+  const ballast = join(dataDir, 'ballast');
+  writeFileSync(ballast, Buffer.alloc(200 * 1024));
+  let code = 'none';
+  while (code === 'none') code = codeOf(() => journal.append([rawRecord(10_000)]));
+  assert.equal(code, 'journal-unavailable');
+  const { endLsn } = journal;
+  assert.ok(endLsn > 10);
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(10_000)])),
+    'journal-unavailable',
+  );
+  rmSync(ballast);
+  assert.equal(journal.append([rawRecord(10_000)]), endLsn + 1);
+  await journal.close();
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(0);
+  assert.equal((await replayedLsns(reopened)).length, endLsn + 1);
+  await reopened.close();
+});
+
+/** The same through a limit on the size of files, for those who may not mount. */
+function limitedByFileSize(t: TestContext): void {
+  const script = `
+    const { createFileJournal } = await import('#product/shard-worker/journal/file/file-journal.js');
+    const { journalOptions, rawRecord } = await import(${JSON.stringify(new URL('../../../../support/journal-fixtures.js', import.meta.url).href)});
+    const journal = createFileJournal(journalOptions(process.argv[1], { segmentBytes: 1024 * 1024 }));
+    try { for (;;) journal.append([rawRecord(10_000)]); } catch (error) { console.log(error.code, journal.endLsn); }
+    console.log(journal.append([rawRecord(100)]) > 0);`;
+  const node = `exec "${process.execPath}" --input-type=module -e "$0" "$1"`;
+  const { stdout } = spawnSync('sh', ['-c', `trap '' XFSZ; ulimit -f 600; ${node}`, script, temporaryDirectory(t)], {
+    encoding: 'utf8',
+    cwd: join(import.meta.dirname, '../../../../../..'),
+  });
+  assert.match(stdout, /^journal-unavailable \d+\ntrue/);
+}
+
+test('a limit on the size of files is met before anything is kept', (t) => {
+  limitedByFileSize(t);
+});
+
+test('a place that cannot be written refuses with nothing kept', (t) => {
+  const dataDir = temporaryDirectory(t);
+  // Where the directory should be is a file: it fails for root as well, whom permissions do not stop.
+  writeFileSync(join(dataDir, 'journal'), '');
+  const journal = createFileJournal(journalOptions(dataDir));
+  assert.equal(
+    codeOf(() => journal.append([pairRecord('a', 1)])),
+    'journal-unavailable',
+  );
+  rmSync(join(dataDir, 'journal'));
+  assert.equal(journal.append([pairRecord('a', 1)]), 1);
+});

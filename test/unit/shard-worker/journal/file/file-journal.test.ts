@@ -1,0 +1,40 @@
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { test } from 'node:test';
+import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
+import { journalOptions, pairRecord, replayed, temporaryDirectory } from '../../../../support/journal-fixtures.js';
+
+test('a reopened journal replays what was appended above the checkpoint, in order, and goes on', async (t) => {
+  const options = journalOptions(temporaryDirectory(t));
+  const journal = createFileJournal(options);
+  assert.equal(journal.append([pairRecord('a', 1)]), 1);
+  assert.equal(journal.append([pairRecord('b', -2), pairRecord('ü', 3)]), 3);
+  assert.equal(journal.syncedLsn, 3);
+  await journal.close();
+
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  const recovery = reopened.recover(1);
+  assert.deepEqual(
+    { endLsn: recovery.endLsn, records: recovery.records, torn: recovery.torn },
+    { endLsn: 3, records: 2, torn: undefined },
+  );
+  assert.equal(reopened.append([pairRecord('d', 4)]), 4);
+  assert.deepEqual(await replayed(reopened, 1), ['2:b=-2', '3:ü=3']);
+  await reopened.close();
+
+  const again = openFileJournal({ ...options, stream: journal.stream });
+  again.recover(1);
+  assert.deepEqual(await replayed(again, 1), ['2:b=-2', '3:ü=3', '4:d=4']);
+  await again.close();
+});
+
+test('a journal without an append leaves nothing on disk', async (t) => {
+  const options = journalOptions(temporaryDirectory(t));
+  const journal = createFileJournal(options);
+  assert.equal(journal.append([]), 0);
+  journal.prune(0);
+  await journal.close();
+  assert.equal(existsSync(options.directory), false);
+  assert.deepEqual(listStreams(options.disk, options.directory), []);
+});

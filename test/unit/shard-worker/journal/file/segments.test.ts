@@ -1,0 +1,413 @@
+/** Rotation, removal, bounds, deferred syncs: the life of a journal that nothing goes wrong with. */
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { test } from 'node:test';
+import { JournalError } from '#product/core/errors.js';
+import { RECORD_BYTES_MAX } from '#product/shard-worker/protocol/messages.js';
+import { nodeDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
+import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import {
+  decodeSegmentHeader,
+  SEGMENT_HEADER_BYTES,
+  type SegmentHeader,
+} from '#product/shard-worker/journal/file/segment-header.js';
+import {
+  DATABASE_ID,
+  journalOptions,
+  OTHER_DATABASE_ID,
+  pairRecord,
+  rawRecord,
+  replayed,
+  replayedLsns,
+  segmentPaths,
+  temporaryDirectory,
+} from '../../../../support/journal-fixtures.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
+
+const SEGMENT_BYTES = 64 * 1024;
+
+function headerOf(path: string): SegmentHeader {
+  return decodeSegmentHeader(readFileSync(path).subarray(0, SEGMENT_HEADER_BYTES), path);
+}
+
+test('segments follow each other at their size, each naming the last LSN of the one before', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 100; n += 1) journal.append([rawRecord(3000)]);
+  await journal.close();
+  const paths = segmentPaths(options, journal.stream);
+  assert.equal(paths.length, 5);
+  let last = 0;
+  for (const path of paths) {
+    const header = headerOf(path);
+    assert.equal(header.predecessorLsn, last);
+    assert.equal(header.firstLsn, last + 1);
+    assert.ok(statSync(path).size <= SEGMENT_BYTES);
+    last += Math.floor((SEGMENT_BYTES - SEGMENT_HEADER_BYTES) / 3000);
+  }
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(0);
+  assert.deepEqual(
+    await replayedLsns(reopened),
+    Array.from({ length: 100 }, (_, index) => index + 1),
+  );
+  await reopened.close();
+});
+
+test('a segment is removed once all of it is committed, and the newest never', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
+  const journal = createFileJournal(options);
+  while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
+  assert.equal(segmentPaths(options, journal.stream).length, 3);
+  journal.prune(19);
+  assert.equal(segmentPaths(options, journal.stream).length, 3, 'its last record, 20, is not committed');
+  journal.prune(20);
+  assert.equal(segmentPaths(options, journal.stream).length, 2);
+  journal.prune(45);
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  await journal.close();
+});
+
+test('what is committed goes when the checkpoint is seen the keep time later, which a recovery begins anew', async (t) => {
+  const clock = new ManualClock();
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
+  journal.prune(20);
+  clock.advance(30_000);
+  journal.prune(40);
+  clock.advance(29_999);
+  journal.prune(40);
+  assert.equal(journal.isPruneDue, false);
+  assert.equal(segmentPaths(options, journal.stream).length, 3);
+  clock.advance(1);
+  assert.equal(journal.isPruneDue, true);
+  assert.equal(segmentPaths(options, journal.stream).length, 3, 'nobody has seen the checkpoint again');
+  journal.prune(40);
+  assert.equal(segmentPaths(options, journal.stream).length, 2);
+  assert.equal(journal.isPruneDue, false);
+  await journal.close();
+  assert.equal(clock.timers, 0);
+
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(42);
+  clock.advance(59_999);
+  reopened.prune(42);
+  assert.equal(segmentPaths(options, journal.stream).length, 3, 'the second, the third, and the one that took over');
+  clock.advance(1);
+  reopened.prune(42);
+  assert.equal(
+    segmentPaths(options, journal.stream).length,
+    1,
+    'of the third only void and committed records are left',
+  );
+  await reopened.close();
+});
+
+test('time alone removes nothing, nor does an append: the checkpoint must be seen', async (t) => {
+  const clock = new ManualClock();
+  const options = journalOptions(temporaryDirectory(t), { bytesMax: 256 * 1024, clock, keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  assert.throws(() => {
+    for (;;) journal.append([rawRecord(3000)]);
+  }, JournalError);
+  const { length } = segmentPaths(options, journal.stream);
+  journal.prune(journal.endLsn);
+  clock.advance(3_600_000);
+  assert.throws(() => journal.append([rawRecord(3000)]), JournalError);
+  assert.equal(segmentPaths(options, journal.stream).length, length);
+  assert.ok(journal.bytes > 200 * 1024, `${journal.bytes} bytes`);
+  journal.prune(journal.endLsn);
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  assert.equal(journal.bytes, SEGMENT_HEADER_BYTES, 'the last one is left behind for the asking');
+  journal.append([rawRecord(3000)]);
+  await journal.close();
+});
+
+test('without a keep time what is committed goes at once, on a clock that never stands still', async (t) => {
+  const clock = new ManualClock();
+  const ticking = {
+    now: () => clock.now(),
+    monotonic: () => {
+      clock.advance(0.001);
+      return clock.monotonic();
+    },
+    schedule: clock.schedule.bind(clock),
+  };
+  const options = journalOptions(temporaryDirectory(t), { bytesMax: 64 * 1024, clock: ticking });
+  const journal = createFileJournal(options);
+  for (let n = 1; n < 500; n += 1) {
+    const lsn = journal.append([rawRecord(400)]);
+    if (n % 10 === 0) {
+      journal.prune(lsn);
+      assert.equal(journal.bytes, SEGMENT_HEADER_BYTES);
+    }
+  }
+  await journal.close();
+});
+
+test('a segment that could not be removed is removed when the checkpoint is seen the next time', async (t) => {
+  let refuse = true;
+  const disk: Disk = {
+    ...nodeDisk,
+    remove(path) {
+      if (refuse) throw Object.assign(new Error('EIO'), { code: 'EIO' });
+      nodeDisk.remove(path);
+    },
+  };
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, disk });
+  const journal = createFileJournal(options);
+  while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
+  journal.prune(45);
+  assert.equal(segmentPaths(options, journal.stream).length, 3);
+  assert.equal(journal.isPruneDue, true);
+  refuse = false;
+  journal.prune(45);
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  assert.equal(journal.isPruneDue, false);
+  await journal.close();
+});
+
+test('a failover that takes commits back finds them in the journal', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
+  journal.prune(45);
+  await journal.close();
+  const first = openFileJournal({ ...options, stream: journal.stream });
+  first.recover(45);
+  await first.close();
+  const second = openFileJournal({ ...options, stream: journal.stream });
+  second.recover(7);
+  assert.deepEqual(
+    await replayedLsns(second, 7),
+    Array.from({ length: 38 }, (_, index) => index + 8),
+  );
+  await second.close();
+});
+
+test('a steady trickle that is committed at once keeps no more than a segment', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 200; n += 1) journal.prune(journal.append([rawRecord(1000)]));
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  assert.ok(journal.bytes < SEGMENT_BYTES / 2, `${journal.bytes} bytes`);
+  await journal.close();
+});
+
+test('a segment that must be kept is filled before it gets a successor, since it counts with all of its file', async (t) => {
+  const clock = new ManualClock();
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 60; n += 1) journal.prune(journal.append([rawRecord(1000)]));
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  clock.advance(60_000);
+  journal.prune(60);
+  journal.append([rawRecord(100)]);
+  assert.equal(segmentPaths(options, journal.stream).length, 1);
+  assert.ok(journal.bytes < 2 * SEGMENT_HEADER_BYTES, 'what was kept for long enough is left behind');
+  await journal.close();
+});
+
+test('an append beyond the bound is refused before anything is kept, and taken once there is room', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { bytesMax: 256 * 1024 });
+  const journal = createFileJournal(options);
+  const isFull = (error: unknown): boolean =>
+    error instanceof JournalError && error.code === 'journal-full' && error.nothingKept;
+  assert.throws(() => {
+    for (;;) journal.append([rawRecord(3000)]);
+  }, isFull);
+  const { endLsn, bytes } = journal;
+  assert.ok(bytes <= 256 * 1024 && bytes > 200 * 1024, `${bytes} bytes`);
+  assert.throws(() => journal.append([rawRecord(3000)]), isFull);
+  assert.equal(journal.endLsn, endLsn);
+  journal.prune(endLsn);
+  assert.equal(journal.append([rawRecord(3000)]), endLsn + 1);
+  assert.throws(() => journal.append([rawRecord(300_000)]), isFull, 'a group larger than the bound never fits');
+  await journal.close();
+  const onDisk = segmentPaths(options, journal.stream).reduce((sum, path) => sum + statSync(path).size, 0);
+  assert.ok(onDisk <= 256 * 1024, `${onDisk} bytes on disk`);
+});
+
+test('a journal whose bound is less than two segments frees its only one when all of it is committed', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { bytesMax: 64 * 1024 });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 500; n += 1) {
+    const lsn = journal.append([rawRecord(700)]);
+    if (lsn % 50 === 0) journal.prune(lsn);
+  }
+  assert.equal(journal.endLsn, 500);
+  await journal.close();
+});
+
+test('the largest record, and a group larger than a segment, are written and replayed whole', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
+  const journal = createFileJournal(options);
+  journal.append([pairRecord('small', 1)]);
+  journal.append([rawRecord(RECORD_BYTES_MAX, 7)]);
+  journal.append([rawRecord(60_000, 1), rawRecord(300_000, 2)]);
+  journal.append([pairRecord('last', 1)]);
+  await journal.close();
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(0);
+  const sizes: string[] = [];
+  for await (const { lsn, entries } of reopened.replay(0)) {
+    if (lsn > 1 && lsn < 5) assert.ok(entries.every((byte) => byte === entries[0]));
+    sizes.push(`${lsn}:${entries.byteLength + 40}`);
+  }
+  assert.deepEqual(sizes, ['1:59', `2:${RECORD_BYTES_MAX}`, '3:60000', '4:300000', '5:58']);
+  await reopened.close();
+});
+
+test('LSNs beyond 2^32 are written and read exactly', async (t) => {
+  const options = journalOptions(temporaryDirectory(t));
+  const journal = createFileJournal(options);
+  journal.append([pairRecord('a', 1)]);
+  await journal.close();
+  const far = openFileJournal({ ...options, stream: journal.stream });
+  far.recover(2 ** 40 - 2);
+  far.append([pairRecord('b', 1), pairRecord('c', 1), pairRecord('d', 1)]);
+  await far.close();
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(2 ** 40 - 2);
+  assert.deepEqual(await replayed(reopened, 2 ** 40 - 1), [`${2 ** 40}:c=1`, `${2 ** 40 + 1}:d=1`]);
+  await reopened.close();
+});
+
+/** The machine's disk, counting syncs of files. */
+function countingDisk(): { readonly disk: Disk; syncs: number } {
+  const counter = { syncs: 0, disk: nodeDisk };
+  counter.disk = {
+    ...nodeDisk,
+    create(path) {
+      const file = nodeDisk.create(path);
+      return {
+        write: (bytes, offset) => file.write(bytes, offset),
+        writeAll: (parts, offset) => file.writeAll(parts, offset),
+        read: (into, offset) => file.read(into, offset),
+        size: () => file.size(),
+        close: () => file.close(),
+        sync() {
+          counter.syncs += 1;
+          file.sync();
+        },
+      };
+    },
+  };
+  return counter;
+}
+
+test('always: an append is one sync, however many records the group has', async (t) => {
+  const counter = countingDisk();
+  const journal = createFileJournal(journalOptions(temporaryDirectory(t), { disk: counter.disk }));
+  journal.append([rawRecord(100)]);
+  const before = counter.syncs;
+  for (let n = 0; n < 10; n += 1) journal.append([rawRecord(100), rawRecord(200), rawRecord(300)]);
+  assert.equal(counter.syncs - before, 10);
+  assert.equal(journal.syncedLsn, 31);
+  await journal.close();
+});
+
+test('everysec: appends are synced by the clock within a second, by sync, and by close', async (t) => {
+  const counter = countingDisk();
+  const clock = new ManualClock();
+  const journal = createFileJournal(
+    journalOptions(temporaryDirectory(t), { disk: counter.disk, clock, syncPolicy: 'everysec' }),
+  );
+  journal.append([rawRecord(100)]);
+  const before = counter.syncs;
+  journal.append([rawRecord(100)]);
+  assert.equal(journal.syncedLsn, 0);
+  clock.advance(1000);
+  assert.equal(journal.syncedLsn, 2);
+  clock.advance(10_000);
+  assert.equal(counter.syncs - before, 1, 'nothing is synced where nothing was appended');
+  journal.append([rawRecord(100)]);
+  journal.sync();
+  assert.equal(journal.syncedLsn, 3);
+  clock.advance(1000);
+  assert.equal(counter.syncs - before, 2);
+  journal.append([rawRecord(100)]);
+  await journal.close();
+  assert.equal(counter.syncs - before, 3);
+  assert.equal(clock.timers, 0);
+});
+
+test('a database id that comes late is in the segments from then on, and another one is refused', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { databaseId: undefined });
+  const journal = createFileJournal(options);
+  journal.append([pairRecord('a', 1)]);
+  journal.setDatabaseId(DATABASE_ID);
+  journal.append([pairRecord('b', 1)]);
+  const isForeign = (error: unknown): boolean => error instanceof JournalError && error.code === 'journal-foreign';
+  assert.throws(() => journal.setDatabaseId(OTHER_DATABASE_ID), isForeign);
+  await journal.close();
+  assert.deepEqual(
+    segmentPaths(options, journal.stream).map((path) => headerOf(path).databaseId),
+    [undefined, DATABASE_ID],
+  );
+  const other = { ...options, stream: journal.stream, databaseId: OTHER_DATABASE_ID };
+  assert.throws(() => openFileJournal(other), isForeign);
+  const rebound = openFileJournal({ ...other, rebind: true });
+  rebound.recover(1);
+  await rebound.close();
+  const again = openFileJournal(other);
+  again.recover(1);
+  assert.deepEqual(await replayed(again, 1), ['2:b=1']);
+  await again.close();
+});
+
+test('a database id that comes after a recovery without records keeps what the empty segment said', async (t) => {
+  const options = journalOptions(temporaryDirectory(t), { databaseId: undefined, keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  journal.append([pairRecord('a', 1)]);
+  await journal.close();
+  const restored = openFileJournal({ ...options, stream: journal.stream });
+  restored.recover(10);
+  restored.setDatabaseId(DATABASE_ID);
+  restored.append([pairRecord('b', 1)]);
+  await restored.close();
+  for (let times = 0; times < 2; times += 1) {
+    const reopened = openFileJournal({ ...options, stream: journal.stream });
+    reopened.recover(10);
+    assert.deepEqual(await replayed(reopened, 10), ['11:b=1']);
+    await reopened.close();
+    // What is not there is missing, and not taken for damage of what is.
+    assert.throws(
+      () => openFileJournal({ ...options, stream: journal.stream }).recover(0),
+      /no longer holds LSN 2 to 10/,
+    );
+  }
+});
+
+test('a stream that is only finished is read, not written, and removed as a whole', async (t) => {
+  const options = journalOptions(temporaryDirectory(t));
+  const journal = createFileJournal(options);
+  journal.append([pairRecord('a', 1), pairRecord('b', 1)]);
+  await journal.close();
+  const [path = ''] = segmentPaths(options, journal.stream);
+  const before = readFileSync(path);
+  const finishing = openFileJournal({ ...options, stream: journal.stream, forFinishing: true });
+  assert.equal(finishing.recover(1).records, 1);
+  assert.deepEqual(await replayed(finishing, 1), ['2:b=1']);
+  assert.throws(() => finishing.append([pairRecord('c', 1)]), JournalError);
+  finishing.prune(2);
+  assert.deepEqual(readFileSync(path), before);
+  finishing.removeStream();
+  assert.ok(!existsSync(path));
+});
+
+test('a closed journal takes nothing, and a found one nothing before it is recovered', async (t) => {
+  const options = journalOptions(temporaryDirectory(t));
+  const journal = createFileJournal(options);
+  journal.append([pairRecord('a', 1)]);
+  await journal.close();
+  const refuses = (error: unknown): boolean => error instanceof JournalError && error.nothingKept;
+  assert.throws(() => journal.append([pairRecord('b', 1)]), refuses);
+  assert.throws(() => journal.sync(), refuses);
+  assert.throws(() => journal.prune(1), refuses);
+  const found = openFileJournal({ ...options, stream: journal.stream });
+  assert.throws(() => found.append([pairRecord('b', 1)]), refuses);
+  await found.close();
+  await journal.close();
+});

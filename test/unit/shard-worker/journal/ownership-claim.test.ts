@@ -1,0 +1,54 @@
+/**
+ * Who may go on with a stream, by the claims of a journal and of the database.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { ownershipOf, type StreamClaim } from '#product/shard-worker/journal/ownership-claim.js';
+
+const a: StreamClaim = { id: 'a', lsn: 10 };
+const b: StreamClaim = { id: 'b', lsn: 20 };
+const c: StreamClaim = { id: 'c', lsn: 30 };
+
+function database(lsn: number, ...claims: readonly StreamClaim[]) {
+  return { lsn, claims, isComplete: true };
+}
+
+test('a row without claims, from before there were any, is taken as it is', () => {
+  assert.deepEqual(ownershipOf([], database(100)), { kind: 'last', lost: [] });
+});
+
+test('a journal that made the last claim was the last owner, wherever the checkpoint is', () => {
+  assert.deepEqual(ownershipOf([a, b], database(5, a, b)), { kind: 'last', lost: [] });
+  assert.deepEqual(ownershipOf([a, b], database(500, a, b)), { kind: 'last', lost: [] });
+});
+
+test('a claim that was about to be made is known, whether it was made or not', () => {
+  assert.deepEqual(ownershipOf([a, b], database(5, a)), { kind: 'last', lost: [b] });
+  assert.deepEqual(ownershipOf([a, b], database(20, a)), { kind: 'last', lost: [b] });
+  assert.deepEqual(ownershipOf([a, b], database(5)), { kind: 'last', lost: [a, b] });
+});
+
+test('a journal shares with a later owner what it had when that one took over', () => {
+  assert.deepEqual(ownershipOf([a], database(40, a, b)), { kind: 'earlier', sharedLsn: 20 });
+  assert.deepEqual(ownershipOf([], database(40, b)), { kind: 'earlier', sharedLsn: 20 });
+});
+
+test('of several later owners the one that went back furthest counts', () => {
+  assert.deepEqual(ownershipOf([a], database(40, a, c, b)), { kind: 'earlier', sharedLsn: 20 });
+  assert.deepEqual(ownershipOf([a], database(40, a, b, c)), { kind: 'earlier', sharedLsn: 20 });
+});
+
+test('what was written under a claim that the database does not have is shared with no other owner', () => {
+  assert.deepEqual(ownershipOf([a, b], database(40, a, c)), { kind: 'earlier', sharedLsn: 20 });
+});
+
+test('a checkpoint beyond a claim that the database does not have was moved by another journal', () => {
+  assert.deepEqual(ownershipOf([a, b], database(21, a)), { kind: 'earlier', sharedLsn: 20 });
+  assert.deepEqual(ownershipOf([a], database(11)), { kind: 'earlier', sharedLsn: 10 });
+});
+
+test('where claims were forgotten and none is in common, nothing is known to be shared', () => {
+  const forgetful = { lsn: 5, claims: [b, c], isComplete: false };
+  assert.deepEqual(ownershipOf([a], forgetful), { kind: 'unknown' });
+  assert.deepEqual(ownershipOf([b], forgetful), { kind: 'earlier', sharedLsn: 30 });
+});

@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { StatementRefusedError } from '#product/db/database-errors.js';
+import {
+  findPoison,
+  PROBE_KEYS_MAX,
+  rejectedIncrements,
+  type PoisonKey,
+} from '#product/shard-worker/thread/flush/poison-search.js';
+import { StreamLedger, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
+import { decodeTexts } from '../../../../simulation/binary-arrays.js';
+import { pairEntries, tokenedEntry } from '../../../../support/tokened-entries.js';
+
+function rangeOf(...entries: readonly Buffer[]): FrozenRange {
+  const ledger = new StreamLedger('00000000-0000-4000-8000-000000000001', 0, 0);
+  const bytes = Buffer.concat(entries);
+  ledger.apply(1, bytes, 0, bytes.length);
+  return ledger.freeze(0);
+}
+
+/** Searches with a database that refuses keys beginning with "bad"; `tried` gets the number of keys of each try. */
+function search(range: FrozenRange, tried: number[] = []): Promise<readonly PoisonKey[]> {
+  const probe = (keys: Buffer): Promise<StatementRefusedError | undefined> => {
+    const names = decodeTexts(keys);
+    tried.push(names.length);
+    const isBad = names.some((name) => name.startsWith('bad'));
+    return Promise.resolve(isBad ? new StatementRefusedError('refused', '23514', 'poison') : undefined);
+  };
+  return findPoison({ probe }, new PairArrayEncoder(), range);
+}
+
+function keysOf(poison: readonly PoisonKey[]): readonly string[] {
+  return poison.map(({ key }) => Buffer.from(key.bytes).toString());
+}
+
+test('a backlog is tried in parts that each have the usual time, and the keys of every part are found', async () => {
+  const keys = Array.from({ length: 2 * PROBE_KEYS_MAX + 5 }, (_, n) => [`key ${n}`, 1] as [string, number]);
+  const bad = [0, PROBE_KEYS_MAX - 1, PROBE_KEYS_MAX, 2 * PROBE_KEYS_MAX + 4];
+  for (const n of bad) keys[n] = [`bad ${n}`, 1];
+  const tried: number[] = [];
+  assert.deepEqual(
+    keysOf(await search(rangeOf(pairEntries(keys)), tried)),
+    bad.map((n) => `bad ${n}`),
+  );
+  assert.equal(Math.max(...tried), PROBE_KEYS_MAX);
+});
+
+test('nothing is found where no key is refused, or there is none', async () => {
+  assert.deepEqual(await search(rangeOf(pairEntries([['good', 1]]))), []);
+  const tried: number[] = [];
+  assert.deepEqual(await search(rangeOf(), tried), []);
+  assert.deepEqual(tried, []);
+});
+
+test('what is set aside is counted with the requests that had a token, but for those that counted before', async () => {
+  const range = rangeOf(
+    pairEntries([
+      ['bad', 1],
+      ['bad', 2],
+      ['good', 3],
+    ]),
+    tokenedEntry('whole', [
+      ['bad', 1],
+      ['bad', 1],
+      ['bad too', 1],
+    ]),
+    tokenedEntry('part', [
+      ['bad', 1],
+      ['good', 1],
+    ]),
+    tokenedEntry('good', [['good', 1]]),
+  );
+  const poison = await search(range);
+  assert.deepEqual(keysOf(poison), ['bad', 'bad too']);
+  assert.equal(rejectedIncrements(range, poison, []), 2 + 3 + 1);
+  assert.equal(rejectedIncrements(range, poison, ['part']), 2 + 3);
+  assert.equal(rejectedIncrements(range, poison, ['whole', 'part']), 2);
+});

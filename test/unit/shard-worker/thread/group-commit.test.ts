@@ -1,0 +1,134 @@
+/** Up to which time group commit has settled what was posted: what a stream's `accepted_through` is made of. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { JournalError } from '#product/core/errors.js';
+import type { Lsn } from '#product/core/increment.js';
+import type { BatchPort } from '#product/shard-worker/protocol/batch-port.js';
+import { GroupCommit, type GroupTarget } from '#product/shard-worker/thread/group-commit.js';
+import {
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+  type BatchAnswer,
+  type BatchMessage,
+} from '#product/shard-worker/protocol/messages.js';
+import { ManualClock } from '../../../support/manual-clock.js';
+import { pairEntries } from '../../../support/tokened-entries.js';
+
+interface Append {
+  readonly resolve: (lsn: Lsn) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Group commit over one port, with a journal that answers when the test says so. */
+class Scene {
+  readonly clock = new ManualClock();
+  readonly appends: Append[] = [];
+  readonly answers: BatchAnswer[] = [];
+  readonly failures: unknown[] = [];
+  readonly groups: GroupCommit;
+  applied = 0;
+  journal: () => Lsn | Promise<Lsn>;
+  readonly #waiting: BatchMessage[] = [];
+
+  constructor() {
+    this.journal = () => new Promise((resolve, reject) => this.appends.push({ resolve, reject }));
+    const port: BatchPort = {
+      listen: () => undefined,
+      receive: () => this.#waiting.shift(),
+      post: (answer) => this.answers.push(answer),
+      close: () => undefined,
+    };
+    const target: GroupTarget = {
+      append: () => this.journal(),
+      apply: (group) => (this.applied += group.length),
+      admitToken: () => 'new',
+      lookToken: () => 'new',
+      endGroup: () => undefined,
+      holds: () => false,
+      failed: (error) => this.failures.push(error),
+    };
+    this.groups = new GroupCommit([port], target, this.clock);
+    this.groups.start();
+  }
+
+  /** A batch arrives; nobody is told before the ports are looked at. */
+  post(): void {
+    const entries = pairEntries([['k', 1]]);
+    const buffer = new ArrayBuffer(RECORD_HEADER_BYTES + entries.length);
+    new Uint8Array(buffer).set(entries, RECORD_HEADER_BYTES);
+    new DataView(buffer).setUint32(RECORD_OFFSET.bytes, buffer.byteLength, true);
+    this.#waiting.push({ kind: 'plain', memory: buffer });
+  }
+
+  async settle(how: (append: Append) => void): Promise<void> {
+    const append = this.appends.shift();
+    assert.ok(append !== undefined);
+    how(append);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+test('with nothing on the ports everything is settled as of now', () => {
+  const scene = new Scene();
+  scene.clock.advance(60_000);
+  assert.equal(scene.groups.settledThroughMs(), scene.clock.now());
+});
+
+test('what waits on the ports is applied before the answer is now', () => {
+  const scene = new Scene();
+  scene.journal = () => 1;
+  scene.post();
+  scene.clock.advance(5000);
+  assert.equal(scene.groups.settledThroughMs(), scene.clock.now());
+  assert.equal(scene.applied, 1);
+});
+
+test('while a group is under way only what came before it is settled, and then what came up to its start', async () => {
+  const scene = new Scene();
+  const before = scene.groups.settledThroughMs();
+  scene.clock.advance(1000);
+  scene.post();
+  scene.clock.advance(1000);
+  const taken = scene.clock.now();
+  assert.equal(scene.groups.settledThroughMs(), before);
+  // For the next group, so that the first is followed by another at once.
+  scene.clock.advance(1000);
+  scene.post();
+  assert.equal(scene.groups.settledThroughMs(), before);
+  await scene.settle(({ resolve }) => resolve(1));
+  assert.equal(scene.applied, 1);
+  assert.equal(scene.groups.settledThroughMs(), taken);
+  scene.clock.advance(1000);
+  await scene.settle(({ resolve }) => resolve(2));
+  assert.equal(scene.groups.settledThroughMs(), scene.clock.now());
+});
+
+test('a group that was refused with nothing kept is settled', async () => {
+  const scene = new Scene();
+  scene.post();
+  scene.clock.advance(1000);
+  scene.groups.settledThroughMs();
+  await scene.settle(({ reject }) => reject(new JournalError('journal-full', 'full')));
+  assert.deepEqual(scene.answers, [{ refused: 1, code: 'overloaded' }]);
+  assert.equal(scene.groups.settledThroughMs(), scene.clock.now());
+});
+
+for (const how of ['at once', 'later'] as const) {
+  test(`what a journal that fails ${how} may have kept is never settled`, async () => {
+    const scene = new Scene();
+    const before = scene.groups.settledThroughMs();
+    const failure = new JournalError('journal-failed', 'failed');
+    if (how === 'at once') {
+      scene.journal = () => {
+        throw failure;
+      };
+    }
+    scene.clock.advance(1000);
+    scene.post();
+    assert.equal(scene.groups.settledThroughMs(), before);
+    if (how === 'later') await scene.settle(({ reject }) => reject(failure));
+    scene.clock.advance(1000);
+    assert.equal(scene.groups.settledThroughMs(), before);
+    assert.deepEqual(scene.failures, [failure]);
+  });
+}
