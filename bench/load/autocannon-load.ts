@@ -4,7 +4,7 @@
  */
 import autocannon from 'autocannon';
 import type { LoadFigures, LoadGenerator, LoadRequest } from './load.js';
-import { distinctBody, nthToken, type Workload } from './workload.js';
+import { distinctBody, nthIdempotencyKey, type Workload } from './workload.js';
 
 const TIMEOUT_SECONDS = 30;
 
@@ -38,11 +38,11 @@ async function run({ url, workload, connections, seconds, amount }: LoadRequest)
   };
 }
 
-function headerSource({ contentType, tokenPrefix }: Workload): () => Record<string, string> {
+function headerSource({ contentType, idempotencyKeyPrefix }: Workload): () => Record<string, string> {
   const headers = { 'content-type': contentType };
-  if (tokenPrefix === undefined) return () => headers;
+  if (idempotencyKeyPrefix === undefined) return () => headers;
   let n = -1;
-  return () => ({ ...headers, 'idempotency-key': nthToken(tokenPrefix, 0, ++n) });
+  return () => ({ ...headers, 'idempotency-key': nthIdempotencyKey(idempotencyKeyPrefix, 0, ++n) });
 }
 
 function bodySource({ bodies }: Workload): () => string {

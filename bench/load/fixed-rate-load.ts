@@ -42,7 +42,7 @@ class FixedRateLoad {
   constructor({ url, workload, connections, seconds }: LoadRequest, ratePerSecond: number) {
     const { hostname, port, pathname } = new URL(url);
     const { bodies, contentType } = workload;
-    if (bodies.kind !== 'fixed' || workload.tokenPrefix !== undefined) {
+    if (bodies.kind !== 'fixed' || workload.idempotencyKeyPrefix !== undefined) {
       throw new Error('a fixed rate needs fixed requests');
     }
     this.#address = { host: hostname, port: Number(port) };

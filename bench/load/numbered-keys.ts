@@ -82,8 +82,8 @@ export class NumberedKeys {
 
   /** 202, or 503 where the server says that it is at a bound; anything else rejects. */
   async #post(first: number, count: number): Promise<202 | 503> {
-    const pairs = Array.from({ length: count }, (_, n) => `"${this.key(first + n)}":1`);
-    const answer = await fetch(this.#url, { method: 'POST', body: `{${pairs.join(',')}}` });
+    const increments = Array.from({ length: count }, (_, n) => `"${this.key(first + n)}":1`);
+    const answer = await fetch(this.#url, { method: 'POST', body: `{${increments.join(',')}}` });
     const text = await answer.text();
     if (answer.status === 202) return 202;
     if (answer.status === 503 && text.includes('"code":"overloaded"')) return 503;

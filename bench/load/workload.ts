@@ -6,11 +6,11 @@ import { Mulberry32 } from '../../test/support/mulberry32.js';
 /** A stream of request bodies. */
 export interface Workload {
   /** Increments in each body. */
-  readonly pairsPerBody: number;
+  readonly incrementsPerBody: number;
   readonly contentType: string;
   readonly bodies: FixedBodies | DistinctBodies;
-  /** Every request carries an Idempotency-Key of its own, see {@link nthToken}; absent: none does. */
-  readonly tokenPrefix?: string;
+  /** Every request carries an Idempotency-Key of its own, see {@link nthIdempotencyKey}; absent: none does. */
+  readonly idempotencyKeyPrefix?: string;
 }
 
 /** Bodies that are sent in a circle. */
@@ -28,7 +28,7 @@ export interface DistinctBodies {
 
 const JSON_TYPE = 'application/json';
 const ZIPF_SEED = 1;
-const TOKEN_PREFIX_LENGTH = 14;
+const IDEMPOTENCY_KEY_PREFIX_LENGTH = 14;
 /** 2^32 divided by the golden ratio: multiples of it lie everywhere. */
 const SCATTER = 2_654_435_761;
 
@@ -41,18 +41,18 @@ export function singleKeyWorkload(keys: number): Workload {
 }
 
 /** `pairsPerBody` keys a body, all different within it, over `keys` keys in turn. */
-export function batchWorkload(pairsPerBody: number, keys: number): Workload {
+export function batchWorkload(incrementsPerBody: number, keys: number): Workload {
   return fixed(
-    pairsPerBody,
-    batches(pairsPerBody, keys).map((names) => `{${names.map((name) => `"${name}":1`).join(',')}}`),
+    incrementsPerBody,
+    batches(incrementsPerBody, keys).map((names) => `{${names.map((name) => `"${name}":1`).join(',')}}`),
   );
 }
 
 /** The same as lines of one object each. */
-export function ndjsonWorkload(pairsPerBody: number, keys: number): Workload {
+export function ndjsonWorkload(incrementsPerBody: number, keys: number): Workload {
   return fixed(
-    pairsPerBody,
-    batches(pairsPerBody, keys).map((names) => names.map((name) => `{"${name}":1}\n`).join('')),
+    incrementsPerBody,
+    batches(incrementsPerBody, keys).map((names) => names.map((name) => `{"${name}":1}\n`).join('')),
     'application/x-ndjson',
   );
 }
@@ -75,19 +75,19 @@ export function zipfWorkload(keys: number, s: number, draws: number): Workload {
 
 /** Every increment a new key. `prefix` must be new each time. */
 export function distinctWorkload(prefix: string): Workload {
-  return { pairsPerBody: 1, contentType: JSON_TYPE, bodies: { kind: 'distinct', prefix } };
+  return { incrementsPerBody: 1, contentType: JSON_TYPE, bodies: { kind: 'distinct', prefix } };
 }
 
 /** The same bodies, each request with a fresh Idempotency-Key. `prefix`, up to 14 characters, must be new each time. */
-export function tokenedWorkload(workload: Workload, prefix: string): Workload {
-  return { ...workload, tokenPrefix: prefix.padEnd(TOKEN_PREFIX_LENGTH, '-') };
+export function idempotentWorkload(workload: Workload, prefix: string): Workload {
+  return { ...workload, idempotencyKeyPrefix: prefix.padEnd(IDEMPOTENCY_KEY_PREFIX_LENGTH, '-') };
 }
 
 /**
  * The nth token of a generator's thread: 36 characters whose order has nothing to do with n, as UUIDs are, because a
  * B-tree takes ascending keys for less. wrk-load.lua makes the same.
  */
-export function nthToken(prefix: string, thread: number, n: number): string {
+export function nthIdempotencyKey(prefix: string, thread: number, n: number): string {
   const scattered = (n * SCATTER) % 2 ** 32;
   return `${scattered.toString(16).padStart(8, '0')}-${prefix}:${thread}:${String(n).padStart(10, '0')}`;
 }
@@ -97,15 +97,18 @@ export function distinctBody(prefix: string, n: number): string {
   return `{"${prefix}:${String(n).padStart(10, '0')}": 1}`;
 }
 
-function fixed(pairsPerBody: number, texts: readonly string[], contentType = JSON_TYPE): Workload {
-  return { pairsPerBody, contentType, bodies: { kind: 'fixed', texts } };
+function fixed(incrementsPerBody: number, texts: readonly string[], contentType = JSON_TYPE): Workload {
+  return { incrementsPerBody, contentType, bodies: { kind: 'fixed', texts } };
 }
 
 /** Enough bodies to touch every key. */
-function batches(pairsPerBody: number, keys: number): string[][] {
-  if (pairsPerBody > keys) throw new Error(`a body of ${pairsPerBody} different keys needs as many keys`);
-  return Array.from({ length: Math.ceil(keys / pairsPerBody) }, (_, body) =>
-    Array.from({ length: pairsPerBody }, (__, pair) => `key:${padded((body * pairsPerBody + pair) % keys, keys)}`),
+function batches(incrementsPerBody: number, keys: number): string[][] {
+  if (incrementsPerBody > keys) throw new Error(`a body of ${incrementsPerBody} different keys needs as many keys`);
+  return Array.from({ length: Math.ceil(keys / incrementsPerBody) }, (_, body) =>
+    Array.from(
+      { length: incrementsPerBody },
+      (__, increment) => `key:${padded((body * incrementsPerBody + increment) % keys, keys)}`,
+    ),
   );
 }
 

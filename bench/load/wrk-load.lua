@@ -22,33 +22,33 @@ local function read_bodies(path)
   return bodies
 end
 
--- Requests with an Idempotency-Key of their own, as nthToken in workload.ts makes them: whole requests, cut around a
--- token of zeros.
-local NO_TOKEN = string.rep("0", 36)
+-- Requests with an Idempotency-Key of their own, as nthIdempotencyKey in workload.ts makes them: whole requests, cut around a
+-- key of zeros.
+local NO_KEY = string.rep("0", 36)
 
-local function tokened(requests, prefix)
+local function idempotent(requests, prefix)
   local heads, tails = {}, {}
   for index, whole in ipairs(requests) do
-    local first, last = string.find(whole, NO_TOKEN, 1, true)
+    local first, last = string.find(whole, NO_KEY, 1, true)
     heads[index] = string.sub(whole, 1, first - 1)
     tails[index] = string.sub(whole, last + 1)
   end
   local format, count, n = string.format, #requests, 0
-  local token = "%08x-" .. prefix .. ":" .. number .. ":%010d"
+  local key = "%08x-" .. prefix .. ":" .. number .. ":%010d"
   return function()
     n = n + 1
     local index = n % count + 1
-    return heads[index] .. format(token, n * 2654435761 % 4294967296, n) .. tails[index]
+    return heads[index] .. format(key, n * 2654435761 % 4294967296, n) .. tails[index]
   end
 end
 
 function init(args)
   local source, detail = args[1], args[2]
   local headers = { ["Content-Type"] = args[3] }
-  local token_prefix = args[4] ~= "" and args[4] or nil
-  if token_prefix then headers["Idempotency-Key"] = NO_TOKEN end
+  local key_prefix = args[4] ~= "" and args[4] or nil
+  if key_prefix then headers["Idempotency-Key"] = NO_KEY end
   if source == "distinct" then
-    assert(not token_prefix, "distinct keys carry no tokens")
+    assert(not key_prefix, "distinct keys carry no idempotency keys")
     local prefix = '{"' .. detail .. number .. ":"
     local rest = '": 1}'
     local sample = prefix .. string.rep("0", 10) .. rest
@@ -65,8 +65,8 @@ function init(args)
   for index, body in ipairs(read_bodies(detail)) do
     requests[index] = wrk.format("POST", nil, headers, body)
   end
-  if token_prefix then
-    request = tokened(requests, token_prefix)
+  if key_prefix then
+    request = idempotent(requests, key_prefix)
     return
   end
   local count = #requests

@@ -52,7 +52,7 @@ async function run(request: LoadRequest): Promise<LoadFigures> {
         '--',
         ...source,
         workload.contentType,
-        workload.tokenPrefix ?? '',
+        workload.idempotencyKeyPrefix ?? '',
       ],
     ],
     ready: /^wrk-json .*\n/m,

@@ -9,7 +9,7 @@ export interface Contender {
   /** One sentence where its 202 means less than the file journal's. */
   readonly note?: string;
   /** Its requests carry an Idempotency-Key each. */
-  readonly tokened?: boolean;
+  readonly idempotent?: boolean;
   /** Of an earlier contender of the run whose cost it is also a multiple of. */
   readonly counterpart?: string;
   start(): Promise<RunningContender>;
@@ -29,7 +29,7 @@ export interface RunningContender {
   /** Waits until everything acknowledged is committed, and reads it back; undefined where nothing is kept. */
   settle(): Promise<Committed | undefined>;
   /** Idempotency keys that are committed; where the contender takes them. */
-  committedTokens?(): Promise<bigint>;
+  committedIdempotencyKeys?(): Promise<bigint>;
   stop(): Promise<void>;
 }
 

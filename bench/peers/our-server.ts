@@ -29,12 +29,12 @@ export function ourServer(journal: JournalName, env: Readonly<Record<string, str
 }
 
 /** The same server under requests that carry a fresh Idempotency-Key each, beside itself without them. */
-export function tokened(journal: JournalName): Contender {
+export function idempotent(journal: JournalName): Contender {
   return {
-    name: `${journal}, tokened`,
-    tokened: true,
+    name: `${journal}, idempotent`,
+    idempotent: true,
     counterpart: journal,
-    start: () => startOurServer(`${journal}, tokened`, journal, {}),
+    start: () => startOurServer(`${journal}, idempotent`, journal, {}),
   };
 }
 
@@ -92,11 +92,11 @@ async function startOurServer(
         );
       return committedCounters(database);
     },
-    async committedTokens() {
-      const { rows } = await database.query<{ tokens: string }>(
+    async committedIdempotencyKeys() {
+      const { rows } = await database.query<{ idempotencyKeys: string }>(
         'select count(*)::text as tokens from idempotency_keys',
       );
-      return BigInt(rows[0]?.tokens ?? 0);
+      return BigInt(rows[0]?.idempotencyKeys ?? 0);
     },
     async stop() {
       await database.end();

@@ -19,7 +19,7 @@ export function inputsText(records: readonly RunRecord[]): string {
   const us = (value: number): string => `${value.toFixed(2)} µs`;
   return markdownTable([
     ['what', 'figure', 'from'],
-    ['front-end thread, a request with one key', us(inputs.frontEndUs), 'canonical, file-always'],
+    ['front-end thread, a request with one key', us(inputs.httpThreadUs), 'canonical, file-always'],
     ...Object.entries(inputs.shardUs).map(([journal, value]) => [
       ...[`shard, its journal and V8’s threads, an increment: ${journal}`, us(value), `canonical, ${journal}`],
     ]),

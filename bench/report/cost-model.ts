@@ -10,7 +10,7 @@ import { SYNCS_SCENARIO, type RunRecord, type TurnFigures } from './record.js';
 /** What the model is fed, from the newest records. CPU times in µs. */
 export interface CostInputs {
   /** Of a front end's thread, a request with one key. */
-  readonly frontEndUs: number;
+  readonly httpThreadUs: number;
   /** Of everything else in the server process an increment: shard, journal, V8's own threads. By journal. */
   readonly shardUs: Readonly<Record<string, number>>;
   /** Of PostgreSQL, a row of a flush that meets an existing counter, and a new one. */
@@ -53,9 +53,9 @@ export function walls(inputs: CostInputs, deployment: Deployment): readonly Wall
   const flushUsPerSecond = keysPerSecond * (inputs.flushRowUs + (nodes === 1 ? inputs.existingRowUs : 0));
   const spareUsPerSecond = Math.max(0, cores * 1e6 - flushUsPerSecond);
   const found: Wall[] = [
-    { part: 'front-end threads', incrementsPerSecond: (nodes * httpThreads * 1e6) / inputs.frontEndUs },
+    { part: 'front-end threads', incrementsPerSecond: (nodes * httpThreads * 1e6) / inputs.httpThreadUs },
     { part: 'shard threads', incrementsPerSecond: (nodes * shards * 1e6) / shardUs },
-    { part: 'cores', incrementsPerSecond: (nodes * spareUsPerSecond) / (inputs.frontEndUs + shardUs) },
+    { part: 'cores', incrementsPerSecond: (nodes * spareUsPerSecond) / (inputs.httpThreadUs + shardUs) },
   ];
   return found.toSorted((a, b) => a.incrementsPerSecond - b.incrementsPerSecond);
 }
@@ -71,7 +71,7 @@ export function balancedThreads(
   let bestRate = 0;
   for (let shards = 1; shards < cores - reserved; shards += 1) {
     const httpThreads = cores - reserved - shards;
-    const rate = Math.min(httpThreads / inputs.frontEndUs, shards / (inputs.shardUs[journal] ?? Infinity));
+    const rate = Math.min(httpThreads / inputs.httpThreadUs, shards / (inputs.shardUs[journal] ?? Infinity));
     if (rate <= bestRate) continue;
     bestRate = rate;
     best = { httpThreads, shards };
@@ -119,7 +119,7 @@ export function costInputs(records: readonly RunRecord[]): CostInputs | { readon
   if (single === undefined || fresh === undefined)
     return { missing: 'npm run bench:flush, with 10,000 rows a statement' };
   return {
-    frontEndUs: fileAlways.mainThreadCpuUs,
+    httpThreadUs: fileAlways.mainThreadCpuUs,
     shardUs: Object.fromEntries(ours.map(({ name, median }) => [name, besidesMainThread(median)])),
     existingRowUs: single.databaseCpuUs,
     newRowUs: fresh.databaseCpuUs,

@@ -115,8 +115,8 @@ function gridTable(cells: readonly GridRecord[]): string | undefined {
   if (newest === undefined) return undefined;
   const rows = cells
     .filter(({ date }) => date === newest.date)
-    .map(({ connections, keys, pairsPerBody, shards, figures: { incrementsPerSecond, serverCpuUs, latency } }) =>
-      [connections, keys, pairsPerBody, shards, incrementsPerSecond]
+    .map(({ connections, keys, incrementsPerBody, shards, figures: { incrementsPerSecond, serverCpuUs, latency } }) =>
+      [connections, keys, incrementsPerBody, shards, incrementsPerSecond]
         .map(thousands)
         .concat(serverCpuUs.toFixed(2), latency.p99Ms.toFixed(2)),
     );

@@ -86,7 +86,7 @@ export interface GridRecord extends Provenance {
   readonly journal: string;
   readonly connections: number;
   readonly keys: number;
-  readonly pairsPerBody: number;
+  readonly incrementsPerBody: number;
   readonly shards: number;
   readonly figures: TurnFigures;
 }

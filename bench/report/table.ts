@@ -19,7 +19,7 @@ const common: readonly Column[] = [
 /** Columns that only some runs have: shown where a contender has them. */
 const optional: readonly Column[] = [
   {
-    head: '× untokened',
+    head: '× plain',
     cell: (_, { cpuRatioToCounterpart: ratio }) => (ratio === undefined ? '' : ratio.toFixed(2)),
   },
   {

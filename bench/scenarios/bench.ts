@@ -7,7 +7,7 @@
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import { readOptions, usage, type RunOptions } from './options.js';
 import type { Contender } from '../peers/contender.js';
-import { floor, ourServer, tokened } from '../peers/our-server.js';
+import { floor, ourServer, idempotent } from '../peers/our-server.js';
 import { withCleanup } from '../peers/owned-process.js';
 import { measureScenario } from './run.js';
 import type { Scenario } from './scenario.js';
@@ -24,9 +24,9 @@ await withCleanup(async () => {
   }
 });
 
-function contendersOf({ journals, tokened: isTokened }: Scenario, options: RunOptions): readonly Contender[] {
+function contendersOf({ journals, idempotent: isIdempotent }: Scenario, options: RunOptions): readonly Contender[] {
   const names = options.journals.filter((name) => journals?.includes(name) ?? true);
-  return [floor, ...names.flatMap((name) => [ourServer(name), ...(isTokened === true ? [tokened(name)] : [])])];
+  return [floor, ...names.flatMap((name) => [ourServer(name), ...(isIdempotent === true ? [idempotent(name)] : [])])];
 }
 
 /**

@@ -14,23 +14,23 @@ import { batchWorkload } from '../load/workload.js';
 interface Point {
   readonly connections: number;
   readonly keys: number;
-  readonly pairsPerBody: number;
+  readonly incrementsPerBody: number;
   readonly shards: number;
 }
 
-const middle: Point = { connections: 128, keys: 1000, pairsPerBody: 1, shards: 1 };
+const middle: Point = { connections: 128, keys: 1000, incrementsPerBody: 1, shards: 1 };
 const connectionsAxis = [1, 4, 16, 64, 256, 1024];
 const keysAxis = [1, 100, 10_000, 100_000, 1_000_000];
-const pairsAxis = [10, 100, 1000];
+const incrementsAxis = [10, 100, 1000];
 const shardsAxis = [1, 2, 3, 4];
 
 const points: readonly Point[] = [
   middle,
   ...connectionsAxis.map((connections) => ({ ...middle, connections })),
   ...keysAxis.map((keys) => ({ ...middle, keys })),
-  ...pairsAxis.map((pairsPerBody) => ({ ...middle, pairsPerBody, keys: 10_000 })),
+  ...incrementsAxis.map((incrementsPerBody) => ({ ...middle, incrementsPerBody, keys: 10_000 })),
   ...shardsAxis.slice(1).map((shards) => ({ ...middle, shards })),
-  ...shardsAxis.slice(1).map((shards) => ({ ...middle, shards, pairsPerBody: 100, keys: 10_000 })),
+  ...shardsAxis.slice(1).map((shards) => ({ ...middle, shards, incrementsPerBody: 100, keys: 10_000 })),
 ];
 
 const usage = `npm run bench:grid -- [options]
@@ -60,9 +60,12 @@ await withCleanup(async () => {
   for (const shards of shardsAxis) {
     const running = await ourServer(journal, { SHARDS: String(shards) }).start();
     const measured = new MeasuredContender(running, defaultGenerator());
-    const run = ({ connections, keys, pairsPerBody }: Point, runSeconds: number): ReturnType<typeof measured.run> =>
+    const run = (
+      { connections, keys, incrementsPerBody }: Point,
+      runSeconds: number,
+    ): ReturnType<typeof measured.run> =>
       measured.run({
-        workload: batchWorkload(pairsPerBody, keys),
+        workload: batchWorkload(incrementsPerBody, keys),
         connections,
         seconds: runSeconds,
         // A million keys may reach a bound; what is refused is not counted.
@@ -72,7 +75,7 @@ await withCleanup(async () => {
     for (const point of points.filter((candidate) => candidate.shards === shards)) {
       const figures = { ...(await run(point, seconds)), cpuRatio: 1, cpuRatioWithDatabase: 1 };
       appendRecord(values.out, { ...facts, uws: running.build ?? 'none', kind: 'grid', journal, ...point, figures });
-      const row = [point.connections, point.keys, point.pairsPerBody, shards, figures.incrementsPerSecond].map(
+      const row = [point.connections, point.keys, point.incrementsPerBody, shards, figures.incrementsPerSecond].map(
         thousands,
       );
       rows.push([...row, figures.serverCpuUs.toFixed(2), figures.latency.p99Ms.toFixed(2)]);

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
-import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { DatabaseTarget } from '#product/db/connection.js';
 import { open } from '../peers/bench-database.js';
@@ -40,7 +40,7 @@ export const flushMethods: readonly FlushMethod[] = [
 /** The product's statement, sent by the product's code. */
 async function openProductFlush(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
   const store = new CheckpointStore(target, { applicationName: 'benchmark' });
-  const encoder = new PairArrayEncoder();
+  const encoder = new SumArrayEncoder();
   const stream = randomUUID();
   await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'memory' });
   let lsn = 0;
@@ -76,7 +76,7 @@ select (select count(*)::int from added) as keys`;
 /** COPY into a temporary table, then a merge of it, in one transaction. */
 async function openCopyAndMerge(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
   const client = await openClient(target);
-  const encoder = new PairArrayEncoder();
+  const encoder = new SumArrayEncoder();
   const stream = randomUUID();
   await client.query('insert into journal_checkpoints (stream, epoch, lsn) values ($1, 0, 0)', [stream]);
   await client.query(CREATE_INCOMING);
@@ -99,7 +99,7 @@ async function openCopyAndMerge(target: DatabaseTarget, source: RowSource): Prom
 /** COPY straight into the table, rows sorted by their keys before. */
 async function openCopy(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
   const client = await openClient(target);
-  const encoder = new PairArrayEncoder();
+  const encoder = new SumArrayEncoder();
   return {
     async write(rows) {
       encoder.reset();
@@ -129,7 +129,7 @@ async function openInsertSelect(target: DatabaseTarget, source: RowSource): Prom
   };
 }
 
-function encode(encoder: PairArrayEncoder, source: RowSource, rows: number): void {
+function encode(encoder: SumArrayEncoder, source: RowSource, rows: number): void {
   encoder.reset();
   source.forEach(rows, (bytes) => {
     encoder.append(bytes, 0, bytes.length, 1);

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { systemClock } from '#product/core/clock.js';
-import { nodeDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
+import { systemDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';
@@ -117,9 +117,9 @@ function bareFile(directory: string, preallocated: boolean): Contestant {
 
 /** A disk whose writes and syncs do nothing, to see what the journal itself costs. */
 const idleDisk: Disk = {
-  ...nodeDisk,
+  ...systemDisk,
   create(path) {
-    const file = nodeDisk.create(path);
+    const file = systemDisk.create(path);
     return {
       write: (bytes) => bytes.byteLength,
       writeAll: (parts) => parts.reduce((sum, part) => sum + part.byteLength, 0),
@@ -149,12 +149,12 @@ function appends(directory: string, disk: Disk, groupSize: number): Contestant {
 async function recovery(records: number): Promise<void> {
   const directory = mkdtempSync(join(root, 'bench-journal-'));
   try {
-    const journal = createFileJournal(options(directory, nodeDisk, 'everysec'));
+    const journal = createFileJournal(options(directory, systemDisk, 'everysec'));
     const group = Array.from({ length: 64 }, record);
     while (journal.endLsn < records) journal.append(group);
     await journal.close();
     const start = performance.now();
-    const reopened = openFileJournal({ ...options(directory, nodeDisk), stream: journal.stream });
+    const reopened = openFileJournal({ ...options(directory, systemDisk), stream: journal.stream });
     reopened.recover(0);
     const recovered = performance.now();
     let replayed = 0;
@@ -178,8 +178,8 @@ function durableAppends(): void {
     const contestants = [
       bareFile(directory, false),
       bareFile(directory, true),
-      appends(directory, nodeDisk, 1),
-      appends(directory, nodeDisk, 16),
+      appends(directory, systemDisk, 1),
+      appends(directory, systemDisk, 16),
     ];
     const [growing = 0, zeros = 0, one = 0, many = 0] = rates(contestants);
     report('bare file, growing', { perSecond: growing });

@@ -70,11 +70,11 @@ await withCleanup(async () => {
 
 /** Sends the nth thousand keys. */
 async function post(url: string, body: number): Promise<void> {
-  const pairs = Array.from({ length: KEYS_A_BODY }, (_, n) => {
+  const increments = Array.from({ length: KEYS_A_BODY }, (_, n) => {
     const key = `pending:${String(body * KEYS_A_BODY + n).padStart(KEY_BYTES - 8, '0')}`;
     return `"${key}":1`;
   });
-  const answer = await fetch(url, { method: 'POST', body: `{${pairs.join(',')}}` });
+  const answer = await fetch(url, { method: 'POST', body: `{${increments.join(',')}}` });
   const text = await answer.text();
   if (answer.status !== 202) throw new Error(`an increment was answered ${answer.status} ${text}`);
 }

@@ -83,8 +83,8 @@ async function sendAll(url: string): Promise<void> {
     while (next < bodies) {
       const first = (next * KEYS_A_BODY) % KEYS;
       next += 1;
-      const pairs = Array.from({ length: KEYS_A_BODY }, (_, n) => `"key:${first + n}":1`);
-      const answer = await fetch(`${url}/increment`, { method: 'POST', body: `{${pairs.join(',')}}` });
+      const increments = Array.from({ length: KEYS_A_BODY }, (_, n) => `"key:${first + n}":1`);
+      const answer = await fetch(`${url}/increment`, { method: 'POST', body: `{${increments.join(',')}}` });
       const text = await answer.text();
       if (answer.status !== 202) throw new Error(`an increment was answered ${answer.status} ${text}`);
     }

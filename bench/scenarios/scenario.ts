@@ -23,7 +23,7 @@ export interface Scenario {
   /** The journals that it is for, where not for all of those asked for. */
   readonly journals?: readonly JournalName[];
   /** Each journal is measured twice: as it is, and with a fresh Idempotency-Key on every request. */
-  readonly tokened?: true;
+  readonly idempotent?: true;
   /** Made once a stretch of load; `label` is new each time. */
   workload(label: string): Workload;
 }
@@ -78,13 +78,13 @@ export const scenarios: readonly Scenario[] = [
   },
   {
     ...closed(
-      'tokened',
+      'idempotent',
       'canonical with and without a fresh Idempotency-Key on every request; refusals are backpressure',
       () => canonicalWorkload,
     ),
     refusalsAllowed: true,
     journals: ['memory', 'file-always'],
-    tokened: true,
+    idempotent: true,
   },
   closed('connections-512', 'canonical over 512 connections', () => canonicalWorkload, 512),
 ];

@@ -33,7 +33,7 @@ export class MeasuredContender {
   readonly #generator: LoadGenerator;
   #acknowledged = 0n;
   #inFlightMax = 0n;
-  #tokensAcknowledged = 0n;
+  #idempotentAcknowledged = 0n;
   /** Increments committed after the latest stretch. */
   #committed: Committed = { sum: 0n, keys: 0 };
 
@@ -55,8 +55,8 @@ export class MeasuredContender {
     const settledSeconds = (performance.now() - startMs) / 1000;
     const cost = difference(running.cost(), costBefore);
     this.#check(stretch, load, committed);
-    await this.#checkTokens(stretch, load);
-    const increments = load.acknowledged * stretch.workload.pairsPerBody;
+    await this.#checkIdempotencyKeys(stretch, load);
+    const increments = load.acknowledged * stretch.workload.incrementsPerBody;
     return {
       requests: load.acknowledged,
       increments,
@@ -95,9 +95,9 @@ export class MeasuredContender {
     }
     if (committed === undefined) return;
     this.#committed = committed;
-    const pairs = BigInt(stretch.workload.pairsPerBody);
-    this.#acknowledged += BigInt(load.acknowledged) * pairs;
-    if (stretch.amount === undefined) this.#inFlightMax += BigInt(stretch.connections) * pairs;
+    const increments = BigInt(stretch.workload.incrementsPerBody);
+    this.#acknowledged += BigInt(load.acknowledged) * increments;
+    if (stretch.amount === undefined) this.#inFlightMax += BigInt(stretch.connections) * increments;
     const { sum } = committed;
     if (sum < this.#acknowledged || sum > this.#acknowledged + this.#inFlightMax) {
       throw new Error(
@@ -108,14 +108,16 @@ export class MeasuredContender {
   }
 
   /** As the sums: each token that was acknowledged is claimed, and none that was not sent. */
-  async #checkTokens(stretch: Stretch, load: LoadFigures): Promise<void> {
+  async #checkIdempotencyKeys(stretch: Stretch, load: LoadFigures): Promise<void> {
     const { running } = this;
-    if (stretch.workload.tokenPrefix === undefined || running.committedTokens === undefined) return;
-    this.#tokensAcknowledged += BigInt(load.acknowledged);
-    const tokens = await running.committedTokens();
-    const max = this.#tokensAcknowledged + this.#inFlightMax / BigInt(stretch.workload.pairsPerBody);
-    if (tokens < this.#tokensAcknowledged || tokens > max) {
-      throw new Error(`${running.name} claimed ${tokens} of ${this.#tokensAcknowledged} acknowledged tokens.`);
+    if (stretch.workload.idempotencyKeyPrefix === undefined || running.committedIdempotencyKeys === undefined) return;
+    this.#idempotentAcknowledged += BigInt(load.acknowledged);
+    const idempotencyKeys = await running.committedIdempotencyKeys();
+    const max = this.#idempotentAcknowledged + this.#inFlightMax / BigInt(stretch.workload.incrementsPerBody);
+    if (idempotencyKeys < this.#idempotentAcknowledged || idempotencyKeys > max) {
+      throw new Error(
+        `${running.name} claimed ${idempotencyKeys} of ${this.#idempotentAcknowledged} acknowledged tokens.`,
+      );
     }
   }
 }

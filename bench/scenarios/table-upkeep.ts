@@ -10,7 +10,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { DatabaseTarget } from '#product/db/connection.js';
 import { startBenchServer, type BenchDatabase } from '../peers/bench-database.js';
@@ -183,7 +183,7 @@ async function flushPaced(
   { flushes, rows, perSecond }: { readonly flushes: number; readonly rows: number; readonly perSecond: number },
 ): Promise<void> {
   const store = new CheckpointStore(target, { applicationName: 'benchmark' });
-  const encoder = new PairArrayEncoder();
+  const encoder = new SumArrayEncoder();
   const stream = randomUUID();
   await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'memory' });
   const startMs = performance.now();

@@ -7,7 +7,7 @@ import type { LoadGenerator } from '../load/load.js';
 import type { ContenderFigures, TurnFigures } from '../report/record.js';
 import type { Scenario } from './scenario.js';
 import { median } from '../report/statistics.js';
-import { tokenedWorkload } from '../load/workload.js';
+import { idempotentWorkload } from '../load/workload.js';
 import { MeasuredContender, type Stretch, type StretchFigures } from './stretch.js';
 
 /** How long a run is. */
@@ -128,7 +128,7 @@ class TurnsRun {
     const label = `new:${this.#stretches}`;
     const workload = this.#scenario.workload(label);
     return {
-      workload: this.#asked[index]?.tokened === true ? tokenedWorkload(workload, label) : workload,
+      workload: this.#asked[index]?.idempotent === true ? idempotentWorkload(workload, label) : workload,
       connections: this.connections,
       seconds,
       ...(amount === undefined ? {} : { amount }),
@@ -159,7 +159,7 @@ function progressLine(name: string, figures: TurnFigures): string {
     `p50 ${latency.p50Ms.toFixed(2)} ms  p99 ${latency.p99Ms.toFixed(2)} ms`,
     `${figures.serverCpuUs.toFixed(2)} µs + ${figures.databaseCpuUs.toFixed(2)} µs database`,
     `${figures.cpuRatio.toFixed(2)} ×`,
-    figures.cpuRatioToCounterpart === undefined ? '' : `${figures.cpuRatioToCounterpart.toFixed(2)} × untokened`,
+    figures.cpuRatioToCounterpart === undefined ? '' : `${figures.cpuRatioToCounterpart.toFixed(2)} × plain`,
     figures.generatorBusy === null ? '' : `generator busy ${Math.round(figures.generatorBusy * 100)} %`,
     figures.refused > 0 ? `${figures.refused} refused` : '',
   ]

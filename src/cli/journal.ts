@@ -11,7 +11,7 @@ import { JournalError, StartError } from '../core/errors.js';
 import type { Lsn } from '../core/increment.js';
 import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/protocol/messages.js';
 import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/accepted-gap.js';
-import { nodeDisk } from '../shard-worker/journal/file/disk.js';
+import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { readableEntries } from '../shard-worker/journal/file/record-entries.js';
 import { isUuid } from '../shard-worker/journal/file/segment-header.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
@@ -102,7 +102,7 @@ function parseCommandLine(argv: readonly string[]) {
 }
 
 function argumentsOf(dataDir: string, stream: string | undefined, above: string | undefined): Arguments {
-  const found = nodeDisk.list(join(dataDir, 'journal')).filter(isUuid).sort();
+  const found = systemDisk.list(join(dataDir, 'journal')).filter(isUuid).sort();
   if (stream !== undefined && !found.includes(stream)) throw usageError(`There is no stream ${stream}.`);
   if (above !== undefined && !/^\d{1,15}$/.test(above)) throw usageError(`--above takes an LSN, not "${above}".`);
   return {
@@ -141,7 +141,7 @@ function verify(args: Arguments): boolean {
 function verifyStream(args: Arguments, stream: string): boolean {
   say(`stream ${stream}`);
   try {
-    const reports = inspectStream(nodeDisk, join(journalDirectory(args), stream));
+    const reports = inspectStream(systemDisk, join(journalDirectory(args), stream));
     for (const { segment, records, lastLsn, end, verdict } of reports) {
       const range = records === 0 ? 'no records' : `${records} records, LSN ${segment.header.firstLsn} to ${lastLsn}`;
       say(`  ${segment.path}: ${range}, ${end} of ${segment.fileBytes} bytes used`);
@@ -160,8 +160,8 @@ function verifyStream(args: Arguments, stream: string): boolean {
 
 function verifyAbove(args: Arguments, stream: string, above: Lsn): boolean {
   const directory = join(journalDirectory(args), stream);
-  const scan = scanStream(nodeDisk, findSegments(nodeDisk, directory), above);
-  const open = unaccepted(scan.missing, readAcceptedGaps(nodeDisk, directory));
+  const scan = scanStream(systemDisk, findSegments(systemDisk, directory), above);
+  const open = unaccepted(scan.missing, readAcceptedGaps(systemDisk, directory));
   say(`  above LSN ${above}: ${scan.pendingRecords} records, the last is LSN ${scan.endLsn}`);
   for (const range of scan.missing)
     say(`    LSN ${rangeText(range)} is missing${open.includes(range) ? '' : ', accepted'}`);
@@ -172,8 +172,8 @@ function verifyAbove(args: Arguments, stream: string, above: Lsn): boolean {
 function dump(args: Arguments): boolean {
   let whole = true;
   for (const stream of args.streams) {
-    for (const { segment, lastLsn, verdict } of inspectStream(nodeDisk, join(journalDirectory(args), stream))) {
-      for (const { lsn, record, acceptedAt } of readRecords(nodeDisk, [segment], args.above ?? 0, lastLsn)) {
+    for (const { segment, lastLsn, verdict } of inspectStream(systemDisk, join(journalDirectory(args), stream))) {
+      for (const { lsn, record, acceptedAt } of readRecords(systemDisk, [segment], args.above ?? 0, lastLsn)) {
         const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
         const syncedLsn = readUint64(view, RECORD_OFFSET.syncedLsn);
         const entries = readableEntries(record.subarray(RECORD_HEADER_BYTES));
@@ -191,7 +191,7 @@ function repair(args: Arguments): boolean {
   let repaired = 0;
   for (const stream of args.streams) {
     const directory = join(journalDirectory(args), stream);
-    for (const { path, copy, offset, lastLsn, rescued } of repairStream(nodeDisk, directory, new Date())) {
+    for (const { path, copy, offset, lastLsn, rescued } of repairStream(systemDisk, directory, new Date())) {
       repaired += 1;
       say(`${path} was cut at offset ${offset}, behind LSN ${lastLsn}; as it was, it is ${copy}`);
       for (const range of rescued) say(`  LSN ${rangeText(range)} behind the damage was kept`);
@@ -208,8 +208,8 @@ function accept(args: Arguments): boolean {
   const { named, above } = args;
   if (named === undefined || above === undefined) throw usageError('accept takes --stream and --above.');
   const directory = join(journalDirectory(args), named);
-  const { missing } = scanStream(nodeDisk, findSegments(nodeDisk, directory), above);
-  if (missing.length > 0) acceptGaps(nodeDisk, directory, missing, Date.now());
+  const { missing } = scanStream(systemDisk, findSegments(systemDisk, directory), above);
+  if (missing.length > 0) acceptGaps(systemDisk, directory, missing, Date.now());
   say(missing.length === 0 ? 'Nothing is missing.' : `Accepted as lost: LSN ${missing.map(rangeText).join(', ')}`);
   return true;
 }
@@ -225,7 +225,7 @@ async function rebind(args: Arguments): Promise<boolean> {
       say(`Stream ${stream} is still the one of the other copy: rebind it with --stream.`);
     return args.streams.length === 0;
   }
-  const { stream, records, kept } = await rebindStream(nodeDisk, journalDirectory(args), named, above, nodeId);
+  const { stream, records, kept } = await rebindStream(systemDisk, journalDirectory(args), named, above, nodeId);
   say(stream === undefined ? `Nothing is above LSN ${above}.` : `${records} records are stream ${stream} now.`);
   say(`The old stream is kept in ${kept}, which the server does not read.`);
   return true;
@@ -237,7 +237,7 @@ async function retire(dataDirectory: string | undefined, stream: string | undefi
   const { databaseUrl, dataDir } = readConfig(process.env);
   if (databaseUrl === undefined) throw usageError('retire needs DATABASE_URL.');
   const directory = join(dataDirectory ?? dataDir, 'journal', stream);
-  if (nodeDisk.list(directory).length > 0) {
+  if (systemDisk.list(directory).length > 0) {
     say(`Stream ${stream} is here, in ${directory}: start the server, which counts what it holds, or move it away.`);
     return false;
   }

@@ -12,7 +12,7 @@ import { openDatabase } from '../db/schema/open-database.js';
 
 const EXIT_TEMPORARY = 75;
 /** How long others may use a table that is to be altered before the command gives up. */
-const BUSY_PATIENCE_MS = 600_000;
+const BUSY_TIMEOUT_MS = 600_000;
 const BUSY_RETRY_MS = 2_000;
 
 const logger: DatabaseLogger = {
@@ -27,7 +27,7 @@ async function run(): Promise<number> {
     throw new StartError(['DATABASE_URL is not set; the embedded PostgreSQL is migrated when the server starts.']);
   }
   const target = parseDatabaseUrl(databaseUrl);
-  const until = performance.now() + BUSY_PATIENCE_MS;
+  const until = performance.now() + BUSY_TIMEOUT_MS;
   let opened = await openDatabase(target, logger);
   while (opened.kind === 'busy' && performance.now() < until) {
     logger.warn({}, opened.reason);
@@ -35,7 +35,7 @@ async function run(): Promise<number> {
     opened = await openDatabase(target, logger);
   }
   if (opened.kind !== 'open') {
-    const what = opened.kind === 'away' ? 'cannot be reached' : 'is in use';
+    const what = opened.kind === 'unavailable' ? 'cannot be reached' : 'is in use';
     process.stderr.write(`The database ${describeTarget(target)} ${what}: ${opened.reason}.\n`);
     return EXIT_TEMPORARY;
   }

@@ -338,7 +338,7 @@ export class CounterClient {
   /** Settles once the batch is acknowledged or refused; never rejects. */
   async #deliver(increments: readonly Increment[]): Promise<void> {
     const { retryBaseMs, retryDelayMsMax, retryForMsMax } = this.#settings;
-    const token = randomToken();
+    const token = randomIdempotencyKey();
     const body = `{${increments.map(memberText).join(',')}}`;
     const elapsedMs = stopwatch();
     let counted: Counted = 'no';
@@ -444,7 +444,7 @@ function memberText([key, amount]: Increment): string {
 }
 
 /** 128 random bits; `crypto.randomUUID` is missing on pages that were loaded over plain HTTP. */
-function randomToken(): string {
+function randomIdempotencyKey(): string {
   const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -52,13 +52,13 @@ export interface Config {
   readonly idempotencyRowsMax: Integer<1, 1_000_000_000_000>;
   readonly shutdownTimeoutMs: Integer<100, 3_600_000>;
   readonly drainDelayMs: Integer<0, 3_600_000>;
-  readonly authTokens: readonly AuthToken[];
+  readonly authTokens: readonly BearerToken[];
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   readonly logLevel: LogLevel;
 }
 
 /** A bearer token and what it opens. */
-export interface AuthToken {
+export interface BearerToken {
   readonly scope: 'write' | 'read' | 'admin';
   readonly token: string;
 }
@@ -75,9 +75,9 @@ const FLUSH_BYTES_MAX = 1_000_000_000;
  * A pair of a request with a token may take so much more in a flush than it counts as pending: its token once more, up to
  * 255 bytes, while the 104 bytes of a key's overhead stay behind. Any other pair takes less than it counts.
  */
-const TOKENED_PAIR_FLUSH_BYTES = 192;
+const IDEMPOTENT_INCREMENT_FLUSH_BYTES = 192;
 /** What a pair counts at least: its overhead, and a key of one byte. */
-const PENDING_PAIR_BYTES_MIN = 105;
+const PENDING_INCREMENT_BYTES_MIN = 105;
 
 /** Limits that only make sense together; checked where each of them is valid on its own. */
 const relations: readonly {
@@ -95,11 +95,11 @@ const relations: readonly {
     // All that is pending may be in one shard, and what a shard holds is one flush after an outage.
     between: ['pendingBytesMax', 'pendingKeysMax'],
     problem: ({ pendingBytesMax, pendingKeysMax }) => {
-      const pairs = Math.min(pendingKeysMax, Math.floor(pendingBytesMax / PENDING_PAIR_BYTES_MIN));
-      return pendingBytesMax + pairs * TOKENED_PAIR_FLUSH_BYTES <= FLUSH_BYTES_MAX
+      const increments = Math.min(pendingKeysMax, Math.floor(pendingBytesMax / PENDING_INCREMENT_BYTES_MIN));
+      return pendingBytesMax + increments * IDEMPOTENT_INCREMENT_FLUSH_BYTES <= FLUSH_BYTES_MAX
         ? undefined
         : `MAX_PENDING_BYTES is ${sizeText(pendingBytesMax)} and MAX_PENDING_KEYS ${pendingKeysMax}: MAX_PENDING_BYTES + ` +
-            `${TOKENED_PAIR_FLUSH_BYTES} × MAX_PENDING_KEYS must be at most ${FLUSH_BYTES_MAX}, what one flush can hold.`;
+            `${IDEMPOTENT_INCREMENT_FLUSH_BYTES} × MAX_PENDING_KEYS must be at most ${FLUSH_BYTES_MAX}, what one flush can hold.`;
     },
   },
   {

@@ -74,40 +74,40 @@ export const databaseUrl: TextReader = (text) => {
 };
 
 /** What a bearer token may consist of (RFC 6750, b64token). */
-const tokenPattern = /^[A-Za-z0-9._~+/-]+=*$/;
-const tokenScopes = ['write', 'read', 'admin'];
+const bearerTokenPattern = /^[A-Za-z0-9._~+/-]+=*$/;
+const bearerTokenScopes = ['write', 'read', 'admin'];
 
 /** `SCOPE:TOKEN` pairs separated by commas or white space. Problems name an entry by its number, never by its text. */
-export const authTokenList: TextReader = (text) => {
-  const entries = tokenEntries(text);
+export const bearerTokenList: TextReader = (text) => {
+  const entries = bearerTokenEntries(text);
   // Separators alone are what a template leaves of variables that were empty: nobody means an open server by that.
-  return entries.length === 0 ? { problem: 'must hold at least one SCOPE:TOKEN.' } : tokenReading(entries);
+  return entries.length === 0 ? { problem: 'must hold at least one SCOPE:TOKEN.' } : bearerTokenReading(entries);
 };
 
 /** The same from a file, one entry a line; from `#` to the end of a line is a comment. */
-export const authTokenFile: TextReader = (path) => {
+export const bearerTokenFile: TextReader = (path) => {
   const content = fileContent(resolve(path));
   if ('problem' in content) return content;
-  const entries = tokenEntries(content.text.replaceAll(/#.*$/gm, ''));
+  const entries = bearerTokenEntries(content.text.replaceAll(/#.*$/gm, ''));
   return entries.length === 0
     ? { problem: `is "${path}", which must hold at least one SCOPE:TOKEN.` }
-    : tokenReading(entries);
+    : bearerTokenReading(entries);
 };
 
-function tokenEntries(text: string): readonly string[] {
+function bearerTokenEntries(text: string): readonly string[] {
   return text.split(/[\s,]+/).filter((entry) => entry !== '');
 }
 
-function tokenReading(entries: readonly string[]): Reading {
+function bearerTokenReading(entries: readonly string[]): Reading {
   const tokens = [];
   for (const [index, entry] of entries.entries()) {
     const colon = entry.indexOf(':');
     const scope = entry.slice(0, Math.max(colon, 0));
     const token = entry.slice(colon + 1);
-    if (!tokenScopes.includes(scope)) {
+    if (!bearerTokenScopes.includes(scope)) {
       return { problem: `must be SCOPE:TOKEN pairs with a scope of write, read or admin; entry ${index + 1} is not.` };
     }
-    if (!tokenPattern.test(token)) {
+    if (!bearerTokenPattern.test(token)) {
       const allowed = 'letters, digits and -._~+/, with = at the end';
       return { problem: `must be SCOPE:TOKEN pairs whose tokens consist of ${allowed}; entry ${index + 1} is not.` };
     }

@@ -5,8 +5,8 @@
 import { availableParallelism } from 'node:os';
 import {
   absolutePath,
-  authTokenFile,
-  authTokenList,
+  bearerTokenFile,
+  bearerTokenList,
   databaseUrl,
   implementedChoice,
   plainText,
@@ -166,12 +166,12 @@ export const settings = {
   authTokens: {
     variable: 'AUTH_TOKENS',
     meaning: 'SCOPE:TOKEN pairs separated by commas or white space; scopes are write, read and admin',
-    read: authTokenList,
+    read: bearerTokenList,
   },
   authTokensFile: {
     variable: 'AUTH_TOKENS_FILE',
     meaning: 'a file of SCOPE:TOKEN pairs, one a line, # begins a comment',
-    read: authTokenFile,
+    read: bearerTokenFile,
   },
   tlsCertFile: {
     variable: 'TLS_CERT_FILE',

@@ -67,7 +67,7 @@ export function shardOfHash(hash: number, shards: number): number {
  * bytes at `keyStart[i]` of `body`, or, where `keyStart[i]` is negative, at `~keyStart[i]` of `decoded` (a key that
  * was written with escapes); `keyBytes[i]` bytes in all; its hash; its amount.
  */
-export interface PairColumns {
+export interface ParsedIncrements {
   readonly count: number;
   readonly body: Uint8Array;
   readonly decoded: Uint8Array;
@@ -89,10 +89,10 @@ export interface IncrementReceiver {
    * Takes all pairs of a request or none: copies what it needs out of `pairs` before it returns. Returns the code of the
    * refusal where nothing was taken (`reply` is then never settled), `undefined` where `reply` will be settled.
    */
-  submit(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined;
+  submit(increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined;
 
   /** As `submit`, for a request with an idempotency token: counted once, as a whole. 1 to 255 visible ASCII characters. */
-  submitTokened(token: string, pairs: PairColumns, reply: PendingReply): ErrorCode | undefined;
+  submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined;
 }
 
 /** One counter as a read sees it. */
@@ -135,7 +135,7 @@ export interface CounterOperations {
    * Removes a counter; resolves to what it was, with everything acknowledged before the call, or undefined if it was
    * never counted. The same `id` answers the same again; without one a lost reply is `outcome-unknown`.
    */
-  remove(key: Uint8Array, id: string | undefined): Promise<Sum | undefined>;
+  delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined>;
   /** A page of committed counters. */
   list(query: CounterListQuery): Promise<CounterListPage>;
   /** Commits everything acknowledged before the call; resolves to the number of keys written. */

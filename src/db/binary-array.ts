@@ -76,7 +76,7 @@ class ArrayBuilder {
 }
 
 /** Builds the two parameters of one flush. Used again and again by one owner. */
-export class PairArrayEncoder {
+export class SumArrayEncoder {
   readonly #keys = new ArrayBuilder(TEXT_OID);
   readonly #amounts = new ArrayBuilder(NUMERIC_OID);
   #count = 0;
@@ -90,11 +90,11 @@ export class PairArrayEncoder {
    * Forgets the pairs; buffers handed out before are overwritten from now on. `pairs` with keys of `keyBytes` together are
    * expected: arrays that double on the way would take up to twice the memory, and as much again while they are copied.
    */
-  reset(pairs = 0, keyBytes = 0): void {
+  reset(increments = 0, keyBytes = 0): void {
     this.#keys.reset();
-    this.#keys.reserve(4 * pairs + keyBytes);
+    this.#keys.reserve(4 * increments + keyBytes);
     this.#amounts.reset();
-    this.#amounts.reserve(AMOUNT_BYTES_MAX * pairs);
+    this.#amounts.reserve(AMOUNT_BYTES_MAX * increments);
     this.#count = 0;
   }
 
@@ -121,15 +121,15 @@ export class PairArrayEncoder {
 }
 
 /** Builds the parameters of the requests with tokens in one flush. Used again and again by one owner. */
-export class TokenArrayEncoder {
-  readonly #tokens = new ArrayBuilder(TEXT_OID);
+export class IdempotentArrayEncoder {
+  readonly #idempotencyKeys = new ArrayBuilder(TEXT_OID);
   readonly #digests = new ArrayBuilder(BYTEA_OID);
-  readonly #pairTokens = new ArrayBuilder(TEXT_OID);
-  readonly #pairs = new PairArrayEncoder();
+  readonly #sumIdempotencyKeys = new ArrayBuilder(TEXT_OID);
+  readonly #sums = new SumArrayEncoder();
   #count = 0;
   /** The latest token in #tokens. */
-  #tokenStart = 0;
-  #tokenBytes = 0;
+  #idempotencyKeyStart = 0;
+  #idempotencyKeyBytes = 0;
 
   /** Requests since the last reset. */
   get count(): number {
@@ -138,8 +138,8 @@ export class TokenArrayEncoder {
 
   /** Forgets the requests; buffers handed out before are overwritten from now on. */
   reset(): void {
-    for (const builder of [this.#tokens, this.#digests, this.#pairTokens]) builder.reset();
-    this.#pairs.reset();
+    for (const builder of [this.#idempotencyKeys, this.#digests, this.#sumIdempotencyKeys]) builder.reset();
+    this.#sums.reset();
     this.#count = 0;
   }
 
@@ -155,43 +155,48 @@ export class TokenArrayEncoder {
     digest: number,
     digestBytes: number,
   ): void {
-    appendBytes(this.#tokens, source, offset, length);
+    appendBytes(this.#idempotencyKeys, source, offset, length);
     appendBytes(this.#digests, digests, digest, digestBytes);
-    this.#tokenStart = this.#tokens.end - length;
-    this.#tokenBytes = length;
+    this.#idempotencyKeyStart = this.#idempotencyKeys.end - length;
+    this.#idempotencyKeyBytes = length;
     this.#count += 1;
   }
 
   /** Appends a pair of the latest request; the key is `length` bytes of `source` from `offset`. */
-  appendPair(source: Uint8Array, offset: number, length: number, sum: Sum): void {
-    appendBytes(this.#pairTokens, this.#tokens.bytes, this.#tokenStart, this.#tokenBytes);
-    this.#pairs.append(source, offset, length, sum);
+  appendSum(source: Uint8Array, offset: number, length: number, sum: Sum): void {
+    appendBytes(
+      this.#sumIdempotencyKeys,
+      this.#idempotencyKeys.bytes,
+      this.#idempotencyKeyStart,
+      this.#idempotencyKeyBytes,
+    );
+    this.#sums.append(source, offset, length, sum);
   }
 
   /** The five parameters: views, valid until the next `appendRequest`, `appendPair` or `reset`. */
-  finish(): FlushTokens {
+  finish(): IdempotentFlushArrays {
     return {
-      tokens: this.#tokens.finish(this.#count),
+      idempotencyKeys: this.#idempotencyKeys.finish(this.#count),
       digests: this.#digests.finish(this.#count),
-      pairTokens: this.#pairTokens.finish(this.#pairs.count),
-      pairKeys: this.#pairs.keys(),
-      pairAmounts: this.#pairs.amounts(),
+      sumIdempotencyKeys: this.#sumIdempotencyKeys.finish(this.#sums.count),
+      sumKeys: this.#sums.keys(),
+      sumAmounts: this.#sums.amounts(),
     };
   }
 }
 
 /** Parallel arrays in binary format: one element a token, and one a (token, key). */
-export interface FlushTokens {
+export interface IdempotentFlushArrays {
   /** text[], each token once. */
-  readonly tokens: Buffer;
+  readonly idempotencyKeys: Buffer;
   /** bytea[] */
   readonly digests: Buffer;
   /** text[] */
-  readonly pairTokens: Buffer;
+  readonly sumIdempotencyKeys: Buffer;
   /** text[], each key once a token. */
-  readonly pairKeys: Buffer;
+  readonly sumKeys: Buffer;
   /** numeric[] */
-  readonly pairAmounts: Buffer;
+  readonly sumAmounts: Buffer;
 }
 
 /** Keys as one text[] parameter. */

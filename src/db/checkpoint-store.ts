@@ -9,7 +9,7 @@ import type { DatabaseTarget, Statement } from './connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
 import { flushSeconds, flushStatement, USUAL_FLUSH_SECONDS, type FlushRequest } from './flush-request.js';
 import { ShardConnection, type ShardConnectionOptions } from './shard-connection.js';
-import { RESET_PATIENCE, SET_PATIENCE } from './session-statements.js';
+import { RESET_TIMEOUTS, SET_TIMEOUTS } from './session-statements.js';
 import * as sql from './statements.js';
 
 /** What a stream is besides its name; for operators and adopters. */
@@ -132,20 +132,20 @@ export class CheckpointStore {
   async flush(request: FlushRequest): Promise<FlushResult> {
     const statement = flushStatement(request);
     const seconds = flushSeconds(request, this.#allowance);
-    const needsPatience = seconds > USUAL_FLUSH_SECONDS;
-    const [row] = needsPatience ? await this.#runPatiently(statement, seconds) : await this.#runFlush(statement);
+    const needsLongTimeout = seconds > USUAL_FLUSH_SECONDS;
+    const [row] = needsLongTimeout ? await this.#runWithTimeout(statement, seconds) : await this.#runFlush(statement);
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
     this.#connection.noticeFlushed();
     return { fenced: row.fenced, claimed: row.claimed, keys: row.keys, unclaimed: row.unclaimed ?? [] };
   }
 
-  async #runPatiently(statement: Statement, seconds: number): Promise<FlushRow[]> {
+  async #runWithTimeout(statement: Statement, seconds: number): Promise<FlushRow[]> {
     const limits = [`${seconds}s`, `${seconds + USUAL_FLUSH_SECONDS}s`];
-    await this.#connection.run({ text: SET_PATIENCE, values: limits });
+    await this.#connection.run({ text: SET_TIMEOUTS, values: limits });
     try {
       return await this.#runFlush({ ...statement, timeoutMs: 1000 * (seconds + REPLY_SECONDS) });
     } finally {
-      await this.#restorePatience();
+      await this.#restoreTimeouts();
     }
   }
 
@@ -163,10 +163,10 @@ export class CheckpointStore {
   }
 
   /** Back to the session's usual limits; a connection that does not take them is not used again. */
-  async #restorePatience(): Promise<void> {
+  async #restoreTimeouts(): Promise<void> {
     if (!this.#connection.isOpen) return;
     try {
-      await this.#connection.run({ text: RESET_PATIENCE });
+      await this.#connection.run({ text: RESET_TIMEOUTS });
     } catch {
       this.#connection.drop();
     }

@@ -185,8 +185,8 @@ export class DatabaseConnection {
   /** Says goodbye; waits for the socket to close, for a second at most. */
   async close(): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, 1000)));
-    await Promise.race([this.#client.end().catch(() => undefined), patience]);
+    const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, 1000)));
+    await Promise.race([this.#client.end().catch(() => undefined), timeout]);
     clearTimeout(timer);
     this.destroy();
   }

@@ -8,14 +8,14 @@ import { parseSum } from './counter-store.js';
 import { errorCode, isStatementRefused } from './database-errors.js';
 import type { DatabaseConnection } from './connection.js';
 import type { OnDemandConnection } from './on-demand-connection.js';
-import { READ_RESET, RESET_COUNTER } from './statements.js';
+import { READ_DELETE, DELETE_COUNTER } from './statements.js';
 
 const UNIQUE_VIOLATION = '23505';
 /** Another request with the same id may be in the middle of it, and end without effect. */
 const ATTEMPTS = 3;
 
 /** Resets over the shared connection. */
-export class ResetStore {
+export class CounterDeleteStore {
   readonly #connection: OnDemandConnection;
 
   constructor(connection: OnDemandConnection) {
@@ -27,26 +27,26 @@ export class ResetStore {
    * one; the same id answers the same again. Rejects with CounterError `database-unavailable` (nothing happened),
    * `outcome-unknown` (the reply was lost), `idempotency-mismatch` (the id belongs to another counter's reset).
    */
-  reset(id: string | undefined, key: Uint8Array): Promise<Sum | undefined> {
-    return this.#connection.run((connection) => resetOnce(connection, id, Buffer.from(key).toString('utf8')));
+  delete(id: string | undefined, key: Uint8Array): Promise<Sum | undefined> {
+    return this.#connection.run((connection) => deleteOnce(connection, id, Buffer.from(key).toString('utf8')));
   }
 }
 
-async function resetOnce(
+async function deleteOnce(
   connection: DatabaseConnection,
   token: string | undefined,
   key: string,
 ): Promise<Sum | undefined> {
   const id = token ?? randomUUID();
   for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
-    const before = await readReset(connection, id);
+    const before = await readDelete(connection, id);
     if (before !== undefined) {
       if (before.key === key) return before.sum === null ? undefined : parseSum(before.sum);
       throw new CounterError('idempotency-mismatch', 'The token was used to remove another counter.');
     }
     try {
       const [row] = await connection.query<{ sum: string }>({
-        text: RESET_COUNTER,
+        text: DELETE_COUNTER,
         values: [id, key, token !== undefined],
       });
       return row === undefined ? undefined : parseSum(row.sum);
@@ -58,12 +58,12 @@ async function resetOnce(
   throw new CounterError('database-unavailable', 'Another request with this token is under way.');
 }
 
-async function readReset(
+async function readDelete(
   connection: DatabaseConnection,
   id: string,
 ): Promise<{ readonly key: string; readonly sum: string | null } | undefined> {
   try {
-    const [row] = await connection.query<{ key: string; sum: string | null }>({ text: READ_RESET, values: [id] });
+    const [row] = await connection.query<{ key: string; sum: string | null }>({ text: READ_DELETE, values: [id] });
     return row;
   } catch (error) {
     throw failure('database-unavailable', 'The database did not answer.', error);

@@ -75,7 +75,7 @@ interface CounterRow {
 
 type State =
   | { readonly kind: 'connecting' }
-  | { readonly kind: 'away'; readonly timer: NodeJS.Timeout; readonly cause: unknown }
+  | { readonly kind: 'unavailable'; readonly timer: NodeJS.Timeout; readonly cause: unknown }
   | { readonly kind: 'ready'; readonly connection: DatabaseConnection; readonly reading: boolean }
   | { readonly kind: 'closed' };
 
@@ -133,12 +133,12 @@ export class CounterStore {
     const before = this.#state;
     this.#state = { kind: 'closed' };
     this.#failWaiting(undefined);
-    if (before.kind === 'away') clearTimeout(before.timer);
+    if (before.kind === 'unavailable') clearTimeout(before.timer);
     if (before.kind === 'ready') await before.connection.close();
   }
 
   #refusal(): CounterError | undefined {
-    if (this.#state.kind === 'away') return unavailable(this.#state.cause);
+    if (this.#state.kind === 'unavailable') return unavailable(this.#state.cause);
     if (this.#state.kind === 'closed') return unavailable(undefined);
     if (this.#waiting.length < this.#waitingMax) return undefined;
     return new CounterError('overloaded', 'Too many reads are waiting for the database.');
@@ -181,7 +181,7 @@ export class CounterStore {
     const timer = setTimeout(() => this.#connect(), this.#backoffMs);
     timer.unref();
     this.#backoffMs = Math.min(this.#backoffMs * 2, BACKOFF_MAX_MS);
-    this.#state = { kind: 'away', timer, cause };
+    this.#state = { kind: 'unavailable', timer, cause };
     this.#failWaiting(cause);
   }
 

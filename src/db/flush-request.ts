@@ -1,7 +1,7 @@
 /**
  * One flush as a statement and its parameters. Shard thread.
  */
-import { TokenArrayEncoder, type FlushTokens } from './binary-array.js';
+import { IdempotentArrayEncoder, type IdempotentFlushArrays } from './binary-array.js';
 import type { Statement } from './connection.js';
 import * as sql from './statements.js';
 
@@ -18,7 +18,7 @@ export interface FlushRequest {
   /** numeric[] in binary format, as many elements. */
   readonly amounts: Buffer;
   /** Requests with idempotency tokens in this range. */
-  readonly tokens?: FlushTokens;
+  readonly idempotencyKeys?: IdempotentFlushArrays;
   /** Rows of this range that PostgreSQL has refused, and that are not among `keys`. */
   readonly rejected?: readonly RejectedIncrement[];
 }
@@ -31,7 +31,7 @@ export interface RejectedIncrement {
   readonly reason: string;
   readonly sqlState: string;
   /** The token of its request, if it had one: the row is kept only if this flush claims it. */
-  readonly token?: string;
+  readonly idempotencyKey?: string;
 }
 
 /** The session's usual statement_timeout, in seconds. */
@@ -44,37 +44,43 @@ const FLUSH_SECONDS_MAX = 3_600;
  * Seconds that a flush may take: a backlog of a million keys is one statement, which must not time out for ever. On a
  * database that is slower than that, `allowance` times as long, up to an hour.
  */
-export function flushSeconds({ keys, tokens }: FlushRequest, allowance = 1): number {
-  const bytes = keys.length + (tokens === undefined ? 0 : tokens.pairTokens.length + tokens.pairKeys.length);
+export function flushSeconds({ keys, idempotencyKeys }: FlushRequest, allowance = 1): number {
+  const bytes =
+    keys.length +
+    (idempotencyKeys === undefined ? 0 : idempotencyKeys.sumIdempotencyKeys.length + idempotencyKeys.sumKeys.length);
   const seconds = Math.max(USUAL_FLUSH_SECONDS, Math.ceil(bytes / FLUSH_BYTES_A_SECOND_MIN));
   return Math.max(seconds, Math.min(seconds * allowance, FLUSH_SECONDS_MAX));
 }
 
 /** The statement of a flush: the plain one wherever it does. */
 export function flushStatement(request: FlushRequest): Statement {
-  const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, tokens, rejected } = request;
+  const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, idempotencyKeys, rejected } = request;
   const common = [stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts];
   if (rejected !== undefined && rejected.length > 0) {
     return {
       text: sql.FLUSH_WITH_REJECTED,
       values: [
         ...common,
-        ...tokenParameters(tokens ?? new TokenArrayEncoder().finish()),
+        ...idempotentParameters(idempotencyKeys ?? new IdempotentArrayEncoder().finish()),
         rejected.map((row) => row.key),
         rejected.map((row) => row.amount),
         rejected.map((row) => row.reason),
         rejected.map((row) => row.sqlState),
-        rejected.map((row) => row.token ?? null),
+        rejected.map((row) => row.idempotencyKey ?? null),
       ],
     };
   }
-  if (tokens !== undefined) {
-    return { name: 'flush-with-tokens', text: sql.FLUSH_WITH_TOKENS, values: [...common, ...tokenParameters(tokens)] };
+  if (idempotencyKeys !== undefined) {
+    return {
+      name: 'flush-with-tokens',
+      text: sql.FLUSH_WITH_IDEMPOTENCY_KEYS,
+      values: [...common, ...idempotentParameters(idempotencyKeys)],
+    };
   }
   return { name: 'flush', text: sql.FLUSH, values: common };
 }
 
-function tokenParameters(parameters: FlushTokens): readonly Buffer[] {
-  const { tokens, digests, pairTokens, pairKeys, pairAmounts } = parameters;
-  return [tokens, digests, pairTokens, pairKeys, pairAmounts];
+function idempotentParameters(parameters: IdempotentFlushArrays): readonly Buffer[] {
+  const { idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts } = parameters;
+  return [idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts];
 }

@@ -11,10 +11,10 @@ import type { Logger } from '../core/logger.js';
 import type { DatabaseConnection } from './connection.js';
 import type { OnDemandConnection } from './on-demand-connection.js';
 import {
-  COUNT_TOKENS,
-  ESTIMATE_TOKENS,
-  PRUNE_RESETS,
-  PRUNE_TOKENS,
+  COUNT_IDEMPOTENCY_KEYS,
+  ESTIMATE_IDEMPOTENCY_KEYS,
+  PRUNE_DELETES,
+  PRUNE_IDEMPOTENCY_KEYS,
   PRUNE_TOMBSTONES,
   TRY_PRUNER_LOCK,
   PRUNER_UNLOCK,
@@ -22,7 +22,7 @@ import {
 } from './upkeep-statements.js';
 
 /** How the store works. */
-export interface TokenStoreOptions {
+export interface IdempotencyKeyStoreOptions {
   /** This node's id. */
   readonly node: string;
   /** Shards of this process with memory journals: none, or all. */
@@ -48,9 +48,9 @@ const EXACT_MAX = 1_000_000;
 const ESTIMATE_ROUNDS = 6;
 
 /** Counts and prunes from {@link start} on. */
-export class TokenStore {
+export class IdempotencyKeyStore {
   readonly #connection: OnDemandConnection;
-  readonly #options: TokenStoreOptions;
+  readonly #options: IdempotencyKeyStoreOptions;
   #rows = 0;
   #claimedAtCount = 0;
   /** What was claimed at the last rounds, oldest first. */
@@ -62,7 +62,7 @@ export class TokenStore {
   #round: Promise<void> = Promise.resolve();
   #closed = false;
 
-  constructor(connection: OnDemandConnection, options: TokenStoreOptions) {
+  constructor(connection: OnDemandConnection, options: IdempotencyKeyStoreOptions) {
     this.#connection = connection;
     this.#options = options;
   }
@@ -129,8 +129,8 @@ export class TokenStore {
     const isExact = rowsMax <= EXACT_MAX;
     this.#claimedAtRounds = [...this.#claimedAtRounds.slice(1 - ESTIMATE_ROUNDS), claimedBefore];
     const statement = isExact
-      ? { name: 'count-tokens', text: COUNT_TOKENS, values: [rowsMax] }
-      : { name: 'estimate-tokens', text: ESTIMATE_TOKENS };
+      ? { name: 'count-tokens', text: COUNT_IDEMPOTENCY_KEYS, values: [rowsMax] }
+      : { name: 'estimate-tokens', text: ESTIMATE_IDEMPOTENCY_KEYS };
     const [row] = await connection.query<{ rows: number }>(statement);
     this.#rows = row?.rows ?? 0;
     this.#claimedAtCount = isExact ? claimedBefore : (this.#claimedAtRounds[0] ?? 0);
@@ -140,7 +140,8 @@ export class TokenStore {
     const [lock] = await connection.query<{ locked: boolean }>({ text: TRY_PRUNER_LOCK });
     if (lock?.locked !== true) return;
     try {
-      for (const text of [PRUNE_TOKENS, PRUNE_TOMBSTONES, PRUNE_RESETS]) await this.#pruneTable(connection, text);
+      for (const text of [PRUNE_IDEMPOTENCY_KEYS, PRUNE_TOMBSTONES, PRUNE_DELETES])
+        await this.#pruneTable(connection, text);
       this.#prunedAtMs = performance.now();
     } finally {
       if (!connection.lost) await connection.query({ text: PRUNER_UNLOCK });

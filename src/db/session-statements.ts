@@ -45,11 +45,11 @@ where pid = $1 and ${BACKEND_STARTED_AT} = $2 and state like 'idle%'`;
  * $1 the limit of one statement, $2 of a transaction, for a flush that gets more time than usual. The second is longer: it
  * ends the session, and of two that are equal PostgreSQL ignores the first.
  */
-export const SET_PATIENCE = `
+export const SET_TIMEOUTS = `
 select set_config('statement_timeout', $1, false),
        case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', $2, false) end`;
 
 /** The usual limits again. */
-export const RESET_PATIENCE = `
+export const RESET_TIMEOUTS = `
 select set_config('statement_timeout', '30s', false),
        case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', '60s', false) end`;

@@ -134,14 +134,14 @@ select (select count(*)::int from fence) as fenced, (select count(*)::int from c
  * $11 keys text[], $12 amounts numeric[]: the pairs of those tokens, summed by key within a token. A token that is
  * already claimed adds nothing: claim and effect are one transaction.
  */
-export const FLUSH_WITH_TOKENS = `
+export const FLUSH_WITH_IDEMPOTENCY_KEYS = `
 with ${FENCE},
 ${CLAIMED},
 ${ADDED}
 ${OUTCOME}`;
 
 /**
- * The flush where PostgreSQL itself refused some rows: as {@link FLUSH_WITH_TOKENS}, and $13 keys bytea[], $14 amounts
+ * The flush where PostgreSQL itself refused some rows: as {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and $13 keys bytea[], $14 amounts
  * text[], $15 reasons text[], $16 SQLSTATEs text[], $17 tokens text[] (null: none) of the refused rows, which are kept in
  * the statement that moves the checkpoint.
  */
@@ -173,7 +173,7 @@ where node = $2 and shard = $3 and stream <> $1 and journal = 'memory' and retir
  * sum. So of two requests with one id the later one, which finds the row gone that it has waited for, is refused (23505)
  * and reads what the first has written.
  */
-export const RESET_COUNTER = `
+export const DELETE_COUNTER = `
 with removed as (delete from counters where key = $2 returning sum),
 recorded as (
   insert into counter_resets (id, key, sum)
@@ -183,7 +183,7 @@ recorded as (
 select sum::text from removed`;
 
 /** $1 id. The sum is null where there was no counter. */
-export const READ_RESET = 'select key, sum::text from counter_resets where id = $1';
+export const READ_DELETE = 'select key, sum::text from counter_resets where id = $1';
 
 /**
  * $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused.

@@ -27,14 +27,14 @@ select lsn::text, node::text, shard, journal, retired_at, coalesce(accepted_thro
 from journal_checkpoints where stream = $1`;
 
 /** $1 bound: counts no further. */
-export const COUNT_TOKENS = `
+export const COUNT_IDEMPOTENCY_KEYS = `
 select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;
 
 /**
  * As PostgreSQL's statistics have it, which follow each session's commits by ten seconds at most. A crash or a failover
  * loses them: until the next vacuum or analyze they say what has changed since, and the row of pg_class what was before.
  */
-export const ESTIMATE_TOKENS = `
+export const ESTIMATE_IDEMPOTENCY_KEYS = `
 select (s.n_live_tup + case when coalesce(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze) is null
                             then greatest(c.reltuples, 0) else 0 end)::float8 as rows
 from pg_class c join pg_stat_all_tables s on s.relid = c.oid where c.oid = 'idempotency_keys'::regclass`;
@@ -49,7 +49,7 @@ export const PRUNER_UNLOCK = `select pg_advisory_unlock(${PRUNER_LOCK_ID})`;
  * stream that has said nothing yet has pending at most what it accepted since it was made. Five minutes are for clocks
  * that differ.
  */
-export const PRUNE_TOKENS = `
+export const PRUNE_IDEMPOTENCY_KEYS = `
 with horizon as (
   select least(now(), (select min(coalesce(accepted_through, created_at)) from journal_checkpoints where retired_at is null))
          - make_interval(hours => $1::int) - interval '5 minutes' as at
@@ -79,7 +79,7 @@ claims as (delete from journal_claims c using pruned p where c.stream = p.stream
 select count(*)::int as pruned from pruned`;
 
 /** $1 window in hours, $2 rows at most. Removals of what was not there; closing sums stay for ever. */
-export const PRUNE_RESETS = `
+export const PRUNE_DELETES = `
 with pruned as (
   delete from counter_resets
   where id = any(array(

@@ -6,15 +6,15 @@
  */
 import { hash, timingSafeEqual } from 'node:crypto';
 import { isIPv4 } from 'node:net';
-import type { AuthToken } from '../config/config.js';
+import type { BearerToken } from '../config/config.js';
 
 /** What a token opens: `admin` is everything. */
-export type Scope = AuthToken['scope'];
+export type Scope = BearerToken['scope'];
 
 /** What an operation asks for: a scope, any valid token, or nothing at all. */
 export type Access = Scope | 'any' | 'open';
 
-interface KnownToken {
+interface KnownBearerToken {
   readonly digest: Buffer;
   readonly scope: Scope;
 }
@@ -24,14 +24,14 @@ const BEARER = /^bearer +(\S+) *$/i;
 
 /** Tells who may do what. */
 export class AccessControl {
-  readonly #known: readonly KnownToken[];
+  readonly #known: readonly KnownBearerToken[];
 
-  private constructor(tokens: readonly AuthToken[]) {
+  private constructor(tokens: readonly BearerToken[]) {
     this.#known = tokens.map(({ scope, token }) => ({ digest: sha256(token), scope }));
   }
 
   /** The control that the configured tokens ask for; undefined where there are none and everything is open. */
-  static of(tokens: readonly AuthToken[]): AccessControl | undefined {
+  static of(tokens: readonly BearerToken[]): AccessControl | undefined {
     return tokens.length === 0 ? undefined : new AccessControl(tokens);
   }
 

@@ -11,7 +11,7 @@ export type ReplyContent =
   | 'openapi'
   | 'CounterDocument'
   | 'CounterListDocument'
-  | 'RemovedCounterDocument'
+  | 'DeletedCounterDocument'
   | 'FlushDocument'
   | 'ReadinessDocument';
 
@@ -43,7 +43,7 @@ export const commonErrors = [
 ] as const satisfies readonly ErrorCode[];
 
 const readErrors = ['invalid-request', 'unknown-counter', 'database-unavailable'] as const;
-const removeErrors = [...readErrors, 'idempotency-mismatch', 'outcome-unknown'] as const;
+const deleteErrors = [...readErrors, 'idempotency-mismatch', 'outcome-unknown'] as const;
 
 /** The operations by name, which is also their `operationId`. */
 export const api = {
@@ -82,14 +82,14 @@ export const api = {
     reply: { status: 200, says: 'The counter.', content: ['CounterDocument'] },
     errors: readErrors,
   },
-  removeCounter: {
+  deleteCounter: {
     method: 'delete',
     path: '/counters/{key}',
     access: 'admin',
     summary: 'Remove a counter and say what it was.',
     parameters: ['keyPath', 'idempotencyKey'],
-    reply: { status: 200, says: 'The removal is committed.', content: ['RemovedCounterDocument'] },
-    errors: removeErrors,
+    reply: { status: 200, says: 'The removal is committed.', content: ['DeletedCounterDocument'] },
+    errors: deleteErrors,
   },
   readCounters: {
     method: 'get',
@@ -104,14 +104,14 @@ export const api = {
     },
     errors: readErrors,
   },
-  removeCounterByQuery: {
+  deleteCounterByQuery: {
     method: 'delete',
     path: '/counters',
     access: 'admin',
     summary: 'Remove a counter and say what it was; for keys that a path cannot name.',
     parameters: ['keyRequired', 'idempotencyKey'],
-    reply: { status: 200, says: 'The removal is committed.', content: ['RemovedCounterDocument'] },
-    errors: removeErrors,
+    reply: { status: 200, says: 'The removal is committed.', content: ['DeletedCounterDocument'] },
+    errors: deleteErrors,
   },
   flush: {
     method: 'post',

@@ -3,9 +3,9 @@
  */
 import { CounterError } from '../core/errors.js';
 import type { CounterOperations, CounterReading } from '../core/increment.js';
-import type { CounterDocument, RemovedCounterDocument } from './documents.js';
+import type { CounterDocument, DeletedCounterDocument } from './documents.js';
 import { exactJson } from './exact-json.js';
-import { checkToken } from './idempotency-key.js';
+import { checkIdempotencyKey } from './idempotency-key.js';
 import { checkKey, decodePercent, parseQuery } from './percent-encoding.js';
 import { jsonReply, textReply, type HttpReply, type HttpRequestHead } from './reply.js';
 
@@ -35,16 +35,16 @@ export async function counterRoute(
 }
 
 /** DELETE /counters/KEY and DELETE /counters?key=KEY: removes the counter and says what it was. */
-export async function removeCounterRoute(
+export async function deleteCounterRoute(
   head: HttpRequestHead,
   operations: CounterOperations,
   keyBytesMax: number,
 ): Promise<HttpReply> {
   const key = checkKey(keyOf(head), keyBytesMax);
-  const id = head.idempotencyKey === '' ? undefined : checkToken(head.idempotencyKey);
-  const sum = await operations.remove(key, id);
+  const id = head.idempotencyKey === '' ? undefined : checkIdempotencyKey(head.idempotencyKey);
+  const sum = await operations.delete(key, id);
   if (sum === undefined) throw unknownCounter();
-  return jsonReply(200, exactJson<RemovedCounterDocument>({ key: text(key), sum }));
+  return jsonReply(200, exactJson<DeletedCounterDocument>({ key: text(key), sum }));
 }
 
 function keyOf(head: HttpRequestHead): Uint8Array {

@@ -47,7 +47,7 @@ export interface CounterListDocument {
 }
 
 /** A counter that was removed. */
-export interface RemovedCounterDocument {
+export interface DeletedCounterDocument {
   key: string;
   /** What it was: an exact integer of any size. */
   sum: ExactInteger;

@@ -21,7 +21,7 @@ import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from '.
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
 
 /** What a front end is made of. */
-export interface FrontEndOptions {
+export interface HttpAppOptions {
   readonly uws: Uws;
   readonly host: string;
   readonly port: number;
@@ -42,15 +42,15 @@ export interface FrontEndOptions {
 const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 
 /** One front end. */
-export class FrontEnd {
-  readonly #options: FrontEndOptions;
+export class HttpApp {
+  readonly #options: HttpAppOptions;
   readonly #app: UwsApp;
   readonly #increments: IncrementRoute;
   #socket: us_listen_socket | undefined;
-  #phase: 'starting' | 'accepting' | 'draining' = 'starting';
+  #state: 'starting' | 'accepting' | 'draining' = 'starting';
   #operationsInFlight = 0;
 
-  constructor(options: FrontEndOptions) {
+  constructor(options: HttpAppOptions) {
     this.#options = options;
     const { uws, tls } = options;
     this.#app = tls ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile }) : uws.App();
@@ -87,19 +87,19 @@ export class FrontEnd {
 
   /** Increments and operations are taken from now on. */
   accept(): void {
-    this.#phase = 'accepting';
-    this.#increments.gate = undefined;
+    this.#state = 'accepting';
+    this.#increments.admission = undefined;
   }
 
   /** Refuses increments with a code, or takes them again. */
-  setGate(gate: ErrorCode | undefined): void {
-    if (this.#phase === 'accepting') this.#increments.gate = gate;
+  setAdmission(admission: ErrorCode | undefined): void {
+    if (this.#state === 'accepting') this.#increments.admission = admission;
   }
 
   /** Stops listening; what comes on open connections, and what has come in part, is refused as `draining`. */
   drain(): void {
-    this.#phase = 'draining';
-    this.#increments.gate = 'draining';
+    this.#state = 'draining';
+    this.#increments.admission = 'draining';
     this.#increments.refuseUnread('draining');
     if (this.#socket !== undefined) this.#options.uws.us_listen_socket_close(this.#socket);
     this.#socket = undefined;
@@ -107,7 +107,7 @@ export class FrontEnd {
 
   /** Closes every connection. The application must be closed before its thread ends, or the process aborts. */
   close(): void {
-    if (this.#phase !== 'draining') this.drain();
+    if (this.#state !== 'draining') this.drain();
     this.#app.close();
   }
 
@@ -196,8 +196,8 @@ export class FrontEnd {
   }
 
   #refusal(): HttpReply | undefined {
-    if (this.#phase === 'starting') return problemReply('starting', 'The server is recovering.');
-    if (this.#phase === 'draining') return problemReply('draining', 'The server is shutting down.');
+    if (this.#state === 'starting') return problemReply('starting', 'The server is recovering.');
+    if (this.#state === 'draining') return problemReply('draining', 'The server is shutting down.');
     if (this.#operationsInFlight >= OPERATIONS_IN_FLIGHT_MAX) {
       return problemReply('overloaded', 'Too many requests wait for the database.');
     }

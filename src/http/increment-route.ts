@@ -6,9 +6,9 @@
  */
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
-import type { IncrementReceiver, PairColumns, PendingReply } from '../core/increment.js';
+import type { IncrementReceiver, ParsedIncrements, PendingReply } from '../core/increment.js';
 import { BodyMemory, GatheredBody } from './gathered-body.js';
-import { isToken, TOKEN_RULE } from './idempotency-key.js';
+import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './idempotency-key.js';
 import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 import { problemReply, replyOfError, writeReply } from './reply.js';
 
@@ -24,7 +24,8 @@ const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
   'idempotency-mismatch': 'The token was used with other content, which stays counted. This request was not counted.',
   'outcome-unknown': 'Some of the request may have been counted. A retry may count it again.',
 };
-const UNKNOWN_WITH_TOKEN = 'The request may have been counted. A retry with the same Idempotency-Key counts it once.';
+const UNKNOWN_WITH_IDEMPOTENCY_KEY =
+  'The request may have been counted. A retry with the same Idempotency-Key counts it once.';
 
 /** Limits of a body. */
 export interface IncrementLimits {
@@ -65,7 +66,7 @@ export class IncrementRoute {
   readonly #lengthDigits: number;
   readonly #bodyMemory: BodyMemory;
   /** Why increments are refused before their body is read; undefined while they are taken. */
-  gate: ErrorCode | undefined = 'starting';
+  admission: ErrorCode | undefined = 'starting';
   /** Requests whose body is being read or whose outcome is awaited. */
   inFlight = 0;
   /** Requests whose body has come in part. */
@@ -105,8 +106,8 @@ export class IncrementRoute {
 
   /** Refuses what the head alone shows to be refused; true if it was. */
   #refusesHead(res: HttpResponse, req: HttpRequest, token: string): boolean {
-    if (this.gate !== undefined) {
-      refuse(res, this.gate, REFUSAL_DETAILS[this.gate] ?? 'Nothing was counted.');
+    if (this.admission !== undefined) {
+      refuse(res, this.admission, REFUSAL_DETAILS[this.admission] ?? 'Nothing was counted.');
       return true;
     }
     const encoding = req.getHeader(HEADER.contentEncoding);
@@ -114,8 +115,8 @@ export class IncrementRoute {
       refuse(res, 'unsupported-encoding', 'Only the identity content encoding is understood.');
       return true;
     }
-    if (token !== '' && !isToken(token)) {
-      refuse(res, 'invalid-request', TOKEN_RULE);
+    if (token !== '' && !isIdempotencyKey(token)) {
+      refuse(res, 'invalid-request', IDEMPOTENCY_KEY_RULE);
       return true;
     }
     const length = req.getHeader(HEADER.contentLength);
@@ -165,9 +166,9 @@ export class IncrementRoute {
     reply.body = undefined;
   }
 
-  #submit(pairs: PairColumns, reply: IncrementReply): ErrorCode | undefined {
-    if (reply.token === '') return this.#receiver.submit(pairs, reply);
-    return this.#receiver.submitTokened(reply.token, pairs, reply);
+  #submit(increments: ParsedIncrements, reply: IncrementReply): ErrorCode | undefined {
+    if (reply.token === '') return this.#receiver.submit(increments, reply);
+    return this.#receiver.submitIdempotent(reply.token, increments, reply);
   }
 
   #take(body: Uint8Array, reply: IncrementReply): void {
@@ -180,9 +181,9 @@ export class IncrementRoute {
     }
     let refusal: ErrorCode | undefined;
     try {
-      const pairs = this.#scanner.scan(body, reply.ndjson);
+      const increments = this.#scanner.scan(body, reply.ndjson);
       // The door may have closed while the body was on its way.
-      refusal = this.gate ?? this.#submit(pairs, reply);
+      refusal = this.admission ?? this.#submit(increments, reply);
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
       reply.fail(error);
@@ -224,7 +225,7 @@ class IncrementReply implements PendingReply {
   }
 
   #detailOf(refusal: ErrorCode): string {
-    if (refusal === 'outcome-unknown' && this.token !== '') return UNKNOWN_WITH_TOKEN;
+    if (refusal === 'outcome-unknown' && this.token !== '') return UNKNOWN_WITH_IDEMPOTENCY_KEY;
     return REFUSAL_DETAILS[refusal] ?? 'The request was refused.';
   }
 

@@ -14,7 +14,7 @@ import type {
   IncrementsDocument,
   ProblemDocument,
   ReadinessDocument,
-  RemovedCounterDocument,
+  DeletedCounterDocument,
 } from './documents.js';
 
 type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [name: string]: Json };
@@ -24,7 +24,7 @@ export interface OpenApiFacts {
   readonly bodyBytesMax: number;
   readonly keyBytesMax: number;
   /** Whether bearer tokens are asked for. */
-  readonly hasTokens: boolean;
+  readonly hasBearerTokens: boolean;
 }
 
 // The schemas that typia makes are JSON; the document needs them as nothing else.
@@ -36,7 +36,7 @@ const schemas = typia.json.schemas<
     IncrementsDocument,
     ProblemDocument,
     ReadinessDocument,
-    RemovedCounterDocument,
+    DeletedCounterDocument,
   ]
 >().components.schemas as unknown as Readonly<Record<string, Json>>;
 
@@ -90,7 +90,7 @@ function operationOf(name: string, operation: ApiOperation, facts: OpenApiFacts)
     operationId: name,
     summary,
     // With no tokens configured everything is open.
-    security: access === 'open' || !facts.hasTokens ? [] : [{ bearer: [access] }],
+    security: access === 'open' || !facts.hasBearerTokens ? [] : [{ bearer: [access] }],
     parameters: parameters.map((parameter) => parameterOf(parameter, facts)),
     ...(body === undefined ? {} : { requestBody: requestBody(facts) }),
     responses: responsesOf(operation),

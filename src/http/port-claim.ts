@@ -10,7 +10,7 @@ import { StartError } from '../core/errors.js';
  * Holds the port for a moment, exclusively, and resolves to its number once it is let go; 0 finds a free one. Throws
  * StartError, exit code 1, where someone has it. Two servers that start within the same millisecond can miss each other.
  */
-export async function claimPort(host: string, port: number): Promise<number> {
+export async function reservePort(host: string, port: number): Promise<number> {
   const server = createServer();
   try {
     server.listen({ host, port, exclusive: true });

@@ -4,7 +4,7 @@
 import type { CounterOperations } from '../core/increment.js';
 import type { OperationName } from './api.js';
 import { counterListRoute } from './counter-list-route.js';
-import { counterRoute, keySumRoute, removeCounterRoute } from './counter-routes.js';
+import { counterRoute, keySumRoute, deleteCounterRoute } from './counter-routes.js';
 import { flushRoute } from './flush-route.js';
 import { healthRoute, readinessRoute } from './health-routes.js';
 import { parseQuery } from './percent-encoding.js';
@@ -19,7 +19,7 @@ export function makeRoutes(
   keyBytesMax: number,
   openApiText: string,
 ): Readonly<Record<Exclude<OperationName, 'increment'>, Route>> {
-  const removeCounter: Route = (head) => removeCounterRoute(head, operations, keyBytesMax);
+  const deleteCounter: Route = (head) => deleteCounterRoute(head, operations, keyBytesMax);
   return {
     readSum: (head) => keySumRoute(head, operations, keyBytesMax),
     readCounter: (head) => counterRoute(head, operations, keyBytesMax),
@@ -27,8 +27,8 @@ export function makeRoutes(
       parseQuery(head.query).has('key')
         ? counterRoute(head, operations, keyBytesMax)
         : counterListRoute(head.query, operations),
-    removeCounter,
-    removeCounterByQuery: removeCounter,
+    deleteCounter,
+    deleteCounterByQuery: deleteCounter,
     flush: () => flushRoute(operations),
     health: () => healthRoute(),
     readiness: async () => readinessRoute(await operations.readiness()),

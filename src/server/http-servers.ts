@@ -4,45 +4,45 @@
  */
 import type { Config } from '../config/config.js';
 import type { ErrorCode } from '../core/errors.js';
-import { FrontEndThreads } from './http-thread-supervisor.js';
-import { claimPort } from '../http/port-claim.js';
+import { HttpThreads } from './http-thread-supervisor.js';
+import { reservePort } from '../http/port-claim.js';
 import type { Uws } from '../http/uws.js';
 import type { CounterOperations } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
-import { ServingFrontEnd, type FrontEndLoad } from './http-threads/http-server.js';
+import { HttpServer, type HttpServerLoad } from './http-threads/http-server.js';
 import { makeReservations } from '../shard-worker/client/shared-reservations.js';
-import type { FrontEndLink, ShardDoor } from '../shard-worker/protocol/messages.js';
+import type { HttpServerLink, Admission } from '../shard-worker/protocol/messages.js';
 
 const IN_FLIGHT_CHECK_MS = 5;
 /** How long a stop waits for bodies of which nothing has come. */
-const BODY_PATIENCE_MS = 1_000;
+const BODY_TIMEOUT_MS = 1_000;
 /** How often the further threads hear of the database's count of tokens. */
-const TOKEN_CEILING_MS = 100;
+const IDEMPOTENCY_CEILING_MS = 100;
 
 /** What front ends are made of. */
-export interface FrontEndsOptions {
+export interface HttpServersOptions {
   readonly config: Config;
   readonly uws: Uws;
-  readonly gauges: SharedArrayBuffer;
+  readonly stats: SharedArrayBuffer;
   readonly operations: CounterOperations;
   /** See `NodeDatabase`. */
-  readonly tokens: { readonly tokenRoom: number; readonly tokenCeiling: number };
+  readonly idempotencyKeys: { readonly idempotencyRoom: number; readonly idempotencyCeiling: number };
   readonly logger: Logger;
   /** A front end cannot go on: the process must end. */
   readonly lost: (reason: string) => void;
 }
 
 /** All front ends of a node. */
-export class FrontEnds {
-  readonly #options: FrontEndsOptions;
+export class HttpServers {
+  readonly #options: HttpServersOptions;
   readonly #reservations: SharedArrayBuffer | undefined;
-  readonly #tokenCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
+  readonly #idempotencyCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
   #ceilingTimer: NodeJS.Timeout | undefined;
-  #local: ServingFrontEnd | undefined;
-  #threads: FrontEndThreads | undefined;
+  #local: HttpServer | undefined;
+  #threads: HttpThreads | undefined;
   #port = 0;
 
-  constructor(options: FrontEndsOptions) {
+  constructor(options: HttpServersOptions) {
     this.#options = options;
     const { httpThreads, shards } = options.config;
     this.#reservations = httpThreads > 1 ? makeReservations(shards) : undefined;
@@ -50,16 +50,16 @@ export class FrontEnds {
 
   /** The main thread's front end listens; resolves to the port. Throws StartError where it cannot. */
   async listen(): Promise<number> {
-    const { config, uws, gauges, operations, tokens, logger } = this.#options;
+    const { config, uws, stats, operations, idempotencyKeys, logger } = this.#options;
     const isShared = this.#reservations !== undefined;
-    const port = isShared ? await claimPort(config.host, config.port) : config.port;
-    this.#local = new ServingFrontEnd({
+    const port = isShared ? await reservePort(config.host, config.port) : config.port;
+    this.#local = new HttpServer({
       config,
       uws,
       port,
-      gauges,
+      stats,
       reservations: this.#reservations,
-      tokenRoom: () => tokens.tokenRoom,
+      idempotencyRoom: () => idempotencyKeys.idempotencyRoom,
       operations,
       logger,
     });
@@ -68,16 +68,16 @@ export class FrontEnds {
   }
 
   /** Starts the further threads. Returns the links of all front ends, for the supervisor of the shards. */
-  launch(): readonly FrontEndLink[] {
-    const { config, gauges, operations, lost } = this.#options;
+  launch(): readonly HttpServerLink[] {
+    const { config, stats, operations, lost } = this.#options;
     if (this.#reservations !== undefined) {
-      this.#threads = new FrontEndThreads({
+      this.#threads = new HttpThreads({
         config,
         port: this.#port,
-        gauges,
+        stats,
         reservations: this.#reservations,
         // A view of shared memory is over shared memory.
-        tokenCeiling: this.#tokenCeiling.buffer,
+        idempotencyCeiling: this.#idempotencyCeiling.buffer,
         operations,
         lost,
       });
@@ -100,7 +100,7 @@ export class FrontEnds {
     this.#shareCeiling();
     this.#ceilingTimer = setInterval(() => {
       this.#shareCeiling();
-    }, TOKEN_CEILING_MS);
+    }, IDEMPOTENCY_CEILING_MS);
     await this.#threads.accept();
   }
 
@@ -110,22 +110,22 @@ export class FrontEnds {
   }
 
   /** Opens a shard's door, or closes it with the code that its callers get. */
-  setDoor(shard: number, door: ShardDoor): void {
-    this.#local?.setDoor(shard, door);
-    this.#threads?.setDoor(shard, door);
+  setShardAdmission(shard: number, admission: Admission): void {
+    this.#local?.setShardAdmission(shard, admission);
+    this.#threads?.setShardAdmission(shard, admission);
   }
 
   /** Refuses increments with a code, or takes them again. */
-  setGate(gate: ErrorCode | undefined): void {
-    this.#local?.setGate(gate);
-    this.#threads?.setGate(gate);
+  setAdmission(admission: ErrorCode | undefined): void {
+    this.#local?.setAdmission(admission);
+    this.#threads?.setAdmission(admission);
   }
 
   /** Stops listening, and settles once everything that was taken in is answered. */
   async drain(): Promise<void> {
     this.#local?.drain();
     await this.#threads?.drain();
-    const bodiesUntil = performance.now() + BODY_PATIENCE_MS;
+    const bodiesUntil = performance.now() + BODY_TIMEOUT_MS;
     for (;;) {
       const loads = await this.#loads();
       const requests = loads.reduce((total, { incrementsInFlight }) => total + incrementsInFlight, 0);
@@ -155,13 +155,13 @@ export class FrontEnds {
     this.#local = undefined;
   }
 
-  async #loads(): Promise<readonly FrontEndLoad[]> {
+  async #loads(): Promise<readonly HttpServerLoad[]> {
     const further = (await this.#threads?.load()) ?? [];
     return this.#local === undefined ? further : [this.#local.load, ...further];
   }
 
   #shareCeiling(): void {
-    this.#tokenCeiling[0] = this.#options.tokens.tokenCeiling;
+    this.#idempotencyCeiling[0] = this.#options.idempotencyKeys.idempotencyCeiling;
   }
 }
 

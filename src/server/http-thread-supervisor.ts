@@ -11,65 +11,65 @@ import { Worker } from 'node:worker_threads';
 import type { Config } from '../config/config.js';
 import { CounterError, StartError, type ErrorCode } from '../core/errors.js';
 import type {
-  FrontEndCommand,
-  FrontEndReport,
-  FrontEndTask,
+  HttpThreadCommand,
+  HttpThreadReport,
+  HttpThreadTask,
   OperationCall,
   OperationResults,
 } from './http-threads/messages.js';
 import type { CounterOperations } from '../core/increment.js';
-import type { FrontEndLoad } from './http-threads/http-server.js';
-import type { FrontEndLink, ShardDoor } from '../shard-worker/protocol/messages.js';
+import type { HttpServerLoad } from './http-threads/http-server.js';
+import type { HttpServerLink, Admission } from '../shard-worker/protocol/messages.js';
 
 /** How long a thread may take to close its application. */
-const CLOSE_PATIENCE_MS = 2_000;
+const CLOSE_TIMEOUT_MS = 2_000;
 
-const IDLE: FrontEndLoad = { isAnswering: false, incrementsInFlight: 0 };
+const IDLE: HttpServerLoad = { isAnswering: false, incrementsInFlight: 0 };
 
 /** What the threads have in common. */
-export interface FrontEndThreadsOptions {
+export interface HttpThreadsOptions {
   readonly config: Config;
   readonly port: number;
-  readonly gauges: SharedArrayBuffer;
+  readonly stats: SharedArrayBuffer;
   readonly reservations: SharedArrayBuffer;
-  readonly tokenCeiling: SharedArrayBuffer;
+  readonly idempotencyCeiling: SharedArrayBuffer;
   readonly operations: CounterOperations;
   /** A thread ended that should not have: the process must end. */
   readonly lost: (reason: string) => void;
 }
 
 /** One thread as the main thread sees it. */
-class FrontEndThread {
-  readonly link: FrontEndLink;
+class HttpThread {
+  readonly link: HttpServerLink;
   /** Settles once it listens; rejects with StartError where it cannot. */
   readonly listening: Promise<void>;
-  readonly #options: FrontEndThreadsOptions;
+  readonly #options: HttpThreadsOptions;
   readonly #name: string;
   readonly #worker: Worker;
   readonly #ended: Promise<void>;
-  readonly #waiting = new Map<number, (load: FrontEndLoad) => void>();
+  readonly #waiting = new Map<number, (load: HttpServerLoad) => void>();
   #nextId = 1;
   #state: 'running' | 'closing' | 'ended' = 'running';
   /** Why it ends, where it said so. */
   #reason = 'it ended by itself';
 
-  constructor(options: FrontEndThreadsOptions, frontEnd: number) {
+  constructor(options: HttpThreadsOptions, httpThread: number) {
     this.#options = options;
-    this.#name = `Front end ${frontEnd}`;
-    const { config, port, gauges, reservations, tokenCeiling } = options;
-    const task: FrontEndTask = { frontEnd, port, config, gauges, reservations, tokenCeiling };
+    this.#name = `Front end ${httpThread}`;
+    const { config, port, stats, reservations, idempotencyCeiling } = options;
+    const task: HttpThreadTask = { httpThread, port, config, stats, reservations, idempotencyCeiling };
     const worker = new Worker(new URL('./http-threads/http-thread.js', import.meta.url), { workerData: task });
     this.#worker = worker;
     this.link = {
       connect: (shard, shardPort) => {
-        worker.postMessage({ kind: 'connect', shard, port: shardPort } satisfies FrontEndCommand, [shardPort]);
+        worker.postMessage({ kind: 'connect', shard, port: shardPort } satisfies HttpThreadCommand, [shardPort]);
       },
       disconnect: (shard) => {
         this.tell({ kind: 'disconnect', shard });
       },
     };
     this.listening = new Promise((resolve, reject) => {
-      worker.on('message', (message: FrontEndReport) => {
+      worker.on('message', (message: HttpThreadReport) => {
         if (message.kind === 'listening') resolve();
         else if (message.kind === 'refused') {
           reject(new StartError(message.problems, { exitCode: message.exitCode }));
@@ -92,12 +92,12 @@ class FrontEndThread {
     });
   }
 
-  tell(command: FrontEndCommand): void {
+  tell(command: HttpThreadCommand): void {
     this.#worker.postMessage(command);
   }
 
   /** Settles when the thread has done it, with what it has to answer; at once where the thread has ended. */
-  ask(kind: 'accept' | 'drain' | 'load' | 'close'): Promise<FrontEndLoad> {
+  ask(kind: 'accept' | 'drain' | 'load' | 'close'): Promise<HttpServerLoad> {
     if (this.#state === 'ended') return Promise.resolve(IDLE);
     const id = this.#nextId;
     this.#nextId += 1;
@@ -110,13 +110,13 @@ class FrontEndThread {
   /** Closes the application, then the thread. One that does not answer is left to the end of the process. */
   async close(): Promise<void> {
     if (this.#state === 'running') this.#state = 'closing';
-    const isClosed = await Promise.race([this.ask('close').then(() => true), patience()]);
+    const isClosed = await Promise.race([this.ask('close').then(() => true), timeout()]);
     if (!isClosed) return;
     await this.#worker.terminate();
     await this.#ended;
   }
 
-  #receive(message: Exclude<FrontEndReport, { kind: 'listening' | 'refused' }>): void {
+  #receive(message: Exclude<HttpThreadReport, { kind: 'listening' | 'refused' }>): void {
     switch (message.kind) {
       case 'done': {
         const resolve = this.#waiting.get(message.id);
@@ -151,8 +151,8 @@ class FrontEndThread {
     switch (call.operation) {
       case 'read':
         return operations.read(call.key);
-      case 'remove':
-        return operations.remove(call.key, call.id);
+      case 'delete':
+        return operations.delete(call.key, call.id);
       case 'list':
         return operations.list(call.query);
       case 'flush':
@@ -172,19 +172,16 @@ class FrontEndThread {
 }
 
 /** All further front-end threads of a node. */
-export class FrontEndThreads {
-  readonly #threads: readonly FrontEndThread[];
+export class HttpThreads {
+  readonly #threads: readonly HttpThread[];
 
   /** Starts `config.httpThreads` less the main thread's one. */
-  constructor(options: FrontEndThreadsOptions) {
-    this.#threads = Array.from(
-      { length: options.config.httpThreads - 1 },
-      (_, at) => new FrontEndThread(options, at + 1),
-    );
+  constructor(options: HttpThreadsOptions) {
+    this.#threads = Array.from({ length: options.config.httpThreads - 1 }, (_, at) => new HttpThread(options, at + 1));
   }
 
   /** For the supervisor of the shards. */
-  get links(): readonly FrontEndLink[] {
+  get links(): readonly HttpServerLink[] {
     return this.#threads.map(({ link }) => link);
   }
 
@@ -193,12 +190,12 @@ export class FrontEndThreads {
     await Promise.all(this.#threads.map((thread) => thread.listening));
   }
 
-  setDoor(shard: number, door: ShardDoor): void {
-    for (const thread of this.#threads) thread.tell({ kind: 'door', shard, door });
+  setShardAdmission(shard: number, admission: Admission): void {
+    for (const thread of this.#threads) thread.tell({ kind: 'shard-admission', shard, admission });
   }
 
-  setGate(gate: ErrorCode | undefined): void {
-    for (const thread of this.#threads) thread.tell({ kind: 'gate', gate });
+  setAdmission(admission: ErrorCode | undefined): void {
+    for (const thread of this.#threads) thread.tell({ kind: 'admission', admission });
   }
 
   /** Settles once all of them take increments. */
@@ -212,7 +209,7 @@ export class FrontEndThreads {
   }
 
   /** What each has to answer. */
-  load(): Promise<readonly FrontEndLoad[]> {
+  load(): Promise<readonly HttpServerLoad[]> {
     return this.#ask('load');
   }
 
@@ -221,15 +218,15 @@ export class FrontEndThreads {
     await Promise.all(this.#threads.map((thread) => thread.close()));
   }
 
-  #ask(kind: 'accept' | 'drain' | 'load'): Promise<readonly FrontEndLoad[]> {
+  #ask(kind: 'accept' | 'drain' | 'load'): Promise<readonly HttpServerLoad[]> {
     return Promise.all(this.#threads.map((thread) => thread.ask(kind)));
   }
 }
 
-function patience(): Promise<false> {
+function timeout(): Promise<false> {
   return new Promise((resolve) => {
     setTimeout(() => {
       resolve(false);
-    }, CLOSE_PATIENCE_MS).unref();
+    }, CLOSE_TIMEOUT_MS).unref();
   });
 }

@@ -7,17 +7,17 @@ import { CounterStore } from '../db/counter-store.js';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded/embedded-postgres.js';
 import { OnDemandConnection } from '../db/on-demand-connection.js';
 import { openDatabase, type OpenedDatabase } from '../db/schema/open-database.js';
-import { ResetStore } from '../db/counter-delete-store.js';
-import { TokenStore } from '../db/idempotency-key-store.js';
+import { CounterDeleteStore } from '../db/counter-delete-store.js';
+import { IdempotencyKeyStore } from '../db/idempotency-key-store.js';
 import { StartError } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
-import { gaugeTotal } from '../shard-worker/protocol/conservation.js';
-import { GAUGE } from '../shard-worker/protocol/messages.js';
+import { statTotal } from '../shard-worker/protocol/conservation.js';
+import { STAT } from '../shard-worker/protocol/messages.js';
 
 /** How long a start with a journal that does not outlive the process waits for the database. */
-const MEMORY_PATIENCE_MS = 30_000;
+const MEMORY_START_TIMEOUT_MS = 30_000;
 /** How long any other start waits for the database before it goes on without. */
-const PATIENCE_MS = 3_000;
+const START_TIMEOUT_MS = 3_000;
 const RETRY_MS = 500;
 /**
  * Between attempts to alter a table that others use, for whom each attempt is a pause: half as much again at random, so
@@ -36,7 +36,7 @@ export interface OpenedNodeDatabase {
 }
 
 /** What the database tells the process. */
-export interface NodeDatabaseEvents {
+export interface ServerDatabaseEvents {
   /** It answers after all and refuses us. */
   refused(reason: string): void;
   /** False once the start has been given up. */
@@ -44,23 +44,23 @@ export interface NodeDatabaseEvents {
 }
 
 /** The database of a node. */
-export class NodeDatabase {
+export class ServerDatabase {
   readonly #config: Config;
   readonly #logger: Logger;
-  readonly #gauges: SharedArrayBuffer;
-  readonly #events: NodeDatabaseEvents;
+  readonly #stats: SharedArrayBuffer;
+  readonly #events: ServerDatabaseEvents;
   #embedded: EmbeddedPostgres | undefined;
   #counters: CounterStore | undefined;
-  #resets: ResetStore | undefined;
-  #tokens: TokenStore | undefined;
+  #deletes: CounterDeleteStore | undefined;
+  #idempotencyKeys: IdempotencyKeyStore | undefined;
   #shared: OnDemandConnection | undefined;
   #closed = false;
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(config: Config, logger: Logger, gauges: SharedArrayBuffer, events: NodeDatabaseEvents) {
+  constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, events: ServerDatabaseEvents) {
     this.#config = config;
     this.#logger = logger;
-    this.#gauges = gauges;
+    this.#stats = stats;
     this.#events = events;
   }
 
@@ -70,18 +70,18 @@ export class NodeDatabase {
   }
 
   /** Removals of counters; undefined before the database's address is known. */
-  get resets(): ResetStore | undefined {
-    return this.#resets;
+  get deletes(): CounterDeleteStore | undefined {
+    return this.#deletes;
   }
 
   /** Requests with tokens that may still be taken. */
-  get tokenRoom(): number {
-    return this.#tokens?.room ?? 0;
+  get idempotencyRoom(): number {
+    return this.#idempotencyKeys?.room ?? 0;
   }
 
   /** What this process may come to have claimed and pending of tokens; 0 before the database's address is known. */
-  get tokenCeiling(): number {
-    return this.#tokens?.ceiling ?? 0;
+  get idempotencyCeiling(): number {
+    return this.#idempotencyKeys?.ceiling ?? 0;
   }
 
   /**
@@ -99,9 +99,9 @@ export class NodeDatabase {
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
     });
     this.#shared = shared;
-    this.#resets = new ResetStore(shared);
-    this.#tokens = this.#makeTokenStore(shared, nodeId);
-    await this.#tokens.start();
+    this.#deletes = new CounterDeleteStore(shared);
+    this.#idempotencyKeys = this.#makeIdempotencyKeyStore(shared, nodeId);
+    await this.#idempotencyKeys.start();
     return { target, databaseId };
   }
 
@@ -109,20 +109,20 @@ export class NodeDatabase {
   async close(): Promise<void> {
     this.#closed = true;
     // Together: what the tokens wait for may be what the connection cuts.
-    await Promise.all([this.#tokens?.close(), this.#shared?.close()]);
+    await Promise.all([this.#idempotencyKeys?.close(), this.#shared?.close()]);
     await this.#counters?.close();
     await this.#embedded?.stop();
   }
 
-  #makeTokenStore(connection: OnDemandConnection, node: string): TokenStore {
+  #makeIdempotencyKeyStore(connection: OnDemandConnection, node: string): IdempotencyKeyStore {
     const { shards, journal, idempotencyWindowHours, idempotencyRowsMax } = this.#config;
-    return new TokenStore(connection, {
+    return new IdempotencyKeyStore(connection, {
       node,
       memoryShards: journal === 'memory' ? shards : 0,
       windowHours: idempotencyWindowHours,
       rowsMax: idempotencyRowsMax,
-      claimed: () => gaugeTotal(this.#gauges, shards, GAUGE.claimedTokens),
-      pending: () => gaugeTotal(this.#gauges, shards, GAUGE.pendingTokens),
+      claimed: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
+      pending: () => statTotal(this.#stats, shards, STAT.pendingIdempotent),
       logger: this.#logger,
     });
   }
@@ -147,7 +147,7 @@ export class NodeDatabase {
   /** Migrates; returns the database's id, or undefined where it is away and the journal outlives the process. */
   async #open(target: DatabaseTarget): Promise<string | undefined> {
     const isVolatile = this.#config.journal === 'memory';
-    const until = performance.now() + (isVolatile ? MEMORY_PATIENCE_MS : PATIENCE_MS);
+    const until = performance.now() + (isVolatile ? MEMORY_START_TIMEOUT_MS : START_TIMEOUT_MS);
     for (;;) {
       const opened = await openDatabase(target, this.#logger);
       if (opened.kind === 'open') return opened.databaseId;
@@ -166,7 +166,7 @@ export class NodeDatabase {
 
   /** Waits before the database is tried again, and says why where a person should know. */
   async #pauseAfter({ kind, reason }: Exclude<OpenedDatabase, { kind: 'open' }>): Promise<void> {
-    if (kind === 'away') return pause(RETRY_MS);
+    if (kind === 'unavailable') return pause(RETRY_MS);
     const now = performance.now();
     if (now - this.#busyLoggedAtMs >= BUSY_LOG_MS) {
       this.#busyLoggedAtMs = now;

@@ -7,7 +7,7 @@
  */
 import { listCounters } from '../db/counter-list.js';
 import type { CounterStore } from '../db/counter-store.js';
-import type { ResetStore } from '../db/counter-delete-store.js';
+import type { CounterDeleteStore } from '../db/counter-delete-store.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
 import {
   addSums,
@@ -28,9 +28,9 @@ type Store = Pick<CounterStore, 'available' | 'readCounter' | 'inTurn'>;
 type Supervisor = Pick<ShardSupervisor, 'isRecovered' | 'streams' | 'pendingOf' | 'flush'>;
 
 /** What the operations are made of; the store is there once the database's address is known. */
-export interface CounterNodeParts {
+export interface ServerOperationsDeps {
   readonly store: () => Store | undefined;
-  readonly resets: () => Pick<ResetStore, 'reset'> | undefined;
+  readonly deletes: () => Pick<CounterDeleteStore, 'delete'> | undefined;
   readonly supervisor: () => Supervisor | undefined;
   /** Why increments are refused, or undefined. */
   readonly refusal: () => ErrorCode | undefined;
@@ -39,14 +39,14 @@ export interface CounterNodeParts {
 }
 
 /** The operations of this node. */
-export class CounterNode implements CounterOperations {
-  readonly #parts: CounterNodeParts;
+export class ServerOperations implements CounterOperations {
+  readonly #deps: ServerOperationsDeps;
   #streams: readonly string[] = [];
   /** Rises when a removal begins and when it ends. */
-  #resets = 0;
+  #deletes = 0;
 
-  constructor(parts: CounterNodeParts) {
-    this.#parts = parts;
+  constructor(parts: ServerOperationsDeps) {
+    this.#deps = parts;
   }
 
   async read(key: Uint8Array): Promise<CounterReading | undefined> {
@@ -56,30 +56,30 @@ export class CounterNode implements CounterOperations {
     }
     for (let snapshot = 0; snapshot < SNAPSHOTS_MAX; snapshot += 1) {
       const streams = this.#streamsOf(supervisor);
-      const resets = this.#resets;
+      const deletes = this.#deletes;
       const { committed, exists, updatedAt, checkpoints } = await store.readCounter(key, streams);
       const seen = new Map<string, SeenCheckpoint>();
       for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
       const pending = total(await supervisor.pendingOf(key, seen));
       // A removal in between may have taken the committed sum away from under what is pending now; of a stream that is gone
       // meanwhile a thread that came later need not know that the snapshot is from before its end.
-      if (pending === 'again' || resets !== this.#resets || streams !== this.#streamsOf(supervisor)) continue;
+      if (pending === 'again' || deletes !== this.#deletes || streams !== this.#streamsOf(supervisor)) continue;
       if (!exists && pending === undefined) return undefined;
       return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
     }
     throw new CounterError('overloaded', 'The counter changed faster than it could be read.');
   }
 
-  async remove(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
-    const resets = this.#parts.resets();
-    if (resets === undefined) throw new CounterError('starting', 'The server is recovering.');
+  async delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
+    const deletes = this.#deps.deletes();
+    if (deletes === undefined) throw new CounterError('starting', 'The server is recovering.');
     // What was acknowledged before the call belongs to the closing sum.
     await this.flush();
-    this.#resets += 1;
+    this.#deletes += 1;
     try {
-      return await resets.reset(id, key);
+      return await deletes.delete(id, key);
     } finally {
-      this.#resets += 1;
+      this.#deletes += 1;
     }
   }
 
@@ -96,22 +96,22 @@ export class CounterNode implements CounterOperations {
   }
 
   readiness(): Readiness {
-    const code = this.#parts.refusal();
+    const code = this.#deps.refusal();
     if (code !== undefined) return { state: 'refusing', code, reason: REFUSALS[code] ?? 'Increments are refused.' };
-    const store = this.#parts.store();
+    const store = this.#deps.store();
     if (store?.available() !== true) {
       return { state: 'degraded', reason: 'The database is away; increments are kept in the journal.' };
     }
-    if (this.#parts.supervisor()?.isRecovered !== true) return { state: 'degraded', reason: NOT_RECOVERED };
-    if (!this.#parts.flushing()) {
+    if (this.#deps.supervisor()?.isRecovered !== true) return { state: 'degraded', reason: NOT_RECOVERED };
+    if (!this.#deps.flushing()) {
       return { state: 'degraded', reason: 'The database takes no flushes; increments are kept in the journal.' };
     }
     return { state: 'ok' };
   }
 
   #ready(): { readonly store: Store; readonly supervisor: Supervisor } {
-    const store = this.#parts.store();
-    const supervisor = this.#parts.supervisor();
+    const store = this.#deps.store();
+    const supervisor = this.#deps.supervisor();
     if (store === undefined || supervisor === undefined) {
       throw new CounterError('starting', 'The server is recovering.');
     }

@@ -7,16 +7,16 @@
  * ```
  */
 import { configWarnings, type Config } from '../config/config.js';
-import { CounterNode } from './server-operations.js';
+import { ServerOperations } from './server-operations.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
-import { NodeDatabase } from './server-database.js';
+import { ServerDatabase } from './server-database.js';
 import type { ErrorCode } from '../core/errors.js';
-import { FrontEnds } from './http-servers.js';
+import { HttpServers } from './http-servers.js';
 import { isLoopback } from '../http/access.js';
 import { loadUws } from '../http/uws.js';
 import type { Logger } from '../core/logger.js';
 import { conservation } from '../shard-worker/protocol/conservation.js';
-import { makeGauges, type PendingRange } from '../shard-worker/protocol/messages.js';
+import { makeStats, type PendingRange } from '../shard-worker/protocol/messages.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
 /** The server as one process. */
@@ -24,35 +24,35 @@ export class ServerProcess {
   readonly #config: Config;
   readonly #logger: Logger;
   readonly #exit: (code: number) => void;
-  readonly #gauges: SharedArrayBuffer;
-  readonly #node: CounterNode;
-  readonly #database: NodeDatabase;
+  readonly #stats: SharedArrayBuffer;
+  readonly #operations: ServerOperations;
+  readonly #database: ServerDatabase;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #refusal: ErrorCode | undefined = 'starting';
   #directory: DataDirectory | undefined;
-  #frontEnds: FrontEnds | undefined;
+  #httpServers: HttpServers | undefined;
   #supervisor: ShardSupervisor | undefined;
   /** Shards whose last flush the database did not take. */
-  readonly #shardsAway = new Set<number>();
+  readonly #shardsWithoutDatabase = new Set<number>();
   #lastReason = '';
 
   constructor(config: Config, logger: Logger, exit: (code: number) => void) {
     this.#config = config;
     this.#logger = logger;
     this.#exit = exit;
-    this.#gauges = makeGauges(config.shards);
-    this.#database = new NodeDatabase(config, logger, this.#gauges, {
+    this.#stats = makeStats(config.shards);
+    this.#database = new ServerDatabase(config, logger, this.#stats, {
       refused: (reason) => {
         this.#fatal(reason, 78);
       },
       isStarting: () => this.#isStarting(),
     });
-    this.#node = new CounterNode({
+    this.#operations = new ServerOperations({
       store: () => this.#database.counters,
-      resets: () => this.#database.resets,
+      deletes: () => this.#database.deletes,
       supervisor: () => this.#supervisor,
-      refusal: () => this.#refusal ?? this.#frontEnds?.refusal,
-      flushing: () => this.#shardsAway.size === 0,
+      refusal: () => this.#refusal ?? this.#httpServers?.refusal,
+      flushing: () => this.#shardsWithoutDatabase.size === 0,
     });
   }
 
@@ -66,7 +66,7 @@ export class ServerProcess {
     } catch (error) {
       if (!this.#isStarting()) return;
       this.#state = 'ended';
-      await this.#letGo().catch((reason: unknown) => {
+      await this.#close().catch((reason: unknown) => {
         this.#logger.error({ err: reason }, 'What the start had made could not all be let go of');
       });
       throw error;
@@ -79,9 +79,9 @@ export class ServerProcess {
     this.#directory = acquireDataDirectory(dataDir);
     const { nodeId } = this.#directory;
     const { uws, build } = loadUws();
-    const frontEnds = this.#makeFrontEnds(uws);
-    this.#frontEnds = frontEnds;
-    const port = await frontEnds.listen();
+    const httpServers = this.#makeHttpServers(uws);
+    this.#httpServers = httpServers;
+    const port = await httpServers.listen();
     if (!this.#isStarting()) return;
     const scheme = this.#config.tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
@@ -95,18 +95,18 @@ export class ServerProcess {
     if (database === undefined || !this.#isStarting()) return;
     this.#supervisor = new ShardSupervisor({
       shards,
-      gauges: this.#gauges,
+      stats: this.#stats,
       taskOf: () => ({
         nodeId,
         databaseUrl: database.target.url,
         databaseId: database.databaseId,
         settings: this.#config,
       }),
-      frontEnds: frontEnds.launch(),
+      httpServers: httpServers.launch(),
       logger,
       events: {
-        door: (shard, door) => {
-          frontEnds.setDoor(shard, door);
+        admission: (shard, admission) => {
+          httpServers.setShardAdmission(shard, admission);
         },
         fatal: (reason) => {
           this.#fatal(reason);
@@ -122,11 +122,11 @@ export class ServerProcess {
     if (journal === 'memory') {
       logger.warn({}, 'The memory journal keeps nothing: what is not yet in PostgreSQL is lost when the process ends');
     }
-    await frontEnds.listening();
+    await httpServers.listening();
     if (!this.#isStarting()) return;
     this.#state = 'serving';
     this.#refusal = undefined;
-    await frontEnds.accept();
+    await httpServers.accept();
     if (!this.#isServing()) return;
     logger.info({}, 'Ready');
   }
@@ -143,7 +143,7 @@ export class ServerProcess {
     deadline.unref();
     try {
       const code = wasServing ? await this.#drain() : 0;
-      await this.#letGo();
+      await this.#close();
       this.end(code);
     } catch (error) {
       this.#logger.error({ err: error }, 'The shutdown failed; the journal keeps what was not flushed');
@@ -153,7 +153,7 @@ export class ServerProcess {
 
   /** Ends at once with exit code 1; what was not flushed stays in the journal. */
   abandon(why: string): void {
-    const pending = conservation(this.#gauges, this.#config.shards).pending + this.#unread;
+    const pending = conservation(this.#stats, this.#config.shards).pending + this.#unread;
     this.#logger.error({ pending }, `Ending now because of ${why}; ${this.#fateOf(pending)}`);
     this.end(1);
   }
@@ -164,7 +164,7 @@ export class ServerProcess {
     const exit = (): void => {
       this.#exit(code);
     };
-    if (this.#frontEnds?.hasThreads === true) this.#frontEnds.close().then(exit, exit);
+    if (this.#httpServers?.hasThreads === true) this.#httpServers.close().then(exit, exit);
     else exit();
   }
 
@@ -177,13 +177,13 @@ export class ServerProcess {
     return this.#state === 'serving';
   }
 
-  #makeFrontEnds(uws: ReturnType<typeof loadUws>['uws']): FrontEnds {
-    return new FrontEnds({
+  #makeHttpServers(uws: ReturnType<typeof loadUws>['uws']): HttpServers {
+    return new HttpServers({
       config: this.#config,
       uws,
-      gauges: this.#gauges,
-      operations: this.#node,
-      tokens: this.#database,
+      stats: this.#stats,
+      operations: this.#operations,
+      idempotencyKeys: this.#database,
       logger: this.#logger,
       lost: (reason) => {
         this.#fatal(reason);
@@ -192,8 +192,8 @@ export class ServerProcess {
   }
 
   #noticeDatabase(shard: number, available: boolean, reason: string): void {
-    if (available) this.#shardsAway.delete(shard);
-    else this.#shardsAway.add(shard);
+    if (available) this.#shardsWithoutDatabase.delete(shard);
+    else this.#shardsWithoutDatabase.add(shard);
     if (available) this.#logger.info({ shard }, 'The database is back');
     else this.#logger.warn({ shard, reason }, 'The database is away; increments stay pending');
     this.#lastReason = reason;
@@ -202,13 +202,13 @@ export class ServerProcess {
   /** Answers what is in flight, then drains the shards. Returns the exit code. */
   async #drain(): Promise<number> {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
-    await this.#frontEnds?.drain();
+    await this.#httpServers?.drain();
     const left = (await this.#supervisor?.drain()) ?? [];
     return this.#report(left);
   }
 
   #report(left: readonly PendingRange[]): number {
-    const balance = conservation(this.#gauges, this.#config.shards);
+    const balance = conservation(this.#stats, this.#config.shards);
     const isMemory = this.#config.journal === 'memory';
     // With the memory journal also what was lost when a shard ended earlier.
     const pending = left.reduce((total, range) => total + range.increments, this.#unread + balance.lost);
@@ -239,11 +239,11 @@ export class ServerProcess {
       : `${pending} acknowledged increments stay in the journal for the next start`;
   }
 
-  async #letGo(): Promise<void> {
+  async #close(): Promise<void> {
     try {
       await this.#database.close();
     } finally {
-      await this.#frontEnds?.close();
+      await this.#httpServers?.close();
       this.#directory?.release();
     }
   }
@@ -252,16 +252,16 @@ export class ServerProcess {
   #fatal(reason: string, exitCode = 1): void {
     if (this.#state === 'ended') return;
     this.#refusal = 'journal-unavailable';
-    this.#frontEnds?.setGate('journal-unavailable');
+    this.#httpServers?.setAdmission('journal-unavailable');
     process.stderr.write(`summing-counters: ${reason}\n`);
     this.#logger.error({}, reason);
-    const { pending } = conservation(this.#gauges, this.#config.shards);
+    const { pending } = conservation(this.#stats, this.#config.shards);
     if (pending > 0) this.#logger.error({ pending }, this.#fateOf(pending));
     this.#state = 'ended';
     const finish = (): void => {
       this.#exit(exitCode);
     };
-    this.#letGo().then(finish, finish);
+    this.#close().then(finish, finish);
   }
 }
 

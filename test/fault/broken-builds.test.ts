@@ -19,7 +19,7 @@ const cases: readonly BrokenCase[] = [
     name: 'acknowledging before the journal has an increment is found',
     mistakes: [
       {
-        file: 'shard-worker/group-commit.js',
+        file: 'shard-worker/thread/group-commit.js',
         from: 'lsn = this.#target.append(records);',
         to: `this.#succeed(taken, refusals); taken = []; refusals = [];
              Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { RecordReader } from '#product/shard-worker/journal/file/record-reader.js';
-import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import { CountedNode } from '../support/counted-node.js';
 import { createTestDatabase } from '../support/database.js';
 import { segmentsOf } from '../support/journal-files.js';
@@ -20,7 +20,7 @@ interface Place {
 
 /** Where the records of a segment are. */
 function recordsOf(path: string): Place[] {
-  const file = nodeDisk.open(path);
+  const file = systemDisk.open(path);
   try {
     const reader = new RecordReader(file, 1, Number.MAX_SAFE_INTEGER);
     const places: Place[] = [];

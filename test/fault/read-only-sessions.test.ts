@@ -25,7 +25,7 @@ test('sessions that were made while the database was read-only are replaced once
   });
   try {
     const server = await node.start();
-    assertCreated(await increment(node.url, { kept: 1, removed: 5 }));
+    assertCreated(await increment(node.url, { kept: 1, deleted: 5 }));
     await node.flush();
     await runStatements(database.url, `alter database ${name} set default_transaction_read_only = on`);
     await administrator.query({

@@ -10,11 +10,11 @@ import { parseArgs } from 'node:util';
 import { CounterError } from '#product/core/errors.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { mutate, mutationKinds } from '../support/body-mutation.js';
-import { oraclePairs, type Pair } from '../support/increment-oracle.js';
+import { oracleIncrements, type Increment } from '../support/increment-oracle.js';
 import * as spelling from '../support/increment-spelling.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { seedOfRun } from '../support/random-runs.js';
-import { scannedPairs } from '../support/scanned-pairs.js';
+import { scannedIncrements } from '../support/scanned-pairs.js';
 
 /** Short, so that generated keys come out on both sides of it. */
 const KEY_BYTES_MAX = 20;
@@ -58,7 +58,7 @@ function randomKey(random: Mulberry32): string {
   return key;
 }
 
-function samePairs(ours: Pair[] | CounterError, theirs: Pair[] | undefined): boolean {
+function sameIncrements(ours: Increment[] | CounterError, theirs: Increment[] | undefined): boolean {
   if (ours instanceof CounterError) return theirs === undefined;
   if (ours.length !== theirs?.length) return false;
   return ours.every(([key, amount], n) => key === theirs[n]?.[0] && amount === theirs[n][1]);
@@ -85,7 +85,7 @@ function within(random: Mulberry32, body: Uint8Array): Uint8Array {
   return buffer.subarray(before, before + body.length);
 }
 
-function reportDifference(body: Uint8Array, ndjson: boolean, ours: unknown, theirs: Pair[] | undefined): void {
+function reportDifference(body: Uint8Array, ndjson: boolean, ours: unknown, theirs: Increment[] | undefined): void {
   console.log(`DIFFERENCE in ${ndjson ? 'NDJSON' : 'JSON'}`);
   console.log(`body as Latin-1: ${JSON.stringify(Buffer.from(body).toString('latin1'))}`);
   console.log(`body in base64:  ${Buffer.from(body).toString('base64')}`);
@@ -93,9 +93,13 @@ function reportDifference(body: Uint8Array, ndjson: boolean, ours: unknown, thei
   console.log(`oracle:  ${theirs === undefined ? 'refused' : JSON.stringify(theirs)}`);
 }
 
-function scanOrThrown(scanner: IncrementBodyScanner, body: Uint8Array, ndjson: boolean): Pair[] | CounterError | Error {
+function scanOrThrown(
+  scanner: IncrementBodyScanner,
+  body: Uint8Array,
+  ndjson: boolean,
+): Increment[] | CounterError | Error {
   try {
-    return scannedPairs(scanner, body, ndjson);
+    return scannedIncrements(scanner, body, ndjson);
   } catch (error) {
     return error instanceof Error ? error : new Error(String(error));
   }
@@ -118,9 +122,9 @@ function fuzz(bodies: number, seed: number): boolean {
     }
     const body = within(random, damaged(random, base, other));
     const ours = scanOrThrown(scanner, body, ndjson);
-    const theirs = oraclePairs(body, ndjson, KEY_BYTES_MAX);
+    const theirs = oracleIncrements(body, ndjson, KEY_BYTES_MAX);
     const unexpected = ours instanceof Error && !(ours instanceof CounterError);
-    if (unexpected || !samePairs(ours, theirs)) {
+    if (unexpected || !sameIncrements(ours, theirs)) {
       reportDifference(body, ndjson, ours, theirs);
       return false;
     }

@@ -4,7 +4,7 @@
  * Each increment of a key has an amount of its own, 4^i: the i-th digit of a sum in base 4 says how often that increment
  * is in it. So a sum is not merely within bounds: lost, doubled and resurrected increments are told apart, by name.
  */
-import { hashKey, type PairColumns, type PendingReply, type Sum } from '#product/core/increment.js';
+import { hashKey, type ParsedIncrements, type PendingReply, type Sum } from '#product/core/increment.js';
 import type { ErrorCode } from '#product/core/errors.js';
 
 /** Increments until a key is used up; a request that is under way may take some more, and 4^25 is below 2^53. */
@@ -68,7 +68,7 @@ export class ExpectedCounter {
       rest >>= 2n;
       const request = this.requests[digit];
       const fate = request?.fate ?? 'free';
-      const most = isRead && request?.token !== undefined ? request.attempts : 1;
+      const most = isRead && request?.idempotencyKey !== undefined ? request.attempts : 1;
       if (times > most) throw new Violation(`${where}: ${this.key}[${digit}] counts ${times} times (${fate})`);
       if (times > 0 && (fate === 'refused' || fate === 'free')) {
         throw new Violation(`${where}: ${this.key}[${digit}] counts, but it was ${fate}`);
@@ -89,17 +89,17 @@ export interface Part {
 /** What a client wants counted once: sent once, or, with a token, as often as it likes. */
 export class ClientRequest {
   readonly name: string;
-  readonly token: string | undefined;
-  readonly parts: readonly Part[];
+  readonly idempotencyKey: string | undefined;
+  readonly deps: readonly Part[];
   attempts = 0;
   #inFlight = 0;
   #acknowledged = false;
   #unknown = false;
 
-  constructor(name: string, counters: readonly ExpectedCounter[], token: string | undefined) {
+  constructor(name: string, counters: readonly ExpectedCounter[], idempotencyKey: string | undefined) {
     this.name = name;
-    this.token = token;
-    this.parts = counters.map((counter) => ({ counter, digit: counter.begin(this) }));
+    this.idempotencyKey = idempotencyKey;
+    this.deps = counters.map((counter) => ({ counter, digit: counter.begin(this) }));
   }
 
   get fate(): Fate {
@@ -154,18 +154,18 @@ export class Attempt implements PendingReply {
   }
 
   /** The pairs as the body scanner would leave them. */
-  columns(): PairColumns {
-    const { parts } = this.request;
-    const bytes = parts.map(({ counter }) => counter.bytes);
+  columns(): ParsedIncrements {
+    const { deps } = this.request;
+    const bytes = deps.map(({ counter }) => counter.bytes);
     const starts = bytes.map((_, row) => bytes.slice(0, row).reduce((sum, key) => sum + key.length, 0));
     return {
-      count: parts.length,
+      count: deps.length,
       body: Buffer.concat(bytes),
       decoded: new Uint8Array(0),
       keyStart: Int32Array.from(starts),
       keyBytes: Uint16Array.from(bytes, (key) => key.length),
-      hash: Uint32Array.from(parts, ({ counter }) => counter.hash),
-      amount: Float64Array.from(parts, ({ counter, digit }) => counter.amountOf(digit)),
+      hash: Uint32Array.from(deps, ({ counter }) => counter.hash),
+      amount: Float64Array.from(deps, ({ counter, digit }) => counter.amountOf(digit)),
     };
   }
 

@@ -232,24 +232,24 @@ class History {
 
   #request(node: SimulatedNode): void {
     const { random } = this.#world;
-    const pairs = random.below(3) === 0 ? 1 + random.below(4) : 1;
-    const counters = Array.from({ length: pairs }, () => this.#counter());
+    const increments = random.below(3) === 0 ? 1 + random.below(4) : 1;
+    const counters = Array.from({ length: increments }, () => this.#counter());
     this.#requests += 1;
-    const token = random.below(4) === 0 ? `t${this.#requests}` : undefined;
-    const request = new ClientRequest(`request ${this.#requests}`, counters, token);
-    if (token !== undefined) this.#retryable.push(request);
+    const idempotencyKey = random.below(4) === 0 ? `t${this.#requests}` : undefined;
+    const request = new ClientRequest(`request ${this.#requests}`, counters, idempotencyKey);
+    if (idempotencyKey !== undefined) this.#retryable.push(request);
     this.#attempt(node, request);
   }
 
   #attempt(node: SimulatedNode, request: ClientRequest): void {
-    const { name, token, parts } = request;
+    const { name, idempotencyKey, deps } = request;
     const attempt = request.attempt((fate) => {
       if (fate === 'acknowledged') this.#acknowledged += 1;
       this.#world.note(() => `${name} is ${fate}`);
     });
     this.#world.note(() => {
-      const increments = parts.map(({ counter, digit }) => `${counter.key}[${digit}]`);
-      return `${name}: ${increments.join(' ')}${token === undefined ? '' : ` with token ${token}`}`;
+      const increments = deps.map(({ counter, digit }) => `${counter.key}[${digit}]`);
+      return `${name}: ${increments.join(' ')}${idempotencyKey === undefined ? '' : ` with token ${idempotencyKey}`}`;
     });
     node.submit(attempt);
   }

@@ -31,9 +31,9 @@ test('a read from before a shard was restarted is made again, since what was ack
   for (const shard of [0, 1]) node.killThread(shard);
   await history.until(() => !node.isRecovered);
   await history.until(() => node.isRecovered && node.refusal === undefined);
-  for (const parts of await answers(history, node, seen)) assert.ok(parts.includes('again'), String(parts));
-  for (const parts of await answers(history, node, snapshot(history, node))) {
-    assert.deepEqual([...parts].sort(), [1, null]);
+  for (const deps of await answers(history, node, seen)) assert.ok(deps.includes('again'), String(deps));
+  for (const deps of await answers(history, node, snapshot(history, node))) {
+    assert.deepEqual([...deps].sort(), [1, null]);
   }
 });
 
@@ -44,11 +44,11 @@ test('a read from before a left-over stream was taken over is made again, also o
   const before = new Map(checkpoints);
   const node = history.start(1);
   await history.until(() => node.isRecovered && node.streams.length === 2);
-  const [own = '', leftOver = ''] = node.streams;
+  const [own = '', orphaned = ''] = node.streams;
   await history.until(() => node.streams.length === 1);
   const seen = new Map<string, SeenCheckpoint>([
     [own, checkpoints.get(own) ?? null],
-    [leftOver, before.get(leftOver) ?? null],
+    [orphaned, before.get(orphaned) ?? null],
   ]);
-  for (const parts of await answers(history, node, seen)) assert.deepEqual(parts, ['again']);
+  for (const deps of await answers(history, node, seen)) assert.deepEqual(deps, ['again']);
 });

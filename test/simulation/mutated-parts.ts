@@ -6,7 +6,7 @@ import type {
   RecordBytes,
   RecoverableJournal,
 } from '#product/shard-worker/journal/journal.js';
-import type { StreamClaim } from '#product/shard-worker/journal/ownership-claim.js';
+import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-claim.js';
 import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/stream-database.js';
 import type { Mutations } from './mutations.js';
 
@@ -87,11 +87,11 @@ class MutatedJournal implements RecoverableJournal {
     return this.#inner.location;
   }
 
-  claims(): readonly StreamClaim[] {
+  claims(): readonly OwnershipClaim[] {
     return this.#inner.claims();
   }
 
-  keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
+  keepClaim(claim: OwnershipClaim, inDatabase: readonly OwnershipClaim[]): void {
     this.#inner.keepClaim(claim, inDatabase);
   }
 
@@ -149,16 +149,16 @@ function mutateDatabase(
     claimStream: (stream, at, claims) => database.claimStream(stream, at, claims),
     retire: (stream, epoch, lsn) => database.retire(stream, epoch, lsn),
     close: () => database.close(),
-    touch: (ledger, acceptedThroughMs) =>
-      database.touch(ledger, acceptedThroughMs === undefined ? undefined : acceptedThroughMs + aheadMs),
-    flushSettingAside: (ledger, range) => database.flushSettingAside(ledger, range),
-    async flush(ledger, range): Promise<FlushAttempt> {
-      const { stream } = ledger;
+    touch: (pendingSums, acceptedThroughMs) =>
+      database.touch(pendingSums, acceptedThroughMs === undefined ? undefined : acceptedThroughMs + aheadMs),
+    flushSettingAside: (pendingSums, range) => database.flushSettingAside(pendingSums, range),
+    async flush(pendingSums, range): Promise<FlushAttempt> {
+      const { stream } = pendingSums;
       if (pruneBeforeCommit === true) journals.get(stream)?.prune(range.toLsn);
       let { fromLsn } = range;
       frozenFrom.set(stream, fromLsn);
       if (lost.delete(stream)) fromLsn = (await database.readBack(stream))?.lsn ?? fromLsn;
-      const attempt = await database.flush(ledger, {
+      const attempt = await database.flush(pendingSums, {
         ...range,
         fromLsn,
         acceptedThroughMs: range.acceptedThroughMs + aheadMs,

@@ -23,9 +23,9 @@ test('a left-over stream stays where the database goes back in time between its 
   for (let steps = 0; steps < 60; steps += 1) {
     const history = new Case(steps);
     const { database, scheduler } = history.world;
-    const { node: second, leftOver } = await history.leaveOver();
+    const { node: second, orphaned } = await history.leaveOver();
     const before = database.snapshot();
-    await history.until(() => (database.tables.checkpoints.get(leftOver)?.lsn ?? 0) > 0);
+    await history.until(() => (database.tables.checkpoints.get(orphaned)?.lsn ?? 0) > 0);
     const until = scheduler.steps + (steps % 12);
     await history.until(() => scheduler.steps >= until);
     database.failOver(before);
@@ -47,21 +47,21 @@ for (const keepSeconds of [0, 5]) {
   test(`a finished left-over stream is removed ${keepSeconds} s after it was retired`, async () => {
     const history = new Case(1, { keepSeconds });
     const { scheduler } = history.world;
-    const { node: second, leftOver } = await history.leaveOver();
-    await history.until(() => history.isRetired(leftOver));
+    const { node: second, orphaned } = await history.leaveOver();
+    await history.until(() => history.isRetired(orphaned));
     const retiredAt = scheduler.now;
     await history.until(() => second.streams.length === 1);
     const afterMs = scheduler.now - retiredAt;
     assert.ok(afterMs >= 1000 * keepSeconds && afterMs < 1000 * keepSeconds + 1000, `${afterMs} ms`);
-    assert.equal(history.world.storage.durableLsn(leftOver), 0);
+    assert.equal(history.world.storage.durableLsn(orphaned), 0);
   });
 }
 
 test('the keep time of a finished left-over stream begins anew with the next process', async () => {
   const history = new Case(1);
   const { scheduler } = history.world;
-  const { node: second, leftOver } = await history.leaveOver();
-  await history.until(() => history.isRetired(leftOver));
+  const { node: second, orphaned } = await history.leaveOver();
+  await history.until(() => history.isRetired(orphaned));
   await history.pass(4000);
   second.crash();
   const third = history.start(1);
@@ -74,9 +74,9 @@ test('the keep time of a finished left-over stream begins anew with the next pro
 test('a left-over stream that the database forgets within its keep time is counted again from the journal', async () => {
   const history = new Case(1);
   const { database } = history.world;
-  const { node: second, leftOver } = await history.leaveOver();
+  const { node: second, orphaned } = await history.leaveOver();
   const before = database.snapshot();
-  await history.until(() => history.isRetired(leftOver) && history.isAllCommitted);
+  await history.until(() => history.isRetired(orphaned) && history.isAllCommitted);
   await history.pass(4000);
   database.failOver(before);
   assert.equal(history.isAllCommitted, false);
@@ -90,20 +90,20 @@ test('a left-over stream whose retirement meets an absent database is retired on
   for (let steps = 0; ; steps += 1) {
     const history = new Case(1);
     const { database, scheduler } = history.world;
-    const { node: second, leftOver } = await history.leaveOver();
-    await history.until(() => (database.tables.checkpoints.get(leftOver)?.lsn ?? 0) > 0);
+    const { node: second, orphaned } = await history.leaveOver();
+    await history.until(() => (database.tables.checkpoints.get(orphaned)?.lsn ?? 0) > 0);
     const until = scheduler.steps + steps;
     await history.until(() => scheduler.steps >= until);
-    if (history.isRetired(leftOver)) {
+    if (history.isRetired(orphaned)) {
       assert.ok(steps > 2, `${steps} steps`);
       return;
     }
     database.network = 'gone';
     database.crash();
     await history.pass(3000);
-    assert.equal(history.isRetired(leftOver), false);
+    assert.equal(history.isRetired(orphaned), false);
     database.network = 'fine';
-    await history.until(() => history.isRetired(leftOver));
+    await history.until(() => history.isRetired(orphaned));
     await history.until(() => second.streams.length === 1);
   }
 });
@@ -111,8 +111,8 @@ test('a left-over stream whose retirement meets an absent database is retired on
 test('a stop does not wait for the keep time, and the next process finishes the stream', async () => {
   const history = new Case(1);
   const { scheduler } = history.world;
-  const { node: second, leftOver } = await history.leaveOver();
-  await history.until(() => history.isRetired(leftOver));
+  const { node: second, orphaned } = await history.leaveOver();
+  await history.until(() => history.isRetired(orphaned));
   const askedAt = scheduler.now;
   void second.terminate();
   await history.until(() => second.end === 'drained');

@@ -351,7 +351,7 @@ export class PostgresModel {
         return { ...common, stream, locks: matches, execute };
       }
       case sql.FLUSH:
-      case sql.FLUSH_WITH_TOKENS:
+      case sql.FLUSH_WITH_IDEMPOTENCY_KEYS:
       case sql.FLUSH_WITH_REJECTED:
         return { ...common, ...this.#flush(values, matches) };
       case sql.READ_DIGESTS: {
@@ -402,8 +402,8 @@ export class PostgresModel {
       const { tokens, counters, rejected } = this.tables;
       const claimed = new Set(flush.tokens.filter(([token]) => !tokens.has(token)).map(([token]) => token));
       for (const [token, digest] of flush.tokens) if (claimed.has(token)) tokens.set(token, digest);
-      const counts = ({ token }: FlushedPair): boolean => token === undefined || claimed.has(token);
-      const added = flush.pairs.filter(counts);
+      const counts = ({ token }: FlushedSum): boolean => token === undefined || claimed.has(token);
+      const added = flush.increments.filter(counts);
       const setAside = flush.rejected.filter(counts);
       for (const { key, amount } of added) add(counters, key, amount);
       for (const { key, amount } of setAside) add(rejected, key, amount);
@@ -428,8 +428,8 @@ export class PostgresModel {
     };
     const execute = (row: CheckpointRow | undefined): Step => {
       if (row === undefined || !matches(row)) return { rows: [{ fenced: 0, claimed: 0, keys: 0, unclaimed: null }] };
-      if (flush.pairs.some(({ key }) => isPoison(key))) return { refusal: refusal('54000') };
-      const rows = [{ fenced: 1, claimed: 0, keys: flush.pairs.length, unclaimed: null }];
+      if (flush.increments.some(({ key }) => isPoison(key))) return { refusal: refusal('54000') };
+      const rows = [{ fenced: 1, claimed: 0, keys: flush.increments.length, unclaimed: null }];
       return { rows, change: () => change(rows) };
     };
     return { stream, flush: { stream, to }, locks: matches, execute };
@@ -545,7 +545,7 @@ export class SimulatedSession {
   }
 }
 
-interface FlushedPair {
+interface FlushedSum {
   readonly key: string;
   readonly amount: bigint;
   readonly token: string | undefined;
@@ -558,8 +558,8 @@ interface DecodedFlush {
   readonly to: number;
   readonly acceptedThroughMs: number;
   readonly tokens: readonly (readonly [token: string, digest: Buffer])[];
-  readonly pairs: readonly FlushedPair[];
-  readonly rejected: readonly FlushedPair[];
+  readonly increments: readonly FlushedSum[];
+  readonly rejected: readonly FlushedSum[];
 }
 
 /** Copies everything: the parameters are views that the shard uses again. */
@@ -582,7 +582,7 @@ function decodeFlush(values: readonly unknown[]): DecodedFlush {
     to,
     acceptedThroughMs: acceptedThrough.getTime(),
     tokens: names.map((name, index) => [name, contents[index] ?? Buffer.alloc(0)]),
-    pairs: [...decodePairs(keys, amounts, undefined), ...decodePairs(pairKeys, pairAmounts, pairTokens)],
+    increments: [...decodeSums(keys, amounts, undefined), ...decodeSums(pairKeys, pairAmounts, pairTokens)],
     rejected: (rejectedKeys ?? []).map((key, index) => ({
       key: key.toString(),
       amount: BigInt(rejectedAmounts?.[index] ?? 0),
@@ -591,7 +591,7 @@ function decodeFlush(values: readonly unknown[]): DecodedFlush {
   };
 }
 
-function decodePairs(keys: Buffer | undefined, amounts: Buffer | undefined, tokens: Buffer | undefined): FlushedPair[] {
+function decodeSums(keys: Buffer | undefined, amounts: Buffer | undefined, tokens: Buffer | undefined): FlushedSum[] {
   if (keys === undefined || amounts === undefined) return [];
   const sums = decodeIntegers(amounts);
   const names = tokens === undefined ? [] : decodeTexts(tokens);

@@ -9,7 +9,7 @@ import type { BatchPort } from '#product/shard-worker/protocol/batch-port.js';
 import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
 import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
 import {
-  TOKENED_OUTCOME,
+  IDEMPOTENT_OUTCOME,
   type BatchAnswer,
   type BatchMessage,
   type ControlMessage,
@@ -55,7 +55,7 @@ export class ShardThread {
     answers: Channel<BatchAnswer>,
     events: ThreadEvents,
     databaseId: string | undefined,
-    gauges: Float64Array,
+    stats: Float64Array,
   ) {
     this.#world = world;
     this.#node = node;
@@ -86,12 +86,12 @@ export class ShardThread {
       },
     });
     const database = new PostgresShardDatabase(store, { node: node.id, shard: index, journal: 'file' });
-    const parts = mutate(streams, database, world.mutations);
+    const deps = mutate(streams, database, world.mutations);
     this.#shard = new Shard({
-      journals: parts.streams,
-      database: parts.database,
+      journals: deps.streams,
+      database: deps.database,
       clock,
-      gauges,
+      stats,
       random: () => world.random.next() / 0x1_0000_0000,
       flushIntervalMs: settings.flushIntervalMs,
       flushKeysMax: settings.flushKeysMax,
@@ -179,7 +179,7 @@ export class ShardThread {
   #watchAnswer(answer: BatchAnswer): void {
     const isRefused = typeof answer === 'object' && 'refused' in answer;
     const count = typeof answer === 'number' ? answer : isRefused ? answer.refused : 1;
-    const isKept = typeof answer === 'number' || (!isRefused && answer.outcomes.includes(TOKENED_OUTCOME.journaled));
+    const isKept = typeof answer === 'number' || (!isRefused && answer.outcomes.includes(IDEMPOTENT_OUTCOME.journaled));
     for (const batch of this.#posted.splice(0, count)) {
       if (isKept && this.#own !== undefined) this.#world.acknowledged(this.#node.storage, this.#own, batch);
     }

@@ -28,12 +28,12 @@ export class Case extends WrittenHistory {
   }
 
   /** Two shards count and die, and the next process, which has one, has recovered both of their streams. */
-  async leaveOver(): Promise<{ readonly node: SimulatedNode; readonly leftOver: string }> {
+  async leaveOver(): Promise<{ readonly node: SimulatedNode; readonly orphaned: string }> {
     (await this.countKeys()).crash();
     const node = this.start(1);
     await this.until(() => node.isRecovered && node.streams.length === 2);
-    const [, leftOver = ''] = node.streams;
-    return { node, leftOver };
+    const [, orphaned = ''] = node.streams;
+    return { node, orphaned };
   }
 
   /** Whether the database has the stream for finished. */

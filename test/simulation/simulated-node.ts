@@ -4,14 +4,14 @@
  *
  * Longer than most: a process is what it is made of, and it ends as a whole.
  */
-import { CounterNode } from '#product/server/server-operations.js';
+import { ServerOperations } from '#product/server/server-operations.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/core/errors.js';
 import type { Readiness, Sum } from '#product/core/increment.js';
-import { closeBalance, conservation, gaugeTotal } from '#product/shard-worker/protocol/conservation.js';
+import { closeBalance, conservation, statTotal } from '#product/shard-worker/protocol/conservation.js';
 import {
-  GAUGE,
-  gaugeRow,
-  makeGauges,
+  STAT,
+  statsRow,
+  makeStats,
   type BatchAnswer,
   type BatchMessage,
   type ControlMessage,
@@ -67,12 +67,12 @@ export class SimulatedNode {
   readonly shards: number;
   readonly id: string;
   readonly name: string;
-  readonly #gauges: SharedArrayBuffer;
+  readonly #stats: SharedArrayBuffer;
   readonly #rows: readonly Float64Array[];
   readonly #clients: readonly ShardClient[];
   readonly #router: ShardRouter;
   readonly #supervised: readonly Supervised[];
-  readonly #operations: CounterNode;
+  readonly #operations: ServerOperations;
   readonly #attempts = new Set<Attempt>();
   #gate: ErrorCode | undefined = 'starting';
   #databaseId: string | undefined;
@@ -98,8 +98,8 @@ export class SimulatedNode {
     this.name = name;
     this.life = new Life((error) => this.#fail(error));
     const clock = clockOf(world.scheduler, this.life);
-    this.#gauges = makeGauges(shards);
-    this.#rows = Array.from({ length: shards }, (_, shard) => gaugeRow(this.#gauges, shard));
+    this.#stats = makeStats(shards);
+    this.#rows = Array.from({ length: shards }, (_, shard) => statsRow(this.#stats, shard));
     this.#clients = Array.from({ length: shards }, () => new ShardClient(clock));
     const limits = {
       pendingKeysMax: settings.pendingKeysMax,
@@ -107,9 +107,9 @@ export class SimulatedNode {
       journalBytesMax: settings.journalBytesMax,
       windowBytesMax: settings.windowBytesMax,
       ackTimeoutMs: settings.ackTimeoutMs,
-      tokenRoom: () => 1000,
+      idempotencyRoom: () => 1000,
     };
-    this.#router = new ShardRouter(this.#clients, this.#gauges, limits, (callback) => {
+    this.#router = new ShardRouter(this.#clients, this.#stats, limits, (callback) => {
       world.scheduler.after(0, this.life, callback);
     });
     this.#supervised = Array.from({ length: shards }, () => ({
@@ -122,13 +122,13 @@ export class SimulatedNode {
       restarts: new RestartBudget(clock),
       waiting: new Map(),
     }));
-    this.#operations = new CounterNode({
+    this.#operations = new ServerOperations({
       store: () => ({
         available: () => world.database.network === 'fine',
         readCounter: (key, streams) => this.#readCounter(key, streams),
         inTurn: () => Promise.reject(new CounterError('database-unavailable', 'Nothing is listed here.')),
       }),
-      resets: () => undefined,
+      deletes: () => undefined,
       supervisor: () => this,
       refusal: () => this.#gate ?? this.#router.refusalOfNew(512),
       flushing: () => true,
@@ -136,7 +136,7 @@ export class SimulatedNode {
   }
 
   get refusal(): ErrorCode | undefined {
-    return this.#gate ?? this.#router.closedDoor;
+    return this.#gate ?? this.#router.closedAdmission;
   }
 
   /** What GET /readyz says. */
@@ -154,7 +154,7 @@ export class SimulatedNode {
 
   /** Keys pending in all shards, as MAX_PENDING_KEYS counts them. */
   get pendingKeys(): number {
-    return gaugeTotal(this.#gauges, this.shards, GAUGE.pendingKeys);
+    return statTotal(this.#stats, this.shards, STAT.pendingKeys);
   }
 
   async start(): Promise<void> {
@@ -165,10 +165,12 @@ export class SimulatedNode {
 
   /** A request arrives. */
   submit(attempt: Attempt): void {
-    const { token } = attempt.request;
-    const pairs = attempt.columns();
+    const { idempotencyKey } = attempt.request;
+    const increments = attempt.columns();
     const take = (): ErrorCode | undefined =>
-      token === undefined ? this.#router.submit(pairs, attempt) : this.#router.submitTokened(token, pairs, attempt);
+      idempotencyKey === undefined
+        ? this.#router.submit(increments, attempt)
+        : this.#router.submitIdempotent(idempotencyKey, increments, attempt);
     const code = this.refusal ?? take();
     if (code !== undefined) attempt.settle(code);
     else if (!attempt.isSettled) this.#attempts.add(attempt);
@@ -271,7 +273,7 @@ export class SimulatedNode {
     const isBetween = ({ state, thread }: Supervised): boolean =>
       state === 'starting' || state === 'restarting' || thread?.isDying === true;
     if (this.life.isOver || this.#supervised.some(isBetween)) return;
-    const balance = conservation(this.#gauges, this.shards);
+    const balance = conservation(this.#stats, this.shards);
     if (balance.difference !== 0)
       throw new Violation(`${this.name}: increments do not add up: ${JSON.stringify(balance)}`);
   }
@@ -313,8 +315,8 @@ export class SimulatedNode {
         this.#ended(index, error);
       },
     };
-    const gauges = this.#rows[index] as Float64Array;
-    shard.thread = new ShardThread(this.#world, this, index, batches, answers, events, this.#databaseId, gauges);
+    const stats = this.#rows[index] as Float64Array;
+    shard.thread = new ShardThread(this.#world, this, index, batches, answers, events, this.#databaseId, stats);
     shard.lastAsked = 0;
     shard.thread.start();
   }
@@ -335,7 +337,7 @@ export class SimulatedNode {
         if (shard.state === 'starting' || shard.state === 'restarting') {
           shard.state = 'serving';
           connect();
-          this.#router.setDoor(index, 'open');
+          this.#router.setShardAdmission(index, 'open');
           if (this.#gate === 'starting' && this.#supervised.every(({ state }) => state === 'serving')) {
             this.#gate = undefined;
             this.hasServed = true;
@@ -350,9 +352,9 @@ export class SimulatedNode {
           shard.verdict = message.detail;
         }
         break;
-      case 'foreign-owner':
+      case 'fenced':
         shard.verdict = message.detail;
-        this.#router.setDoor(index, 'journal-unavailable');
+        this.#router.setShardAdmission(index, 'journal-unavailable');
         this.#finish('foreign');
         break;
       case 'database':
@@ -370,9 +372,9 @@ export class SimulatedNode {
     shard.waiting.clear();
     this.#clients[index]?.disconnect();
     if (orderly) return;
-    this.#router.setDoor(index, 'journal-unavailable');
+    this.#router.setShardAdmission(index, 'journal-unavailable');
     const wasDrained = shard.state === 'drained';
-    closeBalance(this.#rows[index] as Float64Array, GAUGE.handedOver);
+    closeBalance(this.#rows[index] as Float64Array, STAT.handedOver);
     shard.recovered = false;
     if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';

@@ -3,13 +3,13 @@
  * watched from outside of the product at every step.
  */
 import {
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
-  TOKENED_HEADER_BYTES,
-  TOKENED_MARK,
-  TOKENED_OFFSET,
+  IDEMPOTENT_HEADER_BYTES,
+  IDEMPOTENT_MARK,
+  IDEMPOTENT_OFFSET,
   readUint64,
 } from '#product/shard-worker/protocol/messages.js';
 import { Mulberry32 } from '../support/mulberry32.js';
@@ -27,7 +27,7 @@ interface AtRisk {
   readonly at: number;
   /** When the thread that wrote it ended. */
   endedAt: number | undefined;
-  readonly parts: readonly Part[];
+  readonly deps: readonly Part[];
 }
 
 /** What a history may do to the guarantees, so that the checks know. */
@@ -129,7 +129,7 @@ export class World {
       this.violate(new Violation(`LSN ${lsn} of ${stream} was acknowledged before it was synced`));
     }
     this.#forgetSynced();
-    this.#atRisk.push({ storage, stream, lsn, at: this.scheduler.now, endedAt: undefined, parts: this.partsOf(batch) });
+    this.#atRisk.push({ storage, stream, lsn, at: this.scheduler.now, endedAt: undefined, deps: this.partsOf(batch) });
   }
 
   /** The thread that wrote to this stream has ended: nothing more comes that a loss of power could take. */
@@ -147,14 +147,14 @@ export class World {
   powerLost(storage: Storage): void {
     const here = this.#atRisk.filter((risk) => risk.storage === storage);
     this.#atRisk = this.#atRisk.filter((risk) => risk.storage !== storage);
-    for (const { stream, lsn, at, endedAt = this.scheduler.now, parts } of here) {
+    for (const { stream, lsn, at, endedAt = this.scheduler.now, deps } of here) {
       const committed = this.database.tables.checkpoints.get(stream)?.lsn ?? 0;
       if (storage.durableLsn(stream) >= lsn || (committed >= lsn && !this.circumstances.copied)) continue;
       this.#acknowledgedLsn.set(stream, Math.min(this.#acknowledgedLsn.get(stream) ?? 0, lsn - 1));
       if (at < endedAt - 1000 && !this.circumstances.syncFailed) {
         this.violate(new Violation(`LSN ${lsn} of ${stream} was at risk for ${endedAt - at} ms`));
       }
-      for (const { counter, digit } of parts) counter.requests[digit]?.putAtRisk();
+      for (const { counter, digit } of deps) counter.requests[digit]?.putAtRisk();
     }
     this.circumstances.syncFailed = false;
   }
@@ -168,21 +168,21 @@ export class World {
   /** The increments of a record. */
   partsOf(batch: ArrayBufferLike): Part[] {
     const view = new DataView(batch);
-    const parts: Part[] = [];
+    const deps: Part[] = [];
     const end = view.getUint32(RECORD_OFFSET.bytes, true);
     for (let at = RECORD_HEADER_BYTES; at < end;) {
-      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
-      if (keyBytes === TOKENED_MARK) {
-        at += TOKENED_HEADER_BYTES + view.getUint8(at + TOKENED_OFFSET.tokenBytes);
+      const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
+      if (keyBytes === IDEMPOTENT_MARK) {
+        at += IDEMPOTENT_HEADER_BYTES + view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
         continue;
       }
-      const key = Buffer.from(batch, at + PAIR_HEADER_BYTES, keyBytes).toString();
+      const key = Buffer.from(batch, at + INCREMENT_HEADER_BYTES, keyBytes).toString();
       const counter = this.expectations.counters.get(key);
       if (counter === undefined) throw new Violation(`A batch holds ${key}, which was never sent`);
-      parts.push({ counter, digit: counter.digitOf(view.getFloat64(at + PAIR_OFFSET.amount, true)) });
-      at += PAIR_HEADER_BYTES + keyBytes;
+      deps.push({ counter, digit: counter.digitOf(view.getFloat64(at + INCREMENT_OFFSET.amount, true)) });
+      at += INCREMENT_HEADER_BYTES + keyBytes;
     }
-    return parts;
+    return deps;
   }
 
   #flushSent(stream: string, toLsn: number): void {

@@ -12,7 +12,7 @@ import { OutcomeLedger } from './outcome-ledger.js';
 import { seededRandom, type Random } from './random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from './server.js';
 
-const FLUSH_PATIENCE_MS = 30_000;
+const FLUSH_TIMEOUT_MS = 30_000;
 
 /** What a node is made of. */
 export interface CountedNodeOptions {
@@ -81,11 +81,11 @@ export class CountedNode {
 
   /** Settles once everything acknowledged is committed. */
   async flush(): Promise<void> {
-    const timeout = AbortSignal.timeout(FLUSH_PATIENCE_MS);
+    const timeout = AbortSignal.timeout(FLUSH_TIMEOUT_MS);
     for (;;) {
       const answer = await send(this.url, '/flush', { method: 'POST' });
       if (answer.status === 200) return;
-      assert.ok(!timeout.aborted, `no flush within ${FLUSH_PATIENCE_MS} ms: ${answer.body}`);
+      assert.ok(!timeout.aborted, `no flush within ${FLUSH_TIMEOUT_MS} ms: ${answer.body}`);
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
   }

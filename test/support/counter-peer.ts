@@ -4,7 +4,7 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { oraclePairs, type Pair } from './increment-oracle.js';
+import { oracleIncrements, type Increment } from './increment-oracle.js';
 
 /** What is done to a request instead of answering it. */
 export const faults = [
@@ -33,7 +33,7 @@ export type Fault = (typeof faults)[number] | 'none';
 
 /** A request to POST /increment as it came in. */
 export interface PeerRequest {
-  readonly token: string;
+  readonly idempotencyKey: string;
   readonly body: string;
   readonly authorization: string | undefined;
   /** 1 for the first with this token. */
@@ -119,11 +119,11 @@ export class CounterPeer {
   }
 
   #increment(incoming: IncomingMessage, response: ServerResponse, body: Buffer): void {
-    const token = String(incoming.headers['idempotency-key'] ?? '');
-    const attempt = (this.#attempts.get(token) ?? 0) + 1;
-    this.#attempts.set(token, attempt);
+    const idempotencyKey = String(incoming.headers['idempotency-key'] ?? '');
+    const attempt = (this.#attempts.get(idempotencyKey) ?? 0) + 1;
+    this.#attempts.set(idempotencyKey, attempt);
     const { authorization } = incoming.headers;
-    const request = { token, body: body.toString('utf8'), authorization, attempt, atMs: performance.now() };
+    const request = { idempotencyKey, body: body.toString('utf8'), authorization, attempt, atMs: performance.now() };
     this.requests.push(request);
     this.#notify();
     if (this.behaviour.answer(response, request)) return;
@@ -140,16 +140,16 @@ export class CounterPeer {
       problem(response, 413, 'body-too-large', false, 'no');
       return;
     }
-    const pairs = oraclePairs(body, false, keyBytesMax);
-    if (pairs === undefined) {
+    const increments = oracleIncrements(body, false, keyBytesMax);
+    if (increments === undefined) {
       problem(response, 400, 'invalid-request', false, 'no');
       return;
     }
     if (fault === 'count-late') {
-      response.once('close', () => this.#count(request, pairs));
+      response.once('close', () => this.#count(request, increments));
       return;
     }
-    if (!this.#count(request, pairs)) {
+    if (!this.#count(request, increments)) {
       problem(response, 422, 'idempotency-mismatch', false, 'no');
       return;
     }
@@ -177,11 +177,11 @@ export class CounterPeer {
   }
 
   /** Once per token; false where the token was used with another body. */
-  #count({ token, body }: PeerRequest, pairs: readonly Pair[]): boolean {
-    const before = this.counted.get(token);
+  #count({ idempotencyKey, body }: PeerRequest, increments: readonly Increment[]): boolean {
+    const before = this.counted.get(idempotencyKey);
     if (before !== undefined) return before === body;
-    this.counted.set(token, body);
-    for (const [key, amount] of pairs) this.sums.set(key, (this.sums.get(key) ?? 0n) + BigInt(amount));
+    this.counted.set(idempotencyKey, body);
+    for (const [key, amount] of increments) this.sums.set(key, (this.sums.get(key) ?? 0n) + BigInt(amount));
     this.#notify();
     return true;
   }

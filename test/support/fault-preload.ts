@@ -117,10 +117,12 @@ const portPrototype = threads.MessagePort.prototype as unknown as {
   postMessage: (this: object, message: unknown, transfer?: unknown) => void;
 };
 const originalPost = portPrototype.postMessage;
+// HTTP threads of their own are started with a number; they post batches as the main thread does.
+const isHttpThread = threads.isMainThread || 'httpThread' in Object(threads.workerData);
 portPrototype.postMessage = function (this: object, message: unknown, transfer?: unknown): void {
   // A number, or whole where its memory is new to the shard; nothing else from here to a shard has a number.
-  const batch = threads.isMainThread && (typeof message === 'number' || isWholeBatch(message));
-  const acknowledgement = !threads.isMainThread && typeof message === 'number';
+  const batch = isHttpThread && (typeof message === 'number' || isWholeBatch(message));
+  const acknowledgement = !isHttpThread && typeof message === 'number';
   if (batch) reach('post');
   if (acknowledgement) reach('acknowledge');
   originalPost.call(this, message, transfer);

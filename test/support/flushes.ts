@@ -4,16 +4,19 @@
 import { randomUUID } from 'node:crypto';
 import type { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { FlushRequest } from '#product/db/flush-request.js';
-import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
 import { migrate } from '#product/db/schema/migrate.js';
 import type { Sum } from '#product/core/increment.js';
 import { createTestDatabase, type TestDatabase } from './database.js';
 
 /** The binary arrays of some pairs. */
-export function encodePairs(pairs: Iterable<readonly [string | Buffer, Sum]>): { keys: Buffer; amounts: Buffer } {
-  const encoder = new PairArrayEncoder();
-  for (const [key, sum] of pairs) {
+export function encodeIncrements(increments: Iterable<readonly [string | Buffer, Sum]>): {
+  keys: Buffer;
+  amounts: Buffer;
+} {
+  const encoder = new SumArrayEncoder();
+  for (const [key, sum] of increments) {
     const bytes = typeof key === 'string' ? Buffer.from(key) : key;
     encoder.append(bytes, 0, bytes.length, sum);
   }
@@ -23,9 +26,9 @@ export function encodePairs(pairs: Iterable<readonly [string | Buffer, Sum]>): {
 /** A flush of `pairs` that moves the stream from one LSN to the next. */
 export function flushOf(
   at: { readonly stream: string; readonly epoch: number; readonly fromLsn: number; readonly toLsn: number },
-  pairs: Iterable<readonly [string | Buffer, Sum]>,
+  increments: Iterable<readonly [string | Buffer, Sum]>,
 ): FlushRequest {
-  return { ...at, acceptedThrough: new Date(), ...encodePairs(pairs) };
+  return { ...at, acceptedThrough: new Date(), ...encodeIncrements(increments) };
 }
 
 /** A new stream at epoch 0, LSN 0. */

@@ -4,15 +4,15 @@ import {
   DIGEST_BYTES,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
-  TOKENED_HEADER_BYTES,
-  TOKENED_MARK,
-  TOKENED_OFFSET,
+  IDEMPOTENT_HEADER_BYTES,
+  IDEMPOTENT_MARK,
+  IDEMPOTENT_OFFSET,
   writeUint64,
 } from '#product/shard-worker/protocol/messages.js';
 import { FileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';
-import { journalOptions, pairRecord } from './journal-fixtures.js';
+import { journalOptions, incrementRecord } from './journal-fixtures.js';
 
 export const GOLDEN_STREAM = '0123abcd-4567-4e89-8abc-def012345678';
 export const goldenDirectory = join(import.meta.dirname, '../../../test/golden/journal-v1');
@@ -25,13 +25,16 @@ export function goldenOptions(dataDir: string): FileJournalOptions {
 export async function writeGoldenJournal(dataDir: string): Promise<void> {
   const options = goldenOptions(dataDir);
   const journal = new FileJournal(options, GOLDEN_STREAM, 'ready');
-  journal.append([pairRecord('page:/home', 1, 1_767_225_600_000)]);
-  journal.append([pairRecord('ключ 🔑', -2, 1_767_225_600_001), pairRecord('c', 2 ** 53 - 1, 1_767_225_600_002)]);
+  journal.append([incrementRecord('page:/home', 1, 1_767_225_600_000)]);
+  journal.append([
+    incrementRecord('ключ 🔑', -2, 1_767_225_600_001),
+    incrementRecord('c', 2 ** 53 - 1, 1_767_225_600_002),
+  ]);
   await journal.close();
   const recovered = openFileJournal({ ...options, stream: GOLDEN_STREAM });
   recovered.recover(2);
-  recovered.append([tokenedRecord()]);
-  recovered.append([pairRecord('k'.repeat(2048), 0), pairRecord('l'.repeat(2000), 1)]);
+  recovered.append([idempotentRecord()]);
+  recovered.append([incrementRecord('k'.repeat(2048), 0), incrementRecord('l'.repeat(2000), 1)]);
   await recovered.close();
 }
 
@@ -40,25 +43,27 @@ export const goldenEntries = [
   [['page:/home', 1]],
   [['ключ 🔑', -2]],
   [['c', 2 ** 53 - 1]],
-  [{ token: 'order-17', digest: '000102030405060708090a0b0c0d0e0f', pairs: [['a', 5]] }],
+  [{ idempotencyKey: 'order-17', digest: '000102030405060708090a0b0c0d0e0f', increments: [['a', 5]] }],
   [['k'.repeat(2048), 0]],
   [['l'.repeat(2000), 1]],
 ];
 
-function tokenedRecord(): RecordBytes {
-  const token = Buffer.from('order-17');
-  const pairs = pairRecord('a', 5).subarray(RECORD_HEADER_BYTES);
-  const record = new Uint8Array(RECORD_HEADER_BYTES + TOKENED_HEADER_BYTES + token.length + pairs.length);
+function idempotentRecord(): RecordBytes {
+  const idempotencyKey = Buffer.from('order-17');
+  const increments = incrementRecord('a', 5).subarray(RECORD_HEADER_BYTES);
+  const record = new Uint8Array(
+    RECORD_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES + idempotencyKey.length + increments.length,
+  );
   const view = new DataView(record.buffer);
   view.setUint32(RECORD_OFFSET.bytes, record.length, true);
   writeUint64(view, RECORD_OFFSET.acceptedAt, 1_767_225_600_003);
-  view.setUint32(RECORD_OFFSET.pairs, 1, true);
+  view.setUint32(RECORD_OFFSET.increments, 1, true);
   const at = RECORD_HEADER_BYTES;
-  view.setUint16(at + TOKENED_OFFSET.mark, TOKENED_MARK, true);
-  view.setUint8(at + TOKENED_OFFSET.tokenBytes, token.length);
-  view.setUint32(at + TOKENED_OFFSET.pairsBytes, pairs.length, true);
-  for (let byte = 0; byte < DIGEST_BYTES; byte += 1) view.setUint8(at + TOKENED_OFFSET.digest + byte, byte);
-  record.set(token, at + TOKENED_OFFSET.token);
-  record.set(pairs, at + TOKENED_OFFSET.token + token.length);
+  view.setUint16(at + IDEMPOTENT_OFFSET.mark, IDEMPOTENT_MARK, true);
+  view.setUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes, idempotencyKey.length);
+  view.setUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, increments.length, true);
+  for (let byte = 0; byte < DIGEST_BYTES; byte += 1) view.setUint8(at + IDEMPOTENT_OFFSET.digest + byte, byte);
+  record.set(idempotencyKey, at + IDEMPOTENT_OFFSET.idempotencyKey);
+  record.set(increments, at + IDEMPOTENT_OFFSET.idempotencyKey + idempotencyKey.length);
   return record;
 }

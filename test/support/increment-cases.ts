@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import { CounterError } from '#product/core/errors.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
-import type { Pair } from './increment-oracle.js';
-import { scannedPairs } from './scanned-pairs.js';
+import type { Increment } from './increment-oracle.js';
+import { scannedIncrements } from './scanned-pairs.js';
 
 /** A body as text or as bytes. */
 export type Body = string | Uint8Array;
@@ -14,15 +14,15 @@ export type Body = string | Uint8Array;
 export const KEY_BYTES_MAX = 512;
 
 /** The pairs of the body, or its refusal, by a scanner of its own. */
-export function scan(body: Body, ndjson = false, keyBytesMax = KEY_BYTES_MAX): Pair[] | CounterError {
-  return scannedPairs(new IncrementBodyScanner({ keyBytesMax }), Buffer.from(body), ndjson);
+export function scan(body: Body, ndjson = false, keyBytesMax = KEY_BYTES_MAX): Increment[] | CounterError {
+  return scannedIncrements(new IncrementBodyScanner({ keyBytesMax }), Buffer.from(body), ndjson);
 }
 
 /** Asserts that the body is accepted with these pairs. */
-export function assertPairs(body: Body, pairs: readonly Pair[], ndjson = false): void {
+export function assertIncrements(body: Body, increments: readonly Increment[], ndjson = false): void {
   const scanned = scan(body, ndjson);
   if (scanned instanceof CounterError) assert.fail(`${show(body)} was refused: ${scanned.detail}`);
-  assert.deepEqual(scanned, pairs, show(body));
+  assert.deepEqual(scanned, increments, show(body));
 }
 
 /** Asserts that the body is refused, and returns the detail. */

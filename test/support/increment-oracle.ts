@@ -5,7 +5,7 @@
 import typia, { type tags } from 'typia';
 
 /** One increment: its key as text, its amount. */
-export type Pair = readonly [key: string, amount: number];
+export type Increment = readonly [key: string, amount: number];
 
 type Amount = number & tags.Minimum<-9007199254740991> & tags.Maximum<9007199254740991>;
 
@@ -13,7 +13,7 @@ const isRecordOfAmounts = typia.createIs<Record<string, Amount>>();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /** The body's pairs in order, repeated names included, or undefined where the body is to be refused. */
-export function oraclePairs(body: Uint8Array, ndjson: boolean, keyBytesMax: number): Pair[] | undefined {
+export function oracleIncrements(body: Uint8Array, ndjson: boolean, keyBytesMax: number): Increment[] | undefined {
   let text: string;
   try {
     text = decoder.decode(body);
@@ -21,16 +21,16 @@ export function oraclePairs(body: Uint8Array, ndjson: boolean, keyBytesMax: numb
     return undefined;
   }
   const documents = ndjson ? text.split('\n').filter((line) => !/^[ \t\r]*$/.test(line)) : [text];
-  const pairs: Pair[] = [];
+  const increments: Increment[] = [];
   for (const document of documents) {
-    const ofDocument = documentPairs(document, keyBytesMax);
+    const ofDocument = documentIncrements(document, keyBytesMax);
     if (ofDocument === undefined) return undefined;
-    for (const pair of ofDocument) pairs.push(pair);
+    for (const increment of ofDocument) increments.push(increment);
   }
-  return pairs.length === 0 ? undefined : pairs;
+  return increments.length === 0 ? undefined : increments;
 }
 
-function documentPairs(document: string, keyBytesMax: number): Pair[] | undefined {
+function documentIncrements(document: string, keyBytesMax: number): Increment[] | undefined {
   let parsed: unknown;
   try {
     parsed = JSON.parse(document);
@@ -41,13 +41,13 @@ function documentPairs(document: string, keyBytesMax: number): Pair[] | undefine
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return undefined;
   const numbered: unknown = JSON.parse(numberNames(document));
   if (!isRecordOfAmounts(numbered)) return undefined;
-  const pairs: Pair[] = [];
+  const increments: Increment[] = [];
   for (const [name, amount] of Object.entries(numbered)) {
     const key = name.slice(name.indexOf(':') + 1);
     if (!Number.isInteger(amount) || !isKey(key, keyBytesMax)) return undefined;
-    pairs.push([key, Object.is(amount, -0) ? 0 : amount]);
+    increments.push([key, Object.is(amount, -0) ? 0 : amount]);
   }
-  return pairs.length === 0 ? undefined : pairs;
+  return increments.length === 0 ? undefined : increments;
 }
 
 /**

@@ -5,13 +5,13 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { hashKey } from '#product/core/increment.js';
 import {
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
   writeUint64,
 } from '#product/shard-worker/protocol/messages.js';
-import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { Journal, RecordBytes } from '#product/shard-worker/journal/journal.js';
 import { ManualClock } from './manual-clock.js';
@@ -29,7 +29,7 @@ export function temporaryDirectory(t: TestContext): string {
 
 export function journalOptions(dataDir: string, changes: Partial<FileJournalOptions> = {}): FileJournalOptions {
   return {
-    disk: nodeDisk,
+    disk: systemDisk,
     directory: join(dataDir, 'journal'),
     clock: new ManualClock(),
     syncPolicy: 'always',
@@ -43,19 +43,19 @@ export function journalOptions(dataDir: string, changes: Partial<FileJournalOpti
 }
 
 /** A record of one pair; its key has `keyBytes` bytes, so that records of any size can be made. */
-export function pairRecord(key: string, amount: number, acceptedAt = 1000): RecordBytes {
+export function incrementRecord(key: string, amount: number, acceptedAt = 1000): RecordBytes {
   const keyBytes = Buffer.from(key);
-  const bytes = RECORD_HEADER_BYTES + PAIR_HEADER_BYTES + keyBytes.length;
+  const bytes = RECORD_HEADER_BYTES + INCREMENT_HEADER_BYTES + keyBytes.length;
   const record = new Uint8Array(bytes);
   const view = new DataView(record.buffer);
   view.setUint32(RECORD_OFFSET.bytes, bytes, true);
   writeUint64(view, RECORD_OFFSET.acceptedAt, acceptedAt);
-  view.setUint32(RECORD_OFFSET.pairs, 1, true);
+  view.setUint32(RECORD_OFFSET.increments, 1, true);
   const at = RECORD_HEADER_BYTES;
-  view.setUint16(at + PAIR_OFFSET.keyBytes, keyBytes.length, true);
-  view.setUint32(at + PAIR_OFFSET.hash, hashKey(keyBytes, 0, keyBytes.length), true);
-  view.setFloat64(at + PAIR_OFFSET.amount, amount, true);
-  record.set(keyBytes, at + PAIR_OFFSET.key);
+  view.setUint16(at + INCREMENT_OFFSET.keyBytes, keyBytes.length, true);
+  view.setUint32(at + INCREMENT_OFFSET.hash, hashKey(keyBytes, 0, keyBytes.length), true);
+  view.setFloat64(at + INCREMENT_OFFSET.amount, amount, true);
+  record.set(keyBytes, at + INCREMENT_OFFSET.key);
   return record;
 }
 
@@ -71,8 +71,8 @@ export async function replayed(journal: Journal, after = 0): Promise<string[]> {
   const lines: string[] = [];
   for await (const { lsn, entries } of journal.replay(after)) {
     const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
-    const key = Buffer.from(entries.subarray(PAIR_HEADER_BYTES)).toString();
-    lines.push(`${lsn}:${key}=${view.getFloat64(PAIR_OFFSET.amount, true)}`);
+    const key = Buffer.from(entries.subarray(INCREMENT_HEADER_BYTES)).toString();
+    lines.push(`${lsn}:${key}=${view.getFloat64(INCREMENT_OFFSET.amount, true)}`);
   }
   return lines;
 }

@@ -20,7 +20,7 @@ export interface LoadOptions {
 
 const RECONNECT_MS = 20;
 const REFUSED_PAUSE_MS = 10;
-const ANSWER_PATIENCE_MS = 15_000;
+const ANSWER_TIMEOUT_MS = 15_000;
 
 /** A running load. */
 export class Load {
@@ -84,7 +84,7 @@ export class Load {
   async #replay(connection: HttpConnection, request: TrackedRequest): Promise<void> {
     const status = await connection.post(request);
     if (status === 202) this.replayed += 1;
-    else if (status === 422) this.wrongAnswers.push(`a replay of ${request.token ?? ''} was answered 422`);
+    else if (status === 422) this.wrongAnswers.push(`a replay of ${request.idempotencyKey ?? ''} was answered 422`);
   }
 
   async #send(url: string, index: number): Promise<void> {
@@ -115,7 +115,7 @@ export class Load {
     }
     const request = next();
     const isAcknowledged = await this.#increment(connection, request);
-    if (isAcknowledged && request.token?.endsWith('7') === true) await this.#replay(connection, request);
+    if (isAcknowledged && request.idempotencyKey?.endsWith('7') === true) await this.#replay(connection, request);
   }
 
   async #increment(connection: HttpConnection, request: TrackedRequest): Promise<boolean> {
@@ -126,7 +126,7 @@ export class Load {
       return true;
     }
     if (isUnknown(status)) {
-      if (request.token === undefined) request.settle('unknown');
+      if (request.idempotencyKey === undefined) request.settle('unknown');
       else this.#unanswered.push(request);
     } else {
       request.settle('refused');
@@ -149,7 +149,7 @@ export class Load {
       this.repeated += 1;
       request.settle('acknowledged');
     } else if (status === 422) {
-      this.wrongAnswers.push(`a repetition of ${request.token ?? ''} was answered 422`);
+      this.wrongAnswers.push(`a repetition of ${request.idempotencyKey ?? ''} was answered 422`);
       request.settle('unknown');
     } else {
       this.#unanswered.push(request);
@@ -181,7 +181,7 @@ function isUnknown(status: number | undefined): boolean {
 /** Sends one tracked request on its own and settles it. */
 export async function sendTracked(url: string, request: TrackedRequest): Promise<Answer | undefined> {
   try {
-    const headers = request.token === undefined ? {} : { 'idempotency-key': request.token };
+    const headers = request.idempotencyKey === undefined ? {} : { 'idempotency-key': request.idempotencyKey };
     const answer = await increment(url, request.body, { headers });
     request.settle(answer.status === 202 ? 'acknowledged' : isUnknown(answer.status) ? 'unknown' : 'refused');
     return answer;
@@ -196,7 +196,7 @@ class HttpConnection {
   readonly #socket: Socket;
   #received = '';
   #answer: ((status: number | undefined) => void) | undefined;
-  #patience: NodeJS.Timeout | undefined;
+  #timeout: NodeJS.Timeout | undefined;
 
   /** Undefined where nobody listens. */
   static open(host: string, port: number): Promise<HttpConnection | undefined> {
@@ -223,14 +223,14 @@ class HttpConnection {
   }
 
   /** The answer's status, or undefined where there was none. */
-  post({ body, token }: TrackedRequest): Promise<number | undefined> {
+  post({ body, idempotencyKey }: TrackedRequest): Promise<number | undefined> {
     return new Promise((resolve) => {
       this.#answer = resolve;
-      this.#patience = setTimeout(() => this.close(), ANSWER_PATIENCE_MS);
+      this.#timeout = setTimeout(() => this.close(), ANSWER_TIMEOUT_MS);
       const bytes = Buffer.byteLength(body);
-      const tokenHeader = token === undefined ? '' : `Idempotency-Key: ${token}\r\n`;
+      const idempotencyKeyHeader = idempotencyKey === undefined ? '' : `Idempotency-Key: ${idempotencyKey}\r\n`;
       this.#socket.write(
-        `POST /increment HTTP/1.1\r\nHost: test\r\n${tokenHeader}Content-Length: ${bytes}\r\n\r\n${body}`,
+        `POST /increment HTTP/1.1\r\nHost: test\r\n${idempotencyKeyHeader}Content-Length: ${bytes}\r\n\r\n${body}`,
       );
     });
   }
@@ -252,7 +252,7 @@ class HttpConnection {
   }
 
   #settle(status: number | undefined): void {
-    clearTimeout(this.#patience);
+    clearTimeout(this.#timeout);
     const answer = this.#answer;
     this.#answer = undefined;
     answer?.(status);

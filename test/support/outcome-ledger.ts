@@ -19,7 +19,7 @@ export interface TrackedRequest {
   /** The JSON body. */
   readonly body: string;
   /** Its Idempotency-Key, for some: sent again until it is answered, it must still be counted once. */
-  readonly token: string | undefined;
+  readonly idempotencyKey: string | undefined;
   settle(outcome: Outcome): void;
 }
 
@@ -79,14 +79,14 @@ export class OutcomeLedger {
         second = this.#roomIn(second, `${name}/b`);
         parts.push(this.#take(second));
       }
-      const isTokened = this.#random.integer(5) === 0;
+      const isIdempotent = this.#random.integer(5) === 0;
       // A repetition whose original an earlier life has counted shows in reads until its flush finds that out.
-      if (!isTokened && this.#random.integer(2) === 0) parts.push(this.#share(this.#hot, this.#random.integer(10)));
+      if (!isIdempotent && this.#random.integer(2) === 0) parts.push(this.#share(this.#hot, this.#random.integer(10)));
       if (this.#random.integer(8) === 0) parts.push(this.#share(this.#mixed, this.#random.integer(2001) - 1000));
       this.open += 1;
       this.#requests += 1;
       return {
-        token: isTokened ? `${name}/${this.#requests}` : undefined,
+        idempotencyKey: isIdempotent ? `${name}/${this.#requests}` : undefined,
         body: `{${parts.map(({ member }) => member).join(',')}}`,
         settle: (outcome) => {
           this.open -= 1;

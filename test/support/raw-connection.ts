@@ -13,7 +13,7 @@ export interface RawAnswer {
 }
 
 /** Most ms that anything here is waited for. */
-const PATIENCE_MS = 10_000;
+const TIMEOUT_MS = 10_000;
 
 /** One connection. */
 export class RawConnection {
@@ -60,7 +60,7 @@ export class RawConnection {
 
   /** The next whole answer; `head`: of a HEAD request, so without a body. Rejects where the connection closes first. */
   async answer(head = false): Promise<RawAnswer> {
-    for (const deadline = performance.now() + PATIENCE_MS; ;) {
+    for (const deadline = performance.now() + TIMEOUT_MS; ;) {
       const answer = this.#take(head);
       if (answer !== undefined) return answer;
       if (this.#closed) throw new Error(`closed before an answer: ${this.#received.toString()}`);
@@ -70,7 +70,7 @@ export class RawConnection {
 
   /** Waits until the other side closes; what came meanwhile stays to be read by {@link answer}. */
   async closed(): Promise<void> {
-    for (const deadline = performance.now() + PATIENCE_MS; !this.#closed;) await this.#change(deadline, 'the end');
+    for (const deadline = performance.now() + TIMEOUT_MS; !this.#closed;) await this.#change(deadline, 'the end');
   }
 
   /** Closes this side with a reset, as a client that dies. */

@@ -3,16 +3,20 @@
  */
 import assert from 'node:assert/strict';
 import { CounterError } from '#product/core/errors.js';
-import { hashKey, type PairColumns } from '#product/core/increment.js';
+import { hashKey, type ParsedIncrements } from '#product/core/increment.js';
 import type { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
-import type { Pair } from './increment-oracle.js';
+import type { Increment } from './increment-oracle.js';
 
 /** A refusal repeats at most 64 units of the body; the rest is our own words. */
 const DETAIL_UNITS_MAX = 64 + 160;
 
 /** The pairs that the scanner finds, or its refusal. Throws where a hash, an amount or a refusal is not as it must be. */
-export function scannedPairs(scanner: IncrementBodyScanner, body: Uint8Array, ndjson: boolean): Pair[] | CounterError {
-  let columns: PairColumns;
+export function scannedIncrements(
+  scanner: IncrementBodyScanner,
+  body: Uint8Array,
+  ndjson: boolean,
+): Increment[] | CounterError {
+  let columns: ParsedIncrements;
   try {
     columns = scanner.scan(body, ndjson);
   } catch (error) {
@@ -25,8 +29,8 @@ export function scannedPairs(scanner: IncrementBodyScanner, body: Uint8Array, nd
   return rowsOf(columns);
 }
 
-function rowsOf(columns: PairColumns): Pair[] {
-  const pairs: Pair[] = [];
+function rowsOf(columns: ParsedIncrements): Increment[] {
+  const increments: Increment[] = [];
   for (let row = 0; row < columns.count; row += 1) {
     const keyStart = columns.keyStart[row];
     const keyBytes = columns.keyBytes[row];
@@ -39,7 +43,7 @@ function rowsOf(columns: PairColumns): Pair[] {
     if (columns.hash[row] !== hashKey(key, 0, keyBytes))
       assert.fail(`wrong hash of key ${JSON.stringify(key.toString())}`);
     if (Object.is(amount, -0)) assert.fail('an amount of -0 was not made 0');
-    pairs.push([key.toString('utf8'), amount]);
+    increments.push([key.toString('utf8'), amount]);
   }
-  return pairs;
+  return increments;
 }

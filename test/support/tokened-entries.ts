@@ -2,39 +2,39 @@
 import { hashKey } from '#product/core/increment.js';
 import {
   DIGEST_BYTES,
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
-  TOKENED_HEADER_BYTES,
-  TOKENED_MARK,
-  TOKENED_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
+  IDEMPOTENT_HEADER_BYTES,
+  IDEMPOTENT_MARK,
+  IDEMPOTENT_OFFSET,
 } from '#product/shard-worker/protocol/messages.js';
 
 /** The entries of pairs, one after the other. */
-export function pairEntries(pairs: Iterable<readonly [key: string, amount: number]>): Buffer {
+export function incrementEntries(increments: Iterable<readonly [key: string, amount: number]>): Buffer {
   const entries: Buffer[] = [];
-  for (const [key, amount] of pairs) {
+  for (const [key, amount] of increments) {
     const bytes = Buffer.from(key);
-    const entry = Buffer.alloc(PAIR_HEADER_BYTES + bytes.length);
-    entry.writeUInt16LE(bytes.length, PAIR_OFFSET.keyBytes);
-    entry.writeUInt32LE(hashKey(bytes, 0, bytes.length), PAIR_OFFSET.hash);
-    entry.writeDoubleLE(amount, PAIR_OFFSET.amount);
-    bytes.copy(entry, PAIR_OFFSET.key);
+    const entry = Buffer.alloc(INCREMENT_HEADER_BYTES + bytes.length);
+    entry.writeUInt16LE(bytes.length, INCREMENT_OFFSET.keyBytes);
+    entry.writeUInt32LE(hashKey(bytes, 0, bytes.length), INCREMENT_OFFSET.hash);
+    entry.writeDoubleLE(amount, INCREMENT_OFFSET.amount);
+    bytes.copy(entry, INCREMENT_OFFSET.key);
     entries.push(entry);
   }
   return Buffer.concat(entries);
 }
 
 /** The entry of a request; its digest is `digest` over and over. */
-export function tokenedEntry(
-  token: string,
-  pairs: Iterable<readonly [key: string, amount: number]>,
+export function idempotentEntry(
+  idempotencyKey: string,
+  increments: Iterable<readonly [key: string, amount: number]>,
   digest = 0,
 ): Buffer {
-  const entries = pairEntries(pairs);
-  const head = Buffer.alloc(TOKENED_HEADER_BYTES);
-  head.writeUInt16LE(TOKENED_MARK, TOKENED_OFFSET.mark);
-  head.writeUInt8(token.length, TOKENED_OFFSET.tokenBytes);
-  head.writeUInt32LE(entries.length, TOKENED_OFFSET.pairsBytes);
-  head.fill(digest, TOKENED_OFFSET.digest, TOKENED_OFFSET.digest + DIGEST_BYTES);
-  return Buffer.concat([head, Buffer.from(token, 'latin1'), entries]);
+  const entries = incrementEntries(increments);
+  const head = Buffer.alloc(IDEMPOTENT_HEADER_BYTES);
+  head.writeUInt16LE(IDEMPOTENT_MARK, IDEMPOTENT_OFFSET.mark);
+  head.writeUInt8(idempotencyKey.length, IDEMPOTENT_OFFSET.idempotencyKeyBytes);
+  head.writeUInt32LE(entries.length, IDEMPOTENT_OFFSET.incrementsBytes);
+  head.fill(digest, IDEMPOTENT_OFFSET.digest, IDEMPOTENT_OFFSET.digest + DIGEST_BYTES);
+  return Buffer.concat([head, Buffer.from(idempotencyKey, 'latin1'), entries]);
 }

@@ -57,7 +57,7 @@ export interface EmbeddedPostgres {
   onExit(callback: (reason: string) => void): void;
 }
 
-const FIRST_START_PATIENCE_MS = 30_000;
+const FIRST_START_TIMEOUT_MS = 30_000;
 const PORT_ATTEMPTS = 5;
 const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 2_000;
@@ -142,7 +142,7 @@ class EmbeddedServer implements EmbeddedPostgres {
   }
 
   async start(): Promise<void> {
-    const deadline = performance.now() + FIRST_START_PATIENCE_MS;
+    const deadline = performance.now() + FIRST_START_TIMEOUT_MS;
     let portAttempts = 0;
     let backoffMs = BACKOFF_MIN_MS;
     for (;;) {

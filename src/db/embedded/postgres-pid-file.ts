@@ -42,7 +42,7 @@ export async function stopOrphan(dataDir: string): Promise<number | undefined> {
     await writeFile(file, `${IMPOSSIBLE_PID}${rest < 0 ? '\n' : text.slice(rest)}`);
     return undefined;
   }
-  for (const [signal, patienceMs] of [
+  for (const [signal, timeoutMs] of [
     ['SIGINT', FAST_SHUTDOWN_MS],
     ['SIGQUIT', IMMEDIATE_SHUTDOWN_MS],
   ] as const) {
@@ -54,7 +54,7 @@ export async function stopOrphan(dataDir: string): Promise<number | undefined> {
         cause: error,
       });
     }
-    const deadline = performance.now() + patienceMs;
+    const deadline = performance.now() + timeoutMs;
     while (performance.now() < deadline) {
       if (!(await isPostgresOn(pid, dataDir))) return pid;
       await delay(POLL_MS);

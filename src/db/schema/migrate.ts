@@ -30,9 +30,9 @@ const VERSION_MIN = 130_000;
 /** Any constant that no other application is likely to use: "summing" in ASCII. */
 const LOCK_ID = '32497614093250151';
 /** The other nodes' migration may rewrite a large `counters`. */
-const LOCK_PATIENCE = '10min';
+const LOCK_TIMEOUT = '10min';
 /** Within this time a lock on a table must be had, because everybody else who wants the table queues behind us. */
-const TABLE_LOCK_PATIENCE = '300ms';
+const TABLE_LOCK_TIMEOUT = '300ms';
 /** An hour: the adoption of a large table rewrites it. */
 const STATEMENT_TIMEOUT_MS = 3_600_000;
 
@@ -110,9 +110,9 @@ function checkServer({ server }: DatabaseConnection): void {
 async function migrateOnce(connection: DatabaseConnection): Promise<MigrationResult> {
   await connection.query({ text: PREPARE_TRANSACTION });
   if (connection.server.versionNumber >= 170_000) await connection.query({ text: 'set local transaction_timeout = 0' });
-  await connection.query({ text: `set local lock_timeout = '${LOCK_PATIENCE}'` });
+  await connection.query({ text: `set local lock_timeout = '${LOCK_TIMEOUT}'` });
   await connection.query({ text: `select pg_advisory_xact_lock(${LOCK_ID})`, timeoutMs: STATEMENT_TIMEOUT_MS });
-  await connection.query({ text: `set local lock_timeout = '${TABLE_LOCK_PATIENCE}'` });
+  await connection.query({ text: `set local lock_timeout = '${TABLE_LOCK_TIMEOUT}'` });
 
   // Looked for first: an account that may not create tables can still start on a database that is migrated.
   const [found] = await connection.query<{ there: boolean }>({

@@ -11,7 +11,7 @@ import { migrate, TableBusyError } from './migrate.js';
 export type OpenedDatabase =
   | { readonly kind: 'open'; readonly databaseId: string }
   /** Nobody answers, or nobody can answer yet: worth another attempt. */
-  | { readonly kind: 'away'; readonly reason: string }
+  | { readonly kind: 'unavailable'; readonly reason: string }
   /** It answers, and others hold a table that is to be altered: worth another attempt, not too soon. */
   | { readonly kind: 'busy'; readonly reason: string };
 
@@ -39,7 +39,7 @@ export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogge
     switch (classifyDatabaseError(error)) {
       case 'unreachable':
       case 'retry':
-        return { kind: 'away', reason };
+        return { kind: 'unavailable', reason };
       default:
         throw new StartError([`The database refuses us: ${reason}.`], { cause: error });
     }

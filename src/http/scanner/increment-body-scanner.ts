@@ -21,11 +21,11 @@ import {
   KEY_BYTES_LIMIT,
   KEY_HASH_START,
 } from '../../core/increment.js';
-import type { PairColumns } from '../../core/increment.js';
+import type { ParsedIncrements } from '../../core/increment.js';
 import { describeByte, refuse, refuseByte, refuseMember, refuseStart } from './body-refusal.js';
 import { escapeBytes, escapedCodePoint, escapeProblem } from './json-escape.js';
 import { jsonNumberEnd } from './json-number.js';
-import { PairRows } from './parsed-increments.js';
+import { IncrementColumns } from './parsed-increments.js';
 import { utf8SequenceBytes, writeCodePoint } from './utf8-sequence.js';
 
 const TAB = 0x09;
@@ -64,7 +64,7 @@ export function isNdjson(contentType: string): boolean {
 /** Scans bodies, one after the other, into columns of its own. */
 export class IncrementBodyScanner {
   private readonly keyBytesMax: number;
-  private readonly rows = new PairRows();
+  private readonly rows = new IncrementColumns();
   private body: Uint8Array = this.rows.body;
   /** White space besides space, tab and carriage return: the line feed, or in NDJSON none (a space once more). */
   private lineFeed = LINE_FEED;
@@ -82,7 +82,7 @@ export class IncrementBodyScanner {
    * twice has two rows. Throws CounterError `invalid-request`, whose detail names the byte offset (from 0) and the
    * member where there is one.
    */
-  scan(body: Uint8Array, ndjson: boolean): PairColumns {
+  scan(body: Uint8Array, ndjson: boolean): ParsedIncrements {
     this.rows.begin(body);
     this.body = body;
     this.lineFeed = ndjson ? SPACE : LINE_FEED;
@@ -116,21 +116,21 @@ export class IncrementBodyScanner {
     let at = this.skipSpace(start + 1);
     if (this.byteAt(at) === CLOSE_BRACE) refuse(`The object at byte ${start} is empty: there is nothing to count.`);
     for (;;) {
-      at = this.skipSpace(this.scanPair(at));
+      at = this.skipSpace(this.scanIncrement(at));
       const next = this.byteAt(at);
       if (next === CLOSE_BRACE) return at + 1;
-      if (next !== COMMA) this.refusePair(at, "',' or '}' after the amount");
+      if (next !== COMMA) this.refuseIncrement(at, "',' or '}' after the amount");
       at = this.skipSpace(at + 1);
     }
   }
 
-  private scanPair(start: number): number {
+  private scanIncrement(start: number): number {
     const { rows } = this;
     if (rows.count === rows.capacity) rows.grow();
     if (this.byteAt(start) !== QUOTE) refuseByte(this.body, start, 'a key in double quotes');
     this.keyFrom = start + 1;
     let at = this.skipSpace(this.scanKey(start + 1));
-    if (this.byteAt(at) !== COLON) this.refusePair(at, "':' after the key");
+    if (this.byteAt(at) !== COLON) this.refuseIncrement(at, "':' after the key");
     at = this.scanAmount(this.skipSpace(at + 1));
     rows.count += 1;
     return at;
@@ -249,7 +249,7 @@ export class IncrementBodyScanner {
   private scanOddAmount(start: number): number {
     const { body, rows } = this;
     const end = jsonNumberEnd(body, start);
-    if (end < 0) this.refusePair(~end, 'the digit of a JSON number');
+    if (end < 0) this.refuseIncrement(~end, 'the digit of a JSON number');
     const value = Number(Buffer.from(body.buffer, body.byteOffset + start, end - start).toString('latin1'));
     if (!Number.isInteger(value) || Math.abs(value) > AMOUNT_MAX) {
       this.refuseAmount(start, 'the amount is not an integer within ±(2^53−1)');
@@ -286,7 +286,7 @@ export class IncrementBodyScanner {
     refuseMember(this.body, this.keyFrom, at, problem, at);
   }
 
-  private refusePair(at: number, expected: string): never {
+  private refuseIncrement(at: number, expected: string): never {
     this.refuseAmount(at, `expected ${expected}, found ${describeByte(this.body, at)}`);
   }
 

@@ -2,7 +2,7 @@
  * The columns that the body scanner fills: allocated once, reused for every body, doubled for a larger one. Front-end
  * thread. A body of N bytes has at most N/6 pairs (`"k":1,`), so the columns are bounded by twice that.
  */
-import type { PairColumns } from '../../core/increment.js';
+import type { ParsedIncrements } from '../../core/increment.js';
 
 const ROWS_MIN = 64;
 const DECODED_BYTES_MIN = 4096;
@@ -15,8 +15,8 @@ export const DECODED_BYTES_KEPT_MAX = 262_144;
 
 const NO_BODY = new Uint8Array(0);
 
-/** Pairs in rows, see {@link PairColumns}. A row is written at index `count` and exists once `count` is raised. */
-export class PairRows implements PairColumns {
+/** Pairs in rows, see {@link ParsedIncrements}. A row is written at index `count` and exists once `count` is raised. */
+export class IncrementColumns implements ParsedIncrements {
   count = 0;
   body: Uint8Array = NO_BODY;
   /** Rows that fit before {@link grow}. */

@@ -6,36 +6,36 @@ import { systemClock } from '../../core/clock.js';
 import type { Config } from '../../config/config.js';
 import type { ErrorCode } from '../../core/errors.js';
 import { AccessControl } from '../../http/access.js';
-import { FrontEnd } from '../../http/http-app.js';
+import { HttpApp } from '../../http/http-app.js';
 import { openApiText } from '../../http/openapi.js';
 import type { Uws } from '../../http/uws.js';
 import type { CounterOperations } from '../../core/increment.js';
 import type { Logger } from '../../core/logger.js';
-import { localFrontEndLink } from '../../shard-worker/client/http-server-link.js';
+import { localHttpServerLink } from '../../shard-worker/client/http-server-link.js';
 import { ShardClient } from '../../shard-worker/client/shard-client.js';
 import { ShardRouter } from '../../shard-worker/client/shard-router.js';
 import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
-import type { FrontEndLink, ShardDoor } from '../../shard-worker/protocol/messages.js';
+import type { HttpServerLink, Admission } from '../../shard-worker/protocol/messages.js';
 
 /** Bytes posted to one shard and not yet answered: the bound of what waits on a front end's port to it. */
 const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
 
 /** What a front end is made of. */
-export interface ServingFrontEndOptions {
+export interface HttpServerOptions {
   readonly config: Config;
   readonly uws: Uws;
   /** 0: any free one. */
   readonly port: number;
-  readonly gauges: SharedArrayBuffer;
+  readonly stats: SharedArrayBuffer;
   /** Where the front ends reserve room; undefined where this is the only one. Others share the port, too. */
   readonly reservations: SharedArrayBuffer | undefined;
-  readonly tokenRoom: () => number;
+  readonly idempotencyRoom: () => number;
   readonly operations: CounterOperations;
   readonly logger: Logger;
 }
 
 /** What a front end still has to answer. */
-export interface FrontEndLoad {
+export interface HttpServerLoad {
   /** Requests that were taken in are without their answer. */
   readonly isAnswering: boolean;
   /** Increments of which nothing but the head has come, or that are answered: none of these was taken in. */
@@ -43,16 +43,16 @@ export interface FrontEndLoad {
 }
 
 /** One front end. */
-export class ServingFrontEnd {
+export class HttpServer {
   /** For the supervisor of the shards. */
-  readonly link: FrontEndLink;
-  readonly #frontEnd: FrontEnd;
+  readonly link: HttpServerLink;
+  readonly #app: HttpApp;
   readonly #router: ShardRouter;
   readonly #ackTimeoutMs: number;
   readonly #keyBytesMax: number;
   #expiry: NodeJS.Timeout | undefined;
 
-  constructor(options: ServingFrontEndOptions) {
+  constructor(options: HttpServerOptions) {
     const { config, reservations } = options;
     const { bodyBytesMax, keyBytesMax, authTokens, pendingBytesMax, httpThreads } = config;
     // At least one body, whose buffer doubles.
@@ -61,9 +61,9 @@ export class ServingFrontEnd {
     this.#keyBytesMax = keyBytesMax;
     const shared = reservations === undefined ? undefined : new SharedReservations(reservations);
     const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared));
-    this.link = localFrontEndLink(clients);
-    this.#router = new ShardRouter(clients, options.gauges, limitsOf(options), setImmediate, shared);
-    this.#frontEnd = new FrontEnd({
+    this.link = localHttpServerLink(clients);
+    this.#router = new ShardRouter(clients, options.stats, limitsOf(options), setImmediate, shared);
+    this.#app = new HttpApp({
       uws: options.uws,
       host: config.host,
       port: options.port,
@@ -71,7 +71,7 @@ export class ServingFrontEnd {
       tls: config.tls,
       limits: { bodyBytesMax, keyBytesMax, gatheredBytesMax },
       access: AccessControl.of(authTokens),
-      openApiText: openApiText({ bodyBytesMax, keyBytesMax, hasTokens: authTokens.length > 0 }),
+      openApiText: openApiText({ bodyBytesMax, keyBytesMax, hasBearerTokens: authTokens.length > 0 }),
       receiver: this.#router,
       operations: options.operations,
       onBug: (error) => {
@@ -85,14 +85,14 @@ export class ServingFrontEnd {
     return this.#router.refusalOfNew(this.#keyBytesMax);
   }
 
-  get load(): FrontEndLoad {
-    const { operationsInFlight, incrementsInFlight } = this.#frontEnd;
+  get load(): HttpServerLoad {
+    const { operationsInFlight, incrementsInFlight } = this.#app;
     return { isAnswering: !this.#router.isIdle || operationsInFlight > 0, incrementsInFlight };
   }
 
   /** Listens; resolves to the port. Throws StartError where it cannot. */
   listen(): Promise<number> {
-    return this.#frontEnd.listen();
+    return this.#app.listen();
   }
 
   /** Increments and operations are taken from now on. */
@@ -101,47 +101,47 @@ export class ServingFrontEnd {
     this.#expiry = setInterval(() => {
       this.#router.expire();
     }, sweepMs);
-    this.#frontEnd.accept();
+    this.#app.accept();
   }
 
   /** Opens a shard's door, or closes it with the code that its callers get. */
-  setDoor(shard: number, door: ShardDoor): void {
-    this.#router.setDoor(shard, door);
+  setShardAdmission(shard: number, admission: Admission): void {
+    this.#router.setShardAdmission(shard, admission);
   }
 
   /** Refuses increments with a code, or takes them again. */
-  setGate(gate: ErrorCode | undefined): void {
-    this.#frontEnd.setGate(gate);
+  setAdmission(admission: ErrorCode | undefined): void {
+    this.#app.setAdmission(admission);
   }
 
   /** Stops listening and refuses what comes on open connections. */
   drain(): void {
-    this.#frontEnd.drain();
+    this.#app.drain();
   }
 
   /** Closes every connection. To be called before the thread ends, or the process aborts. */
   close(): void {
     clearInterval(this.#expiry);
-    this.#frontEnd.close();
+    this.#app.close();
   }
 }
 
 function clientOf(shard: number, shared: SharedReservations | undefined): ShardClient {
   if (shared === undefined) return new ShardClient();
   return new ShardClient(systemClock, {
-    giveBack: (pairs, bytes) => {
-      shared.giveBack(shard, pairs, bytes);
+    release: (increments, bytes) => {
+      shared.release(shard, increments, bytes);
     },
   });
 }
 
-function limitsOf({ config, tokenRoom }: ServingFrontEndOptions): ConstructorParameters<typeof ShardRouter>[2] {
+function limitsOf({ config, idempotencyRoom }: HttpServerOptions): ConstructorParameters<typeof ShardRouter>[2] {
   return {
     pendingKeysMax: config.pendingKeysMax,
     pendingBytesMax: config.pendingBytesMax,
     journalBytesMax: config.journal === 'memory' ? Number.POSITIVE_INFINITY : config.journalBytesMax,
     windowBytesMax: WINDOW_BYTES_MAX,
     ackTimeoutMs: config.ackTimeoutMs,
-    tokenRoom,
+    idempotencyRoom,
   };
 }

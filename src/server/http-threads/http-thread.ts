@@ -7,58 +7,58 @@
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { StartError } from '../../core/errors.js';
-import type { FrontEndCommand, FrontEndReport, FrontEndTask } from './messages.js';
+import type { HttpThreadCommand, HttpThreadReport, HttpThreadTask } from './messages.js';
 import { loadUws } from '../../http/uws.js';
 import { createLogger } from '../../core/logger.js';
 import { RemoteOperations } from './remote-operations.js';
-import { ServingFrontEnd } from './http-server.js';
-import { gaugeTotal } from '../../shard-worker/protocol/conservation.js';
-import { GAUGE } from '../../shard-worker/protocol/messages.js';
+import { HttpServer } from './http-server.js';
+import { statTotal } from '../../shard-worker/protocol/conservation.js';
+import { STAT } from '../../shard-worker/protocol/messages.js';
 
-class FrontEndServer {
+class HttpThreadServer {
   readonly #operations: RemoteOperations;
-  readonly #frontEnd: ServingFrontEnd;
+  readonly #server: HttpServer;
   #closed = false;
 
-  constructor(task: FrontEndTask) {
-    const { config, gauges } = task;
-    const ceiling = new Float64Array(task.tokenCeiling);
-    const total = (cell: number): number => gaugeTotal(gauges, config.shards, cell);
+  constructor(task: HttpThreadTask) {
+    const { config, stats } = task;
+    const ceiling = new Float64Array(task.idempotencyCeiling);
+    const total = (cell: number): number => statTotal(stats, config.shards, cell);
     this.#operations = new RemoteOperations((id, call) => {
       report({ kind: 'call', id, call });
     });
-    this.#frontEnd = new ServingFrontEnd({
+    this.#server = new HttpServer({
       config,
       uws: loadUws().uws,
       port: task.port,
-      gauges,
+      stats,
       reservations: task.reservations,
-      tokenRoom: () => (ceiling[0] ?? 0) - total(GAUGE.claimedTokens) - total(GAUGE.pendingTokens),
+      idempotencyRoom: () => (ceiling[0] ?? 0) - total(STAT.recordedIdempotencyKeys) - total(STAT.pendingIdempotent),
       operations: this.#operations,
-      logger: createLogger(config.logLevel, { frontEnd: task.frontEnd }),
+      logger: createLogger(config.logLevel, { httpThread: task.httpThread }),
     });
   }
 
   async listen(): Promise<void> {
-    await this.#frontEnd.listen();
+    await this.#server.listen();
     report({ kind: 'listening' });
   }
 
-  obey(command: FrontEndCommand): void {
+  obey(command: HttpThreadCommand): void {
     switch (command.kind) {
       case 'connect':
-        this.#frontEnd.link.connect(command.shard, command.port);
+        this.#server.link.connect(command.shard, command.port);
         return;
       case 'disconnect':
         // First: nothing may be sent to a shard that is not there.
-        this.#frontEnd.setDoor(command.shard, 'journal-unavailable');
-        this.#frontEnd.link.disconnect(command.shard);
+        this.#server.setShardAdmission(command.shard, 'journal-unavailable');
+        this.#server.link.disconnect(command.shard);
         return;
-      case 'door':
-        this.#frontEnd.setDoor(command.shard, command.door);
+      case 'shard-admission':
+        this.#server.setShardAdmission(command.shard, command.admission);
         return;
-      case 'gate':
-        this.#frontEnd.setGate(command.gate);
+      case 'admission':
+        this.#server.setAdmission(command.admission);
         return;
       case 'result':
         this.#operations.resolve(command.id, command.result);
@@ -67,38 +67,38 @@ class FrontEndServer {
         this.#operations.reject(command.id, command.code, command.detail);
         return;
       case 'accept':
-        this.#frontEnd.accept();
+        this.#server.accept();
         break;
       case 'drain':
-        this.#frontEnd.drain();
+        this.#server.drain();
         break;
       case 'close':
         this.close();
         break;
       case 'load':
     }
-    report({ kind: 'done', id: command.id, load: this.#frontEnd.load });
+    report({ kind: 'done', id: command.id, load: this.#server.load });
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#frontEnd.close();
+    this.#server.close();
   }
 }
 
-function report(message: FrontEndReport): void {
+function report(message: HttpThreadReport): void {
   parentPort?.postMessage(message);
 }
 
 function run(port: NonNullable<typeof parentPort>): void {
   // The main thread starts this file with a task and in no other way.
-  const server = new FrontEndServer(workerData as FrontEndTask);
+  const server = new HttpThreadServer(workerData as HttpThreadTask);
   process.on('uncaughtException', (error) => {
     server.close();
     report({ kind: 'broken', detail: error instanceof Error ? (error.stack ?? error.message) : String(error) });
   });
-  port.on('message', (command: FrontEndCommand) => {
+  port.on('message', (command: HttpThreadCommand) => {
     server.obey(command);
   });
   server.listen().catch((error: unknown) => {

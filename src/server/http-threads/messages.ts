@@ -6,26 +6,26 @@ import type { MessagePort } from 'node:worker_threads';
 import type { Config } from '../../config/config.js';
 import type { ErrorCode } from '../../core/errors.js';
 import type { CounterListPage, CounterListQuery, CounterReading, Readiness, Sum } from '../../core/increment.js';
-import type { FrontEndLoad } from './http-server.js';
-import type { ShardDoor } from '../../shard-worker/protocol/messages.js';
+import type { HttpServerLoad } from './http-server.js';
+import type { Admission } from '../../shard-worker/protocol/messages.js';
 
 /** What a front-end thread is started with. Everything here survives structured cloning. */
-export interface FrontEndTask {
+export interface HttpThreadTask {
   /** From 1: 0 is the main thread's. */
-  readonly frontEnd: number;
+  readonly httpThread: number;
   /** Never 0. */
   readonly port: number;
   readonly config: Config;
-  readonly gauges: SharedArrayBuffer;
+  readonly stats: SharedArrayBuffer;
   readonly reservations: SharedArrayBuffer;
   /** One double: what the process may come to have of tokens claimed and pending, as of a moment ago. */
-  readonly tokenCeiling: SharedArrayBuffer;
+  readonly idempotencyCeiling: SharedArrayBuffer;
 }
 
 /** What each operation of a node resolves to. */
 export interface OperationResults {
   readonly read: CounterReading | undefined;
-  readonly remove: Sum | undefined;
+  readonly delete: Sum | undefined;
   readonly list: CounterListPage;
   readonly flush: number;
   readonly readiness: Readiness;
@@ -34,28 +34,28 @@ export interface OperationResults {
 /** One call of an operation, on its way to the main thread. */
 export type OperationCall =
   | { readonly operation: 'read'; readonly key: Uint8Array }
-  | { readonly operation: 'remove'; readonly key: Uint8Array; readonly id: string | undefined }
+  | { readonly operation: 'delete'; readonly key: Uint8Array; readonly id: string | undefined }
   | { readonly operation: 'list'; readonly query: CounterListQuery }
   | { readonly operation: 'flush' }
   | { readonly operation: 'readiness' };
 
 /** Main thread → front-end thread. What has an `id` and is no answer is answered once, by `done`. */
-export type FrontEndCommand =
+export type HttpThreadCommand =
   | { readonly kind: 'connect'; readonly shard: number; readonly port: MessagePort }
   /** The shard is gone; its door is closed until another message opens it. */
   | { readonly kind: 'disconnect'; readonly shard: number }
-  | { readonly kind: 'door'; readonly shard: number; readonly door: ShardDoor }
-  | { readonly kind: 'gate'; readonly gate: ErrorCode | undefined }
+  | { readonly kind: 'shard-admission'; readonly shard: number; readonly admission: Admission }
+  | { readonly kind: 'admission'; readonly admission: ErrorCode | undefined }
   | { readonly kind: 'accept' | 'drain' | 'load' | 'close'; readonly id: number }
   | { readonly kind: 'result'; readonly id: number; readonly result: OperationResults[OperationCall['operation']] }
   | { readonly kind: 'failed'; readonly id: number; readonly code: ErrorCode; readonly detail: string };
 
 /** Front-end thread → main thread. */
-export type FrontEndReport =
+export type HttpThreadReport =
   | { readonly kind: 'listening' }
   /** It cannot start, for reasons that an operator must change. */
   | { readonly kind: 'refused'; readonly problems: readonly string[]; readonly exitCode: number }
   /** The application is closed after an error that nothing caught. */
   | { readonly kind: 'broken'; readonly detail: string }
-  | { readonly kind: 'done'; readonly id: number; readonly load: FrontEndLoad }
+  | { readonly kind: 'done'; readonly id: number; readonly load: HttpServerLoad }
   | { readonly kind: 'call'; readonly id: number; readonly call: OperationCall };

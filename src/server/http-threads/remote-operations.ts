@@ -37,8 +37,8 @@ export class RemoteOperations implements CounterOperations {
     return this.#call<'read'>({ operation: 'read', key: new Uint8Array(key) });
   }
 
-  remove(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
-    return this.#call<'remove'>({ operation: 'remove', key: new Uint8Array(key), id });
+  delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
+    return this.#call<'delete'>({ operation: 'delete', key: new Uint8Array(key), id });
   }
 
   list(query: CounterListQuery): Promise<CounterListPage> {

@@ -50,7 +50,7 @@ export class BatchMemory {
   }
 
   /** The batch is answered, or was never posted: its memory may be written again. */
-  giveBack(buffer: BatchBuffer): void {
+  release(buffer: BatchBuffer): void {
     if (buffer.memory instanceof SharedArrayBuffer) this.#free.push(buffer);
   }
 }

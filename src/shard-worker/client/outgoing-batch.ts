@@ -2,16 +2,16 @@
  * A batch while it is being filled: record header and entries in one buffer that is then posted. Front-end thread.
  */
 import type { Clock } from '../../core/clock.js';
-import type { PairColumns, PendingReply } from '../../core/increment.js';
+import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
 import type { BatchBuffer, BatchMemory } from './batch-memory.js';
 import {
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
-  TOKENED_HEADER_BYTES,
-  TOKENED_MARK,
-  TOKENED_OFFSET,
+  IDEMPOTENT_HEADER_BYTES,
+  IDEMPOTENT_MARK,
+  IDEMPOTENT_OFFSET,
   writeUint64,
 } from '../protocol/messages.js';
 
@@ -19,7 +19,7 @@ import {
 export interface FilledBatch {
   readonly buffer: BatchBuffer;
   readonly replies: PendingReply[];
-  readonly pairs: number;
+  readonly increments: number;
   /** Bytes of the entries. */
   readonly bytes: number;
 }
@@ -30,7 +30,7 @@ export class OutgoingBatch {
   #memory: BatchMemory;
   #buffer: BatchBuffer | undefined;
   #end = RECORD_HEADER_BYTES;
-  #pairs = 0;
+  #increments = 0;
   #replies: PendingReply[] = [];
   #openedAtMs = 0;
 
@@ -64,40 +64,41 @@ export class OutgoingBatch {
     const needed = this.#end + bytes;
     if (this.#buffer !== undefined && needed <= this.#buffer.bytes.length) return true;
     if (!this.isEmpty) return false;
-    if (this.#buffer !== undefined) this.#memory.giveBack(this.#buffer);
+    if (this.#buffer !== undefined) this.#memory.release(this.#buffer);
     this.#buffer = this.#memory.take(needed);
     return true;
   }
 
   /** Begins a request with a token, whose pairs of `pairsBytes` bytes follow; {@link hasRoom} made room for it. */
-  writeToken(token: string, pairsBytes: number): void {
+  writeIdempotencyKey(idempotencyKey: string, incrementsBytes: number): void {
     const at = this.#end;
     const { view, bytes } = this.#buffer as BatchBuffer;
-    view.setUint16(at + TOKENED_OFFSET.mark, TOKENED_MARK, true);
+    view.setUint16(at + IDEMPOTENT_OFFSET.mark, IDEMPOTENT_MARK, true);
     // With the zero behind it.
-    view.setUint16(at + TOKENED_OFFSET.tokenBytes, token.length, true);
-    view.setUint32(at + TOKENED_OFFSET.pairsBytes, pairsBytes, true);
-    const start = at + TOKENED_HEADER_BYTES;
-    for (let index = 0; index < token.length; index += 1) bytes[start + index] = token.charCodeAt(index);
-    this.#end = start + token.length;
+    view.setUint16(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes, idempotencyKey.length, true);
+    view.setUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, incrementsBytes, true);
+    const start = at + IDEMPOTENT_HEADER_BYTES;
+    for (let index = 0; index < idempotencyKey.length; index += 1)
+      bytes[start + index] = idempotencyKey.charCodeAt(index);
+    this.#end = start + idempotencyKey.length;
   }
 
   /** Adds row `row`; {@link hasRoom} made room for it. */
-  write(pairs: PairColumns, row: number): void {
+  write(increments: ParsedIncrements, row: number): void {
     // Rows below `count` exist in every column.
-    const keyBytes = pairs.keyBytes[row] as number;
-    const start = pairs.keyStart[row] as number;
-    const source = start >= 0 ? pairs.body : pairs.decoded;
+    const keyBytes = increments.keyBytes[row] as number;
+    const start = increments.keyStart[row] as number;
+    const source = start >= 0 ? increments.body : increments.decoded;
     const from = start >= 0 ? start : ~start;
     const at = this.#end;
     const { view, bytes } = this.#buffer as BatchBuffer;
-    view.setUint16(at + PAIR_OFFSET.keyBytes, keyBytes, true);
-    view.setUint32(at + PAIR_OFFSET.hash, pairs.hash[row] as number, true);
-    view.setFloat64(at + PAIR_OFFSET.amount, pairs.amount[row] as number, true);
-    const key = at + PAIR_HEADER_BYTES;
+    view.setUint16(at + INCREMENT_OFFSET.keyBytes, keyBytes, true);
+    view.setUint32(at + INCREMENT_OFFSET.hash, increments.hash[row] as number, true);
+    view.setFloat64(at + INCREMENT_OFFSET.amount, increments.amount[row] as number, true);
+    const key = at + INCREMENT_HEADER_BYTES;
     for (let index = 0; index < keyBytes; index += 1) bytes[key + index] = source[from + index] as number;
     this.#end = key + keyBytes;
-    this.#pairs += 1;
+    this.#increments += 1;
   }
 
   /** Ends a request: `reply` is settled with the batch. */
@@ -111,24 +112,24 @@ export class OutgoingBatch {
     const buffer = this.#buffer as BatchBuffer;
     const { view } = buffer;
     view.setUint32(RECORD_OFFSET.bytes, this.#end, true);
-    view.setUint32(RECORD_OFFSET.pairs, this.#pairs, true);
+    view.setUint32(RECORD_OFFSET.increments, this.#increments, true);
     view.setUint32(RECORD_OFFSET.flags, 0, true);
     writeUint64(view, RECORD_OFFSET.acceptedAt, nowMs);
     const filled = {
       buffer: this.#memory.seal(buffer, this.#end),
       replies: this.#replies,
-      pairs: this.#pairs,
+      increments: this.#increments,
       bytes: this.#end - RECORD_HEADER_BYTES,
     };
     this.#buffer = undefined;
     this.#end = RECORD_HEADER_BYTES;
-    this.#pairs = 0;
+    this.#increments = 0;
     this.#replies = [];
     return filled;
   }
 }
 
 /** Bytes of a tokened request's entry. */
-export function tokenedBytes(token: string, pairsBytes: number): number {
-  return TOKENED_HEADER_BYTES + token.length + pairsBytes;
+export function idempotentRequestBytes(idempotencyKey: string, incrementsBytes: number): number {
+  return IDEMPOTENT_HEADER_BYTES + idempotencyKey.length + incrementsBytes;
 }

@@ -8,12 +8,12 @@
  */
 import { systemClock, type Clock, type Timer } from '../../core/clock.js';
 import { errorCodes, type ErrorCode } from '../../core/errors.js';
-import type { PairColumns, PendingReply } from '../../core/increment.js';
+import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
 import type { AnswerPort } from '../protocol/answer-port.js';
 import { BatchMemory, type BatchBuffer } from './batch-memory.js';
 import { BatchPace } from './batch-pace.js';
-import { TOKENED_OUTCOME, type BatchAnswer, type BatchKind } from '../protocol/messages.js';
-import { OutgoingBatch, tokenedBytes } from './outgoing-batch.js';
+import { IDEMPOTENT_OUTCOME, type BatchAnswer, type BatchKind } from '../protocol/messages.js';
+import { OutgoingBatch, idempotentRequestBytes } from './outgoing-batch.js';
 
 /**
  * Batches that may be with the shard at a time. A batch costs its two messages, and a sync, more than all of its requests
@@ -23,19 +23,19 @@ const BATCHES_IN_FLIGHT_MAX = 1;
 
 /** Room in a shard that several front ends take, as the one sees it that gives its part back. */
 export interface ReservedRoom {
-  giveBack(pairs: number, bytes: number): void;
+  release(increments: number, bytes: number): void;
 }
 
 interface BatchInFlight {
   replies: readonly PendingReply[];
   readonly buffer: BatchBuffer;
-  readonly pairs: number;
+  readonly increments: number;
   readonly bytes: number;
   /** On the monotonic clock: nobody may set it while the batch is in flight. */
   readonly sentAtMs: number;
 }
 
-type TokenedKind = 'tokened' | 'onlyKnownTokens';
+type IdempotentKind = 'idempotent' | 'onlyKnownKeys';
 
 /** One shard as a front end sees it. */
 export class ShardClient {
@@ -44,11 +44,11 @@ export class ShardClient {
   #port: AnswerPort | undefined;
   #memory = new BatchMemory();
   readonly #plain: OutgoingBatch;
-  readonly #tokened: OutgoingBatch;
+  readonly #idempotent: OutgoingBatch;
   readonly #known: OutgoingBatch;
   readonly #inFlight: BatchInFlight[] = [];
   #inFlightHead = 0;
-  #reservedPairs = 0;
+  #reservedIncrements = 0;
   #reservedBytes = 0;
   readonly #pace = new BatchPace();
   #timer: Timer | undefined;
@@ -62,13 +62,13 @@ export class ShardClient {
     this.#clock = clock;
     this.#shared = shared;
     this.#plain = new OutgoingBatch(clock, this.#memory);
-    this.#tokened = new OutgoingBatch(clock, this.#memory);
+    this.#idempotent = new OutgoingBatch(clock, this.#memory);
     this.#known = new OutgoingBatch(clock, this.#memory);
   }
 
   /** Pairs open and in flight: each may become a pending key. */
-  get reservedPairs(): number {
-    return this.#reservedPairs;
+  get reservedIncrements(): number {
+    return this.#reservedIncrements;
   }
 
   /** Bytes open and in flight, as the record will hold them. */
@@ -87,11 +87,11 @@ export class ShardClient {
 
   /** Requests wait to be posted. */
   get hasOpenBatch(): boolean {
-    return !this.#plain.isEmpty || !this.#tokened.isEmpty || !this.#known.isEmpty;
+    return !this.#plain.isEmpty || !this.#idempotent.isEmpty || !this.#known.isEmpty;
   }
 
   get #openRequests(): number {
-    return this.#plain.requests + this.#tokened.requests + this.#known.requests;
+    return this.#plain.requests + this.#idempotent.requests + this.#known.requests;
   }
 
   /** Connects to a started shard. */
@@ -99,7 +99,7 @@ export class ShardClient {
     this.#port = port;
     // An earlier thread may be at its last batch yet.
     this.#memory = new BatchMemory();
-    for (const batch of [this.#plain, this.#tokened, this.#known]) batch.useMemory(this.#memory);
+    for (const batch of [this.#plain, this.#idempotent, this.#known]) batch.useMemory(this.#memory);
     port.listen((answer) => {
       this.#take(answer);
     });
@@ -123,7 +123,7 @@ export class ShardClient {
     }
     for (const { replies } of this.#shift(this.batchesInFlight)) settleAll(replies, 'outcome-unknown');
     this.#refuseOpen(this.#plain, 'journal-unavailable');
-    this.#refuseOpen(this.#tokened, 'journal-unavailable');
+    this.#refuseOpen(this.#idempotent, 'journal-unavailable');
     this.#refuseOpen(this.#known, 'journal-unavailable');
   }
 
@@ -136,39 +136,45 @@ export class ShardClient {
   }
 
   /** Adds row `row` to the open batch; {@link open} made room for it. */
-  write(pairs: PairColumns, row: number): void {
-    this.#plain.write(pairs, row);
+  write(increments: ParsedIncrements, row: number): void {
+    this.#plain.write(increments, row);
   }
 
   /** Ends one request's part of the open batch: `reply` is settled with the batch. */
-  finish(reply: PendingReply, pairs: number, bytes: number): void {
+  finish(reply: PendingReply, increments: number, bytes: number): void {
     this.#plain.finish(reply);
-    this.#reservedPairs += pairs;
+    this.#reservedIncrements += increments;
     this.#reservedBytes += bytes;
   }
 
   /** Posts a request by itself, to be taken only if it needs no new key. */
-  sendOnlyPendingKeys(pairs: PairColumns, reply: PendingReply, bytes: number): void {
+  sendOnlyPendingKeys(increments: ParsedIncrements, reply: PendingReply, bytes: number): void {
     // What is open goes ahead, so that this batch holds the one request.
     this.#post('plain');
     this.open(bytes);
-    for (let row = 0; row < pairs.count; row += 1) this.write(pairs, row);
-    this.finish(reply, pairs.count, bytes);
+    for (let row = 0; row < increments.count; row += 1) this.write(increments, row);
+    this.finish(reply, increments.count, bytes);
     this.#post('onlyPendingKeys');
   }
 
   /** Adds a whole request with a token; `pairsBytes` are its pairs' entries. */
-  addTokened(kind: TokenedKind, token: string, pairs: PairColumns, reply: PendingReply, pairsBytes: number): void {
-    const batch = kind === 'tokened' ? this.#tokened : this.#known;
-    const bytes = tokenedBytes(token, pairsBytes);
+  addIdempotent(
+    kind: IdempotentKind,
+    idempotencyKey: string,
+    increments: ParsedIncrements,
+    reply: PendingReply,
+    incrementsBytes: number,
+  ): void {
+    const batch = kind === 'idempotent' ? this.#idempotent : this.#known;
+    const bytes = idempotentRequestBytes(idempotencyKey, incrementsBytes);
     if (!batch.hasRoom(bytes)) {
       this.#post(kind);
       batch.hasRoom(bytes);
     }
-    batch.writeToken(token, pairsBytes);
-    for (let row = 0; row < pairs.count; row += 1) batch.write(pairs, row);
+    batch.writeIdempotencyKey(idempotencyKey, incrementsBytes);
+    for (let row = 0; row < increments.count; row += 1) batch.write(increments, row);
     batch.finish(reply);
-    this.#reservedPairs += pairs.count;
+    this.#reservedIncrements += increments.count;
     this.#reservedBytes += bytes;
   }
 
@@ -189,15 +195,15 @@ export class ShardClient {
     }
     this.#pace.posted(nowMs);
     this.#post('plain');
-    this.#post('tokened');
-    this.#post('onlyKnownTokens');
+    this.#post('idempotent');
+    this.#post('onlyKnownKeys');
   }
 
   /** Answers requests that have waited longer than `timeoutMs`; the room of those that were posted stays taken. */
   expire(timeoutMs: number): void {
     const beforeMs = this.#clock.monotonic() - timeoutMs;
     // What was never posted is not counted, and leaves nothing behind.
-    for (const batch of [this.#plain, this.#tokened, this.#known]) {
+    for (const batch of [this.#plain, this.#idempotent, this.#known]) {
       if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
     }
     for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
@@ -214,14 +220,14 @@ export class ShardClient {
     if (open.isEmpty) return;
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
-    const { buffer, replies, pairs, bytes } = open.take(this.#clock.now());
-    this.#inFlight.push({ replies, buffer, pairs, bytes, sentAtMs: this.#clock.monotonic() });
+    const { buffer, replies, increments, bytes } = open.take(this.#clock.now());
+    this.#inFlight.push({ replies, buffer, increments, bytes, sentAtMs: this.#clock.monotonic() });
     port.post({ kind, memory: buffer.memory });
   }
 
   #batchOf(kind: BatchKind): OutgoingBatch {
-    if (kind === 'tokened') return this.#tokened;
-    return kind === 'onlyKnownTokens' ? this.#known : this.#plain;
+    if (kind === 'idempotent') return this.#idempotent;
+    return kind === 'onlyKnownKeys' ? this.#known : this.#plain;
   }
 
   #take(answer: BatchAnswer): void {
@@ -241,9 +247,9 @@ export class ShardClient {
   #shift(count: number): readonly BatchInFlight[] {
     const end = Math.min(this.#inFlightHead + count, this.#inFlight.length);
     const shifted = this.#inFlight.slice(this.#inFlightHead, end);
-    for (const { pairs, bytes, buffer } of shifted) {
-      this.#memory.giveBack(buffer);
-      this.#giveBack(pairs, bytes);
+    for (const { increments, bytes, buffer } of shifted) {
+      this.#memory.release(buffer);
+      this.#release(increments, bytes);
     }
     this.#inFlightHead = end;
     if (end === this.#inFlight.length) {
@@ -258,16 +264,16 @@ export class ShardClient {
 
   #refuseOpen(batch: OutgoingBatch, code: ErrorCode): void {
     if (batch.isEmpty) return;
-    const { replies, buffer, pairs, bytes } = batch.take(0);
-    this.#memory.giveBack(buffer);
-    this.#giveBack(pairs, bytes);
+    const { replies, buffer, increments, bytes } = batch.take(0);
+    this.#memory.release(buffer);
+    this.#release(increments, bytes);
     settleAll(replies, code);
   }
 
-  #giveBack(pairs: number, bytes: number): void {
-    this.#reservedPairs -= pairs;
+  #release(increments: number, bytes: number): void {
+    this.#reservedIncrements -= increments;
     this.#reservedBytes -= bytes;
-    this.#shared?.giveBack(pairs, bytes);
+    this.#shared?.release(increments, bytes);
   }
 }
 
@@ -277,15 +283,15 @@ function settleAll(replies: readonly PendingReply[], refusal: ErrorCode | undefi
 
 function settleEach(replies: readonly PendingReply[], outcomes: Uint8Array): void {
   for (const [index, reply] of replies.entries()) {
-    const outcome = outcomes[index] ?? TOKENED_OUTCOME.mismatch;
-    if (outcome === TOKENED_OUTCOME.journaled) reply.settle(undefined);
-    else if (outcome === TOKENED_OUTCOME.replayed) reply.settle(undefined, true);
-    else if (outcome === TOKENED_OUTCOME.mismatch) reply.settle('idempotency-mismatch');
+    const outcome = outcomes[index] ?? IDEMPOTENT_OUTCOME.mismatch;
+    if (outcome === IDEMPOTENT_OUTCOME.journaled) reply.settle(undefined);
+    else if (outcome === IDEMPOTENT_OUTCOME.replayed) reply.settle(undefined, true);
+    else if (outcome === IDEMPOTENT_OUTCOME.mismatch) reply.settle('idempotency-mismatch');
     else reply.settle(codeOfOutcome(outcome));
   }
 }
 
 /** From `refused` on an outcome is a refusal: its code's index in the catalogue follows. */
 function codeOfOutcome(outcome: number): ErrorCode {
-  return errorCodes[outcome - TOKENED_OUTCOME.refused] ?? 'outcome-unknown';
+  return errorCodes[outcome - IDEMPOTENT_OUTCOME.refused] ?? 'outcome-unknown';
 }

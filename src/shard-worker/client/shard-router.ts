@@ -14,17 +14,17 @@ import {
   KEY_HASH_START,
   shardOfHash,
   type IncrementReceiver,
-  type PairColumns,
+  type ParsedIncrements,
   type PendingReply,
 } from '../../core/increment.js';
 import {
-  GAUGE,
-  PAIR_HEADER_BYTES,
+  STAT,
+  INCREMENT_HEADER_BYTES,
   PENDING_KEY_OVERHEAD_BYTES,
-  gaugeRow,
-  type ShardDoor,
+  statsRow,
+  type Admission,
 } from '../protocol/messages.js';
-import { tokenedBytes } from './outgoing-batch.js';
+import { idempotentRequestBytes } from './outgoing-batch.js';
 import type { ShardClient } from './shard-client.js';
 import type { SharedReservations } from './shared-reservations.js';
 
@@ -40,7 +40,7 @@ export interface RouterLimits {
   readonly windowBytesMax: number;
   readonly ackTimeoutMs: number;
   /** Requests with tokens that may still be taken before IDEMPOTENCY_MAX_ROWS is reached. */
-  readonly tokenRoom: () => number;
+  readonly idempotencyRoom: () => number;
 }
 
 /** What a batch may need in a journal besides its entries: headers of a record and of a segment. */
@@ -49,13 +49,13 @@ const JOURNAL_OVERHEAD_BYTES = 8192;
 /** The router of one front end. */
 export class ShardRouter implements IncrementReceiver {
   readonly #clients: readonly ShardClient[];
-  readonly #gauges: readonly Float64Array[];
+  readonly #stats: readonly Float64Array[];
   readonly #limits: RouterLimits;
   readonly #atTurnEnd: (callback: () => void) => void;
   /** What all front ends have reserved; undefined where this is the only one. */
   readonly #shared: SharedReservations | undefined;
-  readonly #doors: ShardDoor[];
-  readonly #partPairs: Uint32Array;
+  readonly #admissions: Admission[];
+  readonly #partIncrements: Uint32Array;
   readonly #partBytes: Uint32Array;
   #shardOfRow = new Uint8Array(64);
   #turnScheduled = false;
@@ -70,7 +70,7 @@ export class ShardRouter implements IncrementReceiver {
    */
   constructor(
     clients: readonly ShardClient[],
-    gauges: SharedArrayBuffer,
+    stats: SharedArrayBuffer,
     limits: RouterLimits,
     atTurnEnd: (callback: () => void) => void = setImmediate,
     shared?: SharedReservations,
@@ -78,29 +78,29 @@ export class ShardRouter implements IncrementReceiver {
     this.#shared = shared;
     this.#atTurnEnd = atTurnEnd;
     this.#clients = clients;
-    this.#gauges = clients.map((_, shard) => gaugeRow(gauges, shard));
+    this.#stats = clients.map((_, shard) => statsRow(stats, shard));
     this.#limits = limits;
-    this.#doors = clients.map(() => 'starting');
-    this.#partPairs = new Uint32Array(clients.length);
+    this.#admissions = clients.map(() => 'starting');
+    this.#partIncrements = new Uint32Array(clients.length);
     this.#partBytes = new Uint32Array(clients.length);
   }
 
   /** Opens a shard's door, or closes it with the code that its callers get. */
-  setDoor(shard: number, door: ShardDoor): void {
-    this.#doors[shard] = door;
+  setShardAdmission(shard: number, admission: Admission): void {
+    this.#admissions[shard] = admission;
   }
 
   /** The first closed door's code, or undefined where all are open. */
-  get closedDoor(): ErrorCode | undefined {
-    return this.#doors.find((door) => door !== 'open');
+  get closedAdmission(): ErrorCode | undefined {
+    return this.#admissions.find((admission) => admission !== 'open');
   }
 
   /** The code with which a new key of so many bytes would be refused now in some shard, or undefined: for probes. */
   refusalOfNew(keyBytes: number): ErrorCode | undefined {
-    const door = this.closedDoor;
-    if (door !== undefined) return door;
-    if (this.#gauges.some((row) => row[GAUGE.journalRefused] === 1)) return 'journal-unavailable';
-    return this.#hasRoomFor(PAIR_HEADER_BYTES + keyBytes) ? undefined : 'overloaded';
+    const admission = this.closedAdmission;
+    if (admission !== undefined) return admission;
+    if (this.#stats.some((row) => row[STAT.journalRefused] === 1)) return 'journal-unavailable';
+    return this.#hasRoomFor(INCREMENT_HEADER_BYTES + keyBytes) ? undefined : 'overloaded';
   }
 
   /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */
@@ -113,73 +113,75 @@ export class ShardRouter implements IncrementReceiver {
     return this.#clients.every((client) => client.batchesInFlight === 0 && !client.hasOpenBatch);
   }
 
-  submit(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
-    if (pairs.count === 1) {
+  submit(increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined {
+    if (increments.count === 1) {
       // Row 0 exists: the count says so.
-      const shard = shardOfHash(pairs.hash[0] as number, this.#clients.length);
-      return this.#submitToOne(shard, pairs, PAIR_HEADER_BYTES + (pairs.keyBytes[0] as number), reply);
+      const shard = shardOfHash(increments.hash[0] as number, this.#clients.length);
+      return this.#submitToOne(shard, increments, INCREMENT_HEADER_BYTES + (increments.keyBytes[0] as number), reply);
     }
-    return this.#submitMany(pairs, reply);
+    return this.#submitMany(increments, reply);
   }
 
-  submitTokened(token: string, pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
-    let pairsBytes = 0;
-    for (let row = 0; row < pairs.count; row += 1) pairsBytes += PAIR_HEADER_BYTES + (pairs.keyBytes[row] as number);
+  submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined {
+    let incrementsBytes = 0;
+    for (let row = 0; row < increments.count; row += 1)
+      incrementsBytes += INCREMENT_HEADER_BYTES + (increments.keyBytes[row] as number);
     // The whole request goes to the shard of its token, so that it is atomic and its token is known in one place.
-    const shard = shardOfHash(hashToken(token), this.#clients.length);
-    const bytes = tokenedBytes(token, pairsBytes);
-    this.#shared?.take(shard, pairs.count, bytes);
+    const shard = shardOfHash(hashIdempotencyKey(idempotencyKey), this.#clients.length);
+    const bytes = idempotentRequestBytes(idempotencyKey, incrementsBytes);
+    this.#shared?.take(shard, increments.count, bytes);
     const refusal = this.#refusalOfWindow(shard, bytes);
     if (refusal !== undefined) {
-      this.#shared?.giveBack(shard, pairs.count, bytes);
+      this.#shared?.release(shard, increments.count, bytes);
       return refusal;
     }
     // A replay needs no room: where there is none, the shard still answers what it knows, and refuses the rest.
-    const hasRoom = (this.#refusalOfJournal(shard, bytes) ?? this.#refusalOfTokened(pairs.count, bytes)) === undefined;
+    const hasRoom =
+      (this.#refusalOfJournal(shard, bytes) ?? this.#refusalOfIdempotent(increments.count, bytes)) === undefined;
     const client = this.#clients[shard] as ShardClient;
-    client.addTokened(hasRoom ? 'tokened' : 'onlyKnownTokens', token, pairs, reply, pairsBytes);
+    client.addIdempotent(hasRoom ? 'idempotent' : 'onlyKnownKeys', idempotencyKey, increments, reply, incrementsBytes);
     if (client.needsTurnEnd) this.#scheduleTurnEnd();
     return undefined;
   }
 
-  #submitToOne(shard: number, pairs: PairColumns, bytes: number, reply: PendingReply): ErrorCode | undefined {
-    this.#shared?.take(shard, pairs.count, bytes);
-    const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfBytes(pairs.count, bytes);
+  #submitToOne(shard: number, increments: ParsedIncrements, bytes: number, reply: PendingReply): ErrorCode | undefined {
+    this.#shared?.take(shard, increments.count, bytes);
+    const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfBytes(increments.count, bytes);
     if (refusal !== undefined) {
-      this.#shared?.giveBack(shard, pairs.count, bytes);
+      this.#shared?.release(shard, increments.count, bytes);
       return refusal;
     }
     const client = this.#clients[shard] as ShardClient;
-    if (this.#pendingKeysWith(pairs.count) > this.#limits.pendingKeysMax) {
+    if (this.#pendingKeysWith(increments.count) > this.#limits.pendingKeysMax) {
       // The shard alone knows whether the keys are pending, so that adding to them needs no room.
-      client.sendOnlyPendingKeys(pairs, reply, bytes);
+      client.sendOnlyPendingKeys(increments, reply, bytes);
       return undefined;
     }
     client.open(bytes);
-    for (let row = 0; row < pairs.count; row += 1) client.write(pairs, row);
-    client.finish(reply, pairs.count, bytes);
+    for (let row = 0; row < increments.count; row += 1) client.write(increments, row);
+    client.finish(reply, increments.count, bytes);
     if (client.needsTurnEnd) this.#scheduleTurnEnd();
     return undefined;
   }
 
-  #submitMany(pairs: PairColumns, reply: PendingReply): ErrorCode | undefined {
-    const parts = this.#split(pairs);
+  #submitMany(increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined {
+    const parts = this.#split(increments);
     if (parts === 1) {
       const only = this.#shardOfRow[0] as number;
-      return this.#submitToOne(only, pairs, this.#partBytes[only] as number, reply);
+      return this.#submitToOne(only, increments, this.#partBytes[only] as number, reply);
     }
     const shared = this.#shared;
     if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.take(shard, count, bytes));
-    const refusal = this.#refusalOfParts(pairs.count);
-    if (refusal === undefined) this.#writeParts(pairs, new SplitReply(reply, parts));
-    else if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.giveBack(shard, count, bytes));
+    const refusal = this.#refusalOfParts(increments.count);
+    if (refusal === undefined) this.#writeParts(increments, new SplitReply(reply, parts));
+    else if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.release(shard, count, bytes));
     return refusal;
   }
 
   #refusalOfParts(count: number): ErrorCode | undefined {
     let bytes = 0;
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
-      if (this.#partPairs[shard] === 0) continue;
+      if (this.#partIncrements[shard] === 0) continue;
       const refusal = this.#refusalOf(shard, this.#partBytes[shard] as number);
       if (refusal !== undefined) return refusal;
       bytes += this.#partBytes[shard] as number;
@@ -190,43 +192,45 @@ export class ShardRouter implements IncrementReceiver {
 
   #eachPart(callback: (shard: number, count: number, bytes: number) => void): void {
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
-      const count = this.#partPairs[shard] as number;
+      const count = this.#partIncrements[shard] as number;
       if (count !== 0) callback(shard, count, this.#partBytes[shard] as number);
     }
   }
 
-  #writeParts(pairs: PairColumns, reply: PendingReply): void {
+  #writeParts(increments: ParsedIncrements, reply: PendingReply): void {
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
-      if (this.#partPairs[shard] !== 0) (this.#clients[shard] as ShardClient).open(this.#partBytes[shard] as number);
+      if (this.#partIncrements[shard] !== 0)
+        (this.#clients[shard] as ShardClient).open(this.#partBytes[shard] as number);
     }
-    for (let row = 0; row < pairs.count; row += 1) {
-      (this.#clients[this.#shardOfRow[row] as number] as ShardClient).write(pairs, row);
+    for (let row = 0; row < increments.count; row += 1) {
+      (this.#clients[this.#shardOfRow[row] as number] as ShardClient).write(increments, row);
     }
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
-      const count = this.#partPairs[shard] as number;
+      const count = this.#partIncrements[shard] as number;
       if (count !== 0) (this.#clients[shard] as ShardClient).finish(reply, count, this.#partBytes[shard] as number);
     }
     this.#scheduleTurnEnd();
   }
 
   /** Finds each row's shard and what each shard's part needs; returns the number of parts. */
-  #split(pairs: PairColumns): number {
-    this.#partPairs.fill(0);
+  #split(increments: ParsedIncrements): number {
+    this.#partIncrements.fill(0);
     this.#partBytes.fill(0);
-    if (this.#shardOfRow.length < pairs.count) this.#shardOfRow = new Uint8Array(2 * pairs.count);
+    if (this.#shardOfRow.length < increments.count) this.#shardOfRow = new Uint8Array(2 * increments.count);
     let parts = 0;
-    for (let row = 0; row < pairs.count; row += 1) {
-      const shard = shardOfHash(pairs.hash[row] as number, this.#clients.length);
+    for (let row = 0; row < increments.count; row += 1) {
+      const shard = shardOfHash(increments.hash[row] as number, this.#clients.length);
       this.#shardOfRow[row] = shard;
-      if (this.#partPairs[shard] === 0) parts += 1;
-      this.#partPairs[shard] = (this.#partPairs[shard] as number) + 1;
-      this.#partBytes[shard] = (this.#partBytes[shard] as number) + PAIR_HEADER_BYTES + (pairs.keyBytes[row] as number);
+      if (this.#partIncrements[shard] === 0) parts += 1;
+      this.#partIncrements[shard] = (this.#partIncrements[shard] as number) + 1;
+      this.#partBytes[shard] =
+        (this.#partBytes[shard] as number) + INCREMENT_HEADER_BYTES + (increments.keyBytes[row] as number);
     }
     return parts;
   }
 
-  #refusalOfTokened(count: number, bytes: number): ErrorCode | undefined {
-    if (this.#limits.tokenRoom() <= 0) return 'overloaded';
+  #refusalOfIdempotent(count: number, bytes: number): ErrorCode | undefined {
+    if (this.#limits.idempotencyRoom() <= 0) return 'overloaded';
     if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return 'overloaded';
     return this.#refusalOfBytes(count, bytes);
   }
@@ -242,8 +246,8 @@ export class ShardRouter implements IncrementReceiver {
 
   /** Why nothing of `bytes` can be sent to this shard now, be it kept or not. */
   #refusalOfWindow(shard: number, bytes: number): ErrorCode | undefined {
-    const door = this.#doors[shard] as ShardDoor;
-    if (door !== 'open') return door;
+    const admission = this.#admissions[shard] as Admission;
+    if (admission !== 'open') return admission;
     const client = this.#clients[shard] as ShardClient;
     // An empty window takes a request of any size, since no later moment would be better.
     const isFull = client.reservedBytes > 0 && client.reservedBytes + bytes > this.#limits.windowBytesMax;
@@ -254,7 +258,7 @@ export class ShardRouter implements IncrementReceiver {
     const reserved = (this.#clients[shard] as ShardClient).reservedBytes + bytes;
     // What is shared has these bytes already, and is read before the gauge.
     const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
-    const journaled = (this.#gauges[shard] as Float64Array)[GAUGE.journalBytes] as number;
+    const journaled = (this.#stats[shard] as Float64Array)[STAT.journalBytes] as number;
     return journaled + reservedByAll > this.#limits.journalBytesMax ? 'overloaded' : undefined;
   }
 
@@ -263,7 +267,7 @@ export class ShardRouter implements IncrementReceiver {
     if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return false;
     if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return false;
     const journaled = bytes + JOURNAL_OVERHEAD_BYTES;
-    return this.#gauges.every((row) => (row[GAUGE.journalBytes] as number) + journaled <= journalBytesMax);
+    return this.#stats.every((row) => (row[STAT.journalBytes] as number) + journaled <= journalBytesMax);
   }
 
   /** Keys that may come to be pending with `count` more. */
@@ -271,8 +275,9 @@ export class ShardRouter implements IncrementReceiver {
     const shared = this.#shared;
     let keys = shared === undefined ? count : 0;
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
-      keys += shared === undefined ? (this.#clients[shard] as ShardClient).reservedPairs : shared.pairs(shard);
-      keys += (this.#gauges[shard] as Float64Array)[GAUGE.pendingKeys] as number;
+      keys +=
+        shared === undefined ? (this.#clients[shard] as ShardClient).reservedIncrements : shared.increments(shard);
+      keys += (this.#stats[shard] as Float64Array)[STAT.pendingKeys] as number;
     }
     return keys;
   }
@@ -283,9 +288,10 @@ export class ShardRouter implements IncrementReceiver {
     let bytes = shared === undefined ? added + count * PENDING_KEY_OVERHEAD_BYTES : 0;
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
       const client = this.#clients[shard] as ShardClient;
-      const pairs = shared === undefined ? client.reservedPairs : shared.pairs(shard);
-      bytes += (shared === undefined ? client.reservedBytes : shared.bytes(shard)) + pairs * PENDING_KEY_OVERHEAD_BYTES;
-      bytes += (this.#gauges[shard] as Float64Array)[GAUGE.pendingBytes] as number;
+      const increments = shared === undefined ? client.reservedIncrements : shared.increments(shard);
+      bytes +=
+        (shared === undefined ? client.reservedBytes : shared.bytes(shard)) + increments * PENDING_KEY_OVERHEAD_BYTES;
+      bytes += (this.#stats[shard] as Float64Array)[STAT.pendingBytes] as number;
     }
     return bytes;
   }
@@ -297,9 +303,9 @@ export class ShardRouter implements IncrementReceiver {
   }
 }
 
-function hashToken(token: string): number {
+function hashIdempotencyKey(idempotencyKey: string): number {
   let hash = KEY_HASH_START;
-  for (let at = 0; at < token.length; at += 1) hash = hashKeyByte(hash, token.charCodeAt(at));
+  for (let at = 0; at < idempotencyKey.length; at += 1) hash = hashKeyByte(hash, idempotencyKey.charCodeAt(at));
   return finishKeyHash(hash);
 }
 

@@ -7,7 +7,7 @@
  * gauges before, and is read here before the gauges are, so nothing is missed between the two.
  */
 
-const PAIRS = 0;
+const INCREMENTS = 0;
 const BYTES = 1;
 /** Cells of a shard, so that two shards do not share a cache line. */
 const ROW = 16;
@@ -29,20 +29,20 @@ export class SharedReservations {
   }
 
   /** Reserves room in a shard, whether there is any or not. */
-  take(shard: number, pairs: number, bytes: number): void {
-    Atomics.add(this.#cells, shard * ROW + PAIRS, pairs);
+  take(shard: number, increments: number, bytes: number): void {
+    Atomics.add(this.#cells, shard * ROW + INCREMENTS, increments);
     Atomics.add(this.#cells, shard * ROW + BYTES, bytes);
   }
 
   /** Gives back what was taken. */
-  giveBack(shard: number, pairs: number, bytes: number): void {
-    Atomics.sub(this.#cells, shard * ROW + PAIRS, pairs);
+  release(shard: number, increments: number, bytes: number): void {
+    Atomics.sub(this.#cells, shard * ROW + INCREMENTS, increments);
     Atomics.sub(this.#cells, shard * ROW + BYTES, bytes);
   }
 
   /** Pairs reserved in a shard by all front ends. */
-  pairs(shard: number): number {
-    return Atomics.load(this.#cells, shard * ROW + PAIRS);
+  increments(shard: number): number {
+    return Atomics.load(this.#cells, shard * ROW + INCREMENTS);
   }
 
   /** Bytes reserved in a shard by all front ends. */

@@ -6,7 +6,7 @@
  * true and `sync` makes it so.
  */
 import type { Lsn } from '../../core/increment.js';
-import type { StreamClaim } from './ownership-claim.js';
+import type { OwnershipClaim } from './ownership-claim.js';
 
 /** One record to append: the whole buffer region is the record, header first, laid out as `messages.ts` says. */
 export type RecordBytes = Uint8Array;
@@ -79,13 +79,13 @@ export interface RecoverableJournal extends Journal {
   /** Where it is, for messages. */
   readonly location: string;
   /** Claims by which this journal was taken over, oldest first, those included that may never have reached the database. */
-  claims(): readonly StreamClaim[];
+  claims(): readonly OwnershipClaim[];
 
   /**
    * Keeps a claim, durably, that is about to be made. `inDatabase` are the claims there, of which one may be needed again.
    * Throws JournalError `journal-unavailable`.
    */
-  keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void;
+  keepClaim(claim: OwnershipClaim, inDatabase: readonly OwnershipClaim[]): void;
 
   /**
    * The last LSN that is here, or the one before the first; changes nothing. Records at or below `checkpoint` need not be
@@ -114,7 +114,7 @@ export interface JournalStreams {
   /** How long a stream that is committed to its end stays before it is removed, in ms. */
   readonly keepMs: number;
   /** Streams of earlier runs: the one to continue, and those of shards that are no more, to be finished. */
-  existing(): { readonly own: FoundStream | undefined; readonly leftOver: readonly FoundStream[] };
+  existing(): { readonly own: FoundStream | undefined; readonly orphaned: readonly FoundStream[] };
   create(): Journal;
   open(stream: string): RecoverableJournal;
   /** Forgets a finished stream and its data. */

@@ -54,7 +54,7 @@ export class MemoryStreams implements JournalStreams {
   readonly keepMs = 0;
 
   existing(): ReturnType<JournalStreams['existing']> {
-    return { own: undefined, leftOver: [] };
+    return { own: undefined, orphaned: [] };
   }
 
   create(): Journal {

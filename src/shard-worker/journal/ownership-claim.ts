@@ -22,7 +22,7 @@
 import type { Lsn } from '../../core/increment.js';
 
 /** A time that a journal took its stream over. */
-export interface StreamClaim {
+export interface OwnershipClaim {
   /** A random UUID. */
   readonly id: string;
   /** Records of this claim have LSNs above this. */
@@ -38,7 +38,7 @@ export const CLAIMS_KEPT_MAX = 500;
 /** How a journal stands to the stream's last owner. */
 export type Ownership =
   /** It was the last owner. `lost`: claims of its own that the database never had, or has gone back from. */
-  | { readonly kind: 'last'; readonly lost: readonly StreamClaim[] }
+  | { readonly kind: 'last'; readonly lost: readonly OwnershipClaim[] }
   /** Another journal has owned the stream since. Up to `sharedLsn` both have the same records. */
   | { readonly kind: 'earlier'; readonly sharedLsn: Lsn }
   /** Others have owned it so often since that the database has forgotten when this one did. */
@@ -49,13 +49,13 @@ export interface ClaimsInDatabase {
   /** The checkpoint. */
   readonly lsn: Lsn;
   /** Oldest first. */
-  readonly claims: readonly StreamClaim[];
+  readonly claims: readonly OwnershipClaim[];
   /** False where older claims may have been forgotten. */
   readonly isComplete: boolean;
 }
 
 /** Compares the claims that a journal keeps with those in the database. */
-export function ownershipOf(own: readonly StreamClaim[], { lsn, claims, isComplete }: ClaimsInDatabase): Ownership {
+export function ownershipOf(own: readonly OwnershipClaim[], { lsn, claims, isComplete }: ClaimsInDatabase): Ownership {
   const known = new Set(own.map(({ id }) => id));
   const common = claims.findLastIndex(({ id }) => known.has(id));
   const commonId = claims[common]?.id;

@@ -40,24 +40,30 @@ export const RECORD_OFFSET = {
   lsn: 8,
   syncedLsn: 16,
   acceptedAt: 24,
-  pairs: 32,
+  increments: 32,
   flags: 36,
 } as const;
 
 /** Bytes of a pair's entry before the key. */
-export const PAIR_HEADER_BYTES = 14;
+export const INCREMENT_HEADER_BYTES = 14;
 
 /** Offsets within a pair's entry. */
-export const PAIR_OFFSET = { keyBytes: 0, hash: 2, amount: 6, key: 14 } as const;
+export const INCREMENT_OFFSET = { keyBytes: 0, hash: 2, amount: 6, key: 14 } as const;
 
 /** In place of a pair's key bytes: the entry is a request with a token. */
-export const TOKENED_MARK = 0x8000;
+export const IDEMPOTENT_MARK = 0x8000;
 
 /** Bytes of a tokened request's entry before the token. */
-export const TOKENED_HEADER_BYTES = 24;
+export const IDEMPOTENT_HEADER_BYTES = 24;
 
 /** Offsets within a tokened request's entry. */
-export const TOKENED_OFFSET = { mark: 0, tokenBytes: 2, pairsBytes: 4, digest: 8, token: 24 } as const;
+export const IDEMPOTENT_OFFSET = {
+  mark: 0,
+  idempotencyKeyBytes: 2,
+  incrementsBytes: 4,
+  digest: 8,
+  idempotencyKey: 24,
+} as const;
 
 /** Bytes of the digest of a tokened request: the first half of a SHA-256. */
 export const DIGEST_BYTES = 16;
@@ -70,7 +76,9 @@ export const RECORD_BYTES_MAX = 64 * 1024 * 1024;
  * bytes, whose entry has fifteen.
  */
 export function recordBytesOfBody(bodyBytes: number): number {
-  return RECORD_HEADER_BYTES + TOKENED_HEADER_BYTES + 255 + Math.ceil((bodyBytes / 6) * (PAIR_HEADER_BYTES + 1));
+  return (
+    RECORD_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES + 255 + Math.ceil((bodyBytes / 6) * (INCREMENT_HEADER_BYTES + 1))
+  );
 }
 
 /**
@@ -97,7 +105,7 @@ export function readUint64(view: DataView, at: number): number {
  * or, requests with tokens, without those that the shard knows; or, requests with tokens for which there is no room, none
  * but those that it knows.
  */
-export const BATCH_KINDS = ['plain', 'onlyPendingKeys', 'tokened', 'onlyKnownTokens'] as const;
+export const BATCH_KINDS = ['plain', 'onlyPendingKeys', 'idempotent', 'onlyKnownKeys'] as const;
 export type BatchKind = (typeof BATCH_KINDS)[number];
 
 /** Front end → shard: a batch. Each is answered, in the order of their arrival, by {@link BatchAnswer}. */
@@ -115,13 +123,13 @@ export type PostedBatch = BatchMessage | number;
 
 /**
  * Shard → front end: that many batches are in the journal; or that many were refused with a code; or, for one batch of
- * requests with tokens, the {@link TOKENED_OUTCOME} of each in order.
+ * requests with tokens, the {@link IDEMPOTENT_OUTCOME} of each in order.
  */
 export type BatchAnswer =
   number | { readonly refused: number; readonly code: ErrorCode } | { readonly outcomes: Uint8Array };
 
 /** What became of a request with a token; `refused` plus a code's index in the catalogue is a refusal. */
-export const TOKENED_OUTCOME = { journaled: 0, replayed: 1, mismatch: 2, refused: 3 } as const;
+export const IDEMPOTENT_OUTCOME = { journaled: 0, replayed: 1, mismatch: 2, refused: 3 } as const;
 
 /** A checkpoint row as a read saw it; null where the stream was asked for and has no row. */
 export type SeenCheckpoint = { readonly epoch: number; readonly lsn: Lsn } | null;
@@ -151,7 +159,7 @@ export type ControlMessage =
   /** The journal cannot be used as it is; the thread ends next. */
   | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
   /** The stream belongs to another process: this node must stop accepting and end. */
-  | { readonly kind: 'foreign-owner'; readonly detail: string };
+  | { readonly kind: 'fenced'; readonly detail: string };
 
 /** What a drained shard left in its journal. */
 export interface PendingRange {
@@ -163,7 +171,7 @@ export interface PendingRange {
 }
 
 /** A front end as the supervisor of the shards sees it. */
-export interface FrontEndLink {
+export interface HttpServerLink {
   /** A shard has started, and takes this front end's batches on `port`. */
   connect(shard: number, port: MessagePort): void;
   /** A shard is gone. */
@@ -171,7 +179,7 @@ export interface FrontEndLink {
 }
 
 /** Whether a shard takes increments. */
-export type ShardDoor = 'open' | ErrorCode;
+export type Admission = 'open' | ErrorCode;
 
 /** What a shard thread is started with. Everything here survives structured cloning. */
 export interface ShardTask {
@@ -181,8 +189,8 @@ export interface ShardTask {
   readonly databaseUrl: string;
   readonly databaseId: string | undefined;
   readonly control: MessagePort;
-  readonly frontEnds: readonly MessagePort[];
-  readonly gauges: SharedArrayBuffer;
+  readonly batchPorts: readonly MessagePort[];
+  readonly stats: SharedArrayBuffer;
   readonly settings: ShardSettings;
 }
 
@@ -202,7 +210,7 @@ export interface ShardSettings {
  * Numbers that a thread writes and others read, one row of doubles a shard in shared memory. Each cell has one writer,
  * so plain stores do: a reader may see a value of a moment ago, never a mixture on the 64-bit machines we run on.
  */
-export const GAUGE = {
+export const STAT = {
   pendingKeys: 0,
   pendingBytes: 1,
   journalBytes: 2,
@@ -220,22 +228,22 @@ export const GAUGE = {
   /** Tokens that came again with other content. */
   mismatches: 13,
   /** Requests with tokens that are pending. */
-  pendingTokens: 14,
+  pendingIdempotent: 14,
   /** Tokens that this process claimed. */
-  claimedTokens: 15,
+  recordedIdempotencyKeys: 15,
   /** 1 while the disk refuses what the journal has to write. */
   journalRefused: 16,
 } as const;
 
 /** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
-export const GAUGE_ROW = 24;
+export const STAT_ROW_CELLS = 24;
 
 /** The gauges of `shards` shards, all zero. */
-export function makeGauges(shards: number): SharedArrayBuffer {
-  return new SharedArrayBuffer(shards * GAUGE_ROW * Float64Array.BYTES_PER_ELEMENT);
+export function makeStats(shards: number): SharedArrayBuffer {
+  return new SharedArrayBuffer(shards * STAT_ROW_CELLS * Float64Array.BYTES_PER_ELEMENT);
 }
 
 /** The row of one shard. */
-export function gaugeRow(gauges: SharedArrayBuffer, shard: number): Float64Array {
-  return new Float64Array(gauges, shard * GAUGE_ROW * Float64Array.BYTES_PER_ELEMENT, GAUGE_ROW);
+export function statsRow(stats: SharedArrayBuffer, shard: number): Float64Array {
+  return new Float64Array(stats, shard * STAT_ROW_CELLS * Float64Array.BYTES_PER_ELEMENT, STAT_ROW_CELLS);
 }

@@ -23,11 +23,11 @@ import type { Sum } from '../../core/increment.js';
 import type { Logger } from '../../core/logger.js';
 import { closeBalance } from '../protocol/conservation.js';
 import {
-  GAUGE,
-  gaugeRow,
+  STAT,
+  statsRow,
   type ControlMessage,
-  type FrontEndLink,
-  type ShardDoor,
+  type HttpServerLink,
+  type Admission,
   type ControlRequest,
   type PendingRange,
   type SeenCheckpoint,
@@ -46,7 +46,7 @@ const CONTROL_REQUESTS_MAX = 10_000;
 /** What the supervisor tells its owner. */
 export interface SupervisorEvents {
   /** A shard's door opened or closed for increments. */
-  door(shard: number, door: ShardDoor): void;
+  admission(shard: number, admission: Admission): void;
   /** Shards cannot go on: the process must end. */
   fatal(reason: string): void;
   /** What a shard last heard of the database. */
@@ -56,10 +56,10 @@ export interface SupervisorEvents {
 /** How to start. */
 export interface SupervisorOptions {
   readonly shards: number;
-  readonly gauges: SharedArrayBuffer;
+  readonly stats: SharedArrayBuffer;
   /** The task of a shard, ports aside. */
-  readonly taskOf: (shard: number) => Omit<ShardTask, 'control' | 'frontEnds' | 'gauges' | 'shard' | 'shards'>;
-  readonly frontEnds: readonly FrontEndLink[];
+  readonly taskOf: (shard: number) => Omit<ShardTask, 'control' | 'batchPorts' | 'stats' | 'shard' | 'shards'>;
+  readonly httpServers: readonly HttpServerLink[];
   readonly logger: Logger;
   readonly events: SupervisorEvents;
 }
@@ -105,7 +105,7 @@ export class ShardSupervisor {
   constructor(options: SupervisorOptions) {
     this.#options = options;
     this.#shards = Array.from({ length: options.shards }, () => new SupervisedShard());
-    this.#rows = this.#shards.map((_, shard) => gaugeRow(options.gauges, shard));
+    this.#rows = this.#shards.map((_, shard) => statsRow(options.stats, shard));
     this.#pool = new Piscina({
       filename: fileURLToPath(new URL('../thread/shard-thread.js', import.meta.url)),
       name: 'runShard',
@@ -200,20 +200,20 @@ export class ShardSupervisor {
   }
 
   #launch(index: number): void {
-    const { shards, gauges, logger, taskOf } = this.#options;
+    const { shards, stats, logger, taskOf } = this.#options;
     const shard = this.#shards[index] as SupervisedShard;
     const control = new MessageChannel();
-    const channels = this.#options.frontEnds.map((link) => ({ link, channel: new MessageChannel() }));
+    const channels = this.#options.httpServers.map((link) => ({ link, channel: new MessageChannel() }));
     shard.control = control.port1;
-    shard.recoveredBefore = this.#rows[index]?.[GAUGE.recovered] ?? 0;
+    shard.recoveredBefore = this.#rows[index]?.[STAT.recovered] ?? 0;
     control.port1.on('message', (message: ControlMessage) => {
       this.#receive(index, message, () => {
         for (const { link, channel } of channels) link.connect(index, channel.port1);
       });
     });
-    const frontEnds = channels.map(({ channel }) => channel.port2);
-    const task: ShardTask = { ...taskOf(index), shard: index, shards, gauges, control: control.port2, frontEnds };
-    shard.ended = this.#pool.run(task, { transferList: [control.port2, ...frontEnds] }).then(
+    const batchPorts = channels.map(({ channel }) => channel.port2);
+    const task: ShardTask = { ...taskOf(index), shard: index, shards, stats, control: control.port2, batchPorts };
+    shard.ended = this.#pool.run(task, { transferList: [control.port2, ...batchPorts] }).then(
       () => {
         this.#ended(index, undefined);
       },
@@ -239,7 +239,7 @@ export class ShardSupervisor {
         if (shard.state === 'starting' || shard.state === 'restarting') {
           shard.state = 'serving';
           connect();
-          this.#options.events.door(index, 'open');
+          this.#options.events.admission(index, 'open');
         }
         break;
       case 'streams':
@@ -253,9 +253,9 @@ export class ShardSupervisor {
         if (!PASSING.has(message.code)) shard.verdict = message.detail;
         shard.isRefused = !this.#hasStarted && isJournalVerdict(message.code);
         break;
-      case 'foreign-owner':
+      case 'fenced':
         shard.verdict = message.detail;
-        this.#options.events.door(index, 'journal-unavailable');
+        this.#options.events.admission(index, 'journal-unavailable');
         this.#options.events.fatal(message.detail);
     }
     this.#changed();
@@ -269,9 +269,9 @@ export class ShardSupervisor {
       waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
     }
     shard.waiting.clear();
-    for (const link of this.#options.frontEnds) link.disconnect(index);
+    for (const link of this.#options.httpServers) link.disconnect(index);
     if (orderly) return;
-    this.#options.events.door(index, 'journal-unavailable');
+    this.#options.events.admission(index, 'journal-unavailable');
     const wasDrained = shard.state === 'drained';
     this.#closeBalance(index);
     shard.recovered = false;
@@ -310,11 +310,11 @@ export class ShardSupervisor {
   /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */
   #closeBalance(index: number): void {
     const row = this.#rows[index] as Float64Array;
-    const cell = this.#options.taskOf(index).settings.journal === 'memory' ? GAUGE.lost : GAUGE.handedOver;
+    const cell = this.#options.taskOf(index).settings.journal === 'memory' ? STAT.lost : STAT.handedOver;
     // Asked first: it is for the next thread to read what this one has not.
     const unread = this.#unreadOf(index);
     const left = closeBalance(row, cell);
-    if (cell === GAUGE.handedOver) (this.#shards[index] as SupervisedShard).handedOver = unread + left;
+    if (cell === STAT.handedOver) (this.#shards[index] as SupervisedShard).handedOver = unread + left;
     else if (left > 0) {
       this.#options.logger.error({ shard: index, lost: left }, 'Acknowledged increments are lost with the shard');
     }
@@ -323,7 +323,7 @@ export class ShardSupervisor {
   #unreadOf(index: number): number {
     const shard = this.#shards[index] as SupervisedShard;
     if (shard.recovered) return 0;
-    return Math.max(0, shard.handedOver - ((this.#rows[index]?.[GAUGE.recovered] ?? 0) - shard.recoveredBefore));
+    return Math.max(0, shard.handedOver - ((this.#rows[index]?.[STAT.recovered] ?? 0) - shard.recoveredBefore));
   }
 
   #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {

@@ -15,15 +15,15 @@ import type { Lsn } from '../../core/increment.js';
 import type { BatchPort } from '../protocol/batch-port.js';
 import type { RecordBytes } from '../journal/journal.js';
 import {
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
   type BatchAnswer,
   type BatchMessage,
 } from '../protocol/messages.js';
-import { admitTokened, failedOutcomes, knownOutcomes, settledOutcomes } from './idempotency/idempotency-admission.js';
-import type { KnownToken } from './idempotency/idempotency-window.js';
+import { admitRequests, failedOutcomes, knownOutcomes, settledOutcomes } from './idempotency/idempotency-admission.js';
+import type { KnownKey } from './idempotency/idempotency-window.js';
 
 /** Most bytes that are made durable with one sync; what is beyond waits for the next. */
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
@@ -34,9 +34,9 @@ export interface GroupTarget {
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
   /** Looks a token up, and remembers a new one as part of the group that is being gathered. */
-  admitToken(token: string, digest: Uint8Array): KnownToken;
+  admitKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
   /** Looks a token up and leaves it at that. */
-  lookToken(token: string, digest: Uint8Array): KnownToken;
+  lookUpKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
   /** The group that was gathered is durable, or it is not. */
   endGroup(durable: boolean): void;
   /** True where the key is pending, so that adding to it needs no new key. */
@@ -184,9 +184,9 @@ export class GroupCommit {
   #admit(waiting: Waiting, records: RecordBytes[]): Admission {
     const { kind, memory } = waiting.message;
     const record = new Uint8Array(memory, 0, recordBytes(memory));
-    if (kind === 'onlyKnownTokens') return knownOutcomes(record, this.#target);
-    if (kind === 'tokened') {
-      const { record: admitted, outcomes } = admitTokened(record, this.#target);
+    if (kind === 'onlyKnownKeys') return knownOutcomes(record, this.#target);
+    if (kind === 'idempotent') {
+      const { record: admitted, outcomes } = admitRequests(record, this.#target);
       if (admitted !== undefined) records.push(admitted);
       return outcomes;
     }
@@ -199,10 +199,10 @@ export class GroupCommit {
     const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
     let at = RECORD_HEADER_BYTES;
     while (at < record.length) {
-      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
-      const hash = view.getUint32(at + PAIR_OFFSET.hash, true);
-      if (!this.#target.holds(hash, record, at + PAIR_HEADER_BYTES, keyBytes)) return false;
-      at += PAIR_HEADER_BYTES + keyBytes;
+      const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
+      const hash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
+      if (!this.#target.holds(hash, record, at + INCREMENT_HEADER_BYTES, keyBytes)) return false;
+      at += INCREMENT_HEADER_BYTES + keyBytes;
     }
     return true;
   }

@@ -12,21 +12,21 @@
  */
 import { addSums, type Lsn, type Sum } from '../../core/increment.js';
 import {
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
-  TOKENED_HEADER_BYTES,
-  TOKENED_MARK,
-  TOKENED_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
+  IDEMPOTENT_HEADER_BYTES,
+  IDEMPOTENT_MARK,
+  IDEMPOTENT_OFFSET,
 } from '../protocol/messages.js';
 import { SummingMap } from './summing-map.js';
-import { TokenedRequests } from './idempotency/idempotent-requests.js';
+import { IdempotentRequests } from './idempotency/idempotent-requests.js';
 
 /** The frozen part: the sums of the records `(fromLsn, toLsn]`. */
 export interface FrozenRange {
   readonly fromLsn: Lsn;
   readonly toLsn: Lsn;
   readonly sums: SummingMap;
-  readonly tokened: TokenedRequests;
+  readonly idempotent: IdempotentRequests;
   /** Everything that the stream accepted before this time (ms since 1970) is at or below `toLsn`. */
   readonly acceptedThroughMs: number;
 }
@@ -38,15 +38,15 @@ export interface CheckpointView {
 }
 
 /** The pending sums of one stream. */
-export class StreamLedger {
+export class PendingSums {
   readonly stream: string;
   readonly epoch: number;
   #checkpoint: Lsn;
   #applied: Lsn;
   #live = new SummingMap();
   #spare = new SummingMap();
-  #liveTokened = new TokenedRequests();
-  #spareTokened = new TokenedRequests();
+  #liveIdempotent = new IdempotentRequests();
+  #spareIdempotent = new IdempotentRequests();
   #frozen: FrozenRange | undefined;
   /** Keys of the live map that the frozen one does not hold. */
   #liveOnlyKeys = 0;
@@ -80,32 +80,32 @@ export class StreamLedger {
   /** Distinct keys pending, as MAX_PENDING_KEYS counts them. */
   get pendingKeys(): number {
     const frozen = this.#frozen;
-    const frozenKeys = frozen === undefined ? 0 : frozen.sums.size + frozen.tokened.pairs;
-    return this.#liveOnlyKeys + this.#liveTokened.pairs + frozenKeys;
+    const frozenKeys = frozen === undefined ? 0 : frozen.sums.size + frozen.idempotent.requestSums;
+    return this.#liveOnlyKeys + this.#liveIdempotent.requestSums + frozenKeys;
   }
 
   /** Keys that a flush started now would write. */
   get liveKeys(): number {
-    return this.#live.size + this.#liveTokened.pairs;
+    return this.#live.size + this.#liveIdempotent.requestSums;
   }
 
   /** Requests with tokens that wait for a flush. */
-  get pendingTokens(): number {
-    return this.#liveTokened.size + (this.#frozen?.tokened.size ?? 0);
+  get pendingIdempotent(): number {
+    return this.#liveIdempotent.size + (this.#frozen?.idempotent.size ?? 0);
   }
 
   /** Bytes pending, as MAX_PENDING_BYTES counts them. */
   get pendingBytes(): number {
     const frozen = this.#frozen;
-    const frozenBytes = frozen === undefined ? 0 : frozen.sums.pendingBytes + frozen.tokened.pendingBytes;
-    return this.#live.pendingBytes + this.#liveTokened.pendingBytes + frozenBytes;
+    const frozenBytes = frozen === undefined ? 0 : frozen.sums.pendingBytes + frozen.idempotent.pendingBytes;
+    return this.#live.pendingBytes + this.#liveIdempotent.pendingBytes + frozenBytes;
   }
 
   /** Increments applied and not known to be committed. */
   get pendingIncrements(): number {
     const frozen = this.#frozen;
-    const frozenIncrements = frozen === undefined ? 0 : frozen.sums.increments + frozen.tokened.increments;
-    return this.#live.increments + this.#liveTokened.increments + frozenIncrements;
+    const frozenIncrements = frozen === undefined ? 0 : frozen.sums.increments + frozen.idempotent.increments;
+    return this.#live.increments + this.#liveIdempotent.increments + frozenIncrements;
   }
 
   /** Adds a record's entries and takes its LSN, which is above every one before. Returns the number of increments. */
@@ -116,16 +116,16 @@ export class StreamLedger {
     let at = start;
     let increments = 0;
     while (at < end) {
-      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
-      if (keyBytes === TOKENED_MARK) {
-        const next = tokenedEnd(view, at);
-        increments += this.#applyTokened(view, bytes, at, next);
+      const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
+      if (keyBytes === IDEMPOTENT_MARK) {
+        const next = idempotentRequestEnd(view, at);
+        increments += this.#applyIdempotent(view, bytes, at, next);
         at = next;
         continue;
       }
-      const hash = view.getUint32(at + PAIR_OFFSET.hash, true);
-      const key = at + PAIR_HEADER_BYTES;
-      if (live.add(hash, bytes, key, keyBytes, view.getFloat64(at + PAIR_OFFSET.amount, true))) {
+      const hash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
+      const key = at + INCREMENT_HEADER_BYTES;
+      if (live.add(hash, bytes, key, keyBytes, view.getFloat64(at + INCREMENT_OFFSET.amount, true))) {
         if (frozen === undefined || frozen.find(hash, bytes, key, keyBytes) < 0) this.#liveOnlyKeys += 1;
       }
       increments += 1;
@@ -135,10 +135,17 @@ export class StreamLedger {
     return increments;
   }
 
-  #applyTokened(view: DataView, bytes: Uint8Array, at: number, end: number): number {
-    const tokenBytes = view.getUint8(at + TOKENED_OFFSET.tokenBytes);
-    const token = at + TOKENED_OFFSET.token;
-    return this.#liveTokened.add(bytes, token, tokenBytes, at + TOKENED_OFFSET.digest, token + tokenBytes, end);
+  #applyIdempotent(view: DataView, bytes: Uint8Array, at: number, end: number): number {
+    const idempotencyKeyBytes = view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
+    const idempotencyKey = at + IDEMPOTENT_OFFSET.idempotencyKey;
+    return this.#liveIdempotent.add(
+      bytes,
+      idempotencyKey,
+      idempotencyKeyBytes,
+      at + IDEMPOTENT_OFFSET.digest,
+      idempotencyKey + idempotencyKeyBytes,
+      end,
+    );
   }
 
   /**
@@ -158,12 +165,12 @@ export class StreamLedger {
       fromLsn: this.#checkpoint,
       toLsn: this.#applied,
       sums: this.#live,
-      tokened: this.#liveTokened,
+      idempotent: this.#liveIdempotent,
       acceptedThroughMs,
     };
     this.#frozen = frozen;
     this.#live = this.#spare;
-    this.#liveTokened = this.#spareTokened;
+    this.#liveIdempotent = this.#spareIdempotent;
     this.#liveOnlyKeys = 0;
     return frozen;
   }
@@ -177,17 +184,17 @@ export class StreamLedger {
     this.#liveOnlyKeys = this.#live.size;
     this.#spare = frozen.sums;
     this.#spare.clear(Math.max(this.#spare.size, this.#live.size));
-    this.#spareTokened = frozen.tokened;
-    this.#spareTokened.clear();
+    this.#spareIdempotent = frozen.idempotent;
+    this.#spareIdempotent.clear();
   }
 
   /** No record comes any more and nothing is pending: lets go of the room for both. */
-  letGo(): void {
+  close(): void {
     if (!this.isSettled) throw new TypeError('something is pending');
     this.#live = new SummingMap();
     this.#spare = new SummingMap();
-    this.#liveTokened = new TokenedRequests();
-    this.#spareTokened = new TokenedRequests();
+    this.#liveIdempotent = new IdempotentRequests();
+    this.#spareIdempotent = new IdempotentRequests();
   }
 
   /**
@@ -200,14 +207,14 @@ export class StreamLedger {
     if (seen.epoch !== this.epoch) return seen.epoch < this.epoch ? 'again' : undefined;
     const live = addHeld(
       this.#live.get(hash, key, 0, key.length),
-      this.#liveTokened.sums.get(hash, key, 0, key.length),
+      this.#liveIdempotent.totals.get(hash, key, 0, key.length),
     );
     const frozen = this.#frozen;
     if (seen.lsn === this.#checkpoint) {
       if (frozen === undefined) return live;
       const held = addHeld(
         frozen.sums.get(hash, key, 0, key.length),
-        frozen.tokened.sums.get(hash, key, 0, key.length),
+        frozen.idempotent.totals.get(hash, key, 0, key.length),
       );
       return addHeld(live, held);
     }
@@ -217,9 +224,11 @@ export class StreamLedger {
 }
 
 /** Where a tokened request's entry at `at` ends. */
-export function tokenedEnd(view: DataView, at: number): number {
-  const tokenBytes = view.getUint8(at + TOKENED_OFFSET.tokenBytes);
-  return at + TOKENED_HEADER_BYTES + tokenBytes + view.getUint32(at + TOKENED_OFFSET.pairsBytes, true);
+export function idempotentRequestEnd(view: DataView, at: number): number {
+  const idempotencyKeyBytes = view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
+  return (
+    at + IDEMPOTENT_HEADER_BYTES + idempotencyKeyBytes + view.getUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, true)
+  );
 }
 
 function addHeld(a: Sum | undefined, b: Sum | undefined): Sum | undefined {

@@ -8,11 +8,11 @@ import type { ShardLog } from './streams/owned-stream.js';
 import type { ShardDatabase } from './flush/stream-database.js';
 
 /** What a shard is made of. */
-export interface ShardParts {
+export interface ShardDeps {
   readonly journals: JournalStreams;
   readonly database: ShardDatabase;
   readonly clock: Clock;
-  readonly gauges: Float64Array;
+  readonly stats: Float64Array;
   readonly random: () => number;
   readonly flushIntervalMs: number;
   readonly flushKeysMax: number;

@@ -14,10 +14,10 @@ import { createLogger } from '../../core/logger.js';
 import { batchPort } from '../protocol/batch-port.js';
 import { GroupCommit } from './group-commit.js';
 import type { JournalStreams } from '../journal/journal.js';
-import { nodeDisk } from '../journal/file/disk.js';
+import { systemDisk } from '../journal/file/disk.js';
 import { FileStreams } from '../journal/file/file-streams.js';
 import { MemoryStreams } from '../journal/memory-journal.js';
-import { gaugeRow, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/messages.js';
+import { statsRow, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/messages.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
 
@@ -47,7 +47,7 @@ class ShardThread {
       journals: journalsOf(task),
       database: new PostgresShardDatabase(store, owner),
       clock: systemClock,
-      gauges: gaugeRow(task.gauges, task.shard),
+      stats: statsRow(task.stats, task.shard),
       random: Math.random,
       flushIntervalMs: task.settings.flushIntervalMs,
       flushKeysMax: task.settings.flushKeysMax,
@@ -62,7 +62,7 @@ class ShardThread {
         logger[level](fields, message);
       },
     });
-    this.#groups = new GroupCommit(task.frontEnds.map(batchPort), this.#shard, systemClock);
+    this.#groups = new GroupCommit(task.batchPorts.map(batchPort), this.#shard, systemClock);
   }
 
   start(): void {
@@ -123,7 +123,7 @@ function journalsOf(task: ShardTask): JournalStreams {
       return new MemoryStreams();
     case 'file':
       return new FileStreams({
-        disk: nodeDisk,
+        disk: systemDisk,
         directory: path.join(settings.dataDir, 'journal'),
         clock: systemClock,
         syncPolicy: settings.journalSync,

@@ -15,14 +15,14 @@ import type { Lsn, Sum } from '../../core/increment.js';
 import { Flusher } from './flush/flusher.js';
 import type { GroupTarget } from './group-commit.js';
 import type { FoundStream, Journal, RecordBytes } from '../journal/journal.js';
-import { whileJournalIsAway } from './streams/journal-patience.js';
+import { retryWhileJournalUnavailable } from './streams/journal-patience.js';
 import { JournalUpkeep } from './streams/journal-upkeep.js';
-import { LeftOverStreams } from './streams/orphaned-streams.js';
-import { GAUGE, RECORD_HEADER_BYTES, type PendingRange, type SeenCheckpoint } from '../protocol/messages.js';
+import { OrphanedStreams } from './streams/orphaned-streams.js';
+import { STAT, RECORD_HEADER_BYTES, type PendingRange, type SeenCheckpoint } from '../protocol/messages.js';
 import {
   addTo,
   countFlush,
-  isDatabaseAway,
+  isDatabaseUnavailable,
   pendingIn,
   publishStreams,
   rangeOf,
@@ -31,10 +31,10 @@ import {
   takenOver,
   type OwnedStream,
 } from './streams/owned-stream.js';
-import type { ShardParts } from './shard-deps.js';
+import type { ShardDeps } from './shard-deps.js';
 import type { CheckpointRow } from './flush/stream-database.js';
-import { StreamLedger } from './pending-sums.js';
-import { TokenWindow, type KnownToken } from './idempotency/idempotency-window.js';
+import { PendingSums } from './pending-sums.js';
+import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
 
 /** An idle stream notices by then that its checkpoint went back, and makes again what is missing from its journal. */
 const TOUCH_INTERVAL_MS = 15_000;
@@ -43,31 +43,31 @@ const ACCEPTED_MARGIN_MS = 1000;
 
 /** A shard, as group commit and the control port use it. */
 export class Shard implements GroupTarget {
-  readonly #parts: ShardParts;
-  readonly #gauges: Float64Array;
-  readonly #tokens = new TokenWindow();
+  readonly #deps: ShardDeps;
+  readonly #stats: Float64Array;
+  readonly #window = new IdempotencyWindow();
   #own: OwnedStream | undefined;
-  readonly #leftOver: LeftOverStreams;
+  readonly #orphaned: OrphanedStreams;
   readonly #upkeep: JournalUpkeep;
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
 
-  constructor(parts: ShardParts) {
-    this.#parts = parts;
-    this.#gauges = parts.gauges;
+  constructor(deps: ShardDeps) {
+    this.#deps = deps;
+    this.#stats = deps.stats;
     const fail = (error: unknown): void => {
       this.failed(error);
     };
-    this.#upkeep = new JournalUpkeep({ ...parts, streams: () => this.#streams(), fail });
-    this.#leftOver = new LeftOverStreams({
-      ...parts,
+    this.#upkeep = new JournalUpkeep({ ...deps, streams: () => this.#streams(), fail });
+    this.#orphaned = new OrphanedStreams({
+      ...deps,
       recover: (stream) => this.#recover(stream),
-      pendingKeys: () => this.#streams().reduce((total, { ledger }) => total + ledger.pendingKeys, 0),
+      pendingKeys: () => this.#streams().reduce((total, { pendingSums }) => total + pendingSums.pendingKeys, 0),
       changed: () => {
         this.#publish();
         this.#announceStreams();
       },
-      fenced: (ledger, row) => {
-        this.#fenced(ledger, row);
+      fenced: (pendingSums, row) => {
+        this.#fenced(pendingSums, row);
       },
       fail,
     });
@@ -75,29 +75,29 @@ export class Shard implements GroupTarget {
 
   /** Recovers, or starts without the database; settles when increments can be taken. What the disk refuses is tried again. */
   start(): Promise<void> {
-    return whileJournalIsAway(
+    return retryWhileJournalUnavailable(
       () => this.#start(),
       (error) => {
-        this.#parts.log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
+        this.#deps.log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
         this.#discard();
       },
-      this.#parts.clock,
+      this.#deps.clock,
     );
   }
 
   async #start(): Promise<void> {
-    const { journals, log } = this.#parts;
-    const { own, leftOver } = journals.existing();
+    const { journals, log } = this.#deps;
+    const { own, orphaned } = journals.existing();
     try {
-      journals.setDatabaseId(await this.#parts.database.databaseId());
+      journals.setDatabaseId(await this.#deps.database.databaseId());
       this.#own = await this.#continue(own?.stream);
-      this.#serve(await this.#leftOver.recoverWithinRoom(leftOver));
+      this.#serve(await this.#orphaned.recoverWithinRoom(orphaned));
     } catch (error) {
-      if (!isDatabaseAway(error)) throw error;
+      if (!isDatabaseUnavailable(error)) throw error;
       log('warn', { err: error }, 'The database is away: increments are journaled in a new stream until it answers');
       this.#discard();
       this.#own = await this.#begin(false);
-      this.#serve(own === undefined ? leftOver : [own, ...leftOver], error);
+      this.#serve(own === undefined ? orphaned : [own, ...orphaned], error);
     }
   }
 
@@ -111,39 +111,39 @@ export class Shard implements GroupTarget {
     let lsn = lastLsn - group.length;
     for (const record of group) {
       lsn += 1;
-      increments += own.ledger.apply(lsn, record, RECORD_HEADER_BYTES, record.length);
+      increments += own.pendingSums.apply(lsn, record, RECORD_HEADER_BYTES, record.length);
     }
-    addTo(this.#gauges, GAUGE.accepted, increments);
+    addTo(this.#stats, STAT.accepted, increments);
     this.#publish();
     own.flusher.noticeApplied();
   }
 
   /** Of the shard's own stream: what comes is added there, as a new key where only a left-over stream has it. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
-    return this.#ownStream().ledger.holds(hash, bytes, start, length);
+    return this.#ownStream().pendingSums.holds(hash, bytes, start, length);
   }
 
-  admitToken(token: string, digest: Uint8Array): KnownToken {
-    return this.#tokens.admit(token, digest);
+  admitKey(idempotencyKey: string, digest: Uint8Array): KnownKey {
+    return this.#window.admit(idempotencyKey, digest);
   }
 
-  lookToken(token: string, digest: Uint8Array): KnownToken {
-    return this.#tokens.look(token, digest);
+  lookUpKey(idempotencyKey: string, digest: Uint8Array): KnownKey {
+    return this.#window.look(idempotencyKey, digest);
   }
 
   endGroup(durable: boolean): void {
-    this.#tokens.endGroup(durable);
+    this.#window.endGroup(durable);
   }
 
   failed(error: unknown): void {
     if (this.#state === 'failed') return;
     this.#state = 'failed';
-    this.#parts.fail(error);
+    this.#deps.fail(error);
   }
 
   /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
   pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
-    return this.#leftOver.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
+    return this.#orphaned.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
   }
 
   /** Commits everything applied before the call; resolves to the keys written. */
@@ -157,15 +157,16 @@ export class Shard implements GroupTarget {
     this.#state = 'draining';
     this.#upkeep.stop();
     // First, so that a stream that is being recovered at this moment is drained with the others.
-    await this.#leftOver.stop();
-    const left: PendingRange[] = [...this.#leftOver.unread];
-    for (const { journal, ledger, flusher } of this.#streams()) {
-      if (!(await flusher.drain())) left.push(rangeOf(ledger));
-      else if (this.#parts.journals.endsWithThread) await retireForEver(ledger, this.#parts.database, this.#parts.log);
+    await this.#orphaned.stop();
+    const left: PendingRange[] = [...this.#orphaned.unread];
+    for (const { journal, pendingSums, flusher } of this.#streams()) {
+      if (!(await flusher.drain())) left.push(rangeOf(pendingSums));
+      else if (this.#deps.journals.endsWithThread)
+        await retireForEver(pendingSums, this.#deps.database, this.#deps.log);
       await journal.close();
     }
     this.#publish();
-    await this.#parts.database.close();
+    await this.#deps.database.close();
     return left;
   }
 
@@ -175,7 +176,7 @@ export class Shard implements GroupTarget {
   }
 
   #streams(): readonly OwnedStream[] {
-    const { streams } = this.#leftOver;
+    const { streams } = this.#orphaned;
     return this.#own === undefined ? streams : [this.#own, ...streams];
   }
 
@@ -183,41 +184,41 @@ export class Shard implements GroupTarget {
    * Takes increments from now on, and reads the streams of earlier runs that are left. `away`: why the database cannot be
    * reached.
    */
-  #serve(unread: readonly FoundStream[], away?: unknown): void {
+  #serve(unread: readonly FoundStream[], unavailable?: unknown): void {
     // Without the database not even its id is known, nor whether its tables are there.
-    const recovered = unread.length === 0 && away === undefined;
+    const recovered = unread.length === 0 && unavailable === undefined;
     if (this.#state === 'starting') this.#state = 'serving';
     if (!recovered) {
-      this.#leftOver.recoverLater(unread, () => {
+      this.#orphaned.recoverLater(unread, () => {
         this.#tellServing(true);
       });
     }
     this.#publish();
     this.#announceStreams();
-    this.#own?.flusher.start(away);
-    this.#leftOver.start();
+    this.#own?.flusher.start(unavailable);
+    this.#orphaned.start();
     this.#upkeep.start();
     this.#tellServing(recovered);
   }
 
   #tellServing(recovered: boolean): void {
-    const recoveredIncrements = this.#gauges[GAUGE.recovered] ?? 0;
-    this.#parts.tell({ kind: 'serving', recovered, recoveredIncrements });
+    const recoveredIncrements = this.#stats[STAT.recovered] ?? 0;
+    this.#deps.tell({ kind: 'serving', recovered, recoveredIncrements });
   }
 
   #announceStreams(): void {
-    this.#parts.tell({ kind: 'streams', streams: this.#streams().map(({ ledger }) => ledger.stream) });
+    this.#deps.tell({ kind: 'streams', streams: this.#streams().map(({ pendingSums }) => pendingSums.stream) });
   }
 
   /** A start that database or disk left half-way: nothing was appended, so the journals can be let go of and read again. */
   #discard(): void {
-    for (const { journal, ledger } of this.#streams()) {
-      void Promise.resolve(journal.close()).catch(this.#parts.fail);
+    for (const { journal, pendingSums } of this.#streams()) {
+      void Promise.resolve(journal.close()).catch(this.#deps.fail);
       // The cell also holds what earlier threads of this shard have recovered.
-      addTo(this.#gauges, GAUGE.recovered, -ledger.pendingIncrements);
+      addTo(this.#stats, STAT.recovered, -pendingSums.pendingIncrements);
     }
     this.#own = undefined;
-    this.#leftOver.clear();
+    this.#orphaned.clear();
   }
 
   /** The shard's own stream of the last run, or a new one. */
@@ -227,7 +228,7 @@ export class Shard implements GroupTarget {
     if (!owned.retired && owned.journal.takesRecords) return owned;
     // Either the disk has no room to go on with it. Or another number of shards had it for a left-over, and crashed between
     // its end in the database and in the journal: what came after its end in the database would be nobody's.
-    this.#leftOver.add(owned);
+    this.#orphaned.add(owned);
     const next = await this.#begin(true);
     if (!owned.journal.takesRecords) this.#upkeep.expectRefusal(next.journal);
     return next;
@@ -235,22 +236,22 @@ export class Shard implements GroupTarget {
 
   /** A new stream, with its row in the database where that can be reached. */
   async #begin(withDatabase: boolean): Promise<OwnedStream> {
-    const journal = this.#parts.journals.create();
-    if (withDatabase) await this.#parts.database.ensureStream(journal.stream);
+    const journal = this.#deps.journals.create();
+    if (withDatabase) await this.#deps.database.ensureStream(journal.stream);
     // A new row starts at epoch 0 and LSN 0; nobody else knows its id.
-    return this.#assemble(journal, new StreamLedger(journal.stream, 0, 0), false);
+    return this.#assemble(journal, new PendingSums(journal.stream, 0, 0), false);
   }
 
   /** Takes a stream of an earlier run over. */
   async #recover(stream: string): Promise<OwnedStream> {
-    const { journals, database, log } = this.#parts;
-    const { journal, ledger, retired, increments } = await recoverStream(journals, database, stream, log);
-    addTo(this.#gauges, GAUGE.recovered, increments);
-    return this.#assemble(journal, ledger, retired);
+    const { journals, database, log } = this.#deps;
+    const { journal, pendingSums, retired, increments } = await recoverStream(journals, database, stream, log);
+    addTo(this.#stats, STAT.recovered, increments);
+    return this.#assemble(journal, pendingSums, retired);
   }
 
-  #assemble(journal: Journal, ledger: StreamLedger, retired: boolean): OwnedStream {
-    const { database, clock, random, flushIntervalMs, flushKeysMax, settledThroughMs } = this.#parts;
+  #assemble(journal: Journal, pendingSums: PendingSums, retired: boolean): OwnedStream {
+    const { database, clock, random, flushIntervalMs, flushKeysMax, settledThroughMs } = this.#deps;
     const options = {
       intervalMs: flushIntervalMs,
       keysMax: flushKeysMax,
@@ -259,40 +260,40 @@ export class Shard implements GroupTarget {
       touchIntervalMs: TOUCH_INTERVAL_MS,
       random,
     };
-    const flusher: Flusher = new Flusher(ledger, database, clock, options, {
+    const flusher: Flusher = new Flusher(pendingSums, database, clock, options, {
       committed: ({ toLsn }, flush) => {
-        countFlush(flush, this.#gauges);
+        countFlush(flush, this.#stats);
         journal.prune(toLsn);
         this.#publish();
-        this.#leftOver.noticeCommitted(ledger.stream);
+        this.#orphaned.noticeCommitted(pendingSums.stream);
       },
       confirmed: () => {
-        journal.prune(ledger.checkpoint);
+        journal.prune(pendingSums.checkpoint);
         this.#publish();
       },
       fenced: (row) => {
-        this.#fenced(ledger, row);
+        this.#fenced(pendingSums, row);
       },
       databaseAvailable: (available, error) => {
         const reason = error instanceof Error ? error.message : '';
-        this.#parts.tell({ kind: 'database', available, reason });
+        this.#deps.tell({ kind: 'database', available, reason });
       },
       failed: (error) => this.failed(error),
     });
-    return { journal, ledger, flusher, retired };
+    return { journal, pendingSums, flusher, retired };
   }
 
   /** A compare-and-set matched nothing: find out whose the stream is now. */
-  #fenced(ledger: StreamLedger, row: CheckpointRow | undefined): void {
-    if (row !== undefined && row.epoch > ledger.epoch) {
-      this.#parts.tell({ kind: 'foreign-owner', detail: takenOver(ledger, row) });
+  #fenced(pendingSums: PendingSums, row: CheckpointRow | undefined): void {
+    if (row !== undefined && row.epoch > pendingSums.epoch) {
+      this.#deps.tell({ kind: 'fenced', detail: takenOver(pendingSums, row) });
     }
     this.failed(
-      new JournalError('journal-fenced', `The checkpoint of stream ${ledger.stream} is not where it was left.`),
+      new JournalError('journal-fenced', `The checkpoint of stream ${pendingSums.stream} is not where it was left.`),
     );
   }
 
   #publish(): void {
-    publishStreams(this.#streams(), this.#leftOver.unreadBytes, this.#gauges);
+    publishStreams(this.#streams(), this.#orphaned.unreadBytes, this.#stats);
   }
 }

@@ -19,7 +19,7 @@ const SMALLEST_ARENA_BYTES = 32 * 1024;
 /** Slots that are looked at for a key; a million keys that nobody chose with care need fewer than 50. */
 const PROBES_MAX = 64;
 /** What a key without a slot costs besides its bytes, which it has twice. */
-const CROWDED_OVERHEAD_BYTES = 100;
+const OVERFLOW_OVERHEAD_BYTES = 100;
 
 /** Exact sums by key. */
 export class SummingMap {
@@ -37,8 +37,8 @@ export class SummingMap {
   /** Sums beyond the safe integers, by entry; their cell in the column is NaN. */
   readonly #bigSums = new Map<number, bigint>();
   /** Entry numbers of keys that have no slot, by their bytes as a latin1 string. */
-  readonly #crowded = new Map<string, number>();
-  #crowdedBytes = 0;
+  readonly #overflow = new Map<string, number>();
+  #overflowBytes = 0;
 
   /** Number of distinct keys. */
   get size(): number {
@@ -52,12 +52,12 @@ export class SummingMap {
 
   /** What the keys count against MAX_PENDING_BYTES. */
   get pendingBytes(): number {
-    return this.#arenaEnd + this.#size * PENDING_KEY_OVERHEAD_BYTES + this.#crowdedBytes;
+    return this.#arenaEnd + this.#size * PENDING_KEY_OVERHEAD_BYTES + this.#overflowBytes;
   }
 
   /** What keys that were made to collide cost besides. */
-  get crowdedBytes(): number {
-    return this.#crowdedBytes;
+  get overflowBytes(): number {
+    return this.#overflowBytes;
   }
 
   /** Bytes of memory held, slack included. */
@@ -67,7 +67,7 @@ export class SummingMap {
       this.#arena.byteLength +
       this.#hash.length * (4 + 4 + 2 + 8 + 8) +
       this.#bigSums.size * 64 +
-      this.#crowdedBytes
+      this.#overflowBytes
     );
   }
 
@@ -101,7 +101,7 @@ export class SummingMap {
       }
       slot = (slot + 1) & this.#mask;
     }
-    return this.#addCrowded(hash, bytes, start, length, amount);
+    return this.#addOverflow(hash, bytes, start, length, amount);
   }
 
   /** The key's sum here, or undefined. */
@@ -120,7 +120,7 @@ export class SummingMap {
       if (slots[2 * slot] === hash && this.#equals(next - 1, bytes, start, length)) return next - 1;
       slot = (slot + 1) & this.#mask;
     }
-    return this.#crowded.get(latin1(bytes, start, length)) ?? -1;
+    return this.#overflow.get(latin1(bytes, start, length)) ?? -1;
   }
 
   /** Sum of an entry, 0 ≤ entry < size. */
@@ -164,18 +164,18 @@ export class SummingMap {
     this.#size = 0;
     this.#incrementsTotal = 0;
     this.#bigSums.clear();
-    this.#clearCrowded();
+    this.#clearOverflow();
   }
 
   /** Adds to a key that has no slot, or will have none. */
-  #addCrowded(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): boolean {
+  #addOverflow(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): boolean {
     const key = latin1(bytes, start, length);
-    const entry = this.#crowded.get(key);
+    const entry = this.#overflow.get(key);
     if (entry !== undefined) {
       this.#addTo(entry, amount);
       return false;
     }
-    this.#crowd(key, this.#size);
+    this.#putOverflow(key, this.#size);
     this.#append(hash, bytes, start, length, amount);
     return true;
   }
@@ -242,7 +242,7 @@ export class SummingMap {
     this.#keyBytes.set(keyBytes);
     this.#sum.set(sum);
     this.#increments.set(increments);
-    this.#clearCrowded();
+    this.#clearOverflow();
     for (let entry = 0; entry < this.#size; entry += 1) this.#place(entry, hash[entry] as number);
   }
 
@@ -259,17 +259,17 @@ export class SummingMap {
       slot = (slot + 1) & this.#mask;
     }
     const start = this.#keyStart[entry] as number;
-    this.#crowd(latin1(this.#arena, start, this.#keyBytes[entry] as number), entry);
+    this.#putOverflow(latin1(this.#arena, start, this.#keyBytes[entry] as number), entry);
   }
 
-  #crowd(key: string, entry: number): void {
-    this.#crowded.set(key, entry);
-    this.#crowdedBytes += key.length + CROWDED_OVERHEAD_BYTES;
+  #putOverflow(key: string, entry: number): void {
+    this.#overflow.set(key, entry);
+    this.#overflowBytes += key.length + OVERFLOW_OVERHEAD_BYTES;
   }
 
-  #clearCrowded(): void {
-    this.#crowded.clear();
-    this.#crowdedBytes = 0;
+  #clearOverflow(): void {
+    this.#overflow.clear();
+    this.#overflowBytes = 0;
   }
 
   #allocate(capacity: number): void {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { AMOUNT_MAX, type Sum } from '#product/core/increment.js';
 import { connectTo, testServerUrl } from '../../support/database.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
@@ -40,22 +40,22 @@ function randomSum(random: Mulberry32): Sum {
   return value <= AMOUNT_MAX && value >= -AMOUNT_MAX ? Number(value) : value;
 }
 
-async function roundTrip(pairs: readonly (readonly [string, Sum])[], encoder: PairArrayEncoder): Promise<void> {
+async function roundTrip(increments: readonly (readonly [string, Sum])[], encoder: SumArrayEncoder): Promise<void> {
   const connection = await connectTo(await testServerUrl());
   try {
     encoder.reset();
-    for (const [key, sum] of pairs) {
+    for (const [key, sum] of increments) {
       const bytes = Buffer.from(`..${key}..`);
       encoder.append(bytes, 2, bytes.length - 4, sum);
     }
-    assert.equal(encoder.count, pairs.length);
+    assert.equal(encoder.count, increments.length);
     const rows = await connection.query<{ k: string; a: string }>({
       text: 'select k, a::text as a from unnest($1::text[], $2::numeric[]) with ordinality q(k, a, n) order by n',
       values: [encoder.keys(), encoder.amounts()],
     });
     assert.deepEqual(
       rows.map((row) => [row.k, row.a]),
-      pairs.map(([key, sum]) => [key, BigInt(sum).toString()]),
+      increments.map(([key, sum]) => [key, BigInt(sum).toString()]),
     );
   } finally {
     await connection.close();
@@ -65,7 +65,7 @@ async function roundTrip(pairs: readonly (readonly [string, Sum])[], encoder: Pa
 test('PostgreSQL reads every edge of a sum as it was encoded', async () => {
   await roundTrip(
     EDGES.map((sum, index) => [`edge ${index}`, sum] as const),
-    new PairArrayEncoder(),
+    new SumArrayEncoder(),
   );
 });
 
@@ -73,25 +73,25 @@ test('PostgreSQL reads random keys and sums as they were encoded, also with buff
   const seed = seedOfRun();
   context.diagnostic(`SEED=${seed}`);
   const random = new Mulberry32(seed);
-  const encoder = new PairArrayEncoder();
+  const encoder = new SumArrayEncoder();
   for (const count of [1, 20_000, 3, 5_000]) {
-    const pairs = Array.from({ length: count }, (_, n) => {
+    const increments = Array.from({ length: count }, (_, n) => {
       const length = random.below(10) === 0 ? random.below(500) : random.below(30);
       const text = Array.from({ length }, () => ['a', 'Z', 'é', '漢', '😀', '"', '\\', ',', '{'][random.below(9)]).join(
         '',
       );
       return [`${n}${text}`, randomSum(random)] as const;
     });
-    await roundTrip(pairs, encoder);
+    await roundTrip(increments, encoder);
   }
 });
 
 test('no pairs are two empty arrays', async () => {
-  await roundTrip([], new PairArrayEncoder());
+  await roundTrip([], new SumArrayEncoder());
 });
 
 test('a sum beyond what PostgreSQL holds is refused when it is encoded', () => {
-  const encoder = new PairArrayEncoder();
+  const encoder = new SumArrayEncoder();
   encoder.append(Buffer.from('k'), 0, 1, 10n ** 131_071n);
   assert.throws(() => encoder.append(Buffer.from('k'), 0, 1, 10n ** 131_072n), RangeError);
   assert.equal(encoder.count, 1);

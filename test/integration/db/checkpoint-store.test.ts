@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
-import { TokenArrayEncoder } from '#product/db/binary-array.js';
+import { IdempotentArrayEncoder } from '#product/db/binary-array.js';
 import { CheckpointStore, type Claim } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
 import { RAISE_EPOCH } from '#product/db/statements.js';
 import { CounterError } from '#product/core/errors.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
-import { createMigratedDatabase, encodePairs, flushOf, newStream } from '../../support/flushes.js';
+import { createMigratedDatabase, encodeIncrements, flushOf, newStream } from '../../support/flushes.js';
 
 let database: TestDatabase;
 let observer: DatabaseConnection;
@@ -213,15 +213,15 @@ test('the id of the database is that of its migration, and one without a schema 
 
 test('a token counts once in a flush with other increments, and its claim and its pairs stand or fall together', async () => {
   const stream = await newStream(store);
-  const encoder = new TokenArrayEncoder();
+  const encoder = new IdempotentArrayEncoder();
   // Tokens, digests and keys are parts of larger buffers.
   encoder.appendRequest(Buffer.from('[t-2]'), 1, 3, Buffer.from('12'), 1, 1);
-  encoder.appendPair(Buffer.from('t:a'), 0, 3, 20);
-  encoder.appendPair(Buffer.from('[t:b]'), 1, 3, 300);
+  encoder.appendSum(Buffer.from('t:a'), 0, 3, 20);
+  encoder.appendSum(Buffer.from('[t:b]'), 1, 3, 300);
   encoder.appendRequest(Buffer.from('t-1'), 0, 3, Buffer.from('12'), 0, 1);
-  encoder.appendPair(Buffer.from('t:a'), 0, 3, 1);
-  const tokens = encoder.finish();
-  const first = { ...flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), tokens };
+  encoder.appendSum(Buffer.from('t:a'), 0, 3, 1);
+  const idempotencyKeys = encoder.finish();
+  const first = { ...flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), idempotencyKeys };
   assert.deepEqual(await store.flush({ ...first, epoch: 9 }), {
     fenced: 0,
     claimed: 0,
@@ -229,7 +229,7 @@ test('a token counts once in a flush with other increments, and its claim and it
     unclaimed: ['t-2', 't-1'],
   });
   assert.deepEqual(await store.flush(first), { fenced: 1, claimed: 2, keys: 2, unclaimed: [] });
-  const replay = { ...flushOf({ stream, epoch: 0, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), tokens };
+  const replay = { ...flushOf({ stream, epoch: 0, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), idempotencyKeys };
   assert.deepEqual(await store.flush(replay), { fenced: 1, claimed: 0, keys: 1, unclaimed: ['t-2', 't-1'] });
   assert.deepEqual((await store.readDigests(['t-1', 'none'])).get('t-1'), Buffer.from('1'));
   assert.deepEqual(await sumsOf('t:'), { 't:a': '9021', 't:b': '300' });
@@ -248,8 +248,8 @@ test('a row that PostgreSQL refuses is told apart, found by probing, and kept wh
     ),
     (error) => error instanceof StatementRefusedError && error.kind === 'poison' && error.sqlState === '22021',
   );
-  const good = encodePairs([['p:good', 1]]);
-  const poison = encodePairs([[bad, 2]]);
+  const good = encodeIncrements([['p:good', 1]]);
+  const poison = encodeIncrements([[bad, 2]]);
   assert.equal(await store.probe(good.keys, good.amounts), undefined);
   const refusal = await store.probe(poison.keys, poison.amounts);
   assert.ok(refusal !== undefined);
@@ -291,7 +291,7 @@ test('a session that is ended while a flush runs leaves the outcome unknown, and
 });
 
 test('reading back waits for a flush that goes on after its client gave up', async () => {
-  const impatient = new CheckpointStore(parseDatabaseUrl(database.url), {
+  const shortTimeout = new CheckpointStore(parseDatabaseUrl(database.url), {
     applicationName: 'impatient',
     queryTimeoutMs: 300,
   });
@@ -302,7 +302,7 @@ test('reading back waits for a flush that goes on after its client gave up', asy
     await blocker.query({ text: 'begin' });
     await blocker.query({ text: `update counters set sum = 2 where key = 'hot'` });
     const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['hot', 10]]);
-    await assert.rejects(impatient.flush(request), OutcomeUnknownError);
+    await assert.rejects(shortTimeout.flush(request), OutcomeUnknownError);
     const readBack = store.readBack(stream);
     await waitUntilWaiting('store');
     await blocker.query({ text: 'commit' });
@@ -310,7 +310,7 @@ test('reading back waits for a flush that goes on after its client gave up', asy
     assert.deepEqual(await sumsOf('hot'), { hot: '12' });
   } finally {
     await blocker.close();
-    await impatient.close();
+    await shortTimeout.close();
   }
 });
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OnDemandConnection } from '#product/db/on-demand-connection.js';
-import { ResetStore } from '#product/db/counter-delete-store.js';
+import { CounterDeleteStore } from '#product/db/counter-delete-store.js';
 import { CounterError } from '#product/core/errors.js';
 import { connectTo, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
@@ -11,8 +11,8 @@ import { createMigratedDatabase } from '../../support/flushes.js';
 let database: TestDatabase;
 let observer: DatabaseConnection;
 let nodes: readonly [OnDemandConnection, OnDemandConnection];
-let one: ResetStore;
-let other: ResetStore;
+let one: CounterDeleteStore;
+let other: CounterDeleteStore;
 
 before(async () => {
   database = await createMigratedDatabase();
@@ -22,7 +22,7 @@ before(async () => {
     new OnDemandConnection(target, { applicationName: 'one' }),
     new OnDemandConnection(target, { applicationName: 'other' }),
   ];
-  [one, other] = [new ResetStore(nodes[0]), new ResetStore(nodes[1])];
+  [one, other] = [new CounterDeleteStore(nodes[0]), new CounterDeleteStore(nodes[1])];
 });
 
 after(async () => {
@@ -61,9 +61,9 @@ test('a retry that waits for the row together with its original gets the same cl
   try {
     await blocker.query({ text: 'begin' });
     await blocker.query({ text: `select from counters where key = 'raced' for update` });
-    const original = one.reset('same', key);
+    const original = one.delete('same', key);
     await waitUntilWaiting('one');
-    const retry = other.reset('same', key);
+    const retry = other.delete('same', key);
     await waitUntilWaiting('other');
     await blocker.query({ text: 'commit' });
     assert.deepEqual(await Promise.all([original, retry]), [7, 7]);
@@ -75,14 +75,14 @@ test('a retry that waits for the row together with its original gets the same cl
 
 test('that there was no counter is remembered under the id of a request, and a retry removes nothing', async () => {
   const key = Buffer.from('absent');
-  assert.equal(await one.reset('nothing', key), undefined);
+  assert.equal(await one.delete('nothing', key), undefined);
   await count('absent', 3);
-  assert.equal(await other.reset('nothing', key), undefined);
+  assert.equal(await other.delete('nothing', key), undefined);
   await assert.rejects(
-    other.reset('nothing', Buffer.from('another')),
+    other.delete('nothing', Buffer.from('another')),
     (error) => error instanceof CounterError && error.code === 'idempotency-mismatch',
   );
-  assert.equal(await one.reset('later', key), 3);
+  assert.equal(await one.delete('later', key), 3);
   assert.equal(await closingValues('absent'), '3');
 });
 
@@ -92,15 +92,15 @@ test('many removals with one id, of a counter that is there or not, have one ans
     ['many', 11],
     ['none', undefined],
   ] as const) {
-    const resets = Array.from({ length: 20 }, (_, n) => (n % 2 === 0 ? one : other).reset(key, Buffer.from(key)));
-    assert.deepEqual(new Set(await Promise.all(resets)), new Set([expected]));
+    const deletes = Array.from({ length: 20 }, (_, n) => (n % 2 === 0 ? one : other).delete(key, Buffer.from(key)));
+    assert.deepEqual(new Set(await Promise.all(deletes)), new Set([expected]));
   }
 });
 
 test('a removal without an id leaves nothing behind where there is no counter', async () => {
-  assert.equal(await one.reset(undefined, Buffer.from('never')), undefined);
+  assert.equal(await one.delete(undefined, Buffer.from('never')), undefined);
   const rows = await observer.query({ text: `select from counter_resets where key = 'never'` });
   assert.equal(rows.length, 0);
   await count('never', 4);
-  assert.equal(await one.reset(undefined, Buffer.from('never')), 4);
+  assert.equal(await one.delete(undefined, Buffer.from('never')), 4);
 });

@@ -60,13 +60,13 @@ test('a key that was never counted does not exist, and its read has the checkpoi
 
 test('a thousand reads at once each get their own counter', async () => {
   const stream = await newStream(checkpoints);
-  const pairs = Array.from({ length: 1000 }, (_, n) => [`many:${n}`, n] as const);
-  await checkpoints.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, pairs));
+  const increments = Array.from({ length: 1000 }, (_, n) => [`many:${n}`, n] as const);
+  await checkpoints.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, increments));
   const streams = [stream];
-  const readings = await Promise.all(pairs.map(([key]) => store.readCounter(Buffer.from(key), streams)));
+  const readings = await Promise.all(increments.map(([key]) => store.readCounter(Buffer.from(key), streams)));
   assert.deepEqual(
     readings.map((reading) => reading.committed),
-    pairs.map(([, n]) => n),
+    increments.map(([, n]) => n),
   );
 });
 

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { after, afterEach, before, test } from 'node:test';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OnDemandConnection } from '#product/db/on-demand-connection.js';
-import { TokenStore } from '#product/db/idempotency-key-store.js';
+import { IdempotencyKeyStore } from '#product/db/idempotency-key-store.js';
 import { runStatements } from '../../support/database-connection.js';
 import { connectTo, silentLogger, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
@@ -37,12 +37,12 @@ async function withStore(
     readonly rowsMax?: number;
     readonly claimed?: () => number;
   },
-  body: (store: TokenStore) => Promise<void>,
+  body: (store: IdempotencyKeyStore) => Promise<void>,
 ): Promise<void> {
   const connection = new OnDemandConnection(parseDatabaseUrl(options.url ?? database.url), {
     applicationName: 'tokens',
   });
-  const store = new TokenStore(connection, {
+  const store = new IdempotencyKeyStore(connection, {
     node: randomUUID(),
     memoryShards: 0,
     windowHours: 24,

@@ -5,22 +5,22 @@ import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connectio
 import { errorCode } from '#product/db/database-errors.js';
 import { FLUSH } from '#product/db/statements.js';
 import { connectTo } from '../../support/database.js';
-import { createMigratedDatabase, encodePairs, flushOf, newStream } from '../../support/flushes.js';
+import { createMigratedDatabase, encodeIncrements, flushOf, newStream } from '../../support/flushes.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { seedOfRun } from '../../support/random-runs.js';
 
 const WRITERS = 4;
 const KEYS = 5000;
-const PAIRS_OF_FLUSH = 2000;
+const INCREMENTS_OF_FLUSH = 2000;
 
 /** Distinct keys in random order, whose UTF-16 order is not their bytewise order. */
-function randomPairs(random: Mulberry32): Map<string, number> {
-  const pairs = new Map<string, number>();
-  while (pairs.size < PAIRS_OF_FLUSH) {
+function randomIncrements(random: Mulberry32): Map<string, number> {
+  const increments = new Map<string, number>();
+  while (increments.size < INCREMENTS_OF_FLUSH) {
     const n = random.below(KEYS);
-    pairs.set(`${n % 2 === 0 ? '\u{1F600}' : '\uFFFD'}${n}`, random.below(2001) - 1000);
+    increments.set(`${n % 2 === 0 ? '\u{1F600}' : '\uFFFD'}${n}`, random.below(2001) - 1000);
   }
-  return pairs;
+  return increments;
 }
 
 async function deadlocks(connection: DatabaseConnection): Promise<number> {
@@ -43,11 +43,11 @@ test('four nodes that flush the same keys for six seconds never deadlock, and ev
     const stream = await newStream(store);
     let lsn = 0;
     for (; performance.now() < end; lsn += 1) {
-      const pairs = randomPairs(random);
-      const result = await store.flush(flushOf({ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1 }, pairs));
+      const increments = randomIncrements(random);
+      const result = await store.flush(flushOf({ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1 }, increments));
       assert.equal(result.fenced, 1);
-      assert.equal(result.keys, PAIRS_OF_FLUSH);
-      for (const [key, amount] of pairs) expected.set(key, (expected.get(key) ?? 0) + amount);
+      assert.equal(result.keys, INCREMENTS_OF_FLUSH);
+      for (const [key, amount] of increments) expected.set(key, (expected.get(key) ?? 0) + amount);
     }
     await store.close();
     return lsn;
@@ -78,7 +78,7 @@ test('the same statement without its order deadlocks, so the test above would se
     const random = new Mulberry32(seed + number);
     const connection = await connectTo(database.url, `writer ${number}`);
     for (let lsn = 0; found === 0 && performance.now() < end;) {
-      const { keys, amounts } = encodePairs(randomPairs(random));
+      const { keys, amounts } = encodeIncrements(randomIncrements(random));
       try {
         await connection.query({ text: unsorted, values: [stream, 0, lsn, lsn + 1, new Date(), keys, amounts] });
         lsn += 1;

@@ -148,8 +148,8 @@ test('a flush of many bytes has more time before the server is asked', async () 
   await withStore('watched large', async ({ store, clock, proxy, connections }) => {
     const stream = await newStream(store);
     proxy.setRule((bytes) => (bytes.includes('large key') ? 'swallow' : 'forward'));
-    const pairs = Array.from({ length: 200_000 }, (_, n) => [`large key ${n}`.padEnd(100, '.'), 1] as const);
-    const flush = store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, pairs));
+    const increments = Array.from({ length: 200_000 }, (_, n) => [`large key ${n}`.padEnd(100, '.'), 1] as const);
+    const flush = store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, increments));
     const settled = assert.rejects(flush, OutcomeUnknownError);
     await eventually('the fault', () => Promise.resolve(proxy.faults > 0));
     clock.advance(4000);

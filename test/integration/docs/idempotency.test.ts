@@ -28,19 +28,23 @@ describe('the table of docs/idempotency.md', () => {
     MAX_PENDING_KEYS: String(KEYS_MAX),
     MAX_KEY_BYTES: '64',
   });
-  let tokens = 0;
+  let idempotencyKeys = 0;
 
-  function newToken(): string {
-    tokens += 1;
-    return `token-${tokens}-"quoted"~!`;
+  function newIdempotencyKey(): string {
+    idempotencyKeys += 1;
+    return `token-${idempotencyKeys}-"quoted"~!`;
   }
 
-  function withToken(token: string, body: unknown, to: { readonly url: string } = node): Promise<Answer> {
-    return increment(to.url, body, { headers: { 'idempotency-key': token } });
+  function withIdempotencyKey(
+    idempotencyKey: string,
+    body: unknown,
+    to: { readonly url: string } = node,
+  ): Promise<Answer> {
+    return increment(to.url, body, { headers: { 'idempotency-key': idempotencyKey } });
   }
 
-  function remove(key: string, token: string): Promise<Answer> {
-    return send(node.url, `/counters/${key}`, { method: 'DELETE', headers: { 'idempotency-key': token } });
+  function remove(key: string, idempotencyKey: string): Promise<Answer> {
+    return send(node.url, `/counters/${key}`, { method: 'DELETE', headers: { 'idempotency-key': idempotencyKey } });
   }
 
   async function flush(to: { readonly url: string } = node): Promise<void> {
@@ -92,32 +96,32 @@ describe('the table of docs/idempotency.md', () => {
 
   const cases: Readonly<Record<string, () => Promise<void>>> = {
     'a token that is new': async () => {
-      assertNew(await withToken(newToken(), { new: 3, newer: -4 }));
+      assertNew(await withIdempotencyKey(newIdempotencyKey(), { new: 3, newer: -4 }));
       await assertSum('new', 3n);
       await assertSum('newer', -4n);
     },
 
     'the same again, after the answer': async () => {
-      const token = newToken();
-      assertNew(await withToken(token, { again: 5 }));
-      assertReplayed(await withToken(token, { again: 5 }));
+      const idempotencyKey = newIdempotencyKey();
+      assertNew(await withIdempotencyKey(idempotencyKey, { again: 5 }));
+      assertReplayed(await withIdempotencyKey(idempotencyKey, { again: 5 }));
       await flush();
-      assertReplayed(await withToken(token, { again: 5 }));
+      assertReplayed(await withIdempotencyKey(idempotencyKey, { again: 5 }));
       await assertSum('again', 5n);
     },
 
     'the same again, spelt in another way: order, white space, escapes, amounts split or over several lines':
       async () => {
-        const token = newToken();
-        const headers = { 'idempotency-key': token, 'content-type': 'application/x-ndjson' };
-        assertNew(await withToken(token, '{"spelt":6,"other":1}'));
+        const idempotencyKey = newIdempotencyKey();
+        const headers = { 'idempotency-key': idempotencyKey, 'content-type': 'application/x-ndjson' };
+        assertNew(await withIdempotencyKey(idempotencyKey, '{"spelt":6,"other":1}'));
         for (const body of [
           '{"other":1,"spelt":6}',
           ' { "spelt" : 6.0 , "other":1}\n',
           '{"\\u0073pelt":6,"other":1}',
           '{"spelt":2,"other":1,"spelt":4}',
         ]) {
-          assertReplayed(await withToken(token, body));
+          assertReplayed(await withIdempotencyKey(idempotencyKey, body));
         }
         assertReplayed(await increment(node.url, '{"spelt":7}\n{"other":1,"spelt":-1}\n', { headers }));
         await assertSum('spelt', 6n);
@@ -125,8 +129,10 @@ describe('the table of docs/idempotency.md', () => {
       },
 
     'many times at the same moment': async () => {
-      const token = newToken();
-      const answers = await Promise.all(Array.from({ length: 40 }, () => withToken(token, { moment: 7, both: 1 })));
+      const idempotencyKey = newIdempotencyKey();
+      const answers = await Promise.all(
+        Array.from({ length: 40 }, () => withIdempotencyKey(idempotencyKey, { moment: 7, both: 1 })),
+      );
       for (const answer of answers) assertCreated(answer);
       assert.equal(answers.filter(({ headers }) => headers['idempotency-replayed'] === 'true').length, 39);
       await assertSum('moment', 7n);
@@ -135,14 +141,14 @@ describe('the table of docs/idempotency.md', () => {
 
     'the same again, after a crash or restart of the node': () =>
       withServer({}, async (server, restart) => {
-        const [crashed, flushed] = [newToken(), newToken()];
-        assertNew(await withToken(crashed, { crashed: 8 }, server));
+        const [crashed, flushed] = [newIdempotencyKey(), newIdempotencyKey()];
+        assertNew(await withIdempotencyKey(crashed, { crashed: 8 }, server));
         const second = await restart('SIGKILL');
-        assertCreated(await withToken(crashed, { crashed: 8 }, second));
-        assertNew(await withToken(flushed, { restarted: 8 }, second));
+        assertCreated(await withIdempotencyKey(crashed, { crashed: 8 }, second));
+        assertNew(await withIdempotencyKey(flushed, { restarted: 8 }, second));
         const third = await restart('SIGTERM');
-        assertCreated(await withToken(flushed, { restarted: 8 }, third));
-        assertCreated(await withToken(crashed, { crashed: 8 }, third));
+        assertCreated(await withIdempotencyKey(flushed, { restarted: 8 }, third));
+        assertCreated(await withIdempotencyKey(crashed, { crashed: 8 }, third));
         await flush(third);
         const table = await node.table();
         assert.deepEqual([table.get('crashed'), table.get('restarted')], [8n, 8n]);
@@ -150,37 +156,37 @@ describe('the table of docs/idempotency.md', () => {
 
     'the same again, at another node': () =>
       withServer({}, async (other) => {
-        const [committed, pending] = [newToken(), newToken()];
-        assertNew(await withToken(committed, { elsewhere: 9 }));
+        const [committed, pending] = [newIdempotencyKey(), newIdempotencyKey()];
+        assertNew(await withIdempotencyKey(committed, { elsewhere: 9 }));
         await flush();
-        assertCreated(await withToken(committed, { elsewhere: 9 }, other));
-        assertNew(await withToken(pending, { elsewhere: 10 }));
-        assertCreated(await withToken(pending, { elsewhere: 10 }, other));
+        assertCreated(await withIdempotencyKey(committed, { elsewhere: 9 }, other));
+        assertNew(await withIdempotencyKey(pending, { elsewhere: 10 }));
+        assertCreated(await withIdempotencyKey(pending, { elsewhere: 10 }, other));
         await Promise.all([flush(), flush(other)]);
         assert.equal((await node.table()).get('elsewhere'), 19n);
         assert.deepEqual([await sumOf(node.url, 'elsewhere'), await sumOf(other.url, 'elsewhere')], [19n, 19n]);
       }),
 
     'another content with the token, at the node that knows it': async () => {
-      const token = newToken();
-      assertNew(await withToken(token, { content: 1 }));
+      const idempotencyKey = newIdempotencyKey();
+      assertNew(await withIdempotencyKey(idempotencyKey, { content: 1 }));
       for (const body of [{ content: 2 }, { contents: 1 }, { content: 1, more: 0 }]) {
-        assertProblem(await withToken(token, body), 'idempotency-mismatch');
+        assertProblem(await withIdempotencyKey(idempotencyKey, body), 'idempotency-mismatch');
       }
-      assertReplayed(await withToken(token, { content: 1 }));
+      assertReplayed(await withIdempotencyKey(idempotencyKey, { content: 1 }));
       await assertSum('content', 1n);
       assert.deepEqual([await sumOf(node.url, 'contents'), await sumOf(node.url, 'more')], [undefined, undefined]);
     },
 
     'another content with the token, at another node or after a restart': () =>
       withServer({}, async (other, restart) => {
-        const token = newToken();
-        assertNew(await withToken(token, { firstContent: 1 }));
+        const idempotencyKey = newIdempotencyKey();
+        assertNew(await withIdempotencyKey(idempotencyKey, { firstContent: 1 }));
         await flush();
-        assertCreated(await withToken(token, { secondContent: 1 }, other));
+        assertCreated(await withIdempotencyKey(idempotencyKey, { secondContent: 1 }, other));
         await flush(other);
         const restarted = await restart('SIGTERM');
-        assertCreated(await withToken(token, { thirdContent: 1 }, restarted));
+        assertCreated(await withIdempotencyKey(idempotencyKey, { thirdContent: 1 }, restarted));
         await flush(restarted);
         const table = await node.table();
         const sums = ['firstContent', 'secondContent', 'thirdContent'].map((key) => table.get(key));
@@ -188,39 +194,41 @@ describe('the table of docs/idempotency.md', () => {
       }),
 
     'a request that was refused with 400, then a good one with the token': async () => {
-      const token = newToken();
-      assertProblem(await withToken(token, '{"good":1,"bad":1.5}'), 'invalid-request');
-      assertNew(await withToken(token, { good: 1 }));
+      const idempotencyKey = newIdempotencyKey();
+      assertProblem(await withIdempotencyKey(idempotencyKey, '{"good":1,"bad":1.5}'), 'invalid-request');
+      assertNew(await withIdempotencyKey(idempotencyKey, { good: 1 }));
       await assertSum('good', 1n);
     },
 
     'a request that was refused with 503, then the same again': async () => {
       await flush();
-      const token = newToken();
+      const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, keys('room', KEYS_MAX - 1)));
-      assertProblem(await withToken(token, { refused: 1, 'refused-too': 1 }), 'overloaded');
+      assertProblem(await withIdempotencyKey(idempotencyKey, { refused: 1, 'refused-too': 1 }), 'overloaded');
       await flush();
-      assertNew(await withToken(token, { refused: 1, 'refused-too': 1 }));
+      assertNew(await withIdempotencyKey(idempotencyKey, { refused: 1, 'refused-too': 1 }));
       await assertSum('refused', 1n);
     },
 
     'the same again, while bounds refuse new requests': async () => {
       await flush();
-      const token = newToken();
-      assertNew(await withToken(token, { 'known-full': 1 }));
+      const idempotencyKey = newIdempotencyKey();
+      assertNew(await withIdempotencyKey(idempotencyKey, { 'known-full': 1 }));
       assertCreated(await increment(node.url, keys('full', KEYS_MAX - 1)));
-      assertProblem(await withToken(newToken(), { 'known-full': 1 }), 'overloaded');
-      const answers = await Promise.all(Array.from({ length: 20 }, () => withToken(token, { 'known-full': 1 })));
+      assertProblem(await withIdempotencyKey(newIdempotencyKey(), { 'known-full': 1 }), 'overloaded');
+      const answers = await Promise.all(
+        Array.from({ length: 20 }, () => withIdempotencyKey(idempotencyKey, { 'known-full': 1 })),
+      );
       for (const answer of answers) assertReplayed(answer);
       await assertSum('known-full', 1n);
     },
 
     'another content with the token, while bounds refuse new requests': async () => {
       await flush();
-      const token = newToken();
-      assertNew(await withToken(token, { 'other-full': 1 }));
+      const idempotencyKey = newIdempotencyKey();
+      assertNew(await withIdempotencyKey(idempotencyKey, { 'other-full': 1 }));
       assertCreated(await increment(node.url, keys('full', KEYS_MAX - 1)));
-      assertProblem(await withToken(token, { 'other-full': 2 }), 'idempotency-mismatch');
+      assertProblem(await withIdempotencyKey(idempotencyKey, { 'other-full': 2 }), 'idempotency-mismatch');
       await assertSum('other-full', 1n);
     },
 
@@ -230,10 +238,10 @@ describe('the table of docs/idempotency.md', () => {
         const seen = new Set<number>();
         let sent = 0;
         for (const deadline = performance.now() + 60_000; !seen.has(500) && performance.now() < deadline;) {
-          const token = newToken();
+          const idempotencyKey = newIdempotencyKey();
           sent += 1;
           for (let status = 0; status !== 202;) {
-            const answer = await withToken(token, body, hasty);
+            const answer = await withIdempotencyKey(idempotencyKey, body, hasty);
             ({ status } = answer);
             if (status === 500) assert.equal(problemCode(answer), 'outcome-unknown');
             else assert.ok(status === 202 || status === 503, answer.body);
@@ -250,17 +258,17 @@ describe('the table of docs/idempotency.md', () => {
       const database = await createTestDatabase();
       try {
         await withServer({ DATABASE_URL: database.url, IDEMPOTENCY_WINDOW_HOURS: '1' }, async (server, restart) => {
-          const token = newToken();
-          assertNew(await withToken(token, { windowed: 1 }, server));
+          const idempotencyKey = newIdempotencyKey();
+          assertNew(await withIdempotencyKey(idempotencyKey, { windowed: 1 }, server));
           await flush(server);
           await execute(database.url, `update idempotency_keys set claimed_at = claimed_at - interval '64 minutes'`);
           const within = await restart('SIGTERM');
-          assertCreated(await withToken(token, { windowed: 1 }, within));
+          assertCreated(await withIdempotencyKey(idempotencyKey, { windowed: 1 }, within));
           await flush(within);
           assert.equal(await sumOf(within.url, 'windowed'), 1n);
           await execute(database.url, `update idempotency_keys set claimed_at = claimed_at - interval '3 minutes'`);
           const after = await restart('SIGTERM');
-          assertNew(await withToken(token, { windowed: 1 }, after));
+          assertNew(await withIdempotencyKey(idempotencyKey, { windowed: 1 }, after));
           await flush(after);
           assert.equal(await sumOf(after.url, 'windowed'), 2n);
         });
@@ -273,52 +281,52 @@ describe('the table of docs/idempotency.md', () => {
     'a request without a token, with `IDEMPOTENCY_MAX_ROWS` tokens remembered': () => atMaxRows('none'),
 
     'an empty `Idempotency-Key`': async () => {
-      for (let times = 0; times < 2; times += 1) assertNew(await withToken('', { empty: 1 }));
+      for (let times = 0; times < 2; times += 1) assertNew(await withIdempotencyKey('', { empty: 1 }));
       await assertSum('empty', 2n);
     },
 
     'a token of more than 255 characters, or with a space, a control character or anything beyond ASCII in it':
       async () => {
-        for (const token of ['x'.repeat(256), 'a b', 'aéb', 'a\tb', 'a\u00ffb']) {
-          assertProblem(await withToken(token, { illegal: 1 }), 'invalid-request');
+        for (const idempotencyKey of ['x'.repeat(256), 'a b', 'aéb', 'a\tb', 'a\u00ffb']) {
+          assertProblem(await withIdempotencyKey(idempotencyKey, { illegal: 1 }), 'invalid-request');
         }
-        assertNew(await withToken('x'.repeat(255), { illegal: 1 }));
+        assertNew(await withIdempotencyKey('x'.repeat(255), { illegal: 1 }));
         await assertSum('illegal', 1n);
       },
 
     'the same token on `POST /increment` and on `DELETE`': async () => {
-      const token = newToken();
-      assertNew(await withToken(token, { 'two-uses': 2 }));
-      const removed = await remove('two-uses', token);
-      assert.deepEqual([removed.status, removed.body], [200, '{"key":"two-uses","sum":2}']);
-      assertReplayed(await withToken(token, { 'two-uses': 2 }));
+      const idempotencyKey = newIdempotencyKey();
+      assertNew(await withIdempotencyKey(idempotencyKey, { 'two-uses': 2 }));
+      const deleted = await remove('two-uses', idempotencyKey);
+      assert.deepEqual([deleted.status, deleted.body], [200, '{"key":"two-uses","sum":2}']);
+      assertReplayed(await withIdempotencyKey(idempotencyKey, { 'two-uses': 2 }));
       await assertSum('two-uses', undefined);
     },
 
     'a removal with a token, then the same again': async () => {
-      const token = newToken();
-      assertCreated(await increment(node.url, { removed: 3 }));
-      const first = await remove('removed', token);
+      const idempotencyKey = newIdempotencyKey();
+      assertCreated(await increment(node.url, { deleted: 3 }));
+      const first = await remove('removed', idempotencyKey);
       assert.deepEqual([first.status, first.body], [200, '{"key":"removed","sum":3}']);
-      assertCreated(await increment(node.url, { removed: 4 }));
-      const again = await remove('removed', token);
+      assertCreated(await increment(node.url, { deleted: 4 }));
+      const again = await remove('removed', idempotencyKey);
       assert.deepEqual([again.status, again.body], [200, first.body]);
       await assertSum('removed', 4n);
     },
 
     'a removal with a token of a counter that does not exist, then the same again once it does': async () => {
-      const token = newToken();
-      assertProblem(await remove('not-yet', token), 'unknown-counter');
+      const idempotencyKey = newIdempotencyKey();
+      assertProblem(await remove('not-yet', idempotencyKey), 'unknown-counter');
       assertCreated(await increment(node.url, { 'not-yet': 6 }));
-      assertProblem(await remove('not-yet', token), 'unknown-counter');
+      assertProblem(await remove('not-yet', idempotencyKey), 'unknown-counter');
       await assertSum('not-yet', 6n);
     },
 
     'a removal of another counter with the token': async () => {
-      const token = newToken();
+      const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, { one: 1, another: 2 }));
-      assert.equal((await remove('one', token)).status, 200);
-      assertProblem(await remove('another', token), 'idempotency-mismatch');
+      assert.equal((await remove('one', idempotencyKey)).status, 200);
+      assertProblem(await remove('another', idempotencyKey), 'idempotency-mismatch');
       await assertSum('another', 2n);
     },
   };
@@ -327,12 +335,13 @@ describe('the table of docs/idempotency.md', () => {
     const database = await createTestDatabase();
     try {
       await withServer({ DATABASE_URL: database.url, IDEMPOTENCY_MAX_ROWS: '2' }, async (server) => {
-        const known = newToken();
-        assertNew(await withToken(known, { rows: 1 }, server));
-        assertNew(await withToken(newToken(), { rows: 1 }, server));
+        const known = newIdempotencyKey();
+        assertNew(await withIdempotencyKey(known, { rows: 1 }, server));
+        assertNew(await withIdempotencyKey(newIdempotencyKey(), { rows: 1 }, server));
         for (const isCommitted of [false, true]) {
           if (isCommitted) await flush(server);
-          if (kind === 'token') assertProblem(await withToken(newToken(), { rows: 100 }, server), 'overloaded');
+          if (kind === 'token')
+            assertProblem(await withIdempotencyKey(newIdempotencyKey(), { rows: 100 }, server), 'overloaded');
           else assertNew(await increment(server.url, { rows: 10 }));
         }
         assert.equal(await sumOf(server.url, 'rows'), kind === 'token' ? 2n : 22n);

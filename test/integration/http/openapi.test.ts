@@ -26,9 +26,9 @@ const GOOD: Readonly<Record<OperationName, Variation>> = {
   increment: { body: '{"a":1}' },
   readSum: { query: '?name=a' },
   readCounter: { key: 'a' },
-  removeCounter: { key: 'removed' },
+  deleteCounter: { key: 'removed' },
   readCounters: {},
-  removeCounterByQuery: { query: '?key=removed' },
+  deleteCounterByQuery: { query: '?key=removed' },
   flush: {},
   health: {},
   readiness: {},
@@ -101,11 +101,11 @@ describe('the OpenAPI document and the server', () => {
       await expect(202, 'increment', { headers: { 'idempotency-key': 'once' } });
     }
     await expect(200, 'readCounter');
-    for (const name of operations.filter((name) => !['increment', 'removeCounterByQuery'].includes(name))) {
+    for (const name of operations.filter((name) => !['increment', 'deleteCounterByQuery'].includes(name))) {
       await expect(200, name);
     }
     await ask('increment', { body: '{"removed":5}' });
-    await expect(200, 'removeCounterByQuery');
+    await expect(200, 'deleteCounterByQuery');
     await expect(200, 'readCounters', { query: '?key=a' });
     await expect(200, 'readCounters', { query: '?limit=1&prefix=a' });
   });
@@ -122,8 +122,8 @@ describe('the OpenAPI document and the server', () => {
     await expect(400, 'readCounters', { query: '?limit=0' });
     await expect(404, 'readCounters', { query: '?key=never' });
     for (const [name, target] of [
-      ['removeCounter', (key: string) => ({ key })],
-      ['removeCounterByQuery', (key: string) => ({ query: `?key=${key}` })],
+      ['deleteCounter', (key: string) => ({ key })],
+      ['deleteCounterByQuery', (key: string) => ({ query: `?key=${key}` })],
     ] as const) {
       await expect(400, name, target('%00'));
       await expect(404, name, target('never'));
@@ -176,8 +176,8 @@ describe('the OpenAPI document and the server', () => {
         'readSum',
         'readCounter',
         'readCounters',
-        'removeCounter',
-        'removeCounterByQuery',
+        'deleteCounter',
+        'deleteCounterByQuery',
         'flush',
       ] as const) {
         await expect(503, name, {}, apart);
@@ -209,13 +209,13 @@ describe('the OpenAPI document and the server', () => {
     const remote = await start({ env: { DATABASE_URL: proxy.urlOf(database.url) } });
     try {
       for (const [name, key] of [
-        ['removeCounter', 'lost-1'],
-        ['removeCounterByQuery', 'lost-2'],
+        ['deleteCounter', 'lost-1'],
+        ['deleteCounterByQuery', 'lost-2'],
       ] as const) {
         await ask('increment', { body: JSON.stringify({ [key]: 7 }) }, remote);
         await ask('flush', {}, remote);
         proxy.setRule((bytes) => (bytes.includes('delete from counters') ? 'lose-answer' : 'forward'));
-        const target = name === 'removeCounter' ? { key } : { query: `?key=${key}` };
+        const target = name === 'deleteCounter' ? { key } : { query: `?key=${key}` };
         const headers = { 'idempotency-key': `of-${key}` };
         await expect(500, name, { ...target, headers }, remote);
         proxy.setRule();

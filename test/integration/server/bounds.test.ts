@@ -60,17 +60,17 @@ for (const shards of [1, 3]) {
 
     test('each pair of a request with a token counts as a key of its own, pending or not', async () => {
       await flush(node);
-      const withToken = (token: string, pairs: number): Promise<Answer> => {
-        const body = Object.fromEntries(Array.from({ length: pairs }, (_, index) => [`token-${index}`, 1]));
-        return increment(node.url, body, { headers: { 'idempotency-key': `${token}-of-${shards}` } });
+      const withIdempotencyKey = (idempotencyKey: string, increments: number): Promise<Answer> => {
+        const body = Object.fromEntries(Array.from({ length: increments }, (_, index) => [`token-${index}`, 1]));
+        return increment(node.url, body, { headers: { 'idempotency-key': `${idempotencyKey}-of-${shards}` } });
       };
       const [first, second] = [keysMax / 2, keysMax / 2];
-      assertCreated(await withToken('first', first));
-      assertProblem(await withToken('too-many', second + 1), 'overloaded');
-      assertCreated(await withToken('second', second));
-      assertProblem(await withToken('third', 1), 'overloaded');
+      assertCreated(await withIdempotencyKey('first', first));
+      assertProblem(await withIdempotencyKey('too-many', second + 1), 'overloaded');
+      assertCreated(await withIdempotencyKey('second', second));
+      assertProblem(await withIdempotencyKey('third', 1), 'overloaded');
       await flush(node);
-      assertCreated(await withToken('third', 1));
+      assertCreated(await withIdempotencyKey('third', 1));
       assert.equal(await sumOf(node.url, 'token-0'), 3n);
       assert.equal(await sumOf(node.url, `token-${second}`), undefined);
     });
@@ -179,11 +179,11 @@ describe('MAX_PENDING_BYTES', () => {
   test('the largest body fits an empty server, be its pairs as short as can be', async () => {
     await flush(node);
     // The shortest pairs need the most room for their bytes, and the same key may turn out to be as many keys.
-    const pairs = Math.floor((bodyBytesMax - 1) / '"a":1,'.length);
-    const body = `{${Array.from({ length: pairs }, () => '"a":1').join(',')}}`.padEnd(bodyBytesMax, ' ');
+    const increments = Math.floor((bodyBytesMax - 1) / '"a":1,'.length);
+    const body = `{${Array.from({ length: increments }, () => '"a":1').join(',')}}`.padEnd(bodyBytesMax, ' ');
     assert.equal(body.length, bodyBytesMax);
     assertCreated(await increment(node.url, body));
-    assert.equal(await sumOf(node.url, 'a'), BigInt(pairs));
+    assert.equal(await sumOf(node.url, 'a'), BigInt(increments));
   });
 });
 

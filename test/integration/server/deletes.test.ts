@@ -8,7 +8,7 @@ import { startServer } from '../../support/server.js';
 import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
 
 const NEVER_MS = '3600000';
-const REMOVED = /^\{"key":"[^"]*","sum":(0|-?[1-9][0-9]*)\}$/;
+const DELETED = /^\{"key":"[^"]*","sum":(0|-?[1-9][0-9]*)\}$/;
 
 function remove(base: string, path: string, agent?: Agent): Promise<Answer> {
   return send(base, path, { method: 'DELETE', ...(agent === undefined ? {} : { agent }) });
@@ -21,7 +21,7 @@ function closingValue(answer: Answer): bigint | undefined {
     return undefined;
   }
   assert.equal(answer.status, 200, answer.body);
-  const sum = REMOVED.exec(answer.body)?.[1];
+  const sum = DELETED.exec(answer.body)?.[1];
   assert.ok(sum !== undefined, answer.body);
   return BigInt(sum);
 }
@@ -95,8 +95,8 @@ describe('DELETE /counters/KEY', () => {
         acknowledged += 1n;
       }
     };
-    const remover = async (): Promise<void> => {
-      for (let removals = 0; isLoading || removals < 5; removals += 1) {
+    const deleter = async (): Promise<void> => {
+      for (let deletes = 0; isLoading || deletes < 5; deletes += 1) {
         const before = acknowledged;
         closed += closingValue(await remove(node.url, '/counters/raced', agent)) ?? 0n;
         // What was acknowledged before the request is in this removal or in an earlier one.
@@ -104,7 +104,7 @@ describe('DELETE /counters/KEY', () => {
       }
     };
     const load = Promise.all(Array.from({ length: 6 }, client)).finally(() => (isLoading = false));
-    await Promise.all([load, remover()]);
+    await Promise.all([load, deleter()]);
     agent.destroy();
     assert.equal(closed + ((await sumOf(node.url, 'raced')) ?? 0n), acknowledged);
     assert.equal(acknowledged, 2400n);

@@ -81,9 +81,9 @@ describe('three front ends on one port', () => {
   test('a counter that is removed over one connection is gone on all', async () => {
     await onConnections(CONNECTIONS, async (agent, index) => {
       assertCreated(await increment(node.url, { [`gone-${index}`]: 9 }, { agent }));
-      const removed = await send(node.url, `/counters/gone-${index}`, { method: 'DELETE', agent });
-      assert.equal(removed.status, 200, removed.body);
-      assert.equal((JSON.parse(removed.body) as Record<string, unknown>)['sum'], 9);
+      const deleted = await send(node.url, `/counters/gone-${index}`, { method: 'DELETE', agent });
+      assert.equal(deleted.status, 200, deleted.body);
+      assert.equal((JSON.parse(deleted.body) as Record<string, unknown>)['sum'], 9);
     });
     for (let index = 0; index < CONNECTIONS; index += 1) {
       assert.equal((await counterOf(node.url, `gone-${index}`))?.sum ?? 0n, 0n);

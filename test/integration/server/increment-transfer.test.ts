@@ -91,20 +91,20 @@ describe('POST /increment over the wire', () => {
     }));
 
   test('an empty Idempotency-Key is as good as none', async () => {
-    for (const token of ['', ' ']) {
-      assertCreated(await increment(node.url, { untokened: 1 }, { headers: { 'idempotency-key': token } }));
+    for (const idempotencyKey of ['', ' ']) {
+      assertCreated(await increment(node.url, { plain: 1 }, { headers: { 'idempotency-key': idempotencyKey } }));
     }
     assert.equal(await sumOf(node.url, 'untokened'), 2n);
   });
 
   test('an Idempotency-Key that is not 1 to 255 visible ASCII characters is 400, and not counted', async () => {
-    for (const token of ['a b', 'tab\tbed', '\u00e9t\u00e9s', 'x'.repeat(256)]) {
-      const answer = await increment(node.url, { 'bad-token': 1 }, { headers: { 'idempotency-key': token } });
+    for (const idempotencyKey of ['a b', 'tab\tbed', '\u00e9t\u00e9s', 'x'.repeat(256)]) {
+      const answer = await increment(node.url, { 'bad-token': 1 }, { headers: { 'idempotency-key': idempotencyKey } });
       assert.match(assertProblem(answer, 'invalid-request'), /Idempotency-Key/);
     }
     assert.equal(await sumOf(node.url, 'bad-token'), undefined);
-    for (const token of ['x'.repeat(255), '"quoted"', '!~']) {
-      assertCreated(await increment(node.url, { 'good-token': 1 }, { headers: { 'idempotency-key': token } }));
+    for (const idempotencyKey of ['x'.repeat(255), '"quoted"', '!~']) {
+      assertCreated(await increment(node.url, { 'good-token': 1 }, { headers: { 'idempotency-key': idempotencyKey } }));
     }
     assert.equal(await sumOf(node.url, 'good-token'), 3n);
   });

@@ -5,7 +5,7 @@ import { balancedThreads, costInputs, keysPerNode, walls, type CostInputs } from
 import { figures } from '../../../bench/report/figure-blocks.js';
 
 const inputs: CostInputs = {
-  frontEndUs: 10,
+  httpThreadUs: 10,
   shardUs: { 'file-always': 2 },
   existingRowUs: 5,
   newRowUs: 8,

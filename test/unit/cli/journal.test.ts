@@ -9,7 +9,7 @@ import type { FileJournalOptions } from '#product/shard-worker/journal/file/file
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import {
   journalOptions,
-  pairRecord,
+  incrementRecord,
   replayed,
   segmentPaths,
   temporaryDirectory,
@@ -42,12 +42,12 @@ async function write(t: TestContext): Promise<Written> {
   const dataDir = temporaryDirectory(t);
   const options = journalOptions(dataDir);
   const journal = createFileJournal(options);
-  for (let n = 1; n <= 5; n += 1) journal.append([pairRecord(`k${n}`, n)]);
+  for (let n = 1; n <= 5; n += 1) journal.append([incrementRecord(`k${n}`, n)]);
   await journal.close();
   return { dataDir, options, stream: journal.stream, path: segmentPaths(options, journal.stream)[0] ?? '' };
 }
 
-const recordBytes = pairRecord('k1', 1).byteLength;
+const recordBytes = incrementRecord('k1', 1).byteLength;
 
 function damageThird(path: string): void {
   const bytes = readFileSync(path);
@@ -115,7 +115,7 @@ test('repair copies the damaged file, keeps what is whole behind the damage, and
   const journal = openFileJournal({ ...options, stream });
   journal.recover(1);
   assert.deepEqual(await replayed(journal, 1), ['2:k2=2', '4:k4=4', '5:k5=5']);
-  assert.equal(journal.append([pairRecord('k6', 6)]), 6);
+  assert.equal(journal.append([incrementRecord('k6', 6)]), 6);
   await journal.close();
 });
 

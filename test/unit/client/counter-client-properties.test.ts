@@ -108,10 +108,10 @@ class Run {
   check(): void {
     const { counted, requests, sums } = this.peer;
     const bodies = new Map<string, string>();
-    for (const { token, body } of requests) {
-      assert.match(token, /^[0-9a-f]{32}$/);
-      assert.equal(bodies.get(token) ?? body, body, 'the content of a batch is frozen');
-      bodies.set(token, body);
+    for (const { idempotencyKey, body } of requests) {
+      assert.match(idempotencyKey, /^[0-9a-f]{32}$/);
+      assert.equal(bodies.get(idempotencyKey) ?? body, body, 'the content of a batch is frozen');
+      bodies.set(idempotencyKey, body);
     }
     // Several flushes that wait hear of the same batch.
     const refused = new Map(this.refused.map((batch) => [batch.token, batch]));

@@ -106,7 +106,7 @@ for (const fault of faults) {
         ],
       );
       assert.deepEqual([...peer.counted.values()], ['{"a":5,"b":7}', '{"a":100}']);
-      assert.equal(new Set(peer.requests.map(({ token, body }) => `${token} ${body}`)).size, 2);
+      assert.equal(new Set(peer.requests.map(({ idempotencyKey, body }) => `${idempotencyKey} ${body}`)).size, 2);
       // A 202 whose body is lost is one all the same.
       assert.equal(peer.requests.filter(({ body }) => body.includes('7')).length, fault === 'cut-body' ? 1 : 3);
     }));
@@ -163,7 +163,9 @@ test('a batch is given up when its time for retries is over, and says that it ma
     const failure = await failureOf(client.flush());
     assert.equal(failure.code, 'outcome-unknown');
     assert.deepEqual([failure.status, failure.retryable, failure.counted], [500, true, 'unknown']);
-    assert.deepEqual(failure.refused, [{ increments: [['a', 3]], counted: 'unknown', token: peer.requests[0]?.token }]);
+    assert.deepEqual(failure.refused, [
+      { increments: [['a', 3]], counted: 'unknown', token: peer.requests[0]?.idempotencyKey },
+    ]);
     assert.ok(peer.requests.length > 1);
     await client.flush();
   }));

@@ -9,7 +9,7 @@ import { StartError } from '#product/core/errors.js';
 import { KEY_BYTES_LIMIT } from '#product/core/increment.js';
 import { settings } from '#product/config/settings.js';
 import {
-  PAIR_HEADER_BYTES,
+  INCREMENT_HEADER_BYTES,
   PENDING_KEY_OVERHEAD_BYTES,
   RECORD_BYTES_MAX,
   recordBytesOfBody,
@@ -142,9 +142,9 @@ test('the pairs of the largest body that can be configured fit one record', () =
 test('the pairs of any body fit the smallest memory that can be configured with it', () => {
   for (const bodyBytes of [51, 1024, 1024 ** 2, 16 * 1024 ** 2]) {
     // {"k":1,"k":1}
-    const pairs = Math.floor((bodyBytes - 1) / '"k":1,'.length);
-    const pairBytes = PAIR_HEADER_BYTES + 1 + PENDING_KEY_OVERHEAD_BYTES;
-    assert.ok(pairs * pairBytes <= Math.max(1024, 20 * bodyBytes), String(bodyBytes));
+    const increments = Math.floor((bodyBytes - 1) / '"k":1,'.length);
+    const incrementBytes = INCREMENT_HEADER_BYTES + 1 + PENDING_KEY_OVERHEAD_BYTES;
+    assert.ok(increments * incrementBytes <= Math.max(1024, 20 * bodyBytes), String(bodyBytes));
   }
 });
 

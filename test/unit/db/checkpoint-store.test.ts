@@ -5,7 +5,7 @@ import pg from 'pg';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
-import { RESET_PATIENCE, SET_PATIENCE } from '#product/db/session-statements.js';
+import { RESET_TIMEOUTS, SET_TIMEOUTS } from '#product/db/session-statements.js';
 import type { FlushRequest } from '#product/db/flush-request.js';
 
 /** What becomes of a statement: a row, a SQLSTATE, or the connection goes. */
@@ -16,7 +16,7 @@ class ScriptedServer {
   readonly flushes: Fate[] = [];
   /** Limits that were set, 'reset', and what the client would wait for a flush. */
   readonly heard: string[] = [];
-  resets: Fate = 'done';
+  deletes: Fate = 'done';
   connections = 0;
 
   readonly store = new CheckpointStore(parseDatabaseUrl('postgres://u@localhost/d'), {
@@ -37,13 +37,13 @@ class ScriptedServer {
   }
 
   #fateOf({ text, values = [], timeoutMs }: Statement): Fate {
-    if (text === SET_PATIENCE) {
+    if (text === SET_TIMEOUTS) {
       this.heard.push(values.join(' '));
       return 'done';
     }
-    if (text === RESET_PATIENCE) {
+    if (text === RESET_TIMEOUTS) {
       this.heard.push('reset');
-      return this.resets;
+      return this.deletes;
     }
     this.heard.push(timeoutMs === undefined ? 'flush' : `flush, ${timeoutMs} ms`);
     return this.flushes.shift() ?? 'done';
@@ -84,7 +84,7 @@ test('a large flush has its own limits, which do not outlive it, however it ends
 test('limits that cannot be taken back end with their connection, and a lost one is not made anew for them', async () => {
   const server = new ScriptedServer();
   const { store, heard } = server;
-  server.resets = { refused: '57014' };
+  server.deletes = { refused: '57014' };
   await store.flush(request(LARGE_BYTES));
   await store.flush(request());
   assert.equal(server.connections, 2);

@@ -7,7 +7,7 @@ import { errorCatalogue } from '#product/core/errors.js';
 import { api } from '#product/http/api.js';
 import { openApiText } from '#product/http/openapi.js';
 
-const facts = { bodyBytesMax: 1_048_576, keyBytesMax: 512, hasTokens: true };
+const facts = { bodyBytesMax: 1_048_576, keyBytesMax: 512, hasBearerTokens: true };
 
 interface OpenApi {
   readonly openapi: string;
@@ -29,10 +29,10 @@ function operationsOf({ paths }: OpenApi): readonly Operation[] {
 }
 
 test('the document is valid OpenAPI 3.1, with and without tokens', async () => {
-  for (const hasTokens of [true, false]) {
+  for (const hasBearerTokens of [true, false]) {
     const validator = new Validator();
     const result = await validator.validate(
-      JSON.parse(openApiText({ ...facts, hasTokens })) as Record<string, unknown>,
+      JSON.parse(openApiText({ ...facts, hasBearerTokens })) as Record<string, unknown>,
     );
     assert.deepEqual(result, { valid: true });
     assert.equal(validator.version, '3.1');
@@ -63,7 +63,7 @@ test('the probes alone need no token, and nothing does where none is configured'
     open.map(({ operationId }) => operationId),
     ['health', 'readiness'],
   );
-  const unsecured = JSON.parse(openApiText({ ...facts, hasTokens: false })) as OpenApi;
+  const unsecured = JSON.parse(openApiText({ ...facts, hasBearerTokens: false })) as OpenApi;
   assert.ok(operationsOf(unsecured).every(({ security }) => security.length === 0));
 });
 

@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
-import { CLAIMS_KEPT_MAX, type StreamClaim } from '../ownership-claim.js';
+import { CLAIMS_KEPT_MAX, type OwnershipClaim } from '../ownership-claim.js';
 import type { Disk } from './disk.js';
 import { readLines, replaceLines } from './line-file.js';
 
@@ -12,7 +12,7 @@ import { readLines, replaceLines } from './line-file.js';
 export const CLAIM_FILE_NAME = 'claims';
 
 /** The claims kept. Throws JournalError `journal-corrupt` where the file is not ours, and the disk's errors. */
-export function readClaims(disk: Disk, directory: string): StreamClaim[] {
+export function readClaims(disk: Disk, directory: string): OwnershipClaim[] {
   return readLines(disk, directory, CLAIM_FILE_NAME).map((line) => parseClaim(line, join(directory, CLAIM_FILE_NAME)));
 }
 
@@ -20,7 +20,12 @@ export function readClaims(disk: Disk, directory: string): StreamClaim[] {
  * Keeps one more, durably; of many those are kept that lead up to the last one `inDatabase`, and the newest. Throws as
  * {@link readClaims} does.
  */
-export function keepClaim(disk: Disk, directory: string, claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
+export function keepClaim(
+  disk: Disk,
+  directory: string,
+  claim: OwnershipClaim,
+  inDatabase: readonly OwnershipClaim[],
+): void {
   const claims = [...readClaims(disk, directory), claim];
   const known = new Set(inDatabase.map(({ id }) => id));
   const since = claims.findLastIndex(({ id }) => known.has(id)) + 1;
@@ -29,7 +34,7 @@ export function keepClaim(disk: Disk, directory: string, claim: StreamClaim, inD
   replaceLines(disk, directory, CLAIM_FILE_NAME, lines);
 }
 
-function parseClaim(line: string, path: string): StreamClaim {
+function parseClaim(line: string, path: string): OwnershipClaim {
   const [, id, lsn] = /^([0-9a-f-]{36}) (\d{1,16})$/.exec(line) ?? [];
   if (id === undefined || lsn === undefined) {
     throw new JournalError('journal-corrupt', `${path} cannot be read: ${line}`);

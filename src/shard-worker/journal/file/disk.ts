@@ -69,7 +69,7 @@ export function systemErrorCode(error: unknown): string | undefined {
   return /^E[A-Z0-9]+$/.test(error.code) ? error.code : undefined;
 }
 
-class NodeFile implements DiskFile {
+class SystemFile implements DiskFile {
   readonly #fd: number;
 
   constructor(fd: number) {
@@ -102,9 +102,9 @@ class NodeFile implements DiskFile {
 }
 
 /** The machine's own disk. */
-export const nodeDisk: Disk = {
-  create: (path) => new NodeFile(openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o640)),
-  open: (path) => new NodeFile(openSync(path, constants.O_RDONLY)),
+export const systemDisk: Disk = {
+  create: (path) => new SystemFile(openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o640)),
+  open: (path) => new SystemFile(openSync(path, constants.O_RDONLY)),
   makeDirectory(path) {
     try {
       mkdirSync(path, 0o750);

@@ -22,7 +22,7 @@ import { JournalError } from '../../../core/errors.js';
 import type { Lsn } from '../../../core/increment.js';
 import { RECORD_HEADER_BYTES } from '../../protocol/messages.js';
 import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
-import type { StreamClaim } from '../ownership-claim.js';
+import type { OwnershipClaim } from '../ownership-claim.js';
 import { forgetAcceptedGaps } from './accepted-gap.js';
 import { keepClaim, readClaims } from './claim-file.js';
 import { isDiskFull } from './disk-reserve.js';
@@ -113,11 +113,11 @@ export class FileJournal implements RecoverableJournal {
     return this.#path;
   }
 
-  claims(): readonly StreamClaim[] {
+  claims(): readonly OwnershipClaim[] {
     return orUnavailable(`${this.#path} cannot be read`, () => readClaims(this.#options.disk, this.#path));
   }
 
-  keepClaim(claim: StreamClaim, inDatabase: readonly StreamClaim[]): void {
+  keepClaim(claim: OwnershipClaim, inDatabase: readonly OwnershipClaim[]): void {
     const { disk, reserve } = this.#options;
     const keep = (): void => {
       keepClaim(disk, this.#path, claim, inDatabase);
@@ -235,7 +235,7 @@ export class FileJournal implements RecoverableJournal {
 
   /** Removes the stream and closes: for a stream whose checkpoint row is retired. Throws `journal-unavailable`. */
   removeStream(): void {
-    this.#letGo({ kind: 'closed' });
+    this.#close({ kind: 'closed' });
     const { disk, directory } = this.#options;
     orUnavailable(`${this.#path} cannot be removed`, () => removeStream(disk, directory, this.stream));
   }
@@ -245,7 +245,7 @@ export class FileJournal implements RecoverableJournal {
     try {
       if (this.#state.kind === 'ready' || this.#state.kind === 'failed') this.sync();
     } finally {
-      this.#letGo({ kind: 'closed' });
+      this.#close({ kind: 'closed' });
     }
     return Promise.resolve();
   }
@@ -322,13 +322,13 @@ export class FileJournal implements RecoverableJournal {
   /** The error to throw; unless nothing was kept, this is the journal's end. */
   #failed(error: unknown): unknown {
     const goesOn = error instanceof JournalError && error.nothingKept;
-    if (!goesOn) this.#letGo({ kind: 'failed', error });
+    if (!goesOn) this.#close({ kind: 'failed', error });
     return error;
   }
 
-  #letGo(state: State): void {
+  #close(state: State): void {
     this.#cancelSync();
-    this.#run.letGo();
+    this.#run.close();
     this.#state = state;
   }
 }

@@ -51,7 +51,7 @@ export class FileStreams implements JournalStreams {
     const own = streams.findLast((info) => info.shard === shard);
     this.#own = own?.stream;
     const found = ({ stream, bytes }: StreamInfo): FoundStream => ({ stream, bytes });
-    return { own: own && found(own), leftOver: streams.filter((info) => info !== own).map(found) };
+    return { own: own && found(own), orphaned: streams.filter((info) => info !== own).map(found) };
   }
 
   create(): Journal {

@@ -3,17 +3,17 @@
  */
 import {
   DIGEST_BYTES,
-  PAIR_HEADER_BYTES,
-  PAIR_OFFSET,
-  TOKENED_HEADER_BYTES,
-  TOKENED_MARK,
-  TOKENED_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
+  IDEMPOTENT_HEADER_BYTES,
+  IDEMPOTENT_MARK,
+  IDEMPOTENT_OFFSET,
 } from '../../protocol/messages.js';
 
 /** A pair, `[key, amount]`, or a request with a token and its pairs. */
 export type ReadableEntry =
   | readonly [key: string, amount: number]
-  | { readonly token: string; readonly digest: string; readonly pairs: readonly ReadableEntry[] }
+  | { readonly idempotencyKey: string; readonly digest: string; readonly increments: readonly ReadableEntry[] }
   /** Entries of a kind that this version does not know, in hexadecimal. */
   | { readonly unknown: string };
 
@@ -31,21 +31,24 @@ export function readableEntries(entries: Uint8Array): ReadableEntry[] {
 }
 
 function readEntry(bytes: Buffer): { readonly readable: ReadableEntry; readonly bytes: number } | undefined {
-  if (bytes.length < PAIR_HEADER_BYTES) return undefined;
-  const mark = bytes.readUInt16LE(PAIR_OFFSET.keyBytes);
-  if (mark === TOKENED_MARK) return readTokened(bytes);
-  const end = PAIR_HEADER_BYTES + mark;
-  if (mark > TOKENED_MARK || end > bytes.length) return undefined;
-  const key = bytes.toString('utf8', PAIR_OFFSET.key, end);
-  return { readable: [key, bytes.readDoubleLE(PAIR_OFFSET.amount)], bytes: end };
+  if (bytes.length < INCREMENT_HEADER_BYTES) return undefined;
+  const mark = bytes.readUInt16LE(INCREMENT_OFFSET.keyBytes);
+  if (mark === IDEMPOTENT_MARK) return readIdempotent(bytes);
+  const end = INCREMENT_HEADER_BYTES + mark;
+  if (mark > IDEMPOTENT_MARK || end > bytes.length) return undefined;
+  const key = bytes.toString('utf8', INCREMENT_OFFSET.key, end);
+  return { readable: [key, bytes.readDoubleLE(INCREMENT_OFFSET.amount)], bytes: end };
 }
 
-function readTokened(bytes: Buffer): { readonly readable: ReadableEntry; readonly bytes: number } | undefined {
-  if (bytes.length < TOKENED_HEADER_BYTES) return undefined;
-  const pairsStart = TOKENED_OFFSET.token + bytes.readUInt8(TOKENED_OFFSET.tokenBytes);
-  const end = pairsStart + bytes.readUInt32LE(TOKENED_OFFSET.pairsBytes);
+function readIdempotent(bytes: Buffer): { readonly readable: ReadableEntry; readonly bytes: number } | undefined {
+  if (bytes.length < IDEMPOTENT_HEADER_BYTES) return undefined;
+  const incrementsStart = IDEMPOTENT_OFFSET.idempotencyKey + bytes.readUInt8(IDEMPOTENT_OFFSET.idempotencyKeyBytes);
+  const end = incrementsStart + bytes.readUInt32LE(IDEMPOTENT_OFFSET.incrementsBytes);
   if (end > bytes.length) return undefined;
-  const token = bytes.toString('latin1', TOKENED_OFFSET.token, pairsStart);
-  const digest = bytes.toString('hex', TOKENED_OFFSET.digest, TOKENED_OFFSET.digest + DIGEST_BYTES);
-  return { readable: { token, digest, pairs: readableEntries(bytes.subarray(pairsStart, end)) }, bytes: end };
+  const idempotencyKey = bytes.toString('latin1', IDEMPOTENT_OFFSET.idempotencyKey, incrementsStart);
+  const digest = bytes.toString('hex', IDEMPOTENT_OFFSET.digest, IDEMPOTENT_OFFSET.digest + DIGEST_BYTES);
+  return {
+    readable: { idempotencyKey, digest, increments: readableEntries(bytes.subarray(incrementsStart, end)) },
+    bytes: end,
+  };
 }

@@ -157,7 +157,7 @@ export class SegmentRun {
   }
 
   /** Lets go of files, without a sync. */
-  letGo(): void {
+  close(): void {
     this.#active?.close();
     this.#active = undefined;
   }

@@ -21,10 +21,10 @@ export interface CommittedFlush {
 type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
 
 /** What a range came to with an attempt that was committed. */
-export function committedFlush({ sums, tokened }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
+export function committedFlush({ sums, idempotent }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
   const { keys, rejected = 0, unclaimed = [], mismatches = 0 } = attempt;
-  let deduplicated = tokened.duplicates;
-  for (const token of unclaimed) deduplicated += tokened.get(token)?.increments ?? 0;
-  const increments = sums.increments + tokened.increments;
-  return { keys, increments, rejected, deduplicated, claimed: tokened.size - unclaimed.length, mismatches };
+  let deduplicated = idempotent.duplicates;
+  for (const idempotencyKey of unclaimed) deduplicated += idempotent.get(idempotencyKey)?.increments ?? 0;
+  const increments = sums.increments + idempotent.increments;
+  return { keys, increments, rejected, deduplicated, claimed: idempotent.size - unclaimed.length, mismatches };
 }

@@ -7,7 +7,7 @@
 import type { Clock } from '../../../core/clock.js';
 
 /** Longest wait while the database is away: an outage of an hour must not be followed by a wait of an interval. */
-const AWAY_INTERVAL_MS = 1000;
+const UNAVAILABLE_INTERVAL_MS = 1000;
 
 /** The intervals. */
 export interface FlushScheduleOptions {
@@ -35,7 +35,7 @@ export class FlushSchedule {
 
   /** How long the loop has nothing to do, unless somebody asks for it. */
   restMs(isAvailable: boolean): number {
-    const otherwiseAt = isAvailable ? this.#touchDueAt : this.#in(AWAY_INTERVAL_MS);
+    const otherwiseAt = isAvailable ? this.#touchDueAt : this.#in(UNAVAILABLE_INTERVAL_MS);
     return Math.max(0, Math.min(this.#flushDueAt, otherwiseAt) - this.#clock.monotonic());
   }
 

@@ -53,12 +53,12 @@ export class FlushWaiters {
 
   /** The database is away: nobody waits for it. */
   reject(): void {
-    for (const waiter of this.#waiters) waiter.reject(databaseAway());
+    for (const waiter of this.#waiters) waiter.reject(databaseUnavailable());
     this.#waiters = [];
   }
 }
 
 /** What callers hear while the database is away. */
-export function databaseAway(): CounterError {
+export function databaseUnavailable(): CounterError {
   return new CounterError('database-unavailable', 'The database cannot be reached; what is pending stays pending.');
 }

@@ -22,9 +22,9 @@
 import type { Clock, Timer } from '../../../core/clock.js';
 import { committedFlush, type CommittedFlush } from './committed-flush.js';
 import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
-import { databaseAway, FlushWaiters } from './flush-waiters.js';
+import { databaseUnavailable, FlushWaiters } from './flush-waiters.js';
 import type { CheckpointRow, FlushAttempt, FlushTarget } from './stream-database.js';
-import type { FrozenRange, StreamLedger } from '../pending-sums.js';
+import type { FrozenRange, PendingSums } from '../pending-sums.js';
 
 const BACKOFF_FIRST_MS = 50;
 const BACKOFF_MAX_MS = 1000;
@@ -61,7 +61,7 @@ export interface FlusherOptions extends FlushScheduleOptions {
 
 /** The flush loop of one stream. */
 export class Flusher {
-  readonly #ledger: StreamLedger;
+  readonly #pendingSums: PendingSums;
   readonly #target: FlushTarget;
   readonly #clock: Clock;
   readonly #options: FlusherOptions;
@@ -74,8 +74,14 @@ export class Flusher {
   readonly #schedule: FlushSchedule;
   #done: Promise<void> | undefined;
 
-  constructor(ledger: StreamLedger, target: FlushTarget, clock: Clock, options: FlusherOptions, events: FlusherEvents) {
-    this.#ledger = ledger;
+  constructor(
+    pendingSums: PendingSums,
+    target: FlushTarget,
+    clock: Clock,
+    options: FlusherOptions,
+    events: FlusherEvents,
+  ) {
+    this.#pendingSums = pendingSums;
     this.#target = target;
     this.#clock = clock;
     this.#options = options;
@@ -84,8 +90,8 @@ export class Flusher {
   }
 
   /** Starts the loop; `away`: why the database cannot be reached, where that is known. */
-  start(away?: unknown): void {
-    if (away !== undefined) this.#setAvailable(false, away);
+  start(unavailable?: unknown): void {
+    if (unavailable !== undefined) this.#setAvailable(false, unavailable);
     this.#done = this.#run().catch((error: unknown) => {
       this.#state = 'ended';
       this.#events.failed(error);
@@ -94,12 +100,13 @@ export class Flusher {
 
   /** To be called after records were applied: wakes the loop where enough keys wait. */
   noticeApplied(): void {
-    if (this.#ledger.liveKeys >= this.#options.keysMax && this.#wake !== undefined && this.#available) this.#wake();
+    if (this.#pendingSums.liveKeys >= this.#options.keysMax && this.#wake !== undefined && this.#available)
+      this.#wake();
   }
 
   /** Looks soon whether the row of an idle stream is where it was left. What is pending has its flush for that. */
   touchSoon(): void {
-    if (!this.#ledger.isSettled) return;
+    if (!this.#pendingSums.isSettled) return;
     this.#schedule.askForTouch();
     this.#wake?.();
   }
@@ -109,9 +116,9 @@ export class Flusher {
    * `database-unavailable` as soon as that is known, with `overloaded` where too many wait.
    */
   flushNow(): Promise<number> {
-    const target = this.#ledger.appliedLsn;
-    if (this.#ledger.checkpoint >= target) return Promise.resolve(0);
-    if (this.#state === 'ended' || !this.#available) return Promise.reject(databaseAway());
+    const target = this.#pendingSums.appliedLsn;
+    if (this.#pendingSums.checkpoint >= target) return Promise.resolve(0);
+    if (this.#state === 'ended' || !this.#available) return Promise.reject(databaseUnavailable());
     const flushed = this.#waiters.add(target);
     this.#wake?.();
     return flushed;
@@ -125,7 +132,7 @@ export class Flusher {
     if (this.#state === 'running') this.#state = 'draining';
     this.#wake?.();
     await this.#done;
-    return this.#ledger.isSettled;
+    return this.#pendingSums.isSettled;
   }
 
   async #run(): Promise<void> {
@@ -133,15 +140,15 @@ export class Flusher {
       if (!this.#isAsked()) await this.#wait(this.#schedule.restMs(this.#available));
       // First, since it may apply something.
       const acceptedThroughMs = this.#options.acceptedThroughMs();
-      const isIdle = this.#ledger.isSettled;
-      if (isIdle) this.#waiters.answer(this.#ledger.checkpoint);
+      const isIdle = this.#pendingSums.isSettled;
+      if (isIdle) this.#waiters.answer(this.#pendingSums.checkpoint);
       if (isIdle && this.#state === 'draining') break;
       // While the database is away a flush is how the loop learns that it is back.
       const isFlush = !isIdle && (this.#isAsked() || this.#schedule.isFlushDue || !this.#available);
       if (isFlush || this.#schedule.isFlushDue) this.#schedule.beginInterval();
       if (isFlush) {
         if (!(await this.#flushRange(acceptedThroughMs))) break;
-        this.#waiters.answer(this.#ledger.checkpoint);
+        this.#waiters.answer(this.#pendingSums.checkpoint);
       } else if (!(await this.#touchWhenDue(isIdle ? acceptedThroughMs : undefined))) {
         break;
       }
@@ -152,37 +159,37 @@ export class Flusher {
 
   /** Whether there is a reason not to wait for an interval. */
   #isAsked(): boolean {
-    return this.#state !== 'running' || !this.#waiters.isEmpty || this.#ledger.liveKeys >= this.#options.keysMax;
+    return this.#state !== 'running' || !this.#waiters.isEmpty || this.#pendingSums.liveKeys >= this.#options.keysMax;
   }
 
   /** Flushes one range to its end; false where the loop must end: fenced, or draining without a database. */
   async #flushRange(acceptedThroughMs: number): Promise<boolean> {
     // Only synced records may be frozen: a flush that commits a record which a power loss then takes back would let its
     // LSN be given to another.
-    if (this.#ledger.frozen === undefined) await this.#options.sync();
-    const range = this.#ledger.frozen ?? this.#ledger.freeze(acceptedThroughMs);
+    if (this.#pendingSums.frozen === undefined) await this.#options.sync();
+    const range = this.#pendingSums.frozen ?? this.#pendingSums.freeze(acceptedThroughMs);
     let backoffMs = BACKOFF_FIRST_MS;
     let searchBackoffMs = BACKOFF_MAX_MS;
     let poisoned = false;
     let refusals = 0;
     for (;;) {
       let attempt = poisoned
-        ? await this.#target.flushSettingAside(this.#ledger, range)
-        : await this.#target.flush(this.#ledger, range);
+        ? await this.#target.flushSettingAside(this.#pendingSums, range)
+        : await this.#target.flush(this.#pendingSums, range);
       if (attempt.kind === 'unknown') attempt = await this.#settleUnknown(range, attempt.error);
       switch (attempt.kind) {
         case 'committed': {
           this.#setAvailable(true);
           // Before the range is settled, which clears its map for another round.
           const flush = committedFlush(range, attempt);
-          this.#ledger.settle();
+          this.#pendingSums.settle();
           this.#schedule.noticeTouch();
           this.#waiters.count(attempt.keys);
           this.#events.committed(range, flush);
           return true;
         }
         case 'fenced':
-          this.#events.fenced(attempt.row ?? (await this.#ownerOf(this.#ledger.stream)));
+          this.#events.fenced(attempt.row ?? (await this.#ownerOf(this.#pendingSums.stream)));
           return false;
         case 'poison':
           if (!poisoned) {
@@ -214,14 +221,14 @@ export class Flusher {
     for (;;) {
       let row: CheckpointRow | undefined;
       try {
-        row = await this.#target.readBack(this.#ledger.stream);
+        row = await this.#target.readBack(this.#pendingSums.stream);
       } catch (error) {
         this.#setAvailable(false, error);
         if (this.#state === 'draining') return { kind: 'unknown', error };
         backoffMs = await this.#backOff(backoffMs);
         continue;
       }
-      if (row?.epoch !== this.#ledger.epoch) return { kind: 'fenced', row };
+      if (row?.epoch !== this.#pendingSums.epoch) return { kind: 'fenced', row };
       if (row.lsn === range.toLsn) return { kind: 'committed', keys: range.sums.size };
       return row.lsn === range.fromLsn ? { kind: 'refused', error: cause } : { kind: 'fenced', row };
     }
@@ -253,14 +260,14 @@ export class Flusher {
     this.#schedule.noticeTouch();
     let isOurs: boolean;
     try {
-      isOurs = await this.#target.touch(this.#ledger, acceptedThroughMs);
+      isOurs = await this.#target.touch(this.#pendingSums, acceptedThroughMs);
     } catch (error) {
       this.#setAvailable(false, error);
       return true;
     }
     this.#setAvailable(true);
     if (isOurs) this.#events.confirmed();
-    else this.#events.fenced(await this.#ownerOf(this.#ledger.stream));
+    else this.#events.fenced(await this.#ownerOf(this.#pendingSums.stream));
     return isOurs;
   }
 

@@ -1,22 +1,22 @@
 /**
  * Finds the keys of a range that PostgreSQL refuses, by trying ever smaller parts of it. Shard thread.
  */
-import type { PairArrayEncoder } from '../../../db/binary-array.js';
+import type { SumArrayEncoder } from '../../../db/binary-array.js';
 import type { CheckpointStore } from '../../../db/checkpoint-store.js';
 import type { StatementRefusedError } from '../../../db/database-errors.js';
 import type { RejectedIncrement } from '../../../db/flush-request.js';
 import { addSums, type Sum } from '../../../core/increment.js';
 import type { FrozenRange } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
-import type { TokenedPair, TokenedRequest } from '../idempotency/idempotent-requests.js';
+import type { RequestSum, IdempotentRequest } from '../idempotency/idempotent-requests.js';
 
 /** Keys of one try, which has the usual time: all keys of a backlog at once would never be done within it. */
 export const PROBE_KEYS_MAX = 10_000;
 
 /** A pair and the request with a token that it belongs to. */
-interface PairOfRequest {
-  readonly request: TokenedRequest;
-  readonly pair: TokenedPair;
+interface SumOfRequest {
+  readonly request: IdempotentRequest;
+  readonly requestSum: RequestSum;
 }
 
 /** One key of a range with everything that the range adds to it: a constraint may refuse only the whole. */
@@ -25,7 +25,7 @@ export interface FlushKey {
   sum: Sum;
   /** Its entry among the plain sums, or -1. */
   readonly entry: number;
-  readonly pairs: PairOfRequest[];
+  readonly requestSums: SumOfRequest[];
 }
 
 /** A key that PostgreSQL refuses. */
@@ -37,7 +37,7 @@ export interface PoisonKey {
 /** Tries all keys of a range; rejects where that could not be done. */
 export async function findPoison(
   store: Pick<CheckpointStore, 'probe'>,
-  encoder: PairArrayEncoder,
+  encoder: SumArrayEncoder,
   range: FrozenRange,
 ): Promise<readonly PoisonKey[]> {
   const keys = keysOf(range);
@@ -57,27 +57,32 @@ export async function findPoison(
   return poison;
 }
 
-function keysOf({ sums, tokened }: FrozenRange): readonly FlushKey[] {
+function keysOf({ sums, idempotent }: FrozenRange): readonly FlushKey[] {
   const keys: FlushKey[] = [];
   const byKey = new Map<string, FlushKey>();
   for (let entry = 0; entry < sums.size; entry += 1) {
     const start = sums.keyStart(entry);
     const bytes = sums.arena.slice(start, start + sums.keyBytes(entry));
-    const key: FlushKey = { bytes, sum: sums.sum(entry), entry, pairs: [] };
+    const key: FlushKey = { bytes, sum: sums.sum(entry), entry, requestSums: [] };
     keys.push(key);
-    if (tokened.size > 0) byKey.set(Buffer.from(bytes).toString('latin1'), key);
+    if (idempotent.size > 0) byKey.set(Buffer.from(bytes).toString('latin1'), key);
   }
-  for (const request of tokened.values()) {
-    for (const pair of request.pairs) {
-      const name = Buffer.from(pair.key).toString('latin1');
+  for (const request of idempotent.values()) {
+    for (const requestSum of request.requestSums) {
+      const name = Buffer.from(requestSum.key).toString('latin1');
       const known = byKey.get(name);
       if (known === undefined) {
-        const key: FlushKey = { bytes: pair.key, sum: pair.sum, entry: -1, pairs: [{ request, pair }] };
+        const key: FlushKey = {
+          bytes: requestSum.key,
+          sum: requestSum.sum,
+          entry: -1,
+          requestSums: [{ request, requestSum }],
+        };
         keys.push(key);
         byKey.set(name, key);
       } else {
-        known.sum = addSums(known.sum, pair.sum);
-        known.pairs.push({ request, pair });
+        known.sum = addSums(known.sum, requestSum.sum);
+        known.requestSums.push({ request, requestSum });
       }
     }
   }
@@ -94,14 +99,14 @@ export function rejectedIncrements(
   unclaimed: readonly string[],
 ): number {
   let increments = 0;
-  const pairsOf = new Map<TokenedRequest, number>();
+  const sumsOf = new Map<IdempotentRequest, number>();
   for (const { key } of poison) {
     if (key.entry >= 0) increments += sums.entryIncrements(key.entry);
-    for (const { request } of key.pairs) pairsOf.set(request, (pairsOf.get(request) ?? 0) + 1);
+    for (const { request } of key.requestSums) sumsOf.set(request, (sumsOf.get(request) ?? 0) + 1);
   }
   const replays = new Set(unclaimed);
-  for (const [{ token, pairs, increments: whole }, rejected] of pairsOf) {
-    if (!replays.has(token)) increments += rejected === pairs.length ? whole : rejected;
+  for (const [{ idempotencyKey, requestSums, increments: whole }, rejected] of sumsOf) {
+    if (!replays.has(idempotencyKey)) increments += rejected === requestSums.length ? whole : rejected;
   }
   return increments;
 }
@@ -112,6 +117,10 @@ export function rejectedRows(sums: SummingMap, { key, refusal }: PoisonKey): rea
   const plain = key.entry < 0 ? [] : [{ ...row, amount: String(sums.sum(key.entry)) }];
   return [
     ...plain,
-    ...key.pairs.map(({ request, pair }) => ({ ...row, amount: String(pair.sum), token: request.token })),
+    ...key.requestSums.map(({ request, requestSum }) => ({
+      ...row,
+      amount: String(requestSum.sum),
+      idempotencyKey: request.idempotencyKey,
+    })),
   ];
 }

@@ -1,7 +1,7 @@
 /**
  * The database as a shard uses it: turns ledgers into statements and replies into what the flusher can know. Shard thread.
  */
-import { PairArrayEncoder, TokenArrayEncoder, type FlushTokens } from '../../../db/binary-array.js';
+import { SumArrayEncoder, IdempotentArrayEncoder, type IdempotentFlushArrays } from '../../../db/binary-array.js';
 import type { CheckpointStore, FlushResult } from '../../../db/checkpoint-store.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
 import type { FlushRequest } from '../../../db/flush-request.js';
@@ -9,11 +9,11 @@ import { CounterError } from '../../../core/errors.js';
 import type { Lsn } from '../../../core/increment.js';
 import { DIGEST_BYTES } from '../../protocol/messages.js';
 import { findPoison, rejectedIncrements, rejectedRows } from './poison-search.js';
-import type { StreamClaim } from '../../journal/ownership-claim.js';
+import type { OwnershipClaim } from '../../journal/ownership-claim.js';
 import type { CheckpointRow, ClaimedRow, FlushAttempt, OwnedRow, ShardDatabase } from './stream-database.js';
-import type { FrozenRange, StreamLedger } from '../pending-sums.js';
+import type { FrozenRange, PendingSums } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
-import type { TokenedRequests } from '../idempotency/idempotent-requests.js';
+import type { IdempotentRequests } from '../idempotency/idempotent-requests.js';
 
 /** Whose streams these are, kept in their rows for operators. */
 export interface StreamOwner {
@@ -27,8 +27,8 @@ export class PostgresShardDatabase implements ShardDatabase {
   readonly #store: CheckpointStore;
   readonly #owner: StreamOwner;
   readonly #ensured = new Set<string>();
-  readonly #encoder = new PairArrayEncoder();
-  readonly #tokenEncoder = new TokenArrayEncoder();
+  readonly #encoder = new SumArrayEncoder();
+  readonly #idempotentEncoder = new IdempotentArrayEncoder();
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(store: CheckpointStore, owner: StreamOwner) {
@@ -37,16 +37,16 @@ export class PostgresShardDatabase implements ShardDatabase {
   }
 
   databaseId(): Promise<string> {
-    return this.#inTurn(() => orAway(() => this.#store.databaseId()));
+    return this.#inTurn(() => asUnavailable(() => this.#store.databaseId()));
   }
 
   ensureStream(stream: string): Promise<void> {
-    return this.#inTurn(() => orAway(() => this.#ensure(stream)));
+    return this.#inTurn(() => asUnavailable(() => this.#ensure(stream)));
   }
 
   readClaims(stream: string): Promise<ClaimedRow> {
     return this.#inTurn(() =>
-      orAway(async () => {
+      asUnavailable(async () => {
         await this.#ensure(stream);
         const row = await this.#store.readClaims(stream);
         if (row === undefined) throw new TypeError('a checkpoint row vanished');
@@ -55,47 +55,53 @@ export class PostgresShardDatabase implements ShardDatabase {
     );
   }
 
-  claimStream(stream: string, at: CheckpointRow, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined> {
-    return this.#inTurn(() => orAway(() => this.#store.claim(stream, at.epoch, at.lsn, claims)));
+  claimStream(stream: string, at: CheckpointRow, claims: readonly OwnershipClaim[]): Promise<OwnedRow | undefined> {
+    return this.#inTurn(() => asUnavailable(() => this.#store.claim(stream, at.epoch, at.lsn, claims)));
   }
 
-  flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt> {
+  flush(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt> {
     return this.#inTurn(() =>
       attempt(async () => {
         // A stream that began while the database was away has no row yet; a flush never makes one.
-        if (!this.#ensured.has(ledger.stream)) await orAway(() => this.#ensure(ledger.stream));
+        if (!this.#ensured.has(pendingSums.stream)) await asUnavailable(() => this.#ensure(pendingSums.stream));
         this.#encode(range.sums, new Set());
-        const tokens = this.#encodeTokens(range.tokened, new Set());
-        return this.#outcome(range, await this.#store.flush({ ...this.#request(ledger, range), ...tokens }), 0);
+        const idempotencyKeys = this.#encodeIdempotent(range.idempotent, new Set());
+        return this.#outcome(
+          range,
+          await this.#store.flush({ ...this.#request(pendingSums, range), ...idempotencyKeys }),
+          0,
+        );
       }),
     );
   }
 
   /** Halves the range until each key that PostgreSQL refuses is found; flushes the others and keeps these apart. */
-  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt> {
+  flushSettingAside(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt> {
     return this.#inTurn(() =>
       attempt(async () => {
-        const { sums, tokened } = range;
-        const poison = await orAway(() => findPoison(this.#store, this.#encoder, range));
+        const { sums, idempotent } = range;
+        const poison = await asUnavailable(() => findPoison(this.#store, this.#encoder, range));
         const entries = new Set(poison.map(({ key }) => key.entry));
-        const pairs = new Set(poison.flatMap(({ key }) => key.pairs.map(({ pair }) => pair.number)));
+        const increments = new Set(
+          poison.flatMap(({ key }) => key.requestSums.map(({ requestSum }) => requestSum.number)),
+        );
         this.#encode(sums, entries);
-        const tokens = this.#encodeTokens(tokened, pairs);
+        const idempotencyKeys = this.#encodeIdempotent(idempotent, increments);
         const rejected = poison.flatMap((row) => rejectedRows(sums, row));
-        const result = await this.#store.flush({ ...this.#request(ledger, range), ...tokens, rejected });
+        const result = await this.#store.flush({ ...this.#request(pendingSums, range), ...idempotencyKeys, rejected });
         return this.#outcome(range, result, rejectedIncrements(range, poison, result.unclaimed));
       }),
     );
   }
 
   readBack(stream: string): Promise<CheckpointRow | undefined> {
-    return this.#inTurn(() => orAway(() => this.#store.readBack(stream)));
+    return this.#inTurn(() => asUnavailable(() => this.#store.readBack(stream)));
   }
 
-  async touch(ledger: StreamLedger, acceptedThroughMs: number | undefined): Promise<boolean> {
-    const { stream, epoch, checkpoint } = ledger;
+  async touch(pendingSums: PendingSums, acceptedThroughMs: number | undefined): Promise<boolean> {
+    const { stream, epoch, checkpoint } = pendingSums;
     return this.#inTurn(() =>
-      orAway(async () => {
+      asUnavailable(async () => {
         if (this.#ensured.has(stream)) return this.#store.touch(stream, epoch, checkpoint, acceptedThroughMs);
         await this.#ensure(stream);
         return true;
@@ -104,7 +110,7 @@ export class PostgresShardDatabase implements ShardDatabase {
   }
 
   retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean> {
-    return this.#inTurn(() => orAway(() => this.#store.retire(stream, epoch, lsn)));
+    return this.#inTurn(() => asUnavailable(() => this.#store.retire(stream, epoch, lsn)));
   }
 
   async close(): Promise<void> {
@@ -133,13 +139,13 @@ export class PostgresShardDatabase implements ShardDatabase {
     return { kind: 'committed', keys, rejected, unclaimed, mismatches: await this.#mismatches(range, unclaimed) };
   }
 
-  async #mismatches({ tokened }: FrozenRange, unclaimed: readonly string[]): Promise<number> {
+  async #mismatches({ idempotent }: FrozenRange, unclaimed: readonly string[]): Promise<number> {
     if (unclaimed.length === 0) return 0;
     try {
       const digests = await this.#store.readDigests(unclaimed);
-      return unclaimed.filter((token) => {
-        const digest = digests.get(token);
-        const own = tokened.get(token)?.digest;
+      return unclaimed.filter((idempotencyKey) => {
+        const digest = digests.get(idempotencyKey);
+        const own = idempotent.get(idempotencyKey)?.digest;
         return digest !== undefined && own !== undefined && !digest.equals(own);
       }).length;
     } catch (error) {
@@ -165,28 +171,46 @@ export class PostgresShardDatabase implements ShardDatabase {
   }
 
   /** The parameters for requests with tokens, if there are any; `without` are numbers of pairs. */
-  #encodeTokens(tokened: TokenedRequests, without: ReadonlySet<number>): { tokens?: FlushTokens } {
-    if (tokened.size === 0) return {};
-    const encoder = this.#tokenEncoder;
-    const { tokens, sums, digests } = tokened;
+  #encodeIdempotent(
+    idempotent: IdempotentRequests,
+    without: ReadonlySet<number>,
+  ): { idempotencyKeys?: IdempotentFlushArrays } {
+    if (idempotent.size === 0) return {};
+    const encoder = this.#idempotentEncoder;
+    const { idempotencyKeys, totals, digests } = idempotent;
     encoder.reset();
-    for (let request = 0; request < tokened.size; request += 1) {
-      const [token, tokenBytes] = [tokens.keyStart(request), tokens.keyBytes(request)];
-      encoder.appendRequest(tokens.arena, token, tokenBytes, digests, request * DIGEST_BYTES, DIGEST_BYTES);
-      const end = tokened.pairsEnd(request);
-      for (let pair = tokened.pairsStart(request); pair < end; pair += 1) {
-        if (without.size > 0 && without.has(pair)) continue;
-        const entry = tokened.pairEntry(pair);
-        encoder.appendPair(sums.arena, sums.keyStart(entry), sums.keyBytes(entry), tokened.pairSum(pair));
+    for (let request = 0; request < idempotent.size; request += 1) {
+      const [idempotencyKey, idempotencyKeyBytes] = [
+        idempotencyKeys.keyStart(request),
+        idempotencyKeys.keyBytes(request),
+      ];
+      encoder.appendRequest(
+        idempotencyKeys.arena,
+        idempotencyKey,
+        idempotencyKeyBytes,
+        digests,
+        request * DIGEST_BYTES,
+        DIGEST_BYTES,
+      );
+      const end = idempotent.sumsEnd(request);
+      for (let requestSum = idempotent.sumsStart(request); requestSum < end; requestSum += 1) {
+        if (without.size > 0 && without.has(requestSum)) continue;
+        const entry = idempotent.sumEntry(requestSum);
+        encoder.appendSum(
+          totals.arena,
+          totals.keyStart(entry),
+          totals.keyBytes(entry),
+          idempotent.sumAmount(requestSum),
+        );
       }
     }
-    return { tokens: encoder.finish() };
+    return { idempotencyKeys: encoder.finish() };
   }
 
-  #request(ledger: StreamLedger, range: FrozenRange): FlushRequest {
+  #request(pendingSums: PendingSums, range: FrozenRange): FlushRequest {
     return {
-      stream: ledger.stream,
-      epoch: ledger.epoch,
+      stream: pendingSums.stream,
+      epoch: pendingSums.epoch,
       fromLsn: range.fromLsn,
       toLsn: range.toLsn,
       acceptedThrough: new Date(range.acceptedThroughMs),
@@ -197,7 +221,7 @@ export class PostgresShardDatabase implements ShardDatabase {
 }
 
 /** For statements that can be repeated without harm: every failure of the database is "away, try again". */
-async function orAway<T>(statement: () => Promise<T>): Promise<T> {
+async function asUnavailable<T>(statement: () => Promise<T>): Promise<T> {
   try {
     return await statement();
   } catch (error) {

@@ -2,8 +2,8 @@
  * The database as a stream's owner sees it: what a statement can come to, and nothing of how it is sent. Shard thread.
  */
 import type { Lsn } from '../../../core/increment.js';
-import type { ClaimsInDatabase, StreamClaim } from '../../journal/ownership-claim.js';
-import type { FrozenRange, StreamLedger } from '../pending-sums.js';
+import type { ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
+import type { FrozenRange, PendingSums } from '../pending-sums.js';
 
 /** How a flush attempt ended, as far as this process can know. */
 export type FlushAttempt =
@@ -47,12 +47,12 @@ export interface ClaimedRow extends OwnedRow, ClaimsInDatabase {}
 
 /** The database as the flusher needs it. Methods other than `flush` reject with CounterError `database-unavailable`. */
 export interface FlushTarget {
-  flush(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
+  flush(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt>;
   /** As `flush`, for a range with rows that PostgreSQL refuses: finds them and sets them aside in the same transaction. */
-  flushSettingAside(ledger: StreamLedger, range: FrozenRange): Promise<FlushAttempt>;
+  flushSettingAside(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt>;
   readBack(stream: string): Promise<CheckpointRow | undefined>;
   /** Moves `accepted_through`, if a time is given. False: the row is not where this ledger left it. */
-  touch(ledger: StreamLedger, acceptedThroughMs: number | undefined): Promise<boolean>;
+  touch(pendingSums: PendingSums, acceptedThroughMs: number | undefined): Promise<boolean>;
 }
 
 /** The database as a shard needs it. Methods reject with CounterError `database-unavailable` where it cannot be reached. */
@@ -67,7 +67,7 @@ export interface ShardDatabase extends FlushTarget {
    * Raises the epoch and writes down by which claim, the last one given; those before it are earlier ones of the same
    * journal that the database does not have. Undefined: the row is not at (epoch, lsn).
    */
-  claimStream(stream: string, at: CheckpointRow, claims: readonly StreamClaim[]): Promise<OwnedRow | undefined>;
+  claimStream(stream: string, at: CheckpointRow, claims: readonly OwnershipClaim[]): Promise<OwnedRow | undefined>;
   /** Marks a finished stream; the row stays as a tombstone. False: the row is not at (epoch, lsn). */
   retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean>;
   close(): Promise<void>;

@@ -3,43 +3,43 @@
  */
 import { errorCodes, type ErrorCode } from '../../../core/errors.js';
 import type { RecordBytes } from '../../journal/journal.js';
-import { RECORD_HEADER_BYTES, RECORD_OFFSET, TOKENED_OFFSET, TOKENED_OUTCOME } from '../../protocol/messages.js';
+import { RECORD_HEADER_BYTES, RECORD_OFFSET, IDEMPOTENT_OFFSET, IDEMPOTENT_OUTCOME } from '../../protocol/messages.js';
 import { digestOf } from './request-digest.js';
-import { tokenedEnd } from '../pending-sums.js';
-import type { KnownToken } from './idempotency-window.js';
+import { idempotentRequestEnd } from '../pending-sums.js';
+import type { KnownKey } from './idempotency-window.js';
 
 /** A replay of a request that is in the same group: it shares that group's outcome. Never leaves the shard. */
 const IN_GROUP = 255;
 
-const OUTCOME_OF: Readonly<Record<KnownToken, number>> = {
-  new: TOKENED_OUTCOME.journaled,
-  replay: TOKENED_OUTCOME.replayed,
+const OUTCOME_OF: Readonly<Record<KnownKey, number>> = {
+  new: IDEMPOTENT_OUTCOME.journaled,
+  replay: IDEMPOTENT_OUTCOME.replayed,
   'in-group': IN_GROUP,
-  mismatch: TOKENED_OUTCOME.mismatch,
+  mismatch: IDEMPOTENT_OUTCOME.mismatch,
 };
 
 /** The shard's memory of tokens; a digest is valid during the call. */
-export interface TokenMemory {
-  admitToken(token: string, digest: Uint8Array): KnownToken;
-  lookToken(token: string, digest: Uint8Array): KnownToken;
+export interface IdempotencyMemory {
+  admitKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
+  lookUpKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
 }
 
 /**
  * Fills in the digests and moves the new requests together. Returns the record of those, undefined if there is none, and
  * an outcome for each request that is preliminary until the group is durable.
  */
-export function admitTokened(
+export function admitRequests(
   record: RecordBytes,
-  memory: TokenMemory,
+  memory: IdempotencyMemory,
 ): { readonly record: RecordBytes | undefined; readonly outcomes: Uint8Array } {
   const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
   const outcomes: number[] = [];
   let end = RECORD_HEADER_BYTES;
-  eachToken(record, (token, digest, at, next) => {
-    const known = memory.admitToken(token, digest);
+  eachRequest(record, (idempotencyKey, digest, at, next) => {
+    const known = memory.admitKey(idempotencyKey, digest);
     outcomes.push(OUTCOME_OF[known]);
     if (known !== 'new') return;
-    record.set(digest, at + TOKENED_OFFSET.digest);
+    record.set(digest, at + IDEMPOTENT_OFFSET.digest);
     record.copyWithin(end, at, next);
     end += next - at;
   });
@@ -51,43 +51,45 @@ export function admitTokened(
 }
 
 /** The outcomes of requests for which there is no room: what is known of them, and a refusal of those that are new. */
-export function knownOutcomes(record: RecordBytes, memory: TokenMemory): Uint8Array {
+export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory): Uint8Array {
   const outcomes: number[] = [];
-  eachToken(record, (token, digest) => {
-    const known = memory.lookToken(token, digest);
+  eachRequest(record, (idempotencyKey, digest) => {
+    const known = memory.lookUpKey(idempotencyKey, digest);
     outcomes.push(known === 'new' ? refusedWith('overloaded') : OUTCOME_OF[known]);
   });
   return Uint8Array.from(outcomes);
 }
 
 /** Calls back with each request of a record: its token, its digest, and where its entry begins and ends. */
-function eachToken(
+function eachRequest(
   record: RecordBytes,
-  callback: (token: string, digest: Uint8Array, at: number, next: number) => void,
+  callback: (idempotencyKey: string, digest: Uint8Array, at: number, next: number) => void,
 ): void {
   const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
   const text = Buffer.from(record.buffer, record.byteOffset, record.byteLength);
   let at = RECORD_HEADER_BYTES;
   while (at < record.length) {
-    const next = tokenedEnd(view, at);
-    const token = at + TOKENED_OFFSET.token;
-    const pairs = token + view.getUint8(at + TOKENED_OFFSET.tokenBytes);
-    callback(text.toString('latin1', token, pairs), digestOf(record, pairs, next), at, next);
+    const next = idempotentRequestEnd(view, at);
+    const idempotencyKey = at + IDEMPOTENT_OFFSET.idempotencyKey;
+    const increments = idempotencyKey + view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
+    callback(text.toString('latin1', idempotencyKey, increments), digestOf(record, increments, next), at, next);
     at = next;
   }
 }
 
 function refusedWith(code: ErrorCode): number {
-  return TOKENED_OUTCOME.refused + errorCodes.indexOf(code);
+  return IDEMPOTENT_OUTCOME.refused + errorCodes.indexOf(code);
 }
 
 /** The outcomes once the group is durable. */
 export function settledOutcomes(outcomes: Uint8Array): Uint8Array {
-  return outcomes.map((outcome) => (outcome === IN_GROUP ? TOKENED_OUTCOME.replayed : outcome));
+  return outcomes.map((outcome) => (outcome === IN_GROUP ? IDEMPOTENT_OUTCOME.replayed : outcome));
 }
 
 /** The outcomes where the group was not journaled: what depended on it gets the code. */
 export function failedOutcomes(outcomes: Uint8Array, code: ErrorCode): Uint8Array {
   const refused = refusedWith(code);
-  return outcomes.map((outcome) => (outcome === IN_GROUP || outcome === TOKENED_OUTCOME.journaled ? refused : outcome));
+  return outcomes.map((outcome) =>
+    outcome === IN_GROUP || outcome === IDEMPOTENT_OUTCOME.journaled ? refused : outcome,
+  );
 }

@@ -3,15 +3,15 @@
  *
  * Exactly once does not rest on it: a token that has left the window is journaled again, and its claim in the flush
  * decides. Two generations bound the memory: the older one is dropped when the younger is full, so at least the last
- * {@link TOKENS_REMEMBERED} are here.
+ * {@link KEYS_REMEMBERED} are here.
  */
 import { DIGEST_BYTES } from '../../protocol/messages.js';
 
 /** Fewest of the last tokens that a shard remembers. */
-export const TOKENS_REMEMBERED = 100_000;
+export const KEYS_REMEMBERED = 100_000;
 
 /** What is known of a token. */
-export type KnownToken =
+export type KnownKey =
   | 'new'
   /** Journaled before: durable as this journal is. */
   | 'replay'
@@ -23,17 +23,17 @@ export type KnownToken =
 /** A token of a generation: where its digest is. */
 class Generation {
   readonly #numbers = new Map<string, number>();
-  readonly #digests = new Uint8Array(TOKENS_REMEMBERED * DIGEST_BYTES);
+  readonly #digests = new Uint8Array(KEYS_REMEMBERED * DIGEST_BYTES);
   /** Numbers of tokens that were forgotten. */
   readonly #free: number[] = [];
 
   get isFull(): boolean {
-    return this.#numbers.size === TOKENS_REMEMBERED;
+    return this.#numbers.size === KEYS_REMEMBERED;
   }
 
   /** Whether the token is here, and with that digest. */
-  look(token: string, digest: Uint8Array): 'absent' | 'same' | 'other' {
-    const number = this.#numbers.get(token);
+  look(idempotencyKey: string, digest: Uint8Array): 'absent' | 'same' | 'other' {
+    const number = this.#numbers.get(idempotencyKey);
     if (number === undefined) return 'absent';
     for (let at = 0; at < DIGEST_BYTES; at += 1) {
       if (this.#digests[number * DIGEST_BYTES + at] !== digest[at]) return 'other';
@@ -41,57 +41,57 @@ class Generation {
     return 'same';
   }
 
-  add(token: string, digest: Uint8Array): void {
+  add(idempotencyKey: string, digest: Uint8Array): void {
     const number = this.#free.pop() ?? this.#numbers.size;
     this.#digests.set(digest, number * DIGEST_BYTES);
-    this.#numbers.set(token, number);
+    this.#numbers.set(idempotencyKey, number);
   }
 
-  forget(token: string): void {
-    const number = this.#numbers.get(token);
+  forget(idempotencyKey: string): void {
+    const number = this.#numbers.get(idempotencyKey);
     if (number === undefined) return;
-    this.#numbers.delete(token);
+    this.#numbers.delete(idempotencyKey);
     this.#free.push(number);
   }
 }
 
 /** Tokens and the digests of their requests. */
-export class TokenWindow {
+export class IdempotencyWindow {
   #young = new Generation();
   #old = new Generation();
   readonly #group = new Set<string>();
 
   /** Looks a token up. */
-  look(token: string, digest: Uint8Array): KnownToken {
-    let known = this.#young.look(token, digest);
-    if (known === 'absent') known = this.#old.look(token, digest);
+  look(idempotencyKey: string, digest: Uint8Array): KnownKey {
+    let known = this.#young.look(idempotencyKey, digest);
+    if (known === 'absent') known = this.#old.look(idempotencyKey, digest);
     if (known === 'absent') return 'new';
     if (known === 'other') return 'mismatch';
-    return this.#group.has(token) ? 'in-group' : 'replay';
+    return this.#group.has(idempotencyKey) ? 'in-group' : 'replay';
   }
 
   /**
    * Looks a token up and, where it is new, remembers it as part of the group that is being gathered. `digest` has
    * {@link DIGEST_BYTES} bytes.
    */
-  admit(token: string, digest: Uint8Array): KnownToken {
-    const known = this.look(token, digest);
+  admit(idempotencyKey: string, digest: Uint8Array): KnownKey {
+    const known = this.look(idempotencyKey, digest);
     if (known !== 'new') return known;
     if (this.#young.isFull) {
       this.#old = this.#young;
       this.#young = new Generation();
     }
-    this.#young.add(token, digest);
-    this.#group.add(token);
+    this.#young.add(idempotencyKey, digest);
+    this.#group.add(idempotencyKey);
     return known;
   }
 
   /** The group is durable, or it is not: then its tokens are forgotten, so that a retry is journaled anew. */
   endGroup(durable: boolean): void {
     if (!durable) {
-      for (const token of this.#group) {
-        this.#young.forget(token);
-        this.#old.forget(token);
+      for (const idempotencyKey of this.#group) {
+        this.#young.forget(idempotencyKey);
+        this.#old.forget(idempotencyKey);
       }
     }
     this.#group.clear();

@@ -7,20 +7,25 @@
  * that a request costs no object.
  */
 import { addSums, hashKey, type Sum } from '../../../core/increment.js';
-import { DIGEST_BYTES, PAIR_HEADER_BYTES, PAIR_OFFSET, PENDING_KEY_OVERHEAD_BYTES } from '../../protocol/messages.js';
+import {
+  DIGEST_BYTES,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
+  PENDING_KEY_OVERHEAD_BYTES,
+} from '../../protocol/messages.js';
 import { SummingMap } from '../summing-map.js';
 
 /** A request as an object, for the rare cases that look at single ones. */
-export interface TokenedRequest {
-  readonly token: string;
+export interface IdempotentRequest {
+  readonly idempotencyKey: string;
   readonly digest: Uint8Array;
-  readonly pairs: readonly TokenedPair[];
+  readonly requestSums: readonly RequestSum[];
   /** Pairs as they were sent, before they were summed by key. */
   readonly increments: number;
 }
 
 /** One key of a request and what the request adds to it. */
-export interface TokenedPair {
+export interface RequestSum {
   /** Its number among the pairs of all requests here. */
   readonly number: number;
   readonly key: Uint8Array;
@@ -32,31 +37,31 @@ const REQUEST_OVERHEAD_BYTES = 400;
 const SMALLEST_DIGESTS_BYTES = 1024 * DIGEST_BYTES;
 
 /** The pending requests of one map generation. Numbers are given in the order of arrival, from 0. */
-export class TokenedRequests {
-  readonly sums = new SummingMap();
+export class IdempotentRequests {
+  readonly totals = new SummingMap();
   /** Each token; its entry number is the request's. */
-  readonly tokens = new SummingMap();
+  readonly idempotencyKeys = new SummingMap();
   #digests = new Uint8Array(SMALLEST_DIGESTS_BYTES);
   /** By request: the number of the pair behind its last one, and its increments. */
-  #pairsEnd: number[] = [];
+  #sumsEnd: number[] = [];
   #incrementsOf: number[] = [];
   /** By pair: its key's entry in `sums`, and its sum. */
-  #pairEntry: number[] = [];
-  #pairSum: Sum[] = [];
+  #sumEntry: number[] = [];
+  #sumAmount: Sum[] = [];
   /** By entry in `sums`: the last pair with that key. */
-  #lastPair: number[] = [];
+  #lastSum: number[] = [];
   #increments = 0;
   #duplicates = 0;
   #bytes = 0;
 
   /** Number of requests. */
   get size(): number {
-    return this.tokens.size;
+    return this.idempotencyKeys.size;
   }
 
   /** Pairs of all requests, each of which counts as a pending key of its own. */
-  get pairs(): number {
-    return this.#pairEntry.length;
+  get requestSums(): number {
+    return this.#sumEntry.length;
   }
 
   /** Increments of all requests, duplicates included. */
@@ -70,7 +75,7 @@ export class TokenedRequests {
   }
 
   get pendingBytes(): number {
-    return this.#bytes + this.tokens.crowdedBytes + this.sums.crowdedBytes;
+    return this.#bytes + this.idempotencyKeys.overflowBytes + this.totals.overflowBytes;
   }
 
   /** All digests, {@link DIGEST_BYTES} a request in the order of their numbers; valid until the next {@link add}. */
@@ -79,33 +84,33 @@ export class TokenedRequests {
   }
 
   /** The number of a request's first pair. */
-  pairsStart(request: number): number {
-    return request === 0 ? 0 : this.pairsEnd(request - 1);
+  sumsStart(request: number): number {
+    return request === 0 ? 0 : this.sumsEnd(request - 1);
   }
 
   /** The number behind a request's last pair. */
-  pairsEnd(request: number): number {
+  sumsEnd(request: number): number {
     // In range by the caller's contract, as below.
-    return this.#pairsEnd[request] as number;
+    return this.#sumsEnd[request] as number;
   }
 
   /** The entry of a pair's key in `sums`. */
-  pairEntry(pair: number): number {
-    return this.#pairEntry[pair] as number;
+  sumEntry(pair: number): number {
+    return this.#sumEntry[pair] as number;
   }
 
-  pairSum(pair: number): Sum {
-    return this.#pairSum[pair] as Sum;
+  sumAmount(pair: number): Sum {
+    return this.#sumAmount[pair] as Sum;
   }
 
   /** In the order of their first arrival. */
-  *values(): IterableIterator<TokenedRequest> {
+  *values(): IterableIterator<IdempotentRequest> {
     for (let request = 0; request < this.size; request += 1) yield this.#object(request);
   }
 
-  get(token: string): TokenedRequest | undefined {
-    const bytes = Buffer.from(token, 'latin1');
-    const request = this.tokens.find(hashKey(bytes, 0, bytes.length), bytes, 0, bytes.length);
+  get(idempotencyKey: string): IdempotentRequest | undefined {
+    const bytes = Buffer.from(idempotencyKey, 'latin1');
+    const request = this.idempotencyKeys.find(hashKey(bytes, 0, bytes.length), bytes, 0, bytes.length);
     return request < 0 ? undefined : this.#object(request);
   }
 
@@ -114,63 +119,76 @@ export class TokenedRequests {
    * `[token, token + tokenBytes)`, its digest from `digest`, the entries of its pairs at `[start, end)`. Returns its
    * increments.
    */
-  add(bytes: Uint8Array, token: number, tokenBytes: number, digest: number, start: number, end: number): number {
-    const request = this.tokens.size;
-    const isNew = this.tokens.add(hashKey(bytes, token, token + tokenBytes), bytes, token, tokenBytes, 1);
-    const increments = isNew ? this.#addPairs(bytes, start, end) : countPairs(bytes, start, end);
+  add(
+    bytes: Uint8Array,
+    idempotencyKey: number,
+    idempotencyKeyBytes: number,
+    digest: number,
+    start: number,
+    end: number,
+  ): number {
+    const request = this.idempotencyKeys.size;
+    const isNew = this.idempotencyKeys.add(
+      hashKey(bytes, idempotencyKey, idempotencyKey + idempotencyKeyBytes),
+      bytes,
+      idempotencyKey,
+      idempotencyKeyBytes,
+      1,
+    );
+    const increments = isNew ? this.#addIncrements(bytes, start, end) : countIncrements(bytes, start, end);
     this.#increments += increments;
     if (!isNew) {
       this.#duplicates += increments;
       return increments;
     }
-    this.#pairsEnd.push(this.#pairEntry.length);
+    this.#sumsEnd.push(this.#sumEntry.length);
     this.#incrementsOf.push(increments);
     this.#keepDigest(request, bytes, digest);
-    this.#bytes += REQUEST_OVERHEAD_BYTES + tokenBytes;
+    this.#bytes += REQUEST_OVERHEAD_BYTES + idempotencyKeyBytes;
     return increments;
   }
 
   /** Forgets everything. */
   clear(): void {
-    this.sums.clear(this.sums.size);
-    this.tokens.clear(this.tokens.size);
-    if (this.#digests.length > 8 * Math.max(SMALLEST_DIGESTS_BYTES, this.#pairsEnd.length * DIGEST_BYTES)) {
+    this.totals.clear(this.totals.size);
+    this.idempotencyKeys.clear(this.idempotencyKeys.size);
+    if (this.#digests.length > 8 * Math.max(SMALLEST_DIGESTS_BYTES, this.#sumsEnd.length * DIGEST_BYTES)) {
       this.#digests = new Uint8Array(SMALLEST_DIGESTS_BYTES);
     }
-    this.#pairsEnd = [];
+    this.#sumsEnd = [];
     this.#incrementsOf = [];
-    this.#pairEntry = [];
-    this.#pairSum = [];
-    this.#lastPair = [];
+    this.#sumEntry = [];
+    this.#sumAmount = [];
+    this.#lastSum = [];
     this.#increments = 0;
     this.#duplicates = 0;
     this.#bytes = 0;
   }
 
   /** Returns the number of increments. */
-  #addPairs(bytes: Uint8Array, start: number, end: number): number {
-    const { sums } = this;
+  #addIncrements(bytes: Uint8Array, start: number, end: number): number {
+    const { totals } = this;
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const firstPair = this.#pairEntry.length;
+    const firstSum = this.#sumEntry.length;
     let increments = 0;
     let at = start;
     while (at < end) {
-      const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
-      const keyHash = view.getUint32(at + PAIR_OFFSET.hash, true);
-      const amount = view.getFloat64(at + PAIR_OFFSET.amount, true);
-      const key = at + PAIR_HEADER_BYTES;
+      const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
+      const keyHash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
+      const amount = view.getFloat64(at + INCREMENT_OFFSET.amount, true);
+      const key = at + INCREMENT_HEADER_BYTES;
       at = key + keyBytes;
       increments += 1;
-      const isNew = sums.add(keyHash, bytes, key, keyBytes, amount);
-      const entry = isNew ? sums.size - 1 : sums.find(keyHash, bytes, key, keyBytes);
-      const lastPair = isNew ? -1 : (this.#lastPair[entry] as number);
-      if (lastPair >= firstPair) {
-        this.#pairSum[lastPair] = addSums(this.pairSum(lastPair), amount);
+      const isNew = totals.add(keyHash, bytes, key, keyBytes, amount);
+      const entry = isNew ? totals.size - 1 : totals.find(keyHash, bytes, key, keyBytes);
+      const lastSum = isNew ? -1 : (this.#lastSum[entry] as number);
+      if (lastSum >= firstSum) {
+        this.#sumAmount[lastSum] = addSums(this.sumAmount(lastSum), amount);
         continue;
       }
-      this.#lastPair[entry] = this.#pairEntry.length;
-      this.#pairEntry.push(entry);
-      this.#pairSum.push(amount);
+      this.#lastSum[entry] = this.#sumEntry.length;
+      this.#sumEntry.push(entry);
+      this.#sumAmount.push(amount);
       this.#bytes += keyBytes + PENDING_KEY_OVERHEAD_BYTES;
     }
     return increments;
@@ -186,27 +204,34 @@ export class TokenedRequests {
     for (let at = 0; at < DIGEST_BYTES; at += 1) this.#digests[to + at] = bytes[digest + at] as number;
   }
 
-  #object(request: number): TokenedRequest {
-    const { tokens, sums } = this;
-    const token = tokens.keyStart(request);
-    const pairs: TokenedPair[] = [];
-    for (let number = this.pairsStart(request); number < this.pairsEnd(request); number += 1) {
-      const entry = this.pairEntry(number);
-      const key = sums.keyStart(entry);
-      pairs.push({ number, key: sums.arena.slice(key, key + sums.keyBytes(entry)), sum: this.pairSum(number) });
+  #object(request: number): IdempotentRequest {
+    const { idempotencyKeys, totals } = this;
+    const idempotencyKey = idempotencyKeys.keyStart(request);
+    const requestSums: RequestSum[] = [];
+    for (let number = this.sumsStart(request); number < this.sumsEnd(request); number += 1) {
+      const entry = this.sumEntry(number);
+      const key = totals.keyStart(entry);
+      requestSums.push({
+        number,
+        key: totals.arena.slice(key, key + totals.keyBytes(entry)),
+        sum: this.sumAmount(number),
+      });
     }
     return {
-      token: Buffer.from(tokens.arena.subarray(token, token + tokens.keyBytes(request))).toString('latin1'),
+      idempotencyKey: Buffer.from(
+        idempotencyKeys.arena.subarray(idempotencyKey, idempotencyKey + idempotencyKeys.keyBytes(request)),
+      ).toString('latin1'),
       digest: this.#digests.slice(request * DIGEST_BYTES, (request + 1) * DIGEST_BYTES),
-      pairs,
+      requestSums,
       increments: this.#incrementsOf[request] as number,
     };
   }
 }
 
-function countPairs(bytes: Uint8Array, start: number, end: number): number {
+function countIncrements(bytes: Uint8Array, start: number, end: number): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let count = 0;
-  for (let at = start; at < end; at += PAIR_HEADER_BYTES + view.getUint16(at + PAIR_OFFSET.keyBytes, true)) count += 1;
+  for (let at = start; at < end; at += INCREMENT_HEADER_BYTES + view.getUint16(at + INCREMENT_OFFSET.keyBytes, true))
+    count += 1;
   return count;
 }

@@ -3,7 +3,7 @@
  * the same keys have the same digest, however they are written. Shard thread.
  */
 import { hash } from 'node:crypto';
-import { DIGEST_BYTES, PAIR_HEADER_BYTES, PAIR_OFFSET } from '../../protocol/messages.js';
+import { DIGEST_BYTES, INCREMENT_HEADER_BYTES, INCREMENT_OFFSET } from '../../protocol/messages.js';
 import { SummingMap } from '../summing-map.js';
 
 /** Used again for each request of more than one pair. */
@@ -14,10 +14,16 @@ const digest = Buffer.alloc(DIGEST_BYTES);
 /** The digest of the entries at `bytes[start, end)`: valid until the next call. */
 export function digestOf(bytes: Uint8Array, start: number, end: number): Uint8Array {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const first = view.getUint16(start + PAIR_OFFSET.keyBytes, true);
+  const first = view.getUint16(start + INCREMENT_OFFSET.keyBytes, true);
   const contentBytes =
-    start + PAIR_HEADER_BYTES + first === end
-      ? append(0, bytes, start + PAIR_HEADER_BYTES, first, String(view.getFloat64(start + PAIR_OFFSET.amount, true)))
+    start + INCREMENT_HEADER_BYTES + first === end
+      ? append(
+          0,
+          bytes,
+          start + INCREMENT_HEADER_BYTES,
+          first,
+          String(view.getFloat64(start + INCREMENT_OFFSET.amount, true)),
+        )
       : appendSums(bytes, view, start, end);
   // As text it is less than half the cost of a buffer of its own.
   digest.write(hash('sha256', content.subarray(0, contentBytes), 'binary'), 0, DIGEST_BYTES, 'latin1');
@@ -29,10 +35,10 @@ function appendSums(bytes: Uint8Array, view: DataView, start: number, end: numbe
   scratch.clear(0);
   let at = start;
   while (at < end) {
-    const keyBytes = view.getUint16(at + PAIR_OFFSET.keyBytes, true);
-    const keyHash = view.getUint32(at + PAIR_OFFSET.hash, true);
-    const key = at + PAIR_HEADER_BYTES;
-    scratch.add(keyHash, bytes, key, keyBytes, view.getFloat64(at + PAIR_OFFSET.amount, true));
+    const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
+    const keyHash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
+    const key = at + INCREMENT_HEADER_BYTES;
+    scratch.add(keyHash, bytes, key, keyBytes, view.getFloat64(at + INCREMENT_OFFSET.amount, true));
     at = key + keyBytes;
   }
   const keys: { readonly entry: number; readonly bytes: Uint8Array }[] = [];

@@ -14,15 +14,15 @@ import { JournalError } from '../../../core/errors.js';
 import type { Clock, Timer } from '../../../core/clock.js';
 import type { Lsn } from '../../../core/increment.js';
 import type { Journal, JournalStreams, RecordBytes } from '../../journal/journal.js';
-import { GAUGE, RECORD_HEADER_BYTES } from '../../protocol/messages.js';
+import { STAT, RECORD_HEADER_BYTES } from '../../protocol/messages.js';
 import type { OwnedStream, ShardLog } from './owned-stream.js';
 
 const INTERVAL_MS = 1000;
 
 /** What the upkeep needs of its shard. */
-export interface UpkeepParts {
+export interface JournalUpkeepDeps {
   readonly clock: Clock;
-  readonly gauges: Float64Array;
+  readonly stats: Float64Array;
   readonly log: ShardLog;
   readonly journals: Pick<JournalStreams, 'tend'>;
   readonly streams: () => readonly OwnedStream[];
@@ -39,18 +39,18 @@ interface Refusal {
 
 /** The upkeep of one shard's journals. */
 export class JournalUpkeep {
-  readonly #parts: UpkeepParts;
+  readonly #deps: JournalUpkeepDeps;
   #refusal: Refusal | undefined;
   #timer: Timer | undefined;
 
-  constructor(parts: UpkeepParts) {
-    this.#parts = parts;
+  constructor(deps: JournalUpkeepDeps) {
+    this.#deps = deps;
     this.#publish();
   }
 
   /** Begins to look after them. */
   start(): void {
-    this.#timer = this.#parts.clock.schedule(INTERVAL_MS, () => {
+    this.#timer = this.#deps.clock.schedule(INTERVAL_MS, () => {
       this.start();
       this.#look();
     });
@@ -94,19 +94,19 @@ export class JournalUpkeep {
   }
 
   #look(): void {
-    for (const { journal, flusher } of this.#parts.streams()) if (journal.isPruneDue) flusher.touchSoon();
+    for (const { journal, flusher } of this.#deps.streams()) if (journal.isPruneDue) flusher.touchSoon();
     const refusal = this.#refusal;
     if (refusal === undefined) {
-      this.#parts.journals.tend();
+      this.#deps.journals.tend();
       return;
     }
     // Not with each refusal: on a disk that is nearly full a small group may fit where a large one has not.
-    if (!refusal.isLogged) this.#parts.log('warn', { err: refusal.error }, 'The disk takes no more increments');
+    if (!refusal.isLogged) this.#deps.log('warn', { err: refusal.error }, 'The disk takes no more increments');
     refusal.isLogged = true;
     try {
       refusal.journal.reserve(refusal.bytes);
     } catch (error) {
-      if (!(error instanceof JournalError) || !error.nothingKept) this.#parts.fail(error);
+      if (!(error instanceof JournalError) || !error.nothingKept) this.#deps.fail(error);
       if (!(error instanceof JournalError) || error.code !== 'journal-full') return;
       // That is a matter of the bound, of which the router knows.
     }
@@ -122,13 +122,13 @@ export class JournalUpkeep {
   #noticeRoom(): void {
     const refusal = this.#refusal;
     if (refusal === undefined) return;
-    if (refusal.isLogged) this.#parts.log('info', {}, 'The disk takes increments again');
+    if (refusal.isLogged) this.#deps.log('info', {}, 'The disk takes increments again');
     this.#refusal = undefined;
     this.#publish();
   }
 
   #publish(): void {
-    this.#parts.gauges[GAUGE.journalRefused] = this.#refusal === undefined ? 0 : 1;
+    this.#deps.stats[STAT.journalRefused] = this.#refusal === undefined ? 0 : 1;
   }
 }
 

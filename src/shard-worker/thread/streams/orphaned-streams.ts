@@ -17,15 +17,15 @@
 import type { Clock } from '../../../core/clock.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import type { PendingRange, SeenCheckpoint } from '../../protocol/messages.js';
-import { isDatabaseAway, isJournalAway, type OwnedStream, type ShardLog } from './owned-stream.js';
+import { isDatabaseUnavailable, isJournalUnavailable, type OwnedStream, type ShardLog } from './owned-stream.js';
 import type { CheckpointRow, ShardDatabase } from '../flush/stream-database.js';
-import type { StreamLedger } from '../pending-sums.js';
+import type { PendingSums } from '../pending-sums.js';
 
 const BACKOFF_MS = 500;
 const JOURNAL_BACKOFF_MS = 5000;
 
 /** What left-over streams need of their shard. */
-export interface LeftOverParts {
+export interface OrphanedStreamsDeps {
   readonly journals: JournalStreams;
   readonly database: ShardDatabase;
   readonly clock: Clock;
@@ -39,14 +39,14 @@ export interface LeftOverParts {
   /** There is a stream more or less than before. */
   readonly changed: () => void;
   /** The row of a stream is not where it was left. */
-  readonly fenced: (ledger: StreamLedger, row: CheckpointRow | undefined) => void;
+  readonly fenced: (pendingSums: PendingSums, row: CheckpointRow | undefined) => void;
   /** The shard cannot go on. */
   readonly fail: (error: unknown) => void;
 }
 
 /** The left-over streams of one shard. */
-export class LeftOverStreams {
-  readonly #parts: LeftOverParts;
+export class OrphanedStreams {
+  readonly #deps: OrphanedStreamsDeps;
   readonly #byName = new Map<string, OwnedStream>();
   #streams: readonly OwnedStream[] = [];
   /** Where streams ended that were finished here. */
@@ -61,8 +61,8 @@ export class LeftOverStreams {
   #stopped = false;
   readonly #pauses = new Set<() => void>();
 
-  constructor(parts: LeftOverParts) {
-    this.#parts = parts;
+  constructor(deps: OrphanedStreamsDeps) {
+    this.#deps = deps;
   }
 
   /** Those that were read and are not gone. */
@@ -90,9 +90,9 @@ export class LeftOverStreams {
     return false;
   }
 
-  /** Takes a stream that was recovered; to be started with {@link LeftOverStreams.start}. */
+  /** Takes a stream that was recovered; to be started with {@link OrphanedStreams.start}. */
   add(owned: OwnedStream): void {
-    this.#byName.set(owned.ledger.stream, owned);
+    this.#byName.set(owned.pendingSums.stream, owned);
     this.#streams = [...this.#byName.values()];
   }
 
@@ -107,11 +107,11 @@ export class LeftOverStreams {
     for (const owned of this.#streams) this.#start(owned);
   }
 
-  /** Recovers streams while there is room for another; to be started with {@link LeftOverStreams.start}. Returns the others. */
+  /** Recovers streams while there is room for another; to be started with {@link OrphanedStreams.start}. Returns the others. */
   async recoverWithinRoom(streams: readonly FoundStream[]): Promise<readonly FoundStream[]> {
     for (const [index, { stream }] of streams.entries()) {
       if (!this.#hasRoom) return streams.slice(index);
-      this.add(await this.#parts.recover(stream));
+      this.add(await this.#deps.recover(stream));
     }
     return [];
   }
@@ -124,16 +124,16 @@ export class LeftOverStreams {
     }
     this.#recovering = this.#recoverAll().then((isDone) => {
       if (isDone) done();
-    }, this.#parts.fail);
+    }, this.#deps.fail);
   }
 
   /** To be called when a flush of any stream has committed: a left-over one that is committed to its end goes. */
   noticeCommitted(stream: string): void {
     this.#onCommitted?.();
     const owned = this.#byName.get(stream);
-    if (owned?.ledger.isSettled !== true || this.#ending.has(stream)) return;
+    if (owned?.pendingSums.isSettled !== true || this.#ending.has(stream)) return;
     this.#ending.add(stream);
-    this.#end(owned).catch(this.#parts.fail);
+    this.#end(owned).catch(this.#deps.fail);
   }
 
   /** Takes no further step; settles when no stream is being recovered. */
@@ -144,14 +144,14 @@ export class LeftOverStreams {
     await this.#recovering;
   }
 
-  #start({ flusher, ledger }: OwnedStream): void {
+  #start({ flusher, pendingSums }: OwnedStream): void {
     flusher.start();
-    this.noticeCommitted(ledger.stream);
+    this.noticeCommitted(pendingSums.stream);
   }
 
   get #hasRoom(): boolean {
-    const { pendingKeys, flushKeysMax } = this.#parts;
-    return pendingKeys() < flushKeysMax || this.#streams.every(({ ledger }) => ledger.isSettled);
+    const { pendingKeys, flushKeysMax } = this.#deps;
+    return pendingKeys() < flushKeysMax || this.#streams.every(({ pendingSums }) => pendingSums.isSettled);
   }
 
   /** Waits until there is room for another stream, or until all is stopped. */
@@ -169,7 +169,7 @@ export class LeftOverStreams {
 
   /** False where it was stopped before its end. */
   async #recoverAll(): Promise<boolean> {
-    const { journals, database, log, recover, changed } = this.#parts;
+    const { journals, database, log, recover, changed } = this.#deps;
     while (!this.#stopped) {
       try {
         journals.setDatabaseId(await database.databaseId());
@@ -187,10 +187,10 @@ export class LeftOverStreams {
         }
         return true;
       } catch (error) {
-        if (isDatabaseAway(error)) {
+        if (isDatabaseUnavailable(error)) {
           log('debug', { err: error }, 'The database is still away');
           await this.#pause(BACKOFF_MS);
-        } else if (isJournalAway(error)) {
+        } else if (isJournalUnavailable(error)) {
           log('warn', { err: error }, 'A journal of an earlier run cannot be read now; it is tried again');
           await this.#pause(JOURNAL_BACKOFF_MS);
         } else {
@@ -203,14 +203,14 @@ export class LeftOverStreams {
 
   /** A stream that is committed to its end is marked in the database first, then kept, then removed from the journal. */
   async #end(owned: OwnedStream): Promise<void> {
-    const { journals, log, changed } = this.#parts;
-    const { journal, flusher, ledger } = owned;
-    const { stream, epoch, checkpoint } = ledger;
-    ledger.letGo();
-    if (!(await this.#retire(ledger))) return;
+    const { journals, log, changed } = this.#deps;
+    const { journal, flusher, pendingSums } = owned;
+    const { stream, epoch, checkpoint } = pendingSums;
+    pendingSums.close();
+    if (!(await this.#retire(pendingSums))) return;
     if (journals.keepMs > 0) {
       await this.#pause(journals.keepMs);
-      if (!(await this.#retire(ledger))) return;
+      if (!(await this.#retire(pendingSums))) return;
     }
     this.#byName.delete(stream);
     this.#streams = [...this.#byName.values()];
@@ -223,17 +223,17 @@ export class LeftOverStreams {
   }
 
   /** Marks the stream in the database. False where that was stopped, or the row is not where this process left it. */
-  async #retire(ledger: StreamLedger): Promise<boolean> {
-    const { database, log, fenced } = this.#parts;
-    const { stream, epoch, checkpoint } = ledger;
+  async #retire(pendingSums: PendingSums): Promise<boolean> {
+    const { database, log, fenced } = this.#deps;
+    const { stream, epoch, checkpoint } = pendingSums;
     while (!this.#stopped) {
       try {
         if (await database.retire(stream, epoch, checkpoint)) return !this.#stopped;
         // The database went back in time, say: what the journal holds may be needed again.
-        fenced(ledger, await database.readBack(stream));
+        fenced(pendingSums, await database.readBack(stream));
         return false;
       } catch (error) {
-        if (!isDatabaseAway(error)) throw error;
+        if (!isDatabaseUnavailable(error)) throw error;
         log('debug', { err: error, stream }, 'A finished journal waits for the database');
         await this.#pause(BACKOFF_MS);
       }
@@ -249,7 +249,7 @@ export class LeftOverStreams {
         this.#pauses.delete(end);
         resolve();
       };
-      const timer = this.#parts.clock.schedule(ms, end);
+      const timer = this.#deps.clock.schedule(ms, end);
       this.#pauses.add(end);
     });
   }

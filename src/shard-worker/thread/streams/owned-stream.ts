@@ -9,9 +9,9 @@ import type { CommittedFlush } from '../flush/committed-flush.js';
 import type { Flusher } from '../flush/flusher.js';
 import type { Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import { ownershipOf } from '../../journal/ownership-claim.js';
-import { GAUGE, type PendingRange, type SeenCheckpoint } from '../../protocol/messages.js';
+import { STAT, type PendingRange, type SeenCheckpoint } from '../../protocol/messages.js';
 import type { CheckpointRow, OwnedRow, ShardDatabase } from '../flush/stream-database.js';
-import { StreamLedger } from '../pending-sums.js';
+import { PendingSums } from '../pending-sums.js';
 
 /** Logs a line. */
 export type ShardLog = (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
@@ -19,7 +19,7 @@ export type ShardLog = (level: 'debug' | 'info' | 'warn' | 'error', fields: LogF
 /** A journal, what it came to since its checkpoint, and the loop that commits that. */
 export interface OwnedStream {
   readonly journal: Journal;
-  readonly ledger: StreamLedger;
+  readonly pendingSums: PendingSums;
   readonly flusher: Flusher;
   /** Its row was a tombstone when it was recovered. */
   readonly retired: boolean;
@@ -28,7 +28,7 @@ export interface OwnedStream {
 /** What recovery made of a stream of an earlier run. */
 export interface RecoveredStream {
   readonly journal: RecoverableJournal;
-  readonly ledger: StreamLedger;
+  readonly pendingSums: PendingSums;
   readonly retired: boolean;
   /** Increments above the checkpoint. */
   readonly increments: number;
@@ -52,24 +52,24 @@ export async function recoverStream(
   const journal = journals.open(stream);
   const row = await claim(journal, database, log);
   const facts = journal.recover(row.lsn);
-  const ledger = new StreamLedger(stream, row.epoch, row.lsn);
+  const pendingSums = new PendingSums(stream, row.epoch, row.lsn);
   let increments = 0;
   try {
     for await (const record of journal.replay(row.lsn)) {
-      increments += ledger.apply(record.lsn, record.entries, 0, record.entries.length);
+      increments += pendingSums.apply(record.lsn, record.entries, 0, record.entries.length);
     }
   } catch (error) {
     await journal.close();
     throw error;
   }
-  if (row.retired && !ledger.isSettled) {
+  if (row.retired && !pendingSums.isSettled) {
     const detail =
       `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}: ` +
       `\`npm run journal -- rebind --stream ${stream} --above ${row.lsn}\` gives what is above a stream of its own.`;
     throw new JournalError('journal-gap', detail);
   }
   log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
-  return { journal, ledger, retired: row.retired, increments };
+  return { journal, pendingSums, retired: row.retired, increments };
 }
 
 /**
@@ -116,28 +116,28 @@ function forgotten({ stream, location }: RecoverableJournal, end: Lsn): JournalE
 }
 
 /** Says that nothing more comes; where the database does not hear it now, the next start on the data directory does. */
-export async function retireForEver(ledger: StreamLedger, database: ShardDatabase, log: ShardLog): Promise<void> {
-  const { stream, epoch, checkpoint } = ledger;
+export async function retireForEver(pendingSums: PendingSums, database: ShardDatabase, log: ShardLog): Promise<void> {
+  const { stream, epoch, checkpoint } = pendingSums;
   try {
     await database.retire(stream, epoch, checkpoint);
   } catch (error) {
-    if (!isDatabaseAway(error)) throw error;
+    if (!isDatabaseUnavailable(error)) throw error;
     log('warn', { err: error, stream }, 'The stream could not be retired: until the next start it holds up pruning');
   }
 }
 
 /** Whether an error says that the database cannot be reached now. */
-export function isDatabaseAway(error: unknown): boolean {
+export function isDatabaseUnavailable(error: unknown): boolean {
   return error instanceof CounterError && error.code === 'database-unavailable';
 }
 
 /** Whether an error says that the journal cannot be used now: a full disk, say. What it holds is as it was. */
-export function isJournalAway(error: unknown): boolean {
+export function isJournalUnavailable(error: unknown): boolean {
   return error instanceof JournalError && error.code === 'journal-unavailable';
 }
 
 /** What an operator reads where a stream has another owner: `row` is of a later epoch than ours. */
-export function takenOver({ stream, epoch }: StreamLedger, row: CheckpointRow): string {
+export function takenOver({ stream, epoch }: PendingSums, row: CheckpointRow): string {
   return (
     `Another process has taken over journal stream ${stream} (epoch ${row.epoch}, ours is ${epoch}): ` +
     'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
@@ -153,10 +153,10 @@ export function pendingIn(
 ): Sum | 'again' | null {
   const hash = hashKey(key, 0, key.length);
   let pending: Sum | null = null;
-  for (const { ledger } of streams) {
-    const view = seen.get(ledger.stream);
+  for (const { pendingSums } of streams) {
+    const view = seen.get(pendingSums.stream);
     if (view === undefined) return 'again';
-    const part = ledger.pendingOf(hash, key, view ?? undefined);
+    const part = pendingSums.pendingOf(hash, key, view ?? undefined);
     if (part === 'again') return 'again';
     if (part !== undefined) pending = addSums(pending ?? 0, part);
   }
@@ -164,49 +164,49 @@ export function pendingIn(
 }
 
 /** Adds to a shard's gauge. */
-export function addTo(gauges: Float64Array, cell: number, amount: number): void {
-  gauges[cell] = (gauges[cell] ?? 0) + amount;
+export function addTo(stats: Float64Array, cell: number, amount: number): void {
+  stats[cell] = (stats[cell] ?? 0) + amount;
 }
 
 /** Adds what a flush came to, to a shard's gauges. */
-export function countFlush(flush: CommittedFlush, gauges: Float64Array): void {
+export function countFlush(flush: CommittedFlush, stats: Float64Array): void {
   const { keys, increments, rejected, deduplicated, claimed, mismatches } = flush;
-  addTo(gauges, GAUGE.flushed, increments - rejected - deduplicated);
-  addTo(gauges, GAUGE.rejected, rejected);
-  addTo(gauges, GAUGE.deduplicated, deduplicated);
-  addTo(gauges, GAUGE.claimedTokens, claimed);
-  addTo(gauges, GAUGE.mismatches, mismatches);
-  addTo(gauges, GAUGE.flushes, 1);
-  addTo(gauges, GAUGE.flushedKeys, keys);
+  addTo(stats, STAT.flushed, increments - rejected - deduplicated);
+  addTo(stats, STAT.rejected, rejected);
+  addTo(stats, STAT.deduplicated, deduplicated);
+  addTo(stats, STAT.recordedIdempotencyKeys, claimed);
+  addTo(stats, STAT.mismatches, mismatches);
+  addTo(stats, STAT.flushes, 1);
+  addTo(stats, STAT.flushedKeys, keys);
 }
 
 /** Writes what the streams hold together into a shard's gauges. `unreadBytes`: what lies in journals that were not read. */
-export function publishStreams(streams: readonly OwnedStream[], unreadBytes: number, gauges: Float64Array): void {
+export function publishStreams(streams: readonly OwnedStream[], unreadBytes: number, stats: Float64Array): void {
   let keys = 0;
   let bytes = 0;
   let increments = 0;
   let journalBytes = unreadBytes;
-  let tokens = 0;
-  for (const { ledger, journal } of streams) {
-    keys += ledger.pendingKeys;
-    bytes += ledger.pendingBytes;
-    increments += ledger.pendingIncrements;
+  let idempotencyKeys = 0;
+  for (const { pendingSums, journal } of streams) {
+    keys += pendingSums.pendingKeys;
+    bytes += pendingSums.pendingBytes;
+    increments += pendingSums.pendingIncrements;
     journalBytes += journal.bytes;
-    tokens += ledger.pendingTokens;
+    idempotencyKeys += pendingSums.pendingIdempotent;
   }
-  gauges[GAUGE.pendingKeys] = keys;
-  gauges[GAUGE.pendingBytes] = bytes;
-  gauges[GAUGE.pendingIncrements] = increments;
-  gauges[GAUGE.journalBytes] = journalBytes;
-  gauges[GAUGE.pendingTokens] = tokens;
+  stats[STAT.pendingKeys] = keys;
+  stats[STAT.pendingBytes] = bytes;
+  stats[STAT.pendingIncrements] = increments;
+  stats[STAT.journalBytes] = journalBytes;
+  stats[STAT.pendingIdempotent] = idempotencyKeys;
 }
 
 /** What a stream holds above its checkpoint. */
-export function rangeOf(ledger: StreamLedger): PendingRange {
+export function rangeOf(pendingSums: PendingSums): PendingRange {
   return {
-    stream: ledger.stream,
-    afterLsn: ledger.checkpoint,
-    throughLsn: ledger.appliedLsn,
-    increments: ledger.pendingIncrements,
+    stream: pendingSums.stream,
+    afterLsn: pendingSums.checkpoint,
+    throughLsn: pendingSums.appliedLsn,
+    increments: pendingSums.pendingIncrements,
   };
 }

@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
-import { assertPairs, KEY_BYTES_MAX, refusalOf } from '../../../support/increment-cases.js';
-import { scannedPairs } from '../../../support/scanned-pairs.js';
+import { assertIncrements, KEY_BYTES_MAX, refusalOf } from '../../../support/increment-cases.js';
+import { scannedIncrements } from '../../../support/scanned-pairs.js';
 
 const MAX = Number.MAX_SAFE_INTEGER;
 
@@ -39,8 +39,8 @@ test('amounts are judged as the double that JSON.parse makes of them', () => {
   const zeros = '0'.repeat(400);
   for (const spelt of [...integers, ...large, ...rounded, `1${zeros}e-400`, `0.${zeros}1e401`]) {
     const amount = Number(JSON.parse(spelt));
-    assertPairs(`{"a":${spelt}}`, [['a', amount + 0]]);
-    assertPairs(`{"a":${spelt},"b":1}`, [
+    assertIncrements(`{"a":${spelt}}`, [['a', amount + 0]]);
+    assertIncrements(`{"a":${spelt},"b":1}`, [
       ['a', amount + 0],
       ['b', 1],
     ]);
@@ -94,7 +94,7 @@ test('a number of a megabyte is read in linear time', () => {
     const body = Buffer.from(`{"a":1.${'0'.repeat(zeros)},"b":1${'0'.repeat(zeros)}e-${zeros}}`);
     const start = process.cpuUsage();
     for (let times = 0; times < 4; times += 1)
-      assert.deepEqual(scannedPairs(scanner, body, false), [
+      assert.deepEqual(scannedIncrements(scanner, body, false), [
         ['a', 1],
         ['b', 1],
       ]);
@@ -107,7 +107,7 @@ test('a number of a megabyte is read in linear time', () => {
 });
 
 test('the largest amounts of either sign pass the scanner unchanged', () => {
-  assertPairs(`{"a":${MAX},"b":-${MAX}}`, [
+  assertIncrements(`{"a":${MAX},"b":-${MAX}}`, [
     ['a', MAX],
     ['b', -MAX],
   ]);

@@ -6,13 +6,13 @@ import { test } from 'node:test';
 import { CounterError } from '#product/core/errors.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { DECODED_BYTES_KEPT_MAX, ROWS_KEPT_MAX } from '#product/http/scanner/parsed-increments.js';
-import { assertPairs, KEY_BYTES_MAX, refusalOf, scan } from '../../../support/increment-cases.js';
-import type { Pair } from '../../../support/increment-oracle.js';
-import { scannedPairs } from '../../../support/scanned-pairs.js';
+import { assertIncrements, KEY_BYTES_MAX, refusalOf, scan } from '../../../support/increment-cases.js';
+import type { Increment } from '../../../support/increment-oracle.js';
+import { scannedIncrements } from '../../../support/scanned-pairs.js';
 
 test('an object of keys and integers gives its pairs in order', () => {
-  assertPairs('{"page:/home": 1}', [['page:/home', 1]]);
-  assertPairs('{"a": 1, "b": -2, "c": 40}', [
+  assertIncrements('{"page:/home": 1}', [['page:/home', 1]]);
+  assertIncrements('{"a": 1, "b": -2, "c": 40}', [
     ['a', 1],
     ['b', -2],
     ['c', 40],
@@ -20,11 +20,11 @@ test('an object of keys and integers gives its pairs in order', () => {
 });
 
 test('a name that occurs twice gives two pairs, however it is spelt', () => {
-  assertPairs('{"a":1,"a":2}', [
+  assertIncrements('{"a":1,"a":2}', [
     ['a', 1],
     ['a', 2],
   ]);
-  assertPairs('{"a":1,"\\u0061":2}', [
+  assertIncrements('{"a":1,"\\u0061":2}', [
     ['a', 1],
     ['a', 2],
   ]);
@@ -32,12 +32,12 @@ test('a name that occurs twice gives two pairs, however it is spelt', () => {
 
 test('JSON white space may stand around every token, other white space nowhere', () => {
   for (const space of [' ', '\t', '\r', '\n', ' \r\n\t ']) {
-    const tokens = ['', '{', '"a"', ':', '1', ',', '"b"', ':', '2', '}', ''];
-    const pairs: Pair[] = [
+    const idempotencyKeys = ['', '{', '"a"', ':', '1', ',', '"b"', ':', '2', '}', ''];
+    const increments: Increment[] = [
       ['a', 1],
       ['b', 2],
     ];
-    assertPairs(tokens.join(space), pairs);
+    assertIncrements(idempotencyKeys.join(space), increments);
   }
   for (const space of ['\f', '\v', '\0', '\u00a0', '\u2028', '\ufeff', '/**/', '//\n']) {
     for (const body of [
@@ -114,7 +114,7 @@ test('a body with nothing to count is refused', () => {
 test('a leading byte order mark is refused and named', () => {
   assert.match(refusalOf('\ufeff{"a":1}'), /byte order mark/);
   assert.match(refusalOf('\ufeff{"a":1}', true), /byte order mark/);
-  assertPairs('{"\ufeffa":1}', [['\ufeffa', 1]]);
+  assertIncrements('{"\ufeffa":1}', [['\ufeffa', 1]]);
 });
 
 test('one bad member refuses the whole body, wherever it stands', () => {
@@ -160,7 +160,7 @@ test('a refusal repeats no more than 64 units of the body, and is well-formed te
 
 test('bodies are found within larger buffers', () => {
   const around = Buffer.from('9{"k\\u00e9":12e0}9');
-  assert.deepEqual(scannedPairs(new IncrementBodyScanner({ keyBytesMax: 512 }), around.subarray(1, -1), false), [
+  assert.deepEqual(scannedIncrements(new IncrementBodyScanner({ keyBytesMax: 512 }), around.subarray(1, -1), false), [
     ['ké', 12],
   ]);
 });
@@ -170,17 +170,17 @@ test('a scan owes nothing to the scans before it, refused ones included', () => 
   const bodies = ['{"a":1,"\\u0062":2', '{"c":3}', '{"\\u0064":4,"e":', '{"\\u0066":5}'].map((text) =>
     Buffer.from(text),
   );
-  const outcomes = bodies.map((body) => scannedPairs(scanner, body, false));
+  const outcomes = bodies.map((body) => scannedIncrements(scanner, body, false));
   assert.ok(outcomes[0] instanceof CounterError && outcomes[2] instanceof CounterError);
   assert.deepEqual([outcomes[1], outcomes[3]], [[['c', 3]], [['f', 5]]]);
 });
 
 test('columns grow with the body, and those of a huge body are let go of by the next scan', () => {
   const scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
-  const expected = Array.from({ length: ROWS_KEPT_MAX + 1 }, (_, n): Pair => [`é${n}`, n % 2 === 0 ? n : -n]);
+  const expected = Array.from({ length: ROWS_KEPT_MAX + 1 }, (_, n): Increment => [`é${n}`, n % 2 === 0 ? n : -n]);
   const members = expected.map(([key, amount]) => `"${key.replace('é', '\\u00e9')}":${amount}`);
   const body = Buffer.from(`{${members.join(',')}}`);
-  assert.deepEqual(scannedPairs(scanner, body, false), expected);
+  assert.deepEqual(scannedIncrements(scanner, body, false), expected);
   const huge = scanner.scan(body, false);
   assert.ok(huge.amount.length > ROWS_KEPT_MAX && huge.amount.length < 4 * ROWS_KEPT_MAX);
   assert.ok(huge.decoded.length > DECODED_BYTES_KEPT_MAX);

@@ -4,21 +4,21 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CounterError } from '#product/core/errors.js';
-import { assertPairs, named, refusalOf, scan } from '../../../support/increment-cases.js';
+import { assertIncrements, named, refusalOf, scan } from '../../../support/increment-cases.js';
 
 test('names that mean something to JavaScript are keys like any other', () => {
   for (const key of ['__proto__', 'constructor', 'toString', '0', '-1', ' ', '{}', '😀']) {
-    assertPairs(`{"${key}":1}`, [[key, 1]]);
+    assertIncrements(`{"${key}":1}`, [[key, 1]]);
   }
 });
 
 test('escapes in keys are decoded', () => {
-  assertPairs('{"\\"\\\\\\/\\b\\f\\n\\r\\t":1}', [['"\\/\b\f\n\r\t', 1]]);
-  assertPairs('{"\\u00e9\\u00E9\\u20ac\\u0001":1}', [['éé€\u0001', 1]]);
-  assertPairs('{"\\ud83d\\ude00\\uD83D\\uDE00":1}', [['😀😀', 1]]);
-  assertPairs('{"\\ud800\\udc00\\udbff\\udfff":1}', [['\u{10000}\u{10ffff}', 1]]);
-  assertPairs('{"\\u007f\\u0080\\u07ff\\u0800\\uffff":1}', [['\x7f\x80\u07ff\u0800\uffff', 1]]);
-  assertPairs('{"é\\u0041€\\n😀z":1,"b":2}', [
+  assertIncrements('{"\\"\\\\\\/\\b\\f\\n\\r\\t":1}', [['"\\/\b\f\n\r\t', 1]]);
+  assertIncrements('{"\\u00e9\\u00E9\\u20ac\\u0001":1}', [['éé€\u0001', 1]]);
+  assertIncrements('{"\\ud83d\\ude00\\uD83D\\uDE00":1}', [['😀😀', 1]]);
+  assertIncrements('{"\\ud800\\udc00\\udbff\\udfff":1}', [['\u{10000}\u{10ffff}', 1]]);
+  assertIncrements('{"\\u007f\\u0080\\u07ff\\u0800\\uffff":1}', [['\x7f\x80\u07ff\u0800\uffff', 1]]);
+  assertIncrements('{"é\\u0041€\\n😀z":1,"b":2}', [
     ['éA€\n😀z', 1],
     ['b', 2],
   ]);
@@ -68,7 +68,7 @@ test('surrogate escapes must come in pairs, high before low', () => {
   ]) {
     assert.match(refusalOf(`{"${escape}":1}`), /unpaired surrogate/);
   }
-  assertPairs('{"\\ud7ff\\ue000":1}', [['\ud7ff\ue000', 1]]);
+  assertIncrements('{"\\ud7ff\\ue000":1}', [['\ud7ff\ue000', 1]]);
 });
 
 test('U+0000 is refused in a key, raw control characters too', () => {
@@ -77,8 +77,8 @@ test('U+0000 is refused in a key, raw control characters too', () => {
     assert.match(refusalOf(named(0x61, control)), /control character/);
     assert.match(refusalOf(named(0xc3, 0xa9, control)), /control character/);
   }
-  assertPairs(named(0x7f), [['\x7f', 1]]);
-  assertPairs('{"\\u0001\\u001f":1}', [['\u0001\u001f', 1]]);
+  assertIncrements(named(0x7f), [['\x7f', 1]]);
+  assertIncrements('{"\\u0001\\u001f":1}', [['\u0001\u001f', 1]]);
 });
 
 test('UTF-8 in keys is accepted up to its boundaries and refused beyond them', () => {
@@ -96,7 +96,7 @@ test('UTF-8 in keys is accepted up to its boundaries and refused beyond them', (
     '\u{40000}',
     '\u{10ffff}',
   ];
-  for (const key of valid) assertPairs(`{"${key}":1}`, [[key, 1]]);
+  for (const key of valid) assertIncrements(`{"${key}":1}`, [[key, 1]]);
   const overlong = [
     [0xc0, 0x80],
     [0xc1, 0xbf],
@@ -151,7 +151,7 @@ test('a key has 1 byte to keyBytesMax bytes, counted in decoded UTF-8', () => {
     }
   }
   assert.match(refusalOf('{"":1}'), /must have 1 to 512 bytes/);
-  assertPairs(`{"${'k'.repeat(512)}":1}`, [['k'.repeat(512), 1]]);
+  assertIncrements(`{"${'k'.repeat(512)}":1}`, [['k'.repeat(512), 1]]);
   refusalOf(`{"${'k'.repeat(513)}":1}`);
 });
 

@@ -4,18 +4,18 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { isNdjson } from '#product/http/scanner/increment-body-scanner.js';
-import { assertPairs, refusalOf } from '../../../support/increment-cases.js';
-import type { Pair } from '../../../support/increment-oracle.js';
+import { assertIncrements, refusalOf } from '../../../support/increment-cases.js';
+import type { Increment } from '../../../support/increment-oracle.js';
 
 test('NDJSON gives the pairs of all lines, with or without a last newline', () => {
-  const pairs: Pair[] = [
+  const increments: Increment[] = [
     ['a', 1],
     ['b', -2],
     ['a', 3],
   ];
-  assertPairs('{"a":1}\n{"b":-2,"a":3}', pairs, true);
-  assertPairs('{"a":1}\r\n{"b":-2,"a":3}\r\n', pairs, true);
-  assertPairs('\n \t\r\n { "a" : 1 } \n\n\r\n{"b":-2,\r"a":3}\n \n', pairs, true);
+  assertIncrements('{"a":1}\n{"b":-2,"a":3}', increments, true);
+  assertIncrements('{"a":1}\r\n{"b":-2,"a":3}\r\n', increments, true);
+  assertIncrements('\n \t\r\n { "a" : 1 } \n\n\r\n{"b":-2,\r"a":3}\n \n', increments, true);
 });
 
 test('NDJSON lines hold one object each, and none spans lines', () => {

@@ -8,7 +8,7 @@ import fc from 'fast-check';
 import { CounterError } from '#product/core/errors.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { mutate, mutationKinds } from '../../../support/body-mutation.js';
-import { oraclePairs, type Pair } from '../../../support/increment-oracle.js';
+import { oracleIncrements, type Increment } from '../../../support/increment-oracle.js';
 import {
   AMOUNT_STYLES,
   boundaryAmounts,
@@ -20,7 +20,7 @@ import {
   whiteSpacesWithNewlines,
 } from '../../../support/increment-spelling.js';
 import { countOfRuns, seedOfRun } from '../../../support/random-runs.js';
-import { scannedPairs } from '../../../support/scanned-pairs.js';
+import { scannedIncrements } from '../../../support/scanned-pairs.js';
 
 const seed = seedOfRun();
 const runs = countOfRuns(100_000);
@@ -32,7 +32,7 @@ const scanner = new IncrementBodyScanner({ keyBytesMax: KEY_BYTES_MAX });
 /** A part of a body: its spelling and the pairs that it means. */
 interface Spelt {
   readonly text: string;
-  readonly pairs: readonly Pair[];
+  readonly increments: readonly Increment[];
 }
 
 const codePoint = fc.oneof(
@@ -60,16 +60,16 @@ function objectArbitrary(spaces: readonly string[]): fc.Arbitrary<Spelt> {
   const space = fc.constantFrom(...spaces);
   const member = fc.tuple(key, amount, fc.nat(AMOUNT_STYLES - 1), space, space).map(([name, value, style, a, b]) => ({
     text: `${a}"${name.text}"${b}:${a}${spellAmount(value, style)}${b}`,
-    pair: [name.key, value] satisfies Pair,
+    increment: [name.key, value] satisfies Increment,
   }));
   return fc.tuple(fc.array(member, { minLength: 1, maxLength: 4 }), space, space).map(([members, before, after]) => ({
     text: `${before}{${members.map(({ text }) => text).join(',')}}${after}`,
-    pairs: members.map(({ pair }) => pair),
+    increments: members.map(({ increment }) => increment),
   }));
 }
 
 const plainBody = objectArbitrary(whiteSpacesWithNewlines);
-const blankLine: fc.Arbitrary<Spelt> = fc.constantFrom(...whiteSpaces).map((text) => ({ text, pairs: [] }));
+const blankLine: fc.Arbitrary<Spelt> = fc.constantFrom(...whiteSpaces).map((text) => ({ text, increments: [] }));
 const ndjsonBody: fc.Arbitrary<Spelt> = fc
   .tuple(
     fc.array(fc.oneof({ weight: 3, arbitrary: objectArbitrary(whiteSpaces) }, blankLine), { maxLength: 3 }),
@@ -78,7 +78,7 @@ const ndjsonBody: fc.Arbitrary<Spelt> = fc
   )
   .map(([lines, line, newlineLast]) => ({
     text: [...lines, line].map(({ text }) => text).join('\n') + (newlineLast ? '\n' : ''),
-    pairs: [...lines, line].flatMap(({ pairs }) => pairs),
+    increments: [...lines, line].flatMap(({ increments }) => increments),
   }));
 
 const mutation = fc.record({
@@ -97,14 +97,14 @@ function damaged(body: fc.Arbitrary<Spelt>): fc.Arbitrary<Uint8Array> {
 }
 
 function assertAsGenerated(body: Spelt, ndjson: boolean): void {
-  const scanned = scannedPairs(scanner, Buffer.from(body.text), ndjson);
+  const scanned = scannedIncrements(scanner, Buffer.from(body.text), ndjson);
   if (scanned instanceof CounterError) throw scanned;
-  assert.deepEqual(scanned, body.pairs);
+  assert.deepEqual(scanned, body.increments);
 }
 
 function assertAsOracle(body: Uint8Array, ndjson: boolean): void {
-  const scanned = scannedPairs(scanner, body, ndjson);
-  const expected = oraclePairs(body, ndjson, KEY_BYTES_MAX);
+  const scanned = scannedIncrements(scanner, body, ndjson);
+  const expected = oracleIncrements(body, ndjson, KEY_BYTES_MAX);
   if (!(scanned instanceof CounterError)) assert.deepEqual(scanned, expected);
   else if (expected !== undefined) throw scanned;
 }

@@ -26,9 +26,9 @@ class Unanswered {
   }
 
   submit(): void {
-    const pairs = this.#scanner.scan(Buffer.from('{"k":1}'), false);
+    const increments = this.#scanner.scan(Buffer.from('{"k":1}'), false);
     this.client.open(100);
-    this.client.write(pairs, 0);
+    this.client.write(increments, 0);
     this.client.finish({ settle: (refusal) => this.outcomes.push(refusal ?? 'created') }, 1, 15);
     this.client.endTurn();
   }

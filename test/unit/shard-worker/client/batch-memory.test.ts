@@ -14,7 +14,7 @@ void test('memory that was given back is taken again, and no other', () => {
   const first = memory.take(100);
   const second = memory.take(100);
   assert.notEqual(second.memory, first.memory);
-  memory.giveBack(first);
+  memory.release(first);
   assert.equal(memory.take(BATCH_BYTES_MAX), first);
   assert.notEqual(memory.take(1).memory, second.memory);
 });
@@ -40,7 +40,7 @@ void test('what is posted beyond the slots is as long as its batch, and what it 
   assert.ok(sealed.memory instanceof ArrayBuffer);
   assert.deepEqual(Buffer.from(sealed.bytes), Buffer.alloc(100, 7));
   assert.equal(memory.take(1), written);
-  memory.giveBack(sealed);
+  memory.release(sealed);
   assert.notEqual(memory.take(1), sealed);
   const large = memory.take(BATCH_BYTES_MAX + 1);
   assert.equal(memory.seal(large, BATCH_BYTES_MAX + 1), large);
@@ -79,7 +79,7 @@ void test('batches of every kind and memory arrive in order, each with what was 
       }
       assert.equal(shard.receive(), undefined);
       // In another order than they were taken in.
-      for (const buffer of [buffers[2], buffers[0], buffers[3], buffers[1]]) if (buffer) memory.giveBack(buffer);
+      for (const buffer of [buffers[2], buffers[0], buffers[3], buffers[1]]) if (buffer) memory.release(buffer);
     }
   } finally {
     front.close();

@@ -5,14 +5,14 @@ import { MessageChannel } from 'node:worker_threads';
 import type { ErrorCode } from '#product/core/errors.js';
 import { systemClock } from '#product/core/clock.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
-import { makeGauges, PAIR_HEADER_BYTES } from '#product/shard-worker/protocol/messages.js';
+import { makeStats, INCREMENT_HEADER_BYTES } from '#product/shard-worker/protocol/messages.js';
 import { answerPort } from '#product/shard-worker/protocol/answer-port.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 
 const KEY = 'k'.repeat(86);
 /** Ten requests of one pair. */
-const WINDOW_BYTES = 10 * (PAIR_HEADER_BYTES + KEY.length);
+const WINDOW_BYTES = 10 * (INCREMENT_HEADER_BYTES + KEY.length);
 const ACK_TIMEOUT_MS = 1000;
 const UNLIMITED = Number.POSITIVE_INFINITY;
 
@@ -30,22 +30,22 @@ class StalledShard {
   readonly router: ShardRouter;
 
   constructor() {
-    this.router = new ShardRouter([this.#client], makeGauges(1), {
+    this.router = new ShardRouter([this.#client], makeStats(1), {
       pendingKeysMax: UNLIMITED,
       pendingBytesMax: UNLIMITED,
       journalBytesMax: UNLIMITED,
       windowBytesMax: WINDOW_BYTES,
       ackTimeoutMs: ACK_TIMEOUT_MS,
-      tokenRoom: () => UNLIMITED,
+      idempotencyRoom: () => UNLIMITED,
     });
     this.#client.connect(answerPort(this.#channel.port1));
-    this.router.setDoor(0, 'open');
+    this.router.setShardAdmission(0, 'open');
   }
 
   /** Submits one increment; the refusal, if it was refused at once. */
   submit(key = KEY): ErrorCode | undefined {
-    const pairs = this.#scanner.scan(Buffer.from(`{"${key}":1}`), false);
-    return this.router.submit(pairs, { settle: (refusal) => this.outcomes.push(refusal ?? 'created') });
+    const increments = this.#scanner.scan(Buffer.from(`{"${key}":1}`), false);
+    return this.router.submit(increments, { settle: (refusal) => this.outcomes.push(refusal ?? 'created') });
   }
 
   /** The next batch reaches the shard, which answers that it is in the journal. */

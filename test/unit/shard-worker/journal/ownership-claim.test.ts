@@ -3,13 +3,13 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ownershipOf, type StreamClaim } from '#product/shard-worker/journal/ownership-claim.js';
+import { ownershipOf, type OwnershipClaim } from '#product/shard-worker/journal/ownership-claim.js';
 
-const a: StreamClaim = { id: 'a', lsn: 10 };
-const b: StreamClaim = { id: 'b', lsn: 20 };
-const c: StreamClaim = { id: 'c', lsn: 30 };
+const a: OwnershipClaim = { id: 'a', lsn: 10 };
+const b: OwnershipClaim = { id: 'b', lsn: 20 };
+const c: OwnershipClaim = { id: 'c', lsn: 30 };
 
-function database(lsn: number, ...claims: readonly StreamClaim[]) {
+function database(lsn: number, ...claims: readonly OwnershipClaim[]) {
   return { lsn, claims, isComplete: true };
 }
 

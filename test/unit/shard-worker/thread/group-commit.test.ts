@@ -12,7 +12,7 @@ import {
   type BatchMessage,
 } from '#product/shard-worker/protocol/messages.js';
 import { ManualClock } from '../../../support/manual-clock.js';
-import { pairEntries } from '../../../support/tokened-entries.js';
+import { incrementEntries } from '../../../support/tokened-entries.js';
 
 interface Append {
   readonly resolve: (lsn: Lsn) => void;
@@ -41,8 +41,8 @@ class Scene {
     const target: GroupTarget = {
       append: () => this.journal(),
       apply: (group) => (this.applied += group.length),
-      admitToken: () => 'new',
-      lookToken: () => 'new',
+      admitKey: () => 'new',
+      lookUpKey: () => 'new',
       endGroup: () => undefined,
       holds: () => false,
       failed: (error) => this.failures.push(error),
@@ -53,7 +53,7 @@ class Scene {
 
   /** A batch arrives; nobody is told before the ports are looked at. */
   post(): void {
-    const entries = pairEntries([['k', 1]]);
+    const entries = incrementEntries([['k', 1]]);
     const buffer = new ArrayBuffer(RECORD_HEADER_BYTES + entries.length);
     new Uint8Array(buffer).set(entries, RECORD_HEADER_BYTES);
     new DataView(buffer).setUint32(RECORD_OFFSET.bytes, buffer.byteLength, true);

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import { keepClaim, readClaims } from '#product/shard-worker/journal/file/claim-file.js';
-import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 
 function inDirectory(body: (directory: string) => void): void {
   const directory = mkdtempSync(join(tmpdir(), 'claims-'));
@@ -22,10 +22,10 @@ function inDirectory(body: (directory: string) => void): void {
 
 test('claims come back in the order in which they were kept', () => {
   inDirectory((directory) => {
-    assert.deepEqual(readClaims(nodeDisk, directory), []);
+    assert.deepEqual(readClaims(systemDisk, directory), []);
     const claims = [0, 7, Number.MAX_SAFE_INTEGER].map((lsn) => ({ id: randomUUID(), lsn }));
-    for (const claim of claims) keepClaim(nodeDisk, directory, claim, []);
-    assert.deepEqual(readClaims(nodeDisk, directory), claims);
+    for (const claim of claims) keepClaim(systemDisk, directory, claim, []);
+    assert.deepEqual(readClaims(systemDisk, directory), claims);
   });
 });
 
@@ -34,8 +34,8 @@ test('of many claims those are kept that lead up to the last one in the database
     const claims = Array.from({ length: 1700 }, (_, lsn) => ({ id: randomUUID(), lsn }));
     const lines = claims.slice(0, -1).map(({ id, lsn }) => `${id} ${lsn}\n`);
     writeFileSync(join(directory, 'claims'), lines.join(''));
-    keepClaim(nodeDisk, directory, claims[1699] ?? { id: '', lsn: 0 }, claims.slice(400, 600));
-    assert.deepEqual(readClaims(nodeDisk, directory), [...claims.slice(100, 600), ...claims.slice(-500)]);
+    keepClaim(systemDisk, directory, claims[1699] ?? { id: '', lsn: 0 }, claims.slice(400, 600));
+    assert.deepEqual(readClaims(systemDisk, directory), [...claims.slice(100, 600), ...claims.slice(-500)]);
   });
 });
 
@@ -43,8 +43,8 @@ test('what a crash has left half-written is replaced', () => {
   inDirectory((directory) => {
     writeFileSync(join(directory, 'claims.new'), 'half');
     const claim = { id: randomUUID(), lsn: 1 };
-    keepClaim(nodeDisk, directory, claim, []);
-    assert.deepEqual(readClaims(nodeDisk, directory), [claim]);
+    keepClaim(systemDisk, directory, claim, []);
+    assert.deepEqual(readClaims(systemDisk, directory), [claim]);
   });
 });
 
@@ -52,7 +52,7 @@ test('a file that is not ours is corruption, with its path', () => {
   inDirectory((directory) => {
     writeFileSync(join(directory, 'claims'), 'nonsense\n');
     assert.throws(
-      () => readClaims(nodeDisk, directory),
+      () => readClaims(systemDisk, directory),
       (error) =>
         error instanceof JournalError &&
         error.code === 'journal-corrupt' &&

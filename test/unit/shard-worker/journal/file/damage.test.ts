@@ -5,13 +5,13 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { JournalError, type JournalErrorCode } from '#product/core/errors.js';
 import { acceptGaps } from '#product/shard-worker/journal/file/accepted-gap.js';
-import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import {
   journalOptions,
-  pairRecord,
+  incrementRecord,
   rawRecord,
   replayed,
   replayedLsns,
@@ -33,7 +33,7 @@ async function write(
 ): Promise<Written> {
   const options = journalOptions(temporaryDirectory(t), changes);
   const journal = createFileJournal(options);
-  for (const key of keys) journal.append([pairRecord(key, 1)]);
+  for (const key of keys) journal.append([incrementRecord(key, 1)]);
   await journal.close();
   return { options, stream: journal.stream, path: segmentPaths(options, journal.stream).at(-1) ?? '' };
 }
@@ -57,7 +57,7 @@ function refusal(code: JournalErrorCode, message: RegExp): (error: unknown) => b
 }
 
 /** Bytes of a record of `pairRecord` with a key of one letter. */
-const recordBytes = pairRecord('a', 1).byteLength;
+const recordBytes = incrementRecord('a', 1).byteLength;
 
 function offsetOf(lsn: number): number {
   return SEGMENT_HEADER_BYTES + (lsn - 1) * recordBytes;
@@ -86,7 +86,7 @@ test('a cut tail is reported, and the next record takes its LSN', async (t) => {
   const recovery = journal.recover(0);
   assert.equal(recovery.cutBytes, recordBytes - 1);
   assert.deepEqual(recovery.torn, { path: written.path, offset: offsetOf(2), bytes: recordBytes - 1 });
-  assert.equal(journal.append([pairRecord('c', 1)]), 2);
+  assert.equal(journal.append([incrementRecord('c', 1)]), 2);
   await journal.close();
   assert.deepEqual(await reopen(written), ['1:a=1', '2:c=1']);
 });
@@ -112,8 +112,8 @@ test('any flipped bit in a record whose sync a later record attests stops the st
 test('records of one group that were written out of order are a torn tail, not corruption', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
-  journal.append([pairRecord('a', 1)]);
-  journal.append([pairRecord('b', 1), pairRecord('c', 1), pairRecord('d', 1)]);
+  journal.append([incrementRecord('a', 1)]);
+  journal.append([incrementRecord('b', 1), incrementRecord('c', 1), incrementRecord('d', 1)]);
   await journal.close();
   const path = segmentPaths(options, journal.stream).at(-1) ?? '';
   const bytes = readFileSync(path);
@@ -187,7 +187,7 @@ test("what a segment holds above its successor's word is void", async (t) => {
   // Commits b; the rest is copied into a segment that begins with c, then e and f follow it.
   const journal = openFileJournal({ ...written.options, stream: written.stream });
   journal.recover(2);
-  journal.append([pairRecord('e', 1)]);
+  journal.append([incrementRecord('e', 1)]);
   await journal.close();
   assert.deepEqual(readFileSync(written.path), before, 'the old segment is kept as it was');
   // Its void records may be anything.
@@ -208,9 +208,9 @@ test('a checkpoint below the first record refuses to start until an operator acc
   rmSync(written.paths[0] ?? '');
   const directory = join(written.options.directory, written.stream);
   await assert.rejects(reopen(written, 5), refusal('journal-gap', /up to LSN 5, but .* no longer holds LSN 6 to 12/));
-  acceptGaps(nodeDisk, directory, [{ from: 7, to: 12 }], 0);
+  acceptGaps(systemDisk, directory, [{ from: 7, to: 12 }], 0);
   await assert.rejects(reopen(written, 5), refusal('journal-gap', /LSN 6 to 12/), 'more is missing than was accepted');
-  acceptGaps(nodeDisk, directory, [{ from: 6, to: 12 }], 0);
+  acceptGaps(systemDisk, directory, [{ from: 6, to: 12 }], 0);
   const journal = openFileJournal({ ...written.options, stream: written.stream });
   assert.deepEqual(journal.recover(5).acceptedGaps, [{ from: 6, to: 12 }]);
   assert.equal((await replayedLsns(journal, 5))[0], 13);
@@ -225,7 +225,7 @@ test('a checkpoint beyond the end of the journal is reported and the next LSN is
   const journal = openFileJournal({ ...written.options, stream: written.stream });
   const recovery = journal.recover(2 ** 33);
   assert.deepEqual(recovery.beyondEnd, { checkpoint: 2 ** 33, journalEnd: 2 });
-  assert.equal(journal.append([pairRecord('c', 1)]), 2 ** 33 + 1);
+  assert.equal(journal.append([incrementRecord('c', 1)]), 2 ** 33 + 1);
   // With a database id that comes late, the empty segment before it would have been replaced: its word must survive.
   await journal.close();
   assert.deepEqual(await reopen(written, 2 ** 33), [`${2 ** 33 + 1}:c=1`]);

@@ -13,7 +13,7 @@ import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js'
 import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
 import {
   journalOptions,
-  pairRecord,
+  incrementRecord,
   rawRecord,
   replayed,
   replayedLsns,
@@ -42,15 +42,15 @@ for (const call of ['write', 'sync'] as const) {
   test(`after a failed ${call} of records the journal is dead, and recovery goes on in a new segment`, async () => {
     const { disk, options } = simulated();
     const journal = createFileJournal(options);
-    journal.append([pairRecord('a', 1)]);
+    journal.append([incrementRecord('a', 1)]);
     disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: [call] };
     assert.equal(
-      codeOf(() => journal.append([pairRecord('b', 1)])),
+      codeOf(() => journal.append([incrementRecord('b', 1)])),
       'journal-failed',
     );
     const { calls } = disk;
     assert.equal(
-      codeOf(() => journal.append([pairRecord('c', 1)])),
+      codeOf(() => journal.append([incrementRecord('c', 1)])),
       'journal-failed',
     );
     assert.equal(
@@ -67,7 +67,7 @@ for (const call of ['write', 'sync'] as const) {
 
     const recovered = openFileJournal({ ...options, stream: journal.stream });
     recovered.recover(0);
-    recovered.append([pairRecord('d', 1)]);
+    recovered.append([incrementRecord('d', 1)]);
     await recovered.close();
     disk.restart('nothing');
     const after = openFileJournal({ ...options, stream: journal.stream });
@@ -85,11 +85,11 @@ test('a sync that fails on the clock is known to every later call, the close inc
   const clock = new ManualClock();
   const { disk, options } = simulated({ clock, syncPolicy: 'everysec' });
   const journal = createFileJournal(options);
-  journal.append([pairRecord('a', 1)]);
+  journal.append([incrementRecord('a', 1)]);
   disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
   clock.advance(1000);
   assert.equal(
-    codeOf(() => journal.append([pairRecord('b', 1)])),
+    codeOf(() => journal.append([incrementRecord('b', 1)])),
     'journal-failed',
   );
   await assert.rejects(journal.close(), JournalError);
@@ -164,11 +164,11 @@ test('a disk that refuses the first append leaves a journal that can be tried ag
     const journal = createFileJournal(options);
     disk.fault = { kind: 'error', atCall: offset, code: 'ENOSPC' };
     assert.equal(
-      codeOf(() => journal.append([pairRecord('a', 1)])),
+      codeOf(() => journal.append([incrementRecord('a', 1)])),
       'journal-unavailable',
       `call ${offset}`,
     );
-    assert.equal(journal.append([pairRecord('a', 1)]), 1, `call ${offset}`);
+    assert.equal(journal.append([incrementRecord('a', 1)]), 1, `call ${offset}`);
     assert.equal(listStreams(disk, options.directory).length, 1);
   }
 });
@@ -319,9 +319,9 @@ test('a place that cannot be written refuses with nothing kept', (t) => {
   writeFileSync(join(dataDir, 'journal'), '');
   const journal = createFileJournal(journalOptions(dataDir));
   assert.equal(
-    codeOf(() => journal.append([pairRecord('a', 1)])),
+    codeOf(() => journal.append([incrementRecord('a', 1)])),
     'journal-unavailable',
   );
   rmSync(join(dataDir, 'journal'));
-  assert.equal(journal.append([pairRecord('a', 1)]), 1);
+  assert.equal(journal.append([incrementRecord('a', 1)]), 1);
 });

@@ -3,13 +3,13 @@ import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
-import { journalOptions, pairRecord, replayed, temporaryDirectory } from '../../../../support/journal-fixtures.js';
+import { journalOptions, incrementRecord, replayed, temporaryDirectory } from '../../../../support/journal-fixtures.js';
 
 test('a reopened journal replays what was appended above the checkpoint, in order, and goes on', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
-  assert.equal(journal.append([pairRecord('a', 1)]), 1);
-  assert.equal(journal.append([pairRecord('b', -2), pairRecord('ü', 3)]), 3);
+  assert.equal(journal.append([incrementRecord('a', 1)]), 1);
+  assert.equal(journal.append([incrementRecord('b', -2), incrementRecord('ü', 3)]), 3);
   assert.equal(journal.syncedLsn, 3);
   await journal.close();
 
@@ -19,7 +19,7 @@ test('a reopened journal replays what was appended above the checkpoint, in orde
     { endLsn: recovery.endLsn, records: recovery.records, torn: recovery.torn },
     { endLsn: 3, records: 2, torn: undefined },
   );
-  assert.equal(reopened.append([pairRecord('d', 4)]), 4);
+  assert.equal(reopened.append([incrementRecord('d', 4)]), 4);
   assert.deepEqual(await replayed(reopened, 1), ['2:b=-2', '3:ü=3']);
   await reopened.close();
 

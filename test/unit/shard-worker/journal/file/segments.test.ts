@@ -4,7 +4,7 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import { RECORD_BYTES_MAX } from '#product/shard-worker/protocol/messages.js';
-import { nodeDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
+import { systemDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import {
   decodeSegmentHeader,
@@ -15,7 +15,7 @@ import {
   DATABASE_ID,
   journalOptions,
   OTHER_DATABASE_ID,
-  pairRecord,
+  incrementRecord,
   rawRecord,
   replayed,
   replayedLsns,
@@ -149,10 +149,10 @@ test('without a keep time what is committed goes at once, on a clock that never 
 test('a segment that could not be removed is removed when the checkpoint is seen the next time', async (t) => {
   let refuse = true;
   const disk: Disk = {
-    ...nodeDisk,
+    ...systemDisk,
     remove(path) {
       if (refuse) throw Object.assign(new Error('EIO'), { code: 'EIO' });
-      nodeDisk.remove(path);
+      systemDisk.remove(path);
     },
   };
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, disk });
@@ -243,10 +243,10 @@ test('a journal whose bound is less than two segments frees its only one when al
 test('the largest record, and a group larger than a segment, are written and replayed whole', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
-  journal.append([pairRecord('small', 1)]);
+  journal.append([incrementRecord('small', 1)]);
   journal.append([rawRecord(RECORD_BYTES_MAX, 7)]);
   journal.append([rawRecord(60_000, 1), rawRecord(300_000, 2)]);
-  journal.append([pairRecord('last', 1)]);
+  journal.append([incrementRecord('last', 1)]);
   await journal.close();
   const reopened = openFileJournal({ ...options, stream: journal.stream });
   reopened.recover(0);
@@ -262,11 +262,11 @@ test('the largest record, and a group larger than a segment, are written and rep
 test('LSNs beyond 2^32 are written and read exactly', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
-  journal.append([pairRecord('a', 1)]);
+  journal.append([incrementRecord('a', 1)]);
   await journal.close();
   const far = openFileJournal({ ...options, stream: journal.stream });
   far.recover(2 ** 40 - 2);
-  far.append([pairRecord('b', 1), pairRecord('c', 1), pairRecord('d', 1)]);
+  far.append([incrementRecord('b', 1), incrementRecord('c', 1), incrementRecord('d', 1)]);
   await far.close();
   const reopened = openFileJournal({ ...options, stream: journal.stream });
   reopened.recover(2 ** 40 - 2);
@@ -276,11 +276,11 @@ test('LSNs beyond 2^32 are written and read exactly', async (t) => {
 
 /** The machine's disk, counting syncs of files. */
 function countingDisk(): { readonly disk: Disk; syncs: number } {
-  const counter = { syncs: 0, disk: nodeDisk };
+  const counter = { syncs: 0, disk: systemDisk };
   counter.disk = {
-    ...nodeDisk,
+    ...systemDisk,
     create(path) {
-      const file = nodeDisk.create(path);
+      const file = systemDisk.create(path);
       return {
         write: (bytes, offset) => file.write(bytes, offset),
         writeAll: (parts, offset) => file.writeAll(parts, offset),
@@ -336,9 +336,9 @@ test('everysec: appends are synced by the clock within a second, by sync, and by
 test('a database id that comes late is in the segments from then on, and another one is refused', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { databaseId: undefined });
   const journal = createFileJournal(options);
-  journal.append([pairRecord('a', 1)]);
+  journal.append([incrementRecord('a', 1)]);
   journal.setDatabaseId(DATABASE_ID);
-  journal.append([pairRecord('b', 1)]);
+  journal.append([incrementRecord('b', 1)]);
   const isForeign = (error: unknown): boolean => error instanceof JournalError && error.code === 'journal-foreign';
   assert.throws(() => journal.setDatabaseId(OTHER_DATABASE_ID), isForeign);
   await journal.close();
@@ -360,12 +360,12 @@ test('a database id that comes late is in the segments from then on, and another
 test('a database id that comes after a recovery without records keeps what the empty segment said', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { databaseId: undefined, keepSeconds: 60 });
   const journal = createFileJournal(options);
-  journal.append([pairRecord('a', 1)]);
+  journal.append([incrementRecord('a', 1)]);
   await journal.close();
   const restored = openFileJournal({ ...options, stream: journal.stream });
   restored.recover(10);
   restored.setDatabaseId(DATABASE_ID);
-  restored.append([pairRecord('b', 1)]);
+  restored.append([incrementRecord('b', 1)]);
   await restored.close();
   for (let times = 0; times < 2; times += 1) {
     const reopened = openFileJournal({ ...options, stream: journal.stream });
@@ -383,14 +383,14 @@ test('a database id that comes after a recovery without records keeps what the e
 test('a stream that is only finished is read, not written, and removed as a whole', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
-  journal.append([pairRecord('a', 1), pairRecord('b', 1)]);
+  journal.append([incrementRecord('a', 1), incrementRecord('b', 1)]);
   await journal.close();
   const [path = ''] = segmentPaths(options, journal.stream);
   const before = readFileSync(path);
   const finishing = openFileJournal({ ...options, stream: journal.stream, forFinishing: true });
   assert.equal(finishing.recover(1).records, 1);
   assert.deepEqual(await replayed(finishing, 1), ['2:b=1']);
-  assert.throws(() => finishing.append([pairRecord('c', 1)]), JournalError);
+  assert.throws(() => finishing.append([incrementRecord('c', 1)]), JournalError);
   finishing.prune(2);
   assert.deepEqual(readFileSync(path), before);
   finishing.removeStream();
@@ -400,14 +400,14 @@ test('a stream that is only finished is read, not written, and removed as a whol
 test('a closed journal takes nothing, and a found one nothing before it is recovered', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
-  journal.append([pairRecord('a', 1)]);
+  journal.append([incrementRecord('a', 1)]);
   await journal.close();
   const refuses = (error: unknown): boolean => error instanceof JournalError && error.nothingKept;
-  assert.throws(() => journal.append([pairRecord('b', 1)]), refuses);
+  assert.throws(() => journal.append([incrementRecord('b', 1)]), refuses);
   assert.throws(() => journal.sync(), refuses);
   assert.throws(() => journal.prune(1), refuses);
   const found = openFileJournal({ ...options, stream: journal.stream });
-  assert.throws(() => found.append([pairRecord('b', 1)]), refuses);
+  assert.throws(() => found.append([incrementRecord('b', 1)]), refuses);
   await found.close();
   await journal.close();
 });

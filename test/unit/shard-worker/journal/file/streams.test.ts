@@ -3,14 +3,14 @@ import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { FileStreams, type FileStreamsOptions } from '#product/shard-worker/journal/file/file-streams.js';
-import { nodeDisk } from '#product/shard-worker/journal/file/disk.js';
+import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
 import {
   DATABASE_ID,
   journalOptions,
   NODE_ID,
-  pairRecord,
+  incrementRecord,
   replayed,
   temporaryDirectory,
 } from '../../../../support/journal-fixtures.js';
@@ -19,7 +19,7 @@ import { ManualClock } from '../../../../support/manual-clock.js';
 /** A stream of `shard` that was made `createdAt` and holds one record. */
 async function leave(options: FileStreamsOptions, shard: number, createdAt: number): Promise<string> {
   const journal = createFileJournal({ ...options, shard, clock: new ManualClock(createdAt) });
-  journal.append([pairRecord(`of ${shard}`, createdAt)]);
+  journal.append([incrementRecord(`of ${shard}`, createdAt)]);
   await journal.close();
   return journal.stream;
 }
@@ -30,7 +30,7 @@ test('streams are listed by shard and age, with what their headers say', async (
   const first = await leave(options, 0, 20);
   const third = await leave(options, 1, 30);
   mkdirSync(join(options.directory, '99999999-2222-4333-8444-555555555555'));
-  const infos = listStreams(nodeDisk, options.directory);
+  const infos = listStreams(systemDisk, options.directory);
   assert.deepEqual(
     infos.map(({ stream }) => stream),
     [first, second, third],
@@ -62,22 +62,22 @@ test('a shard continues its newest stream, and every left-over stream is finishe
   const found = (stream: string): unknown => ({ stream, bytes: 256 * 1024 });
   assert.deepEqual(zero.existing(), {
     own: found(streams.ofZero),
-    leftOver: [found(streams.oldOfZero), found(streams.ofTwo)],
+    orphaned: [found(streams.oldOfZero), found(streams.ofTwo)],
   });
-  assert.deepEqual(one.existing(), { own: found(streams.ofOne), leftOver: [found(streams.ofThree)] });
+  assert.deepEqual(one.existing(), { own: found(streams.ofOne), orphaned: [found(streams.ofThree)] });
 
   const own = zero.open(streams.ofZero);
   own.recover(0);
-  assert.equal(own.append([pairRecord('next', 1)]), 2);
+  assert.equal(own.append([incrementRecord('next', 1)]), 2);
   await own.close();
-  const leftOver = zero.open(streams.ofTwo);
-  leftOver.recover(0);
-  assert.equal(leftOver.bytes, 256 * 1024, 'all of it, until the stream is removed');
-  assert.deepEqual(await replayed(leftOver), ['1:of 2=10']);
-  await leftOver.close();
-  zero.remove(leftOver);
+  const orphaned = zero.open(streams.ofTwo);
+  orphaned.recover(0);
+  assert.equal(orphaned.bytes, 256 * 1024, 'all of it, until the stream is removed');
+  assert.deepEqual(await replayed(orphaned), ['1:of 2=10']);
+  await orphaned.close();
+  zero.remove(orphaned);
   assert.ok(!existsSync(join(options.directory, streams.ofTwo)));
-  assert.deepEqual(zero.existing().leftOver, [found(streams.oldOfZero)]);
+  assert.deepEqual(zero.existing().orphaned, [found(streams.oldOfZero)]);
 });
 
 test('a removal that a crash cut short is completed by the next start, and its stream is not seen again', async (t) => {
@@ -86,7 +86,7 @@ test('a removal that a crash cut short is completed by the next start, and its s
   const streams = new FileStreams({
     ...options,
     disk: {
-      ...nodeDisk,
+      ...systemDisk,
       remove() {
         throw Object.assign(new Error('EIO'), { code: 'EIO' });
       },
@@ -94,7 +94,7 @@ test('a removal that a crash cut short is completed by the next start, and its s
   });
   streams.remove(streams.open(stream));
   assert.deepEqual(readdirSync(options.directory), [`${stream}.removed`]);
-  assert.deepEqual(new FileStreams(options).existing(), { own: undefined, leftOver: [] });
+  assert.deepEqual(new FileStreams(options).existing(), { own: undefined, orphaned: [] });
   assert.deepEqual(readdirSync(options.directory), []);
 });
 
@@ -102,9 +102,9 @@ test('the database id reaches streams that are open and those opened later', asy
   const options = { ...journalOptions(temporaryDirectory(t), { databaseId: undefined }), shards: 1 };
   const streams = new FileStreams(options);
   const journal = streams.create();
-  await journal.append([pairRecord('a', 1)]);
+  await journal.append([incrementRecord('a', 1)]);
   streams.setDatabaseId(DATABASE_ID);
-  await journal.append([pairRecord('b', 1)]);
+  await journal.append([incrementRecord('b', 1)]);
   await journal.close();
-  assert.equal(listStreams(nodeDisk, options.directory)[0]?.databaseId, DATABASE_ID);
+  assert.equal(listStreams(systemDisk, options.directory)[0]?.databaseId, DATABASE_ID);
 });

@@ -4,9 +4,9 @@ import { test } from 'node:test';
 import { CounterError } from '#product/core/errors.js';
 import { Flusher, type FlusherOptions } from '#product/shard-worker/thread/flush/flusher.js';
 import type { FlushAttempt } from '#product/shard-worker/thread/flush/stream-database.js';
-import { StreamLedger } from '#product/shard-worker/thread/pending-sums.js';
+import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
-import { pairEntries } from '../../../../support/tokened-entries.js';
+import { incrementEntries } from '../../../../support/tokened-entries.js';
 
 const TOUCH_INTERVAL_MS = 15_000;
 /** Every wait of the loop is at most its interval, and at least this part of it. */
@@ -15,14 +15,14 @@ const JITTER = 0.9;
 /** A flush loop over a ledger, a database that a test lets go away, and what came of it. */
 class Scene {
   readonly clock = new ManualClock();
-  readonly ledger = new StreamLedger('stream', 1, 0);
+  readonly pendingSums = new PendingSums('stream', 1, 0);
   readonly flusher: Flusher;
   /** When flushes and touches began. */
   readonly flushes: number[] = [];
   readonly touches: { readonly at: number; readonly acceptedThroughMs: number | undefined }[] = [];
   /** What the loop said of the database. */
   readonly availability: boolean[] = [];
-  isAway = false;
+  isUnavailable = false;
   /** The row is not where the ledger left it. */
   isMoved = false;
   isFenced = false;
@@ -34,11 +34,11 @@ class Scene {
     const target = {
       flush: () => this.#flush(),
       flushSettingAside: () => this.#flush(),
-      readBack: () => Promise.resolve({ epoch: 1, lsn: this.ledger.checkpoint }),
-      touch: (_: StreamLedger, acceptedThroughMs: number | undefined) => this.#touch(acceptedThroughMs),
+      readBack: () => Promise.resolve({ epoch: 1, lsn: this.pendingSums.checkpoint }),
+      touch: (_: PendingSums, acceptedThroughMs: number | undefined) => this.#touch(acceptedThroughMs),
     };
     this.flusher = new Flusher(
-      this.ledger,
+      this.pendingSums,
       target,
       this.clock,
       {
@@ -65,8 +65,8 @@ class Scene {
 
   /** A record of one pair. */
   apply(key: string): void {
-    const entries = pairEntries([[key, 1]]);
-    this.ledger.apply(this.ledger.appliedLsn + 1, entries, 0, entries.length);
+    const entries = incrementEntries([[key, 1]]);
+    this.pendingSums.apply(this.pendingSums.appliedLsn + 1, entries, 0, entries.length);
     this.flusher.noticeApplied();
   }
 
@@ -81,14 +81,14 @@ class Scene {
 
   #flush(): Promise<FlushAttempt> {
     this.flushes.push(this.clock.monotonic());
-    if (this.isAway) return Promise.resolve({ kind: 'unreachable', error: away() });
+    if (this.isUnavailable) return Promise.resolve({ kind: 'unreachable', error: away() });
     if (this.isMoved) return Promise.resolve({ kind: 'fenced' });
     return new Promise((resolve) => this.clock.schedule(this.flushMs, () => resolve({ kind: 'committed', keys: 1 })));
   }
 
   #touch(acceptedThroughMs: number | undefined): Promise<boolean> {
     this.touches.push({ at: this.clock.monotonic(), acceptedThroughMs });
-    return this.isAway ? Promise.reject(away()) : Promise.resolve(!this.isMoved);
+    return this.isUnavailable ? Promise.reject(away()) : Promise.resolve(!this.isMoved);
   }
 }
 
@@ -181,24 +181,24 @@ test('what was not yet applied when the loop looks is flushed, not taken for not
 test('after an outage that an idle stream has noticed, what came during it is flushed within a second', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
-  scene.isAway = true;
+  scene.isUnavailable = true;
   await scene.pass(60_000);
   assert.deepEqual(scene.availability, [false]);
   scene.apply('a');
   await assert.rejects(scene.flusher.flushNow(), { code: 'database-unavailable' });
   await scene.pass(2000);
-  scene.isAway = false;
+  scene.isUnavailable = false;
   await scene.pass(1050);
-  assert.equal(scene.ledger.isSettled, true);
+  assert.equal(scene.pendingSums.isSettled, true);
   assert.deepEqual(scene.availability, [false, true]);
 });
 
 test('an idle stream notices within a second that the database is back, and a request for a flush is then served', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
-  scene.isAway = true;
+  scene.isUnavailable = true;
   await scene.pass(60_000);
-  scene.isAway = false;
+  scene.isUnavailable = false;
   await scene.pass(1000);
   assert.deepEqual(scene.availability, [false, true]);
   scene.apply('a');
@@ -209,21 +209,21 @@ test('an idle stream notices within a second that the database is back, and a re
 
 test('a loop that starts without the database flushes within a second of its return', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
-  scene.isAway = true;
+  scene.isUnavailable = true;
   scene.flusher.start(away());
   scene.apply('a');
   await scene.pass(10_000);
   assert.deepEqual(scene.availability, [false]);
-  scene.isAway = false;
+  scene.isUnavailable = false;
   await scene.pass(1050);
-  assert.equal(scene.ledger.isSettled, true);
+  assert.equal(scene.pendingSums.isSettled, true);
   assert.deepEqual(scene.availability, [false, true]);
 });
 
 test('while the database is away nothing is tried more often than the interval asks for', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
-  scene.isAway = true;
+  scene.isUnavailable = true;
   await scene.pass(TOUCH_INTERVAL_MS);
   const before = scene.touches.length;
   await scene.pass(10_000);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { PairArrayEncoder } from '#product/db/binary-array.js';
+import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { StatementRefusedError } from '#product/db/database-errors.js';
 import {
   findPoison,
@@ -8,15 +8,15 @@ import {
   rejectedIncrements,
   type PoisonKey,
 } from '#product/shard-worker/thread/flush/poison-search.js';
-import { StreamLedger, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
+import { PendingSums, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
 import { decodeTexts } from '../../../../simulation/binary-arrays.js';
-import { pairEntries, tokenedEntry } from '../../../../support/tokened-entries.js';
+import { incrementEntries, idempotentEntry } from '../../../../support/tokened-entries.js';
 
 function rangeOf(...entries: readonly Buffer[]): FrozenRange {
-  const ledger = new StreamLedger('00000000-0000-4000-8000-000000000001', 0, 0);
+  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', 0, 0);
   const bytes = Buffer.concat(entries);
-  ledger.apply(1, bytes, 0, bytes.length);
-  return ledger.freeze(0);
+  pendingSums.apply(1, bytes, 0, bytes.length);
+  return pendingSums.freeze(0);
 }
 
 /** Searches with a database that refuses keys beginning with "bad"; `tried` gets the number of keys of each try. */
@@ -27,7 +27,7 @@ function search(range: FrozenRange, tried: number[] = []): Promise<readonly Pois
     const isBad = names.some((name) => name.startsWith('bad'));
     return Promise.resolve(isBad ? new StatementRefusedError('refused', '23514', 'poison') : undefined);
   };
-  return findPoison({ probe }, new PairArrayEncoder(), range);
+  return findPoison({ probe }, new SumArrayEncoder(), range);
 }
 
 function keysOf(poison: readonly PoisonKey[]): readonly string[] {
@@ -40,14 +40,14 @@ test('a backlog is tried in parts that each have the usual time, and the keys of
   for (const n of bad) keys[n] = [`bad ${n}`, 1];
   const tried: number[] = [];
   assert.deepEqual(
-    keysOf(await search(rangeOf(pairEntries(keys)), tried)),
+    keysOf(await search(rangeOf(incrementEntries(keys)), tried)),
     bad.map((n) => `bad ${n}`),
   );
   assert.equal(Math.max(...tried), PROBE_KEYS_MAX);
 });
 
 test('nothing is found where no key is refused, or there is none', async () => {
-  assert.deepEqual(await search(rangeOf(pairEntries([['good', 1]]))), []);
+  assert.deepEqual(await search(rangeOf(incrementEntries([['good', 1]]))), []);
   const tried: number[] = [];
   assert.deepEqual(await search(rangeOf(), tried), []);
   assert.deepEqual(tried, []);
@@ -55,21 +55,21 @@ test('nothing is found where no key is refused, or there is none', async () => {
 
 test('what is set aside is counted with the requests that had a token, but for those that counted before', async () => {
   const range = rangeOf(
-    pairEntries([
+    incrementEntries([
       ['bad', 1],
       ['bad', 2],
       ['good', 3],
     ]),
-    tokenedEntry('whole', [
+    idempotentEntry('whole', [
       ['bad', 1],
       ['bad', 1],
       ['bad too', 1],
     ]),
-    tokenedEntry('part', [
+    idempotentEntry('part', [
       ['bad', 1],
       ['good', 1],
     ]),
-    tokenedEntry('good', [['good', 1]]),
+    idempotentEntry('good', [['good', 1]]),
   );
   const poison = await search(range);
   assert.deepEqual(keysOf(poison), ['bad', 'bad too']);

@@ -1,15 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DIGEST_BYTES } from '#product/shard-worker/protocol/messages.js';
-import { TOKENS_REMEMBERED, TokenWindow } from '#product/shard-worker/thread/idempotency/idempotency-window.js';
+import { KEYS_REMEMBERED, IdempotencyWindow } from '#product/shard-worker/thread/idempotency/idempotency-window.js';
 
 const digest = new Uint8Array(DIGEST_BYTES).fill(1);
 /** Differs in its last byte only. */
 const other = digest.with(DIGEST_BYTES - 1, 2);
 
 /** A window that has seen so many tokens, each in a group of its own that is durable. */
-function windowOf(count: number): TokenWindow {
-  const window = new TokenWindow();
+function windowOf(count: number): IdempotencyWindow {
+  const window = new IdempotencyWindow();
   for (let index = 0; index < count; index += 1) {
     assert.equal(window.admit(`token-${index}`, digest), 'new');
     window.endGroup(true);
@@ -18,11 +18,11 @@ function windowOf(count: number): TokenWindow {
 }
 
 test('at least the last 100,000 tokens are known as replays, and as mismatches with other content', () => {
-  assert.equal(TOKENS_REMEMBERED, 100_000);
+  assert.equal(KEYS_REMEMBERED, 100_000);
   // Before, at and after each change of generations.
   for (const count of [99_999, 100_000, 100_001, 200_000, 200_001, 250_000]) {
     const window = windowOf(count);
-    for (let index = Math.max(0, count - TOKENS_REMEMBERED); index < count; index += 1) {
+    for (let index = Math.max(0, count - KEYS_REMEMBERED); index < count; index += 1) {
       assert.equal(window.admit(`token-${index}`, digest), 'replay');
       assert.equal(window.admit(`token-${index}`, other), 'mismatch');
     }
@@ -30,11 +30,11 @@ test('at least the last 100,000 tokens are known as replays, and as mismatches w
 });
 
 test('what was long ago is forgotten, so that the memory is bounded', () => {
-  assert.equal(windowOf(2 * TOKENS_REMEMBERED + 1).admit('token-0', digest), 'new');
+  assert.equal(windowOf(2 * KEYS_REMEMBERED + 1).admit('token-0', digest), 'new');
 });
 
 test('a token of the group that is being journaled shares its fate', () => {
-  const window = new TokenWindow();
+  const window = new IdempotencyWindow();
   assert.equal(window.admit('a', digest), 'new');
   assert.equal(window.admit('a', digest), 'in-group');
   assert.equal(window.admit('a', other), 'mismatch');
@@ -47,15 +47,15 @@ test('a token of the group that is being journaled shares its fate', () => {
 });
 
 test('groups that are not durable take no place of the tokens that are', () => {
-  const window = new TokenWindow();
-  for (let index = 0; index < 2 * TOKENS_REMEMBERED; index += 1) {
+  const window = new IdempotencyWindow();
+  for (let index = 0; index < 2 * KEYS_REMEMBERED; index += 1) {
     window.admit(`token-${index}`, digest);
     window.endGroup(true);
     if (index % 3 !== 0) continue;
     window.admit(`failed-${index}`, other);
     window.endGroup(false);
   }
-  for (let index = TOKENS_REMEMBERED; index < 2 * TOKENS_REMEMBERED; index += 1) {
+  for (let index = KEYS_REMEMBERED; index < 2 * KEYS_REMEMBERED; index += 1) {
     assert.equal(window.admit(`token-${index}`, digest), 'replay');
   }
 });

@@ -3,39 +3,46 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import { AMOUNT_MAX, hashKey, type Sum } from '#product/core/increment.js';
-import { DIGEST_BYTES, TOKENED_OFFSET } from '#product/shard-worker/protocol/messages.js';
+import { DIGEST_BYTES, IDEMPOTENT_OFFSET } from '#product/shard-worker/protocol/messages.js';
 import { digestOf } from '#product/shard-worker/thread/idempotency/request-digest.js';
-import { TokenedRequests } from '#product/shard-worker/thread/idempotency/idempotent-requests.js';
+import { IdempotentRequests } from '#product/shard-worker/thread/idempotency/idempotent-requests.js';
 import { Mulberry32 } from '../../../../support/mulberry32.js';
 import { seedOfRun } from '../../../../support/random-runs.js';
-import { pairEntries, tokenedEntry } from '../../../../support/tokened-entries.js';
+import { incrementEntries, idempotentEntry } from '../../../../support/tokened-entries.js';
 
-type Pairs = readonly (readonly [string, number])[];
+type ParsedRows = readonly (readonly [string, number])[];
 
 /** Adds the request from the middle of a larger buffer, as a record has it. */
-function add(requests: TokenedRequests, token: string, pairs: Pairs, digest = 0): number {
-  const entry = tokenedEntry(token, pairs, digest);
+function add(requests: IdempotentRequests, idempotencyKey: string, increments: ParsedRows, digest = 0): number {
+  const entry = idempotentEntry(idempotencyKey, increments, digest);
   const bytes = Buffer.concat([Buffer.from('before'), entry, Buffer.from('behind')]);
-  const at = 6 + TOKENED_OFFSET.token;
-  return requests.add(bytes, at, token.length, 6 + TOKENED_OFFSET.digest, at + token.length, 6 + entry.length);
+  const at = 6 + IDEMPOTENT_OFFSET.idempotencyKey;
+  return requests.add(
+    bytes,
+    at,
+    idempotencyKey.length,
+    6 + IDEMPOTENT_OFFSET.digest,
+    at + idempotencyKey.length,
+    6 + entry.length,
+  );
 }
 
-function contents(requests: TokenedRequests): readonly unknown[] {
-  return Array.from(requests.values(), ({ token, digest, pairs, increments }) => [
-    token,
+function contents(requests: IdempotentRequests): readonly unknown[] {
+  return Array.from(requests.values(), ({ idempotencyKey, digest, requestSums, increments }) => [
+    idempotencyKey,
     digest[DIGEST_BYTES - 1],
-    Object.fromEntries(pairs.map(({ key, sum }) => [Buffer.from(key).toString(), sum])),
+    Object.fromEntries(requestSums.map(({ key, sum }) => [Buffer.from(key).toString(), sum])),
     increments,
   ]);
 }
 
-function sumOf(requests: TokenedRequests, key: string): Sum | undefined {
+function sumOf(requests: IdempotentRequests, key: string): Sum | undefined {
   const bytes = Buffer.from(key);
-  return requests.sums.get(hashKey(bytes, 0, bytes.length), bytes, 0, bytes.length);
+  return requests.totals.get(hashKey(bytes, 0, bytes.length), bytes, 0, bytes.length);
 }
 
 void test('pairs of a request are summed by key, and apart from those of other requests', () => {
-  const requests = new TokenedRequests();
+  const requests = new IdempotentRequests();
   assert.equal(
     add(
       requests,
@@ -54,12 +61,12 @@ void test('pairs of a request are summed by key, and apart from those of other r
     ['t1', 7, { a: 11, b: 2 }, 3],
     ['t2', 8, { b: -5 }, 1],
   ]);
-  assert.deepEqual([requests.size, requests.pairs, requests.increments, requests.duplicates], [2, 3, 4, 0]);
+  assert.deepEqual([requests.size, requests.requestSums, requests.increments, requests.duplicates], [2, 3, 4, 0]);
   assert.deepEqual([sumOf(requests, 'a'), sumOf(requests, 'b'), sumOf(requests, 'c')], [11, -3, undefined]);
 });
 
 void test('a request whose token is here is counted as a duplicate and adds nothing', () => {
-  const requests = new TokenedRequests();
+  const requests = new IdempotentRequests();
   add(requests, 't', [['a', 1]]);
   const bytes = requests.pendingBytes;
   assert.equal(
@@ -75,7 +82,7 @@ void test('a request whose token is here is counted as a duplicate and adds noth
 });
 
 void test('sums beyond 2^53 stay exact, within a request and by key', () => {
-  const requests = new TokenedRequests();
+  const requests = new IdempotentRequests();
   add(requests, 't', [
     ['a', AMOUNT_MAX],
     ['a', AMOUNT_MAX],
@@ -88,7 +95,7 @@ void test('sums beyond 2^53 stay exact, within a request and by key', () => {
 });
 
 void test('a request is found by its token, and nothing is after clear', () => {
-  const requests = new TokenedRequests();
+  const requests = new IdempotentRequests();
   add(
     requests,
     't',
@@ -102,7 +109,7 @@ void test('a request is found by its token, and nothing is after clear', () => {
   assert.equal(requests.get('u'), undefined);
   requests.clear();
   assert.equal(requests.get('t'), undefined);
-  assert.deepEqual([requests.size, requests.pairs, requests.increments, requests.pendingBytes], [0, 0, 0, 0]);
+  assert.deepEqual([requests.size, requests.requestSums, requests.increments, requests.pendingBytes], [0, 0, 0, 0]);
   add(requests, 'u', [['b', 1]]);
   assert.deepEqual(contents(requests), [['u', 0, { b: 1 }, 1]]);
 });
@@ -111,32 +118,37 @@ void test('random requests come to what a plain map of maps comes to', () => {
   const seed = seedOfRun();
   console.log(`SEED=${seed}`);
   const random = new Mulberry32(seed);
-  const requests = new TokenedRequests();
+  const requests = new IdempotentRequests();
   for (let round = 0; round < 3; round += 1) {
     const expected = new Map<string, [number, Record<string, number>, number]>();
     for (let n = 0; n < 3000; n += 1) {
-      const pairs: Pairs = Array.from(
+      const increments: ParsedRows = Array.from(
         { length: 1 + random.below(5) },
         () => [`k${random.below(300)}`, random.below(100) - 50] as const,
       );
-      const token = `${'t'.repeat(1 + random.below(40))}${random.below(2500)}`;
-      add(requests, token, pairs, n % 256);
-      if (expected.has(token)) continue;
+      const idempotencyKey = `${'t'.repeat(1 + random.below(40))}${random.below(2500)}`;
+      add(requests, idempotencyKey, increments, n % 256);
+      if (expected.has(idempotencyKey)) continue;
       const sums: Record<string, number> = {};
-      for (const [key, amount] of pairs) sums[key] = (sums[key] ?? 0) + amount;
-      expected.set(token, [n % 256, sums, pairs.length]);
+      for (const [key, amount] of increments) sums[key] = (sums[key] ?? 0) + amount;
+      expected.set(idempotencyKey, [n % 256, sums, increments.length]);
     }
     assert.deepEqual(
       contents(requests),
-      Array.from(expected, ([token, [digest, sums, increments]]) => [token, digest, sums, increments]),
+      Array.from(expected, ([idempotencyKey, [digest, sums, increments]]) => [
+        idempotencyKey,
+        digest,
+        sums,
+        increments,
+      ]),
     );
     requests.clear();
   }
 });
 
 void test('a digest is the first half of SHA-256 over keys in bytewise order, each with its sum', () => {
-  const digest = (pairs: Pairs): string => {
-    const entries = pairEntries(pairs);
+  const digest = (increments: ParsedRows): string => {
+    const entries = incrementEntries(increments);
     const bytes = Buffer.concat([Buffer.from('xy'), entries]);
     return Buffer.from(digestOf(bytes, 2, bytes.length)).toString('hex');
   };
@@ -167,14 +179,14 @@ void test('a digest is the first half of SHA-256 over keys in bytewise order, ea
     ]),
     expected('～\0' + '2\0😀\0' + '1\0'),
   );
-  const long: Pairs = Array.from({ length: 2000 }, (_, n) => [`key:${String(n).padStart(6, '0')}`, n]);
+  const long: ParsedRows = Array.from({ length: 2000 }, (_, n) => [`key:${String(n).padStart(6, '0')}`, n]);
   assert.equal(digest(long), expected(long.map(([key, sum]) => `${key}\0${sum}\0`).join('')));
   assert.equal(digest([['a', 1]]), expected('a\0' + '1\0'));
 });
 
 void test('a single pair has the same digest as the same pair written in two parts', () => {
-  const one = Buffer.from(digestOf(pairEntries([['a', 0]]), 0, pairEntries([['a', 0]]).length));
-  const parts = pairEntries([
+  const one = Buffer.from(digestOf(incrementEntries([['a', 0]]), 0, incrementEntries([['a', 0]]).length));
+  const parts = incrementEntries([
     ['a', 5],
     ['a', -5],
   ]);
