@@ -11,7 +11,7 @@ import { systemDisk, type Disk } from '#product/shard-worker/journal/file/disk.j
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';
-import { RECORD_OFFSET } from '#product/shard-worker/protocol/messages.js';
+import { RECORD_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
 import { wholeNumber } from './options.js';
 import { withCleanup } from '../peers/owned-process.js';
 import { appendRecord, provenance, runsFile, SYNCS_SCENARIO, type JournalScenario } from '../report/record.js';

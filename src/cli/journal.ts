@@ -7,13 +7,13 @@ import { parseArgs } from 'node:util';
 import { readConfig } from '../config/config.js';
 import { acquireDataDirectory, makeNodeId } from '../server/data-directory.js';
 import { parseDatabaseUrl } from '../db/connection.js';
-import { JournalError, StartError } from '../core/errors.js';
-import type { Lsn } from '../core/increment.js';
-import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/protocol/messages.js';
+import { JournalError, StartError, reasonOf } from '../core/errors.js';
+import type { Lsn } from '../core/checkpoint.js';
+import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/protocol/record-layout.js';
+import { isUuid } from '../core/uuid.js';
 import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/accepted-gap.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { readableEntries } from '../shard-worker/journal/file/record-entries.js';
-import { isUuid } from '../shard-worker/journal/file/segment-header.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
 import { retireStream } from './retire-stream.js';
@@ -97,7 +97,7 @@ function parseCommandLine(argv: readonly string[]) {
       },
     });
   } catch (error) {
-    throw usageError(error instanceof Error ? error.message : String(error));
+    throw usageError(reasonOf(error));
   }
 }
 
@@ -118,7 +118,7 @@ function endWith(error: unknown): number {
     process.stderr.write(`${error.problems.join('\n')}\n`);
     return error.exitCode;
   }
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.stderr.write(`${reasonOf(error)}\n`);
   return 1;
 }
 

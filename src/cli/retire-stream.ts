@@ -7,9 +7,8 @@
  * own. A node that is alive is fenced, so it is asked first when it was last heard of.
  */
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
-import { reasonOf } from '../db/database-errors.js';
+import { reasonOf, StartError } from '../core/errors.js';
 import { DESCRIBE_STREAM, RETIRE_DEAD_STREAM } from '../db/upkeep-statements.js';
-import { StartError } from '../core/errors.js';
 
 interface StreamRow {
   readonly lsn: string;

@@ -125,3 +125,18 @@ export class JournalError extends Error {
     return this.code === 'journal-unavailable' || this.code === 'journal-full' || this.code === 'journal-fenced';
   }
 }
+
+/** An error's message. A host with several addresses fails with one error for each, under an empty message. */
+export function reasonOf(error: unknown): string {
+  if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ');
+  return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * The `code` of a system error (`ENOSPC`, `EIO`, …), or undefined for anything else, which is then not ours to interpret:
+ * an assertion of ours, Node's own `ERR_…`, a simulated crash.
+ */
+export function systemErrorCode(error: unknown): string | undefined {
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return undefined;
+  return /^E[A-Z0-9]+$/.test(error.code) ? error.code : undefined;
+}

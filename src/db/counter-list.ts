@@ -1,11 +1,4 @@
-/**
- * Pages of committed counters in the bytewise order of their keys. Main thread.
- *
- * A page is one range of the primary key's index, which is ordered by `collate "C"`, whose order in UTF-8 is that of the
- * code points. Both bounds are computed here, because PostgreSQL takes a prefix operator to the index from version 15 on
- * only, and `like` would need escapes.
- */
-import type { CounterListPage, CounterListQuery } from '../core/increment.js';
+import type { CounterListPage, CounterListQuery } from '../core/counter-operations.js';
 import { parseSum, type CounterStore } from './counter-store.js';
 import { LIST_COUNTERS, LIST_COUNTERS_BELOW } from './statements.js';
 

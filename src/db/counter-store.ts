@@ -10,18 +10,13 @@
  *     └──failed──► away ──backoff──► connecting         reads fail with database-unavailable while away
  * ```
  */
+import type { Checkpoint } from '../core/checkpoint.js';
 import { CounterError } from '../core/errors.js';
 import { AMOUNT_MAX, type Sum } from '../core/increment.js';
 import { encodeKeys } from './binary-array.js';
 import { connect, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 import { isStatementRefused } from './database-errors.js';
 import { READ_COUNTERS } from './statements.js';
-
-/** A stream's position in the snapshot of a read. */
-export interface StreamPosition {
-  readonly epoch: number;
-  readonly lsn: number;
-}
 
 /** What the database knew of a counter in one snapshot. */
 export interface CommittedCounter {
@@ -30,7 +25,7 @@ export interface CommittedCounter {
   readonly updatedAt: Date | null;
   readonly exists: boolean;
   /** Of the streams asked for; one without a row is absent. */
-  readonly checkpoints: ReadonlyMap<string, StreamPosition>;
+  readonly checkpoints: ReadonlyMap<string, Checkpoint>;
 }
 
 /** How the store connects. */
@@ -270,13 +265,13 @@ export function parseSum(text: string): Sum {
   return sum <= AMOUNT_MAX && sum >= -AMOUNT_MAX ? sum : BigInt(text);
 }
 
-function committedCounter(row: CounterRow, checkpoints: ReadonlyMap<string, StreamPosition>): CommittedCounter {
+function committedCounter(row: CounterRow, checkpoints: ReadonlyMap<string, Checkpoint>): CommittedCounter {
   if (row.sum === null) return { committed: 0, updatedAt: null, exists: false, checkpoints };
   return { committed: parseSum(row.sum), updatedAt: row.updated_at, exists: true, checkpoints };
 }
 
-function parseCheckpoints(lines: readonly string[]): Map<string, StreamPosition> {
-  const positions = new Map<string, StreamPosition>();
+function parseCheckpoints(lines: readonly string[]): Map<string, Checkpoint> {
+  const positions = new Map<string, Checkpoint>();
   for (const line of lines) {
     const [stream, epoch, lsn] = line.split(' ');
     if (stream !== undefined) positions.set(stream, { epoch: Number(epoch), lsn: Number(lsn) });

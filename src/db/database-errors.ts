@@ -136,9 +136,3 @@ export function isStatementRefused(error: unknown): error is pg.DatabaseError {
   if (error.severity === 'ERROR') return true;
   return error.severity !== 'FATAL' && error.severity !== 'PANIC' && /^(21|22|23|40|42|54|55)/.test(code);
 }
-
-/** An error's message. A host with several addresses fails with one error for each, under an empty message. */
-export function reasonOf(error: unknown): string {
-  if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ');
-  return error instanceof Error ? error.message : String(error);
-}

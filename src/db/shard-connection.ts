@@ -19,7 +19,7 @@
  */
 import pg from 'pg';
 import { systemClock, type Clock, type Timer } from '../core/clock.js';
-import { CounterError } from '../core/errors.js';
+import { CounterError, reasonOf } from '../core/errors.js';
 import {
   connect,
   type Backend,
@@ -103,7 +103,7 @@ export class ShardConnection {
         throw new StatementRefusedError(error.message, errorCode(error), kind, { cause: error });
       }
       this.drop();
-      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${messageOf(error)}`, {
+      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${reasonOf(error)}`, {
         cause: error,
       });
     } finally {
@@ -214,8 +214,4 @@ function bytesOf({ values }: Statement): number {
   let bytes = 0;
   for (const value of values ?? []) if (Buffer.isBuffer(value)) bytes += value.length;
   return bytes;
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

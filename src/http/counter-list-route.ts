@@ -2,7 +2,7 @@
  * GET /counters?prefix=P&after=KEY&limit=N: pages of committed counters. Front-end thread.
  */
 import { CounterError } from '../core/errors.js';
-import type { CounterOperations } from '../core/increment.js';
+import type { CounterOperations } from '../core/counter-operations.js';
 import type { CounterListDocument } from './documents.js';
 import { exactJson } from './exact-json.js';
 import { parseQuery } from './percent-encoding.js';

@@ -2,7 +2,7 @@
  * One counter: GET /key_sum?name=KEY, GET and DELETE /counters/KEY, the same with /counters?key=KEY. Front-end thread.
  */
 import { CounterError } from '../core/errors.js';
-import type { CounterOperations, CounterReading } from '../core/increment.js';
+import type { CounterOperations, CounterReading } from '../core/counter-operations.js';
 import type { CounterDocument, DeletedCounterDocument } from './documents.js';
 import { exactJson } from './exact-json.js';
 import { checkIdempotencyKey } from './idempotency-key.js';

@@ -1,7 +1,4 @@
-/**
- * POST /flush. Front-end thread.
- */
-import type { CounterOperations } from '../core/increment.js';
+import type { CounterOperations } from '../core/counter-operations.js';
 import type { FlushDocument } from './documents.js';
 import { exactJson } from './exact-json.js';
 import { jsonReply, type HttpReply } from './reply.js';

@@ -1,7 +1,4 @@
-/**
- * GET /healthz and GET /readyz. Front-end thread.
- */
-import type { Readiness } from '../core/increment.js';
+import type { Readiness } from '../core/counter-operations.js';
 import type { ReadinessDocument } from './documents.js';
 import { exactJson } from './exact-json.js';
 import { jsonReply, problemReply, textReply, type HttpReply } from './reply.js';

@@ -8,7 +8,8 @@
  * The port is open from the start: until `accept`, everything but the probes is 503 `starting`.
  */
 import { CounterError, type ErrorCode } from '../core/errors.js';
-import type { CounterOperations, IncrementReceiver } from '../core/increment.js';
+import type { CounterOperations } from '../core/counter-operations.js';
+import type { IncrementReceiver } from '../core/increment.js';
 import { operationsByPath } from './api.js';
 import type { Access, AccessControl } from './access.js';
 import { IncrementRoute, type IncrementLimits } from './increment-route.js';

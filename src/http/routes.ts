@@ -1,7 +1,4 @@
-/**
- * What answers each operation of the table, except increments, which have a route of their own. Front-end thread.
- */
-import type { CounterOperations } from '../core/increment.js';
+import type { CounterOperations } from '../core/counter-operations.js';
 import type { OperationName } from './api.js';
 import { counterListRoute } from './counter-list-route.js';
 import { counterRoute, keySumRoute, deleteCounterRoute } from './counter-routes.js';

@@ -19,7 +19,8 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { tryLock } from 'fs-native-extensions';
-import { StartError } from '../core/errors.js';
+import { StartError, reasonOf } from '../core/errors.js';
+import { isUuid } from '../core/uuid.js';
 
 /** A data directory that this process holds. */
 export interface DataDirectory {
@@ -28,8 +29,6 @@ export interface DataDirectory {
   /** Lets another process have the directory. Calling it twice is allowed. */
   release(): void;
 }
-
-const nodeIdPattern = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /**
  * Makes the directory where it is missing, locks it, and reads or makes the node's id. Throws StartError, in a sentence,
@@ -103,7 +102,7 @@ function readNodeId(dataDir: string): string | undefined {
       throw error;
     }
   });
-  if (text === undefined || nodeIdPattern.test(text)) return text;
+  if (text === undefined || isUuid(text)) return text;
   throw new StartError([`${file} should hold a UUID, this node's id, and does not.`]);
 }
 
@@ -115,7 +114,7 @@ function orRefuse<T>(what: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = reasonOf(error);
     throw new StartError([`${what}: ${reason}.`], { cause: error });
   }
 }

@@ -3,15 +3,17 @@
  * that listen on the same port. Main thread.
  */
 import type { Config } from '../config/config.js';
+import { pause } from '../core/clock.js';
 import type { ErrorCode } from '../core/errors.js';
 import { HttpThreads } from './http-thread-supervisor.js';
 import { reservePort } from '../http/port-claim.js';
 import type { Uws } from '../http/uws.js';
-import type { CounterOperations } from '../core/increment.js';
+import type { CounterOperations } from '../core/counter-operations.js';
+import type { HttpServerLink } from '../shard-worker/protocol/control-messages.js';
+import type { Admission } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
 import { HttpServer, type HttpServerLoad } from './http-threads/http-server.js';
 import { makeReservations } from '../shard-worker/client/shared-reservations.js';
-import type { HttpServerLink, Admission } from '../shard-worker/protocol/messages.js';
 
 const IN_FLIGHT_CHECK_MS = 5;
 /** How long a stop waits for bodies of which nothing has come. */
@@ -163,8 +165,4 @@ export class HttpServers {
   #shareCeiling(): void {
     this.#idempotencyCeiling[0] = this.#options.idempotencyKeys.idempotencyCeiling;
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -17,9 +17,10 @@ import type {
   OperationCall,
   OperationResults,
 } from './http-threads/messages.js';
-import type { CounterOperations } from '../core/increment.js';
+import type { CounterOperations } from '../core/counter-operations.js';
+import type { HttpServerLink } from '../shard-worker/protocol/control-messages.js';
+import type { Admission } from '../core/increment.js';
 import type { HttpServerLoad } from './http-threads/http-server.js';
-import type { HttpServerLink, Admission } from '../shard-worker/protocol/messages.js';
 
 /** How long a thread may take to close its application. */
 const CLOSE_TIMEOUT_MS = 2_000;

@@ -2,6 +2,7 @@
  * A node's database as the main thread uses it: found or embedded, opened, read, and let go of. Main thread.
  */
 import type { Config } from '../config/config.js';
+import { pause } from '../core/clock.js';
 import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from '../db/connection.js';
 import { CounterStore } from '../db/counter-store.js';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded/embedded-postgres.js';
@@ -9,10 +10,9 @@ import { OnDemandConnection } from '../db/on-demand-connection.js';
 import { openDatabase, type OpenedDatabase } from '../db/schema/open-database.js';
 import { CounterDeleteStore } from '../db/counter-delete-store.js';
 import { IdempotencyKeyStore } from '../db/idempotency-key-store.js';
-import { StartError } from '../core/errors.js';
+import { StartError, reasonOf } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
-import { statTotal } from '../shard-worker/protocol/conservation.js';
-import { STAT } from '../shard-worker/protocol/messages.js';
+import { STAT, statTotal } from '../shard-worker/protocol/stats.js';
 
 /** How long a start with a journal that does not outlive the process waits for the database. */
 const MEMORY_START_TIMEOUT_MS = 30_000;
@@ -185,11 +185,7 @@ export class ServerDatabase {
         await this.#pauseAfter(opened);
       }
     } catch (error) {
-      this.#events.refused(error instanceof Error ? error.message : String(error));
+      this.#events.refused(reasonOf(error));
     }
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

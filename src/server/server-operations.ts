@@ -8,17 +8,17 @@
 import { listCounters } from '../db/counter-list.js';
 import type { CounterStore } from '../db/counter-store.js';
 import type { CounterDeleteStore } from '../db/counter-delete-store.js';
+import type { Checkpoint } from '../core/checkpoint.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
-import {
-  addSums,
-  type CounterListPage,
-  type CounterListQuery,
-  type CounterOperations,
-  type CounterReading,
-  type Readiness,
-  type Sum,
-} from '../core/increment.js';
-import type { SeenCheckpoint } from '../shard-worker/protocol/messages.js';
+import { addSums, type Sum } from '../core/increment.js';
+import type {
+  CounterListPage,
+  CounterListQuery,
+  CounterOperations,
+  CounterReading,
+  Readiness,
+} from '../core/counter-operations.js';
+
 import type { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
 /** Snapshots that a read tries: each further one means that a flush committed within the last. */
@@ -58,7 +58,7 @@ export class ServerOperations implements CounterOperations {
       const streams = this.#streamsOf(supervisor);
       const deletes = this.#deletes;
       const { committed, exists, updatedAt, checkpoints } = await store.readCounter(key, streams);
-      const seen = new Map<string, SeenCheckpoint>();
+      const seen = new Map<string, Checkpoint | null>();
       for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
       const pending = total(await supervisor.pendingOf(key, seen));
       // A removal in between may have taken the committed sum away from under what is pending now; of a stream that is gone

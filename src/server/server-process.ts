@@ -7,6 +7,7 @@
  * ```
  */
 import { configWarnings, type Config } from '../config/config.js';
+import { pause } from '../core/clock.js';
 import { ServerOperations } from './server-operations.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
 import { ServerDatabase } from './server-database.js';
@@ -15,8 +16,8 @@ import { HttpServers } from './http-servers.js';
 import { isLoopback } from '../http/access.js';
 import { loadUws } from '../http/uws.js';
 import type { Logger } from '../core/logger.js';
-import { conservation } from '../shard-worker/protocol/conservation.js';
-import { makeStats, type PendingRange } from '../shard-worker/protocol/messages.js';
+import { conservation, makeStats } from '../shard-worker/protocol/stats.js';
+import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
 /** The server as one process. */
@@ -263,8 +264,4 @@ export class ServerProcess {
     };
     this.#close().then(finish, finish);
   }
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

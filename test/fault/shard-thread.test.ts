@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import path from 'node:path';
 import { rmSync } from 'node:fs';
 import { test } from 'node:test';
-import { hashKey, shardOfHash } from '#product/core/increment.js';
+import { hashKey, shardOfHash } from '#product/core/key-hash.js';
 import { CountedNode } from '../support/counted-node.js';
 import { createTestDatabase } from '../support/database.js';
 import { faultEnvironment, type Fault } from '../support/fault-injection.js';

@@ -1,10 +1,5 @@
-/**
- * What clients know, and what must therefore be in the database: the pn-counter check, exact for every single increment.
- *
- * Each increment of a key has an amount of its own, 4^i: the i-th digit of a sum in base 4 says how often that increment
- * is in it. So a sum is not merely within bounds: lost, doubled and resurrected increments are told apart, by name.
- */
-import { hashKey, type ParsedIncrements, type PendingReply, type Sum } from '#product/core/increment.js';
+import { hashKey } from '#product/core/key-hash.js';
+import type { ParsedIncrements, PendingReply, Sum } from '#product/core/increment.js';
 import type { ErrorCode } from '#product/core/errors.js';
 
 /** Increments until a key is used up; a request that is under way may take some more, and 4^25 is below 2^53. */
@@ -90,7 +85,7 @@ export interface Part {
 export class ClientRequest {
   readonly name: string;
   readonly idempotencyKey: string | undefined;
-  readonly deps: readonly Part[];
+  readonly increments: readonly Part[];
   attempts = 0;
   #inFlight = 0;
   #acknowledged = false;
@@ -99,7 +94,7 @@ export class ClientRequest {
   constructor(name: string, counters: readonly ExpectedCounter[], idempotencyKey: string | undefined) {
     this.name = name;
     this.idempotencyKey = idempotencyKey;
-    this.deps = counters.map((counter) => ({ counter, digit: counter.begin(this) }));
+    this.increments = counters.map((counter) => ({ counter, digit: counter.begin(this) }));
   }
 
   get fate(): Fate {
@@ -155,17 +150,17 @@ export class Attempt implements PendingReply {
 
   /** The pairs as the body scanner would leave them. */
   columns(): ParsedIncrements {
-    const { deps } = this.request;
-    const bytes = deps.map(({ counter }) => counter.bytes);
+    const { increments } = this.request;
+    const bytes = increments.map(({ counter }) => counter.bytes);
     const starts = bytes.map((_, row) => bytes.slice(0, row).reduce((sum, key) => sum + key.length, 0));
     return {
-      count: deps.length,
+      count: increments.length,
       body: Buffer.concat(bytes),
       decoded: new Uint8Array(0),
       keyStart: Int32Array.from(starts),
       keyBytes: Uint16Array.from(bytes, (key) => key.length),
-      hash: Uint32Array.from(deps, ({ counter }) => counter.hash),
-      amount: Float64Array.from(deps, ({ counter, digit }) => counter.amountOf(digit)),
+      hash: Uint32Array.from(increments, ({ counter }) => counter.hash),
+      amount: Float64Array.from(increments, ({ counter, digit }) => counter.amountOf(digit)),
     };
   }
 

@@ -242,14 +242,14 @@ class History {
   }
 
   #attempt(node: SimulatedNode, request: ClientRequest): void {
-    const { name, idempotencyKey, deps } = request;
+    const { name, idempotencyKey, increments } = request;
     const attempt = request.attempt((fate) => {
       if (fate === 'acknowledged') this.#acknowledged += 1;
       this.#world.note(() => `${name} is ${fate}`);
     });
     this.#world.note(() => {
-      const increments = deps.map(({ counter, digit }) => `${counter.key}[${digit}]`);
-      return `${name}: ${increments.join(' ')}${idempotencyKey === undefined ? '' : ` with token ${idempotencyKey}`}`;
+      const texts = increments.map(({ counter, digit }) => `${counter.key}[${digit}]`);
+      return `${name}: ${texts.join(' ')}${idempotencyKey === undefined ? '' : ` with key ${idempotencyKey}`}`;
     });
     node.submit(attempt);
   }

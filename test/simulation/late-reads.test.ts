@@ -1,13 +1,14 @@
 /** Reads whose snapshot of the database is from before a shard has recovered. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { SeenCheckpoint } from '#product/shard-worker/protocol/messages.js';
+import type { SeenCheckpoints } from '#product/shard-worker/protocol/control-messages.js';
 import type { Sum } from '#product/core/increment.js';
+import type { Checkpoint } from '#product/core/checkpoint.js';
 import { Case, KEYS } from './simulated-case.js';
 import type { SimulatedNode } from './simulated-node.js';
 
 /** The checkpoints of the node's streams as they are now. */
-function snapshot({ world }: Case, node: SimulatedNode): ReadonlyMap<string, SeenCheckpoint> {
+function snapshot({ world }: Case, node: SimulatedNode): SeenCheckpoints {
   return new Map(node.streams.map((stream) => [stream, world.database.tables.checkpoints.get(stream) ?? null]));
 }
 
@@ -15,7 +16,7 @@ function snapshot({ world }: Case, node: SimulatedNode): ReadonlyMap<string, See
 async function answers(
   history: Case,
   node: SimulatedNode,
-  seen: ReadonlyMap<string, SeenCheckpoint>,
+  seen: SeenCheckpoints,
 ): Promise<readonly (readonly (Sum | 'again' | null)[])[]> {
   const asked = Promise.all(KEYS.map((key) => node.pendingOf(Buffer.from(key), seen)));
   let isAnswered = false;
@@ -31,9 +32,9 @@ test('a read from before a shard was restarted is made again, since what was ack
   for (const shard of [0, 1]) node.killThread(shard);
   await history.until(() => !node.isRecovered);
   await history.until(() => node.isRecovered && node.refusal === undefined);
-  for (const deps of await answers(history, node, seen)) assert.ok(deps.includes('again'), String(deps));
-  for (const deps of await answers(history, node, snapshot(history, node))) {
-    assert.deepEqual([...deps].sort(), [1, null]);
+  for (const parts of await answers(history, node, seen)) assert.ok(parts.includes('again'), String(parts));
+  for (const parts of await answers(history, node, snapshot(history, node))) {
+    assert.deepEqual([...parts].sort(), [1, null]);
   }
 });
 
@@ -46,9 +47,9 @@ test('a read from before a left-over stream was taken over is made again, also o
   await history.until(() => node.isRecovered && node.streams.length === 2);
   const [own = '', orphaned = ''] = node.streams;
   await history.until(() => node.streams.length === 1);
-  const seen = new Map<string, SeenCheckpoint>([
+  const seen = new Map<string, Checkpoint | null>([
     [own, checkpoints.get(own) ?? null],
     [orphaned, before.get(orphaned) ?? null],
   ]);
-  for (const deps of await answers(history, node, seen)) assert.deepEqual(deps, ['again']);
+  for (const parts of await answers(history, node, seen)) assert.deepEqual(parts, ['again']);
 });

@@ -5,16 +5,11 @@
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterError, JournalError } from '#product/core/errors.js';
-import type { BatchPort } from '#product/shard-worker/protocol/batch-port.js';
+import type { BatchPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
 import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
-import {
-  IDEMPOTENT_OUTCOME,
-  type BatchAnswer,
-  type BatchMessage,
-  type ControlMessage,
-  type ControlRequest,
-} from '#product/shard-worker/protocol/messages.js';
+import { type BatchAnswer, type BatchMessage, IDEMPOTENT_OUTCOME } from '#product/shard-worker/protocol/batches.js';
+import type { ControlMessage, ControlRequest } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import type { Channel } from './channel.js';

@@ -6,19 +6,23 @@
  */
 import { ServerOperations } from '#product/server/server-operations.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/core/errors.js';
-import type { Readiness, Sum } from '#product/core/increment.js';
-import { closeBalance, conservation, statTotal } from '#product/shard-worker/protocol/conservation.js';
+import type { Readiness } from '#product/core/counter-operations.js';
+import type { Sum } from '#product/core/increment.js';
 import {
+  closeBalance,
+  conservation,
+  makeStats,
   STAT,
   statsRow,
-  makeStats,
-  type BatchAnswer,
-  type BatchMessage,
-  type ControlMessage,
-  type ControlRequest,
-  type PendingRange,
-  type SeenCheckpoint,
-} from '#product/shard-worker/protocol/messages.js';
+  statTotal,
+} from '#product/shard-worker/protocol/stats.js';
+import type { BatchAnswer, BatchMessage } from '#product/shard-worker/protocol/batches.js';
+import type {
+  ControlMessage,
+  ControlRequest,
+  PendingRange,
+  SeenCheckpoints,
+} from '#product/shard-worker/protocol/control-messages.js';
 import { RestartBudget } from '#product/shard-worker/supervisor/restart-budget.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
@@ -195,10 +199,7 @@ export class SimulatedNode {
     return keys;
   }
 
-  async pendingOf(
-    key: Uint8Array,
-    seen: ReadonlyMap<string, SeenCheckpoint>,
-  ): Promise<readonly (Sum | 'again' | null)[]> {
+  async pendingOf(key: Uint8Array, seen: SeenCheckpoints): Promise<readonly (Sum | 'again' | null)[]> {
     return Promise.all(
       this.#supervised.map(async (_, shard) => {
         const answer = await this.#ask(shard, { kind: 'pending', key, seen });

@@ -286,7 +286,7 @@ class ThreadDisk implements Disk {
   #open(file: StoredFile, path: string): DiskFile {
     return {
       write: (bytes, offset) => this.#write(file, path, bytes, offset),
-      writeAll: (deps, offset) => this.#write(file, path, Buffer.concat(deps), offset),
+      writeAll: (parts, offset) => this.#write(file, path, Buffer.concat(parts), offset),
       read: (into, offset) => {
         this.#gate('read', path);
         return file.read(into, offset);

@@ -3,7 +3,7 @@
  * pages instead of copying them, because segments are filled with zeros ahead.
  */
 import { crc32 } from 'node:zlib';
-import { RECORD_HEADER_BYTES, RECORD_OFFSET, readUint64 } from '#product/shard-worker/protocol/messages.js';
+import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
 

@@ -1,17 +1,13 @@
-/**
- * What the processes of a history share: time, chance, disk, database, what clients know, and the invariants that are
- * watched from outside of the product at every step.
- */
 import {
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
-  RECORD_HEADER_BYTES,
-  RECORD_OFFSET,
   IDEMPOTENT_HEADER_BYTES,
   IDEMPOTENT_MARK,
   IDEMPOTENT_OFFSET,
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
   readUint64,
-} from '#product/shard-worker/protocol/messages.js';
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+} from '#product/shard-worker/protocol/record-layout.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { Expectations, Violation, type Part } from './expectations.js';
 import type { Mutations } from './mutations.js';
@@ -27,7 +23,7 @@ interface AtRisk {
   readonly at: number;
   /** When the thread that wrote it ended. */
   endedAt: number | undefined;
-  readonly deps: readonly Part[];
+  readonly parts: readonly Part[];
 }
 
 /** What a history may do to the guarantees, so that the checks know. */
@@ -129,7 +125,7 @@ export class World {
       this.violate(new Violation(`LSN ${lsn} of ${stream} was acknowledged before it was synced`));
     }
     this.#forgetSynced();
-    this.#atRisk.push({ storage, stream, lsn, at: this.scheduler.now, endedAt: undefined, deps: this.partsOf(batch) });
+    this.#atRisk.push({ storage, stream, lsn, at: this.scheduler.now, endedAt: undefined, parts: this.partsOf(batch) });
   }
 
   /** The thread that wrote to this stream has ended: nothing more comes that a loss of power could take. */
@@ -147,14 +143,14 @@ export class World {
   powerLost(storage: Storage): void {
     const here = this.#atRisk.filter((risk) => risk.storage === storage);
     this.#atRisk = this.#atRisk.filter((risk) => risk.storage !== storage);
-    for (const { stream, lsn, at, endedAt = this.scheduler.now, deps } of here) {
+    for (const { stream, lsn, at, endedAt = this.scheduler.now, parts } of here) {
       const committed = this.database.tables.checkpoints.get(stream)?.lsn ?? 0;
       if (storage.durableLsn(stream) >= lsn || (committed >= lsn && !this.circumstances.copied)) continue;
       this.#acknowledgedLsn.set(stream, Math.min(this.#acknowledgedLsn.get(stream) ?? 0, lsn - 1));
       if (at < endedAt - 1000 && !this.circumstances.syncFailed) {
         this.violate(new Violation(`LSN ${lsn} of ${stream} was at risk for ${endedAt - at} ms`));
       }
-      for (const { counter, digit } of deps) counter.requests[digit]?.putAtRisk();
+      for (const { counter, digit } of parts) counter.requests[digit]?.putAtRisk();
     }
     this.circumstances.syncFailed = false;
   }
@@ -168,7 +164,7 @@ export class World {
   /** The increments of a record. */
   partsOf(batch: ArrayBufferLike): Part[] {
     const view = new DataView(batch);
-    const deps: Part[] = [];
+    const parts: Part[] = [];
     const end = view.getUint32(RECORD_OFFSET.bytes, true);
     for (let at = RECORD_HEADER_BYTES; at < end;) {
       const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
@@ -179,10 +175,10 @@ export class World {
       const key = Buffer.from(batch, at + INCREMENT_HEADER_BYTES, keyBytes).toString();
       const counter = this.expectations.counters.get(key);
       if (counter === undefined) throw new Violation(`A batch holds ${key}, which was never sent`);
-      deps.push({ counter, digit: counter.digitOf(view.getFloat64(at + INCREMENT_OFFSET.amount, true)) });
+      parts.push({ counter, digit: counter.digitOf(view.getFloat64(at + INCREMENT_OFFSET.amount, true)) });
       at += INCREMENT_HEADER_BYTES + keyBytes;
     }
-    return deps;
+    return parts;
   }
 
   #flushSent(stream: string, toLsn: number): void {

@@ -2,13 +2,13 @@
 import { join } from 'node:path';
 import {
   DIGEST_BYTES,
-  RECORD_HEADER_BYTES,
-  RECORD_OFFSET,
   IDEMPOTENT_HEADER_BYTES,
   IDEMPOTENT_MARK,
   IDEMPOTENT_OFFSET,
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
   writeUint64,
-} from '#product/shard-worker/protocol/messages.js';
+} from '#product/shard-worker/protocol/record-layout.js';
 import { FileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';

@@ -3,14 +3,14 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { hashKey } from '#product/core/increment.js';
+import { hashKey } from '#product/core/key-hash.js';
 import {
   INCREMENT_HEADER_BYTES,
   INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
   writeUint64,
-} from '#product/shard-worker/protocol/messages.js';
+} from '#product/shard-worker/protocol/record-layout.js';
 import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { Journal, RecordBytes } from '#product/shard-worker/journal/journal.js';

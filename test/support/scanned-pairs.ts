@@ -3,7 +3,8 @@
  */
 import assert from 'node:assert/strict';
 import { CounterError } from '#product/core/errors.js';
-import { hashKey, type ParsedIncrements } from '#product/core/increment.js';
+import { hashKey } from '#product/core/key-hash.js';
+import type { ParsedIncrements } from '#product/core/increment.js';
 import type { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import type { Increment } from './increment-oracle.js';
 

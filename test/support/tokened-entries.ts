@@ -1,13 +1,12 @@
-/** Entries of requests with tokens, as a front end packs them. */
-import { hashKey } from '#product/core/increment.js';
+import { hashKey } from '#product/core/key-hash.js';
 import {
   DIGEST_BYTES,
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
   IDEMPOTENT_HEADER_BYTES,
   IDEMPOTENT_MARK,
   IDEMPOTENT_OFFSET,
-} from '#product/shard-worker/protocol/messages.js';
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
+} from '#product/shard-worker/protocol/record-layout.js';
 
 /** The entries of pairs, one after the other. */
 export function incrementEntries(increments: Iterable<readonly [key: string, amount: number]>): Buffer {

@@ -8,7 +8,7 @@
 import { access, mkdir, readFile, symlink } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import path from 'node:path';
-import { StartError } from '../../core/errors.js';
+import { StartError, reasonOf } from '../../core/errors.js';
 import { errorCode } from '../database-errors.js';
 
 /** The programs of one PostgreSQL installation, as absolute paths, and what must be in their environment. */
@@ -61,7 +61,7 @@ export async function prepareBinaries(packageDir: string, linkDir: string): Prom
     await makeLinks(links, (link) => path.join(linkDir, path.basename(link.target)), packageDir);
   } catch (error) {
     throw new StartError(
-      [`The embedded PostgreSQL in ${packageDir} is not usable (${reason(error)}): set DATABASE_URL.`],
+      [`The embedded PostgreSQL in ${packageDir} is not usable (${reasonOf(error)}): set DATABASE_URL.`],
       {
         cause: error,
       },
@@ -119,8 +119,4 @@ async function makeLinks(
 function isLibraryLink(value: unknown): value is LibraryLink {
   if (typeof value !== 'object' || value === null) return false;
   return 'source' in value && typeof value.source === 'string' && 'target' in value && typeof value.target === 'string';
-}
-
-function reason(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -13,7 +13,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { StartError } from '../../core/errors.js';
+import { StartError, reasonOf } from '../../core/errors.js';
 import { errorCode } from '../database-errors.js';
 import { giveTo, type PostgresAccount } from './postgres-account.js';
 import type { PostgresBinaries } from './postgres-binaries.js';
@@ -143,7 +143,7 @@ async function readIfThere(file: string): Promise<string | undefined> {
     return await readFile(file, 'utf8');
   } catch (error) {
     if (errorCode(error) === 'ENOENT') return undefined;
-    throw new StartError([`${file} cannot be read: ${error instanceof Error ? error.message : String(error)}`], {
+    throw new StartError([`${file} cannot be read: ${reasonOf(error)}`], {
       cause: error,
     });
   }
@@ -154,5 +154,5 @@ function lastLine(error: unknown): string {
   const lines = stderr
     .split('\n')
     .filter((line) => line.includes('error') || line.includes('FATAL') || line.includes('could not'));
-  return lines.join(' ') || (error instanceof Error ? error.message : String(error));
+  return lines.join(' ') || reasonOf(error);
 }

@@ -4,6 +4,7 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { createServer } from 'node:net';
+import { reasonOf } from '../../core/errors.js';
 
 /** What a fast shutdown may take: it writes a checkpoint. */
 const FAST_SHUTDOWN_MS = 20_000;
@@ -36,7 +37,7 @@ export function isPassing(error: unknown, said: string): boolean {
 /** What ended, and what it said about why, in one line. */
 export function describeFailure(error: unknown, said: string): string {
   const lines = said.split('\n').filter((line) => /FATAL|PANIC|ERROR|could not|error while loading/.test(line));
-  const how = error instanceof Error ? error.message : String(error);
+  const how = reasonOf(error);
   return lines.length === 0 ? `${how}.` : `${how}. It said: ${lines.slice(-3).join(' ')}`;
 }
 

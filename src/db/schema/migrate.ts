@@ -4,7 +4,7 @@
  * Everything happens in one transaction under an advisory lock: any number of nodes may start at once, and one that is
  * killed leaves the database as it was. An old version on a newer schema refuses to start.
  */
-import { StartError } from '../../core/errors.js';
+import { StartError, reasonOf } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
 import { prepareCountersTable } from './counters-table.js';
 import { classifyDatabaseError, errorCode } from '../database-errors.js';
@@ -77,10 +77,7 @@ export async function migrate(connection: DatabaseConnection): Promise<Migration
     const kind = classifyDatabaseError(error);
     if (kind === 'unreachable') throw error;
     if (kind === 'retry' && !isReadOnly) throw await busy(connection, error);
-    throw new StartError(
-      [`The database cannot be migrated: ${error instanceof Error ? error.message : String(error)}.`],
-      { cause: error },
-    );
+    throw new StartError([`The database cannot be migrated: ${reasonOf(error)}.`], { cause: error });
   }
 }
 
@@ -89,7 +86,7 @@ async function busy(connection: DatabaseConnection, cause: unknown): Promise<Tab
   const holders = await connection.query<{ pid: number; name: string }>({ text: HOLDERS });
   const names = holders.map(({ pid, name }) => (name === '' ? `process ${pid}` : `process ${pid} (${name})`));
   const who = names.length === 0 ? '' : `; the table counters is in use by ${names.join(', ')}`;
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = reasonOf(cause);
   return new TableBusyError(`the migration waits: ${reason}${who}`, { cause });
 }
 

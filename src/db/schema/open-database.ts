@@ -1,9 +1,6 @@
-/**
- * The first connection of a start: can the database be reached, does it take us, is the schema there. Main thread.
- */
-import { StartError } from '../../core/errors.js';
+import { reasonOf, StartError } from '../../core/errors.js';
+import { classifyDatabaseError } from '../database-errors.js';
 import { connect, type DatabaseTarget } from '../connection.js';
-import { classifyDatabaseError, reasonOf } from '../database-errors.js';
 import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
 import { migrate, TableBusyError } from './migrate.js';
 

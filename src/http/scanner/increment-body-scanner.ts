@@ -1,27 +1,5 @@
-/**
- * The scanner of POST /increment bodies: bytes → pairs, in one pass, without strings or objects. Front-end thread, one
- * scanner a thread.
- *
- * It accepts what JSON.parse accepts of the shape `{"key": number, ...}`, with the rules for keys and amounts on top,
- * and hashes each key while it reads it. A key stays where it is in the body, unless it was written with escapes; then
- * it is decoded into a scratch buffer. Every `scan...` method takes the offset where its part begins and returns the
- * offset after it. Each has its short way for what nearly every body looks like (an ASCII key, a plain integer) and
- * leaves the rest to the method after it.
- *
- * In NDJSON no value spans lines, so a newline ends the object and is no white space within it; that is all the
- * difference, and `lineFeed` holds it.
- *
- * Longer than most: the scanner is one automaton, and its states call each other.
- */
-import {
-  AMOUNT_MAX,
-  finishKeyHash,
-  hashKey,
-  hashKeyByte,
-  KEY_BYTES_LIMIT,
-  KEY_HASH_START,
-} from '../../core/increment.js';
-import type { ParsedIncrements } from '../../core/increment.js';
+import { AMOUNT_MAX, KEY_BYTES_LIMIT, type ParsedIncrements } from '../../core/increment.js';
+import { finishKeyHash, hashKey, hashKeyByte, KEY_HASH_START } from '../../core/key-hash.js';
 import { describeByte, refuse, refuseByte, refuseMember, refuseStart } from './body-refusal.js';
 import { escapeBytes, escapedCodePoint, escapeProblem } from './json-escape.js';
 import { jsonNumberEnd } from './json-number.js';

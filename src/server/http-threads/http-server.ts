@@ -9,13 +9,14 @@ import { AccessControl } from '../../http/access.js';
 import { HttpApp } from '../../http/http-app.js';
 import { openApiText } from '../../http/openapi.js';
 import type { Uws } from '../../http/uws.js';
-import type { CounterOperations } from '../../core/increment.js';
+import type { CounterOperations } from '../../core/counter-operations.js';
+import type { HttpServerLink } from '../../shard-worker/protocol/control-messages.js';
+import type { Admission } from '../../core/increment.js';
 import type { Logger } from '../../core/logger.js';
 import { localHttpServerLink } from '../../shard-worker/client/http-server-link.js';
 import { ShardClient } from '../../shard-worker/client/shard-client.js';
 import { ShardRouter } from '../../shard-worker/client/shard-router.js';
 import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
-import type { HttpServerLink, Admission } from '../../shard-worker/protocol/messages.js';
 
 /** Bytes posted to one shard and not yet answered: the bound of what waits on a front end's port to it. */
 const WINDOW_BYTES_MAX = 16 * 1024 * 1024;

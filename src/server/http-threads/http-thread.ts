@@ -12,8 +12,7 @@ import { loadUws } from '../../http/uws.js';
 import { createLogger } from '../../core/logger.js';
 import { RemoteOperations } from './remote-operations.js';
 import { HttpServer } from './http-server.js';
-import { statTotal } from '../../shard-worker/protocol/conservation.js';
-import { STAT } from '../../shard-worker/protocol/messages.js';
+import { STAT, statTotal } from '../../shard-worker/protocol/stats.js';
 
 class HttpThreadServer {
   readonly #operations: RemoteOperations;

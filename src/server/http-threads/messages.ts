@@ -5,9 +5,9 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { Config } from '../../config/config.js';
 import type { ErrorCode } from '../../core/errors.js';
-import type { CounterListPage, CounterListQuery, CounterReading, Readiness, Sum } from '../../core/increment.js';
+import type { CounterListPage, CounterListQuery, CounterReading, Readiness } from '../../core/counter-operations.js';
+import type { Admission, Sum } from '../../core/increment.js';
 import type { HttpServerLoad } from './http-server.js';
-import type { Admission } from '../../shard-worker/protocol/messages.js';
 
 /** What a front-end thread is started with. Everything here survives structured cloning. */
 export interface HttpThreadTask {

@@ -10,8 +10,8 @@ import type {
   CounterOperations,
   CounterReading,
   Readiness,
-  Sum,
-} from '../../core/increment.js';
+} from '../../core/counter-operations.js';
+import type { Sum } from '../../core/increment.js';
 
 /** Most calls that wait for the main thread; one more is `overloaded`. */
 const CALLS_MAX = 10_000;

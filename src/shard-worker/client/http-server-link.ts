@@ -1,8 +1,5 @@
-/**
- * How the supervisor reaches a front end, be it in its own thread or in another. Main thread and front-end threads.
- */
-import { answerPort } from '../protocol/answer-port.js';
-import type { HttpServerLink } from '../protocol/messages.js';
+import { answerPort } from '../protocol/batch-ports.js';
+import type { HttpServerLink } from '../protocol/control-messages.js';
 import type { ShardClient } from './shard-client.js';
 
 /** The link to a front end of the same thread. */

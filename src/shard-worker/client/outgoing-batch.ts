@@ -3,17 +3,17 @@
  */
 import type { Clock } from '../../core/clock.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
-import type { BatchBuffer, BatchMemory } from './batch-memory.js';
 import {
+  IDEMPOTENT_HEADER_BYTES,
+  IDEMPOTENT_MARK,
+  IDEMPOTENT_OFFSET,
   INCREMENT_HEADER_BYTES,
   INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
-  IDEMPOTENT_HEADER_BYTES,
-  IDEMPOTENT_MARK,
-  IDEMPOTENT_OFFSET,
   writeUint64,
-} from '../protocol/messages.js';
+} from '../protocol/record-layout.js';
+import type { BatchBuffer, BatchMemory } from './batch-memory.js';
 
 /** What was taken out of an {@link OutgoingBatch}. */
 export interface FilledBatch {

@@ -9,10 +9,10 @@
 import { systemClock, type Clock, type Timer } from '../../core/clock.js';
 import { errorCodes, type ErrorCode } from '../../core/errors.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
-import type { AnswerPort } from '../protocol/answer-port.js';
+import { type BatchAnswer, type BatchKind, IDEMPOTENT_OUTCOME } from '../protocol/batches.js';
+import type { AnswerPort } from '../protocol/batch-ports.js';
 import { BatchMemory, type BatchBuffer } from './batch-memory.js';
 import { BatchPace } from './batch-pace.js';
-import { IDEMPOTENT_OUTCOME, type BatchAnswer, type BatchKind } from '../protocol/messages.js';
 import { OutgoingBatch, idempotentRequestBytes } from './outgoing-batch.js';
 
 /**

@@ -8,22 +8,10 @@
  * Longer than most: every bound that a request can meet stands in one place.
  */
 import type { ErrorCode } from '../../core/errors.js';
-import {
-  finishKeyHash,
-  hashKeyByte,
-  KEY_HASH_START,
-  shardOfHash,
-  type IncrementReceiver,
-  type ParsedIncrements,
-  type PendingReply,
-} from '../../core/increment.js';
-import {
-  STAT,
-  INCREMENT_HEADER_BYTES,
-  PENDING_KEY_OVERHEAD_BYTES,
-  statsRow,
-  type Admission,
-} from '../protocol/messages.js';
+import { finishKeyHash, hashKeyByte, KEY_HASH_START, shardOfHash } from '../../core/key-hash.js';
+import type { Admission, IncrementReceiver, ParsedIncrements, PendingReply } from '../../core/increment.js';
+import { STAT, statsRow } from '../protocol/stats.js';
+import { INCREMENT_HEADER_BYTES, PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';
 import { idempotentRequestBytes } from './outgoing-batch.js';
 import type { ShardClient } from './shard-client.js';
 import type { SharedReservations } from './shared-reservations.js';

@@ -1,11 +1,4 @@
-/**
- * What shard and flusher know of a journal: an ordered run of records under a stream's name. Shard thread.
- *
- * Durability contract: when `append` has returned or settled, every record of the group survives whatever the journal
- * promises to survive (contract, section 5), except under a deferred-sync policy, where `syncedLsn` says how far that is
- * true and `sync` makes it so.
- */
-import type { Lsn } from '../../core/increment.js';
+import type { Lsn } from '../../core/checkpoint.js';
 import type { OwnershipClaim } from './ownership-claim.js';
 
 /** One record to append: the whole buffer region is the record, header first, laid out as `messages.ts` says. */

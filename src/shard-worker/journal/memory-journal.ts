@@ -3,7 +3,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { JournalError } from '../../core/errors.js';
-import type { Lsn } from '../../core/increment.js';
+import type { Lsn } from '../../core/checkpoint.js';
 import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJournal } from './journal.js';
 
 /** LSNs and nothing else. A new stream for each process start, since nothing of an earlier one is left. */

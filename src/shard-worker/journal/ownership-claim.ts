@@ -1,25 +1,4 @@
-/**
- * Whether a journal may go on with a stream, or is a copy that has been left behind. Shard thread.
- *
- * A data directory that is copied makes two journals of one stream. They hold the same records up to some LSN, and above
- * it the same LSNs may mean different records, while the stream has one checkpoint only. So each time that a directory takes
- * the stream over it makes a claim, a random name, which it keeps, as well as the database does:
- *
- * ```text
- * directory A   c1 ───────────── c3?        what A wrote under c1 above LSN 100 is in A alone
- * directory B      └ copy ─ c2 (LSN 100)    B held what A had written up to 100 when it took over
- * database      c1, c2 (100)
- * ```
- *
- * Only one directory writes under a claim, so journals with a common claim hold the same records up to where the first
- * of the claims after it begins, on either side. A directory that holds more must not go on: its records above would be
- * taken for those of the other, which means lost or, later, counted twice. One that holds nothing more is an older state
- * of the owner's, a restored volume for example, and may.
- *
- * A database that fails over to an asynchronous standby, or is restored, forgets claims. The last owner tells it of them
- * with its next claim, so that a copy which knows one of them is measured by that one and not by an earlier.
- */
-import type { Lsn } from '../../core/increment.js';
+import type { Lsn } from '../../core/checkpoint.js';
 
 /** A time that a journal took its stream over. */
 export interface OwnershipClaim {

@@ -18,21 +18,18 @@ import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:wor
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { systemClock } from '../../core/clock.js';
-import { CounterError, isJournalVerdict, StartError, type JournalErrorCode } from '../../core/errors.js';
-import type { Sum } from '../../core/increment.js';
+import { CounterError, isJournalVerdict, StartError, type JournalErrorCode, reasonOf } from '../../core/errors.js';
+import type { Admission, Sum } from '../../core/increment.js';
+import { closeBalance, STAT, statsRow } from '../protocol/stats.js';
+import type {
+  ControlMessage,
+  ControlRequest,
+  HttpServerLink,
+  PendingRange,
+  SeenCheckpoints,
+  ShardTask,
+} from '../protocol/control-messages.js';
 import type { Logger } from '../../core/logger.js';
-import { closeBalance } from '../protocol/conservation.js';
-import {
-  STAT,
-  statsRow,
-  type ControlMessage,
-  type HttpServerLink,
-  type Admission,
-  type ControlRequest,
-  type PendingRange,
-  type SeenCheckpoint,
-  type ShardTask,
-} from '../protocol/messages.js';
 import { RestartBudget } from './restart-budget.js';
 
 const RESTART_DELAY_MS = 100;
@@ -146,10 +143,7 @@ export class ShardSupervisor {
   }
 
   /** What each shard holds of a key above the checkpoints that a read saw; null: nothing. */
-  async pendingOf(
-    key: Uint8Array,
-    seen: ReadonlyMap<string, SeenCheckpoint>,
-  ): Promise<readonly (Sum | 'again' | null)[]> {
+  async pendingOf(key: Uint8Array, seen: SeenCheckpoints): Promise<readonly (Sum | 'again' | null)[]> {
     return Promise.all(
       this.#shards.map(async (_, shard) => {
         const answer = await this.#ask(shard, { kind: 'pending', key, seen });
@@ -282,7 +276,7 @@ export class ShardSupervisor {
         this.#changed();
         return;
       }
-      const why = shard.verdict ?? (error instanceof Error ? error.message : String(error));
+      const why = shard.verdict ?? reasonOf(error);
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
     } else {
       shard.state = 'restarting';

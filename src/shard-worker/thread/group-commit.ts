@@ -11,17 +11,16 @@
  */
 import type { Clock } from '../../core/clock.js';
 import { JournalError, type ErrorCode } from '../../core/errors.js';
-import type { Lsn } from '../../core/increment.js';
-import type { BatchPort } from '../protocol/batch-port.js';
-import type { RecordBytes } from '../journal/journal.js';
+import type { Lsn } from '../../core/checkpoint.js';
 import {
   INCREMENT_HEADER_BYTES,
   INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
-  type BatchAnswer,
-  type BatchMessage,
-} from '../protocol/messages.js';
+} from '../protocol/record-layout.js';
+import type { BatchAnswer, BatchMessage } from '../protocol/batches.js';
+import type { BatchPort } from '../protocol/batch-ports.js';
+import type { RecordBytes } from '../journal/journal.js';
 import { admitRequests, failedOutcomes, knownOutcomes, settledOutcomes } from './idempotency/idempotency-admission.js';
 import type { KnownKey } from './idempotency/idempotency-window.js';
 

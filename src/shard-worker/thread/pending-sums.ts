@@ -1,23 +1,12 @@
-/**
- * What one stream's records came to since its checkpoint. Shard thread.
- *
- * ```text
- * LSN:   ... checkpoint ]( frozen ]( live ... appliedLsn
- * ```
- *
- * The live map takes every record as it is applied. A flush freezes it: from then on the frozen map belongs to exactly
- * one LSN range until that range is known to be committed, and a new live map takes what comes. There is never more than
- * one frozen map, and nothing is frozen before a flush starts: while the database is away memory grows by distinct keys,
- * not by time.
- */
-import { addSums, type Lsn, type Sum } from '../../core/increment.js';
+import { addSums, type Sum } from '../../core/increment.js';
+import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import {
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
   IDEMPOTENT_HEADER_BYTES,
   IDEMPOTENT_MARK,
   IDEMPOTENT_OFFSET,
-} from '../protocol/messages.js';
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
+} from '../protocol/record-layout.js';
 import { SummingMap } from './summing-map.js';
 import { IdempotentRequests } from './idempotency/idempotent-requests.js';
 
@@ -29,12 +18,6 @@ export interface FrozenRange {
   readonly idempotent: IdempotentRequests;
   /** Everything that the stream accepted before this time (ms since 1970) is at or below `toLsn`. */
   readonly acceptedThroughMs: number;
-}
-
-/** A stream's checkpoint row as a read saw it. */
-export interface CheckpointView {
-  readonly epoch: number;
-  readonly lsn: Lsn;
 }
 
 /** The pending sums of one stream. */
@@ -202,7 +185,7 @@ export class PendingSums {
    * what this stream still holds, or than its recovery, so the read must be repeated. A row of a later epoch means that
    * another owner answers for the stream: nothing is ours to add. Undefined where the key is not held.
    */
-  pendingOf(hash: number, key: Uint8Array, view: CheckpointView | undefined): Sum | undefined | 'again' {
+  pendingOf(hash: number, key: Uint8Array, view: Checkpoint | undefined): Sum | undefined | 'again' {
     const seen = view ?? { epoch: this.epoch, lsn: 0 };
     if (seen.epoch !== this.epoch) return seen.epoch < this.epoch ? 'again' : undefined;
     const live = addHeld(

@@ -3,7 +3,7 @@
  */
 import type { Clock } from '../../core/clock.js';
 import type { JournalStreams } from '../journal/journal.js';
-import type { ControlMessage } from '../protocol/messages.js';
+import type { ControlMessage } from '../protocol/control-messages.js';
 import type { ShardLog } from './streams/owned-stream.js';
 import type { ShardDatabase } from './flush/stream-database.js';
 

@@ -11,13 +11,14 @@ import { parseDatabaseUrl } from '../../db/connection.js';
 import { CheckpointStore } from '../../db/checkpoint-store.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import { createLogger } from '../../core/logger.js';
-import { batchPort } from '../protocol/batch-port.js';
+import { batchPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
 import type { JournalStreams } from '../journal/journal.js';
 import { systemDisk } from '../journal/file/disk.js';
 import { FileStreams } from '../journal/file/file-streams.js';
 import { MemoryStreams } from '../journal/memory-journal.js';
-import { statsRow, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/messages.js';
+import { statsRow } from '../protocol/stats.js';
+import type { ControlMessage, ControlRequest, ShardTask } from '../protocol/control-messages.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
 

@@ -11,14 +11,17 @@
  * records written without having read it could get LSNs that count as flushed.
  */
 import { JournalError } from '../../core/errors.js';
-import type { Lsn, Sum } from '../../core/increment.js';
+import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
+import type { Sum } from '../../core/increment.js';
+import { STAT } from '../protocol/stats.js';
+import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
+import type { PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
 import { Flusher } from './flush/flusher.js';
 import type { GroupTarget } from './group-commit.js';
 import type { FoundStream, Journal, RecordBytes } from '../journal/journal.js';
 import { retryWhileJournalUnavailable } from './streams/journal-patience.js';
 import { JournalUpkeep } from './streams/journal-upkeep.js';
 import { OrphanedStreams } from './streams/orphaned-streams.js';
-import { STAT, RECORD_HEADER_BYTES, type PendingRange, type SeenCheckpoint } from '../protocol/messages.js';
 import {
   addTo,
   countFlush,
@@ -32,7 +35,6 @@ import {
   type OwnedStream,
 } from './streams/owned-stream.js';
 import type { ShardDeps } from './shard-deps.js';
-import type { CheckpointRow } from './flush/stream-database.js';
 import { PendingSums } from './pending-sums.js';
 import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
 
@@ -142,7 +144,7 @@ export class Shard implements GroupTarget {
   }
 
   /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
-  pendingOf(key: Uint8Array, seen: ReadonlyMap<string, SeenCheckpoint>): Sum | 'again' | null {
+  pendingOf(key: Uint8Array, seen: SeenCheckpoints): Sum | 'again' | null {
     return this.#orphaned.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
   }
 
@@ -284,7 +286,7 @@ export class Shard implements GroupTarget {
   }
 
   /** A compare-and-set matched nothing: find out whose the stream is now. */
-  #fenced(pendingSums: PendingSums, row: CheckpointRow | undefined): void {
+  #fenced(pendingSums: PendingSums, row: Checkpoint | undefined): void {
     if (row !== undefined && row.epoch > pendingSums.epoch) {
       this.#deps.tell({ kind: 'fenced', detail: takenOver(pendingSums, row) });
     }

@@ -1,17 +1,5 @@
-/**
- * The sums of one shard's pending keys. Shard thread.
- *
- * An open-addressing hash table (linear probing, at most half full) over columns: a slot holds a key's hash and its
- * entry number; an entry has its key's bytes in one arena, its sum, and how many increments went into it. Keys stay
- * bytes from the socket to PostgreSQL, so that no string is made per increment, and a pending key of 24 bytes costs
- * 24 + 36 bytes plus the slack of doubling arrays. Insertion order is entry order.
- *
- * The hash has no secret, so keys can be made that all have the same one. A probe therefore ends after
- * {@link PROBES_MAX} slots, and the few keys that found none free there are looked up in a Map of strings, whose hash the
- * engine seeds. (The attack is that of Crosby and Wallach, "Denial of service via algorithmic complexity attacks", 2003.)
- */
 import { addSums, AMOUNT_MAX, type Sum } from '../../core/increment.js';
-import { PENDING_KEY_OVERHEAD_BYTES } from '../protocol/messages.js';
+import { PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';
 
 const SMALLEST_CAPACITY = 1024;
 const SMALLEST_ARENA_BYTES = 32 * 1024;

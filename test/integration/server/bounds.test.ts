@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { Agent } from 'node:http';
 import { describe, test } from 'node:test';
-import { hashKey, shardOfHash } from '#product/core/increment.js';
+import { hashKey, shardOfHash } from '#product/core/key-hash.js';
 import { counterOf, sumOf } from '../../support/counters.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, send, type Answer } from '../../support/http.js';

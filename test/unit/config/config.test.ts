@@ -7,13 +7,13 @@ import { after, describe, test } from 'node:test';
 import { configHelp, configWarnings, readConfig, type Config } from '#product/config/config.js';
 import { StartError } from '#product/core/errors.js';
 import { KEY_BYTES_LIMIT } from '#product/core/increment.js';
-import { settings } from '#product/config/settings.js';
 import {
   INCREMENT_HEADER_BYTES,
   PENDING_KEY_OVERHEAD_BYTES,
   RECORD_BYTES_MAX,
   recordBytesOfBody,
-} from '#product/shard-worker/protocol/messages.js';
+} from '#product/shard-worker/protocol/record-layout.js';
+import { settings } from '#product/config/settings.js';
 
 const directory = mkdtempSync(join(tmpdir(), 'summing-counters-config-'));
 after(() => rmSync(directory, { recursive: true }));

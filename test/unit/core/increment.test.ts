@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { addSums, AMOUNT_MAX, hashKey, shardOfHash } from '#product/core/increment.js';
+import { addSums, AMOUNT_MAX } from '#product/core/increment.js';
+import { hashKey, shardOfHash } from '#product/core/key-hash.js';
 
 test('sums leave the safe integers exactly and come back to numbers', () => {
   assert.equal(addSums(1, 2), 3);

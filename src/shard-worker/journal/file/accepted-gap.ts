@@ -3,8 +3,8 @@
  * One line a range: first LSN, last LSN, time. Without it a start with such a gap is refused; it goes once nothing is missing any more.
  */
 import { join } from 'node:path';
-import { JournalError } from '../../../core/errors.js';
-import { systemErrorCode, type Disk } from './disk.js';
+import { JournalError, systemErrorCode } from '../../../core/errors.js';
+import type { Disk } from './disk.js';
 import { readLines, replaceLines } from './line-file.js';
 import type { LsnRange } from './stream-scan.js';
 

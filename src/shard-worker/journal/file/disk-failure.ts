@@ -1,8 +1,4 @@
-/**
- * From the disk's errors to the journal's. Any thread.
- */
-import { JournalError, type JournalErrorCode } from '../../../core/errors.js';
-import { systemErrorCode } from './disk.js';
+import { JournalError, type JournalErrorCode, systemErrorCode } from '../../../core/errors.js';
 
 /** A JournalError for an error of the disk; anything else comes back as it is. */
 export function diskFailure(code: JournalErrorCode, what: string, error: unknown): unknown {

@@ -5,7 +5,8 @@
  * It is a convenience: where it is missing, or others are quicker to take its room, the start waits for room instead.
  */
 import { join } from 'node:path';
-import { systemErrorCode, type Disk } from './disk.js';
+import { systemErrorCode } from '../../../core/errors.js';
+import type { Disk } from './disk.js';
 import { ShortWriteError, writeFully } from './segment-writer.js';
 
 /** Twice the largest file of claims. */

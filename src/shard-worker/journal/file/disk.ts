@@ -24,6 +24,7 @@ import {
   writeSync,
   writevSync,
 } from 'node:fs';
+import { systemErrorCode } from '../../../core/errors.js';
 
 /** An open file. */
 export interface DiskFile {
@@ -58,15 +59,6 @@ export interface Disk {
   truncate(path: string, bytes: number): void;
   /** Makes a directory's entries durable. */
   syncDirectory(path: string): void;
-}
-
-/**
- * The `code` of a system error (`ENOSPC`, `EIO`, …), or undefined for anything else, which is then not ours to interpret:
- * an assertion of ours, Node's own `ERR_…`, a simulated crash.
- */
-export function systemErrorCode(error: unknown): string | undefined {
-  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return undefined;
-  return /^E[A-Z0-9]+$/.test(error.code) ? error.code : undefined;
 }
 
 class SystemFile implements DiskFile {

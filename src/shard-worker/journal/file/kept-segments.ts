@@ -8,8 +8,9 @@
  * first and synced one by one, so that what a crash leaves is always a run without holes.
  */
 import type { Clock } from '../../../core/clock.js';
-import type { Lsn } from '../../../core/increment.js';
-import { systemErrorCode, type Disk } from './disk.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { systemErrorCode } from '../../../core/errors.js';
+import type { Disk } from './disk.js';
 
 /** A segment that takes no more records. */
 export interface KeptSegment {

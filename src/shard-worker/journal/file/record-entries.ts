@@ -1,14 +1,11 @@
-/**
- * A record's entries as an operator reads them. Command.
- */
 import {
   DIGEST_BYTES,
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
   IDEMPOTENT_HEADER_BYTES,
   IDEMPOTENT_MARK,
   IDEMPOTENT_OFFSET,
-} from '../../protocol/messages.js';
+  INCREMENT_HEADER_BYTES,
+  INCREMENT_OFFSET,
+} from '../../protocol/record-layout.js';
 
 /** A pair, `[key, amount]`, or a request with a token and its pairs. */
 export type ReadableEntry =

@@ -2,10 +2,10 @@
  * Reads a segment's records in order, in bounded memory, and says how they end. Shard thread and command.
  */
 import { crc32 } from 'node:zlib';
-import type { Lsn } from '../../../core/increment.js';
-import { readUint64, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../../protocol/messages.js';
-import type { DiskFile } from './disk.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { readUint64, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../../protocol/record-layout.js';
 import { SEGMENT_HEADER_BYTES } from './segment-header.js';
+import type { DiskFile } from './disk.js';
 
 /** Bytes read at a time; a larger record gets a larger buffer for itself. */
 const CHUNK_BYTES = 1024 * 1024;

@@ -22,8 +22,8 @@
  */
 import { crc32 } from 'node:zlib';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
-import { readUint64, writeUint64 } from '../../protocol/messages.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { readUint64, writeUint64 } from '../../protocol/record-layout.js';
 
 /** Bytes of a segment before its first record. */
 export const SEGMENT_HEADER_BYTES = 4096;
@@ -34,7 +34,6 @@ export const SEGMENT_FORMAT_VERSION = 1;
 const MAGIC = Buffer.from('SUMSWAL\0', 'latin1');
 const CRC_OFFSET = SEGMENT_HEADER_BYTES - 4;
 const ZERO_UUID = '00000000-0000-0000-0000-000000000000';
-const UUID_PATTERN = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const NAME_PATTERN = /^(\d{20})\.wal$/;
 
 /** What a segment says of itself. */
@@ -51,11 +50,6 @@ export interface SegmentHeader {
   readonly syncedLsn: Lsn;
   /** Milliseconds since 1970. */
   readonly createdAt: number;
-}
-
-/** Whether `text` is a UUID in lower case, as names of streams are. */
-export function isUuid(text: string): boolean {
-  return UUID_PATTERN.test(text);
 }
 
 /** The file name of the segment whose first record is `firstLsn`: names sort as LSNs do. */

@@ -9,13 +9,13 @@ import assert from 'node:assert';
 import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
-import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../protocol/messages.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../protocol/record-layout.js';
+import { SEGMENT_HEADER_BYTES, type SegmentHeader, segmentName } from './segment-header.js';
 import type { RecordBytes } from '../journal.js';
 import { diskFailure } from './disk-failure.js';
 import { segmentBytesOf, type FileJournalOptions } from './file-journal-options.js';
 import { KeptSegments, type KeptSegment } from './kept-segments.js';
-import { SEGMENT_HEADER_BYTES, segmentName, type SegmentHeader } from './segment-header.js';
 import { ALLOCATION_BYTES_MAX, ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX } from './segment-writer.js';
 
 /** The segments of one stream, as their writer sees them. */

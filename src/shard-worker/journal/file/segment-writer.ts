@@ -10,7 +10,8 @@
  * and would report the next sync as a success.
  */
 import { join } from 'node:path';
-import { systemErrorCode, type Disk, type DiskFile } from './disk.js';
+import { systemErrorCode } from '../../../core/errors.js';
+import type { Disk, DiskFile } from './disk.js';
 import type { RecordBytes } from '../journal.js';
 import { encodeSegmentHeader, SEGMENT_HEADER_BYTES, segmentName, type SegmentHeader } from './segment-header.js';
 

@@ -2,11 +2,11 @@
  * The streams of a journal directory, by their headers. Any thread that holds the data directory's lock.
  */
 import { join } from 'node:path';
-import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
+import { JournalError, systemErrorCode } from '../../../core/errors.js';
+import type { Disk } from './disk.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { isUuid } from '../../../core/uuid.js';
 import { orUnavailable } from './disk-failure.js';
-import { systemErrorCode, type Disk } from './disk.js';
-import { isUuid } from './segment-header.js';
 import { findSegments, type FoundSegment } from './stream-scan.js';
 
 /** What follows the name of a stream that is being removed. */

@@ -8,7 +8,7 @@
 import { join } from 'node:path';
 import { systemClock } from '../../../core/clock.js';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
+import type { Lsn } from '../../../core/checkpoint.js';
 import type { RecordBytes } from '../journal.js';
 import type { Disk } from './disk.js';
 import { createFileJournal } from './file-journal.js';

@@ -9,12 +9,12 @@
 import assert from 'node:assert';
 import { join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
 import type { RecoveryFacts } from '../journal.js';
 import { readAcceptedGaps, unaccepted } from './accepted-gap.js';
 import type { Disk, DiskFile } from './disk.js';
 import { RecordReader } from './record-reader.js';
-import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
 import { SegmentWriter, STAGED_SUFFIX, writeFully } from './segment-writer.js';
 import {
   scanStream,

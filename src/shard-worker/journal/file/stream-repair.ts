@@ -1,15 +1,7 @@
-/**
- * Makes a damaged stream readable again, keeping what can be read. Command; the data directory's lock is held.
- *
- * The damaged file is copied first and never loses anything that the copy does not have. Then the whole records behind
- * the damage get a segment of their own, whose header says where the damage began: that alone voids what is between. Then
- * the damaged segment is cut there. The LSNs between are missing from then on, which a start does not accept until an
- * operator does.
- */
-import type { Lsn } from '../../../core/increment.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { SEGMENT_HEADER_BYTES } from './segment-header.js';
 import type { Disk, DiskFile } from './disk.js';
 import { findLaterRecord, readFully, RecordReader } from './record-reader.js';
-import { SEGMENT_HEADER_BYTES } from './segment-header.js';
 import { SegmentWriter, writeFully } from './segment-writer.js';
 import { syncSegment } from './stream-recovery.js';
 import { findSegments, inspectSegment, type FoundSegment, type SegmentReport } from './stream-scan.js';

@@ -13,16 +13,16 @@
  */
 import { basename, join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
-import type { Disk } from './disk.js';
-import { findLaterRecord, readFully, RecordReader, type RecordsEnd } from './record-reader.js';
+import type { Lsn } from '../../../core/checkpoint.js';
 import {
   decodeSegmentHeader,
   lsnOfSegmentName,
   SEGMENT_HEADER_BYTES,
-  segmentName,
   type SegmentHeader,
+  segmentName,
 } from './segment-header.js';
+import type { Disk } from './disk.js';
+import { findLaterRecord, readFully, RecordReader, type RecordsEnd } from './record-reader.js';
 
 /** A segment as found: its header is whole, its records have not been looked at. */
 export interface FoundSegment {

@@ -2,7 +2,7 @@
  * Callers that wait until a stream is committed up to an LSN. Shard thread.
  */
 import { CounterError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
+import type { Lsn } from '../../../core/checkpoint.js';
 
 /** Most callers that wait at a time; one more is refused as overloaded. */
 const WAITERS_MAX = 1024;

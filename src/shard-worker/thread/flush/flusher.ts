@@ -23,7 +23,8 @@ import type { Clock, Timer } from '../../../core/clock.js';
 import { committedFlush, type CommittedFlush } from './committed-flush.js';
 import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
 import { databaseUnavailable, FlushWaiters } from './flush-waiters.js';
-import type { CheckpointRow, FlushAttempt, FlushTarget } from './stream-database.js';
+import type { Checkpoint } from '../../../core/checkpoint.js';
+import type { FlushAttempt, FlushTarget } from './stream-database.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
 
 const BACKOFF_FIRST_MS = 50;
@@ -39,7 +40,7 @@ export interface FlusherEvents {
   /** The row of an idle stream was seen where this ledger left it: at its checkpoint. */
   confirmed(): void;
   /** Another owner has the stream, or its row is gone: this ledger must not flush again. */
-  fenced(row: CheckpointRow | undefined): void;
+  fenced(row: Checkpoint | undefined): void;
   /** The database went away or came back. */
   databaseAvailable(available: boolean, error?: unknown): void;
   /** Something of ours failed: the shard cannot go on. */
@@ -219,7 +220,7 @@ export class Flusher {
   async #settleUnknown(range: FrozenRange, cause: unknown): Promise<FlushAttempt> {
     let backoffMs = BACKOFF_FIRST_MS;
     for (;;) {
-      let row: CheckpointRow | undefined;
+      let row: Checkpoint | undefined;
       try {
         row = await this.#target.readBack(this.#pendingSums.stream);
       } catch (error) {
@@ -235,7 +236,7 @@ export class Flusher {
   }
 
   /** The row of a stream that was fenced, or undefined where it cannot be read now. */
-  async #ownerOf(stream: string): Promise<CheckpointRow | undefined> {
+  async #ownerOf(stream: string): Promise<Checkpoint | undefined> {
     try {
       return await this.#target.readBack(stream);
     } catch (error) {

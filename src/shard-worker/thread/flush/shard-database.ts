@@ -6,11 +6,11 @@ import type { CheckpointStore, FlushResult } from '../../../db/checkpoint-store.
 import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
 import type { FlushRequest } from '../../../db/flush-request.js';
 import { CounterError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/increment.js';
-import { DIGEST_BYTES } from '../../protocol/messages.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
+import type { ClaimedRow, FlushAttempt, OwnedRow, ShardDatabase } from './stream-database.js';
+import { DIGEST_BYTES } from '../../protocol/record-layout.js';
 import { findPoison, rejectedIncrements, rejectedRows } from './poison-search.js';
 import type { OwnershipClaim } from '../../journal/ownership-claim.js';
-import type { CheckpointRow, ClaimedRow, FlushAttempt, OwnedRow, ShardDatabase } from './stream-database.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
 import type { IdempotentRequests } from '../idempotency/idempotent-requests.js';
@@ -55,7 +55,7 @@ export class PostgresShardDatabase implements ShardDatabase {
     );
   }
 
-  claimStream(stream: string, at: CheckpointRow, claims: readonly OwnershipClaim[]): Promise<OwnedRow | undefined> {
+  claimStream(stream: string, at: Checkpoint, claims: readonly OwnershipClaim[]): Promise<OwnedRow | undefined> {
     return this.#inTurn(() => asUnavailable(() => this.#store.claim(stream, at.epoch, at.lsn, claims)));
   }
 
@@ -94,7 +94,7 @@ export class PostgresShardDatabase implements ShardDatabase {
     );
   }
 
-  readBack(stream: string): Promise<CheckpointRow | undefined> {
+  readBack(stream: string): Promise<Checkpoint | undefined> {
     return this.#inTurn(() => asUnavailable(() => this.#store.readBack(stream)));
   }
 

@@ -1,7 +1,4 @@
-/**
- * The database as a stream's owner sees it: what a statement can come to, and nothing of how it is sent. Shard thread.
- */
-import type { Lsn } from '../../../core/increment.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
 
@@ -20,7 +17,7 @@ export type FlushAttempt =
       readonly mismatches?: number;
     }
   /** The statement ran and the compare-and-set matched nothing. */
-  | { readonly kind: 'fenced'; readonly row?: CheckpointRow | undefined }
+  | { readonly kind: 'fenced'; readonly row?: Checkpoint | undefined }
   /** It certainly did not commit; the same range can be sent again. */
   | { readonly kind: 'refused'; readonly error: unknown }
   /** It certainly did not commit: a row of it can never be written. */
@@ -30,14 +27,8 @@ export type FlushAttempt =
   /** It was sent and no reply came. */
   | { readonly kind: 'unknown'; readonly error: unknown };
 
-/** The checkpoint row of a stream. */
-export interface CheckpointRow {
-  readonly epoch: number;
-  readonly lsn: Lsn;
-}
-
 /** The row as recovery sees it. */
-export interface OwnedRow extends CheckpointRow {
+export interface OwnedRow extends Checkpoint {
   /** No more records will come; the row is a tombstone. */
   readonly retired: boolean;
 }
@@ -50,7 +41,7 @@ export interface FlushTarget {
   flush(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt>;
   /** As `flush`, for a range with rows that PostgreSQL refuses: finds them and sets them aside in the same transaction. */
   flushSettingAside(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt>;
-  readBack(stream: string): Promise<CheckpointRow | undefined>;
+  readBack(stream: string): Promise<Checkpoint | undefined>;
   /** Moves `accepted_through`, if a time is given. False: the row is not where this ledger left it. */
   touch(pendingSums: PendingSums, acceptedThroughMs: number | undefined): Promise<boolean>;
 }
@@ -67,7 +58,7 @@ export interface ShardDatabase extends FlushTarget {
    * Raises the epoch and writes down by which claim, the last one given; those before it are earlier ones of the same
    * journal that the database does not have. Undefined: the row is not at (epoch, lsn).
    */
-  claimStream(stream: string, at: CheckpointRow, claims: readonly OwnershipClaim[]): Promise<OwnedRow | undefined>;
+  claimStream(stream: string, at: Checkpoint, claims: readonly OwnershipClaim[]): Promise<OwnedRow | undefined>;
   /** Marks a finished stream; the row stays as a tombstone. False: the row is not at (epoch, lsn). */
   retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean>;
   close(): Promise<void>;

@@ -3,7 +3,8 @@
  */
 import { errorCodes, type ErrorCode } from '../../../core/errors.js';
 import type { RecordBytes } from '../../journal/journal.js';
-import { RECORD_HEADER_BYTES, RECORD_OFFSET, IDEMPOTENT_OFFSET, IDEMPOTENT_OUTCOME } from '../../protocol/messages.js';
+import { IDEMPOTENT_OFFSET, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../../protocol/record-layout.js';
+import { IDEMPOTENT_OUTCOME } from '../../protocol/batches.js';
 import { digestOf } from './request-digest.js';
 import { idempotentRequestEnd } from '../pending-sums.js';
 import type { KnownKey } from './idempotency-window.js';

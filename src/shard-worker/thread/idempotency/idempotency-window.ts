@@ -1,11 +1,4 @@
-/**
- * The tokens that this shard has journaled of late, so that a replay is cheap and a mismatch visible. Shard thread.
- *
- * Exactly once does not rest on it: a token that has left the window is journaled again, and its claim in the flush
- * decides. Two generations bound the memory: the older one is dropped when the younger is full, so at least the last
- * {@link KEYS_REMEMBERED} are here.
- */
-import { DIGEST_BYTES } from '../../protocol/messages.js';
+import { DIGEST_BYTES } from '../../protocol/record-layout.js';
 
 /** Fewest of the last tokens that a shard remembers. */
 export const KEYS_REMEMBERED = 100_000;

@@ -1,18 +1,11 @@
-/**
- * Requests with tokens that wait for a flush, each token once, its pairs summed by key. Shard thread.
- *
- * They are kept apart from the shard's other sums, because whether a request counts is decided in the flush, by the
- * claim of its token. `sums` holds the same pairs by key alone, for reads, and has the only copy of the keys: a pair is
- * the number of its key's entry there and what the request adds to it. Requests and pairs are numbers into columns, so
- * that a request costs no object.
- */
-import { addSums, hashKey, type Sum } from '../../../core/increment.js';
+import { addSums, type Sum } from '../../../core/increment.js';
+import { hashKey } from '../../../core/key-hash.js';
 import {
   DIGEST_BYTES,
   INCREMENT_HEADER_BYTES,
   INCREMENT_OFFSET,
   PENDING_KEY_OVERHEAD_BYTES,
-} from '../../protocol/messages.js';
+} from '../../protocol/record-layout.js';
 import { SummingMap } from '../summing-map.js';
 
 /** A request as an object, for the rare cases that look at single ones. */

@@ -3,7 +3,7 @@
  * the same keys have the same digest, however they are written. Shard thread.
  */
 import { hash } from 'node:crypto';
-import { DIGEST_BYTES, INCREMENT_HEADER_BYTES, INCREMENT_OFFSET } from '../../protocol/messages.js';
+import { DIGEST_BYTES, INCREMENT_HEADER_BYTES, INCREMENT_OFFSET } from '../../protocol/record-layout.js';
 import { SummingMap } from '../summing-map.js';
 
 /** Used again for each request of more than one pair. */

@@ -12,9 +12,10 @@
  */
 import { JournalError } from '../../../core/errors.js';
 import type { Clock, Timer } from '../../../core/clock.js';
-import type { Lsn } from '../../../core/increment.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { STAT } from '../../protocol/stats.js';
+import { RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
 import type { Journal, JournalStreams, RecordBytes } from '../../journal/journal.js';
-import { STAT, RECORD_HEADER_BYTES } from '../../protocol/messages.js';
 import type { OwnedStream, ShardLog } from './owned-stream.js';
 
 const INTERVAL_MS = 1000;

@@ -16,9 +16,10 @@
  */
 import type { Clock } from '../../../core/clock.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
-import type { PendingRange, SeenCheckpoint } from '../../protocol/messages.js';
+import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
 import { isDatabaseUnavailable, isJournalUnavailable, type OwnedStream, type ShardLog } from './owned-stream.js';
-import type { CheckpointRow, ShardDatabase } from '../flush/stream-database.js';
+import type { Checkpoint } from '../../../core/checkpoint.js';
+import type { ShardDatabase } from '../flush/stream-database.js';
 import type { PendingSums } from '../pending-sums.js';
 
 const BACKOFF_MS = 500;
@@ -39,7 +40,7 @@ export interface OrphanedStreamsDeps {
   /** There is a stream more or less than before. */
   readonly changed: () => void;
   /** The row of a stream is not where it was left. */
-  readonly fenced: (pendingSums: PendingSums, row: CheckpointRow | undefined) => void;
+  readonly fenced: (pendingSums: PendingSums, row: Checkpoint | undefined) => void;
   /** The shard cannot go on. */
   readonly fail: (error: unknown) => void;
 }
@@ -50,7 +51,7 @@ export class OrphanedStreams {
   readonly #byName = new Map<string, OwnedStream>();
   #streams: readonly OwnedStream[] = [];
   /** Where streams ended that were finished here. */
-  readonly #finished = new Map<string, CheckpointRow>();
+  readonly #finished = new Map<string, Checkpoint>();
   /** Streams that are committed to their end. */
   readonly #ending = new Set<string>();
   /** Streams that wait for the database to answer, or for room; with their bytes. */
@@ -81,7 +82,7 @@ export class OrphanedStreams {
   }
 
   /** True where a read's snapshot is from before the last flush of a stream that is gone from here. */
-  isOlder(seen: ReadonlyMap<string, SeenCheckpoint>): boolean {
+  isOlder(seen: SeenCheckpoints): boolean {
     for (const [stream, end] of this.#finished) {
       const view = seen.get(stream);
       if (view === undefined) continue;

@@ -3,14 +3,17 @@
  */
 import { randomUUID } from 'node:crypto';
 import { CounterError, JournalError } from '../../../core/errors.js';
-import { addSums, hashKey, type Lsn, type Sum } from '../../../core/increment.js';
+import { addSums, type Sum } from '../../../core/increment.js';
+import { hashKey } from '../../../core/key-hash.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
+import type { OwnedRow, ShardDatabase } from '../flush/stream-database.js';
+import { STAT } from '../../protocol/stats.js';
+import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
 import type { LogFields } from '../../../core/logger.js';
 import type { CommittedFlush } from '../flush/committed-flush.js';
 import type { Flusher } from '../flush/flusher.js';
 import type { Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import { ownershipOf } from '../../journal/ownership-claim.js';
-import { STAT, type PendingRange, type SeenCheckpoint } from '../../protocol/messages.js';
-import type { CheckpointRow, OwnedRow, ShardDatabase } from '../flush/stream-database.js';
 import { PendingSums } from '../pending-sums.js';
 
 /** Logs a line. */
@@ -137,7 +140,7 @@ export function isJournalUnavailable(error: unknown): boolean {
 }
 
 /** What an operator reads where a stream has another owner: `row` is of a later epoch than ours. */
-export function takenOver({ stream, epoch }: PendingSums, row: CheckpointRow): string {
+export function takenOver({ stream, epoch }: PendingSums, row: Checkpoint): string {
   return (
     `Another process has taken over journal stream ${stream} (epoch ${row.epoch}, ours is ${epoch}): ` +
     'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
@@ -149,7 +152,7 @@ export function takenOver({ stream, epoch }: PendingSums, row: CheckpointRow): s
 export function pendingIn(
   streams: readonly OwnedStream[],
   key: Uint8Array,
-  seen: ReadonlyMap<string, SeenCheckpoint>,
+  seen: SeenCheckpoints,
 ): Sum | 'again' | null {
   const hash = hashKey(key, 0, key.length);
   let pending: Sum | null = null;

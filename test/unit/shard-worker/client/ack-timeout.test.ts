@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
-import { RECORD_OFFSET, readUint64, type BatchMessage } from '#product/shard-worker/protocol/messages.js';
+import { readUint64, RECORD_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
+import type { BatchMessage } from '#product/shard-worker/protocol/batches.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ManualClock } from '../../../support/manual-clock.js';
 

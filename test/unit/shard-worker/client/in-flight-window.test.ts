@@ -5,8 +5,9 @@ import { MessageChannel } from 'node:worker_threads';
 import type { ErrorCode } from '#product/core/errors.js';
 import { systemClock } from '#product/core/clock.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
-import { makeStats, INCREMENT_HEADER_BYTES } from '#product/shard-worker/protocol/messages.js';
-import { answerPort } from '#product/shard-worker/protocol/answer-port.js';
+import { makeStats } from '#product/shard-worker/protocol/stats.js';
+import { INCREMENT_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
+import { answerPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 

@@ -2,15 +2,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
-import type { Lsn } from '#product/core/increment.js';
-import type { BatchPort } from '#product/shard-worker/protocol/batch-port.js';
+import type { Lsn } from '#product/core/checkpoint.js';
+import { RECORD_HEADER_BYTES, RECORD_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
+import type { BatchAnswer, BatchMessage } from '#product/shard-worker/protocol/batches.js';
+import type { BatchPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { GroupCommit, type GroupTarget } from '#product/shard-worker/thread/group-commit.js';
-import {
-  RECORD_HEADER_BYTES,
-  RECORD_OFFSET,
-  type BatchAnswer,
-  type BatchMessage,
-} from '#product/shard-worker/protocol/messages.js';
 import { ManualClock } from '../../../support/manual-clock.js';
 import { incrementEntries } from '../../../support/tokened-entries.js';
 

@@ -1,8 +1,9 @@
 /** What a stream adds to a read, by the checkpoint that the read saw. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { hashKey } from '#product/core/increment.js';
-import { PendingSums, type CheckpointView } from '#product/shard-worker/thread/pending-sums.js';
+import { hashKey } from '#product/core/key-hash.js';
+import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
+import type { Checkpoint } from '#product/core/checkpoint.js';
 import { incrementEntries, idempotentEntry } from '../../../support/tokened-entries.js';
 
 const KEY = Buffer.from('k');
@@ -21,7 +22,7 @@ function pendingSumsOf(): PendingSums {
   return pendingSums;
 }
 
-function pendingOf(pendingSums: PendingSums, view: CheckpointView | undefined): unknown {
+function pendingOf(pendingSums: PendingSums, view: Checkpoint | undefined): unknown {
   return pendingSums.pendingOf(hashKey(KEY, 0, KEY.length), KEY, view);
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { hashKey } from '#product/core/increment.js';
+import { hashKey } from '#product/core/key-hash.js';
 import { SummingMap } from '#product/shard-worker/thread/summing-map.js';
 
 /** Sums by key, taken out of the map's columns. */

@@ -3,14 +3,14 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
-import { RECORD_BYTES_MAX } from '#product/shard-worker/protocol/messages.js';
-import { systemDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
-import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import { RECORD_BYTES_MAX } from '#product/shard-worker/protocol/record-layout.js';
 import {
   decodeSegmentHeader,
   SEGMENT_HEADER_BYTES,
   type SegmentHeader,
 } from '#product/shard-worker/journal/file/segment-header.js';
+import { systemDisk, type Disk } from '#product/shard-worker/journal/file/disk.js';
+import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import {
   DATABASE_ID,
   journalOptions,

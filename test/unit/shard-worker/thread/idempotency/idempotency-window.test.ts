@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { DIGEST_BYTES } from '#product/shard-worker/protocol/messages.js';
+import { DIGEST_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import { KEYS_REMEMBERED, IdempotencyWindow } from '#product/shard-worker/thread/idempotency/idempotency-window.js';
 
 const digest = new Uint8Array(DIGEST_BYTES).fill(1);

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
-import { AMOUNT_MAX, hashKey, type Sum } from '#product/core/increment.js';
-import { DIGEST_BYTES, IDEMPOTENT_OFFSET } from '#product/shard-worker/protocol/messages.js';
+import { AMOUNT_MAX, type Sum } from '#product/core/increment.js';
+import { hashKey } from '#product/core/key-hash.js';
+import { DIGEST_BYTES, IDEMPOTENT_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
 import { digestOf } from '#product/shard-worker/thread/idempotency/request-digest.js';
 import { IdempotentRequests } from '#product/shard-worker/thread/idempotency/idempotent-requests.js';
 import { Mulberry32 } from '../../../../support/mulberry32.js';

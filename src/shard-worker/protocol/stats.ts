@@ -1,7 +1,48 @@
 /**
- * Conservation: what came in is what went out and what is held. Main thread, from the gauges of all shards.
+ * Stats: numbers that a shard writes and others read, in shared memory. Any thread.
  */
-import { STAT, statsRow } from './messages.js';
+
+/**
+ * Numbers that a thread writes and others read, one row of doubles a shard in shared memory. Each cell has one writer,
+ * so plain stores do: a reader may see a value of a moment ago, never a mixture on the 64-bit machines we run on.
+ */
+export const STAT = {
+  pendingKeys: 0,
+  pendingBytes: 1,
+  journalBytes: 2,
+  accepted: 3,
+  recovered: 4,
+  flushed: 5,
+  rejected: 6,
+  handedOver: 7,
+  lost: 8,
+  flushes: 9,
+  flushedKeys: 10,
+  pendingIncrements: 11,
+  /** Increments of requests whose token was claimed before. */
+  deduplicated: 12,
+  /** Tokens that came again with other content. */
+  mismatches: 13,
+  /** Requests with tokens that are pending. */
+  pendingIdempotent: 14,
+  /** Tokens that this process claimed. */
+  recordedIdempotencyKeys: 15,
+  /** 1 while the disk refuses what the journal has to write. */
+  journalRefused: 16,
+} as const;
+
+/** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
+export const STAT_ROW_CELLS = 24;
+
+/** The gauges of `shards` shards, all zero. */
+export function makeStats(shards: number): SharedArrayBuffer {
+  return new SharedArrayBuffer(shards * STAT_ROW_CELLS * Float64Array.BYTES_PER_ELEMENT);
+}
+
+/** The row of one shard. */
+export function statsRow(stats: SharedArrayBuffer, shard: number): Float64Array {
+  return new Float64Array(stats, shard * STAT_ROW_CELLS * Float64Array.BYTES_PER_ELEMENT, STAT_ROW_CELLS);
+}
 
 /** Increments of all shards since the process started. */
 export interface Conservation {

@@ -1,0 +1,12 @@
+/**
+ * Positions in a stream of records. Any thread.
+ */
+
+/** A log sequence number: the position of a record in its stream, from 1, without gaps. 0 is before the first. */
+export type Lsn = number;
+
+/** How far a stream is in the database: the owner's epoch, and the LSN up to which its sums are in `counters`. */
+export interface Checkpoint {
+  readonly epoch: number;
+  readonly lsn: Lsn;
+}

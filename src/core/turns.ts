@@ -1,0 +1,18 @@
+/**
+ * Asynchronous tasks one after the other. Any thread.
+ */
+
+/** A mutex for promises: each task begins when the one before it has settled. The caller bounds how many wait. */
+export class Turns {
+  #last: Promise<unknown> = Promise.resolve();
+
+  /** Runs `task` after every task given before; settles as it does. */
+  run<T>(task: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(task, task);
+    this.#last = turn.then(
+      () => undefined,
+      () => undefined,
+    );
+    return turn;
+  }
+}
