@@ -1,10 +1,15 @@
 import { AMOUNT_MAX, KEY_BYTES_LIMIT, type ParsedIncrements } from '../../core/increment.js';
 import { finishKeyHash, hashKey, hashKeyByte, KEY_HASH_START } from '../../core/key-hash.js';
 import { describeByte, refuse, refuseByte, refuseMember, refuseStart } from './body-refusal.js';
-import { escapeBytes, escapedCodePoint, escapeProblem } from './json-escape.js';
-import { jsonNumberEnd } from './json-number.js';
+import {
+  escapeBytes,
+  escapedCodePoint,
+  escapeProblem,
+  jsonNumberEnd,
+  utf8SequenceBytes,
+  writeCodePoint,
+} from './json-text.js';
 import { IncrementColumns } from './parsed-increments.js';
-import { utf8SequenceBytes, writeCodePoint } from './utf8-sequence.js';
 
 const TAB = 0x09;
 const LINE_FEED = 0x0a;
