@@ -8,9 +8,9 @@ import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
 import type { IncrementReceiver, ParsedIncrements, PendingReply } from '../core/increment.js';
 import { BodyMemory, GatheredBody } from './gathered-body.js';
-import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './idempotency-key.js';
-import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 import { problemReply, replyOfError, writeReply } from './reply.js';
+import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './request-parameters.js';
+import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 
 /** A body longer than this many times the limit ends its connection. */
 const DISCARD_FACTOR = 8;

@@ -6,7 +6,6 @@ import { readFileSync } from 'node:fs';
 import typia from 'typia';
 import { errorCatalogue, type ErrorCode } from '../core/errors.js';
 import { commonErrors, operationsByPath, type ApiOperation, type ApiParameter, type ReplyContent } from './api.js';
-import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from './counter-list-route.js';
 import type {
   CounterDocument,
   CounterListDocument,
@@ -16,6 +15,7 @@ import type {
   ReadinessDocument,
   DeletedCounterDocument,
 } from './documents.js';
+import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from './routes.js';
 
 type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [name: string]: Json };
 

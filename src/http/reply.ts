@@ -3,6 +3,7 @@
  */
 import type { HttpResponse } from './uws.js';
 import { CounterError, errorCatalogue, type ErrorCode } from '../core/errors.js';
+import type { Sum } from '../core/increment.js';
 
 /** A reply that a route makes; the front end writes it. */
 export interface HttpReply {
@@ -41,14 +42,22 @@ const STATUS_LINES: Readonly<Record<number, string>> = {
 /** Seconds after which a retry of a 503 may help. */
 const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = { draining: 5 };
 
-/** A plain-text reply. */
-export function textReply(status: number, body: string): HttpReply {
-  return { status, contentType: 'text/plain', body };
+/** A document as it is in memory: where the document has a number, a bigint will do. */
+export type InMemory<T> = T extends number ? Sum : T extends object ? { readonly [K in keyof T]: InMemory<T[K]> } : T;
+
+/** A plain-text 200. */
+export function textReply(body: string): HttpReply {
+  return { status: 200, contentType: 'text/plain', body };
 }
 
-/** A JSON reply; `body` is the JSON text. */
-export function jsonReply(status: number, body: string): HttpReply {
-  return { status, contentType: 'application/json', body };
+/** A 200 with JSON text. */
+export function jsonReply(body: string): HttpReply {
+  return { status: 200, contentType: 'application/json', body };
+}
+
+/** A 200 with a document of type `T`: members in their order, those that are undefined left out. */
+export function documentReply<T extends object>(document: InMemory<T>): HttpReply {
+  return jsonReply(exactJson(document));
 }
 
 /** The problem document (RFC 9457) of a catalogue error. */
@@ -86,4 +95,13 @@ export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean)
   } else {
     res.end(reply.body);
   }
+}
+
+/** JSON whose integers are literals of any length, which JSON.stringify has no way to write from a bigint. */
+function exactJson(value: unknown): string {
+  if (typeof value === 'bigint') return value.toString();
+  if (Array.isArray(value)) return `[${value.map(exactJson).join(',')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  const members = Object.entries(value).filter(([, member]) => member !== undefined);
+  return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${exactJson(member)}`).join(',')}}`;
 }

@@ -1,10 +1,15 @@
 /**
- * Percent-encoded text to bytes, strictly: uWebSockets.js decodes queries leniently and in place, so the raw text is
- * decoded here. RFC 3986 for paths; application/x-www-form-urlencoded (WHATWG URL) for queries. Front-end thread.
+ * What a request says outside its body: percent-encoded text, query parameters, counter keys, and the Idempotency-Key.
+ * Front-end thread.
+ *
+ * uWebSockets.js decodes queries leniently and in place, so the raw text is decoded here, strictly: RFC 3986 for paths,
+ * application/x-www-form-urlencoded (WHATWG URL) for queries.
  */
 import { CounterError } from '../core/errors.js';
 
 const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,255}$/;
 
 /** Decodes to UTF-8 bytes; `plusIsSpace` as in queries. Throws `invalid-request` for anything that is not valid. */
 export function decodePercent(text: string, plusIsSpace: boolean): Uint8Array {
@@ -54,6 +59,20 @@ export function checkKey(key: Uint8Array, keyBytesMax: number): Uint8Array {
   }
   if (key.includes(0)) throw new CounterError('invalid-request', 'The counter key contains U+0000.');
   return key;
+}
+
+/** What is said of a header that is not a token. */
+export const IDEMPOTENCY_KEY_RULE = 'Idempotency-Key must be 1 to 255 visible ASCII characters.';
+
+/** Whether a header that is not empty is a token. */
+export function isIdempotencyKey(header: string): boolean {
+  return IDEMPOTENCY_KEY.test(header);
+}
+
+/** Returns the token. Throws `invalid-request` where the header is not one. */
+export function checkIdempotencyKey(header: string): string {
+  if (!isIdempotencyKey(header)) throw new CounterError('invalid-request', IDEMPOTENCY_KEY_RULE);
+  return header;
 }
 
 function hexByte(high: number, low: number): number {

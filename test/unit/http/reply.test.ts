@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { exactJson } from '#product/http/exact-json.js';
+import { documentReply } from '#product/http/reply.js';
 
 test('integers of any size are literals, whether numbers or bigints', () => {
   const document = { a: 0, b: -7, c: 2n ** 200n, d: [-(10n ** 30n), 9007199254740991] };
   const text = `{"a":0,"b":-7,"c":${2n ** 200n},"d":[-1${'0'.repeat(30)},9007199254740991]}`;
-  assert.equal(exactJson<{ a: number; b: number; c: number; d: number[] }>(document), text);
+  assert.equal(documentReply<{ a: number; b: number; c: number; d: number[] }>(document).body, text);
 });
 
 test('everything else is as JSON.stringify writes it, and what is undefined is left out', () => {
@@ -17,5 +17,5 @@ test('everything else is as JSON.stringify writes it, and what is undefined is l
     left: undefined,
     'odd "name"': '',
   };
-  assert.equal(exactJson(document), JSON.stringify(document));
+  assert.equal(documentReply(document).body, JSON.stringify(document));
 });
