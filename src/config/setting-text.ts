@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { reasonOf, systemErrorCode } from '../core/errors.js';
 
 /** A value, or the end of the sentence "VARIABLE …" that says what is wrong with the text. */
 export type Reading = { readonly value: unknown } | { readonly problem: string };
@@ -50,7 +51,7 @@ export function fileContent(path: string): { readonly text: string } | { readonl
   try {
     return { text: readFileSync(path, 'utf8') };
   } catch (error) {
-    const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unknown reason';
+    const reason = systemErrorCode(error) ?? reasonOf(error);
     return { problem: `is "${path}", which must be a file that this process can read (${reason}).` };
   }
 }

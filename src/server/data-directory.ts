@@ -5,21 +5,11 @@
  * it ends, and it counts across containers that share the directory, where a process id means nothing.
  */
 import { randomUUID } from 'node:crypto';
-import {
-  closeSync,
-  constants,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { tryLock } from 'fs-native-extensions';
-import { StartError, reasonOf } from '../core/errors.js';
+import { StartError, reasonOf, systemErrorCode } from '../core/errors.js';
+import { replaceFile } from '../core/replace-file.js';
 import { isUuid } from '../core/uuid.js';
 
 /** A data directory that this process holds. */
@@ -60,22 +50,7 @@ export function makeNodeId(dataDir: string): string {
   const file = nodeIdFile(dataDir);
   const nodeId = randomUUID();
   orRefuse(`The node's id cannot be written to ${file}`, () => {
-    // Written beside it and renamed, so that no crash leaves half an id.
-    rmSync(`${file}.new`, { force: true });
-    const fd = openSync(`${file}.new`, 'wx', 0o640);
-    try {
-      writeFileSync(fd, `${nodeId}\n`);
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-    renameSync(`${file}.new`, file);
-    const directory = openSync(dataDir, constants.O_RDONLY);
-    try {
-      fsyncSync(directory);
-    } finally {
-      closeSync(directory);
-    }
+    replaceFile(file, `${nodeId}\n`, 0o640);
   });
   return nodeId;
 }
@@ -88,7 +63,7 @@ function makeDirectory(directory: string): void {
     mkdirSync(directory, { mode: 0o750 });
   } catch (error) {
     // Another start was faster.
-    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
+    if (systemErrorCode(error) !== 'EEXIST') throw error;
   }
 }
 
@@ -98,7 +73,7 @@ function readNodeId(dataDir: string): string | undefined {
     try {
       return readFileSync(file, 'utf8').trim();
     } catch (error) {
-      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return undefined;
+      if (systemErrorCode(error) === 'ENOENT') return undefined;
       throw error;
     }
   });

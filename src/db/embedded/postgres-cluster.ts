@@ -10,10 +10,11 @@
  */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { StartError, reasonOf } from '../../core/errors.js';
+import { replaceFile, syncDirectory } from '../../core/replace-file.js';
 import { errorCode } from '../database-errors.js';
 import { giveTo, type PostgresAccount } from './postgres-account.js';
 import type { PostgresBinaries } from './postgres-binaries.js';
@@ -43,7 +44,7 @@ export async function openCluster(
   }
   const version = await readIfThere(path.join(dir, 'PG_VERSION'));
   if (version === undefined) {
-    const password = (await readPassword(dataDir)) ?? (await createPassword(dataDir));
+    const password = (await readPassword(dataDir)) ?? createPassword(dataDir);
     await initialize(dataDir, dir, password, binaries, account);
     return { dir, password };
   }
@@ -101,7 +102,7 @@ async function initialize(
   }
   // initdb has synced its files.
   await rename(path.join(staging, 'cluster'), dir);
-  await syncDir(dataDir);
+  syncDirectory(dataDir);
   await rm(staging, { recursive: true, force: true });
 }
 
@@ -114,28 +115,10 @@ async function readPassword(dataDir: string): Promise<string | undefined> {
   return text === '' ? undefined : text;
 }
 
-async function createPassword(dataDir: string): Promise<string> {
+function createPassword(dataDir: string): string {
   const password = randomBytes(24).toString('hex');
-  const file = passwordFile(dataDir);
-  const handle = await open(`${file}.new`, 'w', 0o600);
-  try {
-    await handle.writeFile(`${password}\n`);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(`${file}.new`, file);
-  await syncDir(dataDir);
+  replaceFile(passwordFile(dataDir), `${password}\n`, 0o600);
   return password;
-}
-
-async function syncDir(dir: string): Promise<void> {
-  const handle = await open(dir, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }
 
 async function readIfThere(file: string): Promise<string | undefined> {
