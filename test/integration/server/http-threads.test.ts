@@ -225,7 +225,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
     const breaking = `
       import { existsSync } from 'node:fs';
       import { workerData } from 'node:worker_threads';
-      if (workerData?.frontEnd === 2) {
+      if (workerData?.httpThread === 2) {
         setInterval(() => { if (existsSync(${JSON.stringify(signal)})) throw new Error('broken on purpose'); }, 5);
       }`;
     const preload = join(directory, 'breaking.mjs');
