@@ -58,3 +58,12 @@ export interface IncrementReceiver {
   /** As `submit`, for a request with an idempotency token: counted once, as a whole. 1 to 255 visible ASCII characters. */
   submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined;
 }
+
+/** What an HTTP server needs of its router, which spreads increments over the shards. */
+export interface IncrementRouter extends IncrementReceiver {
+  /** False while requests or parts of them are with the shards. */
+  readonly isIdle: boolean;
+
+  /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */
+  expire(): void;
+}

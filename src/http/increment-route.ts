@@ -6,7 +6,7 @@
  */
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
-import type { IncrementReceiver, ParsedIncrements, PendingReply } from '../core/increment.js';
+import type { Admission, IncrementReceiver, ParsedIncrements, PendingReply } from '../core/increment.js';
 import { BodyMemory, GatheredBody } from './gathered-body.js';
 import { problemReply, replyOfError, writeReply } from './reply.js';
 import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './request-parameters.js';
@@ -57,22 +57,23 @@ function writeReplayed(): void {
   corked.writeStatus(REPLAYED).end(CREATED_BODY);
 }
 
-/** The route of one front end. */
+/** The route of one HTTP server. */
 export class IncrementRoute {
+  readonly #server: { readonly admission: Admission };
   readonly #receiver: IncrementReceiver;
   readonly #scanner: IncrementBodyScanner;
   readonly #bodyBytesMax: number;
   /** Digits of that: a shorter length needs no closer look. */
   readonly #lengthDigits: number;
   readonly #bodyMemory: BodyMemory;
-  /** Why increments are refused before their body is read; undefined while they are taken. */
-  admission: ErrorCode | undefined = 'starting';
   /** Requests whose body is being read or whose outcome is awaited. */
   inFlight = 0;
   /** Requests whose body has come in part. */
   readonly #unread = new Set<IncrementReply>();
 
-  constructor(receiver: IncrementReceiver, limits: IncrementLimits) {
+  /** `server` says whether increments are taken, `receiver` takes them. */
+  constructor(server: { readonly admission: Admission }, receiver: IncrementReceiver, limits: IncrementLimits) {
+    this.#server = server;
     this.#receiver = receiver;
     this.#scanner = new IncrementBodyScanner({ keyBytesMax: limits.keyBytesMax });
     this.#bodyBytesMax = limits.bodyBytesMax;
@@ -106,8 +107,9 @@ export class IncrementRoute {
 
   /** Refuses what the head alone shows to be refused; true if it was. */
   #refusesHead(res: HttpResponse, req: HttpRequest, token: string): boolean {
-    if (this.admission !== undefined) {
-      refuse(res, this.admission, REFUSAL_DETAILS[this.admission] ?? 'Nothing was counted.');
+    const { admission } = this.#server;
+    if (admission !== 'open') {
+      refuse(res, admission, REFUSAL_DETAILS[admission] ?? 'Nothing was counted.');
       return true;
     }
     const encoding = req.getHeader(HEADER.contentEncoding);
@@ -182,8 +184,9 @@ export class IncrementRoute {
     let refusal: ErrorCode | undefined;
     try {
       const increments = this.#scanner.scan(body, reply.ndjson);
-      // The door may have closed while the body was on its way.
-      refusal = this.admission ?? this.#submit(increments, reply);
+      // The server may have closed to increments while the body was on its way.
+      const { admission } = this.#server;
+      refusal = admission === 'open' ? this.#submit(increments, reply) : admission;
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
       reply.fail(error);

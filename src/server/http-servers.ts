@@ -6,13 +6,13 @@ import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
 import type { ErrorCode } from '../core/errors.js';
 import { HttpThreads } from './http-thread-supervisor.js';
-import { reservePort } from '../http/port-claim.js';
+import { reservePort, type HttpServerLoad } from '../http/http-server.js';
 import type { Uws } from '../http/uws.js';
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { HttpServerLink } from '../shard-worker/protocol/control-messages.js';
 import type { Admission } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
-import { HttpServer, type HttpServerLoad } from './http-threads/http-server.js';
+import { makeHttpServer, type RoutedHttpServer } from './http-threads/make-http-server.js';
 import { makeReservations } from '../shard-worker/client/shared-reservations.js';
 
 const IN_FLIGHT_CHECK_MS = 5;
@@ -22,9 +22,8 @@ const BODY_TIMEOUT_MS = 1_000;
 const IDEMPOTENCY_CEILING_MS = 100;
 
 /** What front ends are made of. */
-export interface HttpServersOptions {
+export interface HttpServersDeps {
   readonly config: Config;
-  readonly uws: Uws;
   readonly stats: SharedArrayBuffer;
   readonly operations: CounterOperations;
   /** See `NodeDatabase`. */
@@ -36,26 +35,28 @@ export interface HttpServersOptions {
 
 /** All front ends of a node. */
 export class HttpServers {
-  readonly #options: HttpServersOptions;
+  readonly #deps: HttpServersDeps;
   readonly #reservations: SharedArrayBuffer | undefined;
   readonly #idempotencyCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
   #ceilingTimer: NodeJS.Timeout | undefined;
-  #local: HttpServer | undefined;
+  /** That of the main thread, while it is open. */
+  #local: RoutedHttpServer | undefined;
   #threads: HttpThreads | undefined;
   #port = 0;
+  #admission: Admission = 'starting';
 
-  constructor(options: HttpServersOptions) {
-    this.#options = options;
-    const { httpThreads, shards } = options.config;
+  constructor(deps: HttpServersDeps) {
+    this.#deps = deps;
+    const { httpThreads, shards } = deps.config;
     this.#reservations = httpThreads > 1 ? makeReservations(shards) : undefined;
   }
 
   /** The main thread's front end listens; resolves to the port. Throws StartError where it cannot. */
-  async listen(): Promise<number> {
-    const { config, uws, stats, operations, idempotencyKeys, logger } = this.#options;
+  async listen(uws: Uws): Promise<number> {
+    const { config, stats, operations, idempotencyKeys, logger } = this.#deps;
     const isShared = this.#reservations !== undefined;
     const port = isShared ? await reservePort(config.host, config.port) : config.port;
-    this.#local = new HttpServer({
+    this.#local = makeHttpServer({
       config,
       uws,
       port,
@@ -65,13 +66,13 @@ export class HttpServers {
       operations,
       logger,
     });
-    this.#port = await this.#local.listen();
+    this.#port = await this.#local.server.listen();
     return this.#port;
   }
 
   /** Starts the further threads. Returns the links of all front ends, for the supervisor of the shards. */
   launch(): readonly HttpServerLink[] {
-    const { config, stats, operations, lost } = this.#options;
+    const { config, stats, operations, lost } = this.#deps;
     if (this.#reservations !== undefined) {
       this.#threads = new HttpThreads({
         config,
@@ -84,48 +85,53 @@ export class HttpServers {
         lost,
       });
     }
-    return [...(this.#local === undefined ? [] : [this.#local.link]), ...(this.#threads?.links ?? [])];
+    return [...(this.#local === undefined ? [] : [this.#local.router]), ...(this.#threads?.links ?? [])];
   }
 
   /** Settles once all of them listen. Rejects with StartError where one cannot. */
   async listening(): Promise<void> {
     if (this.#threads === undefined) return;
     await this.#threads.listening();
-    const { httpThreads } = this.#options.config;
-    this.#options.logger.info({ httpThreads }, `${httpThreads} front ends share the port`);
+    const { httpThreads } = this.#deps.config;
+    this.#deps.logger.info({ httpThreads }, `${httpThreads} front ends share the port`);
   }
 
   /** Increments and operations are taken from now on; settles once all of them take them. */
-  async accept(): Promise<void> {
-    this.#local?.accept();
-    if (this.#threads === undefined) return;
-    this.#shareCeiling();
-    this.#ceilingTimer = setInterval(() => {
+  async open(): Promise<void> {
+    if (this.#threads !== undefined) {
       this.#shareCeiling();
-    }, IDEMPOTENCY_CEILING_MS);
-    await this.#threads.accept();
+      this.#ceilingTimer = setInterval(() => {
+        this.#shareCeiling();
+      }, IDEMPOTENCY_CEILING_MS);
+    }
+    await this.#setAdmission('open');
   }
 
-  /** The code with which increments of new keys are refused now, or undefined. */
+  /** Refuses increments with a code for good: the process is about to end. */
+  refuse(code: ErrorCode): void {
+    void this.#setAdmission(code);
+  }
+
+  /** Says `draining` where readiness is asked for, while requests are still taken. */
+  announceDrain(): void {
+    this.#admission = 'draining';
+  }
+
+  /** The code with which increments of new keys are refused now, for probes; undefined where they are taken. */
   get refusal(): ErrorCode | undefined {
-    return this.#local?.refusal;
+    if (this.#admission !== 'open') return this.#admission;
+    return this.#local?.router.refusalOfNew(this.#deps.config.keyBytesMax);
   }
 
-  /** Opens a shard's door, or closes it with the code that its callers get. */
+  /** Opens a shard for increments, or refuses those for it with a code. */
   setShardAdmission(shard: number, admission: Admission): void {
-    this.#local?.setShardAdmission(shard, admission);
+    this.#local?.router.setShardAdmission(shard, admission);
     this.#threads?.setShardAdmission(shard, admission);
-  }
-
-  /** Refuses increments with a code, or takes them again. */
-  setAdmission(admission: ErrorCode | undefined): void {
-    this.#local?.setAdmission(admission);
-    this.#threads?.setAdmission(admission);
   }
 
   /** Stops listening, and settles once everything that was taken in is answered. */
   async drain(): Promise<void> {
-    this.#local?.drain();
+    this.#local?.server.drain();
     await this.#threads?.drain();
     const bodiesUntil = performance.now() + BODY_TIMEOUT_MS;
     for (;;) {
@@ -134,7 +140,7 @@ export class HttpServers {
       if (!loads.some(({ isAnswering }) => isAnswering)) {
         if (requests === 0) return;
         if (performance.now() >= bodiesUntil) {
-          this.#options.logger.warn({ requests }, 'Requests whose body does not come are not waited for');
+          this.#deps.logger.warn({ requests }, 'Requests whose body does not come are not waited for');
           return;
         }
       }
@@ -153,16 +159,22 @@ export class HttpServers {
     const threads = this.#threads;
     await threads?.close();
     this.#threads = undefined;
-    this.#local?.close();
+    this.#local?.server.close();
     this.#local = undefined;
+  }
+
+  async #setAdmission(admission: Admission): Promise<void> {
+    this.#admission = admission;
+    this.#local?.server.setAdmission(admission);
+    await this.#threads?.setAdmission(admission);
   }
 
   async #loads(): Promise<readonly HttpServerLoad[]> {
     const further = (await this.#threads?.load()) ?? [];
-    return this.#local === undefined ? further : [this.#local.load, ...further];
+    return this.#local === undefined ? further : [this.#local.server.load, ...further];
   }
 
   #shareCeiling(): void {
-    this.#idempotencyCeiling[0] = this.#options.idempotencyKeys.idempotencyCeiling;
+    this.#idempotencyCeiling[0] = this.#deps.idempotencyKeys.idempotencyCeiling;
   }
 }

@@ -9,10 +9,11 @@
  */
 import { Worker } from 'node:worker_threads';
 import type { Config } from '../config/config.js';
-import { CounterError, StartError, type ErrorCode } from '../core/errors.js';
+import { CounterError, StartError } from '../core/errors.js';
 import type {
   HttpThreadCommand,
   HttpThreadReport,
+  HttpThreadRequest,
   HttpThreadTask,
   OperationCall,
   OperationResults,
@@ -20,7 +21,7 @@ import type {
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { HttpServerLink } from '../shard-worker/protocol/control-messages.js';
 import type { Admission } from '../core/increment.js';
-import type { HttpServerLoad } from './http-threads/http-server.js';
+import type { HttpServerLoad } from '../http/http-server.js';
 
 /** How long a thread may take to close its application. */
 const CLOSE_TIMEOUT_MS = 2_000;
@@ -98,20 +99,20 @@ class HttpThread {
   }
 
   /** Settles when the thread has done it, with what it has to answer; at once where the thread has ended. */
-  ask(kind: 'accept' | 'drain' | 'load' | 'close'): Promise<HttpServerLoad> {
+  ask(request: HttpThreadRequest): Promise<HttpServerLoad> {
     if (this.#state === 'ended') return Promise.resolve(IDLE);
     const id = this.#nextId;
     this.#nextId += 1;
     return new Promise((resolve) => {
       this.#waiting.set(id, resolve);
-      this.tell({ kind, id });
+      this.tell({ ...request, id });
     });
   }
 
   /** Closes the application, then the thread. One that does not answer is left to the end of the process. */
   async close(): Promise<void> {
     if (this.#state === 'running') this.#state = 'closing';
-    const isClosed = await Promise.race([this.ask('close').then(() => true), timeout()]);
+    const isClosed = await Promise.race([this.ask({ kind: 'close' }).then(() => true), timeout()]);
     if (!isClosed) return;
     await this.#worker.terminate();
     await this.#ended;
@@ -195,23 +196,19 @@ export class HttpThreads {
     for (const thread of this.#threads) thread.tell({ kind: 'shard-admission', shard, admission });
   }
 
-  setAdmission(admission: ErrorCode | undefined): void {
-    for (const thread of this.#threads) thread.tell({ kind: 'admission', admission });
-  }
-
-  /** Settles once all of them take increments. */
-  async accept(): Promise<void> {
-    await this.#ask('accept');
+  /** Settles once all of them have it. */
+  async setAdmission(admission: Admission): Promise<void> {
+    await this.#ask({ kind: 'admission', admission });
   }
 
   /** Settles once none of them listens any more. */
   async drain(): Promise<void> {
-    await this.#ask('drain');
+    await this.#ask({ kind: 'drain' });
   }
 
   /** What each has to answer. */
   load(): Promise<readonly HttpServerLoad[]> {
-    return this.#ask('load');
+    return this.#ask({ kind: 'load' });
   }
 
   /** Closes the applications, then ends the threads. */
@@ -219,8 +216,8 @@ export class HttpThreads {
     await Promise.all(this.#threads.map((thread) => thread.close()));
   }
 
-  #ask(kind: 'accept' | 'drain' | 'load'): Promise<readonly HttpServerLoad[]> {
-    return Promise.all(this.#threads.map((thread) => thread.ask(kind)));
+  #ask(request: HttpThreadRequest): Promise<readonly HttpServerLoad[]> {
+    return Promise.all(this.#threads.map((thread) => thread.ask(request)));
   }
 }
 

@@ -29,18 +29,10 @@ const BUSY_LOG_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 2_000;
 
 /** A database that was opened, or will be. */
-export interface OpenedNodeDatabase {
+export interface OpenedServerDatabase {
   readonly target: DatabaseTarget;
   /** Undefined while it has not been reached. */
   readonly databaseId: string | undefined;
-}
-
-/** What the database tells the process. */
-export interface ServerDatabaseEvents {
-  /** It answers after all and refuses us. */
-  refused(reason: string): void;
-  /** False once the start has been given up. */
-  isStarting(): boolean;
 }
 
 /** The database of a node. */
@@ -48,7 +40,7 @@ export class ServerDatabase {
   readonly #config: Config;
   readonly #logger: Logger;
   readonly #stats: SharedArrayBuffer;
-  readonly #events: ServerDatabaseEvents;
+  readonly #refused: (reason: string) => void;
   #embedded: EmbeddedPostgres | undefined;
   #counters: CounterStore | undefined;
   #deletes: CounterDeleteStore | undefined;
@@ -57,11 +49,12 @@ export class ServerDatabase {
   #closed = false;
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, events: ServerDatabaseEvents) {
+  /** `refused` is called where the database answers after the start and refuses us. */
+  constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, refused: (reason: string) => void) {
     this.#config = config;
     this.#logger = logger;
     this.#stats = stats;
-    this.#events = events;
+    this.#refused = refused;
   }
 
   /** Reads of counters; undefined before the database's address is known. */
@@ -86,13 +79,14 @@ export class ServerDatabase {
 
   /**
    * Starts the embedded database or reaches the given one, and migrates. With a journal that outlives the process a
-   * database that is away is waited for in the background. Throws StartError where it refuses us.
+   * database that is away is waited for in the background. Throws StartError where it refuses us, and the reason of
+   * `signal` once that is aborted.
    */
-  async start(nodeId: string): Promise<OpenedNodeDatabase | undefined> {
+  async start(nodeId: string, signal: AbortSignal): Promise<OpenedServerDatabase> {
     const target = await this.#find();
-    if (!this.#events.isStarting()) return undefined;
-    const databaseId = await this.#open(target);
-    if (!this.#events.isStarting()) return undefined;
+    signal.throwIfAborted();
+    const databaseId = await this.#open(target, signal);
+    signal.throwIfAborted();
     this.#counters = new CounterStore(target, { applicationName: 'summing-counters reads' });
     const shared = new OnDemandConnection(target, {
       applicationName: 'summing-counters tokens and removals',
@@ -145,13 +139,13 @@ export class ServerDatabase {
   }
 
   /** Migrates; returns the database's id, or undefined where it is away and the journal outlives the process. */
-  async #open(target: DatabaseTarget): Promise<string | undefined> {
+  async #open(target: DatabaseTarget, signal: AbortSignal): Promise<string | undefined> {
     const isVolatile = this.#config.journal === 'memory';
     const until = performance.now() + (isVolatile ? MEMORY_START_TIMEOUT_MS : START_TIMEOUT_MS);
     for (;;) {
       const opened = await openDatabase(target, this.#logger);
       if (opened.kind === 'open') return opened.databaseId;
-      if (!this.#events.isStarting()) return undefined;
+      signal.throwIfAborted();
       const { kind, reason } = opened;
       // With a volatile journal nothing can be taken before the tables are there, and they will be.
       if (performance.now() >= until && !(isVolatile && kind === 'busy')) {
@@ -185,7 +179,7 @@ export class ServerDatabase {
         await this.#pauseAfter(opened);
       }
     } catch (error) {
-      this.#events.refused(reasonOf(error));
+      this.#refused(reasonOf(error));
     }
   }
 }

@@ -10,9 +10,9 @@ import { configWarnings, type Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
 import { ServerOperations } from './server-operations.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
-import { ServerDatabase } from './server-database.js';
-import type { ErrorCode } from '../core/errors.js';
+import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
+import { StartSteps, type StartStep } from './start-steps.js';
 import { isLoopback } from '../http/access.js';
 import { loadUws } from '../http/uws.js';
 import type { Logger } from '../core/logger.js';
@@ -26,12 +26,12 @@ export class ServerProcess {
   readonly #logger: Logger;
   readonly #exit: (code: number) => void;
   readonly #stats: SharedArrayBuffer;
-  readonly #operations: ServerOperations;
   readonly #database: ServerDatabase;
+  readonly #httpServers: HttpServers;
+  readonly #steps: StartSteps;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
-  #refusal: ErrorCode | undefined = 'starting';
   #directory: DataDirectory | undefined;
-  #httpServers: HttpServers | undefined;
+  #opened: OpenedServerDatabase | undefined;
   #supervisor: ShardSupervisor | undefined;
   /** Shards whose last flush the database did not take. */
   readonly #shardsWithoutDatabase = new Set<number>();
@@ -42,19 +42,52 @@ export class ServerProcess {
     this.#logger = logger;
     this.#exit = exit;
     this.#stats = makeStats(config.shards);
-    this.#database = new ServerDatabase(config, logger, this.#stats, {
-      refused: (reason) => {
-        this.#fatal(reason, 78);
-      },
-      isStarting: () => this.#isStarting(),
+    this.#database = new ServerDatabase(config, logger, this.#stats, (reason) => {
+      this.#fatal(reason, 78);
     });
-    this.#operations = new ServerOperations({
+    const operations = new ServerOperations({
       store: () => this.#database.counters,
       deletes: () => this.#database.deletes,
       supervisor: () => this.#supervisor,
-      refusal: () => this.#refusal ?? this.#httpServers?.refusal,
+      refusal: () => this.#httpServers.refusal,
       flushing: () => this.#shardsWithoutDatabase.size === 0,
     });
+    this.#httpServers = new HttpServers({
+      config,
+      stats: this.#stats,
+      operations,
+      idempotencyKeys: this.#database,
+      logger,
+      lost: (reason) => {
+        this.#fatal(reason);
+      },
+    });
+    this.#steps = new StartSteps(this.#startSteps(), logger);
+  }
+
+  /** In the order of a start. What is undone in reverse is what a stop does once the shards are drained. */
+  #startSteps(): readonly StartStep[] {
+    const httpServers = this.#httpServers;
+    return [
+      {
+        name: 'data directory',
+        run: () => {
+          this.#directory = acquireDataDirectory(this.#config.dataDir);
+        },
+        undo: () => this.#directory?.release(),
+      },
+      { name: 'HTTP servers', run: () => this.#listen(), undo: () => httpServers.close() },
+      { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
+      { name: 'shards', run: () => this.#startShards() },
+      { name: 'HTTP threads', run: () => httpServers.listening() },
+      {
+        name: 'admission',
+        run: () => {
+          this.#state = 'serving';
+          return httpServers.open();
+        },
+      },
+    ];
   }
 
   /**
@@ -63,48 +96,46 @@ export class ServerProcess {
    */
   async start(): Promise<void> {
     try {
-      await this.#startParts();
+      if (await this.#steps.run()) this.#logger.info({}, 'Ready');
     } catch (error) {
-      if (!this.#isStarting()) return;
       this.#state = 'ended';
-      await this.#close().catch((reason: unknown) => {
-        this.#logger.error({ err: reason }, 'What the start had made could not all be let go of');
-      });
+      await this.#steps.undo();
       throw error;
     }
   }
 
-  async #startParts(): Promise<void> {
-    const { dataDir, journal, shards, host, authTokens } = this.#config;
+  async #listen(): Promise<void> {
+    const { host, authTokens, tls } = this.#config;
     const logger = this.#logger;
-    this.#directory = acquireDataDirectory(dataDir);
-    const { nodeId } = this.#directory;
     const { uws, build } = loadUws();
-    const httpServers = this.#makeHttpServers(uws);
-    this.#httpServers = httpServers;
-    const port = await httpServers.listen();
-    if (!this.#isStarting()) return;
-    const scheme = this.#config.tls === undefined ? 'http' : 'https';
+    const port = await this.#httpServers.listen(uws);
+    const scheme = tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
     logger.info({}, `HTTP by ${build}`);
     if (authTokens.length === 0 && !isLoopback(host)) {
       logger.warn({ host }, 'Anyone who can reach this address may count, read and remove: no AUTH_TOKENS are set');
     }
-    logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
-    for (const warning of configWarnings(this.#config)) logger.warn({}, warning);
-    const database = await this.#database.start(nodeId);
-    if (database === undefined || !this.#isStarting()) return;
+  }
+
+  async #openDatabase(signal: AbortSignal): Promise<void> {
+    const { dataDir } = this.#config;
+    const { nodeId } = started(this.#directory);
+    this.#logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
+    for (const warning of configWarnings(this.#config)) this.#logger.warn({}, warning);
+    this.#opened = await this.#database.start(nodeId, signal);
+  }
+
+  async #startShards(): Promise<void> {
+    const { journal, shards } = this.#config;
+    const { nodeId } = started(this.#directory);
+    const { target, databaseId } = started(this.#opened);
+    const httpServers = this.#httpServers;
     this.#supervisor = new ShardSupervisor({
       shards,
       stats: this.#stats,
-      taskOf: () => ({
-        nodeId,
-        databaseUrl: database.target.url,
-        databaseId: database.databaseId,
-        settings: this.#config,
-      }),
+      taskOf: () => ({ nodeId, databaseUrl: target.url, databaseId, settings: this.#config }),
       httpServers: httpServers.launch(),
-      logger,
+      logger: this.#logger,
       events: {
         admission: (shard, admission) => {
           httpServers.setShardAdmission(shard, admission);
@@ -118,18 +149,16 @@ export class ServerProcess {
       },
     });
     await this.#supervisor.start();
-    if (!this.#isStarting()) return;
-    logger.info({ shards, journal }, `${shards} shard ${shards === 1 ? 'thread' : 'threads'}, journal: ${journal}`);
+    this.#logger.info(
+      { shards, journal },
+      `${shards} shard ${shards === 1 ? 'thread' : 'threads'}, journal: ${journal}`,
+    );
     if (journal === 'memory') {
-      logger.warn({}, 'The memory journal keeps nothing: what is not yet in PostgreSQL is lost when the process ends');
+      this.#logger.warn(
+        {},
+        'The memory journal keeps nothing: what is not yet in PostgreSQL is lost when the process ends',
+      );
     }
-    await httpServers.listening();
-    if (!this.#isStarting()) return;
-    this.#state = 'serving';
-    this.#refusal = undefined;
-    await httpServers.accept();
-    if (!this.#isServing()) return;
-    logger.info({}, 'Ready');
   }
 
   /** Drains and exits 0: answers what is in flight, flushes, lets go of everything. Idempotent. */
@@ -137,15 +166,16 @@ export class ServerProcess {
     if (this.#state === 'stopping' || this.#state === 'ended') return;
     const wasServing = this.#state === 'serving';
     this.#state = 'stopping';
-    this.#refusal = 'draining';
+    this.#httpServers.announceDrain();
+    this.#steps.abort();
     const deadline = setTimeout(() => {
       this.abandon(`the shutdown deadline of ${this.#config.shutdownTimeoutMs} ms`);
     }, this.#config.shutdownTimeoutMs);
     deadline.unref();
     try {
       const code = wasServing ? await this.#drain() : 0;
-      await this.#close();
-      this.end(code);
+      const isClosed = await this.#steps.undo();
+      this.end(isClosed ? code : 1);
     } catch (error) {
       this.#logger.error({ err: error }, 'The shutdown failed; the journal keeps what was not flushed');
       this.end(1);
@@ -162,34 +192,12 @@ export class ServerProcess {
   /** Ends the process with a code, and with nothing more than that: front ends of other threads have to be closed before. */
   end(code: number): void {
     this.#state = 'ended';
+    this.#steps.abort();
     const exit = (): void => {
       this.#exit(code);
     };
-    if (this.#httpServers?.hasThreads === true) this.#httpServers.close().then(exit, exit);
+    if (this.#httpServers.hasThreads) this.#httpServers.close().then(exit, exit);
     else exit();
-  }
-
-  /** False once a stop or a failure has begun. */
-  #isStarting(): boolean {
-    return this.#state === 'starting';
-  }
-
-  #isServing(): boolean {
-    return this.#state === 'serving';
-  }
-
-  #makeHttpServers(uws: ReturnType<typeof loadUws>['uws']): HttpServers {
-    return new HttpServers({
-      config: this.#config,
-      uws,
-      stats: this.#stats,
-      operations: this.#operations,
-      idempotencyKeys: this.#database,
-      logger: this.#logger,
-      lost: (reason) => {
-        this.#fatal(reason);
-      },
-    });
   }
 
   #noticeDatabase(shard: number, available: boolean, reason: string): void {
@@ -203,7 +211,7 @@ export class ServerProcess {
   /** Answers what is in flight, then drains the shards. Returns the exit code. */
   async #drain(): Promise<number> {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
-    await this.#httpServers?.drain();
+    await this.#httpServers.drain();
     const left = (await this.#supervisor?.drain()) ?? [];
     return this.#report(left);
   }
@@ -240,28 +248,23 @@ export class ServerProcess {
       : `${pending} acknowledged increments stay in the journal for the next start`;
   }
 
-  async #close(): Promise<void> {
-    try {
-      await this.#database.close();
-    } finally {
-      await this.#httpServers?.close();
-      this.#directory?.release();
-    }
-  }
-
   /** Something that cannot be repaired while we run: stop accepting, end non-zero. */
   #fatal(reason: string, exitCode = 1): void {
     if (this.#state === 'ended') return;
-    this.#refusal = 'journal-unavailable';
-    this.#httpServers?.setAdmission('journal-unavailable');
+    this.#httpServers.refuse('journal-unavailable');
     process.stderr.write(`summing-counters: ${reason}\n`);
     this.#logger.error({}, reason);
     const { pending } = conservation(this.#stats, this.#config.shards);
     if (pending > 0) this.#logger.error({ pending }, this.#fateOf(pending));
     this.#state = 'ended';
-    const finish = (): void => {
+    void this.#steps.undo().then(() => {
       this.#exit(exitCode);
-    };
-    this.#close().then(finish, finish);
+    });
   }
+}
+
+/** What an earlier step has made. */
+function started<T>(made: T | undefined): T {
+  if (made === undefined) throw new TypeError('a step of the start runs before the one that it needs');
+  return made;
 }

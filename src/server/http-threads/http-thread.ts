@@ -11,12 +11,15 @@ import type { HttpThreadCommand, HttpThreadReport, HttpThreadTask } from './mess
 import { loadUws } from '../../http/uws.js';
 import { createLogger } from '../../core/logger.js';
 import { RemoteOperations } from './remote-operations.js';
-import { HttpServer } from './http-server.js';
+import { makeHttpServer } from './make-http-server.js';
+import type { HttpServer } from '../../http/http-server.js';
+import type { ShardRouter } from '../../shard-worker/client/shard-router.js';
 import { STAT, statTotal } from '../../shard-worker/protocol/stats.js';
 
 class HttpThreadServer {
   readonly #operations: RemoteOperations;
   readonly #server: HttpServer;
+  readonly #router: ShardRouter;
   #closed = false;
 
   constructor(task: HttpThreadTask) {
@@ -26,7 +29,7 @@ class HttpThreadServer {
     this.#operations = new RemoteOperations((id, call) => {
       report({ kind: 'call', id, call });
     });
-    this.#server = new HttpServer({
+    const { server, router } = makeHttpServer({
       config,
       uws: loadUws().uws,
       port: task.port,
@@ -36,6 +39,8 @@ class HttpThreadServer {
       operations: this.#operations,
       logger: createLogger(config.logLevel, { httpThread: task.httpThread }),
     });
+    this.#server = server;
+    this.#router = router;
   }
 
   async listen(): Promise<void> {
@@ -46,18 +51,13 @@ class HttpThreadServer {
   obey(command: HttpThreadCommand): void {
     switch (command.kind) {
       case 'connect':
-        this.#server.link.connect(command.shard, command.port);
+        this.#router.connect(command.shard, command.port);
         return;
       case 'disconnect':
-        // First: nothing may be sent to a shard that is not there.
-        this.#server.setShardAdmission(command.shard, 'journal-unavailable');
-        this.#server.link.disconnect(command.shard);
+        this.#router.disconnect(command.shard);
         return;
       case 'shard-admission':
-        this.#server.setShardAdmission(command.shard, command.admission);
-        return;
-      case 'admission':
-        this.#server.setAdmission(command.admission);
+        this.#router.setShardAdmission(command.shard, command.admission);
         return;
       case 'result':
         this.#operations.resolve(command.id, command.result);
@@ -65,8 +65,8 @@ class HttpThreadServer {
       case 'failed':
         this.#operations.reject(command.id, command.code, command.detail);
         return;
-      case 'accept':
-        this.#server.accept();
+      case 'admission':
+        this.#server.setAdmission(command.admission);
         break;
       case 'drain':
         this.#server.drain();

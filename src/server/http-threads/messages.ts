@@ -7,7 +7,7 @@ import type { Config } from '../../config/config.js';
 import type { ErrorCode } from '../../core/errors.js';
 import type { CounterListPage, CounterListQuery, CounterReading, Readiness } from '../../core/counter-operations.js';
 import type { Admission, Sum } from '../../core/increment.js';
-import type { HttpServerLoad } from './http-server.js';
+import type { HttpServerLoad } from '../../http/http-server.js';
 
 /** What a front-end thread is started with. Everything here survives structured cloning. */
 export interface HttpThreadTask {
@@ -39,14 +39,17 @@ export type OperationCall =
   | { readonly operation: 'flush' }
   | { readonly operation: 'readiness' };
 
-/** Main thread → front-end thread. What has an `id` and is no answer is answered once, by `done`. */
+/** What a front-end thread is asked to do, and answers once with `done`. */
+export type HttpThreadRequest =
+  { readonly kind: 'admission'; readonly admission: Admission } | { readonly kind: 'drain' | 'load' | 'close' };
+
+/** Main thread → front-end thread. */
 export type HttpThreadCommand =
   | { readonly kind: 'connect'; readonly shard: number; readonly port: MessagePort }
-  /** The shard is gone; its door is closed until another message opens it. */
+  /** The shard is gone; its increments are refused until another message opens it. */
   | { readonly kind: 'disconnect'; readonly shard: number }
   | { readonly kind: 'shard-admission'; readonly shard: number; readonly admission: Admission }
-  | { readonly kind: 'admission'; readonly admission: ErrorCode | undefined }
-  | { readonly kind: 'accept' | 'drain' | 'load' | 'close'; readonly id: number }
+  | (HttpThreadRequest & { readonly id: number })
   | { readonly kind: 'result'; readonly id: number; readonly result: OperationResults[OperationCall['operation']] }
   | { readonly kind: 'failed'; readonly id: number; readonly code: ErrorCode; readonly detail: string };
 

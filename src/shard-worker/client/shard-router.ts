@@ -7,9 +7,12 @@
  *
  * Longer than most: every bound that a request can meet stands in one place.
  */
+import type { MessagePort } from 'node:worker_threads';
 import type { ErrorCode } from '../../core/errors.js';
 import { finishKeyHash, hashKeyByte, KEY_HASH_START, shardOfHash } from '../../core/key-hash.js';
-import type { Admission, IncrementReceiver, ParsedIncrements, PendingReply } from '../../core/increment.js';
+import type { Admission, IncrementRouter, ParsedIncrements, PendingReply } from '../../core/increment.js';
+import { answerPort } from '../protocol/batch-ports.js';
+import type { HttpServerLink } from '../protocol/control-messages.js';
 import { STAT, statsRow } from '../protocol/stats.js';
 import { INCREMENT_HEADER_BYTES, PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';
 import { idempotentRequestBytes } from './outgoing-batch.js';
@@ -35,7 +38,7 @@ export interface RouterLimits {
 const JOURNAL_OVERHEAD_BYTES = 8192;
 
 /** The router of one front end. */
-export class ShardRouter implements IncrementReceiver {
+export class ShardRouter implements IncrementRouter, HttpServerLink {
   readonly #clients: readonly ShardClient[];
   readonly #stats: readonly Float64Array[];
   readonly #limits: RouterLimits;
@@ -71,6 +74,17 @@ export class ShardRouter implements IncrementReceiver {
     this.#admissions = clients.map(() => 'starting');
     this.#partIncrements = new Uint32Array(clients.length);
     this.#partBytes = new Uint32Array(clients.length);
+  }
+
+  connect(shard: number, port: MessagePort): void {
+    this.#clients[shard]?.connect(answerPort(port));
+  }
+
+  /** Until its admission is set again, the shard's increments are refused as `journal-unavailable`. */
+  disconnect(shard: number): void {
+    // First, so that nothing is sent to a shard that is not there.
+    this.setShardAdmission(shard, 'journal-unavailable');
+    this.#clients[shard]?.disconnect();
   }
 
   /** Opens a shard's door, or closes it with the code that its callers get. */

@@ -1,19 +1,25 @@
 /**
- * A uWebSockets.js application: listens, routes, and closes in order. Front-end thread.
+ * An HTTP server: the application of uWebSockets.js with its routes, in front of a router. HTTP thread.
  *
  * ```text
- * starting ──accept()──► accepting ──drain()──► draining ──close()──► closed
+ * starting ──open──► open ◄──────► refusing increments (another code)
+ *     └────────────────┴──────drain()──────┴──► draining ──close()──► closed
  * ```
  *
- * The port is open from the start: until `accept`, everything but the probes is 503 `starting`.
+ * The port is open from the start. While the admission is `starting` or `draining`, everything but the open probes is
+ * refused with that code. Any other code refuses increments only.
  */
-import { CounterError, type ErrorCode } from '../core/errors.js';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import type { Config } from '../config/config.js';
+import { CounterError, StartError } from '../core/errors.js';
 import type { CounterOperations } from '../core/counter-operations.js';
-import type { IncrementReceiver } from '../core/increment.js';
+import type { Admission, IncrementRouter } from '../core/increment.js';
+import type { Logger } from '../core/logger.js';
 import { operationsByPath } from './api.js';
-import type { Access, AccessControl } from './access.js';
-import { IncrementRoute, type IncrementLimits } from './increment-route.js';
-import { portRefused } from './port-claim.js';
+import { AccessControl, type Access } from './access.js';
+import { IncrementRoute } from './increment-route.js';
+import { openApiText } from './openapi.js';
 import { problemReply, replyOfError, writeReply, type HttpReply } from './reply.js';
 import { makeRoutes, type Route } from './routes.js';
 import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from './uws.js';
@@ -21,100 +27,120 @@ import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from '.
 /** Most requests besides increments that are answered at a time; one more is 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
 
-/** What a front end is made of. */
-export interface HttpAppOptions {
+/** What an HTTP server is given. */
+export interface HttpServerDeps {
+  readonly config: Config;
   readonly uws: Uws;
-  readonly host: string;
+  /** 0: any free one. */
   readonly port: number;
-  /** Other front ends of this process listen on the same port. */
+  /** Other HTTP servers of this process listen on the same port. */
   readonly isPortShared: boolean;
-  readonly limits: IncrementLimits;
-  readonly receiver: IncrementReceiver;
+  readonly router: IncrementRouter;
   readonly operations: CounterOperations;
-  /** Who may do what; undefined: everybody everything. */
-  readonly access: AccessControl | undefined;
-  readonly openApiText: string;
-  /** Told of errors that are not of the catalogue. */
-  readonly onBug: (error: unknown) => void;
-  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+  readonly logger: Logger;
+}
+
+/** What an HTTP server still has to answer. */
+export interface HttpServerLoad {
+  /** Requests that were taken in are without their answer. */
+  readonly isAnswering: boolean;
+  /** Increments that wait for their body or their outcome. */
+  readonly incrementsInFlight: number;
 }
 
 /** What the Allow header says of a method; HEAD goes with GET. */
 const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 
-/** One front end. */
-export class HttpApp {
-  readonly #options: HttpAppOptions;
+/** One HTTP server. */
+export class HttpServer {
+  readonly #deps: HttpServerDeps;
   readonly #app: UwsApp;
+  /** Undefined where no tokens are configured: everybody may do everything. */
+  readonly #access: AccessControl | undefined;
   readonly #increments: IncrementRoute;
+  #admission: Admission = 'starting';
   #socket: us_listen_socket | undefined;
-  #state: 'starting' | 'accepting' | 'draining' = 'starting';
+  #expiry: NodeJS.Timeout | undefined;
   #operationsInFlight = 0;
 
-  constructor(options: HttpAppOptions) {
-    this.#options = options;
-    const { uws, tls } = options;
+  constructor(deps: HttpServerDeps) {
+    this.#deps = deps;
+    const { config, uws, router } = deps;
+    const { tls, bodyBytesMax, keyBytesMax, pendingBytesMax, httpThreads } = config;
     this.#app = tls ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile }) : uws.App();
-    this.#increments = new IncrementRoute(options.receiver, options.limits);
+    this.#access = AccessControl.of(config.authTokens);
+    // At least one body, whose buffer doubles.
+    const gatheredBytesMax = Math.max(2 * bodyBytesMax, Math.floor(pendingBytesMax / 4 / httpThreads));
+    this.#increments = new IncrementRoute(this, router, { bodyBytesMax, keyBytesMax, gatheredBytesMax });
     this.#addRoutes();
   }
 
-  /** Reads and other operations that wait for an answer. */
-  get operationsInFlight(): number {
-    return this.#operationsInFlight;
+  /** Whether requests are taken: the one state that all routes read. */
+  get admission(): Admission {
+    return this.#admission;
   }
 
-  /** Increments that wait for their body or their outcome. */
-  get incrementsInFlight(): number {
-    return this.#increments.inFlight;
+  get load(): HttpServerLoad {
+    const isAnswering = !this.#deps.router.isIdle || this.#operationsInFlight > 0;
+    return { isAnswering, incrementsInFlight: this.#increments.inFlight };
   }
 
   /** Listens, on a port that no one else has or that is shared; resolves to the port. Throws StartError where it cannot. */
   listen(): Promise<number> {
-    const { uws, host, port, isPortShared } = this.#options;
+    const { config, uws, port, isPortShared } = this.#deps;
     // Without this option the port would be shared, without a word, with any process of the same user.
     const option = isPortShared ? 0 : uws.LIBUS_LISTEN_EXCLUSIVE_PORT;
     return new Promise((resolve, reject) => {
-      this.#app.listen(host, port, option, (socket) => {
+      this.#app.listen(config.host, port, option, (socket) => {
         if (socket === false) {
-          reject(portRefused(host, port));
+          reject(portRefused(config.host, port));
           return;
         }
         this.#socket = socket;
+        this.#expire();
         resolve(uws.us_socket_local_port(socket));
       });
     });
   }
 
-  /** Increments and operations are taken from now on. */
-  accept(): void {
-    this.#state = 'accepting';
-    this.#increments.admission = undefined;
-  }
-
-  /** Refuses increments with a code, or takes them again. */
-  setAdmission(admission: ErrorCode | undefined): void {
-    if (this.#state === 'accepting') this.#increments.admission = admission;
+  /** Opens the server, or refuses increments with a code. A server that starts can only be opened, one that drains not at all. */
+  setAdmission(admission: Admission): void {
+    if (this.#admission === 'draining') return;
+    if (this.#admission === 'starting' && admission !== 'open') return;
+    this.#admission = admission;
   }
 
   /** Stops listening; what comes on open connections, and what has come in part, is refused as `draining`. */
   drain(): void {
-    this.#state = 'draining';
-    this.#increments.admission = 'draining';
+    this.#admission = 'draining';
     this.#increments.refuseUnread('draining');
-    if (this.#socket !== undefined) this.#options.uws.us_listen_socket_close(this.#socket);
+    if (this.#socket !== undefined) this.#deps.uws.us_listen_socket_close(this.#socket);
     this.#socket = undefined;
   }
 
   /** Closes every connection. The application must be closed before its thread ends, or the process aborts. */
   close(): void {
-    if (this.#state !== 'draining') this.drain();
+    clearInterval(this.#expiry);
+    if (this.#admission !== 'draining') this.drain();
     this.#app.close();
   }
 
+  /** Answers, from now on, what waits for its shard longer than ACK_TIMEOUT_MS. */
+  #expire(): void {
+    const { config, router } = this.#deps;
+    this.#expiry = setInterval(
+      () => {
+        router.expire();
+      },
+      Math.max(10, Math.min(250, config.ackTimeoutMs / 4)),
+    );
+  }
+
   #addRoutes(): void {
-    const { operations, limits, openApiText } = this.#options;
-    const routes = makeRoutes(operations, limits.keyBytesMax, openApiText);
+    const { operations, config } = this.#deps;
+    const { bodyBytesMax, keyBytesMax, authTokens } = config;
+    const document = openApiText({ bodyBytesMax, keyBytesMax, hasBearerTokens: authTokens.length > 0 });
+    const routes = makeRoutes(operations, keyBytesMax, document);
     for (const [path, operationsOfPath] of operationsByPath()) {
       const pattern = path.replace('{key}', '*');
       for (const [name, { method, access }] of operationsOfPath) {
@@ -154,9 +180,8 @@ export class HttpApp {
 
   /** Refuses those who may not, before anything else of their request is looked at, and before they are told anything. */
   #admits(res: HttpResponse, req: HttpRequest, access: Access): boolean {
-    const control = this.#options.access;
-    if (control === undefined) return true;
-    const refusal = control.refusal(req.getHeader('authorization'), access);
+    if (this.#access === undefined) return true;
+    const refusal = this.#access.refusal(req.getHeader('authorization'), access);
     if (refusal === undefined) return true;
     const problem =
       refusal === 'unauthorized'
@@ -191,19 +216,45 @@ export class HttpApp {
     Promise.resolve()
       .then(() => route(head))
       .then(finish, (error: unknown) => {
-        if (!(error instanceof CounterError)) this.#options.onBug(error);
+        if (!(error instanceof CounterError)) this.#deps.logger.error({ err: error }, 'A request met a bug of ours');
         finish(replyOfError(error));
       });
   }
 
   #refusal(): HttpReply | undefined {
-    if (this.#state === 'starting') return problemReply('starting', 'The server is recovering.');
-    if (this.#state === 'draining') return problemReply('draining', 'The server is shutting down.');
+    if (this.#admission === 'starting') return problemReply('starting', 'The server is recovering.');
+    if (this.#admission === 'draining') return problemReply('draining', 'The server is shutting down.');
     if (this.#operationsInFlight >= OPERATIONS_IN_FLIGHT_MAX) {
       return problemReply('overloaded', 'Too many requests wait for the database.');
     }
     return undefined;
   }
+}
+
+/**
+ * Holds the port for a moment, exclusively, and resolves to its number once it is let go; 0 finds a free one. To be called
+ * before several HTTP servers share the port: with the option that lets them share, the system would let any other process
+ * of the same user share it as well, without a word. Throws StartError, exit code 1, where someone has it. Two processes
+ * that start within the same millisecond can miss each other.
+ */
+export async function reservePort(host: string, port: number): Promise<number> {
+  const server = createServer();
+  try {
+    server.listen({ host, port, exclusive: true });
+    await once(server, 'listening');
+  } catch (error) {
+    throw portRefused(host, port, error);
+  }
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  return typeof address === 'object' && address !== null ? address.port : port;
+}
+
+/** The error of a port that cannot be had. */
+function portRefused(host: string, port: number, cause?: unknown): StartError {
+  const problem = `Port ${port} on ${host} cannot be listened on: it is in use, or not permitted.`;
+  return new StartError([problem], { exitCode: 1, cause });
 }
 
 /** What follows the question mark; where there is none, 20.30 gives undefined, which its declaration does not say. */

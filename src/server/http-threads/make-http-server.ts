@@ -1,0 +1,65 @@
+/**
+ * Makes an HTTP server with the router behind it and the router's clients of the shards. Main thread and HTTP threads.
+ */
+import { systemClock } from '../../core/clock.js';
+import type { Config } from '../../config/config.js';
+import { HttpServer } from '../../http/http-server.js';
+import type { Uws } from '../../http/uws.js';
+import type { CounterOperations } from '../../core/counter-operations.js';
+import type { Logger } from '../../core/logger.js';
+import { ShardClient } from '../../shard-worker/client/shard-client.js';
+import { ShardRouter, type RouterLimits } from '../../shard-worker/client/shard-router.js';
+import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
+
+/** Bytes posted to one shard and not yet answered: the bound of what waits on a router's port to it. */
+const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
+
+/** What an HTTP server is made of. */
+export interface HttpServerOptions {
+  readonly config: Config;
+  readonly uws: Uws;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly stats: SharedArrayBuffer;
+  /** Where the routers of a process reserve room; undefined where this is the only one. Others share the port, too. */
+  readonly reservations: SharedArrayBuffer | undefined;
+  readonly idempotencyRoom: () => number;
+  readonly operations: CounterOperations;
+  readonly logger: Logger;
+}
+
+/** An HTTP server, and the router that it was given. */
+export interface RoutedHttpServer {
+  readonly server: HttpServer;
+  readonly router: ShardRouter;
+}
+
+/** Makes one; it does not listen yet. */
+export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
+  const { config, uws, port, stats, operations, logger } = options;
+  const shared = options.reservations === undefined ? undefined : new SharedReservations(options.reservations);
+  const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared));
+  const router = new ShardRouter(clients, stats, limitsOf(options), setImmediate, shared);
+  const isPortShared = shared !== undefined;
+  return { server: new HttpServer({ config, uws, port, isPortShared, router, operations, logger }), router };
+}
+
+function clientOf(shard: number, shared: SharedReservations | undefined): ShardClient {
+  if (shared === undefined) return new ShardClient();
+  return new ShardClient(systemClock, {
+    release: (increments, bytes) => {
+      shared.release(shard, increments, bytes);
+    },
+  });
+}
+
+function limitsOf({ config, idempotencyRoom }: HttpServerOptions): RouterLimits {
+  return {
+    pendingKeysMax: config.pendingKeysMax,
+    pendingBytesMax: config.pendingBytesMax,
+    journalBytesMax: config.journal === 'memory' ? Number.POSITIVE_INFINITY : config.journalBytesMax,
+    windowBytesMax: WINDOW_BYTES_MAX,
+    ackTimeoutMs: config.ackTimeoutMs,
+    idempotencyRoom,
+  };
+}
