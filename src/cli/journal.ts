@@ -13,7 +13,7 @@ import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/
 import { isUuid } from '../core/uuid.js';
 import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/accepted-gap.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
-import { readableEntries } from '../shard-worker/journal/file/record-entries.js';
+import { readableEntries } from './readable-entries.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
 import { retireStream } from './retire-stream.js';

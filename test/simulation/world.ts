@@ -1,9 +1,10 @@
 import {
-  IDEMPOTENT_HEADER_BYTES,
-  IDEMPOTENT_MARK,
-  IDEMPOTENT_OFFSET,
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
+  amountAt,
+  idempotencyKeyEnd,
+  incrementEnd,
+  isIdempotent,
+  keyBytesAt,
+  keyStart,
   readUint64,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
@@ -167,16 +168,15 @@ export class World {
     const parts: Part[] = [];
     const end = view.getUint32(RECORD_OFFSET.bytes, true);
     for (let at = RECORD_HEADER_BYTES; at < end;) {
-      const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
-      if (keyBytes === IDEMPOTENT_MARK) {
-        at += IDEMPOTENT_HEADER_BYTES + view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
+      if (isIdempotent(view, at)) {
+        at = idempotencyKeyEnd(view, at);
         continue;
       }
-      const key = Buffer.from(batch, at + INCREMENT_HEADER_BYTES, keyBytes).toString();
+      const key = Buffer.from(batch, keyStart(at), keyBytesAt(view, at)).toString();
       const counter = this.expectations.counters.get(key);
       if (counter === undefined) throw new Violation(`A batch holds ${key}, which was never sent`);
-      parts.push({ counter, digit: counter.digitOf(view.getFloat64(at + INCREMENT_OFFSET.amount, true)) });
-      at += INCREMENT_HEADER_BYTES + keyBytes;
+      parts.push({ counter, digit: counter.digitOf(amountAt(view, at)) });
+      at = incrementEnd(view, at);
     }
     return parts;
   }

@@ -2,11 +2,11 @@
 import { join } from 'node:path';
 import {
   DIGEST_BYTES,
+  digestStart,
   IDEMPOTENT_HEADER_BYTES,
-  IDEMPOTENT_MARK,
-  IDEMPOTENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
+  writeIdempotentHeader,
   writeUint64,
 } from '#product/shard-worker/protocol/record-layout.js';
 import { FileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
@@ -59,11 +59,9 @@ function idempotentRecord(): RecordBytes {
   writeUint64(view, RECORD_OFFSET.acceptedAt, 1_767_225_600_003);
   view.setUint32(RECORD_OFFSET.increments, 1, true);
   const at = RECORD_HEADER_BYTES;
-  view.setUint16(at + IDEMPOTENT_OFFSET.mark, IDEMPOTENT_MARK, true);
-  view.setUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes, idempotencyKey.length);
-  view.setUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, increments.length, true);
-  for (let byte = 0; byte < DIGEST_BYTES; byte += 1) view.setUint8(at + IDEMPOTENT_OFFSET.digest + byte, byte);
-  record.set(idempotencyKey, at + IDEMPOTENT_OFFSET.idempotencyKey);
-  record.set(increments, at + IDEMPOTENT_OFFSET.idempotencyKey + idempotencyKey.length);
+  const start = writeIdempotentHeader(view, at, idempotencyKey.length, increments.length);
+  for (let byte = 0; byte < DIGEST_BYTES; byte += 1) view.setUint8(digestStart(at) + byte, byte);
+  record.set(idempotencyKey, start);
+  record.set(increments, start + idempotencyKey.length);
   return record;
 }

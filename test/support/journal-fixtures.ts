@@ -5,10 +5,12 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { hashKey } from '#product/core/key-hash.js';
 import {
+  amountAt,
   INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
+  keyStart,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
+  writeIncrement,
   writeUint64,
 } from '#product/shard-worker/protocol/record-layout.js';
 import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
@@ -51,11 +53,8 @@ export function incrementRecord(key: string, amount: number, acceptedAt = 1000):
   view.setUint32(RECORD_OFFSET.bytes, bytes, true);
   writeUint64(view, RECORD_OFFSET.acceptedAt, acceptedAt);
   view.setUint32(RECORD_OFFSET.increments, 1, true);
-  const at = RECORD_HEADER_BYTES;
-  view.setUint16(at + INCREMENT_OFFSET.keyBytes, keyBytes.length, true);
-  view.setUint32(at + INCREMENT_OFFSET.hash, hashKey(keyBytes, 0, keyBytes.length), true);
-  view.setFloat64(at + INCREMENT_OFFSET.amount, amount, true);
-  record.set(keyBytes, at + INCREMENT_OFFSET.key);
+  const hash = hashKey(keyBytes, 0, keyBytes.length);
+  record.set(keyBytes, writeIncrement(view, RECORD_HEADER_BYTES, keyBytes.length, hash, amount));
   return record;
 }
 
@@ -71,8 +70,8 @@ export async function replayed(journal: Journal, after = 0): Promise<string[]> {
   const lines: string[] = [];
   for await (const { lsn, entries } of journal.replay(after)) {
     const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
-    const key = Buffer.from(entries.subarray(INCREMENT_HEADER_BYTES)).toString();
-    lines.push(`${lsn}:${key}=${view.getFloat64(INCREMENT_OFFSET.amount, true)}`);
+    const key = Buffer.from(entries.subarray(keyStart(0))).toString();
+    lines.push(`${lsn}:${key}=${amountAt(view, 0)}`);
   }
   return lines;
 }

@@ -1,11 +1,11 @@
 import { hashKey } from '#product/core/key-hash.js';
 import {
   DIGEST_BYTES,
+  digestStart,
   IDEMPOTENT_HEADER_BYTES,
-  IDEMPOTENT_MARK,
-  IDEMPOTENT_OFFSET,
   INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
+  writeIdempotentHeader,
+  writeIncrement,
 } from '#product/shard-worker/protocol/record-layout.js';
 
 /** The entries of pairs, one after the other. */
@@ -14,10 +14,8 @@ export function incrementEntries(increments: Iterable<readonly [key: string, amo
   for (const [key, amount] of increments) {
     const bytes = Buffer.from(key);
     const entry = Buffer.alloc(INCREMENT_HEADER_BYTES + bytes.length);
-    entry.writeUInt16LE(bytes.length, INCREMENT_OFFSET.keyBytes);
-    entry.writeUInt32LE(hashKey(bytes, 0, bytes.length), INCREMENT_OFFSET.hash);
-    entry.writeDoubleLE(amount, INCREMENT_OFFSET.amount);
-    bytes.copy(entry, INCREMENT_OFFSET.key);
+    const hash = hashKey(bytes, 0, bytes.length);
+    bytes.copy(entry, writeIncrement(viewOf(entry), 0, bytes.length, hash, amount));
     entries.push(entry);
   }
   return Buffer.concat(entries);
@@ -31,9 +29,11 @@ export function idempotentEntry(
 ): Buffer {
   const entries = incrementEntries(increments);
   const head = Buffer.alloc(IDEMPOTENT_HEADER_BYTES);
-  head.writeUInt16LE(IDEMPOTENT_MARK, IDEMPOTENT_OFFSET.mark);
-  head.writeUInt8(idempotencyKey.length, IDEMPOTENT_OFFSET.idempotencyKeyBytes);
-  head.writeUInt32LE(entries.length, IDEMPOTENT_OFFSET.incrementsBytes);
-  head.fill(digest, IDEMPOTENT_OFFSET.digest, IDEMPOTENT_OFFSET.digest + DIGEST_BYTES);
+  writeIdempotentHeader(viewOf(head), 0, idempotencyKey.length, entries.length);
+  head.fill(digest, digestStart(0), digestStart(0) + DIGEST_BYTES);
   return Buffer.concat([head, Buffer.from(idempotencyKey, 'latin1'), entries]);
+}
+
+function viewOf(buffer: Buffer): DataView {
+  return new DataView(buffer.buffer, buffer.byteOffset, buffer.byteLength);
 }

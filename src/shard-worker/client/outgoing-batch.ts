@@ -5,12 +5,10 @@ import type { Clock } from '../../core/clock.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
 import {
   IDEMPOTENT_HEADER_BYTES,
-  IDEMPOTENT_MARK,
-  IDEMPOTENT_OFFSET,
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
+  writeIdempotentHeader,
+  writeIncrement,
   writeUint64,
 } from '../protocol/record-layout.js';
 import type { BatchBuffer, BatchMemory } from './batch-memory.js';
@@ -71,13 +69,8 @@ export class OutgoingBatch {
 
   /** Begins a request with a token, whose pairs of `pairsBytes` bytes follow; {@link hasRoom} made room for it. */
   writeIdempotencyKey(idempotencyKey: string, incrementsBytes: number): void {
-    const at = this.#end;
     const { view, bytes } = this.#buffer as BatchBuffer;
-    view.setUint16(at + IDEMPOTENT_OFFSET.mark, IDEMPOTENT_MARK, true);
-    // With the zero behind it.
-    view.setUint16(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes, idempotencyKey.length, true);
-    view.setUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, incrementsBytes, true);
-    const start = at + IDEMPOTENT_HEADER_BYTES;
+    const start = writeIdempotentHeader(view, this.#end, idempotencyKey.length, incrementsBytes);
     for (let index = 0; index < idempotencyKey.length; index += 1)
       bytes[start + index] = idempotencyKey.charCodeAt(index);
     this.#end = start + idempotencyKey.length;
@@ -90,12 +83,9 @@ export class OutgoingBatch {
     const start = increments.keyStart[row] as number;
     const source = start >= 0 ? increments.body : increments.decoded;
     const from = start >= 0 ? start : ~start;
-    const at = this.#end;
     const { view, bytes } = this.#buffer as BatchBuffer;
-    view.setUint16(at + INCREMENT_OFFSET.keyBytes, keyBytes, true);
-    view.setUint32(at + INCREMENT_OFFSET.hash, increments.hash[row] as number, true);
-    view.setFloat64(at + INCREMENT_OFFSET.amount, increments.amount[row] as number, true);
-    const key = at + INCREMENT_HEADER_BYTES;
+    const hash = increments.hash[row] as number;
+    const key = writeIncrement(view, this.#end, keyBytes, hash, increments.amount[row] as number);
     for (let index = 0; index < keyBytes; index += 1) bytes[key + index] = source[from + index] as number;
     this.#end = key + keyBytes;
     this.#increments += 1;

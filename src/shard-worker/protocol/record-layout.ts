@@ -37,29 +37,23 @@ export const RECORD_OFFSET = {
   flags: 36,
 } as const;
 
-/** Bytes of a pair's entry before the key. */
+/** Bytes of an increment's entry before the key. */
 export const INCREMENT_HEADER_BYTES = 14;
 
-/** Offsets within a pair's entry. */
-export const INCREMENT_OFFSET = { keyBytes: 0, hash: 2, amount: 6, key: 14 } as const;
-
-/** In place of a pair's key bytes: the entry is a request with a token. */
-export const IDEMPOTENT_MARK = 0x8000;
-
-/** Bytes of a tokened request's entry before the token. */
+/** Bytes of an idempotent request's entry before the idempotency key. */
 export const IDEMPOTENT_HEADER_BYTES = 24;
 
-/** Offsets within a tokened request's entry. */
-export const IDEMPOTENT_OFFSET = {
-  mark: 0,
-  idempotencyKeyBytes: 2,
-  incrementsBytes: 4,
-  digest: 8,
-  idempotencyKey: 24,
-} as const;
-
-/** Bytes of the digest of a tokened request: the first half of a SHA-256. */
+/** Bytes of the digest of an idempotent request: the first half of a SHA-256. */
 export const DIGEST_BYTES = 16;
+
+/** First field of an idempotent request's entry, where an increment's entry has its key bytes. */
+export const IDEMPOTENT_MARK = 0x8000;
+
+/** Offsets within an increment's entry, for the loop that applies records. All others use the functions below. */
+export const INCREMENT_OFFSET = { keyBytes: 0, keyHash: 2, amount: 6 } as const;
+
+/** Offsets within an idempotent request's entry. */
+const IDEMPOTENT_OFFSET = { mark: 0, idempotencyKeyBytes: 2, incrementsBytes: 4, digest: 8 } as const;
 
 /** Largest record that a journal must be able to take, in bytes: a length beyond it is corruption. */
 export const RECORD_BYTES_MAX = 64 * 1024 * 1024;
@@ -91,4 +85,84 @@ export function writeUint64(view: DataView, at: number, value: number): void {
 /** Reads 64 bits, little-endian; beyond 2^53 the result is not exact, which a caller treats as corruption. */
 export function readUint64(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * TWO_TO_32;
+}
+
+/** Whether the entry at `at` is an increment. */
+export function isIncrement(view: DataView, at: number): boolean {
+  return view.getUint16(at, true) < IDEMPOTENT_MARK;
+}
+
+/** Whether the entry at `at` is an idempotent request. */
+export function isIdempotent(view: DataView, at: number): boolean {
+  return view.getUint16(at, true) === IDEMPOTENT_MARK;
+}
+
+/** Bytes of the key of the increment at `at`. */
+export function keyBytesAt(view: DataView, at: number): number {
+  return view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
+}
+
+/** Hash of the key of the increment at `at`. */
+export function keyHashAt(view: DataView, at: number): number {
+  return view.getUint32(at + INCREMENT_OFFSET.keyHash, true);
+}
+
+/** Amount of the increment at `at`. */
+export function amountAt(view: DataView, at: number): number {
+  return view.getFloat64(at + INCREMENT_OFFSET.amount, true);
+}
+
+/** Where the key of the increment at `at` starts. */
+export function keyStart(at: number): number {
+  return at + INCREMENT_HEADER_BYTES;
+}
+
+/** Where the increment at `at`, and its key, ends. */
+export function incrementEnd(view: DataView, at: number): number {
+  return at + INCREMENT_HEADER_BYTES + keyBytesAt(view, at);
+}
+
+/** Writes an increment at `at`, except its key. Returns where its key starts. */
+export function writeIncrement(view: DataView, at: number, keyBytes: number, keyHash: number, amount: number): number {
+  view.setUint16(at + INCREMENT_OFFSET.keyBytes, keyBytes, true);
+  view.setUint32(at + INCREMENT_OFFSET.keyHash, keyHash, true);
+  view.setFloat64(at + INCREMENT_OFFSET.amount, amount, true);
+  return at + INCREMENT_HEADER_BYTES;
+}
+
+/** Where the digest of the idempotent request at `at` starts. */
+export function digestStart(at: number): number {
+  return at + IDEMPOTENT_OFFSET.digest;
+}
+
+/** Where the idempotency key of the idempotent request at `at` starts. */
+export function idempotencyKeyStart(at: number): number {
+  return at + IDEMPOTENT_HEADER_BYTES;
+}
+
+/** Where the idempotency key of the idempotent request at `at` ends and its increments start. */
+export function idempotencyKeyEnd(view: DataView, at: number): number {
+  return at + IDEMPOTENT_HEADER_BYTES + view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
+}
+
+/** Where the idempotent request at `at`, and its increments, end. */
+export function idempotentRequestEnd(view: DataView, at: number): number {
+  return idempotencyKeyEnd(view, at) + view.getUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, true);
+}
+
+/**
+ * Writes an idempotent request at `at`, except its digest, idempotency key and increments. Returns where the idempotency
+ * key starts.
+ */
+export function writeIdempotentHeader(
+  view: DataView,
+  at: number,
+  idempotencyKeyBytes: number,
+  incrementsBytes: number,
+): number {
+  view.setUint16(at + IDEMPOTENT_OFFSET.mark, IDEMPOTENT_MARK, true);
+  // Two bytes: the second one is the zero of the layout.
+  view.setUint16(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes, idempotencyKeyBytes, true);
+  view.setUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, incrementsBytes, true);
+  return at + IDEMPOTENT_HEADER_BYTES;
 }

@@ -13,8 +13,10 @@ import type { Clock } from '../../core/clock.js';
 import { JournalError, type ErrorCode } from '../../core/errors.js';
 import type { Lsn } from '../../core/checkpoint.js';
 import {
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
+  incrementEnd,
+  keyBytesAt,
+  keyHashAt,
+  keyStart,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
 } from '../protocol/record-layout.js';
@@ -196,12 +198,8 @@ export class GroupCommit {
 
   #holdsAll(record: RecordBytes): boolean {
     const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
-    let at = RECORD_HEADER_BYTES;
-    while (at < record.length) {
-      const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
-      const hash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
-      if (!this.#target.holds(hash, record, at + INCREMENT_HEADER_BYTES, keyBytes)) return false;
-      at += INCREMENT_HEADER_BYTES + keyBytes;
+    for (let at = RECORD_HEADER_BYTES; at < record.length; at = incrementEnd(view, at)) {
+      if (!this.#target.holds(keyHashAt(view, at), record, keyStart(at), keyBytesAt(view, at))) return false;
     }
     return true;
   }

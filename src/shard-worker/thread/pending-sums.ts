@@ -1,9 +1,8 @@
 import { addSums, type Sum } from '../../core/increment.js';
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import {
-  IDEMPOTENT_HEADER_BYTES,
   IDEMPOTENT_MARK,
-  IDEMPOTENT_OFFSET,
+  idempotentRequestEnd,
   INCREMENT_HEADER_BYTES,
   INCREMENT_OFFSET,
 } from '../protocol/record-layout.js';
@@ -98,15 +97,15 @@ export class PendingSums {
     const frozen = this.#frozen?.sums;
     let at = start;
     let increments = 0;
+    // By offset: with the layout's functions V8 sometimes compiles this loop to code that takes a quarter longer.
     while (at < end) {
       const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
       if (keyBytes === IDEMPOTENT_MARK) {
-        const next = idempotentRequestEnd(view, at);
-        increments += this.#applyIdempotent(view, bytes, at, next);
-        at = next;
+        increments += this.#liveIdempotent.add(view, bytes, at);
+        at = idempotentRequestEnd(view, at);
         continue;
       }
-      const hash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
+      const hash = view.getUint32(at + INCREMENT_OFFSET.keyHash, true);
       const key = at + INCREMENT_HEADER_BYTES;
       if (live.add(hash, bytes, key, keyBytes, view.getFloat64(at + INCREMENT_OFFSET.amount, true))) {
         if (frozen === undefined || frozen.find(hash, bytes, key, keyBytes) < 0) this.#liveOnlyKeys += 1;
@@ -116,19 +115,6 @@ export class PendingSums {
     }
     this.#applied = lsn;
     return increments;
-  }
-
-  #applyIdempotent(view: DataView, bytes: Uint8Array, at: number, end: number): number {
-    const idempotencyKeyBytes = view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
-    const idempotencyKey = at + IDEMPOTENT_OFFSET.idempotencyKey;
-    return this.#liveIdempotent.add(
-      bytes,
-      idempotencyKey,
-      idempotencyKeyBytes,
-      at + IDEMPOTENT_OFFSET.digest,
-      idempotencyKey + idempotencyKeyBytes,
-      end,
-    );
   }
 
   /**
@@ -204,14 +190,6 @@ export class PendingSums {
     if (seen.lsn === frozen?.toLsn) return live;
     return 'again';
   }
-}
-
-/** Where a tokened request's entry at `at` ends. */
-export function idempotentRequestEnd(view: DataView, at: number): number {
-  const idempotencyKeyBytes = view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
-  return (
-    at + IDEMPOTENT_HEADER_BYTES + idempotencyKeyBytes + view.getUint32(at + IDEMPOTENT_OFFSET.incrementsBytes, true)
-  );
 }
 
 function addHeld(a: Sum | undefined, b: Sum | undefined): Sum | undefined {

@@ -3,10 +3,16 @@
  */
 import { errorCodes, type ErrorCode } from '../../../core/errors.js';
 import type { RecordBytes } from '../../journal/journal.js';
-import { IDEMPOTENT_OFFSET, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../../protocol/record-layout.js';
+import {
+  digestStart,
+  idempotencyKeyEnd,
+  idempotencyKeyStart,
+  idempotentRequestEnd,
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+} from '../../protocol/record-layout.js';
 import { IDEMPOTENT_OUTCOME } from '../../protocol/batches.js';
 import { digestOf } from './request-digest.js';
-import { idempotentRequestEnd } from '../pending-sums.js';
 import type { KnownKey } from './idempotency-window.js';
 
 /** A replay of a request that is in the same group: it shares that group's outcome. Never leaves the shard. */
@@ -40,7 +46,7 @@ export function admitRequests(
     const known = memory.admitKey(idempotencyKey, digest);
     outcomes.push(OUTCOME_OF[known]);
     if (known !== 'new') return;
-    record.set(digest, at + IDEMPOTENT_OFFSET.digest);
+    record.set(digest, digestStart(at));
     record.copyWithin(end, at, next);
     end += next - at;
   });
@@ -71,9 +77,9 @@ function eachRequest(
   let at = RECORD_HEADER_BYTES;
   while (at < record.length) {
     const next = idempotentRequestEnd(view, at);
-    const idempotencyKey = at + IDEMPOTENT_OFFSET.idempotencyKey;
-    const increments = idempotencyKey + view.getUint8(at + IDEMPOTENT_OFFSET.idempotencyKeyBytes);
-    callback(text.toString('latin1', idempotencyKey, increments), digestOf(record, increments, next), at, next);
+    const increments = idempotencyKeyEnd(view, at);
+    const idempotencyKey = text.toString('latin1', idempotencyKeyStart(at), increments);
+    callback(idempotencyKey, digestOf(record, increments, next), at, next);
     at = next;
   }
 }

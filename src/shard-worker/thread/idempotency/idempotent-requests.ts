@@ -1,9 +1,16 @@
 import { addSums, type Sum } from '../../../core/increment.js';
 import { hashKey } from '../../../core/key-hash.js';
 import {
+  amountAt,
   DIGEST_BYTES,
-  INCREMENT_HEADER_BYTES,
-  INCREMENT_OFFSET,
+  digestStart,
+  idempotencyKeyEnd,
+  idempotencyKeyStart,
+  idempotentRequestEnd,
+  incrementEnd,
+  keyBytesAt,
+  keyHashAt,
+  keyStart,
   PENDING_KEY_OVERHEAD_BYTES,
 } from '../../protocol/record-layout.js';
 import { SummingMap } from '../summing-map.js';
@@ -108,27 +115,23 @@ export class IdempotentRequests {
   }
 
   /**
-   * Adds a request; one whose token is here is only counted as a duplicate. `bytes` holds its token at
-   * `[token, token + tokenBytes)`, its digest from `digest`, the entries of its pairs at `[start, end)`. Returns its
-   * increments.
+   * Adds the request whose entry is at `at` of `bytes`; one whose idempotency key is here is only counted as a duplicate.
+   * `view` is a view of `bytes`. Returns its increments.
    */
-  add(
-    bytes: Uint8Array,
-    idempotencyKey: number,
-    idempotencyKeyBytes: number,
-    digest: number,
-    start: number,
-    end: number,
-  ): number {
+  add(view: DataView, bytes: Uint8Array, at: number): number {
     const request = this.idempotencyKeys.size;
+    const idempotencyKey = idempotencyKeyStart(at);
+    const start = idempotencyKeyEnd(view, at);
+    const end = idempotentRequestEnd(view, at);
+    const idempotencyKeyBytes = start - idempotencyKey;
     const isNew = this.idempotencyKeys.add(
-      hashKey(bytes, idempotencyKey, idempotencyKey + idempotencyKeyBytes),
+      hashKey(bytes, idempotencyKey, start),
       bytes,
       idempotencyKey,
       idempotencyKeyBytes,
       1,
     );
-    const increments = isNew ? this.#addIncrements(bytes, start, end) : countIncrements(bytes, start, end);
+    const increments = isNew ? this.#addIncrements(view, bytes, start, end) : countIncrements(view, start, end);
     this.#increments += increments;
     if (!isNew) {
       this.#duplicates += increments;
@@ -136,7 +139,7 @@ export class IdempotentRequests {
     }
     this.#sumsEnd.push(this.#sumEntry.length);
     this.#incrementsOf.push(increments);
-    this.#keepDigest(request, bytes, digest);
+    this.#keepDigest(request, bytes, digestStart(at));
     this.#bytes += REQUEST_OVERHEAD_BYTES + idempotencyKeyBytes;
     return increments;
   }
@@ -159,17 +162,16 @@ export class IdempotentRequests {
   }
 
   /** Returns the number of increments. */
-  #addIncrements(bytes: Uint8Array, start: number, end: number): number {
+  #addIncrements(view: DataView, bytes: Uint8Array, start: number, end: number): number {
     const { totals } = this;
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const firstSum = this.#sumEntry.length;
     let increments = 0;
     let at = start;
     while (at < end) {
-      const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
-      const keyHash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
-      const amount = view.getFloat64(at + INCREMENT_OFFSET.amount, true);
-      const key = at + INCREMENT_HEADER_BYTES;
+      const keyBytes = keyBytesAt(view, at);
+      const keyHash = keyHashAt(view, at);
+      const amount = amountAt(view, at);
+      const key = keyStart(at);
       at = key + keyBytes;
       increments += 1;
       const isNew = totals.add(keyHash, bytes, key, keyBytes, amount);
@@ -221,10 +223,8 @@ export class IdempotentRequests {
   }
 }
 
-function countIncrements(bytes: Uint8Array, start: number, end: number): number {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+function countIncrements(view: DataView, start: number, end: number): number {
   let count = 0;
-  for (let at = start; at < end; at += INCREMENT_HEADER_BYTES + view.getUint16(at + INCREMENT_OFFSET.keyBytes, true))
-    count += 1;
+  for (let at = start; at < end; at = incrementEnd(view, at)) count += 1;
   return count;
 }

@@ -3,7 +3,7 @@
  * the same keys have the same digest, however they are written. Shard thread.
  */
 import { hash } from 'node:crypto';
-import { DIGEST_BYTES, INCREMENT_HEADER_BYTES, INCREMENT_OFFSET } from '../../protocol/record-layout.js';
+import { amountAt, DIGEST_BYTES, incrementEnd, keyBytesAt, keyHashAt, keyStart } from '../../protocol/record-layout.js';
 import { SummingMap } from '../summing-map.js';
 
 /** Used again for each request of more than one pair. */
@@ -14,16 +14,9 @@ const digest = Buffer.alloc(DIGEST_BYTES);
 /** The digest of the entries at `bytes[start, end)`: valid until the next call. */
 export function digestOf(bytes: Uint8Array, start: number, end: number): Uint8Array {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const first = view.getUint16(start + INCREMENT_OFFSET.keyBytes, true);
   const contentBytes =
-    start + INCREMENT_HEADER_BYTES + first === end
-      ? append(
-          0,
-          bytes,
-          start + INCREMENT_HEADER_BYTES,
-          first,
-          String(view.getFloat64(start + INCREMENT_OFFSET.amount, true)),
-        )
+    incrementEnd(view, start) === end
+      ? append(0, bytes, keyStart(start), keyBytesAt(view, start), String(amountAt(view, start)))
       : appendSums(bytes, view, start, end);
   // As text it is less than half the cost of a buffer of its own.
   digest.write(hash('sha256', content.subarray(0, contentBytes), 'binary'), 0, DIGEST_BYTES, 'latin1');
@@ -35,11 +28,8 @@ function appendSums(bytes: Uint8Array, view: DataView, start: number, end: numbe
   scratch.clear(0);
   let at = start;
   while (at < end) {
-    const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
-    const keyHash = view.getUint32(at + INCREMENT_OFFSET.hash, true);
-    const key = at + INCREMENT_HEADER_BYTES;
-    scratch.add(keyHash, bytes, key, keyBytes, view.getFloat64(at + INCREMENT_OFFSET.amount, true));
-    at = key + keyBytes;
+    scratch.add(keyHashAt(view, at), bytes, keyStart(at), keyBytesAt(view, at), amountAt(view, at));
+    at = incrementEnd(view, at);
   }
   const keys: { readonly entry: number; readonly bytes: Uint8Array }[] = [];
   for (let entry = 0; entry < scratch.size; entry += 1) {

@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { JournalError } from '#product/core/errors.js';
 import { openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
-import { readableEntries } from '#product/shard-worker/journal/file/record-entries.js';
+import { readableEntries } from '#product/cli/readable-entries.js';
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import {
   GOLDEN_STREAM,

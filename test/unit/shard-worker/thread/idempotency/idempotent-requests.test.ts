@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import { test } from 'node:test';
 import { AMOUNT_MAX, type Sum } from '#product/core/increment.js';
 import { hashKey } from '#product/core/key-hash.js';
-import { DIGEST_BYTES, IDEMPOTENT_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
+import { DIGEST_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import { digestOf } from '#product/shard-worker/thread/idempotency/request-digest.js';
 import { IdempotentRequests } from '#product/shard-worker/thread/idempotency/idempotent-requests.js';
 import { Mulberry32 } from '../../../../support/mulberry32.js';
@@ -17,15 +17,7 @@ type ParsedRows = readonly (readonly [string, number])[];
 function add(requests: IdempotentRequests, idempotencyKey: string, increments: ParsedRows, digest = 0): number {
   const entry = idempotentEntry(idempotencyKey, increments, digest);
   const bytes = Buffer.concat([Buffer.from('before'), entry, Buffer.from('behind')]);
-  const at = 6 + IDEMPOTENT_OFFSET.idempotencyKey;
-  return requests.add(
-    bytes,
-    at,
-    idempotencyKey.length,
-    6 + IDEMPOTENT_OFFSET.digest,
-    at + idempotencyKey.length,
-    6 + entry.length,
-  );
+  return requests.add(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), bytes, 6);
 }
 
 function contents(requests: IdempotentRequests): readonly unknown[] {
