@@ -11,9 +11,14 @@ import { errorCodes, type ErrorCode } from '../../core/errors.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
 import { type BatchAnswer, type BatchKind, IDEMPOTENT_OUTCOME } from '../protocol/batches.js';
 import type { AnswerPort } from '../protocol/batch-ports.js';
-import { BatchMemory, type BatchBuffer } from './batch-memory.js';
 import { BatchPace } from './batch-pace.js';
-import { OutgoingBatch, idempotentRequestBytes } from './outgoing-batch.js';
+import {
+  type BatchBuffer,
+  BatchMemory,
+  type FilledBatch,
+  idempotentRequestBytes,
+  OutgoingBatch,
+} from './outgoing-batch.js';
 
 /**
  * Batches that may be with the shard at a time. A batch costs its two messages, and a sync, more than all of its requests
@@ -44,8 +49,13 @@ export class ShardClient {
   #port: AnswerPort | undefined;
   #memory = new BatchMemory();
   readonly #plain: OutgoingBatch;
+  readonly #onlyPendingKeys: OutgoingBatch;
   readonly #idempotent: OutgoingBatch;
-  readonly #known: OutgoingBatch;
+  readonly #onlyKnownKeys: OutgoingBatch;
+  /** The open batch of each kind, in the order in which they are posted. */
+  readonly #open: readonly OutgoingBatch[];
+  /** Requests in the open batches. */
+  #openRequests = 0;
   readonly #inFlight: BatchInFlight[] = [];
   #inFlightHead = 0;
   #reservedIncrements = 0;
@@ -61,9 +71,12 @@ export class ShardClient {
   constructor(clock: Clock = systemClock, shared?: ReservedRoom) {
     this.#clock = clock;
     this.#shared = shared;
-    this.#plain = new OutgoingBatch(clock, this.#memory);
-    this.#idempotent = new OutgoingBatch(clock, this.#memory);
-    this.#known = new OutgoingBatch(clock, this.#memory);
+    const open = (kind: BatchKind): OutgoingBatch => new OutgoingBatch(kind, clock, this.#memory);
+    this.#plain = open('plain');
+    this.#onlyPendingKeys = open('onlyPendingKeys');
+    this.#idempotent = open('idempotent');
+    this.#onlyKnownKeys = open('onlyKnownKeys');
+    this.#open = [this.#plain, this.#onlyPendingKeys, this.#idempotent, this.#onlyKnownKeys];
   }
 
   /** Pairs open and in flight: each may become a pending key. */
@@ -87,11 +100,7 @@ export class ShardClient {
 
   /** Requests wait to be posted. */
   get hasOpenBatch(): boolean {
-    return !this.#plain.isEmpty || !this.#idempotent.isEmpty || !this.#known.isEmpty;
-  }
-
-  get #openRequests(): number {
-    return this.#plain.requests + this.#idempotent.requests + this.#known.requests;
+    return this.#openRequests > 0;
   }
 
   /** Connects to a started shard. */
@@ -99,7 +108,7 @@ export class ShardClient {
     this.#port = port;
     // An earlier thread may be at its last batch yet.
     this.#memory = new BatchMemory();
-    for (const batch of [this.#plain, this.#idempotent, this.#known]) batch.useMemory(this.#memory);
+    for (const batch of this.#open) batch.useMemory(this.#memory);
     port.listen((answer) => {
       this.#take(answer);
     });
@@ -122,17 +131,12 @@ export class ShardClient {
       port.close();
     }
     for (const { replies } of this.#shift(this.batchesInFlight)) settleAll(replies, 'outcome-unknown');
-    this.#refuseOpen(this.#plain, 'journal-unavailable');
-    this.#refuseOpen(this.#idempotent, 'journal-unavailable');
-    this.#refuseOpen(this.#known, 'journal-unavailable');
+    for (const batch of this.#open) this.#refuseOpen(batch, 'journal-unavailable');
   }
 
   /** Makes room for `bytes` more bytes of one request, so that its pairs land in one batch. */
   open(bytes: number): void {
-    if (!this.#plain.hasRoom(bytes)) {
-      this.#post('plain');
-      this.#plain.hasRoom(bytes);
-    }
+    this.#makeRoom(this.#plain, bytes);
   }
 
   /** Adds row `row` to the open batch; {@link open} made room for it. */
@@ -142,19 +146,18 @@ export class ShardClient {
 
   /** Ends one request's part of the open batch: `reply` is settled with the batch. */
   finish(reply: PendingReply, increments: number, bytes: number): void {
-    this.#plain.finish(reply);
-    this.#reservedIncrements += increments;
-    this.#reservedBytes += bytes;
+    this.#finish(this.#plain, reply, increments, bytes);
   }
 
   /** Posts a request by itself, to be taken only if it needs no new key. */
   sendOnlyPendingKeys(increments: ParsedIncrements, reply: PendingReply, bytes: number): void {
-    // What is open goes ahead, so that this batch holds the one request.
-    this.#post('plain');
-    this.open(bytes);
-    for (let row = 0; row < increments.count; row += 1) this.write(increments, row);
-    this.finish(reply, increments.count, bytes);
-    this.#post('onlyPendingKeys');
+    // The open batch is posted first, so that requests keep their order.
+    this.#post(this.#plain);
+    const batch = this.#onlyPendingKeys;
+    this.#makeRoom(batch, bytes);
+    for (let row = 0; row < increments.count; row += 1) batch.write(increments, row);
+    this.#finish(batch, reply, increments.count, bytes);
+    this.#post(batch);
   }
 
   /** Adds a whole request with a token; `pairsBytes` are its pairs' entries. */
@@ -165,17 +168,12 @@ export class ShardClient {
     reply: PendingReply,
     incrementsBytes: number,
   ): void {
-    const batch = kind === 'idempotent' ? this.#idempotent : this.#known;
     const bytes = idempotentRequestBytes(idempotencyKey, incrementsBytes);
-    if (!batch.hasRoom(bytes)) {
-      this.#post(kind);
-      batch.hasRoom(bytes);
-    }
+    const batch = kind === 'idempotent' ? this.#idempotent : this.#onlyKnownKeys;
+    this.#makeRoom(batch, bytes);
     batch.writeIdempotencyKey(idempotencyKey, incrementsBytes);
     for (let row = 0; row < increments.count; row += 1) batch.write(increments, row);
-    batch.finish(reply);
-    this.#reservedIncrements += increments.count;
-    this.#reservedBytes += bytes;
+    this.#finish(batch, reply, increments.count, bytes);
   }
 
   /** Whether {@link endTurn} would find something to do: no answer and no timer will call it. */
@@ -194,16 +192,14 @@ export class ShardClient {
       return;
     }
     this.#pace.posted(nowMs);
-    this.#post('plain');
-    this.#post('idempotent');
-    this.#post('onlyKnownKeys');
+    for (const batch of this.#open) this.#post(batch);
   }
 
   /** Answers requests that have waited longer than `timeoutMs`; the room of those that were posted stays taken. */
   expire(timeoutMs: number): void {
     const beforeMs = this.#clock.monotonic() - timeoutMs;
     // What was never posted is not counted, and leaves nothing behind.
-    for (const batch of [this.#plain, this.#idempotent, this.#known]) {
+    for (const batch of this.#open) {
       if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
     }
     for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
@@ -215,19 +211,33 @@ export class ShardClient {
     }
   }
 
-  #post(kind: BatchKind): void {
-    const open = this.#batchOf(kind);
-    if (open.isEmpty) return;
-    const port = this.#port;
-    if (port === undefined) throw new TypeError('posting to a shard that is not connected');
-    const { buffer, replies, increments, bytes } = open.take(this.#clock.now());
-    this.#inFlight.push({ replies, buffer, increments, bytes, sentAtMs: this.#clock.monotonic() });
-    port.post({ kind, memory: buffer.memory });
+  /** Makes room for `bytes` more, which are written next. */
+  #makeRoom(batch: OutgoingBatch, bytes: number): void {
+    if (batch.hasRoom(bytes)) return;
+    this.#post(batch);
+    batch.hasRoom(bytes);
   }
 
-  #batchOf(kind: BatchKind): OutgoingBatch {
-    if (kind === 'idempotent') return this.#idempotent;
-    return kind === 'onlyKnownKeys' ? this.#known : this.#plain;
+  #finish(batch: OutgoingBatch, reply: PendingReply, increments: number, bytes: number): void {
+    batch.finish(reply);
+    this.#openRequests += 1;
+    this.#reservedIncrements += increments;
+    this.#reservedBytes += bytes;
+  }
+
+  #post(batch: OutgoingBatch): void {
+    if (batch.isEmpty) return;
+    const port = this.#port;
+    if (port === undefined) throw new TypeError('posting to a shard that is not connected');
+    const { buffer, replies, increments, bytes } = this.#takeOpen(batch, this.#clock.now());
+    this.#inFlight.push({ replies, buffer, increments, bytes, sentAtMs: this.#clock.monotonic() });
+    port.post({ kind: batch.kind, memory: buffer.memory });
+  }
+
+  #takeOpen(batch: OutgoingBatch, nowMs: number): FilledBatch {
+    const filled = batch.take(nowMs);
+    this.#openRequests -= filled.replies.length;
+    return filled;
   }
 
   #take(answer: BatchAnswer): void {
@@ -264,7 +274,7 @@ export class ShardClient {
 
   #refuseOpen(batch: OutgoingBatch, code: ErrorCode): void {
     if (batch.isEmpty) return;
-    const { replies, buffer, increments, bytes } = batch.take(0);
+    const { replies, buffer, increments, bytes } = this.#takeOpen(batch, 0);
     this.#memory.release(buffer);
     this.#release(increments, bytes);
     settleAll(replies, code);

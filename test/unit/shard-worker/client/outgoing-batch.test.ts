@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { answerPort, batchPort } from '#product/shard-worker/protocol/batch-ports.js';
-import { BATCH_BYTES_MAX, BatchMemory } from '#product/shard-worker/client/batch-memory.js';
+import { BATCH_BYTES_MAX, BatchMemory } from '#product/shard-worker/client/outgoing-batch.js';
 import { BATCH_KINDS, type BatchAnswer } from '#product/shard-worker/protocol/batches.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ManualClock } from '../../../support/manual-clock.js';
