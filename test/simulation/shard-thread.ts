@@ -5,7 +5,7 @@
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterError, JournalError } from '#product/core/errors.js';
-import type { BatchPort } from '#product/shard-worker/protocol/batch-ports.js';
+import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
 import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
 import { type BatchAnswer, type BatchMessage, IDEMPOTENT_OUTCOME } from '#product/shard-worker/protocol/batches.js';
@@ -151,7 +151,7 @@ export class ShardThread {
     }
   }
 
-  #port(batches: Channel<BatchMessage>, answers: Channel<BatchAnswer>): BatchPort {
+  #port(batches: Channel<BatchMessage>, answers: Channel<BatchAnswer>): HttpServerPort {
     const take = (message: BatchMessage): BatchMessage => {
       this.#posted.push(message.memory);
       return message;

@@ -10,7 +10,7 @@ import { systemClock, type Clock, type Timer } from '../../core/clock.js';
 import { errorCodes, type ErrorCode } from '../../core/errors.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
 import { type BatchAnswer, type BatchKind, IDEMPOTENT_OUTCOME } from '../protocol/batches.js';
-import type { AnswerPort } from '../protocol/batch-ports.js';
+import type { ShardPort } from '../protocol/batch-ports.js';
 import { BatchPace } from './batch-pace.js';
 import {
   type BatchBuffer,
@@ -46,7 +46,7 @@ type IdempotentKind = 'idempotent' | 'onlyKnownKeys';
 export class ShardClient {
   readonly #clock: Clock;
   readonly #shared: ReservedRoom | undefined;
-  #port: AnswerPort | undefined;
+  #port: ShardPort | undefined;
   #memory = new BatchMemory();
   readonly #plain: OutgoingBatch;
   readonly #onlyPendingKeys: OutgoingBatch;
@@ -104,7 +104,7 @@ export class ShardClient {
   }
 
   /** Connects to a started shard. */
-  connect(port: AnswerPort): void {
+  connect(port: ShardPort): void {
     this.#port = port;
     // An earlier thread may be at its last batch yet.
     this.#memory = new BatchMemory();

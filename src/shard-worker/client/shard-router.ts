@@ -11,7 +11,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { ErrorCode } from '../../core/errors.js';
 import { finishKeyHash, hashKeyByte, KEY_HASH_START, shardOfHash } from '../../core/key-hash.js';
 import type { Admission, IncrementRouter, ParsedIncrements, PendingReply } from '../../core/increment.js';
-import { answerPort } from '../protocol/batch-ports.js';
+import { shardPort } from '../protocol/batch-ports.js';
 import type { HttpServerLink } from '../protocol/control-messages.js';
 import { STAT, statsRow } from '../protocol/stats.js';
 import { INCREMENT_HEADER_BYTES, PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';
@@ -77,7 +77,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
   }
 
   connect(shard: number, port: MessagePort): void {
-    this.#clients[shard]?.connect(answerPort(port));
+    this.#clients[shard]?.connect(shardPort(port));
   }
 
   /** Until its admission is set again, the shard's increments are refused as `journal-unavailable`. */

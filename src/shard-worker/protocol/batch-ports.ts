@@ -7,8 +7,8 @@
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { BATCH_KINDS, type BatchAnswer, type BatchMessage, type PostedBatch } from './batches.js';
 
-/** A shard's port as a front end uses it. */
-export interface AnswerPort {
+/** The port to a shard, as an HTTP server uses it. */
+export interface ShardPort {
   /** Calls back with each answer that {@link receive} has not taken. */
   listen(callback: (answer: BatchAnswer) => void): void;
   /** The next answer that waits, taken now. */
@@ -18,8 +18,8 @@ export interface AnswerPort {
   close(): void;
 }
 
-/** A MessagePort as a front end uses it. */
-export function answerPort(port: MessagePort): AnswerPort {
+/** A MessagePort to a shard. */
+export function shardPort(port: MessagePort): ShardPort {
   const slots: ArrayBufferLike[] = [];
   return {
     listen: (callback) => port.on('message', callback),
@@ -42,8 +42,8 @@ export function answerPort(port: MessagePort): AnswerPort {
   };
 }
 
-/** A front end's port as group commit uses it. */
-export interface BatchPort {
+/** The port to an HTTP server, as group commit uses it. */
+export interface HttpServerPort {
   /** Calls back with each message that {@link receive} has not taken. */
   listen(callback: (message: BatchMessage) => void): void;
   /** The next message that waits, taken now. */
@@ -52,8 +52,8 @@ export interface BatchPort {
   close(): void;
 }
 
-/** A MessagePort as group commit uses it. */
-export function batchPort(port: MessagePort): BatchPort {
+/** A MessagePort to an HTTP server. */
+export function httpServerPort(port: MessagePort): HttpServerPort {
   const slots: SharedArrayBuffer[] = [];
   const read = (posted: PostedBatch): BatchMessage => {
     if (typeof posted !== 'number') {

@@ -21,7 +21,7 @@ import {
   RECORD_OFFSET,
 } from '../protocol/record-layout.js';
 import type { BatchAnswer, BatchMessage } from '../protocol/batches.js';
-import type { BatchPort } from '../protocol/batch-ports.js';
+import type { HttpServerPort } from '../protocol/batch-ports.js';
 import type { RecordBytes } from '../journal/journal.js';
 import { admitRequests, failedOutcomes, knownOutcomes, settledOutcomes } from './idempotency/idempotency-admission.js';
 import type { KnownKey } from './idempotency/idempotency-window.js';
@@ -56,7 +56,7 @@ interface Waiting {
 
 /** The loop between ports and journal. */
 export class GroupCommit {
-  readonly #ports: readonly BatchPort[];
+  readonly #ports: readonly HttpServerPort[];
   readonly #target: GroupTarget;
   readonly #clock: Clock;
   #waiting: Waiting[] = [];
@@ -66,7 +66,7 @@ export class GroupCommit {
   #failed = false;
   #idle: (() => void)[] = [];
 
-  constructor(ports: readonly BatchPort[], target: GroupTarget, clock: Clock) {
+  constructor(ports: readonly HttpServerPort[], target: GroupTarget, clock: Clock) {
     this.#ports = ports;
     this.#target = target;
     this.#clock = clock;
@@ -290,7 +290,7 @@ function recordBytes(memory: ArrayBufferLike): number {
   return new DataView(memory).getUint32(RECORD_OFFSET.bytes, true);
 }
 
-function post(port: BatchPort, count: number, code: ErrorCode | undefined): void {
+function post(port: HttpServerPort, count: number, code: ErrorCode | undefined): void {
   const answer: BatchAnswer = code === undefined ? count : { refused: count, code };
   port.post(answer);
 }

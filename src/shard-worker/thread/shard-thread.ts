@@ -11,7 +11,7 @@ import { parseDatabaseUrl } from '../../db/connection.js';
 import { CheckpointStore } from '../../db/checkpoint-store.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import { createLogger } from '../../core/logger.js';
-import { batchPort } from '../protocol/batch-ports.js';
+import { httpServerPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
 import type { JournalStreams } from '../journal/journal.js';
 import { systemDisk } from '../journal/file/disk.js';
@@ -63,7 +63,7 @@ class ShardThread {
         logger[level](fields, message);
       },
     });
-    this.#groups = new GroupCommit(task.batchPorts.map(batchPort), this.#shard, systemClock);
+    this.#groups = new GroupCommit(task.batchPorts.map(httpServerPort), this.#shard, systemClock);
   }
 
   start(): void {

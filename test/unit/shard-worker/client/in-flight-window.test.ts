@@ -7,7 +7,7 @@ import { systemClock } from '#product/core/clock.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { makeStats } from '#product/shard-worker/protocol/stats.js';
 import { INCREMENT_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
-import { answerPort } from '#product/shard-worker/protocol/batch-ports.js';
+import { shardPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 
@@ -39,7 +39,7 @@ class StalledShard {
       ackTimeoutMs: ACK_TIMEOUT_MS,
       idempotencyRoom: () => UNLIMITED,
     });
-    this.#client.connect(answerPort(this.#channel.port1));
+    this.#client.connect(shardPort(this.#channel.port1));
     this.router.setShardAdmission(0, 'open');
   }
 

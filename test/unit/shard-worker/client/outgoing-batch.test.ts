@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
-import { answerPort, batchPort } from '#product/shard-worker/protocol/batch-ports.js';
+import { shardPort, httpServerPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { BATCH_BYTES_MAX, BatchMemory } from '#product/shard-worker/client/outgoing-batch.js';
 import { BATCH_KINDS, type BatchAnswer } from '#product/shard-worker/protocol/batches.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
@@ -58,8 +58,8 @@ void test('at the key bound a request that is a batch by itself takes no more me
 
 void test('batches of every kind and memory arrive in order, each with what was written last', () => {
   const channel = new MessageChannel();
-  const front = answerPort(channel.port1);
-  const shard = batchPort(channel.port2);
+  const front = shardPort(channel.port1);
+  const shard = httpServerPort(channel.port2);
   try {
     const memory = new BatchMemory();
     for (let round = 0; round < 3; round += 1) {
@@ -88,7 +88,7 @@ void test('batches of every kind and memory arrive in order, each with what was 
 
 void test('a number that no memory was given for is an error, not another batch', () => {
   const channel = new MessageChannel();
-  const shard = batchPort(channel.port2);
+  const shard = httpServerPort(channel.port2);
   try {
     channel.port1.postMessage(5);
     assert.throws(() => shard.receive(), /no batch has the number 5/);

@@ -5,7 +5,7 @@ import { JournalError } from '#product/core/errors.js';
 import type { Lsn } from '#product/core/checkpoint.js';
 import { RECORD_HEADER_BYTES, RECORD_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
 import type { BatchAnswer, BatchMessage } from '#product/shard-worker/protocol/batches.js';
-import type { BatchPort } from '#product/shard-worker/protocol/batch-ports.js';
+import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { GroupCommit, type GroupTarget } from '#product/shard-worker/thread/group-commit.js';
 import { ManualClock } from '../../../support/manual-clock.js';
 import { incrementEntries } from '../../../support/tokened-entries.js';
@@ -28,7 +28,7 @@ class Scene {
 
   constructor() {
     this.journal = () => new Promise((resolve, reject) => this.appends.push({ resolve, reject }));
-    const port: BatchPort = {
+    const port: HttpServerPort = {
       listen: () => undefined,
       receive: () => this.#waiting.shift(),
       post: (answer) => this.answers.push(answer),
