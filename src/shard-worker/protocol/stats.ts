@@ -16,23 +16,21 @@ export const STAT = {
   rejected: 6,
   handedOver: 7,
   lost: 8,
-  flushes: 9,
-  flushedKeys: 10,
-  pendingIncrements: 11,
+  pendingIncrements: 9,
   /** Increments of requests whose token was claimed before. */
-  deduplicated: 12,
-  /** Tokens that came again with other content. */
-  mismatches: 13,
+  deduplicated: 10,
+  /** Idempotency keys that came again with other content. */
+  mismatches: 11,
   /** Requests with tokens that are pending. */
-  pendingIdempotent: 14,
+  pendingIdempotent: 12,
   /** Tokens that this process claimed. */
-  recordedIdempotencyKeys: 15,
+  recordedIdempotencyKeys: 13,
   /** 1 while the disk refuses what the journal has to write. */
-  journalRefused: 16,
+  journalRefused: 14,
 } as const;
 
 /** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
-export const STAT_ROW_CELLS = 24;
+const STAT_ROW_CELLS = 16;
 
 /** The gauges of `shards` shards, all zero. */
 export function makeStats(shards: number): SharedArrayBuffer {

@@ -6,8 +6,6 @@ import type { FrozenRange } from '../pending-sums.js';
 
 /** What a committed flush came to, in increments where nothing else is said. */
 export interface CommittedFlush {
-  /** Rows written. */
-  readonly keys: number;
   readonly increments: number;
   readonly rejected: number;
   /** Of requests whose token had been counted before. */
@@ -22,9 +20,9 @@ type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
 
 /** What a range came to with an attempt that was committed. */
 export function committedFlush({ sums, idempotent }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
-  const { keys, rejected = 0, unclaimed = [], mismatches = 0 } = attempt;
+  const { rejected = 0, unclaimed = [], mismatches = 0 } = attempt;
   let deduplicated = idempotent.duplicates;
   for (const idempotencyKey of unclaimed) deduplicated += idempotent.get(idempotencyKey)?.increments ?? 0;
   const increments = sums.increments + idempotent.increments;
-  return { keys, increments, rejected, deduplicated, claimed: idempotent.size - unclaimed.length, mismatches };
+  return { increments, rejected, deduplicated, claimed: idempotent.size - unclaimed.length, mismatches };
 }

@@ -173,14 +173,12 @@ export function addTo(stats: Float64Array, cell: number, amount: number): void {
 
 /** Adds what a flush came to, to a shard's gauges. */
 export function countFlush(flush: CommittedFlush, stats: Float64Array): void {
-  const { keys, increments, rejected, deduplicated, claimed, mismatches } = flush;
+  const { increments, rejected, deduplicated, claimed, mismatches } = flush;
   addTo(stats, STAT.flushed, increments - rejected - deduplicated);
   addTo(stats, STAT.rejected, rejected);
   addTo(stats, STAT.deduplicated, deduplicated);
   addTo(stats, STAT.recordedIdempotencyKeys, claimed);
   addTo(stats, STAT.mismatches, mismatches);
-  addTo(stats, STAT.flushes, 1);
-  addTo(stats, STAT.flushedKeys, keys);
 }
 
 /** Writes what the streams hold together into a shard's gauges. `unreadBytes`: what lies in journals that were not read. */
