@@ -23,7 +23,7 @@ import type {
   PendingRange,
   SeenCheckpoints,
 } from '#product/shard-worker/protocol/control-messages.js';
-import { RestartBudget } from '#product/shard-worker/supervisor/restart-budget.js';
+import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 import { Channel } from './channel.js';

@@ -17,7 +17,7 @@
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
-import { systemClock } from '../../core/clock.js';
+import { systemClock, type Clock } from '../../core/clock.js';
 import { CounterError, isJournalVerdict, StartError, type JournalErrorCode, reasonOf } from '../../core/errors.js';
 import type { Admission, Sum } from '../../core/increment.js';
 import { closeBalance, STAT, statsRow } from '../protocol/stats.js';
@@ -30,9 +30,12 @@ import type {
   ShardTask,
 } from '../protocol/control-messages.js';
 import type { Logger } from '../../core/logger.js';
-import { RestartBudget } from './restart-budget.js';
 
 const RESTART_DELAY_MS = 100;
+
+/** Restarts within {@link RESTART_WINDOW_MS}; one more is too many. */
+const RESTARTS_MAX = 5;
+const RESTART_WINDOW_MS = 60_000;
 
 /** What another thread may do better with, through recovery. */
 const PASSING: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'journal-fenced', 'journal-unavailable']);
@@ -70,15 +73,20 @@ interface PendingControl {
 
 type WithoutId<T> = T extends { readonly id: number } ? Omit<T, 'id'> : never;
 
+/** Why a shard cannot go on. */
+interface Verdict {
+  readonly detail: string;
+  /** It is about the journal, during the start: an operator must change something before the server can start. */
+  readonly refusesStart: boolean;
+}
+
 /** One supervised shard. */
 class SupervisedShard {
   state: ShardState = 'starting';
   recovered = false;
   streams: readonly string[] = [];
-  /** Why another thread could not do better; set before the thread ends. */
-  verdict: string | undefined;
-  /** The verdict is on its journal: an operator must change something. */
-  isRefused = false;
+  /** Why another thread could not do better. Set before the thread ends. */
+  verdict: Verdict | undefined;
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
   readonly restarts = new RestartBudget(systemClock);
@@ -124,11 +132,9 @@ export class ShardSupervisor {
    */
   async start(): Promise<void> {
     for (let shard = 0; shard < this.#shards.length; shard += 1) this.#launch(shard);
-    await this.#until(() => this.#shards.every(({ state, isRefused }) => state === 'serving' || isRefused));
+    await this.#until(() => this.#shards.every((shard) => shard.state === 'serving' || refusesStart(shard)));
     this.#hasStarted = true;
-    const problems = this.#shards.flatMap(({ isRefused, verdict }) =>
-      isRefused && verdict !== undefined ? verdict : [],
-    );
+    const problems = this.#shards.flatMap(({ verdict }) => (verdict?.refusesStart === true ? verdict.detail : []));
     if (problems.length > 0) throw new StartError([...new Set(problems)]);
   }
 
@@ -244,11 +250,13 @@ export class ShardSupervisor {
         break;
       case 'journal':
         this.#options.logger.error({ shard: index, code: message.code }, message.detail);
-        if (!PASSING.has(message.code)) shard.verdict = message.detail;
-        shard.isRefused = !this.#hasStarted && isJournalVerdict(message.code);
+        if (!PASSING.has(message.code)) {
+          const isVerdict = !this.#hasStarted && isJournalVerdict(message.code);
+          shard.verdict = { detail: message.detail, refusesStart: isVerdict };
+        }
         break;
       case 'fenced':
-        shard.verdict = message.detail;
+        shard.verdict = { detail: message.detail, refusesStart: false };
         this.#options.events.admission(index, 'journal-unavailable');
         this.#options.events.fatal(message.detail);
     }
@@ -272,11 +280,11 @@ export class ShardSupervisor {
     if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';
       // A start lists what all shards found.
-      if (shard.isRefused) {
+      if (refusesStart(shard)) {
         this.#changed();
         return;
       }
-      const why = shard.verdict ?? reasonOf(error);
+      const why = shard.verdict?.detail ?? reasonOf(error);
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
     } else {
       shard.state = 'restarting';
@@ -345,12 +353,38 @@ export class ShardSupervisor {
 
   async #until(condition: () => boolean): Promise<void> {
     while (!condition()) {
-      if (this.#shards.some((shard) => shard.state === 'failed' && !shard.isRefused)) {
+      if (this.#shards.some((shard) => shard.state === 'failed' && !refusesStart(shard))) {
         throw new CounterError('internal-error', 'A shard could not be started.');
       }
       await new Promise<void>((resolve) => this.#onChange.push(resolve));
     }
   }
+}
+
+/**
+ * How often one shard may be started again before the process gives up.
+ *
+ * A budget for each shard, not one for the process: a database that fails over and takes commits back makes every shard
+ * recover at the same moment, and a process has up to 64 of them.
+ */
+export class RestartBudget {
+  readonly #clock: Pick<Clock, 'monotonic'>;
+  #restarts: number[] = [];
+
+  constructor(clock: Pick<Clock, 'monotonic'>) {
+    this.#clock = clock;
+  }
+
+  /** Takes one restart; false where the budget is spent. */
+  take(): boolean {
+    const now = this.#clock.monotonic();
+    this.#restarts = [...this.#restarts.filter((at) => at >= now - RESTART_WINDOW_MS), now];
+    return this.#restarts.length <= RESTARTS_MAX;
+  }
+}
+
+function refusesStart({ verdict }: SupervisedShard): boolean {
+  return verdict?.refusesStart === true;
 }
 
 /** The thread has ended, and another takes its place or is not allowed to. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { RestartBudget } from '#product/shard-worker/supervisor/restart-budget.js';
+import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor.js';
 import { ManualClock } from '../../../support/manual-clock.js';
 
 test('a shard is restarted five times within a minute, and once more when the first is a minute ago', () => {
