@@ -11,7 +11,7 @@ import { JournalError, StartError, reasonOf } from '../core/errors.js';
 import type { Lsn } from '../core/checkpoint.js';
 import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/protocol/record-layout.js';
 import { isUuid } from '../core/uuid.js';
-import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/accepted-gap.js';
+import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/stream-files.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { readableEntries } from './readable-entries.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';

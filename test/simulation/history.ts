@@ -3,7 +3,7 @@
  * Everything that happens follows from the seed.
  */
 import { CounterError, JournalError } from '#product/core/errors.js';
-import { acceptGaps } from '#product/shard-worker/journal/file/accepted-gap.js';
+import { acceptGaps } from '#product/shard-worker/journal/file/stream-files.js';
 import { findSegments, scanStream } from '#product/shard-worker/journal/file/stream-scan.js';
 import { rebindStream } from '#product/shard-worker/journal/file/stream-rebind.js';
 import { ClientRequest, Violation, type ExpectedCounter, type Fate } from './expectations.js';

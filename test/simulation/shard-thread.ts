@@ -7,7 +7,7 @@ import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterError, JournalError } from '#product/core/errors.js';
 import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
-import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
+import { FileJournalStreams } from '#product/shard-worker/journal/file/file-journal-streams.js';
 import { type BatchAnswer, type BatchMessage, IDEMPOTENT_OUTCOME } from '#product/shard-worker/protocol/batches.js';
 import type { ControlMessage, ControlRequest } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
@@ -59,7 +59,7 @@ export class ShardThread {
     this.life = new Life((error) => this.#die(error), node.life);
     const clock = clockOf(world.scheduler, this.life, () => this.#step());
     const { settings, shards } = node;
-    const streams = new FileStreams({
+    const streams = new FileJournalStreams({
       disk: node.storage.diskOf((call, path) => this.#gate(call, path)),
       directory: '/data/journal',
       clock,

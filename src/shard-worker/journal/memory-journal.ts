@@ -49,7 +49,7 @@ export class MemoryJournal implements Journal {
 }
 
 /** The streams of a shard with a memory journal: always a new one. */
-export class MemoryStreams implements JournalStreams {
+export class MemoryJournalStreams implements JournalStreams {
   readonly endsWithThread = true;
   readonly keepMs = 0;
 

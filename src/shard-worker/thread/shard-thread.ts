@@ -15,8 +15,8 @@ import { httpServerPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
 import type { JournalStreams } from '../journal/journal.js';
 import { systemDisk } from '../journal/file/disk.js';
-import { FileStreams } from '../journal/file/file-streams.js';
-import { MemoryStreams } from '../journal/memory-journal.js';
+import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
+import { MemoryJournalStreams } from '../journal/memory-journal.js';
 import { statsRow } from '../protocol/stats.js';
 import type { ControlMessage, ControlRequest, ShardTask } from '../protocol/control-messages.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
@@ -121,9 +121,9 @@ function journalsOf(task: ShardTask): JournalStreams {
   const { settings } = task;
   switch (settings.journal) {
     case 'memory':
-      return new MemoryStreams();
+      return new MemoryJournalStreams();
     case 'file':
-      return new FileStreams({
+      return new FileJournalStreams({
         disk: systemDisk,
         directory: path.join(settings.dataDir, 'journal'),
         clock: systemClock,

@@ -23,21 +23,20 @@ import type { Lsn } from '../../../core/checkpoint.js';
 import { RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
 import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
 import type { OwnershipClaim } from '../ownership-claim.js';
-import { forgetAcceptedGaps } from './accepted-gap.js';
-import { keepClaim, readClaims } from './claim-file.js';
+import { diskFailure, orUnavailable } from './disk.js';
 import { isDiskFull } from './disk-reserve.js';
-import { diskFailure, orUnavailable } from './disk-failure.js';
 import {
   DEFERRED_SYNC_MS,
   segmentBytesOf,
   type FileJournalOptions,
   type OpenFileJournalOptions,
 } from './file-journal-options.js';
+import { databaseOf, removeStream, requireSameDatabase } from './journal-directory.js';
 import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
+import { forgetAcceptedGaps, keepClaim, readClaims } from './stream-files.js';
 import { readRecords, recoveryOf, requireWhole, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
 import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
-import { databaseOf, removeStream, requireSameDatabase } from './stream-directories.js';
 
 type State =
   { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };

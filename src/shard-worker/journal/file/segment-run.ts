@@ -13,7 +13,7 @@ import type { Lsn } from '../../../core/checkpoint.js';
 import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../protocol/record-layout.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader, segmentName } from './segment-header.js';
 import type { RecordBytes } from '../journal.js';
-import { diskFailure } from './disk-failure.js';
+import { diskFailure } from './disk.js';
 import { segmentBytesOf, type FileJournalOptions } from './file-journal-options.js';
 import { KeptSegments, type KeptSegment } from './kept-segments.js';
 import { ALLOCATION_BYTES_MAX, ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX } from './segment-writer.js';

@@ -15,7 +15,7 @@ import { createFileJournal } from './file-journal.js';
 import type { FileJournalOptions } from './file-journal-options.js';
 import { scanForRecovery, readRecords } from './stream-recovery.js';
 import { findSegments } from './stream-scan.js';
-import { databaseOf } from './stream-directories.js';
+import { databaseOf } from './journal-directory.js';
 
 /** What follows the name of a stream whose records have moved; such a directory is not a stream any more. */
 const REBOUND_SUFFIX = '.rebound';

@@ -12,7 +12,7 @@ import { JournalError } from '../../../core/errors.js';
 import type { Lsn } from '../../../core/checkpoint.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
 import type { RecoveryFacts } from '../journal.js';
-import { readAcceptedGaps, unaccepted } from './accepted-gap.js';
+import { readAcceptedGaps, unaccepted } from './stream-files.js';
 import type { Disk, DiskFile } from './disk.js';
 import { RecordReader } from './record-reader.js';
 import { SegmentWriter, STAGED_SUFFIX, writeFully } from './segment-writer.js';

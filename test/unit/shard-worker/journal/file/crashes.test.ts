@@ -11,7 +11,7 @@ import {
   type FileJournal,
 } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
-import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
+import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
 import { journalOptions, rawRecord } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
 import { Mulberry32 } from '../../../../support/mulberry32.js';

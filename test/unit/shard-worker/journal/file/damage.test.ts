@@ -4,7 +4,7 @@ import { copyFileSync, cpSync, existsSync, readFileSync, rmSync, statSync, trunc
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { JournalError, type JournalErrorCode } from '#product/core/errors.js';
-import { acceptGaps } from '#product/shard-worker/journal/file/accepted-gap.js';
+import { acceptGaps } from '#product/shard-worker/journal/file/stream-files.js';
 import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';

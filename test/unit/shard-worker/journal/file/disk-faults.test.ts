@@ -9,8 +9,8 @@ import { test, type TestContext } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
-import { FileStreams } from '#product/shard-worker/journal/file/file-streams.js';
-import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
+import { FileJournalStreams } from '#product/shard-worker/journal/file/file-journal-streams.js';
+import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
 import {
   journalOptions,
   incrementRecord,
@@ -225,12 +225,12 @@ test('a recovery for which the disk has no room leaves a journal that is read an
 test('a takeover on a full disk gives up what was set aside, which is made again once there is room', async () => {
   const clock = new ManualClock();
   const { disk, options } = simulated({ clock });
-  const streams = new FileStreams({ ...options, shards: 1 });
+  const streams = new FileJournalStreams({ ...options, shards: 1 });
   const journal = streams.create();
   await journal.append([rawRecord(100)]);
   streams.tend();
   assert.ok(disk.list(options.directory).includes('reserve-0'));
-  const next = new FileStreams({ ...options, shards: 1 });
+  const next = new FileJournalStreams({ ...options, shards: 1 });
   next.existing();
   const found = next.open(journal.stream);
   const claim = { id: randomUUID(), lsn: 1 };

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
-import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
+import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
 import { journalOptions, incrementRecord, replayed, temporaryDirectory } from '../../../../support/journal-fixtures.js';
 
 test('a reopened journal replays what was appended above the checkpoint, in order, and goes on', async (t) => {

@@ -8,28 +8,28 @@
 import { JournalError } from '../../../core/errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';
 import { DiskReserve } from './disk-reserve.js';
-import { orUnavailable } from './disk-failure.js';
+import { orUnavailable } from './disk.js';
 import { createFileJournal, openFileJournal, type FileJournal } from './file-journal.js';
 import type { FileJournalOptions } from './file-journal-options.js';
-import { listStreams, removeStream, sweepRemovedStreams, type StreamInfo } from './stream-directories.js';
+import { listStreams, removeStream, sweepRemovedStreams, type StreamInfo } from './journal-directory.js';
 
 /** What a shard's streams have in common. `shards` is how many there are. */
-export interface FileStreamsOptions extends FileJournalOptions {
+export interface FileJournalStreamsOptions extends FileJournalOptions {
   readonly shards: number;
   /** Streams of another database are taken over, knowingly. */
   readonly rebind?: boolean;
 }
 
 /** The file journal's streams for a shard. */
-export class FileStreams implements JournalStreams {
+export class FileJournalStreams implements JournalStreams {
   readonly endsWithThread = false;
-  readonly #options: FileStreamsOptions;
+  readonly #options: FileJournalStreamsOptions;
   readonly #open = new Map<string, FileJournal>();
   readonly #reserve: DiskReserve;
   #databaseId: string | undefined;
   #own: string | undefined;
 
-  constructor(options: FileStreamsOptions) {
+  constructor(options: FileJournalStreamsOptions) {
     this.#options = options;
     this.#databaseId = options.databaseId;
     this.#reserve = new DiskReserve(options.disk, options.directory, options.shard);

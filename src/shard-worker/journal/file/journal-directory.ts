@@ -3,10 +3,9 @@
  */
 import { join } from 'node:path';
 import { JournalError, systemErrorCode } from '../../../core/errors.js';
-import type { Disk } from './disk.js';
 import type { Lsn } from '../../../core/checkpoint.js';
 import { isUuid } from '../../../core/uuid.js';
-import { orUnavailable } from './disk-failure.js';
+import { type Disk, orUnavailable } from './disk.js';
 import { findSegments, type FoundSegment } from './stream-scan.js';
 
 /** What follows the name of a stream that is being removed. */

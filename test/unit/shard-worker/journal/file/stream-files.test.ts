@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
-import { keepClaim, readClaims } from '#product/shard-worker/journal/file/claim-file.js';
+import { keepClaim, readClaims } from '#product/shard-worker/journal/file/stream-files.js';
 import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 
 function inDirectory(body: (directory: string) => void): void {

@@ -2,10 +2,13 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { FileStreams, type FileStreamsOptions } from '#product/shard-worker/journal/file/file-streams.js';
+import {
+  FileJournalStreams,
+  type FileJournalStreamsOptions,
+} from '#product/shard-worker/journal/file/file-journal-streams.js';
 import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
-import { listStreams } from '#product/shard-worker/journal/file/stream-directories.js';
+import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
 import {
   DATABASE_ID,
   journalOptions,
@@ -17,7 +20,7 @@ import {
 import { ManualClock } from '../../../../support/manual-clock.js';
 
 /** A stream of `shard` that was made `createdAt` and holds one record. */
-async function leave(options: FileStreamsOptions, shard: number, createdAt: number): Promise<string> {
+async function leave(options: FileJournalStreamsOptions, shard: number, createdAt: number): Promise<string> {
   const journal = createFileJournal({ ...options, shard, clock: new ManualClock(createdAt) });
   journal.append([incrementRecord(`of ${shard}`, createdAt)]);
   await journal.close();
@@ -57,8 +60,8 @@ test('a shard continues its newest stream, and every left-over stream is finishe
     ofTwo: await leave(options, 2, 10),
     ofThree: await leave(options, 3, 10),
   };
-  const zero = new FileStreams({ ...options, shard: 0 });
-  const one = new FileStreams({ ...options, shard: 1 });
+  const zero = new FileJournalStreams({ ...options, shard: 0 });
+  const one = new FileJournalStreams({ ...options, shard: 1 });
   const found = (stream: string): unknown => ({ stream, bytes: 256 * 1024 });
   assert.deepEqual(zero.existing(), {
     own: found(streams.ofZero),
@@ -83,7 +86,7 @@ test('a shard continues its newest stream, and every left-over stream is finishe
 test('a removal that a crash cut short is completed by the next start, and its stream is not seen again', async (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
   const stream = await leave(options, 0, 10);
-  const streams = new FileStreams({
+  const streams = new FileJournalStreams({
     ...options,
     disk: {
       ...systemDisk,
@@ -94,13 +97,13 @@ test('a removal that a crash cut short is completed by the next start, and its s
   });
   streams.remove(streams.open(stream));
   assert.deepEqual(readdirSync(options.directory), [`${stream}.removed`]);
-  assert.deepEqual(new FileStreams(options).existing(), { own: undefined, orphaned: [] });
+  assert.deepEqual(new FileJournalStreams(options).existing(), { own: undefined, orphaned: [] });
   assert.deepEqual(readdirSync(options.directory), []);
 });
 
 test('the database id reaches streams that are open and those opened later', async (t) => {
   const options = { ...journalOptions(temporaryDirectory(t), { databaseId: undefined }), shards: 1 };
-  const streams = new FileStreams(options);
+  const streams = new FileJournalStreams(options);
   const journal = streams.create();
   await journal.append([incrementRecord('a', 1)]);
   streams.setDatabaseId(DATABASE_ID);
