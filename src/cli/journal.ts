@@ -13,6 +13,7 @@ import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/
 import { isUuid } from '../core/uuid.js';
 import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/stream-files.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
+import { EXIT_USAGE, exitCodeOf } from './command-exit.js';
 import { readableEntries } from './readable-entries.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
@@ -38,9 +39,9 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
               for rebind: the last LSN that the other copy of this directory has, too
 `;
 
-/** A command line that cannot be followed: EX_USAGE of sysexits.h. */
+/** A command line that cannot be followed. */
 function usageError(problem: string): StartError {
-  return new StartError([problem, '', help], { exitCode: 64 });
+  return new StartError([problem, '', help], { exitCode: EXIT_USAGE });
 }
 
 interface Arguments {
@@ -80,7 +81,7 @@ async function run(argv: readonly string[]): Promise<number> {
       held.release();
     }
   } catch (error) {
-    return endWith(error);
+    return exitCodeOf(error);
   }
 }
 
@@ -111,15 +112,6 @@ function argumentsOf(dataDir: string, stream: string | undefined, above: string 
     named: stream,
     above: above === undefined ? undefined : Number(above),
   };
-}
-
-function endWith(error: unknown): number {
-  if (error instanceof StartError) {
-    process.stderr.write(`${error.problems.join('\n')}\n`);
-    return error.exitCode;
-  }
-  process.stderr.write(`${reasonOf(error)}\n`);
-  return 1;
 }
 
 function say(line: string): void {

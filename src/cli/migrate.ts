@@ -9,8 +9,8 @@ import { StartError } from '../core/errors.js';
 import { describeTarget, parseDatabaseUrl } from '../db/connection.js';
 import type { DatabaseLogger } from '../db/embedded/embedded-postgres.js';
 import { openDatabase } from '../db/schema/open-database.js';
+import { EXIT_TEMPORARY, exitCodeOf } from './command-exit.js';
 
-const EXIT_TEMPORARY = 75;
 /** How long others may use a table that is to be altered before the command gives up. */
 const BUSY_TIMEOUT_MS = 600_000;
 const BUSY_RETRY_MS = 2_000;
@@ -46,7 +46,5 @@ async function run(): Promise<number> {
 try {
   process.exitCode = await run();
 } catch (error) {
-  const problems = error instanceof StartError ? error.problems : [String(error)];
-  for (const problem of problems) process.stderr.write(`summing-counters: ${problem}\n`);
-  process.exitCode = error instanceof StartError ? error.exitCode : 1;
+  process.exitCode = exitCodeOf(error, 'summing-counters: ');
 }

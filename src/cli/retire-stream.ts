@@ -9,6 +9,7 @@
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { reasonOf, StartError } from '../core/errors.js';
 import { DESCRIBE_STREAM, RETIRE_DEAD_STREAM } from '../db/upkeep-statements.js';
+import { EXIT_TEMPORARY } from './command-exit.js';
 
 interface StreamRow {
   readonly lsn: string;
@@ -25,9 +26,6 @@ export interface Retirement {
   readonly isRetired: boolean;
   readonly sentence: string;
 }
-
-/** EX_TEMPFAIL of sysexits.h. */
-const EXIT_TEMPORARY = 75;
 
 /** Retires the stream unless it has been heard of in the last five minutes. Throws StartError where that cannot be asked. */
 export async function retireStream(target: DatabaseTarget, stream: string): Promise<Retirement> {
