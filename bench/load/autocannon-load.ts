@@ -3,7 +3,7 @@
  * send a number of requests and wait for the last answer.
  */
 import autocannon from 'autocannon';
-import type { LoadFigures, LoadGenerator, LoadRequest } from './load.js';
+import type { LoadFigures, LoadGenerator, LoadRequest } from './load-generator.js';
 import { distinctBody, nthIdempotencyKey, type Workload } from './workload.js';
 
 const TIMEOUT_SECONDS = 30;

@@ -8,7 +8,7 @@
  */
 import { connect, type Socket } from 'node:net';
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
-import type { LoadFigures, LoadRequest } from './load.js';
+import type { LoadFigures, LoadRequest } from './load-generator.js';
 
 const TICK_MS = 1;
 /** How long answers are waited for after the last request is due. */

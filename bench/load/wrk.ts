@@ -7,9 +7,9 @@ import { writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import typia from 'typia';
-import type { LoadFigures, LoadGenerator, LoadRequest } from './load.js';
-import { ownedDirectory, removeOwned, startOwned } from '../peers/owned-process.js';
-import { projectRoot } from '../peers/project.js';
+import type { LoadFigures, LoadGenerator, LoadRequest } from './load-generator.js';
+import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-process.js';
+import { projectRoot } from '../processes/project-paths.js';
 
 const SCRIPT = join(projectRoot, 'bench', 'load', 'wrk-load.lua');
 /** A request that takes longer counts as an error. */

@@ -5,9 +5,9 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import pg from 'pg';
 import type { Committed, Contender, RunningContender } from './contender.js';
-import { ownedDirectory, removeOwned, startOwned } from './owned-process.js';
-import { cpuTime, mainThreadMs } from '../report/process-cost.js';
-import { projectRoot, serverMain } from './project.js';
+import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-process.js';
+import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
+import { projectRoot, serverMain } from '../processes/project-paths.js';
 
 /** Journals that can be asked for, and the environment that chooses them. */
 export const journals = {

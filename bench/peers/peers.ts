@@ -1,5 +1,5 @@
 /**
- * The peers as contenders: what a user would build or pick instead, in `bench/peers/peers` with packages of their own, and
+ * The peers as contenders: what a user would build or pick instead, in `bench/peers` with packages of their own, and
  * the databases that they need. PostgreSQL is the one that the product embeds, with the same settings.
  */
 import { spawnSync } from 'node:child_process';
@@ -8,9 +8,9 @@ import { join } from 'node:path';
 import { startEmbeddedPostgres, type DatabaseLogger } from '#product/db/embedded/embedded-postgres.js';
 import typia from 'typia';
 import type { Contender, ContenderCost, RunningContender } from './contender.js';
-import { ownedDirectory, removeOwned, startOwned } from './owned-process.js';
-import { cpuTime, mainThreadMs } from '../report/process-cost.js';
-import { projectRoot } from './project.js';
+import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-process.js';
+import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
+import { projectRoot } from '../processes/project-paths.js';
 
 /** A peer's database: how the peer reaches it, and which process it is. */
 interface PeerDatabase {

@@ -4,7 +4,7 @@
  * machines and hours; speed and latency too are set against that contender's.
  */
 import { existsSync } from 'node:fs';
-import { withCleanup } from '../peers/owned-process.js';
+import { withCleanup } from '../processes/owned-process.js';
 import { baselineFile, newestTurns, readRecords, runsFile, type ContenderFigures, type TurnsRecord } from './record.js';
 import { plainTable, provenanceSentence } from './table.js';
 

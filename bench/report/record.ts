@@ -6,8 +6,8 @@ import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import os from 'node:os';
 import { dirname, join } from 'node:path';
 import typia from 'typia';
-import type { Latency } from '../load/load.js';
-import { projectRoot } from '../peers/project.js';
+import type { Latency } from '../load/load-generator.js';
+import { projectRoot } from '../processes/project-paths.js';
 
 /** Where, when and of what a run was. */
 export interface Provenance {

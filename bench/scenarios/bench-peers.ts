@@ -4,7 +4,7 @@
  */
 import { readOptions, usage } from './options.js';
 import { ourServer } from '../peers/our-server.js';
-import { withCleanup } from '../peers/owned-process.js';
+import { withCleanup } from '../processes/owned-process.js';
 import { missingForPeers, peers } from '../peers/peers.js';
 import { measureScenario } from './run.js';
 

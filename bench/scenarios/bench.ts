@@ -8,7 +8,7 @@ import { autocannonGenerator } from '../load/autocannon-load.js';
 import { readOptions, usage, type RunOptions } from './options.js';
 import type { Contender } from '../peers/contender.js';
 import { floor, ourServer, idempotent } from '../peers/our-server.js';
-import { withCleanup } from '../peers/owned-process.js';
+import { withCleanup } from '../processes/owned-process.js';
 import { measureScenario } from './run.js';
 import type { Scenario } from './scenario.js';
 import { runTurns } from './turns.js';

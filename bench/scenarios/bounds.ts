@@ -6,13 +6,13 @@
  */
 import { parseArgs } from 'node:util';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
-import { startHeldPostgres } from '../peers/held-postgres.js';
+import { startHeldPostgres } from '../processes/held-postgres.js';
 import { NumberedKeys } from '../load/numbered-keys.js';
 import { journalNamed, wholeNumber } from './options.js';
 import { journals, type JournalName } from '../peers/our-server.js';
-import { ownedDirectory, removeOwned, startOwned, withCleanup } from '../peers/owned-process.js';
-import { residentBytes, residentBytesMax } from '../report/process-cost.js';
-import { serverMain } from '../peers/project.js';
+import { ownedDirectory, removeOwned, startOwned, withCleanup } from '../processes/owned-process.js';
+import { residentBytes, residentBytesMax } from '../processes/process-cost.js';
+import { serverMain } from '../processes/project-paths.js';
 import { appendRecord, provenance, runsFile, type BoundFigures } from '../report/record.js';
 import { thousands } from '../report/table.js';
 

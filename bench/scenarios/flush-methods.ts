@@ -7,7 +7,7 @@ import pg from 'pg';
 import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { DatabaseTarget } from '#product/db/connection.js';
-import { open } from '../peers/bench-database.js';
+import { open } from '../processes/bench-postgres.js';
 import { copyInto, copyRows } from './copy-into.js';
 import type { RowSource } from './row-source.js';
 

@@ -2,9 +2,9 @@
  * One stretch of writing rows: writers side by side, each with statements one after the other, then the proof that every
  * row is there and the sum is what was added.
  */
-import type { BenchDatabase } from '../peers/bench-database.js';
+import type { BenchDatabase } from '../processes/bench-postgres.js';
 import type { FlushMethod, FlushWriter } from './flush-methods.js';
-import { cpuTime } from '../report/process-cost.js';
+import { cpuTime } from '../processes/process-cost.js';
 import type { FlushFigures } from '../report/record.js';
 import { RowSource } from './row-source.js';
 

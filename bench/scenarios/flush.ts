@@ -4,11 +4,11 @@
  * PostgreSQL takes at most. No server around it: this is where a node's distinct keys a second end.
  */
 import { parseArgs } from 'node:util';
-import { startBenchServer, type BenchServer } from '../peers/bench-database.js';
+import { startBenchPostgres, type BenchPostgres } from '../processes/bench-postgres.js';
 import { flushMethods, type FlushMethod } from './flush-methods.js';
 import { FlushTable, type FlushSubject } from './flush-stretch.js';
 import { wholeNumber } from './options.js';
-import { withCleanup } from '../peers/owned-process.js';
+import { withCleanup } from '../processes/owned-process.js';
 import { appendRecord, provenance, runsFile, type FlushCell, type FlushFigures } from '../report/record.js';
 import { median } from '../report/statistics.js';
 import { flushRows, plainTable, provenanceSentence, thousands } from '../report/table.js';
@@ -60,7 +60,7 @@ await withCleanup(async () => {
     writers: values.writers.split(',').map((text) => wholeNumber('writers', text, 1)),
   };
   const facts = provenance('no uWebSockets.js');
-  const server = await startBenchServer();
+  const server = await startBenchPostgres();
   try {
     const cells = await measureCells(server, options);
     const sustained = options.sustained === 0 ? [] : await measureSustained(server, options.sustained);
@@ -79,7 +79,7 @@ await withCleanup(async () => {
 });
 
 /** Every cell in turns: all of them once, then all of them again. */
-async function measureCells(server: BenchServer, { turns, seconds, rows, writers }: Options): Promise<FlushCell[]> {
+async function measureCells(server: BenchPostgres, { turns, seconds, rows, writers }: Options): Promise<FlushCell[]> {
   const tables = await openTables(server, Math.max(...writers));
   const subjects: readonly FlushSubject[] = tables.flatMap(({ method, kind }) =>
     writers.flatMap((count) => rows.map((rowsAStatement) => ({ method, rows: kind, writers: count, rowsAStatement }))),
@@ -105,7 +105,7 @@ interface NamedTable {
 }
 
 /** A database for each method and kind of rows. */
-async function openTables(server: BenchServer, writers: number): Promise<readonly NamedTable[]> {
+async function openTables(server: BenchPostgres, writers: number): Promise<readonly NamedTable[]> {
   const tables: NamedTable[] = [];
   for (const [number, method] of flushMethods.entries()) {
     for (const kind of method.newRowsOnly ? (['new'] as const) : (['new', 'existing'] as const)) {
@@ -119,7 +119,7 @@ async function openTables(server: BenchServer, writers: number): Promise<readonl
 }
 
 /** New rows for long, by the product's flush and by what is only possible for new rows, one after the other. */
-async function measureSustained(server: BenchServer, seconds: number): Promise<FlushCell[]> {
+async function measureSustained(server: BenchPostgres, seconds: number): Promise<FlushCell[]> {
   const cells: FlushCell[] = [];
   for (const [number, method] of flushMethods.entries()) {
     if (!(number === 0 || method.newRowsOnly)) continue;

@@ -13,7 +13,7 @@ import type { FileJournalOptions } from '#product/shard-worker/journal/file/file
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';
 import { RECORD_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
 import { wholeNumber } from './options.js';
-import { withCleanup } from '../peers/owned-process.js';
+import { withCleanup } from '../processes/owned-process.js';
 import { appendRecord, provenance, runsFile, SYNCS_SCENARIO, type JournalScenario } from '../report/record.js';
 
 const RECORD_BYTES = 2048;

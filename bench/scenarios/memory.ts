@@ -6,8 +6,8 @@
 import { parseArgs } from 'node:util';
 import { journalNamed, wholeNumber } from './options.js';
 import { journalNames, ourServer } from '../peers/our-server.js';
-import { withCleanup } from '../peers/owned-process.js';
-import { residentBytes } from '../report/process-cost.js';
+import { withCleanup } from '../processes/owned-process.js';
+import { residentBytes } from '../processes/process-cost.js';
 import { appendRecord, provenance, runsFile } from '../report/record.js';
 import { thousands } from '../report/table.js';
 

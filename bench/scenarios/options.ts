@@ -3,7 +3,7 @@
  */
 import { parseArgs } from 'node:util';
 import { autocannonGenerator } from '../load/autocannon-load.js';
-import type { LoadGenerator } from '../load/load.js';
+import type { LoadGenerator } from '../load/load-generator.js';
 import { journalNames, type JournalName } from '../peers/our-server.js';
 import { runsFile } from '../report/record.js';
 import { scenarioNamed, scenarios, type Scenario } from './scenario.js';

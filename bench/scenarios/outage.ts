@@ -8,8 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
-import { startHeldPostgres } from '../peers/held-postgres.js';
-import { serverMain } from '../peers/project.js';
+import { startHeldPostgres } from '../processes/held-postgres.js';
+import { serverMain } from '../processes/project-paths.js';
 
 const LOAD = `local n = 0
 request = function()

@@ -7,7 +7,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { serverMain } from '../peers/project.js';
+import { serverMain } from '../processes/project-paths.js';
 
 const INCREMENTS = 1_000_000;
 const KEYS = 100_000;

@@ -4,8 +4,8 @@
  */
 import { runFixedRate } from '../load/fixed-rate-load.js';
 import type { Committed, ContenderCost, RunningContender } from '../peers/contender.js';
-import type { LoadFigures, LoadGenerator } from '../load/load.js';
-import { residentBytes } from '../report/process-cost.js';
+import type { LoadFigures, LoadGenerator } from '../load/load-generator.js';
+import { residentBytes } from '../processes/process-cost.js';
 import type { TurnFigures } from '../report/record.js';
 import type { Workload } from '../load/workload.js';
 

@@ -13,9 +13,9 @@ import { parseArgs } from 'node:util';
 import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { DatabaseTarget } from '#product/db/connection.js';
-import { startBenchServer, type BenchDatabase } from '../peers/bench-database.js';
+import { startBenchPostgres, type BenchDatabase } from '../processes/bench-postgres.js';
 import { wholeNumber } from './options.js';
-import { withCleanup } from '../peers/owned-process.js';
+import { withCleanup } from '../processes/owned-process.js';
 import { appendRecord, provenance, runsFile, type TableSize, type UpkeepCase } from '../report/record.js';
 import { RowSource } from './row-source.js';
 import { plainTable, provenanceSentence, upkeepRows } from '../report/table.js';
@@ -65,7 +65,7 @@ await withCleanup(async () => {
     ...others.map((text) => `fillfactor ${wholeNumber('fillfactors', text, 10)}`),
   ];
   const facts = provenance('no uWebSockets.js');
-  const server = await startBenchServer();
+  const server = await startBenchPostgres();
   try {
     const cases: UpkeepCase[] = [];
     for (const load of loads) {

@@ -3,7 +3,7 @@
  * for all of them; what counts is the ratio to the first contender in the same turn.
  */
 import type { Contender, RunningContender } from '../peers/contender.js';
-import type { LoadGenerator } from '../load/load.js';
+import type { LoadGenerator } from '../load/load-generator.js';
 import type { ContenderFigures, TurnFigures } from '../report/record.js';
 import type { Scenario } from './scenario.js';
 import { median } from '../report/statistics.js';

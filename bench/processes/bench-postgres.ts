@@ -17,7 +17,7 @@ const CONNECTIONS = 40;
 const QUERY_TIMEOUT_MS = 120_000;
 
 /** A running server. */
-export class BenchServer {
+export class BenchPostgres {
   readonly #postgres: EmbeddedPostgres;
   readonly #directory: string;
 
@@ -61,10 +61,10 @@ export interface BenchDatabase {
 }
 
 /** Starts a server in a directory of its own. */
-export async function startBenchServer(): Promise<BenchServer> {
+export async function startBenchPostgres(): Promise<BenchPostgres> {
   const directory = await ownedDirectory();
   const options = { dataDir: directory, logger: silent, maxConnections: CONNECTIONS };
-  return new BenchServer(await startEmbeddedPostgres(options), directory);
+  return new BenchPostgres(await startEmbeddedPostgres(options), directory);
 }
 
 /** A connection with the product's session settings. */
