@@ -5,8 +5,10 @@
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
 import { SumArrayEncoder } from '#product/db/binary-array.js';
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { DatabaseTarget } from '#product/db/connection.js';
+import { FlushStatement } from '#product/db/flush-statement.js';
+import { ShardConnection } from '#product/db/shard-connection.js';
+import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { open } from '../processes/bench-postgres.js';
 import { copyInto, copyRows } from './copy-into.js';
 import type { RowSource } from './row-source.js';
@@ -39,22 +41,24 @@ export const flushMethods: readonly FlushMethod[] = [
 
 /** The product's statement, sent by the product's code. */
 async function openProductFlush(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
-  const store = new CheckpointStore(target, { applicationName: 'benchmark' });
+  const connection = new ShardConnection(target, { applicationName: 'benchmark' });
+  const owner = { node: randomUUID(), shard: 0, journal: 'memory' };
+  const flush = new FlushStatement(connection);
   const encoder = new SumArrayEncoder();
   const stream = randomUUID();
-  await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'memory' });
+  await new PostgresShardDatabase(connection, owner).ensureStream(stream);
   let lsn = 0;
   return {
     async write(rows) {
       encode(encoder, source, rows);
-      const { fenced, keys } = await store.flush({
+      const { applied, keys } = await flush.run({
         ...{ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1, acceptedThrough: new Date() },
         ...{ keys: encoder.keys(), amounts: encoder.amounts() },
       });
-      if (fenced !== 1 || keys !== rows) throw new Error(`a flush of ${rows} rows wrote ${keys}`);
+      if (!applied || keys !== rows) throw new Error(`a flush of ${rows} rows wrote ${keys}`);
       lsn += 1;
     },
-    close: () => store.close(),
+    close: () => connection.close(),
   };
 }
 

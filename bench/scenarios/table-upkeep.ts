@@ -11,8 +11,10 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { SumArrayEncoder } from '#product/db/binary-array.js';
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import type { DatabaseTarget } from '#product/db/connection.js';
+import { FlushStatement } from '#product/db/flush-statement.js';
+import { ShardConnection } from '#product/db/shard-connection.js';
+import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { startBenchPostgres, type BenchDatabase } from '../processes/bench-postgres.js';
 import { wholeNumber } from './options.js';
 import { withCleanup } from '../processes/owned-process.js';
@@ -182,10 +184,12 @@ async function flushPaced(
   source: RowSource,
   { flushes, rows, perSecond }: { readonly flushes: number; readonly rows: number; readonly perSecond: number },
 ): Promise<void> {
-  const store = new CheckpointStore(target, { applicationName: 'benchmark' });
+  const connection = new ShardConnection(target, { applicationName: 'benchmark' });
+  const owner = { node: randomUUID(), shard: 0, journal: 'memory' };
+  const flush = new FlushStatement(connection);
   const encoder = new SumArrayEncoder();
   const stream = randomUUID();
-  await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'memory' });
+  await new PostgresShardDatabase(connection, owner).ensureStream(stream);
   const startMs = performance.now();
   for (let lsn = 0; lsn < flushes; lsn += 1) {
     const earlyMs = startMs + (lsn * 1000) / perSecond - performance.now();
@@ -194,11 +198,11 @@ async function flushPaced(
     source.forEach(rows, (bytes) => {
       encoder.append(bytes, 0, bytes.length, 1);
     });
-    const { fenced } = await store.flush({
+    const { applied } = await flush.run({
       ...{ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1, acceptedThrough: new Date() },
       ...{ keys: encoder.keys(), amounts: encoder.amounts() },
     });
-    if (fenced !== 1) throw new Error('a flush was fenced');
+    if (!applied) throw new Error('a flush was fenced');
   }
-  await store.close();
+  await connection.close();
 }

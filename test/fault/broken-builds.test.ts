@@ -43,11 +43,11 @@ const cases: readonly BrokenCase[] = [
 `,
       },
       {
-        file: 'db/checkpoint-store.js',
-        from: 'return { fenced: row.fenced,',
+        file: 'db/flush-statement.js',
+        from: 'return { applied: row.fenced === 1,',
         to: `await new Promise((resolve) => setTimeout(resolve, 20));
              await this.#connection.run({ text: 'update journal_checkpoints set lsn = $2 where stream = $1', values: [request.stream, request.toLsn] });
-             return { fenced: row.fenced,`,
+             return { applied: row.fenced === 1,`,
       },
     ],
     options: { database: 'given', killDatabase: false, serverKillsLeast: 4 },

@@ -7,7 +7,7 @@ import type {
   RecoverableJournal,
 } from '#product/shard-worker/journal/journal.js';
 import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-claim.js';
-import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/stream-database.js';
+import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Mutations } from './mutations.js';
 
 /** The shard's streams and database, mutated where asked for. */
@@ -147,22 +147,19 @@ function mutateDatabase(
       return ignoreClaims === true ? { ...row, claims: [] } : row;
     },
     claimStream: (stream, at, claims) => database.claimStream(stream, at, claims),
-    retire: (stream, epoch, lsn) => database.retire(stream, epoch, lsn),
+    retire: (stream, at) => database.retire(stream, at),
     close: () => database.close(),
-    touch: (pendingSums, acceptedThroughMs) =>
-      database.touch(pendingSums, acceptedThroughMs === undefined ? undefined : acceptedThroughMs + aheadMs),
-    flushSettingAside: (pendingSums, range) => database.flushSettingAside(pendingSums, range),
-    async flush(pendingSums, range): Promise<FlushAttempt> {
-      const { stream } = pendingSums;
+    touch: (stream, at, acceptedThroughMs) =>
+      database.touch(stream, at, acceptedThroughMs === undefined ? undefined : acceptedThroughMs + aheadMs),
+    flushSettingAside: (range) => database.flushSettingAside(range),
+    async flush(range): Promise<FlushAttempt> {
+      const { stream } = range;
       if (pruneBeforeCommit === true) journals.get(stream)?.prune(range.toLsn);
       let { fromLsn } = range;
       frozenFrom.set(stream, fromLsn);
       if (lost.delete(stream)) fromLsn = (await database.readBack(stream))?.lsn ?? fromLsn;
-      const attempt = await database.flush(pendingSums, {
-        ...range,
-        fromLsn,
-        acceptedThroughMs: range.acceptedThroughMs + aheadMs,
-      });
+      const acceptedThroughMs = range.acceptedThroughMs + aheadMs;
+      const attempt = await database.flush({ ...range, fromLsn, acceptedThroughMs });
       if (attempt.kind === 'unknown' && mergeAfterLostReply === true) lost.add(stream);
       return attempt;
     },

@@ -2,8 +2,8 @@
  * A shard thread in a simulated process: the product's Shard, GroupCommit, file journal, flusher and database side, put
  * together as `entry.ts` does, with ports, disk, clock and connection of the simulation.
  */
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
+import { ShardConnection } from '#product/db/shard-connection.js';
 import { CounterError, JournalError } from '#product/core/errors.js';
 import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
@@ -73,14 +73,14 @@ export class ShardThread {
       segmentBytes: settings.segmentBytes,
       newStreamId: () => world.uuid(),
     });
-    const store = new CheckpointStore(target, {
+    const connection = new ShardConnection(target, {
       applicationName: 'simulation',
       clock,
       connect: () => {
         return this.#step() ? world.database.connect(this.life) : new Promise(() => undefined);
       },
     });
-    const database = new PostgresShardDatabase(store, { node: node.id, shard: index, journal: 'file' });
+    const database = new PostgresShardDatabase(connection, { node: node.id, shard: index, journal: 'file' });
     const deps = mutate(streams, database, world.mutations);
     this.#shard = new Shard({
       journals: deps.streams,

@@ -1,13 +1,14 @@
 /**
- * Pairs and flush requests for tests of the database side.
+ * The database side of a shard, and flush requests, for tests.
  */
 import { randomUUID } from 'node:crypto';
-import type { CheckpointStore } from '#product/db/checkpoint-store.js';
-import type { FlushRequest } from '#product/db/flush-request.js';
+import type { Sum } from '#product/core/increment.js';
 import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
+import { FlushStatement, type FlushRequest, type FlushResult } from '#product/db/flush-statement.js';
 import { migrate } from '#product/db/schema/migrate.js';
-import type { Sum } from '#product/core/increment.js';
+import { ShardConnection, type ShardConnectionOptions } from '#product/db/shard-connection.js';
+import { PostgresShardDatabase, type StreamRow } from '#product/shard-worker/thread/flush/shard-database.js';
 import { createTestDatabase, type TestDatabase } from './database.js';
 
 /** The binary arrays of some pairs. */
@@ -31,11 +32,36 @@ export function flushOf(
   return { ...at, acceptedThrough: new Date(), ...encodeIncrements(increments) };
 }
 
-/** A new stream at epoch 0, LSN 0. */
-export async function newStream(store: CheckpointStore): Promise<string> {
-  const stream = randomUUID();
-  await store.ensureStream(stream, { node: randomUUID(), shard: 0, journal: 'memory' });
-  return stream;
+/** A shard's connection with both of its users: the shard's database calls, and the flush statement with any request. */
+export class TestShard {
+  readonly database: PostgresShardDatabase;
+  readonly #flush: FlushStatement;
+
+  constructor(url: string, options: ShardConnectionOptions, journal = 'file') {
+    const connection = new ShardConnection(parseDatabaseUrl(url), options);
+    this.database = new PostgresShardDatabase(connection, { node: randomUUID(), shard: 0, journal });
+    this.#flush = new FlushStatement(connection);
+  }
+
+  /** A new stream at epoch 0, LSN 0. */
+  async newStream(): Promise<string> {
+    const stream = randomUUID();
+    await this.database.ensureStream(stream);
+    return stream;
+  }
+
+  /** Runs the flush statement. */
+  flush(request: FlushRequest): Promise<FlushResult> {
+    return this.#flush.run(request);
+  }
+
+  readBack(stream: string): Promise<StreamRow | undefined> {
+    return this.database.readBack(stream);
+  }
+
+  close(): Promise<void> {
+    return this.database.close();
+  }
 }
 
 /** A fresh database with the current schema. */

@@ -9,10 +9,10 @@ import {
 } from '#product/shard-worker/protocol/record-layout.js';
 
 /** The entries of pairs, one after the other. */
-export function incrementEntries(increments: Iterable<readonly [key: string, amount: number]>): Buffer {
+export function incrementEntries(increments: Iterable<readonly [key: string | Buffer, amount: number]>): Buffer {
   const entries: Buffer[] = [];
   for (const [key, amount] of increments) {
-    const bytes = Buffer.from(key);
+    const bytes = typeof key === 'string' ? Buffer.from(key) : key;
     const entry = Buffer.alloc(INCREMENT_HEADER_BYTES + bytes.length);
     const hash = hashKey(bytes, 0, bytes.length);
     bytes.copy(entry, writeIncrement(viewOf(entry), 0, bytes.length, hash, amount));

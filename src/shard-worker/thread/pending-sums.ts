@@ -11,6 +11,9 @@ import { IdempotentRequests } from './idempotency/idempotent-requests.js';
 
 /** The frozen part: the sums of the records `(fromLsn, toLsn]`. */
 export interface FrozenRange {
+  readonly stream: string;
+  /** Of the stream's owner. */
+  readonly epoch: number;
   readonly fromLsn: Lsn;
   readonly toLsn: Lsn;
   readonly sums: SummingMap;
@@ -23,7 +26,7 @@ export interface FrozenRange {
 export class PendingSums {
   readonly stream: string;
   readonly epoch: number;
-  #checkpoint: Lsn;
+  #checkpointLsn: Lsn;
   #applied: Lsn;
   #live = new SummingMap();
   #spare = new SummingMap();
@@ -33,16 +36,21 @@ export class PendingSums {
   /** Keys of the live map that the frozen one does not hold. */
   #liveOnlyKeys = 0;
 
-  constructor(stream: string, epoch: number, checkpoint: Lsn) {
+  constructor(stream: string, { epoch, lsn }: Checkpoint) {
     this.stream = stream;
     this.epoch = epoch;
-    this.#checkpoint = checkpoint;
-    this.#applied = checkpoint;
+    this.#checkpointLsn = lsn;
+    this.#applied = lsn;
   }
 
   /** LSN up to which this process knows the stream to be in `counters`. */
-  get checkpoint(): Lsn {
-    return this.#checkpoint;
+  get checkpointLsn(): Lsn {
+    return this.#checkpointLsn;
+  }
+
+  /** Where this process left the stream's row. */
+  get checkpoint(): Checkpoint {
+    return { epoch: this.epoch, lsn: this.#checkpointLsn };
   }
 
   /** LSN of the last record applied. */
@@ -56,7 +64,7 @@ export class PendingSums {
 
   /** True where nothing waits to be committed. */
   get isSettled(): boolean {
-    return this.#frozen === undefined && this.#applied === this.#checkpoint;
+    return this.#frozen === undefined && this.#applied === this.#checkpointLsn;
   }
 
   /** Distinct keys pending, as MAX_PENDING_KEYS counts them. */
@@ -131,7 +139,9 @@ export class PendingSums {
   freeze(acceptedThroughMs: number): FrozenRange {
     if (this.#frozen !== undefined) throw new TypeError('a range is frozen already');
     const frozen = {
-      fromLsn: this.#checkpoint,
+      stream: this.stream,
+      epoch: this.epoch,
+      fromLsn: this.#checkpointLsn,
       toLsn: this.#applied,
       sums: this.#live,
       idempotent: this.#liveIdempotent,
@@ -148,7 +158,7 @@ export class PendingSums {
   settle(): void {
     const frozen = this.#frozen;
     if (frozen === undefined) throw new TypeError('nothing is frozen');
-    this.#checkpoint = frozen.toLsn;
+    this.#checkpointLsn = frozen.toLsn;
     this.#frozen = undefined;
     this.#liveOnlyKeys = this.#live.size;
     this.#spare = frozen.sums;
@@ -179,7 +189,7 @@ export class PendingSums {
       this.#liveIdempotent.totals.get(hash, key, 0, key.length),
     );
     const frozen = this.#frozen;
-    if (seen.lsn === this.#checkpoint) {
+    if (seen.lsn === this.#checkpointLsn) {
       if (frozen === undefined) return live;
       const held = addHeld(
         frozen.sums.get(hash, key, 0, key.length),

@@ -8,7 +8,7 @@ import path from 'node:path';
 import type { MessagePort } from 'node:worker_threads';
 import { systemClock } from '../../core/clock.js';
 import { parseDatabaseUrl } from '../../db/connection.js';
-import { CheckpointStore } from '../../db/checkpoint-store.js';
+import { ShardConnection } from '../../db/shard-connection.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import { createLogger } from '../../core/logger.js';
 import { httpServerPort } from '../protocol/batch-ports.js';
@@ -39,14 +39,14 @@ class ShardThread {
     const logger = createLogger(task.settings.logLevel, { shard: task.shard });
     this.#control = task.control;
     this.#done = done;
-    const store = new CheckpointStore(parseDatabaseUrl(task.databaseUrl), {
+    const connection = new ShardConnection(parseDatabaseUrl(task.databaseUrl), {
       applicationName: `summing-counters shard ${task.shard}`,
       connectTimeoutMs: 2000,
     });
     const owner = { node: task.nodeId, shard: task.shard, journal: task.settings.journal };
     this.#shard = new Shard({
       journals: journalsOf(task),
-      database: new PostgresShardDatabase(store, owner),
+      database: new PostgresShardDatabase(connection, owner),
       clock: systemClock,
       stats: statsRow(task.stats, task.shard),
       random: Math.random,

@@ -10,38 +10,57 @@
  * Why a new stream while the database is away: only the checkpoint row says which LSNs of an earlier stream are free, so
  * records written without having read it could get LSNs that count as flushed.
  */
-import { JournalError } from '../../core/errors.js';
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
+import type { Clock } from '../../core/clock.js';
+import { JournalError } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
-import { STAT } from '../protocol/stats.js';
+import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journal/journal.js';
+import type { ControlMessage, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
 import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
-import type { PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
+import { STAT } from '../protocol/stats.js';
 import { Flusher } from './flush/flusher.js';
+import { isDatabaseUnavailable, type ShardDatabase } from './flush/shard-database.js';
 import type { GroupTarget } from './group-commit.js';
-import type { FoundStream, Journal, RecordBytes } from '../journal/journal.js';
-import { retryWhileJournalUnavailable } from './streams/journal-patience.js';
+import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
+import { PendingSums } from './pending-sums.js';
 import { JournalUpkeep } from './streams/journal-upkeep.js';
 import { OrphanedStreams } from './streams/orphaned-streams.js';
 import {
-  addTo,
-  countFlush,
-  isDatabaseUnavailable,
+  isJournalUnavailable,
   pendingIn,
-  publishStreams,
   rangeOf,
-  recoverStream,
   retireForEver,
-  takenOver,
   type OwnedStream,
+  type ShardLog,
 } from './streams/owned-stream.js';
-import type { ShardDeps } from './shard-deps.js';
-import { PendingSums } from './pending-sums.js';
-import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
+import { recoverStream } from './streams/recover-stream.js';
+import { addTo, countFlush, publishStreams } from './streams/stream-stats.js';
 
 /** An idle stream notices by then that its checkpoint went back, and makes again what is missing from its journal. */
 const TOUCH_INTERVAL_MS = 15_000;
 /** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;
+
+/** Waits between attempts to start on a disk that refuses. */
+const JOURNAL_BACKOFF_FIRST_MS = 250;
+const JOURNAL_BACKOFF_MAX_MS = 5000;
+
+/** What a shard is given: everything outside of it, so that a simulation can give it something else. */
+export interface ShardDeps {
+  readonly journals: JournalStreams;
+  readonly database: ShardDatabase;
+  readonly clock: Clock;
+  readonly stats: Float64Array;
+  readonly random: () => number;
+  readonly flushIntervalMs: number;
+  readonly flushKeysMax: number;
+  /** Takes what waits on the ports; everything posted before the time returned (ms since 1970) has been applied. */
+  readonly settledThroughMs: () => number;
+  readonly tell: (message: ControlMessage) => void;
+  /** The thread must end. */
+  readonly fail: (error: unknown) => void;
+  readonly log: ShardLog;
+}
 
 /** A shard, as group commit and the control port use it. */
 export class Shard implements GroupTarget {
@@ -76,15 +95,21 @@ export class Shard implements GroupTarget {
   }
 
   /** Recovers, or starts without the database; settles when increments can be taken. What the disk refuses is tried again. */
-  start(): Promise<void> {
-    return retryWhileJournalUnavailable(
-      () => this.#start(),
-      (error) => {
-        this.#deps.log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
+  async start(): Promise<void> {
+    const { clock, log } = this.#deps;
+    let backoffMs = JOURNAL_BACKOFF_FIRST_MS;
+    for (;;) {
+      try {
+        await this.#start();
+        return;
+      } catch (error) {
+        if (!isJournalUnavailable(error)) throw error;
+        log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
         this.#discard();
-      },
-      this.#deps.clock,
-    );
+        await pauseOn(clock, backoffMs);
+        backoffMs = Math.min(2 * backoffMs, JOURNAL_BACKOFF_MAX_MS);
+      }
+    }
   }
 
   async #start(): Promise<void> {
@@ -241,7 +266,7 @@ export class Shard implements GroupTarget {
     const journal = this.#deps.journals.create();
     if (withDatabase) await this.#deps.database.ensureStream(journal.stream);
     // A new row starts at epoch 0 and LSN 0; nobody else knows its id.
-    return this.#assemble(journal, new PendingSums(journal.stream, 0, 0), false);
+    return this.#assemble(journal, new PendingSums(journal.stream, { epoch: 0, lsn: 0 }), false);
   }
 
   /** Takes a stream of an earlier run over. */
@@ -270,7 +295,7 @@ export class Shard implements GroupTarget {
         this.#orphaned.noticeCommitted(pendingSums.stream);
       },
       confirmed: () => {
-        journal.prune(pendingSums.checkpoint);
+        journal.prune(pendingSums.checkpointLsn);
         this.#publish();
       },
       fenced: (row) => {
@@ -298,4 +323,19 @@ export class Shard implements GroupTarget {
   #publish(): void {
     publishStreams(this.#streams(), this.#orphaned.unreadBytes, this.#stats);
   }
+}
+
+function pauseOn(clock: Clock, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    clock.schedule(ms, resolve);
+  });
+}
+
+/** What an operator reads where a stream has another owner: `row` is of a later epoch than ours. */
+function takenOver({ stream, epoch }: PendingSums, row: Checkpoint): string {
+  return (
+    `Another process has taken over journal stream ${stream} (epoch ${row.epoch}, ours is ${epoch}): ` +
+    'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
+    '`npm run journal -- rebind` gives them a stream of their own.'
+  );
 }

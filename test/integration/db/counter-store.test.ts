@@ -2,26 +2,25 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:net';
 import { after, before, test } from 'node:test';
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterStore } from '#product/db/counter-store.js';
 import { CounterError } from '#product/core/errors.js';
 import { connectTo, type TestDatabase } from '../../support/database.js';
-import { createMigratedDatabase, flushOf, newStream } from '../../support/flushes.js';
+import { createMigratedDatabase, flushOf, TestShard } from '../../support/flushes.js';
 
 let database: TestDatabase;
-let checkpoints: CheckpointStore;
+let shard: TestShard;
 let store: CounterStore;
 
 before(async () => {
   database = await createMigratedDatabase();
-  checkpoints = new CheckpointStore(parseDatabaseUrl(database.url), { applicationName: 'flusher' });
+  shard = new TestShard(database.url, { applicationName: 'flusher' });
   store = new CounterStore(parseDatabaseUrl(database.url), { applicationName: 'reader' });
 });
 
 after(async () => {
   await store.close();
-  await checkpoints.close();
+  await shard.close();
   await database.drop();
 });
 
@@ -31,8 +30,8 @@ const failedWith =
     error instanceof CounterError && error.code === code;
 
 test('a read has the exact sum, its time, and the checkpoints of the streams that have one', async () => {
-  const stream = await newStream(checkpoints);
-  await checkpoints.flush(
+  const stream = await shard.newStream();
+  await shard.flush(
     flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 4 }, [
       ['big', 10n ** 30n + 1n],
       ['safe', 2 ** 53 - 1],
@@ -48,7 +47,7 @@ test('a read has the exact sum, its time, and the checkpoints of the streams tha
 });
 
 test('a key that was never counted does not exist, and its read has the checkpoints too', async () => {
-  const stream = await newStream(checkpoints);
+  const stream = await shard.newStream();
   const reading = await store.readCounter(Buffer.from('never'), [stream]);
   assert.deepEqual(reading, {
     committed: 0,
@@ -59,9 +58,9 @@ test('a key that was never counted does not exist, and its read has the checkpoi
 });
 
 test('a thousand reads at once each get their own counter', async () => {
-  const stream = await newStream(checkpoints);
+  const stream = await shard.newStream();
   const increments = Array.from({ length: 1000 }, (_, n) => [`many:${n}`, n] as const);
-  await checkpoints.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, increments));
+  await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, increments));
   const streams = [stream];
   const readings = await Promise.all(increments.map(([key]) => store.readCounter(Buffer.from(key), streams)));
   assert.deepEqual(

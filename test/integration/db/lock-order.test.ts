@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
-import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
+import type { DatabaseConnection } from '#product/db/connection.js';
 import { errorCode } from '#product/db/database-errors.js';
 import { FLUSH } from '#product/db/statements.js';
 import { connectTo } from '../../support/database.js';
-import { createMigratedDatabase, encodeIncrements, flushOf, newStream } from '../../support/flushes.js';
+import { createMigratedDatabase, encodeIncrements, flushOf, TestShard } from '../../support/flushes.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { seedOfRun } from '../../support/random-runs.js';
 
@@ -34,22 +33,21 @@ test('four nodes that flush the same keys for six seconds never deadlock, and ev
   const seed = seedOfRun();
   context.diagnostic(`SEED=${seed}`);
   const database = await createMigratedDatabase();
-  const target = parseDatabaseUrl(database.url);
   const expected = new Map<string, number>();
   const end = performance.now() + 6000;
   const writer = async (number: number): Promise<number> => {
     const random = new Mulberry32(seed + number);
-    const store = new CheckpointStore(target, { applicationName: `writer ${number}` });
-    const stream = await newStream(store);
+    const shard = new TestShard(database.url, { applicationName: `writer ${number}` });
+    const stream = await shard.newStream();
     let lsn = 0;
     for (; performance.now() < end; lsn += 1) {
       const increments = randomIncrements(random);
-      const result = await store.flush(flushOf({ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1 }, increments));
-      assert.equal(result.fenced, 1);
+      const result = await shard.flush(flushOf({ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1 }, increments));
+      assert.equal(result.applied, true);
       assert.equal(result.keys, INCREMENTS_OF_FLUSH);
       for (const [key, amount] of increments) expected.set(key, (expected.get(key) ?? 0) + amount);
     }
-    await store.close();
+    await shard.close();
     return lsn;
   };
   const flushes = await Promise.all(Array.from({ length: WRITERS }, (_, number) => writer(number)));
@@ -69,9 +67,9 @@ test('the same statement without its order deadlocks, so the test above would se
   const unsorted = FLUSH.replace('from sums order by key collate "C"', 'from sums');
   assert.notEqual(unsorted, FLUSH);
   const database = await createMigratedDatabase();
-  const store = new CheckpointStore(parseDatabaseUrl(database.url), { applicationName: 'streams' });
+  const shard = new TestShard(database.url, { applicationName: 'streams' });
   const streams: string[] = [];
-  for (let number = 0; number < WRITERS; number += 1) streams.push(await newStream(store));
+  for (let number = 0; number < WRITERS; number += 1) streams.push(await shard.newStream());
   const end = performance.now() + 30_000;
   let found = 0;
   const writer = async (stream: string, number: number): Promise<void> => {
@@ -91,6 +89,6 @@ test('the same statement without its order deadlocks, so the test above would se
   };
   await Promise.all(streams.map((stream, number) => writer(stream, number)));
   assert.ok(found > 0);
-  await store.close();
+  await shard.close();
   await database.drop();
 });

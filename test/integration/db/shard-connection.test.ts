@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
-import { connect, parseDatabaseUrl, type DatabaseConnection, type Session } from '#product/db/connection.js';
+import { connect, type DatabaseConnection, type Session } from '#product/db/connection.js';
 import { OutcomeUnknownError } from '#product/db/database-errors.js';
 import { connectTo, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { createMigratedDatabase, flushOf, newStream } from '../../support/flushes.js';
+import { createMigratedDatabase, flushOf, TestShard } from '../../support/flushes.js';
 import { ManualClock } from '../../support/manual-clock.js';
 import { asksForFlush, TcpProxy, type ClientDataFate } from '../../support/tcp-proxy.js';
 
@@ -23,7 +22,7 @@ after(async () => {
 });
 
 interface Watched {
-  readonly store: CheckpointStore;
+  readonly shard: TestShard;
   readonly clock: ManualClock;
   readonly proxy: TcpProxy;
   /** Connections that were asked for. */
@@ -32,8 +31,8 @@ interface Watched {
   away: boolean;
 }
 
-/** A store whose first connection is there. */
-async function withStore(name: string, body: (watched: Watched) => Promise<void>): Promise<void> {
+/** A shard whose first connection is there. */
+async function withShard(name: string, body: (watched: Watched) => Promise<void>): Promise<void> {
   const proxy = await TcpProxy.start(database.url);
   const clock = new ManualClock();
   let connections = 0;
@@ -42,7 +41,7 @@ async function withStore(name: string, body: (watched: Watched) => Promise<void>
     proxy,
     connections: () => connections,
     away: false,
-    store: new CheckpointStore(parseDatabaseUrl(proxy.urlOf(database.url)), {
+    shard: new TestShard(proxy.urlOf(database.url), {
       applicationName: name,
       clock,
       connect: (target, options): Promise<Session> => {
@@ -54,7 +53,7 @@ async function withStore(name: string, body: (watched: Watched) => Promise<void>
   try {
     await body(watched);
   } finally {
-    await watched.store.close();
+    await watched.shard.close();
     await proxy.close();
   }
 }
@@ -68,17 +67,17 @@ async function sessionsOf(name: string): Promise<number> {
 }
 
 for (const [what, fate, committed] of [
-  ['a statement that was swallowed', 'swallow', 0],
-  ['an answer that was swallowed', 'blackhole', 1],
-] as const satisfies readonly (readonly [string, ClientDataFate, number])[]) {
+  ['a statement that was swallowed', 'swallow', false],
+  ['an answer that was swallowed', 'blackhole', true],
+] as const satisfies readonly (readonly [string, ClientDataFate, boolean])[]) {
   test(`${what} is found out within seconds, and its session is ended at the server too`, async () => {
     const name = `watched ${fate}`;
-    await withStore(name, async ({ store, clock, proxy }) => {
-      const stream = await newStream(store);
+    await withShard(name, async ({ shard, clock, proxy }) => {
+      const stream = await shard.newStream();
       const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [[fate, 1]]);
       proxy.setRule((bytes) => (asksForFlush(bytes) && proxy.faults === 0 ? fate : 'forward'));
       let isSettled = false;
-      const flush = assert.rejects(store.flush(request), OutcomeUnknownError).finally(() => (isSettled = true));
+      const flush = assert.rejects(shard.flush(request), OutcomeUnknownError).finally(() => (isSettled = true));
       await eventually('the fault', () => Promise.resolve(proxy.faults === 1));
       clock.advance(1999);
       assert.equal(clock.timers, 1);
@@ -89,8 +88,8 @@ for (const [what, fate, committed] of [
         return Promise.resolve(isSettled);
       });
       await flush;
-      assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: committed, retired: false });
-      assert.equal((await store.flush(request)).fenced, 1 - committed);
+      assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: committed ? 1 : 0, retired: false });
+      assert.equal((await shard.flush(request)).applied, !committed);
       await eventually('one session is left', async () => (await sessionsOf(name)) === 1);
       assert.equal(clock.timers, 0);
     });
@@ -98,14 +97,14 @@ for (const [what, fate, committed] of [
 }
 
 test('a statement that waits for a lock is left alone, whether the server can be asked or not', async () => {
-  await withStore('watched waiting', async (watched) => {
-    const { store, clock } = watched;
-    const stream = await newStream(store);
+  await withShard('watched waiting', async (watched) => {
+    const { shard, clock } = watched;
+    const stream = await shard.newStream();
     const blocker = await connectTo(database.url, 'blocker');
     try {
       await blocker.query({ text: 'begin' });
       await blocker.query({ text: 'select from journal_checkpoints where stream = $1 for update', values: [stream] });
-      const flush = store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['waiting', 1]]));
+      const flush = shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['waiting', 1]]));
       await eventually('the flush is sent', () => Promise.resolve(clock.timers === 1));
       for (let look = 1; look <= 3; look += 1) {
         watched.away = look === 2;
@@ -114,7 +113,7 @@ test('a statement that waits for a lock is left alone, whether the server can be
         assert.equal(watched.connections(), 1 + look);
       }
       await blocker.query({ text: 'rollback' });
-      assert.equal((await flush).fenced, 1);
+      assert.equal((await flush).applied, true);
       assert.equal(clock.timers, 0);
       await eventually('one session is left', async () => (await sessionsOf('watched waiting')) === 1);
     } finally {
@@ -124,13 +123,13 @@ test('a statement that waits for a lock is left alone, whether the server can be
 });
 
 test('where nobody answers a second connection either, twice in a row, the outcome is unknown, and is read back later', async () => {
-  await withStore('watched silent', async (watched) => {
-    const { store, clock, proxy } = watched;
-    const stream = await newStream(store);
+  await withShard('watched silent', async (watched) => {
+    const { shard, clock, proxy } = watched;
+    const stream = await shard.newStream();
     const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['silent', 1]]);
     proxy.setRule((bytes) => (asksForFlush(bytes) && proxy.faults === 0 ? 'blackhole' : 'forward'));
     watched.away = true;
-    const flush = assert.rejects(store.flush(request), OutcomeUnknownError);
+    const flush = assert.rejects(shard.flush(request), OutcomeUnknownError);
     await eventually('the fault', () => Promise.resolve(proxy.faults === 1));
     clock.advance(2000);
     await eventually('the second look is due', () =>
@@ -138,18 +137,18 @@ test('where nobody answers a second connection either, twice in a row, the outco
     );
     clock.advance(1000);
     await flush;
-    await assert.rejects(store.readBack(stream), { code: 'database-unavailable' });
+    await assert.rejects(shard.readBack(stream), { code: 'database-unavailable' });
     watched.away = false;
-    assert.deepEqual(await store.readBack(stream), { epoch: 0, lsn: 1, retired: false });
+    assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 1, retired: false });
   });
 });
 
 test('a flush of many bytes has more time before the server is asked', async () => {
-  await withStore('watched large', async ({ store, clock, proxy, connections }) => {
-    const stream = await newStream(store);
+  await withShard('watched large', async ({ shard, clock, proxy, connections }) => {
+    const stream = await shard.newStream();
     proxy.setRule((bytes) => (bytes.includes('large key') ? 'swallow' : 'forward'));
     const increments = Array.from({ length: 200_000 }, (_, n) => [`large key ${n}`.padEnd(100, '.'), 1] as const);
-    const flush = store.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, increments));
+    const flush = shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, increments));
     const settled = assert.rejects(flush, OutcomeUnknownError);
     await eventually('the fault', () => Promise.resolve(proxy.faults > 0));
     clock.advance(4000);

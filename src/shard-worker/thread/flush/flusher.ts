@@ -1,37 +1,41 @@
 /**
- * Moves one stream's sums to PostgreSQL, a frozen range at a time. Shard thread.
+ * Moves one stream's sums to PostgreSQL, a frozen range at a time. Shard thread. This file decides when to flush, when to
+ * try again, and when the database counts as unavailable; `range-flush.ts` says what an attempt came to.
  *
  * ```text
  * waiting ──(interval | many keys | request | stop)──► flushing ──committed──► waiting
- *                                                     │   ▲
- *                              refused or unreachable │   │ after a backoff: the same range again
- *                                                     ▼   │
- *                                          reply lost: read the row back and compare exactly
- *                                            (my epoch, my target)  committed
- *                                            (my epoch, my old LSN) the same range again
- *                                            anything else          fenced: the owner recovers
+ *                                                       │   ▲  └──fenced──► ended: the owner recovers
+ *                       refused, unreachable or unknown │   │ after a backoff: the same range again
+ *                                                       ▼   │
+ *                                                     backing off ──draining, database unavailable──► ended
  * ```
  *
- * A range stays frozen until its fate is known, so nothing is merged into it and nothing is sent twice under another
+ * A range stays frozen until its outcome is known: nothing is merged into it, and nothing is sent twice under another
  * range. One flush is in flight at a time.
  *
- * However long the interval is, the loop looks at the stream's row now and then (a touch), since a failover that takes
- * commits back is to be noticed while the journal reaches back; and while the database is away it tries again soon, with a
- * flush where there is something to flush.
+ * Between flushes the loop looks at the stream's row now and then (a touch), however long the interval is: a failover that
+ * takes commits back must be noticed while the journal still reaches back. While the database is unavailable the loop tries
+ * again soon, with a flush where there is something to flush.
  */
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock, Timer } from '../../../core/clock.js';
-import { committedFlush, type CommittedFlush } from './committed-flush.js';
-import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
-import { databaseUnavailable, FlushWaiters } from './flush-waiters.js';
-import type { Checkpoint } from '../../../core/checkpoint.js';
-import type { FlushAttempt, FlushTarget } from './stream-database.js';
+import { CounterError } from '../../../core/errors.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
+import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
+import { RangeFlush, type CommittedFlush, type RangeDatabase } from './range-flush.js';
+import type { ShardDatabase } from './shard-database.js';
 
 const BACKOFF_FIRST_MS = 50;
 const BACKOFF_MAX_MS = 1000;
-/** Where PostgreSQL refuses a range and none of its rows: to search it again is work, and only an operator can help. */
+/** Where PostgreSQL refuses a range and none of its rows: another search is work, and only an operator can help. */
+const SEARCH_BACKOFF_FIRST_MS = 1000;
 const SEARCH_BACKOFF_MAX_MS = 30_000;
 const REFUSALS_UNTIL_UNAVAILABLE = 3;
+/** Most callers that wait for a flush at a time; one more is refused as overloaded. */
+const WAITERS_MAX = 1024;
+
+/** The database as the flusher needs it. */
+export type FlusherDatabase = RangeDatabase & Pick<ShardDatabase, 'touch'>;
 
 /** What the flusher tells its shard. */
 export interface FlusherEvents {
@@ -63,7 +67,7 @@ export interface FlusherOptions extends FlushScheduleOptions {
 /** The flush loop of one stream. */
 export class Flusher {
   readonly #pendingSums: PendingSums;
-  readonly #target: FlushTarget;
+  readonly #database: FlusherDatabase;
   readonly #clock: Clock;
   readonly #options: FlusherOptions;
   readonly #events: FlusherEvents;
@@ -77,13 +81,13 @@ export class Flusher {
 
   constructor(
     pendingSums: PendingSums,
-    target: FlushTarget,
+    database: FlusherDatabase,
     clock: Clock,
     options: FlusherOptions,
     events: FlusherEvents,
   ) {
     this.#pendingSums = pendingSums;
-    this.#target = target;
+    this.#database = database;
     this.#clock = clock;
     this.#options = options;
     this.#events = events;
@@ -118,7 +122,7 @@ export class Flusher {
    */
   flushNow(): Promise<number> {
     const target = this.#pendingSums.appliedLsn;
-    if (this.#pendingSums.checkpoint >= target) return Promise.resolve(0);
+    if (this.#pendingSums.checkpointLsn >= target) return Promise.resolve(0);
     if (this.#state === 'ended' || !this.#available) return Promise.reject(databaseUnavailable());
     const flushed = this.#waiters.add(target);
     this.#wake?.();
@@ -142,14 +146,14 @@ export class Flusher {
       // First, since it may apply something.
       const acceptedThroughMs = this.#options.acceptedThroughMs();
       const isIdle = this.#pendingSums.isSettled;
-      if (isIdle) this.#waiters.answer(this.#pendingSums.checkpoint);
+      if (isIdle) this.#waiters.answer(this.#pendingSums.checkpointLsn);
       if (isIdle && this.#state === 'draining') break;
       // While the database is away a flush is how the loop learns that it is back.
       const isFlush = !isIdle && (this.#isAsked() || this.#schedule.isFlushDue || !this.#available);
       if (isFlush || this.#schedule.isFlushDue) this.#schedule.beginInterval();
       if (isFlush) {
         if (!(await this.#flushRange(acceptedThroughMs))) break;
-        this.#waiters.answer(this.#pendingSums.checkpoint);
+        this.#waiters.answer(this.#pendingSums.checkpointLsn);
       } else if (!(await this.#touchWhenDue(isIdle ? acceptedThroughMs : undefined))) {
         break;
       }
@@ -163,92 +167,67 @@ export class Flusher {
     return this.#state !== 'running' || !this.#waiters.isEmpty || this.#pendingSums.liveKeys >= this.#options.keysMax;
   }
 
-  /** Flushes one range to its end; false where the loop must end: fenced, or draining without a database. */
+  /** Commits one range; false where the loop must end: fenced, or draining without a database. */
   async #flushRange(acceptedThroughMs: number): Promise<boolean> {
-    // Only synced records may be frozen: a flush that commits a record which a power loss then takes back would let its
-    // LSN be given to another.
+    // Only synced records may be frozen. A flush could otherwise commit a record that a power loss then takes back, and
+    // its LSN would be given to another record.
     if (this.#pendingSums.frozen === undefined) await this.#options.sync();
     const range = this.#pendingSums.frozen ?? this.#pendingSums.freeze(acceptedThroughMs);
-    let backoffMs = BACKOFF_FIRST_MS;
-    let searchBackoffMs = BACKOFF_MAX_MS;
-    let poisoned = false;
+    const flush = new RangeFlush(this.#database, range);
+    const sendBackoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
+    const readBackoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
+    const searchBackoff = new Backoff(SEARCH_BACKOFF_FIRST_MS, SEARCH_BACKOFF_MAX_MS);
     let refusals = 0;
     for (;;) {
-      let attempt = poisoned
-        ? await this.#target.flushSettingAside(this.#pendingSums, range)
-        : await this.#target.flush(this.#pendingSums, range);
-      if (attempt.kind === 'unknown') attempt = await this.#settleUnknown(range, attempt.error);
-      switch (attempt.kind) {
-        case 'committed': {
-          this.#setAvailable(true);
-          // Before the range is settled, which clears its map for another round.
-          const flush = committedFlush(range, attempt);
-          this.#pendingSums.settle();
-          this.#schedule.noticeTouch();
-          this.#waiters.count(attempt.keys);
-          this.#events.committed(range, flush);
+      const outcome = await flush.attempt();
+      let backoff = sendBackoff;
+      switch (outcome.kind) {
+        case 'committed':
+          this.#settle(range, outcome.flush);
           return true;
-        }
         case 'fenced':
-          this.#events.fenced(attempt.row ?? (await this.#ownerOf(this.#pendingSums.stream)));
+          this.#events.fenced(outcome.row ?? (await this.#ownerOf(range.stream)));
           return false;
         case 'poison':
-          if (!poisoned) {
-            poisoned = true;
-            continue;
-          }
-          // It was not found, or has changed meanwhile; the next attempt looks again. Said each time.
-          this.#setAvailable(false, attempt.error, true);
-          if (this.#state === 'draining') return false;
-          searchBackoffMs = await this.#backOff(searchBackoffMs, SEARCH_BACKOFF_MAX_MS);
-          continue;
+          // The row was not found, or has changed meanwhile; the next attempt looks again. Reported each time.
+          this.#setAvailable(false, outcome.error, true);
+          backoff = searchBackoff;
+          break;
         case 'refused':
-          // A lock or statement timeout is no outage; being refused again and again is as good as one.
+          // A lock or statement timeout is no outage; several refusals in a row count as one.
           refusals += 1;
-          if (refusals >= REFUSALS_UNTIL_UNAVAILABLE) this.#setAvailable(false, attempt.error);
+          if (refusals >= REFUSALS_UNTIL_UNAVAILABLE) this.#setAvailable(false, outcome.error);
+          readBackoff.reset();
           break;
         case 'unreachable':
+          this.#setAvailable(false, outcome.error);
+          break;
         case 'unknown':
-          this.#setAvailable(false, attempt.error);
+          this.#setAvailable(false, outcome.error);
+          backoff = readBackoff;
       }
       if (this.#state === 'draining' && !this.#available) return false;
-      backoffMs = await this.#backOff(backoffMs);
+      await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
     }
   }
 
-  /** Settles a flush whose reply was lost, by reading the row back until it can be read. */
-  async #settleUnknown(range: FrozenRange, cause: unknown): Promise<FlushAttempt> {
-    let backoffMs = BACKOFF_FIRST_MS;
-    for (;;) {
-      let row: Checkpoint | undefined;
-      try {
-        row = await this.#target.readBack(this.#pendingSums.stream);
-      } catch (error) {
-        this.#setAvailable(false, error);
-        if (this.#state === 'draining') return { kind: 'unknown', error };
-        backoffMs = await this.#backOff(backoffMs);
-        continue;
-      }
-      if (row?.epoch !== this.#pendingSums.epoch) return { kind: 'fenced', row };
-      if (row.lsn === range.toLsn) return { kind: 'committed', keys: range.sums.size };
-      return row.lsn === range.fromLsn ? { kind: 'refused', error: cause } : { kind: 'fenced', row };
-    }
+  /** The range is committed. */
+  #settle(range: FrozenRange, flush: CommittedFlush): void {
+    this.#setAvailable(true);
+    this.#pendingSums.settle();
+    this.#schedule.noticeTouch();
+    this.#waiters.count(flush.keys);
+    this.#events.committed(range, flush);
   }
 
   /** The row of a stream that was fenced, or undefined where it cannot be read now. */
   async #ownerOf(stream: string): Promise<Checkpoint | undefined> {
     try {
-      return await this.#target.readBack(stream);
+      return await this.#database.readBack(stream);
     } catch (error) {
       this.#setAvailable(false, error);
       return undefined;
     }
-  }
-
-  /** Waits around `backoffMs`; returns the next one. */
-  async #backOff(backoffMs: number, maxMs = BACKOFF_MAX_MS): Promise<number> {
-    await this.#wait(backoffMs * (0.5 + 0.5 * this.#options.random()));
-    return Math.min(2 * backoffMs, maxMs);
   }
 
   /**
@@ -259,16 +238,17 @@ export class Flusher {
   async #touchWhenDue(acceptedThroughMs: number | undefined): Promise<boolean> {
     if (this.#available && !this.#schedule.isTouchDue) return true;
     this.#schedule.noticeTouch();
+    const { stream, checkpoint } = this.#pendingSums;
     let isOurs: boolean;
     try {
-      isOurs = await this.#target.touch(this.#pendingSums, acceptedThroughMs);
+      isOurs = await this.#database.touch(stream, checkpoint, acceptedThroughMs);
     } catch (error) {
       this.#setAvailable(false, error);
       return true;
     }
     this.#setAvailable(true);
     if (isOurs) this.#events.confirmed();
-    else this.#events.fenced(await this.#ownerOf(this.#pendingSums.stream));
+    else this.#events.fenced(await this.#ownerOf(stream));
     return isOurs;
   }
 
@@ -292,4 +272,84 @@ export class Flusher {
     this.#available = available;
     this.#events.databaseAvailable(available, error);
   }
+}
+
+/** Waits that double up to a limit. */
+class Backoff {
+  readonly #firstMs: number;
+  readonly #maxMs: number;
+  #nextMs: number;
+
+  constructor(firstMs: number, maxMs: number) {
+    this.#firstMs = firstMs;
+    this.#maxMs = maxMs;
+    this.#nextMs = firstMs;
+  }
+
+  /** The next wait, in ms. */
+  take(): number {
+    const ms = this.#nextMs;
+    this.#nextMs = Math.min(2 * ms, this.#maxMs);
+    return ms;
+  }
+
+  reset(): void {
+    this.#nextMs = this.#firstMs;
+  }
+}
+
+interface Waiter {
+  readonly target: Lsn;
+  keys: number;
+  readonly resolve: (keys: number) => void;
+  readonly reject: (error: CounterError) => void;
+}
+
+/** The callers of one stream. */
+class FlushWaiters {
+  #waiters: Waiter[] = [];
+
+  get isEmpty(): boolean {
+    return this.#waiters.length === 0;
+  }
+
+  /**
+   * Waits for the checkpoint to reach `target`; resolves to the keys written meanwhile. Rejects with `database-unavailable`
+   * where they are let down, with `overloaded` where too many wait.
+   */
+  add(target: Lsn): Promise<number> {
+    if (this.#waiters.length >= WAITERS_MAX) {
+      return Promise.reject(new CounterError('overloaded', 'Too many flush requests are waiting.'));
+    }
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ target, keys: 0, resolve, reject });
+    });
+  }
+
+  /** So many keys were written for all who wait. */
+  count(keys: number): void {
+    for (const waiter of this.#waiters) waiter.keys += keys;
+  }
+
+  /** Answers those whose LSN is committed. */
+  answer(checkpoint: Lsn): void {
+    if (this.#waiters.length === 0) return;
+    const left: Waiter[] = [];
+    for (const waiter of this.#waiters) {
+      if (waiter.target <= checkpoint) waiter.resolve(waiter.keys);
+      else left.push(waiter);
+    }
+    this.#waiters = left;
+  }
+
+  /** The database is away: nobody waits for it. */
+  reject(): void {
+    for (const waiter of this.#waiters) waiter.reject(databaseUnavailable());
+    this.#waiters = [];
+  }
+}
+
+/** What callers hear while the database is away. */
+function databaseUnavailable(): CounterError {
+  return new CounterError('database-unavailable', 'The database cannot be reached; what is pending stays pending.');
 }

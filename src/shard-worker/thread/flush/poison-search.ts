@@ -1,10 +1,9 @@
 /**
  * Finds the keys of a range that PostgreSQL refuses, by trying ever smaller parts of it. Shard thread.
  */
-import type { SumArrayEncoder } from '../../../db/binary-array.js';
-import type { CheckpointStore } from '../../../db/checkpoint-store.js';
+import { SumArrayEncoder } from '../../../db/binary-array.js';
 import type { StatementRefusedError } from '../../../db/database-errors.js';
-import type { RejectedIncrement } from '../../../db/flush-request.js';
+import type { RejectedIncrement } from '../../../db/flush-statement.js';
 import { addSums, type Sum } from '../../../core/increment.js';
 import type { FrozenRange } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
@@ -34,12 +33,12 @@ export interface PoisonKey {
   readonly refusal: StatementRefusedError;
 }
 
-/** Tries all keys of a range; rejects where that could not be done. */
-export async function findPoison(
-  store: Pick<CheckpointStore, 'probe'>,
-  encoder: SumArrayEncoder,
-  range: FrozenRange,
-): Promise<readonly PoisonKey[]> {
+/** Tries a text[] of keys with their numeric[] of sums without committing them; undefined where PostgreSQL takes them all. */
+export type Probe = (keys: Buffer, amounts: Buffer) => Promise<StatementRefusedError | undefined>;
+
+/** Tries all keys of a range. Rejects where a probe does. */
+export async function findPoison(range: FrozenRange, probe: Probe): Promise<readonly PoisonKey[]> {
+  const encoder = new SumArrayEncoder();
   const keys = keysOf(range);
   const poison: PoisonKey[] = [];
   // Parts yet to be tried, the next one last.
@@ -48,7 +47,7 @@ export async function findPoison(
   for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
     encoder.reset();
     for (const { bytes, sum } of part) encoder.append(bytes, 0, bytes.length, sum);
-    const refusal = await store.probe(encoder.keys(), encoder.amounts());
+    const refusal = await probe(encoder.keys(), encoder.amounts());
     if (refusal === undefined) continue;
     const [key] = part;
     if (part.length === 1 && key !== undefined) poison.push({ key, refusal });
@@ -90,13 +89,13 @@ function keysOf({ sums, idempotent }: FrozenRange): readonly FlushKey[] {
 }
 
 /**
- * Increments that were set aside with these keys, in a flush that did not claim the tokens `unclaimed`. Where a request with
- * a token is set aside in part, each of its pairs counts as one.
+ * Increments that were set aside with these keys, in a flush in which the idempotency keys `duplicates` were recorded
+ * before. Where an idempotent request is set aside in part, each of its sums counts as one.
  */
 export function rejectedIncrements(
   { sums }: FrozenRange,
   poison: readonly PoisonKey[],
-  unclaimed: readonly string[],
+  duplicates: readonly string[],
 ): number {
   let increments = 0;
   const sumsOf = new Map<IdempotentRequest, number>();
@@ -104,7 +103,7 @@ export function rejectedIncrements(
     if (key.entry >= 0) increments += sums.entryIncrements(key.entry);
     for (const { request } of key.requestSums) sumsOf.set(request, (sumsOf.get(request) ?? 0) + 1);
   }
-  const replays = new Set(unclaimed);
+  const replays = new Set(duplicates);
   for (const [{ idempotencyKey, requestSums, increments: whole }, rejected] of sumsOf) {
     if (!replays.has(idempotencyKey)) increments += rejected === requestSums.length ? whole : rejected;
   }

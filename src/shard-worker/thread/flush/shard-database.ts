@@ -1,250 +1,287 @@
 /**
- * The database as a shard uses it: turns ledgers into statements and replies into what the flusher can know. Shard thread.
+ * The database as a shard uses it: checkpoints, ownership and flushes of its streams, over one connection. Shard thread.
+ *
+ * Statements run in turn, because the streams of a shard share the connection and a probe is a transaction. A failure of
+ * a statement other than a flush is CounterError `database-unavailable`: such a statement can be repeated without harm. A
+ * flush that failed resolves to what is known of it.
  */
-import { SumArrayEncoder, IdempotentArrayEncoder, type IdempotentFlushArrays } from '../../../db/binary-array.js';
-import type { CheckpointStore, FlushResult } from '../../../db/checkpoint-store.js';
-import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
-import type { FlushRequest } from '../../../db/flush-request.js';
 import { CounterError } from '../../../core/errors.js';
-import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
-import type { ClaimedRow, FlushAttempt, OwnedRow, ShardDatabase } from './stream-database.js';
-import { DIGEST_BYTES } from '../../protocol/record-layout.js';
-import { findPoison, rejectedIncrements, rejectedRows } from './poison-search.js';
-import type { OwnershipClaim } from '../../journal/ownership-claim.js';
-import type { FrozenRange, PendingSums } from '../pending-sums.js';
-import type { SummingMap } from '../summing-map.js';
-import type { IdempotentRequests } from '../idempotency/idempotent-requests.js';
+import type { Checkpoint } from '../../../core/checkpoint.js';
+import { Turns } from '../../../core/turns.js';
+import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
+import { FlushStatement, type FlushResult } from '../../../db/flush-statement.js';
+import type { ShardConnection } from '../../../db/shard-connection.js';
+import * as sql from '../../../db/statements.js';
+import type { ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
+import type { FrozenRange } from '../pending-sums.js';
+import { findPoison, rejectedIncrements } from './poison-search.js';
+import { RangeEncoder } from './range-encoder.js';
 
 /** Whose streams these are, kept in their rows for operators. */
 export interface StreamOwner {
+  /** The id of the server, a UUID. */
   readonly node: string;
   readonly shard: number;
+  /** The kind of journal. */
   readonly journal: string;
 }
 
-/** One shard's statements, one at a time over one connection. */
-export class PostgresShardDatabase implements ShardDatabase {
-  readonly #store: CheckpointStore;
-  readonly #owner: StreamOwner;
-  readonly #ensured = new Set<string>();
-  readonly #encoder = new SumArrayEncoder();
-  readonly #idempotentEncoder = new IdempotentArrayEncoder();
-  #last: Promise<unknown> = Promise.resolve();
+/** A stream's row in `journal_checkpoints`. */
+export interface StreamRow extends Checkpoint {
+  /** No more records will come; the row is a tombstone. */
+  readonly retired: boolean;
+}
 
-  constructor(store: CheckpointStore, owner: StreamOwner) {
-    this.#store = store;
+/** A stream's row and who has owned the stream. */
+export interface ClaimedStreamRow extends StreamRow, ClaimsInDatabase {}
+
+/** How a flush ended, as far as this process can know. */
+export type FlushAttempt =
+  /** It committed. */
+  | {
+      readonly kind: 'committed';
+      /** Rows of `counters` that were written. */
+      readonly keys: number;
+      /** Increments of rows that were set aside. */
+      readonly rejected?: number;
+      /** Idempotency keys of the range that were recorded before. */
+      readonly duplicates?: readonly string[];
+      /** Of those, how many came with other content. */
+      readonly mismatches?: number;
+    }
+  /** The statement ran, and the compare-and-set did not match. */
+  | { readonly kind: 'fenced' }
+  /** It certainly did not commit; the same range can be sent again. */
+  | { readonly kind: 'refused'; readonly error: unknown }
+  /** It certainly did not commit: PostgreSQL will never take one of its rows. */
+  | { readonly kind: 'poison'; readonly error: unknown }
+  /** It was not sent: the database cannot be reached. */
+  | { readonly kind: 'unreachable'; readonly error: unknown }
+  /** It was sent and no reply came. */
+  | { readonly kind: 'unknown'; readonly error: unknown };
+
+/** The database as a shard needs it; a simulation can put something between the two. */
+export type ShardDatabase = Pick<PostgresShardDatabase, keyof PostgresShardDatabase>;
+
+interface CheckpointRow {
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly retired: boolean;
+}
+
+/** One shard's statements. */
+export class PostgresShardDatabase {
+  readonly #connection: ShardConnection;
+  readonly #flush: FlushStatement;
+  readonly #owner: StreamOwner;
+  /** Streams that are known to have a row. */
+  readonly #ensured = new Set<string>();
+  readonly #encoder = new RangeEncoder();
+  readonly #turns = new Turns();
+
+  constructor(connection: ShardConnection, owner: StreamOwner) {
+    this.#connection = connection;
+    this.#flush = new FlushStatement(connection);
     this.#owner = owner;
   }
 
+  /** The id of the database, a UUID made with its schema. Rejects until the migrations have run. */
   databaseId(): Promise<string> {
-    return this.#inTurn(() => asUnavailable(() => this.#store.databaseId()));
+    return this.#inTurn(async () => {
+      const [row] = await this.#connection.run<{ database_id: string }>({ text: sql.DATABASE_ID });
+      if (row === undefined) throw new CounterError('database-unavailable', 'The database has no schema of ours yet.');
+      return row.database_id;
+    });
   }
 
+  /** Makes the stream's row, at epoch 0 and LSN 0, unless it is there. */
   ensureStream(stream: string): Promise<void> {
-    return this.#inTurn(() => asUnavailable(() => this.#ensure(stream)));
+    return this.#inTurn(() => this.#ensure(stream));
   }
 
-  readClaims(stream: string): Promise<ClaimedRow> {
-    return this.#inTurn(() =>
-      asUnavailable(async () => {
-        await this.#ensure(stream);
-        const row = await this.#store.readClaims(stream);
-        if (row === undefined) throw new TypeError('a checkpoint row vanished');
-        return row;
-      }),
-    );
+  /** Makes the stream's row unless it is there, and reads it with its claims. */
+  readClaims(stream: string): Promise<ClaimedStreamRow> {
+    return this.#inTurn(async () => {
+      await this.#ensure(stream);
+      // In this order, each with a snapshot of its own: a claim that commits in between raises the epoch that was read.
+      const row = await this.#readRow(stream);
+      if (row === undefined) throw new TypeError('a checkpoint row vanished');
+      const values = [stream, row.epoch];
+      const rows = await this.#connection.run<{ claim: string; lsn: string }>({ text: sql.READ_CLAIMS, values });
+      const claims = rows.map(({ claim, lsn }) => ({ id: claim, lsn: Number(lsn) }));
+      return { ...row, claims, isComplete: claims.length < sql.CLAIMS_MAX };
+    });
   }
 
-  claimStream(stream: string, at: Checkpoint, claims: readonly OwnershipClaim[]): Promise<OwnedRow | undefined> {
-    return this.#inTurn(() => asUnavailable(() => this.#store.claim(stream, at.epoch, at.lsn, claims)));
+  /**
+   * Raises the epoch, which fences whoever held the stream. Records by which claim: the last one given. Those before it
+   * are earlier claims of the same journal that the database does not have. Undefined where the row is not at `at`.
+   */
+  claimStream(stream: string, at: Checkpoint, claims: readonly OwnershipClaim[]): Promise<StreamRow | undefined> {
+    return this.#inTurn(async () => {
+      const values = [stream, at.epoch, claims.map(({ id }) => id), claims.map(({ lsn }) => lsn), at.lsn];
+      return streamRow(await this.#connection.run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
+    });
   }
 
-  flush(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt> {
-    return this.#inTurn(() =>
-      attempt(async () => {
-        // A stream that began while the database was away has no row yet; a flush never makes one.
-        if (!this.#ensured.has(pendingSums.stream)) await asUnavailable(() => this.#ensure(pendingSums.stream));
-        this.#encode(range.sums, new Set());
-        const idempotencyKeys = this.#encodeIdempotent(range.idempotent, new Set());
-        return this.#outcome(
-          range,
-          await this.#store.flush({ ...this.#request(pendingSums, range), ...idempotencyKeys }),
-          0,
-        );
-      }),
-    );
+  /** Commits a range. */
+  flush(range: FrozenRange): Promise<FlushAttempt> {
+    return this.#attemptInTurn(async () => {
+      // A stream that began while the database was unavailable has no row yet; a flush never makes one.
+      if (!this.#ensured.has(range.stream)) await orUnavailable(() => this.#ensure(range.stream));
+      return this.#attemptOf(range, await this.#flush.run(this.#encoder.encode(range)), 0);
+    });
   }
 
-  /** Halves the range until each key that PostgreSQL refuses is found; flushes the others and keeps these apart. */
-  flushSettingAside(pendingSums: PendingSums, range: FrozenRange): Promise<FlushAttempt> {
-    return this.#inTurn(() =>
-      attempt(async () => {
-        const { sums, idempotent } = range;
-        const poison = await asUnavailable(() => findPoison(this.#store, this.#encoder, range));
-        const entries = new Set(poison.map(({ key }) => key.entry));
-        const increments = new Set(
-          poison.flatMap(({ key }) => key.requestSums.map(({ requestSum }) => requestSum.number)),
-        );
-        this.#encode(sums, entries);
-        const idempotencyKeys = this.#encodeIdempotent(idempotent, increments);
-        const rejected = poison.flatMap((row) => rejectedRows(sums, row));
-        const result = await this.#store.flush({ ...this.#request(pendingSums, range), ...idempotencyKeys, rejected });
-        return this.#outcome(range, result, rejectedIncrements(range, poison, result.unclaimed));
-      }),
-    );
+  /** As {@link flush}, for a range with rows that PostgreSQL refuses: finds these, and commits them as rejected. */
+  flushSettingAside(range: FrozenRange): Promise<FlushAttempt> {
+    return this.#attemptInTurn(async () => {
+      const poison = await orUnavailable(() => findPoison(range, (keys, amounts) => this.#probe(keys, amounts)));
+      const result = await this.#flush.run(this.#encoder.encode(range, poison));
+      return this.#attemptOf(range, result, rejectedIncrements(range, poison, result.duplicates));
+    });
   }
 
-  readBack(stream: string): Promise<Checkpoint | undefined> {
-    return this.#inTurn(() => asUnavailable(() => this.#store.readBack(stream)));
+  /** The stream's row once every flush that was under way has ended. Undefined where there is none. */
+  readBack(stream: string): Promise<StreamRow | undefined> {
+    return this.#inTurn(() => this.#readRow(stream));
   }
 
-  async touch(pendingSums: PendingSums, acceptedThroughMs: number | undefined): Promise<boolean> {
-    const { stream, epoch, checkpoint } = pendingSums;
-    return this.#inTurn(() =>
-      asUnavailable(async () => {
-        if (this.#ensured.has(stream)) return this.#store.touch(stream, epoch, checkpoint, acceptedThroughMs);
+  /**
+   * Looks whether the stream's row is at `at`, and makes it where it was never made. False: it is elsewhere. An idle owner
+   * gives a time (ms since 1970) before which everything that it accepted is committed.
+   */
+  touch(stream: string, at: Checkpoint, acceptedThroughMs: number | undefined): Promise<boolean> {
+    return this.#inTurn(async () => {
+      if (!this.#ensured.has(stream)) {
         await this.#ensure(stream);
         return true;
-      }),
-    );
+      }
+      const acceptedThrough = acceptedThroughMs === undefined ? null : new Date(acceptedThroughMs);
+      const values = [stream, at.epoch, at.lsn, acceptedThrough];
+      const rows = await this.#connection.run({ text: sql.TOUCH_CHECKPOINT, values });
+      return rows.length === 1;
+    });
   }
 
-  retire(stream: string, epoch: number, lsn: Lsn): Promise<boolean> {
-    return this.#inTurn(() => asUnavailable(() => this.#store.retire(stream, epoch, lsn)));
+  /** Marks a finished stream; its row stays as a tombstone. False: the row is not at `at`. Idempotent. */
+  retire(stream: string, at: Checkpoint): Promise<boolean> {
+    return this.#inTurn(async () => {
+      const values = [stream, at.epoch, at.lsn];
+      const rows = await this.#connection.run({ text: sql.RETIRE_STREAM, values });
+      return rows.length === 1;
+    });
   }
 
-  async close(): Promise<void> {
-    await this.#store.close();
+  /** Closes the connection; no call may follow. */
+  close(): Promise<void> {
+    return this.#connection.close();
+  }
+
+  #inTurn<T>(statements: () => Promise<T>): Promise<T> {
+    return this.#turns.run(() => orUnavailable(statements));
+  }
+
+  #attemptInTurn(flush: () => Promise<FlushAttempt>): Promise<FlushAttempt> {
+    return this.#turns.run(() => flush().catch(failedAttempt));
   }
 
   async #ensure(stream: string): Promise<void> {
-    await this.#store.ensureStream(stream, this.#owner);
+    const { node, shard, journal } = this.#owner;
+    await this.#connection.run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
+    // The streams of a memory journal end with their threads.
+    if (journal === 'memory')
+      await this.#connection.run({ text: sql.RETIRE_PREDECESSORS, values: [stream, node, shard] });
     this.#ensured.add(stream);
   }
 
-  /** Streams of a shard share the connection, and a probe is a transaction: statements must not interleave. */
-  #inTurn<T>(statement: () => Promise<T>): Promise<T> {
-    const turn = this.#last.then(statement, statement);
-    this.#last = turn.then(
-      () => undefined,
-      () => undefined,
-    );
-    return turn;
+  async #readRow(stream: string): Promise<StreamRow | undefined> {
+    return streamRow(await this.#connection.run<CheckpointRow>({ text: sql.READ_BACK, values: [stream] }));
   }
 
-  /** What a flush came to; looks at tokens that were claimed before for other content. */
-  async #outcome(range: FrozenRange, result: FlushResult, rejected: number): Promise<FlushAttempt> {
-    const { fenced, keys, unclaimed } = result;
-    if (fenced !== 1) return { kind: 'fenced' };
-    return { kind: 'committed', keys, rejected, unclaimed, mismatches: await this.#mismatches(range, unclaimed) };
+  async #attemptOf(
+    { idempotent }: FrozenRange,
+    { applied, keys, duplicates }: FlushResult,
+    rejected: number,
+  ): Promise<FlushAttempt> {
+    if (!applied) return { kind: 'fenced' };
+    return {
+      kind: 'committed',
+      keys,
+      rejected,
+      duplicates,
+      mismatches: await this.#mismatches(idempotent, duplicates),
+    };
   }
 
-  async #mismatches({ idempotent }: FrozenRange, unclaimed: readonly string[]): Promise<number> {
-    if (unclaimed.length === 0) return 0;
+  /** How many of the duplicates were recorded with other content. */
+  async #mismatches(idempotent: FrozenRange['idempotent'], duplicates: readonly string[]): Promise<number> {
+    if (duplicates.length === 0) return 0;
     try {
-      const digests = await this.#store.readDigests(unclaimed);
-      return unclaimed.filter((idempotencyKey) => {
-        const digest = digests.get(idempotencyKey);
-        const own = idempotent.get(idempotencyKey)?.digest;
-        return digest !== undefined && own !== undefined && !digest.equals(own);
+      const rows = await this.#connection.run<{ token: string; digest: Buffer }>({
+        text: sql.READ_DIGESTS,
+        values: [duplicates],
+      });
+      return rows.filter(({ token, digest }) => {
+        const own = idempotent.get(token)?.digest;
+        return own !== undefined && !digest.equals(own);
       }).length;
     } catch (error) {
-      // The flush is committed; what is lost is a number for the metrics.
-      if (
-        error instanceof CounterError ||
-        error instanceof OutcomeUnknownError ||
-        error instanceof StatementRefusedError
-      )
-        return 0;
+      // The flush is committed; only a number for the metrics is lost.
+      if (isDatabaseUnavailable(error) || isStatementFailure(error)) return 0;
       throw error;
     }
   }
 
-  #encode(sums: SummingMap, without: ReadonlySet<number>): void {
-    const encoder = this.#encoder;
-    const { arena } = sums;
-    encoder.reset(sums.size, sums.arenaBytes);
-    for (let entry = 0; entry < sums.size; entry += 1) {
-      if (without.size > 0 && without.has(entry)) continue;
-      encoder.append(arena, sums.keyStart(entry), sums.keyBytes(entry), sums.sum(entry));
-    }
-  }
-
-  /** The parameters for requests with tokens, if there are any; `without` are numbers of pairs. */
-  #encodeIdempotent(
-    idempotent: IdempotentRequests,
-    without: ReadonlySet<number>,
-  ): { idempotencyKeys?: IdempotentFlushArrays } {
-    if (idempotent.size === 0) return {};
-    const encoder = this.#idempotentEncoder;
-    const { idempotencyKeys, totals, digests } = idempotent;
-    encoder.reset();
-    for (let request = 0; request < idempotent.size; request += 1) {
-      const [idempotencyKey, idempotencyKeyBytes] = [
-        idempotencyKeys.keyStart(request),
-        idempotencyKeys.keyBytes(request),
-      ];
-      encoder.appendRequest(
-        idempotencyKeys.arena,
-        idempotencyKey,
-        idempotencyKeyBytes,
-        digests,
-        request * DIGEST_BYTES,
-        DIGEST_BYTES,
-      );
-      const end = idempotent.sumsEnd(request);
-      for (let requestSum = idempotent.sumsStart(request); requestSum < end; requestSum += 1) {
-        if (without.size > 0 && without.has(requestSum)) continue;
-        const entry = idempotent.sumEntry(requestSum);
-        encoder.appendSum(
-          totals.arena,
-          totals.keyStart(entry),
-          totals.keyBytes(entry),
-          idempotent.sumAmount(requestSum),
-        );
+  /** Tries the sums without committing them. Undefined where PostgreSQL takes them all. */
+  async #probe(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
+    await this.#connection.run({ text: 'begin' });
+    let refusal: StatementRefusedError | undefined;
+    try {
+      await this.#connection.run({ text: sql.PROBE, values: [keys, amounts] });
+    } catch (error) {
+      if (!(error instanceof StatementRefusedError) || error.kind !== 'poison') {
+        this.#connection.drop();
+        throw error;
       }
+      refusal = error;
     }
-    return { idempotencyKeys: encoder.finish() };
-  }
-
-  #request(pendingSums: PendingSums, range: FrozenRange): FlushRequest {
-    return {
-      stream: pendingSums.stream,
-      epoch: pendingSums.epoch,
-      fromLsn: range.fromLsn,
-      toLsn: range.toLsn,
-      acceptedThrough: new Date(range.acceptedThroughMs),
-      keys: this.#encoder.keys(),
-      amounts: this.#encoder.amounts(),
-    };
+    await this.#connection.run({ text: 'rollback' });
+    return refusal;
   }
 }
 
-/** For statements that can be repeated without harm: every failure of the database is "away, try again". */
-async function asUnavailable<T>(statement: () => Promise<T>): Promise<T> {
+/** Whether an error says that the database is unavailable. */
+export function isDatabaseUnavailable(error: unknown): boolean {
+  return error instanceof CounterError && error.code === 'database-unavailable';
+}
+
+function isStatementFailure(error: unknown): error is OutcomeUnknownError | StatementRefusedError {
+  return error instanceof OutcomeUnknownError || error instanceof StatementRefusedError;
+}
+
+/** For statements that can be repeated without harm. */
+async function orUnavailable<T>(statements: () => Promise<T>): Promise<T> {
   try {
-    return await statement();
+    return await statements();
   } catch (error) {
-    if (error instanceof OutcomeUnknownError || error instanceof StatementRefusedError) {
-      throw new CounterError('database-unavailable', `The database did not answer: ${error.message}.`, {
-        cause: error,
-      });
-    }
-    throw error;
+    if (!isStatementFailure(error)) throw error;
+    const detail = `The database did not answer: ${error.message}.`;
+    throw new CounterError('database-unavailable', detail, { cause: error });
   }
 }
 
-/** Runs a flush and says what can be known of its outcome. */
-async function attempt(flush: () => Promise<FlushAttempt>): Promise<FlushAttempt> {
-  try {
-    return await flush();
-  } catch (error) {
-    if (error instanceof OutcomeUnknownError) return { kind: 'unknown', error };
-    if (error instanceof StatementRefusedError) {
-      const kind = error.kind === 'poison' ? 'poison' : 'refused';
-      return { kind, error: new Error(`${error.message} (SQLSTATE ${error.sqlState})`, { cause: error }) };
-    }
-    if (error instanceof CounterError && error.code === 'database-unavailable') return { kind: 'unreachable', error };
-    throw error;
+/** What is known of a flush that failed with this error. */
+function failedAttempt(error: unknown): FlushAttempt {
+  if (error instanceof OutcomeUnknownError) return { kind: 'unknown', error };
+  if (error instanceof StatementRefusedError) {
+    const kind = error.kind === 'poison' ? 'poison' : 'refused';
+    return { kind, error: new Error(`${error.message} (SQLSTATE ${error.sqlState})`, { cause: error }) };
   }
+  if (isDatabaseUnavailable(error)) return { kind: 'unreachable', error };
+  throw error;
+}
+
+function streamRow([row]: readonly CheckpointRow[]): StreamRow | undefined {
+  return row === undefined ? undefined : { epoch: Number(row.epoch), lsn: Number(row.lsn), retired: row.retired };
 }

@@ -17,9 +17,9 @@
 import type { Clock } from '../../../core/clock.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
-import { isDatabaseUnavailable, isJournalUnavailable, type OwnedStream, type ShardLog } from './owned-stream.js';
+import { isJournalUnavailable, type OwnedStream, type ShardLog } from './owned-stream.js';
 import type { Checkpoint } from '../../../core/checkpoint.js';
-import type { ShardDatabase } from '../flush/stream-database.js';
+import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-database.js';
 import type { PendingSums } from '../pending-sums.js';
 
 const BACKOFF_MS = 500;
@@ -206,7 +206,7 @@ export class OrphanedStreams {
   async #end(owned: OwnedStream): Promise<void> {
     const { journals, log, changed } = this.#deps;
     const { journal, flusher, pendingSums } = owned;
-    const { stream, epoch, checkpoint } = pendingSums;
+    const { stream, checkpoint } = pendingSums;
     pendingSums.close();
     if (!(await this.#retire(pendingSums))) return;
     if (journals.keepMs > 0) {
@@ -215,7 +215,7 @@ export class OrphanedStreams {
     }
     this.#byName.delete(stream);
     this.#streams = [...this.#byName.values()];
-    this.#finished.set(stream, { epoch, lsn: checkpoint });
+    this.#finished.set(stream, checkpoint);
     changed();
     await flusher.drain();
     await journal.close();
@@ -226,10 +226,10 @@ export class OrphanedStreams {
   /** Marks the stream in the database. False where that was stopped, or the row is not where this process left it. */
   async #retire(pendingSums: PendingSums): Promise<boolean> {
     const { database, log, fenced } = this.#deps;
-    const { stream, epoch, checkpoint } = pendingSums;
+    const { stream, checkpoint } = pendingSums;
     while (!this.#stopped) {
       try {
-        if (await database.retire(stream, epoch, checkpoint)) return !this.#stopped;
+        if (await database.retire(stream, checkpoint)) return !this.#stopped;
         // The database went back in time, say: what the journal holds may be needed again.
         fenced(pendingSums, await database.readBack(stream));
         return false;

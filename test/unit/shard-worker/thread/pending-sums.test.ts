@@ -11,7 +11,7 @@ const EPOCH = 7;
 
 /** Committed to LSN 10; a frozen record adds 1, a live one 2. */
 function pendingSumsOf(): PendingSums {
-  const pendingSums = new PendingSums('stream', EPOCH, 10);
+  const pendingSums = new PendingSums('stream', { epoch: EPOCH, lsn: 10 });
   const apply = (lsn: number, amount: number): void => {
     const entries = incrementEntries([['k', amount]]);
     pendingSums.apply(lsn, entries, 0, entries.length);

@@ -1,9 +1,10 @@
 /** When the flush loop flushes and when it looks at its stream's row. Times are virtual. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { Checkpoint } from '#product/core/checkpoint.js';
 import { CounterError } from '#product/core/errors.js';
 import { Flusher, type FlusherOptions } from '#product/shard-worker/thread/flush/flusher.js';
-import type { FlushAttempt } from '#product/shard-worker/thread/flush/stream-database.js';
+import type { FlushAttempt } from '#product/shard-worker/thread/flush/shard-database.js';
 import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
 import { incrementEntries } from '../../../../support/tokened-entries.js';
@@ -15,7 +16,7 @@ const JITTER = 0.9;
 /** A flush loop over a ledger, a database that a test lets go away, and what came of it. */
 class Scene {
   readonly clock = new ManualClock();
-  readonly pendingSums = new PendingSums('stream', 1, 0);
+  readonly pendingSums = new PendingSums('stream', { epoch: 1, lsn: 0 });
   readonly flusher: Flusher;
   /** When flushes and touches began. */
   readonly flushes: number[] = [];
@@ -31,15 +32,16 @@ class Scene {
   unapplied = 0;
 
   constructor(options: Partial<FlusherOptions> = {}) {
-    const target = {
+    const database = {
       flush: () => this.#flush(),
       flushSettingAside: () => this.#flush(),
-      readBack: () => Promise.resolve({ epoch: 1, lsn: this.pendingSums.checkpoint }),
-      touch: (_: PendingSums, acceptedThroughMs: number | undefined) => this.#touch(acceptedThroughMs),
+      readBack: () => Promise.resolve({ ...this.pendingSums.checkpoint, retired: false }),
+      touch: (_stream: string, _at: Checkpoint, acceptedThroughMs: number | undefined) =>
+        this.#touch(acceptedThroughMs),
     };
     this.flusher = new Flusher(
       this.pendingSums,
-      target,
+      database,
       this.clock,
       {
         intervalMs: 1000,

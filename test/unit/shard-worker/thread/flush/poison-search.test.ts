@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { SumArrayEncoder } from '#product/db/binary-array.js';
 import { StatementRefusedError } from '#product/db/database-errors.js';
 import {
   findPoison,
@@ -13,7 +12,7 @@ import { decodeTexts } from '../../../../simulation/binary-arrays.js';
 import { incrementEntries, idempotentEntry } from '../../../../support/tokened-entries.js';
 
 function rangeOf(...entries: readonly Buffer[]): FrozenRange {
-  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', 0, 0);
+  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', { epoch: 0, lsn: 0 });
   const bytes = Buffer.concat(entries);
   pendingSums.apply(1, bytes, 0, bytes.length);
   return pendingSums.freeze(0);
@@ -27,7 +26,7 @@ function search(range: FrozenRange, tried: number[] = []): Promise<readonly Pois
     const isBad = names.some((name) => name.startsWith('bad'));
     return Promise.resolve(isBad ? new StatementRefusedError('refused', '23514', 'poison') : undefined);
   };
-  return findPoison({ probe }, new SumArrayEncoder(), range);
+  return findPoison(range, probe);
 }
 
 function keysOf(poison: readonly PoisonKey[]): readonly string[] {

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
 import pg from 'pg';
-import { CheckpointStore } from '#product/db/checkpoint-store.js';
 import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
 import { RESET_TIMEOUTS, SET_TIMEOUTS } from '#product/db/session-statements.js';
-import type { FlushRequest } from '#product/db/flush-request.js';
+import { FlushStatement, type FlushRequest } from '#product/db/flush-statement.js';
+import { ShardConnection } from '#product/db/shard-connection.js';
 
 /** What becomes of a statement: a row, a SQLSTATE, or the connection goes. */
 type Fate = 'done' | 'lost' | { readonly refused: string };
@@ -19,10 +19,12 @@ class ScriptedServer {
   deletes: Fate = 'done';
   connections = 0;
 
-  readonly store = new CheckpointStore(parseDatabaseUrl('postgres://u@localhost/d'), {
-    applicationName: 'scripted',
-    connect: () => Promise.resolve(this.#session()),
-  });
+  readonly flush = new FlushStatement(
+    new ShardConnection(parseDatabaseUrl('postgres://u@localhost/d'), {
+      applicationName: 'scripted',
+      connect: () => Promise.resolve(this.#session()),
+    }),
+  );
 
   #session(): Session {
     this.connections += 1;
@@ -72,46 +74,46 @@ const LARGE_BYTES = 6_000_000;
 
 test('a large flush has its own limits, which do not outlive it, however it ends', async () => {
   const server = new ScriptedServer();
-  const { store, heard } = server;
-  await store.flush(request(LARGE_BYTES));
+  const { flush, heard } = server;
+  await flush.run(request(LARGE_BYTES));
   assert.deepEqual(heard.splice(0), ['60s 90s', 'flush, 70000 ms', 'reset']);
   server.flushes.push({ refused: '55P03' });
-  await assert.rejects(store.flush(request(LARGE_BYTES)), StatementRefusedError);
+  await assert.rejects(flush.run(request(LARGE_BYTES)), StatementRefusedError);
   assert.deepEqual(heard.splice(0), ['60s 90s', 'flush, 70000 ms', 'reset']);
   assert.equal(server.connections, 1);
 });
 
 test('limits that cannot be taken back end with their connection, and a lost one is not made anew for them', async () => {
   const server = new ScriptedServer();
-  const { store, heard } = server;
+  const { flush, heard } = server;
   server.deletes = { refused: '57014' };
-  await store.flush(request(LARGE_BYTES));
-  await store.flush(request());
+  await flush.run(request(LARGE_BYTES));
+  await flush.run(request());
   assert.equal(server.connections, 2);
   heard.splice(0);
   server.flushes.push('lost');
-  await assert.rejects(store.flush(request(LARGE_BYTES)), OutcomeUnknownError);
+  await assert.rejects(flush.run(request(LARGE_BYTES)), OutcomeUnknownError);
   assert.deepEqual(heard, ['60s 90s', 'flush, 70000 ms']);
   assert.equal(server.connections, 2);
 });
 
 test('a flush that takes too long gets twice as long each time, up to an hour, and less again once one succeeds', async () => {
   const server = new ScriptedServer();
-  const { store, heard } = server;
+  const { flush, heard } = server;
   const limits = (): readonly string[] => heard.splice(0).filter((line) => line !== 'reset' && !line.includes(','));
   const tooLong = async (bytes?: number): Promise<void> => {
     server.flushes.push({ refused: '57014' });
-    await assert.rejects(store.flush(request(bytes)), StatementRefusedError);
+    await assert.rejects(flush.run(request(bytes)), StatementRefusedError);
   };
   await tooLong();
   await tooLong();
-  await store.flush(request());
-  await store.flush(request());
-  await store.flush(request());
+  await flush.run(request());
+  await flush.run(request());
+  await flush.run(request());
   assert.deepEqual(limits(), ['flush', '60s 90s', '120s 150s', '60s 90s', 'flush']);
   for (let attempt = 1; attempt <= 9; attempt += 1) await tooLong(LARGE_BYTES);
   assert.equal(limits().at(-1), '3600s 3630s');
   server.flushes.push({ refused: '55P03' });
-  await assert.rejects(store.flush(request()), StatementRefusedError);
+  await assert.rejects(flush.run(request()), StatementRefusedError);
   assert.deepEqual(limits(), ['1920s 1950s'], 'a lock that could not be had says nothing of speed');
 });

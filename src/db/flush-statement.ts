@@ -1,0 +1,165 @@
+/**
+ * The flush statement: its parameters, the time that it may take, and its result. Shard thread; one call at a time.
+ */
+import { IdempotentArrayEncoder, type IdempotentFlushArrays } from './binary-array.js';
+import type { Statement } from './connection.js';
+import { OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
+import { RESET_TIMEOUTS, SET_TIMEOUTS } from './session-statements.js';
+import type { ShardConnection } from './shard-connection.js';
+import * as sql from './statements.js';
+
+/** One flush: the pairs of the records above `fromLsn` up to `toLsn`. */
+export interface FlushRequest {
+  readonly stream: string;
+  readonly epoch: number;
+  readonly fromLsn: number;
+  readonly toLsn: number;
+  /** Everything that this stream accepted before is committed with this flush. */
+  readonly acceptedThrough: Date;
+  /** Distinct; text[] in binary format, see PairArrayEncoder. Must not change until the call has settled. */
+  readonly keys: Buffer;
+  /** numeric[] in binary format, as many elements. */
+  readonly amounts: Buffer;
+  /** Requests with idempotency tokens in this range. */
+  readonly idempotencyKeys?: IdempotentFlushArrays;
+  /** Rows of this range that PostgreSQL has refused, and that are not among `keys`. */
+  readonly rejected?: readonly RejectedIncrement[];
+}
+
+/** A pair that PostgreSQL refused, and why. */
+export interface RejectedIncrement {
+  readonly key: Buffer;
+  /** Decimal integer. */
+  readonly amount: string;
+  readonly reason: string;
+  readonly sqlState: string;
+  /** The token of its request, if it had one: the row is kept only if this flush claims it. */
+  readonly idempotencyKey?: string;
+}
+
+/** What a flush did. */
+export interface FlushResult {
+  /** False: the checkpoint was not at (epoch, fromLsn), and nothing happened. */
+  readonly applied: boolean;
+  /** Rows of `counters` that were written. */
+  readonly keys: number;
+  /** Idempotency keys that were recorded before. */
+  readonly duplicates: readonly string[];
+}
+
+/** A row of the flush statements. */
+interface FlushRow {
+  readonly fenced: number;
+  readonly keys: number;
+  readonly unclaimed: readonly string[] | null;
+}
+
+/** The session's usual statement_timeout, in seconds. */
+const USUAL_FLUSH_SECONDS = 30;
+/** The slowest database that a backlog is flushed to: about 4,000 keys of 24 bytes a second. */
+const FLUSH_BYTES_A_SECOND_MIN = 100_000;
+const FLUSH_SECONDS_MAX = 3_600;
+/** The client waits this much longer than the server. */
+const REPLY_SECONDS = 10;
+const QUERY_CANCELED = '57014';
+const ALLOWANCE_MAX = 64;
+
+/** Sends flushes over a shard's connection. */
+export class FlushStatement {
+  readonly #connection: ShardConnection;
+  /** What a flush may take, in multiples of what flushes of its size may take. */
+  #allowance = 1;
+
+  constructor(connection: ShardConnection) {
+    this.#connection = connection;
+  }
+
+  /** Adds the sums and moves the checkpoint, both or neither. Rejects as {@link ShardConnection.run} does. */
+  async run(request: FlushRequest): Promise<FlushResult> {
+    const statement = flushStatement(request);
+    const seconds = flushSeconds(request, this.#allowance);
+    const needsLongTimeout = seconds > USUAL_FLUSH_SECONDS;
+    const [row] = needsLongTimeout ? await this.#runWithTimeout(statement, seconds) : await this.#run(statement);
+    if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
+    this.#connection.noticeFlushed();
+    return { applied: row.fenced === 1, keys: row.keys, duplicates: row.unclaimed ?? [] };
+  }
+
+  async #runWithTimeout(statement: Statement, seconds: number): Promise<FlushRow[]> {
+    const limits = [`${seconds}s`, `${seconds + USUAL_FLUSH_SECONDS}s`];
+    await this.#connection.run({ text: SET_TIMEOUTS, values: limits });
+    try {
+      return await this.#run({ ...statement, timeoutMs: 1000 * (seconds + REPLY_SECONDS) });
+    } finally {
+      await this.#restoreTimeouts();
+    }
+  }
+
+  /** Each timeout doubles the limit of the next flush; each success halves it. */
+  async #run(statement: Statement): Promise<FlushRow[]> {
+    try {
+      const rows = await this.#connection.run<FlushRow>(statement);
+      this.#allowance = Math.max(1, this.#allowance / 2);
+      return rows;
+    } catch (error) {
+      const wasCanceled = error instanceof StatementRefusedError && error.sqlState === QUERY_CANCELED;
+      if (wasCanceled) this.#allowance = Math.min(2 * this.#allowance, ALLOWANCE_MAX);
+      throw error;
+    }
+  }
+
+  /** Sets the session's usual limits again. Drops a connection that refuses them. */
+  async #restoreTimeouts(): Promise<void> {
+    if (!this.#connection.isOpen) return;
+    try {
+      await this.#connection.run({ text: RESET_TIMEOUTS });
+    } catch {
+      this.#connection.drop();
+    }
+  }
+}
+
+/**
+ * Seconds that a flush may take: a backlog of a million keys is one statement, and it must not time out for ever. On a
+ * slower database it may take `allowance` times as long, up to an hour.
+ */
+function flushSeconds({ keys, idempotencyKeys }: FlushRequest, allowance: number): number {
+  const bytes =
+    keys.length +
+    (idempotencyKeys === undefined ? 0 : idempotencyKeys.sumIdempotencyKeys.length + idempotencyKeys.sumKeys.length);
+  const seconds = Math.max(USUAL_FLUSH_SECONDS, Math.ceil(bytes / FLUSH_BYTES_A_SECOND_MIN));
+  return Math.max(seconds, Math.min(seconds * allowance, FLUSH_SECONDS_MAX));
+}
+
+/** The plain statement wherever it is enough. */
+function flushStatement(request: FlushRequest): Statement {
+  const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, idempotencyKeys, rejected } = request;
+  const common = [stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts];
+  if (rejected !== undefined && rejected.length > 0) {
+    return {
+      text: sql.FLUSH_WITH_REJECTED,
+      values: [
+        ...common,
+        ...idempotentParameters(idempotencyKeys ?? new IdempotentArrayEncoder().finish()),
+        rejected.map((row) => row.key),
+        rejected.map((row) => row.amount),
+        rejected.map((row) => row.reason),
+        rejected.map((row) => row.sqlState),
+        rejected.map((row) => row.idempotencyKey ?? null),
+      ],
+    };
+  }
+  if (idempotencyKeys !== undefined) {
+    return {
+      name: 'flush-with-tokens',
+      text: sql.FLUSH_WITH_IDEMPOTENCY_KEYS,
+      values: [...common, ...idempotentParameters(idempotencyKeys)],
+    };
+  }
+  return { name: 'flush', text: sql.FLUSH, values: common };
+}
+
+function idempotentParameters(parameters: IdempotentFlushArrays): readonly Buffer[] {
+  const { idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts } = parameters;
+  return [idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts];
+}

@@ -1,0 +1,113 @@
+/**
+ * What an attempt to commit a range came to. Shard thread. When to try again is the flusher's decision.
+ *
+ * ```text
+ * send ──committed, fenced, refused or unreachable──► that is the outcome
+ *  ├──a row is poison──► send with poison rows set aside, now and in every further attempt
+ *  └──reply lost──► read the row back, now and in every further attempt until that succeeds:
+ *                     (my epoch, my target)   committed
+ *                     (my epoch, my old LSN)  refused: the same range can be sent again
+ *                     anything else           fenced: the owner recovers
+ * ```
+ */
+import type { Checkpoint } from '../../../core/checkpoint.js';
+import type { FrozenRange } from '../pending-sums.js';
+import type { FlushAttempt, ShardDatabase } from './shard-database.js';
+
+/** The part of the database that a range is committed with. */
+export type RangeDatabase = Pick<ShardDatabase, 'flush' | 'flushSettingAside' | 'readBack'>;
+
+/** What a committed flush came to, for the stats. In increments where nothing else is said. */
+export interface CommittedFlush {
+  /** Rows of `counters` that were written. */
+  readonly keys: number;
+  readonly increments: number;
+  readonly rejected: number;
+  /** Of requests whose idempotency key was recorded before. */
+  readonly deduplicated: number;
+  /** Idempotency keys recorded. */
+  readonly recorded: number;
+  /** Idempotency keys that were recorded with other content. */
+  readonly mismatches: number;
+}
+
+/** The outcome of one attempt. */
+export type RangeOutcome =
+  | { readonly kind: 'committed'; readonly flush: CommittedFlush }
+  /** The stream is not where this process left it. `row`: where it is, if that was read. */
+  | { readonly kind: 'fenced'; readonly row: Checkpoint | undefined }
+  /** Nothing is committed, and the database answers. */
+  | { readonly kind: 'refused'; readonly error: unknown }
+  /** Nothing is committed, and PostgreSQL refuses a row that was not found. */
+  | { readonly kind: 'poison'; readonly error: unknown }
+  /** Nothing is committed: the database cannot be reached. */
+  | { readonly kind: 'unreachable'; readonly error: unknown }
+  /** The reply was lost and the row cannot be read: the range may be committed. */
+  | { readonly kind: 'unknown'; readonly error: unknown };
+
+/** One frozen range on its way to the database. One attempt at a time. */
+export class RangeFlush {
+  readonly #database: RangeDatabase;
+  readonly #range: FrozenRange;
+  /** PostgreSQL will never take one of the rows. */
+  #isPoisoned = false;
+  /** Why a reply was lost, until the row has been read back. */
+  #lost: { readonly cause: unknown } | undefined;
+
+  constructor(database: RangeDatabase, range: FrozenRange) {
+    this.#database = database;
+    this.#range = range;
+  }
+
+  /** Sends the range, or settles an attempt whose reply was lost. */
+  async attempt(): Promise<RangeOutcome> {
+    if (this.#lost !== undefined) return this.#settle(this.#lost.cause);
+    let sent = await this.#send();
+    if (sent.kind === 'poison' && !this.#isPoisoned) {
+      this.#isPoisoned = true;
+      sent = await this.#send();
+    }
+    switch (sent.kind) {
+      case 'committed':
+        return { kind: 'committed', flush: committedFlush(this.#range, sent) };
+      case 'fenced':
+        return { kind: 'fenced', row: undefined };
+      case 'unknown':
+        this.#lost = { cause: sent.error };
+        return this.#settle(sent.error);
+      default:
+        return sent;
+    }
+  }
+
+  #send(): Promise<FlushAttempt> {
+    return this.#isPoisoned ? this.#database.flushSettingAside(this.#range) : this.#database.flush(this.#range);
+  }
+
+  /** Reads the row back and compares it exactly. Until that is done the range must not be sent again. */
+  async #settle(cause: unknown): Promise<RangeOutcome> {
+    const { stream, epoch, fromLsn, toLsn, sums } = this.#range;
+    let row: Checkpoint | undefined;
+    try {
+      row = await this.#database.readBack(stream);
+    } catch (error) {
+      return { kind: 'unknown', error };
+    }
+    this.#lost = undefined;
+    if (row?.epoch !== epoch) return { kind: 'fenced', row };
+    if (row.lsn === toLsn) {
+      return { kind: 'committed', flush: committedFlush(this.#range, { kind: 'committed', keys: sums.size }) };
+    }
+    return row.lsn === fromLsn ? { kind: 'refused', error: cause } : { kind: 'fenced', row };
+  }
+}
+
+type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
+
+function committedFlush({ sums, idempotent }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
+  const { keys, rejected = 0, duplicates = [], mismatches = 0 } = attempt;
+  let deduplicated = idempotent.duplicates;
+  for (const idempotencyKey of duplicates) deduplicated += idempotent.get(idempotencyKey)?.increments ?? 0;
+  const increments = sums.increments + idempotent.increments;
+  return { keys, increments, rejected, deduplicated, recorded: idempotent.size - duplicates.length, mismatches };
+}

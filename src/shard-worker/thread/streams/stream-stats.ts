@@ -1,0 +1,42 @@
+/**
+ * What streams contribute to the stats of their shard. Shard thread.
+ */
+import { STAT } from '../../protocol/stats.js';
+import type { CommittedFlush } from '../flush/range-flush.js';
+import type { OwnedStream } from './owned-stream.js';
+
+/** Adds to a shard's gauge. */
+export function addTo(stats: Float64Array, cell: number, amount: number): void {
+  stats[cell] = (stats[cell] ?? 0) + amount;
+}
+
+/** Adds what a flush came to, to a shard's gauges. */
+export function countFlush(flush: CommittedFlush, stats: Float64Array): void {
+  const { increments, rejected, deduplicated, recorded, mismatches } = flush;
+  addTo(stats, STAT.flushed, increments - rejected - deduplicated);
+  addTo(stats, STAT.rejected, rejected);
+  addTo(stats, STAT.deduplicated, deduplicated);
+  addTo(stats, STAT.recordedIdempotencyKeys, recorded);
+  addTo(stats, STAT.mismatches, mismatches);
+}
+
+/** Writes what the streams hold together into a shard's gauges. `unreadBytes`: what lies in journals that were not read. */
+export function publishStreams(streams: readonly OwnedStream[], unreadBytes: number, stats: Float64Array): void {
+  let keys = 0;
+  let bytes = 0;
+  let increments = 0;
+  let journalBytes = unreadBytes;
+  let idempotencyKeys = 0;
+  for (const { pendingSums, journal } of streams) {
+    keys += pendingSums.pendingKeys;
+    bytes += pendingSums.pendingBytes;
+    increments += pendingSums.pendingIncrements;
+    journalBytes += journal.bytes;
+    idempotencyKeys += pendingSums.pendingIdempotent;
+  }
+  stats[STAT.pendingKeys] = keys;
+  stats[STAT.pendingBytes] = bytes;
+  stats[STAT.pendingIncrements] = increments;
+  stats[STAT.journalBytes] = journalBytes;
+  stats[STAT.pendingIdempotent] = idempotencyKeys;
+}
