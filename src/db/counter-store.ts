@@ -11,12 +11,13 @@
  * ```
  */
 import type { Checkpoint } from '../core/checkpoint.js';
+import type { CounterListPage, CounterListQuery } from '../core/counter-operations.js';
 import { CounterError } from '../core/errors.js';
 import { AMOUNT_MAX, type Sum } from '../core/increment.js';
 import { encodeKeys } from './binary-array.js';
 import { connect, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 import { isStatementRefused } from './database-errors.js';
-import { READ_COUNTERS } from './statements.js';
+import { LIST_COUNTERS, LIST_COUNTERS_BELOW, READ_COUNTERS } from './statements.js';
 
 /** What the database knew of a counter in one snapshot. */
 export interface CommittedCounter {
@@ -47,6 +48,10 @@ const BATCH_MAX = 200;
 const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 1_000;
 
+const CODE_POINT_MAX = 0x10ffff;
+const SURROGATE_MIN = 0xd800;
+const SURROGATE_MAX = 0xdfff;
+
 interface Read {
   readonly kind: 'read';
   readonly key: Uint8Array;
@@ -66,6 +71,12 @@ interface CounterRow {
   readonly sum: string | null;
   readonly updated_at: Date | null;
   readonly checkpoints: readonly string[] | null;
+}
+
+interface ListedRow {
+  readonly key: string;
+  readonly sum: string;
+  readonly updated_at: Date;
 }
 
 type State =
@@ -108,19 +119,21 @@ export class CounterStore {
     });
   }
 
-  /**
-   * Runs `use`, one statement that can be repeated without harm, on the connection of the reads. Rejects with CounterError
-   * `database-unavailable` or `overloaded`.
-   */
-  inTurn<T>(use: (connection: DatabaseConnection) => Promise<T>): Promise<T> {
-    const refusal = this.#refusal();
-    if (refusal !== undefined) return Promise.reject(refusal);
-    return new Promise((resolve, reject) => {
-      const settle = (connection: DatabaseConnection): Promise<void> =>
-        use(connection).then(resolve, (error: unknown) => reject(unavailable(error)));
-      this.#waiting.push({ kind: 'turn', use: settle, reject });
-      this.#readNext();
-    });
+  /** One page of counters. Rejects with CounterError `database-unavailable` or `overloaded`. */
+  async list({ prefix, after, limit }: CounterListQuery): Promise<CounterListPage> {
+    const from = lowerBound(prefix, after);
+    const below = prefixSuccessor(prefix);
+    const rows = await this.#inTurn((connection) =>
+      connection.query<ListedRow>(
+        below === undefined
+          ? { name: 'list-counters', text: LIST_COUNTERS, values: [limit + 1, from] }
+          : { name: 'list-counters-below', text: LIST_COUNTERS_BELOW, values: [limit + 1, from, below] },
+      ),
+    );
+    const counters = rows
+      .slice(0, limit)
+      .map(({ key, sum, updated_at }) => ({ key, sum: parseSum(sum), updatedAt: updated_at }));
+    return { counters, next: rows.length > limit ? (counters.at(-1)?.key ?? null) : null };
   }
 
   /** Ends the connection; reads that wait fail. */
@@ -130,6 +143,18 @@ export class CounterStore {
     this.#failWaiting(undefined);
     if (before.kind === 'unavailable') clearTimeout(before.timer);
     if (before.kind === 'ready') await before.connection.close();
+  }
+
+  /** Runs `use`, one statement that can be repeated without harm, between the reads. */
+  #inTurn<T>(use: (connection: DatabaseConnection) => Promise<T>): Promise<T> {
+    const refusal = this.#refusal();
+    if (refusal !== undefined) return Promise.reject(refusal);
+    return new Promise((resolve, reject) => {
+      const settle = (connection: DatabaseConnection): Promise<void> =>
+        use(connection).then(resolve, (error: unknown) => reject(unavailable(error)));
+      this.#waiting.push({ kind: 'turn', use: settle, reject });
+      this.#readNext();
+    });
   }
 
   #refusal(): CounterError | undefined {
@@ -263,6 +288,29 @@ export function parseSum(text: string): Sum {
   if (!/^-?\d+$/.test(text)) throw new CounterError('internal-error', `The table holds ${text} for the counter's sum.`);
   const sum = Number(text);
   return sum <= AMOUNT_MAX && sum >= -AMOUNT_MAX ? sum : BigInt(text);
+}
+
+/**
+ * The least string that is greater than every string with this prefix: its last code point plus one, skipping the
+ * surrogates, which UTF-8 does not have. Undefined where there is none: no prefix, or nothing but U+10FFFF.
+ */
+export function prefixSuccessor(prefix: string): string | undefined {
+  const points = Array.from(prefix, (character) => character.codePointAt(0) ?? 0);
+  while (points.at(-1) === CODE_POINT_MAX) points.pop();
+  const last = points.pop();
+  if (last === undefined) return undefined;
+  const next = last + 1 === SURROGATE_MIN ? SURROGATE_MAX + 1 : last + 1;
+  return String.fromCodePoint(...points, next);
+}
+
+/**
+ * The least string that a key of the page may be. Keys have no U+0000, so that U+0001 makes the least string that is
+ * greater than `after`.
+ */
+function lowerBound(prefix: string, after: string | undefined): string {
+  if (after === undefined) return prefix;
+  const next = `${after}\u0001`;
+  return Buffer.compare(Buffer.from(next), Buffer.from(prefix)) > 0 ? next : prefix;
 }
 
 function committedCounter(row: CounterRow, checkpoints: ReadonlyMap<string, Checkpoint>): CommittedCounter {

@@ -2,6 +2,7 @@
  * One connection that several rarely used parts share: opened when it is needed, forgotten when it is lost. Main thread.
  */
 import { CounterError } from '../core/errors.js';
+import { Turns } from '../core/turns.js';
 import { connect, type ConnectOptions, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 
 /** What a close waits for a statement that is under way. A database that does not answer must not hold up a stop. */
@@ -12,7 +13,7 @@ export class OnDemandConnection {
   readonly #target: DatabaseTarget;
   readonly #options: ConnectOptions;
   #connection: DatabaseConnection | undefined;
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
   #closed = false;
 
   constructor(target: DatabaseTarget, options: ConnectOptions) {
@@ -25,18 +26,13 @@ export class OnDemandConnection {
    * is none, else with what `use` rejects with.
    */
   run<T>(use: (connection: DatabaseConnection) => Promise<T>): Promise<T> {
-    const turn = this.#last.then(
-      async () => use(await this.#connected()),
-      async () => use(await this.#connected()),
-    );
-    this.#last = turn;
-    return turn;
+    return this.#turns.run(async () => use(await this.#connected()));
   }
 
   /** Waits for the last use, a moment at most, then ends the connection; a use that is still under way fails. */
   async close(): Promise<void> {
     this.#closed = true;
-    const last = this.#last.catch(() => undefined);
+    const last = this.#turns.run(() => Promise.resolve());
     await settledWithin(last, LAST_USE_MS);
     await this.#connection?.close();
     await last;

@@ -5,7 +5,6 @@
  * so both are of one snapshot; the shards add what they hold above those checkpoints. Where a shard has meanwhile let go
  * of sums above them, the snapshot is too old, and the read is made again.
  */
-import { listCounters } from '../db/counter-list.js';
 import type { CounterStore } from '../db/counter-store.js';
 import type { CounterDeleteStore } from '../db/counter-delete-store.js';
 import type { Checkpoint } from '../core/checkpoint.js';
@@ -24,7 +23,7 @@ import type { ShardSupervisor } from '../shard-worker/supervisor/shard-superviso
 /** Snapshots that a read tries: each further one means that a flush committed within the last. */
 const SNAPSHOTS_MAX = 20;
 
-type Store = Pick<CounterStore, 'available' | 'readCounter' | 'inTurn'>;
+type Store = Pick<CounterStore, 'available' | 'readCounter' | 'list'>;
 type Supervisor = Pick<ShardSupervisor, 'isRecovered' | 'streams' | 'pendingOf' | 'flush'>;
 
 /** What the operations are made of; the store is there once the database's address is known. */
@@ -84,7 +83,7 @@ export class ServerOperations implements CounterOperations {
   }
 
   async list(query: CounterListQuery): Promise<CounterListPage> {
-    return listCounters(this.#ready().store, query);
+    return this.#ready().store.list(query);
   }
 
   async flush(): Promise<number> {

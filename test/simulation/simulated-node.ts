@@ -130,7 +130,7 @@ export class SimulatedNode {
       store: () => ({
         available: () => world.database.network === 'fine',
         readCounter: (key, streams) => this.#readCounter(key, streams),
-        inTurn: () => Promise.reject(new CounterError('database-unavailable', 'Nothing is listed here.')),
+        list: () => Promise.reject(new CounterError('database-unavailable', 'Nothing is listed here.')),
       }),
       deletes: () => undefined,
       supervisor: () => this,

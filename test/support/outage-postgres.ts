@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { choosePostgresAccount } from '#product/db/embedded/postgres-account.js';
 import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded/postgres-binaries.js';
 import { openCluster } from '#product/db/embedded/postgres-cluster.js';
-import { serverArguments } from '#product/db/embedded/postgres-settings.js';
+import { serverArguments } from '#product/db/embedded/postgres-process.js';
 import { childrenOf } from './given-postgres.js';
 
 const READY = 'database system is ready to accept connections';

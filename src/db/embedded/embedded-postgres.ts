@@ -21,9 +21,8 @@ import { choosePostgresAccount, type PostgresAccount } from './postgres-account.
 import { embeddedPackageDir, prepareBinaries, type PostgresBinaries } from './postgres-binaries.js';
 import { openCluster, type PostgresCluster } from './postgres-cluster.js';
 import { PostgresLog } from './postgres-log.js';
-import { describeFailure, endProcess, freePort, isPassing } from './postgres-process.js';
+import { describeFailure, endProcess, freePort, isPassing, serverArguments } from './postgres-process.js';
 import { stopOrphan } from './postgres-pid-file.js';
-import { serverArguments } from './postgres-settings.js';
 
 /** The part of a logger that is used here; pino fits. */
 export interface DatabaseLogger {

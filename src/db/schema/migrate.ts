@@ -8,10 +8,7 @@ import { StartError, reasonOf } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
 import { prepareCountersTable } from './counters-table.js';
 import { classifyDatabaseError, errorCode } from '../database-errors.js';
-import { initialMigration } from './migrations/0001-initial.js';
-import { claimsMigration } from './migrations/0002-claims.js';
-import { removalsOfNothingMigration } from './migrations/0003-removals-of-nothing.js';
-import type { Migration } from './migrations/migration.js';
+import { migrations } from './migrations.js';
 import { DATABASE_ID } from '../statements.js';
 
 /** What `migrate` did and found. */
@@ -23,8 +20,6 @@ export interface MigrationResult {
   /** Sentences for the log: things that work and cost speed. */
   readonly warnings: readonly string[];
 }
-
-const migrations: readonly Migration[] = [initialMigration, claimsMigration, removalsOfNothingMigration];
 
 const VERSION_MIN = 130_000;
 /** Any constant that no other application is likely to use: "summing" in ASCII. */

@@ -24,7 +24,7 @@ import { classifyDatabaseError } from '#product/db/database-errors.js';
 import { choosePostgresAccount } from '#product/db/embedded/postgres-account.js';
 import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded/postgres-binaries.js';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
-import { serverArguments } from '#product/db/embedded/postgres-settings.js';
+import { serverArguments } from '#product/db/embedded/postgres-process.js';
 import { StartError } from '#product/core/errors.js';
 import { connectTo, silentLogger } from '../../support/database.js';
 

@@ -1,11 +1,19 @@
 /**
- * The first schema. `counters` itself is made, or adopted from the application that this server replaces, by
- * `counters-table.ts`, because what is to be done depends on what is there.
+ * The steps of the schema, in their order. Main thread.
+ *
+ * `counters` is not among them: `counters-table.ts` makes it, or adopts it from the application that this server replaces,
+ * because what is to be done depends on what is there.
  */
-import type { Migration } from './migration.js';
 
-/** Version 1. */
-export const initialMigration: Migration = {
+/** One step of the schema. A version that has been released never changes. */
+export interface Migration {
+  readonly version: number;
+  readonly name: string;
+  readonly sql: string;
+}
+
+/** The first schema. */
+const initial: Migration = {
   version: 1,
   name: 'initial',
   sql: `
@@ -67,3 +75,35 @@ create table increment_log (
 );
 `,
 };
+
+/** Who owned a stream when, so that a copy of a data directory is told from the directory that went on. */
+const claims: Migration = {
+  version: 2,
+  name: 'claims',
+  sql: `
+-- One row each time a data directory took a stream over: the name that the directory keeps as well, and the last LSN that
+-- it shared with whoever owned the stream before. Apart from the checkpoint, which every flush writes anew.
+create table journal_claims (
+  stream uuid not null,
+  epoch bigint not null,
+  claim uuid not null,
+  lsn bigint not null,
+  claimed_at timestamptz not null default now(),
+  primary key (stream, epoch)
+);
+`,
+};
+
+/** Deletes of counters that did not exist, so that a retry of such a request gets the same answer. */
+const removalsOfNothing: Migration = {
+  version: 3,
+  name: 'removals-of-nothing',
+  sql: `
+-- Null: there was no counter. Such rows close nothing, and go with the window of the request's token.
+alter table counter_resets alter column sum drop not null;
+create index counter_resets_of_nothing on counter_resets (at) where sum is null;
+`,
+};
+
+/** All steps, oldest first. */
+export const migrations: readonly Migration[] = [initial, claims, removalsOfNothing];

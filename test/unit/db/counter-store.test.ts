@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { prefixSuccessor } from '#product/db/counter-list.js';
+import { prefixSuccessor } from '#product/db/counter-store.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { countOfRuns, seedOfRun } from '../../support/random-runs.js';
 
