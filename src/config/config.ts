@@ -1,8 +1,8 @@
 /**
- * Environment → one frozen, validated Config. The only reader of the environment. Any thread may hold a Config.
+ * Environment → one frozen, validated Config. Nothing else reads settings from the environment. Any thread.
  *
- * The bounds stand in the type {@link Config} alone: typia checks them, and the sentences that an operator sees are made
- * from the same type's schema. What each variable is called and means stands in `settings.ts`.
+ * The limits are in the type {@link Config} alone. typia checks them, and the sentences for the operator come from the
+ * schema of the same type. `settings.ts` holds the name and the meaning of each variable.
  */
 import { createSecureContext } from 'node:tls';
 import typia, { type tags } from 'typia';
@@ -16,16 +16,16 @@ type Integer<Min extends number, Max extends number> = number &
   tags.Minimum<Min> &
   tags.Maximum<Max>;
 
-/** Where increments are safe before they are summed. */
+/** The kind of journal that keeps increments until they are summed. */
 export type JournalKind = (typeof implementedJournals)[number];
 
-/** Everything that an operator can set. Units are in the names; relations between limits hold (see `readConfig`). */
+/** Everything that an operator can set. Names end in units. `readConfig` checks the relations between limits. */
 export interface Config {
-  /** An address or a name to listen on. */
+  /** The address or host name to listen on. */
   readonly host: string & tags.Pattern<'^[A-Za-z0-9._:%-]{1,253}$'>;
   /** 0: any free port. */
   readonly port: Integer<0, 65535>;
-  /** With the scheme `postgresql:`. None: an embedded PostgreSQL in `dataDir`. */
+  /** With the scheme `postgresql:`. Undefined: an embedded PostgreSQL in `dataDir`. */
   readonly databaseUrl: string | undefined;
   /** Absolute path. */
   readonly dataDir: string;
@@ -34,16 +34,16 @@ export interface Config {
   readonly role: 'serve';
   readonly journal: JournalKind;
   readonly journalSync: 'always' | 'everysec';
-  /** Per shard. */
+  /** For each shard. */
   readonly journalBytesMax: Integer<65_536, 17_592_186_044_416>;
   readonly journalKeepSeconds: Integer<0, 604_800>;
   readonly flushIntervalMs: Integer<1, 3_600_000>;
   readonly flushKeysMax: Integer<1, 100_000_000>;
-  /** Per node. */
+  /** For the whole server. */
   readonly pendingKeysMax: Integer<1, 100_000_000>;
-  /** Per node. Less than the most that one flush may hold, see FLUSH_BYTES_MAX. */
+  /** For the whole server. Less than FLUSH_BYTES_MAX, the limit of one flush. */
   readonly pendingBytesMax: Integer<1024, 943_718_400>;
-  /** At most 16 MiB, so that a body's pairs fit one record whatever they are. */
+  /** At most 16 MiB, so that the increments of any body fit one record. */
   readonly bodyBytesMax: Integer<16, 16_777_216>;
   /** At most KEY_BYTES_LIMIT. */
   readonly keyBytesMax: Integer<1, 2048>;
@@ -57,29 +57,29 @@ export interface Config {
   readonly logLevel: LogLevel;
 }
 
-/** A bearer token and what it opens. */
+/** A bearer token and the operations that it permits. */
 export interface BearerToken {
   readonly scope: 'write' | 'read' | 'admin';
   readonly token: string;
 }
 
-/** `tls` and `authTokens` are made of two variables each; every other member of Config is one. */
+/** `tls` and `authTokens` come from two variables each, every other member of Config from one. */
 type SettingKey = Exclude<keyof Config, 'tls'> | 'authTokensFile' | 'tlsCertFile' | 'tlsKeyFile';
 const table: Readonly<Record<SettingKey, Setting>> = settings;
-// Object.keys of the table, which has the members of its type and no others.
+// The table is a literal: Object.keys returns exactly the members of its type.
 const settingKeys = Object.keys(settings) as readonly (keyof typeof settings & SettingKey)[];
 
-/** Most bytes of one flush, which is one statement: PostgreSQL takes no message of 1 GiB. */
+/** Most bytes of one flush, which is one statement: PostgreSQL refuses a message of 1 GiB. */
 const FLUSH_BYTES_MAX = 1_000_000_000;
 /**
- * A pair of a request with a token may take so much more in a flush than it counts as pending: its token once more, up to
- * 255 bytes, while the 104 bytes of a key's overhead stay behind. Any other pair takes less than it counts.
+ * How much larger an increment of an idempotent request can be in a flush than its pending bytes: it repeats the
+ * idempotency key, up to 255 bytes, and lacks the 104 bytes of overhead. Any other increment is smaller in a flush.
  */
 const IDEMPOTENT_INCREMENT_FLUSH_BYTES = 192;
-/** What a pair counts at least: its overhead, and a key of one byte. */
+/** Least pending bytes of an increment: its overhead and a key of one byte. */
 const PENDING_INCREMENT_BYTES_MIN = 105;
 
-/** Limits that only make sense together; checked where each of them is valid on its own. */
+/** Relations between limits. Checked only if each of the limits is valid on its own. */
 const relations: readonly {
   readonly between: readonly SettingKey[];
   readonly problem: (config: Config) => string | undefined;
@@ -92,14 +92,14 @@ const relations: readonly {
         : `MAX_PENDING_KEYS is ${pendingKeysMax}, but must be at least SHARDS, ${shards}.`,
   },
   {
-    // All that is pending may be in one shard, and what a shard holds is one flush after an outage.
+    // One shard may hold all pending sums, and after an outage it flushes them at once.
     between: ['pendingBytesMax', 'pendingKeysMax'],
     problem: ({ pendingBytesMax, pendingKeysMax }) => {
       const increments = Math.min(pendingKeysMax, Math.floor(pendingBytesMax / PENDING_INCREMENT_BYTES_MIN));
       return pendingBytesMax + increments * IDEMPOTENT_INCREMENT_FLUSH_BYTES <= FLUSH_BYTES_MAX
         ? undefined
         : `MAX_PENDING_BYTES is ${sizeText(pendingBytesMax)} and MAX_PENDING_KEYS ${pendingKeysMax}: MAX_PENDING_BYTES + ` +
-            `${IDEMPOTENT_INCREMENT_FLUSH_BYTES} × MAX_PENDING_KEYS must be at most ${FLUSH_BYTES_MAX}, what one flush can hold.`;
+            `${IDEMPOTENT_INCREMENT_FLUSH_BYTES} × MAX_PENDING_KEYS must be at most ${FLUSH_BYTES_MAX}, the limit of one flush.`;
     },
   },
   {
@@ -116,8 +116,8 @@ const relations: readonly {
 ];
 
 /**
- * Sentences for the log about bounds that are legal and let some bodies in no state of the server through: such a body is
- * refused as `overloaded` for ever. A pair may be as short as six bytes of body and takes up to 20 times that pending.
+ * Warnings about valid limits that are too small for some legal bodies: such a body is always refused as `overloaded`.
+ * An increment may have only six bytes in a body, and needs up to 20 times its bytes while it is pending.
  */
 export function configWarnings({ bodyBytesMax, pendingBytesMax, journalBytesMax }: Config): readonly string[] {
   return [
@@ -128,7 +128,7 @@ export function configWarnings({ bodyBytesMax, pendingBytesMax, journalBytesMax 
 
 function tooSmall(variable: string, bytes: number, enough: number): string | undefined {
   if (bytes >= enough) return undefined;
-  return `${variable} is ${sizeText(bytes)}: some bodies within MAX_BODY_BYTES will never fit, ${sizeText(enough)} would do.`;
+  return `${variable} is ${sizeText(bytes)}: the server always refuses some bodies within MAX_BODY_BYTES; set at least ${sizeText(enough)}.`;
 }
 
 function tlsProblem(certFile: string, keyFile: string): string | undefined {
@@ -146,16 +146,21 @@ function tlsProblem(certFile: string, keyFile: string): string | undefined {
 }
 
 /**
- * The configuration that `env` asks for, frozen all the way down. A variable that is empty is unset; one that is not in
- * the table is somebody else's. Relations that hold: what is pending fits one flush; each shard can hold a key;
- * DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS; the TLS files match.
- * Throws {@link StartError} with one sentence for every problem; secrets are never part of it.
+ * The configuration of `env`, deeply frozen. An empty variable counts as unset; unknown variables are ignored. These
+ * relations hold:
+ *
+ * - everything that is pending fits one flush
+ * - each shard can hold at least one key
+ * - DRAIN_DELAY_MS ends before SHUTDOWN_TIMEOUT_MS
+ * - the certificate and the key of TLS match
+ *
+ * Throws {@link StartError} with one sentence for each problem and without secrets.
  */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
   const problems: string[] = [];
   const failed = new Set<SettingKey>();
   const values: Values = {};
-  /** A setting that failed goes on with its default, so that the others can still be judged. */
+  /** Continues with the default, so that one start reports the problems of all settings. */
   const fail = (key: SettingKey, problem: string): void => {
     failed.add(key);
     problems.push(`${table[key].variable} ${problem}`);
@@ -177,11 +182,11 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   for (const [key, other] of [['tlsCertFile', 'tlsKeyFile'] as const, ['tlsKeyFile', 'tlsCertFile'] as const]) {
     const missing = givenText(env, table[key].variable) === undefined;
     if (missing && givenText(env, table[other].variable) !== undefined) {
-      fail(key, `must be set as well where ${table[other].variable} is.`);
+      fail(key, `must be set as well, because ${table[other].variable} is set.`);
     }
   }
 
-  // Every value that was refused is its default by now.
+  // Defaults have replaced all refused values.
   const config = typia.assertEquals<Config>(compose(values));
   for (const { between, problem } of relations) {
     const sentence = between.some((key) => failed.has(key)) ? undefined : problem(config);
@@ -230,7 +235,7 @@ function schemaOf(key: string): Schema | undefined {
   return name === undefined ? schema : schemas[name];
 }
 
-/** What a setting's type accepts, in short; undefined where its reader alone judges. */
+/** What a setting's type accepts, in short; undefined if only its reader decides. */
 function accepted(key: SettingKey): string | undefined {
   const schema = schemaOf(key) ?? {};
   const { minimum, maximum } = schema;
@@ -243,7 +248,7 @@ function accepted(key: SettingKey): string | undefined {
   return choices.length === 0 ? undefined : choices.join(' | ');
 }
 
-/** The same as part of a sentence: "must be …". */
+/** What a setting accepts, as the end of the sentence "must be …". */
 function expectation(key: SettingKey): string {
   if (table[key].read === wholeNumber) return `a whole number, ${accepted(key) ?? ''}`;
   if (table[key].read === sizeInBytes) return `a size, ${accepted(key) ?? ''}, in bytes or with KiB, MiB or GiB`;
@@ -251,7 +256,7 @@ function expectation(key: SettingKey): string {
   return choices === undefined ? 'an address or a host name' : `one of ${choices.replaceAll(' |', ',')}`;
 }
 
-/** The table of settings as `--help` prints it: variable, default, and what it means with its bounds. */
+/** The table of settings that `--help` prints: variable, default, accepted values, meaning. */
 export function configHelp(): string {
   const rows = settingKeys.map((key) => {
     const { variable, fallback, fallbackShown, meaning } = table[key];

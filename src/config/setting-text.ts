@@ -1,6 +1,8 @@
 /**
- * What an operator wrote → a value, for {@link ./config.js}. Any thread. Nothing here throws: a reading that failed says
- * how its sentence ends after the variable's name, so that one start can list every problem. Secrets are never quoted.
+ * The text of a variable → a value, for {@link ./config.js}. Any thread.
+ *
+ * Nothing here throws, so that one start can list all problems. A problem is the end of a sentence that begins with the
+ * variable's name. It never quotes secrets.
  */
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
@@ -9,25 +11,25 @@ import { reasonOf, systemErrorCode } from '../core/errors.js';
 /** A value, or the end of the sentence "VARIABLE …" that says what is wrong with the text. */
 export type Reading = { readonly value: unknown } | { readonly problem: string };
 
-/** Reads one variable's text, which is trimmed and not empty. */
+/** Reads the text of one variable. The text is trimmed and not empty. */
 export type TextReader = (text: string) => Reading;
 
-/** The text as it stands; the type of the setting judges it. */
+/** The text itself. The type of the setting checks it. */
 export const plainText: TextReader = (text) => ({ value: text });
 
-/** A whole number in decimal digits; NaN for anything else, which no setting's type accepts. */
+/** A whole number in decimal digits. Anything else is NaN, which no setting's type accepts. */
 export const wholeNumber: TextReader = (text) => ({ value: /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN });
 
 const sizeUnits: Readonly<Record<string, number>> = { b: 1, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40 };
 
-/** Bytes: a whole number, or one with KiB, MiB, GiB or TiB (`64MiB`, `1 GiB`); NaN for anything else. */
+/** Bytes: a whole number, with or without KiB, MiB, GiB or TiB (`64MiB`, `1 GiB`). Anything else is NaN. */
 export const sizeInBytes: TextReader = (text) => {
   const match = /^(\d{1,15})\s*([kmgt]?i?b)?$/i.exec(text);
   const unit = sizeUnits[(match?.[2] ?? 'b').toLowerCase()];
   return { value: match === null || unit === undefined ? Number.NaN : Number(match[1]) * unit };
 };
 
-/** Bytes as an operator would write them, in the largest unit that leaves a whole number. */
+/** Bytes as text, in the largest unit that gives a whole number. */
 export function sizeText(bytes: number): string {
   for (const unit of ['TiB', 'GiB', 'MiB', 'KiB']) {
     const unitBytes = sizeUnits[unit.toLowerCase()] ?? 1;
@@ -36,10 +38,10 @@ export function sizeText(bytes: number): string {
   return bytes === 1 ? '1 byte' : `${bytes} bytes`;
 }
 
-/** A path, made absolute against the working directory. */
+/** A path, made absolute from the working directory. */
 export const absolutePath: TextReader = (text) => ({ value: resolve(text) });
 
-/** A path, made absolute, of a file that this process can read. */
+/** The path, made absolute, of a file that this process can read. */
 export const readableFile: TextReader = (text) => {
   const path = resolve(text);
   const content = fileContent(path);
@@ -57,8 +59,8 @@ export function fileContent(path: string): { readonly text: string } | { readonl
 }
 
 /**
- * A PostgreSQL URL, with the scheme `postgresql:`; `ecto:`, which the original application's settings have, means the
- * same. The text may hold a password, so no problem shows it.
+ * A PostgreSQL URL, changed to the scheme `postgresql:`. `ecto:`, the scheme of the original application, means the
+ * same. The text may hold a password, so no problem quotes it.
  */
 export const databaseUrl: TextReader = (text) => {
   const expected = 'postgres://USER:PASSWORD@HOST:PORT/DATABASE (its value is not shown, it may hold a password)';
@@ -68,24 +70,25 @@ export const databaseUrl: TextReader = (text) => {
   }
   const url = `postgresql${text.slice(scheme.length)}`;
   if (!URL.canParse(url)) {
-    return { problem: `is not a URL that can be read; special characters must be percent-encoded in ${expected}.` };
+    return { problem: `is not a valid URL; percent-encode special characters in ${expected}.` };
   }
-  if (new URL(url).port === '0') return { problem: `has the port 0, which no database listens on: ${expected}.` };
+  if (new URL(url).port === '0')
+    return { problem: `has the port 0, but a database listens on another port: ${expected}.` };
   return { value: url };
 };
 
-/** What a bearer token may consist of (RFC 6750, b64token). */
+/** The characters of a bearer token (RFC 6750, b64token). */
 const bearerTokenPattern = /^[A-Za-z0-9._~+/-]+=*$/;
 const bearerTokenScopes = ['write', 'read', 'admin'];
 
-/** `SCOPE:TOKEN` pairs separated by commas or white space. Problems name an entry by its number, never by its text. */
+/** `SCOPE:TOKEN` entries, separated by commas or white space. A problem gives an entry's number, never its text. */
 export const bearerTokenList: TextReader = (text) => {
   const entries = bearerTokenEntries(text);
-  // Separators alone are what a template leaves of variables that were empty: nobody means an open server by that.
+  // A template with empty variables leaves only separators. Nobody asks for an open server that way.
   return entries.length === 0 ? { problem: 'must hold at least one SCOPE:TOKEN.' } : bearerTokenReading(entries);
 };
 
-/** The same from a file, one entry a line; from `#` to the end of a line is a comment. */
+/** The same from a file, one entry on each line. A comment reaches from `#` to the end of the line. */
 export const bearerTokenFile: TextReader = (path) => {
   const content = fileContent(resolve(path));
   if ('problem' in content) return content;
@@ -106,18 +109,20 @@ function bearerTokenReading(entries: readonly string[]): Reading {
     const scope = entry.slice(0, Math.max(colon, 0));
     const token = entry.slice(colon + 1);
     if (!bearerTokenScopes.includes(scope)) {
-      return { problem: `must be SCOPE:TOKEN pairs with a scope of write, read or admin; entry ${index + 1} is not.` };
+      return {
+        problem: `must be a list of SCOPE:TOKEN with the scope write, read or admin; entry ${index + 1} is not.`,
+      };
     }
     if (!bearerTokenPattern.test(token)) {
       const allowed = 'letters, digits and -._~+/, with = at the end';
-      return { problem: `must be SCOPE:TOKEN pairs whose tokens consist of ${allowed}; entry ${index + 1} is not.` };
+      return { problem: `must be a list of SCOPE:TOKEN with tokens of ${allowed}; entry ${index + 1} is not.` };
     }
     tokens.push({ scope, token });
   }
   return { value: tokens };
 }
 
-/** A value of a list, or one that the contract knows and this version does not implement, told apart. */
+/** A value of a list. Values that match `notYet` are planned but not implemented, and the problem says so. */
 export function implementedChoice(implemented: readonly string[], notYet: RegExp): TextReader {
   return (text) => {
     if (implemented.includes(text)) return { value: text };
@@ -128,7 +133,7 @@ export function implementedChoice(implemented: readonly string[], notYet: RegExp
   };
 }
 
-/** A URL's user and password, if it has them, are left out of what is shown. */
+/** The text with the user and the password of a URL masked. */
 function withoutPassword(text: string): string {
   return text.replace(/\/\/[^/@]*@/, '//***@');
 }

@@ -1,6 +1,7 @@
 /**
- * The table of settings: for each environment variable its default, its meaning and how its text is read. `--help`
- * prints this table and `readConfig` follows it, so that neither can know a variable that the other does not. Any thread.
+ * The table of settings: the name, default, meaning and reader of each environment variable. Any thread.
+ *
+ * `--help` prints this table and `readConfig` follows it, so both know the same variables.
  */
 import { availableParallelism } from 'node:os';
 import {
@@ -16,11 +17,11 @@ import {
   type TextReader,
 } from './setting-text.js';
 
-/** The journals that this version implements, and the one that an operator gets without asking. */
+/** The journals that this version implements. */
 export const implementedJournals = ['memory', 'file'] as const;
 const defaultJournal: (typeof implementedJournals)[number] = 'file';
 
-/** What the environment says about a variable, trimmed; empty is unset. */
+/** The trimmed text of a variable; undefined if it is unset or empty. */
 export function givenText(env: NodeJS.ProcessEnv, variable: string): string | undefined {
   const text = env[variable]?.trim();
   return text === '' ? undefined : text;
@@ -29,30 +30,30 @@ export function givenText(env: NodeJS.ProcessEnv, variable: string): string | un
 /** One environment variable. */
 export interface Setting {
   readonly variable: string;
-  /** What holds where the variable is unset or empty, as an operator would write it; none: nothing holds. */
+  /** The default, as an operator would write it. Without one, the setting stays undefined. */
   readonly fallback?: string | ((env: NodeJS.ProcessEnv) => string);
-  /** How `--help` says a default that depends. */
+  /** How `--help` shows a default that depends on something. */
   readonly fallbackShown?: string;
   readonly meaning: string;
   readonly read: TextReader;
 }
 
-/** Every setting, by its name in the code; bounds stand in the type `Config`. */
+/** All settings by their names in the code. The type `Config` holds their limits. */
 export const settings = {
-  host: { variable: 'HOST', fallback: '127.0.0.1', meaning: 'address to listen on', read: plainText },
-  port: { variable: 'PORT', fallback: '3333', meaning: 'port to listen on; 0 takes any free one', read: wholeNumber },
+  host: { variable: 'HOST', fallback: '127.0.0.1', meaning: 'address or host name to listen on', read: plainText },
+  port: { variable: 'PORT', fallback: '3333', meaning: 'port to listen on; 0: any free port', read: wholeNumber },
   databaseUrl: {
     variable: 'DATABASE_URL',
     fallbackShown: 'none',
     meaning:
-      'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://; a node opens 2 × SHARDS + 2 connections at ' +
-      'most (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable from this machine only',
+      'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://; the server opens at most 2 × SHARDS + 2 ' +
+      'connections (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable only from this machine',
     read: databaseUrl,
   },
   dataDir: {
     variable: 'DATA_DIR',
     fallback: './data',
-    meaning: 'node id, journal, embedded database',
+    meaning: 'directory of the node id, the journal and the embedded database',
     read: absolutePath,
   },
   shards: {
@@ -65,119 +66,130 @@ export const settings = {
   httpThreads: {
     variable: 'HTTP_THREADS',
     fallback: '1',
-    meaning: 'front ends that share the port',
+    meaning: 'threads that serve HTTP on the port',
     read: wholeNumber,
   },
   role: {
     variable: 'ROLE',
     fallback: 'serve',
-    meaning: 'what this node does',
+    meaning: 'tasks of this server',
     read: implementedChoice(['serve'], /^(ingest|roll-up)$/),
   },
   journal: {
     variable: 'JOURNAL',
     fallback: defaultJournal,
-    meaning: 'where increments are safe before they are summed',
+    meaning: 'kind of journal that keeps increments until they are summed',
     read: implementedChoice(implementedJournals, /^(postgres$|nats:|sqs:)/),
   },
   journalSync: {
     variable: 'JOURNAL_SYNC',
     fallback: 'always',
     meaning:
-      'file journal: always = synced before 202; everysec = at most one second of acknowledged increments is at ' +
-      'risk on power loss, none on process crash',
+      'file journal: always = sync before 202; everysec = a power loss can lose up to one second of acknowledged ' +
+      'increments, a crash of the process none',
     read: plainText,
   },
   journalBytesMax: {
     variable: 'JOURNAL_MAX_BYTES',
     fallback: '1 GiB',
-    meaning: 'a shard: bytes not yet committed and not yet removed',
+    meaning: 'size of the journal of each shard: records not yet committed, and committed records not yet removed',
     read: sizeInBytes,
   },
   journalKeepSeconds: {
     variable: 'JOURNAL_KEEP_SECONDS',
     fallback: (env) => (givenText(env, 'DATABASE_URL') === undefined ? '0' : '60'),
     fallbackShown: '0 embedded, else 60',
-    meaning: 'what is committed stays in the journal this long, for a database that fails over',
+    meaning: 'how long committed records stay in the journal, in case the database fails over',
     read: wholeNumber,
   },
   flushIntervalMs: {
     variable: 'FLUSH_INTERVAL_MS',
     fallback: '1000',
-    meaning: 'time between flushes to PostgreSQL; each wait is 90-100 % of it',
+    meaning: 'time between flushes to PostgreSQL; each wait is a random 90-100 % of it',
     read: wholeNumber,
   },
   flushKeysMax: {
     variable: 'FLUSH_MAX_KEYS',
     fallback: '10000',
-    meaning: 'a shard that holds this many pending keys flushes early',
+    meaning: 'pending keys at which a shard flushes early',
     read: wholeNumber,
   },
   pendingKeysMax: {
     variable: 'MAX_PENDING_KEYS',
     fallback: '1000000',
     meaning:
-      'a node: keys acknowledged and not yet committed; a pair with an idempotency key counts as a key of its own',
+      'keys of the whole server that are acknowledged and not yet committed; each increment of an idempotent request ' +
+      'counts as a key of its own',
     read: wholeNumber,
   },
   pendingBytesMax: {
     variable: 'MAX_PENDING_BYTES',
     fallback: '256 MiB',
-    meaning: 'a node: memory of what is acknowledged and not yet committed',
+    meaning: 'memory of the whole server for increments that are acknowledged and not yet committed',
     read: sizeInBytes,
   },
   bodyBytesMax: {
     variable: 'MAX_BODY_BYTES',
     fallback: '1 MiB',
-    meaning: 'largest request body',
+    meaning: 'size of the largest request body',
     read: sizeInBytes,
   },
-  keyBytesMax: { variable: 'MAX_KEY_BYTES', fallback: '512', meaning: 'largest key, in UTF-8', read: sizeInBytes },
+  keyBytesMax: {
+    variable: 'MAX_KEY_BYTES',
+    fallback: '512',
+    meaning: 'size of the largest key in UTF-8',
+    read: sizeInBytes,
+  },
   ackTimeoutMs: {
     variable: 'ACK_TIMEOUT_MS',
     fallback: '5000',
-    meaning: 'a request without an answer from its shards after this long is answered outcome-unknown',
+    meaning: 'how long a request waits for its shards before it is answered outcome-unknown',
     read: wholeNumber,
   },
   idempotencyWindowHours: {
     variable: 'IDEMPOTENCY_WINDOW_HOURS',
     fallback: '24',
-    meaning: 'how long an Idempotency-Key makes repetitions count once',
+    meaning: 'how long the server remembers an Idempotency-Key, so that repetitions count once',
     read: wholeNumber,
   },
   idempotencyRowsMax: {
     variable: 'IDEMPOTENCY_MAX_ROWS',
     fallback: '100000000',
-    meaning: 'remembered idempotency keys; beyond it requests that carry one are answered 503; never pruned early',
+    meaning: 'most remembered idempotency keys; at the limit, new idempotent requests get 503; no key is pruned early',
     read: wholeNumber,
   },
   shutdownTimeoutMs: {
     variable: 'SHUTDOWN_TIMEOUT_MS',
     fallback: '30000',
-    meaning: 'a stop that takes longer ends with exit code 1; what is pending stays in the journal',
+    meaning: 'longest stop; after it the server exits with code 1, and pending increments stay in the journal',
     read: wholeNumber,
   },
   drainDelayMs: {
     variable: 'DRAIN_DELAY_MS',
     fallback: '0',
-    meaning: 'how long after SIGTERM increments are still accepted while /readyz says 503',
+    meaning: 'how long the server still accepts increments after SIGTERM, while /readyz answers 503',
     read: wholeNumber,
   },
   authTokens: {
     variable: 'AUTH_TOKENS',
-    meaning: 'SCOPE:TOKEN pairs separated by commas or white space; scopes are write, read and admin',
+    meaning: 'bearer tokens as SCOPE:TOKEN, separated by commas or white space; scopes: write, read, admin',
     read: bearerTokenList,
   },
   authTokensFile: {
     variable: 'AUTH_TOKENS_FILE',
-    meaning: 'a file of SCOPE:TOKEN pairs, one a line, # begins a comment',
+    meaning: 'file of bearer tokens, one SCOPE:TOKEN on each line; # begins a comment',
     read: bearerTokenFile,
   },
   tlsCertFile: {
     variable: 'TLS_CERT_FILE',
-    meaning: 'certificate chain in PEM form; with it the port speaks TLS only',
+    meaning: 'file of the certificate chain in PEM form; if set, the port accepts only TLS',
     read: readableFile,
   },
-  tlsKeyFile: { variable: 'TLS_KEY_FILE', meaning: 'its private key in PEM form', read: readableFile },
-  logLevel: { variable: 'LOG_LEVEL', fallback: 'info', meaning: 'pino level', read: plainText },
+  tlsKeyFile: { variable: 'TLS_KEY_FILE', meaning: 'file of the private key in PEM form', read: readableFile },
+  logLevel: {
+    variable: 'LOG_LEVEL',
+    fallback: 'info',
+    meaning: 'least severe level that is logged',
+    read: plainText,
+  },
 } as const satisfies Record<string, Setting>;

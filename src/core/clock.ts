@@ -1,8 +1,8 @@
 /**
- * Time as the rest of the code sees it, so that tests and the simulation can own it. Any thread.
+ * Time and timers behind an interface, so that tests and the simulation control them. Any thread.
  */
 
-/** A timer that can be cancelled; cancelling twice is allowed. */
+/** A timer. It may be cancelled more than once. */
 export interface Timer {
   cancel(): void;
 }
@@ -13,11 +13,11 @@ export interface Clock {
   now(): number;
   /** Monotonic time in milliseconds, for durations. */
   monotonic(): number;
-  /** Runs `callback` once after `delayMs`; the process is not kept alive by it. */
+  /** Runs `callback` once after `delayMs`. The timer does not keep the process alive. */
   schedule(delayMs: number, callback: () => void): Timer;
 }
 
-/** The machine's own clock. */
+/** The clock of the machine. */
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
@@ -28,7 +28,7 @@ export const systemClock: Clock = {
   },
 };
 
-/** Settles after `ms` on the machine's own clock; keeps the process alive until then. */
+/** Resolves after `ms` on the clock of the machine. Keeps the process alive until then. */
 export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -1,10 +1,11 @@
 /**
- * The error catalogue: every error that a user or operator can meet, with its stable code.
- * Any thread. An error is thrown as a {@link CounterError}, crosses a port as its `code` and `detail`
- * (an Error object loses its class there), and leaves the process as a problem document (RFC 9457).
+ * The error catalogue: every error that a user or operator can meet, with its stable code. Any thread.
+ *
+ * An error is thrown as a {@link CounterError}. It crosses a port as `code` and `detail`, because an Error object loses
+ * its class there. It leaves the process as a problem document (RFC 9457).
  */
 
-/** Whether an attempt that met the error was counted. */
+/** Whether the attempt that got the error was counted. */
 export type Counted = 'no' | 'unknown';
 
 interface CatalogueEntry {
@@ -38,16 +39,16 @@ export const errorCatalogue = {
   'database-unavailable': entry(503, 'The database cannot be reached', true),
 } as const satisfies Record<string, CatalogueEntry>;
 
-/** The stable, kebab-case name of an error that a client can receive. */
+/** The stable name, in kebab case, of an error that a client can receive. */
 export type ErrorCode = keyof typeof errorCatalogue;
 
-/** All codes in the order of the catalogue; a code's index is what crosses a port. */
+/** All codes in the order of the catalogue. A code crosses a port as its index. */
 export const errorCodes: readonly ErrorCode[] = Object.freeze(
   // Object.keys of a literal of known keys; the catalogue has no other members.
   Object.keys(errorCatalogue) as ErrorCode[],
 );
 
-/** An error of the catalogue. `detail` is for the client: a sentence without secrets. */
+/** An error of the catalogue. `detail` is a sentence for the client, without secrets. */
 export class CounterError extends Error {
   override readonly name = 'CounterError';
   readonly code: ErrorCode;
@@ -63,9 +64,9 @@ export class CounterError extends Error {
 }
 
 /**
- * A start that cannot succeed before an operator changes something: bad configuration, a database that refuses us,
- * a data directory in use. `problems` has one sentence each; the process prints them and exits 78 (EX_CONFIG of
- * sysexits.h), or with `exitCode` where that is not a matter of configuration.
+ * A start that cannot succeed until an operator changes something: bad configuration, a database that refuses the
+ * server, a data directory in use. `problems` holds one sentence for each problem. The process prints them and exits
+ * with `exitCode`: 78 (EX_CONFIG of sysexits.h), or another code if the cause is not configuration.
  */
 export class StartError extends Error {
   override readonly name = 'StartError';
@@ -80,10 +81,11 @@ export class StartError extends Error {
 }
 
 /**
- * The journal refused or failed. `journal-unavailable` with `kept: false` means that nothing of the group was kept and
- * the journal can be tried again; `kept: true` means that it may have been kept and that the journal is dead until it is
- * recovered. `journal-corrupt`, `journal-gap`, `journal-format`, `journal-foreign` and `journal-copied` stop the start or
- * the shard.
+ * Why the journal refused or failed. docs/errors.md describes each code.
+ *
+ * - `journal-unavailable`, `journal-full`, `journal-fenced`: nothing of the group was kept.
+ * - `journal-failed`: the group may have been kept; the journal cannot be used until it is recovered.
+ * - All others: the journal cannot be used as it is, which ends the start or the shard.
  */
 export type JournalErrorCode =
   | 'journal-unavailable'
@@ -96,7 +98,7 @@ export type JournalErrorCode =
   | 'journal-copied'
   | 'journal-fenced';
 
-/** Verdicts on a journal as it is: no restart does better before an operator changes something. */
+/** A restart cannot help with these: an operator must change something first. */
 const JOURNAL_VERDICTS: readonly JournalErrorCode[] = [
   'journal-corrupt',
   'journal-gap',
@@ -105,12 +107,12 @@ const JOURNAL_VERDICTS: readonly JournalErrorCode[] = [
   'journal-copied',
 ];
 
-/** True where an operator must change something before the journal can be used. */
+/** True if an operator must change something before the journal can be used. */
 export function isJournalVerdict(code: JournalErrorCode): boolean {
   return JOURNAL_VERDICTS.includes(code);
 }
 
-/** A failure of a journal, with the stable code that the log shows. */
+/** A failure of the journal, with the stable code that the log shows. */
 export class JournalError extends Error {
   override readonly name = 'JournalError';
   readonly code: JournalErrorCode;
@@ -120,21 +122,21 @@ export class JournalError extends Error {
     this.code = code;
   }
 
-  /** True where nothing of what was given to the journal was kept, so that the caller may answer "not counted". */
+  /** True if the journal kept nothing of what it was given, so that the caller may answer "not counted". */
   get nothingKept(): boolean {
     return this.code === 'journal-unavailable' || this.code === 'journal-full' || this.code === 'journal-fenced';
   }
 }
 
-/** An error's message. A host with several addresses fails with one error for each, under an empty message. */
+/** An error's message. A host with several addresses fails with an error for each, under an empty message. */
 export function reasonOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ');
   return error instanceof Error ? error.message : String(error);
 }
 
 /**
- * The `code` of a system error (`ENOSPC`, `EIO`, …), or undefined for anything else, which is then not ours to interpret:
- * an assertion of ours, Node's own `ERR_…`, a simulated crash.
+ * The `code` of a system error (`ENOSPC`, `EIO`, …), or undefined for anything else: a failed assertion, an `ERR_…` of
+ * Node.js, a simulated crash. Callers must not handle those.
  */
 export function systemErrorCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return undefined;

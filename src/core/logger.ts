@@ -1,7 +1,9 @@
 /**
- * The log: JSON lines on standard output, pretty on a terminal. Any thread: each makes its own logger, which writes to
- * file descriptor 1 at once. `process.stdout` of a worker thread goes through the main thread's event loop, so that a
- * dying thread would take its last lines along, and a busy main thread would hold them back.
+ * The log: JSON lines on standard output, or readable text on a terminal. Any thread.
+ *
+ * Each thread makes its own logger, which writes to file descriptor 1 synchronously. `process.stdout` of a worker
+ * thread goes through the event loop of the main thread: a thread that ends would lose its last lines, and a busy main
+ * thread would delay them.
  */
 import { isatty } from 'node:tty';
 import { destination, pino, type DestinationStream, type LoggerOptions } from 'pino';
@@ -10,10 +12,10 @@ import { PinoPretty } from 'pino-pretty';
 /** Least severe level that is written, as pino names it. */
 export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
 
-/** What a line says besides its message. An error goes under `err`. */
+/** The fields of a line besides its message. An error goes under `err`. */
 export type LogFields = object;
 
-/** What the parts know of the log. A message is a sentence; what varies is in the fields. */
+/** The log as the rest of the code uses it. A message names an event; values go into the fields. */
 export interface Logger {
   debug(fields: LogFields, message: string): void;
   info(fields: LogFields, message: string): void;
@@ -21,17 +23,17 @@ export interface Logger {
   error(fields: LogFields, message: string): void;
 }
 
-/** Fields that are never written, at the top of a line and one level below. */
+/** Fields whose values are never written, at the top level of a line and one level below. */
 const secretFields = ['password', 'token', 'authTokens', 'authorization', 'databaseUrl', 'tls'];
 
-/** User and password of a URL, wherever in a line it stands: an error of a library may quote one. */
+/** User and password of a URL anywhere in a line: the error of a library may quote a URL. */
 const urlCredentials = /(\b[a-z][a-z0-9+.-]*:\/\/)[^\s/@"]+@/gi;
 
 const standardOutput = 1;
 
 /**
- * A logger that writes every line before it returns. `fields` are on each of its lines (`{ shard: 2 }`). `output` is
- * standard output unless a test says otherwise.
+ * A logger that writes each line before it returns. Each line has `fields` (`{ shard: 2 }`). `output` defaults to
+ * standard output; tests give another.
  */
 export function createLogger(level: LogLevel, fields: LogFields = {}, output?: DestinationStream): Logger {
   const options: LoggerOptions = {

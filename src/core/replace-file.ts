@@ -1,13 +1,13 @@
 /**
- * Replaces files so that no crash leaves half of one. Any thread.
+ * Atomic replacement of files: a crash leaves the old file or the new one. Any thread.
  */
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
-/** Writes `text` to `<file>.new`, syncs it, renames it to `file`, and syncs the directory. Throws the system's error. */
+/** Writes `text` to `<file>.new`, syncs it, renames it to `file`, and syncs the directory. Throws system errors. */
 export function replaceFile(file: string, text: string, mode: number): void {
   const staged = `${file}.new`;
-  // What an interrupted call left may have another mode.
+  // An interrupted call may have left a file with another mode.
   rmSync(staged, { force: true });
   const fd = openSync(staged, 'wx', mode);
   try {
@@ -20,7 +20,7 @@ export function replaceFile(file: string, text: string, mode: number): void {
   syncDirectory(path.dirname(file));
 }
 
-/** Makes the creation, renaming and removal of entries of a directory durable. Throws the system's error. */
+/** Makes created, renamed and removed entries of a directory durable. Throws system errors. */
 export function syncDirectory(directory: string): void {
   const fd = openSync(directory, 'r');
   try {

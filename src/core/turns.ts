@@ -1,12 +1,12 @@
 /**
- * Asynchronous tasks one after the other. Any thread.
+ * Asynchronous tasks, one after the other. Any thread.
  */
 
-/** A mutex for promises: each task begins when the one before it has settled. The caller bounds how many wait. */
+/** A mutex for promises: a task begins when the one before it has settled. The caller limits how many wait. */
 export class Turns {
   #last: Promise<unknown> = Promise.resolve();
 
-  /** Runs `task` after every task given before; settles as it does. */
+  /** Runs `task` after all tasks given before. Settles as `task` does. */
   run<T>(task: () => Promise<T>): Promise<T> {
     const turn = this.#last.then(task, task);
     this.#last = turn.then(

@@ -4,7 +4,7 @@
 
 const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-/** True for a UUID in lower case with hyphens, as `randomUUID` makes it. */
+/** True for a UUID in lower case with hyphens, the form that `randomUUID` makes. */
 export function isUuid(text: string): boolean {
   return UUID.test(text);
 }

@@ -76,13 +76,13 @@ test('a variable that is empty or only white space is unset, and foreign variabl
   assert.deepEqual(readConfig({ ...empty, PATH: '/bin', PORTS: 'x' }), readConfig({}));
 });
 
-test('a given database makes the journal keep what is committed for a minute, unless the operator says otherwise', () => {
+test('with a given database the journal keeps committed records for a minute by default', () => {
   const DATABASE_URL = 'postgres://db/counters';
   assert.equal(readConfig({ DATABASE_URL }).journalKeepSeconds, 60);
   assert.equal(readConfig({ DATABASE_URL, JOURNAL_KEEP_SECONDS: '7' }).journalKeepSeconds, 7);
 });
 
-/** Variable, member, smallest and largest value that is accepted, and the others that relations need beside them. */
+/** Variable, member, smallest and largest accepted value, and other settings that the relations require. */
 const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.ProcessEnv?])[] = [
   ['PORT', 'port', 0, 65_535],
   ['SHARDS', 'shards', 1, 64],
@@ -115,12 +115,12 @@ for (const [variable, member, smallest, largest, others] of bounds) {
   });
 }
 
-test('a test of bounds exists for every setting that is a number', () => {
+test('every setting that is a number has a test of its limits', () => {
   const numbers = Object.entries(readConfig({})).filter(([, value]) => typeof value === 'number');
   assert.deepEqual(numbers.map(([member]) => member).sort(), bounds.map(([, member]) => member).sort());
 });
 
-test('sizes are bytes, or carry KiB, MiB, GiB or TiB, with or without a space', () => {
+test('sizes are in bytes, or have a unit of KiB, MiB, GiB or TiB, with or without a space', () => {
   const size = (text: string): number => readConfig({ JOURNAL_MAX_BYTES: text }).journalBytesMax;
   assert.equal(size('67108864'), 64 * 1024 ** 2);
   assert.equal(size('67108864 B'), 64 * 1024 ** 2);
@@ -134,12 +134,12 @@ test('sizes are bytes, or carry KiB, MiB, GiB or TiB, with or without a space', 
   }
 });
 
-test('the pairs of the largest body that can be configured fit one record', () => {
+test('the increments of the largest configurable body fit one record', () => {
   const { bodyBytesMax } = readConfig({ MAX_BODY_BYTES: '16MiB', MAX_PENDING_BYTES: '512MiB' });
   assert.ok(recordBytesOfBody(bodyBytesMax) <= RECORD_BYTES_MAX);
 });
 
-test('the pairs of any body fit the smallest memory that can be configured with it', () => {
+test('the increments of any body fit the smallest memory that can be configured with it', () => {
   for (const bodyBytes of [51, 1024, 1024 ** 2, 16 * 1024 ** 2]) {
     // {"k":1,"k":1}
     const increments = Math.floor((bodyBytes - 1) / '"k":1,'.length);
@@ -148,16 +148,16 @@ test('the pairs of any body fit the smallest memory that can be configured with 
   }
 });
 
-test('bounds that some bodies can never get under are legal, and warned of', () => {
+test('limits that are too small for some legal bodies are accepted with a warning', () => {
   const warningsOf = (env: NodeJS.ProcessEnv): readonly string[] => configWarnings(readConfig(env));
   assert.deepEqual(warningsOf({ MAX_PENDING_BYTES: '20MiB', JOURNAL_MAX_BYTES: '8MiB' }), []);
   assert.deepEqual(warningsOf({ MAX_PENDING_BYTES: '20971519', JOURNAL_MAX_BYTES: '8191KiB' }), [
-    'MAX_PENDING_BYTES is 20971519 bytes: some bodies within MAX_BODY_BYTES will never fit, 20 MiB would do.',
-    'JOURNAL_MAX_BYTES is 8191 KiB: some bodies within MAX_BODY_BYTES will never fit, 8 MiB would do.',
+    'MAX_PENDING_BYTES is 20971519 bytes: the server always refuses some bodies within MAX_BODY_BYTES; set at least 20 MiB.',
+    'JOURNAL_MAX_BYTES is 8191 KiB: the server always refuses some bodies within MAX_BODY_BYTES; set at least 8 MiB.',
   ]);
 });
 
-test('limits that do not fit each other are refused at the first value that does not', () => {
+test('limits that contradict each other are refused from the first such value on', () => {
   assert.equal(onlyProblemOf({ SHARDS: '4', MAX_PENDING_KEYS: '4' }), '(no problem)');
   assert.equal(
     onlyProblemOf({ SHARDS: '4', MAX_PENDING_KEYS: '3' }),
@@ -169,9 +169,9 @@ test('limits that do not fit each other are refused at the first value that does
   assert.equal(
     onlyProblemOf({ MAX_PENDING_BYTES: String(bytesMax + 1) }),
     `MAX_PENDING_BYTES is ${bytesMax + 1} bytes and MAX_PENDING_KEYS ${keysMax}: MAX_PENDING_BYTES + 192 × ` +
-      'MAX_PENDING_KEYS must be at most 1000000000, what one flush can hold.',
+      'MAX_PENDING_KEYS must be at most 1000000000, the limit of one flush.',
   );
-  // More keys than the bytes have room for ask for no more.
+  // More keys than fit the bytes need no more bytes.
   assert.equal(onlyProblemOf({ MAX_PENDING_KEYS: '100000000' }), '(no problem)');
   assert.equal(onlyProblemOf({ DRAIN_DELAY_MS: '999', SHUTDOWN_TIMEOUT_MS: '1000' }), '(no problem)');
   assert.equal(
@@ -180,11 +180,11 @@ test('limits that do not fit each other are refused at the first value that does
   );
 });
 
-test('a relation is not judged by a value that is wrong by itself', () => {
+test('a relation is not checked with a value that is itself invalid', () => {
   assert.match(onlyProblemOf({ MAX_BODY_BYTES: '1TiB' }), /^MAX_BODY_BYTES is "1TiB"/);
 });
 
-test('HOST takes addresses and names and nothing that could not be one', () => {
+test('HOST accepts addresses and names, and nothing else', () => {
   for (const HOST of ['0.0.0.0', '::', '::1', 'localhost', 'node-1.example']) {
     assert.equal(readConfig({ HOST }).host, HOST);
   }
@@ -198,7 +198,7 @@ test('DATA_DIR is made absolute', () => {
   assert.equal(readConfig({ DATA_DIR: '/var/lib/counters/' }).dataDir, '/var/lib/counters');
 });
 
-test('words that a setting does not know are refused with those that it knows', () => {
+test('an unknown word is refused, and the problem lists the known ones', () => {
   for (const JOURNAL_SYNC of ['always', 'everysec'])
     assert.equal(readConfig({ JOURNAL_SYNC }).journalSync, JOURNAL_SYNC);
   assert.equal(onlyProblemOf({ JOURNAL_SYNC: 'no' }), 'JOURNAL_SYNC is "no", but must be one of always, everysec.');
@@ -208,7 +208,7 @@ test('words that a setting does not know are refused with those that it knows', 
   assert.match(onlyProblemOf({ LOG_LEVEL: 'INFO' }), /^LOG_LEVEL is "INFO", but must be one of .*debug/);
 });
 
-test('what this version does not implement is refused in those words, what nothing implements in others', () => {
+test('planned but unimplemented values are refused as such, unknown values as unknown', () => {
   for (const JOURNAL of ['memory', 'file']) assert.equal(readConfig({ JOURNAL }).journal, JOURNAL);
   for (const JOURNAL of ['postgres', 'nats://broker:4222', 'sqs:https://queue']) {
     const expected = `JOURNAL is "${JOURNAL}", which this version does not implement; it must be memory or file.`;
@@ -226,14 +226,14 @@ test('what this version does not implement is refused in those words, what nothi
 });
 
 describe('DATABASE_URL', () => {
-  test('has the scheme postgresql: whichever of the three it was given with', () => {
+  test('gets the scheme postgresql: from each of the three accepted schemes', () => {
     for (const scheme of ['postgres', 'postgresql', 'ecto', 'ECTO']) {
       const { databaseUrl } = readConfig({ DATABASE_URL: `${scheme}://me:p%40ss@db:6432/counters?sslmode=require` });
       assert.equal(databaseUrl, 'postgresql://me:p%40ss@db:6432/counters?sslmode=require');
     }
   });
 
-  test('of another scheme or shape is refused, and neither its password nor the rest of it is shown', () => {
+  test('of another scheme or form is refused without being quoted', () => {
     for (const DATABASE_URL of [
       'mysql://me:hunter2@db/x',
       'me:hunter2@db',
@@ -247,13 +247,13 @@ describe('DATABASE_URL', () => {
   });
 });
 
-test('a journal URL is shown without its password', () => {
+test('a journal URL is quoted without its password', () => {
   const problem = onlyProblemOf({ JOURNAL: 'nats://me:hunter2@broker:4222' });
   assert.ok(problem.includes('nats://***@broker:4222') && !problem.includes('hunter2'), problem);
 });
 
-describe('access tokens', () => {
-  test('are pairs of scope and token, separated by commas or white space', () => {
+describe('bearer tokens', () => {
+  test('have a scope each, and are separated by commas or white space', () => {
     const { authTokens } = readConfig({ AUTH_TOKENS: 'write:a.b-c_d~e+f/g==, read:xyz\nadmin:0\t write:w,' });
     assert.deepEqual(authTokens, [
       { scope: 'write', token: 'a.b-c_d~e+f/g==' },
@@ -263,7 +263,7 @@ describe('access tokens', () => {
     ]);
   });
 
-  test('of the file are added to those of the variable; comments and empty lines are left out', () => {
+  test('of the file are added to those of the variable; comments and empty lines are ignored', () => {
     const AUTH_TOKENS_FILE = file('tokens', '# for the writers\nwrite:one # first\r\n\n  read:two\n');
     assert.deepEqual(readConfig({ AUTH_TOKENS: 'admin:zero', AUTH_TOKENS_FILE }).authTokens, [
       { scope: 'admin', token: 'zero' },
@@ -272,7 +272,7 @@ describe('access tokens', () => {
     ]);
   });
 
-  test('that are malformed are named by their number and never shown', () => {
+  test('that are malformed are reported by their number and never quoted', () => {
     for (const entry of [
       'hunter2',
       'writer:hunter2',
@@ -287,13 +287,13 @@ describe('access tokens', () => {
         { AUTH_TOKENS_FILE: file('bad', `read:ok\n${entry}\n`) },
       ]) {
         const problem = onlyProblemOf(env);
-        assert.match(problem, /^AUTH_TOKENS(_FILE)? must be SCOPE:TOKEN pairs .*entry 2 is not\.$/);
+        assert.match(problem, /^AUTH_TOKENS(_FILE)? must be a list of SCOPE:TOKEN .*entry 2 is not\.$/);
         assert.ok(!/h[uü]nter2/.test(problem), problem);
       }
     }
   });
 
-  test('need a file that can be read and that has at least one', () => {
+  test('of a file need a readable file with at least one token', () => {
     const absent = join(directory, 'absent');
     assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: absent }), /^AUTH_TOKENS_FILE is ".*absent", .*\(ENOENT\)\.$/);
     assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: directory }), /\(EISDIR\)\.$/);
@@ -301,7 +301,7 @@ describe('access tokens', () => {
     assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: nothing }), /must hold at least one SCOPE:TOKEN\.$/);
   });
 
-  test('that are nothing but separators are a mistake, not an open server', () => {
+  test('as separators alone are an error, not an open server', () => {
     for (const AUTH_TOKENS of [',', ' , ,', ',\n,']) {
       assert.match(onlyProblemOf({ AUTH_TOKENS }), /^AUTH_TOKENS must hold at least one SCOPE:TOKEN\.$/);
     }
@@ -311,12 +311,12 @@ describe('access tokens', () => {
 describe('TLS', () => {
   test('needs both files', () => {
     const certOnly = { TLS_CERT_FILE: file('cert', 'x') };
-    assert.equal(onlyProblemOf(certOnly), 'TLS_KEY_FILE must be set as well where TLS_CERT_FILE is.');
+    assert.equal(onlyProblemOf(certOnly), 'TLS_KEY_FILE must be set as well, because TLS_CERT_FILE is set.');
     const keyOnly = { TLS_KEY_FILE: file('key', 'x') };
-    assert.equal(onlyProblemOf(keyOnly), 'TLS_CERT_FILE must be set as well where TLS_KEY_FILE is.');
+    assert.equal(onlyProblemOf(keyOnly), 'TLS_CERT_FILE must be set as well, because TLS_KEY_FILE is set.');
   });
 
-  test('needs a certificate and the key that belongs to it', () => {
+  test('needs a certificate and its key', () => {
     const certificate = (name: string): { TLS_CERT_FILE: string; TLS_KEY_FILE: string } => {
       const files = { TLS_CERT_FILE: join(directory, `${name}.crt`), TLS_KEY_FILE: join(directory, `${name}.key`) };
       const request = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
@@ -337,7 +337,7 @@ describe('TLS', () => {
   });
 });
 
-test('every problem is listed, in one sentence each', () => {
+test('every problem is reported, in one sentence each', () => {
   const problems = problemsOf({
     PORT: 'http',
     SHARDS: '0',
@@ -357,13 +357,13 @@ test('every problem is listed, in one sentence each', () => {
   for (const problem of problems) assert.match(problem, /^[A-Z_]+ [^\n]+\.$/);
 });
 
-test('the configuration is frozen all the way down', () => {
+test('the configuration is deeply frozen', () => {
   const config = readConfig({ AUTH_TOKENS: 'write:x' });
   assert.ok(Object.isFrozen(config) && Object.isFrozen(config.authTokens));
   assert.ok(config.authTokens.every((token) => Object.isFrozen(token)));
 });
 
-test('the help has one line for every variable, with its default and bounds', () => {
+test('the help has one line for every variable, with its default and limits', () => {
   const lines = configHelp().trimEnd().split('\n');
   assert.equal(lines.length, Object.keys(settings).length + 1);
   for (const { variable } of Object.values(settings)) {

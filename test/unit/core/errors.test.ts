@@ -42,7 +42,7 @@ test('the codes of journal errors in docs/errors.md are those of the type', () =
   );
 });
 
-test('what a client may retry and what was not counted follow from the status as the contract has it', () => {
+test('retryable and counted follow from the status as documented', () => {
   for (const [code, { status, title, retryable, counted }] of Object.entries(errorCatalogue)) {
     assert.match(code, /^[a-z]+(-[a-z]+)*$/);
     assert.match(title, /^[A-Z][^.]*[^.]$/);
@@ -51,13 +51,13 @@ test('what a client may retry and what was not counted follow from the status as
   }
 });
 
-test('an error keeps its code, its sentence and its cause', () => {
+test('an error keeps its code, detail and cause', () => {
   const cause = new Error('EIO');
   const error = new CounterError('overloaded', 'The journal is full.', { cause });
   assert.deepEqual([error.code, error.detail, error.cause], ['overloaded', 'The journal is full.', cause]);
 });
 
-test('a start error lists its problems and ends the process with 78 unless it says otherwise', () => {
+test('a start error lists its problems and has the exit code 78 by default', () => {
   const error = new StartError(['One.', 'Two.']);
   assert.deepEqual([error.exitCode, error.message], [78, 'One.\nTwo.']);
   assert.equal(new StartError(['One.'], { exitCode: 1 }).exitCode, 1);

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { addSums, AMOUNT_MAX } from '#product/core/increment.js';
 import { hashKey, shardOfHash } from '#product/core/key-hash.js';
 
-test('sums leave the safe integers exactly and come back to numbers', () => {
+test('sums are exact beyond the safe integers, and numbers again within them', () => {
   assert.equal(addSums(1, 2), 3);
   assert.equal(addSums(AMOUNT_MAX, 1), 9007199254740992n);
   assert.equal(addSums(AMOUNT_MAX, AMOUNT_MAX), 18014398509481982n);

@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { createLogger, type LogFields } from '#product/core/logger.js';
 
-/** What is written, line by line. */
+/** The written lines. */
 function recorder(level: Parameters<typeof createLogger>[0], fields?: LogFields) {
   const lines: string[] = [];
   return { lines, logger: createLogger(level, fields, { write: (line) => lines.push(line) }) };
@@ -33,7 +33,7 @@ test('lines below the level are not written', () => {
   assert.deepEqual(silent.lines, []);
 });
 
-test('secrets are not written, whether in a field, one below, in a URL or in the text of an error', () => {
+test('secrets are not written: in a field, one level below, in a URL, or in the text of an error', () => {
   const { lines, logger } = recorder('debug', { databaseUrl: 'hunter2' });
   const url = 'postgresql://me:hunter2@db:5432/counters';
   logger.info({ password: 'hunter2', token: 'hunter2', config: { authTokens: ['hunter2'] } }, 'one');
@@ -46,7 +46,7 @@ test('secrets are not written, whether in a field, one below, in a URL or in the
 
 const product = JSON.stringify(import.meta.resolve('#product/core/logger.js'));
 
-test('the last line of a thread that dies at once is not lost, however busy the main thread is', () => {
+test('the last line of a thread that ends at once is not lost, even if the main thread is busy', () => {
   const worker = `import(${product}).then(({ createLogger }) => {
     createLogger('info', { shard: 1 }).info({}, 'last words');
     process.exit(3);
@@ -54,7 +54,7 @@ test('the last line of a thread that dies at once is not lost, however busy the 
   const main = `const { Worker } = require('node:worker_threads');
     const gone = new Int32Array(new SharedArrayBuffer(4));
     new Worker(${JSON.stringify(worker)}, { eval: true });
-    // The main thread takes no turn of its event loop in which it could pass on what a worker printed, and is killed.
+    // The event loop of the main thread never runs, so it cannot forward output of the worker; then it is killed.
     Atomics.wait(gone, 0, 0, 2000);
     process.kill(process.pid, 'SIGKILL');`;
   const { stdout, signal } = spawnSync(process.execPath, ['-e', main], { encoding: 'utf8' });
@@ -62,7 +62,7 @@ test('the last line of a thread that dies at once is not lost, however busy the 
   assert.match(stdout, /"shard":1,"msg":"last words"/);
 });
 
-test('on a terminal a line is for people', () => {
+test('on a terminal a line is readable text', () => {
   const program = `import(${product}).then(({ createLogger }) => createLogger('info').warn({ keys: 3 }, 'flushed late'))`;
   const command = `${process.execPath} -e ${JSON.stringify(program)}`;
   const output = execFileSync('script', ['-qec', command, '/dev/null'], {

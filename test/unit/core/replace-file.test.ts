@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { replaceFile } from '#product/core/replace-file.js';
 
-test('a file is made or replaced as a whole, with its mode, whatever an interrupted call left', (t) => {
+test('a file is created or replaced as a whole, with its mode, even after an interrupted call', (t) => {
   const dir = mkdtempSync(join(tmpdir(), 'replace-file-'));
   t.after(() => {
     rmSync(dir, { recursive: true });
@@ -19,7 +19,7 @@ test('a file is made or replaced as a whole, with its mode, whatever an interrup
   assert.deepEqual(readdirSync(dir), ['id']);
 });
 
-test('where the directory is missing it throws the error of the system', () => {
+test('a missing directory throws the system error', () => {
   assert.throws(() => {
     replaceFile('/nonexistent/id', 'text', 0o600);
   }, /ENOENT/);
