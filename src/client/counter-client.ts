@@ -1,25 +1,24 @@
 /**
- * The client: sums increments locally by key and sends them in batches, each counted exactly once however often it has to
- * be sent. One file without imports, over Web APIs only: it runs in Node 20, Deno, Bun and browsers, and may be copied.
+ * The client: sums increments by key and sends them in batches. A batch counts exactly once, no matter how often it is
+ * sent. One file without imports that uses only Web APIs: it runs in Node 20, Deno, Bun and browsers, and may be
+ * copied.
  *
  * ```text
  * idle ──first key──► waiting ──interval, full batch or flush──► sending ──acknowledged or refused──► idle
  * ```
  *
- * One batch is in flight at a time, under an Idempotency-Key of its own. Its content is frozen when it is cut from the
- * buffer and its key stays the same through all retries; what comes meanwhile waits for the next batch. Keys leave the
- * buffer in the order in which they came, so that "everything before" is a count of keys.
- *
- * Longer than most: what is to be copied as one file is one file.
+ * One batch is in flight at a time, with its own Idempotency-Key. Its content is frozen when it leaves the buffer, and
+ * all retries use the same key. Later increments wait for the next batch. Keys leave the buffer in the order in which
+ * they entered it, so a flush only has to count keys.
  */
 
-/** Whether a batch that was refused is counted: certainly not, or nobody can tell. */
+/** Whether a refused batch was counted: certainly not, or unknown. */
 export type Counted = 'no' | 'unknown';
 
 /** A counter's key and the amount to add, a safe integer. */
 export type Increment = readonly [key: string, amount: number];
 
-/** A batch that is not sent any more. `counted: 'no'` may be passed in again, here or elsewhere. */
+/** A batch that is not sent again. With `counted: 'no'` its increments may be passed in again, here or elsewhere. */
 export interface RefusedBatch {
   readonly increments: readonly Increment[];
   readonly counted: Counted;
@@ -27,33 +26,33 @@ export interface RefusedBatch {
   readonly token: string;
 }
 
-/** Settings of a client; whole numbers from 1 to 2^31 − 1. */
+/** Settings of a client. Numbers are whole, from 1 to 2^31 − 1. */
 export interface CounterClientOptions {
-  /** Where the server is, `http:` or `https:`; a path before `/increment` is kept. */
+  /** URL of the server, `http:` or `https:`. Its path is kept before `/increment`. */
   readonly url: string | URL;
   /** Bearer token: scope `write` to increment, `read` to get. */
   readonly token?: string | undefined;
   /** Longest wait of an increment before it is sent, while no batch is in flight. Default 100. */
   readonly intervalMs?: number;
-  /** Most keys of a batch; as many waiting start one before the interval ends. Default 1,000. */
+  /** Most keys of a batch. That many waiting keys are sent before the interval ends. Default 1,000. */
   readonly batchKeysMax?: number;
-  /** Most bytes of a batch's body unless one key alone is longer; below the server's MAX_BODY_BYTES. Default 512 KiB. */
+  /** Most bytes of a body, unless one key alone is longer. Below the server's MAX_BODY_BYTES. Default 512 KiB. */
   readonly batchBytesMax?: number;
   /** Most keys held: waiting, in flight, and refused but not yet reported. Default 100,000. */
   readonly bufferKeysMax?: number;
-  /** The server's MAX_KEY_BYTES: a longer key is refused here, where it holds up no others. Default 512. */
+  /** The server's MAX_KEY_BYTES. The client refuses longer keys, so that they do not delay others. Default 512. */
   readonly keyBytesMax?: number;
-  /** Longest wait for an answer; should be above the server's ACK_TIMEOUT_MS. Default 10,000. */
+  /** Longest wait for an answer. Should be above the server's ACK_TIMEOUT_MS. Default 10,000. */
   readonly requestTimeoutMs?: number;
-  /** Attempt n is followed by a wait drawn evenly from 0 to this × 2^(n−1). Default 100. */
+  /** After attempt n the client waits a random time from 0 to this × 2^(n−1). Default 100. */
   readonly retryBaseMs?: number;
-  /** The bound of that wait; Retry-After is waited for besides. Default 10,000. */
+  /** Limit of that wait. The time of Retry-After is added. Default 10,000. */
   readonly retryDelayMsMax?: number;
-  /** A batch is retried this long: must be well below the server's IDEMPOTENCY_WINDOW_HOURS. Default 12 hours. */
+  /** How long a batch is retried. Must be well below the server's IDEMPOTENCY_WINDOW_HOURS. Default 12 hours. */
   readonly retryForMsMax?: number;
-  /** Sends requests instead of the global `fetch`; must end when its signal aborts. */
+  /** Replaces the global `fetch`. It must end when its signal aborts. */
   readonly fetch?: typeof globalThis.fetch;
-  /** Told once of every batch that is refused for ever. What it throws is an unhandled rejection. */
+  /** Called once for each batch that is refused for good. If it throws, that is an unhandled rejection. */
   readonly onError?: ((error: CounterClientError) => void) | undefined;
 }
 
@@ -71,21 +70,22 @@ interface ErrorFields extends ErrorOptions {
 }
 
 /**
- * What went wrong. `code` is the server's own (`invalid-request`, `overloaded`, …) or one of the client's: `buffer-full`,
- * `closed`, `aborted`, `timeout`, `network` (no whole answer), `unexpected-answer` (not the answer of a counter server).
+ * The error of this client. `code` comes from the server (`invalid-request`, `overloaded`, …) or from the client:
+ * `buffer-full`, `closed`, `aborted`, `timeout`, `network` (no complete answer), `unexpected-answer` (not the answer of
+ * a counter server).
  */
 export class CounterClientError extends Error {
   override readonly name = 'CounterClientError';
   readonly code: string;
-  /** HTTP status, where there was an answer. */
+  /** HTTP status, if there was an answer. */
   readonly status: number | undefined;
-  /** Whether the same can succeed later. */
+  /** True if the same call can succeed later. */
   readonly retryable: boolean;
-  /** `no` where nothing that the error speaks of is counted or ever will be. */
+  /** `no` if nothing of the request or the batches is counted or ever will be. */
   readonly counted: Counted;
   /** How long the server asks to wait. */
   readonly retryAfterMs: number;
-  /** The batches that are given up with this error. */
+  /** The batches that the client gave up with this error. */
   readonly refused: readonly RefusedBatch[];
 
   constructor(code: string, message: string, fields: ErrorFields = {}) {
@@ -101,12 +101,12 @@ export class CounterClientError extends Error {
 
 /** A number while it is a safe integer. */
 type Sum = number | bigint;
-type Phase =
+type State =
   | { readonly kind: 'idle' }
   | { readonly kind: 'waiting'; readonly timer: ReturnType<typeof setTimeout> }
   | { readonly kind: 'sending'; readonly keys: number };
 
-/** A call of flush or close: waits until `target` keys have left the buffer and are settled. */
+/** A call of flush or close. It waits until `target` keys have left the buffer and are settled. */
 interface Waiter {
   readonly target: number;
   readonly refusals: CounterClientError[];
@@ -140,7 +140,7 @@ const numbersByDefault = {
   retryForMsMax: 12 * 60 * 60 * 1000,
 } as const satisfies Partial<CounterClientOptions>;
 
-/** Counts on a server; see `increment`, `flush`, `close` and `get`. */
+/** Sends increments to a server, see `increment`, `flush`, `close` and `get`. */
 export class CounterClient {
   readonly #url: string;
   readonly #authorization: Readonly<Record<string, string>>;
@@ -149,14 +149,14 @@ export class CounterClient {
   readonly #onError: ((error: CounterClientError) => void) | undefined;
   readonly #buffer = new Map<string, Sum>();
   readonly #waiters = new Set<Waiter>();
-  /** Aborted where a close is. */
+  /** Aborted by the signal of a close. */
   readonly #abandonment = new AbortController();
-  #phase: Phase = { kind: 'idle' };
+  #state: State = { kind: 'idle' };
   #isClosed = false;
-  /** Keys that ever came into the buffer, and those of them that are acknowledged or refused. */
+  /** Keys that have ever entered the buffer, and how many of them are acknowledged or refused. */
   #keysEntered = 0;
   #keysSettled = 0;
-  /** Refusals that no flush has reported yet; with `onError`, which has, only the first of them. */
+  /** Refusals that no flush has reported yet. With `onError`, which reports all of them, only the first. */
   #refusals: CounterClientError[] = [];
   #refusedKeys = 0;
 
@@ -168,7 +168,7 @@ export class CounterClient {
     }
     this.#url = url.href.replace(/\/+$/, '');
     this.#authorization = options.token === undefined ? {} : { authorization: `Bearer ${options.token}` };
-    // Throws for a token that cannot be sent, which in `fetch` would look like a network that is down.
+    // Throws for a token that cannot be sent. In `fetch` it would look like a network failure.
     new Headers(this.#authorization);
     this.#settings = { ...numbersByDefault };
     for (const name of Object.keys(numbersByDefault) as readonly (keyof typeof numbersByDefault)[]) {
@@ -187,14 +187,14 @@ export class CounterClient {
   }
 
   /**
-   * Adds to a counter, soon. Throws, and counts nothing: TypeError or RangeError for a key or amount that no server takes;
-   * `closed`; `buffer-full` for a key that is not waiting already while `bufferKeysMax` keys are held.
+   * Adds to a counter, soon. Throws, and counts nothing: TypeError or RangeError for an illegal key or amount;
+   * `closed`; `buffer-full` for a key that is not yet waiting, while `bufferKeysMax` keys are held.
    */
   increment(key: string, amount = 1): void {
     this.incrementMany([[key, amount]]);
   }
 
-  /** The same for many: all of them are taken, or none. */
+  /** The same for many increments. Takes all of them, or none. */
   incrementMany(increments: Iterable<Increment> | Readonly<Record<string, number>>): void {
     if (this.#isClosed) throw new CounterClientError('closed', 'The client is closed; nothing was counted.');
     const taken: readonly Increment[] = isIterable(increments) ? [...increments] : Object.entries(increments);
@@ -204,7 +204,7 @@ export class CounterClient {
       checkAmount(amount);
       if (!this.#buffer.has(key)) strangers.add(key);
     }
-    const held = this.#buffer.size + this.#refusedKeys + (this.#phase.kind === 'sending' ? this.#phase.keys : 0);
+    const held = this.#buffer.size + this.#refusedKeys + (this.#state.kind === 'sending' ? this.#state.keys : 0);
     if (strangers.size > 0 && held + strangers.size > this.#settings.bufferKeysMax) {
       const detail = `${held} keys are held of at most ${this.#settings.bufferKeysMax}; nothing was counted.`;
       throw new CounterClientError('buffer-full', detail, { retryable: true });
@@ -215,23 +215,24 @@ export class CounterClient {
   }
 
   /**
-   * Sends without waiting; resolves once everything passed in before is acknowledged. Waits for all of it, then rejects
-   * with a {@link CounterClientError} if anything was refused for ever since the last flush that said so; its `refused` is
-   * what. `signal` ends the wait (`aborted`), not the sending.
+   * Sends without waiting for the interval. Resolves once everything that was passed in before is acknowledged. If
+   * batches were refused for good, waits for the rest, then rejects with a {@link CounterClientError}, whose `refused`
+   * has the batches that no earlier flush has reported. `signal` ends the wait (`aborted`), not the sending.
    */
   flush({ signal }: WaitOptions = {}): Promise<void> {
     return this.#settled(signal, 'keep-sending');
   }
 
-  /** A flush, and nothing is taken any more. `signal` ends the sending too: what is not acknowledged is refused. */
+  /** Flushes, and takes no more increments. `signal` also ends the sending: batches without an answer are refused. */
   close({ signal }: WaitOptions = {}): Promise<void> {
     this.#isClosed = true;
     return this.#settled(signal, 'abandon');
   }
 
   /**
-   * The counter's exact sum on the server, or undefined if it was never counted; what still waits here is not in it. One
-   * attempt: rejects with {@link CounterClientError}; TypeError or RangeError for a bad key.
+   * The counter's exact sum on the server, or undefined if it was never counted. Increments that wait in this client
+   * are not included. Makes one attempt. Rejects with {@link CounterClientError}, or TypeError or RangeError for a bad
+   * key.
    */
   async get(key: string, { signal }: WaitOptions = {}): Promise<bigint | undefined> {
     this.#checkKey(key);
@@ -291,30 +292,30 @@ export class CounterClient {
   }
 
   #schedule(): void {
-    const phase = this.#phase;
-    if (phase.kind === 'sending' || this.#buffer.size === 0) return;
+    const state = this.#state;
+    if (state.kind === 'sending' || this.#buffer.size === 0) return;
     if (this.#isUrgent()) {
-      if (phase.kind === 'waiting') clearTimeout(phase.timer);
+      if (state.kind === 'waiting') clearTimeout(state.timer);
       void this.#send();
-    } else if (phase.kind === 'idle') {
+    } else if (state.kind === 'idle') {
       const timer = setTimeout(() => void this.#send(), this.#settings.intervalMs);
-      this.#phase = { kind: 'waiting', timer };
+      this.#state = { kind: 'waiting', timer };
     }
   }
 
   async #send(): Promise<void> {
     do {
       const { increments, keys } = this.#cutBatch();
-      this.#phase = { kind: 'sending', keys };
+      this.#state = { kind: 'sending', keys };
       await this.#deliver(increments);
       this.#keysSettled += keys;
       this.#settleWaiters();
     } while (this.#buffer.size > 0 && this.#isUrgent());
-    this.#phase = { kind: 'idle' };
+    this.#state = { kind: 'idle' };
     this.#schedule();
   }
 
-  /** The oldest keys. A sum that no amount can hold goes in parts: its key stays, in its place, with the rest. */
+  /** Takes the oldest keys. A sum too large for one amount is split: its key stays in its place with the rest. */
   #cutBatch(): { readonly increments: readonly Increment[]; readonly keys: number } {
     const increments: Increment[] = [];
     let keys = 0;
@@ -335,7 +336,7 @@ export class CounterClient {
     return { increments, keys };
   }
 
-  /** Settles once the batch is acknowledged or refused; never rejects. */
+  /** Resolves once the batch is acknowledged or refused. Never rejects. */
   async #deliver(increments: readonly Increment[]): Promise<void> {
     const { retryBaseMs, retryDelayMsMax, retryForMsMax } = this.#settings;
     const token = randomIdempotencyKey();
@@ -347,7 +348,7 @@ export class CounterClient {
       if (failure === undefined) return;
       if (failure.counted === 'unknown') counted = 'unknown';
       const isDivisible = failure.status === 413 || failure.code === 'invalid-request';
-      // Halves are new batches under new keys: only right where no earlier attempt may have been counted as a whole.
+      // Halves are new batches with new keys, so no earlier attempt may have counted the whole.
       if (isDivisible && counted === 'no' && increments.length > 1) {
         const half = increments.length >> 1;
         await this.#deliver(increments.slice(0, half));
@@ -363,7 +364,7 @@ export class CounterClient {
     }
   }
 
-  /** Sends a batch once; undefined once it is acknowledged. */
+  /** Sends a batch once. Resolves to undefined if it is acknowledged. */
   async #attempt(token: string, body: string): Promise<CounterClientError | undefined> {
     const { signal } = this.#abandonment;
     if (signal.aborted) return new CounterClientError('aborted', 'The client was closed before it was sent.');
@@ -382,7 +383,7 @@ export class CounterClient {
     const fields = { status, retryable, retryAfterMs, counted, refused: [batch], cause: failure };
     const error = new CounterClientError(code, `Given up on ${increments.length} keys: ${failure.message}`, fields);
     for (const { refusals } of this.#waiters) refusals.push(error);
-    // Without `onError` a flush is the only one to tell of it: until then it takes up room in the buffer.
+    // Without `onError` only a flush reports the batch. Until then it counts against the buffer.
     if (this.#waiters.size === 0 && (this.#onError === undefined || this.#refusals.length === 0)) {
       this.#refusals.push(error);
       if (this.#onError === undefined) this.#refusedKeys += increments.length;
@@ -390,7 +391,7 @@ export class CounterClient {
     if (this.#onError !== undefined) void Promise.resolve(error).then(this.#onError);
   }
 
-  /** One request and its whole answer; rejects with `network`, `timeout` or `aborted`. */
+  /** Sends one request and reads the complete answer. Rejects with `network`, `timeout` or `aborted`. */
   async #exchange(path: string, given: Request, signal: AbortSignal | undefined): Promise<Answer> {
     const { requestTimeoutMs } = this.#settings;
     const controller = new AbortController();
@@ -404,12 +405,12 @@ export class CounterClient {
     if (signal?.aborted === true) abort();
     try {
       const headers = { ...this.#authorization, ...given.headers };
-      // A redirected POST may arrive as a GET: a redirection is an answer that is not expected.
+      // A redirected POST may arrive as a GET, so a redirect is an unexpected answer.
       const request = { ...given, headers, redirect: 'manual', cache: 'no-store', signal: controller.signal } as const;
       const send = this.#fetch;
       const response = await send(this.#url + path, request);
       const { status } = response;
-      // 202 says all that there is to say, even where its body is lost on the way.
+      // The status 202 is enough, even if the body is lost.
       const text = status === 202 ? await response.text().catch(() => '') : await response.text();
       return { status, headers: response.headers, text };
     } catch (error) {
@@ -438,18 +439,18 @@ function add(a: Sum, b: Sum): Sum {
   return exact <= AMOUNT_MAX && exact >= -AMOUNT_MAX ? Number(exact) : exact;
 }
 
-/** A member of the body, written without an object between, in which `__proto__` or the order of keys would matter. */
+/** A member of the body. Not made from an object, where `__proto__` and the order of keys would matter. */
 function memberText([key, amount]: Increment): string {
   return `${JSON.stringify(key)}:${amount}`;
 }
 
-/** 128 random bits; `crypto.randomUUID` is missing on pages that were loaded over plain HTTP. */
+/** 128 random bits. Pages loaded over plain HTTP lack `crypto.randomUUID`. */
 function randomIdempotencyKey(): string {
   const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-/** Milliseconds since the call, by the clock that says more: one stops while a machine sleeps, the other can be set. */
+/** Milliseconds since the call: the larger of two clocks, as one stops while the machine sleeps and one can be set. */
 function stopwatch(): () => number {
   const wall = Date.now();
   const monotonic = performance.now();
@@ -474,14 +475,14 @@ function networkError(cause: unknown): CounterClientError {
   return new CounterClientError('network', `No answer: ${reason}`, { retryable: true, counted: 'unknown', cause });
 }
 
-/** What an answer means that is not the one hoped for: a problem document, or something between us and the server. */
+/** The error of an unsuccessful answer: a problem document of the server, or the answer of a proxy. */
 function failureOf({ status, headers, text }: Answer): CounterClientError {
   const retryAfterMs = retryAfterOf(headers.get('retry-after'));
   const problem = problemOf(headers.get('content-type') ?? '', text);
   if (problem !== undefined)
     return new CounterClientError(problem.code, problem.detail, { ...problem, status, retryAfterMs });
   const retryable = [408, 425, 429].includes(status) || (status >= 500 && status !== 501 && status !== 505);
-  // Whoever does not take a body for its size has not passed it on whole.
+  // A proxy that refuses a body because of its size has not forwarded all of it.
   const counted = status === 413 ? 'no' : 'unknown';
   const detail = `Status ${status}, which is not an answer of a counter server.`;
   return new CounterClientError('unexpected-answer', detail, { status, retryable, counted, retryAfterMs });
@@ -497,7 +498,7 @@ interface Problem {
 function problemOf(contentType: string, text: string): Problem | undefined {
   if (!/^application\/problem\+json\b/i.test(contentType)) return undefined;
   try {
-    // Every member is looked at before it is used.
+    // Every member is checked before it is used.
     const { code, detail, retryable, counted } = JSON.parse(text) as Partial<Record<string, unknown>>;
     if (typeof code !== 'string' || typeof retryable !== 'boolean') return undefined;
     return { code, detail: String(detail), retryable, counted: counted === 'no' ? 'no' : 'unknown' };
