@@ -1,17 +1,17 @@
 /**
- * Who may do what: bearer tokens (RFC 6750) and their scopes. Front-end thread.
+ * Access control: bearer tokens (RFC 6750) and their scopes. HTTP thread.
  *
- * Tokens are compared as SHA-256 digests, each in constant time and always all of them, so that the time of an answer
- * tells nothing about how near a guess came. A token is in memory only as its digest and is part of no message.
+ * A token is kept and compared as its SHA-256 digest and never appears in a message. Each comparison takes constant
+ * time, and every request is compared with all tokens, so the time of an answer reveals nothing about a guess.
  */
 import { hash, timingSafeEqual } from 'node:crypto';
 import { isIPv4 } from 'node:net';
 import type { BearerToken } from '../config/config.js';
 
-/** What a token opens: `admin` is everything. */
+/** What a token permits. `admin` permits everything. */
 export type Scope = BearerToken['scope'];
 
-/** What an operation asks for: a scope, any valid token, or nothing at all. */
+/** What an operation requires: a scope, any valid token, or nothing (`open`). */
 export type Access = Scope | 'any' | 'open';
 
 interface KnownBearerToken {
@@ -19,10 +19,10 @@ interface KnownBearerToken {
   readonly scope: Scope;
 }
 
-/** The scheme without regard to case, one or more spaces, a token without white space. */
+/** The scheme in any case, one or more spaces, a token without white space. */
 const BEARER = /^bearer +(\S+) *$/i;
 
-/** Tells who may do what. */
+/** Decides which requests are permitted. */
 export class AccessControl {
   readonly #known: readonly KnownBearerToken[];
 
@@ -30,14 +30,14 @@ export class AccessControl {
     this.#known = tokens.map(({ scope, token }) => ({ digest: sha256(token), scope }));
   }
 
-  /** The control that the configured tokens ask for; undefined where there are none and everything is open. */
+  /** The access control for the configured tokens; undefined without tokens, when everything is open. */
   static of(tokens: readonly BearerToken[]): AccessControl | undefined {
     return tokens.length === 0 ? undefined : new AccessControl(tokens);
   }
 
   /**
-   * The code with which a request is refused, or undefined. `authorization` is the header as it came, '' for none. A token
-   * that was configured with several scopes has all of them.
+   * The code with which a request is refused, or undefined. `authorization` is the header as received, '' if there is
+   * none. A token that is configured with several scopes has all of them.
    */
   refusal(authorization: string, access: Access): 'unauthorized' | 'forbidden' | undefined {
     if (access === 'open') return undefined;
@@ -56,7 +56,7 @@ export class AccessControl {
   }
 }
 
-/** Whether only this machine can reach a server that listens on `host`. */
+/** True if only this machine can reach a server that listens on `host`. */
 export function isLoopback(host: string): boolean {
   const name = host.toLowerCase().replace(/^::ffff:/, '');
   return name === 'localhost' || name === '::1' || (isIPv4(name) && name.startsWith('127.'));

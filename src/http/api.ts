@@ -1,6 +1,6 @@
 /**
- * Every operation of the HTTP side: what the front end routes and what the OpenAPI document describes are both made from
- * this one table, so that neither knows an operation that the other does not. Any thread.
+ * The table of all HTTP operations. The routes and the OpenAPI document are both made from it, so they agree. Any
+ * thread.
  */
 import type { ErrorCode } from '../core/errors.js';
 import type { Access } from './access.js';
@@ -18,22 +18,22 @@ export type ReplyContent =
 /** One operation: a method of a path. */
 export interface ApiOperation {
   readonly method: 'get' | 'post' | 'delete';
-  /** As OpenAPI writes it. A `{key}` stands last and is all the rest of the path. */
+  /** As OpenAPI writes it. A `{key}` comes last and stands for the rest of the path. */
   readonly path: string;
-  /** `open` also means: answered while the server starts and drains. */
+  /** An `open` operation is also answered while the server starts and drains. */
   readonly access: Exclude<Access, 'any'>;
   readonly summary: string;
   readonly parameters: readonly ApiParameter[];
   readonly body?: 'increments';
   readonly reply: { readonly status: 200 | 202; readonly says: string; readonly content: readonly ReplyContent[] };
-  /** Besides those of {@link commonErrors}. */
+  /** In addition to {@link commonErrors}. */
   readonly errors: readonly ErrorCode[];
 }
 
 /** A parameter, described in `openapi.ts`. */
 export type ApiParameter = 'keyPath' | 'key' | 'keyRequired' | 'name' | 'prefix' | 'after' | 'limit' | 'idempotencyKey';
 
-/** What any operation that is not open may be refused with. */
+/** Errors of every operation that is not open. */
 export const commonErrors = [
   'unauthorized',
   'forbidden',
@@ -51,10 +51,10 @@ export const api = {
     method: 'post',
     path: '/increment',
     access: 'write',
-    summary: 'Count increments. 202: the journal holds every increment of the request, each counted exactly once.',
+    summary: 'Count increments. 202: the journal holds all increments of the request; each counts exactly once.',
     parameters: ['idempotencyKey'],
     body: 'increments',
-    reply: { status: 202, says: 'Everything of the request is in the journal.', content: ['text'] },
+    reply: { status: 202, says: 'The journal holds the whole request.', content: ['text'] },
     errors: [
       'invalid-request',
       'body-too-large',
@@ -68,7 +68,7 @@ export const api = {
     method: 'get',
     path: '/key_sum',
     access: 'read',
-    summary: 'The sum of a counter as digits.',
+    summary: 'Read the sum of a counter as digits.',
     parameters: ['name'],
     reply: { status: 200, says: 'The sum, an integer of any size.', content: ['text'] },
     errors: readErrors,
@@ -77,7 +77,7 @@ export const api = {
     method: 'get',
     path: '/counters/{key}',
     access: 'read',
-    summary: 'A counter: what is committed, what this node holds besides, and their exact sum.',
+    summary: 'Read a counter: its committed sum, what this server holds pending, and their exact total.',
     parameters: ['keyPath'],
     reply: { status: 200, says: 'The counter.', content: ['CounterDocument'] },
     errors: readErrors,
@@ -86,16 +86,16 @@ export const api = {
     method: 'delete',
     path: '/counters/{key}',
     access: 'admin',
-    summary: 'Remove a counter and say what it was.',
+    summary: 'Delete a counter and return its last sum.',
     parameters: ['keyPath', 'idempotencyKey'],
-    reply: { status: 200, says: 'The removal is committed.', content: ['DeletedCounterDocument'] },
+    reply: { status: 200, says: 'The deletion is committed.', content: ['DeletedCounterDocument'] },
     errors: deleteErrors,
   },
   readCounters: {
     method: 'get',
     path: '/counters',
     access: 'read',
-    summary: 'Committed counters page by page, in the bytewise order of their keys; with `key`, that counter alone.',
+    summary: 'List committed counters in pages, in the bytewise order of their keys; with `key`, only that counter.',
     parameters: ['prefix', 'after', 'limit', 'key'],
     reply: {
       status: 200,
@@ -108,18 +108,18 @@ export const api = {
     method: 'delete',
     path: '/counters',
     access: 'admin',
-    summary: 'Remove a counter and say what it was; for keys that a path cannot name.',
+    summary: 'Delete a counter and return its last sum; for keys that a path cannot name.',
     parameters: ['keyRequired', 'idempotencyKey'],
-    reply: { status: 200, says: 'The removal is committed.', content: ['DeletedCounterDocument'] },
+    reply: { status: 200, says: 'The deletion is committed.', content: ['DeletedCounterDocument'] },
     errors: deleteErrors,
   },
   flush: {
     method: 'post',
     path: '/flush',
     access: 'admin',
-    summary: 'Commit everything that this node acknowledged before the call.',
+    summary: 'Commit everything that this server acknowledged before the call.',
     parameters: [],
-    reply: { status: 200, says: 'It is committed.', content: ['FlushDocument'] },
+    reply: { status: 200, says: 'Everything is committed.', content: ['FlushDocument'] },
     errors: ['database-unavailable'],
   },
   health: {
@@ -128,7 +128,7 @@ export const api = {
     access: 'open',
     summary: 'Whether the process can make progress.',
     parameters: [],
-    reply: { status: 200, says: 'It can.', content: ['text'] },
+    reply: { status: 200, says: 'The process can make progress.', content: ['text'] },
     errors: [],
   },
   readiness: {
@@ -137,7 +137,7 @@ export const api = {
     access: 'open',
     summary: 'Whether increments are accepted.',
     parameters: [],
-    reply: { status: 200, says: 'They are.', content: ['ReadinessDocument'] },
+    reply: { status: 200, says: 'Increments are accepted.', content: ['ReadinessDocument'] },
     errors: ['overloaded', 'starting', 'draining', 'journal-unavailable'],
   },
   openApi: {

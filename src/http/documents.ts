@@ -1,37 +1,38 @@
 /**
- * The JSON documents of the HTTP side as types: what the routes write and, through their schemas, what the OpenAPI
- * document says. The comments on the types are the descriptions that its readers see. No member is readonly, because the
- * schema would have it as `readOnly`, which means something else. Any thread.
+ * The JSON documents of the HTTP server as types. Any thread.
+ *
+ * Routes write these types, and the OpenAPI document contains their schemas. The comments on the types are descriptions
+ * in that document. No member is readonly: the schema would say `readOnly`, which means something else in OpenAPI.
  */
 import type { tags } from 'typia';
 import type { Counted, ErrorCode } from '../core/errors.js';
 
-/** An exact integer of any size, which a double may not hold. */
+/** An exact integer of any size, possibly too large for a double. */
 type ExactInteger = number & tags.Type<'int64'>;
 
 type Count = number & tags.Type<'int64'> & tags.Minimum<0>;
 
 type DateTime = string & tags.Format<'date-time'>;
 
-/** Keys and the amounts to add to their sums. A name that occurs twice counts twice. */
+/** Keys and the amounts to add to their sums. A key that occurs twice counts twice. */
 export type IncrementsDocument = Record<
   string,
   number & tags.Type<'int64'> & tags.Minimum<-9007199254740991> & tags.Maximum<9007199254740991>
 >;
 
-/** A counter as this node knows it. */
+/** A counter as this server knows it. */
 export interface CounterDocument {
   key: string;
-  /** What is committed and what this node holds pending: an exact integer of any size. */
+  /** The total of committed and pending: an exact integer of any size. */
   sum: ExactInteger;
   committed: ExactInteger;
-  /** Acknowledged by this node and not yet committed. */
+  /** Acknowledged by this server and not yet committed. */
   pending: ExactInteger;
   /** When the sum was last committed; null before the first time. */
   updated_at: DateTime | null;
 }
 
-/** A counter as it is committed. */
+/** A counter as committed. */
 export interface CommittedCounterDocument {
   key: string;
   /** An exact integer of any size. */
@@ -42,28 +43,28 @@ export interface CommittedCounterDocument {
 /** A page of committed counters in the bytewise order of their keys. */
 export interface CounterListDocument {
   counters: CommittedCounterDocument[];
-  /** The last key of the page where more follow, to be given as `after`; null where none do. */
+  /** The last key of the page if more follow, to be given as `after`; else null. */
   next: string | null;
 }
 
-/** A counter that was removed. */
+/** A deleted counter. */
 export interface DeletedCounterDocument {
   key: string;
-  /** What it was: an exact integer of any size. */
+  /** Its last sum: an exact integer of any size. */
   sum: ExactInteger;
 }
 
-/** What a flush did. */
+/** The result of a flush. */
 export interface FlushDocument {
-  /** Rows of the table that were written. */
+  /** Number of table rows written. */
   flushed_keys: Count;
 }
 
-/** A node that accepts increments. */
+/** A server that accepts increments. */
 export interface ReadinessDocument {
-  /** `degraded`: increments are accepted and kept in the journal while the database does not take them. */
+  /** `degraded`: the server accepts increments and keeps them in the journal, because the database takes none. */
   status: 'ok' | 'degraded';
-  /** Why it is degraded. */
+  /** Why the server is degraded. */
   reason?: string;
 }
 
@@ -73,9 +74,9 @@ export interface ProblemDocument {
   type: string;
   title: string;
   status: number & tags.Type<'int32'>;
-  /** What exactly, for this request. */
+  /** What was wrong with this request. */
   detail: string;
-  /** Stable: programs may depend on it. */
+  /** Stable; programs may depend on it. */
   code: ErrorCode;
   /** Whether the same request can succeed later. */
   retryable: boolean;

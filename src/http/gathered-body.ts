@@ -1,14 +1,15 @@
 /**
- * Bodies that come in pieces, and the memory that all of them together may take: clients that send half of a body each
- * and no more must not fill it. Front-end thread.
+ * Bodies that arrive in pieces, and a limit on the memory of all of them. HTTP thread.
+ *
+ * Without the limit, clients that send only half of a body could fill the memory of the server.
  */
 
-/** The first piece gets at least this much room. */
+/** Least size of a buffer. */
 const BYTES_MIN = 1024;
 
-/** What the bodies that have come in part may take at a time. */
+/** The memory that all unfinished bodies share. */
 export class BodyMemory {
-  /** Bytes that are left. */
+  /** Bytes not in use. */
   free: number;
 
   constructor(bytesMax: number) {
@@ -16,7 +17,7 @@ export class BodyMemory {
   }
 }
 
-/** A body gathered from pieces, in a buffer that doubles. */
+/** A body gathered from pieces, in a buffer that doubles in size. */
 export class GatheredBody {
   readonly #memory: BodyMemory;
   #bytes = new Uint8Array(0);
@@ -30,12 +31,12 @@ export class GatheredBody {
     return this.#length;
   }
 
-  /** What has come so far. */
+  /** The bytes received so far. */
   get bytes(): Uint8Array {
     return this.#bytes.subarray(0, this.#length);
   }
 
-  /** Copies a piece; false, and nothing changed, where the memory for it is not there. */
+  /** Copies a piece. Returns false, and changes nothing, if there is no memory for it. */
   append(chunk: Uint8Array): boolean {
     const needed = this.#length + chunk.length;
     if (needed > this.#bytes.length) {
@@ -52,7 +53,7 @@ export class GatheredBody {
     return true;
   }
 
-  /** Gives the memory back; what has come is gone. */
+  /** Releases the memory and discards the bytes. */
   release(): void {
     this.#memory.free += this.#bytes.length;
     this.#bytes = new Uint8Array(0);

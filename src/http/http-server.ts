@@ -24,14 +24,14 @@ import { problemReply, replyOfError, writeReply, type HttpReply } from './reply.
 import { makeRoutes, type Route } from './routes.js';
 import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from './uws.js';
 
-/** Most requests besides increments that are answered at a time; one more is 503 `overloaded`. */
+/** Most operations other than increments in flight. One more gets 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
 
-/** What an HTTP server is given. */
+/** The collaborators and values of an HTTP server. */
 export interface HttpServerDeps {
   readonly config: Config;
   readonly uws: Uws;
-  /** 0: any free one. */
+  /** 0: any free port. */
   readonly port: number;
   /** Other HTTP servers of this process listen on the same port. */
   readonly isPortShared: boolean;
@@ -40,22 +40,22 @@ export interface HttpServerDeps {
   readonly logger: Logger;
 }
 
-/** What an HTTP server still has to answer. */
+/** The requests that an HTTP server must still answer. */
 export interface HttpServerLoad {
-  /** Requests that were taken in are without their answer. */
+  /** True while increments are with a shard, or other operations are in flight. */
   readonly isAnswering: boolean;
   /** Increments that wait for their body or their outcome. */
   readonly incrementsInFlight: number;
 }
 
-/** What the Allow header says of a method; HEAD goes with GET. */
+/** The text for each method in the Allow header. GET includes HEAD. */
 const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 
-/** One HTTP server. */
+/** One HTTP server, see the head of this file. */
 export class HttpServer {
   readonly #deps: HttpServerDeps;
   readonly #app: UwsApp;
-  /** Undefined where no tokens are configured: everybody may do everything. */
+  /** Undefined if no tokens are configured: everything is permitted. */
   readonly #access: AccessControl | undefined;
   readonly #increments: IncrementRoute;
   #admission: Admission = 'starting';
@@ -69,13 +69,13 @@ export class HttpServer {
     const { tls, bodyBytesMax, keyBytesMax, pendingBytesMax, httpThreads } = config;
     this.#app = tls ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile }) : uws.App();
     this.#access = AccessControl.of(config.authTokens);
-    // At least one body, whose buffer doubles.
+    // Room for at least one body, because its buffer doubles.
     const gatheredBytesMax = Math.max(2 * bodyBytesMax, Math.floor(pendingBytesMax / 4 / httpThreads));
     this.#increments = new IncrementRoute(this, router, { bodyBytesMax, keyBytesMax, gatheredBytesMax });
     this.#addRoutes();
   }
 
-  /** Whether requests are taken: the one state that all routes read. */
+  /** The one admission state, which all routes read. */
   get admission(): Admission {
     return this.#admission;
   }
@@ -85,10 +85,10 @@ export class HttpServer {
     return { isAnswering, incrementsInFlight: this.#increments.inFlight };
   }
 
-  /** Listens, on a port that no one else has or that is shared; resolves to the port. Throws StartError where it cannot. */
+  /** Listens. Resolves to the port. Rejects with StartError if the port cannot be had. */
   listen(): Promise<number> {
     const { config, uws, port, isPortShared } = this.#deps;
-    // Without this option the port would be shared, without a word, with any process of the same user.
+    // Without this option any process of the same user could silently share the port.
     const option = isPortShared ? 0 : uws.LIBUS_LISTEN_EXCLUSIVE_PORT;
     return new Promise((resolve, reject) => {
       this.#app.listen(config.host, port, option, (socket) => {
@@ -103,14 +103,17 @@ export class HttpServer {
     });
   }
 
-  /** Opens the server, or refuses increments with a code. A server that starts can only be opened, one that drains not at all. */
+  /**
+   * Opens the server, or makes it refuse increments with a code. While the server is `starting`, only `open` has an
+   * effect; once it is `draining`, nothing has.
+   */
   setAdmission(admission: Admission): void {
     if (this.#admission === 'draining') return;
     if (this.#admission === 'starting' && admission !== 'open') return;
     this.#admission = admission;
   }
 
-  /** Stops listening; what comes on open connections, and what has come in part, is refused as `draining`. */
+  /** Stops listening. Refuses new requests on open connections and requests with unfinished bodies as `draining`. */
   drain(): void {
     this.#admission = 'draining';
     this.#increments.refuseUnread('draining');
@@ -125,7 +128,7 @@ export class HttpServer {
     this.#app.close();
   }
 
-  /** Answers, from now on, what waits for its shard longer than ACK_TIMEOUT_MS. */
+  /** Starts the timer that answers requests which wait for a shard longer than ACK_TIMEOUT_MS. */
   #expire(): void {
     const { config, router } = this.#deps;
     this.#expiry = setInterval(
@@ -152,7 +155,7 @@ export class HttpServer {
       const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
       this.#refuse(pattern, isOpen ? 'open' : 'any', problem);
     }
-    this.#refuse('/*', 'any', problemReply('not-found', 'There is nothing at this path.'));
+    this.#refuse('/*', 'any', problemReply('not-found', 'No operation has this path; see /openapi.json.'));
   }
 
   #addIncrement(pattern: string, access: Access): void {
@@ -171,22 +174,26 @@ export class HttpServer {
     else app.del(pattern, handle);
   }
 
-  /** Answers what nothing before has taken. */
+  /** Answers requests that match no earlier route. */
   #refuse(pattern: string, access: Access, problem: HttpReply): void {
     this.#app.any(pattern, (res, req) => {
       if (this.#admits(res, req, access)) reply(res, problem, req.getMethod() === 'head');
     });
   }
 
-  /** Refuses those who may not, before anything else of their request is looked at, and before they are told anything. */
+  /**
+   * Checks the bearer token before anything else, so that a refused client learns nothing. Returns false if it refused.
+   */
   #admits(res: HttpResponse, req: HttpRequest, access: Access): boolean {
     if (this.#access === undefined) return true;
     const refusal = this.#access.refusal(req.getHeader('authorization'), access);
     if (refusal === undefined) return true;
     const problem =
       refusal === 'unauthorized'
-        ? problemReply(refusal, 'Send a valid token as Authorization: Bearer.', [['www-authenticate', 'Bearer']])
-        : problemReply(refusal, 'The token does not have the scope that this operation needs.');
+        ? problemReply(refusal, 'The request has no valid bearer token; send Authorization: Bearer TOKEN.', [
+            ['www-authenticate', 'Bearer'],
+          ])
+        : problemReply(refusal, 'The token lacks the scope of this operation; use a token with that scope.');
     reply(res, problem, req.getMethod() === 'head');
     return false;
   }
@@ -216,26 +223,29 @@ export class HttpServer {
     Promise.resolve()
       .then(() => route(head))
       .then(finish, (error: unknown) => {
-        if (!(error instanceof CounterError)) this.#deps.logger.error({ err: error }, 'A request met a bug of ours');
+        if (!(error instanceof CounterError))
+          this.#deps.logger.error({ err: error }, 'A request failed because of a bug; answering internal-error');
         finish(replyOfError(error));
       });
   }
 
   #refusal(): HttpReply | undefined {
-    if (this.#admission === 'starting') return problemReply('starting', 'The server is recovering.');
-    if (this.#admission === 'draining') return problemReply('draining', 'The server is shutting down.');
+    if (this.#admission === 'starting') return problemReply('starting', 'The server is starting; try again later.');
+    if (this.#admission === 'draining')
+      return problemReply('draining', 'The server is shutting down; send the request to another server.');
     if (this.#operationsInFlight >= OPERATIONS_IN_FLIGHT_MAX) {
-      return problemReply('overloaded', 'Too many requests wait for the database.');
+      return problemReply('overloaded', 'Too many requests wait for the database; try again later.');
     }
     return undefined;
   }
 }
 
 /**
- * Holds the port for a moment, exclusively, and resolves to its number once it is let go; 0 finds a free one. To be called
- * before several HTTP servers share the port: with the option that lets them share, the system would let any other process
- * of the same user share it as well, without a word. Throws StartError, exit code 1, where someone has it. Two processes
- * that start within the same millisecond can miss each other.
+ * Proves that no other process listens on the port; 0 finds a free port. Resolves to the port.
+ *
+ * HTTP servers that share a port would silently share it with any other process of the same user. So this function
+ * first takes the port exclusively for a moment, and releases it. Two processes that start within the same millisecond
+ * can miss each other. Rejects with StartError, exit code 1, if the port is in use.
  */
 export async function reservePort(host: string, port: number): Promise<number> {
   const server = createServer();
@@ -251,13 +261,12 @@ export async function reservePort(host: string, port: number): Promise<number> {
   return typeof address === 'object' && address !== null ? address.port : port;
 }
 
-/** The error of a port that cannot be had. */
 function portRefused(host: string, port: number, cause?: unknown): StartError {
-  const problem = `Port ${port} on ${host} cannot be listened on: it is in use, or not permitted.`;
+  const problem = `Port ${port} on ${host} is not available: it is in use, or not permitted.`;
   return new StartError([problem], { exitCode: 1, cause });
 }
 
-/** What follows the question mark; where there is none, 20.30 gives undefined, which its declaration does not say. */
+/** The text after the question mark. Without one, 20.30 returns undefined, contrary to its declaration. */
 function rawQuery(req: HttpRequest): string {
   const query: unknown = req.getQuery();
   return typeof query === 'string' ? query : '';

@@ -1,8 +1,8 @@
 /**
- * POST /increment, the hot path: body bytes to the receiver, 202 when everything is in the journal. Front-end thread.
+ * POST /increment, the hot path: scans bodies and hands the increments to the router. HTTP thread.
  *
- * A body that comes in one piece is scanned where it lies; what outlives the callback is copied by the receiver. Replies
- * are written in a cork each, through one function that is not made anew per request.
+ * A body that arrives in one piece is scanned in the buffer of uWebSockets.js. The router copies what it needs before
+ * the callback returns. Each reply is written in one cork, by a function that is not created per request.
  */
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
@@ -12,26 +12,29 @@ import { problemReply, replyOfError, writeReply } from './reply.js';
 import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './request-parameters.js';
 import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 
-/** A body longer than this many times the limit ends its connection. */
+/** A body longer than the limit times this ends its connection. */
 const DISCARD_FACTOR = 8;
 
 const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
   overloaded:
-    'Pending keys or bytes, journal room, memory for bodies or the in-flight window are exhausted. Nothing was counted.',
-  starting: 'The server is recovering. Nothing was counted.',
-  draining: 'The server is shutting down. Nothing was counted.',
-  'journal-unavailable': 'The journal refused the request. Nothing was counted.',
-  'idempotency-mismatch': 'The token was used with other content, which stays counted. This request was not counted.',
-  'outcome-unknown': 'Some of the request may have been counted. A retry may count it again.',
+    'A limit is reached: pending keys or bytes, journal size, memory for bodies, or requests in flight. ' +
+    'Nothing was counted; try again later.',
+  starting: 'The server is starting. Nothing was counted; try again later.',
+  draining: 'The server is shutting down. Nothing was counted; send the request to another server.',
+  'journal-unavailable': 'The journal is unavailable. Nothing was counted; try again later.',
+  'idempotency-mismatch':
+    'The Idempotency-Key was already used with other content, which stays counted. This request was not counted; ' +
+    'send it with another key.',
+  'outcome-unknown': 'The request may have been counted, wholly or in part. A retry may count it again.',
 };
 const UNKNOWN_WITH_IDEMPOTENCY_KEY =
   'The request may have been counted. A retry with the same Idempotency-Key counts it once.';
 
-/** Limits of a body. */
+/** Limits of request bodies. */
 export interface IncrementLimits {
   readonly bodyBytesMax: number;
   readonly keyBytesMax: number;
-  /** Of all bodies together that have come in part. */
+  /** Memory of all unfinished bodies together. */
   readonly gatheredBytesMax: number;
 }
 
@@ -42,7 +45,7 @@ const HEADER = {
   contentType: nativeText('content-type'),
 } as const;
 
-// A status line is written as it is given, so the header can ride on it: one call into C++ less for each reply.
+// uWebSockets.js writes the status line unchanged, so it can carry a header: one call into C++ less for each reply.
 const CREATED = nativeText('202 Accepted\r\ncontent-type: text/plain');
 const REPLAYED = nativeText('202 Accepted\r\ncontent-type: text/plain\r\nidempotency-replayed: true');
 const CREATED_BODY = nativeText('created');
@@ -63,15 +66,15 @@ export class IncrementRoute {
   readonly #receiver: IncrementReceiver;
   readonly #scanner: IncrementBodyScanner;
   readonly #bodyBytesMax: number;
-  /** Digits of that: a shorter length needs no closer look. */
+  /** Number of digits of `#bodyBytesMax`: a Content-Length with fewer digits is within the limit. */
   readonly #lengthDigits: number;
   readonly #bodyMemory: BodyMemory;
-  /** Requests whose body is being read or whose outcome is awaited. */
+  /** Number of requests that wait for their body or their outcome. */
   inFlight = 0;
-  /** Requests whose body has come in part. */
+  /** Requests with an unfinished body. */
   readonly #unread = new Set<IncrementReply>();
 
-  /** `server` says whether increments are taken, `receiver` takes them. */
+  /** `server` has the admission, `receiver` takes the increments. */
   constructor(server: { readonly admission: Admission }, receiver: IncrementReceiver, limits: IncrementLimits) {
     this.#server = server;
     this.#receiver = receiver;
@@ -81,7 +84,7 @@ export class IncrementRoute {
     this.#bodyMemory = new BodyMemory(limits.gatheredBytesMax);
   }
 
-  /** Refuses the requests whose body has come in part: it may be long until the rest does. */
+  /** Refuses the requests with an unfinished body: the rest may never arrive. */
   refuseUnread(code: ErrorCode): void {
     for (const reply of this.#unread) {
       reply.settle(code);
@@ -89,12 +92,12 @@ export class IncrementRoute {
     }
   }
 
-  /** Handles a request; `req` is valid only during the call. */
+  /** Handles a request. `req` is valid only during the call. */
   handle(res: HttpResponse, req: HttpRequest): void {
-    const token = req.getHeader(HEADER.idempotencyKey);
-    if (this.#refusesHead(res, req, token)) return;
+    const idempotencyKey = req.getHeader(HEADER.idempotencyKey);
+    if (this.#refusesHead(res, req, idempotencyKey)) return;
     this.inFlight += 1;
-    const reply = new IncrementReply(res, this, isNdjson(req.getHeader(HEADER.contentType)), token);
+    const reply = new IncrementReply(res, this, isNdjson(req.getHeader(HEADER.contentType)), idempotencyKey);
     res.onAborted(() => {
       reply.abort();
       this.#forgetBody(reply);
@@ -105,8 +108,8 @@ export class IncrementRoute {
     });
   }
 
-  /** Refuses what the head alone shows to be refused; true if it was. */
-  #refusesHead(res: HttpResponse, req: HttpRequest, token: string): boolean {
+  /** Refuses the request if its head alone is reason enough; true if so. */
+  #refusesHead(res: HttpResponse, req: HttpRequest, idempotencyKey: string): boolean {
     const { admission } = this.#server;
     if (admission !== 'open') {
       refuse(res, admission, REFUSAL_DETAILS[admission] ?? 'Nothing was counted.');
@@ -114,10 +117,14 @@ export class IncrementRoute {
     }
     const encoding = req.getHeader(HEADER.contentEncoding);
     if (encoding !== '' && !isIdentity(req, encoding)) {
-      refuse(res, 'unsupported-encoding', 'Only the identity content encoding is understood.');
+      refuse(
+        res,
+        'unsupported-encoding',
+        'Only the content encoding identity is supported; send the body uncompressed.',
+      );
       return true;
     }
-    if (token !== '' && !isIdempotencyKey(token)) {
+    if (idempotencyKey !== '' && !isIdempotencyKey(idempotencyKey)) {
       refuse(res, 'invalid-request', IDEMPOTENCY_KEY_RULE);
       return true;
     }
@@ -130,17 +137,17 @@ export class IncrementRoute {
   }
 
   #refuseTooLarge(res: HttpResponse, close: boolean): void {
-    const detail = `The body is longer than ${this.#bodyBytesMax} bytes.`;
+    const detail = `The body is longer than ${this.#bodyBytesMax} bytes; split it.`;
     const reply = problemReply('body-too-large', detail);
     res.cork(() => {
       if (close) {
-        // Discarding this much would cost more than the connection is worth.
+        // Receiving and discarding the body would cost more than a new connection.
         res.writeStatus('413 Content Too Large').writeHeader('content-type', reply.contentType).end(reply.body, true);
       } else writeReply(res, reply, false);
     });
   }
 
-  /** Collects a body that comes in pieces; uWebSockets.js discards what follows an early answer. */
+  /** Collects a body that arrives in pieces. After an early answer uWebSockets.js discards the rest. */
   #gather(chunk: ArrayBuffer, isLast: boolean, reply: IncrementReply): void {
     if (reply.isOver) return;
     const body = reply.body ?? new GatheredBody(this.#bodyMemory);
@@ -160,7 +167,7 @@ export class IncrementRoute {
     }
   }
 
-  /** What is needed of a body is copied before this, or not needed any more. */
+  /** Releases an unfinished body. The router has copied what it needs. */
   #forgetBody(reply: IncrementReply): void {
     if (reply.body === undefined) return;
     this.#unread.delete(reply);
@@ -169,8 +176,8 @@ export class IncrementRoute {
   }
 
   #submit(increments: ParsedIncrements, reply: IncrementReply): ErrorCode | undefined {
-    if (reply.token === '') return this.#receiver.submit(increments, reply);
-    return this.#receiver.submitIdempotent(reply.token, increments, reply);
+    if (reply.idempotencyKey === '') return this.#receiver.submit(increments, reply);
+    return this.#receiver.submitIdempotent(reply.idempotencyKey, increments, reply);
   }
 
   #take(body: Uint8Array, reply: IncrementReply): void {
@@ -184,7 +191,7 @@ export class IncrementRoute {
     let refusal: ErrorCode | undefined;
     try {
       const increments = this.#scanner.scan(body, reply.ndjson);
-      // The server may have closed to increments while the body was on its way.
+      // The admission may have changed since the head was checked.
       const { admission } = this.#server;
       refusal = admission === 'open' ? this.#submit(increments, reply) : admission;
     } catch (error) {
@@ -196,24 +203,24 @@ export class IncrementRoute {
   }
 }
 
-/** A request whose answer is due. */
+/** A request that must be answered. */
 class IncrementReply implements PendingReply {
   readonly res: HttpResponse;
   readonly ndjson: boolean;
-  /** '' where the request has none. */
-  readonly token: string;
+  /** '' if the request has none. */
+  readonly idempotencyKey: string;
   readonly #route: IncrementRoute;
   body: GatheredBody | undefined;
   #state: 'open' | 'aborted' | 'over' = 'open';
 
-  constructor(res: HttpResponse, route: IncrementRoute, ndjson: boolean, token: string) {
+  constructor(res: HttpResponse, route: IncrementRoute, ndjson: boolean, idempotencyKey: string) {
     this.res = res;
     this.#route = route;
     this.ndjson = ndjson;
-    this.token = token;
+    this.idempotencyKey = idempotencyKey;
   }
 
-  /** True where no answer can be given any more. */
+  /** True if the request is answered, or its client is gone. */
   get isOver(): boolean {
     return this.#state !== 'open';
   }
@@ -228,7 +235,7 @@ class IncrementReply implements PendingReply {
   }
 
   #detailOf(refusal: ErrorCode): string {
-    if (refusal === 'outcome-unknown' && this.token !== '') return UNKNOWN_WITH_IDEMPOTENCY_KEY;
+    if (refusal === 'outcome-unknown' && this.idempotencyKey !== '') return UNKNOWN_WITH_IDEMPOTENCY_KEY;
     return REFUSAL_DETAILS[refusal] ?? 'The request was refused.';
   }
 
@@ -241,14 +248,14 @@ class IncrementReply implements PendingReply {
     });
   }
 
-  /** The client went away. */
+  /** The client closed the connection. */
   abort(): void {
     if (this.#state !== 'open') return;
     this.#state = 'aborted';
     this.#route.inFlight -= 1;
   }
 
-  /** Takes the right to answer; false where there is no one to answer. */
+  /** Marks the request as answered. Returns false if it must not be answered any more. */
   finish(): boolean {
     if (this.#state !== 'open') return false;
     this.#state = 'over';
@@ -257,7 +264,7 @@ class IncrementReply implements PendingReply {
   }
 }
 
-/** Whether every Content-Encoding of the head says identity; `first` is what the first one says. */
+/** True if every Content-Encoding header says identity. `first` is the value of the first one. */
 function isIdentity(req: HttpRequest, first: string): boolean {
   const values = [first];
   req.forEach((name, value) => {

@@ -1,6 +1,6 @@
 /**
- * The OpenAPI 3.1 document: made once, from the table of operations, the types of the documents and the catalogue of
- * errors. Any thread.
+ * The OpenAPI 3.1 document, made once from the table of operations, the document types and the error catalogue. Any
+ * thread.
  */
 import { readFileSync } from 'node:fs';
 import typia from 'typia';
@@ -19,15 +19,15 @@ import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from './routes.js';
 
 type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [name: string]: Json };
 
-/** What of the configuration the document shows. */
+/** The part of the configuration that the document shows. */
 export interface OpenApiFacts {
   readonly bodyBytesMax: number;
   readonly keyBytesMax: number;
-  /** Whether bearer tokens are asked for. */
+  /** True if requests need bearer tokens. */
   readonly hasBearerTokens: boolean;
 }
 
-// The schemas that typia makes are JSON; the document needs them as nothing else.
+// The schemas that typia makes are JSON, and the document uses them only as that.
 const schemas = typia.json.schemas<
   [
     CounterDocument,
@@ -71,7 +71,7 @@ function openApiDocument(facts: OpenApiFacts): Json {
         bearer: {
           type: 'http',
           scheme: 'bearer',
-          description: 'A token with the scope write, read or admin (everything).',
+          description: 'A token with the scope write, read, or admin (which permits everything).',
         },
       },
     },
@@ -79,17 +79,17 @@ function openApiDocument(facts: OpenApiFacts): Json {
 }
 
 const DESCRIPTION =
-  'Amounts are added exactly once to the sums of their keys: 202 means that the journal holds them. Every error is a ' +
-  'problem document (RFC 9457) with a stable `code`, whether a retry can succeed, and whether the attempt was counted. ' +
-  'HEAD answers as GET, without a body. Another method of a path is 405 `method-not-allowed` with `Allow`, an unknown ' +
-  'path 404 `not-found`.';
+  'The server adds amounts to the sums of their keys, each exactly once. 202 means that the journal holds them. Every ' +
+  'error is a problem document (RFC 9457). It has a stable `code` and says whether a retry can succeed and whether the ' +
+  'attempt was counted. HEAD answers like GET, without a body. Another method of a path gets 405 `method-not-allowed` ' +
+  'with `Allow`, an unknown path 404 `not-found`.';
 
 function operationOf(name: string, operation: ApiOperation, facts: OpenApiFacts): Json {
   const { access, summary, parameters, body } = operation;
   return {
     operationId: name,
     summary,
-    // With no tokens configured everything is open.
+    // Without configured tokens everything is open.
     security: access === 'open' || !facts.hasBearerTokens ? [] : [{ bearer: [access] }],
     parameters: parameters.map((parameter) => parameterOf(parameter, facts)),
     ...(body === undefined ? {} : { requestBody: requestBody(facts) }),
@@ -97,7 +97,7 @@ function operationOf(name: string, operation: ApiOperation, facts: OpenApiFacts)
   };
 }
 
-/** The codes of an operation's errors, by their status. */
+/** The error codes of an operation, by HTTP status. */
 export function errorsByStatus({ access, errors }: ApiOperation): ReadonlyMap<number, readonly ErrorCode[]> {
   const codes = new Set<ErrorCode>([...errors, ...(access === 'open' ? [] : commonErrors)]);
   const statuses = new Map<number, ErrorCode[]>();
@@ -120,7 +120,7 @@ function responsesOf(operation: ApiOperation): Json {
   return {
     [status]: success,
     ...problems,
-    default: { description: 'An error of the server, or one of HTTP itself.', content: problemContent(PROBLEM) },
+    default: { description: 'Another error, of the server or of HTTP.', content: problemContent(PROBLEM) },
   };
 }
 
@@ -134,7 +134,7 @@ function contentOf(contents: readonly ReplyContent[]): Json {
 
 const PROBLEM = { $ref: '#/components/schemas/ProblemDocument' };
 const REPLAYED = {
-  description: 'The request was counted before under its Idempotency-Key, and is not counted again.',
+  description: 'A request with this Idempotency-Key was counted before; this one is not counted again.',
   schema: { const: 'true' },
 };
 
@@ -164,19 +164,19 @@ function parameterOf(parameter: ApiParameter, { keyBytesMax }: OpenApiFacts): Js
         name: 'key',
         in: 'path',
         required: true,
-        description: `${key}, percent-encoded. Everything that follows in the path is the key, slashes included.`,
+        description: `${key}, percent-encoded. The rest of the path is the key, slashes included.`,
         schema: { type: 'string', minLength: 1 },
       };
     case 'key':
-      return { ...query, name: 'key', description: `${key}: this counter alone.` };
+      return { ...query, name: 'key', description: `${key}. Returns only this counter.` };
     case 'keyRequired':
       return { ...query, name: 'key', required: true, description: `${key}.` };
     case 'name':
       return { ...query, name: 'name', required: true, description: `${key}.` };
     case 'prefix':
-      return { ...query, name: 'prefix', description: 'What the keys begin with.' };
+      return { ...query, name: 'prefix', description: 'Only keys that begin with this.' };
     case 'after':
-      return { ...query, name: 'after', description: 'The `next` of the page before: keys up to it are left out.' };
+      return { ...query, name: 'after', description: 'The `next` of the previous page: only keys above it.' };
     case 'limit':
       return {
         ...query,
@@ -189,13 +189,13 @@ function parameterOf(parameter: ApiParameter, { keyBytesMax }: OpenApiFacts): Js
         name: 'Idempotency-Key',
         in: 'header',
         required: false,
-        description: 'A token of the request: however often it is sent, it has its effect once, as a whole.',
+        description: 'Identifies the request: it takes effect once, as a whole, no matter how often it is sent.',
         schema: { type: 'string', pattern: '^[!-~]{1,255}$' },
       };
   }
 }
 
-/** What the type cannot say: at least one member, and what its name may be. */
+/** Adds what the type cannot express: at least one member, and the rules for its name. */
 function incrementsSchema({ keyBytesMax }: OpenApiFacts): Json {
   const { type, description, additionalProperties } = typia.assert<{
     type: 'object';
@@ -216,8 +216,8 @@ function requestBody({ bodyBytesMax }: OpenApiFacts): Json {
   return {
     required: true,
     description:
-      `At most ${bodyBytesMax} bytes of JSON in UTF-8. Content-Type is not looked at, except that application/x-ndjson ` +
-      'means one such object a line.',
+      `At most ${bodyBytesMax} bytes of JSON in UTF-8. The server ignores Content-Type, except application/x-ndjson, ` +
+      'which means one such object on each line.',
     content: {
       'application/json': {
         schema,

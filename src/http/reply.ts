@@ -1,11 +1,11 @@
 /**
- * Replies as values, and their way onto the wire. Front-end thread.
+ * Replies as values, and how they are written to a response. HTTP thread.
  */
 import type { HttpResponse } from './uws.js';
 import { CounterError, errorCatalogue, type ErrorCode } from '../core/errors.js';
 import type { Sum } from '../core/increment.js';
 
-/** A reply that a route makes; the front end writes it. */
+/** A reply that a route makes and the HTTP server writes. */
 export interface HttpReply {
   readonly status: number;
   readonly contentType: string;
@@ -13,14 +13,14 @@ export interface HttpReply {
   readonly headers?: readonly (readonly [name: string, value: string])[];
 }
 
-/** A request as routes see it; values are raw. */
+/** The head of a request, with raw values. */
 export interface HttpRequestHead {
   readonly method: string;
-  /** As sent, percent-encoded, without the query. */
+  /** As sent, percent-encoded, without query. */
   readonly path: string;
   /** As sent, without the question mark. */
   readonly query: string;
-  /** '' where there is none; the first of several. */
+  /** '' if there is none; the first of several. */
   readonly idempotencyKey: string;
 }
 
@@ -39,10 +39,10 @@ const STATUS_LINES: Readonly<Record<number, string>> = {
   503: '503 Service Unavailable',
 };
 
-/** Seconds after which a retry of a 503 may help. */
+/** Retry-After of a 503, in seconds. */
 const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = { draining: 5 };
 
-/** A document as it is in memory: where the document has a number, a bigint will do. */
+/** A document in memory, where each number may be a bigint instead. */
 export type InMemory<T> = T extends number ? Sum : T extends object ? { readonly [K in keyof T]: InMemory<T[K]> } : T;
 
 /** A plain-text 200. */
@@ -55,7 +55,7 @@ export function jsonReply(body: string): HttpReply {
   return { status: 200, contentType: 'application/json', body };
 }
 
-/** A 200 with a document of type `T`: members in their order, those that are undefined left out. */
+/** A 200 with a document of type `T`: members in their order, without undefined ones. */
 export function documentReply<T extends object>(document: InMemory<T>): HttpReply {
   return jsonReply(exactJson(document));
 }
@@ -77,19 +77,19 @@ export function problemReply(
   };
 }
 
-/** The reply to anything thrown: what is not of the catalogue is our own bug and says nothing of its inside. */
+/** The reply to anything thrown. An error outside the catalogue is a bug; its text stays in the log. */
 export function replyOfError(error: unknown): HttpReply {
   if (error instanceof CounterError) return problemReply(error.code, error.detail);
-  return problemReply('internal-error', 'The server met an error of its own; its log says more.');
+  return problemReply('internal-error', 'The server failed because of a bug; its log has the error.');
 }
 
-/** Writes a reply; call inside `cork`. HEAD gets everything but the body. */
+/** Writes a reply. Call it inside `cork`. HEAD gets the reply without its body. */
 export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean): void {
   res.writeStatus(STATUS_LINES[reply.status] ?? String(reply.status));
   res.writeHeader('content-type', reply.contentType);
   for (const [name, value] of reply.headers ?? []) res.writeHeader(name, value);
   if (isHead) {
-    // uWebSockets.js 20.30 can abort when endWithoutBody gets the length as an argument.
+    // uWebSockets.js 20.30 can abort if endWithoutBody gets the length as an argument.
     res.writeHeader('content-length', String(Buffer.byteLength(reply.body)));
     res.endWithoutBody();
   } else {
@@ -97,7 +97,7 @@ export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean)
   }
 }
 
-/** JSON whose integers are literals of any length, which JSON.stringify has no way to write from a bigint. */
+/** JSON with integer literals of any length. JSON.stringify cannot write them from a bigint. */
 function exactJson(value: unknown): string {
   if (typeof value === 'bigint') return value.toString();
   if (Array.isArray(value)) return `[${value.map(exactJson).join(',')}]`;

@@ -1,9 +1,9 @@
 /**
- * What a request says outside its body: percent-encoded text, query parameters, counter keys, and the Idempotency-Key.
- * Front-end thread.
+ * The parameters of a request outside its body: counter keys and query parameters in the URL, the Idempotency-Key. HTTP
+ * thread.
  *
- * uWebSockets.js decodes queries leniently and in place, so the raw text is decoded here, strictly: RFC 3986 for paths,
- * application/x-www-form-urlencoded (WHATWG URL) for queries.
+ * URLs are decoded here, strictly, because uWebSockets.js decodes queries leniently and in place. Paths follow RFC
+ * 3986, queries application/x-www-form-urlencoded (WHATWG URL).
  */
 import { CounterError } from '../core/errors.js';
 
@@ -11,7 +11,7 @@ const strictUtf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 const IDEMPOTENCY_KEY = /^[\x21-\x7e]{1,255}$/;
 
-/** Decodes to UTF-8 bytes; `plusIsSpace` as in queries. Throws `invalid-request` for anything that is not valid. */
+/** Decodes to UTF-8 bytes. In queries `+` is a space. Throws `invalid-request` for text that is not valid. */
 export function decodePercent(text: string, plusIsSpace: boolean): Uint8Array {
   const bytes = new Uint8Array(text.length);
   let length = 0;
@@ -19,11 +19,12 @@ export function decodePercent(text: string, plusIsSpace: boolean): Uint8Array {
     const unit = text.charCodeAt(at);
     if (unit === 0x25) {
       const value = hexByte(text.charCodeAt(at + 1), text.charCodeAt(at + 2));
-      if (value < 0) throw new CounterError('invalid-request', `The URL has a bad percent escape at character ${at}.`);
+      if (value < 0)
+        throw new CounterError('invalid-request', `The URL has an invalid percent escape at character ${at}.`);
       bytes[length] = value;
       at += 2;
     } else if (unit > 0x7f) {
-      throw new CounterError('invalid-request', `The URL has a character at ${at} that must be percent-encoded.`);
+      throw new CounterError('invalid-request', `The URL has an unencoded character at ${at}; percent-encode it.`);
     } else {
       bytes[length] = plusIsSpace && unit === 0x2b ? 0x20 : unit;
     }
@@ -33,12 +34,12 @@ export function decodePercent(text: string, plusIsSpace: boolean): Uint8Array {
   try {
     strictUtf8.decode(decoded);
   } catch (cause) {
-    throw new CounterError('invalid-request', 'The URL does not decode to UTF-8.', { cause });
+    throw new CounterError('invalid-request', 'The URL is not valid UTF-8 after percent-decoding.', { cause });
   }
   return decoded;
 }
 
-/** The parameters of a query in order; the first of a name wins. Throws `invalid-request` as {@link decodePercent}. */
+/** The parameters of a query. The first of a name wins. Throws `invalid-request` as {@link decodePercent} does. */
 export function parseQuery(query: string): ReadonlyMap<string, Uint8Array> {
   const parameters = new Map<string, Uint8Array>();
   for (const part of query.split('&')) {
@@ -51,25 +52,28 @@ export function parseQuery(query: string): ReadonlyMap<string, Uint8Array> {
   return parameters;
 }
 
-/** Checks that bytes are a legal counter key; `keyBytesMax` is MAX_KEY_BYTES. Throws `invalid-request`. */
+/** Returns `key` if it is a legal counter key, else throws `invalid-request`. `keyBytesMax` is MAX_KEY_BYTES. */
 export function checkKey(key: Uint8Array, keyBytesMax: number): Uint8Array {
   if (key.length === 0) throw new CounterError('invalid-request', 'The counter key is empty.');
   if (key.length > keyBytesMax) {
-    throw new CounterError('invalid-request', `The counter key has ${key.length} bytes; the most is ${keyBytesMax}.`);
+    throw new CounterError(
+      'invalid-request',
+      `The counter key has ${key.length} bytes; at most ${keyBytesMax} are allowed.`,
+    );
   }
   if (key.includes(0)) throw new CounterError('invalid-request', 'The counter key contains U+0000.');
   return key;
 }
 
-/** What is said of a header that is not a token. */
+/** The error detail for a header that is not an idempotency key. */
 export const IDEMPOTENCY_KEY_RULE = 'Idempotency-Key must be 1 to 255 visible ASCII characters.';
 
-/** Whether a header that is not empty is a token. */
+/** True if a header that is not empty is an idempotency key. Quotes are part of the key. */
 export function isIdempotencyKey(header: string): boolean {
   return IDEMPOTENCY_KEY.test(header);
 }
 
-/** Returns the token. Throws `invalid-request` where the header is not one. */
+/** Returns the idempotency key. Throws `invalid-request` if the header is not one. */
 export function checkIdempotencyKey(header: string): string {
   if (!isIdempotencyKey(header)) throw new CounterError('invalid-request', IDEMPOTENCY_KEY_RULE);
   return header;

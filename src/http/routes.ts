@@ -1,5 +1,5 @@
 /**
- * The routes whose request is its head alone: everything but POST /increment. Front-end thread.
+ * The routes of all operations except POST /increment. Their requests have no body. HTTP thread.
  */
 import { CounterError } from '../core/errors.js';
 import type { CounterOperations, CounterReading, Readiness } from '../core/counter-operations.js';
@@ -17,10 +17,10 @@ import { checkIdempotencyKey, checkKey, decodePercent, parseQuery } from './requ
 /** Most counters of a page. */
 export const LIST_LIMIT_MAX = 1000;
 
-/** Counters of a page where the request does not say. */
+/** Counters of a page if the request has no `limit`. */
 export const LIST_LIMIT_DEFAULT = 100;
 
-/** Answers a request whose head is all there is to it. Rejects with CounterError, or with a bug. */
+/** Answers a request. Rejects with a CounterError; anything else is a bug. */
 export type Route = (head: HttpRequestHead) => Promise<HttpReply> | HttpReply;
 
 /** The routes by the name of their operation. `openApiText` is the document; `keyBytesMax` is MAX_KEY_BYTES. */
@@ -40,7 +40,7 @@ export function makeRoutes(
     deleteCounter,
     deleteCounterByQuery: deleteCounter,
     flush: async () => documentReply<FlushDocument>({ flushed_keys: await operations.flush() }),
-    // That this thread runs its event loop is what being able to answer shows.
+    // The answer itself shows that the event loop of this thread runs.
     health: () => textReply('ok'),
     readiness: async () => readinessReply(await operations.readiness()),
     openApi: () => jsonReply(openApiText),
@@ -73,7 +73,7 @@ async function counterRoute(
   return documentReply<CounterDocument>({ key: utf8Text(key), sum, committed, pending, updated_at: updated });
 }
 
-/** DELETE /counters/KEY and DELETE /counters?key=KEY: removes the counter and says what it was. */
+/** DELETE /counters/KEY and DELETE /counters?key=KEY: deletes the counter and returns its last sum. */
 async function deleteRoute(
   head: HttpRequestHead,
   operations: CounterOperations,
@@ -108,7 +108,7 @@ function readinessReply(readiness: Readiness): HttpReply {
   }
 }
 
-/** The key that a path or a query names. Everything after `/counters/` is the key, raw slashes included. */
+/** The key in the path or the query. Everything after `/counters/` is the key, raw slashes included. */
 function counterKey(head: HttpRequestHead): Uint8Array {
   if (head.path.startsWith(COUNTER_PATH)) return decodePercent(head.path.slice(COUNTER_PATH.length), false);
   const key = parseQuery(head.query).get('key');
@@ -123,10 +123,10 @@ async function readCounter(operations: CounterOperations, key: Uint8Array): Prom
 }
 
 function unknownCounter(): CounterError {
-  return new CounterError('unknown-counter', 'This key was never counted, or its counter was removed.');
+  return new CounterError('unknown-counter', 'This key was never counted, or its counter was deleted.');
 }
 
-/** Longer than any key is legal: nothing has such a prefix. The head's own limit bounds it. */
+/** May be longer than any key; then no key matches. The limit of the request head bounds the length. */
 function textParameter(parameters: ReadonlyMap<string, Uint8Array>, name: string): string | undefined {
   const bytes = parameters.get(name);
   if (bytes === undefined) return undefined;
@@ -138,7 +138,10 @@ function limitOf(text: string | undefined): number {
   if (text === undefined) return LIST_LIMIT_DEFAULT;
   const limit = /^[0-9]{1,4}$/.test(text) ? Number(text) : 0;
   if (limit >= 1 && limit <= LIST_LIMIT_MAX) return limit;
-  throw new CounterError('invalid-request', `The query parameter limit must be a number from 1 to ${LIST_LIMIT_MAX}.`);
+  throw new CounterError(
+    'invalid-request',
+    `The query parameter limit must be a whole number from 1 to ${LIST_LIMIT_MAX}.`,
+  );
 }
 
 function utf8Text(bytes: Uint8Array): string {

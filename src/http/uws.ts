@@ -1,10 +1,12 @@
 /**
- * Loads the native build of uWebSockets.js that this machine can run. Any thread, before any app is made.
+ * Loads a native build of uWebSockets.js that works on this machine. Any thread, before it creates an application.
  *
- * Two packages of prebuilt binaries are installed. `uWebSockets.js` has upstream 20.57 for Node 20, 22, 24 and 25, whose
- * Linux builds need glibc 2.38 (Debian 13, Ubuntu 24.04). `uWebSockets.js-glibc-2.27` has upstream 20.30 for Node 16 to
- * 20, whose Linux builds need glibc 2.27 only (Debian 12). The first that loads is taken. The second package's
- * entry point falls back to an implementation in JavaScript that is broken, so its binary is loaded by itself.
+ * Two packages of prebuilt binaries are installed; the first that loads is used:
+ *
+ * - `uWebSockets.js`: upstream 20.57 for Node 20, 22, 24 and 25. On Linux it needs glibc 2.38 (Debian 13, Ubuntu
+ *   24.04).
+ * - `uWebSockets.js-glibc-2.27`: upstream 20.30 for Node 16 to 20. On Linux it needs only glibc 2.27 (Debian 12). Its
+ *   entry point falls back to an implementation in JavaScript that is broken, so the binary is loaded directly.
  */
 import { createRequire } from 'node:module';
 import type { AppOptions, TemplatedApp, us_listen_socket } from 'uWebSockets.js';
@@ -12,21 +14,21 @@ import { StartError } from '../core/errors.js';
 
 export type { HttpRequest, HttpResponse, us_listen_socket } from 'uWebSockets.js';
 
-/** An app, with the form of `listen` that both builds have and their declarations lack. */
+/** An application, with the form of `listen` that both builds have and their declarations lack. */
 export interface UwsApp extends Omit<TemplatedApp, 'listen'> {
-  /** `options` is 0 or LIBUS_LISTEN_EXCLUSIVE_PORT; the callback gets `false` where the port is refused. */
+  /** `options` is 0 or LIBUS_LISTEN_EXCLUSIVE_PORT; the callback gets `false` if the port is refused. */
   listen(host: string, port: number, options: number, callback: (socket: us_listen_socket | false) => void): unknown;
 }
 
-/** What both builds have in common and this server uses. 20.30 lacks `HttpResponse.collectBody`: use `onData`. */
+/** What this server uses of both builds. 20.30 lacks `HttpResponse.collectBody`: use `onData`. */
 export interface Uws {
-  /** An app without TLS. It must be closed before its thread ends, or the process aborts. */
+  /** An application without TLS. It must be closed before its thread ends, or the process aborts. */
   App(options?: AppOptions): UwsApp;
-  /** An app with TLS. Of a bad file it says only that construction failed: check the files before. */
+  /** An application with TLS. Its error does not say which file is bad: check the files before. */
   SSLApp(options: AppOptions): UwsApp;
   us_listen_socket_close(socket: us_listen_socket): void;
   us_socket_local_port(socket: us_listen_socket): number;
-  /** An option of `listen`: the port is not shared with whoever else asks for it. */
+  /** An option of `listen`: the port is not shared with other sockets. */
   readonly LIBUS_LISTEN_EXCLUSIVE_PORT: number;
 }
 
@@ -37,21 +39,21 @@ export interface LoadedUws {
 }
 
 /**
- * Text in the form that uWebSockets.js takes at the least cost: it copies a string into memory of its own on every call
- * (77 ns for the name of a header), and reads an ArrayBuffer where it lies (34 ns).
+ * Text in the cheapest form for uWebSockets.js: it copies a string on each call (77 ns for the name of a header), but
+ * reads an ArrayBuffer in place (34 ns).
  */
 export function nativeText(text: string): ArrayBuffer {
   return Uint8Array.from(Buffer.from(text, 'latin1')).buffer;
 }
 
-/** Largest request head that 20.57 takes, in bytes; without it that is 4 KiB. 20.30 takes larger ones. */
+/** Largest request head that 20.57 accepts, in bytes. Its default is 4 KiB. 20.30 accepts larger ones. */
 const headBytesMax = 16_384;
 
 const require = createRequire(import.meta.url);
 const { platform, arch } = process;
 const abi = process.versions.modules;
 
-// Both by `require`: a module that throws while `import()` loads it leaves an unhandled rejection behind in Node 20.
+// Both use `require`: in Node 20 a module that throws during `import()` also causes an unhandled rejection.
 const builds = [
   { version: '20.57', load: (): unknown => require('uWebSockets.js') },
   {
@@ -61,9 +63,9 @@ const builds = [
 ] as const;
 
 /**
- * The first native build that loads. The main thread must have called it before any other thread does: 20.57 takes the
- * bound of a request's head from the environment of the process, and a worker thread has only a copy of that.
- * Throws {@link StartError}, exit code 78, where no build loads.
+ * The first native build that loads. The main thread must call it before any other thread does: 20.57 reads the limit
+ * of the request head from the environment of the process, and a worker thread only has a copy of that environment.
+ * Throws {@link StartError}, exit code 78, if no build loads.
  */
 export function loadUws(): LoadedUws {
   process.env['UWS_HTTP_MAX_HEADERS_SIZE'] = String(headBytesMax);
@@ -78,7 +80,7 @@ export function loadUws(): LoadedUws {
     }
   }
   throw new StartError([
-    `No native build of uWebSockets.js loads in Node ${process.versions.node} on ${platform} ${arch}: take Node 20 on ` +
+    `No native build of uWebSockets.js loads in Node ${process.versions.node} on ${platform} ${arch}: use Node 20 on ` +
       'Linux with glibc 2.27 or later, or Node 20, 22, 24 or 25 on Linux with glibc 2.38 or later (Debian 13, ' +
       `Ubuntu 24.04) or on macOS (${reasons.join('; ')}).`,
   ]);
@@ -94,7 +96,7 @@ function isUws(module: unknown): module is Uws {
   );
 }
 
-/** The loader's reason. The first package wraps it, so that it stands last; a missing binary has no reason but that. */
+/** Why a build did not load. The first package wraps the reason of the loader, which is then the last line. */
 function loadFailure(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if ('code' in error && error.code === 'MODULE_NOT_FOUND') return 'no such build';

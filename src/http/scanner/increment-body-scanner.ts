@@ -1,3 +1,10 @@
+/**
+ * Scans request bodies: checks JSON and UTF-8, hashes the keys, and writes the increments into columns, in one pass.
+ * HTTP thread.
+ *
+ * The short ways are for ASCII keys without escapes and integers of up to 15 digits. Anything else takes a longer way
+ * from the place where it differs.
+ */
 import { AMOUNT_MAX, KEY_BYTES_LIMIT, type ParsedIncrements } from '../../core/increment.js';
 import { finishKeyHash, hashKey, hashKeyByte, KEY_HASH_START } from '../../core/key-hash.js';
 import { describeByte, refuse, refuseByte, refuseMember, refuseStart } from './body-refusal.js';
@@ -26,17 +33,17 @@ const BACKSLASH = 0x5c;
 const LOWER_E = 0x65;
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACE = 0x7d;
-/** No byte: what stands after the last one. */
+/** In place of a byte: the end of the body. */
 const END = -1;
 
-/** Digits that integer arithmetic on doubles certainly gets right. */
+/** Most digits that arithmetic on doubles always computes exactly. */
 const PLAIN_DIGITS_MAX = 15;
-/** What decoding one escape may write beyond the longest key before its length is looked at. */
+/** Most bytes that one escape may write beyond the longest key before the length is checked. */
 const CODE_POINT_BYTES_MAX = 4;
 
 const NDJSON = 'application/x-ndjson';
 
-/** Whether a Content-Type names NDJSON: the media type, without regard to case and parameters. */
+/** True if the media type of a Content-Type is NDJSON, in any case and with any parameters. */
 export function isNdjson(contentType: string): boolean {
   if (contentType.length < NDJSON.length) return false;
   const semicolon = contentType.indexOf(';');
@@ -44,26 +51,26 @@ export function isNdjson(contentType: string): boolean {
   return mediaType.trim().toLowerCase() === NDJSON;
 }
 
-/** Scans bodies, one after the other, into columns of its own. */
+/** Scans bodies, one after the other, into its own columns. */
 export class IncrementBodyScanner {
   private readonly keyBytesMax: number;
   private readonly rows = new IncrementColumns();
   private body: Uint8Array = this.rows.body;
-  /** White space besides space, tab and carriage return: the line feed, or in NDJSON none (a space once more). */
+  /** The fourth white space character: the line feed, but in NDJSON a second space, because a line feed ends a line. */
   private lineFeed = LINE_FEED;
-  /** The current key as the body spells it, `[keyFrom, keyTo)` between its quotes, for refusals. */
+  /** The current key as the body spells it, `[keyFrom, keyTo)` between its quotes, for errors. */
   private keyFrom = 0;
   private keyTo = 0;
 
-  /** `keyBytesMax`: most bytes of a key in UTF-8, from 1 to {@link KEY_BYTES_LIMIT}. */
+  /** `keyBytesMax`: longest key in bytes of UTF-8, from 1 to {@link KEY_BYTES_LIMIT}. */
   constructor(limits: { readonly keyBytesMax: number }) {
     this.keyBytesMax = Math.min(limits.keyBytesMax, KEY_BYTES_LIMIT);
   }
 
   /**
-   * Scans a whole body. The columns returned are the scanner's own and hold until its next scan; a name that occurs
-   * twice has two rows. Throws CounterError `invalid-request`, whose detail names the byte offset (from 0) and the
-   * member where there is one.
+   * Scans a whole body. The returned columns belong to the scanner and are valid until its next scan. A name that
+   * occurs twice has two rows. Throws CounterError `invalid-request` with the byte offset (from 0) and, if there is
+   * one, the member in its detail.
    */
   scan(body: Uint8Array, ndjson: boolean): ParsedIncrements {
     this.rows.begin(body);
@@ -78,7 +85,7 @@ export class IncrementBodyScanner {
     const start = this.skipSpace(0);
     if (this.byteAt(start) === END) refuse('The body is empty: there is nothing to count.');
     const at = this.skipSpace(this.scanObject(start));
-    if (this.byteAt(at) !== END) refuseByte(this.body, at, 'nothing but white space after the object');
+    if (this.byteAt(at) !== END) refuseByte(this.body, at, 'only white space after the object');
   }
 
   private scanLines(): void {
@@ -88,8 +95,7 @@ export class IncrementBodyScanner {
       if (first === LINE_FEED || first === END) continue;
       at = this.skipSpace(this.scanObject(at));
       const last = this.byteAt(at);
-      if (last !== LINE_FEED && last !== END)
-        refuseByte(this.body, at, 'nothing but white space after the object of a line');
+      if (last !== LINE_FEED && last !== END) refuseByte(this.body, at, 'only white space after the object of a line');
     }
     if (this.rows.count === 0) refuse('The body has no line with an object: there is nothing to count.');
   }
@@ -119,7 +125,7 @@ export class IncrementBodyScanner {
     return at;
   }
 
-  /** A key from behind its opening quote: the short way, ASCII without escapes. */
+  /** A key after its opening quote. The short way: ASCII without escapes. */
   private scanKey(start: number): number {
     const { body } = this;
     let hash = KEY_HASH_START;
@@ -135,7 +141,7 @@ export class IncrementBodyScanner {
     return this.scanUnicodeKey(start, at, hash);
   }
 
-  /** The rest of a key from `at`, where something else than ASCII stands; `hash` is that of the bytes before. */
+  /** The rest of a key from its first byte that is not plain ASCII. `hashBefore` covers the bytes before `from`. */
   private scanUnicodeKey(start: number, from: number, hashBefore: number): number {
     const { body } = this;
     let hash = hashBefore;
@@ -146,14 +152,14 @@ export class IncrementBodyScanner {
       if (byte === BACKSLASH) return this.scanEscapedKey(start, at);
       const next = at + this.keyCharacterBytes(byte, at);
       while (at < next) {
-        // In range: the sequence was found whole.
+        // In range: the sequence is complete.
         hash = hashKeyByte(hash, body[at] as number);
         at += 1;
       }
     }
   }
 
-  /** The rest of a key from the first escape at `from`: decoded, and hashed when it is whole. */
+  /** The rest of a key from its first escape at `from`. Decodes the key, then hashes it. */
   private scanEscapedKey(start: number, from: number): number {
     const { body, rows, keyBytesMax } = this;
     if (from - start > keyBytesMax) this.refuseKey(from, this.lengthRule());
@@ -171,7 +177,7 @@ export class IncrementBodyScanner {
       if (byte === BACKSLASH) {
         const codePoint = escapedCodePoint(body, at);
         if (codePoint < 0) this.refuseKey(at, `the key has ${escapeProblem(codePoint)}`);
-        if (codePoint === 0) this.refuseKey(at, 'the key has U+0000, which no key may have,');
+        if (codePoint === 0) this.refuseKey(at, 'the key has U+0000, which is not allowed,');
         to = writeCodePoint(decoded, to, codePoint);
         at += escapeBytes(body, at, codePoint);
       } else {
@@ -183,7 +189,7 @@ export class IncrementBodyScanner {
     return this.refuseKey(at, this.lengthRule());
   }
 
-  /** Puts the key whose closing quote stands at `quote` into the row. */
+  /** Writes the key whose closing quote is at `quote` into the row. */
   private endKey(keyStart: number, keyBytes: number, hash: number, quote: number): number {
     if (keyBytes === 0 || keyBytes > this.keyBytesMax) this.refuseKey(quote, this.lengthRule());
     const { rows } = this;
@@ -195,16 +201,18 @@ export class IncrementBodyScanner {
     return quote + 1;
   }
 
-  /** Bytes of the unescaped character at `at`, whose first byte is `byte`; refuses what may not stand in a string. */
+  /**
+   * Length of the unescaped character at `at`, whose first byte is `byte`. Refuses bytes that a string must not have.
+   */
   private keyCharacterBytes(byte: number, at: number): number {
     if (byte >= SPACE && byte < 0x80) return 1;
     if (byte === END) return this.refuseKey(at, 'the body ends within the key');
-    if (byte < SPACE) return this.refuseKey(at, 'the key has a control character that is not escaped');
+    if (byte < SPACE) return this.refuseKey(at, 'the key has an unescaped control character');
     const bytes = utf8SequenceBytes(this.body, at);
     return bytes === 0 ? this.refuseKey(at, 'the key is not valid UTF-8') : bytes;
   }
 
-  /** An amount: the short way, an integer of up to 15 digits. */
+  /** An amount. The short way: an integer of up to 15 digits. */
   private scanAmount(start: number): number {
     const { body, rows } = this;
     const negative = this.byteAt(start) === MINUS;
@@ -223,12 +231,12 @@ export class IncrementBodyScanner {
     if (digits === 0 || digits > PLAIN_DIGITS_MAX || leadingZero || continuesNumber(this.byteAt(at))) {
       return this.scanOddAmount(start);
     }
-    // Not `-value`, which would make -0 of 0.
+    // Not `-value`, which turns 0 into -0.
     rows.amount[rows.count] = negative ? 0 - value : value;
     return at;
   }
 
-  /** An amount of any spelling: its grammar is checked, its value is left to Number, which takes linear time. */
+  /** An amount of any form. Checks the grammar and converts with Number, in linear time. */
   private scanOddAmount(start: number): number {
     const { body, rows } = this;
     const end = jsonNumberEnd(body, start);
@@ -237,7 +245,7 @@ export class IncrementBodyScanner {
     if (!Number.isInteger(value) || Math.abs(value) > AMOUNT_MAX) {
       this.refuseAmount(start, 'the amount is not an integer within ±(2^53−1)');
     }
-    // Adding 0 makes 0 of -0.
+    // Adding 0 turns -0 into 0.
     rows.amount[rows.count] = value + 0;
     return end;
   }
@@ -254,17 +262,17 @@ export class IncrementBodyScanner {
     return at;
   }
 
-  /** The byte at `at`, or {@link END} behind the last one. */
+  /** The byte at `at`, or {@link END} after the last one. */
   private byteAt(at: number): number {
     // In range by the condition.
     return at < this.body.length ? (this.body[at] as number) : END;
   }
 
   private lengthRule(): string {
-    return `a key must have 1 to ${this.keyBytesMax} bytes of UTF-8; this one does not`;
+    return `the key must have 1 to ${this.keyBytesMax} bytes of UTF-8, wrong length`;
   }
 
-  /** `at` is where the key, read so far, is bad: what stands before it is what the refusal repeats. */
+  /** `at` is the offset of the bad byte. The error quotes the key up to it. */
   private refuseKey(at: number, problem: string): never {
     refuseMember(this.body, this.keyFrom, at, problem, at);
   }
@@ -282,12 +290,12 @@ function isDigit(byte: number): boolean {
   return byte >= ZERO && byte <= 0x39;
 }
 
-/** Whether a number goes on, or is malformed, with this byte after its integer digits. */
+/** True if the number continues, or is malformed, with this byte after its integer digits. */
 function continuesNumber(byte: number): boolean {
   return byte === POINT || byte === LOWER_E || byte === UPPER_E;
 }
 
-/** Copies bytes `[from, end)`, which are few, to `to` and returns the offset after them; no view is made for it. */
+/** Copies the few bytes `[from, end)` to `to` without creating a view. Returns the offset after them. */
 function copyBytes(source: Uint8Array, from: number, end: number, target: Uint8Array, to: number): number {
   // In range by the caller's contract.
   for (let at = from; at < end; at += 1) target[to + at - from] = source[at] as number;

@@ -1,6 +1,6 @@
 /**
- * The parts of JSON text that the body scanner reads one at a time: escapes in strings (RFC 8259, section 7), numbers
- * (section 6), and the UTF-8 sequences of keys. Any thread.
+ * Pieces of JSON text for the body scanner: escapes in strings (RFC 8259, section 7), numbers (section 6) and UTF-8
+ * sequences. Any thread.
  */
 
 const UNKNOWN_ESCAPE = -1;
@@ -17,7 +17,7 @@ const BACKSLASH = 0x5c;
 const LOWER_E = 0x65;
 const LOWER_U = 0x75;
 
-/** The code point for which the escape stands whose backslash is at `at`; negative: see {@link escapeProblem}. */
+/** The code point of the escape whose backslash is at `at`. Negative: an error for {@link escapeProblem}. */
 export function escapedCodePoint(bytes: Uint8Array, at: number): number {
   const letter = bytes[at + 1];
   if (letter !== LOWER_U) return simpleEscape(letter);
@@ -29,22 +29,22 @@ export function escapedCodePoint(bytes: Uint8Array, at: number): number {
   return 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
 }
 
-/** Bytes of the escape at `at` that stands for `codePoint`. */
+/** Length in bytes of the escape at `at`, which stands for `codePoint`. */
 export function escapeBytes(bytes: Uint8Array, at: number, codePoint: number): number {
   if (bytes[at + 1] !== LOWER_U) return 2;
   return codePoint > 0xffff ? 12 : 6;
 }
 
-/** What is wrong with an escape, from what {@link escapedCodePoint} returned for it. */
+/** The problem of an escape, from the negative result of {@link escapedCodePoint}. */
 export function escapeProblem(problem: number): string {
-  if (problem === UNKNOWN_ESCAPE) return 'an escape that JSON does not know';
+  if (problem === UNKNOWN_ESCAPE) return 'an escape that JSON does not define';
   return problem === NO_HEX ? 'an escape without four hexadecimal digits' : 'an unpaired surrogate';
 }
 
-/** The offset after the number that begins at `start`; where it lacks a digit, `~at` of the byte in its place. */
+/** The offset after the number at `start`. If a digit is missing, `~at`, where `at` is the offset of the wrong byte. */
 export function jsonNumberEnd(bytes: Uint8Array, start: number): number {
   const integerAt = bytes[start] === MINUS ? start + 1 : start;
-  // Nothing of the integer follows a leading zero.
+  // A leading zero is the whole integer. JSON numbers are narrower than what Number() accepts.
   let at = bytes[integerAt] === ZERO ? integerAt + 1 : digitsEnd(bytes, integerAt);
   if (at >= 0 && bytes[at] === POINT) at = digitsEnd(bytes, at + 1);
   if (at >= 0 && (bytes[at] === LOWER_E || bytes[at] === UPPER_E)) {
@@ -55,8 +55,8 @@ export function jsonNumberEnd(bytes: Uint8Array, start: number): number {
 }
 
 /**
- * Bytes (2, 3 or 4) of the sequence at `at`, whose first byte is 0x80 or above; 0 where it is malformed: an overlong
- * form, a surrogate, a code point above U+10FFFF, a stray or a missing continuation byte. The ranges are those of
+ * Length (2, 3 or 4) of the UTF-8 sequence at `at`, whose first byte is 0x80 or above. 0 if it is malformed: an
+ * overlong form, a surrogate, a code point above U+10FFFF, a stray or a missing continuation byte. The ranges come from
  * table 3-7, "Well-Formed UTF-8 Byte Sequences", of the Unicode Standard.
  */
 export function utf8SequenceBytes(bytes: Uint8Array, at: number): number {
@@ -73,7 +73,7 @@ export function utf8SequenceBytes(bytes: Uint8Array, at: number): number {
   return second && inRange(bytes, at + 2, 0x80, 0xbf) && inRange(bytes, at + 3, 0x80, 0xbf) ? 4 : 0;
 }
 
-/** Writes the code point, which is no surrogate, at `at` and returns the offset after it; needs room for 4 bytes. */
+/** Writes a code point, not a surrogate, at `at`. Needs room for 4 bytes. Returns the offset after it. */
 export function writeCodePoint(bytes: Uint8Array, at: number, codePoint: number): number {
   if (codePoint < 0x80) {
     bytes[at] = codePoint;
@@ -97,7 +97,7 @@ export function writeCodePoint(bytes: Uint8Array, at: number, codePoint: number)
   return at + 4;
 }
 
-/** The four hexadecimal digits at `at` as a number, or NO_HEX. */
+/** The value of the four hexadecimal digits at `at`, or NO_HEX. */
 function hexUnit(bytes: Uint8Array, at: number): number {
   let unit = 0;
   for (let digit = at; digit < at + 4; digit += 1) {
@@ -108,7 +108,7 @@ function hexUnit(bytes: Uint8Array, at: number): number {
   return unit;
 }
 
-/** Value of a hexadecimal digit of either case, or -1. */
+/** The value of a hexadecimal digit of either case, or -1. */
 function hexValue(byte: number | undefined): number {
   if (byte === undefined) return -1;
   if (byte >= 0x30 && byte <= 0x39) return byte - 0x30;
@@ -116,7 +116,7 @@ function hexValue(byte: number | undefined): number {
   return letter >= 0x61 && letter <= 0x66 ? letter - 0x57 : -1;
 }
 
-/** What a backslash and this letter stand for. */
+/** The code point of a backslash and this letter. */
 function simpleEscape(letter: number | undefined): number {
   switch (letter) {
     case 0x22: // quote
@@ -138,7 +138,7 @@ function simpleEscape(letter: number | undefined): number {
   }
 }
 
-/** The offset after the digits at `start`, `~start` if there is none. */
+/** The offset after the digits at `start`, or `~start` if there are none. */
 function digitsEnd(bytes: Uint8Array, start: number): number {
   let at = start;
   while (at < bytes.length) {

@@ -1,21 +1,25 @@
 /**
- * The columns that the body scanner fills: allocated once, reused for every body, doubled for a larger one. Front-end
- * thread. A body of N bytes has at most N/6 pairs (`"k":1,`), so the columns are bounded by twice that.
+ * The columns that the body scanner fills. HTTP thread.
+ *
+ * They are reused for every body and doubled for a larger one. A body of N bytes has at most N/6 increments (`"k":1,`),
+ * so the columns have at most twice as many rows.
  */
 import type { ParsedIncrements } from '../../core/increment.js';
 
 const ROWS_MIN = 64;
 const DECODED_BYTES_MIN = 4096;
 
-/** Rows that are kept from one body to the next, 18 bytes each; more are let go of when the next body begins. */
+/** Most rows, of 18 bytes each, that are kept for the next body. Larger columns are released when it begins. */
 export const ROWS_KEPT_MAX = 65_536;
 
-/** Bytes of decoded keys that are kept from one body to the next. */
+/** Most bytes for decoded keys that are kept for the next body. */
 export const DECODED_BYTES_KEPT_MAX = 262_144;
 
 const NO_BODY = new Uint8Array(0);
 
-/** Pairs in rows, see {@link ParsedIncrements}. A row is written at index `count` and exists once `count` is raised. */
+/**
+ * Increments in rows, see {@link ParsedIncrements}. A row is written at index `count` and exists once `count` rises.
+ */
 export class IncrementColumns implements ParsedIncrements {
   count = 0;
   body: Uint8Array = NO_BODY;
@@ -29,7 +33,7 @@ export class IncrementColumns implements ParsedIncrements {
   /** Bytes of `decoded` in use. */
   decodedBytes = 0;
 
-  /** Forgets all rows, and lets go of columns that an unusually large body has made. */
+  /** Discards all rows, and releases the columns of an unusually large body. */
   begin(body: Uint8Array): void {
     this.body = body;
     this.count = 0;

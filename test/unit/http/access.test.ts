@@ -18,11 +18,11 @@ function outcomes(authorization: string): readonly string[] {
   return accesses.map((access) => known.refusal(authorization, access) ?? 'granted');
 }
 
-test('without tokens there is nothing to control', () => {
+test('without tokens there is no access control', () => {
   assert.equal(AccessControl.of([]), undefined);
 });
 
-test('a scope opens its own operations, admin opens everything, two scopes of one token open both', () => {
+test('a scope permits its own operations, admin permits everything, two scopes of one token permit both', () => {
   const f = 'forbidden';
   assert.deepEqual(outcomes('Bearer w-token'), ['granted', f, f, 'granted', 'granted']);
   assert.deepEqual(outcomes('Bearer r-token'), [f, 'granted', f, 'granted', 'granted']);
@@ -30,13 +30,13 @@ test('a scope opens its own operations, admin opens everything, two scopes of on
   assert.deepEqual(outcomes('Bearer both'), ['granted', 'granted', f, 'granted', 'granted']);
 });
 
-test('the scheme is compared without case, spaces around the token do not matter', () => {
+test('the scheme has any case, and spaces around the token are ignored', () => {
   for (const header of ['bearer a-token', 'BEARER a-token', 'BeArEr   a-token', 'Bearer a-token  ']) {
     assert.equal(known.refusal(header, 'admin'), undefined, header);
   }
 });
 
-test('anything but a whole valid token is unauthorized, and only the open is open to it', () => {
+test('anything but a complete valid token is unauthorized for all but open operations', () => {
   const strangers = [
     '',
     'a-token',
@@ -58,7 +58,7 @@ test('anything but a whole valid token is unauthorized, and only the open is ope
   for (const header of strangers) assert.deepEqual(outcomes(header), [u, u, u, u, 'granted'], header);
 });
 
-test('only addresses of this machine are loopback', () => {
+test('only addresses of this machine are loopback addresses', () => {
   for (const host of ['127.0.0.1', '127.1.2.3', '::1', 'localhost', 'LOCALHOST', '::ffff:127.0.0.1']) {
     assert.ok(isLoopback(host), host);
   }

@@ -6,7 +6,7 @@ function bytesOf(text: string): Uint8Array {
   return Buffer.from(text);
 }
 
-test('a body is its pieces, whatever their sizes', () => {
+test('a body is the concatenation of its pieces, of any size', () => {
   const body = new GatheredBody(new BodyMemory(1_000_000));
   const pieces = ['', 'a', 'b'.repeat(1023), 'c'.repeat(5000), 'd', 'e'.repeat(100_000)];
   for (const piece of pieces) assert.ok(body.append(bytesOf(piece)));
@@ -14,7 +14,7 @@ test('a body is its pieces, whatever their sizes', () => {
   assert.equal(body.length, pieces.join('').length);
 });
 
-test('a piece for which the memory is not there is refused, and the body stays as it was', () => {
+test('a piece is refused if there is no memory for it, and the body is unchanged', () => {
   const memory = new BodyMemory(4096);
   const body = new GatheredBody(memory);
   assert.ok(body.append(bytesOf('x'.repeat(2048))));
@@ -26,7 +26,7 @@ test('a piece for which the memory is not there is refused, and the body stays a
   assert.equal(memory.free, 0);
 });
 
-test('bodies share the memory, and what one gives back another may take', () => {
+test('bodies share the memory, and a body can use what another has released', () => {
   const memory = new BodyMemory(4096);
   const bodies = Array.from({ length: 4 }, () => new GatheredBody(memory));
   for (const body of bodies) assert.ok(body.append(bytesOf('z')));

@@ -39,7 +39,7 @@ test('the document is valid OpenAPI 3.1, with and without tokens', async () => {
   }
 });
 
-test('every reference of the document leads somewhere', () => {
+test('every reference in the document has a target', () => {
   const references = Array.from(text.matchAll(/"\$ref":"#\/([^"]+)"/g), ([, path]) => path ?? '');
   assert.ok(references.length > 0);
   for (const path of references) {
@@ -49,7 +49,7 @@ test('every reference of the document leads somewhere', () => {
   }
 });
 
-test('every operation of the table is in the document once, under its method and path', () => {
+test('the document has each operation of the table once, under its method and path', () => {
   for (const [name, { method, path }] of Object.entries(api)) {
     assert.equal(document.paths[path]?.[method]?.operationId, name);
   }
@@ -57,7 +57,7 @@ test('every operation of the table is in the document once, under its method and
   assert.deepEqual(ids.toSorted(), Object.keys(api).toSorted());
 });
 
-test('the probes alone need no token, and nothing does where none is configured', () => {
+test('only the probes need no token, and without configured tokens nothing needs one', () => {
   const open = operationsOf(document).filter(({ security }) => security.length === 0);
   assert.deepEqual(
     open.map(({ operationId }) => operationId),
@@ -67,12 +67,12 @@ test('the probes alone need no token, and nothing does where none is configured'
   assert.ok(operationsOf(unsecured).every(({ security }) => security.length === 0));
 });
 
-test('every status of the catalogue that a known path can have is some response of the document', () => {
+test('the document has a response for every status of the catalogue that a known path can have', () => {
   const documented = new Set(operationsOf(document).flatMap(({ responses }) => Object.keys(responses)));
   const missing = Object.entries(errorCatalogue).filter(([, { status }]) => !documented.has(String(status)));
   assert.deepEqual(
     missing.map(([code]) => code),
-    // Of methods that are not in the document.
+    // Only other methods get it, and they are not in the document.
     ['method-not-allowed'],
   );
 });

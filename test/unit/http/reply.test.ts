@@ -8,7 +8,7 @@ test('integers of any size are literals, whether numbers or bigints', () => {
   assert.equal(documentReply<{ a: number; b: number; c: number; d: number[] }>(document).body, text);
 });
 
-test('everything else is as JSON.stringify writes it, and what is undefined is left out', () => {
+test('all other values are as JSON.stringify writes them, and undefined members are left out', () => {
   const document = {
     text: 'quote " backslash \\ \u0001 \ud800 é 😀',
     none: null,

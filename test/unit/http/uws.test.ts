@@ -31,13 +31,13 @@ async function headerLengthSeen(uws: Uws, headerBytes: number): Promise<string> 
   }
 }
 
-test('a native build of uWebSockets.js loads, says which it is, and serves', async () => {
+test('a native build of uWebSockets.js loads, returns its name, and serves', async () => {
   const { uws, build } = loadUws();
   assert.match(build, /^uWebSockets\.js 20\.(30|57) \(native, (linux|darwin) (x64|arm64), ABI \d+\)$/);
   assert.equal(await headerLengthSeen(uws, 10), '10');
 });
 
-test('a request head of 15 KiB is taken', async () => {
+test('a request head of 15 KiB is accepted', async () => {
   const { uws } = loadUws();
   assert.equal(await headerLengthSeen(uws, 15 * 1024), String(15 * 1024));
 });

@@ -1,5 +1,5 @@
 /**
- * Each rule for amounts of increment bodies at the point where valid turns invalid.
+ * Each rule for amounts, on both sides of its limit.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -9,7 +9,7 @@ import { scannedIncrements } from '../../../support/scanned-pairs.js';
 
 const MAX = Number.MAX_SAFE_INTEGER;
 
-test('amounts are judged as the double that JSON.parse makes of them', () => {
+test('an amount is accepted or refused as the double that JSON.parse makes of it', () => {
   const integers = [
     '0',
     '-0',
@@ -47,7 +47,7 @@ test('amounts are judged as the double that JSON.parse makes of them', () => {
   }
 });
 
-test('amounts that are no integers within ±(2^53−1) are refused', () => {
+test('amounts that are not integers within ±(2^53−1) are refused', () => {
   const beyond = [
     '9007199254740992',
     '-9007199254740992',
@@ -63,7 +63,7 @@ test('amounts that are no integers within ±(2^53−1) are refused', () => {
     assert.match(refusalOf(`{"a":${spelt}}`), /Member "a".*not an integer within/);
 });
 
-test('what is no JSON number is refused as an amount', () => {
+test('an amount that is not a JSON number is refused', () => {
   const numbers = [
     '+1',
     '.5',
@@ -101,7 +101,7 @@ test('a number of a megabyte is read in linear time', () => {
     return process.cpuUsage(start).user;
   };
   spend(65_536);
-  // 16 times the digits would take 256 times as long if time grew with the square; the bound leaves room for noise.
+  // 16 times the digits would take 256 times as long if time grew with the square; the limit leaves room for noise.
   const small = Math.max(spend(65_536), 1000);
   assert.ok(spend(1_048_576) < small * 128);
 });

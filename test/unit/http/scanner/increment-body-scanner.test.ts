@@ -1,5 +1,5 @@
 /**
- * The shape of increment bodies at the points where valid turns invalid, refusals, and the columns.
+ * The structure of bodies on both sides of each rule, errors, and the columns.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -10,7 +10,7 @@ import { assertIncrements, KEY_BYTES_MAX, refusalOf, scan } from '../../../suppo
 import type { Increment } from '../../../support/increment-oracle.js';
 import { scannedIncrements } from '../../../support/scanned-pairs.js';
 
-test('an object of keys and integers gives its pairs in order', () => {
+test('an object of keys and integers gives its increments in order', () => {
   assertIncrements('{"page:/home": 1}', [['page:/home', 1]]);
   assertIncrements('{"a": 1, "b": -2, "c": 40}', [
     ['a', 1],
@@ -19,7 +19,7 @@ test('an object of keys and integers gives its pairs in order', () => {
   ]);
 });
 
-test('a name that occurs twice gives two pairs, however it is spelt', () => {
+test('a name that occurs twice gives two increments, in any spelling', () => {
   assertIncrements('{"a":1,"a":2}', [
     ['a', 1],
     ['a', 2],
@@ -30,7 +30,7 @@ test('a name that occurs twice gives two pairs, however it is spelt', () => {
   ]);
 });
 
-test('JSON white space may stand around every token, other white space nowhere', () => {
+test('JSON white space is accepted around every token, other white space nowhere', () => {
   for (const space of [' ', '\t', '\r', '\n', ' \r\n\t ']) {
     const idempotencyKeys = ['', '{', '"a"', ':', '1', ',', '"b"', ':', '2', '}', ''];
     const increments: Increment[] = [
@@ -64,7 +64,7 @@ test('every cut of a valid body is refused', () => {
   }
 });
 
-test('what is not one object of members is refused', () => {
+test('a body that is not one object of members is refused', () => {
   const bodies = [
     '1',
     '"a"',
@@ -117,7 +117,7 @@ test('a leading byte order mark is refused and named', () => {
   assertIncrements('{"\ufeffa":1}', [['\ufeffa', 1]]);
 });
 
-test('one bad member refuses the whole body, wherever it stands', () => {
+test('one bad member at any place refuses the whole body', () => {
   refusalOf('{"a":1,"b":null}');
   refusalOf('{"a":null,"b":1}');
   refusalOf('{"a":1}\n{"b":2}\n{"c":1.5}\n', true);
@@ -140,10 +140,10 @@ test('a refusal names the member and the byte offset', () => {
     refusalOf('{"a":1}\n{"b":1\n}', true),
     "Member \"b\": expected ',' or '}' after the amount, found the end of the line at byte 14.",
   );
-  assert.equal(refusalOf('{"a\\u0000b":1}'), 'Member "a": the key has U+0000, which no key may have, at byte 3.');
+  assert.equal(refusalOf('{"a\\u0000b":1}'), 'Member "a": the key has U+0000, which is not allowed, at byte 3.');
 });
 
-test('a refusal repeats no more than 64 units of the body, and is well-formed text', () => {
+test('a refusal quotes at most 64 units of the body, and is well-formed text', () => {
   const units = ['k', 'é', '€', '😀', 'k😀', '\\n'];
   for (const key of [...units.map((unit) => unit.repeat(200)), `k${'😀'.repeat(200)}`]) {
     const detail = refusalOf(`{"${key}":null}`, false, 2048);
@@ -158,14 +158,14 @@ test('a refusal repeats no more than 64 units of the body, and is well-formed te
   );
 });
 
-test('bodies are found within larger buffers', () => {
+test('a body may be a part of a larger buffer', () => {
   const around = Buffer.from('9{"k\\u00e9":12e0}9');
   assert.deepEqual(scannedIncrements(new IncrementBodyScanner({ keyBytesMax: 512 }), around.subarray(1, -1), false), [
     ['ké', 12],
   ]);
 });
 
-test('a scan owes nothing to the scans before it, refused ones included', () => {
+test('a scan does not depend on earlier scans, including refused ones', () => {
   const scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
   const bodies = ['{"a":1,"\\u0062":2', '{"c":3}', '{"\\u0064":4,"e":', '{"\\u0066":5}'].map((text) =>
     Buffer.from(text),
@@ -175,7 +175,7 @@ test('a scan owes nothing to the scans before it, refused ones included', () => 
   assert.deepEqual([outcomes[1], outcomes[3]], [[['c', 3]], [['f', 5]]]);
 });
 
-test('columns grow with the body, and those of a huge body are let go of by the next scan', () => {
+test('columns grow with the body, and the next scan releases those of a huge body', () => {
   const scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
   const expected = Array.from({ length: ROWS_KEPT_MAX + 1 }, (_, n): Increment => [`é${n}`, n % 2 === 0 ? n : -n]);
   const members = expected.map(([key, amount]) => `"${key.replace('é', '\\u00e9')}":${amount}`);
@@ -190,7 +190,7 @@ test('columns grow with the body, and those of a huge body are let go of by the 
   assert.ok(small.decoded.length <= DECODED_BYTES_KEPT_MAX);
 });
 
-test('decoded keys take no more room for a thousand bodies than for one', () => {
+test('decoded keys use no more memory for a thousand bodies than for one', () => {
   const scanner = new IncrementBodyScanner({ keyBytesMax: KEY_BYTES_MAX });
   const body = Buffer.from(`{"\\n${'k'.repeat(500)}":1}`);
   const roomForOne = scanner.scan(body, false).decoded.length;

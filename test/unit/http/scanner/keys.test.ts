@@ -1,12 +1,12 @@
 /**
- * Each rule for keys of increment bodies at the point where valid turns invalid.
+ * Each rule for keys, on both sides of its limit.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CounterError } from '#product/core/errors.js';
 import { assertIncrements, named, refusalOf, scan } from '../../../support/increment-cases.js';
 
-test('names that mean something to JavaScript are keys like any other', () => {
+test('names with a meaning in JavaScript are ordinary keys', () => {
   for (const key of ['__proto__', 'constructor', 'toString', '0', '-1', ' ', '{}', '😀']) {
     assertIncrements(`{"${key}":1}`, [[key, 1]]);
   }
@@ -24,7 +24,7 @@ test('escapes in keys are decoded', () => {
   ]);
 });
 
-test('escapes that JSON does not know are refused', () => {
+test('escapes that JSON does not define are refused', () => {
   for (const escape of [
     '\\',
     '\\a',
@@ -81,7 +81,7 @@ test('U+0000 is refused in a key, raw control characters too', () => {
   assertIncrements('{"\\u0001\\u001f":1}', [['\u0001\u001f', 1]]);
 });
 
-test('UTF-8 in keys is accepted up to its boundaries and refused beyond them', () => {
+test('UTF-8 in keys is accepted up to its limits and refused beyond them', () => {
   const valid = [
     '\u0080',
     '\u07ff',
@@ -155,7 +155,7 @@ test('a key has 1 byte to keyBytesMax bytes, counted in decoded UTF-8', () => {
   refusalOf(`{"${'k'.repeat(513)}":1}`);
 });
 
-test('no setting lets a key be longer than 2048 bytes', () => {
+test('no setting permits a key longer than 2048 bytes', () => {
   assert.ok(!(scan(`{"${'k'.repeat(2048)}":1}`, false, 100_000) instanceof CounterError));
   refusalOf(`{"${'k'.repeat(2049)}":1}`, false, 100_000);
 });

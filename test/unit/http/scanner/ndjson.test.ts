@@ -1,5 +1,5 @@
 /**
- * Each rule for increment bodies in NDJSON at the point where valid turns invalid.
+ * Each rule for bodies in NDJSON, on both sides of its limit.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -7,7 +7,7 @@ import { isNdjson } from '#product/http/scanner/increment-body-scanner.js';
 import { assertIncrements, refusalOf } from '../../../support/increment-cases.js';
 import type { Increment } from '../../../support/increment-oracle.js';
 
-test('NDJSON gives the pairs of all lines, with or without a last newline', () => {
+test('NDJSON gives the increments of all lines, with or without a last newline', () => {
   const increments: Increment[] = [
     ['a', 1],
     ['b', -2],
@@ -18,7 +18,7 @@ test('NDJSON gives the pairs of all lines, with or without a last newline', () =
   assertIncrements('\n \t\r\n { "a" : 1 } \n\n\r\n{"b":-2,\r"a":3}\n \n', increments, true);
 });
 
-test('NDJSON lines hold one object each, and none spans lines', () => {
+test('an NDJSON line holds exactly one object, and no object spans lines', () => {
   const spanning = ['{\n"a":1}', '{"a"\n:1}', '{"a":\n1}', '{"a":1\n}', '{"a":1,\n"b":2}', '{"a\n":1}', '{"a":1\n0}'];
   const crowded = [
     '{"a":1}{"b":2}',
@@ -34,7 +34,7 @@ test('NDJSON lines hold one object each, and none spans lines', () => {
   for (const body of [...spanning, ...crowded, ...empty, ...marked]) refusalOf(body, true);
 });
 
-test('NDJSON is told by its media type without regard to case and parameters', () => {
+test('NDJSON is recognized by its media type in any case and with any parameters', () => {
   for (const type of [
     'application/x-ndjson',
     'Application/X-NDJSON',

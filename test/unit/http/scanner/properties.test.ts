@@ -1,5 +1,5 @@
 /**
- * Random bodies, whole and damaged, against the generator's own list and against an oracle of library parts. `SEED`
+ * Random bodies, valid and damaged, compared with the generator's list and with an oracle made of libraries. `SEED`
  * replays a run; `RUNS` is the number of bodies over all tests of this file.
  */
 import assert from 'node:assert/strict';
@@ -29,7 +29,7 @@ console.log(`SEED=${seed} RUNS=${runs}`);
 const KEY_BYTES_MAX = 40;
 const scanner = new IncrementBodyScanner({ keyBytesMax: KEY_BYTES_MAX });
 
-/** A part of a body: its spelling and the pairs that it means. */
+/** A piece of a body: its spelling and its increments. */
 interface Spelt {
   readonly text: string;
   readonly increments: readonly Increment[];
@@ -113,11 +113,11 @@ function checked<T>(arbitrary: fc.Arbitrary<T>, share: number, check: (value: T)
   fc.assert(fc.property(arbitrary, check), { seed, numRuns: Math.max(1, Math.round(runs * share)) });
 }
 
-test('a valid body gives the pairs that it was made of, in order, names that repeat included', () => {
+test('a valid body gives the increments that it was made of, in order, including repeated names', () => {
   checked(plainBody, 0.4, (body) => assertAsGenerated(body, false));
 });
 
-test('a valid NDJSON body gives the pairs of all its lines in order', () => {
+test('a valid NDJSON body gives the increments of all its lines in order', () => {
   checked(ndjsonBody, 0.1, (body) => assertAsGenerated(body, true));
 });
 
@@ -125,15 +125,15 @@ test('a damaged body is refused, or read, as TextDecoder, JSON.parse and typia d
   checked(damaged(plainBody), 0.3, (body) => assertAsOracle(body, false));
 });
 
-test('a damaged NDJSON body is refused, or read, as the same parts do line by line', () => {
+test('a damaged NDJSON body is refused, or read, as the oracle does line by line', () => {
   checked(damaged(ndjsonBody), 0.1, (body) => assertAsOracle(body, true));
 });
 
-test('arbitrary bytes are refused, or read, as the same parts do', () => {
+test('arbitrary bytes are refused, or read, as the oracle does', () => {
   const bytes = fc.uint8Array({ maxLength: 24 });
   checked(fc.tuple(bytes, fc.boolean()), 0.05, ([body, ndjson]) => assertAsOracle(body, ndjson));
 });
 
-test('arbitrary JSON is refused, or read, as the same parts do', () => {
+test('arbitrary JSON is refused, or read, as the oracle does', () => {
   checked(fc.tuple(fc.json(), fc.boolean()), 0.05, ([text, ndjson]) => assertAsOracle(Buffer.from(text), ndjson));
 });
