@@ -1,10 +1,6 @@
 /**
- * The composition root: configuration, data directory, front end, database, shards; signals, drain order, exit code.
- *
- * ```text
- * start: config → lock on the data directory → listen (probes only) → database, migrations → shards recover → accept
- * stop:  readiness 503 → [drain delay] → stop listening → answer what is in flight → drain shards → stop database
- * ```
+ * The entry of the server: arguments, configuration, signals, exit codes. Main thread. `server/server-process.ts` has
+ * the order of start and stop.
  */
 import { configHelp, readConfig, type Config } from './config/config.js';
 import { StartError } from './core/errors.js';
@@ -23,7 +19,7 @@ function run(): void {
   try {
     if (argument !== undefined) {
       throw new StartError([
-        `The argument "${argument}" is unknown: the server is configured by its environment, see --help.`,
+        `Unknown argument "${argument}": the server is configured by environment variables, see --help.`,
       ]);
     }
     config = readConfig(process.env);
@@ -51,7 +47,7 @@ function handleSignals(server: ServerProcess, logger: Logger): void {
       logger.info({ signal }, `Stopping on ${signal}`);
       void server.stop();
     } else if (now - firstAtMs > SAME_SIGNAL_MS) {
-      // npm passes a Ctrl-C on that the terminal has delivered already, so a second one at once is the same.
+      // npm forwards a Ctrl-C that the terminal has already delivered: a second signal within a second is the same one.
       server.abandon(`a second ${signal}`);
     }
   };
@@ -61,16 +57,13 @@ function handleSignals(server: ServerProcess, logger: Logger): void {
 
 function handleBugs(server: ServerProcess, logger: Logger): void {
   process.on('uncaughtException', (error) => {
-    logger.error(
-      { err: error },
-      'A bug: an exception that nothing caught ends the process; the journal keeps what it has',
-    );
+    logger.error({ err: error }, 'Uncaught exception; exiting with code 70, and the journal keeps its increments');
     server.end(70);
   });
 }
 
 function endWithProblems(error: unknown): never {
-  const problems = error instanceof StartError ? error.problems : ['The start failed; the log says why.'];
+  const problems = error instanceof StartError ? error.problems : ['The start failed; see the log for the reason.'];
   for (const problem of problems) process.stderr.write(`summing-counters: ${problem}\n`);
   process.exit(error instanceof StartError ? error.exitCode : 1);
 }

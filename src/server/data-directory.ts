@@ -1,8 +1,8 @@
 /**
- * The data directory: one process at a time, and the node's id in it. Main thread and commands.
+ * The data directory: its lock, which admits one process at a time, and the node id. Main thread and commands.
  *
- * The lock is held on an open file (`lock`), not written into one: the system lets go of it when the process ends, however
- * it ends, and it counts across containers that share the directory, where a process id means nothing.
+ * The lock is an advisory lock on the open file `lock`. The system releases it when the process ends, for whatever
+ * reason. It also works between containers that share the directory, where a process id would mean nothing.
  */
 import { randomUUID } from 'node:crypto';
 import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
@@ -14,15 +14,15 @@ import { isUuid } from '../core/uuid.js';
 
 /** A data directory that this process holds. */
 export interface DataDirectory {
-  /** This node's UUID, made with the directory and kept in it. */
+  /** The UUID of this node, kept in the directory. */
   readonly nodeId: string;
-  /** Lets another process have the directory. Calling it twice is allowed. */
+  /** Unlocks the directory. It may be called more than once. */
   release(): void;
 }
 
 /**
- * Makes the directory where it is missing, locks it, and reads or makes the node's id. Throws StartError, in a sentence,
- * where another process holds it, where it cannot be made or written, or where its `node-id` is not a UUID.
+ * Creates the directory if it is missing, locks it, and reads or creates the node id. Throws StartError if another
+ * process holds the lock, if the directory cannot be created or written, or if its `node-id` is not a UUID.
  */
 export function acquireDataDirectory(dataDir: string): DataDirectory {
   const lock = orRefuse(`The data directory ${dataDir} cannot be used`, () => {
@@ -36,7 +36,9 @@ export function acquireDataDirectory(dataDir: string): DataDirectory {
   };
   try {
     if (!orRefuse(`The data directory ${dataDir} cannot be locked`, () => tryLock(lock))) {
-      throw new StartError([`Another process is using the data directory ${dataDir}.`]);
+      throw new StartError([
+        `Another process is using the data directory ${dataDir}; stop it, or set another DATA_DIR.`,
+      ]);
     }
     return { nodeId: readNodeId(dataDir) ?? makeNodeId(dataDir), release };
   } catch (error) {
@@ -45,31 +47,33 @@ export function acquireDataDirectory(dataDir: string): DataDirectory {
   }
 }
 
-/** Gives the directory, which the caller holds, another node id, and returns it. Throws StartError. */
+/** Gives the directory, whose lock the caller holds, another node id. Returns the id. Throws StartError. */
 export function makeNodeId(dataDir: string): string {
   const file = nodeIdFile(dataDir);
   const nodeId = randomUUID();
-  orRefuse(`The node's id cannot be written to ${file}`, () => {
+  orRefuse(`The node id cannot be written to ${file}`, () => {
     replaceFile(file, `${nodeId}\n`, 0o640);
   });
   return nodeId;
 }
 
-/** One directory after the other: where none can be made, as below /proc, the recursive mkdir of Node 20 never returns. */
+/**
+ * Creates parents one by one. Where that is impossible, as below /proc, the recursive mkdir of Node 20 never returns.
+ */
 function makeDirectory(directory: string): void {
   if (existsSync(directory)) return;
   makeDirectory(path.dirname(directory));
   try {
     mkdirSync(directory, { mode: 0o750 });
   } catch (error) {
-    // Another start was faster.
+    // Another process has created it meanwhile.
     if (systemErrorCode(error) !== 'EEXIST') throw error;
   }
 }
 
 function readNodeId(dataDir: string): string | undefined {
   const file = nodeIdFile(dataDir);
-  const text = orRefuse(`The node's id cannot be read from ${file}`, () => {
+  const text = orRefuse(`The node id cannot be read from ${file}`, () => {
     try {
       return readFileSync(file, 'utf8').trim();
     } catch (error) {
@@ -78,7 +82,7 @@ function readNodeId(dataDir: string): string | undefined {
     }
   });
   if (text === undefined || isUuid(text)) return text;
-  throw new StartError([`${file} should hold a UUID, this node's id, and does not.`]);
+  throw new StartError([`${file} should hold a UUID, the node id, but holds something else; restore the file.`]);
 }
 
 function nodeIdFile(dataDir: string): string {

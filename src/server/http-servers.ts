@@ -1,6 +1,9 @@
 /**
- * The front ends of a node as one: that of the main thread, and where HTTP_THREADS asks for more, those of further threads
- * that listen on the same port. Main thread.
+ * All HTTP servers of the process: that of the main thread, and with HTTP_THREADS above 1 those of further HTTP threads
+ * on the same port. Main thread.
+ *
+ * The admission of the process lives here; every HTTP server is told of it. Only during the drain delay do they differ:
+ * the process is `draining` for readiness, while the HTTP servers still take requests.
  */
 import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
@@ -16,30 +19,30 @@ import { makeHttpServer, type RoutedHttpServer } from './http-threads/make-http-
 import { makeReservations } from '../shard-worker/client/shared-reservations.js';
 
 const IN_FLIGHT_CHECK_MS = 5;
-/** How long a stop waits for bodies of which nothing has come. */
+/** How long a stop waits for bodies of which nothing has arrived. */
 const BODY_TIMEOUT_MS = 1_000;
-/** How often the further threads hear of the database's count of tokens. */
+/** How often the other HTTP threads get the current limit of idempotency keys. */
 const IDEMPOTENCY_CEILING_MS = 100;
 
-/** What front ends are made of. */
+/** The collaborators of the HTTP servers. */
 export interface HttpServersDeps {
   readonly config: Config;
   readonly stats: SharedArrayBuffer;
   readonly operations: CounterOperations;
-  /** See `NodeDatabase`. */
+  /** See `ServerDatabase`. */
   readonly idempotencyKeys: { readonly idempotencyRoom: number; readonly idempotencyCeiling: number };
   readonly logger: Logger;
-  /** A front end cannot go on: the process must end. */
+  /** Called if an HTTP thread has failed: the process must end. */
   readonly lost: (reason: string) => void;
 }
 
-/** All front ends of a node. */
+/** All HTTP servers of the process. */
 export class HttpServers {
   readonly #deps: HttpServersDeps;
   readonly #reservations: SharedArrayBuffer | undefined;
   readonly #idempotencyCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
   #ceilingTimer: NodeJS.Timeout | undefined;
-  /** That of the main thread, while it is open. */
+  /** The HTTP server of the main thread, until it is closed. */
   #local: RoutedHttpServer | undefined;
   #threads: HttpThreads | undefined;
   #port = 0;
@@ -51,7 +54,7 @@ export class HttpServers {
     this.#reservations = httpThreads > 1 ? makeReservations(shards) : undefined;
   }
 
-  /** The main thread's front end listens; resolves to the port. Throws StartError where it cannot. */
+  /** Listens on the main thread. Resolves to the port. Rejects with StartError if the port cannot be had. */
   async listen(uws: Uws): Promise<number> {
     const { config, stats, operations, idempotencyKeys, logger } = this.#deps;
     const isShared = this.#reservations !== undefined;
@@ -70,7 +73,7 @@ export class HttpServers {
     return this.#port;
   }
 
-  /** Starts the further threads. Returns the links of all front ends, for the supervisor of the shards. */
+  /** Starts the other HTTP threads. Returns the links of all HTTP servers, for the supervisor of the shards. */
   launch(): readonly HttpServerLink[] {
     const { config, stats, operations, lost } = this.#deps;
     if (this.#reservations !== undefined) {
@@ -88,15 +91,15 @@ export class HttpServers {
     return [...(this.#local === undefined ? [] : [this.#local.router]), ...(this.#threads?.links ?? [])];
   }
 
-  /** Settles once all of them listen. Rejects with StartError where one cannot. */
+  /** Resolves once all HTTP servers listen. Rejects with StartError if one cannot. */
   async listening(): Promise<void> {
     if (this.#threads === undefined) return;
     await this.#threads.listening();
     const { httpThreads } = this.#deps.config;
-    this.#deps.logger.info({ httpThreads }, `${httpThreads} front ends share the port`);
+    this.#deps.logger.info({ httpThreads }, `${httpThreads} HTTP threads share the port`);
   }
 
-  /** Increments and operations are taken from now on; settles once all of them take them. */
+  /** Takes increments and operations from now on. Resolves once all HTTP servers take them. */
   async open(): Promise<void> {
     if (this.#threads !== undefined) {
       this.#shareCeiling();
@@ -107,29 +110,29 @@ export class HttpServers {
     await this.#setAdmission('open');
   }
 
-  /** Refuses increments with a code for good: the process is about to end. */
+  /** Refuses increments with a code, because the process is about to end. */
   refuse(code: ErrorCode): void {
     void this.#setAdmission(code);
   }
 
-  /** Says `draining` where readiness is asked for, while requests are still taken. */
+  /** Makes readiness `draining`. Requests are still taken until {@link drain}. */
   announceDrain(): void {
     this.#admission = 'draining';
   }
 
-  /** The code with which increments of new keys are refused now, for probes; undefined where they are taken. */
+  /** The code with which increments of new keys are refused now, for readiness; undefined if they are taken. */
   get refusal(): ErrorCode | undefined {
     if (this.#admission !== 'open') return this.#admission;
     return this.#local?.router.refusalOfNew(this.#deps.config.keyBytesMax);
   }
 
-  /** Opens a shard for increments, or refuses those for it with a code. */
+  /** Opens a shard for increments, or refuses its increments with a code. */
   setShardAdmission(shard: number, admission: Admission): void {
     this.#local?.router.setShardAdmission(shard, admission);
     this.#threads?.setShardAdmission(shard, admission);
   }
 
-  /** Stops listening, and settles once everything that was taken in is answered. */
+  /** Stops listening. Resolves once all requests in flight are answered. */
   async drain(): Promise<void> {
     this.#local?.server.drain();
     await this.#threads?.drain();
@@ -140,7 +143,7 @@ export class HttpServers {
       if (!loads.some(({ isAnswering }) => isAnswering)) {
         if (requests === 0) return;
         if (performance.now() >= bodiesUntil) {
-          this.#deps.logger.warn({ requests }, 'Requests whose body does not come are not waited for');
+          this.#deps.logger.warn({ requests }, `Not waiting for ${requests} requests with unfinished bodies`);
           return;
         }
       }
@@ -148,12 +151,14 @@ export class HttpServers {
     }
   }
 
-  /** True where applications of other threads are open: the process must not end before {@link close}, or it aborts. */
+  /**
+   * True while other threads have open applications: without {@link close}, the end of the process would be an abort.
+   */
   get hasThreads(): boolean {
     return this.#threads !== undefined;
   }
 
-  /** Closes every connection, and ends the further threads. */
+  /** Closes all connections and ends the other HTTP threads. */
   async close(): Promise<void> {
     clearInterval(this.#ceilingTimer);
     const threads = this.#threads;

@@ -1,10 +1,10 @@
 /**
- * Starts the further front-end threads, tells them what happens, answers what they ask, and closes their applications
- * before they end. Main thread.
+ * Starts the HTTP threads besides the main thread, sends them commands, performs their operations, and closes their
+ * applications before they end. Main thread.
  *
  * ```text
- * starting ──listening──► serving ──close()──► closing ──► ended
- *     └──refused───────────────┴──thread ends, or breaks──► lost (the process must end)
+ * starting ──listening──► running ──close()──► closing ──► ended
+ *     └──refused──────────────┴──thread fails──► lost (the process must end)
  * ```
  */
 import { Worker } from 'node:worker_threads';
@@ -28,7 +28,7 @@ const CLOSE_TIMEOUT_MS = 2_000;
 
 const IDLE: HttpServerLoad = { isAnswering: false, incrementsInFlight: 0 };
 
-/** What the threads have in common. */
+/** What all HTTP threads share. */
 export interface HttpThreadsOptions {
   readonly config: Config;
   readonly port: number;
@@ -36,14 +36,14 @@ export interface HttpThreadsOptions {
   readonly reservations: SharedArrayBuffer;
   readonly idempotencyCeiling: SharedArrayBuffer;
   readonly operations: CounterOperations;
-  /** A thread ended that should not have: the process must end. */
+  /** Called if a thread has failed: the process must end. */
   readonly lost: (reason: string) => void;
 }
 
-/** One thread as the main thread sees it. */
+/** One HTTP thread as the main thread sees it. */
 class HttpThread {
   readonly link: HttpServerLink;
-  /** Settles once it listens; rejects with StartError where it cannot. */
+  /** Resolves once the thread listens. Rejects with StartError if it cannot. */
   readonly listening: Promise<void>;
   readonly #options: HttpThreadsOptions;
   readonly #name: string;
@@ -52,12 +52,12 @@ class HttpThread {
   readonly #waiting = new Map<number, (load: HttpServerLoad) => void>();
   #nextId = 1;
   #state: 'running' | 'closing' | 'ended' = 'running';
-  /** Why it ends, where it said so. */
-  #reason = 'it ended by itself';
+  /** Why the thread ended, if it reported a reason. */
+  #reason = 'the thread ended without an error';
 
   constructor(options: HttpThreadsOptions, httpThread: number) {
     this.#options = options;
-    this.#name = `Front end ${httpThread}`;
+    this.#name = `HTTP thread ${httpThread}`;
     const { config, port, stats, reservations, idempotencyCeiling } = options;
     const task: HttpThreadTask = { httpThread, port, config, stats, reservations, idempotencyCeiling };
     const worker = new Worker(new URL('./http-threads/http-thread.js', import.meta.url), { workerData: task });
@@ -78,10 +78,10 @@ class HttpThread {
         } else this.#receive(message);
       });
       worker.on('exit', () => {
-        reject(new CounterError('internal-error', `${this.#name} could not be started.`));
+        reject(new CounterError('internal-error', `${this.#name} did not start.`));
       });
     });
-    // It is awaited later, or not at all where the start is given up.
+    // Awaited later, or never if the start is aborted.
     this.listening.catch(() => undefined);
     worker.on('error', (error) => {
       this.#reason = error.message;
@@ -98,7 +98,7 @@ class HttpThread {
     this.#worker.postMessage(command);
   }
 
-  /** Settles when the thread has done it, with what it has to answer; at once where the thread has ended. */
+  /** Resolves to the load of the thread once it has done as asked; at once if it has ended. */
   ask(request: HttpThreadRequest): Promise<HttpServerLoad> {
     if (this.#state === 'ended') return Promise.resolve(IDLE);
     const id = this.#nextId;
@@ -109,7 +109,7 @@ class HttpThread {
     });
   }
 
-  /** Closes the application, then the thread. One that does not answer is left to the end of the process. */
+  /** Closes the application, then ends the thread. A thread that does not answer ends with the process. */
   async close(): Promise<void> {
     if (this.#state === 'running') this.#state = 'closing';
     const isClosed = await Promise.race([this.ask({ kind: 'close' }).then(() => true), timeout()]);
@@ -130,7 +130,7 @@ class HttpThread {
         this.#answer(message.id, message.call);
         return;
       case 'broken':
-        this.#options.lost(`${this.#name} cannot go on: ${message.detail}`);
+        this.#options.lost(`${this.#name} failed: ${message.detail}`);
     }
   }
 
@@ -140,9 +140,10 @@ class HttpThread {
         this.tell({ kind: 'result', id, result });
       },
       (error: unknown) => {
-        // Every operation rejects with a CounterError only, but for bugs.
+        // Anything but a CounterError is a bug.
         const code = error instanceof CounterError ? error.code : 'internal-error';
-        const detail = error instanceof CounterError ? error.detail : 'The server met an error of its own.';
+        const detail =
+          error instanceof CounterError ? error.detail : 'The server failed because of a bug; its log has the error.';
         this.tell({ kind: 'failed', id, code, detail });
       },
     );
@@ -169,25 +170,25 @@ class HttpThread {
     this.#state = 'ended';
     for (const resolve of this.#waiting.values()) resolve(IDLE);
     this.#waiting.clear();
-    if (wasRunning) this.#options.lost(`${this.#name} cannot go on: ${this.#reason}`);
+    if (wasRunning) this.#options.lost(`${this.#name} failed: ${this.#reason}`);
   }
 }
 
-/** All further front-end threads of a node. */
+/** All HTTP threads of the process besides the main thread. */
 export class HttpThreads {
   readonly #threads: readonly HttpThread[];
 
-  /** Starts `config.httpThreads` less the main thread's one. */
+  /** Starts one thread less than HTTP_THREADS, because the main thread is one of them. */
   constructor(options: HttpThreadsOptions) {
     this.#threads = Array.from({ length: options.config.httpThreads - 1 }, (_, at) => new HttpThread(options, at + 1));
   }
 
-  /** For the supervisor of the shards. */
+  /** The links for the supervisor of the shards. */
   get links(): readonly HttpServerLink[] {
     return this.#threads.map(({ link }) => link);
   }
 
-  /** Settles once all of them listen. Rejects with StartError where one cannot. */
+  /** Resolves once all threads listen. Rejects with StartError if one cannot. */
   async listening(): Promise<void> {
     await Promise.all(this.#threads.map((thread) => thread.listening));
   }
@@ -196,17 +197,17 @@ export class HttpThreads {
     for (const thread of this.#threads) thread.tell({ kind: 'shard-admission', shard, admission });
   }
 
-  /** Settles once all of them have it. */
+  /** Resolves once all threads have the new admission. */
   async setAdmission(admission: Admission): Promise<void> {
     await this.#ask({ kind: 'admission', admission });
   }
 
-  /** Settles once none of them listens any more. */
+  /** Resolves once no thread listens any more. */
   async drain(): Promise<void> {
     await this.#ask({ kind: 'drain' });
   }
 
-  /** What each has to answer. */
+  /** The load of each thread. */
   load(): Promise<readonly HttpServerLoad[]> {
     return this.#ask({ kind: 'load' });
   }

@@ -1,5 +1,6 @@
 /**
- * A node's database as the main thread uses it: found or embedded, opened, read, and let go of. Main thread.
+ * The database of the server: the given one or an embedded one, its opening, and the connections of the main thread.
+ * Main thread.
  */
 import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
@@ -14,28 +15,28 @@ import { StartError, reasonOf } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
 import { STAT, statTotal } from '../shard-worker/protocol/stats.js';
 
-/** How long a start with a journal that does not outlive the process waits for the database. */
+/** How long a start with the memory journal waits for the database. */
 const MEMORY_START_TIMEOUT_MS = 30_000;
-/** How long any other start waits for the database before it goes on without. */
+/** How long a start with another journal waits for the database before it continues without. */
 const START_TIMEOUT_MS = 3_000;
 const RETRY_MS = 500;
 /**
- * Between attempts to alter a table that others use, for whom each attempt is a pause: half as much again at random, so
- * that nodes that start together do not come together.
+ * Wait between attempts to alter a table that other sessions use, because each attempt blocks them. Up to half of it is
+ * added at random, so that nodes that start together do not try together.
  */
 const BUSY_RETRY_MS = 1_000;
-/** How often the log says that a migration still waits. */
+/** How often the log reports that a migration still waits. */
 const BUSY_LOG_MS = 30_000;
 const CONNECT_TIMEOUT_MS = 2_000;
 
-/** A database that was opened, or will be. */
+/** A database whose address is known. */
 export interface OpenedServerDatabase {
   readonly target: DatabaseTarget;
-  /** Undefined while it has not been reached. */
+  /** Undefined if the database was unavailable. */
   readonly databaseId: string | undefined;
 }
 
-/** The database of a node. */
+/** The database of the server. */
 export class ServerDatabase {
   readonly #config: Config;
   readonly #logger: Logger;
@@ -49,7 +50,7 @@ export class ServerDatabase {
   #closed = false;
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
-  /** `refused` is called where the database answers after the start and refuses us. */
+  /** `refused` is called if the database becomes available after the start and refuses the server. */
   constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, refused: (reason: string) => void) {
     this.#config = config;
     this.#logger = logger;
@@ -57,30 +58,30 @@ export class ServerDatabase {
     this.#refused = refused;
   }
 
-  /** Reads of counters; undefined before the database's address is known. */
+  /** Reads counters. Undefined until the address of the database is known. */
   get counters(): CounterStore | undefined {
     return this.#counters;
   }
 
-  /** Removals of counters; undefined before the database's address is known. */
+  /** Deletes counters. Undefined until the address of the database is known. */
   get deletes(): CounterDeleteStore | undefined {
     return this.#deletes;
   }
 
-  /** Requests with tokens that may still be taken. */
+  /** How many more idempotent requests may be taken. */
   get idempotencyRoom(): number {
     return this.#idempotencyKeys?.room ?? 0;
   }
 
-  /** What this process may come to have claimed and pending of tokens; 0 before the database's address is known. */
+  /** How many idempotency keys this process may have recorded and pending; 0 until the database's address is known. */
   get idempotencyCeiling(): number {
     return this.#idempotencyKeys?.ceiling ?? 0;
   }
 
   /**
-   * Starts the embedded database or reaches the given one, and migrates. With a journal that outlives the process a
-   * database that is away is waited for in the background. Throws StartError where it refuses us, and the reason of
-   * `signal` once that is aborted.
+   * Starts the embedded database or connects to the given one, and migrates it. If the given one is unavailable and the
+   * journal outlives the process, the start continues and the migration is retried in the background. Rejects with
+   * StartError if the database refuses the server, and with the reason of `signal` once that is aborted.
    */
   async start(nodeId: string, signal: AbortSignal): Promise<OpenedServerDatabase> {
     const target = await this.#find();
@@ -99,10 +100,10 @@ export class ServerDatabase {
     return { target, databaseId };
   }
 
-  /** Ends the connections, then the embedded database. */
+  /** Closes the connections, then stops the embedded database. */
   async close(): Promise<void> {
     this.#closed = true;
-    // Together: what the tokens wait for may be what the connection cuts.
+    // Together: the store of idempotency keys may be waiting on the connection.
     await Promise.all([this.#idempotencyKeys?.close(), this.#shared?.close()]);
     await this.#counters?.close();
     await this.#embedded?.stop();
@@ -131,14 +132,16 @@ export class ServerDatabase {
     const embedded = await startEmbeddedPostgres({ dataDir, logger: this.#logger, maxConnections: 2 * shards + 2 });
     this.#embedded = embedded;
     embedded.onExit((reason) => {
-      this.#logger.warn({ reason }, 'The embedded PostgreSQL ended; it is being started again');
+      this.#logger.warn({ reason }, 'The embedded PostgreSQL ended; restarting it');
     });
     const { pid, version, url } = embedded;
     this.#logger.info({ pid }, `Database: embedded PostgreSQL ${version} in ${dataDir}/postgres`);
     return parseDatabaseUrl(url);
   }
 
-  /** Migrates; returns the database's id, or undefined where it is away and the journal outlives the process. */
+  /**
+   * Migrates. Resolves to the database's id, or to undefined if it is unavailable and the journal outlives the process.
+   */
   async #open(target: DatabaseTarget, signal: AbortSignal): Promise<string | undefined> {
     const isVolatile = this.#config.journal === 'memory';
     const until = performance.now() + (isVolatile ? MEMORY_START_TIMEOUT_MS : START_TIMEOUT_MS);
@@ -147,10 +150,13 @@ export class ServerDatabase {
       if (opened.kind === 'open') return opened.databaseId;
       signal.throwIfAborted();
       const { kind, reason } = opened;
-      // With a volatile journal nothing can be taken before the tables are there, and they will be.
+      // Without the tables, a volatile journal can take nothing; a busy database will have them in time.
       if (performance.now() >= until && !(isVolatile && kind === 'busy')) {
-        if (isVolatile) throw new StartError([`The database cannot be reached: ${reason}.`], { exitCode: 1 });
-        this.#logger.warn({ reason }, 'The database is away: increments go to the journal until it answers');
+        if (isVolatile)
+          throw new StartError([`The database is unavailable: ${reason}. Check DATABASE_URL and PostgreSQL.`], {
+            exitCode: 1,
+          });
+        this.#logger.warn({ reason }, 'PostgreSQL unavailable; buffering increments in the journal');
         void this.#openLater(target);
         return undefined;
       }
@@ -158,18 +164,18 @@ export class ServerDatabase {
     }
   }
 
-  /** Waits before the database is tried again, and says why where a person should know. */
+  /** Waits before the next attempt. Logs, now and then, why a migration waits. */
   async #pauseAfter({ kind, reason }: Exclude<OpenedDatabase, { kind: 'open' }>): Promise<void> {
     if (kind === 'unavailable') return pause(RETRY_MS);
     const now = performance.now();
     if (now - this.#busyLoggedAtMs >= BUSY_LOG_MS) {
       this.#busyLoggedAtMs = now;
-      this.#logger.warn({ reason }, 'The database is in use by others, so that its tables cannot be altered yet');
+      this.#logger.warn({ reason }, 'Other sessions use the tables; the migration waits and will retry');
     }
     return pause(BUSY_RETRY_MS * (1 + 0.5 * Math.random()));
   }
 
-  /** The shards recover once the migrations are there. */
+  /** Migrates in the background. The shards recover once the tables exist. */
   async #openLater(target: DatabaseTarget): Promise<void> {
     try {
       await pause(RETRY_MS);

@@ -1,9 +1,9 @@
 /**
- * A node's operations besides taking increments: reads, flushes, readiness. Main thread.
+ * The operations of the server besides taking increments: read, delete, list, flush, readiness. Main thread.
  *
- * A read is exact without a lock: one statement fetches the committed sum and the checkpoints of this node's streams,
- * so both are of one snapshot; the shards add what they hold above those checkpoints. Where a shard has meanwhile let go
- * of sums above them, the snapshot is too old, and the read is made again.
+ * A read is exact without a lock. One statement reads the committed sum and the checkpoints of this server's streams,
+ * so both come from one snapshot. The shards add the sums that they hold above those checkpoints. If a shard has
+ * meanwhile committed and dropped sums above them, the snapshot is too old and the read starts again.
  */
 import type { CounterStore } from '../db/counter-store.js';
 import type { CounterDeleteStore } from '../db/counter-delete-store.js';
@@ -17,35 +17,34 @@ import type {
   CounterReading,
   Readiness,
 } from '../core/counter-operations.js';
-
 import type { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
-/** Snapshots that a read tries: each further one means that a flush committed within the last. */
+/** Most snapshots that a read tries. Each new one means that a flush committed during the last. */
 const SNAPSHOTS_MAX = 20;
 
 type Store = Pick<CounterStore, 'available' | 'readCounter' | 'list'>;
 type Supervisor = Pick<ShardSupervisor, 'isRecovered' | 'streams' | 'pendingOf' | 'flush'>;
 
-/** What the operations are made of; the store is there once the database's address is known. */
+/** The collaborators. The stores are undefined until the address of the database is known. */
 export interface ServerOperationsDeps {
   readonly store: () => Store | undefined;
   readonly deletes: () => Pick<CounterDeleteStore, 'delete'> | undefined;
   readonly supervisor: () => Supervisor | undefined;
-  /** Why increments are refused, or undefined. */
+  /** The code with which increments are refused, or undefined. */
   readonly refusal: () => ErrorCode | undefined;
-  /** False while the database does not take the flushes of a shard, though it may answer reads. */
+  /** False while the flushes of a shard fail. The database may still answer reads. */
   readonly flushing: () => boolean;
 }
 
-/** The operations of this node. */
+/** The operations of this server. */
 export class ServerOperations implements CounterOperations {
   readonly #deps: ServerOperationsDeps;
   #streams: readonly string[] = [];
-  /** Rises when a removal begins and when it ends. */
+  /** Rises at the begin and at the end of each delete. */
   #deletes = 0;
 
-  constructor(parts: ServerOperationsDeps) {
-    this.#deps = parts;
+  constructor(deps: ServerOperationsDeps) {
+    this.#deps = deps;
   }
 
   async read(key: Uint8Array): Promise<CounterReading | undefined> {
@@ -60,19 +59,19 @@ export class ServerOperations implements CounterOperations {
       const seen = new Map<string, Checkpoint | null>();
       for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
       const pending = total(await supervisor.pendingOf(key, seen));
-      // A removal in between may have taken the committed sum away from under what is pending now; of a stream that is gone
-      // meanwhile a thread that came later need not know that the snapshot is from before its end.
+      // A delete in between may have moved sums from `counters`, to which the pending sums belong. And if a stream has
+      // ended meanwhile, a newer shard thread may not know that the snapshot is older than that end.
       if (pending === 'again' || deletes !== this.#deletes || streams !== this.#streamsOf(supervisor)) continue;
       if (!exists && pending === undefined) return undefined;
       return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
     }
-    throw new CounterError('overloaded', 'The counter changed faster than it could be read.');
+    throw new CounterError('overloaded', 'The counter changed faster than it could be read; try again.');
   }
 
   async delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
     const deletes = this.#deps.deletes();
-    if (deletes === undefined) throw new CounterError('starting', 'The server is recovering.');
-    // What was acknowledged before the call belongs to the closing sum.
+    if (deletes === undefined) throw new CounterError('starting', 'The server is starting; try again later.');
+    // The last sum includes everything that was acknowledged before the call.
     await this.flush();
     this.#deletes += 1;
     try {
@@ -89,7 +88,7 @@ export class ServerOperations implements CounterOperations {
   async flush(): Promise<number> {
     const { store, supervisor } = this.#ready();
     if (!store.available() || !supervisor.isRecovered) {
-      throw new CounterError('database-unavailable', 'The database cannot be reached; what is pending stays pending.');
+      throw new CounterError('database-unavailable', 'The database is unavailable; pending increments stay pending.');
     }
     return supervisor.flush();
   }
@@ -99,11 +98,11 @@ export class ServerOperations implements CounterOperations {
     if (code !== undefined) return { state: 'refusing', code, reason: REFUSALS[code] ?? 'Increments are refused.' };
     const store = this.#deps.store();
     if (store?.available() !== true) {
-      return { state: 'degraded', reason: 'The database is away; increments are kept in the journal.' };
+      return { state: 'degraded', reason: 'The database is unavailable; increments stay in the journal.' };
     }
     if (this.#deps.supervisor()?.isRecovered !== true) return { state: 'degraded', reason: NOT_RECOVERED };
     if (!this.#deps.flushing()) {
-      return { state: 'degraded', reason: 'The database takes no flushes; increments are kept in the journal.' };
+      return { state: 'degraded', reason: 'Flushes to the database fail; increments stay in the journal.' };
     }
     return { state: 'ok' };
   }
@@ -112,12 +111,12 @@ export class ServerOperations implements CounterOperations {
     const store = this.#deps.store();
     const supervisor = this.#deps.supervisor();
     if (store === undefined || supervisor === undefined) {
-      throw new CounterError('starting', 'The server is recovering.');
+      throw new CounterError('starting', 'The server is starting; try again later.');
     }
     return { store, supervisor };
   }
 
-  /** The same array while nothing changed, so that reads of one moment share a statement. */
+  /** The same array until the streams change, so that concurrent reads share a statement. */
   #streamsOf(supervisor: Supervisor): readonly string[] {
     const streams = supervisor.streams;
     if (streams.length !== this.#streams.length || streams.some((stream, index) => stream !== this.#streams[index])) {
@@ -128,21 +127,21 @@ export class ServerOperations implements CounterOperations {
 }
 
 const NOT_RECOVERED =
-  'Journals of earlier runs are not recovered yet: they need the database, and are read one after the other.';
+  'Recovery of the journals of earlier runs is not complete: it needs the database, and reads one after the other.';
 
 const REFUSALS: Partial<Record<ErrorCode, string>> = {
-  starting: 'The server is recovering.',
+  starting: 'The server is starting.',
   draining: 'The server is shutting down.',
-  'journal-unavailable': 'A shard is being restarted, or its journal cannot be written.',
-  overloaded: 'Pending keys or bytes, or the journal, are at their bound.',
+  'journal-unavailable': 'A shard is restarting, or its journal cannot be written.',
+  overloaded: 'A limit is reached: pending keys, pending bytes, or journal size.',
 };
 
-/** Sum of what the shards hold; undefined where none holds the key. */
-function total(parts: readonly (Sum | 'again' | null)[]): Sum | undefined | 'again' {
+/** The total of what the shards hold; undefined if none holds the key. */
+function total(held: readonly (Sum | 'again' | null)[]): Sum | undefined | 'again' {
   let sum: Sum | undefined;
-  for (const part of parts) {
-    if (part === 'again') return 'again';
-    if (part !== null) sum = addSums(sum ?? 0, part);
+  for (const one of held) {
+    if (one === 'again') return 'again';
+    if (one !== null) sum = addSums(sum ?? 0, one);
   }
   return sum;
 }

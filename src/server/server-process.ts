@@ -2,8 +2,13 @@
  * The life of the process, from the lock on the data directory to the exit code. Main thread.
  *
  * ```text
- * starting ──start()──► serving ──stop()──► stopping ──► ended (exit 0, or what went wrong)
- *     └──────────────────────┴──fatal──► ended (exit 1)
+ * starting ──all steps done──► serving ──stop()──► stopping ──► ended (exit 0, or the code of a failure)
+ *     │──────────────────────stop()─────────────────────▲
+ *     └──step fails, fatal error──────┴──fatal error────┴──fatal error──► ended (exit 1 or 78)
+ *
+ * start: data directory → listen (probes only) → database, migrations → shards recover → HTTP threads → admission open
+ * stop:  readiness 503 → [drain delay] → stop listening → answer requests in flight → drain shards → close database
+ *        → close HTTP servers → release data directory
  * ```
  */
 import { configWarnings, type Config } from '../config/config.js';
@@ -33,7 +38,7 @@ export class ServerProcess {
   #directory: DataDirectory | undefined;
   #opened: OpenedServerDatabase | undefined;
   #supervisor: ShardSupervisor | undefined;
-  /** Shards whose last flush the database did not take. */
+  /** Shards whose last flush failed because the database was unavailable. */
   readonly #shardsWithoutDatabase = new Set<number>();
   #lastReason = '';
 
@@ -65,7 +70,7 @@ export class ServerProcess {
     this.#steps = new StartSteps(this.#startSteps(), logger);
   }
 
-  /** In the order of a start. What is undone in reverse is what a stop does once the shards are drained. */
+  /** The steps of a start, in order. A stop drains the shards and then undoes these steps in reverse. */
   #startSteps(): readonly StartStep[] {
     const httpServers = this.#httpServers;
     return [
@@ -91,8 +96,8 @@ export class ServerProcess {
   }
 
   /**
-   * Starts everything; a stop meanwhile ends the start without a word. Rejects with StartError where an operator must
-   * change something.
+   * Starts everything. Resolves early, without a log line, if a stop or a fatal error comes first. Rejects with
+   * StartError if an operator must change something.
    */
   async start(): Promise<void> {
     try {
@@ -113,7 +118,7 @@ export class ServerProcess {
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
     logger.info({}, `HTTP by ${build}`);
     if (authTokens.length === 0 && !isLoopback(host)) {
-      logger.warn({ host }, 'Anyone who can reach this address may count, read and remove: no AUTH_TOKENS are set');
+      logger.warn({ host }, 'No AUTH_TOKENS are set; anyone who can reach this address can count, read and delete');
     }
   }
 
@@ -156,12 +161,12 @@ export class ServerProcess {
     if (journal === 'memory') {
       this.#logger.warn(
         {},
-        'The memory journal keeps nothing: what is not yet in PostgreSQL is lost when the process ends',
+        'The memory journal is not durable; increments not yet in PostgreSQL are lost when the process ends',
       );
     }
   }
 
-  /** Drains and exits 0: answers what is in flight, flushes, lets go of everything. Idempotent. */
+  /** Drains, closes everything and exits, with 0 if nothing went wrong. It may be called more than once. */
   async stop(): Promise<void> {
     if (this.#state === 'stopping' || this.#state === 'ended') return;
     const wasServing = this.#state === 'serving';
@@ -177,19 +182,21 @@ export class ServerProcess {
       const isClosed = await this.#steps.undo();
       this.end(isClosed ? code : 1);
     } catch (error) {
-      this.#logger.error({ err: error }, 'The shutdown failed; the journal keeps what was not flushed');
+      this.#logger.error({ err: error }, 'Shutdown failed; unflushed increments stay in the journal');
       this.end(1);
     }
   }
 
-  /** Ends at once with exit code 1; what was not flushed stays in the journal. */
+  /** Exits at once with code 1. Unflushed increments stay in the journal. */
   abandon(why: string): void {
     const pending = conservation(this.#stats, this.#config.shards).pending + this.#unread;
-    this.#logger.error({ pending }, `Ending now because of ${why}; ${this.#fateOf(pending)}`);
+    this.#logger.error({ pending }, `Exiting now because of ${why}; ${this.#fateOf(pending)}`);
     this.end(1);
   }
 
-  /** Ends the process with a code, and with nothing more than that: front ends of other threads have to be closed before. */
+  /**
+   * Exits with a code without draining. Closes the applications of HTTP threads first, or the exit would be an abort.
+   */
   end(code: number): void {
     this.#state = 'ended';
     this.#steps.abort();
@@ -203,12 +210,12 @@ export class ServerProcess {
   #noticeDatabase(shard: number, available: boolean, reason: string): void {
     if (available) this.#shardsWithoutDatabase.delete(shard);
     else this.#shardsWithoutDatabase.add(shard);
-    if (available) this.#logger.info({ shard }, 'The database is back');
-    else this.#logger.warn({ shard, reason }, 'The database is away; increments stay pending');
+    if (available) this.#logger.info({ shard }, 'PostgreSQL available again');
+    else this.#logger.warn({ shard, reason }, 'PostgreSQL unavailable; increments stay pending');
     this.#lastReason = reason;
   }
 
-  /** Answers what is in flight, then drains the shards. Returns the exit code. */
+  /** Answers the requests in flight, then drains the shards. Resolves to the exit code. */
   async #drain(): Promise<number> {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
     await this.#httpServers.drain();
@@ -219,25 +226,25 @@ export class ServerProcess {
   #report(left: readonly PendingRange[]): number {
     const balance = conservation(this.#stats, this.#config.shards);
     const isMemory = this.#config.journal === 'memory';
-    // With the memory journal also what was lost when a shard ended earlier.
+    // With the memory journal, increments that were lost with a shard count too.
     const pending = left.reduce((total, range) => total + range.increments, this.#unread + balance.lost);
     if (left.length === 0 && pending === 0) {
       this.#logger.info({ ...balance }, 'Everything that was acknowledged is committed');
     } else {
       const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
-      const earlier = unread === 0 ? '' : `, with what the journal holds of earlier runs (${unread} streams, not read)`;
+      const earlier = unread === 0 ? '' : `, besides ${unread} unread streams of earlier runs`;
       const fields = { ranges: left, pending, reason: this.#lastReason };
       if (isMemory) this.#logger.error(fields, this.#fateOf(pending));
       else this.#logger.warn(fields, this.#fateOf(pending) + earlier);
     }
     if (balance.difference !== 0) {
-      this.#logger.error({ ...balance }, 'A bug: increments do not add up at shutdown');
+      this.#logger.error({ ...balance }, 'Increments do not add up at shutdown because of a bug; exiting with code 70');
       return 70;
     }
     return isMemory && (left.length > 0 || pending > 0) ? 1 : 0;
   }
 
-  /** Acknowledged increments in the journals of shards that ended and were not recovered yet. */
+  /** Acknowledged increments in the journals of shards that ended and have not recovered since. */
   get #unread(): number {
     return this.#supervisor?.unread ?? 0;
   }
@@ -248,7 +255,7 @@ export class ServerProcess {
       : `${pending} acknowledged increments stay in the journal for the next start`;
   }
 
-  /** Something that cannot be repaired while we run: stop accepting, end non-zero. */
+  /** A failure that this process cannot repair: refuses increments, closes everything, exits. */
   #fatal(reason: string, exitCode = 1): void {
     if (this.#state === 'ended') return;
     this.#httpServers.refuse('journal-unavailable');
@@ -263,8 +270,8 @@ export class ServerProcess {
   }
 }
 
-/** What an earlier step has made. */
+/** The result of an earlier step. */
 function started<T>(made: T | undefined): T {
-  if (made === undefined) throw new TypeError('a step of the start runs before the one that it needs');
+  if (made === undefined) throw new TypeError('a step of the start runs before a step that it needs');
   return made;
 }

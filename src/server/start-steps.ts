@@ -1,25 +1,24 @@
 /**
- * A start as a list of steps, each with what undoes it. Main thread.
+ * A start as a list of steps, each with its undo. Main thread.
  *
  * ```text
- * running ──all have run──► done ──undo()──► undone
- *    └──a step fails, abort() or undo()──► aborted ──undo()──► undone
+ * running ──all steps done──────────────────► done ─────undo()──► undone
+ *    └──step fails, or abort(), or undo()──► stopped ──undo()──► undone
  * ```
  */
-
 import { once } from 'node:events';
 import type { Logger } from '../core/logger.js';
 
 /** One step of a start. */
 export interface StartStep {
-  /** What the step starts, for the log. */
+  /** What the step opens, for the log. */
   readonly name: string;
   /**
-   * Rejects where the step fails. Once `signal` is aborted nobody waits for it, and the process is about to end: it
-   * should begin nothing more.
+   * Throws or rejects if the step fails. Once `signal` is aborted, nobody waits for the step, and the process is about
+   * to end. The step should then begin nothing more.
    */
   readonly run: (signal: AbortSignal) => Promise<void> | void;
-  /** Undoes the step, be it done, failed half way, or still running after an abort. */
+  /** Undoes the step, which is done, has failed halfway, or, after an abort, may still run. */
   readonly undo?: () => Promise<void> | void;
 }
 
@@ -39,8 +38,8 @@ export class StartSteps {
   }
 
   /**
-   * Runs the steps. Resolves to true once all have run, to false where an abort came first. Rejects with what a step
-   * rejected with, and begins no further one; what was done stays to be undone.
+   * Runs the steps. Resolves to true once all are done, or to false if an abort comes first. Rejects with the error of
+   * the first step that fails. The caller then calls {@link undo}.
    */
   async run(): Promise<boolean> {
     const { signal } = this.#controller;
@@ -51,20 +50,20 @@ export class StartSteps {
         await Promise.race([step.run(signal), this.#aborted]);
       }
     } catch (error) {
-      // After an abort it is of no interest how the step ended.
+      // After an abort the result of the step does not matter.
       if (!signal.aborted) throw error;
     }
     return !signal.aborted;
   }
 
-  /** Begins no further step, and tells the one that runs. */
+  /** Begins no further step, and aborts the signal of the current one. */
   abort(): void {
     this.#controller.abort();
   }
 
   /**
-   * Undoes, in reverse, every step that has begun. Each is undone whatever becomes of the others. Resolves to false where
-   * one could not be; a second call settles with the first one.
+   * Aborts, and undoes in reverse all steps that have begun. A failure is logged and does not stop the others. Resolves
+   * to false if there was one. A second call returns the promise of the first.
    */
   undo(): Promise<boolean> {
     this.abort();

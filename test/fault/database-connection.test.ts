@@ -84,7 +84,7 @@ test(
       const load = node.load();
       await load.acknowledgements(50);
       await proxy.refuse();
-      await server.waitFor('"msg":"The database is away');
+      await server.waitFor('"msg":"PostgreSQL unavailable');
       await load.acknowledgements(200);
       const ready = await send(node.url, '/readyz');
       assert.equal(ready.status, 200);
@@ -99,7 +99,7 @@ test(
         if (asksForFlush(bytes)) flushedAt ??= performance.now();
         return 'forward';
       });
-      await server.waitFor('"msg":"The database is back"');
+      await server.waitFor('"msg":"PostgreSQL available again"');
       // A flush whose reply was lost when the connection went is settled by reading its checkpoint back, not by another.
       const settledAt = flushedAt ?? performance.now();
       assert.ok(settledAt - back < 5_000, `${settledAt} - ${back}`);

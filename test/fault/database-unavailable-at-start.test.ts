@@ -70,7 +70,7 @@ test(
       const load = node.load();
       await load.acknowledgements(200);
       await proxy.refuse();
-      await first.waitFor('"msg":"The database is away');
+      await first.waitFor('"msg":"PostgreSQL unavailable');
       await load.acknowledgements(200);
       first.kill('SIGKILL');
       await first.ended;
@@ -133,7 +133,7 @@ test(
       const load = node.load();
       await load.acknowledgements(100);
       await proxy.refuse();
-      await first.waitFor('"msg":"The database is away');
+      await first.waitFor('"msg":"PostgreSQL unavailable');
       await load.acknowledgements(200);
       const before = performance.now();
       assert.deepEqual(await first.stop(), { code: 0, signal: null }, first.output);

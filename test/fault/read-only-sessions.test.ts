@@ -33,7 +33,7 @@ test('sessions that were made while the database was read-only are replaced once
              where datname = current_database() and application_name like 'summing-counters %'`,
     });
     assertCreated(await increment(node.url, { kept: 1 }));
-    await server.waitFor('"msg":"The database is away');
+    await server.waitFor('"msg":"PostgreSQL unavailable');
     await eventually('all sessions were made anew', async () => {
       const [row] = await administrator.query<{ count: number }>({
         text: `select count(distinct application_name)::int as count from pg_stat_activity

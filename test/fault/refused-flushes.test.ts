@@ -27,7 +27,7 @@ test('a refusal that no row is to blame for is logged with its code, degrades th
     await server.waitFor('(SQLSTATE 23514)');
     assert.match((await send(node.url, '/readyz')).body, /"degraded"/);
     await runStatements(database.url, 'alter table idempotency_keys drop constraint no_tokens');
-    await server.waitFor('"msg":"The database is back"');
+    await server.waitFor('"msg":"PostgreSQL available again"');
     assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
     assert.deepEqual(await committedSums(database.url), new Map([['a', 1n]]));
   } finally {

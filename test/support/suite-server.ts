@@ -76,7 +76,7 @@ export async function assertCleanStop(server: TestServer): Promise<void> {
   const end = await server.stop();
   assert.deepEqual(end, { code: 0, signal: null }, server.output);
   assert.match(server.output, /Everything that was acknowledged is committed/);
-  assert.doesNotMatch(server.output, /Requests whose body does not come/);
+  assert.doesNotMatch(server.output, /Not waiting for/);
   const errors = server.log.filter(({ level }) => level === 'error' || level === 'fatal');
   assert.deepEqual(errors, []);
 }

@@ -1,9 +1,8 @@
 /**
- * The root of a further front-end thread: serves HTTP on the port that all front ends share, and asks the main thread for
- * what only that can answer.
+ * The entry of an HTTP thread: serves HTTP on the shared port, and forwards operations to the main thread.
  *
- * The application must be closed before the thread ends, whatever ends it, or the process aborts: an error that nothing
- * caught closes it and is reported, and the thread stays until the main thread lets it go.
+ * The application must be closed before the thread ends, or the process aborts. So an uncaught error closes the
+ * application and is reported, and the thread stays until the main thread ends it.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { StartError } from '../../core/errors.js';
@@ -91,7 +90,7 @@ function report(message: HttpThreadReport): void {
 }
 
 function run(port: NonNullable<typeof parentPort>): void {
-  // The main thread starts this file with a task and in no other way.
+  // The main thread starts this file, always with a task.
   const server = new HttpThreadServer(workerData as HttpThreadTask);
   process.on('uncaughtException', (error) => {
     server.close();

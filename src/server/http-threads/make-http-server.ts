@@ -1,5 +1,5 @@
 /**
- * Makes an HTTP server with the router behind it and the router's clients of the shards. Main thread and HTTP threads.
+ * Composes an HTTP server, its router, and the router's clients of the shards. Main thread and HTTP threads.
  */
 import { systemClock } from '../../core/clock.js';
 import type { Config } from '../../config/config.js';
@@ -11,30 +11,30 @@ import { ShardClient } from '../../shard-worker/client/shard-client.js';
 import { ShardRouter, type RouterLimits } from '../../shard-worker/client/shard-router.js';
 import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
 
-/** Bytes posted to one shard and not yet answered: the bound of what waits on a router's port to it. */
+/** Most bytes that a router has posted to one shard and that the shard has not answered. */
 const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
 
-/** What an HTTP server is made of. */
+/** The collaborators and values of an HTTP server and its router. */
 export interface HttpServerOptions {
   readonly config: Config;
   readonly uws: Uws;
-  /** 0: any free one. */
+  /** 0: any free port. */
   readonly port: number;
   readonly stats: SharedArrayBuffer;
-  /** Where the routers of a process reserve room; undefined where this is the only one. Others share the port, too. */
+  /** Memory in which all routers reserve room; undefined for the only router. With it, the port is shared too. */
   readonly reservations: SharedArrayBuffer | undefined;
   readonly idempotencyRoom: () => number;
   readonly operations: CounterOperations;
   readonly logger: Logger;
 }
 
-/** An HTTP server, and the router that it was given. */
+/** An HTTP server and its router. */
 export interface RoutedHttpServer {
   readonly server: HttpServer;
   readonly router: ShardRouter;
 }
 
-/** Makes one; it does not listen yet. */
+/** Makes an HTTP server, which does not listen yet. */
 export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
   const { config, uws, port, stats, operations, logger } = options;
   const shared = options.reservations === undefined ? undefined : new SharedReservations(options.reservations);

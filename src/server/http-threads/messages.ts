@@ -1,6 +1,7 @@
 /**
- * The contract between the main thread and a further front-end thread: what the one is told and the other asks. An Error
- * loses its class on the way, so failures cross as code and detail.
+ * The messages between the main thread and another HTTP thread. Both threads.
+ *
+ * An Error loses its class on a port, so failures cross as code and detail.
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { Config } from '../../config/config.js';
@@ -9,20 +10,20 @@ import type { CounterListPage, CounterListQuery, CounterReading, Readiness } fro
 import type { Admission, Sum } from '../../core/increment.js';
 import type { HttpServerLoad } from '../../http/http-server.js';
 
-/** What a front-end thread is started with. Everything here survives structured cloning. */
+/** The start data of an HTTP thread. All of it survives structured cloning. */
 export interface HttpThreadTask {
-  /** From 1: 0 is the main thread's. */
+  /** From 1; 0 is the main thread. */
   readonly httpThread: number;
   /** Never 0. */
   readonly port: number;
   readonly config: Config;
   readonly stats: SharedArrayBuffer;
   readonly reservations: SharedArrayBuffer;
-  /** One double: what the process may come to have of tokens claimed and pending, as of a moment ago. */
+  /** One double: `ServerDatabase.idempotencyCeiling`, refreshed by the main thread. */
   readonly idempotencyCeiling: SharedArrayBuffer;
 }
 
-/** What each operation of a node resolves to. */
+/** The result of each operation. */
 export interface OperationResults {
   readonly read: CounterReading | undefined;
   readonly delete: Sum | undefined;
@@ -31,7 +32,7 @@ export interface OperationResults {
   readonly readiness: Readiness;
 }
 
-/** One call of an operation, on its way to the main thread. */
+/** A call of an operation, for the main thread. */
 export type OperationCall =
   | { readonly operation: 'read'; readonly key: Uint8Array }
   | { readonly operation: 'delete'; readonly key: Uint8Array; readonly id: string | undefined }
@@ -39,26 +40,26 @@ export type OperationCall =
   | { readonly operation: 'flush' }
   | { readonly operation: 'readiness' };
 
-/** What a front-end thread is asked to do, and answers once with `done`. */
+/** A command that the HTTP thread answers once, with `done`. */
 export type HttpThreadRequest =
   { readonly kind: 'admission'; readonly admission: Admission } | { readonly kind: 'drain' | 'load' | 'close' };
 
-/** Main thread → front-end thread. */
+/** Main thread → HTTP thread. */
 export type HttpThreadCommand =
   | { readonly kind: 'connect'; readonly shard: number; readonly port: MessagePort }
-  /** The shard is gone; its increments are refused until another message opens it. */
+  /** The shard thread has ended. Its increments are refused until a `shard-admission` opens it. */
   | { readonly kind: 'disconnect'; readonly shard: number }
   | { readonly kind: 'shard-admission'; readonly shard: number; readonly admission: Admission }
   | (HttpThreadRequest & { readonly id: number })
   | { readonly kind: 'result'; readonly id: number; readonly result: OperationResults[OperationCall['operation']] }
   | { readonly kind: 'failed'; readonly id: number; readonly code: ErrorCode; readonly detail: string };
 
-/** Front-end thread → main thread. */
+/** HTTP thread → main thread. */
 export type HttpThreadReport =
   | { readonly kind: 'listening' }
-  /** It cannot start, for reasons that an operator must change. */
+  /** The thread cannot start until an operator changes something. */
   | { readonly kind: 'refused'; readonly problems: readonly string[]; readonly exitCode: number }
-  /** The application is closed after an error that nothing caught. */
+  /** An uncaught error has closed the application. */
   | { readonly kind: 'broken'; readonly detail: string }
   | { readonly kind: 'done'; readonly id: number; readonly load: HttpServerLoad }
   | { readonly kind: 'call'; readonly id: number; readonly call: OperationCall };

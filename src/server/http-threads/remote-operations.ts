@@ -1,6 +1,6 @@
 /**
- * The node's operations as a front end of another thread calls them: each call goes to the main thread and is answered
- * from there. Front-end thread.
+ * The operations of the server for HTTP threads besides the main thread: each call is posted to the main thread, which
+ * answers it. HTTP thread.
  */
 import { CounterError, type ErrorCode } from '../../core/errors.js';
 import type { OperationCall, OperationResults } from './messages.js';
@@ -13,7 +13,7 @@ import type {
 } from '../../core/counter-operations.js';
 import type { Sum } from '../../core/increment.js';
 
-/** Most calls that wait for the main thread; one more is `overloaded`. */
+/** Most calls that wait for the main thread. One more is refused as `overloaded`. */
 const CALLS_MAX = 10_000;
 
 interface PendingCall {
@@ -21,19 +21,19 @@ interface PendingCall {
   readonly reject: (error: CounterError) => void;
 }
 
-/** The operations, at the other end of a port. */
+/** Operations that the main thread performs. */
 export class RemoteOperations implements CounterOperations {
   readonly #post: (id: number, call: OperationCall) => void;
   readonly #pending = new Map<number, PendingCall>();
   #nextId = 1;
 
-  /** `post` sends a call, which {@link resolve} or {@link reject} answers. */
+  /** `post` sends a call. {@link resolve} or {@link reject} settles it. */
   constructor(post: (id: number, call: OperationCall) => void) {
     this.#post = post;
   }
 
   read(key: Uint8Array): Promise<CounterReading | undefined> {
-    // A copy: of a view, the whole buffer below it would be sent.
+    // A copy, because posting a view would send its whole buffer.
     return this.#call<'read'>({ operation: 'read', key: new Uint8Array(key) });
   }
 
@@ -53,12 +53,12 @@ export class RemoteOperations implements CounterOperations {
     return this.#call<'readiness'>({ operation: 'readiness' });
   }
 
-  /** The call succeeded. */
+  /** Settles a call that succeeded. */
   resolve(id: number, result: OperationResults[OperationCall['operation']]): void {
     this.#take(id)?.resolve(result);
   }
 
-  /** The call failed. */
+  /** Settles a call that failed. */
   reject(id: number, code: ErrorCode, detail: string): void {
     this.#take(id)?.reject(new CounterError(code, detail));
   }
@@ -73,13 +73,15 @@ export class RemoteOperations implements CounterOperations {
     call: Extract<OperationCall, { readonly operation: Name }>,
   ): Promise<OperationResults[Name]> {
     if (this.#pending.size >= CALLS_MAX) {
-      return Promise.reject(new CounterError('overloaded', 'Too many requests wait for the main thread.'));
+      return Promise.reject(
+        new CounterError('overloaded', 'Too many requests wait for the main thread; try again later.'),
+      );
     }
     const id = this.#nextId;
     this.#nextId += 1;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, {
-        // The main thread answers a call with what the called operation resolved to.
+        // The main thread answers a call with the result of the called operation.
         resolve: resolve as PendingCall['resolve'],
         reject,
       });

@@ -38,7 +38,7 @@ describe('secrets', () => {
         await ask(path, TOKENS[2]);
       await postgres.stop('crash');
       assert.equal(await ask('/increment', TOKENS[0], { ...post, body: '{"a":1}' }), 202);
-      await server.waitFor('The database is away');
+      await server.waitFor('PostgreSQL unavailable');
       assert.equal(await ask('/flush', TOKENS[2], post), 503);
       assert.equal(await ask('/counters/a', TOKENS[1]), 503);
       await postgres.start();

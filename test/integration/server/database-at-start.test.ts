@@ -115,7 +115,7 @@ describe('the table of the original application, in use while it is adopted', { 
       try {
         await report.query({ text: 'begin; select count(*) from counters' });
         await withServer({ DATABASE_URL: url, JOURNAL: journal }, async (server) => {
-          await server.waitFor('in use by others');
+          await server.waitFor('Other sessions use the tables');
           assert.match(server.output, /counters is in use by process \d+ \(report\)/);
           let slowestMs = 0;
           for (let times = 0; times < 100; times += 1) {
@@ -164,7 +164,7 @@ describe('a database that is away at start', { concurrency: 3 }, () => {
         assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
         const seconds = (performance.now() - startedAt) / 1000;
         assert.ok(seconds > 29 && seconds < 45, `it ended after ${seconds} s`);
-        assert.match(sentences(server).join('\n'), /^The database cannot be reached: .*ECONNREFUSED.*\.$/);
+        assert.match(sentences(server).join('\n'), /^The database is unavailable: .*ECONNREFUSED.*\.$/);
         assert.ok(!server.output.includes('secret'));
       });
     }

@@ -49,7 +49,7 @@ describe('three front ends on one port', () => {
   const node = new SuiteServer({ ...THREADS, FLUSH_INTERVAL_MS: NEVER_MS });
 
   test('the log says how many there are', () => {
-    assert.match(node.server.output, /"httpThreads":3.*3 front ends share the port/);
+    assert.match(node.server.output, /"httpThreads":3.*3 HTTP threads share the port/);
   });
 
   test('1,001 increments at once over as many connections sum to 500500', async () => {
@@ -239,7 +239,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
           });
           await writeFile(signal, '');
           assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
-          assert.match(server.output, /^summing-counters: Front end 2 cannot go on: Error: broken on purpose/m);
+          assert.match(server.output, /^summing-counters: HTTP thread 2 failed: Error: broken on purpose/m);
           const next = await startServer({ env: { DATABASE_URL: databaseUrl, ...THREADS }, dataDir: server.dataDir });
           assert.equal(await sumOf(next.url, 'kept'), BigInt(CONNECTIONS));
           await assertCleanStop(next);

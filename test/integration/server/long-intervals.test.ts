@@ -23,7 +23,7 @@ test('an outage that idle shards notice is over for them within seconds, with FL
   });
   try {
     await proxy.refuse();
-    await server.waitFor('The database is away; increments stay pending', NOTICED_MS);
+    await server.waitFor('PostgreSQL unavailable; increments stay pending', NOTICED_MS);
     assertCreated(await increment(server.url, { during: 1 }));
     assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
     await proxy.accept();

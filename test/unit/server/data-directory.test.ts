@@ -18,7 +18,7 @@ function isRefusal(pattern: RegExp): (error: unknown) => boolean {
   return (error) => error instanceof StartError && error.problems.length === 1 && pattern.test(error.problems[0] ?? '');
 }
 
-test('a data directory is made where it is missing, and keeps its node id', (t) => {
+test('a missing data directory is created, and keeps its node id', (t) => {
   const dataDir = join(temporaryPath(t), 'deep', 'data');
   const first = acquireDataDirectory(dataDir);
   assert.match(first.nodeId, /^[0-9a-f-]{36}$/);
@@ -35,7 +35,7 @@ test('a data directory is made where it is missing, and keeps its node id', (t) 
 });
 
 test(
-  'a data directory that cannot be made is refused in one sentence, at once',
+  'a data directory that cannot be created is refused at once, in one sentence',
   { skip: process.platform === 'linux' ? false : 'only Linux has /proc' },
   (t) => {
     const file = join(temporaryPath(t), 'file');
@@ -46,7 +46,7 @@ test(
   },
 );
 
-test('a data directory that is held is refused in one sentence, within a process', (t) => {
+test('a data directory that this process has locked is refused, in one sentence', (t) => {
   const dataDir = temporaryPath(t);
   const held = acquireDataDirectory(dataDir);
   assert.throws(() => acquireDataDirectory(dataDir), isRefusal(/^Another process is using the data directory /));
@@ -54,7 +54,7 @@ test('a data directory that is held is refused in one sentence, within a process
   acquireDataDirectory(dataDir).release();
 });
 
-test('the lock of another process holds until that process is killed, and its file left behind blocks nobody', async (t) => {
+test('a killed process releases the lock, and the lock file that it leaves blocks nobody', async (t) => {
   const dataDir = temporaryPath(t);
   const script = `
     const { acquireDataDirectory } = await import('#product/server/data-directory.js');
@@ -74,7 +74,7 @@ test('the lock of another process holds until that process is killed, and its fi
   acquireDataDirectory(dataDir).release();
 });
 
-test('a node id that is not one, and a place that cannot be a directory, are refused in one sentence', (t) => {
+test('an invalid node id and a path that cannot be a directory are refused, in one sentence each', (t) => {
   const dataDir = temporaryPath(t);
   writeFileSync(join(dataDir, 'node-id'), 'mine');
   assert.throws(() => acquireDataDirectory(dataDir), isRefusal(/node-id should hold a UUID/));

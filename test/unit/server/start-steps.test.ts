@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import type { Logger } from '#product/core/logger.js';
 import { StartSteps, type StartStep } from '#product/server/start-steps.js';
 
-/** Three steps that note what is done to them; `replaced` stands in for the second one. */
+/** Three steps that record their calls. `replaced` overrides members of the second one. */
 function threeSteps(replaced: Partial<StartStep> = {}): { done: string[]; logged: string[]; steps: StartSteps } {
   const done: string[] = [];
   const logged: string[] = [];
@@ -31,7 +31,7 @@ test('steps run in order, and are undone in reverse, once', async () => {
   assert.deepEqual(done, order);
 });
 
-test('a step that fails ends the run with its error, is undone like those before it, and none after it begins', async () => {
+test('a failed step ends the run with its error, and is undone like the steps before it; no further step begins', async () => {
   const failure = new Error('on purpose');
   for (const run of [() => Promise.reject(failure), () => assert.fail(failure)]) {
     const { done, steps } = threeSteps({ run });
@@ -41,7 +41,7 @@ test('a step that fails ends the run with its error, is undone like those before
   }
 });
 
-test('an abort ends the run without waiting for the step that runs, which hears of it and may fail unnoticed', async () => {
+test('an abort ends the run without waiting for the current step, whose later failure is ignored', async () => {
   let fail: (error: Error) => void = () => undefined;
   let heard: AbortSignal | undefined;
   const { done, steps } = threeSteps({
@@ -62,7 +62,7 @@ test('an abort ends the run without waiting for the step that runs, which hears 
   assert.deepEqual(done, ['run first', 'undo second', 'undo first']);
 });
 
-test('an abort after the last step leaves nothing to do but to undo; one before the first begins nothing', async () => {
+test('an abort after the last step undoes nothing by itself, and one before the first step prevents all steps', async () => {
   const ended = threeSteps();
   assert.equal(await ended.steps.run(), true);
   ended.steps.abort();
@@ -74,7 +74,7 @@ test('an abort after the last step leaves nothing to do but to undo; one before 
   assert.deepEqual(early.done, []);
 });
 
-test('where undoing a step fails the others are undone all the same, and the log names it', async () => {
+test('if the undo of a step fails, the others are still undone and the log names the step', async () => {
   const { done, logged, steps } = threeSteps({ undo: () => Promise.reject(new Error('on purpose')) });
   await steps.run();
   assert.equal(await steps.undo(), false);
