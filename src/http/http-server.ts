@@ -51,7 +51,7 @@ export interface HttpServerLoad {
 /** The text for each method in the Allow header. GET includes HEAD. */
 const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 
-/** One HTTP server, see the head of this file. */
+/** One HTTP server. The head of this file shows its states. */
 export class HttpServer {
   readonly #deps: HttpServerDeps;
   readonly #app: UwsApp;
@@ -97,7 +97,7 @@ export class HttpServer {
           return;
         }
         this.#socket = socket;
-        this.#expire();
+        this.#startExpiry();
         resolve(uws.us_socket_local_port(socket));
       });
     });
@@ -129,7 +129,7 @@ export class HttpServer {
   }
 
   /** Starts the timer that answers requests which wait for a shard longer than ACK_TIMEOUT_MS. */
-  #expire(): void {
+  #startExpiry(): void {
     const { config, router } = this.#deps;
     this.#expiry = setInterval(
       () => {
@@ -232,7 +232,7 @@ export class HttpServer {
   #refusal(): HttpReply | undefined {
     if (this.#admission === 'starting') return problemReply('starting', 'The server is starting; try again later.');
     if (this.#admission === 'draining')
-      return problemReply('draining', 'The server is shutting down; send the request to another server.');
+      return problemReply('draining', 'The server is shutting down; retry later or on another server.');
     if (this.#operationsInFlight >= OPERATIONS_IN_FLIGHT_MAX) {
       return problemReply('overloaded', 'Too many requests wait for the database; try again later.');
     }

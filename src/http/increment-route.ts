@@ -20,7 +20,7 @@ const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
     'A limit is reached: pending keys or bytes, journal size, memory for bodies, or requests in flight. ' +
     'Nothing was counted; try again later.',
   starting: 'The server is starting. Nothing was counted; try again later.',
-  draining: 'The server is shutting down. Nothing was counted; send the request to another server.',
+  draining: 'The server is shutting down. Nothing was counted; retry later or on another server.',
   'journal-unavailable': 'The journal is unavailable. Nothing was counted; try again later.',
   'idempotency-mismatch':
     'The Idempotency-Key was already used with other content, which stays counted. This request was not counted; ' +

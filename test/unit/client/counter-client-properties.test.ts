@@ -1,7 +1,7 @@
 /**
- * Random increments through a peer that fails at random: whatever happens, what was passed in is either in the peer's
- * sums, or in a batch that the client says it gave up, and then its key tells whether it is in the sums as well.
- * `SEED` replays a run, `RUNS` sets how many.
+ * Random increments through a peer that fails at random. Every increment is in the peer's sums, or in a batch that the
+ * client reports as given up; the key of such a batch tells whether the peer counted it. `SEED` replays a run, `RUNS`
+ * sets the number of runs.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -29,7 +29,7 @@ class Run {
   readonly random: Mulberry32;
   readonly peer: CounterPeer;
   readonly client: CounterClient;
-  /** Everything that the client took, less what it gave up and the peer did not count. */
+  /** All increments that the client took, minus those that it gave up and the peer did not count. */
   readonly expected = new Map<string, bigint>();
   readonly refused: RefusedBatch[] = [];
   readonly #flushes: Promise<void>[] = [];
@@ -113,7 +113,7 @@ class Run {
       assert.equal(bodies.get(idempotencyKey) ?? body, body, 'the content of a batch is frozen');
       bodies.set(idempotencyKey, body);
     }
-    // Several flushes that wait hear of the same batch.
+    // Several waiting flushes report the same batch.
     const refused = new Map(this.refused.map((batch) => [batch.token, batch]));
     for (const { token, counted: says, increments } of refused.values()) {
       if (says === 'no') assert.ok(!counted.has(token), 'a batch that is not counted is not counted');
@@ -142,8 +142,8 @@ async function runs(label: string, count: number, isHarsh: boolean): Promise<voi
   console.log(`# ${label}: SEED=${first} RUNS=${count}`);
 }
 
-test('whatever fails on the way, each batch is counted once and the sums are what was passed in', () =>
+test('with any failure on the way, each batch is counted once and the sums are exact', () =>
   runs('faults', countOfRuns(30), false));
 
-test('what is given up is told with its key, and nothing else is missing or counted twice', () =>
+test('each batch that is given up is reported with its key, and nothing else is missing or counted twice', () =>
   runs('faults and refusals', countOfRuns(30), true));

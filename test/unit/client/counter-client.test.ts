@@ -10,7 +10,7 @@ import { CounterPeer, faults, problem } from '../../support/counter-peer.js';
 
 type Settings = Omit<CounterClientOptions, 'url'>;
 
-/** Runs `body` with a peer and a client of it that retries fast and sends only when it is told to. */
+/** Runs `body` with a peer and a client that retries fast and sends only on a flush or a full batch. */
 async function withPeer(
   settings: Settings,
   body: (client: CounterClient, peer: CounterPeer) => Promise<void>,
@@ -42,7 +42,7 @@ async function failureOf(promise: Promise<unknown>): Promise<CounterClientError>
   return assert.fail('it did not reject');
 }
 
-test('increments of one key are one member, and what is flushed is counted', () =>
+test('increments of one key are sent as one member, and a flush counts them', () =>
   withPeer({ token: 'secret' }, async (client, peer) => {
     client.increment('hits');
     client.increment('hits', 41);
@@ -94,7 +94,7 @@ for (const fault of faults) {
       client.incrementMany({ a: 5, b: 7 });
       const flushed = client.flush();
       await peer.until(({ requests }) => requests.length > 0);
-      // What comes while the batch is on its way is not part of it.
+      // Increments that arrive while the batch is in flight are not part of it.
       client.increment('a', 100);
       await flushed;
       await client.flush();
@@ -107,7 +107,7 @@ for (const fault of faults) {
       );
       assert.deepEqual([...peer.counted.values()], ['{"a":5,"b":7}', '{"a":100}']);
       assert.equal(new Set(peer.requests.map(({ idempotencyKey, body }) => `${idempotencyKey} ${body}`)).size, 2);
-      // A 202 whose body is lost is one all the same.
+      // A 202 counts as such even if its body is lost.
       assert.equal(peer.requests.filter(({ body }) => body.includes('7')).length, fault === 'cut-body' ? 1 : 3);
     }));
 }
@@ -132,7 +132,7 @@ test('one request is in flight at a time', async () => {
   });
 });
 
-test('Retry-After is waited for, in seconds and as a date', () =>
+test('the client waits for Retry-After, in seconds or as a date', () =>
   withPeer({}, async (client, peer) => {
     peer.behaviour.fault = ({ attempt }) => (attempt === 1 ? 'overloaded' : 'none');
     for (const retryAfter of [() => '1', () => new Date(Date.now() + 2_000).toUTCString()]) {
@@ -145,7 +145,7 @@ test('Retry-After is waited for, in seconds and as a date', () =>
     assert.equal(peer.sums.get('a'), 2n);
   }));
 
-test('waits between attempts are drawn at random, and later ones from a wider range', () =>
+test('waits between attempts are random, and later ones have a larger range', () =>
   withPeer({ retryBaseMs: 4, retryDelayMsMax: 40 }, async (client, peer) => {
     peer.behaviour.fault = ({ attempt }) => (attempt < 12 ? 'overloaded' : 'none');
     client.increment('a');
@@ -156,7 +156,7 @@ test('waits between attempts are drawn at random, and later ones from a wider ra
     assert.ok(Math.max(...waits) > 4, waits.join(' '));
   }));
 
-test('a batch is given up when its time for retries is over, and says that it may be counted', () =>
+test('a batch is given up after retryForMsMax, and is reported as possibly counted', () =>
   withPeer({ retryForMsMax: 500 }, async (client, peer) => {
     peer.behaviour.fault = () => 'unknown-counted';
     client.increment('a', 3);
@@ -170,7 +170,7 @@ test('a batch is given up when its time for retries is over, and says that it ma
     await client.flush();
   }));
 
-test('a batch that was only ever refused as overloaded is given up as not counted', () =>
+test('a batch that was always refused as overloaded is given up as not counted', () =>
   withPeer({ retryForMsMax: 30 }, async (client, peer) => {
     peer.behaviour.fault = () => 'overloaded';
     client.increment('a', 3);
@@ -182,7 +182,7 @@ test('a batch that was only ever refused as overloaded is given up as not counte
     assert.equal(peer.sums.get('a'), 3n);
   }));
 
-test('a body that is too large is halved until it is taken, each half under a key of its own', () =>
+test('a body that is too large is halved until it is accepted, each half with its own key', () =>
   withPeer({}, async (client, peer) => {
     peer.behaviour.bodyBytesMax = 20;
     const expected = new Map<string, bigint>();
@@ -207,7 +207,7 @@ test('a body that is too large is not halved once an attempt may have been count
     assert.deepEqual([...peer.sums.values()], [1n, 2n]);
   }));
 
-test('a key that only the server refuses holds up no other', () =>
+test('a key that only the server refuses does not delay others', () =>
   withPeer({}, async (client, peer) => {
     peer.behaviour.keyBytesMax = 4;
     const refused: CounterClientError[] = [];
@@ -222,7 +222,7 @@ test('a key that only the server refuses holds up no other', () =>
     assert.deepEqual([...peer.sums.keys()].sort(), keys.filter((key) => key.length <= 4).sort());
   }));
 
-test('each refused batch is told to onError once, and the next flush or close rejects', async () => {
+test('onError is called once for each refused batch, and the next flush or close rejects', async () => {
   const told: CounterClientError[] = [];
   await withPeer({ batchKeysMax: 1, bufferKeysMax: 2, onError: (error) => told.push(error) }, async (client, peer) => {
     peer.behaviour.answer = (response) => {
@@ -244,7 +244,7 @@ test('each refused batch is told to onError once, and the next flush or close re
   });
 });
 
-test('without onError what was refused takes up room until a flush has told all of it', () =>
+test('without onError refused keys count against the buffer until a flush has reported them', () =>
   withPeer({ batchKeysMax: 1, bufferKeysMax: 3 }, async (client, peer) => {
     peer.behaviour.keyBytesMax = 1;
     for (const key of ['k1', 'k2', 'k3']) {
@@ -262,7 +262,7 @@ test('without onError what was refused takes up room until a flush has told all 
     assert.deepEqual([...peer.sums], [['a', 1n]]);
   }));
 
-test('every flush that waits hears of a refusal', () =>
+test('every waiting flush reports a refusal', () =>
   withPeer({}, async (client, peer) => {
     peer.behaviour.keyBytesMax = 1;
     client.increment('long');
@@ -271,7 +271,7 @@ test('every flush that waits hears of a refusal', () =>
     await client.flush();
   }));
 
-test('a full buffer takes no new key and nothing of a call with one, but more of the keys in it', () =>
+test('a full buffer refuses every call with a new key, but accepts more for the keys in it', () =>
   withPeer({ bufferKeysMax: 2, batchKeysMax: 2 }, async (client, peer) => {
     peer.behaviour.fault = ({ attempt }) => (attempt < 3 ? 'overloaded' : 'none');
     client.increment('a');
@@ -285,7 +285,7 @@ test('a full buffer takes no new key and nothing of a call with one, but more of
     assert.deepEqual([...peer.sums.values()], [1n, 1n, 3n]);
   }));
 
-test('bad keys and amounts are refused at once, with everything else of their call', () =>
+test('bad keys and amounts are refused at once, with all other increments of the call', () =>
   withPeer({}, async (client, peer) => {
     const bad: readonly (readonly [unknown, unknown, 'TypeError' | 'RangeError'])[] = [
       ['', 1, 'RangeError'],
@@ -306,7 +306,7 @@ test('bad keys and amounts are refused at once, with everything else of their ca
       ['a', null, 'TypeError'],
     ];
     for (const [key, amount, name] of bad) {
-      // What the types forbid is what a caller without types may pass.
+      // A caller without types may pass what the types forbid.
       assert.throws(() => client.increment(key as string, amount as number), { name });
       assert.throws(
         () =>
@@ -328,7 +328,7 @@ test('bad keys and amounts are refused at once, with everything else of their ca
     assert.equal(await client.get('good'), undefined);
   }));
 
-test('a sum beyond the safe integers is sent in parts and stays exact', () =>
+test('a sum beyond the safe integers is split over batches and stays exact', () =>
   withPeer({}, async (client, peer) => {
     const largest = Number.MAX_SAFE_INTEGER;
     client.incrementMany([
@@ -359,7 +359,7 @@ test('a sum of any length is read to the last digit', () =>
     for (const [index, sum] of sums.entries()) assert.equal(await client.get(`"sum":${index}&+%`), sum);
   }));
 
-test('get rejects for every answer that is not a sum, 404 of a wrong address included', () =>
+test('get rejects for every answer that is not a sum, including the 404 of a wrong address', () =>
   withPeer({}, async (_, peer) => {
     const elsewhere = new CounterClient({ url: `${peer.url}/elsewhere/` });
     assert.deepEqual(await failureOf(elsewhere.get('a')).then(({ code, status }) => [code, status]), [
@@ -376,7 +376,7 @@ test('get rejects for every answer that is not a sum, 404 of a wrong address inc
     assert.equal(aborted.code, 'aborted');
   }));
 
-test('a flush ends with its signal, and what it waited for is counted all the same', () =>
+test('a flush ends with its signal, and its increments are still counted', () =>
   withPeer({}, async (client, peer) => {
     const end = new AbortController();
     peer.behaviour.fault = () => {
@@ -390,7 +390,7 @@ test('a flush ends with its signal, and what it waited for is counted all the sa
     assert.equal(peer.sums.get('a'), 1n);
   }));
 
-test('close sends what waits, and nothing is taken after it', () =>
+test('close sends all waiting increments, and later ones are refused', () =>
   withPeer({}, async (client, peer) => {
     client.increment('a');
     const closed = client.close();
@@ -401,7 +401,7 @@ test('close sends what waits, and nothing is taken after it', () =>
     assert.equal(await client.get('a'), 1n);
   }));
 
-test('a close that is cut short refuses all that is left, and says what of it may be counted', async () => {
+test('an aborted close refuses all remaining increments, and reports which may be counted', async () => {
   const told: CounterClientError[] = [];
   await withPeer({ batchKeysMax: 2, onError: (error) => told.push(error) }, async (client, peer) => {
     peer.behaviour.fault = () => 'count-late';
@@ -445,7 +445,7 @@ test('an answer that is not retryable is final, also with a code that the client
     assert.equal(peer.requests.length, 1);
   }));
 
-test('a redirection is not followed: it is not an answer of a counter server', () =>
+test('a redirect is not followed: it is not an answer of a counter server', () =>
   withPeer({}, async (client, peer) => {
     for (const status of [301, 307]) {
       peer.behaviour.answer = (response) => {
@@ -459,7 +459,7 @@ test('a redirection is not followed: it is not an answer of a counter server', (
     assert.equal(peer.requests.length, 2);
   }));
 
-test('settings that cannot work are refused', () => {
+test('invalid settings are refused', () => {
   const url = 'http://127.0.0.1:1';
   const bad: readonly CounterClientOptions[] = [
     { url: 'nowhere' },
@@ -480,7 +480,7 @@ test('settings that cannot work are refused', () => {
   }
 });
 
-test('the built file works alone: what was not flushed is still sent, and then it keeps no process alive', async () => {
+test('the built file works alone: it sends unflushed increments, and then keeps no process alive', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'summing-counters-client-'));
   const peer = await CounterPeer.start();
   try {
