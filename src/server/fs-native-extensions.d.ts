@@ -1,5 +1,5 @@
-// The package has no types of its own; this is the one call that is used of it.
+// The package has no types. This declares the one function that we use.
 declare module 'fs-native-extensions' {
-  /** Takes an exclusive lock on an open file without waiting. False where another open file holds it. */
+  /** Takes an exclusive lock on an open file without waiting. False if another open file holds it. */
   export function tryLock(fd: number): boolean;
 }
