@@ -32,7 +32,7 @@ describe('the table of docs/idempotency.md', () => {
 
   function newIdempotencyKey(): string {
     idempotencyKeys += 1;
-    return `token-${idempotencyKeys}-"quoted"~!`;
+    return `key-${idempotencyKeys}-"quoted"~!`;
   }
 
   function withIdempotencyKey(
@@ -95,13 +95,13 @@ describe('the table of docs/idempotency.md', () => {
   }
 
   const cases: Readonly<Record<string, () => Promise<void>>> = {
-    'a token that is new': async () => {
+    'a new key': async () => {
       assertNew(await withIdempotencyKey(newIdempotencyKey(), { new: 3, newer: -4 }));
       await assertSum('new', 3n);
       await assertSum('newer', -4n);
     },
 
-    'the same again, after the answer': async () => {
+    'the same request again, after the answer': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { again: 5 }));
       assertReplayed(await withIdempotencyKey(idempotencyKey, { again: 5 }));
@@ -110,7 +110,7 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('again', 5n);
     },
 
-    'the same again, spelt in another way: order, white space, escapes, amounts split or over several lines':
+    'the same content again, written differently: order, white space, escapes, amounts split or over several lines':
       async () => {
         const idempotencyKey = newIdempotencyKey();
         const headers = { 'idempotency-key': idempotencyKey, 'content-type': 'application/x-ndjson' };
@@ -128,7 +128,7 @@ describe('the table of docs/idempotency.md', () => {
         await assertSum('other', 1n);
       },
 
-    'many times at the same moment': async () => {
+    'the same request many times at once': async () => {
       const idempotencyKey = newIdempotencyKey();
       const answers = await Promise.all(
         Array.from({ length: 40 }, () => withIdempotencyKey(idempotencyKey, { moment: 7, both: 1 })),
@@ -139,7 +139,7 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('both', 1n);
     },
 
-    'the same again, after a crash or restart of the node': () =>
+    'the same request again, after a crash or restart of the node': () =>
       withServer({}, async (server, restart) => {
         const [crashed, flushed] = [newIdempotencyKey(), newIdempotencyKey()];
         assertNew(await withIdempotencyKey(crashed, { crashed: 8 }, server));
@@ -154,7 +154,7 @@ describe('the table of docs/idempotency.md', () => {
         assert.deepEqual([table.get('crashed'), table.get('restarted')], [8n, 8n]);
       }),
 
-    'the same again, at another node': () =>
+    'the same request again, at another node': () =>
       withServer({}, async (other) => {
         const [committed, pending] = [newIdempotencyKey(), newIdempotencyKey()];
         assertNew(await withIdempotencyKey(committed, { elsewhere: 9 }));
@@ -167,7 +167,7 @@ describe('the table of docs/idempotency.md', () => {
         assert.deepEqual([await sumOf(node.url, 'elsewhere'), await sumOf(other.url, 'elsewhere')], [19n, 19n]);
       }),
 
-    'another content with the token, at the node that knows it': async () => {
+    'other content with the key, at the node that remembers the key': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { content: 1 }));
       for (const body of [{ content: 2 }, { contents: 1 }, { content: 1, more: 0 }]) {
@@ -178,7 +178,7 @@ describe('the table of docs/idempotency.md', () => {
       assert.deepEqual([await sumOf(node.url, 'contents'), await sumOf(node.url, 'more')], [undefined, undefined]);
     },
 
-    'another content with the token, at another node or after a restart': () =>
+    'other content with the key, at another node or after a restart': () =>
       withServer({}, async (other, restart) => {
         const idempotencyKey = newIdempotencyKey();
         assertNew(await withIdempotencyKey(idempotencyKey, { firstContent: 1 }));
@@ -193,14 +193,14 @@ describe('the table of docs/idempotency.md', () => {
         assert.deepEqual(sums, [1n, undefined, undefined]);
       }),
 
-    'a request that was refused with 400, then a good one with the token': async () => {
+    'a request that is refused with 400, then a valid one with the key': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertProblem(await withIdempotencyKey(idempotencyKey, '{"good":1,"bad":1.5}'), 'invalid-request');
       assertNew(await withIdempotencyKey(idempotencyKey, { good: 1 }));
       await assertSum('good', 1n);
     },
 
-    'a request that was refused with 503, then the same again': async () => {
+    'a request that is refused with 503, then the same request again': async () => {
       await flush();
       const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, keys('room', KEYS_MAX - 1)));
@@ -210,7 +210,7 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('refused', 1n);
     },
 
-    'the same again, while bounds refuse new requests': async () => {
+    'the same request again, while limits refuse new requests': async () => {
       await flush();
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { 'known-full': 1 }));
@@ -223,7 +223,7 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('known-full', 1n);
     },
 
-    'another content with the token, while bounds refuse new requests': async () => {
+    'other content with the key, while limits refuse new requests': async () => {
       await flush();
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { 'other-full': 1 }));
@@ -232,7 +232,7 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('other-full', 1n);
     },
 
-    'an answer `outcome-unknown`, then the same again until it is 202': () =>
+    'an answer `outcome-unknown`, then the same request again until it is 202': () =>
       withServer({ ACK_TIMEOUT_MS: '10', MAX_PENDING_KEYS: '1000000' }, async (hasty) => {
         const body = keys('unknown', 20_000);
         const seen = new Set<number>();
@@ -254,7 +254,7 @@ describe('the table of docs/idempotency.md', () => {
         for (const index of [0, 9_999, 19_999]) assert.equal(table.get(`unknown-${index}`), BigInt(sent));
       }),
 
-    'the same again, after `IDEMPOTENCY_WINDOW_HOURS`, where no node remembers it': async () => {
+    'the same request again, after `IDEMPOTENCY_WINDOW_HOURS`, if no node remembers the key': async () => {
       const database = await createTestDatabase();
       try {
         await withServer({ DATABASE_URL: database.url, IDEMPOTENCY_WINDOW_HOURS: '1' }, async (server, restart) => {
@@ -277,24 +277,23 @@ describe('the table of docs/idempotency.md', () => {
       }
     },
 
-    'a new token, with `IDEMPOTENCY_MAX_ROWS` tokens remembered': () => atMaxRows('token'),
-    'a request without a token, with `IDEMPOTENCY_MAX_ROWS` tokens remembered': () => atMaxRows('none'),
+    'a new key, with `IDEMPOTENCY_MAX_ROWS` keys stored': () => atMaxRows('key'),
+    'a request without a key, with `IDEMPOTENCY_MAX_ROWS` keys stored': () => atMaxRows('none'),
 
     'an empty `Idempotency-Key`': async () => {
       for (let times = 0; times < 2; times += 1) assertNew(await withIdempotencyKey('', { empty: 1 }));
       await assertSum('empty', 2n);
     },
 
-    'a token of more than 255 characters, or with a space, a control character or anything beyond ASCII in it':
-      async () => {
-        for (const idempotencyKey of ['x'.repeat(256), 'a b', 'aéb', 'a\tb', 'a\u00ffb']) {
-          assertProblem(await withIdempotencyKey(idempotencyKey, { illegal: 1 }), 'invalid-request');
-        }
-        assertNew(await withIdempotencyKey('x'.repeat(255), { illegal: 1 }));
-        await assertSum('illegal', 1n);
-      },
+    'a key of more than 255 characters, or with a space, a control character or a character beyond ASCII': async () => {
+      for (const idempotencyKey of ['x'.repeat(256), 'a b', 'aéb', 'a\tb', 'a\u00ffb']) {
+        assertProblem(await withIdempotencyKey(idempotencyKey, { illegal: 1 }), 'invalid-request');
+      }
+      assertNew(await withIdempotencyKey('x'.repeat(255), { illegal: 1 }));
+      await assertSum('illegal', 1n);
+    },
 
-    'the same token on `POST /increment` and on `DELETE`': async () => {
+    'the same key on `POST /increment` and on `DELETE`': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { 'two-uses': 2 }));
       const deleted = await remove('two-uses', idempotencyKey);
@@ -303,18 +302,18 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('two-uses', undefined);
     },
 
-    'a removal with a token, then the same again': async () => {
+    'a `DELETE` with a key, then the same request again': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, { deleted: 3 }));
-      const first = await remove('removed', idempotencyKey);
-      assert.deepEqual([first.status, first.body], [200, '{"key":"removed","sum":3}']);
+      const first = await remove('deleted', idempotencyKey);
+      assert.deepEqual([first.status, first.body], [200, '{"key":"deleted","sum":3}']);
       assertCreated(await increment(node.url, { deleted: 4 }));
-      const again = await remove('removed', idempotencyKey);
+      const again = await remove('deleted', idempotencyKey);
       assert.deepEqual([again.status, again.body], [200, first.body]);
-      await assertSum('removed', 4n);
+      await assertSum('deleted', 4n);
     },
 
-    'a removal with a token of a counter that does not exist, then the same again once it does': async () => {
+    'a `DELETE` with a key of a counter that does not exist, then the same request again once it exists': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertProblem(await remove('not-yet', idempotencyKey), 'unknown-counter');
       assertCreated(await increment(node.url, { 'not-yet': 6 }));
@@ -322,7 +321,7 @@ describe('the table of docs/idempotency.md', () => {
       await assertSum('not-yet', 6n);
     },
 
-    'a removal of another counter with the token': async () => {
+    'a `DELETE` of another counter with the key': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, { one: 1, another: 2 }));
       assert.equal((await remove('one', idempotencyKey)).status, 200);
@@ -331,7 +330,7 @@ describe('the table of docs/idempotency.md', () => {
     },
   };
 
-  async function atMaxRows(kind: 'token' | 'none'): Promise<void> {
+  async function atMaxRows(kind: 'key' | 'none'): Promise<void> {
     const database = await createTestDatabase();
     try {
       await withServer({ DATABASE_URL: database.url, IDEMPOTENCY_MAX_ROWS: '2' }, async (server) => {
@@ -340,11 +339,11 @@ describe('the table of docs/idempotency.md', () => {
         assertNew(await withIdempotencyKey(newIdempotencyKey(), { rows: 1 }, server));
         for (const isCommitted of [false, true]) {
           if (isCommitted) await flush(server);
-          if (kind === 'token')
+          if (kind === 'key')
             assertProblem(await withIdempotencyKey(newIdempotencyKey(), { rows: 100 }, server), 'overloaded');
           else assertNew(await increment(server.url, { rows: 10 }));
         }
-        assert.equal(await sumOf(server.url, 'rows'), kind === 'token' ? 2n : 22n);
+        assert.equal(await sumOf(server.url, 'rows'), kind === 'key' ? 2n : 22n);
       });
     } finally {
       await database.drop();
