@@ -20,7 +20,7 @@ const runs: readonly (readonly [string, Omit<CrashRunOptions, 'random' | 'durati
     { database: 'given', nodes: 2, serverKillsLeast: 2, databaseKillsLeast: 1 },
   ],
   [
-    'PostgreSQL killed under a server that goes on loses and doubles nothing',
+    'nothing is lost or counted twice when PostgreSQL is killed under a running server',
     { database: 'given', killServers: false, databaseKillsLeast: 1 },
   ],
 ];

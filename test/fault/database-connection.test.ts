@@ -56,25 +56,29 @@ for (const [name, kinds] of fates) {
   });
 }
 
-test('a second fault while the fate of a flush is being settled changes nothing', { timeout: 60_000 }, async () => {
-  await throughProxy('settling', async (node, proxy) => {
-    const server = await node.start();
-    const load = node.load();
-    await load.acknowledgements(50);
-    proxy.setRule((bytes) => {
-      if (proxy.faults >= FAULTS) return 'forward';
-      if (asksForFlush(bytes)) return 'lose-answer';
-      // The read-back of the checkpoint row.
-      return bytes.includes('for update') && node.random.integer(2) === 0 ? 'lose-answer' : 'forward';
+test(
+  'a second fault while the server determines the outcome of a flush changes no sum',
+  { timeout: 60_000 },
+  async () => {
+    await throughProxy('settling', async (node, proxy) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(50);
+      proxy.setRule((bytes) => {
+        if (proxy.faults >= FAULTS) return 'forward';
+        if (asksForFlush(bytes)) return 'lose-answer';
+        // The read-back of the checkpoint row.
+        return bytes.includes('for update') && node.random.integer(2) === 0 ? 'lose-answer' : 'forward';
+      });
+      while (proxy.faults < FAULTS) await load.acknowledgements(20);
+      await load.acknowledgements(50);
+      await node.finish(server);
     });
-    while (proxy.faults < FAULTS) await load.acknowledgements(20);
-    await load.acknowledgements(50);
-    await node.finish(server);
-  });
-});
+  },
+);
 
 test(
-  'while the database is away increments are accepted, and the first flush comes within 5 s of its return',
+  'increments are taken while the database is unavailable, and the first flush comes within 5 s of its return',
   {
     timeout: 60_000,
   },
@@ -109,7 +113,7 @@ test(
 );
 
 test(
-  'a connection that has become a black hole is given up, and what was sent into it counts once',
+  'a connection that silently drops everything is replaced, and the flush sent over it counts once',
   {
     timeout: 120_000,
   },

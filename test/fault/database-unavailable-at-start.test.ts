@@ -35,7 +35,7 @@ async function readiness(node: CountedNode): Promise<unknown> {
 }
 
 test(
-  'what is taken in three lives without a database, each ended by kill -9, is counted once it is there',
+  'increments taken in three runs without a database, each ended by kill -9, are counted when the database is there',
   {
     timeout: 90_000,
   },
@@ -60,7 +60,7 @@ test(
 );
 
 test(
-  'what was pending when the database went is recovered after a start without it, and counted once',
+  'increments that were pending when the database failed are recovered after a start without it, and counted once',
   {
     timeout: 90_000,
   },
@@ -90,7 +90,7 @@ test(
 );
 
 test(
-  'a kill -9 while earlier journals are being recovered behind a database that has come back loses nothing',
+  'a kill -9 during the recovery of earlier journals, after the database returned, loses nothing',
   {
     timeout: 90_000,
   },
@@ -123,7 +123,7 @@ test(
 );
 
 test(
-  'a stop while the database is away ends with 0 at once and says how much stays, which the next start counts',
+  'a stop without the database ends with 0 at once and logs how much stays, and the next start counts it',
   {
     timeout: 90_000,
   },

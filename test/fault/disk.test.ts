@@ -66,7 +66,7 @@ function mount(...args: readonly string[]): boolean {
 }
 
 test(
-  'a full disk refuses increments with 503 and nothing of them is counted; with room again it takes them',
+  'on a full disk increments are 503 and not counted; with space again they are taken',
   {
     timeout: 90_000,
   },
@@ -110,7 +110,7 @@ function fill(ballast: string): void {
 }
 
 test(
-  'a server that was killed on a full disk starts, commits what its journal holds, and takes increments in the room of that',
+  'a server that was killed on a full disk starts, commits its journal, and takes increments in the freed space',
   {
     timeout: 90_000,
   },
@@ -151,7 +151,7 @@ test(
 );
 
 test(
-  'a directory that becomes read-only refuses increments with 503, and takes them once it can be written',
+  'in a read-only directory increments are 503, and are taken when it is writable again',
   {
     timeout: 90_000,
   },
@@ -184,7 +184,7 @@ test(
 );
 
 test(
-  'while one of two shards has no room on its disk, requests over both are never counted wrongly',
+  'while one of two shards has no disk space, requests over both are never counted wrongly',
   {
     timeout: 90_000,
   },
@@ -216,7 +216,7 @@ for (const [step, what] of [
   ['append', 'write'],
 ] as const) {
   test(
-    `after a failed ${what} of records the callers hear that the outcome is unknown, and the shard goes on through recovery`,
+    `after a failed ${what} of records the answer is outcome-unknown, and the shard continues through recovery`,
     {
       timeout: 60_000,
     },
@@ -235,7 +235,7 @@ for (const [step, what] of [
 }
 
 test(
-  'at JOURNAL_MAX_BYTES while the database is away increments are 503 overloaded, and are taken after its return',
+  'at JOURNAL_MAX_BYTES without the database increments are 503 overloaded, and are taken after its return',
   {
     timeout: 60_000,
   },

@@ -9,7 +9,7 @@ import { assertCleanStop, committedSums } from '../support/suite-server.js';
 const CLIENTS = 8;
 const ACKNOWLEDGED_LEAST = 500;
 
-test('with JOURNAL_SYNC=everysec a kill -9 under load loses nothing that was acknowledged', async () => {
+test('with JOURNAL_SYNC=everysec a kill -9 under load loses no acknowledged increment', async () => {
   const database = await createTestDatabase();
   const env = { DATABASE_URL: database.url, SHARDS: '2', JOURNAL_SYNC: 'everysec', FLUSH_INTERVAL_MS: '3600000' };
   const first = await startServer({ env });

@@ -19,7 +19,7 @@ const THROUGH_BYTES = 48 * MIB;
 const SEGMENT_BYTES = 4 * MIB;
 
 test(
-  'while 48 MiB go through the journal it never holds more than is pending and three segments',
+  'while 48 MiB pass through the journal it never holds more than the pending records and three segments',
   {
     timeout: 120_000,
   },

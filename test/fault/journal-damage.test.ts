@@ -63,7 +63,7 @@ function change(path: string, edit: (bytes: Buffer) => void): void {
   writeFileSync(path, bytes);
 }
 
-test('a last record that is torn is cut, the start says so, and the server goes on', { timeout: 60_000 }, async () => {
+test('a torn last record is cut, the start logs it, and the server continues', { timeout: 60_000 }, async () => {
   await withJournal('torn', async (node, segment, records) => {
     const last = records.at(-1);
     assert.ok(last);
@@ -77,7 +77,7 @@ test('a last record that is torn is cut, the start says so, and the server goes 
 });
 
 test(
-  'a file that was cut short within its last record is cut there, and the server goes on',
+  'a file that ends within its last record is cut before it, and the server continues',
   {
     timeout: 60_000,
   },
@@ -95,7 +95,7 @@ test(
 );
 
 test(
-  'a bit flipped in a record that was synced stops the start with file and offset, every time',
+  'a flipped bit in a synced record stops every start with file and offset',
   {
     timeout: 60_000,
   },

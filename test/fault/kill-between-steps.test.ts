@@ -37,7 +37,7 @@ const env = {
 };
 
 for (const [step, from, spread, where] of steps) {
-  test(`a kill ${where} loses and doubles nothing`, { timeout: 60_000 }, async () => {
+  test(`after a kill ${where} nothing is lost or counted twice`, { timeout: 60_000 }, async () => {
     const database = await createTestDatabase();
     const node = await CountedNode.make(step, { databaseUrl: database.url, env });
     try {

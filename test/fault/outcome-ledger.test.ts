@@ -23,7 +23,7 @@ function violationsOf(outcomes: readonly Outcome[], counts: readonly number[]): 
 
 const fifty = Array.from({ length: 50 });
 
-test('requests acknowledged and counted once, refused and not counted, unknown and either, are as they must be', () => {
+test('acknowledged requests counted once, refused ones not counted and unknown ones either way pass', () => {
   const outcomes = fifty.map((_, index) => (['acknowledged', 'refused', 'unknown', 'unknown'] as const)[index % 4]);
   const counts = fifty.map((_, index) => [1, 0, 0, 1][index % 4] ?? 0);
   assert.deepEqual(violationsOf(outcomes as Outcome[], counts), []);
@@ -35,7 +35,7 @@ for (const [outcome, count] of [
   ['refused', 1],
   ['unknown', 2],
 ] as const) {
-  test(`one request of fifty that is ${outcome} and counted ${count} times is found`, () => {
+  test(`one request of fifty that is ${outcome} and counted ${count} times is reported`, () => {
     const at = 31;
     const outcomes = fifty.map((_, index) => (index === at ? outcome : 'acknowledged'));
     const counts = fifty.map((_, index) => (index === at ? count : 1));
@@ -43,7 +43,7 @@ for (const [outcome, count] of [
   });
 }
 
-test('a counter that nobody sent is found', () => {
+test('a counter that nobody sent is reported', () => {
   const ledger = new OutcomeLedger(seededRandom('ledger'));
   assert.deepEqual(ledger.violations(new Map([['stray', 1n]])), ['stray was never sent']);
 });

@@ -29,7 +29,7 @@ for (const [how, statements, sqlState] of [
   ['a trigger', TRIGGER, '22003'],
 ] as const) {
   test(
-    `rows that ${how} refuses are kept with their reason, and all others are counted`,
+    `rows that ${how} refuses are stored with the reason, and all others are counted`,
     {
       timeout: 60_000,
     },

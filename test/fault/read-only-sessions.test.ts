@@ -15,7 +15,7 @@ import { assertCreated } from '../support/problem.js';
 /** A first flush after an outage starts within 5 s; the rest is the machine's. */
 const FLUSH_MS = 8_000;
 
-test('sessions that were made while the database was read-only are replaced once it takes writes again', async () => {
+test('sessions opened while the database was read-only are replaced when it takes writes again', async () => {
   const database = await createTestDatabase();
   const name = new URL(database.url).pathname.slice(1);
   const administrator = await connectTo(database.url, 'administrator');

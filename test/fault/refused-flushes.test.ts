@@ -10,7 +10,7 @@ import { createTestDatabase } from '../support/database.js';
 import { increment, send } from '../support/http.js';
 import { committedSums } from '../support/suite-server.js';
 
-test('a refusal that no row is to blame for is logged with its code, degrades the node, and ends with its cause', async () => {
+test('a refusal that no row causes is logged with its code, degrades the node, and ends with its cause', async () => {
   const database = await createTestDatabase();
   const node = await CountedNode.make('no row', {
     databaseUrl: database.url,

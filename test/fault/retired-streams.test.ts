@@ -29,7 +29,7 @@ function journal(databaseUrl: string, ...args: readonly string[]): Outcome {
   return { code: status, output: stdout + stderr };
 }
 
-test('a dead stream is retired once nothing was heard of it for five minutes, and what it held can still be counted', async () => {
+test('a dead stream can be retired after five minutes without activity, and its records can still be counted', async () => {
   const database = await createTestDatabase();
   const connection = await connectTo(database.url);
   const elsewhere = await temporaryDirectory();
@@ -92,7 +92,7 @@ test('a dead stream is retired once nothing was heard of it for five minutes, an
   }
 });
 
-test('an owner that was alive after all is fenced, and counts nothing under the retired stream', async () => {
+test('an owner that is still alive is fenced and counts nothing under the retired stream', async () => {
   const database = await createTestDatabase();
   const node = await CountedNode.make('fenced', {
     databaseUrl: database.url,
@@ -119,7 +119,7 @@ test('an owner that was alive after all is fenced, and counts nothing under the 
   }
 });
 
-test('retire says what it cannot do', async () => {
+test('retire explains why it refuses', async () => {
   const database = await createTestDatabase();
   try {
     const stream = randomUUID();

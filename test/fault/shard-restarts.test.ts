@@ -26,7 +26,7 @@ async function flush(server: TestServer): Promise<void> {
   await eventually('a flush', async () => (await send(server.url, '/flush', { method: 'POST' })).status === 200);
 }
 
-test('a failover that takes commits back from every shard at once restarts them all, and the node goes on', async () => {
+test('a failover that takes back commits of every shard at once restarts all shards, and the node continues', async () => {
   const shards = 8;
   const database = await createTestDatabase();
   const server = await startServer({
@@ -121,7 +121,7 @@ test('a stop while a shard recovers waits for it, and commits everything', async
   });
 });
 
-test('a shard whose last flush finds its commits taken back recovers and is drained then', async () => {
+test('a shard whose last flush finds its commits taken back recovers and is drained afterwards', async () => {
   await withServer({}, async (scene) => {
     await countAndGoBack(scene);
     scene.server.kill('SIGTERM');
@@ -129,7 +129,7 @@ test('a shard whose last flush finds its commits taken back recovers and is drai
   });
 });
 
-test('a stop while a shard cannot recover leaves what it held in the journal and says how much', async () => {
+test('a stop while a shard cannot recover keeps its increments in the journal and logs how many', async () => {
   const fault = faultEnvironment({ step: 'append', at: 3, action: 'exit-thread' });
   await withServer(fault, async ({ server, databaseUrl, proxy }) => {
     for (const amount of [1, 2]) assertCreated(await increment(server.url, { kept: amount }));
@@ -150,7 +150,7 @@ test('a stop while a shard cannot recover leaves what it held in the journal and
   });
 });
 
-test('with the memory journal a stop says what was lost when a shard ended earlier, and the exit is not 0', async () => {
+test('with the memory journal a stop logs what was lost when a shard ended earlier, and the exit code is not 0', async () => {
   // A flush is how the thread meets its end: it has no files.
   const fault = faultEnvironment({ step: 'flush', at: 1, action: 'exit-thread' });
   await withServer({ ...fault, JOURNAL: 'memory' }, async ({ server, databaseUrl }) => {

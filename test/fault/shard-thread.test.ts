@@ -71,7 +71,7 @@ for (const [how, fault] of ends) {
 }
 
 test(
-  'with three front ends, each is told of a shard that ends and connected to the next, and everything is counted once',
+  'with three HTTP threads, each learns of a shard that ends and connects to the next, and everything is counted once',
   { timeout: 60_000 },
   async () => {
     await withNode(
@@ -90,7 +90,7 @@ test(
 );
 
 test(
-  'a shard whose every thread dies ends the process non-zero, and the next start counts what was acknowledged',
+  'a shard whose threads all die ends the process with a non-zero code, and the next start counts what was acknowledged',
   {
     timeout: 60_000,
   },

@@ -77,7 +77,7 @@ function journalCommand(...args: readonly string[]): void {
   assert.equal(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);
 }
 
-test('what is pending in three shards is counted by one, by two and by four', { timeout: 90_000 }, async () => {
+test('the pending increments of three shards are counted by one, by two and by four', { timeout: 90_000 }, async () => {
   await withNode(
     'shards',
     { FLUSH_INTERVAL_MS: NEVER_MS, JOURNAL_KEEP_SECONDS: '0' },
@@ -101,7 +101,7 @@ test('what is pending in three shards is counted by one, by two and by four', { 
 });
 
 test(
-  'of a data directory and its copy the later one goes on, the other stops with its sentence, and nothing counts twice',
+  'of a data directory and its copy the later start continues, the other stops with an error, and nothing counts twice',
   {
     timeout: 90_000,
   },
@@ -177,7 +177,7 @@ async function copyAfterKill(
 
 for (const fencedFirst of ['original', 'copy'] as const) {
   test(
-    `the ${fencedFirst} that was fenced and is simply started again refuses, and after a rebind both are counted once`,
+    `the ${fencedFirst} refuses a new start after it was fenced, and after a rebind both are counted once`,
     { timeout: 90_000 },
     async () => {
       const env = { FLUSH_INTERVAL_MS: NEVER_MS, SHARDS: '1' };
@@ -214,7 +214,7 @@ for (const fencedFirst of ['original', 'copy'] as const) {
 }
 
 test(
-  'a fenced directory that holds nothing of its own takes the stream back, and the other one then refuses instead',
+  'a fenced directory without records of its own takes the stream back, and then the other one refuses',
   { timeout: 90_000 },
   async () => {
     const env = { FLUSH_INTERVAL_MS: NEVER_MS, SHARDS: '1' };
@@ -241,7 +241,7 @@ test(
 );
 
 test(
-  'an older copy of the journal put back is reported with both numbers, and what comes then is counted',
+  'a restored older copy of the journal is reported with both numbers, and later increments are counted',
   {
     timeout: 90_000,
   },
@@ -295,7 +295,7 @@ const quickPruning = {
 };
 
 test(
-  'an older database under a pruned journal refuses to start until an operator accepts the loss',
+  'with an older database under a pruned journal the server refuses to start until an operator accepts the loss',
   {
     timeout: 90_000,
   },
@@ -335,7 +335,7 @@ test(
 );
 
 for (const how of ['while the server runs', 'between two lives of the server'] as const) {
-  test(`commits that a failover takes back, ${how}, are made again from the journal`, { timeout: 90_000 }, async () => {
+  test(`commits that a failover takes back, ${how}, are repeated from the journal`, { timeout: 90_000 }, async () => {
     const env = { FLUSH_INTERVAL_MS: '50', JOURNAL_KEEP_SECONDS: '600' };
     await withNode('failover', env, async ({ node, databaseUrl }) => {
       const load = node.load();
@@ -360,7 +360,7 @@ for (const how of ['while the server runs', 'between two lives of the server'] a
 }
 
 test(
-  'a failover that takes back what the journal no longer holds stops the server with the range',
+  'a failover that takes back commits that the journal no longer holds stops the server with the range',
   {
     timeout: 90_000,
   },
@@ -383,7 +383,7 @@ test(
 );
 
 test(
-  'another database under DATABASE_URL refuses to start in one sentence, and the right one goes on',
+  'with another database in DATABASE_URL the server refuses to start in one sentence, and continues with the right one',
   {
     timeout: 90_000,
   },

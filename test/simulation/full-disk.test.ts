@@ -10,7 +10,7 @@ function longKey(index: number): string {
   return `${index} `.padEnd(500, 'x');
 }
 
-test('while the disk is full readiness says journal-unavailable, and ok again without a request once there is room', async () => {
+test('on a full disk readiness is journal-unavailable, and ok again without a request when there is space', async () => {
   const history = new WrittenHistory(1);
   const { storage } = history.world;
   const node = await history.startServing(1);
@@ -29,7 +29,7 @@ test('while the disk is full readiness says journal-unavailable, and ok again wi
   history.checkAll();
 });
 
-test('an increment that finds room makes readiness ok at once', async () => {
+test('an increment that finds space makes readiness ok at once', async () => {
   const history = new WrittenHistory(1);
   const { storage } = history.world;
   const node = await history.startServing(1);
@@ -57,7 +57,7 @@ async function killOnFullDisk(history: WrittenHistory, withReserve: boolean): Pr
 }
 
 for (const keepSeconds of [0, 5]) {
-  test(`a start on a disk that is full of its own journal frees it by flushing, and then takes increments (keep ${keepSeconds} s)`, async () => {
+  test(`a start on a disk full of its own journal frees it by flushing, and then takes increments (keep ${keepSeconds} s)`, async () => {
     // The segment that would take over does not fit into what was set aside.
     const history = new WrittenHistory(1, { flushIntervalMs: 1000, keepSeconds, segmentBytes: 1 << 20 });
     await killOnFullDisk(history, true);
@@ -73,7 +73,7 @@ for (const keepSeconds of [0, 5]) {
   });
 }
 
-test('a start on a full disk goes on with its journal where the room set aside is enough', async () => {
+test('a start on a full disk continues its journal if the reserved space is enough', async () => {
   const history = new WrittenHistory(1, { flushIntervalMs: 1000 });
   await killOnFullDisk(history, true);
   const node = await history.startServing(1);
@@ -84,7 +84,7 @@ test('a start on a full disk goes on with its journal where the room set aside i
   history.checkAll();
 });
 
-test('a start that finds no room at all waits for it with its door closed', async () => {
+test('a start that finds no space at all waits for it and refuses increments', async () => {
   const history = new WrittenHistory(1, { flushIntervalMs: 1000 });
   const { storage } = history.world;
   await killOnFullDisk(history, false);
@@ -99,7 +99,7 @@ test('a start that finds no room at all waits for it with its door closed', asyn
   history.checkAll();
 });
 
-test('a shard thread that dies on a full disk comes back, and the process goes on', async () => {
+test('a shard thread that dies on a full disk is restarted, and the process continues', async () => {
   const history = new WrittenHistory(1, { flushIntervalMs: 1000 });
   const { storage } = history.world;
   const node = await history.startServing(1);
@@ -115,7 +115,7 @@ test('a shard thread that dies on a full disk comes back, and the process goes o
   history.checkAll();
 });
 
-test('journals of earlier runs that cannot be read for want of disk when the database comes back are read later', async () => {
+test('journals of earlier runs that a full disk keeps from being read when the database returns are read later', async () => {
   const history = new WrittenHistory(1);
   const { storage, database } = history.world;
   const first = await history.startServing(1);

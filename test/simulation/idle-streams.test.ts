@@ -6,7 +6,7 @@ import { Case } from './simulated-case.js';
 /** Protocol, rule 17: once a minute at least; the margin is for clocks and waits. */
 const IDLE_TOUCH_MAX_MS = 20_000;
 
-test('streams that nobody sends to say again and again that nothing older than a moment is pending', async () => {
+test('idle streams keep advancing accepted_through', async () => {
   const history = new Case(1);
   const node = history.start(3);
   await history.until(() => node.refusal === undefined);

@@ -39,7 +39,7 @@ for (const { what, ...bound } of bounds) {
   }
 }
 
-test('before the keep time is over a journal that is full of committed records refuses', async () => {
+test('a journal full of committed records refuses increments until the keep time is over', async () => {
   const history = new WrittenHistory(1, { journalBytesMax: 32 * 1024, flushIntervalMs: 20_000 });
   const node = await history.startServing(1);
   await fill(history, node);
@@ -71,7 +71,7 @@ async function failOverAfter(awayMs: number): Promise<void> {
   assert.equal(node.end, undefined);
 }
 
-test('a primary that dies after a commit may stay away for longer than the keep time: its standby gets the commit again', async () => {
+test('if a primary dies after a commit and stays unavailable beyond the keep time, its standby gets the commit again', async () => {
   for (const awayMs of [1000, 20_000, 300_000]) await failOverAfter(awayMs);
 });
 
@@ -87,7 +87,7 @@ async function liveWithoutDatabase(history: WrittenHistory, lives: number): Prom
   return keys;
 }
 
-test('what starts without the database leave behind counts against the bound on the journal of the next', async () => {
+test('the journals of starts without the database count against the journal limit of the next start', async () => {
   const bound = { journalBytesMax: 64 * 1024, segmentBytes: 16 * 1024 };
   const history = new WrittenHistory(1, { ...bound, pendingKeysMax: 40 });
   const { storage, database } = history.world;
@@ -105,7 +105,7 @@ test('what starts without the database leave behind counts against the bound on 
 });
 
 for (const when of ['before', 'after'] as const) {
-  test(`many streams are recovered one at a time where the database comes back ${when} the start`, async () => {
+  test(`many streams are recovered one at a time if the database returns ${when} the start`, async () => {
     const history = new WrittenHistory(1, { pendingKeysMax: 40, flushKeysMax: 10, flushIntervalMs: 3_600_000 });
     const { database, expectations } = history.world;
     const lives = 6;

@@ -25,7 +25,7 @@ async function answers(
   return asked;
 }
 
-test('a read from before a shard was restarted is made again, since what was acknowledged would be missing', async () => {
+test('a read that began before a shard restarted is repeated, because it would miss acknowledged increments', async () => {
   const history = new Case(1, { flushIntervalMs: 30_000 });
   const node = await history.countKeys();
   const seen = snapshot(history, node);
@@ -38,7 +38,7 @@ test('a read from before a shard was restarted is made again, since what was ack
   }
 });
 
-test('a read from before a left-over stream was taken over is made again, also once the stream is gone', async () => {
+test('a read that began before an orphaned stream was taken over is repeated, even after the stream is deleted', async () => {
   const history = new Case(1);
   (await history.countKeys()).crash();
   const { checkpoints } = history.world.database.tables;

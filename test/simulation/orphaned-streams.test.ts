@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Case, KEYS } from './simulated-case.js';
 
-test('a read from before the last flush of a left-over stream is made again once the stream is gone', async () => {
+test('a read that began before the last flush of an orphaned stream is repeated after the stream is deleted', async () => {
   const history = new Case(1);
   const { node: second } = await history.leaveOver();
   const { checkpoints } = history.world.database.tables;
@@ -18,7 +18,7 @@ test('a read from before the last flush of a left-over stream is made again once
   for (const answer of await Promise.all(answers)) assert.deepEqual(answer, ['again']);
 });
 
-test('a left-over stream stays where the database goes back in time between its last flush and the end of its keep time', async () => {
+test('an orphaned stream stays if the database goes back in time between its last flush and the end of its keep time', async () => {
   // At every step after the flush, since it takes a statement of another stream in between.
   for (let steps = 0; steps < 60; steps += 1) {
     const history = new Case(steps);
@@ -34,7 +34,7 @@ test('a left-over stream stays where the database goes back in time between its 
   }
 });
 
-test('at the key bound a key that only a left-over stream holds is refused, since it would be one more', async () => {
+test('at the limit on keys a key that only an orphaned stream holds is refused, since it needs a new entry', async () => {
   const history = new Case(1, { flushIntervalMs: 30_000, pendingKeysMax: KEYS.length });
   const { node } = await history.leaveOver();
   const outcomes = await history.outcomesOf(node, KEYS);
@@ -44,7 +44,7 @@ test('at the key bound a key that only a left-over stream holds is refused, sinc
 });
 
 for (const keepSeconds of [0, 5]) {
-  test(`a finished left-over stream is removed ${keepSeconds} s after it was retired`, async () => {
+  test(`a finished orphaned stream is deleted ${keepSeconds} s after it was retired`, async () => {
     const history = new Case(1, { keepSeconds });
     const { scheduler } = history.world;
     const { node: second, orphaned } = await history.leaveOver();
@@ -57,7 +57,7 @@ for (const keepSeconds of [0, 5]) {
   });
 }
 
-test('the keep time of a finished left-over stream begins anew with the next process', async () => {
+test('the keep time of a finished orphaned stream starts again with the next process', async () => {
   const history = new Case(1);
   const { scheduler } = history.world;
   const { node: second, orphaned } = await history.leaveOver();
@@ -71,7 +71,7 @@ test('the keep time of a finished left-over stream begins anew with the next pro
   assert.ok(scheduler.now - startedAt >= 4900, `${scheduler.now - startedAt} ms`);
 });
 
-test('a left-over stream that the database forgets within its keep time is counted again from the journal', async () => {
+test('an orphaned stream that the database forgets within its keep time is counted again from the journal', async () => {
   const history = new Case(1);
   const { database } = history.world;
   const { node: second, orphaned } = await history.leaveOver();
@@ -85,7 +85,7 @@ test('a left-over stream that the database forgets within its keep time is count
   assert.ok(history.isAllCommitted);
 });
 
-test('a left-over stream whose retirement meets an absent database is retired once that is back', async () => {
+test('an orphaned stream that could not be retired without the database is retired when it returns', async () => {
   // At every step between the last flush and the retirement.
   for (let steps = 0; ; steps += 1) {
     const history = new Case(1);
@@ -123,7 +123,7 @@ test('a stop does not wait for the keep time, and the next process finishes the 
   assert.ok(history.isAllCommitted);
 });
 
-test('a first start without the database is recovered when it answers, and no sooner', async () => {
+test('a first start without the database is recovered when the database answers, and not earlier', async () => {
   const history = new Case(1);
   const { database } = history.world;
   database.network = 'gone';

@@ -23,7 +23,7 @@ const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] =
   { seed: 301100, what: 'a synced record that was taken for one at risk once its stream was removed' },
 ];
 
-test('random histories of crashes and faults count everything acknowledged once', async (t) => {
+test('random histories of crashes and faults count every acknowledged increment once', async (t) => {
   const asked = process.env['SEED'] !== undefined && process.env['SEED'] !== '';
   const first = seedOfRun();
   const histories = asked ? 1 : countOfRuns(HISTORIES);
@@ -41,13 +41,13 @@ test('random histories of crashes and faults count everything acknowledged once'
 });
 
 for (const { seed, what } of REGRESSIONS) {
-  test(`the history that has shown ${what} goes well`, async () => {
+  test(`the history that once showed ${what} passes`, async () => {
     const { violation } = await runHistory(seed);
     assert.equal(violation, undefined, `SEED=${seed}`);
   });
 }
 
-test('a seed replays the same history, step by step', async () => {
+test('a seed replays the same history step by step', async () => {
   for (const seed of [1, 2, 3, 4, 5]) {
     const first: string[] = [];
     const second: string[] = [];

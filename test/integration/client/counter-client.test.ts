@@ -20,7 +20,7 @@ async function withServer(env: Record<string, string>, body: (server: TestServer
   }
 }
 
-test('what two clients flush is counted once each, also where every first answer is lost', () =>
+test('the flushes of two clients are each counted once, even if every first answer is lost', () =>
   withServer({}, async ({ url }) => {
     const losses = new Set<unknown>();
     const losing: typeof fetch = async (input, init) => {
@@ -53,7 +53,7 @@ test('what two clients flush is counted once each, also where every first answer
     assert.equal(await reader.get('zero'), 0n);
   }));
 
-test('a client with a key that only the server finds too long loses no other key', () =>
+test('a client with a key that only the server considers too long loses no other key', () =>
   withServer({ MAX_KEY_BYTES: '8' }, async ({ url }) => {
     const client = new CounterClient({ url });
     client.incrementMany({ a: 1, 'nine bytes': 2, b: 3 });
@@ -69,7 +69,7 @@ test('a client with a key that only the server finds too long loses no other key
     assert.deepEqual([await client.get('a'), await client.get('b')], [1n, 3n]);
   }));
 
-test('batches that the server finds too large arrive in parts', () =>
+test('batches that are too large for the server arrive in parts', () =>
   withServer({ MAX_BODY_BYTES: '200' }, async ({ url }) => {
     const client = new CounterClient({ url });
     for (let key = 0; key < 100; key += 1) client.increment(`key ${key}`, 7);
@@ -77,7 +77,7 @@ test('batches that the server finds too large arrive in parts', () =>
     for (let key = 0; key < 100; key += 1) assert.equal(await client.get(`key ${key}`), 7n);
   }));
 
-test('the client reads what the server counted, exactly, whatever the key', () =>
+test('the client reads exact sums of any key', () =>
   withServer({}, async ({ url }) => {
     const client = new CounterClient({ url: `${url}/` });
     const largest = Number.MAX_SAFE_INTEGER;
@@ -89,7 +89,7 @@ test('the client reads what the server counted, exactly, whatever the key', () =
     }
   }));
 
-test('a key that only the server finds too long is refused by it, as the client says', () =>
+test('the client reports a key that only the server considers too long as refused by the server', () =>
   withServer({ MAX_KEY_BYTES: '8' }, async ({ url }) => {
     const client = new CounterClient({ url });
     await assert.rejects(client.get('nine bytes'), {

@@ -60,7 +60,7 @@ describe('access with tokens', () => {
     }
   });
 
-  test('without a valid token everything but the probes is 401 with WWW-Authenticate, counted by nobody', async () => {
+  test('without a valid bearer token everything but the probes is 401 with WWW-Authenticate and is not counted', async () => {
     for (const { name, access, path, ...request } of requests) {
       for (const headers of [
         {},
@@ -76,7 +76,7 @@ describe('access with tokens', () => {
     assertProblem(await send(node.url, '/counters/a', bearer(TOKENS.read)), 'unknown-counter');
   });
 
-  test('each token opens the operations of its scope and no others', async () => {
+  test('each bearer token allows the operations of its scope and no others', async () => {
     const granted = { write: ['write'], read: ['read'], admin: ['write', 'read', 'admin'], both: ['write', 'read'] };
     for (const [holder, scopes] of Object.entries(granted)) {
       for (const { name, access, path, ...request } of requests) {
@@ -89,7 +89,7 @@ describe('access with tokens', () => {
     }
   });
 
-  test('what is refused is not counted, what is granted is', async () => {
+  test('a refused request is not counted, an allowed one is', async () => {
     assertCreated(await increment(node.url, { a: 0 }, bearer(TOKENS.write)));
     const before = BigInt((await send(node.url, '/key_sum?name=a', bearer(TOKENS.read))).body);
     for (const options of [{}, bearer(GUESS), bearer(TOKENS.read)]) {
@@ -99,7 +99,7 @@ describe('access with tokens', () => {
     assert.equal((await send(node.url, '/key_sum?name=a', bearer(TOKENS.read))).body, String(before + 1n));
   });
 
-  test('a stranger learns nothing of paths and methods, and a probe still says what it allows', async () => {
+  test('a request without a token learns nothing about paths and methods, and a probe still names its methods', async () => {
     for (const [method, path] of [
       ['GET', '/nothing'],
       ['PUT', '/increment'],
@@ -114,12 +114,12 @@ describe('access with tokens', () => {
     assertProblem(await send(node.url, '/healthz', { method: 'POST' }), 'method-not-allowed');
   });
 
-  test('HEAD is refused as GET is, without a body', async () => {
+  test('HEAD is refused like GET, without a body', async () => {
     const answer = await send(node.url, '/counters/a', { method: 'HEAD' });
     assert.deepEqual([answer.status, answer.headers['www-authenticate'], answer.body], [401, 'Bearer', '']);
   });
 
-  test('a request is refused before its body is read, and the connection goes on', async () => {
+  test('a request is refused before its body is read, and the connection stays open', async () => {
     const connection = await RawConnection.open(node.url);
     await connection.write('POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 7\r\n\r\n');
     assert.equal((await connection.answer()).status, 401);
@@ -129,13 +129,13 @@ describe('access with tokens', () => {
     connection.close();
   });
 
-  test('tokens of a file are tokens like any other', async () => {
+  test('bearer tokens of a file work like those of the variable', async () => {
     assert.equal((await send(server.url, '/counters', bearer(TOKENS.file))).status, 200);
     assertRefused(await send(server.url, '/flush', { method: 'POST', ...bearer(TOKENS.file) }), 'forbidden');
     assertRefused(await send(server.url, '/counters', bearer('of')), 'unauthorized');
   });
 
-  test('no token is in the log or in an answer, at any level', async () => {
+  test('no bearer token appears in the log or in an answer, at any log level', async () => {
     const bad = await increment(node.url, '{', bearer(TOKENS.write));
     const refused = await increment(node.url, '{}', bearer(GUESS));
     const published = [node.server.output, server.output, bad.body, refused.body].join('\n');
@@ -145,7 +145,7 @@ describe('access with tokens', () => {
 });
 
 describe('access without tokens', () => {
-  test('is open, with a warning where others can reach the address and none where they cannot', async () => {
+  test('everything is open, with a warning only if others can reach the address', async () => {
     for (const [host, isWarned] of [
       ['0.0.0.0', true],
       ['127.0.0.1', false],
@@ -165,7 +165,7 @@ describe('access without tokens', () => {
     }
   });
 
-  test('a server that starts tells a stranger 401, and one with a token 503 starting', async () => {
+  test('a starting server answers 401 without a token, and 503 starting with one', async () => {
     const env = { AUTH_TOKENS, DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', SHARDS: '1', JOURNAL: 'memory' };
     const server = await startServer({ env, until: 'Database postgresql://' });
     try {

@@ -59,7 +59,7 @@ describe('GET /counters', () => {
     assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
   }
 
-  test('without a counter the page is empty, and what is pending is not in it', async () => {
+  test('without committed counters the page is empty; pending ones are not in it', async () => {
     assert.deepEqual(await list({}), { counters: [], next: null });
     assertCreated(await increment(node.url, { pending: 5 }));
     assert.deepEqual(await list({}), { counters: [], next: null });
@@ -112,7 +112,7 @@ describe('GET /counters', () => {
     }
   });
 
-  test('any prefix gives exactly the keys that begin with it', async () => {
+  test('a prefix gives exactly the keys that begin with it', async () => {
     const keys = [
       'p',
       'p\u0001',
@@ -139,7 +139,7 @@ describe('GET /counters', () => {
     }
   });
 
-  test('after may be any text, before, within or behind the prefix', async () => {
+  test('`after` may be any text: before, within or behind the prefix', async () => {
     await commit(['r1', 'r2', 'r3']);
     const keysAfter = async (after: string): Promise<readonly string[]> =>
       (await list({ prefix: 'r', after })).counters.map(({ key }) => key);
@@ -153,7 +153,7 @@ describe('GET /counters', () => {
     assert.deepEqual(await keysAfter('s'), []);
   });
 
-  test('the default is 100 counters, and next is null exactly where the page holds the last', async () => {
+  test('the default is 100 counters, and next is null exactly on the last page', async () => {
     await commit(Array.from({ length: 101 }, (_, index) => `d:${String(index).padStart(3, '0')}`));
     const first = await list({ prefix: 'd:' });
     assert.deepEqual([first.counters.length, first.next], [100, 'd:099']);
@@ -172,7 +172,7 @@ describe('GET /counters', () => {
     );
   });
 
-  test('parameters are form-encoded, and an empty key of another writer is listed like any other', async () => {
+  test('parameters are form-encoded, and the list includes an empty key of another writer', async () => {
     await commit(['f a', 'f+a', 'f%20a']);
     const keys = async (query: string): Promise<readonly string[]> =>
       parsePage(await send(node.url, `/counters?${query}`)).counters.map(({ key }) => key);
@@ -185,7 +185,7 @@ describe('GET /counters', () => {
     assert.equal((await keys('limit=1&after=')).includes(''), false);
   });
 
-  test('a limit that is not a number from 1 to 1000, a bad escape and U+0000 are 400', async () => {
+  test('a limit that is not a number from 1 to 1000, an invalid escape and U+0000 are 400', async () => {
     for (const limit of ['0', '1001', '-1', '1.5', '1e2', '', 'ten', '+5', '10000000000', '0x10']) {
       const answer = await send(node.url, `/counters?${new URLSearchParams({ limit }).toString()}`);
       assert.match(assertProblem(answer, 'invalid-request'), /limit/);
@@ -195,7 +195,7 @@ describe('GET /counters', () => {
     }
   });
 
-  test('HEAD answers as GET', async () => {
+  test('HEAD answers like GET', async () => {
     const [head, get] = [
       await send(node.url, '/counters?limit=3', { method: 'HEAD' }),
       await send(node.url, '/counters?limit=3'),
@@ -206,7 +206,7 @@ describe('GET /counters', () => {
     );
   });
 
-  test('with many counters both statements are ranges of the primary key index, without a sort', async () => {
+  test('with many counters both statements scan a range of the primary key index, without a sort', async () => {
     await node.execute(`insert into counters (key, sum) select 'many:' || n, n from generate_series(1, 50000) n`);
     await node.execute('analyze counters');
     const connection = await connectTo(node.databaseUrl);
@@ -233,7 +233,7 @@ describe('GET /counters', () => {
     }
   });
 
-  test('pages of a thousand counters and reads of single ones take turns, and all are right', async () => {
+  test('pages of a thousand counters and reads of single ones alternate, and all are correct', async () => {
     const keys = Array.from({ length: 50_000 }, (_, index) => `many:${index + 1}`).sort(bytewise);
     const reads = Array.from({ length: 50 }, (_, index) => send(node.url, `/counters/many:${index + 1}`));
     const pages = Array.from({ length: 20 }, () => list({ prefix: 'many:', limit: '1000' }));

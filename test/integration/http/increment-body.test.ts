@@ -26,22 +26,22 @@ describe('POST /increment', () => {
     return detail;
   }
 
-  test('one pair is answered 202, text/plain, "created", and is counted', async () => {
+  test('one increment is answered 202, text/plain, "created", and is counted', async () => {
     await assertCounted('{"page:/home": 1}', { 'page:/home': 1n });
   });
 
-  test('several pairs of one body are counted each', async () => {
+  test('each of several increments in one body is counted', async () => {
     const [a, b, c] = [fresh('a'), fresh('b'), fresh('c')];
     await assertCounted(JSON.stringify({ [a]: 1, [b]: -2, [c]: 40 }), { [a]: 1n, [b]: -2n, [c]: 40n });
   });
 
-  test('a name that occurs twice counts twice', async () => {
+  test('a key that occurs twice counts twice', async () => {
     const key = fresh('twice');
     await assertCounted(`{"${key}":1,"${key}":2}`, { [key]: 3n });
     await assertCounted(`{"${key}":1,"other-${key}":7,"${key}":-5}`, { [key]: -1n, [`other-${key}`]: 7n });
   });
 
-  test('__proto__, constructor, spaces, emoji, quotes, control characters and dots are keys like any other', async () => {
+  test('__proto__, constructor, spaces, emoji, quotes, control characters and dots are ordinary keys', async () => {
     const keys = [
       '__proto__',
       'constructor',
@@ -62,7 +62,7 @@ describe('POST /increment', () => {
     }
   });
 
-  test('a key may be spelt with escapes and is the same key', async () => {
+  test('a key written with escapes is the same key', async () => {
     const key = fresh('é😀');
     const escaped = Array.from({ length: key.length }, (_, index) => unicodeEscape(key.charCodeAt(index)));
     await assertCounted(`{"${escaped.join('')}":1,"${key}":1}`, { [key]: 2n });
@@ -88,7 +88,7 @@ describe('POST /increment', () => {
     await assertRefused(Buffer.from('{"bystander-2":1,"\0":1}'), {}, 'bystander-2');
   });
 
-  test('amounts reach from -(2^53-1) to 2^53-1', async () => {
+  test('amounts range from -(2^53-1) to 2^53-1', async () => {
     const [high, low] = [fresh('high'), fresh('low')];
     await assertCounted(`{"${high}":${LARGEST},"${low}":-${LARGEST}}`, {
       [high]: BigInt(LARGEST),
@@ -99,7 +99,7 @@ describe('POST /increment', () => {
     }
   });
 
-  test('an integer in any spelling of JSON is an amount', async () => {
+  test('an integer in any JSON notation is an amount', async () => {
     const spellings: [string, bigint][] = [
       ['1.0', 1n],
       ['1e3', 1000n],
@@ -117,7 +117,7 @@ describe('POST /increment', () => {
     }
   });
 
-  test('zero and -0 are amounts, and make the counter exist', async () => {
+  test('zero and -0 are amounts and create the counter', async () => {
     for (const zero of ['0', '-0', '0.0', '-0e9']) {
       const key = fresh('zero');
       assert.equal(await sumOf(node.url, key), undefined);
@@ -125,7 +125,7 @@ describe('POST /increment', () => {
     }
   });
 
-  test('what is not an integer is refused, and nothing of its request is counted', async () => {
+  test('an amount that is not an integer is refused, and nothing of its request is counted', async () => {
     const bad = [
       '1.5',
       '"1"',
@@ -155,7 +155,7 @@ describe('POST /increment', () => {
     assert.match(await assertRefused('{"a":1}\n{"b":"x"}', ndjson()), /"b".*byte 13\b/);
   });
 
-  test('a body without a pair is refused: {}, nothing, white space', async () => {
+  test('a body without an increment is refused: {}, nothing, white space', async () => {
     for (const body of ['{}', ' { } ', '', ' ', '\r\n\t ']) await assertRefused(body);
   });
 
@@ -185,13 +185,13 @@ describe('POST /increment', () => {
     await assertCounted(` \t\r\n{ \n"${key}"\t:\r 1 , "${key}":2 } \n`, { [key]: 3n });
   });
 
-  test('a byte order mark is refused, in NDJSON too', async () => {
+  test('a byte order mark is refused, also in NDJSON', async () => {
     for (const options of [{}, ndjson()]) {
       assert.match(await assertRefused('\ufeff{"bystander-5":1}', options, 'bystander-5'), /byte order mark/);
     }
   });
 
-  test('Content-Type other than NDJSON is not looked at', async () => {
+  test('a Content-Type other than NDJSON is ignored', async () => {
     for (const type of ['application/json', 'text/plain', 'application/x-www-form-urlencoded', 'image/png', 'x']) {
       const key = fresh('type');
       await assertCounted(`{"${key}":1}`, { [key]: 1n }, ndjson(type));
@@ -199,7 +199,7 @@ describe('POST /increment', () => {
     await assertRefused('{"bystander-6":1}\n{"bystander-6":1}', ndjson('application/json'), 'bystander-6');
   });
 
-  test('NDJSON has an object a line; its media type is compared without case and parameters', async () => {
+  test('NDJSON has one object a line; its media type is compared without case and parameters', async () => {
     const types = [
       'application/x-ndjson',
       'Application/X-NDJSON',
@@ -217,12 +217,12 @@ describe('POST /increment', () => {
     await assertRefused('{"bystander-7":1}\n{"bystander-7":1}', ndjson('application/x-ndjsonx'), 'bystander-7');
   });
 
-  test('in NDJSON a last line without a newline counts, and lines of white space, so CRLF too, are skipped', async () => {
+  test('in NDJSON a last line without a newline counts, and lines of white space, including CRLF, are skipped', async () => {
     const key = fresh('odd-lines');
     await assertCounted(`\n \t\r\n{"${key}":1}\r\n\r\n\n{"${key}":10}\n\n {"${key}":100} `, { [key]: 111n }, ndjson());
   });
 
-  test('in NDJSON a line {}, a value that spans lines, two objects a line, or nothing at all is refused', async () => {
+  test('in NDJSON a line {}, a value that spans lines, two objects on a line, or an empty body is refused', async () => {
     const bodies = [
       '{"bystander-8":1}\n{}\n',
       '{"bystander-8":\n1}',
@@ -234,14 +234,14 @@ describe('POST /increment', () => {
     }
   });
 
-  test('one bad line refuses all lines, over all shards', async () => {
+  test('one invalid line refuses all lines, on all shards', async () => {
     const keys = Array.from({ length: 50 }, (_, index) => `line-${index}`);
     const lines = keys.map((key) => `{"${key}":1}`);
     await assertRefused([...lines, '{"last":0.5}'].join('\n'), ndjson());
     for (const key of keys) assert.equal(await sumOf(node.url, key), undefined);
   });
 
-  test('a thousand keys in one body are counted each, on every shard', async () => {
+  test('each of a thousand keys in one body is counted, on every shard', async () => {
     const entries = Array.from({ length: 1000 }, (_, index) => [`many-${index}`, index] as const);
     assertCreated(await increment(node.url, Object.fromEntries(entries)));
     for (const [key, amount] of entries.filter((_, index) => index % 37 === 0)) {

@@ -76,7 +76,7 @@ describe('the OpenAPI document and the server', () => {
     assert.equal(answer.status, status, `${name}: ${answer.body}`);
   }
 
-  test('the document that is served has every operation of the server, and the server has every one of its own', async () => {
+  test('the served document and the server have the same operations', async () => {
     for (const [path, methods] of Object.entries(document.paths)) {
       const allow = new Set<string>();
       for (const method of ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']) {
@@ -95,7 +95,7 @@ describe('the OpenAPI document and the server', () => {
     }
   });
 
-  test('good requests are answered as documented', async () => {
+  test('valid requests are answered as documented', async () => {
     await expect(202, 'increment', { body: '{"a":1,"removed":12345678901234}' });
     for (let times = 0; times < 2; times += 1) {
       await expect(202, 'increment', { headers: { 'idempotency-key': 'once' } });
@@ -110,7 +110,7 @@ describe('the OpenAPI document and the server', () => {
     await expect(200, 'readCounters', { query: '?limit=1&prefix=a' });
   });
 
-  test('bad requests are answered as documented', async () => {
+  test('invalid requests are answered as documented', async () => {
     await expect(400, 'increment', { body: '{"a":1.5}' });
     await expect(413, 'increment', { body: `{"${'k'.repeat(70_000)}":1}` });
     await expect(415, 'increment', { headers: { 'content-encoding': 'gzip' } });
@@ -135,7 +135,7 @@ describe('the OpenAPI document and the server', () => {
     }
   });
 
-  test('requests without a token, and with one of another scope, are answered as documented', async () => {
+  test('requests without a bearer token, and with one of another scope, are answered as documented', async () => {
     for (const name of operations) {
       if (api[name].access === 'open') continue;
       await expect(401, name, { headers: { authorization: '' } });
@@ -143,14 +143,14 @@ describe('the OpenAPI document and the server', () => {
     }
   });
 
-  test('a bound that is reached is answered as documented', async () => {
+  test('a request at a limit is answered as documented', async () => {
     await ask('flush');
     const room = JSON.stringify(Object.fromEntries(Array.from({ length: 101 }, (_, index) => [`bound-${index}`, 1])));
     const refused = await ask('increment', { body: room });
     assert.equal((JSON.parse(refused.body) as { code: string }).code, 'overloaded');
   });
 
-  test('a server that starts answers as documented', async () => {
+  test('a starting server answers as documented', async () => {
     const env = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', JOURNAL: 'memory' };
     const starting = await start({ env, until: 'Database postgresql://' });
     try {
@@ -161,7 +161,7 @@ describe('the OpenAPI document and the server', () => {
     }
   });
 
-  test('a server whose database is away answers as documented', async () => {
+  test('a server without its database answers as documented', async () => {
     const postgres = await OutagePostgres.prepare();
     await postgres.start();
     const apart = await start({ env: { DATABASE_URL: postgres.url } });
@@ -189,7 +189,7 @@ describe('the OpenAPI document and the server', () => {
     }
   });
 
-  test('an outcome that is not known in time is answered as documented', async () => {
+  test('a request whose outcome is not known in time is answered as documented', async () => {
     const hasty = await start({ env: { ACK_TIMEOUT_MS: '10', MAX_BODY_BYTES: '1MiB' } });
     const body = JSON.stringify(
       Object.fromEntries(Array.from({ length: 30_000 }, (_, index) => [`hasty-${index}`, 1])),
@@ -204,7 +204,7 @@ describe('the OpenAPI document and the server', () => {
     }
   });
 
-  test('a removal whose reply of the database is lost is answered as documented', async () => {
+  test('a delete whose reply from the database is lost is answered as documented', async () => {
     const proxy = await TcpProxy.start(database.url);
     const remote = await start({ env: { DATABASE_URL: proxy.urlOf(database.url) } });
     try {
@@ -228,7 +228,7 @@ describe('the OpenAPI document and the server', () => {
     }
   });
 
-  test('every documented response of every operation has been met', () => {
+  test('the tests above met every documented response of every operation', () => {
     assert.deepEqual(conformance.unmet, []);
     assert.ok(conformance.documented.length > 40);
   });

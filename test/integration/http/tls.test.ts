@@ -62,7 +62,7 @@ describe('TLS', () => {
     });
   }
 
-  test('the log says https, and every operation is served, probes included', async () => {
+  test('the log says https, and every operation is served, including probes', async () => {
     assert.match(server.url, /^https:\/\/127\.0\.0\.1:\d+$/);
     assert.deepEqual(await ask('GET', '/healthz'), { status: 200, body: 'ok' });
     assert.deepEqual(await ask('GET', '/readyz'), { status: 200, body: '{"status":"ok"}' });
@@ -76,7 +76,7 @@ describe('TLS', () => {
     assert.equal((await ask('DELETE', '/counters/a')).body, '{"key":"a","sum":1}');
   });
 
-  test('with three front ends every one of many connections is served', async () => {
+  test('with three HTTP threads each of many connections is served', async () => {
     const threads = await startServer({ env: { ...env, HTTP_THREADS: '3' } });
     try {
       assert.match(threads.url, /^https:/);
@@ -91,7 +91,7 @@ describe('TLS', () => {
     }
   });
 
-  test('what the client verifies is the configured certificate, over TLS 1.2 or later', async () => {
+  test('the client gets the configured certificate, over TLS 1.2 or later', async () => {
     const { port } = new URL(server.url);
     const peer = await new Promise<{ protocol: string | null; authorized: boolean }>((resolve, reject) => {
       const socket = connect({ host: '127.0.0.1', port: Number(port), ca: authority, servername: 'localhost' }, () => {
@@ -113,7 +113,7 @@ describe('TLS', () => {
     );
   });
 
-  test('plain HTTP on the port gets no answer, probes included, and TLS goes on', async () => {
+  test('plain HTTP on the port gets no answer, including probes, and TLS still works', async () => {
     const { port } = new URL(server.url);
     for (const path of ['/healthz', '/increment']) {
       await assert.rejects(
@@ -128,7 +128,7 @@ describe('TLS', () => {
     assert.equal((await ask('GET', '/healthz')).status, 200);
   });
 
-  test('a missing, foreign or mixed-up file ends the start with 78 and a sentence that names the variable', async () => {
+  test('a file that is missing, of another kind or swapped ends the start with 78 and a sentence that names the variable', async () => {
     const foreignKey = join(directory, 'foreign.pem');
     const garbage = join(directory, 'garbage.pem');
     await run('openssl', ['ecparam', '-name', 'prime256v1', '-genkey', '-noout', '-out', foreignKey]);

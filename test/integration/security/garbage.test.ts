@@ -34,7 +34,7 @@ const BAD_REQUESTS: Readonly<Record<string, string>> = {
 describe('what is not HTTP', () => {
   const node = new SuiteServer();
 
-  test('requests whose body has no clear length are refused or closed, and never counted', async () => {
+  test('requests with an ambiguous body length are refused or closed, and never counted', async () => {
     for (const [name, bytes] of Object.entries(BAD_REQUESTS)) {
       const connection = new AttackConnection(node.url);
       await connection.connected;
@@ -48,7 +48,7 @@ describe('what is not HTTP', () => {
     assert.equal(await sumOf(node.url, 'smuggled'), undefined);
   });
 
-  test('heads without an end are closed long before they fill the memory', async () => {
+  test('connections that send endless heads are closed long before they fill the memory', async () => {
     const before = residentMib(node.server);
     const good = new GoodClient(node.url, 'good-heads');
     const sent: number[] = [];
@@ -80,7 +80,7 @@ describe('what is not HTTP', () => {
     assert.ok(peak - before < 60, `${before} to ${peak} MiB`);
   });
 
-  test('a head of 3 KiB is served, one of a mebibyte never, and those in between have an answer or the end', async () => {
+  test('a head of 3 KiB is served, one of a mebibyte never, and those in between are answered or closed', async () => {
     const ask = async (bytes: number): Promise<AttackConnection> => {
       const connection = new AttackConnection(node.url);
       await connection.connected;
@@ -99,7 +99,7 @@ describe('what is not HTTP', () => {
     assert.equal((await send(node.url, '/healthz')).status, 200);
   });
 
-  test('random bytes, alone and pipelined behind good requests, leave the server as it was', async () => {
+  test('random bytes, alone and pipelined behind valid requests, do not affect the server', async () => {
     const seed = seedOfRun();
     console.log(`SEED=${seed}`);
     const random = new Mulberry32(seed);

@@ -12,7 +12,7 @@ const OTHER_FILES = 500;
 describe('idle connections', () => {
   const node = new SuiteServer();
 
-  test('ten thousand idle connections are held while others are served', async () => {
+  test('ten thousand idle connections stay open while others are served', async () => {
     const count = Math.min(WANTED, openFilesMax() - OTHER_FILES);
     if (count < WANTED)
       console.log(`The hard limit of open files is ${openFilesMax()}: only ${count} connections are tried.`);

@@ -15,7 +15,7 @@ function assertNone(text: string, secrets: readonly string[]): void {
 }
 
 describe('secrets', () => {
-  test('neither tokens nor passwords are in what a server says, through an outage, bad requests and the stop', async () => {
+  test('no answer or log line has a bearer token or password, through an outage, invalid requests and the stop', async () => {
     const postgres = await OutagePostgres.prepare();
     await postgres.start();
     const password = new URL(postgres.url).password;
@@ -52,7 +52,7 @@ describe('secrets', () => {
     assertNone([server.output, ...said].join('\n'), [...TOKENS, WRONG_TOKEN, password]);
   });
 
-  test('a wrong password ends the start with 78 and is in no message, nor is one in a URL that cannot be read', async () => {
+  test('a wrong password ends the start with 78 and is in no message, nor is one in an invalid URL', async () => {
     const postgres = await OutagePostgres.prepare();
     await postgres.start();
     const wrong = new URL(postgres.url);
@@ -77,7 +77,7 @@ describe('secrets', () => {
     }
   });
 
-  test('tokens that are not well formed end the start with 78, named by their place alone', async () => {
+  test('malformed bearer tokens end the start with 78; messages name only their position', async () => {
     for (const [text, place] of [
       [`write:${TOKENS[0]} owner:${TOKENS[1]}`, /entry 2/],
       [TOKENS[0], /entry 1/],
@@ -94,7 +94,7 @@ describe('secrets', () => {
     }
   });
 
-  test('an embedded database has a password that the log does not show', async () => {
+  test('an embedded database has a password, which is not in the log', async () => {
     const server = await startServer({ env: { LOG_LEVEL: 'trace', SHARDS: '1' } });
     try {
       assert.equal((await increment(server.url, { a: 1 })).status, 202);

@@ -24,7 +24,7 @@ describe('slow clients', () => {
   // 1 MiB a body; all bodies in part together 16 MiB.
   const node = new SuiteServer({ MAX_PENDING_BYTES: '64MiB' });
 
-  test('slow heads and slow bodies are closed within a minute, and others are served meanwhile', async () => {
+  test('connections with slow heads or bodies are closed within a minute, and others are served meanwhile', async () => {
     const before = residentMib(node.server);
     const good = new GoodClient(node.url, 'good-slow');
     const slow = await openConnections(node.url, 600);
@@ -53,7 +53,7 @@ describe('slow clients', () => {
     assert.ok(after - before < 100, `${before} to ${after} MiB`);
   });
 
-  test('half-sent bodies take bounded memory: beyond it they are 503, small requests are served, and it comes back', async () => {
+  test('half-sent bodies take bounded memory: beyond it they are 503, small requests are served, and the memory is released', async () => {
     const before = residentMib(node.server);
     const good = new GoodClient(node.url, 'good-half');
     const halves = await openConnections(node.url, 400);
@@ -92,7 +92,7 @@ describe('slow clients', () => {
     assert.ok(peak - before < 150, `${before} to ${peak} MiB`);
   });
 
-  test('readers that do not read take bounded memory, and others are served meanwhile', async () => {
+  test('clients that do not read answers take bounded memory, and others are served meanwhile', async () => {
     const keys = Array.from({ length: 1000 }, (_, index) => `"unread:${'k'.repeat(400)}${index}":1`);
     assertCreated(await increment(node.url, `{${keys.join(',')}}`));
     assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);

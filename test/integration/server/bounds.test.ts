@@ -44,21 +44,21 @@ for (const shards of [1, 3]) {
         assertCreated(await increment(node.url, { [`${prefix}-${index}`]: 1 }));
     }
 
-    test('distinct keys are taken up to the bound, and the next one is 503 overloaded', async () => {
+    test('distinct keys are taken up to the limit, and the next one is 503 overloaded', async () => {
       await fill('edge');
       assertProblem(await increment(node.url, { 'edge-one-more': 1 }), 'overloaded');
       assert.equal(await sumOf(node.url, 'edge-one-more'), undefined);
       assert.equal((await send(node.url, '/healthz')).status, 200);
     });
 
-    test('at the bound /readyz is 503 overloaded, and 200 again after a flush', async () => {
+    test('at the limit /readyz is 503 overloaded, and 200 again after a flush', async () => {
       await fill('ready');
       assertProblem(await send(node.url, '/readyz'), 'overloaded');
       await flush(node);
       assert.deepEqual([(await send(node.url, '/readyz')).body], ['{"status":"ok"}']);
     });
 
-    test('each pair of a request with a token counts as a key of its own, pending or not', async () => {
+    test('each increment of an idempotent request counts as a key of its own, pending or not', async () => {
       await flush(node);
       const withIdempotencyKey = (idempotencyKey: string, increments: number): Promise<Answer> => {
         const body = Object.fromEntries(Array.from({ length: increments }, (_, index) => [`token-${index}`, 1]));
@@ -75,7 +75,7 @@ for (const shards of [1, 3]) {
       assert.equal(await sumOf(node.url, `token-${second}`), undefined);
     });
 
-    test('at the bound a request whose keys are all pending in one shard is taken', async () => {
+    test('at the limit a request whose keys are all pending in one shard is taken', async () => {
       await fill('held');
       for (let index = 0; index < keysMax; index += 1)
         assertCreated(await increment(node.url, { [`held-${index}`]: 10 }));
@@ -90,7 +90,7 @@ for (const shards of [1, 3]) {
       }
     });
 
-    test('after a flush the bound is free again', async () => {
+    test('after a flush the full limit is available again', async () => {
       await fill('before');
       assertProblem(await increment(node.url, { 'after-flush': 1 }), 'overloaded');
       await flush(node);
@@ -98,7 +98,7 @@ for (const shards of [1, 3]) {
       assert.deepEqual((await counterOf(node.url, 'before-0'))?.committed, 1n);
     });
 
-    test('a request of more keys than there is room for is refused whole', async () => {
+    test('a request with more keys than the limit has left is refused as a whole', async () => {
       await flush(node);
       const keys = Array.from({ length: keysMax + 1 }, (_, index) => `whole-${index}`);
       assertProblem(await increment(node.url, Object.fromEntries(keys.map((key) => [key, 1]))), 'overloaded');
@@ -106,7 +106,7 @@ for (const shards of [1, 3]) {
       assertCreated(await increment(node.url, Object.fromEntries(keys.slice(1).map((key) => [key, 1]))));
     });
 
-    test('under load at the bound, what is in the table is exactly what was acknowledged', async (context) => {
+    test('under load at the limit the table has exactly the acknowledged increments', async (context) => {
       await flush(node);
       const seed = Number(process.env['SEED'] ?? randomInt(2 ** 32));
       context.diagnostic(`SEED=${seed}`);
@@ -157,7 +157,7 @@ describe('MAX_PENDING_BYTES', () => {
     FLUSH_INTERVAL_MS: NEVER_MS,
   });
 
-  test('keys are taken until their bytes reach the bound, then 503 overloaded until a flush', async () => {
+  test('keys are taken until their bytes reach the limit, then 503 overloaded until a flush', async () => {
     const key = (index: number): string => `${index}-${'k'.repeat(400)}`;
     let taken = 0;
     for (; taken < 100; taken += 1) {
@@ -176,7 +176,7 @@ describe('MAX_PENDING_BYTES', () => {
     assert.equal(await sumOf(node.url, key(0)), 2n);
   });
 
-  test('the largest body fits an empty server, be its pairs as short as can be', async () => {
+  test('the largest body fits into an empty server, even with the shortest possible increments', async () => {
     await flush(node);
     // The shortest pairs need the most room for their bytes, and the same key may turn out to be as many keys.
     const increments = Math.floor((bodyBytesMax - 1) / '"a":1,'.length);
@@ -197,7 +197,7 @@ for (const keepSeconds of [0, 1]) {
       FLUSH_INTERVAL_MS: NEVER_MS,
     });
 
-    test('a journal that was full of what is committed takes increments again, and /readyz needs no request for that', async () => {
+    test('a journal full of committed records takes increments again, and /readyz recovers without a request', async () => {
       const body = { ['k'.repeat(300)]: 1 };
       for (let round = 0; round < 2; round += 1) {
         await eventually('the bound is reached', async () => (await increment(node.url, body)).status === 503);

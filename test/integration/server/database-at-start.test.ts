@@ -70,7 +70,7 @@ describe('a database that answers and refuses', { concurrency: 2 }, () => {
   test('an encoding other than UTF8 ends the start with 78', () =>
     withDatabase(`encoding 'SQL_ASCII' locale 'C' template template0`, (url) => assertRefused(url, /SQL_ASCII.*UTF8/)));
 
-  test('a foreign counters table ends the start with 78, and is left as it was', () =>
+  test('a foreign counters table ends the start with 78 and stays unchanged', () =>
     withDatabase('', async (url) => {
       await prepare(url, 'create table counters (id int primary key, value text)');
       await assertRefused(url, /counters/);
@@ -86,7 +86,7 @@ describe('a database that answers and refuses', { concurrency: 2 }, () => {
       await assertRefused(url, /999.*newer/);
     }));
 
-  test('a role that may not create tables ends the start with 78', () =>
+  test('a role without permission to create tables ends the start with 78', () =>
     withDatabase('', async (url) => {
       const role = new URL(url).pathname.slice(1);
       await prepare(url, `create role ${role} login password 'of-no-rights'`);
@@ -140,7 +140,7 @@ describe('the table of the original application, in use while it is adopted', { 
     });
   }
 
-  test('the original writes on, the log says who is in the way, increments are journaled, and it is adopted later', () =>
+  test('while the original application holds its table, its writes continue, the log names it, increments are journaled, and the table is adopted later', () =>
     adopt('file', async (server) => {
       await eventually('degraded', async () =>
         (await send(server.url, '/readyz')).body.includes('"status":"degraded"'),
@@ -148,7 +148,7 @@ describe('the table of the original application, in use while it is adopted', { 
       assertCreated(await increment(server.url, { early: 1 }));
     }));
 
-  test('with the memory journal the start waits, and says so', () =>
+  test('with the memory journal the start waits for the table and logs it', () =>
     adopt('memory', async (server) => {
       assertProblem(await send(server.url, '/readyz'), 'starting');
       assertProblem(await increment(server.url, { early: 1 }), 'starting');
@@ -156,7 +156,7 @@ describe('the table of the original application, in use while it is adopted', { 
 });
 
 describe('a database that is away at start', { concurrency: 3 }, () => {
-  test('with the memory journal the start fails after 30 s, non-zero and with a sentence', async () => {
+  test('with the memory journal the start fails after 30 s with a non-zero code and a sentence', async () => {
     const port = await freePort();
     for (const host of ['127.0.0.1']) {
       const startedAt = performance.now();
@@ -170,7 +170,7 @@ describe('a database that is away at start', { concurrency: 3 }, () => {
     }
   });
 
-  test('with the memory journal it is waited for: /healthz is 200, all else 503 starting, then ready', async () => {
+  test('with the memory journal the start waits for the database: /healthz is 200, everything else 503 starting, then ready', async () => {
     const postgres = await OutagePostgres.prepare();
     try {
       await withServer({ DATABASE_URL: postgres.url, JOURNAL: 'memory' }, async (server) => {
@@ -200,7 +200,7 @@ describe('a database that is away at start', { concurrency: 3 }, () => {
     }
   });
 
-  test('with the file journal increments are taken, /readyz is degraded, and all is committed when it comes', async () => {
+  test('with the file journal increments are taken, /readyz is degraded, and everything is committed when the database answers', async () => {
     const postgres = await OutagePostgres.prepare();
     try {
       await withServer({ DATABASE_URL: postgres.url, JOURNAL: 'file', SHARDS: '2' }, async (server) => {
@@ -227,7 +227,7 @@ describe('a database that is away at start', { concurrency: 3 }, () => {
     }
   });
 
-  test('with the file journal a stop without the database keeps what is pending for the next start', async () => {
+  test('with the file journal a stop without the database keeps pending increments for the next start', async () => {
     const postgres = await OutagePostgres.prepare();
     const env = { DATABASE_URL: postgres.url, JOURNAL: 'file', SHARDS: '1' };
     const first = await startServer({ env });

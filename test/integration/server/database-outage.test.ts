@@ -71,7 +71,7 @@ for (const { journal, ways } of outages) {
     });
 
     for (const how of ways) {
-      test(`${how}: increments are taken meanwhile, /readyz is degraded, reads and flushes are 503, and nothing is lost`, async () => {
+      test(`${how}: increments are taken, /readyz is degraded, reads and flushes are 503, and nothing is lost`, async () => {
         const load = new Load(server);
         const before = await committedTotal(postgres);
         await eventually('a flush under load', async () => (await committedTotal(postgres)) > before);
@@ -104,7 +104,7 @@ for (const { journal, ways } of outages) {
     }
     const totals = new Map<string, bigint>();
 
-    test('then a stop commits what is left and ends with 0', async () => {
+    test('a stop afterwards commits the rest and ends with 0', async () => {
       assertCreated(await increment(server.url, { 'outage-0': 1 }));
       totals.set('outage-0', (totals.get('outage-0') ?? 0n) + 1n);
       await assertCleanStop(server);
@@ -118,7 +118,7 @@ async function committedTotal(postgres: OutagePostgres): Promise<bigint> {
 }
 
 describe('a database that neither answers nor refuses', () => {
-  test('is found out within seconds: degraded, flushes are 503, and all is committed when it goes on', async () => {
+  test('a database that does not respond is detected within seconds: degraded, flushes are 503, and everything is committed when it continues', async () => {
     const postgres = await OutagePostgres.prepare();
     await postgres.start();
     const server = await startServer({ env: { DATABASE_URL: postgres.url, SHARDS: '1' } });
@@ -174,7 +174,7 @@ describe('a database that answers reads and takes no flush', () => {
     }
   }
 
-  test('is degraded, keeps what is acknowledged pending, and commits it once it may', async () => {
+  test('without permission to flush the server is degraded, keeps acknowledged increments pending, and commits them when it may', async () => {
     assert.equal(await readyStatus(server), 'ok');
     await administrate('revoke insert on counters from counting', '/counted');
     assertCreated(await increment(server.url, { kept: 5 }));

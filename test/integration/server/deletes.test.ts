@@ -33,7 +33,7 @@ async function flush(base: string): Promise<void> {
 describe('DELETE /counters/KEY', () => {
   const node = new SuiteServer({ FLUSH_INTERVAL_MS: NEVER_MS });
 
-  test('a removal says what the counter was, committed and pending, and it is gone here and in the table', async () => {
+  test('a delete answers the sum of committed and pending increments, and the counter is gone in reads and in the table', async () => {
     assertCreated(await increment(node.url, { gone: 40, stays: 1 }));
     await flush(node.url);
     assertCreated(await increment(node.url, { gone: 2 }));
@@ -45,7 +45,7 @@ describe('DELETE /counters/KEY', () => {
     assert.deepEqual([table.has('gone'), table.get('stays')], [false, 1n]);
   });
 
-  test('a counter that was only pending, one of zero and one beyond 2^53 are removed with their exact sums', async () => {
+  test('counters that are only pending, zero, or beyond 2^53 are deleted with their exact sums', async () => {
     assertCreated(await increment(node.url, { pending: -3, zero: 0 }));
     const most = `{${Array.from({ length: 3 }, () => `"large":${Number.MAX_SAFE_INTEGER}`).join(',')}}`;
     assertCreated(await increment(node.url, most));
@@ -54,14 +54,14 @@ describe('DELETE /counters/KEY', () => {
     assert.equal(closingValue(await remove(node.url, '/counters/large')), 3n * BigInt(Number.MAX_SAFE_INTEGER));
   });
 
-  test('a counter that does not exist, or no more, is 404', async () => {
+  test('a counter that does not exist, or no longer exists, is 404', async () => {
     assertProblem(await remove(node.url, '/counters/never'), 'unknown-counter');
     assertCreated(await increment(node.url, { twice: 1 }));
     assert.equal(closingValue(await remove(node.url, '/counters/twice')), 1n);
     assertProblem(await remove(node.url, '/counters/twice'), 'unknown-counter');
   });
 
-  test('any key can be named in the path, and any in the query, `.` and `..` included', async () => {
+  test('any key works in the path and in the query, including `.` and `..`', async () => {
     for (const key of ['a b+c', 'a/b', 'ключ', '%']) {
       assertCreated(await increment(node.url, { [key]: 5 }));
       const answer = await remove(node.url, `/counters/${encodeURIComponent(key)}`);
@@ -76,7 +76,7 @@ describe('DELETE /counters/KEY', () => {
     assertProblem(await remove(node.url, '/counters/%ff'), 'invalid-request');
   });
 
-  test('what is sent after the answer counts from nothing', async () => {
+  test('an increment after the answer starts a new sum', async () => {
     assertCreated(await increment(node.url, { again: 10 }));
     assert.equal(closingValue(await remove(node.url, '/counters/again')), 10n);
     assertCreated(await increment(node.url, { again: 4 }));
@@ -84,7 +84,7 @@ describe('DELETE /counters/KEY', () => {
     assert.deepEqual((await counterOf(node.url, 'again'))?.committed, 4n);
   });
 
-  test('under load each increment is on exactly one side of the removals, on its own side of those it knows', async () => {
+  test('under load each increment counts on exactly one side of each delete, on the right side of those that preceded or followed it', async () => {
     const agent = new Agent({ keepAlive: true });
     let acknowledged = 0n;
     let closed = 0n;
@@ -110,7 +110,7 @@ describe('DELETE /counters/KEY', () => {
     assert.equal(acknowledged, 2400n);
   });
 
-  test('what another node holds pending starts the counter anew', async () => {
+  test('pending increments of another node start the counter again', async () => {
     const env = { DATABASE_URL: node.databaseUrl, SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS };
     const other = await startServer({ env });
     try {

@@ -14,7 +14,7 @@ describe('flushes by the clock', () => {
   const intervalMs = 1500;
   const node = new SuiteServer({ FLUSH_INTERVAL_MS: String(intervalMs) });
 
-  test('what is acknowledged is committed within the interval and a flush, whoever asks for nothing', async () => {
+  test('acknowledged increments are committed within the interval plus one flush, without any request', async () => {
     for (let round = 1; round <= 3; round += 1) {
       const start = performance.now();
       assertCreated(await increment(node.url, { steady: 1 }));
@@ -29,7 +29,7 @@ describe('flushes by number', () => {
   const keysMax = 50;
   const node = new SuiteServer({ SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS, FLUSH_MAX_KEYS: String(keysMax) });
 
-  test('a shard that holds FLUSH_MAX_KEYS pending keys flushes long before its interval, and not with fewer', async () => {
+  test('a shard flushes long before its interval when it holds FLUSH_MAX_KEYS pending keys, and not with fewer', async () => {
     const body = (count: number): Record<string, number> =>
       Object.fromEntries(Array.from({ length: count }, (_, index) => [`early-${index}`, 1]));
     // Often, and still keysMax - 1 keys.
@@ -46,7 +46,7 @@ describe('connections to the database', () => {
   const shards = 2;
   const node = new SuiteServer({ SHARDS: String(shards), FLUSH_INTERVAL_MS: '20' });
 
-  test('a node has 2 × SHARDS + 2 of them at most, whatever is asked of it', async () => {
+  test('a node opens at most 2 × SHARDS + 2 connections, whatever clients send', async () => {
     const connection = await connectTo(node.databaseUrl);
     let most = 0;
     let isLoading = true;

@@ -48,17 +48,17 @@ async function withServer(
 describe('three front ends on one port', () => {
   const node = new SuiteServer({ ...THREADS, FLUSH_INTERVAL_MS: NEVER_MS });
 
-  test('the log says how many there are', () => {
+  test('the log names the number of HTTP threads', () => {
     assert.match(node.server.output, /"httpThreads":3.*3 HTTP threads share the port/);
   });
 
-  test('1,001 increments at once over as many connections sum to 500500', async () => {
+  test('1,001 concurrent increments over as many connections sum to 500500', async () => {
     const answers = await Promise.all(Array.from({ length: 1001 }, (_, n) => increment(node.url, { gauss: n })));
     for (const answer of answers) assertCreated(answer);
     assert.equal(await sumOf(node.url, 'gauss'), 500500n);
   });
 
-  test('on every one of many connections increments, reads, flushes, lists and documents are served', async () => {
+  test('each of many connections serves increments, reads, flushes, lists and documents', async () => {
     await onConnections(CONNECTIONS, async (agent, index) => {
       const get = (path: string): Promise<Answer> => send(node.url, path, { agent });
       assertCreated(await increment(node.url, { [`own-${index}`]: 5, everybody: 1 }, { agent }));
@@ -78,7 +78,7 @@ describe('three front ends on one port', () => {
     assert.equal(await sumOf(node.url, 'everybody'), BigInt(CONNECTIONS));
   });
 
-  test('a counter that is removed over one connection is gone on all', async () => {
+  test('a counter that one connection deletes no longer exists on any connection', async () => {
     await onConnections(CONNECTIONS, async (agent, index) => {
       assertCreated(await increment(node.url, { [`gone-${index}`]: 9 }, { agent }));
       const deleted = await send(node.url, `/counters/gone-${index}`, { method: 'DELETE', agent });
@@ -90,7 +90,7 @@ describe('three front ends on one port', () => {
     }
   });
 
-  test('a sum beyond the safe integers is read exactly on every connection', async () => {
+  test('every connection reads a sum beyond the safe integers exactly', async () => {
     const body = { huge: Number.MAX_SAFE_INTEGER };
     assertCreated(await increment(node.url, body));
     assertCreated(await increment(node.url, body));
@@ -99,7 +99,7 @@ describe('three front ends on one port', () => {
     });
   });
 
-  test('an idempotency key is known whichever connection repeats it', async () => {
+  test('an idempotency key is recognised on every connection', async () => {
     const headers = { 'idempotency-key': 'over-all-threads' };
     let replayed = 0;
     await onConnections(CONNECTIONS, async (agent) => {
@@ -116,7 +116,7 @@ describe('bounds over three front ends', () => {
   const keysMax = 100;
   const node = new SuiteServer({ ...THREADS, MAX_PENDING_KEYS: String(keysMax), FLUSH_INTERVAL_MS: NEVER_MS });
 
-  test('MAX_PENDING_KEYS is not passed by new keys from many connections at once, and nothing refused is counted', async () => {
+  test('new keys from many connections at once do not exceed MAX_PENDING_KEYS, and nothing refused is counted', async () => {
     for (let round = 0; round < 5; round += 1) {
       const acknowledged = new Map<string, bigint>();
       await onConnections(CONNECTIONS, async (agent, index) => {
@@ -138,7 +138,7 @@ describe('bounds over three front ends', () => {
 });
 
 describe('the life of three front ends', { concurrency: 2 }, () => {
-  test('a port that another process listens on is found out before it is shared', async () => {
+  test('the start detects a port that another process listens on, and does not share it', async () => {
     const other = createServer().listen(0, '127.0.0.1');
     await once(other, 'listening');
     const address = other.address();
@@ -153,7 +153,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
     }
   });
 
-  test('a port that another server shares among its own front ends is found out as well', () =>
+  test('the start detects a port that another server shares among its own HTTP threads', () =>
     withServer({}, async (first) => {
       const { port } = new URL(first.url);
       const second = await spawnServer({ env: { ...THREADS, PORT: port } });
@@ -165,7 +165,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
       }
     }));
 
-  test('a stop while the start waits for its database ends it with 0', async () => {
+  test('a stop while the start waits for its database ends the process with 0', async () => {
     const port = await freePort();
     const env = { ...THREADS, DATABASE_URL: `postgres://u:p@127.0.0.1:${port}/d`, JOURNAL: 'memory' };
     const server = await spawnServer({ env });
@@ -177,7 +177,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
     }
   });
 
-  test('SIGTERM under load: exit 0, and what was acknowledged is in the table, with a balance of 0', () =>
+  test('SIGTERM under load: exit code 0, the acknowledged increments are in the table, and the balance is 0', () =>
     withServer({ FLUSH_INTERVAL_MS: NEVER_MS }, async (server, databaseUrl) => {
       let acknowledged = 0n;
       const load = onConnections(CONNECTIONS, async (agent) => {
@@ -201,7 +201,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
       assert.ok(sum >= acknowledged && sum <= acknowledged + BigInt(CONNECTIONS), `${sum}, ${acknowledged}`);
     }));
 
-  test('clients that never send the rest of a body are told to go on every front end, not waited for', () =>
+  test('on every HTTP thread a stop does not wait for clients that never finish their body', () =>
     withServer({}, async (server) => {
       const begun = await Promise.all(Array.from({ length: CONNECTIONS }, () => RawConnection.open(server.url)));
       const body = 'POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\n{"begun":1}';
@@ -219,7 +219,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
       assert.deepEqual(await server.ended, { code: 0, signal: null }, server.output);
     }));
 
-  test('a front-end thread that breaks ends the process with 1 and says so, and nothing acknowledged is lost', async () => {
+  test('an HTTP thread that fails ends the process with 1 and a log message, and nothing acknowledged is lost', async () => {
     const directory = await temporaryDirectory();
     const signal = join(directory, 'break');
     const breaking = `
@@ -250,7 +250,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
     }
   });
 
-  test('a second signal ends it with 1, not with an abort', () =>
+  test('a second signal ends the process with 1, not with an abort', () =>
     withServer({ DRAIN_DELAY_MS: '20000' }, async (server) => {
       await onConnections(CONNECTIONS, async (agent) => {
         assertCreated(await increment(server.url, { later: 1 }, { agent }));

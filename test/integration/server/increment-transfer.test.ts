@@ -90,7 +90,7 @@ describe('POST /increment over the wire', () => {
       assert.equal(await sumOf(node.url, 'lines'), 1n);
     }));
 
-  test('an empty Idempotency-Key is as good as none', async () => {
+  test('an empty Idempotency-Key is the same as none', async () => {
     for (const idempotencyKey of ['', ' ']) {
       assertCreated(await increment(node.url, { plain: 1 }, { headers: { 'idempotency-key': idempotencyKey } }));
     }
@@ -109,7 +109,7 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'good-token'), 3n);
   });
 
-  test('a body of exactly MAX_BODY_BYTES is taken, one byte more is 413, by Content-Length and by chunks', async () => {
+  test('a body of exactly MAX_BODY_BYTES is taken, and one byte more is 413, by Content-Length and by chunks', async () => {
     const exact = bodyOf('exact', BODY_BYTES_MAX);
     const over = bodyOf('over', BODY_BYTES_MAX + 1);
     assertCreated(await increment(node.url, exact));
@@ -124,7 +124,7 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'over'), undefined);
   });
 
-  test('413 comes before the body by Content-Length, and the connection goes on', () =>
+  test('with Content-Length 413 comes before the body, and the connection stays open', () =>
     withConnection(async (connection) => {
       const over = bodyOf('announced', BODY_BYTES_MAX + 1);
       await connection.write(head(`Content-Length: ${over.length}`));
@@ -136,7 +136,7 @@ describe('POST /increment over the wire', () => {
       assert.equal(await sumOf(node.url, 'after-content'), 1n);
     }));
 
-  test('413 comes as soon as the chunks are too many, and the connection goes on', () =>
+  test('413 comes as soon as the chunks are too large together, and the connection stays open', () =>
     withConnection(async (connection) => {
       await connection.write(head('Transfer-Encoding: chunked') + chunk('{"chunked":1'.padEnd(BODY_BYTES_MAX, ' ')));
       await connection.write(chunk('}'));
@@ -156,7 +156,7 @@ describe('POST /increment over the wire', () => {
       await connection.closed();
     }));
 
-  test('a body may come in many pieces, the head too', () =>
+  test('head and body may come in many pieces', () =>
     withConnection(async (connection) => {
       const bytes = head(`Content-Length: ${Buffer.byteLength('{"pieces-ä":1}')}`) + '{"pieces-ä":1}';
       for (const byte of Buffer.from(bytes)) await connection.write(Uint8Array.of(byte));
@@ -178,7 +178,7 @@ describe('POST /increment over the wire', () => {
       assertRawProblem(await connection.answer(), 'invalid-request');
     }));
 
-  test('Expect: 100-continue is answered, then the request', () =>
+  test('Expect: 100-continue is answered first, then the request', () =>
     withConnection(async (connection) => {
       await connection.write(head('Content-Length: 12', 'Expect: 100-continue'));
       assert.equal((await connection.answer()).status, 100);
@@ -199,7 +199,7 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'kept'), 2000n);
   });
 
-  test('a request sent before the answer to the one ahead is never counted, and the one ahead once at most', async () => {
+  test('a request sent before the answer to the previous one is never counted, and the previous one at most once', async () => {
     await withConnection(async (connection) => {
       const body = '{"ahead":1}';
       const behind = '{"behind":1}';
@@ -213,7 +213,7 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'behind'), undefined);
   });
 
-  test('a client that goes away in the middle of a body is not counted, and the server goes on', async () => {
+  test('a request whose client disconnects in the middle of the body is not counted, and the server continues', async () => {
     for (let times = 0; times < 20; times += 1) {
       const connection = await RawConnection.open(node.url);
       await connection.write(`${head('Content-Length: 20')}{"half-sent":1`);
@@ -226,7 +226,7 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'half-sent'), undefined);
   });
 
-  test('a client that goes away while it waits is counted once at most, and what others sent is exact', async () => {
+  test('a request whose client disconnects while it waits is counted at most once, and other sums are exact', async () => {
     for (let times = 0; times < 50; times += 1) {
       const connection = await RawConnection.open(node.url);
       await connection.write(`${head('Content-Length: 10')}{"gone":1}`);
@@ -239,7 +239,7 @@ describe('POST /increment over the wire', () => {
     assert.ok(gone >= 0n && gone <= 50n, String(gone));
   });
 
-  test('what is not HTTP/1.1 is closed without being counted', async () => {
+  test('a connection that does not send HTTP/1.1 is closed, and nothing is counted', async () => {
     const requests = [
       'POST /increment HTTP/1.1\r\nContent-Length: 12\r\n\r\n{"nohost":1}',
       `${head('Content-Length: -1')}{"nohost":1}`,

@@ -15,7 +15,7 @@ const NOTICED_MS = 25_000;
 /** Guarantee: the first flush after an outage starts so soon. */
 const FIRST_FLUSH_MS = 5000;
 
-test('an outage that idle shards notice is over for them within seconds, with FLUSH_INTERVAL_MS of an hour', async () => {
+test('with FLUSH_INTERVAL_MS of an hour, idle shards notice the end of an outage within seconds', async () => {
   const database = await createTestDatabase();
   const proxy = await TcpProxy.start(database.url);
   const server = await startServer({

@@ -14,7 +14,7 @@ interface StreamRow {
   readonly retired: boolean;
 }
 
-test('a stream of a memory journal is retired when its shard is restarted, when its process stops, and with its shard', async () => {
+test('the stream of a memory journal is retired when its shard restarts, when its process stops, and when its shard no longer exists', async () => {
   const database = await createTestDatabase();
   const dataDir = await temporaryDirectory();
   const connection = await connectTo(database.url);

@@ -5,7 +5,7 @@ import { createTestDatabase, connectTo } from '../../support/database.js';
 import { increment, send } from '../../support/http.js';
 import { startServer } from '../../support/server.js';
 
-test('1,001 concurrent posts of 0 to 1000 to one key make 500500, here and in the table', async () => {
+test('1,001 concurrent posts of 0 to 1000 to one key sum to 500500, in reads and in the table', async () => {
   const database = await createTestDatabase();
   const server = await startServer({ env: { DATABASE_URL: database.url } });
   const agent = new Agent({ keepAlive: true, maxSockets: 1001 });

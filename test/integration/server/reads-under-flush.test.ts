@@ -20,7 +20,7 @@ interface Tally {
 describe('a reader while flushes are under way', () => {
   const node = new SuiteServer({ FLUSH_INTERVAL_MS: '20', SHARDS: '3' });
 
-  test('never sees less than was acknowledged, more than was attempted, or a decrease', async (context) => {
+  test('a reader never sees less than was acknowledged, more than was attempted, or a decrease', async (context) => {
     const seed = Number(process.env['SEED'] ?? randomInt(2 ** 32));
     context.diagnostic(`SEED=${seed}`);
     const random = new Mulberry32(seed);

@@ -67,7 +67,7 @@ describe('reads', () => {
     }
   });
 
-  test('everything after /counters/ is the key, raw slashes included', async () => {
+  test('everything after /counters/ is the key, including raw slashes', async () => {
     assertCreated(await increment(node.url, { 'page:/home/a//b/': 1, '/x': 2 }));
     for (const path of [
       '/counters/page:/home/a//b/',
@@ -103,13 +103,13 @@ describe('reads', () => {
     );
   });
 
-  test('the first parameter of a name counts, others are ignored', async () => {
+  test('the first parameter of a name is used, further ones are ignored', async () => {
     assertCreated(await increment(node.url, { first: 1, second: 2 }));
     assert.equal((await send(node.url, '/key_sum?a=b&&name=first&name=second&=')).body, '1');
     assert.equal((await send(node.url, '/key_sum?n%61me=second')).body, '2');
   });
 
-  test('bad escapes, what is not UTF-8, U+0000, an empty and an overlong key are 400', async () => {
+  test('invalid escapes, invalid UTF-8, U+0000, an empty key and a key that is too long are 400', async () => {
     const bad = [
       '%',
       '%4',
@@ -144,7 +144,7 @@ describe('reads', () => {
     }
   });
 
-  test('without a name, or without a key, a read is 400', async () => {
+  test('a read without a name or key is 400', async () => {
     for (const path of ['/key_sum', '/key_sum?', '/key_sum?key=a', '/key_sum?nam=a', '/counters?key=', '/counters/']) {
       assertProblem(await send(node.url, path), 'invalid-request');
     }
@@ -156,7 +156,7 @@ describe('reads', () => {
     }
   });
 
-  test('HEAD answers as GET, without a body', async () => {
+  test('HEAD answers like GET, without a body', async () => {
     assertCreated(await increment(node.url, { head: 12345 }));
     for (const path of [
       '/key_sum?name=head',
@@ -199,7 +199,7 @@ describe('reads', () => {
     }
   });
 
-  test('a client reads what it wrote: pending, then committed, then both', async () => {
+  test('a client reads its own writes: pending, then committed, then both', async () => {
     assertCreated(await increment(node.url, { mixed: 3 }));
     assert.deepEqual(await counterOf(node.url, 'mixed'), {
       key: 'mixed',
@@ -246,7 +246,7 @@ describe('reads', () => {
     assert.deepEqual([(await node.table()).get('huge'), (await node.table()).get('tiny')], [0n, -4n * BigInt(LARGEST)]);
   });
 
-  test('an amount of zero makes the counter exist, here and in the table', async () => {
+  test('an amount of zero creates the counter, in reads and in the table', async () => {
     assertCreated(await increment(node.url, { nothing: 0 }));
     assert.equal((await send(node.url, '/key_sum?name=nothing')).body, '0');
     await flush();
@@ -254,7 +254,7 @@ describe('reads', () => {
     assert.equal((await counterOf(node.url, 'nothing'))?.updatedAt === null, false);
   });
 
-  test('POST /flush says how many keys it wrote, and has committed everything acknowledged before', async () => {
+  test('POST /flush commits everything acknowledged before and answers the number of keys that it wrote', async () => {
     await flush();
     const keys = Array.from({ length: 100 }, (_, index) => `flushed-${index}`);
     assertCreated(await increment(node.url, Object.fromEntries(keys.map((key) => [key, 2]))));
@@ -268,7 +268,7 @@ describe('reads', () => {
     assert.equal((await send(node.url, '/flush', { method: 'POST', body: 'ignored' })).body, '{"flushed_keys":0}');
   });
 
-  test('many flushes at once and increments between them leave nothing acknowledged behind', async () => {
+  test('many concurrent flushes with increments between them commit everything acknowledged', async () => {
     let acknowledged = 0n;
     for (let round = 0; round < 10; round += 1) {
       const before = acknowledged;
@@ -284,7 +284,7 @@ describe('reads', () => {
     assert.equal((await node.table()).get('contended'), acknowledged);
   });
 
-  test('what another writer adds to the table is in the sum', async () => {
+  test('a sum includes what another writer adds to the table', async () => {
     assertCreated(await increment(node.url, { shared: 1 }));
     await node.execute(`insert into counters (key, sum) values ('shared', 10)`);
     const view = await counterOf(node.url, 'shared');
@@ -293,7 +293,7 @@ describe('reads', () => {
     await eventually('both are in the table', async () => (await node.table()).get('shared') === 11n);
   });
 
-  test('what another writer stores beside integers is read without its fraction, and is an error where it is no number', async () => {
+  test('a fraction that another writer stores is cut off in reads, and a value that is no number is an error', async () => {
     const values = [
       ['foreign:scale', '12345678901234567890.0'],
       ['foreign:fraction', '-1.9'],

@@ -14,7 +14,7 @@ const text = join(
   'ThirdPartyNoticeText.txt',
 );
 
-test('every word of a real text, one increment each, is counted as sort and uniq count it', async () => {
+test('the words of a real text, one increment each, have the same counts as with sort and uniq', async () => {
   const words = readFileSync(text, 'latin1').match(/[A-Za-z]+/g) ?? [];
   assert.ok(words.length > 1000);
   const database = await createTestDatabase();

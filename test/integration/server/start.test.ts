@@ -43,14 +43,14 @@ describe('the start', { concurrency: 2 }, () => {
     }
   });
 
-  test('an argument that is not known ends it with 78, before anything is made', async () => {
+  test('an unknown argument ends the start with 78 before it creates anything', async () => {
     for (const args of [['--port=80'], ['serve'], ['--verbose', '--help']]) {
       const { code, out } = await run([MAIN, ...args]);
       assert.deepEqual([code, out], [78, '']);
     }
   });
 
-  test('invalid values are all listed, then it ends with 78', () =>
+  test('a start with invalid values lists all of them and ends with 78', () =>
     withServer(
       {
         PORT: '70000',
@@ -86,7 +86,7 @@ describe('the start', { concurrency: 2 }, () => {
       },
     ));
 
-  test('a port that another server has ends the start non-zero with a sentence, and the other goes on', async () => {
+  test('a port that another server uses ends the start with a non-zero code and a sentence, and the other server continues', async () => {
     const database = await createTestDatabase();
     const first = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' } });
     try {
@@ -103,7 +103,7 @@ describe('the start', { concurrency: 2 }, () => {
     }
   });
 
-  test('a port that a uWebSockets.js process of the same user shares with all comers is not shared', async () => {
+  test('the start does not share a port that a uWebSockets.js process of the same user leaves open to sharing', async () => {
     const script = `
       import { loadUws } from ${JSON.stringify(UWS)};
       const { uws } = loadUws();
@@ -125,7 +125,7 @@ describe('the start', { concurrency: 2 }, () => {
     }
   });
 
-  test('a second process on the same data directory refuses to start, and the first goes on', async () => {
+  test('a second process on the same data directory refuses to start, and the first continues', async () => {
     const database = await createTestDatabase();
     const first = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' } });
     try {
@@ -144,7 +144,7 @@ describe('the start', { concurrency: 2 }, () => {
     }
   });
 
-  test('without DATABASE_URL a database of its own keeps what was counted from one start to the next', async () => {
+  test('without DATABASE_URL an embedded database keeps the counters from one start to the next', async () => {
     const first = await startServer({ env: { SHARDS: '1' } });
     try {
       assert.equal((await send(first.url, '/readyz')).body, '{"status":"ok"}');
@@ -158,7 +158,7 @@ describe('the start', { concurrency: 2 }, () => {
     }
   });
 
-  test('the start says where its data are, as an absolute path', async () => {
+  test('the start logs its data directory as an absolute path', async () => {
     const dataDir = await temporaryDirectory();
     const database = await createTestDatabase();
     const env = { DATABASE_URL: database.url, SHARDS: '1', DATA_DIR: relative(process.cwd(), dataDir) };

@@ -52,7 +52,7 @@ async function postUntilRefused(server: TestServer): Promise<bigint> {
 describe('a stop', { concurrency: 2 }, () => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     for (const journal of ['file', 'memory']) {
-      test(`${signal} under load, journal ${journal}: exit 0, and exactly what was acknowledged is in the table`, () =>
+      test(`${signal} under load, journal ${journal}: exit code 0, and the table has exactly the acknowledged increments`, () =>
         withServer({ JOURNAL: journal, FLUSH_INTERVAL_MS: NEVER_MS }, async (server, databaseUrl) => {
           const load = postUntilRefused(server);
           await eventually(
@@ -80,7 +80,7 @@ describe('a stop', { concurrency: 2 }, () => {
       await Promise.all([idle.closed(), unfinishedHead.closed()]);
     }));
 
-  test('a client that never sends the rest of its body is told to go, not waited for', () =>
+  test('a stop does not wait for a client that never finishes its body', () =>
     withServer({}, async (server, databaseUrl) => {
       const begun = await RawConnection.open(server.url);
       await begun.write('POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n{"begun":1');
@@ -100,7 +100,7 @@ describe('a stop', { concurrency: 2 }, () => {
       assert.deepEqual(await committedSums(databaseUrl), new Map([['whole', 1n]]));
     }));
 
-  test('two signals within a second are one', () =>
+  test('two signals within a second count as one', () =>
     withServer({ DRAIN_DELAY_MS: '300' }, async (server) => {
       assertCreated(await increment(server.url, { twice: 1 }));
       server.kill('SIGINT');
@@ -109,7 +109,7 @@ describe('a stop', { concurrency: 2 }, () => {
       assert.deepEqual(await server.ended, CLEAN, server.output);
     }));
 
-  test('a later second signal ends it with 1, and the journal keeps what is pending for the next start', () =>
+  test('a later second signal ends the process with 1, and the journal keeps pending increments for the next start', () =>
     withServer({ DRAIN_DELAY_MS: '20000', FLUSH_INTERVAL_MS: NEVER_MS }, async (server, databaseUrl) => {
       assertCreated(await increment(server.url, { later: 4 }));
       server.kill('SIGTERM');
@@ -124,7 +124,7 @@ describe('a stop', { concurrency: 2 }, () => {
       await assertCleanStop(next);
     }));
 
-  test('with DRAIN_DELAY_MS increments and reads go on while /readyz is 503, then connections hear draining', () =>
+  test('with DRAIN_DELAY_MS increments and reads are served while /readyz is 503, and then answered 503 draining', () =>
     withServer({ DRAIN_DELAY_MS: '2000' }, async (server, databaseUrl) => {
       server.kill('SIGTERM');
       await server.waitFor('Stopping on SIGTERM');
@@ -146,7 +146,7 @@ describe('a stop', { concurrency: 2 }, () => {
       assert.equal((await committedSums(databaseUrl)).get('delayed'), acknowledged);
     }));
 
-  test('during the start, while it waits for a database, it ends with 0', async () => {
+  test('a stop during a start that waits for its database ends with 0', async () => {
     const port = await freePort();
     for (const journal of ['memory', 'file']) {
       const server = await spawnServer({
@@ -162,7 +162,7 @@ describe('a stop', { concurrency: 2 }, () => {
     }
   });
 
-  test('during the start of the embedded database it ends with 0, and the next start works', async () => {
+  test('a stop during the start of the embedded database ends with 0, and the next start works', async () => {
     const dataDir = await temporaryDirectory();
     const server = await spawnServer({ env: { SHARDS: '1' }, dataDir });
     try {
@@ -176,7 +176,7 @@ describe('a stop', { concurrency: 2 }, () => {
     }
   });
 
-  test('while the database is away, the memory journal says what is lost and the exit is not 0', async () => {
+  test('with the memory journal and no database, a stop logs how much is lost and the exit code is not 0', async () => {
     const postgres = await OutagePostgres.prepare();
     await postgres.start();
     const server = await startServer({
@@ -195,7 +195,7 @@ describe('a stop', { concurrency: 2 }, () => {
     }
   });
 
-  test('while the database neither answers nor refuses, it ends with 0 long before the deadline and keeps what is pending', async () => {
+  test('while the database neither answers nor refuses, a stop ends with 0 long before the deadline and keeps pending increments', async () => {
     const postgres = await OutagePostgres.prepare();
     await postgres.start();
     const server = await startServer({ env: { DATABASE_URL: postgres.url, SHUTDOWN_TIMEOUT_MS: '60000' } });
@@ -218,7 +218,7 @@ describe('a stop', { concurrency: 2 }, () => {
     }
   });
 
-  test('npm start passes signals and the exit code on', async () => {
+  test('npm start passes signals to the server and returns its exit code', async () => {
     const database = await createTestDatabase();
     const dataDir = await temporaryDirectory();
     const env = { ...process.env, PORT: '0', DATA_DIR: dataDir, DATABASE_URL: database.url, SHARDS: '1' };
