@@ -1,5 +1,5 @@
 /**
- * The crash test finds what it is there to find: each of these builds has one mistake that a reader could overlook.
+ * The crash test finds the bugs that it is made for: each of these builds has one mistake that a reader could overlook.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -60,7 +60,7 @@ const cases: readonly BrokenCase[] = [
         file: 'db/statements.js',
         from: `
   select key, amount, now() from sums order by key collate "C"`,
-        // Slower as well, or it would need more nodes to show within seconds.
+        // Also slower: otherwise the mistake needs more nodes to show within seconds.
         to: `
   select key, amount + length(pg_sleep(0.001)::text), now() from sums order by random()`,
       },
@@ -82,7 +82,7 @@ for (const { name, mistakes, options, finds } of cases) {
     const build = await breakBuild(mistakes);
     const random = seededRandom(name);
     try {
-      // The mistakes of some builds need luck to show; that of the runs that it takes, one does.
+      // Some mistakes show only by chance; at least one of these runs shows this one.
       for (let runs = 1; ; runs += 1) {
         const { violations } = await runCrashes({ ...options, random, main: build.main, durationMs: 5_000 });
         if (violations.some((violation) => finds.test(violation))) return;

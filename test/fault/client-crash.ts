@@ -1,6 +1,6 @@
 /**
- * The promise from end to end: clients pass increments in while the server is killed and started again, and at the end
- * the sums are exactly what was passed in. Nothing here knows which of the answers were lost.
+ * The promise of the client from end to end: clients pass increments in while the server is killed and started again. At
+ * the end the sums are exactly what was passed in. Nothing here knows which answers were lost.
  */
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
@@ -12,23 +12,23 @@ import { Mulberry32 } from '../support/mulberry32.js';
 import { seedOfRun } from '../support/random-runs.js';
 import { startServer, temporaryDirectory, type TestServer } from '../support/server.js';
 
-/** How hard the run is. */
+/** Size of the run. */
 export interface ClientCrashOptions {
-  /** Clients at once, each with one batch in flight. */
+  /** Concurrent clients, each with one batch in flight. */
   readonly clients: number;
-  /** Keys that all of them share. */
+  /** Keys that all clients share. */
   readonly keys: number;
-  /** Times that the server is killed with SIGKILL. */
+  /** How often the server is killed with SIGKILL. */
   readonly kills: number;
-  /** Most requests between the server's start and its end. */
+  /** Maximum number of requests between a start of the server and its end. */
   readonly requestsPerLifeMax: number;
-  /** Added to the server's environment; `JOURNAL` must be one that outlives the process. */
+  /** Added to the server's environment. `JOURNAL` must outlive the process. */
   readonly env?: Readonly<Record<string, string>>;
-  /** By default that of the test run. */
+  /** By default the test run's own. */
   readonly seed?: number;
 }
 
-/** Counts requests as they are sent, and tells when there were enough of them. */
+/** Counts requests as they are sent, and reports when there were enough. */
 class RequestCounter {
   #sent = 0;
   #due: { readonly at: number; readonly resolve: () => void } | undefined;
@@ -40,7 +40,7 @@ class RequestCounter {
     return answer;
   };
 
-  /** Resolves in the turn in which the `count`th request from now is sent, while its answer is awaited. */
+  /** Resolves in the turn that sends the `count`th request from now, before its answer. */
   after(count: number): Promise<void> {
     return new Promise((resolve) => {
       this.#due = { at: this.#sent + count, resolve };
@@ -48,7 +48,7 @@ class RequestCounter {
   }
 }
 
-/** One client and what was passed to it. */
+/** One client and the increments passed to it. */
 class Load {
   readonly client: CounterClient;
   readonly passedIn = new Map<string, bigint>();
@@ -69,7 +69,7 @@ class Load {
     this.done = this.#run(random, keys);
   }
 
-  /** No more increments; resolves once all are acknowledged. */
+  /** Ends the increments; resolves when all are acknowledged. */
   async end(): Promise<void> {
     this.#isOver = true;
     await this.done;
@@ -85,14 +85,14 @@ class Load {
       });
       this.client.incrementMany(increments);
       for (const [key, amount] of increments) this.passedIn.set(key, (this.passedIn.get(key) ?? 0n) + BigInt(amount));
-      // Flushes must end by themselves across restarts; the rest goes by interval and size.
+      // Explicit flushes must end by themselves across restarts; all others start by interval and size.
       if (random.below(3) === 0) await this.client.flush();
       else await new Promise((resolve) => setImmediate(resolve));
     }
   }
 }
 
-/** Runs it against a PostgreSQL database of its own. Rejects where a sum is not exact. */
+/** Runs it against a PostgreSQL database of its own. Rejects if a sum is not exact. */
 export async function clientCrashTest(options: ClientCrashOptions): Promise<void> {
   const seed = options.seed ?? seedOfRun();
   console.log(`# client crash: SEED=${seed}`);
@@ -111,7 +111,7 @@ export async function clientCrashTest(options: ClientCrashOptions): Promise<void
     for (let kill = 0; kill < options.kills; kill += 1) {
       await Promise.race([
         counter.after(1 + random.below(options.requestsPerLifeMax)),
-        ...loads.map(({ done }) => done), // A load ends only by failing: then there is nothing to wait for.
+        ...loads.map(({ done }) => done), // A load only ends early by failing; then there is nothing to wait for.
       ]);
       server.kill('SIGKILL');
       await server.ended;
@@ -128,8 +128,8 @@ export async function clientCrashTest(options: ClientCrashOptions): Promise<void
 }
 
 /**
- * A port that the server can take again right after it was killed: named from the start, because a socket of port 0 does
- * not allow that; and below those that the system gives to connections, one of which might be a client's own.
+ * A port that the server can bind again right after it was killed. It is chosen in advance, because a socket of port 0 does
+ * not allow that. It lies below the ports that the system gives to connections, since a client could have one of those.
  */
 async function freePort(): Promise<number> {
   for (;;) {
@@ -144,8 +144,8 @@ async function freePort(): Promise<number> {
 }
 
 /**
- * Both as they stand in the table and as the server reads the sums. Flushed first: until then a read may show a retry as
- * pending whose original was committed before a kill, because only the flush finds out.
+ * The sums in the table and in reads. Flushes first: until the flush, a read may count a retry as pending although its
+ * original was committed before a kill.
  */
 async function assertExact(url: string, databaseUrl: string, loads: readonly Load[]): Promise<void> {
   const expected = new Map<string, bigint>();

@@ -1,5 +1,5 @@
 /**
- * Short runs of the crash test; `npm run crash-test` makes them as long as wanted.
+ * Short runs of the crash test; `npm run crash-test` runs longer ones.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

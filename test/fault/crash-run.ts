@@ -1,6 +1,6 @@
 /**
- * A run of the real server under load, in which it and its PostgreSQL are killed at random instants, and the count
- * afterwards: every acknowledged increment once, every refused one never, every other at most once.
+ * A run of the real server under load. It and its PostgreSQL are killed at random instants. Afterwards every acknowledged
+ * increment must be counted once, every refused one never, every other at most once.
  *
  * ```text
  * load ──────────────────────────────────────────────► stop ─► flush ─► SIGTERM ─► compare sums
@@ -23,26 +23,26 @@ import { spawnServer, temporaryDirectory, type TestServer } from '../support/ser
 /** What to run. */
 export interface CrashRunOptions {
   readonly durationMs: number;
-  /** The run goes on for longer where the machine is so slow that there were fewer kills than this; default 0. */
+  /** The run lasts longer if a slow machine had fewer kills than this; default 0. */
   readonly serverKillsLeast?: number;
   readonly databaseKillsLeast?: number;
   readonly random: Random;
-  /** Shards of every life; random from 1 to 4 where it is not given. */
+  /** Shards of every process; by default random from 1 to 4. */
   readonly shards?: number;
   readonly database: 'embedded' | 'given';
-  /** Server processes on one database; more than one with a given database only. */
+  /** Server processes on one database; more than one only with a given database. */
   readonly nodes?: number;
   readonly connections?: number;
   readonly killServers?: boolean;
   readonly killDatabase?: boolean;
-  /** The server's program, where it is not the one that ships. */
+  /** The server's program; default: the built product. */
   readonly main?: string;
-  /** Added to the environment of every life. */
+  /** Added to the environment of every process. */
   readonly env?: Readonly<Record<string, string>>;
   readonly onProgress?: (line: string) => void;
 }
 
-/** How a run went. */
+/** The result of a run. */
 export interface CrashRunResult {
   readonly seconds: number;
   readonly serverKills: number;
@@ -52,19 +52,19 @@ export interface CrashRunResult {
   readonly unknown: number;
   readonly refused: number;
   readonly reads: number;
-  /** Requests of unknown outcome that were repeated with their token until they were acknowledged. */
+  /** Requests with unknown outcome that were repeated with their idempotency key until they were acknowledged. */
   readonly repeated: number;
-  /** Sentences; none: everything was as it must be. */
+  /** One sentence for each violation. */
   readonly violations: readonly string[];
 }
 
 const PROGRESS_MS = 5_000;
 const LAST_START_MS = 60_000;
 const SETTLE_MS = 60_000;
-/** Enough of a server's output to see why it ended. */
+/** The part of a server's output that shows why it ended. */
 const OUTPUT_SHOWN = 4_000;
 
-/** Runs to the end; rejects only where the run itself could not be made. */
+/** Runs to the end. Rejects only if the run itself fails. */
 export async function runCrashes(options: CrashRunOptions): Promise<CrashRunResult> {
   const run = new CrashRun(options);
   try {
@@ -113,10 +113,10 @@ class CrashRun {
       urls: this.#nodes.map(({ url }) => url),
       connections,
       ledger: this.#ledger,
-      // What a node reads does not hold what another has acknowledged and not yet flushed.
+      // A node's reads do not include what another node has acknowledged and not yet flushed.
       readEvery: nodes === 1 ? 50 : 0,
     });
-    // The clock begins when everything works for the first time, however slow the machine is.
+    // Time starts when everything works for the first time, however slow the machine is.
     for (const node of this.#nodes) await this.#readyOrBroken(await this.#spawn(node));
     await load.acknowledgements(1, LAST_START_MS);
     const progress = setInterval(() => this.#tellProgress(), PROGRESS_MS);
@@ -156,7 +156,7 @@ class CrashRun {
     if (this.#timeIsUp && isEnough) this.#end.abort();
   }
 
-  /** One node's lives, until the run is over; the last one goes on. */
+  /** One node's processes until the run is over; the last one keeps running. */
   async #live(node: Node, end: AbortSignal): Promise<void> {
     const { killServers = true } = this.#options;
     for (;;) {
@@ -166,7 +166,7 @@ class CrashRun {
         if (!killServers) await pause(Number.POSITIVE_INFINITY, end);
         return;
       }
-      // Some lives end while they start or recover, most under load; the clock of a life begins when it serves.
+      // Some processes end while they start or recover, most under load; a process's time starts when it serves.
       if (this.#random.integer(4) > 0) await this.#readyOrBroken(server);
       await pause(50 + this.#random.integer(2_200), end);
       if (end.aborted) continue;
@@ -187,7 +187,7 @@ class CrashRun {
   }
 
   async #spawn(node: Node): Promise<TestServer> {
-    // The last life of the loop above is still there when the run is over.
+    // The last process of the loop above still runs when the run is over.
     if (node.server?.isRunning === true) return node.server;
     const { shards = 1 + this.#random.integer(4), main, env } = this.#options;
     this.#lives += 1;
@@ -237,7 +237,7 @@ class CrashRun {
     return node === undefined ? undefined : embeddedPostmaster(node.dataDir);
   }
 
-  /** Everything acknowledged is committed when this settles. */
+  /** Settles when everything acknowledged is committed. */
   async #settle(node: Node): Promise<void> {
     const timeout = AbortSignal.timeout(SETTLE_MS);
     let last = '';
@@ -270,7 +270,7 @@ class CrashRun {
     this.#violations.push(...this.#ledger.violations(found.sums));
     if (found.rejected > 0) this.#violations.push(`${found.rejected} rows are in rejected_increments`);
     if (found.deadlocks > 0) this.#violations.push(`pg_stat_database counts ${found.deadlocks} deadlocks`);
-    // The statistics begin anew when PostgreSQL recovers; its log does not.
+    // The statistics start again when PostgreSQL recovers; its log does not.
     const deadlocks = (await this.#postgres?.log())?.split('deadlock detected').length ?? 1;
     if (deadlocks > 1) this.#violations.push(`PostgreSQL has logged ${deadlocks - 1} deadlocks`);
   }
@@ -287,7 +287,7 @@ class CrashRun {
     }
   }
 
-  /** What a server says of its own bugs is a violation, whatever the sums are. */
+  /** A bug that a server logs is a violation, whatever the sums are. */
   #inspect(output: string): void {
     for (const line of output.split('\n')) {
       if (/"msg":"A bug|journal-corrupt|journal-gap|journal-fenced/.test(line)) this.#violations.push(tail(line));
@@ -329,7 +329,7 @@ function tail(text: string): string {
   return text.slice(-OUTPUT_SHOWN);
 }
 
-/** Settles after `ms`, or when `end` says so. */
+/** Settles after `ms`, or when `end` aborts. */
 function pause(ms: number, end: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (end.aborted) {

@@ -1,9 +1,9 @@
 /**
- * The crash test as a command, for as long as wanted:
+ * The crash test as a command, for any duration:
  *
  *     npm run crash-test -- --minutes 10 --database given --seed 1
  *
- * Exit code 0: after all kills every acknowledged increment is counted once. 1: it is not, or the run could not be made.
+ * Exit code 0: after all kills every acknowledged increment is counted once. 1: it is not, or the run failed.
  */
 import { parseArgs } from 'node:util';
 import { seededRandom } from '../support/random.js';
@@ -47,7 +47,7 @@ for (const violation of result.violations) console.error(`VIOLATION: ${violation
 console.log(
   `crash test, ${values.database} PostgreSQL, seed ${random.seed}: ${Math.round(result.seconds)} s, kill -9 of the ` +
     `server ${result.serverKills} times, of PostgreSQL ${result.databaseKills} times; requests acknowledged ` +
-    `${result.acknowledged} (${result.repeated} of them repeated with their token until they were), of unknown outcome ${result.unknown}, refused ${result.refused}; ${result.reads} reads ` +
+    `${result.acknowledged} (${result.repeated} of them repeated with their idempotency key until acknowledged), unknown outcome ${result.unknown}, refused ${result.refused}; ${result.reads} reads ` +
     `compared; ${result.violations.length === 0 ? 'every acknowledged increment counted exactly once' : `${result.violations.length} VIOLATIONS`}`,
 );
 process.exit(result.violations.length === 0 ? 0 : 1);

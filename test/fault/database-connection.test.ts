@@ -1,6 +1,6 @@
 /**
  * The connection to PostgreSQL fails around a flush: the reply is lost after the commit, the statement never arrives, it
- * commits while the server already asks what became of it, nobody answers any more.
+ * commits while the server already reads its outcome back, or PostgreSQL stops answering.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -11,7 +11,7 @@ import { asksForFlush, TcpProxy, type ClientDataFate } from '../support/tcp-prox
 
 const FAULTS = 12;
 
-/** Runs `body` with a node that reaches its database through a proxy. */
+/** Runs `body` with a node whose database connection goes through a proxy. */
 async function throughProxy(label: string, body: (node: CountedNode, proxy: TcpProxy) => Promise<void>): Promise<void> {
   const database = await createTestDatabase();
   const proxy = await TcpProxy.start(database.url);
@@ -46,7 +46,7 @@ for (const [name, kinds] of fates) {
       proxy.setRule((bytes) => {
         if (!asksForFlush(bytes) || proxy.faults >= FAULTS) return 'forward';
         flushes += 1;
-        // Every second one passes, so that reconnecting is not all that happens.
+        // Every second connection passes, so that the server does more than reconnect.
         return flushes % 2 === 0 ? 'forward' : (kinds[node.random.integer(kinds.length)] ?? 'forward');
       });
       while (proxy.faults < FAULTS) await load.acknowledgements(20);
@@ -83,7 +83,7 @@ test(
     timeout: 60_000,
   },
   async () => {
-    await throughProxy('away', async (node, proxy) => {
+    await throughProxy('unavailable', async (node, proxy) => {
       const server = await node.start();
       const load = node.load();
       await load.acknowledgements(50);
@@ -104,7 +104,7 @@ test(
         return 'forward';
       });
       await server.waitFor('"msg":"PostgreSQL available again"');
-      // A flush whose reply was lost when the connection went is settled by reading its checkpoint back, not by another.
+      // If the outage lost the reply of a flush, the server reads the checkpoint back instead of flushing again.
       const settledAt = flushedAt ?? performance.now();
       assert.ok(settledAt - back < 5_000, `${settledAt} - ${back}`);
       await node.finish(server);
@@ -134,7 +134,7 @@ test(
           return fate;
         });
         while (next === 0) await load.acknowledgements(20);
-        // Our time limit for a statement is 40 s. To be given up, the server has to have been idle for a second.
+        // The time limit for a statement is 40 s. The server gives a session up only after it was idle for a second.
         assert.ok(next - fault < 5_000, `${next - fault} ms`);
         assert.equal(proxy.faults, 1);
         await node.finish(server);

@@ -1,5 +1,5 @@
 /**
- * The given database is away while the server starts, takes increments, is killed, and starts again.
+ * The given database is unavailable while the server starts, takes increments, is killed, and starts again.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -106,7 +106,7 @@ test(
       await load.acknowledgements(100);
       const reconnected = new Promise<void>((resolve) =>
         proxy.setRule((bytes) => {
-          // The first epoch raised belongs to the first earlier journal.
+          // The first raised epoch belongs to the first earlier journal.
           if (bytes.includes('epoch = epoch +')) resolve();
           return 'forward';
         }),

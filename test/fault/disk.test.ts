@@ -1,5 +1,5 @@
 /**
- * The disk under the journal is full, read-only, or fails a sync, while requests come in.
+ * The disk of the journal is full, read-only, or fails a sync while requests arrive.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
@@ -16,7 +16,7 @@ import { assertProblem } from '../support/problem.js';
 import { temporaryDirectory } from '../support/server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
 
-/** Small segments, so that new ones are needed all the time. */
+/** Small segments, so that the journal needs new ones all the time. */
 const env = {
   FLUSH_INTERVAL_MS: '50',
   JOURNAL_KEEP_SECONDS: '0',
@@ -43,7 +43,7 @@ async function withNode(
   }
 }
 
-/** Waits until an increment is refused for want of a journal, and asserts that it says so. */
+/** Waits until an increment is refused, and asserts the code `journal-unavailable`. */
 async function untilUnavailable(url: string): Promise<void> {
   await eventually('an increment is refused', async () => {
     const answer = await increment(url, { 'mixed/0': 0 });
@@ -53,7 +53,7 @@ async function untilUnavailable(url: string): Promise<void> {
   });
 }
 
-/** Waits until GET /readyz answers with the status, and with the code where that is 503. */
+/** Waits until GET /readyz answers with the status, and with the code if the status is 503. */
 async function untilReadiness(url: string, status: number, code?: string): Promise<void> {
   await eventually(`/readyz says ${status}`, async () => {
     const answer = await send(url, '/readyz');
@@ -77,7 +77,7 @@ test(
       await withNode(
         'full disk',
         async (node, directory) => {
-          // Who may not mount gets the system's error from the calls themselves.
+          // Without permission to mount, the calls themselves return the system's error.
           const ballast = path.join(isTiny ? tiny : directory, 'ballast');
           const fault: Fault = { step: 'zero-fill', at: 1, action: 'fail-call', errno: 'ENOSPC', armedBy: ballast };
           const server = await node.start(isTiny ? {} : faultEnvironment(fault));
@@ -105,7 +105,7 @@ function fill(ballast: string): void {
   try {
     writeFileSync(ballast, Buffer.alloc(8 * 1024 * 1024));
   } catch {
-    // As full as it gets.
+    // As full as possible.
   }
 }
 
@@ -163,14 +163,14 @@ test(
       const load = node.load();
       await load.acknowledgements(50);
       const journal = path.join(node.dataDir, 'journal');
-      // A mount over the directory is read-only for every name in it, and leaves alone what is open. Where that is not
-      // allowed, the calls fail as they would.
+      // A read-only mount over the directory covers every name in it, but not open files. Without permission to mount,
+      // the calls fail in the same way.
       const isMounted = mount('--bind', journal, journal) && mount('-o', 'remount,bind,ro', journal);
       if (!isMounted) writeFileSync(armedBy, '');
       try {
         await untilUnavailable(node.url);
         await untilReadiness(node.url, 503, 'journal-unavailable');
-        // Nobody sends anything any more.
+        // No more requests from here on.
         await load.stop();
       } finally {
         if (isMounted) spawnSync('umount', [journal]);
@@ -199,9 +199,9 @@ test(
       await load.acknowledgements(50);
       writeFileSync(armedBy, '');
       await load.refusals(20);
-      // Requests of both shards: one part is kept, the other refused.
+      // Requests to both shards: one part is kept, the other refused.
       await eventually('a request is kept in part', async () => node.ledger.unknown > 5);
-      // The other shard goes on.
+      // The other shard continues.
       await load.acknowledgements(20);
       rmSync(armedBy);
       await load.acknowledgements(200);

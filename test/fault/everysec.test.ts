@@ -23,7 +23,7 @@ test('with JOURNAL_SYNC=everysec a kill -9 under load loses no acknowledged incr
         if (answer?.status !== 202) return;
         total += 1n;
         acknowledged.set(key, total);
-        // Right after an acknowledgement, long before the next second's sync.
+        // Right after an acknowledgement, long before the next sync.
         if (index === 0 && total === BigInt(ACKNOWLEDGED_LEAST)) first.kill('SIGKILL');
       }
     };
@@ -38,7 +38,7 @@ test('with JOURNAL_SYNC=everysec a kill -9 under load loses no acknowledged incr
     assert.equal(acknowledged.size, CLIENTS);
     for (const [key, total] of acknowledged) {
       const sum = sums.get(key) ?? 0n;
-      // One request of each client may have been journaled and not answered.
+      // One request of each client may be in the journal without an answer.
       assert.ok(sum >= total && sum <= total + 1n, `${key}: ${sum} counted, ${total} acknowledged`);
     }
   } finally {

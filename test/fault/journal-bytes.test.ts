@@ -1,5 +1,5 @@
 /**
- * The journal holds what is pending and little more, however much has gone through it.
+ * The journal holds the pending records and little more, however much has passed through it.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,9 +12,9 @@ import { startServer } from '../support/server.js';
 
 const MIB = 1024 * 1024;
 const KEYS = 500;
-/** Of a record: 14 bytes and 100 of the key for each pair. */
+/** Of a record: 14 bytes plus 100 for the key of each increment. */
 const REQUEST_BYTES = KEYS * 114;
-/** What an hour of 1,000 requests a second with one pair each writes, about a hundredth of it in bytes. */
+/** About a hundredth of the bytes that 1,000 requests a second with one increment each write in an hour. */
 const THROUGH_BYTES = 48 * MIB;
 const SEGMENT_BYTES = 4 * MIB;
 
@@ -31,7 +31,7 @@ test(
         SHARDS: '1',
         FLUSH_INTERVAL_MS: '50',
         JOURNAL_KEEP_SECONDS: '0',
-        // Four segments make the bound.
+        // Four segments are the limit.
         JOURNAL_MAX_BYTES: String(4 * SEGMENT_BYTES),
       },
     });
@@ -47,10 +47,10 @@ test(
         requests += taken;
         most = Math.max(most, await journalBytes(server.dataDir));
       }
-      // What is pending is bounded by the journal's own bound; the rest is one segment being made.
+      // The journal's own limit covers the pending records; the rest is one segment being made.
       assert.ok(most <= 5 * SEGMENT_BYTES, `${most} bytes`);
       await flush(server.url);
-      // All of it is committed: the next record goes into a new segment and the old ones go.
+      // All of it is committed: the next record goes into a new segment and the old ones are deleted.
       assert.equal((await increment(server.url, { [keys[0] ?? '']: 0 })).status, 202);
       await flush(server.url);
       await eventually('the journal is small', async () => (await journalBytes(server.dataDir)) <= SEGMENT_BYTES);

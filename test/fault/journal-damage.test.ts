@@ -1,5 +1,5 @@
 /**
- * The journal's files are damaged between two lives of the server.
+ * The journal's files are damaged between two runs of the server.
  */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ interface Place {
   readonly bytes: number;
 }
 
-/** Where the records of a segment are. */
+/** The offsets of a segment's records. */
 function recordsOf(path: string): Place[] {
   const file = systemDisk.open(path);
   try {
@@ -31,7 +31,7 @@ function recordsOf(path: string): Place[] {
   }
 }
 
-/** A node that was killed with RECORDS records in its one segment, nothing of which is flushed. */
+/** A node that was killed with RECORDS unflushed records in its one segment. */
 async function withJournal(
   label: string,
   body: (node: CountedNode, segment: string, records: readonly Place[]) => Promise<void>,
@@ -41,7 +41,7 @@ async function withJournal(
   const node = await CountedNode.make(label, { databaseUrl: database.url, env });
   try {
     const server = await node.start();
-    // One after the other, so that each is a record and its sync is attested by the next.
+    // One after the other, so that each is a record of its own, and the next one proves its sync.
     for (let index = 0; index < RECORDS; index += 1) {
       assert.equal((await increment(node.url, { 'mixed/0': 0, [`mixed/${index}`]: 0 })).status, 202);
     }
@@ -101,7 +101,7 @@ test(
   },
   async () => {
     await withJournal('flipped', async (node, segment, records) => {
-      // The last record's sync is attested by nothing that follows; all others are.
+      // No later record proves the sync of the last one; all others have such a proof.
       const record = records[node.random.integer(RECORDS - 1)];
       assert.ok(record);
       const at = record.offset + node.random.integer(record.bytes);
@@ -117,7 +117,7 @@ test(
         assert.match(refused.output, new RegExp(`offset ${record.offset}\\b`));
         assert.equal(refused.output.includes('"msg":"Ready"'), false);
       }
-      // Nothing was changed by the refusals: with the byte as it was everything is there.
+      // The refusals changed nothing: with the original byte everything is there.
       writeFileSync(segment, whole);
       const server = await node.start();
       assert.match(server.output, new RegExp(`"records":${RECORDS}`));

@@ -1,6 +1,6 @@
 /**
- * The server is killed at each step of an increment, a flush and the journal's own housekeeping, under load, from outside:
- * a module loaded before the server's own recognises the step and sends the process SIGKILL.
+ * The server is killed under load at each step of an increment, of a flush and of the journal's upkeep. A module that is
+ * loaded before the server's own code recognises the step and sends SIGKILL to the process.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -9,7 +9,7 @@ import { createTestDatabase } from '../support/database.js';
 import { within } from '../support/eventually.js';
 import { faultEnvironment, type FaultStep } from '../support/fault-injection.js';
 
-/** Step, and how often it has come before it is the one: up to so many times more, at random. */
+/** Step, and at which occurrence the kill comes: this one, or up to so many later, at random. */
 const steps: readonly (readonly [FaultStep, from: number, spread: number, where: string])[] = [
   ['post', 20, 50, 'before a batch is handed to its shard'],
   ['posted', 20, 50, 'after a batch was handed to its shard'],
@@ -24,11 +24,11 @@ const steps: readonly (readonly [FaultStep, from: number, spread: number, where:
   ['zero-fill', 3, 4, 'before a segment is filled with zeros'],
   ['publish-segment', 3, 4, 'before a new segment gets its name'],
   ['segment-published', 3, 4, 'after a new segment got its name'],
-  ['prune', 1, 3, 'before a segment is removed'],
-  ['pruned', 1, 3, 'after a segment was removed'],
+  ['prune', 1, 3, 'before a segment is deleted'],
+  ['pruned', 1, 3, 'after a segment was deleted'],
 ];
 
-/** Small segments that come and go quickly, so that their steps come too. */
+/** Small, short-lived segments, so that their steps occur too. */
 const env = {
   FLUSH_INTERVAL_MS: '100',
   JOURNAL_KEEP_SECONDS: '0',

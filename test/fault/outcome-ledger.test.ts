@@ -1,12 +1,12 @@
 /**
- * What the crash test compares with decides rightly: a ledger that let everything pass would prove nothing.
+ * The crash test's own bookkeeping is correct: a ledger that accepts everything would prove nothing.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { OutcomeLedger, type Outcome } from '../support/outcome-ledger.js';
 import { seededRandom } from '../support/random.js';
 
-/** Sends `outcomes.length` requests, counts each as often as `counts` says, and returns what the ledger finds. */
+/** Sends `outcomes.length` requests, counts each `counts` times, and returns the violations that the ledger finds. */
 function violationsOf(outcomes: readonly Outcome[], counts: readonly number[]): string[] {
   const ledger = new OutcomeLedger(seededRandom('ledger'));
   const next = ledger.writer('w');

@@ -1,5 +1,5 @@
 /**
- * Rows that PostgreSQL refuses although the door let them in: they are set aside, and hold up nobody.
+ * Rows that PostgreSQL refuses although the server accepted them: they are set aside and do not delay others.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

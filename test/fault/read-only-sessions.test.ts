@@ -1,6 +1,6 @@
 /**
- * A failover in the middle of which every session of the node is made anew while the database takes no writes: at the
- * demoted server, or at one that is still read-only. Only new sessions can write afterwards.
+ * A failover during which every session of the node is opened again while the database takes no writes: at the demoted
+ * server, or at one that is still read-only. Only new sessions can write afterwards.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,7 +12,7 @@ import { eventually } from '../support/eventually.js';
 import { increment, send } from '../support/http.js';
 import { assertCreated } from '../support/problem.js';
 
-/** A first flush after an outage starts within 5 s; the rest is the machine's. */
+/** The first flush after an outage starts within 5 s; the rest is a margin for a slow machine. */
 const FLUSH_MS = 8_000;
 
 test('sessions opened while the database was read-only are replaced when it takes writes again', async () => {
@@ -43,11 +43,11 @@ test('sessions opened while the database was read-only are replaced when it take
     });
     await administrator.query({ text: `alter database ${name} reset default_transaction_read_only` });
     await eventually('the flush', async () => (await committedSums(database.url)).get('kept') === 2n, FLUSH_MS);
-    // Nothing but a refusal tells a session of removals that it is of no use any more.
-    const remove = (): ReturnType<typeof send> => send(node.url, '/counters/removed', { method: 'DELETE' });
-    const first = await remove();
-    const answer = first.status === 503 ? await remove() : first;
-    assert.equal(answer.body, '{"key":"removed","sum":5}');
+    // Only a refusal shows that the session for deletes can no longer write.
+    const deleteCounter = (): ReturnType<typeof send> => send(node.url, '/counters/deleted', { method: 'DELETE' });
+    const first = await deleteCounter();
+    const answer = first.status === 503 ? await deleteCounter() : first;
+    assert.equal(answer.body, '{"key":"deleted","sum":5}');
     assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
   } finally {
     await administrator.close();

@@ -1,6 +1,6 @@
 /**
- * Flushes that PostgreSQL refuses for a reason that lies in none of their counters: nothing can be set aside, so an operator
- * has to hear of it, and what is pending waits.
+ * Flushes that PostgreSQL refuses for a reason in none of their counters. Nothing can be set aside, so the log must tell an
+ * operator, and increments stay pending.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -22,7 +22,7 @@ test('a refusal that no row causes is logged with its code, degrades the node, a
       database.url,
       `alter table idempotency_keys add constraint no_tokens check (token not like 'bad%')`,
     );
-    const headers = { 'idempotency-key': 'bad-token' };
+    const headers = { 'idempotency-key': 'bad-key' };
     assert.equal((await increment(node.url, { a: 1 }, { headers })).status, 202);
     await server.waitFor('(SQLSTATE 23514)');
     assert.match((await send(node.url, '/readyz')).body, /"degraded"/);

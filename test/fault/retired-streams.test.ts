@@ -1,6 +1,6 @@
 /**
- * A node is gone for good: an operator retires its stream, so that tokens are pruned again. Should it come back, nothing
- * that it holds is counted twice or lost in silence.
+ * A node is gone for good: an operator retires its stream, so that idempotency keys are pruned again. If the node comes
+ * back, none of its records is counted twice or lost silently.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
@@ -67,7 +67,7 @@ test('a dead stream can be retired after five minutes without activity, and its 
     assert.match(retired.output, new RegExp(`is retired at LSN ${lsn}\\. .*what it had above LSN ${lsn} is not`));
     assert.match(retire(elsewhere).output, /was retired at .* already/);
 
-    // The disk comes back after all.
+    // The disk returns.
     const refused = await node.spawn();
     assert.equal((await refused.ended).code, 78);
     const rebind = `rebind --stream ${stream} --above ${lsn}`;

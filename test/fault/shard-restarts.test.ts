@@ -1,5 +1,5 @@
 /**
- * Shards that recover while the process goes on: all at once, and while it is told to stop.
+ * Shards that recover while the process runs: all at once, and during a stop.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -15,7 +15,7 @@ import { TcpProxy } from '../support/tcp-proxy.js';
 
 const NEVER_MS = '3600000';
 const CLEAN = { code: 0, signal: null };
-/** A failover to a standby that lacks the last commit of each stream, as far as its checkpoint tells. */
+/** Simulates a failover to a standby that lacks the last commit of each stream: moves the checkpoints back. */
 const GO_BACK = 'update journal_checkpoints set lsn = lsn - 1 where lsn > 0';
 
 function bodyOf(keys: number): Record<string, number> {
@@ -57,11 +57,11 @@ test('a failover that takes back commits of every shard at once restarts all sha
 interface Scene {
   readonly server: TestServer;
   readonly databaseUrl: string;
-  /** Between the server and the database. */
+  /** The proxy between server and database. */
   readonly proxy: TcpProxy;
 }
 
-/** A server of one shard, whose flushes come when they are asked for. */
+/** A server with one shard that flushes only on request. */
 async function withServer(env: Readonly<Record<string, string>>, body: (scene: Scene) => Promise<void>): Promise<void> {
   const database = await createTestDatabase();
   const proxy = await TcpProxy.start(database.url);
@@ -78,7 +78,7 @@ async function withServer(env: Readonly<Record<string, string>>, body: (scene: S
   }
 }
 
-/** The commit of one increment is taken back, so that the next flush makes the shard recover. */
+/** Takes back the commit of one increment, so that the next flush makes the shard recover. */
 async function countAndGoBack({ server, databaseUrl }: Scene): Promise<void> {
   assertCreated(await increment(server.url, { a: 1 }));
   await flush(server);
@@ -110,7 +110,7 @@ test('a stop while a shard recovers waits for it, and commits everything', async
     const { server, proxy } = scene;
     let isRecovering = false;
     proxy.setRule((bytes) => {
-      // From here on the network is slow, so that the stop comes before the answer.
+      // From here on the network is slow, so the stop comes before the answer.
       if (bytes.includes('set epoch = epoch')) [isRecovering, proxy.delayMs] = [true, 300];
       return 'forward';
     });
@@ -151,7 +151,7 @@ test('a stop while a shard cannot recover keeps its increments in the journal an
 });
 
 test('with the memory journal a stop logs what was lost when a shard ended earlier, and the exit code is not 0', async () => {
-  // A flush is how the thread meets its end: it has no files.
+  // The thread has no files, so the fault is placed in a flush.
   const fault = faultEnvironment({ step: 'flush', at: 1, action: 'exit-thread' });
   await withServer({ ...fault, JOURNAL: 'memory' }, async ({ server, databaseUrl }) => {
     assertCreated(await increment(server.url, { lost: 1, also: 1 }));

@@ -1,5 +1,5 @@
 /**
- * A shard's thread throws or ends in the middle of its work.
+ * A shard thread throws or ends in the middle of its work.
  */
 import assert from 'node:assert/strict';
 import path from 'node:path';
@@ -75,7 +75,7 @@ test(
   { timeout: 60_000 },
   async () => {
     await withNode(
-      'front-ends',
+      'http-threads',
       async (node, directory) => {
         const once = path.join(directory, 'once');
         const server = await node.start(faultEnvironment({ step: 'acknowledge', action: 'exit-thread', at: 30, once }));

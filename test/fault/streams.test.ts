@@ -1,6 +1,6 @@
 /**
- * A data directory, a volume or a database that is not what the server left: other shards, a copy, an older state, another
- * database altogether. Nothing is lost in silence and nothing is counted twice.
+ * A data directory, volume or database that differs from what the server left: other shards, a copy, an older state, another
+ * database. Nothing is lost silently and nothing is counted twice.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
@@ -24,7 +24,7 @@ const REFUSED = { code: 78, signal: null };
 interface Scene {
   readonly node: CountedNode;
   readonly databaseUrl: string;
-  /** For copies; removed at the end. */
+  /** For copies; deleted at the end. */
   readonly directory: string;
 }
 
@@ -62,7 +62,7 @@ async function checkpoints(url: string): Promise<readonly CheckpointRow[]> {
   }
 }
 
-/** The streams that a server found, each with the last LSN that was in its journal. */
+/** The streams that a server found, each with the last LSN of its journal. */
 function recoveredStreams(server: TestServer): readonly { readonly stream: string; readonly end: number }[] {
   return server.log
     .filter(({ msg }) => msg === 'Recovered a journal')
@@ -93,7 +93,7 @@ test('the pending increments of three shards are counted by one, by two and by f
       await load.acknowledgements(300);
       await node.finish(server);
       const next = await node.start({ SHARDS: '1', FLUSH_INTERVAL_MS: '50' });
-      await eventually('finished streams are removed', async () => (await streamsOf(node.dataDir)).length === 1);
+      await eventually('finished streams are deleted', async () => (await streamsOf(node.dataDir)).length === 1);
       assert.equal((await checkpoints(databaseUrl)).filter(({ retired }) => retired).length, 3);
       await node.finish(next);
     },
@@ -118,12 +118,12 @@ test(
       const copy = await CountedNode.make('copy', { databaseUrl, dataDir, ledger: node.ledger, random: node.random });
       try {
         const original = await node.start();
-        // Without reads: neither of the two sees what the other has not flushed.
+        // Without reads: neither node sees what the other has not flushed.
         const lateLoad = node.load(4, 'original', 0);
         await lateLoad.acknowledgements(100);
         const copied = await copy.start({ FLUSH_INTERVAL_MS: '50' });
         await lateLoad.acknowledgements(20);
-        // The original learns of the copy when it flushes.
+        // The original detects the copy when it flushes.
         await send(node.url, '/flush', { method: 'POST' }).catch(() => undefined);
         const { code } = await original.ended;
         assert.ok(code !== null && code > 0, original.output);
@@ -133,7 +133,7 @@ test(
         await copyLoad.acknowledgements(100);
         await copyLoad.stop();
         await copy.flush();
-        // What the original took after it was copied stays in its journal, and is counted under a stream of its own.
+        // Increments that the original took after the copy stay in its journal, and count under a stream of their own.
         for (const { stream, end } of recoveredStreams(copied)) {
           journalCommand('rebind', '--data-dir', node.dataDir, '--stream', stream, '--above', String(end));
         }
@@ -146,7 +146,7 @@ test(
   },
 );
 
-/** Starts a server that must refuse to; runs the command that its sentence names. */
+/** Starts a server that must refuse to start, and runs the command that its error names. */
 async function rebindAsTold(node: CountedNode): Promise<void> {
   const refused = await node.spawn();
   assert.deepEqual(await refused.ended, REFUSED, refused.output);
@@ -159,7 +159,7 @@ async function rebindAsTold(node: CountedNode): Promise<void> {
   journalCommand('rebind', '--data-dir', node.dataDir, ...told.split(' '));
 }
 
-/** A node that counts, is killed, and has its data directory copied; the copy is a node that counts with it. */
+/** Kills a node that counts, copies its data directory, and returns a node on the copy. */
 async function copyAfterKill(
   node: CountedNode,
   dataDir: string,
@@ -186,18 +186,18 @@ for (const fencedFirst of ['original', 'copy'] as const) {
         try {
           const [fenced, owner] = fencedFirst === 'original' ? [node, copy] : [copy, node];
           const old = await fenced.start();
-          // Without reads: neither of the two sees what the other has not flushed.
+          // Without reads: neither node sees what the other has not flushed.
           const lateLoad = fenced.load(4, 'fenced', 0);
           await lateLoad.acknowledgements(100);
           const server = await owner.start();
           const ownerLoad = owner.load(4, 'owner', 0);
-          // More than the other, so that its LSNs are among those that the owner will have flushed.
+          // More than the other, so that its LSNs are among those that the owner flushes.
           await ownerLoad.acknowledgements(300);
           await lateLoad.acknowledgements(20);
           await send(fenced.url, '/flush', { method: 'POST' }).catch(() => undefined);
           assert.notEqual((await old.ended).code, 0);
           await lateLoad.stop();
-          // First while the owner has something that it has not flushed, then when its checkpoint has passed the LSNs here.
+          // First while the owner has unflushed records, then when its checkpoint has passed the LSNs here.
           const refused = await fenced.spawn();
           assert.deepEqual(await refused.ended, REFUSED, refused.output);
           await ownerLoad.stop();
@@ -276,7 +276,7 @@ const BACK_UP = `
   create table tokens_then as table idempotency_keys;
   create table claims_then as table journal_claims;
   commit`;
-/** What a backup put back, or a standby that had not received the last commits, makes of the database. */
+/** Puts the database into the state of a restored backup, or of a standby without the last commits. */
 const GO_BACK = `
   begin;
   lock table journal_checkpoints in exclusive mode;
@@ -286,7 +286,7 @@ const GO_BACK = `
   delete from journal_claims; insert into journal_claims table claims_then;
   commit`;
 
-/** Small segments that go as soon as they are committed. */
+/** Small segments that are deleted as soon as they are committed. */
 const quickPruning = {
   FLUSH_INTERVAL_MS: '30',
   JOURNAL_KEEP_SECONDS: '0',
@@ -317,7 +317,7 @@ test(
         const refused = await node.spawn();
         assert.deepEqual(await refused.ended, REFUSED, refused.output);
         const sentences = refused.output.match(/^summing-counters: .*$/gm) ?? [];
-        // One for each of the two shards, so that one start tells the operator everything.
+        // One for each of the two shards: one start reports everything to the operator.
         assert.equal(new Set(sentences).size, 2, refused.output);
         assert.match(refused.output, /no longer holds LSN .*was the database restored\? `npm run journal -- accept`/);
         assert.equal(refused.output.includes('"msg":"Ready"'), false);

@@ -1,10 +1,10 @@
 /**
- * Mutation fuzzer of the body scanner: valid bodies, damaged byte by byte, read by the scanner and by the oracle of
- * library parts; both must refuse, or find the same pairs in the same order.
+ * Mutation fuzzer of the body scanner: valid bodies are damaged byte by byte and read by the scanner and by an oracle made
+ * of library functions. Both must refuse, or find the same increments in the same order.
  *
  *     node dist-test/test/fuzz/scanner-fuzz.js --bodies 10000000 [--seed N]
  *
- * Exit code 1 with the body on the first difference. The seed is printed and also taken from SEED.
+ * At the first difference it prints the body and exits 1. It prints the seed and also takes it from SEED.
  */
 import { parseArgs } from 'node:util';
 import { CounterError } from '#product/core/errors.js';
@@ -16,7 +16,7 @@ import { Mulberry32 } from '../support/mulberry32.js';
 import { seedOfRun } from '../support/random-runs.js';
 import { scannedIncrements } from '../support/scanned-pairs.js';
 
-/** Short, so that generated keys come out on both sides of it. */
+/** Short, so that generated keys are on both sides of it. */
 const KEY_BYTES_MAX = 20;
 /** Damaged copies made of each valid body. */
 const COPIES = 8;
@@ -24,7 +24,7 @@ const PROGRESS_EVERY = 250_000;
 
 const names = ['a', 'b', 'page:/home', '__proto__', 'constructor', '0', '10', 'ключ', '计数', 'clé', '😀'];
 
-/** A body as text; its keys may be too long, all else is valid. */
+/** A body as text; its keys may be too long, everything else is valid. */
 function randomBody(random: Mulberry32, ndjson: boolean): string {
   const lines = ndjson ? 1 + random.below(3) : 1;
   let text = '';
@@ -77,7 +77,7 @@ function damaged(random: Mulberry32, body: Uint8Array, other: Uint8Array): Uint8
   return copy;
 }
 
-/** The body somewhere within a larger buffer, as a network stack may hand it over. */
+/** The body within a larger buffer, as a network stack may pass it. */
 function within(random: Mulberry32, body: Uint8Array): Uint8Array {
   const before = random.below(5);
   const buffer = new Uint8Array(before + body.length + 3).fill(0x31);
@@ -147,7 +147,7 @@ if (!Number.isSafeInteger(bodies) || bodies < 1 || !Number.isSafeInteger(seed)) 
   process.exitCode = 64;
 } else {
   console.log(`seed ${seed}`);
-  // Most bodies end in a SyntaxError of JSON.parse, whose stack trace would cost more than all the rest.
+  // Most bodies end in a SyntaxError of JSON.parse, and its stack trace would cost more than everything else.
   Error.stackTraceLimit = 0;
   process.exitCode = fuzz(bodies, seed) ? 0 : 1;
 }

@@ -1,5 +1,5 @@
 /**
- * Clients that mean no good, in numbers; a client that means well meanwhile; and what a process takes of the machine.
+ * Many hostile clients, a normal client beside them, and the memory and files that a process uses.
  */
 import { readFileSync } from 'node:fs';
 import { Agent } from 'node:http';
@@ -10,12 +10,12 @@ import type { TestServer } from './server.js';
 
 const MIB = 1024 * 1024;
 
-/** One connection of an attack: what it got and when it was closed. */
+/** One connection of an attack: its answers and when it was closed. */
 export class AttackConnection {
   readonly socket: Socket;
-  /** Settles when it is connected; false where it never was. */
+  /** Settles when it is connected; false if it never was. */
   readonly connected: Promise<boolean>;
-  /** Settles with the ms since it was made when it is closed, by whomever. */
+  /** Settles when either side closes it, with the ms since it was made. */
   readonly closed: Promise<number>;
   received = '';
 
@@ -47,7 +47,7 @@ export class AttackConnection {
     return status === undefined ? undefined : Number(status);
   }
 
-  /** Sends unless it is closed; settles when the system has taken it, or will not any more. */
+  /** Sends unless it is closed; settles when the system has taken the bytes, or no longer will. */
   write(bytes: string | Uint8Array): Promise<void> {
     return new Promise((resolve) => {
       if (this.isClosed) resolve();
@@ -56,7 +56,7 @@ export class AttackConnection {
   }
 }
 
-/** Opens so many connections, in waves that the system's queue of new connections holds. */
+/** Opens `count` connections, in waves that fit into the system's queue of new connections. */
 export async function openConnections(base: string, count: number): Promise<readonly AttackConnection[]> {
   const connections: AttackConnection[] = [];
   while (connections.length < count) {
@@ -67,17 +67,17 @@ export async function openConnections(base: string, count: number): Promise<read
   return connections;
 }
 
-/** What clients that mean well had of the server. */
+/** The results of normal clients. */
 export interface ServiceReport {
   readonly requests: number;
-  /** Answers other than 202, and requests without one. */
+  /** Answers other than 202, and requests without an answer. */
   readonly failures: readonly string[];
   readonly p50Ms: number;
   readonly p99Ms: number;
   readonly maxMs: number;
 }
 
-/** Counts on `key` over a few connections, one request at a time each, until it is told to stop. */
+/** Counts on `key` over a few connections, one request at a time each, until `stop`. */
 export class GoodClient {
   readonly #agent = new Agent({ keepAlive: true });
   readonly #latenciesMs: number[] = [];
@@ -89,7 +89,7 @@ export class GoodClient {
     this.#loops = Array.from({ length: 4 }, () => this.#run(base, key));
   }
 
-  /** Settles when it has had so many answers from now on: a quantile of fewer says nothing. */
+  /** Settles after this many more answers: a quantile of fewer is meaningless. */
   async served(count: number): Promise<void> {
     const target = this.#latenciesMs.length + count;
     await eventually(`${count} answers`, async () => this.#latenciesMs.length >= target, 60_000);
@@ -120,7 +120,7 @@ export class GoodClient {
         this.#failures.push(String(error));
       }
       this.#latenciesMs.push(performance.now() - start);
-      // What the attack does in this process must have its turn too.
+      // The attack in this process needs its turn, too.
       await new Promise((resolve) => setTimeout(resolve, 2));
     }
   }
@@ -132,7 +132,7 @@ export function residentMib(server: TestServer): number {
   return Math.round((Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024) / MIB);
 }
 
-/** Most files, so sockets, that a process may have open here: the hard limit, which Node takes. */
+/** Maximum number of files, and so sockets, of a process here: the hard limit, which Node uses. */
 export function openFilesMax(): number {
   return Number(/^Max open files\s+\d+\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1]);
 }

@@ -1,8 +1,8 @@
 /**
- * Byte-level damage to bodies, for tests that look for a body on which two readers disagree.
+ * Byte-level damage to bodies, for tests that search for a body that two readers read differently.
  */
 
-/** What is done to a body; positions and lengths are reduced to what the body has, so any numbers will do. */
+/** One damage; positions and lengths are reduced to the body's length, so any numbers are valid. */
 export interface Mutation {
   readonly kind: MutationKind;
   /** Position of the damage. */
@@ -30,7 +30,7 @@ export type MutationKind = (typeof mutationKinds)[number];
 
 const LONGEST_RUN = 12;
 
-/** What tends to matter to a JSON reader. */
+/** Fragments that matter to a JSON reader. */
 const fragments: readonly Uint8Array[] = [
   ...['{', '}', '"', ':', ',', '[', ']', '\\', ' ', '\n', '\r\n', '\t', '-', '+', '.', 'e', 'E', '0', '1', '9'],
   ...[
@@ -75,7 +75,7 @@ const fragments: readonly Uint8Array[] = [
   ...['\0', '\x1f', '\x7f', 'é', '€', '😀', '\ufeff', '\u2028'],
 ].map((text) => Buffer.from(text));
 
-/** Beginnings of malformed UTF-8: overlong forms, surrogates, beyond U+10FFFF, stray and missing continuation bytes. */
+/** Malformed UTF-8: overlong forms, surrogates, beyond U+10FFFF, stray and missing continuation bytes. */
 const malformed: readonly Uint8Array[] = [
   [0x80],
   [0xc0, 0x80],
@@ -96,7 +96,7 @@ const malformed: readonly Uint8Array[] = [
 
 const inserts = [...fragments, ...malformed];
 
-/** A damaged copy of `body`; `other` is what a splice takes its end from. */
+/** A damaged copy of `body`; a splice takes its end from `other`. */
 export function mutate(body: Uint8Array, other: Uint8Array, mutation: Mutation): Uint8Array {
   const { kind, value } = mutation;
   const at = mutation.at % (body.length + 1);

@@ -1,6 +1,6 @@
 /**
- * The product with one mistake in it: a copy of the build in which a piece of text is replaced. A proof that does not
- * fail on it proves nothing.
+ * The product with one mistake: a copy of the build with a piece of text replaced. A test that does not fail on it proves
+ * nothing.
  */
 import assert from 'node:assert/strict';
 import { cp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
@@ -10,21 +10,21 @@ import { temporaryDirectory } from './server.js';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** One mistake: in `file` (below `dist`), `from`, which occurs once, becomes `to`. */
+/** One mistake: in `file` (below `dist`), `from`, which occurs once, is replaced by `to`. */
 export interface Mistake {
   readonly file: string;
   readonly from: string;
   readonly to: string;
 }
 
-/** A build to run and remove. */
+/** A build to run and delete. */
 export interface BrokenBuild {
   /** The program. */
   readonly main: string;
   remove(): Promise<void>;
 }
 
-/** Copies the build and makes the mistakes; fails where a text to replace is not there exactly once. */
+/** Copies the build and makes the mistakes; fails if a text to replace does not occur exactly once. */
 export async function breakBuild(mistakes: readonly Mistake[]): Promise<BrokenBuild> {
   const directory = await temporaryDirectory();
   await cp(path.join(ROOT, 'dist'), path.join(directory, 'dist'), { recursive: true });

@@ -1,6 +1,6 @@
 /**
- * A node that a test starts, breaks and starts again on one data directory, port and database, and whose counts it
- * compares in the end with what its load knows.
+ * A node that a test starts, breaks and starts again on one data directory, port and database. At the end the test compares
+ * its counts with the outcomes that its load knows.
  */
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
@@ -14,17 +14,17 @@ import { spawnServer, temporaryDirectory, type TestServer } from './server.js';
 
 const FLUSH_TIMEOUT_MS = 30_000;
 
-/** What a node is made of. */
+/** Options of a node. */
 export interface CountedNodeOptions {
-  /** Where the counts are read. */
+  /** The database in which the counts are read. */
   readonly databaseUrl: string;
-  /** Where the server finds the same database, where that is another address. */
+  /** The server's address of the same database; default: the same. */
   readonly serverDatabaseUrl?: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly dataDir?: string;
   readonly random?: Random;
   readonly ledger?: OutcomeLedger;
-  /** The server's program, where it is not the one that ships. */
+  /** The server's program; default: the built product. */
   readonly main?: string;
 }
 
@@ -48,7 +48,7 @@ export class CountedNode {
     this.ledger = options.ledger ?? new OutcomeLedger(this.random);
   }
 
-  /** Starts nothing yet; `label` goes with the seed that is printed. */
+  /** Starts nothing yet; `label` is printed with the seed. */
   static async make(label: string, options: CountedNodeOptions): Promise<CountedNode> {
     return new CountedNode(options, label, await freePort(), options.dataDir ?? (await temporaryDirectory()));
   }
@@ -72,14 +72,14 @@ export class CountedNode {
     return server;
   }
 
-  /** Starts a load, which goes on over restarts; each of a test's loads needs a name of its own. One request in `readEvery` is a read. */
+  /** Starts a load, which continues over restarts. Each load of a test needs a name of its own. One request in `readEvery` is a read. */
   load(connections = 16, name = `w${this.#loads.length}-`, readEvery = 40): Load {
     const load = new Load({ urls: [this.url], connections, ledger: this.ledger, readEvery, name });
     this.#loads.push(load);
     return load;
   }
 
-  /** Settles once everything acknowledged is committed. */
+  /** Settles when everything acknowledged is committed. */
   async flush(): Promise<void> {
     const timeout = AbortSignal.timeout(FLUSH_TIMEOUT_MS);
     for (;;) {
@@ -90,7 +90,7 @@ export class CountedNode {
     }
   }
 
-  /** Fails unless what is committed is what the load knows, no read was wrong, and nothing was refused by PostgreSQL. */
+  /** Fails unless the committed sums match the load's outcomes, no read was wrong, and PostgreSQL refused nothing. */
   async compare(): Promise<void> {
     const { sums, rejected, deadlocks } = await readCountedSums(this.#options.databaseUrl);
     assert.deepEqual(this.ledger.violations(sums), []);
@@ -98,7 +98,7 @@ export class CountedNode {
     for (const load of this.#loads) assert.deepEqual(load.wrongAnswers, []);
   }
 
-  /** Flushes, stops the server in order and compares: the end of a test whose server runs. */
+  /** Flushes, stops the server in order and compares: the end of a test with a running server. */
   async finish(server: TestServer): Promise<void> {
     for (const load of this.#loads) await load.stop();
     await this.flush();
@@ -107,7 +107,7 @@ export class CountedNode {
     await this.compare();
   }
 
-  /** Ends everything, whatever its state, and removes the data directory. */
+  /** Ends everything in any state, and deletes the data directory. */
   async dispose(): Promise<void> {
     const stopped = this.#loads.map((load) => load.stop());
     for (const server of this.#servers) {
@@ -119,7 +119,7 @@ export class CountedNode {
   }
 }
 
-/** A port that is free at this moment, for a server that must keep it over restarts. */
+/** A free port for a server that must keep it over restarts. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const holder = createServer();

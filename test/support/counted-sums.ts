@@ -1,5 +1,5 @@
 /**
- * What a run left in PostgreSQL, and what must not be there.
+ * The content of PostgreSQL after a run.
  */
 import { connectTo } from './database-connection.js';
 
@@ -8,7 +8,7 @@ export interface CountedSums {
   readonly sums: ReadonlyMap<string, bigint>;
   /** Rows that PostgreSQL refused. */
   readonly rejected: number;
-  /** Since the server's statistics began, which is its last recovery from a crash. */
+  /** Since the server's statistics began, at its last recovery from a crash. */
   readonly deadlocks: number;
 }
 

@@ -1,14 +1,14 @@
 /**
- * A counter server in memory, over real sockets, for tests of the client: it keeps the public contract of POST /increment
- * with Idempotency-Key and of GET /key_sum, and fails on demand in the ways in which networks and servers do.
+ * A counter server in memory, over real sockets, for tests of the client. It keeps the public contract of POST /increment
+ * with Idempotency-Key and of GET /key_sum, and fails on demand as networks and servers do.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { oracleIncrements, type Increment } from './increment-oracle.js';
 
-/** What is done to a request instead of answering it. */
+/** A fault that replaces the answer to a request. */
 export const faults = [
-  /** The connection is reset before the request is looked at. */
+  /** The connection is reset before the request is read. */
   'drop-uncounted',
   /** The request is counted, and the connection reset before the answer. */
   'drop-counted',
@@ -16,7 +16,7 @@ export const faults = [
   'cut-head',
   /** The request is counted, and the connection reset within the body of the 202. */
   'cut-body',
-  /** Nothing is answered; the request is counted once the client has gone away. */
+  /** No answer; the request is counted after the client disconnected. */
   'count-late',
   /** 503 overloaded, not counted. */
   'overloaded',
@@ -36,13 +36,13 @@ export interface PeerRequest {
   readonly idempotencyKey: string;
   readonly body: string;
   readonly authorization: string | undefined;
-  /** 1 for the first with this token. */
+  /** 1 for the first with this idempotency key. */
   readonly attempt: number;
-  /** By performance.now(). */
+  /** From performance.now(). */
   readonly atMs: number;
 }
 
-/** Limits and failures of a peer; may be changed while it runs. */
+/** Limits and faults of a peer; may change while it runs. */
 export interface PeerBehaviour {
   fault: (request: PeerRequest) => Fault;
   bodyBytesMax: number;
@@ -62,10 +62,10 @@ export class CounterPeer {
     retryAfter: '0',
     answer: () => false,
   };
-  /** Everything that came in, in order. */
+  /** All requests, in order. */
   readonly requests: PeerRequest[] = [];
   readonly sums = new Map<string, bigint>();
-  /** Token → the body that was counted under it. */
+  /** Idempotency key → the body that was counted under it. */
   readonly counted = new Map<string, string>();
   readonly #attempts = new Map<string, number>();
   readonly #server: Server;
@@ -89,7 +89,7 @@ export class CounterPeer {
     return `http://127.0.0.1:${port}`;
   }
 
-  /** Resolves once `condition` holds, looking whenever a request came in or was counted. */
+  /** Resolves when `condition` holds; checks it after each request and each count. */
   async until(condition: (peer: this) => boolean): Promise<void> {
     while (!condition(this)) await new Promise<void>((resolve) => this.#changed.push(resolve));
   }
@@ -107,7 +107,7 @@ export class CounterPeer {
     try {
       for await (const chunk of incoming) chunks.push(chunk as Buffer);
     } catch {
-      return; // The client went away before its body was whole.
+      return; // The client disconnected before its body was complete.
     }
     if (incoming.method === 'POST' && pathname === '/increment') {
       this.#increment(incoming, response, Buffer.concat(chunks));
@@ -176,7 +176,7 @@ export class CounterPeer {
     }
   }
 
-  /** Once per token; false where the token was used with another body. */
+  /** Counts once for each idempotency key; false if the key was used with another body. */
   #count({ idempotencyKey, body }: PeerRequest, increments: readonly Increment[]): boolean {
     const before = this.counted.get(idempotencyKey);
     if (before !== undefined) return before === body;

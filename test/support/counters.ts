@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { send } from './http.js';
 
-/** What GET /counters says of a counter. */
+/** The answer of GET /counters for one counter. */
 export interface CounterView {
   readonly key: string;
   readonly sum: bigint;
@@ -17,7 +17,7 @@ const COUNTER = new RegExp(
   's',
 );
 
-/** The counter, or undefined where it is unknown. Asserts the document's exact form and that its numbers add up. */
+/** The counter, or undefined if it is unknown. Asserts the document's exact form and that its numbers add up. */
 export async function counterOf(base: string, key: string): Promise<CounterView | undefined> {
   const answer = await send(base, `/counters?${new URLSearchParams({ key }).toString()}`);
   if (answer.status === 404) return undefined;
@@ -25,7 +25,7 @@ export async function counterOf(base: string, key: string): Promise<CounterView 
   return parseCounter(answer.body);
 }
 
-/** Parses the document, whose numbers a double may not hold. */
+/** Parses the document, whose numbers may exceed a double. */
 export function parseCounter(document: string): CounterView {
   const match = COUNTER.exec(document);
   assert.ok(match, document);
@@ -41,7 +41,7 @@ export function parseCounter(document: string): CounterView {
   return view;
 }
 
-/** The sum that a client reads; undefined where the counter is unknown. */
+/** The sum that a client reads; undefined if the counter is unknown. */
 export async function sumOf(base: string, key: string): Promise<bigint | undefined> {
   return (await counterOf(base, key))?.sum;
 }

@@ -1,11 +1,11 @@
 /**
- * Connections to PostgreSQL as tests make them, outside the test runner too.
+ * Connections to PostgreSQL for tests, also outside the test runner.
  */
 import { randomBytes } from 'node:crypto';
 import { connect, parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import type { DatabaseLogger } from '#product/db/embedded/embedded-postgres.js';
 
-/** A logger for tests whose subject is not the log. */
+/** A silent logger, for tests of anything but the log. */
 export const silentLogger: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };
 
 /** Makes an empty database; returns its URL. `options` is appended to CREATE DATABASE. */

@@ -1,9 +1,9 @@
-/** Waiting for a condition that nothing announces, and for what may never come. */
+/** Waiting for a condition that nothing announces, and for promises that may never settle. */
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const PAUSE_MS = 10;
 
-/** Asks until `ask` gives something else than undefined or false; rejects after `ms`, saying `what` did not happen. */
+/** Calls `ask` until it returns neither undefined nor false; rejects after `ms` with `what`. */
 export async function eventually<T>(what: string, ask: () => Promise<T | undefined | false>, ms = 20_000): Promise<T> {
   for (const deadline = performance.now() + ms; performance.now() < deadline;) {
     const answer = await ask();
@@ -13,7 +13,7 @@ export async function eventually<T>(what: string, ask: () => Promise<T | undefin
   throw new Error(`${what}: not within ${ms} ms`);
 }
 
-/** What `promise` comes to; throws where it has not by then, so that what waits for it can be cleared away. */
+/** The result of `promise`; throws if it does not settle in time, so that a test can clean up. */
 export async function within<T>(what: string, promise: Promise<T>, ms: number): Promise<T> {
   const settled = new AbortController();
   const late = async (): Promise<never> => {

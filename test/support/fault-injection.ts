@@ -1,11 +1,11 @@
 /**
- * Faults at chosen steps of a real server process: what to put into its environment.
+ * Faults at chosen steps of a real server process, and the environment that causes them.
  */
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 /** Steps of an increment, of a flush and of the journal's files, as `fault-preload` recognises them. */
 export type FaultStep =
-  /** Main thread, before and after a batch is handed to a shard. */
+  /** Main thread, before and after a batch is posted to a shard. */
   | 'post'
   | 'posted'
   /** Before and after records are written. */
@@ -26,7 +26,7 @@ export type FaultStep =
   | 'flush'
   | 'flush-sent'
   | 'flush-committed'
-  /** Before and after a segment is removed. */
+  /** Before and after a segment is deleted. */
   | 'prune'
   | 'pruned';
 
@@ -38,17 +38,17 @@ export interface Fault {
   /** `fail-call`: that call and all later ones throw a system error, unless `once` is set. */
   readonly action: 'kill' | 'exit-thread' | 'throw' | 'fail-call';
   readonly errno?: string;
-  /** A file that the first thread to come to the step makes; the others do not meet the fault. */
+  /** The first thread at the step makes this file; other threads do not meet the fault. */
   readonly oneThread?: string;
   /** A file that must exist for the step to count. */
   readonly armedBy?: string;
-  /** A file that the fault makes; where it exists, the fault has happened and does not happen again. */
+  /** A file that the fault makes; while it exists, the fault does not happen again. */
   readonly once?: string;
 }
 
 const PRELOAD = pathToFileURL(fileURLToPath(new URL('./fault-preload.js', import.meta.url))).href;
 
-/** The environment of a server that meets `fault`. */
+/** The environment of a server with this fault. */
 export function faultEnvironment(fault: Fault): Readonly<Record<string, string>> {
   return { FAULT: JSON.stringify(fault), NODE_OPTIONS: `--import ${PRELOAD}` };
 }

@@ -1,8 +1,8 @@
 /**
- * Loaded into every thread of a real server with `node --import`, before any of its own code: lets the process, a thread
- * or a system call fail at a chosen step. The product knows nothing of it.
+ * Loaded into every thread of a real server with `node --import`, before the server's own code: makes the process, a thread
+ * or a system call fail at a chosen step. The product does not know about it.
  *
- * FAULT is a JSON {@link Fault}. Steps are recognised by what the server asks of Node and of pg.
+ * FAULT is a JSON {@link Fault}. The server's calls to Node and pg show its steps.
  */
 import fs from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
@@ -15,7 +15,7 @@ const files = new Map<number, string>();
 let seen = 0;
 let recordsWritten = false;
 
-/** The step has come: fails where it is the chosen one, for the chosen time. */
+/** Called at a step: fails if it is the chosen one, at the chosen occurrence. */
 function reach(step: FaultStep): void {
   if (fault?.step !== step) return;
   if (fault.armedBy !== undefined && !fs.existsSync(fault.armedBy)) return;
@@ -45,7 +45,7 @@ function reach(step: FaultStep): void {
   }
 }
 
-/** The first thread that asks is chosen, for the life of the process. */
+/** The first thread that calls is chosen, for the life of the process. */
 function isChosenThread(path: string): boolean {
   const name = `${process.pid} ${threads.threadId}`;
   try {
@@ -73,7 +73,7 @@ function isRecord(bytes: NodeJS.ArrayBufferView | undefined, position: number | 
   return position >= 4096 && head.some((byte) => byte !== 0);
 }
 
-// The assignments replace what the server's own imports see, after syncBuiltinESMExports below.
+// The assignments change the server's own imports, after syncBuiltinESMExports below.
 fs.openSync = (path, flags, mode) => {
   const fd = originalOpen(path, flags, mode);
   files.set(fd, String(path));
@@ -112,15 +112,15 @@ fs.renameSync = (from, to) => {
   originalRename(from, to);
   if (isSegment(String(from))) reach('segment-published');
 };
-// Of a class of Node's own: it has the method, and its instances look it up there.
+// A class of Node: it has the method, and its instances look it up there.
 const portPrototype = threads.MessagePort.prototype as unknown as {
   postMessage: (this: object, message: unknown, transfer?: unknown) => void;
 };
 const originalPost = portPrototype.postMessage;
-// HTTP threads of their own are started with a number; they post batches as the main thread does.
+// Further HTTP threads are started with a number; they post batches like the main thread.
 const isHttpThread = threads.isMainThread || 'httpThread' in Object(threads.workerData);
 portPrototype.postMessage = function (this: object, message: unknown, transfer?: unknown): void {
-  // A number, or whole where its memory is new to the shard; nothing else from here to a shard has a number.
+  // A batch is a number, or whole if its memory is new to the shard; no other message to a shard has a number.
   const batch = isHttpThread && (typeof message === 'number' || isWholeBatch(message));
   const acknowledgement = !isHttpThread && typeof message === 'number';
   if (batch) reach('post');
@@ -139,7 +139,7 @@ interface QueryConfig {
   readonly text?: string;
 }
 
-// pg's query takes a statement and returns a promise, which is how the server calls it.
+// The server calls pg's query with a statement and gets a promise.
 const clientPrototype = pg.Client.prototype as unknown as {
   query: (this: object, config: QueryConfig) => Promise<unknown>;
 };

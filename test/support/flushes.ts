@@ -11,7 +11,7 @@ import { ShardConnection, type ShardConnectionOptions } from '#product/db/shard-
 import { PostgresShardDatabase, type StreamRow } from '#product/shard-worker/thread/flush/shard-database.js';
 import { createTestDatabase, type TestDatabase } from './database.js';
 
-/** The binary arrays of some pairs. */
+/** The binary arrays of some increments. */
 export function encodeIncrements(increments: Iterable<readonly [string | Buffer, Sum]>): {
   keys: Buffer;
   amounts: Buffer;
@@ -24,7 +24,7 @@ export function encodeIncrements(increments: Iterable<readonly [string | Buffer,
   return { keys: encoder.keys(), amounts: encoder.amounts() };
 }
 
-/** A flush of `pairs` that moves the stream from one LSN to the next. */
+/** A flush of `increments` that moves the stream from one LSN to the next. */
 export function flushOf(
   at: { readonly stream: string; readonly epoch: number; readonly fromLsn: number; readonly toLsn: number },
   increments: Iterable<readonly [string | Buffer, Sum]>,

@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL beside the server under test, as an operator would give it one, that a test may kill: it is started again
- * on the same port and data, and recovers from its own log.
+ * A PostgreSQL beside the server under test, like one of an operator, that a test may kill. It starts again on the same
+ * port and data, and recovers from its own log.
  */
 import { readFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
@@ -32,12 +32,12 @@ export class GivenPostgres {
     return this.#postgres.url;
   }
 
-  /** The first process of the server at the moment. */
+  /** The current first process of PostgreSQL. */
   get pid(): number {
     return this.#postgres.pid;
   }
 
-  /** What PostgreSQL has logged so far, as far as it is kept. */
+  /** The part of PostgreSQL's log that is kept. */
   log(): Promise<string> {
     return readFile(path.join(this.#dataDir, 'postgres.log'), 'utf8');
   }
@@ -48,7 +48,7 @@ export class GivenPostgres {
   }
 }
 
-/** Kills PostgreSQL, all of its processes, with SIGKILL. False where it is not running. */
+/** Kills all processes of PostgreSQL with SIGKILL. False if it is not running. */
 export function killPostgres(postmaster: number): boolean {
   const children = childrenOf(postmaster);
   if (!kill(postmaster)) return false;
@@ -56,14 +56,14 @@ export function killPostgres(postmaster: number): boolean {
   return true;
 }
 
-/** Kills one process of PostgreSQL's; the others then end their sessions and recover. False where there is none. */
+/** Kills one process of PostgreSQL; the others then end their sessions and recover. False if there is none. */
 export function killOneProcess(postmaster: number, random: Random): boolean {
   const children = childrenOf(postmaster);
   const child = children[random.integer(children.length)];
   return child !== undefined && kill(child);
 }
 
-/** The first process of the PostgreSQL embedded under `dataDir`, or undefined where none has been started. */
+/** The first process of the PostgreSQL embedded under `dataDir`, or undefined if none has been started. */
 export function embeddedPostmaster(dataDir: string): number | undefined {
   try {
     const [line = ''] = readFileSync(path.join(dataDir, 'postgres', 'postmaster.pid'), 'utf8').split('\n');
@@ -74,7 +74,7 @@ export function embeddedPostmaster(dataDir: string): number | undefined {
   }
 }
 
-/** A pid file outlives its process, and the number may be another's by now. */
+/** A pid file outlives its process, and the number may belong to another process by now. */
 function isPostgres(pid: number): boolean {
   return readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('postgres');
 }

@@ -1,4 +1,4 @@
-/** The journal whose files are kept in test/golden: what they must say, and the writing of it anew. */
+/** The journal in test/golden: its content, and a way to write it again. */
 import { join } from 'node:path';
 import {
   DIGEST_BYTES,
@@ -38,7 +38,7 @@ export async function writeGoldenJournal(dataDir: string): Promise<void> {
   await recovered.close();
 }
 
-/** What the records of the golden journal say, as `npm run journal -- dump` does. */
+/** The records of the golden journal, as `npm run journal -- dump` prints them. */
 export const goldenEntries = [
   [['page:/home', 1]],
   [['ключ 🔑', -2]],

@@ -1,9 +1,9 @@
 /**
- * Requests as tests make them: over node:http, so that methods, heads and bodies are what the test says.
+ * Requests over node:http, so that a test controls method, head and body.
  */
 import { request, type Agent, type IncomingHttpHeaders } from 'node:http';
 
-/** An answer, whole. */
+/** A complete answer. */
 export interface Answer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
@@ -18,7 +18,7 @@ export interface RequestOptions {
   readonly agent?: Agent;
 }
 
-/** Sends one request; rejects where no answer comes. The path goes out as it is given. */
+/** Sends one request; rejects if no answer comes. Sends the path unchanged. */
 export function send(base: string, path: string, options: RequestOptions = {}): Promise<Answer> {
   const { hostname, port } = new URL(base);
   return new Promise((resolve, reject) => {

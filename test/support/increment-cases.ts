@@ -1,5 +1,5 @@
 /**
- * Single bodies, and what the scanner is to make of them.
+ * Single bodies, and the scanner's result for them.
  */
 import assert from 'node:assert/strict';
 import { CounterError } from '#product/core/errors.js';
@@ -10,15 +10,15 @@ import { scannedIncrements } from './scanned-pairs.js';
 /** A body as text or as bytes. */
 export type Body = string | Uint8Array;
 
-/** Most bytes of a key where a case does not say otherwise. */
+/** Default maximum of key bytes. */
 export const KEY_BYTES_MAX = 512;
 
-/** The pairs of the body, or its refusal, by a scanner of its own. */
+/** The increments of the body, or its refusal, from a new scanner. */
 export function scan(body: Body, ndjson = false, keyBytesMax = KEY_BYTES_MAX): Increment[] | CounterError {
   return scannedIncrements(new IncrementBodyScanner({ keyBytesMax }), Buffer.from(body), ndjson);
 }
 
-/** Asserts that the body is accepted with these pairs. */
+/** Asserts that the body is accepted with these increments. */
 export function assertIncrements(body: Body, increments: readonly Increment[], ndjson = false): void {
   const scanned = scan(body, ndjson);
   if (scanned instanceof CounterError) assert.fail(`${show(body)} was refused: ${scanned.detail}`);

@@ -1,6 +1,6 @@
 /**
- * What a body means by the parts of others: TextDecoder for UTF-8, JSON.parse for the grammar and the doubles, typia for
- * the shape; on top only the rules for keys that no library knows. Slow and obvious, to judge the scanner by.
+ * The meaning of a body by library functions: TextDecoder for UTF-8, JSON.parse for grammar and doubles, typia for the
+ * shape, and in addition only the rules for keys that no library knows. Slow and obvious, to compare the scanner with.
  */
 import typia, { type tags } from 'typia';
 
@@ -12,7 +12,7 @@ type Amount = number & tags.Minimum<-9007199254740991> & tags.Maximum<9007199254
 const isRecordOfAmounts = typia.createIs<Record<string, Amount>>();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-/** The body's pairs in order, repeated names included, or undefined where the body is to be refused. */
+/** The body's increments in order, including repeated names, or undefined if the body must be refused. */
 export function oracleIncrements(body: Uint8Array, ndjson: boolean, keyBytesMax: number): Increment[] | undefined {
   let text: string;
   try {
@@ -37,7 +37,7 @@ function documentIncrements(document: string, keyBytesMax: number): Increment[] 
   } catch {
     return undefined;
   }
-  // Only an object is worth a second look; an array has no names to count.
+  // Only an object needs the second parse; an array has no names to count.
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return undefined;
   const numbered: unknown = JSON.parse(numberNames(document));
   if (!isRecordOfAmounts(numbered)) return undefined;
@@ -51,8 +51,8 @@ function documentIncrements(document: string, keyBytesMax: number): Increment[] 
 }
 
 /**
- * Puts a number of its own before each member name of a valid document, `"a"` → `"0:a"`: JSON.parse then keeps repeated
- * names, and the order of names that look like integers.
+ * Puts a number before each member name of a valid document, `"a"` → `"0:a"`: JSON.parse then keeps repeated names, and the
+ * order of names that look like integers.
  */
 function numberNames(document: string): string {
   let names = 0;

@@ -1,11 +1,11 @@
 /**
- * The many spellings of one thing in JSON: characters of keys raw or as escapes, integers with fractions and exponents.
+ * Different JSON notations of one value: characters of keys raw or as escapes, integers with fractions and exponents.
  */
 
 /** Ways to write a character, from 0. */
 export const CHARACTER_STYLES = 4;
 
-/** The code point within a JSON string: raw where that is allowed, or as an escape. */
+/** The code point within a JSON string: raw if that is allowed, or as an escape. */
 export function spellCharacter(codePoint: number, style: number): string {
   const character = String.fromCodePoint(codePoint);
   const short = shortEscapes.get(codePoint);
@@ -34,7 +34,7 @@ const shortEscapes = new Map([
 /** Ways to write an integer, from 0. */
 export const AMOUNT_STYLES = 8;
 
-/** The safe integer in one of its spellings in JSON. */
+/** The safe integer in one of its JSON notations. */
 export function spellAmount(amount: number, style: number): string {
   const digits = String(amount);
   switch (style) {
@@ -69,14 +69,14 @@ export const whiteSpaces = ['', '', '', ' ', '\t', '\r', ' \t \r'] as const;
 /** White space of JSON that has newlines. */
 export const whiteSpacesWithNewlines = [...whiteSpaces, '\n', '\r\n', '\n\n  '] as const;
 
-/** Code points on both sides of each boundary that UTF-8, UTF-16 and JSON know; U+0000 and surrogates are left out. */
+/** Code points on both sides of each boundary of UTF-8, UTF-16 and JSON, without U+0000 and surrogates. */
 export const boundaryCodePoints: readonly number[] = [
   0x01, 0x08, 0x09, 0x0a, 0x0c, 0x0d, 0x1f, 0x20, 0x22, 0x2f, 0x5c, 0x7b, 0x7d, 0x7e, 0x7f, 0x80, 0xff, 0x7ff, 0x800,
   0xfff, 0x1000, 0x2028, 0xcfff, 0xd000, 0xd7ff, 0xe000, 0xfeff, 0xfffd, 0xffff, 0x10000, 0x1f600, 0x3ffff, 0x40000,
   0xfffff, 0x100000, 0x10ffff,
 ];
 
-/** Amounts on both sides of each boundary that the scanner knows. */
+/** Amounts on both sides of each boundary of the scanner. */
 export const boundaryAmounts: readonly number[] = [
   0, 1, -1, 9, 10, 2147483647, 2147483648, -2147483648, -2147483649, 4294967295, 4294967296, 99999999999999,
   100000000000000, 999999999999999, -999999999999999, 1000000000000000, 9007199254740990, 9007199254740991,

@@ -26,7 +26,7 @@ export async function streamsOf(dataDir: string): Promise<string[]> {
   return names.filter((name) => !name.startsWith('reserve-')).sort();
 }
 
-/** Bytes of all segments below a data directory; one that is removed meanwhile has none. */
+/** Bytes of all segments below a data directory; one that is deleted meanwhile counts as 0. */
 export async function journalBytes(dataDir: string): Promise<number> {
   const sizes = await Promise.all(
     (await segmentsOf(dataDir)).map((segment) =>

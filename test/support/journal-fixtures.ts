@@ -1,4 +1,4 @@
-/** What the file journal's tests share: records, options, a directory of their own, ways to read back. */
+/** Shared by the file journal's tests: records, options, directories, ways to read back. */
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -22,7 +22,7 @@ export const NODE_ID = '11111111-2222-4333-8444-555555555555';
 export const DATABASE_ID = 'aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee';
 export const OTHER_DATABASE_ID = 'ffffffff-bbbb-4ccc-8ddd-eeeeeeeeeeee';
 
-/** An empty directory that is removed after the test. */
+/** An empty directory that is deleted after the test. */
 export function temporaryDirectory(t: TestContext): string {
   const path = mkdtempSync(join(tmpdir(), 'summing-counters-journal-'));
   t.after(() => rmSync(path, { recursive: true, force: true }));
@@ -44,7 +44,7 @@ export function journalOptions(dataDir: string, changes: Partial<FileJournalOpti
   };
 }
 
-/** A record of one pair; its key has `keyBytes` bytes, so that records of any size can be made. */
+/** A record of one increment; its key has `keyBytes` bytes, so that a test can make records of any size. */
 export function incrementRecord(key: string, amount: number, acceptedAt = 1000): RecordBytes {
   const keyBytes = Buffer.from(key);
   const bytes = RECORD_HEADER_BYTES + INCREMENT_HEADER_BYTES + keyBytes.length;
@@ -58,14 +58,14 @@ export function incrementRecord(key: string, amount: number, acceptedAt = 1000):
   return record;
 }
 
-/** A record of `bytes` bytes whose entries are `fill`, for tests that do not look at pairs. */
+/** A record of `bytes` bytes whose entries are `fill`, for tests that do not read increments. */
 export function rawRecord(bytes: number, fill = 0x61): RecordBytes {
   const record = new Uint8Array(bytes).fill(fill, RECORD_HEADER_BYTES);
   new DataView(record.buffer).setUint32(RECORD_OFFSET.bytes, bytes, true);
   return record;
 }
 
-/** What replay gives, as text: `lsn:key=amount`. */
+/** The result of replay as text: `lsn:key=amount`. */
 export async function replayed(journal: Journal, after = 0): Promise<string[]> {
   const lines: string[] = [];
   for await (const { lsn, entries } of journal.replay(after)) {
@@ -76,7 +76,7 @@ export async function replayed(journal: Journal, after = 0): Promise<string[]> {
   return lines;
 }
 
-/** LSNs that replay gives. */
+/** The LSNs of replay. */
 export async function replayedLsns(journal: Journal, after = 0): Promise<number[]> {
   const lsns: number[] = [];
   for await (const { lsn } of journal.replay(after)) lsns.push(lsn);

@@ -1,12 +1,12 @@
 /**
- * A load of increments over keep-alive connections, one request at a time on each, that outlives the servers it is sent
- * to and knows of every request whether it was acknowledged, refused, or has an unknown outcome.
+ * A load of increments over keep-alive connections, one request at a time on each. It continues over restarts of the servers
+ * and knows of every request whether it was acknowledged, refused, or has an unknown outcome.
  */
 import { connect, type Socket } from 'node:net';
 import { increment, send, type Answer } from './http.js';
 import type { OutcomeLedger, TrackedRequest } from './outcome-ledger.js';
 
-/** What to load. */
+/** Options of a load. */
 export interface LoadOptions {
   /** `http://HOST:PORT` of each server. The address must stay the same over restarts. */
   readonly urls: readonly string[];
@@ -14,7 +14,7 @@ export interface LoadOptions {
   readonly ledger: OutcomeLedger;
   /** One read in so many requests of a connection; 0: none. */
   readonly readEvery?: number;
-  /** Part of the keys' names: two loads on one database need two names. */
+  /** Part of the keys: two loads on one database need two names. */
   readonly name?: string;
 }
 
@@ -27,12 +27,12 @@ export class Load {
   readonly #options: LoadOptions;
   readonly #running: Promise<void>;
   #stopping = false;
-  /** Reads below what was acknowledged before or above what was attempted until then; repetitions called a mismatch. */
+  /** Reads below the sum acknowledged before or above the sum attempted until then; repetitions answered as a mismatch. */
   readonly wrongAnswers: string[] = [];
   reads = 0;
-  /** Requests of unknown outcome that were sent again with their token, until the 202. */
+  /** Requests with unknown outcome that were sent again with their idempotency key, until the 202. */
   repeated = 0;
-  /** Requests sent again with their token after their 202. */
+  /** Requests sent again with their idempotency key after their 202. */
   replayed = 0;
   readonly #unanswered: TrackedRequest[] = [];
   #onSettled: (() => void)[] = [];
@@ -73,14 +73,14 @@ export class Load {
     }
   }
 
-  /** Lets every request end, then sends no more. */
+  /** Waits until every request has ended, and sends no more. */
   async stop(): Promise<void> {
     this.#stopping = true;
     await this.#running;
     for (const request of this.#unanswered.splice(0)) request.settle('unknown');
   }
 
-  /** An acknowledged request sent once more: the answer must be the same. */
+  /** Sends an acknowledged request once more: the answer must be the same. */
   async #replay(connection: HttpConnection, request: TrackedRequest): Promise<void> {
     const status = await connection.post(request);
     if (status === 202) this.replayed += 1;
@@ -142,7 +142,7 @@ export class Load {
     for (const resolve of waiting) resolve();
   }
 
-  /** Sends a request with a token again whose outcome is unknown, on whichever connection; it stays unknown until a 202. */
+  /** Sends an idempotent request with unknown outcome again, on any connection; it stays unknown until a 202. */
   async #repeat(connection: HttpConnection, request: TrackedRequest): Promise<void> {
     const status = await connection.post(request);
     if (status === 202) {
@@ -178,7 +178,7 @@ function isUnknown(status: number | undefined): boolean {
   return status === undefined || (status >= 500 && status !== 503);
 }
 
-/** Sends one tracked request on its own and settles it. */
+/** Sends one tracked request alone and settles it. */
 export async function sendTracked(url: string, request: TrackedRequest): Promise<Answer | undefined> {
   try {
     const headers = request.idempotencyKey === undefined ? {} : { 'idempotency-key': request.idempotencyKey };
@@ -191,14 +191,14 @@ export async function sendTracked(url: string, request: TrackedRequest): Promise
   }
 }
 
-/** HTTP/1.1 on one socket, as little of it as the server's answers need. */
+/** HTTP/1.1 on one socket, only as much as the server's answers need. */
 class HttpConnection {
   readonly #socket: Socket;
   #received = '';
   #answer: ((status: number | undefined) => void) | undefined;
   #timeout: NodeJS.Timeout | undefined;
 
-  /** Undefined where nobody listens. */
+  /** Undefined if nobody listens. */
   static open(host: string, port: number): Promise<HttpConnection | undefined> {
     return new Promise((resolve) => {
       const socket = connect({ host, port, noDelay: true });
@@ -222,7 +222,7 @@ class HttpConnection {
     return !this.#socket.destroyed;
   }
 
-  /** The answer's status, or undefined where there was none. */
+  /** The answer's status, or undefined if there was none. */
   post({ body, idempotencyKey }: TrackedRequest): Promise<number | undefined> {
     return new Promise((resolve) => {
       this.#answer = resolve;

@@ -1,4 +1,4 @@
-/** A clock that stands still until a test moves it. */
+/** A clock that moves only when a test moves it. */
 import type { Clock, Timer } from '#product/core/clock.js';
 
 interface Scheduled {
@@ -29,17 +29,17 @@ export class ManualClock implements Clock {
     return { cancel: () => void (this.#scheduled = this.#scheduled.filter((other) => other !== entry)) };
   }
 
-  /** Somebody sets the wall clock: time does not pass by that. */
+  /** Sets the wall clock, without time passing. */
   set(byMs: number): void {
     this.#now += byMs;
   }
 
-  /** Timers that wait. */
+  /** Pending timers. */
   get timers(): number {
     return this.#scheduled.length;
   }
 
-  /** Moves time, running the timers that fall due in their order. */
+  /** Moves time and runs the timers that become due, in order. */
   advance(ms: number): void {
     const until = this.#elapsed + ms;
     for (;;) {

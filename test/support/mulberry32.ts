@@ -23,7 +23,7 @@ export class Mulberry32 {
     return Math.floor((this.next() / 0x1_0000_0000) * bound);
   }
 
-  /** One of the items, of which there is at least one. */
+  /** One of the items; there must be at least one. */
   pick<T>(items: readonly T[]): T {
     // In range by `below`.
     return items[this.below(items.length)] as T;

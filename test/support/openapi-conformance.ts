@@ -1,12 +1,12 @@
 /**
- * Answers of the real server held against the OpenAPI document that it serves, and which of the document's responses were
- * met so far.
+ * Compares answers of the real server with the OpenAPI document that it serves, and records which of the document's
+ * responses occurred so far.
  */
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import type { Answer } from './http.js';
 
-/** What of the document is used here. */
+/** The part of the document that is used here. */
 export interface OpenApi {
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
   readonly components: object;
@@ -26,7 +26,7 @@ interface SchemaValidator {
   compile(schema: object): { (value: unknown): boolean; readonly errors?: unknown };
 }
 
-// The validator of JSON Schema 2020-12 that the validator of OpenAPI documents is built on; untyped from here.
+// The JSON Schema 2020-12 validator under the validator of OpenAPI documents; untyped from here.
 const fromValidator = createRequire(createRequire(import.meta.url).resolve('@seriousme/openapi-schema-validator'));
 const { default: Ajv2020 } = fromValidator('ajv/dist/2020.js') as {
   default: new (options: object) => SchemaValidator;
@@ -54,7 +54,7 @@ export class OpenApiConformance {
     );
   }
 
-  /** Those that no answer was given to {@link check} for. */
+  /** Those for which {@link check} got no answer. */
   get unmet(): readonly string[] {
     return this.documented.filter((response) => !this.#met.has(response));
   }

@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL that a test can stop and start again on the same port: what happens to a given database, not to the
- * embedded one, which restarts by itself.
+ * A PostgreSQL that a test can stop and start again on the same port, as a given database may. The embedded one restarts by
+ * itself.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -16,7 +16,7 @@ import { childrenOf } from './given-postgres.js';
 
 const READY = 'database system is ready to accept connections';
 
-/** A port that nobody listens on at this moment. */
+/** A port on which nobody listens now. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -90,7 +90,7 @@ export class OutagePostgres {
     await ended;
   }
 
-  /** Stops every process of it where it stands: nothing answers and nothing refuses, which is the worst kind of outage. */
+  /** Suspends all its processes: nothing answers and nothing refuses, the worst kind of outage. */
   hold(): void {
     const pid = this.#child?.pid;
     if (pid === undefined) return;
@@ -98,13 +98,13 @@ export class OutagePostgres {
     for (const held of this.#held) process.kill(held, 'SIGSTOP');
   }
 
-  /** It goes on where it stood. */
+  /** Resumes all its processes. */
   release(): void {
     for (const held of this.#held) process.kill(held, 'SIGCONT');
     this.#held = [];
   }
 
-  /** Stops it and removes its data. */
+  /** Stops it and deletes its data. */
   async dispose(): Promise<void> {
     this.release();
     await this.stop('crash');

@@ -1,24 +1,24 @@
 /**
- * What a load knows of its own requests, kept so that for each of them it can be told afterwards whether it was counted
- * never, once or more often.
+ * A load's record of its own requests. From the final sums it tells for each request whether it was counted never, once or
+ * more often.
  *
- * Request number i of a block adds 4^i to the block's key. Nobody else writes that key, so the digits of its sum to base
- * 4 are how often each request was counted: exactly once where it was acknowledged, never where it was refused, at most
- * once where the outcome is unknown. A block has as many digits as fit a safe integer.
+ * Request number i of a block adds 4^i to the block's key. Nobody else writes that key, so the base-4 digits of its sum tell
+ * how often each request was counted. An acknowledged request must be counted exactly once, a refused one never, one with
+ * unknown outcome at most once. A block has as many digits as fit into a safe integer.
  *
- * Besides, requests add to keys that all writers share: for those the sum must lie between what is acknowledged and what
- * was attempted.
+ * Requests also add to keys that all writers share. The sums of those must lie between the acknowledged and the attempted
+ * amounts.
  */
 import type { Random } from './random.js';
 
 /** How a request ended, as far as its sender knows. */
 export type Outcome = 'acknowledged' | 'refused' | 'unknown';
 
-/** A request to send, and where to say how it ended. */
+/** A request to send, and a callback for its outcome. */
 export interface TrackedRequest {
   /** The JSON body. */
   readonly body: string;
-  /** Its Idempotency-Key, for some: sent again until it is answered, it must still be counted once. */
+  /** Its Idempotency-Key, for some: the request is repeated until it is answered, and must still be counted once. */
   readonly idempotencyKey: string | undefined;
   settle(outcome: Outcome): void;
 }
@@ -30,7 +30,7 @@ const COUNTED = 2;
 
 interface Block {
   readonly key: string;
-  /** By digit; what is under way is unknown. */
+  /** By digit; requests in flight are unknown. */
   readonly states: Uint8Array;
   used: number;
 }
@@ -38,7 +38,7 @@ interface Block {
 interface SharedKey {
   readonly key: string;
   acknowledged: bigint;
-  /** Sums of the amounts above and below 0 whose outcome is unknown or still open. */
+  /** Sums of the positive and negative amounts whose outcome is unknown or still open. */
   openAbove: bigint;
   openBelow: bigint;
 }
@@ -80,7 +80,7 @@ export class OutcomeLedger {
         parts.push(this.#take(second));
       }
       const isIdempotent = this.#random.integer(5) === 0;
-      // A repetition whose original an earlier life has counted shows in reads until its flush finds that out.
+      // A read includes a repetition whose original an earlier process counted, until its flush recognises it.
       if (!isIdempotent && this.#random.integer(2) === 0) parts.push(this.#share(this.#hot, this.#random.integer(10)));
       if (this.#random.integer(8) === 0) parts.push(this.#share(this.#mixed, this.#random.integer(2001) - 1000));
       this.open += 1;
@@ -97,19 +97,19 @@ export class OutcomeLedger {
     };
   }
 
-  /** A key to read during the run: amounts added to it are never below 0. */
+  /** A key to read during the run: its amounts are never below 0. */
   readableKey(): string {
     return `hot/${this.#random.integer(SHARED_KEYS)}`;
   }
 
-  /** Where the sum of a readable key lies, now. */
+  /** The range of a readable key's sum, now. */
   boundsOf(key: string): Bounds {
     const shared = this.#hot.find((candidate) => candidate.key === key);
     if (shared === undefined) throw new Error(`${key} is not a readable key`);
     return bounds(shared);
   }
 
-  /** What is wrong with the sums of a run that has ended; nothing where every request was counted as it must be. */
+  /** The violations in the sums of a finished run; empty if every request was counted correctly. */
   violations(sums: ReadonlyMap<string, bigint>): string[] {
     const found: string[] = [];
     const known = new Set<string>();

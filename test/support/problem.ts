@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { errorCatalogue, type ErrorCode } from '#product/core/errors.js';
 import type { Answer } from './http.js';
 
-/** Asserts that the answer is the problem document of `code`, whole, and returns its `detail`. */
+/** Asserts that the answer is the complete problem document of `code`, and returns its `detail`. */
 export function assertProblem(answer: Pick<Answer, 'status' | 'headers' | 'body'>, code: ErrorCode): string {
   const { status, retryable, counted } = errorCatalogue[code];
   assert.equal(answer.status, status, answer.body);
@@ -22,7 +22,7 @@ export function assertProblem(answer: Pick<Answer, 'status' | 'headers' | 'body'
   return document['detail'];
 }
 
-/** Asserts that the answer says that everything of the request was taken. */
+/** Asserts that the answer is 202 `created`. */
 export function assertCreated(answer: Answer): void {
   assert.deepEqual(
     { status: answer.status, type: answer.headers['content-type'], body: answer.body },

@@ -1,8 +1,8 @@
 /**
- * Seeds and run counts of random tests: `SEED` replays a run, `RUNS` makes it longer or shorter.
+ * Seeds and run counts of random tests: `SEED` replays a run, `RUNS` sets its length.
  */
 
-/** The seed of this run: `SEED`, or one drawn now. An integer from 0 to 2^31−1. */
+/** The seed of this run: `SEED`, or a random one. An integer from 0 to 2^31−1. */
 export function seedOfRun(): number {
   return wholeNumber('SEED') ?? Math.floor(Math.random() * 0x8000_0000);
 }

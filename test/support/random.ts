@@ -1,10 +1,10 @@
 /**
- * Random numbers for tests that draw a few of them, reproducible: the seed is printed and taken from SEED.
+ * Reproducible random numbers for tests that draw a few of them: the seed is printed, and taken from SEED.
  */
 import { Mulberry32 } from './mulberry32.js';
 import { seedOfRun } from './random-runs.js';
 
-/** A generator and the seed that it was made from. */
+/** A generator and its seed. */
 export interface Random {
   readonly seed: number;
   /** Uniform in [0, 1). */

@@ -1,10 +1,10 @@
 /**
- * A TCP connection on which a test says every byte itself: bodies in pieces, pipelined requests, requests that never end.
+ * A TCP connection on which a test controls every byte: bodies in pieces, pipelined requests, requests that never end.
  */
 import { connect, type Socket } from 'node:net';
 import { once } from 'node:events';
 
-/** An answer as it came. */
+/** An answer as received. */
 export interface RawAnswer {
   readonly status: number;
   /** By name in lower case. */
@@ -12,7 +12,7 @@ export interface RawAnswer {
   readonly body: string;
 }
 
-/** Most ms that anything here is waited for. */
+/** Timeout of every wait here, in ms. */
 const TIMEOUT_MS = 10_000;
 
 /** One connection. */
@@ -24,7 +24,7 @@ export class RawConnection {
 
   private constructor(socket: Socket) {
     this.#socket = socket;
-    // Every piece is a segment of its own.
+    // Every piece is a TCP segment of its own.
     socket.setNoDelay(true);
     socket.on('data', (chunk: Buffer) => {
       this.#received = Buffer.concat([this.#received, chunk]);
@@ -51,14 +51,14 @@ export class RawConnection {
     return this.#closed;
   }
 
-  /** Sends these bytes; settles when the system has them. */
+  /** Sends these bytes; settles when the system has taken them. */
   write(bytes: string | Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#socket.write(bytes, (error) => (error ? reject(error) : resolve()));
     });
   }
 
-  /** The next whole answer; `head`: of a HEAD request, so without a body. Rejects where the connection closes first. */
+  /** The next complete answer; `head`: to a HEAD request, so without a body. Rejects if the connection closes first. */
   async answer(head = false): Promise<RawAnswer> {
     for (const deadline = performance.now() + TIMEOUT_MS; ;) {
       const answer = this.#take(head);
@@ -68,12 +68,12 @@ export class RawConnection {
     }
   }
 
-  /** Waits until the other side closes; what came meanwhile stays to be read by {@link answer}. */
+  /** Waits until the other side closes; {@link answer} can still read the bytes received meanwhile. */
   async closed(): Promise<void> {
     for (const deadline = performance.now() + TIMEOUT_MS; !this.#closed;) await this.#change(deadline, 'the end');
   }
 
-  /** Closes this side with a reset, as a client that dies. */
+  /** Closes this side with a reset, like a client that dies. */
   abort(): void {
     this.#socket.resetAndDestroy();
   }

@@ -1,5 +1,5 @@
 /**
- * The scanner's columns as a list of pairs, and what must hold for every scan.
+ * The scanner's columns as a list of increments, with the checks that hold for every scan.
  */
 import assert from 'node:assert/strict';
 import { CounterError } from '#product/core/errors.js';
@@ -8,10 +8,10 @@ import type { ParsedIncrements } from '#product/core/increment.js';
 import type { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import type { Increment } from './increment-oracle.js';
 
-/** A refusal repeats at most 64 units of the body; the rest is our own words. */
+/** A refusal repeats at most 64 UTF-16 units of the body; the rest is fixed text. */
 const DETAIL_UNITS_MAX = 64 + 160;
 
-/** The pairs that the scanner finds, or its refusal. Throws where a hash, an amount or a refusal is not as it must be. */
+/** The increments that the scanner finds, or its refusal. Throws if a hash, an amount or a refusal is wrong. */
 export function scannedIncrements(
   scanner: IncrementBodyScanner,
   body: Uint8Array,

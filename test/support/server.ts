@@ -1,5 +1,5 @@
 /**
- * The real server as a test meets it: a process of its own with a data directory of its own, reached over a socket.
+ * The real server: a process of its own with a data directory of its own, reached over a socket.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -9,16 +9,16 @@ import { fileURLToPath } from 'node:url';
 
 const MAIN = fileURLToPath(new URL('../../../dist/main.js', import.meta.url));
 
-/** How a server is started; environment of the test process plus `env`. */
+/** How to start a server; its environment is that of the test process plus `env`. */
 export interface ServerOptions {
   readonly env?: Readonly<Record<string, string>>;
-  /** Reused by the next start; the test removes it. Without: a temporary one that `dispose` removes. */
+  /** Reused by the next start; the test deletes it. Default: a temporary one that `dispose` deletes. */
   readonly dataDir?: string;
-  /** Settles at this line of the log instead of "Ready". */
+  /** Settles at this log message instead of "Ready". */
   readonly until?: string;
-  /** Most ms until then. */
+  /** Timeout until then, in ms. */
   readonly startMs?: number;
-  /** The program, where it is not the one that ships. */
+  /** The program; default: the built product. */
   readonly main?: string;
 }
 
@@ -33,7 +33,7 @@ export class TestServer {
   readonly child: ChildProcess;
   readonly dataDir: string;
   readonly ended: Promise<ProcessEnd>;
-  /** Everything printed so far. */
+  /** All output so far. */
   output = '';
   #listeners: (() => void)[] = [];
 
@@ -65,7 +65,7 @@ export class TestServer {
     });
   }
 
-  /** `http://127.0.0.1:PORT`, once the server listens. */
+  /** `http://127.0.0.1:PORT`; the server must listen already. */
   get url(): string {
     const line = this.log.find(({ msg }) => String(msg).startsWith('Listening on '));
     if (line === undefined) throw new Error(`the server does not listen:\n${this.output}`);
@@ -106,7 +106,7 @@ export class TestServer {
     return this.ended;
   }
 
-  /** Ends the process whatever it does, and removes its data directory. */
+  /** Ends the process in any state, and deletes its data directory. */
   async dispose(): Promise<void> {
     if (this.isRunning) this.kill('SIGKILL');
     await this.ended;
@@ -120,7 +120,7 @@ export class TestServer {
   }
 }
 
-/** A directory under the system's for temporary files. */
+/** A new directory below the system's directory for temporary files. */
 export function temporaryDirectory(): Promise<string> {
   return mkdtemp(join(tmpdir(), 'summing-counters-'));
 }

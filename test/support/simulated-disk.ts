@@ -1,28 +1,27 @@
 /**
- * A disk in memory that keeps no more than a real one promises. What was written and not synced survives a loss of power
- * sector by sector, as chance has it; so do directory entries whose directory was not synced. A sync that fails drops what
- * it should have written, and the next one says that all is well. Any call can be made to fail, or to be the last one
- * before the crash.
+ * A disk in memory that keeps no more than a real one promises. Each unsynced sector survives a loss of power at random, and
+ * so does each entry of an unsynced directory. A sync that fails drops its data, and the next one reports success. A test
+ * can make any call fail, or make it the last one before the crash.
  */
 import type { Disk, DiskFile } from '#product/shard-worker/journal/file/disk.js';
 import type { Mulberry32 } from './mulberry32.js';
 
 const SECTOR_BYTES = 512;
 
-/** The process is gone: nothing that it does after this reaches the disk. */
+/** The process has crashed: nothing after this reaches the disk. */
 export class SimulatedCrash extends Error {
   override readonly name = 'SimulatedCrash';
 }
 
-/** What happens at the n-th call, counted from 1. */
+/** A fault at the n-th call, counted from 1. */
 export type Fault =
   | { readonly kind: 'crash'; readonly atCall: number }
   | { readonly kind: 'error'; readonly atCall: number; readonly code: string; readonly calls?: readonly DiskCall[] };
 
-/** The calls of a disk, as faults name them. */
+/** The calls of a disk, by their names in faults. */
 export type DiskCall = keyof Disk | 'write' | 'read' | 'sync' | 'size' | 'close';
 
-/** What a crash leaves of the unsynced: nothing, all, or a part of it. */
+/** What a crash leaves of unsynced data: nothing, all, or a part. */
 export type PowerLoss = 'nothing' | 'everything' | 'some';
 
 class Inode {
@@ -53,7 +52,7 @@ export class SimulatedDisk implements Disk {
   readonly #directories = new Map<string, Directory>();
   readonly #random: Mulberry32;
   #crashed = false;
-  /** Files open now, so that leaks show. */
+  /** Files open now, to detect leaks. */
   openFiles = 0;
 
   /** `roots` exist and are durable. */
@@ -62,7 +61,7 @@ export class SimulatedDisk implements Disk {
     for (const root of roots) this.#directories.set(root, new Directory());
   }
 
-  /** What the next process finds: after a loss of power, or after a mere end of the process. */
+  /** The disk of the next process: after a loss of power, or after the end of the process alone. */
   restart(loss: PowerLoss | undefined): void {
     this.#crashed = false;
     this.fault = undefined;
@@ -177,7 +176,7 @@ export class SimulatedDisk implements Disk {
     try {
       this.#call(call);
     } catch (error) {
-      // What fails or is cut short may have written a part.
+      // A failed or interrupted write may have written a part.
       written = this.#random.below(bytes.byteLength + 1);
       this.#put(inode, bytes.subarray(0, written), offset);
       throw error;
@@ -198,7 +197,7 @@ export class SimulatedDisk implements Disk {
     try {
       this.#call('sync');
     } catch (error) {
-      // Written or not, the system holds the data for clean from now on.
+      // Written or not, the system considers the data clean from now on.
       this.#persist(inode, 'some');
       throw error;
     }
@@ -210,7 +209,7 @@ export class SimulatedDisk implements Disk {
     inode.current = Buffer.from(inode.durable);
   }
 
-  /** Brings sectors of what was written to the platter. */
+  /** Writes sectors to the platter. */
   #persist(inode: Inode, loss: PowerLoss): void {
     for (const { from, to } of inode.dirty) {
       for (let at = from - (from % SECTOR_BYTES); at < to; at += SECTOR_BYTES) {

@@ -1,18 +1,18 @@
 /**
- * One server for all tests of a `describe`: with a database of its own, and stopped in order at the end, which asserts
- * that everything acknowledged was committed and that the increments add up.
+ * One server for all tests of a `describe`, with a database of its own. The stop at the end asserts that everything
+ * acknowledged was committed and that the increments add up.
  */
 import assert from 'node:assert/strict';
 import { after, before } from 'node:test';
 import { connectTo, createTestDatabase, type TestDatabase } from './database.js';
 import { startServer, type TestServer } from './server.js';
 
-/** The server of a suite; its members are there within tests. */
+/** The server of a suite; its members are available within tests. */
 export class SuiteServer {
   #server: TestServer | undefined;
   #database: TestDatabase | undefined;
 
-  /** To be called within `describe`: starts the server before its tests and stops it after them. */
+  /** Call within `describe`: starts the server before its tests and stops it after them. */
   constructor(env: Readonly<Record<string, string>> = {}) {
     before(async () => {
       this.#database = await createTestDatabase();
@@ -54,7 +54,7 @@ export class SuiteServer {
     }
   }
 
-  /** The table as it is committed. */
+  /** The committed table. */
   table(): Promise<ReadonlyMap<string, bigint>> {
     return committedSums(this.databaseUrl);
   }
@@ -71,7 +71,7 @@ export async function committedSums(databaseUrl: string): Promise<ReadonlyMap<st
   }
 }
 
-/** Stops with SIGTERM and asserts exit code 0, that nothing stayed pending or in flight, and that no bug was logged. */
+/** Stops with SIGTERM and asserts exit code 0, nothing pending or in flight, and no bug in the log. */
 export async function assertCleanStop(server: TestServer): Promise<void> {
   const end = await server.stop();
   assert.deepEqual(end, { code: 0, signal: null }, server.output);

@@ -1,20 +1,20 @@
 /**
- * A TCP proxy in front of PostgreSQL that a test tells when to let the network fail.
+ * A TCP proxy in front of PostgreSQL that makes the network fail on a test's command.
  */
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 
-/** What becomes of a piece of the client's bytes. */
+/** What happens to a piece of the client's bytes. */
 export type ClientDataFate =
   | 'forward'
-  /** Both ends are reset before the server hears of it. */
+  /** Both ends are reset before the server gets it. */
   | 'cut-before'
   /** The server gets it; both ends are reset at once. */
   | 'cut-after'
-  /** The server gets it; both ends are reset when its answer arrives, which the client never sees. */
+  /** The server gets it; both ends are reset when its answer arrives at the proxy. The client never gets the answer. */
   | 'lose-answer'
-  /** The server gets it; from then on nothing passes in either direction, and nobody is told. */
+  /** The server gets it; from then on nothing passes in either direction, without any error. */
   | 'blackhole'
-  /** The server never gets it; from then on nothing passes in either direction, and nobody is told. */
+  /** The server never gets it; from then on nothing passes in either direction, without any error. */
   | 'swallow';
 
 /** Decides on each piece of the client's bytes. */
@@ -36,9 +36,9 @@ export class TcpProxy {
   #server: Server | undefined;
   #port = 0;
   #rule: ClientDataRule = forwardAll;
-  /** How many times the rule said anything but `forward`. */
+  /** How often the rule returned anything but `forward`. */
   faults = 0;
-  /** Every piece of either side's bytes is held for this many ms. */
+  /** Every piece of either side's bytes is delayed by this many ms. */
   delayMs = 0;
 
   private constructor(host: string, port: number) {
@@ -61,17 +61,17 @@ export class TcpProxy {
     return rewritten.href;
   }
 
-  /** Applies to the pieces that follow; without a rule everything passes. */
+  /** Applies to the following pieces; without a rule everything passes. */
   setRule(rule: ClientDataRule = forwardAll): void {
     this.#rule = rule;
   }
 
-  /** Connections at the moment, those that are black holes included. */
+  /** Current connections, including those that silently drop everything. */
   get connections(): number {
     return this.#links.size;
   }
 
-  /** Takes connections, again on the same port. */
+  /** Accepts connections, again on the same port. */
   async accept(): Promise<void> {
     if (this.#server !== undefined) return;
     const server = createServer({ allowHalfOpen: true }, (client) => this.#link(client));
@@ -177,7 +177,7 @@ export class TcpProxy {
   }
 }
 
-/** True for a piece of a client's bytes that asks to run a flush, with tokens or without. */
+/** True for a piece of a client's bytes that runs a flush, with idempotency keys or without. */
 export function asksForFlush(bytes: Buffer): boolean {
   // Bind: 'B', length, portal name, statement name. The portal's name is empty.
   return bytes.includes('\0flush\0') || bytes.includes('\0flush-with-tokens\0');

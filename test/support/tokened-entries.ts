@@ -8,7 +8,7 @@ import {
   writeIncrement,
 } from '#product/shard-worker/protocol/record-layout.js';
 
-/** The entries of pairs, one after the other. */
+/** The entries of increments, one after the other. */
 export function incrementEntries(increments: Iterable<readonly [key: string | Buffer, amount: number]>): Buffer {
   const entries: Buffer[] = [];
   for (const [key, amount] of increments) {
@@ -21,7 +21,7 @@ export function incrementEntries(increments: Iterable<readonly [key: string | Bu
   return Buffer.concat(entries);
 }
 
-/** The entry of a request; its digest is `digest` over and over. */
+/** The entry of an idempotent request; its digest repeats the byte `digest`. */
 export function idempotentEntry(
   idempotencyKey: string,
   increments: Iterable<readonly [key: string, amount: number]>,

@@ -12,7 +12,7 @@ import { SuiteServer } from '../../support/suite-server.js';
 
 const page = readFileSync(join(import.meta.dirname, '../../../../docs/idempotency.md'), 'utf8');
 
-/** The first column of the table, with what the two others say. */
+/** The rows of the table: case, answer, counted. */
 const rows = page
   .split('\n')
   .filter((line) => line.startsWith('| '))
@@ -43,7 +43,7 @@ describe('the table of docs/idempotency.md', () => {
     return increment(to.url, body, { headers: { 'idempotency-key': idempotencyKey } });
   }
 
-  function remove(key: string, idempotencyKey: string): Promise<Answer> {
+  function deleteCounter(key: string, idempotencyKey: string): Promise<Answer> {
     return send(node.url, `/counters/${key}`, { method: 'DELETE', headers: { 'idempotency-key': idempotencyKey } });
   }
 
@@ -62,14 +62,14 @@ describe('the table of docs/idempotency.md', () => {
     assert.equal(answer.headers['idempotency-replayed'], undefined);
   }
 
-  /** The sum as it is read, and again once everything is committed. */
+  /** Asserts the sum in a read, and in the table after a flush. */
   async function assertSum(key: string, expected: bigint | undefined): Promise<void> {
     assert.equal(await sumOf(node.url, key), expected);
     await flush();
     assert.equal((await node.table()).get(key), expected);
   }
 
-  /** A server of the test's own on the suite's database, or on one of its own. */
+  /** Runs `use` with another server, by default on the suite's database. */
   async function withServer(
     env: Readonly<Record<string, string>>,
     use: (server: TestServer, restart: (signal: NodeJS.Signals) => Promise<TestServer>) => Promise<void>,
@@ -296,7 +296,7 @@ describe('the table of docs/idempotency.md', () => {
     'the same key on `POST /increment` and on `DELETE`': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { 'two-uses': 2 }));
-      const deleted = await remove('two-uses', idempotencyKey);
+      const deleted = await deleteCounter('two-uses', idempotencyKey);
       assert.deepEqual([deleted.status, deleted.body], [200, '{"key":"two-uses","sum":2}']);
       assertReplayed(await withIdempotencyKey(idempotencyKey, { 'two-uses': 2 }));
       await assertSum('two-uses', undefined);
@@ -305,27 +305,27 @@ describe('the table of docs/idempotency.md', () => {
     'a `DELETE` with a key, then the same request again': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, { deleted: 3 }));
-      const first = await remove('deleted', idempotencyKey);
+      const first = await deleteCounter('deleted', idempotencyKey);
       assert.deepEqual([first.status, first.body], [200, '{"key":"deleted","sum":3}']);
       assertCreated(await increment(node.url, { deleted: 4 }));
-      const again = await remove('deleted', idempotencyKey);
+      const again = await deleteCounter('deleted', idempotencyKey);
       assert.deepEqual([again.status, again.body], [200, first.body]);
       await assertSum('deleted', 4n);
     },
 
     'a `DELETE` with a key of a counter that does not exist, then the same request again once it exists': async () => {
       const idempotencyKey = newIdempotencyKey();
-      assertProblem(await remove('not-yet', idempotencyKey), 'unknown-counter');
+      assertProblem(await deleteCounter('not-yet', idempotencyKey), 'unknown-counter');
       assertCreated(await increment(node.url, { 'not-yet': 6 }));
-      assertProblem(await remove('not-yet', idempotencyKey), 'unknown-counter');
+      assertProblem(await deleteCounter('not-yet', idempotencyKey), 'unknown-counter');
       await assertSum('not-yet', 6n);
     },
 
     'a `DELETE` of another counter with the key': async () => {
       const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, { one: 1, another: 2 }));
-      assert.equal((await remove('one', idempotencyKey)).status, 200);
-      assertProblem(await remove('another', idempotencyKey), 'idempotency-mismatch');
+      assert.equal((await deleteCounter('one', idempotencyKey)).status, 200);
+      assertProblem(await deleteCounter('another', idempotencyKey), 'idempotency-mismatch');
       await assertSum('another', 2n);
     },
   };

@@ -17,7 +17,7 @@ interface Step {
   readonly output: string;
 }
 
-/** A server that the page starts, with the commands up to the next one. */
+/** A server that the page starts, with the commands up to the next start. */
 interface Part {
   readonly start: string;
   readonly env: Readonly<Record<string, string>>;
@@ -32,7 +32,7 @@ function environmentOf(start: string): Readonly<Record<string, string>> {
   return Object.fromEntries(Array.from(settings, ([, name = '', quoted, plain = '']) => [name, quoted ?? plain]));
 }
 
-/** A line that begins with `$ ` is a command, `> ` goes on with it, everything else is what it says. */
+/** A line that begins with `$ ` is a command, `> ` continues it, and every other line is its output. */
 function stepsOf(block: string): readonly Step[] {
   return block
     .split(/^\$ /m)
@@ -79,7 +79,7 @@ for (const { start, env, steps } of parts) {
 
     for (const { command, output } of steps) {
       test(`${command.slice(0, 100).replaceAll('\n', ' ')} says what the page says`, async () => {
-        assert.ok(command.includes('localhost:3333'), 'a command asks the server');
+        assert.ok(command.includes('localhost:3333'), 'a command calls the server');
         const here = command.replaceAll('localhost:3333', new URL(server.url).host);
         const { stdout } = await run('bash', ['-o', 'pipefail', '-c', here], { timeout: 20_000 });
         const said = stdout.replaceAll('\r\n', '\n').trimEnd();

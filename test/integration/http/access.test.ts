@@ -30,7 +30,7 @@ function assertRefused(answer: Answer, code: 'unauthorized' | 'forbidden'): void
   assert.equal(answer.headers['www-authenticate'], code === 'unauthorized' ? 'Bearer' : undefined);
 }
 
-/** One request for every operation of the table. */
+/** One request for each operation of the table. */
 const requests = Object.entries(api).map(([name, { method, path, access }]) => ({
   name,
   access,
@@ -39,7 +39,7 @@ const requests = Object.entries(api).map(([name, { method, path, access }]) => (
   ...(name === 'increment' ? { body: '{"a":1}' } : {}),
 }));
 
-describe('access with tokens', () => {
+describe('access with bearer tokens', () => {
   let directory: string;
   let server: TestServer;
   const node = new SuiteServer({ AUTH_TOKENS, LOG_LEVEL: 'trace' });
@@ -144,13 +144,13 @@ describe('access with tokens', () => {
   });
 });
 
-describe('access without tokens', () => {
+describe('access without bearer tokens', () => {
   test('everything is open, with a warning only if others can reach the address', async () => {
     for (const [host, isWarned] of [
       ['0.0.0.0', true],
       ['127.0.0.1', false],
     ] as const) {
-      // It listens before it looks for the database, which nobody is at.
+      // The server listens before it connects to the database, and no database is at this address.
       const env = { HOST: host, DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', SHARDS: '1' };
       const server = await startServer({ env, until: 'Database postgresql://' });
       try {

@@ -15,7 +15,7 @@ interface Page {
 
 const COUNTER = /\{"key":("(?:[^"\\]|\\.)*"),"sum":(0|-?[1-9][0-9]*),"updated_at":("[^"]*")\}/g;
 
-/** Parses the document, whose numbers a double may not hold, and asserts that it is nothing but what was parsed. */
+/** Parses the document, whose numbers may exceed a double, and asserts that it has no other members. */
 function parsePage(answer: Answer): Page {
   assert.equal(answer.status, 200, answer.body);
   assert.equal(answer.headers['content-type'], 'application/json');
@@ -42,7 +42,7 @@ describe('GET /counters', () => {
     return parsePage(await send(node.url, `/counters?${new URLSearchParams(parameters).toString()}`));
   }
 
-  /** Every page of a prefix, as a client walks them. */
+  /** All pages of a prefix, as a client reads them. */
   async function walk(prefix: string, limit: number): Promise<readonly Page[]> {
     const pages: Page[] = [];
     for (let after: string | undefined; pages.length < 1000;) {
@@ -74,7 +74,7 @@ describe('GET /counters', () => {
     const seed = seedOfRun();
     console.log(`SEED=${seed}`);
     const random = new Mulberry32(seed);
-    // UTF-16 order differs from bytewise order between U+E000 to U+FFFF and what is beyond; locales differ everywhere.
+    // UTF-16 order differs from bytewise order between U+E000 to U+FFFF and beyond; locales differ everywhere.
     const letters = [
       'a',
       'A',

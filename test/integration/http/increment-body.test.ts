@@ -19,7 +19,7 @@ describe('POST /increment', () => {
     for (const [key, sum] of Object.entries(sums)) assert.equal(await sumOf(node.url, key), sum, key);
   }
 
-  /** Refused, and what is valid in the body was not counted either. */
+  /** Asserts a refusal, and that the valid part of the body was not counted either. */
   async function assertRefused(body: string | Uint8Array, options = {}, bystander?: string): Promise<string> {
     const detail = assertProblem(await increment(node.url, body, options), 'invalid-request');
     if (bystander !== undefined) assert.equal(await sumOf(node.url, bystander), undefined, detail);

@@ -21,7 +21,7 @@ interface Variation extends RequestOptions {
   readonly key?: string;
 }
 
-/** What makes a request of an operation a good one. */
+/** The parts of a valid request of an operation. */
 const GOOD: Readonly<Record<OperationName, Variation>> = {
   increment: { body: '{"a":1}' },
   readSum: { query: '?name=a' },
@@ -57,7 +57,7 @@ describe('the OpenAPI document and the server', () => {
     return startServer({ ...options, env });
   }
 
-  /** Sends a request of the operation and holds the answer against the document. */
+  /** Sends a request of the operation and compares the answer with the document. */
   async function ask(name: OperationName, variation: Variation = {}, to = server): Promise<Answer> {
     const { method, path } = api[name];
     const { query, key, headers, ...options } = { ...GOOD[name], ...variation };

@@ -46,7 +46,7 @@ describe('TLS', () => {
     }
   });
 
-  /** The certificate is verified, and so is the name. */
+  /** The client verifies the certificate and the name. */
   function ask(method: string, path: string, body?: string, url = server.url): Promise<TlsAnswer> {
     const { port } = new URL(url);
     return new Promise((resolve, reject) => {
@@ -135,8 +135,8 @@ describe('TLS', () => {
     await writeFile(garbage, 'garbage');
     const { TLS_CERT_FILE: cert = '', TLS_KEY_FILE: key = '' } = env;
     const cases: readonly (readonly [Readonly<Record<string, string>>, RegExp])[] = [
-      [{ TLS_CERT_FILE: join(directory, 'absent'), TLS_KEY_FILE: key }, /TLS_CERT_FILE .*ENOENT/],
-      [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: join(directory, 'absent') }, /TLS_KEY_FILE .*ENOENT/],
+      [{ TLS_CERT_FILE: join(directory, 'missing'), TLS_KEY_FILE: key }, /TLS_CERT_FILE .*ENOENT/],
+      [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: join(directory, 'missing') }, /TLS_KEY_FILE .*ENOENT/],
       [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: '' }, /TLS_KEY_FILE must be set/],
       [{ TLS_CERT_FILE: garbage, TLS_KEY_FILE: key }, /TLS_CERT_FILE and TLS_KEY_FILE/],
       [{ TLS_CERT_FILE: cert, TLS_KEY_FILE: garbage }, /TLS_CERT_FILE and TLS_KEY_FILE/],

@@ -12,7 +12,7 @@ const BODY = '{"smuggled":1}';
 
 const ENDLESS_BYTES_MAX = 4 * 1024 * 1024;
 
-/** Heads whose body has no length that all would agree on, and heads that are none. */
+/** Heads with an ambiguous body length, and bytes that are no heads. */
 const BAD_REQUESTS: Readonly<Record<string, string>> = {
   'two lengths': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nContent-Length: ${BODY.length}\r\n\r\n${BODY}`,
   'a negative length': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n${BODY}`,
@@ -31,7 +31,7 @@ const BAD_REQUESTS: Readonly<Record<string, string>> = {
   TLS: '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03',
 };
 
-describe('what is not HTTP', () => {
+describe('input that is not HTTP', () => {
   const node = new SuiteServer();
 
   test('requests with an ambiguous body length are refused or closed, and never counted', async () => {
@@ -57,7 +57,7 @@ describe('what is not HTTP', () => {
       const line = index % 2 === 0 ? Buffer.alloc(4096, 'x') : Buffer.from('X-Line: x\r\n'.repeat(372));
       let bytes = 0;
       await connection.write('GET /healthz HTTP/1.1\r\nHost: t\r\nX-Long: ');
-      // A server that read on for ever would make this loop end at the bound, and the test fail.
+      // If the server read for ever, this loop would end at its limit and the test would fail.
       while (!connection.isClosed && bytes < ENDLESS_BYTES_MAX) {
         await connection.write(line);
         bytes += line.length;
@@ -91,7 +91,7 @@ describe('what is not HTTP', () => {
     };
     assert.equal((await ask(3 * 1024)).status, 200);
     for (const kib of [16, 17, 64, 256, 1024]) {
-      // What comes in one piece has been received already when its length is known, and may be served.
+      // A head in one piece has been received before its length is known, so it may be served.
       const { status } = await ask(kib * 1024);
       console.log(`a head of ${kib} KiB: ${status ?? 'closed'}`);
       assert.ok(status === undefined || status >= 400 || (status === 200 && kib < 1024), `${kib} KiB: ${status ?? ''}`);

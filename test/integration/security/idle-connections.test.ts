@@ -6,7 +6,7 @@ import { eventually } from '../../support/eventually.js';
 import { SuiteServer } from '../../support/suite-server.js';
 
 const WANTED = 10_000;
-/** Files besides the attack's sockets, here and in the server. */
+/** Open files besides the attack's sockets, in this process and in the server. */
 const OTHER_FILES = 500;
 
 describe('idle connections', () => {
@@ -21,7 +21,7 @@ describe('idle connections', () => {
     const startedAt = performance.now();
     const idle = await openConnections(node.url, count);
     const openedMs = Math.round(performance.now() - startedAt);
-    // Every other one has had an answer before it falls silent.
+    // Every second connection gets an answer before it becomes idle.
     const used = idle.filter((_, index) => index % 2 === 0);
     await Promise.all(used.map((connection) => connection.write('GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n')));
     await eventually('every connection that asks is answered', async () =>
@@ -41,7 +41,7 @@ describe('idle connections', () => {
     assert.deepEqual(service.failures, []);
     assert.equal(await sumOf(node.url, 'good-idle'), BigInt(service.requests));
     assert.ok(during - before < 150, `${before} to ${during} MiB`);
-    // On a busy machine the first may have been idle for too long before the last is opened.
+    // On a busy machine the first connections may be idle too long before the last one opens.
     assert.ok(
       openedMs > 10_000 || (open === count && answered === used.length),
       `${open} of ${count}, ${answered} answered`,

@@ -9,7 +9,7 @@ import { assertCreated, assertProblem } from '../../support/problem.js';
 import { SuiteServer } from '../../support/suite-server.js';
 
 const MIB = 1024 * 1024;
-/** A client that stalls is closed after about 10 s by uWebSockets.js 20.30, 30 s by 20.57; on a busy machine later. */
+/** uWebSockets.js 20.30 closes a stalled client after about 10 s, 20.57 after 30 s; later on a busy machine. */
 const CLOSED_WITHIN_MS = 60_000;
 
 /** Sends one more byte a second until the other side closes. */
@@ -21,7 +21,7 @@ async function trickle(connection: AttackConnection, bytes: string): Promise<voi
 }
 
 describe('slow clients', () => {
-  // 1 MiB a body; all bodies in part together 16 MiB.
+  // 1 MiB for each body; 16 MiB for all partial bodies together.
   const node = new SuiteServer({ MAX_PENDING_BYTES: '64MiB' });
 
   test('connections with slow heads or bodies are closed within a minute, and others are served meanwhile', async () => {
@@ -75,7 +75,7 @@ describe('slow clients', () => {
     }
     await good.served(200);
     peak = Math.max(peak, residentMib(node.server));
-    // A body that comes in one piece needs none of that memory.
+    // A body that arrives in one piece needs none of that memory.
     assertCreated(await increment(node.url, { whole: 1 }));
     const large = Buffer.from(`{"large":1}${' '.repeat(900_000)}`);
     assertProblem(await increment(node.url, large), 'overloaded');
@@ -115,7 +115,7 @@ describe('slow clients', () => {
         `others meanwhile: ${JSON.stringify(service)}`,
     );
     assert.deepEqual(service.failures, []);
-    // They read nothing, though half a GiB was asked for.
+    // They read nothing, although they requested half a GiB.
     assert.deepEqual(new Set(received), new Set([0]));
     assert.ok(peak - before < 200, `${before} to ${peak} MiB`);
   });

@@ -17,7 +17,7 @@ async function flush(node: SuiteServer): Promise<void> {
   assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
 }
 
-/** Keys of one shard among `shards`. */
+/** Keys that belong to one of `shards` shards. */
 function keysOfShard(shard: number, shards: number, count: number, prefix: string): string[] {
   const keys: string[] = [];
   for (let index = 0; keys.length < count; index += 1) {
@@ -61,7 +61,7 @@ for (const shards of [1, 3]) {
     test('each increment of an idempotent request counts as a key of its own, pending or not', async () => {
       await flush(node);
       const withIdempotencyKey = (idempotencyKey: string, increments: number): Promise<Answer> => {
-        const body = Object.fromEntries(Array.from({ length: increments }, (_, index) => [`token-${index}`, 1]));
+        const body = Object.fromEntries(Array.from({ length: increments }, (_, index) => [`idempotent-${index}`, 1]));
         return increment(node.url, body, { headers: { 'idempotency-key': `${idempotencyKey}-of-${shards}` } });
       };
       const [first, second] = [keysMax / 2, keysMax / 2];
@@ -71,8 +71,8 @@ for (const shards of [1, 3]) {
       assertProblem(await withIdempotencyKey('third', 1), 'overloaded');
       await flush(node);
       assertCreated(await withIdempotencyKey('third', 1));
-      assert.equal(await sumOf(node.url, 'token-0'), 3n);
-      assert.equal(await sumOf(node.url, `token-${second}`), undefined);
+      assert.equal(await sumOf(node.url, 'idempotent-0'), 3n);
+      assert.equal(await sumOf(node.url, `idempotent-${second}`), undefined);
     });
 
     test('at the limit a request whose keys are all pending in one shard is taken', async () => {
@@ -166,7 +166,7 @@ describe('MAX_PENDING_BYTES', () => {
       assertProblem(answer, 'overloaded');
       break;
     }
-    // 20 KiB hold fewer than fifty keys of 400 bytes, and more than thirty.
+    // 20 KiB hold between thirty and fifty keys of 400 bytes.
     assert.ok(taken > 30 && taken < 50, `${taken} keys were taken`);
     assert.equal(await sumOf(node.url, key(taken)), undefined);
     assertProblem(await increment(node.url, { [key(0)]: 1 }), 'overloaded');
@@ -178,7 +178,7 @@ describe('MAX_PENDING_BYTES', () => {
 
   test('the largest body fits into an empty server, even with the shortest possible increments', async () => {
     await flush(node);
-    // The shortest pairs need the most room for their bytes, and the same key may turn out to be as many keys.
+    // The shortest increments need the most memory for their bytes, and a repeated key may count once for each.
     const increments = Math.floor((bodyBytesMax - 1) / '"a":1,'.length);
     const body = `{${Array.from({ length: increments }, () => '"a":1').join(',')}}`.padEnd(bodyBytesMax, ' ');
     assert.equal(body.length, bodyBytesMax);

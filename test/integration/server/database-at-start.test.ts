@@ -8,7 +8,7 @@ import { assertCreated, assertProblem } from '../../support/problem.js';
 import { spawnServer, startServer, type TestServer } from '../../support/server.js';
 import { assertCleanStop, committedSums } from '../../support/suite-server.js';
 
-/** The lines on standard error that the process ended with, without its name. */
+/** The last lines of the process on standard error, without its name. */
 function sentences(server: TestServer): string[] {
   const prefix = 'summing-counters: ';
   return server.output.split('\n').flatMap((line) => (line.startsWith(prefix) ? line.slice(prefix.length) : []));
@@ -54,7 +54,7 @@ async function prepare(url: string, text: string): Promise<void> {
   }
 }
 
-describe('a database that answers and refuses', { concurrency: 2 }, () => {
+describe('a database that refuses the server', { concurrency: 2 }, () => {
   test('a wrong password ends the start with 78', async () => {
     const url = new URL(await testServerUrl());
     url.password = 'not-the-password';
@@ -90,7 +90,7 @@ describe('a database that answers and refuses', { concurrency: 2 }, () => {
     withDatabase('', async (url) => {
       const role = new URL(url).pathname.slice(1);
       await prepare(url, `create role ${role} login password 'of-no-rights'`);
-      // Before version 15 everybody may.
+      // Before version 15 every role may create tables.
       await prepare(url, 'revoke create on schema public from public');
       const asRole = new URL(url);
       asRole.username = role;
@@ -106,7 +106,7 @@ describe('a database that answers and refuses', { concurrency: 2 }, () => {
 describe('the table of the original application, in use while it is adopted', { concurrency: 2 }, () => {
   const upsert = `insert into counters (key, sum) values ('o', 1) on conflict (key) do update set sum = counters.sum + 1`;
 
-  /** Starts a server while a report reads the table; the original's writes meanwhile, and what came of it. */
+  /** Starts a server while a report reads the table and the original writes to it. */
   async function adopt(journal: 'file' | 'memory', whileBusy: (server: TestServer) => Promise<void>): Promise<void> {
     await withDatabase('', async (url) => {
       await prepare(url, 'create table counters (key varchar(120) primary key, sum integer)');
@@ -155,7 +155,7 @@ describe('the table of the original application, in use while it is adopted', { 
     }));
 });
 
-describe('a database that is away at start', { concurrency: 3 }, () => {
+describe('a database that is unavailable at the start', { concurrency: 3 }, () => {
   test('with the memory journal the start fails after 30 s with a non-zero code and a sentence', async () => {
     const port = await freePort();
     for (const host of ['127.0.0.1']) {

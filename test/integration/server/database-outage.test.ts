@@ -18,7 +18,7 @@ async function readyStatus(server: TestServer): Promise<unknown> {
   return (JSON.parse(answer.body) as { status?: unknown }).status;
 }
 
-/** Clients that post one of three keys each until `end`, and what of it was acknowledged. */
+/** Clients that post one of three keys each until `end`, and the acknowledged sums. */
 class Load {
   readonly acknowledged = new Map<string, bigint>();
   readonly #agent = new Agent({ keepAlive: true });
@@ -55,7 +55,7 @@ const outages = [
 ] as const;
 
 for (const { journal, ways } of outages) {
-  describe(`the database goes away and comes back, journal ${journal}`, () => {
+  describe(`the database becomes unavailable and returns, journal ${journal}`, () => {
     let postgres: OutagePostgres;
     let server: TestServer;
     before(async () => {
@@ -86,7 +86,7 @@ for (const { journal, ways } of outages) {
         }
         const during = load.total;
         await new Promise((resolve) => setTimeout(resolve, OUTAGE_MS));
-        assert.ok(load.total > during, 'increments are acknowledged while the database is away');
+        assert.ok(load.total > during, 'increments are acknowledged while the database is unavailable');
         assert.equal(await readyStatus(server), 'degraded');
         await postgres.start();
         const acknowledged = load.total;
@@ -143,7 +143,7 @@ describe('a database that neither answers nor refuses', () => {
   });
 });
 
-describe('a database that answers reads and takes no flush', () => {
+describe('a database that answers reads but takes no flush', () => {
   let postgres: OutagePostgres;
   let server: TestServer;
   before(async () => {

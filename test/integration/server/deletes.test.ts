@@ -10,11 +10,11 @@ import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
 const NEVER_MS = '3600000';
 const DELETED = /^\{"key":"[^"]*","sum":(0|-?[1-9][0-9]*)\}$/;
 
-function remove(base: string, path: string, agent?: Agent): Promise<Answer> {
+function deleteCounter(base: string, path: string, agent?: Agent): Promise<Answer> {
   return send(base, path, { method: 'DELETE', ...(agent === undefined ? {} : { agent }) });
 }
 
-/** What a removal says that the counter was; undefined where there was none. */
+/** The sum that a delete answers; undefined if there was no counter. */
 function closingValue(answer: Answer): bigint | undefined {
   if (answer.status === 404) {
     assertProblem(answer, 'unknown-counter');
@@ -37,7 +37,7 @@ describe('DELETE /counters/KEY', () => {
     assertCreated(await increment(node.url, { gone: 40, stays: 1 }));
     await flush(node.url);
     assertCreated(await increment(node.url, { gone: 2 }));
-    const answer = await remove(node.url, '/counters/gone');
+    const answer = await deleteCounter(node.url, '/counters/gone');
     assert.deepEqual([answer.status, answer.headers['content-type']], [200, 'application/json']);
     assert.equal(answer.body, '{"key":"gone","sum":42}');
     assert.equal(await sumOf(node.url, 'gone'), undefined);
@@ -49,36 +49,36 @@ describe('DELETE /counters/KEY', () => {
     assertCreated(await increment(node.url, { pending: -3, zero: 0 }));
     const most = `{${Array.from({ length: 3 }, () => `"large":${Number.MAX_SAFE_INTEGER}`).join(',')}}`;
     assertCreated(await increment(node.url, most));
-    assert.equal(closingValue(await remove(node.url, '/counters/pending')), -3n);
-    assert.equal(closingValue(await remove(node.url, '/counters/zero')), 0n);
-    assert.equal(closingValue(await remove(node.url, '/counters/large')), 3n * BigInt(Number.MAX_SAFE_INTEGER));
+    assert.equal(closingValue(await deleteCounter(node.url, '/counters/pending')), -3n);
+    assert.equal(closingValue(await deleteCounter(node.url, '/counters/zero')), 0n);
+    assert.equal(closingValue(await deleteCounter(node.url, '/counters/large')), 3n * BigInt(Number.MAX_SAFE_INTEGER));
   });
 
   test('a counter that does not exist, or no longer exists, is 404', async () => {
-    assertProblem(await remove(node.url, '/counters/never'), 'unknown-counter');
+    assertProblem(await deleteCounter(node.url, '/counters/never'), 'unknown-counter');
     assertCreated(await increment(node.url, { twice: 1 }));
-    assert.equal(closingValue(await remove(node.url, '/counters/twice')), 1n);
-    assertProblem(await remove(node.url, '/counters/twice'), 'unknown-counter');
+    assert.equal(closingValue(await deleteCounter(node.url, '/counters/twice')), 1n);
+    assertProblem(await deleteCounter(node.url, '/counters/twice'), 'unknown-counter');
   });
 
   test('any key works in the path and in the query, including `.` and `..`', async () => {
     for (const key of ['a b+c', 'a/b', 'ключ', '%']) {
       assertCreated(await increment(node.url, { [key]: 5 }));
-      const answer = await remove(node.url, `/counters/${encodeURIComponent(key)}`);
+      const answer = await deleteCounter(node.url, `/counters/${encodeURIComponent(key)}`);
       assert.equal(answer.body, `{"key":${JSON.stringify(key)},"sum":5}`);
     }
     for (const key of ['.', '..', 'a b+c', '/']) {
       assertCreated(await increment(node.url, { [key]: 6 }));
-      const answer = await remove(node.url, `/counters?${new URLSearchParams({ key }).toString()}`);
+      const answer = await deleteCounter(node.url, `/counters?${new URLSearchParams({ key }).toString()}`);
       assert.equal(answer.body, `{"key":${JSON.stringify(key)},"sum":6}`);
     }
-    assertProblem(await remove(node.url, '/counters'), 'invalid-request');
-    assertProblem(await remove(node.url, '/counters/%ff'), 'invalid-request');
+    assertProblem(await deleteCounter(node.url, '/counters'), 'invalid-request');
+    assertProblem(await deleteCounter(node.url, '/counters/%ff'), 'invalid-request');
   });
 
   test('an increment after the answer starts a new sum', async () => {
     assertCreated(await increment(node.url, { again: 10 }));
-    assert.equal(closingValue(await remove(node.url, '/counters/again')), 10n);
+    assert.equal(closingValue(await deleteCounter(node.url, '/counters/again')), 10n);
     assertCreated(await increment(node.url, { again: 4 }));
     await flush(node.url);
     assert.deepEqual((await counterOf(node.url, 'again'))?.committed, 4n);
@@ -98,8 +98,8 @@ describe('DELETE /counters/KEY', () => {
     const deleter = async (): Promise<void> => {
       for (let deletes = 0; isLoading || deletes < 5; deletes += 1) {
         const before = acknowledged;
-        closed += closingValue(await remove(node.url, '/counters/raced', agent)) ?? 0n;
-        // What was acknowledged before the request is in this removal or in an earlier one.
+        closed += closingValue(await deleteCounter(node.url, '/counters/raced', agent)) ?? 0n;
+        // Increments acknowledged before the request are in this delete or in an earlier one.
         assert.ok(closed >= before, `${closed} closed, ${before} were acknowledged before`);
       }
     };
@@ -116,7 +116,7 @@ describe('DELETE /counters/KEY', () => {
     try {
       assertCreated(await increment(other.url, { shared: 7 }));
       assertCreated(await increment(node.url, { shared: 30 }));
-      assert.equal(closingValue(await remove(node.url, '/counters/shared')), 30n);
+      assert.equal(closingValue(await deleteCounter(node.url, '/counters/shared')), 30n);
       await flush(other.url);
       assert.equal(await sumOf(node.url, 'shared'), 7n);
       await assertCleanStop(other);

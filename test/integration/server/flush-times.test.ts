@@ -7,10 +7,10 @@ import { assertCreated } from '../../support/problem.js';
 import { SuiteServer } from '../../support/suite-server.js';
 
 const NEVER_MS = '3600000';
-/** A flush of few keys, and the machine's own pauses. */
+/** Time for a flush of few keys, with the machine's pauses. */
 const FLUSH_MS = 3000;
 
-describe('flushes by the clock', () => {
+describe('flushes by time', () => {
   const intervalMs = 1500;
   const node = new SuiteServer({ FLUSH_INTERVAL_MS: String(intervalMs) });
 
@@ -25,14 +25,14 @@ describe('flushes by the clock', () => {
   });
 });
 
-describe('flushes by number', () => {
+describe('flushes by number of keys', () => {
   const keysMax = 50;
   const node = new SuiteServer({ SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS, FLUSH_MAX_KEYS: String(keysMax) });
 
   test('a shard flushes long before its interval when it holds FLUSH_MAX_KEYS pending keys, and not with fewer', async () => {
     const body = (count: number): Record<string, number> =>
       Object.fromEntries(Array.from({ length: count }, (_, index) => [`early-${index}`, 1]));
-    // Often, and still keysMax - 1 keys.
+    // Many increments, but still keysMax - 1 keys.
     for (let sent = 0; sent < 20; sent += 1) assertCreated(await increment(node.url, body(keysMax - 1)));
     assert.equal((await send(node.url, '/readyz')).status, 200);
     assert.equal((await node.table()).size, 0);

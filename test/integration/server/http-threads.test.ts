@@ -17,10 +17,10 @@ import { assertCleanStop, committedSums, SuiteServer } from '../../support/suite
 
 const THREADS = { HTTP_THREADS: '3', SHARDS: '2' };
 const NEVER_MS = '3600000';
-/** So many that the chance that one of three front ends gets none of them is below 10^-10. */
+/** With so many connections the chance that one of three HTTP threads gets none is below 10^-10. */
 const CONNECTIONS = 60;
 
-/** Runs `use` once on each of many connections that are open at the same time. */
+/** Runs `use` once on each of many concurrent connections. */
 async function onConnections(count: number, use: (agent: Agent, index: number) => Promise<void>): Promise<void> {
   const agents = Array.from({ length: count }, () => new Agent({ keepAlive: true, maxSockets: 1 }));
   try {
@@ -30,7 +30,7 @@ async function onConnections(count: number, use: (agent: Agent, index: number) =
   }
 }
 
-/** Ready, with a database of its own. */
+/** Runs `use` with a ready server that has a database of its own. */
 async function withServer(
   env: Readonly<Record<string, string>>,
   use: (server: TestServer, databaseUrl: string) => Promise<void>,
@@ -45,7 +45,7 @@ async function withServer(
   }
 }
 
-describe('three front ends on one port', () => {
+describe('three HTTP threads on one port', () => {
   const node = new SuiteServer({ ...THREADS, FLUSH_INTERVAL_MS: NEVER_MS });
 
   test('the log names the number of HTTP threads', () => {
@@ -112,7 +112,7 @@ describe('three front ends on one port', () => {
   });
 });
 
-describe('bounds over three front ends', () => {
+describe('limits over three HTTP threads', () => {
   const keysMax = 100;
   const node = new SuiteServer({ ...THREADS, MAX_PENDING_KEYS: String(keysMax), FLUSH_INTERVAL_MS: NEVER_MS });
 
@@ -127,7 +127,7 @@ describe('bounds over three front ends', () => {
           else assertProblem(answer, 'overloaded');
         }
       });
-      // Only what is pending is acknowledged here, so the bound holds for it at every moment before.
+      // Nothing is flushed here, so everything acknowledged is pending and the limit holds for it at every moment.
       assert.ok(acknowledged.size > keysMax / 2 && acknowledged.size <= keysMax, String(acknowledged.size));
       const flushed = await send(node.url, '/flush', { method: 'POST' });
       assert.deepEqual(JSON.parse(flushed.body), { flushed_keys: acknowledged.size });
@@ -137,7 +137,7 @@ describe('bounds over three front ends', () => {
   });
 });
 
-describe('the life of three front ends', { concurrency: 2 }, () => {
+describe('start and stop of three HTTP threads', { concurrency: 2 }, () => {
   test('the start detects a port that another process listens on, and does not share it', async () => {
     const other = createServer().listen(0, '127.0.0.1');
     await once(other, 'listening');
@@ -196,7 +196,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
       assert.deepEqual(await server.ended, { code: 0, signal: null }, server.output);
       const balance = server.log.find(({ msg }) => msg === 'Everything that was acknowledged is committed');
       assert.equal(balance?.['difference'], 0, server.output);
-      // What a client did not hear of may have been counted: one request a client at most.
+      // A request without an answer may have been counted: at most one for each client.
       const sum = (await committedSums(databaseUrl)).get('stopped') ?? 0n;
       assert.ok(sum >= acknowledged && sum <= acknowledged + BigInt(CONNECTIONS), `${sum}, ${acknowledged}`);
     }));
@@ -257,7 +257,7 @@ describe('the life of three front ends', { concurrency: 2 }, () => {
       });
       server.kill('SIGTERM');
       await server.waitFor('Stopping on SIGTERM');
-      // The same signal within a second is taken for the first one.
+      // The same signal within a second counts as the first one.
       await new Promise((resolve) => setTimeout(resolve, 1100));
       server.kill('SIGTERM');
       assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);

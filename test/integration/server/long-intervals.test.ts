@@ -1,4 +1,4 @@
-/** What a node with a very long FLUSH_INTERVAL_MS still does soon. */
+/** Things that a node does soon even with a very long FLUSH_INTERVAL_MS. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createTestDatabase } from '../../support/database.js';
@@ -10,9 +10,9 @@ import { assertCleanStop, committedSums } from '../../support/suite-server.js';
 import { TcpProxy } from '../../support/tcp-proxy.js';
 
 const HOUR_MS = '3600000';
-/** An idle shard looks at its row every 15 s. */
+/** An idle shard reads its row every 15 s. */
 const NOTICED_MS = 25_000;
-/** Guarantee: the first flush after an outage starts so soon. */
+/** Guarantee: the first flush after an outage starts within this time. */
 const FIRST_FLUSH_MS = 5000;
 
 test('with FLUSH_INTERVAL_MS of an hour, idle shards notice the end of an outage within seconds', async () => {

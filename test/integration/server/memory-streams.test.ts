@@ -28,7 +28,7 @@ test('the stream of a memory journal is retired when its shard restarts, when it
     const first = await start(1);
     assertCreated(await increment(first.url, { a: 1 }));
     assert.equal((await send(first.url, '/flush', { method: 'POST' })).status, 200);
-    // The shard finds its checkpoint moved, and is restarted.
+    // The shard finds that its checkpoint moved, and is restarted.
     await connection.query({ text: 'update journal_checkpoints set lsn = lsn - 1' });
     assertCreated(await increment(first.url, { a: 1 }));
     const [before, after] = await eventually('a second stream', async () => {

@@ -17,7 +17,7 @@ interface Tally {
   acknowledged: bigint;
 }
 
-describe('a reader while flushes are under way', () => {
+describe('reads during flushes', () => {
   const node = new SuiteServer({ FLUSH_INTERVAL_MS: '20', SHARDS: '3' });
 
   test('a reader never sees less than was acknowledged, more than was attempted, or a decrease', async (context) => {

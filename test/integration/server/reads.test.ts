@@ -9,7 +9,7 @@ import { SuiteServer } from '../../support/suite-server.js';
 
 const LARGEST = 9007199254740991;
 
-/** Keys that URLs treat in some special way, or not at all. */
+/** Keys with and without characters that are special in URLs. */
 const ODD_KEYS = [
   'a b',
   'a+b',
@@ -36,7 +36,7 @@ function escapedPath(key: string): string {
 }
 
 describe('reads', () => {
-  // What is pending stays pending until a test flushes.
+  // Increments stay pending until a test flushes.
   const node = new SuiteServer({ FLUSH_INTERVAL_MS: '3600000', MAX_KEY_BYTES: '64' });
 
   async function flush(): Promise<void> {
@@ -170,7 +170,7 @@ describe('reads', () => {
       const connection = await RawConnection.open(node.url);
       await connection.write(`HEAD ${path} HTTP/1.1\r\nHost: t\r\n\r\n`);
       const head = await connection.answer(true);
-      // If HEAD had a body, it would be taken for the beginning of this answer.
+      // If HEAD had a body, the client would read it as the beginning of this answer.
       await connection.write(`GET ${path} HTTP/1.1\r\nHost: t\r\n\r\n`);
       const get = await connection.answer();
       connection.close();

@@ -8,7 +8,7 @@ import { connectTo, createTestDatabase } from '../../support/database.js';
 import { increment, send } from '../../support/http.js';
 import { startServer } from '../../support/server.js';
 
-/** A text that comes with a dependency: some thousand words, punctuation and all. */
+/** A text from a dependency: some thousand words with punctuation. */
 const text = join(
   dirname(createRequire(import.meta.url).resolve('typescript/package.json')),
   'ThirdPartyNoticeText.txt',
@@ -39,7 +39,7 @@ test('the words of a real text, one increment each, have the same counts as with
   }
 });
 
-/** "COUNT WORD" lines, made by the system's own tools. */
+/** "COUNT WORD" lines, made by sort and uniq. */
 function countIndependently(): readonly string[] {
   const pipeline = `LC_ALL=C tr -cs A-Za-z '\\n' < "$1" | grep . | LC_ALL=C sort | uniq -c`;
   const output = execFileSync('sh', ['-c', pipeline, 'sh', text]).toString();

@@ -134,7 +134,7 @@ describe('the start', { concurrency: 2 }, () => {
       assert.match(second.output, /^summing-counters: Another process is using the data directory /m);
       assertCreated(await increment(first.url, { unharmed: 1 }));
       await assertCleanStop(first);
-      // The lock went with its process.
+      // The lock ended with its process.
       const third = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' }, dataDir: first.dataDir });
       assert.equal((await send(third.url, '/key_sum?name=unharmed')).body, '1');
       await assertCleanStop(third);

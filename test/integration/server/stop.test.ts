@@ -30,7 +30,7 @@ async function withServer(
   }
 }
 
-/** Posts until the server refuses or is gone; what was acknowledged. */
+/** Posts until the server refuses or ends; returns the acknowledged sum. */
 async function postUntilRefused(server: TestServer): Promise<bigint> {
   const agent = new Agent({ keepAlive: true });
   let acknowledged = 0n;
@@ -62,7 +62,7 @@ describe('a stop', { concurrency: 2 }, () => {
           server.kill(signal);
           const acknowledged = await load;
           assert.deepEqual(await server.ended, CLEAN, server.output);
-          // What a client did not hear of may have been counted: one request a client at most.
+          // A request without an answer may have been counted: at most one for each client.
           const sum = (await committedSums(databaseUrl)).get('stopped') ?? 0n;
           assert.ok(acknowledged > 0n && sum >= acknowledged && sum <= acknowledged + 8n, `${sum}, ${acknowledged}`);
         }));
@@ -86,7 +86,7 @@ describe('a stop', { concurrency: 2 }, () => {
       await begun.write('POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n{"begun":1');
       const announced = await RawConnection.open(server.url);
       await announced.write('POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n');
-      // Behind these on the loop: both heads have been taken in.
+      // The server's event loop comes to this after both heads, so it has read them.
       assertCreated(await increment(server.url, { whole: 1 }));
       const stoppedAt = performance.now();
       server.kill('SIGTERM');
@@ -187,7 +187,7 @@ describe('a stop', { concurrency: 2 }, () => {
       await postgres.stop('crash');
       const stoppedAt = performance.now();
       assert.deepEqual(await server.stop(), { code: 1, signal: null }, server.output);
-      assert.ok(performance.now() - stoppedAt < 15_000, 'the deadline is not waited for');
+      assert.ok(performance.now() - stoppedAt < 15_000, 'the stop does not wait for the deadline');
       assert.match(server.output, /2 acknowledged increments are lost/);
     } finally {
       await server.dispose();
@@ -206,7 +206,7 @@ describe('a stop', { concurrency: 2 }, () => {
       assertCreated(await increment(server.url, { held: 1, other: 1 }));
       const stoppedAt = performance.now();
       assert.deepEqual(await server.stop(), CLEAN, server.output);
-      assert.ok(performance.now() - stoppedAt < 25_000, 'the deadline is not waited for');
+      assert.ok(performance.now() - stoppedAt < 25_000, 'the stop does not wait for the deadline');
       assert.match(server.output, /2 acknowledged increments stay in the journal for the next start/);
       postgres.release();
       const next = await startServer({ env: { DATABASE_URL: postgres.url }, dataDir: server.dataDir });
