@@ -1,6 +1,6 @@
 /**
- * The promise of the client from end to end: clients pass increments in while the server is killed and started again. At
- * the end the sums are exactly what was passed in. Nothing here knows which answers were lost.
+ * The promise of the client from end to end: clients pass increments in while the server is killed and started again.
+ * At the end the sums are exactly what was passed in. Nothing here knows which answers were lost.
  */
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
@@ -128,8 +128,9 @@ export async function clientCrashTest(options: ClientCrashOptions): Promise<void
 }
 
 /**
- * A port that the server can bind again right after it was killed. It is chosen in advance, because a socket of port 0 does
- * not allow that. It lies below the ports that the system gives to connections, since a client could have one of those.
+ * A port that the server can bind again right after it was killed. It is chosen in advance, because a socket of port 0
+ * does not allow that. It lies below the ports that the system gives to connections, since a client could have one of
+ * those.
  */
 async function freePort(): Promise<number> {
   for (;;) {

@@ -1,6 +1,6 @@
 /**
- * The connection to PostgreSQL fails around a flush: the reply is lost after the commit, the statement never arrives, it
- * commits while the server already reads its outcome back, or PostgreSQL stops answering.
+ * The connection to PostgreSQL fails around a flush: the reply is lost after the commit, the statement never arrives,
+ * it commits while the server already reads its outcome back, or PostgreSQL stops answering.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,6 +1,6 @@
 /**
- * The server is killed under load at each step of an increment, of a flush and of the journal's upkeep. A module that is
- * loaded before the server's own code recognises the step and sends SIGKILL to the process.
+ * The server is killed under load at each step of an increment, of a flush and of the journal's upkeep. A module that
+ * is loaded before the server's own code recognises the step and sends SIGKILL to the process.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,6 +1,6 @@
 /**
- * Flushes that PostgreSQL refuses for a reason in none of their counters. Nothing can be set aside, so the log must tell an
- * operator, and increments stay pending.
+ * Flushes that PostgreSQL refuses for a reason in none of their counters. Nothing can be set aside, so the log must
+ * tell an operator, and increments stay pending.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

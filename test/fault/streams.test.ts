@@ -1,6 +1,6 @@
 /**
- * A data directory, volume or database that differs from what the server left: other shards, a copy, an older state, another
- * database. Nothing is lost silently and nothing is counted twice.
+ * A data directory, volume or database that differs from what the server left: other shards, a copy, an older state,
+ * another database. Nothing is lost silently and nothing is counted twice.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';

@@ -1,6 +1,6 @@
 /**
- * Mutation fuzzer of the body scanner: valid bodies are damaged byte by byte and read by the scanner and by an oracle made
- * of library functions. Both must refuse, or find the same increments in the same order.
+ * Mutation fuzzer of the body scanner: valid bodies are damaged byte by byte and read by the scanner and by an oracle
+ * made of library functions. Both must refuse, or find the same increments in the same order.
  *
  *     node dist-test/test/fuzz/scanner-fuzz.js --bodies 10000000 [--seed N]
  *

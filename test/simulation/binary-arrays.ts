@@ -1,4 +1,4 @@
-/** Reads what `PairArrayEncoder` writes, as PostgreSQL's array_recv, textrecv and numeric_recv would. */
+/** Decodes the product's binary arrays like PostgreSQL's array_recv, textrecv and numeric_recv. */
 
 /** Elements of a text[]. */
 export function decodeTexts(array: Buffer): string[] {
@@ -10,7 +10,7 @@ export function decodeBytes(array: Buffer): Buffer[] {
   return elementsOf(array).map((bytes) => Buffer.from(bytes));
 }
 
-/** Elements of a numeric[], integers all. */
+/** Elements of a numeric[], all integers. */
 export function decodeIntegers(array: Buffer): bigint[] {
   return elementsOf(array).map((bytes) => {
     const groups = bytes.readInt16BE(0);

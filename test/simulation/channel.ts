@@ -1,6 +1,6 @@
 /**
- * One direction of a MessagePort pair: what is posted is there for `receive` at once, and for `listen` a moment later, in
- * order.
+ * One direction of a MessagePort pair: a posted message is available for `receive` at once, and for `listen` a moment
+ * later, in order.
  */
 import type { Life, Scheduler } from './scheduler.js';
 

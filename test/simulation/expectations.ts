@@ -2,13 +2,13 @@ import { hashKey } from '#product/core/key-hash.js';
 import type { ParsedIncrements, PendingReply, Sum } from '#product/core/increment.js';
 import type { ErrorCode } from '#product/core/errors.js';
 
-/** Increments until a key is used up; a request that is under way may take some more, and 4^25 is below 2^53. */
+/** Increments until a key is used up; a request in flight may take some more, and 4^25 is below 2^53. */
 const DIGITS = 21;
 
-/** What is known of one increment. `free`: never sent. */
+/** The known outcome of one increment. `free`: never sent. */
 export type Fate = 'free' | 'in flight' | 'acknowledged' | 'refused' | 'unknown';
 
-/** A violation of what the server promises. */
+/** A violation of a guarantee of the server. */
 export class Violation extends Error {
   override readonly name = 'Violation';
 }
@@ -19,7 +19,7 @@ export class ExpectedCounter {
   readonly bytes: Uint8Array;
   readonly hash: number;
   readonly #sign: number;
-  /** The request that each digit belongs to. */
+  /** The request of each digit. */
   readonly requests: ClientRequest[] = [];
 
   constructor(key: string, sign: 1 | -1) {
@@ -37,7 +37,7 @@ export class ExpectedCounter {
     return this.requests.map(({ fate }) => fate);
   }
 
-  /** A new increment's digit. */
+  /** The digit of a new increment. */
   begin(request: ClientRequest): number {
     return this.requests.push(request) - 1;
   }
@@ -52,8 +52,8 @@ export class ExpectedCounter {
   }
 
   /**
-   * Throws where `sum` counts something twice, or something that was refused or never sent; with `known`, also where it
-   * lacks something that is acknowledged there. A read may show a retry beside its original until it is flushed.
+   * Throws if `sum` counts something twice, or something that was refused or never sent; with `known`, also if it lacks
+   * an increment that is acknowledged there. A read may include a retry beside its original until it is flushed.
    */
   check(sum: Sum, where: string, known: readonly Fate[] | undefined, isRead = false): void {
     let rest = BigInt(sum) * BigInt(this.#sign);
@@ -81,7 +81,7 @@ export interface Part {
   readonly digit: number;
 }
 
-/** What a client wants counted once: sent once, or, with a token, as often as it likes. */
+/** A request that must be counted once: sent once or, with an idempotency key, any number of times. */
 export class ClientRequest {
   readonly name: string;
   readonly idempotencyKey: string | undefined;
@@ -103,7 +103,7 @@ export class ClientRequest {
     return this.#unknown ? 'unknown' : 'refused';
   }
 
-  /** A new attempt; `settled` hears how it ended. */
+  /** A new attempt; `settled` is called with its outcome. */
   attempt(settled: (fate: Fate) => void): Attempt {
     this.attempts += 1;
     this.#inFlight += 1;
@@ -115,14 +115,14 @@ export class ClientRequest {
     });
   }
 
-  /** It was acknowledged, but at a strength that what has happened since does not respect. */
+  /** It was acknowledged, but only with a durability that later events may exceed, such as a loss of power. */
   putAtRisk(): void {
     this.#acknowledged = false;
     this.#unknown = true;
   }
 }
 
-/** One attempt of a request, as the front end sees it. */
+/** One attempt of a request, as the HTTP thread sees it. */
 export class Attempt implements PendingReply {
   readonly request: ClientRequest;
   readonly #settled: (fate: Fate) => void;
@@ -143,12 +143,12 @@ export class Attempt implements PendingReply {
     this.#end(refusal === undefined ? 'acknowledged' : refusal === 'outcome-unknown' ? 'unknown' : 'refused');
   }
 
-  /** The connection is gone without an answer. */
+  /** The connection closed without an answer. */
   abandon(): void {
     if (!this.#done) this.#end('unknown');
   }
 
-  /** The pairs as the body scanner would leave them. */
+  /** The increments as the body scanner would leave them. */
   columns(): ParsedIncrements {
     const { increments } = this.request;
     const bytes = increments.map(({ counter }) => counter.bytes);
@@ -183,7 +183,8 @@ export class Expectations {
   }
 
   /**
-   * Checks what the database has of `keys`; where `complete`, nothing acknowledged may be missing but what is `elsewhere`.
+   * Checks the database's sums of `keys`. If `complete`, nothing acknowledged may be missing except increments
+   * `elsewhere`.
    */
   check(
     keys: Iterable<string>,

@@ -1,6 +1,6 @@
 /**
- * What goes wrong besides processes that end. Each history has a few kinds only, chosen by its seed, so that they meet in
- * many combinations and none drowns the others.
+ * The faults besides processes that end. Each history has only a few kinds, chosen by its seed, so that many
+ * combinations occur and no kind hides the others.
  */
 import { Mulberry32 } from '../support/mulberry32.js';
 import type { Life } from './scheduler.js';
@@ -24,10 +24,10 @@ const KINDS = [
   'thread-dies',
   'poison',
 ] as const;
-/** Chosen by itself, so that a seed keeps its history where it has none of these. */
+/** Chosen separately, so that a seed without it keeps its history. */
 const SILENT = 'connections-silent';
 
-/** A kind of fault; `poison` is a matter of keys. */
+/** A kind of fault; `poison` is a property of keys. */
 export type FaultKind = (typeof KINDS)[number] | typeof SILENT;
 
 const DISK_CALLS: readonly DiskCall[] = [
@@ -50,11 +50,11 @@ export class Faults {
   readonly names: readonly FaultKind[];
   #healed = false;
   #standby: { readonly tables: Tables; readonly at: number } | undefined;
-  /** What takes over from a primary that has died. */
+  /** The standby that takes over after the primary died. */
   #successor: { readonly tables: Tables; readonly at: number } | undefined;
-  /** Time of the standby's state, once it has taken over. */
+  /** Time of the standby's state, after it took over. */
   failedOverTo: number | undefined;
-  /** Commits that the standby lacks were confirmed the keep time after them, so that the journal need not hold them any more. */
+  /** Commits that the standby lacks were confirmed after the keep time, so the journal need not hold them any more. */
   isTooLate = false;
 
   constructor(world: World, life: Life, node: () => SimulatedNode | undefined, keepSeconds: number) {
@@ -72,7 +72,7 @@ export class Faults {
     return this.names.includes(kind);
   }
 
-  /** One of the kinds strikes now. */
+  /** Causes a fault of one of the kinds now. */
   strike(): void {
     if (this.#healed || this.names.length === 0) return;
     const { random } = this.#world;
@@ -85,7 +85,7 @@ export class Faults {
     return this.#healed;
   }
 
-  /** Nothing goes wrong any more. */
+  /** Ends all faults. */
   heal(): void {
     this.#healed = true;
     const { database, storage } = this.#world;
@@ -149,8 +149,8 @@ export class Faults {
   }
 
   /**
-   * First a standby stops receiving, some time later the primary dies and, at once or after an absence of any length, the
-   * standby takes over, once a history; not where a journal was removed that it would need.
+   * First a standby stops receiving. Some time later the primary dies and the standby takes over, at once or after an
+   * outage of any length. This happens once in a history, and not if a journal was deleted that the standby would need.
    */
   #failOver(): void {
     const { database, random, scheduler } = this.#world;

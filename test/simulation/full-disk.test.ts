@@ -1,11 +1,11 @@
 /**
- * A disk without room, while a process serves and while one starts.
+ * A full disk, while a process serves and while one starts.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { WrittenHistory } from './written-history.js';
 
-/** A key that does not fit into a segment's zeros beside others. */
+/** A key so large that it does not fit into a segment's zeros with others. */
 function longKey(index: number): string {
   return `${index} `.padEnd(500, 'x');
 }
@@ -41,14 +41,14 @@ test('an increment that finds space makes readiness ok at once', async () => {
   assert.equal(history.readinessOf(node), 'ok');
 });
 
-/** A process that was killed with increments pending, and left a full disk. */
+/** A process that was killed with pending increments and left a full disk. */
 async function killOnFullDisk(history: WrittenHistory, withReserve: boolean): Promise<void> {
   const { storage } = history.world;
   const node = await history.startServing(1);
   for (let index = 0; index < 40; index += 1) {
     assert.equal(await history.count(node, longKey(index)), 'acknowledged');
   }
-  // Room is set aside a second after the start.
+  // The process reserves space a second after the start.
   await history.pass(1500);
   assert.equal(await history.count(node, longKey(40)), 'acknowledged');
   node.crash();
@@ -58,7 +58,7 @@ async function killOnFullDisk(history: WrittenHistory, withReserve: boolean): Pr
 
 for (const keepSeconds of [0, 5]) {
   test(`a start on a disk full of its own journal frees it by flushing, and then takes increments (keep ${keepSeconds} s)`, async () => {
-    // The segment that would take over does not fit into what was set aside.
+    // The segment that would take over does not fit into the reserved space.
     const history = new WrittenHistory(1, { flushIntervalMs: 1000, keepSeconds, segmentBytes: 1 << 20 });
     await killOnFullDisk(history, true);
     const node = await history.startServing(1);

@@ -1,6 +1,6 @@
 /**
- * One history: processes that live and die, clients, faults, and at the end a healthy start, a drain and the last check.
- * Everything that happens follows from the seed.
+ * One history: processes that start and end, clients, faults, and at the end a healthy start, a drain and the last
+ * check. The seed determines everything.
  */
 import { CounterError, JournalError } from '#product/core/errors.js';
 import { acceptGaps } from '#product/shard-worker/journal/file/stream-files.js';
@@ -16,12 +16,12 @@ import { randomSettings } from './random-settings.js';
 import type { Storage } from './storage.js';
 import { World } from './world.js';
 
-/** Virtual time that no history needs, in ms. */
+/** Virtual time limit that no history reaches, in ms. */
 const TIME_MAX_MS = 900_000;
 const HEAL_MAX_MS = 120_000;
 const SHUTDOWN_MAX_MS = 30_000;
 
-/** How a history went. */
+/** The result of a history. */
 export interface HistoryResult {
   readonly seed: number;
   readonly steps: number;
@@ -30,7 +30,7 @@ export interface HistoryResult {
   readonly violation: Error | undefined;
 }
 
-/** Runs the history of `seed`; `trace` gets a line for what happens. */
+/** Runs the history of `seed`; `trace` gets a line for each event. */
 export async function runHistory(seed: number, mutations: Mutations = {}, trace?: string[]): Promise<HistoryResult> {
   const history = new History(seed, mutations, trace);
   const violation = await history.run();
@@ -46,9 +46,9 @@ class History {
   readonly #keys: string[];
   #keyGeneration = 0;
   #node: SimulatedNode | undefined;
-  /** The data directory, and its copy where there is one. */
+  /** The data directory, and its copy if there is one. */
   #storages: readonly Storage[];
-  /** The process on the other directory, where there is one. */
+  /** The process on the other directory, if there is one. */
   #other: SimulatedNode | undefined;
   readonly #copyBeforeLife: number;
   #nodes = 0;
@@ -105,7 +105,7 @@ class History {
       if (lives === this.#copyBeforeLife) this.#copy();
       const node = this.#start(this.#freeStorage());
       await this.#live(node, 20 + random.below(random.below(4) === 0 ? 2000 : 300));
-      // The process whose directory is copied next may live on beside its copy.
+      // The process whose directory is copied next may keep running beside its copy.
       const staysBeside = lives > 1 && lives - 1 === this.#copyBeforeLife && random.below(2) === 0;
       if (staysBeside && this.#other === undefined) {
         this.#other = node;
@@ -141,14 +141,14 @@ class History {
     return node;
   }
 
-  /** A database that went back further than committed segments are kept is one that a recovery refuses. */
+  /** A recovery refuses a database that went back further than committed segments are kept. */
   #lookAtTime(): void {
     if (this.#faults.isTooLate) this.#world.circumstances.tooLate = true;
   }
 
   /**
-   * The data directory is copied while its process runs, or after its end. From here on either is started, one after the
-   * other and both at once, whatever the way in which a process on it ended.
+   * The data directory is copied while its process runs, or after its end. From here on processes start on either, one
+   * after the other and both at once, however an earlier process ended.
    */
   #copy(): void {
     const world = this.#world;
@@ -158,7 +158,7 @@ class History {
     this.#storages = [world.storage, world.storage.copy()];
   }
 
-  /** The process on the other directory is started, again or for the first time, if none runs there. */
+  /** Starts the process on the other directory, again or for the first time, if none runs there. */
   #startOther(node: SimulatedNode): void {
     const storage = this.#storages.find((other) => other !== node.storage);
     if (storage === undefined || (this.#other !== undefined && this.#other.end === undefined)) return;
@@ -167,7 +167,7 @@ class History {
     void this.#other.start();
   }
 
-  /** What an operator does who reads why a process does not start. False where it is not that. */
+  /** The action of an operator who reads why a process does not start. False if the reason is another one. */
   async #rebind({ storage, reason, name }: SimulatedNode): Promise<boolean> {
     if (!(reason instanceof JournalError) || reason.code !== 'journal-copied') return false;
     const [, stream = '', above = ''] = /journal -- rebind --stream (\S+) --above (\d+)`/.exec(reason.message) ?? [];
@@ -177,7 +177,8 @@ class History {
     const newStreamId = (): string => this.#world.uuid();
     storage.full = false;
     const directory = `/data/journal/${stream}`;
-    // The journal need not reach back so far where the database has gone back: too far, or behind what a copy never had.
+    // The journal need not reach back that far if the database went back too far, or behind records that a copy never
+    // had.
     const { missing } = scanStream(disk, findSegments(disk, directory), Number(above));
     if (missing.length > 0 && this.#faults.failedOverTo !== undefined)
       acceptGaps(disk, directory, missing, scheduler.now);
@@ -191,7 +192,7 @@ class History {
     return true;
   }
 
-  /** The last check: everything acknowledged is in the database once, nothing twice, nothing that was refused. */
+  /** The last check: every acknowledged increment is in the database once, nothing twice, nothing refused. */
   #checkAll(node: SimulatedNode): void {
     const { expectations, database, circumstances } = this.#world;
     const keys = [...expectations.counters.keys(), ...database.tables.counters.keys()];
@@ -254,15 +255,15 @@ class History {
     node.submit(attempt);
   }
 
-  /** A client sends a request again that has a token, for no reason or because it has heard nothing. */
+  /** A client repeats an idempotent request, for no reason or because it got no answer. */
   #retry(node: SimulatedNode): void {
     const { random } = this.#world;
-    // A digit of a sum tells up to three apart.
+    // A digit of a sum can count up to three.
     const recent = this.#retryable.slice(-8).filter(({ attempts }) => attempts < 3);
     if (recent.length > 0) this.#attempt(node, random.pick(recent));
   }
 
-  /** A counter of the hot few that can take one more increment; used up ones make place for new ones. */
+  /** One of the few hot counters that can take one more increment; new ones replace used up ones. */
   #counter(): ExpectedCounter {
     const { random, expectations } = this.#world;
     const index = random.below(this.#keys.length);
@@ -283,7 +284,7 @@ class History {
       .read(counter.bytes)
       .then((sum) => {
         const now = counter.fates;
-        // What a loss of power has put at risk meanwhile is not missed.
+        // An increment that a loss of power put at risk meanwhile may be missing.
         const known = before.map((fate, digit): Fate => (now[digit] === 'unknown' ? 'unknown' : fate));
         if (node.end !== undefined) return;
         const isExact = !this.#world.circumstances.copied && this.#faults.failedOverTo === undefined;
@@ -322,14 +323,14 @@ class History {
 
   async #terminate(node: SimulatedNode): Promise<void> {
     this.#world.note(() => `${node.name} gets SIGTERM`);
-    // A shard that fails while it is drained ends the process, which is what counts here.
+    // A shard that fails while it is drained ends the process, and the process is what matters here.
     node.terminate().catch((error: unknown) => this.#expectRefusal(error));
     const until = this.#world.scheduler.now + SHUTDOWN_MAX_MS;
     while (node.end === undefined && this.#world.scheduler.now < until) await this.#pause(20);
     node.crash();
   }
 
-  /** What the way in which a process ended says. */
+  /** Checks the way in which a process ended. */
   #checkEnd(node: SimulatedNode): void {
     this.#lookAtTime();
     const { circumstances, expectations } = this.#world;
@@ -341,7 +342,7 @@ class History {
       )
     ) {
       const isGap = node.reason.code === 'journal-gap';
-      // A copy went on beyond LSNs that it never had, and then the database went back behind them.
+      // A copy continued beyond LSNs that it never had, and then the database went back behind them.
       if (isGap && circumstances.copied && this.#faults.failedOverTo !== undefined) circumstances.tooLate = true;
       const isExpected = isGap ? circumstances.tooLate : node.reason.code === 'journal-copied' && circumstances.copied;
       if (!isExpected) throw node.reason;
@@ -361,7 +362,7 @@ class History {
     const storages = random.below(2) === 0 ? this.#storages : this.#storages.toReversed();
     let node: SimulatedNode | undefined;
     for (const storage of storages) node = await this.#finishIn(storage);
-    // There is a directory at least.
+    // There is at least one directory.
     this.#checkAll(node as SimulatedNode);
   }
 

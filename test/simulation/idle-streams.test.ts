@@ -1,9 +1,9 @@
-/** What streams without traffic do, which random histories are too short for. */
+/** Idle streams; random histories are too short for them. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Case } from './simulated-case.js';
 
-/** Protocol, rule 17: once a minute at least; the margin is for clocks and waits. */
+/** Idle streams advance at least once a minute; the rest is a margin for clocks and waits. */
 const IDLE_TOUCH_MAX_MS = 20_000;
 
 test('idle streams keep advancing accepted_through', async () => {

@@ -1,12 +1,12 @@
 /**
- * What a journal keeps, for how long, and what that does to a shard that has nothing pending.
+ * What a journal keeps and for how long, and the effect on a shard that has nothing pending.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { SimulatedNode } from './simulated-node.js';
 import { WrittenHistory } from './written-history.js';
 
-/** Keys of one length, so that no request fits where another has not. */
+/** Keys of one length, so that all requests need the same space. */
 function longKey(index: number): string {
   return `${index} `.padEnd(300, 'x');
 }
@@ -30,7 +30,7 @@ for (const { what, ...bound } of bounds) {
       const node = await history.startServing(1);
       assert.ok((await fill(history, node)) > 30);
       await history.flush(node);
-      // Nobody asks anything of the shard meanwhile.
+      // The shard gets no requests meanwhile.
       await history.pass(1000 * keepSeconds + 2000);
       assert.equal(await history.count(node, longKey(1000)), 'acknowledged');
       await history.flush(node);
@@ -48,8 +48,8 @@ test('a journal full of committed records refuses increments until the keep time
   assert.equal(await history.count(node, longKey(1000)), 'refused');
 });
 
-/** A commit is seen, and its primary dies; `awayMs` later a standby takes over that has never heard of it. */
-async function failOverAfter(awayMs: number): Promise<void> {
+/** A process sees a commit, and its primary dies. After `outageMs` a standby without the commit takes over. */
+async function failOverAfter(outageMs: number): Promise<void> {
   const history = new WrittenHistory(1);
   const { database } = history.world;
   const node = await history.startServing(1);
@@ -62,7 +62,7 @@ async function failOverAfter(awayMs: number): Promise<void> {
   await history.pass(500);
   database.network = 'gone';
   database.crash();
-  await history.pass(awayMs);
+  await history.pass(outageMs);
   database.failOver(standby);
   database.network = 'fine';
   assert.equal(history.world.sumOf('last'), 0n);
@@ -72,10 +72,12 @@ async function failOverAfter(awayMs: number): Promise<void> {
 }
 
 test('if a primary dies after a commit and stays unavailable beyond the keep time, its standby gets the commit again', async () => {
-  for (const awayMs of [1000, 20_000, 300_000]) await failOverAfter(awayMs);
+  for (const outageMs of [1000, 20_000, 300_000]) await failOverAfter(outageMs);
 });
 
-/** Processes that find no database, take distinct keys until they refuse, and die. Returns how many keys were taken. */
+/**
+ * Processes that start without a database, take distinct keys until they refuse, and die. Returns the number of keys.
+ */
 async function liveWithoutDatabase(history: WrittenHistory, lives: number): Promise<number> {
   history.world.database.network = 'gone';
   let keys = 0;
@@ -99,7 +101,7 @@ test('the journals of starts without the database count against the journal limi
   await history.until(() => node.isRecovered);
   await history.flush(node);
   history.checkAll();
-  // All of them are finished and gone, so that there is room again.
+  // All of them are finished and deleted, so there is space again.
   await history.until(() => node.streams.length === 1);
   assert.equal(await history.count(node, longKey(1000)), 'acknowledged');
 });

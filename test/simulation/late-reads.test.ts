@@ -1,4 +1,4 @@
-/** Reads whose snapshot of the database is from before a shard has recovered. */
+/** Reads whose database snapshot was taken before a shard recovered. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { SeenCheckpoints } from '#product/shard-worker/protocol/control-messages.js';
@@ -7,12 +7,12 @@ import type { Checkpoint } from '#product/core/checkpoint.js';
 import { Case, KEYS } from './simulated-case.js';
 import type { SimulatedNode } from './simulated-node.js';
 
-/** The checkpoints of the node's streams as they are now. */
+/** The current checkpoints of the node's streams. */
 function snapshot({ world }: Case, node: SimulatedNode): SeenCheckpoints {
   return new Map(node.streams.map((stream) => [stream, world.database.tables.checkpoints.get(stream) ?? null]));
 }
 
-/** What the shards add to a read of each key. */
+/** The pending sums that the shards add to a read of each key. */
 async function answers(
   history: Case,
   node: SimulatedNode,

@@ -1,4 +1,4 @@
-/** The product's parts with one of `mutations.ts` between them and the shard; without one they are as they are. */
+/** The shard's collaborators with a bug of `mutations.ts` in between; without one they are unchanged. */
 import type {
   Journal,
   JournalRecord,
@@ -10,7 +10,7 @@ import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-cla
 import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Mutations } from './mutations.js';
 
-/** The shard's streams and database, mutated where asked for. */
+/** The shard's streams and database, with the requested mutations. */
 export function mutate(
   streams: JournalStreams,
   database: ShardDatabase,
@@ -135,7 +135,7 @@ function mutateDatabase(
   journals: ReadonlyMap<string, Journal>,
   { pruneBeforeCommit, mergeAfterLostReply, ignoreClaims, acceptedThroughAhead }: Mutations,
 ): ShardDatabase {
-  // More than the margin that the product leaves.
+  // More than the product's margin.
   const aheadMs = acceptedThroughAhead === true ? 2000 : 0;
   const frozenFrom = new Map<string, number>();
   const lost = new Set<string>();

@@ -1,5 +1,5 @@
 /**
- * Cases of left-over streams that random histories meet too seldom: one process had two shards, the next has one.
+ * Cases of orphaned streams that are rare in random histories: one process had two shards, the next has one.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -19,7 +19,7 @@ test('a read that began before the last flush of an orphaned stream is repeated 
 });
 
 test('an orphaned stream stays if the database goes back in time between its last flush and the end of its keep time', async () => {
-  // At every step after the flush, since it takes a statement of another stream in between.
+  // At every step after the flush, since the case needs a statement of another stream in between.
   for (let steps = 0; steps < 60; steps += 1) {
     const history = new Case(steps);
     const { database, scheduler } = history.world;

@@ -1,9 +1,9 @@
 /**
- * PostgreSQL as far as shards use it: a model of every statement of `statements.ts` that they send, at read committed,
- * with row locks on checkpoints, sessions that are lost before or after a commit, and statements that go on when the
- * process that sent them is gone.
+ * The part of PostgreSQL that shards use: a model of every statement of `statements.ts` that they send, at read
+ * committed, with row locks on checkpoints, sessions that are lost before or after a commit, and statements that
+ * continue when the process that sent them has ended.
  *
- * A statement's life: sent → arrived → (lock waited for) → executed → committed → answered. Each takes a while.
+ * A statement's states: sent → arrived → (waiting for a lock) → executed → committed → answered. Each takes a while.
  */
 import pg from 'pg';
 import type { Backend, Statement } from '#product/db/connection.js';
@@ -37,14 +37,14 @@ export interface Tables {
   /** By stream, in order of epochs. */
   readonly claims: Map<string, readonly ClaimRow[]>;
   readonly checkpoints: Map<string, CheckpointRow>;
-  /** Sums by key, and what rejected_increments holds by key. */
+  /** Sums by key, and the sums in rejected_increments by key. */
   readonly counters: Map<string, bigint>;
   readonly rejected: Map<string, bigint>;
-  /** Digests by token. */
+  /** Digests by idempotency key. */
   readonly tokens: Map<string, Buffer>;
 }
 
-/** What a flush would commit. */
+/** The effect of a flush. */
 export interface FlushEffect {
   readonly stream: string;
   /** The epoch that the statement carried. */
@@ -60,15 +60,15 @@ export interface DatabaseWatch {
   committed(effect: FlushEffect | undefined): void;
 }
 
-/** Bugs that a database side without our statements' care would have; to prove that the simulation finds them. */
+/** Bugs of less careful statements, to prove that the simulation finds them. */
 export interface DatabaseMutations {
   readonly ignoreEpoch?: boolean;
   readonly separateTransactions?: boolean;
-  /** A raise of the epoch takes any epoch for the one that was read. */
+  /** A raise of the epoch accepts any current epoch, not only the one that was read. */
   readonly raiseAnyEpoch?: boolean;
 }
 
-/** Keys with this prefix are refused by the server, as rows that are too large are. */
+/** The server refuses keys with this prefix, like rows that are too large. */
 export const POISON_PREFIX = 'poison';
 
 type Row = Record<string, unknown>;
@@ -89,19 +89,19 @@ export class PostgresModel {
     rejected: new Map(),
     tokens: new Map(),
   };
-  /** Highest LSN that each stream's row ever had. */
+  /** The highest LSN that each stream's row ever had. */
   readonly highWater = new Map<string, number>();
   /** Ends with the server process. */
   #life = new Life(throwOn);
   readonly #locks = new Map<string, Execution[]>();
   #sessions: SimulatedSession[] = [];
   #backends = 0;
-  /** The machine is gone, whatever the network does. */
+  /** The machine is down, whatever the network does. */
   isDead = false;
   #network: 'fine' | 'gone' | 'silent' = 'fine';
-  /** So many of the next statements are refused with one of the codes that say "again later". */
+  /** The number of following statements that are refused with a retryable code. */
   refuseNext = 0;
-  /** The next flush loses its connection somewhere. */
+  /** The next flush loses its connection at some point. */
   loseNext = 0;
   /** Multiplies the time that statements take. */
   slowness = 1;
@@ -120,7 +120,7 @@ export class PostgresModel {
     this.databaseId = id;
   }
 
-  /** `gone`: connections are refused; `silent`: nothing comes through in either direction. */
+  /** `gone`: connections are refused; `silent`: nothing passes in either direction. */
   get network(): 'fine' | 'gone' | 'silent' {
     return this.isDead ? 'gone' : this.#network;
   }
@@ -129,7 +129,7 @@ export class PostgresModel {
     this.#network = network;
   }
 
-  /** Opens a session for a client's life. Rejects as the network does. */
+  /** Opens a session for a client's life. Rejects with the network's errors. */
   async connect(life: Life): Promise<SimulatedSession> {
     const { network } = this;
     await this.#pause(network === 'silent' ? 2000 : 1 + this.#random.below(3), life);
@@ -143,7 +143,7 @@ export class PostgresModel {
     return session;
   }
 
-  /** The server process ends: what is not committed never will be. */
+  /** The server process ends: uncommitted statements are lost. */
   crash(): void {
     this.#life.end();
     this.#life = new Life(throwOn);
@@ -151,12 +151,12 @@ export class PostgresModel {
     this.#cutSessions();
   }
 
-  /** The network lets go of every session; the server goes on with what has reached it. */
+  /** The network closes every session; the server continues the statements that have reached it. */
   cut(): void {
     this.#cutSessions();
   }
 
-  /** The network forgets every session that there is, and tells nobody; new ones are fine. */
+  /** The network silently drops every current session; new ones work. */
   silence(): void {
     for (const session of this.#sessions) session.isSilent = true;
   }
@@ -200,7 +200,7 @@ export class PostgresModel {
 
   #arrive(execution: Execution): void {
     if (execution.session.clientIsGone) {
-      // What was in the network's buffers may come late, or never.
+      // Data in the network's buffers may arrive late, or never.
       if (this.#random.below(2) === 0) return;
       this.#after(this.#random.below(3000), () => this.#start(execution));
       return;
@@ -279,7 +279,7 @@ export class PostgresModel {
         return;
       }
       execution.session.settle(() => execution.reject(step.refusal));
-      // As a DatabaseConnection that takes no writes is.
+      // Like a DatabaseConnection that takes no writes.
       if (step.refusal.code === '25006') execution.session.lose();
     });
   }
@@ -291,7 +291,7 @@ export class PostgresModel {
     resolve: (rows: Row[]) => void,
     reject: (error: Error) => void,
   ): Execution {
-    // Statements are ours: their parameters are as `statements.ts` documents them.
+    // These are the product's statements: `statements.ts` documents their parameters.
     const [stream, epoch, from] = values as [string, number, number];
     const common = { session, resolve, reject, isWaiting: true };
     const matches = (row: CheckpointRow): boolean =>
@@ -454,7 +454,7 @@ export class PostgresModel {
     this.#scheduler.after(delayMs, this.#life, callback);
   }
 
-  /** Keep-alives and timeouts find out some time that nobody answers. */
+  /** Keep-alives and timeouts detect after some time that nobody answers. */
   #loseLater(session: SimulatedSession): void {
     this.#scheduler.after(1000 + this.#random.below(7000), session.life, () => session.lose());
   }
@@ -488,11 +488,11 @@ interface Execution {
 export class SimulatedSession {
   readonly life: Life;
   readonly backend: Backend;
-  /** Nothing comes through any more, in one direction or both. */
+  /** Nothing passes any more, in one direction or both. */
   isSilent = false;
   /** The server has ended its side. */
   isEnded = false;
-  /** When the server last had nothing to do for it; infinite while it has. */
+  /** When the server last had nothing to do for it; infinite while it works for it. */
   idleSince = 0;
   readonly #server: PostgresModel;
   #lost = false;
@@ -508,7 +508,7 @@ export class SimulatedSession {
     return this.#lost;
   }
 
-  /** The other end cannot hear an answer any more. */
+  /** The other end cannot receive an answer any more. */
   get clientIsGone(): boolean {
     return this.#lost || this.life.isOver;
   }
@@ -518,11 +518,11 @@ export class SimulatedSession {
     return new Promise<Row[]>((resolve, reject) => {
       this.#reject = reject;
       this.#server.submit(this, statement, resolve, reject);
-      // Rows are what the statement selects, which is what the store's types say.
+      // Rows have the columns that the statement selects, as the store's types say.
     }) as Promise<R[]>;
   }
 
-  /** An answer arrives, unless the session is gone. */
+  /** An answer arrives, unless the session is lost. */
   settle(answer: () => void): void {
     if (this.#lost) return;
     this.#reject = undefined;
@@ -562,7 +562,7 @@ interface DecodedFlush {
   readonly rejected: readonly FlushedSum[];
 }
 
-/** Copies everything: the parameters are views that the shard uses again. */
+/** Copies everything: the parameters are views that the shard reuses. */
 function decodeFlush(values: readonly unknown[]): DecodedFlush {
   const [stream, epoch, from, to, acceptedThrough] = values as [string, number, number, number, Date];
   const [keys, amounts, tokens, digests, pairTokens, pairKeys, pairAmounts] = values.slice(5, 12) as Buffer[];

@@ -1,4 +1,4 @@
-/** Settings small enough for every bound to be met within a short history. */
+/** Settings so small that a short history reaches every limit. */
 import type { NodeSettings } from './simulated-node.js';
 import type { World } from './world.js';
 

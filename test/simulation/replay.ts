@@ -3,7 +3,7 @@ import { runHistory } from './history.js';
 
 const TRACE_LINES = 80;
 
-/** Replays a seed and prints its last steps, or all of them; false where it violates something. */
+/** Replays a seed and prints its last steps, or all of them; false if it violates something. */
 export async function replay(seed: number, whole = false): Promise<boolean> {
   const trace: string[] = [];
   const { violation } = await runHistory(seed, {}, trace);

@@ -1,21 +1,21 @@
 /**
  * Time and order of a simulated world: one queue of events, run one by one, each to the end of its microtasks. Nothing
- * else in a history waits for anything real, so a history is a function of its seed.
+ * in a history waits for anything real, so a history is a function of its seed.
  */
 import type { Clock, Timer } from '#product/core/clock.js';
 
-/** The process or thread is gone: whatever it still tries fails with this and has no effect. */
+/** The process or thread has ended: its remaining calls fail with this and have no effect. */
 export class SimulatedCrash extends Error {
   override readonly name = 'SimulatedCrash';
 }
 
-/** Whether something is still there to see an event. A thread's life ends with its process's. */
+/** The life of a process or thread; events of an ended life do not run. A thread's life ends with its process's. */
 export class Life {
   readonly #parent: Life | undefined;
   readonly #uncaught: (error: unknown) => void;
   #ended = false;
 
-  /** `uncaught` hears of errors that nobody catches in this life's callbacks. */
+  /** `uncaught` gets errors that nobody catches in this life's callbacks. */
   constructor(uncaught: (error: unknown) => void, parent?: Life) {
     this.#uncaught = uncaught;
     this.#parent = parent;
@@ -61,9 +61,9 @@ export class Scheduler {
     return this.#now;
   }
 
-  /** Runs `callback` after `delayMs` if `life` is not over then. */
+  /** Runs `callback` after `delayMs` unless `life` has ended by then. */
   after(delayMs: number, life: Life, callback: () => void): Timer {
-    // In 64ths of a millisecond, so that sums of times are exact and no timer falls due a rounding error early.
+    // In 64ths of a millisecond: sums of times are exact, and no timer is early by a rounding error.
     const at = this.#now + Math.ceil(Math.max(0, delayMs) * 64) / 64;
     const entry: Scheduled = { at, order: this.#order, life, callback };
     this.#order += 1;
@@ -72,8 +72,8 @@ export class Scheduler {
   }
 
   /**
-   * Runs events until `isDone`, which is asked after each; true then, false where nothing is left or `untilMs` is
-   * reached. `afterEach` runs when an event's microtasks have ended; what it throws ends the run.
+   * Runs events until `isDone`, which is called after each; then true, or false if no event is left or `untilMs` is
+   * reached. `afterEach` runs when an event's microtasks have ended; an error that it throws ends the run.
    */
   run(isDone: () => boolean, untilMs: number, afterEach: () => void): Promise<boolean> {
     return new Promise((resolve, reject) => {
@@ -96,7 +96,7 @@ export class Scheduler {
           reject(error instanceof Error ? error : new Error(String(error)));
           return;
         }
-        // Microtasks run until there are none before the next tick does; a turn of the event loop costs far more.
+        // All microtasks run before the next tick; a turn of the event loop costs far more.
         if (this.steps % STEPS_A_TURN === 0) setImmediate(step);
         else queueMicrotask(() => process.nextTick(step));
       };
@@ -148,7 +148,7 @@ function isBefore(a: Scheduled, b: Scheduled): boolean {
   return a.at < b.at || (a.at === b.at && a.order < b.order);
 }
 
-/** When the world begins, in ms since 1970. */
+/** The start of the world, in ms since 1970. */
 const BEGINNING = Date.UTC(2026, 0, 1);
 
 /** The clock of one life: its timers end with it. */

@@ -1,6 +1,6 @@
 /**
- * A shard thread in a simulated process: the product's Shard, GroupCommit, file journal, flusher and database side, put
- * together as `entry.ts` does, with ports, disk, clock and connection of the simulation.
+ * A shard thread in a simulated process: the product's Shard, GroupCommit, file journal, flusher and database side,
+ * composed as in `src/shard-worker/thread/shard-thread.ts`, with ports, disk, clock and connection of the simulation.
  */
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
@@ -22,7 +22,7 @@ import type { World } from './world.js';
 
 const target = parseDatabaseUrl('postgresql://simulation@localhost/simulation');
 
-/** What the main thread hears. */
+/** Messages to the main thread. */
 export interface ThreadEvents {
   control(message: ControlMessage): void;
   ended(error: unknown): void;
@@ -101,7 +101,7 @@ export class ShardThread {
     this.#groups = new GroupCommit([this.#port(batches, answers)], this.#shard, clock);
   }
 
-  /** It has failed, and ends next: its gauges may be in the middle of a step. */
+  /** It has failed and ends next: its stats may be incomplete. */
   get isDying(): boolean {
     return this.#dying;
   }
@@ -130,7 +130,7 @@ export class ShardThread {
     });
   }
 
-  /** The thread ends for a reason that is not the shard's. */
+  /** The thread ends for a reason outside the shard. */
   kill(): void {
     this.#end(new JournalError('journal-failed', 'killed'));
   }
@@ -207,7 +207,7 @@ export class ShardThread {
     scheduler.after(this.#lastDelivery - scheduler.now, this.#node.life, callback);
   }
 
-  /** False where the thread is gone, or goes here. */
+  /** False if the thread has ended, or ends here. */
   #step(): boolean {
     return this.#node.step(this.life);
   }

@@ -1,7 +1,7 @@
 /**
  * Runs many histories:  npm run simulate -- --seeds 10000 [--from 1] [--workers 2] [--trace]
  *
- * Prints progress and histories a minute; at a violation the seed, what was violated and the last steps, and exits 1.
+ * Prints progress and histories a minute; at a violation the seed, the violation and the last steps, and exits 1.
  */
 import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';

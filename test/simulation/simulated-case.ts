@@ -1,12 +1,12 @@
 /**
- * Small cases on the simulation's time: two shards' streams, and the process with one shard that finds them.
+ * Small cases in simulated time: streams of two shards, and a process with one shard that finds them.
  */
 import assert from 'node:assert/strict';
 import type { Fate } from './expectations.js';
 import type { SimulatedNode } from './simulated-node.js';
 import { WrittenHistory } from './written-history.js';
 
-/** What {@link Case.countKeys} counts. */
+/** The keys that {@link Case.countKeys} counts. */
 export const KEYS = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
 
 /** A world with one node in it, if any. */
@@ -20,7 +20,7 @@ export class Case extends WrittenHistory {
     return node;
   }
 
-  /** One increment of each key, and what became of it. */
+  /** One increment of each key, and its outcome. */
   async outcomesOf(node: SimulatedNode, keys: readonly string[]): Promise<readonly Fate[]> {
     const requests = keys.map((key) => this.send(node, key));
     await this.until(() => requests.every(({ fate }) => fate !== 'in flight'));
@@ -36,12 +36,12 @@ export class Case extends WrittenHistory {
     return { node, orphaned };
   }
 
-  /** Whether the database has the stream for finished. */
+  /** Whether the stream is retired in the database. */
   isRetired(stream: string): boolean {
     return this.world.database.tables.checkpoints.get(stream)?.retired === true;
   }
 
-  /** Another process takes over, which recovers what the database has lost. */
+  /** Another process takes over and recovers what the database has lost. */
   async restartUntilCommitted(node: SimulatedNode): Promise<SimulatedNode> {
     await this.pass(300);
     node.crash();

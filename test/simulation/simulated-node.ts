@@ -1,8 +1,6 @@
 /**
- * One process of the server: front end, router, supervisor and shard threads, as `server-process.ts` and
- * `shard-supervisor.ts` put them together, on the simulation's time. Router, clients, reads and balances are the product's.
- *
- * Longer than most: a process is what it is made of, and it ends as a whole.
+ * One process of the server: HTTP server, router, supervisor and shard threads, composed as in `server-process.ts` and
+ * `shard-supervisor.ts`, in simulated time. Router, clients, reads and balances are the product's.
  */
 import { ServerOperations } from '#product/server/server-operations.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/core/errors.js';
@@ -46,7 +44,7 @@ export interface NodeSettings {
   readonly ackTimeoutMs: number;
 }
 
-/** How a process ended. `foreign`: another one owns its streams. */
+/** How a process ended. `foreign`: another process owns its streams. */
 export type NodeEnd = 'crashed' | 'drained' | 'failed' | 'foreign';
 
 interface Supervised {
@@ -81,16 +79,16 @@ export class SimulatedNode {
   #gate: ErrorCode | undefined = 'starting';
   #databaseId: string | undefined;
   #nextId = 1;
-  /** Steps until the process is killed; 0: it is not. */
+  /** Steps until the process is killed; 0: never. */
   crashIn = 0;
   /** One of the next disk calls of these kinds fails. */
   diskFault: { readonly calls: readonly DiskCall[]; readonly code: string } | undefined;
   end: NodeEnd | undefined;
-  /** It took increments at some time. */
+  /** Whether it ever took increments. */
   hasServed = false;
   /** Why it failed, for the last check. */
   reason: unknown;
-  /** What was left in the journals when it had drained. */
+  /** The content of the journals after the drain. */
   left: readonly PendingRange[] = [];
 
   constructor(world: World, storage: Storage, settings: NodeSettings, shards: number, id: string, name: string) {
@@ -143,7 +141,7 @@ export class SimulatedNode {
     return this.#gate ?? this.#router.closedAdmission;
   }
 
-  /** What GET /readyz says. */
+  /** The answer of GET /readyz. */
   get readiness(): Readiness {
     return this.#operations.readiness();
   }
@@ -156,7 +154,7 @@ export class SimulatedNode {
     return this.#supervised.flatMap((shard) => shard.streams);
   }
 
-  /** Keys pending in all shards, as MAX_PENDING_KEYS counts them. */
+  /** Pending keys in all shards, as MAX_PENDING_KEYS counts them. */
   get pendingKeys(): number {
     return statTotal(this.#stats, this.shards, STAT.pendingKeys);
   }
@@ -244,12 +242,12 @@ export class SimulatedNode {
     this.#finish('crashed');
   }
 
-  /** A thread ends for a reason of its own: out of memory, say. */
+  /** A thread ends for another reason, for example lack of memory. */
   killThread(index: number): void {
     this.#supervised[index]?.thread?.kill();
   }
 
-  /** The product does something that the outside can see: the process may be killed here. False where it is gone. */
+  /** The product does something visible from outside: the process may be killed here. False if it has ended. */
   step(life: Life): boolean {
     if (life.isOver) return false;
     if (this.crashIn === 0) return true;
@@ -259,7 +257,7 @@ export class SimulatedNode {
     return false;
   }
 
-  /** Lets a disk call fail where that is due. */
+  /** Makes a disk call fail if a fault is due. */
   disturb(call: DiskCall, path: string): void {
     const fault = this.diskFault;
     if (!fault?.calls.includes(call)) return;
@@ -269,7 +267,7 @@ export class SimulatedNode {
     throw systemError(fault.code, path);
   }
 
-  /** Throws where increments do not add up. */
+  /** Throws if increments do not add up. */
   checkBalance(): void {
     const isBetween = ({ state, thread }: Supervised): boolean =>
       state === 'starting' || state === 'restarting' || thread?.isDying === true;
@@ -297,7 +295,7 @@ export class SimulatedNode {
     const shard = this.#supervised[index] as Supervised;
     const { scheduler, random } = this.#world;
     const latency = (): number => random.below(10) / 10;
-    // The thread's channel needs its life, which the thread makes; nothing is posted before it serves.
+    // The thread's channel needs its life, which the thread creates; nothing is posted before it serves.
     const answers = new Channel<BatchAnswer>(scheduler, this.life, latency);
     const threadLife = new Life(() => undefined, this.life);
     const batches = new Channel<BatchMessage>(scheduler, threadLife, latency);
@@ -398,7 +396,7 @@ export class SimulatedNode {
       shard.waiting.set(id, { resolve, reject });
       const { scheduler, random } = this.#world;
       shard.lastAsked = Math.max(shard.lastAsked, scheduler.now + random.below(10) / 10);
-      // One of the members of the union with its id is that union again.
+      // A member of the union with its id is a member of the original union.
       scheduler.after(shard.lastAsked - scheduler.now, thread.life, () => thread.ask({ ...request, id }));
     });
   }

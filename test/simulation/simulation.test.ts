@@ -1,6 +1,6 @@
 /**
  * The shard side against a simulated world. `SEED=n` replays one history with its last steps; `npm run simulate` runs
- * as many as there is time for.
+ * any number of histories.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -12,15 +12,15 @@ import { replay } from './replay.js';
 const HISTORIES = 2000;
 const TIME_MAX_MS = 20_000;
 
-/** Histories that a mutation may survive. Each is found within a few dozen, rarely a few hundred. */
+/** Maximum number of histories until a mutation is found. A few dozen are enough, rarely a few hundred. */
 const MUTATED_HISTORIES_MAX = 3000;
 
-/** Seeds that have shown a bug, by what it was. */
+/** Seeds that once showed a bug, and the bug. */
 const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] = [
-  { seed: 373, what: 'a drain that said nothing of what it had not read' },
-  { seed: 199, what: 'a retired stream that went on' },
+  { seed: 373, what: 'a drain that did not report unread records' },
+  { seed: 199, what: 'a retired stream that continued' },
   { seed: 56, what: 'recovered increments that a second start forgot' },
-  { seed: 301100, what: 'a synced record that was taken for one at risk once its stream was removed' },
+  { seed: 301100, what: 'a synced record considered at risk after its stream was deleted' },
 ];
 
 test('random histories of crashes and faults count every acknowledged increment once', async (t) => {
@@ -66,6 +66,6 @@ for (const { name, mutations, from = 1 } of MUTATIONS) {
       t.diagnostic(`SEED=${seed}: ${violation.message}`);
       return;
     }
-    assert.fail(`${MUTATED_HISTORIES_MAX} histories went well`);
+    assert.fail(`${MUTATED_HISTORIES_MAX} histories passed`);
   });
 }

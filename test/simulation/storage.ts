@@ -1,6 +1,6 @@
 /**
- * One machine's disk: directories whose entries are durable once synced, files as `stored-file.ts` has them. Processes
- * come and go; what they wrote stays in the page cache until the power is lost.
+ * One machine's disk: directories whose entries are durable after a sync, and files of `stored-file.ts`. Processes
+ * start and end; their writes stay in the page cache until the power is lost.
  */
 import type { Disk, DiskFile } from '#product/shard-worker/journal/file/disk.js';
 import { lsnOfSegmentName } from '#product/shard-worker/journal/file/segment-header.js';
@@ -10,7 +10,7 @@ import { StoredFile, type Remains } from './stored-file.js';
 /** The calls of a disk, by name. */
 export type DiskCall = keyof Disk | 'write' | 'read' | 'sync' | 'size' | 'close';
 
-/** Asked before each call of a process: throws a crash, or an error of the system. */
+/** Called before each disk call of a process: throws a crash or a system error. */
 export type DiskGate = (call: DiskCall, path: string) => void;
 
 type DiskNode = StoredFile | Directory;
@@ -32,19 +32,19 @@ class Directory {
   }
 }
 
-/** What watches the storage: called before the last name of a segment, or of a whole stream, goes. */
+/** Observer of the storage: called before the last name of a segment, or of a whole stream, is deleted. */
 export interface StorageWatch {
-  /** `lastLsn`: highest LSN in it that counts. */
+  /** `lastLsn`: its highest valid LSN. */
   segmentGoes(stream: string, lastLsn: number): void;
   streamGoes(stream: string, lastLsn: number): void;
 }
 
-/** A root directory `/data`, durable, and everything in it. */
+/** A durable root directory `/data` and everything in it. */
 export class Storage {
   readonly #random: Mulberry32;
   readonly #watch: StorageWatch;
   #root = new Directory();
-  /** Bytes that all files together may have. */
+  /** Maximum bytes of all files together. */
   #capacity = Number.POSITIVE_INFINITY;
 
   constructor(random: Mulberry32, watch: StorageWatch) {
@@ -52,7 +52,7 @@ export class Storage {
     this.#watch = watch;
   }
 
-  /** A copy of everything as programs see it now, durable. */
+  /** A durable copy of everything as programs see it now. */
   copy(): Storage {
     const storage = new Storage(this.#random, this.#watch);
     storage.#root = copyDirectory(this.#root);
@@ -69,7 +69,7 @@ export class Storage {
     this.#lose(this.#root, remains);
   }
 
-  /** Highest LSN of a stream that a loss of power could not take, whatever it leaves. */
+  /** Highest LSN of a stream that survives any loss of power. */
   durableLsn(stream: string): number {
     const journal = this.#root.durable.get('journal');
     const directory = journal instanceof Directory ? journal.durable.get(stream) : undefined;
@@ -81,7 +81,7 @@ export class Storage {
     return lsn;
   }
 
-  /** No more room: files cannot grow and nothing can be made, until something is removed. */
+  /** The disk is full: files cannot grow and nothing can be created until something is deleted. */
   get full(): boolean {
     return this.#capacity !== Number.POSITIVE_INFINITY && this.room === 0;
   }
@@ -90,7 +90,7 @@ export class Storage {
     this.#capacity = full ? this.bytes : Number.POSITIVE_INFINITY;
   }
 
-  /** Bytes that files can still grow by. */
+  /** Bytes by which files can still grow. */
   get room(): number {
     if (this.#capacity === Number.POSITIVE_INFINITY) return this.#capacity;
     return Math.max(0, this.#capacity - this.bytes);
@@ -311,7 +311,7 @@ class ThreadDisk implements Disk {
     try {
       this.#gate('write', path);
     } catch (error) {
-      // What fails, or is cut short by a crash, may have written a part; a thread that is gone writes nothing.
+      // A write that fails or is interrupted by a crash may have written a part; an ended thread writes nothing.
       if (isSystemError(error) || isLastCall(error)) {
         file.write(bytes.subarray(0, this.#random.below(bytes.byteLength + 1)), offset);
       }
@@ -345,7 +345,7 @@ function bytesOf(directory: Directory): number {
   return bytes;
 }
 
-/** An error as the system throws it. */
+/** A system error. */
 export function systemError(code: string, what: string): Error {
   return Object.assign(new Error(`${code}: ${what}`), { code });
 }

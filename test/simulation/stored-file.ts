@@ -1,6 +1,6 @@
 /**
- * A file's bytes in a simulated page cache and on a simulated platter. Pages of zeros take no memory, and a sync shares
- * pages instead of copying them, because segments are filled with zeros ahead.
+ * A file's bytes in a simulated page cache and on a simulated platter. Segments are filled with zeros ahead, so pages
+ * of zeros take no memory and a sync shares pages instead of copying them.
  */
 import { crc32 } from 'node:zlib';
 import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '#product/shard-worker/protocol/record-layout.js';
@@ -13,7 +13,7 @@ const ZEROS = new Uint8Array(PAGE_BYTES);
 
 type Page = Uint8Array | undefined;
 
-/** What a loss of power leaves of what was not synced. */
+/** What a loss of power leaves of unsynced data. */
 export type Remains = 'nothing' | 'everything' | 'prefix' | 'subset';
 
 export class StoredFile {
@@ -22,12 +22,12 @@ export class StoredFile {
   #durablePages: Page[] = [];
   #durableSize = 0;
   readonly #dirty = new Set<number>();
-  /** Highest LSN written as a record, and what of that a sync has covered: watched, not believed from the journal. */
+  /** Highest LSN written as a record, and the part covered by a sync: observed here, not taken from the journal. */
   writtenLsn = 0;
-  /** A sync failed: the system takes for clean what never was written, so that later ones prove nothing. */
+  /** A sync failed: the system considers unwritten data clean, so later syncs prove nothing. */
   #syncHasFailed = false;
   syncedLsn = 0;
-  /** From the segment's header, once written: last LSN of the predecessor that counts. */
+  /** From the segment's header, once written: last valid LSN of the predecessor. */
   predecessorLsn: number | undefined;
 
   clone(): StoredFile {
@@ -77,7 +77,7 @@ export class StoredFile {
     if (!this.#syncHasFailed) this.syncedLsn = this.writtenLsn;
   }
 
-  /** A sync that failed: something may have been written, and the system takes all of it for clean from now on. */
+  /** A failed sync: a part may have been written, and the system considers all of it clean from now on. */
   syncFailed(random: Mulberry32): void {
     this.#syncHasFailed = true;
     this.#persist('subset', random);
@@ -111,7 +111,7 @@ export class StoredFile {
     this.#dirty.add(page);
   }
 
-  /** Brings what chance allows of the dirty sectors to the platter. */
+  /** Writes a random part of the dirty sectors to the platter. */
   #persist(remains: Remains, random: Mulberry32): void {
     if (remains === 'everything') {
       for (const page of this.#dirty) this.#durablePages[page] = this.#pages[page];
@@ -144,14 +144,14 @@ export class StoredFile {
     return end;
   }
 
-  /** LSN of the last record that follows whole ones from the segment's beginning. */
+  /** LSN of the last record in the unbroken run of whole records from the segment's beginning. */
   #lastWholeRecord(): number {
     let lsn = 0;
     for (const record of this.records()) lsn = Number(record.readBigUInt64LE(RECORD_OFFSET.lsn));
     return Math.max(lsn, this.syncedLsn);
   }
 
-  /** The whole records that follow each other from the segment's beginning. */
+  /** The unbroken run of whole records from the segment's beginning. */
   *records(): Generator<Buffer> {
     const bytes = Buffer.alloc(this.size);
     this.read(bytes, 0);

@@ -27,13 +27,13 @@ interface AtRisk {
   readonly parts: readonly Part[];
 }
 
-/** What a history may do to the guarantees, so that the checks know. */
+/** Events of a history that weaken the guarantees, for the checks. */
 export interface Circumstances {
   /** `everysec` was used. */
   deferredSync: boolean;
   /** A sync of the file journal failed since the power was last lost. */
   syncFailed: boolean;
-  /** Somebody else may own a stream of ours. */
+  /** Another process may own a stream of this node. */
   copied: boolean;
   /** The database went back in time, and the journal need not reach back so far. */
   tooLate: boolean;
@@ -53,10 +53,10 @@ export class World {
     copied: false,
     tooLate: false,
   };
-  /** Lines of what happened, where somebody wants to know. */
+  /** One line for each event, if a trace is wanted. */
   readonly seed: number;
   readonly trace: string[] | undefined;
-  /** When a whole stream was last removed. */
+  /** When a whole stream was last deleted. */
   streamGoneAt = 0;
   readonly #acknowledgedLsn = new Map<string, number>();
   #atRisk: AtRisk[] = [];
@@ -97,27 +97,27 @@ export class World {
     this.trace?.push(`${this.scheduler.now.toFixed(1).padStart(9)} ${what()}`);
   }
 
-  /** Remembers a violation met where throwing would be heard by the product. */
+  /** Stores a violation that was found where the product would catch an exception. */
   violate(error: unknown): void {
     this.#violation ??= error;
   }
 
-  /** To be called after each event. */
+  /** Called after each event. */
   throwViolation(): void {
     if (this.#violation !== undefined) throw this.#violation as Error;
   }
 
-  /** A shard told a front end that this batch is in the journal. */
+  /** A shard told an HTTP thread that this batch is in the journal. */
   acknowledged(storage: Storage, stream: string, batch: ArrayBufferLike): void {
     const view = new DataView(batch);
-    // Nothing of a batch is journaled whose tokens are all known.
+    // Nothing of a batch is journaled if all its idempotency keys are duplicates.
     if (view.getUint32(RECORD_OFFSET.bytes, true) === RECORD_HEADER_BYTES) return;
     const lsn = readUint64(view, RECORD_OFFSET.lsn);
     const acceptedAt = readUint64(view, RECORD_OFFSET.acceptedAt);
     const row = this.database.tables.checkpoints.get(stream);
     if (!this.circumstances.copied && row !== undefined && lsn > row.lsn && acceptedAt < row.acceptedThroughMs) {
       this.violate(
-        new Violation(`Stream ${stream} said that all accepted before ${row.acceptedThroughMs} is committed`),
+        new Violation(`Stream ${stream} reported everything accepted before ${row.acceptedThroughMs} as committed`),
       );
     }
     this.#acknowledgedLsn.set(stream, lsn);
@@ -129,18 +129,20 @@ export class World {
     this.#atRisk.push({ storage, stream, lsn, at: this.scheduler.now, endedAt: undefined, parts: this.partsOf(batch) });
   }
 
-  /** The thread that wrote to this stream has ended: nothing more comes that a loss of power could take. */
+  /** The thread of this stream has ended: it adds nothing more that a loss of power could take. */
   threadEnded(stream: string): void {
     this.#forgetSynced();
     for (const risk of this.#atRisk) if (risk.stream === stream) risk.endedAt ??= this.scheduler.now;
   }
 
-  /** What is synced is not at risk any more, though its stream may be finished and removed before the power is lost. */
+  /**
+   * Synced records are no longer at risk, although their stream may be finished and deleted before the power is lost.
+   */
   #forgetSynced(): void {
     this.#atRisk = this.#atRisk.filter((risk) => risk.storage.durableLsn(risk.stream) < risk.lsn);
   }
 
-  /** The power was lost: what `everysec` had at risk may be gone. */
+  /** The power was lost: acknowledged records that `everysec` had not synced may be lost. */
   powerLost(storage: Storage): void {
     const here = this.#atRisk.filter((risk) => risk.storage === storage);
     this.#atRisk = this.#atRisk.filter((risk) => risk.storage !== storage);
@@ -156,7 +158,7 @@ export class World {
     this.circumstances.syncFailed = false;
   }
 
-  /** Total of what the database has of a key, set aside or not. */
+  /** The database's total of a key, including rows set aside. */
   sumOf(key: string): bigint {
     const { counters, rejected } = this.database.tables;
     return (counters.get(key) ?? 0n) + (rejected.get(key) ?? 0n);
@@ -182,7 +184,7 @@ export class World {
   }
 
   #flushSent(stream: string, toLsn: number): void {
-    // A left-over stream is read where it lies; where its sync had failed, it can only be committed soon.
+    // An orphaned stream is read in place; if its sync had failed, it can only be committed soon.
     if (this.circumstances.copied || this.circumstances.syncFailed || this.storage.durableLsn(stream) >= toLsn) return;
     this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not synced`));
   }
@@ -207,6 +209,6 @@ export class World {
   #segmentGoes(stream: string, lastLsn: number): void {
     const committed = this.database.highWater.get(stream) ?? 0;
     if (Math.min(lastLsn, this.#acknowledgedLsn.get(stream) ?? 0) <= committed) return;
-    this.violate(new Violation(`A segment of ${stream} with LSN ${lastLsn} is removed, committed is ${committed}`));
+    this.violate(new Violation(`A segment of ${stream} with LSN ${lastLsn} is deleted, committed is ${committed}`));
   }
 }

@@ -1,5 +1,5 @@
 /**
- * A history that is written down instead of drawn by lot, for cases that random ones meet too seldom.
+ * A fixed history instead of a random one, for cases that are too rare in random histories.
  */
 import assert from 'node:assert/strict';
 import { ClientRequest, type Fate } from './expectations.js';
@@ -19,7 +19,7 @@ const SETTINGS: NodeSettings = {
   ackTimeoutMs: 5000,
 };
 
-/** One world, and processes one after the other on its data directory. */
+/** One world, with processes one after the other on its data directory. */
 export class WrittenHistory {
   readonly world: World;
   readonly #nodeId: string;
@@ -39,32 +39,32 @@ export class WrittenHistory {
     return node;
   }
 
-  /** Starts a process, and settles once it takes increments. */
+  /** Starts a process, and settles when it takes increments. */
   async startServing(shards: number): Promise<SimulatedNode> {
     const node = this.start(shards);
     await this.until(() => node.refusal === undefined);
     return node;
   }
 
-  /** The time on every process's wall, ms since 1970. */
+  /** The wall-clock time of every process, in ms since 1970. */
   now(): number {
     return clockOf(this.world.scheduler, this.#life).now();
   }
 
-  /** Lets things happen until the condition holds; fails after a minute, or `ms`. */
+  /** Runs events until the condition holds; fails after a minute, or `ms`. */
   async until(condition: () => boolean, ms = 60_000): Promise<void> {
     const { scheduler } = this.world;
     const isMet = await scheduler.run(condition, scheduler.now + ms, () => this.world.throwViolation());
     assert.ok(isMet, 'the condition is never met');
   }
 
-  /** What GET /readyz says in short. */
+  /** The answer of GET /readyz in short. */
   readinessOf(node: SimulatedNode): string {
     const { readiness } = node;
     return readiness.state === 'refusing' ? readiness.code : readiness.state;
   }
 
-  /** Lets time pass. */
+  /** Runs events for this time. */
   async pass(ms: number): Promise<void> {
     const { scheduler } = this.world;
     let isOver = false;
@@ -72,14 +72,14 @@ export class WrittenHistory {
     await this.until(() => isOver, ms + 1);
   }
 
-  /** Commits what is pending. */
+  /** Commits pending increments. */
   async flush(node: SimulatedNode): Promise<void> {
     let isFlushed = false;
     void node.flushAll().then(() => (isFlushed = true));
     await this.until(() => isFlushed);
   }
 
-  /** Sends one increment of a key; resolves to its fate. */
+  /** Sends one increment of a key; resolves to its outcome. */
   async count(node: SimulatedNode, key: string): Promise<Fate> {
     const request = this.send(node, key);
     await this.until(() => request.fate !== 'in flight');
@@ -93,7 +93,7 @@ export class WrittenHistory {
     return request;
   }
 
-  /** Fails unless everything acknowledged is committed, once, and nothing else is. */
+  /** Fails unless every acknowledged increment is committed once, and nothing else. */
   checkAll(): void {
     const { expectations, database } = this.world;
     const keys = [...expectations.counters.keys(), ...database.tables.counters.keys()];

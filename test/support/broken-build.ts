@@ -1,6 +1,6 @@
 /**
- * The product with one mistake: a copy of the build with a piece of text replaced. A test that does not fail on it proves
- * nothing.
+ * The product with one mistake: a copy of the build with a piece of text replaced. A test that does not fail on it
+ * proves nothing.
  */
 import assert from 'node:assert/strict';
 import { cp, readFile, rm, symlink, writeFile } from 'node:fs/promises';

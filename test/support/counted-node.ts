@@ -1,6 +1,6 @@
 /**
- * A node that a test starts, breaks and starts again on one data directory, port and database. At the end the test compares
- * its counts with the outcomes that its load knows.
+ * A node that a test starts, breaks and starts again on one data directory, port and database. At the end the test
+ * compares its counts with the outcomes that its load knows.
  */
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
@@ -72,7 +72,10 @@ export class CountedNode {
     return server;
   }
 
-  /** Starts a load, which continues over restarts. Each load of a test needs a name of its own. One request in `readEvery` is a read. */
+  /**
+   * Starts a load, which continues over restarts. Each load of a test needs a name of its own. One request in
+   * `readEvery` is a read.
+   */
   load(connections = 16, name = `w${this.#loads.length}-`, readEvery = 40): Load {
     const load = new Load({ urls: [this.url], connections, ledger: this.ledger, readEvery, name });
     this.#loads.push(load);

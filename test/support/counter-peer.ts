@@ -1,6 +1,6 @@
 /**
- * A counter server in memory, over real sockets, for tests of the client. It keeps the public contract of POST /increment
- * with Idempotency-Key and of GET /key_sum, and fails on demand as networks and servers do.
+ * A counter server in memory, over real sockets, for tests of the client. It keeps the public contract of POST
+ * /increment with Idempotency-Key and of GET /key_sum, and fails on demand as networks and servers do.
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';

@@ -1,9 +1,9 @@
 /**
  * A PostgreSQL for the tests of one process, and a fresh database in it for each test.
  *
- * By default an embedded PostgreSQL in a temporary directory, started at the first call and stopped after the last test;
- * if the process is killed, the kernel stops it. TEST_DATABASE_URL names another server instead, to run the same tests on
- * another version; the role must be allowed to create databases.
+ * By default an embedded PostgreSQL in a temporary directory, started at the first call and stopped after the last
+ * test; if the process is killed, the kernel stops it. TEST_DATABASE_URL names another server instead, to run the same
+ * tests on another version; the role must be allowed to create databases.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -30,6 +30,7 @@ let server: Promise<Server> | undefined;
 let stopped = false;
 
 // Registered while the module is loaded: within a test it would run at that test's end. Hooks run in the order of their
+// registration, so this one runs before a test file's own, except for those inside a `describe`.
 after(async () => {
   const embedded = (await server)?.embedded;
   if (embedded === undefined) return;

@@ -1,6 +1,6 @@
 /**
- * A process that runs an embedded PostgreSQL in the directory of its first argument until it is killed, for tests of what
- * remains afterwards. Prints one line of JSON when the server runs.
+ * A process that runs an embedded PostgreSQL in the directory of its first argument until it is killed, for tests of
+ * what remains afterwards. Prints one line of JSON when the server runs.
  */
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { silentLogger } from './database.js';

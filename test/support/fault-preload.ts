@@ -1,6 +1,6 @@
 /**
- * Loaded into every thread of a real server with `node --import`, before the server's own code: makes the process, a thread
- * or a system call fail at a chosen step. The product does not know about it.
+ * Loaded into every thread of a real server with `node --import`, before the server's own code: makes the process, a
+ * thread or a system call fail at a chosen step. The product does not know about it.
  *
  * FAULT is a JSON {@link Fault}. The server's calls to Node and pg show its steps.
  */

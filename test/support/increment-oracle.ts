@@ -51,8 +51,8 @@ function documentIncrements(document: string, keyBytesMax: number): Increment[] 
 }
 
 /**
- * Puts a number before each member name of a valid document, `"a"` → `"0:a"`: JSON.parse then keeps repeated names, and the
- * order of names that look like integers.
+ * Puts a number before each member name of a valid document, `"a"` → `"0:a"`: JSON.parse then keeps repeated names, and
+ * the order of names that look like integers.
  */
 function numberNames(document: string): string {
   let names = 0;

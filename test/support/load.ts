@@ -1,6 +1,6 @@
 /**
- * A load of increments over keep-alive connections, one request at a time on each. It continues over restarts of the servers
- * and knows of every request whether it was acknowledged, refused, or has an unknown outcome.
+ * A load of increments over keep-alive connections, one request at a time on each. It continues over restarts of the
+ * servers and knows of every request whether it was acknowledged, refused, or has an unknown outcome.
  */
 import { connect, type Socket } from 'node:net';
 import { increment, send, type Answer } from './http.js';
@@ -27,7 +27,9 @@ export class Load {
   readonly #options: LoadOptions;
   readonly #running: Promise<void>;
   #stopping = false;
-  /** Reads below the sum acknowledged before or above the sum attempted until then; repetitions answered as a mismatch. */
+  /**
+   * Reads below the sum acknowledged before or above the sum attempted until then; repetitions answered as a mismatch.
+   */
   readonly wrongAnswers: string[] = [];
   reads = 0;
   /** Requests with unknown outcome that were sent again with their idempotency key, until the 202. */

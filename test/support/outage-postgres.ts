@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL that a test can stop and start again on the same port, as a given database may. The embedded one restarts by
- * itself.
+ * A PostgreSQL that a test can stop and start again on the same port, as a given database may. The embedded one
+ * restarts by itself.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';

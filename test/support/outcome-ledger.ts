@@ -1,13 +1,13 @@
 /**
- * A load's record of its own requests. From the final sums it tells for each request whether it was counted never, once or
- * more often.
+ * A load's record of its own requests. From the final sums it tells for each request whether it was counted never, once
+ * or more often.
  *
- * Request number i of a block adds 4^i to the block's key. Nobody else writes that key, so the base-4 digits of its sum tell
- * how often each request was counted. An acknowledged request must be counted exactly once, a refused one never, one with
- * unknown outcome at most once. A block has as many digits as fit into a safe integer.
+ * Request number i of a block adds 4^i to the block's key. Nobody else writes that key, so the base-4 digits of its sum
+ * tell how often each request was counted. An acknowledged request must be counted exactly once, a refused one never,
+ * one with unknown outcome at most once. A block has as many digits as fit into a safe integer.
  *
- * Requests also add to keys that all writers share. The sums of those must lie between the acknowledged and the attempted
- * amounts.
+ * Requests also add to keys that all writers share. The sums of those must lie between the acknowledged and the
+ * attempted amounts.
  */
 import type { Random } from './random.js';
 

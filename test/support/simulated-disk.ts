@@ -1,7 +1,7 @@
 /**
- * A disk in memory that keeps no more than a real one promises. Each unsynced sector survives a loss of power at random, and
- * so does each entry of an unsynced directory. A sync that fails drops its data, and the next one reports success. A test
- * can make any call fail, or make it the last one before the crash.
+ * A disk in memory that keeps no more than a real one promises. Each unsynced sector survives a loss of power at
+ * random, and so does each entry of an unsynced directory. A sync that fails drops its data, and the next one reports
+ * success. A test can make any call fail, or make it the last one before the crash.
  */
 import type { Disk, DiskFile } from '#product/shard-worker/journal/file/disk.js';
 import type { Mulberry32 } from './mulberry32.js';
