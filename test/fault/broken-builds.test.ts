@@ -16,7 +16,7 @@ interface BrokenCase {
 
 const cases: readonly BrokenCase[] = [
   {
-    name: 'acknowledging before the journal has an increment is found',
+    name: 'the crash test finds an acknowledgement before the journal has the increment',
     mistakes: [
       {
         file: 'shard-worker/thread/group-commit.js',
@@ -30,7 +30,7 @@ const cases: readonly BrokenCase[] = [
     finds: /acknowledged, was counted 0 times/,
   },
   {
-    name: 'moving the checkpoint in a transaction of its own is found',
+    name: 'the crash test finds a checkpoint that moves in a transaction of its own',
     mistakes: [
       {
         file: 'db/statements.js',
@@ -54,7 +54,7 @@ const cases: readonly BrokenCase[] = [
     finds: /was counted 2 times/,
   },
   {
-    name: 'adding sums in any order is found, by the deadlocks of two nodes',
+    name: 'the crash test finds sums that are added in any order, by the deadlocks of two nodes',
     mistakes: [
       {
         file: 'db/statements.js',

@@ -40,7 +40,7 @@ test(
     timeout: 90_000,
   },
   async () => {
-    await withoutDatabase('three lives', async (node, proxy) => {
+    await withoutDatabase('three runs', async (node, proxy) => {
       await proxy.refuse();
       const load = node.load();
       for (const shards of ['2', '1', '3']) {

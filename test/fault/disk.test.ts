@@ -129,7 +129,7 @@ test(
           const server = await node.start(NEVER);
           const load = node.load();
           await load.acknowledgements(200);
-          await eventually('room is set aside', async () => {
+          await eventually('space is reserved', async () => {
             return (await readdir(path.join(node.dataDir, 'journal'))).includes('reserve-0');
           });
           await untilUnavailable(node.url);

@@ -11,8 +11,8 @@ import { faultEnvironment, type FaultStep } from '../support/fault-injection.js'
 
 /** Step, and at which occurrence the kill comes: this one, or up to so many later, at random. */
 const steps: readonly (readonly [FaultStep, from: number, spread: number, where: string])[] = [
-  ['post', 20, 50, 'before a batch is handed to its shard'],
-  ['posted', 20, 50, 'after a batch was handed to its shard'],
+  ['post', 20, 50, 'before a batch is posted to its shard'],
+  ['posted', 20, 50, 'after a batch was posted to its shard'],
   ['append', 20, 50, 'after a shard has taken a batch and before its record is written'],
   ['appended', 20, 50, 'after records were written and before they are synced'],
   ['synced', 20, 50, 'after records were synced and before they are applied'],

@@ -34,7 +34,7 @@ test('sessions opened while the database was read-only are replaced when it take
     });
     assertCreated(await increment(node.url, { kept: 1 }));
     await server.waitFor('"msg":"PostgreSQL unavailable');
-    await eventually('all sessions were made anew', async () => {
+    await eventually('all sessions are new', async () => {
       const [row] = await administrator.query<{ count: number }>({
         text: `select count(distinct application_name)::int as count from pg_stat_activity
                where datname = current_database() and application_name like 'summing-counters %'`,

@@ -115,7 +115,7 @@ test('a stop while a shard recovers waits for it, and commits everything', async
       return 'forward';
     });
     await send(server.url, '/flush', { method: 'POST' }).catch(() => undefined);
-    await eventually('the recovery is under way', () => Promise.resolve(isRecovering));
+    await eventually('the recovery has started', () => Promise.resolve(isRecovering));
     server.kill('SIGTERM');
     await assertAllCommitted(scene);
   });

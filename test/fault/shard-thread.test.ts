@@ -47,7 +47,7 @@ const ends: readonly (readonly [string, Pick<Fault, 'step' | 'action'>])[] = [
 
 for (const [how, fault] of ends) {
   test(
-    `a shard's thread that ${how} is restarted; the other goes on, and everything is counted once`,
+    `a shard thread that ${how} is restarted, the other continues, and everything is counted once`,
     {
       timeout: 60_000,
     },

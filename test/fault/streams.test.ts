@@ -218,7 +218,7 @@ test(
   { timeout: 90_000 },
   async () => {
     const env = { FLUSH_INTERVAL_MS: NEVER_MS, SHARDS: '1' };
-    await withNode('nothing of its own', env, async ({ node, databaseUrl, directory }) => {
+    await withNode('no records of its own', env, async ({ node, databaseUrl, directory }) => {
       const copy = await copyAfterKill(node, path.join(directory, 'copy'), { databaseUrl, env });
       try {
         const copied = await copy.start();
@@ -306,7 +306,7 @@ test(
       await load.acknowledgements(50);
       await runStatements(databaseUrl, BACK_UP);
       const oldest = await segmentsOf(node.dataDir);
-      await eventually('every segment of that time is gone', async () => {
+      await eventually('every segment of that time is deleted', async () => {
         const now = new Set(await segmentsOf(node.dataDir));
         return oldest.every((segment) => !now.has(segment));
       });
@@ -334,7 +334,7 @@ test(
   },
 );
 
-for (const how of ['while the server runs', 'between two lives of the server'] as const) {
+for (const how of ['while the server runs', 'between two runs of the server'] as const) {
   test(`commits that a failover takes back, ${how}, are repeated from the journal`, { timeout: 90_000 }, async () => {
     const env = { FLUSH_INTERVAL_MS: '50', JOURNAL_KEEP_SECONDS: '600' };
     await withNode('failover', env, async ({ node, databaseUrl }) => {
@@ -371,7 +371,7 @@ test(
       await load.acknowledgements(50);
       await runStatements(databaseUrl, BACK_UP);
       const oldest = await segmentsOf(node.dataDir);
-      await eventually('every segment of that time is gone', async () => {
+      await eventually('every segment of that time is deleted', async () => {
         const now = new Set(await segmentsOf(node.dataDir));
         return oldest.every((segment) => !now.has(segment));
       });

@@ -14,7 +14,7 @@ import { oracleIncrements, type Increment } from '../support/increment-oracle.js
 import * as spelling from '../support/increment-spelling.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { seedOfRun } from '../support/random-runs.js';
-import { scannedIncrements } from '../support/scanned-pairs.js';
+import { scannedIncrements } from '../support/scanned-increments.js';
 
 /** Short, so that generated keys are on both sides of it. */
 const KEY_BYTES_MAX = 20;

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { CounterError } from '#product/core/errors.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import type { Increment } from './increment-oracle.js';
-import { scannedIncrements } from './scanned-pairs.js';
+import { scannedIncrements } from './scanned-increments.js';
 
 /** A body as text or as bytes. */
 export type Body = string | Uint8Array;

@@ -10,7 +10,7 @@ import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-cla
 import { PendingSums, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { createMigratedDatabase, flushOf, TestShard } from '../../support/flushes.js';
-import { idempotentEntry, incrementEntries } from '../../support/tokened-entries.js';
+import { idempotentEntry, incrementEntries } from '../../support/record-entries.js';
 
 let database: TestDatabase;
 let observer: DatabaseConnection;

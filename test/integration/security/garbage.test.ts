@@ -85,7 +85,10 @@ describe('input that is not HTTP', () => {
       const connection = new AttackConnection(node.url);
       await connection.connected;
       await connection.write(`GET /healthz HTTP/1.1\r\nHost: t\r\nX-Long: ${'x'.repeat(bytes)}\r\n\r\n`);
-      await eventually('an answer or the end', async () => connection.status !== undefined || connection.isClosed);
+      await eventually(
+        'an answer or a closed connection',
+        async () => connection.status !== undefined || connection.isClosed,
+      );
       connection.socket.destroy();
       return connection;
     };

@@ -200,7 +200,7 @@ for (const keepSeconds of [0, 1]) {
     test('a journal full of committed records takes increments again, and /readyz recovers without a request', async () => {
       const body = { ['k'.repeat(300)]: 1 };
       for (let round = 0; round < 2; round += 1) {
-        await eventually('the bound is reached', async () => (await increment(node.url, body)).status === 503);
+        await eventually('the limit is reached', async () => (await increment(node.url, body)).status === 503);
         await flush(node);
         await eventually('it is ready again', async () => (await send(node.url, '/readyz')).status === 200);
         assertCreated(await increment(node.url, body));

@@ -91,7 +91,7 @@ for (const { journal, ways } of outages) {
         await postgres.start();
         const acknowledged = load.total;
         const early = async (): Promise<boolean> => (await committedTotal(postgres)) - before >= acknowledged;
-        await eventually('what was pending is committed within 5 s', early, 5000);
+        await eventually('pending increments are committed within 5 s', early, 5000);
         await eventually('ready again', async () => (await readyStatus(server)) === 'ok');
         await load.end();
         for (const [key, count] of load.acknowledged) totals.set(key, (totals.get(key) ?? 0n) + count);

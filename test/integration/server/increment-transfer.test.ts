@@ -238,7 +238,7 @@ describe('POST /increment over the wire', () => {
       assertCreated(await increment(node.url, { stayed: 1 }));
     }
     assert.equal(await sumOf(node.url, 'stayed'), 50n);
-    await eventually('what was pending is committed', async () => (await node.table()).get('stayed') === 50n);
+    await eventually('pending increments are committed', async () => (await node.table()).get('stayed') === 50n);
     const gone = (await sumOf(node.url, 'gone')) ?? 0n;
     assert.ok(gone >= 0n && gone <= 50n, String(gone));
   });

@@ -28,7 +28,7 @@ test('with FLUSH_INTERVAL_MS of an hour, idle shards notice the end of an outage
     assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
     await proxy.accept();
     const sums = async (): Promise<ReadonlyMap<string, bigint>> => committedSums(database.url);
-    await eventually('what came during it is committed', async () => (await sums()).size === 1, FIRST_FLUSH_MS);
+    await eventually('increments of the outage are committed', async () => (await sums()).size === 1, FIRST_FLUSH_MS);
     assertCreated(await increment(server.url, { after: 1 }));
     await eventually(
       'a flush is taken',

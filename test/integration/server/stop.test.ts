@@ -56,7 +56,7 @@ describe('a stop', { concurrency: 2 }, () => {
         withServer({ JOURNAL: journal, FLUSH_INTERVAL_MS: NEVER_MS }, async (server, databaseUrl) => {
           const load = postUntilRefused(server);
           await eventually(
-            'increments are under way',
+            'increments are in flight',
             async () => (await send(server.url, '/key_sum?name=stopped')).status === 200,
           );
           server.kill(signal);

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { assertIncrements, KEY_BYTES_MAX, refusalOf } from '../../../support/increment-cases.js';
-import { scannedIncrements } from '../../../support/scanned-pairs.js';
+import { scannedIncrements } from '../../../support/scanned-increments.js';
 
 const MAX = Number.MAX_SAFE_INTEGER;
 

@@ -8,7 +8,7 @@ import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scann
 import { DECODED_BYTES_KEPT_MAX, ROWS_KEPT_MAX } from '#product/http/scanner/parsed-increments.js';
 import { assertIncrements, KEY_BYTES_MAX, refusalOf, scan } from '../../../support/increment-cases.js';
 import type { Increment } from '../../../support/increment-oracle.js';
-import { scannedIncrements } from '../../../support/scanned-pairs.js';
+import { scannedIncrements } from '../../../support/scanned-increments.js';
 
 test('an object of keys and integers gives its increments in order', () => {
   assertIncrements('{"page:/home": 1}', [['page:/home', 1]]);

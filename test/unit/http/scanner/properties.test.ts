@@ -20,7 +20,7 @@ import {
   whiteSpacesWithNewlines,
 } from '../../../support/increment-spelling.js';
 import { countOfRuns, seedOfRun } from '../../../support/random-runs.js';
-import { scannedIncrements } from '../../../support/scanned-pairs.js';
+import { scannedIncrements } from '../../../support/scanned-increments.js';
 
 const seed = seedOfRun();
 const runs = countOfRuns(100_000);

@@ -8,7 +8,7 @@ import type { BatchAnswer, BatchMessage } from '#product/shard-worker/protocol/b
 import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.js';
 import { GroupCommit, type GroupTarget } from '#product/shard-worker/thread/group-commit.js';
 import { ManualClock } from '../../../support/manual-clock.js';
-import { incrementEntries } from '../../../support/tokened-entries.js';
+import { incrementEntries } from '../../../support/record-entries.js';
 
 interface Append {
   readonly resolve: (lsn: Lsn) => void;

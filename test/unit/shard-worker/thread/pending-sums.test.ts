@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { hashKey } from '#product/core/key-hash.js';
 import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
 import type { Checkpoint } from '#product/core/checkpoint.js';
-import { incrementEntries, idempotentEntry } from '../../../support/tokened-entries.js';
+import { incrementEntries, idempotentEntry } from '../../../support/record-entries.js';
 
 const KEY = Buffer.from('k');
 const EPOCH = 7;

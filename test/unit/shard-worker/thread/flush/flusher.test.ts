@@ -7,7 +7,7 @@ import { Flusher, type FlusherOptions } from '#product/shard-worker/thread/flush
 import type { FlushAttempt } from '#product/shard-worker/thread/flush/shard-database.js';
 import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
-import { incrementEntries } from '../../../../support/tokened-entries.js';
+import { incrementEntries } from '../../../../support/record-entries.js';
 
 const TOUCH_INTERVAL_MS = 15_000;
 /** Every wait of the loop is at most its interval, and at least this part of it. */

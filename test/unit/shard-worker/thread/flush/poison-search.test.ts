@@ -9,7 +9,7 @@ import {
 } from '#product/shard-worker/thread/flush/poison-search.js';
 import { PendingSums, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
 import { decodeTexts } from '../../../../simulation/binary-arrays.js';
-import { incrementEntries, idempotentEntry } from '../../../../support/tokened-entries.js';
+import { incrementEntries, idempotentEntry } from '../../../../support/record-entries.js';
 
 function rangeOf(...entries: readonly Buffer[]): FrozenRange {
   const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', { epoch: 0, lsn: 0 });

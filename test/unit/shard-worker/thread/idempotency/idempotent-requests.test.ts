@@ -9,7 +9,7 @@ import { digestOf } from '#product/shard-worker/thread/idempotency/request-diges
 import { IdempotentRequests } from '#product/shard-worker/thread/idempotency/idempotent-requests.js';
 import { Mulberry32 } from '../../../../support/mulberry32.js';
 import { seedOfRun } from '../../../../support/random-runs.js';
-import { incrementEntries, idempotentEntry } from '../../../../support/tokened-entries.js';
+import { incrementEntries, idempotentEntry } from '../../../../support/record-entries.js';
 
 type ParsedRows = readonly (readonly [string, number])[];
 
