@@ -1,13 +1,13 @@
 /**
- * Group commit: takes every batch that waits on the ports as one group, journals it with one sync, applies it, and
+ * Group commit: takes all batches that wait on the ports as one group, journals it with one sync, applies it, and
  * acknowledges it. Shard thread.
  *
  * ```text
  * idle ──a batch arrives──► drain all ports ──► append (one sync) ──► apply ──► answer ──► drain again, until empty
  * ```
  *
- * While a group is being made durable, the next one gathers on the ports: latency is at most two syncs at any load.
- * (The technique is that of DeWitt et al., "Implementation techniques for main memory database systems", 1984.)
+ * While the journal syncs one group, the next one gathers on the ports: latency is at most two syncs at any load. The
+ * technique is from DeWitt et al., "Implementation techniques for main memory database systems", 1984.
  */
 import type { Clock } from '../../core/clock.js';
 import { JournalError, type ErrorCode } from '../../core/errors.js';
@@ -23,30 +23,31 @@ import {
 import type { BatchAnswer, BatchMessage } from '../protocol/batches.js';
 import type { HttpServerPort } from '../protocol/batch-ports.js';
 import type { RecordBytes } from '../journal/journal.js';
-import { admitRequests, failedOutcomes, knownOutcomes, settledOutcomes } from './idempotency/idempotency-admission.js';
-import type { KnownKey } from './idempotency/idempotency-window.js';
+import {
+  admitRequests,
+  failedOutcomes,
+  knownOutcomes,
+  settledOutcomes,
+  type IdempotencyMemory,
+} from './idempotency/idempotency-admission.js';
 
-/** Most bytes that are made durable with one sync; what is beyond waits for the next. */
+/** Most bytes of one group; further batches wait for the next. */
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 
 /** The shard as group commit sees it. */
-export interface GroupTarget {
+export interface GroupTarget extends IdempotencyMemory {
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
-  /** Looks a token up, and remembers a new one as part of the group that is being gathered. */
-  admitKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
-  /** Looks a token up and leaves it at that. */
-  lookUpKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
-  /** The group that was gathered is durable, or it is not. */
+  /** The group is durable, or it is not: then its idempotency keys are forgotten. */
   endGroup(durable: boolean): void;
   /** True where the key is pending, so that adding to it needs no new key. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean;
-  /** The journal is dead or this code has a bug: the shard must end. */
+  /** The journal has failed, or this code has a bug: the shard must end. */
   failed(error: unknown): void;
 }
 
-/** Of a plain batch: why it is refused, or undefined. Of a batch with tokens: the outcome of each request. */
+/** For a plain batch: why it is refused, or undefined. For a batch of idempotent requests: the outcome of each. */
 type Admission = ErrorCode | undefined | Uint8Array;
 
 interface Waiting {
@@ -73,7 +74,7 @@ export class GroupCommit {
     this.#settledThroughMs = clock.now();
   }
 
-  /** Begins to listen. */
+  /** Begins to listen on the ports. */
   start(): void {
     for (const [index, port] of this.#ports.entries()) {
       port.listen((message) => {
@@ -85,15 +86,15 @@ export class GroupCommit {
 
   /**
    * Takes what waits on the ports now, unless a group is under way. Everything posted before the time returned (ms since
-   * 1970) is applied, or was refused with nothing kept: what is in the group under way, or may have been kept by a journal
-   * that failed, is later than that.
+   * 1970) is applied, or was refused with nothing kept. Batches of a group under way, and those that a failed journal may
+   * have kept, were posted later than that.
    */
   settledThroughMs(): number {
     this.#commitAll();
     return this.#settledThroughMs;
   }
 
-  /** Takes what still waits on the ports, settles it, then stops listening. */
+  /** Commits what still waits on the ports, then closes them. */
   async close(): Promise<void> {
     this.#commitAll();
     while (this.#busy) await new Promise<void>((resolve) => this.#idle.push(resolve));
@@ -127,7 +128,7 @@ export class GroupCommit {
     for (const resolve of idle) resolve();
   }
 
-  /** Commits groups until nothing waits; undefined where all of it happened at once. */
+  /** Commits groups until nothing waits. Undefined where all of it happened synchronously. */
   #step(): Promise<void> | undefined {
     for (;;) {
       const drainedAtMs = this.#drainPorts();
@@ -152,7 +153,7 @@ export class GroupCommit {
     if (!this.#failed) this.#settledThroughMs = throughMs;
   }
 
-  /** Takes every message that has arrived. Returns the time (ms since 1970) before which all that was posted is taken. */
+  /** Takes every message that has arrived. Everything posted before the time returned (ms since 1970) is then taken. */
   #drainPorts(): number {
     const drainedAtMs = this.#clock.now();
     for (const [index, port] of this.#ports.entries()) {
@@ -181,7 +182,7 @@ export class GroupCommit {
     return this.#waiting.splice(0, count);
   }
 
-  /** Adds to `records` what of the batch is to be journaled; returns what is already known of its outcome. */
+  /** Adds to `records` what the journal must keep of the batch. Returns what is already known of its outcome. */
   #admit(waiting: Waiting, records: RecordBytes[]): Admission {
     const { kind, memory } = waiting.message;
     const record = new Uint8Array(memory, 0, recordBytes(memory));
@@ -236,7 +237,7 @@ export class GroupCommit {
     );
   }
 
-  /** The journal did not take the group: "not counted" only where it says that nothing was kept. */
+  /** The journal did not take the group. The answer is "not counted" only where the journal says that nothing was kept. */
   #refuse(taken: readonly Waiting[], refusals: readonly Admission[], error: unknown): void {
     const nothingKept = error instanceof JournalError && error.nothingKept;
     if (!nothingKept) this.#failed = true;
@@ -261,7 +262,7 @@ export class GroupCommit {
     );
   }
 
-  /** Answers each port in the order of its batches, runs of equal outcome as one message. */
+  /** Answers each port in the order of its batches. Consecutive equal outcomes are one message. */
   #answer(taken: readonly Waiting[], admissions: readonly Admission[]): void {
     for (const [index, port] of this.#ports.entries()) {
       let run = 0;

@@ -1,3 +1,15 @@
+/**
+ * The pending sums of one stream: what its records add up to above the checkpoint. Shard thread.
+ *
+ * ```text
+ * LSN:   ... checkpoint ]( frozen ]( live ... appliedLsn
+ * ```
+ *
+ * The live map takes every record as it is applied. A flush freezes it: from then on the frozen map belongs to exactly one
+ * range of LSNs until that range is known to be committed, and a new live map takes what comes. There is at most one frozen
+ * map, and nothing is frozen before a flush starts: while the database is unavailable, memory grows with the number of
+ * distinct keys and not with time.
+ */
 import { addSums, type Sum } from '../../core/increment.js';
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import {
@@ -9,7 +21,7 @@ import {
 import { SummingMap } from './summing-map.js';
 import { IdempotentRequests } from './idempotency/idempotent-requests.js';
 
-/** The frozen part: the sums of the records `(fromLsn, toLsn]`. */
+/** The sums of the records `(fromLsn, toLsn]`, frozen until the outcome of their flush is known. */
 export interface FrozenRange {
   readonly stream: string;
   /** Of the stream's owner. */
@@ -43,7 +55,7 @@ export class PendingSums {
     this.#applied = lsn;
   }
 
-  /** LSN up to which this process knows the stream to be in `counters`. */
+  /** The LSN up to which this process knows the stream to be in `counters`. */
   get checkpointLsn(): Lsn {
     return this.#checkpointLsn;
   }
@@ -62,7 +74,7 @@ export class PendingSums {
     return this.#frozen;
   }
 
-  /** True where nothing waits to be committed. */
+  /** True where nothing is pending. */
   get isSettled(): boolean {
     return this.#frozen === undefined && this.#applied === this.#checkpointLsn;
   }
@@ -79,7 +91,7 @@ export class PendingSums {
     return this.#live.size + this.#liveIdempotent.requestSums;
   }
 
-  /** Requests with tokens that wait for a flush. */
+  /** Idempotent requests that wait for a flush. */
   get pendingIdempotent(): number {
     return this.#liveIdempotent.size + (this.#frozen?.idempotent.size ?? 0);
   }
@@ -98,7 +110,7 @@ export class PendingSums {
     return this.#live.increments + this.#liveIdempotent.increments + frozenIncrements;
   }
 
-  /** Adds a record's entries and takes its LSN, which is above every one before. Returns the number of increments. */
+  /** Adds the entries of a record. Its LSN is above every LSN before. Returns the number of increments. */
   apply(lsn: Lsn, bytes: Uint8Array, start: number, end: number): number {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const live = this.#live;
@@ -126,8 +138,8 @@ export class PendingSums {
   }
 
   /**
-   * True where the key is pending, so that adding to it needs no new key as MAX_PENDING_KEYS counts them. A key that is
-   * pending in requests with tokens only is not: each of their pairs is a key of its own, which nothing can be added to.
+   * True where adding to the key makes no new pending key as MAX_PENDING_KEYS counts them. A key that is pending in
+   * idempotent requests only does not help: each of their sums is a pending key of its own, and nothing is added to it.
    */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
     if (this.#live.find(hash, bytes, start, length) >= 0) return true;
@@ -135,7 +147,7 @@ export class PendingSums {
     return frozen !== undefined && frozen.sums.find(hash, bytes, start, length) >= 0;
   }
 
-  /** Freezes what was applied, for one flush. Everything up to `appliedLsn` must be synced. Nothing may be frozen yet. */
+  /** Freezes what was applied, for one flush. Everything up to `appliedLsn` must be synced, and nothing frozen yet. */
   freeze(acceptedThroughMs: number): FrozenRange {
     if (this.#frozen !== undefined) throw new TypeError('a range is frozen already');
     const frozen = {
@@ -154,7 +166,7 @@ export class PendingSums {
     return frozen;
   }
 
-  /** The frozen range is known to be committed: the checkpoint is its end. */
+  /** Moves the checkpoint to the end of the frozen range, which is known to be committed. */
   settle(): void {
     const frozen = this.#frozen;
     if (frozen === undefined) throw new TypeError('nothing is frozen');
@@ -167,7 +179,7 @@ export class PendingSums {
     this.#spareIdempotent.clear();
   }
 
-  /** No record comes any more and nothing is pending: lets go of the room for both. */
+  /** Releases the memory of the sums. Nothing may be pending, and no record may follow. */
   close(): void {
     if (!this.isSettled) throw new TypeError('something is pending');
     this.#live = new SummingMap();
@@ -177,9 +189,11 @@ export class PendingSums {
   }
 
   /**
-   * What this stream holds of a key above the checkpoint that a read saw. `again`: the read's snapshot is older than
-   * what this stream still holds, or than its recovery, so the read must be repeated. A row of a later epoch means that
-   * another owner answers for the stream: nothing is ours to add. Undefined where the key is not held.
+   * The pending sum of a key above the checkpoint that a read saw. Undefined where the key is not pending.
+   *
+   * - `again`: the read's snapshot is older than what is still pending here, or than the recovery of the stream. The read
+   *   must be repeated.
+   * - A row of a later epoch means that another owner answers for the stream: there is nothing to add.
    */
   pendingOf(hash: number, key: Uint8Array, view: Checkpoint | undefined): Sum | undefined | 'again' {
     const seen = view ?? { epoch: this.epoch, lsn: 0 };

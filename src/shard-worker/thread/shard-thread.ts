@@ -1,8 +1,8 @@
 /**
- * The root of a shard thread: a life-long Piscina task that builds the shard and serves its ports.
+ * The root of a shard thread: a Piscina task that builds the shard and serves its ports for as long as the thread lives.
  *
- * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread really ends: its
- * connection, files and timers end with it, and the supervisor starts another through recovery.
+ * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread ends. Its connection,
+ * files and timers end with it. The supervisor then starts another thread, which recovers the shard.
  */
 import path from 'node:path';
 import type { MessagePort } from 'node:worker_threads';
@@ -22,7 +22,7 @@ import type { ControlMessage, ControlRequest, ShardTask } from '../protocol/cont
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
 
-/** Runs a shard until it is drained. Piscina's task. */
+/** Runs a shard until it is drained. The task of Piscina. */
 export function runShard(task: ShardTask): Promise<void> {
   return new Promise((resolve) => {
     new ShardThread(task, resolve).start();
@@ -109,7 +109,7 @@ class ShardThread {
   }
 
   #die(error: unknown): void {
-    // The class of an Error is lost on its way to the main thread, so what an operator must read goes ahead of it.
+    // An Error loses its class on the way to the main thread, so code and detail are sent ahead of it.
     if (error instanceof JournalError) this.#tell({ kind: 'journal', code: error.code, detail: error.message });
     setImmediate(() => {
       throw error;

@@ -1,14 +1,14 @@
 /**
- * One shard: its journal, its ledger and its flusher, and those of streams left over from earlier runs. Shard thread.
+ * One shard: its own stream with journal, pending sums and flusher, and the orphaned streams of earlier runs. Shard thread.
  *
  * ```text
- * start ──database reachable──► recover own and left-over streams ──► serving, recovered
- *   │                             └─more than there is room for──► serving ──as they are flushed──► the others ──► recovered
- *   └────database away────────► a new stream ──► serving ──when it answers──► recover all earlier streams ──► recovered
+ * start ──database available──► recover own and orphaned streams ──► serving, recovered
+ *   │                             └─no room for all──► serving ──the rest, as others are flushed──► recovered
+ *   └──database unavailable───► a new stream ──► serving ──database back: recover all earlier streams──► recovered
  * ```
  *
- * Why a new stream while the database is away: only the checkpoint row says which LSNs of an earlier stream are free, so
- * records written without having read it could get LSNs that count as flushed.
+ * Without the database the shard begins a new stream. Only the checkpoint row says which LSNs of an earlier stream are
+ * free: a record written without that knowledge could get an LSN that counts as flushed.
  */
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
@@ -36,16 +36,16 @@ import {
 import { recoverStream } from './streams/recover-stream.js';
 import { addTo, countFlush, publishStreams } from './streams/stream-stats.js';
 
-/** An idle stream notices by then that its checkpoint went back, and makes again what is missing from its journal. */
+/** Within this time an idle stream notices that its checkpoint went back. Its journal still holds what is then missing. */
 const TOUCH_INTERVAL_MS = 15_000;
-/** The clocks of threads agree, but a batch is stamped a moment before it is posted. */
+/** All threads read the same clock, but a batch is stamped a moment before it is posted. */
 const ACCEPTED_MARGIN_MS = 1000;
 
-/** Waits between attempts to start on a disk that refuses. */
+/** Waits between attempts to start while the journal is unavailable. */
 const JOURNAL_BACKOFF_FIRST_MS = 250;
 const JOURNAL_BACKOFF_MAX_MS = 5000;
 
-/** What a shard is given: everything outside of it, so that a simulation can give it something else. */
+/** Everything outside of a shard, so that a simulation can replace it. */
 export interface ShardDeps {
   readonly journals: JournalStreams;
   readonly database: ShardDatabase;
@@ -54,10 +54,10 @@ export interface ShardDeps {
   readonly random: () => number;
   readonly flushIntervalMs: number;
   readonly flushKeysMax: number;
-  /** Takes what waits on the ports; everything posted before the time returned (ms since 1970) has been applied. */
+  /** Takes what waits on the ports. Everything posted before the time returned (ms since 1970) has been applied. */
   readonly settledThroughMs: () => number;
   readonly tell: (message: ControlMessage) => void;
-  /** The thread must end. */
+  /** The shard cannot go on: the thread must end. */
   readonly fail: (error: unknown) => void;
   readonly log: ShardLog;
 }
@@ -94,7 +94,7 @@ export class Shard implements GroupTarget {
     });
   }
 
-  /** Recovers, or starts without the database; settles when increments can be taken. What the disk refuses is tried again. */
+  /** Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses. */
   async start(): Promise<void> {
     const { clock, log } = this.#deps;
     let backoffMs = JOURNAL_BACKOFF_FIRST_MS;
@@ -104,7 +104,7 @@ export class Shard implements GroupTarget {
         return;
       } catch (error) {
         if (!isJournalUnavailable(error)) throw error;
-        log('warn', { err: error }, 'The journal cannot be used now: the start is tried again');
+        log('warn', { err: error }, 'Journal unavailable; retrying the start of the shard');
         this.#discard();
         await pauseOn(clock, backoffMs);
         backoffMs = Math.min(2 * backoffMs, JOURNAL_BACKOFF_MAX_MS);
@@ -121,7 +121,7 @@ export class Shard implements GroupTarget {
       this.#serve(await this.#orphaned.recoverWithinRoom(orphaned));
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
-      log('warn', { err: error }, 'The database is away: increments are journaled in a new stream until it answers');
+      log('warn', { err: error }, 'PostgreSQL unavailable; buffering increments in a new stream of the journal');
       this.#discard();
       this.#own = await this.#begin(false);
       this.#serve(own === undefined ? orphaned : [own, ...orphaned], error);
@@ -145,7 +145,7 @@ export class Shard implements GroupTarget {
     own.flusher.noticeApplied();
   }
 
-  /** Of the shard's own stream: what comes is added there, as a new key where only a left-over stream has it. */
+  /** Looks in the shard's own stream only. New increments go there; a key of an orphaned stream counts as new. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
     return this.#ownStream().pendingSums.holds(hash, bytes, start, length);
   }
@@ -168,22 +168,22 @@ export class Shard implements GroupTarget {
     this.#deps.fail(error);
   }
 
-  /** What all streams of this shard hold of a key above the checkpoints that a read saw; null: none holds it. */
+  /** The pending sum of a key in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
   pendingOf(key: Uint8Array, seen: SeenCheckpoints): Sum | 'again' | null {
     return this.#orphaned.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
   }
 
-  /** Commits everything applied before the call; resolves to the keys written. */
+  /** Commits everything applied before the call. Resolves to the number of keys written. */
   async flush(): Promise<number> {
     const keys = await Promise.all(this.#streams().map(({ flusher }) => flusher.flushNow()));
     return keys.reduce((total, count) => total + count, 0);
   }
 
-  /** Last flush of every stream, then close. Returns what stays in the journal. */
+  /** Flushes every stream once more, then closes it. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     this.#state = 'draining';
     this.#upkeep.stop();
-    // First, so that a stream that is being recovered at this moment is drained with the others.
+    // First, so that a stream in recovery is drained with the others.
     await this.#orphaned.stop();
     const left: PendingRange[] = [...this.#orphaned.unread];
     for (const { journal, pendingSums, flusher } of this.#streams()) {
@@ -207,12 +207,9 @@ export class Shard implements GroupTarget {
     return this.#own === undefined ? streams : [this.#own, ...streams];
   }
 
-  /**
-   * Takes increments from now on, and reads the streams of earlier runs that are left. `away`: why the database cannot be
-   * reached.
-   */
+  /** Takes increments from now on, and recovers the unread streams. `unavailable`: why the database is unavailable. */
   #serve(unread: readonly FoundStream[], unavailable?: unknown): void {
-    // Without the database not even its id is known, nor whether its tables are there.
+    // Without the database the shard knows neither its id nor whether its tables exist.
     const recovered = unread.length === 0 && unavailable === undefined;
     if (this.#state === 'starting') this.#state = 'serving';
     if (!recovered) {
@@ -237,39 +234,39 @@ export class Shard implements GroupTarget {
     this.#deps.tell({ kind: 'streams', streams: this.#streams().map(({ pendingSums }) => pendingSums.stream) });
   }
 
-  /** A start that database or disk left half-way: nothing was appended, so the journals can be let go of and read again. */
+  /** Undoes a start that failed half-way. Nothing was appended, so the journals can be closed and read again. */
   #discard(): void {
     for (const { journal, pendingSums } of this.#streams()) {
       void Promise.resolve(journal.close()).catch(this.#deps.fail);
-      // The cell also holds what earlier threads of this shard have recovered.
+      // The cell also counts what earlier threads of this shard recovered.
       addTo(this.#stats, STAT.recovered, -pendingSums.pendingIncrements);
     }
     this.#own = undefined;
     this.#orphaned.clear();
   }
 
-  /** The shard's own stream of the last run, or a new one. */
+  /** Continues the shard's own stream of the last run where that is possible, and begins a new one otherwise. */
   async #continue(stream: string | undefined): Promise<OwnedStream> {
     if (stream === undefined) return this.#begin(true);
     const owned = await this.#recover(stream);
     if (!owned.retired && owned.journal.takesRecords) return owned;
-    // Either the disk has no room to go on with it. Or another number of shards had it for a left-over, and crashed between
-    // its end in the database and in the journal: what came after its end in the database would be nobody's.
+    // Either the disk has no room to go on with it. Or it was an orphaned stream of a run with another number of shards,
+    // which crashed after it retired the stream in the database: no owner would flush further records.
     this.#orphaned.add(owned);
     const next = await this.#begin(true);
     if (!owned.journal.takesRecords) this.#upkeep.expectRefusal(next.journal);
     return next;
   }
 
-  /** A new stream, with its row in the database where that can be reached. */
+  /** Begins a new stream; makes its row where the database is available. */
   async #begin(withDatabase: boolean): Promise<OwnedStream> {
     const journal = this.#deps.journals.create();
     if (withDatabase) await this.#deps.database.ensureStream(journal.stream);
-    // A new row starts at epoch 0 and LSN 0; nobody else knows its id.
+    // A new row starts at epoch 0 and LSN 0. No other process knows its id.
     return this.#assemble(journal, new PendingSums(journal.stream, { epoch: 0, lsn: 0 }), false);
   }
 
-  /** Takes a stream of an earlier run over. */
+  /** Takes ownership of a stream of an earlier run, and reads it. */
   async #recover(stream: string): Promise<OwnedStream> {
     const { journals, database, log } = this.#deps;
     const { journal, pendingSums, retired, increments } = await recoverStream(journals, database, stream, log);
@@ -310,13 +307,16 @@ export class Shard implements GroupTarget {
     return { journal, pendingSums, flusher, retired };
   }
 
-  /** A compare-and-set matched nothing: find out whose the stream is now. */
+  /** A compare-and-set did not match. `row` says whether another process owns the stream now. */
   #fenced(pendingSums: PendingSums, row: Checkpoint | undefined): void {
     if (row !== undefined && row.epoch > pendingSums.epoch) {
       this.#deps.tell({ kind: 'fenced', detail: takenOver(pendingSums, row) });
     }
     this.failed(
-      new JournalError('journal-fenced', `The checkpoint of stream ${pendingSums.stream} is not where it was left.`),
+      new JournalError(
+        'journal-fenced',
+        `The checkpoint of stream ${pendingSums.stream} is not where this process left it; the stream must be recovered.`,
+      ),
     );
   }
 
@@ -331,11 +331,11 @@ function pauseOn(clock: Clock, ms: number): Promise<void> {
   });
 }
 
-/** What an operator reads where a stream has another owner: `row` is of a later epoch than ours. */
+/** For the operator: `row` has a later epoch, so the stream has another owner. */
 function takenOver({ stream, epoch }: PendingSums, row: Checkpoint): string {
   return (
-    `Another process has taken over journal stream ${stream} (epoch ${row.epoch}, ours is ${epoch}): ` +
-    'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal; ' +
-    '`npm run journal -- rebind` gives them a stream of their own.'
+    `Another process has taken over journal stream ${stream} (its epoch is ${row.epoch}, ours is ${epoch}): ` +
+    'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal. ' +
+    'Run `npm run journal -- rebind` to move them to a stream of their own.'
   );
 }

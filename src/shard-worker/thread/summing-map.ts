@@ -1,12 +1,24 @@
+/**
+ * Exact sums by key: the map behind pending sums. Shard thread.
+ *
+ * An open-addressing hash table (linear probing, at most half full) over columns. A slot holds the hash of a key and its
+ * entry number. An entry has its key's bytes in one arena, its sum, and the number of its increments. Keys stay bytes from
+ * the socket to PostgreSQL, so no string is made for an increment. A pending key of 24 bytes costs 24 + 36 bytes plus the
+ * slack of doubling arrays. Entries are in the order of insertion.
+ *
+ * The hash has no secret, so a client can make keys that all have the same hash. A probe therefore ends after
+ * {@link PROBES_MAX} slots. The few keys that found no free slot there overflow into a Map of strings, whose hash the engine
+ * seeds. The attack is from Crosby and Wallach, "Denial of service via algorithmic complexity attacks", 2003.
+ */
 import { addSums, AMOUNT_MAX, type Sum } from '../../core/increment.js';
 import { PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';
 
 const SMALLEST_CAPACITY = 1024;
 const SMALLEST_ARENA_BYTES = 32 * 1024;
 
-/** Slots that are looked at for a key; a million keys that nobody chose with care need fewer than 50. */
+/** Most slots that a search for a key visits. A million keys of honest clients need fewer than 50. */
 const PROBES_MAX = 64;
-/** What a key without a slot costs besides its bytes, which it has twice. */
+/** Bytes that a key without a slot costs besides its own bytes, which it has twice. */
 const OVERFLOW_OVERHEAD_BYTES = 100;
 
 /** Exact sums by key. */
@@ -38,17 +50,17 @@ export class SummingMap {
     return this.#incrementsTotal;
   }
 
-  /** What the keys count against MAX_PENDING_BYTES. */
+  /** Bytes pending, as MAX_PENDING_BYTES counts them. */
   get pendingBytes(): number {
     return this.#arenaEnd + this.#size * PENDING_KEY_OVERHEAD_BYTES + this.#overflowBytes;
   }
 
-  /** What keys that were made to collide cost besides. */
+  /** Bytes that keys without a slot cost in addition. */
   get overflowBytes(): number {
     return this.#overflowBytes;
   }
 
-  /** Bytes of memory held, slack included. */
+  /** Bytes of memory allocated, slack included. */
   get allocatedBytes(): number {
     return (
       this.#slots.byteLength +
@@ -64,18 +76,18 @@ export class SummingMap {
     return this.#arenaEnd;
   }
 
-  /** The bytes in which {@link keyStart} points; valid until the next {@link add}. */
+  /** The bytes that {@link keyStart} points into; valid until the next {@link add}. */
   get arena(): Uint8Array {
     return this.#arena;
   }
 
-  /** Adds `amount` (a safe integer) to the key in `bytes[start, start + length)`; true if the key is new here. */
+  /** Adds `amount`, a safe integer, to the key in `bytes[start, start + length)`. True if the key is new here. */
   add(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): boolean {
     this.#incrementsTotal += 1;
     const slots = this.#slots;
     let slot = hash & this.#mask;
     for (let probes = 0; probes < PROBES_MAX; probes += 1) {
-      // Slot numbers are masked, so always in range; the same holds for entry numbers read from slots.
+      // Slot numbers are masked, so they are in range, and so are entry numbers read from slots.
       const next = slots[2 * slot + 1] as number;
       if (next === 0) {
         slots[2 * slot] = hash;
@@ -114,7 +126,7 @@ export class SummingMap {
   /** Sum of an entry, 0 ≤ entry < size. */
   sum(entry: number): Sum {
     const sum = this.#sum[entry] as number;
-    // NaN marks a sum that lives in #bigSums; both are written together.
+    // NaN marks a sum that is in #bigSums; both are written together.
     return Number.isNaN(sum) ? (this.#bigSums.get(entry) as bigint) : sum;
   }
 
@@ -133,12 +145,12 @@ export class SummingMap {
     return this.#hash[entry] as number;
   }
 
-  /** How many increments went into an entry. */
+  /** Number of increments that were added to an entry. */
   entryIncrements(entry: number): number {
     return this.#increments[entry] as number;
   }
 
-  /** Forgets everything; keeps its memory for the next round unless that was far more than `expectedKeys` will need. */
+  /** Removes everything. Keeps the memory for the next round unless it is far more than `expectedKeys` will need. */
   clear(expectedKeys: number): void {
     if (this.#hash.length > 8 * Math.max(expectedKeys, SMALLEST_CAPACITY)) {
       this.#allocate(SMALLEST_CAPACITY);
@@ -155,7 +167,7 @@ export class SummingMap {
     this.#clearOverflow();
   }
 
-  /** Adds to a key that has no slot, or will have none. */
+  /** Adds to a key that has no slot, or gets none. */
   #addOverflow(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): boolean {
     const key = latin1(bytes, start, length);
     const entry = this.#overflow.get(key);
@@ -195,7 +207,7 @@ export class SummingMap {
     return true;
   }
 
-  /** Makes the entry of a new key, which something leads to already. */
+  /** Makes the entry of a new key. Its slot, or its place in the overflow, already holds the entry number. */
   #append(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): void {
     const entry = this.#size;
     if (this.#arenaEnd + length > this.#arena.length) this.#growArena(length);
@@ -234,7 +246,7 @@ export class SummingMap {
     for (let entry = 0; entry < this.#size; entry += 1) this.#place(entry, hash[entry] as number);
   }
 
-  /** Gives an entry a slot, or a place among the crowded. */
+  /** Gives an entry a slot, or a place in the overflow. */
   #place(entry: number, hash: number): void {
     const slots = this.#slots;
     let slot = hash & this.#mask;

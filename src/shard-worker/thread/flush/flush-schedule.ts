@@ -1,25 +1,25 @@
 /**
- * When a stream's flush loop has something to do. Shard thread.
+ * When the flush loop of a stream has something to do. Shard thread.
  *
- * Waits are 90 to 100 % of their intervals, so that nodes do not beat in step. An interval begins with a flush and not at
- * its end, so what comes during a flush waits no longer than what comes after it.
+ * Waits are 90 to 100 % of their intervals, so that several nodes do not flush at the same moments. An interval begins when
+ * a flush begins, not when it ends: increments that arrive during a flush wait no longer than those that arrive after it.
  */
 import type { Clock } from '../../../core/clock.js';
 
-/** Longest wait while the database is away: an outage of an hour must not be followed by a wait of an interval. */
+/** Longest wait while the database is unavailable: after an outage the first flush must not wait for an interval. */
 const UNAVAILABLE_INTERVAL_MS = 1000;
 
 /** The intervals. */
 export interface FlushScheduleOptions {
-  /** What waits is flushed this often. */
+  /** Time between flushes. */
   readonly intervalMs: number;
-  /** The stream's row is looked at this often where no flush does so, and an idle stream's `accepted_through` moves. */
+  /** Time between touches where no flush sees the row. A touch of an idle stream advances `accepted_through`. */
   readonly touchIntervalMs: number;
   /** Uniform in [0, 1). */
   readonly random: () => number;
 }
 
-/** The schedule of one loop, which begins now. Times are ms. */
+/** The schedule of one loop; it begins now. Times are ms. */
 export class FlushSchedule {
   readonly #clock: Clock;
   readonly #options: FlushScheduleOptions;
@@ -33,13 +33,12 @@ export class FlushSchedule {
     this.#touchDueAt = this.#in(options.touchIntervalMs);
   }
 
-  /** How long the loop has nothing to do, unless somebody asks for it. */
+  /** How long the loop has nothing to do unless it is asked. */
   restMs(isAvailable: boolean): number {
     const otherwiseAt = isAvailable ? this.#touchDueAt : this.#in(UNAVAILABLE_INTERVAL_MS);
     return Math.max(0, Math.min(this.#flushDueAt, otherwiseAt) - this.#clock.monotonic());
   }
 
-  /** Whether an interval is over. */
   get isFlushDue(): boolean {
     return this.#clock.monotonic() >= this.#flushDueAt;
   }
@@ -48,17 +47,17 @@ export class FlushSchedule {
     return this.#clock.monotonic() >= this.#touchDueAt;
   }
 
-  /** A flush begins, or is not needed: the next is due an interval from now. */
+  /** A flush begins, or nothing is pending: the next is due an interval from now. */
   beginInterval(): void {
     this.#flushDueAt = this.#in(this.#options.intervalMs);
   }
 
-  /** The row has been looked at. */
+  /** The row was seen: the next touch is due an interval from now. */
   noticeTouch(): void {
     this.#touchDueAt = this.#in(this.#options.touchIntervalMs);
   }
 
-  /** The row is to be looked at now. */
+  /** Makes the touch due now. */
   askForTouch(): void {
     this.#touchDueAt = Number.NEGATIVE_INFINITY;
   }

@@ -41,25 +41,25 @@ export type FlusherDatabase = RangeDatabase & Pick<ShardDatabase, 'touch'>;
 export interface FlusherEvents {
   /** A range was committed: the journal may be pruned up to its end. */
   committed(range: FrozenRange, flush: CommittedFlush): void;
-  /** The row of an idle stream was seen where this ledger left it: at its checkpoint. */
+  /** The row of the stream was seen where this process left it. */
   confirmed(): void;
-  /** Another owner has the stream, or its row is gone: this ledger must not flush again. */
+  /** Another owner has the stream, or its row is gone: this process must not flush it again. */
   fenced(row: Checkpoint | undefined): void;
-  /** The database went away or came back. */
+  /** The database became unavailable or available. `error`: why it is unavailable. */
   databaseAvailable(available: boolean, error?: unknown): void;
-  /** Something of ours failed: the shard cannot go on. */
+  /** Something else than the database failed: the shard cannot go on. */
   failed(error: unknown): void;
 }
 
 /** When to flush. */
 export interface FlusherOptions extends FlushScheduleOptions {
-  /** A ledger with this many live keys is flushed early. */
+  /** With this many live keys the stream is flushed early. */
   readonly keysMax: number;
   /** Makes what was applied durable before it is frozen. */
   readonly sync: () => void | Promise<void>;
   /**
-   * Applies what waits to be; everything that the stream accepted before the time returned (ms since 1970) is then applied.
-   * So the ledger is to be looked at after this.
+   * Applies what waits to be applied. Everything that the stream accepted before the time returned (ms since 1970) is then
+   * applied. It changes the pending sums, so it is called before they are read.
    */
   readonly acceptedThroughMs: () => number;
 }
@@ -94,7 +94,7 @@ export class Flusher {
     this.#schedule = new FlushSchedule(clock, options);
   }
 
-  /** Starts the loop; `away`: why the database cannot be reached, where that is known. */
+  /** Starts the loop. `unavailable`: why the database is unavailable, where that is known. */
   start(unavailable?: unknown): void {
     if (unavailable !== undefined) this.#setAvailable(false, unavailable);
     this.#done = this.#run().catch((error: unknown) => {
@@ -103,13 +103,13 @@ export class Flusher {
     });
   }
 
-  /** To be called after records were applied: wakes the loop where enough keys wait. */
+  /** To be called after records were applied. Wakes the loop where enough keys wait. */
   noticeApplied(): void {
     if (this.#pendingSums.liveKeys >= this.#options.keysMax && this.#wake !== undefined && this.#available)
       this.#wake();
   }
 
-  /** Looks soon whether the row of an idle stream is where it was left. What is pending has its flush for that. */
+  /** Touches the row of an idle stream soon. Does nothing where something is pending, because its flush sees the row. */
   touchSoon(): void {
     if (!this.#pendingSums.isSettled) return;
     this.#schedule.askForTouch();
@@ -117,8 +117,8 @@ export class Flusher {
   }
 
   /**
-   * Commits everything applied before the call; resolves to the number of keys written meanwhile. Rejects with
-   * `database-unavailable` as soon as that is known, with `overloaded` where too many wait.
+   * Commits everything applied before the call. Resolves to the number of keys written meanwhile. Rejects with CounterError
+   * `database-unavailable` as soon as that is known, with `overloaded` where too many callers wait.
    */
   flushNow(): Promise<number> {
     const target = this.#pendingSums.appliedLsn;
@@ -130,8 +130,8 @@ export class Flusher {
   }
 
   /**
-   * Flushes what is left and ends the loop: at once where the database is away, since what is pending is in the journal.
-   * True if nothing is left.
+   * Flushes what is pending and ends the loop. Where the database is unavailable it ends at once: what is pending is in the
+   * journal. Resolves to true if nothing is left.
    */
   async drain(): Promise<boolean> {
     if (this.#state === 'running') this.#state = 'draining';
@@ -143,12 +143,12 @@ export class Flusher {
   async #run(): Promise<void> {
     while (this.#state !== 'ended') {
       if (!this.#isAsked()) await this.#wait(this.#schedule.restMs(this.#available));
-      // First, since it may apply something.
+      // First, because it may apply increments.
       const acceptedThroughMs = this.#options.acceptedThroughMs();
       const isIdle = this.#pendingSums.isSettled;
       if (isIdle) this.#waiters.answer(this.#pendingSums.checkpointLsn);
       if (isIdle && this.#state === 'draining') break;
-      // While the database is away a flush is how the loop learns that it is back.
+      // While the database is unavailable, a flush is how the loop learns that it is back.
       const isFlush = !isIdle && (this.#isAsked() || this.#schedule.isFlushDue || !this.#available);
       if (isFlush || this.#schedule.isFlushDue) this.#schedule.beginInterval();
       if (isFlush) {
@@ -162,7 +162,7 @@ export class Flusher {
     this.#waiters.reject();
   }
 
-  /** Whether there is a reason not to wait for an interval. */
+  /** True where the loop must not wait for an interval. */
   #isAsked(): boolean {
     return this.#state !== 'running' || !this.#waiters.isEmpty || this.#pendingSums.liveKeys >= this.#options.keysMax;
   }
@@ -211,7 +211,7 @@ export class Flusher {
     }
   }
 
-  /** The range is committed. */
+  /** Notes that the range is committed. */
   #settle(range: FrozenRange, flush: CommittedFlush): void {
     this.#setAvailable(true);
     this.#pendingSums.settle();
@@ -220,7 +220,7 @@ export class Flusher {
     this.#events.committed(range, flush);
   }
 
-  /** The row of a stream that was fenced, or undefined where it cannot be read now. */
+  /** The row of a fenced stream; undefined where it cannot be read now. */
   async #ownerOf(stream: string): Promise<Checkpoint | undefined> {
     try {
       return await this.#database.readBack(stream);
@@ -231,9 +231,9 @@ export class Flusher {
   }
 
   /**
-   * False where the stream is not where this ledger left it: another owner has it, or the database went back in time. The
-   * journal may still reach back so far, but not for ever, so this cannot be left to the next flush. `accepted_through`
-   * stays where it is while something waits for a flush.
+   * Touches the row if that is due. False where the row is not where this process left it: another owner has the stream, or
+   * the database went back in time. The journal reaches back for a limited time only, so this cannot wait for the next
+   * flush. `acceptedThroughMs` is undefined while something is pending: `accepted_through` then stays where it is.
    */
   async #touchWhenDue(acceptedThroughMs: number | undefined): Promise<boolean> {
     if (this.#available && !this.#schedule.isTouchDue) return true;
@@ -252,7 +252,7 @@ export class Flusher {
     return isOurs;
   }
 
-  /** Waits for the delay, for a request, or for enough keys. */
+  /** Waits for the delay, or until woken. */
   #wait(delayMs: number): Promise<void> {
     return new Promise((resolve) => {
       const finish = (): void => {
@@ -266,9 +266,9 @@ export class Flusher {
     });
   }
 
-  #setAvailable(available: boolean, error?: unknown, isSaidAgain = false): void {
+  #setAvailable(available: boolean, error?: unknown, isReportedAgain = false): void {
     if (!available) this.#waiters.reject();
-    if (available === this.#available && !isSaidAgain) return;
+    if (available === this.#available && !isReportedAgain) return;
     this.#available = available;
     this.#events.databaseAvailable(available, error);
   }
@@ -305,7 +305,7 @@ interface Waiter {
   readonly reject: (error: CounterError) => void;
 }
 
-/** The callers of one stream. */
+/** Callers that wait until a stream is committed up to an LSN. */
 class FlushWaiters {
   #waiters: Waiter[] = [];
 
@@ -314,8 +314,8 @@ class FlushWaiters {
   }
 
   /**
-   * Waits for the checkpoint to reach `target`; resolves to the keys written meanwhile. Rejects with `database-unavailable`
-   * where they are let down, with `overloaded` where too many wait.
+   * Waits for the checkpoint to reach `target`. Resolves to the keys written meanwhile. Rejects with `database-unavailable`
+   * through {@link reject}, with `overloaded` where too many wait.
    */
   add(target: Lsn): Promise<number> {
     if (this.#waiters.length >= WAITERS_MAX) {
@@ -326,12 +326,12 @@ class FlushWaiters {
     });
   }
 
-  /** So many keys were written for all who wait. */
+  /** Adds to the keys written for everybody who waits. */
   count(keys: number): void {
     for (const waiter of this.#waiters) waiter.keys += keys;
   }
 
-  /** Answers those whose LSN is committed. */
+  /** Resolves those whose LSN is committed. */
   answer(checkpoint: Lsn): void {
     if (this.#waiters.length === 0) return;
     const left: Waiter[] = [];
@@ -342,14 +342,16 @@ class FlushWaiters {
     this.#waiters = left;
   }
 
-  /** The database is away: nobody waits for it. */
+  /** Rejects everybody who waits: the database is unavailable. */
   reject(): void {
     for (const waiter of this.#waiters) waiter.reject(databaseUnavailable());
     this.#waiters = [];
   }
 }
 
-/** What callers hear while the database is away. */
 function databaseUnavailable(): CounterError {
-  return new CounterError('database-unavailable', 'The database cannot be reached; what is pending stays pending.');
+  return new CounterError(
+    'database-unavailable',
+    'The database is unavailable; pending increments stay in the journal. Try again later.',
+  );
 }

@@ -1,5 +1,5 @@
 /**
- * Finds the keys of a range that PostgreSQL refuses, by trying ever smaller parts of it. Shard thread.
+ * Finds the keys of a range that PostgreSQL refuses (poison), by halving the range. Shard thread.
  */
 import { SumArrayEncoder } from '../../../db/binary-array.js';
 import type { StatementRefusedError } from '../../../db/database-errors.js';
@@ -9,16 +9,16 @@ import type { FrozenRange } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
 import type { RequestSum, IdempotentRequest } from '../idempotency/idempotent-requests.js';
 
-/** Keys of one try, which has the usual time: all keys of a backlog at once would never be done within it. */
+/** Keys of one probe. A probe has the usual time limit, which all keys of a backlog together would exceed. */
 export const PROBE_KEYS_MAX = 10_000;
 
-/** A pair and the request with a token that it belongs to. */
+/** A sum of an idempotent request. */
 interface SumOfRequest {
   readonly request: IdempotentRequest;
   readonly requestSum: RequestSum;
 }
 
-/** One key of a range with everything that the range adds to it: a constraint may refuse only the whole. */
+/** One key of a range with everything that the range adds to it: a constraint may refuse only the total. */
 export interface FlushKey {
   readonly bytes: Uint8Array;
   sum: Sum;
@@ -36,12 +36,12 @@ export interface PoisonKey {
 /** Tries a text[] of keys with their numeric[] of sums without committing them; undefined where PostgreSQL takes them all. */
 export type Probe = (keys: Buffer, amounts: Buffer) => Promise<StatementRefusedError | undefined>;
 
-/** Tries all keys of a range. Rejects where a probe does. */
+/** The poison keys of a range. Rejects where a probe does. */
 export async function findPoison(range: FrozenRange, probe: Probe): Promise<readonly PoisonKey[]> {
   const encoder = new SumArrayEncoder();
   const keys = keysOf(range);
   const poison: PoisonKey[] = [];
-  // Parts yet to be tried, the next one last.
+  // Parts that are not tried yet, the next one last.
   const parts: (readonly FlushKey[])[] = [];
   for (let from = 0; from < keys.length; from += PROBE_KEYS_MAX) parts.unshift(keys.slice(from, from + PROBE_KEYS_MAX));
   for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
@@ -89,8 +89,8 @@ function keysOf({ sums, idempotent }: FrozenRange): readonly FlushKey[] {
 }
 
 /**
- * Increments that were set aside with these keys, in a flush in which the idempotency keys `duplicates` were recorded
- * before. Where an idempotent request is set aside in part, each of its sums counts as one.
+ * Number of increments that a flush set aside with these keys. Requests with an idempotency key among `duplicates` do not
+ * count: they were recorded before. Where a request is set aside in part, each of its sums counts as one increment.
  */
 export function rejectedIncrements(
   { sums }: FrozenRange,
@@ -103,14 +103,14 @@ export function rejectedIncrements(
     if (key.entry >= 0) increments += sums.entryIncrements(key.entry);
     for (const { request } of key.requestSums) sumsOf.set(request, (sumsOf.get(request) ?? 0) + 1);
   }
-  const replays = new Set(duplicates);
+  const known = new Set(duplicates);
   for (const [{ idempotencyKey, requestSums, increments: whole }, rejected] of sumsOf) {
-    if (!replays.has(idempotencyKey)) increments += rejected === requestSums.length ? whole : rejected;
+    if (!known.has(idempotencyKey)) increments += rejected === requestSums.length ? whole : rejected;
   }
   return increments;
 }
 
-/** The rows that keep what was set aside with a key. */
+/** The rows of `rejected_increments` for a key. */
 export function rejectedRows(sums: SummingMap, { key, refusal }: PoisonKey): readonly RejectedIncrement[] {
   const row = { key: Buffer.from(key.bytes), reason: refusal.message, sqlState: refusal.sqlState };
   const plain = key.entry < 0 ? [] : [{ ...row, amount: String(sums.sum(key.entry)) }];

@@ -1,5 +1,5 @@
 /**
- * Decides, before a batch of requests with tokens is journaled, which of them are new. Shard thread.
+ * Decides which requests of an idempotent batch are new, before the batch is journaled. Shard thread.
  */
 import { errorCodes, type ErrorCode } from '../../../core/errors.js';
 import type { RecordBytes } from '../../journal/journal.js';
@@ -15,25 +15,27 @@ import { IDEMPOTENT_OUTCOME } from '../../protocol/batches.js';
 import { digestOf } from './request-digest.js';
 import type { KnownKey } from './idempotency-window.js';
 
-/** A replay of a request that is in the same group: it shares that group's outcome. Never leaves the shard. */
+/** A duplicate of a request in the same group: it shares the outcome of that group. Never leaves the shard. */
 const IN_GROUP = 255;
 
 const OUTCOME_OF: Readonly<Record<KnownKey, number>> = {
   new: IDEMPOTENT_OUTCOME.journaled,
-  replay: IDEMPOTENT_OUTCOME.replayed,
+  duplicate: IDEMPOTENT_OUTCOME.replayed,
   'in-group': IN_GROUP,
   mismatch: IDEMPOTENT_OUTCOME.mismatch,
 };
 
-/** The shard's memory of tokens; a digest is valid during the call. */
+/** What a shard knows of idempotency keys. A digest is valid during the call. */
 export interface IdempotencyMemory {
+  /** Looks an idempotency key up. A new one is remembered as part of the group that is being gathered. */
   admitKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
+  /** Looks an idempotency key up, and remembers nothing. */
   lookUpKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
 }
 
 /**
- * Fills in the digests and moves the new requests together. Returns the record of those, undefined if there is none, and
- * an outcome for each request that is preliminary until the group is durable.
+ * Fills in the digests and moves the new requests together. Returns their record, undefined if there is none, and an
+ * outcome for each request. The outcomes are preliminary until the group is durable.
  */
 export function admitRequests(
   record: RecordBytes,
@@ -57,7 +59,7 @@ export function admitRequests(
   };
 }
 
-/** The outcomes of requests for which there is no room: what is known of them, and a refusal of those that are new. */
+/** The outcomes of requests for which there is no room: what is known of known ones, and a refusal of new ones. */
 export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory): Uint8Array {
   const outcomes: number[] = [];
   eachRequest(record, (idempotencyKey, digest) => {
@@ -67,7 +69,7 @@ export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory): U
   return Uint8Array.from(outcomes);
 }
 
-/** Calls back with each request of a record: its token, its digest, and where its entry begins and ends. */
+/** Calls back with each request of a record: its idempotency key, its digest, and where its entry begins and ends. */
 function eachRequest(
   record: RecordBytes,
   callback: (idempotencyKey: string, digest: Uint8Array, at: number, next: number) => void,
@@ -93,7 +95,7 @@ export function settledOutcomes(outcomes: Uint8Array): Uint8Array {
   return outcomes.map((outcome) => (outcome === IN_GROUP ? IDEMPOTENT_OUTCOME.replayed : outcome));
 }
 
-/** The outcomes where the group was not journaled: what depended on it gets the code. */
+/** The outcomes once the group was not journaled: requests that depended on it are refused with `code`. */
 export function failedOutcomes(outcomes: Uint8Array, code: ErrorCode): Uint8Array {
   const refused = refusedWith(code);
   return outcomes.map((outcome) =>

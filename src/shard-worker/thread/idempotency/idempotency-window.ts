@@ -1,30 +1,37 @@
+/**
+ * The idempotency keys that this shard journaled lately: makes duplicates cheap and mismatches visible. Shard thread.
+ *
+ * Exactly-once does not depend on it. A request whose key has left the window is journaled again, and the flush, which
+ * records keys, decides whether it counts. Two generations bound the memory: when the younger one is full, it replaces the
+ * older one. So at least the last {@link KEYS_REMEMBERED} keys are here.
+ */
 import { DIGEST_BYTES } from '../../protocol/record-layout.js';
 
-/** Fewest of the last tokens that a shard remembers. */
+/** A shard remembers at least this many of its last idempotency keys. */
 export const KEYS_REMEMBERED = 100_000;
 
-/** What is known of a token. */
+/** What is known of an idempotency key. */
 export type KnownKey =
   | 'new'
-  /** Journaled before: durable as this journal is. */
-  | 'replay'
-  /** It stands in the group that is being journaled now, and shares that group's outcome. */
+  /** Journaled before, and as durable as this journal makes it. */
+  | 'duplicate'
+  /** Part of the group that is being journaled, whose outcome it shares. */
   | 'in-group'
   /** Journaled before with other content. */
   | 'mismatch';
 
-/** A token of a generation: where its digest is. */
+/** Idempotency keys with the digests of their requests. */
 class Generation {
   readonly #numbers = new Map<string, number>();
   readonly #digests = new Uint8Array(KEYS_REMEMBERED * DIGEST_BYTES);
-  /** Numbers of tokens that were forgotten. */
+  /** Numbers of forgotten keys. */
   readonly #free: number[] = [];
 
   get isFull(): boolean {
     return this.#numbers.size === KEYS_REMEMBERED;
   }
 
-  /** Whether the token is here, and with that digest. */
+  /** Whether the idempotency key is here, and with that digest. */
   look(idempotencyKey: string, digest: Uint8Array): 'absent' | 'same' | 'other' {
     const number = this.#numbers.get(idempotencyKey);
     if (number === undefined) return 'absent';
@@ -48,23 +55,23 @@ class Generation {
   }
 }
 
-/** Tokens and the digests of their requests. */
+/** The window of one shard. */
 export class IdempotencyWindow {
   #young = new Generation();
   #old = new Generation();
   readonly #group = new Set<string>();
 
-  /** Looks a token up. */
+  /** Looks an idempotency key up. */
   look(idempotencyKey: string, digest: Uint8Array): KnownKey {
     let known = this.#young.look(idempotencyKey, digest);
     if (known === 'absent') known = this.#old.look(idempotencyKey, digest);
     if (known === 'absent') return 'new';
     if (known === 'other') return 'mismatch';
-    return this.#group.has(idempotencyKey) ? 'in-group' : 'replay';
+    return this.#group.has(idempotencyKey) ? 'in-group' : 'duplicate';
   }
 
   /**
-   * Looks a token up and, where it is new, remembers it as part of the group that is being gathered. `digest` has
+   * Looks an idempotency key up. A new one is remembered as part of the group that is being gathered. `digest` has
    * {@link DIGEST_BYTES} bytes.
    */
   admit(idempotencyKey: string, digest: Uint8Array): KnownKey {
@@ -79,7 +86,7 @@ export class IdempotencyWindow {
     return known;
   }
 
-  /** The group is durable, or it is not: then its tokens are forgotten, so that a retry is journaled anew. */
+  /** The group is durable, or it is not: then its idempotency keys are forgotten, and a retry is journaled again. */
   endGroup(durable: boolean): void {
     if (!durable) {
       for (const idempotencyKey of this.#group) {

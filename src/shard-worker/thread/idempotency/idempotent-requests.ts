@@ -1,3 +1,11 @@
+/**
+ * Idempotent requests that wait for a flush, each idempotency key once, with their increments summed by key. Shard thread.
+ *
+ * They are apart from the other pending sums, because the flush decides whether a request counts: it does if its
+ * idempotency key is new. `totals` holds the same sums by key alone, for reads, and the only copy of the keys. A request
+ * sum is the number of its key's entry there and what the request adds to it. Requests and request sums are numbers into
+ * columns, so a request costs no object.
+ */
 import { addSums, type Sum } from '../../../core/increment.js';
 import { hashKey } from '../../../core/key-hash.js';
 import {
@@ -15,40 +23,40 @@ import {
 } from '../../protocol/record-layout.js';
 import { SummingMap } from '../summing-map.js';
 
-/** A request as an object, for the rare cases that look at single ones. */
+/** A request as an object, for the rare cases that need single requests. */
 export interface IdempotentRequest {
   readonly idempotencyKey: string;
   readonly digest: Uint8Array;
   readonly requestSums: readonly RequestSum[];
-  /** Pairs as they were sent, before they were summed by key. */
+  /** Number of increments as they were sent, before they were summed by key. */
   readonly increments: number;
 }
 
-/** One key of a request and what the request adds to it. */
+/** A request sum: one key of a request, and what the request adds to it. */
 export interface RequestSum {
-  /** Its number among the pairs of all requests here. */
+  /** Its number among the sums of all requests here. */
   readonly number: number;
   readonly key: Uint8Array;
   readonly sum: Sum;
 }
 
-/** Bytes that a request costs besides its keys, as MAX_PENDING_BYTES counts it. */
+/** Bytes that a request costs besides its keys, as MAX_PENDING_BYTES counts them. */
 const REQUEST_OVERHEAD_BYTES = 400;
 const SMALLEST_DIGESTS_BYTES = 1024 * DIGEST_BYTES;
 
 /** The pending requests of one map generation. Numbers are given in the order of arrival, from 0. */
 export class IdempotentRequests {
   readonly totals = new SummingMap();
-  /** Each token; its entry number is the request's. */
+  /** Idempotency keys; the entry number of a key is the number of its request. */
   readonly idempotencyKeys = new SummingMap();
   #digests = new Uint8Array(SMALLEST_DIGESTS_BYTES);
-  /** By request: the number of the pair behind its last one, and its increments. */
+  /** By request: the end of its sums (exclusive), and the number of its increments. */
   #sumsEnd: number[] = [];
   #incrementsOf: number[] = [];
-  /** By pair: its key's entry in `sums`, and its sum. */
+  /** By request sum: the entry of its key in `totals`, and the sum. */
   #sumEntry: number[] = [];
   #sumAmount: Sum[] = [];
-  /** By entry in `sums`: the last pair with that key. */
+  /** By entry in `totals`: the last request sum of that key. */
   #lastSum: number[] = [];
   #increments = 0;
   #duplicates = 0;
@@ -59,7 +67,7 @@ export class IdempotentRequests {
     return this.idempotencyKeys.size;
   }
 
-  /** Pairs of all requests, each of which counts as a pending key of its own. */
+  /** Number of request sums. Each counts as a pending key of its own. */
   get requestSums(): number {
     return this.#sumEntry.length;
   }
@@ -69,7 +77,7 @@ export class IdempotentRequests {
     return this.#increments;
   }
 
-  /** Increments of requests whose token was here already: they count once, with the first. */
+  /** Increments of requests whose idempotency key was here already. Only the first request with a key counts. */
   get duplicates(): number {
     return this.#duplicates;
   }
@@ -83,24 +91,24 @@ export class IdempotentRequests {
     return this.#digests;
   }
 
-  /** The number of a request's first pair. */
+  /** The number of a request's first sum. */
   sumsStart(request: number): number {
     return request === 0 ? 0 : this.sumsEnd(request - 1);
   }
 
-  /** The number behind a request's last pair. */
+  /** The number after a request's last sum. */
   sumsEnd(request: number): number {
     // In range by the caller's contract, as below.
     return this.#sumsEnd[request] as number;
   }
 
-  /** The entry of a pair's key in `sums`. */
-  sumEntry(pair: number): number {
-    return this.#sumEntry[pair] as number;
+  /** The entry of a request sum's key in `totals`. */
+  sumEntry(requestSum: number): number {
+    return this.#sumEntry[requestSum] as number;
   }
 
-  sumAmount(pair: number): Sum {
-    return this.#sumAmount[pair] as Sum;
+  sumAmount(requestSum: number): Sum {
+    return this.#sumAmount[requestSum] as Sum;
   }
 
   /** In the order of their first arrival. */
@@ -144,7 +152,7 @@ export class IdempotentRequests {
     return increments;
   }
 
-  /** Forgets everything. */
+  /** Removes everything. */
   clear(): void {
     this.totals.clear(this.totals.size);
     this.idempotencyKeys.clear(this.idempotencyKeys.size);

@@ -1,12 +1,12 @@
 /**
- * The digest of a request's content: of its keys in bytewise order, each with its sum. Two bodies that add the same to
- * the same keys have the same digest, however they are written. Shard thread.
+ * The digest of a request's content: of its keys in bytewise order, each with its sum. Two bodies that add the same amounts
+ * to the same keys have the same digest, whatever their spelling. Shard thread.
  */
 import { hash } from 'node:crypto';
 import { amountAt, DIGEST_BYTES, incrementEnd, keyBytesAt, keyHashAt, keyStart } from '../../protocol/record-layout.js';
 import { SummingMap } from '../summing-map.js';
 
-/** Used again for each request of more than one pair. */
+/** Reused for each request of more than one increment. */
 const scratch = new SummingMap();
 let content = Buffer.alloc(4096);
 const digest = Buffer.alloc(DIGEST_BYTES);
@@ -18,7 +18,7 @@ export function digestOf(bytes: Uint8Array, start: number, end: number): Uint8Ar
     incrementEnd(view, start) === end
       ? append(0, bytes, keyStart(start), keyBytesAt(view, start), String(amountAt(view, start)))
       : appendSums(bytes, view, start, end);
-  // As text it is less than half the cost of a buffer of its own.
+  // A digest as text costs less than half of a digest in a new Buffer.
   digest.write(hash('sha256', content.subarray(0, contentBytes), 'binary'), 0, DIGEST_BYTES, 'latin1');
   return digest;
 }
@@ -44,7 +44,7 @@ function appendSums(bytes: Uint8Array, view: DataView, start: number, end: numbe
   return contentEnd;
 }
 
-/** Appends a key and its sum, a zero behind each. Returns where the content ends. */
+/** Appends a key and its sum, each with a zero byte after it. Returns where the content ends. */
 function append(at: number, key: Uint8Array, start: number, length: number, sum: string): number {
   const needed = at + length + sum.length + 2;
   if (needed > content.length) {

@@ -1,14 +1,13 @@
 /**
- * What a shard does for its journal besides appending and pruning, once a second. Shard thread.
+ * What a shard does for its journals once a second, besides appending and pruning. Shard thread.
  *
- * Room of the bound: a journal removes nothing by the clock, only when the checkpoint is seen
- * (`journal/file/kept-segments.ts`). Under load every flush sees it. A shard that has nothing to flush would see it with its
- * next idle touch only, and meanwhile refuse increments for want of room that is as good as free; so it asks for that touch
- * as soon as it would give room back.
- *
- * Room of the disk: that an append was refused is remembered until there is room for it again, so that probes hear of it.
- * The shard looks for that room itself: a load balancer that believes the probe sends no increment to find it. While there
- * is room, the journal sets some aside for a start on a full disk.
+ * - Room under JOURNAL_MAX_BYTES: a journal removes records only when it sees the checkpoint, never by the clock
+ *   (`journal/file/kept-segments.ts`). Under load every flush sees the checkpoint. An idle shard would see it with its next
+ *   touch only, and until then refuse increments although the room is free. So the shard asks for a touch as soon as that
+ *   would release room.
+ * - Room on the disk: a refused append is remembered until there is room for it, so that probes report it. The shard itself
+ *   looks for that room, because a load balancer that believes the probe sends no increments. While there is room, the
+ *   journal reserves some for a start on a full disk.
  */
 import { JournalError } from '../../../core/errors.js';
 import type { Clock, Timer } from '../../../core/clock.js';
@@ -27,7 +26,7 @@ export interface JournalUpkeepDeps {
   readonly log: ShardLog;
   readonly journals: Pick<JournalStreams, 'tend'>;
   readonly streams: () => readonly OwnedStream[];
-  /** The journal is dead: the shard cannot go on. */
+  /** The journal has failed: the shard cannot go on. */
   readonly fail: (error: unknown) => void;
 }
 
@@ -49,7 +48,7 @@ export class JournalUpkeep {
     this.#publish();
   }
 
-  /** Begins to look after them. */
+  /** Begins the upkeep. */
   start(): void {
     this.#timer = this.#deps.clock.schedule(INTERVAL_MS, () => {
       this.start();
@@ -57,13 +56,13 @@ export class JournalUpkeep {
     });
   }
 
-  /** Ends that. */
+  /** Ends the upkeep. */
   stop(): void {
     this.#timer?.cancel();
     this.#timer = undefined;
   }
 
-  /** Appends as the journal does. */
+  /** Appends as {@link Journal.append} does, and notes a refusal. */
   append(journal: Journal, group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
     let lsn: Lsn | Promise<Lsn>;
     try {
@@ -88,9 +87,12 @@ export class JournalUpkeep {
     );
   }
 
-  /** The disk was full a moment ago: whether there is room for a first record in `journal` has to be found out. */
+  /** The disk was full a moment ago: room for a first record in `journal` counts as refused until it is found. */
   expectRefusal(journal: Journal): void {
-    const error = new JournalError('journal-unavailable', 'The disk has no room to go on with the journal.');
+    const error = new JournalError(
+      'journal-unavailable',
+      'The disk has no room for the journal; free some space on it.',
+    );
     this.#noticeError(journal, RECORD_HEADER_BYTES, error);
   }
 
@@ -101,15 +103,16 @@ export class JournalUpkeep {
       this.#deps.journals.tend();
       return;
     }
-    // Not with each refusal: on a disk that is nearly full a small group may fit where a large one has not.
-    if (!refusal.isLogged) this.#deps.log('warn', { err: refusal.error }, 'The disk takes no more increments');
+    // Once a second at most: on a disk that is nearly full small groups may fit between the large ones that do not.
+    if (!refusal.isLogged)
+      this.#deps.log('warn', { err: refusal.error }, 'Disk full; refusing increments until there is room');
     refusal.isLogged = true;
     try {
       refusal.journal.reserve(refusal.bytes);
     } catch (error) {
       if (!(error instanceof JournalError) || !error.nothingKept) this.#deps.fail(error);
       if (!(error instanceof JournalError) || error.code !== 'journal-full') return;
-      // That is a matter of the bound, of which the router knows.
+      // `journal-full` is about JOURNAL_MAX_BYTES, which the router checks.
     }
     this.#noticeRoom();
   }
@@ -123,7 +126,7 @@ export class JournalUpkeep {
   #noticeRoom(): void {
     const refusal = this.#refusal;
     if (refusal === undefined) return;
-    if (refusal.isLogged) this.#deps.log('info', {}, 'The disk takes increments again');
+    if (refusal.isLogged) this.#deps.log('info', {}, 'Disk has room again; taking increments');
     this.#refusal = undefined;
     this.#publish();
   }

@@ -1,18 +1,18 @@
 /**
- * Streams of earlier runs that no shard continues: of a shard that is no more, or of before a start without the database.
- * Shard thread.
+ * Orphaned streams: streams of earlier runs to which no shard appends any more. Their shard does not exist any more, or they
+ * are older than a start without the database. Shard thread.
  *
  * ```text
- * unread ──epoch raised, journal read──► pending ──committed to its end──► retired in the database ──► kept ──► removed
+ * unread ──epoch raised, journal read──► pending ──all committed──► retired in the database ──kept for a time──► removed
  * ```
  *
- * Each holds up to what a node may hold pending, and there can be any number of them, so one is read when those before it
- * are committed to their ends, or while what is pending altogether is less than makes a flush come early. Until the last is
- * read nobody can say what a counter comes to.
+ * There can be any number of orphaned streams, and each can hold as much as a server may hold pending. So the next one is
+ * read when those before it are committed to their ends, or while fewer keys are pending than make a flush come early. Until
+ * all are read, no exact sum of a counter is known.
  *
- * Every step needs the database; where it is away, the step is tried again after a while. What is committed is kept for as
- * long as segments are, since a failover to a standby may take commits back: meanwhile the flusher touches the row now and
- * then, and before the journal goes the row must still be where it was left.
+ * Every step needs the database; while it is unavailable the step is retried. A committed stream is kept for as long as
+ * segments are, because a failover to a standby may take commits back. Meanwhile the flusher touches the row now and then.
+ * Before the journal is removed the row must still be where this process left it.
  */
 import type { Clock } from '../../../core/clock.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
@@ -25,36 +25,36 @@ import type { PendingSums } from '../pending-sums.js';
 const BACKOFF_MS = 500;
 const JOURNAL_BACKOFF_MS = 5000;
 
-/** What left-over streams need of their shard. */
+/** What orphaned streams need of their shard. */
 export interface OrphanedStreamsDeps {
   readonly journals: JournalStreams;
   readonly database: ShardDatabase;
   readonly clock: Clock;
   readonly log: ShardLog;
-  /** Takes the stream over and reads it. */
+  /** Takes ownership of the stream and reads it. */
   readonly recover: (stream: string) => Promise<OwnedStream>;
   /** Keys pending in all streams of the shard. */
   readonly pendingKeys: () => number;
-  /** With fewer than that there is room for another stream. */
+  /** While fewer keys are pending, there is room for another stream. */
   readonly flushKeysMax: number;
-  /** There is a stream more or less than before. */
+  /** A stream was added or removed. */
   readonly changed: () => void;
-  /** The row of a stream is not where it was left. */
+  /** The row of a stream is not where this process left it. */
   readonly fenced: (pendingSums: PendingSums, row: Checkpoint | undefined) => void;
   /** The shard cannot go on. */
   readonly fail: (error: unknown) => void;
 }
 
-/** The left-over streams of one shard. */
+/** The orphaned streams of one shard. */
 export class OrphanedStreams {
   readonly #deps: OrphanedStreamsDeps;
   readonly #byName = new Map<string, OwnedStream>();
   #streams: readonly OwnedStream[] = [];
-  /** Where streams ended that were finished here. */
+  /** Last checkpoints of streams that were removed here. */
   readonly #finished = new Map<string, Checkpoint>();
   /** Streams that are committed to their end. */
   readonly #ending = new Set<string>();
-  /** Streams that wait for the database to answer, or for room; with their bytes. */
+  /** Streams that wait for the database or for room, with their bytes. */
   readonly #unread = new Map<string, number>();
   #unreadBytes = 0;
   #onCommitted: (() => void) | undefined;
@@ -66,22 +66,22 @@ export class OrphanedStreams {
     this.#deps = deps;
   }
 
-  /** Those that were read and are not gone. */
+  /** Streams that are read and not yet removed. */
   get streams(): readonly OwnedStream[] {
     return this.#streams;
   }
 
-  /** Those that were not read. */
+  /** Streams that are not read. */
   get unread(): readonly PendingRange[] {
     return [...this.#unread.keys()].map((stream) => ({ stream, afterLsn: 0, throughLsn: undefined, increments: 0 }));
   }
 
-  /** Bytes that those take of the bound on the journal. */
+  /** Bytes that unread streams take of JOURNAL_MAX_BYTES. */
   get unreadBytes(): number {
     return this.#unreadBytes;
   }
 
-  /** True where a read's snapshot is from before the last flush of a stream that is gone from here. */
+  /** True where a read's snapshot is older than the last flush of a stream that was removed here. */
   isOlder(seen: SeenCheckpoints): boolean {
     for (const [stream, end] of this.#finished) {
       const view = seen.get(stream);
@@ -91,24 +91,24 @@ export class OrphanedStreams {
     return false;
   }
 
-  /** Takes a stream that was recovered; to be started with {@link OrphanedStreams.start}. */
+  /** Adds a recovered stream. {@link OrphanedStreams.start} starts it. */
   add(owned: OwnedStream): void {
     this.#byName.set(owned.pendingSums.stream, owned);
     this.#streams = [...this.#byName.values()];
   }
 
-  /** Forgets what was added: a start that begins anew. */
+  /** Forgets the added streams, before a start is retried. */
   clear(): void {
     this.#byName.clear();
     this.#streams = [];
   }
 
-  /** Flushes every stream that was added to its end. */
+  /** Begins to flush every added stream to its end. */
   start(): void {
     for (const owned of this.#streams) this.#start(owned);
   }
 
-  /** Recovers streams while there is room for another; to be started with {@link OrphanedStreams.start}. Returns the others. */
+  /** Recovers and adds streams while there is room for another. Returns the rest. */
   async recoverWithinRoom(streams: readonly FoundStream[]): Promise<readonly FoundStream[]> {
     for (const [index, { stream }] of streams.entries()) {
       if (!this.#hasRoom) return streams.slice(index);
@@ -117,7 +117,7 @@ export class OrphanedStreams {
     return [];
   }
 
-  /** Recovers and starts streams as the database answers and there is room, then calls `done`. */
+  /** Recovers and starts streams as the database is available and there is room. Calls `done` after the last. */
   recoverLater(streams: readonly FoundStream[], done: () => void): void {
     for (const { stream, bytes } of streams) {
       this.#unread.set(stream, bytes);
@@ -128,7 +128,7 @@ export class OrphanedStreams {
     }, this.#deps.fail);
   }
 
-  /** To be called when a flush of any stream has committed: a left-over one that is committed to its end goes. */
+  /** To be called when a flush of any stream has committed. Ends an orphaned stream that is committed to its end. */
   noticeCommitted(stream: string): void {
     this.#onCommitted?.();
     const owned = this.#byName.get(stream);
@@ -137,7 +137,7 @@ export class OrphanedStreams {
     this.#end(owned).catch(this.#deps.fail);
   }
 
-  /** Takes no further step; settles when no stream is being recovered. */
+  /** Begins no further step. Settles when no stream is in recovery. */
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#onCommitted?.();
@@ -155,20 +155,20 @@ export class OrphanedStreams {
     return pendingKeys() < flushKeysMax || this.#streams.every(({ pendingSums }) => pendingSums.isSettled);
   }
 
-  /** Waits until there is room for another stream, or until all is stopped. */
+  /** Waits until there is room for another stream, or until {@link stop}. */
   async #room(): Promise<void> {
     while (!this.#hasRoom && !this.#stopped) {
       const committed = new Promise<void>((resolve) => {
         this.#onCommitted = resolve;
       });
-      // Reads wait for this, so no interval is waited for. Where the database is away a flusher goes on by itself.
+      // At once and not after an interval, because reads wait for this. A flusher that fails retries by itself.
       for (const { flusher } of this.#streams) flusher.flushNow().catch(ignore);
       await committed;
     }
     this.#onCommitted = undefined;
   }
 
-  /** False where it was stopped before its end. */
+  /** False where it was stopped first. */
   async #recoverAll(): Promise<boolean> {
     const { journals, database, log, recover, changed } = this.#deps;
     while (!this.#stopped) {
@@ -183,16 +183,16 @@ export class OrphanedStreams {
           this.#unreadBytes -= bytes;
           changed();
           this.#start(owned);
-          // What an outage has held up does not wait for an interval as well; where it fails, the loop goes on by itself.
+          // At once: an outage has delayed these increments already. A flusher that fails retries by itself.
           owned.flusher.flushNow().catch(ignore);
         }
         return true;
       } catch (error) {
         if (isDatabaseUnavailable(error)) {
-          log('debug', { err: error }, 'The database is still away');
+          log('debug', { err: error }, 'PostgreSQL unavailable; retrying the recovery of orphaned streams');
           await this.#pause(BACKOFF_MS);
         } else if (isJournalUnavailable(error)) {
-          log('warn', { err: error }, 'A journal of an earlier run cannot be read now; it is tried again');
+          log('warn', { err: error }, 'Cannot read the journal of an orphaned stream; retrying');
           await this.#pause(JOURNAL_BACKOFF_MS);
         } else {
           throw error;
@@ -202,7 +202,7 @@ export class OrphanedStreams {
     return false;
   }
 
-  /** A stream that is committed to its end is marked in the database first, then kept, then removed from the journal. */
+  /** Retires a stream that is committed to its end, keeps its journal for a time, then removes the journal. */
   async #end(owned: OwnedStream): Promise<void> {
     const { journals, log, changed } = this.#deps;
     const { journal, flusher, pendingSums } = owned;
@@ -220,22 +220,22 @@ export class OrphanedStreams {
     await flusher.drain();
     await journal.close();
     journals.remove(recoverable(journal));
-    log('info', { stream }, 'Finished a left-over journal');
+    log('info', { stream }, 'Removed an orphaned stream; all of it is in PostgreSQL');
   }
 
-  /** Marks the stream in the database. False where that was stopped, or the row is not where this process left it. */
+  /** Retires the stream in the database. False where that was stopped, or the row is not where this process left it. */
   async #retire(pendingSums: PendingSums): Promise<boolean> {
     const { database, log, fenced } = this.#deps;
     const { stream, checkpoint } = pendingSums;
     while (!this.#stopped) {
       try {
         if (await database.retire(stream, checkpoint)) return !this.#stopped;
-        // The database went back in time, say: what the journal holds may be needed again.
+        // For example, the database went back in time: it may need again what the journal holds.
         fenced(pendingSums, await database.readBack(stream));
         return false;
       } catch (error) {
         if (!isDatabaseUnavailable(error)) throw error;
-        log('debug', { err: error, stream }, 'A finished journal waits for the database');
+        log('debug', { err: error, stream }, 'PostgreSQL unavailable; retrying to retire an orphaned stream');
         await this.#pause(BACKOFF_MS);
       }
     }
@@ -257,10 +257,10 @@ export class OrphanedStreams {
 }
 
 function ignore(): void {
-  // Somebody else deals with it.
+  // The flusher reports the failure itself.
 }
 
 function recoverable(journal: Journal): RecoverableJournal {
-  // Every journal here was opened for recovery.
+  // Every journal here comes from JournalStreams.open, which opens it for recovery.
   return journal as RecoverableJournal;
 }

@@ -14,16 +14,16 @@ import type { PendingSums } from '../pending-sums.js';
 /** Logs a line. */
 export type ShardLog = (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
 
-/** A journal, what it came to since its checkpoint, and the loop that commits that. */
+/** A journal, the pending sums above its checkpoint, and the loop that flushes them. */
 export interface OwnedStream {
   readonly journal: Journal;
   readonly pendingSums: PendingSums;
   readonly flusher: Flusher;
-  /** Its row was a tombstone when it was recovered. */
+  /** Its row was a tombstone when the stream was recovered. */
   readonly retired: boolean;
 }
 
-/** What the streams hold of a key above the checkpoints that a read saw; null: none holds it. */
+/** The pending sum of a key in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
 export function pendingIn(
   streams: readonly OwnedStream[],
   key: Uint8Array,
@@ -41,7 +41,7 @@ export function pendingIn(
   return pending;
 }
 
-/** What a stream holds above its checkpoint. */
+/** What a stream has above its checkpoint. */
 export function rangeOf(pendingSums: PendingSums): PendingRange {
   return {
     stream: pendingSums.stream,
@@ -51,18 +51,22 @@ export function rangeOf(pendingSums: PendingSums): PendingRange {
   };
 }
 
-/** Says that nothing more comes; where the database does not hear it now, the next start on the data directory does. */
+/** Retires a stream that gets no more records. Where the database is unavailable, the next start retires it. */
 export async function retireForEver(pendingSums: PendingSums, database: ShardDatabase, log: ShardLog): Promise<void> {
   const { stream, checkpoint } = pendingSums;
   try {
     await database.retire(stream, checkpoint);
   } catch (error) {
     if (!isDatabaseUnavailable(error)) throw error;
-    log('warn', { err: error, stream }, 'The stream could not be retired: until the next start it holds up pruning');
+    log(
+      'warn',
+      { err: error, stream },
+      'Cannot retire the stream; pruning of idempotency keys waits until the next start retires it',
+    );
   }
 }
 
-/** Whether an error says that the journal cannot be used now: a full disk, say. What it holds is as it was. */
+/** Whether an error says that the journal is unavailable now, because of a full disk for example. Its content is unharmed. */
 export function isJournalUnavailable(error: unknown): boolean {
   return error instanceof JournalError && error.code === 'journal-unavailable';
 }

@@ -1,5 +1,5 @@
 /**
- * How this process comes to own a stream of an earlier run. Shard thread.
+ * Recovery of a stream of an earlier run: takes ownership, then reads the journal. Shard thread.
  */
 import { randomUUID } from 'node:crypto';
 import type { Lsn } from '../../../core/checkpoint.js';
@@ -10,23 +10,26 @@ import type { ShardDatabase, StreamRow } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
 import type { ShardLog } from './owned-stream.js';
 
-/** What recovery made of a stream of an earlier run. */
+/** A recovered stream. */
 export interface RecoveredStream {
   readonly journal: RecoverableJournal;
   readonly pendingSums: PendingSums;
   readonly retired: boolean;
-  /** Increments above the checkpoint. */
+  /** Increments above the checkpoint: the pending ones. */
   readonly increments: number;
 }
 
-/** How often a row is read anew because somebody else took the stream over, or flushed, between reading and claiming. */
+/** Attempts to claim a stream. Each further one means that another process claimed or flushed it after the row was read. */
 const CLAIM_ATTEMPTS = 10;
 
 /**
- * Raises the epoch, then recovers the journal above the checkpoint: in this order, so that nothing older can still flush.
- * Rejects with JournalError `journal-copied` where another copy of the journal has owned the stream since and this one
- * holds records that the other does not, having changed nothing; with JournalError as the journal's recovery does, and
- * with `journal-gap` where a retired stream goes on beyond its end; with CounterError `database-unavailable`.
+ * Raises the epoch, then recovers the journal above the checkpoint. In this order no earlier owner can flush any more.
+ * Rejects with JournalError as the journal's recovery does, and
+ *
+ * - with JournalError `journal-copied`, having changed nothing, where another copy of the journal has owned the stream since
+ *   and this copy holds records that the other does not;
+ * - with JournalError `journal-gap` where a retired stream has records beyond its end;
+ * - with CounterError `database-unavailable`.
  */
 export async function recoverStream(
   journals: JournalStreams,
@@ -49,8 +52,8 @@ export async function recoverStream(
   }
   if (row.retired && !pendingSums.isSettled) {
     const detail =
-      `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}: ` +
-      `\`npm run journal -- rebind --stream ${stream} --above ${row.lsn}\` gives what is above a stream of its own.`;
+      `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}. Run ` +
+      `\`npm run journal -- rebind --stream ${stream} --above ${row.lsn}\` to move the records above to a new stream.`;
     throw new JournalError('journal-gap', detail);
   }
   log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
@@ -58,8 +61,8 @@ export async function recoverStream(
 }
 
 /**
- * Takes the stream over. The journal keeps the claim first: a crash before the database has answered leaves one that is
- * known, whether it was made or not.
+ * Claims ownership of the stream. The journal keeps the claim before the database gets it: after a crash in between the
+ * journal knows the claim, whether the database has it or not.
  */
 async function claim(journal: RecoverableJournal, database: ShardDatabase, log: ShardLog): Promise<StreamRow> {
   const { stream } = journal;
@@ -72,7 +75,11 @@ async function claim(journal: RecoverableJournal, database: ShardDatabase, log: 
       const { sharedLsn } = ownership;
       if (end > sharedLsn) throw copied(journal, sharedLsn, end);
       const facts = { stream, end, checkpoint: seen.lsn, sharedLsn };
-      log('warn', facts, 'The journal is an older state of one that has gone on: a restored volume, or a copy');
+      log(
+        'warn',
+        facts,
+        'The journal is an older state of a stream that went on elsewhere (a restored volume, or a copy); catching up',
+      );
     }
     const next = { id: randomUUID(), lsn: Math.max(end, seen.lsn) };
     journal.keepClaim(next, seen.claims);
@@ -80,14 +87,17 @@ async function claim(journal: RecoverableJournal, database: ShardDatabase, log: 
     const row = await database.claimStream(stream, seen, [...lost, next]);
     if (row !== undefined) return row;
   }
-  throw new CounterError('database-unavailable', `Others keep taking stream ${stream} over.`);
+  throw new CounterError(
+    'database-unavailable',
+    `Could not acquire stream ${stream}: another process keeps claiming it.`,
+  );
 }
 
 function copied({ stream, location }: RecoverableJournal, shared: Lsn, end: Lsn): JournalError {
   return new JournalError(
     'journal-copied',
     `Another copy of this data directory has owned stream ${stream} since ${location} did, and LSN ${shared + 1} to ` +
-      `${end} are here only: \`npm run journal -- rebind --stream ${stream} --above ${shared}\` gives them a stream of ` +
+      `${end} are here only: \`npm run journal -- rebind --stream ${stream} --above ${shared}\` moves them to a stream of ` +
       'their own.',
   );
 }
@@ -95,7 +105,7 @@ function copied({ stream, location }: RecoverableJournal, shared: Lsn, end: Lsn)
 function forgotten({ stream, location }: RecoverableJournal, end: Lsn): JournalError {
   return new JournalError(
     'journal-copied',
-    `Stream ${stream} has had so many owners since ${location} was one that nobody can tell which of LSN 1 to ${end} are ` +
-      `here only: compare \`npm run journal -- dump --stream ${stream}\` with the sums, and move the directory away.`,
+    `Stream ${stream} has had too many owners since ${location} was one: it is unknown which of LSN 1 to ${end} are here ` +
+      `only. Compare \`npm run journal -- dump --stream ${stream}\` with the sums, then move the directory away.`,
   );
 }

@@ -5,12 +5,12 @@ import { STAT } from '../../protocol/stats.js';
 import type { CommittedFlush } from '../flush/range-flush.js';
 import type { OwnedStream } from './owned-stream.js';
 
-/** Adds to a shard's gauge. */
+/** Adds to a cell of a shard's stats. */
 export function addTo(stats: Float64Array, cell: number, amount: number): void {
   stats[cell] = (stats[cell] ?? 0) + amount;
 }
 
-/** Adds what a flush came to, to a shard's gauges. */
+/** Adds a committed flush to a shard's stats. */
 export function countFlush(flush: CommittedFlush, stats: Float64Array): void {
   const { increments, rejected, deduplicated, recorded, mismatches } = flush;
   addTo(stats, STAT.flushed, increments - rejected - deduplicated);
@@ -20,7 +20,7 @@ export function countFlush(flush: CommittedFlush, stats: Float64Array): void {
   addTo(stats, STAT.mismatches, mismatches);
 }
 
-/** Writes what the streams hold together into a shard's gauges. `unreadBytes`: what lies in journals that were not read. */
+/** Writes the totals of all streams into a shard's stats. `unreadBytes`: bytes of journals that are not read yet. */
 export function publishStreams(streams: readonly OwnedStream[], unreadBytes: number, stats: Float64Array): void {
   let keys = 0;
   let bytes = 0;
