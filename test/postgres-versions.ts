@@ -54,7 +54,7 @@ async function start(version: string, dir: string): Promise<Server> {
     ...account.ids,
   };
   const command = (program: string, args: readonly string[]): [string, string[]] => {
-    const [first = program, ...rest] = [...account.prefixBoundToUs, program, ...args];
+    const [first = program, ...rest] = [...account.boundPrefix, program, ...args];
     return [first, rest];
   };
   const passwordFile = path.join(dir, 'password');

@@ -1,7 +1,7 @@
 /**
- * Keys and sums as two PostgreSQL arrays in binary format, text[] and numeric[], ready to be sent as parameters: no
- * string and no object is made for an element. Any thread. The layouts are those of array_recv, textrecv and
- * numeric_recv in PostgreSQL's source, all big-endian:
+ * PostgreSQL arrays in binary format (text[], bytea[], numeric[]), ready to be sent as parameters. No string and no object is
+ * made for an element. Any thread. The layouts are those of array_recv, textrecv and numeric_recv in PostgreSQL's source,
+ * all big-endian:
  *
  * ```text
  * array    i32 dimensions (1) | i32 has nulls (0) | u32 element type | i32 elements | i32 lower bound (1) | element...
@@ -24,17 +24,17 @@ const DIGITS_OF_GROUP = 4;
 const SAFE_GROUPS_MAX = 4;
 /** PostgreSQL's limit is 131072 decimal digits before the point. */
 const DECIMALS_MAX = 131_072;
-/** Up to here a loop is faster than making a view for TypedArray.set. */
+/** Up to this length a loop is faster than a view for TypedArray.set. */
 const COPY_LOOP_BYTES_MAX = 64;
 const INITIAL_BYTES = 64 * 1024;
-/** After an outage the arrays are far larger than ever again. */
+/** Memory beyond this factor is released: after an outage the arrays are far larger than usual. */
 const RETAINED_FACTOR = 8;
-/** What an amount takes that is a safe integer. */
+/** Most bytes of an amount that is a safe integer. */
 const AMOUNT_BYTES_MAX = 4 + NUMERIC_HEADER_BYTES + 2 * SAFE_GROUPS_MAX;
 /** PostgreSQL allocates no more for one value. */
 const BYTES_MAX = 0x3fff_ffff;
 
-/** One array that grows; its memory is used again after `reset`. */
+/** One array that grows; `reset` keeps its memory. */
 class ArrayBuilder {
   bytes = new Uint8Array(INITIAL_BYTES);
   view = new DataView(this.bytes.buffer);
@@ -45,7 +45,7 @@ class ArrayBuilder {
     this.#elementType = elementType;
   }
 
-  /** Begins anew; memory that is far more than the last array took is given back. */
+  /** Removes the elements. Releases the memory if it is far more than the last array needed. */
   reset(): void {
     if (this.bytes.length > RETAINED_FACTOR * Math.max(this.end, INITIAL_BYTES)) {
       this.bytes = new Uint8Array(INITIAL_BYTES);
@@ -75,32 +75,33 @@ class ArrayBuilder {
   }
 }
 
-/** Builds the two parameters of one flush. Used again and again by one owner. */
+/** Builds the two parameters of plain sums. One owner reuses it. */
 export class SumArrayEncoder {
   readonly #keys = new ArrayBuilder(TEXT_OID);
   readonly #amounts = new ArrayBuilder(NUMERIC_OID);
   #count = 0;
 
-  /** Pairs since the last reset. */
+  /** Sums since the last reset. */
   get count(): number {
     return this.#count;
   }
 
   /**
-   * Forgets the pairs; buffers handed out before are overwritten from now on. `pairs` with keys of `keyBytes` together are
-   * expected: arrays that double on the way would take up to twice the memory, and as much again while they are copied.
+   * Removes the sums; buffers returned before are overwritten from now on. Reserves memory for `sums` sums whose keys have
+   * `keyBytes` bytes together. Arrays that double on the way would take up to twice the memory, and as much again while
+   * they are copied.
    */
-  reset(increments = 0, keyBytes = 0): void {
+  reset(sums = 0, keyBytes = 0): void {
     this.#keys.reset();
-    this.#keys.reserve(4 * increments + keyBytes);
+    this.#keys.reserve(4 * sums + keyBytes);
     this.#amounts.reset();
-    this.#amounts.reserve(AMOUNT_BYTES_MAX * increments);
+    this.#amounts.reserve(AMOUNT_BYTES_MAX * sums);
     this.#count = 0;
   }
 
   /**
-   * Appends one pair; the key is `length` bytes of `source` from `offset`, which must be in range. Throws RangeError
-   * beyond 1 GiB, or beyond 131072 decimal digits.
+   * Appends a sum; its key is `length` bytes of `source` from `offset`, which must be in range. Throws RangeError beyond
+   * 1 GiB, or beyond 131072 decimal digits.
    */
   append(source: Uint8Array, offset: number, length: number, sum: Sum): void {
     if (typeof sum === 'number') appendInteger(this.#amounts, sum);
@@ -120,14 +121,14 @@ export class SumArrayEncoder {
   }
 }
 
-/** Builds the parameters of the requests with tokens in one flush. Used again and again by one owner. */
+/** Builds the parameters of idempotent requests. One owner reuses it. */
 export class IdempotentArrayEncoder {
   readonly #idempotencyKeys = new ArrayBuilder(TEXT_OID);
   readonly #digests = new ArrayBuilder(BYTEA_OID);
   readonly #sumIdempotencyKeys = new ArrayBuilder(TEXT_OID);
   readonly #sums = new SumArrayEncoder();
   #count = 0;
-  /** The latest token in #tokens. */
+  /** The latest idempotency key in #idempotencyKeys. */
   #idempotencyKeyStart = 0;
   #idempotencyKeyBytes = 0;
 
@@ -136,7 +137,7 @@ export class IdempotentArrayEncoder {
     return this.#count;
   }
 
-  /** Forgets the requests; buffers handed out before are overwritten from now on. */
+  /** Removes the requests; buffers returned before are overwritten from now on. */
   reset(): void {
     for (const builder of [this.#idempotencyKeys, this.#digests, this.#sumIdempotencyKeys]) builder.reset();
     this.#sums.reset();
@@ -144,8 +145,8 @@ export class IdempotentArrayEncoder {
   }
 
   /**
-   * Appends a request, whose pairs follow. Its token is `length` bytes of `source` from `offset`, its digest
-   * `digestBytes` bytes of `digests` from `digest`; both must be in range.
+   * Appends a request; its sums follow. Its idempotency key is `length` bytes of `source` from `offset`. Its digest is
+   * `digestBytes` bytes of `digests` from `digest`. Both must be in range.
    */
   appendRequest(
     source: Uint8Array,
@@ -162,7 +163,7 @@ export class IdempotentArrayEncoder {
     this.#count += 1;
   }
 
-  /** Appends a pair of the latest request; the key is `length` bytes of `source` from `offset`. */
+  /** Appends a sum of the latest request; its key is `length` bytes of `source` from `offset`. */
   appendSum(source: Uint8Array, offset: number, length: number, sum: Sum): void {
     appendBytes(
       this.#sumIdempotencyKeys,
@@ -173,7 +174,7 @@ export class IdempotentArrayEncoder {
     this.#sums.append(source, offset, length, sum);
   }
 
-  /** The five parameters: views, valid until the next `appendRequest`, `appendPair` or `reset`. */
+  /** The five parameters: views, valid until the next `appendRequest`, `appendSum` or `reset`. */
   finish(): IdempotentFlushArrays {
     return {
       idempotencyKeys: this.#idempotencyKeys.finish(this.#count),
@@ -185,15 +186,15 @@ export class IdempotentArrayEncoder {
   }
 }
 
-/** Parallel arrays in binary format: one element a token, and one a (token, key). */
+/** Parallel arrays in binary format: one element for each request, and one for each (request, key). */
 export interface IdempotentFlushArrays {
-  /** text[], each token once. */
+  /** text[], each idempotency key once. */
   readonly idempotencyKeys: Buffer;
   /** bytea[] */
   readonly digests: Buffer;
   /** text[] */
   readonly sumIdempotencyKeys: Buffer;
-  /** text[], each key once a token. */
+  /** text[], each key once for a request. */
   readonly sumKeys: Buffer;
   /** numeric[] */
   readonly sumAmounts: Buffer;
@@ -236,7 +237,7 @@ function appendInteger(builder: ArrayBuilder, value: number): void {
   }
 }
 
-/** Sums beyond 2^53 are rare; they pay for a string. */
+/** By way of a string: sums beyond 2^53 are rare. */
 function appendBigint(builder: ArrayBuilder, value: bigint): void {
   const decimals = (value < 0n ? -value : value).toString();
   if (decimals.length > DECIMALS_MAX)

@@ -1,15 +1,15 @@
 /**
- * Connections to PostgreSQL: where to, with which session settings, and how long anything may take. Any thread.
+ * Connections to PostgreSQL: their target, their session settings and their time limits. Any thread.
  *
- * Every limit here is shorter on the server's side than on ours, so that in doubt it is the server that ends a statement
- * and says so; where we give up first, the outcome is unknown.
+ * Every limit of the server is shorter than that of the client. In doubt the server ends a statement and reports it; where
+ * the client gives up first, the outcome is unknown.
  */
 import pg from 'pg';
 import { StartError } from '../core/errors.js';
 import { errorCode, isStatementRefused } from './database-errors.js';
 import { CONNECT_SETTINGS } from './session-statements.js';
 
-/** Where the database is, parsed from DATABASE_URL. The password is in `url` only; log {@link describeTarget}. */
+/** The address of the database, parsed from DATABASE_URL. Only `url` has the password; log {@link describeTarget}. */
 export interface DatabaseTarget {
   /** In pg's terms: postgres:// or postgresql://. */
   readonly url: string;
@@ -19,50 +19,50 @@ export interface DatabaseTarget {
   readonly database: string;
 }
 
-/** How a connection presents itself. */
+/** Name and time limits of a connection. */
 export interface ConnectOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
-  /** Until the session is ready; default 5000. */
+  /** Time until the session is ready; default 5000. */
   readonly connectTimeoutMs?: number;
-  /** Ours for a statement; longer than the server's. Default 40000. */
+  /** The client's limit for a statement, longer than the server's; default 40000. */
   readonly queryTimeoutMs?: number;
 }
 
-/** The server's facts that a start must check. */
+/** Facts about the database server that a start must check. */
 export interface ServerFacts {
   /** As `server_version_num`: 180004. */
   readonly versionNumber: number;
   readonly encoding: string;
-  /** A standby: it answers reads and refuses writes. */
+  /** True for a standby: it answers reads and refuses writes. */
   readonly inRecovery: boolean;
 }
 
-/** The server's process behind a session. */
+/** The server process of a session. */
 export interface Backend {
   readonly pid: number;
-  /** In microseconds since 1970, as text: a pid may come again. */
+  /** Microseconds since 1970, as text. Needed because the system reuses process numbers. */
   readonly startedAt: string;
 }
 
-/** A statement and its parameters. A Buffer is sent as it is, in PostgreSQL's binary format. */
+/** A statement and its parameters. A Buffer is sent unchanged, as PostgreSQL's binary format. */
 export interface Statement {
   readonly text: string;
-  /** Prepared once a connection under this name. */
+  /** If given, the statement is prepared under this name, once for each connection. */
   readonly name?: string;
   readonly values?: readonly unknown[];
-  /** Instead of the connection's. */
+  /** Replaces the time limit of the connection. */
   readonly timeoutMs?: number;
 }
 
 const CONNECT_TIMEOUT_MS = 5_000;
 const QUERY_TIMEOUT_MS = 40_000;
 const KEEP_ALIVE_DELAY_MS = 10_000;
-/** A session that has refused so many statements in a row is given up: what it refuses them for may be its own state. */
+/** After this many refusals in a row a session is closed: its own state may be the reason. */
 const REFUSALS_MAX = 5;
 const READ_ONLY_TRANSACTION = '25006';
 
-/** Parses DATABASE_URL. Throws StartError with one sentence that does not hold the password. */
+/** Parses DATABASE_URL. Throws StartError with one sentence, without the password. */
 export function parseDatabaseUrl(url: string): DatabaseTarget {
   const scheme = /^(postgres|postgresql|ecto):\/\//i.exec(url)?.[0];
   if (scheme === undefined) {
@@ -74,22 +74,21 @@ export function parseDatabaseUrl(url: string): DatabaseTarget {
     if (!Number.isInteger(port) || port < 1 || port > 65535) throw new Error('port');
     return { url: rewritten, host, port, user: user ?? '', database: database ?? '' };
   } catch {
-    // The error of the URL parser holds the URL; it is not kept as a cause.
+    // Without the cause: the error of the URL parser contains the URL.
     throw new StartError([
       'DATABASE_URL is not a valid URL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, percent-encoded.',
     ]);
   }
 }
 
-/** For logs and messages: no password. */
+/** The target without its password, for logs and messages. */
 export function describeTarget(target: DatabaseTarget): string {
   const host = target.host.includes(':') ? `[${target.host}]` : target.host;
   return `postgresql://${target.user}@${host}:${target.port}/${target.database}`;
 }
 
 /**
- * Opens a connection and sets its session up. Rejects with the error of pg or of the network: see
- * `classifyDatabaseError`.
+ * Opens a connection and sets its session up. Rejects with the error of pg or of the network; see `classifyDatabaseError`.
  */
 export async function connect(target: DatabaseTarget, options: ConnectOptions): Promise<DatabaseConnection> {
   const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
@@ -101,11 +100,11 @@ export async function connect(target: DatabaseTarget, options: ConnectOptions): 
     keepAlive: true,
     keepAliveInitialDelayMillis: KEEP_ALIVE_DELAY_MS,
   });
-  // Before anything else: an 'error' event without a listener ends the process.
+  // First, because an 'error' event without a listener ends the process.
   const connection = new DatabaseConnection(client);
   try {
     await client.connect();
-    // Not as startup parameters, which PgBouncer refuses.
+    // As a statement, because PgBouncer refuses startup parameters.
     const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: connectTimeoutMs });
     if (row === undefined) throw new Error('the server did not describe itself');
     connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
@@ -128,7 +127,7 @@ interface SettingsRow {
 /** A session as a shard uses it. */
 export type Session = Pick<DatabaseConnection, 'backend' | 'lost' | 'query' | 'close' | 'destroy'>;
 
-/** One session. Not for concurrent use: one statement at a time. */
+/** One session. One statement at a time. */
 export class DatabaseConnection {
   server: ServerFacts = { versionNumber: 0, encoding: '', inRecovery: false };
   backend: Backend = { pid: 0, startedAt: '' };
@@ -143,21 +142,23 @@ export class DatabaseConnection {
     client.on('end', () => this.#lose(new Error('Connection terminated')));
   }
 
-  /** True once the session is gone; it does not come back. */
+  /** True once the session has ended, for good. */
   get lost(): boolean {
     return this.#lost !== undefined;
   }
 
-  /** Calls back once, when the session is gone: the network, the server, or ourselves. */
+  /** Calls back once, when network, server or client has ended the session. */
   onLost(callback: (error: Error) => void): void {
     if (this.#lost === undefined) this.#lostCallbacks.push(callback);
     else callback(this.#lost);
   }
 
   /**
-   * Runs one statement. Rejects with the error of pg. After a timeout of ours the session is closed, because the reply
-   * may still come; and so is one that takes no writes, or refuses everything: after a failover it may be the only one
-   * left that ends at the old primary, or that was made while the database was read-only.
+   * Runs one statement. Rejects with the error of pg. Closes the session
+   *
+   * - after a timeout of the client, because the reply may still come;
+   * - where the session takes no writes or refuses everything: after a failover it may still lead to the old primary, or it
+   *   began while the database was read-only.
    */
   async query<Row extends pg.QueryResultRow>(statement: Statement): Promise<Row[]> {
     const { timeoutMs, values, ...rest } = statement;
@@ -182,7 +183,7 @@ export class DatabaseConnection {
     if (sqlState === READ_ONLY_TRANSACTION || this.#refusals >= REFUSALS_MAX) this.destroy();
   }
 
-  /** Says goodbye; waits for the socket to close, for a second at most. */
+  /** Ends the session in an orderly way. Waits for the socket to close, for a second at most. */
   async close(): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, 1000)));
@@ -191,9 +192,9 @@ export class DatabaseConnection {
     this.destroy();
   }
 
-  /** Cuts the session at once. */
+  /** Closes the socket at once. */
   destroy(): void {
-    // @types/pg does not declare the connection below the client; pg documents neither way to cut it without a goodbye.
+    // @types/pg does not declare the connection below the client, and pg documents no way to close it at once.
     const { connection } = this.#client as unknown as { connection: { stream: { destroy(): void } } };
     connection.stream.destroy();
     this.#lose(new Error('Connection closed by this side'));

@@ -1,13 +1,12 @@
 /**
- * Reads of committed counters, over a connection of their own that is not queued behind a flush. Main thread.
+ * Reads of committed counters, over a connection of their own so that they do not wait for flushes. Main thread.
  *
- * One statement is in flight; what is asked meanwhile is read by the next, together: so reads batch under load by
- * themselves and wait for nobody without. Other statements take turns with them. While the database is away all fail at
- * once.
+ * One statement is in flight. The next statement reads all counters that were asked for meanwhile: under load reads form
+ * batches, and without load no read waits. Lists take turns with them. While the database is unavailable all fail at once.
  *
  * ```text
- * connecting ──opened──► ready ──lost──► connecting     reads wait, for one connect timeout at most
- *     └──failed──► away ──backoff──► connecting         reads fail with database-unavailable while away
+ * connecting ──opened──► ready ──lost──► connecting       reads wait, for one connect timeout at most
+ *     └──failed──► unavailable ──backoff──► connecting    reads fail with database-unavailable
  * ```
  */
 import type { Checkpoint } from '../core/checkpoint.js';
@@ -19,31 +18,31 @@ import { connect, type DatabaseConnection, type DatabaseTarget } from './connect
 import { isStatementRefused } from './database-errors.js';
 import { LIST_COUNTERS, LIST_COUNTERS_BELOW, READ_COUNTERS } from './statements.js';
 
-/** What the database knew of a counter in one snapshot. */
+/** A counter in one snapshot of the database. */
 export interface CommittedCounter {
-  /** 0 where it does not exist. */
+  /** 0 where the counter does not exist. */
   readonly committed: Sum;
   readonly updatedAt: Date | null;
   readonly exists: boolean;
-  /** Of the streams asked for; one without a row is absent. */
+  /** Checkpoints of the streams that were asked for. A stream without a row is missing. */
   readonly checkpoints: ReadonlyMap<string, Checkpoint>;
 }
 
-/** How the store connects. */
+/** Name and limits of the store. */
 export interface CounterStoreOptions {
   readonly applicationName: string;
-  /** At most 2000, the default: readers wait for it. */
+  /** At most 2000, the default, because reads wait for it. */
   readonly connectTimeoutMs?: number;
-  /** Of one read; default 5000. */
+  /** Time limit of one statement; default 5000. */
   readonly queryTimeoutMs?: number;
-  /** Reads that may wait; default 10000. One more is `overloaded`. */
+  /** Most reads that wait; default 10000. One more is `overloaded`. */
   readonly waitingMax?: number;
 }
 
 const CONNECT_TIMEOUT_MS = 2_000;
 const QUERY_TIMEOUT_MS = 5_000;
 const WAITING_MAX = 10_000;
-/** Keys of one statement. */
+/** Most keys of one statement. */
 const BATCH_MAX = 200;
 const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 1_000;
@@ -60,7 +59,7 @@ interface Read {
   readonly reject: (error: CounterError) => void;
 }
 
-/** A statement that takes its turn between the reads; `use` settles what waits for it and does not reject. */
+/** A statement between the reads. `use` settles whoever waits for it, and does not reject. */
 interface Turn {
   readonly kind: 'turn';
   readonly use: (connection: DatabaseConnection) => Promise<void>;
@@ -85,7 +84,7 @@ type State =
   | { readonly kind: 'ready'; readonly connection: DatabaseConnection; readonly reading: boolean }
   | { readonly kind: 'closed' };
 
-/** See the file's head. Connects from its construction on. */
+/** The committed counters. Connects as soon as it is made. */
 export class CounterStore {
   readonly #target: DatabaseTarget;
   readonly #options: CounterStoreOptions;
@@ -101,7 +100,7 @@ export class CounterStore {
     this.#connect();
   }
 
-  /** Whether the database answered when it was last asked. */
+  /** Whether the database answered last time. */
   available(): boolean {
     return this.#state.kind === 'ready';
   }
@@ -119,7 +118,13 @@ export class CounterStore {
     });
   }
 
-  /** One page of counters. Rejects with CounterError `database-unavailable` or `overloaded`. */
+  /**
+   * One page of counters. Rejects with CounterError `database-unavailable` or `overloaded`.
+   *
+   * A page is one range of the index of the primary key. Its order is `collate "C"`, which in UTF-8 is the order of code
+   * points. Both bounds are computed here: PostgreSQL uses the index for a prefix operator from version 15 on only, and
+   * `like` would need escapes.
+   */
   async list({ prefix, after, limit }: CounterListQuery): Promise<CounterListPage> {
     const from = lowerBound(prefix, after);
     const below = prefixSuccessor(prefix);
@@ -136,7 +141,7 @@ export class CounterStore {
     return { counters, next: rows.length > limit ? (counters.at(-1)?.key ?? null) : null };
   }
 
-  /** Ends the connection; reads that wait fail. */
+  /** Ends the connection. Reads that wait fail. */
   async close(): Promise<void> {
     const before = this.#state;
     this.#state = { kind: 'closed' };
@@ -183,7 +188,7 @@ export class CounterStore {
       return;
     }
     if (connection.server.inRecovery) {
-      // A failover has not reached everybody yet: a standby may be behind, and a session at the old primary would stay.
+      // During a failover a standby may be behind, and this session would stay at it.
       connection.destroy();
       this.#failed(new Error('the database is a standby'));
       return;
@@ -222,7 +227,7 @@ export class CounterStore {
         this.#state = { ...this.#state, reading: false };
         this.#readNext();
       },
-      // #run settles everything of its batch and does not reject.
+      // Does not happen: #run settles everything of its batch and does not reject.
       (error: unknown) => [batch].flat().forEach((waiting) => waiting.reject(unavailable(error))),
     );
   }
@@ -231,7 +236,7 @@ export class CounterStore {
     return 'use' in batch ? batch.use(connection) : this.#read(connection, batch);
   }
 
-  /** A statement of its own, or the reads at the head of the queue that ask for the same streams. */
+  /** The turn at the head of the queue, or the reads at its head that ask for the same streams. */
   #takeBatch(): readonly Read[] | Turn {
     const batch: Read[] = [];
     for (
@@ -265,12 +270,12 @@ export class CounterStore {
           if (row === undefined) throw unavailable(new Error('a read was answered without its row'));
           read.resolve(committedCounter(row, checkpoints));
         } catch (error) {
-          // Its neighbours are answered.
+          // The other reads of the batch are answered.
           read.reject(error instanceof CounterError ? error : unavailable(error));
         }
       });
     } catch (error) {
-      // A key that PostgreSQL does not take (the door lets none through) must not fail its neighbours.
+      // A key that PostgreSQL refuses must not fail the other reads of the batch. (HTTP validation lets no such key through.)
       if (batch.length > 1 && isStatementRefused(error) && !connection.lost) {
         for (const read of batch) await this.#read(connection, [read]);
         return;
@@ -281,18 +286,19 @@ export class CounterStore {
 }
 
 /**
- * An integer as PostgreSQL prints a numeric, exactly. Throws CounterError `internal-error` where it is none: another writer
- * of the table has put NaN or an infinity there, which is no sum that anybody could be told.
+ * Parses an integer as PostgreSQL prints a numeric, exactly. Throws CounterError `internal-error` where it is none: another
+ * writer of the table has stored NaN or an infinity.
  */
 export function parseSum(text: string): Sum {
-  if (!/^-?\d+$/.test(text)) throw new CounterError('internal-error', `The table holds ${text} for the counter's sum.`);
+  if (!/^-?\d+$/.test(text))
+    throw new CounterError('internal-error', `The table "counters" has ${text} as a sum; correct that row.`);
   const sum = Number(text);
   return sum <= AMOUNT_MAX && sum >= -AMOUNT_MAX ? sum : BigInt(text);
 }
 
 /**
- * The least string that is greater than every string with this prefix: its last code point plus one, skipping the
- * surrogates, which UTF-8 does not have. Undefined where there is none: no prefix, or nothing but U+10FFFF.
+ * The least string that is greater than every string with this prefix: its last code point plus one, without the surrogates,
+ * which UTF-8 does not have. Undefined where there is none: the prefix is empty, or only U+10FFFF.
  */
 export function prefixSuccessor(prefix: string): string | undefined {
   const points = Array.from(prefix, (character) => character.codePointAt(0) ?? 0);
@@ -304,8 +310,8 @@ export function prefixSuccessor(prefix: string): string | undefined {
 }
 
 /**
- * The least string that a key of the page may be. Keys have no U+0000, so that U+0001 makes the least string that is
- * greater than `after`.
+ * The least string that a key of the page can be. Keys have no U+0000, so `after` with U+0001 appended is the least string
+ * that is greater than `after`.
  */
 function lowerBound(prefix: string, after: string | undefined): string {
   if (after === undefined) return prefix;
@@ -328,5 +334,5 @@ function parseCheckpoints(lines: readonly string[]): Map<string, Checkpoint> {
 }
 
 function unavailable(cause: unknown): CounterError {
-  return new CounterError('database-unavailable', 'The database cannot be reached.', { cause });
+  return new CounterError('database-unavailable', 'The database is unavailable; try again later.', { cause });
 }

@@ -1,26 +1,26 @@
 /**
- * What went wrong between us and PostgreSQL, and what that means for the statement. Any thread.
+ * Errors of PostgreSQL and of the network, and what they mean for a statement. Any thread.
  */
 import pg from 'pg';
 
 /**
- * - `unreachable`: nobody answers, or nobody can answer yet; wait.
+ * - `unreachable`: no server answers, or it cannot answer yet; wait.
  * - `retry`: the same statement may succeed later.
- * - `refused`: the server answers and does not want us; an operator must change something.
- * - `poison`: a value in the statement; the same statement fails for ever.
- * - `other`: none of these; a bug of ours or of the server's.
+ * - `refused`: the server answers and does not accept this client; an operator must change something.
+ * - `poison`: the reason is a value in the statement; the same statement fails for ever.
+ * - `other`: none of these; a bug of this program or of PostgreSQL.
  */
 export type DatabaseErrorKind = 'unreachable' | 'retry' | 'refused' | 'poison' | 'other';
 
 /**
- * The connection was lost, or time ran out, after a statement was sent and before its reply: it may have been committed,
- * may still be, or may not. Read the checkpoint back before anything else is done.
+ * The connection was lost, or a timeout passed, after a statement was sent and before its reply. The statement may be
+ * committed, or commit later, or not at all. Read the checkpoint back before anything else.
  */
 export class OutcomeUnknownError extends Error {
   override readonly name = 'OutcomeUnknownError';
 }
 
-/** The server answered a statement with an error: nothing of it is committed. `kind` says whether to send it again. */
+/** The server answered a statement with an error: nothing is committed. `kind` says whether a retry can succeed. */
 export class StatementRefusedError extends Error {
   override readonly name = 'StatementRefusedError';
   readonly sqlState: string;
@@ -79,7 +79,7 @@ const REFUSED = new Set([
   'HOSTNAME_MISMATCH',
 ]);
 
-/** Messages of pg, which gives its own errors no code. */
+/** Messages of pg, whose own errors have no code. */
 const MESSAGES: readonly (readonly [RegExp, DatabaseErrorKind])[] = [
   [/^timeout expired$/, 'unreachable'],
   [/^Query read timeout$|^Connection terminated|is not queryable$|^Client network socket disconnected/, 'retry'],
@@ -93,7 +93,7 @@ export function errorCode(error: unknown): string {
     : '';
 }
 
-/** What an error of pg, or of the network under it, means. */
+/** The kind of an error of pg or of the network. */
 export function classifyDatabaseError(error: unknown): DatabaseErrorKind {
   const code = errorCode(error);
   if (UNREACHABLE.has(code)) return 'unreachable';
@@ -125,9 +125,9 @@ function classifySqlState(code: string): DatabaseErrorKind {
 }
 
 /**
- * True where the server answered the statement with an error and lives on, so that nothing of it is committed. False
- * where the outcome is unknown: the connection is gone, or the server said so while it went down. PostgreSQL translates
- * the severity, so a foreign word is believed only for classes that never end a session.
+ * True where the server answered the statement with an error and goes on: nothing is committed. False where the outcome is
+ * unknown: the connection is lost, or the server reported its own shutdown. PostgreSQL translates the severity, so a word in
+ * another language counts only for error classes that never end a session.
  */
 export function isStatementRefused(error: unknown): error is pg.DatabaseError {
   if (!(error instanceof pg.DatabaseError)) return false;

@@ -8,32 +8,32 @@ import { RESET_TIMEOUTS, SET_TIMEOUTS } from './session-statements.js';
 import type { ShardConnection } from './shard-connection.js';
 import * as sql from './statements.js';
 
-/** One flush: the pairs of the records above `fromLsn` up to `toLsn`. */
+/** One flush: the sums of the records above `fromLsn` up to `toLsn`. */
 export interface FlushRequest {
   readonly stream: string;
   readonly epoch: number;
   readonly fromLsn: number;
   readonly toLsn: number;
-  /** Everything that this stream accepted before is committed with this flush. */
+  /** Everything that the stream accepted before this time is committed once the flush is. */
   readonly acceptedThrough: Date;
-  /** Distinct; text[] in binary format, see PairArrayEncoder. Must not change until the call has settled. */
+  /** Distinct; text[] in binary format, see {@link SumArrayEncoder}. Must not change until the call has settled. */
   readonly keys: Buffer;
   /** numeric[] in binary format, as many elements. */
   readonly amounts: Buffer;
-  /** Requests with idempotency tokens in this range. */
+  /** Idempotent requests of this range. */
   readonly idempotencyKeys?: IdempotentFlushArrays;
-  /** Rows of this range that PostgreSQL has refused, and that are not among `keys`. */
+  /** Rows of this range that PostgreSQL refused. They are not among `keys`. */
   readonly rejected?: readonly RejectedIncrement[];
 }
 
-/** A pair that PostgreSQL refused, and why. */
+/** A row that PostgreSQL refused, and why. */
 export interface RejectedIncrement {
   readonly key: Buffer;
   /** Decimal integer. */
   readonly amount: string;
   readonly reason: string;
   readonly sqlState: string;
-  /** The token of its request, if it had one: the row is kept only if this flush claims it. */
+  /** Of its request, if that has one: the row is kept only if this flush records the idempotency key. */
   readonly idempotencyKey?: string;
 }
 

@@ -1,11 +1,11 @@
 /**
- * The table of idempotency tokens as a whole: how many there are, and which may be forgotten; and what else is to be
- * forgotten in time. Main thread.
+ * The table of idempotency keys as a whole: counts its rows, and prunes old ones together with old rows of other tables. Main
+ * thread.
  *
- * A token may be forgotten when no retry of its request can still count: when the window has passed since it was claimed,
- * and since the latest time before which every stream that is not retired has committed everything it accepted. A node
- * that is down with requests in its journal therefore holds pruning up until it is back or its stream is retired. One
- * node prunes at a time, in batches, by position in the table, where rows lie in the order of their claims.
+ * An idempotency key may be pruned when no retry of its request can still count. That is when the window has passed since it
+ * was recorded, and since the latest time before which every stream that is not retired has committed everything it
+ * accepted. A node that is down with requests in its journal therefore blocks pruning until it is back or its stream is
+ * retired. One node prunes at a time, in batches, by position in the table, where rows lie in the order of recording.
  */
 import type { Logger } from '../core/logger.js';
 import type { DatabaseConnection } from './connection.js';
@@ -21,18 +21,18 @@ import {
   RETIRE_MEMORY_STREAMS,
 } from './upkeep-statements.js';
 
-/** How the store works. */
+/** Identity, limits and sources of the store. */
 export interface IdempotencyKeyStoreOptions {
   /** This node's id. */
   readonly node: string;
-  /** Shards of this process with memory journals: none, or all. */
+  /** Number of shards of this process with a memory journal: none, or all. */
   readonly memoryShards: number;
   readonly windowHours: number;
   /** IDEMPOTENCY_MAX_ROWS. */
   readonly rowsMax: number;
-  /** Tokens that this process has claimed since it started. */
-  readonly claimed: () => number;
-  /** Requests with tokens that this process holds pending. */
+  /** Idempotency keys that this process has recorded since it started. */
+  readonly recorded: () => number;
+  /** Idempotent requests that are pending in this process. */
   readonly pending: () => number;
   readonly logger: Logger;
 }
@@ -40,11 +40,11 @@ export interface IdempotencyKeyStoreOptions {
 const COUNT_INTERVAL_MS = 2_000;
 const PRUNE_INTERVAL_MS = 60_000;
 const PRUNE_BATCH = 10_000;
-/** Batches of one round, so that a round ends. */
+/** Most batches of one round, so that a round ends. */
 const PRUNE_BATCHES_MAX = 100;
-/** Up to here rows are counted one by one. */
+/** Up to this limit rows are counted one by one. */
 const EXACT_MAX = 1_000_000;
-/** Beyond, what was claimed within the last so many rounds may not be in the estimate yet. */
+/** Above it, the estimate may miss what was recorded within this many last rounds. */
 const ESTIMATE_ROUNDS = 6;
 
 /** Counts and prunes from {@link start} on. */
@@ -52,10 +52,10 @@ export class IdempotencyKeyStore {
   readonly #connection: OnDemandConnection;
   readonly #options: IdempotencyKeyStoreOptions;
   #rows = 0;
-  #claimedAtCount = 0;
-  /** What was claimed at the last rounds, oldest first. */
-  #claimedAtRounds: readonly number[] = [];
-  /** The streams of earlier processes' memory journals are retired. */
+  #recordedAtCount = 0;
+  /** Recorded keys at the last rounds, oldest first. */
+  #recordedAtRounds: readonly number[] = [];
+  /** The memory-journal streams of earlier processes are retired. */
   #hasRetired = false;
   #prunedAtMs = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
@@ -67,25 +67,25 @@ export class IdempotencyKeyStore {
     this.#options = options;
   }
 
-  /** Requests with tokens that may still be taken. Rows of other nodes are known as of the last count. */
+  /** Idempotent requests that may still be taken. Rows of other nodes are known as of the last count. */
   get room(): number {
-    const { claimed, pending } = this.#options;
-    return this.ceiling - claimed() - pending();
+    const { recorded, pending } = this.#options;
+    return this.ceiling - recorded() - pending();
   }
 
-  /** What this process may come to have claimed and pending together. Changes with each count. */
+  /** Most idempotency keys that this process may have recorded and pending together. Changes with each count. */
   get ceiling(): number {
-    return this.#options.rowsMax - this.#rows + this.#claimedAtCount;
+    return this.#options.rowsMax - this.#rows + this.#recordedAtCount;
   }
 
-  /** Begins to count and prune, before this node's streams are made; settles after the first round. */
+  /** Begins to count and prune, before this node's streams exist. Settles after the first round. */
   async start(): Promise<void> {
     this.#round = this.#work();
     await this.#round;
     this.#schedule();
   }
 
-  /** Ends the rounds. */
+  /** Ends the rounds. Settles when none is under way. */
   async close(): Promise<void> {
     this.#closed = true;
     if (this.#timer !== undefined) clearTimeout(this.#timer);
@@ -103,7 +103,7 @@ export class IdempotencyKeyStore {
     this.#timer.unref();
   }
 
-  /** Never rejects: what cannot be done now is done in a later round. */
+  /** Never rejects: a later round does what cannot be done now. */
   async #work(): Promise<void> {
     try {
       await this.#connection.run(async (connection) => {
@@ -112,7 +112,7 @@ export class IdempotencyKeyStore {
         if (performance.now() - this.#prunedAtMs >= PRUNE_INTERVAL_MS) await this.#prune(connection);
       });
     } catch (error) {
-      this.#options.logger.debug({ err: error }, 'Idempotency tokens could not be counted');
+      this.#options.logger.debug({ err: error }, 'Cannot count or prune idempotency keys; retrying in the next round');
     }
   }
 
@@ -123,17 +123,17 @@ export class IdempotencyKeyStore {
   }
 
   async #count(connection: DatabaseConnection): Promise<void> {
-    const { rowsMax, claimed } = this.#options;
-    // Read before the count: what is claimed in between counts twice rather than not at all.
-    const claimedBefore = claimed();
+    const { rowsMax, recorded } = this.#options;
+    // Read before the count, so that a key recorded in between counts twice rather than not at all.
+    const recordedBefore = recorded();
     const isExact = rowsMax <= EXACT_MAX;
-    this.#claimedAtRounds = [...this.#claimedAtRounds.slice(1 - ESTIMATE_ROUNDS), claimedBefore];
+    this.#recordedAtRounds = [...this.#recordedAtRounds.slice(1 - ESTIMATE_ROUNDS), recordedBefore];
     const statement = isExact
       ? { name: 'count-tokens', text: COUNT_IDEMPOTENCY_KEYS, values: [rowsMax] }
       : { name: 'estimate-tokens', text: ESTIMATE_IDEMPOTENCY_KEYS };
     const [row] = await connection.query<{ rows: number }>(statement);
     this.#rows = row?.rows ?? 0;
-    this.#claimedAtCount = isExact ? claimedBefore : (this.#claimedAtRounds[0] ?? 0);
+    this.#recordedAtCount = isExact ? recordedBefore : (this.#recordedAtRounds[0] ?? 0);
   }
 
   async #prune(connection: DatabaseConnection): Promise<void> {

@@ -1,14 +1,14 @@
 /**
- * One connection that several rarely used parts share: opened when it is needed, forgotten when it is lost. Main thread.
+ * One connection that several rarely used stores share. It opens when it is needed, and again after it was lost. Main thread.
  */
 import { CounterError } from '../core/errors.js';
 import { Turns } from '../core/turns.js';
 import { connect, type ConnectOptions, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 
-/** What a close waits for a statement that is under way. A database that does not answer must not hold up a stop. */
+/** How long a close waits for the statement under way: a database that does not answer must not delay a stop. */
 const LAST_USE_MS = 1_000;
 
-/** A connection that comes back. One use at a time; others wait their turn. */
+/** A connection that reopens itself. One use at a time; others wait. */
 export class OnDemandConnection {
   readonly #target: DatabaseTarget;
   readonly #options: ConnectOptions;
@@ -22,14 +22,14 @@ export class OnDemandConnection {
   }
 
   /**
-   * Runs `use` with the connection, after those before it. Rejects with CounterError `database-unavailable` where there
-   * is none, else with what `use` rejects with.
+   * Runs `use` with the connection, after all uses before it. Rejects with CounterError `database-unavailable` where it
+   * cannot connect, else as `use` does.
    */
   run<T>(use: (connection: DatabaseConnection) => Promise<T>): Promise<T> {
     return this.#turns.run(async () => use(await this.#connected()));
   }
 
-  /** Waits for the last use, a moment at most, then ends the connection; a use that is still under way fails. */
+  /** Waits for the last use, for a second at most, then ends the connection. A use that is still under way fails. */
   async close(): Promise<void> {
     this.#closed = true;
     const last = this.#turns.run(() => Promise.resolve());
@@ -45,7 +45,7 @@ export class OnDemandConnection {
     try {
       connection = await connect(this.#target, this.#options);
     } catch (cause) {
-      throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause });
+      throw new CounterError('database-unavailable', 'The database is unavailable; try again later.', { cause });
     }
     if (this.#closed) {
       connection.destroy();
@@ -56,7 +56,7 @@ export class OnDemandConnection {
   }
 }
 
-/** Settles with the promise, which does not reject, or after so many ms. */
+/** Settles with the promise, which does not reject, or after `ms`. */
 async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));

@@ -1,21 +1,23 @@
 /**
- * The one connection of a shard: opened when it is needed, made anew when it is lost, and watched while a statement is
+ * The connection of a shard. It opens when it is needed, is replaced after it was lost, and is watched while a statement is
  * under way. Shard thread; one statement at a time.
  *
- * Three ways to fail, which the caller must tell apart: CounterError `database-unavailable`, nothing was sent;
- * StatementRefusedError, the server answered and nothing is committed; OutcomeUnknownError, it was sent and the answer
- * was not heard. After the last the connection is a new one.
+ * A statement fails in one of three ways:
+ *
+ * - CounterError `database-unavailable`: nothing was sent;
+ * - StatementRefusedError: the server answered, and nothing is committed;
+ * - OutcomeUnknownError: it was sent and no answer came. The next statement gets a new connection.
  *
  * ```text
- * sent ──2 s without an answer──► look from a second connection ──at work, or not to be seen──► look again
- *                                           ├──gone, or waits for a statement──► dropped: outcome unknown
- *                                           └──nobody answers, twice in a row──► dropped: outcome unknown
+ * sent ──2 s without an answer──► look from a second connection ──at work, or not visible──► look again
+ *                                           ├──ended, or waits for a statement──► dropped: outcome unknown
+ *                                           └──no answer, twice in a row────────► dropped: outcome unknown
  * ```
  *
- * A network that has forgotten a connection swallows what is sent over it, and nobody says so: not the kernel for a quarter
- * of an hour, and our own time limit has to be longer than the server's. So the server is asked what it is doing. One that
- * does not answer new connections either is as good as away: whoever waits for the statement should hear it, and a stop
- * must not wait for it. Where it commits after all, the checkpoint says so when it is read back.
+ * Why the watch: a network that has lost a connection drops what is sent over it, without an error. The kernel notices after
+ * a quarter of an hour, and the client's time limit must be longer than the server's. So the shard asks the server what it
+ * does. A server that does not answer new connections either counts as unavailable: callers learn of it, and a stop does not
+ * wait for it. Where the statement commits after all, reading the checkpoint back shows it.
  */
 import pg from 'pg';
 import { systemClock, type Clock, type Timer } from '../core/clock.js';
@@ -37,41 +39,41 @@ import {
 } from './database-errors.js';
 import { END_IDLE_BACKEND, IS_BACKEND_IDLE } from './session-statements.js';
 
-/** How a shard connects. */
+/** Options of the connection; a test can replace network and clock. */
 export interface ShardConnectionOptions extends ConnectOptions {
   /** Instead of {@link connect}. */
   readonly connect?: (target: DatabaseTarget, options: ConnectOptions) => Promise<Session>;
-  /** Of the watch; default the machine's. */
+  /** The clock of the watch; default that of the machine. */
   readonly clock?: Clock;
 }
 
-/** From a statement to the first look. */
+/** Time from a statement to the first look. */
 const SILENCE_MS = 2_000;
 /**
- * Each time that a connection was dropped for its silence the next one gets twice as long, until a flush succeeds: where
- * the network is so slow that the server still waits for the rest of a statement, it arrives in the end.
+ * Each connection that is dropped for its silence doubles that time for the next one, until a flush succeeds. So a statement
+ * arrives in the end over a network that is so slow that the server still waits for the rest of it.
  */
 const SILENCE_MAX_MS = 32_000;
-/** The slowest network that a large statement need not fear at once. */
+/** The slowest network that a large statement may need before the first look. */
 const BYTES_A_MS_MIN = 10_000;
-/** From a look to the next. */
+/** Time from a look to the next. */
 const LOOK_INTERVAL_MS = 1_000;
-/** Each of connecting and asking. */
+/** Time limit of connecting for a look, and of the look itself. */
 const LOOK_TIMEOUT_MS = 2_000;
-/** Looks in a row at which nobody answered, until the server counts as away. */
+/** After this many looks in a row without an answer the server counts as unavailable. */
 const UNANSWERED_MAX = 2;
 
-/** What a look saw of the server's side of a session. */
+/** What a look found out about the server process of a session. */
 type Sight = 'dead' | 'alive' | 'unseen' | 'unanswered';
 
-/** See the file's head. */
+/** The connection of one shard. */
 export class ShardConnection {
   readonly #target: DatabaseTarget;
   readonly #options: ShardConnectionOptions;
   readonly #clock: Clock;
   #session: Session | undefined;
   #silenceMs = SILENCE_MS;
-  /** One at a time: a shard has two connections at most. */
+  /** The last look. One at a time, so that a shard has two connections at most. */
   #looking: Promise<void> = Promise.resolve();
   #closed = false;
 
@@ -81,17 +83,12 @@ export class ShardConnection {
     this.#clock = options.clock ?? systemClock;
   }
 
-  /** True while the session of the last statement goes on. */
+  /** True while the session of the last statement is open. */
   get isOpen(): boolean {
     return this.#session !== undefined && !this.#session.lost;
   }
 
-  /** Opens the connection now. */
-  async open(): Promise<void> {
-    await this.#opened();
-  }
-
-  /** Runs one statement. Rejects as the file's head says. */
+  /** Runs one statement. Rejects in one of the three ways above. */
   async run<Row extends object>(statement: Statement): Promise<Row[]> {
     const session = await this.#opened();
     const unwatch = this.#watch(session, bytesOf(statement));
@@ -111,18 +108,18 @@ export class ShardConnection {
     }
   }
 
-  /** A flush has come through: the network carries what we send. */
+  /** A flush has succeeded, so the network is fast enough. */
   noticeFlushed(): void {
     this.#silenceMs = SILENCE_MS;
   }
 
-  /** Cuts the connection; the next statement makes a new one. */
+  /** Closes the connection at once. The next statement opens a new one. */
   drop(): void {
     this.#session?.destroy();
     this.#session = undefined;
   }
 
-  /** Says goodbye; no call may follow. */
+  /** Ends the connection in an orderly way; no call may follow. */
   async close(): Promise<void> {
     this.#closed = true;
     const session = this.#session;
@@ -138,7 +135,7 @@ export class ShardConnection {
       this.#session = await this.#connect(this.#options);
     } catch (error) {
       this.#session = undefined;
-      throw new CounterError('database-unavailable', 'The database cannot be reached.', { cause: error });
+      throw new CounterError('database-unavailable', 'The database is unavailable; try again later.', { cause: error });
     }
     this.#refuseIfClosed();
     return this.#session;
@@ -154,7 +151,7 @@ export class ShardConnection {
     throw new CounterError('database-unavailable', 'The database connection is closed.');
   }
 
-  /** Looks after a session until the returned function is called. */
+  /** Watches a session until the returned function is called. */
   #watch(session: Session, bytes: number): () => void {
     let isAnswered = false;
     let timer: Timer | undefined;
@@ -184,8 +181,8 @@ export class ShardConnection {
   }
 
   /**
-   * Dead: the server has nothing to do for the session, because it never got the statement, or its answer is lost. Its
-   * process is then ended too, or it would be one connection more than a node may have.
+   * `dead` means that the server has nothing to do for the session: the statement never arrived, or the answer was lost. The
+   * server process is then ended, because it would be one connection more than a node may have.
    */
   async #look(backend: Backend, isAnswered: () => boolean): Promise<Sight> {
     const { applicationName } = this.#options;
@@ -195,13 +192,13 @@ export class ShardConnection {
       const timeouts = { connectTimeoutMs: LOOK_TIMEOUT_MS, queryTimeoutMs: LOOK_TIMEOUT_MS };
       second = await this.#connect({ applicationName, ...timeouts });
       const values = [backend.pid, backend.startedAt];
-      // An answer that lay in a socket while this thread was busy has been read by now.
+      // An answer that waited in a socket while this thread was busy has been read by now.
       if (isAnswered()) return sight;
       const [row] = await second.query<{ idle: boolean }>({ text: IS_BACKEND_IDLE, values });
       if (row?.idle === true) sight = 'dead';
       if (sight === 'dead' && !isAnswered()) await second.query({ text: END_IDLE_BACKEND, values });
     } catch (error) {
-      // What was seen before counts. A refusal, for want of connections say, is an answer too.
+      // An earlier finding counts. A refusal, for lack of connections for example, is an answer, too.
       if (sight === 'alive') sight = error instanceof pg.DatabaseError ? 'unseen' : 'unanswered';
     } finally {
       await second?.close();

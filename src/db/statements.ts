@@ -1,33 +1,39 @@
 /**
  * Every SQL statement on the tables that runs after the migrations, as named constants. Any thread.
  *
- * Locks are taken in one order everywhere: the checkpoint row (the fence), then tokens in bytewise order, then counter
- * rows in bytewise order, each class once in a transaction. The order is made in SQL with `collate "C"`: a hash aggregate
- * destroys the client's, and JavaScript sorts by UTF-16 unit. Without it, several nodes on the same keys deadlock
- * dozens of times a second.
+ * All statements take locks in one order: the checkpoint row (the fence), then idempotency keys in bytewise order, then
+ * counter rows in bytewise order, each kind once in a transaction. SQL makes the order, with `collate "C"`: a hash aggregate
+ * destroys the order of the client, and JavaScript sorts by UTF-16 unit. Without that order, several nodes on the same keys
+ * deadlock dozens of times a second.
+ *
+ * The columns and tables keep released names: `token` is an idempotency key, `claimed` are the keys that a flush records,
+ * `fenced` is 1 where the compare-and-set applied, `counter_resets` are deletes.
  */
 
-/** The id that the first migration gave the database. */
+/** The id of the database, which the first migration made. */
 export const DATABASE_ID = 'select database_id::text from summing_counters_migrations order by version limit 1';
 
-/** $1 stream, $2 node, $3 shard, $4 journal. Made before the stream's first flush and never by a flush. */
+/** $1 stream, $2 node, $3 shard, $4 journal. Runs before the stream's first flush; a flush never makes the row. */
 export const ENSURE_CHECKPOINT = `
 insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal)
 values ($1, 0, 0, $2, $3, $4)
 on conflict (stream) do nothing`;
 
-/** Claims of a stream that are remembered. */
+/** Most ownership claims of a stream that are kept. */
 export const CLAIMS_MAX = 1000;
 
 /**
- * $1 stream, $2 the epoch and $5 the LSN that were read, $3 claims uuid[], $4 their LSNs bigint[]. Fences whoever held the
- * stream before, waits for a flush of theirs that is still running, and writes down by which claim: the last one, at the
- * end of the claimant's journal or the checkpoint, whichever is higher. The claims before it are earlier ones that are not
- * here; each has an epoch of its own. The epoch grows by a random step: a failover to a standby forgets epochs, and none of them may come
- * again while somebody may hold it. It names the epoch because it may itself be the statement that arrives late, from a lost
- * connection or a process that is gone: without the name it would fence the owner that came after it. It names the LSN
- * because what the claims say was found with that one: an owner who flushes meanwhile makes them untrue. Claims of later
- * epochs are of a time that the database has gone back from.
+ * $1 stream, $2 the epoch and $5 the LSN that were read, $3 claims uuid[], $4 their LSNs bigint[]. Fences the previous owner,
+ * after a flush of it that is still running, and records the ownership claims.
+ *
+ * - The last claim of $3 is the new one. Its LSN is the end of the claimant's journal or the checkpoint, whichever is higher.
+ *   The claims before it are earlier ones that this database does not have. Each claim has an epoch of its own.
+ * - The epoch grows by a random step. A failover to a standby forgets epochs, and none of them may come again while an owner
+ *   may hold it.
+ * - The statement names the epoch because it may arrive late itself, from a lost connection or a process that has ended.
+ *   Without the epoch it would fence the owner that came after it.
+ * - It names the LSN because the claims were compared with that checkpoint. A flush in between makes the comparison wrong.
+ * - It deletes claims of later epochs: they are from a time that the database has gone back from.
  */
 export const RAISE_EPOCH = `
 with raised as (
@@ -51,27 +57,27 @@ forgotten as (
 )
 select epoch::text, lsn::text, retired_at is not null as retired from raised`;
 
-/** $1 stream, $2 epoch: claims up to it, the newest last. */
+/** $1 stream, $2 epoch. Claims up to that epoch, the newest last. */
 export const READ_CLAIMS = `
 select claim::text, lsn::text from journal_claims where stream = $1 and epoch <= $2 order by epoch`;
 
 /**
- * $1 stream. For update: waits for a flush that is still running on a connection we lost, so that what is read is its
- * outcome and not what was before it.
+ * $1 stream. `for update` waits for a flush that still runs on a lost connection: the row read then shows the outcome of that
+ * flush.
  */
 export const READ_BACK = `
 select epoch::text, lsn::text, retired_at is not null as retired from journal_checkpoints where stream = $1 for update`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn, $4 accepted through or null. An owner looks whether the row is where it left it; an idle one
- * says that nothing older is pending.
+ * $1 stream, $2 epoch, $3 lsn, $4 accepted through or null. An owner checks that the row is where it left it. An idle owner
+ * also advances `accepted_through`: nothing older is pending.
  */
 export const TOUCH_CHECKPOINT = `
 update journal_checkpoints set accepted_through = coalesce($4, accepted_through)
 where stream = $1 and epoch = $2 and lsn = $3
 returning 1`;
 
-/** $1 stream, $2 epoch, $3 lsn. The row stays as a tombstone, so that nobody makes the stream anew. */
+/** $1 stream, $2 epoch, $3 lsn. The row stays as a tombstone, so that no process makes the stream again. */
 export const RETIRE_STREAM = `
 update journal_checkpoints set retired_at = coalesce(retired_at, now())
 where stream = $1 and epoch = $2 and lsn = $3
@@ -93,11 +99,13 @@ added as (
 )`;
 
 /**
- * The flush without idempotency tokens. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 accepted through, $6 keys
- * text[], $7 amounts numeric[]. One statement outside a transaction block, so that a client that is paused holds no locks.
- * Every branch joins the fence, because a compare-and-set that matches nothing does not roll a statement back. The keys
- * are distinct, as those of a map are; PostgreSQL would refuse the whole statement otherwise (21000). To group them here
- * as well would cost a fifth more time.
+ * The flush without idempotency keys. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 accepted through, $6 keys text[], $7
+ * amounts numeric[].
+ *
+ * - It is one statement outside a transaction block, so that a paused client holds no locks.
+ * - Every branch joins the fence, because a compare-and-set that matches no row does not roll the statement back.
+ * - The keys are distinct, because they come from a map. PostgreSQL would refuse the whole statement otherwise (21000).
+ *   Grouping them here as well would take a fifth more time.
  */
 export const FLUSH = `
 with ${FENCE},
@@ -130,9 +138,9 @@ select (select count(*)::int from fence) as fenced, (select count(*)::int from c
        (select array_agg(t) from unnest($8::text[]) u(t) where not exists (select from claimed where token = u.t)) as unclaimed`;
 
 /**
- * The flush with tokens. As {@link FLUSH}, and $8 tokens text[], $9 digests bytea[], each token once; $10 tokens text[],
- * $11 keys text[], $12 amounts numeric[]: the pairs of those tokens, summed by key within a token. A token that is
- * already claimed adds nothing: claim and effect are one transaction.
+ * The flush with idempotency keys. As {@link FLUSH}, and $8 idempotency keys text[], $9 digests bytea[], each idempotency key
+ * once; $10 idempotency keys text[], $11 keys text[], $12 amounts numeric[]: the increments of those requests, summed by key
+ * within a request. A request whose idempotency key is a duplicate adds nothing: record and effect are one transaction.
  */
 export const FLUSH_WITH_IDEMPOTENCY_KEYS = `
 with ${FENCE},
@@ -141,9 +149,9 @@ ${ADDED}
 ${OUTCOME}`;
 
 /**
- * The flush where PostgreSQL itself refused some rows: as {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and $13 keys bytea[], $14 amounts
- * text[], $15 reasons text[], $16 SQLSTATEs text[], $17 tokens text[] (null: none) of the refused rows, which are kept in
- * the statement that moves the checkpoint.
+ * The flush where PostgreSQL refused some rows. As {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and of the refused rows: $13 keys
+ * bytea[], $14 amounts text[], $15 reasons text[], $16 SQLSTATEs text[], $17 idempotency keys text[] (null: none). The
+ * statement that moves the checkpoint also keeps these rows.
  */
 export const FLUSH_WITH_REJECTED = `
 with ${FENCE},
@@ -158,20 +166,20 @@ rejected as (
 ${ADDED}
 ${OUTCOME}`;
 
-/** $1 tokens text[]. What they were claimed with. */
+/** $1 idempotency keys text[]. The digests of the requests that they were recorded with. */
 export const READ_DIGESTS = `
 select token, digest from idempotency_keys where token = any($1::text[])`;
 
-/** $1 the stream that a shard with a memory journal has now, $2 node, $3 shard: those before it ended with their threads. */
+/** $1 the current stream of a shard with a memory journal, $2 node, $3 shard. Its earlier streams ended with their threads. */
 export const RETIRE_PREDECESSORS = `
 update journal_checkpoints set retired_at = now()
 where node = $2 and shard = $3 and stream <> $1 and journal = 'memory' and retired_at is null`;
 
 /**
- * $1 id of the reset, $2 key, $3 whether somebody may ask again under this id. A statement of its own, so that no other
- * lock is held with the counter's. That there is no counter is written down too where it may be asked again: as a null
- * sum. So of two requests with one id the later one, which finds the row gone that it has waited for, is refused (23505)
- * and reads what the first has written.
+ * $1 id of the delete, $2 key, $3 whether a retry may come with this id. A statement of its own, so that it holds no other
+ * lock than that of the counter. Where a retry may come, it also records that there was no counter, as a null sum. Of two
+ * requests with one id the later one waits for the row and finds it deleted. It is then refused (23505), and reads what the
+ * first has recorded.
  */
 export const DELETE_COUNTER = `
 with removed as (delete from counters where key = $2 returning sum),
@@ -182,12 +190,12 @@ recorded as (
 )
 select sum::text from removed`;
 
-/** $1 id. The sum is null where there was no counter. */
+/** $1 id of the delete. The sum is null where there was no counter. */
 export const READ_DELETE = 'select key, sum::text from counter_resets where id = $1';
 
 /**
- * $1 keys text[], $2 amounts numeric[]. Run in a transaction that is rolled back, to find the row that is refused.
- * Grouped, because several requests with tokens may hold the same key, which would be refused for that alone (21000).
+ * $1 keys text[], $2 amounts numeric[]. Runs in a transaction that is rolled back, to find the row that PostgreSQL refuses.
+ * Grouped, because several idempotent requests may hold the same key, and PostgreSQL refuses a duplicate row (21000).
  */
 export const PROBE = `
 with sums as (select q.k as key, sum(q.a) as amount from unnest($1::text[], $2::numeric[]) q(k, a) group by q.k)
@@ -196,9 +204,9 @@ select key, amount, now() from sums order by key collate "C"
 on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;
 
 /**
- * $1 keys text[], $2 streams uuid[]. Sums are truncated for whoever else writes the table: ours are integers. One
- * statement, so one snapshot: the committed counters in the order of the keys, and
- * in each row the checkpoints of the streams as "stream epoch lsn".
+ * $1 keys text[], $2 streams uuid[]. The committed counters in the order of the keys, and in each row the checkpoints of the
+ * streams as "stream epoch lsn". One statement, so one snapshot. Sums are truncated because other programs may write
+ * fractions; this server writes integers.
  */
 export const READ_COUNTERS = `
 select trunc(c.sum)::text as sum, c.updated_at,
@@ -207,10 +215,10 @@ from unnest($1::text[]) with ordinality q(key, position)
 left join lateral (select sum, updated_at from counters where counters.key = q.key offset 0) c on true
 order by q.position`;
 
-/** $1 rows at most, $2 the least key. In bytewise order, by the primary key's index. */
+/** $1 rows at most, $2 the least key. In bytewise order, by the index of the primary key. */
 export const LIST_COUNTERS = `
 select key, trunc(sum)::text as sum, updated_at from counters where key >= $2 order by key limit $1`;
 
-/** As {@link LIST_COUNTERS}, and $3 the key that all are below. */
+/** As {@link LIST_COUNTERS}, and $3 an exclusive upper bound. */
 export const LIST_COUNTERS_BELOW = `
 select key, trunc(sum)::text as sum, updated_at from counters where key >= $2 and key < $3 order by key limit $1`;

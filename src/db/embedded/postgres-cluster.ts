@@ -1,10 +1,10 @@
 /**
- * The data directory of the embedded PostgreSQL ("cluster" in PostgreSQL's words) and its password. Main thread.
+ * The data directory of the embedded PostgreSQL (a "cluster" in PostgreSQL's terms) and its password. Main thread.
  *
  * ```text
- * <dataDir>/postgres            the cluster; complete or absent, because it is made beside and renamed
- * <dataDir>/postgres.new-*      one being made; removed at the next start if that was interrupted. A new name each time:
- *                               the initdb of a process that was killed may end a little later and removes its own
+ * <dataDir>/postgres            the cluster: complete or missing, because it is created under another name and renamed
+ * <dataDir>/postgres.new-*      a cluster in creation; the next start removes it if the creation was interrupted. Each has a
+ *                               new name: the initdb of a killed process may go on for a while, and then removes its own
  * <dataDir>/postgres-password   of the only role, mode 0600; written before the cluster that uses it
  * ```
  */
@@ -20,7 +20,7 @@ import { giveTo, type PostgresAccount } from './postgres-account.js';
 import type { PostgresBinaries } from './postgres-binaries.js';
 
 const run = promisify(execFile);
-/** The major version that the packages bring; PostgreSQL does not open another one's data directory. */
+/** The major version of the packages. PostgreSQL does not open a data directory of another one. */
 const MAJOR_VERSION = '18';
 const STAGING = 'postgres.new-';
 
@@ -30,7 +30,7 @@ export interface PostgresCluster {
   readonly password: string;
 }
 
-/** Opens the cluster in `dataDir`, or makes it. Throws StartError where it is not ours to open or cannot be made. */
+/** Opens the cluster in `dataDir`, or creates it. Throws StartError where neither is possible. */
 export async function openCluster(
   dataDir: string,
   binaries: PostgresBinaries,
@@ -38,7 +38,7 @@ export async function openCluster(
 ): Promise<PostgresCluster> {
   const dir = path.join(dataDir, 'postgres');
   for (const entry of await readdir(dataDir)) {
-    // Retried, because that initdb may still be writing.
+    // Retried, because the initdb of a killed process may still write.
     if (entry.startsWith(STAGING))
       await rm(path.join(dataDir, entry), { recursive: true, force: true, maxRetries: 20 });
   }
@@ -56,7 +56,7 @@ export async function openCluster(
   }
   const password = await readPassword(dataDir);
   if (password === undefined)
-    throw new StartError([`${passwordFile(dataDir)} is missing; ${dir} cannot be opened without it.`]);
+    throw new StartError([`${passwordFile(dataDir)} is missing: restore it, ${dir} cannot be opened without it.`]);
   await giveTo(account, dir);
   return { dir, password };
 }
@@ -74,7 +74,7 @@ async function initialize(
   await giveTo(account, passwordCopy);
   await giveTo(account, staging);
   const command = [
-    ...account.prefixBoundToUs,
+    ...account.boundPrefix,
     binaries.initdb,
     '--pgdata',
     path.join(staging, 'cluster'),
@@ -82,7 +82,7 @@ async function initialize(
     '--auth=scram-sha-256',
     `--pwfile=${passwordCopy}`,
     '--encoding=UTF8',
-    // Independent of the machine's locales, so that the directory can be moved to another machine.
+    // Independent of the locales of the machine, so that the directory can be moved to another one.
     '--locale=C',
     '--locale-provider=builtin',
     '--builtin-locale=C.UTF-8',

@@ -1,16 +1,16 @@
 /**
- * What PostgreSQL writes to its standard error, kept in two files of bounded size: `postgres.log` and, before it,
- * `postgres.log.1`. Main thread. A log that cannot be written is dropped; it must not stop a database that works.
+ * The standard error of PostgreSQL, kept in two files of limited size: `postgres.log` and the older `postgres.log.1`. Main
+ * thread. Lines that cannot be written are dropped: the log must not stop a working database.
  */
 import { closeSync, fstatSync, openSync, renameSync, writeSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 
-/** Bytes of one file; there are two. */
+/** Most bytes of one file. */
 const FILE_BYTES_MAX = 8 * 1024 * 1024;
 const LAST_LINES_MAX = 20;
 const LINE_CHARACTERS_MAX = 2000;
 
-/** A sink for PostgreSQL's log lines. */
+/** Takes the log lines of PostgreSQL. */
 export class PostgresLog {
   readonly #file: string;
   readonly #fileBytesMax: number;
@@ -28,12 +28,12 @@ export class PostgresLog {
     return this.#lastLines;
   }
 
-  /** Starts a new run, whose last lines are its own. */
+  /** Forgets the last lines, before a new process starts. */
   forget(): void {
     this.#lastLines = [];
   }
 
-  /** Takes every line of `stream` until it ends; `onLine` sees each. */
+  /** Takes every line of `stream` until that ends. Calls `onLine` with each. */
   take(stream: Readable, onLine: (line: string) => void): void {
     let rest = '';
     stream.setEncoding('utf8');
@@ -47,7 +47,7 @@ export class PostgresLog {
         onLine(line);
       }
     });
-    // The pipe of a process that is gone; its exit says so.
+    // The pipe of a process that has ended; its exit is handled elsewhere.
     stream.on('error', () => undefined);
   }
 
@@ -68,7 +68,7 @@ export class PostgresLog {
       }
       this.#bytes += writeSync(this.#fd, text);
     } catch {
-      // Disk full or read-only: PostgreSQL's own errors say so where it matters.
+      // The disk is full or read-only: PostgreSQL reports that itself where it matters.
     }
   }
 }

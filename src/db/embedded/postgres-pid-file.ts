@@ -1,11 +1,11 @@
 /**
- * `postmaster.pid`: who runs PostgreSQL on a data directory. Main thread.
+ * `postmaster.pid`: the PostgreSQL process on a data directory. Main thread.
  *
- * A server that outlived the process that started it (kill -9 where the kernel could not be asked to tell it) is stopped
- * cleanly before ours starts. A file whose process is dead heals by itself, except where the number now belongs to
- * another process, or to a zombie: PostgreSQL sees "a process" and refuses. The file is then changed to name a process
- * that cannot exist, and not removed: from it the next start also learns which shared memory children of the dead
- * server may still be writing to.
+ * - A server that outlived the process that started it is stopped cleanly. That happens after kill -9 where the kernel does
+ *   not signal the server.
+ * - PostgreSQL itself replaces a file whose process is dead. But it refuses to start where the number now belongs to another
+ *   process or to a zombie. The file is then changed to name a process that cannot exist. It is not removed, because it also
+ *   names the shared memory that children of the dead server may still write to.
  */
 import { execFile } from 'node:child_process';
 import { readFile, stat, writeFile } from 'node:fs/promises';
@@ -19,12 +19,12 @@ const run = promisify(execFile);
 const POLL_MS = 50;
 const FAST_SHUTDOWN_MS = 20_000;
 const IMMEDIATE_SHUTDOWN_MS = 10_000;
-/** Larger than any process number (Linux: 2^22). */
+/** Larger than any process number (2^22 on Linux). */
 const IMPOSSIBLE_PID = 2147483646;
 
 /**
- * Stops a server that still runs on `dataDir`, and makes a pid file left behind harmless. Returns the number of the
- * process that was stopped. Throws StartError where it cannot be stopped.
+ * Stops a server that still runs on `dataDir`, and makes a stale pid file harmless. Returns the number of the process that was
+ * stopped. Throws StartError where it cannot be stopped.
  */
 export async function stopOrphan(dataDir: string): Promise<number | undefined> {
   const file = path.join(dataDir, 'postmaster.pid');
@@ -50,7 +50,7 @@ export async function stopOrphan(dataDir: string): Promise<number | undefined> {
       process.kill(pid, signal);
     } catch (error) {
       if (errorCode(error) === 'ESRCH') return pid;
-      throw new StartError([`A PostgreSQL (process ${pid}) already runs on ${dataDir} and is not ours to stop.`], {
+      throw new StartError([`A PostgreSQL of another user (process ${pid}) already runs on ${dataDir}: stop it.`], {
         cause: error,
       });
     }
@@ -60,7 +60,7 @@ export async function stopOrphan(dataDir: string): Promise<number | undefined> {
       await delay(POLL_MS);
     }
   }
-  throw new StartError([`A PostgreSQL (process ${pid}) already runs on ${dataDir} and does not stop.`]);
+  throw new StartError([`A PostgreSQL (process ${pid}) already runs on ${dataDir} and does not stop: end it.`]);
 }
 
 /** Whether process `pid` is alive, not a zombie, and a PostgreSQL server on `dataDir`. */
@@ -82,11 +82,11 @@ async function isPostgresOnLinux(pid: number, dataDir: string): Promise<boolean>
     const command = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');
     if (path.basename(command[0] ?? '') !== 'postgres') return false;
     if (command.includes(dataDir)) return true;
-    // The server's working directory is its data directory, under whatever path it was mounted.
+    // The working directory of the server is its data directory, whatever the path of the mount.
     const [its, ours] = await Promise.all([stat(`/proc/${pid}/cwd`), stat(dataDir)]);
     return its.dev === ours.dev && its.ino === ours.ino;
   } catch (error) {
-    // It ended meanwhile, or is another user's and so not one that we started.
+    // It has ended meanwhile, or belongs to another user, so this server did not start it.
     const code = errorCode(error);
     if (code === 'ENOENT' || code === 'ESRCH' || code === 'EACCES') return false;
     throw error;

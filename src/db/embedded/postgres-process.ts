@@ -9,9 +9,9 @@ import type { ChildProcess } from 'node:child_process';
 import { createServer } from 'node:net';
 import { reasonOf } from '../../core/errors.js';
 
-/** Connections beyond our own, for an operator's psql and for one that the server has not yet noticed to be gone. */
+/** Additional connections: for an operator's psql, and for a lost one that the server has not noticed yet. */
 const CONNECTIONS_SPARE = 10;
-/** What a fast shutdown may take: it writes a checkpoint. */
+/** Time for a fast shutdown, which writes a checkpoint. */
 const FAST_SHUTDOWN_MS = 20_000;
 const IMMEDIATE_SHUTDOWN_MS = 10_000;
 
@@ -33,18 +33,18 @@ export function serverArguments(options: {
     full_page_writes: 'on',
 
     shared_buffers: '128MB',
-    // The same counters are written over and over: fewer checkpoints mean fewer full pages in the log.
+    // The same counters are written again and again: fewer checkpoints mean fewer full pages in the log.
     max_wal_size: '1GB',
     checkpoint_timeout: '15min',
     wal_compression: 'on',
     wal_recycle: 'on',
     max_wal_senders: 0,
     work_mem: '16MB',
-    // Our statements never profit from either, and parallel workers need /dev/shm, which containers keep small.
+    // The statements do not profit from either, and parallel workers need /dev/shm, which is small in containers.
     jit: 'off',
     max_parallel_workers_per_gather: 0,
 
-    // Standard error is a pipe to us; see postgres-log.
+    // Standard error is a pipe to this process; see postgres-log.ts.
     logging_collector: 'off',
     log_destination: 'stderr',
     log_line_prefix: '%m [%p] ',
@@ -57,7 +57,7 @@ export function serverArguments(options: {
   return args;
 }
 
-/** Fast shutdown, then immediate, then the kernel's. */
+/** Asks for a fast shutdown, then for an immediate one, then kills the process. */
 export async function endProcess(
   child: ChildProcess,
   logger: { warn(fields: object, message: string): void },
@@ -65,7 +65,7 @@ export async function endProcess(
   if (child.exitCode !== null || child.signalCode !== null) return;
   const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
   const immediate = setTimeout(() => {
-    logger.warn({ pid: child.pid }, 'embedded PostgreSQL does not stop; asking for an immediate shutdown');
+    logger.warn({ pid: child.pid }, 'Embedded PostgreSQL does not stop; asking for an immediate shutdown');
     child.kill('SIGQUIT');
   }, FAST_SHUTDOWN_MS);
   const kill = setTimeout(() => child.kill('SIGKILL'), FAST_SHUTDOWN_MS + IMMEDIATE_SHUTDOWN_MS);
@@ -75,20 +75,20 @@ export async function endProcess(
   clearTimeout(kill);
 }
 
-/** What passes by itself: a predecessor that has not quite ended; somebody, or the system for want of memory, killed it. */
-export function isPassing(error: unknown, said: string): boolean {
+/** True for failures that a retry cures: the process before has not quite ended, or the new one was killed. */
+export function isPassing(error: unknown, output: string): boolean {
   const killed = error instanceof Error && error.message === 'it ended with SIGKILL';
-  return killed || said.includes('lock file "postmaster.pid" already exists') || said.includes('is still in use');
+  return killed || output.includes('lock file "postmaster.pid" already exists') || output.includes('is still in use');
 }
 
-/** What ended, and what it said about why, in one line. */
-export function describeFailure(error: unknown, said: string): string {
-  const lines = said.split('\n').filter((line) => /FATAL|PANIC|ERROR|could not|error while loading/.test(line));
+/** How the process ended, and the last errors of its output, in one line. */
+export function describeFailure(error: unknown, output: string): string {
+  const lines = output.split('\n').filter((line) => /FATAL|PANIC|ERROR|could not|error while loading/.test(line));
   const how = reasonOf(error);
-  return lines.length === 0 ? `${how}.` : `${how}. It said: ${lines.slice(-3).join(' ')}`;
+  return lines.length === 0 ? `${how}.` : `${how}. Its output: ${lines.slice(-3).join(' ')}`;
 }
 
-/** A port nobody listens on at this moment; somebody may at the next. */
+/** A port that is free at this moment. Another process may take it at any time. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();

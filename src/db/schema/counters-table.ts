@@ -1,17 +1,17 @@
 /**
- * The table `counters`: made, adopted from the application that this server replaces, or found as it should be. Main
- * thread, inside the migration's transaction.
+ * The table `counters`: created, adopted from the application that this server replaces, or already right. Main thread,
+ * inside the transaction of the migration.
  *
- * The predecessor's table is `counters(key varchar(120) primary key, sum integer)`. It is altered in place, in one
- * rewrite, and the predecessor may go on writing beside us: its upsert names only `key` and `sum`, and PostgreSQL casts
- * the varchar and integer it binds. Any other table of that name is looked at closely and refused with a reason.
+ * The table of the predecessor is `counters(key varchar(120) primary key, sum integer)`. It is altered in place, in one
+ * rewrite. The predecessor may go on writing at the same time: its upsert names only `key` and `sum`, and PostgreSQL casts
+ * the varchar and integer that it binds. A table of that name that does not fit is refused with a reason.
  */
 import { StartError } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
 
 /**
- * Room for updates in place: a counter's row is updated over and over, and a heap-only tuple on the same page costs no
- * index write. Vacuum comes after a share of the rows has changed that is small for large tables.
+ * Leaves room for updates in place: counters are updated again and again, and a heap-only tuple on the same page needs no
+ * index write. Vacuum runs after a small share of the rows has changed.
  */
 const STORAGE = `fillfactor = 75, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
   autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.2, autovacuum_analyze_threshold = 5000`;
@@ -61,8 +61,8 @@ const KEY_TYPES = new Set(['text', 'varchar']);
 const SUM_TYPES = new Set(['int2', 'int4', 'int8', 'numeric']);
 
 /**
- * Makes or adopts the table. Returns warnings. Throws StartError where what is there cannot be used, before anything is
- * altered. `timeoutMs` bounds the rewrite.
+ * Creates or adopts the table. Returns warnings. Throws StartError where the existing table does not fit, before anything is
+ * altered. `timeoutMs` limits the rewrite.
  */
 export async function prepareCountersTable(connection: DatabaseConnection, timeoutMs: number): Promise<string[]> {
   const [found] = await connection.query<{ oid: string | null }>({ text: FIND_TABLE });
@@ -97,7 +97,7 @@ export async function prepareCountersTable(connection: DatabaseConnection, timeo
   const changes = [...keyChanges(key), ...sumChanges(sum), ...updatedAtChanges(updatedAt)];
   if (changes.length > 0) {
     if (sum.type === 'numeric') await refuseFractions(connection, timeoutMs);
-    // First, so that the rewrite below already leaves the room.
+    // First, so that the rewrite below leaves that room.
     await connection.query({ text: `alter table counters set (${STORAGE})` });
     await connection.query({ text: `alter table counters ${changes.join(', ')}`, timeoutMs });
   }
@@ -115,7 +115,7 @@ function sumChanges(sum: Column): string[] {
     return sum.default_value === '0' ? [] : ['alter column sum set default 0'];
   }
   return [
-    // Dropped first: the default may not cast.
+    // Dropped first, because the default may not be castable.
     ...(sum.defaulted ? ['alter column sum drop default'] : []),
     'alter column sum type numeric using coalesce(sum, 0)::numeric',
     'alter column sum set default 0',

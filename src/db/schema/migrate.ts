@@ -1,8 +1,8 @@
 /**
  * Brings a database to the schema that this version needs. Main thread, at start, before any stream recovers.
  *
- * Everything happens in one transaction under an advisory lock: any number of nodes may start at once, and one that is
- * killed leaves the database as it was. An old version on a newer schema refuses to start.
+ * Everything happens in one transaction under an advisory lock: any number of nodes may start at the same time, and a killed
+ * one leaves the database as it was. An old version refuses to start on a newer schema.
  */
 import { StartError, reasonOf } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
@@ -11,22 +11,22 @@ import { classifyDatabaseError, errorCode } from '../database-errors.js';
 import { migrations } from './migrations.js';
 import { DATABASE_ID } from '../statements.js';
 
-/** What `migrate` did and found. */
+/** The result of `migrate`. */
 export interface MigrationResult {
-  /** Made once with the first migration; tells databases apart that have the same address. */
+  /** Made once, with the first migration. Distinguishes databases that have the same address. */
   readonly databaseId: string;
-  /** "version name" of each step applied now. */
+  /** "version name" of each step that was applied now. */
   readonly applied: readonly string[];
-  /** Sentences for the log: things that work and cost speed. */
+  /** Sentences for the log about settings that work but cost speed. */
   readonly warnings: readonly string[];
 }
 
 const VERSION_MIN = 130_000;
-/** Any constant that no other application is likely to use: "summing" in ASCII. */
+/** A constant that no other application is likely to use: "summing" in ASCII. */
 const LOCK_ID = '32497614093250151';
-/** The other nodes' migration may rewrite a large `counters`. */
+/** The migration of another node may rewrite a large `counters`. */
 const LOCK_TIMEOUT = '10min';
-/** Within this time a lock on a table must be had, because everybody else who wants the table queues behind us. */
+/** Longest wait for a table lock, because everybody else who needs the table queues behind it. */
 const TABLE_LOCK_TIMEOUT = '300ms';
 /** An hour: the adoption of a large table rewrites it. */
 const STATEMENT_TIMEOUT_MS = 3_600_000;
@@ -44,7 +44,7 @@ create table if not exists summing_counters_migrations (
   database_id uuid not null default gen_random_uuid()
 )`;
 
-/** Somebody has held a table for longer than anybody should wait behind us; the same migration may succeed a little later. */
+/** Another session held a table for longer than {@link TABLE_LOCK_TIMEOUT}. The same migration may succeed later. */
 export class TableBusyError extends Error {
   override readonly name = 'TableBusyError';
 }
@@ -56,9 +56,9 @@ where l.relation = to_regclass('counters') and l.granted and a.pid <> pg_backend
 order by a.pid limit 5`;
 
 /**
- * Applies what is missing, in one attempt. Throws StartError where the database must not be used by this version, with
- * one sentence for the operator; rejects with {@link TableBusyError} where others hold a table that is to be altered, and
- * with the error of pg where the database was unreachable or lost (see `classifyDatabaseError`).
+ * Applies the missing steps, in one attempt. Throws StartError, with one sentence for the operator, where this version must
+ * not use the database. Rejects with {@link TableBusyError} where others hold a table that must be altered, and with the
+ * error of pg where the database was unreachable or the connection was lost (see `classifyDatabaseError`).
  */
 export async function migrate(connection: DatabaseConnection): Promise<MigrationResult> {
   checkServer(connection);
@@ -66,7 +66,7 @@ export async function migrate(connection: DatabaseConnection): Promise<Migration
     return await migrateOnce(connection);
   } catch (error) {
     if (!connection.lost) await connection.query({ text: 'rollback' });
-    // The session of a database that takes no writes is given up with the refusal.
+    // A refused write closes the session, see DatabaseConnection.query.
     const isReadOnly = errorCode(error) === '25006';
     if (error instanceof StartError || (connection.lost && !isReadOnly)) throw error;
     const kind = classifyDatabaseError(error);
@@ -76,20 +76,20 @@ export async function migrate(connection: DatabaseConnection): Promise<Migration
   }
 }
 
-/** Says who is in the way. */
+/** Names the sessions that hold the table. */
 async function busy(connection: DatabaseConnection, cause: unknown): Promise<TableBusyError> {
   const holders = await connection.query<{ pid: number; name: string }>({ text: HOLDERS });
   const names = holders.map(({ pid, name }) => (name === '' ? `process ${pid}` : `process ${pid} (${name})`));
   const who = names.length === 0 ? '' : `; the table counters is in use by ${names.join(', ')}`;
   const reason = reasonOf(cause);
-  return new TableBusyError(`the migration waits: ${reason}${who}`, { cause });
+  return new TableBusyError(`the migration waits for a table lock: ${reason}${who}`, { cause });
 }
 
-/** Facts of the server without which nothing is safe. Throws StartError. */
+/** Checks the facts that everything else depends on. Throws StartError. */
 function checkServer({ server }: DatabaseConnection): void {
   if (server.versionNumber < VERSION_MIN) {
     const version = `${Math.floor(server.versionNumber / 10_000)}`;
-    throw new StartError([`The database is PostgreSQL ${version}; version 13 or later is needed.`]);
+    throw new StartError([`The database is PostgreSQL ${version}; upgrade it to version 13 or later.`]);
   }
   if (server.encoding !== 'UTF8') {
     throw new StartError([`The database's encoding is ${server.encoding}; it must be UTF8, because keys are UTF-8.`]);
@@ -106,7 +106,7 @@ async function migrateOnce(connection: DatabaseConnection): Promise<MigrationRes
   await connection.query({ text: `select pg_advisory_xact_lock(${LOCK_ID})`, timeoutMs: STATEMENT_TIMEOUT_MS });
   await connection.query({ text: `set local lock_timeout = '${TABLE_LOCK_TIMEOUT}'` });
 
-  // Looked for first: an account that may not create tables can still start on a database that is migrated.
+  // Looks first: an account that may not create tables can still start on a migrated database.
   const [found] = await connection.query<{ there: boolean }>({
     text: `select to_regclass('summing_counters_migrations') is not null as there`,
   });
@@ -119,7 +119,7 @@ async function migrateOnce(connection: DatabaseConnection): Promise<MigrationRes
   const present = rows.at(-1)?.version ?? 0;
   if (present > newest) {
     throw new StartError([
-      `The database has schema version ${present} and this server knows ${newest}: it was used by a newer server, run that one.`,
+      `The database has schema version ${present} and this server knows ${newest}: run the newer server that used it.`,
     ]);
   }
 
@@ -138,6 +138,7 @@ async function migrateOnce(connection: DatabaseConnection): Promise<MigrationRes
     text: DATABASE_ID,
   });
   await connection.query({ text: 'commit' });
-  if (first === undefined) throw new StartError(['The table summing_counters_migrations has lost its rows.']);
+  if (first === undefined)
+    throw new StartError(['The table summing_counters_migrations has lost its rows; restore them from a backup.']);
   return { databaseId: first.database_id, applied, warnings };
 }

@@ -1,8 +1,8 @@
 /**
  * The steps of the schema, in their order. Main thread.
  *
- * `counters` is not among them: `counters-table.ts` makes it, or adopts it from the application that this server replaces,
- * because what is to be done depends on what is there.
+ * The table `counters` is not among them: `counters-table.ts` creates it, or adopts it from the application that this server
+ * replaces, because the steps depend on what is there.
  */
 
 /** One step of the schema. A version that has been released never changes. */
@@ -76,7 +76,7 @@ create table increment_log (
 `,
 };
 
-/** Who owned a stream when, so that a copy of a data directory is told from the directory that went on. */
+/** Owners of a stream over time, to tell a copy of a data directory from the directory that went on. */
 const claims: Migration = {
   version: 2,
   name: 'claims',

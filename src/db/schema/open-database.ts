@@ -1,20 +1,24 @@
+/**
+ * The first connection of a start: whether the database is reachable, whether it accepts this server, and its schema. Main
+ * thread.
+ */
 import { reasonOf, StartError } from '../../core/errors.js';
 import { classifyDatabaseError } from '../database-errors.js';
 import { connect, type DatabaseTarget } from '../connection.js';
 import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
 import { migrate, TableBusyError } from './migrate.js';
 
-/** How an attempt ended. */
+/** The outcome of an attempt. */
 export type OpenedDatabase =
   | { readonly kind: 'open'; readonly databaseId: string }
-  /** Nobody answers, or nobody can answer yet: worth another attempt. */
+  /** No server answers, or it cannot answer yet: try again. */
   | { readonly kind: 'unavailable'; readonly reason: string }
-  /** It answers, and others hold a table that is to be altered: worth another attempt, not too soon. */
+  /** The server answers, and others hold a table that must be altered: try again, not too soon. */
   | { readonly kind: 'busy'; readonly reason: string };
 
 const CONNECT_TIMEOUT_MS = 2000;
 
-/** Connects once and migrates. Throws StartError where the database answers and refuses us. */
+/** Connects once and migrates. Throws StartError where the database answers and refuses this server. */
 export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogger): Promise<OpenedDatabase> {
   try {
     const connection = await connect(target, {
@@ -38,7 +42,7 @@ export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogge
       case 'retry':
         return { kind: 'unavailable', reason };
       default:
-        throw new StartError([`The database refuses us: ${reason}.`], { cause: error });
+        throw new StartError([`The database refuses this server: ${reason}.`], { cause: error });
     }
   }
 }

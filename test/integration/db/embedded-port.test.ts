@@ -38,7 +38,7 @@ test('an embedded database whose port another process has taken says so and what
     const told = `another process listens on its port, 127.0.0.1:${port}. End that process, or restart this server`;
     await eventually('the log says so', () => Promise.resolve(said.some((line) => line.includes(told))));
     holder.close();
-    const isBack = (): Promise<boolean> => Promise.resolve(said.includes('embedded PostgreSQL is running again'));
+    const isBack = (): Promise<boolean> => Promise.resolve(said.includes('Embedded PostgreSQL is running again'));
     await eventually('it runs again', isBack);
   } finally {
     await database.stop();

@@ -35,7 +35,7 @@ async function withStore(
     readonly memoryShards?: number;
     readonly url?: string;
     readonly rowsMax?: number;
-    readonly claimed?: () => number;
+    readonly recorded?: () => number;
   },
   body: (store: IdempotencyKeyStore) => Promise<void>,
 ): Promise<void> {
@@ -47,7 +47,7 @@ async function withStore(
     memoryShards: 0,
     windowHours: 24,
     rowsMax: 1000,
-    claimed: () => 0,
+    recorded: () => 0,
     pending: () => 0,
     logger: { ...silentLogger, debug: () => undefined },
     ...options,
@@ -196,7 +196,7 @@ test('beyond a million the rows are those of the statistics, whatever was analyz
   const reach = async (rows: number): Promise<void> => {
     await eventually(`${rows} rows`, async () => {
       let room = 0;
-      await withStore({ rowsMax, claimed: () => 7 }, (store) => {
+      await withStore({ rowsMax, recorded: () => 7 }, (store) => {
         room = store.room;
         return Promise.resolve();
       });
