@@ -1,0 +1,98 @@
+/** What the attempts to commit a range come to. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Checkpoint } from '#product/core/checkpoint.js';
+import { CounterError } from '#product/core/errors.js';
+import { RangeFlush } from '#product/shard-worker/thread/flush/range-flush.js';
+import type { FlushAttempt } from '#product/shard-worker/thread/flush/shard-database.js';
+import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
+import { idempotentEntry, incrementEntries } from '../../../../support/tokened-entries.js';
+
+const EPOCH = 3;
+const lost: FlushAttempt = { kind: 'unknown', error: new Error('lost') };
+const poison: FlushAttempt = { kind: 'poison', error: new Error('poison') };
+const committed: FlushAttempt = { kind: 'committed', keys: 2 };
+const unavailable = new CounterError('database-unavailable', 'unavailable');
+
+/** A range of LSN 11, with one plain increment and two idempotent requests, and a database that answers as scripted. */
+class Scene {
+  readonly flush: RangeFlush;
+  readonly calls: string[] = [];
+  readonly attempts: FlushAttempt[] = [];
+  readonly rows: (Checkpoint | undefined | Error)[] = [];
+
+  constructor() {
+    const pendingSums = new PendingSums('stream', { epoch: EPOCH, lsn: 10 });
+    const record = Buffer.concat([
+      incrementEntries([['a', 1]]),
+      idempotentEntry('first', [
+        ['a', 1],
+        ['b', 2],
+      ]),
+      idempotentEntry('second', [['b', 3]]),
+    ]);
+    pendingSums.apply(11, record, 0, record.length);
+    const database = {
+      flush: () => this.#attempt('flush'),
+      flushSettingAside: () => this.#attempt('set aside'),
+      readBack: (): Promise<(Checkpoint & { retired: boolean }) | undefined> => {
+        this.calls.push('read back');
+        const row = this.rows.shift();
+        if (row instanceof Error) return Promise.reject(row);
+        return Promise.resolve(row === undefined ? undefined : { ...row, retired: false });
+      },
+    };
+    this.flush = new RangeFlush(database, pendingSums.freeze(0));
+  }
+
+  #attempt(call: string): Promise<FlushAttempt> {
+    this.calls.push(call);
+    return Promise.resolve(this.attempts.shift() ?? committed);
+  }
+}
+
+test('a committed range counts duplicates apart from recorded idempotency keys', async () => {
+  const scene = new Scene();
+  scene.attempts.push({ kind: 'committed', keys: 2, rejected: 0, duplicates: ['first'], mismatches: 1 });
+  assert.deepEqual(await scene.flush.attempt(), {
+    kind: 'committed',
+    flush: { keys: 2, increments: 4, rejected: 0, deduplicated: 2, recorded: 1, mismatches: 1 },
+  });
+});
+
+for (const [what, row, kind] of [
+  ['at the end of the range: it is committed', { epoch: EPOCH, lsn: 11 }, 'committed'],
+  ['at the begin of the range: it can be sent again', { epoch: EPOCH, lsn: 10 }, 'refused'],
+  ['at another LSN: the stream is fenced', { epoch: EPOCH, lsn: 9 }, 'fenced'],
+  ['at another epoch: the stream is fenced', { epoch: EPOCH + 1, lsn: 11 }, 'fenced'],
+  ['gone: the stream is fenced', undefined, 'fenced'],
+] as const) {
+  test(`after a lost reply the row is ${what}`, async () => {
+    const scene = new Scene();
+    scene.attempts.push(lost);
+    scene.rows.push(row);
+    assert.equal((await scene.flush.attempt()).kind, kind);
+    assert.deepEqual(scene.calls, ['flush', 'read back']);
+  });
+}
+
+test('after a lost reply the range is not sent again before the row was read', async () => {
+  const scene = new Scene();
+  scene.attempts.push(lost);
+  scene.rows.push(unavailable, unavailable, { epoch: EPOCH, lsn: 10 });
+  assert.deepEqual(await scene.flush.attempt(), { kind: 'unknown', error: unavailable });
+  assert.deepEqual(await scene.flush.attempt(), { kind: 'unknown', error: unavailable });
+  assert.equal((await scene.flush.attempt()).kind, 'refused');
+  assert.equal((await scene.flush.attempt()).kind, 'committed');
+  assert.deepEqual(scene.calls, ['flush', 'read back', 'read back', 'read back', 'flush']);
+});
+
+test('a range with a poison row is sent at once with poison rows set aside, and so is every retry', async () => {
+  const scene = new Scene();
+  scene.attempts.push(poison, poison, lost);
+  scene.rows.push({ epoch: EPOCH, lsn: 10 });
+  assert.deepEqual(await scene.flush.attempt(), poison);
+  assert.equal((await scene.flush.attempt()).kind, 'refused');
+  assert.equal((await scene.flush.attempt()).kind, 'committed');
+  assert.deepEqual(scene.calls, ['flush', 'set aside', 'set aside', 'read back', 'set aside']);
+});
