@@ -62,14 +62,14 @@ async function roundTrip(increments: readonly (readonly [string, Sum])[], encode
   }
 }
 
-test('PostgreSQL reads every edge of a sum as it was encoded', async () => {
+test('PostgreSQL reads every edge case of a sum as it was encoded', async () => {
   await roundTrip(
     EDGES.map((sum, index) => [`edge ${index}`, sum] as const),
     new SumArrayEncoder(),
   );
 });
 
-test('PostgreSQL reads random keys and sums as they were encoded, also with buffers used again', async (context) => {
+test('PostgreSQL reads random keys and sums as they were encoded, also from reused buffers', async (context) => {
   const seed = seedOfRun();
   context.diagnostic(`SEED=${seed}`);
   const random = new Mulberry32(seed);
@@ -86,11 +86,11 @@ test('PostgreSQL reads random keys and sums as they were encoded, also with buff
   }
 });
 
-test('no pairs are two empty arrays', async () => {
+test('no sums are two empty arrays', async () => {
   await roundTrip([], new SumArrayEncoder());
 });
 
-test('a sum beyond what PostgreSQL holds is refused when it is encoded', () => {
+test('a sum with more digits than PostgreSQL takes is refused when it is encoded', () => {
   const encoder = new SumArrayEncoder();
   encoder.append(Buffer.from('k'), 0, 1, 10n ** 131_071n);
   assert.throws(() => encoder.append(Buffer.from('k'), 0, 1, 10n ** 131_072n), RangeError);

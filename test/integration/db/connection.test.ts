@@ -39,7 +39,7 @@ const SETTINGS = {
   tcp_keepalives_idle: '10',
 };
 
-test('a session has our limits and durability, whatever the database was set to; a stronger durability stays', async () => {
+test('a session has the limits and the durability of this program, whatever the settings of the database; a stronger durability stays', async () => {
   await withDatabase(async (url) => {
     assert.deepEqual(await settingsOf(url), SETTINGS);
     const administrator = await connectTo(url);
@@ -57,7 +57,7 @@ test('a session has our limits and durability, whatever the database was set to;
   });
 });
 
-test('an idle session that the server ends is told once, and ends nothing else', async () => {
+test('the end of an idle session by the server is reported once, and ends nothing else', async () => {
   await withDatabase(async (url) => {
     const idle = await connectTo(url, 'idle');
     const other = await connectTo(url, 'other');
@@ -81,7 +81,7 @@ test('an idle session that the server ends is told once, and ends nothing else',
   });
 });
 
-test('a statement that outlasts our patience ends its session, so that its reply is never taken for another one', async () => {
+test("a statement that exceeds the client's limit ends its session, so that its reply is never taken for that of another", async () => {
   await withDatabase(async (url) => {
     const connection = await connectTo(url);
     const slow = connection.query({ text: 'select pg_sleep(20)', timeoutMs: 100 });
@@ -91,7 +91,7 @@ test('a statement that outlasts our patience ends its session, so that its reply
   });
 });
 
-test('an unknown database and a wrong role are refused', async () => {
+test('an unknown database and an unknown role are refused', async () => {
   await withDatabase(async (url) => {
     const elsewhere = new URL(url);
     elsewhere.pathname = '/no-such-database';
@@ -107,7 +107,7 @@ test('a host name that does not exist is unreachable', async () => {
   await assert.rejects(connectTo(url), (error) => classifyDatabaseError(error) === 'unreachable');
 });
 
-test('a session that takes no writes is given up with its first refusal, any other one after five in a row', async () => {
+test('a session that takes no writes is closed at its first refusal, any other after five in a row', async () => {
   await withDatabase(async (url) => {
     const connection = await connectTo(url);
     const refused = async (sqlState: string, text: string): Promise<void> => {

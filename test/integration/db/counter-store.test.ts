@@ -29,7 +29,7 @@ const failedWith =
   (error: unknown): boolean =>
     error instanceof CounterError && error.code === code;
 
-test('a read has the exact sum, its time, and the checkpoints of the streams that have one', async () => {
+test('a read has the exact sum, its time, and the checkpoints of the streams that have a row', async () => {
   const stream = await shard.newStream();
   await shard.flush(
     flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 4 }, [
@@ -46,7 +46,7 @@ test('a read has the exact sum, its time, and the checkpoints of the streams tha
   assert.equal((await store.readCounter(Buffer.from('safe'), [])).committed, 2 ** 53 - 1);
 });
 
-test('a key that was never counted does not exist, and its read has the checkpoints too', async () => {
+test('a key that was never counted does not exist, and its read has the checkpoints, too', async () => {
   const stream = await shard.newStream();
   const reading = await store.readCounter(Buffer.from('never'), [stream]);
   assert.deepEqual(reading, {
@@ -79,7 +79,7 @@ test('a key that PostgreSQL refuses fails alone', async () => {
   );
 });
 
-test('one read more than may wait is overloaded', async () => {
+test('one read more than the limit of waiting reads is overloaded', async () => {
   const small = new CounterStore(parseDatabaseUrl(database.url), { applicationName: 'small', waitingMax: 2 });
   try {
     const waiting = [small.readCounter(Buffer.from('a'), []), small.readCounter(Buffer.from('b'), [])];
@@ -90,7 +90,7 @@ test('one read more than may wait is overloaded', async () => {
   }
 });
 
-test('after its session was ended the store reads again', async () => {
+test('after the end of its session the store reads again', async () => {
   await store.readCounter(Buffer.from('a'), []);
   const observer = await connectTo(database.url);
   try {
@@ -107,7 +107,7 @@ test('after its session was ended the store reads again', async () => {
   }
 });
 
-test('while nobody answers, reads fail within the connect timeout, and at once when that is known', async () => {
+test('while no server answers, reads fail within the connect timeout, and at once when that is known', async () => {
   const mute = createServer((socket) => socket.on('error', () => undefined));
   await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
   const address = mute.address();

@@ -8,7 +8,7 @@ import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js
 import { silentLogger } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 
-/** Listens as soon as nobody else does. */
+/** Listens on the port as soon as it is free. */
 async function takePort(port: number): Promise<Server> {
   return eventually(
     'the port is free',

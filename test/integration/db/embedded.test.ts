@@ -64,12 +64,12 @@ async function until(condition: () => boolean | Promise<boolean>): Promise<void>
   while (!(await condition())) await delay(10);
 }
 
-/** Another process that runs the server, once the server runs. */
+/** Starts another process that runs the server; settles once the server runs. */
 async function startInProcess(dataDir: string): Promise<{ child: ChildProcess; pid: number; url: string }> {
   const child = spawnServerProcess(dataDir);
   assert.ok(child.stdout !== null);
   for await (const line of createInterface({ input: child.stdout })) {
-    // What embedded-process prints.
+    // embedded-process.ts prints this.
     if (line.startsWith('{')) return { child, ...(JSON.parse(line) as { pid: number; url: string }) };
   }
   throw new Error('the process ended before its server ran');
@@ -80,7 +80,7 @@ function spawnServerProcess(dataDir: string): ChildProcess {
   return spawn(process.execPath, [program, dataDir], { stdio: ['ignore', 'pipe', 'inherit'] });
 }
 
-test('the server is made, durable, reachable from this machine only, and keeps its rows over a stop', async () => {
+test('a new server is durable, reachable from this machine only, and keeps its rows over a stop', async () => {
   await withDirectory(async (dir) => {
     const first = await start(dir);
     assert.match(first.version, /^18\./);
@@ -114,7 +114,7 @@ test('the server is made, durable, reachable from this machine only, and keeps i
   });
 });
 
-test('a server that is killed runs again under the same address with everything it had committed', async () => {
+test('a killed server runs again under the same address, with everything that it had committed', async () => {
   await withDirectory(async (dir) => {
     const server = await start(dir);
     const { url, pid } = server;
@@ -131,7 +131,7 @@ test('a server that is killed runs again under the same address with everything 
   });
 });
 
-test('a stop while the server is being restarted leaves none', async () => {
+test('a stop during a restart of the server leaves no process', async () => {
   await withDirectory(async (dir) => {
     const server = await start(dir);
     const exited = new Promise<void>((resolve) => server.onExit(() => resolve()));
@@ -156,7 +156,7 @@ test('kill -9 of the process leaves no server, and the next start has the rows',
   });
 });
 
-test('kill -9 of the process while the server is being made costs nothing but the next start', async () => {
+test('after kill -9 of the process while the server is being made, the next start succeeds', async () => {
   await withDirectory(async (dir) => {
     const child = spawnServerProcess(dir);
     await until(async () =>
@@ -172,7 +172,7 @@ test('kill -9 of the process while the server is being made costs nothing but th
   });
 });
 
-test('a server that was left running is stopped, and ours starts', async () => {
+test('a server that an earlier run left running is stopped, and the new one starts', async () => {
   await withDirectory(async (dir) => {
     const before = await start(dir);
     await before.stop();
@@ -183,7 +183,7 @@ test('a server that was left running is stopped, and ours starts', async () => {
       port: Number(new URL(before.url).port),
       connectionsMax: 5,
     });
-    // Without the tie to this process.
+    // Not bound to this process.
     const [program = '', ...args] = [...account.prefix, binaries.postgres, ...command];
     const orphan = spawn(program, args, {
       cwd: '/',
@@ -202,19 +202,19 @@ test('a server that was left running is stopped, and ours starts', async () => {
   });
 });
 
-test('a pid file that names a living process which is no PostgreSQL, or a zombie, does not hold up the start', async () => {
+test('a pid file that names another live process, or a zombie, does not prevent the start', async () => {
   await withDirectory(async (dir) => {
     const pidFile = path.join(dir, 'postgres', 'postmaster.pid');
     const first = await start(dir);
     const contents = await readFile(pidFile, 'utf8');
     await first.stop();
-    // The shell becomes sleep, which does not wait for the child that the shell had.
+    // The shell becomes sleep, which does not wait for the child of the shell.
     const parent = spawn('sh', ['-c', 'sleep 0.1 & echo $!; exec sleep 600'], { stdio: ['ignore', 'pipe', 'inherit'] });
     const [zombie] = (await once(createInterface({ input: parent.stdout }), 'line')) as [string];
     await until(
       async () => os.platform() !== 'linux' || (await readFile(`/proc/${zombie}/stat`, 'utf8')).includes(') Z '),
     );
-    // As whom the server runs, so that it may see the process.
+    // Under the account of the server, so that the server sees the process.
     const { ids } = await choosePostgresAccount(process.execPath, dir);
     const sleeper = spawn('sleep', ['600'], { stdio: 'ignore', ...ids });
     try {
@@ -230,7 +230,7 @@ test('a pid file that names a living process which is no PostgreSQL, or a zombie
   });
 });
 
-test('the server runs in a directory that no other user can enter, and later in the same one opened', async () => {
+test('the server runs in a directory that no other user can enter, and later in the same directory opened to all', async () => {
   await withDirectory(async (dir) => {
     const dataDir = path.join(dir, 'home', 'data');
     await mkdir(dataDir, { recursive: true });
@@ -249,7 +249,7 @@ test('the server runs in a directory that no other user can enter, and later in 
   });
 });
 
-test('links that the package lacks are made beside the libraries, also by two starts at once', async () => {
+test('missing links of the package are made beside the libraries, also by two starts at the same time', async () => {
   await withDirectory(async (dir) => {
     const packageDir = await copyPackageWithoutLinks(dir);
     const linkDir = path.join(dir, 'links');
@@ -273,7 +273,7 @@ test('where the package is read-only the links are made elsewhere, and the progr
     await mkdir(path.dirname(linkDir));
     await chmod(path.dirname(linkDir), 0o777);
     await chmod(lib, 0o555);
-    // Modes do not bind root.
+    // File modes do not limit root.
     const isRoot = process.geteuid?.() === 0;
     if (isRoot) process.seteuid?.(65534);
     const binaries = await prepareBinaries(packageDir, linkDir).finally(() => {

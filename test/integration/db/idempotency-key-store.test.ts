@@ -19,7 +19,7 @@ before(async () => {
 });
 
 afterEach(async () => {
-  // In a session that ends: what it has done to the statistics does not come late, in the middle of another test.
+  // In a session of its own: when a session has ended, PostgreSQL has its statistics. They cannot arrive during another test.
   await runStatements(database.url, 'truncate journal_checkpoints, journal_claims, counter_resets, idempotency_keys');
 });
 
@@ -40,7 +40,7 @@ async function withStore(
   body: (store: IdempotencyKeyStore) => Promise<void>,
 ): Promise<void> {
   const connection = new OnDemandConnection(parseDatabaseUrl(options.url ?? database.url), {
-    applicationName: 'tokens',
+    applicationName: 'idempotency keys',
   });
   const store = new IdempotencyKeyStore(connection, {
     node: randomUUID(),
@@ -95,7 +95,7 @@ async function streamsWhere(condition: string): Promise<ReadonlySet<string>> {
   return new Set(rows.map(({ stream }) => stream));
 }
 
-test("the streams of memory journals of this node's earlier processes are retired, those of its own shards are not", async () => {
+test("memory-journal streams of this node's earlier processes are retired, those of its own shards are not", async () => {
   const node = randomUUID();
   const gone = [await makeStream({ node, shard: 2 }), await makeStream({ node, shard: 3 })];
   for (const stream of [{ node, shard: 1 }, { node, shard: 5, journal: 'file' }, { shard: 5 }])
@@ -105,7 +105,7 @@ test("the streams of memory journals of this node's earlier processes are retire
   });
 });
 
-test('a node whose journal is no memory journal any more retires those of all its shards', async () => {
+test('a node that has no memory journal any more retires the memory-journal streams of all its shards', async () => {
   const node = randomUUID();
   const gone = [await makeStream({ node, shard: 0 }), await makeStream({ node, shard: 1 })];
   await withStore({ node }, async () => {
@@ -113,7 +113,7 @@ test('a node whose journal is no memory journal any more retires those of all it
   });
 });
 
-test('streams that could not be retired at the start are retired once the database answers', async () => {
+test('streams that could not be retired at the start are retired once the database is available', async () => {
   const node = randomUUID();
   const gone = await makeStream({ node });
   const proxy = await TcpProxy.start(database.url);
@@ -129,7 +129,7 @@ test('streams that could not be retired at the start are retired once the databa
   }
 });
 
-test('tombstones go 15 days after the window, with their claims; those of file journals stay', async () => {
+test('tombstones are pruned 15 days after the window, with their claims; those of file journals stay', async () => {
   const old = '16 days 1 second';
   const gone = [await makeStream({ retiredAgo: old }), await makeStream({ retiredAgo: old, journal: 'nats' })];
   const kept = [
@@ -145,7 +145,7 @@ test('tombstones go 15 days after the window, with their claims; those of file j
   });
 });
 
-test('that there was nothing to remove is forgotten after the window, closing sums are not', async () => {
+test('deletes of counters that did not exist are pruned after the window, closing sums are not', async () => {
   await observer.query({
     text: `insert into counter_resets (id, key, sum, at) values
              ('nothing, old', 'k', null, now() - interval '24 hours 6 minutes'),
@@ -161,30 +161,30 @@ test('that there was nothing to remove is forgotten after the window, closing su
   });
 });
 
-test('tokens go with the window, unless a stream that is not retired may still flush a retry of theirs', async () => {
-  const claim = (token: string, ago: string): Promise<unknown> =>
+test('idempotency keys are pruned after the window, unless a stream that is not retired may still flush a retry', async () => {
+  const record = (key: string, ago: string): Promise<unknown> =>
     observer.query({
       text: `insert into idempotency_keys (token, digest, claimed_at) values ($1, '', now() - $2::interval)`,
-      values: [token, ago],
+      values: [key, ago],
     });
-  const tokens = async (): Promise<readonly string[]> =>
+  const keys = async (): Promise<readonly string[]> =>
     (await observer.query<{ token: string }>({ text: 'select token from idempotency_keys order by token' })).map(
       ({ token }) => token,
     );
-  await claim('new', '24 hours');
-  await claim('old', '24 hours 6 minutes');
+  await record('new', '24 hours');
+  await record('old', '24 hours 6 minutes');
   const dead = await makeStream({ journal: 'file' });
   await observer.query({ text: `update journal_checkpoints set accepted_through = now() - interval '1 hour'` });
   await withStore({}, async () => {
-    assert.deepEqual(await tokens(), ['new', 'old']);
+    assert.deepEqual(await keys(), ['new', 'old']);
   });
   await observer.query({ text: 'update journal_checkpoints set retired_at = now() where stream = $1', values: [dead] });
   await withStore({}, async () => {
-    assert.deepEqual(await tokens(), ['new']);
+    assert.deepEqual(await keys(), ['new']);
   });
 });
 
-test('beyond a million the rows are those of the statistics, whatever was analyzed when, and what was claimed of late', async () => {
+test('beyond a million the count is that of the statistics, whatever was analyzed when, plus what was recorded lately', async () => {
   // Statistics are complete when a session has ended.
   const run = (text: string): Promise<void> => runStatements(database.url, text);
   const insert = (count: number): Promise<void> =>

@@ -90,7 +90,7 @@ test('the table of the original application is adopted with its rows, and its up
         'insert into counters (key, sum) values ($1, $2) on conflict (key) do update set sum = counters.sum + $2';
       await original.query({ text: `prepare upsert (varchar, integer) as ${upsert}` });
       await original.query({ text: `execute upsert ('a', 10)` });
-      // As Ecto does: the server infers the types, and the statement stays prepared over the migration.
+      // As Ecto does it: the server infers the types, and the statement stays prepared during the migration.
       await original.query({ name: 'upsert-inferred', text: upsert, values: ['c', 1] });
 
       await migrate(connection);
@@ -232,7 +232,7 @@ test('a role that may not create tables is refused, unless the database is migra
   });
 });
 
-test('a migration makes nobody wait long for a table that is in use, says by whom, and is done whole later', async () => {
+test('a migration does not block others for long on a table in use, names its users, and succeeds as a whole later', async () => {
   await withDatabase(async (connection, url) => {
     await connection.query({ text: `create table counters (key varchar(120) primary key, sum integer)` });
     const writer = await connectTo(url, 'writer');
@@ -272,7 +272,7 @@ function runMigrateCommand(environment: Record<string, string>): {
   });
 }
 
-test('the migrate command migrates, says so, and never prints the password', async () => {
+test('the migrate command migrates, reports that, and never prints the password', async () => {
   await withDatabase(async (connection, url) => {
     const { status, stdout, stderr } = runMigrateCommand({ DATABASE_URL: url });
     assert.equal(status, 0, stderr);
@@ -282,7 +282,7 @@ test('the migrate command migrates, says so, and never prints the password', asy
   });
 });
 
-test('the migrate command ends with 78 where it is refused and with 75 where nobody answers', async () => {
+test('the migrate command ends with 78 where it is refused, and with 75 where no server answers', async () => {
   await withDatabase(async (connection, url) => {
     await connection.query({ text: 'create view counters as select 1 as key' });
     assert.equal(runMigrateCommand({ DATABASE_URL: url }).status, 78);

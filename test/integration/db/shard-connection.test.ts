@@ -25,13 +25,13 @@ interface Watched {
   readonly shard: TestShard;
   readonly clock: ManualClock;
   readonly proxy: TcpProxy;
-  /** Connections that were asked for. */
+  /** Number of connections that were requested. */
   readonly connections: () => number;
-  /** Stands in for the network once the first connection is there. */
-  away: boolean;
+  /** After the first connection: the network is down. */
+  isDown: boolean;
 }
 
-/** A shard whose first connection is there. */
+/** Runs `body` with a shard behind a proxy. */
 async function withShard(name: string, body: (watched: Watched) => Promise<void>): Promise<void> {
   const proxy = await TcpProxy.start(database.url);
   const clock = new ManualClock();
@@ -40,13 +40,13 @@ async function withShard(name: string, body: (watched: Watched) => Promise<void>
     clock,
     proxy,
     connections: () => connections,
-    away: false,
+    isDown: false,
     shard: new TestShard(proxy.urlOf(database.url), {
       applicationName: name,
       clock,
       connect: (target, options): Promise<Session> => {
         connections += 1;
-        return watched.away ? Promise.reject(new Error('timeout expired')) : connect(target, options);
+        return watched.isDown ? Promise.reject(new Error('timeout expired')) : connect(target, options);
       },
     }),
   };
@@ -70,7 +70,7 @@ for (const [what, fate, committed] of [
   ['a statement that was swallowed', 'swallow', false],
   ['an answer that was swallowed', 'blackhole', true],
 ] as const satisfies readonly (readonly [string, ClientDataFate, boolean])[]) {
-  test(`${what} is found out within seconds, and its session is ended at the server too`, async () => {
+  test(`${what} is noticed within seconds, and its session is ended at the server, too`, async () => {
     const name = `watched ${fate}`;
     await withShard(name, async ({ shard, clock, proxy }) => {
       const stream = await shard.newStream();
@@ -83,7 +83,7 @@ for (const [what, fate, committed] of [
       assert.equal(clock.timers, 1);
       clock.advance(1);
       await eventually('the outcome is unknown', () => {
-        // The server has to have been idle for a second of its own.
+        // The server process must have been idle for a second on the server's clock.
         clock.advance(1000);
         return Promise.resolve(isSettled);
       });
@@ -96,7 +96,7 @@ for (const [what, fate, committed] of [
   });
 }
 
-test('a statement that waits for a lock is left alone, whether the server can be asked or not', async () => {
+test('a statement that waits for a lock is not ended, whether the server can be asked or not', async () => {
   await withShard('watched waiting', async (watched) => {
     const { shard, clock } = watched;
     const stream = await shard.newStream();
@@ -107,7 +107,7 @@ test('a statement that waits for a lock is left alone, whether the server can be
       const flush = shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['waiting', 1]]));
       await eventually('the flush is sent', () => Promise.resolve(clock.timers === 1));
       for (let look = 1; look <= 3; look += 1) {
-        watched.away = look === 2;
+        watched.isDown = look === 2;
         clock.advance(2000);
         await eventually('the next look is due', () => Promise.resolve(clock.timers === 1));
         assert.equal(watched.connections(), 1 + look);
@@ -122,13 +122,13 @@ test('a statement that waits for a lock is left alone, whether the server can be
   });
 });
 
-test('where nobody answers a second connection either, twice in a row, the outcome is unknown, and is read back later', async () => {
+test('where a second connection gets no answer either, twice in a row, the outcome is unknown, and is read back later', async () => {
   await withShard('watched silent', async (watched) => {
     const { shard, clock, proxy } = watched;
     const stream = await shard.newStream();
     const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['silent', 1]]);
     proxy.setRule((bytes) => (asksForFlush(bytes) && proxy.faults === 0 ? 'blackhole' : 'forward'));
-    watched.away = true;
+    watched.isDown = true;
     const flush = assert.rejects(shard.flush(request), OutcomeUnknownError);
     await eventually('the fault', () => Promise.resolve(proxy.faults === 1));
     clock.advance(2000);
@@ -138,7 +138,7 @@ test('where nobody answers a second connection either, twice in a row, the outco
     clock.advance(1000);
     await flush;
     await assert.rejects(shard.readBack(stream), { code: 'database-unavailable' });
-    watched.away = false;
+    watched.isDown = false;
     assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 1, retired: false });
   });
 });

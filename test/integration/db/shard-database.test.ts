@@ -64,7 +64,7 @@ test('a flush adds the sums and moves the checkpoint, and the same flush again d
   assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 8, retired: false });
 });
 
-test('a flush with an epoch that was raised meanwhile does nothing', async () => {
+test('a flush with an epoch that was raised in the meantime does nothing', async () => {
   const stream = await shard.newStream();
   await claim(stream, 0, 0);
   const late = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
@@ -106,7 +106,7 @@ test("a claim is written with the epoch that it raises, at the journal's end or 
   });
 });
 
-test('claims of epochs that the database went back from do not count, and go', async () => {
+test('claims of epochs that the database went back from do not count, and are deleted', async () => {
   const stream = await shard.newStream();
   const first = await claim(stream, 0, 1);
   await claim(stream, first.epoch, 2);
@@ -131,7 +131,7 @@ test('an epoch that the database went back from does not come again', async () =
   assert.ok(epochs.size >= 9, [...epochs].join(' '));
 });
 
-test('claims that the database had lost are written down before the one that is made, each with an epoch', async () => {
+test('claims that the database had lost are recorded before the new one, each with an epoch', async () => {
   const stream = await shard.newStream();
   await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [['lost claims', 1]]));
   const claims = [3, 4, 5].map((lsn) => ({ id: randomUUID(), lsn }));
@@ -142,7 +142,7 @@ test('claims that the database had lost are written down before the one that is 
   );
 });
 
-test('a thousand claims are kept, and the reader is told that there may have been more', async () => {
+test('a thousand claims are kept, and the reader learns that there may have been more', async () => {
   const stream = await shard.newStream();
   let epoch = 0;
   for (let lsn = 1; lsn <= 999; lsn += 1) ({ epoch } = await claim(stream, epoch, lsn));
@@ -164,19 +164,19 @@ test('a flush of a stream without a row does nothing, and neither raising nor re
   assert.deepEqual(await sumsOf('ghost'), {});
 });
 
-test('a stream that exists is not made anew', async () => {
+test('a stream that exists is not created again', async () => {
   const stream = await shard.newStream();
   await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 3 }, [['anew', 1]]));
   await shard.database.ensureStream(stream);
   assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 3, retired: false });
 });
 
-test('an idle owner moves accepted_through and retires its stream; a fenced one does neither', async () => {
+test('an idle owner advances accepted_through and retires its stream; a fenced one does neither', async () => {
   const stream = await shard.newStream();
   const at = new Date('2026-01-02T03:04:05.678Z');
   assert.equal(await shard.database.touch(stream, { epoch: 0, lsn: 0 }, at.getTime()), true);
   assert.equal(await shard.database.touch(stream, { epoch: 1, lsn: 0 }, Date.now()), false);
-  // One that is not idle only looks.
+  // An owner that is not idle only checks the row.
   assert.equal(await shard.database.touch(stream, { epoch: 0, lsn: 0 }, undefined), true);
   assert.equal(await shard.database.touch(stream, { epoch: 0, lsn: 1 }, undefined), false);
   const [row] = await observer.query<{ accepted_through: Date }>({
@@ -190,7 +190,7 @@ test('an idle owner moves accepted_through and retires its stream; a fenced one 
   assert.equal((await shard.readBack(stream))?.retired, true);
 });
 
-test('a flush that holds a key twice is refused whole, and is not taken for a poison row', async () => {
+test('a flush that holds a key twice is refused as a whole, and does not count as poison', async () => {
   const stream = await shard.newStream();
   const twice = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [
     ['twice', 2],
@@ -204,7 +204,7 @@ test('a flush that holds a key twice is refused whole, and is not taken for a po
   assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 0, retired: false });
 });
 
-test('the id of the database is that of its migration, and one without a schema has none', async () => {
+test('the id of the database is that of its migration, and a database without a schema has none', async () => {
   const [row] = await observer.query<{ database_id: string }>({
     text: 'select database_id from summing_counters_migrations',
   });
@@ -223,10 +223,10 @@ test('the id of the database is that of its migration, and one without a schema 
   await bare.drop();
 });
 
-test('a token counts once in a flush with other increments, and its claim and its pairs stand or fall together', async () => {
+test('an idempotency key counts once in a flush with other increments, and is recorded together with its sums or not at all', async () => {
   const stream = await shard.newStream();
   const encoder = new IdempotentArrayEncoder();
-  // Tokens, digests and keys are parts of larger buffers.
+  // Idempotency keys, digests and keys are parts of larger buffers.
   encoder.appendRequest(Buffer.from('[t-2]'), 1, 3, Buffer.from('12'), 1, 1);
   encoder.appendSum(Buffer.from('t:a'), 0, 3, 20);
   encoder.appendSum(Buffer.from('[t:b]'), 1, 3, 300);
@@ -257,7 +257,7 @@ function rangeOf(stream: string, lsn: number, ...entries: readonly Buffer[]): Fr
   return pendingSums.freeze(Date.now());
 }
 
-test('a duplicate that was recorded with other content is a mismatch, and counts once all the same', async () => {
+test('a duplicate with other content is a mismatch, and counts once', async () => {
   const stream = await shard.newStream();
   const first = rangeOf(stream, 0, idempotentEntry('d-1', [['d', 1]], 1), idempotentEntry('d-2', [['d', 20]], 2));
   const committed = { kind: 'committed', keys: 1, rejected: 0, duplicates: [], mismatches: 0 };
@@ -268,7 +268,7 @@ test('a duplicate that was recorded with other content is a mismatch, and counts
   assert.deepEqual(await sumsOf('d'), { d: '21' });
 });
 
-test('a row that PostgreSQL refuses is told apart, found by probing, and kept when the checkpoint moves', async () => {
+test('a row that PostgreSQL refuses is poison, is found by probes, and is kept when the checkpoint moves', async () => {
   const stream = await shard.newStream();
   const bad = Buffer.from([0x70, 0xff]);
   const range = rangeOf(
@@ -306,7 +306,7 @@ test('a stream of a memory journal retires the streams of its shard before it, a
   await memory.close();
 });
 
-test('a session that is ended while a flush runs leaves the outcome unknown, and the row says what it is', async () => {
+test('a session that ends during a flush leaves the outcome unknown, and the row shows it', async () => {
   const stream = await shard.newStream();
   const blocker = await connectTo(database.url, 'blocker');
   try {
@@ -328,7 +328,7 @@ test('a session that is ended while a flush runs leaves the outcome unknown, and
 
 test('reading back waits for a flush that goes on after its client gave up', async () => {
   const shortTimeout = new TestShard(database.url, {
-    applicationName: 'impatient',
+    applicationName: 'short timeout',
     queryTimeoutMs: 300,
   });
   const blocker = await connectTo(database.url, 'blocker');
@@ -350,7 +350,7 @@ test('reading back waits for a flush that goes on after its client gave up', asy
   }
 });
 
-test('where nobody listens every method says database-unavailable', async () => {
+test('where no server listens every method rejects with database-unavailable', async () => {
   const nowhere = new TestShard('postgres://u:secret@127.0.0.1:1/d', { applicationName: 'nowhere' });
   const expected = (error: unknown): boolean =>
     error instanceof CounterError && error.code === 'database-unavailable' && !error.detail.includes('secret');

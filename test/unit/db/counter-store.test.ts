@@ -13,7 +13,7 @@ test('the successor of a prefix is its last code point plus one, without the sur
   assert.equal(prefixSuccessor('😀'), '😁');
 });
 
-test('a prefix that ends with the last code point has the successor of what is before it, if there is anything', () => {
+test('a prefix that ends with the last code point has the successor of the part before it, if there is one', () => {
   assert.equal(prefixSuccessor('a\u{10ffff}\u{10ffff}'), 'b');
   assert.equal(prefixSuccessor('\u{10ffff}'), undefined);
   assert.equal(prefixSuccessor(''), undefined);

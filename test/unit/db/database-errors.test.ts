@@ -37,7 +37,7 @@ test('an error of the network is unreachable before a connection and retry withi
   assert.equal(classifyDatabaseError(undefined), 'other');
 });
 
-test('a server that only listens is unreachable, one that hangs up is to be tried again', async () => {
+test('a server that only listens is unreachable, and one that hangs up is to be retried', async () => {
   const kinds: DatabaseErrorKind[] = [];
   for (const hangUp of [false, true]) {
     const server = createServer((socket) => {
@@ -57,13 +57,13 @@ test('a server that only listens is unreachable, one that hangs up is to be trie
   assert.deepEqual(kinds, ['unreachable', 'retry']);
 });
 
-test('an error reply of a server that lives on means that nothing was committed', () => {
+test('an error reply of a server that goes on means that nothing was committed', () => {
   for (const code of ['55P03', '57014', '40P01', '22021', '42P01', '53100', '25006']) {
     assert.equal(isStatementRefused(fromServer(code)), true, code);
   }
 });
 
-test('an error reply of a server or session that ends, or none at all, leaves the outcome unknown', () => {
+test('without a reply, or with an error reply of a session that ends, the outcome is unknown', () => {
   assert.equal(isStatementRefused(fromServer('57P01', 'FATAL')), false);
   assert.equal(isStatementRefused(fromServer('57P01')), false);
   assert.equal(isStatementRefused(fromServer('25P04', 'FATAL')), false);
@@ -73,7 +73,7 @@ test('an error reply of a server or session that ends, or none at all, leaves th
   assert.equal(isStatementRefused(Object.assign(new Error('reset'), { code: 'ECONNRESET' })), false);
 });
 
-test('a severity in another language is believed only where the class never ends a session', () => {
+test('a severity in another language counts only for error classes that never end a session', () => {
   assert.equal(isStatementRefused(fromServer('22021', 'FEHLER')), true);
   assert.equal(isStatementRefused(fromServer('55P03', 'ERREUR')), true);
   assert.equal(isStatementRefused(fromServer('53100', 'PANIK')), false);
@@ -85,7 +85,7 @@ test('a database URL is described without its password, and ecto: is postgresql:
   assert.equal(describeTarget(parseDatabaseUrl('postgres://me:secret@[::1]/app')), 'postgresql://me@[::1]:5432/app');
 });
 
-test('what is not a database URL is refused without its password', () => {
+test('an invalid database URL is refused, and the error does not contain the password', () => {
   for (const url of [
     'mysql://u:secret@h/d',
     'secret',

@@ -8,15 +8,15 @@ import { RESET_TIMEOUTS, SET_TIMEOUTS } from '#product/db/session-statements.js'
 import { FlushStatement, type FlushRequest } from '#product/db/flush-statement.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 
-/** What becomes of a statement: a row, a SQLSTATE, or the connection goes. */
+/** The outcome of a statement: a row, a SQLSTATE, or a lost connection. */
 type Fate = 'done' | 'lost' | { readonly refused: string };
 
-/** A server that does with each flush what the test says, and keeps what it was told. */
+/** A server that answers flushes as the test says, and records what it received. */
 class ScriptedServer {
   readonly flushes: Fate[] = [];
-  /** Limits that were set, 'reset', and what the client would wait for a flush. */
+  /** The limits that were set, 'reset', and the client's time limit of each flush. */
   readonly heard: string[] = [];
-  deletes: Fate = 'done';
+  resetFate: Fate = 'done';
   connections = 0;
 
   readonly flush = new FlushStatement(
@@ -45,7 +45,7 @@ class ScriptedServer {
     }
     if (text === RESET_TIMEOUTS) {
       this.heard.push('reset');
-      return this.deletes;
+      return this.resetFate;
     }
     this.heard.push(timeoutMs === undefined ? 'flush' : `flush, ${timeoutMs} ms`);
     return this.flushes.shift() ?? 'done';
@@ -72,7 +72,7 @@ function request(keyBytes = 100): FlushRequest {
 /** A flush that may take 60 s. */
 const LARGE_BYTES = 6_000_000;
 
-test('a large flush has its own limits, which do not outlive it, however it ends', async () => {
+test('a large flush has limits of its own, which end with it, whatever its outcome', async () => {
   const server = new ScriptedServer();
   const { flush, heard } = server;
   await flush.run(request(LARGE_BYTES));
@@ -83,10 +83,10 @@ test('a large flush has its own limits, which do not outlive it, however it ends
   assert.equal(server.connections, 1);
 });
 
-test('limits that cannot be taken back end with their connection, and a lost one is not made anew for them', async () => {
+test('a connection that refuses the usual limits is dropped, and a lost one is not reopened for them', async () => {
   const server = new ScriptedServer();
   const { flush, heard } = server;
-  server.deletes = { refused: '57014' };
+  server.resetFate = { refused: '57014' };
   await flush.run(request(LARGE_BYTES));
   await flush.run(request());
   assert.equal(server.connections, 2);
@@ -97,7 +97,7 @@ test('limits that cannot be taken back end with their connection, and a lost one
   assert.equal(server.connections, 2);
 });
 
-test('a flush that takes too long gets twice as long each time, up to an hour, and less again once one succeeds', async () => {
+test('each timeout doubles the limit of a flush, up to an hour, and each success halves it', async () => {
   const server = new ScriptedServer();
   const { flush, heard } = server;
   const limits = (): readonly string[] => heard.splice(0).filter((line) => line !== 'reset' && !line.includes(','));
@@ -115,5 +115,5 @@ test('a flush that takes too long gets twice as long each time, up to an hour, a
   assert.equal(limits().at(-1), '3600s 3630s');
   server.flushes.push({ refused: '55P03' });
   await assert.rejects(flush.run(request()), StatementRefusedError);
-  assert.deepEqual(limits(), ['1920s 1950s'], 'a lock that could not be had says nothing of speed');
+  assert.deepEqual(limits(), ['1920s 1950s'], 'a lock timeout does not change the limit');
 });

@@ -1,4 +1,4 @@
-/** Up to which time group commit has settled what was posted: what a stream's `accepted_through` is made of. */
+/** The time up to which group commit has settled every posted batch; `accepted_through` is derived from it. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
@@ -47,7 +47,7 @@ class Scene {
     this.groups.start();
   }
 
-  /** A batch arrives; nobody is told before the ports are looked at. */
+  /** A batch arrives, without an event: it waits until the ports are read. */
   post(): void {
     const entries = incrementEntries([['k', 1]]);
     const buffer = new ArrayBuffer(RECORD_HEADER_BYTES + entries.length);
@@ -64,13 +64,13 @@ class Scene {
   }
 }
 
-test('with nothing on the ports everything is settled as of now', () => {
+test('with empty ports everything is settled as of now', () => {
   const scene = new Scene();
   scene.clock.advance(60_000);
   assert.equal(scene.groups.settledThroughMs(), scene.clock.now());
 });
 
-test('what waits on the ports is applied before the answer is now', () => {
+test('batches that wait on the ports are applied before the time returned is now', () => {
   const scene = new Scene();
   scene.journal = () => 1;
   scene.post();
@@ -79,7 +79,7 @@ test('what waits on the ports is applied before the answer is now', () => {
   assert.equal(scene.applied, 1);
 });
 
-test('while a group is under way only what came before it is settled, and then what came up to its start', async () => {
+test('while a group is under way only earlier batches are settled, and after it those up to its start', async () => {
   const scene = new Scene();
   const before = scene.groups.settledThroughMs();
   scene.clock.advance(1000);
@@ -87,7 +87,7 @@ test('while a group is under way only what came before it is settled, and then w
   scene.clock.advance(1000);
   const taken = scene.clock.now();
   assert.equal(scene.groups.settledThroughMs(), before);
-  // For the next group, so that the first is followed by another at once.
+  // For the next group, so that it follows the first at once.
   scene.clock.advance(1000);
   scene.post();
   assert.equal(scene.groups.settledThroughMs(), before);
@@ -99,7 +99,7 @@ test('while a group is under way only what came before it is settled, and then w
   assert.equal(scene.groups.settledThroughMs(), scene.clock.now());
 });
 
-test('a group that was refused with nothing kept is settled', async () => {
+test('a group that the journal refused with nothing kept is settled', async () => {
   const scene = new Scene();
   scene.post();
   scene.clock.advance(1000);
@@ -110,7 +110,7 @@ test('a group that was refused with nothing kept is settled', async () => {
 });
 
 for (const how of ['at once', 'later'] as const) {
-  test(`what a journal that fails ${how} may have kept is never settled`, async () => {
+  test(`a group that a journal may have kept when it failed ${how} is never settled`, async () => {
     const scene = new Scene();
     const before = scene.groups.settledThroughMs();
     const failure = new JournalError('journal-failed', 'failed');

@@ -1,4 +1,4 @@
-/** What a stream adds to a read, by the checkpoint that the read saw. */
+/** The part that a stream adds to a read, depending on the checkpoint that the read saw. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { hashKey } from '#product/core/key-hash.js';
@@ -26,7 +26,7 @@ function pendingOf(pendingSums: PendingSums, view: Checkpoint | undefined): unkn
   return pendingSums.pendingOf(hashKey(KEY, 0, KEY.length), KEY, view);
 }
 
-test('a read adds what is above the checkpoint that it saw', () => {
+test('a read adds the sums above the checkpoint that it saw', () => {
   const pendingSums = pendingSumsOf();
   assert.equal(pendingOf(pendingSums, { epoch: EPOCH, lsn: 10 }), 3);
   assert.equal(pendingOf(pendingSums, { epoch: EPOCH, lsn: 11 }), 2);
@@ -34,20 +34,20 @@ test('a read adds what is above the checkpoint that it saw', () => {
   assert.equal(pendingOf(pendingSums, { epoch: EPOCH, lsn: 11 }), 2);
 });
 
-test('a read whose snapshot is from before a commit, or from before the recovery, is made again', () => {
+test('a read whose snapshot is older than a commit, or older than the recovery, is repeated', () => {
   const pendingSums = pendingSumsOf();
   assert.equal(pendingOf(pendingSums, { epoch: EPOCH, lsn: 9 }), 'again');
   assert.equal(pendingOf(pendingSums, { epoch: EPOCH - 1, lsn: 10 }), 'again');
   assert.equal(pendingOf(pendingSums, undefined), 'again');
 });
 
-test('a key is held where adding to it needs no new one, which requests with tokens do not spare it', () => {
+test('a key is held where adding to it makes no new pending key; idempotent requests alone do not hold it', () => {
   const pendingSums = pendingSumsOf();
   const holds = (key: string): boolean => {
     const bytes = Buffer.from(key);
     return pendingSums.holds(hashKey(bytes, 0, bytes.length), bytes, 0, bytes.length);
   };
-  const entry = idempotentEntry('token', [['idempotent', 1]]);
+  const entry = idempotentEntry('idempotency key', [['idempotent', 1]]);
   pendingSums.apply(13, entry, 0, entry.length);
   assert.deepEqual(['k', 'idempotent', 'other'].map(holds), [true, false, false]);
   const keys = pendingSums.pendingKeys;
@@ -56,6 +56,6 @@ test('a key is held where adding to it needs no new one, which requests with tok
   assert.deepEqual([pendingSums.pendingKeys, holds('idempotent')], [keys + 1, true]);
 });
 
-test('a read that saw a later owner adds nothing', () => {
+test('a read that saw a later owner gets nothing from this one', () => {
   assert.equal(pendingOf(pendingSumsOf(), { epoch: EPOCH + 1, lsn: 10 }), undefined);
 });

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { hashKey } from '#product/core/key-hash.js';
 import { SummingMap } from '#product/shard-worker/thread/summing-map.js';
 
-/** Sums by key, taken out of the map's columns. */
+/** Sums by key, read from the columns of the map. */
 function contents(map: SummingMap): Map<string, bigint> {
   const found = new Map<string, bigint>();
   for (let entry = 0; entry < map.size; entry += 1) {
@@ -51,7 +51,7 @@ void test('100,000 keys made to have the same hash take seconds at most, and are
   for (let round = 0; round < 2; round += 1) {
     for (let number = 0; number < 100_000; number += 1) add(map, 7, `collides ${String(number)}`, 1);
   }
-  // Looking at every key before it, as a table without a bound does, takes minutes.
+  // A table without a limit of probes visits every earlier key, which takes minutes.
   assert.ok(performance.now() - startedAt < 10_000);
   assert.equal(map.size, 100_000);
   assert.ok([...contents(map).values()].every((sum) => sum === 2n));

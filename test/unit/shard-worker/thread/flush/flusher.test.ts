@@ -1,4 +1,4 @@
-/** When the flush loop flushes and when it looks at its stream's row. Times are virtual. */
+/** When the flush loop flushes, and when it touches the row of its stream. Times are virtual. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Checkpoint } from '#product/core/checkpoint.js';
@@ -10,10 +10,10 @@ import { ManualClock } from '../../../../support/manual-clock.js';
 import { incrementEntries } from '../../../../support/record-entries.js';
 
 const TOUCH_INTERVAL_MS = 15_000;
-/** Every wait of the loop is at most its interval, and at least this part of it. */
+/** Every wait of the loop is at least this part of its interval, and at most the interval. */
 const JITTER = 0.9;
 
-/** A flush loop over a ledger, a database that a test lets go away, and what came of it. */
+/** A flush loop over pending sums, with a database that a test can make unavailable, and a record of its calls. */
 class Scene {
   readonly clock = new ManualClock();
   readonly pendingSums = new PendingSums('stream', { epoch: 1, lsn: 0 });
@@ -21,14 +21,14 @@ class Scene {
   /** When flushes and touches began. */
   readonly flushes: number[] = [];
   readonly touches: { readonly at: number; readonly acceptedThroughMs: number | undefined }[] = [];
-  /** What the loop said of the database. */
+  /** Availability of the database, as the loop reported it. */
   readonly availability: boolean[] = [];
   isUnavailable = false;
-  /** The row is not where the ledger left it. */
+  /** The row is not where the stream's owner left it. */
   isMoved = false;
   isFenced = false;
   flushMs = 0;
-  /** Records that wait to be applied when the loop asks up to which time everything is. */
+  /** Number of records that are applied when the loop asks up to which time everything is applied. */
   unapplied = 0;
 
   constructor(options: Partial<FlusherOptions> = {}) {
@@ -65,14 +65,14 @@ class Scene {
     );
   }
 
-  /** A record of one pair. */
+  /** Applies a record of one increment. */
   apply(key: string): void {
     const entries = incrementEntries([[key, 1]]);
     this.pendingSums.apply(this.pendingSums.appliedLsn + 1, entries, 0, entries.length);
     this.flusher.noticeApplied();
   }
 
-  /** Lets time pass, and whatever it brings about. */
+  /** Lets time pass, with everything that is due. */
   async pass(ms: number): Promise<void> {
     const until = this.clock.monotonic() + ms;
     while (this.clock.monotonic() < until) {
@@ -83,26 +83,26 @@ class Scene {
 
   #flush(): Promise<FlushAttempt> {
     this.flushes.push(this.clock.monotonic());
-    if (this.isUnavailable) return Promise.resolve({ kind: 'unreachable', error: away() });
+    if (this.isUnavailable) return Promise.resolve({ kind: 'unreachable', error: unavailable() });
     if (this.isMoved) return Promise.resolve({ kind: 'fenced' });
     return new Promise((resolve) => this.clock.schedule(this.flushMs, () => resolve({ kind: 'committed', keys: 1 })));
   }
 
   #touch(acceptedThroughMs: number | undefined): Promise<boolean> {
     this.touches.push({ at: this.clock.monotonic(), acceptedThroughMs });
-    return this.isUnavailable ? Promise.reject(away()) : Promise.resolve(!this.isMoved);
+    return this.isUnavailable ? Promise.reject(unavailable()) : Promise.resolve(!this.isMoved);
   }
 }
 
-function away(): CounterError {
-  return new CounterError('database-unavailable', 'away');
+function unavailable(): CounterError {
+  return new CounterError('database-unavailable', 'unavailable');
 }
 
-test('what comes is flushed at most one interval later, and not before its interval is over', async () => {
+test('an increment is flushed at most one interval later, and not before its interval is over', async () => {
   const intervalMs = 20_000;
   const scene = new Scene({ intervalMs });
   scene.flusher.start();
-  // Over the time at which the row is looked at, which must not make a flush early.
+  // Longer than the touch interval: a touch must not make a flush early.
   await scene.pass(12_000);
   scene.apply('a');
   await scene.pass(intervalMs);
@@ -115,7 +115,7 @@ test('what comes is flushed at most one interval later, and not before its inter
   assert.ok(second >= first + JITTER * intervalMs && second <= first + intervalMs, `${second} ms`);
 });
 
-test('an interval begins with a flush: what comes during one is committed with the next, an interval later', async () => {
+test('an interval begins with a flush: increments that arrive during a flush are flushed one interval after its begin', async () => {
   const scene = new Scene({ intervalMs: 1000 });
   scene.flushMs = 800;
   scene.flusher.start();
@@ -127,7 +127,7 @@ test('an interval begins with a flush: what comes during one is committed with t
   assert.ok(second - first >= 900 && second - first <= 1050, `${second - first} ms`);
 });
 
-test('many keys that came during a flush are flushed at once, with no further record', async () => {
+test('many keys that arrive during a flush are flushed at once, without a further record', async () => {
   const scene = new Scene({ intervalMs: 3_600_000, keysMax: 2 });
   scene.flushMs = 500;
   scene.flusher.start();
@@ -138,7 +138,7 @@ test('many keys that came during a flush are flushed at once, with no further re
   assert.equal(scene.flushes.length, 2);
 });
 
-test('an idle stream says every touch interval, however long the flush interval is, that nothing is pending', async () => {
+test('an idle stream advances accepted_through every touch interval, however long the flush interval is', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
   await scene.pass(60_000);
@@ -149,7 +149,7 @@ test('an idle stream says every touch interval, however long the flush interval 
   assert.deepEqual(scene.flushes, []);
 });
 
-test('a stream with something pending looks at its row too, and does not say that nothing is pending', async () => {
+test('a stream with pending increments touches its row, too, and does not advance accepted_through', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
   scene.apply('a');
@@ -172,7 +172,7 @@ test('an idle stream whose row went back is fenced within a touch interval', asy
   assert.equal(scene.isFenced, true);
 });
 
-test('what was not yet applied when the loop looks is flushed, not taken for nothing', async () => {
+test('a record that is applied only when the loop asks is flushed, and the stream does not count as idle', async () => {
   const scene = new Scene({ intervalMs: 1000 });
   scene.flusher.start();
   scene.unapplied = 1;
@@ -180,7 +180,7 @@ test('what was not yet applied when the loop looks is flushed, not taken for not
   assert.deepEqual([scene.flushes.length, scene.touches.length], [1, 0]);
 });
 
-test('after an outage that an idle stream has noticed, what came during it is flushed within a second', async () => {
+test('after an outage that an idle stream has noticed, increments of that time are flushed within a second', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
   scene.isUnavailable = true;
@@ -195,7 +195,7 @@ test('after an outage that an idle stream has noticed, what came during it is fl
   assert.deepEqual(scene.availability, [false, true]);
 });
 
-test('an idle stream notices within a second that the database is back, and a request for a flush is then served', async () => {
+test('an idle stream notices within a second that the database is back, and then serves a flush request', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
   scene.isUnavailable = true;
@@ -209,10 +209,10 @@ test('an idle stream notices within a second that the database is back, and a re
   assert.equal(await flushed, 1);
 });
 
-test('a loop that starts without the database flushes within a second of its return', async () => {
+test("a loop that starts without the database flushes within a second of the database's return", async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.isUnavailable = true;
-  scene.flusher.start(away());
+  scene.flusher.start(unavailable());
   scene.apply('a');
   await scene.pass(10_000);
   assert.deepEqual(scene.availability, [false]);
@@ -222,7 +222,7 @@ test('a loop that starts without the database flushes within a second of its ret
   assert.deepEqual(scene.availability, [false, true]);
 });
 
-test('while the database is away nothing is tried more often than the interval asks for', async () => {
+test('while the database is unavailable the loop retries about once a second at most', async () => {
   const scene = new Scene({ intervalMs: 3_600_000 });
   scene.flusher.start();
   scene.isUnavailable = true;

@@ -18,7 +18,7 @@ function rangeOf(...entries: readonly Buffer[]): FrozenRange {
   return pendingSums.freeze(0);
 }
 
-/** Searches with a database that refuses keys beginning with "bad"; `tried` gets the number of keys of each try. */
+/** Searches with a database that refuses keys with the prefix "bad". `tried` gets the number of keys of each probe. */
 function search(range: FrozenRange, tried: number[] = []): Promise<readonly PoisonKey[]> {
   const probe = (keys: Buffer): Promise<StatementRefusedError | undefined> => {
     const names = decodeTexts(keys);
@@ -33,7 +33,7 @@ function keysOf(poison: readonly PoisonKey[]): readonly string[] {
   return poison.map(({ key }) => Buffer.from(key.bytes).toString());
 }
 
-test('a backlog is tried in parts that each have the usual time, and the keys of every part are found', async () => {
+test('a backlog is probed in parts of limited size, and the poison keys of every part are found', async () => {
   const keys = Array.from({ length: 2 * PROBE_KEYS_MAX + 5 }, (_, n) => [`key ${n}`, 1] as [string, number]);
   const bad = [0, PROBE_KEYS_MAX - 1, PROBE_KEYS_MAX, 2 * PROBE_KEYS_MAX + 4];
   for (const n of bad) keys[n] = [`bad ${n}`, 1];
@@ -45,14 +45,14 @@ test('a backlog is tried in parts that each have the usual time, and the keys of
   assert.equal(Math.max(...tried), PROBE_KEYS_MAX);
 });
 
-test('nothing is found where no key is refused, or there is none', async () => {
+test('nothing is found where PostgreSQL refuses no key, or there are no keys', async () => {
   assert.deepEqual(await search(rangeOf(incrementEntries([['good', 1]]))), []);
   const tried: number[] = [];
   assert.deepEqual(await search(rangeOf(), tried), []);
   assert.deepEqual(tried, []);
 });
 
-test('what is set aside is counted with the requests that had a token, but for those that counted before', async () => {
+test('increments that are set aside are counted, except those of idempotent requests that counted before', async () => {
   const range = rangeOf(
     incrementEntries([
       ['bad', 1],

@@ -4,10 +4,10 @@ import { DIGEST_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import { KEYS_REMEMBERED, IdempotencyWindow } from '#product/shard-worker/thread/idempotency/idempotency-window.js';
 
 const digest = new Uint8Array(DIGEST_BYTES).fill(1);
-/** Differs in its last byte only. */
+/** Differs from `digest` in the last byte only. */
 const other = digest.with(DIGEST_BYTES - 1, 2);
 
-/** A window that has seen so many tokens, each in a group of its own that is durable. */
+/** A window that has seen `count` idempotency keys, each in a durable group of its own. */
 function windowOf(count: number): IdempotencyWindow {
   const window = new IdempotencyWindow();
   for (let index = 0; index < count; index += 1) {

@@ -1,4 +1,4 @@
-/** Pending requests with tokens: what a flush and a read find of them; their digests. */
+/** Pending idempotent requests as flushes and reads see them, and their digests. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
@@ -16,7 +16,7 @@ type ParsedRows = readonly (readonly [string, number])[];
 /** Adds the request from the middle of a larger buffer, as a record has it. */
 function add(requests: IdempotentRequests, idempotencyKey: string, increments: ParsedRows, digest = 0): number {
   const entry = idempotentEntry(idempotencyKey, increments, digest);
-  const bytes = Buffer.concat([Buffer.from('before'), entry, Buffer.from('behind')]);
+  const bytes = Buffer.concat([Buffer.from('before'), entry, Buffer.from('after')]);
   return requests.add(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), bytes, 6);
 }
 
@@ -34,7 +34,7 @@ function sumOf(requests: IdempotentRequests, key: string): Sum | undefined {
   return requests.totals.get(hashKey(bytes, 0, bytes.length), bytes, 0, bytes.length);
 }
 
-void test('pairs of a request are summed by key, and apart from those of other requests', () => {
+void test('increments of a request are summed by key, apart from those of other requests', () => {
   const requests = new IdempotentRequests();
   assert.equal(
     add(
@@ -58,7 +58,7 @@ void test('pairs of a request are summed by key, and apart from those of other r
   assert.deepEqual([sumOf(requests, 'a'), sumOf(requests, 'b'), sumOf(requests, 'c')], [11, -3, undefined]);
 });
 
-void test('a request whose token is here is counted as a duplicate and adds nothing', () => {
+void test('a request whose idempotency key is here counts as a duplicate and adds nothing', () => {
   const requests = new IdempotentRequests();
   add(requests, 't', [['a', 1]]);
   const bytes = requests.pendingBytes;
@@ -87,7 +87,7 @@ void test('sums beyond 2^53 stay exact, within a request and by key', () => {
   assert.equal(sumOf(requests, 'a'), exact + 1n);
 });
 
-void test('a request is found by its token, and nothing is after clear', () => {
+void test('a request is found by its idempotency key, and none is found after clear', () => {
   const requests = new IdempotentRequests();
   add(
     requests,
@@ -107,7 +107,7 @@ void test('a request is found by its token, and nothing is after clear', () => {
   assert.deepEqual(contents(requests), [['u', 0, { b: 1 }, 1]]);
 });
 
-void test('random requests come to what a plain map of maps comes to', () => {
+void test('random requests have the same sums as a plain map of maps', () => {
   const seed = seedOfRun();
   console.log(`SEED=${seed}`);
   const random = new Mulberry32(seed);
@@ -177,7 +177,7 @@ void test('a digest is the first half of SHA-256 over keys in bytewise order, ea
   assert.equal(digest([['a', 1]]), expected('a\0' + '1\0'));
 });
 
-void test('a single pair has the same digest as the same pair written in two parts', () => {
+void test('one increment has the same digest as two increments of the same key and sum', () => {
   const one = Buffer.from(digestOf(incrementEntries([['a', 0]]), 0, incrementEntries([['a', 0]]).length));
   const parts = incrementEntries([
     ['a', 5],
