@@ -73,7 +73,7 @@ test('a retry that waits for the row together with its original gets the same cl
   }
 });
 
-test('that there was no counter is remembered under the id of a request, and a retry removes nothing', async () => {
+test('a delete of a missing counter is remembered under the id of its request, and a retry deletes nothing', async () => {
   const key = Buffer.from('absent');
   assert.equal(await one.delete('nothing', key), undefined);
   await count('absent', 3);
@@ -86,7 +86,7 @@ test('that there was no counter is remembered under the id of a request, and a r
   assert.equal(await closingValues('absent'), '3');
 });
 
-test('many removals with one id, of a counter that is there or not, have one answer', async () => {
+test('many deletes with one id, of an existing counter or not, have one answer', async () => {
   await count('many', 11);
   for (const [key, expected] of [
     ['many', 11],
@@ -97,7 +97,7 @@ test('many removals with one id, of a counter that is there or not, have one ans
   }
 });
 
-test('a removal without an id leaves nothing behind where there is no counter', async () => {
+test('a delete without an id leaves no row where there is no counter', async () => {
   assert.equal(await one.delete(undefined, Buffer.from('never')), undefined);
   const rows = await observer.query({ text: `select from counter_resets where key = 'never'` });
   assert.equal(rows.length, 0);

@@ -21,7 +21,7 @@ async function takePort(port: number): Promise<Server> {
   );
 }
 
-test('an embedded database whose port another process has taken says so and what to do, and is back once it is free', async () => {
+test('an embedded database whose port another process has taken reports that and the remedy, and is back once the port is free', async () => {
   const dataDir = await mkdtemp(path.join(os.tmpdir(), 'summing-counters-embedded-'));
   await chmod(dataDir, 0o755);
   const said: string[] = [];

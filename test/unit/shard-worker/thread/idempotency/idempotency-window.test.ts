@@ -11,29 +11,29 @@ const other = digest.with(DIGEST_BYTES - 1, 2);
 function windowOf(count: number): IdempotencyWindow {
   const window = new IdempotencyWindow();
   for (let index = 0; index < count; index += 1) {
-    assert.equal(window.admit(`token-${index}`, digest), 'new');
+    assert.equal(window.admit(`key-${index}`, digest), 'new');
     window.endGroup(true);
   }
   return window;
 }
 
-test('at least the last 100,000 tokens are known as replays, and as mismatches with other content', () => {
+test('at least the last 100,000 idempotency keys are known as duplicates, and as mismatches with other content', () => {
   assert.equal(KEYS_REMEMBERED, 100_000);
   // Before, at and after each change of generations.
   for (const count of [99_999, 100_000, 100_001, 200_000, 200_001, 250_000]) {
     const window = windowOf(count);
     for (let index = Math.max(0, count - KEYS_REMEMBERED); index < count; index += 1) {
-      assert.equal(window.admit(`token-${index}`, digest), 'duplicate');
-      assert.equal(window.admit(`token-${index}`, other), 'mismatch');
+      assert.equal(window.admit(`key-${index}`, digest), 'duplicate');
+      assert.equal(window.admit(`key-${index}`, other), 'mismatch');
     }
   }
 });
 
-test('what was long ago is forgotten, so that the memory is bounded', () => {
-  assert.equal(windowOf(2 * KEYS_REMEMBERED + 1).admit('token-0', digest), 'new');
+test('older idempotency keys are forgotten, so that the memory is bounded', () => {
+  assert.equal(windowOf(2 * KEYS_REMEMBERED + 1).admit('key-0', digest), 'new');
 });
 
-test('a token of the group that is being journaled shares its fate', () => {
+test('an idempotency key of the group that is being journaled shares the outcome of that group', () => {
   const window = new IdempotencyWindow();
   assert.equal(window.admit('a', digest), 'new');
   assert.equal(window.admit('a', digest), 'in-group');
@@ -46,16 +46,16 @@ test('a token of the group that is being journaled shares its fate', () => {
   assert.equal(window.admit('a', other), 'duplicate');
 });
 
-test('groups that are not durable take no place of the tokens that are', () => {
+test('idempotency keys of groups that are not durable take no place', () => {
   const window = new IdempotencyWindow();
   for (let index = 0; index < 2 * KEYS_REMEMBERED; index += 1) {
-    window.admit(`token-${index}`, digest);
+    window.admit(`key-${index}`, digest);
     window.endGroup(true);
     if (index % 3 !== 0) continue;
     window.admit(`failed-${index}`, other);
     window.endGroup(false);
   }
   for (let index = KEYS_REMEMBERED; index < 2 * KEYS_REMEMBERED; index += 1) {
-    assert.equal(window.admit(`token-${index}`, digest), 'duplicate');
+    assert.equal(window.admit(`key-${index}`, digest), 'duplicate');
   }
 });
