@@ -1,24 +1,24 @@
 /**
- * The two ends of the port between an HTTP thread and a shard. Both sides.
+ * The two ends of the port between an HTTP thread and a shard. HTTP thread and shard thread.
  *
- * A batch in shared memory crosses whole the first time and as the number of its memory from then on. Both ends number
- * shared memory in the order of its first appearance.
+ * Shared memory crosses the port with its first batch only. Both ends number it in the order of first appearance, and
+ * later batches in it cross as that number.
  */
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { BATCH_KINDS, type BatchAnswer, type BatchMessage, type PostedBatch } from './batches.js';
 
-/** The port to a shard, as an HTTP server uses it. */
+/** The port to a shard: batches go out, answers come in. HTTP thread. */
 export interface ShardPort {
-  /** Calls back with each answer that {@link receive} has not taken. */
+  /** Calls back with each answer, except those that {@link receive} takes. */
   listen(callback: (answer: BatchAnswer) => void): void;
-  /** The next answer that waits, taken now. */
+  /** Takes the next answer that waits; undefined if there is none. */
   receive(): BatchAnswer | undefined;
-  /** Posts a batch, whose memory is the shard's from then on: until the answer where it is shared, else for good. */
+  /** Posts a batch. Its memory belongs to the shard then: shared memory until the answer, other memory for good. */
   post(message: BatchMessage): void;
   close(): void;
 }
 
-/** A MessagePort to a shard. */
+/** Wraps a MessagePort to a shard. */
 export function shardPort(port: MessagePort): ShardPort {
   const slots: ArrayBufferLike[] = [];
   return {
@@ -42,17 +42,17 @@ export function shardPort(port: MessagePort): ShardPort {
   };
 }
 
-/** The port to an HTTP server, as group commit uses it. */
+/** The port to an HTTP server: batches come in, answers go out. Shard thread. */
 export interface HttpServerPort {
-  /** Calls back with each message that {@link receive} has not taken. */
+  /** Calls back with each batch, except those that {@link receive} takes. */
   listen(callback: (message: BatchMessage) => void): void;
-  /** The next message that waits, taken now. */
+  /** Takes the next batch that waits; undefined if there is none. */
   receive(): BatchMessage | undefined;
   post(answer: BatchAnswer): void;
   close(): void;
 }
 
-/** A MessagePort to an HTTP server. */
+/** Wraps a MessagePort to an HTTP server. */
 export function httpServerPort(port: MessagePort): HttpServerPort {
   const slots: SharedArrayBuffer[] = [];
   const read = (posted: PostedBatch): BatchMessage => {

@@ -1,38 +1,43 @@
 /**
- * Batches: the messages between an HTTP thread and a shard. Both sides.
+ * Batches and their answers: the messages between an HTTP thread and a shard. HTTP thread and shard thread.
  *
- * A batch is one piece of memory with the layout of a journal record (`record-layout.ts`): the increments of the requests
- * that an HTTP thread has gathered for one shard.
+ * A batch holds the increments of the requests that an HTTP thread has gathered for one shard. It is one piece of memory
+ * with the layout of a journal record (`record-layout.ts`).
  */
 import type { ErrorCode } from '../../core/errors.js';
 
 /**
- * How a batch is to be taken: as it is; or, one request at the key bound, only if all of its keys are pending already;
- * or, requests with tokens, without those that the shard knows; or, requests with tokens for which there is no room, none
- * but those that it knows.
+ * What a batch holds and what the shard takes of it.
+ *
+ * | kind | holds | the shard takes |
+ * | --- | --- | --- |
+ * | `plain` | requests without idempotency keys | all |
+ * | `onlyPendingKeys` | one request, at MAX_PENDING_KEYS | it, if all of its keys are pending already |
+ * | `idempotent` | idempotent requests | those whose idempotency keys it does not know |
+ * | `onlyKnownKeys` | idempotent requests without room | none; it answers those whose idempotency keys it knows |
  */
 export const BATCH_KINDS = ['plain', 'onlyPendingKeys', 'idempotent', 'onlyKnownKeys'] as const;
 export type BatchKind = (typeof BATCH_KINDS)[number];
 
-/** Front end → shard: a batch. Each is answered, in the order of their arrival, by {@link BatchAnswer}. */
+/** HTTP thread → shard: a batch. The shard answers batches in the order of their arrival, with {@link BatchAnswer}. */
 export interface BatchMessage {
   readonly kind: BatchKind;
-  /** The record begins at its start; shared memory is the shard's until the answer, any other for good. */
+  /** The record starts at byte 0. Shared memory belongs to the shard until the answer, other memory for good. */
   readonly memory: ArrayBufferLike;
 }
 
 /**
- * A {@link BatchMessage} as it crosses the port, to be as cheap as can be. Memory is given whole the first time and, where
- * it is shared, known by its number from then on, in the order of its first appearance: number × kinds + kind.
+ * A {@link BatchMessage} as it crosses the port. A number is cheaper to post than an object: it stands for shared memory
+ * that has crossed before and is memory number × number of kinds + kind.
  */
 export type PostedBatch = BatchMessage | number;
 
 /**
- * Shard → front end: that many batches are in the journal; or that many were refused with a code; or, for one batch of
- * requests with tokens, the {@link IDEMPOTENT_OUTCOME} of each in order.
+ * Shard → HTTP thread: that many batches are in the journal; or that many were refused with a code; or, for one batch of
+ * idempotent requests, the {@link IDEMPOTENT_OUTCOME} of each request in order.
  */
 export type BatchAnswer =
   number | { readonly refused: number; readonly code: ErrorCode } | { readonly outcomes: Uint8Array };
 
-/** What became of a request with a token; `refused` plus a code's index in the catalogue is a refusal. */
+/** The outcome of an idempotent request. A refusal is `refused` plus the index of its code in the catalogue. */
 export const IDEMPOTENT_OUTCOME = { journaled: 0, replayed: 1, mismatch: 2, refused: 3 } as const;

@@ -1,6 +1,6 @@
 /**
- * Control messages: what the main thread asks a shard, what the shard answers and reports, and what it is started with.
- * Both sides. An Error loses its class on a port, so failures cross as code and detail.
+ * Control messages: what the main thread asks a shard, what the shard answers and reports, and its task. Main thread and
+ * shard thread. An Error loses its class on a port, so failures cross as code and detail.
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
@@ -8,10 +8,10 @@ import type { ErrorCode, JournalErrorCode } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
 import type { LogLevel } from '../../core/logger.js';
 
-/** The checkpoints that a read saw, by stream; null where a stream that was asked for has no row. */
+/** The checkpoints that a read saw, by stream; null if the stream has no row. */
 export type SeenCheckpoints = ReadonlyMap<string, Checkpoint | null>;
 
-/** Main thread → shard, on the control port. Each is answered once, with the same `id`. */
+/** Main thread → shard, on the control port. The shard answers each request once, with the same `id`. */
 export type ControlRequest =
   | {
       readonly id: number;
@@ -22,40 +22,40 @@ export type ControlRequest =
   | { readonly id: number; readonly kind: 'flush' }
   | { readonly id: number; readonly kind: 'drain' };
 
-/** Shard → main thread, the answers and what happens unasked. `pending` is null where the shard does not hold the key. */
+/** Shard → main thread: answers (with `id`) and events. `pending` is null if the shard does not hold the key. */
 export type ControlMessage =
   | { readonly id: number; readonly kind: 'pending'; readonly pending: Sum | 'again' | null }
   | { readonly id: number; readonly kind: 'flushed'; readonly keys: number }
   | { readonly id: number; readonly kind: 'drained'; readonly left: readonly PendingRange[] }
   | { readonly id: number; readonly kind: 'failed'; readonly code: ErrorCode; readonly detail: string }
-  /** Increments are taken from now on. `recovered`: everything that was in the journal is in memory, so reads are exact. */
+  /** The shard takes increments now. `recovered`: it has read all of its journals, so reads are exact. */
   | { readonly kind: 'serving'; readonly recovered: boolean; readonly recoveredIncrements: number }
   /** The streams for which this shard answers reads. */
   | { readonly kind: 'streams'; readonly streams: readonly string[] }
   | { readonly kind: 'database'; readonly available: boolean; readonly reason: string }
-  /** The journal cannot be used as it is; the thread ends next. */
+  /** The shard cannot use its journal; the thread ends next. */
   | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
-  /** The stream belongs to another process: this node must stop accepting and end. */
+  /** Another process owns the stream: this process must stop accepting increments and end. */
   | { readonly kind: 'fenced'; readonly detail: string };
 
-/** What a drained shard left in its journal. */
+/** What a shard left in a stream of its journal when it was drained. */
 export interface PendingRange {
   readonly stream: string;
   readonly afterLsn: Lsn;
-  /** Undefined for a stream of an earlier run that was not read, because the database was away all the time. */
+  /** Undefined for an orphaned stream that was not read, because the database was unavailable all the time. */
   readonly throughLsn: Lsn | undefined;
   readonly increments: number;
 }
 
-/** A front end as the supervisor of the shards sees it. */
+/** An HTTP server as the supervisor of the shards uses it. */
 export interface HttpServerLink {
-  /** A shard has started, and takes this front end's batches on `port`. */
+  /** A shard has started and takes the batches of this HTTP server on `port`. */
   connect(shard: number, port: MessagePort): void;
-  /** A shard is gone. */
+  /** The thread of a shard has ended. */
   disconnect(shard: number): void;
 }
 
-/** What a shard thread is started with. Everything here survives structured cloning. */
+/** The task of a shard thread. All of it survives structured cloning. */
 export interface ShardTask {
   readonly shard: number;
   readonly shards: number;

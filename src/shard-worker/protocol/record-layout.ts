@@ -1,6 +1,8 @@
 /**
- * The layout of a journal record, which is also the layout of a batch: an HTTP thread packs the bytes once, the shard fills
- * in what only it knows (LSN, synced LSN, CRC), and the journal writes them as they are. Any thread.
+ * The layout of a journal record, which is also the layout of a batch. Any thread.
+ *
+ * An HTTP thread writes the bytes once. The shard fills in what only it knows: LSN, synced LSN, CRC, digests. The journal
+ * writes the bytes as they are.
  *
  * All integers are little-endian.
  * ```text
@@ -10,17 +12,17 @@
  *      8    8 LSN
  *     16    8 synced LSN of the stream when the record was written
  *     24    8 time accepted, ms since 1970
- *     32    4 pairs
+ *     32    4 number of increments
  *     36    4 flags, 0
  *     40      entries
  *
- * entry of a pair:    u16 key bytes (1..2048) | u32 key hash | f64 amount | key, UTF-8
- * entry of a request  u16 0x8000 | u8 token bytes (1..255) | u8 0 | u32 bytes of the pairs | digest (16) | token, ASCII
- * with a token:       | entries of its pairs
+ * increment:          u16 key bytes (1..2048) | u32 key hash | f64 amount | key, UTF-8
+ * idempotent request: u16 0x8000 | u8 idempotency key bytes (1..255) | u8 0 | u32 bytes of the increments | digest (16)
+ *                     | idempotency key, ASCII | its increments, as above
  * ```
  *
- * The digest says what the request's pairs come to, summed by key; the shard fills it in. Other values of 0x8000 and
- * above in an entry's first field are reserved for other kinds of entry.
+ * The digest identifies the content of the request: its increments summed by key. Other values of 0x8000 and above in the
+ * first field of an entry are reserved for other kinds of entry.
  */
 
 /** Bytes of the record header. */
@@ -55,12 +57,12 @@ export const INCREMENT_OFFSET = { keyBytes: 0, keyHash: 2, amount: 6 } as const;
 /** Offsets within an idempotent request's entry. */
 const IDEMPOTENT_OFFSET = { mark: 0, idempotencyKeyBytes: 2, incrementsBytes: 4, digest: 8 } as const;
 
-/** Largest record that a journal must be able to take, in bytes: a length beyond it is corruption. */
+/** Largest record that a journal must be able to take, in bytes. A larger length in a file is corruption. */
 export const RECORD_BYTES_MAX = 64 * 1024 * 1024;
 
 /**
- * Most bytes that the pairs of a body of `bodyBytes` can need in a record: the shortest pair in JSON is `"k":1,`, six
- * bytes, whose entry has fifteen.
+ * Most bytes that a record for the increments of a body of `bodyBytes` can need. The shortest increment in JSON is
+ * `"k":1,`: six bytes, whose entry has fifteen.
  */
 export function recordBytesOfBody(bodyBytes: number): number {
   return (
@@ -69,20 +71,20 @@ export function recordBytesOfBody(bodyBytes: number): number {
 }
 
 /**
- * What a pending key costs in a shard's memory besides its bytes, as MAX_PENDING_BYTES counts it: the summing map's
- * columns and slots with their slack. A front end reserves it for every pair that it sends.
+ * Bytes of a shard's memory for a pending key, besides the key, as MAX_PENDING_BYTES counts them: the columns and slots of
+ * the summing map with their slack. An HTTP server reserves them for every increment that it sends.
  */
 export const PENDING_KEY_OVERHEAD_BYTES = 104;
 
 const TWO_TO_32 = 0x1_0000_0000;
 
-/** Writes a safe non-negative integer as 64 bits, little-endian; several times faster than through a BigInt. */
+/** Writes a safe non-negative integer as 64 bits, little-endian. Several times faster than through a BigInt. */
 export function writeUint64(view: DataView, at: number, value: number): void {
   view.setUint32(at, value % TWO_TO_32, true);
   view.setUint32(at + 4, Math.floor(value / TWO_TO_32), true);
 }
 
-/** Reads 64 bits, little-endian; beyond 2^53 the result is not exact, which a caller treats as corruption. */
+/** Reads 64 bits, little-endian. Above 2^53 the result is not exact; callers treat it as corruption. */
 export function readUint64(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * TWO_TO_32;
 }

@@ -1,10 +1,10 @@
 /**
- * Stats: numbers that a shard writes and others read, in shared memory. Any thread.
+ * Stats: numbers in shared memory that a shard writes and others read. Any thread.
  */
 
 /**
- * Numbers that a thread writes and others read, one row of doubles a shard in shared memory. Each cell has one writer,
- * so plain stores do: a reader may see a value of a moment ago, never a mixture on the 64-bit machines we run on.
+ * Cells of a shard's row of doubles. Each cell has one writer, so plain stores are enough: a reader may see an old value,
+ * but no torn one on the 64-bit machines that the server supports.
  */
 export const STAT = {
   pendingKeys: 0,
@@ -17,22 +17,22 @@ export const STAT = {
   handedOver: 7,
   lost: 8,
   pendingIncrements: 9,
-  /** Increments of requests whose token was claimed before. */
+  /** Increments of duplicates: requests whose idempotency key was recorded before. */
   deduplicated: 10,
   /** Idempotency keys that came again with other content. */
   mismatches: 11,
-  /** Requests with tokens that are pending. */
+  /** Idempotent requests that are pending. */
   pendingIdempotent: 12,
-  /** Tokens that this process claimed. */
+  /** Idempotency keys that this process recorded. */
   recordedIdempotencyKeys: 13,
-  /** 1 while the disk refuses what the journal has to write. */
+  /** 1 while the disk refuses the writes of the journal, else 0. */
   journalRefused: 14,
 } as const;
 
-/** Cells of a row, rounded up so that rows of two threads do not share a cache line. */
+/** Cells of a row, rounded up so that the rows of two threads do not share a cache line. */
 const STAT_ROW_CELLS = 16;
 
-/** The gauges of `shards` shards, all zero. */
+/** Makes the stats of `shards` shards, all zero. */
 export function makeStats(shards: number): SharedArrayBuffer {
   return new SharedArrayBuffer(shards * STAT_ROW_CELLS * Float64Array.BYTES_PER_ELEMENT);
 }
@@ -48,16 +48,16 @@ export interface Conservation {
   readonly recovered: number;
   readonly flushed: number;
   readonly pending: number;
-  /** Of requests whose token had been counted before. */
+  /** Of duplicates: requests whose idempotency key was recorded before. */
   readonly deduplicated: number;
   readonly rejected: number;
   readonly handedOver: number;
   readonly lost: number;
-  /** Accepted + recovered − everything else; 0 unless there is a bug, or a shard is in the middle of a step. */
+  /** Accepted + recovered − all others. 0, except during a step of a shard; otherwise a bug. */
   readonly difference: number;
 }
 
-/** A gauge over all shards. */
+/** The sum of a cell over all shards. */
 export function statTotal(stats: SharedArrayBuffer, shards: number, cell: number): number {
   let sum = 0;
   for (let shard = 0; shard < shards; shard += 1) sum += statsRow(stats, shard)[cell] ?? 0;
@@ -65,8 +65,8 @@ export function statTotal(stats: SharedArrayBuffer, shards: number, cell: number
 }
 
 /**
- * Closes the balance of a shard that died: what it had taken and not settled goes to `cell`, handed over to the next or
- * lost. Returns how many increments.
+ * Closes the balance of a shard whose thread has ended: its pending increments count as handed over or as lost, as `cell`
+ * says. Returns their number.
  */
 export function closeBalance(row: Float64Array, cell: typeof STAT.handedOver | typeof STAT.lost): number {
   const at = (of: number): number => row[of] ?? 0;
@@ -80,7 +80,7 @@ export function closeBalance(row: Float64Array, cell: typeof STAT.handedOver | t
   return left;
 }
 
-/** Adds the gauges up. */
+/** The balance of all shards. */
 export function conservation(stats: SharedArrayBuffer, shards: number): Conservation {
   const total = (cell: number): number => statTotal(stats, shards, cell);
   const accepted = total(STAT.accepted);
