@@ -1,10 +1,10 @@
 /**
- * A batch while it is being filled: record header and entries in one buffer that is then posted. HTTP thread.
+ * Open batches: record header and entries in one buffer, which the client then posts; and the memory for them. HTTP thread.
  *
- * The memory for the batches to one shard are slots that both threads see and that are used again, so that a batch
- * crosses the port as a number. A slot is the HTTP thread's until its batch is posted, the shard's until that is
- * answered, and then the HTTP thread's again. The port's own hand-over orders what one thread writes before what the
- * other reads. To transfer a buffer instead costs both threads about 20 µs: it is made, serialised and freed.
+ * Batches are written into slots of shared memory that are used again, so that a batch crosses the port as a number. A
+ * slot belongs to the HTTP thread until its batch is posted, then to the shard until the batch is answered. The port
+ * orders the writes of one thread before the reads of the other. Transferring a buffer instead costs both threads about
+ * 20 µs, because it is made, serialised and freed each time.
  */
 import type { Clock } from '../../core/clock.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
@@ -18,7 +18,7 @@ import {
   writeUint64,
 } from '../protocol/record-layout.js';
 
-/** What was taken out of an {@link OutgoingBatch}. */
+/** The content of an {@link OutgoingBatch}, ready to be posted. */
 export interface FilledBatch {
   readonly buffer: BatchBuffer;
   readonly replies: PendingReply[];
@@ -44,7 +44,7 @@ export class OutgoingBatch {
     this.#memory = memory;
   }
 
-  /** The next batches are written into `memory`; this one must be empty. */
+  /** Writes the next batches into `memory`. The batch must be empty. */
   useMemory(memory: BatchMemory): void {
     this.#memory = memory;
     this.#buffer = undefined;
@@ -54,12 +54,12 @@ export class OutgoingBatch {
     return this.#replies.length === 0;
   }
 
-  /** When the first request went in, on the monotonic clock. */
+  /** When the first request was added, on the monotonic clock. */
   get openedAtMs(): number {
     return this.#openedAtMs;
   }
 
-  /** Whether `bytes` more fit; an empty batch is made to fit. */
+  /** Whether `bytes` more fit. An empty batch takes memory of that size. */
   hasRoom(bytes: number): boolean {
     const needed = this.#end + bytes;
     if (this.#buffer !== undefined && needed <= this.#buffer.bytes.length) return true;
@@ -69,7 +69,7 @@ export class OutgoingBatch {
     return true;
   }
 
-  /** Begins a request with a token, whose pairs of `pairsBytes` bytes follow; {@link hasRoom} made room for it. */
+  /** Starts an idempotent request; its increments of `incrementsBytes` bytes follow. {@link hasRoom} has made room. */
   writeIdempotencyKey(idempotencyKey: string, incrementsBytes: number): void {
     const { view, bytes } = this.#buffer as BatchBuffer;
     const start = writeIdempotentHeader(view, this.#end, idempotencyKey.length, incrementsBytes);
@@ -78,9 +78,9 @@ export class OutgoingBatch {
     this.#end = start + idempotencyKey.length;
   }
 
-  /** Adds row `row`; {@link hasRoom} made room for it. */
+  /** Adds row `row` of `increments`. {@link hasRoom} has made room. */
   write(increments: ParsedIncrements, row: number): void {
-    // Rows below `count` exist in every column.
+    // Every column has all rows below `count`.
     const keyBytes = increments.keyBytes[row] as number;
     const start = increments.keyStart[row] as number;
     const source = start >= 0 ? increments.body : increments.decoded;
@@ -93,13 +93,13 @@ export class OutgoingBatch {
     this.#increments += 1;
   }
 
-  /** Ends a request: `reply` is settled with the batch. */
+  /** Ends a request. Its `reply` is settled with the batch. */
   finish(reply: PendingReply): void {
     if (this.#replies.length === 0) this.#openedAtMs = this.#clock.monotonic();
     this.#replies.push(reply);
   }
 
-  /** Takes everything out, stamped with the time, and begins anew; it must not be empty. */
+  /** Stamps the batch with the time, returns its content and leaves it empty. It must not be empty before. */
   take(nowMs: number): FilledBatch {
     const buffer = this.#buffer as BatchBuffer;
     const { view } = buffer;
@@ -121,15 +121,15 @@ export class OutgoingBatch {
   }
 }
 
-/** Bytes of a tokened request's entry. */
+/** Bytes of the entry of an idempotent request. */
 export function idempotentRequestBytes(idempotencyKey: string, incrementsBytes: number): number {
   return IDEMPOTENT_HEADER_BYTES + idempotencyKey.length + incrementsBytes;
 }
 
-/** Bytes of a slot; a batch is posted before it would outgrow this, and one larger request goes by itself. */
+/** Bytes of a slot. A batch is posted before it would become larger; a larger request has a batch of its own. */
 export const BATCH_BYTES_MAX = 64 * 1024;
 
-/** Most slots of a front end and a shard: of batches beyond them a copy of what they hold is transferred. */
+/** Most slots between an HTTP server and a shard. For a batch beyond them, a copy of its content is transferred. */
 const SLOTS_MAX = 8;
 
 /** Memory that a batch is written into. */
@@ -139,17 +139,17 @@ export interface BatchBuffer {
   readonly view: DataView;
 }
 
-/** The slots between a front end and one shard thread; another thread gets others. */
+/** The slots between an HTTP server and one shard thread. Another shard thread gets other slots. */
 export class BatchMemory {
   readonly #free: BatchBuffer[] = [];
-  /** Not shared, and written for batches beyond the slots: as many as were open at a time. */
+  /** Unshared memory for batches beyond the slots: as many pieces as were open at a time. */
   readonly #spare: BatchBuffer[] = [];
   #made = 0;
 
   /** Memory of at least `bytes`. */
   take(bytes: number): BatchBuffer {
     if (bytes > BATCH_BYTES_MAX) return bufferOn(new ArrayBuffer(bytes));
-    // The one used last, for the sake of the cache.
+    // The slot that was used last is most likely in the cache.
     const free = this.#free.pop();
     if (free !== undefined) return free;
     if (this.#made === SLOTS_MAX) return this.#spare.pop() ?? bufferOn(new ArrayBuffer(BATCH_BYTES_MAX));
@@ -158,8 +158,8 @@ export class BatchMemory {
   }
 
   /**
-   * What to post of `buffer`, whose first `end` bytes are a batch. Where it is not shared it is no longer than that: at the
-   * key bound each request is a batch, and only the bytes of requests are bounded.
+   * What to post for the batch in the first `end` bytes of `buffer`: shared memory as it is, else a copy of `end` bytes. At
+   * the key bound each request is a batch, and the limits count only the bytes of requests.
    */
   seal(buffer: BatchBuffer, end: number): BatchBuffer {
     if (buffer.memory instanceof SharedArrayBuffer || buffer.memory.byteLength === end) return buffer;
@@ -168,7 +168,7 @@ export class BatchMemory {
     return sealed;
   }
 
-  /** The batch is answered, or was never posted: its memory may be written again. */
+  /** Returns the memory of a batch that is answered or was never posted, to be written again. */
   release(buffer: BatchBuffer): void {
     if (buffer.memory instanceof SharedArrayBuffer) this.#free.push(buffer);
   }

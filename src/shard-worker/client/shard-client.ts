@@ -1,10 +1,8 @@
 /**
- * A front end's end of one shard's port: the open batches, the batches in flight, and the room that requests have
- * reserved. Front-end thread.
+ * The client of one shard: the open batches, the batches in flight, and the room that requests have reserved. HTTP thread.
  *
- * A MessagePort has no backpressure of its own: what is posted is buffered without bound. The in-flight window here is
- * the only one, so nothing is posted without room reserved in it, and room is given back only when the shard has
- * answered or died.
+ * A MessagePort has no backpressure: it buffers messages without limit. The in-flight window here is the only limit, so
+ * nothing is posted without reserved room. Room is released only when the shard has answered or its thread has ended.
  */
 import { systemClock, type Clock, type Timer } from '../../core/clock.js';
 import { errorCodes, type ErrorCode } from '../../core/errors.js';
@@ -21,12 +19,12 @@ import {
 } from './outgoing-batch.js';
 
 /**
- * Batches that may be with the shard at a time. A batch costs its two messages, and a sync, more than all of its requests
- * cost the shard, so requests gather here while the shard is busy.
+ * Batches in flight at a time, as far as the client can wait. The two messages and the sync of a batch cost the shard more
+ * than the requests in it, so requests gather here while the shard is busy.
  */
 const BATCHES_IN_FLIGHT_MAX = 1;
 
-/** Room in a shard that several front ends take, as the one sees it that gives its part back. */
+/** Releases room in a shard that several HTTP servers reserve together. */
 export interface ReservedRoom {
   release(increments: number, bytes: number): void;
 }
@@ -36,13 +34,13 @@ interface BatchInFlight {
   readonly buffer: BatchBuffer;
   readonly increments: number;
   readonly bytes: number;
-  /** On the monotonic clock: nobody may set it while the batch is in flight. */
+  /** On the monotonic clock, because the wall clock may be set while the batch is in flight. */
   readonly sentAtMs: number;
 }
 
 type IdempotentKind = 'idempotent' | 'onlyKnownKeys';
 
-/** One shard as a front end sees it. */
+/** The client of one shard in one HTTP server. */
 export class ShardClient {
   readonly #clock: Clock;
   readonly #shared: ReservedRoom | undefined;
@@ -67,7 +65,7 @@ export class ShardClient {
     this.endTurn();
   };
 
-  /** `shared`: where the room that is given back here was taken before, if not here alone. */
+  /** `shared` is given if several HTTP servers reserve room together: room that is released here is released there. */
   constructor(clock: Clock = systemClock, shared?: ReservedRoom) {
     this.#clock = clock;
     this.#shared = shared;
@@ -79,12 +77,12 @@ export class ShardClient {
     this.#open = [this.#plain, this.#onlyPendingKeys, this.#idempotent, this.#onlyKnownKeys];
   }
 
-  /** Pairs open and in flight: each may become a pending key. */
+  /** Increments open and in flight. Each may become a pending key. */
   get reservedIncrements(): number {
     return this.#reservedIncrements;
   }
 
-  /** Bytes open and in flight, as the record will hold them. */
+  /** Bytes of increments open and in flight, as records hold them. */
   get reservedBytes(): number {
     return this.#reservedBytes;
   }
@@ -98,15 +96,15 @@ export class ShardClient {
     return this.#port !== undefined;
   }
 
-  /** Requests wait to be posted. */
+  /** Whether requests wait to be posted. */
   get hasOpenBatch(): boolean {
     return this.#openRequests > 0;
   }
 
-  /** Connects to a started shard. */
+  /** Connects to a shard that has started. */
   connect(port: ShardPort): void {
     this.#port = port;
-    // An earlier thread may be at its last batch yet.
+    // A former thread of the shard may still read its last batch.
     this.#memory = new BatchMemory();
     for (const batch of this.#open) batch.useMemory(this.#memory);
     port.listen((answer) => {
@@ -114,15 +112,15 @@ export class ShardClient {
     });
   }
 
-  /** The shard is gone: what is in flight has an unknown outcome, what is open was never sent. */
+  /** The shard's thread has ended: requests in flight have an unknown outcome, open ones were never sent. */
   disconnect(): void {
     const port = this.#port;
-    // First, so that nothing more is posted.
+    // Before the answers below, which would post the open batches.
     this.#port = undefined;
     this.#timer?.cancel();
     this.#timer = undefined;
     if (port !== undefined) {
-      // What the shard had answered before it died still counts.
+      // Answers that the shard posted before its thread ended still count.
       for (;;) {
         const answer = port.receive();
         if (answer === undefined) break;
@@ -134,24 +132,24 @@ export class ShardClient {
     for (const batch of this.#open) this.#refuseOpen(batch, 'journal-unavailable');
   }
 
-  /** Makes room for `bytes` more bytes of one request, so that its pairs land in one batch. */
+  /** Makes room for `bytes` more bytes of one request, so that its increments are in one batch. */
   open(bytes: number): void {
     this.#makeRoom(this.#plain, bytes);
   }
 
-  /** Adds row `row` to the open batch; {@link open} made room for it. */
+  /** Adds row `row` to the open batch. {@link open} has made room. */
   write(increments: ParsedIncrements, row: number): void {
     this.#plain.write(increments, row);
   }
 
-  /** Ends one request's part of the open batch: `reply` is settled with the batch. */
+  /** Ends a request's part of the open batch. Its `reply` is settled with the batch. */
   finish(reply: PendingReply, increments: number, bytes: number): void {
     this.#finish(this.#plain, reply, increments, bytes);
   }
 
-  /** Posts a request by itself, to be taken only if it needs no new key. */
+  /** Posts a request in a batch of its own, which the shard takes only if it needs no new key. */
   sendOnlyPendingKeys(increments: ParsedIncrements, reply: PendingReply, bytes: number): void {
-    // The open batch is posted first, so that requests keep their order.
+    // The open batch goes first, so that requests keep their order.
     this.#post(this.#plain);
     const batch = this.#onlyPendingKeys;
     this.#makeRoom(batch, bytes);
@@ -160,7 +158,7 @@ export class ShardClient {
     this.#post(batch);
   }
 
-  /** Adds a whole request with a token; `pairsBytes` are its pairs' entries. */
+  /** Adds a whole idempotent request; its increments need `incrementsBytes`. */
   addIdempotent(
     kind: IdempotentKind,
     idempotencyKey: string,
@@ -176,13 +174,13 @@ export class ShardClient {
     this.#finish(batch, reply, increments.count, bytes);
   }
 
-  /** Whether {@link endTurn} would find something to do: no answer and no timer will call it. */
+  /** Whether {@link endTurn} must be called: no answer and no timer will call it. */
   get needsTurnEnd(): boolean {
     if (this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX) return false;
     return this.#timer === undefined || this.#pace.isEnough(this.#openRequests);
   }
 
-  /** The end of an event-loop turn: posts what is open unless the shard is busy with enough. */
+  /** Posts the open batches at the end of an event-loop turn, unless the shard is busy or more requests are expected. */
   endTurn(): void {
     if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
     const nowMs = this.#clock.monotonic();
@@ -195,10 +193,10 @@ export class ShardClient {
     for (const batch of this.#open) this.#post(batch);
   }
 
-  /** Answers requests that have waited longer than `timeoutMs`; the room of those that were posted stays taken. */
+  /** Answers requests that have waited longer than `timeoutMs`. Those that were posted keep their room. */
   expire(timeoutMs: number): void {
     const beforeMs = this.#clock.monotonic() - timeoutMs;
-    // What was never posted is not counted, and leaves nothing behind.
+    // A request that was never posted is not counted, so it is refused and its room is released.
     for (const batch of this.#open) {
       if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
     }
@@ -245,7 +243,7 @@ export class ShardClient {
     const settled = this.#shift(typeof answer === 'number' ? answer : isOutcomes ? 1 : answer.refused);
     for (const { replies } of settled) this.#pace.answered(replies.length);
     if (this.batchesInFlight === 0) this.#pace.settled(this.#openRequests);
-    // Before the replies, so that the shard works while they are written.
+    // Before the replies: the shard works while this thread writes them.
     this.endTurn();
     for (const { replies } of settled) {
       if (isOutcomes) settleEach(replies, answer.outcomes);
@@ -253,7 +251,7 @@ export class ShardClient {
     }
   }
 
-  /** Takes the oldest batches out of flight and gives their room back. */
+  /** Takes the oldest batches out of flight and releases their room. */
   #shift(count: number): readonly BatchInFlight[] {
     const end = Math.min(this.#inFlightHead + count, this.#inFlight.length);
     const shifted = this.#inFlight.slice(this.#inFlightHead, end);
@@ -301,7 +299,7 @@ function settleEach(replies: readonly PendingReply[], outcomes: Uint8Array): voi
   }
 }
 
-/** From `refused` on an outcome is a refusal: its code's index in the catalogue follows. */
+/** The code of a refusal: an outcome from `refused` on holds its index in the catalogue. */
 function codeOfOutcome(outcome: number): ErrorCode {
   return errorCodes[outcome - IDEMPOTENT_OUTCOME.refused] ?? 'outcome-unknown';
 }

@@ -1,11 +1,15 @@
 /**
- * Takes requests in on behalf of all shards: hashes keys to shards, admits a request in every shard it needs before
- * anything of it is sent, and gathers the outcomes of its parts. Front-end thread.
+ * The router of an HTTP server: splits requests over the shards, applies all limits, and joins the outcomes of the parts of
+ * a request. HTTP thread.
  *
- * Outcome of a request over several shards: 202 if every part was kept; the refusal if every part was refused with
- * nothing kept; else `outcome-unknown`, because some of it is counted and some is not.
+ * A request is admitted in every shard that it needs before any part of it is sent. Outcome of a request over several
+ * shards:
  *
- * Longer than most: every bound that a request can meet stands in one place.
+ * | parts | outcome |
+ * | --- | --- |
+ * | all kept | 202 |
+ * | all refused | the refusal |
+ * | otherwise | `outcome-unknown`, because some parts are counted and some are not |
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { ErrorCode } from '../../core/errors.js';
@@ -19,31 +23,31 @@ import { idempotentRequestBytes } from './outgoing-batch.js';
 import type { ShardClient } from './shard-client.js';
 import type { SharedReservations } from './shared-reservations.js';
 
-/** Bounds of admission. */
+/** The limits of admission. */
 export interface RouterLimits {
-  /** Keys pending in all shards of the node. */
+  /** Most keys pending in all shards of the server. */
   readonly pendingKeysMax: number;
-  /** Bytes pending in all shards of the node. */
+  /** Most bytes pending in all shards of the server. */
   readonly pendingBytesMax: number;
-  /** Bytes in one shard's journal. */
+  /** Most bytes in one shard's journal. */
   readonly journalBytesMax: number;
-  /** Bytes posted to one shard and not yet answered. */
+  /** Most bytes sent to one shard and not yet answered. */
   readonly windowBytesMax: number;
   readonly ackTimeoutMs: number;
-  /** Requests with tokens that may still be taken before IDEMPOTENCY_MAX_ROWS is reached. */
+  /** Idempotent requests that can still be taken before IDEMPOTENCY_MAX_ROWS is reached. */
   readonly idempotencyRoom: () => number;
 }
 
-/** What a batch may need in a journal besides its entries: headers of a record and of a segment. */
+/** Bytes that a batch may need in a journal besides its entries: the headers of a record and of a segment. */
 const JOURNAL_OVERHEAD_BYTES = 8192;
 
-/** The router of one front end. */
+/** The router of one HTTP server. */
 export class ShardRouter implements IncrementRouter, HttpServerLink {
   readonly #clients: readonly ShardClient[];
   readonly #stats: readonly Float64Array[];
   readonly #limits: RouterLimits;
   readonly #atTurnEnd: (callback: () => void) => void;
-  /** What all front ends have reserved; undefined where this is the only one. */
+  /** The reservations of all HTTP servers; undefined if this is the only one. */
   readonly #shared: SharedReservations | undefined;
   readonly #admissions: Admission[];
   readonly #partIncrements: Uint32Array;
@@ -56,8 +60,8 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
   };
 
   /**
-   * `atTurnEnd` runs its argument once this turn of the event loop has taken what waits on its sockets. `shared` is given
-   * where there are other front ends; the clients give back there what they held.
+   * `atTurnEnd` runs its argument once this turn of the event loop has read what waits on its sockets. `shared` is given if
+   * there are other HTTP servers; the clients release room there.
    */
   constructor(
     clients: readonly ShardClient[],
@@ -87,17 +91,17 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     this.#clients[shard]?.disconnect();
   }
 
-  /** Opens a shard's door, or closes it with the code that its callers get. */
+  /** Sets whether a shard takes increments: `open`, or the code of the refusal. */
   setShardAdmission(shard: number, admission: Admission): void {
     this.#admissions[shard] = admission;
   }
 
-  /** The first closed door's code, or undefined where all are open. */
+  /** The refusal of the first shard that takes no increments; undefined if all take them. */
   get closedAdmission(): ErrorCode | undefined {
     return this.#admissions.find((admission) => admission !== 'open');
   }
 
-  /** The code with which a new key of so many bytes would be refused now in some shard, or undefined: for probes. */
+  /** The code with which some shard would refuse a new key of `keyBytes` now; undefined if none would. For probes. */
   refusalOfNew(keyBytes: number): ErrorCode | undefined {
     const admission = this.closedAdmission;
     if (admission !== undefined) return admission;
@@ -105,19 +109,19 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return this.#hasRoomFor(INCREMENT_HEADER_BYTES + keyBytes) ? undefined : 'overloaded';
   }
 
-  /** Answers what has waited longer than the acknowledgement timeout; to be called a few times a timeout. */
+  /** Answers requests that have waited longer than the acknowledgement timeout. To be called a few times a timeout. */
   expire(): void {
     for (const client of this.#clients) client.expire(this.#limits.ackTimeoutMs);
   }
 
-  /** Requests or parts of them that are with the shards. */
+  /** Whether no request waits for a shard. */
   get isIdle(): boolean {
     return this.#clients.every((client) => client.batchesInFlight === 0 && !client.hasOpenBatch);
   }
 
   submit(increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined {
     if (increments.count === 1) {
-      // Row 0 exists: the count says so.
+      // The count proves that row 0 exists.
       const shard = shardOfHash(increments.hash[0] as number, this.#clients.length);
       return this.#submitToOne(shard, increments, INCREMENT_HEADER_BYTES + (increments.keyBytes[0] as number), reply);
     }
@@ -128,16 +132,16 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     let incrementsBytes = 0;
     for (let row = 0; row < increments.count; row += 1)
       incrementsBytes += INCREMENT_HEADER_BYTES + (increments.keyBytes[row] as number);
-    // The whole request goes to the shard of its token, so that it is atomic and its token is known in one place.
+    // The shard of the idempotency key takes the whole request, so it is atomic and one shard knows the key.
     const shard = shardOfHash(hashIdempotencyKey(idempotencyKey), this.#clients.length);
     const bytes = idempotentRequestBytes(idempotencyKey, incrementsBytes);
-    this.#shared?.take(shard, increments.count, bytes);
+    this.#shared?.reserve(shard, increments.count, bytes);
     const refusal = this.#refusalOfWindow(shard, bytes);
     if (refusal !== undefined) {
       this.#shared?.release(shard, increments.count, bytes);
       return refusal;
     }
-    // A replay needs no room: where there is none, the shard still answers what it knows, and refuses the rest.
+    // A replay needs no room: without room, the shard answers what it knows and refuses the rest.
     const hasRoom =
       (this.#refusalOfJournal(shard, bytes) ?? this.#refusalOfIdempotent(increments.count, bytes)) === undefined;
     const client = this.#clients[shard] as ShardClient;
@@ -147,7 +151,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
   }
 
   #submitToOne(shard: number, increments: ParsedIncrements, bytes: number, reply: PendingReply): ErrorCode | undefined {
-    this.#shared?.take(shard, increments.count, bytes);
+    this.#shared?.reserve(shard, increments.count, bytes);
     const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfBytes(increments.count, bytes);
     if (refusal !== undefined) {
       this.#shared?.release(shard, increments.count, bytes);
@@ -155,7 +159,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     }
     const client = this.#clients[shard] as ShardClient;
     if (this.#pendingKeysWith(increments.count) > this.#limits.pendingKeysMax) {
-      // The shard alone knows whether the keys are pending, so that adding to them needs no room.
+      // Only the shard knows whether the keys are pending, in which case the request needs no room.
       client.sendOnlyPendingKeys(increments, reply, bytes);
       return undefined;
     }
@@ -173,7 +177,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
       return this.#submitToOne(only, increments, this.#partBytes[only] as number, reply);
     }
     const shared = this.#shared;
-    if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.take(shard, count, bytes));
+    if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.reserve(shard, count, bytes));
     const refusal = this.#refusalOfParts(increments.count);
     if (refusal === undefined) this.#writeParts(increments, new SplitReply(reply, parts));
     else if (shared !== undefined) this.#eachPart((shard, count, bytes) => shared.release(shard, count, bytes));
@@ -214,7 +218,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     this.#scheduleTurnEnd();
   }
 
-  /** Finds each row's shard and what each shard's part needs; returns the number of parts. */
+  /** Finds the shard of each row and the size of each part. Returns the number of parts. */
   #split(increments: ParsedIncrements): number {
     this.#partIncrements.fill(0);
     this.#partBytes.fill(0);
@@ -241,24 +245,24 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return this.#pendingBytesWith(count, bytes) > this.#limits.pendingBytesMax ? 'overloaded' : undefined;
   }
 
-  /** Why this shard cannot take `bytes` more now, bounds of the whole node aside. */
+  /** Why this shard cannot take `bytes` more now, without the limits of the whole server. */
   #refusalOf(shard: number, bytes: number): ErrorCode | undefined {
     return this.#refusalOfWindow(shard, bytes) ?? this.#refusalOfJournal(shard, bytes);
   }
 
-  /** Why nothing of `bytes` can be sent to this shard now, be it kept or not. */
+  /** Why `bytes` cannot be sent to this shard now, whether it would keep them or not. */
   #refusalOfWindow(shard: number, bytes: number): ErrorCode | undefined {
     const admission = this.#admissions[shard] as Admission;
     if (admission !== 'open') return admission;
     const client = this.#clients[shard] as ShardClient;
-    // An empty window takes a request of any size, since no later moment would be better.
+    // An empty window takes a request of any size: it can never have more room than now.
     const isFull = client.reservedBytes > 0 && client.reservedBytes + bytes > this.#limits.windowBytesMax;
     return isFull ? 'overloaded' : undefined;
   }
 
   #refusalOfJournal(shard: number, bytes: number): ErrorCode | undefined {
     const reserved = (this.#clients[shard] as ShardClient).reservedBytes + bytes;
-    // What is shared has these bytes already, and is read before the gauge.
+    // The shared reservations include these bytes already. They are read before the stats.
     const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
     const journaled = (this.#stats[shard] as Float64Array)[STAT.journalBytes] as number;
     return journaled + reservedByAll > this.#limits.journalBytesMax ? 'overloaded' : undefined;
@@ -272,7 +276,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return this.#stats.every((row) => (row[STAT.journalBytes] as number) + journaled <= journalBytesMax);
   }
 
-  /** Keys that may come to be pending with `count` more. */
+  /** Most keys that can be pending after `count` more increments. */
   #pendingKeysWith(count: number): number {
     const shared = this.#shared;
     let keys = shared === undefined ? count : 0;
@@ -284,7 +288,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return keys;
   }
 
-  /** Bytes that may come to be pending with `count` more pairs of `added` bytes. */
+  /** Most bytes that can be pending after `count` more increments of `added` bytes together. */
   #pendingBytesWith(count: number, added: number): number {
     const shared = this.#shared;
     let bytes = shared === undefined ? added + count * PENDING_KEY_OVERHEAD_BYTES : 0;
@@ -311,7 +315,7 @@ function hashIdempotencyKey(idempotencyKey: string): number {
   return finishKeyHash(hash);
 }
 
-/** Gathers the outcomes of a request's parts. */
+/** Joins the outcomes of the parts of a request. */
 class SplitReply implements PendingReply {
   readonly #reply: PendingReply;
   readonly #parts: number;

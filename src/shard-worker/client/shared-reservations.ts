@@ -1,10 +1,10 @@
 /**
- * The room that all front ends together have reserved, where there are several: in shared memory, so that the bounds of a
- * node hold over all of its threads. Front-end threads.
+ * The room that several HTTP servers have reserved together, in shared memory, so that the limits of the server hold for
+ * all of its HTTP threads. HTTP threads.
  *
- * A front end takes first and looks then, and gives back what turns out to be too much. Two that take at the same moment
- * both see it, so a bound is never passed; near it both may be refused. What is given back here was added to the shard's
- * gauges before, and is read here before the gauges are, so nothing is missed between the two.
+ * An HTTP server reserves first, then compares with the limits, and releases what is too much. Two that reserve at the
+ * same moment both see the sum, so a limit is never exceeded; near it, both may be refused. A shard adds to its stats
+ * before room is released here, and readers read the reservations before the stats, so nothing is missed in between.
  */
 
 const INCREMENTS = 0;
@@ -13,14 +13,14 @@ const BYTES = 1;
 const ROW = 16;
 
 /**
- * Memory for the reservations in `shards` shards. A cell counts to 2^32, and 64 front ends reserve at most 16 MiB, or one
- * body's 40 MiB, each beyond that in a shard.
+ * Memory for the reservations in `shards` shards. A cell counts to 2^32. In a shard, 64 HTTP servers reserve at most 16 MiB
+ * each, or the 40 MiB of one body.
  */
 export function makeReservations(shards: number): SharedArrayBuffer {
   return new SharedArrayBuffer(shards * ROW * Uint32Array.BYTES_PER_ELEMENT);
 }
 
-/** The reservations of all front ends. */
+/** The reservations of all HTTP servers. */
 export class SharedReservations {
   readonly #cells: Uint32Array;
 
@@ -28,24 +28,24 @@ export class SharedReservations {
     this.#cells = new Uint32Array(memory);
   }
 
-  /** Reserves room in a shard, whether there is any or not. */
-  take(shard: number, increments: number, bytes: number): void {
+  /** Reserves room in a shard, without a look at the limits. */
+  reserve(shard: number, increments: number, bytes: number): void {
     Atomics.add(this.#cells, shard * ROW + INCREMENTS, increments);
     Atomics.add(this.#cells, shard * ROW + BYTES, bytes);
   }
 
-  /** Gives back what was taken. */
+  /** Releases room that was reserved. */
   release(shard: number, increments: number, bytes: number): void {
     Atomics.sub(this.#cells, shard * ROW + INCREMENTS, increments);
     Atomics.sub(this.#cells, shard * ROW + BYTES, bytes);
   }
 
-  /** Pairs reserved in a shard by all front ends. */
+  /** Increments for which all HTTP servers have reserved room in a shard. */
   increments(shard: number): number {
     return Atomics.load(this.#cells, shard * ROW + INCREMENTS);
   }
 
-  /** Bytes reserved in a shard by all front ends. */
+  /** Bytes that all HTTP servers have reserved in a shard. */
   bytes(shard: number): number {
     return Atomics.load(this.#cells, shard * ROW + BYTES);
   }
