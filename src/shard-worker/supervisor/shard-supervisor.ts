@@ -1,5 +1,5 @@
 /**
- * Starts the shard threads, restarts one that dies, and speaks to them. Main thread; owner of piscina.
+ * Starts the shard threads, restarts one that ends unexpectedly, and sends them requests. Main thread; owner of piscina.
  *
  * ```text
  * starting ──serving──► serving ──thread ends──► restarting ──serving──► serving
@@ -8,11 +8,9 @@
  *                                         └──► drained
  * ```
  *
- * A shard is one life-long Piscina task. When it dies, requests in flight with it get `outcome-unknown`, the other shards
- * go on, and the next thread recovers from the journal. That is so while the shards are drained, too: a drain waits for
- * what is being started or restarted, because only a thread that has recovered can say what stays in the journal.
- *
- * Longer than most: a shard's life and the calls that wait for it end together.
+ * A shard is one Piscina task that runs as long as its thread. When the thread ends, requests in flight with it get
+ * `outcome-unknown`, the other shards go on, and the next thread recovers from the journal. This holds during a drain, too:
+ * a drain waits for shards that start or restart, because only a thread that has recovered knows what stays in the journal.
  */
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
@@ -37,27 +35,27 @@ const RESTART_DELAY_MS = 100;
 const RESTARTS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 
-/** What another thread may do better with, through recovery. */
+/** Failures that the next thread may recover from. */
 const PASSING: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'journal-fenced', 'journal-unavailable']);
 
-/** Most control requests that wait for one shard. */
+/** Most control requests that wait for one shard at a time. */
 const CONTROL_REQUESTS_MAX = 10_000;
 
 /** What the supervisor tells its owner. */
 export interface SupervisorEvents {
-  /** A shard's door opened or closed for increments. */
+  /** Whether a shard takes increments has changed. */
   admission(shard: number, admission: Admission): void;
-  /** Shards cannot go on: the process must end. */
+  /** A shard cannot go on: the process must end. */
   fatal(reason: string): void;
-  /** What a shard last heard of the database. */
+  /** Whether a shard can use the database has changed. */
   database(shard: number, available: boolean, reason: string): void;
 }
 
-/** How to start. */
+/** What the supervisor is given. */
 export interface SupervisorOptions {
   readonly shards: number;
   readonly stats: SharedArrayBuffer;
-  /** The task of a shard, ports aside. */
+  /** The task of a shard, without what the supervisor adds. */
   readonly taskOf: (shard: number) => Omit<ShardTask, 'control' | 'batchPorts' | 'stats' | 'shard' | 'shards'>;
   readonly httpServers: readonly HttpServerLink[];
   readonly logger: Logger;
@@ -76,7 +74,7 @@ type WithoutId<T> = T extends { readonly id: number } ? Omit<T, 'id'> : never;
 /** Why a shard cannot go on. */
 interface Verdict {
   readonly detail: string;
-  /** It is about the journal, during the start: an operator must change something before the server can start. */
+  /** It is about the journal, during the start: the server cannot start before an operator changes something. */
   readonly refusesStart: boolean;
 }
 
@@ -85,19 +83,19 @@ class SupervisedShard {
   state: ShardState = 'starting';
   recovered = false;
   streams: readonly string[] = [];
-  /** Why another thread could not do better. Set before the thread ends. */
+  /** Why a restart would not help. Set before the thread ends. */
   verdict: Verdict | undefined;
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
   readonly restarts = new RestartBudget(systemClock);
-  /** Increments that threads of this shard left in the journal, as far as the one that runs now need not have read them. */
+  /** Increments that former threads of this shard left in the journal, which the thread that runs now has to read. */
   handedOver = 0;
-  /** What had been recovered when the thread that runs now was launched. */
+  /** The stat `recovered` when the thread that runs now was launched. */
   recoveredBefore = 0;
   readonly waiting = new Map<number, PendingControl>();
 }
 
-/** The supervisor of all shards of a node. */
+/** The supervisor of all shards of the server. */
 export class ShardSupervisor {
   readonly #options: SupervisorOptions;
   readonly #pool: Piscina;
@@ -117,18 +115,18 @@ export class ShardSupervisor {
       minThreads: options.shards,
       maxThreads: options.shards,
       idleTimeout: Number.MAX_SAFE_INTEGER,
-      // A task that never ends must leave its thread's event loop free: no blocking wait for the next task.
+      // The task never ends, so a blocking wait for the next task would block the event loop of its thread.
       atomics: 'disabled',
     });
-    // Thread failures reach the task's promise; this event would otherwise be thrown.
+    // The task's promise reports a failure of its thread. Without a listener, this event would be thrown.
     this.#pool.on('error', (error: Error) => {
       options.logger.error({ err: error }, 'A shard thread failed');
     });
   }
 
   /**
-   * Starts all shards; settles when all of them serve. Rejects with StartError once it is known of each whether its journal
-   * can be used, if one cannot, and with CounterError where a shard cannot be started for another reason.
+   * Starts all shards; resolves when all of them serve. If a journal cannot be used, rejects with StartError once every
+   * shard serves or has said so. If a shard cannot start for another reason, rejects with CounterError.
    */
   async start(): Promise<void> {
     for (let shard = 0; shard < this.#shards.length; shard += 1) this.#launch(shard);
@@ -138,17 +136,17 @@ export class ShardSupervisor {
     if (problems.length > 0) throw new StartError([...new Set(problems)]);
   }
 
-  /** True where everything that was in the journals is in memory, so that reads are exact. */
+  /** Whether the shards have read all of their journals, so that reads are exact. */
   get isRecovered(): boolean {
     return this.#shards.every((shard) => shard.recovered);
   }
 
-  /** The streams that this node's reads must ask for. */
+  /** The streams whose checkpoints a read must ask for. */
   get streams(): readonly string[] {
     return this.#shards.flatMap((shard) => shard.streams);
   }
 
-  /** What each shard holds of a key above the checkpoints that a read saw; null: nothing. */
+  /** What each shard holds of a key above the checkpoints that a read saw; null if nothing. */
   async pendingOf(key: Uint8Array, seen: SeenCheckpoints): Promise<readonly (Sum | 'again' | null)[]> {
     return Promise.all(
       this.#shards.map(async (_, shard) => {
@@ -158,7 +156,7 @@ export class ShardSupervisor {
     );
   }
 
-  /** Flushes all shards; resolves to the keys written. */
+  /** Flushes all shards; resolves to the number of keys written. */
   async flush(): Promise<number> {
     const answers = await Promise.allSettled(this.#shards.map((_, shard) => this.#ask(shard, { kind: 'flush' })));
     let keys = 0;
@@ -169,14 +167,14 @@ export class ShardSupervisor {
     return keys;
   }
 
-  /** Acknowledged increments that threads left in the journal when they ended, and that no later one has read yet. */
+  /** Acknowledged increments that a thread left in the journal when it ended, and that no later thread has read yet. */
   get unread(): number {
     return this.#shards.reduce((total, _, index) => total + this.#unreadOf(index), 0);
   }
 
   /**
-   * Last flush, checkpoint, prune and close of every shard; resolves to what stays in the journals. A shard that is being
-   * started recovers first. Rejects where a shard cannot go on.
+   * Lets every shard flush, prune and close; resolves to what stays in the journals. A shard that starts or restarts
+   * recovers first. Rejects if a shard cannot go on.
    */
   async drain(): Promise<readonly PendingRange[]> {
     const left = await Promise.all(this.#shards.map((shard, index) => this.#drainShard(shard, index)));
@@ -265,10 +263,10 @@ export class ShardSupervisor {
 
   #ended(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
-    this.#takeLastWords(index);
+    this.#receiveLast(index);
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
     for (const waiting of shard.waiting.values()) {
-      waiting.reject(new CounterError('database-unavailable', 'The shard is being restarted.'));
+      waiting.reject(new CounterError('database-unavailable', 'A shard is restarting; try again.'));
     }
     shard.waiting.clear();
     for (const link of this.#options.httpServers) link.disconnect(index);
@@ -279,7 +277,7 @@ export class ShardSupervisor {
     shard.recovered = false;
     if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
       shard.state = 'failed';
-      // A start lists what all shards found.
+      // The start reports the verdicts of all shards together.
       if (refusesStart(shard)) {
         this.#changed();
         return;
@@ -295,8 +293,8 @@ export class ShardSupervisor {
     this.#changed();
   }
 
-  /** The end of a thread can overtake what it said last: its answer to a drain, or why no other thread would do better. */
-  #takeLastWords(index: number): void {
+  /** Receives messages that the end of the thread has overtaken: the answer to a drain, or a verdict. */
+  #receiveLast(index: number): void {
     const shard = this.#shards[index] as SupervisedShard;
     const control = shard.control;
     if (control === undefined) return;
@@ -309,16 +307,19 @@ export class ShardSupervisor {
     shard.control = undefined;
   }
 
-  /** What a dead shard had accepted and not flushed is the next one's to recover, or lost with a memory journal. */
+  /** Pending increments of an ended thread are handed over to the next one, or lost with a memory journal. */
   #closeBalance(index: number): void {
     const row = this.#rows[index] as Float64Array;
     const cell = this.#options.taskOf(index).settings.journal === 'memory' ? STAT.lost : STAT.handedOver;
-    // Asked first: it is for the next thread to read what this one has not.
+    // Before the balance is closed. The next thread must also read what this one has not read.
     const unread = this.#unreadOf(index);
     const left = closeBalance(row, cell);
     if (cell === STAT.handedOver) (this.#shards[index] as SupervisedShard).handedOver = unread + left;
     else if (left > 0) {
-      this.#options.logger.error({ shard: index, lost: left }, 'Acknowledged increments are lost with the shard');
+      this.#options.logger.error(
+        { shard: index, lost: left },
+        'Acknowledged increments are lost: the journal was in the memory of the shard',
+      );
     }
   }
 
@@ -332,10 +333,12 @@ export class ShardSupervisor {
     const shard = this.#shards[index] as SupervisedShard;
     const control = shard.control;
     if (control === undefined || shard.state === 'starting' || shard.state === 'restarting') {
-      return Promise.reject(new CounterError('database-unavailable', 'A shard is being started.'));
+      return Promise.reject(new CounterError('database-unavailable', 'A shard is starting; try again.'));
     }
     if (shard.waiting.size >= CONTROL_REQUESTS_MAX) {
-      return Promise.reject(new CounterError('overloaded', 'Too many requests wait for a shard.'));
+      return Promise.reject(
+        new CounterError('overloaded', 'Too many reads and flushes wait for a shard; try again later.'),
+      );
     }
     const id = this.#nextId;
     this.#nextId += 1;
@@ -354,7 +357,7 @@ export class ShardSupervisor {
   async #until(condition: () => boolean): Promise<void> {
     while (!condition()) {
       if (this.#shards.some((shard) => shard.state === 'failed' && !refusesStart(shard))) {
-        throw new CounterError('internal-error', 'A shard could not be started.');
+        throw new CounterError('internal-error', 'A shard cannot start.');
       }
       await new Promise<void>((resolve) => this.#onChange.push(resolve));
     }
@@ -387,7 +390,7 @@ function refusesStart({ verdict }: SupervisedShard): boolean {
   return verdict?.refusesStart === true;
 }
 
-/** The thread has ended, and another takes its place or is not allowed to. */
+/** Whether the thread of a draining shard has ended early, so that another replaces it or the shard has failed. */
 function isReplaced({ state }: SupervisedShard): boolean {
   return state !== 'draining' && state !== 'drained';
 }
