@@ -1,12 +1,12 @@
 /**
- * The journal that keeps nothing: acknowledged means added up in one thread's memory. Shard thread.
+ * The journal that keeps nothing: an acknowledged increment is only in the memory of the shard thread. Shard thread.
  */
 import { randomUUID } from 'node:crypto';
 import { JournalError } from '../../core/errors.js';
 import type { Lsn } from '../../core/checkpoint.js';
 import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJournal } from './journal.js';
 
-/** LSNs and nothing else. A new stream for each process start, since nothing of an earlier one is left. */
+/** Counts LSNs and stores nothing. Each start of a shard thread has a new stream. */
 export class MemoryJournal implements Journal {
   readonly stream = randomUUID();
   readonly takesRecords = true;
@@ -28,11 +28,11 @@ export class MemoryJournal implements Journal {
   }
 
   reserve(): void {
-    // Nothing is written.
+    // Nothing is stored.
   }
 
   sync(): void {
-    // There is nothing that could be made more durable.
+    // Nothing is stored.
   }
 
   async *replay(): AsyncIterable<JournalRecord> {
@@ -40,7 +40,7 @@ export class MemoryJournal implements Journal {
   }
 
   prune(): void {
-    // Nothing is kept.
+    // Nothing is stored.
   }
 
   close(): Promise<void> {
@@ -48,7 +48,7 @@ export class MemoryJournal implements Journal {
   }
 }
 
-/** The streams of a shard with a memory journal: always a new one. */
+/** The streams of a shard with a memory journal: always one new stream. */
 export class MemoryJournalStreams implements JournalStreams {
   readonly endsWithThread = true;
   readonly keepMs = 0;
@@ -62,18 +62,18 @@ export class MemoryJournalStreams implements JournalStreams {
   }
 
   open(stream: string): RecoverableJournal {
-    throw new JournalError('journal-gap', `Stream ${stream} was kept in memory and is gone.`);
+    throw new JournalError('journal-gap', `Stream ${stream} was in memory and is lost.`);
   }
 
   remove(): void {
-    // Nothing is kept.
+    // Nothing is stored.
   }
 
   tend(): void {
-    // Nothing is to be done.
+    // There is no background work.
   }
 
   setDatabaseId(): void {
-    // Nothing is kept that could belong to another database.
+    // Nothing is stored that could belong to another database.
   }
 }

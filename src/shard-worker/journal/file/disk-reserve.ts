@@ -1,18 +1,18 @@
 /**
- * Bytes set aside for a start on a full disk: a file of zeros beside a shard's streams, given up for what a takeover of a
- * stream must write before anything can be flushed, which is what frees the disk. Shard thread.
+ * A reserve for a start on a full disk: a file of zeros beside the streams of a shard. Shard thread.
  *
- * It is a convenience: where it is missing, or others are quicker to take its room, the start waits for room instead.
+ * A takeover of a stream must write before anything can be flushed, and only flushes free the disk. So the takeover
+ * removes the reserve to get room. Without a reserve, or if another process takes its room first, the start waits for room.
  */
 import { join } from 'node:path';
 import { systemErrorCode } from '../../../core/errors.js';
 import type { Disk } from './disk.js';
 import { ShortWriteError, writeFully } from './segment-writer.js';
 
-/** Twice the largest file of claims. */
+/** Twice the largest file of ownership claims. */
 const RESERVE_BYTES = 128 * 1024;
 
-/** How soon it is tried again after the disk had no room for it. */
+/** Wait between attempts to write the reserve. */
 const RETRY_MS = 10_000;
 
 /** The reserve of one shard. */
@@ -21,7 +21,7 @@ export class DiskReserve {
   readonly #directory: string;
   readonly #name: string;
   #isHeld = false;
-  /** When it may be made, monotonic ms. */
+  /** When the reserve may be written, monotonic ms. */
   #dueAt = Number.NEGATIVE_INFINITY;
 
   constructor(disk: Disk, directory: string, shard: number) {
@@ -30,7 +30,7 @@ export class DiskReserve {
     this.#name = `reserve-${shard}`;
   }
 
-  /** Makes it where it is not there whole, as soon as there is a stream; what the disk refuses is tried again a while later. */
+  /** Writes the reserve if it is missing or short and there is a stream. Tries again later if the disk refuses. */
   tend(nowMs: number): void {
     if (this.#isHeld || nowMs < this.#dueAt) return;
     const path = join(this.#directory, this.#name);
@@ -43,16 +43,16 @@ export class DiskReserve {
       this.#isHeld = true;
     } catch (error) {
       if (systemErrorCode(error) === undefined) throw error;
-      this.#giveUp();
+      this.#release();
     }
   }
 
-  /** Runs `action`, once more without the reserve where the disk is full. Throws as it does. */
+  /** Runs `action`. If the disk is full, removes the reserve and runs `action` again. Throws as `action` does. */
   spend<T>(action: () => T): T {
     try {
       return action();
     } catch (error) {
-      if (!isDiskFull(error) || !this.#giveUp()) throw error;
+      if (!isDiskFull(error) || !this.#release()) throw error;
       return action();
     }
   }
@@ -76,8 +76,8 @@ export class DiskReserve {
     }
   }
 
-  /** False where there was nothing to give up. */
-  #giveUp(): boolean {
+  /** Removes the reserve; false if there was none. */
+  #release(): boolean {
     this.#isHeld = false;
     try {
       this.#disk.remove(join(this.#directory, this.#name));
@@ -89,7 +89,7 @@ export class DiskReserve {
   }
 }
 
-/** Whether an error of the disk says that there is no room; a full disk takes the part of a write for which it has some. */
+/** Whether an error of the disk means that it is full. A nearly full disk takes only a part of a write. */
 export function isDiskFull(error: unknown): boolean {
   if (error instanceof ShortWriteError) return true;
   const code = systemErrorCode(error);

@@ -1,9 +1,10 @@
 /**
- * The disk as the file journal sees it: few calls, all synchronous, each of which can fail. Shard thread.
+ * The disk of the file journal: a few synchronous calls, each of which can fail. Shard thread and command.
  *
- * Synchronous is intended: while a shard's thread waits for its sync, batches collect on its port and share the next one.
- * A simulation puts its own disk here, one that loses or tears what was not synced and forgets directory entries whose
- * directory was not. So nothing else in this folder touches the file system, and nothing relies on what was not synced.
+ * The calls are synchronous on purpose: while a shard thread waits for its sync, batches gather on its port and share the
+ * next sync. The simulation has a disk of its own, which loses or tears data that was not synced and loses entries of
+ * directories that were not synced. So no other file in this folder uses the file system, and none relies on data that was
+ * not synced.
  *
  * Calls throw the system's errors, with their `code`, unchanged.
  */
@@ -28,13 +29,13 @@ import { JournalError, type JournalErrorCode, systemErrorCode } from '../../../c
 
 /** An open file. */
 export interface DiskFile {
-  /** Writes at `offset` bytes; returns how many bytes were written, which can be fewer than asked. */
+  /** Writes at byte `offset`. Returns the number of bytes written, which can be fewer than given. */
   write(bytes: Uint8Array, offset: number): number;
-  /** As {@link DiskFile.write} for several buffers one after the other. */
-  writeAll(parts: readonly Uint8Array[], offset: number): number;
-  /** Reads at `offset` bytes; returns how many bytes were read, fewer than asked at the end of the file. */
+  /** As {@link DiskFile.write}, for several buffers one after the other. */
+  writeAll(buffers: readonly Uint8Array[], offset: number): number;
+  /** Reads at byte `offset`. Returns the number of bytes read, which is smaller than asked at the end of the file. */
   read(into: Uint8Array, offset: number): number;
-  /** Makes the file's data, and its size where that is needed to reach them, durable. */
+  /** Makes the data of the file durable, and its size if that is needed to reach the data. */
   sync(): void;
   /** Size of the file in bytes. */
   size(): number;
@@ -43,15 +44,15 @@ export interface DiskFile {
 
 /** Files and directories by path. A new, renamed or removed entry is durable once its directory was synced. */
 export interface Disk {
-  /** Makes a file that must not exist yet (`EEXIST`) and opens it for reading and writing. */
+  /** Creates a file, which must not exist yet (`EEXIST`), and opens it for reading and writing. */
   create(path: string): DiskFile;
   /** Opens an existing file for reading (and syncing). */
   open(path: string): DiskFile;
-  /** Makes a directory; an existing one is fine. Its parent must exist. */
+  /** Creates a directory if it does not exist. Its parent must exist. */
   makeDirectory(path: string): void;
-  /** Names in a directory, in no particular order; none where the directory does not exist. */
+  /** Names in a directory, in no particular order; none if the directory does not exist. */
   list(path: string): string[];
-  /** Renames, replacing what was at `to`, atomically. */
+  /** Renames atomically; replaces a file at `to`. */
   rename(from: string, to: string): void;
   remove(path: string): void;
   /** Removes an empty directory. */
@@ -72,8 +73,8 @@ class SystemFile implements DiskFile {
     return writeSync(this.#fd, bytes, 0, bytes.byteLength, offset);
   }
 
-  writeAll(parts: readonly Uint8Array[], offset: number): number {
-    return writevSync(this.#fd, parts, offset);
+  writeAll(buffers: readonly Uint8Array[], offset: number): number {
+    return writevSync(this.#fd, buffers, offset);
   }
 
   read(into: Uint8Array, offset: number): number {
@@ -93,7 +94,7 @@ class SystemFile implements DiskFile {
   }
 }
 
-/** The machine's own disk. */
+/** The disk of the machine. */
 export const systemDisk: Disk = {
   create: (path) => new SystemFile(openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o640)),
   open: (path) => new SystemFile(openSync(path, constants.O_RDONLY)),
@@ -126,14 +127,14 @@ export const systemDisk: Disk = {
   },
 };
 
-/** A JournalError for an error of the disk; anything else comes back as it is. */
+/** Turns an error of the disk into a JournalError with `code`; returns any other error as it is. */
 export function diskFailure(code: JournalErrorCode, what: string, error: unknown): unknown {
   const cause = systemErrorCode(error);
   if (cause === undefined || !(error instanceof Error)) return error;
   return new JournalError(code, `${what}: ${error.message}`, { cause: error });
 }
 
-/** Runs `action`; errors of the disk leave as JournalError `journal-unavailable`, so nothing may be kept by then. */
+/** Runs `action`, and turns errors of the disk into JournalError `journal-unavailable`. It must not have kept a record. */
 export function orUnavailable<T>(what: string, action: () => T): T {
   try {
     return action();

@@ -1,23 +1,23 @@
 /**
- * What the owner of a file journal decides, and its limits.
+ * The options of a file journal and their limits. Shard thread and command.
  */
 import type { Clock } from '../../../core/clock.js';
 import type { Disk } from './disk.js';
 import type { DiskReserve } from './disk-reserve.js';
 
-/** Bytes of a segment where the bound on the journal does not ask for smaller ones. */
+/** Bytes of a segment, unless the limit of the journal requires smaller segments. */
 export const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
 
-/** Smallest segment: below it headers would be most of the journal. */
+/** Bytes of the smallest segment. In smaller ones, headers would be most of the journal. */
 export const SEGMENT_BYTES_MIN = 64 * 1024;
 
-/** A bound on the journal is divided into at least this many segments, so that room comes back in parts. */
+/** Fewest segments for the limit of the journal, so that room is released in steps. */
 const SEGMENTS_MIN = 4;
 
-/** How long `everysec` leaves an append unsynced, in ms: a second less some time for the sync itself. */
+/** How long `everysec` leaves an append unsynced, in ms: one second, less time for the sync itself. */
 export const DEFERRED_SYNC_MS = 900;
 
-/** Settings of one stream's journal. */
+/** Options of the journal of one stream. */
 export interface FileJournalOptions {
   readonly disk: Disk;
   /** The directory of all streams; its parent must exist. */
@@ -25,29 +25,29 @@ export interface FileJournalOptions {
   readonly clock: Clock;
   /** `always`: an append is durable when it returns. `everysec`: within a second, or when `sync` returns. */
   readonly syncPolicy: 'always' | 'everysec';
-  /** Most bytes of records and headers not yet removed; an append beyond it is refused with `journal-full`. */
+  /** Most bytes of records and headers. A further append is refused with `journal-full`. */
   readonly bytesMax: number;
-  /** How long what is committed stays, in seconds. */
+  /** How long committed records are kept, in seconds. */
   readonly keepSeconds: number;
   /** UUID of this node. */
   readonly nodeId: string;
   readonly shard: number;
-  /** UUID of the database; undefined while it has not been reached. */
+  /** UUID of the database; undefined until the database was reached. */
   readonly databaseId: string | undefined;
   /** Bytes of a segment; a larger group gets a segment of its own size. */
   readonly segmentBytes?: number;
-  /** What a takeover may use of the disk where it is full otherwise. */
+  /** The reserve that a takeover may use on a full disk. */
   readonly reserve?: DiskReserve;
-  /** Instead of a random UUID as the id of a new stream. */
+  /** Makes the id of a new stream; default: a random UUID. */
   readonly newStreamId?: () => string;
 }
 
-/** How an existing stream is opened. */
+/** Options of an existing stream. */
 export interface OpenFileJournalOptions extends FileJournalOptions {
   readonly stream: string;
-  /** Read only: a left-over stream that is flushed and then removed. */
+  /** Read only: an orphaned stream, which is flushed to its end and then removed. */
   readonly forFinishing?: boolean;
-  /** The stream is taken over by another database, knowingly. */
+  /** The operator wants the stream to move to another database. */
   readonly rebind?: boolean;
 }
 

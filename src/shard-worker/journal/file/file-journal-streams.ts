@@ -1,9 +1,9 @@
 /**
- * The streams of one shard in this node's data directory. Shard thread.
+ * The streams of one shard in the journal directory. Shard thread.
  *
- * Several shard threads look at the directory at once, each for its own streams: a stream belongs to the shard that its
- * newest segment names, and where there is no such shard any more, to that number modulo the shards there are. What
- * another shard makes or removes meanwhile is none of ours, and does not disturb the looking.
+ * Several shard threads read the directory at the same time, each for its own streams. A stream belongs to the shard that
+ * its newest segment names; if there are fewer shards now, to that number modulo the number of shards. What other shards
+ * create or remove meanwhile does not disturb the reading.
  */
 import { JournalError } from '../../../core/errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';
@@ -13,14 +13,14 @@ import { createFileJournal, openFileJournal, type FileJournal } from './file-jou
 import type { FileJournalOptions } from './file-journal-options.js';
 import { listStreams, removeStream, sweepRemovedStreams, type StreamInfo } from './journal-directory.js';
 
-/** What a shard's streams have in common. `shards` is how many there are. */
+/** Options of all streams of a shard. `shards` is the number of shards. */
 export interface FileJournalStreamsOptions extends FileJournalOptions {
   readonly shards: number;
-  /** Streams of another database are taken over, knowingly. */
+  /** The operator wants the streams to move to another database. */
   readonly rebind?: boolean;
 }
 
-/** The file journal's streams for a shard. */
+/** The streams of a shard with a file journal. */
 export class FileJournalStreams implements JournalStreams {
   readonly endsWithThread = false;
   readonly #options: FileJournalStreamsOptions;
@@ -40,8 +40,8 @@ export class FileJournalStreams implements JournalStreams {
   }
 
   /**
-   * Streams of earlier runs: the newest of this shard is continued, all others are finished. Throws JournalError
-   * `journal-corrupt` or `journal-format`, and `journal-unavailable` where the directory cannot be read.
+   * Streams of earlier runs. The newest one of this shard is its own; all others are orphaned. Throws JournalError
+   * `journal-corrupt` or `journal-format`, and `journal-unavailable` if the directory cannot be read.
    */
   existing(): ReturnType<JournalStreams['existing']> {
     const { disk, directory, shard, shards } = this.#options;
@@ -67,7 +67,7 @@ export class FileJournalStreams implements JournalStreams {
     );
   }
 
-  /** Removes the data of a stream whose checkpoint row is retired. */
+  /** Removes the directory of a stream whose checkpoint row is retired. */
   remove(journal: Journal): void {
     const { disk, directory } = this.#options;
     const { stream } = journal;
@@ -75,17 +75,17 @@ export class FileJournalStreams implements JournalStreams {
     try {
       orUnavailable(`Stream ${stream} cannot be removed`, () => removeStream(disk, directory, stream));
     } catch (error) {
-      // The row says that it is finished, so the next start removes it.
+      // Its row is retired, so the next start removes the stream.
       if (!(error instanceof JournalError)) throw error;
     }
   }
 
-  /** Makes the reserve that a start on a full disk needs, where there is room for it. */
+  /** Writes the reserve for a start on a full disk, if there is room. */
   tend(): void {
     this.#reserve.tend(this.#options.clock.monotonic());
   }
 
-  /** Throws JournalError `journal-foreign` where a stream in use belongs to another database. */
+  /** Throws JournalError `journal-foreign` if an open stream belongs to another database. */
   setDatabaseId(databaseId: string): void {
     this.#databaseId = databaseId;
     for (const journal of this.#open.values()) journal.setDatabaseId(databaseId);

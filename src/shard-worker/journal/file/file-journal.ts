@@ -1,18 +1,15 @@
 /**
- * A write-ahead log on this node's disk. Shard thread; one owner; calls do not overlap.
+ * The journal of one stream as a write-ahead log on the disk. Shard thread; one owner; calls do not overlap.
  *
- * `docs/journal-format.md` describes the files. The durability policy stands in `append`, at the one branch that decides
- * it.
+ * `docs/journal-format.md` describes the files. The branch in `append` that syncs or not is the durability policy.
  *
  * States:
- * - found: an existing stream that has not been recovered; takes nothing.
- * - ready: takes records. A new stream begins here, and touches the disk at its first append only.
- * - finishing: recovered for reading only, because it is to be finished, or because the disk is full.
- * - failed: a write or a sync of records has failed, so that nobody knows what is on the disk. The segment is let go of
- *   and never written or synced again; every call throws the same error. A new instance recovers.
+ * - found: an existing stream before recovery. Takes no records.
+ * - ready: takes records. A new stream starts here; it does not use the disk before its first append.
+ * - finishing: recovered for reading only, because the stream is orphaned or the disk is full.
+ * - failed: a write or a sync of records failed, so nobody knows what is on the disk. The segment is closed and never
+ *   written or synced again, and every call throws the same error. A new instance recovers.
  * - closed.
- *
- * Longer than most: what each call comes to in each state stands together.
  */
 import assert from 'node:assert';
 import { randomUUID } from 'node:crypto';
@@ -41,15 +38,15 @@ import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamS
 type State =
   { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };
 
-/** A new stream under a random id. Its directory and first segment are made at the first append. */
+/** Creates a stream under a random id. Its directory and first segment are created at the first append. */
 export function createFileJournal(options: FileJournalOptions): FileJournal {
   return new FileJournal(options, options.newStreamId?.() ?? randomUUID(), 'ready');
 }
 
 /**
  * Opens an existing stream, which takes records after {@link FileJournal.recover}. Reads headers only. Throws JournalError
- * `journal-format`, `journal-corrupt`, `journal-gap` (no such stream), `journal-foreign` (it belongs to another database
- * and `rebind` is not set), `journal-unavailable` (the disk refused).
+ * `journal-format`, `journal-corrupt`, `journal-gap` (no such stream), `journal-foreign` (the stream belongs to another
+ * database and `rebind` is not set), `journal-unavailable` (the disk refused).
  */
 export function openFileJournal(options: OpenFileJournalOptions): FileJournal {
   const { disk, directory, stream, databaseId } = options;
@@ -69,12 +66,12 @@ export class FileJournal implements RecoverableJournal {
   readonly #mode: { readonly forFinishing?: boolean; readonly rebind?: boolean };
   readonly #run: SegmentRun;
   #state: State;
-  /** The segments as recovered, for replay, and the last LSN that they held then. */
+  /** The recovered segments, for replay, and their last LSN at that time. */
   #found: readonly FoundSegment[] = [];
   #foundLsn: Lsn = 0;
-  /** Bytes of files that are there until the whole stream goes. */
+  /** In state finishing: bytes of all segments, which are kept until the whole stream is removed. */
   #finishingBytes = 0;
-  /** What was found before recovery, for it to go on from. */
+  /** The scan by {@link findEnd}, for recovery. */
   #scanned: { readonly checkpoint: Lsn; readonly scan: StreamScan } | undefined;
   #syncTimer: Timer | undefined;
 
@@ -121,14 +118,14 @@ export class FileJournal implements RecoverableJournal {
     const keep = (): void => {
       keepClaim(disk, this.#path, claim, inDatabase);
     };
-    orUnavailable(`${this.#path} cannot be claimed`, () => {
+    orUnavailable(`${this.#path} cannot be taken over`, () => {
       if (reserve === undefined) keep();
       else reserve.spend(keep);
     });
   }
 
   findEnd(checkpoint: Lsn): Lsn {
-    assert(this.#state.kind === 'found', 'the end is looked for before anything else');
+    assert(this.#state.kind === 'found', 'findEnd is called before recover');
     return orUnavailable(`${this.#path} cannot be read`, () => {
       const { disk } = this.#options;
       this.#scanned = { checkpoint, scan: scanStream(disk, findSegments(disk, this.#path), checkpoint) };
@@ -137,14 +134,14 @@ export class FileJournal implements RecoverableJournal {
   }
 
   /**
-   * Takes over what an earlier process left, given the stream's checkpoint; to be called once, after the epoch was
-   * raised, so that no other process can still move the checkpoint. Where the disk has no room for the segment that takes
-   * over, the journal can only be finished, which gives room back: see {@link FileJournal.takesRecords}. Throws JournalError
-   * `journal-corrupt` or `journal-gap`, having changed nothing, and `journal-unavailable` where the disk refused, after
-   * which it may be called again.
+   * Takes over what an earlier process left, given the checkpoint of the stream. To be called once, after the epoch was
+   * raised, so that no other process can move the checkpoint any more. If the disk has no room for the new segment, the
+   * stream can only be flushed to its end, which frees the disk: see {@link FileJournal.takesRecords}. Throws JournalError
+   * `journal-corrupt` or `journal-gap`, without a change, and `journal-unavailable` if the disk refused, after which it
+   * may be called again.
    */
   recover(checkpoint: Lsn): Recovery {
-    assert(this.#state.kind === 'found', 'recover comes once, and before anything else');
+    assert(this.#state.kind === 'found', 'recover is called once');
     const { disk } = this.#options;
     return orUnavailable(`${this.#path} cannot be recovered`, () => {
       let scan = this.#scan(checkpoint);
@@ -153,7 +150,7 @@ export class FileJournal implements RecoverableJournal {
       if (this.#mode.forFinishing === true) {
         this.#finish(scan, checkpoint);
       } else if (!this.#takeOver(scan, checkpoint)) {
-        // Again, since the attempt may have published its segment, which is as good as the one that it replaces.
+        // Scanned again: the attempt may have published its segment, which is as good as the one that it replaces.
         scan = scanStream(disk, findSegments(disk, this.#path), checkpoint);
         this.#finish(scan, checkpoint);
       }
@@ -170,7 +167,7 @@ export class FileJournal implements RecoverableJournal {
     try {
       this.#run.reserve(bytes);
       const lsn = this.#run.write(group, bytes);
-      // The durability policy: `always` answers for power loss with every append, `everysec` a moment later.
+      // The durability policy: with `always` an append survives power loss when it returns, with `everysec` a second later.
       if (this.#options.syncPolicy === 'always') this.#run.sync();
       else this.#scheduleSync();
       return lsn;
@@ -199,7 +196,7 @@ export class FileJournal implements RecoverableJournal {
     }
   }
 
-  /** As in {@link Journal}. Reads with synchronous calls: a consumer with other duties pauses now and then. */
+  /** As in {@link Journal}. Reads with synchronous calls, so a consumer on a busy thread should pause now and then. */
   // eslint-disable-next-line @typescript-eslint/require-await -- the interface is asynchronous for journals that wait
   async *replay(after: Lsn): AsyncGenerator<JournalRecord, void, undefined> {
     try {
@@ -213,7 +210,7 @@ export class FileJournal implements RecoverableJournal {
   }
 
   prune(upTo: Lsn): void {
-    // What is being finished is removed as a whole.
+    // The whole stream is removed later.
     if (this.#state.kind === 'finishing') return;
     this.#assertReady();
     this.#run.see(upTo);
@@ -224,22 +221,22 @@ export class FileJournal implements RecoverableJournal {
   }
 
   /**
-   * The database's id, where it was not known when the journal was opened: segments carry it from now on. Throws
-   * JournalError `journal-foreign` where the stream belongs to another database.
+   * Sets the id of the database if it was unknown when the journal was opened; later segments carry it. Throws JournalError
+   * `journal-foreign` if the stream belongs to another database.
    */
   setDatabaseId(id: string): void {
     requireSameDatabase(this.#path, this.#run.databaseId, id);
     this.#run.databaseId = id;
   }
 
-  /** Removes the stream and closes: for a stream whose checkpoint row is retired. Throws `journal-unavailable`. */
+  /** Closes and removes a stream whose checkpoint row is retired. Throws `journal-unavailable`. */
   removeStream(): void {
     this.#close({ kind: 'closed' });
     const { disk, directory } = this.#options;
     orUnavailable(`${this.#path} cannot be removed`, () => removeStream(disk, directory, this.stream));
   }
 
-  /** Syncs and lets go. Rejects with `journal-failed` where that sync failed, or one before it: who closes must know. */
+  /** Syncs and closes. Rejects with `journal-failed` if this sync or an earlier one failed: the caller must know. */
   async close(): Promise<void> {
     try {
       if (this.#state.kind === 'ready' || this.#state.kind === 'failed') this.sync();
@@ -251,15 +248,15 @@ export class FileJournal implements RecoverableJournal {
 
   #scan(checkpoint: Lsn): StreamScan {
     const scanned = this.#scanned;
-    // Once only: an attempt that fails may have published its segment already.
+    // Used once: an attempt that fails may have published its segment.
     this.#scanned = undefined;
     if (scanned?.checkpoint === checkpoint) return scanned.scan;
     return scanStream(this.#options.disk, findSegments(this.#options.disk, this.#path), checkpoint);
   }
 
   #finish(scan: StreamScan, checkpoint: Lsn): void {
-    // What is flushed must not be lost here afterwards while later records stay: recovery would take those for void.
-    // That holds for the last segment's name as well: a start before this one may have failed to make it durable.
+    // Flushed records must not be lost here while later records stay: recovery would ignore the later ones. The same is true
+    // of the name of the last segment: an earlier start may have failed to make it durable.
     const last = scan.segments.at(-1);
     if (last !== undefined) syncSegment(this.#options.disk, last);
     this.#options.disk.syncDirectory(this.#path);
@@ -269,7 +266,7 @@ export class FileJournal implements RecoverableJournal {
     this.#state = { kind: 'finishing' };
   }
 
-  /** False where the disk is full. */
+  /** False if the disk is full. */
   #takeOver(scan: StreamScan, checkpoint: Lsn): boolean {
     const { disk, nodeId, shard, clock } = this.#options;
     const databaseId = this.#run.databaseId ?? databaseOf(scan.segments);
@@ -289,7 +286,7 @@ export class FileJournal implements RecoverableJournal {
     this.#run.continueIn(active, kept, Math.max(scan.endLsn, checkpoint));
     this.#found = segments;
     this.#state = { kind: 'ready' };
-    // The caller has read the checkpoint with its own epoch: what is below is committed. The keep time begins anew.
+    // The caller has read the checkpoint with its own epoch, so records below are committed. Their keep time starts again.
     this.#run.see(checkpoint);
     if (scan.missing.length === 0) forgetAcceptedGaps(disk, this.#path);
     return true;
@@ -300,7 +297,7 @@ export class FileJournal implements RecoverableJournal {
       try {
         this.sync();
       } catch (error) {
-        // Every later call throws it again.
+        // Every later call throws the same error.
         if (!(error instanceof JournalError)) throw error;
       }
     });
@@ -315,13 +312,13 @@ export class FileJournal implements RecoverableJournal {
     const state = this.#state;
     if (state.kind === 'ready') return;
     if (state.kind === 'failed') throw state.error;
-    throw new JournalError('journal-unavailable', `${this.#path} takes no records: it is ${state.kind}.`);
+    throw new JournalError('journal-unavailable', `${this.#path} takes no records, because it is ${state.kind}.`);
   }
 
-  /** The error to throw; unless nothing was kept, this is the journal's end. */
+  /** Returns the error to throw. Unless nothing was kept, the journal has failed. */
   #failed(error: unknown): unknown {
-    const goesOn = error instanceof JournalError && error.nothingKept;
-    if (!goesOn) this.#close({ kind: 'failed', error });
+    const nothingKept = error instanceof JournalError && error.nothingKept;
+    if (!nothingKept) this.#close({ kind: 'failed', error });
     return error;
   }
 

@@ -1,5 +1,6 @@
 /**
- * The streams of a journal directory, by their headers. Any thread that holds the data directory's lock.
+ * The directory of all streams: what their headers say, and their removal. Any thread of the process that holds the lock of
+ * the data directory.
  */
 import { join } from 'node:path';
 import { JournalError, systemErrorCode } from '../../../core/errors.js';
@@ -8,21 +9,21 @@ import { isUuid } from '../../../core/uuid.js';
 import { type Disk, orUnavailable } from './disk.js';
 import { findSegments, type FoundSegment } from './stream-scan.js';
 
-/** What follows the name of a stream that is being removed. */
+/** Suffix of the directory of a stream that is being removed. */
 const REMOVED_SUFFIX = '.removed';
 
-/** What a stream on disk says of itself. */
+/** A stream on the disk, from its headers. */
 export interface StreamInfo {
   readonly stream: string;
   /** Of the newest segment. */
   readonly nodeId: string;
   /** Of the newest segment. */
   readonly shard: number;
-  /** The newest that a segment names; undefined if none does. */
+  /** Of the newest segment that names one; undefined if none does. */
   readonly databaseId: string | undefined;
-  /** When the oldest segment was made, ms since 1970. */
+  /** When the oldest segment was created, ms since 1970. */
   readonly createdAt: number;
-  /** First LSN that is still there. */
+  /** First LSN of the oldest segment. */
   readonly firstLsn: Lsn;
   readonly segments: number;
   /** Bytes of all segments. */
@@ -30,9 +31,9 @@ export interface StreamInfo {
 }
 
 /**
- * Streams found in `directory`, for the owner to choose from; ordered by shard, then age, then id. A directory without a
- * segment is one whose first append never happened: it is not listed. Throws JournalError `journal-corrupt` or
- * `journal-format`, and `journal-unavailable` where the directory cannot be read.
+ * The streams in `directory`, ordered by shard, then age, then id. Streams without a segment, whose first append never
+ * happened, are left out. Throws JournalError `journal-corrupt` or `journal-format`, and `journal-unavailable` if the
+ * directory cannot be read.
  */
 export function listStreams(disk: Disk, directory: string): StreamInfo[] {
   return orUnavailable(`${directory} cannot be read`, () => {
@@ -46,10 +47,10 @@ function byShardAndAge(a: StreamInfo, b: StreamInfo): number {
   return a.shard - b.shard || a.createdAt - b.createdAt || (a.stream < b.stream ? -1 : 1);
 }
 
-/** How often a stream is looked at again that another thread changes at that moment. */
-const LOOKS_MAX = 100;
+/** Most attempts to read a stream that another thread changes at the same time. */
+const READS_MAX = 100;
 
-/** One stream as {@link listStreams} shows it; undefined where it has no segments. */
+/** One stream as in {@link listStreams}; undefined if it has no segments. */
 export function describeStream(disk: Disk, directory: string, stream: string): StreamInfo | undefined {
   const found = findSettledSegments(disk, join(directory, stream));
   const first = found[0];
@@ -67,23 +68,23 @@ export function describeStream(disk: Disk, directory: string, stream: string): S
   };
 }
 
-/** The segments, although their owner may be removing the oldest ones between our reading of names and of files. */
+/** The segments. Reads again if the owner removes old segments between the reading of names and of files. */
 function findSettledSegments(disk: Disk, path: string): FoundSegment[] {
-  for (let looks = 1; ; looks += 1) {
+  for (let reads = 1; ; reads += 1) {
     try {
       return findSegments(disk, path);
     } catch (error) {
-      if (systemErrorCode(error) !== 'ENOENT' || looks === LOOKS_MAX) throw error;
+      if (systemErrorCode(error) !== 'ENOENT' || reads === READS_MAX) throw error;
     }
   }
 }
 
-/** The database that a stream belongs to: the one that its newest segments name. Undefined if none does. */
+/** The database of a stream: the one that its newest segments name; undefined if none does. */
 export function databaseOf(segments: readonly FoundSegment[]): string | undefined {
   return segments.findLast(({ header }) => header.databaseId !== undefined)?.header.databaseId;
 }
 
-/** Throws JournalError `journal-foreign` where the stream at `path` is bound to another database than the one in use. */
+/** Throws JournalError `journal-foreign` if the stream at `path` belongs to another database than the one in use. */
 export function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
   if (bound === undefined || databaseId === undefined || bound === databaseId) return;
   const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
@@ -91,8 +92,8 @@ export function requireSameDatabase(path: string, bound: string | undefined, dat
 }
 
 /**
- * Removes a stream's data: for a stream whose checkpoint row is retired. First it loses its name, durably, so that no
- * crash leaves half a stream. Throws the disk's errors.
+ * Removes a stream whose checkpoint row is retired. Renames its directory durably first, so that no crash leaves half a
+ * stream. Throws the disk's errors.
  */
 export function removeStream(disk: Disk, directory: string, stream: string): void {
   if (!disk.list(directory).includes(stream)) return;
@@ -102,8 +103,8 @@ export function removeStream(disk: Disk, directory: string, stream: string): voi
 }
 
 /**
- * Removes what a crash has left of removed streams. What another thread removes at the same time, or nobody can, stays.
- * Throws JournalError `journal-unavailable` where the directory cannot be read.
+ * Removes what a crash has left of removed streams. Skips what another thread removes at the same time and what cannot be
+ * removed. Throws JournalError `journal-unavailable` if the directory cannot be read.
  */
 export function sweepRemovedStreams(disk: Disk, directory: string): void {
   for (const name of orUnavailable(`${directory} cannot be read`, () => disk.list(directory))) {

@@ -1,11 +1,13 @@
 /**
  * The segments of a stream that take no more records, oldest first, until they are removed. Shard thread.
  *
- * Each goes through: kept → committed (the checkpoint has passed its last LSN, seen by this process) → removed, when the
- * checkpoint is seen there again and the keep time has passed since. No clock removes anything: a database that is away
- * may come back as a standby without the last commits, however long that takes, and what it lacks must still be here. The
- * delay is counted from when this process learned of the commit, so it starts anew with every process. Removal is oldest
- * first and synced one by one, so that what a crash leaves is always a run without holes.
+ * States: kept → committed (this process has seen the checkpoint at or above the last LSN of the segment) → removed (the
+ * process has seen the checkpoint there again after the keep time).
+ *
+ * No clock alone removes a segment: an unavailable database may be replaced by a standby without the last commits, however
+ * long that takes, and the journal must still hold them. The keep time starts when this process learns of the commit, so
+ * it starts again with every process. Segments are removed oldest first, and each removal is synced, so a crash always
+ * leaves a run without holes.
  */
 import type { Clock } from '../../../core/clock.js';
 import type { Lsn } from '../../../core/checkpoint.js';
@@ -16,9 +18,9 @@ import type { Disk } from './disk.js';
 export interface KeptSegment {
   readonly path: string;
   readonly lastLsn: Lsn;
-  /** Bytes that its removal gives back. */
+  /** Bytes that are free once it is removed. */
   readonly bytes: number;
-  /** Monotonic time in ms at which this process learned that all of it is committed. */
+  /** When this process learned that all of its records are committed, monotonic ms. */
   readonly committedAt: number | undefined;
 }
 
@@ -46,35 +48,35 @@ export class KeptSegments {
     return this.#bytes;
   }
 
-  /** Why the last removal failed, if it did. */
+  /** Why the last attempt to remove a segment failed; undefined if it did not. */
   get lastError(): unknown {
     return this.#lastError;
   }
 
-  /** Whether what was committed at `committedAt` may go: when the checkpoint was last seen, it had been kept for long enough. */
+  /** Whether records committed at `committedAt` may be removed: their keep time had passed when the checkpoint was last seen. */
   isOver(committedAt: number | undefined): boolean {
     return committedAt !== undefined && this.#seenAt - committedAt >= this.#keepMs;
   }
 
-  /** Whether what was committed at `committedAt` may go as soon as the checkpoint is seen once more. */
+  /** Whether records committed at `committedAt` may be removed as soon as the checkpoint is seen once more. */
   isDue(committedAt: number | undefined): boolean {
     return committedAt !== undefined && this.#clock.monotonic() - committedAt >= this.#keepMs;
   }
 
-  /** Whether the oldest segment may go, now or as soon as the checkpoint is seen once more. */
+  /** Whether the oldest segment may be removed, now or as soon as the checkpoint is seen once more. */
   get isRemovalDue(): boolean {
     return this.isDue(this.#segments[0]?.committedAt);
   }
 
-  /** Adds the segment that has just got a durable successor; the newest of all. */
+  /** Adds the newest segment, whose successor has just become durable. */
   add(segment: KeptSegment): void {
     this.#segments.push(segment);
     this.#bytes += segment.bytes;
   }
 
   /**
-   * The checkpoint was seen now, at `upTo`. It never goes back for one owner, so all that was below is below again. Returns
-   * the time, for what was committed up to there besides these segments.
+   * Notes that the checkpoint was seen now, at `upTo`. It never moves back for one owner, so records that were committed
+   * stay committed. Returns the time, for records up to `upTo` in other segments.
    */
   see(upTo: Lsn): number {
     const now = this.#clock.monotonic();
@@ -85,7 +87,7 @@ export class KeptSegments {
     return now;
   }
 
-  /** Removes what may go. What the disk refuses to remove waits for the next call. */
+  /** Removes the segments that may be removed. If the disk refuses, the next call tries again. */
   removeDue(): void {
     for (
       let [oldest] = this.#segments;
@@ -109,7 +111,7 @@ export class KeptSegments {
     try {
       this.#disk.remove(path);
     } catch (error) {
-      // Gone already: an earlier try removed it and failed to sync the directory.
+      // An earlier attempt removed it and failed to sync the directory.
       if (systemErrorCode(error) !== 'ENOENT') throw error;
     }
     this.#disk.syncDirectory(this.#directory);

@@ -1,5 +1,5 @@
 /**
- * Reads a segment's records in order, in bounded memory, and says how they end. Shard thread and command.
+ * Reads the records of a segment in order, in bounded memory, and tells why they end. Shard thread and command.
  */
 import { crc32 } from 'node:zlib';
 import type { Lsn } from '../../../core/checkpoint.js';
@@ -7,17 +7,21 @@ import { readUint64, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET } from
 import { SEGMENT_HEADER_BYTES } from './segment-header.js';
 import type { DiskFile } from './disk.js';
 
-/** Bytes read at a time; a larger record gets a larger buffer for itself. */
+/** Bytes read at a time. The buffer grows for a larger record. */
 const CHUNK_BYTES = 1024 * 1024;
 
 /**
- * Where and why reading ended. `limit`: the last LSN asked for was read. `zeros`: only zeros follow, `end-of-file`:
- * nothing follows; both are where an undamaged segment ends. `bad`: something follows that is not the next record.
+ * Where and why the records end.
+ *
+ * - `limit`: the last LSN asked for was read.
+ * - `zeros`: only zeros follow. An undamaged segment ends so.
+ * - `end-of-file`: nothing follows. An undamaged segment ends so.
+ * - `bad`: something follows that is not the next record.
  */
 export interface RecordsEnd {
   readonly reason: 'limit' | 'zeros' | 'end-of-file' | 'bad';
   readonly offset: number;
-  /** Last LSN read, or the one before the segment's first. */
+  /** Last LSN read, or the one before the first of the segment. */
   readonly lsn: Lsn;
 }
 
@@ -29,14 +33,14 @@ export class RecordReader {
   #lsn: Lsn;
   #buffer: Uint8Array<ArrayBuffer>;
   #view: DataView;
-  /** Offset in the file of the buffer's start, and bytes in the buffer. */
+  /** Offset in the file at which the buffer starts, and bytes in the buffer. */
   #bufferAt: number;
   #buffered = 0;
   #offset: number;
   #recordBytes = 0;
   #end: RecordsEnd | undefined;
 
-  /** Reads the records `firstLsn` to `limit` at most, the first of them at byte `offset`. The file stays the caller's. */
+  /** Reads the records from `firstLsn`, which is at byte `offset`, to `limit` at most. The caller closes the file. */
   constructor(file: DiskFile, firstLsn: Lsn, limit: Lsn, offset = SEGMENT_HEADER_BYTES) {
     this.#file = file;
     this.#fileBytes = file.size();
@@ -58,7 +62,7 @@ export class RecordReader {
     return this.#offset;
   }
 
-  /** The current record, header included; valid until the next step. */
+  /** The current record with its header. Valid until the next step. */
   get record(): Uint8Array {
     const start = this.#offset - this.#bufferAt;
     return this.#buffer.subarray(start, start + this.#recordBytes);
@@ -69,12 +73,12 @@ export class RecordReader {
     return readUint64(this.#view, this.#offset - this.#bufferAt + RECORD_OFFSET.acceptedAt);
   }
 
-  /** How the records end; undefined until {@link RecordReader.next} has returned false. */
+  /** Why the records end; undefined until {@link RecordReader.next} has returned false. */
   get end(): RecordsEnd | undefined {
     return this.#end;
   }
 
-  /** Steps to the next record; false where there is none, and `end` says why. */
+  /** Steps to the next record. False if there is none; `end` tells why. */
   next(): boolean {
     if (this.#end !== undefined) return false;
     this.#offset += this.#recordBytes;
@@ -107,7 +111,7 @@ export class RecordReader {
     return this.#finish(onlyZeros(this.#file, this.#offset, this.#fileBytes) ? 'zeros' : 'bad');
   }
 
-  /** Has `bytes` from the current offset on in the buffer; false where the file is shorter than it said. */
+  /** Reads until the buffer has `bytes` from the current offset on. False if the file is shorter than its size said. */
   #load(bytes: number): boolean {
     if (this.#offset + bytes <= this.#bufferAt + this.#buffered) return true;
     const held = this.#buffer.subarray(this.#offset - this.#bufferAt, this.#buffered);
@@ -126,7 +130,7 @@ export class RecordReader {
   }
 }
 
-/** Reads until `into` is full or the file ends; returns the bytes read. */
+/** Reads until `into` is full or the file ends. Returns the number of bytes read. */
 export function readFully(file: DiskFile, into: Uint8Array, offset: number): number {
   let read = 0;
   while (read < into.byteLength) {
@@ -137,7 +141,7 @@ export function readFully(file: DiskFile, into: Uint8Array, offset: number): num
   return read;
 }
 
-/** Whether the file holds nothing but zeros from `offset` to `end`. */
+/** Whether the file holds only zeros from `offset` to `end`. */
 function onlyZeros(file: DiskFile, offset: number, end: number): boolean {
   const chunk = new Uint8Array(Math.min(CHUNK_BYTES, end - offset));
   const zeros = new Uint8Array(chunk.byteLength);
@@ -149,7 +153,7 @@ function onlyZeros(file: DiskFile, offset: number, end: number): boolean {
   return true;
 }
 
-/** A whole record found behind damage. */
+/** A whole record behind damage. */
 export interface LaterRecord {
   readonly offset: number;
   readonly lsn: Lsn;
@@ -157,21 +161,21 @@ export interface LaterRecord {
 }
 
 /**
- * Searches every byte position behind `offset` for a whole record with an LSN above `lsn` that was written when the
- * stream was synced up to `syncedFrom` at least. What looks like a header is cheap to tell from what does not; only that
- * has its checksum computed. Keys hold no zero bytes and LSNs do, so that a key cannot pretend to be a record.
+ * Searches every byte position behind `offset` for a whole record with an LSN above `lsn` that was written when the stream
+ * was synced up to at least `syncedFrom`. A cheap test finds what looks like a header; only for those is the checksum
+ * computed. Keys hold no zero bytes and LSNs do, so a key cannot look like a record.
  */
 export function findLaterRecord(file: DiskFile, offset: number, lsn: Lsn, syncedFrom: Lsn): LaterRecord | undefined {
   const fileBytes = file.size();
   const chunk = new Uint8Array(CHUNK_BYTES);
   const view = new DataView(chunk.buffer);
-  // Between here and the end of the file there is room for so many records only.
+  // The rest of the file has room for this many records at most.
   const lsnMax = lsn + Math.ceil((fileBytes - offset) / RECORD_HEADER_BYTES);
   for (let chunkAt = offset + 1; chunkAt <= fileBytes - RECORD_HEADER_BYTES;) {
     const bytes = readFully(file, chunk, chunkAt);
     const last = bytes - RECORD_HEADER_BYTES;
     for (let at = 0; at <= last; at += 1) {
-      // The highest bytes of length, LSN and synced LSN: most positions end here.
+      // The highest bytes of length, LSN and synced LSN. This rejects most positions.
       if ((chunk[at + 3] ?? 0) > 4 || chunk[at + 15] !== 0 || chunk[at + 23] !== 0) continue;
       const recordBytes = view.getUint32(at, true);
       if (recordBytes < RECORD_HEADER_BYTES || recordBytes > Math.min(RECORD_BYTES_MAX, fileBytes - chunkAt - at))

@@ -7,7 +7,7 @@
  * claims        claim id, LSN                 the ownership claims by which this directory took the stream, oldest first;
  *                                             records of a claim have LSNs above its LSN
  * accepted-gap  first LSN, last LSN, time     an operator accepts that these LSNs are lost; a start with a gap that is not
- *                                             accepted is refused; deleted once nothing is missing any more
+ *                                             accepted is refused; removed once nothing is missing any more
  * ```
  */
 import { join } from 'node:path';
@@ -21,14 +21,14 @@ import type { LsnRange } from './stream-scan.js';
 const CLAIMS = 'claims';
 const ACCEPTED_GAPS = 'accepted-gap';
 
-/** The claims kept. Throws JournalError `journal-corrupt` where the file is not ours, and the disk's errors. */
+/** The ownership claims of the directory. Throws JournalError `journal-corrupt` if a line is wrong, and the disk's errors. */
 export function readClaims(disk: Disk, directory: string): OwnershipClaim[] {
   return readLines(disk, directory, CLAIMS).map((line) => parseClaim(line, join(directory, CLAIMS)));
 }
 
 /**
- * Keeps one more, durably; of many those are kept that lead up to the last one `inDatabase`, and the newest. Throws as
- * {@link readClaims} does.
+ * Keeps one more ownership claim, durably. Beyond {@link CLAIMS_KEPT_MAX}, it keeps the newest claims up to the last one
+ * `inDatabase`, and the newest after that. Throws as {@link readClaims} does.
  */
 export function keepClaim(
   disk: Disk,
@@ -44,12 +44,12 @@ export function keepClaim(
   replaceLines(disk, directory, CLAIMS, lines);
 }
 
-/** The ranges accepted so far. Throws JournalError `journal-corrupt` where the file is not ours. */
+/** The ranges accepted so far. Throws JournalError `journal-corrupt` if a line is wrong, and the disk's errors. */
 export function readAcceptedGaps(disk: Disk, directory: string): LsnRange[] {
   return readLines(disk, directory, ACCEPTED_GAPS).map((line) => parseRange(line, join(directory, ACCEPTED_GAPS)));
 }
 
-/** Records, durably, that the operator accepts the loss of `ranges` besides those accepted before. */
+/** Records durably that the operator accepts the loss of `ranges`, in addition to those accepted before. */
 export function acceptGaps(disk: Disk, directory: string, ranges: readonly LsnRange[], acceptedAt: number): void {
   const all = [...readAcceptedGaps(disk, directory), ...ranges];
   const at = new Date(acceptedAt).toISOString();
@@ -57,7 +57,7 @@ export function acceptGaps(disk: Disk, directory: string, ranges: readonly LsnRa
   replaceLines(disk, directory, ACCEPTED_GAPS, lines);
 }
 
-/** Forgets the decision, once nothing is missing. That it stays where it cannot be removed does no harm. */
+/** Removes the accepted ranges, once nothing is missing. A file that cannot be removed does no harm. */
 export function forgetAcceptedGaps(disk: Disk, directory: string): void {
   try {
     if (disk.list(directory).includes(ACCEPTED_GAPS)) disk.remove(join(directory, ACCEPTED_GAPS));
@@ -66,7 +66,7 @@ export function forgetAcceptedGaps(disk: Disk, directory: string): void {
   }
 }
 
-/** The ranges of `missing` that no accepted range contains. */
+/** The ranges of `missing` that no accepted range covers. */
 export function unaccepted(missing: readonly LsnRange[], accepted: readonly LsnRange[]): LsnRange[] {
   return missing.filter(({ from, to }) => !accepted.some((range) => range.from <= from && range.to >= to));
 }
@@ -74,7 +74,7 @@ export function unaccepted(missing: readonly LsnRange[], accepted: readonly LsnR
 function parseClaim(line: string, path: string): OwnershipClaim {
   const [, id, lsn] = /^([0-9a-f-]{36}) (\d{1,16})$/.exec(line) ?? [];
   if (id === undefined || lsn === undefined) {
-    throw new JournalError('journal-corrupt', `${path} cannot be read: ${line}`);
+    throw new JournalError('journal-corrupt', `${path} has a line that cannot be read: ${line}`);
   }
   return { id, lsn: Number(lsn) };
 }
@@ -82,12 +82,12 @@ function parseClaim(line: string, path: string): OwnershipClaim {
 function parseRange(line: string, path: string): LsnRange {
   const [, from, to] = /^(\d{1,16}) (\d{1,16}) \S+$/.exec(line) ?? [];
   if (from === undefined || to === undefined) {
-    throw new JournalError('journal-corrupt', `${path} cannot be read: ${line}`);
+    throw new JournalError('journal-corrupt', `${path} has a line that cannot be read: ${line}`);
   }
   return { from: Number(from), to: Number(to) };
 }
 
-/** The lines of the file, none where there is none. Throws the disk's errors. */
+/** The lines of the file; none if there is no file. Throws the disk's errors. */
 function readLines(disk: Disk, directory: string, name: string): string[] {
   if (!disk.list(directory).includes(name)) return [];
   const file = disk.open(join(directory, name));
@@ -100,7 +100,7 @@ function readLines(disk: Disk, directory: string, name: string): string[] {
   }
 }
 
-/** Makes `lines` the file's content, durably; a crash leaves the old content or the new. Throws the disk's errors. */
+/** Replaces the content of the file durably; a crash leaves the old content or the new. Throws the disk's errors. */
 function replaceLines(disk: Disk, directory: string, name: string, lines: readonly string[]): void {
   const path = join(directory, name);
   if (disk.list(directory).includes(name + STAGED_SUFFIX)) disk.remove(path + STAGED_SUFFIX);
