@@ -319,7 +319,7 @@ test(
         const sentences = refused.output.match(/^summing-counters: .*$/gm) ?? [];
         // One for each of the two shards: one start reports everything to the operator.
         assert.equal(new Set(sentences).size, 2, refused.output);
-        assert.match(refused.output, /no longer holds LSN .*was the database restored\? `npm run journal -- accept`/);
+        assert.match(refused.output, /no longer holds LSN .*Was the database restored\? .*`npm run journal -- accept`/);
         assert.equal(refused.output.includes('"msg":"Ready"'), false);
       }
       for (const { stream, lsn } of await checkpoints(databaseUrl)) {

@@ -1,6 +1,6 @@
 /**
- * A segment's header and name. The header has a block of its own, so that writing records never rewrites it.
- * `docs/journal-format.md` says why each field is there. All integers are little-endian.
+ * The header and the name of a segment. The header has a block of its own, so that writing records never rewrites it.
+ * `docs/journal-format.md` gives the reason for each field. All integers are little-endian.
  *
  * ```text
  * offset size field
@@ -8,14 +8,14 @@
  *      8    4 format version, 1
  *     12    4 header bytes, 4096
  *     16   16 stream, a UUID
- *     32   16 database id, a UUID; zero where it was not known yet
+ *     32   16 database id, a UUID; zero if it was not known yet
  *     48   16 node id, a UUID
  *     64    4 shard
  *     68    4 flags, 0
  *     72    8 first LSN of this segment
  *     80    8 last LSN of the predecessor that counts
  *     88    8 synced LSN: records of this segment up to here were durable before the segment got its name
- *     96    8 time made, ms since 1970
+ *     96    8 time created, ms since 1970
  *    104      zeros
  *   4092    4 CRC-32 of bytes 0 .. 4092
  * ```
@@ -28,7 +28,7 @@ import { readUint64, writeUint64 } from '../../protocol/record-layout.js';
 /** Bytes of a segment before its first record. */
 export const SEGMENT_HEADER_BYTES = 4096;
 
-/** Version of the segment and record format that this code writes, and the only one that it reads. */
+/** Version of the format of segments and records that this code writes. It reads no other version. */
 export const SEGMENT_FORMAT_VERSION = 1;
 
 const MAGIC = Buffer.from('SUMSWAL\0', 'latin1');
@@ -36,34 +36,34 @@ const CRC_OFFSET = SEGMENT_HEADER_BYTES - 4;
 const ZERO_UUID = '00000000-0000-0000-0000-000000000000';
 const NAME_PATTERN = /^(\d{20})\.wal$/;
 
-/** What a segment says of itself. */
+/** The fields of a segment header. */
 export interface SegmentHeader {
   readonly stream: string;
-  /** Undefined where the database had never been reached when the segment was made. */
+  /** Undefined if the database had never been reached when the segment was created. */
   readonly databaseId: string | undefined;
   readonly nodeId: string;
   readonly shard: number;
   readonly firstLsn: Lsn;
-  /** What the predecessor holds above this is void. Below `firstLsn - 1` where LSNs between were never here. */
+  /** Records of the predecessor above this are void. Below `firstLsn - 1` if this journal never had the LSNs in between. */
   readonly predecessorLsn: Lsn;
-  /** Records of this segment up to here were durable before any record was added to it. */
+  /** Records of this segment up to this LSN were durable before the segment got its name. */
   readonly syncedLsn: Lsn;
   /** Milliseconds since 1970. */
   readonly createdAt: number;
 }
 
-/** The file name of the segment whose first record is `firstLsn`: names sort as LSNs do. */
+/** The file name of the segment whose first record is `firstLsn`. Names sort like LSNs. */
 export function segmentName(firstLsn: Lsn): string {
   return `${String(firstLsn).padStart(20, '0')}.wal`;
 }
 
-/** The first LSN that a segment's name says, or undefined where the name is not a segment's. */
+/** The first LSN of a segment by its name; undefined if the name is not one of a segment. */
 export function lsnOfSegmentName(name: string): Lsn | undefined {
   const digits = NAME_PATTERN.exec(name)?.[1];
   return digits === undefined ? undefined : Number(digits);
 }
 
-/** The header as bytes, checksum included. */
+/** The header as bytes, with its checksum. */
 export function encodeSegmentHeader(header: SegmentHeader): Uint8Array {
   const bytes = Buffer.alloc(SEGMENT_HEADER_BYTES);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -83,14 +83,14 @@ export function encodeSegmentHeader(header: SegmentHeader): Uint8Array {
 }
 
 /**
- * Reads a header; `path` is for messages. Throws JournalError `journal-format` for a version that this code does not
- * know, `journal-corrupt` for anything that is not a whole header: a segment gets its name after its header was synced,
- * so no crash leaves a torn one.
+ * Reads a header; `path` is for messages. Throws JournalError `journal-format` for an unknown version, and
+ * `journal-corrupt` if the bytes are not a whole header. A segment gets its name after its header was synced, so no crash
+ * leaves a torn header.
  */
 export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHeader {
   const block = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (block.length < SEGMENT_HEADER_BYTES || !block.subarray(0, MAGIC.length).equals(MAGIC)) {
-    throw new JournalError('journal-corrupt', `${path} at offset 0: not a segment of this journal.`);
+    throw new JournalError('journal-corrupt', `${path} at offset 0: this is not a segment of a journal.`);
   }
   const view = new DataView(block.buffer, block.byteOffset, SEGMENT_HEADER_BYTES);
   const version = view.getUint32(8, true);
@@ -101,7 +101,7 @@ export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHea
     );
   }
   if (view.getUint32(CRC_OFFSET, true) !== crc32(block.subarray(0, CRC_OFFSET))) {
-    throw new JournalError('journal-corrupt', `${path} at offset 0: the segment's header fails its checksum.`);
+    throw new JournalError('journal-corrupt', `${path} at offset 0: the checksum of the segment header is wrong.`);
   }
   const databaseId = readUuid(block, 32);
   return {

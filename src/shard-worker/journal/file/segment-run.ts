@@ -1,9 +1,9 @@
 /**
- * The writable end of a stream: the active segment, its successors, and the segments kept behind it. Shard thread.
+ * The writable end of a stream: the active segment, its successors, and the older segments that are kept. Shard thread.
  *
- * A group goes into one segment whole, and all of its room is there before the first byte is written: whatever is refused
- * before that (`journal-full`, `journal-unavailable`) has left nothing behind. What fails after that is `journal-failed`,
- * and the owner lets go.
+ * A group is written into one segment. Its room is reserved before its first byte is written. A failure before that
+ * (`journal-full`, `journal-unavailable`) has kept nothing. A failure after that is `journal-failed`, and the owner closes
+ * the run.
  */
 import assert from 'node:assert';
 import { basename, dirname, join } from 'node:path';
@@ -18,7 +18,7 @@ import { segmentBytesOf, type FileJournalOptions } from './file-journal-options.
 import { KeptSegments, type KeptSegment } from './kept-segments.js';
 import { ALLOCATION_BYTES_MAX, ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX } from './segment-writer.js';
 
-/** The segments of one stream, as their writer sees them. */
+/** The segments of one stream, for writing. */
 export class SegmentRun {
   readonly #options: FileJournalOptions;
   readonly #stream: string;
@@ -28,16 +28,16 @@ export class SegmentRun {
   readonly #kept: KeptSegments;
   #databaseId: string | undefined;
   #active: SegmentWriter | undefined;
-  /** When this process learned that everything in the active segment is committed, monotonic ms. */
+  /** When this process learned that all records of the active segment are committed, monotonic ms. */
   #committedAt: number | undefined;
-  /** The active segment is to be left behind: all of it is committed, or its header lacks the database's id. */
+  /** The next append must start a new segment: all of the active one is committed, or its header lacks the database id. */
   #rotationDue = false;
-  /** Path of a segment that an attempt of this instance may have left half made. */
+  /** Path of a staged segment that an attempt of this instance may have left. */
   #staged: string | undefined;
   #endLsn: Lsn = 0;
   #syncedLsn: Lsn = 0;
 
-  /** A stream without segments: its directory and first segment are made when room is first asked for. */
+  /** A stream without segments. Its directory and first segment are created when room is first reserved. */
   constructor(options: FileJournalOptions, stream: string) {
     this.#options = options;
     this.#stream = stream;
@@ -56,14 +56,14 @@ export class SegmentRun {
   }
 
   /**
-   * Bytes that stand in the way of new records: of the segments kept and those used of the active one. That one counts as
-   * empty where it is left behind for the asking: all of it is committed and has been kept for long enough.
+   * Bytes that count towards the limit: all bytes of the kept segments and the used bytes of the active one. The active one
+   * counts as empty if it can be replaced at once, because all of it is committed and its keep time has passed.
    */
   get bytes(): number {
     return this.#kept.isOver(this.#committedAt) ? this.#kept.bytes + SEGMENT_HEADER_BYTES : this.#heldBytes;
   }
 
-  /** Something could go if the checkpoint were seen once more. */
+  /** Whether something could be removed if the checkpoint were seen once more. */
   get isPruneDue(): boolean {
     if (this.#kept.isRemovalDue) return true;
     return this.#kept.isDue(this.#committedAt) && !this.#kept.isOver(this.#committedAt);
@@ -73,13 +73,13 @@ export class SegmentRun {
     return this.#databaseId;
   }
 
-  /** Segments carry this id from the next append on. */
+  /** Sets the database id of the segments from the next append on. */
   set databaseId(id: string | undefined) {
     this.#databaseId = id;
     if (this.#active !== undefined && this.#active.header.databaseId !== id) this.#rotationDue = true;
   }
 
-  /** Goes on in `active`, which is durable up to `endLsn`, behind `kept`. */
+  /** Continues in `active`, which is durable up to `endLsn`, after the older segments `kept`. */
   continueIn(active: SegmentWriter, kept: readonly KeptSegment[], endLsn: Lsn): void {
     for (const segment of kept) this.#kept.add(segment);
     this.#active = active;
@@ -88,15 +88,15 @@ export class SegmentRun {
     this.#syncedLsn = endLsn;
   }
 
-  /** For a run that is only read. */
+  /** Sets the end of a run that is only read. */
   endAt(endLsn: Lsn): void {
     this.#endLsn = endLsn;
     this.#syncedLsn = endLsn;
   }
 
   /**
-   * Makes room for a group of `bytes`. Throws JournalError `journal-full` or `journal-unavailable`: the run is as before;
-   * or `journal-failed`.
+   * Reserves room for a group of `bytes`. Throws JournalError: after `journal-full` and `journal-unavailable` the run is as
+   * before, after `journal-failed` it must be closed.
    */
   reserve(bytes: number): void {
     const rotate = this.#needsSuccessor(bytes);
@@ -110,13 +110,17 @@ export class SegmentRun {
       const synced = active.reserve(bytes, Math.min(this.#segmentBytes, active.used + room));
       if (synced) this.#syncedLsn = this.#endLsn;
     } catch (error) {
-      // The failed sync was for zeros, but records that `everysec` had left for later may have gone with it.
+      // The failed sync was for zeros, but it may also have lost records that `everysec` had not synced yet.
       const lost = active?.sealed === true && this.#syncedLsn < this.#endLsn;
-      throw diskFailure(lost ? 'journal-failed' : 'journal-unavailable', `${this.#path} cannot take more`, error);
+      throw diskFailure(
+        lost ? 'journal-failed' : 'journal-unavailable',
+        `${this.#path} cannot take more records`,
+        error,
+      );
     }
   }
 
-  /** Stamps and writes a group of `bytes` into the room reserved. Returns its last LSN. Throws `journal-failed`. */
+  /** Stamps a group of `bytes` and writes it into reserved room. Returns its last LSN. Throws `journal-failed`. */
   write(group: readonly RecordBytes[], bytes: number): Lsn {
     const active = this.#active;
     assert(active !== undefined, 'room is reserved before a group is written');
@@ -131,7 +135,7 @@ export class SegmentRun {
     return this.#endLsn;
   }
 
-  /** Makes everything written durable. Throws `journal-failed`. */
+  /** Makes all written records durable. Throws `journal-failed`. */
   sync(): void {
     const active = this.#active;
     if (active === undefined || this.#syncedLsn === this.#endLsn) return;
@@ -143,20 +147,20 @@ export class SegmentRun {
     this.#syncedLsn = this.#endLsn;
   }
 
-  /** The checkpoint was seen at `upTo`: what is below is committed, and goes if it has been kept for long enough. */
+  /** Notes that the checkpoint was seen at `upTo`, and removes segments whose keep time has passed. */
   see(upTo: Lsn): void {
     const now = this.#kept.see(upTo);
     const active = this.#active;
     if (active !== undefined && upTo >= this.#endLsn && active.used > SEGMENT_HEADER_BYTES) {
       this.#committedAt ??= now;
-      // So that a steady trickle does not keep a large segment for its last record. Where it would have to be kept anyway, it
-      // goes on, since a segment that is kept counts with all of its file.
+      // Otherwise a slow stream of records could keep a large segment because of its last record. If the segment would have
+      // to be kept, it is continued instead, because a kept segment counts with its whole file.
       if (active.used > this.#segmentBytes / 4 && this.#kept.isOver(this.#committedAt)) this.#rotationDue = true;
     }
     this.#kept.removeDue();
   }
 
-  /** Lets go of files, without a sync. */
+  /** Closes the files, without a sync. */
   close(): void {
     this.#active?.close();
     this.#active = undefined;
@@ -169,7 +173,7 @@ export class SegmentRun {
   /** Whether a group of `bytes` needs a new segment. Throws JournalError `journal-full`. */
   #needsSuccessor(bytes: number): boolean {
     const active = this.#active;
-    // A group that no segment can take gets one of its own size.
+    // A group that is larger than a segment gets a segment of its own size.
     const fits =
       active !== undefined && (active.used + bytes <= this.#segmentBytes || active.used === SEGMENT_HEADER_BYTES);
     const rotate = !fits || active.sealed || this.#rotationDue;
@@ -178,18 +182,18 @@ export class SegmentRun {
     if (this.#heldBytes + needed <= bytesMax) return rotate;
     this.#kept.removeDue();
     if (this.#heldBytes + needed <= bytesMax) return rotate;
-    // All of the active segment can be removed as soon as it has a successor.
+    // The whole active segment can be removed as soon as it has a successor.
     const afterRemoval = this.#kept.bytes + SEGMENT_HEADER_BYTES + bytes;
     if (this.#kept.isOver(this.#committedAt) && afterRemoval <= bytesMax) return true;
-    const message = `${this.#path} holds ${this.#heldBytes} bytes of at most ${bytesMax}.`;
+    const message = `${this.#path} is full: it holds ${this.#heldBytes} of at most ${bytesMax} bytes.`;
     throw new JournalError('journal-full', message, { cause: this.#kept.lastError });
   }
 
-  /** Goes on in a new segment. Throws the disk's errors, or `journal-failed`. */
+  /** Continues in a new segment. Throws the disk's errors, or `journal-failed`. */
   #rotate(bytes: number): void {
     const { disk, bytesMax } = this.#options;
     const old = this.#active;
-    // A segment counts up to what its successor's header says: that must be durable before the successor exists.
+    // The header of the successor says up to where this segment counts. That must be durable before the successor exists.
     this.sync();
     if (old === undefined) this.#makeDirectories();
     const busy = old !== undefined && old.used > this.#segmentBytes / 2;
@@ -201,7 +205,7 @@ export class SegmentRun {
       this.#nextHeader(old),
       Math.max(wanted, SEGMENT_HEADER_BYTES + bytes),
     );
-    // From here on the new one may have its name, and then what the old one gets would be void.
+    // From here on the new segment may have its name. Records written to the old one would then be void.
     old?.seal();
     successor.publish();
     this.#staged = undefined;
@@ -209,7 +213,7 @@ export class SegmentRun {
     if (old !== undefined) {
       old.close();
       const kept = { path: old.path, lastLsn: this.#endLsn, bytes: old.allocated, committedAt: this.#committedAt };
-      // A segment without records has just been replaced.
+      // With equal paths, the successor has replaced a segment without records.
       if (old.path !== successor.path) this.#kept.add(kept);
     }
     this.#committedAt = undefined;
@@ -220,7 +224,7 @@ export class SegmentRun {
   #nextHeader(old: SegmentWriter | undefined): SegmentHeader {
     const { nodeId, shard, clock } = this.#options;
     const endLsn = this.#endLsn;
-    // What replaces a segment without records has the predecessor of that.
+    // A successor that replaces a segment without records takes over its predecessor.
     const replaces = old?.header.firstLsn === endLsn + 1;
     return {
       stream: this.#stream,
@@ -234,7 +238,7 @@ export class SegmentRun {
     };
   }
 
-  /** Removes what a failed attempt of this instance left; of anyone else's file creation complains. */
+  /** Removes the staged segment of a failed attempt of this instance. Creating a file of anyone else fails. */
   #removeStaged(): void {
     const { disk } = this.#options;
     const path = join(this.#path, segmentName(this.#endLsn + 1)) + STAGED_SUFFIX;
@@ -242,7 +246,7 @@ export class SegmentRun {
     this.#staged = path;
   }
 
-  /** The directories of a new stream, each durable in its parent before there is a record. */
+  /** Creates the directories of a new stream, each durable in its parent before there is a record. */
   #makeDirectories(): void {
     const { disk, directory } = this.#options;
     disk.makeDirectory(directory);
@@ -251,14 +255,14 @@ export class SegmentRun {
     disk.syncDirectory(directory);
   }
 
-  /** Fills in what only the journal knows of each record. */
+  /** Fills in LSN, synced LSN and CRC of each record. */
   #stamp(group: readonly RecordBytes[]): void {
     let lsn = this.#endLsn;
     for (const record of group) {
       const bytes = record.byteLength;
       assert(bytes >= RECORD_HEADER_BYTES && bytes <= RECORD_BYTES_MAX, 'a record is within its bounds');
       const view = new DataView(record.buffer, record.byteOffset, bytes);
-      assert(view.getUint32(RECORD_OFFSET.bytes, true) === bytes, 'a record knows its length');
+      assert(view.getUint32(RECORD_OFFSET.bytes, true) === bytes, 'the header of a record holds its length');
       lsn += 1;
       writeUint64(view, RECORD_OFFSET.lsn, lsn);
       writeUint64(view, RECORD_OFFSET.syncedLsn, this.#syncedLsn);

@@ -1,13 +1,13 @@
 /**
- * The segment that takes records: made whole under another name, zero-filled ahead, written in order. Shard thread.
+ * The segment that takes records: created under a temporary name, filled with zeros ahead, written in order. Shard thread.
  *
- * Zeros are written and synced before records go over them, for two reasons. A sync then has only data to write and no
- * new size or extents, which makes it about twice as fast. And a full disk is met here, where nothing of a group has
- * been kept yet, and not in the middle of a record.
+ * Zeros are written and synced before records replace them, for two reasons. A later sync writes only data, and no new size
+ * or extents, which makes it about twice as fast. And a full disk is found here, before anything of a group was kept, and
+ * not in the middle of a record.
  *
- * States: staged (under its temporary name, no records) → published → sealed. A sealed segment is never written or
- * synced again: either its successor has begun, or a sync of it failed, after which the system may have dropped the data
- * and would report the next sync as a success.
+ * States: staged (under its temporary name, no records) → published → sealed. A sealed segment is never written or synced
+ * again. Either its successor has started, or a sync of it failed; then the system may have dropped the data and would
+ * report success for the next sync.
  */
 import { join } from 'node:path';
 import { systemErrorCode } from '../../../core/errors.js';
@@ -15,31 +15,31 @@ import type { Disk, DiskFile } from './disk.js';
 import type { RecordBytes } from '../journal.js';
 import { encodeSegmentHeader, SEGMENT_HEADER_BYTES, segmentName, type SegmentHeader } from './segment-header.js';
 
-/** Bytes that a new segment of a quiet stream is filled to, and the smallest step. */
+/** Bytes of a new segment of a quiet stream, and of the smallest step. */
 export const ALLOCATION_BYTES_MIN = 256 * 1024;
-/** The largest step: bounds how long one append waits for zeros. */
+/** Bytes of the largest step: limits how long one append waits for zeros. */
 export const ALLOCATION_BYTES_MAX = 4 * 1024 * 1024;
 
-/** Groups up to this are copied together and written in one plain write, beyond it as a list of buffers. */
+/** Groups up to this size are copied together and written with one plain write, larger ones as a list of buffers. */
 const COPY_BYTES_MAX = 256 * 1024;
 
 const zeros = new Uint8Array(1024 * 1024);
-/** Shared by the journals of a thread: it is filled and written within one call. */
+/** Shared by the journals of a thread, because it is filled and written within one call. */
 const scratch = new Uint8Array(COPY_BYTES_MAX);
 
-/** Suffix of a segment that is being made: nothing in such a file has been acknowledged. */
+/** Suffix of a file that is being created. Nothing in such a file has been acknowledged. */
 export const STAGED_SUFFIX = '.new';
 
-/** A write that took fewer bytes than given: on a regular file that is a failure that the system has not named. */
+/** A write took fewer bytes than given. On a regular file that is a failure for which the system gives no code. */
 export class ShortWriteError extends Error {
   override readonly name = 'ShortWriteError';
   readonly code = 'EIO';
 }
 
-/** The one segment of a stream that can be written. */
+/** The segment of a stream that can be written. */
 export class SegmentWriter {
   readonly header: SegmentHeader;
-  /** Final path. */
+  /** The final path. */
   readonly path: string;
   readonly #disk: Disk;
   readonly #directory: string;
@@ -49,8 +49,8 @@ export class SegmentWriter {
   #sealed = false;
 
   /**
-   * Stages a segment: header, what `copy` writes behind it (it returns the offset of its end), zeros up to
-   * `allocateBytes`, all synced, under a temporary name. Throws the disk's errors, having removed what it made if it can.
+   * Stages a segment under a temporary name: the header, then what `copy` writes (it returns the offset at its end), then
+   * zeros up to `allocateBytes`, all synced. Throws the disk's errors, and removes the file first if it can.
    */
   constructor(
     disk: Disk,
@@ -91,8 +91,8 @@ export class SegmentWriter {
   }
 
   /**
-   * Gives the staged segment its name, replacing a segment of the same name, and makes that durable. Throws the disk's
-   * errors, having closed the file; the segment may then have its name or not, and must be staged anew.
+   * Gives the staged segment its final name durably; replaces a segment of the same name. Throws the disk's errors and
+   * closes the file. The segment may have its name or not then, and must be staged again.
    */
   publish(): void {
     try {
@@ -105,9 +105,8 @@ export class SegmentWriter {
   }
 
   /**
-   * Makes room for `bytes`, zero-filled and synced; `bytesMax` bounds the file. Returns whether that took a sync, which
-   * then covers all that was written. Throws the disk's errors: nothing was kept. If the sync failed, the segment is
-   * sealed.
+   * Makes room for `bytes`, filled with zeros and synced, in a file of at most `bytesMax`. Returns whether it synced, which
+   * made all written records durable. Throws the disk's errors: nothing was kept. If the sync failed, the segment is sealed.
    */
   reserve(bytes: number, bytesMax: number): boolean {
     const needed = this.#used + bytes;
@@ -125,7 +124,7 @@ export class SegmentWriter {
     return true;
   }
 
-  /** Writes the records, `bytes` in all, into room that was reserved. Throws: it is unknown what was written. */
+  /** Writes records of `bytes` together into reserved room. Throws the disk's errors; it is unknown then what was written. */
   write(records: readonly RecordBytes[], bytes: number): void {
     const [first] = records;
     if (records.length === 1 && first !== undefined) {
@@ -143,7 +142,7 @@ export class SegmentWriter {
     this.#used += bytes;
   }
 
-  /** Makes what was written durable. Throws the disk's errors; the segment is sealed then. */
+  /** Makes all written records durable. Throws the disk's errors; the segment is sealed then. */
   sync(): void {
     try {
       this.#file.sync();
@@ -153,29 +152,29 @@ export class SegmentWriter {
     }
   }
 
-  /** No more writes or syncs. */
+  /** Ends all writes and syncs. */
   seal(): void {
     this.#sealed = true;
   }
 
-  /** Lets go of the file, without a sync. An error of the close itself has nothing left to say and is dropped. */
+  /** Closes the file, without a sync. Ignores errors of the close itself. */
   close(): void {
     this.#sealed = true;
     try {
       this.#file.close();
     } catch (error) {
-      // Everything that counts was synced, or its sync has already failed.
+      // All records that count were synced, or their sync has already failed.
       if (systemErrorCode(error) === undefined) throw error;
     }
   }
 
-  /** Closes and removes what could not be staged or published. Never throws a system error. */
+  /** Closes and removes a segment that could not be staged or published. Throws no system error. */
   #discard(): void {
     this.close();
     try {
       this.#disk.remove(this.path + STAGED_SUFFIX);
     } catch (error) {
-      // It has its name already, or it cannot be removed; the next attempt or recovery removes it.
+      // It has its final name already, or it cannot be removed. The next attempt or recovery removes it.
       if (systemErrorCode(error) === undefined) throw error;
     }
   }
@@ -187,7 +186,7 @@ export function writeFully(file: DiskFile, bytes: Uint8Array, offset: number): v
 }
 
 function requireAll(written: number, asked: number): void {
-  if (written !== asked) throw new ShortWriteError(`The disk took ${written} of ${asked} bytes.`);
+  if (written !== asked) throw new ShortWriteError(`The disk took only ${written} of ${asked} bytes.`);
 }
 
 function fillWithZeros(file: DiskFile, from: number, to: number): void {

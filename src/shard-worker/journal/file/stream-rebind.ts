@@ -1,9 +1,9 @@
 /**
- * Gives records of a copied data directory a stream of their own. Command; the data directory's lock is held.
+ * Moves records of a copied data directory to a stream of their own. Command, which holds the lock of the data directory.
  *
- * Two processes on copies of one directory have one stream between them. Whoever raised the epoch last owns it and counts
- * what the copies have in common; what the other acknowledged after that has LSNs that count as someone else's. Under a
- * new stream, renumbered from 1, it is counted like any other.
+ * Two processes on copies of a directory share one stream. The process that raised the epoch last owns it and counts the
+ * records that both copies have. Later records of the other process have LSNs that belong to the owner's records. In a new
+ * stream, numbered from 1, they count like any other.
  */
 import { join } from 'node:path';
 import { systemClock } from '../../../core/clock.js';
@@ -17,15 +17,15 @@ import { scanForRecovery, readRecords } from './stream-recovery.js';
 import { findSegments } from './stream-scan.js';
 import { databaseOf } from './journal-directory.js';
 
-/** What follows the name of a stream whose records have moved; such a directory is not a stream any more. */
+/** Suffix of the directory of a stream whose records have moved. Such a directory is no longer a stream. */
 const REBOUND_SUFFIX = '.rebound';
 
-/** Where the new stream's time and name come from. */
+/** The clock and the id of the new stream. */
 export type RebindOrigin = Pick<FileJournalOptions, 'clock' | 'newStreamId'>;
 
 /** What a rebind did. */
 export interface Rebind {
-  /** The new stream; undefined where nothing is above the LSN given. */
+  /** The new stream; undefined if there is no record above the given LSN. */
   readonly stream: string | undefined;
   readonly records: number;
   /** Where the old stream is kept. */
@@ -33,9 +33,9 @@ export interface Rebind {
 }
 
 /**
- * Moves the records of `stream` above `after` to a new stream of `nodeId`, and puts the old one aside. Throws JournalError
- * as recovery does, and the disk's errors; a crash leaves the old stream as it is, or put aside with the new one beside it
- * in a directory `rebind`, to be moved by hand.
+ * Moves the records of `stream` above `after` to a new stream of `nodeId`, and sets the old stream aside. Throws JournalError
+ * as recovery does, and the disk's errors. A crash leaves the old stream as it is, or set aside with the new stream in the
+ * directory `rebind`, from which an operator must move it.
  */
 export async function rebindStream(
   disk: Disk,
@@ -48,14 +48,14 @@ export async function rebindStream(
   const path = join(directory, stream);
   const segments = findSegments(disk, path);
   const { endLsn } = scanForRecovery(disk, path, segments, after);
-  const workshop = join(directory, 'rebind');
-  if (disk.list(workshop).length > 0) {
-    const message = `${workshop} holds a stream of a rebind that was cut short: if its old one is not in ${directory} any more, move it there.`;
+  const staging = join(directory, 'rebind');
+  if (disk.list(staging).length > 0) {
+    const message = `${staging} holds the stream of an interrupted rebind: if its old stream is no longer in ${directory}, move it there; else remove it.`;
     throw new JournalError('journal-unavailable', message);
   }
   const journal = createFileJournal({
     disk,
-    directory: workshop,
+    directory: staging,
     ...origin,
     syncPolicy: 'everysec',
     bytesMax: Number.MAX_SAFE_INTEGER,
@@ -74,9 +74,9 @@ export async function rebindStream(
   disk.rename(path, kept);
   disk.syncDirectory(directory);
   if (records === 0) return { stream: undefined, records, kept };
-  disk.rename(join(workshop, journal.stream), join(directory, journal.stream));
-  disk.syncDirectory(workshop);
+  disk.rename(join(staging, journal.stream), join(directory, journal.stream));
+  disk.syncDirectory(staging);
   disk.syncDirectory(directory);
-  disk.removeDirectory(workshop);
+  disk.removeDirectory(staging);
   return { stream: journal.stream, records, kept };
 }

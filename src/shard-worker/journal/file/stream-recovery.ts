@@ -1,10 +1,10 @@
 /**
- * Takes over what an earlier process left in a stream. Shard thread.
+ * Takes over what an earlier process left in a stream. Shard thread; the command reads records with it.
  *
- * The last segment is never continued: its tail may be torn, and a sync of it may have failed, after which the system
- * can report success for data that it has dropped. What counts of it above the checkpoint is copied into a new segment,
- * which is synced and durably named before anything is acknowledged on it. Either the copy has its first LSN and takes
- * its name, which replaces it, or the copy's header says up to where the old one counts.
+ * The last segment is never continued. Its tail may be torn, and a sync of it may have failed; then the system can report
+ * success for data that it has dropped. Its valid records above the checkpoint are copied into a new segment, which is
+ * synced and durably named before any record in it is acknowledged. The copy either has the same first LSN and so replaces
+ * the old segment, or its header says up to where the old one counts.
  */
 import assert from 'node:assert';
 import { join } from 'node:path';
@@ -27,17 +27,17 @@ import {
 
 /** What recovery found, for the log. */
 export interface Recovery extends RecoveryFacts {
-  /** The next append follows this. */
+  /** The next append has the LSN after this. */
   readonly endLsn: Lsn;
   /** Last LSN found in the journal. */
   readonly journalEndLsn: Lsn;
-  /** The torn tail that was cut, where there was one. */
+  /** The torn tail that was cut, if there was one. */
   readonly torn: TornTail | undefined;
-  /** LSNs above the checkpoint that are lost, as an operator has accepted. */
+  /** LSNs above the checkpoint whose loss an operator has accepted. */
   readonly acceptedGaps: readonly LsnRange[];
 }
 
-/** The facts of a scan that was good enough to go on from. */
+/** The facts of a scan that recovery accepts. */
 export function recoveryOf(scan: StreamScan, checkpoint: Lsn): Recovery {
   const { endLsn: journalEnd, torn, missing, pendingRecords } = scan;
   return {
@@ -66,7 +66,7 @@ export function scanForRecovery(
   return scan;
 }
 
-/** Throws JournalError `journal-gap` where LSNs above the checkpoint are missing without an operator having accepted that. */
+/** Throws JournalError `journal-gap` if LSNs above the checkpoint are missing and no operator has accepted that. */
 export function requireWhole(disk: Disk, directory: string, scan: StreamScan, checkpoint: Lsn): void {
   if (scan.missing.length === 0) return;
   const open = unaccepted(scan.missing, readAcceptedGaps(disk, directory));
@@ -74,15 +74,15 @@ export function requireWhole(disk: Disk, directory: string, scan: StreamScan, ch
   const ranges = open.map(({ from, to }) => `${from} to ${to}`).join(', ');
   throw new JournalError(
     'journal-gap',
-    `The database has this stream up to LSN ${checkpoint}, but ${directory} no longer holds LSN ${ranges}: was the ` +
-      `database restored? \`npm run journal -- accept\` records that they are lost.`,
+    `The database has this stream up to LSN ${checkpoint}, but ${directory} no longer holds LSN ${ranges}. ` +
+      `Was the database restored? If these records are lost, accept that with \`npm run journal -- accept\`.`,
   );
 }
 
 /**
- * Stages and publishes the segment that takes over from the last one, a file of `allocateBytes` at least. Returns it and
- * the segments as they are then.
- * Throws the disk's errors: nothing has changed, except that the new segment may be there already, which is as good.
+ * Stages and publishes the segment that follows or replaces the last one, a file of at least `allocateBytes`. Returns it and
+ * the segments as they are then. Throws the disk's errors: nothing has changed, except that the new segment may exist,
+ * which is as good as the old one.
  */
 export function takeOver(
   disk: Disk,
@@ -108,7 +108,7 @@ function successorOf(
   endLsn: Lsn,
   checkpoint: Lsn,
 ): Pick<SegmentHeader, 'firstLsn' | 'predecessorLsn' | 'syncedLsn'> {
-  // The database knows more than the journal (a restored volume): go on above both.
+  // The database has more than the journal, because a volume was restored: continue above both.
   if (checkpoint > endLsn) return { firstLsn: checkpoint + 1, predecessorLsn: endLsn, syncedLsn: checkpoint };
   const firstLsn = Math.max(checkpoint + 1, last.header.firstLsn);
   const replaces = firstLsn === last.header.firstLsn;
@@ -119,7 +119,7 @@ function successorOf(
   };
 }
 
-/** Makes what a process that is gone wrote to a segment durable. Throws the disk's errors. */
+/** Makes durable what an earlier process wrote to a segment. Throws the disk's errors. */
 export function syncSegment(disk: Disk, { path }: FoundSegment): void {
   const file = disk.open(path);
   try {
@@ -129,12 +129,12 @@ export function syncSegment(disk: Disk, { path }: FoundSegment): void {
   }
 }
 
-/** Removes what a crash left half made: nothing in it was ever acknowledged. */
+/** Removes staged files that a crash left. Nothing in them was acknowledged. */
 function removeStaged(disk: Disk, directory: string): void {
   for (const name of disk.list(directory)) if (name.endsWith(STAGED_SUFFIX)) disk.remove(join(directory, name));
 }
 
-/** Copies the records `from` to `to` of a segment behind the header of `into`; returns the offset of their end. */
+/** Copies the records `from` to `to` of a segment behind the header of `into`. Returns the offset at their end. */
 function copyRecords(disk: Disk, segment: FoundSegment, from: Lsn, to: Lsn, into: DiskFile): number {
   const source = disk.open(segment.path);
   try {
@@ -152,7 +152,7 @@ function copyRecords(disk: Disk, segment: FoundSegment, from: Lsn, to: Lsn, into
   }
 }
 
-/** The records above `after` up to `endLsn`, one after the other, from all segments. Throws `journal-corrupt`. */
+/** Reads the records above `after` up to `endLsn` in order from all segments. Throws `journal-corrupt`. */
 export function* readRecords(
   disk: Disk,
   segments: readonly FoundSegment[],
@@ -166,7 +166,7 @@ export function* readRecords(
     try {
       const reader = new RecordReader(file, segment.header.firstLsn, limit);
       while (reader.next()) if (reader.lsn > after) yield reader;
-      // The scan has found everything up to the limit, or a cut that was accepted.
+      // The scan before this found all records up to the limit, or a gap that was accepted.
       if (reader.end?.reason === 'bad' || reader.end?.reason === 'zeros') throw changedMeanwhile(segment, reader);
     } finally {
       file.close();
@@ -178,6 +178,6 @@ function changedMeanwhile(segment: FoundSegment, reader: RecordReader): JournalE
   const offset = reader.end?.offset ?? reader.offset;
   return new JournalError(
     'journal-corrupt',
-    `${segment.path} at offset ${offset}: record ${reader.lsn + 1} was whole a moment ago and is damaged now.`,
+    `${segment.path} at offset ${offset}: record ${reader.lsn + 1} was intact when it was first read and is damaged now.`,
   );
 }

@@ -1,3 +1,6 @@
+/**
+ * Repairs damaged segments and reports how segments end. Command, which holds the lock of the data directory.
+ */
 import type { Lsn } from '../../../core/checkpoint.js';
 import { SEGMENT_HEADER_BYTES } from './segment-header.js';
 import type { Disk, DiskFile } from './disk.js';
@@ -8,27 +11,27 @@ import { findSegments, inspectSegment, type FoundSegment, type SegmentReport } f
 
 const COPY_BYTES = 1024 * 1024;
 
-/** What a repair did to one segment. */
+/** The repair of one segment. */
 export interface Repair {
   readonly path: string;
-  /** Where the damaged file was copied to. */
+  /** The copy of the damaged file. */
   readonly copy: string;
-  /** Where it was cut. */
+  /** Offset at which the segment was cut. */
   readonly offset: number;
   /** The last LSN before the damage. */
   readonly lastLsn: Lsn;
-  /** Runs of LSNs behind the damage that could be read. */
+  /** Ranges of LSNs behind the damage that were kept. */
   readonly rescued: readonly { readonly from: Lsn; readonly to: Lsn }[];
 }
 
 /**
- * Repairs every segment of the stream in `directory` that is corrupt or torn; the latter is only cut. `now` names the copies. Throws
- * JournalError where a header cannot be read, and the disk's errors.
+ * Repairs every corrupt segment of the stream in `directory`, and cuts a torn one. The time `now` is a part of the names of
+ * the copies. Throws JournalError if a header cannot be read, and the disk's errors.
  */
 export function repairStream(disk: Disk, directory: string, now: Date): Repair[] {
   const repairs: Repair[] = [];
   for (let index = 0; ; index += 1) {
-    // Read anew each time: a repair adds segments.
+    // Read again each time, because a repair adds segments.
     const segments = findSegments(disk, directory);
     if (index >= segments.length) return repairs;
     const report = inspectSegment(disk, segments, index);
@@ -70,7 +73,7 @@ function repairSegment(disk: Disk, directory: string, report: SegmentReport, now
   return { path, copy, offset: report.end, lastLsn: report.lastLsn, rescued };
 }
 
-/** Copies bytes of a segment behind the header of another; returns the offset of their end. */
+/** Copies bytes of a segment behind the header of another. Returns the offset at their end. */
 function copyRange(source: DiskFile, into: DiskFile, from: number, to: number): number {
   const chunk = new Uint8Array(COPY_BYTES);
   let end = SEGMENT_HEADER_BYTES;
@@ -104,7 +107,7 @@ function copyFile(disk: Disk, from: string, to: string): void {
   }
 }
 
-/** The segments of a stream and how each ends, for a report. Throws as {@link findSegments} does. */
+/** Reads the segments of a stream and how each ends, for a report. Throws as {@link findSegments} does. */
 export function inspectStream(disk: Disk, directory: string): SegmentReport[] {
   const segments: readonly FoundSegment[] = findSegments(disk, directory);
   return segments.map((_, index) => inspectSegment(disk, segments, index));

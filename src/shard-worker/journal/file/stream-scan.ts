@@ -1,15 +1,15 @@
 /**
- * What a stream's directory holds: its segments, how each ends, and whether what is above a checkpoint is all there.
+ * What the directory of a stream holds: its segments, how each ends, and whether all records above a checkpoint are there.
  * Reads only. Shard thread and command.
  *
  * The rules, in the order in which they are applied:
- * 1. A segment counts up to what its successor's header says (`predecessorLsn`); above that it is void.
- * 2. A segment that lies wholly at or below the checkpoint is not read: its records are committed.
- * 3. Anything but the next record, before a segment's limit, is corruption; if the file ends there instead (it was cut by
- *    a repair), the LSNs up to the limit are missing.
- * 4. In the last segment, anything but the next record is a torn tail, from a write that was never acknowledged, unless
- *    the segment's header or a later whole record says that this LSN had been synced: then it is corruption.
- * 5. LSNs above the checkpoint that no segment holds are missing. Nothing is guessed: an operator accepts that, or not.
+ * 1. The header of a segment says up to where its predecessor counts (`predecessorLsn`). Records above that are void.
+ * 2. A segment that is wholly at or below the checkpoint is not read, because its records are committed.
+ * 3. Before the limit of a segment, anything but the next record is corruption. If the file ends there, because a repair has
+ *    cut it, the LSNs up to the limit are missing.
+ * 4. In the last segment, anything but the next record is a torn tail, from a write that was never acknowledged. If the
+ *    segment header or a later whole record says that this LSN had been synced, it is corruption.
+ * 5. LSNs above the checkpoint that no segment holds are missing. The scan guesses nothing; an operator may accept the loss.
  */
 import { basename, join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
@@ -24,7 +24,7 @@ import {
 import type { Disk } from './disk.js';
 import { findLaterRecord, readFully, RecordReader, type RecordsEnd } from './record-reader.js';
 
-/** A segment as found: its header is whole, its records have not been looked at. */
+/** A segment whose header was read and whose records were not. */
 export interface FoundSegment {
   readonly path: string;
   readonly header: SegmentHeader;
@@ -37,49 +37,49 @@ export interface LsnRange {
   readonly to: Lsn;
 }
 
-/** What reading one segment told. */
+/** What the records of one segment are and how they end. */
 export interface SegmentReport {
   readonly segment: FoundSegment;
-  /** What is above this is void. */
+  /** Records above this are void. */
   readonly limit: Lsn;
   readonly records: number;
-  /** Last LSN that counts, or the one before the first. */
+  /** Last LSN that counts, or the one before the first LSN. */
   readonly lastLsn: Lsn;
-  /** Offset at which what counts ends. */
+  /** Offset at the end of the records that count. */
   readonly end: number;
   readonly verdict: SegmentVerdict;
 }
 
-/** How a segment ends; `message` has file and offset. */
+/** How a segment ends. `message` names file and offset. */
 export type SegmentVerdict =
   | { readonly kind: 'whole' }
   | { readonly kind: 'torn'; readonly bytes: number }
   | { readonly kind: 'short'; readonly missing: LsnRange }
   | { readonly kind: 'corrupt'; readonly message: string };
 
-/** What follows the last whole record: the end of a write that was never acknowledged as durable. */
+/** Bytes after the last whole record, from a write that was never acknowledged as durable. */
 export interface TornTail {
   readonly path: string;
   readonly offset: number;
   readonly bytes: number;
 }
 
-/** What is in a stream above a checkpoint. */
+/** What a stream holds above a checkpoint. */
 export interface StreamScan {
   readonly segments: readonly FoundSegment[];
-  /** Last LSN in the journal, or the one before the first segment's first. */
+  /** Last LSN in the journal, or the one before the first LSN of the first segment. */
   readonly endLsn: Lsn;
-  /** Records above the checkpoint, and their bytes. */
+  /** Number of records above the checkpoint. */
   readonly pendingRecords: number;
-  /** The torn tail of the last segment, where it has one. */
+  /** The torn tail of the last segment, if it has one. */
   readonly torn: TornTail | undefined;
-  /** LSNs above the checkpoint that the journal should hold and does not. */
+  /** LSNs above the checkpoint that the journal should hold but does not. */
   readonly missing: readonly LsnRange[];
 }
 
 /**
- * The segments of a stream in order, headers read and checked against the names of files and directory. Throws JournalError
- * `journal-corrupt` or `journal-format` with the file.
+ * The segments of a stream in order. Reads their headers and compares them with the names of files and directory. Throws
+ * JournalError `journal-corrupt` or `journal-format`, which name the file.
  */
 export function findSegments(disk: Disk, directory: string): FoundSegment[] {
   const stream = basename(directory);
@@ -96,7 +96,7 @@ export function findSegments(disk: Disk, directory: string): FoundSegment[] {
       throw new JournalError('journal-corrupt', `${path} at offset 0: the header says stream ${header.stream}.`);
     }
     if (previous !== undefined && header.predecessorLsn < previous.header.firstLsn - 1) {
-      const message = `${path} at offset 0: its predecessor would end before it begins, at LSN ${header.predecessorLsn}.`;
+      const message = `${path} at offset 0: the header says that the predecessor ends at LSN ${header.predecessorLsn}, before it begins.`;
       throw new JournalError('journal-corrupt', message);
     }
     previous = segment;
@@ -116,22 +116,22 @@ export function readSegmentHeader(disk: Disk, path: string): FoundSegment {
   }
 }
 
-/** What each segment counts up to: its successor's word, and no limit for the last. */
+/** Up to which LSN a segment counts: what the header of its successor says, or no limit for the last segment. */
 export function segmentLimit(segments: readonly FoundSegment[], index: number): Lsn {
   return segments[index + 1]?.header.predecessorLsn ?? Number.POSITIVE_INFINITY;
 }
 
-/** Reads one segment whole and judges how it ends. */
+/** Reads all of a segment and finds out how it ends. */
 export function inspectSegment(disk: Disk, segments: readonly FoundSegment[], index: number): SegmentReport {
   const segment = segments[index];
-  if (segment === undefined) throw new RangeError(`There is no segment ${index}.`);
+  if (segment === undefined) throw new RangeError(`there is no segment ${index}`);
   const limit = segmentLimit(segments, index);
   const file = disk.open(segment.path);
   try {
     const reader = new RecordReader(file, segment.header.firstLsn, limit);
     while (reader.next());
     const end = reader.end;
-    if (end === undefined) throw new RangeError('A reader that has no next record has an end.');
+    if (end === undefined) throw new RangeError('a reader without a next record has an end');
     const records = end.lsn - segment.header.firstLsn + 1;
     const verdict = judge(segment, limit, end, () => findLaterRecord(file, end.offset, end.lsn + 1, end.lsn + 1));
     return { segment, limit, records, lastLsn: end.lsn, end: end.offset, verdict };
@@ -141,8 +141,8 @@ export function inspectSegment(disk: Disk, segments: readonly FoundSegment[], in
 }
 
 /**
- * Reads what is above `checkpoint`. Throws JournalError `journal-corrupt` with file and offset. Missing LSNs are
- * returned, not thrown: they may have been accepted.
+ * Reads the records above `checkpoint`. Throws JournalError `journal-corrupt` with file and offset. Missing LSNs are
+ * returned, not thrown, because their loss may have been accepted.
  */
 export function scanStream(disk: Disk, segments: readonly FoundSegment[], checkpoint: Lsn): StreamScan {
   const missing: LsnRange[] = [];
