@@ -1,6 +1,6 @@
 /**
- * `npm run journal -- COMMAND`: looks at a file journal and repairs it, while no server is using it; ends the stream of a
- * journal that is gone. Main thread of a process of its own.
+ * `npm run journal -- COMMAND`: inspects and repairs a file journal while no server uses it, and retires the stream of a
+ * journal that is lost. Main thread of a process of its own.
  */
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -23,23 +23,24 @@ import { findSegments, scanStream, type LsnRange } from '../shard-worker/journal
 
 const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN]
 
-  verify   reads every segment and says what is in it; with --above, whether all above that LSN is there
+  verify   reads every segment and reports its records and damage; with --above, also the missing records
+           above that LSN
   dump     prints the records above --above (default 0), one line of JSON each
-  repair   copies what is damaged, then cuts it at the last whole record, keeping what is whole behind it
-  accept   records that what is missing above --above is lost, so that the server starts without it
-  rebind   gives this copy of a data directory a node id of its own and, with --stream and --above, moves that
-           stream's records above --above to a stream of their own
-  retire   ends a stream in the database of DATABASE_URL whose node is gone for good: idempotency tokens are pruned
-           again, and what the node had above the stream's checkpoint is given up
+  repair   copies each damaged segment, cuts it at the last whole record, and keeps whole records behind the damage
+  accept   accepts that the missing records above --above are lost, so that the server starts without them
+  rebind   gives this copy of a data directory its own node id; with --stream and --above, moves the records
+           of that stream above --above to a new stream
+  retire   ends a stream in the database of DATABASE_URL whose node is lost for good. Pruning of idempotency keys
+           continues; records that the node had above the checkpoint of the stream are not counted
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
-  --above     for verify, accept: the stream's checkpoint. In the database:
+  --above     for verify, accept: the checkpoint of the stream. In the database:
                 select stream, lsn from journal_checkpoints
               for rebind: the last LSN that the other copy of this directory has, too
 `;
 
-/** A command line that cannot be followed. */
+/** A wrong command line: the problem, then the help. */
 function usageError(problem: string): StartError {
   return new StartError([problem, '', help], { exitCode: EXIT_USAGE });
 }
@@ -47,7 +48,7 @@ function usageError(problem: string): StartError {
 interface Arguments {
   readonly dataDir: string;
   readonly streams: readonly string[];
-  /** The stream that was named, rather than every one. */
+  /** The stream of --stream; undefined for all streams. */
   readonly named: string | undefined;
   readonly above: Lsn | undefined;
 }
@@ -62,7 +63,10 @@ const commands = new Map<string, Command>([
   ['rebind', rebind],
 ]);
 
-/** Runs the command line; returns the exit code: 0 all well, 1 something is wrong, 64 usage, 78 directory in use. */
+/**
+ * Runs the command line. Returns the exit code: 0 success, 1 the command found or did not solve a problem, 64 wrong command
+ * line, 75 the database cannot be reached, 78 data directory in use.
+ */
 async function run(argv: readonly string[]): Promise<number> {
   try {
     const { positionals, values } = parseCommandLine(argv);
@@ -122,12 +126,12 @@ function journalDirectory({ dataDir }: Arguments): string {
   return join(dataDir, 'journal');
 }
 
-/** Whether each stream is fit for a start. A torn tail is: the start cuts it. */
+/** Whether the server can start with each stream. It can with a torn tail, which it cuts. */
 function verify(args: Arguments): boolean {
-  let fit = true;
-  for (const stream of args.streams) fit = verifyStream(args, stream) && fit;
+  let canStart = true;
+  for (const stream of args.streams) canStart = verifyStream(args, stream) && canStart;
   if (args.streams.length === 0) say('There are no streams.');
-  return fit;
+  return canStart;
 }
 
 function verifyStream(args: Arguments, stream: string): boolean {
@@ -137,8 +141,9 @@ function verifyStream(args: Arguments, stream: string): boolean {
     for (const { segment, records, lastLsn, end, verdict } of reports) {
       const range = records === 0 ? 'no records' : `${records} records, LSN ${segment.header.firstLsn} to ${lastLsn}`;
       say(`  ${segment.path}: ${range}, ${end} of ${segment.fileBytes} bytes used`);
-      if (verdict.kind === 'torn') say(`    a torn tail of ${verdict.bytes} bytes, which recovery cuts`);
-      if (verdict.kind === 'short') say(`    LSN ${rangeText(verdict.missing)} was cut off`);
+      if (verdict.kind === 'torn') say(`    a torn tail of ${verdict.bytes} bytes, which the next start cuts`);
+      if (verdict.kind === 'short')
+        say(`    LSN ${rangeText(verdict.missing)} is missing: a repair has cut the segment`);
       if (verdict.kind === 'corrupt') say(`    DAMAGED: ${verdict.message}`);
     }
     if (reports.some(({ verdict }) => verdict.kind === 'corrupt')) return false;
@@ -156,13 +161,13 @@ function verifyAbove(args: Arguments, stream: string, above: Lsn): boolean {
   const open = unaccepted(scan.missing, readAcceptedGaps(systemDisk, directory));
   say(`  above LSN ${above}: ${scan.pendingRecords} records, the last is LSN ${scan.endLsn}`);
   for (const range of scan.missing)
-    say(`    LSN ${rangeText(range)} is missing${open.includes(range) ? '' : ', accepted'}`);
+    say(`    LSN ${rangeText(range)} is missing${open.includes(range) ? '' : '; the loss is accepted'}`);
   return open.length === 0;
 }
 
-/** Prints records; where a segment is damaged, that is said on stderr and the next one follows. */
+/** Prints records. Reports damage of a segment on stderr and continues with the next segment. */
 function dump(args: Arguments): boolean {
-  let whole = true;
+  let isWhole = true;
   for (const stream of args.streams) {
     for (const { segment, lastLsn, verdict } of inspectStream(systemDisk, join(journalDirectory(args), stream))) {
       for (const { lsn, record, acceptedAt } of readRecords(systemDisk, [segment], args.above ?? 0, lastLsn)) {
@@ -173,10 +178,10 @@ function dump(args: Arguments): boolean {
       }
       if (verdict.kind !== 'corrupt') continue;
       process.stderr.write(`${verdict.message}\n`);
-      whole = false;
+      isWhole = false;
     }
   }
-  return whole;
+  return isWhole;
 }
 
 function repair(args: Arguments): boolean {
@@ -185,52 +190,58 @@ function repair(args: Arguments): boolean {
     const directory = join(journalDirectory(args), stream);
     for (const { path, copy, offset, lastLsn, rescued } of repairStream(systemDisk, directory, new Date())) {
       repaired += 1;
-      say(`${path} was cut at offset ${offset}, behind LSN ${lastLsn}; as it was, it is ${copy}`);
-      for (const range of rescued) say(`  LSN ${rangeText(range)} behind the damage was kept`);
-      if (rescued.length === 0) say('  nothing behind the damage could be read: what was there is lost');
+      say(`${path} is cut at offset ${offset}, after LSN ${lastLsn}; the damaged file is kept as ${copy}`);
+      for (const range of rescued) say(`  kept LSN ${rangeText(range)} behind the damage`);
+      if (rescued.length === 0) say('  no record behind the damage can be read: those records are lost');
     }
   }
   say(
-    repaired === 0 ? 'Nothing to repair.' : 'If the start finds LSNs missing now, `accept` records that they are lost.',
+    repaired === 0
+      ? 'Nothing to repair.'
+      : 'If the server does not start because LSNs are missing, accept their loss with `accept`.',
   );
   return true;
 }
 
 function accept(args: Arguments): boolean {
   const { named, above } = args;
-  if (named === undefined || above === undefined) throw usageError('accept takes --stream and --above.');
+  if (named === undefined || above === undefined) throw usageError('accept needs --stream and --above.');
   const directory = join(journalDirectory(args), named);
   const { missing } = scanStream(systemDisk, findSegments(systemDisk, directory), above);
   if (missing.length > 0) acceptGaps(systemDisk, directory, missing, Date.now());
-  say(missing.length === 0 ? 'Nothing is missing.' : `Accepted as lost: LSN ${missing.map(rangeText).join(', ')}`);
+  say(missing.length === 0 ? 'No record is missing.' : `Accepted as lost: LSN ${missing.map(rangeText).join(', ')}`);
   return true;
 }
 
 async function rebind(args: Arguments): Promise<boolean> {
   const { named, above, dataDir } = args;
   if ((named === undefined) !== (above === undefined))
-    throw usageError('rebind takes both or none of --stream, --above.');
+    throw usageError('rebind needs both of --stream and --above, or none.');
   const nodeId = makeNodeId(dataDir);
-  say(`This node is ${nodeId} from now on.`);
+  say(`The node id of this data directory is now ${nodeId}.`);
   if (named === undefined || above === undefined) {
     for (const stream of args.streams)
-      say(`Stream ${stream} is still the one of the other copy: rebind it with --stream.`);
+      say(`Stream ${stream} still belongs to both copies: rebind it with --stream and --above.`);
     return args.streams.length === 0;
   }
   const { stream, records, kept } = await rebindStream(systemDisk, journalDirectory(args), named, above, nodeId);
-  say(stream === undefined ? `Nothing is above LSN ${above}.` : `${records} records are stream ${stream} now.`);
-  say(`The old stream is kept in ${kept}, which the server does not read.`);
+  say(
+    stream === undefined
+      ? `There are no records above LSN ${above}.`
+      : `${records} records are now in stream ${stream}.`,
+  );
+  say(`The old stream is kept in ${kept}; the server does not read it.`);
   return true;
 }
 
-/** Of no data directory: the one that holds the stream is not to be had any more. */
+/** Works without a data directory, because the directory that held the stream is lost. */
 async function retire(dataDirectory: string | undefined, stream: string | undefined): Promise<boolean> {
-  if (stream === undefined || !isUuid(stream)) throw usageError('retire takes --stream and the id of a stream.');
+  if (stream === undefined || !isUuid(stream)) throw usageError('retire needs --stream with the id of a stream.');
   const { databaseUrl, dataDir } = readConfig(process.env);
   if (databaseUrl === undefined) throw usageError('retire needs DATABASE_URL.');
   const directory = join(dataDirectory ?? dataDir, 'journal', stream);
   if (systemDisk.list(directory).length > 0) {
-    say(`Stream ${stream} is here, in ${directory}: start the server, which counts what it holds, or move it away.`);
+    say(`Stream ${stream} is in ${directory}. Start the server, which counts its records, or move the directory away.`);
     return false;
   }
   const { isRetired, sentence } = await retireStream(parseDatabaseUrl(databaseUrl), stream);

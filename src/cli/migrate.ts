@@ -1,7 +1,9 @@
 /**
- * `npm run migrate`: brings the database of DATABASE_URL to the schema of this version, and nothing else, for
- * deployments whose server may not alter tables. Exit code 0, 78 where an operator must change something, 75 (EX_TEMPFAIL
- * of sysexits.h) where the database cannot be reached, or others have used its tables for ten minutes on end.
+ * `npm run migrate`: only migrates the database of DATABASE_URL to the schema of this version, for deployments whose server
+ * may not alter tables. Main thread of a process of its own.
+ *
+ * Exit codes: 0 success; 75 the database cannot be reached, or others have used its tables for ten minutes; 78 an operator
+ * must change something.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { readConfig } from '../config/config.js';
@@ -11,7 +13,7 @@ import type { DatabaseLogger } from '../db/embedded/embedded-postgres.js';
 import { openDatabase } from '../db/schema/open-database.js';
 import { EXIT_TEMPORARY, exitCodeOf } from './command-exit.js';
 
-/** How long others may use a table that is to be altered before the command gives up. */
+/** How long the command waits for a table that others use before it gives up. */
 const BUSY_TIMEOUT_MS = 600_000;
 const BUSY_RETRY_MS = 2_000;
 
@@ -24,7 +26,7 @@ const logger: DatabaseLogger = {
 async function run(): Promise<number> {
   const { databaseUrl } = readConfig(process.env);
   if (databaseUrl === undefined) {
-    throw new StartError(['DATABASE_URL is not set; the embedded PostgreSQL is migrated when the server starts.']);
+    throw new StartError(['DATABASE_URL is not set. The server migrates the embedded PostgreSQL when it starts.']);
   }
   const target = parseDatabaseUrl(databaseUrl);
   const until = performance.now() + BUSY_TIMEOUT_MS;

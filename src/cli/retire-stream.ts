@@ -1,10 +1,10 @@
 /**
- * Ends a stream whose node is gone for good, so that the pruning of idempotency tokens no longer waits for it. Main thread
- * of a process of its own.
+ * Retires a stream whose node is lost for good, so that the pruning of idempotency keys no longer waits for it. Main thread
+ * of the journal command.
  *
- * Only the database is asked: the node's disk is not there to be read. What it held above the checkpoint stays uncounted;
- * should the disk come back after all, its server refuses to start and says how these records are given a stream of their
- * own. A node that is alive is fenced, so it is asked first when it was last heard of.
+ * The command uses only the database, because the disk of the node is lost. Records that it held above the checkpoint stay
+ * uncounted. If the disk comes back, its server refuses to start and says how to move these records to a new stream.
+ * Retiring fences a node that is alive, so the command first looks when the node was last heard of.
  */
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { reasonOf, StartError } from '../core/errors.js';
@@ -20,14 +20,14 @@ interface StreamRow {
   readonly heard_of: Date;
 }
 
-/** What came of it, as a sentence for the operator. */
+/** The outcome, as a sentence for the operator. */
 export interface Retirement {
-  /** The stream is retired now. */
+  /** Whether the stream is retired now. */
   readonly isRetired: boolean;
   readonly sentence: string;
 }
 
-/** Retires the stream unless it has been heard of in the last five minutes. Throws StartError where that cannot be asked. */
+/** Retires the stream, unless it was heard of in the last five minutes. Throws StartError if the database does not answer. */
 export async function retireStream(target: DatabaseTarget, stream: string): Promise<Retirement> {
   try {
     const connection = await connect(target, { applicationName: 'summing-counters journal' });
@@ -38,7 +38,7 @@ export async function retireStream(target: DatabaseTarget, stream: string): Prom
       await connection.close();
     }
   } catch (cause) {
-    const problem = `${describeTarget(target)} could not be asked: ${reasonOf(cause)}.`;
+    const problem = `The query to ${describeTarget(target)} failed: ${reasonOf(cause)}.`;
     throw new StartError([problem], { exitCode: EXIT_TEMPORARY, cause });
   }
 }
@@ -58,21 +58,21 @@ function retirement(
   row: StreamRow | undefined,
 ): Retirement {
   if (row === undefined) {
-    return { isRetired: false, sentence: `${describeTarget(target)} knows no stream ${stream}.` };
+    return { isRetired: false, sentence: `${describeTarget(target)} has no stream ${stream}.` };
   }
   const { lsn, node, shard, journal, retired_at: retiredAt, heard_of: heardOf } = row;
   const whose = `${journal ?? 'unknown'} journal of shard ${shard ?? '?'} of node ${node ?? 'unknown'}`;
   if (isRetiredNow) {
     const sentence =
-      `Stream ${stream}, the ${whose}, is retired at LSN ${lsn}. Everything that it had accepted before ` +
-      `${heardOf.toISOString()} is counted; what it had above LSN ${lsn} is not.`;
+      `Stream ${stream}, the ${whose}, is retired at LSN ${lsn}. All increments that it accepted before ` +
+      `${heardOf.toISOString()} are counted; records above LSN ${lsn} are not.`;
     return { isRetired: true, sentence };
   }
   if (retiredAt !== null) {
-    return { isRetired: true, sentence: `Stream ${stream} was retired at ${retiredAt.toISOString()} already.` };
+    return { isRetired: true, sentence: `Stream ${stream} was already retired at ${retiredAt.toISOString()}.` };
   }
   const sentence =
     `Stream ${stream}, the ${whose}, was heard of at ${heardOf.toISOString()}, less than five minutes ago: ` +
-    'its node is alive. Stop that first, or wait.';
+    'its node is alive. Stop the node first, or wait five minutes.';
   return { isRetired: false, sentence };
 }

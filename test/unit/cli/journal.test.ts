@@ -55,7 +55,7 @@ function damageThird(path: string): void {
   writeFileSync(path, bytes);
 }
 
-test('verify says what a whole journal holds, and whether all above a checkpoint is there', async (t) => {
+test('verify reports the records of a whole journal and those above a checkpoint', async (t) => {
   const { dataDir, stream, path } = await write(t);
   const whole = run(dataDir, 'verify', '--above', '3');
   assert.equal(whole.code, 0, whole.err);
@@ -68,7 +68,7 @@ test('verify says what a whole journal holds, and whether all above a checkpoint
   assert.match(torn.out, new RegExp(`a torn tail of ${recordBytes - 1} bytes`));
 });
 
-test('dump prints each record with its pairs, and those behind the first damage not as if nothing were', async (t) => {
+test('dump prints each record with its increments, reports damage, and then prints no record of that segment', async (t) => {
   const { dataDir, stream, path } = await write(t);
   const { out, code } = run(dataDir, 'dump', '--above', '3');
   assert.equal(code, 0);
@@ -90,7 +90,7 @@ test('dump prints each record with its pairs, and those behind the first damage 
   assert.match(damaged.err, /record 3 is damaged/);
 });
 
-test('repair copies the damaged file, keeps what is whole behind the damage, and accept lets it start', async (t) => {
+test('repair copies the damaged file and keeps whole records behind the damage; accept lets the server start', async (t) => {
   const { dataDir, options, stream, path } = await write(t);
   damageThird(path);
   const before = readFileSync(path);
@@ -100,7 +100,7 @@ test('repair copies the damaged file, keeps what is whole behind the damage, and
 
   const repaired = run(dataDir, 'repair');
   assert.equal(repaired.code, 0, repaired.err);
-  assert.match(repaired.out, /LSN 4 to 5 behind the damage was kept/);
+  assert.match(repaired.out, /kept LSN 4 to 5 behind the damage/);
   const copy = readdirSync(join(options.directory, stream)).find((name) => name.includes('.damaged-'));
   assert.deepEqual(readFileSync(join(options.directory, stream, copy ?? '')), before);
 
@@ -119,7 +119,7 @@ test('repair copies the damaged file, keeps what is whole behind the damage, and
   await journal.close();
 });
 
-test('repair of a journal whose end is lost cuts it, and the loss must be accepted', async (t) => {
+test('repair cuts a journal whose end is lost, and the loss must be accepted', async (t) => {
   const { dataDir, options, stream, path } = await write(t);
   // Recovered once, so that the header says that all five were synced.
   const journal = openFileJournal({ ...options, stream });
@@ -129,7 +129,7 @@ test('repair of a journal whose end is lost cuts it, and the loss must be accept
   bytes.fill(0xee, SEGMENT_HEADER_BYTES + 3 * recordBytes);
   writeFileSync(path, bytes);
   const repaired = run(dataDir, 'repair');
-  assert.match(repaired.out, /behind LSN 3;[^]*nothing behind the damage could be read/);
+  assert.match(repaired.out, /after LSN 3;[^]*no record behind the damage can be read/);
   assert.throws(() => openFileJournal({ ...options, stream }).recover(0), /LSN 4 to 5/);
   run(dataDir, 'accept', '--stream', stream, '--above', '0');
   const accepted = openFileJournal({ ...options, stream });
@@ -139,13 +139,13 @@ test('repair of a journal whose end is lost cuts it, and the loss must be accept
   assert.match(run(dataDir, 'repair').out, /Nothing to repair/);
 });
 
-test('rebind moves the records of a copy to a stream and a node of their own', async (t) => {
+test('rebind moves the records of a copy to a new stream and gives the copy a new node id', async (t) => {
   const { dataDir, options, stream } = await write(t);
   const held = acquireDataDirectory(dataDir);
   held.release();
   const { code, out, err } = run(dataDir, 'rebind', '--stream', stream, '--above', '3');
   assert.equal(code, 0, err);
-  const moved = /2 records are stream (\S+) now/.exec(out)?.[1] ?? '';
+  const moved = /2 records are now in stream (\S+)\./.exec(out)?.[1] ?? '';
   const journal = openFileJournal({ ...options, stream: moved });
   journal.recover(0);
   assert.deepEqual(await replayed(journal), ['1:k4=4', '2:k5=5']);
@@ -154,7 +154,7 @@ test('rebind moves the records of a copy to a stream and a node of their own', a
   const again = acquireDataDirectory(dataDir);
   assert.notEqual(again.nodeId, held.nodeId);
   again.release();
-  assert.match(run(dataDir, 'rebind', '--stream', moved, '--above', '2').out, /Nothing is above LSN 2/);
+  assert.match(run(dataDir, 'rebind', '--stream', moved, '--above', '2').out, /There are no records above LSN 2/);
   assert.equal(run(dataDir, 'rebind').code, 0);
 });
 
@@ -167,7 +167,7 @@ test('the command refuses a data directory that a server is using', async (t) =>
   assert.match(err, /^Another process is using the data directory/);
 });
 
-test('the data directory comes from the environment where the command line does not name it', async (t) => {
+test('without --data-dir the data directory comes from the environment', async (t) => {
   const { dataDir, stream } = await write(t);
   const { stdout } = spawnSync(process.execPath, [command, 'verify'], {
     encoding: 'utf8',
@@ -176,14 +176,14 @@ test('the data directory comes from the environment where the command line does 
   assert.match(stdout, new RegExp(stream));
 });
 
-test('a command line that cannot be followed says why and how', async (t) => {
+test('a wrong command line prints the problem and the help', async (t) => {
   const { dataDir, stream } = await write(t);
   for (const [args, problem] of [
     [['frobnicate'], /There is no command "frobnicate"/],
     [[], /There is no command ""/],
     [['verify', '--above', 'x'], /--above takes an LSN/],
     [['dump', '--stream', 'x'], /There is no stream x/],
-    [['accept', '--stream', stream], /accept takes --stream and --above/],
+    [['accept', '--stream', stream], /accept needs --stream and --above/],
     [['verify', '--frobnicate'], /--frobnicate/],
   ] as const) {
     const { code, err } = run(dataDir, ...args);
