@@ -1,4 +1,4 @@
-/** The arithmetic of the cost model, on costs that are easy to reckon with. */
+/** The arithmetic of the cost model, with costs that are easy to calculate with. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { balancedThreads, costInputs, keysPerNode, walls, type CostInputs } from '../../../bench/report/cost-model.js';
@@ -17,7 +17,7 @@ const inputs: CostInputs = {
 };
 const machine = { nodes: 1, cores: 16, httpThreads: 1, shards: 4, journal: 'file-always', keysPerSecond: 0 };
 
-void test('with one front-end thread its core is the first wall, and the shards are the last', () => {
+void test('with one HTTP thread its core is the first wall, and the shards are the last', () => {
   assert.deepEqual(walls(inputs, machine), [
     { part: 'front-end threads', incrementsPerSecond: 100_000 },
     { part: 'cores', incrementsPerSecond: (16 * 1e6) / 12 },
@@ -25,17 +25,17 @@ void test('with one front-end thread its core is the first wall, and the shards 
   ]);
 });
 
-void test('on two cores that PostgreSQL shares, what it takes for the flushed rows is missing to increments', () => {
+void test('on two cores that PostgreSQL shares, the CPU time for flushed rows reduces increments', () => {
   const [first] = walls(inputs, { ...machine, cores: 1, keysPerSecond: 100_000 });
   assert.deepEqual(first, { part: 'cores', incrementsPerSecond: (1e6 - 600_000) / 12 });
 });
 
-void test('flushes that need more than all cores leave nothing, not less than nothing', () => {
+void test('flushes that need more than all cores leave zero increments, not fewer', () => {
   const [first] = walls(inputs, { ...machine, cores: 1, keysPerSecond: 1_000_000 });
   assert.deepEqual(first, { part: 'cores', incrementsPerSecond: 0 });
 });
 
-void test('ten nodes carry ten times as much, and PostgreSQL costs their cores nothing', () => {
+void test('ten nodes carry ten times as much, and PostgreSQL uses none of their cores', () => {
   const flushing = { ...machine, keysPerSecond: 100_000 };
   const ten = walls(inputs, { ...flushing, nodes: 10 });
   assert.equal(ten.find(({ part }) => part === 'front-end threads')?.incrementsPerSecond, 1_000_000);
@@ -46,16 +46,16 @@ void test('a journal that was not measured is refused', () => {
   assert.throws(() => walls(inputs, { ...machine, journal: 'file-everysec' }), /file-everysec was not measured/);
 });
 
-void test('cores are divided between front ends and shards as their costs are to each other', () => {
+void test('cores are divided between HTTP threads and shards in proportion to their costs', () => {
   assert.deepEqual(balancedThreads(inputs, 14, 'file-always', 2), { httpThreads: 10, shards: 2 });
   assert.deepEqual(balancedThreads(inputs, 3, 'file-always', 1), { httpThreads: 1, shards: 1 });
 });
 
-void test('counters that all nodes count share what one connection writes, others what PostgreSQL takes', () => {
+void test('counters of all nodes share what one connection writes, other counters what PostgreSQL writes', () => {
   assert.deepEqual(keysPerNode(inputs, 10), { apart: 20_000, shared: 10_000, fresh: 15_000 });
 });
 
-void test('without the runs that it needs the model says which command makes the first of them', () => {
+void test('if a run is missing, the model names the command that makes it', () => {
   assert.deepEqual(costInputs([]), { missing: 'npm run bench' });
   assert.equal(figures('cost-model-machines', []), 'Not measured yet: `npm run bench`.');
 });

@@ -121,7 +121,7 @@ test('repair copies the damaged file and keeps whole records behind the damage; 
 
 test('repair cuts a journal whose end is lost, and the loss must be accepted', async (t) => {
   const { dataDir, options, stream, path } = await write(t);
-  // Recovered once, so that the header says that all five were synced.
+  // After one recovery the header says that all five records were synced.
   const journal = openFileJournal({ ...options, stream });
   journal.recover(0);
   await journal.close();

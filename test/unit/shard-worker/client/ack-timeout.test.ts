@@ -1,4 +1,4 @@
-/** The acknowledgement timeout, and a wall clock that is set meanwhile. */
+/** The acknowledgement timeout while the wall clock is set. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { BatchPace } from '#product/shard-worker/client/batch-pace.js';
 
-/** One batch in 128, in a thousand of them. */
+/** Probes in a thousand batches: one in 128. */
 const PROBES = 8;
 
-/** Clients that each wait for their answer before they send again, and a shard that takes `roundTripMs` for a batch. */
+/** Clients that wait for an answer before they send again, and a shard that answers a batch after `roundTripMs`. */
 class ClosedLoop {
   readonly pace = new BatchPace();
   readonly batchSizes: number[] = [];
@@ -47,14 +47,14 @@ class ClosedLoop {
   }
 }
 
-void test('a client alone waits for nobody, but in the batches that look for others', () => {
+void test('a single client waits only in probes', () => {
   const loop = new ClosedLoop(1, 0.2);
   loop.run(1000);
   assert.ok(loop.batchSizes.every((size) => size === 1));
   assert.ok(loop.waitedMs <= 2 * PROBES, `waited ${String(loop.waitedMs)} ms`);
 });
 
-void test('most of many clients make a batch, and the rest are taken in while it is with the shard', () => {
+void test('a batch holds the requests of most clients; the others gather while it is in flight', () => {
   const loop = new ClosedLoop(128, 0.3);
   loop.run(1000);
   const settled = loop.batchSizes.slice(3);
@@ -62,7 +62,7 @@ void test('most of many clients make a batch, and the rest are taken in while it
   assert.ok(settled.filter((size) => size < 96).length <= PROBES, 'fewer after it, when all come anew');
 });
 
-void test('a shard that answers at once does not make batches small', () => {
+void test('batches stay large when the shard answers at once', () => {
   const loop = new ClosedLoop(128, 0.02);
   loop.run(1000);
   assert.ok(loop.batchSizes.slice(3).filter((size) => size < 96).length <= PROBES);
@@ -79,7 +79,7 @@ void test('a request after a quiet time is posted at once', () => {
   assert.ok(pace.restMs(1, 1010.9) > 0);
 });
 
-void test('when most clients have left, they are waited for a millisecond a batch, and from the next probe on no more', () => {
+void test('after most clients have left, batches wait a millisecond until the next probe, and then no more', () => {
   const loop = new ClosedLoop(128, 0.3);
   loop.run(200);
   loop.clients = 4;

@@ -12,7 +12,7 @@ import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 
 const KEY = 'k'.repeat(86);
-/** Ten requests of one pair. */
+/** Ten requests of one increment. */
 const WINDOW_BYTES = 10 * (INCREMENT_HEADER_BYTES + KEY.length);
 const ACK_TIMEOUT_MS = 1000;
 const UNLIMITED = Number.POSITIVE_INFINITY;
@@ -21,7 +21,7 @@ const UNLIMITED = Number.POSITIVE_INFINITY;
 class StalledShard {
   readonly outcomes: (ErrorCode | 'created')[] = [];
   readonly #channel = new MessageChannel();
-  /** How far the clock is ahead of the machine's. */
+  /** How far the clock is ahead of the machine's clock, in ms. */
   passedMs = 0;
   readonly #client = new ShardClient({
     ...systemClock,
@@ -43,13 +43,13 @@ class StalledShard {
     this.router.setShardAdmission(0, 'open');
   }
 
-  /** Submits one increment; the refusal, if it was refused at once. */
+  /** Submits one increment. Returns the refusal if it is refused at once. */
   submit(key = KEY): ErrorCode | undefined {
     const increments = this.#scanner.scan(Buffer.from(`{"${key}":1}`), false);
     return this.router.submit(increments, { settle: (refusal) => this.outcomes.push(refusal ?? 'created') });
   }
 
-  /** The next batch reaches the shard, which answers that it is in the journal. */
+  /** Waits for the next batch and answers that it is in the journal. */
   async answerOne(): Promise<void> {
     if (this.router.isIdle) return;
     await once(this.#channel.port2, 'message');
@@ -69,7 +69,7 @@ afterEach(() => {
   shard?.close();
 });
 
-test('what is with a shard that does not answer is bounded by the window, and the next request is overloaded', async () => {
+test('the window limits the requests in flight with a shard that does not answer; the next request is overloaded', async () => {
   shard = new StalledShard();
   for (let taken = 0; taken < 10; taken += 1) assert.equal(shard.submit(), undefined);
   assert.equal(shard.submit(), 'overloaded');
@@ -89,7 +89,7 @@ test('an empty window takes a request of any size', () => {
   assert.equal(shard.submit(), 'overloaded');
 });
 
-test('after the timeout what was sent is unknown, what was not sent is refused, and the window stays occupied', async () => {
+test('after the timeout the outcome of posted requests is unknown, open ones are refused, and the window stays occupied', async () => {
   shard = new StalledShard();
   assert.equal(shard.submit(), undefined);
   // The end of the turn posts the first; the second waits for its answer.

@@ -8,7 +8,7 @@ import { BATCH_KINDS, type BatchAnswer } from '#product/shard-worker/protocol/ba
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ManualClock } from '../../../support/manual-clock.js';
 
-void test('memory that was given back is taken again, and no other', () => {
+void test('memory that was released is used again, other memory is not', () => {
   const memory = new BatchMemory();
   const first = memory.take(100);
   const second = memory.take(100);
@@ -18,7 +18,7 @@ void test('memory that was given back is taken again, and no other', () => {
   assert.notEqual(memory.take(1).memory, second.memory);
 });
 
-void test('beyond the slots, and for what is larger than a slot, memory is made for one use', () => {
+void test('batches beyond the slots and batches larger than a slot get unshared memory', () => {
   const memory = new BatchMemory();
   const slots = Array.from({ length: 8 }, () => memory.take(1));
   assert.ok(slots.every((slot) => slot.memory instanceof SharedArrayBuffer));
@@ -30,7 +30,7 @@ void test('beyond the slots, and for what is larger than a slot, memory is made 
   assert.equal(large.bytes.length, BATCH_BYTES_MAX + 1);
 });
 
-void test('what is posted beyond the slots is as long as its batch, and what it was written in is used again', () => {
+void test('a batch beyond the slots is posted as a copy of its own length, and its memory is used again', () => {
   const memory = new BatchMemory();
   for (let slot = 0; slot < 8; slot += 1) memory.take(1);
   const written = memory.take(1);
@@ -45,7 +45,7 @@ void test('what is posted beyond the slots is as long as its batch, and what it 
   assert.equal(memory.seal(large, BATCH_BYTES_MAX + 1), large);
 });
 
-void test('at the key bound a request that is a batch by itself takes no more memory than it needs', () => {
+void test('at the key bound the batch of a single request takes no more memory than it needs', () => {
   const shard = new AnsweredByHand();
   shard.connect();
   for (let request = 0; request < 100; request += 1) shard.postAlone();
@@ -56,7 +56,7 @@ void test('at the key bound a request that is a batch by itself takes no more me
   assert.deepEqual(shard.outcomes, Array(100).fill('created'));
 });
 
-void test('batches of every kind and memory arrive in order, each with what was written last', () => {
+void test('batches of every kind and memory arrive in order, each with the content that was written last', () => {
   const channel = new MessageChannel();
   const front = shardPort(channel.port1);
   const shard = httpServerPort(channel.port2);
@@ -77,7 +77,7 @@ void test('batches of every kind and memory arrive in order, each with what was 
         assert.equal(new DataView(batch.memory).getUint32(0), round * 100 + index);
       }
       assert.equal(shard.receive(), undefined);
-      // In another order than they were taken in.
+      // Not in the order in which they were taken.
       for (const buffer of [buffers[2], buffers[0], buffers[3], buffers[1]]) if (buffer) memory.release(buffer);
     }
   } finally {
@@ -86,7 +86,7 @@ void test('batches of every kind and memory arrive in order, each with what was 
   }
 });
 
-void test('a number that no memory was given for is an error, not another batch', () => {
+void test('an unknown number on the port is an error', () => {
   const channel = new MessageChannel();
   const shard = httpServerPort(channel.port2);
   try {
@@ -103,7 +103,7 @@ class AnsweredByHand {
   readonly clock = new ManualClock();
   readonly client = new ShardClient(this.clock);
   readonly outcomes: string[] = [];
-  /** Of the batches posted, in order. */
+  /** The memory of each posted batch, in order. */
   readonly memories: ArrayBufferLike[] = [];
   answer: (answer: BatchAnswer) => void = () => undefined;
   readonly #scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
@@ -129,13 +129,13 @@ class AnsweredByHand {
     return this.memories.at(-1);
   }
 
-  /** Posts a request as it is at the key bound. */
+  /** Posts a request as the router does at the key bound. */
   postAlone(): void {
     const settle = (refusal: string | undefined): unknown => this.outcomes.push(refusal ?? 'created');
     this.client.sendOnlyPendingKeys(this.#scanner.scan(Buffer.from('{"k":1}'), false), { settle }, 15);
   }
 
-  /** A request that waits for the answer to the batch `posted`, whose bytes nobody may touch meanwhile. */
+  /** Adds a request while the batch `posted` is in flight, and checks that the bytes of that batch stay as they are. */
   gather(posted: ArrayBufferLike): void {
     const before = Buffer.from(new Uint8Array(posted));
     this.client.open(100);
@@ -145,7 +145,7 @@ class AnsweredByHand {
   }
 }
 
-void test('a batch keeps its memory until it is answered, though its requests are told before that it takes too long', () => {
+void test('a batch keeps its memory until it is answered, even if its requests time out before', () => {
   const shard = new AnsweredByHand();
   shard.connect();
   const first = shard.post();
@@ -164,7 +164,7 @@ void test('a batch keeps its memory until it is answered, though its requests ar
   assert.equal(shard.memories.length, 3);
 });
 
-void test('another shard thread gets other memory than the one before it, which may still read', () => {
+void test('the next thread of a shard gets other memory, because the former thread may still read', () => {
   const shard = new AnsweredByHand();
   shard.connect();
   const before = [shard.post()];

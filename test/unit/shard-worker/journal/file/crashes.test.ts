@@ -1,6 +1,6 @@
 /**
- * Crashes at any call of the disk, losses of power, failing calls: whatever happens, what was acknowledged and not yet
- * committed is replayed, once, in order, and nothing is replayed that was never appended.
+ * Crashes at any call of the disk, power losses, failing calls: acknowledged records that are not committed are replayed
+ * once and in order, and no record is replayed that was never appended.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -24,14 +24,14 @@ import {
   type PowerLoss,
 } from '../../../../support/simulated-disk.js';
 
-/** What the world outside the journal knows: PostgreSQL's checkpoint, and what clients were told. */
+/** What is known outside of the journal: the checkpoint in PostgreSQL and the acknowledgements. */
 class Model {
   checkpoint = 0;
-  /** Content of each LSN that may be in the journal, by the byte it is filled with and its length. */
+  /** Content of each LSN that may be in the journal: the byte that fills it, and its length. */
   readonly attempted = new Map<number, string[]>();
-  /** Content of what was acknowledged. */
+  /** Content of each acknowledged LSN. */
   readonly acknowledged = new Map<number, string>();
-  /** Acknowledged up to here must survive a loss of power. */
+  /** Acknowledged records up to this LSN must survive a power loss. */
   durableLsn = 0;
 }
 
@@ -69,7 +69,7 @@ function acknowledge(world: World, journal: FileJournal, group: readonly Uint8Ar
   }
 }
 
-/** One random thing that a shard does. */
+/** One random step of a shard. */
 function step(world: World, journal: FileJournal): void {
   const { random, model, clock } = world;
   switch (random.below(8)) {
@@ -99,7 +99,7 @@ function step(world: World, journal: FileJournal): void {
   model.durableLsn = Math.max(model.durableLsn, journal.syncedLsn);
 }
 
-/** Recovers and compares what is replayed with what the model knows. Undefined: there was no stream to recover. */
+/** Recovers and compares the replay with the model. Undefined if there was no stream to recover. */
 async function recover(world: World): Promise<FileJournal | undefined> {
   const { options, model } = world;
   const { checkpoint } = model;
@@ -125,22 +125,22 @@ async function recover(world: World): Promise<FileJournal | undefined> {
     assert.ok(possible?.includes(content.get(lsn) ?? ''), `LSN ${lsn} is ${content.get(lsn) ?? ''}`);
   }
   assert.ok(expected > Math.max(0, ...pending), `replayed up to ${expected - 1} of ${String(pending)}`);
-  // From here on the journal's word is the truth: it recovered these, synced them, and their effects will be committed.
+  // From here on the replayed records count: the journal has synced them, and they will be committed.
   model.acknowledged.clear();
   for (const [lsn, text] of content) model.acknowledged.set(lsn, text);
-  // What is only read lies where it lay: after a sync that failed, another one proves nothing.
+  // A stream that is only read was not copied: after a failed sync, another sync proves nothing.
   if (journal.takesRecords) model.durableLsn = journal.syncedLsn;
   return journal;
 }
 
-/** The process has ended; with a loss of power, what was acknowledged ahead of its sync may be gone. */
+/** The process has ended. After a power loss, records that were acknowledged before their sync may be lost. */
 function restart({ disk, model }: World, loss: PowerLoss | undefined): void {
   disk.restart(loss);
   if (loss === undefined) return;
   for (const lsn of [...model.acknowledged.keys()]) if (lsn > model.durableLsn) model.acknowledged.delete(lsn);
 }
 
-/** A process: opens or creates, works until the fault or its end. */
+/** One process: opens or creates a stream and works until the fault or its end. */
 async function live(world: World, steps: number, fault: Fault | undefined): Promise<void> {
   const { disk, model, options } = world;
   let journal: FileJournal | undefined;
@@ -148,18 +148,18 @@ async function live(world: World, steps: number, fault: Fault | undefined): Prom
     disk.fault = fault;
     journal = await recover(world);
     journal ??= createFileJournal(options);
-    // Where the disk was full it can only be read.
+    // After a full disk the stream can only be read.
     for (let n = 0; n < steps && journal.takesRecords; n += 1) step(world, journal);
     const { takesRecords } = journal;
     await journal.close();
     if (takesRecords) model.durableLsn = journal.endLsn;
     disk.fault = undefined;
   } catch (error) {
-    // A JournalError is how a fault that the journal met shows; the process ends, as the shard would.
+    // The journal reports the fault as a JournalError; the process ends, as the shard would.
     if (!(error instanceof SimulatedCrash) && !(error instanceof JournalError)) throw error;
     if (error instanceof JournalError)
       assert.ok(['journal-unavailable', 'journal-failed', 'journal-full'].includes(error.code), error.message);
-    // It is let go of whatever it says.
+    // The close may fail, too.
     if (error instanceof JournalError) await journal?.close().catch(() => undefined);
   }
 }
@@ -173,7 +173,7 @@ test('a crash at every call of the disk loses nothing that was acknowledged', as
       await live(world, 12, { kind: 'crash', atCall });
       reached = world.disk.fault !== undefined;
       restart(world, loss);
-      // The recovery crashes as well, somewhere.
+      // Recovery crashes as well, at some call.
       await live(world, 3, { kind: 'crash', atCall: 1 + world.random.below(60) });
       restart(world, loss);
       await live(world, 3, undefined);
@@ -181,7 +181,7 @@ test('a crash at every call of the disk loses nothing that was acknowledged', as
   }
 });
 
-test('random lives with crashes, losses of power and failing calls lose nothing and invent nothing', async () => {
+test('random runs with crashes, power losses and failing calls lose nothing and invent nothing', async () => {
   const firstSeed = seedOfRun();
   for (let run = 0; run < countOfRuns(200); run += 1) {
     const seed = (firstSeed + run) % 0x8000_0000;

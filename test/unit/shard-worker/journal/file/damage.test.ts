@@ -1,4 +1,4 @@
-/** Torn tails, flipped bits, missing segments: what is cut, what stops the start, and with which words. */
+/** Torn tails, flipped bits, missing segments: what recovery cuts, what stops the start, and the messages. */
 import assert from 'node:assert/strict';
 import { copyFileSync, cpSync, existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -38,7 +38,7 @@ async function write(
   return { options, stream: journal.stream, path: segmentPaths(options, journal.stream).at(-1) ?? '' };
 }
 
-/** Recovers the stream, lists what is replayed, closes. */
+/** Recovers the stream, lists the replayed records, closes. */
 async function reopen({ options, stream }: Written, checkpoint = 0): Promise<string[]> {
   const journal = openFileJournal({ ...options, stream });
   journal.recover(checkpoint);
@@ -56,14 +56,14 @@ function refusal(code: JournalErrorCode, message: RegExp): (error: unknown) => b
   };
 }
 
-/** Bytes of a record of `pairRecord` with a key of one letter. */
+/** Bytes of an `incrementRecord` with a key of one letter. */
 const recordBytes = incrementRecord('a', 1).byteLength;
 
 function offsetOf(lsn: number): number {
   return SEGMENT_HEADER_BYTES + (lsn - 1) * recordBytes;
 }
 
-test('a last record that is cut at any byte is dropped, and the ones before it stay', async (t) => {
+test('a last record that is cut at any byte is dropped, and the records before it stay', async (t) => {
   const written = await write(t, ['a', 'b', 'c']);
   const whole = readFileSync(written.path);
   for (let bytes = 0; bytes < recordBytes; bytes += 1) {
@@ -91,7 +91,7 @@ test('a cut tail is reported, and the next record takes its LSN', async (t) => {
   assert.deepEqual(await reopen(written), ['1:a=1', '2:c=1']);
 });
 
-test('any flipped bit in a record whose sync a later record attests stops the start with file and offset', async (t) => {
+test('a flipped bit in a record that a later record calls synced stops the start, which names file and offset', async (t) => {
   const written = await write(t, ['a', 'b', 'c', 'd']);
   const whole = readFileSync(written.path);
   for (let byte = 0; byte < recordBytes; byte += 1) {
@@ -138,7 +138,7 @@ test('a byte flipped anywhere in a header stops the start and names the file', a
   }
 });
 
-test('what recovery has copied and synced is corruption when it is damaged, even where nothing follows', async (t) => {
+test('damage in records that recovery has copied and synced is corruption, even at the end', async (t) => {
   const written = await write(t, ['a', 'b']);
   await reopen(written);
   const bytes = readFileSync(written.path);
@@ -147,7 +147,7 @@ test('what recovery has copied and synced is corruption when it is damaged, even
   await assert.rejects(reopen(written), refusal('journal-corrupt', /the segment's header says that records up to 2/));
 });
 
-/** Three segments of 64 KiB at least, with the LSNs that each begins with. */
+/** At least three segments of 64 KiB, with the first LSN of each. */
 async function threeSegments(t: TestContext): Promise<Written & { readonly paths: string[]; readonly end: number }> {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: 64 * 1024 });
   const journal = createFileJournal(options);
@@ -171,7 +171,7 @@ test('damage before the last segment stops the start even at the end of its segm
   );
 });
 
-test('damage in a segment that is committed as a whole does not stop the start', async (t) => {
+test('damage in a segment that is wholly committed does not stop the start', async (t) => {
   const written = await threeSegments(t);
   const bytes = readFileSync(written.paths[0] ?? '');
   bytes.fill(0xff, SEGMENT_HEADER_BYTES);
@@ -181,10 +181,10 @@ test('damage in a segment that is committed as a whole does not stop the start',
   await journal.close();
 });
 
-test("what a segment holds above its successor's word is void", async (t) => {
+test('records of a segment above the limit that its successor names are void', async (t) => {
   const written = await write(t, ['a', 'b', 'c', 'd'], { keepSeconds: 60 });
   const before = readFileSync(written.path);
-  // Commits b; the rest is copied into a segment that begins with c, then e and f follow it.
+  // Commits b. Recovery copies the rest into a segment that starts with c; e and f follow.
   const journal = openFileJournal({ ...written.options, stream: written.stream });
   journal.recover(2);
   journal.append([incrementRecord('e', 1)]);
@@ -197,7 +197,7 @@ test("what a segment holds above its successor's word is void", async (t) => {
   assert.deepEqual(await reopen(written, 1), ['2:b=1', '3:c=1', '4:d=1', '5:e=1']);
 });
 
-test('a segment removed by hand from the middle is noticed', async (t) => {
+test('the scan finds a segment that was removed from the middle', async (t) => {
   const written = await threeSegments(t);
   rmSync(written.paths[1] ?? '');
   await assert.rejects(reopen(written), JournalError);
@@ -220,19 +220,19 @@ test('a checkpoint below the first record refuses to start until an operator acc
   assert.ok(!existsSync(join(directory, 'accepted-gap')));
 });
 
-test('a checkpoint beyond the end of the journal is reported and the next LSN is above both', async (t) => {
+test('a checkpoint beyond the end of the journal is reported, and the next LSN is above both', async (t) => {
   const written = await write(t, ['a', 'b']);
   const journal = openFileJournal({ ...written.options, stream: written.stream });
   const recovery = journal.recover(2 ** 33);
   assert.deepEqual(recovery.beyondEnd, { checkpoint: 2 ** 33, journalEnd: 2 });
   assert.equal(journal.append([incrementRecord('c', 1)]), 2 ** 33 + 1);
-  // With a database id that comes late, the empty segment before it would have been replaced: its word must survive.
+  // A database id that is known late replaces the empty segment before it. The limit in its header must stay.
   await journal.close();
   assert.deepEqual(await reopen(written, 2 ** 33), [`${2 ** 33 + 1}:c=1`]);
   await assert.rejects(reopen(written, 2), refusal('journal-gap', new RegExp(`LSN 3 to ${2 ** 33}`)));
 });
 
-test('a file that is no segment is left alone, and a segment under another name stops the start', async (t) => {
+test('other files are ignored, and a segment under another name stops the start', async (t) => {
   const written = await write(t, ['a']);
   const directory = join(written.options.directory, written.stream);
   writeFileSync(join(directory, 'notes.txt'), 'mine');
@@ -249,7 +249,7 @@ test('a stream under the name of another stops the start', async (t) => {
   await assert.rejects(reopen({ ...written, stream: other }), refusal('journal-corrupt', /says stream/));
 });
 
-test('a half-made segment of a crash is removed by recovery', async (t) => {
+test('recovery removes a staged segment that a crash left', async (t) => {
   const written = await write(t, ['a']);
   const staged = join(written.options.directory, written.stream, '00000000000000000001.wal.new');
   writeFileSync(staged, 'half');

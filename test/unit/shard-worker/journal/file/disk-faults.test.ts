@@ -1,4 +1,4 @@
-/** A disk that refuses or fails: what is still certain afterwards, and what heals by itself. */
+/** Failures of the disk: what was kept, and what can be tried again. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -39,7 +39,7 @@ function codeOf(action: () => unknown): string {
 }
 
 for (const call of ['write', 'sync'] as const) {
-  test(`after a failed ${call} of records the journal is dead, and recovery goes on in a new segment`, async () => {
+  test(`after a failed ${call} of records the journal has failed, and recovery continues in a new segment`, async () => {
     const { disk, options } = simulated();
     const journal = createFileJournal(options);
     journal.append([incrementRecord('a', 1)]);
@@ -81,7 +81,7 @@ for (const call of ['write', 'sync'] as const) {
   });
 }
 
-test('a sync that fails on the clock is known to every later call, the close included', async () => {
+test('after a deferred sync has failed, every later call fails, including close', async () => {
   const clock = new ManualClock();
   const { disk, options } = simulated({ clock, syncPolicy: 'everysec' });
   const journal = createFileJournal(options);
@@ -95,7 +95,7 @@ test('a sync that fails on the clock is known to every later call, the close inc
   await assert.rejects(journal.close(), JournalError);
 });
 
-test('a disk that refuses at any call while a segment is made keeps nothing, and the next append heals', async () => {
+test('a disk failure at any call while a segment is created keeps nothing, and the next append succeeds', async () => {
   for (const code of ['ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EMFILE']) {
     for (let offset = 1; ; offset += 1) {
       const { disk, options } = simulated();
@@ -104,7 +104,7 @@ test('a disk that refuses at any call while a segment is made keeps nothing, and
       for (let n = 0; n < 5; n += 1) journal.append([rawRecord(11_000)]);
       disk.fault = { kind: 'error', atCall: disk.calls + offset, code };
       const outcome = codeOf(() => journal.append([rawRecord(12_000)]));
-      // Past the making of the segment, the record itself is written and synced.
+      // These calls come after the creation of the segment: the record itself is written and synced.
       if (outcome === 'journal-failed' || outcome === 'none') {
         assert.ok(offset > 5, `only ${offset} calls`);
         break;
@@ -124,7 +124,7 @@ test('a disk that refuses at any call while a segment is made keeps nothing, and
   }
 });
 
-test('after a failed sync of zeros the segment is left behind, and what it holds is not in doubt', async () => {
+test('after a failed sync of zeros a new segment starts, and records in the old one are not lost', async () => {
   const { disk, options } = simulated({ segmentBytes: 1024 * 1024 });
   const journal = createFileJournal(options);
   // The first 256 KiB are zeros already.
@@ -143,7 +143,7 @@ test('after a failed sync of zeros the segment is left behind, and what it holds
   await reopened.close();
 });
 
-test('after a failed sync of zeros, records that everysec had left for later are in doubt', () => {
+test('after a failed sync of zeros, unsynced records of everysec may be lost', () => {
   const { disk, options } = simulated({ segmentBytes: 1024 * 1024, syncPolicy: 'everysec' });
   const journal = createFileJournal(options);
   for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
@@ -158,7 +158,7 @@ test('after a failed sync of zeros, records that everysec had left for later are
   );
 });
 
-test('a disk that refuses the first append leaves a journal that can be tried again', () => {
+test('after a disk failure at the first append, the append can be tried again', () => {
   for (let offset = 1; offset < 9; offset += 1) {
     const { disk, options } = simulated();
     const journal = createFileJournal(options);
@@ -173,7 +173,7 @@ test('a disk that refuses the first append leaves a journal that can be tried ag
   }
 });
 
-test('a recovery that the disk refuses changes nothing that counts and can be tried again', async () => {
+test('after a disk failure during recovery, recovery can be tried again', async () => {
   for (let offset = 1; ; offset += 1) {
     const { disk, options } = simulated();
     const journal = createFileJournal(options);
@@ -191,7 +191,7 @@ test('a recovery that the disk refuses changes nothing that counts and can be tr
   }
 });
 
-test('a recovery for which the disk has no room leaves a journal that is read and takes nothing', async () => {
+test('a recovery without room on the disk leaves a journal that is only read', async () => {
   const calls: readonly DiskCall[] = ['create', 'write', 'sync', 'rename', 'syncDirectory'];
   for (const call of calls) {
     for (let offset = 1; ; offset += 1) {
@@ -222,7 +222,7 @@ test('a recovery for which the disk has no room leaves a journal that is read an
   }
 });
 
-test('a takeover on a full disk gives up what was set aside, which is made again once there is room', async () => {
+test('a takeover on a full disk removes the reserve, which is written again once there is room', async () => {
   const clock = new ManualClock();
   const { disk, options } = simulated({ clock });
   const streams = new FileJournalStreams({ ...options, shards: 1 });
@@ -238,7 +238,7 @@ test('a takeover on a full disk gives up what was set aside, which is made again
   found.keepClaim(claim, []);
   assert.deepEqual(found.claims(), [claim]);
   assert.ok(!disk.list(options.directory).includes('reserve-0'));
-  // Nothing is left to give up.
+  // There is no reserve any more.
   disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
   assert.equal(
     codeOf(() => found.keepClaim({ id: randomUUID(), lsn: 1 }, [])),
@@ -254,7 +254,7 @@ test('a takeover on a full disk gives up what was set aside, which is made again
   assert.ok(disk.list(options.directory).includes('reserve-0'));
 });
 
-/** A file system of `bytes` bytes, or undefined where this user cannot mount one. */
+/** A file system of `bytes` bytes; undefined if this user cannot mount one. */
 function tinyFileSystem(t: TestContext, bytes: number): string | undefined {
   const directory = mkdtempSync(join(tmpdir(), 'summing-counters-tiny-'));
   const { status } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${bytes}`, 'tmpfs', directory]);
@@ -265,7 +265,7 @@ function tinyFileSystem(t: TestContext, bytes: number): string | undefined {
   return status === 0 ? directory : undefined;
 }
 
-test('a full file system refuses before anything is kept and heals when there is room again', async (t) => {
+test('an append to a full file system keeps nothing, and succeeds once there is room again', async (t) => {
   const dataDir = tinyFileSystem(t, 512 * 1024);
   if (dataDir === undefined) {
     limitedByFileSize(t);
@@ -293,7 +293,7 @@ test('a full file system refuses before anything is kept and heals when there is
   await reopened.close();
 });
 
-/** The same through a limit on the size of files, for those who may not mount. */
+/** The same with a limit on the size of files, for users who cannot mount. */
 function limitedByFileSize(t: TestContext): void {
   const script = `
     const { createFileJournal } = await import('#product/shard-worker/journal/file/file-journal.js');
@@ -309,13 +309,13 @@ function limitedByFileSize(t: TestContext): void {
   assert.match(stdout, /^journal-unavailable \d+\ntrue/);
 }
 
-test('a limit on the size of files is met before anything is kept', (t) => {
+test('an append beyond a limit on the size of files keeps nothing', (t) => {
   limitedByFileSize(t);
 });
 
-test('a place that cannot be written refuses with nothing kept', (t) => {
+test('an append to a directory that cannot be written keeps nothing', (t) => {
   const dataDir = temporaryDirectory(t);
-  // Where the directory should be is a file: it fails for root as well, whom permissions do not stop.
+  // A file is in the place of the directory. This fails for root as well, unlike missing permissions.
   writeFileSync(join(dataDir, 'journal'), '');
   const journal = createFileJournal(journalOptions(dataDir));
   assert.equal(

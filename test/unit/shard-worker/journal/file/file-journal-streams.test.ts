@@ -19,7 +19,7 @@ import {
 } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
 
-/** A stream of `shard` that was made `createdAt` and holds one record. */
+/** A stream of `shard` that was created at `createdAt` and holds one record. */
 async function leave(options: FileJournalStreamsOptions, shard: number, createdAt: number): Promise<string> {
   const journal = createFileJournal({ ...options, shard, clock: new ManualClock(createdAt) });
   journal.append([incrementRecord(`of ${shard}`, createdAt)]);
@@ -27,7 +27,7 @@ async function leave(options: FileJournalStreamsOptions, shard: number, createdA
   return journal.stream;
 }
 
-test('streams are listed by shard and age, with what their headers say', async (t) => {
+test('streams are listed by shard and age, with the fields of their headers', async (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
   const second = await leave(options, 1, 10);
   const first = await leave(options, 0, 20);
@@ -51,7 +51,7 @@ test('streams are listed by shard and age, with what their headers say', async (
   assert.ok(bytes > 0);
 });
 
-test('a shard continues its newest stream, and every left-over stream is finished by one of the shards there are', async (t) => {
+test('a shard continues its newest stream, and one of the shards finishes each orphaned stream', async (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 2 };
   const streams = {
     oldOfZero: await leave(options, 0, 10),
@@ -83,7 +83,7 @@ test('a shard continues its newest stream, and every left-over stream is finishe
   assert.deepEqual(zero.existing().orphaned, [found(streams.oldOfZero)]);
 });
 
-test('a removal that a crash cut short is completed by the next start, and its stream is not seen again', async (t) => {
+test('the next start completes the removal of a stream that a crash interrupted', async (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
   const stream = await leave(options, 0, 10);
   const streams = new FileJournalStreams({

@@ -5,7 +5,7 @@ import { createFileJournal, openFileJournal } from '#product/shard-worker/journa
 import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
 import { journalOptions, incrementRecord, replayed, temporaryDirectory } from '../../../../support/journal-fixtures.js';
 
-test('a reopened journal replays what was appended above the checkpoint, in order, and goes on', async (t) => {
+test('a reopened journal replays the records above the checkpoint in order and takes more', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
   assert.equal(journal.append([incrementRecord('a', 1)]), 1);

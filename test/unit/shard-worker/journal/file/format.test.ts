@@ -1,4 +1,4 @@
-/** The format on disk is what it was: files written once and kept are written the same today, and read the same. */
+/** The format on disk does not change: the golden files are written and read as before. */
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -22,7 +22,7 @@ function copyGolden(dataDir: string): void {
   cpSync(goldenDirectory, join(dataDir, 'journal', GOLDEN_STREAM), { recursive: true });
 }
 
-test('the writer makes the golden files byte for byte', async (t) => {
+test('the writer produces the golden files byte for byte', async (t) => {
   const dataDir = temporaryDirectory(t);
   await writeGoldenJournal(dataDir);
   const written = join(dataDir, 'journal', GOLDEN_STREAM);
@@ -34,7 +34,7 @@ test('the writer makes the golden files byte for byte', async (t) => {
   }
 });
 
-test('the golden files are read as what they were written from', async (t) => {
+test('reading the golden files gives the records that were written', async (t) => {
   const dataDir = temporaryDirectory(t);
   copyGolden(dataDir);
   const journal = openFileJournal({ ...goldenOptions(dataDir), stream: GOLDEN_STREAM });
@@ -53,7 +53,7 @@ test('the golden files are read as what they were written from', async (t) => {
   await journal.close();
 });
 
-test('a segment of a version that this server does not know is refused, whatever else it says', (t) => {
+test('a segment of an unknown version is refused, whatever its other fields are', (t) => {
   const dataDir = temporaryDirectory(t);
   copyGolden(dataDir);
   const options = goldenOptions(dataDir);

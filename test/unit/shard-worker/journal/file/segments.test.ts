@@ -1,4 +1,4 @@
-/** Rotation, removal, bounds, deferred syncs: the life of a journal that nothing goes wrong with. */
+/** Rotation, removal, limits, deferred syncs: a journal without failures. */
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { test } from 'node:test';
@@ -30,7 +30,7 @@ function headerOf(path: string): SegmentHeader {
   return decodeSegmentHeader(readFileSync(path).subarray(0, SEGMENT_HEADER_BYTES), path);
 }
 
-test('segments follow each other at their size, each naming the last LSN of the one before', async (t) => {
+test('a new segment starts when one is full, and its header names the last LSN of the one before', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
   for (let n = 0; n < 100; n += 1) journal.append([rawRecord(3000)]);
@@ -54,7 +54,7 @@ test('segments follow each other at their size, each naming the last LSN of the 
   await reopened.close();
 });
 
-test('a segment is removed once all of it is committed, and the newest never', async (t) => {
+test('a segment is removed once all of it is committed; the newest one never', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
   while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
@@ -68,7 +68,7 @@ test('a segment is removed once all of it is committed, and the newest never', a
   await journal.close();
 });
 
-test('what is committed goes when the checkpoint is seen the keep time later, which a recovery begins anew', async (t) => {
+test('a committed segment is removed when the checkpoint is seen after the keep time, which starts again at recovery', async (t) => {
   const clock = new ManualClock();
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
   const journal = createFileJournal(options);
@@ -124,7 +124,7 @@ test('time alone removes nothing, nor does an append: the checkpoint must be see
   await journal.close();
 });
 
-test('without a keep time what is committed goes at once, on a clock that never stands still', async (t) => {
+test('without a keep time a committed segment is removed at once, although the clock moves between calls', async (t) => {
   const clock = new ManualClock();
   const ticking = {
     now: () => clock.now(),
@@ -168,7 +168,7 @@ test('a segment that could not be removed is removed when the checkpoint is seen
   await journal.close();
 });
 
-test('a failover that takes commits back finds them in the journal', async (t) => {
+test('records whose commit a failover lost are still in the journal', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, keepSeconds: 60 });
   const journal = createFileJournal(options);
   while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
@@ -186,7 +186,7 @@ test('a failover that takes commits back finds them in the journal', async (t) =
   await second.close();
 });
 
-test('a steady trickle that is committed at once keeps no more than a segment', async (t) => {
+test('a slow stream of records that are committed at once keeps at most one segment', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
   for (let n = 0; n < 200; n += 1) journal.prune(journal.append([rawRecord(1000)]));
@@ -195,7 +195,7 @@ test('a steady trickle that is committed at once keeps no more than a segment', 
   await journal.close();
 });
 
-test('a segment that must be kept is filled before it gets a successor, since it counts with all of its file', async (t) => {
+test('a segment that must be kept is filled before it gets a successor', async (t) => {
   const clock = new ManualClock();
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
   const journal = createFileJournal(options);
@@ -209,7 +209,7 @@ test('a segment that must be kept is filled before it gets a successor, since it
   await journal.close();
 });
 
-test('an append beyond the bound is refused before anything is kept, and taken once there is room', async (t) => {
+test('an append beyond the limit keeps nothing, and succeeds once there is room', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { bytesMax: 256 * 1024 });
   const journal = createFileJournal(options);
   const isFull = (error: unknown): boolean =>
@@ -229,7 +229,7 @@ test('an append beyond the bound is refused before anything is kept, and taken o
   assert.ok(onDisk <= 256 * 1024, `${onDisk} bytes on disk`);
 });
 
-test('a journal whose bound is less than two segments frees its only one when all of it is committed', async (t) => {
+test('a journal with a limit below two segments frees its only segment when all of it is committed', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { bytesMax: 64 * 1024 });
   const journal = createFileJournal(options);
   for (let n = 0; n < 500; n += 1) {
@@ -274,7 +274,7 @@ test('LSNs beyond 2^32 are written and read exactly', async (t) => {
   await reopened.close();
 });
 
-/** The machine's disk, counting syncs of files. */
+/** The disk of the machine, with a count of the syncs of files. */
 function countingDisk(): { readonly disk: Disk; syncs: number } {
   const counter = { syncs: 0, disk: systemDisk };
   counter.disk = {
@@ -333,7 +333,7 @@ test('everysec: appends are synced by the clock within a second, by sync, and by
   assert.equal(clock.timers, 0);
 });
 
-test('a database id that comes late is in the segments from then on, and another one is refused', async (t) => {
+test('a database id that is known late is in later segments, and another id is refused', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { databaseId: undefined });
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1)]);
@@ -357,7 +357,7 @@ test('a database id that comes late is in the segments from then on, and another
   await again.close();
 });
 
-test('a database id that comes after a recovery without records keeps what the empty segment said', async (t) => {
+test('a database id that is known after a recovery without records keeps the other fields of the empty segment', async (t) => {
   const options = journalOptions(temporaryDirectory(t), { databaseId: undefined, keepSeconds: 60 });
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1)]);
@@ -372,7 +372,7 @@ test('a database id that comes after a recovery without records keeps what the e
     reopened.recover(10);
     assert.deepEqual(await replayed(reopened, 10), ['11:b=1']);
     await reopened.close();
-    // What is not there is missing, and not taken for damage of what is.
+    // Records that are not there are reported as missing, not as damage.
     assert.throws(
       () => openFileJournal({ ...options, stream: journal.stream }).recover(0),
       /no longer holds LSN 2 to 10/,
@@ -380,7 +380,7 @@ test('a database id that comes after a recovery without records keeps what the e
   }
 });
 
-test('a stream that is only finished is read, not written, and removed as a whole', async (t) => {
+test('an orphaned stream is read, never written, and removed as a whole', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1), incrementRecord('b', 1)]);
@@ -397,7 +397,7 @@ test('a stream that is only finished is read, not written, and removed as a whol
   assert.ok(!existsSync(path));
 });
 
-test('a closed journal takes nothing, and a found one nothing before it is recovered', async (t) => {
+test('a closed journal takes no records, and neither does a found one before recovery', async (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1)]);

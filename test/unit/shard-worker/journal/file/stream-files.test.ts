@@ -1,5 +1,5 @@
 /**
- * The claims that a stream's directory keeps.
+ * The ownership claims in the directory of a stream.
  */
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
@@ -20,7 +20,7 @@ function inDirectory(body: (directory: string) => void): void {
   }
 }
 
-test('claims come back in the order in which they were kept', () => {
+test('ownership claims are read in the order in which they were kept', () => {
   inDirectory((directory) => {
     assert.deepEqual(readClaims(systemDisk, directory), []);
     const claims = [0, 7, Number.MAX_SAFE_INTEGER].map((lsn) => ({ id: randomUUID(), lsn }));
@@ -29,7 +29,7 @@ test('claims come back in the order in which they were kept', () => {
   });
 });
 
-test('of many claims those are kept that lead up to the last one in the database, and the newest', () => {
+test('of many ownership claims, the last one in the database, those before it and the newest are kept', () => {
   inDirectory((directory) => {
     const claims = Array.from({ length: 1700 }, (_, lsn) => ({ id: randomUUID(), lsn }));
     const lines = claims.slice(0, -1).map(({ id, lsn }) => `${id} ${lsn}\n`);
@@ -39,7 +39,7 @@ test('of many claims those are kept that lead up to the last one in the database
   });
 });
 
-test('what a crash has left half-written is replaced', () => {
+test('a staged file that a crash left is replaced', () => {
   inDirectory((directory) => {
     writeFileSync(join(directory, 'claims.new'), 'half');
     const claim = { id: randomUUID(), lsn: 1 };
@@ -48,7 +48,7 @@ test('what a crash has left half-written is replaced', () => {
   });
 });
 
-test('a file that is not ours is corruption, with its path', () => {
+test('a line that cannot be read is corruption, and the error names the file', () => {
   inDirectory((directory) => {
     writeFileSync(join(directory, 'claims'), 'nonsense\n');
     assert.throws(
