@@ -6,7 +6,7 @@ import { CounterError } from '#product/core/errors.js';
 import { RangeFlush } from '#product/shard-worker/thread/flush/range-flush.js';
 import type { FlushAttempt } from '#product/shard-worker/thread/flush/shard-database.js';
 import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
-import { idempotentEntry, incrementEntries } from '../../../../support/tokened-entries.js';
+import { idempotentEntry, incrementEntries } from '../../../../support/record-entries.js';
 
 const EPOCH = 3;
 const lost: FlushAttempt = { kind: 'unknown', error: new Error('lost') };
