@@ -17,8 +17,8 @@ const DISCARD_FACTOR = 8;
 
 const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
   overloaded:
-    'A limit is reached: pending keys or bytes, journal size, memory for bodies, or requests in flight. ' +
-    'Nothing was counted; try again later.',
+    'A limit is reached: pending keys or bytes, journal size, memory for bodies, requests in flight, or remembered ' +
+    'idempotency keys. Nothing was counted; try again later.',
   starting: 'The server is starting. Nothing was counted; try again later.',
   draining: 'The server is shutting down. Nothing was counted; retry later or on another server.',
   'journal-unavailable': 'The journal is unavailable. Nothing was counted; try again later.',
