@@ -1,22 +1,22 @@
 /**
- * Load at a fixed rate (an open loop): the nth request is due at start + n / rate, and its latency counts from then, not
- * from when a connection was free to send it. A server that stalls is therefore charged for every request that was due
- * meanwhile, which generators that wait for their answers leave out (coordinated omission).
+ * Load at a fixed rate (an open loop). The nth request is due at start + n / rate. Its latency counts from that time, not
+ * from when a connection was free to send it. So a stall of the server counts for every request that was due meanwhile;
+ * generators that wait for answers leave those out (coordinated omission).
  *
- * Requests go out when a timer of one millisecond or any answer wakes the generator; what it is late counts as latency,
- * so figures below about a millisecond are the generator's own.
+ * A timer of one millisecond or any answer wakes the generator, which then sends what is due. Its own delay counts as
+ * latency, so figures below about a millisecond are those of the generator.
  */
 import { connect, type Socket } from 'node:net';
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
 import type { LoadFigures, LoadRequest } from './load-generator.js';
 
 const TICK_MS = 1;
-/** How long answers are waited for after the last request is due. */
+/** How long the generator waits for answers after the last request is due. */
 const TAIL_MS = 10_000;
 const HEAD_END = Buffer.from('\r\n\r\n');
 const NO_BYTES = Buffer.alloc(0);
 
-/** Sends `ratePerSecond` requests a second for `seconds`; the workload's bodies must be fixed ones. */
+/** Sends `ratePerSecond` requests a second for `seconds`. The workload must have fixed bodies. */
 export async function runFixedRate(request: LoadRequest, ratePerSecond: number): Promise<LoadFigures> {
   const load = new FixedRateLoad(request, ratePerSecond);
   await load.open();
@@ -98,7 +98,7 @@ class FixedRateLoad {
     };
   }
 
-  /** Sends what is due, as far as connections are free. */
+  /** Sends the requests that are due, as far as connections are free. */
   #pump(): void {
     const due = Math.min(this.#amount, Math.floor((performance.now() - this.#startMs) * this.#ratePerMs) + 1);
     while (this.#sent < due) {
@@ -106,7 +106,7 @@ class FixedRateLoad {
       if (connection === undefined) return;
       const n = this.#sent;
       this.#sent += 1;
-      // The remainder is an index of the list, which is not empty.
+      // The list is not empty, so the remainder is one of its indexes.
       connection.send(this.#requests[n % this.#requests.length] as Buffer, this.#startMs + n / this.#ratePerMs);
     }
   }
@@ -126,14 +126,14 @@ class FixedRateLoad {
   }
 }
 
-/** One connection with at most one request on it. */
+/** One connection with at most one request in flight. */
 class Connection {
-  /** When the request that is on it was due. */
+  /** When the request in flight was due. */
   dueMs = 0;
   readonly #socket: Socket;
   #rest: Buffer = NO_BYTES;
   #closed = false;
-  /** Length and status of the last whole answer: one that is alike need not be read in detail. */
+  /** Length and status of the last whole answer. An equal answer need not be parsed again. */
   #usualBytes = 0;
   #usualStatus = 0;
 
@@ -169,7 +169,7 @@ class Connection {
   }
 }
 
-/** Whether an answer has arrived whole; answers carry their length. */
+/** Whether the whole answer has arrived. Answers carry their length. */
 function isWholeAnswer(bytes: Buffer): boolean {
   const headEnd = bytes.indexOf(HEAD_END);
   if (headEnd < 0) return false;
@@ -180,7 +180,7 @@ function isWholeAnswer(bytes: Buffer): boolean {
 
 /** The three digits behind `HTTP/1.1 `, as a number. */
 function statusOf(bytes: Buffer): number {
-  // Beyond the end NaN comes out, which equals no status.
+  // Beyond the end the result is NaN, which equals no status.
   const digit = (at: number): number => (bytes[at] ?? Number.NaN) - 0x30;
   return 100 * digit(9) + 10 * digit(10) + digit(11);
 }

@@ -1,34 +1,34 @@
 /**
- * What a load generator is asked and what it answers, whichever it is.
+ * The interface of all load generators: what each is asked and what it answers.
  */
 import type { Workload } from './workload.js';
 
 /** A stretch of load against one server. */
 export interface LoadRequest {
-  /** Of POST /increment. */
+  /** URL of POST /increment. */
   readonly url: string;
   readonly workload: Workload;
   readonly connections: number;
   readonly seconds: number;
-  /** Instead of `seconds`: this many requests, all of them answered at the end. Generators that can only. */
+  /** Instead of `seconds`: this many requests, all of them answered at the end. Not every generator supports it. */
   readonly amount?: number;
 }
 
-/** What came of it. */
+/** The figures of a stretch of load. */
 export interface LoadFigures {
-  /** Answered 202; requests in flight at the end, at most one a connection, are not among them. */
+  /** Requests answered 202, without those in flight at the end, at most one a connection. */
   readonly acknowledged: number;
-  /** Answered anything else. */
+  /** Requests with any other answer. */
   readonly refused: number;
-  /** Connections that failed, answers that did not come. */
+  /** Failed connections and missing answers. */
   readonly socketErrors: number;
   readonly seconds: number;
   readonly latency: Latency;
-  /** Share of the time, 0 to 1, that a generator in one thread was busy; near 1 the figures are its own. */
+  /** Share of the time, 0 to 1, for which a generator with one thread was busy. Near 1 it limits the figures. */
   readonly generatorBusy?: number;
 }
 
-/** Ms. */
+/** Latency in ms. */
 export interface Latency {
   readonly p50Ms: number;
   readonly p90Ms: number;
@@ -37,7 +37,7 @@ export interface Latency {
   readonly maxMs: number;
 }
 
-/** A load generator; its name goes into the record. */
+/** A load generator. The record of a run holds its name. */
 export interface LoadGenerator {
   readonly name: string;
   run(request: LoadRequest): Promise<LoadFigures>;

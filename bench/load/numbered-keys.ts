@@ -1,40 +1,40 @@
 /**
- * Increments of numbered keys whose sums are known: what a server acknowledged of them can be compared with its table.
+ * Increments of numbered keys. Their acknowledged sums are known and can be compared with the table of a server.
  */
 
 const PREFIX = 'bound:';
 const REQUESTS_AT_A_TIME = 32;
 
-/** Keys of one length, each increment of one with the amount 1; those from 0 on are sent in order. */
+/** Keys of one length, sent in order from 0 on. The amount of every increment is 1. */
 export class NumberedKeys {
   readonly #url: string;
   readonly #keyBytes: number;
-  /** Acknowledged increments besides the first of each key, by number. */
+  /** Acknowledged increments after the first of each key, by number of the key. */
   readonly #again = new Map<number, number>();
   #taken = 0;
 
-  /** `url` is that of POST /increment. */
+  /** `url` is the URL of POST /increment. */
   constructor(url: string, keyBytes: number) {
     this.#url = url;
     this.#keyBytes = keyBytes;
   }
 
-  /** Distinct keys that were acknowledged: those below this number. */
+  /** Number of acknowledged keys: those below this number. */
   get taken(): number {
     return this.#taken;
   }
 
-  /** The key of a number. */
+  /** The key with a number. */
   key(number: number): string {
     return `${PREFIX}${String(number).padStart(this.#keyBytes - PREFIX.length, '0')}`;
   }
 
-  /** What was acknowledged of a key that was. */
+  /** The acknowledged sum of an acknowledged key. */
   sumOf(number: number): number {
     return 1 + (this.#again.get(number) ?? 0);
   }
 
-  /** Sends `count` keys from `first`, which is none beyond the next. Rejects where they are refused. */
+  /** Sends `count` keys from `first`, which is at most the next new key. Rejects if they are refused. */
   async send(first: number, count: number): Promise<void> {
     const status = await this.#post(first, count);
     if (status !== 202) throw new Error(`${count} keys from ${this.key(first)} were answered ${status}`);
@@ -42,7 +42,7 @@ export class NumberedKeys {
     this.#taken = Math.max(this.#taken, first + count);
   }
 
-  /** New keys, `keysABody` at a time and at last one by one, until one is refused. */
+  /** Sends new keys, `keysABody` at a time and at last one by one, until one is refused. */
   async sendUntilRefused(keysABody: number): Promise<void> {
     for (let count = keysABody; ;) {
       if ((await this.#post(this.#taken, count)) === 202) this.#taken += count;
@@ -51,12 +51,12 @@ export class NumberedKeys {
     }
   }
 
-  /** Sends `count` new keys one by one. Rejects where one of them is taken. */
+  /** Sends `count` new keys one by one. Rejects if one of them is accepted. */
   async eachRefused(count: number): Promise<void> {
     await this.#each(count, (n) => this.#taken + n, 503);
   }
 
-  /** Sends `count` keys one by one that were taken, from `first` on and round. Rejects where one of them is refused. */
+  /** Sends `count` acknowledged keys one by one, in a circle from `first`. Rejects if one of them is refused. */
   async eachTaken(first: number, count: number): Promise<void> {
     const numberOf = (n: number): number => first + (n % (this.#taken - first));
     await this.#each(count, numberOf, 202);
@@ -80,7 +80,7 @@ export class NumberedKeys {
     await Promise.all(Array.from({ length: REQUESTS_AT_A_TIME }, client));
   }
 
-  /** 202, or 503 where the server says that it is at a bound; anything else rejects. */
+  /** Resolves to 202, or to 503 if the server is at a limit. Rejects for any other answer. */
   async #post(first: number, count: number): Promise<202 | 503> {
     const increments = Array.from({ length: count }, (_, n) => `"${this.key(first + n)}":1`);
     const answer = await fetch(this.#url, { method: 'POST', body: `{${increments.join(',')}}` });

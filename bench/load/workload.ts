@@ -1,5 +1,5 @@
 /**
- * What clients send: the bodies of each workload. All amounts are 1, so that sums are counts.
+ * Workloads: the bodies that clients send. All amounts are 1, so that sums are counts.
  */
 import { Mulberry32 } from '../../test/support/mulberry32.js';
 
@@ -9,17 +9,17 @@ export interface Workload {
   readonly incrementsPerBody: number;
   readonly contentType: string;
   readonly bodies: FixedBodies | DistinctBodies;
-  /** Every request carries an Idempotency-Key of its own, see {@link nthIdempotencyKey}; absent: none does. */
+  /** Set if every request carries its own Idempotency-Key, see {@link nthIdempotencyKey}. */
   readonly idempotencyKeyPrefix?: string;
 }
 
-/** Bodies that are sent in a circle. */
+/** Bodies that are sent in turn. */
 export interface FixedBodies {
   readonly kind: 'fixed';
   readonly texts: readonly string[];
 }
 
-/** Bodies whose keys occur nowhere else: made by the generator from a prefix of the run and a counter. */
+/** Bodies with new keys, which the generator makes from a prefix of the run and a counter. */
 export interface DistinctBodies {
   readonly kind: 'distinct';
   /** Keys are `PREFIX:NNNNNNNNNN`. */
@@ -29,7 +29,7 @@ export interface DistinctBodies {
 const JSON_TYPE = 'application/json';
 const ZIPF_SEED = 1;
 const IDEMPOTENCY_KEY_PREFIX_LENGTH = 14;
-/** 2^32 divided by the golden ratio: multiples of it lie everywhere. */
+/** 2^32 divided by the golden ratio: its multiples spread evenly over 32 bits. */
 const SCATTER = 2_654_435_761;
 
 /** One key a body, `keys` keys in turn. */
@@ -40,7 +40,7 @@ export function singleKeyWorkload(keys: number): Workload {
   );
 }
 
-/** `pairsPerBody` keys a body, all different within it, over `keys` keys in turn. */
+/** `incrementsPerBody` different keys a body, over `keys` keys in turn. */
 export function batchWorkload(incrementsPerBody: number, keys: number): Workload {
   return fixed(
     incrementsPerBody,
@@ -48,7 +48,7 @@ export function batchWorkload(incrementsPerBody: number, keys: number): Workload
   );
 }
 
-/** The same as lines of one object each. */
+/** The same, as lines of one object each. */
 export function ndjsonWorkload(incrementsPerBody: number, keys: number): Workload {
   return fixed(
     incrementsPerBody,
@@ -73,7 +73,7 @@ export function zipfWorkload(keys: number, s: number, draws: number): Workload {
   return fixed(1, texts);
 }
 
-/** Every increment a new key. `prefix` must be new each time. */
+/** A new key in every increment. `prefix` must be new each time. */
 export function distinctWorkload(prefix: string): Workload {
   return { incrementsPerBody: 1, contentType: JSON_TYPE, bodies: { kind: 'distinct', prefix } };
 }
@@ -84,15 +84,15 @@ export function idempotentWorkload(workload: Workload, prefix: string): Workload
 }
 
 /**
- * The nth token of a generator's thread: 36 characters whose order has nothing to do with n, as UUIDs are, because a
- * B-tree takes ascending keys for less. wrk-load.lua makes the same.
+ * The nth idempotency key of a generator's thread: 36 characters in an order unrelated to n, like UUIDs, because ascending
+ * keys are cheaper for a B-tree. wrk-load.lua makes the same keys.
  */
 export function nthIdempotencyKey(prefix: string, thread: number, n: number): string {
   const scattered = (n * SCATTER) % 2 ** 32;
   return `${scattered.toString(16).padStart(8, '0')}-${prefix}:${thread}:${String(n).padStart(10, '0')}`;
 }
 
-/** A body with the nth new key; what the load generators' own code makes must be of the same length for every n. */
+/** A body with the nth new key. The generators' own code requires the same length for every n. */
 export function distinctBody(prefix: string, n: number): string {
   return `{"${prefix}:${String(n).padStart(10, '0')}": 1}`;
 }
@@ -103,7 +103,8 @@ function fixed(incrementsPerBody: number, texts: readonly string[], contentType 
 
 /** Enough bodies to touch every key. */
 function batches(incrementsPerBody: number, keys: number): string[][] {
-  if (incrementsPerBody > keys) throw new Error(`a body of ${incrementsPerBody} different keys needs as many keys`);
+  if (incrementsPerBody > keys)
+    throw new Error(`a body of ${incrementsPerBody} different keys needs at least as many keys`);
   return Array.from({ length: Math.ceil(keys / incrementsPerBody) }, (_, body) =>
     Array.from(
       { length: incrementsPerBody },

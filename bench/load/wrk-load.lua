@@ -1,6 +1,6 @@
--- The requests of a run, for wrk. Arguments: a file of bodies, each behind its length and a newline; or, where the first
--- is "distinct", a prefix of keys that occur nowhere else; then the content type; then a prefix of idempotency keys that
--- occur nowhere else, or nothing. What can be made before the load starts is, so that the generator costs little.
+-- The requests of a run, for wrk. Arguments: a file of bodies, each after its length and a newline; or "distinct" and a
+-- prefix for new keys; then the content type; then a prefix for new idempotency keys, or nothing. The script prepares
+-- as much as it can before the load starts, so that the generator costs little.
 
 local threads = 0
 
@@ -22,8 +22,8 @@ local function read_bodies(path)
   return bodies
 end
 
--- Requests with an Idempotency-Key of their own, as nthIdempotencyKey in workload.ts makes them: whole requests, cut around a
--- key of zeros.
+-- Requests with their own Idempotency-Key, made as by nthIdempotencyKey in workload.ts: whole requests, cut around a key of
+-- zeros.
 local NO_KEY = string.rep("0", 36)
 
 local function idempotent(requests, prefix)
@@ -70,7 +70,7 @@ function init(args)
     return
   end
   local count = #requests
-  -- Threads begin apart, so that they do not send the same keys at the same time.
+  -- Threads start at different keys, so that they do not send the same keys at the same time.
   local at = math.floor((number - 1) * count / 4)
   request = function()
     at = at % count + 1

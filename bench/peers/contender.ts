@@ -1,34 +1,34 @@
 /**
- * What is measured: a server that takes POST /increment, whoever wrote it.
+ * The interface of a contender: any server with POST /increment that the benchmark measures.
  */
 
 /** How to start a contender. */
 export interface Contender {
-  /** As it stands in tables and records. */
+  /** Its name in tables and records. */
   readonly name: string;
-  /** One sentence where its 202 means less than the file journal's. */
+  /** How its 202 means less than that of the file journal, in one sentence. */
   readonly note?: string;
-  /** Its requests carry an Idempotency-Key each. */
+  /** Whether each of its requests carries an Idempotency-Key. */
   readonly idempotent?: boolean;
-  /** Of an earlier contender of the run whose cost it is also a multiple of. */
+  /** Name of an earlier contender of the run; the cost is also given as a multiple of that one's. */
   readonly counterpart?: string;
   start(): Promise<RunningContender>;
 }
 
-/** A contender that takes increments. */
+/** A started contender. */
 export interface RunningContender {
   readonly name: string;
-  /** Of POST /increment. */
+  /** URL of POST /increment. */
   readonly url: string;
-  /** Of the server process that is watched for memory. */
+  /** Process id of the server, for its memory. */
   readonly pid: number;
-  /** What it runs on, such as its uWebSockets.js build; from its log. */
+  /** What it runs on, such as the build of uWebSockets.js, from its log. */
   readonly build: string | undefined;
   /** CPU time since its start. */
   cost(): ContenderCost;
-  /** Waits until everything acknowledged is committed, and reads it back; undefined where nothing is kept. */
+  /** Waits until all acknowledged increments are committed and reads them; undefined if the contender keeps nothing. */
   settle(): Promise<Committed | undefined>;
-  /** Idempotency keys that are committed; where the contender takes them. */
+  /** Number of committed idempotency keys, if the contender supports them. */
   committedIdempotencyKeys?(): Promise<bigint>;
   stop(): Promise<void>;
 }
@@ -37,13 +37,13 @@ export interface RunningContender {
 export interface ContenderCost {
   /** All threads of the server process. */
   readonly serverMs: number;
-  /** Of these, its main thread. */
+  /** The main thread, a part of `serverMs`. */
   readonly mainThreadMs: number;
-  /** All processes of its database: PostgreSQL's or Redis'. */
+  /** All processes of its database, PostgreSQL or Redis. */
   readonly databaseMs: number;
 }
 
-/** What is committed. */
+/** The committed increments. */
 export interface Committed {
   readonly sum: bigint;
   readonly keys: number;

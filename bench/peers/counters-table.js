@@ -1,6 +1,6 @@
 /**
- * The peers' table and its upsert: one prepared statement for any number of pairs, in key order so that two of them
- * cannot deadlock.
+ * The table of the peers and its upsert: one prepared statement for any number of increments, in the order of the keys, so
+ * that two statements cannot deadlock.
  */
 import pg from 'pg';
 
@@ -16,11 +16,11 @@ export async function openCounters(connections) {
     'create table if not exists counters (key text collate "C" primary key, sum bigint not null) with (fillfactor = 50)',
   );
   return {
-    add: (pairs) =>
+    add: (increments) =>
       pool.query({
         name: 'add',
         text: upsert,
-        values: [pairs.map(([key]) => key), pairs.map(([, amount]) => amount)],
+        values: [increments.map(([key]) => key), increments.map(([, amount]) => amount)],
       }),
     async total() {
       const { rows } = await pool.query(

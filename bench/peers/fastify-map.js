@@ -1,6 +1,6 @@
 /**
- * Fastify and a map that a timer upserts into PostgreSQL every second. Not crash safe: 202 before anything is kept, and a
- * crash loses up to a second; a failed upsert puts its sums back.
+ * Fastify and a map that a timer upserts into PostgreSQL every second. Not crash safe: it answers 202 before anything is
+ * kept, and a crash loses up to a second. A failed upsert puts its sums back into the map.
  */
 import { clearInterval, setInterval } from 'node:timers';
 import { openCounters } from './counters-table.js';
@@ -22,7 +22,7 @@ async function flushPending() {
   }
 }
 
-/** One at a time. */
+/** One flush at a time. */
 function flush() {
   flushing = flushing.then(flushPending);
   return flushing;
@@ -31,8 +31,8 @@ function flush() {
 const timer = setInterval(flush, 1000);
 
 await serve({
-  add(pairs) {
-    for (const [key, amount] of pairs) pending.set(key, (pending.get(key) ?? 0) + amount);
+  add(increments) {
+    for (const [key, amount] of increments) pending.set(key, (pending.get(key) ?? 0) + amount);
   },
   async total() {
     await flush();

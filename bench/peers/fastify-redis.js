@@ -1,6 +1,7 @@
 /**
- * Fastify and Redis: INCRBY a pair, pipelined by ioredis over one connection to the socket at REDIS_SOCKET. 202 when
- * Redis has answered; what that is worth is Redis' appendfsync. Sums are 64-bit, and in no SQL table.
+ * Fastify and Redis: an INCRBY for each increment, pipelined by ioredis over one connection to the socket REDIS_SOCKET. It
+ * answers 202 when Redis has answered; appendfsync of Redis decides what that means. Sums have 64 bits and are in no SQL
+ * table.
  */
 import { Redis } from 'ioredis';
 import { serve } from './increment-server.js';
@@ -8,7 +9,7 @@ import { serve } from './increment-server.js';
 const redis = new Redis({ path: process.env.REDIS_SOCKET, enableAutoPipelining: true });
 
 await serve({
-  add: (pairs) => Promise.all(pairs.map(([key, amount]) => redis.incrby(`counter:${key}`, amount))),
+  add: (increments) => Promise.all(increments.map(([key, amount]) => redis.incrby(`counter:${key}`, amount))),
   async total() {
     let sum = 0n;
     const seen = new Set();

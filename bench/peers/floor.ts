@@ -1,14 +1,14 @@
 /**
- * The floor: what receiving a request costs on this machine before anything is done with it. A bare uWebSockets.js
- * server, the build that the product loads, that reads the body and answers as the product does. A process of its own;
- * prints its address when it listens.
+ * The floor: what receiving a request costs on this machine before anything is done with it. A bare uWebSockets.js server,
+ * of the build that the product loads, reads the body and answers as the product does. A process of its own; it prints its
+ * address when it listens.
  */
 import { loadUws } from '#product/http/uws.js';
 
 const { uws, build } = loadUws();
 const app = uws.App();
 app.post('/increment', (res) => {
-  // An answer to a connection that is gone would end the process.
+  // An answer to a closed connection would end the process.
   let aborted = false;
   res.onAborted(() => {
     aborted = true;

@@ -1,10 +1,10 @@
 /**
- * What the peers have in common: Fastify with POST /increment as its users would write it, and GET /total, by which the
- * benchmark checks what is kept. Prints its address when it listens.
+ * What the peers have in common: Fastify with POST /increment as its users would write it, and GET /total, with which the
+ * benchmark checks the sums. Prints its address when it listens.
  */
 import Fastify from 'fastify';
 
-/** A JSON object of key and amount, checked by Fastify's own schema validation. */
+/** A JSON object of keys and amounts, checked by the schema validation of Fastify. */
 const body = {
   type: 'object',
   minProperties: 1,
@@ -13,8 +13,8 @@ const body = {
 };
 
 /**
- * Serves a store. `add(pairs)` settles when the pairs are as durable as this peer makes them; `total()` settles with
- * `{ sum, keys }`, both as text, of everything that is kept; `close()` lets go of what it holds.
+ * Serves a store. `add(increments)` settles when the increments are as durable as this peer makes them. `total()` settles
+ * with `{ sum, keys }` of everything that is kept, both as text. `close()` releases connections.
  */
 export async function serve({ add, total, close }) {
   const app = Fastify({ logger: false, forceCloseConnections: true });

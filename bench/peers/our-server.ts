@@ -9,26 +9,26 @@ import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-proc
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
 import { projectRoot, serverMain } from '../processes/project-paths.js';
 
-/** Journals that can be asked for, and the environment that chooses them. */
+/** The journals by name, and the environment that chooses them. */
 export const journals = {
   memory: { JOURNAL: 'memory' },
   'file-always': { JOURNAL: 'file', JOURNAL_SYNC: 'always' },
   'file-everysec': { JOURNAL: 'file', JOURNAL_SYNC: 'everysec' },
 } as const satisfies Record<string, Readonly<Record<string, string>>>;
 
-/** One of them. */
+/** The name of a journal. */
 export type JournalName = keyof typeof journals;
 
-/** Every journal's name. */
+/** The names of all journals. */
 // Object.keys of the table above, which has no other members.
 export const journalNames = Object.keys(journals) as readonly JournalName[];
 
-/** The server with a journal; `env` goes over the defaults. */
+/** The server with a journal. `env` overrides the defaults. */
 export function ourServer(journal: JournalName, env: Readonly<Record<string, string>> = {}): Contender {
   return { name: journal, start: () => startOurServer(journal, journal, env) };
 }
 
-/** The same server under requests that carry a fresh Idempotency-Key each, beside itself without them. */
+/** The server without idempotency keys, and with a new one on each request. */
 export function idempotent(journal: JournalName): Contender {
   return {
     name: `${journal}, idempotent`,
@@ -38,7 +38,7 @@ export function idempotent(journal: JournalName): Contender {
   };
 }
 
-/** The floor: see its file. */
+/** The floor, see floor.ts. */
 export const floor: Contender = { name: 'floor', start: startFloor };
 
 async function startFloor(): Promise<RunningContender> {
@@ -69,7 +69,7 @@ async function startOurServer(
     name,
     command: process.execPath,
     args: [serverMain],
-    // Empty is unset: the benchmark's own environment must not choose another database.
+    // An empty value means unset: the environment of the benchmark must not choose another database.
     env: { DATABASE_URL: '', ...journals[journal], ...env, PORT: '0', DATA_DIR: dataDir, LOG_LEVEL: 'info' },
     ready: /"msg":"Ready"/,
   });
@@ -106,10 +106,10 @@ async function startOurServer(
   };
 }
 
-/** A connection beside the server's own, to read what is committed. */
+/** A connection of the benchmark's own, to read what is committed. */
 async function connectToEmbedded(dataDir: string): Promise<pg.Client> {
   const password = (await readFile(join(dataDir, 'postgres-password'), 'utf8')).trim();
-  // Its fourth line is the port.
+  // The fourth line of the file is the port.
   const port = (await readFile(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8')).split('\n')[3];
   const client = new pg.Client({
     host: '127.0.0.1',
@@ -118,7 +118,7 @@ async function connectToEmbedded(dataDir: string): Promise<pg.Client> {
     password,
     database: 'postgres',
   });
-  // Its end, when the server is killed, is reported by the next query.
+  // If the server is killed, the next query reports it.
   client.on('error', () => undefined);
   await client.connect();
   return client;

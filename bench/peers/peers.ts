@@ -1,6 +1,6 @@
 /**
- * The peers as contenders: what a user would build or pick instead, in `bench/peers` with packages of their own, and
- * the databases that they need. PostgreSQL is the one that the product embeds, with the same settings.
+ * The peers as contenders: what a user would build or choose instead. They are in `bench/peers`, with packages of their own,
+ * and start the databases that they need. PostgreSQL is the one that the product embeds, with the same settings.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -12,7 +12,7 @@ import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-proc
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
 import { projectRoot } from '../processes/project-paths.js';
 
-/** A peer's database: how the peer reaches it, and which process it is. */
+/** The database of a peer: how the peer reaches it, and its process. */
 interface PeerDatabase {
   readonly env: Readonly<Record<string, string>>;
   pid(): number;
@@ -27,7 +27,7 @@ interface Total {
 const folder = join(projectRoot, 'bench', 'peers');
 const silent: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };
 
-/** All of them. */
+/** All peers. */
 export const peers: readonly Contender[] = [
   peer('fastify-pg', 'fastify-pg.js', startPostgres, 'one upsert a request; 202 after the commit'),
   peer(
@@ -50,7 +50,7 @@ export const peers: readonly Contender[] = [
   ),
 ];
 
-/** What must be installed for the peers and is not, in one line; undefined where nothing is missing. */
+/** What must be installed for the peers, in one line; undefined if nothing is missing. */
 export function missingForPeers(): string | undefined {
   const missing: string[] = [];
   if (!existsSync(join(folder, 'node_modules', 'fastify'))) missing.push('npm ci --prefix bench/peers');
@@ -111,7 +111,7 @@ async function startPeer(
 
 async function startPostgres(): Promise<PeerDatabase> {
   const dataDir = await ownedDirectory();
-  // Its process is bound to this one: it ends with us, however we end.
+  // Its process ends with this one, however this one ends.
   const postgres = await startEmbeddedPostgres({ dataDir, logger: silent, maxConnections: 20 });
   return {
     env: { DATABASE_URL: postgres.url },

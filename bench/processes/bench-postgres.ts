@@ -1,6 +1,6 @@
 /**
- * Databases of the benchmark's own: one embedded PostgreSQL, the one that the product starts, with its settings, and as
- * many databases in it, with the product's schema, as there are things to compare.
+ * An embedded PostgreSQL for the benchmark alone, with the settings of the product, and databases in it with the schema of
+ * the product: one for each thing to compare.
  */
 import { connect, parseDatabaseUrl, type DatabaseConnection, type DatabaseTarget } from '#product/db/connection.js';
 import {
@@ -13,10 +13,10 @@ import { ownedDirectory, removeOwned } from './owned-process.js';
 
 const silent: DatabaseLogger = { info: () => undefined, warn: () => undefined, error: () => undefined };
 const CONNECTIONS = 40;
-/** Ours for a statement; nothing here takes longer. */
+/** No statement of the benchmark takes longer. */
 const QUERY_TIMEOUT_MS = 120_000;
 
-/** A running server. */
+/** A running PostgreSQL. */
 export class BenchPostgres {
   readonly #postgres: EmbeddedPostgres;
   readonly #directory: string;
@@ -30,12 +30,12 @@ export class BenchPostgres {
     return this.#postgres.pid;
   }
 
-  /** The server's version, "18.4". */
+  /** Its version, "18.4". */
   get version(): string {
     return this.#postgres.version;
   }
 
-  /** Makes a database with the product's schema. `name` is a plain identifier. */
+  /** Creates a database with the schema of the product. `name` is a plain identifier. */
   async database(name: string): Promise<BenchDatabase> {
     const url = new URL(this.#postgres.url);
     const server = await open(parseDatabaseUrl(url.href));
@@ -54,20 +54,20 @@ export class BenchPostgres {
   }
 }
 
-/** A database and a connection to look at it with. */
+/** A database and a connection to inspect it. */
 export interface BenchDatabase {
   readonly target: DatabaseTarget;
   readonly connection: DatabaseConnection;
 }
 
-/** Starts a server in a directory of its own. */
+/** Starts a PostgreSQL in a directory of its own. */
 export async function startBenchPostgres(): Promise<BenchPostgres> {
   const directory = await ownedDirectory();
   const options = { dataDir: directory, logger: silent, maxConnections: CONNECTIONS };
   return new BenchPostgres(await startEmbeddedPostgres(options), directory);
 }
 
-/** A connection with the product's session settings. */
+/** A connection with the session settings of the product. */
 export function open(target: DatabaseTarget): Promise<DatabaseConnection> {
   return connect(target, { applicationName: 'benchmark', queryTimeoutMs: QUERY_TIMEOUT_MS });
 }

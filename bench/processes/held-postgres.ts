@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL beside the server, as an operator would give it one, that can be held: every process of it is stopped where
- * it stands, so that nothing answers and nothing refuses, which is the worst kind of outage.
+ * A PostgreSQL like that of an operator, which the benchmark can hold: it stops every process of it with SIGSTOP, so that
+ * PostgreSQL neither answers nor refuses. That is the worst kind of outage.
  */
 import { execFileSync } from 'node:child_process';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
@@ -9,18 +9,18 @@ import { ownedDirectory, removeOwned } from './owned-process.js';
 const CONNECTIONS_MAX = 20;
 const quiet = { info: () => undefined, warn: () => undefined, error: () => undefined };
 
-/** See the file's head. */
+/** A PostgreSQL that can be held. */
 export interface HeldPostgres {
   readonly url: string;
-  /** From now on it neither answers nor takes connections. */
+  /** Stops it: it neither answers nor accepts connections. */
   hold(): void;
-  /** It goes on where it stood. */
+  /** Continues it. */
   release(): void;
-  /** Lets it go on where it is held, stops it and removes its data. */
+  /** Continues it if it is held, shuts it down and removes its data. */
   stop(): Promise<void>;
 }
 
-/** Starts one on a free port. */
+/** Starts a PostgreSQL on a free port. */
 export async function startHeldPostgres(): Promise<HeldPostgres> {
   const dataDir = await ownedDirectory();
   const postgres = await startEmbeddedPostgres({ dataDir, logger: quiet, maxConnections: CONNECTIONS_MAX });
@@ -29,7 +29,7 @@ export async function startHeldPostgres(): Promise<HeldPostgres> {
     for (const pid of held) process.kill(pid, 'SIGCONT');
     held = [];
   };
-  // Otherwise a failure of this process would leave them stopped for ever.
+  // Otherwise a failure of this process would leave the others stopped for ever.
   process.on('exit', release);
   return {
     url: postgres.url,

@@ -1,6 +1,6 @@
 /**
- * Processes and directories that the benchmark makes, and their end: each process is stopped by its own id and each
- * directory removed, after success, failure and Ctrl-C alike.
+ * Processes and directories of the benchmark, and their end. After success, failure and Ctrl-C alike, each process is
+ * stopped by its own id and each directory is removed.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { rmSync } from 'node:fs';
@@ -8,28 +8,28 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** How to start a process and how to know that it is ready. */
+/** How to start a process and how to see that it is ready. */
 export interface ProcessRequest {
   readonly name: string;
   readonly command: string;
   readonly args: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
-  /** A line of its standard output that says that it can be used. */
+  /** Matches its output when it is ready. */
   readonly ready: RegExp;
-  /** Most ms until then. */
+  /** Most ms until it is ready. */
   readonly readyMsMax?: number;
 }
 
 const READY_MS_MAX = 60_000;
-/** After SIGTERM; a server drains within it. */
+/** Most ms after SIGTERM. A server drains in less. */
 const STOP_MS_MAX = 40_000;
-/** What is kept of a process's output, in characters. */
+/** Characters of output that are kept for each process. */
 const OUTPUT_MAX = 1_000_000;
 
 const owned = new Set<OwnedProcess>();
 const directories = new Set<string>();
 
-/** A process that this one started. */
+/** A process that the benchmark started. */
 export class OwnedProcess {
   readonly name: string;
   readonly pid: number;
@@ -58,7 +58,7 @@ export class OwnedProcess {
     owned.add(this);
   }
 
-  /** What it printed, the latest million characters. */
+  /** The last million characters of its output. */
   get output(): string {
     return this.#output;
   }
@@ -68,7 +68,7 @@ export class OwnedProcess {
     return this.#child.exitCode === null && this.#child.signalCode === null;
   }
 
-  /** Waits until its output matches. Rejects where it ends before, or after `msMax`. */
+  /** Waits until its output matches. Rejects if it ends before, and after `msMax`. */
   async until(pattern: RegExp, msMax: number): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     await new Promise<void>((resolve, reject) => {
@@ -85,7 +85,7 @@ export class OwnedProcess {
     });
   }
 
-  /** SIGTERM, and SIGKILL where that does not end it. */
+  /** Sends SIGTERM, then SIGKILL if it does not end. */
   async stop(): Promise<void> {
     if (this.isAlive) this.#child.kill('SIGTERM');
     const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_MS_MAX);
@@ -93,7 +93,7 @@ export class OwnedProcess {
     clearTimeout(timer);
   }
 
-  /** At once; for the end of this process. */
+  /** Sends SIGKILL at once, for the end of this process. */
   kill(): void {
     if (this.isAlive) this.#child.kill('SIGKILL');
   }
@@ -118,22 +118,22 @@ export async function startOwned(request: ProcessRequest): Promise<OwnedProcess>
   }
 }
 
-/** A new directory under the system's for temporary files; removed at the end at the latest. */
+/** Creates a directory for temporary files, which is removed at the end at the latest. */
 export async function ownedDirectory(): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), 'summing-counters-bench-'));
   directories.add(directory);
   return directory;
 }
 
-/** Removes such a directory; a database that is ending may still be writing into it. */
+/** Removes such a directory. Tries again, because a database that ends may still write into it. */
 export async function removeOwned(directory: string): Promise<void> {
   await rm(directory, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   directories.delete(directory);
 }
 
 /**
- * Runs a command's work, prints its failure as one sentence, and leaves nothing behind. Sets the exit code: 1 after a
- * failure, 130 after Ctrl-C.
+ * Runs the work of a command, prints a failure as one sentence, and stops and removes everything that is owned. Sets the
+ * exit code: 1 after a failure, 130 after Ctrl-C.
  */
 export async function withCleanup(work: () => Promise<void>): Promise<void> {
   let interrupted = false;
@@ -141,8 +141,8 @@ export async function withCleanup(work: () => Promise<void>): Promise<void> {
     if (interrupted) return;
     interrupted = true;
     process.exitCode = 130;
-    console.error('Interrupted: stopping what was started.');
-    // Whoever waits for one of them fails now, and the work with it.
+    console.error('Interrupted; stopping all processes of the benchmark');
+    // Work that waits for one of the processes fails now.
     void endAll();
   };
   process.on('SIGINT', interrupt);

@@ -1,21 +1,21 @@
 /**
- * What processes have used, from Linux's /proc: CPU time of a process and of everything below it, and resident memory.
+ * The cost of processes from /proc of Linux: CPU time of a process and its descendants, and resident memory.
  */
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 
 /** CPU time, user and system, since the start of the processes. */
 export interface CpuTime {
-  /** Of the process itself, all its threads. */
+  /** All threads of the process itself. */
   readonly ownMs: number;
-  /** Of all its descendants, those that have ended included. */
+  /** All its descendants, including those that have ended. */
   readonly descendantsMs: number;
 }
 
 interface Stat {
   readonly parent: number;
   readonly ownTicks: number;
-  /** Of children that have ended and were waited for, and theirs. */
+  /** Ended children that were waited for, and their descendants. */
   readonly endedTicks: number;
 }
 
@@ -26,7 +26,7 @@ function tickMs(): number {
   return 1000 / ticksPerSecond;
 }
 
-/** CPU time of a process and its descendants. Throws where it is gone or the system has no /proc. */
+/** CPU time of a process and its descendants. Throws if it has ended or the system has no /proc. */
 export function cpuTime(pid: number): CpuTime {
   if (process.platform !== 'linux') throw new Error('The benchmark reads CPU time from /proc, which only Linux has.');
   const stats = new Map<number, Stat>();
@@ -35,7 +35,7 @@ export function cpuTime(pid: number): CpuTime {
     if (stat !== undefined) stats.set(Number(name), stat);
   }
   const own = stats.get(pid);
-  if (own === undefined) throw new Error(`process ${pid} is gone`);
+  if (own === undefined) throw new Error(`process ${pid} has ended`);
   let ticks = own.endedTicks;
   for (const [id, stat] of stats) {
     if (id !== pid && descends(id, pid, stats)) ticks += stat.ownTicks + stat.endedTicks;
@@ -55,7 +55,7 @@ function readStat(file: string): Stat | undefined {
   try {
     text = readFileSync(file, 'utf8');
   } catch {
-    // It ended between the listing and now.
+    // The process has ended since the listing.
     return undefined;
   }
   // The second field is the command in parentheses, which may hold anything; the third is the state.
@@ -64,10 +64,10 @@ function readStat(file: string): Stat | undefined {
   return { parent: number(4), ownTicks: number(14) + number(15), endedTicks: number(16) + number(17) };
 }
 
-/** CPU time of a process's main thread, user and system, since its start. Throws where it is gone. */
+/** CPU time of the main thread of a process since its start, user and system. Throws if the process has ended. */
 export function mainThreadMs(pid: number): number {
   const stat = readStat(`/proc/${pid}/task/${pid}/stat`);
-  if (stat === undefined) throw new Error(`process ${pid} is gone`);
+  if (stat === undefined) throw new Error(`process ${pid} has ended`);
   return stat.ownTicks * tickMs();
 }
 

@@ -1,10 +1,10 @@
 /**
- * Where the project lies, seen from its built benchmark.
+ * Paths of the project, from the built benchmark.
  */
 import { join } from 'node:path';
 
 /** The directory with package.json. */
 export const projectRoot = join(import.meta.dirname, '..', '..', '..');
 
-/** What the server is started with. */
+/** The script that starts the server. */
 export const serverMain = join(projectRoot, 'dist', 'main.js');
