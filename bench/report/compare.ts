@@ -1,14 +1,14 @@
 /**
- * `npm run bench:compare -- [FILE] [BASELINE]`: the newest run of each scenario in FILE beside the newest in BASELINE, as
- * ratios. CPU figures are compared as multiples of the first contender of their own run, which is what holds between
- * machines and hours; speed and latency too are set against that contender's.
+ * `npm run bench:compare -- [FILE] [BASELINE]`: ratios of the newest run of each scenario in FILE to the newest in BASELINE.
+ * Figures are compared as multiples of the first contender of their own run, because those multiples hold on other machines
+ * and at other times.
  */
 import { existsSync } from 'node:fs';
 import { withCleanup } from '../processes/owned-process.js';
 import { baselineFile, newestTurns, readRecords, runsFile, type ContenderFigures, type TurnsRecord } from './record.js';
 import { plainTable, provenanceSentence } from './table.js';
 
-/** Figures of a contender relative to the first of its run. */
+/** Figures of a contender as multiples of the first one of its run. */
 interface Relative {
   readonly cpu: number;
   readonly speed: number;
@@ -26,7 +26,7 @@ await withCleanup(() => {
     const base = before.get(name);
     if (base === undefined) continue;
     compared += 1;
-    console.log(`\n${name}: run over baseline; below 1 is less CPU, less speed, less latency\n`);
+    console.log(`\n${name}: run / baseline; below 1 means less CPU, less speed, less latency\n`);
     console.log(plainTable([['server', 'CPU', 'increments/s', 'p99'], ...comparison(record, base)]));
     console.log(`\nrun:      ${provenanceSentence(record)}\nbaseline: ${provenanceSentence(base)}`);
   }

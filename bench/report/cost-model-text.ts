@@ -6,20 +6,20 @@ import type { RunRecord } from './record.js';
 import { markdownTable, thousands } from './table.js';
 
 const JOURNAL = 'file-always';
-/** What is flushed each second in the examples. */
+/** Rows that each node flushes a second in the examples. */
 const KEYS_PER_SECOND = 1000;
 const FLEET_NODES = 10;
-/** Cores of a large machine that are left for PostgreSQL, the kernel and V8's own threads. */
+/** Cores of a large machine for PostgreSQL, the kernel and the threads of V8. */
 const reservedCores = (cores: number): number => Math.max(1, Math.floor(cores / 8));
 
-/** What goes in. */
+/** The inputs of the model. */
 export function inputsText(records: readonly RunRecord[]): string {
   const inputs = costInputs(records);
   if ('missing' in inputs) return notMeasured(inputs.missing);
   const us = (value: number): string => `${value.toFixed(2)} µs`;
   return markdownTable([
     ['what', 'figure', 'from'],
-    ['front-end thread, a request with one key', us(inputs.httpThreadUs), 'canonical, file-always'],
+    ['HTTP thread, a request with one key', us(inputs.httpThreadUs), 'canonical, file-always'],
     ...Object.entries(inputs.shardUs).map(([journal, value]) => [
       ...[`shard, its journal and V8’s threads, an increment: ${journal}`, us(value), `canonical, ${journal}`],
     ]),
@@ -37,7 +37,7 @@ export function inputsText(records: readonly RunRecord[]): string {
   ]);
 }
 
-/** What comes out: machines and their first walls. */
+/** The results: machines and their first walls. */
 export function deploymentsText(records: readonly RunRecord[]): string {
   const inputs = costInputs(records);
   if ('missing' in inputs) return notMeasured(inputs.missing);
@@ -55,7 +55,7 @@ export function deploymentsText(records: readonly RunRecord[]): string {
   ]);
 }
 
-/** How many counters nodes can share one PostgreSQL with. */
+/** How many counters a second the nodes on one PostgreSQL can flush. */
 export function rowsText(records: readonly RunRecord[]): string {
   const inputs = costInputs(records);
   if ('missing' in inputs) return notMeasured(inputs.missing);

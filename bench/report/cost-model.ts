@@ -1,24 +1,24 @@
 /**
- * What measured costs say about machines that were not measured: how many increments a second each part of a node could
- * carry, and which part is the first to be full. Arithmetic only; no figure of its own.
+ * A model of machines that were not measured: how many increments a second each part of a node could carry, and which part
+ * is the first to be full. It only calculates with measured costs.
  *
- * Every part is taken to scale with its threads, which is an upper bound: memory bandwidth, the kernel's network stack
- * and clock speeds under load are not in it.
+ * The model assumes that every part scales with its threads. That is an upper bound: it ignores memory bandwidth, the
+ * network stack of the kernel, and clock speeds under load.
  */
 import { SYNCS_SCENARIO, type RunRecord, type TurnFigures } from './record.js';
 
-/** What the model is fed, from the newest records. CPU times in µs. */
+/** The inputs, from the newest records. CPU times in µs. */
 export interface CostInputs {
-  /** Of a front end's thread, a request with one key. */
+  /** CPU time of an HTTP thread for a request with one key. */
   readonly httpThreadUs: number;
-  /** Of everything else in the server process an increment: shard, journal, V8's own threads. By journal. */
+  /** CPU time of the rest of the server process for an increment: shard, journal, threads of V8. By journal. */
   readonly shardUs: Readonly<Record<string, number>>;
-  /** Of PostgreSQL, a row of a flush that meets an existing counter, and a new one. */
+  /** CPU time of PostgreSQL for a flushed row of an existing counter, and of a new one. */
   readonly existingRowUs: number;
   readonly newRowUs: number;
-  /** Of the server, a row of a flush. */
+  /** CPU time of the server for a flushed row. */
   readonly flushRowUs: number;
-  /** Rows a second into PostgreSQL: over one connection, and at most, existing counters; and new ones at most. */
+  /** Rows a second into PostgreSQL: of existing counters over one connection and at most, and of new counters at most. */
   readonly rowsPerSecondOfOne: number;
   readonly rowsPerSecondMax: number;
   readonly newRowsPerSecondMax: number;
@@ -26,10 +26,10 @@ export interface CostInputs {
   readonly syncsPerSecond: number;
 }
 
-/** Machines to be judged. */
+/** Machines for which the model calculates. */
 export interface Deployment {
   readonly nodes: number;
-  /** Of each node; PostgreSQL has a machine like it for itself where there are several nodes. */
+  /** Cores of each node. With several nodes, PostgreSQL has a machine of that size for itself. */
   readonly cores: number;
   readonly httpThreads: number;
   readonly shards: number;
@@ -38,29 +38,29 @@ export interface Deployment {
   readonly keysPerSecond: number;
 }
 
-/** A part of the whole and what it would carry, all nodes together. */
+/** A part, and the increments a second that it could carry, for all nodes together. */
 export interface Wall {
-  readonly part: 'front-end threads' | 'shard threads' | 'cores';
+  readonly part: 'HTTP threads' | 'shard threads' | 'cores';
   readonly incrementsPerSecond: number;
 }
 
-/** The walls of increments a second, the nearest first. PostgreSQL's is one of rows: see {@link keysPerNode}. */
+/** The walls, the lowest first. The wall of PostgreSQL is about rows: see {@link keysPerNode}. */
 export function walls(inputs: CostInputs, deployment: Deployment): readonly Wall[] {
   const { nodes, cores, httpThreads, shards, journal, keysPerSecond } = deployment;
   const shardUs = inputs.shardUs[journal];
   if (shardUs === undefined) throw new Error(`the journal ${journal} was not measured`);
-  // A flush costs the same however many increments are in it.
+  // The cost of a flush does not depend on the number of its increments.
   const flushUsPerSecond = keysPerSecond * (inputs.flushRowUs + (nodes === 1 ? inputs.existingRowUs : 0));
   const spareUsPerSecond = Math.max(0, cores * 1e6 - flushUsPerSecond);
   const found: Wall[] = [
-    { part: 'front-end threads', incrementsPerSecond: (nodes * httpThreads * 1e6) / inputs.httpThreadUs },
+    { part: 'HTTP threads', incrementsPerSecond: (nodes * httpThreads * 1e6) / inputs.httpThreadUs },
     { part: 'shard threads', incrementsPerSecond: (nodes * shards * 1e6) / shardUs },
     { part: 'cores', incrementsPerSecond: (nodes * spareUsPerSecond) / (inputs.httpThreadUs + shardUs) },
   ];
   return found.toSorted((a, b) => a.incrementsPerSecond - b.incrementsPerSecond);
 }
 
-/** The number of front-end threads and shards that uses `cores` best, where `reserved` are for PostgreSQL and the rest. */
+/** The numbers of HTTP threads and shards that use `cores` best, with `reserved` cores for PostgreSQL and the rest. */
 export function balancedThreads(
   inputs: CostInputs,
   cores: number,
@@ -79,7 +79,7 @@ export function balancedThreads(
   return best;
 }
 
-/** Distinct counters that a node may flush a second before PostgreSQL is full. */
+/** Distinct counters that a node can flush a second before PostgreSQL is full. */
 export interface KeysPerNode {
   /** Counters that only this node counts. */
   readonly apart: number;
@@ -89,17 +89,17 @@ export interface KeysPerNode {
   readonly fresh: number;
 }
 
-/** For each of `nodes` nodes on one database. */
+/** The figures for each of `nodes` nodes on one database. */
 export function keysPerNode(inputs: CostInputs, nodes: number): KeysPerNode {
   return {
     fresh: inputs.newRowsPerSecondMax / nodes,
     apart: inputs.rowsPerSecondMax / nodes,
-    // Statements on the same rows wait for each other: together they are as fast as one connection.
+    // Statements on the same rows wait for each other, so together they are as fast as one connection.
     shared: inputs.rowsPerSecondOfOne / nodes,
   };
 }
 
-/** From the newest records of each kind; undefined, with what is missing, where they are not all there. */
+/** The inputs from the newest record of each kind; or, if one is missing, the command that makes it. */
 export function costInputs(records: readonly RunRecord[]): CostInputs | { readonly missing: string } {
   const canonical = records.findLast((record) => record.kind === 'turns' && record.scenario === 'canonical');
   const flush = records.findLast((record) => record.kind === 'flush');

@@ -1,5 +1,5 @@
 /**
- * What goes between `<!-- figures: NAME -->` and `<!-- end -->` in a document.
+ * The blocks between `<!-- figures: NAME -->` and `<!-- end -->` in documents.
  */
 import { deploymentsText, inputsText, rowsText } from './cost-model-text.js';
 import { newestTurns, type GridRecord, type RunRecord, type TurnsRecord } from './record.js';
@@ -7,7 +7,7 @@ import { flushRows, markdownTable, origin, provenanceSentence, thousands, turnsR
 
 type Block = (records: readonly RunRecord[]) => string | undefined;
 
-/** By name; every other name is that of a run in turns. */
+/** Blocks by name. Every other name is that of a run in turns. */
 const blocks: Readonly<Record<string, Block>> = {
   grid: (records) => gridTable(records.filter((record) => record.kind === 'grid')),
   soak,
@@ -21,7 +21,7 @@ const blocks: Readonly<Record<string, Block>> = {
   'cost-model-rows': rowsText,
 };
 
-/** The figures of that name from the newest run; undefined where there is none. */
+/** The block with that name from the newest run; undefined if there is no such run. */
 export function figures(name: string, records: readonly RunRecord[]): string | undefined {
   const block = blocks[name];
   if (block !== undefined) return block(records);
@@ -109,7 +109,7 @@ function words(name: string): string {
   return name.replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
 }
 
-/** The cells of the newest run: they share its date. */
+/** The cells of the newest run, which have the same date. */
 function gridTable(cells: readonly GridRecord[]): string | undefined {
   const newest = cells.at(-1);
   if (newest === undefined) return undefined;

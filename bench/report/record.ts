@@ -1,5 +1,5 @@
 /**
- * What a run leaves behind: one JSON line in a file of results, and how such lines are read.
+ * The record of a run, one JSON line in a file of results; and how the lines are written and read.
  */
 import { execFileSync } from 'node:child_process';
 import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
@@ -9,16 +9,16 @@ import typia from 'typia';
 import type { Latency } from '../load/load-generator.js';
 import { projectRoot } from '../processes/project-paths.js';
 
-/** Where, when and of what a run was. */
+/** Commit, time, machine and versions of a run. */
 export interface Provenance {
   readonly commit: string;
-  /** The working tree differed from the commit. */
+  /** Whether the working tree differed from the commit. */
   readonly modified: boolean;
   /** ISO 8601, UTC. */
   readonly date: string;
   readonly machine: Machine;
   readonly node: string;
-  /** Of uWebSockets.js. */
+  /** Version of uWebSockets.js. */
   readonly uws: string;
 }
 
@@ -28,48 +28,48 @@ export interface Machine {
   readonly cores: number;
   readonly memoryGib: number;
   readonly kernel: string;
-  /** Processes that wanted a core, a minute's average, when the run began: much above 0 means a disturbed run. */
+  /** Load average of one minute at the start of the run. Much above 0, other processes disturbed the run. */
   readonly loadBefore: number;
 }
 
 /** A contender's figures in one turn. */
 export interface TurnFigures {
-  /** Answered 202, and the increments in them. */
+  /** Requests answered 202, and their increments. */
   readonly requests: number;
   readonly increments: number;
   readonly refused: number;
   readonly seconds: number;
   readonly requestsPerSecond: number;
   readonly incrementsPerSecond: number;
-  /** CPU time an increment: of the server process, and of its database beside it. */
+  /** CPU time an increment, of the server process and of its database. */
   readonly serverCpuUs: number;
   readonly databaseCpuUs: number;
-  /** Of the server's, the part of its main thread, which is its first front end. Runs of before it was measured lack it. */
+  /** CPU time an increment of the main thread, which runs the first HTTP server. Older records lack it. */
   readonly mainThreadCpuUs?: number;
-  /** CPU time of an increment as a multiple of the first contender's in the same turn: server alone, and with database. */
+  /** CPU time an increment as a multiple of the first contender's in the same turn: server alone, and with database. */
   readonly cpuRatio: number;
   readonly cpuRatioWithDatabase: number;
-  /** The same as a multiple of the contender that the record names as this one's counterpart. */
+  /** The same as a multiple of the counterpart that the record names. */
   readonly cpuRatioToCounterpart?: number;
-  /** From the start of the load until everything is committed; null where nothing is kept. */
+  /** From the start of the load until all increments are committed; null if the contender keeps nothing. */
   readonly committedPerSecond: number | null;
   readonly latency: Latency;
-  /** Of a load at a fixed rate: see LoadFigures. */
+  /** Set for a load at a fixed rate: see LoadFigures. */
   readonly generatorBusy: number | null;
   readonly residentMib: number;
 }
 
-/** A contender's run. */
+/** The figures of a contender in a run. */
 export interface ContenderFigures {
   readonly name: string;
   readonly note?: string;
   readonly counterpart?: string;
-  /** Of every figure for itself. */
+  /** The median of each figure by itself. */
   readonly median: TurnFigures;
   readonly turns: readonly TurnFigures[];
 }
 
-/** A scenario, measured in turns. */
+/** A run of a scenario in turns. */
 export interface TurnsRecord extends Provenance {
   readonly kind: 'turns' | 'peers';
   readonly scenario: string;
@@ -91,7 +91,7 @@ export interface GridRecord extends Provenance {
   readonly figures: TurnFigures;
 }
 
-/** A long run. */
+/** A soak run. */
 export interface SoakRecord extends Provenance {
   readonly kind: 'soak';
   readonly scenario: string;
@@ -114,45 +114,45 @@ export interface MemoryRecord extends Provenance {
   readonly bytesPerPendingKey: number;
 }
 
-/** A node at one of its bounds while the database was held. */
+/** A server at one of its limits while the database was held. */
 export interface BoundFigures {
   readonly journal: string;
-  /** The setting that is its default and was reached. */
+  /** The setting whose default was reached. */
   readonly bound: 'MAX_PENDING_KEYS' | 'MAX_PENDING_BYTES';
   readonly keyBytes: number;
-  /** Distinct keys that were pending when the first was refused. */
+  /** Distinct pending keys when the first key was refused. */
   readonly keys: number;
-  /** Resident memory of the server after its warm-up, at the bound after refusals, and at most until all was committed. */
+  /** Resident memory of the server after its warm-up, at the limit after refusals, and at most until all was committed. */
   readonly residentMibBefore: number;
   readonly residentMibAtBound: number;
   readonly residentMibMax: number;
-  /** From the return of the database. */
+  /** Time since the database continued. */
   readonly secondsToCommit: number;
 }
 
-/** Memory of a node at its bounds. */
+/** A run about memory at the limits. */
 export interface BoundsRecord extends Provenance {
   readonly kind: 'bounds';
   readonly shards: number;
   readonly runs: readonly BoundFigures[];
 }
 
-/** Rows into PostgreSQL without a server around it. */
+/** A run that writes rows into PostgreSQL without a server. */
 export interface FlushRecord extends Provenance {
   readonly kind: 'flush';
-  /** PostgreSQL's. */
+  /** Version of PostgreSQL. */
   readonly postgres: string;
   readonly secondsATurn: number;
   readonly turns: number;
   readonly cells: readonly FlushCell[];
-  /** One long stretch each of new rows. */
+  /** A long stretch of new rows for each method. */
   readonly sustained: readonly FlushCell[];
 }
 
-/** One way of writing rows. */
+/** A method of writing rows. */
 export interface FlushCell {
   readonly method: string;
-  /** What the rows meet: keys that are not there, or that are. */
+  /** Whether the keys of the rows are new or exist. */
   readonly rows: 'new' | 'existing';
   readonly writers: number;
   readonly rowsAStatement: number;
@@ -160,19 +160,19 @@ export interface FlushCell {
   readonly turns: readonly FlushFigures[];
 }
 
-/** What came of it. */
+/** The figures of a method. */
 export interface FlushFigures {
   readonly rows: number;
   readonly seconds: number;
   readonly rowsPerSecond: number;
-  /** CPU time a row: of all PostgreSQL's processes, and of the client, whose share of a server's it is. */
+  /** CPU time a row: of all processes of PostgreSQL, and of the client, which a server would also spend. */
   readonly databaseCpuUs: number;
   readonly clientCpuUs: number;
-  /** Write-ahead log of PostgreSQL a row. */
+  /** Bytes of write-ahead log of PostgreSQL a row. */
   readonly walBytes: number;
 }
 
-/** What an hour of flushes does to the table. */
+/** A run about the table under an hour of flushes. */
 export interface UpkeepRecord extends Provenance {
   readonly kind: 'upkeep';
   readonly postgres: string;
@@ -181,18 +181,18 @@ export interface UpkeepRecord extends Provenance {
 
 /** One table under one kind of load. */
 export interface UpkeepCase {
-  /** How the table is set up: `default` is PostgreSQL's own, `migration` what the product makes. */
+  /** Settings of the table: `default` is PostgreSQL's own, `migration` that of the product. */
   readonly settings: string;
-  /** In PostgreSQL's words; empty where there are none. */
+  /** The storage parameters as PostgreSQL shows them; empty if there are none. */
   readonly storage: string;
   readonly tableRows: number;
   readonly rowsAFlush: number;
   readonly flushes: number;
-  /** How often a flush was due, and how often PostgreSQL looks whether a table needs vacuum, in seconds. */
+  /** How often a flush was due; and how often PostgreSQL checks whether a table needs vacuum, in seconds. */
   readonly flushesPerSecond: number;
   readonly autovacuumNaptimeSeconds: number;
   readonly seconds: number;
-  /** Of all updates, 0 to 1: those that wrote no index. In the first half and in the second. */
+  /** Share of updates that wrote no index, 0 to 1, in the first and in the second half. */
   readonly hotShare: readonly [number, number];
   readonly autovacuums: number;
   readonly atStart: TableSize;
@@ -206,38 +206,38 @@ export interface TableSize {
   readonly indexBytes: number;
 }
 
-/** The file journal and its disk. */
+/** A run about the file journal and its disk. */
 export interface JournalRecord extends Provenance {
   readonly kind: 'journal';
   readonly secondsAScenario: number;
   readonly scenarios: readonly JournalScenario[];
 }
 
-/** The scenario that says how many writes the disk itself makes durable in a second. */
+/** The scenario that measures how many writes a second the disk itself makes durable. */
 export const SYNCS_SCENARIO = 'bare file, over zeros';
 
-/** One of its scenarios, with figures that have their unit in their name. */
+/** A scenario of such a run. The names of its figures contain their units. */
 export interface JournalScenario {
   readonly name: string;
   readonly figures: Readonly<Record<string, number>>;
 }
 
-/** Any line of a file of results. */
+/** A line of a file of results. */
 export type RunRecord =
   TurnsRecord | GridRecord | SoakRecord | MemoryRecord | BoundsRecord | FlushRecord | UpkeepRecord | JournalRecord;
 
-/** Figures to compare with, kept with the project. */
+/** The records to compare with, which are part of the project. */
 export const baselineFile = join(projectRoot, 'bench', 'results', 'baseline.jsonl');
-/** Where a run's line goes unless it is told otherwise. */
+/** The default file for records. */
 export const runsFile = join(projectRoot, 'bench', 'results', 'runs.jsonl');
 
-/** Appends a run. */
+/** Appends a record. */
 export function appendRecord(file: string, record: RunRecord): void {
   mkdirSync(dirname(file), { recursive: true });
   appendFileSync(file, `${typia.json.assertStringify<RunRecord>(record)}\n`);
 }
 
-/** The runs in a file, oldest first; none where there is no file. Throws where a line is no run. */
+/** The records in a file, oldest first; none if there is no file. Throws if a line is not a record. */
 export function readRecords(file: string): readonly RunRecord[] {
   if (!existsSync(file)) return [];
   const lines = readFileSync(file, 'utf8')
@@ -262,13 +262,13 @@ export function newestTurns(records: readonly RunRecord[]): ReadonlyMap<string, 
   return newest;
 }
 
-/** How a run in turns is called in tables and documents: `canonical`, `peers`, `peers-hot-key`. */
+/** The name of a run in turns in tables and documents: `canonical`, `peers`, `peers-hot-key`. */
 export function turnsName({ kind, scenario }: Pick<TurnsRecord, 'kind' | 'scenario'>): string {
   if (kind === 'turns') return scenario;
   return scenario === 'canonical' ? 'peers' : `peers-${scenario}`;
 }
 
-/** The facts of this run; to be asked before any load. */
+/** The provenance of this run. To be called before any load. */
 export function provenance(uws: string): Provenance {
   return {
     commit: git('rev-parse', '--short=12', 'HEAD') ?? 'unknown',

@@ -1,8 +1,8 @@
 /**
- * Medians and spans.
+ * Statistics over turns.
  */
 
-/** The median; of an even number, the mean of the two in the middle. Throws where there is nothing. */
+/** The median. For an even number of values, the mean of the two in the middle. Throws if there are no values. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const upper = sorted[Math.floor(sorted.length / 2)];

@@ -1,5 +1,5 @@
 /**
- * Figures as tables, for terminals and for Markdown.
+ * Figures as tables for terminals and Markdown.
  */
 import type { FlushCell, Provenance, TableSize, TurnFigures, TurnsRecord, UpkeepCase } from './record.js';
 
@@ -16,7 +16,7 @@ const common: readonly Column[] = [
   { head: 'p99 ms', cell: (_, { latency }) => latency.p99Ms.toFixed(2) },
 ];
 
-/** Columns that only some runs have: shown where a contender has them. */
+/** Columns that only some runs have. They are shown if a contender has them. */
 const optional: readonly Column[] = [
   {
     head: '× plain',
@@ -31,7 +31,7 @@ const optional: readonly Column[] = [
 const server: Column = { head: 'server CPU µs', cell: (_, { serverCpuUs }) => serverCpuUs.toFixed(2) };
 const database: Column = { head: 'database CPU µs', cell: (_, { databaseCpuUs }) => databaseCpuUs.toFixed(2) };
 
-/** What each kind of run is read for, behind the common columns. */
+/** The columns of each kind of run, after the common columns. */
 const columns: Readonly<Record<TurnsRecord['kind'], readonly Column[]>> = {
   turns: [
     ...common,
@@ -57,7 +57,7 @@ const columns: Readonly<Record<TurnsRecord['kind'], readonly Column[]>> = {
   ],
 };
 
-/** Rows of cells, the heads first. */
+/** Rows of cells; the first row holds the heads. */
 export function turnsRows(record: TurnsRecord): string[][] {
   const inUse = optional.filter((column) =>
     record.contenders.some(({ name, median }) => column.cell(name, median) !== ''),
@@ -69,7 +69,7 @@ export function turnsRows(record: TurnsRecord): string[][] {
   ];
 }
 
-/** For a terminal: the first column to the left, the others to the right. */
+/** A table for a terminal: the first column is aligned left, the others right. */
 export function plainTable(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
   const align = (cell: string, column: number): string =>
@@ -77,14 +77,14 @@ export function plainTable(rows: readonly (readonly string[])[]): string {
   return rows.map((row) => row.map(align).join('  ').trimEnd()).join('\n');
 }
 
-/** For a document. */
+/** A table for a document. */
 export function markdownTable(rows: readonly (readonly string[])[]): string {
   const [heads = [], ...rest] = rows;
   const rule = heads.map((_, column) => (column === 0 ? '---' : '---:'));
   return [heads, rule, ...rest].map((row) => `| ${row.join(' | ')} |`).join('\n');
 }
 
-/** Where the figures of a table come from, in a sentence or two. */
+/** The provenance of the figures of a table, in one or two sentences. */
 export function origin(record: TurnsRecord): string {
   const { generator, connections, turns, secondsATurn } = record;
   return (
@@ -93,7 +93,7 @@ export function origin(record: TurnsRecord): string {
   );
 }
 
-/** Machine, versions, commit. */
+/** Date, commit, machine and versions. */
 export function provenanceSentence({ machine, node, uws, commit, modified, date }: Provenance): string {
   return (
     `${date.slice(0, 10)}, commit ${commit}${modified ? ' with changes' : ''}; ${machine.cpu}, ${machine.cores} cores, ` +
@@ -101,12 +101,12 @@ export function provenanceSentence({ machine, node, uws, commit, modified, date 
   );
 }
 
-/** Whole, with commas. */
+/** A whole number with commas. */
 export function thousands(value: number): string {
   return Math.round(value).toLocaleString('en-US');
 }
 
-/** Rows of cells, the heads first. */
+/** Rows of cells; the first row holds the heads. */
 export function flushRows(cells: readonly FlushCell[]): string[][] {
   return [
     ['way', 'rows', 'writers', 'rows a statement', 'rows/s', 'database CPU µs', 'client CPU µs', 'WAL bytes a row'],
@@ -117,7 +117,7 @@ export function flushRows(cells: readonly FlushCell[]): string[][] {
   ];
 }
 
-/** Rows of cases, the heads first. */
+/** Rows of cases; the first row holds the heads. */
 export function upkeepRows(cases: readonly UpkeepCase[]): string[][] {
   const size = ({ tableBytes, indexBytes }: TableSize): string =>
     `${thousands(tableBytes / 1024)} + ${thousands(indexBytes / 1024)}`;

@@ -1,6 +1,6 @@
 /**
- * `npm run bench:peers`: the server beside what a user would build or pick instead, in turns within one run. The first
- * contender, which the others are multiples of, is the server with its default journal.
+ * `npm run bench:peers`: the server and what a user would build or choose instead, in turns within one run. The first
+ * contender, of which the others are multiples, is the server with its default journal.
  */
 import { readOptions, usage } from './options.js';
 import { ourServer } from '../peers/our-server.js';

@@ -1,8 +1,9 @@
 /**
- * `npm run bench:bounds`: memory of a node at its bounds. The database is held, and new keys are sent until the server
- * refuses them: short ones until MAX_PENDING_KEYS is reached, then, with another server, long ones until
- * MAX_PENDING_BYTES is, each with its default. At the bound new keys go on being refused, and what is pending goes on being
- * counted, so that growth would show. Then the database goes on, and its table must hold exactly what was acknowledged.
+ * `npm run bench:bounds`: memory of a server at its limits. The database is held, and new keys are sent until the server
+ * refuses them: short keys until the default of MAX_PENDING_KEYS is reached; then, with another server, long keys until the
+ * default of MAX_PENDING_BYTES is reached. At the limit, the benchmark sends more new keys, which are refused, and more
+ * increments of pending keys, which are counted, so that growth would show. Then the database continues, and its table must
+ * hold exactly the acknowledged increments.
  */
 import { parseArgs } from 'node:util';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
@@ -16,7 +17,7 @@ import { serverMain } from '../processes/project-paths.js';
 import { appendRecord, provenance, runsFile, type BoundFigures } from '../report/record.js';
 import { thousands } from '../report/table.js';
 
-/** What is filled: how long its keys are decides which bound is met first. */
+/** A limit to reach. The length of the keys decides which limit is reached first. */
 const fillings = [
   { bound: 'MAX_PENDING_KEYS', keyBytes: 24, pendingIsTaken: true },
   { bound: 'MAX_PENDING_BYTES', keyBytes: 512, pendingIsTaken: false },
@@ -24,7 +25,7 @@ const fillings = [
 
 const KEYS_A_BODY = 1000;
 const WARM_UP_BODIES = 500;
-/** Requests at the bound: that many with a key that is new, and where they are taken as many with one that is pending. */
+/** Requests at the limit: this many with new keys, and as many with pending keys if the server accepts those. */
 const REQUESTS_AT_BOUND = 20_000;
 const COMMIT_MS_MAX = 120_000;
 const RETRY_MS = 100;
@@ -67,7 +68,7 @@ async function fillAndDrain(
     command: process.execPath,
     args: [serverMain],
     env: {
-      // Empty is unset: the bounds are those that a server has by default.
+      // An empty value means unset: the server has its default limits.
       ...{ MAX_PENDING_KEYS: '', MAX_PENDING_BYTES: '', MAX_BODY_BYTES: '', MAX_KEY_BYTES: '', JOURNAL_MAX_BYTES: '' },
       ...journals[journal],
       ...{ DATABASE_URL: postgres.url, SHARDS: String(shards), PORT: '0', DATA_DIR: dataDir, LOG_LEVEL: 'info' },
@@ -84,13 +85,13 @@ async function fillAndDrain(
     postgres.hold();
     await keys.sendUntilRefused(KEYS_A_BODY);
     await keys.eachRefused(REQUESTS_AT_BOUND);
-    // The first thousand were committed before.
+    // The first thousand keys were committed before.
     if (pendingIsTaken) await keys.eachTaken(KEYS_A_BODY, REQUESTS_AT_BOUND);
     const residentMibAtBound = residentBytes(server.pid) / MIB;
 
     postgres.release();
     const start = performance.now();
-    await committed(url, 'what was acknowledged');
+    await committed(url, 'acknowledged increments');
     const secondsToCommit = (performance.now() - start) / 1000;
     const residentMibMax = residentBytesMax(server.pid) / MIB;
     await checkTable(postgres.url, keys);
@@ -110,7 +111,7 @@ async function fillAndDrain(
   }
 }
 
-/** Flushes until everything acknowledged is committed; the server may still take the database for away at first. */
+/** Flushes until all acknowledged increments are committed. The server may still think that the database is unavailable. */
 async function committed(url: string, what: string): Promise<void> {
   for (const deadline = performance.now() + COMMIT_MS_MAX; performance.now() < deadline;) {
     const answer = await fetch(`${url}/flush`, { method: 'POST' });
@@ -122,7 +123,7 @@ async function committed(url: string, what: string): Promise<void> {
   throw new Error(`${what}: not committed within ${COMMIT_MS_MAX / 1000} s`);
 }
 
-/** Every key that was taken has its sum, and no other key is there. */
+/** Checks that every acknowledged key has its sum, and that there is no other key. */
 async function checkTable(databaseUrl: string, keys: NumberedKeys): Promise<void> {
   const connection = await connect(parseDatabaseUrl(databaseUrl), {
     applicationName: 'bounds',

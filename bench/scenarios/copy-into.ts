@@ -1,6 +1,6 @@
 /**
- * COPY … FROM STDIN in binary format over a connection of pg, which itself refuses it: one query that sends its bytes
- * when the server asks for them. Only for the benchmark.
+ * COPY … FROM STDIN in binary format over a connection of pg, which does not support it: one query that sends its bytes when
+ * the server asks for them. Only for the benchmark.
  */
 import type pg from 'pg';
 
@@ -9,7 +9,7 @@ const TRAILER = Buffer.from([0xff, 0xff]);
 const ARRAY_HEADER_BYTES = 20;
 const COUNT_OFFSET = 12;
 
-/** What pg's connection has besides what its types declare. */
+/** Members of pg's connection that its types do not declare. */
 interface CopyConnection {
   sendCopyFromChunk(chunk: Buffer): void;
   endCopyFrom(): void;
@@ -22,7 +22,7 @@ export function copyInto(client: pg.Client, statement: string, bytes: Buffer): P
   });
 }
 
-/** The messages as pg's client hands them to the query that is active. */
+/** The messages that pg's client passes to the active query. */
 class CopyQuery {
   readonly #statement: string;
   readonly #bytes: Buffer;
@@ -47,7 +47,7 @@ class CopyQuery {
   }
 
   handleCommandComplete(): void {
-    // The server is ready a message later.
+    // The server is ready one message later.
   }
 
   handleError(error: Error): void {
@@ -61,8 +61,8 @@ class CopyQuery {
 }
 
 /**
- * The rows of (key, amount) as COPY takes them, from the two arrays in binary format that a flush sends: the elements of
- * an array and the fields of a row are written alike, each behind its length.
+ * The rows (key, amount) for COPY, from the two arrays in binary format that a flush sends. Elements of an array and fields
+ * of a row have the same form: the length, then the value.
  */
 export function copyRows(keys: Buffer, amounts: Buffer): Buffer {
   const count = keys.readInt32BE(COUNT_OFFSET);
@@ -85,10 +85,10 @@ export function copyRows(keys: Buffer, amounts: Buffer): Buffer {
   return rows;
 }
 
-/** A loop: for fields as short as these it is faster than a call of copy. */
+/** Copies with a loop, which is faster than a call of copy for such short fields. */
 function append(to: Buffer, at: number, from: Buffer, start: number, end: number): number {
   let next = at;
-  // In range by the lengths that were just read.
+  // In range because of the lengths that were just read.
   for (let byte = start; byte < end; byte += 1) to[next++] = from[byte] as number;
   return next;
 }

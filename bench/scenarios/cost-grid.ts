@@ -1,6 +1,6 @@
 /**
- * `npm run bench:grid`: what an increment costs over connections, keys, keys a body and shards: each axis by itself from
- * one middle point, in short stretches, each server started once a number of shards. About five minutes.
+ * `npm run bench:grid`: the cost of an increment over connections, keys, keys a body and shards. Each axis is measured by
+ * itself from one middle point, in short stretches; a server is started for each number of shards. About five minutes.
  */
 import { parseArgs } from 'node:util';
 import { defaultGenerator, journalNamed, wholeNumber } from './options.js';
@@ -68,7 +68,7 @@ await withCleanup(async () => {
         workload: batchWorkload(incrementsPerBody, keys),
         connections,
         seconds: runSeconds,
-        // A million keys may reach a bound; what is refused is not counted.
+        // A million keys may reach a limit. Refused increments are not counted.
         refusalsAllowed: true,
       });
     await run(middle, 3);

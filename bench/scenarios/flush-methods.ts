@@ -1,6 +1,6 @@
 /**
- * Ways to bring rows into `counters`: the product's own flush, the one by COPY that one would think of instead, and what
- * PostgreSQL takes at most when nothing is added up, checked for conflicts or fenced.
+ * Methods to write rows into `counters`: the flush of the product, an alternative with COPY, and the most that PostgreSQL
+ * can take without sums, conflicts and fencing.
  */
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';
@@ -13,25 +13,25 @@ import { open } from '../processes/bench-postgres.js';
 import { copyInto, copyRows } from './copy-into.js';
 import type { RowSource } from './row-source.js';
 
-/** A method, one of: */
+/** The name of a method. */
 export type FlushMethodName = 'unnest' | 'copy and merge' | 'copy, new rows only' | 'insert select, new rows only';
 
-/** One writer, as a shard is one. */
+/** A writer, like a shard. */
 export interface FlushWriter {
-  /** Brings the source's next `rows` rows into the table, each adding 1; settles after the commit. */
+  /** Writes the next `rows` rows of the source into the table, each with the amount 1. Settles after the commit. */
   write(rows: number): Promise<void>;
   close(): Promise<void>;
 }
 
-/** How to begin. */
+/** A method and how to open a writer for it. */
 export interface FlushMethod {
   readonly name: FlushMethodName;
-  /** Rows that are there already would be refused. */
+  /** Whether it fails for rows that exist. */
   readonly newRowsOnly: boolean;
   open(target: DatabaseTarget, source: RowSource): Promise<FlushWriter>;
 }
 
-/** All of them; the first is the product's. */
+/** All methods. The first is that of the product. */
 export const flushMethods: readonly FlushMethod[] = [
   { name: 'unnest', newRowsOnly: false, open: openProductFlush },
   { name: 'copy and merge', newRowsOnly: false, open: openCopyAndMerge },
@@ -39,7 +39,7 @@ export const flushMethods: readonly FlushMethod[] = [
   { name: 'insert select, new rows only', newRowsOnly: true, open: openInsertSelect },
 ];
 
-/** The product's statement, sent by the product's code. */
+/** The statement of the product, sent by its code. */
 async function openProductFlush(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
   const connection = new ShardConnection(target, { applicationName: 'benchmark' });
   const owner = { node: randomUUID(), shard: 0, journal: 'memory' };
@@ -63,7 +63,7 @@ async function openProductFlush(target: DatabaseTarget, source: RowSource): Prom
 }
 
 const CREATE_INCOMING = `create temp table incoming (key text collate "C", amount numeric) on commit delete rows`;
-/** As the product's, but for where the rows come from. */
+/** As the statement of the product, except for the source of the rows. */
 const MERGE = `
 with fence as (
   update journal_checkpoints set lsn = $2 + 1, accepted_through = now() where stream = $1 and epoch = 0 and lsn = $2
@@ -77,7 +77,7 @@ added as (
 )
 select (select count(*)::int from added) as keys`;
 
-/** COPY into a temporary table, then a merge of it, in one transaction. */
+/** COPY into a temporary table and a merge of it, in one transaction. */
 async function openCopyAndMerge(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
   const client = await openClient(target);
   const encoder = new SumArrayEncoder();
@@ -100,7 +100,7 @@ async function openCopyAndMerge(target: DatabaseTarget, source: RowSource): Prom
   };
 }
 
-/** COPY straight into the table, rows sorted by their keys before. */
+/** COPY directly into the table, of rows that are sorted by key. */
 async function openCopy(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
   const client = await openClient(target);
   const encoder = new SumArrayEncoder();
@@ -120,7 +120,7 @@ async function openCopy(target: DatabaseTarget, source: RowSource): Promise<Flus
 const INSERT_SELECT = `
 insert into counters (key, sum) select $1 || lpad(n::text, 21, '0'), 1 from generate_series($2::bigint, $3::bigint) n`;
 
-/** Rows that the server makes itself, in ascending order of their keys: no client, no parameters. */
+/** Rows that PostgreSQL generates in ascending order of keys: no client, no parameters. */
 async function openInsertSelect(target: DatabaseTarget, source: RowSource): Promise<FlushWriter> {
   const connection = await open(target);
   const prefix = `w${source.writer}:`;

@@ -1,6 +1,6 @@
 /**
- * One stretch of writing rows: writers side by side, each with statements one after the other, then the proof that every
- * row is there and the sum is what was added.
+ * One stretch of writing rows: several writers, each with one statement after the other, then the check that every row is
+ * there and that the sum is right.
  */
 import type { BenchDatabase } from '../processes/bench-postgres.js';
 import type { FlushMethod, FlushWriter } from './flush-methods.js';
@@ -8,10 +8,10 @@ import { cpuTime } from '../processes/process-cost.js';
 import type { FlushFigures } from '../report/record.js';
 import { RowSource } from './row-source.js';
 
-/** New tables are emptied beyond this, so that every stretch meets an index of about the same depth. */
+/** Tables with more rows are emptied, so that every stretch has an index of about the same depth. */
 const NEW_ROWS_MAX = 2_000_000;
 
-/** What is measured: a method on one kind of rows. */
+/** A method on one kind of rows. */
 export interface FlushSubject {
   readonly method: FlushMethod;
   readonly rows: 'new' | 'existing';
@@ -19,13 +19,13 @@ export interface FlushSubject {
   readonly rowsAStatement: number;
 }
 
-/** A database that one method has for itself, and its writers, which go on from stretch to stretch. */
+/** A database for one method, and its writers, which continue from stretch to stretch. */
 export class FlushTable {
   readonly #database: BenchDatabase;
   readonly #method: FlushMethod;
   readonly #postgresPid: number;
   readonly #writers: FlushWriter[] = [];
-  /** Keys a writer, where rows are updated. */
+  /** Keys a writer, if rows are updated. */
   readonly #circle: number | undefined;
   #added = 0;
   #rows = 0;
@@ -37,7 +37,7 @@ export class FlushTable {
     this.#circle = circle;
   }
 
-  /** Opens the writers; where rows are to be updated, makes them. */
+  /** Opens the writers. If rows are to be updated, writes them first. */
   async open(writers: number): Promise<void> {
     for (let writer = 0; writer < writers; writer += 1) {
       const source = new RowSource(writer, this.#circle);
@@ -51,7 +51,7 @@ export class FlushTable {
     if (this.#circle !== undefined) await this.#run('vacuum analyze counters');
   }
 
-  /** Statements of `rowsAStatement` rows for `seconds`. `goOn`: what is there stays, however much it is. */
+  /** Writes statements of `rowsAStatement` rows for `seconds`. With `goOn` the table is not emptied, however large it is. */
   async run(writers: number, rowsAStatement: number, seconds: number, goOn = false): Promise<FlushFigures> {
     if (this.#circle === undefined && this.#rows > NEW_ROWS_MAX && !goOn) {
       await this.#run('truncate counters');
@@ -71,7 +71,7 @@ export class FlushTable {
           rows += rowsAStatement;
           elapsedMs = performance.now() - startMs;
         }
-        // Each by its own clock: the last statement of one must not count as time of the others.
+        // Each writer has its own clock: the last statement of one must not count as time of the others.
         return { rows, perSecond: rows / (elapsedMs / 1000) };
       }),
     );

@@ -1,7 +1,7 @@
 /**
- * `npm run bench:flush`: rows a second into PostgreSQL, by the product's own flush and by other ways, for rows that are new
- * and rows that are there, with one writer and two; and, for a minute each, new rows by the product's flush beside what
- * PostgreSQL takes at most. No server around it: this is where a node's distinct keys a second end.
+ * `npm run bench:flush`: rows a second into PostgreSQL with the flush of the product and with other methods, for new and for
+ * existing rows, with one and with two writers. Then, for a minute each, new rows with the flush of the product and the most
+ * that PostgreSQL can take. There is no server: these rows limit the distinct keys a second of a node.
  */
 import { parseArgs } from 'node:util';
 import { startBenchPostgres, type BenchPostgres } from '../processes/bench-postgres.js';
@@ -19,13 +19,13 @@ Options:
   --seconds N     of statements a turn, default 1
   --sustained N   seconds of the long stretches, 0 for none; default 60
   --rows A,B      rows a statement, default 1000,10000,100000
-  --writers A,B   connections side by side, up to 9; default 1,2
+  --writers A,B   connections at the same time, up to 9; default 1,2
   --out FILE      append the run's line to this file, default bench/results/runs.jsonl
 `;
 
-/** Rows that are there, for each writer. */
+/** Existing rows for each writer. */
 const EXISTING_ROWS = 200_000;
-/** What a shard flushes a second where every increment is a new key. */
+/** Rows that a shard flushes a second if every increment has a new key. */
 const SUSTAINED_ROWS = 100_000;
 
 interface Options {
@@ -78,7 +78,7 @@ await withCleanup(async () => {
   }
 });
 
-/** Every cell in turns: all of them once, then all of them again. */
+/** Measures the cells in turns: all cells once, then all cells again. */
 async function measureCells(server: BenchPostgres, { turns, seconds, rows, writers }: Options): Promise<FlushCell[]> {
   const tables = await openTables(server, Math.max(...writers));
   const subjects: readonly FlushSubject[] = tables.flatMap(({ method, kind }) =>
@@ -104,7 +104,7 @@ interface NamedTable {
   readonly table: FlushTable;
 }
 
-/** A database for each method and kind of rows. */
+/** Makes a database for each method and kind of rows. */
 async function openTables(server: BenchPostgres, writers: number): Promise<readonly NamedTable[]> {
   const tables: NamedTable[] = [];
   for (const [number, method] of flushMethods.entries()) {
@@ -118,7 +118,7 @@ async function openTables(server: BenchPostgres, writers: number): Promise<reado
   return tables;
 }
 
-/** New rows for long, by the product's flush and by what is only possible for new rows, one after the other. */
+/** Writes new rows for a long time: with the flush of the product, then with the methods for new rows only. */
 async function measureSustained(server: BenchPostgres, seconds: number): Promise<FlushCell[]> {
   const cells: FlushCell[] = [];
   for (const [number, method] of flushMethods.entries()) {

@@ -1,6 +1,6 @@
 /**
- * The file journal against the disk it runs on: durable appends a second, its overhead besides the system calls, and
- * recovery. `npm run bench:journal`; compare the ratios of one run.
+ * `npm run bench:journal`: the file journal compared with its disk: durable appends a second, overhead besides the system
+ * calls, and recovery. Compare the ratios of one run.
  */
 import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -64,7 +64,7 @@ function options(directory: string, disk: Disk, syncPolicy: 'always' | 'everysec
   };
 }
 
-/** One thing to measure; several are run in turns, so that what else the machine does hits all of them alike. */
+/** One thing to measure. Several run in turns, so that other load on the machine affects all of them alike. */
 interface Contestant {
   readonly step: () => void;
   readonly end: () => void;
@@ -72,7 +72,7 @@ interface Contestant {
 
 const TURN_MS = 100;
 
-/** Runs each contestant for the time of a scenario, in turns; returns calls a second of each. */
+/** Runs the contestants in turns, each for the time of a scenario. Returns the calls a second of each. */
 function rates(contestants: readonly Contestant[]): number[] {
   const calls = contestants.map(() => 0);
   const elapsed = contestants.map(() => 0);
@@ -97,7 +97,7 @@ function report(scenario: string, figures: Record<string, number>): void {
   console.log(JSON.stringify({ scenario, ...rounded }));
 }
 
-/** A plain file, write and fdatasync, growing or over zeros: what the disk itself can do. */
+/** Write and fdatasync of a plain file, growing or over zeros: what the disk itself can do. */
 function bareFile(directory: string, preallocated: boolean): Contestant {
   const fd = openSync(join(directory, preallocated ? 'zeros' : 'growing'), 'w');
   const fileBytes = 64 * 1024 * 1024;
@@ -115,7 +115,7 @@ function bareFile(directory: string, preallocated: boolean): Contestant {
   };
 }
 
-/** A disk whose writes and syncs do nothing, to see what the journal itself costs. */
+/** A disk whose writes and syncs do nothing, to measure the cost of the journal itself. */
 const idleDisk: Disk = {
   ...systemDisk,
   create(path) {
@@ -139,7 +139,7 @@ function appends(directory: string, disk: Disk, groupSize: number): Contestant {
     step() {
       journal.append(group);
       appended += 1;
-      // As a flush would, now and then.
+      // Now and then, as a flush does.
       if (appended % 2000 === 0) journal.prune(journal.endLsn);
     },
     end: () => journal.removeStream(),

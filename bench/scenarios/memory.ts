@@ -1,7 +1,7 @@
 /**
- * `npm run bench:memory`: bytes of resident memory a pending key. The server is started with flushes that never come, its
- * shards and front end are warmed up, a million distinct keys of 24 bytes are sent in batches, and resident memory
- * before and after is compared. What the garbage collector has not returned counts: an operator pays for it too.
+ * `npm run bench:memory`: bytes of resident memory for a pending key. A server that never flushes is warmed up and gets a
+ * million distinct keys of 24 bytes in batches. The figure compares resident memory before and after. Memory that the
+ * garbage collector has not returned counts, because an operator needs it, too.
  */
 import { parseArgs } from 'node:util';
 import { journalNamed, wholeNumber } from './options.js';
@@ -13,7 +13,7 @@ import { thousands } from '../report/table.js';
 
 const KEY_BYTES = 24;
 const KEYS_A_BODY = 1000;
-/** Bodies with the same thousand keys, before anything is compared. */
+/** Bodies with the same thousand keys for the warm-up. */
 const WARM_UP_BODIES = 2000;
 
 const usage = `npm run bench:memory -- [options]

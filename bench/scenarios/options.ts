@@ -1,5 +1,5 @@
 /**
- * The options of the benchmark commands, as their users write them.
+ * The options of the benchmark commands.
  */
 import { parseArgs } from 'node:util';
 import { autocannonGenerator } from '../load/autocannon-load.js';
@@ -9,7 +9,7 @@ import { runsFile } from '../report/record.js';
 import { scenarioNamed, scenarios, type Scenario } from './scenario.js';
 import { hasWrk, wrkGenerator } from '../load/wrk.js';
 
-/** What a run in turns is asked for. */
+/** The options of a run in turns. */
 export interface RunOptions {
   readonly scenarios: readonly Scenario[];
   readonly turns: number;
@@ -23,7 +23,7 @@ export interface RunOptions {
   readonly out: string;
 }
 
-/** How the options are written; `--help` prints it. */
+/** The text of `--help`. */
 export const usage = `Options:
   --scenario NAME     ${scenarios.map(({ name }) => name).join(', ')}; or all; default canonical
   --turns N           turns of each server, default 5
@@ -31,13 +31,13 @@ export const usage = `Options:
   --warm-up N         seconds of load before the first turn, default 5
   --connections N     instead of the scenario's own
   --journals A,B      ${journalNames.join(', ')}; default all
-  --generator NAME    wrk or autocannon; default wrk where it is installed
+  --generator NAME    wrk or autocannon; default wrk if it is installed
   --smoke             a few seconds in all, exact sums, no figures kept
   --markdown          print the tables for a document
   --out FILE          append the run's line to this file, default bench/results/runs.jsonl
 `;
 
-/** Reads the command line. Throws, with a sentence, where it asks for what is not there. */
+/** Reads the command line. Throws an error with a sentence if an option or value is wrong. */
 export function readOptions(args: readonly string[]): RunOptions | 'help' {
   const { values } = parseArgs({
     args: [...args],
@@ -70,21 +70,21 @@ export function readOptions(args: readonly string[]): RunOptions | 'help' {
   };
 }
 
-/** A whole number of an option. Throws, with a sentence, where it is none or less than `min`. */
+/** The whole number of an option. Throws an error with a sentence if it is not one or less than `min`. */
 export function wholeNumber(option: string, text: string, min: number): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < min) throw new Error(`--${option} must be a whole number from ${min}.`);
   return value;
 }
 
-/** The journal of that name. Throws where there is none. */
+/** The journal with that name. Throws if there is none. */
 export function journalNamed(name: string): JournalName {
   const found = journalNames.find((journal) => journal === name);
   if (found === undefined) throw new Error(`There is no journal ${name}: ${journalNames.join(', ')}.`);
   return found;
 }
 
-/** wrk where it is installed, else autocannon. */
+/** The generator with that name; default: wrk if it is installed, else autocannon. */
 export function defaultGenerator(): LoadGenerator {
   return hasWrk() ? wrkGenerator : autocannonGenerator;
 }
@@ -92,6 +92,6 @@ export function defaultGenerator(): LoadGenerator {
 function generatorNamed(name: string): LoadGenerator {
   if (name === 'autocannon') return autocannonGenerator;
   if (name !== 'wrk') throw new Error('--generator must be wrk or autocannon.');
-  if (!hasWrk()) throw new Error('wrk is not installed: apt-get install wrk, or take --generator autocannon.');
+  if (!hasWrk()) throw new Error('wrk is not installed: apt-get install wrk, or use --generator autocannon.');
   return wrkGenerator;
 }

@@ -1,6 +1,6 @@
 /**
- * `npm run bench:outage -- --seconds 60`: full load while the database is away, then how long until everything that was
- * acknowledged is committed. A PostgreSQL of its own is held under load: it neither answers nor refuses.
+ * `npm run bench:outage -- --seconds 60`: full load while the database is unavailable, then the time until all acknowledged
+ * increments are committed. The benchmark holds a PostgreSQL of its own under load, which neither answers nor refuses.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -32,13 +32,13 @@ try {
   const stoppedAt = performance.now();
   await pause(seconds * 1000);
   postgres.release();
-  const awaySeconds = (performance.now() - stoppedAt) / 1000;
+  const heldSeconds = (performance.now() - stoppedAt) / 1000;
   const { requests, refused } = await load;
   const backAt = performance.now();
   const committed = await waitUntilCommitted(requests - refused);
   const rest = ((performance.now() - backAt) / 1000).toFixed(1);
   console.log(
-    `database held for ${awaySeconds.toFixed(1)} s: ${requests} requests, ${refused} refused, ${committed} committed; ` +
+    `database held for ${heldSeconds.toFixed(1)} s: ${requests} requests, ${refused} refused, ${committed} committed; ` +
       `the last of them ${rest} s after the load ended`,
   );
 } finally {
@@ -75,7 +75,7 @@ function wrk(url: string, forSeconds: number): Promise<{ requests: number; refus
   });
 }
 
-/** Waits until at least `acknowledged` increments are in the table; what was in flight at the end may be there too. */
+/** Waits until at least `acknowledged` increments are in the table. Requests in flight at the end may be there, too. */
 async function waitUntilCommitted(acknowledged: number): Promise<number> {
   const connection = await connect(parseDatabaseUrl(postgres.url), {
     applicationName: 'outage',

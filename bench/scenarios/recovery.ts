@@ -1,7 +1,6 @@
 /**
- * `npm run bench:recovery`: how long a start takes that finds a journal full of acknowledged increments. A million
- * increments over 100,000 keys are sent in bodies of 100, nothing is flushed, the server is killed with -9 and started
- * again; then everything is flushed and the sums are checked.
+ * `npm run bench:recovery`: the time of a start with a full journal. A server that does not flush gets a million increments
+ * of 100,000 keys in bodies of 100, is killed with SIGKILL and started again. Then all is flushed and the sums are checked.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -18,7 +17,7 @@ const NEVER_MS = '3600000';
 interface Started {
   readonly child: ChildProcess;
   readonly url: string;
-  /** Milliseconds from the start of the process until it said that it is ready. */
+  /** Ms from the start of the process until it is ready. */
   readonly readyMs: number;
   readonly recoverMs: number;
 }
@@ -92,7 +91,7 @@ async function sendAll(url: string): Promise<void> {
   await Promise.all(Array.from({ length: REQUESTS_AT_A_TIME }, worker));
 }
 
-/** Every key must have been counted as often as it was sent. */
+/** Checks that every key was counted as often as it was sent. */
 async function check(url: string): Promise<void> {
   let total = 0n;
   let after = '';

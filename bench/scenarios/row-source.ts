@@ -1,33 +1,33 @@
 /**
- * The keys of the flush benchmark: 24 bytes, in an order that has nothing to do with how they sort, as the keys in a
- * shard's map are. Each writer has keys of its own, because shards do.
+ * The keys of the flush benchmark: 24 bytes, in an order unrelated to their sort order, like the keys in the map of a shard.
+ * Each writer has keys of its own, like a shard.
  */
 
 const KEY_BYTES = 24;
-/** 2^32 divided by the golden ratio: multiples of it lie everywhere. */
+/** 2^32 divided by the golden ratio: its multiples spread evenly over 32 bits. */
 const SCATTER = 2_654_435_761;
 const PLACES = 2 ** 21;
 const DIGITS = Buffer.from('0123456789abcdef');
 
-/** One writer's keys in turn. */
+/** The keys of one writer, in turn. */
 export class RowSource {
   readonly writer: number;
   readonly #circle: number;
   readonly #key = Buffer.alloc(KEY_BYTES, '0');
   #position = 0;
 
-  /** New keys for ever, or, with `circle`, that many keys in turn, so that all but the first of each are updates. */
+  /** Without `circle`, all keys are new. With it, that many keys are used in turn, so later uses are updates. */
   constructor(writer: number, circle = Number.MAX_SAFE_INTEGER) {
     this.writer = writer;
     this.#circle = circle;
   }
 
-  /** Keys that were taken. */
+  /** Number of keys that were taken. */
   get position(): number {
     return this.#position;
   }
 
-  /** Visits the next `rows` keys, each valid during the visit. */
+  /** Visits the next `rows` keys. A key is valid during its visit. */
   forEach(rows: number, visit: (key: Buffer) => void): void {
     for (let row = 0; row < rows; row += 1) {
       const n = this.#position % this.#circle;
@@ -36,17 +36,17 @@ export class RowSource {
     }
   }
 
-  /** The same keys in ascending order; two million at most. */
+  /** Visits the next `rows` keys in ascending order, two million at most. */
   forEachSorted(rows: number, visit: (key: Buffer) => void): void {
     const first = this.#position;
     const order = new Float64Array(rows);
-    // The first digits decide; a key's place among these rows fits in the bits below them.
+    // The first digits decide the order. The index of a key among these rows fits in the bits below them.
     for (let row = 0; row < rows; row += 1) order[row] = scattered((first + row) % this.#circle) * PLACES + row;
     for (const value of order.sort()) visit(this.#make((first + (value % PLACES)) % this.#circle));
     this.#position = first + rows;
   }
 
-  /** Takes `rows` keys without making them; returns where they begin. */
+  /** Takes `rows` keys without making them. Returns the first of their numbers. */
   takeRange(rows: number): number {
     const first = this.#position;
     this.#position += rows;
@@ -71,7 +71,7 @@ function writeDigits(key: Buffer, from: number, to: number, value: number, base:
   let rest = value;
   for (let at = to - 1; at >= from; at -= 1) {
     const quotient = Math.floor(rest / base);
-    // The remainder is an index of the digits.
+    // The remainder is always an index of the digits.
     key[at] = DIGITS[rest - quotient * base] as number;
     rest = quotient;
   }

@@ -1,5 +1,5 @@
 /**
- * A scenario from its start to its line in the file of results and its table on the terminal.
+ * Runs a scenario, appends its record to the file of results and prints its table.
  */
 import type { Contender } from '../peers/contender.js';
 import type { RunOptions } from './options.js';
@@ -8,7 +8,7 @@ import type { Scenario } from './scenario.js';
 import { markdownTable, origin, plainTable, turnsRows } from '../report/table.js';
 import { runTurns } from './turns.js';
 
-/** Measures, prints and keeps. */
+/** Runs a scenario with its contenders. */
 export async function measureScenario(
   kind: TurnsRecord['kind'],
   contenders: readonly Contender[],

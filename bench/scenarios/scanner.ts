@@ -1,6 +1,6 @@
 /**
- * Micro benchmark of the body scanner: nanoseconds a body for a few shapes, beside JSON.parse with the UTF-8 decoding it
- * needs, and the ratio of the two in the same run. `node dist-test/bench/scenarios/scanner.js`
+ * Micro benchmark of the body scanner: nanoseconds a body for a few shapes, for the scanner and for JSON.parse with UTF-8
+ * decoding, and the ratio of the two in the same run. `node dist-test/bench/scenarios/scanner.js`
  */
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 
@@ -8,7 +8,7 @@ interface Shape {
   readonly name: string;
   readonly text: string;
   readonly ndjson?: true;
-  /** Where JSON.parse alone is no fair match. */
+  /** Set if JSON.parse alone does less work than the scanner. */
   readonly refused?: true;
 }
 
@@ -35,7 +35,7 @@ function keys(count: number): [string, number][] {
   return Array.from({ length: count }, (_, n) => [`page:/articles/${n}`, n % 7]);
 }
 
-/** Keeps results alive, so that no loop is optimized away. */
+/** Uses the results, so that V8 does not remove a loop. */
 let sink = 0;
 
 function nanosecondsEach(work: () => void, millis: number): number {
@@ -74,7 +74,7 @@ function parseOnce(body: Buffer, ndjson: boolean): void {
 
 const scanner = new IncrementBodyScanner({ keyBytesMax: 512 });
 const prepared = shapes.map((shape) => ({ shape, body: Buffer.from(shape.text), ndjson: shape.ndjson === true }));
-// All shapes are warmed up before any is measured: in service the code has seen them all.
+// All shapes are warmed up before the first is measured, because a server has seen all of them.
 for (const { body, ndjson } of prepared) {
   nanosecondsEach(() => scanOnce(scanner, body, ndjson), 200);
   nanosecondsEach(() => parseOnce(body, ndjson), 200);

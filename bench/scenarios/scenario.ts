@@ -1,5 +1,5 @@
 /**
- * The scenarios: a workload, how many connections carry it, and which figure tells. `canonical` is the one that counts.
+ * The scenarios: workload, number of connections and main figure of each. `canonical` is the reference.
  */
 import type { JournalName } from '../peers/our-server.js';
 import {
@@ -11,20 +11,20 @@ import {
   type Workload,
 } from '../load/workload.js';
 
-/** One scenario. */
+/** A scenario. */
 export interface Scenario {
   readonly name: string;
   readonly meaning: string;
   readonly connections: number;
-  /** `closed`: each connection sends when it has its answer. `open`: at a fixed rate, whatever the answers do. */
+  /** `closed`: a connection sends again when it has an answer. `open`: requests are sent at a fixed rate. */
   readonly loop: 'closed' | 'open';
-  /** Backpressure (503) is part of what is measured; elsewhere one refusal fails the run. */
+  /** Whether backpressure (503) is part of the measurement. Otherwise one refusal fails the run. */
   readonly refusalsAllowed: boolean;
-  /** The journals that it is for, where not for all of those asked for. */
+  /** The journals of the scenario; undefined for all journals. */
   readonly journals?: readonly JournalName[];
-  /** Each journal is measured twice: as it is, and with a fresh Idempotency-Key on every request. */
+  /** Whether each journal is measured twice: without idempotency keys, and with a new one on every request. */
   readonly idempotent?: true;
-  /** Made once a stretch of load; `label` is new each time. */
+  /** Makes the workload of a stretch. `label` is new each time. */
   workload(label: string): Workload;
 }
 
@@ -45,7 +45,7 @@ function once(make: () => Workload): () => Workload {
   return () => (made ??= make());
 }
 
-/** All of them; the first is the default. */
+/** All scenarios. The first is the default. */
 export const scenarios: readonly Scenario[] = [
   closed('canonical', 'one key a body, 1,000 keys in turn', () => canonicalWorkload),
   closed('hot-key', 'one key, always the same', () => singleKeyWorkload(1)),
@@ -89,7 +89,7 @@ export const scenarios: readonly Scenario[] = [
   closed('connections-512', 'canonical over 512 connections', () => canonicalWorkload, 512),
 ];
 
-/** The scenario of that name. Throws where there is none. */
+/** The scenario with that name. Throws if there is none. */
 export function scenarioNamed(name: string): Scenario {
   const found = scenarios.find((scenario) => scenario.name === name);
   if (found === undefined) throw new Error(`There is no scenario ${name}: ${scenarios.map((s) => s.name).join(', ')}.`);

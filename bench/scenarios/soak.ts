@@ -1,7 +1,7 @@
 /**
- * `npm run bench:soak -- --minutes 10`: full load for long. Resident memory is sampled every five seconds; what counts is
- * its growth after the first minute. Sums must be exact at the end. A run of less than two minutes is a trial: it compares with
- * a third of its time and leaves no line.
+ * `npm run bench:soak -- --minutes 10`: full load for a long time. Resident memory is sampled every five seconds. The main
+ * figure is its growth after the first minute. Sums must be exact at the end. A run of less than two minutes is a trial: its
+ * growth counts after a third of its time, and it appends no record.
  */
 import { parseArgs } from 'node:util';
 import { defaultGenerator, journalNamed } from './options.js';
@@ -70,7 +70,7 @@ await withCleanup(async () => {
       refusalsAllowed,
       seconds: Math.ceil(minutes * 60),
     };
-    // The sum is checked at its end.
+    // The stretch checks the sum at its end.
     const figures = await new MeasuredContender(running, defaultGenerator()).run(load);
     const first = samples.find(({ atMs }) => atMs >= settledAfterMs);
     const last = samples.at(-1);

@@ -1,5 +1,5 @@
 /**
- * One stretch of load against one running contender: its cost, its speed, and the proof that nothing was lost or
+ * One stretch of load against one running contender: its cost, its speed, and the check that no increment was lost or
  * invented.
  */
 import { runFixedRate } from '../load/fixed-rate-load.js';
@@ -9,24 +9,24 @@ import { residentBytes } from '../processes/process-cost.js';
 import type { TurnFigures } from '../report/record.js';
 import type { Workload } from '../load/workload.js';
 
-/** What to send, and how. */
+/** The load of a stretch. */
 export interface Stretch {
   readonly workload: Workload;
   readonly connections: number;
   readonly seconds: number;
-  /** Instead of `seconds`, for generators that can. */
+  /** Number of requests instead of `seconds`, for generators that support it. */
   readonly amount?: number;
-  /** Requests a second, at a fixed rate; without: as fast as the answers come. */
+  /** Requests a second at a fixed rate; undefined: as fast as the answers come. */
   readonly ratePerSecond?: number;
   readonly refusalsAllowed: boolean;
 }
 
-/** A turn's figures without the ratios, which need the whole turn. */
+/** The figures of a turn without the ratios, which need the whole turn. */
 export type StretchFigures = Omit<TurnFigures, 'cpuRatio' | 'cpuRatioWithDatabase' | 'cpuRatioToCounterpart'>;
 
 /**
- * A contender's account over all its stretches. A request that was in flight when the load ended may be counted though
- * nobody waited for its answer, and may be counted after the stretch: so the bounds are kept over all stretches.
+ * The account of a contender over all of its stretches. A request in flight at the end of the load may still be counted,
+ * also after its stretch. So the limits of the sum hold for all stretches together.
  */
 export class MeasuredContender {
   readonly running: RunningContender;
@@ -34,7 +34,7 @@ export class MeasuredContender {
   #acknowledged = 0n;
   #inFlightMax = 0n;
   #idempotentAcknowledged = 0n;
-  /** Increments committed after the latest stretch. */
+  /** Committed increments after the last stretch. */
   #committed: Committed = { sum: 0n, keys: 0 };
 
   constructor(running: RunningContender, generator: LoadGenerator) {
@@ -42,7 +42,7 @@ export class MeasuredContender {
     this.#generator = generator;
   }
 
-  /** Runs the stretch, waits until it is committed, checks the sum. Throws where a figure would be worth nothing. */
+  /** Runs the stretch, waits until it is committed, and checks the sum. Throws if the figures would be worthless. */
   async run(stretch: Stretch): Promise<StretchFigures> {
     const { running } = this;
     const costBefore = running.cost();
@@ -50,7 +50,7 @@ export class MeasuredContender {
     const load = await this.#load(stretch);
     const residentMib = residentBytes(running.pid) / 2 ** 20;
     const committedBefore = this.#committed.sum;
-    // What is still to be committed is part of the cost.
+    // The time of the remaining commits is part of the cost.
     const committed = await running.settle();
     const settledSeconds = (performance.now() - startMs) / 1000;
     const cost = difference(running.cost(), costBefore);
@@ -107,7 +107,7 @@ export class MeasuredContender {
     }
   }
 
-  /** As the sums: each token that was acknowledged is claimed, and none that was not sent. */
+  /** Checks that each acknowledged idempotency key is recorded, and none that was not sent. */
   async #checkIdempotencyKeys(stretch: Stretch, load: LoadFigures): Promise<void> {
     const { running } = this;
     if (stretch.workload.idempotencyKeyPrefix === undefined || running.committedIdempotencyKeys === undefined) return;
@@ -116,7 +116,7 @@ export class MeasuredContender {
     const max = this.#idempotentAcknowledged + this.#inFlightMax / BigInt(stretch.workload.incrementsPerBody);
     if (idempotencyKeys < this.#idempotentAcknowledged || idempotencyKeys > max) {
       throw new Error(
-        `${running.name} claimed ${idempotencyKeys} of ${this.#idempotentAcknowledged} acknowledged tokens.`,
+        `${running.name} recorded ${idempotencyKeys} of ${this.#idempotentAcknowledged} acknowledged idempotency keys.`,
       );
     }
   }

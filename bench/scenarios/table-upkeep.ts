@@ -1,11 +1,11 @@
 /**
- * `npm run bench:table`: an hour of flushes in a minute or so, through the product's statement, into `counters` with
- * PostgreSQL's own settings, with those that the product's migrations make, and with other fill factors: how many
- * updates touch no index, and whether the table grows.
+ * `npm run bench:table`: an hour of flushes in about a minute, with the statement of the product, into `counters` with the
+ * settings of PostgreSQL, with those of the product's migrations, and with other fill factors. It measures how many updates
+ * write no index, and whether the table grows.
  *
- * Time is compressed, so PostgreSQL's launcher looks for tables that need vacuum as many times as often: its usual
- * minute divided by how many times faster than one a second the flushes are due. Vacuum itself is not made faster, which
- * makes the default settings, whose vacuum pauses, look a little worse than they are.
+ * Time is compressed. So the autovacuum launcher checks the tables more often than once a minute, by the same factor as the
+ * flushes are faster than one a second. Vacuum itself is not faster, which makes the default settings, whose vacuum pauses,
+ * look a little worse than they are.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -37,7 +37,7 @@ interface Load {
   readonly tableRows: number;
   readonly rowsAFlush: number;
   readonly flushesPerSecond: number;
-  /** Of the flushes asked for: a large flush is worth several. */
+  /** Share of the requested flushes, because a large flush counts as several. */
   readonly share: number;
 }
 
@@ -117,7 +117,7 @@ async function measure(
   const atEnd = await sizeOf(connection);
   const [sum] = await connection.query<{ sum: string }>({ text: 'select sum(sum)::text as sum from counters' });
   if (Number(sum?.sum) !== tableRows + 2 * half * rowsAFlush)
-    throw new Error(`${sum?.sum ?? 0} is not what was added.`);
+    throw new Error(`The sum ${sum?.sum ?? 0} is not the sum of the flushes.`);
   return {
     ...{
       settings,
@@ -159,7 +159,7 @@ async function sizeOf(connection: Connection): Promise<TableSize> {
   return { tableBytes: Number(row?.table), indexBytes: Number(row?.index) };
 }
 
-/** PostgreSQL's own count, once it has all `updated` updates: the writers' sessions report when they end. */
+/** The statistics of PostgreSQL, once they include all `updated` updates, which sessions report when they end. */
 async function statisticsOf(
   connection: Connection,
   updated: number,
@@ -178,7 +178,7 @@ async function statisticsOf(
   }
 }
 
-/** Flushes at a pace, through the product's code, in a session and with a stream of its own. */
+/** Flushes at a fixed rate with the code of the product, in a session and a stream of its own. */
 async function flushPaced(
   target: DatabaseTarget,
   source: RowSource,

@@ -1,6 +1,6 @@
 /**
- * Contenders measured in turns within one run (A B C A B C …), so that a machine that is slower for a while is slower
- * for all of them; what counts is the ratio to the first contender in the same turn.
+ * Contenders measured in turns within one run (A B C A B C …), so that a slow period of the machine affects all of them. The
+ * main figure is the ratio to the first contender in the same turn.
  */
 import type { Contender, RunningContender } from '../peers/contender.js';
 import type { LoadGenerator } from '../load/load-generator.js';
@@ -10,22 +10,22 @@ import { median } from '../report/statistics.js';
 import { idempotentWorkload } from '../load/workload.js';
 import { MeasuredContender, type Stretch, type StretchFigures } from './stretch.js';
 
-/** How long a run is. */
+/** The length of a run. */
 export interface TurnsOptions {
   readonly turns: number;
   readonly seconds: number;
-  /** Of load before the first turn, for compilers and caches. */
+  /** Seconds of load before the first turn, for compilers and caches. */
   readonly warmUpSeconds: number;
-  /** Instead of the scenario's. */
+  /** Overrides the number of the scenario. */
   readonly connections?: number;
-  /** Requests a turn instead of seconds. */
+  /** Number of requests in a turn, instead of seconds. */
   readonly amount?: number;
   readonly generator: LoadGenerator;
-  /** Told of each turn as it is over. */
+  /** Called after each turn. */
   readonly onProgress: (line: string) => void;
 }
 
-/** What came of it, contenders in their order. */
+/** The result of a run, with the contenders in their order. */
 export interface TurnsOutcome {
   readonly contenders: readonly ContenderFigures[];
   readonly connections: number;
@@ -33,7 +33,7 @@ export interface TurnsOutcome {
   readonly build: string;
 }
 
-/** Starts the contenders, measures them in turns, and stops them. The first is the one that the others are compared to. */
+/** Starts the contenders, measures them in turns, and stops them. The others are compared with the first. */
 export async function runTurns(
   contenders: readonly Contender[],
   scenario: Scenario,
@@ -54,7 +54,7 @@ export async function runTurns(
   }
 }
 
-/** Starts them at the same time, in their order in `started`, which holds those that run even where one fails. */
+/** Starts them at the same time. `started` holds those that run, in their order, also if one fails. */
 async function startAll(contenders: readonly Contender[], started: RunningContender[]): Promise<void> {
   const starts = await Promise.allSettled(contenders.map((contender) => contender.start()));
   for (const start of starts) if (start.status === 'fulfilled') started.push(start.value);
@@ -67,9 +67,9 @@ class TurnsRun {
   readonly #contenders: readonly MeasuredContender[];
   readonly #scenario: Scenario;
   readonly #options: TurnsOptions;
-  /** Requests a second of each contender, once measured; open loops only. */
+  /** Requests a second of each contender, once they are measured. Only for open loops. */
   readonly #rates = new Map<MeasuredContender, number>();
-  /** Makes keys unique across stretches. */
+  /** Makes the keys of stretches unique. */
   #stretches = 0;
 
   constructor(
@@ -85,7 +85,7 @@ class TurnsRun {
     this.#options = options;
   }
 
-  /** A list of turns a contender. */
+  /** The turns of each contender. */
   async measure(): Promise<readonly (readonly TurnFigures[])[]> {
     const { turns, seconds, warmUpSeconds, onProgress } = this.#options;
     if (warmUpSeconds > 0) {
@@ -99,7 +99,7 @@ class TurnsRun {
         const { requestsPerSecond } = await contender.run(this.#stretch(index, seconds));
         this.#rates.set(contender, Math.max(1, Math.floor(requestsPerSecond / 2)));
         onProgress(
-          `${contender.running.name}: ${Math.round(requestsPerSecond)} requests/s at most, so half of that from now on`,
+          `${contender.running.name}: ${Math.round(requestsPerSecond)} requests/s at most; later turns run at half of that`,
         );
       }
     }
@@ -122,7 +122,7 @@ class TurnsRun {
     return figures;
   }
 
-  /** For the contender at `index`. */
+  /** The stretch of the contender at `index`. */
   #stretch(index: number, seconds: number, amount?: number): Stretch {
     this.#stretches += 1;
     const label = `new:${this.#stretches}`;

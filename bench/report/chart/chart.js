@@ -1,6 +1,6 @@
 /**
- * `npm run bench:chart -- [FILE]`: draws the newest canonical run in FILE (default the baseline) and, beside it, the peers
- * of the newest run with them, as docs/benchmarks.svg: increments a second, and CPU an increment, one bar a server.
+ * `npm run bench:chart -- [FILE]`: draws docs/benchmarks.svg from FILE (default: the baseline). The chart shows increments a
+ * second and CPU time an increment, one bar a server, of the newest canonical run and of the peers in their newest run.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -11,7 +11,7 @@ const BAR = 28;
 const LABEL_ROOM = 56;
 const OURS = /^(memory|file-)/;
 const COLORS = { floor: '#6b7280', ours: '#1d4ed8', peers: '#b45309', database: '#cbd5e1' };
-/** Dark on white, whatever the page around it: pages that show an image do not tell it their theme. */
+/** Dark on white always, because an image does not know the theme of its page. */
 const INK = '#111827';
 
 try {
@@ -49,7 +49,7 @@ function newest(runs, kind) {
   return runs.findLast((run) => run.kind === kind && run.scenario === 'canonical');
 }
 
-/** One row a server; those of ours that the peers' run has too are drawn from the canonical one. */
+/** One row a server. A server of ours that is in both runs is drawn from the canonical one. */
 function rowsOf(canonical, peers) {
   const others = (peers?.contenders ?? []).filter(({ name }) => !OURS.test(name));
   return [...canonical.contenders, ...others].map(({ name, median }) => ({
@@ -124,7 +124,7 @@ function draw(canonical, peers, vega) {
   return new vega.View(vega.parse(spec), { renderer: 'none' }).toSVG();
 }
 
-/** A group of horizontal bars with their values behind them; `segments` are stacked. */
+/** A group of horizontal bars, each followed by its value. `segments` are stacked. */
 function panel({ title, total, format, names, segments }) {
   const band = { y: { scale: 'y', field: 'name' }, height: { scale: 'y', band: 1 } };
   return {

@@ -19,7 +19,7 @@ const machine = { nodes: 1, cores: 16, httpThreads: 1, shards: 4, journal: 'file
 
 void test('with one HTTP thread its core is the first wall, and the shards are the last', () => {
   assert.deepEqual(walls(inputs, machine), [
-    { part: 'front-end threads', incrementsPerSecond: 100_000 },
+    { part: 'HTTP threads', incrementsPerSecond: 100_000 },
     { part: 'cores', incrementsPerSecond: (16 * 1e6) / 12 },
     { part: 'shard threads', incrementsPerSecond: 2_000_000 },
   ]);
@@ -38,7 +38,7 @@ void test('flushes that need more than all cores leave zero increments, not fewe
 void test('ten nodes carry ten times as much, and PostgreSQL uses none of their cores', () => {
   const flushing = { ...machine, keysPerSecond: 100_000 };
   const ten = walls(inputs, { ...flushing, nodes: 10 });
-  assert.equal(ten.find(({ part }) => part === 'front-end threads')?.incrementsPerSecond, 1_000_000);
+  assert.equal(ten.find(({ part }) => part === 'HTTP threads')?.incrementsPerSecond, 1_000_000);
   assert.equal(ten.find(({ part }) => part === 'cores')?.incrementsPerSecond, (10 * (16e6 - 100_000)) / 12);
 });
 
