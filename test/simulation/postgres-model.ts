@@ -484,7 +484,7 @@ interface Execution {
   isWaiting: boolean;
 }
 
-/** One connection, as `CheckpointStore` uses it. */
+/** One connection, as `ShardConnection` uses it. */
 export class SimulatedSession {
   readonly life: Life;
   readonly backend: Backend;

@@ -413,7 +413,7 @@ export class SimulatedNode {
   }> {
     const { database, random } = this.#world;
     await this.#pause(random.below(20) / 10);
-    if (database.network !== 'fine') throw new CounterError('database-unavailable', 'The database is away.');
+    if (database.network !== 'fine') throw new CounterError('database-unavailable', 'The database is unavailable.');
     const { counters, checkpoints } = database.tables;
     const committed = counters.get(Buffer.from(key).toString());
     const rows = streams.flatMap((stream) => {

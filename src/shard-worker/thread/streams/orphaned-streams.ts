@@ -156,7 +156,7 @@ export class OrphanedStreams {
   }
 
   /** Waits until there is room for another stream, or until {@link stop}. */
-  async #room(): Promise<void> {
+  async #waitForRoom(): Promise<void> {
     while (!this.#hasRoom && !this.#stopped) {
       const committed = new Promise<void>((resolve) => {
         this.#onCommitted = resolve;
@@ -175,7 +175,7 @@ export class OrphanedStreams {
       try {
         journals.setDatabaseId(await database.databaseId());
         for (const [stream, bytes] of this.#unread) {
-          await this.#room();
+          await this.#waitForRoom();
           if (this.#stopped) return false;
           const owned = await recover(stream);
           this.add(owned);

@@ -70,7 +70,7 @@ async function claim(journal: RecoverableJournal, database: ShardDatabase, log: 
     const seen = await database.readClaims(stream);
     const end = journal.findEnd(seen.lsn);
     const ownership = ownershipOf(journal.claims(), seen);
-    if (ownership.kind === 'unknown' && end > 0) throw forgotten(journal, end);
+    if (ownership.kind === 'unknown' && end > 0) throw tooManyOwners(journal, end);
     if (ownership.kind === 'earlier') {
       const { sharedLsn } = ownership;
       if (end > sharedLsn) throw copied(journal, sharedLsn, end);
@@ -102,7 +102,7 @@ function copied({ stream, location }: RecoverableJournal, shared: Lsn, end: Lsn)
   );
 }
 
-function forgotten({ stream, location }: RecoverableJournal, end: Lsn): JournalError {
+function tooManyOwners({ stream, location }: RecoverableJournal, end: Lsn): JournalError {
   return new JournalError(
     'journal-copied',
     `Stream ${stream} has had too many owners since ${location} was one: it is unknown which of LSN 1 to ${end} are here ` +
