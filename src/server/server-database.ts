@@ -90,7 +90,7 @@ export class ServerDatabase {
     signal.throwIfAborted();
     this.#counters = new CounterStore(target, { applicationName: 'summing-counters reads' });
     const shared = new OnDemandConnection(target, {
-      applicationName: 'summing-counters tokens and removals',
+      applicationName: 'summing-counters deletes and idempotency keys',
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
     });
     this.#shared = shared;

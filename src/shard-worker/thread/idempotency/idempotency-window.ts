@@ -32,9 +32,9 @@ class Generation {
   }
 
   /** Whether the idempotency key is here, and with that digest. */
-  look(idempotencyKey: string, digest: Uint8Array): 'absent' | 'same' | 'other' {
+  look(idempotencyKey: string, digest: Uint8Array): 'missing' | 'same' | 'other' {
     const number = this.#numbers.get(idempotencyKey);
-    if (number === undefined) return 'absent';
+    if (number === undefined) return 'missing';
     for (let at = 0; at < DIGEST_BYTES; at += 1) {
       if (this.#digests[number * DIGEST_BYTES + at] !== digest[at]) return 'other';
     }
@@ -64,8 +64,8 @@ export class IdempotencyWindow {
   /** Looks an idempotency key up. */
   look(idempotencyKey: string, digest: Uint8Array): KnownKey {
     let known = this.#young.look(idempotencyKey, digest);
-    if (known === 'absent') known = this.#old.look(idempotencyKey, digest);
-    if (known === 'absent') return 'new';
+    if (known === 'missing') known = this.#old.look(idempotencyKey, digest);
+    if (known === 'missing') return 'new';
     if (known === 'other') return 'mismatch';
     return this.#group.has(idempotencyKey) ? 'in-group' : 'duplicate';
   }
