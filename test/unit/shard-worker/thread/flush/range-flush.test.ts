@@ -62,7 +62,7 @@ test('a committed range counts duplicates apart from recorded idempotency keys',
 
 for (const [what, row, kind] of [
   ['at the end of the range: it is committed', { epoch: EPOCH, lsn: 11 }, 'committed'],
-  ['at the begin of the range: it can be sent again', { epoch: EPOCH, lsn: 10 }, 'refused'],
+  ['at the start of the range: it can be sent again', { epoch: EPOCH, lsn: 10 }, 'refused'],
   ['at another LSN: the stream is fenced', { epoch: EPOCH, lsn: 9 }, 'fenced'],
   ['at another epoch: the stream is fenced', { epoch: EPOCH + 1, lsn: 11 }, 'fenced'],
   ['gone: the stream is fenced', undefined, 'fenced'],
