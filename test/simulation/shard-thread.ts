@@ -60,7 +60,7 @@ export class ShardThread {
     const clock = clockOf(world.scheduler, this.life, () => this.#step());
     const { settings, shards } = node;
     const streams = new FileJournalStreams({
-      disk: node.storage.diskOf((call, path) => this.#gate(call, path)),
+      disk: node.storage.diskOf((call, path) => this.#beforeDiskCall(call, path)),
       directory: '/data/journal',
       clock,
       syncPolicy: world.mutations.acknowledgeBeforeSync === true ? 'everysec' : settings.syncPolicy,
@@ -212,7 +212,7 @@ export class ShardThread {
     return this.#node.step(this.life);
   }
 
-  #gate(call: DiskCall, path: string): void {
+  #beforeDiskCall(call: DiskCall, path: string): void {
     if (this.life.isOver) throw new SimulatedCrash('gone');
     if (call !== 'close' && call !== 'read' && !this.#step()) {
       throw Object.assign(new SimulatedCrash('killed'), { lastCall: true });

@@ -76,7 +76,7 @@ export class SimulatedNode {
   readonly #supervised: readonly Supervised[];
   readonly #operations: ServerOperations;
   readonly #attempts = new Set<Attempt>();
-  #gate: ErrorCode | undefined = 'starting';
+  #refusal: ErrorCode | undefined = 'starting';
   #databaseId: string | undefined;
   #nextId = 1;
   /** Steps until the process is killed; 0: never. */
@@ -132,13 +132,13 @@ export class SimulatedNode {
       }),
       deletes: () => undefined,
       supervisor: () => this,
-      refusal: () => this.#gate ?? this.#router.refusalOfNew(512),
+      refusal: () => this.#refusal ?? this.#router.refusalOfNew(512),
       flushing: () => true,
     });
   }
 
   get refusal(): ErrorCode | undefined {
-    return this.#gate ?? this.#router.closedAdmission;
+    return this.#refusal ?? this.#router.closedAdmission;
   }
 
   /** The answer of GET /readyz. */
@@ -208,9 +208,9 @@ export class SimulatedNode {
 
   /** SIGTERM. */
   async terminate(): Promise<void> {
-    if (this.#gate === 'draining') return;
-    const wasServing = this.#gate === undefined;
-    this.#gate = 'draining';
+    if (this.#refusal === 'draining') return;
+    const wasServing = this.#refusal === undefined;
+    this.#refusal = 'draining';
     if (!wasServing) {
       this.#finish('drained');
       return;
@@ -337,8 +337,8 @@ export class SimulatedNode {
           shard.state = 'serving';
           connect();
           this.#router.setShardAdmission(index, 'open');
-          if (this.#gate === 'starting' && this.#supervised.every(({ state }) => state === 'serving')) {
-            this.#gate = undefined;
+          if (this.#refusal === 'starting' && this.#supervised.every(({ state }) => state === 'serving')) {
+            this.#refusal = undefined;
             this.hasServed = true;
           }
         }

@@ -11,7 +11,7 @@ import { StoredFile, type Remains } from './stored-file.js';
 export type DiskCall = keyof Disk | 'write' | 'read' | 'sync' | 'size' | 'close';
 
 /** Called before each disk call of a process: throws a crash or a system error. */
-export type DiskGate = (call: DiskCall, path: string) => void;
+export type DiskHook = (call: DiskCall, path: string) => void;
 
 type DiskNode = StoredFile | Directory;
 type Change = (entries: Map<string, DiskNode>) => void;
@@ -60,8 +60,8 @@ export class Storage {
   }
 
   /** The disk as one thread sees it. */
-  diskOf(gate: DiskGate): Disk {
-    return new ThreadDisk(this, this.#random, gate);
+  diskOf(hook: DiskHook): Disk {
+    return new ThreadDisk(this, this.#random, hook);
   }
 
   /** The machine loses power. */
@@ -230,56 +230,56 @@ export class Storage {
 class ThreadDisk implements Disk {
   readonly #storage: Storage;
   readonly #random: Mulberry32;
-  readonly #gate: DiskGate;
+  readonly #hook: DiskHook;
 
-  constructor(storage: Storage, random: Mulberry32, gate: DiskGate) {
+  constructor(storage: Storage, random: Mulberry32, hook: DiskHook) {
     this.#storage = storage;
     this.#random = random;
-    this.#gate = gate;
+    this.#hook = hook;
   }
 
   create(path: string): DiskFile {
-    this.#gate('create', path);
+    this.#hook('create', path);
     return this.#open(this.#storage.create(path), path);
   }
 
   open(path: string): DiskFile {
-    this.#gate('open', path);
+    this.#hook('open', path);
     return this.#open(this.#storage.file(path), path);
   }
 
   makeDirectory(path: string): void {
-    this.#gate('makeDirectory', path);
+    this.#hook('makeDirectory', path);
     this.#storage.makeDirectory(path);
   }
 
   list(path: string): string[] {
-    this.#gate('list', path);
+    this.#hook('list', path);
     return this.#storage.list(path);
   }
 
   rename(from: string, to: string): void {
-    this.#gate('rename', from);
+    this.#hook('rename', from);
     this.#storage.rename(from, to);
   }
 
   remove(path: string): void {
-    this.#gate('remove', path);
+    this.#hook('remove', path);
     this.#storage.remove(path);
   }
 
   removeDirectory(path: string): void {
-    this.#gate('removeDirectory', path);
+    this.#hook('removeDirectory', path);
     this.#storage.removeDirectory(path);
   }
 
   truncate(path: string, bytes: number): void {
-    this.#gate('truncate', path);
+    this.#hook('truncate', path);
     this.#storage.file(path).truncate(bytes);
   }
 
   syncDirectory(path: string): void {
-    this.#gate('syncDirectory', path);
+    this.#hook('syncDirectory', path);
     this.#storage.syncDirectory(path);
   }
 
@@ -288,12 +288,12 @@ class ThreadDisk implements Disk {
       write: (bytes, offset) => this.#write(file, path, bytes, offset),
       writeAll: (parts, offset) => this.#write(file, path, Buffer.concat(parts), offset),
       read: (into, offset) => {
-        this.#gate('read', path);
+        this.#hook('read', path);
         return file.read(into, offset);
       },
       sync: () => {
         try {
-          this.#gate('sync', path);
+          this.#hook('sync', path);
         } catch (error) {
           if (isSystemError(error)) file.syncFailed(this.#random);
           throw error;
@@ -302,14 +302,14 @@ class ThreadDisk implements Disk {
       },
       size: () => file.size,
       close: () => {
-        this.#gate('close', path);
+        this.#hook('close', path);
       },
     };
   }
 
   #write(file: StoredFile, path: string, bytes: Uint8Array, offset: number): number {
     try {
-      this.#gate('write', path);
+      this.#hook('write', path);
     } catch (error) {
       // A write that fails or is interrupted by a crash may have written a part; an ended thread writes nothing.
       if (isSystemError(error) || isLastCall(error)) {
