@@ -1,3 +1,9 @@
+/**
+ * What clients know, and what must therefore be in the database: the pn-counter check, exact for every single increment.
+ *
+ * Each increment of a key has an amount of its own, 4^i: digit i of a sum in base 4 says how often that increment is in it. So
+ * the check names each lost, doubled or resurrected increment.
+ */
 import { hashKey } from '#product/core/key-hash.js';
 import type { ParsedIncrements, PendingReply, Sum } from '#product/core/increment.js';
 import type { ErrorCode } from '#product/core/errors.js';

@@ -1,3 +1,7 @@
+/**
+ * What the processes of a history share: time, chance, disk, database and the knowledge of clients. It also watches, from
+ * outside of the product, the invariants that hold at every step.
+ */
 import {
   amountAt,
   idempotencyKeyEnd,

@@ -1,3 +1,4 @@
+/** Entries of records, as an HTTP thread packs them. */
 import { hashKey } from '#product/core/key-hash.js';
 import {
   DIGEST_BYTES,

@@ -1,9 +1,16 @@
 /**
- * Scans request bodies: checks JSON and UTF-8, hashes the keys, and writes the increments into columns, in one pass.
- * HTTP thread.
+ * Scans the body of POST /increment: checks JSON and UTF-8, hashes the keys, and writes the increments into columns, in one
+ * pass, without strings or objects. HTTP thread, one scanner a thread.
  *
- * The short ways are for ASCII keys without escapes and integers of up to 15 digits. Anything else takes a longer way
- * from the place where it differs.
+ * It accepts what JSON.parse accepts of the shape `{"key": number, ...}`; the rules for keys and amounts come on top. A key
+ * stays where it is in the body. Only a key that was written with escapes is decoded, into a scratch buffer.
+ *
+ * Every `scan...` method takes the offset where its part starts and returns the offset behind it. Each has a short way for
+ * common bodies (keys in ASCII without escapes, integers of up to 15 digits). Anything else takes a longer way from the place
+ * where it differs.
+ *
+ * In NDJSON no value spans lines: a newline ends the object and is not white space within it. `lineFeed` holds that
+ * difference, and there is no other.
  */
 import { AMOUNT_MAX, KEY_BYTES_LIMIT, type ParsedIncrements } from '../../core/increment.js';
 import { finishKeyHash, hashKey, hashKeyByte, KEY_HASH_START } from '../../core/key-hash.js';

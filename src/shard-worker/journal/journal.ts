@@ -1,6 +1,9 @@
 /**
- * The interfaces of a journal: what a shard requires of the place where increments are safe before they are summed. Shard
- * thread and command. Each kind of journal implements them: `memory-journal.ts`, `file/`.
+ * The interfaces of a journal: an ordered run of records under a stream's id. Shard thread and command. Each kind of journal
+ * implements them: `memory-journal.ts`, `file/`.
+ *
+ * Durability: when `append` has returned or settled, every record of the group survives what the journal promises to survive.
+ * With deferred syncs `syncedLsn` says up to where that is true, and `sync` makes it true for everything appended.
  */
 import type { Lsn } from '../../core/checkpoint.js';
 import type { OwnershipClaim } from './ownership-claim.js';

@@ -1,6 +1,23 @@
 /**
- * Ownership claims: proof that a data directory took a stream over. The directory and the database keep them, and their
- * comparison tells copies of a directory apart. Shard thread.
+ * Ownership claims: whether a journal may go on with a stream, or is a copy that was left behind. Shard thread.
+ *
+ * A copied data directory makes two journals of one stream. Up to some LSN both hold the same records. Above it the same LSN
+ * may mean different records, and the stream has only one checkpoint. So a directory that takes a stream makes a claim, a
+ * random id. The directory and the database both keep it:
+ *
+ * ```text
+ * directory A   c1 ───────────── c3?        what A wrote under c1 above LSN 100 is in A alone
+ * directory B      └ copy ─ c2 (LSN 100)    B held A's records up to 100 when it took the stream
+ * database      c1, c2 (100)
+ * ```
+ *
+ * Only one directory writes under a claim. Journals with a common claim therefore hold the same records up to where the first
+ * later claim begins, on either side. A directory that holds more must not go on: its further records would be taken for
+ * those of the other directory, and would be lost or, later, counted twice. A directory that holds nothing more is an older
+ * state of the owner's, for example a restored volume, and may go on.
+ *
+ * A database that fails over to an asynchronous standby, or is restored, forgets claims. The last owner repeats them with its
+ * next claim, so that a copy which knows one of them is compared by that claim and not by an earlier one.
  */
 import type { Lsn } from '../../core/checkpoint.js';
 

@@ -1,5 +1,13 @@
 /**
- * Repairs damaged segments and reports how segments end. Command, which holds the lock of the data directory.
+ * Repairs a damaged stream, keeping all records that can be read, and reports how segments end. Command, which holds the lock
+ * of the data directory.
+ *
+ * 1. Copy the damaged segment. It never loses anything that the copy does not have.
+ * 2. Write the whole records behind the damage into a segment of their own. Its header says where the damage starts, and that
+ *    alone voids what lies between.
+ * 3. Cut the damaged segment at the damage.
+ *
+ * The LSNs between are missing from then on. A start refuses such a journal until an operator accepts the gap.
  */
 import type { Lsn } from '../../../core/checkpoint.js';
 import { SEGMENT_HEADER_BYTES } from './segment-header.js';
