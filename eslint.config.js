@@ -29,6 +29,8 @@ export default tseslint.config(
       // An arrow function that hands a call on says more with fewer braces.
       '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
       eqeqeq: 'error',
+      // A function fits a screen.
+      'max-lines-per-function': ['error', { max: 60, skipBlankLines: true, skipComments: true }],
       'no-restricted-syntax': [
         'error',
         { selector: 'ExportDefaultDeclaration', message: 'Export by name, so that a thing has one name everywhere.' },
@@ -48,6 +50,8 @@ export default tseslint.config(
           ],
         },
       ],
+      // A `describe` holds its tests.
+      'max-lines-per-function': 'off',
       // A test may be `async` because its neighbours are.
       '@typescript-eslint/require-await': 'off',
     },
