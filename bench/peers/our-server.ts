@@ -94,7 +94,7 @@ async function startOurServer(
     },
     async committedIdempotencyKeys() {
       const { rows } = await database.query<{ idempotencyKeys: string }>(
-        'select count(*)::text as tokens from idempotency_keys',
+        'select count(*)::text as "idempotencyKeys" from idempotency_keys',
       );
       return BigInt(rows[0]?.idempotencyKeys ?? 0);
     },
