@@ -1,6 +1,6 @@
 /**
- * Load by autocannon. Used if wrk is not installed, and for checked runs, because it counts each status separately and can
- * send a fixed number of requests and wait for the last answer.
+ * Load by autocannon. Used if wrk is not installed, and for checked runs, because it counts each status separately and
+ * can send a fixed number of requests and wait for the last answer.
  */
 import autocannon from 'autocannon';
 import type { LoadFigures, LoadGenerator, LoadRequest } from './load-generator.js';

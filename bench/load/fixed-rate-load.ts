@@ -1,7 +1,7 @@
 /**
- * Load at a fixed rate (an open loop). The nth request is due at start + n / rate. Its latency counts from that time, not
- * from when a connection was free to send it. So a stall of the server counts for every request that was due meanwhile;
- * generators that wait for answers leave those out (coordinated omission).
+ * Load at a fixed rate (an open loop). The nth request is due at start + n / rate. Its latency counts from that time,
+ * not from when a connection was free to send it. So a stall of the server counts for every request that was due
+ * meanwhile; generators that wait for answers leave those out (coordinated omission).
  *
  * A timer of one millisecond or any answer wakes the generator, which then sends what is due. Its own delay counts as
  * latency, so figures below about a millisecond are those of the generator.

@@ -84,8 +84,8 @@ export function idempotentWorkload(workload: Workload, prefix: string): Workload
 }
 
 /**
- * The nth idempotency key of a generator's thread: 36 characters in an order unrelated to n, like UUIDs, because ascending
- * keys are cheaper for a B-tree. wrk-load.lua makes the same keys.
+ * The nth idempotency key of a generator's thread: 36 characters in an order unrelated to n, like UUIDs, because
+ * ascending keys are cheaper for a B-tree. wrk-load.lua makes the same keys.
  */
 export function nthIdempotencyKey(prefix: string, thread: number, n: number): string {
   const scattered = (n * SCATTER) % 2 ** 32;

@@ -1,6 +1,6 @@
 /**
- * Load by wrk (package `wrk` of Debian), the cheapest generator, for ratios. It counts only statuses above 399 as refusals,
- * which is enough for servers that answer 202 or an error. The sums prove the rest.
+ * Load by wrk (package `wrk` of Debian), the cheapest generator, for ratios. It counts only statuses above 399 as
+ * refusals, which is enough for servers that answer 202 or an error. The sums prove the rest.
  */
 import { spawnSync } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';

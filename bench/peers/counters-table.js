@@ -1,6 +1,6 @@
 /**
- * The table of the peers and its upsert: one prepared statement for any number of increments, in the order of the keys, so
- * that two statements cannot deadlock.
+ * The table of the peers and its upsert: one prepared statement for any number of increments, in the order of the keys,
+ * so that two statements cannot deadlock.
  */
 import pg from 'pg';
 

@@ -1,6 +1,6 @@
 /**
- * Fastify and a map that a timer upserts into PostgreSQL every second. Not crash safe: it answers 202 before anything is
- * kept, and a crash loses up to a second. A failed upsert puts its sums back into the map.
+ * Fastify and a map that a timer upserts into PostgreSQL every second. Not crash safe: it answers 202 before anything
+ * is kept, and a crash loses up to a second. A failed upsert puts its sums back into the map.
  */
 import { clearInterval, setInterval } from 'node:timers';
 import { openCounters } from './counters-table.js';

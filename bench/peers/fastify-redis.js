@@ -1,7 +1,7 @@
 /**
- * Fastify and Redis: an INCRBY for each increment, pipelined by ioredis over one connection to the socket REDIS_SOCKET. It
- * answers 202 when Redis has answered; appendfsync of Redis decides what that means. Sums have 64 bits and are in no SQL
- * table.
+ * Fastify and Redis: an INCRBY for each increment, pipelined by ioredis over one connection to the socket REDIS_SOCKET.
+ * It answers 202 when Redis has answered; appendfsync of Redis decides what that means. Sums have 64 bits and are in no
+ * SQL table.
  */
 import { Redis } from 'ioredis';
 import { serve } from './increment-server.js';

@@ -1,7 +1,7 @@
 /**
- * The floor: what receiving a request costs on this machine before anything is done with it. A bare uWebSockets.js server,
- * of the build that the product loads, reads the body and answers as the product does. A process of its own; it prints its
- * address when it listens.
+ * The floor: what receiving a request costs on this machine before anything is done with it. A bare uWebSockets.js
+ * server, of the build that the product loads, reads the body and answers as the product does. A process of its own; it
+ * prints its address when it listens.
  */
 import { loadUws } from '#product/http/uws.js';
 

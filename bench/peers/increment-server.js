@@ -1,6 +1,6 @@
 /**
- * What the peers have in common: Fastify with POST /increment as its users would write it, and GET /total, with which the
- * benchmark checks the sums. Prints its address when it listens.
+ * What the peers have in common: Fastify with POST /increment as its users would write it, and GET /total, with which
+ * the benchmark checks the sums. Prints its address when it listens.
  */
 import Fastify from 'fastify';
 
@@ -13,8 +13,8 @@ const body = {
 };
 
 /**
- * Serves a store. `add(increments)` settles when the increments are as durable as this peer makes them. `total()` settles
- * with `{ sum, keys }` of everything that is kept, both as text. `close()` releases connections.
+ * Serves a store. `add(increments)` settles when the increments are as durable as this peer makes them. `total()`
+ * settles with `{ sum, keys }` of everything that is kept, both as text. `close()` releases connections.
  */
 export async function serve({ add, total, close }) {
   const app = Fastify({ logger: false, forceCloseConnections: true });

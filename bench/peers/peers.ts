@@ -1,6 +1,6 @@
 /**
- * The peers as contenders: what a user would build or choose instead. They are in `bench/peers`, with packages of their own,
- * and start the databases that they need. PostgreSQL is the one that the product embeds, with the same settings.
+ * The peers as contenders: what a user would build or choose instead. They are in `bench/peers`, with packages of their
+ * own, and start the databases that they need. PostgreSQL is the one that the product embeds, with the same settings.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';

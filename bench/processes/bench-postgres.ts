@@ -1,6 +1,6 @@
 /**
- * An embedded PostgreSQL for the benchmark alone, with the settings of the product, and databases in it with the schema of
- * the product: one for each thing to compare.
+ * An embedded PostgreSQL for the benchmark alone, with the settings of the product, and databases in it with the schema
+ * of the product: one for each thing to compare.
  */
 import { connect, parseDatabaseUrl, type DatabaseConnection, type DatabaseTarget } from '#product/db/connection.js';
 import {

@@ -1,6 +1,6 @@
 /**
- * A PostgreSQL like that of an operator, which the benchmark can hold: it stops every process of it with SIGSTOP, so that
- * PostgreSQL neither answers nor refuses. That is the worst kind of outage.
+ * A PostgreSQL like that of an operator, which the benchmark can hold: it stops every process of it with SIGSTOP, so
+ * that PostgreSQL neither answers nor refuses. That is the worst kind of outage.
  */
 import { execFileSync } from 'node:child_process';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';

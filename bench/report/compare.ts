@@ -1,7 +1,7 @@
 /**
- * `npm run bench:compare -- [FILE] [BASELINE]`: ratios of the newest run of each scenario in FILE to the newest in BASELINE.
- * Figures are compared as multiples of the first contender of their own run, because those multiples hold on other machines
- * and at other times.
+ * `npm run bench:compare -- [FILE] [BASELINE]`: ratios of the newest run of each scenario in FILE to the newest in
+ * BASELINE. Figures are compared as multiples of the first contender of their own run, because those multiples hold on
+ * other machines and at other times.
  */
 import { existsSync } from 'node:fs';
 import { withCleanup } from '../processes/owned-process.js';

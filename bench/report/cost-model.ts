@@ -1,6 +1,6 @@
 /**
- * A model of machines that were not measured: how many increments a second each part of a node could carry, and which part
- * is the first to be full. It only calculates with measured costs.
+ * A model of machines that were not measured: how many increments a second each part of a node could carry, and which
+ * part is the first to be full. It only calculates with measured costs.
  *
  * The model assumes that every part scales with its threads. That is an upper bound: it ignores memory bandwidth, the
  * network stack of the kernel, and clock speeds under load.
@@ -18,7 +18,9 @@ export interface CostInputs {
   readonly newRowUs: number;
   /** CPU time of the server for a flushed row. */
   readonly flushRowUs: number;
-  /** Rows a second into PostgreSQL: of existing counters over one connection and at most, and of new counters at most. */
+  /**
+   * Rows a second into PostgreSQL: of existing counters over one connection and at most, and of new counters at most.
+   */
   readonly rowsPerSecondOfOne: number;
   readonly rowsPerSecondMax: number;
   readonly newRowsPerSecondMax: number;

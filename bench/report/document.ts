@@ -1,8 +1,8 @@
 /**
  * `npm run bench:document -- [FILE]`: writes the figures of FILE, default the baseline, into docs/benchmarks.md and
- * docs/cost-model.md, so that nobody types them by hand. A document has places `<!-- figures: NAME -->` … `<!-- end -->`,
- * where NAME is a scenario or a name in figure-blocks.ts. The figures of the newest run of that name go between them, or
- * "Not measured yet.".
+ * docs/cost-model.md, so that nobody types them by hand. A document has places `<!-- figures: NAME -->` … `<!-- end
+ * -->`, where NAME is a scenario or a name in figure-blocks.ts. The figures of the newest run of that name go between
+ * them, or "Not measured yet.".
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -122,7 +122,9 @@ export interface BoundFigures {
   readonly keyBytes: number;
   /** Distinct pending keys when the first key was refused. */
   readonly keys: number;
-  /** Resident memory of the server after its warm-up, at the limit after refusals, and at most until all was committed. */
+  /**
+   * Resident memory of the server after its warm-up, at the limit after refusals, and at most until all was committed.
+   */
   readonly residentMibBefore: number;
   readonly residentMibAtBound: number;
   readonly residentMibMax: number;
@@ -263,7 +265,7 @@ export function newestTurns(records: readonly RunRecord[]): ReadonlyMap<string, 
 }
 
 /** The name of a run in turns in tables and documents: `canonical`, `peers`, `peers-hot-key`. */
-export function turnsName({ kind, scenario }: Pick<TurnsRecord, 'kind' | 'scenario'>): string {
+function turnsName({ kind, scenario }: Pick<TurnsRecord, 'kind' | 'scenario'>): string {
   if (kind === 'turns') return scenario;
   return scenario === 'canonical' ? 'peers' : `peers-${scenario}`;
 }

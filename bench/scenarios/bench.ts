@@ -1,8 +1,8 @@
 /**
  * `npm run bench`: the server with each of its journals against the floor, in turns within one run.
  *
- * The main figure is CPU time of the server process an increment, as a multiple of the floor's in the same turn. It holds
- * on a machine that others use, too. The tables also show requests a second and latency.
+ * The main figure is CPU time of the server process an increment, as a multiple of the floor's in the same turn. It
+ * holds on a machine that others use, too. The tables also show requests a second and latency.
  */
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import { readOptions, usage, type RunOptions } from './options.js';
@@ -30,8 +30,8 @@ function contendersOf({ journals, idempotent: isIdempotent }: Scenario, options:
 }
 
 /**
- * Sends a few thousand requests to each server. Each must be answered 202 and counted exactly; their number is fixed, so
- * none is in flight at the end. This says nothing about speed.
+ * Sends a few thousand requests to each server. Each must be answered 202 and counted exactly; their number is fixed,
+ * so none is in flight at the end. This says nothing about speed.
  */
 async function smoke(options: RunOptions): Promise<void> {
   for (const scenario of options.scenarios) {

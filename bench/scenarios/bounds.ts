@@ -1,9 +1,9 @@
 /**
- * `npm run bench:bounds`: memory of a server at its limits. The database is held, and new keys are sent until the server
- * refuses them: short keys until the default of MAX_PENDING_KEYS is reached; then, with another server, long keys until the
- * default of MAX_PENDING_BYTES is reached. At the limit, the benchmark sends more new keys, which are refused, and more
- * increments of pending keys, which are counted, so that growth would show. Then the database continues, and its table must
- * hold exactly the acknowledged increments.
+ * `npm run bench:bounds`: memory of a server at its limits. The database is held, and new keys are sent until the
+ * server refuses them: short keys until the default of MAX_PENDING_KEYS is reached; then, with another server, long
+ * keys until the default of MAX_PENDING_BYTES is reached. At the limit, the benchmark sends more new keys, which are
+ * refused, and more increments of pending keys, which are counted, so that growth would show. Then the database
+ * continues, and its table must hold exactly the acknowledged increments.
  */
 import { parseArgs } from 'node:util';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
@@ -111,7 +111,9 @@ async function fillAndDrain(
   }
 }
 
-/** Flushes until all acknowledged increments are committed. The server may still think that the database is unavailable. */
+/**
+ * Flushes until all acknowledged increments are committed. The server may still think that the database is unavailable.
+ */
 async function committed(url: string, what: string): Promise<void> {
   for (const deadline = performance.now() + COMMIT_MS_MAX; performance.now() < deadline;) {
     const answer = await fetch(`${url}/flush`, { method: 'POST' });

@@ -1,6 +1,6 @@
 /**
- * COPY … FROM STDIN in binary format over a connection of pg, which does not support it: one query that sends its bytes when
- * the server asks for them. Only for the benchmark.
+ * COPY … FROM STDIN in binary format over a connection of pg, which does not support it: one query that sends its bytes
+ * when the server asks for them. Only for the benchmark.
  */
 import type pg from 'pg';
 
@@ -61,8 +61,8 @@ class CopyQuery {
 }
 
 /**
- * The rows (key, amount) for COPY, from the two arrays in binary format that a flush sends. Elements of an array and fields
- * of a row have the same form: the length, then the value.
+ * The rows (key, amount) for COPY, from the two arrays in binary format that a flush sends. Elements of an array and
+ * fields of a row have the same form: the length, then the value.
  */
 export function copyRows(keys: Buffer, amounts: Buffer): Buffer {
   const count = keys.readInt32BE(COUNT_OFFSET);

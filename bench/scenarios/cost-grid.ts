@@ -1,6 +1,7 @@
 /**
- * `npm run bench:grid`: the cost of an increment over connections, keys, keys a body and shards. Each axis is measured by
- * itself from one middle point, in short stretches; a server is started for each number of shards. About five minutes.
+ * `npm run bench:grid`: the cost of an increment over connections, keys, keys a body and shards. Each axis is measured
+ * by itself from one middle point, in short stretches; a server is started for each number of shards. About five
+ * minutes.
  */
 import { parseArgs } from 'node:util';
 import { defaultGenerator, journalNamed, wholeNumber } from './options.js';

@@ -1,6 +1,6 @@
 /**
- * Methods to write rows into `counters`: the flush of the product, an alternative with COPY, and the most that PostgreSQL
- * can take without sums, conflicts and fencing.
+ * Methods to write rows into `counters`: the flush of the product, an alternative with COPY, and the most that
+ * PostgreSQL can take without sums, conflicts and fencing.
  */
 import { randomUUID } from 'node:crypto';
 import pg from 'pg';

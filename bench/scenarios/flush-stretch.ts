@@ -1,6 +1,6 @@
 /**
- * One stretch of writing rows: several writers, each with one statement after the other, then the check that every row is
- * there and that the sum is right.
+ * One stretch of writing rows: several writers, each with one statement after the other, then the check that every row
+ * is there and that the sum is right.
  */
 import type { BenchDatabase } from '../processes/bench-postgres.js';
 import type { FlushMethod, FlushWriter } from './flush-methods.js';
@@ -51,7 +51,10 @@ export class FlushTable {
     if (this.#circle !== undefined) await this.#run('vacuum analyze counters');
   }
 
-  /** Writes statements of `rowsAStatement` rows for `seconds`. With `goOn` the table is not emptied, however large it is. */
+  /**
+   * Writes statements of `rowsAStatement` rows for `seconds`. With `goOn` the table is not emptied, however large it
+   * is.
+   */
   async run(writers: number, rowsAStatement: number, seconds: number, goOn = false): Promise<FlushFigures> {
     if (this.#circle === undefined && this.#rows > NEW_ROWS_MAX && !goOn) {
       await this.#run('truncate counters');

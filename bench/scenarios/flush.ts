@@ -1,7 +1,7 @@
 /**
- * `npm run bench:flush`: rows a second into PostgreSQL with the flush of the product and with other methods, for new and for
- * existing rows, with one and with two writers. Then, for a minute each, new rows with the flush of the product and the most
- * that PostgreSQL can take. There is no server: these rows limit the distinct keys a second of a node.
+ * `npm run bench:flush`: rows a second into PostgreSQL with the flush of the product and with other methods, for new
+ * and for existing rows, with one and with two writers. Then, for a minute each, new rows with the flush of the product
+ * and the most that PostgreSQL can take. There is no server: these rows limit the distinct keys a second of a node.
  */
 import { parseArgs } from 'node:util';
 import { startBenchPostgres, type BenchPostgres } from '../processes/bench-postgres.js';

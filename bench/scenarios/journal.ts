@@ -1,6 +1,6 @@
 /**
- * `npm run bench:journal`: the file journal compared with its disk: durable appends a second, overhead besides the system
- * calls, and recovery. Compare the ratios of one run.
+ * `npm run bench:journal`: the file journal compared with its disk: durable appends a second, overhead besides the
+ * system calls, and recovery. Compare the ratios of one run.
  */
 import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';

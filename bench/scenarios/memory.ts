@@ -1,6 +1,6 @@
 /**
- * `npm run bench:memory`: bytes of resident memory for a pending key. A server that never flushes is warmed up and gets a
- * million distinct keys of 24 bytes in batches. The figure compares resident memory before and after. Memory that the
+ * `npm run bench:memory`: bytes of resident memory for a pending key. A server that never flushes is warmed up and gets
+ * a million distinct keys of 24 bytes in batches. The figure compares resident memory before and after. Memory that the
  * garbage collector has not returned counts, because an operator needs it, too.
  */
 import { parseArgs } from 'node:util';

@@ -1,6 +1,7 @@
 /**
- * `npm run bench:outage -- --seconds 60`: full load while the database is unavailable, then the time until all acknowledged
- * increments are committed. The benchmark holds a PostgreSQL of its own under load, which neither answers nor refuses.
+ * `npm run bench:outage -- --seconds 60`: full load while the database is unavailable, then the time until all
+ * acknowledged increments are committed. The benchmark holds a PostgreSQL of its own under load, which neither answers
+ * nor refuses.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -1,6 +1,7 @@
 /**
- * `npm run bench:recovery`: the time of a start with a full journal. A server that does not flush gets a million increments
- * of 100,000 keys in bodies of 100, is killed with SIGKILL and started again. Then all is flushed and the sums are checked.
+ * `npm run bench:recovery`: the time of a start with a full journal. A server that does not flush gets a million
+ * increments of 100,000 keys in bodies of 100, is killed with SIGKILL and started again. Then all is flushed and the
+ * sums are checked.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -1,6 +1,6 @@
 /**
- * The keys of the flush benchmark: 24 bytes, in an order unrelated to their sort order, like the keys in the map of a shard.
- * Each writer has keys of its own, like a shard.
+ * The keys of the flush benchmark: 24 bytes, in an order unrelated to their sort order, like the keys in the map of a
+ * shard. Each writer has keys of its own, like a shard.
  */
 
 const KEY_BYTES = 24;

@@ -1,6 +1,6 @@
 /**
- * Micro benchmark of the body scanner: nanoseconds a body for a few shapes, for the scanner and for JSON.parse with UTF-8
- * decoding, and the ratio of the two in the same run. `node dist-test/bench/scenarios/scanner.js`
+ * Micro benchmark of the body scanner: nanoseconds a body for a few shapes, for the scanner and for JSON.parse with
+ * UTF-8 decoding, and the ratio of the two in the same run. `node dist-test/bench/scenarios/scanner.js`
  */
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 

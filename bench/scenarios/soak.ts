@@ -1,7 +1,7 @@
 /**
- * `npm run bench:soak -- --minutes 10`: full load for a long time. Resident memory is sampled every five seconds. The main
- * figure is its growth after the first minute. Sums must be exact at the end. A run of less than two minutes is a trial: its
- * growth counts after a third of its time, and it appends no record.
+ * `npm run bench:soak -- --minutes 10`: full load for a long time. Resident memory is sampled every five seconds. The
+ * main figure is its growth after the first minute. Sums must be exact at the end. A run of less than two minutes is a
+ * trial: its growth counts after a third of its time, and it appends no record.
  */
 import { parseArgs } from 'node:util';
 import { defaultGenerator, journalNamed } from './options.js';

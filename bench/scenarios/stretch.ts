@@ -25,8 +25,8 @@ export interface Stretch {
 export type StretchFigures = Omit<TurnFigures, 'cpuRatio' | 'cpuRatioWithDatabase' | 'cpuRatioToCounterpart'>;
 
 /**
- * The account of a contender over all of its stretches. A request in flight at the end of the load may still be counted,
- * also after its stretch. So the limits of the sum hold for all stretches together.
+ * The account of a contender over all of its stretches. A request in flight at the end of the load may still be
+ * counted, also after its stretch. So the limits of the sum hold for all stretches together.
  */
 export class MeasuredContender {
   readonly running: RunningContender;

@@ -1,11 +1,11 @@
 /**
- * `npm run bench:table`: an hour of flushes in about a minute, with the statement of the product, into `counters` with the
- * settings of PostgreSQL, with those of the product's migrations, and with other fill factors. It measures how many updates
- * write no index, and whether the table grows.
+ * `npm run bench:table`: an hour of flushes in about a minute, with the statement of the product, into `counters` with
+ * the settings of PostgreSQL, with those of the product's migrations, and with other fill factors. It measures how many
+ * updates write no index, and whether the table grows.
  *
- * Time is compressed. So the autovacuum launcher checks the tables more often than once a minute, by the same factor as the
- * flushes are faster than one a second. Vacuum itself is not faster, which makes the default settings, whose vacuum pauses,
- * look a little worse than they are.
+ * Time is compressed. So the autovacuum launcher checks the tables more often than once a minute, by the same factor as
+ * the flushes are faster than one a second. Vacuum itself is not faster, which makes the default settings, whose vacuum
+ * pauses, look a little worse than they are.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';

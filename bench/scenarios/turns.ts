@@ -1,6 +1,6 @@
 /**
- * Contenders measured in turns within one run (A B C A B C …), so that a slow period of the machine affects all of them. The
- * main figure is the ratio to the first contender in the same turn.
+ * Contenders measured in turns within one run (A B C A B C …), so that a slow period of the machine affects all of
+ * them. The main figure is the ratio to the first contender in the same turn.
  */
 import type { Contender, RunningContender } from '../peers/contender.js';
 import type { LoadGenerator } from '../load/load-generator.js';

@@ -1,6 +1,6 @@
 /**
- * `npm run journal -- COMMAND`: inspects and repairs a file journal while no server uses it, and retires the stream of a
- * journal that is lost. Main thread of a process of its own.
+ * `npm run journal -- COMMAND`: inspects and repairs a file journal while no server uses it, and retires the stream of
+ * a journal that is lost. Main thread of a process of its own.
  */
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -64,8 +64,8 @@ const commands = new Map<string, Command>([
 ]);
 
 /**
- * Runs the command line. Returns the exit code: 0 success, 1 the command found or did not solve a problem, 64 wrong command
- * line, 75 the database cannot be reached, 78 data directory in use.
+ * Runs the command line. Returns the exit code: 0 success, 1 the command found or did not solve a problem, 64 wrong
+ * command line, 75 the database cannot be reached, 78 data directory in use.
  */
 async function run(argv: readonly string[]): Promise<number> {
   try {

@@ -1,9 +1,9 @@
 /**
- * `npm run migrate`: only migrates the database of DATABASE_URL to the schema of this version, for deployments whose server
- * may not alter tables. Main thread of a process of its own.
+ * `npm run migrate`: only migrates the database of DATABASE_URL to the schema of this version, for deployments whose
+ * server may not alter tables. Main thread of a process of its own.
  *
- * Exit codes: 0 success; 75 the database cannot be reached, or others have used its tables for ten minutes; 78 an operator
- * must change something.
+ * Exit codes: 0 success; 75 the database cannot be reached, or others have used its tables for ten minutes; 78 an
+ * operator must change something.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { readConfig } from '../config/config.js';

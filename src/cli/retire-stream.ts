@@ -1,10 +1,10 @@
 /**
- * Retires a stream whose node is lost for good, so that the pruning of idempotency keys no longer waits for it. Main thread
- * of the journal command.
+ * Retires a stream whose node is lost for good, so that the pruning of idempotency keys no longer waits for it. Main
+ * thread of the journal command.
  *
- * The command uses only the database, because the disk of the node is lost. Records that it held above the checkpoint stay
- * uncounted. If the disk comes back, its server refuses to start and says how to move these records to a new stream.
- * Retiring fences a node that is alive, so the command first looks when the node was last heard of.
+ * The command uses only the database, because the disk of the node is lost. Records that it held above the checkpoint
+ * stay uncounted. If the disk comes back, its server refuses to start and says how to move these records to a new
+ * stream. Retiring fences a node that is alive, so the command first looks when the node was last heard of.
  */
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { reasonOf, StartError } from '../core/errors.js';
@@ -27,7 +27,10 @@ export interface Retirement {
   readonly sentence: string;
 }
 
-/** Retires the stream, unless it was heard of in the last five minutes. Throws StartError if the database does not answer. */
+/**
+ * Retires the stream, unless it was heard of in the last five minutes. Throws StartError if the database does not
+ * answer.
+ */
 export async function retireStream(target: DatabaseTarget, stream: string): Promise<Retirement> {
   try {
     const connection = await connect(target, { applicationName: 'summing-counters journal' });

@@ -1,6 +1,7 @@
 /**
- * `npm run bench:chart -- [FILE]`: draws docs/benchmarks.svg from FILE (default: the baseline). The chart shows increments a
- * second and CPU time an increment, one bar a server, of the newest canonical run and of the peers in their newest run.
+ * `npm run bench:chart -- [FILE]`: draws docs/benchmarks.svg from FILE (default: the baseline). The chart shows
+ * increments a second and CPU time an increment, one bar a server, of the newest canonical run and of the peers in
+ * their newest run.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';

@@ -1,11 +1,11 @@
 /**
  * Decides when an open batch is large enough to be posted. HTTP thread.
  *
- * A batch costs as much as dozens of requests, so requests gather. But a client that waits for an answer sends nothing, so
- * waiting for more requests than there are clients is useless. The pace learns how many requests are under way, and posts
- * when most of them have gathered. The others keep this thread busy while the shard makes the batch durable. The pace
- * learns of more requests from every answer that finds more under way. It learns of fewer from a probe: now and then a
- * batch waits for all of them.
+ * A batch costs as much as dozens of requests, so requests gather. But a client that waits for an answer sends nothing,
+ * so waiting for more requests than there are clients is useless. The pace learns how many requests are under way, and
+ * posts when most of them have gathered. The others keep this thread busy while the shard makes the batch durable. The
+ * pace learns of more requests from every answer that finds more under way. It learns of fewer from a probe: now and
+ * then a batch waits for all of them.
  */
 
 /** Longest wait of a request for others, in ms since the last batch. After a quiet time a request does not wait. */
@@ -17,7 +17,10 @@ const PART = 0.75;
 /** One in this many batches is a probe: rare enough not to show in the 99th percentile of latency. */
 const PROBE_BATCHES = 128;
 
-/** How long a probe waits, in ms. Longer than {@link INTERVAL_MS}, because a busy thread needs time to read all requests. */
+/**
+ * How long a probe waits, in ms. Longer than {@link INTERVAL_MS}, because a busy thread needs time to read all
+ * requests.
+ */
 const PROBE_MS = 2;
 
 /** The pace of the batches of one HTTP server to one shard. Times are ms on a monotonic clock. */
@@ -29,7 +32,10 @@ export class BatchPace {
   #answered = 0;
   #wasProbe = false;
 
-  /** The second batch, and every 128th after it. The first batch is no probe: it follows a quiet time and holds one request. */
+  /**
+   * The second batch, and every 128th after it. The first batch is no probe: it follows a quiet time and holds one
+   * request.
+   */
   get #isProbe(): boolean {
     return this.#batches % PROBE_BATCHES === 1;
   }

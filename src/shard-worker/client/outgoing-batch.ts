@@ -1,5 +1,6 @@
 /**
- * Open batches: record header and entries in one buffer, which the client then posts; and the memory for them. HTTP thread.
+ * Open batches: record header and entries in one buffer, which the client then posts; and the memory for them. HTTP
+ * thread.
  *
  * Batches are written into slots of shared memory that are used again, so that a batch crosses the port as a number. A
  * slot belongs to the HTTP thread until its batch is posted, then to the shard until the batch is answered. The port
@@ -158,8 +159,8 @@ export class BatchMemory {
   }
 
   /**
-   * What to post for the batch in the first `end` bytes of `buffer`: shared memory as it is, else a copy of `end` bytes. At
-   * the key bound each request is a batch, and the limits count only the bytes of requests.
+   * What to post for the batch in the first `end` bytes of `buffer`: shared memory as it is, else a copy of `end`
+   * bytes. At the key bound each request is a batch, and the limits count only the bytes of requests.
    */
   seal(buffer: BatchBuffer, end: number): BatchBuffer {
     if (buffer.memory instanceof SharedArrayBuffer || buffer.memory.byteLength === end) return buffer;

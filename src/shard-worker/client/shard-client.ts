@@ -1,5 +1,6 @@
 /**
- * The client of one shard: the open batches, the batches in flight, and the room that requests have reserved. HTTP thread.
+ * The client of one shard: the open batches, the batches in flight, and the room that requests have reserved. HTTP
+ * thread.
  *
  * A MessagePort has no backpressure: it buffers messages without limit. The in-flight window here is the only limit, so
  * nothing is posted without reserved room. Room is released only when the shard has answered or its thread has ended.
@@ -19,8 +20,8 @@ import {
 } from './outgoing-batch.js';
 
 /**
- * Batches in flight at a time, as far as the client can wait. The two messages and the sync of a batch cost the shard more
- * than the requests in it, so requests gather here while the shard is busy.
+ * Batches in flight at a time, as far as the client can wait. The two messages and the sync of a batch cost the shard
+ * more than the requests in it, so requests gather here while the shard is busy.
  */
 const BATCHES_IN_FLIGHT_MAX = 1;
 
@@ -90,10 +91,6 @@ export class ShardClient {
   /** Batches posted and not yet answered. */
   get batchesInFlight(): number {
     return this.#inFlight.length - this.#inFlightHead;
-  }
-
-  get isConnected(): boolean {
-    return this.#port !== undefined;
   }
 
   /** Whether requests wait to be posted. */
@@ -180,7 +177,9 @@ export class ShardClient {
     return this.#timer === undefined || this.#pace.isEnough(this.#openRequests);
   }
 
-  /** Posts the open batches at the end of an event-loop turn, unless the shard is busy or more requests are expected. */
+  /**
+   * Posts the open batches at the end of an event-loop turn, unless the shard is busy or more requests are expected.
+   */
   endTurn(): void {
     if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
     const nowMs = this.#clock.monotonic();

@@ -1,6 +1,6 @@
 /**
- * The router of an HTTP server: splits requests over the shards, applies all limits, and joins the outcomes of the parts of
- * a request. HTTP thread.
+ * The router of an HTTP server: splits requests over the shards, applies all limits, and joins the outcomes of the
+ * parts of a request. HTTP thread.
  *
  * A request is admitted in every shard that it needs before any part of it is sent. Outcome of a request over several
  * shards:
@@ -60,8 +60,8 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
   };
 
   /**
-   * `atTurnEnd` runs its argument once this turn of the event loop has read what waits on its sockets. `shared` is given if
-   * there are other HTTP servers; the clients release room there.
+   * `atTurnEnd` runs its argument once this turn of the event loop has read what waits on its sockets. `shared` is
+   * given if there are other HTTP servers; the clients release room there.
    */
   constructor(
     clients: readonly ShardClient[],

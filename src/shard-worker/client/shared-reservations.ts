@@ -1,6 +1,6 @@
 /**
- * The room that several HTTP servers have reserved together, in shared memory, so that the limits of the server hold for
- * all of its HTTP threads. HTTP threads.
+ * The room that several HTTP servers have reserved together, in shared memory, so that the limits of the server hold
+ * for all of its HTTP threads. HTTP threads.
  *
  * An HTTP server reserves first, then compares with the limits, and releases what is too much. Two that reserve at the
  * same moment both see the sum, so a limit is never exceeded; near it, both may be refused. A shard adds to its stats
@@ -13,8 +13,8 @@ const BYTES = 1;
 const ROW = 16;
 
 /**
- * Memory for the reservations in `shards` shards. A cell counts to 2^32. In a shard, 64 HTTP servers reserve at most 16 MiB
- * each, or the 40 MiB of one body.
+ * Memory for the reservations in `shards` shards. A cell counts to 2^32. In a shard, 64 HTTP servers reserve at most 16
+ * MiB each, or the 40 MiB of one body.
  */
 export function makeReservations(shards: number): SharedArrayBuffer {
   return new SharedArrayBuffer(shards * ROW * Uint32Array.BYTES_PER_ELEMENT);

@@ -35,23 +35,25 @@ export interface Journal {
 
   /**
    * Appends the records of a group in order, with consecutive LSNs from `endLsn + 1`. Fills in LSN, synced LSN and CRC.
-   * Returns the last LSN. Throws or rejects with JournalError. With `nothingKept`, the journal is as before and can be used
-   * again. Otherwise it has failed: only recovery with a new instance tells which records were kept.
+   * Returns the last LSN. Throws or rejects with JournalError. With `nothingKept`, the journal is as before and can be
+   * used again. Otherwise it has failed: only recovery with a new instance tells which records were kept.
    */
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
 
   /** Makes room for a group of `bytes`, which is the first step of {@link Journal.append}. Throws as that does. */
   reserve(bytes: number): void;
 
-  /** Makes all appended records durable. Throws or rejects with JournalError `journal-failed`: the journal has failed. */
+  /**
+   * Makes all appended records durable. Throws or rejects with JournalError `journal-failed`: the journal has failed.
+   */
   sync(): void | Promise<void>;
 
   /** The records above `after` that the journal held when it was opened, in order of LSN. */
   replay(after: Lsn): AsyncIterable<JournalRecord>;
 
   /**
-   * Removes records up to `upTo` that have been kept for long enough. The caller has just read the checkpoint `upTo` with
-   * its own epoch. The journal removes nothing at any other time.
+   * Removes records up to `upTo` that have been kept for long enough. The caller has just read the checkpoint `upTo`
+   * with its own epoch. The journal removes nothing at any other time.
    */
   prune(upTo: Lsn): void;
 
@@ -80,20 +82,20 @@ export interface RecoverableJournal extends Journal {
   claims(): readonly OwnershipClaim[];
 
   /**
-   * Keeps an ownership claim durably, before it is made in the database. `inDatabase` are the claims of the database; one of
-   * them may be needed again. Throws JournalError `journal-unavailable`.
+   * Keeps an ownership claim durably, before it is made in the database. `inDatabase` are the claims of the database;
+   * one of them may be needed again. Throws JournalError `journal-unavailable`.
    */
   keepClaim(claim: OwnershipClaim, inDatabase: readonly OwnershipClaim[]): void;
 
   /**
-   * The last LSN of the journal, or the one before the first. Changes nothing. Records at or below `checkpoint` need not be
-   * read. To be called before `recover`. Throws JournalError `journal-corrupt`, `journal-unavailable`.
+   * The last LSN of the journal, or the one before the first. Changes nothing. Records at or below `checkpoint` need
+   * not be read. To be called before `recover`. Throws JournalError `journal-corrupt`, `journal-unavailable`.
    */
   findEnd(checkpoint: Lsn): Lsn;
 
   /**
-   * Compares the journal with the checkpoint of the stream and makes it ready to append. To be called once, after the epoch
-   * was raised and before `replay`. Throws JournalError `journal-corrupt`, `journal-gap`, `journal-foreign`.
+   * Compares the journal with the checkpoint of the stream and makes it ready to append. To be called once, after the
+   * epoch was raised and before `replay`. Throws JournalError `journal-corrupt`, `journal-gap`, `journal-foreign`.
    */
   recover(checkpoint: Lsn): RecoveryFacts;
 }

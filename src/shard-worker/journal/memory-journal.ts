@@ -7,7 +7,7 @@ import type { Lsn } from '../../core/checkpoint.js';
 import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJournal } from './journal.js';
 
 /** Counts LSNs and stores nothing. Each start of a shard thread has a new stream. */
-export class MemoryJournal implements Journal {
+class MemoryJournal implements Journal {
   readonly stream = randomUUID();
   readonly takesRecords = true;
   readonly bytes = 0;

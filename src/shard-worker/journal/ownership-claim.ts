@@ -30,8 +30,8 @@ export interface OwnershipClaim {
 }
 
 /**
- * Most ownership claims that a journal keeps up to the last one that the database has, and most that it keeps after that.
- * So it keeps that one however many later claims have failed; nothing was written under those.
+ * Most ownership claims that a journal keeps up to the last one that the database has, and most that it keeps after
+ * that. So it keeps that one however many later claims have failed; nothing was written under those.
  */
 export const CLAIMS_KEPT_MAX = 500;
 

@@ -1,8 +1,8 @@
 /**
  * Batches and their answers: the messages between an HTTP thread and a shard. HTTP thread and shard thread.
  *
- * A batch holds the increments of the requests that an HTTP thread has gathered for one shard. It is one piece of memory
- * with the layout of a journal record (`record-layout.ts`).
+ * A batch holds the increments of the requests that an HTTP thread has gathered for one shard. It is one piece of
+ * memory with the layout of a journal record (`record-layout.ts`).
  */
 import type { ErrorCode } from '../../core/errors.js';
 
@@ -27,14 +27,14 @@ export interface BatchMessage {
 }
 
 /**
- * A {@link BatchMessage} as it crosses the port. A number is cheaper to post than an object: it stands for shared memory
- * that has crossed before and is memory number × number of kinds + kind.
+ * A {@link BatchMessage} as it crosses the port. A number is cheaper to post than an object: it stands for shared
+ * memory that has crossed before and is memory number × number of kinds + kind.
  */
 export type PostedBatch = BatchMessage | number;
 
 /**
- * Shard → HTTP thread: that many batches are in the journal; or that many were refused with a code; or, for one batch of
- * idempotent requests, the {@link IDEMPOTENT_OUTCOME} of each request in order.
+ * Shard → HTTP thread: that many batches are in the journal; or that many were refused with a code; or, for one batch
+ * of idempotent requests, the {@link IDEMPOTENT_OUTCOME} of each request in order.
  */
 export type BatchAnswer =
   number | { readonly refused: number; readonly code: ErrorCode } | { readonly outcomes: Uint8Array };

@@ -1,6 +1,6 @@
 /**
- * Control messages: what the main thread asks a shard, what the shard answers and reports, and its task. Main thread and
- * shard thread. An Error loses its class on a port, so failures cross as code and detail.
+ * Control messages: what the main thread asks a shard, what the shard answers and reports, and its task. Main thread
+ * and shard thread. An Error loses its class on a port, so failures cross as code and detail.
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';

@@ -1,8 +1,8 @@
 /**
  * The layout of a journal record, which is also the layout of a batch. Any thread.
  *
- * An HTTP thread writes the bytes once. The shard fills in what only it knows: LSN, synced LSN, CRC, digests. The journal
- * writes the bytes as they are.
+ * An HTTP thread writes the bytes once. The shard fills in what only it knows: LSN, synced LSN, CRC, digests. The
+ * journal writes the bytes as they are.
  *
  * All integers are little-endian.
  * ```text
@@ -21,8 +21,8 @@
  *                     | idempotency key, ASCII | its increments, as above
  * ```
  *
- * The digest identifies the content of the request: its increments summed by key. Other values of 0x8000 and above in the
- * first field of an entry are reserved for other kinds of entry.
+ * The digest identifies the content of the request: its increments summed by key. Other values of 0x8000 and above in
+ * the first field of an entry are reserved for other kinds of entry.
  */
 
 /** Bytes of the record header. */
@@ -71,8 +71,8 @@ export function recordBytesOfBody(bodyBytes: number): number {
 }
 
 /**
- * Bytes of a shard's memory for a pending key, besides the key, as MAX_PENDING_BYTES counts them: the columns and slots of
- * the summing map with their slack. An HTTP server reserves them for every increment that it sends.
+ * Bytes of a shard's memory for a pending key, besides the key, as MAX_PENDING_BYTES counts them: the columns and slots
+ * of the summing map with their slack. An HTTP server reserves them for every increment that it sends.
  */
 export const PENDING_KEY_OVERHEAD_BYTES = 104;
 
@@ -153,8 +153,8 @@ export function idempotentRequestEnd(view: DataView, at: number): number {
 }
 
 /**
- * Writes an idempotent request at `at`, except its digest, idempotency key and increments. Returns where the idempotency
- * key starts.
+ * Writes an idempotent request at `at`, except its digest, idempotency key and increments. Returns where the
+ * idempotency key starts.
  */
 export function writeIdempotentHeader(
   view: DataView,

@@ -3,8 +3,8 @@
  */
 
 /**
- * Cells of a shard's row of doubles. Each cell has one writer, so plain stores are enough: a reader may see an old value,
- * but no torn one on the 64-bit machines that the server supports.
+ * Cells of a shard's row of doubles. Each cell has one writer, so plain stores are enough: a reader may see an old
+ * value, but no torn one on the 64-bit machines that the server supports.
  */
 export const STAT = {
   pendingKeys: 0,
@@ -65,8 +65,8 @@ export function statTotal(stats: SharedArrayBuffer, shards: number, cell: number
 }
 
 /**
- * Closes the balance of a shard whose thread has ended: its pending increments count as handed over or as lost, as `cell`
- * says. Returns their number.
+ * Closes the balance of a shard whose thread has ended: its pending increments count as handed over or as lost, as
+ * `cell` says. Returns their number.
  */
 export function closeBalance(row: Float64Array, cell: typeof STAT.handedOver | typeof STAT.lost): number {
   const at = (of: number): number => row[of] ?? 0;

@@ -1,5 +1,6 @@
 /**
- * Starts the shard threads, restarts one that ends unexpectedly, and sends them requests. Main thread; owner of piscina.
+ * Starts the shard threads, restarts one that ends unexpectedly, and sends them requests. Main thread; owner of
+ * piscina.
  *
  * ```text
  * starting ──serving──► serving ──thread ends──► restarting ──serving──► serving
@@ -9,8 +10,9 @@
  * ```
  *
  * A shard is one Piscina task that runs as long as its thread. When the thread ends, requests in flight with it get
- * `outcome-unknown`, the other shards go on, and the next thread recovers from the journal. This holds during a drain, too:
- * a drain waits for shards that start or restart, because only a thread that has recovered knows what stays in the journal.
+ * `outcome-unknown`, the other shards go on, and the next thread recovers from the journal. This holds during a drain,
+ * too: a drain waits for shards that start or restart, because only a thread that has recovered knows what stays in the
+ * journal.
  */
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
@@ -36,7 +38,7 @@ const RESTARTS_MAX = 5;
 const RESTART_WINDOW_MS = 60_000;
 
 /** Failures that the next thread may recover from. */
-const PASSING: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'journal-fenced', 'journal-unavailable']);
+const RECOVERABLE: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'journal-fenced', 'journal-unavailable']);
 
 /** Most control requests that wait for one shard at a time. */
 const CONTROL_REQUESTS_MAX = 10_000;
@@ -248,7 +250,7 @@ export class ShardSupervisor {
         break;
       case 'journal':
         this.#options.logger.error({ shard: index, code: message.code }, message.detail);
-        if (!PASSING.has(message.code)) {
+        if (!RECOVERABLE.has(message.code)) {
           const isVerdict = !this.#hasStarted && isJournalVerdict(message.code);
           shard.verdict = { detail: message.detail, refusesStart: isVerdict };
         }

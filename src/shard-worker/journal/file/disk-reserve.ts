@@ -2,7 +2,8 @@
  * A reserve for a start on a full disk: a file of zeros beside the streams of a shard. Shard thread.
  *
  * A takeover of a stream must write before anything can be flushed, and only flushes free the disk. So the takeover
- * removes the reserve to get room. Without a reserve, or if another process takes its room first, the start waits for room.
+ * removes the reserve to get room. Without a reserve, or if another process takes its room first, the start waits for
+ * room.
  */
 import { join } from 'node:path';
 import { systemErrorCode } from '../../../core/errors.js';

@@ -1,10 +1,10 @@
 /**
  * The disk of the file journal: a few synchronous calls, each of which can fail. Shard thread and command.
  *
- * The calls are synchronous on purpose: while a shard thread waits for its sync, batches gather on its port and share the
- * next sync. The simulation has a disk of its own, which loses or tears data that was not synced and loses entries of
- * directories that were not synced. So no other file in this folder uses the file system, and none relies on data that was
- * not synced.
+ * The calls are synchronous on purpose: while a shard thread waits for its sync, batches gather on its port and share
+ * the next sync. The simulation has a disk of its own, which loses or tears data that was not synced and loses entries
+ * of directories that were not synced. So no other file in this folder uses the file system, and none relies on data
+ * that was not synced.
  *
  * Calls throw the system's errors, with their `code`, unchanged.
  */
@@ -134,7 +134,9 @@ export function diskFailure(code: JournalErrorCode, what: string, error: unknown
   return new JournalError(code, `${what}: ${error.message}`, { cause: error });
 }
 
-/** Runs `action`, and turns errors of the disk into JournalError `journal-unavailable`. It must not have kept a record. */
+/**
+ * Runs `action`, and turns errors of the disk into JournalError `journal-unavailable`. It must not have kept a record.
+ */
 export function orUnavailable<T>(what: string, action: () => T): T {
   try {
     return action();

@@ -6,10 +6,10 @@ import type { Disk } from './disk.js';
 import type { DiskReserve } from './disk-reserve.js';
 
 /** Bytes of a segment, unless the limit of the journal requires smaller segments. */
-export const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
+const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
 
 /** Bytes of the smallest segment. In smaller ones, headers would be most of the journal. */
-export const SEGMENT_BYTES_MIN = 64 * 1024;
+const SEGMENT_BYTES_MIN = 64 * 1024;
 
 /** Fewest segments for the limit of the journal, so that room is released in steps. */
 const SEGMENTS_MIN = 4;

@@ -1,9 +1,9 @@
 /**
  * The streams of one shard in the journal directory. Shard thread.
  *
- * Several shard threads read the directory at the same time, each for its own streams. A stream belongs to the shard that
- * its newest segment names; if there are fewer shards now, to that number modulo the number of shards. What other shards
- * create or remove meanwhile does not disturb the reading.
+ * Several shard threads read the directory at the same time, each for its own streams. A stream belongs to the shard
+ * that its newest segment names; if there are fewer shards now, to that number modulo the number of shards. What other
+ * shards create or remove meanwhile does not disturb the reading.
  */
 import { JournalError } from '../../../core/errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';

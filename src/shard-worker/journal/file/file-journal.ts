@@ -44,9 +44,9 @@ export function createFileJournal(options: FileJournalOptions): FileJournal {
 }
 
 /**
- * Opens an existing stream, which takes records after {@link FileJournal.recover}. Reads headers only. Throws JournalError
- * `journal-format`, `journal-corrupt`, `journal-gap` (no such stream), `journal-foreign` (the stream belongs to another
- * database and `rebind` is not set), `journal-unavailable` (the disk refused).
+ * Opens an existing stream, which takes records after {@link FileJournal.recover}. Reads headers only. Throws
+ * JournalError `journal-format`, `journal-corrupt`, `journal-gap` (no such stream), `journal-foreign` (the stream
+ * belongs to another database and `rebind` is not set), `journal-unavailable` (the disk refused).
  */
 export function openFileJournal(options: OpenFileJournalOptions): FileJournal {
   const { disk, directory, stream, databaseId } = options;
@@ -136,9 +136,9 @@ export class FileJournal implements RecoverableJournal {
   /**
    * Takes over what an earlier process left, given the checkpoint of the stream. To be called once, after the epoch was
    * raised, so that no other process can move the checkpoint any more. If the disk has no room for the new segment, the
-   * stream can only be flushed to its end, which frees the disk: see {@link FileJournal.takesRecords}. Throws JournalError
-   * `journal-corrupt` or `journal-gap`, without a change, and `journal-unavailable` if the disk refused, after which it
-   * may be called again.
+   * stream can only be flushed to its end, which frees the disk: see {@link FileJournal.takesRecords}. Throws
+   * JournalError `journal-corrupt` or `journal-gap`, without a change, and `journal-unavailable` if the disk refused,
+   * after which it may be called again.
    */
   recover(checkpoint: Lsn): Recovery {
     assert(this.#state.kind === 'found', 'recover is called once');
@@ -167,7 +167,8 @@ export class FileJournal implements RecoverableJournal {
     try {
       this.#run.reserve(bytes);
       const lsn = this.#run.write(group, bytes);
-      // The durability policy: with `always` an append survives power loss when it returns, with `everysec` a second later.
+      // The durability policy: with `always` an append survives power loss when it returns, with `everysec` a second
+      // later.
       if (this.#options.syncPolicy === 'always') this.#run.sync();
       else this.#scheduleSync();
       return lsn;
@@ -221,8 +222,8 @@ export class FileJournal implements RecoverableJournal {
   }
 
   /**
-   * Sets the id of the database if it was unknown when the journal was opened; later segments carry it. Throws JournalError
-   * `journal-foreign` if the stream belongs to another database.
+   * Sets the id of the database if it was unknown when the journal was opened; later segments carry it. Throws
+   * JournalError `journal-foreign` if the stream belongs to another database.
    */
   setDatabaseId(id: string): void {
     requireSameDatabase(this.#path, this.#run.databaseId, id);
@@ -255,8 +256,8 @@ export class FileJournal implements RecoverableJournal {
   }
 
   #finish(scan: StreamScan, checkpoint: Lsn): void {
-    // Flushed records must not be lost here while later records stay: recovery would ignore the later ones. The same is true
-    // of the name of the last segment: an earlier start may have failed to make it durable.
+    // Flushed records must not be lost here while later records stay: recovery would ignore the later ones. The same is
+    // true of the name of the last segment: an earlier start may have failed to make it durable.
     const last = scan.segments.at(-1);
     if (last !== undefined) syncSegment(this.#options.disk, last);
     this.#options.disk.syncDirectory(this.#path);
@@ -286,7 +287,8 @@ export class FileJournal implements RecoverableJournal {
     this.#run.continueIn(active, kept, Math.max(scan.endLsn, checkpoint));
     this.#found = segments;
     this.#state = { kind: 'ready' };
-    // The caller has read the checkpoint with its own epoch, so records below are committed. Their keep time starts again.
+    // The caller has read the checkpoint with its own epoch, so records below are committed. Their keep time starts
+    // again.
     this.#run.see(checkpoint);
     if (scan.missing.length === 0) forgetAcceptedGaps(disk, this.#path);
     return true;

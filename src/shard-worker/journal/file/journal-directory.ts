@@ -1,6 +1,6 @@
 /**
- * The directory of all streams: what their headers say, and their removal. Any thread of the process that holds the lock of
- * the data directory.
+ * The directory of all streams: what their headers say, and their removal. Any thread of the process that holds the
+ * lock of the data directory.
  */
 import { join } from 'node:path';
 import { JournalError, systemErrorCode } from '../../../core/errors.js';
@@ -51,7 +51,7 @@ function byShardAndAge(a: StreamInfo, b: StreamInfo): number {
 const READS_MAX = 100;
 
 /** One stream as in {@link listStreams}; undefined if it has no segments. */
-export function describeStream(disk: Disk, directory: string, stream: string): StreamInfo | undefined {
+function describeStream(disk: Disk, directory: string, stream: string): StreamInfo | undefined {
   const found = findSettledSegments(disk, join(directory, stream));
   const first = found[0];
   const last = found.at(-1);
@@ -103,8 +103,8 @@ export function removeStream(disk: Disk, directory: string, stream: string): voi
 }
 
 /**
- * Removes what a crash has left of removed streams. Skips what another thread removes at the same time and what cannot be
- * removed. Throws JournalError `journal-unavailable` if the directory cannot be read.
+ * Removes what a crash has left of removed streams. Skips what another thread removes at the same time and what cannot
+ * be removed. Throws JournalError `journal-unavailable` if the directory cannot be read.
  */
 export function sweepRemovedStreams(disk: Disk, directory: string): void {
   for (const name of orUnavailable(`${directory} cannot be read`, () => disk.list(directory))) {

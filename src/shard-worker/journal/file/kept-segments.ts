@@ -1,13 +1,13 @@
 /**
  * The segments of a stream that take no more records, oldest first, until they are removed. Shard thread.
  *
- * States: kept → committed (this process has seen the checkpoint at or above the last LSN of the segment) → removed (the
- * process has seen the checkpoint there again after the keep time).
+ * States: kept → committed (this process has seen the checkpoint at or above the last LSN of the segment) → removed
+ * (the process has seen the checkpoint there again after the keep time).
  *
- * No clock alone removes a segment: an unavailable database may be replaced by a standby without the last commits, however
- * long that takes, and the journal must still hold them. The keep time starts when this process learns of the commit, so
- * it starts again with every process. Segments are removed oldest first, and each removal is synced, so a crash always
- * leaves a run without holes.
+ * No clock alone removes a segment: an unavailable database may be replaced by a standby without the last commits,
+ * however long that takes, and the journal must still hold them. The keep time starts when this process learns of the
+ * commit, so it starts again with every process. Segments are removed oldest first, and each removal is synced, so a
+ * crash always leaves a run without holes.
  */
 import type { Clock } from '../../../core/clock.js';
 import type { Lsn } from '../../../core/checkpoint.js';
@@ -53,7 +53,10 @@ export class KeptSegments {
     return this.#lastError;
   }
 
-  /** Whether records committed at `committedAt` may be removed: their keep time had passed when the checkpoint was last seen. */
+  /**
+   * Whether records committed at `committedAt` may be removed: their keep time had passed when the checkpoint was last
+   * seen.
+   */
   isOver(committedAt: number | undefined): boolean {
     return committedAt !== undefined && this.#seenAt - committedAt >= this.#keepMs;
   }
@@ -75,8 +78,8 @@ export class KeptSegments {
   }
 
   /**
-   * Notes that the checkpoint was seen now, at `upTo`. It never moves back for one owner, so records that were committed
-   * stay committed. Returns the time, for records up to `upTo` in other segments.
+   * Notes that the checkpoint was seen now, at `upTo`. It never moves back for one owner, so records that were
+   * committed stay committed. Returns the time, for records up to `upTo` in other segments.
    */
   see(upTo: Lsn): number {
     const now = this.#clock.monotonic();

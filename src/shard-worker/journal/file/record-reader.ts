@@ -161,9 +161,9 @@ export interface LaterRecord {
 }
 
 /**
- * Searches every byte position behind `offset` for a whole record with an LSN above `lsn` that was written when the stream
- * was synced up to at least `syncedFrom`. A cheap test finds what looks like a header; only for those is the checksum
- * computed. Keys hold no zero bytes and LSNs do, so a key cannot look like a record.
+ * Searches every byte position behind `offset` for a whole record with an LSN above `lsn` that was written when the
+ * stream was synced up to at least `syncedFrom`. A cheap test finds what looks like a header; only for those is the
+ * checksum computed. Keys hold no zero bytes and LSNs do, so a key cannot look like a record.
  */
 export function findLaterRecord(file: DiskFile, offset: number, lsn: Lsn, syncedFrom: Lsn): LaterRecord | undefined {
   const fileBytes = file.size();

@@ -29,7 +29,7 @@ import { readUint64, writeUint64 } from '../../protocol/record-layout.js';
 export const SEGMENT_HEADER_BYTES = 4096;
 
 /** Version of the format of segments and records that this code writes. It reads no other version. */
-export const SEGMENT_FORMAT_VERSION = 1;
+const SEGMENT_FORMAT_VERSION = 1;
 
 const MAGIC = Buffer.from('SUMSWAL\0', 'latin1');
 const CRC_OFFSET = SEGMENT_HEADER_BYTES - 4;
@@ -44,7 +44,9 @@ export interface SegmentHeader {
   readonly nodeId: string;
   readonly shard: number;
   readonly firstLsn: Lsn;
-  /** Records of the predecessor above this are void. Below `firstLsn - 1` if this journal never had the LSNs in between. */
+  /**
+   * Records of the predecessor above this are void. Below `firstLsn - 1` if this journal never had the LSNs in between.
+   */
   readonly predecessorLsn: Lsn;
   /** Records of this segment up to this LSN were durable before the segment got its name. */
   readonly syncedLsn: Lsn;
@@ -84,8 +86,8 @@ export function encodeSegmentHeader(header: SegmentHeader): Uint8Array {
 
 /**
  * Reads a header; `path` is for messages. Throws JournalError `journal-format` for an unknown version, and
- * `journal-corrupt` if the bytes are not a whole header. A segment gets its name after its header was synced, so no crash
- * leaves a torn header.
+ * `journal-corrupt` if the bytes are not a whole header. A segment gets its name after its header was synced, so no
+ * crash leaves a torn header.
  */
 export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHeader {
   const block = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);

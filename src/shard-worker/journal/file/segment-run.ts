@@ -2,8 +2,8 @@
  * The writable end of a stream: the active segment, its successors, and the older segments that are kept. Shard thread.
  *
  * A group is written into one segment. Its room is reserved before its first byte is written. A failure before that
- * (`journal-full`, `journal-unavailable`) has kept nothing. A failure after that is `journal-failed`, and the owner closes
- * the run.
+ * (`journal-full`, `journal-unavailable`) has kept nothing. A failure after that is `journal-failed`, and the owner
+ * closes the run.
  */
 import assert from 'node:assert';
 import { basename, dirname, join } from 'node:path';
@@ -30,7 +30,9 @@ export class SegmentRun {
   #active: SegmentWriter | undefined;
   /** When this process learned that all records of the active segment are committed, monotonic ms. */
   #committedAt: number | undefined;
-  /** The next append must start a new segment: all of the active one is committed, or its header lacks the database id. */
+  /**
+   * The next append must start a new segment: all of the active one is committed, or its header lacks the database id.
+   */
   #rotationDue = false;
   /** Path of a staged segment that an attempt of this instance may have left. */
   #staged: string | undefined;
@@ -56,8 +58,8 @@ export class SegmentRun {
   }
 
   /**
-   * Bytes that count towards the limit: all bytes of the kept segments and the used bytes of the active one. The active one
-   * counts as empty if it can be replaced at once, because all of it is committed and its keep time has passed.
+   * Bytes that count towards the limit: all bytes of the kept segments and the used bytes of the active one. The active
+   * one counts as empty if it can be replaced at once, because all of it is committed and its keep time has passed.
    */
   get bytes(): number {
     return this.#kept.isOver(this.#committedAt) ? this.#kept.bytes + SEGMENT_HEADER_BYTES : this.#heldBytes;
@@ -95,8 +97,8 @@ export class SegmentRun {
   }
 
   /**
-   * Reserves room for a group of `bytes`. Throws JournalError: after `journal-full` and `journal-unavailable` the run is as
-   * before, after `journal-failed` it must be closed.
+   * Reserves room for a group of `bytes`. Throws JournalError: after `journal-full` and `journal-unavailable` the run
+   * is as before, after `journal-failed` it must be closed.
    */
   reserve(bytes: number): void {
     const rotate = this.#needsSuccessor(bytes);
@@ -153,8 +155,8 @@ export class SegmentRun {
     const active = this.#active;
     if (active !== undefined && upTo >= this.#endLsn && active.used > SEGMENT_HEADER_BYTES) {
       this.#committedAt ??= now;
-      // Otherwise a slow stream of records could keep a large segment because of its last record. If the segment would have
-      // to be kept, it is continued instead, because a kept segment counts with its whole file.
+      // Otherwise a slow stream of records could keep a large segment because of its last record. If the segment would
+      // have to be kept, it is continued instead, because a kept segment counts with its whole file.
       if (active.used > this.#segmentBytes / 4 && this.#kept.isOver(this.#committedAt)) this.#rotationDue = true;
     }
     this.#kept.removeDue();
@@ -193,7 +195,8 @@ export class SegmentRun {
   #rotate(bytes: number): void {
     const { disk, bytesMax } = this.#options;
     const old = this.#active;
-    // The header of the successor says up to where this segment counts. That must be durable before the successor exists.
+    // The header of the successor says up to where this segment counts. That must be durable before the successor
+    // exists.
     this.sync();
     if (old === undefined) this.#makeDirectories();
     const busy = old !== undefined && old.used > this.#segmentBytes / 2;

@@ -1,13 +1,14 @@
 /**
- * The segment that takes records: created under a temporary name, filled with zeros ahead, written in order. Shard thread.
+ * The segment that takes records: created under a temporary name, filled with zeros ahead, written in order. Shard
+ * thread.
  *
- * Zeros are written and synced before records replace them, for two reasons. A later sync writes only data, and no new size
- * or extents, which makes it about twice as fast. And a full disk is found here, before anything of a group was kept, and
- * not in the middle of a record.
+ * Zeros are written and synced before records replace them, for two reasons. A later sync writes only data, and no new
+ * size or extents, which makes it about twice as fast. And a full disk is found here, before anything of a group was
+ * kept, and not in the middle of a record.
  *
- * States: staged (under its temporary name, no records) → published → sealed. A sealed segment is never written or synced
- * again. Either its successor has started, or a sync of it failed; then the system may have dropped the data and would
- * report success for the next sync.
+ * States: staged (under its temporary name, no records) → published → sealed. A sealed segment is never written or
+ * synced again. Either its successor has started, or a sync of it failed; then the system may have dropped the data and
+ * would report success for the next sync.
  */
 import { join } from 'node:path';
 import { systemErrorCode } from '../../../core/errors.js';
@@ -49,8 +50,8 @@ export class SegmentWriter {
   #sealed = false;
 
   /**
-   * Stages a segment under a temporary name: the header, then what `copy` writes (it returns the offset at its end), then
-   * zeros up to `allocateBytes`, all synced. Throws the disk's errors, and removes the file first if it can.
+   * Stages a segment under a temporary name: the header, then what `copy` writes (it returns the offset at its end),
+   * then zeros up to `allocateBytes`, all synced. Throws the disk's errors, and removes the file first if it can.
    */
   constructor(
     disk: Disk,
@@ -105,8 +106,9 @@ export class SegmentWriter {
   }
 
   /**
-   * Makes room for `bytes`, filled with zeros and synced, in a file of at most `bytesMax`. Returns whether it synced, which
-   * made all written records durable. Throws the disk's errors: nothing was kept. If the sync failed, the segment is sealed.
+   * Makes room for `bytes`, filled with zeros and synced, in a file of at most `bytesMax`. Returns whether it synced,
+   * which made all written records durable. Throws the disk's errors: nothing was kept. If the sync failed, the segment
+   * is sealed.
    */
   reserve(bytes: number, bytesMax: number): boolean {
     const needed = this.#used + bytes;
@@ -124,7 +126,10 @@ export class SegmentWriter {
     return true;
   }
 
-  /** Writes records of `bytes` together into reserved room. Throws the disk's errors; it is unknown then what was written. */
+  /**
+   * Writes records of `bytes` together into reserved room. Throws the disk's errors; it is unknown then what was
+   * written.
+   */
   write(records: readonly RecordBytes[], bytes: number): void {
     const [first] = records;
     if (records.length === 1 && first !== undefined) {

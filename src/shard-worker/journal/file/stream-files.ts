@@ -3,11 +3,11 @@
  * directory's lock.
  *
  * ```text
- * file          a line                        why
- * claims        claim id, LSN                 the ownership claims by which this directory took the stream, oldest first;
- *                                             records of a claim have LSNs above its LSN
- * accepted-gap  first LSN, last LSN, time     an operator accepts that these LSNs are lost; a start with a gap that is not
- *                                             accepted is refused; removed once nothing is missing any more
+ * file          a line                     meaning
+ * claims        claim id, LSN              an ownership claim by which this directory took the stream, oldest first;
+ *                                          records written under it have LSNs above its LSN
+ * accepted-gap  first LSN, last LSN, time  an operator accepts that these LSNs are lost; otherwise the start is
+ *                                          refused; the file is removed once nothing is missing any more
  * ```
  */
 import { join } from 'node:path';
@@ -21,14 +21,17 @@ import type { LsnRange } from './stream-scan.js';
 const CLAIMS = 'claims';
 const ACCEPTED_GAPS = 'accepted-gap';
 
-/** The ownership claims of the directory. Throws JournalError `journal-corrupt` if a line is wrong, and the disk's errors. */
+/**
+ * The ownership claims of the directory. Throws JournalError `journal-corrupt` if a line is wrong, and the disk's
+ * errors.
+ */
 export function readClaims(disk: Disk, directory: string): OwnershipClaim[] {
   return readLines(disk, directory, CLAIMS).map((line) => parseClaim(line, join(directory, CLAIMS)));
 }
 
 /**
- * Keeps one more ownership claim, durably. Beyond {@link CLAIMS_KEPT_MAX}, it keeps the newest claims up to the last one
- * `inDatabase`, and the newest after that. Throws as {@link readClaims} does.
+ * Keeps one more ownership claim, durably. Beyond {@link CLAIMS_KEPT_MAX}, it keeps the newest claims up to the last
+ * one `inDatabase`, and the newest after that. Throws as {@link readClaims} does.
  */
 export function keepClaim(
   disk: Disk,

@@ -1,9 +1,10 @@
 /**
- * Moves records of a copied data directory to a stream of their own. Command, which holds the lock of the data directory.
+ * Moves records of a copied data directory to a stream of their own. Command, which holds the lock of the data
+ * directory.
  *
- * Two processes on copies of a directory share one stream. The process that raised the epoch last owns it and counts the
- * records that both copies have. Later records of the other process have LSNs that belong to the owner's records. In a new
- * stream, numbered from 1, they count like any other.
+ * Two processes on copies of a directory share one stream. The process that raised the epoch last owns it and counts
+ * the records that both copies have. Later records of the other process have LSNs that belong to the owner's records.
+ * In a new stream, numbered from 1, they count like any other.
  */
 import { join } from 'node:path';
 import { systemClock } from '../../../core/clock.js';
@@ -33,9 +34,9 @@ export interface Rebind {
 }
 
 /**
- * Moves the records of `stream` above `after` to a new stream of `nodeId`, and sets the old stream aside. Throws JournalError
- * as recovery does, and the disk's errors. A crash leaves the old stream as it is, or set aside with the new stream in the
- * directory `rebind`, from which an operator must move it.
+ * Moves the records of `stream` above `after` to a new stream of `nodeId`, and sets the old stream aside. Throws
+ * JournalError as recovery does, and the disk's errors. A crash leaves the old stream as it is, or set aside with the
+ * new stream in the directory `rebind`, from which an operator must move it.
  */
 export async function rebindStream(
   disk: Disk,

@@ -1,10 +1,10 @@
 /**
  * Takes over what an earlier process left in a stream. Shard thread; the command reads records with it.
  *
- * The last segment is never continued. Its tail may be torn, and a sync of it may have failed; then the system can report
- * success for data that it has dropped. Its valid records above the checkpoint are copied into a new segment, which is
- * synced and durably named before any record in it is acknowledged. The copy either has the same first LSN and so replaces
- * the old segment, or its header says up to where the old one counts.
+ * The last segment is never continued. Its tail may be torn, and a sync of it may have failed; then the system can
+ * report success for data that it has dropped. Its valid records above the checkpoint are copied into a new segment,
+ * which is synced and durably named before any record in it is acknowledged. The copy either has the same first LSN and
+ * so replaces the old segment, or its header says up to where the old one counts.
  */
 import assert from 'node:assert';
 import { join } from 'node:path';
@@ -80,9 +80,9 @@ export function requireWhole(disk: Disk, directory: string, scan: StreamScan, ch
 }
 
 /**
- * Stages and publishes the segment that follows or replaces the last one, a file of at least `allocateBytes`. Returns it and
- * the segments as they are then. Throws the disk's errors: nothing has changed, except that the new segment may exist,
- * which is as good as the old one.
+ * Stages and publishes the segment that follows or replaces the last one, a file of at least `allocateBytes`. Returns
+ * it and the segments as they are then. Throws the disk's errors: nothing has changed, except that the new segment may
+ * exist, which is as good as the old one.
  */
 export function takeOver(
   disk: Disk,

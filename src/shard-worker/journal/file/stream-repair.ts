@@ -33,8 +33,8 @@ export interface Repair {
 }
 
 /**
- * Repairs every corrupt segment of the stream in `directory`, and cuts a torn one. The time `now` is a part of the names of
- * the copies. Throws JournalError if a header cannot be read, and the disk's errors.
+ * Repairs every corrupt segment of the stream in `directory`, and cuts a torn one. The time `now` is a part of the
+ * names of the copies. Throws JournalError if a header cannot be read, and the disk's errors.
  */
 export function repairStream(disk: Disk, directory: string, now: Date): Repair[] {
   const repairs: Repair[] = [];

@@ -1,15 +1,16 @@
 /**
- * What the directory of a stream holds: its segments, how each ends, and whether all records above a checkpoint are there.
- * Reads only. Shard thread and command.
+ * What the directory of a stream holds: its segments, how each ends, and whether all records above a checkpoint are
+ * there. Reads only. Shard thread and command.
  *
  * The rules, in the order in which they are applied:
  * 1. The header of a segment says up to where its predecessor counts (`predecessorLsn`). Records above that are void.
  * 2. A segment that is wholly at or below the checkpoint is not read, because its records are committed.
- * 3. Before the limit of a segment, anything but the next record is corruption. If the file ends there, because a repair has
- *    cut it, the LSNs up to the limit are missing.
+ * 3. Before the limit of a segment, anything but the next record is corruption. If the file ends there, because a
+ *    repair has cut it, the LSNs up to the limit are missing.
  * 4. In the last segment, anything but the next record is a torn tail, from a write that was never acknowledged. If the
  *    segment header or a later whole record says that this LSN had been synced, it is corruption.
- * 5. LSNs above the checkpoint that no segment holds are missing. The scan guesses nothing; an operator may accept the loss.
+ * 5. LSNs above the checkpoint that no segment holds are missing. The scan guesses nothing; an operator may accept the
+ *    loss.
  */
 import { basename, join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
@@ -78,8 +79,8 @@ export interface StreamScan {
 }
 
 /**
- * The segments of a stream in order. Reads their headers and compares them with the names of files and directory. Throws
- * JournalError `journal-corrupt` or `journal-format`, which name the file.
+ * The segments of a stream in order. Reads their headers and compares them with the names of files and directory.
+ * Throws JournalError `journal-corrupt` or `journal-format`, which name the file.
  */
 export function findSegments(disk: Disk, directory: string): FoundSegment[] {
   const stream = basename(directory);
@@ -105,7 +106,7 @@ export function findSegments(disk: Disk, directory: string): FoundSegment[] {
 }
 
 /** Reads the header of the segment at `path`. Throws as {@link decodeSegmentHeader} does. */
-export function readSegmentHeader(disk: Disk, path: string): FoundSegment {
+function readSegmentHeader(disk: Disk, path: string): FoundSegment {
   const file = disk.open(path);
   try {
     const block = new Uint8Array(SEGMENT_HEADER_BYTES);

@@ -58,8 +58,8 @@ void test('at the key bound the batch of a single request takes no more memory t
 
 void test('batches of every kind and memory arrive in order, each with the content that was written last', () => {
   const channel = new MessageChannel();
-  const front = shardPort(channel.port1);
-  const shard = httpServerPort(channel.port2);
+  const toShard = shardPort(channel.port1);
+  const toHttpServer = httpServerPort(channel.port2);
   try {
     const memory = new BatchMemory();
     for (let round = 0; round < 3; round += 1) {
@@ -67,34 +67,34 @@ void test('batches of every kind and memory arrive in order, each with the conte
       const large = memory.take(BATCH_BYTES_MAX + 1);
       for (const [index, buffer] of [...buffers, large].entries()) {
         buffer.view.setUint32(0, round * 100 + index);
-        front.post({ kind: BATCH_KINDS[(index + round) % BATCH_KINDS.length] ?? 'plain', memory: buffer.memory });
+        toShard.post({ kind: BATCH_KINDS[(index + round) % BATCH_KINDS.length] ?? 'plain', memory: buffer.memory });
       }
       assert.equal(large.memory.byteLength, 0, 'transferred');
       for (const index of [...buffers, large].keys()) {
-        const batch = shard.receive();
+        const batch = toHttpServer.receive();
         assert.ok(batch !== undefined);
         assert.equal(batch.kind, BATCH_KINDS[(index + round) % BATCH_KINDS.length]);
         assert.equal(new DataView(batch.memory).getUint32(0), round * 100 + index);
       }
-      assert.equal(shard.receive(), undefined);
+      assert.equal(toHttpServer.receive(), undefined);
       // Not in the order in which they were taken.
       for (const buffer of [buffers[2], buffers[0], buffers[3], buffers[1]]) if (buffer) memory.release(buffer);
     }
   } finally {
-    front.close();
-    shard.close();
+    toShard.close();
+    toHttpServer.close();
   }
 });
 
 void test('an unknown number on the port is an error', () => {
   const channel = new MessageChannel();
-  const shard = httpServerPort(channel.port2);
+  const toHttpServer = httpServerPort(channel.port2);
   try {
     channel.port1.postMessage(5);
-    assert.throws(() => shard.receive(), /no batch has the number 5/);
+    assert.throws(() => toHttpServer.receive(), /no batch has the number 5/);
   } finally {
     channel.port1.close();
-    shard.close();
+    toHttpServer.close();
   }
 });
 

@@ -1,6 +1,6 @@
 /**
- * Crashes at any call of the disk, power losses, failing calls: acknowledged records that are not committed are replayed
- * once and in order, and no record is replayed that was never appended.
+ * Crashes at any call of the disk, power losses, failing calls: acknowledged records that are not committed are
+ * replayed once and in order, and no record is replayed that was never appended.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
