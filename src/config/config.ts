@@ -53,6 +53,8 @@ export interface Config {
   readonly shutdownTimeoutMs: Integer<100, 3_600_000>;
   readonly drainDelayMs: Integer<0, 3_600_000>;
   readonly authTokens: readonly BearerToken[];
+  /** Names besides `host`, localhost and addresses that a Host header may have where {@link authTokens} are none. */
+  readonly allowedHosts: readonly string[];
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   readonly logLevel: LogLevel;
 }
@@ -169,6 +171,10 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
 
   for (const key of settingKeys) {
     const text = givenText(env, table[key].variable);
+    if (table[key].refusesBlank === true && text === undefined && (env[table[key].variable] ?? '') !== '') {
+      fail(key, 'is white space only; unset it, or give it a value.');
+      continue;
+    }
     const reading = text === undefined ? { value: fallbackValue(table[key], env) } : table[key].read(text);
     if ('problem' in reading) fail(key, reading.problem);
     else values[key] = reading.value;
@@ -204,10 +210,15 @@ function fallbackValue(setting: Setting, env: NodeJS.ProcessEnv): unknown {
   return 'value' in reading ? reading.value : undefined;
 }
 
-function compose({ tlsCertFile, tlsKeyFile, authTokens, authTokensFile, ...single }: Values): unknown {
+function compose({ tlsCertFile, tlsKeyFile, authTokens, authTokensFile, allowedHosts, ...single }: Values): unknown {
   const tls =
     tlsCertFile === undefined || tlsKeyFile === undefined ? undefined : { certFile: tlsCertFile, keyFile: tlsKeyFile };
-  return { ...single, authTokens: [authTokens ?? [], authTokensFile ?? []].flat(), tls };
+  return {
+    ...single,
+    authTokens: [authTokens ?? [], authTokensFile ?? []].flat(),
+    allowedHosts: allowedHosts ?? [],
+    tls,
+  };
 }
 
 function frozen<T extends object>(value: T): T {

@@ -88,11 +88,14 @@ export const bearerTokenList: TextReader = (text) => {
   return entries.length === 0 ? { problem: 'must hold at least one SCOPE:TOKEN.' } : bearerTokenReading(entries);
 };
 
-/** The same from a file, one entry on each line. A comment reaches from `#` to the end of the line. */
+/**
+ * The same from a file, one entry on each line. A comment reaches from `#`, at the start of a line or after white space, to
+ * the end of the line.
+ */
 export const bearerTokenFile: TextReader = (path) => {
   const content = fileContent(resolve(path));
   if ('problem' in content) return content;
-  const entries = bearerTokenEntries(content.text.replaceAll(/#.*$/gm, ''));
+  const entries = bearerTokenEntries(content.text.replaceAll(/(^|\s)#.*$/gm, '$1'));
   return entries.length === 0
     ? { problem: `is "${path}", which must hold at least one SCOPE:TOKEN.` }
     : bearerTokenReading(entries);
@@ -121,6 +124,18 @@ function bearerTokenReading(entries: readonly string[]): Reading {
   }
   return { value: tokens };
 }
+
+/** Host names separated by commas or white space, in lower case; `*` stands for any. */
+export const hostNameList: TextReader = (text) => {
+  const names = text
+    .toLowerCase()
+    .split(/[\s,]+/)
+    .filter((name) => name !== '');
+  const wrong = names.find((name) => name !== '*' && !/^[a-z0-9]([a-z0-9._-]{0,252})$/.test(name));
+  return wrong === undefined
+    ? { value: names }
+    : { problem: `must be host names without port, or *, separated by commas; "${wrong}" is not.` };
+};
 
 /** A value of a list. Values that match `notYet` are planned but not implemented, and the problem says so. */
 export function implementedChoice(implemented: readonly string[], notYet: RegExp): TextReader {

@@ -9,6 +9,7 @@ import {
   bearerTokenFile,
   bearerTokenList,
   databaseUrl,
+  hostNameList,
   implementedChoice,
   plainText,
   readableFile,
@@ -36,6 +37,8 @@ export interface Setting {
   readonly fallbackShown?: string;
   readonly meaning: string;
   readonly read: TextReader;
+  /** White space alone is a problem, and not the same as unset. */
+  readonly refusesBlank?: true;
 }
 
 /** All settings by their names in the code. The type `Config` holds their limits. */
@@ -172,6 +175,7 @@ export const settings = {
   },
   authTokens: {
     variable: 'AUTH_TOKENS',
+    refusesBlank: true,
     meaning: 'bearer tokens as SCOPE:TOKEN, separated by commas or white space; scopes: write, read, admin',
     read: bearerTokenList,
   },
@@ -179,6 +183,11 @@ export const settings = {
     variable: 'AUTH_TOKENS_FILE',
     meaning: 'file of bearer tokens, one SCOPE:TOKEN on each line; # begins a comment',
     read: bearerTokenFile,
+  },
+  allowedHosts: {
+    variable: 'ALLOWED_HOSTS',
+    meaning: 'without AUTH_TOKENS and with a loopback HOST: further names that a Host header may have; * allows any',
+    read: hostNameList,
   },
   tlsCertFile: {
     variable: 'TLS_CERT_FILE',

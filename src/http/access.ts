@@ -5,8 +5,8 @@
  * time, and every request is compared with all tokens, so the time of an answer reveals nothing about a guess.
  */
 import { hash, timingSafeEqual } from 'node:crypto';
-import { isIPv4 } from 'node:net';
-import type { BearerToken } from '../config/config.js';
+import { isIP, isIPv4 } from 'node:net';
+import type { BearerToken, Config } from '../config/config.js';
 
 /** What a token permits. `admin` permits everything. */
 export type Scope = BearerToken['scope'];
@@ -53,6 +53,40 @@ export class AccessControl {
     }
     if (!isKnown) return 'unauthorized';
     return isGranted ? undefined : 'forbidden';
+  }
+}
+
+/**
+ * Which names a Host header may have. A server without tokens that listens on a loopback address is protected by its
+ * address alone. A page of a foreign origin can lead a browser there by a name of its own that it points to 127.0.0.1
+ * (DNS rebinding); the Host header then has that name.
+ */
+export class HostRule {
+  readonly #names: ReadonlySet<string>;
+  /** The last header that was allowed: nearly every request has the same. */
+  #last = '';
+
+  private constructor(names: ReadonlySet<string>) {
+    this.#names = names;
+  }
+
+  /** The rule for a server; undefined where it does not apply: with tokens, beyond loopback, or if any name is allowed. */
+  static of({
+    host,
+    authTokens,
+    allowedHosts,
+  }: Pick<Config, 'host' | 'authTokens' | 'allowedHosts'>): HostRule | undefined {
+    if (authTokens.length > 0 || !isLoopback(host) || allowedHosts.includes('*')) return undefined;
+    return new HostRule(new Set(['localhost', host.toLowerCase(), ...allowedHosts]));
+  }
+
+  /** Whether a request may have this Host header. '' is a request without one, which no browser sends. */
+  allows(header: string): boolean {
+    if (header === this.#last || header === '') return true;
+    const [, address, name = ''] = /^(?:\[([0-9a-f:.]+)\]|([^:]*))(?::\d{1,5})?$/i.exec(header) ?? [];
+    const isAllowed = isIP(address ?? name) !== 0 || this.#names.has(name.toLowerCase());
+    if (isAllowed) this.#last = header;
+    return isAllowed;
   }
 }
 

@@ -17,12 +17,19 @@ import type { CounterOperations } from '../core/counter-operations.js';
 import type { Admission, IncrementRouter } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
 import { operationsByPath } from './api.js';
-import { AccessControl, type Access } from './access.js';
+import { AccessControl, HostRule, type Access } from './access.js';
 import { IncrementRoute } from './increment-route.js';
 import { openApiText } from './openapi.js';
 import { problemReply, replyOfError, writeReply, type HttpReply } from './reply.js';
 import { makeRoutes, type Route } from './routes.js';
-import type { HttpRequest, HttpResponse, Uws, UwsApp, us_listen_socket } from './uws.js';
+import {
+  nativeText,
+  type HttpRequest,
+  type HttpResponse,
+  type Uws,
+  type UwsApp,
+  type us_listen_socket,
+} from './uws.js';
 
 /** Most operations other than increments in flight. One more gets 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
@@ -51,12 +58,22 @@ export interface HttpServerLoad {
 /** The text for each method in the Allow header. GET includes HEAD. */
 const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 
+/** Of TLS 1.2 the forward-secret AEAD suites only; all suites of TLS 1.3 are of that kind. */
+const TLS_1_2_CIPHERS = 'ECDHE+AESGCM:ECDHE+CHACHA20';
+
+/** The name of the header, in a form that uWebSockets.js need not convert. */
+const HOST_HEADER = nativeText('host');
+const HOST_REFUSED =
+  'The Host header names another host; use an IP address or localhost, or add the name to ALLOWED_HOSTS.';
+
 /** One HTTP server. The head of this file shows its states. */
 export class HttpServer {
   readonly #deps: HttpServerDeps;
   readonly #app: UwsApp;
   /** Undefined if no tokens are configured: everything is permitted. */
   readonly #access: AccessControl | undefined;
+  /** Undefined where any Host header is allowed. */
+  readonly #hosts: HostRule | undefined;
   readonly #increments: IncrementRoute;
   #admission: Admission = 'starting';
   #socket: us_listen_socket | undefined;
@@ -67,8 +84,11 @@ export class HttpServer {
     this.#deps = deps;
     const { config, uws, router } = deps;
     const { tls, bodyBytesMax, keyBytesMax, pendingBytesMax, httpThreads } = config;
-    this.#app = tls ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile }) : uws.App();
+    this.#app = tls
+      ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile, ssl_ciphers: TLS_1_2_CIPHERS })
+      : uws.App();
     this.#access = AccessControl.of(config.authTokens);
+    this.#hosts = HostRule.of(config);
     // Room for at least one body, because its buffer doubles.
     const gatheredBytesMax = Math.max(2 * bodyBytesMax, Math.floor(pendingBytesMax / 4 / httpThreads));
     this.#increments = new IncrementRoute(this, router, { bodyBytesMax, keyBytesMax, gatheredBytesMax });
@@ -182,9 +202,14 @@ export class HttpServer {
   }
 
   /**
-   * Checks the bearer token before anything else, so that a refused client learns nothing. Returns false if it refused.
+   * Checks Host and bearer token before anything else, so that a refused client learns nothing. Returns false if it
+   * refused.
    */
   #admits(res: HttpResponse, req: HttpRequest, access: Access): boolean {
+    if (this.#hosts !== undefined && access !== 'open' && !this.#hosts.allows(req.getHeader(HOST_HEADER))) {
+      reply(res, problemReply('forbidden', HOST_REFUSED), req.getMethod() === 'head');
+      return false;
+    }
     if (this.#access === undefined) return true;
     const refusal = this.#access.refusal(req.getHeader('authorization'), access);
     if (refusal === undefined) return true;

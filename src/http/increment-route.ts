@@ -60,6 +60,13 @@ function writeReplayed(): void {
   corked.writeStatus(REPLAYED).end(CREATED_BODY);
 }
 
+/** The header says what would be accepted (RFC 9110, 12.5.3). */
+const ENCODING_REFUSED = problemReply(
+  'unsupported-encoding',
+  'Only the content encoding identity is supported; send the body uncompressed.',
+  [['accept-encoding', 'identity']],
+);
+
 /** The route of one HTTP server. */
 export class IncrementRoute {
   readonly #server: { readonly admission: Admission };
@@ -117,11 +124,9 @@ export class IncrementRoute {
     }
     const encoding = req.getHeader(HEADER.contentEncoding);
     if (encoding !== '' && !isIdentity(req, encoding)) {
-      refuse(
-        res,
-        'unsupported-encoding',
-        'Only the content encoding identity is supported; send the body uncompressed.',
-      );
+      res.cork(() => {
+        writeReply(res, ENCODING_REFUSED, false);
+      });
       return true;
     }
     if (idempotencyKey !== '' && !isIdempotencyKey(idempotencyKey)) {

@@ -232,7 +232,7 @@ class HttpConnection {
       const bytes = Buffer.byteLength(body);
       const idempotencyKeyHeader = idempotencyKey === undefined ? '' : `Idempotency-Key: ${idempotencyKey}\r\n`;
       this.#socket.write(
-        `POST /increment HTTP/1.1\r\nHost: test\r\n${idempotencyKeyHeader}Content-Length: ${bytes}\r\n\r\n${body}`,
+        `POST /increment HTTP/1.1\r\nHost: localhost\r\n${idempotencyKeyHeader}Content-Length: ${bytes}\r\n\r\n${body}`,
       );
     });
   }

@@ -121,10 +121,10 @@ describe('access with bearer tokens', () => {
 
   test('a request is refused before its body is read, and the connection stays open', async () => {
     const connection = await RawConnection.open(node.url);
-    await connection.write('POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 7\r\n\r\n');
+    await connection.write('POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\n');
     assert.equal((await connection.answer()).status, 401);
     await connection.write('{"a":1}');
-    await connection.write(`GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n`);
+    await connection.write(`GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n`);
     assert.equal((await connection.answer()).status, 200);
     connection.close();
   });
@@ -178,5 +178,31 @@ describe('access without bearer tokens', () => {
       await server.stop();
       await server.dispose();
     }
+  });
+});
+
+describe('the Host header without bearer tokens', () => {
+  const node = new SuiteServer({ ALLOWED_HOSTS: 'counters.test' });
+
+  /** A browser sends the name of the page's origin, wherever that name points. */
+  function from(host: string): { readonly headers: Readonly<Record<string, string>> } {
+    return { headers: { host } };
+  }
+
+  test('a name that is neither of this machine nor in ALLOWED_HOSTS is 403 on all but the probes, and not counted', async () => {
+    for (const { name, access, path, ...request } of requests) {
+      const answer = await send(node.url, path, { ...request, ...from('rebound.example:3333') });
+      if (access === 'open') assert.equal(answer.status, 200, name);
+      else assertProblem(answer, 'forbidden');
+    }
+    assertProblem(await send(node.url, '/nothing', from('rebound.example')), 'forbidden');
+    assertProblem(await send(node.url, '/counters/a'), 'unknown-counter');
+  });
+
+  test('addresses, localhost and names in ALLOWED_HOSTS are allowed', async () => {
+    for (const host of ['127.0.0.1', '[::1]:80', 'localhost:1', 'Counters.Test']) {
+      assertCreated(await increment(node.url, { named: 1 }, from(host)));
+    }
+    assert.equal((await send(node.url, '/key_sum?name=named')).body, '4');
   });
 });

@@ -113,6 +113,24 @@ describe('TLS', () => {
     );
   });
 
+  test('TLS 1.2 offers forward-secret AEAD suites only', async () => {
+    const { port } = new URL(server.url);
+    const handshake = (ciphers: string): Promise<string> =>
+      new Promise((resolve, reject) => {
+        const options = { host: '127.0.0.1', port: Number(port), ca: authority, servername: 'localhost' };
+        const socket = connect({ ...options, maxVersion: 'TLSv1.2', ciphers }, () => {
+          resolve(socket.getCipher().name);
+          socket.destroy();
+        });
+        socket.on('error', reject);
+      });
+    assert.match(await handshake('DEFAULT'), /^ECDHE-.*-(GCM-SHA|CHACHA20)/);
+    // The certificate is of an elliptic curve; CBC suites of that kind are what a server offers by default.
+    for (const ciphers of ['ECDHE-ECDSA-AES128-SHA', 'ECDHE-ECDSA-AES256-SHA', 'ECDHE-ECDSA-AES128-SHA256']) {
+      await assert.rejects(handshake(`${ciphers}@SECLEVEL=0`), { code: /ERR_SSL|ECONNRESET|EPROTO/ }, ciphers);
+    }
+  });
+
   test('plain HTTP on the port gets no answer, including probes, and TLS still works', async () => {
     const { port } = new URL(server.url);
     for (const path of ['/healthz', '/increment']) {

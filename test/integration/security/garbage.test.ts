@@ -14,20 +14,20 @@ const ENDLESS_BYTES_MAX = 4 * 1024 * 1024;
 
 /** Heads with an ambiguous body length, and bytes that are no heads. */
 const BAD_REQUESTS: Readonly<Record<string, string>> = {
-  'two lengths': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\nContent-Length: ${BODY.length}\r\n\r\n${BODY}`,
-  'a negative length': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: -1\r\n\r\n${BODY}`,
-  'a length with a sign': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: +${BODY.length}\r\n\r\n${BODY}`,
-  'a length in hexadecimal': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 0xe\r\n\r\n${BODY}`,
-  'a length beyond 64 bits': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 99999999999999999999999\r\n\r\n${BODY}`,
-  'a chunk length beyond 64 bits': `POST /increment HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\n${BODY}`,
-  'a chunk that is not one': `POST /increment HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n${BODY}\r\n0\r\n\r\n`,
-  'an unknown transfer encoding': `POST /increment HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\n${BODY}`,
-  'a length and chunks': `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: ${BODY.length}\r\nTransfer-Encoding: chunked\r\n\r\n${BODY}`,
+  'two lengths': `POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: ${BODY.length}\r\n\r\n${BODY}`,
+  'a negative length': `POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n${BODY}`,
+  'a length with a sign': `POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: +${BODY.length}\r\n\r\n${BODY}`,
+  'a length in hexadecimal': `POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0xe\r\n\r\n${BODY}`,
+  'a length beyond 64 bits': `POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999999\r\n\r\n${BODY}`,
+  'a chunk length beyond 64 bits': `POST /increment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\n${BODY}`,
+  'a chunk that is not one': `POST /increment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n${BODY}\r\n0\r\n\r\n`,
+  'an unknown transfer encoding': `POST /increment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n${BODY}`,
+  'a length and chunks': `POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${BODY.length}\r\nTransfer-Encoding: chunked\r\n\r\n${BODY}`,
   'no version': 'GET /healthz\r\n\r\n',
   'HTTP/2': 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n',
   'a space before the colon': `POST /increment HTTP/1.1\r\nHost : t\r\nContent-Length: ${BODY.length}\r\n\r\n${BODY}`,
-  'a folded line': `POST /increment HTTP/1.1\r\nHost: t\r\n Content-Length: ${BODY.length}\r\n\r\n${BODY}`,
-  'a zero byte in a name': `GET /healthz HTTP/1.1\r\nHost: t\r\nX\0Y: 1\r\n\r\n`,
+  'a folded line': `POST /increment HTTP/1.1\r\nHost: localhost\r\n Content-Length: ${BODY.length}\r\n\r\n${BODY}`,
+  'a zero byte in a name': `GET /healthz HTTP/1.1\r\nHost: localhost\r\nX\0Y: 1\r\n\r\n`,
   TLS: '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03',
 };
 
@@ -56,7 +56,7 @@ describe('input that is not HTTP', () => {
     const attack = async (connection: AttackConnection, index: number): Promise<void> => {
       const line = index % 2 === 0 ? Buffer.alloc(4096, 'x') : Buffer.from('X-Line: x\r\n'.repeat(372));
       let bytes = 0;
-      await connection.write('GET /healthz HTTP/1.1\r\nHost: t\r\nX-Long: ');
+      await connection.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: ');
       // If the server read for ever, this loop would end at its limit and the test would fail.
       while (!connection.isClosed && bytes < ENDLESS_BYTES_MAX) {
         await connection.write(line);
@@ -84,7 +84,7 @@ describe('input that is not HTTP', () => {
     const ask = async (bytes: number): Promise<AttackConnection> => {
       const connection = new AttackConnection(node.url);
       await connection.connected;
-      await connection.write(`GET /healthz HTTP/1.1\r\nHost: t\r\nX-Long: ${'x'.repeat(bytes)}\r\n\r\n`);
+      await connection.write(`GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: ${'x'.repeat(bytes)}\r\n\r\n`);
       await eventually(
         'an answer or a closed connection',
         async () => connection.status !== undefined || connection.isClosed,
@@ -109,12 +109,12 @@ describe('input that is not HTTP', () => {
     const before = residentMib(node.server);
     const good = new GoodClient(node.url, 'good-garbage');
     const pieces = [
-      'GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n',
-      'POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 13\r\n\r\n{"garbage":0}',
-      'POST /increment HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n',
+      'GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n',
+      'POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n{"garbage":0}',
+      'POST /increment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n',
       'd\r\n{"garbage":0}\r\n0\r\n\r\n',
-      'HEAD /counters/garbage HTTP/1.1\r\nHost: t\r\n\r\n',
-      'DELETE /nothing HTTP/1.1\r\nHost: t\r\n\r\n',
+      'HEAD /counters/garbage HTTP/1.1\r\nHost: localhost\r\n\r\n',
+      'DELETE /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n',
       '\r\n\r\n',
       '\r\n',
       ' ',

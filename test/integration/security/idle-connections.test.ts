@@ -23,7 +23,7 @@ describe('idle connections', () => {
     const openedMs = Math.round(performance.now() - startedAt);
     // Every second connection gets an answer before it becomes idle.
     const used = idle.filter((_, index) => index % 2 === 0);
-    await Promise.all(used.map((connection) => connection.write('GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n')));
+    await Promise.all(used.map((connection) => connection.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n')));
     await eventually('every connection that sends a request is answered', async () =>
       used.every(({ received, isClosed }) => received !== '' || isClosed),
     );

@@ -28,13 +28,13 @@ describe('slow clients', () => {
     const before = residentMib(node.server);
     const good = new GoodClient(node.url, 'good-slow');
     const slow = await openConnections(node.url, 600);
-    const body = 'POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 100000\r\n\r\n{"slow":1';
+    const body = 'POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{"slow":1';
     await Promise.all(
       slow.map(async (connection, index) => {
         if (index % 3 === 0)
-          await trickle(connection, 'GET /healthz HTTP/1.1\r\nHost: t\r\nX-Slow: sssssssssssssssssssssssss');
+          await trickle(connection, 'GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: sssssssssssssssssssssssss');
         else {
-          await connection.write(index % 3 === 1 ? body : 'POST /increment HTTP/1.1\r\nHost: t\r\n');
+          await connection.write(index % 3 === 1 ? body : 'POST /increment HTTP/1.1\r\nHost: localhost\r\n');
           await trickle(connection, ' ');
         }
       }),
@@ -57,7 +57,7 @@ describe('slow clients', () => {
     const before = residentMib(node.server);
     const good = new GoodClient(node.url, 'good-half');
     const halves = await openConnections(node.url, 400);
-    const head = `POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: ${MIB}\r\n\r\n`;
+    const head = `POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${MIB}\r\n\r\n`;
     const half = Buffer.alloc(MIB / 2, ' ');
     let peak = before;
     for (const connection of halves) {
@@ -102,7 +102,7 @@ describe('slow clients', () => {
     let peak = before;
     for (const { socket } of readers) socket.pause();
     for (let round = 0; round < 50; round += 1) {
-      for (const reader of readers) void reader.write('GET /counters?limit=1000 HTTP/1.1\r\nHost: t\r\n\r\n');
+      for (const reader of readers) void reader.write('GET /counters?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n');
       await new Promise((resolve) => setTimeout(resolve, 20));
       peak = Math.max(peak, residentMib(node.server));
     }

@@ -204,8 +204,8 @@ describe('start and stop of three HTTP threads', { concurrency: 2 }, () => {
   test('on every HTTP thread a stop does not wait for clients that never finish their body', () =>
     withServer({}, async (server) => {
       const begun = await Promise.all(Array.from({ length: CONNECTIONS }, () => RawConnection.open(server.url)));
-      const body = 'POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 11\r\n\r\n{"begun":1}';
-      const part = 'POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n{"begun":1';
+      const body = 'POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 11\r\n\r\n{"begun":1}';
+      const part = 'POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"begun":1';
       for (const connection of begun) {
         await connection.write(body);
         assert.equal((await connection.answer()).status, 202);

@@ -137,7 +137,7 @@ describe('reads', () => {
     for (const bytes of [Buffer.from('é'), Buffer.from([0xe9]), Buffer.from([0xff, 0xfe])]) {
       const connection = await RawConnection.open(node.url);
       await connection.write(
-        Buffer.concat([Buffer.from('GET /counters/'), bytes, Buffer.from(' HTTP/1.1\r\nHost: t\r\n\r\n')]),
+        Buffer.concat([Buffer.from('GET /counters/'), bytes, Buffer.from(' HTTP/1.1\r\nHost: localhost\r\n\r\n')]),
       );
       assert.equal((await connection.answer()).status, 400);
       connection.close();
@@ -168,10 +168,10 @@ describe('reads', () => {
       '/readyz',
     ]) {
       const connection = await RawConnection.open(node.url);
-      await connection.write(`HEAD ${path} HTTP/1.1\r\nHost: t\r\n\r\n`);
+      await connection.write(`HEAD ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
       const head = await connection.answer(true);
       // If HEAD had a body, the client would read it as the beginning of this answer.
-      await connection.write(`GET ${path} HTTP/1.1\r\nHost: t\r\n\r\n`);
+      await connection.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
       const get = await connection.answer();
       connection.close();
       assert.equal(head.status, get.status);

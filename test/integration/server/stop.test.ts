@@ -75,7 +75,7 @@ describe('a stop', { concurrency: 2 }, () => {
     withServer({}, async (server) => {
       const idle = await RawConnection.open(server.url);
       const unfinishedHead = await RawConnection.open(server.url);
-      await unfinishedHead.write('POST /increment HTTP/1.1\r\nHost: t\r\n');
+      await unfinishedHead.write('POST /increment HTTP/1.1\r\nHost: localhost\r\n');
       await assertCleanStop(server);
       await Promise.all([idle.closed(), unfinishedHead.closed()]);
     }));
@@ -83,9 +83,9 @@ describe('a stop', { concurrency: 2 }, () => {
   test('a stop does not wait for a client that never finishes its body', () =>
     withServer({}, async (server, databaseUrl) => {
       const begun = await RawConnection.open(server.url);
-      await begun.write('POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n{"begun":1');
+      await begun.write('POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{"begun":1');
       const announced = await RawConnection.open(server.url);
-      await announced.write('POST /increment HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n');
+      await announced.write('POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n');
       // The server's event loop comes to this after both heads, so it has read them.
       assertCreated(await increment(server.url, { whole: 1 }));
       const stoppedAt = performance.now();

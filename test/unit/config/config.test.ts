@@ -66,13 +66,17 @@ test('an empty environment gives the defaults of the contract', () => {
     shutdownTimeoutMs: 30_000,
     drainDelayMs: 0,
     authTokens: [],
+    allowedHosts: [],
     tls: undefined,
     logLevel: 'info',
   } satisfies Config);
 });
 
 test('a variable that is empty or only white space is unset, and foreign variables are ignored', () => {
-  const empty = Object.fromEntries(Object.values(settings).map(({ variable }, n) => [variable, n % 2 ? '' : ' \t']));
+  const variables = Object.values(settings).map(({ variable }) => variable);
+  const empty = Object.fromEntries(
+    variables.map((variable, n) => [variable, n % 2 || variable === 'AUTH_TOKENS' ? '' : ' \t']),
+  );
   assert.deepEqual(readConfig({ ...empty, PATH: '/bin', PORTS: 'x' }), readConfig({}));
 });
 
@@ -301,6 +305,23 @@ describe('bearer tokens', () => {
     assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: nothing }), /must hold at least one SCOPE:TOKEN\.$/);
   });
 
+  test('begin a comment with # only at the start of a line or after white space', () => {
+    const AUTH_TOKENS_FILE = file('hash', 'admin:ab # cdef\n\t#read:none\nread:two\t# second\n');
+    assert.deepEqual(readConfig({ AUTH_TOKENS_FILE }).authTokens, [
+      { scope: 'admin', token: 'ab' },
+      { scope: 'read', token: 'two' },
+    ]);
+    // Cut at the #, this would be a shorter token than the operator has given out.
+    assert.match(onlyProblemOf({ AUTH_TOKENS_FILE: file('cut', 'admin:ab#cdef\n') }), /entry 1 is not\.$/);
+  });
+
+  test('as white space alone are an error, not an open server', () => {
+    for (const AUTH_TOKENS of [' ', '\n', ' \t ']) {
+      assert.equal(onlyProblemOf({ AUTH_TOKENS }), 'AUTH_TOKENS is white space only; unset it, or give it a value.');
+    }
+    assert.deepEqual(readConfig({ AUTH_TOKENS: '' }).authTokens, []);
+  });
+
   test('as separators alone are an error, not an open server', () => {
     for (const AUTH_TOKENS of [',', ' , ,', ',\n,']) {
       assert.match(onlyProblemOf({ AUTH_TOKENS }), /^AUTH_TOKENS must hold at least one SCOPE:TOKEN\.$/);
@@ -372,4 +393,15 @@ test('the help has one line for every variable, with its default and limits', ()
   assert.match(configHelp(), /^PORT +3333 +0 to 65535 +port to listen on/m);
   assert.match(configHelp(), /^MAX_BODY_BYTES +1 MiB +16 bytes to 16 MiB /m);
   assert.match(configHelp(), /^JOURNAL_SYNC +always +always \| everysec /m);
+});
+
+test('ALLOWED_HOSTS is a list of host names without ports', () => {
+  assert.deepEqual(readConfig({ ALLOWED_HOSTS: 'Counters.example.org, other *' }).allowedHosts, [
+    'counters.example.org',
+    'other',
+    '*',
+  ]);
+  for (const ALLOWED_HOSTS of ['example.org:3333', 'http://example.org', 'a/b', '.example.org']) {
+    assert.match(onlyProblemOf({ ALLOWED_HOSTS }), /^ALLOWED_HOSTS must be host names without port, .* is not\.$/);
+  }
 });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { AccessControl, isLoopback, type Access } from '#product/http/access.js';
+import { AccessControl, HostRule, isLoopback, type Access } from '#product/http/access.js';
 
 const control = AccessControl.of([
   { scope: 'write', token: 'w-token' },
@@ -65,4 +65,46 @@ test('only addresses of this machine are loopback addresses', () => {
   for (const host of ['0.0.0.0', '::', '10.0.0.1', '127.example.org', 'localhost.example.org', '128.0.0.1', '']) {
     assert.ok(!isLoopback(host), host);
   }
+});
+
+test('a server without tokens on a loopback address allows the Host names of this machine, and those it is given', () => {
+  const rule = HostRule.of({ host: '127.0.0.1', authTokens: [], allowedHosts: ['counters.test'] });
+  assert.ok(rule !== undefined);
+  const allowed = [
+    '127.0.0.1',
+    '127.0.0.1:3333',
+    '[::1]:3333',
+    '[::1]',
+    '10.0.0.7:80',
+    'localhost',
+    'LocalHost:3333',
+    'counters.test',
+    'COUNTERS.test:3333',
+    '',
+  ];
+  const refused = [
+    'evil.example',
+    'evil.example:3333',
+    'localhost.evil.example',
+    'evil.localhost',
+    '127.0.0.1.evil.example',
+    'localhost:',
+    'localhost:3333:1',
+    '[::1',
+    'x@localhost',
+    'localhost.',
+    ' ',
+  ];
+  // Twice, because the rule remembers the last one that it allowed.
+  for (const header of [...allowed, ...allowed]) assert.ok(rule.allows(header), header);
+  for (const header of [...refused, ...refused]) assert.ok(!rule.allows(header), header);
+  assert.ok(rule.allows('localhost'));
+});
+
+test('the Host rule does not apply with tokens, beyond loopback, or with ALLOWED_HOSTS=*', () => {
+  const open = { host: '127.0.0.1', authTokens: [], allowedHosts: [] };
+  assert.ok(HostRule.of(open) !== undefined);
+  assert.equal(HostRule.of({ ...open, authTokens: [{ scope: 'read', token: 'r' }] }), undefined);
+  assert.equal(HostRule.of({ ...open, host: '0.0.0.0' }), undefined);
+  assert.equal(HostRule.of({ ...open, allowedHosts: ['*'] }), undefined);
 });
