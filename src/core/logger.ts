@@ -47,6 +47,17 @@ export function createLogger(level: LogLevel, fields: LogFields = {}, output?: D
   return pino(options, output ?? openStandardOutput());
 }
 
+/** Most bytes of a key in a log line. */
+const KEY_PREFIX_BYTES_MAX = 64;
+
+/** The begin of a key for a log line: whole characters, without control characters. */
+export function printablePrefix(key: Uint8Array): string {
+  // A character that is cut at the end, or bytes that are not UTF-8, become U+FFFD.
+  const text = Buffer.from(key.subarray(0, KEY_PREFIX_BYTES_MAX)).toString('utf8');
+  const printable = text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd');
+  return key.length > KEY_PREFIX_BYTES_MAX ? `${printable.replace(/\ufffd+$/u, '')}…` : printable;
+}
+
 function openStandardOutput(): DestinationStream {
   return isatty(standardOutput)
     ? PinoPretty({ sync: true, destination: standardOutput, ignore: 'hostname,pid' })

@@ -13,6 +13,7 @@ import type { Checkpoint } from '../core/checkpoint.js';
 import type { CounterListPage, CounterListQuery } from '../core/counter-operations.js';
 import { CounterError } from '../core/errors.js';
 import { AMOUNT_MAX, type Sum } from '../core/increment.js';
+import { printablePrefix, type Logger } from '../core/logger.js';
 import { encodeKeys } from './binary-array.js';
 import { connect, type DatabaseConnection, type DatabaseTarget } from './connection.js';
 import { isStatementRefused } from './database-errors.js';
@@ -37,6 +38,8 @@ export interface CounterStoreOptions {
   readonly queryTimeoutMs?: number;
   /** Most reads that wait; default 10000. One more is `overloaded`. */
   readonly waitingMax?: number;
+  /** Where lists report rows that they leave out. */
+  readonly logger?: Pick<Logger, 'error'>;
 }
 
 const CONNECT_TIMEOUT_MS = 2_000;
@@ -46,6 +49,8 @@ const WAITING_MAX = 10_000;
 const BATCH_MAX = 200;
 const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 1_000;
+/** Most keys without a readable sum that are remembered, and so logged. */
+const REPORTED_KEYS_MAX = 1_000;
 
 const CODE_POINT_MAX = 0x10ffff;
 const SURROGATE_MIN = 0xd800;
@@ -92,6 +97,8 @@ export class CounterStore {
   #waiting: (Read | Turn)[] = [];
   #backoffMs = BACKOFF_MIN_MS;
   #state: State = { kind: 'connecting' };
+  /** Keys whose sum is not a number, and that were logged. */
+  readonly #reported = new Set<string>();
 
   constructor(target: DatabaseTarget, options: CounterStoreOptions) {
     this.#target = target;
@@ -124,6 +131,9 @@ export class CounterStore {
    * A page is one range of the index of the primary key. Its order is `collate "C"`, which in UTF-8 is the order of code
    * points. Both bounds are computed here: PostgreSQL uses the index for a prefix operator from version 15 on only, and
    * `like` would need escapes.
+   *
+   * A row whose sum is not a number (another writer stored NaN or an infinity) is left out and logged once. One such row
+   * must not cost every page that it is on, and no number can stand for it.
    */
   async list({ prefix, after, limit }: CounterListQuery): Promise<CounterListPage> {
     const from = lowerBound(prefix, after);
@@ -135,10 +145,11 @@ export class CounterStore {
           : { name: 'list-counters-below', text: LIST_COUNTERS_BELOW, values: [limit + 1, from, below] },
       ),
     );
-    const counters = rows
-      .slice(0, limit)
+    const page = rows.slice(0, limit);
+    const counters = page
+      .filter((row) => isInteger(row.sum) || this.#reportUnreadable(row))
       .map(({ key, sum, updated_at }) => ({ key, sum: parseSum(sum), updatedAt: updated_at }));
-    return { counters, next: rows.length > limit ? (counters.at(-1)?.key ?? null) : null };
+    return { counters, next: rows.length > limit ? (page.at(-1)?.key ?? null) : null };
   }
 
   /** Ends the connection. Reads that wait fail. */
@@ -148,6 +159,18 @@ export class CounterStore {
     this.#failWaiting(undefined);
     if (before.kind === 'unavailable') clearTimeout(before.timer);
     if (before.kind === 'ready') await before.connection.close();
+  }
+
+  /** Logs a row that lists leave out, once. Returns false. */
+  #reportUnreadable({ key, sum }: ListedRow): false {
+    if (this.#reported.has(key) || this.#reported.size >= REPORTED_KEYS_MAX) return false;
+    this.#reported.add(key);
+    const fields = { key: printablePrefix(Buffer.from(key)), sum };
+    this.#options.logger?.error(
+      fields,
+      `A counter has ${sum} as its sum; lists leave it out until the row is corrected`,
+    );
+    return false;
   }
 
   /** Runs `use`, one statement that can be repeated without harm, between the reads. */
@@ -290,10 +313,14 @@ export class CounterStore {
  * writer of the table has stored NaN or an infinity.
  */
 export function parseSum(text: string): Sum {
-  if (!/^-?\d+$/.test(text))
+  if (!isInteger(text))
     throw new CounterError('internal-error', `The table "counters" has ${text} as a sum; correct that row.`);
   const sum = Number(text);
   return sum <= AMOUNT_MAX && sum >= -AMOUNT_MAX ? sum : BigInt(text);
+}
+
+function isInteger(text: string): boolean {
+  return /^-?\d+$/.test(text);
 }
 
 /**

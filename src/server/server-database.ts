@@ -88,7 +88,7 @@ export class ServerDatabase {
     signal.throwIfAborted();
     const databaseId = await this.#open(target, signal);
     signal.throwIfAborted();
-    this.#counters = new CounterStore(target, { applicationName: 'summing-counters reads' });
+    this.#counters = new CounterStore(target, { applicationName: 'summing-counters reads', logger: this.#logger });
     const shared = new OnDemandConnection(target, {
       applicationName: 'summing-counters deletes and idempotency keys',
       connectTimeoutMs: CONNECT_TIMEOUT_MS,

@@ -4,7 +4,9 @@ import { counterOf, parseCounter, sumOf } from '../../support/counters.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, send } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
+import { connectTo, createTestDatabase } from '../../support/database.js';
 import { RawConnection } from '../../support/raw-connection.js';
+import { startServer } from '../../support/server.js';
 import { SuiteServer } from '../../support/suite-server.js';
 
 const LARGEST = 9007199254740991;
@@ -314,4 +316,45 @@ describe('reads', () => {
     const listed = [...page.body.matchAll(/"sum":([^,]*)/g)].map(([, sum]) => sum);
     assert.deepEqual(listed, ['-1', '4', '12345678901234567890']);
   });
+});
+
+test('a counter whose sum is not a number is left out of lists and logged once, and every page has its next', async () => {
+  const database = await createTestDatabase();
+  const server = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' } });
+  const connection = await connectTo(database.url);
+  try {
+    for (const [key, sum] of [
+      ['a', '1'],
+      ['b', 'NaN'],
+      ['c', '3'],
+      ['d', 'NaN'],
+      ['e', '5'],
+    ])
+      await connection.query({ text: 'insert into counters (key, sum) values ($1, $2::numeric)', values: [key, sum] });
+    const page = async (query: string): Promise<{ readonly keys: readonly string[]; readonly next: string | null }> => {
+      const answer = await send(server.url, `/counters?${query}`);
+      assert.equal(answer.status, 200, answer.body);
+      const { counters, next } = JSON.parse(answer.body) as { counters: { key: string }[]; next: string | null };
+      return { keys: counters.map(({ key }) => key), next };
+    };
+    assert.deepEqual(await page(''), { keys: ['a', 'c', 'e'], next: null });
+    assert.deepEqual(await page('limit=2'), { keys: ['a'], next: 'b' });
+    assert.deepEqual(await page('limit=2&after=b'), { keys: ['c'], next: 'd' });
+    assert.deepEqual(await page('limit=1&after=a'), { keys: [], next: 'b' });
+    const answer = await send(server.url, '/counters/b');
+    assertProblem(answer, 'internal-error');
+    assert.match(answer.body, /NaN as a sum; correct that row/);
+    const logged = server.log.filter(({ msg }) => String(msg).includes('lists leave it out'));
+    assert.deepEqual(
+      logged.map(({ level, key, sum }) => [level, key, sum]),
+      [
+        ['error', 'b', 'NaN'],
+        ['error', 'd', 'NaN'],
+      ],
+    );
+  } finally {
+    await connection.close();
+    await server.dispose();
+    await database.drop();
+  }
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { test } from 'node:test';
-import { createLogger, type LogFields } from '#product/core/logger.js';
+import { createLogger, printablePrefix, type LogFields } from '#product/core/logger.js';
 
 /** The written lines. */
 function recorder(level: Parameters<typeof createLogger>[0], fields?: LogFields) {
@@ -72,4 +72,14 @@ test('on a terminal a line is readable text', () => {
   assert.match(output, /WARN/);
   assert.match(output, /flushed late/);
   assert.doesNotMatch(output, /"level"/);
+});
+
+test('a key in a log line is at most 64 bytes of whole characters, without control characters', () => {
+  const prefix = (key: string): string => printablePrefix(Buffer.from(key));
+  assert.equal(prefix('page:/home 😀 é'), 'page:/home 😀 é');
+  assert.equal(prefix('a\n\u001b[31m\u202e\u2028b'), 'a\ufffd\ufffd[31m\ufffd\ufffdb');
+  assert.equal(prefix('x'.repeat(64)), 'x'.repeat(64));
+  assert.equal(prefix('x'.repeat(65)), `${'x'.repeat(64)}…`);
+  assert.equal(prefix(`${'x'.repeat(62)}😀`), `${'x'.repeat(62)}…`);
+  assert.equal(printablePrefix(Buffer.from([0x70, 0xff])), 'p\ufffd');
 });
