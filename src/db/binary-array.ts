@@ -104,8 +104,7 @@ export class SumArrayEncoder {
    * 1 GiB, or beyond 131072 decimal digits.
    */
   append(source: Uint8Array, offset: number, length: number, sum: Sum): void {
-    if (typeof sum === 'number') appendInteger(this.#amounts, sum);
-    else appendBigint(this.#amounts, sum);
+    appendSum(this.#amounts, sum);
     appendBytes(this.#keys, source, offset, length);
     this.#count += 1;
   }
@@ -186,6 +185,71 @@ export class IdempotentArrayEncoder {
   }
 }
 
+/** Builds the parameters of rejected rows. */
+export class RejectedArrayEncoder {
+  readonly #keys = new ArrayBuilder(BYTEA_OID);
+  readonly #amounts = new ArrayBuilder(NUMERIC_OID);
+  readonly #refusalNumbers = new ArrayBuilder(NUMERIC_OID);
+  readonly #idempotencyKeys = new ArrayBuilder(TEXT_OID);
+  /** By refusal: its number, from 1 as PostgreSQL counts. */
+  readonly #refusals = new Map<Refusal, number>();
+  #count = 0;
+
+  /**
+   * Appends a row; its key is `length` bytes of `source` from `offset`. Rows with the same `refusal` object share it.
+   * `idempotencyKey` is that of its request, if it has one.
+   */
+  append(
+    source: Uint8Array,
+    offset: number,
+    length: number,
+    amount: Sum,
+    refusal: Refusal,
+    idempotencyKey?: { readonly source: Uint8Array; readonly offset: number; readonly length: number },
+  ): void {
+    appendBytes(this.#keys, source, offset, length);
+    appendSum(this.#amounts, amount);
+    const known = this.#refusals.get(refusal);
+    if (known === undefined) this.#refusals.set(refusal, this.#refusals.size + 1);
+    appendInteger(this.#refusalNumbers, known ?? this.#refusals.size);
+    if (idempotencyKey === undefined) appendBytes(this.#idempotencyKeys, source, 0, 0);
+    else appendBytes(this.#idempotencyKeys, idempotencyKey.source, idempotencyKey.offset, idempotencyKey.length);
+    this.#count += 1;
+  }
+
+  finish(): RejectedRows {
+    const refusals = [...this.#refusals.keys()];
+    return {
+      keys: this.#keys.finish(this.#count),
+      amounts: this.#amounts.finish(this.#count),
+      reasons: refusals.map(({ reason }) => reason),
+      sqlStates: refusals.map(({ sqlState }) => sqlState),
+      refusalNumbers: this.#refusalNumbers.finish(this.#count),
+      idempotencyKeys: this.#idempotencyKeys.finish(this.#count),
+    };
+  }
+}
+
+/** Why PostgreSQL refused a row. */
+export interface Refusal {
+  readonly reason: string;
+  readonly sqlState: string;
+}
+
+/** Rows that PostgreSQL refused, as parallel arrays in binary format. `reasons` and `sqlStates` are one list of refusals. */
+export interface RejectedRows {
+  /** bytea[]: PostgreSQL may refuse the bytes as text. */
+  readonly keys: Buffer;
+  /** numeric[] */
+  readonly amounts: Buffer;
+  readonly reasons: readonly string[];
+  readonly sqlStates: readonly string[];
+  /** numeric[]: the number of the row's refusal in that list, from 1. */
+  readonly refusalNumbers: Buffer;
+  /** text[]: the idempotency key of the row's request, or ''. */
+  readonly idempotencyKeys: Buffer;
+}
+
 /** Parallel arrays in binary format: one element for each request, and one for each (request, key). */
 export interface IdempotentFlushArrays {
   /** text[], each idempotency key once. */
@@ -220,6 +284,11 @@ function appendBytes(builder: ArrayBuilder, source: Uint8Array, offset: number, 
   }
   // In range by the caller's contract.
   for (let from = offset; from < offset + length; from += 1) bytes[at++] = source[from] as number;
+}
+
+function appendSum(builder: ArrayBuilder, sum: Sum): void {
+  if (typeof sum === 'number') appendInteger(builder, sum);
+  else appendBigint(builder, sum);
 }
 
 /** `value` is a safe integer. */

@@ -1,7 +1,7 @@
 /**
  * The flush statement: its parameters, the time that it may take, and its result. Shard thread; one call at a time.
  */
-import { IdempotentArrayEncoder, type IdempotentFlushArrays } from './binary-array.js';
+import { IdempotentArrayEncoder, type IdempotentFlushArrays, type RejectedRows } from './binary-array.js';
 import type { Statement } from './connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
 import { RESET_TIMEOUTS, SET_TIMEOUTS } from './session-statements.js';
@@ -22,19 +22,11 @@ export interface FlushRequest {
   readonly amounts: Buffer;
   /** Idempotent requests of this range. */
   readonly idempotencyKeys?: IdempotentFlushArrays;
-  /** Rows of this range that PostgreSQL refused. They are not among `keys`. */
-  readonly rejected?: readonly RejectedIncrement[];
-}
-
-/** A row that PostgreSQL refused, and why. */
-export interface RejectedIncrement {
-  readonly key: Buffer;
-  /** Decimal integer. */
-  readonly amount: string;
-  readonly reason: string;
-  readonly sqlState: string;
-  /** Of its request, if that has one: the row is kept only if this flush records the idempotency key. */
-  readonly idempotencyKey?: string;
+  /**
+   * Rows of this range that PostgreSQL refused. They are not among the other arrays. A row of an idempotent request is kept
+   * only if this flush records the idempotency key.
+   */
+  readonly rejected?: RejectedRows;
 }
 
 /** What a flush did. */
@@ -135,17 +127,18 @@ function flushSeconds({ keys, idempotencyKeys }: FlushRequest, allowance: number
 function flushStatement(request: FlushRequest): Statement {
   const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, idempotencyKeys, rejected } = request;
   const common = [stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts];
-  if (rejected !== undefined && rejected.length > 0) {
+  if (rejected !== undefined) {
     return {
       text: sql.FLUSH_WITH_REJECTED,
       values: [
         ...common,
         ...idempotentParameters(idempotencyKeys ?? new IdempotentArrayEncoder().finish()),
-        rejected.map((row) => row.key),
-        rejected.map((row) => row.amount),
-        rejected.map((row) => row.reason),
-        rejected.map((row) => row.sqlState),
-        rejected.map((row) => row.idempotencyKey ?? null),
+        rejected.keys,
+        rejected.amounts,
+        rejected.reasons,
+        rejected.sqlStates,
+        rejected.refusalNumbers,
+        rejected.idempotencyKeys,
       ],
     };
   }

@@ -150,17 +150,17 @@ ${OUTCOME}`;
 
 /**
  * The flush where PostgreSQL refused some rows. As {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and of the refused rows: $13 keys
- * bytea[], $14 amounts text[], $15 reasons text[], $16 SQLSTATEs text[], $17 idempotency keys text[] (null: none). The
- * statement that moves the checkpoint also keeps these rows.
+ * bytea[], $14 amounts numeric[], $17 numbers of their refusals numeric[], $18 idempotency keys text[] ('': none). $15
+ * reasons text[] and $16 SQLSTATEs text[] are the refusals. The statement that moves the checkpoint also keeps these rows.
  */
 export const FLUSH_WITH_REJECTED = `
 with ${FENCE},
 ${CLAIMED},
 rejected as (
   insert into rejected_increments (stream, key, amount, reason, sqlstate)
-  select $1, r.k, r.a, r.why, r.code
-  from fence cross join unnest($13::bytea[], $14::text[], $15::text[], $16::text[], $17::text[]) r(k, a, why, code, t)
-  where r.t is null or r.t in (select token from claimed)
+  select $1, r.k, r.a::text, ($15::text[])[r.n::int], ($16::text[])[r.n::int]
+  from fence cross join unnest($13::bytea[], $14::numeric[], $17::numeric[], $18::text[]) r(k, a, n, t)
+  where r.t = '' or r.t in (select token from claimed)
   returning 1
 ),
 ${ADDED}
@@ -193,14 +193,16 @@ select sum::text from removed`;
 /** $1 id of the delete. The sum is null where there was no counter. */
 export const READ_DELETE = 'select key, sum::text from counter_resets where id = $1';
 
+/** Before {@link PROBE} in its transaction: a deferred constraint would refuse at the commit only, which never comes. */
+export const PROBE_CONSTRAINTS = 'set constraints all immediate';
+
 /**
- * $1 keys text[], $2 amounts numeric[]. Runs in a transaction that is rolled back, to find the row that PostgreSQL refuses.
- * Grouped, because several idempotent requests may hold the same key, and PostgreSQL refuses a duplicate row (21000).
+ * $1 keys text[], $2 amounts numeric[]. Distinct keys. Runs in a transaction that is rolled back, to find the row that
+ * PostgreSQL refuses.
  */
 export const PROBE = `
-with sums as (select q.k as key, sum(q.a) as amount from unnest($1::text[], $2::numeric[]) q(k, a) group by q.k)
 insert into counters (key, sum, updated_at)
-select key, amount, now() from sums order by key collate "C"
+select q.k, q.a, now() from unnest($1::text[], $2::numeric[]) q(k, a) order by q.k collate "C"
 on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;
 
 /**

@@ -24,9 +24,20 @@ const TRIGGER = `
   end $$;
   create trigger refuse_poison before insert or update on counters for each row execute function refuse_poison()`;
 
+/** As most triggers do it: without an SQLSTATE, which is then P0001. */
+const PLAIN_TRIGGER = TRIGGER.replace(` using errcode = '22003'`, '');
+
+/** PostgreSQL asks it at the commit only, where no row is left to blame. */
+const DEFERRED_TRIGGER = PLAIN_TRIGGER.replace(
+  'create trigger refuse_poison before insert or update on counters',
+  'create constraint trigger refuse_poison after insert or update on counters deferrable initially deferred',
+);
+
 for (const [how, statements, sqlState] of [
   ['a constraint', CHECK, '23514'],
   ['a trigger', TRIGGER, '22003'],
+  ['a trigger without an SQLSTATE', PLAIN_TRIGGER, 'P0001'],
+  ['a deferred trigger', DEFERRED_TRIGGER, 'P0001'],
 ] as const) {
   test(
     `rows that ${how} refuses are stored with the reason, and all others are counted`,

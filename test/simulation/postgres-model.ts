@@ -380,6 +380,7 @@ export class PostgresModel {
         return { ...common, locks: () => false, execute: () => ({ rows: [], change }) };
       }
       case 'begin':
+      case sql.PROBE_CONSTRAINTS:
       case 'rollback':
         return { ...common, locks: () => false, execute: () => ({ rows: [] }) };
       case sql.PROBE: {
@@ -566,13 +567,16 @@ interface DecodedFlush {
 function decodeFlush(values: readonly unknown[]): DecodedFlush {
   const [stream, epoch, from, to, acceptedThrough] = values as [string, number, number, number, Date];
   const [keys, amounts, tokens, digests, pairTokens, pairKeys, pairAmounts] = values.slice(5, 12) as Buffer[];
-  const [rejectedKeys, rejectedAmounts, , , rejectedTokens] = values.slice(12) as [
-    (readonly Buffer[])?,
-    (readonly string[])?,
+  const [rejectedKeys, rejectedAmounts, , , , rejectedTokens] = values.slice(12) as [
+    Buffer?,
+    Buffer?,
     unknown?,
     unknown?,
-    (readonly (string | null)[])?,
+    unknown?,
+    Buffer?,
   ];
+  const refusedAmounts = rejectedAmounts === undefined ? [] : decodeIntegers(rejectedAmounts);
+  const refusedTokens = rejectedTokens === undefined ? [] : decodeTexts(rejectedTokens);
   const names = tokens === undefined ? [] : decodeTexts(tokens);
   const contents = digests === undefined ? [] : decodeBytes(digests);
   return {
@@ -583,10 +587,10 @@ function decodeFlush(values: readonly unknown[]): DecodedFlush {
     acceptedThroughMs: acceptedThrough.getTime(),
     tokens: names.map((name, index) => [name, contents[index] ?? Buffer.alloc(0)]),
     increments: [...decodeSums(keys, amounts, undefined), ...decodeSums(pairKeys, pairAmounts, pairTokens)],
-    rejected: (rejectedKeys ?? []).map((key, index) => ({
-      key: key.toString(),
-      amount: BigInt(rejectedAmounts?.[index] ?? 0),
-      token: rejectedTokens?.[index] ?? undefined,
+    rejected: (rejectedKeys === undefined ? [] : decodeTexts(rejectedKeys)).map((key, index) => ({
+      key,
+      amount: refusedAmounts[index] ?? 0n,
+      token: refusedTokens[index] === '' ? undefined : refusedTokens[index],
     })),
   };
 }

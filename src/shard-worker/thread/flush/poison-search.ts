@@ -1,91 +1,121 @@
 /**
  * Finds the keys of a range that PostgreSQL refuses (poison), by halving the range. Shard thread.
+ *
+ * A key is a number: its entry among the plain sums or, behind those, its entry among the totals of idempotent requests. So
+ * a part of the range is two numbers, and only the keys of the part under probe are copied. The memory of a search depends
+ * on {@link PROBE_KEYS_MAX} and on the poison that it finds, not on the backlog.
  */
-import { SumArrayEncoder } from '../../../db/binary-array.js';
+import { SumArrayEncoder, type Refusal } from '../../../db/binary-array.js';
 import type { StatementRefusedError } from '../../../db/database-errors.js';
-import type { RejectedIncrement } from '../../../db/flush-statement.js';
 import { addSums, type Sum } from '../../../core/increment.js';
 import type { FrozenRange } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
-import type { RequestSum, IdempotentRequest } from '../idempotency/idempotent-requests.js';
 
 /** Keys of one probe. A probe has the usual time limit, which all keys of a backlog together would exceed. */
 export const PROBE_KEYS_MAX = 10_000;
 
-/** A sum of an idempotent request. */
-interface SumOfRequest {
-  readonly request: IdempotentRequest;
-  readonly requestSum: RequestSum;
-}
+/** Most different reasons that one flush keeps. A trigger may put the key into its message. */
+const REASONS_MAX = 100;
+const REASON_CHARACTERS_MAX = 500;
+const REASON_OMITTED = '(reason omitted: PostgreSQL gave too many different ones)';
 
-/** One key of a range with everything that the range adds to it: a constraint may refuse only the total. */
-export interface FlushKey {
-  readonly bytes: Uint8Array;
-  sum: Sum;
-  /** Its entry among the plain sums, or -1. */
-  readonly entry: number;
-  readonly requestSums: SumOfRequest[];
-}
+/** The poison keys of a range, each with why PostgreSQL refuses it. */
+export class Poison {
+  readonly #plain = new Map<number, Refusal>();
+  readonly #totals = new Map<number, Refusal>();
+  /** By SQLSTATE and reason: rows share them. */
+  readonly #refusals = new Map<string, Refusal>();
+  #size = 0;
 
-/** A key that PostgreSQL refuses. */
-export interface PoisonKey {
-  readonly key: FlushKey;
-  readonly refusal: StatementRefusedError;
+  /** Number of keys. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** By entry among the plain sums. */
+  get plain(): ReadonlyMap<number, Refusal> {
+    return this.#plain;
+  }
+
+  /** By entry among the totals of idempotent requests. */
+  get totals(): ReadonlyMap<number, Refusal> {
+    return this.#totals;
+  }
+
+  /** Adds a key; an entry is -1 where the range has none. */
+  add(plain: number, total: number, { message, sqlState }: StatementRefusedError): void {
+    const refusal = this.#shared(message.slice(0, REASON_CHARACTERS_MAX), sqlState);
+    if (plain >= 0) this.#plain.set(plain, refusal);
+    if (total >= 0) this.#totals.set(total, refusal);
+    this.#size += 1;
+  }
+
+  #shared(reason: string, sqlState: string): Refusal {
+    const name = `${sqlState} ${reason}`;
+    const known = this.#refusals.get(name);
+    if (known !== undefined) return known;
+    if (this.#refusals.size >= REASONS_MAX && reason !== REASON_OMITTED) return this.#shared(REASON_OMITTED, sqlState);
+    const refusal = { reason, sqlState };
+    this.#refusals.set(name, refusal);
+    return refusal;
+  }
 }
 
 /** Tries a text[] of keys with their numeric[] of sums without committing them; undefined where PostgreSQL takes them all. */
 export type Probe = (keys: Buffer, amounts: Buffer) => Promise<StatementRefusedError | undefined>;
 
 /** The poison keys of a range. Rejects where a probe does. */
-export async function findPoison(range: FrozenRange, probe: Probe): Promise<readonly PoisonKey[]> {
+export async function findPoison(range: FrozenRange, probe: Probe): Promise<Poison> {
   const encoder = new SumArrayEncoder();
-  const keys = keysOf(range);
-  const poison: PoisonKey[] = [];
-  // Parts that are not tried yet, the next one last.
-  const parts: (readonly FlushKey[])[] = [];
-  for (let from = 0; from < keys.length; from += PROBE_KEYS_MAX) parts.unshift(keys.slice(from, from + PROBE_KEYS_MAX));
-  for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
-    encoder.reset();
-    for (const { bytes, sum } of part) encoder.append(bytes, 0, bytes.length, sum);
-    const refusal = await probe(encoder.keys(), encoder.amounts());
-    if (refusal === undefined) continue;
-    const [key] = part;
-    if (part.length === 1 && key !== undefined) poison.push({ key, refusal });
-    else parts.push(part.slice(part.length >> 1), part.slice(0, part.length >> 1));
+  const end = range.sums.size + range.idempotent.totals.size;
+  const poison = new Poison();
+  for (let first = 0; first < end; first += PROBE_KEYS_MAX) {
+    // Parts that are not tried yet, the next one last. A part is halved, so there are few of them.
+    const parts: (readonly [from: number, to: number])[] = [[first, Math.min(first + PROBE_KEYS_MAX, end)]];
+    for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
+      const [from, to] = part;
+      encoder.reset();
+      for (let key = from; key < to; key += 1) appendKey(encoder, range, key);
+      if (encoder.count === 0) continue;
+      const refusal = await probe(encoder.keys(), encoder.amounts());
+      if (refusal === undefined) continue;
+      const half = from + ((to - from) >> 1);
+      if (to - from === 1) poison.add(plainEntry(range, from), totalEntry(range, from), refusal);
+      else parts.push([half, to], [from, half]);
+    }
   }
   return poison;
 }
 
-function keysOf({ sums, idempotent }: FrozenRange): readonly FlushKey[] {
-  const keys: FlushKey[] = [];
-  const byKey = new Map<string, FlushKey>();
-  for (let entry = 0; entry < sums.size; entry += 1) {
-    const start = sums.keyStart(entry);
-    const bytes = sums.arena.slice(start, start + sums.keyBytes(entry));
-    const key: FlushKey = { bytes, sum: sums.sum(entry), entry, requestSums: [] };
-    keys.push(key);
-    if (idempotent.size > 0) byKey.set(Buffer.from(bytes).toString('latin1'), key);
-  }
-  for (const request of idempotent.values()) {
-    for (const requestSum of request.requestSums) {
-      const name = Buffer.from(requestSum.key).toString('latin1');
-      const known = byKey.get(name);
-      if (known === undefined) {
-        const key: FlushKey = {
-          bytes: requestSum.key,
-          sum: requestSum.sum,
-          entry: -1,
-          requestSums: [{ request, requestSum }],
-        };
-        keys.push(key);
-        byKey.set(name, key);
-      } else {
-        known.sum = addSums(known.sum, requestSum.sum);
-        known.requestSums.push({ request, requestSum });
-      }
-    }
-  }
-  return keys;
+/**
+ * Appends a key with everything that the range adds to it: a constraint may refuse only the whole. A key that is plain and
+ * in idempotent requests has two numbers; the second one appends nothing.
+ */
+function appendKey(encoder: SumArrayEncoder, range: FrozenRange, key: number): void {
+  const { sums, idempotent } = range;
+  const plain = plainEntry(range, key);
+  if (key >= sums.size && plain >= 0) return;
+  const total = totalEntry(range, key);
+  const map = plain >= 0 ? sums : idempotent.totals;
+  const entry = plain >= 0 ? plain : total;
+  const whole: Sum = plain >= 0 && total >= 0 ? addSums(sums.sum(plain), idempotent.totals.sum(total)) : map.sum(entry);
+  encoder.append(map.arena, map.keyStart(entry), map.keyBytes(entry), whole);
+}
+
+/** The key's entry among the plain sums, or -1. */
+function plainEntry({ sums, idempotent }: FrozenRange, key: number): number {
+  return key < sums.size ? key : sameKey(sums, idempotent.totals, key - sums.size);
+}
+
+/** The key's entry among the totals of idempotent requests, or -1. */
+function totalEntry({ sums, idempotent }: FrozenRange, key: number): number {
+  return key >= sums.size ? key - sums.size : sameKey(idempotent.totals, sums, key);
+}
+
+/** The entry in `map` of the key that `other` has at `entry`, or -1. */
+function sameKey(map: SummingMap, other: SummingMap, entry: number): number {
+  if (map.size === 0) return -1;
+  return map.find(other.keyHash(entry), other.arena, other.keyStart(entry), other.keyBytes(entry));
 }
 
 /**
@@ -93,33 +123,20 @@ function keysOf({ sums, idempotent }: FrozenRange): readonly FlushKey[] {
  * count: they were recorded before. Where a request is set aside in part, each of its sums counts as one increment.
  */
 export function rejectedIncrements(
-  { sums }: FrozenRange,
-  poison: readonly PoisonKey[],
+  { sums, idempotent }: FrozenRange,
+  poison: Poison,
   duplicates: readonly string[],
 ): number {
   let increments = 0;
-  const sumsOf = new Map<IdempotentRequest, number>();
-  for (const { key } of poison) {
-    if (key.entry >= 0) increments += sums.entryIncrements(key.entry);
-    for (const { request } of key.requestSums) sumsOf.set(request, (sumsOf.get(request) ?? 0) + 1);
-  }
+  for (const entry of poison.plain.keys()) increments += sums.entryIncrements(entry);
+  if (poison.totals.size === 0) return increments;
   const known = new Set(duplicates);
-  for (const [{ idempotencyKey, requestSums, increments: whole }, rejected] of sumsOf) {
-    if (!known.has(idempotencyKey)) increments += rejected === requestSums.length ? whole : rejected;
+  for (let request = 0; request < idempotent.size; request += 1) {
+    const [start, end] = [idempotent.sumsStart(request), idempotent.sumsEnd(request)];
+    let rejected = 0;
+    for (let sum = start; sum < end; sum += 1) if (poison.totals.has(idempotent.sumEntry(sum))) rejected += 1;
+    if (rejected === 0 || known.has(idempotent.idempotencyKey(request))) continue;
+    increments += rejected === end - start ? idempotent.incrementsOf(request) : rejected;
   }
   return increments;
-}
-
-/** The rows of `rejected_increments` for a key. */
-export function rejectedRows(sums: SummingMap, { key, refusal }: PoisonKey): readonly RejectedIncrement[] {
-  const row = { key: Buffer.from(key.bytes), reason: refusal.message, sqlState: refusal.sqlState };
-  const plain = key.entry < 0 ? [] : [{ ...row, amount: String(sums.sum(key.entry)) }];
-  return [
-    ...plain,
-    ...key.requestSums.map(({ request, requestSum }) => ({
-      ...row,
-      amount: String(requestSum.sum),
-      idempotencyKey: request.idempotencyKey,
-    })),
-  ];
 }

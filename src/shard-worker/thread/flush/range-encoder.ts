@@ -1,13 +1,21 @@
 /**
  * Turns frozen ranges into flush requests. Shard thread.
  */
-import { IdempotentArrayEncoder, SumArrayEncoder, type IdempotentFlushArrays } from '../../../db/binary-array.js';
+import {
+  IdempotentArrayEncoder,
+  RejectedArrayEncoder,
+  SumArrayEncoder,
+  type IdempotentFlushArrays,
+  type RejectedRows,
+} from '../../../db/binary-array.js';
 import type { FlushRequest } from '../../../db/flush-statement.js';
 import { DIGEST_BYTES } from '../../protocol/record-layout.js';
 import type { IdempotentRequests } from '../idempotency/idempotent-requests.js';
 import type { FrozenRange } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
-import { rejectedRows, type PoisonKey } from './poison-search.js';
+import { Poison } from './poison-search.js';
+
+const NO_POISON = new Poison();
 
 /** The encoder of one shard, whose streams share its memory. */
 export class RangeEncoder {
@@ -15,11 +23,10 @@ export class RangeEncoder {
   readonly #idempotent = new IdempotentArrayEncoder();
 
   /** The flush of a range, with its `poison` keys set aside. Its buffers are valid until the next call. */
-  encode(range: FrozenRange, poison: readonly PoisonKey[] = []): FlushRequest {
+  encode(range: FrozenRange, poison: Poison = NO_POISON): FlushRequest {
     const { stream, epoch, fromLsn, toLsn, acceptedThroughMs, sums, idempotent } = range;
-    this.#encodeSums(sums, new Set(poison.map(({ key }) => key.entry)));
-    const requestSums = poison.flatMap(({ key }) => key.requestSums.map(({ requestSum }) => requestSum.number));
-    const idempotencyKeys = this.#encodeIdempotent(idempotent, new Set(requestSums));
+    this.#encodeSums(sums, poison);
+    const idempotencyKeys = this.#encodeIdempotent(idempotent, poison);
     return {
       stream,
       epoch,
@@ -29,22 +36,22 @@ export class RangeEncoder {
       keys: this.#sums.keys(),
       amounts: this.#sums.amounts(),
       ...(idempotencyKeys === undefined ? {} : { idempotencyKeys }),
-      rejected: poison.flatMap((row) => rejectedRows(sums, row)),
+      ...(poison.size === 0 ? {} : { rejected: rejectedRows(range, poison) }),
     };
   }
 
-  #encodeSums(sums: SummingMap, without: ReadonlySet<number>): void {
+  #encodeSums(sums: SummingMap, { plain }: Poison): void {
     const encoder = this.#sums;
     const { arena } = sums;
     encoder.reset(sums.size, sums.arenaBytes);
     for (let entry = 0; entry < sums.size; entry += 1) {
-      if (without.size > 0 && without.has(entry)) continue;
+      if (plain.size > 0 && plain.has(entry)) continue;
       encoder.append(arena, sums.keyStart(entry), sums.keyBytes(entry), sums.sum(entry));
     }
   }
 
-  /** Undefined where the range has no idempotent requests. `without`: numbers of request sums. */
-  #encodeIdempotent(idempotent: IdempotentRequests, without: ReadonlySet<number>): IdempotentFlushArrays | undefined {
+  /** Undefined where the range has no idempotent requests. */
+  #encodeIdempotent(idempotent: IdempotentRequests, poison: Poison): IdempotentFlushArrays | undefined {
     if (idempotent.size === 0) return undefined;
     const encoder = this.#idempotent;
     const { idempotencyKeys, totals, digests } = idempotent;
@@ -55,12 +62,37 @@ export class RangeEncoder {
       encoder.appendRequest(idempotencyKeys.arena, key, keyBytes, digests, request * DIGEST_BYTES, DIGEST_BYTES);
       const end = idempotent.sumsEnd(request);
       for (let requestSum = idempotent.sumsStart(request); requestSum < end; requestSum += 1) {
-        if (without.size > 0 && without.has(requestSum)) continue;
         const entry = idempotent.sumEntry(requestSum);
+        if (poison.totals.size > 0 && poison.totals.has(entry)) continue;
         const sum = idempotent.sumAmount(requestSum);
         encoder.appendSum(totals.arena, totals.keyStart(entry), totals.keyBytes(entry), sum);
       }
     }
     return encoder.finish();
   }
+}
+
+/** The rows of `rejected_increments`: one for each plain sum and each request sum of a poison key. */
+function rejectedRows({ sums, idempotent }: FrozenRange, poison: Poison): RejectedRows {
+  const encoder = new RejectedArrayEncoder();
+  for (const [entry, refusal] of poison.plain) {
+    const key = sums.keyStart(entry);
+    encoder.append(sums.arena, key, sums.keyBytes(entry), sums.sum(entry), refusal);
+  }
+  const { totals, idempotencyKeys } = idempotent;
+  for (let request = 0; request < idempotent.size && poison.totals.size > 0; request += 1) {
+    const end = idempotent.sumsEnd(request);
+    for (let requestSum = idempotent.sumsStart(request); requestSum < end; requestSum += 1) {
+      const entry = idempotent.sumEntry(requestSum);
+      const refusal = poison.totals.get(entry);
+      if (refusal === undefined) continue;
+      const sum = idempotent.sumAmount(requestSum);
+      encoder.append(totals.arena, totals.keyStart(entry), totals.keyBytes(entry), sum, refusal, {
+        source: idempotencyKeys.arena,
+        offset: idempotencyKeys.keyStart(request),
+        length: idempotencyKeys.keyBytes(request),
+      });
+    }
+  }
+  return encoder.finish();
 }

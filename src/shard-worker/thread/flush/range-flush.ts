@@ -4,6 +4,7 @@
  * ```text
  * send ──committed, fenced, refused or unreachable──► that is the outcome
  *  ├──a row is poison──► send with poison rows set aside, now and in every further attempt
+ *  ├──an error that a row may have caused, for the third time──► send once with poison rows set aside
  *  └──reply lost──► read the row back, now and in every further attempt until that succeeds:
  *                     (my epoch, my target)   committed
  *                     (my epoch, my old LSN)  refused: the same range can be sent again
@@ -45,12 +46,19 @@ export type RangeOutcome =
   /** The reply was lost and the row cannot be read: the range may be committed. */
   | { readonly kind: 'unknown'; readonly error: unknown };
 
+/** After this many refusals that a row may have caused, the rows are searched. */
+const SUSPICIONS_UNTIL_SEARCH = 3;
+
 /** One frozen range on its way to the database. One attempt at a time. */
 export class RangeFlush {
   readonly #database: RangeDatabase;
   readonly #range: FrozenRange;
   /** PostgreSQL will never take one of the rows. */
   #isPoisoned = false;
+  /** Refusals that a row may have caused. */
+  #suspicions = 0;
+  /** With this many suspicions the rows are searched. Doubles with each search that did not help, because it is work. */
+  #searchAt = SUSPICIONS_UNTIL_SEARCH;
   /** Why a reply was lost, until the row has been read back. */
   #lost: { readonly cause: unknown } | undefined;
 
@@ -66,6 +74,12 @@ export class RangeFlush {
     if (sent.kind === 'poison' && !this.#isPoisoned) {
       this.#isPoisoned = true;
       sent = await this.#send();
+    } else if (sent.kind === 'refused' && sent.mayBePoison === true && !this.#isPoisoned) {
+      this.#suspicions += 1;
+      if (this.#suspicions === this.#searchAt) {
+        this.#searchAt *= 2;
+        sent = await this.#database.flushSettingAside(this.#range);
+      }
     }
     switch (sent.kind) {
       case 'committed':

@@ -8,6 +8,7 @@
 import { CounterError } from '../../../core/errors.js';
 import type { Checkpoint } from '../../../core/checkpoint.js';
 import { Turns } from '../../../core/turns.js';
+import { SumArrayEncoder } from '../../../db/binary-array.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
 import { FlushStatement, type FlushResult } from '../../../db/flush-statement.js';
 import type { ShardConnection } from '../../../db/shard-connection.js';
@@ -51,8 +52,8 @@ export type FlushAttempt =
     }
   /** The statement ran, and the compare-and-set did not match. */
   | { readonly kind: 'fenced' }
-  /** It certainly did not commit; the same range can be sent again. */
-  | { readonly kind: 'refused'; readonly error: unknown }
+  /** It certainly did not commit; the same range can be sent again. `mayBePoison`: one of its rows may be the reason. */
+  | { readonly kind: 'refused'; readonly error: unknown; readonly mayBePoison?: boolean }
   /** It certainly did not commit: PostgreSQL will never take one of its rows. */
   | { readonly kind: 'poison'; readonly error: unknown }
   /** It was not sent: the database cannot be reached. */
@@ -62,6 +63,8 @@ export type FlushAttempt =
 
 /** The database as a shard needs it; a simulation can put something between the two. */
 export type ShardDatabase = Pick<PostgresShardDatabase, keyof PostgresShardDatabase>;
+
+const NO_SUMS = new SumArrayEncoder();
 
 interface CheckpointRow {
   readonly epoch: string;
@@ -133,9 +136,15 @@ export class PostgresShardDatabase {
     });
   }
 
-  /** As {@link flush}, for a range with rows that PostgreSQL refuses: finds these, and commits them as rejected. */
+  /**
+   * As {@link flush}, for a range with rows that PostgreSQL refuses: finds these, and commits them as rejected. Searches
+   * nothing where PostgreSQL refuses a statement without rows, too: then the reason is the table, not a row.
+   */
   flushSettingAside(range: FrozenRange): Promise<FlushAttempt> {
     return this.#attemptInTurn(async () => {
+      if (!this.#ensured.has(range.stream)) await orUnavailable(() => this.#ensure(range.stream));
+      const refusal = await orUnavailable(() => this.#probe(NO_SUMS.keys(), NO_SUMS.amounts()));
+      if (refusal !== undefined) return { kind: 'refused', error: withSqlState(refusal) };
       const poison = await orUnavailable(() => findPoison(range, (keys, amounts) => this.#probe(keys, amounts)));
       const result = await this.#flush.run(this.#encoder.encode(range, poison));
       return this.#attemptOf(range, result, rejectedIncrements(range, poison, result.duplicates));
@@ -238,9 +247,10 @@ export class PostgresShardDatabase {
     await this.#connection.run({ text: 'begin' });
     let refusal: StatementRefusedError | undefined;
     try {
+      await this.#connection.run({ text: sql.PROBE_CONSTRAINTS });
       await this.#connection.run({ text: sql.PROBE, values: [keys, amounts] });
     } catch (error) {
-      if (!(error instanceof StatementRefusedError) || error.kind !== 'poison') {
+      if (!(error instanceof StatementRefusedError) || !(error.kind === 'poison' || mayBePoison(error))) {
         this.#connection.drop();
         throw error;
       }
@@ -275,11 +285,23 @@ async function orUnavailable<T>(statements: () => Promise<T>): Promise<T> {
 function failedAttempt(error: unknown): FlushAttempt {
   if (error instanceof OutcomeUnknownError) return { kind: 'unknown', error };
   if (error instanceof StatementRefusedError) {
-    const kind = error.kind === 'poison' ? 'poison' : 'refused';
-    return { kind, error: new Error(`${error.message} (SQLSTATE ${error.sqlState})`, { cause: error }) };
+    if (error.kind === 'poison') return { kind: 'poison', error: withSqlState(error) };
+    return { kind: 'refused', error: withSqlState(error), mayBePoison: mayBePoison(error) };
   }
   if (isDatabaseUnavailable(error)) return { kind: 'unreachable', error };
   throw error;
+}
+
+/**
+ * Whether a row may be the reason, although the SQLSTATE does not say so: a trigger may raise any error. Connections,
+ * locks, timeouts and resources are no reason to search: the same statement may succeed later.
+ */
+function mayBePoison({ kind }: StatementRefusedError): boolean {
+  return kind === 'other' || kind === 'refused';
+}
+
+function withSqlState(error: StatementRefusedError): Error {
+  return new Error(`${error.message} (SQLSTATE ${error.sqlState})`, { cause: error });
 }
 
 function streamRow([row]: readonly CheckpointRow[]): StreamRow | undefined {

@@ -111,6 +111,18 @@ export class IdempotentRequests {
     return this.#sumAmount[requestSum] as Sum;
   }
 
+  /** The increments of a request as they were sent, before they were summed by key. */
+  incrementsOf(request: number): number {
+    return this.#incrementsOf[request] as number;
+  }
+
+  idempotencyKey(request: number): string {
+    const { arena } = this.idempotencyKeys;
+    const start = this.idempotencyKeys.keyStart(request);
+    const bytes = arena.subarray(start, start + this.idempotencyKeys.keyBytes(request));
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1');
+  }
+
   /** In the order of their first arrival. */
   *values(): IterableIterator<IdempotentRequest> {
     for (let request = 0; request < this.size; request += 1) yield this.#object(request);
@@ -208,8 +220,7 @@ export class IdempotentRequests {
   }
 
   #object(request: number): IdempotentRequest {
-    const { idempotencyKeys, totals } = this;
-    const idempotencyKey = idempotencyKeys.keyStart(request);
+    const { totals } = this;
     const requestSums: RequestSum[] = [];
     for (let number = this.sumsStart(request); number < this.sumsEnd(request); number += 1) {
       const entry = this.sumEntry(number);
@@ -221,12 +232,10 @@ export class IdempotentRequests {
       });
     }
     return {
-      idempotencyKey: Buffer.from(
-        idempotencyKeys.arena.subarray(idempotencyKey, idempotencyKey + idempotencyKeys.keyBytes(request)),
-      ).toString('latin1'),
+      idempotencyKey: this.idempotencyKey(request),
       digest: this.#digests.slice(request * DIGEST_BYTES, (request + 1) * DIGEST_BYTES),
       requestSums,
-      increments: this.#incrementsOf[request] as number,
+      increments: this.incrementsOf(request),
     };
   }
 }

@@ -5,10 +5,11 @@ import {
   findPoison,
   PROBE_KEYS_MAX,
   rejectedIncrements,
-  type PoisonKey,
+  type Poison,
 } from '#product/shard-worker/thread/flush/poison-search.js';
+import type { SummingMap } from '#product/shard-worker/thread/summing-map.js';
 import { PendingSums, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
-import { decodeTexts } from '../../../../simulation/binary-arrays.js';
+import { decodeIntegers, decodeTexts } from '../../../../simulation/binary-arrays.js';
 import { incrementEntries, idempotentEntry } from '../../../../support/record-entries.js';
 
 function rangeOf(...entries: readonly Buffer[]): FrozenRange {
@@ -19,7 +20,7 @@ function rangeOf(...entries: readonly Buffer[]): FrozenRange {
 }
 
 /** Searches with a database that refuses keys with the prefix "bad". `tried` gets the number of keys of each probe. */
-function search(range: FrozenRange, tried: number[] = []): Promise<readonly PoisonKey[]> {
+function search(range: FrozenRange, tried: number[] = []): Promise<Poison> {
   const probe = (keys: Buffer): Promise<StatementRefusedError | undefined> => {
     const names = decodeTexts(keys);
     tried.push(names.length);
@@ -29,8 +30,30 @@ function search(range: FrozenRange, tried: number[] = []): Promise<readonly Pois
   return findPoison(range, probe);
 }
 
-function keysOf(poison: readonly PoisonKey[]): readonly string[] {
-  return poison.map(({ key }) => Buffer.from(key.bytes).toString());
+/** The poison keys by name: the plain ones, then those of idempotent requests. */
+function keysOf({ sums, idempotent }: FrozenRange, poison: Poison): readonly string[] {
+  const name = (map: SummingMap, entry: number): string => {
+    const start = map.keyStart(entry);
+    return Buffer.from(map.arena.subarray(start, start + map.keyBytes(entry))).toString();
+  };
+  return [
+    ...Array.from(poison.plain.keys(), (entry) => name(sums, entry)),
+    ...Array.from(poison.totals.keys(), (entry) => name(idempotent.totals, entry)),
+  ];
+}
+
+/** A range of many plain keys, as a long outage leaves it. */
+function backlog(keys: number, bad: number): FrozenRange {
+  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', { epoch: 0, lsn: 0 });
+  for (let first = 0, lsn = 1; first < keys; first += 10_000, lsn += 1) {
+    const names = Array.from({ length: Math.min(10_000, keys - first) }, (_, index) => {
+      const number = first + index;
+      return [`${number === bad ? 'bad' : 'key'} ${number}`, 1] as [string, number];
+    });
+    const bytes = incrementEntries(names);
+    pendingSums.apply(lsn, bytes, 0, bytes.length);
+  }
+  return pendingSums.freeze(0);
 }
 
 test('a backlog is probed in parts of limited size, and the poison keys of every part are found', async () => {
@@ -38,17 +61,18 @@ test('a backlog is probed in parts of limited size, and the poison keys of every
   const bad = [0, PROBE_KEYS_MAX - 1, PROBE_KEYS_MAX, 2 * PROBE_KEYS_MAX + 4];
   for (const n of bad) keys[n] = [`bad ${n}`, 1];
   const tried: number[] = [];
+  const range = rangeOf(incrementEntries(keys));
   assert.deepEqual(
-    keysOf(await search(rangeOf(incrementEntries(keys)), tried)),
+    keysOf(range, await search(range, tried)),
     bad.map((n) => `bad ${n}`),
   );
   assert.equal(Math.max(...tried), PROBE_KEYS_MAX);
 });
 
 test('nothing is found where PostgreSQL refuses no key, or there are no keys', async () => {
-  assert.deepEqual(await search(rangeOf(incrementEntries([['good', 1]]))), []);
+  assert.equal((await search(rangeOf(incrementEntries([['good', 1]])))).size, 0);
   const tried: number[] = [];
-  assert.deepEqual(await search(rangeOf(), tried), []);
+  assert.equal((await search(rangeOf(), tried)).size, 0);
   assert.deepEqual(tried, []);
 });
 
@@ -71,8 +95,62 @@ test('increments that are set aside are counted, except those of idempotent requ
     idempotentEntry('good', [['good', 1]]),
   );
   const poison = await search(range);
-  assert.deepEqual(keysOf(poison), ['bad', 'bad too']);
+  assert.deepEqual(keysOf(range, poison), ['bad', 'bad', 'bad too']);
+  assert.equal(poison.size, 2);
   assert.equal(rejectedIncrements(range, poison, []), 2 + 3 + 1);
   assert.equal(rejectedIncrements(range, poison, ['part']), 2 + 3);
   assert.equal(rejectedIncrements(range, poison, ['whole', 'part']), 2);
+});
+
+test('a key that is plain and in idempotent requests is tried once, with everything that the range adds to it', async () => {
+  const range = rangeOf(
+    idempotentEntry('first', [
+      ['both', 10],
+      ['request only', 20],
+    ]),
+    incrementEntries([
+      ['plain only', 1],
+      ['both', 2],
+    ]),
+    idempotentEntry('second', [['both', 30]]),
+  );
+  const tried: [string, bigint][][] = [];
+  await findPoison(range, (keys, amounts) => {
+    const sums = decodeIntegers(amounts);
+    tried.push(decodeTexts(keys).map((key, index) => [key, sums[index] ?? 0n]));
+    return Promise.resolve(undefined);
+  });
+  assert.deepEqual(tried, [
+    [
+      ['plain only', 1n],
+      ['both', 42n],
+      ['request only', 20n],
+    ],
+  ]);
+});
+
+test('the search of a million keys takes memory for the keys of one probe, not for the backlog', async () => {
+  const range = backlog(1_000_000, 765_432);
+  const used = (): number => process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers;
+  const before = used();
+  let most = before;
+  const poison = await findPoison(range, (keys) => {
+    most = Math.max(most, used());
+    const isRefused = keys.includes('bad 765432');
+    return Promise.resolve(isRefused ? new StatementRefusedError('refused', 'P0001', 'other') : undefined);
+  });
+  assert.deepEqual(keysOf(range, poison), ['bad 765432']);
+  assert.ok(most - before < 32 * 1024 * 1024, `${most - before} bytes`);
+});
+
+test('different reasons beyond a hundred are left out, and the SQLSTATE stays', async () => {
+  const keys = Array.from({ length: 300 }, (_, n) => [`bad ${n}`, 1] as [string, number]);
+  const range = rangeOf(incrementEntries(keys));
+  const poison = await findPoison(range, (names) => {
+    const [first = ''] = decodeTexts(names);
+    return Promise.resolve(new StatementRefusedError(`no ${first} ${'x'.repeat(10_000)}`, 'P0001', 'other'));
+  });
+  const reasons = new Set(poison.plain.values());
+  assert.deepEqual([poison.size, reasons.size], [300, 101]);
+  for (const { reason, sqlState } of reasons) assert.ok(reason.length <= 500 && sqlState === 'P0001');
 });

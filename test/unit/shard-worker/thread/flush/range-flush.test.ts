@@ -11,6 +11,8 @@ import { idempotentEntry, incrementEntries } from '../../../../support/record-en
 const EPOCH = 3;
 const lost: FlushAttempt = { kind: 'unknown', error: new Error('lost') };
 const poison: FlushAttempt = { kind: 'poison', error: new Error('poison') };
+const suspect: FlushAttempt = { kind: 'refused', error: new Error('P0001'), mayBePoison: true };
+const timeout: FlushAttempt = { kind: 'refused', error: new Error('57014'), mayBePoison: false };
 const committed: FlushAttempt = { kind: 'committed', keys: 2 };
 const unavailable = new CounterError('database-unavailable', 'unavailable');
 
@@ -95,4 +97,21 @@ test('a range with a poison row is sent at once with poison rows set aside, and 
   assert.equal((await scene.flush.attempt()).kind, 'refused');
   assert.equal((await scene.flush.attempt()).kind, 'committed');
   assert.deepEqual(scene.calls, ['flush', 'set aside', 'set aside', 'read back', 'set aside']);
+});
+
+test('an error that a row may have caused is searched after three refusals of the range, a timeout never', async () => {
+  const scene = new Scene();
+  scene.attempts.push(timeout, suspect, timeout, suspect, timeout, suspect);
+  for (let attempt = 0; attempt < 5; attempt += 1) assert.equal((await scene.flush.attempt()).kind, 'refused');
+  assert.deepEqual(new Set(scene.calls), new Set(['flush']));
+  assert.equal((await scene.flush.attempt()).kind, 'committed');
+  assert.deepEqual(scene.calls.slice(5), ['flush', 'set aside']);
+});
+
+test('a search that does not help is repeated ever more rarely, and the range is sent as a whole between', async () => {
+  const scene = new Scene();
+  scene.attempts.push(...Array<FlushAttempt>(40).fill(suspect));
+  for (let attempt = 0; attempt < 24; attempt += 1) assert.equal((await scene.flush.attempt()).kind, 'refused');
+  const searches = scene.calls.flatMap((call, index) => (call === 'set aside' ? [index] : []));
+  assert.deepEqual(searches, [3, 7, 14, 27]);
 });
