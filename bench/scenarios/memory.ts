@@ -46,8 +46,9 @@ await withCleanup(async () => {
     SHARDS: String(shards),
     FLUSH_INTERVAL_MS: '3600000',
     FLUSH_MAX_KEYS: '100000000',
-    MAX_PENDING_KEYS: String(2 * keys),
-    MAX_PENDING_BYTES: '512 MiB',
+    // A shard flushes at a third of these.
+    MAX_PENDING_KEYS: String(Math.ceil(3.1 * keys)),
+    MAX_PENDING_BYTES: '384 MiB',
     JOURNAL_MAX_BYTES: '8 GiB',
   }).start();
   try {

@@ -114,7 +114,9 @@ export const settings = {
   flushKeysMax: {
     variable: 'FLUSH_MAX_KEYS',
     fallback: '10000',
-    meaning: 'pending keys at which a shard flushes early',
+    meaning:
+      'pending keys at which a shard flushes early; it also does so at a third of its share of MAX_PENDING_KEYS or ' +
+      'MAX_PENDING_BYTES, and after records of a quarter of JOURNAL_MAX_BYTES',
     read: wholeNumber,
   },
   pendingKeysMax: {

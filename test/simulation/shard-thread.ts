@@ -89,7 +89,11 @@ export class ShardThread {
       stats,
       random: () => world.random.next() / 0x1_0000_0000,
       flushIntervalMs: settings.flushIntervalMs,
-      flushKeysMax: settings.flushKeysMax,
+      earlyFlush: {
+        keysMax: settings.flushKeysMax,
+        bytesMax: Number.POSITIVE_INFINITY,
+        recordBytesMax: Number.POSITIVE_INFINITY,
+      },
       settledThroughMs: () => this.#groups.settledThroughMs(),
       tell: (message) => this.#tell(message),
       fail: (error) => this.#die(error),

@@ -106,7 +106,10 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     const admission = this.closedAdmission;
     if (admission !== undefined) return admission;
     if (this.#stats.some((row) => row[STAT.journalRefused] === 1)) return 'journal-unavailable';
-    return this.#hasRoomFor(INCREMENT_HEADER_BYTES + keyBytes) ? undefined : 'overloaded';
+    if (this.#hasRoomFor(INCREMENT_HEADER_BYTES + keyBytes)) return undefined;
+    // A load balancer that believes the probe sends no request whose refusal would ask for room.
+    this.#wantRoom();
+    return 'overloaded';
   }
 
   /** Answers requests that have waited longer than the acknowledgement timeout. To be called a few times a timeout. */
@@ -144,6 +147,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     // A replay needs no room: without room, the shard answers what it knows and refuses the rest.
     const hasRoom =
       (this.#refusalOfJournal(shard, bytes) ?? this.#refusalOfIdempotent(increments.count, bytes)) === undefined;
+    if (!hasRoom) this.#wantRoom();
     const client = this.#clients[shard] as ShardClient;
     client.addIdempotent(hasRoom ? 'idempotent' : 'onlyKnownKeys', idempotencyKey, increments, reply, incrementsBytes);
     if (client.needsTurnEnd) this.#scheduleTurnEnd();
@@ -159,6 +163,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     }
     const client = this.#clients[shard] as ShardClient;
     if (this.#pendingKeysWith(increments.count) > this.#limits.pendingKeysMax) {
+      this.#wantRoom();
       // Only the shard knows whether the keys are pending, in which case the request needs no room.
       client.sendOnlyPendingKeys(increments, reply, bytes);
       return undefined;
@@ -192,7 +197,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
       if (refusal !== undefined) return refusal;
       bytes += this.#partBytes[shard] as number;
     }
-    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return 'overloaded';
+    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return this.#wantRoom();
     return this.#refusalOfBytes(count, bytes);
   }
 
@@ -242,7 +247,13 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
   }
 
   #refusalOfBytes(count: number, bytes: number): ErrorCode | undefined {
-    return this.#pendingBytesWith(count, bytes) > this.#limits.pendingBytesMax ? 'overloaded' : undefined;
+    return this.#pendingBytesWith(count, bytes) > this.#limits.pendingBytesMax ? this.#wantRoom() : undefined;
+  }
+
+  /** Asks the shards for flushes, which make room. Returns the refusal. */
+  #wantRoom(): ErrorCode {
+    for (const row of this.#stats) row[STAT.roomWanted] = 1;
+    return 'overloaded';
   }
 
   /** Why this shard cannot take `bytes` more now, without the limits of the whole server. */
@@ -265,7 +276,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     // The shared reservations include these bytes already. They are read before the stats.
     const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
     const journaled = (this.#stats[shard] as Float64Array)[STAT.journalBytes] as number;
-    return journaled + reservedByAll > this.#limits.journalBytesMax ? 'overloaded' : undefined;
+    return journaled + reservedByAll > this.#limits.journalBytesMax ? this.#wantRoom() : undefined;
   }
 
   #hasRoomFor(bytes: number): boolean {

@@ -77,5 +77,7 @@ export interface ShardSettings {
   readonly dataDir: string;
   readonly flushIntervalMs: number;
   readonly flushKeysMax: number;
+  readonly pendingKeysMax: number;
+  readonly pendingBytesMax: number;
   readonly logLevel: LogLevel;
 }

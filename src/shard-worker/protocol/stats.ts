@@ -3,8 +3,8 @@
  */
 
 /**
- * Cells of a shard's row of doubles. Each cell has one writer, so plain stores are enough: a reader may see an old
- * value, but no torn one on the 64-bit machines that the server supports.
+ * Cells of a shard's row of doubles. Each cell but `roomWanted` has one writer, so plain stores are enough: a reader may see
+ * an old value, but no torn one on the 64-bit machines that the server supports.
  */
 export const STAT = {
   pendingKeys: 0,
@@ -27,6 +27,11 @@ export const STAT = {
   recordedIdempotencyKeys: 13,
   /** 1 while the disk refuses the writes of the journal, else 0. */
   journalRefused: 14,
+  /**
+   * 1 after a request was refused for lack of room that a flush may make. HTTP threads write 1, the shard writes 0 when it
+   * flushes: where these cross, the next refusal writes 1 again.
+   */
+  roomWanted: 15,
 } as const;
 
 /** Cells of a row, rounded up so that the rows of two threads do not share a cache line. */

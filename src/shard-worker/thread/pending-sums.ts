@@ -17,6 +17,7 @@ import {
   idempotentRequestEnd,
   INCREMENT_HEADER_BYTES,
   INCREMENT_OFFSET,
+  RECORD_HEADER_BYTES,
 } from '../protocol/record-layout.js';
 import { SummingMap } from './summing-map.js';
 import { IdempotentRequests } from './idempotency/idempotent-requests.js';
@@ -47,6 +48,8 @@ export class PendingSums {
   #frozen: FrozenRange | undefined;
   /** Keys of the live map that the frozen one does not hold. */
   #liveOnlyKeys = 0;
+  /** Bytes of the entries that were applied since the last freeze. */
+  #liveRecordBytes = 0;
 
   constructor(stream: string, { epoch, lsn }: Checkpoint) {
     this.stream = stream;
@@ -89,6 +92,16 @@ export class PendingSums {
   /** Keys that a flush started now would write. */
   get liveKeys(): number {
     return this.#live.size + this.#liveIdempotent.requestSums;
+  }
+
+  /** Bytes that a flush started now would release, as MAX_PENDING_BYTES counts them. */
+  get liveBytes(): number {
+    return this.#live.pendingBytes + this.#liveIdempotent.pendingBytes;
+  }
+
+  /** Bytes of records that a flush started now would cover. */
+  get liveRecordBytes(): number {
+    return this.#liveRecordBytes;
   }
 
   /** Idempotent requests that wait for a flush. */
@@ -134,6 +147,7 @@ export class PendingSums {
       at = key + keyBytes;
     }
     this.#applied = lsn;
+    this.#liveRecordBytes += RECORD_HEADER_BYTES + end - start;
     return increments;
   }
 
@@ -163,6 +177,7 @@ export class PendingSums {
     this.#live = this.#spare;
     this.#liveIdempotent = this.#spareIdempotent;
     this.#liveOnlyKeys = 0;
+    this.#liveRecordBytes = 0;
     return frozen;
   }
 

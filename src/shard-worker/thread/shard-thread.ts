@@ -19,6 +19,7 @@ import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
 import { MemoryJournalStreams } from '../journal/memory-journal.js';
 import { statsRow } from '../protocol/stats.js';
 import type { ControlMessage, ControlRequest, ShardTask } from '../protocol/control-messages.js';
+import { earlyFlush } from './flush/early-flush.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
 
@@ -51,7 +52,7 @@ class ShardThread {
       stats: statsRow(task.stats, task.shard),
       random: Math.random,
       flushIntervalMs: task.settings.flushIntervalMs,
-      flushKeysMax: task.settings.flushKeysMax,
+      earlyFlush: earlyFlush(task.settings, task.shards),
       settledThroughMs: () => this.#groups.settledThroughMs(),
       tell: (message) => {
         this.#tell(message);

@@ -18,6 +18,7 @@ import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journ
 import type { ControlMessage, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
 import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
 import { STAT } from '../protocol/stats.js';
+import type { EarlyFlush } from './flush/early-flush.js';
 import { Flusher } from './flush/flusher.js';
 import { isDatabaseUnavailable, type ShardDatabase } from './flush/shard-database.js';
 import type { GroupTarget } from './group-commit.js';
@@ -53,7 +54,7 @@ export interface ShardDeps {
   readonly stats: Float64Array;
   readonly random: () => number;
   readonly flushIntervalMs: number;
-  readonly flushKeysMax: number;
+  readonly earlyFlush: EarlyFlush;
   /** Takes what waits on the ports. Everything posted before the time returned (ms since 1970) has been applied. */
   readonly settledThroughMs: () => number;
   readonly tell: (message: ControlMessage) => void;
@@ -81,6 +82,7 @@ export class Shard implements GroupTarget {
     this.#upkeep = new JournalUpkeep({ ...deps, streams: () => this.#streams(), fail });
     this.#orphaned = new OrphanedStreams({
       ...deps,
+      flushKeysMax: deps.earlyFlush.keysMax,
       recover: (stream) => this.#recover(stream),
       pendingKeys: () => this.#streams().reduce((total, { pendingSums }) => total + pendingSums.pendingKeys, 0),
       changed: () => {
@@ -275,10 +277,10 @@ export class Shard implements GroupTarget {
   }
 
   #assemble(journal: Journal, pendingSums: PendingSums, retired: boolean): OwnedStream {
-    const { database, clock, random, flushIntervalMs, flushKeysMax, settledThroughMs } = this.#deps;
+    const { database, clock, random, flushIntervalMs, earlyFlush, settledThroughMs } = this.#deps;
     const options = {
       intervalMs: flushIntervalMs,
-      keysMax: flushKeysMax,
+      ...earlyFlush,
       sync: () => (journal.syncedLsn < journal.endLsn ? journal.sync() : undefined),
       acceptedThroughMs: () => settledThroughMs() - ACCEPTED_MARGIN_MS,
       touchIntervalMs: TOUCH_INTERVAL_MS,

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, test } from 'node:test';
+import { after, describe, test } from 'node:test';
 import { sumOf } from '../../support/counters.js';
 import { connectTo, createTestDatabase } from '../../support/database.js';
+import { FlushHold } from '../../support/flush-hold.js';
 import { increment, problemCode, send, type Answer } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
@@ -23,6 +24,8 @@ const rows = page
 const KEYS_MAX = 200;
 
 describe('the table of docs/idempotency.md', () => {
+  const held = new FlushHold();
+  after(() => held.release());
   const node = new SuiteServer({
     FLUSH_INTERVAL_MS: '3600000',
     MAX_PENDING_KEYS: String(KEYS_MAX),
@@ -48,6 +51,7 @@ describe('the table of docs/idempotency.md', () => {
   }
 
   async function flush(to: { readonly url: string } = node): Promise<void> {
+    await held.release();
     const answer = await send(to.url, '/flush', { method: 'POST' });
     assert.equal(answer.status, 200, answer.body);
   }
@@ -202,6 +206,7 @@ describe('the table of docs/idempotency.md', () => {
 
     'a request that is refused with 503, then the same request again': async () => {
       await flush();
+      await held.hold(node.databaseUrl);
       const idempotencyKey = newIdempotencyKey();
       assertCreated(await increment(node.url, keys('room', KEYS_MAX - 1)));
       assertProblem(await withIdempotencyKey(idempotencyKey, { refused: 1, 'refused-too': 1 }), 'overloaded');
@@ -212,6 +217,7 @@ describe('the table of docs/idempotency.md', () => {
 
     'the same request again, while limits refuse new requests': async () => {
       await flush();
+      await held.hold(node.databaseUrl);
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { 'known-full': 1 }));
       assertCreated(await increment(node.url, keys('full', KEYS_MAX - 1)));
@@ -225,6 +231,7 @@ describe('the table of docs/idempotency.md', () => {
 
     'other content with the key, while limits refuse new requests': async () => {
       await flush();
+      await held.hold(node.databaseUrl);
       const idempotencyKey = newIdempotencyKey();
       assertNew(await withIdempotencyKey(idempotencyKey, { 'other-full': 1 }));
       assertCreated(await increment(node.url, keys('full', KEYS_MAX - 1)));

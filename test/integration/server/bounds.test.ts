@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { Agent } from 'node:http';
-import { describe, test } from 'node:test';
+import { after, describe, test } from 'node:test';
 import { hashKey, shardOfHash } from '#product/core/key-hash.js';
 import { counterOf, sumOf } from '../../support/counters.js';
 import { eventually } from '../../support/eventually.js';
+import { FlushHold } from '../../support/flush-hold.js';
 import { increment, send, type Answer } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
@@ -13,8 +14,23 @@ import { SuiteServer } from '../../support/suite-server.js';
 
 const NEVER_MS = '3600000';
 
-async function flush(node: SuiteServer): Promise<void> {
-  assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+/** Holds flushes within a `describe`: the server is at its bounds only while it cannot flush. */
+function holdFlushes(): FlushHold {
+  const held = new FlushHold();
+  after(() => held.release());
+  return held;
+}
+
+let flushing: Promise<void> = Promise.resolve();
+
+/** Flushes everything, and then holds the next flushes. One call at a time. */
+function flush(node: SuiteServer, held: FlushHold): Promise<void> {
+  flushing = flushing.then(async () => {
+    await held.release();
+    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await held.hold(node.databaseUrl);
+  });
+  return flushing;
 }
 
 /** Keys that belong to one of `shards` shards. */
@@ -32,6 +48,7 @@ for (const shards of [1, 3]) {
   const keysMax = 30;
 
   describe(`MAX_PENDING_KEYS with ${shards} shards`, () => {
+    const held = holdFlushes();
     const node = new SuiteServer({
       SHARDS: String(shards),
       MAX_PENDING_KEYS: String(keysMax),
@@ -39,7 +56,7 @@ for (const shards of [1, 3]) {
     });
 
     async function fill(prefix: string): Promise<void> {
-      await flush(node);
+      await flush(node, held);
       for (let index = 0; index < keysMax; index += 1)
         assertCreated(await increment(node.url, { [`${prefix}-${index}`]: 1 }));
     }
@@ -54,12 +71,12 @@ for (const shards of [1, 3]) {
     test('at the limit /readyz is 503 overloaded, and 200 again after a flush', async () => {
       await fill('ready');
       assertProblem(await send(node.url, '/readyz'), 'overloaded');
-      await flush(node);
+      await flush(node, held);
       assert.deepEqual([(await send(node.url, '/readyz')).body], ['{"status":"ok"}']);
     });
 
     test('each increment of an idempotent request counts as a key of its own, pending or not', async () => {
-      await flush(node);
+      await flush(node, held);
       const withIdempotencyKey = (idempotencyKey: string, increments: number): Promise<Answer> => {
         const body = Object.fromEntries(Array.from({ length: increments }, (_, index) => [`idempotent-${index}`, 1]));
         return increment(node.url, body, { headers: { 'idempotency-key': `${idempotencyKey}-of-${shards}` } });
@@ -69,7 +86,7 @@ for (const shards of [1, 3]) {
       assertProblem(await withIdempotencyKey('too-many', second + 1), 'overloaded');
       assertCreated(await withIdempotencyKey('second', second));
       assertProblem(await withIdempotencyKey('third', 1), 'overloaded');
-      await flush(node);
+      await flush(node, held);
       assertCreated(await withIdempotencyKey('third', 1));
       assert.equal(await sumOf(node.url, 'idempotent-0'), 3n);
       assert.equal(await sumOf(node.url, `idempotent-${second}`), undefined);
@@ -93,13 +110,13 @@ for (const shards of [1, 3]) {
     test('after a flush the full limit is available again', async () => {
       await fill('before');
       assertProblem(await increment(node.url, { 'after-flush': 1 }), 'overloaded');
-      await flush(node);
+      await flush(node, held);
       assertCreated(await increment(node.url, { 'after-flush': 1 }));
       assert.deepEqual((await counterOf(node.url, 'before-0'))?.committed, 1n);
     });
 
     test('a request with more keys than the limit has left is refused as a whole', async () => {
-      await flush(node);
+      await flush(node, held);
       const keys = Array.from({ length: keysMax + 1 }, (_, index) => `whole-${index}`);
       assertProblem(await increment(node.url, Object.fromEntries(keys.map((key) => [key, 1]))), 'overloaded');
       for (const key of keys) assert.equal(await sumOf(node.url, key), undefined);
@@ -107,7 +124,7 @@ for (const shards of [1, 3]) {
     });
 
     test('under load at the limit the table has exactly the acknowledged increments', async (context) => {
-      await flush(node);
+      await flush(node, held);
       const seed = Number(process.env['SEED'] ?? randomInt(2 ** 32));
       context.diagnostic(`SEED=${seed}`);
       const random = new Mulberry32(seed);
@@ -123,12 +140,12 @@ for (const shards of [1, 3]) {
             assertProblem(answer, 'overloaded');
             refused += 1;
           }
-          if (random.below(60) === 0) await flush(node);
+          if (random.below(60) === 0) await flush(node, held);
         }
       };
       await Promise.all(Array.from({ length: 8 }, client));
       agent.destroy();
-      await flush(node);
+      await flush(node, held);
       const table = new Map([...(await node.table())].filter(([key]) => key.startsWith('load-')));
       assert.ok(refused > 0);
       assert.deepEqual(table, acknowledged);
@@ -151,6 +168,7 @@ describe('MAX_BODY_BYTES of three digits', () => {
 
 describe('MAX_PENDING_BYTES', () => {
   const bodyBytesMax = 1024;
+  const held = holdFlushes();
   const node = new SuiteServer({
     MAX_BODY_BYTES: String(bodyBytesMax),
     MAX_PENDING_BYTES: String(20 * bodyBytesMax),
@@ -159,6 +177,7 @@ describe('MAX_PENDING_BYTES', () => {
 
   test('keys are taken until their bytes reach the limit, then 503 overloaded until a flush', async () => {
     const key = (index: number): string => `${index}-${'k'.repeat(400)}`;
+    await flush(node, held);
     let taken = 0;
     for (; taken < 100; taken += 1) {
       const answer = await increment(node.url, { [key(taken)]: 1 });
@@ -170,14 +189,14 @@ describe('MAX_PENDING_BYTES', () => {
     assert.ok(taken > 30 && taken < 50, `${taken} keys were taken`);
     assert.equal(await sumOf(node.url, key(taken)), undefined);
     assertProblem(await increment(node.url, { [key(0)]: 1 }), 'overloaded');
-    await flush(node);
+    await flush(node, held);
     assertCreated(await increment(node.url, { [key(0)]: 1 }));
     assert.equal((await node.table()).size, taken);
     assert.equal(await sumOf(node.url, key(0)), 2n);
   });
 
   test('the largest body fits into an empty server, even with the shortest possible increments', async () => {
-    await flush(node);
+    await flush(node, held);
     // The shortest increments need the most memory for their bytes, and a repeated key may count once for each.
     const increments = Math.floor((bodyBytesMax - 1) / '"a":1,'.length);
     const body = `{${Array.from({ length: increments }, () => '"a":1').join(',')}}`.padEnd(bodyBytesMax, ' ');
@@ -189,6 +208,7 @@ describe('MAX_PENDING_BYTES', () => {
 
 for (const keepSeconds of [0, 1]) {
   describe(`JOURNAL_MAX_BYTES with a keep time of ${keepSeconds} s`, () => {
+    const held = holdFlushes();
     const node = new SuiteServer({
       SHARDS: '1',
       MAX_BODY_BYTES: '1024',
@@ -200,8 +220,10 @@ for (const keepSeconds of [0, 1]) {
     test('a journal full of committed records takes increments again, and /readyz recovers without a request', async () => {
       const body = { ['k'.repeat(300)]: 1 };
       for (let round = 0; round < 2; round += 1) {
+        await held.hold(node.databaseUrl);
         await eventually('the limit is reached', async () => (await increment(node.url, body)).status === 503);
-        await flush(node);
+        await flush(node, held);
+        await held.release();
         await eventually('it is ready again', async () => (await send(node.url, '/readyz')).status === 200);
         assertCreated(await increment(node.url, body));
       }

@@ -3,7 +3,7 @@
  * try again, and when the database counts as unavailable; `range-flush.ts` says what an attempt came to.
  *
  * ```text
- * waiting ──(interval | many keys | request | stop)──► flushing ──committed──► waiting
+ * waiting ──(interval | enough | request | stop)─────► flushing ──committed──► waiting
  *                                                       │   ▲  └──fenced──► ended: the owner recovers
  *                       refused, unreachable or unknown │   │ after a backoff: the same range again
  *                                                       ▼   │
@@ -21,6 +21,7 @@ import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock, Timer } from '../../../core/clock.js';
 import { CounterError } from '../../../core/errors.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
+import type { EarlyFlush } from './early-flush.js';
 import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
 import { RangeFlush, type CommittedFlush, type RangeDatabase } from './range-flush.js';
 import type { ShardDatabase } from './shard-database.js';
@@ -52,9 +53,7 @@ export interface FlusherEvents {
 }
 
 /** When to flush. */
-export interface FlusherOptions extends FlushScheduleOptions {
-  /** With this many live keys the stream is flushed early. */
-  readonly keysMax: number;
+export interface FlusherOptions extends FlushScheduleOptions, EarlyFlush {
   /** Makes what was applied durable before it is frozen. */
   readonly sync: () => void | Promise<void>;
   /**
@@ -78,6 +77,7 @@ export class Flusher {
   #wake: (() => void) | undefined;
   readonly #schedule: FlushSchedule;
   #done: Promise<void> | undefined;
+  #isRoomWanted = false;
 
   constructor(
     pendingSums: PendingSums,
@@ -103,10 +103,16 @@ export class Flusher {
     });
   }
 
-  /** To be called after records were applied. Wakes the loop where enough keys wait. */
+  /** To be called after records were applied. Wakes the loop where enough waits for a flush. */
   noticeApplied(): void {
-    if (this.#pendingSums.liveKeys >= this.#options.keysMax && this.#wake !== undefined && this.#available)
-      this.#wake();
+    if (this.#holdsEnough) this.#wakeToFlush();
+  }
+
+  /** Flushes soon what is pending, because a request was refused for lack of room. */
+  flushSoon(): void {
+    if (this.#pendingSums.isSettled) return;
+    this.#isRoomWanted = true;
+    this.#wakeToFlush();
   }
 
   /** Touches the row of an idle stream soon. Does nothing where something is pending, because its flush sees the row. */
@@ -146,6 +152,7 @@ export class Flusher {
       // First, because it may apply increments.
       const acceptedThroughMs = this.#options.acceptedThroughMs();
       const isIdle = this.#pendingSums.isSettled;
+      if (isIdle) this.#isRoomWanted = false;
       if (isIdle) this.#waiters.answer(this.#pendingSums.checkpointLsn);
       if (isIdle && this.#state === 'draining') break;
       // While the database is unavailable, a flush is how the loop learns that it is back.
@@ -164,7 +171,18 @@ export class Flusher {
 
   /** True where the loop must not wait for an interval. */
   #isAsked(): boolean {
-    return this.#state !== 'running' || !this.#waiters.isEmpty || this.#pendingSums.liveKeys >= this.#options.keysMax;
+    return this.#state !== 'running' || !this.#waiters.isEmpty || this.#isRoomWanted || this.#holdsEnough;
+  }
+
+  get #holdsEnough(): boolean {
+    const { liveKeys, liveBytes, liveRecordBytes } = this.#pendingSums;
+    const { keysMax, bytesMax, recordBytesMax } = this.#options;
+    return liveKeys >= keysMax || liveBytes >= bytesMax || liveRecordBytes >= recordBytesMax;
+  }
+
+  /** Ends a wait for an interval, not a wait between attempts of a flush. */
+  #wakeToFlush(): void {
+    if (this.#available && this.#pendingSums.frozen === undefined) this.#wake?.();
   }
 
   /** Commits one range; false where the loop must end: fenced, or draining without a database. */
@@ -173,6 +191,7 @@ export class Flusher {
     // its LSN would be given to another record.
     if (this.#pendingSums.frozen === undefined) await this.#options.sync();
     const range = this.#pendingSums.frozen ?? this.#pendingSums.freeze(acceptedThroughMs);
+    this.#isRoomWanted = false;
     const flush = new RangeFlush(this.#database, range);
     const sendBackoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
     const readBackoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);

@@ -1,6 +1,8 @@
 /**
  * What a shard does for its journals once a second, besides appending and pruning. Shard thread.
  *
+ * - Room that a flush makes: after a refusal for lack of room it starts a flush, whatever FLUSH_INTERVAL_MS is. Most flushes
+ *   for that reason begin before anything is refused (`flush/early-flush.ts`), but a body may need more room than is left.
  * - Room under JOURNAL_MAX_BYTES: a journal removes records only when it sees the checkpoint, never by the clock
  *   (`journal/file/kept-segments.ts`). Under load every flush sees the checkpoint. An idle shard would see it with its next
  *   touch only, and until then refuse increments although the room is free. So the shard asks for a touch as soon as that
@@ -97,6 +99,11 @@ export class JournalUpkeep {
   }
 
   #look(): void {
+    // Once a second: requests may be refused far more often.
+    if (this.#deps.stats[STAT.roomWanted] === 1) {
+      this.#deps.stats[STAT.roomWanted] = 0;
+      for (const { flusher } of this.#deps.streams()) flusher.flushSoon();
+    }
     for (const { journal, flusher } of this.#deps.streams()) if (journal.isPruneDue) flusher.touchSoon();
     const refusal = this.#refusal;
     if (refusal === undefined) {

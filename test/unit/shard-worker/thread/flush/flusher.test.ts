@@ -26,6 +26,7 @@ class Scene {
   isUnavailable = false;
   /** The row is not where the stream's owner left it. */
   isMoved = false;
+  isRefused = false;
   isFenced = false;
   flushMs = 0;
   /** Number of records that are applied when the loop asks up to which time everything is applied. */
@@ -46,6 +47,8 @@ class Scene {
       {
         intervalMs: 1000,
         keysMax: 1000,
+        bytesMax: Number.POSITIVE_INFINITY,
+        recordBytesMax: Number.POSITIVE_INFINITY,
         sync: () => undefined,
         acceptedThroughMs: () => {
           for (; this.unapplied > 0; this.unapplied -= 1) this.apply('waiting');
@@ -85,6 +88,7 @@ class Scene {
     this.flushes.push(this.clock.monotonic());
     if (this.isUnavailable) return Promise.resolve({ kind: 'unreachable', error: unavailable() });
     if (this.isMoved) return Promise.resolve({ kind: 'fenced' });
+    if (this.isRefused) return Promise.resolve({ kind: 'refused', error: new Error('refused') });
     return new Promise((resolve) => this.clock.schedule(this.flushMs, () => resolve({ kind: 'committed', keys: 1 })));
   }
 
@@ -230,4 +234,48 @@ test('while the database is unavailable the loop retries about once a second at 
   const before = scene.touches.length;
   await scene.pass(10_000);
   assert.ok(scene.touches.length - before <= 11, `${scene.touches.length - before} touches`);
+});
+
+for (const [bound, options] of [
+  ['keys', { keysMax: 10 }],
+  ['bytes', { bytesMax: 10 * (104 + 6) }],
+  ['bytes of records', { recordBytesMax: 10 * 40 }],
+] as const) {
+  test(`a stream that holds enough ${bound} is flushed long before its interval, and not with less`, async () => {
+    const scene = new Scene({ intervalMs: 3_600_000, ...options });
+    scene.flusher.start();
+    scene.apply('key 00');
+    await scene.pass(100);
+    assert.deepEqual(scene.flushes, []);
+    for (let index = 1; index < 20; index += 1) scene.apply(`key ${String(index).padStart(2, '0')}`);
+    await scene.pass(100);
+    assert.equal(scene.pendingSums.checkpointLsn, 20);
+  });
+}
+
+test('a wish for room flushes what is pending once, and nothing where nothing is pending', async () => {
+  const scene = new Scene({ intervalMs: 3_600_000 });
+  scene.flusher.start();
+  scene.flusher.flushSoon();
+  await scene.pass(1000);
+  assert.deepEqual(scene.flushes, []);
+  scene.apply('a');
+  scene.flusher.flushSoon();
+  await scene.pass(1000);
+  assert.equal(scene.flushes.length, 1);
+  scene.apply('b');
+  await scene.pass(10_000);
+  assert.equal(scene.flushes.length, 1);
+});
+
+test('neither a wish for room nor many keys end the wait between attempts of a flush', async () => {
+  const scene = new Scene({ intervalMs: 3_600_000, keysMax: 2 });
+  scene.flusher.start();
+  scene.isRefused = true;
+  for (let index = 0; index < 100; index += 1) {
+    scene.apply(`key ${index}`);
+    scene.flusher.flushSoon();
+    await scene.pass(1);
+  }
+  assert.ok(scene.flushes.length <= 4, `${scene.flushes.length} attempts in 100 ms`);
 });
