@@ -208,8 +208,10 @@ export class ServerProcess {
   }
 
   #noticeDatabase(shard: number, available: boolean, reason: string): void {
-    if (available) this.#shardsWithoutDatabase.delete(shard);
-    else this.#shardsWithoutDatabase.add(shard);
+    const wasUnavailable = this.#shardsWithoutDatabase.delete(shard);
+    if (!available) this.#shardsWithoutDatabase.add(shard);
+    // Every new thread of a shard tells that it can use the database.
+    if (available && !wasUnavailable) return;
     if (available) this.#logger.info({ shard }, 'PostgreSQL available again');
     else this.#logger.warn({ shard, reason }, 'PostgreSQL unavailable; increments stay pending');
     this.#lastReason = reason;

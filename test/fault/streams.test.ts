@@ -16,6 +16,7 @@ import { eventually } from '../support/eventually.js';
 import { increment, send } from '../support/http.js';
 import { copyDirectory, segmentsOf, streamsOf } from '../support/journal-files.js';
 import { temporaryDirectory, type TestServer } from '../support/server.js';
+import { TcpProxy } from '../support/tcp-proxy.js';
 
 const NEVER_MS = '3600000';
 /** A start that cannot succeed before somebody changes something. */
@@ -409,6 +410,44 @@ test(
       });
     } finally {
       await other.drop();
+    }
+  },
+);
+
+test(
+  'commits that a failover takes back during an outage are repeated, and the node is ready again afterwards',
+  {
+    timeout: 90_000,
+  },
+  async () => {
+    const database = await createTestDatabase();
+    const proxy = await TcpProxy.start(database.url);
+    const node = await CountedNode.make('failover during an outage', {
+      databaseUrl: database.url,
+      serverDatabaseUrl: proxy.urlOf(database.url),
+      env: { FLUSH_INTERVAL_MS: '50', JOURNAL_KEEP_SECONDS: '600' },
+    });
+    try {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(200);
+      await runStatements(database.url, BACK_UP);
+      await load.acknowledgements(200);
+      await node.flush();
+      await proxy.refuse();
+      await server.waitFor('"msg":"PostgreSQL unavailable');
+      await runStatements(database.url, GO_BACK);
+      await proxy.accept();
+      await server.waitFor('"code":"journal-fenced"');
+      await eventually('ready', async () => (await send(node.url, '/readyz')).body === '{"status":"ok"}');
+      // A read between the two states of the database sees the older one.
+      load.wrongAnswers.length = 0;
+      await load.acknowledgements(200);
+      await node.finish(server);
+    } finally {
+      await node.dispose();
+      await proxy.close();
+      await database.drop();
     }
   },
 );

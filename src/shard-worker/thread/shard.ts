@@ -71,6 +71,8 @@ export class Shard implements GroupTarget {
   #own: OwnedStream | undefined;
   readonly #orphaned: OrphanedStreams;
   readonly #upkeep: JournalUpkeep;
+  /** Streams whose flushes and touches fail, with the reason. */
+  readonly #failingStreams = new Map<string, string>();
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
 
   constructor(deps: ShardDeps) {
@@ -88,6 +90,7 @@ export class Shard implements GroupTarget {
       changed: () => {
         this.#publish();
         this.#announceStreams();
+        this.#forgetRemovedStreams();
       },
       fenced: (pendingSums, row) => {
         this.#fenced(pendingSums, row);
@@ -225,6 +228,31 @@ export class Shard implements GroupTarget {
     this.#orphaned.start();
     this.#upkeep.start();
     this.#tellServing(recovered);
+    // Replaces what an earlier thread of this shard has told.
+    if (unavailable === undefined) this.#tellDatabase(true);
+  }
+
+  /** A shard can use the database where every one of its streams can. */
+  #noticeDatabase(stream: string, available: boolean, error: unknown): void {
+    if (!available) {
+      const reason = error instanceof Error ? error.message : '';
+      this.#failingStreams.set(stream, reason);
+      this.#tellDatabase(false, reason);
+    } else if (this.#failingStreams.delete(stream) && this.#failingStreams.size === 0) {
+      this.#tellDatabase(true);
+    }
+  }
+
+  /** A stream can be removed before it is flushed or touched again. */
+  #forgetRemovedStreams(): void {
+    const streams = new Set(this.#streams().map(({ pendingSums }) => pendingSums.stream));
+    for (const stream of this.#failingStreams.keys()) {
+      if (!streams.has(stream)) this.#noticeDatabase(stream, true, undefined);
+    }
+  }
+
+  #tellDatabase(available: boolean, reason = ''): void {
+    this.#deps.tell({ kind: 'database', available, reason });
   }
 
   #tellServing(recovered: boolean): void {
@@ -301,8 +329,7 @@ export class Shard implements GroupTarget {
         this.#fenced(pendingSums, row);
       },
       databaseAvailable: (available, error) => {
-        const reason = error instanceof Error ? error.message : '';
-        this.#deps.tell({ kind: 'database', available, reason });
+        this.#noticeDatabase(pendingSums.stream, available, error);
       },
       failed: (error) => this.failed(error),
     });
