@@ -91,7 +91,7 @@ export class ShardConnection {
   /** Runs one statement. Rejects in one of the three ways above. */
   async run<Row extends object>(statement: Statement): Promise<Row[]> {
     const session = await this.#opened();
-    const unwatch = this.#watch(session, bytesOf(statement));
+    const watch = this.#watch(session, bytesOf(statement));
     try {
       return await session.query<Row>(statement);
     } catch (error) {
@@ -100,11 +100,14 @@ export class ShardConnection {
         throw new StatementRefusedError(error.message, errorCode(error), kind, { cause: error });
       }
       this.drop();
-      throw new OutcomeUnknownError(`the database connection was lost before the reply: ${reasonOf(error)}`, {
-        cause: error,
-      });
+      // What the watch found says more than the error of a session that it closed.
+      throw watch.isUnanswered()
+        ? new OutcomeUnknownError('PostgreSQL does not answer; the outcome of the statement is unknown')
+        : new OutcomeUnknownError(`the database connection was lost before the reply: ${reasonOf(error)}`, {
+            cause: error,
+          });
     } finally {
-      unwatch();
+      watch.end();
     }
   }
 
@@ -151,8 +154,8 @@ export class ShardConnection {
     throw new CounterError('database-unavailable', 'The database connection is closed.');
   }
 
-  /** Watches a session until the returned function is called. */
-  #watch(session: Session, bytes: number): () => void {
+  /** Watches a session until `end` is called. `isUnanswered`: the watch closed it, because the server does not answer. */
+  #watch(session: Session, bytes: number): { readonly end: () => void; readonly isUnanswered: () => boolean } {
     let isAnswered = false;
     let timer: Timer | undefined;
     let unanswered = 0;
@@ -174,9 +177,12 @@ export class ShardConnection {
       });
     };
     lookAfter(this.#silenceMs + Math.floor(bytes / BYTES_A_MS_MIN));
-    return () => {
-      isAnswered = true;
-      timer?.cancel();
+    return {
+      end: () => {
+        isAnswered = true;
+        timer?.cancel();
+      },
+      isUnanswered: () => unanswered >= UNANSWERED_MAX,
     };
   }
 

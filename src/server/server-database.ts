@@ -7,6 +7,7 @@ import { pause } from '../core/clock.js';
 import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from '../db/connection.js';
 import { CounterStore } from '../db/counter-store.js';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded/embedded-postgres.js';
+import type { DatabaseCause, DatabaseProblem } from '../db/database-problem.js';
 import { OnDemandConnection } from '../db/on-demand-connection.js';
 import { openDatabase, type OpenedDatabase } from '../db/schema/open-database.js';
 import { CounterDeleteStore } from '../db/counter-delete-store.js';
@@ -36,12 +37,22 @@ export interface OpenedServerDatabase {
   readonly databaseId: string | undefined;
 }
 
+/** What the database tells the process about a start without it. */
+export interface ServerDatabaseEvents {
+  /** The start goes on without the database, or the cause has changed. */
+  unavailable(problem: DatabaseProblem): void;
+  /** The database answers and has its tables. */
+  available(): void;
+  /** The database became available after the start and refuses the server. */
+  refused(reason: string): void;
+}
+
 /** The database of the server. */
 export class ServerDatabase {
   readonly #config: Config;
   readonly #logger: Logger;
   readonly #stats: SharedArrayBuffer;
-  readonly #refused: (reason: string) => void;
+  readonly #events: ServerDatabaseEvents;
   #embedded: EmbeddedPostgres | undefined;
   #counters: CounterStore | undefined;
   #deletes: CounterDeleteStore | undefined;
@@ -50,12 +61,11 @@ export class ServerDatabase {
   #closed = false;
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
-  /** `refused` is called if the database becomes available after the start and refuses the server. */
-  constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, refused: (reason: string) => void) {
+  constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, events: ServerDatabaseEvents) {
     this.#config = config;
     this.#logger = logger;
     this.#stats = stats;
-    this.#refused = refused;
+    this.#events = events;
   }
 
   /** Reads counters. Undefined until the address of the database is known. */
@@ -149,15 +159,15 @@ export class ServerDatabase {
       const opened = await openDatabase(target, this.#logger);
       if (opened.kind === 'open') return opened.databaseId;
       signal.throwIfAborted();
-      const { kind, reason } = opened;
+      const { kind, reason, problem } = opened;
       // Without the tables, a volatile journal can take nothing; a busy database will have them in time.
       if (performance.now() >= until && !(isVolatile && kind === 'busy')) {
         if (isVolatile)
           throw new StartError([`The database is unavailable: ${reason}. Check DATABASE_URL and PostgreSQL.`], {
             exitCode: 1,
           });
-        this.#logger.warn({ reason }, 'PostgreSQL unavailable; buffering increments in the journal');
-        void this.#openLater(target);
+        this.#events.unavailable(problem);
+        void this.#openLater(target, problem.cause);
         return undefined;
       }
       await this.#pauseAfter(opened);
@@ -176,16 +186,22 @@ export class ServerDatabase {
   }
 
   /** Migrates in the background. The shards recover once the tables exist. */
-  async #openLater(target: DatabaseTarget): Promise<void> {
+  async #openLater(target: DatabaseTarget, firstCause: DatabaseCause): Promise<void> {
+    let cause = firstCause;
     try {
       await pause(RETRY_MS);
       while (!this.#closed) {
         const opened = await openDatabase(target, this.#logger);
-        if (opened.kind === 'open') return;
+        if (opened.kind === 'open') {
+          this.#events.available();
+          return;
+        }
+        if (opened.problem.cause !== cause) this.#events.unavailable(opened.problem);
+        cause = opened.problem.cause;
         await this.#pauseAfter(opened);
       }
     } catch (error) {
-      this.#refused(reasonOf(error));
+      this.#events.refused(reasonOf(error));
     }
   }
 }

@@ -12,9 +12,10 @@
  * ```
  */
 import { configWarnings, type Config } from '../config/config.js';
-import { pause } from '../core/clock.js';
+import { pause, systemClock } from '../core/clock.js';
 import { ServerOperations } from './server-operations.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
+import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
 import { StartSteps, type StartStep } from './start-steps.js';
@@ -38,24 +39,33 @@ export class ServerProcess {
   #directory: DataDirectory | undefined;
   #opened: OpenedServerDatabase | undefined;
   #supervisor: ShardSupervisor | undefined;
-  /** Shards whose last flush failed because the database was unavailable. */
-  readonly #shardsWithoutDatabase = new Set<number>();
-  #lastReason = '';
+  readonly #availability: DatabaseAvailability;
 
   constructor(config: Config, logger: Logger, exit: (code: number) => void) {
     this.#config = config;
     this.#logger = logger;
     this.#exit = exit;
     this.#stats = makeStats(config.shards);
-    this.#database = new ServerDatabase(config, logger, this.#stats, (reason) => {
-      this.#fatal(reason, 78);
+    const consequence =
+      config.journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
+    this.#availability = new DatabaseAvailability(systemClock, logger, consequence);
+    this.#database = new ServerDatabase(config, logger, this.#stats, {
+      refused: (reason) => {
+        this.#fatal(reason, 78);
+      },
+      unavailable: (problem) => {
+        this.#availability.unavailable('start', problem);
+      },
+      available: () => {
+        this.#availability.available('start');
+      },
     });
     const operations = new ServerOperations({
       store: () => this.#database.counters,
       deletes: () => this.#database.deletes,
       supervisor: () => this.#supervisor,
       refusal: () => this.#httpServers.refusal,
-      flushing: () => this.#shardsWithoutDatabase.size === 0,
+      flushing: () => this.#availability.isAvailable,
     });
     this.#httpServers = new HttpServers({
       config,
@@ -148,8 +158,9 @@ export class ServerProcess {
         fatal: (reason) => {
           this.#fatal(reason);
         },
-        database: (shard, available, reason) => {
-          this.#noticeDatabase(shard, available, reason);
+        database: (shard, state) => {
+          if (state.available) this.#availability.available(shard, state.pending);
+          else this.#availability.unavailable(shard, state.problem);
         },
       },
     });
@@ -171,6 +182,7 @@ export class ServerProcess {
     if (this.#state === 'stopping' || this.#state === 'ended') return;
     const wasServing = this.#state === 'serving';
     this.#state = 'stopping';
+    this.#availability.say();
     this.#httpServers.announceDrain();
     this.#steps.abort();
     const deadline = setTimeout(() => {
@@ -207,16 +219,6 @@ export class ServerProcess {
     else exit();
   }
 
-  #noticeDatabase(shard: number, available: boolean, reason: string): void {
-    const wasUnavailable = this.#shardsWithoutDatabase.delete(shard);
-    if (!available) this.#shardsWithoutDatabase.add(shard);
-    // Every new thread of a shard tells that it can use the database.
-    if (available && !wasUnavailable) return;
-    if (available) this.#logger.info({ shard }, 'PostgreSQL available again');
-    else this.#logger.warn({ shard, reason }, 'PostgreSQL unavailable; increments stay pending');
-    this.#lastReason = reason;
-  }
-
   /** Answers the requests in flight, then drains the shards. Resolves to the exit code. */
   async #drain(): Promise<number> {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
@@ -235,7 +237,7 @@ export class ServerProcess {
     } else {
       const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
       const earlier = unread === 0 ? '' : `, besides ${unread} unread streams of earlier runs`;
-      const fields = { ranges: left, pending, reason: this.#lastReason };
+      const fields = { ranges: left, pending, reason: this.#availability.lastReason };
       if (isMemory) this.#logger.error(fields, this.#fateOf(pending));
       else this.#logger.warn(fields, this.#fateOf(pending) + earlier);
     }
@@ -261,6 +263,7 @@ export class ServerProcess {
   #fatal(reason: string, exitCode = 1): void {
     if (this.#state === 'ended') return;
     this.#httpServers.refuse('journal-unavailable');
+    this.#availability.say();
     process.stderr.write(`summing-counters: ${reason}\n`);
     this.#logger.error({}, reason);
     const { pending } = conservation(this.#stats, this.#config.shards);

@@ -103,7 +103,7 @@ test(
         if (asksForFlush(bytes)) flushedAt ??= performance.now();
         return 'forward';
       });
-      await server.waitFor('"msg":"PostgreSQL available again"');
+      await server.waitFor('"msg":"PostgreSQL available again');
       // If the outage lost the reply of a flush, the server reads the checkpoint back instead of flushing again.
       const settledAt = flushedAt ?? performance.now();
       assert.ok(settledAt - back < 5_000, `${settledAt} - ${back}`);

@@ -39,10 +39,10 @@ for (const [what, { statements, undo, sqlState }] of [
       await runStatements(database.url, statements);
       const headers = { 'idempotency-key': 'bad-key' };
       assert.equal((await increment(node.url, { a: 1 }, { headers })).status, 202);
-      await server.waitFor(`(SQLSTATE ${sqlState})`);
+      await server.waitFor(`SQLSTATE ${sqlState}`);
       assert.match((await send(node.url, '/readyz')).body, /"degraded"/);
       await runStatements(database.url, undo);
-      await server.waitFor('"msg":"PostgreSQL available again"');
+      await server.waitFor('"msg":"PostgreSQL available again');
       assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
       assert.deepEqual(await committedSums(database.url), new Map([['a', 1n]]));
       assert.equal((await readCountedSums(database.url)).rejected, 0);

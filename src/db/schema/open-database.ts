@@ -4,6 +4,7 @@
  */
 import { reasonOf, StartError } from '../../core/errors.js';
 import { classifyDatabaseError } from '../database-errors.js';
+import { databaseProblem, type DatabaseProblem } from '../database-problem.js';
 import { connect, type DatabaseTarget } from '../connection.js';
 import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
 import { migrate, TableBusyError } from './migrate.js';
@@ -12,9 +13,9 @@ import { migrate, TableBusyError } from './migrate.js';
 export type OpenedDatabase =
   | { readonly kind: 'open'; readonly databaseId: string }
   /** No server answers, or it cannot answer yet: try again. */
-  | { readonly kind: 'unavailable'; readonly reason: string }
+  | { readonly kind: 'unavailable'; readonly reason: string; readonly problem: DatabaseProblem }
   /** The server answers, and others hold a table that must be altered: try again, not too soon. */
-  | { readonly kind: 'busy'; readonly reason: string };
+  | { readonly kind: 'busy'; readonly reason: string; readonly problem: DatabaseProblem };
 
 const CONNECT_TIMEOUT_MS = 2000;
 
@@ -36,11 +37,11 @@ export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogge
   } catch (error) {
     if (error instanceof StartError) throw error;
     const reason = reasonOf(error);
-    if (error instanceof TableBusyError) return { kind: 'busy', reason };
+    if (error instanceof TableBusyError) return { kind: 'busy', reason, problem: { cause: 'locked', reason } };
     switch (classifyDatabaseError(error)) {
       case 'unreachable':
       case 'retry':
-        return { kind: 'unavailable', reason };
+        return { kind: 'unavailable', reason, problem: databaseProblem(error) };
       default:
         throw new StartError([`The database refuses this server: ${reason}.`], { cause: error });
     }

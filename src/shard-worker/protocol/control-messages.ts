@@ -7,6 +7,7 @@ import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import type { ErrorCode, JournalErrorCode } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
 import type { LogLevel } from '../../core/logger.js';
+import type { DatabaseProblem } from '../../db/database-problem.js';
 
 /** The checkpoints that a read saw, by stream; null if the stream has no row. */
 export type SeenCheckpoints = ReadonlyMap<string, Checkpoint | null>;
@@ -32,11 +33,17 @@ export type ControlMessage =
   | { readonly kind: 'serving'; readonly recovered: boolean; readonly recoveredIncrements: number }
   /** The streams for which this shard answers reads. */
   | { readonly kind: 'streams'; readonly streams: readonly string[] }
-  | { readonly kind: 'database'; readonly available: boolean; readonly reason: string }
+  /** Whether this shard can use the database. */
+  | { readonly kind: 'database'; readonly state: ShardDatabaseState }
   /** The shard cannot use its journal; the thread ends next. */
   | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
   /** Another process owns the stream: this process must stop accepting increments and end. */
   | { readonly kind: 'fenced'; readonly detail: string };
+
+/** Whether a shard can use the database. `pending`: its increments that waited for that. */
+export type ShardDatabaseState =
+  | { readonly available: true; readonly pending: number }
+  | { readonly available: false; readonly problem: DatabaseProblem };
 
 /** What a shard left in a stream of its journal when it was drained. */
 export interface PendingRange {

@@ -27,6 +27,7 @@ import type {
   HttpServerLink,
   PendingRange,
   SeenCheckpoints,
+  ShardDatabaseState,
   ShardTask,
 } from '../protocol/control-messages.js';
 import type { Logger } from '../../core/logger.js';
@@ -50,7 +51,7 @@ export interface SupervisorEvents {
   /** A shard cannot go on: the process must end. */
   fatal(reason: string): void;
   /** Whether a shard can use the database has changed. */
-  database(shard: number, available: boolean, reason: string): void;
+  database(shard: number, state: ShardDatabaseState): void;
 }
 
 /** What the supervisor is given. */
@@ -246,7 +247,7 @@ export class ShardSupervisor {
         shard.streams = message.streams;
         break;
       case 'database':
-        this.#options.events.database(index, message.available, message.reason);
+        this.#options.events.database(index, message.state);
         break;
       case 'journal':
         this.#options.logger.error({ shard: index, code: message.code }, message.detail);

@@ -14,6 +14,7 @@ import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
 import { JournalError } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
+import type { DatabaseProblem } from '../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journal/journal.js';
 import type { ControlMessage, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
 import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
@@ -71,8 +72,8 @@ export class Shard implements GroupTarget {
   #own: OwnedStream | undefined;
   readonly #orphaned: OrphanedStreams;
   readonly #upkeep: JournalUpkeep;
-  /** Streams whose flushes and touches fail, with the reason. */
-  readonly #failingStreams = new Map<string, string>();
+  /** Streams whose flushes and touches fail. */
+  readonly #failingStreams = new Map<string, DatabaseProblem>();
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
 
   constructor(deps: ShardDeps) {
@@ -126,7 +127,8 @@ export class Shard implements GroupTarget {
       this.#serve(await this.#orphaned.recoverWithinRoom(orphaned));
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
-      log('warn', { err: error }, 'PostgreSQL unavailable; buffering increments in a new stream of the journal');
+      // The main thread says it once for all shards.
+      log('debug', { err: error }, 'PostgreSQL unavailable; buffering increments in a new stream of the journal');
       this.#discard();
       this.#own = await this.#begin(false);
       this.#serve(own === undefined ? orphaned : [own, ...orphaned], error);
@@ -229,30 +231,35 @@ export class Shard implements GroupTarget {
     this.#upkeep.start();
     this.#tellServing(recovered);
     // Replaces what an earlier thread of this shard has told.
-    if (unavailable === undefined) this.#tellDatabase(true);
+    if (unavailable === undefined) this.#tellDatabase();
   }
 
   /** A shard can use the database where every one of its streams can. */
-  #noticeDatabase(stream: string, available: boolean, error: unknown): void {
-    if (!available) {
-      const reason = error instanceof Error ? error.message : '';
-      this.#failingStreams.set(stream, reason);
-      this.#tellDatabase(false, reason);
-    } else if (this.#failingStreams.delete(stream) && this.#failingStreams.size === 0) {
-      this.#tellDatabase(true);
+  #noticeDatabase(stream: string, problem: DatabaseProblem | undefined): void {
+    if (problem === undefined) {
+      if (this.#failingStreams.delete(stream) && this.#failingStreams.size === 0) this.#tellDatabase();
+      return;
     }
+    const isRepeated = this.#failingStreams.get(stream)?.cause === problem.cause;
+    const isKnown = [...this.#failingStreams.values()].some(({ cause }) => cause === problem.cause);
+    this.#failingStreams.set(stream, problem);
+    // The streams of a shard share its connection.
+    if (isRepeated || !isKnown) this.#tellDatabase(problem);
   }
 
   /** A stream can be removed before it is flushed or touched again. */
   #forgetRemovedStreams(): void {
     const streams = new Set(this.#streams().map(({ pendingSums }) => pendingSums.stream));
     for (const stream of this.#failingStreams.keys()) {
-      if (!streams.has(stream)) this.#noticeDatabase(stream, true, undefined);
+      if (!streams.has(stream)) this.#noticeDatabase(stream, undefined);
     }
   }
 
-  #tellDatabase(available: boolean, reason = ''): void {
-    this.#deps.tell({ kind: 'database', available, reason });
+  #tellDatabase(problem?: DatabaseProblem): void {
+    const pending = this.#streams().reduce((total, { pendingSums }) => total + pendingSums.pendingIncrements, 0);
+    const state =
+      problem === undefined ? { available: true as const, pending } : { available: false as const, problem };
+    this.#deps.tell({ kind: 'database', state });
   }
 
   #tellServing(recovered: boolean): void {
@@ -328,8 +335,8 @@ export class Shard implements GroupTarget {
       fenced: (row) => {
         this.#fenced(pendingSums, row);
       },
-      databaseAvailable: (available, error) => {
-        this.#noticeDatabase(pendingSums.stream, available, error);
+      databaseAvailable: (_, problem) => {
+        this.#noticeDatabase(pendingSums.stream, problem);
       },
       failed: (error) => this.failed(error),
     });

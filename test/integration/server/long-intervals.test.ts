@@ -23,7 +23,7 @@ test('with FLUSH_INTERVAL_MS of an hour, idle shards notice the end of an outage
   });
   try {
     await proxy.refuse();
-    await server.waitFor('PostgreSQL unavailable; increments stay pending', NOTICED_MS);
+    await server.waitFor('PostgreSQL unavailable; buffering increments in the journal', NOTICED_MS);
     assertCreated(await increment(server.url, { during: 1 }));
     assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
     await proxy.accept();

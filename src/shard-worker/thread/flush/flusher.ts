@@ -20,6 +20,7 @@
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock, Timer } from '../../../core/clock.js';
 import { CounterError } from '../../../core/errors.js';
+import { databaseProblem, type DatabaseProblem } from '../../../db/database-problem.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
 import type { EarlyFlush } from './early-flush.js';
 import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
@@ -46,8 +47,8 @@ export interface FlusherEvents {
   confirmed(): void;
   /** Another owner has the stream, or its row is gone: this process must not flush it again. */
   fenced(row: Checkpoint | undefined): void;
-  /** The database became unavailable or available. `error`: why it is unavailable. */
-  databaseAvailable(available: boolean, error?: unknown): void;
+  /** The database became unavailable, is unavailable for another cause, or became available (without a problem). */
+  databaseAvailable(available: boolean, problem?: DatabaseProblem): void;
   /** Something else than the database failed: the shard cannot go on. */
   failed(error: unknown): void;
 }
@@ -71,7 +72,7 @@ export class Flusher {
   readonly #options: FlusherOptions;
   readonly #events: FlusherEvents;
   #state: 'running' | 'draining' | 'ended' = 'running';
-  #available = true;
+  #problem: DatabaseProblem | undefined;
   readonly #waiters = new FlushWaiters();
   #timer: Timer | undefined;
   #wake: (() => void) | undefined;
@@ -287,9 +288,14 @@ export class Flusher {
 
   #setAvailable(available: boolean, error?: unknown, isReportedAgain = false): void {
     if (!available) this.#waiters.reject();
-    if (available === this.#available && !isReportedAgain) return;
-    this.#available = available;
-    this.#events.databaseAvailable(available, error);
+    const problem = available ? undefined : databaseProblem(error);
+    if (problem?.cause === this.#problem?.cause && !isReportedAgain) return;
+    this.#problem = problem;
+    this.#events.databaseAvailable(available, problem);
+  }
+
+  get #available(): boolean {
+    return this.#problem === undefined;
   }
 }
 
