@@ -103,9 +103,11 @@ export async function connect(target: DatabaseTarget, options: ConnectOptions): 
   // First, because an 'error' event without a listener ends the process.
   const connection = new DatabaseConnection(client);
   try {
+    const startedAt = performance.now();
     await client.connect();
+    const leftMs = Math.max(1, Math.ceil(connectTimeoutMs - (performance.now() - startedAt)));
     // As a statement, because PgBouncer refuses startup parameters.
-    const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: connectTimeoutMs });
+    const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: leftMs });
     if (row === undefined) throw new Error('the server did not describe itself');
     connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
     connection.backend = { pid: row.pid, startedAt: row.started_at };

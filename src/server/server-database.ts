@@ -7,7 +7,7 @@ import { pause } from '../core/clock.js';
 import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from '../db/connection.js';
 import { CounterStore } from '../db/counter-store.js';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded/embedded-postgres.js';
-import type { DatabaseCause, DatabaseProblem } from '../db/database-problem.js';
+import type { DatabaseProblem } from '../db/database-problem.js';
 import { OnDemandConnection } from '../db/on-demand-connection.js';
 import { openDatabase, type OpenedDatabase } from '../db/schema/open-database.js';
 import { CounterDeleteStore } from '../db/counter-delete-store.js';
@@ -18,8 +18,16 @@ import { STAT, statTotal } from '../shard-worker/protocol/stats.js';
 
 /** How long a start with the memory journal waits for the database. */
 const MEMORY_START_TIMEOUT_MS = 30_000;
-/** How long a start with another journal waits for the database before it continues without. */
-const START_TIMEOUT_MS = 3_000;
+/**
+ * Until when, after the start of the process, a start with another journal waits for the database before it continues
+ * without. Attempts to connect end then, too: with a database that accepts connections and never answers, the first
+ * increment is taken within 3 s.
+ */
+const START_UNTIL_MS = 2_000;
+/** It waits at least this long, however long the process took to get here. */
+const START_TIMEOUT_MIN_MS = 1_000;
+/** Least time for an attempt to connect. */
+const CONNECT_TIMEOUT_MIN_MS = 250;
 const RETRY_MS = 500;
 /**
  * Wait between attempts to alter a table that other sessions use, because each attempt blocks them. Up to half of it is
@@ -59,6 +67,7 @@ export class ServerDatabase {
   #idempotencyKeys: IdempotencyKeyStore | undefined;
   #shared: OnDemandConnection | undefined;
   #closed = false;
+  #problem: DatabaseProblem | undefined;
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, events: ServerDatabaseEvents) {
@@ -66,6 +75,11 @@ export class ServerDatabase {
     this.#logger = logger;
     this.#stats = stats;
     this.#events = events;
+  }
+
+  /** Why the start goes on without the database, until that answers and has its tables. */
+  get problem(): DatabaseProblem | undefined {
+    return this.#problem;
   }
 
   /** Reads counters. Undefined until the address of the database is known. */
@@ -106,7 +120,9 @@ export class ServerDatabase {
     this.#shared = shared;
     this.#deletes = new CounterDeleteStore(shared);
     this.#idempotencyKeys = this.#makeIdempotencyKeyStore(shared, nodeId);
-    await this.#idempotencyKeys.start();
+    const counted = this.#idempotencyKeys.start();
+    // Without the database the count would only wait for another timeout.
+    if (databaseId !== undefined) await counted;
     return { target, databaseId };
   }
 
@@ -154,20 +170,25 @@ export class ServerDatabase {
    */
   async #open(target: DatabaseTarget, signal: AbortSignal): Promise<string | undefined> {
     const isVolatile = this.#config.journal === 'memory';
-    const until = performance.now() + (isVolatile ? MEMORY_START_TIMEOUT_MS : START_TIMEOUT_MS);
+    // Counts from the start of the process, as performance.now() does on the main thread.
+    const now = performance.now();
+    const until = isVolatile ? now + MEMORY_START_TIMEOUT_MS : Math.max(START_UNTIL_MS, now + START_TIMEOUT_MIN_MS);
     for (;;) {
-      const opened = await openDatabase(target, this.#logger);
+      const leftMs = Math.round(until - performance.now());
+      const connectTimeoutMs = Math.min(CONNECT_TIMEOUT_MS, Math.max(leftMs, CONNECT_TIMEOUT_MIN_MS));
+      const opened = await openDatabase(target, this.#logger, connectTimeoutMs);
       if (opened.kind === 'open') return opened.databaseId;
       signal.throwIfAborted();
       const { kind, reason, problem } = opened;
       // Without the tables, a volatile journal can take nothing; a busy database will have them in time.
-      if (performance.now() >= until && !(isVolatile && kind === 'busy')) {
+      if (performance.now() + RETRY_MS >= until && !(isVolatile && kind === 'busy')) {
         if (isVolatile)
           throw new StartError([`The database is unavailable: ${reason}. Check DATABASE_URL and PostgreSQL.`], {
             exitCode: 1,
           });
+        this.#problem = problem;
         this.#events.unavailable(problem);
-        void this.#openLater(target, problem.cause);
+        void this.#openLater(target);
         return undefined;
       }
       await this.#pauseAfter(opened);
@@ -186,18 +207,18 @@ export class ServerDatabase {
   }
 
   /** Migrates in the background. The shards recover once the tables exist. */
-  async #openLater(target: DatabaseTarget, firstCause: DatabaseCause): Promise<void> {
-    let cause = firstCause;
+  async #openLater(target: DatabaseTarget): Promise<void> {
     try {
       await pause(RETRY_MS);
       while (!this.#closed) {
         const opened = await openDatabase(target, this.#logger);
         if (opened.kind === 'open') {
+          this.#problem = undefined;
           this.#events.available();
           return;
         }
-        if (opened.problem.cause !== cause) this.#events.unavailable(opened.problem);
-        cause = opened.problem.cause;
+        if (opened.problem.cause !== this.#problem?.cause) this.#events.unavailable(opened.problem);
+        this.#problem = opened.problem;
         await this.#pauseAfter(opened);
       }
     } catch (error) {

@@ -6,7 +6,8 @@
  *     │──────────────────────stop()─────────────────────▲
  *     └──step fails, fatal error──────┴──fatal error────┴──fatal error──► ended (exit 1 or 78)
  *
- * start: data directory → listen (probes only) → database, migrations → shards recover → HTTP threads → admission open
+ * start: data directory → listen (probes only) → shard threads → database, migrations → shards recover → HTTP threads
+ *        → admission open
  * stop:  readiness 503 → [drain delay] → stop listening → answer requests in flight → drain shards → close database
  *        → close HTTP servers → release data directory
  * ```
@@ -92,6 +93,8 @@ export class ServerProcess {
         undo: () => this.#directory?.release(),
       },
       { name: 'HTTP servers', run: () => this.#listen(), undo: () => httpServers.close() },
+      // Before the database, so that the threads load their code while the start waits for it.
+      { name: 'shard threads', run: () => this.#makeShards() },
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
       { name: 'shards', run: () => this.#startShards() },
       { name: 'HTTP threads', run: () => httpServers.listening() },
@@ -140,15 +143,18 @@ export class ServerProcess {
     this.#opened = await this.#database.start(nodeId, signal);
   }
 
-  async #startShards(): Promise<void> {
-    const { journal, shards } = this.#config;
+  #makeShards(): void {
+    const { shards } = this.#config;
     const { nodeId } = started(this.#directory);
-    const { target, databaseId } = started(this.#opened);
     const httpServers = this.#httpServers;
     this.#supervisor = new ShardSupervisor({
       shards,
       stats: this.#stats,
-      taskOf: () => ({ nodeId, databaseUrl: target.url, databaseId, settings: this.#config }),
+      taskOf: () => {
+        const { target, databaseId } = started(this.#opened);
+        const databaseProblem = this.#database.problem;
+        return { nodeId, databaseUrl: target.url, databaseId, databaseProblem, settings: this.#config };
+      },
       httpServers: httpServers.launch(),
       logger: this.#logger,
       events: {
@@ -164,7 +170,11 @@ export class ServerProcess {
         },
       },
     });
-    await this.#supervisor.start();
+  }
+
+  async #startShards(): Promise<void> {
+    const { journal, shards } = this.#config;
+    await started(this.#supervisor).start();
     this.#logger.info(
       { shards, journal },
       `${shards} shard ${shards === 1 ? 'thread' : 'threads'}, journal: ${journal}`,

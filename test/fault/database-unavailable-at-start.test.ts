@@ -5,8 +5,13 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
 import { createTestDatabase } from '../support/database.js';
-import { send } from '../support/http.js';
+import { eventually } from '../support/eventually.js';
+import { increment, send } from '../support/http.js';
+import { OutagePostgres } from '../support/outage-postgres.js';
+import { spawnServer } from '../support/server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
+
+const FIRST_CREATED_MS = 3_000;
 
 async function withoutDatabase(
   label: string,
@@ -146,3 +151,41 @@ test(
     });
   },
 );
+
+/** Other tests run at the same time, and a start needs the processor. Stops at the first time that is short enough. */
+async function bestOfThree(measure: () => Promise<number>): Promise<number> {
+  let best = Number.POSITIVE_INFINITY;
+  for (let run = 0; run < 3 && best >= FIRST_CREATED_MS; run += 1) best = Math.min(best, await measure());
+  return best;
+}
+
+/** Time from the start of a process to its first 202, in ms. The database hangs. */
+async function firstCreatedMs(databaseUrl: string): Promise<number> {
+  const startedAt = performance.now();
+  const server = await spawnServer({ env: { DATABASE_URL: databaseUrl, SHARDS: '2' } });
+  try {
+    await server.waitFor('"msg":"Listening on ');
+    await eventually('202', async () => (await increment(server.url, { early: 1 })).status === 202);
+    const tookMs = performance.now() - startedAt;
+    assert.match((await send(server.url, '/readyz')).body, /"degraded"/);
+    return tookMs;
+  } finally {
+    await server.dispose();
+  }
+}
+
+test('with a database that accepts connections and never answers, the first 202 comes within 3 s of the start', async () => {
+  const postgres = await OutagePostgres.prepare();
+  await postgres.start();
+  const proxy = await TcpProxy.start(postgres.url);
+  proxy.setRule(() => 'swallow');
+  try {
+    const swallowed = await bestOfThree(() => firstCreatedMs(proxy.urlOf(postgres.url)));
+    postgres.hold();
+    const held = await bestOfThree(() => firstCreatedMs(postgres.url));
+    assert.ok(Math.max(swallowed, held) < FIRST_CREATED_MS, `${swallowed} ms, ${held} ms`);
+  } finally {
+    await proxy.close();
+    await postgres.dispose();
+  }
+});

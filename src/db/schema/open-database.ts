@@ -17,14 +17,18 @@ export type OpenedDatabase =
   /** The server answers, and others hold a table that must be altered: try again, not too soon. */
   | { readonly kind: 'busy'; readonly reason: string; readonly problem: DatabaseProblem };
 
-const CONNECT_TIMEOUT_MS = 2000;
+const CONNECT_TIMEOUT_MS = 2_000;
 
 /** Connects once and migrates. Throws StartError where the database answers and refuses this server. */
-export async function openDatabase(target: DatabaseTarget, logger: DatabaseLogger): Promise<OpenedDatabase> {
+export async function openDatabase(
+  target: DatabaseTarget,
+  logger: DatabaseLogger,
+  connectTimeoutMs = CONNECT_TIMEOUT_MS,
+): Promise<OpenedDatabase> {
   try {
     const connection = await connect(target, {
       applicationName: 'summing-counters start',
-      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      connectTimeoutMs,
     });
     try {
       const { databaseId, applied, warnings } = await migrate(connection);

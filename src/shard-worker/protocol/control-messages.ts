@@ -69,6 +69,8 @@ export interface ShardTask {
   readonly nodeId: string;
   readonly databaseUrl: string;
   readonly databaseId: string | undefined;
+  /** Why the database cannot be used now, where the main thread knows that: the shard does not wait for it. */
+  readonly databaseProblem: DatabaseProblem | undefined;
   readonly control: MessagePort;
   readonly batchPorts: readonly MessagePort[];
   readonly stats: SharedArrayBuffer;

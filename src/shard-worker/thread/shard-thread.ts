@@ -48,6 +48,7 @@ class ShardThread {
     this.#shard = new Shard({
       journals: journalsOf(task),
       database: new PostgresShardDatabase(connection, owner),
+      databaseProblem: task.databaseProblem,
       clock: systemClock,
       stats: statsRow(task.stats, task.shard),
       random: Math.random,

@@ -12,7 +12,7 @@
  */
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
-import { JournalError } from '../../core/errors.js';
+import { CounterError, JournalError } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
 import type { DatabaseProblem } from '../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journal/journal.js';
@@ -51,6 +51,8 @@ const JOURNAL_BACKOFF_MAX_MS = 5000;
 export interface ShardDeps {
   readonly journals: JournalStreams;
   readonly database: ShardDatabase;
+  /** Why the database cannot be used at the start, where that is known. */
+  readonly databaseProblem?: DatabaseProblem | undefined;
   readonly clock: Clock;
   readonly stats: Float64Array;
   readonly random: () => number;
@@ -119,9 +121,10 @@ export class Shard implements GroupTarget {
   }
 
   async #start(): Promise<void> {
-    const { journals, log } = this.#deps;
+    const { journals, log, databaseProblem } = this.#deps;
     const { own, orphaned } = journals.existing();
     try {
+      if (databaseProblem !== undefined) throw knownUnavailable(databaseProblem);
       journals.setDatabaseId(await this.#deps.database.databaseId());
       this.#own = await this.#continue(own?.stream);
       this.#serve(await this.#orphaned.recoverWithinRoom(orphaned));
@@ -359,6 +362,13 @@ export class Shard implements GroupTarget {
   #publish(): void {
     publishStreams(this.#streams(), this.#orphaned.unreadBytes, this.#stats);
   }
+}
+
+/** The main thread has waited for the database already. */
+function knownUnavailable(problem: DatabaseProblem): CounterError {
+  return new CounterError('database-unavailable', `The database is unavailable: ${problem.reason}.`, {
+    cause: problem,
+  });
 }
 
 function pauseOn(clock: Clock, ms: number): Promise<void> {
