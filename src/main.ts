@@ -3,6 +3,7 @@
  * the order of start and stop.
  */
 import { configHelp, readConfig, type Config } from './config/config.js';
+import { discardUnreadOutput } from './core/closed-output.js';
 import { StartError } from './core/errors.js';
 import { createLogger, type Logger } from './core/logger.js';
 import { ServerProcess } from './server/server-process.js';
@@ -12,6 +13,7 @@ const SAME_SIGNAL_MS = 1000;
 function run(): void {
   const [argument] = process.argv.slice(2);
   if (argument === '--help' || argument === '-h') {
+    discardUnreadOutput();
     process.stdout.write(`${configHelp()}\n`);
     return;
   }

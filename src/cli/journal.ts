@@ -9,6 +9,7 @@ import { acquireDataDirectory, makeNodeId } from '../server/data-directory.js';
 import { parseDatabaseUrl } from '../db/connection.js';
 import { JournalError, StartError, reasonOf } from '../core/errors.js';
 import type { Lsn } from '../core/checkpoint.js';
+import { discardUnreadOutput, isOutputUnread } from '../core/closed-output.js';
 import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/protocol/record-layout.js';
 import { isUuid } from '../core/uuid.js';
 import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/stream-files.js';
@@ -165,7 +166,10 @@ function verifyAbove(args: Arguments, stream: string, above: Lsn): boolean {
   return open.length === 0;
 }
 
-/** Prints records. Reports damage of a segment on stderr and continues with the next segment. */
+/**
+ * Prints records until nobody reads them any more. Reports damage of a segment on stderr and continues with the next
+ * segment.
+ */
 function dump(args: Arguments): boolean {
   let isWhole = true;
   for (const stream of args.streams) {
@@ -175,6 +179,8 @@ function dump(args: Arguments): boolean {
         const syncedLsn = readUint64(view, RECORD_OFFSET.syncedLsn);
         const entries = readableEntries(record.subarray(RECORD_HEADER_BYTES));
         say(JSON.stringify({ stream, lsn, syncedLsn, acceptedAt: new Date(acceptedAt).toISOString(), entries }));
+        // Printing is all that this command does.
+        if (isOutputUnread()) return true;
       }
       if (verdict.kind !== 'corrupt') continue;
       process.stderr.write(`${verdict.message}\n`);
@@ -253,4 +259,5 @@ function rangeText({ from, to }: LsnRange): string {
   return from === to ? String(from) : `${from} to ${to}`;
 }
 
+discardUnreadOutput();
 process.exitCode = await run(process.argv.slice(2));

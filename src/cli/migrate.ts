@@ -7,6 +7,7 @@
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { readConfig } from '../config/config.js';
+import { discardUnreadOutput } from '../core/closed-output.js';
 import { StartError } from '../core/errors.js';
 import { describeTarget, parseDatabaseUrl } from '../db/connection.js';
 import type { DatabaseLogger } from '../db/embedded/embedded-postgres.js';
@@ -45,6 +46,7 @@ async function run(): Promise<number> {
   return 0;
 }
 
+discardUnreadOutput();
 try {
   process.exitCode = await run();
 } catch (error) {

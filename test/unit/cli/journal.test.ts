@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
@@ -88,6 +89,26 @@ test('dump prints each record with its increments, reports damage, and then prin
   assert.equal(damaged.code, 1);
   assert.equal(damaged.out.trim().split('\n').length, 2);
   assert.match(damaged.err, /record 3 is damaged/);
+});
+
+/** Runs a program until the first of its output arrives, then stops reading, as `head` does. */
+async function runUnread(program: string, ...args: readonly string[]): Promise<{ code: number | null; err: string }> {
+  const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  let err = '';
+  child.stderr.on('data', (chunk: Buffer) => (err += chunk.toString()));
+  child.stdout.once('data', () => child.stdout.destroy());
+  await once(child, 'close');
+  return { code: child.exitCode, err };
+}
+
+test('a command whose output nobody reads any more ends quietly with code 0', async (t) => {
+  const { dataDir, options, stream } = await write(t);
+  const journal = openFileJournal({ ...options, stream });
+  journal.recover(0);
+  // More than a pipe holds, so that the command still prints when its reader has gone.
+  for (let n = 1; n <= 100; n += 1) journal.append(Array.from({ length: 100 }, () => incrementRecord(`k${n}`, n)));
+  await journal.close();
+  assert.deepEqual(await runUnread(command, 'dump', '--data-dir', dataDir), { code: 0, err: '' });
 });
 
 test('repair copies the damaged file and keeps whole records behind the damage; accept lets the server start', async (t) => {
