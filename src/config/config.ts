@@ -8,6 +8,7 @@ import { createSecureContext } from 'node:tls';
 import typia, { type tags } from 'typia';
 import { StartError } from '../core/errors.js';
 import type { LogLevel } from '../core/logger.js';
+import { DESCRIPTORS_RESERVED, descriptorLimit, ownDescriptors } from './descriptor-limit.js';
 import { fileContent, sizeInBytes, sizeText, wholeNumber } from './setting-text.js';
 import { givenText, settings, type implementedJournals, type Setting } from './settings.js';
 
@@ -47,6 +48,8 @@ export interface Config {
   readonly bodyBytesMax: Integer<16, 16_777_216>;
   /** At most KEY_BYTES_LIMIT. */
   readonly keyBytesMax: Integer<1, 2048>;
+  /** For the whole server. */
+  readonly connectionsMax: Integer<1, 1_000_000_000>;
   readonly ackTimeoutMs: Integer<10, 600_000>;
   readonly idempotencyWindowHours: Integer<1, 8760>;
   readonly idempotencyRowsMax: Integer<1, 1_000_000_000_000>;
@@ -118,14 +121,32 @@ const relations: readonly {
 ];
 
 /**
- * Warnings about valid limits that are too small for some legal bodies: such a body is always refused as `overloaded`.
- * An increment may have only six bytes in a body, and needs up to 20 times its bytes while it is pending.
+ * Warnings about valid limits:
+ *
+ * - limits that are too small for some legal bodies: such a body is always refused as `overloaded`. An increment may have
+ *   only six bytes in a body, and needs up to 20 times its bytes while it is pending.
+ * - a limit of open files, `openFilesMax`, that is too low for the server and its connections
  */
-export function configWarnings({ bodyBytesMax, pendingBytesMax, journalBytesMax }: Config): readonly string[] {
+export function configWarnings(config: Config, openFilesMax = descriptorLimit()): readonly string[] {
+  const { bodyBytesMax, pendingBytesMax, journalBytesMax } = config;
   return [
+    tooFewFiles(config, openFilesMax),
     tooSmall('MAX_PENDING_BYTES', pendingBytesMax, 20 * bodyBytesMax),
     tooSmall('JOURNAL_MAX_BYTES', journalBytesMax, 8 * bodyBytesMax),
   ].filter((warning) => warning !== undefined);
+}
+
+function tooFewFiles(config: Config, openFilesMax: number): string | undefined {
+  const own = ownDescriptors(config);
+  // The default follows the limit, and is not what an operator wants at least.
+  const isDefault = config.connectionsMax === openFilesMax - DESCRIPTORS_RESERVED;
+  const wanted = isDefault ? DESCRIPTORS_RESERVED : Math.max(DESCRIPTORS_RESERVED, config.connectionsMax);
+  if (openFilesMax >= own + wanted) return undefined;
+  return (
+    `The limit of open files is ${openFilesMax}, but journal, database and threads need about ${own} and connections ` +
+    `${wanted}: raise it to at least ${own + wanted} (ulimit -n ${own + wanted}, or LimitNOFILE=${own + wanted} in a ` +
+    'systemd unit).'
+  );
 }
 
 function tooSmall(variable: string, bytes: number, enough: number): string | undefined {

@@ -4,6 +4,7 @@
  * `--help` prints this table and `readConfig` follows it, so both know the same variables.
  */
 import { availableParallelism } from 'node:os';
+import { DESCRIPTORS_RESERVED, descriptorLimit } from './descriptor-limit.js';
 import {
   absolutePath,
   bearerTokenFile,
@@ -40,6 +41,9 @@ export interface Setting {
   /** White space alone is a problem, and not the same as unset. */
   readonly refusesBlank?: true;
 }
+
+/** Largest MAX_CONNECTIONS. */
+const CONNECTIONS_LIMIT = 1_000_000_000;
 
 /** All settings by their names in the code. The type `Config` holds their limits. */
 export const settings = {
@@ -144,6 +148,13 @@ export const settings = {
     fallback: '512',
     meaning: 'size of the largest key in UTF-8',
     read: sizeInBytes,
+  },
+  connectionsMax: {
+    variable: 'MAX_CONNECTIONS',
+    fallback: () => String(Math.max(1, Math.min(CONNECTIONS_LIMIT, descriptorLimit() - DESCRIPTORS_RESERVED))),
+    fallbackShown: 'limit of open files - 100',
+    meaning: 'about the most HTTP connections of the whole server; further ones are closed',
+    read: wholeNumber,
   },
   ackTimeoutMs: {
     variable: 'ACK_TIMEOUT_MS',

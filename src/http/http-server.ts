@@ -34,6 +34,9 @@ import {
 /** Most operations other than increments in flight. One more gets 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
 
+/** Wait between attempts to listen again. */
+const LISTEN_RETRY_MS = 1_000;
+
 /** The collaborators and values of an HTTP server. */
 export interface HttpServerDeps {
   readonly config: Config;
@@ -76,7 +79,12 @@ export class HttpServer {
   readonly #hosts: HostRule | undefined;
   readonly #increments: IncrementRoute;
   #admission: Admission = 'starting';
+  /** Undefined while the server does not listen. */
   #socket: us_listen_socket | undefined;
+  /** The port that the server listens on, once it has listened. */
+  #port = 0;
+  #isAccepting = true;
+  #relisten: NodeJS.Timeout | undefined;
   #expiry: NodeJS.Timeout | undefined;
   #operationsInFlight = 0;
 
@@ -107,20 +115,58 @@ export class HttpServer {
 
   /** Listens. Resolves to the port. Rejects with StartError if the port cannot be had. */
   listen(): Promise<number> {
-    const { config, uws, port, isPortShared } = this.#deps;
-    // Without this option any process of the same user could silently share the port.
-    const option = isPortShared ? 0 : uws.LIBUS_LISTEN_EXCLUSIVE_PORT;
+    const { config, uws, port } = this.#deps;
     return new Promise((resolve, reject) => {
-      this.#app.listen(config.host, port, option, (socket) => {
+      this.#listenOn(port, (socket) => {
         if (socket === false) {
           reject(portRefused(config.host, port));
           return;
         }
-        this.#socket = socket;
         this.#startExpiry();
-        resolve(uws.us_socket_local_port(socket));
+        this.#port = uws.us_socket_local_port(socket);
+        if (!this.#isAccepting) this.#stopListening();
+        resolve(this.#port);
       });
     });
+  }
+
+  /**
+   * Accepts new connections, or closes the listening socket until the next call. Open connections are served in both
+   * states.
+   */
+  setAccepting(accepting: boolean): void {
+    this.#isAccepting = accepting;
+    if (!accepting) this.#stopListening();
+    else if (this.#socket === undefined && this.#port !== 0) this.#listenAgain();
+  }
+
+  #listenAgain(): void {
+    if (!this.#isAccepting || this.#admission === 'draining') return;
+    const { config, logger } = this.#deps;
+    this.#listenOn(this.#port, (socket) => {
+      if (socket !== false) return;
+      const { problems } = portRefused(config.host, this.#port);
+      logger.error({ retryMs: LISTEN_RETRY_MS }, `${problems.join(' ')} New connections are refused; trying again`);
+      this.#relisten = setTimeout(() => {
+        this.#listenAgain();
+      }, LISTEN_RETRY_MS);
+    });
+  }
+
+  #listenOn(port: number, callback: (socket: us_listen_socket | false) => void): void {
+    const { config, uws, isPortShared } = this.#deps;
+    // Without this option any process of the same user could silently share the port.
+    const option = isPortShared ? 0 : uws.LIBUS_LISTEN_EXCLUSIVE_PORT;
+    this.#app.listen(config.host, port, option, (socket) => {
+      if (socket !== false) this.#socket = socket;
+      callback(socket);
+    });
+  }
+
+  #stopListening(): void {
+    clearTimeout(this.#relisten);
+    if (this.#socket !== undefined) this.#deps.uws.us_listen_socket_close(this.#socket);
+    this.#socket = undefined;
   }
 
   /**
@@ -137,8 +183,7 @@ export class HttpServer {
   drain(): void {
     this.#admission = 'draining';
     this.#increments.refuseUnread('draining');
-    if (this.#socket !== undefined) this.#deps.uws.us_listen_socket_close(this.#socket);
-    this.#socket = undefined;
+    this.#stopListening();
   }
 
   /** Closes every connection. The application must be closed before its thread ends, or the process aborts. */

@@ -58,7 +58,8 @@ export class HttpServers {
   async listen(uws: Uws): Promise<number> {
     const { config, stats, operations, idempotencyKeys, logger } = this.#deps;
     const isShared = this.#reservations !== undefined;
-    const port = isShared ? await reservePort(config.host, config.port) : config.port;
+    // A port that the system chooses within uWebSockets.js cannot be listened on again while it has connections.
+    const port = isShared || config.port === 0 ? await reservePort(config.host, config.port) : config.port;
     this.#local = makeHttpServer({
       config,
       uws,
@@ -113,6 +114,12 @@ export class HttpServers {
   /** Refuses increments with a code, because the process is about to end. */
   refuse(code: ErrorCode): void {
     void this.#setAdmission(code);
+  }
+
+  /** Accepts new connections on all HTTP servers, or refuses them. */
+  setAccepting(accepting: boolean): void {
+    this.#local?.server.setAccepting(accepting);
+    this.#threads?.setAccepting(accepting);
   }
 
   /** Makes readiness `draining`. Requests are still taken until {@link drain}. */

@@ -197,6 +197,10 @@ export class HttpThreads {
     for (const thread of this.#threads) thread.tell({ kind: 'shard-admission', shard, admission });
   }
 
+  setAccepting(accepting: boolean): void {
+    for (const thread of this.#threads) thread.tell({ kind: 'accepting', accepting });
+  }
+
   /** Resolves once all threads have the new admission. */
   async setAdmission(admission: Admission): Promise<void> {
     await this.#ask({ kind: 'admission', admission });

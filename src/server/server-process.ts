@@ -13,7 +13,9 @@
  * ```
  */
 import { configWarnings, type Config } from '../config/config.js';
+import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
+import { ConnectionLimit } from './connection-limit.js';
 import { ServerOperations } from './server-operations.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
 import { DatabaseAvailability } from './database-availability.js';
@@ -35,6 +37,7 @@ export class ServerProcess {
   readonly #stats: SharedArrayBuffer;
   readonly #database: ServerDatabase;
   readonly #httpServers: HttpServers;
+  readonly #connectionLimit: ConnectionLimit;
   readonly #steps: StartSteps;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #directory: DataDirectory | undefined;
@@ -78,6 +81,15 @@ export class ServerProcess {
         this.#fatal(reason);
       },
     });
+    this.#connectionLimit = new ConnectionLimit({
+      connectionsMax: config.connectionsMax,
+      ownDescriptors: ownDescriptors(config),
+      descriptorLimit: descriptorLimit(),
+      setAccepting: (accepting) => {
+        this.#httpServers.setAccepting(accepting);
+      },
+      logger,
+    });
     this.#steps = new StartSteps(this.#startSteps(), logger);
   }
 
@@ -92,7 +104,14 @@ export class ServerProcess {
         },
         undo: () => this.#directory?.release(),
       },
-      { name: 'HTTP servers', run: () => this.#listen(), undo: () => httpServers.close() },
+      {
+        name: 'HTTP servers',
+        run: () => this.#listen(),
+        undo: () => {
+          this.#connectionLimit.close();
+          return httpServers.close();
+        },
+      },
       // Before the database, so that the threads load their code while the start waits for it.
       { name: 'shard threads', run: () => this.#makeShards() },
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
@@ -126,6 +145,7 @@ export class ServerProcess {
     const { host, authTokens, tls } = this.#config;
     const logger = this.#logger;
     const { uws, build } = loadUws();
+    this.#connectionLimit.start();
     const port = await this.#httpServers.listen(uws);
     const scheme = tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);

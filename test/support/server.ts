@@ -18,6 +18,8 @@ export interface ServerOptions {
   readonly until?: string;
   /** Timeout until then, in ms. */
   readonly startMs?: number;
+  /** Limit of open files of the process; default: that of the test process. */
+  readonly openFilesMax?: number;
   /** The program; default: the built product. */
   readonly main?: string;
 }
@@ -141,6 +143,11 @@ export async function startServer(options: ServerOptions = {}): Promise<TestServ
 export async function spawnServer(options: ServerOptions = {}): Promise<TestServer> {
   const dataDir = options.dataDir ?? (await temporaryDirectory());
   const env = { ...process.env, PORT: '0', DATA_DIR: dataDir, ...options.env };
-  const child = spawn(process.execPath, [options.main ?? MAIN], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const { openFilesMax } = options;
+  const program = [process.execPath, options.main ?? MAIN];
+  // The shell becomes the server, so that signals and the process id are the server's.
+  const [file = '', ...args] =
+    openFilesMax === undefined ? program : ['/bin/sh', '-c', `ulimit -n ${openFilesMax}; exec "$0" "$1"`, ...program];
+  const child = spawn(file, args, { env, stdio: ['ignore', 'pipe', 'pipe'] });
   return new TestServer(child, dataDir);
 }

@@ -58,6 +58,9 @@ class HttpThreadServer {
       case 'shard-admission':
         this.#router.setShardAdmission(command.shard, command.admission);
         return;
+      case 'accepting':
+        this.#server.setAccepting(command.accepting);
+        return;
       case 'result':
         this.#operations.resolve(command.id, command.result);
         return;

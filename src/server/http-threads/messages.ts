@@ -50,6 +50,8 @@ export type HttpThreadCommand =
   /** The shard thread has ended. Its increments are refused until a `shard-admission` opens it. */
   | { readonly kind: 'disconnect'; readonly shard: number }
   | { readonly kind: 'shard-admission'; readonly shard: number; readonly admission: Admission }
+  /** Whether new connections are accepted. */
+  | { readonly kind: 'accepting'; readonly accepting: boolean }
   | (HttpThreadRequest & { readonly id: number })
   | { readonly kind: 'result'; readonly id: number; readonly result: OperationResults[OperationCall['operation']] }
   | { readonly kind: 'failed'; readonly id: number; readonly code: ErrorCode; readonly detail: string };

@@ -5,6 +5,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { configHelp, configWarnings, readConfig, type Config } from '#product/config/config.js';
+import { descriptorLimit, ownDescriptors } from '#product/config/descriptor-limit.js';
 import { StartError } from '#product/core/errors.js';
 import { KEY_BYTES_LIMIT } from '#product/core/increment.js';
 import {
@@ -60,6 +61,7 @@ test('an empty environment gives the defaults of the contract', () => {
     pendingBytesMax: 256 * 1024 ** 2,
     bodyBytesMax: 1024 ** 2,
     keyBytesMax: 512,
+    connectionsMax: Math.min(1_000_000_000, descriptorLimit() - 100),
     ackTimeoutMs: 5000,
     idempotencyWindowHours: 24,
     idempotencyRowsMax: 100_000_000,
@@ -99,6 +101,7 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['MAX_PENDING_BYTES', 'pendingBytesMax', 1024, 900 * 1024 ** 2, { MAX_BODY_BYTES: '51', MAX_PENDING_KEYS: '100000' }],
   ['MAX_BODY_BYTES', 'bodyBytesMax', 16, 16 * 1024 ** 2, { MAX_PENDING_BYTES: '512MiB' }],
   ['MAX_KEY_BYTES', 'keyBytesMax', 1, KEY_BYTES_LIMIT],
+  ['MAX_CONNECTIONS', 'connectionsMax', 1, 1_000_000_000],
   ['ACK_TIMEOUT_MS', 'ackTimeoutMs', 10, 600_000],
   ['IDEMPOTENCY_WINDOW_HOURS', 'idempotencyWindowHours', 1, 8760],
   ['IDEMPOTENCY_MAX_ROWS', 'idempotencyRowsMax', 1, 1_000_000_000_000],
@@ -150,6 +153,19 @@ test('the increments of any body fit the smallest memory that can be configured 
     const incrementBytes = INCREMENT_HEADER_BYTES + 1 + PENDING_KEY_OVERHEAD_BYTES;
     assert.ok(increments * incrementBytes <= Math.max(1024, 20 * bodyBytes), String(bodyBytes));
   }
+});
+
+test('a limit of open files that is too low for the server and its connections is a warning that names a good one', () => {
+  const own = ownDescriptors({ shards: 1, httpThreads: 1 });
+  const config = readConfig({ SHARDS: '1', MAX_CONNECTIONS: '30' });
+  assert.deepEqual(configWarnings(config, own + 100), []);
+  assert.deepEqual(configWarnings(config, own + 99), [
+    `The limit of open files is ${own + 99}, but journal, database and threads need about ${own} and connections 100: ` +
+      `raise it to at least ${own + 100} (ulimit -n ${own + 100}, or LimitNOFILE=${own + 100} in a systemd unit).`,
+  ]);
+  const many = readConfig({ SHARDS: '1', MAX_CONNECTIONS: '5000' });
+  assert.match(configWarnings(many, own + 4999)[0] ?? '', new RegExp(`raise it to at least ${own + 5000} `));
+  assert.deepEqual(configWarnings(many, own + 5000), []);
 });
 
 test('limits that are too small for some legal bodies are accepted with a warning', () => {

@@ -1,0 +1,187 @@
+/**
+ * MAX_CONNECTIONS: keeps HTTP connections from taking the descriptors that journal and database need. Main thread.
+ *
+ * ```text
+ * accepting ──MAX_CONNECTIONS reached, or no descriptor left──► full ──below it──► accepting
+ * ```
+ *
+ * While full, nothing listens, so the system refuses new connections and closes those that wait to be accepted. The open
+ * connections are served. uWebSockets.js 20.30 cannot count connections, so the open descriptors of the process are
+ * counted, several times a second near the limit.
+ *
+ * Between two counts a burst could take every descriptor. So placeholders take the reserve while the server accepts: the
+ * burst ends before it, and the reserve is there as soon as the placeholders are closed.
+ */
+import { closeSync, openSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { reasonOf, systemErrorCode } from '../core/errors.js';
+import type { Logger } from '../core/logger.js';
+
+const CHECK_MS = 1_000;
+/** Least time between two counts near the limit. */
+const CHECK_NEAR_MS = 50;
+/** Near the limit, the time between two counts is this many times that of a count. */
+const COUNT_COST_FACTOR = 20;
+/** Most descriptors that are kept in reserve. */
+const PLACEHOLDERS_MAX = 1_000;
+/** How often the log says that the limit is still reached. */
+const LOG_MS = 60_000;
+/** The limit counts as passed once it was not reached for so long. */
+const CALM_MS = 5_000;
+
+/** The collaborators and values of the limit. */
+export interface ConnectionLimitOptions {
+  readonly connectionsMax: number;
+  /** See `ownDescriptors`. */
+  readonly ownDescriptors: number;
+  /** See `descriptorLimit`. */
+  readonly descriptorLimit: number;
+  /** Accepts new connections on every HTTP server, or refuses them. */
+  readonly setAccepting: (accepting: boolean) => void;
+  readonly logger: Logger;
+}
+
+/** The limit of HTTP connections of the process. */
+export class ConnectionLimit {
+  readonly #options: ConnectionLimitOptions;
+  /** MAX_CONNECTIONS, or what the limit of descriptors leaves if that is less. */
+  readonly #connectionsMax: number;
+  /** The limit as the log calls it. */
+  readonly #name: string;
+  readonly #placeholders: number[] = [];
+  #state: 'accepting' | 'full' | 'closed' = 'accepting';
+  #timer: NodeJS.Timeout | undefined;
+  /** When the limit was first reached; undefined if it has not been reached lately. On the monotonic clock. */
+  #reachedAtMs: number | undefined;
+  #lastFullMs = 0;
+  #loggedAtMs = 0;
+
+  constructor(options: ConnectionLimitOptions) {
+    this.#options = options;
+    const { connectionsMax, descriptorLimit, ownDescriptors } = options;
+    this.#connectionsMax = Math.max(1, Math.min(connectionsMax, descriptorLimit - ownDescriptors));
+    this.#name =
+      this.#connectionsMax === connectionsMax
+        ? `MAX_CONNECTIONS (${connectionsMax})`
+        : `The limit of open files (${descriptorLimit}, which leaves ${this.#connectionsMax} connections)`;
+  }
+
+  /** Begins to count. To be called before the first connection can be accepted. */
+  start(): void {
+    this.#takePlaceholders();
+    this.#schedule(CHECK_NEAR_MS);
+  }
+
+  close(): void {
+    this.#state = 'closed';
+    clearTimeout(this.#timer);
+    this.#releasePlaceholders();
+  }
+
+  #schedule(ms: number): void {
+    this.#timer = setTimeout(() => {
+      void this.#check();
+    }, ms);
+    this.#timer.unref();
+  }
+
+  /** Counts, and accepts or refuses new connections. Never rejects, except for a bug. */
+  async #check(): Promise<void> {
+    const startedAtMs = performance.now();
+    let open: number;
+    try {
+      open = await openDescriptors();
+    } catch (error) {
+      this.#options.logger.warn(
+        { reason: reasonOf(error) },
+        'Cannot count open descriptors; MAX_CONNECTIONS has no effect',
+      );
+      return;
+    }
+    if (this.#isClosed()) return;
+    const connectionsMax = this.#connectionsMax;
+    const nowMs = performance.now();
+    const connections = open - this.#options.ownDescriptors - this.#placeholders.length;
+    if (connections >= connectionsMax) this.#refuse(connections, nowMs);
+    else this.#accept(connections, nowMs);
+    const isNear = this.#state === 'accepting' && connections >= connectionsMax / 2;
+    const nearMs = Math.max(CHECK_NEAR_MS, COUNT_COST_FACTOR * (nowMs - startedAtMs));
+    this.#schedule(isNear ? Math.min(CHECK_MS, nearMs) : CHECK_MS);
+  }
+
+  /** A method, because the state changes during an await. */
+  #isClosed(): boolean {
+    return this.#state === 'closed';
+  }
+
+  #refuse(connections: number, nowMs: number): void {
+    this.#lastFullMs = nowMs;
+    if (this.#state === 'accepting') {
+      this.#state = 'full';
+      this.#releasePlaceholders();
+    }
+    // Again with each count, for an HTTP thread that has started since.
+    this.#options.setAccepting(false);
+    if (this.#reachedAtMs === undefined) {
+      this.#reachedAtMs = nowMs;
+      this.#log(connections, nowMs, 'is reached; new connections are closed until others end');
+    } else if (nowMs - this.#loggedAtMs >= LOG_MS) {
+      const seconds = Math.round((nowMs - this.#reachedAtMs) / 1000);
+      this.#log(connections, nowMs, `has been reached for ${seconds} s; new connections are closed until others end`);
+    }
+  }
+
+  #accept(connections: number, nowMs: number): void {
+    if (this.#state === 'full') {
+      this.#state = 'accepting';
+      this.#takePlaceholders();
+      this.#options.setAccepting(true);
+    } else if (this.#reachedAtMs !== undefined && nowMs - this.#lastFullMs >= CALM_MS) {
+      const seconds = Math.round((this.#lastFullMs - this.#reachedAtMs) / 1000);
+      this.#reachedAtMs = undefined;
+      this.#options.logger.info(
+        { connections: Math.max(0, connections), seconds },
+        `${this.#name} is no longer reached; new connections are accepted`,
+      );
+    }
+  }
+
+  #log(connections: number, nowMs: number, event: string): void {
+    this.#loggedAtMs = nowMs;
+    // Where no descriptor is left, the connections cannot be counted.
+    const fields = Number.isFinite(connections) ? { connections } : {};
+    this.#options.logger.warn(fields, `${this.#name} ${event}`);
+  }
+
+  #takePlaceholders(): void {
+    const { descriptorLimit, ownDescriptors } = this.#options;
+    const reserve = Math.min(PLACEHOLDERS_MAX, descriptorLimit - this.#connectionsMax - ownDescriptors);
+    try {
+      while (this.#placeholders.length < reserve) this.#placeholders.push(openSync('/dev/null', 'r'));
+    } catch (error) {
+      // A burst was faster; the next count sees it.
+      if (!isExhausted(error)) throw error;
+    }
+  }
+
+  #releasePlaceholders(): void {
+    for (const descriptor of this.#placeholders.splice(0)) closeSync(descriptor);
+  }
+}
+
+/** The number of open descriptors of this process; Infinity if none is left to count them with. */
+async function openDescriptors(): Promise<number> {
+  try {
+    const names = await readdir(process.platform === 'linux' ? '/proc/self/fd' : '/dev/fd');
+    // One of them is the directory itself.
+    return names.length - 1;
+  } catch (error) {
+    if (isExhausted(error)) return Number.POSITIVE_INFINITY;
+    throw error;
+  }
+}
+
+function isExhausted(error: unknown): boolean {
+  const code = systemErrorCode(error);
+  return code === 'EMFILE' || code === 'ENFILE';
+}
