@@ -1,6 +1,7 @@
 /**
  * Increments and sums, their limits, and the interface between an HTTP server and its router. Any thread.
  */
+import type { Refusal } from './bounds.js';
 import type { ErrorCode } from './errors.js';
 
 /** Largest magnitude of an amount: a double holds it exactly. */
@@ -47,23 +48,23 @@ export interface PendingReply {
    * `refusal` undefined: the journal holds the whole request. `replayed`: it already held the request, under the same
    * idempotency key.
    */
-  settle(refusal: ErrorCode | undefined, replayed?: boolean): void;
+  settle(refusal: Refusal | undefined, replayed?: boolean): void;
 }
 
 /** Takes the increments of requests. */
 export interface IncrementReceiver {
   /**
    * Takes all increments of a request or none, and copies what it needs of `increments` before it returns. Returns
-   * undefined if it took them; `reply` is settled later. Returns the code of the refusal if it took none; `reply` is
+   * undefined if it took them; `reply` is settled later. Returns the refusal if it took none; `reply` is
    * then never settled.
    */
-  submit(increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined;
+  submit(increments: ParsedIncrements, reply: PendingReply): Refusal | undefined;
 
   /**
    * As `submit`, for an idempotent request, which is counted once, as a whole. The key has 1 to 255 visible ASCII
    * characters.
    */
-  submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined;
+  submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): Refusal | undefined;
 }
 
 /** The router of an HTTP server: splits requests over the shards. */

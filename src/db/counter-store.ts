@@ -189,7 +189,7 @@ export class CounterStore {
     if (this.#state.kind === 'unavailable') return unavailable(this.#state.cause);
     if (this.#state.kind === 'closed') return unavailable(undefined);
     if (this.#waiting.length < this.#waitingMax) return undefined;
-    return new CounterError('overloaded', 'Too many reads are waiting for the database.');
+    return new CounterError('overloaded', `${this.#waitingMax} reads, the most, wait for the database; retry later.`);
   }
 
   #connect(): void {

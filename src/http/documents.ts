@@ -74,7 +74,7 @@ export interface ProblemDocument {
   type: string;
   title: string;
   status: number & tags.Type<'int32'>;
-  /** What was wrong with this request. */
+  /** What was wrong with this request, and what to do. For `overloaded`: the bound, its value and its setting. */
   detail: string;
   /** Stable; programs may depend on it. */
   code: ErrorCode;

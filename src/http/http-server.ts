@@ -11,6 +11,7 @@
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
+import { boundSentences, gatheredBytesMax } from '../config/bound-sentences.js';
 import type { Config } from '../config/config.js';
 import { CounterError, StartError } from '../core/errors.js';
 import type { CounterOperations } from '../core/counter-operations.js';
@@ -91,15 +92,18 @@ export class HttpServer {
   constructor(deps: HttpServerDeps) {
     this.#deps = deps;
     const { config, uws, router } = deps;
-    const { tls, bodyBytesMax, keyBytesMax, pendingBytesMax, httpThreads } = config;
+    const { tls, bodyBytesMax, keyBytesMax } = config;
     this.#app = tls
       ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile, ssl_ciphers: TLS_1_2_CIPHERS })
       : uws.App();
     this.#access = AccessControl.of(config.authTokens);
     this.#hosts = HostRule.of(config);
-    // Room for at least one body, because its buffer doubles.
-    const gatheredBytesMax = Math.max(2 * bodyBytesMax, Math.floor(pendingBytesMax / 4 / httpThreads));
-    this.#increments = new IncrementRoute(this, router, { bodyBytesMax, keyBytesMax, gatheredBytesMax });
+    this.#increments = new IncrementRoute(this, router, {
+      bodyBytesMax,
+      keyBytesMax,
+      gatheredBytesMax: gatheredBytesMax(config),
+      boundSentences: boundSentences(config),
+    });
     this.#addRoutes();
   }
 
@@ -304,7 +308,8 @@ export class HttpServer {
     if (this.#admission === 'draining')
       return problemReply('draining', 'The server is shutting down; retry later or on another server.');
     if (this.#operationsInFlight >= OPERATIONS_IN_FLIGHT_MAX) {
-      return problemReply('overloaded', 'Too many requests wait for the database; try again later.');
+      const detail = `${OPERATIONS_IN_FLIGHT_MAX} operations, the most of an HTTP thread, are in flight; retry later.`;
+      return problemReply('overloaded', detail);
     }
     return undefined;
   }

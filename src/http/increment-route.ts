@@ -5,6 +5,8 @@
  * the callback returns. Each reply is written in one cork, by a function that is not created per request.
  */
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
+import type { BoundSentences } from '../config/bound-sentences.js';
+import { codeOfRefusal, isBound, type Refusal } from '../core/bounds.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
 import type { Admission, IncrementReceiver, ParsedIncrements, PendingReply } from '../core/increment.js';
 import { BodyMemory, GatheredBody } from './gathered-body.js';
@@ -16,9 +18,6 @@ import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner
 const DISCARD_FACTOR = 8;
 
 const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
-  overloaded:
-    'A limit is reached: pending keys or bytes, journal size, memory for bodies, requests in flight, or remembered ' +
-    'idempotency keys. Nothing was counted; try again later.',
   starting: 'The server is starting. Nothing was counted; try again later.',
   draining: 'The server is shutting down. Nothing was counted; retry later or on another server.',
   'journal-unavailable': 'The journal is unavailable. Nothing was counted; try again later.',
@@ -36,6 +35,8 @@ export interface IncrementLimits {
   readonly keyBytesMax: number;
   /** Memory of all unfinished bodies together. */
   readonly gatheredBytesMax: number;
+  /** The details of refusals at a bound. */
+  readonly boundSentences: BoundSentences;
 }
 
 const HEADER = {
@@ -76,6 +77,7 @@ export class IncrementRoute {
   /** Number of digits of `#bodyBytesMax`: a Content-Length with fewer digits is within the limit. */
   readonly #lengthDigits: number;
   readonly #bodyMemory: BodyMemory;
+  readonly #boundSentences: BoundSentences;
   /** Number of requests that wait for their body or their outcome. */
   inFlight = 0;
   /** Requests with an unfinished body. */
@@ -89,6 +91,7 @@ export class IncrementRoute {
     this.#bodyBytesMax = limits.bodyBytesMax;
     this.#lengthDigits = String(limits.bodyBytesMax).length;
     this.#bodyMemory = new BodyMemory(limits.gatheredBytesMax);
+    this.#boundSentences = limits.boundSentences;
   }
 
   /** Refuses the requests with an unfinished body: the rest may never arrive. */
@@ -164,7 +167,7 @@ export class IncrementRoute {
       this.#forgetBody(reply);
       this.#refuseTooLarge(res, false);
     } else if (!body.append(new Uint8Array(chunk))) {
-      reply.settle('overloaded');
+      reply.settle('body-bytes');
       this.#forgetBody(reply);
     } else if (isLast) {
       this.#take(body.bytes, reply);
@@ -180,7 +183,13 @@ export class IncrementRoute {
     reply.body = undefined;
   }
 
-  #submit(increments: ParsedIncrements, reply: IncrementReply): ErrorCode | undefined {
+  /** The detail of a refusal. */
+  detailOf(refusal: Refusal): string {
+    if (isBound(refusal)) return this.#boundSentences[refusal];
+    return REFUSAL_DETAILS[refusal] ?? 'The request was refused.';
+  }
+
+  #submit(increments: ParsedIncrements, reply: IncrementReply): Refusal | undefined {
     if (reply.idempotencyKey === '') return this.#receiver.submit(increments, reply);
     return this.#receiver.submitIdempotent(reply.idempotencyKey, increments, reply);
   }
@@ -193,7 +202,7 @@ export class IncrementRoute {
       this.#refuseTooLarge(res, false);
       return;
     }
-    let refusal: ErrorCode | undefined;
+    let refusal: Refusal | undefined;
     try {
       const increments = this.#scanner.scan(body, reply.ndjson);
       // The admission may have changed since the head was checked.
@@ -230,18 +239,18 @@ class IncrementReply implements PendingReply {
     return this.#state !== 'open';
   }
 
-  settle(refusal: ErrorCode | undefined, replayed = false): void {
+  settle(refusal: Refusal | undefined, replayed = false): void {
     const { res } = this;
     if (!this.finish()) return;
     if (refusal === undefined) {
       corked = res;
       res.cork(replayed ? writeReplayed : writeCreated);
-    } else refuse(res, refusal, this.#detailOf(refusal));
+    } else refuse(res, codeOfRefusal(refusal), this.#detailOf(refusal));
   }
 
-  #detailOf(refusal: ErrorCode): string {
+  #detailOf(refusal: Refusal): string {
     if (refusal === 'outcome-unknown' && this.idempotencyKey !== '') return UNKNOWN_WITH_IDEMPOTENCY_KEY;
-    return REFUSAL_DETAILS[refusal] ?? 'The request was refused.';
+    return this.#route.detailOf(refusal);
   }
 
   /** Answers with an error of the catalogue. */

@@ -7,6 +7,7 @@
  */
 import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
+import type { Refusal } from '../core/bounds.js';
 import type { ErrorCode } from '../core/errors.js';
 import { HttpThreads } from './http-thread-supervisor.js';
 import { reservePort, type HttpServerLoad } from '../http/http-server.js';
@@ -127,8 +128,8 @@ export class HttpServers {
     this.#admission = 'draining';
   }
 
-  /** The code with which increments of new keys are refused now, for readiness; undefined if they are taken. */
-  get refusal(): ErrorCode | undefined {
+  /** Why increments of new keys are refused now, for readiness; undefined if they are taken. */
+  get refusal(): Refusal | undefined {
     if (this.#admission !== 'open') return this.#admission;
     return this.#local?.router.refusalOfNew(this.#deps.config.keyBytesMax);
   }

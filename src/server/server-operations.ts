@@ -8,6 +8,8 @@
 import type { CounterStore } from '../db/counter-store.js';
 import type { CounterDeleteStore } from '../db/counter-delete-store.js';
 import type { Checkpoint } from '../core/checkpoint.js';
+import type { BoundSentences } from '../config/bound-sentences.js';
+import { codeOfRefusal, isBound, type Refusal } from '../core/bounds.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
 import { addSums, type Sum } from '../core/increment.js';
 import type {
@@ -30,8 +32,9 @@ export interface ServerOperationsDeps {
   readonly store: () => Store | undefined;
   readonly deletes: () => Pick<CounterDeleteStore, 'delete'> | undefined;
   readonly supervisor: () => Supervisor | undefined;
-  /** The code with which increments are refused, or undefined. */
-  readonly refusal: () => ErrorCode | undefined;
+  /** Why increments are refused; undefined if they are taken. */
+  readonly refusal: () => Refusal | undefined;
+  readonly boundSentences: BoundSentences;
   /** False while the flushes of a shard fail. The database may still answer reads. */
   readonly flushing: () => boolean;
 }
@@ -94,8 +97,11 @@ export class ServerOperations implements CounterOperations {
   }
 
   readiness(): Readiness {
-    const code = this.#deps.refusal();
-    if (code !== undefined) return { state: 'refusing', code, reason: REFUSALS[code] ?? 'Increments are refused.' };
+    const refusal = this.#deps.refusal();
+    if (refusal !== undefined) {
+      const reason = isBound(refusal) ? this.#deps.boundSentences[refusal] : REASONS[refusal];
+      return { state: 'refusing', code: codeOfRefusal(refusal), reason: reason ?? 'Increments are refused.' };
+    }
     const store = this.#deps.store();
     if (store?.available() !== true) {
       return { state: 'degraded', reason: 'The database is unavailable; increments stay in the journal.' };
@@ -129,11 +135,10 @@ export class ServerOperations implements CounterOperations {
 const NOT_RECOVERED =
   'Recovery of the journals of earlier runs is not complete: it needs the database, and reads one after the other.';
 
-const REFUSALS: Partial<Record<ErrorCode, string>> = {
+const REASONS: Partial<Record<ErrorCode, string>> = {
   starting: 'The server is starting.',
   draining: 'The server is shutting down.',
   'journal-unavailable': 'A shard is restarting, or its journal cannot be written.',
-  overloaded: 'A limit is reached: pending keys, pending bytes, or journal size.',
 };
 
 /** The total of what the shards hold; undefined if none holds the key. */

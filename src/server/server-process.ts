@@ -12,6 +12,7 @@
  *        → close HTTP servers → release data directory
  * ```
  */
+import { boundSentences } from '../config/bound-sentences.js';
 import { configWarnings, type Config } from '../config/config.js';
 import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
@@ -69,6 +70,7 @@ export class ServerProcess {
       deletes: () => this.#database.deletes,
       supervisor: () => this.#supervisor,
       refusal: () => this.#httpServers.refusal,
+      boundSentences: boundSentences(config),
       flushing: () => this.#availability.isAvailable,
     });
     this.#httpServers = new HttpServers({

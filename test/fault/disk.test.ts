@@ -234,6 +234,8 @@ for (const [step, what] of [
   );
 }
 
+const AT_JOURNAL_MAX = /^JOURNAL_MAX_BYTES \(.+ [KMG]iB\) is reached in a shard; retry after its next flush\.$/;
+
 test(
   'at JOURNAL_MAX_BYTES without the database increments are 503 overloaded, and are taken after its return',
   {
@@ -256,10 +258,11 @@ test(
       await eventually('an increment is refused', async () => {
         const answer = await increment(node.url, { 'mixed/0': 0 });
         if (answer.status === 202) return false;
-        assertProblem(answer, 'overloaded');
+        assert.match(assertProblem(answer, 'overloaded'), AT_JOURNAL_MAX);
         return true;
       });
       await untilReadiness(node.url, 503, 'overloaded');
+      assert.match(assertProblem(await send(node.url, '/readyz'), 'overloaded'), AT_JOURNAL_MAX);
       await proxy.accept();
       await load.acknowledgements(200);
       await node.finish(server);

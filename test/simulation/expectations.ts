@@ -6,7 +6,7 @@
  */
 import { hashKey } from '#product/core/key-hash.js';
 import type { ParsedIncrements, PendingReply, Sum } from '#product/core/increment.js';
-import type { ErrorCode } from '#product/core/errors.js';
+import type { Refusal } from '#product/core/bounds.js';
 
 /** Increments until a key is used up; a request in flight may take some more, and 4^25 is below 2^53. */
 const DIGITS = 21;
@@ -143,7 +143,7 @@ export class Attempt implements PendingReply {
     return this.#done;
   }
 
-  settle(refusal: ErrorCode | undefined): void {
+  settle(refusal: Refusal | undefined): void {
     if (this.#done) throw new Violation('A request was answered twice');
     if (refusal === 'idempotency-mismatch') throw new Violation('The same content was taken for other content');
     this.#end(refusal === undefined ? 'acknowledged' : refusal === 'outcome-unknown' ? 'unknown' : 'refused');

@@ -3,6 +3,9 @@
  * `shard-supervisor.ts`, in simulated time. Router, clients, reads and balances are the product's.
  */
 import { ServerOperations } from '#product/server/server-operations.js';
+import { boundSentences } from '#product/config/bound-sentences.js';
+import { readConfig } from '#product/config/config.js';
+import type { Refusal } from '#product/core/bounds.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/core/errors.js';
 import type { Readiness } from '#product/core/counter-operations.js';
 import type { Sum } from '#product/core/increment.js';
@@ -133,6 +136,7 @@ export class SimulatedNode {
       deletes: () => undefined,
       supervisor: () => this,
       refusal: () => this.#refusal ?? this.#router.refusalOfNew(512),
+      boundSentences: boundSentences(readConfig({})),
       flushing: () => true,
     });
   }
@@ -169,7 +173,7 @@ export class SimulatedNode {
   submit(attempt: Attempt): void {
     const { idempotencyKey } = attempt.request;
     const increments = attempt.columns();
-    const take = (): ErrorCode | undefined =>
+    const take = (): Refusal | undefined =>
       idempotencyKey === undefined
         ? this.#router.submit(increments, attempt)
         : this.#router.submitIdempotent(idempotencyKey, increments, attempt);

@@ -1,6 +1,7 @@
 /**
  * Composes an HTTP server, its router, and the router's clients of the shards. Main thread and HTTP threads.
  */
+import { WINDOW_BYTES_MAX } from '../../core/bounds.js';
 import { systemClock } from '../../core/clock.js';
 import type { Config } from '../../config/config.js';
 import { HttpServer } from '../../http/http-server.js';
@@ -10,9 +11,6 @@ import type { Logger } from '../../core/logger.js';
 import { ShardClient } from '../../shard-worker/client/shard-client.js';
 import { ShardRouter, type RouterLimits } from '../../shard-worker/client/shard-router.js';
 import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
-
-/** Most bytes that a router has posted to one shard and that the shard has not answered. */
-const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
 
 /** The collaborators and values of an HTTP server and its router. */
 export interface HttpServerOptions {

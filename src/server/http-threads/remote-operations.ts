@@ -74,7 +74,7 @@ export class RemoteOperations implements CounterOperations {
   ): Promise<OperationResults[Name]> {
     if (this.#pending.size >= CALLS_MAX) {
       return Promise.reject(
-        new CounterError('overloaded', 'Too many requests wait for the main thread; try again later.'),
+        new CounterError('overloaded', `${CALLS_MAX} operations, the most, wait for the main thread; retry later.`),
       );
     }
     const id = this.#nextId;

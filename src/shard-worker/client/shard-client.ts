@@ -6,7 +6,7 @@
  * nothing is posted without reserved room. Room is released only when the shard has answered or its thread has ended.
  */
 import { systemClock, type Clock, type Timer } from '../../core/clock.js';
-import { errorCodes, type ErrorCode } from '../../core/errors.js';
+import { REFUSALS, type Refusal } from '../../core/bounds.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
 import { type BatchAnswer, type BatchKind, IDEMPOTENT_OUTCOME } from '../protocol/batches.js';
 import type { ShardPort } from '../protocol/batch-ports.js';
@@ -197,7 +197,7 @@ export class ShardClient {
     const beforeMs = this.#clock.monotonic() - timeoutMs;
     // A request that was never posted is not counted, so it is refused and its room is released.
     for (const batch of this.#open) {
-      if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'overloaded');
+      if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'ack-timeout');
     }
     for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
       const batch = this.#inFlight[index];
@@ -246,7 +246,7 @@ export class ShardClient {
     this.endTurn();
     for (const { replies } of settled) {
       if (isOutcomes) settleEach(replies, answer.outcomes);
-      else settleAll(replies, typeof answer === 'number' ? undefined : answer.code);
+      else settleAll(replies, typeof answer === 'number' ? undefined : answer.refusal);
     }
   }
 
@@ -269,12 +269,12 @@ export class ShardClient {
     return shifted;
   }
 
-  #refuseOpen(batch: OutgoingBatch, code: ErrorCode): void {
+  #refuseOpen(batch: OutgoingBatch, refusal: Refusal): void {
     if (batch.isEmpty) return;
     const { replies, buffer, increments, bytes } = this.#takeOpen(batch, 0);
     this.#memory.release(buffer);
     this.#release(increments, bytes);
-    settleAll(replies, code);
+    settleAll(replies, refusal);
   }
 
   #release(increments: number, bytes: number): void {
@@ -284,7 +284,7 @@ export class ShardClient {
   }
 }
 
-function settleAll(replies: readonly PendingReply[], refusal: ErrorCode | undefined): void {
+function settleAll(replies: readonly PendingReply[], refusal: Refusal | undefined): void {
   for (const reply of replies) reply.settle(refusal);
 }
 
@@ -294,11 +294,11 @@ function settleEach(replies: readonly PendingReply[], outcomes: Uint8Array): voi
     if (outcome === IDEMPOTENT_OUTCOME.journaled) reply.settle(undefined);
     else if (outcome === IDEMPOTENT_OUTCOME.replayed) reply.settle(undefined, true);
     else if (outcome === IDEMPOTENT_OUTCOME.mismatch) reply.settle('idempotency-mismatch');
-    else reply.settle(codeOfOutcome(outcome));
+    else reply.settle(refusalOf(outcome));
   }
 }
 
-/** The code of a refusal: an outcome from `refused` on holds its index in the catalogue. */
-function codeOfOutcome(outcome: number): ErrorCode {
-  return errorCodes[outcome - IDEMPOTENT_OUTCOME.refused] ?? 'outcome-unknown';
+/** The refusal of an outcome from `refused` on, which holds its index. */
+function refusalOf(outcome: number): Refusal {
+  return REFUSALS[outcome - IDEMPOTENT_OUTCOME.refused] ?? 'outcome-unknown';
 }

@@ -12,6 +12,7 @@
  * | otherwise | `outcome-unknown`, because some parts are counted and some are not |
  */
 import type { MessagePort } from 'node:worker_threads';
+import type { Bound, Refusal } from '../../core/bounds.js';
 import type { ErrorCode } from '../../core/errors.js';
 import { finishKeyHash, hashKeyByte, KEY_HASH_START, shardOfHash } from '../../core/key-hash.js';
 import type { Admission, IncrementRouter, ParsedIncrements, PendingReply } from '../../core/increment.js';
@@ -101,15 +102,14 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return this.#admissions.find((admission) => admission !== 'open');
   }
 
-  /** The code with which some shard would refuse a new key of `keyBytes` now; undefined if none would. For probes. */
-  refusalOfNew(keyBytes: number): ErrorCode | undefined {
+  /** Why some shard would refuse a new key of `keyBytes` now; undefined if none would. For probes. */
+  refusalOfNew(keyBytes: number): Refusal | undefined {
     const admission = this.closedAdmission;
     if (admission !== undefined) return admission;
     if (this.#stats.some((row) => row[STAT.journalRefused] === 1)) return 'journal-unavailable';
-    if (this.#hasRoomFor(INCREMENT_HEADER_BYTES + keyBytes)) return undefined;
     // A load balancer that believes the probe sends no request whose refusal would ask for room.
-    this.#wantRoom();
-    return 'overloaded';
+    const bound = this.#boundOfNew(INCREMENT_HEADER_BYTES + keyBytes);
+    return bound === undefined ? undefined : this.#wantRoom(bound);
   }
 
   /** Answers requests that have waited longer than the acknowledgement timeout. To be called a few times a timeout. */
@@ -122,7 +122,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return this.#clients.every((client) => client.batchesInFlight === 0 && !client.hasOpenBatch);
   }
 
-  submit(increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined {
+  submit(increments: ParsedIncrements, reply: PendingReply): Refusal | undefined {
     if (increments.count === 1) {
       // The count proves that row 0 exists.
       const shard = shardOfHash(increments.hash[0] as number, this.#clients.length);
@@ -131,7 +131,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return this.#submitMany(increments, reply);
   }
 
-  submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined {
+  submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): Refusal | undefined {
     let incrementsBytes = 0;
     for (let row = 0; row < increments.count; row += 1)
       incrementsBytes += INCREMENT_HEADER_BYTES + (increments.keyBytes[row] as number);
@@ -145,25 +145,27 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
       return refusal;
     }
     // A replay needs no room: without room, the shard answers what it knows and refuses the rest.
-    const hasRoom =
-      (this.#refusalOfJournal(shard, bytes) ?? this.#refusalOfIdempotent(increments.count, bytes)) === undefined;
-    if (!hasRoom) this.#wantRoom();
+    const bound = this.#boundOfJournal(shard, bytes) ?? this.#boundOfIdempotent(increments.count, bytes);
     const client = this.#clients[shard] as ShardClient;
-    client.addIdempotent(hasRoom ? 'idempotent' : 'onlyKnownKeys', idempotencyKey, increments, reply, incrementsBytes);
+    if (bound === undefined) client.addIdempotent('idempotent', idempotencyKey, increments, reply, incrementsBytes);
+    else {
+      const replyAtBound = new ReplyAtBound(reply, bound);
+      client.addIdempotent('onlyKnownKeys', idempotencyKey, increments, replyAtBound, incrementsBytes);
+    }
     if (client.needsTurnEnd) this.#scheduleTurnEnd();
     return undefined;
   }
 
-  #submitToOne(shard: number, increments: ParsedIncrements, bytes: number, reply: PendingReply): ErrorCode | undefined {
+  #submitToOne(shard: number, increments: ParsedIncrements, bytes: number, reply: PendingReply): Refusal | undefined {
     this.#shared?.reserve(shard, increments.count, bytes);
-    const refusal = this.#refusalOf(shard, bytes) ?? this.#refusalOfBytes(increments.count, bytes);
+    const refusal = this.#refusalOf(shard, bytes) ?? this.#boundOfBytes(increments.count, bytes);
     if (refusal !== undefined) {
       this.#shared?.release(shard, increments.count, bytes);
       return refusal;
     }
     const client = this.#clients[shard] as ShardClient;
     if (this.#pendingKeysWith(increments.count) > this.#limits.pendingKeysMax) {
-      this.#wantRoom();
+      this.#wantRoom('pending-keys');
       // Only the shard knows whether the keys are pending, in which case the request needs no room.
       client.sendOnlyPendingKeys(increments, reply, bytes);
       return undefined;
@@ -175,7 +177,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return undefined;
   }
 
-  #submitMany(increments: ParsedIncrements, reply: PendingReply): ErrorCode | undefined {
+  #submitMany(increments: ParsedIncrements, reply: PendingReply): Refusal | undefined {
     const parts = this.#split(increments);
     if (parts === 1) {
       const only = this.#shardOfRow[0] as number;
@@ -189,7 +191,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return refusal;
   }
 
-  #refusalOfParts(count: number): ErrorCode | undefined {
+  #refusalOfParts(count: number): Refusal | undefined {
     let bytes = 0;
     for (let shard = 0; shard < this.#clients.length; shard += 1) {
       if (this.#partIncrements[shard] === 0) continue;
@@ -197,8 +199,8 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
       if (refusal !== undefined) return refusal;
       bytes += this.#partBytes[shard] as number;
     }
-    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return this.#wantRoom();
-    return this.#refusalOfBytes(count, bytes);
+    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return this.#wantRoom('pending-keys');
+    return this.#boundOfBytes(count, bytes);
   }
 
   #eachPart(callback: (shard: number, count: number, bytes: number) => void): void {
@@ -240,51 +242,55 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return parts;
   }
 
-  #refusalOfIdempotent(count: number, bytes: number): ErrorCode | undefined {
-    if (this.#limits.idempotencyRoom() <= 0) return 'overloaded';
-    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return 'overloaded';
-    return this.#refusalOfBytes(count, bytes);
+  #boundOfIdempotent(count: number, bytes: number): Bound | undefined {
+    if (this.#limits.idempotencyRoom() <= 0) return 'idempotency-rows';
+    if (this.#pendingKeysWith(count) > this.#limits.pendingKeysMax) return this.#wantRoom('pending-keys');
+    return this.#boundOfBytes(count, bytes);
   }
 
-  #refusalOfBytes(count: number, bytes: number): ErrorCode | undefined {
-    return this.#pendingBytesWith(count, bytes) > this.#limits.pendingBytesMax ? this.#wantRoom() : undefined;
+  #boundOfBytes(count: number, bytes: number): Bound | undefined {
+    return this.#pendingBytesWith(count, bytes) > this.#limits.pendingBytesMax
+      ? this.#wantRoom('pending-bytes')
+      : undefined;
   }
 
-  /** Asks the shards for flushes, which make room. Returns the refusal. */
-  #wantRoom(): ErrorCode {
+  /** Asks the shards for flushes, which make room below the bound. Returns the bound. */
+  #wantRoom(bound: Bound): Bound {
     for (const row of this.#stats) row[STAT.roomWanted] = 1;
-    return 'overloaded';
+    return bound;
   }
 
   /** Why this shard cannot take `bytes` more now, without the limits of the whole server. */
-  #refusalOf(shard: number, bytes: number): ErrorCode | undefined {
-    return this.#refusalOfWindow(shard, bytes) ?? this.#refusalOfJournal(shard, bytes);
+  #refusalOf(shard: number, bytes: number): Refusal | undefined {
+    return this.#refusalOfWindow(shard, bytes) ?? this.#boundOfJournal(shard, bytes);
   }
 
   /** Why `bytes` cannot be sent to this shard now, whether it would keep them or not. */
-  #refusalOfWindow(shard: number, bytes: number): ErrorCode | undefined {
+  #refusalOfWindow(shard: number, bytes: number): Refusal | undefined {
     const admission = this.#admissions[shard] as Admission;
     if (admission !== 'open') return admission;
     const client = this.#clients[shard] as ShardClient;
     // An empty window takes a request of any size: it can never have more room than now.
     const isFull = client.reservedBytes > 0 && client.reservedBytes + bytes > this.#limits.windowBytesMax;
-    return isFull ? 'overloaded' : undefined;
+    return isFull ? 'window-bytes' : undefined;
   }
 
-  #refusalOfJournal(shard: number, bytes: number): ErrorCode | undefined {
+  #boundOfJournal(shard: number, bytes: number): Bound | undefined {
     const reserved = (this.#clients[shard] as ShardClient).reservedBytes + bytes;
     // The shared reservations include these bytes already. They are read before the stats.
     const reservedByAll = this.#shared === undefined ? reserved : this.#shared.bytes(shard);
     const journaled = (this.#stats[shard] as Float64Array)[STAT.journalBytes] as number;
-    return journaled + reservedByAll > this.#limits.journalBytesMax ? this.#wantRoom() : undefined;
+    return journaled + reservedByAll > this.#limits.journalBytesMax ? this.#wantRoom('journal-bytes') : undefined;
   }
 
-  #hasRoomFor(bytes: number): boolean {
+  /** The bound that a new key whose increment has `bytes` would meet. */
+  #boundOfNew(bytes: number): Bound | undefined {
     const { pendingKeysMax, pendingBytesMax, journalBytesMax } = this.#limits;
-    if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return false;
-    if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return false;
+    if (this.#pendingKeysWith(0) + 1 > pendingKeysMax) return 'pending-keys';
+    if (this.#pendingBytesWith(0, 0) + PENDING_KEY_OVERHEAD_BYTES + bytes > pendingBytesMax) return 'pending-bytes';
     const journaled = bytes + JOURNAL_OVERHEAD_BYTES;
-    return this.#stats.every((row) => (row[STAT.journalBytes] as number) + journaled <= journalBytesMax);
+    const isFull = this.#stats.some((row) => (row[STAT.journalBytes] as number) + journaled > journalBytesMax);
+    return isFull ? 'journal-bytes' : undefined;
   }
 
   /** Most keys that can be pending after `count` more increments. */
@@ -326,6 +332,21 @@ function hashIdempotencyKey(idempotencyKey: string): number {
   return finishKeyHash(hash);
 }
 
+/** The reply of an idempotent request without room: if the shard does not know its key, the refusal names the bound. */
+class ReplyAtBound implements PendingReply {
+  readonly #reply: PendingReply;
+  readonly #bound: Bound;
+
+  constructor(reply: PendingReply, bound: Bound) {
+    this.#reply = reply;
+    this.#bound = bound;
+  }
+
+  settle(refusal: Refusal | undefined, replayed?: boolean): void {
+    this.#reply.settle(refusal === 'overloaded' ? this.#bound : refusal, replayed);
+  }
+}
+
 /** Joins the outcomes of the parts of a request. */
 class SplitReply implements PendingReply {
   readonly #reply: PendingReply;
@@ -333,14 +354,14 @@ class SplitReply implements PendingReply {
   #kept = 0;
   #refused = 0;
   #unknown = 0;
-  #refusal: ErrorCode | undefined;
+  #refusal: Refusal | undefined;
 
   constructor(reply: PendingReply, parts: number) {
     this.#reply = reply;
     this.#parts = parts;
   }
 
-  settle(refusal: ErrorCode | undefined): void {
+  settle(refusal: Refusal | undefined): void {
     if (refusal === undefined) this.#kept += 1;
     else if (refusal === 'outcome-unknown') this.#unknown += 1;
     else {

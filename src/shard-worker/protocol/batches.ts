@@ -4,7 +4,7 @@
  * A batch holds the increments of the requests that an HTTP thread has gathered for one shard. It is one piece of
  * memory with the layout of a journal record (`record-layout.ts`).
  */
-import type { ErrorCode } from '../../core/errors.js';
+import type { Refusal } from '../../core/bounds.js';
 
 /**
  * What a batch holds and what the shard takes of it.
@@ -33,11 +33,11 @@ export interface BatchMessage {
 export type PostedBatch = BatchMessage | number;
 
 /**
- * Shard → HTTP thread: that many batches are in the journal; or that many were refused with a code; or, for one batch
- * of idempotent requests, the {@link IDEMPOTENT_OUTCOME} of each request in order.
+ * Shard → HTTP thread: that many batches are in the journal; or that many were refused, and why; or, for one batch of
+ * idempotent requests, the {@link IDEMPOTENT_OUTCOME} of each request in order.
  */
 export type BatchAnswer =
-  number | { readonly refused: number; readonly code: ErrorCode } | { readonly outcomes: Uint8Array };
+  number | { readonly refused: number; readonly refusal: Refusal } | { readonly outcomes: Uint8Array };
 
-/** The outcome of an idempotent request. A refusal is `refused` plus the index of its code in the catalogue. */
+/** The outcome of an idempotent request. A refusal is `refused` plus its index in `REFUSALS`. */
 export const IDEMPOTENT_OUTCOME = { journaled: 0, replayed: 1, mismatch: 2, refused: 3 } as const;

@@ -340,7 +340,10 @@ export class ShardSupervisor {
     }
     if (shard.waiting.size >= CONTROL_REQUESTS_MAX) {
       return Promise.reject(
-        new CounterError('overloaded', 'Too many reads and flushes wait for a shard; try again later.'),
+        new CounterError(
+          'overloaded',
+          `${CONTROL_REQUESTS_MAX} reads and flushes, the most, wait for a shard; retry later.`,
+        ),
       );
     }
     const id = this.#nextId;

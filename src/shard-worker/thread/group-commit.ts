@@ -10,7 +10,8 @@
  * technique is from DeWitt et al., "Implementation techniques for main memory database systems", 1984.
  */
 import type { Clock } from '../../core/clock.js';
-import { JournalError, type ErrorCode } from '../../core/errors.js';
+import type { Refusal } from '../../core/bounds.js';
+import { JournalError } from '../../core/errors.js';
 import type { Lsn } from '../../core/checkpoint.js';
 import {
   incrementEnd,
@@ -48,7 +49,7 @@ export interface GroupTarget extends IdempotencyMemory {
 }
 
 /** For a plain batch: why it is refused, or undefined. For a batch of idempotent requests: the outcome of each. */
-type Admission = ErrorCode | undefined | Uint8Array;
+type Admission = Refusal | undefined | Uint8Array;
 
 interface Waiting {
   readonly port: number;
@@ -192,7 +193,7 @@ export class GroupCommit {
       if (admitted !== undefined) records.push(admitted);
       return outcomes;
     }
-    if (kind === 'onlyPendingKeys' && !this.#holdsAll(record)) return 'overloaded';
+    if (kind === 'onlyPendingKeys' && !this.#holdsAll(record)) return 'pending-keys';
     records.push(record);
     return undefined;
   }
@@ -241,15 +242,15 @@ export class GroupCommit {
   #refuse(taken: readonly Waiting[], refusals: readonly Admission[], error: unknown): void {
     const nothingKept = error instanceof JournalError && error.nothingKept;
     if (!nothingKept) this.#failed = true;
-    const code: ErrorCode = !nothingKept
+    const why: Refusal = !nothingKept
       ? 'outcome-unknown'
       : error.code === 'journal-full'
-        ? 'overloaded'
+        ? 'journal-bytes'
         : 'journal-unavailable';
     this.#target.endGroup(false);
     this.#answer(
       taken,
-      refusals.map((refusal) => (refusal instanceof Uint8Array ? failedOutcomes(refusal, code) : (refusal ?? code))),
+      refusals.map((refusal) => (refusal instanceof Uint8Array ? failedOutcomes(refusal, why) : (refusal ?? why))),
     );
     if (!nothingKept) this.#target.failed(error);
   }
@@ -266,23 +267,23 @@ export class GroupCommit {
   #answer(taken: readonly Waiting[], admissions: readonly Admission[]): void {
     for (const [index, port] of this.#ports.entries()) {
       let run = 0;
-      let runCode: ErrorCode | undefined;
+      let runRefusal: Refusal | undefined;
       for (const [position, waiting] of taken.entries()) {
         if (waiting.port !== index) continue;
         const admission = admissions[position];
         const isOutcomes = admission instanceof Uint8Array;
-        if (run > 0 && (isOutcomes || admission !== runCode)) {
-          post(port, run, runCode);
+        if (run > 0 && (isOutcomes || admission !== runRefusal)) {
+          post(port, run, runRefusal);
           run = 0;
         }
         if (isOutcomes) {
           port.post({ outcomes: admission });
           continue;
         }
-        runCode = admission;
+        runRefusal = admission;
         run += 1;
       }
-      if (run > 0) post(port, run, runCode);
+      if (run > 0) post(port, run, runRefusal);
     }
   }
 }
@@ -291,7 +292,7 @@ function recordBytes(memory: ArrayBufferLike): number {
   return new DataView(memory).getUint32(RECORD_OFFSET.bytes, true);
 }
 
-function post(port: HttpServerPort, count: number, code: ErrorCode | undefined): void {
-  const answer: BatchAnswer = code === undefined ? count : { refused: count, code };
+function post(port: HttpServerPort, count: number, refusal: Refusal | undefined): void {
+  const answer: BatchAnswer = refusal === undefined ? count : { refused: count, refusal };
   port.post(answer);
 }

@@ -55,6 +55,8 @@ for (const shards of [1, 3]) {
       FLUSH_INTERVAL_MS: NEVER_MS,
     });
 
+    const atKeysMax = `MAX_PENDING_KEYS (${keysMax}) is reached; retry after the next flush.`;
+
     async function fill(prefix: string): Promise<void> {
       await flush(node, held);
       for (let index = 0; index < keysMax; index += 1)
@@ -63,14 +65,14 @@ for (const shards of [1, 3]) {
 
     test('distinct keys are taken up to the limit, and the next one is 503 overloaded', async () => {
       await fill('edge');
-      assertProblem(await increment(node.url, { 'edge-one-more': 1 }), 'overloaded');
+      assert.equal(assertProblem(await increment(node.url, { 'edge-one-more': 1 }), 'overloaded'), atKeysMax);
       assert.equal(await sumOf(node.url, 'edge-one-more'), undefined);
       assert.equal((await send(node.url, '/healthz')).status, 200);
     });
 
     test('at the limit /readyz is 503 overloaded, and 200 again after a flush', async () => {
       await fill('ready');
-      assertProblem(await send(node.url, '/readyz'), 'overloaded');
+      assert.equal(assertProblem(await send(node.url, '/readyz'), 'overloaded'), atKeysMax);
       await flush(node, held);
       assert.deepEqual([(await send(node.url, '/readyz')).body], ['{"status":"ok"}']);
     });
@@ -83,7 +85,7 @@ for (const shards of [1, 3]) {
       };
       const [first, second] = [keysMax / 2, keysMax / 2];
       assertCreated(await withIdempotencyKey('first', first));
-      assertProblem(await withIdempotencyKey('too-many', second + 1), 'overloaded');
+      assert.equal(assertProblem(await withIdempotencyKey('too-many', second + 1), 'overloaded'), atKeysMax);
       assertCreated(await withIdempotencyKey('second', second));
       assertProblem(await withIdempotencyKey('third', 1), 'overloaded');
       await flush(node, held);
@@ -118,7 +120,8 @@ for (const shards of [1, 3]) {
     test('a request with more keys than the limit has left is refused as a whole', async () => {
       await flush(node, held);
       const keys = Array.from({ length: keysMax + 1 }, (_, index) => `whole-${index}`);
-      assertProblem(await increment(node.url, Object.fromEntries(keys.map((key) => [key, 1]))), 'overloaded');
+      const answer = await increment(node.url, Object.fromEntries(keys.map((key) => [key, 1])));
+      assert.equal(assertProblem(answer, 'overloaded'), atKeysMax);
       for (const key of keys) assert.equal(await sumOf(node.url, key), undefined);
       assertCreated(await increment(node.url, Object.fromEntries(keys.slice(1).map((key) => [key, 1]))));
     });
@@ -188,7 +191,11 @@ describe('MAX_PENDING_BYTES', () => {
     // 20 KiB hold between thirty and fifty keys of 400 bytes.
     assert.ok(taken > 30 && taken < 50, `${taken} keys were taken`);
     assert.equal(await sumOf(node.url, key(taken)), undefined);
-    assertProblem(await increment(node.url, { [key(0)]: 1 }), 'overloaded');
+    const atBytesMax = 'MAX_PENDING_BYTES (20 KiB) is reached; retry after the next flush.';
+    assert.equal(assertProblem(await increment(node.url, { [key(0)]: 1 }), 'overloaded'), atBytesMax);
+    assert.equal(assertProblem(await send(node.url, '/readyz'), 'overloaded'), atBytesMax);
+    const idempotent = await increment(node.url, { [key(0)]: 1 }, { headers: { 'idempotency-key': 'at-bytes-max' } });
+    assert.equal(assertProblem(idempotent, 'overloaded'), atBytesMax);
     await flush(node, held);
     assertCreated(await increment(node.url, { [key(0)]: 1 }));
     assert.equal((await node.table()).size, taken);

@@ -344,7 +344,9 @@ class FlushWaiters {
    */
   add(target: Lsn): Promise<number> {
     if (this.#waiters.length >= WAITERS_MAX) {
-      return Promise.reject(new CounterError('overloaded', 'Too many flush requests are waiting.'));
+      return Promise.reject(
+        new CounterError('overloaded', `${WAITERS_MAX} requests, the most, wait for a flush; retry after it.`),
+      );
     }
     return new Promise((resolve, reject) => {
       this.#waiters.push({ target, keys: 0, resolve, reject });

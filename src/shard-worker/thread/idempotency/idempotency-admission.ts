@@ -1,7 +1,7 @@
 /**
  * Decides which requests of an idempotent batch are new, before the batch is journaled. Shard thread.
  */
-import { errorCodes, type ErrorCode } from '../../../core/errors.js';
+import { REFUSALS, type Refusal } from '../../../core/bounds.js';
 import type { RecordBytes } from '../../journal/journal.js';
 import {
   digestStart,
@@ -59,7 +59,10 @@ export function admitRequests(
   };
 }
 
-/** The outcomes of requests for which there is no room: what is known of known ones, and a refusal of new ones. */
+/**
+ * The outcomes of requests for which there is no room: what is known of known ones, and a refusal of new ones. The router
+ * knows the bound.
+ */
 export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory): Uint8Array {
   const outcomes: number[] = [];
   eachRequest(record, (idempotencyKey, digest) => {
@@ -86,8 +89,8 @@ function eachRequest(
   }
 }
 
-function refusedWith(code: ErrorCode): number {
-  return IDEMPOTENT_OUTCOME.refused + errorCodes.indexOf(code);
+function refusedWith(refusal: Refusal): number {
+  return IDEMPOTENT_OUTCOME.refused + REFUSALS.indexOf(refusal);
 }
 
 /** The outcomes once the group is durable. */
@@ -95,9 +98,9 @@ export function settledOutcomes(outcomes: Uint8Array): Uint8Array {
   return outcomes.map((outcome) => (outcome === IN_GROUP ? IDEMPOTENT_OUTCOME.replayed : outcome));
 }
 
-/** The outcomes once the group was not journaled: requests that depended on it are refused with `code`. */
-export function failedOutcomes(outcomes: Uint8Array, code: ErrorCode): Uint8Array {
-  const refused = refusedWith(code);
+/** The outcomes once the group was not journaled: requests that depended on it are refused. */
+export function failedOutcomes(outcomes: Uint8Array, refusal: Refusal): Uint8Array {
+  const refused = refusedWith(refusal);
   return outcomes.map((outcome) =>
     outcome === IN_GROUP || outcome === IDEMPOTENT_OUTCOME.journaled ? refused : outcome,
   );

@@ -49,7 +49,7 @@ for (const setByMs of [3_600_000, -3_600_000]) {
     assert.deepEqual(shard.outcomes, []);
     clock.advance(1);
     client.expire(ACK_TIMEOUT_MS);
-    assert.deepEqual(shard.outcomes.sort(), ['outcome-unknown', 'overloaded']);
+    assert.deepEqual(shard.outcomes.sort(), ['ack-timeout', 'outcome-unknown']);
     const [batch] = shard.posted;
     assert.ok(batch !== undefined);
     assert.equal(readUint64(new DataView(batch.memory), RECORD_OFFSET.acceptedAt), acceptedAt);

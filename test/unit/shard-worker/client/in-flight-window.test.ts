@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { afterEach, test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
-import type { ErrorCode } from '#product/core/errors.js';
+import type { Refusal } from '#product/core/bounds.js';
 import { systemClock } from '#product/core/clock.js';
 import { IncrementBodyScanner } from '#product/http/scanner/increment-body-scanner.js';
 import { makeStats } from '#product/shard-worker/protocol/stats.js';
@@ -19,7 +19,7 @@ const UNLIMITED = Number.POSITIVE_INFINITY;
 
 /** A router whose only shard answers when the test says so. */
 class StalledShard {
-  readonly outcomes: (ErrorCode | 'created')[] = [];
+  readonly outcomes: (Refusal | 'created')[] = [];
   readonly #channel = new MessageChannel();
   /** How far the clock is ahead of the machine's clock, in ms. */
   passedMs = 0;
@@ -44,7 +44,7 @@ class StalledShard {
   }
 
   /** Submits one increment. Returns the refusal if it is refused at once. */
-  submit(key = KEY): ErrorCode | undefined {
+  submit(key = KEY): Refusal | undefined {
     const increments = this.#scanner.scan(Buffer.from(`{"${key}":1}`), false);
     return this.router.submit(increments, { settle: (refusal) => this.outcomes.push(refusal ?? 'created') });
   }
@@ -72,7 +72,7 @@ afterEach(() => {
 test('the window limits the requests in flight with a shard that does not answer; the next request is overloaded', async () => {
   shard = new StalledShard();
   for (let taken = 0; taken < 10; taken += 1) assert.equal(shard.submit(), undefined);
-  assert.equal(shard.submit(), 'overloaded');
+  assert.equal(shard.submit(), 'window-bytes');
   assert.deepEqual(shard.outcomes, []);
   await shard.answerOne();
   assert.deepEqual(
@@ -86,7 +86,7 @@ test('an empty window takes a request of any size', () => {
   shard = new StalledShard();
   assert.equal(shard.submit('k'.repeat(510)), undefined);
   for (let taken = 0; taken < 4; taken += 1) assert.equal(shard.submit(), undefined);
-  assert.equal(shard.submit(), 'overloaded');
+  assert.equal(shard.submit(), 'window-bytes');
 });
 
 test('after the timeout the outcome of posted requests is unknown, open ones are refused, and the window stays occupied', async () => {
@@ -98,8 +98,8 @@ test('after the timeout the outcome of posted requests is unknown, open ones are
   await new Promise((resolve) => setImmediate(resolve));
   shard.passedMs = ACK_TIMEOUT_MS + 1;
   shard.router.expire();
-  assert.deepEqual([...shard.outcomes].sort(), ['outcome-unknown', 'overloaded']);
+  assert.deepEqual([...shard.outcomes].sort(), ['ack-timeout', 'outcome-unknown']);
   assert.equal(shard.router.isIdle, false);
   for (let taken = 0; taken < 9; taken += 1) assert.equal(shard.submit(), undefined);
-  assert.equal(shard.submit(), 'overloaded');
+  assert.equal(shard.submit(), 'window-bytes');
 });

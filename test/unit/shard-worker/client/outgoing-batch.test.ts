@@ -153,7 +153,7 @@ void test('a batch keeps its memory until it is answered, even if its requests t
   shard.gather(first);
   shard.clock.advance(2000);
   shard.client.expire(1000);
-  assert.deepEqual(shard.outcomes.sort(), ['outcome-unknown', 'overloaded']);
+  assert.deepEqual(shard.outcomes.sort(), ['ack-timeout', 'outcome-unknown']);
   shard.gather(first);
   shard.answer(1);
   shard.clock.advance(10);

@@ -105,7 +105,7 @@ test('a group that the journal refused with nothing kept is settled', async () =
   scene.clock.advance(1000);
   scene.groups.settledThroughMs();
   await scene.settle(({ reject }) => reject(new JournalError('journal-full', 'full')));
-  assert.deepEqual(scene.answers, [{ refused: 1, code: 'overloaded' }]);
+  assert.deepEqual(scene.answers, [{ refused: 1, refusal: 'journal-bytes' }]);
   assert.equal(scene.groups.settledThroughMs(), scene.clock.now());
 });
 
