@@ -222,6 +222,7 @@ export class ServerProcess {
     }, this.#config.shutdownTimeoutMs);
     deadline.unref();
     try {
+      if (!wasServing) this.#logger.info({}, 'Stopping during the start; this process has taken no increments');
       const code = wasServing ? await this.#drain() : 0;
       const isClosed = await this.#steps.undo();
       this.end(isClosed ? code : 1);
@@ -263,13 +264,13 @@ export class ServerProcess {
     const balance = conservation(this.#stats, this.#config.shards);
     const isMemory = this.#config.journal === 'memory';
     // With the memory journal, increments that were lost with a shard count too.
-    const pending = left.reduce((total, range) => total + range.increments, this.#unread + balance.lost);
+    const pending = left.reduce((total, { increments = 0 }) => total + increments, this.#unread + balance.lost);
     if (left.length === 0 && pending === 0) {
       this.#logger.info({ ...balance }, 'Everything that was acknowledged is committed');
     } else {
       const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
-      const earlier = unread === 0 ? '' : `, besides ${unread} unread streams of earlier runs`;
-      const fields = { ranges: left, pending, reason: this.#availability.lastReason };
+      const earlier = unread === 0 ? '' : `, besides ${unread} unread ${unread === 1 ? 'stream' : 'streams'}`;
+      const fields = { ranges: left, pending, flushed: balance.flushed, reason: this.#availability.lastReason };
       if (isMemory) this.#logger.error(fields, this.#fateOf(pending));
       else this.#logger.warn(fields, this.#fateOf(pending) + earlier);
     }

@@ -149,6 +149,7 @@ export class ShardThread {
         this.#tell({ id, kind: 'flushed', keys: await this.#shard.flush() });
         return;
       case 'drain':
+        await this.#shard.endStart();
         await this.#groups.close();
         this.#tell({ id, kind: 'drained', left: await this.#shard.drain() });
         this.#end(undefined);

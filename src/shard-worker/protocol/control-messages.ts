@@ -49,9 +49,10 @@ export type ShardDatabaseState =
 export interface PendingRange {
   readonly stream: string;
   readonly afterLsn: Lsn;
-  /** Undefined for an orphaned stream that was not read, because the database was unavailable all the time. */
+  /** Undefined for a stream whose end or checkpoint is not known, because the database was unavailable all the time. */
   readonly throughLsn: Lsn | undefined;
-  readonly increments: number;
+  /** Undefined for a stream that was not read. */
+  readonly increments: number | undefined;
 }
 
 /** An HTTP server as the supervisor of the shards uses it. */

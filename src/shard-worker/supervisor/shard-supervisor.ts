@@ -177,7 +177,7 @@ export class ShardSupervisor {
 
   /**
    * Lets every shard flush, prune and close; resolves to what stays in the journals. A shard that starts or restarts
-   * recovers first. Rejects if a shard cannot go on.
+   * recovers first, unless its disk refuses. Rejects if a shard cannot go on.
    */
   async drain(): Promise<readonly PendingRange[]> {
     const left = await Promise.all(this.#shards.map((shard, index) => this.#drainShard(shard, index)));
@@ -187,7 +187,8 @@ export class ShardSupervisor {
 
   async #drainShard(shard: SupervisedShard, index: number): Promise<readonly PendingRange[]> {
     for (;;) {
-      await this.#until(() => shard.state === 'serving');
+      // Also while the shard starts: only the thread knows whether its disk lets it start at all.
+      await this.#until(() => shard.control !== undefined);
       shard.state = 'draining';
       try {
         const answer = await this.#ask(index, { kind: 'drain' });
@@ -223,6 +224,7 @@ export class ShardSupervisor {
         this.#ended(index, error);
       },
     );
+    this.#changed();
   }
 
   #receive(index: number, message: ControlMessage, connect: () => void): void {

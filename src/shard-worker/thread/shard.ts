@@ -77,6 +77,9 @@ export class Shard implements GroupTarget {
   /** Streams whose flushes and touches fail. */
   readonly #failingStreams = new Map<string, DatabaseProblem>();
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
+  #started: Promise<void> = Promise.resolve();
+  #isStartEnding = false;
+  #endPause: (() => void) | undefined;
 
   constructor(deps: ShardDeps) {
     this.#deps = deps;
@@ -102,9 +105,25 @@ export class Shard implements GroupTarget {
     });
   }
 
-  /** Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses. */
-  async start(): Promise<void> {
-    const { clock, log } = this.#deps;
+  /**
+   * Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses, until
+   * {@link endStart}: then it settles, and the shard takes nothing.
+   */
+  start(): Promise<void> {
+    this.#started = this.#startWhenPossible();
+    return this.#started;
+  }
+
+  /** Settles when the start has ended. A start that the disk refuses is retried no more, because the shard is to stop. */
+  async endStart(): Promise<void> {
+    this.#isStartEnding = true;
+    this.#endPause?.();
+    // Whoever started the shard handles the failure.
+    await this.#started.catch(() => undefined);
+  }
+
+  async #startWhenPossible(): Promise<void> {
+    const { log } = this.#deps;
     let backoffMs = JOURNAL_BACKOFF_FIRST_MS;
     for (;;) {
       try {
@@ -112,12 +131,31 @@ export class Shard implements GroupTarget {
         return;
       } catch (error) {
         if (!isJournalUnavailable(error)) throw error;
-        log('warn', { err: error }, 'Journal unavailable; retrying the start of the shard');
         this.#discard();
-        await pauseOn(clock, backoffMs);
+        if (this.#isStartEnding) {
+          log(
+            'warn',
+            { err: error },
+            'Journal unavailable; stopping the shard, and its increments stay in the journal',
+          );
+          return;
+        }
+        log('warn', { err: error }, 'Journal unavailable; retrying the start of the shard');
+        await this.#pause(backoffMs);
         backoffMs = Math.min(2 * backoffMs, JOURNAL_BACKOFF_MAX_MS);
       }
     }
+  }
+
+  /** Waits, or until {@link endStart}. */
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = this.#deps.clock.schedule(ms, resolve);
+      this.#endPause = () => {
+        timer.cancel();
+        resolve();
+      };
+    });
   }
 
   async #start(): Promise<void> {
@@ -195,7 +233,7 @@ export class Shard implements GroupTarget {
     this.#upkeep.stop();
     // First, so that a stream in recovery is drained with the others.
     await this.#orphaned.stop();
-    const left: PendingRange[] = [...this.#orphaned.unread];
+    const left: PendingRange[] = this.#own === undefined ? await this.#untaken() : [...this.#orphaned.unread];
     for (const { journal, pendingSums, flusher } of this.#streams()) {
       if (!(await flusher.drain())) left.push(rangeOf(pendingSums));
       else if (this.#deps.journals.endsWithThread)
@@ -205,6 +243,30 @@ export class Shard implements GroupTarget {
     this.#publish();
     await this.#deps.database.close();
     return left;
+  }
+
+  /** What the streams hold above their checkpoints, where the disk refused to take them over. Changes nothing. */
+  async #untaken(): Promise<PendingRange[]> {
+    const { journals, database } = this.#deps;
+    const ranges: PendingRange[] = [];
+    try {
+      const { own, orphaned } = journals.existing();
+      for (const { stream } of own === undefined ? orphaned : [own, ...orphaned]) {
+        const range = { stream, afterLsn: 0, throughLsn: undefined, increments: undefined };
+        try {
+          const afterLsn = (await database.readBack(stream))?.lsn ?? 0;
+          const throughLsn = journals.open(stream).findEnd(afterLsn);
+          if (throughLsn > afterLsn) ranges.push({ ...range, afterLsn, throughLsn });
+        } catch (error) {
+          if (!isDatabaseUnavailable(error) && !(error instanceof JournalError)) throw error;
+          ranges.push(range);
+        }
+      }
+    } catch (error) {
+      if (!isJournalUnavailable(error)) throw error;
+      this.#deps.log('warn', { err: error }, 'Cannot list the streams of the journal; what they hold stays there');
+    }
+    return ranges;
   }
 
   #ownStream(): OwnedStream {
@@ -368,12 +430,6 @@ export class Shard implements GroupTarget {
 function knownUnavailable(problem: DatabaseProblem): CounterError {
   return new CounterError('database-unavailable', `The database is unavailable: ${problem.reason}.`, {
     cause: problem,
-  });
-}
-
-function pauseOn(clock: Clock, ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    clock.schedule(ms, resolve);
   });
 }
 

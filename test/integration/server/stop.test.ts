@@ -156,6 +156,7 @@ describe('a stop', { concurrency: 2 }, () => {
         await server.waitFor('"msg":"Listening on ');
         assert.deepEqual(await server.stop(), CLEAN, server.output);
         assert.ok(!server.output.includes('summing-counters: '), server.output);
+        assert.match(server.output, /Stopping during the start; this process has taken no increments/);
       } finally {
         await server.dispose();
       }

@@ -73,7 +73,12 @@ export class OrphanedStreams {
 
   /** Streams that are not read. */
   get unread(): readonly PendingRange[] {
-    return [...this.#unread.keys()].map((stream) => ({ stream, afterLsn: 0, throughLsn: undefined, increments: 0 }));
+    return [...this.#unread.keys()].map((stream) => ({
+      stream,
+      afterLsn: 0,
+      throughLsn: undefined,
+      increments: undefined,
+    }));
   }
 
   /** Bytes that unread streams take of JOURNAL_MAX_BYTES. */
