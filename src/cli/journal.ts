@@ -16,6 +16,7 @@ import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journa
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { EXIT_USAGE, exitCodeOf } from './command-exit.js';
 import { readableEntries } from './readable-entries.js';
+import { rebindToDatabase } from './rebind-database.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
 import { retireStream } from './retire-stream.js';
@@ -31,6 +32,10 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
   accept   accepts that the missing records above --above are lost, so that the server starts without them
   rebind   gives this copy of a data directory its own node id; with --stream and --above, moves the records
            of that stream above --above to a new stream
+  rebind --database
+           for a data directory whose streams belong to another database: says what they hold; with --stream
+           and --above, moves the records of that stream above --above to a new stream of the database in use
+           (DATABASE_URL, or the embedded one), where the next start counts them
   retire   ends a stream in the database of DATABASE_URL whose node is lost for good. Pruning of idempotency keys
            continues; records that the node had above the checkpoint of the stream are not counted
 
@@ -39,6 +44,7 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
   --above     for verify, accept: the checkpoint of the stream. In the database:
                 select stream, lsn from journal_checkpoints
               for rebind: the last LSN that the other copy of this directory has, too
+              for rebind --database: the last LSN that the database in use has; 0 if it has none of the stream
 `;
 
 /** A wrong command line: the problem, then the help. */
@@ -48,10 +54,14 @@ function usageError(problem: string): StartError {
 
 interface Arguments {
   readonly dataDir: string;
+  readonly nodeId: string;
   readonly streams: readonly string[];
   /** The stream of --stream; undefined for all streams. */
   readonly named: string | undefined;
   readonly above: Lsn | undefined;
+  readonly database: boolean;
+  /** The data directory as a further command must name it; empty if DATA_DIR names it. */
+  readonly dataDirOption: string;
 }
 
 type Command = (args: Arguments) => boolean | Promise<boolean>;
@@ -78,10 +88,11 @@ async function run(argv: readonly string[]): Promise<number> {
     const command = commands.get(positionals.join(' '));
     if (positionals.join(' ') === 'retire') return (await retire(values['data-dir'], values.stream)) ? 0 : 1;
     if (command === undefined) throw usageError(`There is no command "${positionals.join(' ')}".`);
+    if (values.database === true && command !== rebind) throw usageError('--database is for rebind only.');
     const dataDir = values['data-dir'] ?? readConfig(process.env).dataDir;
     const held = acquireDataDirectory(dataDir);
     try {
-      return (await command(argumentsOf(dataDir, values.stream, values.above))) ? 0 : 1;
+      return (await command(argumentsOf(dataDir, held.nodeId, values))) ? 0 : 1;
     } finally {
       held.release();
     }
@@ -99,6 +110,7 @@ function parseCommandLine(argv: readonly string[]) {
         'data-dir': { type: 'string' },
         stream: { type: 'string' },
         above: { type: 'string' },
+        database: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },
       },
     });
@@ -107,15 +119,23 @@ function parseCommandLine(argv: readonly string[]) {
   }
 }
 
-function argumentsOf(dataDir: string, stream: string | undefined, above: string | undefined): Arguments {
+function argumentsOf(
+  dataDir: string,
+  nodeId: string,
+  values: ReturnType<typeof parseCommandLine>['values'],
+): Arguments {
+  const { stream, above } = values;
   const found = systemDisk.list(join(dataDir, 'journal')).filter(isUuid).sort();
   if (stream !== undefined && !found.includes(stream)) throw usageError(`There is no stream ${stream}.`);
   if (above !== undefined && !/^\d{1,15}$/.test(above)) throw usageError(`--above takes an LSN, not "${above}".`);
   return {
     dataDir,
+    nodeId,
     streams: stream === undefined ? found : [stream],
     named: stream,
     above: above === undefined ? undefined : Number(above),
+    database: values.database === true,
+    dataDirOption: values['data-dir'] === undefined ? '' : ` --data-dir '${values['data-dir']}'`,
   };
 }
 
@@ -223,6 +243,16 @@ async function rebind(args: Arguments): Promise<boolean> {
   const { named, above, dataDir } = args;
   if ((named === undefined) !== (above === undefined))
     throw usageError('rebind needs both of --stream and --above, or none.');
+  if (args.database) {
+    return rebindToDatabase({
+      dataDir,
+      nodeId: args.nodeId,
+      dataDirOption: args.dataDirOption,
+      databaseUrl: readConfig(process.env).databaseUrl,
+      choice: named === undefined || above === undefined ? undefined : { stream: named, above },
+      say,
+    });
+  }
   const nodeId = makeNodeId(dataDir);
   say(`The node id of this data directory is now ${nodeId}.`);
   if (named === undefined || above === undefined) {

@@ -87,7 +87,9 @@ export function databaseOf(segments: readonly FoundSegment[]): string | undefine
 /** Throws JournalError `journal-foreign` if the stream at `path` belongs to another database than the one in use. */
 export function requireSameDatabase(path: string, bound: string | undefined, databaseId: string | undefined): void {
   if (bound === undefined || databaseId === undefined || bound === databaseId) return;
-  const message = `${path} belongs to the database ${bound}, but the database in use is ${databaseId}.`;
+  const message =
+    `${path} belongs to the database ${bound}, but the database in use is ${databaseId}. Correct DATABASE_URL, or run ` +
+    '`npm run journal -- rebind --database`, which says what the stream holds and how the database in use counts it.';
   throw new JournalError('journal-foreign', message);
 }
 

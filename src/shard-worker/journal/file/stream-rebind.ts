@@ -1,6 +1,6 @@
 /**
- * Moves records of a copied data directory to a stream of their own. Command, which holds the lock of the data
- * directory.
+ * Moves records of a copied data directory, or of a stream of another database, to a stream of their own. Command, which
+ * holds the lock of the data directory.
  *
  * Two processes on copies of a directory share one stream. The process that raised the epoch last owns it and counts
  * the records that both copies have. Later records of the other process have LSNs that belong to the owner's records.
@@ -21,8 +21,8 @@ import { databaseOf } from './journal-directory.js';
 /** Suffix of the directory of a stream whose records have moved. Such a directory is no longer a stream. */
 const REBOUND_SUFFIX = '.rebound';
 
-/** The clock and the id of the new stream. */
-export type RebindOrigin = Pick<FileJournalOptions, 'clock' | 'newStreamId'>;
+/** The clock, the id of the new stream, and its database; default: the database of the old stream. */
+export type RebindOrigin = Pick<FileJournalOptions, 'clock' | 'newStreamId'> & { readonly databaseId?: string };
 
 /** What a rebind did. */
 export interface Rebind {
@@ -63,7 +63,7 @@ export async function rebindStream(
     keepSeconds: 0,
     nodeId,
     shard: segments.at(-1)?.header.shard ?? 0,
-    databaseId: databaseOf(segments),
+    databaseId: origin.databaseId ?? databaseOf(segments),
   });
   for (const { record } of readRecords(disk, segments, after, endLsn)) {
     const own: RecordBytes = new Uint8Array(record);
