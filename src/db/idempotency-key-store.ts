@@ -8,6 +8,7 @@
  * retired. One node prunes at a time, in batches, by position in the table, where rows lie in the order of recording.
  */
 import type { Logger } from '../core/logger.js';
+import type { AbsentStreams } from './absent-streams.js';
 import type { DatabaseConnection } from './connection.js';
 import type { OnDemandConnection } from './on-demand-connection.js';
 import {
@@ -34,11 +35,15 @@ export interface IdempotencyKeyStoreOptions {
   readonly recorded: () => number;
   /** Idempotent requests that are pending in this process. */
   readonly pending: () => number;
+  /** Looks after open rows that hold up the pruning. */
+  readonly absentStreams?: Pick<AbsentStreams, 'look'>;
   readonly logger: Logger;
 }
 
 const COUNT_INTERVAL_MS = 2_000;
 const PRUNE_INTERVAL_MS = 60_000;
+/** As often as an idle stream looks at its row. */
+const LOOK_INTERVAL_MS = 15_000;
 const PRUNE_BATCH = 10_000;
 /** Most batches of one round, so that a round ends. */
 const PRUNE_BATCHES_MAX = 100;
@@ -58,6 +63,7 @@ export class IdempotencyKeyStore {
   /** The memory-journal streams of earlier processes are retired. */
   #hasRetired = false;
   #prunedAtMs = Number.NEGATIVE_INFINITY;
+  #lookedAtMs = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
   #round: Promise<void> = Promise.resolve();
   #closed = false;
@@ -109,6 +115,7 @@ export class IdempotencyKeyStore {
       await this.#connection.run(async (connection) => {
         if (!this.#hasRetired) await this.#retire(connection);
         await this.#count(connection);
+        if (performance.now() - this.#lookedAtMs >= LOOK_INTERVAL_MS) await this.#look(connection);
         if (performance.now() - this.#prunedAtMs >= PRUNE_INTERVAL_MS) await this.#prune(connection);
       });
     } catch (error) {
@@ -120,6 +127,11 @@ export class IdempotencyKeyStore {
     const { node, memoryShards } = this.#options;
     await connection.query({ text: RETIRE_MEMORY_STREAMS, values: [node, memoryShards] });
     this.#hasRetired = true;
+  }
+
+  async #look(connection: DatabaseConnection): Promise<void> {
+    await this.#options.absentStreams?.look(connection);
+    this.#lookedAtMs = performance.now();
   }
 
   async #count(connection: DatabaseConnection): Promise<void> {

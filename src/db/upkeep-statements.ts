@@ -21,6 +21,30 @@ update journal_checkpoints set retired_at = now(), epoch = epoch + 1 + floor(ran
 where stream = $1 and retired_at is null and coalesce(accepted_through, created_at) < now() - interval '5 minutes'
 returning 1`;
 
+/**
+ * $1 node, $2 streams that are here uuid[], $3 streams that this process has finished uuid[], $4 rows at most. Open rows of
+ * file journals of this node that are not here, those of finished streams first.
+ */
+export const OPEN_FILE_STREAMS = `
+select j.stream::text, j.epoch::text, j.lsn::text,
+       (select c.claim::text from journal_claims c where c.stream = j.stream and c.epoch <= j.epoch
+        order by c.epoch desc limit 1) as claim,
+       coalesce(j.accepted_through, j.created_at) < now() - interval '5 minutes' as is_silent
+from journal_checkpoints j
+where (j.node = $1 or j.stream = any($3::uuid[])) and j.journal = 'file' and j.retired_at is null
+  and j.stream <> all($2::uuid[])
+order by j.stream = any($3::uuid[]) desc, j.stream
+limit $4`;
+
+/**
+ * $1 stream, $2 epoch, $3 lsn. Retires a stream whose journal is gone, under a new epoch: a copy of its directory that takes
+ * it meanwhile is fenced.
+ */
+export const RETIRE_FINISHED_STREAM = `
+update journal_checkpoints set retired_at = now(), epoch = epoch + 1 + floor(random() * 1000000)::bigint
+where stream = $1 and epoch = $2::bigint and lsn = $3::bigint and retired_at is null
+returning 1`;
+
 /** $1 stream. For operators. */
 export const DESCRIBE_STREAM = `
 select lsn::text, node::text, shard, journal, retired_at, coalesce(accepted_through, created_at) as heard_of

@@ -5,7 +5,7 @@
  * reason. It also works between containers that share the directory, where a process id would mean nothing.
  */
 import { randomUUID } from 'node:crypto';
-import { closeSync, constants, existsSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { tryLock } from 'fs-native-extensions';
 import { StartError, reasonOf, systemErrorCode } from '../core/errors.js';
@@ -68,6 +68,15 @@ function makeDirectory(directory: string): void {
   } catch (error) {
     // Another process has created it meanwhile.
     if (systemErrorCode(error) !== 'EEXIST') throw error;
+  }
+}
+
+/** The streams of the directory's journal; undefined if they cannot be read. */
+export function streamsOnDisk(dataDir: string): readonly string[] | undefined {
+  try {
+    return readdirSync(path.join(dataDir, 'journal')).filter(isUuid);
+  } catch (error) {
+    return systemErrorCode(error) === 'ENOENT' ? [] : undefined;
   }
 }
 

@@ -10,10 +10,12 @@ import { startEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded/emb
 import type { DatabaseProblem } from '../db/database-problem.js';
 import { OnDemandConnection } from '../db/on-demand-connection.js';
 import { openDatabase, type OpenedDatabase } from '../db/schema/open-database.js';
+import { AbsentStreams, type FinishedStream } from '../db/absent-streams.js';
 import { CounterDeleteStore } from '../db/counter-delete-store.js';
 import { IdempotencyKeyStore } from '../db/idempotency-key-store.js';
 import { StartError, reasonOf } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
+import { streamsOnDisk } from './data-directory.js';
 import { STAT, statTotal } from '../shard-worker/protocol/stats.js';
 
 /** How long a start with the memory journal waits for the database. */
@@ -55,11 +57,19 @@ export interface ServerDatabaseEvents {
   refused(reason: string): void;
 }
 
+/** The streams of this process. */
+export interface ProcessStreams {
+  /** Streams that a shard owns. */
+  readonly owned: () => readonly string[];
+  readonly finished: () => ReadonlyMap<string, FinishedStream>;
+}
+
 /** The database of the server. */
 export class ServerDatabase {
   readonly #config: Config;
   readonly #logger: Logger;
   readonly #stats: SharedArrayBuffer;
+  readonly #streams: ProcessStreams;
   readonly #events: ServerDatabaseEvents;
   #embedded: EmbeddedPostgres | undefined;
   #counters: CounterStore | undefined;
@@ -70,10 +80,17 @@ export class ServerDatabase {
   #problem: DatabaseProblem | undefined;
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, events: ServerDatabaseEvents) {
+  constructor(
+    config: Config,
+    logger: Logger,
+    stats: SharedArrayBuffer,
+    streams: ProcessStreams,
+    events: ServerDatabaseEvents,
+  ) {
     this.#config = config;
     this.#logger = logger;
     this.#stats = stats;
+    this.#streams = streams;
     this.#events = events;
   }
 
@@ -144,8 +161,19 @@ export class ServerDatabase {
       rowsMax: idempotencyRowsMax,
       recorded: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
       pending: () => statTotal(this.#stats, shards, STAT.pendingIdempotent),
+      ...(journal === 'file' && { absentStreams: this.#makeAbsentStreams(node) }),
       logger: this.#logger,
     });
+  }
+
+  #makeAbsentStreams(node: string): AbsentStreams {
+    const { dataDir } = this.#config;
+    const { owned, finished } = this.#streams;
+    const here = (): readonly string[] | undefined => {
+      const onDisk = streamsOnDisk(dataDir);
+      return onDisk && [...onDisk, ...owned()];
+    };
+    return new AbsentStreams({ node, here, finished, logger: this.#logger });
   }
 
   async #find(): Promise<DatabaseTarget> {

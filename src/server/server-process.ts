@@ -54,7 +54,11 @@ export class ServerProcess {
     const consequence =
       config.journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
     this.#availability = new DatabaseAvailability(systemClock, logger, consequence);
-    this.#database = new ServerDatabase(config, logger, this.#stats, {
+    const streams = {
+      owned: () => this.#supervisor?.streams ?? [],
+      finished: () => this.#supervisor?.finished ?? new Map<string, never>(),
+    };
+    this.#database = new ServerDatabase(config, logger, this.#stats, streams, {
       refused: (reason) => {
         this.#fatal(reason, 78);
       },

@@ -360,6 +360,7 @@ export class SimulatedNode {
         this.#router.setShardAdmission(index, 'journal-unavailable');
         this.#finish('foreign');
         break;
+      case 'finished':
       case 'database':
     }
   }

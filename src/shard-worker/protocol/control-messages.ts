@@ -35,6 +35,8 @@ export type ControlMessage =
   | { readonly kind: 'streams'; readonly streams: readonly string[] }
   /** Whether this shard can use the database. */
   | { readonly kind: 'database'; readonly state: ShardDatabaseState }
+  /** An orphaned stream is in PostgreSQL up to its last LSN, and its journal is removed. `claims`: its last claims' ids. */
+  | { readonly kind: 'finished'; readonly stream: string; readonly lsn: Lsn; readonly claims: readonly string[] }
   /** The shard cannot use its journal; the thread ends next. */
   | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
   /** Another process owns the stream: this process must stop accepting increments and end. */

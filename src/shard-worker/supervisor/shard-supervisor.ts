@@ -30,6 +30,7 @@ import type {
   ShardDatabaseState,
   ShardTask,
 } from '../protocol/control-messages.js';
+import type { FinishedStream } from '../../db/absent-streams.js';
 import type { Logger } from '../../core/logger.js';
 
 const RESTART_DELAY_MS = 100;
@@ -43,6 +44,9 @@ const RECOVERABLE: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'j
 
 /** Most control requests that wait for one shard at a time. */
 const CONTROL_REQUESTS_MAX = 10_000;
+
+/** Most finished streams that are remembered. */
+const FINISHED_MAX = 1000;
 
 /** What the supervisor tells its owner. */
 export interface SupervisorEvents {
@@ -104,6 +108,7 @@ export class ShardSupervisor {
   readonly #pool: Piscina;
   readonly #shards: readonly SupervisedShard[];
   readonly #rows: readonly Float64Array[];
+  readonly #finished = new Map<string, FinishedStream>();
   #nextId = 1;
   #hasStarted = false;
   #onChange: (() => void)[] = [];
@@ -147,6 +152,11 @@ export class ShardSupervisor {
   /** The streams whose checkpoints a read must ask for. */
   get streams(): readonly string[] {
     return this.#shards.flatMap((shard) => shard.streams);
+  }
+
+  /** Streams that this process has flushed to their end and removed, the last {@link FINISHED_MAX}. */
+  get finished(): ReadonlyMap<string, FinishedStream> {
+    return this.#finished;
   }
 
   /** What each shard holds of a key above the checkpoints that a read saw; null if nothing. */
@@ -248,6 +258,9 @@ export class ShardSupervisor {
       case 'streams':
         shard.streams = message.streams;
         break;
+      case 'finished':
+        this.#finish(message);
+        break;
       case 'database':
         this.#options.events.database(index, message.state);
         break;
@@ -264,6 +277,12 @@ export class ShardSupervisor {
         this.#options.events.fatal(message.detail);
     }
     this.#changed();
+  }
+
+  #finish({ stream, lsn, claims }: Extract<ControlMessage, { readonly kind: 'finished' }>): void {
+    this.#finished.set(stream, { lsn, claims });
+    const [oldest] = this.#finished.keys();
+    if (oldest !== undefined && this.#finished.size > FINISHED_MAX) this.#finished.delete(oldest);
   }
 
   #ended(index: number, error: unknown): void {

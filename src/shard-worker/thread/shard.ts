@@ -98,6 +98,9 @@ export class Shard implements GroupTarget {
         this.#announceStreams();
         this.#forgetRemovedStreams();
       },
+      finished: (stream, lsn, claims) => {
+        deps.tell({ kind: 'finished', stream, lsn, claims });
+      },
       fenced: (pendingSums, row) => {
         this.#fenced(pendingSums, row);
       },
@@ -235,9 +238,11 @@ export class Shard implements GroupTarget {
     await this.#orphaned.stop();
     const left: PendingRange[] = this.#own === undefined ? await this.#untaken() : [...this.#orphaned.unread];
     for (const { journal, pendingSums, flusher } of this.#streams()) {
-      if (!(await flusher.drain())) left.push(rangeOf(pendingSums));
-      else if (this.#deps.journals.endsWithThread)
-        await retireForEver(pendingSums, this.#deps.database, this.#deps.log);
+      const isCommitted = await flusher.drain();
+      // A file journal without a record has no directory that another start could continue.
+      const isOver = this.#deps.journals.endsWithThread || (journal.endLsn === 0 && flusher.isDatabaseAvailable);
+      if (!isCommitted) left.push(rangeOf(pendingSums));
+      else if (isOver) await retireForEver(pendingSums, this.#deps.database, this.#deps.log);
       await journal.close();
     }
     this.#publish();

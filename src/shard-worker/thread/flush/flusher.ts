@@ -104,6 +104,11 @@ export class Flusher {
     });
   }
 
+  /** Whether the database answered the last statement. */
+  get isDatabaseAvailable(): boolean {
+    return this.#available;
+  }
+
   /** To be called after records were applied. Wakes the loop where enough waits for a flush. */
   noticeApplied(): void {
     if (this.#holdsEnough) this.#wakeToFlush();

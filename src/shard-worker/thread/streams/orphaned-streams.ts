@@ -15,15 +15,18 @@
  * Before the journal is removed the row must still be where this process left it.
  */
 import type { Clock } from '../../../core/clock.js';
+import { JournalError } from '../../../core/errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
 import { isJournalUnavailable, type OwnedStream, type ShardLog } from './owned-stream.js';
-import type { Checkpoint } from '../../../core/checkpoint.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-database.js';
 import type { PendingSums } from '../pending-sums.js';
 
 const BACKOFF_MS = 500;
 const JOURNAL_BACKOFF_MS = 5000;
+/** Claims that are told of a finished stream: a failover goes back over fewer starts than this. */
+const FINISHED_CLAIMS_MAX = 16;
 
 /** What orphaned streams need of their shard. */
 export interface OrphanedStreamsDeps {
@@ -39,6 +42,8 @@ export interface OrphanedStreamsDeps {
   readonly flushKeysMax: number;
   /** A stream was added or removed. */
   readonly changed: () => void;
+  /** A stream's journal was removed. `claims`: ids of the last ownership claims of its directory. */
+  readonly finished: (stream: string, lsn: Lsn, claims: readonly string[]) => void;
   /** The row of a stream is not where this process left it. */
   readonly fenced: (pendingSums: PendingSums, row: Checkpoint | undefined) => void;
   /** The shard cannot go on. */
@@ -224,7 +229,9 @@ export class OrphanedStreams {
     changed();
     await flusher.drain();
     await journal.close();
+    const claims = lastClaims(recoverable(journal));
     journals.remove(recoverable(journal));
+    this.#deps.finished(stream, checkpoint.lsn, claims);
     log('info', { stream }, 'Removed an orphaned stream; all of it is in PostgreSQL');
   }
 
@@ -263,6 +270,19 @@ export class OrphanedStreams {
 
 function ignore(): void {
   // The flusher reports the failure itself.
+}
+
+/** Ids of the last ownership claims; none where the disk does not say. */
+function lastClaims(journal: RecoverableJournal): readonly string[] {
+  try {
+    return journal
+      .claims()
+      .slice(-FINISHED_CLAIMS_MAX)
+      .map(({ id }) => id);
+  } catch (error) {
+    if (!(error instanceof JournalError)) throw error;
+    return [];
+  }
 }
 
 function recoverable(journal: Journal): RecoverableJournal {
