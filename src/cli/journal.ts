@@ -1,6 +1,6 @@
 /**
- * `npm run journal -- COMMAND`: inspects and repairs a file journal while no server uses it, and retires the stream of
- * a journal that is lost. Main thread of a process of its own.
+ * `npm run journal -- COMMAND`: inspects and repairs a file journal while no server uses it, retires the stream of a journal
+ * that is lost, and counts rows that PostgreSQL refused. Main thread of a process of its own.
  */
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -19,11 +19,13 @@ import { readableEntries } from './readable-entries.js';
 import { rebindToDatabase } from './rebind-database.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
+import { listRejected, retryRejected } from './rejected-rows.js';
+import { runningEmbeddedUrl } from '../db/embedded/running-embedded.js';
 import { retireStream } from './retire-stream.js';
 import { inspectStream, repairStream } from '../shard-worker/journal/file/stream-repair.js';
 import { findSegments, scanStream, type LsnRange } from '../shard-worker/journal/file/stream-scan.js';
 
-const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN]
+const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN] [--retry]
 
   verify   reads every segment and reports its records and damage; with --above, also the missing records
            above that LSN
@@ -38,6 +40,9 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
            (DATABASE_URL, or the embedded one), where the next start counts them
   retire   ends a stream in the database of DATABASE_URL whose node is lost for good. Pruning of idempotency keys
            continues; records that the node had above the checkpoint of the stream are not counted
+  rejected lists the rows that PostgreSQL refused (the table rejected_increments of DATABASE_URL or, without that,
+           of the embedded database of a running server), one line of JSON each; with --retry, adds their amounts
+           to counters and deletes them; those that are refused again stay, with the new reason
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
@@ -45,6 +50,11 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
                 select stream, lsn from journal_checkpoints
               for rebind: the last LSN that the other copy of this directory has, too
               for rebind --database: the last LSN that the database in use has; 0 if it has none of the stream
+  --retry     for rejected: counts the rows
+
+Exit codes: 0 success (rejected: there are no rows, or --retry has counted all of them); 1 the command found or did not
+solve a problem (rejected: there are rows, or some are left); 64 wrong command line; 75 the database cannot be reached;
+78 the data directory is in use, or the configuration is wrong
 `;
 
 /** A wrong command line: the problem, then the help. */
@@ -86,6 +96,12 @@ async function run(argv: readonly string[]): Promise<number> {
       return 0;
     }
     const command = commands.get(positionals.join(' '));
+    if (values.retry === true && positionals.join(' ') !== 'rejected') throw usageError('--retry is for rejected.');
+    if (positionals.join(' ') === 'rejected') {
+      if (values.stream !== undefined || values.above !== undefined)
+        throw usageError('rejected takes neither --stream nor --above.');
+      return (await rejected(values['data-dir'], values.retry === true)) ? 0 : 1;
+    }
     if (positionals.join(' ') === 'retire') return (await retire(values['data-dir'], values.stream)) ? 0 : 1;
     if (command === undefined) throw usageError(`There is no command "${positionals.join(' ')}".`);
     if (values.database === true && command !== rebind) throw usageError('--database is for rebind only.');
@@ -111,6 +127,7 @@ function parseCommandLine(argv: readonly string[]) {
         stream: { type: 'string' },
         above: { type: 'string' },
         database: { type: 'boolean' },
+        retry: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },
       },
     });
@@ -283,6 +300,30 @@ async function retire(dataDirectory: string | undefined, stream: string | undefi
   const { isRetired, sentence } = await retireStream(parseDatabaseUrl(databaseUrl), stream);
   say(sentence);
   return isRetired;
+}
+
+/** Works beside a running server. Whether no row is left. */
+async function rejected(dataDirectory: string | undefined, isRetry: boolean): Promise<boolean> {
+  const { databaseUrl, dataDir } = readConfig(process.env);
+  const url = databaseUrl ?? (await runningEmbeddedUrl(dataDirectory ?? dataDir));
+  if (url === undefined) {
+    throw usageError(
+      'rejected needs DATABASE_URL, or a running server with its embedded PostgreSQL in --data-dir: start the server first.',
+    );
+  }
+  const target = parseDatabaseUrl(url);
+  if (isRetry) {
+    const { counted, left } = await retryRejected(target);
+    say(`${rowsText(counted)} counted, ${rowsText(left)} refused again.`);
+    return left === 0;
+  }
+  const rows = await listRejected(target, say);
+  if (rows === 0) say('There are no rejected rows.');
+  return rows === 0;
+}
+
+function rowsText(rows: number): string {
+  return rows === 1 ? '1 row' : `${rows} rows`;
 }
 
 function rangeText({ from, to }: LsnRange): string {

@@ -32,7 +32,8 @@ export interface CounterListPage {
 
 /** What this server can do now, as `/readyz` shows it. */
 export type Readiness =
-  | { readonly state: 'ok' }
+  /** `reason`: what an operator should know although everything works. */
+  | { readonly state: 'ok'; readonly reason?: string }
   | { readonly state: 'degraded'; readonly reason: string }
   | { readonly state: 'refusing'; readonly code: ErrorCode; readonly reason: string };
 

@@ -112,3 +112,34 @@ with pruned as (
   returning 1
 )
 select count(*)::int as pruned from pruned`;
+
+/** $1 rows with a greater id, $2 rows at most. */
+export const LIST_REJECTED = `
+select id::text, stream::text, key, amount, reason, sqlstate, rejected_at from rejected_increments
+where id > $1::bigint order by rejected_increments.id limit $2`;
+
+export const LAST_REJECTED = 'select max(id)::text as id from rejected_increments';
+
+/** $1 rows with a greater id, $2 the last id, $3 rows at most. */
+export const REJECTED_IDS = `
+select id::text from rejected_increments
+where id > $1::bigint and id <= $2::bigint order by rejected_increments.id limit $3`;
+
+/**
+ * $1 ids bigint[]. Counts rejected rows and deletes them, both or neither. A row that another command has deleted adds
+ * nothing. Counters are locked in bytewise order, as everywhere.
+ */
+export const RETRY_REJECTED = `
+with taken as (
+  delete from rejected_increments where id = any($1::bigint[]) returning key as bytes, amount::numeric as amount
+),
+sums as (select convert_from(bytes, 'UTF8') as key, sum(amount) as amount from taken group by bytes),
+added as (
+  insert into counters (key, sum, updated_at)
+  select key, amount, now() from sums order by key collate "C"
+  on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at
+)
+select count(*)::int as rows from taken`;
+
+/** $1 id, $2 reason, $3 SQLSTATE of the latest refusal. */
+export const UPDATE_REJECTED = 'update rejected_increments set reason = $2, sqlstate = $3 where id = $1::bigint';

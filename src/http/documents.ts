@@ -64,7 +64,7 @@ export interface FlushDocument {
 export interface ReadinessDocument {
   /** `degraded`: the server accepts increments and keeps them in the journal, because the database takes none. */
   status: 'ok' | 'degraded';
-  /** Why the server is degraded. */
+  /** Why the server is degraded, or what else an operator should know. */
   reason?: string;
 }
 

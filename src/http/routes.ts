@@ -100,7 +100,10 @@ async function counterListRoute(head: HttpRequestHead, operations: CounterOperat
 function readinessReply(readiness: Readiness): HttpReply {
   switch (readiness.state) {
     case 'ok':
-      return documentReply<ReadinessDocument>({ status: 'ok' });
+      return documentReply<ReadinessDocument>({
+        status: 'ok',
+        ...(readiness.reason === undefined ? {} : { reason: readiness.reason }),
+      });
     case 'degraded':
       return documentReply<ReadinessDocument>({ status: 'degraded', reason: readiness.reason });
     case 'refusing':

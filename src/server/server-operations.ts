@@ -37,6 +37,8 @@ export interface ServerOperationsDeps {
   readonly boundSentences: BoundSentences;
   /** False while the flushes of a shard fail. The database may still answer reads. */
   readonly flushing: () => boolean;
+  /** Increments of rows that this process set aside because PostgreSQL refused them. */
+  readonly rejected: () => number;
 }
 
 /** The operations of this server. */
@@ -97,6 +99,14 @@ export class ServerOperations implements CounterOperations {
   }
 
   readiness(): Readiness {
+    const readiness = this.#readiness();
+    const rejected = this.#deps.rejected();
+    if (rejected === 0) return readiness;
+    const kept = `${rejectedSentence(rejected)}.`;
+    return { ...readiness, reason: readiness.reason === undefined ? kept : `${readiness.reason} ${kept}` };
+  }
+
+  #readiness(): Readiness {
     const refusal = this.#deps.refusal();
     if (refusal !== undefined) {
       const reason = isBound(refusal) ? this.#deps.boundSentences[refusal] : REASONS[refusal];
@@ -130,6 +140,12 @@ export class ServerOperations implements CounterOperations {
     }
     return this.#streams;
   }
+}
+
+/** Says where increments of rejected rows are. Without a full stop. */
+export function rejectedSentence(increments: number): string {
+  const kept = increments === 1 ? '1 increment of rejected rows is' : `${increments} increments of rejected rows are`;
+  return `${kept} kept in rejected_increments`;
 }
 
 const NOT_RECOVERED =

@@ -17,7 +17,7 @@ import { configWarnings, type Config } from '../config/config.js';
 import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
 import { ConnectionLimit } from './connection-limit.js';
-import { ServerOperations } from './server-operations.js';
+import { rejectedSentence, ServerOperations } from './server-operations.js';
 import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
@@ -26,7 +26,7 @@ import { StartSteps, type StartStep } from './start-steps.js';
 import { isLoopback } from '../http/access.js';
 import { loadUws } from '../http/uws.js';
 import type { Logger } from '../core/logger.js';
-import { conservation, makeStats } from '../shard-worker/protocol/stats.js';
+import { conservation, makeStats, STAT, statTotal } from '../shard-worker/protocol/stats.js';
 import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
@@ -76,6 +76,7 @@ export class ServerProcess {
       refusal: () => this.#httpServers.refusal,
       boundSentences: boundSentences(config),
       flushing: () => this.#availability.isAvailable,
+      rejected: () => statTotal(this.#stats, config.shards, STAT.rejected),
     });
     this.#httpServers = new HttpServers({
       config,
@@ -269,8 +270,13 @@ export class ServerProcess {
     const isMemory = this.#config.journal === 'memory';
     // With the memory journal, increments that were lost with a shard count too.
     const pending = left.reduce((total, { increments = 0 }) => total + increments, this.#unread + balance.lost);
+    if (balance.rejected > 0) {
+      const advice = 'list them with `npm run journal -- rejected`; exiting with code 1';
+      this.#logger.error({ ...balance }, `${rejectedSentence(balance.rejected)} and not counted; ${advice}`);
+    }
     if (left.length === 0 && pending === 0) {
-      this.#logger.info({ ...balance }, 'Everything that was acknowledged is committed');
+      const what = balance.rejected > 0 ? 'Everything else' : 'Everything';
+      this.#logger.info({ ...balance }, `${what} that was acknowledged is committed`);
     } else {
       const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
       const earlier = unread === 0 ? '' : `, besides ${unread} unread ${unread === 1 ? 'stream' : 'streams'}`;
@@ -282,7 +288,7 @@ export class ServerProcess {
       this.#logger.error({ ...balance }, 'Increments do not add up at shutdown because of a bug; exiting with code 70');
       return 70;
     }
-    return isMemory && (left.length > 0 || pending > 0) ? 1 : 0;
+    return balance.rejected > 0 || (isMemory && (left.length > 0 || pending > 0)) ? 1 : 0;
   }
 
   /** Acknowledged increments in the journals of shards that ended and have not recovered since. */

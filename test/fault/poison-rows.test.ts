@@ -2,12 +2,19 @@
  * Rows that PostgreSQL refuses although the server accepted them: they are set aside and do not delay others.
  */
 import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { runStatements } from '../support/database-connection.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
-import { increment } from '../support/http.js';
+import { increment, send } from '../support/http.js';
+import { startServer, temporaryDirectory } from '../support/server.js';
+import { committedSums } from '../support/suite-server.js';
+
+const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/cli/journal.js'));
 
 interface RejectedRow {
   readonly key: string;
@@ -61,8 +68,26 @@ for (const [how, statements, sqlState] of [
         }
         await load.stop();
         await node.flush();
-        assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+        const ready = await send(node.url, '/readyz');
+        assert.equal(
+          ready.body,
+          '{"status":"ok","reason":"3 increments of rejected rows are kept in rejected_increments."}',
+        );
+        assert.deepEqual(await server.stop(), { code: 1, signal: null }, server.output);
         assert.match(server.output, /"rejected":3/, 'the balance at the end counts them');
+        assert.match(
+          server.output,
+          /3 increments of rejected rows are kept in rejected_increments and not counted; list/,
+        );
+        assert.match(server.output, /Everything else that was acknowledged is committed/);
+        const lines = server.log.filter(({ msg }) => String(msg).startsWith('PostgreSQL refused'));
+        assert.ok(lines.length > 0);
+        for (const line of lines) assert.deepEqual([line['level'], line['sqlState']], ['error', sqlState]);
+        assert.match(String(lines[0]?.['key']), /^poison \d$/);
+        assert.equal(
+          lines.reduce((total, line) => total + Number(line['increments']), 0),
+          3,
+        );
         const { sums } = await readCountedSums(database.url);
         const others = new Map([...sums].filter(([key]) => !key.startsWith('also poison')));
         assert.equal(others.size, sums.size - 3);
@@ -78,6 +103,92 @@ for (const [how, statements, sqlState] of [
       }
     },
   );
+}
+
+test('npm run journal -- rejected lists refused rows, and --retry counts each once when its cause is gone', async () => {
+  const database = await createTestDatabase();
+  const dataDir = await temporaryDirectory();
+  const server = await startServer({ dataDir, env: { DATABASE_URL: database.url, FLUSH_INTERVAL_MS: '50' } });
+  try {
+    await runStatements(database.url, PLAIN_TRIGGER);
+    assert.equal((await increment(server.url, { 'poison a': 7, good: 1 })).status, 202);
+    const headers = { 'idempotency-key': 'once' };
+    assert.equal((await increment(server.url, { 'poison a': 5, 'poison b': -3 }, { headers })).status, 202);
+    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    await runStatements(
+      database.url,
+      `insert into rejected_increments (stream, key, amount, reason, sqlstate)
+       values (gen_random_uuid(), '\\x70ff', '4', 'old', '22021'), (gen_random_uuid(), 'fine', '90071992547409930', 'old', '23514')`,
+    );
+
+    const listed = journal(database.url, 'rejected');
+    assert.equal(listed.code, 1, listed.output);
+    const rows = listed.output
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    assert.deepEqual(rows.map(({ key, keyHex, amount, sqlstate }) => [key ?? keyHex, amount, sqlstate]).sort(), [
+      ['70ff', '4', '22021'],
+      ['fine', '90071992547409930', '23514'],
+      ['poison a', '5', 'P0001'],
+      ['poison a', '7', 'P0001'],
+      ['poison b', '-3', 'P0001'],
+    ]);
+
+    const refused = journal(database.url, 'rejected', '--retry');
+    assert.deepEqual([refused.code, refused.output], [1, '1 row counted, 4 rows refused again.\n']);
+    const again = await Promise.all([0, 1, 2].map(() => journalLater(database.url, 'rejected', '--retry')));
+    for (const { code } of again) assert.equal(code, 1);
+    await runStatements(database.url, 'drop trigger refuse_poison on counters');
+    const both = await Promise.all([0, 1].map(() => journalLater(database.url, 'rejected', '--retry')));
+    for (const { code, output } of both) assert.equal(code, 1, output);
+    assert.deepEqual(
+      await committedSums(database.url),
+      new Map([
+        ['good', 1n],
+        ['fine', 90071992547409930n],
+        ['poison a', 12n],
+        ['poison b', -3n],
+      ]),
+    );
+    const left = JSON.parse(journal(database.url, 'rejected').output) as Record<string, unknown>;
+    assert.deepEqual([left['keyHex'], left['sqlstate']], ['70ff', '22021']);
+    assert.match(String(left['reason']), /invalid byte sequence/);
+    await runStatements(database.url, 'delete from rejected_increments');
+    const none = journal(database.url, 'rejected');
+    assert.deepEqual([none.code, none.output], [0, 'There are no rejected rows.\n']);
+    assert.equal(journal(database.url, 'verify', '--retry').code, 64);
+    assert.equal(journal('postgres://u:p@127.0.0.1:1/d', 'rejected').code, 75);
+  } finally {
+    await server.dispose();
+    await database.drop();
+  }
+});
+
+interface Outcome {
+  readonly code: number | null;
+  readonly output: string;
+}
+
+function journal(databaseUrl: string, ...args: readonly string[]): Outcome {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [JOURNAL_COMMAND, ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, DATABASE_URL: databaseUrl },
+  });
+  return { code: status, output: stdout + stderr };
+}
+
+/** As {@link journal}, beside others. */
+async function journalLater(databaseUrl: string, ...args: readonly string[]): Promise<Outcome> {
+  const child = spawn(process.execPath, [JOURNAL_COMMAND, ...args], {
+    env: { ...process.env, DATABASE_URL: databaseUrl },
+  });
+  let output = '';
+  const collect = (chunk: Buffer): void => void (output += chunk.toString());
+  child.stdout.on('data', collect);
+  child.stderr.on('data', collect);
+  const [code] = (await once(child, 'close')) as [number | null];
+  return { code, output };
 }
 
 async function rejectedRows(url: string): Promise<readonly RejectedRow[]> {

@@ -138,6 +138,7 @@ export class SimulatedNode {
       refusal: () => this.#refusal ?? this.#router.refusalOfNew(512),
       boundSentences: boundSentences(readConfig({})),
       flushing: () => true,
+      rejected: () => 0,
     });
   }
 

@@ -21,6 +21,7 @@ import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
 import { STAT } from '../protocol/stats.js';
 import type { EarlyFlush } from './flush/early-flush.js';
 import { Flusher } from './flush/flusher.js';
+import { RejectedLog } from './flush/rejected-log.js';
 import { isDatabaseUnavailable, type ShardDatabase } from './flush/shard-database.js';
 import type { GroupTarget } from './group-commit.js';
 import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
@@ -76,6 +77,7 @@ export class Shard implements GroupTarget {
   readonly #upkeep: JournalUpkeep;
   /** Streams whose flushes and touches fail. */
   readonly #failingStreams = new Map<string, DatabaseProblem>();
+  readonly #rejectedLog: RejectedLog;
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
   #started: Promise<void> = Promise.resolve();
   #isStartEnding = false;
@@ -84,6 +86,9 @@ export class Shard implements GroupTarget {
   constructor(deps: ShardDeps) {
     this.#deps = deps;
     this.#stats = deps.stats;
+    this.#rejectedLog = new RejectedLog(deps.clock, (fields, message) => {
+      deps.log('error', fields, message);
+    });
     const fail = (error: unknown): void => {
       this.failed(error);
     };
@@ -246,6 +251,7 @@ export class Shard implements GroupTarget {
       await journal.close();
     }
     this.#publish();
+    this.#rejectedLog.close();
     await this.#deps.database.close();
     return left;
   }
@@ -394,6 +400,7 @@ export class Shard implements GroupTarget {
     const flusher: Flusher = new Flusher(pendingSums, database, clock, options, {
       committed: ({ toLsn }, flush) => {
         countFlush(flush, this.#stats);
+        if (flush.rejectedKeys !== undefined) this.#rejectedLog.note(flush.rejected, flush.rejectedKeys);
         journal.prune(toLsn);
         this.#publish();
         this.#orphaned.noticeCommitted(pendingSums.stream);

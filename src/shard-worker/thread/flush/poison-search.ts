@@ -8,6 +8,7 @@
 import { SumArrayEncoder, type Refusal } from '../../../db/binary-array.js';
 import type { StatementRefusedError } from '../../../db/database-errors.js';
 import { addSums, type Sum } from '../../../core/increment.js';
+import { printablePrefix } from '../../../core/logger.js';
 import type { FrozenRange } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
 
@@ -59,6 +60,17 @@ export class Poison {
     this.#refusals.set(name, refusal);
     return refusal;
   }
+}
+
+/** The keys of the rows that a flush set aside, for the log. */
+export interface RejectedKeys {
+  /** Number of keys that PostgreSQL refused. */
+  readonly keys: number;
+  /** One of them, shortened and printable. */
+  readonly key: string;
+  /** Why PostgreSQL refused that one. */
+  readonly reason: string;
+  readonly sqlState: string;
 }
 
 /** Tries a text[] of keys with their numeric[] of sums without committing them; undefined where PostgreSQL takes them all. */
@@ -139,4 +151,14 @@ export function rejectedIncrements(
     increments += rejected === end - start ? idempotent.incrementsOf(request) : rejected;
   }
   return increments;
+}
+
+/** The poison keys, which are not none, for the log. */
+export function rejectedKeys({ sums, idempotent }: FrozenRange, { plain, totals, size }: Poison): RejectedKeys {
+  const [map, refused] = plain.size > 0 ? [sums, plain] : [idempotent.totals, totals];
+  const [first] = refused;
+  if (first === undefined) throw new TypeError('no key is poison');
+  const [entry, refusal] = first;
+  const start = map.keyStart(entry);
+  return { keys: size, key: printablePrefix(map.arena.subarray(start, start + map.keyBytes(entry))), ...refusal };
 }

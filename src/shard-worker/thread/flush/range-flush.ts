@@ -13,6 +13,7 @@
  */
 import type { Checkpoint } from '../../../core/checkpoint.js';
 import type { FrozenRange } from '../pending-sums.js';
+import type { RejectedKeys } from './poison-search.js';
 import type { FlushAttempt, ShardDatabase } from './shard-database.js';
 
 /** The part of the database that a range is committed with. */
@@ -24,6 +25,8 @@ export interface CommittedFlush {
   readonly keys: number;
   readonly increments: number;
   readonly rejected: number;
+  /** Of which keys, if there were any. */
+  readonly rejectedKeys?: RejectedKeys;
   /** Of requests whose idempotency key was recorded before. */
   readonly deduplicated: number;
   /** Idempotency keys recorded. */
@@ -119,9 +122,12 @@ export class RangeFlush {
 type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
 
 function committedFlush({ sums, idempotent }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
-  const { keys, rejected = 0, duplicates = [], mismatches = 0 } = attempt;
+  const { keys, rejected = 0, rejectedKeys, duplicates = [], mismatches = 0 } = attempt;
   let deduplicated = idempotent.duplicates;
   for (const idempotencyKey of duplicates) deduplicated += idempotent.get(idempotencyKey)?.increments ?? 0;
   const increments = sums.increments + idempotent.increments;
-  return { keys, increments, rejected, deduplicated, recorded: idempotent.size - duplicates.length, mismatches };
+  return {
+    ...{ keys, increments, rejected, ...(rejectedKeys === undefined ? {} : { rejectedKeys }) },
+    ...{ deduplicated, recorded: idempotent.size - duplicates.length, mismatches },
+  };
 }

@@ -15,7 +15,7 @@ import type { ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
 import type { ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
 import type { FrozenRange } from '../pending-sums.js';
-import { findPoison, rejectedIncrements } from './poison-search.js';
+import { findPoison, rejectedIncrements, rejectedKeys, type RejectedKeys } from './poison-search.js';
 import { RangeEncoder } from './range-encoder.js';
 
 /** Whose streams these are, kept in their rows for operators. */
@@ -45,6 +45,8 @@ export type FlushAttempt =
       readonly keys: number;
       /** Increments of rows that were set aside. */
       readonly rejected?: number;
+      /** Of which keys, if there were any. */
+      readonly rejectedKeys?: RejectedKeys;
       /** Idempotency keys of the range that were recorded before. */
       readonly duplicates?: readonly string[];
       /** Of those, how many came with other content. */
@@ -147,7 +149,10 @@ export class PostgresShardDatabase {
       if (refusal !== undefined) return { kind: 'refused', error: withSqlState(refusal) };
       const poison = await orUnavailable(() => findPoison(range, (keys, amounts) => this.#probe(keys, amounts)));
       const result = await this.#flush.run(this.#encoder.encode(range, poison));
-      return this.#attemptOf(range, result, rejectedIncrements(range, poison, result.duplicates));
+      const rejected = rejectedIncrements(range, poison, result.duplicates);
+      const attempt = await this.#attemptOf(range, result, rejected);
+      if (attempt.kind !== 'committed' || rejected === 0) return attempt;
+      return { ...attempt, rejectedKeys: rejectedKeys(range, poison) };
     });
   }
 

@@ -1,0 +1,129 @@
+/**
+ * Lists the rows of `rejected_increments`, and puts them back into `counters`. Main thread of the journal command.
+ *
+ * One statement deletes rows and adds their amounts, so a row is counted once or stays, also where a reply is lost and the
+ * command runs again. It tries a batch first. If PostgreSQL refuses that, it tries the rows of the batch one by one; one that
+ * is refused again stays, with the new reason.
+ */
+import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
+import { classifyDatabaseError, errorCode, isStatementRefused } from '../db/database-errors.js';
+import { reasonOf, StartError } from '../core/errors.js';
+import {
+  LAST_REJECTED,
+  LIST_REJECTED,
+  REJECTED_IDS,
+  RETRY_REJECTED,
+  UPDATE_REJECTED,
+} from '../db/upkeep-statements.js';
+import { EXIT_TEMPORARY } from './command-exit.js';
+
+/** Rows of one statement. */
+const BATCH_ROWS = 1000;
+
+/** A row as it is printed. */
+interface ListedRow extends Record<string, unknown> {
+  readonly id: string;
+  readonly key: Buffer;
+  readonly amount: string;
+  readonly sqlstate: string;
+  readonly reason: string;
+  readonly stream: string;
+  readonly rejected_at: Date;
+}
+
+/** What {@link retryRejected} came to, in rows. */
+export interface RejectedRetry {
+  readonly counted: number;
+  readonly left: number;
+}
+
+/** Calls back with each row as one line of JSON, the oldest first. Resolves to their number. Throws StartError. */
+export function listRejected(target: DatabaseTarget, print: (line: string) => void): Promise<number> {
+  return withDatabase(target, async (connection) => {
+    let rows = 0;
+    for (let after = '0'; ;) {
+      const page = await connection.query<ListedRow>({ text: LIST_REJECTED, values: [after, BATCH_ROWS] });
+      for (const { id, key, amount, sqlstate, reason, stream, rejected_at: rejectedAt } of page) {
+        print(JSON.stringify({ id, ...printableKey(key), amount, sqlstate, reason, stream, rejectedAt }));
+      }
+      rows += page.length;
+      const last = page.at(-1);
+      if (last === undefined) return rows;
+      after = last.id;
+    }
+  });
+}
+
+/** Counts the rows that are there now, except those that are refused again. Throws StartError. */
+export function retryRejected(target: DatabaseTarget): Promise<RejectedRetry> {
+  return withDatabase(target, async (connection) => {
+    // Rows that a server adds meanwhile are left to the next call, so that this one ends.
+    const [end] = await connection.query<{ id: string }>({ text: LAST_REJECTED });
+    let counted = 0;
+    let left = 0;
+    for (let after = '0'; ;) {
+      const values = [after, end?.id ?? '0', BATCH_ROWS];
+      const ids = (await connection.query<{ id: string }>({ text: REJECTED_IDS, values })).map(({ id }) => id);
+      const last = ids.at(-1);
+      if (last === undefined) return { counted, left };
+      const batch = await retryBatch(connection, ids);
+      counted += batch.counted;
+      left += batch.left;
+      after = last;
+    }
+  });
+}
+
+async function retryBatch(connection: DatabaseConnection, ids: readonly string[]): Promise<RejectedRetry> {
+  try {
+    return { counted: await retryRows(connection, ids), left: 0 };
+  } catch (error) {
+    if (!isStatementRefused(error)) throw error;
+  }
+  let counted = 0;
+  let left = 0;
+  for (const id of ids) {
+    try {
+      counted += await retryRows(connection, [id]);
+    } catch (error) {
+      if (!isStatementRefused(error)) throw error;
+      left += 1;
+      // A lock or a timeout says nothing about the row.
+      if (classifyDatabaseError(error) === 'retry') continue;
+      await connection.query({ text: UPDATE_REJECTED, values: [id, error.message, errorCode(error)] });
+    }
+  }
+  return { counted, left };
+}
+
+/** Counts rows, all or none. Resolves to how many were still there. */
+async function retryRows(connection: DatabaseConnection, ids: readonly string[]): Promise<number> {
+  const [row] = await connection.query<{ rows: number }>({ text: RETRY_REJECTED, values: [ids] });
+  return row?.rows ?? 0;
+}
+
+/** The key as text, or in hexadecimal where it is not UTF-8. */
+function printableKey(key: Buffer): { readonly key: string } | { readonly keyHex: string } {
+  try {
+    return { key: new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(key) };
+  } catch {
+    return { keyHex: key.toString('hex') };
+  }
+}
+
+async function withDatabase<T>(
+  target: DatabaseTarget,
+  use: (connection: DatabaseConnection) => Promise<T>,
+): Promise<T> {
+  try {
+    const connection = await connect(target, { applicationName: 'summing-counters journal' });
+    try {
+      return await use(connection);
+    } finally {
+      await connection.close();
+    }
+  } catch (cause) {
+    const problem = `The query to ${describeTarget(target)} failed: ${reasonOf(cause)}. Run the command again.`;
+    throw new StartError([problem], { exitCode: EXIT_TEMPORARY, cause });
+  }
+}

@@ -1,0 +1,59 @@
+/**
+ * The log of rows that PostgreSQL refused and that were set aside: one line a second at most. Shard thread.
+ *
+ * A constraint may refuse thousands of keys in every flush. The first set of a second is logged at once, with an example.
+ * The others are counted, and their line follows when the second is over, or at the end of the shard.
+ */
+import type { Clock, Timer } from '../../../core/clock.js';
+import type { LogFields } from '../../../core/logger.js';
+import type { RejectedKeys } from './poison-search.js';
+
+const INTERVAL_MS = 1000;
+
+/** The log of one shard. */
+export class RejectedLog {
+  readonly #clock: Clock;
+  readonly #log: (fields: LogFields, message: string) => void;
+  #timer: Timer | undefined;
+  /** What was not logged yet, with its latest example. */
+  #rest: { readonly increments: number; readonly rejected: RejectedKeys } | undefined;
+
+  /** `log` writes a line of level error. */
+  constructor(clock: Clock, log: (fields: LogFields, message: string) => void) {
+    this.#clock = clock;
+    this.#log = log;
+  }
+
+  /** A flush was committed that set rows aside: `increments` of them. */
+  note(increments: number, rejected: RejectedKeys): void {
+    const { increments: before = 0, rejected: { keys = 0 } = {} } = this.#rest ?? {};
+    this.#rest = { increments: before + increments, rejected: { ...rejected, keys: keys + rejected.keys } };
+    if (this.#timer === undefined) this.#writeRest();
+  }
+
+  /** Writes what was not logged yet. */
+  close(): void {
+    this.#timer?.cancel();
+    this.#writeRest();
+    this.#timer?.cancel();
+    this.#timer = undefined;
+  }
+
+  #writeRest(): void {
+    this.#timer = undefined;
+    if (this.#rest === undefined) return;
+    const { increments, rejected } = this.#rest;
+    const { keys, sqlState } = rejected;
+    this.#rest = undefined;
+    const what = keys === 1 ? 'a key' : `${keys} keys`;
+    const kept = increments === 1 ? '1 increment is' : `${increments} increments are`;
+    this.#log(
+      { ...rejected, increments },
+      `PostgreSQL refused ${what} (SQLSTATE ${sqlState}); ${kept} kept in rejected_increments and not counted. ` +
+        'List them with `npm run journal -- rejected`',
+    );
+    this.#timer = this.#clock.schedule(INTERVAL_MS, () => {
+      this.#writeRest();
+    });
+  }
+}
