@@ -165,6 +165,21 @@ test('npm run journal -- rejected lists refused rows, and --retry counts each on
   }
 });
 
+test('without DATABASE_URL, npm run journal -- rejected uses the embedded database of a running server', async () => {
+  const dataDir = await temporaryDirectory();
+  const server = await startServer({ dataDir, env: { DATABASE_URL: '' } });
+  try {
+    const running = journal('', 'rejected', '--data-dir', dataDir);
+    assert.deepEqual([running.code, running.output], [0, 'There are no rejected rows.\n']);
+    assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+    const stopped = journal('', 'rejected', '--data-dir', dataDir);
+    assert.equal(stopped.code, 64);
+    assert.match(stopped.output, /needs DATABASE_URL, or a running server/);
+  } finally {
+    await server.dispose();
+  }
+});
+
 interface Outcome {
   readonly code: number | null;
   readonly output: string;
