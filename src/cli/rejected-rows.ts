@@ -89,7 +89,8 @@ async function retryBatch(connection: DatabaseConnection, ids: readonly string[]
       if (!isStatementRefused(error)) throw error;
       left += 1;
       // A lock or a timeout says nothing about the row.
-      if (classifyDatabaseError(error) === 'retry') continue;
+      const kind = classifyDatabaseError(error);
+      if (kind === 'retry' || kind === 'unreachable') continue;
       await connection.query({ text: UPDATE_REJECTED, values: [id, error.message, errorCode(error)] });
     }
   }

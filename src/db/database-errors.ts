@@ -63,6 +63,9 @@ const RETRY = new Set([
   // idle_in_transaction_session_timeout, transaction_timeout
   '25P03',
   '25P04',
+  // system_error, io_error: a resource of the server
+  '58000',
+  '58030',
 ]);
 
 const REFUSED = new Set([
@@ -107,8 +110,9 @@ export function classifyDatabaseError(error: unknown): DatabaseErrorKind {
 function classifySqlState(code: string): DatabaseErrorKind {
   if (code.startsWith('57P')) return 'retry';
   switch (code.slice(0, 2)) {
-    // Connection exceptions, insufficient resources (disk full, out of memory).
+    // Connection exceptions, rollbacks, insufficient resources (disk full, out of memory).
     case '08':
+    case '40':
     case '53':
       return 'retry';
     // Invalid authorization: password, role, pg_hba.conf.
