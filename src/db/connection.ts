@@ -4,6 +4,7 @@
  * Every limit of the server is shorter than that of the client. In doubt the server ends a statement and reports it; where
  * the client gives up first, the outcome is unknown.
  */
+import { Socket } from 'node:net';
 import pg from 'pg';
 import { StartError } from '../core/errors.js';
 import { errorCode, isStatementRefused } from './database-errors.js';
@@ -92,8 +93,10 @@ export function describeTarget(target: DatabaseTarget): string {
  */
 export async function connect(target: DatabaseTarget, options: ConnectOptions): Promise<DatabaseConnection> {
   const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
+  const socket = new Socket();
   const client = new pg.Client({
     connectionString: target.url,
+    stream: () => socket,
     application_name: options.applicationName,
     connectionTimeoutMillis: connectTimeoutMs,
     query_timeout: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,
@@ -101,7 +104,7 @@ export async function connect(target: DatabaseTarget, options: ConnectOptions): 
     keepAliveInitialDelayMillis: KEEP_ALIVE_DELAY_MS,
   });
   // First, because an 'error' event without a listener ends the process.
-  const connection = new DatabaseConnection(client);
+  const connection = new DatabaseConnection(client, socket);
   try {
     const startedAt = performance.now();
     await client.connect();
@@ -134,12 +137,15 @@ export class DatabaseConnection {
   server: ServerFacts = { versionNumber: 0, encoding: '', inRecovery: false };
   backend: Backend = { pid: 0, startedAt: '' };
   readonly #client: pg.Client;
+  /** Below TLS, where that is used. */
+  readonly #socket: Socket;
   readonly #lostCallbacks: ((error: Error) => void)[] = [];
   #lost: Error | undefined;
   #refusals = 0;
 
-  constructor(client: pg.Client) {
+  constructor(client: pg.Client, socket: Socket) {
     this.#client = client;
+    this.#socket = socket;
     client.on('error', (error) => this.#lose(error));
     client.on('end', () => this.#lose(new Error('Connection terminated')));
   }
@@ -194,10 +200,16 @@ export class DatabaseConnection {
     this.destroy();
   }
 
-  /** Closes the socket at once. */
+  /**
+   * Closes the socket at once, with a reset. An orderly end would stand behind bytes that the network swallows, and PostgreSQL
+   * would keep the session for a quarter of an hour.
+   */
   destroy(): void {
     // @types/pg does not declare the connection below the client, and pg documents no way to close it at once.
     const { connection } = this.#client as unknown as { connection: { stream: { destroy(): void } } };
+    // `resetAndDestroy` of Node.js would first wait until everything written is sent; it marks a socket like this. A socket
+    // that is not connected, or is none of TCP, has no remote family and cannot be reset.
+    if (this.#socket.remoteFamily !== undefined) Object.assign(this.#socket, { resetAndClosing: true });
     connection.stream.destroy();
     this.#lose(new Error('Connection closed by this side'));
   }

@@ -7,7 +7,9 @@ const BACKEND_STARTED_AT = 'floor(extract(epoch from backend_start) * 1000000)::
 
 /**
  * The first statement of every session. Sets `synchronous_commit` where it is weaker than `on`; remote_apply is stronger and
- * stays. The server's keep-alives release the locks of a client whose machine has failed.
+ * stays. The server's keep-alives release the locks of a client whose machine has failed, and end sessions behind a network
+ * that drops packets. While a statement runs, only `client_connection_check_interval` notices that its client has gone;
+ * some systems refuse that setting.
  */
 export const CONNECT_SETTINGS = `
 select set_config('synchronous_commit', case current_setting('synchronous_commit')
@@ -21,6 +23,9 @@ select set_config('synchronous_commit', case current_setting('synchronous_commit
        set_config('tcp_keepalives_idle', '10', false),
        set_config('tcp_keepalives_interval', '5', false),
        set_config('tcp_keepalives_count', '3', false),
+       set_config('tcp_user_timeout', '30s', false),
+       case when current_setting('server_version_num')::int >= 140000 and version() like '%linux%'
+            then set_config('client_connection_check_interval', '10s', false) end,
        current_setting('server_version_num')::int as version,
        current_setting('server_encoding') as encoding,
        pg_is_in_recovery() as in_recovery,
@@ -29,17 +34,18 @@ select set_config('synchronous_commit', case current_setting('synchronous_commit
 
 /**
  * $1 pid, $2 its start time. Whether the process has ended, or has waited for a statement for a second or longer. A process
- * that has just answered waits, too, hence the second. A process without a state (track_activities is off) may be at work.
+ * that has just answered waits, too, hence the second. A process without a state (track_activities is off) may be at work. One that
+ * got a statement without its parameters is active, and waits for them.
  */
 export const IS_BACKEND_IDLE = `
-select coalesce(bool_and(coalesce(state like 'idle%' and state_change < clock_timestamp() - interval '1 second', false)),
+select coalesce(bool_and(coalesce((state like 'idle%' or wait_event = 'ClientRead') and state_change < clock_timestamp() - interval '1 second', false)),
                 true) as idle
 from pg_stat_activity where pid = $1 and ${BACKEND_STARTED_AT} = $2`;
 
 /** $1 pid, $2 its start time. Ends the process if it waits for a statement. */
 export const END_IDLE_BACKEND = `
 select pg_terminate_backend(pid) from pg_stat_activity
-where pid = $1 and ${BACKEND_STARTED_AT} = $2 and state like 'idle%'`;
+where pid = $1 and ${BACKEND_STARTED_AT} = $2 and (state like 'idle%' or wait_event = 'ClientRead')`;
 
 /**
  * $1 limit of a statement, $2 limit of a transaction, for a flush that gets more time than usual. The second must be longer:

@@ -5,7 +5,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
-import { createTestDatabase } from '../support/database.js';
+import { connectTo, createTestDatabase } from '../support/database.js';
+import { eventually } from '../support/eventually.js';
 import { send } from '../support/http.js';
 import { asksForFlush, TcpProxy, type ClientDataFate } from '../support/tcp-proxy.js';
 
@@ -142,6 +143,48 @@ test(
     }
   },
 );
+
+/** Most sessions of a node with two shards. */
+const SESSIONS_MAX = 2 * 2 + 2;
+
+for (const bytesMax of [600, 1_800]) {
+  test(
+    `a network that loses packets above ${bytesMax} bytes leaves no sessions behind, and flushes succeed afterwards`,
+    { timeout: 120_000 },
+    async () => {
+      await throughProxy('large packets', async (node, proxy) => {
+        const server = await node.start();
+        const load = node.load();
+        await load.acknowledgements(50);
+        const observer = await connectTo(node.databaseUrl, 'observer');
+        try {
+          proxy.setRule((bytes) => (bytes.length > bytesMax ? 'lose-packet' : 'forward'));
+          const counts: number[] = [];
+          await eventually(
+            'packets are lost',
+            async () => {
+              const [row] = await observer.query<{ count: number }>({ text: COUNT_SESSIONS });
+              counts.push(row?.count ?? 0);
+              await load.acknowledgements(5);
+              return proxy.faults >= 16;
+            },
+            60_000,
+          );
+          const most = Math.max(...counts);
+          assert.ok(most <= SESSIONS_MAX, `${most} sessions`);
+          proxy.setRule();
+          await node.finish(server);
+        } finally {
+          await observer.close();
+        }
+      });
+    },
+  );
+}
+
+const COUNT_SESSIONS = `
+  select count(*)::int as count from pg_stat_activity
+  where datname = current_database() and application_name like 'summing-counters%'`;
 
 test('a slow connection delays flushes and nothing else', { timeout: 60_000 }, async () => {
   await throughProxy('slow', async (node, proxy) => {

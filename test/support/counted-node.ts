@@ -53,6 +53,11 @@ export class CountedNode {
     return new CountedNode(options, label, await freePort(), options.dataDir ?? (await temporaryDirectory()));
   }
 
+  /** The database in which the counts are read. */
+  get databaseUrl(): string {
+    return this.#options.databaseUrl;
+  }
+
   /** Starts the server and does not wait. */
   async spawn(env: Readonly<Record<string, string>> = {}): Promise<TestServer> {
     const { databaseUrl, serverDatabaseUrl = databaseUrl, main } = this.#options;

@@ -15,7 +15,12 @@ export type ClientDataFate =
   /** The server gets it; from then on nothing passes in either direction, without any error. */
   | 'blackhole'
   /** The server never gets it; from then on nothing passes in either direction, without any error. */
-  | 'swallow';
+  | 'swallow'
+  /**
+   * Lost, as a packet that is too large for a link whose router says nothing about it. TCP cannot deliver what the client
+   * sends after it, its orderly end included. The server's bytes pass, and so does a reset.
+   */
+  | 'lose-packet';
 
 /** Decides on each piece of the client's bytes. */
 export type ClientDataRule = (bytes: Buffer) => ClientDataFate;
@@ -25,6 +30,8 @@ interface Link {
   readonly server: Socket;
   losing: boolean;
   dead: boolean;
+  /** A packet of the client is lost. */
+  holed: boolean;
 }
 
 const forwardAll: ClientDataRule = () => 'forward';
@@ -107,7 +114,7 @@ export class TcpProxy {
 
   #link(client: Socket): void {
     const server = connect({ ...this.#target, allowHalfOpen: true });
-    const link: Link = { client, server, losing: false, dead: false };
+    const link: Link = { client, server, losing: false, dead: false, holed: false };
     this.#links.add(link);
     client.on('data', (bytes) => this.#fromClient(link, bytes));
     server.on('data', (bytes) => {
@@ -119,10 +126,11 @@ export class TcpProxy {
       [server, client],
     ] as const) {
       from.on('end', () => {
-        if (!link.dead) this.#later(() => to.end());
+        if (!link.dead && !(link.holed && from === client)) this.#later(() => to.end());
       });
       from.on('error', () => this.#reset(link));
       from.on('close', () => {
+        if (link.holed && from === client) return;
         this.#links.delete(link);
         if (!link.dead) this.#later(() => to.destroy());
       });
@@ -130,6 +138,7 @@ export class TcpProxy {
   }
 
   #fromClient(link: Link, bytes: Buffer): void {
+    if (link.holed) return;
     const fate = link.dead ? 'forward' : this.#rule(bytes);
     if (fate !== 'forward') this.faults += 1;
     switch (fate) {
@@ -149,6 +158,9 @@ export class TcpProxy {
         return;
       case 'swallow':
         link.dead = true;
+        return;
+      case 'lose-packet':
+        link.holed = true;
         return;
       case 'forward':
         this.#pass(link, link.client, link.server, bytes);

@@ -18,11 +18,14 @@ async function settingsOf(url: string): Promise<Record<string, string>> {
     const rows = await connection.query<{ name: string; value: string }>({
       text: `select name, current_setting(name) as value from pg_settings where name in ('synchronous_commit',
                'default_transaction_isolation', 'lock_timeout', 'statement_timeout', 'application_name',
-               'idle_in_transaction_session_timeout', 'transaction_timeout', 'tcp_keepalives_idle')`,
+               'idle_in_transaction_session_timeout', 'transaction_timeout', 'tcp_keepalives_idle', 'tcp_user_timeout',
+               'client_connection_check_interval')`,
     });
     const settings = Object.fromEntries(rows.map(({ name, value }) => [name, value]));
     assert.equal(settings['transaction_timeout'] ?? '1min', '1min', 'servers before 17 have none');
     delete settings['transaction_timeout'];
+    assert.equal(settings['client_connection_check_interval'] ?? '10s', '10s', 'servers before 14 have none');
+    delete settings['client_connection_check_interval'];
     return settings;
   } finally {
     await connection.close();
@@ -37,6 +40,7 @@ const SETTINGS = {
   statement_timeout: '30s',
   synchronous_commit: 'on',
   tcp_keepalives_idle: '10',
+  tcp_user_timeout: '30000',
 };
 
 test('a session has the limits and the durability of this program, whatever the settings of the database; a stronger durability stays', async () => {
