@@ -114,6 +114,8 @@ export async function connect(target: DatabaseTarget, options: ConnectOptions): 
     if (row === undefined) throw new Error('the server did not describe itself');
     connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
     connection.backend = { pid: row.pid, startedAt: row.started_at };
+    // @types/pg does not declare the process id that the server, or a pooler in its place, named when the session began.
+    connection.isPooled = (client as unknown as { readonly processID: number | null }).processID !== row.pid;
     return connection;
   } catch (error) {
     connection.destroy();
@@ -136,6 +138,8 @@ export type Session = Pick<DatabaseConnection, 'backend' | 'lost' | 'query' | 'c
 export class DatabaseConnection {
   server: ServerFacts = { versionNumber: 0, encoding: '', inRecovery: false };
   backend: Backend = { pid: 0, startedAt: '' };
+  /** A connection pooler is between: the process that serves the session is not the one that was named when it began. */
+  isPooled = false;
   readonly #client: pg.Client;
   /** Below TLS, where that is used. */
   readonly #socket: Socket;

@@ -7,6 +7,7 @@ import { classifyDatabaseError } from '../database-errors.js';
 import { databaseProblem, type DatabaseProblem } from '../database-problem.js';
 import { connect, type DatabaseTarget } from '../connection.js';
 import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
+import { refuseTransactionPooler } from '../transaction-pooler.js';
 import { migrate, TableBusyError } from './migrate.js';
 
 /** The outcome of an attempt. */
@@ -26,11 +27,10 @@ export async function openDatabase(
   connectTimeoutMs = CONNECT_TIMEOUT_MS,
 ): Promise<OpenedDatabase> {
   try {
-    const connection = await connect(target, {
-      applicationName: 'summing-counters start',
-      connectTimeoutMs,
-    });
+    const options = { applicationName: 'summing-counters start', connectTimeoutMs };
+    const connection = await connect(target, options);
     try {
+      await refuseTransactionPooler(target, connection, options);
       const { databaseId, applied, warnings } = await migrate(connection);
       for (const warning of warnings) logger.warn({}, warning);
       if (applied.length > 0) logger.info({ applied }, 'Migrated the database');
