@@ -17,6 +17,7 @@ import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { EXIT_USAGE, exitCodeOf } from './command-exit.js';
 import { readableEntries } from './readable-entries.js';
 import { rebindToDatabase } from './rebind-database.js';
+import { journalCommand } from '../shard-worker/journal/journal-command.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
 import { listRejected, retryRejected } from './rejected-rows.js';
@@ -241,7 +242,7 @@ function repair(args: Arguments): boolean {
   say(
     repaired === 0
       ? 'Nothing to repair.'
-      : 'If the server does not start because LSNs are missing, accept their loss with `accept`.',
+      : 'If the server does not start because LSNs are missing, its error names the command that accepts their loss.',
   );
   return true;
 }
@@ -273,8 +274,10 @@ async function rebind(args: Arguments): Promise<boolean> {
   const nodeId = makeNodeId(dataDir);
   say(`The node id of this data directory is now ${nodeId}.`);
   if (named === undefined || above === undefined) {
-    for (const stream of args.streams)
-      say(`Stream ${stream} still belongs to both copies: rebind it with --stream and --above.`);
+    for (const stream of args.streams) {
+      const command = journalCommand('rebind', join(journalDirectory(args), stream), stream, 'LSN');
+      say(`Stream ${stream} still belongs to both copies: ${command}, with the last LSN that the other copy has, too.`);
+    }
     return args.streams.length === 0;
   }
   const { stream, records, kept } = await rebindStream(systemDisk, journalDirectory(args), named, above, nodeId);

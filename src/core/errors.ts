@@ -134,6 +134,30 @@ export function reasonOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
+/** Most causes of an error that are followed: a chain may be a circle. */
+const CAUSES_MAX = 8;
+
+/** An error and its causes, outermost first. */
+export function causesOf(error: unknown): readonly unknown[] {
+  const chain = [error];
+  while (chain.length <= CAUSES_MAX) {
+    const last = chain.at(-1);
+    if (!(last instanceof Error) || last.cause === undefined || last.cause === null) break;
+    chain.push(last.cause);
+  }
+  return chain;
+}
+
+/** The messages of an error and of its causes, outermost first, without those that a message before them contains. */
+export function reasonsOf(error: unknown): string {
+  let reasons = '';
+  for (const reason of causesOf(error).map(reasonOf)) {
+    if (reasons.includes(reason)) continue;
+    reasons = reasons === '' ? reason : `${reasons.replace(/\.$/, '')}: ${reason}`;
+  }
+  return reasons;
+}
+
 /**
  * The `code` of a system error (`ENOSPC`, `EIO`, …), or undefined for anything else: a failed assertion, an `ERR_…` of
  * Node.js, a simulated crash. Callers must not handle those.

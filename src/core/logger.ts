@@ -6,8 +6,9 @@
  * thread would delay them.
  */
 import { isatty } from 'node:tty';
-import { destination, pino, type DestinationStream, type LoggerOptions } from 'pino';
+import { destination, pino, stdSerializers, type DestinationStream, type LoggerOptions } from 'pino';
 import { PinoPretty } from 'pino-pretty';
+import { causesOf, reasonsOf } from './errors.js';
 
 /** Least severe level that is written, as pino names it. */
 export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
@@ -41,6 +42,7 @@ export function createLogger(level: LogLevel, fields: LogFields = {}, output?: D
     base: { ...fields },
     timestamp: () => `,"time":"${new Date().toISOString()}"`,
     formatters: { level: (label) => ({ level: label }) },
+    serializers: { err: errorFields },
     redact: { paths: secretFields.flatMap((name) => [name, `*.${name}`]), censor: '***' },
     hooks: { streamWrite: (line) => line.replace(urlCredentials, '$1***@') },
   };
@@ -56,6 +58,25 @@ export function printablePrefix(key: Uint8Array): string {
   const text = Buffer.from(key.subarray(0, KEY_PREFIX_BYTES_MAX)).toString('utf8');
   const printable = text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd');
   return key.length > KEY_PREFIX_BYTES_MAX ? `${printable.replace(/\ufffd+$/u, '')}…` : printable;
+}
+
+/**
+ * The fields of an error. Its message has the messages of its causes, each once. pino's own serializer repeats them: a cause
+ * that the message quotes, and all of them in the stack.
+ */
+function errorFields(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const stack = causesOf(error).map((one, depth) => `${depth === 0 ? '' : 'caused by '}${framesOf(one)}`);
+  // The message has those of an AggregateError, too.
+  const own = { type: error.name, message: reasonsOf(error), stack: stack.join('\n'), aggregateErrors: undefined };
+  return { ...stdSerializers.err(error), ...own };
+}
+
+/** The name of an error and where it was made, without its message. */
+function framesOf(error: unknown): string {
+  if (!(error instanceof Error)) return typeof error;
+  const frames = (error.stack ?? '').split('\n').filter((line) => /^\s+at /.test(line));
+  return [error.name, ...frames].join('\n');
 }
 
 function openStandardOutput(): DestinationStream {

@@ -170,7 +170,8 @@ class History {
   /** The action of an operator who reads why a process does not start. False if the reason is another one. */
   async #rebind({ storage, reason, name }: SimulatedNode): Promise<boolean> {
     if (!(reason instanceof JournalError) || reason.code !== 'journal-copied') return false;
-    const [, stream = '', above = ''] = /journal -- rebind --stream (\S+) --above (\d+)`/.exec(reason.message) ?? [];
+    const [, stream = '', above = ''] =
+      /journal -- rebind --stream (\S+) --above (\d+) --data-dir \/data`/.exec(reason.message) ?? [];
     const disk = storage.diskOf(() => undefined);
     const { scheduler } = this.#world;
     const clock = clockOf(scheduler, this.#life);

@@ -92,6 +92,8 @@ class SupervisedShard {
   streams: readonly string[] = [];
   /** Why a restart would not help. Set before the thread ends. */
   verdict: Verdict | undefined;
+  /** What the thread has said about its journal, which the log has. */
+  reported: string | undefined;
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
   readonly restarts = new RestartBudget(systemClock);
@@ -212,7 +214,7 @@ export class ShardSupervisor {
   }
 
   #launch(index: number): void {
-    const { shards, stats, logger, taskOf } = this.#options;
+    const { shards, stats, taskOf } = this.#options;
     const shard = this.#shards[index] as SupervisedShard;
     const control = new MessageChannel();
     const channels = this.#options.httpServers.map((link) => ({ link, channel: new MessageChannel() }));
@@ -230,7 +232,6 @@ export class ShardSupervisor {
         this.#ended(index, undefined);
       },
       (error: unknown) => {
-        logger.error({ err: error, shard: index }, 'A shard ended');
         this.#ended(index, error);
       },
     );
@@ -265,7 +266,10 @@ export class ShardSupervisor {
         this.#options.events.database(index, message.state);
         break;
       case 'journal':
-        this.#options.logger.error({ shard: index, code: message.code }, message.detail);
+        // A fenced shard has said the same in the message before.
+        if (shard.verdict?.detail !== message.detail)
+          this.#options.logger.error({ shard: index, code: message.code }, message.detail);
+        shard.reported = message.detail;
         if (!RECOVERABLE.has(message.code)) {
           const isVerdict = !this.#hasStarted && isJournalVerdict(message.code);
           shard.verdict = { detail: message.detail, refusesStart: isVerdict };
@@ -288,6 +292,7 @@ export class ShardSupervisor {
   #ended(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
     this.#receiveLast(index);
+    this.#logEnd(index, error);
     const orderly = error === undefined && (shard.state === 'draining' || shard.state === 'drained');
     for (const waiting of shard.waiting.values()) {
       waiting.reject(new CounterError('database-unavailable', 'A shard is restarting; try again.'));
@@ -315,6 +320,15 @@ export class ShardSupervisor {
       }, RESTART_DELAY_MS).unref();
     }
     this.#changed();
+  }
+
+  /** Logs that a thread failed, without the error if the log has it as the thread's report about its journal. */
+  #logEnd(index: number, error: unknown): void {
+    const shard = this.#shards[index] as SupervisedShard;
+    const isReported = error instanceof Error && error.message === shard.reported;
+    shard.reported = undefined;
+    if (error === undefined) return;
+    this.#options.logger.error(isReported ? { shard: index } : { err: error, shard: index }, 'A shard ended');
   }
 
   /** Receives messages that the end of the thread has overtaken: the answer to a drain, or a verdict. */

@@ -422,15 +422,11 @@ export class Shard implements GroupTarget {
 
   /** A compare-and-set did not match. `row` says whether another process owns the stream now. */
   #fenced(pendingSums: PendingSums, row: Checkpoint | undefined): void {
-    if (row !== undefined && row.epoch > pendingSums.epoch) {
-      this.#deps.tell({ kind: 'fenced', detail: takenOver(pendingSums, row) });
-    }
-    this.failed(
-      new JournalError(
-        'journal-fenced',
-        `The checkpoint of stream ${pendingSums.stream} is not where this process left it; the stream must be recovered.`,
-      ),
-    );
+    const isVolatile = this.#deps.journals.endsWithThread;
+    const isTaken = row !== undefined && row.epoch > pendingSums.epoch;
+    const detail = isTaken ? takenOver(pendingSums, row, isVolatile) : movedBack(pendingSums, row, isVolatile);
+    if (isTaken) this.#deps.tell({ kind: 'fenced', detail });
+    this.failed(new JournalError('journal-fenced', detail));
   }
 
   #publish(): void {
@@ -445,11 +441,31 @@ function knownUnavailable(problem: DatabaseProblem): CounterError {
   });
 }
 
-/** For the operator: `row` has a later epoch, so the stream has another owner. */
-function takenOver({ stream, epoch }: PendingSums, row: Checkpoint): string {
+/** For the operator: `row` has a later epoch, so the stream has another owner, or none. */
+function takenOver(pendingSums: PendingSums, row: Checkpoint, isVolatile: boolean): string {
   return (
-    `Another process has taken over journal stream ${stream} (its epoch is ${row.epoch}, ours is ${epoch}): ` +
-    'this data directory is a copy, or was copied. Increments acknowledged here stay in the journal. ' +
-    'Run `npm run journal -- rebind` to move them to a stream of their own.'
+    `Journal stream ${pendingSums.stream} no longer belongs to this process: ${positions(pendingSums, row)}. Another ` +
+    'process has taken it over, because this data directory is a copy or was copied, or an operator has retired it. This ' +
+    'process ends, because what it flushed now could count twice. ' +
+    (isVolatile
+      ? 'What it acknowledged and had not flushed is lost.'
+      : 'What it acknowledged and had not flushed stays in its journal: start it again. If only this journal holds ' +
+        'those records, the start names the command that moves them to a stream of their own.')
   );
+}
+
+/** For the operator: no other process owns the stream, but its row is not what this process made it. */
+function movedBack(pendingSums: PendingSums, row: Checkpoint | undefined, isVolatile: boolean): string {
+  return (
+    `The checkpoint of stream ${pendingSums.stream} is not where this process left it: ${positions(pendingSums, row)}. ` +
+    (isVolatile
+      ? 'The shard starts again without what was pending in its memory.'
+      : 'The shard drops its sums and recovers them from the journal.')
+  );
+}
+
+function positions({ epoch, checkpointLsn }: PendingSums, row: Checkpoint | undefined): string {
+  const inDatabase =
+    row === undefined ? 'the row is missing or cannot be read' : `the row has epoch ${row.epoch} and LSN ${row.lsn}`;
+  return `the shard had epoch ${epoch} and LSN ${checkpointLsn}, ${inDatabase}`;
 }

@@ -44,6 +44,40 @@ test('secrets are not written: in a field, one level below, in a URL, or in the 
   assert.ok(lines.join('').includes('postgresql://***@db:5432/counters'));
 });
 
+test('the message of an error and those of its causes are written once each', () => {
+  const { lines, logger } = recorder('info');
+  const disk = new Error('ENOSPC: no space left on device, write');
+  const journal = new Error(`The journal cannot be written: ${disk.message}`, { cause: disk });
+  logger.error({ err: new Error('The group was refused.', { cause: journal }) }, 'Disk full; refusing increments');
+  const { err } = JSON.parse(lines[0] ?? '') as { err: Record<string, string> };
+  assert.equal(
+    err['message'],
+    'The group was refused: The journal cannot be written: ENOSPC: no space left on device, write',
+  );
+  assert.equal(lines[0]?.split('ENOSPC').length, 2, lines[0]);
+  assert.equal(lines[0]?.split('The group was refused').length, 2, lines[0]);
+  assert.match(err['stack'] ?? '', /^Error\n +at [^]*\ncaused by Error\n +at [^]*\ncaused by Error\n +at /);
+});
+
+test('the errors of a host with several addresses are written once each', () => {
+  const { lines, logger } = recorder('info');
+  const errors = [new Error('connect ECONNREFUSED ::1:5432'), new Error('connect ECONNREFUSED 127.0.0.1:5432')];
+  logger.error({ err: new Error('PostgreSQL is away.', { cause: new AggregateError(errors) }) }, 'Away');
+  assert.match(
+    lines[0] ?? '',
+    /"message":"PostgreSQL is away: connect ECONNREFUSED ::1:5432; connect ECONNREFUSED 127/,
+  );
+  assert.equal(lines[0]?.split('ECONNREFUSED').length, 3, lines[0]);
+});
+
+test('a circle of causes ends', () => {
+  const { lines, logger } = recorder('info');
+  const error = new Error('round');
+  error.cause = new Error('and round', { cause: error });
+  logger.error({ err: error }, 'A circle');
+  assert.match(lines[0] ?? '', /"message":"round: and round"/);
+});
+
 const product = JSON.stringify(import.meta.resolve('#product/core/logger.js'));
 
 test('the last line of a thread that ends at once is not lost, even if the main thread is busy', () => {

@@ -7,11 +7,12 @@
  * so replaces the old segment, or its header says up to where the old one counts.
  */
 import assert from 'node:assert';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
 import type { Lsn } from '../../../core/checkpoint.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
 import type { RecoveryFacts } from '../journal.js';
+import { journalCommand } from '../journal-command.js';
 import { readAcceptedGaps, unaccepted } from './stream-files.js';
 import type { Disk, DiskFile } from './disk.js';
 import { RecordReader } from './record-reader.js';
@@ -75,7 +76,8 @@ export function requireWhole(disk: Disk, directory: string, scan: StreamScan, ch
   throw new JournalError(
     'journal-gap',
     `The database has this stream up to LSN ${checkpoint}, but ${directory} no longer holds LSN ${ranges}. ` +
-      `Was the database restored? If these records are lost, accept that with \`npm run journal -- accept\`.`,
+      `Was the database restored? If these records are lost, accept that with ` +
+      `${journalCommand('accept', directory, basename(directory), checkpoint)}.`,
   );
 }
 

@@ -5,6 +5,7 @@ import { randomUUID } from 'node:crypto';
 import type { Lsn } from '../../../core/checkpoint.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { JournalStreams, RecoverableJournal } from '../../journal/journal.js';
+import { journalCommand } from '../../journal/journal-command.js';
 import { ownershipOf } from '../../journal/ownership-claim.js';
 import type { ShardDatabase, StreamRow } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
@@ -53,7 +54,7 @@ export async function recoverStream(
   if (row.retired && !pendingSums.isSettled) {
     const detail =
       `Stream ${stream} is retired at LSN ${row.lsn}, but the journal reaches LSN ${journal.endLsn}. Run ` +
-      `\`npm run journal -- rebind --stream ${stream} --above ${row.lsn}\` to move the records above to a new stream.`;
+      `${journalCommand('rebind', journal.location, stream, row.lsn)} to move the records above to a new stream.`;
     throw new JournalError('journal-gap', detail);
   }
   log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
@@ -97,7 +98,7 @@ function copied({ stream, location }: RecoverableJournal, shared: Lsn, end: Lsn)
   return new JournalError(
     'journal-copied',
     `Another copy of this data directory has owned stream ${stream} since ${location} did, and LSN ${shared + 1} to ` +
-      `${end} are here only: \`npm run journal -- rebind --stream ${stream} --above ${shared}\` moves them to a stream of ` +
+      `${end} are here only: ${journalCommand('rebind', location, stream, shared)} moves them to a stream of ` +
       'their own.',
   );
 }
@@ -106,6 +107,6 @@ function tooManyOwners({ stream, location }: RecoverableJournal, end: Lsn): Jour
   return new JournalError(
     'journal-copied',
     `Stream ${stream} has had too many owners since ${location} was one: it is unknown which of LSN 1 to ${end} are here ` +
-      `only. Compare \`npm run journal -- dump --stream ${stream}\` with the sums, then move the directory away.`,
+      `only. Compare ${journalCommand('dump', location, stream)} with the sums, then move the directory away.`,
   );
 }
