@@ -94,7 +94,7 @@ for (const { above, counted } of [
       assert.ok(readdirSync(path.join(node.dataDir, 'journal')).includes(`${stream}.rebound`));
       assert.match(run(second, node.dataDir, command).output, /No stream belongs to another database/);
       // Twice, because a stream that is read again would count again.
-      for (const _ of [1, 2]) {
+      for (let starts = 0; starts < 2; starts += 1) {
         const server = await node.start({ DATABASE_URL: second });
         assert.deepEqual(await server.stop(), CLEAN, server.output);
       }
