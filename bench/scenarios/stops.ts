@@ -78,7 +78,10 @@ async function measure(kind: Kind): Promise<void> {
     const disk = await temporaryDirectory();
     const isMounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', disk]).status === 0;
     try {
-      if (kind.mounts === true && !isMounted) { console.log(`| ${kind.name} | 0: mounting is not allowed | | | |`); return; }
+      if (kind.mounts === true && !isMounted) {
+        console.log(`| ${kind.name} | 0: mounting is not allowed | | | |`);
+        return;
+      }
       const { ms, code } = await stopOnce(kind, disk);
       times.push(ms);
       codes.add(code);
@@ -136,7 +139,10 @@ async function startLoad({ server }: Scene): Promise<void> {
   const client = async (): Promise<void> => {
     for (;;) {
       const answer = await increment(server.url, { load: 1 }, { agent }).catch(() => undefined);
-      if (answer?.status !== 202) { agent.destroy(); return; }
+      if (answer?.status !== 202) {
+        agent.destroy();
+        return;
+      }
       acknowledged += 1;
     }
   };

@@ -87,6 +87,7 @@ test(
           await untilUnavailable(node.url);
           await untilReadiness(node.url, 503, 'journal-unavailable');
           await load.refusals(20);
+          await server.waitFor('"msg":"Disk full; refusing increments until it takes them again"');
           rmSync(ballast);
           await untilReadiness(node.url, 200);
           await load.acknowledgements(200);
@@ -172,6 +173,7 @@ test(
         await untilReadiness(node.url, 503, 'journal-unavailable');
         // No more requests from here on.
         await load.stop();
+        await server.waitFor('"msg":"The disk refuses the journal; refusing increments until it takes them again"');
       } finally {
         if (isMounted) spawnSync('umount', [journal]);
         rmSync(armedBy, { force: true });

@@ -16,6 +16,7 @@ import type { Clock, Timer } from '../../../core/clock.js';
 import type { Lsn } from '../../../core/checkpoint.js';
 import { STAT } from '../../protocol/stats.js';
 import { RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
+import { isDiskFull } from '../../journal/file/disk-reserve.js';
 import type { Journal, JournalStreams, RecordBytes } from '../../journal/journal.js';
 import type { OwnedStream, ShardLog } from './owned-stream.js';
 
@@ -111,8 +112,13 @@ export class JournalUpkeep {
       return;
     }
     // Once a second at most: on a disk that is nearly full small groups may fit between the large ones that do not.
-    if (!refusal.isLogged)
-      this.#deps.log('warn', { err: refusal.error }, 'Disk full; refusing increments until there is room');
+    if (!refusal.isLogged) {
+      const { error } = refusal;
+      // Without a cause it is the lack of room at the start.
+      const isFull = error.cause === undefined || isDiskFull(error.cause);
+      const what = isFull ? 'Disk full' : 'The disk refuses the journal';
+      this.#deps.log('warn', { err: error }, `${what}; refusing increments until it takes them again`);
+    }
     refusal.isLogged = true;
     try {
       refusal.journal.reserve(refusal.bytes);
@@ -133,7 +139,7 @@ export class JournalUpkeep {
   #noticeRoom(): void {
     const refusal = this.#refusal;
     if (refusal === undefined) return;
-    if (refusal.isLogged) this.#deps.log('info', {}, 'Disk has room again; taking increments');
+    if (refusal.isLogged) this.#deps.log('info', {}, 'The disk takes the journal again; taking increments');
     this.#refusal = undefined;
     this.#publish();
   }
