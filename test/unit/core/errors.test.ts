@@ -6,7 +6,8 @@ import { CounterError, errorCatalogue, errorCodes, JournalError, StartError } fr
 
 const root = join(import.meta.dirname, '../../../..');
 const page = readFileSync(join(root, 'docs/errors.md'), 'utf8');
-const [requestPart = '', journalPart = ''] = page.split('## Errors of the journal');
+const [requestPart = ''] = page.split('\n## ');
+const [, journalPart = ''] = page.split('## Errors of the journal');
 
 /** Cells of the rows of the first table in `part`, without its two head lines. */
 function tableRows(part: string): string[][] {
