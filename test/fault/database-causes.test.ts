@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { runStatements } from '../support/database-connection.js';
 import { createTestDatabase, testServerUrl } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
+import { createMigratedDatabase } from '../support/flushes.js';
 import { increment, send } from '../support/http.js';
 import { assertCreated } from '../support/problem.js';
 import { startServer, type TestServer } from '../support/server.js';
@@ -87,7 +88,8 @@ test(
   'a start without the database logs the cause once, whatever the number of shards',
   { timeout: 60_000 },
   async () => {
-    const database = await createTestDatabase();
+    // With its tables, so that no shard finds the database back before they are made, which is a cause of its own.
+    const database = await createMigratedDatabase();
     const proxy = await TcpProxy.start(database.url);
     await proxy.refuse();
     const server = await startServer({ env: { DATABASE_URL: proxy.urlOf(database.url), SHARDS: '4' } });
