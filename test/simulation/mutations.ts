@@ -30,7 +30,7 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
   { name: 'a raise of the epoch from any epoch', mutations: { raiseAnyEpoch: true }, from: 22100 },
   { name: 'pruning before the commit is known', mutations: { pruneBeforeCommit: true } },
-  { name: 'pruning by time alone', mutations: { pruneByClock: true }, from: 46000 },
+  { name: 'pruning by time alone', mutations: { pruneByClock: true }, from: 700 },
   { name: 'a recovery that ignores the checkpoint', mutations: { ignoreCheckpoint: true } },
   { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },
   { name: 'a flush beyond the synced records', mutations: { freezeUnsynced: true } },

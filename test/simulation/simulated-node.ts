@@ -327,7 +327,9 @@ export class SimulatedNode {
 
   #receive(index: number, message: ControlMessage, connect: () => void): void {
     const shard = this.#supervised[index] as Supervised;
-    this.#world.note(() => `${this.name} hears of shard ${index}: ${JSON.stringify(message)}`);
+    // The ids of ownership claims are the product's own random numbers, which no seed repeats.
+    const isNoted = (name: string, value: unknown): unknown => (name === 'claims' ? undefined : value);
+    this.#world.note(() => `${this.name} hears of shard ${index}: ${JSON.stringify(message, isNoted)}`);
     if ('id' in message) {
       const waiting = shard.waiting.get(message.id);
       shard.waiting.delete(message.id);
