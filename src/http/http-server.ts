@@ -65,9 +65,8 @@ const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 /** Of TLS 1.2 the forward-secret AEAD suites only; all suites of TLS 1.3 are of that kind. */
 const TLS_1_2_CIPHERS = 'ECDHE+AESGCM:ECDHE+CHACHA20';
 
-/** Names of headers, in a form that uWebSockets.js need not convert. */
+/** The name of the header, in a form that uWebSockets.js need not convert. */
 const HOST_HEADER = nativeText('host');
-const ORIGIN_HEADER = nativeText('origin');
 const HOST_REFUSED =
   'The Host header names another host; use an IP address or localhost, or add the name to ALLOWED_HOSTS.';
 
@@ -256,7 +255,7 @@ export class HttpServer {
    * refused.
    */
   #admits(res: HttpResponse, req: HttpRequest, access: Access): boolean {
-    if (this.#hosts !== undefined && looksAtHost(req, access) && !this.#hosts.allows(req.getHeader(HOST_HEADER))) {
+    if (this.#hosts !== undefined && access !== 'open' && !this.#hosts.allows(req.getHeader(HOST_HEADER))) {
       reply(res, problemReply('forbidden', HOST_REFUSED), req.getMethod() === 'head');
       return false;
     }
@@ -340,14 +339,6 @@ export async function reservePort(host: string, port: number): Promise<number> {
 function portRefused(host: string, port: number, cause?: unknown): StartError {
   const problem = `Port ${port} on ${host} is not available: it is in use, or not permitted.`;
   return new StartError([problem], { exitCode: 1, cause });
-}
-
-/**
- * Probes are open to all. Reading Host costs a tenth of an increment, so increments are checked only if they have an Origin,
- * which browsers send with every POST: the rule is about browsers.
- */
-function looksAtHost(req: HttpRequest, access: Access): boolean {
-  return access !== 'open' && (access !== 'write' || req.getHeader(ORIGIN_HEADER) !== '');
 }
 
 /** The text after the question mark. Without one, 20.30 returns undefined, contrary to its declaration. */

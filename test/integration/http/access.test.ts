@@ -191,8 +191,7 @@ describe('the Host header without bearer tokens', () => {
 
   test('a name that is neither of this machine nor in ALLOWED_HOSTS is 403 on all but the probes, and not counted', async () => {
     for (const { name, access, path, ...request } of requests) {
-      const headers = { host: 'rebound.example:3333', origin: 'http://rebound.example:3333' };
-      const answer = await send(node.url, path, { ...request, headers });
+      const answer = await send(node.url, path, { ...request, ...from('rebound.example:3333') });
       if (access === 'open') assert.equal(answer.status, 200, name);
       else assertProblem(answer, 'forbidden');
     }
