@@ -2,19 +2,15 @@
  * Rows that PostgreSQL refuses although the server accepted them: they are set aside and do not delay others.
  */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { runStatements } from '../support/database-connection.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { increment, send } from '../support/http.js';
+import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { startServer, temporaryDirectory } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
-
-const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/cli/journal.js'));
 
 interface RejectedRow {
   readonly key: string;
@@ -121,7 +117,7 @@ test('npm run journal -- rejected lists refused rows, and --retry counts each on
        values (gen_random_uuid(), '\\x70ff', '4', 'old', '22021'), (gen_random_uuid(), 'fine', '90071992547409930', 'old', '23514')`,
     );
 
-    const listed = journal(database.url, 'rejected');
+    const listed = await journal(database.url, 'rejected');
     assert.equal(listed.code, 1, listed.output);
     const rows = listed.output
       .trim()
@@ -135,12 +131,12 @@ test('npm run journal -- rejected lists refused rows, and --retry counts each on
       ['poison b', '-3', 'P0001'],
     ]);
 
-    const refused = journal(database.url, 'rejected', '--retry');
+    const refused = await journal(database.url, 'rejected', '--retry');
     assert.deepEqual([refused.code, refused.output], [1, '1 row counted, 4 rows refused again.\n']);
-    const again = await Promise.all([0, 1, 2].map(() => journalLater(database.url, 'rejected', '--retry')));
+    const again = await Promise.all([0, 1, 2].map(() => journal(database.url, 'rejected', '--retry')));
     for (const { code } of again) assert.equal(code, 1);
     await runStatements(database.url, 'drop trigger refuse_poison on counters');
-    const both = await Promise.all([0, 1].map(() => journalLater(database.url, 'rejected', '--retry')));
+    const both = await Promise.all([0, 1].map(() => journal(database.url, 'rejected', '--retry')));
     for (const { code, output } of both) assert.equal(code, 1, output);
     assert.deepEqual(
       await committedSums(database.url),
@@ -151,14 +147,14 @@ test('npm run journal -- rejected lists refused rows, and --retry counts each on
         ['poison b', -3n],
       ]),
     );
-    const left = JSON.parse(journal(database.url, 'rejected').output) as Record<string, unknown>;
+    const left = JSON.parse((await journal(database.url, 'rejected')).output) as Record<string, unknown>;
     assert.deepEqual([left['keyHex'], left['sqlstate']], ['70ff', '22021']);
     assert.match(String(left['reason']), /invalid byte sequence/);
     await runStatements(database.url, 'delete from rejected_increments');
-    const none = journal(database.url, 'rejected');
+    const none = await journal(database.url, 'rejected');
     assert.deepEqual([none.code, none.output], [0, 'There are no rejected rows.\n']);
-    assert.equal(journal(database.url, 'verify', '--retry').code, 64);
-    assert.equal(journal('postgres://u:p@127.0.0.1:1/d', 'rejected').code, 75);
+    assert.equal((await journal(database.url, 'verify', '--retry')).code, 64);
+    assert.equal((await journal('postgres://u:p@127.0.0.1:1/d', 'rejected')).code, 75);
   } finally {
     await server.dispose();
     await database.drop();
@@ -169,10 +165,10 @@ test('without DATABASE_URL, npm run journal -- rejected uses the embedded databa
   const dataDir = await temporaryDirectory();
   const server = await startServer({ dataDir, env: { DATABASE_URL: '' } });
   try {
-    const running = journal('', 'rejected', '--data-dir', dataDir);
+    const running = await journal('', 'rejected', '--data-dir', dataDir);
     assert.deepEqual([running.code, running.output], [0, 'There are no rejected rows.\n']);
     assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
-    const stopped = journal('', 'rejected', '--data-dir', dataDir);
+    const stopped = await journal('', 'rejected', '--data-dir', dataDir);
     assert.equal(stopped.code, 64);
     assert.match(stopped.output, /needs DATABASE_URL, or a running server/);
   } finally {
@@ -180,30 +176,8 @@ test('without DATABASE_URL, npm run journal -- rejected uses the embedded databa
   }
 });
 
-interface Outcome {
-  readonly code: number | null;
-  readonly output: string;
-}
-
-function journal(databaseUrl: string, ...args: readonly string[]): Outcome {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [JOURNAL_COMMAND, ...args], {
-    encoding: 'utf8',
-    env: { ...process.env, DATABASE_URL: databaseUrl },
-  });
-  return { code: status, output: stdout + stderr };
-}
-
-/** As {@link journal}, beside others. */
-async function journalLater(databaseUrl: string, ...args: readonly string[]): Promise<Outcome> {
-  const child = spawn(process.execPath, [JOURNAL_COMMAND, ...args], {
-    env: { ...process.env, DATABASE_URL: databaseUrl },
-  });
-  let output = '';
-  const collect = (chunk: Buffer): void => void (output += chunk.toString());
-  child.stdout.on('data', collect);
-  child.stderr.on('data', collect);
-  const [code] = (await once(child, 'close')) as [number | null];
-  return { code, output };
+function journal(databaseUrl: string, ...args: readonly string[]): Promise<CommandOutcome> {
+  return runJournalCommand(args, { DATABASE_URL: databaseUrl });
 }
 
 async function rejectedRows(url: string): Promise<readonly RejectedRow[]> {

@@ -3,37 +3,26 @@
  * database counts.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { CountedNode } from '../support/counted-node.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { increment, send } from '../support/http.js';
+import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { assertCreated } from '../support/problem.js';
 import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
 
-const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/cli/journal.js'));
 const CLEAN = { code: 0, signal: null };
 const REFUSED = { code: 78, signal: null };
 const env = { SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' };
 
-interface Outcome {
-  readonly code: number | null;
-  readonly output: string;
-}
-
 /** Runs `npm run journal -- ARGUMENTS`, as a message names it; an empty URL: the embedded database. */
-function run(databaseUrl: string, dataDir: string, command: string): Outcome {
+function run(databaseUrl: string, dataDir: string, command: string): Promise<CommandOutcome> {
   const [, text = ''] = /^npm run journal -- (.*)$/.exec(command) ?? [];
   assert.notEqual(text, '', command);
-  const { status, stdout, stderr } = spawnSync(process.execPath, [JOURNAL_COMMAND, ...text.split(' ')], {
-    encoding: 'utf8',
-    env: { ...process.env, DATABASE_URL: databaseUrl, DATA_DIR: dataDir },
-  });
-  return { code: status, output: stdout + stderr };
+  return runJournalCommand(text.split(' '), { DATABASE_URL: databaseUrl, DATA_DIR: dataDir });
 }
 
 /** The command that the refused start names. */
@@ -80,7 +69,7 @@ for (const { above, counted } of [
   test(`rebind --database --above ${above} gives the new database what lies above that LSN, once`, async () => {
     await withForeignStream(async ({ node, first, second, stream }) => {
       const command = await refusedWith(await node.spawn({ DATABASE_URL: second }));
-      const plan = run(second, node.dataDir, command);
+      const plan = await run(second, node.dataDir, command);
       assert.equal(plan.code, 1, plan.output);
       assert.match(plan.output, new RegExp(`Stream ${stream} belongs to the database \\S+ and holds LSN 1 to 2\\.`));
       assert.match(plan.output, /counts 2 records with 3 increments above LSN 0 here/);
@@ -89,10 +78,10 @@ for (const { above, counted } of [
       assert.deepEqual(proposals(plan.output), [`${rebind} 0`, `${rebind} 2`]);
       await refusedWith(await node.spawn({ DATABASE_URL: second }));
 
-      const done = run(second, node.dataDir, `${rebind} ${above}`);
+      const done = await run(second, node.dataDir, `${rebind} ${above}`);
       assert.equal(done.code, 0, done.output);
       assert.ok(readdirSync(path.join(node.dataDir, 'journal')).includes(`${stream}.rebound`));
-      assert.match(run(second, node.dataDir, command).output, /No stream belongs to another database/);
+      assert.match((await run(second, node.dataDir, command)).output, /No stream belongs to another database/);
       // Twice, because a stream that is read again would count again.
       for (let starts = 0; starts < 2; starts += 1) {
         const server = await node.start({ DATABASE_URL: second });
@@ -108,12 +97,12 @@ test('rebind --database refuses an LSN that would count twice, and a stream of t
   await withForeignStream(async ({ node, first, second, stream }) => {
     const rebind = `npm run journal -- rebind --database --stream ${stream} --above`;
     // Before its first start a database has no tables.
-    const empty = run(second, node.dataDir, 'npm run journal -- rebind --database');
+    const empty = await run(second, node.dataDir, 'npm run journal -- rebind --database');
     assert.equal(empty.code, 78, empty.output);
     assert.match(empty.output, /has no tables of the server yet; start the server once/);
     await refusedWith(await node.spawn({ DATABASE_URL: second }));
 
-    const own = run(first, node.dataDir, `${rebind} 0`);
+    const own = await run(first, node.dataDir, `${rebind} 0`);
     assert.equal(own.code, 1);
     assert.match(own.output, /does not belong to another database: the server starts with it\. Nothing was changed/);
 
@@ -122,19 +111,23 @@ test('rebind --database refuses an LSN that would count twice, and a stream of t
     const text = "insert into journal_checkpoints (stream, epoch, lsn, journal) values ($1, 0, 1, 'file')";
     await connection.query({ text, values: [stream] });
     await connection.close();
-    const plan = run(second, node.dataDir, 'npm run journal -- rebind --database');
+    const plan = await run(second, node.dataDir, 'npm run journal -- rebind --database');
     assert.match(plan.output, /The database in use has this stream up to LSN 1\./);
     assert.deepEqual(proposals(plan.output), [`${rebind} 1`, `${rebind} 2`]);
-    const twice = run(second, node.dataDir, `${rebind} 0`);
+    const twice = await run(second, node.dataDir, `${rebind} 0`);
     assert.equal(twice.code, 1);
     assert.match(twice.output, /has stream \S+ up to LSN 1: --above must be 1 or more/);
 
-    const unreachable = run('postgres://u:secret@127.0.0.1:1/d', node.dataDir, 'npm run journal -- rebind --database');
+    const unreachable = await run(
+      'postgres://u:secret@127.0.0.1:1/d',
+      node.dataDir,
+      'npm run journal -- rebind --database',
+    );
     assert.equal(unreachable.code, 75);
     assert.match(unreachable.output, /The query to \S+ failed/);
     assert.doesNotMatch(unreachable.output, /secret/);
     for (const wrong of ['rebind --database --above 0', `rebind --database --stream ${stream}`, 'verify --database'])
-      assert.equal(run(second, node.dataDir, `npm run journal -- ${wrong}`).code, 64, wrong);
+      assert.equal((await run(second, node.dataDir, `npm run journal -- ${wrong}`)).code, 64, wrong);
     assert.deepEqual(
       readdirSync(path.join(node.dataDir, 'journal')).filter((name) => name.startsWith(stream)),
       [stream],
@@ -155,10 +148,10 @@ test('rebind --database takes no LSN below what the journal still holds', async 
     assert.ok(begins > 1, segments.join());
     await refusedWith(await node.spawn({ DATABASE_URL: second }));
     const rebind = `npm run journal -- rebind --database --stream ${stream} --above`;
-    const whole = run(second, node.dataDir, `${rebind} 0`);
+    const whole = await run(second, node.dataDir, `${rebind} 0`);
     assert.equal(whole.code, 1, whole.output);
     assert.match(whole.output, new RegExp(`begins at LSN ${begins}: --above must be ${begins - 1} or more`));
-    const plan = run(second, node.dataDir, 'npm run journal -- rebind --database');
+    const plan = await run(second, node.dataDir, 'npm run journal -- rebind --database');
     assert.equal(proposals(plan.output)[0], `${rebind} ${begins - 1}`);
   });
 });
@@ -176,10 +169,10 @@ test(
       // Its database is lost; the next start makes another.
       rmSync(path.join(dataDir, 'postgres'), { recursive: true });
       const command = await refusedWith(await spawnServer({ env, dataDir }));
-      const plan = run('', dataDir, command);
+      const plan = await run('', dataDir, command);
       const [all = ''] = proposals(plan.output);
       assert.match(all, /--above 0$/, plan.output);
-      const done = run('', dataDir, all);
+      const done = await run('', dataDir, all);
       assert.equal(done.code, 0, done.output);
       assert.equal(readdirSync(path.join(dataDir, 'postgres')).includes('postmaster.pid'), false);
       const server = await startServer({ env, dataDir });

@@ -3,30 +3,18 @@
  * back, none of its records is counted twice or lost silently.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { CountedNode } from '../support/counted-node.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { increment, send } from '../support/http.js';
+import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { assertCreated } from '../support/problem.js';
 import { temporaryDirectory } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
 
-const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/cli/journal.js'));
-
-interface Outcome {
-  readonly code: number | null;
-  readonly output: string;
-}
-
-function journal(databaseUrl: string, ...args: readonly string[]): Outcome {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [JOURNAL_COMMAND, ...args], {
-    encoding: 'utf8',
-    env: { ...process.env, DATABASE_URL: databaseUrl },
-  });
-  return { code: status, output: stdout + stderr };
+function journal(databaseUrl: string, ...args: readonly string[]): Promise<CommandOutcome> {
+  return runJournalCommand(args, { DATABASE_URL: databaseUrl });
 }
 
 test('a dead stream can be retired after five minutes without activity, and its records can still be counted', async () => {
@@ -49,23 +37,23 @@ test('a dead stream can be retired after five minutes without activity, and its 
     });
     assert.ok(row !== undefined);
     const { stream, lsn } = row;
-    const retire = (dataDir: string): Outcome =>
+    const retire = (dataDir: string): Promise<CommandOutcome> =>
       journal(database.url, 'retire', '--stream', stream, '--data-dir', dataDir);
 
-    const here = retire(node.dataDir);
+    const here = await retire(node.dataDir);
     assert.equal(here.code, 1);
     assert.match(here.output, /is in .*\. Start the server/);
-    const alive = retire(elsewhere);
+    const alive = await retire(elsewhere);
     assert.equal(alive.code, 1);
     assert.match(alive.output, /less than five minutes ago: its node is alive/);
     await connection.query({
       text: `update journal_checkpoints
              set accepted_through = now() - interval '6 minutes', created_at = now() - interval '1 hour'`,
     });
-    const retired = retire(elsewhere);
+    const retired = await retire(elsewhere);
     assert.equal(retired.code, 0, retired.output);
     assert.match(retired.output, new RegExp(`is retired at LSN ${lsn}\\. .*records above LSN ${lsn} are not`));
-    assert.match(retire(elsewhere).output, /was already retired at /);
+    assert.match((await retire(elsewhere)).output, /was already retired at /);
 
     // The disk returns.
     const refused = await node.spawn();
@@ -73,7 +61,7 @@ test('a dead stream can be retired after five minutes without activity, and its 
     const rebind = `rebind --stream ${stream} --above ${lsn} --data-dir ${node.dataDir}`;
     assert.ok(refused.output.includes(`\`npm run journal -- ${rebind}\``), refused.output);
     assert.equal((await committedSums(database.url)).get('pending'), undefined);
-    const rebound = journal(database.url, ...rebind.split(' '));
+    const rebound = await journal(database.url, ...rebind.split(' '));
     assert.equal(rebound.code, 0, rebound.output);
     const again = await node.start();
     assert.deepEqual(await again.stop(), { code: 0, signal: null }, again.output);
@@ -106,7 +94,7 @@ test('an owner that is still alive is fenced and counts nothing under the retire
       text: `update journal_checkpoints set created_at = now() - interval '1 hour', accepted_through = null
              returning stream::text`,
     });
-    const retired = journal(database.url, 'retire', '--stream', row?.stream ?? '', '--data-dir', '/nowhere');
+    const retired = await journal(database.url, 'retire', '--stream', row?.stream ?? '', '--data-dir', '/nowhere');
     assert.equal(retired.code, 0, retired.output);
     await send(node.url, '/flush', { method: 'POST' });
     assert.equal((await server.ended).code, 1);
@@ -126,15 +114,16 @@ test('retire explains why it refuses', async () => {
   const database = await createTestDatabase();
   try {
     const stream = randomUUID();
-    const schemaless = journal(database.url, 'retire', '--stream', stream);
+    const schemaless = await journal(database.url, 'retire', '--stream', stream);
     assert.equal(schemaless.code, 75);
     assert.match(schemaless.output, /The query to .* failed: relation "journal_checkpoints" does not exist/);
     assert.match(
-      journal('postgres://u:secret@127.0.0.1:1/d', 'retire', '--stream', stream).output,
+      (await journal('postgres://u:secret@127.0.0.1:1/d', 'retire', '--stream', stream)).output,
       /The query to .* failed/,
     );
-    for (const args of [['retire'], ['retire', '--stream', 'x']]) assert.equal(journal(database.url, ...args).code, 64);
-    assert.equal(journal('', 'retire', '--stream', stream).code, 64);
+    for (const args of [['retire'], ['retire', '--stream', 'x']])
+      assert.equal((await journal(database.url, ...args)).code, 64);
+    assert.equal((await journal('', 'retire', '--stream', stream)).code, 64);
   } finally {
     await database.drop();
   }

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { readdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
@@ -32,14 +32,16 @@ interface Scene {
 
 /** A server on a small file system, with `committed` = 1 flushed and `pending` = 2 in the journal, at LSN 2. */
 async function withSmallDisk(
+  t: TestContext,
   label: string,
   settings: Readonly<Record<string, string>>,
   use: (scene: Scene) => Promise<void>,
-): Promise<'skipped' | undefined> {
+): Promise<void> {
   const disk = await temporaryDirectory();
   if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk]).status !== 0) {
     rmSync(disk, { recursive: true });
-    return 'skipped';
+    t.skip('only who may mount can fill a disk, or make it read-only, and leave the others alone');
+    return;
   }
   const database = await createTestDatabase();
   const node = await CountedNode.make(label, { databaseUrl: database.url, env, dataDir: path.join(disk, 'data') });
@@ -57,10 +59,7 @@ async function withSmallDisk(
     rmSync(disk, { recursive: true, force: true });
     await database.drop();
   }
-  return undefined;
 }
-
-const WHY_SKIPPED = 'only who may mount can fill a disk, or make it read-only, and leave the others alone';
 
 /** Stops the server; it must end with 0, and soon. Returns the fields of the line about what stays in the journal. */
 async function stopSoon(server: TestServer): Promise<Record<string, unknown> | undefined> {
@@ -98,7 +97,7 @@ function fill(disk: string): void {
 }
 
 test('a stop while a shard cannot start on a read-only disk ends with 0 and names the LSNs that stay', async (t) => {
-  const outcome = await withSmallDisk('read-only stop', {}, async (scene) => {
+  await withSmallDisk(t, 'read-only stop', {}, async (scene) => {
     const journal = path.join(scene.node.dataDir, 'journal');
     assert.equal(spawnSync('mount', ['--bind', journal, journal]).status, 0);
     assert.equal(spawnSync('mount', ['-o', 'remount,bind,ro', journal]).status, 0);
@@ -111,11 +110,10 @@ test('a stop while a shard cannot start on a read-only disk ends with 0 and name
     assert.equal(spawnSync('umount', [journal]).status, 0);
     await finish(scene);
   });
-  if (outcome === 'skipped') t.skip(WHY_SKIPPED);
 });
 
 test('a stop while a shard cannot start on a full disk without reserve ends with 0', async (t) => {
-  const outcome = await withSmallDisk('full stop', {}, async (scene) => {
+  await withSmallDisk(t, 'full stop', {}, async (scene) => {
     const reserve = path.join(scene.node.dataDir, 'journal', 'reserve-0');
     // Where it is missing, the shard writes it as long as there is room.
     await eventually('the reserve is gone and the disk full', async () => {
@@ -129,7 +127,6 @@ test('a stop while a shard cannot start on a full disk without reserve ends with
     rmSync(path.join(scene.disk, 'ballast'));
     await finish(scene);
   });
-  if (outcome === 'skipped') t.skip(WHY_SKIPPED);
 });
 
 for (const [what, disk] of [
@@ -144,14 +141,13 @@ for (const [what, disk] of [
   ],
 ] as const) {
   test(`a stop on a ${what} disk flushes everything that is pending and ends with 0`, async (t) => {
-    const outcome = await withSmallDisk(`${what} disk`, {}, async (scene) => {
+    await withSmallDisk(t, `${what} disk`, {}, async (scene) => {
       disk(scene);
       assert.equal(await stopSoon(scene.server), undefined, scene.server.output);
       assert.match(scene.server.output, /Everything that was acknowledged is committed/);
       spawnSync('umount', [scene.node.dataDir]);
       assert.equal((await committedSums(scene.databaseUrl)).get('pending'), 2n);
     });
-    if (outcome === 'skipped') t.skip(WHY_SKIPPED);
   });
 }
 
@@ -160,7 +156,7 @@ for (const journalSync of ['always', 'everysec']) {
     const directory = await temporaryDirectory();
     const armedBy = path.join(directory, 'armed');
     const fault = faultEnvironment({ step: 'sync', at: 1, action: 'fail-call', errno: 'EIO', armedBy });
-    const outcome = await withSmallDisk('no sync', { ...fault, JOURNAL_SYNC: journalSync }, async (scene) => {
+    await withSmallDisk(t, 'no sync', { ...fault, JOURNAL_SYNC: journalSync }, async (scene) => {
       writeFileSync(armedBy, '');
       // Answered outcome-unknown with `always`; with `everysec` 202, as far as one second of risk goes.
       await increment(scene.node.url, { unsynced: 1 });
@@ -171,6 +167,5 @@ for (const journalSync of ['always', 'everysec']) {
       assert.equal((await committedSums(scene.databaseUrl)).get('pending'), 2n);
     });
     rmSync(directory, { recursive: true });
-    if (outcome === 'skipped') t.skip(WHY_SKIPPED);
   });
 }

@@ -3,17 +3,16 @@
  * another database. Nothing is lost silently and nothing is counted twice.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { CountedNode } from '../support/counted-node.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { runStatements } from '../support/database-connection.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { increment, send } from '../support/http.js';
+import { runJournalCommand } from '../support/journal-command.js';
 import { copyDirectory, segmentsOf, streamsOf } from '../support/journal-files.js';
 import { temporaryDirectory, type TestServer } from '../support/server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
@@ -70,12 +69,10 @@ function recoveredStreams(server: TestServer): readonly { readonly stream: strin
     .map(({ stream, end }) => ({ stream: String(stream), end: Number(end) }));
 }
 
-const JOURNAL_COMMAND = fileURLToPath(import.meta.resolve('#product/cli/journal.js'));
-
 /** Runs `npm run journal` with these arguments; fails unless it ends with 0. */
-function journalCommand(...args: readonly string[]): void {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [JOURNAL_COMMAND, ...args], { encoding: 'utf8' });
-  assert.equal(status, 0, `${args.join(' ')}\n${stdout}${stderr}`);
+async function journalCommand(...args: readonly string[]): Promise<void> {
+  const { code, output } = await runJournalCommand(args);
+  assert.equal(code, 0, `${args.join(' ')}\n${output}`);
 }
 
 test('the pending increments of three shards are counted by one, by two and by four', { timeout: 90_000 }, async () => {
@@ -139,7 +136,7 @@ test(
         await copy.flush();
         // Increments that the original took after the copy stay in its journal, and count under a stream of their own.
         for (const { stream, end } of recoveredStreams(copied)) {
-          journalCommand('rebind', '--data-dir', node.dataDir, '--stream', stream, '--above', String(end));
+          await journalCommand('rebind', '--data-dir', node.dataDir, '--stream', stream, '--above', String(end));
         }
         await node.finish(await node.start());
         await copy.finish(copied);
@@ -160,7 +157,7 @@ async function rebindAsTold(node: CountedNode): Promise<void> {
   const [, stream = '', where = '', told = ''] = said.exec(refused.output) ?? [];
   assert.equal(where, path.join(node.dataDir, 'journal', stream), refused.output);
   assert.match(refused.output, /"code":"journal-copied"/);
-  journalCommand('rebind', ...told.split(' '));
+  await journalCommand('rebind', ...told.split(' '));
 }
 
 /** Kills a node that counts, copies its data directory, and returns a node on the copy. */
@@ -329,7 +326,7 @@ test(
         assert.equal(refused.output.includes('"msg":"Ready"'), false);
       }
       assert.equal(commands.size, 2);
-      for (const command of commands) journalCommand(...command.split(' '));
+      for (const command of commands) await journalCommand(...command.split(' '));
       const server = await node.start();
       assert.equal((await increment(node.url, { 'after the loss': 3 })).status, 202);
       await node.flush();

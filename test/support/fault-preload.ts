@@ -36,8 +36,7 @@ function reach(step: FaultStep): void {
       process.kill(process.pid, 'SIGKILL');
       return;
     case 'exit-thread':
-      process.exit(1);
-    // eslint-disable-next-line no-fallthrough -- exit does not come back
+      return process.exit(1);
     case 'throw':
       throw new Error(`a fault at ${step}`);
     case 'fail-call':
