@@ -14,7 +14,7 @@ const ROUNDS = 5;
 const STATEMENT_TIMEOUT_MS = 2_000;
 
 /** For the operator, complete. */
-export const TRANSACTION_POOLER =
+const TRANSACTION_POOLER =
   'DATABASE_URL leads to a connection pooler that gives each transaction another session, as PgBouncer does with ' +
   'pool_mode = transaction: set pool_mode = session for this database in pgbouncer.ini and reload PgBouncer, or name ' +
   'PostgreSQL itself in DATABASE_URL.';

@@ -98,7 +98,7 @@ function operationOf(name: string, operation: ApiOperation, facts: OpenApiFacts)
 }
 
 /** The error codes of an operation, by HTTP status. */
-export function errorsByStatus({ access, errors }: ApiOperation): ReadonlyMap<number, readonly ErrorCode[]> {
+function errorsByStatus({ access, errors }: ApiOperation): ReadonlyMap<number, readonly ErrorCode[]> {
   const codes = new Set<ErrorCode>([...errors, ...(access === 'open' ? [] : commonErrors)]);
   const statuses = new Map<number, ErrorCode[]>();
   for (const code of codes) {

@@ -7,7 +7,7 @@
 import { CounterError } from '../../core/errors.js';
 
 /** Most UTF-16 units of a key that an error quotes. */
-export const EXCERPT_UNITS_MAX = 64;
+const EXCERPT_UNITS_MAX = 64;
 
 /** A UTF-16 unit has at most three bytes of UTF-8. One sequence more, so that the cut is after the excerpt. */
 const EXCERPT_BYTES_MAX = EXCERPT_UNITS_MAX * 3 + 4;

@@ -61,16 +61,6 @@ const IDEMPOTENT_OFFSET = { mark: 0, idempotencyKeyBytes: 2, incrementsBytes: 4,
 export const RECORD_BYTES_MAX = 64 * 1024 * 1024;
 
 /**
- * Most bytes that a record for the increments of a body of `bodyBytes` can need. The shortest increment in JSON is
- * `"k":1,`: six bytes, whose entry has fifteen.
- */
-export function recordBytesOfBody(bodyBytes: number): number {
-  return (
-    RECORD_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES + 255 + Math.ceil((bodyBytes / 6) * (INCREMENT_HEADER_BYTES + 1))
-  );
-}
-
-/**
  * Bytes of a shard's memory for a pending key, besides the key, as MAX_PENDING_BYTES counts them: the columns and slots
  * of the summing map with their slack. An HTTP server reserves them for every increment that it sends.
  */

@@ -9,10 +9,11 @@ import { descriptorLimit, ownDescriptors } from '#product/config/descriptor-limi
 import { StartError } from '#product/core/errors.js';
 import { KEY_BYTES_LIMIT } from '#product/core/increment.js';
 import {
+  IDEMPOTENT_HEADER_BYTES,
   INCREMENT_HEADER_BYTES,
   PENDING_KEY_OVERHEAD_BYTES,
   RECORD_BYTES_MAX,
-  recordBytesOfBody,
+  RECORD_HEADER_BYTES,
 } from '#product/shard-worker/protocol/record-layout.js';
 import { settings } from '#product/config/settings.js';
 
@@ -140,6 +141,16 @@ test('sizes are in bytes, or have a unit of KiB, MiB, GiB or TiB, with or withou
     assert.equal(onlyProblemOf({ JOURNAL_MAX_BYTES: text }), expected);
   }
 });
+
+/**
+ * Most bytes that a record for the increments of a body of `bodyBytes` can need. The shortest increment in JSON is
+ * `"k":1,`: six bytes, whose entry has fifteen.
+ */
+function recordBytesOfBody(bodyBytes: number): number {
+  return (
+    RECORD_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES + 255 + Math.ceil((bodyBytes / 6) * (INCREMENT_HEADER_BYTES + 1))
+  );
+}
 
 test('the increments of the largest configurable body fit one record', () => {
   const { bodyBytesMax } = readConfig({ MAX_BODY_BYTES: '16MiB', MAX_PENDING_BYTES: '512MiB' });
