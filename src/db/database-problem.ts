@@ -2,7 +2,7 @@
  * Why the database cannot be used, in words for an operator. Any thread. docs/errors.md describes each cause.
  */
 import pg from 'pg';
-import { reasonOf } from '../core/errors.js';
+import { causesOf, reasonOf } from '../core/errors.js';
 import { errorCode } from './database-errors.js';
 
 /** Cause → what it means, as a part of a sentence. The names are stable; the log has them under `cause`. */
@@ -78,7 +78,7 @@ const MESSAGES: readonly (readonly [RegExp, DatabaseCause])[] = [
 /** The problem behind an error of a statement or a connection. Looks through the errors that wrap it, from outside. */
 export function databaseProblem(error: unknown): DatabaseProblem {
   let innermost = error;
-  for (let at = error; at !== undefined; at = at instanceof Error ? at.cause : undefined) {
+  for (const at of causesOf(error)) {
     if (isProblem(at)) return at;
     const code = errorCode(at);
     const byCode = CODES.find(([pattern]) => pattern.test(code))?.[1];

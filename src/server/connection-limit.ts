@@ -51,6 +51,8 @@ export class ConnectionLimit {
   readonly #placeholders: number[] = [];
   #state: 'accepting' | 'full' | 'closed' = 'accepting';
   #timer: NodeJS.Timeout | undefined;
+  /** The last count failed, and the log says so. */
+  #isUncounted = false;
   /** When the limit was first reached; undefined if it has not been reached lately. On the monotonic clock. */
   #reachedAtMs: number | undefined;
   #lastFullMs = 0;
@@ -92,13 +94,11 @@ export class ConnectionLimit {
     try {
       open = await openDescriptors();
     } catch (error) {
-      this.#options.logger.warn(
-        { reason: reasonOf(error) },
-        'Cannot count open descriptors; MAX_CONNECTIONS has no effect',
-      );
+      if (!this.#isClosed()) this.#acceptUncounted(error);
       return;
     }
     if (this.#isClosed()) return;
+    this.#isUncounted = false;
     const connectionsMax = this.#connectionsMax;
     const nowMs = performance.now();
     const connections = open - this.#options.ownDescriptors - this.#placeholders.length;
@@ -144,6 +144,20 @@ export class ConnectionLimit {
         `${this.#name} is no longer reached; new connections are accepted`,
       );
     }
+  }
+
+  /** Accepts connections, because nothing says that there are too many, and counts again later. */
+  #acceptUncounted(error: unknown): void {
+    if (!this.#isUncounted) {
+      this.#isUncounted = true;
+      const what = 'Cannot count open descriptors; MAX_CONNECTIONS has no effect until that succeeds';
+      this.#options.logger.warn({ reason: reasonOf(error) }, what);
+    }
+    if (this.#state === 'full') {
+      this.#state = 'accepting';
+      this.#options.setAccepting(true);
+    }
+    this.#schedule(CHECK_MS);
   }
 
   #log(connections: number, nowMs: number, event: string): void {

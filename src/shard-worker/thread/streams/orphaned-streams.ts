@@ -228,6 +228,8 @@ export class OrphanedStreams {
     this.#finished.set(stream, checkpoint);
     changed();
     await flusher.drain();
+    // What was under way may have reported a problem of the stream since.
+    changed();
     await journal.close();
     const claims = lastClaims(recoverable(journal));
     journals.remove(recoverable(journal));
