@@ -17,7 +17,7 @@ import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { EXIT_USAGE, exitCodeOf } from './command-exit.js';
 import { readableEntries } from './readable-entries.js';
 import { rebindToDatabase } from './rebind-database.js';
-import { journalCommand } from '../shard-worker/journal/journal-command.js';
+import { journalCommand, quoted } from '../shard-worker/journal/journal-command.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
 import { listRejected, retryRejected } from './rejected-rows.js';
@@ -153,7 +153,7 @@ function argumentsOf(
     named: stream,
     above: above === undefined ? undefined : Number(above),
     database: values.database === true,
-    dataDirOption: values['data-dir'] === undefined ? '' : ` --data-dir '${values['data-dir']}'`,
+    dataDirOption: values['data-dir'] === undefined ? '' : ` --data-dir ${quoted(values['data-dir'])}`,
   };
 }
 
@@ -316,9 +316,11 @@ async function rejected(dataDirectory: string | undefined, isRetry: boolean): Pr
   }
   const target = parseDatabaseUrl(url);
   if (isRetry) {
-    const { counted, left } = await retryRejected(target);
-    say(`${rowsText(counted)} counted, ${rowsText(left)} refused again.`);
-    return left === 0;
+    const { counted, refused, untried } = await retryRejected(target);
+    say(`${rowsText(counted)} counted, ${rowsText(refused)} refused again.`);
+    if (untried > 0)
+      say(`${rowsText(untried)} could not be tried because of a lock or a timeout: run the command again.`);
+    return refused + untried === 0;
   }
   const rows = await listRejected(target, say);
   if (rows === 0) say('There are no rejected rows.');

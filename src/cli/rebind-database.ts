@@ -19,7 +19,7 @@ import { systemClock } from '../core/clock.js';
 import { RECORD_HEADER_BYTES } from '../shard-worker/protocol/record-layout.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { listStreams, type StreamInfo } from '../shard-worker/journal/file/journal-directory.js';
-import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
+import { rebindStream, requireNoInterruptedRebind } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
 import { findSegments, scanStream } from '../shard-worker/journal/file/stream-scan.js';
 import { EXIT_TEMPORARY } from './command-exit.js';
@@ -61,6 +61,7 @@ interface StreamContent {
 export async function rebindToDatabase(request: DatabaseRebindRequest): Promise<boolean> {
   const { dataDir, choice, say } = request;
   const directory = join(dataDir, 'journal');
+  requireNoInterruptedRebind(systemDisk, directory);
   const streams = listStreams(systemDisk, directory);
   const database = await askDatabase(
     request,

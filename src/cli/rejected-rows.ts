@@ -34,7 +34,10 @@ interface ListedRow extends Record<string, unknown> {
 /** What {@link retryRejected} came to, in rows. */
 export interface RejectedRetry {
   readonly counted: number;
-  readonly left: number;
+  /** Refused again; they have the new reason. */
+  readonly refused: number;
+  /** Not tried to the end: a lock or a timeout, which says nothing about the row. */
+  readonly untried: number;
 }
 
 /** Calls back with each row as one line of JSON, the oldest first. Resolves to their number. Throws StartError. */
@@ -59,16 +62,18 @@ export function retryRejected(target: DatabaseTarget): Promise<RejectedRetry> {
   return withDatabase(target, async (connection) => {
     // Rows that a server adds meanwhile are left to the next call, so that this one ends.
     const [end] = await connection.query<{ id: string }>({ text: LAST_REJECTED });
-    let counted = 0;
-    let left = 0;
+    let total: RejectedRetry = { counted: 0, refused: 0, untried: 0 };
     for (let after = '0'; ;) {
       const values = [after, end?.id ?? '0', BATCH_ROWS];
       const ids = (await connection.query<{ id: string }>({ text: REJECTED_IDS, values })).map(({ id }) => id);
       const last = ids.at(-1);
-      if (last === undefined) return { counted, left };
-      const batch = await retryBatch(connection, ids);
-      counted += batch.counted;
-      left += batch.left;
+      if (last === undefined) return total;
+      const { counted, refused, untried } = await retryBatch(connection, ids);
+      total = {
+        counted: total.counted + counted,
+        refused: total.refused + refused,
+        untried: total.untried + untried,
+      };
       after = last;
     }
   });
@@ -76,25 +81,26 @@ export function retryRejected(target: DatabaseTarget): Promise<RejectedRetry> {
 
 async function retryBatch(connection: DatabaseConnection, ids: readonly string[]): Promise<RejectedRetry> {
   try {
-    return { counted: await retryRows(connection, ids), left: 0 };
+    return { counted: await retryRows(connection, ids), refused: 0, untried: 0 };
   } catch (error) {
     if (!isStatementRefused(error)) throw error;
   }
-  let counted = 0;
-  let left = 0;
+  let [counted, refused, untried] = [0, 0, 0];
   for (const id of ids) {
     try {
       counted += await retryRows(connection, [id]);
     } catch (error) {
       if (!isStatementRefused(error)) throw error;
-      left += 1;
-      // A lock or a timeout says nothing about the row.
       const kind = classifyDatabaseError(error);
-      if (kind === 'retry' || kind === 'unreachable') continue;
+      if (kind === 'retry' || kind === 'unreachable') {
+        untried += 1;
+        continue;
+      }
+      refused += 1;
       await connection.query({ text: UPDATE_REJECTED, values: [id, error.message, errorCode(error)] });
     }
   }
-  return { counted, left };
+  return { counted, refused, untried };
 }
 
 /** Counts rows, all or none. Resolves to how many were still there. */

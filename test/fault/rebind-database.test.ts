@@ -3,7 +3,7 @@
  * database counts.
  */
 import assert from 'node:assert/strict';
-import { readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
@@ -101,6 +101,12 @@ test('rebind --database refuses an LSN that would count twice, and a stream of t
     assert.equal(empty.code, 78, empty.output);
     assert.match(empty.output, /has no tables of the server yet; start the server once/);
     await refusedWith(await node.spawn({ DATABASE_URL: second }));
+    const staging = path.join(node.dataDir, 'journal', 'rebind');
+    mkdirSync(path.join(staging, stream), { recursive: true });
+    const interrupted = await run(second, node.dataDir, 'npm run journal -- rebind --database');
+    assert.equal(interrupted.code, 1, interrupted.output);
+    assert.match(interrupted.output, /holds the stream of an interrupted rebind/);
+    rmSync(staging, { recursive: true });
 
     const own = await run(first, node.dataDir, `${rebind} 0`);
     assert.equal(own.code, 1);

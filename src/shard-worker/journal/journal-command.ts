@@ -17,6 +17,6 @@ export function journalCommand(command: string, location: string, stream: string
 }
 
 /** A path as one word of a shell. */
-function quoted(path: string): string {
+export function quoted(path: string): string {
   return /^[\w./@%+:,=-]+$/.test(path) ? path : `'${path.replaceAll("'", String.raw`'\''`)}'`;
 }

@@ -49,11 +49,7 @@ export async function rebindStream(
   const path = join(directory, stream);
   const segments = findSegments(disk, path);
   const { endLsn } = scanForRecovery(disk, path, segments, after);
-  const staging = join(directory, 'rebind');
-  if (disk.list(staging).length > 0) {
-    const message = `${staging} holds the stream of an interrupted rebind: if its old stream is no longer in ${directory}, move it there; else remove it.`;
-    throw new JournalError('journal-unavailable', message);
-  }
+  const staging = requireNoInterruptedRebind(disk, directory);
   const journal = createFileJournal({
     disk,
     directory: staging,
@@ -80,4 +76,15 @@ export async function rebindStream(
   disk.syncDirectory(directory);
   disk.removeDirectory(staging);
   return { stream: journal.stream, records, kept };
+}
+
+/**
+ * Throws JournalError (`journal-unavailable`) if an earlier rebind was interrupted: its records may be counted by nobody.
+ * Returns the directory that a rebind writes in.
+ */
+export function requireNoInterruptedRebind(disk: Disk, directory: string): string {
+  const staging = join(directory, 'rebind');
+  if (disk.list(staging).length === 0) return staging;
+  const message = `${staging} holds the stream of an interrupted rebind: if its old stream is no longer in ${directory}, move it there; else remove it.`;
+  throw new JournalError('journal-unavailable', message);
 }
