@@ -7,10 +7,12 @@ import { CountedNode } from '../support/counted-node.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { runStatements } from '../support/database-connection.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
+import { eventually } from '../support/eventually.js';
 import { increment, send } from '../support/http.js';
 import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { startServer, temporaryDirectory } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
+import { TcpProxy } from '../support/tcp-proxy.js';
 
 interface RejectedRow {
   readonly key: string;
@@ -101,6 +103,39 @@ for (const [how, statements, sqlState] of [
   );
 }
 
+test(
+  'rows that are set aside by a flush whose reply is lost are reported like others',
+  { timeout: 60_000 },
+  async () => {
+    const database = await createTestDatabase();
+    const proxy = await TcpProxy.start(database.url);
+    const server = await startServer({
+      env: { DATABASE_URL: proxy.urlOf(database.url), SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' },
+    });
+    try {
+      await runStatements(database.url, CHECK);
+      assert.equal((await increment(server.url, { 'poison a': 7, good: 1 })).status, 202);
+      // The statement of such a flush has no name, and contains its text.
+      proxy.setRule((bytes) =>
+        bytes.includes('insert into rejected_increments') && proxy.faults === 0 ? 'lose-answer' : 'forward',
+      );
+      await send(server.url, '/flush', { method: 'POST' });
+      await eventually('the flush is known to be committed', async () =>
+        (await send(server.url, '/readyz')).body.includes('1 increment of rejected rows is kept'),
+      );
+      assert.equal(proxy.faults, 1);
+      assert.deepEqual(await server.stop(), { code: 1, signal: null }, server.output);
+      assert.match(server.output, /PostgreSQL refused/);
+      assert.deepEqual(await committedSums(database.url), new Map([['good', 1n]]));
+      assert.deepEqual(await rejectedRows(database.url), [{ key: 'poison a', amount: '7', sqlstate: '23514' }]);
+    } finally {
+      await server.dispose();
+      await proxy.close();
+      await database.drop();
+    }
+  },
+);
+
 test('npm run journal -- rejected lists refused rows, and --retry counts each once when its cause is gone', async () => {
   const database = await createTestDatabase();
   const dataDir = await temporaryDirectory();
@@ -153,6 +188,7 @@ test('npm run journal -- rejected lists refused rows, and --retry counts each on
     await runStatements(database.url, 'delete from rejected_increments');
     const none = await journal(database.url, 'rejected');
     assert.deepEqual([none.code, none.output], [0, 'There are no rejected rows.\n']);
+    await retryBesideLock(database.url);
     assert.equal((await journal(database.url, 'verify', '--retry')).code, 64);
     assert.equal((await journal('postgres://u:p@127.0.0.1:1/d', 'rejected')).code, 75);
   } finally {
@@ -178,6 +214,29 @@ test('without DATABASE_URL, npm run journal -- rejected uses the embedded databa
 
 function journal(databaseUrl: string, ...args: readonly string[]): Promise<CommandOutcome> {
   return runJournalCommand(args, { DATABASE_URL: databaseUrl });
+}
+
+/** A row that another session locks is neither counted nor refused. */
+async function retryBesideLock(url: string): Promise<void> {
+  await runStatements(
+    url,
+    `insert into rejected_increments (stream, key, amount, reason, sqlstate)
+     values (gen_random_uuid(), 'good', '1', 'old', '23514')`,
+  );
+  const other = await connectTo(url);
+  try {
+    await other.query({ text: 'set idle_in_transaction_session_timeout = 0' });
+    await other.query({ text: 'begin' });
+    await other.query({ text: `select from counters where key = 'good' for update` });
+    const locked = await journal(url, 'rejected', '--retry');
+    const said =
+      '0 rows counted, 0 rows refused again.\n1 row could not be tried because of a lock or a timeout: run the command again.\n';
+    assert.deepEqual([locked.code, locked.output], [1, said]);
+  } finally {
+    await other.close();
+  }
+  const retried = await journal(url, 'rejected', '--retry');
+  assert.deepEqual([retried.code, retried.output], [0, '1 row counted, 0 rows refused again.\n']);
 }
 
 async function rejectedRows(url: string): Promise<readonly RejectedRow[]> {

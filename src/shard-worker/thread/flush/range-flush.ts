@@ -51,6 +51,8 @@ export type RangeOutcome =
 
 /** After this many refusals that a row may have caused, the rows are searched. */
 const SUSPICIONS_UNTIL_SEARCH = 3;
+/** Most refusals between two searches, so that a row that was hidden by another cause is found soon after that ends. */
+const SUSPICIONS_BETWEEN_SEARCHES_MAX = 48;
 
 /** One frozen range on its way to the database. One attempt at a time. */
 export class RangeFlush {
@@ -60,10 +62,10 @@ export class RangeFlush {
   #isPoisoned = false;
   /** Refusals that a row may have caused. */
   #suspicions = 0;
-  /** With this many suspicions the rows are searched. Doubles with each search that did not help, because it is work. */
+  /** With this many suspicions the rows are searched. A search that does not help delays the next, because it is work. */
   #searchAt = SUSPICIONS_UNTIL_SEARCH;
-  /** Why a reply was lost, until the row has been read back. */
-  #lost: { readonly cause: unknown } | undefined;
+  /** The attempt whose reply was lost, until the row has been read back. */
+  #lost: LostAttempt | undefined;
 
   constructor(database: RangeDatabase, range: FrozenRange) {
     this.#database = database;
@@ -72,7 +74,7 @@ export class RangeFlush {
 
   /** Sends the range, or settles an attempt whose reply was lost. */
   async attempt(): Promise<RangeOutcome> {
-    if (this.#lost !== undefined) return this.#settle(this.#lost.cause);
+    if (this.#lost !== undefined) return this.#settle(this.#lost);
     let sent = await this.#send();
     if (sent.kind === 'poison' && !this.#isPoisoned) {
       this.#isPoisoned = true;
@@ -80,7 +82,7 @@ export class RangeFlush {
     } else if (sent.kind === 'refused' && sent.mayBePoison === true && !this.#isPoisoned) {
       this.#suspicions += 1;
       if (this.#suspicions === this.#searchAt) {
-        this.#searchAt *= 2;
+        this.#searchAt += Math.min(this.#searchAt, SUSPICIONS_BETWEEN_SEARCHES_MAX);
         sent = await this.#database.flushSettingAside(this.#range);
       }
     }
@@ -90,8 +92,8 @@ export class RangeFlush {
       case 'fenced':
         return { kind: 'fenced', row: undefined };
       case 'unknown':
-        this.#lost = { cause: sent.error };
-        return this.#settle(sent.error);
+        this.#lost = sent;
+        return this.#settle(sent);
       default:
         return sent;
     }
@@ -102,7 +104,7 @@ export class RangeFlush {
   }
 
   /** Reads the row back and compares it exactly. Until that is done the range must not be sent again. */
-  async #settle(cause: unknown): Promise<RangeOutcome> {
+  async #settle({ error: cause, setAside }: LostAttempt): Promise<RangeOutcome> {
     const { stream, epoch, fromLsn, toLsn, sums } = this.#range;
     let row: Checkpoint | undefined;
     try {
@@ -113,12 +115,14 @@ export class RangeFlush {
     this.#lost = undefined;
     if (row?.epoch !== epoch) return { kind: 'fenced', row };
     if (row.lsn === toLsn) {
-      return { kind: 'committed', flush: committedFlush(this.#range, { kind: 'committed', keys: sums.size }) };
+      const committed = { kind: 'committed', keys: sums.size, ...setAside } as const;
+      return { kind: 'committed', flush: committedFlush(this.#range, committed) };
     }
     return row.lsn === fromLsn ? { kind: 'refused', error: cause } : { kind: 'fenced', row };
   }
 }
 
+type LostAttempt = Extract<FlushAttempt, { readonly kind: 'unknown' }>;
 type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
 
 function committedFlush({ sums, idempotent }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {

@@ -15,7 +15,7 @@ import type { ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
 import type { ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
 import type { FrozenRange } from '../pending-sums.js';
-import { findPoison, rejectedIncrements, rejectedKeys, type RejectedKeys } from './poison-search.js';
+import { findPoison, rejectedIncrements, rejectedKeys, type Poison, type RejectedKeys } from './poison-search.js';
 import { RangeEncoder } from './range-encoder.js';
 
 /** Whose streams these are, kept in their rows for operators. */
@@ -36,22 +36,26 @@ export interface StreamRow extends Checkpoint {
 /** A stream's row and who has owned the stream. */
 export interface ClaimedStreamRow extends StreamRow, ClaimsInDatabase {}
 
+/** What a flush moved to `rejected_increments`. */
+interface SetAside {
+  /** Increments of the rows. */
+  readonly rejected: number;
+  /** Of which keys, if there were any. */
+  readonly rejectedKeys?: RejectedKeys;
+}
+
 /** How a flush ended, as far as this process can know. */
 export type FlushAttempt =
   /** It committed. */
-  | {
+  | ({
       readonly kind: 'committed';
       /** Rows of `counters` that were written. */
       readonly keys: number;
-      /** Increments of rows that were set aside. */
-      readonly rejected?: number;
-      /** Of which keys, if there were any. */
-      readonly rejectedKeys?: RejectedKeys;
       /** Idempotency keys of the range that were recorded before. */
       readonly duplicates?: readonly string[];
       /** Of those, how many came with other content. */
       readonly mismatches?: number;
-    }
+    } & Partial<SetAside>)
   /** The statement ran, and the compare-and-set did not match. */
   | { readonly kind: 'fenced' }
   /** It certainly did not commit; the same range can be sent again. `mayBePoison`: one of its rows may be the reason. */
@@ -60,8 +64,8 @@ export type FlushAttempt =
   | { readonly kind: 'poison'; readonly error: unknown }
   /** It was not sent: the database cannot be reached. */
   | { readonly kind: 'unreachable'; readonly error: unknown }
-  /** It was sent and no reply came. */
-  | { readonly kind: 'unknown'; readonly error: unknown };
+  /** It was sent and no reply came. `setAside`: what it set aside if it committed. */
+  | { readonly kind: 'unknown'; readonly error: unknown; readonly setAside?: SetAside };
 
 /** The database as a shard needs it; a simulation can put something between the two. */
 export type ShardDatabase = Pick<PostgresShardDatabase, keyof PostgresShardDatabase>;
@@ -134,7 +138,7 @@ export class PostgresShardDatabase {
     return this.#attemptInTurn(async () => {
       // A stream that began while the database was unavailable has no row yet; a flush never makes one.
       if (!this.#ensured.has(range.stream)) await orUnavailable(() => this.#ensure(range.stream));
-      return this.#attemptOf(range, await this.#flush.run(this.#encoder.encode(range)), 0);
+      return this.#attemptOf(range, await this.#flush.run(this.#encoder.encode(range)));
     });
   }
 
@@ -148,11 +152,16 @@ export class PostgresShardDatabase {
       const refusal = await orUnavailable(() => this.#probe(NO_SUMS.keys(), NO_SUMS.amounts()));
       if (refusal !== undefined) return { kind: 'refused', error: withSqlState(refusal) };
       const poison = await orUnavailable(() => findPoison(range, (keys, amounts) => this.#probe(keys, amounts)));
-      const result = await this.#flush.run(this.#encoder.encode(range, poison));
-      const rejected = rejectedIncrements(range, poison, result.duplicates);
-      const attempt = await this.#attemptOf(range, result, rejected);
-      if (attempt.kind !== 'committed' || rejected === 0) return attempt;
-      return { ...attempt, rejectedKeys: rejectedKeys(range, poison) };
+      let result: FlushResult;
+      try {
+        result = await this.#flush.run(this.#encoder.encode(range, poison));
+      } catch (error) {
+        const attempt = failedAttempt(error);
+        // Which requests are duplicates is lost with the reply, so this may be more than it was.
+        return attempt.kind === 'unknown' ? { ...attempt, setAside: setAside(range, poison, []) } : attempt;
+      }
+      const attempt = await this.#attemptOf(range, result);
+      return attempt.kind === 'committed' ? { ...attempt, ...setAside(range, poison, result.duplicates) } : attempt;
     });
   }
 
@@ -213,16 +222,11 @@ export class PostgresShardDatabase {
     return streamRow(await this.#connection.run<CheckpointRow>({ text: sql.READ_BACK, values: [stream] }));
   }
 
-  async #attemptOf(
-    { idempotent }: FrozenRange,
-    { applied, keys, duplicates }: FlushResult,
-    rejected: number,
-  ): Promise<FlushAttempt> {
+  async #attemptOf({ idempotent }: FrozenRange, { applied, keys, duplicates }: FlushResult): Promise<FlushAttempt> {
     if (!applied) return { kind: 'fenced' };
     return {
       kind: 'committed',
       keys,
-      rejected,
       duplicates,
       mismatches: await this.#mismatches(idempotent, duplicates),
     };
@@ -264,6 +268,11 @@ export class PostgresShardDatabase {
     await this.#connection.run({ text: 'rollback' });
     return refusal;
   }
+}
+
+function setAside(range: FrozenRange, poison: Poison, duplicates: readonly string[]): SetAside {
+  const rejected = rejectedIncrements(range, poison, duplicates);
+  return rejected === 0 ? { rejected } : { rejected, rejectedKeys: rejectedKeys(range, poison) };
 }
 
 /** Whether an error says that the database is unavailable. */

@@ -78,6 +78,18 @@ for (const [what, row, kind] of [
   });
 }
 
+test('after a lost reply of a flush that set rows aside, they count as rejected where the row says that it is committed', async () => {
+  const scene = new Scene();
+  const setAside = { rejected: 1, rejectedKeys: { keys: 1, key: 'a', sqlState: '23514', reason: 'refused' } };
+  scene.attempts.push(poison, { ...lost, setAside });
+  scene.rows.push(unavailable, { epoch: EPOCH, lsn: 11 });
+  assert.equal((await scene.flush.attempt()).kind, 'unknown');
+  const outcome = await scene.flush.attempt();
+  assert.ok(outcome.kind === 'committed');
+  assert.equal(outcome.flush.rejected, 1);
+  assert.deepEqual(outcome.flush.rejectedKeys, setAside.rejectedKeys);
+});
+
 test('after a lost reply the range is not sent again before the row was read', async () => {
   const scene = new Scene();
   scene.attempts.push(lost);
@@ -114,4 +126,13 @@ test('a search that does not help is repeated ever more rarely, and the range is
   for (let attempt = 0; attempt < 24; attempt += 1) assert.equal((await scene.flush.attempt()).kind, 'refused');
   const searches = scene.calls.flatMap((call, index) => (call === 'set aside' ? [index] : []));
   assert.deepEqual(searches, [3, 7, 14, 27]);
+});
+
+test('however long a refusal lasts, the rows are searched within 48 refusals after it', async () => {
+  const scene = new Scene();
+  scene.attempts.push(...Array<FlushAttempt>(5_000).fill(suspect));
+  while (scene.attempts.length > 100) await scene.flush.attempt();
+  scene.calls.length = 0;
+  for (let attempt = 0; attempt < 48; attempt += 1) await scene.flush.attempt();
+  assert.equal(scene.calls.filter((call) => call === 'set aside').length, 1);
 });
