@@ -10,7 +10,7 @@ import { codeOfRefusal, isBound, type Refusal } from '../core/bounds.js';
 import { CounterError, type ErrorCode } from '../core/errors.js';
 import type { Admission, IncrementReceiver, ParsedIncrements, PendingReply } from '../core/increment.js';
 import { BodyMemory, GatheredBody } from './gathered-body.js';
-import { problemReply, replyOfError, writeReply } from './reply.js';
+import { problemReply, replyOfError, writeLastReply, writeReply, type HttpReply } from './reply.js';
 import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './request-parameters.js';
 import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 
@@ -66,6 +66,11 @@ const ENCODING_REFUSED = problemReply(
   'unsupported-encoding',
   'Only the content encoding identity is supported; send the body uncompressed.',
   [['accept-encoding', 'identity']],
+);
+
+const TRANSFER_ENCODING_REFUSED = problemReply(
+  'invalid-request',
+  'Only the transfer encoding chunked is supported; send the body with a Content-Length or in chunks.',
 );
 
 /** The route of one HTTP server. */
@@ -125,8 +130,18 @@ export class IncrementRoute {
       refuse(res, admission, REFUSAL_DETAILS[admission] ?? 'Nothing was counted.');
       return true;
     }
-    const encoding = req.getHeader(HEADER.contentEncoding);
-    if (encoding !== '' && !isIdentity(req, encoding)) {
+    const length = req.getHeader(HEADER.contentLength);
+    const isChunked = length === '';
+    // getHeader reads the first line of a header only, and looking at all lines costs too much for every request.
+    if (isChunked && !isChunkedOnly(linesOf(req, 'transfer-encoding'))) {
+      // The parser takes any value for chunked, so what follows may not be a body at all.
+      res.cork(() => {
+        writeLastReply(res, TRANSFER_ENCODING_REFUSED);
+      });
+      return true;
+    }
+    const hasEncoding = isChunked || req.getHeader(HEADER.contentEncoding) !== '';
+    if (hasEncoding && !linesOf(req, 'content-encoding').every(isIdentity)) {
       res.cork(() => {
         writeReply(res, ENCODING_REFUSED, false);
       });
@@ -136,7 +151,6 @@ export class IncrementRoute {
       refuse(res, 'invalid-request', IDEMPOTENCY_KEY_RULE);
       return true;
     }
-    const length = req.getHeader(HEADER.contentLength);
     if (length.length >= this.#lengthDigits && Number(length) > this.#bodyBytesMax) {
       this.#refuseTooLarge(res, Number(length) > DISCARD_FACTOR * this.#bodyBytesMax);
       return true;
@@ -148,10 +162,9 @@ export class IncrementRoute {
     const detail = `The body is longer than ${this.#bodyBytesMax} bytes; split it.`;
     const reply = problemReply('body-too-large', detail);
     res.cork(() => {
-      if (close) {
-        // Receiving and discarding the body would cost more than a new connection.
-        res.writeStatus('413 Content Too Large').writeHeader('content-type', reply.contentType).end(reply.body, true);
-      } else writeReply(res, reply, false);
+      // Receiving and discarding a long body would cost more than a new connection.
+      if (close) writeLastReply(res, reply);
+      else writeReply(res, reply, false);
     });
   }
 
@@ -210,7 +223,8 @@ export class IncrementRoute {
       refusal = admission === 'open' ? this.#submit(increments, reply) : admission;
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
-      reply.fail(error);
+      // A compressed body without a Content-Encoding that was seen; its first bytes are never JSON.
+      reply.fail(isGzip(body) ? ENCODING_REFUSED : replyOfError(error));
       return;
     }
     if (refusal !== undefined) reply.settle(refusal);
@@ -253,12 +267,12 @@ class IncrementReply implements PendingReply {
     return this.#route.detailOf(refusal);
   }
 
-  /** Answers with an error of the catalogue. */
-  fail(error: CounterError): void {
+  /** Answers with a reply other than those of {@link settle}. */
+  fail(reply: HttpReply): void {
     const { res } = this;
     if (!this.finish()) return;
     res.cork(() => {
-      writeReply(res, replyOfError(error), false);
+      writeReply(res, reply, false);
     });
   }
 
@@ -278,13 +292,27 @@ class IncrementReply implements PendingReply {
   }
 }
 
-/** True if every Content-Encoding header says identity. `first` is the value of the first one. */
-function isIdentity(req: HttpRequest, first: string): boolean {
-  const values = [first];
-  req.forEach((name, value) => {
-    if (name === 'content-encoding') values.push(value);
+/** The values of all lines of a header. `name` is in lower case. */
+function linesOf(req: HttpRequest, name: string): readonly string[] {
+  const values: string[] = [];
+  req.forEach((key, value) => {
+    if (key === name) values.push(value);
   });
-  return values.every((value) => value.split(',').every((coding) => coding.trim().toLowerCase() === 'identity'));
+  return values;
+}
+
+/** True if a line of Content-Encoding names no other coding than identity. Empty members of a list say nothing. */
+function isIdentity(line: string): boolean {
+  return line.split(',').every((coding) => ['', 'identity'].includes(coding.trim().toLowerCase()));
+}
+
+/** True if the lines of Transfer-Encoding are none, or one that says chunked. */
+function isChunkedOnly(lines: readonly string[]): boolean {
+  return lines.length <= 1 && lines.every((line) => line.toLowerCase() === 'chunked');
+}
+
+function isGzip(body: Uint8Array): boolean {
+  return body[0] === 0x1f && body[1] === 0x8b;
 }
 
 function refuse(res: HttpResponse, code: ErrorCode, detail: string): void {

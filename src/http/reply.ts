@@ -97,6 +97,12 @@ export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean)
   }
 }
 
+/** Writes a reply and closes the connection, without reading what is left of the request. Call it inside `cork`. */
+export function writeLastReply(res: HttpResponse, reply: HttpReply): void {
+  res.writeStatus(STATUS_LINES[reply.status] ?? String(reply.status));
+  res.writeHeader('content-type', reply.contentType).end(reply.body, true);
+}
+
 /** JSON with integer literals of any length. JSON.stringify cannot write them from a bigint. */
 function exactJson(value: unknown): string {
   if (typeof value === 'bigint') return value.toString();
