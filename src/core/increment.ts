@@ -65,6 +65,12 @@ export interface IncrementReceiver {
    * characters.
    */
   submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): Refusal | undefined;
+
+  /**
+   * Takes back a request that was taken, and releases its room: it will not be counted, and `reply` is never settled. Has
+   * no effect if another request was taken since, or if a part of it was posted to its shard.
+   */
+  withdraw(reply: PendingReply): void;
 }
 
 /** The router of an HTTP server: splits requests over the shards. */

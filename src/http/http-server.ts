@@ -21,7 +21,7 @@ import { operationsByPath } from './api.js';
 import { AccessControl, HostRule, type Access } from './access.js';
 import { IncrementRoute } from './increment-route.js';
 import { openApiText } from './openapi.js';
-import { problemReply, replyOfError, writeReply, type HttpReply } from './reply.js';
+import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
 import { makeRoutes, type Route } from './routes.js';
 import {
   nativeText,
@@ -294,13 +294,22 @@ export class HttpServer {
       this.#operationsInFlight -= 1;
       if (!aborted) reply(res, answer, isHead);
     };
-    Promise.resolve()
-      .then(() => route(head))
-      .then(finish, (error: unknown) => {
-        if (!(error instanceof CounterError))
-          this.#deps.logger.error({ err: error }, 'A request failed because of a bug; answering internal-error');
-        finish(replyOfError(error));
-      });
+    // Not before the parser has read what came with the request. It answers malformed bytes with an error and aborts the
+    // request; a delete would then be done and its sum lost.
+    setImmediate(() => {
+      if (aborted) this.#operationsInFlight -= 1;
+      else void this.#replyOf(route, head).then(finish);
+    });
+  }
+
+  async #replyOf(route: Route, head: HttpRequestHead): Promise<HttpReply> {
+    try {
+      return await route(head);
+    } catch (error) {
+      if (!(error instanceof CounterError))
+        this.#deps.logger.error({ err: error }, 'A request failed because of a bug; answering internal-error');
+      return replyOfError(error);
+    }
   }
 
   #refusal(): HttpReply | undefined {

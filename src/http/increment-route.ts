@@ -114,7 +114,8 @@ export class IncrementRoute {
     this.inFlight += 1;
     const reply = new IncrementReply(res, this, isNdjson(req.getHeader(HEADER.contentType)), idempotencyKey);
     res.onAborted(() => {
-      reply.abort();
+      // The client is gone, or the parser has answered an error because of what came behind the body.
+      if (reply.abort()) this.#receiver.withdraw(reply);
       this.#forgetBody(reply);
     });
     res.onData((chunk, isLast) => {
@@ -276,11 +277,12 @@ class IncrementReply implements PendingReply {
     });
   }
 
-  /** The client closed the connection. */
-  abort(): void {
-    if (this.#state !== 'open') return;
+  /** Nobody can be answered any more. Returns false if the request is answered. */
+  abort(): boolean {
+    if (this.#state !== 'open') return false;
     this.#state = 'aborted';
     this.#route.inFlight -= 1;
+    return true;
   }
 
   /** Marks the request as answered. Returns false if it must not be answered any more. */

@@ -100,6 +100,22 @@ export class OutgoingBatch {
     this.#replies.push(reply);
   }
 
+  /** The reply of the request that was added last; undefined if the batch is empty. */
+  get lastReply(): PendingReply | undefined {
+    return this.#replies.at(-1);
+  }
+
+  /** Removes the request that was added last. It has `increments` increments in `bytes` bytes. */
+  removeLast(increments: number, bytes: number): void {
+    this.#replies.pop();
+    this.#end -= bytes;
+    this.#increments -= increments;
+    if (!this.isEmpty) return;
+    // The request may have taken memory larger than a slot, into which others must not gather.
+    this.#memory.release(this.#buffer as BatchBuffer);
+    this.#buffer = undefined;
+  }
+
   /** Stamps the batch with the time, returns its content and leaves it empty. It must not be empty before. */
   take(nowMs: number): FilledBatch {
     const buffer = this.#buffer as BatchBuffer;

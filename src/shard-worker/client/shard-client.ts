@@ -55,6 +55,10 @@ export class ShardClient {
   readonly #open: readonly OutgoingBatch[];
   /** Requests in the open batches. */
   #openRequests = 0;
+  /** Where the request that was added last is, and its size. Undefined after {@link withdrawLast}. */
+  #lastBatch: OutgoingBatch | undefined;
+  #lastIncrements = 0;
+  #lastBytes = 0;
   readonly #inFlight: BatchInFlight[] = [];
   #inFlightHead = 0;
   #reservedIncrements = 0;
@@ -144,15 +148,18 @@ export class ShardClient {
     this.#finish(this.#plain, reply, increments, bytes);
   }
 
-  /** Posts a request in a batch of its own, which the shard takes only if it needs no new key. */
-  sendOnlyPendingKeys(increments: ParsedIncrements, reply: PendingReply, bytes: number): void {
-    // The open batch goes first, so that requests keep their order.
-    this.#post(this.#plain);
+  /**
+   * Adds a request as a batch of its own, which the shard takes only if it needs no new key. The next such request or
+   * {@link endTurn}, which the caller must call, posts it without waiting for others.
+   */
+  addOnlyPendingKeys(increments: ParsedIncrements, reply: PendingReply, bytes: number): void {
     const batch = this.#onlyPendingKeys;
+    // The open batches go first, so that requests keep their order.
+    this.#post(this.#plain);
+    this.#post(batch);
     this.#makeRoom(batch, bytes);
     for (let row = 0; row < increments.count; row += 1) batch.write(increments, row);
     this.#finish(batch, reply, increments.count, bytes);
-    this.#post(batch);
   }
 
   /** Adds a whole idempotent request; its increments need `incrementsBytes`. */
@@ -171,6 +178,19 @@ export class ShardClient {
     this.#finish(batch, reply, increments.count, bytes);
   }
 
+  /** The reply of the request that was added last; undefined if it is posted, refused or withdrawn. */
+  get lastReply(): PendingReply | undefined {
+    return this.#lastBatch?.lastReply;
+  }
+
+  /** Removes the request that was added last, and releases its room. {@link lastReply} is its reply. */
+  withdrawLast(): void {
+    this.#lastBatch?.removeLast(this.#lastIncrements, this.#lastBytes);
+    this.#lastBatch = undefined;
+    this.#openRequests -= 1;
+    this.#release(this.#lastIncrements, this.#lastBytes);
+  }
+
   /** Whether {@link endTurn} must be called: no answer and no timer will call it. */
   get needsTurnEnd(): boolean {
     if (this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX) return false;
@@ -181,7 +201,9 @@ export class ShardClient {
    * Posts the open batches at the end of an event-loop turn, unless the shard is busy or more requests are expected.
    */
   endTurn(): void {
-    if (this.#port === undefined || this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
+    if (this.#port === undefined) return;
+    this.#post(this.#onlyPendingKeys);
+    if (this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
     const nowMs = this.#clock.monotonic();
     const restMs = this.#pace.restMs(this.#openRequests, nowMs);
     if (restMs > 0) {
@@ -208,7 +230,7 @@ export class ShardClient {
     }
   }
 
-  /** Makes room for `bytes` more, which are written next. */
+  /** Makes room for `bytes` more, which are written next. A batch without room is posted; all of it is older. */
   #makeRoom(batch: OutgoingBatch, bytes: number): void {
     if (batch.hasRoom(bytes)) return;
     this.#post(batch);
@@ -218,6 +240,9 @@ export class ShardClient {
   #finish(batch: OutgoingBatch, reply: PendingReply, increments: number, bytes: number): void {
     batch.finish(reply);
     this.#openRequests += 1;
+    this.#lastBatch = batch;
+    this.#lastIncrements = increments;
+    this.#lastBytes = bytes;
     this.#reservedIncrements += increments;
     this.#reservedBytes += bytes;
   }

@@ -10,6 +10,11 @@
  * | all kept | 202 |
  * | all refused | the refusal |
  * | otherwise | `outcome-unknown`, because some parts are counted and some are not |
+ *
+ * A request is not posted while `submit` runs, but at the end of the turn or with a later request. Until then the parser
+ * of uWebSockets.js may find malformed bytes behind the body, answer the request with an error, and abort it. That request
+ * is the last one that was taken, because the parser reads one connection after the other and never begins a request
+ * before the previous one of its connection is over. {@link ShardRouter.withdraw} takes it back.
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { Bound, Refusal } from '../../core/bounds.js';
@@ -156,6 +161,14 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     return undefined;
   }
 
+  withdraw(reply: PendingReply): void {
+    const clients = this.#clients.filter(({ lastReply }) => lastReply !== undefined && requestOf(lastReply) === reply);
+    const last = clients[0]?.lastReply;
+    // If a part is posted, the others stay: the request should not be counted in part.
+    if (clients.length !== (last instanceof SplitReply ? last.parts : 1)) return;
+    for (const client of clients) client.withdrawLast();
+  }
+
   #submitToOne(shard: number, increments: ParsedIncrements, bytes: number, reply: PendingReply): Refusal | undefined {
     this.#shared?.reserve(shard, increments.count, bytes);
     const refusal = this.#refusalOf(shard, bytes) ?? this.#boundOfBytes(increments.count, bytes);
@@ -167,7 +180,8 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     if (this.#pendingKeysWith(increments.count) > this.#limits.pendingKeysMax) {
       this.#wantRoom('pending-keys');
       // Only the shard knows whether the keys are pending, in which case the request needs no room.
-      client.sendOnlyPendingKeys(increments, reply, bytes);
+      client.addOnlyPendingKeys(increments, reply, bytes);
+      this.#scheduleTurnEnd();
       return undefined;
     }
     client.open(bytes);
@@ -333,33 +347,38 @@ function hashIdempotencyKey(idempotencyKey: string): number {
   return finishKeyHash(hash);
 }
 
+/** The reply that the HTTP server gave for a request, from the one that a client got. */
+function requestOf(reply: PendingReply): PendingReply {
+  return reply instanceof SplitReply || reply instanceof ReplyAtBound ? reply.request : reply;
+}
+
 /** The reply of an idempotent request without room: if the shard does not know its key, the refusal names the bound. */
 class ReplyAtBound implements PendingReply {
-  readonly #reply: PendingReply;
+  readonly request: PendingReply;
   readonly #bound: Bound;
 
-  constructor(reply: PendingReply, bound: Bound) {
-    this.#reply = reply;
+  constructor(request: PendingReply, bound: Bound) {
+    this.request = request;
     this.#bound = bound;
   }
 
   settle(refusal: Refusal | undefined, replayed?: boolean): void {
-    this.#reply.settle(refusal === 'overloaded' ? this.#bound : refusal, replayed);
+    this.request.settle(refusal === 'overloaded' ? this.#bound : refusal, replayed);
   }
 }
 
 /** Joins the outcomes of the parts of a request. */
 class SplitReply implements PendingReply {
-  readonly #reply: PendingReply;
-  readonly #parts: number;
+  readonly request: PendingReply;
+  readonly parts: number;
   #kept = 0;
   #refused = 0;
   #unknown = 0;
   #refusal: Refusal | undefined;
 
-  constructor(reply: PendingReply, parts: number) {
-    this.#reply = reply;
-    this.#parts = parts;
+  constructor(request: PendingReply, parts: number) {
+    this.request = request;
+    this.parts = parts;
   }
 
   settle(refusal: Refusal | undefined): void {
@@ -369,8 +388,8 @@ class SplitReply implements PendingReply {
       this.#refused += 1;
       this.#refusal = refusal;
     }
-    if (this.#kept + this.#refused + this.#unknown < this.#parts) return;
-    if (this.#kept === this.#parts) this.#reply.settle(undefined);
-    else this.#reply.settle(this.#refused === this.#parts ? this.#refusal : 'outcome-unknown');
+    if (this.#kept + this.#refused + this.#unknown < this.parts) return;
+    if (this.#kept === this.parts) this.request.settle(undefined);
+    else this.request.settle(this.#refused === this.parts ? this.#refusal : 'outcome-unknown');
   }
 }

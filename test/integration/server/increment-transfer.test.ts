@@ -245,7 +245,7 @@ describe('POST /increment over the wire', () => {
     assert.ok(gone >= 0n && gone <= 50n, String(gone));
   });
 
-  test('a connection that does not send HTTP/1.1 is closed, and nothing is counted', async () => {
+  test('a request without Host, or with a length that is no number or beside chunks, is closed and not counted', async () => {
     const requests = [
       'POST /increment HTTP/1.1\r\nContent-Length: 12\r\n\r\n{"nohost":1}',
       `${head('Content-Length: -1')}{"nohost":1}`,

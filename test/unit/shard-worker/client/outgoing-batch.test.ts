@@ -132,7 +132,8 @@ class AnsweredByHand {
   /** Posts a request as the router does at the key bound. */
   postAlone(): void {
     const settle = (refusal: string | undefined): unknown => this.outcomes.push(refusal ?? 'created');
-    this.client.sendOnlyPendingKeys(this.#scanner.scan(Buffer.from('{"k":1}'), false), { settle }, 15);
+    this.client.addOnlyPendingKeys(this.#scanner.scan(Buffer.from('{"k":1}'), false), { settle }, 15);
+    this.client.endTurn();
   }
 
   /** Adds a request while the batch `posted` is in flight, and checks that the bytes of that batch stay as they are. */
