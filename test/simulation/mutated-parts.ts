@@ -7,6 +7,7 @@ import type {
   RecoverableJournal,
 } from '#product/shard-worker/journal/journal.js';
 import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-claim.js';
+import type { Disk } from '#product/shard-worker/journal/file/disk.js';
 import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Mutations } from './mutations.js';
 
@@ -29,6 +30,14 @@ export function mutate(
         ? mutateDatabase(database, journals, mutations)
         : database,
   };
+}
+
+/** The disk of a shard, with the requested mutations. */
+export function mutateDisk(disk: Disk, { trustLaterSync }: Mutations): Disk {
+  if (trustLaterSync !== true) return disk;
+  const inner = disk.openWritable.bind(disk);
+  disk.openWritable = (path) => ({ ...inner(path), write: (bytes) => bytes.byteLength });
+  return disk;
 }
 
 function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, mutations: Mutations): JournalStreams {

@@ -17,6 +17,8 @@ export interface Mutations extends DatabaseMutations {
   readonly mergeAfterLostReply?: boolean;
   /** A flush covers written records, synced or not. */
   readonly freezeUnsynced?: boolean;
+  /** Records of an earlier run that may not be durable are synced, and not written again. */
+  readonly trustLaterSync?: boolean;
   /** A directory takes its stream back, even if another one has owned it since. */
   readonly ignoreClaims?: boolean;
   /** A stream reports everything as committed up to a time, although some of it is not applied. */
@@ -34,6 +36,7 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'a recovery that ignores the checkpoint', mutations: { ignoreCheckpoint: true } },
   { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },
   { name: 'a flush beyond the synced records', mutations: { freezeUnsynced: true } },
+  { name: 'a sync that is believed after one that failed', mutations: { trustLaterSync: true } },
   { name: 'a copy of a directory that takes its stream back', mutations: { ignoreClaims: true } },
   { name: 'an accepted_through ahead of the applied records', mutations: { acceptedThroughAhead: true } },
 ];

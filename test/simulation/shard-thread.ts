@@ -13,7 +13,7 @@ import type { ControlMessage, ControlRequest } from '#product/shard-worker/proto
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import type { Channel } from './channel.js';
-import { mutate } from './mutated-parts.js';
+import { mutate, mutateDisk } from './mutated-parts.js';
 import { clockOf, Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
@@ -60,7 +60,10 @@ export class ShardThread {
     const clock = clockOf(world.scheduler, this.life, () => this.#step());
     const { settings, shards } = node;
     const streams = new FileJournalStreams({
-      disk: node.storage.diskOf((call, path) => this.#beforeDiskCall(call, path)),
+      disk: mutateDisk(
+        node.storage.diskOf((call, path) => this.#beforeDiskCall(call, path)),
+        world.mutations,
+      ),
       directory: '/data/journal',
       clock,
       syncPolicy: world.mutations.acknowledgeBeforeSync === true ? 'everysec' : settings.syncPolicy,

@@ -21,6 +21,7 @@ const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] =
   { seed: 199, what: 'a retired stream that continued' },
   { seed: 56, what: 'recovered increments that a second start forgot' },
   { seed: 301100, what: 'a synced record considered at risk after its stream was deleted' },
+  { seed: 204126, what: 'records of a failed sync that were committed and then missing' },
 ];
 
 test('random histories of crashes and faults count every acknowledged increment once', async (t) => {

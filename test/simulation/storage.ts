@@ -248,6 +248,11 @@ class ThreadDisk implements Disk {
     return this.#open(this.#storage.file(path), path);
   }
 
+  openWritable(path: string): DiskFile {
+    this.#hook('openWritable', path);
+    return this.#open(this.#storage.file(path), path);
+  }
+
   makeDirectory(path: string): void {
     this.#hook('makeDirectory', path);
     this.#storage.makeDirectory(path);

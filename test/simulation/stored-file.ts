@@ -24,7 +24,7 @@ export class StoredFile {
   readonly #dirty = new Set<number>();
   /** Highest LSN written as a record, and the part covered by a sync: observed here, not taken from the journal. */
   writtenLsn = 0;
-  /** A sync failed: the system considers unwritten data clean, so later syncs prove nothing. */
+  /** A sync failed: the system considers unwritten data clean, so a later sync proves nothing until all is written again. */
   #syncHasFailed = false;
   syncedLsn = 0;
   /** From the segment's header, once written: last valid LSN of the predecessor. */
@@ -74,7 +74,8 @@ export class StoredFile {
     for (const page of this.#dirty) this.#durablePages[page] = this.#pages[page];
     this.#dirty.clear();
     this.#durableSize = this.size;
-    if (!this.#syncHasFailed) this.syncedLsn = this.writtenLsn;
+    this.syncedLsn = this.#syncHasFailed ? this.#lastDurableRecord() : this.writtenLsn;
+    if (this.syncedLsn === this.writtenLsn) this.#syncHasFailed = false;
   }
 
   /** A failed sync: a part may have been written, and the system considers all of it clean from now on. */
@@ -147,14 +148,24 @@ export class StoredFile {
   /** LSN of the last record in the unbroken run of whole records from the segment's beginning. */
   #lastWholeRecord(): number {
     let lsn = 0;
-    for (const record of this.records()) lsn = Number(record.readBigUInt64LE(RECORD_OFFSET.lsn));
+    for (const record of this.#records(this.#pages, this.size)) lsn = Number(record.readBigUInt64LE(RECORD_OFFSET.lsn));
     return Math.max(lsn, this.syncedLsn);
   }
 
+  /** The same on the platter. */
+  #lastDurableRecord(): number {
+    let lsn = this.syncedLsn;
+    for (const record of this.#records(this.#durablePages, this.#durableSize)) {
+      lsn = Math.max(lsn, Number(record.readBigUInt64LE(RECORD_OFFSET.lsn)));
+    }
+    return lsn;
+  }
+
   /** The unbroken run of whole records from the segment's beginning. */
-  *records(): Generator<Buffer> {
-    const bytes = Buffer.alloc(this.size);
-    this.read(bytes, 0);
+  *#records(pages: readonly Page[], size: number): Generator<Buffer> {
+    const bytes = Buffer.alloc(size);
+    for (const [index, page] of pages.entries())
+      bytes.set((page ?? ZEROS).subarray(0, size - index * PAGE_BYTES), index * PAGE_BYTES);
     for (let at = SEGMENT_HEADER_BYTES; at + RECORD_HEADER_BYTES <= bytes.length;) {
       const length = bytes.readUInt32LE(at + RECORD_OFFSET.bytes);
       if (length < RECORD_HEADER_BYTES || at + length > bytes.length) break;

@@ -93,6 +93,11 @@ export class SimulatedDisk implements Disk {
     return this.#open(this.#inode(path));
   }
 
+  openWritable(path: string): DiskFile {
+    this.#call('openWritable');
+    return this.#open(this.#inode(path));
+  }
+
   makeDirectory(path: string): void {
     this.#call('makeDirectory');
     if (this.#directories.has(path)) return;

@@ -48,6 +48,8 @@ export interface Disk {
   create(path: string): DiskFile;
   /** Opens an existing file for reading (and syncing). */
   open(path: string): DiskFile;
+  /** Opens an existing file for reading and writing. */
+  openWritable(path: string): DiskFile;
   /** Creates a directory if it does not exist. Its parent must exist. */
   makeDirectory(path: string): void;
   /** Names in a directory, in no particular order; none if the directory does not exist. */
@@ -98,6 +100,7 @@ class SystemFile implements DiskFile {
 export const systemDisk: Disk = {
   create: (path) => new SystemFile(openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o640)),
   open: (path) => new SystemFile(openSync(path, constants.O_RDONLY)),
+  openWritable: (path) => new SystemFile(openSync(path, constants.O_RDWR)),
   makeDirectory(path) {
     try {
       mkdirSync(path, 0o750);

@@ -32,7 +32,7 @@ import { databaseOf, removeStream, requireSameDatabase } from './journal-directo
 import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
 import { forgetAcceptedGaps, keepClaim, readClaims } from './stream-files.js';
-import { readRecords, recoveryOf, requireWhole, syncSegment, takeOver, type Recovery } from './stream-recovery.js';
+import { makeDurable, readRecords, recoveryOf, requireWhole, takeOver, type Recovery } from './stream-recovery.js';
 import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
 
 type State =
@@ -259,7 +259,7 @@ export class FileJournal implements RecoverableJournal {
     // Flushed records must not be lost here while later records stay: recovery would ignore the later ones. The same is
     // true of the name of the last segment: an earlier start may have failed to make it durable.
     const last = scan.segments.at(-1);
-    if (last !== undefined) syncSegment(this.#options.disk, last);
+    if (last !== undefined) makeDurable(this.#options.disk, last, scan);
     this.#options.disk.syncDirectory(this.#path);
     this.#run.endAt(Math.max(scan.endLsn, checkpoint));
     this.#found = scan.segments;

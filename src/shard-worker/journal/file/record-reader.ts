@@ -73,6 +73,11 @@ export class RecordReader {
     return readUint64(this.#view, this.#offset - this.#bufferAt + RECORD_OFFSET.acceptedAt);
   }
 
+  /** Up to where the stream was durable when the current record was written. */
+  get syncedLsn(): Lsn {
+    return readUint64(this.#view, this.#offset - this.#bufferAt + RECORD_OFFSET.syncedLsn);
+  }
+
   /** Why the records end; undefined until {@link RecordReader.next} has returned false. */
   get end(): RecordsEnd | undefined {
     return this.#end;

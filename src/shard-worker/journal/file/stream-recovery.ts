@@ -4,11 +4,12 @@
  * The last segment is never continued. Its tail may be torn, and a sync of it may have failed; then the system can
  * report success for data that it has dropped. Its valid records above the checkpoint are copied into a new segment,
  * which is synced and durably named before any record in it is acknowledged. The copy either has the same first LSN and
- * so replaces the old segment, or its header says up to where the old one counts.
+ * so replaces the old segment, or its header says up to where the old one counts. Records up to there that are not known
+ * to be durable are written again first: a database that fails over may need them.
  */
 import assert from 'node:assert';
 import { basename, join } from 'node:path';
-import { JournalError } from '../../../core/errors.js';
+import { JournalError, systemErrorCode } from '../../../core/errors.js';
 import type { Lsn } from '../../../core/checkpoint.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader } from './segment-header.js';
 import type { RecoveryFacts } from '../journal.js';
@@ -96,7 +97,10 @@ export function takeOver(
 ): { readonly active: SegmentWriter; readonly segments: readonly FoundSegment[] } {
   const last = scan.segments.at(-1);
   assert(last !== undefined, 'a stream to recover has segments');
-  const header = { ...origin, ...successorOf(last, scan.endLsn, checkpoint) };
+  const header = {
+    ...origin,
+    ...successorOf(last, scan.endLsn, checkpoint, keepCommitted(disk, last, scan, checkpoint)),
+  };
   const copy = (file: DiskFile): number => copyRecords(disk, last, header.firstLsn, scan.endLsn, file);
   removeStaged(disk, directory);
   const active = new SegmentWriter(disk, directory, header, allocateBytes, copy);
@@ -109,10 +113,11 @@ function successorOf(
   last: FoundSegment,
   endLsn: Lsn,
   checkpoint: Lsn,
+  kept: Lsn,
 ): Pick<SegmentHeader, 'firstLsn' | 'predecessorLsn' | 'syncedLsn'> {
   // The database has more than the journal, because a volume was restored: continue above both.
   if (checkpoint > endLsn) return { firstLsn: checkpoint + 1, predecessorLsn: endLsn, syncedLsn: checkpoint };
-  const firstLsn = Math.max(checkpoint + 1, last.header.firstLsn);
+  const firstLsn = Math.max(kept + 1, last.header.firstLsn);
   const replaces = firstLsn === last.header.firstLsn;
   return {
     firstLsn,
@@ -121,7 +126,43 @@ function successorOf(
   };
 }
 
-/** Makes durable what an earlier process wrote to a segment. Throws the disk's errors. */
+/**
+ * Makes the committed records of the last segment durable. Returns the last LSN that can stay there: the checkpoint, or a
+ * lower one if the disk refuses, for example because of a bad sector. Records above it are copied.
+ */
+function keepCommitted(disk: Disk, last: FoundSegment, scan: StreamScan, checkpoint: Lsn): Lsn {
+  if (scan.syncedLsn >= Math.min(checkpoint, scan.endLsn)) return checkpoint;
+  try {
+    makeDurable(disk, last, scan);
+    return checkpoint;
+  } catch (error) {
+    if (checkpoint > scan.endLsn || systemErrorCode(error) === undefined) throw error;
+    return scan.syncedLsn;
+  }
+}
+
+/**
+ * Makes durable what an earlier process wrote to the last segment. Records that are not known to be durable are written
+ * again: if a sync of them failed, the system considers them written, and a sync alone would prove nothing. Throws the
+ * disk's errors.
+ */
+export function makeDurable(disk: Disk, last: FoundSegment, { endLsn, syncedLsn }: StreamScan): void {
+  if (syncedLsn >= endLsn) {
+    syncSegment(disk, last);
+    return;
+  }
+  const file = disk.openWritable(last.path);
+  try {
+    const reader = new RecordReader(file, last.header.firstLsn, endLsn);
+    while (reader.next()) if (reader.lsn > syncedLsn) writeFully(file, reader.record, reader.offset);
+    if (reader.lsn < endLsn) throw changedMeanwhile(last, reader);
+    file.sync();
+  } finally {
+    file.close();
+  }
+}
+
+/** Makes durable what an earlier call wrote to a segment. Throws the disk's errors. */
 export function syncSegment(disk: Disk, { path }: FoundSegment): void {
   const file = disk.open(path);
   try {

@@ -46,6 +46,8 @@ export interface SegmentReport {
   readonly records: number;
   /** Last LSN that counts, or the one before the first LSN. */
   readonly lastLsn: Lsn;
+  /** Every record up to this LSN was durable, as header or last record say. */
+  readonly syncedLsn: Lsn;
   /** Offset at the end of the records that count. */
   readonly end: number;
   readonly verdict: SegmentVerdict;
@@ -70,6 +72,11 @@ export interface StreamScan {
   readonly segments: readonly FoundSegment[];
   /** Last LSN in the journal, or the one before the first LSN of the first segment. */
   readonly endLsn: Lsn;
+  /**
+   * Every record up to this LSN is known to be durable. Those above may only be in the page cache: if a sync of them
+   * failed, the system reports the next one as a success.
+   */
+  readonly syncedLsn: Lsn;
   /** Number of records above the checkpoint. */
   readonly pendingRecords: number;
   /** The torn tail of the last segment, if it has one. */
@@ -130,12 +137,13 @@ export function inspectSegment(disk: Disk, segments: readonly FoundSegment[], in
   const file = disk.open(segment.path);
   try {
     const reader = new RecordReader(file, segment.header.firstLsn, limit);
-    while (reader.next());
+    let { syncedLsn } = segment.header;
+    while (reader.next()) syncedLsn = Math.max(syncedLsn, reader.syncedLsn);
     const end = reader.end;
     if (end === undefined) throw new RangeError('a reader without a next record has an end');
     const records = end.lsn - segment.header.firstLsn + 1;
     const verdict = judge(segment, limit, end, () => findLaterRecord(file, end.offset, end.lsn + 1, end.lsn + 1));
-    return { segment, limit, records, lastLsn: end.lsn, end: end.offset, verdict };
+    return { segment, limit, records, lastLsn: end.lsn, syncedLsn, end: end.offset, verdict };
   } finally {
     file.close();
   }
@@ -168,6 +176,7 @@ export function scanStream(disk: Disk, segments: readonly FoundSegment[], checkp
   return {
     segments,
     endLsn: last === undefined ? 0 : Math.max(last.lastLsn, last.segment.header.firstLsn - 1),
+    syncedLsn: last?.syncedLsn ?? 0,
     pendingRecords,
     torn:
       last?.verdict.kind === 'torn'

@@ -128,8 +128,7 @@ async function recover(world: World): Promise<FileJournal | undefined> {
   // From here on the replayed records count: the journal has synced them, and they will be committed.
   model.acknowledged.clear();
   for (const [lsn, text] of content) model.acknowledged.set(lsn, text);
-  // A stream that is only read was not copied: after a failed sync, another sync proves nothing.
-  if (journal.takesRecords) model.durableLsn = journal.syncedLsn;
+  model.durableLsn = journal.syncedLsn;
   return journal;
 }
 

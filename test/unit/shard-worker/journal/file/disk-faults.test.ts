@@ -11,6 +11,7 @@ import { createFileJournal, openFileJournal } from '#product/shard-worker/journa
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import { FileJournalStreams } from '#product/shard-worker/journal/file/file-journal-streams.js';
 import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
+import { findSegments, scanStream } from '#product/shard-worker/journal/file/stream-scan.js';
 import {
   journalOptions,
   incrementRecord,
@@ -93,6 +94,50 @@ test('after a deferred sync has failed, every later call fails, including close'
     'journal-failed',
   );
   await assert.rejects(journal.close(), JournalError);
+});
+
+for (const [how, forFinishing, checkpoint] of [
+  ['a recovery that only reads them', true, 0],
+  ['a takeover that finds them committed', false, 3],
+  ['a takeover that finds the checkpoint beyond them', false, 5],
+] as const) {
+  test(`records whose sync failed are durable after ${how}`, async () => {
+    const { disk, options } = simulated({ keepSeconds: 60 });
+    const journal = createFileJournal(options);
+    journal.append([rawRecord(600)]);
+    disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+    assert.equal(
+      codeOf(() => journal.append([rawRecord(600), rawRecord(600)])),
+      'journal-failed',
+    );
+    const next = openFileJournal({ ...options, stream: journal.stream, forFinishing });
+    next.recover(checkpoint);
+    await next.close();
+    disk.restart('nothing');
+    // The database went back to an earlier state.
+    assert.equal(scanStream(disk, findSegments(disk, journal.location), 0).pendingRecords, 3);
+  });
+}
+
+test('committed records whose sync failed are copied if they cannot be written again in their place', async () => {
+  const { disk, options } = simulated({ keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  journal.append([rawRecord(600)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+  assert.equal(
+    codeOf(() => journal.append([rawRecord(600)])),
+    'journal-failed',
+  );
+  const next = openFileJournal({ ...options, stream: journal.stream });
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['openWritable'] };
+  next.recover(2);
+  assert.equal(next.takesRecords, true);
+  await next.close();
+  disk.restart('nothing');
+  const last = openFileJournal({ ...options, stream: journal.stream });
+  last.recover(0);
+  assert.deepEqual(await replayedLsns(last), [1, 2]);
+  await last.close();
 });
 
 test('a disk failure at any call while a segment is created keeps nothing, and the next append succeeds', async () => {
