@@ -80,6 +80,10 @@ class MutatedJournal implements RecoverableJournal {
     return this.#mutations.freezeUnsynced === true ? this.#inner.endLsn : this.#inner.syncedLsn;
   }
 
+  get unsyncedIncrements(): number {
+    return this.#inner.unsyncedIncrements;
+  }
+
   get bytes(): number {
     return this.#inner.bytes;
   }

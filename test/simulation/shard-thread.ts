@@ -75,6 +75,7 @@ export class ShardThread {
       databaseId,
       segmentBytes: settings.segmentBytes,
       newStreamId: () => world.uuid(),
+      warn: (fields, message) => world.note(() => `${this.name}: ${message} ${JSON.stringify(fields)}`),
     });
     const connection = new ShardConnection(target, {
       applicationName: 'simulation',

@@ -16,7 +16,14 @@ export class SimulatedCrash extends Error {
 /** A fault at the n-th call, counted from 1. */
 export type Fault =
   | { readonly kind: 'crash'; readonly atCall: number }
-  | { readonly kind: 'error'; readonly atCall: number; readonly code: string; readonly calls?: readonly DiskCall[] };
+  | {
+      readonly kind: 'error';
+      readonly atCall: number;
+      readonly code: string;
+      readonly calls?: readonly DiskCall[];
+      /** Later calls fail as well, until the test removes the fault. */
+      readonly lasting?: true;
+    };
 
 /** The calls of a disk, by their names in faults. */
 export type DiskCall = keyof Disk | 'write' | 'read' | 'sync' | 'size' | 'close';
@@ -255,7 +262,7 @@ export class SimulatedDisk implements Disk {
       throw new SimulatedCrash(call);
     }
     if (fault.calls !== undefined && !fault.calls.includes(call)) return;
-    this.fault = undefined;
+    if (fault.lasting !== true) this.fault = undefined;
     throw systemError(fault.code, call);
   }
 }

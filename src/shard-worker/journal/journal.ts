@@ -28,6 +28,8 @@ export interface Journal {
   readonly endLsn: Lsn;
   /** Every record up to this LSN is as durable as this kind of journal promises. */
   readonly syncedLsn: Lsn;
+  /** Increments of the records above {@link Journal.syncedLsn}. */
+  readonly unsyncedIncrements: number;
   /** False for a stream that is only read and flushed to its end. Valid after recovery. */
   readonly takesRecords: boolean;
   /** Bytes that count towards JOURNAL_MAX_BYTES. Every other call may change them. */
@@ -44,7 +46,9 @@ export interface Journal {
   reserve(bytes: number): void;
 
   /**
-   * Makes all appended records durable. Throws or rejects with JournalError `journal-failed`: the journal has failed.
+   * Makes all appended records durable. Throws or rejects with JournalError `journal-failed`: the journal has failed. With
+   * `journal-unavailable` they are still in memory, and the journal tries again by itself; until it succeeds it takes no
+   * records.
    */
   sync(): void | Promise<void>;
 

@@ -12,6 +12,7 @@ class MemoryJournal implements Journal {
   readonly takesRecords = true;
   readonly bytes = 0;
   readonly isPruneDue = false;
+  readonly unsyncedIncrements = 0;
   #endLsn = 0;
 
   get endLsn(): Lsn {

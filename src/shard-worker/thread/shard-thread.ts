@@ -10,7 +10,7 @@ import { systemClock } from '../../core/clock.js';
 import { parseDatabaseUrl } from '../../db/connection.js';
 import { ShardConnection } from '../../db/shard-connection.js';
 import { CounterError, JournalError } from '../../core/errors.js';
-import { createLogger } from '../../core/logger.js';
+import { createLogger, type LogFields } from '../../core/logger.js';
 import { httpServerPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
 import type { JournalStreams } from '../journal/journal.js';
@@ -46,7 +46,9 @@ class ShardThread {
     });
     const owner = { node: task.nodeId, shard: task.shard, journal: task.settings.journal };
     this.#shard = new Shard({
-      journals: journalsOf(task),
+      journals: journalsOf(task, (fields, message) => {
+        logger.warn(fields, message);
+      }),
       database: new PostgresShardDatabase(connection, owner),
       databaseProblem: task.databaseProblem,
       clock: systemClock,
@@ -120,7 +122,7 @@ class ShardThread {
   }
 }
 
-function journalsOf(task: ShardTask): JournalStreams {
+function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {
   const { settings } = task;
   switch (settings.journal) {
     case 'memory':
@@ -137,6 +139,7 @@ function journalsOf(task: ShardTask): JournalStreams {
         shard: task.shard,
         shards: task.shards,
         databaseId: task.databaseId,
+        warn,
       });
   }
 }

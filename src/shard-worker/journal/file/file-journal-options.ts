@@ -2,6 +2,7 @@
  * The options of a file journal and their limits. Shard thread and command.
  */
 import type { Clock } from '../../../core/clock.js';
+import type { LogFields } from '../../../core/logger.js';
 import type { Disk } from './disk.js';
 import type { DiskReserve } from './disk-reserve.js';
 
@@ -36,6 +37,8 @@ export interface FileJournalOptions {
   readonly databaseId: string | undefined;
   /** Bytes of a segment; a larger group gets a segment of its own size. */
   readonly segmentBytes?: number;
+  /** Logs a warning. */
+  readonly warn?: (fields: LogFields, message: string) => void;
   /** The reserve that a takeover may use on a full disk. */
   readonly reserve?: DiskReserve;
   /** Makes the id of a new stream; default: a random UUID. */

@@ -8,7 +8,8 @@
  * - ready: takes records. A new stream starts here; it does not use the disk before its first append.
  * - finishing: recovered for reading only, because the stream is orphaned or the disk is full.
  * - failed: a write or a sync of records failed, so nobody knows what is on the disk. The segment is closed and never
- *   written or synced again, and every call throws the same error. A new instance recovers.
+ *   written or synced again, and every call throws the same error. A new instance recovers. With `everysec` the journal
+ *   stays ready: it continues in a new segment, see `segment-run.ts`.
  * - closed.
  */
 import assert from 'node:assert';
@@ -95,6 +96,10 @@ export class FileJournal implements RecoverableJournal {
 
   get syncedLsn(): Lsn {
     return this.#run.syncedLsn;
+  }
+
+  get unsyncedIncrements(): number {
+    return this.#run.unsyncedIncrements;
   }
 
   get bytes(): number {
@@ -194,6 +199,9 @@ export class FileJournal implements RecoverableJournal {
       this.#run.sync();
     } catch (error) {
       throw this.#failed(error);
+    } finally {
+      // What is not synced is in memory. Tried again until the disk takes it.
+      if (this.#state.kind === 'ready' && this.syncedLsn < this.endLsn) this.#scheduleSync();
     }
   }
 
@@ -237,7 +245,10 @@ export class FileJournal implements RecoverableJournal {
     orUnavailable(`${this.#path} cannot be removed`, () => removeStream(disk, directory, this.stream));
   }
 
-  /** Syncs and closes. Rejects with `journal-failed` if this sync or an earlier one failed: the caller must know. */
+  /**
+   * Syncs and closes. Rejects with `journal-failed` if this sync or an earlier one failed, and with `journal-unavailable`
+   * if records that are not synced were in memory only: the caller must know.
+   */
   async close(): Promise<void> {
     try {
       if (this.#state.kind === 'ready' || this.#state.kind === 'failed') this.sync();
@@ -299,7 +310,7 @@ export class FileJournal implements RecoverableJournal {
       try {
         this.sync();
       } catch (error) {
-        // Every later call throws the same error.
+        // Every later call throws the same error, or tries again.
         if (!(error instanceof JournalError)) throw error;
       }
     });
@@ -326,7 +337,7 @@ export class FileJournal implements RecoverableJournal {
 
   #close(state: State): void {
     this.#cancelSync();
-    this.#run.close();
     this.#state = state;
+    this.#run.close();
   }
 }

@@ -4,11 +4,15 @@
  * A group is written into one segment. Its room is reserved before its first byte is written. A failure before that
  * (`journal-full`, `journal-unavailable`) has kept nothing. A failure after that is `journal-failed`, and the owner
  * closes the run.
+ *
+ * With `everysec` a failed write or sync puts records at risk that were appended before. They are in memory as well
+ * (`unsynced-records.ts`), so the run continues in a new segment that begins with them. If the disk refuses that segment,
+ * they stay in memory, every append is `journal-unavailable`, and each further call tries again.
  */
 import assert from 'node:assert';
 import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { JournalError } from '../../../core/errors.js';
+import { JournalError, systemErrorCode } from '../../../core/errors.js';
 import type { Lsn } from '../../../core/checkpoint.js';
 import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../protocol/record-layout.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader, segmentName } from './segment-header.js';
@@ -16,6 +20,7 @@ import type { RecordBytes } from '../journal.js';
 import { diskFailure } from './disk.js';
 import { segmentBytesOf, type FileJournalOptions } from './file-journal-options.js';
 import { KeptSegments, type KeptSegment } from './kept-segments.js';
+import { UnsyncedRecords } from './unsynced-records.js';
 import { ALLOCATION_BYTES_MAX, ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX } from './segment-writer.js';
 
 /** The segments of one stream, for writing. */
@@ -38,6 +43,10 @@ export class SegmentRun {
   #staged: string | undefined;
   #endLsn: Lsn = 0;
   #syncedLsn: Lsn = 0;
+  /** The records above the synced LSN; undefined where each append is synced. */
+  readonly #unsynced: UnsyncedRecords | undefined;
+  /** The disk has refused a sync, and then a segment for the records that were not synced. */
+  #isStranded = false;
 
   /** A stream without segments. Its directory and first segment are created when room is first reserved. */
   constructor(options: FileJournalOptions, stream: string) {
@@ -47,6 +56,7 @@ export class SegmentRun {
     this.#segmentBytes = segmentBytesOf(options);
     this.#kept = new KeptSegments(options.disk, this.#path, options.clock, options.keepSeconds * 1000);
     this.#databaseId = options.databaseId;
+    this.#unsynced = options.syncPolicy === 'everysec' ? new UnsyncedRecords() : undefined;
   }
 
   get endLsn(): Lsn {
@@ -55,6 +65,11 @@ export class SegmentRun {
 
   get syncedLsn(): Lsn {
     return this.#syncedLsn;
+  }
+
+  /** Increments of the records that are not synced. */
+  get unsyncedIncrements(): number {
+    return this.#unsynced?.increments ?? 0;
   }
 
   /**
@@ -97,8 +112,8 @@ export class SegmentRun {
   }
 
   /**
-   * Reserves room for a group of `bytes`. Throws JournalError: after `journal-full` and `journal-unavailable` the run
-   * is as before, after `journal-failed` it must be closed.
+   * Reserves room for a group of `bytes`. Throws JournalError `journal-full` or `journal-unavailable`: the run is as
+   * before.
    */
   reserve(bytes: number): void {
     const rotate = this.#needsSuccessor(bytes);
@@ -110,19 +125,17 @@ export class SegmentRun {
       }
       const room = this.#options.bytesMax - this.#heldBytes;
       const synced = active.reserve(bytes, Math.min(this.#segmentBytes, active.used + room));
-      if (synced) this.#syncedLsn = this.#endLsn;
+      if (synced) this.#noteSynced();
     } catch (error) {
-      // The failed sync was for zeros, but it may also have lost records that `everysec` had not synced yet.
-      const lost = active?.sealed === true && this.#syncedLsn < this.#endLsn;
-      throw diskFailure(
-        lost ? 'journal-failed' : 'journal-unavailable',
-        `${this.#path} cannot take more records`,
-        error,
-      );
+      // If a sync of zeros failed, the next call moves what `everysec` had not synced.
+      throw diskFailure('journal-unavailable', `${this.#path} cannot take more records`, error);
     }
   }
 
-  /** Stamps a group of `bytes` and writes it into reserved room. Returns its last LSN. Throws `journal-failed`. */
+  /**
+   * Stamps a group of `bytes` and writes it into reserved room. Returns its last LSN. Throws `journal-failed`. With
+   * `everysec` it throws `journal-unavailable` if the run could continue in a new segment without the group.
+   */
   write(group: readonly RecordBytes[], bytes: number): Lsn {
     const active = this.#active;
     assert(active !== undefined, 'room is reserved before a group is written');
@@ -130,23 +143,25 @@ export class SegmentRun {
     try {
       active.write(group, bytes);
     } catch (error) {
-      throw diskFailure('journal-failed', `A write to ${active.path} failed`, error);
+      throw this.#failedWrite(active, error);
     }
     this.#endLsn += group.length;
+    this.#unsynced?.add(group, bytes);
     this.#committedAt = undefined;
     return this.#endLsn;
   }
 
-  /** Makes all written records durable. Throws `journal-failed`. */
+  /**
+   * Makes all written records durable. Throws `journal-failed`. With `everysec` it throws `journal-unavailable` if the
+   * records that are not synced stay in memory.
+   */
   sync(): void {
-    const active = this.#active;
-    if (active === undefined || this.#syncedLsn === this.#endLsn) return;
+    if (this.#syncActive()) return;
     try {
-      active.sync();
+      this.#rotate(0);
     } catch (error) {
-      throw diskFailure('journal-failed', `A sync of ${active.path} failed`, error);
+      throw diskFailure('journal-unavailable', `${this.#path} cannot be synced`, error);
     }
-    this.#syncedLsn = this.#endLsn;
   }
 
   /** Notes that the checkpoint was seen at `upTo`, and removes segments whose keep time has passed. */
@@ -166,6 +181,46 @@ export class SegmentRun {
   close(): void {
     this.#active?.close();
     this.#active = undefined;
+  }
+
+  /**
+   * Syncs the active segment. False if that failed, now or before, and what was not synced is in memory. Throws
+   * `journal-failed`.
+   */
+  #syncActive(): boolean {
+    const active = this.#active;
+    if (active === undefined || this.#syncedLsn === this.#endLsn) return true;
+    if (active.sealed) return false;
+    try {
+      active.sync();
+    } catch (error) {
+      const isMovable = this.#unsynced !== undefined && systemErrorCode(error) !== undefined;
+      if (!isMovable) throw diskFailure('journal-failed', `A sync of ${active.path} failed`, error);
+      return false;
+    }
+    this.#noteSynced();
+    return true;
+  }
+
+  #noteSynced(): void {
+    this.#syncedLsn = this.#endLsn;
+    this.#unsynced?.clear();
+  }
+
+  /** What a failed write of a group comes to. The segment takes no more records, and its successor voids the group. */
+  #failedWrite(active: SegmentWriter, error: unknown): unknown {
+    const what = `A write to ${active.path} failed`;
+    if (this.#unsynced === undefined || systemErrorCode(error) === undefined) {
+      return diskFailure('journal-failed', what, error);
+    }
+    active.seal();
+    try {
+      this.#rotate(0);
+    } catch (refused) {
+      if (systemErrorCode(refused) === undefined) return refused;
+      return diskFailure('journal-failed', what, error);
+    }
+    return diskFailure('journal-unavailable', what, error);
   }
 
   get #heldBytes(): number {
@@ -191,13 +246,41 @@ export class SegmentRun {
     throw new JournalError('journal-full', message, { cause: this.#kept.lastError });
   }
 
-  /** Continues in a new segment. Throws the disk's errors, or `journal-failed`. */
+  /**
+   * Continues in a new segment, which begins with what could not be synced. Throws the disk's errors, or
+   * `journal-failed`.
+   */
   #rotate(bytes: number): void {
-    const { disk, bytesMax } = this.#options;
     const old = this.#active;
     // The header of the successor says up to where this segment counts. That must be durable before the successor
     // exists.
-    this.sync();
+    const isSynced = this.#syncActive();
+    if (isSynced) {
+      this.#continueInSuccessor(old, bytes);
+      return;
+    }
+    const records = this.#endLsn - this.#syncedLsn;
+    const facts = { stream: this.#stream, records, increments: this.unsyncedIncrements };
+    try {
+      this.#continueInSuccessor(old, bytes);
+    } catch (error) {
+      if (!this.#isStranded) {
+        const what =
+          'A sync of the journal failed, and the disk refuses a new segment; keeping the records in memory until it ' +
+          'takes them or they are in PostgreSQL';
+        this.#options.warn?.({ ...facts, err: error }, what);
+      }
+      this.#isStranded = true;
+      throw error;
+    }
+    this.#isStranded = false;
+    this.#options.warn?.(facts, 'A sync of the journal failed; its records are in a new segment now, and none is lost');
+  }
+
+  #continueInSuccessor(old: SegmentWriter | undefined, bytes: number): void {
+    const { disk, bytesMax } = this.#options;
+    const lastLsn = this.#syncedLsn;
+    const moved = this.#unsynced?.bytes ?? 0;
     if (old === undefined) this.#makeDirectories();
     const busy = old !== undefined && old.used > this.#segmentBytes / 2;
     const wanted = Math.min(busy ? ALLOCATION_BYTES_MAX : ALLOCATION_BYTES_MIN, this.#segmentBytes, bytesMax);
@@ -206,16 +289,18 @@ export class SegmentRun {
       disk,
       this.#path,
       this.#nextHeader(old),
-      Math.max(wanted, SEGMENT_HEADER_BYTES + bytes),
+      Math.max(wanted, SEGMENT_HEADER_BYTES + moved + bytes),
+      (file) => this.#unsynced?.writeTo(file) ?? SEGMENT_HEADER_BYTES,
     );
     // From here on the new segment may have its name. Records written to the old one would then be void.
     old?.seal();
     successor.publish();
     this.#staged = undefined;
     this.#active = successor;
+    this.#noteSynced();
     if (old !== undefined) {
       old.close();
-      const kept = { path: old.path, lastLsn: this.#endLsn, bytes: old.allocated, committedAt: this.#committedAt };
+      const kept = { path: old.path, lastLsn, bytes: old.allocated, committedAt: this.#committedAt };
       // With equal paths, the successor has replaced a segment without records.
       if (old.path !== successor.path) this.#kept.add(kept);
     }
@@ -226,17 +311,17 @@ export class SegmentRun {
 
   #nextHeader(old: SegmentWriter | undefined): SegmentHeader {
     const { nodeId, shard, clock } = this.#options;
-    const endLsn = this.#endLsn;
+    const lastLsn = this.#syncedLsn;
     // A successor that replaces a segment without records takes over its predecessor.
-    const replaces = old?.header.firstLsn === endLsn + 1;
+    const replaces = old?.header.firstLsn === lastLsn + 1;
     return {
       stream: this.#stream,
       databaseId: this.#databaseId,
       nodeId,
       shard,
-      firstLsn: endLsn + 1,
-      predecessorLsn: replaces ? old.header.predecessorLsn : endLsn,
-      syncedLsn: endLsn,
+      firstLsn: lastLsn + 1,
+      predecessorLsn: replaces ? old.header.predecessorLsn : lastLsn,
+      syncedLsn: this.#endLsn,
       createdAt: clock.now(),
     };
   }
@@ -244,7 +329,7 @@ export class SegmentRun {
   /** Removes the staged segment of a failed attempt of this instance. Creating a file of anyone else fails. */
   #removeStaged(): void {
     const { disk } = this.#options;
-    const path = join(this.#path, segmentName(this.#endLsn + 1)) + STAGED_SUFFIX;
+    const path = join(this.#path, segmentName(this.#syncedLsn + 1)) + STAGED_SUFFIX;
     if (this.#staged === path && disk.list(this.#path).includes(basename(path))) disk.remove(path);
     this.#staged = path;
   }

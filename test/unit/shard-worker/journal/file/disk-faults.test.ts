@@ -7,7 +7,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
-import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import {
+  createFileJournal,
+  openFileJournal,
+  type FileJournal,
+} from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import { FileJournalStreams } from '#product/shard-worker/journal/file/file-journal-streams.js';
 import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
@@ -82,18 +86,110 @@ for (const call of ['write', 'sync'] as const) {
   });
 }
 
-test('after a deferred sync has failed, every later call fails, including close', async () => {
+/** Unsynced records of `everysec`, and what a loss of power leaves of them. */
+function deferred(): {
+  readonly disk: SimulatedDisk;
+  readonly clock: ManualClock;
+  readonly journal: FileJournal;
+  readonly warnings: string[];
+  readonly afterPowerLoss: () => Promise<string[]>;
+} {
   const clock = new ManualClock();
-  const { disk, options } = simulated({ clock, syncPolicy: 'everysec' });
+  const warnings: string[] = [];
+  const warn = (_: unknown, message: string): number => warnings.push(message);
+  const { disk, options } = simulated({ clock, syncPolicy: 'everysec', keepSeconds: 60, warn });
   const journal = createFileJournal(options);
+  const afterPowerLoss = async (): Promise<string[]> => {
+    disk.restart('nothing');
+    const found = openFileJournal({ ...options, stream: journal.stream });
+    found.recover(0);
+    const lines = await replayed(found);
+    await found.close();
+    return lines;
+  };
+  return { disk, clock, journal, warnings, afterPowerLoss };
+}
+
+for (const synced of [0, 1]) {
+  test(`after a failed deferred sync the records are durable in a new segment, behind ${synced} synced ones`, async () => {
+    const { disk, clock, journal, warnings, afterPowerLoss } = deferred();
+    const first = synced === 0 ? [] : ['1:s=1'];
+    if (synced === 1) journal.append([incrementRecord('s', 1)]);
+    clock.advance(1000);
+    journal.append([incrementRecord('a', 1), incrementRecord('b', 1)]);
+    journal.append([incrementRecord('c', 1)]);
+    assert.equal(journal.unsyncedIncrements, 3);
+    disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+    clock.advance(1000);
+    assert.equal(disk.fault, undefined);
+    assert.equal(journal.syncedLsn, synced + 3);
+    assert.equal(journal.unsyncedIncrements, 0);
+    assert.match(warnings.join('\n'), /^A sync of the journal failed; its records are in a new segment now.*$/);
+    journal.append([incrementRecord('d', 1)]);
+    await journal.close();
+    assert.equal(disk.openFiles, 0);
+    const rest = ['a', 'b', 'c', 'd'].map((key, index) => `${synced + index + 1}:${key}=1`);
+    assert.deepEqual(await afterPowerLoss(), [...first, ...rest]);
+  });
+}
+
+test('while the disk refuses a new segment as well, unsynced records stay in memory and appends are refused', async () => {
+  const { disk, clock, journal, warnings, afterPowerLoss } = deferred();
   journal.append([incrementRecord('a', 1)]);
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+  const calls: readonly DiskCall[] = ['sync', 'create'];
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls, lasting: true };
   clock.advance(1000);
+  assert.equal(
+    codeOf(() => journal.append([incrementRecord('b', 1)])),
+    'journal-unavailable',
+  );
+  assert.equal(
+    codeOf(() => journal.sync()),
+    'journal-unavailable',
+  );
+  assert.equal(journal.syncedLsn, 0);
+  assert.equal(journal.unsyncedIncrements, 1);
+  assert.equal(warnings.length, 1, 'it is said once');
+  clock.advance(5000);
+  disk.fault = undefined;
+  clock.advance(1000);
+  assert.equal(journal.syncedLsn, 1, 'tried again without a call');
+  journal.append([incrementRecord('c', 1)]);
+  await journal.close();
+  assert.deepEqual(await afterPowerLoss(), ['1:a=1', '2:c=1']);
+});
+
+test('a close that cannot sync says so, and leaves no file open', async () => {
+  const { disk, journal } = deferred();
+  journal.append([incrementRecord('a', 1)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync', 'create'], lasting: true };
+  await assert.rejects(journal.close(), { name: 'JournalError', code: 'journal-unavailable' });
+  assert.equal(disk.openFiles, 0);
+});
+
+test('with everysec a failed write keeps nothing of its group and all records before it', async () => {
+  const { disk, journal, afterPowerLoss } = deferred();
+  journal.append([incrementRecord('a', 1)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['write'] };
+  assert.equal(
+    codeOf(() => journal.append([incrementRecord('b', 1)])),
+    'journal-unavailable',
+  );
+  assert.equal(journal.syncedLsn, 1);
+  assert.equal(journal.append([incrementRecord('c', 1)]), 2);
+  await journal.close();
+  assert.deepEqual(await afterPowerLoss(), ['1:a=1', '2:c=1']);
+});
+
+test('with everysec the journal has failed after a failed write if the disk refuses a new segment', async () => {
+  const { disk, journal } = deferred();
+  journal.append([incrementRecord('a', 1)]);
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['write'], lasting: true };
   assert.equal(
     codeOf(() => journal.append([incrementRecord('b', 1)])),
     'journal-failed',
   );
-  await assert.rejects(journal.close(), JournalError);
+  await assert.rejects(journal.close(), { name: 'JournalError', code: 'journal-failed' });
 });
 
 for (const [how, forFinishing, checkpoint] of [
@@ -188,19 +284,23 @@ test('after a failed sync of zeros a new segment starts, and records in the old 
   await reopened.close();
 });
 
-test('after a failed sync of zeros, unsynced records of everysec may be lost', () => {
+test('after a failed sync of zeros, unsynced records of everysec are moved to a new segment', async () => {
   const { disk, options } = simulated({ segmentBytes: 1024 * 1024, syncPolicy: 'everysec' });
   const journal = createFileJournal(options);
   for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
   disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
   assert.equal(
     codeOf(() => journal.append([rawRecord(10_000)])),
-    'journal-failed',
+    'journal-unavailable',
   );
-  assert.equal(
-    codeOf(() => journal.append([rawRecord(100)])),
-    'journal-failed',
-  );
+  assert.equal(journal.append([rawRecord(100)]), 26);
+  assert.equal(journal.syncedLsn, 25);
+  await journal.close();
+  disk.restart('nothing');
+  const reopened = openFileJournal({ ...options, stream: journal.stream });
+  reopened.recover(0);
+  assert.equal((await replayedLsns(reopened)).length, 26);
+  await reopened.close();
 });
 
 test('after a disk failure at the first append, the append can be tried again', () => {
