@@ -92,8 +92,8 @@ export const settings = {
     variable: 'JOURNAL_SYNC',
     fallback: 'always',
     meaning:
-      'file journal: always = sync before 202; everysec = a power loss can lose up to one second of acknowledged ' +
-      'increments, a crash of the process none',
+      'file journal: always = sync before 202; everysec = a power loss or a failed sync can lose up to one second ' +
+      'of acknowledged increments, a crash of the process none',
     read: plainText,
   },
   journalBytesMax: {

@@ -269,13 +269,19 @@ export class ServerProcess {
     const balance = conservation(this.#stats, this.#config.shards);
     const isMemory = this.#config.journal === 'memory';
     // With the memory journal, increments that were lost with a shard count too.
-    const pending = left.reduce((total, { increments = 0 }) => total + increments, this.#unread + balance.lost);
+    const known = this.#unread + (isMemory ? balance.lost : 0);
+    const pending = left.reduce((total, { increments = 0 }) => total + increments, known);
+    const isLost = balance.lost > 0 && !isMemory;
+    if (isLost) {
+      const why = 'because a sync of the journal failed; exiting with code 1';
+      this.#logger.error({ ...balance }, `${balance.lost} acknowledged increments are lost, ${why}`);
+    }
     if (balance.rejected > 0) {
       const advice = 'list them with `npm run journal -- rejected`; exiting with code 1';
       this.#logger.error({ ...balance }, `${rejectedSentence(balance.rejected)} and not counted; ${advice}`);
     }
     if (left.length === 0 && pending === 0) {
-      const what = balance.rejected > 0 ? 'Everything else' : 'Everything';
+      const what = balance.rejected > 0 || isLost ? 'Everything else' : 'Everything';
       this.#logger.info({ ...balance }, `${what} that was acknowledged is committed`);
     } else {
       const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
@@ -288,7 +294,7 @@ export class ServerProcess {
       this.#logger.error({ ...balance }, 'Increments do not add up at shutdown because of a bug; exiting with code 70');
       return 70;
     }
-    return balance.rejected > 0 || (isMemory && (left.length > 0 || pending > 0)) ? 1 : 0;
+    return balance.rejected > 0 || isLost || (isMemory && (left.length > 0 || pending > 0)) ? 1 : 0;
   }
 
   /** Acknowledged increments in the journals of shards that ended and have not recovered since. */

@@ -27,8 +27,11 @@ const KINDS = [
 /** Chosen separately, so that a seed without it keeps its history. */
 const SILENT = 'connections-silent';
 
+/** Chosen separately, too: for a while the disk refuses syncs and new files. */
+const REFUSED = 'disk-refuses';
+
 /** A kind of fault; `poison` is a property of keys. */
-export type FaultKind = (typeof KINDS)[number] | typeof SILENT;
+export type FaultKind = (typeof KINDS)[number] | typeof SILENT | typeof REFUSED;
 
 const DISK_CALLS: readonly DiskCall[] = [
   'create',
@@ -64,8 +67,10 @@ export class Faults {
     this.#node = node;
     const { random } = world;
     const density = 2 + random.below(4);
-    const names = KINDS.filter(() => random.below(density) === 0);
-    this.names = new Mulberry32(world.seed ^ 0x51e7).below(8) === 0 ? [...names, SILENT] : names;
+    const names: FaultKind[] = KINDS.filter(() => random.below(density) === 0);
+    if (new Mulberry32(world.seed ^ 0x51e7).below(8) === 0) names.push(SILENT);
+    this.names = names;
+    if (new Mulberry32(world.seed ^ 0xd15c).below(8) === 0) names.push(REFUSED);
   }
 
   has(kind: FaultKind): boolean {
@@ -103,6 +108,12 @@ export class Faults {
     switch (kind) {
       case 'sync-error':
         if (node !== undefined) node.diskFault = { calls: ['sync'], code: 'EIO' };
+        break;
+      case REFUSED:
+        if (node !== undefined) {
+          const until = this.#world.scheduler.now + random.below(random.below(2) === 0 ? 200 : 4000);
+          node.diskFault = { calls: ['sync', 'create'], code: 'EIO', until };
+        }
         break;
       case 'disk-error':
         if (node !== undefined)

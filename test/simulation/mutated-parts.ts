@@ -8,6 +8,7 @@ import type {
 } from '#product/shard-worker/journal/journal.js';
 import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-claim.js';
 import type { Disk } from '#product/shard-worker/journal/file/disk.js';
+import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Mutations } from './mutations.js';
 
@@ -33,10 +34,30 @@ export function mutate(
 }
 
 /** The disk of a shard, with the requested mutations. */
-export function mutateDisk(disk: Disk, { trustLaterSync }: Mutations): Disk {
-  if (trustLaterSync !== true) return disk;
-  const inner = disk.openWritable.bind(disk);
-  disk.openWritable = (path) => ({ ...inner(path), write: (bytes) => bytes.byteLength });
+export function mutateDisk(disk: Disk, { trustLaterSync, forgetUnsynced }: Mutations): Disk {
+  if (trustLaterSync === true) {
+    const openWritable = disk.openWritable.bind(disk);
+    disk.openWritable = (path) => ({ ...openWritable(path), write: (bytes) => bytes.byteLength });
+  }
+  if (forgetUnsynced === true) {
+    const create = disk.create.bind(disk);
+    let hasFailed = false;
+    disk.create = (path) => {
+      const file = create(path);
+      const isForgetful = hasFailed;
+      hasFailed = false;
+      return {
+        ...file,
+        write: (bytes, offset) =>
+          isForgetful && offset === SEGMENT_HEADER_BYTES ? bytes.byteLength : file.write(bytes, offset),
+        sync: () => {
+          hasFailed = true;
+          file.sync();
+          hasFailed = false;
+        },
+      };
+    };
+  }
   return disk;
 }
 

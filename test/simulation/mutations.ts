@@ -19,6 +19,10 @@ export interface Mutations extends DatabaseMutations {
   readonly freezeUnsynced?: boolean;
   /** Records of an earlier run that may not be durable are synced, and not written again. */
   readonly trustLaterSync?: boolean;
+  /** A segment that follows a failed sync lacks the records of that sync. */
+  readonly forgetUnsynced?: boolean;
+  /** A thread does not compare what it finds in the journal with what the thread before it had. */
+  readonly forgetHandedOver?: boolean;
   /** A directory takes its stream back, even if another one has owned it since. */
   readonly ignoreClaims?: boolean;
   /** A stream reports everything as committed up to a time, although some of it is not applied. */
@@ -37,6 +41,8 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'frozen sums on top of an unknown checkpoint', mutations: { mergeAfterLostReply: true } },
   { name: 'a flush beyond the synced records', mutations: { freezeUnsynced: true } },
   { name: 'a sync that is believed after one that failed', mutations: { trustLaterSync: true } },
+  { name: 'a new segment without the records of a failed sync', mutations: { forgetUnsynced: true } },
+  { name: 'records handed over that nobody misses', mutations: { forgetHandedOver: true }, from: 68900 },
   { name: 'a copy of a directory that takes its stream back', mutations: { ignoreClaims: true } },
   { name: 'an accepted_through ahead of the applied records', mutations: { acceptedThroughAhead: true } },
 ];

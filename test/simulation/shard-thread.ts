@@ -9,7 +9,11 @@ import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.
 import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
 import { FileJournalStreams } from '#product/shard-worker/journal/file/file-journal-streams.js';
 import { type BatchAnswer, type BatchMessage, IDEMPOTENT_OUTCOME } from '#product/shard-worker/protocol/batches.js';
-import type { ControlMessage, ControlRequest } from '#product/shard-worker/protocol/control-messages.js';
+import type {
+  ControlMessage,
+  ControlRequest,
+  HandedOverStream,
+} from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import type { Channel } from './channel.js';
@@ -51,6 +55,7 @@ export class ShardThread {
     events: ThreadEvents,
     databaseId: string | undefined,
     stats: Float64Array,
+    handedOver: readonly HandedOverStream[],
   ) {
     this.#world = world;
     this.#node = node;
@@ -75,7 +80,11 @@ export class ShardThread {
       databaseId,
       segmentBytes: settings.segmentBytes,
       newStreamId: () => world.uuid(),
-      warn: (fields, message) => world.note(() => `${this.name}: ${message} ${JSON.stringify(fields)}`),
+      warn: (fields, message) => {
+        world.note(() => `${this.name}: ${message} ${JSON.stringify(fields)}`);
+        const facts: Readonly<Record<string, unknown>> = { ...fields };
+        world.strand(String(facts['stream']), message.includes('keeping the records in memory'));
+      },
     });
     const connection = new ShardConnection(target, {
       applicationName: 'simulation',
@@ -91,6 +100,7 @@ export class ShardThread {
       database: deps.database,
       clock,
       stats,
+      handedOver: world.mutations.forgetHandedOver === true ? [] : handedOver,
       random: () => world.random.next() / 0x1_0000_0000,
       flushIntervalMs: settings.flushIntervalMs,
       earlyFlush: {
@@ -103,6 +113,10 @@ export class ShardThread {
       fail: (error) => this.#die(error),
       log: (level, fields, message) => {
         this.#step();
+        const facts: Readonly<Record<string, unknown>> = { ...fields };
+        if (facts['lost'] !== undefined) {
+          world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
+        }
         world.note(() => `${this.name}: ${level}: ${message} ${JSON.stringify(fields)}`);
       },
     });
@@ -191,7 +205,11 @@ export class ShardThread {
 
   #tell(message: ControlMessage): void {
     if (!this.#step()) return;
-    if (message.kind === 'streams') this.#own = message.streams[0];
+    if (message.kind === 'streams') {
+      // Nothing of an earlier thread is in memory.
+      if (this.#own === undefined) for (const stream of message.streams) this.#world.strand(stream, false);
+      this.#own = message.streams[0];
+    }
     this.#deliver(() => this.#events.control(message));
   }
 

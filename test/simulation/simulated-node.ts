@@ -24,6 +24,7 @@ import type {
   PendingRange,
   SeenCheckpoints,
 } from '#product/shard-worker/protocol/control-messages.js';
+import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-streams.js';
 import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
@@ -58,6 +59,7 @@ interface Supervised {
   thread: ShardThread | undefined;
   lastAsked: number;
   readonly restarts: RestartBudget;
+  readonly handedOver: HandedOverStreams;
   readonly waiting: Map<number, { resolve: (message: ControlMessage) => void; reject: (error: CounterError) => void }>;
 }
 
@@ -85,7 +87,14 @@ export class SimulatedNode {
   /** Steps until the process is killed; 0: never. */
   crashIn = 0;
   /** One of the next disk calls of these kinds fails. */
-  diskFault: { readonly calls: readonly DiskCall[]; readonly code: string } | undefined;
+  diskFault:
+    | {
+        readonly calls: readonly DiskCall[];
+        readonly code: string;
+        /** All of them until this time. */
+        readonly until?: number;
+      }
+    | undefined;
   end: NodeEnd | undefined;
   /** Whether it ever took increments. */
   hasServed = false;
@@ -125,6 +134,7 @@ export class SimulatedNode {
       thread: undefined,
       lastAsked: 0,
       restarts: new RestartBudget(clock),
+      handedOver: new HandedOverStreams(),
       waiting: new Map(),
     }));
     this.#operations = new ServerOperations({
@@ -266,8 +276,13 @@ export class SimulatedNode {
   disturb(call: DiskCall, path: string): void {
     const fault = this.diskFault;
     if (!fault?.calls.includes(call)) return;
-    this.diskFault = undefined;
-    if (call === 'sync') this.#world.circumstances.syncFailed = true;
+    const { until } = fault;
+    if (until === undefined || this.#world.scheduler.now >= until) this.diskFault = undefined;
+    if (until !== undefined && this.#world.scheduler.now >= until) return;
+    if (call === 'sync') {
+      this.#world.circumstances.syncFailed = true;
+      this.#world.circumstances.syncEverFailed = true;
+    }
     this.#world.note(() => `${this.name}: ${call} of ${path} fails with ${fault.code}`);
     throw systemError(fault.code, path);
   }
@@ -320,7 +335,17 @@ export class SimulatedNode {
       },
     };
     const stats = this.#rows[index] as Float64Array;
-    shard.thread = new ShardThread(this.#world, this, index, batches, answers, events, this.#databaseId, stats);
+    shard.thread = new ShardThread(
+      this.#world,
+      this,
+      index,
+      batches,
+      answers,
+      events,
+      this.#databaseId,
+      stats,
+      shard.handedOver.all,
+    );
     shard.lastAsked = 0;
     shard.thread.start();
   }
@@ -363,6 +388,9 @@ export class SimulatedNode {
         this.#router.setShardAdmission(index, 'journal-unavailable');
         this.#finish('foreign');
         break;
+      case 'takenOver':
+        shard.handedOver.remove(message.stream);
+        break;
       case 'finished':
       case 'database':
     }
@@ -381,6 +409,7 @@ export class SimulatedNode {
     if (orderly) return;
     this.#router.setShardAdmission(index, 'journal-unavailable');
     const wasDrained = shard.state === 'drained';
+    shard.handedOver.add(shard.streams[0], this.#rows[index] as Float64Array);
     closeBalance(this.#rows[index] as Float64Array, STAT.handedOver);
     shard.recovered = false;
     if (wasDrained || shard.verdict !== undefined || !shard.restarts.take()) {
@@ -452,6 +481,8 @@ export class SimulatedNode {
     if (this.life.isOver) return;
     this.end = end;
     for (const stream of this.streams) this.#world.threadEnded(stream);
+    // A stream that was not read when the process ended may lack what an earlier thread held.
+    if (end !== 'drained' || this.left.length > 0) this.#world.processEnded(this.storage);
     this.#world.note(() => `${this.name} has ${end === 'foreign' ? 'met a foreign owner' : end}`);
     this.life.end();
     for (const attempt of this.#attempts) attempt.abandon();

@@ -44,17 +44,20 @@ export class Storage {
   readonly #random: Mulberry32;
   readonly #watch: StorageWatch;
   #root = new Directory();
+  /** After a failed sync the system drops the data of a segment from its cache as well. */
+  readonly dropsFailed: boolean;
   /** Maximum bytes of all files together. */
   #capacity = Number.POSITIVE_INFINITY;
 
-  constructor(random: Mulberry32, watch: StorageWatch) {
+  constructor(random: Mulberry32, watch: StorageWatch, dropsFailed: boolean) {
     this.#random = random;
+    this.dropsFailed = dropsFailed;
     this.#watch = watch;
   }
 
   /** A durable copy of everything as programs see it now. */
   copy(): Storage {
-    const storage = new Storage(this.#random, this.#watch);
+    const storage = new Storage(this.#random, this.#watch, this.dropsFailed);
     storage.#root = copyDirectory(this.#root);
     return storage;
   }
@@ -71,12 +74,33 @@ export class Storage {
 
   /** Highest LSN of a stream that survives any loss of power. */
   durableLsn(stream: string): number {
-    const journal = this.#root.durable.get('journal');
-    const directory = journal instanceof Directory ? journal.durable.get(stream) : undefined;
+    return this.#lastLsn(
+      stream,
+      (directory) => directory.durable,
+      (file) => file.syncedLsn,
+    );
+  }
+
+  /** Highest LSN of a stream that programs can read. */
+  readableLsn(stream: string): number {
+    return this.#lastLsn(
+      stream,
+      (directory) => directory.current,
+      (file) => file.writtenLsn,
+    );
+  }
+
+  #lastLsn(
+    stream: string,
+    entriesOf: (directory: Directory) => ReadonlyMap<string, DiskNode>,
+    lsnOf: (file: StoredFile) => number,
+  ): number {
+    const journal = entriesOf(this.#root).get('journal');
+    const directory = journal instanceof Directory ? entriesOf(journal).get(stream) : undefined;
     if (!(directory instanceof Directory)) return 0;
     let lsn = 0;
-    for (const [name, file] of directory.durable) {
-      if (file instanceof StoredFile && lsnOfSegmentName(name) !== undefined) lsn = Math.max(lsn, file.syncedLsn);
+    for (const [name, file] of entriesOf(directory)) {
+      if (file instanceof StoredFile && lsnOfSegmentName(name) !== undefined) lsn = Math.max(lsn, lsnOf(file));
     }
     return lsn;
   }
@@ -300,7 +324,7 @@ class ThreadDisk implements Disk {
         try {
           this.#hook('sync', path);
         } catch (error) {
-          if (isSystemError(error)) file.syncFailed(this.#random);
+          if (isSystemError(error)) file.syncFailed(this.#random, this.#storage.dropsFailed && path.includes('.wal'));
           throw error;
         }
         file.sync();

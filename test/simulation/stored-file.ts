@@ -78,10 +78,17 @@ export class StoredFile {
     if (this.syncedLsn === this.writtenLsn) this.#syncHasFailed = false;
   }
 
-  /** A failed sync: a part may have been written, and the system considers all of it clean from now on. */
-  syncFailed(random: Mulberry32): void {
+  /**
+   * A failed sync: a part may have been written, and the system considers all of it clean from now on. With `isDropped` it
+   * reads from the platter what it needs again.
+   */
+  syncFailed(random: Mulberry32, isDropped: boolean): void {
     this.#syncHasFailed = true;
     this.#persist('subset', random);
+    if (!isDropped) return;
+    this.#pages = [...this.#durablePages];
+    this.size = this.#durableSize;
+    this.writtenLsn = this.#lastWholeRecord();
   }
 
   truncate(bytes: number): void {
@@ -164,7 +171,7 @@ export class StoredFile {
   /** The unbroken run of whole records from the segment's beginning. */
   *#records(pages: readonly Page[], size: number): Generator<Buffer> {
     const bytes = Buffer.alloc(size);
-    for (const [index, page] of pages.entries())
+    for (const [index, page] of pages.slice(0, Math.ceil(size / PAGE_BYTES)).entries())
       bytes.set((page ?? ZEROS).subarray(0, size - index * PAGE_BYTES), index * PAGE_BYTES);
     for (let at = SEGMENT_HEADER_BYTES; at + RECORD_HEADER_BYTES <= bytes.length;) {
       const length = bytes.readUInt32LE(at + RECORD_OFFSET.bytes);

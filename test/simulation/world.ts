@@ -37,6 +37,10 @@ export interface Circumstances {
   deferredSync: boolean;
   /** A sync of the file journal failed since the power was last lost. */
   syncFailed: boolean;
+  /** One has failed at any time, on any disk. */
+  syncEverFailed: boolean;
+  /** Records were committed from memory after a failed sync, and no disk took them. */
+  fromMemory: boolean;
   /** Another process may own a stream of this node. */
   copied: boolean;
   /** The database went back in time, and the journal need not reach back so far. */
@@ -54,6 +58,8 @@ export class World {
   readonly circumstances: Circumstances = {
     deferredSync: false,
     syncFailed: false,
+    syncEverFailed: false,
+    fromMemory: false,
     copied: false,
     tooLate: false,
   };
@@ -64,6 +70,8 @@ export class World {
   streamGoneAt = 0;
   readonly #acknowledgedLsn = new Map<string, number>();
   #atRisk: AtRisk[] = [];
+  /** Streams whose unsynced records only memory and the database take. */
+  readonly #stranded = new Set<string>();
   #violation: unknown;
   #streams = 0;
 
@@ -77,13 +85,14 @@ export class World {
       committed: (effect: FlushEffect | undefined) => this.#committed(effect),
     };
     this.database = new PostgresModel(this.scheduler, this.random, databaseWatch, mutations, this.uuid());
-    this.storage = new Storage(this.random, {
-      segmentGoes: (stream, lastLsn) => this.#segmentGoes(stream, lastLsn),
-      streamGoes: (stream, lastLsn) => {
+    const storageWatch = {
+      segmentGoes: (stream: string, lastLsn: number) => this.#segmentGoes(stream, lastLsn),
+      streamGoes: (stream: string, lastLsn: number) => {
         this.streamGoneAt = this.scheduler.now;
         this.#segmentGoes(stream, lastLsn);
       },
-    });
+    };
+    this.storage = new Storage(this.random, storageWatch, new Mulberry32(seed ^ 0xe71c).below(2) === 0);
   }
 
   /** True with a probability of one in `times`. */
@@ -139,6 +148,44 @@ export class World {
     for (const risk of this.#atRisk) if (risk.stream === stream) risk.endedAt ??= this.scheduler.now;
   }
 
+  /** The disk refuses the records of a failed sync, or takes them again. */
+  strand(stream: string, isStranded: boolean): void {
+    if (isStranded) this.#stranded.add(stream);
+    else this.#stranded.delete(stream);
+  }
+
+  /** The product says that it has lost `lost` acknowledged increments of the stream above an LSN. */
+  lost(stream: string, afterLsn: number, lost: number): void {
+    if (!this.circumstances.deferredSync && !this.circumstances.copied) {
+      this.violate(new Violation(`${lost} increments of ${stream} above LSN ${afterLsn} are lost`));
+    }
+    let known = 0;
+    for (const { parts } of this.#takeRisks((risk) => risk.stream === stream && risk.lsn > afterLsn)) {
+      known += parts.length;
+      for (const { counter, digit } of parts) counter.requests[digit]?.putAtRisk();
+    }
+    this.#acknowledgedLsn.set(stream, Math.min(this.#acknowledgedLsn.get(stream) ?? 0, afterLsn));
+    if (known === lost || this.circumstances.copied) return;
+    this.violate(new Violation(`${lost} increments of ${stream} above LSN ${afterLsn} are lost, and not ${known}`));
+  }
+
+  /** A process has ended without a word: what it held in memory after a failed sync may be gone. */
+  processEnded(storage: Storage): void {
+    if (!this.circumstances.syncEverFailed) return;
+    const isGone = (risk: AtRisk): boolean => risk.storage === storage && storage.readableLsn(risk.stream) < risk.lsn;
+    for (const { stream, lsn, parts } of this.#takeRisks(isGone)) {
+      this.#acknowledgedLsn.set(stream, Math.min(this.#acknowledgedLsn.get(stream) ?? 0, lsn - 1));
+      for (const { counter, digit } of parts) counter.requests[digit]?.putAtRisk();
+    }
+  }
+
+  #takeRisks(which: (risk: AtRisk) => boolean): readonly AtRisk[] {
+    this.#forgetSynced();
+    const taken = this.#atRisk.filter(which);
+    this.#atRisk = this.#atRisk.filter((risk) => !which(risk));
+    return taken;
+  }
+
   /**
    * Synced records are no longer at risk, although their stream may be finished and deleted before the power is lost.
    */
@@ -189,6 +236,10 @@ export class World {
 
   #flushSent(stream: string, toLsn: number): void {
     if (this.circumstances.copied || this.storage.durableLsn(stream) >= toLsn) return;
+    if (this.#stranded.has(stream)) {
+      this.circumstances.fromMemory = true;
+      return;
+    }
     this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not synced`));
   }
 

@@ -38,6 +38,8 @@ export interface Fault {
   /** `fail-call`: that call and all later ones throw a system error, unless `once` is set. */
   readonly action: 'kill' | 'exit-thread' | 'throw' | 'fail-call';
   readonly errno?: string;
+  /** At `sync`: what was written since the last sync is gone, as if the system had read the disk again. */
+  readonly drop?: true;
   /** The first thread at the step makes this file; other threads do not meet the fault. */
   readonly oneThread?: string;
   /** A file that must exist for the step to count. */

@@ -14,6 +14,8 @@ const fault = JSON.parse(process.env['FAULT'] ?? 'null') as Fault | null;
 const files = new Map<number, string>();
 let seen = 0;
 let recordsWritten = false;
+/** Records written since the last sync, by descriptor. */
+const unsynced = new Map<number, { readonly at: number; readonly bytes: number }[]>();
 
 /** Called at a step: fails if it is the chosen one, at the chosen occurrence. */
 function reach(step: FaultStep): void {
@@ -42,6 +44,16 @@ function reach(step: FaultStep): void {
     case 'fail-call':
       throw Object.assign(new Error(`${fault.errno ?? 'EIO'}: a fault at ${step}`), { code: fault.errno ?? 'EIO' });
   }
+}
+
+function noteRecords(fd: number, at: number, bytes: number): void {
+  unsynced.set(fd, [...(unsynced.get(fd) ?? []), { at, bytes }]);
+}
+
+/** Zeros in the place of everything that was written and not synced. */
+function dropRecords(fd: number): void {
+  for (const { at, bytes } of unsynced.get(fd) ?? []) originalWrite(fd, Buffer.alloc(bytes), 0, bytes, at);
+  unsynced.delete(fd);
 }
 
 /** The first thread that calls is chosen, for the life of the process. */
@@ -76,6 +88,7 @@ function isRecord(bytes: NodeJS.ArrayBufferView | undefined, position: number | 
 fs.openSync = (path, flags, mode) => {
   const fd = originalOpen(path, flags, mode);
   files.set(fd, String(path));
+  unsynced.delete(fd);
   return fd;
 };
 fs.writeSync = ((fd: number, bytes: NodeJS.ArrayBufferView, offset: number, length: number, position: number) => {
@@ -84,6 +97,7 @@ fs.writeSync = ((fd: number, bytes: NodeJS.ArrayBufferView, offset: number, leng
   reach(record ? 'append' : 'zero-fill');
   const written = originalWrite(fd, bytes, offset, length, position);
   recordsWritten ||= record;
+  if (record) noteRecords(fd, position, written);
   if (record) reach('appended');
   return written;
 }) as typeof fs.writeSync;
@@ -91,12 +105,19 @@ fs.writevSync = (fd, parts, position) => {
   reach('append');
   const written = originalWritev(fd, parts, position);
   recordsWritten = true;
+  noteRecords(fd, position ?? 0, written);
   reach('appended');
   return written;
 };
 fs.fdatasyncSync = (fd) => {
-  if (isSegment(files.get(fd)) && recordsWritten) reach('sync');
+  try {
+    if (isSegment(files.get(fd)) && recordsWritten) reach('sync');
+  } catch (error) {
+    if (fault?.drop === true) dropRecords(fd);
+    throw error;
+  }
   originalSync(fd);
+  unsynced.delete(fd);
   if (!isSegment(files.get(fd)) || !recordsWritten) return;
   recordsWritten = false;
   reach('synced');

@@ -37,6 +37,8 @@ export type ControlMessage =
   | { readonly kind: 'database'; readonly state: ShardDatabaseState }
   /** An orphaned stream is in PostgreSQL up to its last LSN, and its journal is removed. `claims`: its last claims' ids. */
   | { readonly kind: 'finished'; readonly stream: string; readonly lsn: Lsn; readonly claims: readonly string[] }
+  /** The shard has read a stream that an ended thread had handed over, and has counted what the journal lacks. */
+  | { readonly kind: 'takenOver'; readonly stream: string }
   /** The shard cannot use its journal; the thread ends next. */
   | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
   /** Another process owns the stream: this process must stop accepting increments and end. */
@@ -46,6 +48,18 @@ export type ControlMessage =
 export type ShardDatabaseState =
   | { readonly available: true; readonly pending: number }
   | { readonly available: false; readonly problem: DatabaseProblem };
+
+/** What a thread had applied to its stream above the checkpoint when it ended. The journal must hold it. */
+export interface HandedOverStream {
+  readonly stream: string;
+  readonly checkpointLsn: Lsn;
+  /** End of the range whose flush was under way, which may be committed; the checkpoint if there was none. */
+  readonly frozenLsn: Lsn;
+  readonly appliedLsn: Lsn;
+  /** Increments above the checkpoint, up to and above `frozenLsn`. */
+  readonly frozenIncrements: number;
+  readonly liveIncrements: number;
+}
 
 /** What a shard left in a stream of its journal when it was drained. */
 export interface PendingRange {
@@ -77,6 +91,8 @@ export interface ShardTask {
   readonly control: MessagePort;
   readonly batchPorts: readonly MessagePort[];
   readonly stats: SharedArrayBuffer;
+  /** What ended threads of this shard had applied and not committed. */
+  readonly handedOver: readonly HandedOverStream[];
   readonly settings: ShardSettings;
 }
 

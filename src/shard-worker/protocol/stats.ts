@@ -32,10 +32,17 @@ export const STAT = {
    * flushes: where these cross, the next refusal writes 1 again.
    */
   roomWanted: 15,
+  /** Of the shard's own stream: the checkpoint, the end of the range whose flush is under way, and the last LSN applied. */
+  ownCheckpointLsn: 16,
+  ownFrozenLsn: 17,
+  ownAppliedLsn: 18,
+  /** Increments of the own stream that are pending up to, and above, `ownFrozenLsn`. */
+  ownFrozenIncrements: 19,
+  ownLiveIncrements: 20,
 } as const;
 
 /** Cells of a row, rounded up so that the rows of two threads do not share a cache line. */
-const STAT_ROW_CELLS = 16;
+const STAT_ROW_CELLS = 24;
 
 /** Makes the stats of `shards` shards, all zero. */
 export function makeStats(shards: number): SharedArrayBuffer {
@@ -82,6 +89,9 @@ export function closeBalance(row: Float64Array, cell: typeof STAT.handedOver | t
   row[STAT.pendingKeys] = 0;
   row[STAT.pendingBytes] = 0;
   row[STAT.pendingIdempotent] = 0;
+  // The next thread writes them once it has a stream.
+  row[STAT.ownCheckpointLsn] = 0;
+  row[STAT.ownAppliedLsn] = 0;
   return left;
 }
 

@@ -30,6 +30,7 @@ import type {
   ShardDatabaseState,
   ShardTask,
 } from '../protocol/control-messages.js';
+import { HandedOverStreams } from './handed-over-streams.js';
 import type { FinishedStream } from '../../db/absent-streams.js';
 import type { Logger } from '../../core/logger.js';
 
@@ -63,7 +64,9 @@ export interface SupervisorOptions {
   readonly shards: number;
   readonly stats: SharedArrayBuffer;
   /** The task of a shard, without what the supervisor adds. */
-  readonly taskOf: (shard: number) => Omit<ShardTask, 'control' | 'batchPorts' | 'stats' | 'shard' | 'shards'>;
+  readonly taskOf: (
+    shard: number,
+  ) => Omit<ShardTask, 'control' | 'batchPorts' | 'stats' | 'handedOver' | 'shard' | 'shards'>;
   readonly httpServers: readonly HttpServerLink[];
   readonly logger: Logger;
   readonly events: SupervisorEvents;
@@ -101,6 +104,7 @@ class SupervisedShard {
   handedOver = 0;
   /** The stat `recovered` when the thread that runs now was launched. */
   recoveredBefore = 0;
+  readonly handedOverStreams = new HandedOverStreams();
   readonly waiting = new Map<number, PendingControl>();
 }
 
@@ -226,7 +230,8 @@ export class ShardSupervisor {
       });
     });
     const batchPorts = channels.map(({ channel }) => channel.port2);
-    const task: ShardTask = { ...taskOf(index), shard: index, shards, stats, control: control.port2, batchPorts };
+    const given = { shard: index, shards, stats, handedOver: shard.handedOverStreams.all };
+    const task: ShardTask = { ...taskOf(index), ...given, control: control.port2, batchPorts };
     shard.ended = this.#pool.run(task, { transferList: [control.port2, ...batchPorts] }).then(
       () => {
         this.#ended(index, undefined);
@@ -258,6 +263,9 @@ export class ShardSupervisor {
         break;
       case 'streams':
         shard.streams = message.streams;
+        break;
+      case 'takenOver':
+        shard.handedOverStreams.remove(message.stream);
         break;
       case 'finished':
         this.#finish(message);
@@ -351,8 +359,10 @@ export class ShardSupervisor {
     const cell = this.#options.taskOf(index).settings.journal === 'memory' ? STAT.lost : STAT.handedOver;
     // Before the balance is closed. The next thread must also read what this one has not read.
     const unread = this.#unreadOf(index);
+    const shard = this.#shards[index] as SupervisedShard;
+    if (cell === STAT.handedOver) shard.handedOverStreams.add(shard.streams[0], row);
     const left = closeBalance(row, cell);
-    if (cell === STAT.handedOver) (this.#shards[index] as SupervisedShard).handedOver = unread + left;
+    if (cell === STAT.handedOver) shard.handedOver = unread + left;
     else if (left > 0) {
       this.#options.logger.error(
         { shard: index, lost: left },

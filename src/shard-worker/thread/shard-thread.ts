@@ -53,6 +53,7 @@ class ShardThread {
       databaseProblem: task.databaseProblem,
       clock: systemClock,
       stats: statsRow(task.stats, task.shard),
+      handedOver: task.handedOver,
       random: Math.random,
       flushIntervalMs: task.settings.flushIntervalMs,
       earlyFlush: earlyFlush(task.settings, task.shards),

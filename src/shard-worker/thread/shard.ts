@@ -16,7 +16,7 @@ import { CounterError, JournalError } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
 import type { DatabaseProblem } from '../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journal/journal.js';
-import type { ControlMessage, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
+import type { ControlMessage, HandedOverStream, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
 import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
 import { STAT } from '../protocol/stats.js';
 import type { EarlyFlush } from './flush/early-flush.js';
@@ -37,7 +37,7 @@ import {
   type ShardLog,
 } from './streams/owned-stream.js';
 import { recoverStream } from './streams/recover-stream.js';
-import { addTo, countFlush, publishStreams } from './streams/stream-stats.js';
+import { addTo, countFlush, publishOwn, publishStreams } from './streams/stream-stats.js';
 
 /** Within this time an idle stream notices that its checkpoint went back. Its journal still holds what is then missing. */
 const TOUCH_INTERVAL_MS = 15_000;
@@ -56,6 +56,8 @@ export interface ShardDeps {
   readonly databaseProblem?: DatabaseProblem | undefined;
   readonly clock: Clock;
   readonly stats: Float64Array;
+  /** What earlier threads of this shard had applied and not committed. */
+  readonly handedOver: readonly HandedOverStream[];
   readonly random: () => number;
   readonly flushIntervalMs: number;
   readonly earlyFlush: EarlyFlush;
@@ -78,6 +80,8 @@ export class Shard implements GroupTarget {
   /** Streams whose flushes and touches fail. */
   readonly #failingStreams = new Map<string, DatabaseProblem>();
   readonly #rejectedLog: RejectedLog;
+  /** By stream; those that this thread has not read yet. */
+  readonly #handedOver: Map<string, HandedOverStream>;
   #state: 'starting' | 'serving' | 'draining' | 'failed' = 'starting';
   #started: Promise<void> = Promise.resolve();
   #isStartEnding = false;
@@ -86,6 +90,7 @@ export class Shard implements GroupTarget {
   constructor(deps: ShardDeps) {
     this.#deps = deps;
     this.#stats = deps.stats;
+    this.#handedOver = new Map(deps.handedOver.map((handedOver) => [handedOver.stream, handedOver]));
     this.#rejectedLog = new RejectedLog(deps.clock, (fields, message) => {
       deps.log('error', fields, message);
     });
@@ -242,18 +247,56 @@ export class Shard implements GroupTarget {
     // First, so that a stream in recovery is drained with the others.
     await this.#orphaned.stop();
     const left: PendingRange[] = this.#own === undefined ? await this.#untaken() : [...this.#orphaned.unread];
+    let lost = 0;
     for (const { journal, pendingSums, flusher } of this.#streams()) {
       const isCommitted = await flusher.drain();
       // A file journal without a record has no directory that another start could continue.
       const isOver = this.#deps.journals.endsWithThread || (journal.endLsn === 0 && flusher.isDatabaseAvailable);
-      if (!isCommitted) left.push(rangeOf(pendingSums));
-      else if (isOver) await retireForEver(pendingSums, this.#deps.database, this.#deps.log);
-      await journal.close();
+      if (isCommitted && isOver) await retireForEver(pendingSums, this.#deps.database, this.#deps.log);
+      const unsynced = await this.#close(journal, pendingSums);
+      lost += unsynced;
+      if (!isCommitted && unsynced === 0) left.push(rangeOf(pendingSums));
+      else if (!isCommitted && journal.syncedLsn > pendingSums.checkpointLsn) {
+        const increments = pendingSums.pendingIncrements - unsynced;
+        left.push({ ...rangeOf(pendingSums), throughLsn: journal.syncedLsn, increments });
+      }
     }
     this.#publish();
+    addTo(this.#stats, STAT.lost, lost);
+    addTo(this.#stats, STAT.pendingIncrements, -lost);
     this.#rejectedLog.close();
     await this.#deps.database.close();
     return left;
+  }
+
+  /**
+   * Makes a stream durable before a flush. Records that the disk refuses are flushed from memory: then the database is the
+   * only place that takes them.
+   */
+  async #sync(journal: Journal): Promise<void> {
+    if (journal.syncedLsn >= journal.endLsn) return;
+    try {
+      await journal.sync();
+    } catch (error) {
+      if (!isJournalUnavailable(error)) throw error;
+    }
+  }
+
+  /** Closes a drained journal. Returns the increments that neither the disk nor the database has taken. */
+  async #close(journal: Journal, { pendingIncrements }: PendingSums): Promise<number> {
+    try {
+      await journal.close();
+      return 0;
+    } catch (error) {
+      if (!isJournalUnavailable(error)) throw error;
+      const lost = Math.min(journal.unsyncedIncrements, pendingIncrements);
+      if (lost === 0) return 0;
+      const what =
+        'Acknowledged increments are lost: a sync of the journal failed, and neither the disk nor PostgreSQL took them ' +
+        'before the stop. If the system still holds them, the next start counts them';
+      this.#deps.log('error', { err: error, stream: journal.stream, lost, afterLsn: journal.syncedLsn }, what);
+      return lost;
+    }
   }
 
   /** What the streams hold above their checkpoints, where the disk refused to take them over. Changes nothing. */
@@ -382,9 +425,23 @@ export class Shard implements GroupTarget {
   /** Takes ownership of a stream of an earlier run, and reads it. */
   async #recover(stream: string): Promise<OwnedStream> {
     const { journals, database, log } = this.#deps;
-    const { journal, pendingSums, retired, increments } = await recoverStream(journals, database, stream, log);
-    addTo(this.#stats, STAT.recovered, increments);
+    const handedOver = this.#handedOver.get(stream);
+    const recovered = await recoverStream(journals, database, stream, log, handedOver);
+    const { journal, pendingSums, retired, increments, missing } = recovered;
+    addTo(this.#stats, STAT.recovered, increments + missing);
+    if (handedOver !== undefined) this.#noteTakenOver(handedOver, missing, journal.endLsn);
     return this.#assemble(journal, pendingSums, retired);
+  }
+
+  /** Counts what the journal lacks of what an ended thread has handed over. */
+  #noteTakenOver({ stream, appliedLsn }: HandedOverStream, missing: number, endLsn: Lsn): void {
+    this.#handedOver.delete(stream);
+    this.#deps.tell({ kind: 'takenOver', stream });
+    if (missing === 0) return;
+    addTo(this.#stats, STAT.lost, missing);
+    const facts = { stream, lost: missing, afterLsn: endLsn, throughLsn: appliedLsn };
+    const what = 'Acknowledged increments are lost: the journal no longer holds them after a failed sync or write';
+    this.#deps.log('error', facts, what);
   }
 
   #assemble(journal: Journal, pendingSums: PendingSums, retired: boolean): OwnedStream {
@@ -392,7 +449,7 @@ export class Shard implements GroupTarget {
     const options = {
       intervalMs: flushIntervalMs,
       ...earlyFlush,
-      sync: () => (journal.syncedLsn < journal.endLsn ? journal.sync() : undefined),
+      sync: () => this.#sync(journal),
       acceptedThroughMs: () => settledThroughMs() - ACCEPTED_MARGIN_MS,
       touchIntervalMs: TOUCH_INTERVAL_MS,
       random,
@@ -431,6 +488,7 @@ export class Shard implements GroupTarget {
 
   #publish(): void {
     publishStreams(this.#streams(), this.#orphaned.unreadBytes, this.#stats);
+    if (this.#own !== undefined) publishOwn(this.#own.pendingSums, this.#stats);
   }
 }
 

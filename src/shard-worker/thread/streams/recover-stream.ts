@@ -7,8 +7,10 @@ import { CounterError, JournalError } from '../../../core/errors.js';
 import type { JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import { journalCommand } from '../../journal/journal-command.js';
 import { ownershipOf } from '../../journal/ownership-claim.js';
+import type { HandedOverStream } from '../../protocol/control-messages.js';
 import type { ShardDatabase, StreamRow } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
+import { handedOverAbove, missingIncrements } from './handed-over.js';
 import type { ShardLog } from './owned-stream.js';
 
 /** A recovered stream. */
@@ -18,6 +20,8 @@ export interface RecoveredStream {
   readonly retired: boolean;
   /** Increments above the checkpoint: the pending ones. */
   readonly increments: number;
+  /** Increments that an ended thread has handed over and the journal lacks. */
+  readonly missing: number;
 }
 
 /** Attempts to claim a stream. Each further one means that another process claimed or flushed it after the row was read. */
@@ -37,15 +41,20 @@ export async function recoverStream(
   database: ShardDatabase,
   stream: string,
   log: ShardLog,
+  handedOver?: HandedOverStream,
 ): Promise<RecoveredStream> {
   const journal = journals.open(stream);
   const row = await claim(journal, database, log);
   const facts = journal.recover(row.lsn);
   const pendingSums = new PendingSums(stream, row);
+  const above = handedOver === undefined ? 0 : handedOverAbove(handedOver, row.lsn);
   let increments = 0;
+  let found = 0;
   try {
     for await (const record of journal.replay(row.lsn)) {
-      increments += pendingSums.apply(record.lsn, record.entries, 0, record.entries.length);
+      const applied = pendingSums.apply(record.lsn, record.entries, 0, record.entries.length);
+      increments += applied;
+      if (record.lsn > above) found += applied;
     }
   } catch (error) {
     await journal.close();
@@ -58,7 +67,8 @@ export async function recoverStream(
     throw new JournalError('journal-gap', detail);
   }
   log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');
-  return { journal, pendingSums, retired: row.retired, increments };
+  const missing = handedOver === undefined ? 0 : missingIncrements(handedOver, above, journal.endLsn, found);
+  return { journal, pendingSums, retired: row.retired, increments, missing };
 }
 
 /**

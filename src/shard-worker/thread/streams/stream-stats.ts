@@ -3,6 +3,7 @@
  */
 import { STAT } from '../../protocol/stats.js';
 import type { CommittedFlush } from '../flush/range-flush.js';
+import type { PendingSums } from '../pending-sums.js';
 import type { OwnedStream } from './owned-stream.js';
 
 /** Adds to a cell of a shard's stats. */
@@ -39,4 +40,17 @@ export function publishStreams(streams: readonly OwnedStream[], unreadBytes: num
   stats[STAT.pendingIncrements] = increments;
   stats[STAT.journalBytes] = journalBytes;
   stats[STAT.pendingIdempotent] = idempotencyKeys;
+}
+
+/** Writes into a shard's stats what a successor of this thread must find in the shard's own stream. */
+export function publishOwn(
+  { checkpointLsn, appliedLsn, pendingIncrements, frozen }: PendingSums,
+  stats: Float64Array,
+): void {
+  const frozenIncrements = frozen === undefined ? 0 : frozen.sums.increments + frozen.idempotent.increments;
+  stats[STAT.ownCheckpointLsn] = checkpointLsn;
+  stats[STAT.ownFrozenLsn] = frozen?.toLsn ?? checkpointLsn;
+  stats[STAT.ownAppliedLsn] = appliedLsn;
+  stats[STAT.ownFrozenIncrements] = frozenIncrements;
+  stats[STAT.ownLiveIncrements] = pendingIncrements - frozenIncrements;
 }
