@@ -9,6 +9,7 @@ import type { DatabaseTarget } from '#product/db/connection.js';
 import { FlushStatement } from '#product/db/flush-statement.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import { takeStream } from '../../test/support/taken-stream.js';
 import { open } from '../processes/bench-postgres.js';
 import { copyInto, copyRows } from './copy-into.js';
 import type { RowSource } from './row-source.js';
@@ -45,14 +46,13 @@ async function openProductFlush(target: DatabaseTarget, source: RowSource): Prom
   const owner = { node: randomUUID(), shard: 0, journal: 'memory' };
   const flush = new FlushStatement(connection);
   const encoder = new SumArrayEncoder();
-  const stream = randomUUID();
-  await new PostgresShardDatabase(connection, owner).ensureStream(stream);
+  const { stream, epoch } = await takeStream(new PostgresShardDatabase(connection, owner));
   let lsn = 0;
   return {
     async write(rows) {
       encode(encoder, source, rows);
       const { applied, keys } = await flush.run({
-        ...{ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1, acceptedThrough: new Date() },
+        ...{ stream, epoch, fromLsn: lsn, toLsn: lsn + 1, acceptedThrough: 0 },
         ...{ keys: encoder.keys(), amounts: encoder.amounts() },
       });
       if (!applied || keys !== rows) throw new Error(`a flush of ${rows} rows wrote ${keys}`);
@@ -66,7 +66,8 @@ const CREATE_INCOMING = `create temp table incoming (key text collate "C", amoun
 /** As the statement of the product, except for the source of the rows. */
 const MERGE = `
 with fence as (
-  update journal_checkpoints set lsn = $2 + 1, accepted_through = now() where stream = $1 and epoch = 0 and lsn = $2
+  update journal_checkpoints set lsn = $2 + 1, accepted_through = greatest(accepted_through, now()), heard_at = now()
+  where stream = $1 and epoch = 0 and lsn = $2 and closed_at is null and retired_at is null
   returning 1
 ),
 added as (
@@ -143,5 +144,7 @@ function encode(encoder: SumArrayEncoder, source: RowSource, rows: number): void
 async function openClient({ url }: DatabaseTarget): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: url });
   await client.connect();
+  // The triggers of the schema refuse writes of sessions that do not say which protocol they follow.
+  await client.query('set summing_counters.protocol = 2');
   return client;
 }

@@ -15,6 +15,7 @@ import type { DatabaseTarget } from '#product/db/connection.js';
 import { FlushStatement } from '#product/db/flush-statement.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import { takeStream } from '../../test/support/taken-stream.js';
 import { startBenchPostgres, type BenchDatabase } from '../processes/bench-postgres.js';
 import { wholeNumber } from './options.js';
 import { withCleanup } from '../processes/owned-process.js';
@@ -188,8 +189,7 @@ async function flushPaced(
   const owner = { node: randomUUID(), shard: 0, journal: 'memory' };
   const flush = new FlushStatement(connection);
   const encoder = new SumArrayEncoder();
-  const stream = randomUUID();
-  await new PostgresShardDatabase(connection, owner).ensureStream(stream);
+  const { stream, epoch } = await takeStream(new PostgresShardDatabase(connection, owner));
   const startMs = performance.now();
   for (let lsn = 0; lsn < flushes; lsn += 1) {
     const earlyMs = startMs + (lsn * 1000) / perSecond - performance.now();
@@ -199,7 +199,7 @@ async function flushPaced(
       encoder.append(bytes, 0, bytes.length, 1);
     });
     const { applied } = await flush.run({
-      ...{ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1, acceptedThrough: new Date() },
+      ...{ stream, epoch, fromLsn: lsn, toLsn: lsn + 1, acceptedThrough: 0 },
       ...{ keys: encoder.keys(), amounts: encoder.amounts() },
     });
     if (!applied) throw new Error('a flush was fenced');

@@ -12,7 +12,12 @@ import type { Lsn } from '../core/checkpoint.js';
 import { discardUnreadOutput, isOutputUnread } from '../core/closed-output.js';
 import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/protocol/record-layout.js';
 import { isUuid } from '../core/uuid.js';
-import { acceptGaps, readAcceptedGaps, unaccepted } from '../shard-worker/journal/file/stream-files.js';
+import {
+  acceptCheckpoint,
+  acceptGaps,
+  readAcceptedGaps,
+  unaccepted,
+} from '../shard-worker/journal/file/stream-files.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { EXIT_USAGE, exitCodeOf } from './command-exit.js';
 import { readableEntries } from './readable-entries.js';
@@ -32,18 +37,22 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
            above that LSN
   dump     prints the records above --above (default 0), one line of JSON each
   repair   copies each damaged segment, cuts it at the last whole record, and keeps whole records behind the damage
-  accept   accepts that the missing records above --above are lost, so that the server starts without them
+  accept   accepts that the missing records above --above are lost, so that the server starts without them; where the
+           database has lost the row of the stream, says that the records up to --above are counted (0: none), and the
+           next start counts those above
   rebind   gives this copy of a data directory its own node id; with --stream and --above, moves the records
-           of that stream above --above to a new stream
+           of that stream above --above to a new stream, and leaves the old one with those up to there
   rebind --database
            for a data directory whose streams belong to another database: says what they hold; with --stream
            and --above, moves the records of that stream above --above to a new stream of the database in use
            (DATABASE_URL, or the embedded one), where the next start counts them
   retire   ends a stream in the database of DATABASE_URL whose node is lost for good. Pruning of idempotency keys
            continues; records that the node had above the checkpoint of the stream are not counted
-  rejected lists the rows that PostgreSQL refused (the table rejected_increments of DATABASE_URL or, without that,
+  rejected lists the rows that PostgreSQL refused or that could not be checked against the window of their idempotency
+           key (the table rejected_increments of DATABASE_URL or, without that,
            of the embedded database of a running server), one line of JSON each; with --retry, adds their amounts
-           to counters and deletes them; those that are refused again stay, with the new reason
+           to counters and deletes them; those that are refused again stay, with the new reason; those that could
+           not be checked stay, because they may be counted already
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
@@ -212,11 +221,17 @@ function dump(args: Arguments): boolean {
   let isWhole = true;
   for (const stream of args.streams) {
     for (const { segment, lastLsn, verdict } of inspectStream(systemDisk, join(journalDirectory(args), stream))) {
-      for (const { lsn, record, acceptedAt } of readRecords(systemDisk, [segment], args.above ?? 0, lastLsn)) {
+      for (const { lsn, record, acceptedAt, databaseTime } of readRecords(
+        systemDisk,
+        [segment],
+        args.above ?? 0,
+        lastLsn,
+      )) {
         const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
         const syncedLsn = readUint64(view, RECORD_OFFSET.syncedLsn);
         const entries = readableEntries(record.subarray(RECORD_HEADER_BYTES));
-        say(JSON.stringify({ stream, lsn, syncedLsn, acceptedAt: new Date(acceptedAt).toISOString(), entries }));
+        const times = { acceptedAt: isoTime(acceptedAt), databaseTime: isoTime(1000 * databaseTime) };
+        say(JSON.stringify({ stream, lsn, syncedLsn, ...times, entries }));
         // Printing is all that this command does.
         if (isOutputUnread()) return true;
       }
@@ -226,6 +241,11 @@ function dump(args: Arguments): boolean {
     }
   }
   return isWhole;
+}
+
+/** Null for a time that is not known. */
+function isoTime(ms: number): string | null {
+  return ms === 0 ? null : new Date(ms).toISOString();
 }
 
 function repair(args: Arguments): boolean {
@@ -253,7 +273,11 @@ function accept(args: Arguments): boolean {
   const directory = join(journalDirectory(args), named);
   const { missing } = scanStream(systemDisk, findSegments(systemDisk, directory), above);
   if (missing.length > 0) acceptGaps(systemDisk, directory, missing, Date.now());
+  acceptCheckpoint(systemDisk, directory, above, Date.now());
   say(missing.length === 0 ? 'No record is missing.' : `Accepted as lost: LSN ${missing.map(rangeText).join(', ')}`);
+  say(
+    `If the database has lost the row of the stream, the next start takes the records up to LSN ${above} as counted.`,
+  );
   return true;
 }
 
@@ -280,13 +304,13 @@ async function rebind(args: Arguments): Promise<boolean> {
     }
     return args.streams.length === 0;
   }
-  const { stream, records, kept } = await rebindStream(systemDisk, journalDirectory(args), named, above, nodeId);
+  const { stream, records } = await rebindStream(systemDisk, journalDirectory(args), named, above, nodeId);
   say(
     stream === undefined
       ? `There are no records above LSN ${above}.`
       : `${records} records are now in stream ${stream}.`,
   );
-  say(`The old stream is kept in ${kept}; the server does not read it.`);
+  say(`Stream ${named} ends at LSN ${above} now; the next start counts what of it is not counted yet.`);
   return true;
 }
 

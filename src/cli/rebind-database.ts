@@ -19,7 +19,7 @@ import { systemClock } from '../core/clock.js';
 import { RECORD_HEADER_BYTES } from '../shard-worker/protocol/record-layout.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { listStreams, type StreamInfo } from '../shard-worker/journal/file/journal-directory.js';
-import { rebindStream, requireNoInterruptedRebind } from '../shard-worker/journal/file/stream-rebind.js';
+import { finishRebind, rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
 import { findSegments, scanStream } from '../shard-worker/journal/file/stream-scan.js';
 import { EXIT_TEMPORARY } from './command-exit.js';
@@ -61,7 +61,7 @@ interface StreamContent {
 export async function rebindToDatabase(request: DatabaseRebindRequest): Promise<boolean> {
   const { dataDir, choice, say } = request;
   const directory = join(dataDir, 'journal');
-  requireNoInterruptedRebind(systemDisk, directory);
+  finishRebind(systemDisk, directory);
   const streams = listStreams(systemDisk, directory);
   const database = await askDatabase(
     request,
@@ -126,7 +126,7 @@ async function move(
   }
   const directory = join(dataDir, 'journal');
   const { increments } = contentOf(join(directory, stream), above);
-  const origin = { clock: systemClock, databaseId: database.id };
+  const origin = { clock: systemClock, databaseId: database.id, old: 'aside' } as const;
   const moved = await rebindStream(systemDisk, directory, stream, above, nodeId, origin);
   say(
     moved.stream === undefined

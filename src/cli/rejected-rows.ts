@@ -25,10 +25,15 @@ interface ListedRow extends Record<string, unknown> {
   readonly id: string;
   readonly key: Buffer;
   readonly amount: string;
-  readonly sqlstate: string;
+  /** Null for an increment that could not be checked against the window of its idempotency key. */
+  readonly sqlstate: string | null;
   readonly reason: string;
   readonly stream: string;
   readonly rejected_at: Date;
+  readonly lsn: string | null;
+  readonly token: string | null;
+  /** -Infinity where the record carries no time. */
+  readonly accepted_after: Date | number | null;
 }
 
 /** What {@link retryRejected} came to, in rows. */
@@ -46,9 +51,7 @@ export function listRejected(target: DatabaseTarget, print: (line: string) => vo
     let rows = 0;
     for (let after = '0'; ;) {
       const page = await connection.query<ListedRow>({ text: LIST_REJECTED, values: [after, BATCH_ROWS] });
-      for (const { id, key, amount, sqlstate, reason, stream, rejected_at: rejectedAt } of page) {
-        print(JSON.stringify({ id, ...printableKey(key), amount, sqlstate, reason, stream, rejectedAt }));
-      }
+      for (const row of page) print(JSON.stringify(printable(row)));
       rows += page.length;
       const last = page.at(-1);
       if (last === undefined) return rows;
@@ -57,7 +60,16 @@ export function listRejected(target: DatabaseTarget, print: (line: string) => vo
   });
 }
 
-/** Counts the rows that are there now, except those that are refused again. Throws StartError. */
+function printable({ id, key, amount, sqlstate, reason, stream, rejected_at: rejectedAt, ...request }: ListedRow) {
+  const row = { id, ...printableKey(key), amount, sqlstate, reason, stream, rejectedAt };
+  if (request.token === null) return row;
+  const { lsn, token: idempotencyKey, accepted_after: acceptedAfter } = request;
+  return { ...row, lsn: Number(lsn), idempotencyKey, acceptedAfter };
+}
+
+/**
+ * Counts the rows that PostgreSQL refused and that are there now, except those that it refuses again. Throws StartError.
+ */
 export function retryRejected(target: DatabaseTarget): Promise<RejectedRetry> {
   return withDatabase(target, async (connection) => {
     // Rows that a server adds meanwhile are left to the next call, so that this one ends.

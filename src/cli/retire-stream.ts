@@ -3,8 +3,9 @@
  * thread of the journal command.
  *
  * The command uses only the database, because the disk of the node is lost. Records that it held above the checkpoint
- * stay uncounted. If the disk comes back, its server refuses to start and says how to move these records to a new
- * stream. Retiring fences a node that is alive, so the command first looks when the node was last heard of.
+ * stay uncounted. If the disk comes back, its server takes the stream again and counts them; idempotent requests among them
+ * whose window can no longer be checked are put aside. Retiring fences a node that is alive, so the command first looks when
+ * the node was last heard of.
  */
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { reasonOf, StartError } from '../core/errors.js';
@@ -67,8 +68,8 @@ function retirement(
   const whose = `${journal ?? 'unknown'} journal of shard ${shard ?? '?'} of node ${node ?? 'unknown'}`;
   if (isRetiredNow) {
     const sentence =
-      `Stream ${stream}, the ${whose}, is retired at LSN ${lsn}. All increments that it accepted before ` +
-      `${heardOf.toISOString()} are counted; records above LSN ${lsn} are not.`;
+      `Stream ${stream}, the ${whose}, is retired at LSN ${lsn}; its node was last heard of at ${heardOf.toISOString()}. ` +
+      `Records above LSN ${lsn} are counted only if a server starts with its directory again.`;
     return { isRetired: true, sentence };
   }
   if (retiredAt !== null) {

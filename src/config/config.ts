@@ -53,6 +53,7 @@ export interface Config {
   readonly ackTimeoutMs: Integer<10, 600_000>;
   readonly idempotencyWindowHours: Integer<1, 8760>;
   readonly idempotencyRowsMax: Integer<1, 1_000_000_000_000>;
+  readonly streamExpiryDays: Integer<0, 3650>;
   readonly shutdownTimeoutMs: Integer<100, 3_600_000>;
   readonly drainDelayMs: Integer<0, 3_600_000>;
   readonly authTokens: readonly BearerToken[];

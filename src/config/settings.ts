@@ -174,6 +174,13 @@ export const settings = {
     meaning: 'most remembered idempotency keys; at the limit, new idempotent requests get 503; no key is pruned early',
     read: wholeNumber,
   },
+  streamExpiryDays: {
+    variable: 'STREAM_EXPIRY_DAYS',
+    fallback: '7',
+    meaning:
+      'after this long without a word from its node, a stream no longer holds up the pruning of idempotency keys; 0: never',
+    read: wholeNumber,
+  },
   shutdownTimeoutMs: {
     variable: 'SHUTDOWN_TIMEOUT_MS',
     fallback: '30000',

@@ -10,3 +10,9 @@ export interface Checkpoint {
   readonly epoch: number;
   readonly lsn: Lsn;
 }
+
+/**
+ * A time by the database's own clock: whole seconds since 1970, rounded down. 0: no time, older than any other. Clocks of nodes
+ * play no part in what is compared with it.
+ */
+export type DatabaseTime = number;

@@ -96,6 +96,7 @@ export type JournalErrorCode =
   | 'journal-format'
   | 'journal-foreign'
   | 'journal-copied'
+  | 'checkpoint-missing'
   | 'journal-fenced';
 
 /** A restart cannot help with these: an operator must change something first. */
@@ -105,6 +106,7 @@ const JOURNAL_VERDICTS: readonly JournalErrorCode[] = [
   'journal-format',
   'journal-foreign',
   'journal-copied',
+  'checkpoint-missing',
 ];
 
 /** True if an operator must change something before the journal can be used. */

@@ -230,6 +230,67 @@ export class RejectedArrayEncoder {
   }
 }
 
+/** Builds the parameters of increments that the row of their stream does not cover. */
+export class UncoveredArrayEncoder {
+  readonly #keys = new ArrayBuilder(BYTEA_OID);
+  readonly #amounts = new ArrayBuilder(NUMERIC_OID);
+  readonly #lsns = new ArrayBuilder(NUMERIC_OID);
+  readonly #idempotencyKeys = new ArrayBuilder(TEXT_OID);
+  readonly #digests = new ArrayBuilder(BYTEA_OID);
+  readonly #times = new ArrayBuilder(NUMERIC_OID);
+  #count = 0;
+
+  /** Appends one increment. */
+  append({ key, amount, lsn, idempotencyKey, digest, time }: UncoveredIncrement): void {
+    appendBytes(this.#keys, key, 0, key.length);
+    appendSum(this.#amounts, amount);
+    appendInteger(this.#lsns, lsn);
+    appendBytes(this.#idempotencyKeys, idempotencyKey, 0, idempotencyKey.length);
+    appendBytes(this.#digests, digest, 0, digest.length);
+    appendInteger(this.#times, time);
+    this.#count += 1;
+  }
+
+  finish(): UncoveredRows {
+    return {
+      keys: this.#keys.finish(this.#count),
+      amounts: this.#amounts.finish(this.#count),
+      lsns: this.#lsns.finish(this.#count),
+      idempotencyKeys: this.#idempotencyKeys.finish(this.#count),
+      digests: this.#digests.finish(this.#count),
+      times: this.#times.finish(this.#count),
+    };
+  }
+}
+
+/** An increment of an idempotent request whose window cannot be checked any more. */
+export interface UncoveredIncrement {
+  readonly key: Uint8Array;
+  readonly amount: Sum;
+  /** Of its record. */
+  readonly lsn: number;
+  readonly idempotencyKey: Uint8Array;
+  readonly digest: Uint8Array;
+  /** The time of the database that its record carries, in seconds since 1970; 0: none. */
+  readonly time: number;
+}
+
+/** Such increments as parallel arrays in binary format. */
+export interface UncoveredRows {
+  /** bytea[] */
+  readonly keys: Buffer;
+  /** numeric[] */
+  readonly amounts: Buffer;
+  /** numeric[] */
+  readonly lsns: Buffer;
+  /** text[] */
+  readonly idempotencyKeys: Buffer;
+  /** bytea[] */
+  readonly digests: Buffer;
+  /** numeric[] */
+  readonly times: Buffer;
+}
+
 /** Why PostgreSQL refused a row. */
 export interface Refusal {
   readonly reason: string;

@@ -1,7 +1,15 @@
 /**
  * The flush statement: its parameters, the time that it may take, and its result. Shard thread; one call at a time.
  */
-import { IdempotentArrayEncoder, type IdempotentFlushArrays, type RejectedRows } from './binary-array.js';
+import type { DatabaseTime } from '../core/checkpoint.js';
+import {
+  IdempotentArrayEncoder,
+  RejectedArrayEncoder,
+  UncoveredArrayEncoder,
+  type IdempotentFlushArrays,
+  type RejectedRows,
+  type UncoveredRows,
+} from './binary-array.js';
 import type { Statement } from './connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from './database-errors.js';
 import { RESET_TIMEOUTS, SET_TIMEOUTS } from './session-statements.js';
@@ -14,8 +22,8 @@ export interface FlushRequest {
   readonly epoch: number;
   readonly fromLsn: number;
   readonly toLsn: number;
-  /** Everything that the stream accepted before this time is committed once the flush is. */
-  readonly acceptedThrough: Date;
+  /** The time that the last record carries: what the stream accepted before is committed once the flush is. */
+  readonly acceptedThrough: DatabaseTime;
   /** Distinct; text[] in binary format, see {@link SumArrayEncoder}. Must not change until the call has settled. */
   readonly keys: Buffer;
   /** numeric[] in binary format, as many elements. */
@@ -27,6 +35,8 @@ export interface FlushRequest {
    * only if this flush records the idempotency key.
    */
   readonly rejected?: RejectedRows;
+  /** Idempotent requests of this range that the row does not cover. They are not among the other arrays. */
+  readonly uncovered?: UncoveredRows;
 }
 
 /** What a flush did. */
@@ -37,6 +47,8 @@ export interface FlushResult {
   readonly keys: number;
   /** Idempotency keys that were recorded before. */
   readonly duplicates: readonly string[];
+  /** The time of the database at the flush. */
+  readonly databaseTime: DatabaseTime;
 }
 
 /** A row of the flush statements. */
@@ -44,6 +56,7 @@ interface FlushRow {
   readonly fenced: number;
   readonly keys: number;
   readonly unclaimed: readonly string[] | null;
+  readonly database_time: number;
 }
 
 /** The session's usual statement_timeout, in seconds. */
@@ -74,7 +87,12 @@ export class FlushStatement {
     const [row] = needsLongTimeout ? await this.#runWithTimeout(statement, seconds) : await this.#run(statement);
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
     this.#connection.noticeFlushed();
-    return { applied: row.fenced === 1, keys: row.keys, duplicates: row.unclaimed ?? [] };
+    return {
+      applied: row.fenced === 1,
+      keys: row.keys,
+      duplicates: row.unclaimed ?? [],
+      databaseTime: row.database_time,
+    };
   }
 
   async #runWithTimeout(statement: Statement, seconds: number): Promise<FlushRow[]> {
@@ -125,20 +143,17 @@ function flushSeconds({ keys, idempotencyKeys }: FlushRequest, allowance: number
 
 /** The plain statement wherever it is enough. */
 function flushStatement(request: FlushRequest): Statement {
-  const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, idempotencyKeys, rejected } = request;
-  const common = [stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts];
-  if (rejected !== undefined) {
+  const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, idempotencyKeys, rejected, uncovered } =
+    request;
+  const common = [stream, epoch, fromLsn, toLsn, timestamp(acceptedThrough), keys, amounts];
+  if (rejected !== undefined || uncovered !== undefined) {
     return {
       text: sql.FLUSH_WITH_REJECTED,
       values: [
         ...common,
         ...idempotentParameters(idempotencyKeys ?? new IdempotentArrayEncoder().finish()),
-        rejected.keys,
-        rejected.amounts,
-        rejected.reasons,
-        rejected.sqlStates,
-        rejected.refusalNumbers,
-        rejected.idempotencyKeys,
+        ...rejectedParameters(rejected ?? new RejectedArrayEncoder().finish()),
+        ...uncoveredParameters(uncovered ?? new UncoveredArrayEncoder().finish()),
       ],
     };
   }
@@ -155,4 +170,25 @@ function flushStatement(request: FlushRequest): Statement {
 function idempotentParameters(parameters: IdempotentFlushArrays): readonly Buffer[] {
   const { idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts } = parameters;
   return [idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts];
+}
+
+function rejectedParameters(rows: RejectedRows): readonly unknown[] {
+  const { keys, amounts, reasons, sqlStates, refusalNumbers, idempotencyKeys } = rows;
+  return [keys, amounts, reasons, sqlStates, refusalNumbers, idempotencyKeys];
+}
+
+function uncoveredParameters({
+  keys,
+  amounts,
+  lsns,
+  idempotencyKeys,
+  digests,
+  times,
+}: UncoveredRows): readonly Buffer[] {
+  return [keys, amounts, lsns, idempotencyKeys, digests, times];
+}
+
+/** A time of the database as a parameter. */
+export function timestamp(time: DatabaseTime): string {
+  return time === 0 ? '-infinity' : new Date(1000 * time).toISOString();
 }

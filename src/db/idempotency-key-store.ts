@@ -1,34 +1,19 @@
 /**
- * The table of idempotency keys as a whole: counts its rows, and prunes old ones together with old rows of other tables. Main
- * thread.
- *
- * An idempotency key may be pruned when no retry of its request can still count. That is when the window has passed since it
- * was recorded, and since the latest time before which every stream that is not retired has committed everything it
- * accepted. A node that is down with requests in its journal therefore blocks pruning until it is back or its stream is
- * retired. One node prunes at a time, in batches, by position in the table, where rows lie in the order of recording.
+ * The table of idempotency keys as a whole: counts its rows, and has old ones pruned (`idempotency-pruner.ts`). Main thread.
  */
 import type { Logger } from '../core/logger.js';
 import type { AbsentStreams } from './absent-streams.js';
 import type { DatabaseConnection } from './connection.js';
 import type { OnDemandConnection } from './on-demand-connection.js';
-import {
-  COUNT_IDEMPOTENCY_KEYS,
-  ESTIMATE_IDEMPOTENCY_KEYS,
-  PRUNE_DELETES,
-  PRUNE_IDEMPOTENCY_KEYS,
-  PRUNE_TOMBSTONES,
-  TRY_PRUNER_LOCK,
-  PRUNER_UNLOCK,
-  RETIRE_MEMORY_STREAMS,
-} from './upkeep-statements.js';
+import { IdempotencyPruner } from './idempotency-pruner.js';
+import { COUNT_IDEMPOTENCY_KEYS, ESTIMATE_IDEMPOTENCY_KEYS } from './upkeep-statements.js';
 
-/** Identity, limits and sources of the store. */
+/** Limits and sources of the store. */
 export interface IdempotencyKeyStoreOptions {
-  /** This node's id. */
-  readonly node: string;
-  /** Number of shards of this process with a memory journal: none, or all. */
-  readonly memoryShards: number;
+  /** IDEMPOTENCY_WINDOW_HOURS. */
   readonly windowHours: number;
+  /** STREAM_EXPIRY_DAYS. */
+  readonly expiryDays: number;
   /** IDEMPOTENCY_MAX_ROWS. */
   readonly rowsMax: number;
   /** Idempotency keys that this process has recorded since it started. */
@@ -44,9 +29,6 @@ const COUNT_INTERVAL_MS = 2_000;
 const PRUNE_INTERVAL_MS = 60_000;
 /** As often as an idle stream looks at its row. */
 const LOOK_INTERVAL_MS = 15_000;
-const PRUNE_BATCH = 10_000;
-/** Most batches of one round, so that a round ends. */
-const PRUNE_BATCHES_MAX = 100;
 /** Up to this limit rows are counted one by one. */
 const EXACT_MAX = 1_000_000;
 /** Above it, the estimate may miss what was recorded within this many last rounds. */
@@ -56,12 +38,12 @@ const ESTIMATE_ROUNDS = 6;
 export class IdempotencyKeyStore {
   readonly #connection: OnDemandConnection;
   readonly #options: IdempotencyKeyStoreOptions;
+  readonly #pruner: IdempotencyPruner;
   #rows = 0;
   #recordedAtCount = 0;
   /** Recorded keys at the last rounds, oldest first. */
   #recordedAtRounds: readonly number[] = [];
-  /** The memory-journal streams of earlier processes are retired. */
-  #hasRetired = false;
+  #heldSeconds = 0;
   #prunedAtMs = Number.NEGATIVE_INFINITY;
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
@@ -71,6 +53,17 @@ export class IdempotencyKeyStore {
   constructor(connection: OnDemandConnection, options: IdempotencyKeyStoreOptions) {
     this.#connection = connection;
     this.#options = options;
+    this.#pruner = new IdempotencyPruner(options);
+  }
+
+  /** Idempotency keys in the table, as of the last count. */
+  get rows(): number {
+    return this.#rows;
+  }
+
+  /** How far the oldest open stream held the pruning back in the last round of this node, in seconds. */
+  get heldSeconds(): number {
+    return this.#heldSeconds;
   }
 
   /** Idempotent requests that may still be taken. Rows of other nodes are known as of the last count. */
@@ -94,6 +87,7 @@ export class IdempotencyKeyStore {
   /** Ends the rounds. Settles when none is under way. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#pruner.close();
     if (this.#timer !== undefined) clearTimeout(this.#timer);
     await this.#round;
   }
@@ -113,7 +107,6 @@ export class IdempotencyKeyStore {
   async #work(): Promise<void> {
     try {
       await this.#connection.run(async (connection) => {
-        if (!this.#hasRetired) await this.#retire(connection);
         await this.#count(connection);
         if (performance.now() - this.#lookedAtMs >= LOOK_INTERVAL_MS) await this.#look(connection);
         if (performance.now() - this.#prunedAtMs >= PRUNE_INTERVAL_MS) await this.#prune(connection);
@@ -121,12 +114,6 @@ export class IdempotencyKeyStore {
     } catch (error) {
       this.#options.logger.debug({ err: error }, 'Cannot count or prune idempotency keys; retrying in the next round');
     }
-  }
-
-  async #retire(connection: DatabaseConnection): Promise<void> {
-    const { node, memoryShards } = this.#options;
-    await connection.query({ text: RETIRE_MEMORY_STREAMS, values: [node, memoryShards] });
-    this.#hasRetired = true;
   }
 
   async #look(connection: DatabaseConnection): Promise<void> {
@@ -149,22 +136,9 @@ export class IdempotencyKeyStore {
   }
 
   async #prune(connection: DatabaseConnection): Promise<void> {
-    const [lock] = await connection.query<{ locked: boolean }>({ text: TRY_PRUNER_LOCK });
-    if (lock?.locked !== true) return;
-    try {
-      for (const text of [PRUNE_IDEMPOTENCY_KEYS, PRUNE_TOMBSTONES, PRUNE_DELETES])
-        await this.#pruneTable(connection, text);
-      this.#prunedAtMs = performance.now();
-    } finally {
-      if (!connection.lost) await connection.query({ text: PRUNER_UNLOCK });
-    }
-  }
-
-  async #pruneTable(connection: DatabaseConnection, text: string): Promise<void> {
-    const values = [this.#options.windowHours, PRUNE_BATCH];
-    for (let batch = 0; batch < PRUNE_BATCHES_MAX && !this.#closed; batch += 1) {
-      const [row] = await connection.query<{ pruned: number }>({ text, values });
-      if ((row?.pruned ?? 0) < PRUNE_BATCH) break;
-    }
+    const heldSeconds = await this.#pruner.round(connection);
+    if (heldSeconds === undefined) return;
+    this.#heldSeconds = heldSeconds;
+    this.#prunedAtMs = performance.now();
   }
 }

@@ -6,13 +6,20 @@
 const BACKEND_STARTED_AT = 'floor(extract(epoch from backend_start) * 1000000)::bigint::text';
 
 /**
+ * What the rows of the tables mean, as a number. A migration that changes it raises the number in its triggers, which refuse
+ * the statements of sessions with a lower one.
+ */
+const PROTOCOL = 2;
+
+/**
  * The first statement of every session. Sets `synchronous_commit` where it is weaker than `on`; remote_apply is stronger and
  * stays. The server's keep-alives release the locks of a client whose machine has failed, and end sessions behind a network
  * that drops packets. While a statement runs, only `client_connection_check_interval` notices that its client has gone;
  * some systems refuse that setting.
  */
 export const CONNECT_SETTINGS = `
-select set_config('synchronous_commit', case current_setting('synchronous_commit')
+select set_config('summing_counters.protocol', '${PROTOCOL}', false),
+       set_config('synchronous_commit', case current_setting('synchronous_commit')
                     when 'remote_apply' then 'remote_apply' else 'on' end, false),
        set_config('default_transaction_isolation', 'read committed', false),
        set_config('lock_timeout', '5s', false),

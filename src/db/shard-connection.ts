@@ -63,6 +63,9 @@ const LOOK_TIMEOUT_MS = 2_000;
 /** After this many looks in a row without an answer the server counts as unavailable. */
 const UNANSWERED_MAX = 2;
 
+/** Runs a statement of a transaction. */
+export type RunStatement = <Row extends object>(statement: Statement) => Promise<Row[]>;
+
 /** What a look found out about the server process of a session. */
 type Sight = 'dead' | 'alive' | 'unseen' | 'unanswered';
 
@@ -90,7 +93,32 @@ export class ShardConnection {
 
   /** Runs one statement. Rejects in one of the three ways above. */
   async run<Row extends object>(statement: Statement): Promise<Row[]> {
+    return this.#runOn(await this.#opened(), statement);
+  }
+
+  /**
+   * Runs the statements of one transaction, `begin` and `commit` among them, on one session. Rejects as `work` does, and ends
+   * the transaction then: by the statement `rollback`, or with the session.
+   */
+  async transaction<T>(work: (run: RunStatement) => Promise<T>, rollback: Statement): Promise<T> {
     const session = await this.#opened();
+    const run: RunStatement = (statement) => {
+      // A transaction does not outlive its session, and another one must not get the rest of it.
+      if (session.lost || this.#session !== session)
+        return Promise.reject(new OutcomeUnknownError('the database connection was lost in a transaction'));
+      return this.#runOn(session, statement);
+    };
+    try {
+      return await work(run);
+    } catch (error) {
+      await run(rollback).catch(() => {
+        this.drop();
+      });
+      throw error;
+    }
+  }
+
+  async #runOn<Row extends object>(session: Session, statement: Statement): Promise<Row[]> {
     const watch = this.#watch(session, bytesOf(statement));
     try {
       return await session.query<Row>(statement);

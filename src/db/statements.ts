@@ -1,8 +1,8 @@
 /**
  * Every SQL statement on the tables that runs after the migrations, as named constants. Any thread.
  *
- * All statements take locks in one order: the checkpoint row (the fence), then idempotency keys in bytewise order, then
- * counter rows in bytewise order, each kind once in a transaction. SQL makes the order, with `collate "C"`: a hash aggregate
+ * All statements take locks in one order: `pruned_before`, then the checkpoint row (the fence), then idempotency keys in bytewise
+ * order, then counter rows in bytewise order, each kind once in a transaction. SQL makes the order, with `collate "C"`: a hash aggregate
  * destroys the order of the client, and JavaScript sorts by UTF-16 unit. Without that order, several nodes on the same keys
  * deadlock dozens of times a second.
  *
@@ -13,80 +13,140 @@
 /** The id of the database, which the first migration made. */
 export const DATABASE_ID = 'select database_id::text from summing_counters_migrations order by version limit 1';
 
-/** $1 stream, $2 node, $3 shard, $4 journal. Runs before the stream's first flush; a flush never makes the row. */
-export const ENSURE_CHECKPOINT = `
-insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal)
-values ($1, 0, 0, $2, $3, $4)
-on conflict (stream) do nothing`;
-
 /** Most ownership claims of a stream that are kept. */
 export const CLAIMS_MAX = 1000;
 
-/**
- * $1 stream, $2 the epoch and $5 the LSN that were read, $3 claims uuid[], $4 their LSNs bigint[]. Fences the previous owner,
- * after a flush of it that is still running, and records the ownership claims.
- *
- * - The last claim of $3 is the new one. Its LSN is the end of the claimant's journal or the checkpoint, whichever is higher.
- *   The claims before it are earlier ones that this database does not have. Each claim has an epoch of its own.
- * - The epoch grows by a random step. A failover to a standby forgets epochs, and none of them may come again while an owner
- *   may hold it.
- * - The statement names the epoch because it may arrive late itself, from a lost connection or a process that has ended.
- *   Without the epoch it would fence the owner that came after it.
- * - It names the LSN because the claims were compared with that checkpoint. A flush in between makes the comparison wrong.
- * - It deletes claims of later epochs: they are from a time that the database has gone back from.
+/** A new epoch: larger than all before it, and not given again by a database that fails over to an older state. */
+export const NEW_EPOCH = "((nextval('journal_epochs') << 20) + floor(random() * 1048576)::bigint)";
+
+/** A time as whole seconds since 1970, rounded down; 0 for -infinity, which nothing is older than. */
+function seconds(time: string): string {
+  return `greatest(0, floor(extract(epoch from greatest(${time}, to_timestamp(0)))))::float8`;
+}
+
+/** The columns of a row as {@link LOCK_CHECKPOINT} and {@link READ_BACK} return them. */
+const ROW = `epoch::text, lsn::text, ${seconds('covered_from')} as covered_from,
+       retired_at is not null as retired, closed_at is not null as closed`;
+
+/*
+ * Taking a stream: the statements from {@link BEGIN_TAKING} to {@link COMMIT_TAKING}, in this order, on one session. Each
+ * statement has a snapshot of its own, so it sees what the locks of those before it waited for.
  */
-export const RAISE_EPOCH = `
-with raised as (
-  update journal_checkpoints set epoch = epoch + cardinality($3::uuid[]) + floor(random() * 1000000)::bigint
-  where stream = $1 and epoch = $2::bigint and lsn = $5
-  returning epoch, lsn, retired_at
+
+export const BEGIN_TAKING = 'begin';
+export const COMMIT_TAKING = 'commit';
+export const ROLL_BACK_TAKING = 'rollback';
+
+/** Waits for a pruner that is at work, and keeps the next one waiting until the commit: `pruned_before` stays as it is. */
+export const LOCK_PRUNED_BEFORE = `
+select 1 from idempotency_pruning for share`;
+
+/**
+ * $1 stream. Waits for a statement that still runs on a lost connection. One row in any case; its epoch is null where the
+ * stream has no row. The time is that of this statement: `now()` would be the time of `begin`, before the wait for a pruner.
+ */
+export const LOCK_CHECKPOINT = `
+with found as materialized (select * from journal_checkpoints where stream = $1 for update)
+select ${seconds('statement_timestamp()')} as database_time, ${ROW}
+from (select) one left join found on true`;
+
+/** The time of the database; 0 on a standby, whose clock plays no part. */
+export const LOOK = `
+select case when pg_is_in_recovery() then 0 else ${seconds('now()')} end as database_time`;
+
+/**
+ * $1 stream. The ownership claims, the newest last. A statement of its own: in one with the lock, what that waited for is
+ * missing. The order names the table, because `epoch` alone would be the text.
+ */
+export const READ_CLAIMS = `
+select claim::text, epoch::text, lsn::text from journal_claims where stream = $1 order by journal_claims.epoch`;
+
+const KEEP_CLAIMS = `
+epochs as materialized (
+  select c.claim, c.lsn, c.n, ${NEW_EPOCH} as epoch
+  from (select * from unnest($2::uuid[], $3::bigint[]) with ordinality c(claim, lsn, n) order by n offset 0) c
 ),
-claimed as (
+kept as (
   insert into journal_claims (stream, epoch, claim, lsn)
-  select $1, r.epoch - cardinality($3::uuid[]) + n, c.claim,
-         case n when cardinality($3::uuid[]) then greatest(r.lsn, c.lsn) else c.lsn end
-  from raised r cross join unnest($3::uuid[], $4::bigint[]) with ordinality c(claim, lsn, n)
-  on conflict (stream, epoch) do update set claim = excluded.claim, lsn = excluded.lsn, claimed_at = now()
+  select $1, epoch, claim, lsn from epochs order by n
 ),
 forgotten as (
-  delete from journal_claims c using raised r
-  where c.stream = $1
-    and (c.epoch > $2::bigint and c.epoch not between r.epoch - cardinality($3::uuid[]) + 1 and r.epoch
-         or c.epoch < (select o.epoch from journal_claims o where o.stream = $1 and o.epoch <= $2::bigint
-                       order by o.epoch desc offset greatest(0, ${CLAIMS_MAX} - 1 - cardinality($3::uuid[])) limit 1))
-)
-select epoch::text, lsn::text, retired_at is not null as retired from raised`;
+  delete from journal_claims
+  where stream = $1 and epoch < (select o.epoch from journal_claims o where o.stream = $1 order by o.epoch desc
+                                 offset greatest(0, ${CLAIMS_MAX} - 1 - cardinality($2::uuid[])) limit 1)
+)`;
 
-/** $1 stream, $2 epoch. Claims up to that epoch, the newest last. */
-export const READ_CLAIMS = `
-select claim::text, lsn::text from journal_claims where stream = $1 and epoch <= $2 order by epoch`;
+/**
+ * $1 stream, $2 claims uuid[], $3 their ends bigint[], the new claim last; $4 node, $5 shard, $6 journal, $7 the LSN at which
+ * the row begins. Makes the row of a stream that has none: it covers what is accepted from `pruned_before` on. No row is
+ * returned where another session has made it meanwhile.
+ */
+export const MAKE_CHECKPOINT = `
+with ${KEEP_CLAIMS},
+made as (
+  insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, covered_from, accepted_through)
+  select $1, (select max(epoch) from epochs), $7, $4, $5, $6, pruned_before, pruned_before from idempotency_pruning
+  on conflict (stream) do nothing
+  returning *
+)
+select ${ROW} from made`;
+
+/**
+ * $1 stream, $2 claims uuid[], $3 their ends bigint[], the new claim last. Takes the locked row: a new epoch, which fences the
+ * owner before. An open row keeps what it covers. One that was closed or retired has not held the pruning up, so it covers
+ * what is accepted from `pruned_before` on.
+ */
+export const TAKE_CHECKPOINT = `
+with ${KEEP_CLAIMS},
+taken as (
+  update journal_checkpoints set
+    epoch = (select max(epoch) from epochs), heard_at = now(), closed_at = null, retired_at = null,
+    covered_from = case when closed_at is null and retired_at is null then covered_from
+                        else greatest(covered_from, (select pruned_before from idempotency_pruning)) end
+  where stream = $1
+  returning *
+)
+select ${ROW} from taken`;
 
 /**
  * $1 stream. `for update` waits for a flush that still runs on a lost connection: the row read then shows the outcome of that
  * flush.
  */
 export const READ_BACK = `
-select epoch::text, lsn::text, retired_at is not null as retired from journal_checkpoints where stream = $1 for update`;
+with found as materialized (select * from journal_checkpoints where stream = $1 for update)
+select ${ROW} from found`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn, $4 accepted through or null. An owner checks that the row is where it left it. An idle owner
- * also advances `accepted_through`: nothing older is pending.
+ * $1 stream, $2 epoch, $3 lsn, $4 a time of the database or null. An owner checks that the row is where it left it. An idle
+ * owner also advances `accepted_through`: nothing that it accepted before that time is pending.
  */
 export const TOUCH_CHECKPOINT = `
-update journal_checkpoints set accepted_through = coalesce($4, accepted_through)
+update journal_checkpoints set accepted_through = greatest(accepted_through, $4::timestamptz), heard_at = now()
+where stream = $1 and epoch = $2 and lsn = $3
+returning ${seconds('now()')} as database_time`;
+
+/**
+ * $1 stream, $2 epoch, $3 lsn. A clean stop that left nothing pending: the stream no longer holds the pruning of idempotency
+ * keys up. The owner keeps its epoch, so that it can look again.
+ */
+export const CLOSE_STREAM = `
+update journal_checkpoints set closed_at = coalesce(closed_at, now()), heard_at = now()
 where stream = $1 and epoch = $2 and lsn = $3
 returning 1`;
 
-/** $1 stream, $2 epoch, $3 lsn. The row stays as a tombstone, so that no process makes the stream again. */
+/**
+ * $1 stream, $2 epoch, $3 lsn. The owner ends its stream for good, under its epoch. The row stays as a tombstone, so that no
+ * process makes the stream again.
+ */
 export const RETIRE_STREAM = `
-update journal_checkpoints set retired_at = coalesce(retired_at, now())
+update journal_checkpoints set retired_at = coalesce(retired_at, now()), heard_at = now()
 where stream = $1 and epoch = $2 and lsn = $3
 returning 1`;
 
 const FENCE = `
 fence as (
-  update journal_checkpoints set lsn = $4, accepted_through = $5
-  where stream = $1 and epoch = $2 and lsn = $3
+  update journal_checkpoints set lsn = $4, accepted_through = greatest(accepted_through, $5::timestamptz), heard_at = now()
+  where stream = $1 and epoch = $2 and lsn = $3 and closed_at is null and retired_at is null
   returning 1
 )`;
 
@@ -99,8 +159,8 @@ added as (
 )`;
 
 /**
- * The flush without idempotency keys. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 accepted through, $6 keys text[], $7
- * amounts numeric[].
+ * The flush without idempotency keys. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 the time of the database that the last
+ * record carries, $6 keys text[], $7 amounts numeric[].
  *
  * - It is one statement outside a transaction block, so that a paused client holds no locks.
  * - Every branch joins the fence, because a compare-and-set that matches no row does not roll the statement back.
@@ -114,7 +174,7 @@ sums as (
 ),
 ${ADDED}
 select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys,
-       null::text[] as unclaimed`;
+       null::text[] as unclaimed, ${seconds('now()')} as database_time`;
 
 const CLAIMED = `
 claimed as (
@@ -135,7 +195,8 @@ sums as (
 const OUTCOME = `
 select (select count(*)::int from fence) as fenced, (select count(*)::int from claimed) as claimed,
        (select count(*)::int from added) as keys,
-       (select array_agg(t) from unnest($8::text[]) u(t) where not exists (select from claimed where token = u.t)) as unclaimed`;
+       (select array_agg(t) from unnest($8::text[]) u(t) where not exists (select from claimed where token = u.t)) as unclaimed,
+       ${seconds('now()')} as database_time`;
 
 /**
  * The flush with idempotency keys. As {@link FLUSH}, and $8 idempotency keys text[], $9 digests bytea[], each idempotency key
@@ -149,9 +210,14 @@ ${ADDED}
 ${OUTCOME}`;
 
 /**
- * The flush where PostgreSQL refused some rows. As {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and of the refused rows: $13 keys
- * bytea[], $14 amounts numeric[], $17 numbers of their refusals numeric[], $18 idempotency keys text[] ('': none). $15
- * reasons text[] and $16 SQLSTATEs text[] are the refusals. The statement that moves the checkpoint also keeps these rows.
+ * The flush that sets something aside. As {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and:
+ *
+ * - of rows that PostgreSQL refused: $13 keys bytea[], $14 amounts numeric[], $17 numbers of their refusals numeric[], $18
+ *   idempotency keys text[] ('': none). $15 reasons text[] and $16 SQLSTATEs text[] are the refusals;
+ * - of idempotent requests that the row does not cover, one element an increment: $19 keys bytea[], $20 amounts numeric[],
+ *   $21 LSNs numeric[], $22 idempotency keys text[], $23 digests bytea[], $24 times numeric[], in seconds since 1970.
+ *
+ * The statement that moves the checkpoint also keeps these rows.
  */
 export const FLUSH_WITH_REJECTED = `
 with ${FENCE},
@@ -163,17 +229,20 @@ rejected as (
   where r.t = '' or r.t in (select token from claimed)
   returning 1
 ),
+uncovered as (
+  insert into rejected_increments (stream, key, amount, reason, lsn, token, digest, accepted_after)
+  select $1, r.k, r.a::text, 'the window of its idempotency key could not be checked any more', r.l::bigint, r.t, r.d,
+         case when r.s = 0 then '-infinity' else to_timestamp(r.s::float8) end
+  from fence cross join unnest($19::bytea[], $20::numeric[], $21::numeric[], $22::text[], $23::bytea[], $24::numeric[])
+                        r(k, a, l, t, d, s)
+  returning 1
+),
 ${ADDED}
 ${OUTCOME}`;
 
 /** $1 idempotency keys text[]. The digests of the requests that they were recorded with. */
 export const READ_DIGESTS = `
 select token, digest from idempotency_keys where token = any($1::text[])`;
-
-/** $1 the current stream of a shard with a memory journal, $2 node, $3 shard. Its earlier streams ended with their threads. */
-export const RETIRE_PREDECESSORS = `
-update journal_checkpoints set retired_at = now()
-where node = $2 and shard = $3 and stream <> $1 and journal = 'memory' and retired_at is null`;
 
 /**
  * $1 id of the delete, $2 key, $3 whether a retry may come with this id. A statement of its own, so that it holds no other

@@ -2,23 +2,15 @@
  * SQL statements that keep the tables from growing without end, as named constants: they retire streams and prune rows. Main
  * thread.
  */
-
-/**
- * $1 node, $2 first shard. The streams of a memory journal end with their thread, so those of this node's earlier processes
- * have nothing left to flush. Unretired they would block the pruning of idempotency keys for ever. Retires streams of
- * shards from $2 on: a shard of this process retires its own predecessors.
- */
-export const RETIRE_MEMORY_STREAMS = `
-update journal_checkpoints set retired_at = now()
-where node = $1 and shard >= $2 and journal = 'memory' and retired_at is null`;
+import { NEW_EPOCH } from './statements.js';
 
 /**
  * $1 stream. Retires a stream whose node will not come back, and fences its owner in case that is still alive. Does nothing
- * where the stream's row changed in the last five minutes: a live owner advances `accepted_through` several times a minute.
+ * where the owner was heard of in the last five minutes: a live one is heard of several times a minute.
  */
 export const RETIRE_DEAD_STREAM = `
-update journal_checkpoints set retired_at = now(), epoch = epoch + 1 + floor(random() * 1000000)::bigint
-where stream = $1 and retired_at is null and coalesce(accepted_through, created_at) < now() - interval '5 minutes'
+update journal_checkpoints set retired_at = now(), epoch = ${NEW_EPOCH}
+where stream = $1 and retired_at is null and heard_at < now() - interval '5 minutes'
 returning 1`;
 
 /**
@@ -29,7 +21,7 @@ export const OPEN_FILE_STREAMS = `
 select j.stream::text, j.epoch::text, j.lsn::text,
        (select c.claim::text from journal_claims c where c.stream = j.stream and c.epoch <= j.epoch
         order by c.epoch desc limit 1) as claim,
-       coalesce(j.accepted_through, j.created_at) < now() - interval '5 minutes' as is_silent
+       j.heard_at < now() - interval '5 minutes' as is_silent
 from journal_checkpoints j
 where (j.node = $1 or j.stream = any($3::uuid[])) and j.journal = 'file' and j.retired_at is null
   and j.stream <> all($2::uuid[])
@@ -41,13 +33,13 @@ limit $4`;
  * it meanwhile is fenced.
  */
 export const RETIRE_FINISHED_STREAM = `
-update journal_checkpoints set retired_at = now(), epoch = epoch + 1 + floor(random() * 1000000)::bigint
+update journal_checkpoints set retired_at = now(), epoch = ${NEW_EPOCH}
 where stream = $1 and epoch = $2::bigint and lsn = $3::bigint and retired_at is null
 returning 1`;
 
 /** $1 stream. For operators. */
 export const DESCRIBE_STREAM = `
-select lsn::text, node::text, shard, journal, retired_at, coalesce(accepted_through, created_at) as heard_of
+select lsn::text, node::text, shard, journal, retired_at, heard_at as heard_of
 from journal_checkpoints where stream = $1`;
 
 /** $1 limit: counts no further. */
@@ -69,18 +61,66 @@ export const TRY_PRUNER_LOCK = `select pg_try_advisory_lock(${PRUNER_LOCK_ID}) a
 export const PRUNER_UNLOCK = `select pg_advisory_unlock(${PRUNER_LOCK_ID})`;
 
 /**
- * $1 window in hours, $2 rows at most. Deletes idempotency keys whose window is over for every stream that may still flush a
- * retry. A stream without `accepted_through` can have pending only what it accepted since it was created. Five minutes are
- * a margin for clocks that differ.
+ * Notes a round of the pruner. After a gap of more than ten minutes between two rounds nothing expires for an hour: a database
+ * that was off has not heard of anybody.
+ */
+export const NOTE_PRUNER_ROUND = `
+update idempotency_pruning set
+  gap_at = case when pruned_at < now() - interval '10 minutes' then now() else gap_at end, pruned_at = now()`;
+
+/**
+ * The condition of an expiry, with $1 days of STREAM_EXPIRY_DAYS (0: never). The streams of a memory journal end with their
+ * thread; one that is gone without a clean stop has nothing left to flush.
+ */
+const IS_EXPIRED = `
+retired_at is null
+and (journal = 'file' and $1::int > 0 and heard_at < now() - make_interval(days => $1::int)
+     or journal = 'memory' and heard_at < now() - interval '1 hour')
+and exists (select from idempotency_pruning where gap_at < now() - interval '1 hour')`;
+
+/** $1 days, $2 rows at most. */
+export const FIND_EXPIRED_STREAMS = `
+select stream::text from journal_checkpoints where ${IS_EXPIRED} order by stream limit $2`;
+
+/** $1 days, $2 stream. Retires the stream under a new epoch, if its owner has not been heard of meanwhile. */
+export const EXPIRE_STREAM = `
+update journal_checkpoints set retired_at = now(), epoch = ${NEW_EPOCH}
+where stream = $2 and ${IS_EXPIRED}
+returning lsn::text, node::text, shard, journal, heard_at, closed_at is not null as closed`;
+
+/*
+ * Pruning idempotency keys: the statements from {@link BEGIN_PRUNING} to {@link COMMIT_PRUNING}, in this order, on one
+ * session, then the deletion.
+ */
+
+export const BEGIN_PRUNING = 'begin';
+export const COMMIT_PRUNING = 'commit';
+
+/** Waits for processes that are taking a stream, and keeps others waiting until the commit. */
+export const LOCK_PRUNING = 'select 1 from idempotency_pruning for update';
+
+/**
+ * In a statement after the lock, so that it sees the rows that were made meanwhile. Returns the time before which every open
+ * stream has committed everything that it accepted, in the database's own text. `pruned_before` never goes back.
+ */
+export const ADVANCE_PRUNED_BEFORE = `
+with horizon as (
+  select least(now(), (select min(accepted_through) from journal_checkpoints
+                       where closed_at is null and retired_at is null)) as at
+)
+update idempotency_pruning set pruned_before = greatest(pruned_before, horizon.at) from horizon
+returning horizon.at::text as horizon, greatest(0, extract(epoch from now() - greatest(horizon.at, to_timestamp(0))))::float8 as held_seconds`;
+
+/**
+ * $1 window in hours, $2 rows at most, $3 the time that {@link ADVANCE_PRUNED_BEFORE} returned. Deletes idempotency keys whose
+ * window is over for every stream that may still flush a retry. Five minutes are for requests under way.
  */
 export const PRUNE_IDEMPOTENCY_KEYS = `
-with horizon as (
-  select least(now(), (select min(coalesce(accepted_through, created_at)) from journal_checkpoints where retired_at is null))
-         - make_interval(hours => $1::int) - interval '5 minutes' as at
-),
-pruned as (
+with pruned as (
   delete from idempotency_keys
-  where ctid = any(array(select k.ctid from idempotency_keys k, horizon where k.claimed_at < horizon.at limit $2))
+  where ctid = any(array(
+    select k.ctid from idempotency_keys k
+    where k.claimed_at < $3::timestamptz - make_interval(hours => $1::int) - interval '5 minutes' limit $2))
   returning 1
 )
 select count(*)::int as pruned from pruned`;
@@ -95,7 +135,7 @@ with pruned as (
   delete from journal_checkpoints
   where stream = any(array(
     select stream from journal_checkpoints
-    where retired_at < now() - make_interval(hours => $1::int) - interval '15 days' and journal <> 'file'
+    where retired_at < now() - make_interval(hours => $1::int) - interval '15 days' and journal = 'memory'
     limit $2 for update skip locked))
   returning stream
 ),
@@ -115,15 +155,16 @@ select count(*)::int as pruned from pruned`;
 
 /** $1 rows with a greater id, $2 rows at most. */
 export const LIST_REJECTED = `
-select id::text, stream::text, key, amount, reason, sqlstate, rejected_at from rejected_increments
+select id::text, stream::text, key, amount, reason, sqlstate, rejected_at, lsn::text, token, accepted_after from rejected_increments
 where id > $1::bigint order by rejected_increments.id limit $2`;
 
-export const LAST_REJECTED = 'select max(id)::text as id from rejected_increments';
+/** Rows without a SQLSTATE are idempotent requests that nobody could check: counting them again may count twice. */
+export const LAST_REJECTED = 'select max(id)::text as id from rejected_increments where sqlstate is not null';
 
 /** $1 rows with a greater id, $2 the last id, $3 rows at most. */
 export const REJECTED_IDS = `
 select id::text from rejected_increments
-where id > $1::bigint and id <= $2::bigint order by rejected_increments.id limit $3`;
+where id > $1::bigint and id <= $2::bigint and sqlstate is not null order by rejected_increments.id limit $3`;
 
 /**
  * $1 ids bigint[]. Counts rejected rows and deletes them, both or neither. A row that another command has deleted adds

@@ -11,6 +11,8 @@ import { tryLock } from 'fs-native-extensions';
 import { StartError, reasonOf, systemErrorCode } from '../core/errors.js';
 import { replaceFile } from '../core/replace-file.js';
 import { isUuid } from '../core/uuid.js';
+import { systemDisk } from '../shard-worker/journal/file/disk.js';
+import { finishRebind } from '../shard-worker/journal/file/stream-rebind.js';
 
 /** A data directory that this process holds. */
 export interface DataDirectory {
@@ -45,6 +47,15 @@ export function acquireDataDirectory(dataDir: string): DataDirectory {
     release();
     throw error;
   }
+}
+
+/**
+ * Completes what an interrupted `npm run journal -- rebind` has left. Throws StartError where only an operator can.
+ */
+export function finishInterruptedRebind(dataDir: string): void {
+  orRefuse('An interrupted rebind cannot be completed', () => {
+    finishRebind(systemDisk, path.join(dataDir, 'journal'));
+  });
 }
 
 /** Gives the directory, whose lock the caller holds, another node id. Returns the id. Throws StartError. */

@@ -153,11 +153,10 @@ export class ServerDatabase {
   }
 
   #makeIdempotencyKeyStore(connection: OnDemandConnection, node: string): IdempotencyKeyStore {
-    const { shards, journal, idempotencyWindowHours, idempotencyRowsMax } = this.#config;
+    const { shards, journal, idempotencyWindowHours, idempotencyRowsMax, streamExpiryDays } = this.#config;
     return new IdempotencyKeyStore(connection, {
-      node,
-      memoryShards: journal === 'memory' ? shards : 0,
       windowHours: idempotencyWindowHours,
+      expiryDays: streamExpiryDays,
       rowsMax: idempotencyRowsMax,
       recorded: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
       pending: () => statTotal(this.#stats, shards, STAT.pendingIdempotent),

@@ -39,6 +39,8 @@ export interface ServerOperationsDeps {
   readonly flushing: () => boolean;
   /** Increments of rows that this process set aside because PostgreSQL refused them. */
   readonly rejected: () => number;
+  /** Whether requests with an idempotency key are refused, because no row of a stream covers them. */
+  readonly refusesIdempotent: () => boolean;
 }
 
 /** The operations of this server. */
@@ -99,11 +101,11 @@ export class ServerOperations implements CounterOperations {
   }
 
   readiness(): Readiness {
-    const readiness = this.#readiness();
+    let readiness = this.#readiness();
     const rejected = this.#deps.rejected();
-    if (rejected === 0) return readiness;
-    const kept = `${rejectedSentence(rejected)}.`;
-    return { ...readiness, reason: readiness.reason === undefined ? kept : `${readiness.reason} ${kept}` };
+    if (readiness.state !== 'refusing' && this.#deps.refusesIdempotent())
+      readiness = withReason(readiness, NOT_COVERED);
+    return rejected === 0 ? readiness : withReason(readiness, `${rejectedSentence(rejected)}.`);
   }
 
   #readiness(): Readiness {
@@ -147,6 +149,12 @@ export function rejectedSentence(increments: number): string {
   const kept = increments === 1 ? '1 increment of rejected rows is' : `${increments} increments of rejected rows are`;
   return `${kept} kept in rejected_increments`;
 }
+
+function withReason(readiness: Readiness, reason: string): Readiness {
+  return { ...readiness, reason: readiness.reason === undefined ? reason : `${readiness.reason} ${reason}` };
+}
+
+const NOT_COVERED = 'Requests with an Idempotency-Key are refused until the database has answered.';
 
 const NOT_RECOVERED =
   'Recovery of the journals of earlier runs is not complete: it needs the database, and reads one after the other.';

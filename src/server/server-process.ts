@@ -18,7 +18,7 @@ import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
 import { ConnectionLimit } from './connection-limit.js';
 import { rejectedSentence, ServerOperations } from './server-operations.js';
-import { acquireDataDirectory, type DataDirectory } from './data-directory.js';
+import { acquireDataDirectory, finishInterruptedRebind, type DataDirectory } from './data-directory.js';
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
@@ -77,6 +77,7 @@ export class ServerProcess {
       boundSentences: boundSentences(config),
       flushing: () => this.#availability.isAvailable,
       rejected: () => statTotal(this.#stats, config.shards, STAT.rejected),
+      refusesIdempotent: () => statTotal(this.#stats, config.shards, STAT.idempotentRefused) > 0,
     });
     this.#httpServers = new HttpServers({
       config,
@@ -108,6 +109,7 @@ export class ServerProcess {
         name: 'data directory',
         run: () => {
           this.#directory = acquireDataDirectory(this.#config.dataDir);
+          if (this.#config.journal === 'file') finishInterruptedRebind(this.#config.dataDir);
         },
         undo: () => this.#directory?.release(),
       },

@@ -10,6 +10,7 @@ import { migrate } from '#product/db/schema/migrate.js';
 import { ShardConnection, type ShardConnectionOptions } from '#product/db/shard-connection.js';
 import { PostgresShardDatabase, type StreamRow } from '#product/shard-worker/thread/flush/shard-database.js';
 import { createTestDatabase, type TestDatabase } from './database.js';
+import { takeStream, type TakenStream } from './taken-stream.js';
 
 /** The binary arrays of some increments. */
 export function encodeIncrements(increments: Iterable<readonly [string | Buffer, Sum]>): {
@@ -29,7 +30,7 @@ export function flushOf(
   at: { readonly stream: string; readonly epoch: number; readonly fromLsn: number; readonly toLsn: number },
   increments: Iterable<readonly [string | Buffer, Sum]>,
 ): FlushRequest {
-  return { ...at, acceptedThrough: new Date(), ...encodeIncrements(increments) };
+  return { ...at, acceptedThrough: 1, ...encodeIncrements(increments) };
 }
 
 /** A shard's connection with both of its users: the shard's database calls, and the flush statement with any request. */
@@ -43,11 +44,9 @@ export class TestShard {
     this.#flush = new FlushStatement(connection);
   }
 
-  /** A new stream at epoch 0, LSN 0. */
-  async newStream(): Promise<string> {
-    const stream = randomUUID();
-    await this.database.ensureStream(stream);
-    return stream;
+  /** A new stream at LSN 0. */
+  newStream(): Promise<TakenStream> {
+    return takeStream(this.database);
   }
 
   /** Runs the flush statement. */

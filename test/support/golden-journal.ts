@@ -1,4 +1,4 @@
-/** The journal in test/golden: its content, and a way to write it again. */
+/** The journals in test/golden, one for each version of the format: their content, and a way to write the newest again. */
 import { join } from 'node:path';
 import {
   DIGEST_BYTES,
@@ -12,10 +12,29 @@ import {
 import { FileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import type { RecordBytes } from '#product/shard-worker/journal/journal.js';
+import { newOwnership, type StreamOwnership } from '#product/shard-worker/journal/ownership-claim.js';
 import { journalOptions, incrementRecord } from './journal-fixtures.js';
 
 export const GOLDEN_STREAM = '0123abcd-4567-4e89-8abc-def012345678';
-export const goldenDirectory = join(import.meta.dirname, '../../../test/golden/journal-v1');
+export const GOLDEN_VERSIONS = [1, 2] as const;
+
+/** The directory of the stream as the given version of the format has it. */
+export function goldenDirectory(version: (typeof GOLDEN_VERSIONS)[number]): string {
+  return join(import.meta.dirname, `../../../test/golden/journal-v${version}`);
+}
+
+/** What the newest version keeps of the ownership. */
+export const goldenOwnership: StreamOwnership = {
+  mark: 'open',
+  cover: undefined,
+  claims: [
+    { id: '11111111-aaaa-4bbb-8ccc-000000000001', lsn: 0, epoch: 1_048_577 },
+    { id: '11111111-aaaa-4bbb-8ccc-000000000002', lsn: 0, epoch: undefined },
+  ],
+};
+
+/** The times of the database that the records carry, by record. Records of version 1 carry none. */
+export const goldenTimes = [0, 1_767_225_600, 1_767_225_600, 1_767_225_601, 4_294_967_295, 4_294_967_295];
 
 export function goldenOptions(dataDir: string): FileJournalOptions {
   return journalOptions(dataDir, { segmentBytes: 8192, keepSeconds: 60, shard: 3 });
@@ -24,17 +43,20 @@ export function goldenOptions(dataDir: string): FileJournalOptions {
 /** Three segments: one of a new stream, one that recovery made from it above LSN 2, and its successor by size. */
 export async function writeGoldenJournal(dataDir: string): Promise<void> {
   const options = goldenOptions(dataDir);
-  const journal = new FileJournal(options, GOLDEN_STREAM, 'ready');
-  journal.append([incrementRecord('page:/home', 1, 1_767_225_600_000)]);
-  journal.append([
+  const [first = 0, second = 0, , fourth = 0, fifth = 0] = goldenTimes;
+  const journal = new FileJournal(options, GOLDEN_STREAM, 'ready', newOwnership(undefined));
+  journal.append([incrementRecord('page:/home', 1, 1_767_225_600_000)], first);
+  const group = [
     incrementRecord('ключ 🔑', -2, 1_767_225_600_001),
     incrementRecord('c', 2 ** 53 - 1, 1_767_225_600_002),
-  ]);
+  ];
+  journal.append(group, second);
   await journal.close();
   const recovered = openFileJournal({ ...options, stream: GOLDEN_STREAM });
   recovered.recover(2);
-  recovered.append([idempotentRecord()]);
-  recovered.append([incrementRecord('k'.repeat(2048), 0), incrementRecord('l'.repeat(2000), 1)]);
+  recovered.keepOwnership(goldenOwnership);
+  recovered.append([idempotentRecord()], fourth);
+  recovered.append([incrementRecord('k'.repeat(2048), 0), incrementRecord('l'.repeat(2000), 1)], fifth);
   await recovered.close();
 }
 

@@ -22,8 +22,9 @@ export async function segmentsOf(dataDir: string): Promise<string[]> {
 
 /** Ids of the streams below a data directory. */
 export async function streamsOf(dataDir: string): Promise<string[]> {
-  const names = await readdir(path.join(dataDir, 'journal'));
-  return names.filter((name) => !name.startsWith('reserve-')).sort();
+  const names = await readdir(dataDir);
+  if (!names.includes('journal')) return [];
+  return (await readdir(path.join(dataDir, 'journal'))).filter((name) => /^[0-9a-f-]{36}$/.test(name)).sort();
 }
 
 /** Bytes of all segments below a data directory; one that is deleted meanwhile counts as 0. */

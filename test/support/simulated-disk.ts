@@ -36,19 +36,25 @@ class Inode {
   current = Buffer.alloc(0);
   /** Ranges written since the last sync. */
   dirty: { readonly from: number; readonly to: number }[] = [];
+  /** The entries, of a directory. */
+  directory: Directory | undefined;
 }
 
 type Entries = Map<string, Inode>;
-type EntryChange = (entries: Entries) => void;
+
+/** A call that changed one directory or two; it becomes durable as a whole. */
+interface Change {
+  isDurable: boolean | undefined;
+}
 
 class Directory {
   durable: Entries = new Map();
   current: Entries = new Map();
-  changes: EntryChange[] = [];
+  changes: { readonly of: Change; readonly apply: (entries: Entries) => void }[] = [];
 
-  change(change: EntryChange): void {
-    change(this.current);
-    this.changes.push(change);
+  change(apply: (entries: Entries) => void, of: Change = { isDurable: undefined }): void {
+    apply(this.current);
+    this.changes.push({ of, apply });
   }
 }
 
@@ -56,7 +62,7 @@ export class SimulatedDisk implements Disk {
   /** Calls so far. */
   calls = 0;
   fault: Fault | undefined;
-  readonly #directories = new Map<string, Directory>();
+  readonly #roots = new Map<string, Directory>();
   readonly #random: Mulberry32;
   #crashed = false;
   /** Files open now, to detect leaks. */
@@ -65,7 +71,7 @@ export class SimulatedDisk implements Disk {
   /** `roots` exist and are durable. */
   constructor(random: Mulberry32, roots: readonly string[]) {
     this.#random = random;
-    for (const root of roots) this.#directories.set(root, new Directory());
+    for (const root of roots) this.#roots.set(root, new Directory());
   }
 
   /** The disk of the next process: after a loss of power, or after the end of the process alone. */
@@ -75,15 +81,7 @@ export class SimulatedDisk implements Disk {
     this.calls = 0;
     this.openFiles = 0;
     if (loss === undefined) return;
-    for (const [path, directory] of [...this.#directories]) {
-      for (const change of directory.changes) if (this.#survives(loss)) change(directory.durable);
-      directory.changes = [];
-      directory.current = new Map(directory.durable);
-      for (const inode of directory.current.values()) this.#losePower(inode, loss);
-      // A directory is an entry of its parent.
-      const parent = this.#directories.get(parentOf(path));
-      if (parent !== undefined && !parent.durable.has(nameOf(path))) this.#directories.delete(path);
-    }
+    for (const directory of this.#roots.values()) this.#restartDirectory(directory, loss);
   }
 
   create(path: string): DiskFile {
@@ -107,28 +105,33 @@ export class SimulatedDisk implements Disk {
 
   makeDirectory(path: string): void {
     this.#call('makeDirectory');
-    if (this.#directories.has(path)) return;
-    this.#directory(parentOf(path)).change((entries) => entries.set(nameOf(path), new Inode()));
-    this.#directories.set(path, new Directory());
+    if (this.#find(path) !== undefined) return;
+    const inode = new Inode();
+    inode.directory = new Directory();
+    this.#directory(parentOf(path)).change((entries) => entries.set(nameOf(path), inode));
   }
 
   list(path: string): string[] {
     this.#call('list');
-    return [...(this.#directories.get(path)?.current.keys() ?? [])];
+    return [...(this.#find(path)?.current.keys() ?? [])];
   }
 
   rename(from: string, to: string): void {
     this.#call('rename');
-    if (parentOf(from) !== parentOf(to)) throw new Error('The journal renames within a directory only.');
     const inode = this.#inode(from);
-    this.#directory(parentOf(from)).change((entries) => {
-      entries.delete(nameOf(from));
-      entries.set(nameOf(to), inode);
-    });
-    const directory = this.#directories.get(from);
-    if (directory === undefined) return;
-    this.#directories.delete(from);
-    this.#directories.set(to, directory);
+    const [source, target] = [this.#directory(parentOf(from)), this.#directory(parentOf(to))];
+    if (source !== target && inode.directory === undefined)
+      throw new Error('The journal renames files within a directory only.');
+    const change: Change = { isDurable: undefined };
+    if (source === target) {
+      source.change((entries) => {
+        entries.delete(nameOf(from));
+        entries.set(nameOf(to), inode);
+      }, change);
+      return;
+    }
+    source.change((entries) => entries.delete(nameOf(from)), change);
+    target.change((entries) => entries.set(nameOf(to), inode), change);
   }
 
   remove(path: string): void {
@@ -143,7 +146,6 @@ export class SimulatedDisk implements Disk {
     this.#call('removeDirectory');
     if (this.#directory(path).current.size > 0) throw systemError('ENOTEMPTY', path);
     this.#directory(parentOf(path)).change((entries) => entries.delete(nameOf(path)));
-    this.#directories.delete(path);
   }
 
   truncate(path: string, bytes: number): void {
@@ -156,6 +158,7 @@ export class SimulatedDisk implements Disk {
   syncDirectory(path: string): void {
     this.#call('syncDirectory');
     const directory = this.#directory(path);
+    for (const { of } of directory.changes) of.isDurable = true;
     directory.durable = new Map(directory.current);
     directory.changes = [];
   }
@@ -240,8 +243,26 @@ export class SimulatedDisk implements Disk {
     return loss === 'everything' || (loss === 'some' && this.#random.below(2) === 0);
   }
 
+  #restartDirectory(directory: Directory, loss: PowerLoss): void {
+    for (const { of, apply } of directory.changes) {
+      of.isDurable ??= this.#survives(loss);
+      if (of.isDurable) apply(directory.durable);
+    }
+    directory.changes = [];
+    directory.current = new Map(directory.durable);
+    for (const inode of directory.current.values()) {
+      if (inode.directory === undefined) this.#losePower(inode, loss);
+      else this.#restartDirectory(inode.directory, loss);
+    }
+  }
+
+  #find(path: string): Directory | undefined {
+    if (path === '') return undefined;
+    return this.#roots.get(path) ?? this.#find(parentOf(path))?.current.get(nameOf(path))?.directory;
+  }
+
   #directory(path: string): Directory {
-    const directory = this.#directories.get(path);
+    const directory = this.#find(path);
     if (directory === undefined) throw systemError('ENOENT', path);
     return directory;
   }

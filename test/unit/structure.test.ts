@@ -14,7 +14,8 @@ const floors: readonly Readonly<Record<string, string>>[] = [
   { 'server/http-threads/': 'http main' },
   { 'http/': 'http main', 'shard-worker/client/': 'http main' },
   { 'shard-worker/supervisor/': 'main', 'shard-worker/thread/': 'shard' },
-  { 'shard-worker/journal/': 'shard command' },
+  // The main thread completes an interrupted rebind before it starts the shards.
+  { 'shard-worker/journal/': 'main shard command' },
   { 'shard-worker/protocol/': 'main http shard command' },
   { 'db/': 'main shard command' },
   { 'config/': 'main http shard command' },

@@ -105,5 +105,72 @@ create index counter_resets_of_nothing on counter_resets (at) where sum is null;
 `,
 };
 
+/**
+ * Ownership and pruning by the database's time alone.
+ *
+ * From here on rows mean something else: an epoch comes from the sequence, and `accepted_through` is a time of the database.
+ * The triggers shut out sessions of older versions, which would write times of their own clocks, retire streams without a
+ * new epoch, and prune without noting it. They set no protocol, and get the error of a session that takes no writes.
+ */
+const databaseTimes: Migration = {
+  version: 4,
+  name: 'database-times',
+  sql: `
+-- covered_from: idempotent records of this stream that carry an older time cannot be checked against the window any more.
+-- heard_at: the last statement of the owner. closed_at: a clean stop, which left nothing to flush.
+alter table journal_checkpoints
+  add column covered_from timestamptz,
+  add column heard_at timestamptz not null default now(),
+  add column closed_at timestamptz;
+-- Records of before this version carry no time: exactly the rows that are open now cover them.
+update journal_checkpoints set
+  accepted_through = case when retired_at is null then '-infinity' else coalesce(accepted_through, created_at) end,
+  covered_from = case when retired_at is null then '-infinity' else coalesce(accepted_through, created_at) end;
+alter table journal_checkpoints
+  alter column covered_from set not null, alter column covered_from set default now(),
+  alter column accepted_through set not null, alter column accepted_through set default now();
+
+-- One row. pruned_before: no idempotency key of a request that began later, less the window, has been pruned. pruned_at and
+-- gap_at: the last round of the pruner, and the last one that came more than ten minutes after the round before it.
+create table idempotency_pruning (
+  only_row boolean primary key default true check (only_row),
+  pruned_before timestamptz not null,
+  pruned_at timestamptz not null default now(),
+  gap_at timestamptz not null default now()
+);
+insert into idempotency_pruning (pruned_before)
+select case when exists (select from summing_counters_migrations where applied_at < now()) then now() else '-infinity' end;
+
+-- Epochs of all streams, in steps of 2^20: the statements add a random number below that, because a database that fails over
+-- to a standby may give a number again.
+create sequence journal_epochs cache 1;
+select setval('journal_epochs', 1 + (greatest(
+  (select coalesce(max(epoch), 0) from journal_checkpoints), (select coalesce(max(epoch), 0) from journal_claims)) >> 20));
+
+-- Idempotent requests that could not be checked against the window: without a SQLSTATE, with what a later check needs.
+alter table rejected_increments
+  alter column sqlstate drop not null,
+  add column lsn bigint,
+  add column token text collate "C",
+  add column digest bytea,
+  add column accepted_after timestamptz;
+
+create function summing_counters_require_protocol() returns trigger language plpgsql as $body$
+begin
+  if coalesce(nullif(current_setting('summing_counters.protocol', true), ''), '0')::int < 2 then
+    raise exception 'this database is in use by a newer version of summing-counters'
+      using errcode = '25006',
+            hint = 'Upgrade the server. In a session of your own: set summing_counters.protocol = 2';
+  end if;
+  return null;
+end
+$body$;
+create trigger summing_counters_protocol before insert or update on journal_checkpoints
+  for each statement execute function summing_counters_require_protocol();
+create trigger summing_counters_protocol before delete on idempotency_keys
+  for each statement execute function summing_counters_require_protocol();
+`,
+};
+
 /** All steps, oldest first. */
-export const migrations: readonly Migration[] = [initial, claims, removalsOfNothing];
+export const migrations: readonly Migration[] = [initial, claims, removalsOfNothing, databaseTimes];

@@ -122,7 +122,7 @@ export class OutgoingBatch {
     const { view } = buffer;
     view.setUint32(RECORD_OFFSET.bytes, this.#end, true);
     view.setUint32(RECORD_OFFSET.increments, this.#increments, true);
-    view.setUint32(RECORD_OFFSET.flags, 0, true);
+    view.setUint32(RECORD_OFFSET.databaseTime, 0, true);
     writeUint64(view, RECORD_OFFSET.acceptedAt, nowMs);
     const filled = {
       buffer: this.#memory.seal(buffer, this.#end),

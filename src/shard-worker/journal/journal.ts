@@ -5,8 +5,8 @@
  * Durability: when `append` has returned or settled, every record of the group survives what the journal promises to survive.
  * With deferred syncs `syncedLsn` says up to where that is true, and `sync` makes it true for everything appended.
  */
-import type { Lsn } from '../../core/checkpoint.js';
-import type { OwnershipClaim } from './ownership-claim.js';
+import type { DatabaseTime, Lsn } from '../../core/checkpoint.js';
+import type { StreamMark, StreamOwnership } from './ownership-claim.js';
 
 /** One record to append, header first: all bytes of the array, with the layout of `record-layout.ts`. */
 export type RecordBytes = Uint8Array;
@@ -14,8 +14,10 @@ export type RecordBytes = Uint8Array;
 /** One record of a replay. `entries` is valid until the next step of the iteration. */
 export interface JournalRecord {
   readonly lsn: Lsn;
-  /** When the HTTP server accepted it, ms since 1970. */
+  /** When the HTTP server accepted it, ms since 1970, by the clock of its node. */
   readonly acceptedAt: number;
+  /** The largest time of the database that the shard had heard when it wrote the record. */
+  readonly databaseTime: DatabaseTime;
   /** The entries, without the header of the record. */
   readonly entries: Uint8Array;
 }
@@ -35,12 +37,38 @@ export interface Journal {
   /** Bytes that count towards JOURNAL_MAX_BYTES. Every other call may change them. */
   readonly bytes: number;
 
+  /** Where it is stored, for messages. */
+  readonly location: string;
+  /** First LSN of the oldest record that it may still hold. */
+  readonly firstLsn: Lsn;
+
+  /** What is kept with the stream of its ownership. Throws JournalError `journal-unavailable`, `journal-corrupt`. */
+  ownership(): StreamOwnership;
+
   /**
-   * Appends the records of a group in order, with consecutive LSNs from `endLsn + 1`. Fills in LSN, synced LSN and CRC.
-   * Returns the last LSN. Throws or rejects with JournalError. With `nothingKept`, the journal is as before and can be
+   * Keeps the ownership as durably as the records. A new stream that is not stored yet is stored with it, so that no row is
+   * made before its journal is there. Throws JournalError `journal-unavailable`.
+   */
+  keepOwnership(ownership: StreamOwnership): void;
+
+  /**
+   * The LSN of the last record, or the one before the first. Changes nothing. Before recovery it reads the end of the journal.
+   * Throws JournalError `journal-corrupt`, `journal-unavailable`.
+   */
+  findEnd(): Lsn;
+
+  /** The LSN up to which an operator says that the stream is counted, although its row is gone. Throws as `ownership`. */
+  acceptedCheckpoint(): Lsn | undefined;
+
+  /** Forgets the accepted checkpoint, which has served. Throws JournalError `journal-unavailable`. */
+  forgetAcceptedCheckpoint(): void;
+
+  /**
+   * Appends the records of a group in order, with consecutive LSNs from `endLsn + 1`. Fills in LSN, synced LSN, the time of the
+   * database and CRC. Returns the last LSN. Throws or rejects with JournalError. With `nothingKept`, the journal is as before and can be
    * used again. Otherwise it has failed: only recovery with a new instance tells which records were kept.
    */
-  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
+  append(group: readonly RecordBytes[], databaseTime: DatabaseTime): Lsn | Promise<Lsn>;
 
   /** Makes room for a group of `bytes`, which is the first step of {@link Journal.append}. Throws as that does. */
   reserve(bytes: number): void;
@@ -80,23 +108,6 @@ export interface RecoveryFacts {
 
 /** A stream of an earlier run. */
 export interface RecoverableJournal extends Journal {
-  /** Where it is stored, for messages. */
-  readonly location: string;
-  /** The ownership claims kept with the stream, oldest first. The database may lack some of them. */
-  claims(): readonly OwnershipClaim[];
-
-  /**
-   * Keeps an ownership claim durably, before it is made in the database. `inDatabase` are the claims of the database;
-   * one of them may be needed again. Throws JournalError `journal-unavailable`.
-   */
-  keepClaim(claim: OwnershipClaim, inDatabase: readonly OwnershipClaim[]): void;
-
-  /**
-   * The last LSN of the journal, or the one before the first. Changes nothing. Records at or below `checkpoint` need
-   * not be read. To be called before `recover`. Throws JournalError `journal-corrupt`, `journal-unavailable`.
-   */
-  findEnd(checkpoint: Lsn): Lsn;
-
   /**
    * Compares the journal with the checkpoint of the stream and makes it ready to append. To be called once, after the
    * epoch was raised and before `replay`. Throws JournalError `journal-corrupt`, `journal-gap`, `journal-foreign`.
@@ -109,6 +120,7 @@ export interface FoundStream {
   readonly stream: string;
   /** Bytes that count towards JOURNAL_MAX_BYTES. */
   readonly bytes: number;
+  readonly mark: StreamMark;
 }
 
 /** The streams of one shard. */
@@ -119,10 +131,20 @@ export interface JournalStreams {
   readonly keepMs: number;
   /** Streams of earlier runs: the one that this shard continues, and the orphaned ones that it flushes to their end. */
   existing(): { readonly own: FoundStream | undefined; readonly orphaned: readonly FoundStream[] };
-  create(): Journal;
+  /** A new stream. `cover`: see {@link StreamOwnership}. */
+  create(cover?: string): Journal;
   open(stream: string): RecoverableJournal;
   /** Removes a stream that is flushed to its end and retired. */
   remove(journal: RecoverableJournal): void;
+  /** The mark of a stream of this shard; undefined where there is no such stream (any more). */
+  markOf(stream: string): StreamMark | undefined;
+  /**
+   * The largest time of the database that any shard has noted, or that a record of this shard's streams carries. To be called
+   * at a start. 0 where there is none or the disk does not say.
+   */
+  notedTime(): DatabaseTime;
+  /** Notes a time of the database durably, apart from the streams. Throws JournalError `journal-unavailable`. */
+  noteTime(time: DatabaseTime): void;
   /** Does short background work. To be called now and then. */
   tend(): void;
   /** Sets the database to which new segments belong, once it is known. */

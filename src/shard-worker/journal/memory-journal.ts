@@ -3,7 +3,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import { JournalError } from '../../core/errors.js';
-import type { Lsn } from '../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../core/checkpoint.js';
+import { newOwnership, type StreamMark, type StreamOwnership } from './ownership-claim.js';
 import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJournal } from './journal.js';
 
 /** Counts LSNs and stores nothing. Each start of a shard thread has a new stream. */
@@ -12,6 +13,9 @@ class MemoryJournal implements Journal {
   readonly takesRecords = true;
   readonly bytes = 0;
   readonly isPruneDue = false;
+  readonly location = 'memory';
+  readonly firstLsn = 1;
+  #ownership = newOwnership(undefined);
   readonly unsyncedIncrements = 0;
   #endLsn = 0;
 
@@ -21,6 +25,26 @@ class MemoryJournal implements Journal {
 
   get syncedLsn(): Lsn {
     return this.#endLsn;
+  }
+
+  ownership(): StreamOwnership {
+    return this.#ownership;
+  }
+
+  keepOwnership(ownership: StreamOwnership): void {
+    this.#ownership = ownership;
+  }
+
+  findEnd(): Lsn {
+    return this.#endLsn;
+  }
+
+  acceptedCheckpoint(): Lsn | undefined {
+    return undefined;
+  }
+
+  forgetAcceptedCheckpoint(): void {
+    // There is none.
   }
 
   append(group: readonly RecordBytes[]): Lsn {
@@ -64,6 +88,18 @@ export class MemoryJournalStreams implements JournalStreams {
 
   open(stream: string): RecoverableJournal {
     throw new JournalError('journal-gap', `Stream ${stream} was in memory and is lost.`);
+  }
+
+  markOf(): StreamMark | undefined {
+    return undefined;
+  }
+
+  notedTime(): DatabaseTime {
+    return 0;
+  }
+
+  noteTime(): void {
+    // A time is needed for as long as the streams, and those end with the thread.
   }
 
   remove(): void {

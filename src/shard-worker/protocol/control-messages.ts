@@ -104,6 +104,7 @@ export interface ShardSettings {
   readonly journalKeepSeconds: number;
   readonly dataDir: string;
   readonly flushIntervalMs: number;
+  readonly ackTimeoutMs: number;
   readonly flushKeysMax: number;
   readonly pendingKeysMax: number;
   readonly pendingBytesMax: number;

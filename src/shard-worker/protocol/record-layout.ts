@@ -1,7 +1,8 @@
 /**
  * The layout of a journal record, which is also the layout of a batch. Any thread.
  *
- * An HTTP thread writes the bytes once. The shard fills in what only it knows: LSN, synced LSN, CRC, digests. The
+ * An HTTP thread writes the bytes once. The shard fills in what only it knows: LSN, synced LSN, time of the database, CRC,
+ * digests. The
  * journal writes the bytes as they are.
  *
  * All integers are little-endian.
@@ -13,7 +14,7 @@
  *     16    8 synced LSN of the stream when the record was written
  *     24    8 time accepted, ms since 1970
  *     32    4 number of increments
- *     36    4 flags, 0
+ *     36    4 the largest time of the database that the shard had heard, in seconds since 1970; 0: none
  *     40      entries
  *
  * increment:          u16 key bytes (1..2048) | u32 key hash | f64 amount | key, UTF-8
@@ -36,7 +37,7 @@ export const RECORD_OFFSET = {
   syncedLsn: 16,
   acceptedAt: 24,
   increments: 32,
-  flags: 36,
+  databaseTime: 36,
 } as const;
 
 /** Bytes of an increment's entry before the key. */

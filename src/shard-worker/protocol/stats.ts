@@ -39,6 +39,8 @@ export const STAT = {
   /** Increments of the own stream that are pending up to, and above, `ownFrozenLsn`. */
   ownFrozenIncrements: 19,
   ownLiveIncrements: 20,
+  /** 1 while requests with an idempotency key are refused, because no row of a stream covers them; else 0. */
+  idempotentRefused: 21,
 } as const;
 
 /** Cells of a row, rounded up so that the rows of two threads do not share a cache line. */

@@ -9,7 +9,6 @@
  * While the journal syncs one group, the next one gathers on the ports: latency is at most two syncs at any load. The
  * technique is from DeWitt et al., "Implementation techniques for main memory database systems", 1984.
  */
-import type { Clock } from '../../core/clock.js';
 import type { Refusal } from '../../core/bounds.js';
 import { JournalError } from '../../core/errors.js';
 import type { Lsn } from '../../core/checkpoint.js';
@@ -37,6 +36,10 @@ const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 
 /** The shard as group commit sees it. */
 export interface GroupTarget extends IdempotencyMemory {
+  /** Waits until the journal may take a first record. Undefined where there is nothing to wait for. */
+  open(): Promise<void> | undefined;
+  /** Whether idempotent requests can be taken now. */
+  readonly coversIdempotent: boolean;
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
@@ -60,19 +63,14 @@ interface Waiting {
 export class GroupCommit {
   readonly #ports: readonly HttpServerPort[];
   readonly #target: GroupTarget;
-  readonly #clock: Clock;
   #waiting: Waiting[] = [];
   #busy = false;
   #closed = false;
-  #settledThroughMs: number;
-  #failed = false;
   #idle: (() => void)[] = [];
 
-  constructor(ports: readonly HttpServerPort[], target: GroupTarget, clock: Clock) {
+  constructor(ports: readonly HttpServerPort[], target: GroupTarget) {
     this.#ports = ports;
     this.#target = target;
-    this.#clock = clock;
-    this.#settledThroughMs = clock.now();
   }
 
   /** Begins to listen on the ports. */
@@ -83,16 +81,6 @@ export class GroupCommit {
         this.#commitAll();
       });
     }
-  }
-
-  /**
-   * Takes what waits on the ports now, unless a group is under way. Everything posted before the time returned (ms since
-   * 1970) is applied, or was refused with nothing kept. Batches of a group under way, and those that a failed journal may
-   * have kept, were posted later than that.
-   */
-  settledThroughMs(): number {
-    this.#commitAll();
-    return this.#settledThroughMs;
   }
 
   /** Commits what still waits on the ports, then closes them. */
@@ -129,34 +117,28 @@ export class GroupCommit {
     for (const resolve of idle) resolve();
   }
 
-  /** Commits groups until nothing waits. Undefined where all of it happened synchronously. */
-  #step(): Promise<void> | undefined {
+  /**
+   * Commits groups until nothing waits. Undefined where all of it happened synchronously. `isOpened`: the first group has
+   * waited for the journal already, and is taken as it is now.
+   */
+  #step(isOpened = false): Promise<void> | undefined {
+    let hasWaited = isOpened;
     for (;;) {
-      const drainedAtMs = this.#drainPorts();
-      if (this.#waiting.length === 0) {
-        this.#noteSettled(drainedAtMs);
-        return undefined;
-      }
+      this.#drainPorts();
+      if (this.#waiting.length === 0) return undefined;
+      const opening = hasWaited ? undefined : this.#target.open();
+      if (opening !== undefined) return opening.then(() => this.#step(true));
+      hasWaited = false;
       const taken = this.#takeGroup();
-      const isAll = this.#waiting.length === 0;
       const records: RecordBytes[] = [];
       const refusals = taken.map((waiting) => this.#admit(waiting, records));
       const pending = this.#commit(taken, refusals, records);
-      if (pending === undefined) continue;
-      if (!isAll) return pending;
-      return pending.then(() => {
-        this.#noteSettled(drainedAtMs);
-      });
+      if (pending !== undefined) return pending;
     }
   }
 
-  #noteSettled(throughMs: number): void {
-    if (!this.#failed) this.#settledThroughMs = throughMs;
-  }
-
-  /** Takes every message that has arrived. Everything posted before the time returned (ms since 1970) is then taken. */
-  #drainPorts(): number {
-    const drainedAtMs = this.#clock.now();
+  /** Takes every message that has arrived. */
+  #drainPorts(): void {
     for (const [index, port] of this.#ports.entries()) {
       for (;;) {
         const message = port.receive();
@@ -164,7 +146,6 @@ export class GroupCommit {
         this.#waiting.push({ port: index, message });
       }
     }
-    return drainedAtMs;
   }
 
   #takeGroup(): Waiting[] {
@@ -187,8 +168,9 @@ export class GroupCommit {
   #admit(waiting: Waiting, records: RecordBytes[]): Admission {
     const { kind, memory } = waiting.message;
     const record = new Uint8Array(memory, 0, recordBytes(memory));
-    if (kind === 'onlyKnownKeys') return knownOutcomes(record, this.#target);
+    if (kind === 'onlyKnownKeys') return knownOutcomes(record, this.#target, 'overloaded');
     if (kind === 'idempotent') {
+      if (!this.#target.coversIdempotent) return knownOutcomes(record, this.#target, 'starting');
       const { record: admitted, outcomes } = admitRequests(record, this.#target);
       if (admitted !== undefined) records.push(admitted);
       return outcomes;
@@ -241,7 +223,6 @@ export class GroupCommit {
   /** The journal did not take the group. The answer is "not counted" only where the journal says that nothing was kept. */
   #refuse(taken: readonly Waiting[], refusals: readonly Admission[], error: unknown): void {
     const nothingKept = error instanceof JournalError && error.nothingKept;
-    if (!nothingKept) this.#failed = true;
     const why: Refusal = !nothingKept
       ? 'outcome-unknown'
       : error.code === 'journal-full'

@@ -11,7 +11,7 @@
  * distinct keys and not with time.
  */
 import { addSums, type Sum } from '../../core/increment.js';
-import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
+import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import {
   IDEMPOTENT_MARK,
   idempotentRequestEnd,
@@ -21,6 +21,7 @@ import {
 } from '../protocol/record-layout.js';
 import { SummingMap } from './summing-map.js';
 import { IdempotentRequests } from './idempotency/idempotent-requests.js';
+import { UncoveredRequests } from './idempotency/uncovered-requests.js';
 
 /** The sums of the records `(fromLsn, toLsn]`, frozen until the outcome of their flush is known. */
 export interface FrozenRange {
@@ -31,31 +32,94 @@ export interface FrozenRange {
   readonly toLsn: Lsn;
   readonly sums: SummingMap;
   readonly idempotent: IdempotentRequests;
-  /** Everything that the stream accepted before this time (ms since 1970) is at or below `toLsn`. */
-  readonly acceptedThroughMs: number;
+  /** Idempotent requests that are set aside. */
+  readonly uncovered: UncoveredRequests;
+  /** The time that the last record carries: everything that the stream accepted before is at or below `toLsn`. */
+  readonly acceptedThrough: DatabaseTime;
 }
+
+/** A stream's row as it was taken. */
+export interface TakenCheckpoint extends Checkpoint {
+  /** Idempotent records that carry an older time are set aside. */
+  readonly coveredFrom: DatabaseTime;
+}
+
+/** The epoch of a stream whose row was not taken yet. Nothing of it is flushed. */
+const NO_EPOCH = -1;
 
 /** The pending sums of one stream. */
 export class PendingSums {
   readonly stream: string;
-  readonly epoch: number;
+  #epoch: number;
+  #coveredFrom: DatabaseTime;
   #checkpointLsn: Lsn;
   #applied: Lsn;
   #live = new SummingMap();
   #spare = new SummingMap();
   #liveIdempotent = new IdempotentRequests();
   #spareIdempotent = new IdempotentRequests();
+  #liveUncovered = new UncoveredRequests();
+  /** The time that the last applied record carries. */
+  #lastTime: DatabaseTime = 0;
   #frozen: FrozenRange | undefined;
   /** Keys of the live map that the frozen one does not hold. */
   #liveOnlyKeys = 0;
   /** Bytes of the entries that were applied since the last freeze. */
   #liveRecordBytes = 0;
 
-  constructor(stream: string, { epoch, lsn }: Checkpoint) {
+  /** `row`: undefined for a new stream, whose row is made later. */
+  constructor(stream: string, row: TakenCheckpoint | undefined) {
+    const { epoch, lsn, coveredFrom } = row ?? { epoch: NO_EPOCH, lsn: 0, coveredFrom: 0 };
     this.stream = stream;
-    this.epoch = epoch;
+    this.#epoch = epoch;
+    this.#coveredFrom = coveredFrom;
     this.#checkpointLsn = lsn;
     this.#applied = lsn;
+  }
+
+  /** The epoch under which this process owns the stream. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** Whether the stream's row was taken. */
+  get isRegistered(): boolean {
+    return this.#epoch !== NO_EPOCH;
+  }
+
+  /** The oldest time of an idempotent record that the row covers. */
+  get coveredFrom(): DatabaseTime {
+    return this.#coveredFrom;
+  }
+
+  /** Whether idempotent requests are pending that a row with `coveredFrom` does not cover. */
+  hasOlderThan(coveredFrom: DatabaseTime): boolean {
+    return (
+      this.#liveIdempotent.hasOlderThan(coveredFrom) || this.#frozen?.idempotent.hasOlderThan(coveredFrom) === true
+    );
+  }
+
+  /**
+   * Goes on under a row that was taken while records were applied, and sets aside what the row does not cover.
+   *
+   * - `same`: the checkpoint is where it was; a frozen range is sent again.
+   * - `committed`: the frozen range is committed, and is to be settled.
+   * - `elsewhere`: the checkpoint is not one of this process, and nothing is changed.
+   */
+  take({ epoch, lsn, coveredFrom }: TakenCheckpoint): 'same' | 'committed' | 'elsewhere' {
+    const frozen = this.#frozen;
+    const isCommitted = lsn === frozen?.toLsn;
+    if (!isCommitted && lsn !== this.#checkpointLsn) return 'elsewhere';
+    this.#epoch = epoch;
+    this.#coveredFrom = coveredFrom;
+    if (frozen !== undefined && !isCommitted) {
+      for (const request of frozen.idempotent.takeOlderThan(coveredFrom))
+        frozen.uncovered.addSummed(request, frozen.toLsn);
+      this.#frozen = { ...frozen, epoch };
+    }
+    for (const request of this.#liveIdempotent.takeOlderThan(coveredFrom))
+      this.#liveUncovered.addSummed(request, this.#applied);
+    return isCommitted ? 'committed' : 'same';
   }
 
   /** The LSN up to which this process knows the stream to be in `counters`. */
@@ -85,18 +149,19 @@ export class PendingSums {
   /** Distinct keys pending, as MAX_PENDING_KEYS counts them. */
   get pendingKeys(): number {
     const frozen = this.#frozen;
-    const frozenKeys = frozen === undefined ? 0 : frozen.sums.size + frozen.idempotent.requestSums;
-    return this.#liveOnlyKeys + this.#liveIdempotent.requestSums + frozenKeys;
+    const frozenKeys =
+      frozen === undefined ? 0 : frozen.sums.size + frozen.idempotent.requestSums + frozen.uncovered.rows.length;
+    return this.#liveOnlyKeys + this.#liveIdempotent.requestSums + this.#liveUncovered.rows.length + frozenKeys;
   }
 
   /** Keys that a flush started now would write. */
   get liveKeys(): number {
-    return this.#live.size + this.#liveIdempotent.requestSums;
+    return this.#live.size + this.#liveIdempotent.requestSums + this.#liveUncovered.rows.length;
   }
 
   /** Bytes that a flush started now would release, as MAX_PENDING_BYTES counts them. */
   get liveBytes(): number {
-    return this.#live.pendingBytes + this.#liveIdempotent.pendingBytes;
+    return this.#live.pendingBytes + this.#liveIdempotent.pendingBytes + this.#liveUncovered.pendingBytes;
   }
 
   /** Bytes of records that a flush started now would cover. */
@@ -112,19 +177,24 @@ export class PendingSums {
   /** Bytes pending, as MAX_PENDING_BYTES counts them. */
   get pendingBytes(): number {
     const frozen = this.#frozen;
-    const frozenBytes = frozen === undefined ? 0 : frozen.sums.pendingBytes + frozen.idempotent.pendingBytes;
-    return this.#live.pendingBytes + this.#liveIdempotent.pendingBytes + frozenBytes;
+    if (frozen === undefined) return this.liveBytes;
+    const { sums, idempotent, uncovered } = frozen;
+    return this.liveBytes + sums.pendingBytes + idempotent.pendingBytes + uncovered.pendingBytes;
   }
 
   /** Increments applied and not known to be committed. */
   get pendingIncrements(): number {
     const frozen = this.#frozen;
-    const frozenIncrements = frozen === undefined ? 0 : frozen.sums.increments + frozen.idempotent.increments;
-    return this.#live.increments + this.#liveIdempotent.increments + frozenIncrements;
+    const live = this.#live.increments + this.#liveIdempotent.increments + this.#liveUncovered.increments;
+    if (frozen === undefined) return live;
+    return live + frozen.sums.increments + frozen.idempotent.increments + frozen.uncovered.increments;
   }
 
-  /** Adds the entries of a record. Its LSN is above every LSN before. Returns the number of increments. */
-  apply(lsn: Lsn, bytes: Uint8Array, start: number, end: number): number {
+  /**
+   * Adds the entries of a record, which carries `time`. Its LSN is above every LSN before. Idempotent requests that the row does
+   * not cover are set aside here, before any request is found by its idempotency key. Returns the number of increments.
+   */
+  apply(lsn: Lsn, bytes: Uint8Array, start: number, end: number, time: DatabaseTime): number {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const live = this.#live;
     const frozen = this.#frozen?.sums;
@@ -134,7 +204,10 @@ export class PendingSums {
     while (at < end) {
       const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
       if (keyBytes === IDEMPOTENT_MARK) {
-        increments += this.#liveIdempotent.add(view, bytes, at);
+        increments +=
+          time < this.#coveredFrom
+            ? this.#liveUncovered.add(view, bytes, at, lsn, time)
+            : this.#liveIdempotent.add(view, bytes, at, time);
         at = idempotentRequestEnd(view, at);
         continue;
       }
@@ -147,6 +220,7 @@ export class PendingSums {
       at = key + keyBytes;
     }
     this.#applied = lsn;
+    this.#lastTime = time;
     this.#liveRecordBytes += RECORD_HEADER_BYTES + end - start;
     return increments;
   }
@@ -162,8 +236,9 @@ export class PendingSums {
   }
 
   /** Freezes what was applied, for one flush. Everything up to `appliedLsn` must be synced, and nothing frozen yet. */
-  freeze(acceptedThroughMs: number): FrozenRange {
+  freeze(): FrozenRange {
     if (this.#frozen !== undefined) throw new TypeError('a range is frozen already');
+    if (!this.isRegistered) throw new TypeError('a stream without a row is not flushed');
     const frozen = {
       stream: this.stream,
       epoch: this.epoch,
@@ -171,11 +246,13 @@ export class PendingSums {
       toLsn: this.#applied,
       sums: this.#live,
       idempotent: this.#liveIdempotent,
-      acceptedThroughMs,
+      uncovered: this.#liveUncovered,
+      acceptedThrough: this.#lastTime,
     };
     this.#frozen = frozen;
     this.#live = this.#spare;
     this.#liveIdempotent = this.#spareIdempotent;
+    this.#liveUncovered = new UncoveredRequests();
     this.#liveOnlyKeys = 0;
     this.#liveRecordBytes = 0;
     return frozen;
@@ -211,7 +288,10 @@ export class PendingSums {
    * - A row of a later epoch means that another owner answers for the stream: there is nothing to add.
    */
   pendingOf(hash: number, key: Uint8Array, view: Checkpoint | undefined): Sum | undefined | 'again' {
-    const seen = view ?? { epoch: this.epoch, lsn: 0 };
+    // A row that this process has not taken is at the checkpoint as long as it is there: nothing was flushed.
+    const seen = !this.isRegistered
+      ? { epoch: this.#epoch, lsn: view?.lsn ?? 0 }
+      : (view ?? { epoch: this.#epoch, lsn: 0 });
     if (seen.epoch !== this.epoch) return seen.epoch < this.epoch ? 'again' : undefined;
     const live = addHeld(
       this.#live.get(hash, key, 0, key.length),

@@ -57,7 +57,7 @@ class ShardThread {
       random: Math.random,
       flushIntervalMs: task.settings.flushIntervalMs,
       earlyFlush: earlyFlush(task.settings, task.shards),
-      settledThroughMs: () => this.#groups.settledThroughMs(),
+      ackTimeoutMs: task.settings.ackTimeoutMs,
       tell: (message) => {
         this.#tell(message);
       },
@@ -68,7 +68,7 @@ class ShardThread {
         logger[level](fields, message);
       },
     });
-    this.#groups = new GroupCommit(task.batchPorts.map(httpServerPort), this.#shard, systemClock);
+    this.#groups = new GroupCommit(task.batchPorts.map(httpServerPort), this.#shard);
   }
 
   start(): void {

@@ -10,12 +10,13 @@
  * Without the database the shard begins a new stream. Only the checkpoint row says which LSNs of an earlier stream are
  * free: a record written without that knowledge could get an LSN that counts as flushed.
  */
-import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
+import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
 import type { DatabaseProblem } from '../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journal/journal.js';
+import { isTakenByOthers } from '../journal/ownership-claim.js';
 import type { ControlMessage, HandedOverStream, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
 import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
 import { STAT } from '../protocol/stats.js';
@@ -24,25 +25,32 @@ import { Flusher } from './flush/flusher.js';
 import { RejectedLog } from './flush/rejected-log.js';
 import { isDatabaseUnavailable, type ShardDatabase } from './flush/shard-database.js';
 import type { GroupTarget } from './group-commit.js';
+import type { CommittedFlush } from './flush/range-flush.js';
 import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
 import { PendingSums } from './pending-sums.js';
 import { JournalUpkeep } from './streams/journal-upkeep.js';
 import { OrphanedStreams } from './streams/orphaned-streams.js';
 import {
+  endStream,
   isJournalUnavailable,
   pendingIn,
   rangeOf,
-  retireForEver,
   type OwnedStream,
   type ShardLog,
 } from './streams/owned-stream.js';
 import { recoverStream } from './streams/recover-stream.js';
+import { StreamTaker } from './streams/stream-taker.js';
 import { addTo, countFlush, publishOwn, publishStreams } from './streams/stream-stats.js';
 
 /** Within this time an idle stream notices that its checkpoint went back. Its journal still holds what is then missing. */
 const TOUCH_INTERVAL_MS = 15_000;
-/** All threads read the same clock, but a batch is stamped a moment before it is posted. */
-const ACCEPTED_MARGIN_MS = 1000;
+/** How often an idle stream says up to when everything is committed. Each time costs a sync of the disk. */
+const TOUCH_TIME_INTERVAL_MS = 60_000;
+/** Longest wait of a group for the row of its stream, and its share of ACK_TIMEOUT_MS: the answer must come in time. */
+const ROW_WAIT_MAX_MS = 2000;
+const ROW_WAIT_SHARE = 0.5;
+/** Wait between attempts to take a stream again whose sums are in memory only. */
+const TAKE_AGAIN_BACKOFF_MS = 500;
 
 /** Waits between attempts to start while the journal is unavailable. */
 const JOURNAL_BACKOFF_FIRST_MS = 250;
@@ -61,8 +69,10 @@ export interface ShardDeps {
   readonly random: () => number;
   readonly flushIntervalMs: number;
   readonly earlyFlush: EarlyFlush;
-  /** Takes what waits on the ports. Everything posted before the time returned (ms since 1970) has been applied. */
-  readonly settledThroughMs: () => number;
+  /** ACK_TIMEOUT_MS. */
+  readonly ackTimeoutMs: number;
+  /** Instead of {@link TOUCH_INTERVAL_MS} and {@link TOUCH_TIME_INTERVAL_MS}. */
+  readonly touchIntervals?: { readonly touchMs: number; readonly timeMs: number };
   readonly tell: (message: ControlMessage) => void;
   /** The shard cannot go on: the thread must end. */
   readonly fail: (error: unknown) => void;
@@ -77,6 +87,19 @@ export class Shard implements GroupTarget {
   #own: OwnedStream | undefined;
   readonly #orphaned: OrphanedStreams;
   readonly #upkeep: JournalUpkeep;
+  readonly #taker: StreamTaker;
+  /** The taking of the own stream's row that is under way. */
+  #registering: Promise<void> | undefined;
+  /** The row of another stream no longer covers idempotent requests in the own stream. */
+  #isCoverOver = false;
+  /** A group has waited for that row in vain. */
+  #hasWaited = false;
+  /** A stream's row is not where it was: nothing is taken until it is known why. */
+  #isFencing = false;
+  /** The time of the database that an earlier run has noted. */
+  #notedTime: DatabaseTime = 0;
+  /** The time that the records of the latest group carry. */
+  #groupTime: DatabaseTime = 0;
   /** Streams whose flushes and touches fail. */
   readonly #failingStreams = new Map<string, DatabaseProblem>();
   readonly #rejectedLog: RejectedLog;
@@ -97,11 +120,19 @@ export class Shard implements GroupTarget {
     const fail = (error: unknown): void => {
       this.failed(error);
     };
+    this.#taker = new StreamTaker({
+      ...deps,
+      noteTime: (time) => {
+        deps.journals.noteTime(time);
+      },
+    });
     this.#upkeep = new JournalUpkeep({ ...deps, streams: () => this.#streams(), fail });
     this.#orphaned = new OrphanedStreams({
       ...deps,
       flushKeysMax: deps.earlyFlush.keysMax,
       recover: (stream) => this.#recover(stream),
+      registerOwn: () => this.#registerOwn(),
+      register: (found) => this.#registerFound(found),
       pendingKeys: () => this.#streams().reduce((total, { pendingSums }) => total + pendingSums.pendingKeys, 0),
       changed: () => {
         this.#publish();
@@ -111,9 +142,7 @@ export class Shard implements GroupTarget {
       finished: (stream, lsn, claims) => {
         deps.tell({ kind: 'finished', stream, lsn, claims });
       },
-      fenced: (pendingSums, row) => {
-        this.#fenced(pendingSums, row);
-      },
+      fenced: (owned, row) => this.#fenced(owned, row),
       fail,
     });
   }
@@ -174,23 +203,78 @@ export class Shard implements GroupTarget {
   async #start(): Promise<void> {
     const { journals, log, databaseProblem } = this.#deps;
     const { own, orphaned } = journals.existing();
+    this.#notedTime = journals.notedTime();
     try {
       if (databaseProblem !== undefined) throw knownUnavailable(databaseProblem);
       journals.setDatabaseId(await this.#deps.database.databaseId());
       this.#own = await this.#continue(own?.stream);
-      this.#serve(await this.#orphaned.recoverWithinRoom(orphaned));
+      const rest = await this.#orphaned.recoverWithinRoom(orphaned);
+      for (const found of rest) await this.#registerFound(found);
+      this.#serve(rest);
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
       // The main thread says it once for all shards.
       log('debug', { err: error }, 'PostgreSQL unavailable; buffering increments in a new stream of the journal');
       this.#discard();
-      this.#own = await this.#begin(false);
+      this.#own = this.#begin(coverOf(journals, own));
       this.#serve(own === undefined ? orphaned : [own, ...orphaned], error);
     }
   }
 
+  /**
+   * Waits for the row of a new stream, before a first record is written to it. Undefined where there is nothing to wait for:
+   * the row is there, or the database is unavailable.
+   */
+  open(): Promise<void> | undefined {
+    const own = this.#ownStream();
+    if (own.pendingSums.isRegistered || this.#hasWaited || !own.flusher.isDatabaseAvailable) return undefined;
+    return this.#waitForRow(own);
+  }
+
+  async #waitForRow(own: OwnedStream): Promise<void> {
+    const { clock, ackTimeoutMs } = this.#deps;
+    const waitMs = Math.min(ROW_WAIT_MAX_MS, ROW_WAIT_SHARE * ackTimeoutMs);
+    let hasRow = false;
+    await new Promise<void>((resolve) => {
+      const timer = clock.schedule(waitMs, resolve);
+      const end = (): void => {
+        timer.cancel();
+        resolve();
+      };
+      this.#register(own).then(
+        () => {
+          hasRow = true;
+          end();
+        },
+        (error: unknown) => {
+          if (!isDatabaseUnavailable(error) && !isJournalUnavailable(error)) this.failed(error);
+          // A disk that refuses the stream refuses its records, too.
+          hasRow = isJournalUnavailable(error);
+          end();
+        },
+      );
+    });
+    // From here on the flusher takes the row as soon as it can.
+    this.#hasWaited = !hasRow;
+  }
+
+  /** Whether idempotent requests can be taken: a row is open that covers what is accepted now. */
+  get coversIdempotent(): boolean {
+    const { pendingSums, journal } = this.#ownStream();
+    if (pendingSums.isRegistered) return this.#time >= pendingSums.coveredFrom;
+    const { cover } = journal.ownership();
+    return cover !== undefined && !this.#isCoverOver && this.#deps.journals.markOf(cover) === 'open';
+  }
+
+  /** The largest time of the database that this shard has heard or noted. */
+  get #time(): DatabaseTime {
+    return Math.max(this.#notedTime, this.#deps.database.time);
+  }
+
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
-    return this.#upkeep.append(this.#ownStream().journal, group);
+    if (this.#isFencing) throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
+    this.#groupTime = this.#time;
+    return this.#upkeep.append(this.#ownStream().journal, group, this.#groupTime);
   }
 
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void {
@@ -199,7 +283,7 @@ export class Shard implements GroupTarget {
     let lsn = lastLsn - group.length;
     for (const record of group) {
       lsn += 1;
-      increments += own.pendingSums.apply(lsn, record, RECORD_HEADER_BYTES, record.length);
+      increments += own.pendingSums.apply(lsn, record, RECORD_HEADER_BYTES, record.length, this.#groupTime);
     }
     addTo(this.#stats, STAT.accepted, increments);
     this.#publish();
@@ -246,13 +330,16 @@ export class Shard implements GroupTarget {
     this.#upkeep.stop();
     // First, so that a stream in recovery is drained with the others.
     await this.#orphaned.stop();
+    // A row that is being made must be closed, too. Whoever asked for it handles a failure.
+    await this.#registering?.catch(() => undefined);
     const left: PendingRange[] = this.#own === undefined ? await this.#untaken() : [...this.#orphaned.unread];
     let lost = 0;
     for (const { journal, pendingSums, flusher } of this.#streams()) {
       const isCommitted = await flusher.drain();
-      // A file journal without a record has no directory that another start could continue.
-      const isOver = this.#deps.journals.endsWithThread || (journal.endLsn === 0 && flusher.isDatabaseAvailable);
-      if (isCommitted && isOver) await retireForEver(pendingSums, this.#deps.database, this.#deps.log);
+      if (isCommitted && pendingSums.isRegistered && flusher.isDatabaseAvailable) {
+        const { database, journals, log } = this.#deps;
+        await endStream(journal, pendingSums, journals.endsWithThread ? 'retire' : 'closeStream', database, log);
+      }
       const unsynced = await this.#close(journal, pendingSums);
       lost += unsynced;
       if (!isCommitted && unsynced === 0) left.push(rangeOf(pendingSums));
@@ -273,10 +360,10 @@ export class Shard implements GroupTarget {
    * Makes a stream durable before a flush. Records that the disk refuses are flushed from memory: then the database is the
    * only place that takes them.
    */
-  async #sync(journal: Journal): Promise<void> {
+  #sync(journal: Journal): void | Promise<void> {
     if (journal.syncedLsn >= journal.endLsn) return;
     try {
-      await journal.sync();
+      return journal.sync();
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
     }
@@ -309,7 +396,7 @@ export class Shard implements GroupTarget {
         const range = { stream, afterLsn: 0, throughLsn: undefined, increments: undefined };
         try {
           const afterLsn = (await database.readBack(stream))?.lsn ?? 0;
-          const throughLsn = journals.open(stream).findEnd(afterLsn);
+          const throughLsn = journals.open(stream).findEnd();
           if (throughLsn > afterLsn) ranges.push({ ...range, afterLsn, throughLsn });
         } catch (error) {
           if (!isDatabaseUnavailable(error) && !(error instanceof JournalError)) throw error;
@@ -355,6 +442,7 @@ export class Shard implements GroupTarget {
 
   /** A shard can use the database where every one of its streams can. */
   #noticeDatabase(stream: string, problem: DatabaseProblem | undefined): void {
+    this.#publish();
     if (problem === undefined) {
       if (this.#failingStreams.delete(stream) && this.#failingStreams.size === 0) this.#tellDatabase();
       return;
@@ -403,34 +491,31 @@ export class Shard implements GroupTarget {
 
   /** Continues the shard's own stream of the last run where that is possible, and begins a new one otherwise. */
   async #continue(stream: string | undefined): Promise<OwnedStream> {
-    if (stream === undefined) return this.#begin(true);
+    if (stream === undefined) return this.#begin(undefined);
     const owned = await this.#recover(stream);
-    if (!owned.retired && owned.journal.takesRecords) return owned;
-    // Either the disk has no room to go on with it. Or it was an orphaned stream of a run with another number of shards,
-    // which crashed after it retired the stream in the database: no owner would flush further records.
+    if (owned.journal.takesRecords) return owned;
+    // The disk has no room to go on with it.
     this.#orphaned.add(owned);
-    const next = await this.#begin(true);
-    if (!owned.journal.takesRecords) this.#upkeep.expectRefusal(next.journal);
+    const next = this.#begin(undefined);
+    this.#upkeep.expectRefusal(next.journal);
     return next;
   }
 
-  /** Begins a new stream; makes its row where the database is available. */
-  async #begin(withDatabase: boolean): Promise<OwnedStream> {
-    const journal = this.#deps.journals.create();
-    if (withDatabase) await this.#deps.database.ensureStream(journal.stream);
-    // A new row starts at epoch 0 and LSN 0. No other process knows its id.
-    return this.#assemble(journal, new PendingSums(journal.stream, { epoch: 0, lsn: 0 }), false);
+  /** Begins a new stream. Its row is made when its first record is to be written. */
+  #begin(cover: string | undefined): OwnedStream {
+    const journal = this.#deps.journals.create(cover);
+    return this.#assemble(journal, new PendingSums(journal.stream, undefined));
   }
 
   /** Takes ownership of a stream of an earlier run, and reads it. */
   async #recover(stream: string): Promise<OwnedStream> {
-    const { journals, database, log } = this.#deps;
+    const { journals, log } = this.#deps;
+    const journal = journals.open(stream);
     const handedOver = this.#handedOver.get(stream);
-    const recovered = await recoverStream(journals, database, stream, log, handedOver);
-    const { journal, pendingSums, retired, increments, missing } = recovered;
+    const { pendingSums, increments, missing } = await recoverStream(journal, this.#taker, log, handedOver);
     addTo(this.#stats, STAT.recovered, increments + missing);
     if (handedOver !== undefined) this.#noteTakenOver(handedOver, missing, journal.endLsn);
-    return this.#assemble(journal, pendingSums, retired);
+    return this.#assemble(journal, pendingSums);
   }
 
   /** Counts what the journal lacks of what an ended thread has handed over. */
@@ -444,20 +529,62 @@ export class Shard implements GroupTarget {
     this.#deps.log('error', facts, what);
   }
 
-  #assemble(journal: Journal, pendingSums: PendingSums, retired: boolean): OwnedStream {
-    const { database, clock, random, flushIntervalMs, earlyFlush, settledThroughMs } = this.#deps;
+  /**
+   * Takes the row of the own stream before others are flushed. A stream that is not stored has no record, and needs no row
+   * before its first; but from now on the row that covered it may be over at any time.
+   */
+  async #registerOwn(): Promise<void> {
+    const own = this.#own;
+    if (own === undefined) return;
+    if (own.journal.endLsn > 0) await this.#register(own);
+    else this.#isCoverOver = true;
+  }
+
+  async #registerFound({ stream, mark }: FoundStream): Promise<void> {
+    const { journals } = this.#deps;
+    if (mark !== 'unregistered' || journals.markOf(stream) !== 'unregistered') return;
+    const journal = journals.open(stream);
+    try {
+      await this.#taker.take(journal);
+    } finally {
+      await journal.close();
+    }
+  }
+
+  /** Takes the row of the own stream, once for all who ask meanwhile. */
+  #register(own: OwnedStream): Promise<void> {
+    if (own.pendingSums.isRegistered) return Promise.resolve();
+    this.#registering ??= this.#takeRow(own).finally(() => {
+      this.#registering = undefined;
+    });
+    return this.#registering;
+  }
+
+  async #takeRow({ journal, pendingSums }: OwnedStream): Promise<void> {
+    const row = await this.#taker.take(journal);
+    // What is not covered must be sorted out before it is found by idempotency key, so the journal is read again.
+    if (pendingSums.hasOlderThan(row.coveredFrom) || pendingSums.take(row) !== 'same') {
+      throw new JournalError(
+        'journal-fenced',
+        `Stream ${pendingSums.stream} has idempotent requests that its row does not cover; the shard reads its journal again.`,
+      );
+    }
+  }
+
+  #assemble(journal: Journal, pendingSums: PendingSums): OwnedStream {
+    const { database, clock, random, flushIntervalMs, earlyFlush } = this.#deps;
     const options = {
       intervalMs: flushIntervalMs,
       ...earlyFlush,
       sync: () => this.#sync(journal),
-      acceptedThroughMs: () => settledThroughMs() - ACCEPTED_MARGIN_MS,
-      touchIntervalMs: TOUCH_INTERVAL_MS,
+      touchTime: this.#touchTimes(),
+      touchIntervalMs: this.#deps.touchIntervals?.touchMs ?? TOUCH_INTERVAL_MS,
       random,
     };
     const flusher: Flusher = new Flusher(pendingSums, database, clock, options, {
-      committed: ({ toLsn }, flush) => {
+      committed: ({ toLsn, acceptedThrough }, flush) => {
         countFlush(flush, this.#stats);
-        if (flush.rejectedKeys !== undefined) this.#rejectedLog.note(flush.rejected, flush.rejectedKeys);
+        this.#noteSetAside(pendingSums.stream, flush, acceptedThrough);
         journal.prune(toLsn);
         this.#publish();
         this.#orphaned.noticeCommitted(pendingSums.stream);
@@ -466,30 +593,114 @@ export class Shard implements GroupTarget {
         journal.prune(pendingSums.checkpointLsn);
         this.#publish();
       },
-      fenced: (row) => {
-        this.#fenced(pendingSums, row);
-      },
+      register: () => this.#register(owned),
+      fenced: (row) => this.#fenced(owned, row),
       databaseAvailable: (_, problem) => {
         this.#noticeDatabase(pendingSums.stream, problem);
       },
       failed: (error) => this.failed(error),
     });
-    return { journal, pendingSums, flusher, retired };
+    const owned = { journal, pendingSums, flusher };
+    return owned;
   }
 
-  /** A compare-and-set did not match. `row` says whether another process owns the stream now. */
-  #fenced(pendingSums: PendingSums, row: Checkpoint | undefined): void {
-    const isVolatile = this.#deps.journals.endsWithThread;
-    const isTaken = row !== undefined && row.epoch > pendingSums.epoch;
-    const detail = isTaken ? takenOver(pendingSums, row, isVolatile) : movedBack(pendingSums, row, isVolatile);
-    if (isTaken) this.#deps.tell({ kind: 'fenced', detail });
-    this.failed(new JournalError('journal-fenced', detail));
+  /** The times for the touches of a stream, once a minute: noted first, so that a later start accepts under no earlier one. */
+  #touchTimes(): () => DatabaseTime | undefined {
+    const { clock, journals, log } = this.#deps;
+    let dueAt = Number.NEGATIVE_INFINITY;
+    return () => {
+      const time = this.#time;
+      if (time === 0 || clock.monotonic() < dueAt) return undefined;
+      try {
+        journals.noteTime(time);
+      } catch (error) {
+        if (!isJournalUnavailable(error)) throw error;
+        log('debug', { err: error }, 'The disk refuses to note the time of the database');
+        return undefined;
+      }
+      dueAt = clock.monotonic() + (this.#deps.touchIntervals?.timeMs ?? TOUCH_TIME_INTERVAL_MS);
+      return time;
+    };
+  }
+
+  #noteSetAside(stream: string, { rejected, rejectedKeys, uncovered }: CommittedFlush, time: DatabaseTime): void {
+    if (rejectedKeys !== undefined) this.#rejectedLog.note(rejected, rejectedKeys);
+    const { requests, increments } = uncovered;
+    if (requests === 0) return;
+    this.#deps.log(
+      'error',
+      { stream, requests, increments, acceptedThrough: time },
+      `${requests} idempotent requests of stream ${stream} with ${increments} increments could not be checked against ` +
+        'IDEMPOTENCY_WINDOW_HOURS any more; they are kept in rejected_increments and not counted. List them with ' +
+        '`npm run journal -- rejected`',
+    );
+  }
+
+  /** A compare-and-set did not match. `row`: where it is; undefined if that could not be read. */
+  async #fenced(owned: OwnedStream, row: Checkpoint | undefined): Promise<'over' | 'same' | 'committed'> {
+    const { journals, tell } = this.#deps;
+    const { pendingSums } = owned;
+    this.#isFencing = true;
+    try {
+      const isVolatile = journals.endsWithThread;
+      if (row !== undefined && row.epoch !== pendingSums.epoch && (await this.#isTakenByOthers(owned))) {
+        const detail = takenOver(pendingSums, row, isVolatile);
+        tell({ kind: 'fenced', detail });
+        this.failed(new JournalError('journal-fenced', detail));
+        return 'over';
+      }
+      const outcome = isVolatile && row !== undefined ? await this.#takeAgain(owned) : 'elsewhere';
+      if (outcome !== 'elsewhere') return outcome;
+      this.failed(new JournalError('journal-fenced', movedBack(pendingSums, row, isVolatile)));
+      return 'over';
+    } finally {
+      this.#isFencing = this.#state === 'failed';
+    }
+  }
+
+  /** False also where the database does not say; then the recovery finds out. */
+  async #isTakenByOthers({ journal, pendingSums }: OwnedStream): Promise<boolean> {
+    try {
+      const claims = await this.#deps.database.readClaims(pendingSums.stream);
+      return isTakenByOthers(journal.ownership().claims, pendingSums.epoch, claims);
+    } catch (error) {
+      if (!isDatabaseUnavailable(error)) throw error;
+      return false;
+    }
+  }
+
+  /** Takes a stream again that was retired while its process lives, and keeps its sums: no journal has them. */
+  async #takeAgain({ journal, pendingSums }: OwnedStream): Promise<'same' | 'committed' | 'elsewhere'> {
+    const { log } = this.#deps;
+    for (;;) {
+      try {
+        const outcome = pendingSums.take(await this.#taker.take(journal));
+        log('warn', { stream: pendingSums.stream, outcome }, 'Took a stream again that had been retired');
+        return outcome;
+      } catch (error) {
+        if (error instanceof JournalError) return 'elsewhere';
+        if (!isDatabaseUnavailable(error) || this.#state === 'draining') throw error;
+        await this.#pause(TAKE_AGAIN_BACKOFF_MS);
+      }
+    }
   }
 
   #publish(): void {
     publishStreams(this.#streams(), this.#orphaned.unreadBytes, this.#stats);
     if (this.#own !== undefined) publishOwn(this.#own.pendingSums, this.#stats);
+    const own = this.#own;
+    const isRefused = own !== undefined && !own.flusher.isDatabaseAvailable && !this.coversIdempotent;
+    this.#stats[STAT.idempotentRefused] = isRefused ? 1 : 0;
   }
+}
+
+/**
+ * The stream whose open row covers idempotent requests in a new stream, until that has a row: the shard's own stream of the
+ * last run or, if its row was never taken, the one that covered it.
+ */
+function coverOf(journals: JournalStreams, own: FoundStream | undefined): string | undefined {
+  if (own === undefined || own.mark === 'closed') return undefined;
+  return own.mark === 'open' ? own.stream : journals.open(own.stream).ownership().cover;
 }
 
 /** The main thread has waited for the database already. */

@@ -30,9 +30,9 @@ const failedWith =
     error instanceof CounterError && error.code === code;
 
 test('a read has the exact sum, its time, and the checkpoints of the streams that have a row', async () => {
-  const stream = await shard.newStream();
+  const { stream, epoch } = await shard.newStream();
   await shard.flush(
-    flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 4 }, [
+    flushOf({ stream, epoch, fromLsn: 0, toLsn: 4 }, [
       ['big', 10n ** 30n + 1n],
       ['safe', 2 ** 53 - 1],
     ]),
@@ -42,25 +42,25 @@ test('a read has the exact sum, its time, and the checkpoints of the streams tha
   assert.equal(big.committed, 10n ** 30n + 1n);
   assert.equal(big.exists, true);
   assert.ok(big.updatedAt instanceof Date && Math.abs(big.updatedAt.getTime() - Date.now()) < 60_000);
-  assert.deepEqual([...big.checkpoints], [[stream, { epoch: 0, lsn: 4 }]]);
+  assert.deepEqual([...big.checkpoints], [[stream, { epoch, lsn: 4 }]]);
   assert.equal((await store.readCounter(Buffer.from('safe'), [])).committed, 2 ** 53 - 1);
 });
 
 test('a key that was never counted does not exist, and its read has the checkpoints, too', async () => {
-  const stream = await shard.newStream();
+  const { stream, epoch } = await shard.newStream();
   const reading = await store.readCounter(Buffer.from('never'), [stream]);
   assert.deepEqual(reading, {
     committed: 0,
     updatedAt: null,
     exists: false,
-    checkpoints: new Map([[stream, { epoch: 0, lsn: 0 }]]),
+    checkpoints: new Map([[stream, { epoch, lsn: 0 }]]),
   });
 });
 
 test('a thousand reads at once each get their own counter', async () => {
-  const stream = await shard.newStream();
+  const { stream, epoch } = await shard.newStream();
   const increments = Array.from({ length: 1000 }, (_, n) => [`many:${n}`, n] as const);
-  await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, increments));
+  await shard.flush(flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, increments));
   const streams = [stream];
   const readings = await Promise.all(increments.map(([key]) => store.readCounter(Buffer.from(key), streams)));
   assert.deepEqual(

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
 import { after, afterEach, before, test } from 'node:test';
 import { parseDatabaseUrl, type DatabaseConnection } from '#product/db/connection.js';
 import { OnDemandConnection } from '#product/db/on-demand-connection.js';
+import { TRY_PRUNER_LOCK } from '#product/db/upkeep-statements.js';
 import { IdempotencyKeyStore } from '#product/db/idempotency-key-store.js';
 import { runStatements } from '../../support/database-connection.js';
 import { connectTo, silentLogger, type TestDatabase } from '../../support/database.js';
@@ -31,8 +31,6 @@ after(async () => {
 /** Runs `body` with a store whose first round is over. */
 async function withStore(
   options: {
-    readonly node?: string;
-    readonly memoryShards?: number;
     readonly url?: string;
     readonly rowsMax?: number;
     readonly recorded?: () => number;
@@ -43,9 +41,8 @@ async function withStore(
     applicationName: 'idempotency keys',
   });
   const store = new IdempotencyKeyStore(connection, {
-    node: randomUUID(),
-    memoryShards: 0,
     windowHours: 24,
+    expiryDays: 7,
     rowsMax: 1000,
     recorded: () => 0,
     pending: () => 0,
@@ -61,127 +58,59 @@ async function withStore(
   }
 }
 
-interface StreamOptions {
-  readonly node?: string;
-  readonly shard?: number;
-  readonly journal?: string;
-  /** An interval of PostgreSQL. */
-  readonly retiredAgo?: string;
-}
-
-async function makeStream({
-  node = randomUUID(),
-  shard = 0,
-  journal = 'memory',
-  retiredAgo,
-}: StreamOptions): Promise<string> {
-  const stream = randomUUID();
+async function record(key: string, ago: string): Promise<void> {
   await observer.query({
-    text: `insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, accepted_through, retired_at)
-           values ($1, 0, 0, $2, $3, $4, now(), now() - $5::interval)`,
-    values: [stream, node, shard, journal, retiredAgo ?? null],
+    text: `insert into idempotency_keys (token, digest, claimed_at) values ($1, '', now() - $2::interval)`,
+    values: [key, ago],
   });
+}
+
+async function keys(): Promise<readonly string[]> {
+  const rows = await observer.query<{ token: string }>({ text: 'select token from idempotency_keys order by token' });
+  return rows.map(({ token }) => token);
+}
+
+test('the first round counts the keys, prunes old ones, and says how far an open stream holds the pruning back', async () => {
+  await record('new', '23 hours');
+  await record('held', '25 hours');
+  await record('old', '30 hours');
   await observer.query({
-    text: 'insert into journal_claims (stream, epoch, claim, lsn) values ($1, 0, $1, 0)',
-    values: [stream],
+    text: `insert into journal_checkpoints (stream, epoch, lsn, journal, accepted_through)
+           values (gen_random_uuid(), 1, 0, 'file', now() - interval '2 hours')`,
   });
-  return stream;
-}
-
-async function streamsWhere(condition: string): Promise<ReadonlySet<string>> {
-  const rows = await observer.query<{ stream: string }>({
-    text: `select stream::text from journal_checkpoints where ${condition}`,
-  });
-  return new Set(rows.map(({ stream }) => stream));
-}
-
-test("memory-journal streams of this node's earlier processes are retired, those of its own shards are not", async () => {
-  const node = randomUUID();
-  const gone = [await makeStream({ node, shard: 2 }), await makeStream({ node, shard: 3 })];
-  for (const stream of [{ node, shard: 1 }, { node, shard: 5, journal: 'file' }, { shard: 5 }])
-    await makeStream(stream);
-  await withStore({ node, memoryShards: 2 }, async () => {
-    assert.deepEqual(await streamsWhere('retired_at is not null'), new Set(gone));
+  await withStore({ rowsMax: 1000 }, async (store) => {
+    assert.deepEqual(await keys(), ['held', 'new']);
+    assert.deepEqual([store.rows, store.room], [3, 997], 'counted before the pruning');
+    assert.ok(Math.abs(store.heldSeconds - 7200) < 60, `${store.heldSeconds} s`);
   });
 });
 
-test('a node that has no memory journal any more retires the memory-journal streams of all its shards', async () => {
-  const node = randomUUID();
-  const gone = [await makeStream({ node, shard: 0 }), await makeStream({ node, shard: 1 })];
-  await withStore({ node }, async () => {
-    assert.deepEqual(await streamsWhere('retired_at is not null'), new Set(gone));
-  });
-});
-
-test('streams that could not be retired at the start are retired once the database is available', async () => {
-  const node = randomUUID();
-  const gone = await makeStream({ node });
+test('a store whose database was unavailable at its start prunes once that is available', async () => {
+  await record('old', '25 hours');
   const proxy = await TcpProxy.start(database.url);
   await proxy.refuse();
   try {
-    await withStore({ node, url: proxy.urlOf(database.url) }, async () => {
-      assert.equal((await streamsWhere('retired_at is not null')).size, 0);
+    await withStore({ url: proxy.urlOf(database.url) }, async () => {
+      assert.deepEqual(await keys(), ['old']);
       await proxy.accept();
-      await eventually('it is retired', async () => (await streamsWhere('retired_at is not null')).has(gone));
+      await eventually('the key is pruned', async () => (await keys()).length === 0);
     });
   } finally {
     await proxy.close();
   }
 });
 
-test('tombstones are pruned 15 days after the window, with their claims; those of file journals stay', async () => {
-  const old = '16 days 1 second';
-  const gone = [await makeStream({ retiredAgo: old }), await makeStream({ retiredAgo: old, journal: 'nats' })];
-  const kept = [
-    await makeStream({ retiredAgo: '15 days 23 hours' }),
-    await makeStream({ retiredAgo: old, journal: 'file' }),
-    await makeStream({}),
-  ];
-  await withStore({}, async () => {
-    assert.deepEqual(await streamsWhere('true'), new Set(kept));
-    const claims = await observer.query<{ stream: string }>({ text: 'select stream::text from journal_claims' });
-    assert.deepEqual(new Set(claims.map(({ stream }) => stream)), new Set(kept));
-    assert.ok(gone.every((stream) => !kept.includes(stream)));
-  });
-});
-
-test('deletes of counters that did not exist are pruned after the window, closing sums are not', async () => {
-  await observer.query({
-    text: `insert into counter_resets (id, key, sum, at) values
-             ('nothing, old', 'k', null, now() - interval '24 hours 6 minutes'),
-             ('nothing', 'k', null, now() - interval '24 hours'),
-             ('something, old', 'k', 7, now() - interval '1 year')`,
-  });
-  await withStore({}, async () => {
-    const rows = await observer.query<{ id: string }>({ text: 'select id from counter_resets order by id' });
-    assert.deepEqual(
-      rows.map(({ id }) => id),
-      ['nothing', 'something, old'],
-    );
-  });
-});
-
-test('idempotency keys are pruned after the window, unless a stream that is not retired may still flush a retry', async () => {
-  const record = (key: string, ago: string): Promise<unknown> =>
-    observer.query({
-      text: `insert into idempotency_keys (token, digest, claimed_at) values ($1, '', now() - $2::interval)`,
-      values: [key, ago],
+test('while another node prunes the store counts, and prunes nothing', async () => {
+  await record('old', '25 hours');
+  const other = await connectTo(database.url, 'other node');
+  try {
+    await other.query({ text: TRY_PRUNER_LOCK });
+    await withStore({}, async (store) => {
+      assert.deepEqual([await keys(), store.rows, store.heldSeconds], [['old'], 1, 0]);
     });
-  const keys = async (): Promise<readonly string[]> =>
-    (await observer.query<{ token: string }>({ text: 'select token from idempotency_keys order by token' })).map(
-      ({ token }) => token,
-    );
-  await record('new', '24 hours');
-  await record('old', '24 hours 6 minutes');
-  const dead = await makeStream({ journal: 'file' });
-  await observer.query({ text: `update journal_checkpoints set accepted_through = now() - interval '1 hour'` });
-  await withStore({}, async () => {
-    assert.deepEqual(await keys(), ['new', 'old']);
-  });
-  await observer.query({ text: 'update journal_checkpoints set retired_at = now() where stream = $1', values: [dead] });
-  await withStore({}, async () => {
-    assert.deepEqual(await keys(), ['new']);
-  });
+  } finally {
+    await other.close();
+  }
 });
 
 test('beyond a million the count is that of the statistics, whatever was analyzed when, plus what was recorded lately', async () => {

@@ -7,6 +7,7 @@ import { connectTo } from '../../support/database.js';
 import { createMigratedDatabase, encodeIncrements, flushOf, TestShard } from '../../support/flushes.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { seedOfRun } from '../../support/random-runs.js';
+import type { TakenStream } from '../../support/taken-stream.js';
 
 const WRITERS = 4;
 const KEYS = 5000;
@@ -38,11 +39,11 @@ test('four nodes that flush the same keys for six seconds never deadlock, and ev
   const writer = async (number: number): Promise<number> => {
     const random = new Mulberry32(seed + number);
     const shard = new TestShard(database.url, { applicationName: `writer ${number}` });
-    const stream = await shard.newStream();
+    const { stream, epoch } = await shard.newStream();
     let lsn = 0;
     for (; performance.now() < end; lsn += 1) {
       const increments = randomIncrements(random);
-      const result = await shard.flush(flushOf({ stream, epoch: 0, fromLsn: lsn, toLsn: lsn + 1 }, increments));
+      const result = await shard.flush(flushOf({ stream, epoch, fromLsn: lsn, toLsn: lsn + 1 }, increments));
       assert.equal(result.applied, true);
       assert.equal(result.keys, INCREMENTS_OF_FLUSH);
       for (const [key, amount] of increments) expected.set(key, (expected.get(key) ?? 0) + amount);
@@ -68,17 +69,17 @@ test('the same statement without its order deadlocks, so the test above would se
   assert.notEqual(unsorted, FLUSH);
   const database = await createMigratedDatabase();
   const shard = new TestShard(database.url, { applicationName: 'streams' });
-  const streams: string[] = [];
+  const streams: TakenStream[] = [];
   for (let number = 0; number < WRITERS; number += 1) streams.push(await shard.newStream());
   const end = performance.now() + 30_000;
   let found = 0;
-  const writer = async (stream: string, number: number): Promise<void> => {
+  const writer = async ({ stream, epoch }: TakenStream, number: number): Promise<void> => {
     const random = new Mulberry32(seed + number);
     const connection = await connectTo(database.url, `writer ${number}`);
     for (let lsn = 0; found === 0 && performance.now() < end;) {
       const { keys, amounts } = encodeIncrements(randomIncrements(random));
       try {
-        await connection.query({ text: unsorted, values: [stream, 0, lsn, lsn + 1, new Date(), keys, amounts] });
+        await connection.query({ text: unsorted, values: [stream, epoch, lsn, lsn + 1, new Date(), keys, amounts] });
         lsn += 1;
       } catch (error) {
         assert.equal(errorCode(error), '40P01');

@@ -1,12 +1,17 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import path from 'node:path';
 import { test } from 'node:test';
 import type { DatabaseConnection } from '#product/db/connection.js';
+import pg from 'pg';
+import { errorCode } from '#product/db/database-errors.js';
+import { migrations } from '#product/db/schema/migrations.js';
 import { migrate, TableBusyError } from '#product/db/schema/migrate.js';
 import { StartError } from '#product/core/errors.js';
 import { connectTo, createTestDatabase } from '../../support/database.js';
+import { takeStream } from '../../support/taken-stream.js';
+import { TestShard } from '../../support/flushes.js';
 
 async function withDatabase(
   body: (connection: DatabaseConnection, url: string) => Promise<void>,
@@ -43,10 +48,146 @@ const startErrorSaying =
 test('an empty database is migrated once, and its id stays', async () => {
   await withDatabase(async (connection) => {
     const first = await migrate(connection);
-    assert.deepEqual(first.applied, ['1 initial', '2 claims', '3 removals-of-nothing']);
+    assert.deepEqual(first.applied, ['1 initial', '2 claims', '3 removals-of-nothing', '4 database-times']);
     assert.match(first.databaseId, /^[0-9a-f-]{36}$/);
     assert.deepEqual(await columnsOfCounters(connection), COLUMNS);
     assert.deepEqual(await migrate(connection), { databaseId: first.databaseId, applied: [], warnings: [] });
+  });
+});
+
+/** A database as version 3 of the schema left it, which was in use for a while. */
+async function makeVersion3(connection: DatabaseConnection): Promise<void> {
+  await connection.query({
+    text: `create table summing_counters_migrations (
+             version int primary key, name text not null, applied_at timestamptz not null default now(),
+             database_id uuid not null default gen_random_uuid())`,
+  });
+  for (const { version, name, sql } of migrations.filter((step) => step.version <= 3)) {
+    await connection.query({ text: sql });
+    await connection.query({
+      text: `insert into summing_counters_migrations (version, name, applied_at) values ($1, $2, '2026-01-01')`,
+      values: [version, name],
+    });
+  }
+}
+
+test('rows that are open at the migration to database times cover all earlier records, retired ones none of them', async () => {
+  await withDatabase(async (connection, url) => {
+    await makeVersion3(connection);
+    const [open, silent, retired, never] = [randomUUID(), randomUUID(), randomUUID(), randomUUID()];
+    await connection.query({
+      text: `insert into journal_checkpoints (stream, epoch, lsn, journal, accepted_through, retired_at, created_at) values
+               ($1, 5000000, 17, 'file', '2026-01-02', null, '2026-01-01'),
+               ($2, 0, 0, 'file', null, null, '2026-01-01'),
+               ($3, 3, 9, 'memory', '2026-01-03', '2026-01-04', '2026-01-01'),
+               ($4, 3, 0, 'memory', null, '2026-01-04', '2026-01-01')`,
+      values: [open, silent, retired, never],
+    });
+    // A claim that a failover has left above the epoch of its row.
+    await connection.query({
+      text: `insert into journal_claims (stream, epoch, claim, lsn) values ($1, 9000000, gen_random_uuid(), 0)`,
+      values: [open],
+    });
+    await connection.query({
+      text: `insert into rejected_increments (stream, key, amount, reason, sqlstate) values ($1, 'k', '1', 'r', '23514')`,
+      values: [open],
+    });
+    assert.deepEqual((await migrate(connection)).applied, ['4 database-times']);
+    const rows = await connection.query<Record<string, unknown>>({
+      text: `select stream::text, epoch::text, lsn::text, accepted_through::date::text as accepted,
+                    covered_from::date::text as covered, heard_at > now() - interval '1 minute' as heard,
+                    closed_at is not null as closed, retired_at is not null as retired
+             from journal_checkpoints order by retired_at nulls first, lsn desc`,
+    });
+    const fields = { heard: true, closed: false };
+    const ever = { accepted: '-infinity', covered: '-infinity', retired: false };
+    assert.deepEqual(rows, [
+      { stream: open, epoch: '5000000', lsn: '17', ...ever, ...fields },
+      { stream: silent, epoch: '0', lsn: '0', ...ever, ...fields },
+      {
+        stream: retired,
+        epoch: '3',
+        lsn: '9',
+        accepted: '2026-01-03',
+        covered: '2026-01-03',
+        retired: true,
+        ...fields,
+      },
+      { stream: never, epoch: '3', lsn: '0', accepted: '2026-01-01', covered: '2026-01-01', retired: true, ...fields },
+    ]);
+    const [pruning] = await connection.query<{ now: boolean; rows: number }>({
+      text: `select bool_and(pruned_before between now() - interval '1 minute' and now()) as now, count(*)::int as rows
+             from idempotency_pruning`,
+    });
+    assert.deepEqual(pruning, { now: true, rows: 1 }, 'keys may have been pruned up to now');
+    const [rejected] = await connection.query({ text: 'select sqlstate, token, lsn, digest from rejected_increments' });
+    assert.deepEqual(rejected, { sqlstate: '23514', token: null, lsn: null, digest: null });
+
+    const shard = new TestShard(url, { applicationName: 'shard' });
+    const taken = await takeStream(shard.database, open);
+    assert.ok(taken.epoch > 9_000_000, `the epoch ${taken.epoch} is above every one that exists`);
+    assert.equal((await shard.readBack(open))?.coveredFrom, 0, 'an open row keeps what it covers');
+    await takeStream(shard.database, retired);
+    const coveredFrom = (await shard.readBack(retired))?.coveredFrom ?? 0;
+    assert.ok(Math.abs(coveredFrom - Date.now() / 1000) < 60, 'a retired one covers what is accepted from now on');
+    await shard.close();
+  });
+});
+
+test('in a database that is new nothing was ever pruned, and a row covers everything', async () => {
+  await withDatabase(async (connection, url) => {
+    await migrate(connection);
+    assert.deepEqual(await connection.query({ text: 'select pruned_before::text as at from idempotency_pruning' }), [
+      { at: '-infinity' },
+    ]);
+    const shard = new TestShard(url, { applicationName: 'shard' });
+    const { stream } = await shard.newStream();
+    assert.equal((await shard.readBack(stream))?.coveredFrom, 0);
+    await shard.close();
+  });
+});
+
+test('sessions of older versions are refused with 25006 where they would take, flush, retire or prune, and change nothing', async () => {
+  await withDatabase(async (connection, url) => {
+    await migrate(connection);
+    const stream = randomUUID();
+    await connection.query({
+      text: 'insert into journal_checkpoints (stream, epoch, lsn) values ($1, 1, 1)',
+      values: [stream],
+    });
+    await connection.query({
+      text: `insert into idempotency_keys (token, digest, claimed_at) values ('t', '', now())`,
+    });
+    const tables = `select (select json_agg(c) from journal_checkpoints c)::text || (select json_agg(k) from idempotency_keys k)::text as all`;
+    const before = await connection.query({ text: tables });
+    const client = new pg.Client({ connectionString: url });
+    await client.connect();
+    const isRefused = (error: unknown): boolean =>
+      errorCode(error) === '25006' && String(error).includes('newer version');
+    try {
+      for (const protocol of [undefined, '', '0', '1']) {
+        if (protocol !== undefined)
+          await client.query(`select set_config('summing_counters.protocol', $1, false)`, [protocol]);
+        for (const text of [
+          `insert into journal_checkpoints (stream, epoch, lsn) values (gen_random_uuid(), 0, 0) on conflict do nothing`,
+          `update journal_checkpoints set lsn = 2`,
+          `update journal_checkpoints set retired_at = now() where false`,
+          `with fence as (update journal_checkpoints set lsn = 2 where lsn = 9 returning 1)
+           insert into counters (key, sum) select 'k', 1 from fence`,
+          `delete from idempotency_keys where claimed_at < now()`,
+        ]) {
+          await assert.rejects(client.query(text), isRefused, `${protocol ?? 'unset'}: ${text}`);
+        }
+      }
+      assert.deepEqual(await connection.query({ text: tables }), before);
+      // Reading is allowed, and so is a session of an operator that says what it follows.
+      await client.query('select * from journal_checkpoints');
+      await client.query('set summing_counters.protocol = 2');
+      await client.query('update journal_checkpoints set lsn = 2');
+      await client.query('delete from idempotency_keys');
+    } finally {
+      await client.end();
+    }
   });
 });
 

@@ -5,12 +5,16 @@ import { CounterError } from '#product/core/errors.js';
 import { IdempotentArrayEncoder } from '#product/db/binary-array.js';
 import type { DatabaseConnection } from '#product/db/connection.js';
 import { OutcomeUnknownError, StatementRefusedError } from '#product/db/database-errors.js';
-import { RAISE_EPOCH } from '#product/db/statements.js';
+import type { FlushRequest, FlushResult } from '#product/db/flush-statement.js';
+import { CLAIMS_MAX } from '#product/db/statements.js';
+import type { Checkpoint, DatabaseTime } from '#product/core/checkpoint.js';
 import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-claim.js';
+import type { LockedStream, TakenRow } from '#product/shard-worker/thread/flush/shard-database.js';
 import { PendingSums, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { createMigratedDatabase, flushOf, TestShard } from '../../support/flushes.js';
 import { idempotentEntry, incrementEntries } from '../../support/record-entries.js';
+import { takeStream, type TakenStream } from '../../support/taken-stream.js';
 
 let database: TestDatabase;
 let observer: DatabaseConnection;
@@ -28,18 +32,58 @@ after(async () => {
   await database.drop();
 });
 
-/** Claims the stream, which is at `epoch`. */
-async function claim(stream: string, epoch: number, lsn: number): Promise<{ id: string; epoch: number }> {
+/** Takes the stream under these claims. Undefined where another session has made its row meanwhile. */
+function take(stream: string, claims: readonly OwnershipClaim[], lsn = 0): Promise<TakenRow | undefined> {
+  return shard.database.take(
+    stream,
+    () => ({ claims, lsn }),
+    () => undefined,
+  );
+}
+
+/** Takes the stream under a new claim that begins at `lsn`. */
+async function claim(stream: string, lsn: number): Promise<TakenRow & { readonly id: string }> {
   const id = randomUUID();
-  const at = await shard.readBack(stream);
-  assert.ok(at !== undefined);
-  const row = await shard.database.claimStream(stream, { epoch, lsn: at.lsn }, [{ id, lsn }]);
-  assert.ok(row !== undefined);
-  return { id, epoch: row.epoch };
+  const taken = await take(stream, [{ id, lsn }], lsn);
+  assert.ok(taken !== undefined);
+  return { ...taken, id };
 }
 
 async function claimsOf(stream: string): Promise<readonly OwnershipClaim[]> {
-  return (await shard.database.readClaims(stream)).claims;
+  return (await shard.database.readClaims(stream)).map(({ id, lsn }) => ({ id, lsn }));
+}
+
+/** What a flush did, without the time, which is checked here. */
+async function flush(request: FlushRequest): Promise<Omit<FlushResult, 'databaseTime'>> {
+  const { databaseTime, ...result } = await shard.flush(request);
+  assertNow(databaseTime);
+  return result;
+}
+
+/** Asserts that a time is that of the database, in whole seconds. Its clock is that of this machine. */
+function assertNow(time: DatabaseTime): void {
+  assert.ok(Number.isInteger(time) && Math.abs(time - Date.now() / 1000) < 60, String(time));
+}
+
+/** Columns of a stream's row, times as seconds or as PostgreSQL writes infinity. */
+async function rowOf(stream: string): Promise<Record<string, unknown>> {
+  const time = (name: string): string => `coalesce(floor(extract(epoch from ${name}))::text, 'none') as ${name}`;
+  const [row] = await observer.query({
+    text: `select epoch::text, lsn::text, shard, journal, ${['accepted_through', 'covered_from', 'heard_at', 'closed_at', 'retired_at'].map(time).join(', ')}
+           from journal_checkpoints where stream = $1`,
+    values: [stream],
+  });
+  assert.ok(row !== undefined);
+  return row;
+}
+
+/** Changes the row of a stream, as a test needs it. */
+async function change(stream: string, assignments: string): Promise<void> {
+  await observer.query({ text: `update journal_checkpoints set ${assignments} where stream = $1`, values: [stream] });
+}
+
+async function setPrunedBefore(seconds: number): Promise<void> {
+  await observer.query({ text: 'update idempotency_pruning set pruned_before = to_timestamp($1)', values: [seconds] });
 }
 
 async function sumsOf(prefix: string): Promise<Record<string, string>> {
@@ -51,148 +95,380 @@ async function sumsOf(prefix: string): Promise<Record<string, string>> {
 }
 
 test('a flush adds the sums and moves the checkpoint, and the same flush again does nothing', async () => {
-  const stream = await shard.newStream();
-  const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [
+  const { stream, epoch } = await shard.newStream();
+  const request = flushOf({ stream, epoch, fromLsn: 0, toLsn: 7 }, [
     ['f:a', 5],
     ['f:b', -3],
     ['f:c', 0],
   ]);
-  assert.deepEqual(await shard.flush(request), { applied: true, keys: 3, duplicates: [] });
-  assert.deepEqual(await shard.flush(request), { applied: false, keys: 0, duplicates: [] });
-  await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 7, toLsn: 8 }, [['f:a', 9007199254740993n]]));
+  assert.deepEqual(await flush(request), { applied: true, keys: 3, duplicates: [] });
+  assert.deepEqual(await flush(request), { applied: false, keys: 0, duplicates: [] });
+  await flush(flushOf({ stream, epoch, fromLsn: 7, toLsn: 8 }, [['f:a', 9007199254740993n]]));
   assert.deepEqual(await sumsOf('f:'), { 'f:a': '9007199254740998', 'f:b': '-3', 'f:c': '0' });
-  assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 8, retired: false });
+  const { coveredFrom, ...row } = (await shard.readBack(stream)) ?? { coveredFrom: -1 };
+  assert.deepEqual(row, { epoch, lsn: 8, isOver: false });
+  assert.equal(coveredFrom, 0);
 });
 
-test('a flush with an epoch that was raised in the meantime does nothing', async () => {
-  const stream = await shard.newStream();
-  await claim(stream, 0, 0);
-  const late = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
-  assert.deepEqual(await shard.flush(late), { applied: false, keys: 0, duplicates: [] });
+test('a flush with an epoch other than that of the row does nothing, be it lower or higher', async () => {
+  const { stream, epoch } = await shard.newStream();
+  const { row } = await claim(stream, 0);
+  assert.ok(row.epoch > epoch);
+  for (const wrong of [epoch, row.epoch - 1, row.epoch + 1]) {
+    const late = flushOf({ stream, epoch: wrong, fromLsn: 0, toLsn: 1 }, [['late', 1]]);
+    assert.deepEqual(await flush(late), { applied: false, keys: 0, duplicates: [] });
+  }
   assert.deepEqual(await sumsOf('late'), {});
 });
 
-test('a raise of the epoch that arrives late does not fence the owner that came after it', async () => {
-  const stream = await shard.newStream();
-  const late = { text: RAISE_EPOCH, values: [stream, 0, [randomUUID()], [0], 0] };
-  const { epoch } = await claim(stream, 0, 0);
-  assert.deepEqual(await observer.query(late), []);
-  assert.deepEqual(await shard.readBack(stream), { epoch, lsn: 0, retired: false });
+test('a flush never moves accepted_through back, and notes that the owner was heard of', async () => {
+  const { stream, epoch } = await shard.newStream();
+  await change(stream, `heard_at = '2020-01-01', accepted_through = '-infinity'`);
+  const times: unknown[] = [];
+  for (const [lsn, acceptedThrough] of [2000, 1999, 0, 2001].entries()) {
+    await flush({ ...flushOf({ stream, epoch, fromLsn: lsn, toLsn: lsn + 1 }, [['times', 1]]), acceptedThrough });
+    times.push((await rowOf(stream))['accepted_through']);
+  }
+  assert.deepEqual(times, ['2000', '2000', '2000', '2001']);
+  assertNow(Number((await rowOf(stream))['heard_at']));
 });
 
-test("a claim is written with the epoch that it raises, at the journal's end or the checkpoint, whichever is higher", async () => {
-  const stream = await shard.newStream();
-  await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [['claimed', 1]]));
-  const behind = await claim(stream, 0, 5);
-  assert.equal(
-    await shard.database.claimStream(stream, { epoch: 0, lsn: 7 }, [{ id: randomUUID(), lsn: 100 }]),
-    undefined,
-  );
-  assert.equal(
-    await shard.database.claimStream(stream, { epoch: behind.epoch, lsn: 6 }, [{ id: randomUUID(), lsn: 100 }]),
-    undefined,
-  );
-  const beyond = await claim(stream, behind.epoch, 9);
-  assert.ok(0 < behind.epoch && behind.epoch < beyond.epoch);
-  assert.deepEqual(await shard.database.readClaims(stream), {
-    epoch: beyond.epoch,
-    lsn: 7,
-    retired: false,
-    claims: [
-      { id: behind.id, lsn: 7 },
-      { id: beyond.id, lsn: 9 },
-    ],
-    isComplete: true,
+for (const [what, assignment] of [
+  ['closed', 'closed_at = now()'],
+  ['retired', 'retired_at = now()'],
+] as const) {
+  test(`a flush of a ${what} stream does nothing, at the right epoch and LSN`, async () => {
+    const { stream, epoch } = await shard.newStream();
+    await change(stream, assignment);
+    const request = flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, [[`over ${what}`, 1]]);
+    assert.deepEqual(await flush(request), { applied: false, keys: 0, duplicates: [] });
+    assert.deepEqual(await sumsOf(`over ${what}`), {});
+    assert.deepEqual(await shard.readBack(stream), { epoch, lsn: 0, coveredFrom: 0, isOver: true });
+  });
+}
+
+test('a taking sees the row and its claims, gives it a new epoch, and records a claim of that epoch', async () => {
+  const stream = randomUUID();
+  const found: LockedStream[] = [];
+  const takeWith = async (claims: readonly OwnershipClaim[], lsn: number): Promise<TakenRow> => {
+    let commits = 0;
+    const taken = await shard.database.take(
+      stream,
+      (locked) => {
+        found.push(locked);
+        assert.equal(commits, 0);
+        return { claims, lsn };
+      },
+      () => (commits += 1),
+    );
+    assert.ok(taken !== undefined);
+    assert.equal(commits, 1);
+    assert.deepEqual(taken.before, found.at(-1));
+    return taken;
+  };
+  const [first, second] = [
+    { id: randomUUID(), lsn: 3 },
+    { id: randomUUID(), lsn: 9 },
+  ];
+  const made = await takeWith([first], 3);
+  assert.deepEqual(found[0], { row: undefined, epoch: undefined, lsn: 0, claims: [], isComplete: true });
+  assert.deepEqual(made.row, { epoch: made.row.epoch, lsn: 3, coveredFrom: 0, isOver: false });
+  await flush(flushOf({ stream, epoch: made.row.epoch, fromLsn: 3, toLsn: 7 }, [['taken', 1]]));
+  // The LSN counts only where a row is made.
+  const again = await takeWith([second], 100);
+  assert.deepEqual(again.row, { ...made.row, epoch: again.row.epoch, lsn: 7 });
+  assert.ok(again.row.epoch > made.row.epoch && made.row.epoch > 0);
+  const row = { ...made.row, lsn: 7 };
+  const claims = [{ ...first, epoch: made.row.epoch }];
+  assert.deepEqual(found[1], { row, epoch: row.epoch, lsn: 7, claims, isComplete: true });
+  assert.deepEqual(await shard.database.readClaims(stream), [...claims, { ...second, epoch: again.row.epoch }]);
+  assertNow(shard.database.time);
+});
+
+test('the row that a taking makes has the owner, was just heard of, and is neither closed nor retired', async () => {
+  const { stream, epoch } = await shard.newStream();
+  const { heard_at: heardAt, ...row } = await rowOf(stream);
+  assertNow(Number(heardAt));
+  assert.deepEqual(row, {
+    epoch: String(epoch),
+    lsn: '0',
+    shard: 0,
+    journal: 'file',
+    accepted_through: '-Infinity',
+    covered_from: '-Infinity',
+    closed_at: 'none',
+    retired_at: 'none',
   });
 });
 
-test('claims of epochs that the database went back from do not count, and are deleted', async () => {
-  const stream = await shard.newStream();
-  const first = await claim(stream, 0, 1);
-  await claim(stream, first.epoch, 2);
-  const goBack = 'update journal_checkpoints set epoch = $2 where stream = $1';
-  await observer.query({ text: goBack, values: [stream, first.epoch] });
-  assert.deepEqual(await claimsOf(stream), [{ id: first.id, lsn: 1 }]);
-  const again = await claim(stream, first.epoch, 3);
-  assert.deepEqual(await claimsOf(stream), [
-    { id: first.id, lsn: 1 },
-    { id: again.id, lsn: 3 },
-  ]);
+test('a taking whose decision throws changes nothing, and the next statements run as before', async () => {
+  const stream = randomUUID();
+  const refuse = (): never => {
+    throw new TypeError('not ours');
+  };
+  let commits = 0;
+  const refused = (): Promise<unknown> => shard.database.take(stream, refuse, () => (commits += 1));
+  await assert.rejects(refused(), /not ours/);
+  assert.equal(await shard.readBack(stream), undefined);
+  const { row } = await claim(stream, 0);
+  await assert.rejects(refused(), /not ours/);
+  assert.deepEqual(await shard.readBack(stream), row);
+  assert.equal((await claimsOf(stream)).length, 1);
+  assert.equal(commits, 0);
+  const [open] = await observer.query<{ open: boolean }>({
+    text: `select bool_or(state like 'idle in transaction%') as open from pg_stat_activity where application_name = 'shard'`,
+  });
+  assert.equal(open?.open, false);
+});
+
+test('a row that another session has made meanwhile is not taken for one that this taking made', async () => {
+  const stream = randomUUID();
+  const other = new TestShard(database.url, { applicationName: 'other' });
+  const rival = await connectTo(database.url, 'rival');
+  try {
+    // The rival has made the row and not committed it; the taking finds none, and waits where it makes one.
+    await rival.query({ text: 'begin' });
+    await rival.query({
+      text: `insert into journal_checkpoints (stream, epoch, lsn, journal) values ($1, 5, 3, 'file')`,
+      values: [stream],
+    });
+    let commits = 0;
+    const taking = other.database.take(
+      stream,
+      ({ row }) => {
+        assert.equal(row, undefined);
+        return { claims: [{ id: randomUUID(), lsn: 0 }], lsn: 0 };
+      },
+      () => (commits += 1),
+    );
+    await waitUntilWaiting('other');
+    await rival.query({ text: 'commit' });
+    assert.equal(await taking, undefined);
+    assert.equal(commits, 0);
+    assert.deepEqual(await claimsOf(stream), []);
+    const row = await other.readBack(stream);
+    assert.deepEqual([row?.epoch, row?.lsn], [5, 3]);
+    assert.equal((await takeStream(other.database, stream)).stream, stream);
+  } finally {
+    await rival.close();
+    await other.close();
+  }
+});
+
+test('a taking waits for a flush that still runs, and takes the checkpoint that it leaves', async () => {
+  const { stream, epoch } = await shard.newStream();
+  const blocker = await connectTo(database.url, 'blocker');
+  try {
+    await blocker.query({ text: 'begin' });
+    await blocker.query({
+      text: 'update journal_checkpoints set lsn = 4 where stream = $1 and epoch = $2',
+      values: [stream, epoch],
+    });
+    const taking = claim(stream, 2);
+    await waitUntilWaiting('shard');
+    await blocker.query({ text: 'commit' });
+    assert.equal((await taking).row.lsn, 4);
+  } finally {
+    await blocker.close();
+  }
+});
+
+test('a taking sees the claims of the session whose row it waited for', async () => {
+  const { stream } = await shard.newStream();
+  const other = new TestShard(database.url, { applicationName: 'other' });
+  try {
+    const seen: number[] = [];
+    const takings = Array.from({ length: 8 }, (_, number) =>
+      (number % 2 === 0 ? shard : other).database.take(
+        stream,
+        ({ claims }) => {
+          seen.push(claims.length);
+          return { claims: [{ id: randomUUID(), lsn: 0 }], lsn: 0 };
+        },
+        () => undefined,
+      ),
+    );
+    const epochs = (await Promise.all(takings)).map((taken) => taken?.row.epoch ?? 0);
+    assert.deepEqual(seen, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert.equal(new Set(epochs).size, 8);
+  } finally {
+    await other.close();
+  }
 });
 
 test('an epoch that the database went back from does not come again', async () => {
-  const stream = await shard.newStream();
+  const { stream } = await shard.newStream();
   const epochs = new Set<number>();
   for (let times = 0; times < 10; times += 1) {
-    epochs.add((await claim(stream, 0, 0)).epoch);
-    await observer.query({ text: 'update journal_checkpoints set epoch = 0 where stream = $1', values: [stream] });
+    epochs.add((await claim(stream, 0)).row.epoch);
+    // A failover to an asynchronous standby takes the sequence back, too.
+    await observer.query({ text: `select setval('journal_epochs', 1000, false)` });
   }
   // Two of ten random numbers below a million are the same once in twenty thousand runs; three never.
   assert.ok(epochs.size >= 9, [...epochs].join(' '));
+  await observer.query({ text: `select setval('journal_epochs', 2000)` });
 });
 
 test('claims that the database had lost are recorded before the new one, each with an epoch', async () => {
-  const stream = await shard.newStream();
-  await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 7 }, [['lost claims', 1]]));
+  const { stream } = await shard.newStream();
+  const [before] = await shard.database.readClaims(stream);
   const claims = [3, 4, 5].map((lsn) => ({ id: randomUUID(), lsn }));
-  await shard.database.claimStream(stream, { epoch: 0, lsn: 7 }, claims);
+  const taken = await take(stream, claims);
+  const found = await shard.database.readClaims(stream);
   assert.deepEqual(
-    await claimsOf(stream),
-    [3, 4, 7].map((lsn, index) => ({ id: claims[index]?.id, lsn })),
+    found.map(({ id, lsn }) => ({ id, lsn })),
+    [{ id: before?.id, lsn: before?.lsn }, ...claims],
   );
+  const epochs = found.map(({ epoch }) => epoch);
+  assert.deepEqual([new Set(epochs).size, epochs.at(-1)], [4, taken?.row.epoch]);
 });
 
 test('a thousand claims are kept, and the reader learns that there may have been more', async () => {
-  const stream = await shard.newStream();
-  let epoch = 0;
-  for (let lsn = 1; lsn <= 999; lsn += 1) ({ epoch } = await claim(stream, epoch, lsn));
-  assert.equal((await shard.database.readClaims(stream)).isComplete, true);
-  ({ epoch } = await claim(stream, epoch, 1000));
-  const thousand = await shard.database.readClaims(stream);
-  assert.deepEqual([thousand.claims.length, thousand.isComplete], [1000, false]);
-  const last = await claim(stream, epoch, 1001);
-  assert.deepEqual(await claimsOf(stream), [...thousand.claims.slice(1), { id: last.id, lsn: 1001 }]);
+  const { stream } = await shard.newStream();
+  await observer.query({
+    text: `insert into journal_claims (stream, epoch, claim, lsn)
+           select $1, n, gen_random_uuid(), n from generate_series(1, $2::int) n`,
+    values: [stream, CLAIMS_MAX - 2],
+  });
+  const last = await claim(stream, 0);
+  assert.equal(last.before.isComplete, true);
+  const thousand = await claim(stream, 0);
+  assert.deepEqual([thousand.before.claims.length, thousand.before.isComplete], [CLAIMS_MAX, false]);
+  assert.deepEqual(await claimsOf(stream), [
+    ...thousand.before.claims.slice(1).map(({ id, lsn }) => ({ id, lsn })),
+    { id: thousand.id, lsn: 0 },
+  ]);
 });
 
-test('a flush of a stream without a row does nothing, and neither raising nor reading makes one', async () => {
+test('a flush of a stream without a row does nothing, and neither touching, closing, retiring nor reading makes one', async () => {
   const stream = randomUUID();
-  const result = await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['ghost', 1]]));
+  const result = await flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['ghost', 1]]));
   assert.deepEqual(result, { applied: false, keys: 0, duplicates: [] });
-  const claims = [{ id: randomUUID(), lsn: 0 }];
-  assert.equal(await shard.database.claimStream(stream, { epoch: 0, lsn: 0 }, claims), undefined);
+  const at = { epoch: 0, lsn: 0 };
+  assert.equal(await shard.database.touch(stream, at, 1000), false);
+  assert.equal(await shard.database.closeStream(stream, at), false);
+  assert.equal(await shard.database.retire(stream, at), false);
   assert.equal(await shard.readBack(stream), undefined);
   assert.deepEqual(await sumsOf('ghost'), {});
 });
 
-test('a stream that exists is not created again', async () => {
-  const stream = await shard.newStream();
-  await shard.flush(flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 3 }, [['anew', 1]]));
-  await shard.database.ensureStream(stream);
-  assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 3, retired: false });
+test('a new row covers what is accepted from pruned_before on, an open row keeps what it covers', async () => {
+  await setPrunedBefore(1000);
+  const { stream } = await shard.newStream();
+  assert.equal((await shard.readBack(stream))?.coveredFrom, 1000);
+  assert.deepEqual((await rowOf(stream))['accepted_through'], '1000');
+  await setPrunedBefore(2000);
+  assert.equal((await claim(stream, 0)).row.coveredFrom, 1000);
+  const { covered_from: coveredFrom, accepted_through: acceptedThrough } = await rowOf(stream);
+  assert.deepEqual([coveredFrom, acceptedThrough], ['1000', '1000']);
 });
 
-test('an idle owner advances accepted_through and retires its stream; a fenced one does neither', async () => {
-  const stream = await shard.newStream();
-  const at = new Date('2026-01-02T03:04:05.678Z');
-  assert.equal(await shard.database.touch(stream, { epoch: 0, lsn: 0 }, at.getTime()), true);
-  assert.equal(await shard.database.touch(stream, { epoch: 1, lsn: 0 }, Date.now()), false);
-  // An owner that is not idle only checks the row.
-  assert.equal(await shard.database.touch(stream, { epoch: 0, lsn: 0 }, undefined), true);
-  assert.equal(await shard.database.touch(stream, { epoch: 0, lsn: 1 }, undefined), false);
-  const [row] = await observer.query<{ accepted_through: Date }>({
-    text: 'select accepted_through from journal_checkpoints where stream = $1',
-    values: [stream],
+for (const [what, assignment] of [
+  ['closed', 'closed_at = now()'],
+  ['retired', 'retired_at = now()'],
+  ['closed, and retired since', 'closed_at = now(), retired_at = now()'],
+] as const) {
+  test(`a row that was ${what} is open again, and covers what is accepted from pruned_before on, never more than before`, async () => {
+    await setPrunedBefore(1000);
+    const { stream } = await shard.newStream();
+    await change(stream, `${assignment}, accepted_through = to_timestamp(1200), heard_at = '2020-01-01'`);
+    assert.equal((await shard.readBack(stream))?.isOver, true);
+    await setPrunedBefore(2000);
+    const { row, before } = await claim(stream, 0);
+    assert.deepEqual([before.row?.isOver, before.row?.coveredFrom], [true, 1000]);
+    assert.deepEqual([row.isOver, row.coveredFrom], [false, 2000]);
+    const { heard_at: heardAt, ...found } = await rowOf(stream);
+    assertNow(Number(heardAt));
+    assert.deepEqual([found['closed_at'], found['retired_at'], found['accepted_through']], ['none', 'none', '1200']);
+    await change(stream, assignment);
+    await setPrunedBefore(1500);
+    assert.equal((await claim(stream, 0)).row.coveredFrom, 2000);
   });
-  assert.equal(row?.accepted_through.toISOString(), at.toISOString());
-  assert.equal(await shard.database.retire(stream, { epoch: 0, lsn: 1 }), false);
-  assert.equal(await shard.database.retire(stream, { epoch: 0, lsn: 0 }), true);
-  assert.equal(await shard.database.retire(stream, { epoch: 0, lsn: 0 }), true);
-  assert.equal((await shard.readBack(stream))?.retired, true);
+}
+
+test('a taking waits for a pruner, and then sees its pruned_before; a pruner waits for a taking', async () => {
+  await setPrunedBefore(1000);
+  const pruner = await connectTo(database.url, 'pruner');
+  try {
+    await pruner.query({ text: 'begin' });
+    await pruner.query({ text: 'update idempotency_pruning set pruned_before = to_timestamp(3000)' });
+    const making = shard.newStream();
+    await waitUntilWaiting('shard');
+    await pruner.query({ text: 'commit' });
+    const { stream } = await making;
+    assert.equal((await shard.readBack(stream))?.coveredFrom, 3000);
+
+    let pruning: Promise<unknown> = Promise.resolve();
+    await shard.database.take(
+      stream,
+      () => {
+        pruning = pruner.query({ text: `set lock_timeout = '100ms'; select 1 from idempotency_pruning for update` });
+        pruning.catch(() => undefined);
+        const end = performance.now() + 300;
+        while (performance.now() < end);
+        return { claims: [{ id: randomUUID(), lsn: 0 }], lsn: 0 };
+      },
+      () => undefined,
+    );
+    await assert.rejects(pruning, /lock timeout/);
+  } finally {
+    await pruner.close();
+  }
+});
+
+test('an idle owner advances accepted_through by its touches, never back; a fenced one does not', async () => {
+  await setPrunedBefore(100);
+  const { stream, epoch } = await shard.newStream();
+  const touch = (at: Checkpoint, time?: DatabaseTime): Promise<boolean> => shard.database.touch(stream, at, time);
+  const accepted = async (): Promise<unknown> => (await rowOf(stream))['accepted_through'];
+  assert.equal(await touch({ epoch, lsn: 0 }, 5000), true);
+  assert.equal(await touch({ epoch, lsn: 0 }, 4000), true);
+  assert.equal(await accepted(), '5000');
+  assert.equal(await touch({ epoch: epoch + 1, lsn: 0 }, 6000), false);
+  assert.equal(await touch({ epoch, lsn: 1 }, 6000), false);
+  assert.equal(await accepted(), '5000');
+  // An owner that is not idle only checks the row, and is heard of.
+  await change(stream, `heard_at = '2020-01-01'`);
+  assert.equal(await touch({ epoch, lsn: 0 }), true);
+  assertNow(Number((await rowOf(stream))['heard_at']));
+  assert.equal(await touch({ epoch, lsn: 1 }), false);
+  assert.equal(await accepted(), '5000');
+});
+
+for (const [how, column] of [
+  ['closeStream', 'closed_at'],
+  ['retire', 'retired_at'],
+] as const) {
+  test(`${how} ends a stream under its epoch, once and for each repetition, and only where the row is`, async () => {
+    const { stream, epoch } = await shard.newStream();
+    await change(stream, `heard_at = '2020-01-01'`);
+    assert.equal(await shard.database[how](stream, { epoch, lsn: 1 }), false);
+    assert.equal(await shard.database[how](stream, { epoch: epoch + 1, lsn: 0 }), false);
+    assert.equal((await shard.readBack(stream))?.isOver, false);
+    assert.equal(await shard.database[how](stream, { epoch, lsn: 0 }), true);
+    await change(stream, `${column} = '2021-01-01'`);
+    assert.equal(await shard.database[how](stream, { epoch, lsn: 0 }), true);
+    const row = await rowOf(stream);
+    assert.equal(row[column], String(Date.UTC(2021, 0, 1) / 1000), 'the first time stays');
+    assert.equal(row['epoch'], String(epoch));
+    assertNow(Number(row['heard_at']));
+    assert.equal((await shard.readBack(stream))?.isOver, true);
+    // It can look again under its epoch.
+    assert.equal(await shard.database.touch(stream, { epoch, lsn: 0 }, undefined), true);
+  });
+}
+
+test('a look hears the time of the database', async () => {
+  const looking = new TestShard(database.url, { applicationName: 'looking' });
+  assert.equal(looking.database.time, 0);
+  await looking.database.look();
+  assertNow(looking.database.time);
+  await looking.close();
 });
 
 test('a flush that holds a key twice is refused as a whole, and does not count as poison', async () => {
-  const stream = await shard.newStream();
-  const twice = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [
+  const { stream, epoch } = await shard.newStream();
+  const twice = flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, [
     ['twice', 2],
     ['twice', 3],
   ]);
@@ -201,7 +477,7 @@ test('a flush that holds a key twice is refused as a whole, and does not count a
     (error) => error instanceof StatementRefusedError && error.sqlState === '21000' && error.kind === 'other',
   );
   assert.deepEqual(await sumsOf('twice'), {});
-  assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 0, retired: false });
+  assert.equal((await shard.readBack(stream))?.lsn, 0);
 });
 
 test('the id of the database is that of its migration, and a database without a schema has none', async () => {
@@ -224,7 +500,7 @@ test('the id of the database is that of its migration, and a database without a 
 });
 
 test('an idempotency key counts once in a flush with other increments, and is recorded together with its sums or not at all', async () => {
-  const stream = await shard.newStream();
+  const { stream, epoch } = await shard.newStream();
   const encoder = new IdempotentArrayEncoder();
   // Idempotency keys, digests and keys are parts of larger buffers.
   encoder.appendRequest(Buffer.from('[t-2]'), 1, 3, Buffer.from('12'), 1, 1);
@@ -233,15 +509,15 @@ test('an idempotency key counts once in a flush with other increments, and is re
   encoder.appendRequest(Buffer.from('t-1'), 0, 3, Buffer.from('12'), 0, 1);
   encoder.appendSum(Buffer.from('t:a'), 0, 3, 1);
   const idempotencyKeys = encoder.finish();
-  const first = { ...flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), idempotencyKeys };
-  assert.deepEqual(await shard.flush({ ...first, epoch: 9 }), {
+  const first = { ...flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, [['t:a', 4000]]), idempotencyKeys };
+  assert.deepEqual(await flush({ ...first, epoch: 9 }), {
     applied: false,
     keys: 0,
     duplicates: ['t-2', 't-1'],
   });
-  assert.deepEqual(await shard.flush(first), { applied: true, keys: 2, duplicates: [] });
-  const replay = { ...flushOf({ stream, epoch: 0, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), idempotencyKeys };
-  assert.deepEqual(await shard.flush(replay), { applied: true, keys: 1, duplicates: ['t-2', 't-1'] });
+  assert.deepEqual(await flush(first), { applied: true, keys: 2, duplicates: [] });
+  const replay = { ...flushOf({ stream, epoch, fromLsn: 1, toLsn: 2 }, [['t:a', 5000]]), idempotencyKeys };
+  assert.deepEqual(await flush(replay), { applied: true, keys: 1, duplicates: ['t-2', 't-1'] });
   const digests = await observer.query<{ digest: Buffer }>({
     text: `select digest from idempotency_keys where token = 't-1'`,
   });
@@ -250,29 +526,29 @@ test('an idempotency key counts once in a flush with other increments, and is re
 });
 
 /** The next range of a stream, of one record. */
-function rangeOf(stream: string, lsn: number, ...entries: readonly Buffer[]): FrozenRange {
-  const pendingSums = new PendingSums(stream, { epoch: 0, lsn });
+function rangeOf({ stream, epoch }: TakenStream, lsn: number, ...entries: readonly Buffer[]): FrozenRange {
+  const pendingSums = new PendingSums(stream, { epoch, lsn, coveredFrom: 0 });
   const record = Buffer.concat(entries);
-  pendingSums.apply(lsn + 1, record, 0, record.length);
-  return pendingSums.freeze(Date.now());
+  pendingSums.apply(lsn + 1, record, 0, record.length, 1000);
+  return pendingSums.freeze();
 }
 
 test('a duplicate with other content is a mismatch, and counts once', async () => {
-  const stream = await shard.newStream();
-  const first = rangeOf(stream, 0, idempotentEntry('d-1', [['d', 1]], 1), idempotentEntry('d-2', [['d', 20]], 2));
-  const committed = { kind: 'committed', keys: 1, rejected: 0, duplicates: [], mismatches: 0 };
+  const taken = await shard.newStream();
+  const first = rangeOf(taken, 0, idempotentEntry('d-1', [['d', 1]], 1), idempotentEntry('d-2', [['d', 20]], 2));
+  const committed = { kind: 'committed', keys: 1, duplicates: [], mismatches: 0 };
   assert.deepEqual(await shard.database.flush(first), committed);
-  const second = rangeOf(stream, 1, idempotentEntry('d-1', [['d', 1]], 1), idempotentEntry('d-2', [['d', 300]], 3));
+  const second = rangeOf(taken, 1, idempotentEntry('d-1', [['d', 1]], 1), idempotentEntry('d-2', [['d', 300]], 3));
   const duplicates = ['d-1', 'd-2'];
   assert.deepEqual(await shard.database.flush(second), { ...committed, keys: 0, duplicates, mismatches: 1 });
   assert.deepEqual(await sumsOf('d'), { d: '21' });
 });
 
 test('a row that PostgreSQL refuses is poison, is found by probes, and is kept when the checkpoint moves', async () => {
-  const stream = await shard.newStream();
+  const taken = await shard.newStream();
   const bad = Buffer.from([0x70, 0xff]);
   const range = rangeOf(
-    stream,
+    taken,
     0,
     incrementEntries([
       ['p:good', 1],
@@ -291,7 +567,7 @@ test('a row that PostgreSQL refuses is poison, is found by probes, and is kept w
   assert.deepEqual(await sumsOf('p:'), { 'p:good': '1' }, 'a probe commits nothing');
   const rows = await observer.query<{ key: Buffer; amount: string; sqlstate: string }>({
     text: 'select key, amount, sqlstate from rejected_increments where stream = $1',
-    values: [stream],
+    values: [taken.stream],
   });
   assert.deepEqual(
     rows.map((row) => [row.key.toString('hex'), row.amount, row.sqlstate]),
@@ -299,29 +575,104 @@ test('a row that PostgreSQL refuses is poison, is found by probes, and is kept w
   );
 });
 
-test('a stream of a memory journal retires the streams of its shard before it, and no others', async () => {
-  const other = await shard.newStream();
-  const memory = new TestShard(database.url, { applicationName: 'memory' }, 'memory');
-  const [first, second] = [await memory.newStream(), await memory.newStream()];
-  assert.equal((await shard.readBack(first))?.retired, true);
-  assert.equal((await shard.readBack(second))?.retired, false);
-  assert.equal((await shard.readBack(other))?.retired, false);
-  await memory.close();
+interface RejectedRow extends Record<string, unknown> {
+  readonly key: Buffer;
+  readonly amount: string;
+  readonly sqlstate: string | null;
+  readonly lsn: string | null;
+  readonly token: string | null;
+  readonly digest: Buffer | null;
+  readonly accepted_after: string | null;
+}
+
+async function rejectedOf(stream: string): Promise<readonly RejectedRow[]> {
+  return observer.query<RejectedRow>({
+    text: `select key, amount, sqlstate, lsn::text, token, digest, extract(epoch from accepted_after)::text as accepted_after
+           from rejected_increments where stream = $1 order by id`,
+    values: [stream],
+  });
+}
+
+test('requests that the row does not cover are kept when the checkpoint moves, claim no key, and are not counted', async () => {
+  const { stream, epoch } = await shard.newStream();
+  const pendingSums = new PendingSums(stream, { epoch, lsn: 0, coveredFrom: 1000 });
+  const apply = (lsn: number, time: DatabaseTime, ...entries: readonly Buffer[]): void => {
+    const record = Buffer.concat(entries);
+    pendingSums.apply(lsn, record, 0, record.length, time);
+  };
+  const old = [
+    ['u:a', 1],
+    ['u:a', 20],
+    ['u:b', -3],
+  ] as const;
+  apply(1, 0, idempotentEntry('u-none', [['u:a', 2 ** 53 - 1]], 1));
+  apply(2, 999, idempotentEntry('u-old', old, 2), incrementEntries([['u:a', 100]]));
+  apply(3, 1000, idempotentEntry('u-old', old, 2), idempotentEntry('u-new', [['u:b', 1000]], 3));
+  const range = pendingSums.freeze();
+  const committed = { kind: 'committed', keys: 2, duplicates: [], mismatches: 0 };
+  assert.deepEqual(await shard.database.flush({ ...range, epoch: epoch + 1 }), { kind: 'fenced' });
+  assert.deepEqual(await rejectedOf(stream), [], 'nothing is written where the fence does not match');
+  assert.deepEqual(await shard.database.flush(range), committed);
+  assert.deepEqual(await shard.database.flush(range), { kind: 'fenced' });
+  assert.deepEqual(await sumsOf('u:'), { 'u:a': '121', 'u:b': '997' });
+  assert.deepEqual(
+    (await rejectedOf(stream)).map(({ key, digest, ...row }) => ({ ...row, key: key.toString(), digest: digest?.[0] })),
+    [
+      { lsn: '1', token: 'u-none', key: 'u:a', amount: '9007199254740991', digest: 1, accepted_after: '-Infinity' },
+      { lsn: '2', token: 'u-old', key: 'u:a', amount: '1', digest: 2, accepted_after: '999.000000' },
+      { lsn: '2', token: 'u-old', key: 'u:a', amount: '20', digest: 2, accepted_after: '999.000000' },
+      { lsn: '2', token: 'u-old', key: 'u:b', amount: '-3', digest: 2, accepted_after: '999.000000' },
+    ].map((row) => ({ ...row, sqlstate: null })),
+  );
+  const keys = await observer.query<{ token: string }>({
+    text: `select token from idempotency_keys where token like 'u-%' order by token`,
+  });
+  assert.deepEqual(
+    keys.map(({ token }) => token),
+    ['u-new', 'u-old'],
+  );
+  assert.equal((await rowOf(stream))['accepted_through'], '1000');
+});
+
+test('a range may have both: rows that PostgreSQL refuses and requests that are not covered', async () => {
+  const { stream, epoch } = await shard.newStream();
+  const pendingSums = new PendingSums(stream, { epoch, lsn: 0, coveredFrom: 1000 });
+  const bad = Buffer.from([0x62, 0xff]);
+  const record = Buffer.concat([
+    idempotentEntry('both-old', [['both', 1]]),
+    incrementEntries([
+      ['both', 20],
+      [bad, 3],
+    ]),
+  ]);
+  pendingSums.apply(1, record, 0, record.length, 999);
+  const range = pendingSums.freeze();
+  assert.equal((await shard.database.flush(range)).kind, 'poison');
+  assert.deepEqual(await rejectedOf(stream), []);
+  const outcome = await shard.database.flushSettingAside(range);
+  assert.deepEqual([outcome.kind, outcome.kind === 'committed' && outcome.rejected], ['committed', 1]);
+  assert.deepEqual(
+    (await rejectedOf(stream)).map(({ sqlstate, token }) => [sqlstate, token]).sort(),
+    [
+      ['22021', null],
+      [null, 'both-old'],
+    ].sort(),
+  );
+  assert.deepEqual(await sumsOf('both'), { both: '20' });
 });
 
 test('a session that ends during a flush leaves the outcome unknown, and the row shows it', async () => {
-  const stream = await shard.newStream();
+  const { stream, epoch } = await shard.newStream();
   const blocker = await connectTo(database.url, 'blocker');
   try {
     await blocker.query({ text: 'begin' });
     await blocker.query({ text: 'select 1 from journal_checkpoints where stream = $1 for update', values: [stream] });
-    const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['killed', 1]]);
-    const flush = shard.flush(request);
-    const settled = assert.rejects(flush, OutcomeUnknownError);
+    const request = flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, [['killed', 1]]);
+    const settled = assert.rejects(shard.flush(request), OutcomeUnknownError);
     await terminateWhenWaiting('shard');
     await settled;
     await blocker.query({ text: 'rollback' });
-    assert.deepEqual(await shard.readBack(stream), { epoch: 0, lsn: 0, retired: false });
+    assert.equal((await shard.readBack(stream))?.lsn, 0);
     assert.equal((await shard.flush(request)).applied, true);
     assert.deepEqual(await sumsOf('killed'), { killed: '1' });
   } finally {
@@ -336,16 +687,16 @@ test('reading back waits for a flush that goes on after its client gave up', asy
   });
   const blocker = await connectTo(database.url, 'blocker');
   try {
-    const stream = await shard.newStream();
+    const { stream, epoch } = await shard.newStream();
     await blocker.query({ text: `insert into counters (key, sum) values ('hot', 1)` });
     await blocker.query({ text: 'begin' });
     await blocker.query({ text: `update counters set sum = 2 where key = 'hot'` });
-    const request = flushOf({ stream, epoch: 0, fromLsn: 0, toLsn: 1 }, [['hot', 10]]);
+    const request = flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, [['hot', 10]]);
     await assert.rejects(shortTimeout.flush(request), OutcomeUnknownError);
     const readBack = shard.readBack(stream);
     await waitUntilWaiting('shard');
     await blocker.query({ text: 'commit' });
-    assert.deepEqual(await readBack, { epoch: 0, lsn: 1, retired: false });
+    assert.equal((await readBack)?.lsn, 1);
     assert.deepEqual(await sumsOf('hot'), { hot: '12' });
   } finally {
     await blocker.close();
@@ -358,6 +709,9 @@ test('where no server listens every method rejects with database-unavailable', a
   const expected = (error: unknown): boolean =>
     error instanceof CounterError && error.code === 'database-unavailable' && !error.detail.includes('secret');
   await assert.rejects(nowhere.readBack(randomUUID()), expected);
+  await assert.rejects(nowhere.newStream(), expected);
+  await assert.rejects(nowhere.database.look(), expected);
+  assert.equal(nowhere.database.time, 0);
   await assert.rejects(
     nowhere.flush(flushOf({ stream: randomUUID(), epoch: 0, fromLsn: 0, toLsn: 1 }, [['k', 1]])),
     expected,

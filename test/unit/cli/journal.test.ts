@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { acquireDataDirectory } from '#product/server/data-directory.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import { newOwnership } from '#product/shard-worker/journal/ownership-claim.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import {
@@ -49,12 +50,12 @@ interface Written {
   readonly path: string;
 }
 
-/** Records `k1` to `k5`, LSN 1 to 5. */
+/** Records `k1` to `k5`, LSN 1 to 5, with times of the database. */
 async function write(t: TestContext): Promise<Written> {
   const dataDir = temporaryDirectory(t);
   const options = journalOptions(dataDir);
   const journal = createFileJournal(options);
-  for (let n = 1; n <= 5; n += 1) journal.append([incrementRecord(`k${n}`, n)]);
+  for (let n = 1; n <= 5; n += 1) journal.append([incrementRecord(`k${n}`, n)], n === 4 ? 0 : 1_767_225_600 + n);
   await journal.close();
   return { dataDir, options, stream: journal.stream, path: segmentPaths(options, journal.stream)[0] ?? '' };
 }
@@ -92,6 +93,8 @@ test('dump prints each record with its increments, reports damage, and then prin
       lsn: n,
       syncedLsn: n - 1,
       acceptedAt: '1970-01-01T00:00:01.000Z',
+      // The fourth record carries no time of the database.
+      databaseTime: n === 4 ? null : '2026-01-01T00:00:05.000Z',
       entries: [[`k${n}`, n]],
     })),
   );
@@ -173,8 +176,28 @@ test('repair cuts a journal whose end is lost, and the loss must be accepted', a
   assert.match(run(dataDir, 'repair').out, /Nothing to repair/);
 });
 
-test('rebind moves the records of a copy to a new stream and gives the copy a new node id', async (t) => {
+test('accept says up to where a stream is counted whose row the database has lost, and the last word counts', async (t) => {
   const { dataDir, options, stream } = await write(t);
+  for (const above of [0, 3]) {
+    const { code, out, err } = run(dataDir, 'accept', '--stream', stream, '--above', String(above));
+    assert.equal(code, 0, err);
+    assert.match(out, /No record is missing\.\n/);
+    assert.match(
+      out,
+      new RegExp(`If the database has lost .*, the next start takes the records up to LSN ${above} as counted`),
+    );
+    assert.equal(openFileJournal({ ...options, stream }).acceptedCheckpoint(), above);
+  }
+  const journal = openFileJournal({ ...options, stream });
+  journal.forgetAcceptedCheckpoint();
+  assert.equal(openFileJournal({ ...options, stream }).acceptedCheckpoint(), undefined);
+});
+
+test('rebind moves the records of a copy to a new stream, cuts the old one, and gives the copy a new node id', async (t) => {
+  const { dataDir, options, stream } = await write(t);
+  const found = openFileJournal({ ...options, stream });
+  const claims = [{ id: '11111111-aaaa-4bbb-8ccc-000000000001', lsn: 0, epoch: 7 }];
+  found.keepOwnership({ mark: 'open', cover: undefined, claims });
   const held = acquireDataDirectory(dataDir);
   held.release();
   const { code, out, err } = run(dataDir, 'rebind', '--stream', stream, '--above', '3');
@@ -183,13 +206,25 @@ test('rebind moves the records of a copy to a new stream and gives the copy a ne
   const journal = openFileJournal({ ...options, stream: moved });
   journal.recover(0);
   assert.deepEqual(await replayed(journal), ['1:k4=4', '2:k5=5']);
+  const times: number[] = [];
+  for await (const { databaseTime } of journal.replay(0)) times.push(databaseTime);
+  assert.deepEqual(times, [0, 1_767_225_605], 'a moved record is as old as it was');
+  assert.deepEqual(journal.ownership(), newOwnership(undefined), 'its row is made by the next start');
   await journal.close();
-  assert.deepEqual(readdirSync(options.directory).sort(), [moved, `${stream}.rebound`].sort());
+  assert.match(out, new RegExp(`Stream ${stream} ends at LSN 3 now`));
+  assert.deepEqual(readdirSync(options.directory).sort(), [moved, stream].sort());
+  const old = openFileJournal({ ...options, stream });
+  assert.deepEqual([old.findEnd(), old.ownership()], [3, { mark: 'open', cover: undefined, claims }]);
+  old.recover(1);
+  assert.deepEqual(await replayed(old, 1), ['2:k2=2', '3:k3=3']);
+  await old.close();
   const again = acquireDataDirectory(dataDir);
   assert.notEqual(again.nodeId, held.nodeId);
   again.release();
   assert.match(run(dataDir, 'rebind', '--stream', moved, '--above', '2').out, /There are no records above LSN 2/);
-  assert.equal(run(dataDir, 'rebind').code, 0);
+  const alone = run(dataDir, 'rebind');
+  assert.equal(alone.code, 1);
+  assert.match(alone.out, new RegExp(`Stream ${stream} still belongs to both copies`));
 });
 
 test('the command refuses a data directory that a server is using', async (t) => {

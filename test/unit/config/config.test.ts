@@ -66,6 +66,7 @@ test('an empty environment gives the defaults of the contract', () => {
     ackTimeoutMs: 5000,
     idempotencyWindowHours: 24,
     idempotencyRowsMax: 100_000_000,
+    streamExpiryDays: 7,
     shutdownTimeoutMs: 30_000,
     drainDelayMs: 0,
     authTokens: [],
@@ -106,6 +107,7 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['ACK_TIMEOUT_MS', 'ackTimeoutMs', 10, 600_000],
   ['IDEMPOTENCY_WINDOW_HOURS', 'idempotencyWindowHours', 1, 8760],
   ['IDEMPOTENCY_MAX_ROWS', 'idempotencyRowsMax', 1, 1_000_000_000_000],
+  ['STREAM_EXPIRY_DAYS', 'streamExpiryDays', 0, 3650],
   ['SHUTDOWN_TIMEOUT_MS', 'shutdownTimeoutMs', 100, 3_600_000],
   ['DRAIN_DELAY_MS', 'drainDelayMs', 0, 3_599_999, { SHUTDOWN_TIMEOUT_MS: '3600000' }],
 ];

@@ -75,6 +75,8 @@ test('only journal errors that kept nothing allow the answer "not counted"', () 
     'journal-gap',
     'journal-format',
     'journal-foreign',
+    'journal-copied',
+    'checkpoint-missing',
     'journal-fenced',
   ] as const) {
     assert.ok(codes.includes(code));

@@ -5,7 +5,12 @@
  * that its newest segment names; if there are fewer shards now, to that number modulo the number of shards. What other
  * shards create or remove meanwhile does not disturb the reading.
  */
-import { JournalError } from '../../../core/errors.js';
+import { join } from 'node:path';
+import type { DatabaseTime } from '../../../core/checkpoint.js';
+import { JournalError, systemErrorCode } from '../../../core/errors.js';
+import type { StreamMark } from '../ownership-claim.js';
+import { keepTime, readOwnership, readTime } from './stream-files.js';
+import { findLastTime, findSegments } from './stream-scan.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../journal.js';
 import { DiskReserve } from './disk-reserve.js';
 import { orUnavailable } from './disk.js';
@@ -28,6 +33,10 @@ export class FileJournalStreams implements JournalStreams {
   readonly #reserve: DiskReserve;
   #databaseId: string | undefined;
   #own: string | undefined;
+  /** Streams of earlier runs, as they were last listed. */
+  #listed: readonly string[] = [];
+  /** The time that is durable on the disk, apart from the streams: those end. */
+  #noted: DatabaseTime = 0;
 
   constructor(options: FileJournalStreamsOptions) {
     this.#options = options;
@@ -50,12 +59,13 @@ export class FileJournalStreams implements JournalStreams {
     const streams = listStreams(disk, directory).filter(isOurs);
     const own = streams.findLast((info) => info.shard === shard);
     this.#own = own?.stream;
-    const found = ({ stream, bytes }: StreamInfo): FoundStream => ({ stream, bytes });
+    const found = ({ stream, bytes }: StreamInfo): FoundStream => ({ stream, bytes, mark: this.#markOnDisk(stream) });
+    this.#listed = streams.map(({ stream }) => stream);
     return { own: own && found(own), orphaned: streams.filter((info) => info !== own).map(found) };
   }
 
-  create(): Journal {
-    return this.#keep(createFileJournal(this.#settings()));
+  create(cover?: string): Journal {
+    return this.#keep(createFileJournal(this.#settings(), cover));
   }
 
   /** Throws as {@link openFileJournal} does. */
@@ -72,12 +82,44 @@ export class FileJournalStreams implements JournalStreams {
     const { disk, directory } = this.#options;
     const { stream } = journal;
     this.#open.delete(stream);
+    this.#listed = this.#listed.filter((listed) => listed !== stream);
     try {
       orUnavailable(`Stream ${stream} cannot be removed`, () => removeStream(disk, directory, stream));
     } catch (error) {
       // Its row is retired, so the next start removes the stream.
       if (!(error instanceof JournalError)) throw error;
     }
+  }
+
+  markOf(stream: string): StreamMark | undefined {
+    const open = this.#open.get(stream);
+    if (open !== undefined) return open.ownership().mark;
+    if (!this.#listed.includes(stream)) return undefined;
+    return this.#markOnDisk(stream);
+  }
+
+  notedTime(): DatabaseTime {
+    const { disk, directory } = this.#options;
+    let time = this.#noted;
+    try {
+      this.#noted = Math.max(this.#noted, readTime(disk, directory));
+      time = this.#noted;
+      for (const stream of this.#listed)
+        time = Math.max(time, findLastTime(disk, findSegments(disk, join(directory, stream))));
+    } catch (error) {
+      // Recovery reports what is wrong. A time that is too early only refuses, it never counts twice.
+      if (systemErrorCode(error) === undefined && !(error instanceof JournalError)) throw error;
+    }
+    return time;
+  }
+
+  noteTime(time: DatabaseTime): void {
+    if (time <= this.#noted) return;
+    const { disk, directory, shard } = this.#options;
+    orUnavailable(`${directory} cannot be written`, () => {
+      keepTime(disk, directory, shard, time);
+    });
+    this.#noted = time;
   }
 
   /** Writes the reserve for a start on a full disk, if there is room. */
@@ -89,6 +131,12 @@ export class FileJournalStreams implements JournalStreams {
   setDatabaseId(databaseId: string): void {
     this.#databaseId = databaseId;
     for (const journal of this.#open.values()) journal.setDatabaseId(databaseId);
+  }
+
+  #markOnDisk(stream: string): StreamMark {
+    const { disk, directory } = this.#options;
+    const path = join(directory, stream);
+    return orUnavailable(`${path} cannot be read`, () => readOwnership(disk, path).mark);
   }
 
   #settings(): FileJournalOptions {

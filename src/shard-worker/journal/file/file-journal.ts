@@ -17,11 +17,11 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import type { Timer } from '../../../core/clock.js';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
 import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
-import type { OwnershipClaim } from '../ownership-claim.js';
-import { diskFailure, orUnavailable } from './disk.js';
+import { newOwnership, type StreamOwnership } from '../ownership-claim.js';
+import { diskFailure, orUnavailable, type Disk } from './disk.js';
 import { isDiskFull } from './disk-reserve.js';
 import {
   DEFERRED_SYNC_MS,
@@ -32,16 +32,25 @@ import {
 import { databaseOf, removeStream, requireSameDatabase } from './journal-directory.js';
 import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
-import { forgetAcceptedGaps, keepClaim, readClaims } from './stream-files.js';
+import {
+  forgetAcceptedCheckpoint,
+  forgetAcceptedGaps,
+  keepOwnership,
+  readAcceptedCheckpoint,
+  readOwnership,
+} from './stream-files.js';
 import { makeDurable, readRecords, recoveryOf, requireWhole, takeOver, type Recovery } from './stream-recovery.js';
-import { findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
+import { findEnd, findSegments, scanStream, segmentLimit, type FoundSegment, type StreamScan } from './stream-scan.js';
 
 type State =
   { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };
 
-/** Creates a stream under a random id. Its directory and first segment are created at the first append. */
-export function createFileJournal(options: FileJournalOptions): FileJournal {
-  return new FileJournal(options, options.newStreamId?.() ?? randomUUID(), 'ready');
+/**
+ * Creates a stream under a random id. Its directory and first segment are created at the first append, or with the first claim
+ * of its ownership. `cover`: see {@link StreamOwnership}.
+ */
+export function createFileJournal(options: FileJournalOptions, cover?: string): FileJournal {
+  return new FileJournal(options, options.newStreamId?.() ?? randomUUID(), 'ready', newOwnership(cover));
 }
 
 /**
@@ -55,7 +64,7 @@ export function openFileJournal(options: OpenFileJournalOptions): FileJournal {
   const segments = orUnavailable(`${path} cannot be read`, () => findSegments(disk, path));
   if (segments.length === 0) throw new JournalError('journal-gap', `${path} holds no segment.`);
   if (options.rebind !== true) requireSameDatabase(path, databaseOf(segments), databaseId);
-  return new FileJournal(options, stream, 'found');
+  return new FileJournal(options, stream, 'found', undefined);
 }
 
 /** The file journal of one stream. */
@@ -72,8 +81,8 @@ export class FileJournal implements RecoverableJournal {
   #foundLsn: Lsn = 0;
   /** In state finishing: bytes of all segments, which are kept until the whole stream is removed. */
   #finishingBytes = 0;
-  /** The scan by {@link findEnd}, for recovery. */
-  #scanned: { readonly checkpoint: Lsn; readonly scan: StreamScan } | undefined;
+  /** What is kept of the ownership; undefined until it was read. */
+  #ownership: StreamOwnership | undefined;
   #syncTimer: Timer | undefined;
 
   /** Use {@link createFileJournal} or {@link openFileJournal}. */
@@ -81,11 +90,13 @@ export class FileJournal implements RecoverableJournal {
     options: FileJournalOptions & { readonly forFinishing?: boolean; readonly rebind?: boolean },
     stream: string,
     kind: 'found' | 'ready',
+    ownership: StreamOwnership | undefined,
   ) {
     this.stream = stream;
     this.#options = options;
     this.#path = join(options.directory, stream);
-    this.#run = new SegmentRun(options, stream);
+    this.#ownership = ownership;
+    this.#run = new SegmentRun(options, stream, () => this.ownership());
     this.#mode = options;
     this.#state = { kind };
   }
@@ -114,28 +125,52 @@ export class FileJournal implements RecoverableJournal {
     return this.#path;
   }
 
-  claims(): readonly OwnershipClaim[] {
-    return orUnavailable(`${this.#path} cannot be read`, () => readClaims(this.#options.disk, this.#path));
+  get firstLsn(): Lsn {
+    if (this.#state.kind !== 'found') return this.#found[0]?.header.firstLsn ?? 1;
+    return this.#read((disk) => findSegments(disk, this.#path)[0]?.header.firstLsn ?? 1);
   }
 
-  keepClaim(claim: OwnershipClaim, inDatabase: readonly OwnershipClaim[]): void {
+  ownership(): StreamOwnership {
+    this.#ownership ??= this.#read((disk) => readOwnership(disk, this.#path));
+    return this.#ownership;
+  }
+
+  keepOwnership(ownership: StreamOwnership): void {
     const { disk, reserve } = this.#options;
+    if (this.#state.kind === 'ready' && !this.#run.isStored) {
+      const before = this.#ownership;
+      this.#ownership = ownership;
+      try {
+        this.reserve(RECORD_HEADER_BYTES);
+      } catch (error) {
+        this.#ownership = before;
+        throw error;
+      }
+      return;
+    }
     const keep = (): void => {
-      keepClaim(disk, this.#path, claim, inDatabase);
+      keepOwnership(disk, this.#path, ownership);
     };
     orUnavailable(`${this.#path} cannot be taken over`, () => {
       if (reserve === undefined) keep();
       else reserve.spend(keep);
     });
+    this.#ownership = ownership;
   }
 
-  findEnd(checkpoint: Lsn): Lsn {
-    assert(this.#state.kind === 'found', 'findEnd is called before recover');
-    return orUnavailable(`${this.#path} cannot be read`, () => {
-      const { disk } = this.#options;
-      this.#scanned = { checkpoint, scan: scanStream(disk, findSegments(disk, this.#path), checkpoint) };
-      return this.#scanned.scan.endLsn;
+  acceptedCheckpoint(): Lsn | undefined {
+    return this.#read((disk) => readAcceptedCheckpoint(disk, this.#path));
+  }
+
+  forgetAcceptedCheckpoint(): void {
+    orUnavailable(`${this.#path} cannot be written`, () => {
+      forgetAcceptedCheckpoint(this.#options.disk, this.#path);
     });
+  }
+
+  findEnd(): Lsn {
+    if (this.#state.kind !== 'found') return this.endLsn;
+    return this.#read((disk) => findEnd(disk, findSegments(disk, this.#path)));
   }
 
   /**
@@ -149,7 +184,7 @@ export class FileJournal implements RecoverableJournal {
     assert(this.#state.kind === 'found', 'recover is called once');
     const { disk } = this.#options;
     return orUnavailable(`${this.#path} cannot be recovered`, () => {
-      let scan = this.#scan(checkpoint);
+      let scan = scanStream(disk, findSegments(disk, this.#path), checkpoint);
       if (this.#mode.rebind !== true) requireSameDatabase(this.#path, databaseOf(scan.segments), this.#run.databaseId);
       requireWhole(disk, this.#path, scan, checkpoint);
       if (this.#mode.forFinishing === true) {
@@ -164,14 +199,14 @@ export class FileJournal implements RecoverableJournal {
     });
   }
 
-  append(group: readonly RecordBytes[]): Lsn {
+  append(group: readonly RecordBytes[], databaseTime: DatabaseTime = 0): Lsn {
     this.#assertReady();
     let bytes = 0;
     for (const record of group) bytes += record.byteLength;
     if (bytes === 0) return this.endLsn;
     try {
       this.#run.reserve(bytes);
-      const lsn = this.#run.write(group, bytes);
+      const lsn = this.#run.write(group, bytes, databaseTime);
       // The durability policy: with `always` an append survives power loss when it returns, with `everysec` a second
       // later.
       if (this.#options.syncPolicy === 'always') this.#run.sync();
@@ -211,7 +246,7 @@ export class FileJournal implements RecoverableJournal {
     try {
       for (const reader of readRecords(this.#options.disk, this.#found, after, this.#foundLsn)) {
         const entries = reader.record.subarray(RECORD_HEADER_BYTES);
-        yield { lsn: reader.lsn, acceptedAt: reader.acceptedAt, entries };
+        yield { lsn: reader.lsn, acceptedAt: reader.acceptedAt, databaseTime: reader.databaseTime, entries };
       }
     } catch (error) {
       throw diskFailure('journal-unavailable', `${this.#path} cannot be read`, error);
@@ -258,12 +293,8 @@ export class FileJournal implements RecoverableJournal {
     return Promise.resolve();
   }
 
-  #scan(checkpoint: Lsn): StreamScan {
-    const scanned = this.#scanned;
-    // Used once: an attempt that fails may have published its segment.
-    this.#scanned = undefined;
-    if (scanned?.checkpoint === checkpoint) return scanned.scan;
-    return scanStream(this.#options.disk, findSegments(this.#options.disk, this.#path), checkpoint);
+  #read<T>(read: (disk: Disk) => T): T {
+    return orUnavailable(`${this.#path} cannot be read`, () => read(this.#options.disk));
   }
 
   #finish(scan: StreamScan, checkpoint: Lsn): void {

@@ -119,7 +119,8 @@ export function sweepRemovedStreams(disk: Disk, directory: string): void {
   }
 }
 
-function removeDirectory(disk: Disk, path: string): void {
+/** Removes a directory of files. Throws the disk's errors. */
+export function removeDirectory(disk: Disk, path: string): void {
   for (const name of disk.list(path)) disk.remove(join(path, name));
   disk.removeDirectory(path);
 }

@@ -2,7 +2,7 @@
  * Reads the records of a segment in order, in bounded memory, and tells why they end. Shard thread and command.
  */
 import { crc32 } from 'node:zlib';
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { readUint64, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../../protocol/record-layout.js';
 import { SEGMENT_HEADER_BYTES } from './segment-header.js';
 import type { DiskFile } from './disk.js';
@@ -71,6 +71,11 @@ export class RecordReader {
   /** When the current record was accepted, ms since 1970. */
   get acceptedAt(): number {
     return readUint64(this.#view, this.#offset - this.#bufferAt + RECORD_OFFSET.acceptedAt);
+  }
+
+  /** The time of the database that the current record carries. */
+  get databaseTime(): DatabaseTime {
+    return this.#view.getUint32(this.#offset - this.#bufferAt + RECORD_OFFSET.databaseTime, true);
   }
 
   /** Up to where the stream was durable when the current record was written. */

@@ -5,7 +5,7 @@
  * ```text
  * offset size field
  *      0    8 magic, "SUMSWAL" and a zero
- *      8    4 format version, 1
+ *      8    4 format version, 2; version 1 has no times of the database in its records
  *     12    4 header bytes, 4096
  *     16   16 stream, a UUID
  *     32   16 database id, a UUID; zero if it was not known yet
@@ -16,20 +16,21 @@
  *     80    8 last LSN of the predecessor that counts
  *     88    8 synced LSN: records of this segment up to here were durable before the segment got its name
  *     96    8 time created, ms since 1970
- *    104      zeros
+ *    104    4 the largest time of the database in records before this segment, in seconds since 1970; 0: none
+ *    108      zeros
  *   4092    4 CRC-32 of bytes 0 .. 4092
  * ```
  */
 import { crc32 } from 'node:zlib';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { readUint64, writeUint64 } from '../../protocol/record-layout.js';
 
 /** Bytes of a segment before its first record. */
 export const SEGMENT_HEADER_BYTES = 4096;
 
-/** Version of the format of segments and records that this code writes. It reads no other version. */
-const SEGMENT_FORMAT_VERSION = 1;
+/** Version of the format of segments and records that this code writes. It reads this one and those before it. */
+const SEGMENT_FORMAT_VERSION = 2;
 
 const MAGIC = Buffer.from('SUMSWAL\0', 'latin1');
 const CRC_OFFSET = SEGMENT_HEADER_BYTES - 4;
@@ -52,6 +53,8 @@ export interface SegmentHeader {
   readonly syncedLsn: Lsn;
   /** Milliseconds since 1970. */
   readonly createdAt: number;
+  /** The largest time of the database in records before this segment: those may be removed, and their times are needed. */
+  readonly databaseTime: DatabaseTime;
 }
 
 /** The file name of the segment whose first record is `firstLsn`. Names sort like LSNs. */
@@ -80,6 +83,7 @@ export function encodeSegmentHeader(header: SegmentHeader): Uint8Array {
   writeUint64(view, 80, header.predecessorLsn);
   writeUint64(view, 88, header.syncedLsn);
   writeUint64(view, 96, header.createdAt);
+  view.setUint32(104, header.databaseTime, true);
   view.setUint32(CRC_OFFSET, crc32(bytes.subarray(0, CRC_OFFSET)), true);
   return bytes;
 }
@@ -96,10 +100,10 @@ export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHea
   }
   const view = new DataView(block.buffer, block.byteOffset, SEGMENT_HEADER_BYTES);
   const version = view.getUint32(8, true);
-  if (version !== SEGMENT_FORMAT_VERSION) {
+  if (version < 1 || version > SEGMENT_FORMAT_VERSION) {
     throw new JournalError(
       'journal-format',
-      `${path} has format version ${version}; this server reads version ${SEGMENT_FORMAT_VERSION} only.`,
+      `${path} has format version ${version}; this server reads versions 1 to ${SEGMENT_FORMAT_VERSION} only.`,
     );
   }
   if (view.getUint32(CRC_OFFSET, true) !== crc32(block.subarray(0, CRC_OFFSET))) {
@@ -115,6 +119,7 @@ export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHea
     predecessorLsn: readUint64(view, 80),
     syncedLsn: readUint64(view, 88),
     createdAt: readUint64(view, 96),
+    databaseTime: view.getUint32(104, true),
   };
 }
 

@@ -13,12 +13,14 @@ import assert from 'node:assert';
 import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { JournalError, systemErrorCode } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../protocol/record-layout.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader, segmentName } from './segment-header.js';
 import type { RecordBytes } from '../journal.js';
 import { diskFailure } from './disk.js';
 import { segmentBytesOf, type FileJournalOptions } from './file-journal-options.js';
+import type { StreamOwnership } from '../ownership-claim.js';
+import { keepOwnership } from './stream-files.js';
 import { KeptSegments, type KeptSegment } from './kept-segments.js';
 import { UnsyncedRecords } from './unsynced-records.js';
 import { ALLOCATION_BYTES_MAX, ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFIX } from './segment-writer.js';
@@ -26,6 +28,7 @@ import { ALLOCATION_BYTES_MAX, ALLOCATION_BYTES_MIN, SegmentWriter, STAGED_SUFFI
 /** The segments of one stream, for writing. */
 export class SegmentRun {
   readonly #options: FileJournalOptions;
+  readonly #newOwnership: () => StreamOwnership;
   readonly #stream: string;
   /** The stream's own directory. */
   readonly #path: string;
@@ -43,14 +46,20 @@ export class SegmentRun {
   #staged: string | undefined;
   #endLsn: Lsn = 0;
   #syncedLsn: Lsn = 0;
+  /** The largest time of the database that a record carries. */
+  #databaseTime: DatabaseTime = 0;
   /** The records above the synced LSN; undefined where each append is synced. */
   readonly #unsynced: UnsyncedRecords | undefined;
   /** The disk has refused a sync, and then a segment for the records that were not synced. */
   #isStranded = false;
 
-  /** A stream without segments. Its directory and first segment are created when room is first reserved. */
-  constructor(options: FileJournalOptions, stream: string) {
+  /**
+   * A stream without segments. Its directory and first segment are created when room is first reserved, with the ownership as
+   * it is then.
+   */
+  constructor(options: FileJournalOptions, stream: string, newOwnership: () => StreamOwnership) {
     this.#options = options;
+    this.#newOwnership = newOwnership;
     this.#stream = stream;
     this.#path = join(options.directory, stream);
     this.#segmentBytes = segmentBytesOf(options);
@@ -86,6 +95,11 @@ export class SegmentRun {
     return this.#kept.isDue(this.#committedAt) && !this.#kept.isOver(this.#committedAt);
   }
 
+  /** Whether the stream has a segment. */
+  get isStored(): boolean {
+    return this.#active !== undefined;
+  }
+
   get databaseId(): string | undefined {
     return this.#databaseId;
   }
@@ -101,6 +115,7 @@ export class SegmentRun {
     for (const segment of kept) this.#kept.add(segment);
     this.#active = active;
     this.#databaseId = active.header.databaseId;
+    this.#databaseTime = active.header.databaseTime;
     this.#endLsn = endLsn;
     this.#syncedLsn = endLsn;
   }
@@ -136,10 +151,10 @@ export class SegmentRun {
    * Stamps a group of `bytes` and writes it into reserved room. Returns its last LSN. Throws `journal-failed`. With
    * `everysec` it throws `journal-unavailable` if the run could continue in a new segment without the group.
    */
-  write(group: readonly RecordBytes[], bytes: number): Lsn {
+  write(group: readonly RecordBytes[], bytes: number, databaseTime: DatabaseTime): Lsn {
     const active = this.#active;
     assert(active !== undefined, 'room is reserved before a group is written');
-    this.#stamp(group);
+    this.#stamp(group, databaseTime);
     try {
       active.write(group, bytes);
     } catch (error) {
@@ -323,6 +338,7 @@ export class SegmentRun {
       predecessorLsn: replaces ? old.header.predecessorLsn : lastLsn,
       syncedLsn: this.#endLsn,
       createdAt: clock.now(),
+      databaseTime: this.#databaseTime,
     };
   }
 
@@ -334,18 +350,20 @@ export class SegmentRun {
     this.#staged = path;
   }
 
-  /** Creates the directories of a new stream, each durable in its parent before there is a record. */
+  /** Creates the directories of a new stream, each durable in its parent before there is a record, and what is kept there. */
   #makeDirectories(): void {
     const { disk, directory } = this.#options;
     disk.makeDirectory(directory);
     disk.syncDirectory(dirname(directory));
     disk.makeDirectory(this.#path);
     disk.syncDirectory(directory);
+    keepOwnership(disk, this.#path, this.#newOwnership());
   }
 
-  /** Fills in LSN, synced LSN and CRC of each record. */
-  #stamp(group: readonly RecordBytes[]): void {
+  /** Fills in LSN, synced LSN, time of the database and CRC of each record. */
+  #stamp(group: readonly RecordBytes[], databaseTime: DatabaseTime): void {
     let lsn = this.#endLsn;
+    this.#databaseTime = Math.max(this.#databaseTime, databaseTime);
     for (const record of group) {
       const bytes = record.byteLength;
       assert(bytes >= RECORD_HEADER_BYTES && bytes <= RECORD_BYTES_MAX, 'a record is within its bounds');
@@ -354,6 +372,7 @@ export class SegmentRun {
       lsn += 1;
       writeUint64(view, RECORD_OFFSET.lsn, lsn);
       writeUint64(view, RECORD_OFFSET.syncedLsn, this.#syncedLsn);
+      view.setUint32(RECORD_OFFSET.databaseTime, databaseTime, true);
       view.setUint32(RECORD_OFFSET.crc, crc32(record.subarray(RECORD_OFFSET.lsn)), true);
     }
   }

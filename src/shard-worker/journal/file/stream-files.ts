@@ -3,48 +3,117 @@
  * directory's lock.
  *
  * ```text
- * file          a line                     meaning
- * claims        claim id, LSN              an ownership claim by which this directory took the stream, oldest first;
- *                                          records written under it have LSNs above its LSN
- * accepted-gap  first LSN, last LSN, time  an operator accepts that these LSNs are lost; otherwise the start is
- *                                          refused; the file is removed once nothing is missing any more
+ * file                 a line                     meaning
+ * ownership            mark MARK                  unregistered, open or closed: what is known of the stream's row
+ *                      cover STREAM               the stream that covers this one while it is unregistered
+ *                      claim ID LSN EPOCH         an ownership claim by which this directory took the stream, oldest
+ *                                                 first; records written under it have LSNs above its LSN; the epoch
+ *                                                 is - where the database's reply did not come
+ * claims               ID LSN                     the same, written by versions that had no file `ownership`
+ * accepted-gap         first LSN, last LSN, time  an operator accepts that these LSNs are lost; otherwise the start is
+ *                                                 refused; the file is removed once nothing is missing any more
+ * accepted-checkpoint  LSN, time                  an operator says up to where the stream is counted, although its row
+ *                                                 is gone; serves one taking
  * ```
  */
 import { join } from 'node:path';
 import { JournalError, systemErrorCode } from '../../../core/errors.js';
-import { CLAIMS_KEPT_MAX, type OwnershipClaim } from '../ownership-claim.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import { newOwnership, type KeptClaim, type StreamMark, type StreamOwnership } from '../ownership-claim.js';
 import type { Disk } from './disk.js';
 import { readFully } from './record-reader.js';
 import { STAGED_SUFFIX, writeFully } from './segment-writer.js';
 import type { LsnRange } from './stream-scan.js';
 
-const CLAIMS = 'claims';
+const OWNERSHIP = 'ownership';
+const CLAIMS_OF_OLD = 'claims';
 const ACCEPTED_GAPS = 'accepted-gap';
+const ACCEPTED_CHECKPOINT = 'accepted-checkpoint';
+
+const MARK_LINE = /^mark (unregistered|open|closed)$/;
+const COVER_LINE = /^cover ([0-9a-f-]{36})$/;
+const CLAIM_LINE = /^claim ([0-9a-f-]{36}) (\d{1,16}) (\d{1,16}|-)$/;
 
 /**
- * The ownership claims of the directory. Throws JournalError `journal-corrupt` if a line is wrong, and the disk's
- * errors.
+ * What the directory keeps of the ownership of its stream. Throws JournalError `journal-corrupt` if a line is wrong, and
+ * the disk's errors.
  */
-export function readClaims(disk: Disk, directory: string): OwnershipClaim[] {
-  return readLines(disk, directory, CLAIMS).map((line) => parseClaim(line, join(directory, CLAIMS)));
+export function readOwnership(disk: Disk, directory: string): StreamOwnership {
+  const lines = readLines(disk, directory, OWNERSHIP);
+  if (lines.length === 0) {
+    // An older version compared its claims without an epoch, and knew all of them.
+    const claims = readLines(disk, directory, CLAIMS_OF_OLD).map((line) => parseOldClaim(line, directory));
+    return { ...newOwnership(undefined), claims };
+  }
+  let ownership = newOwnership(undefined);
+  for (const line of lines) {
+    const mark = MARK_LINE.exec(line)?.[1];
+    const cover = COVER_LINE.exec(line)?.[1];
+    const [, id, lsn, epoch] = CLAIM_LINE.exec(line) ?? [];
+    if (mark !== undefined) ownership = { ...ownership, mark: mark as StreamMark };
+    else if (cover !== undefined) ownership = { ...ownership, cover };
+    else if (id !== undefined) {
+      const claim = { id, lsn: Number(lsn), epoch: epoch === '-' ? undefined : Number(epoch) };
+      ownership = { ...ownership, claims: [...ownership.claims, claim] };
+    } else throw unreadable(join(directory, OWNERSHIP), line);
+  }
+  return ownership;
+}
+
+/** Keeps the ownership durably. Throws the disk's errors. */
+export function keepOwnership(disk: Disk, directory: string, { mark, cover, claims }: StreamOwnership): void {
+  const lines = claims.map(({ id, lsn, epoch }) => `claim ${id} ${lsn} ${epoch ?? '-'}`);
+  const covers = cover === undefined ? [] : [`cover ${cover}`];
+  replaceLines(disk, directory, OWNERSHIP, [`mark ${mark}`, ...covers, ...lines]);
 }
 
 /**
- * Keeps one more ownership claim, durably. Beyond {@link CLAIMS_KEPT_MAX}, it keeps the newest claims up to the last
- * one `inDatabase`, and the newest after that. Throws as {@link readClaims} does.
+ * The largest time of the database that any shard has noted in the directory of all streams; 0 if there is none. Where the number
+ * of shards changes, another shard may have taken a stream last. Throws JournalError `journal-corrupt` and the disk's errors.
  */
-export function keepClaim(
-  disk: Disk,
-  directory: string,
-  claim: OwnershipClaim,
-  inDatabase: readonly OwnershipClaim[],
-): void {
-  const claims = [...readClaims(disk, directory), claim];
-  const known = new Set(inDatabase.map(({ id }) => id));
-  const since = claims.findLastIndex(({ id }) => known.has(id)) + 1;
-  const kept = [...claims.slice(0, since).slice(-CLAIMS_KEPT_MAX), ...claims.slice(since).slice(-CLAIMS_KEPT_MAX)];
-  const lines = kept.map(({ id, lsn }) => `${id} ${lsn}`);
-  replaceLines(disk, directory, CLAIMS, lines);
+export function readTime(disk: Disk, directory: string): DatabaseTime {
+  let time = 0;
+  for (const name of disk.list(directory).filter((entry) => TIME_FILE.test(entry))) {
+    const [line] = readLines(disk, directory, name);
+    if (line === undefined) continue;
+    if (!/^\d{1,10}$/.test(line)) throw unreadable(join(directory, name), line);
+    time = Math.max(time, Number(line));
+  }
+  return time;
+}
+
+/** Notes a time of the database durably. Throws the disk's errors. */
+export function keepTime(disk: Disk, directory: string, shard: number, time: DatabaseTime): void {
+  disk.makeDirectory(directory);
+  replaceLines(disk, directory, timeFile(shard), [String(time)]);
+}
+
+const TIME_FILE = /^database-time-\d+$/;
+
+/** One file for each shard: each thread writes its own. */
+function timeFile(shard: number): string {
+  return `database-time-${shard}`;
+}
+
+/** The LSN up to which an operator says that the stream is counted. Throws as {@link readOwnership} does. */
+export function readAcceptedCheckpoint(disk: Disk, directory: string): Lsn | undefined {
+  const [line] = readLines(disk, directory, ACCEPTED_CHECKPOINT);
+  if (line === undefined) return undefined;
+  const [, lsn] = /^(\d{1,16}) \S+$/.exec(line) ?? [];
+  if (lsn === undefined) throw unreadable(join(directory, ACCEPTED_CHECKPOINT), line);
+  return Number(lsn);
+}
+
+/** Records durably up to which LSN an operator says that the stream is counted. */
+export function acceptCheckpoint(disk: Disk, directory: string, lsn: Lsn, acceptedAt: number): void {
+  replaceLines(disk, directory, ACCEPTED_CHECKPOINT, [`${lsn} ${new Date(acceptedAt).toISOString()}`]);
+}
+
+/** Removes the accepted checkpoint after the taking that it served. Throws the disk's errors. */
+export function forgetAcceptedCheckpoint(disk: Disk, directory: string): void {
+  if (!disk.list(directory).includes(ACCEPTED_CHECKPOINT)) return;
+  disk.remove(join(directory, ACCEPTED_CHECKPOINT));
+  disk.syncDirectory(directory);
 }
 
 /** The ranges accepted so far. Throws JournalError `journal-corrupt` if a line is wrong, and the disk's errors. */
@@ -74,24 +143,24 @@ export function unaccepted(missing: readonly LsnRange[], accepted: readonly LsnR
   return missing.filter(({ from, to }) => !accepted.some((range) => range.from <= from && range.to >= to));
 }
 
-function parseClaim(line: string, path: string): OwnershipClaim {
+function parseOldClaim(line: string, directory: string): KeptClaim {
   const [, id, lsn] = /^([0-9a-f-]{36}) (\d{1,16})$/.exec(line) ?? [];
-  if (id === undefined || lsn === undefined) {
-    throw new JournalError('journal-corrupt', `${path} has a line that cannot be read: ${line}`);
-  }
-  return { id, lsn: Number(lsn) };
+  if (id === undefined || lsn === undefined) throw unreadable(join(directory, CLAIMS_OF_OLD), line);
+  return { id, lsn: Number(lsn), epoch: 0 };
+}
+
+function unreadable(path: string, line: string): JournalError {
+  return new JournalError('journal-corrupt', `${path} has a line that cannot be read: ${line}`);
 }
 
 function parseRange(line: string, path: string): LsnRange {
   const [, from, to] = /^(\d{1,16}) (\d{1,16}) \S+$/.exec(line) ?? [];
-  if (from === undefined || to === undefined) {
-    throw new JournalError('journal-corrupt', `${path} has a line that cannot be read: ${line}`);
-  }
+  if (from === undefined || to === undefined) throw unreadable(path, line);
   return { from: Number(from), to: Number(to) };
 }
 
 /** The lines of the file; none if there is no file. Throws the disk's errors. */
-function readLines(disk: Disk, directory: string, name: string): string[] {
+export function readLines(disk: Disk, directory: string, name: string): string[] {
   if (!disk.list(directory).includes(name)) return [];
   const file = disk.open(join(directory, name));
   try {
@@ -104,7 +173,7 @@ function readLines(disk: Disk, directory: string, name: string): string[] {
 }
 
 /** Replaces the content of the file durably; a crash leaves the old content or the new. Throws the disk's errors. */
-function replaceLines(disk: Disk, directory: string, name: string, lines: readonly string[]): void {
+export function replaceLines(disk: Disk, directory: string, name: string, lines: readonly string[]): void {
   const path = join(directory, name);
   if (disk.list(directory).includes(name + STAGED_SUFFIX)) disk.remove(path + STAGED_SUFFIX);
   const file = disk.create(path + STAGED_SUFFIX);

@@ -19,6 +19,8 @@ import type { Disk, DiskFile } from './disk.js';
 import { RecordReader } from './record-reader.js';
 import { SegmentWriter, STAGED_SUFFIX, writeFully } from './segment-writer.js';
 import {
+  findLastTime,
+  findSegments,
   scanStream,
   segmentLimit,
   type FoundSegment,
@@ -97,8 +99,11 @@ export function takeOver(
 ): { readonly active: SegmentWriter; readonly segments: readonly FoundSegment[] } {
   const last = scan.segments.at(-1);
   assert(last !== undefined, 'a stream to recover has segments');
+  // The records of the last segment may be left behind, and removed before a record with a later time is written.
+  const databaseTime = findLastTime(disk, scan.segments);
   const header = {
     ...origin,
+    databaseTime,
     ...successorOf(last, scan.endLsn, checkpoint, keepCommitted(disk, last, scan, checkpoint)),
   };
   const copy = (file: DiskFile): number => copyRecords(disk, last, header.firstLsn, scan.endLsn, file);
@@ -107,6 +112,29 @@ export function takeOver(
   active.publish();
   const before = active.path === last.path ? scan.segments.slice(0, -1) : scan.segments;
   return { active, segments: [...before, { path: active.path, header, fileBytes: active.allocated }] };
+}
+
+/**
+ * Cuts a stream behind `after`: what it holds above is in another stream. Removes later segments, the last one first, then
+ * replaces the one that holds `after` by a copy that ends there. It may have been cut before. Throws the disk's errors.
+ */
+export function cutStream(disk: Disk, directory: string, after: Lsn): void {
+  const segments = findSegments(disk, directory);
+  for (const { path } of segments.filter(({ header }) => header.firstLsn > after + 1).reverse()) {
+    disk.remove(path);
+    disk.syncDirectory(directory);
+  }
+  const last = segments.findLast(({ header }) => header.firstLsn <= after + 1);
+  if (last === undefined) return;
+  const { firstLsn } = last.header;
+  // A loss of power may have taken records at or below `after`, too.
+  const end = Math.min(after, scanStream(disk, findSegments(disk, directory), after).endLsn);
+  const header = { ...last.header, syncedLsn: Math.max(end, firstLsn - 1) };
+  removeStaged(disk, directory);
+  const copy = (file: DiskFile): number => copyRecords(disk, last, firstLsn, end, file);
+  const cut = new SegmentWriter(disk, directory, header, 0, copy);
+  cut.publish();
+  cut.close();
 }
 
 function successorOf(

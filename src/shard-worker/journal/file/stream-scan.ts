@@ -14,7 +14,7 @@
  */
 import { basename, join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import {
   decodeSegmentHeader,
   lsnOfSegmentName,
@@ -144,6 +144,36 @@ export function inspectSegment(disk: Disk, segments: readonly FoundSegment[], in
     const records = end.lsn - segment.header.firstLsn + 1;
     const verdict = judge(segment, limit, end, () => findLaterRecord(file, end.offset, end.lsn + 1, end.lsn + 1));
     return { segment, limit, records, lastLsn: end.lsn, syncedLsn, end: end.offset, verdict };
+  } finally {
+    file.close();
+  }
+}
+
+/**
+ * The LSN of the last record, or the one before the first. Reads the last segment only. Throws JournalError `journal-corrupt`
+ * with file and offset.
+ */
+export function findEnd(disk: Disk, segments: readonly FoundSegment[]): Lsn {
+  const last = segments.at(-1);
+  if (last === undefined) return 0;
+  const { lastLsn, verdict } = inspectSegment(disk, segments, segments.length - 1);
+  if (verdict.kind === 'corrupt') throw new JournalError('journal-corrupt', verdict.message);
+  return Math.max(lastLsn, last.header.firstLsn - 1);
+}
+
+/**
+ * The largest time of the database that the records carry or carried; 0 where none did. Reads the last segment, and takes what
+ * is whole.
+ */
+export function findLastTime(disk: Disk, segments: readonly FoundSegment[]): DatabaseTime {
+  const last = segments.at(-1);
+  if (last === undefined) return 0;
+  const file = disk.open(last.path);
+  try {
+    const reader = new RecordReader(file, last.header.firstLsn, Number.POSITIVE_INFINITY);
+    let time = last.header.databaseTime;
+    while (reader.next()) time = Math.max(time, reader.databaseTime);
+    return time;
   } finally {
     file.close();
   }

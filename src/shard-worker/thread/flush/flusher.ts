@@ -17,15 +17,15 @@
  * takes commits back must be noticed while the journal still reaches back. While the database is unavailable the loop tries
  * again soon, with a flush where there is something to flush.
  */
-import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
+import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import type { Clock, Timer } from '../../../core/clock.js';
-import { CounterError } from '../../../core/errors.js';
+import { CounterError, JournalError } from '../../../core/errors.js';
 import { databaseProblem, type DatabaseProblem } from '../../../db/database-problem.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
 import type { EarlyFlush } from './early-flush.js';
 import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
-import { RangeFlush, type CommittedFlush, type RangeDatabase } from './range-flush.js';
-import type { ShardDatabase } from './shard-database.js';
+import { flushOfCommitted, RangeFlush, type CommittedFlush, type RangeDatabase } from './range-flush.js';
+import { isDatabaseUnavailable, type ShardDatabase } from './shard-database.js';
 
 const BACKOFF_FIRST_MS = 50;
 const BACKOFF_MAX_MS = 1000;
@@ -37,7 +37,7 @@ const REFUSALS_UNTIL_UNAVAILABLE = 3;
 const WAITERS_MAX = 1024;
 
 /** The database as the flusher needs it. */
-export type FlusherDatabase = RangeDatabase & Pick<ShardDatabase, 'touch'>;
+export type FlusherDatabase = RangeDatabase & Pick<ShardDatabase, 'touch' | 'look'>;
 
 /** What the flusher tells its shard. */
 export interface FlusherEvents {
@@ -45,8 +45,16 @@ export interface FlusherEvents {
   committed(range: FrozenRange, flush: CommittedFlush): void;
   /** The row of the stream was seen where this process left it. */
   confirmed(): void;
-  /** Another owner has the stream, or its row is gone: this process must not flush it again. */
-  fenced(row: Checkpoint | undefined): void;
+  /**
+   * Takes the row of a stream that has none yet. Rejects with CounterError `database-unavailable`, with JournalError
+   * `journal-unavailable` where the disk refuses, or with an error that ends the shard.
+   */
+  register(): Promise<void>;
+  /**
+   * The row is not where this process left it. `over`: this process must not flush the stream again. Otherwise it has taken the
+   * row again, and the frozen range is to be sent again (`same`) or `committed`.
+   */
+  fenced(row: Checkpoint | undefined): Promise<'over' | 'same' | 'committed'>;
   /** The database became unavailable, is unavailable for another cause, or became available (without a problem). */
   databaseAvailable(available: boolean, problem?: DatabaseProblem): void;
   /** Something else than the database failed: the shard cannot go on. */
@@ -58,10 +66,10 @@ export interface FlusherOptions extends FlushScheduleOptions, EarlyFlush {
   /** Makes what was applied durable before it is frozen. */
   readonly sync: () => void | Promise<void>;
   /**
-   * Applies what waits to be applied. Everything that the stream accepted before the time returned (ms since 1970) is then
-   * applied. It changes the pending sums, so it is called before they are read.
+   * The time of the database before which everything that an idle stream accepted is committed. The directory has noted it.
+   * Undefined where that is not due, or impossible.
    */
-  readonly acceptedThroughMs: () => number;
+  readonly touchTime: () => DatabaseTime | undefined;
 }
 
 /** The flush loop of one stream. */
@@ -155,8 +163,6 @@ export class Flusher {
   async #run(): Promise<void> {
     while (this.#state !== 'ended') {
       if (!this.#isAsked()) await this.#wait(this.#schedule.restMs(this.#available));
-      // First, because it may apply increments.
-      const acceptedThroughMs = this.#options.acceptedThroughMs();
       const isIdle = this.#pendingSums.isSettled;
       if (isIdle) this.#isRoomWanted = false;
       if (isIdle) this.#waiters.answer(this.#pendingSums.checkpointLsn);
@@ -165,9 +171,9 @@ export class Flusher {
       const isFlush = !isIdle && (this.#isAsked() || this.#schedule.isFlushDue || !this.#available);
       if (isFlush || this.#schedule.isFlushDue) this.#schedule.beginInterval();
       if (isFlush) {
-        if (!(await this.#flushRange(acceptedThroughMs))) break;
+        if (!(await this.#registered()) || !(await this.#flushRange())) break;
         this.#waiters.answer(this.#pendingSums.checkpointLsn);
-      } else if (!(await this.#touchWhenDue(isIdle ? acceptedThroughMs : undefined))) {
+      } else if (!(await this.#touchWhenDue(isIdle))) {
         break;
       }
     }
@@ -177,7 +183,9 @@ export class Flusher {
 
   /** True where the loop must not wait for an interval. */
   #isAsked(): boolean {
-    return this.#state !== 'running' || !this.#waiters.isEmpty || this.#isRoomWanted || this.#holdsEnough;
+    if (this.#state !== 'running' || !this.#waiters.isEmpty || this.#isRoomWanted) return true;
+    // A range is frozen here only after its stream was taken again.
+    return this.#pendingSums.frozen !== undefined || this.#holdsEnough;
   }
 
   get #holdsEnough(): boolean {
@@ -191,12 +199,33 @@ export class Flusher {
     if (this.#available && this.#pendingSums.frozen === undefined) this.#wake?.();
   }
 
+  /** Whether the stream has a row; false where it has none and the loop is draining. */
+  async #registered(): Promise<boolean> {
+    const backoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
+    while (!this.#pendingSums.isRegistered) {
+      try {
+        await this.#events.register();
+        this.#setAvailable(true);
+      } catch (error) {
+        const isDiskFailure = error instanceof JournalError && error.code === 'journal-unavailable';
+        if (!isDiskFailure && !isDatabaseUnavailable(error)) throw error;
+        if (!isDiskFailure) this.#setAvailable(false, error);
+        if (this.#state !== 'running') return false;
+        await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
+      }
+    }
+    return true;
+  }
+
   /** Commits one range; false where the loop must end: fenced, or draining without a database. */
-  async #flushRange(acceptedThroughMs: number): Promise<boolean> {
+  async #flushRange(): Promise<boolean> {
     // Only synced records may be frozen. A flush could otherwise commit a record that a power loss then takes back, and
     // its LSN would be given to another record.
-    if (this.#pendingSums.frozen === undefined) await this.#options.sync();
-    const range = this.#pendingSums.frozen ?? this.#pendingSums.freeze(acceptedThroughMs);
+    if (this.#pendingSums.frozen === undefined) {
+      // Not awaited where it is done: what is applied meanwhile would be frozen and not synced.
+      for (let syncing = this.#options.sync(); syncing !== undefined; syncing = this.#options.sync()) await syncing;
+    }
+    const range = this.#pendingSums.frozen ?? this.#pendingSums.freeze();
     this.#isRoomWanted = false;
     const flush = new RangeFlush(this.#database, range);
     const sendBackoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
@@ -211,8 +240,7 @@ export class Flusher {
           this.#settle(range, outcome.flush);
           return true;
         case 'fenced':
-          this.#events.fenced(outcome.row ?? (await this.#ownerOf(range.stream)));
-          return false;
+          return this.#goesOn(range, await this.#events.fenced(outcome.row ?? (await this.#ownerOf(range.stream))));
         case 'poison':
           // The row was not found, or has changed meanwhile; the next attempt looks again. Reported each time.
           this.#setAvailable(false, outcome.error, true);
@@ -234,6 +262,12 @@ export class Flusher {
       if (this.#state === 'draining' && !this.#available) return false;
       await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
     }
+  }
+
+  /** Whether the loop goes on after the row was not where it was. A range that was not committed is sent again. */
+  #goesOn(range: FrozenRange, outcome: 'over' | 'same' | 'committed'): boolean {
+    if (outcome === 'committed') this.#settle(range, flushOfCommitted(range));
+    return outcome !== 'over';
   }
 
   /** Notes that the range is committed. */
@@ -258,23 +292,27 @@ export class Flusher {
   /**
    * Touches the row if that is due. False where the row is not where this process left it: another owner has the stream, or
    * the database went back in time. The journal reaches back for a limited time only, so this cannot wait for the next
-   * flush. `acceptedThroughMs` is undefined while something is pending: `accepted_through` then stays where it is.
+   * flush. While something is pending, `accepted_through` stays where it is.
    */
-  async #touchWhenDue(acceptedThroughMs: number | undefined): Promise<boolean> {
+  async #touchWhenDue(isIdle: boolean): Promise<boolean> {
     if (this.#available && !this.#schedule.isTouchDue) return true;
     this.#schedule.noticeTouch();
-    const { stream, checkpoint } = this.#pendingSums;
-    let isOurs: boolean;
+    const { stream, checkpoint, isRegistered } = this.#pendingSums;
+    let isOurs = true;
     try {
-      isOurs = await this.#database.touch(stream, checkpoint, acceptedThroughMs);
+      if (isRegistered) {
+        isOurs = await this.#database.touch(stream, checkpoint, isIdle ? this.#options.touchTime() : undefined);
+      } else await this.#database.look();
     } catch (error) {
       this.#setAvailable(false, error);
       return true;
     }
     this.#setAvailable(true);
-    if (isOurs) this.#events.confirmed();
-    else this.#events.fenced(await this.#ownerOf(stream));
-    return isOurs;
+    if (isOurs) {
+      if (isRegistered) this.#events.confirmed();
+      return true;
+    }
+    return (await this.#events.fenced(await this.#ownerOf(stream))) !== 'over';
   }
 
   /** Waits for the delay, or until woken. */

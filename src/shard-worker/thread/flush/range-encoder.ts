@@ -5,8 +5,10 @@ import {
   IdempotentArrayEncoder,
   RejectedArrayEncoder,
   SumArrayEncoder,
+  UncoveredArrayEncoder,
   type IdempotentFlushArrays,
   type RejectedRows,
+  type UncoveredRows,
 } from '../../../db/binary-array.js';
 import type { FlushRequest } from '../../../db/flush-statement.js';
 import { DIGEST_BYTES } from '../../protocol/record-layout.js';
@@ -24,7 +26,7 @@ export class RangeEncoder {
 
   /** The flush of a range, with its `poison` keys set aside. Its buffers are valid until the next call. */
   encode(range: FrozenRange, poison: Poison = NO_POISON): FlushRequest {
-    const { stream, epoch, fromLsn, toLsn, acceptedThroughMs, sums, idempotent } = range;
+    const { stream, epoch, fromLsn, toLsn, acceptedThrough, sums, idempotent, uncovered } = range;
     this.#encodeSums(sums, poison);
     const idempotencyKeys = this.#encodeIdempotent(idempotent, poison);
     return {
@@ -32,11 +34,12 @@ export class RangeEncoder {
       epoch,
       fromLsn,
       toLsn,
-      acceptedThrough: new Date(acceptedThroughMs),
+      acceptedThrough,
       keys: this.#sums.keys(),
       amounts: this.#sums.amounts(),
       ...(idempotencyKeys === undefined ? {} : { idempotencyKeys }),
       ...(poison.size === 0 ? {} : { rejected: rejectedRows(range, poison) }),
+      ...(uncovered.size === 0 ? {} : { uncovered: uncoveredRows(range) }),
     };
   }
 
@@ -94,5 +97,11 @@ function rejectedRows({ sums, idempotent }: FrozenRange, poison: Poison): Reject
       });
     }
   }
+  return encoder.finish();
+}
+
+function uncoveredRows({ uncovered }: FrozenRange): UncoveredRows {
+  const encoder = new UncoveredArrayEncoder();
+  for (const row of uncovered.rows) encoder.append(row);
   return encoder.finish();
 }

@@ -25,8 +25,10 @@ export interface CommittedFlush {
   readonly keys: number;
   readonly increments: number;
   readonly rejected: number;
-  /** Of which keys, if there were any. */
+  /** Of which keys, if PostgreSQL refused any. */
   readonly rejectedKeys?: RejectedKeys;
+  /** Idempotent requests that were set aside, because their windows could not be checked any more. */
+  readonly uncovered: { readonly requests: number; readonly increments: number };
   /** Of requests whose idempotency key was recorded before. */
   readonly deduplicated: number;
   /** Idempotency keys recorded. */
@@ -125,13 +127,19 @@ export class RangeFlush {
 type LostAttempt = Extract<FlushAttempt, { readonly kind: 'unknown' }>;
 type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
 
-function committedFlush({ sums, idempotent }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
+/** What a range came to whose reply was lost and that is known to be committed. */
+export function flushOfCommitted(range: FrozenRange): CommittedFlush {
+  return committedFlush(range, { kind: 'committed', keys: range.sums.size });
+}
+
+function committedFlush({ sums, idempotent, uncovered }: FrozenRange, attempt: CommittedAttempt): CommittedFlush {
   const { keys, rejected = 0, rejectedKeys, duplicates = [], mismatches = 0 } = attempt;
   let deduplicated = idempotent.duplicates;
   for (const idempotencyKey of duplicates) deduplicated += idempotent.get(idempotencyKey)?.increments ?? 0;
-  const increments = sums.increments + idempotent.increments;
+  const increments = sums.increments + idempotent.increments + uncovered.increments;
   return {
     ...{ keys, increments, rejected, ...(rejectedKeys === undefined ? {} : { rejectedKeys }) },
+    uncovered: { requests: uncovered.size, increments: uncovered.increments },
     ...{ deduplicated, recorded: idempotent.size - duplicates.length, mismatches },
   };
 }

@@ -6,14 +6,14 @@
  * flush that failed resolves to what is known of it.
  */
 import { CounterError } from '../../../core/errors.js';
-import type { Checkpoint } from '../../../core/checkpoint.js';
+import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { Turns } from '../../../core/turns.js';
 import { SumArrayEncoder } from '../../../db/binary-array.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
-import { FlushStatement, type FlushResult } from '../../../db/flush-statement.js';
-import type { ShardConnection } from '../../../db/shard-connection.js';
+import { FlushStatement, timestamp, type FlushResult } from '../../../db/flush-statement.js';
+import type { RunStatement, ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
-import type { ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
+import type { ClaimInDatabase, ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
 import type { FrozenRange } from '../pending-sums.js';
 import { findPoison, rejectedIncrements, rejectedKeys, type Poison, type RejectedKeys } from './poison-search.js';
 import { RangeEncoder } from './range-encoder.js';
@@ -29,12 +29,32 @@ export interface StreamOwner {
 
 /** A stream's row in `journal_checkpoints`. */
 export interface StreamRow extends Checkpoint {
-  /** No more records will come; the row is a tombstone. */
-  readonly retired: boolean;
+  /** Idempotent records that carry an older time cannot be checked against the window any more. */
+  readonly coveredFrom: DatabaseTime;
+  /** The stream was closed or retired. */
+  readonly isOver: boolean;
 }
 
-/** A stream's row and who has owned the stream. */
-export interface ClaimedStreamRow extends StreamRow, ClaimsInDatabase {}
+/** A stream's row, locked, and its claims. */
+export interface LockedStream extends ClaimsInDatabase {
+  /** Undefined where there is none. */
+  readonly row: StreamRow | undefined;
+}
+
+/** What a process does with a locked row. */
+export interface Taking {
+  /** The claims to record: lost ones, then the new one. */
+  readonly claims: readonly OwnershipClaim[];
+  /** The LSN at which the row begins if there is none. */
+  readonly lsn: Lsn;
+}
+
+/** A stream that was taken. */
+export interface TakenRow {
+  readonly row: StreamRow;
+  /** What the taking found. */
+  readonly before: LockedStream;
+}
 
 /** What a flush moved to `rejected_increments`. */
 interface SetAside {
@@ -71,11 +91,25 @@ export type FlushAttempt =
 export type ShardDatabase = Pick<PostgresShardDatabase, keyof PostgresShardDatabase>;
 
 const NO_SUMS = new SumArrayEncoder();
+const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 
 interface CheckpointRow {
   readonly epoch: string;
   readonly lsn: string;
+  readonly covered_from: number;
   readonly retired: boolean;
+  readonly closed: boolean;
+}
+
+/** As {@link CheckpointRow}; the epoch is null where there is no row. */
+interface LockedRow extends Omit<CheckpointRow, 'epoch' | 'lsn'> {
+  readonly database_time: number;
+  readonly epoch: string | null;
+  readonly lsn: string | null;
+}
+
+interface TimeRow {
+  readonly database_time: number;
 }
 
 /** One shard's statements. */
@@ -83,10 +117,9 @@ export class PostgresShardDatabase {
   readonly #connection: ShardConnection;
   readonly #flush: FlushStatement;
   readonly #owner: StreamOwner;
-  /** Streams that are known to have a row. */
-  readonly #ensured = new Set<string>();
   readonly #encoder = new RangeEncoder();
   readonly #turns = new Turns();
+  #time: DatabaseTime = 0;
 
   constructor(connection: ShardConnection, owner: StreamOwner) {
     this.#connection = connection;
@@ -103,41 +136,60 @@ export class PostgresShardDatabase {
     });
   }
 
-  /** Makes the stream's row, at epoch 0 and LSN 0, unless it is there. */
-  ensureStream(stream: string): Promise<void> {
-    return this.#inTurn(() => this.#ensure(stream));
+  /** The largest time of the database that this shard has heard since its thread began; 0: none. */
+  get time(): DatabaseTime {
+    return this.#time;
   }
 
-  /** Makes the stream's row unless it is there, and reads it with its claims. */
-  readClaims(stream: string): Promise<ClaimedStreamRow> {
+  /** Looks whether the database answers, and what time it is there. */
+  look(): Promise<void> {
     return this.#inTurn(async () => {
-      await this.#ensure(stream);
-      // In this order, each with a snapshot of its own: a claim that commits in between raises the epoch that was read.
-      const row = await this.#readRow(stream);
-      if (row === undefined) throw new TypeError('a checkpoint row vanished');
-      const values = [stream, row.epoch];
-      const rows = await this.#connection.run<{ claim: string; lsn: string }>({ text: sql.READ_CLAIMS, values });
-      const claims = rows.map(({ claim, lsn }) => ({ id: claim, lsn: Number(lsn) }));
-      return { ...row, claims, isComplete: claims.length < sql.CLAIMS_MAX };
+      this.#hear(await this.#connection.run<TimeRow>({ text: sql.LOOK }));
     });
   }
 
   /**
-   * Raises the epoch, which fences whoever held the stream. Records by which claim: the last one given. Those before it
-   * are earlier claims of the same journal that the database does not have. Undefined where the row is not at `at`.
+   * Takes a stream: a new epoch, which fences whoever held it, and an ownership claim, in one transaction. `decide` gets the
+   * locked row and the claims, and says what to record; where it throws, nothing changes, and this rejects with its error.
+   * `committing` is called before the commit is sent: from then on the claims may be in the database, whatever the reply.
+   * Resolves to undefined where another session has made the row meanwhile.
    */
-  claimStream(stream: string, at: Checkpoint, claims: readonly OwnershipClaim[]): Promise<StreamRow | undefined> {
-    return this.#inTurn(async () => {
-      const values = [stream, at.epoch, claims.map(({ id }) => id), claims.map(({ lsn }) => lsn), at.lsn];
-      return streamRow(await this.#connection.run<CheckpointRow>({ text: sql.RAISE_EPOCH, values }));
-    });
+  take(stream: string, decide: (found: LockedStream) => Taking, committing: () => void): Promise<TakenRow | undefined> {
+    const take = async (run: RunStatement): Promise<TakenRow | undefined> => {
+      await run({ text: sql.BEGIN_TAKING });
+      await run({ text: sql.LOCK_PRUNED_BEFORE });
+      const [found] = await run<LockedRow>({ text: sql.LOCK_CHECKPOINT, values: [stream] });
+      if (found === undefined) throw new TypeError('a statement that always has a row had none');
+      const before = lockedStream(found, await this.#claimsOf(stream, run));
+      const { claims, lsn } = decide(before);
+      const { node, shard, journal } = this.#owner;
+      const common = [stream, claims.map(({ id }) => id), claims.map((claim) => claim.lsn)];
+      const taken = await run<CheckpointRow>(
+        before.row === undefined
+          ? { text: sql.MAKE_CHECKPOINT, values: [...common, node, shard, journal, lsn] }
+          : { text: sql.TAKE_CHECKPOINT, values: common },
+      );
+      const row = streamRow(taken);
+      if (row === undefined) {
+        await run(ROLLBACK);
+        return undefined;
+      }
+      committing();
+      await run({ text: sql.COMMIT_TAKING });
+      this.#hear([found]);
+      return { row, before };
+    };
+    return this.#inTurn(() => this.#connection.transaction(take, ROLLBACK));
+  }
+
+  /** The ownership claims of a stream, in the order of their epochs. */
+  readClaims(stream: string): Promise<readonly ClaimInDatabase[]> {
+    return this.#inTurn(() => this.#claimsOf(stream, (statement) => this.#connection.run(statement)));
   }
 
   /** Commits a range. */
   flush(range: FrozenRange): Promise<FlushAttempt> {
     return this.#attemptInTurn(async () => {
-      // A stream that began while the database was unavailable has no row yet; a flush never makes one.
-      if (!this.#ensured.has(range.stream)) await orUnavailable(() => this.#ensure(range.stream));
       return this.#attemptOf(range, await this.#flush.run(this.#encoder.encode(range)));
     });
   }
@@ -148,7 +200,6 @@ export class PostgresShardDatabase {
    */
   flushSettingAside(range: FrozenRange): Promise<FlushAttempt> {
     return this.#attemptInTurn(async () => {
-      if (!this.#ensured.has(range.stream)) await orUnavailable(() => this.#ensure(range.stream));
       const refusal = await orUnavailable(() => this.#probe(NO_SUMS.keys(), NO_SUMS.amounts()));
       if (refusal !== undefined) return { kind: 'refused', error: withSqlState(refusal) };
       const poison = await orUnavailable(() => findPoison(range, (keys, amounts) => this.#probe(keys, amounts)));
@@ -171,19 +222,23 @@ export class PostgresShardDatabase {
   }
 
   /**
-   * Looks whether the stream's row is at `at`, and makes it where it was never made. False: it is elsewhere. An idle owner
-   * gives a time (ms since 1970) before which everything that it accepted is committed.
+   * Looks whether the stream's row is at `at`. False: it is elsewhere. An idle owner also gives a time of the database, of which
+   * the directory says that the owner has heard it: what it accepted before is committed.
    */
-  touch(stream: string, at: Checkpoint, acceptedThroughMs: number | undefined): Promise<boolean> {
+  touch(stream: string, at: Checkpoint, time: DatabaseTime | undefined): Promise<boolean> {
     return this.#inTurn(async () => {
-      if (!this.#ensured.has(stream)) {
-        await this.#ensure(stream);
-        return true;
-      }
-      const acceptedThrough = acceptedThroughMs === undefined ? null : new Date(acceptedThroughMs);
-      const values = [stream, at.epoch, at.lsn, acceptedThrough];
-      const rows = await this.#connection.run({ text: sql.TOUCH_CHECKPOINT, values });
+      const values = [stream, at.epoch, at.lsn, time === undefined ? null : timestamp(time)];
+      const rows = await this.#connection.run<TimeRow>({ text: sql.TOUCH_CHECKPOINT, values });
+      this.#hear(rows);
       return rows.length === 1;
+    });
+  }
+
+  /** Marks a stream that nothing is pending in, at a clean stop. False: the row is not at `at`. Idempotent. */
+  closeStream(stream: string, at: Checkpoint): Promise<boolean> {
+    return this.#inTurn(async () => {
+      const values = [stream, at.epoch, at.lsn];
+      return (await this.#connection.run({ text: sql.CLOSE_STREAM, values })).length === 1;
     });
   }
 
@@ -191,8 +246,7 @@ export class PostgresShardDatabase {
   retire(stream: string, at: Checkpoint): Promise<boolean> {
     return this.#inTurn(async () => {
       const values = [stream, at.epoch, at.lsn];
-      const rows = await this.#connection.run({ text: sql.RETIRE_STREAM, values });
-      return rows.length === 1;
+      return (await this.#connection.run({ text: sql.RETIRE_STREAM, values })).length === 1;
     });
   }
 
@@ -209,20 +263,22 @@ export class PostgresShardDatabase {
     return this.#turns.run(() => flush().catch(failedAttempt));
   }
 
-  async #ensure(stream: string): Promise<void> {
-    const { node, shard, journal } = this.#owner;
-    await this.#connection.run({ text: sql.ENSURE_CHECKPOINT, values: [stream, node, shard, journal] });
-    // The streams of a memory journal end with their threads.
-    if (journal === 'memory')
-      await this.#connection.run({ text: sql.RETIRE_PREDECESSORS, values: [stream, node, shard] });
-    this.#ensured.add(stream);
+  #hear([row]: readonly TimeRow[]): void {
+    if (row !== undefined) this.#time = Math.max(this.#time, row.database_time);
+  }
+
+  async #claimsOf(stream: string, run: RunStatement): Promise<readonly ClaimInDatabase[]> {
+    const rows = await run<{ claim: string; epoch: string; lsn: string }>({ text: sql.READ_CLAIMS, values: [stream] });
+    return rows.map(({ claim, epoch, lsn }) => ({ id: claim, epoch: Number(epoch), lsn: Number(lsn) }));
   }
 
   async #readRow(stream: string): Promise<StreamRow | undefined> {
     return streamRow(await this.#connection.run<CheckpointRow>({ text: sql.READ_BACK, values: [stream] }));
   }
 
-  async #attemptOf({ idempotent }: FrozenRange, { applied, keys, duplicates }: FlushResult): Promise<FlushAttempt> {
+  async #attemptOf({ idempotent }: FrozenRange, result: FlushResult): Promise<FlushAttempt> {
+    const { applied, keys, duplicates, databaseTime } = result;
+    this.#hear([{ database_time: databaseTime }]);
     if (!applied) return { kind: 'fenced' };
     return {
       kind: 'committed',
@@ -319,5 +375,13 @@ function withSqlState(error: StatementRefusedError): Error {
 }
 
 function streamRow([row]: readonly CheckpointRow[]): StreamRow | undefined {
-  return row === undefined ? undefined : { epoch: Number(row.epoch), lsn: Number(row.lsn), retired: row.retired };
+  if (row === undefined) return undefined;
+  const { epoch, lsn, covered_from: coveredFrom, retired, closed } = row;
+  return { epoch: Number(epoch), lsn: Number(lsn), coveredFrom, isOver: retired || closed };
+}
+
+function lockedStream(found: LockedRow, claims: readonly ClaimInDatabase[]): LockedStream {
+  const { epoch, lsn } = found;
+  const row = epoch === null || lsn === null ? undefined : streamRow([{ ...found, epoch, lsn }]);
+  return { row, epoch: row?.epoch, lsn: row?.lsn ?? 0, claims, isComplete: claims.length < sql.CLAIMS_MAX };
 }

@@ -60,14 +60,14 @@ export function admitRequests(
 }
 
 /**
- * The outcomes of requests for which there is no room: what is known of known ones, and a refusal of new ones. The router
- * knows the bound.
+ * The outcomes of requests that cannot be taken now: what is known of known ones, and a refusal of new ones. Where that is
+ * `overloaded`, the router knows the bound.
  */
-export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory): Uint8Array {
+export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory, refusal: Refusal): Uint8Array {
   const outcomes: number[] = [];
   eachRequest(record, (idempotencyKey, digest) => {
     const known = memory.lookUpKey(idempotencyKey, digest);
-    outcomes.push(known === 'new' ? refusedWith('overloaded') : OUTCOME_OF[known]);
+    outcomes.push(known === 'new' ? refusedWith(refusal) : OUTCOME_OF[known]);
   });
   return Uint8Array.from(outcomes);
 }

@@ -6,6 +6,7 @@
  * sum is the number of its key's entry there and what the request adds to it. Requests and request sums are numbers into
  * columns, so a request costs no object.
  */
+import type { DatabaseTime } from '../../../core/checkpoint.js';
 import { addSums, type Sum } from '../../../core/increment.js';
 import { hashKey } from '../../../core/key-hash.js';
 import {
@@ -30,6 +31,8 @@ export interface IdempotentRequest {
   readonly requestSums: readonly RequestSum[];
   /** Number of increments as they were sent, before they were summed by key. */
   readonly increments: number;
+  /** The time of the database that its record carries. */
+  readonly time: DatabaseTime;
 }
 
 /** A request sum: one key of a request, and what the request adds to it. */
@@ -53,6 +56,8 @@ export class IdempotentRequests {
   /** By request: the end of its sums (exclusive), and the number of its increments. */
   #sumsEnd: number[] = [];
   #incrementsOf: number[] = [];
+  /** By request: the time of the database that its record carries. */
+  #times: DatabaseTime[] = [];
   /** By request sum: the entry of its key in `totals`, and the sum. */
   #sumEntry: number[] = [];
   #sumAmount: Sum[] = [];
@@ -136,9 +141,9 @@ export class IdempotentRequests {
 
   /**
    * Adds the request whose entry is at `at` of `bytes`; one whose idempotency key is here is only counted as a duplicate.
-   * `view` is a view of `bytes`. Returns its increments.
+   * `view` is a view of `bytes`; its record carries `time`. Returns its increments.
    */
-  add(view: DataView, bytes: Uint8Array, at: number): number {
+  add(view: DataView, bytes: Uint8Array, at: number, time: DatabaseTime): number {
     const request = this.idempotencyKeys.size;
     const idempotencyKey = idempotencyKeyStart(at);
     const start = idempotencyKeyEnd(view, at);
@@ -159,9 +164,49 @@ export class IdempotentRequests {
     }
     this.#sumsEnd.push(this.#sumEntry.length);
     this.#incrementsOf.push(increments);
+    this.#times.push(time);
     this.#keepDigest(request, bytes, digestStart(at));
     this.#bytes += REQUEST_OVERHEAD_BYTES + idempotencyKeyBytes;
     return increments;
+  }
+
+  /** Whether a request is older than `time`. */
+  hasOlderThan(time: DatabaseTime): boolean {
+    return this.#times.some((own) => own < time);
+  }
+
+  /** Removes the requests that are older than `time`, and returns them. */
+  takeOlderThan(time: DatabaseTime): readonly IdempotentRequest[] {
+    if (!this.hasOlderThan(time)) return [];
+    const all = [...this.values()];
+    const duplicates = this.#duplicates;
+    this.clear();
+    for (const request of all) if (request.time >= time) this.#addObject(request);
+    // Duplicates are counted and not kept, so they stay with those that are left.
+    this.#duplicates = duplicates;
+    this.#increments += duplicates;
+    return all.filter((request) => request.time < time);
+  }
+
+  #addObject({ idempotencyKey, digest, requestSums, increments, time }: IdempotentRequest): void {
+    const key = Buffer.from(idempotencyKey, 'latin1');
+    const request = this.size;
+    this.idempotencyKeys.add(hashKey(key, 0, key.length), key, 0, key.length, 1);
+    for (const { key: counter, sum } of requestSums) {
+      const hash = hashKey(counter, 0, counter.length);
+      for (const part of safeParts(sum)) this.totals.add(hash, counter, 0, counter.length, part);
+      const entry = this.totals.find(hash, counter, 0, counter.length);
+      this.#lastSum[entry] = this.#sumEntry.length;
+      this.#sumEntry.push(entry);
+      this.#sumAmount.push(sum);
+      this.#bytes += counter.length + PENDING_KEY_OVERHEAD_BYTES;
+    }
+    this.#increments += increments;
+    this.#sumsEnd.push(this.#sumEntry.length);
+    this.#incrementsOf.push(increments);
+    this.#times.push(time);
+    this.#keepDigest(request, digest, 0);
+    this.#bytes += REQUEST_OVERHEAD_BYTES + key.length;
   }
 
   /** Removes everything. */
@@ -173,6 +218,7 @@ export class IdempotentRequests {
     }
     this.#sumsEnd = [];
     this.#incrementsOf = [];
+    this.#times = [];
     this.#sumEntry = [];
     this.#sumAmount = [];
     this.#lastSum = [];
@@ -236,6 +282,7 @@ export class IdempotentRequests {
       digest: this.#digests.slice(request * DIGEST_BYTES, (request + 1) * DIGEST_BYTES),
       requestSums,
       increments: this.incrementsOf(request),
+      time: this.#times[request] as DatabaseTime,
     };
   }
 }
@@ -244,4 +291,17 @@ function countIncrements(view: DataView, start: number, end: number): number {
   let count = 0;
   for (let at = start; at < end; at = incrementEnd(view, at)) count += 1;
   return count;
+}
+
+/** Safe integers that add up to a sum; at least one. */
+function safeParts(sum: Sum): number[] {
+  if (typeof sum === 'number') return [sum];
+  const parts: number[] = [];
+  const most = sum < 0n ? -BigInt(Number.MAX_SAFE_INTEGER) : BigInt(Number.MAX_SAFE_INTEGER);
+  for (let rest = sum; rest !== 0n;) {
+    const part = (sum < 0n ? rest < most : rest > most) ? most : rest;
+    parts.push(Number(part));
+    rest -= part;
+  }
+  return parts;
 }

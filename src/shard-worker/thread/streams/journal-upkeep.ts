@@ -13,7 +13,7 @@
  */
 import { JournalError } from '../../../core/errors.js';
 import type { Clock, Timer } from '../../../core/clock.js';
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { STAT } from '../../protocol/stats.js';
 import { RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
 import { isDiskFull } from '../../journal/file/disk-reserve.js';
@@ -66,10 +66,10 @@ export class JournalUpkeep {
   }
 
   /** Appends as {@link Journal.append} does, and notes a refusal. */
-  append(journal: Journal, group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
+  append(journal: Journal, group: readonly RecordBytes[], time: DatabaseTime): Lsn | Promise<Lsn> {
     let lsn: Lsn | Promise<Lsn>;
     try {
-      lsn = journal.append(group);
+      lsn = journal.append(group, time);
     } catch (error) {
       this.#noticeError(journal, bytesOf(group), error);
       throw error;

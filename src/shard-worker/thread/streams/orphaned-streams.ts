@@ -18,10 +18,9 @@ import type { Clock } from '../../../core/clock.js';
 import { JournalError } from '../../../core/errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
-import { isJournalUnavailable, type OwnedStream, type ShardLog } from './owned-stream.js';
+import { isJournalUnavailable, markClosed, type OwnedStream, type ShardLog } from './owned-stream.js';
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-database.js';
-import type { PendingSums } from '../pending-sums.js';
 
 const BACKOFF_MS = 500;
 const JOURNAL_BACKOFF_MS = 5000;
@@ -36,6 +35,10 @@ export interface OrphanedStreamsDeps {
   readonly log: ShardLog;
   /** Takes ownership of the stream and reads it. */
   readonly recover: (stream: string) => Promise<OwnedStream>;
+  /** Takes the row of the shard's own stream, if that has records and none. */
+  readonly registerOwn: () => Promise<void>;
+  /** Takes the row of an unread stream, if it is not known whether it has one. */
+  readonly register: (found: FoundStream) => Promise<void>;
   /** Keys pending in all streams of the shard. */
   readonly pendingKeys: () => number;
   /** While fewer keys are pending, there is room for another stream. */
@@ -45,7 +48,7 @@ export interface OrphanedStreamsDeps {
   /** A stream's journal was removed. `claims`: ids of the last ownership claims of its directory. */
   readonly finished: (stream: string, lsn: Lsn, claims: readonly string[]) => void;
   /** The row of a stream is not where this process left it. */
-  readonly fenced: (pendingSums: PendingSums, row: Checkpoint | undefined) => void;
+  readonly fenced: (owned: OwnedStream, row: Checkpoint | undefined) => Promise<unknown>;
   /** The shard cannot go on. */
   readonly fail: (error: unknown) => void;
 }
@@ -59,8 +62,10 @@ export class OrphanedStreams {
   readonly #finished = new Map<string, Checkpoint>();
   /** Streams that are committed to their end. */
   readonly #ending = new Set<string>();
-  /** Streams that wait for the database or for room, with their bytes. */
-  readonly #unread = new Map<string, number>();
+  /** Streams that wait for the database or for room. */
+  readonly #unread = new Map<string, FoundStream>();
+  /** Streams whose rows are gone. */
+  readonly #leftAlone = new Set<string>();
   #unreadBytes = 0;
   #onCommitted: (() => void) | undefined;
   #recovering: Promise<void> = Promise.resolve();
@@ -76,9 +81,9 @@ export class OrphanedStreams {
     return this.#streams;
   }
 
-  /** Streams that are not read. */
+  /** Streams that are not read. What they hold stays in the journal. */
   get unread(): readonly PendingRange[] {
-    return [...this.#unread.keys()].map((stream) => ({
+    return [...this.#unread.keys(), ...this.#leftAlone].map((stream) => ({
       stream,
       afterLsn: 0,
       throughLsn: undefined,
@@ -129,9 +134,9 @@ export class OrphanedStreams {
 
   /** Recovers and starts streams as the database is available and there is room. Calls `done` after the last. */
   recoverLater(streams: readonly FoundStream[], done: () => void): void {
-    for (const { stream, bytes } of streams) {
-      this.#unread.set(stream, bytes);
-      this.#unreadBytes += bytes;
+    for (const found of streams) {
+      this.#unread.set(found.stream, found);
+      this.#unreadBytes += found.bytes;
     }
     this.#recovering = this.#recoverAll().then((isDone) => {
       if (isDone) done();
@@ -180,21 +185,15 @@ export class OrphanedStreams {
 
   /** False where it was stopped first. */
   async #recoverAll(): Promise<boolean> {
-    const { journals, database, log, recover, changed } = this.#deps;
+    const { journals, database, log } = this.#deps;
     while (!this.#stopped) {
       try {
         journals.setDatabaseId(await database.databaseId());
-        for (const [stream, bytes] of this.#unread) {
+        await this.#registerAll();
+        for (const found of this.#unread.values()) {
           await this.#waitForRoom();
           if (this.#stopped) return false;
-          const owned = await recover(stream);
-          this.add(owned);
-          this.#unread.delete(stream);
-          this.#unreadBytes -= bytes;
-          changed();
-          this.#start(owned);
-          // At once: an outage has delayed these increments already. A flusher that fails retries by itself.
-          owned.flusher.flushNow().catch(ignore);
+          await this.#recoverNext(found);
         }
         return true;
       } catch (error) {
@@ -212,16 +211,51 @@ export class OrphanedStreams {
     return false;
   }
 
+  /** Takes all rows that may be missing, before anything is flushed. */
+  async #registerAll(): Promise<void> {
+    await this.#deps.registerOwn();
+    for (const found of [...this.#unread.values()]) await this.#unlessMissing(found, this.#deps.register(found));
+  }
+
+  async #recoverNext(found: FoundStream): Promise<void> {
+    const owned = await this.#unlessMissing(found, this.#deps.recover(found.stream));
+    if (owned === undefined) return;
+    this.add(owned);
+    this.#unread.delete(found.stream);
+    this.#unreadBytes -= found.bytes;
+    this.#deps.changed();
+    this.#start(owned);
+    // At once: an outage has delayed these increments already. A flusher that fails retries by itself.
+    owned.flusher.flushNow().catch(ignore);
+  }
+
+  /**
+   * Leaves a stream alone whose row is gone: only an operator knows what of it is counted. The increments that are taken
+   * meanwhile are in other streams. The next start with the database says the same, and stops. Undefined then.
+   */
+  async #unlessMissing<T>({ stream }: FoundStream, taking: Promise<T>): Promise<T | undefined> {
+    try {
+      return await taking;
+    } catch (error) {
+      if (!(error instanceof JournalError) || error.code !== 'checkpoint-missing') throw error;
+      const { log } = this.#deps;
+      log('error', { stream, code: error.code }, `Stream ${stream} is left alone. ${error.message}`);
+      this.#unread.delete(stream);
+      this.#leftAlone.add(stream);
+      return undefined;
+    }
+  }
+
   /** Retires a stream that is committed to its end, keeps its journal for a time, then removes the journal. */
   async #end(owned: OwnedStream): Promise<void> {
     const { journals, log, changed } = this.#deps;
     const { journal, flusher, pendingSums } = owned;
     const { stream, checkpoint } = pendingSums;
     pendingSums.close();
-    if (!(await this.#retire(pendingSums))) return;
+    if (!(await this.#retire(owned))) return;
     if (journals.keepMs > 0) {
       await this.#pause(journals.keepMs);
-      if (!(await this.#retire(pendingSums))) return;
+      if (!(await this.#retire(owned))) return;
     }
     this.#byName.delete(stream);
     this.#streams = [...this.#byName.values()];
@@ -238,18 +272,20 @@ export class OrphanedStreams {
   }
 
   /** Retires the stream in the database. False where that was stopped, or the row is not where this process left it. */
-  async #retire(pendingSums: PendingSums): Promise<boolean> {
+  async #retire(owned: OwnedStream): Promise<boolean> {
     const { database, log, fenced } = this.#deps;
-    const { stream, checkpoint } = pendingSums;
+    const { stream, checkpoint } = owned.pendingSums;
     while (!this.#stopped) {
       try {
+        // First: a start without the database must not accept idempotent requests under a row that may be over.
+        markClosed(owned.journal);
         if (await database.retire(stream, checkpoint)) return !this.#stopped;
         // For example, the database went back in time: it may need again what the journal holds.
-        fenced(pendingSums, await database.readBack(stream));
+        await fenced(owned, await database.readBack(stream));
         return false;
       } catch (error) {
-        if (!isDatabaseUnavailable(error)) throw error;
-        log('debug', { err: error, stream }, 'PostgreSQL unavailable; retrying to retire an orphaned stream');
+        if (!isDatabaseUnavailable(error) && !isJournalUnavailable(error)) throw error;
+        log('debug', { err: error, stream }, 'Cannot retire an orphaned stream now; retrying');
         await this.#pause(BACKOFF_MS);
       }
     }
@@ -278,8 +314,8 @@ function ignore(): void {
 function lastClaims(journal: RecoverableJournal): readonly string[] {
   try {
     return journal
-      .claims()
-      .slice(-FINISHED_CLAIMS_MAX)
+      .ownership()
+      .claims.slice(-FINISHED_CLAIMS_MAX)
       .map(({ id }) => id);
   } catch (error) {
     if (!(error instanceof JournalError)) throw error;

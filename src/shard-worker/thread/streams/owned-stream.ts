@@ -19,8 +19,6 @@ export interface OwnedStream {
   readonly journal: Journal;
   readonly pendingSums: PendingSums;
   readonly flusher: Flusher;
-  /** Its row was a tombstone when the stream was recovered. */
-  readonly retired: boolean;
 }
 
 /** The pending sum of a key in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
@@ -51,17 +49,32 @@ export function rangeOf(pendingSums: PendingSums): PendingRange {
   };
 }
 
-/** Retires a stream that gets no more records. Where the database is unavailable, the next start retires it. */
-export async function retireForEver(pendingSums: PendingSums, database: ShardDatabase, log: ShardLog): Promise<void> {
-  const { stream, checkpoint } = pendingSums;
+/**
+ * Notes durably that the stream's row is about to be closed or retired: a start without the database must not accept idempotent
+ * requests under a row that may be over. Throws JournalError `journal-unavailable`.
+ */
+export function markClosed(journal: Journal): void {
+  const ownership = journal.ownership();
+  if (ownership.mark !== 'closed') journal.keepOwnership({ ...ownership, mark: 'closed' });
+}
+
+/** Ends a stream at a clean stop: its row no longer holds the pruning of idempotency keys up. */
+export async function endStream(
+  journal: Journal,
+  { stream, checkpoint }: PendingSums,
+  how: 'closeStream' | 'retire',
+  database: ShardDatabase,
+  log: ShardLog,
+): Promise<void> {
   try {
-    await database.retire(stream, checkpoint);
+    markClosed(journal);
+    await database[how](stream, checkpoint);
   } catch (error) {
-    if (!isDatabaseUnavailable(error)) throw error;
+    if (!isDatabaseUnavailable(error) && !isJournalUnavailable(error)) throw error;
     log(
       'warn',
       { err: error, stream },
-      'Cannot retire the stream; pruning of idempotency keys waits until the next start retires it',
+      'Cannot close the stream; the pruning of idempotency keys waits until the next start',
     );
   }
 }

@@ -13,7 +13,8 @@ export function addTo(stats: Float64Array, cell: number, amount: number): void {
 
 /** Adds a committed flush to a shard's stats. */
 export function countFlush(flush: CommittedFlush, stats: Float64Array): void {
-  const { increments, rejected, deduplicated, recorded, mismatches } = flush;
+  const { increments, deduplicated, recorded, mismatches } = flush;
+  const rejected = flush.rejected + flush.uncovered.increments;
   addTo(stats, STAT.flushed, increments - rejected - deduplicated);
   addTo(stats, STAT.rejected, rejected);
   addTo(stats, STAT.deduplicated, deduplicated);

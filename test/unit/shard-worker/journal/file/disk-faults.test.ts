@@ -14,6 +14,8 @@ import {
 } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import { FileJournalStreams } from '#product/shard-worker/journal/file/file-journal-streams.js';
+import { readOwnership } from '#product/shard-worker/journal/file/stream-files.js';
+import { newOwnership, type StreamOwnership } from '#product/shard-worker/journal/ownership-claim.js';
 import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
 import { findSegments, scanStream } from '#product/shard-worker/journal/file/stream-scan.js';
 import {
@@ -372,23 +374,29 @@ test('a takeover on a full disk removes the reserve, which is written again once
   const { disk, options } = simulated({ clock });
   const streams = new FileJournalStreams({ ...options, shards: 1 });
   const journal = streams.create();
-  await journal.append([rawRecord(100)]);
+  await journal.append([rawRecord(100)], 0);
   streams.tend();
   assert.ok(disk.list(options.directory).includes('reserve-0'));
   const next = new FileJournalStreams({ ...options, shards: 1 });
   next.existing();
   const found = next.open(journal.stream);
-  const claim = { id: randomUUID(), lsn: 1 };
+  const ownership = (): StreamOwnership => ({
+    ...newOwnership(undefined),
+    claims: [{ id: randomUUID(), lsn: 1, epoch: undefined }],
+  });
+  const claimed = ownership();
   disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
-  found.keepClaim(claim, []);
-  assert.deepEqual(found.claims(), [claim]);
+  found.keepOwnership(claimed);
+  assert.deepEqual(found.ownership(), claimed);
+  assert.deepEqual(readOwnership(disk, join(options.directory, journal.stream)), claimed);
   assert.ok(!disk.list(options.directory).includes('reserve-0'));
   // There is no reserve any more.
   disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
   assert.equal(
-    codeOf(() => found.keepClaim({ id: randomUUID(), lsn: 1 }, [])),
+    codeOf(() => found.keepOwnership(ownership())),
     'journal-unavailable',
   );
+  assert.deepEqual(found.ownership(), claimed, 'what could not be kept is not known');
   disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
   next.tend();
   assert.ok(!disk.list(options.directory).includes('reserve-0'), 'what was begun is removed');

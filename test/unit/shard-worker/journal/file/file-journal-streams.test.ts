@@ -2,12 +2,14 @@ import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { JournalError } from '#product/core/errors.js';
 import {
   FileJournalStreams,
   type FileJournalStreamsOptions,
 } from '#product/shard-worker/journal/file/file-journal-streams.js';
 import { systemDisk } from '#product/shard-worker/journal/file/disk.js';
 import { createFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
+import { newOwnership, type StreamOwnership } from '#product/shard-worker/journal/ownership-claim.js';
 import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
 import {
   DATABASE_ID,
@@ -62,7 +64,7 @@ test('a shard continues its newest stream, and one of the shards finishes each o
   };
   const zero = new FileJournalStreams({ ...options, shard: 0 });
   const one = new FileJournalStreams({ ...options, shard: 1 });
-  const found = (stream: string): unknown => ({ stream, bytes: 256 * 1024 });
+  const found = (stream: string): unknown => ({ stream, bytes: 256 * 1024, mark: 'unregistered' });
   assert.deepEqual(zero.existing(), {
     own: found(streams.ofZero),
     orphaned: [found(streams.oldOfZero), found(streams.ofTwo)],
@@ -71,7 +73,7 @@ test('a shard continues its newest stream, and one of the shards finishes each o
 
   const own = zero.open(streams.ofZero);
   own.recover(0);
-  assert.equal(own.append([incrementRecord('next', 1)]), 2);
+  assert.equal(own.append([incrementRecord('next', 1)], 0), 2);
   await own.close();
   const orphaned = zero.open(streams.ofTwo);
   orphaned.recover(0);
@@ -81,6 +83,98 @@ test('a shard continues its newest stream, and one of the shards finishes each o
   zero.remove(orphaned);
   assert.ok(!existsSync(join(options.directory, streams.ofTwo)));
   assert.deepEqual(zero.existing().orphaned, [found(streams.oldOfZero)]);
+});
+
+test('the mark of a stream is that of its directory, also while it is open and once it is removed', async (t) => {
+  const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
+  const [old, own] = [await leave(options, 0, 10), await leave(options, 0, 20)];
+  const streams = new FileJournalStreams(options);
+  streams.existing();
+  const journal = streams.open(old);
+  assert.deepEqual([streams.markOf(old), streams.markOf(own)], ['unregistered', 'unregistered']);
+  journal.keepOwnership({ ...newOwnership(undefined), mark: 'open' });
+  assert.equal(streams.markOf(old), 'open');
+  const again = new FileJournalStreams(options);
+  assert.deepEqual(
+    again.existing().orphaned.map(({ stream, mark }) => [stream, mark]),
+    [[old, 'open']],
+  );
+  assert.equal(again.markOf(old), 'open');
+  journal.recover(0);
+  await journal.close();
+  streams.remove(journal);
+  assert.equal(streams.markOf(old), undefined);
+  assert.equal(streams.markOf('99999999-2222-4333-8444-555555555555'), undefined);
+});
+
+test('a new stream keeps its cover with its first segment, and is stored by its first claim', async (t) => {
+  const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
+  const streams = new FileJournalStreams(options);
+  const cover = '99999999-2222-4333-8444-555555555555';
+  const first = streams.create(cover);
+  assert.ok(!existsSync(options.directory), 'a start writes nothing');
+  assert.deepEqual(first.ownership(), newOwnership(cover));
+  await first.append([incrementRecord('a', 1)], 17);
+  assert.deepEqual(openOwnership(options, first.stream), newOwnership(cover));
+  await first.close();
+
+  const second = streams.create();
+  const claim = { id: cover, lsn: 0, epoch: undefined };
+  second.keepOwnership({ ...newOwnership(undefined), claims: [claim] });
+  assert.deepEqual(openOwnership(options, second.stream).claims, [claim]);
+  assert.deepEqual([second.endLsn, second.findEnd(), second.firstLsn], [0, 0, 1]);
+  await second.append([incrementRecord('b', 1)], 17);
+  assert.deepEqual(openOwnership(options, second.stream).claims, [claim]);
+  await second.close();
+});
+
+function openOwnership(options: FileJournalStreamsOptions, stream: string): StreamOwnership {
+  return new FileJournalStreams(options).open(stream).ownership();
+}
+
+test('the time of a shard is the largest that any shard has noted, or that is in a record of its streams', async (t) => {
+  const options = { ...journalOptions(temporaryDirectory(t)), shards: 2 };
+  const start = (shard = 0): FileJournalStreams => {
+    const streams = new FileJournalStreams({ ...options, shard });
+    streams.existing();
+    return streams;
+  };
+  assert.equal(start().notedTime(), 0);
+  const noting = start();
+  noting.noteTime(1000);
+  noting.noteTime(999);
+  assert.equal(noting.notedTime(), 1000);
+  assert.deepEqual([start().notedTime(), start(1).notedTime()], [1000, 1000]);
+  const journal = start().create();
+  for (const time of [1500, 2000, 1999]) await journal.append([incrementRecord('a', 1)], time);
+  await journal.close();
+  assert.deepEqual([start().notedTime(), start(1).notedTime()], [2000, 1000]);
+  const next = start();
+  assert.equal(next.notedTime(), 2000);
+  next.noteTime(2000);
+  // Recovery behind the last record leaves a segment without one.
+  const recovered = next.open(journal.stream);
+  recovered.recover(3);
+  await recovered.close();
+  assert.equal(start().notedTime(), 2000, 'what only a record had is noted, too');
+});
+
+test('a time that cannot be read counts as none, and one that the disk refuses is journal-unavailable', (t) => {
+  const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
+  const fail = (): never => {
+    throw Object.assign(new Error('EIO'), { code: 'EIO' });
+  };
+  new FileJournalStreams(options).noteTime(1000);
+  const unreadable = new FileJournalStreams({ ...options, disk: { ...systemDisk, open: fail } });
+  assert.equal(unreadable.notedTime(), 0);
+  const full = new FileJournalStreams({ ...options, disk: { ...systemDisk, create: fail } });
+  assert.throws(
+    () => {
+      full.noteTime(2000);
+    },
+    (error) => error instanceof JournalError && error.code === 'journal-unavailable',
+  );
+  assert.equal(full.notedTime(), 1000);
 });
 
 test('the next start completes the removal of a stream that a crash interrupted', async (t) => {
@@ -105,9 +199,9 @@ test('the database id reaches streams that are open and those opened later', asy
   const options = { ...journalOptions(temporaryDirectory(t), { databaseId: undefined }), shards: 1 };
   const streams = new FileJournalStreams(options);
   const journal = streams.create();
-  await journal.append([incrementRecord('a', 1)]);
+  await journal.append([incrementRecord('a', 1)], 0);
   streams.setDatabaseId(DATABASE_ID);
-  await journal.append([incrementRecord('b', 1)]);
+  await journal.append([incrementRecord('b', 1)], 0);
   await journal.close();
   assert.equal(listStreams(systemDisk, options.directory)[0]?.databaseId, DATABASE_ID);
 });

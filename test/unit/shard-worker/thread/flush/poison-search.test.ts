@@ -13,10 +13,10 @@ import { decodeIntegers, decodeTexts } from '../../../../simulation/binary-array
 import { incrementEntries, idempotentEntry } from '../../../../support/record-entries.js';
 
 function rangeOf(...entries: readonly Buffer[]): FrozenRange {
-  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', { epoch: 0, lsn: 0 });
+  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', { epoch: 1, lsn: 0, coveredFrom: 0 });
   const bytes = Buffer.concat(entries);
-  pendingSums.apply(1, bytes, 0, bytes.length);
-  return pendingSums.freeze(0);
+  pendingSums.apply(1, bytes, 0, bytes.length, 0);
+  return pendingSums.freeze();
 }
 
 /** Searches with a database that refuses keys with the prefix "bad". `tried` gets the number of keys of each probe. */
@@ -44,16 +44,16 @@ function keysOf({ sums, idempotent }: FrozenRange, poison: Poison): readonly str
 
 /** A range of many plain keys, as a long outage leaves it. */
 function backlog(keys: number, bad: number): FrozenRange {
-  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', { epoch: 0, lsn: 0 });
+  const pendingSums = new PendingSums('00000000-0000-4000-8000-000000000001', { epoch: 1, lsn: 0, coveredFrom: 0 });
   for (let first = 0, lsn = 1; first < keys; first += 10_000, lsn += 1) {
     const names = Array.from({ length: Math.min(10_000, keys - first) }, (_, index) => {
       const number = first + index;
       return [`${number === bad ? 'bad' : 'key'} ${number}`, 1] as [string, number];
     });
     const bytes = incrementEntries(names);
-    pendingSums.apply(lsn, bytes, 0, bytes.length);
+    pendingSums.apply(lsn, bytes, 0, bytes.length, 0);
   }
-  return pendingSums.freeze(0);
+  return pendingSums.freeze();
 }
 
 test('a backlog is probed in parts of limited size, and the poison keys of every part are found', async () => {

@@ -3,12 +3,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Checkpoint } from '#product/core/checkpoint.js';
 import { CounterError } from '#product/core/errors.js';
-import { RangeFlush } from '#product/shard-worker/thread/flush/range-flush.js';
-import type { FlushAttempt } from '#product/shard-worker/thread/flush/shard-database.js';
-import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
+import { flushOfCommitted, RangeFlush } from '#product/shard-worker/thread/flush/range-flush.js';
+import type { FlushAttempt, StreamRow } from '#product/shard-worker/thread/flush/shard-database.js';
+import { PendingSums, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
 import { idempotentEntry, incrementEntries } from '../../../../support/record-entries.js';
 
 const EPOCH = 3;
+const COVERED_FROM = 1000;
+const NONE = { requests: 0, increments: 0 };
 const lost: FlushAttempt = { kind: 'unknown', error: new Error('lost') };
 const poison: FlushAttempt = { kind: 'poison', error: new Error('poison') };
 const suspect: FlushAttempt = { kind: 'refused', error: new Error('P0001'), mayBePoison: true };
@@ -18,13 +20,14 @@ const unavailable = new CounterError('database-unavailable', 'unavailable');
 
 /** A range of LSN 11, with one plain increment and two idempotent requests, and a database that answers as scripted. */
 class Scene {
+  readonly range: FrozenRange;
   readonly flush: RangeFlush;
   readonly calls: string[] = [];
   readonly attempts: FlushAttempt[] = [];
   readonly rows: (Checkpoint | undefined | Error)[] = [];
 
-  constructor() {
-    const pendingSums = new PendingSums('stream', { epoch: EPOCH, lsn: 10 });
+  constructor(options: { readonly withUncovered?: boolean } = {}) {
+    const pendingSums = new PendingSums('stream', { epoch: EPOCH, lsn: 10, coveredFrom: COVERED_FROM });
     const record = Buffer.concat([
       incrementEntries([['a', 1]]),
       idempotentEntry('first', [
@@ -33,18 +36,24 @@ class Scene {
       ]),
       idempotentEntry('second', [['b', 3]]),
     ]);
-    pendingSums.apply(11, record, 0, record.length);
+    pendingSums.apply(11, record, 0, record.length, COVERED_FROM);
+    const old = idempotentEntry('old', [
+      ['a', 1],
+      ['b', 2],
+    ]);
+    if (options.withUncovered === true) pendingSums.apply(12, old, 0, old.length, COVERED_FROM - 1);
+    this.range = pendingSums.freeze();
     const database = {
       flush: () => this.#attempt('flush'),
       flushSettingAside: () => this.#attempt('set aside'),
-      readBack: (): Promise<(Checkpoint & { retired: boolean }) | undefined> => {
+      readBack: (): Promise<StreamRow | undefined> => {
         this.calls.push('read back');
         const row = this.rows.shift();
         if (row instanceof Error) return Promise.reject(row);
-        return Promise.resolve(row === undefined ? undefined : { ...row, retired: false });
+        return Promise.resolve(row === undefined ? undefined : { ...row, coveredFrom: 0, isOver: false });
       },
     };
-    this.flush = new RangeFlush(database, pendingSums.freeze(0));
+    this.flush = new RangeFlush(database, this.range);
   }
 
   #attempt(call: string): Promise<FlushAttempt> {
@@ -58,8 +67,17 @@ test('a committed range counts duplicates apart from recorded idempotency keys',
   scene.attempts.push({ kind: 'committed', keys: 2, rejected: 0, duplicates: ['first'], mismatches: 1 });
   assert.deepEqual(await scene.flush.attempt(), {
     kind: 'committed',
-    flush: { keys: 2, increments: 4, rejected: 0, deduplicated: 2, recorded: 1, mismatches: 1 },
+    flush: { keys: 2, increments: 4, rejected: 0, uncovered: NONE, deduplicated: 2, recorded: 1, mismatches: 1 },
   });
+});
+
+test('requests that are set aside count apart, and their idempotency keys are not recorded', async () => {
+  const scene = new Scene({ withUncovered: true });
+  const uncovered = { requests: 1, increments: 2 };
+  const flush = { keys: 2, increments: 6, rejected: 0, uncovered, deduplicated: 0, recorded: 2, mismatches: 0 };
+  assert.deepEqual(await scene.flush.attempt(), { kind: 'committed', flush });
+  // Also where only the row says that it is committed; then it is not known what were duplicates.
+  assert.deepEqual(flushOfCommitted(scene.range), { ...flush, keys: 1 });
 });
 
 for (const [what, row, kind] of [

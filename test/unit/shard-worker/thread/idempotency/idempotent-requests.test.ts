@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
+import type { DatabaseTime } from '#product/core/checkpoint.js';
 import { AMOUNT_MAX, type Sum } from '#product/core/increment.js';
 import { hashKey } from '#product/core/key-hash.js';
 import { DIGEST_BYTES } from '#product/shard-worker/protocol/record-layout.js';
@@ -14,10 +15,16 @@ import { incrementEntries, idempotentEntry } from '../../../../support/record-en
 type ParsedRows = readonly (readonly [string, number])[];
 
 /** Adds the request from the middle of a larger buffer, as a record has it. */
-function add(requests: IdempotentRequests, idempotencyKey: string, increments: ParsedRows, digest = 0): number {
+function add(
+  requests: IdempotentRequests,
+  idempotencyKey: string,
+  increments: ParsedRows,
+  digest = 0,
+  time: DatabaseTime = 0,
+): number {
   const entry = idempotentEntry(idempotencyKey, increments, digest);
   const bytes = Buffer.concat([Buffer.from('before'), entry, Buffer.from('after')]);
-  return requests.add(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), bytes, 6);
+  return requests.add(new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), bytes, 6, time);
 }
 
 function contents(requests: IdempotentRequests): readonly unknown[] {
@@ -105,6 +112,96 @@ void test('a request is found by its idempotency key, and none is found after cl
   assert.deepEqual([requests.size, requests.requestSums, requests.increments, requests.pendingBytes], [0, 0, 0, 0]);
   add(requests, 'u', [['b', 1]]);
   assert.deepEqual(contents(requests), [['u', 0, { b: 1 }, 1]]);
+});
+
+void test('older requests are taken out, with all that they added; a duplicate has the time of the first', () => {
+  const requests = new IdempotentRequests();
+  const exact = 3n * BigInt(AMOUNT_MAX);
+  add(
+    requests,
+    'old',
+    [
+      ['a', 1],
+      ['b', 2],
+    ],
+    1,
+    99,
+  );
+  add(
+    requests,
+    'large',
+    [
+      ['a', -AMOUNT_MAX],
+      ['a', -AMOUNT_MAX],
+      ['a', -AMOUNT_MAX],
+      ['c', 0],
+    ],
+    2,
+    100,
+  );
+  add(requests, 'new', [['a', 40]], 3, 101);
+  add(requests, 'old', [['a', 1]], 1, 101);
+  add(requests, 'new', [['a', 40]], 3, 101);
+  assert.deepEqual(
+    [99, 100].map((time) => requests.hasOlderThan(time)),
+    [false, true],
+  );
+  assert.deepEqual(requests.takeOlderThan(99), []);
+  assert.equal(sumOf(requests, 'a'), 41n - exact);
+  const taken = requests.takeOlderThan(100);
+  assert.deepEqual(
+    taken.map(({ idempotencyKey, digest, requestSums, increments, time }) => [
+      idempotencyKey,
+      digest[0],
+      requestSums.map(({ key, sum }) => [Buffer.from(key).toString(), sum]),
+      increments,
+      time,
+    ]),
+    [
+      [
+        'old',
+        1,
+        [
+          ['a', 1],
+          ['b', 2],
+        ],
+        2,
+        99,
+      ],
+    ],
+  );
+  assert.equal(requests.hasOlderThan(100), false);
+  assert.deepEqual(contents(requests), [
+    ['large', 2, { a: -exact, c: 0 }, 4],
+    ['new', 3, { a: 40 }, 1],
+  ]);
+  assert.deepEqual([sumOf(requests, 'a'), sumOf(requests, 'b'), sumOf(requests, 'c')], [40n - exact, undefined, 0]);
+  assert.deepEqual(
+    [requests.get('old'), requests.get('new')?.time, requests.get('new')?.increments],
+    [undefined, 101, 1],
+  );
+  // Duplicates are counted, and are not kept.
+  assert.deepEqual([requests.size, requests.requestSums, requests.duplicates, requests.increments], [2, 3, 2, 7]);
+});
+
+void test('what is left after older requests were taken takes as much memory as if they had never been there', () => {
+  const increments: ParsedRows = [
+    ['a', 1],
+    ['key', 2],
+  ];
+  const [requests, expected] = [new IdempotentRequests(), new IdempotentRequests()];
+  add(requests, 'old', increments, 0, 1);
+  for (const each of [requests, expected]) add(each, 'kept', increments, 0, 2);
+  requests.takeOlderThan(2);
+  assert.equal(requests.pendingBytes, expected.pendingBytes);
+  for (const each of [requests, expected]) add(each, 'next', [['a', 5]], 0, 2);
+  assert.deepEqual(contents(requests), contents(expected));
+  assert.equal(sumOf(requests, 'a'), sumOf(expected, 'a'));
+  assert.deepEqual(
+    requests.takeOlderThan(9).map(({ idempotencyKey }) => idempotencyKey),
+    ['kept', 'next'],
+  );
+  assert.deepEqual([requests.size, requests.requestSums, requests.increments, requests.pendingBytes], [0, 0, 0, 0]);
 });
 
 void test('random requests have the same sums as a plain map of maps', () => {

@@ -1,0 +1,140 @@
+/**
+ * One round of the pruner: retires streams that nobody will finish, and deletes idempotency keys whose window is over. Main
+ * thread.
+ *
+ * A key may go when no retry of its request can be flushed any more that was accepted within the window. Each open stream says
+ * up to which time of the database everything that it accepted is committed (`accepted_through`); the least of these times,
+ * less the window, is the limit. `pruned_before` notes it before anything is deleted, under a lock that keeps processes from
+ * taking a stream meanwhile: a row that is made or opened again later covers nothing that is older (`covered_from`).
+ *
+ * Only times of the database play a part, so a node whose clock is wrong prunes nothing too early.
+ */
+import type { Logger } from '../core/logger.js';
+import type { Statement } from './connection.js';
+import {
+  ADVANCE_PRUNED_BEFORE,
+  BEGIN_PRUNING,
+  COMMIT_PRUNING,
+  EXPIRE_STREAM,
+  FIND_EXPIRED_STREAMS,
+  LOCK_PRUNING,
+  NOTE_PRUNER_ROUND,
+  PRUNE_DELETES,
+  PRUNE_IDEMPOTENCY_KEYS,
+  PRUNE_TOMBSTONES,
+  PRUNER_UNLOCK,
+  TRY_PRUNER_LOCK,
+} from './upkeep-statements.js';
+
+/** The session of a round. All statements of a round run on one. */
+export interface PrunerSession {
+  readonly lost: boolean;
+  query<Row extends Record<string, unknown>>(statement: Statement): Promise<Row[]>;
+  destroy(): void;
+}
+
+/** Limits of the pruner. */
+export interface PrunerOptions {
+  /** IDEMPOTENCY_WINDOW_HOURS. */
+  readonly windowHours: number;
+  /** STREAM_EXPIRY_DAYS; 0: no stream of a file journal expires. */
+  readonly expiryDays: number;
+  readonly logger: Pick<Logger, 'warn' | 'info'>;
+}
+
+const PRUNE_BATCH = 10_000;
+/** Most batches of one round, so that a round ends. */
+const PRUNE_BATCHES_MAX = 100;
+/** Most streams that expire in one round. */
+const EXPIRED_MAX = 1000;
+
+interface ExpiredRow extends Record<string, unknown> {
+  readonly lsn: string;
+  readonly node: string | null;
+  readonly shard: number | null;
+  readonly journal: string;
+  readonly heard_at: Date;
+  readonly closed: boolean;
+}
+
+/** The pruner of one process. One node prunes at a time. */
+export class IdempotencyPruner {
+  readonly #options: PrunerOptions;
+  #closed = false;
+
+  constructor(options: PrunerOptions) {
+    this.#options = options;
+  }
+
+  /** Ends a round after the statement that is under way. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /**
+   * One round. Resolves to how far the oldest open stream holds the pruning back, in seconds; undefined where another node
+   * prunes. Rejects as the session does.
+   */
+  async round(session: PrunerSession): Promise<number | undefined> {
+    const [lock] = await session.query<{ locked: boolean }>({ text: TRY_PRUNER_LOCK });
+    if (lock?.locked !== true) return undefined;
+    try {
+      await session.query({ text: NOTE_PRUNER_ROUND });
+      await this.#expire(session);
+      const { horizon, heldSeconds } = await this.#advance(session);
+      const { windowHours } = this.#options;
+      await this.#prune(session, PRUNE_IDEMPOTENCY_KEYS, [windowHours, PRUNE_BATCH, horizon]);
+      await this.#prune(session, PRUNE_TOMBSTONES, [windowHours, PRUNE_BATCH]);
+      await this.#prune(session, PRUNE_DELETES, [windowHours, PRUNE_BATCH]);
+      return heldSeconds;
+    } finally {
+      if (!session.lost) await session.query({ text: PRUNER_UNLOCK });
+    }
+  }
+
+  async #expire(session: PrunerSession): Promise<void> {
+    const { expiryDays, logger } = this.#options;
+    const values = [expiryDays, EXPIRED_MAX];
+    const found = await session.query<{ stream: string }>({ text: FIND_EXPIRED_STREAMS, values });
+    for (const { stream } of found) {
+      if (this.#closed) return;
+      const [row] = await session.query<ExpiredRow>({ text: EXPIRE_STREAM, values: [expiryDays, stream] });
+      if (row === undefined) continue;
+      const { lsn, node, shard, journal, heard_at: heardAt, closed } = row;
+      const fields = { stream, node, shard, journal, checkpoint: Number(lsn), heardAt };
+      if (closed || journal === 'memory') {
+        logger.info(fields, 'Retired a stream that has nothing left to flush; its process was not heard of any more');
+        continue;
+      }
+      logger.warn(
+        fields,
+        `Stream ${stream} was not heard of since ${heardAt.toISOString()} and is retired at LSN ${lsn}; it no longer holds ` +
+          'up the pruning of idempotency keys. If its directory turns up, a start with it still counts what is left there',
+      );
+    }
+  }
+
+  /** Moves `pruned_before` in a transaction of its own. */
+  async #advance(session: PrunerSession): Promise<{ readonly horizon: string; readonly heldSeconds: number }> {
+    await session.query({ text: BEGIN_PRUNING });
+    try {
+      await session.query({ text: LOCK_PRUNING });
+      const [row] = await session.query<{ horizon: string; held_seconds: number }>({ text: ADVANCE_PRUNED_BEFORE });
+      await session.query({ text: COMMIT_PRUNING });
+      if (row === undefined)
+        throw new Error('the table idempotency_pruning has lost its row; restore it from a backup');
+      return { horizon: row.horizon, heldSeconds: row.held_seconds };
+    } catch (error) {
+      // The transaction ends with its session.
+      session.destroy();
+      throw error;
+    }
+  }
+
+  async #prune(session: PrunerSession, text: string, values: readonly unknown[]): Promise<void> {
+    for (let batch = 0; batch < PRUNE_BATCHES_MAX && !this.#closed; batch += 1) {
+      const [row] = await session.query<{ pruned: number }>({ text, values });
+      if ((row?.pruned ?? 0) < PRUNE_BATCH) break;
+    }
+  }
+}

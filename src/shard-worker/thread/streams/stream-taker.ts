@@ -1,0 +1,166 @@
+/**
+ * Takes streams: the one way in which a process becomes the owner of a stream, for every occasion. First registration,
+ * recovery, reopening and orphaned streams all use it. Shard thread.
+ *
+ * ```text
+ * directory                     database, one transaction
+ * a new claim's id ───────────► pruned_before locked (no pruner runs until the commit)
+ *                               the row locked, or none; its claims
+ *   the end of the journal ───► may this directory go on? else roll back
+ *                               the row made, or a new epoch; the claims
+ *                               commit
+ *   the end as it is now ◄───── may it still go on?
+ *   epoch, time, mark open
+ * only then: flush, touch, accept idempotent requests under the row
+ * ```
+ *
+ * A claim's id is used for one commit only. After a lost reply the next attempt finds the claim in the database, or not.
+ */
+import { randomUUID } from 'node:crypto';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import { CounterError, JournalError } from '../../../core/errors.js';
+import type { Journal } from '../../journal/journal.js';
+import { journalCommand } from '../../journal/journal-command.js';
+import { ownershipOf, withClaim, type KeptClaim, type Ownership } from '../../journal/ownership-claim.js';
+import type { LockedStream, ShardDatabase, StreamRow, TakenRow, Taking } from '../flush/shard-database.js';
+import type { ShardLog } from './owned-stream.js';
+
+/** Attempts to make a row. Each further one means that another session has made it after it was looked for. */
+const ATTEMPTS_MAX = 10;
+
+/** What the taker needs of its shard. */
+export interface StreamTakerDeps {
+  readonly database: ShardDatabase;
+  readonly log: ShardLog;
+  /** Notes the time that the database said, durably. Throws JournalError `journal-unavailable`. */
+  readonly noteTime: (time: DatabaseTime) => void;
+}
+
+/** Takes the streams of one shard. */
+export class StreamTaker {
+  readonly #deps: StreamTakerDeps;
+  /** By stream: the id of a claim that is kept in the directory and that no commit was sent with. */
+  readonly #unsent = new Map<string, string>();
+
+  constructor(deps: StreamTakerDeps) {
+    this.#deps = deps;
+  }
+
+  /**
+   * Takes the stream. Rejects, having changed nothing that counts,
+   *
+   * - with JournalError `journal-copied` where another copy of the journal has owned the stream since and this one holds
+   *   records that the other does not, or where that cannot be told;
+   * - with JournalError `checkpoint-missing` where the stream had a row and has none;
+   * - with JournalError `journal-unavailable` or `journal-corrupt` as the journal does;
+   * - with CounterError `database-unavailable`: it may be taken or not.
+   */
+  async take(journal: Journal): Promise<StreamRow> {
+    const { stream } = journal;
+    for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
+      const id = this.#keepId(journal);
+      let end = journal.findEnd();
+      const taken = await this.#deps.database.take(
+        stream,
+        (found) => {
+          // A journal that takes records may have grown: what a copy of it holds must not be above the claim.
+          end = Math.max(end, journal.endLsn);
+          return takingOf(journal, found, end, id);
+        },
+        () => this.#unsent.delete(stream),
+      );
+      if (taken !== undefined) return this.#note(journal, taken, id, end);
+    }
+    throw new CounterError('database-unavailable', `Another process keeps making the row of stream ${stream}.`);
+  }
+
+  /** The id of the next claim, durable in the directory. */
+  #keepId(journal: Journal): string {
+    const unsent = this.#unsent.get(journal.stream);
+    if (unsent !== undefined) return unsent;
+    const id = randomUUID();
+    const ownership = journal.ownership();
+    journal.keepOwnership({ ...ownership, claims: withClaim(ownership.claims, { id, lsn: 0, epoch: undefined }) });
+    this.#unsent.set(journal.stream, id);
+    return id;
+  }
+
+  /** The reply is here. Looks again, because the journal may have grown meanwhile; then notes that the row is open. */
+  #note(journal: Journal, { row, before }: TakenRow, id: string, end: Lsn): StreamRow {
+    const { log, database, noteTime } = this.#deps;
+    const ownership = journal.ownership();
+    const others: readonly KeptClaim[] = ownership.claims.filter((claim) => claim.id !== id);
+    const owner = ownershipOf(others, { ...before, lsn: row.lsn });
+    requireOwner(journal, owner, journal.findEnd());
+    const claim = { id, lsn: Math.max(end, row.lsn), epoch: row.epoch };
+    noteTime(database.time);
+    journal.keepOwnership({ mark: 'open', cover: undefined, claims: withClaim(others, claim) });
+    journal.forgetAcceptedCheckpoint();
+    if (owner.kind === 'earlier') {
+      log(
+        'warn',
+        { stream: journal.stream, end, checkpoint: row.lsn, sharedLsn: owner.sharedLsn },
+        'The journal is an older state of a stream that went on elsewhere (a restored volume, or a copy); catching up',
+      );
+    }
+    return row;
+  }
+}
+
+/** What to record of a taking. Throws where the directory must not go on. */
+function takingOf(journal: Journal, found: LockedStream, end: Lsn, id: string): Taking {
+  const claims = journal.ownership().claims.filter((claim) => claim.id !== id);
+  const lsn = found.row === undefined ? startOf(journal, found, claims, end) : found.lsn;
+  const owner = ownershipOf(claims, { ...found, lsn });
+  requireOwner(journal, owner, end);
+  // Of what was written under a lost claim nothing is in this database above the checkpoint as it is now. With its old end the
+  // claim would seem to end what the owners of meanwhile have written.
+  const lost = owner.kind === 'unknown' ? [] : owner.lost.map((claim) => ({ ...claim, lsn: Math.max(claim.lsn, lsn) }));
+  return { claims: [...lost, { id, lsn: Math.max(end, lsn) }], lsn };
+}
+
+/** The LSN at which a row begins that is not there: 0 where it never was, or what an operator has accepted. */
+function startOf(journal: Journal, found: LockedStream, claims: readonly KeptClaim[], end: Lsn): Lsn {
+  const { stream, location, firstLsn } = journal;
+  const wasNoted = claims.some(({ epoch }) => epoch !== undefined);
+  if (!wasNoted && firstLsn === 1) return 0;
+  const accepted = journal.acceptedCheckpoint();
+  if (accepted !== undefined && accepted >= firstLsn - 1) return accepted;
+  const accept = (above: Lsn | 'LSN'): string => journalCommand('accept', location, stream, above);
+  const what =
+    found.claims.length > 0
+      ? `the table journal_claims still knows the stream, so the row was deleted`
+      : `the table journal_claims does not know the stream either, so the database is in an earlier state (a backup, or a ` +
+        'failover), or both were deleted';
+  const choices =
+    (firstLsn === 1 ? `${accept(0)} if nothing of it is counted, or ` : '') +
+    `${accept('LSN')} with the last LSN that is counted${firstLsn === 1 ? '' : `, ${firstLsn - 1} or higher`}`;
+  throw new JournalError(
+    'checkpoint-missing',
+    `The database has no row of stream ${stream} in journal_checkpoints, but had one: ${what}. The journal holds LSN ` +
+      `${firstLsn} to ${end}, and which of them are counted is unknown. Nothing was changed. Run ${choices}; then start again.`,
+  );
+}
+
+function requireOwner(journal: Journal, owner: Ownership, end: Lsn): void {
+  if (owner.kind === 'earlier' && end > owner.sharedLsn) throw copied(journal, owner.sharedLsn, end);
+  if (owner.kind === 'unknown' && end > 0) throw unknownOwner(journal, end);
+}
+
+function copied({ stream, location }: Journal, shared: Lsn, end: Lsn): JournalError {
+  return new JournalError(
+    'journal-copied',
+    `Another copy of this data directory has owned stream ${stream} since ${location} did, and LSN ${shared + 1} to ` +
+      `${end} are here only: ${journalCommand('rebind', location, stream, shared)} moves them to a stream of ` +
+      'their own.',
+  );
+}
+
+function unknownOwner({ stream, location }: Journal, end: Lsn): JournalError {
+  return new JournalError(
+    'journal-copied',
+    `The table journal_claims no longer says who has owned stream ${stream} since ${location} did: its rows were deleted, or ` +
+      `there were too many owners. So it is unknown which of LSN 1 to ${end} are here only. Compare ` +
+      `${journalCommand('dump', location, stream)} with the sums, then move the directory away.`,
+  );
+}
