@@ -4,7 +4,9 @@
  * Each increment of a key has an amount of its own, 4^i: digit i of a sum in base 4 says how often that increment is in it. So
  * the check names each lost, doubled or resurrected increment.
  */
+import { createHash } from 'node:crypto';
 import { hashKey } from '#product/core/key-hash.js';
+import { DIGEST_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import type { ParsedIncrements, PendingReply, Sum } from '#product/core/increment.js';
 import type { Refusal } from '#product/core/bounds.js';
 
@@ -96,6 +98,8 @@ export class ClientRequest {
   #inFlight = 0;
   #acknowledged = false;
   #unknown = false;
+  #isAside = false;
+  #firstSentAt: number | undefined;
 
   constructor(name: string, counters: readonly ExpectedCounter[], idempotencyKey: string | undefined) {
     this.name = name;
@@ -104,13 +108,35 @@ export class ClientRequest {
   }
 
   get fate(): Fate {
-    if (this.#acknowledged) return 'acknowledged';
+    if (this.#acknowledged) return this.#isAside ? 'unknown' : 'acknowledged';
     if (this.#inFlight > 0) return 'in flight';
-    return this.#unknown ? 'unknown' : 'refused';
+    return this.#unknown || this.#isAside ? 'unknown' : 'refused';
   }
 
-  /** A new attempt; `settled` is called with its outcome. */
-  attempt(settled: (fate: Fate) => void): Attempt {
+  /** When its first attempt was sent. */
+  get firstSentAt(): number | undefined {
+    return this.#firstSentAt;
+  }
+
+  /** What identifies the content, as the shard computes it; see `request-digest.ts`. Keys are ASCII. */
+  get digest(): Buffer {
+    const sums = [...this.sums].sort(([a], [b]) => (a < b ? -1 : 1));
+    const content = sums.map(([key, sum]) => `${key}\0${sum}\0`).join('');
+    return createHash('sha256').update(content).digest().subarray(0, DIGEST_BYTES);
+  }
+
+  /** What it adds, by key. */
+  get sums(): ReadonlyMap<string, bigint> {
+    const sums = new Map<string, bigint>();
+    for (const { counter, digit } of this.increments) {
+      sums.set(counter.key, (sums.get(counter.key) ?? 0n) + BigInt(counter.amountOf(digit)));
+    }
+    return sums;
+  }
+
+  /** A new attempt, at a time of the world; `settled` is called with its outcome. */
+  attempt(now: number, settled: (fate: Fate) => void): Attempt {
+    this.#firstSentAt ??= now;
     this.attempts += 1;
     this.#inFlight += 1;
     return new Attempt(this, (fate) => {
@@ -119,6 +145,11 @@ export class ClientRequest {
       if (fate === 'unknown') this.#unknown = true;
       settled(fate);
     });
+  }
+
+  /** An attempt was put aside, since the database could not tell any more whether another one has counted. */
+  putAside(): void {
+    this.#isAside = true;
   }
 
   /** It was acknowledged, but only with a durability that later events may exceed, such as a loss of power. */

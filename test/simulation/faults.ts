@@ -6,7 +6,7 @@ import { Mulberry32 } from '../support/mulberry32.js';
 import type { Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
-import type { Tables } from './postgres-model.js';
+import type { Tables } from './database/tables.js';
 import type { World } from './world.js';
 
 const KINDS = [
@@ -26,12 +26,13 @@ const KINDS = [
 ] as const;
 /** Chosen separately, so that a seed without it keeps its history. */
 const SILENT = 'connections-silent';
+const ROW_DELETED = 'row-deleted';
 
 /** Chosen separately, too: for a while the disk refuses syncs and new files. */
 const REFUSED = 'disk-refuses';
 
 /** A kind of fault; `poison` is a property of keys. */
-export type FaultKind = (typeof KINDS)[number] | typeof SILENT | typeof REFUSED;
+export type FaultKind = (typeof KINDS)[number] | typeof SILENT | typeof ROW_DELETED | typeof REFUSED;
 
 const DISK_CALLS: readonly DiskCall[] = [
   'create',
@@ -69,8 +70,9 @@ export class Faults {
     const density = 2 + random.below(4);
     const names: FaultKind[] = KINDS.filter(() => random.below(density) === 0);
     if (new Mulberry32(world.seed ^ 0x51e7).below(8) === 0) names.push(SILENT);
-    this.names = names;
+    if (new Mulberry32(world.seed ^ 0xde1e).below(8) === 0) names.push(ROW_DELETED);
     if (new Mulberry32(world.seed ^ 0xd15c).below(8) === 0) names.push(REFUSED);
+    this.names = names;
   }
 
   has(kind: FaultKind): boolean {
@@ -84,6 +86,11 @@ export class Faults {
     const kind = random.pick(this.names);
     this.#world.note(() => `fault: ${kind}`);
     this.#strike(kind);
+  }
+
+  /** A standby may take over that lacks what commits from now on. Only journals can repeat that. */
+  get isFailoverPending(): boolean {
+    return this.failedOverTo === undefined && (this.#standby !== undefined || this.#successor !== undefined);
   }
 
   get isHealed(): boolean {
@@ -155,8 +162,21 @@ export class Faults {
       case 'thread-dies':
         node?.killThread(random.below(node.shards));
         break;
+      case ROW_DELETED:
+        this.#deleteRow();
+        break;
       case 'poison':
     }
+  }
+
+  /** Somebody deletes the row of a stream, with its claims or without. */
+  #deleteRow(): void {
+    const { database, random, circumstances } = this.#world;
+    const streams = [...database.tables.checkpoints.keys()];
+    if (streams.length === 0) return;
+    const stream = random.pick(streams);
+    if (database.deleteStream(stream, random.below(2) === 0)) circumstances.databaseChanged = true;
+    this.#world.note(() => `somebody deletes the row of ${stream}`);
   }
 
   /**
@@ -191,6 +211,7 @@ export class Faults {
     if (successor === undefined || this.failedOverTo !== undefined) return;
     database.isDead = false;
     database.failOver(successor.tables);
+    this.#world.circumstances.databaseChanged = true;
     this.failedOverTo = successor.at;
     this.#world.note(() => `the database is as it was at ${successor.at.toFixed(1)}`);
   }

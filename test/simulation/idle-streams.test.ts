@@ -12,9 +12,27 @@ test('idle streams keep advancing accepted_through', async () => {
   await history.until(() => node.refusal === undefined);
   for (let round = 0; round < 5; round += 1) {
     await history.pass(IDLE_TOUCH_MAX_MS);
-    for (const [stream, { acceptedThroughMs }] of history.world.database.tables.checkpoints) {
-      const behindMs = history.now() - acceptedThroughMs;
+    const { clock, tables } = history.world.database;
+    for (const [stream, { acceptedThrough }] of tables.checkpoints) {
+      const behindMs = (clock.now() - acceptedThrough) / clock.scale.rate;
       assert.ok(behindMs >= 0 && behindMs < IDLE_TOUCH_MAX_MS, `${stream} is ${behindMs} ms behind`);
     }
   }
+});
+
+test('a stop while the row of a new stream is being made closes that row', async () => {
+  const history = new Case(1, { ackTimeoutMs: 50 });
+  const { database } = history.world;
+  const node = await history.startServing(1);
+  database.slowness = 200;
+  const request = history.send(node, 'a', 'idempotency key');
+  await history.until(() => request.fate === 'refused');
+  assert.equal(database.tables.checkpoints.size, 0);
+  void node.terminate();
+  await history.until(() => node.end === 'drained');
+  await history.pass(5000);
+  assert.deepEqual(
+    [...database.tables.checkpoints.values()].map(({ closedAt }) => closedAt === undefined),
+    [false],
+  );
 });

@@ -1,4 +1,6 @@
 /** The shard's collaborators with a bug of `mutations.ts` in between; without one they are unchanged. */
+import { randomUUID } from 'node:crypto';
+import type { Checkpoint } from '#product/core/checkpoint.js';
 import type {
   Journal,
   JournalRecord,
@@ -6,30 +8,29 @@ import type {
   RecordBytes,
   RecoverableJournal,
 } from '#product/shard-worker/journal/journal.js';
-import type { OwnershipClaim } from '#product/shard-worker/journal/ownership-claim.js';
+import type { KeptClaim, OwnershipClaim, StreamOwnership } from '#product/shard-worker/journal/ownership-claim.js';
+import type {
+  FlushAttempt,
+  LockedStream,
+  ShardDatabase,
+  Taking,
+} from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Disk } from '#product/shard-worker/journal/file/disk.js';
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
-import type { FlushAttempt, ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Mutations } from './mutations.js';
 
-/** The shard's streams and database, with the requested mutations. */
+/** The shard's streams and database, with the requested mutations. `startId`: an id of the process. */
 export function mutate(
   streams: JournalStreams,
   database: ShardDatabase,
   mutations: Mutations,
+  startId: string,
 ): { readonly streams: JournalStreams; readonly database: ShardDatabase } {
-  const journals = new Map<string, Journal>();
-  const { pruneBeforeCommit, pruneByClock, ignoreCheckpoint, freezeUnsynced } = mutations;
-  const touched = pruneBeforeCommit ?? pruneByClock ?? ignoreCheckpoint ?? freezeUnsynced ?? false;
+  if (Object.keys(mutations).length === 0) return { streams, database };
+  const journals = new Map<string, MutatedJournal>();
   return {
-    streams: touched ? mutateStreams(streams, journals, mutations) : streams,
-    database:
-      mutations.pruneBeforeCommit === true ||
-      mutations.mergeAfterLostReply === true ||
-      mutations.ignoreClaims === true ||
-      mutations.acceptedThroughAhead === true
-        ? mutateDatabase(database, journals, mutations)
-        : database,
+    streams: mutateStreams(streams, journals, mutations, startId, (journal) => registerAtStart(journal, database)),
+    database: mutateDatabase(database, journals, mutations, startId),
   };
 }
 
@@ -61,9 +62,15 @@ export function mutateDisk(disk: Disk, { trustLaterSync, forgetUnsynced }: Mutat
   return disk;
 }
 
-function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, mutations: Mutations): JournalStreams {
+function mutateStreams(
+  streams: JournalStreams,
+  journals: Map<string, MutatedJournal>,
+  mutations: Mutations,
+  startId: string,
+  created: (journal: MutatedJournal) => void,
+): JournalStreams {
   const keep = (journal: Journal): MutatedJournal => {
-    const mutated = new MutatedJournal(journal as RecoverableJournal, mutations);
+    const mutated = new MutatedJournal(journal as RecoverableJournal, mutations, startId);
     journals.set(journal.stream, mutated);
     return mutated;
   };
@@ -71,9 +78,18 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
     endsWithThread: streams.endsWithThread,
     keepMs: streams.keepMs,
     existing: () => streams.existing(),
-    create: () => keep(streams.create()),
+    create: (cover) => {
+      const journal = keep(streams.create(cover));
+      if (mutations.registerAtStart === true) created(journal);
+      return journal;
+    },
     open: (stream) => keep(streams.open(stream)),
     remove: (journal) => streams.remove(journal),
+    markOf: (stream) => streams.markOf(stream),
+    notedTime: () => (mutations.timeNotNoted === true ? 0 : streams.notedTime()),
+    noteTime: (time) => {
+      if (mutations.timeNotNoted !== true) streams.noteTime(time);
+    },
     tend: () => streams.tend(),
     setDatabaseId: (id) => streams.setDatabaseId(id),
   };
@@ -82,11 +98,16 @@ function mutateStreams(streams: JournalStreams, journals: Map<string, Journal>, 
 class MutatedJournal implements RecoverableJournal {
   readonly #inner: RecoverableJournal;
   readonly #mutations: Mutations;
+  readonly #startId: string;
   #prunedTo = 0;
+  #seenEnd: number | undefined;
+  /** Set while the taker decides about a row that is missing or new. */
+  forgetsClaims = false;
 
-  constructor(inner: RecoverableJournal, mutations: Mutations) {
+  constructor(inner: RecoverableJournal, mutations: Mutations, startId: string) {
     this.#inner = inner;
     this.#mutations = mutations;
+    this.#startId = startId;
   }
 
   get stream(): string {
@@ -121,25 +142,55 @@ class MutatedJournal implements RecoverableJournal {
     return this.#inner.location;
   }
 
-  claims(): readonly OwnershipClaim[] {
-    return this.#inner.claims();
+  get firstLsn(): number {
+    return this.forgetsClaims ? 1 : this.#inner.firstLsn;
   }
 
-  keepClaim(claim: OwnershipClaim, inDatabase: readonly OwnershipClaim[]): void {
-    this.#inner.keepClaim(claim, inDatabase);
+  ownership(): StreamOwnership {
+    const ownership = this.#inner.ownership();
+    if (this.forgetsClaims) return { ...ownership, claims: [] };
+    const noted = ownership.claims.filter(({ epoch }) => epoch !== undefined);
+    if (this.#mutations.onlyNotedClaims === true) return { ...ownership, claims: noted };
+    if (this.#mutations.trustCopiedIds !== true) return ownership;
+    // No noted claim is later than any other.
+    const others = ownership.claims.filter(({ epoch }) => epoch === undefined);
+    return { ...ownership, claims: [...noted, ...others] };
   }
 
-  findEnd(checkpoint: number): number {
-    return this.#inner.findEnd(checkpoint);
+  keepOwnership(ownership: StreamOwnership): void {
+    if (ownership.mark === 'open') this.#seenEnd = undefined;
+    const { claims } = ownership;
+    const last = claims.at(-1);
+    if (this.#mutations.claimOfStart !== true || last === undefined) {
+      this.#inner.keepOwnership(ownership);
+      return;
+    }
+    const own: KeptClaim = { ...last, id: this.#startId };
+    const others = claims.slice(0, -1).filter(({ id }) => id !== this.#startId);
+    this.#inner.keepOwnership({ ...ownership, claims: [...others, own] });
+  }
+
+  findEnd(): number {
+    if (this.#mutations.noSecondLook !== true) return this.#inner.findEnd();
+    this.#seenEnd ??= this.#inner.findEnd();
+    return this.#seenEnd;
+  }
+
+  acceptedCheckpoint(): number | undefined {
+    return this.#inner.acceptedCheckpoint();
+  }
+
+  forgetAcceptedCheckpoint(): void {
+    this.#inner.forgetAcceptedCheckpoint();
   }
 
   recover(checkpoint: number): ReturnType<RecoverableJournal['recover']> {
     return this.#inner.recover(checkpoint);
   }
 
-  append(group: readonly RecordBytes[]): number | Promise<number> {
+  append(group: readonly RecordBytes[], databaseTime: number): number | Promise<number> {
     if (this.#mutations.pruneByClock === true && this.#inner.isPruneDue) this.#inner.prune(this.#prunedTo);
-    return this.#inner.append(group);
+    return this.#inner.append(group, databaseTime);
   }
 
   reserve(bytes: number): void {
@@ -166,35 +217,56 @@ class MutatedJournal implements RecoverableJournal {
 
 function mutateDatabase(
   database: ShardDatabase,
-  journals: ReadonlyMap<string, Journal>,
-  { pruneBeforeCommit, mergeAfterLostReply, ignoreClaims, acceptedThroughAhead }: Mutations,
+  journals: ReadonlyMap<string, MutatedJournal>,
+  mutations: Mutations,
+  startId: string,
 ): ShardDatabase {
-  // More than the product's margin.
-  const aheadMs = acceptedThroughAhead === true ? 2000 : 0;
   const frozenFrom = new Map<string, number>();
   const lost = new Set<string>();
+  /** By stream. */
+  const checkpoints = new Map<string, Checkpoint>();
+  let reads = 0;
   return {
-    databaseId: () => database.databaseId(),
-    ensureStream: (stream) => database.ensureStream(stream),
-    async readClaims(stream) {
-      const row = await database.readClaims(stream);
-      return ignoreClaims === true ? { ...row, claims: [] } : row;
+    get time() {
+      reads += 1;
+      const { time } = database;
+      if (mutations.touchUnflushed === true && reads % TOUCH_EVERY === 0) {
+        for (const [stream, at] of checkpoints) database.touch(stream, at, time).catch(() => undefined);
+      }
+      return mutations.lastTimeHeard === true ? Math.max(0, time - (reads % 3) * STALE_SECONDS) : time;
     },
-    claimStream: (stream, at, claims) => database.claimStream(stream, at, claims),
+    databaseId: () => database.databaseId(),
+    look: () => database.look(),
+    readClaims: (stream) => database.readClaims(stream),
+    async take(stream, decide, committing) {
+      const journal = journals.get(stream);
+      const taken = await database.take(
+        stream,
+        (found) => decideWrongly(seenWrongly(found, journal, mutations), decide, journal, mutations, startId),
+        committing,
+      );
+      if (taken === undefined) return undefined;
+      checkpoints.set(stream, taken.row);
+      const before = seenWrongly(taken.before, journal, mutations);
+      const isOpen = taken.before.row !== undefined && !taken.before.row.isOver;
+      const coversAll = mutations.nothingPutAside === true || (mutations.coverInMemory === true && isOpen);
+      return { before, row: coversAll ? { ...taken.row, coveredFrom: 0 } : taken.row };
+    },
+    closeStream: (stream, at) =>
+      mutations.closeNothing === true ? Promise.resolve(true) : database.closeStream(stream, at),
     retire: (stream, at) => database.retire(stream, at),
     close: () => database.close(),
-    touch: (stream, at, acceptedThroughMs) =>
-      database.touch(stream, at, acceptedThroughMs === undefined ? undefined : acceptedThroughMs + aheadMs),
+    touch: (stream, at, time) => database.touch(stream, at, time),
     flushSettingAside: (range) => database.flushSettingAside(range),
     async flush(range): Promise<FlushAttempt> {
       const { stream } = range;
-      if (pruneBeforeCommit === true) journals.get(stream)?.prune(range.toLsn);
+      if (mutations.pruneBeforeCommit === true) journals.get(stream)?.prune(range.toLsn);
       let { fromLsn } = range;
       frozenFrom.set(stream, fromLsn);
       if (lost.delete(stream)) fromLsn = (await database.readBack(stream))?.lsn ?? fromLsn;
-      const acceptedThroughMs = range.acceptedThroughMs + aheadMs;
-      const attempt = await database.flush({ ...range, fromLsn, acceptedThroughMs });
-      if (attempt.kind === 'unknown' && mergeAfterLostReply === true) lost.add(stream);
+      const attempt = await database.flush({ ...range, fromLsn });
+      if (attempt.kind === 'committed') checkpoints.set(stream, { epoch: range.epoch, lsn: range.toLsn });
+      if (attempt.kind === 'unknown' && mutations.mergeAfterLostReply === true) lost.add(stream);
       return attempt;
     },
     async readBack(stream) {
@@ -203,4 +275,59 @@ function mutateDatabase(
       return { ...row, lsn: frozenFrom.get(stream) ?? row.lsn };
     },
   };
+}
+
+/** How far the replies of {@link Mutations.lastTimeHeard} are apart. */
+const STALE_SECONDS = 20;
+/** Looks at the time for each touch of {@link Mutations.touchUnflushed}. */
+const TOUCH_EVERY = 4;
+/** Ids of the claims of {@link Mutations.registerAtStart}. */
+const STARTS = new Set<string>();
+
+/** Makes a row for a stream of which the directory does not say anything yet. */
+function registerAtStart({ stream }: MutatedJournal, database: ShardDatabase): void {
+  const id = randomUUID();
+  STARTS.add(id);
+  const taking = { claims: [{ id, lsn: 0 }], lsn: 0 };
+  database
+    .take(
+      stream,
+      () => taking,
+      () => undefined,
+    )
+    .catch(() => undefined);
+}
+
+/** What a less careful taker would have seen. */
+function seenWrongly(found: LockedStream, journal: MutatedJournal | undefined, mutations: Mutations): LockedStream {
+  if (journal === undefined) return found;
+  const { mark, claims: own } = journal.ownership();
+  const isOwn = ({ id }: OwnershipClaim): boolean => own.some((claim) => claim.id === id);
+  if (mutations.ignoreClaims === true) return { ...found, claims: found.claims.filter(isOwn) };
+  if (mutations.registerBlindly === true && mark === 'unregistered') return { ...found, claims: [] };
+  if (mutations.registerAtStart === true) return { ...found, claims: found.claims.filter(({ id }) => !STARTS.has(id)) };
+  if (mutations.lastClaim !== true) return found;
+  const lsn = found.claims.findLast((claim) => !isOwn(claim))?.lsn ?? 0;
+  return { ...found, claims: found.claims.map((claim) => (isOwn(claim) ? claim : { ...claim, lsn })) };
+}
+
+/** The taker's decision, changed to what a less careful one would have made of it. */
+function decideWrongly(
+  found: LockedStream,
+  decide: (found: LockedStream) => Taking,
+  journal: MutatedJournal | undefined,
+  mutations: Mutations,
+  startId: string,
+): Taking {
+  if (journal !== undefined) journal.forgetsClaims = mutations.makeMissingRow === true && found.row === undefined;
+  try {
+    const taking = decide(found);
+    const own = taking.claims.at(-1);
+    if (own === undefined) return taking;
+    const id = mutations.claimOfStart === true ? startId : own.id;
+    const lsn = mutations.claimEndOfJournal === true && journal !== undefined ? journal.findEnd() : own.lsn;
+    return { ...taking, claims: [...taking.claims.slice(0, -1), { id, lsn }] };
+  } finally {
+    if (journal !== undefined) journal.forgetsClaims = false;
+  }
 }

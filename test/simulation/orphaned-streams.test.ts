@@ -134,3 +134,17 @@ test('a first start without the database is recovered when the database answers,
   await history.until(() => node.isRecovered);
   assert.equal(history.readinessOf(node), 'ok');
 });
+
+test('a stop that flushes an orphaned stream to its end closes its row, which then holds no pruning up', async () => {
+  const history = new Case(1, { flushIntervalMs: 30_000 });
+  const { node: second, orphaned } = await history.leaveOver();
+  const { checkpoints } = history.world.database.tables;
+  assert.equal(checkpoints.get(orphaned)?.lsn, 0);
+  void second.terminate();
+  await history.until(() => second.end === 'drained');
+  assert.ok(history.isAllCommitted);
+  assert.notEqual(checkpoints.get(orphaned)?.closedAt, undefined);
+  const third = history.start(1);
+  await history.until(() => history.isRetired(orphaned));
+  await history.until(() => third.isRecovered && third.streams.length === 1);
+});

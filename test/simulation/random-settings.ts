@@ -14,6 +14,9 @@ export function randomSettings({ random }: World): NodeSettings {
     flushKeysMax: random.pick([1, 3, 1000]),
     pendingKeysMax: random.below(4) === 0 ? 4 : 1000,
     windowBytesMax: random.below(4) === 0 ? 100 : 1 << 20,
-    ackTimeoutMs: random.pick([50, 1000, 5000]),
+    // Less than the time for requests under way, see TimeScale.
+    ackTimeoutMs: random.pick([50, 300, 700]),
+    touchMs: random.pick([200, 1000, 15_000]),
+    touchTimeMs: random.pick([200, 1000, 60_000]),
   };
 }

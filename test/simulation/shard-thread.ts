@@ -94,7 +94,7 @@ export class ShardThread {
       },
     });
     const database = new PostgresShardDatabase(connection, { node: node.id, shard: index, journal: 'file' });
-    const deps = mutate(streams, database, world.mutations);
+    const deps = mutate(streams, database, world.mutations, node.startId);
     this.#shard = new Shard({
       journals: deps.streams,
       database: deps.database,
@@ -108,7 +108,8 @@ export class ShardThread {
         bytesMax: Number.POSITIVE_INFINITY,
         recordBytesMax: Number.POSITIVE_INFINITY,
       },
-      settledThroughMs: () => this.#groups.settledThroughMs(),
+      ackTimeoutMs: settings.ackTimeoutMs,
+      touchIntervals: { touchMs: settings.touchMs, timeMs: settings.touchTimeMs },
       tell: (message) => this.#tell(message),
       fail: (error) => this.#die(error),
       log: (level, fields, message) => {
@@ -120,7 +121,7 @@ export class ShardThread {
         world.note(() => `${this.name}: ${level}: ${message} ${JSON.stringify(fields)}`);
       },
     });
-    this.#groups = new GroupCommit([this.#port(batches, answers)], this.#shard, clock);
+    this.#groups = new GroupCommit([this.#port(batches, answers)], this.#shard);
   }
 
   /** It has failed and ends next: its stats may be incomplete. */

@@ -38,7 +38,7 @@ export class Case extends WrittenHistory {
 
   /** Whether the stream is retired in the database. */
   isRetired(stream: string): boolean {
-    return this.world.database.tables.checkpoints.get(stream)?.retired === true;
+    return this.world.database.tables.checkpoints.get(stream)?.retiredAt !== undefined;
   }
 
   /** Another process takes over and recovers what the database has lost. */

@@ -2,6 +2,7 @@
  * One process of the server: HTTP server, router, supervisor and shard threads, composed as in `server-process.ts` and
  * `shard-supervisor.ts`, in simulated time. Router, clients, reads and balances are the product's.
  */
+import { randomUUID } from 'node:crypto';
 import { ServerOperations } from '#product/server/server-operations.js';
 import { boundSentences } from '#product/config/bound-sentences.js';
 import { readConfig } from '#product/config/config.js';
@@ -46,6 +47,9 @@ export interface NodeSettings {
   readonly pendingKeysMax: number;
   readonly windowBytesMax: number;
   readonly ackTimeoutMs: number;
+  /** Time between touches of an idle stream, and between those that send a time. */
+  readonly touchMs: number;
+  readonly touchTimeMs: number;
 }
 
 /** How a process ended. `foreign`: another process owns its streams. */
@@ -74,6 +78,8 @@ export class SimulatedNode {
   readonly shards: number;
   readonly id: string;
   readonly name: string;
+  /** An id of this process, for a bug. */
+  readonly startId = randomUUID();
   readonly #stats: SharedArrayBuffer;
   readonly #rows: readonly Float64Array[];
   readonly #clients: readonly ShardClient[];
@@ -149,6 +155,7 @@ export class SimulatedNode {
       boundSentences: boundSentences(readConfig({})),
       flushing: () => true,
       rejected: () => 0,
+      refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
     });
   }
 

@@ -216,18 +216,15 @@ export class Storage {
 
   #noticeSegment(parent: string, directory: Directory, name: string, file: StoredFile): void {
     if (lsnOfSegmentName(name) === undefined || parent.endsWith('.removed')) return;
-    const next = [...directory.current.keys()]
-      .filter((other) => lsnOfSegmentName(other) !== undefined && other > name)
-      .sort()[0];
-    const successor = next === undefined ? undefined : directory.current.get(next);
-    const limit = successor instanceof StoredFile ? (successor.predecessorLsn ?? Infinity) : Infinity;
-    this.#watch.segmentGoes(parent.slice(parent.lastIndexOf('/') + 1), Math.min(limit, file.writtenLsn));
+    this.#watch.segmentGoes(parent.slice(parent.lastIndexOf('/') + 1), lastLsnOf(directory, name, file));
   }
 
   #noticeStream(stream: string, directory: Directory): void {
     let lsn = 0;
     for (const [name, file] of directory.current) {
-      if (file instanceof StoredFile && lsnOfSegmentName(name) !== undefined) lsn = Math.max(lsn, file.writtenLsn);
+      if (file instanceof StoredFile && lsnOfSegmentName(name) !== undefined) {
+        lsn = Math.max(lsn, lastLsnOf(directory, name, file));
+      }
     }
     this.#watch.streamGoes(stream, lsn);
   }
@@ -249,6 +246,15 @@ export class Storage {
       else node.losePower(remains, this.#random);
     }
   }
+}
+/** The last LSN of a segment that counts: what it holds above the end that its successor names is void. */
+function lastLsnOf(directory: Directory, segment: string, file: StoredFile): number {
+  const next = [...directory.current.keys()]
+    .filter((other) => lsnOfSegmentName(other) !== undefined && other > segment)
+    .sort()[0];
+  const successor = next === undefined ? undefined : directory.current.get(next);
+  const limit = successor instanceof StoredFile ? (successor.predecessorLsn ?? Infinity) : Infinity;
+  return Math.min(limit, file.writtenLsn);
 }
 
 class ThreadDisk implements Disk {

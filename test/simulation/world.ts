@@ -16,7 +16,10 @@ import {
 import { Mulberry32 } from '../support/mulberry32.js';
 import { Expectations, Violation, type Part } from './expectations.js';
 import type { Mutations } from './mutations.js';
-import { PostgresModel, type FlushEffect } from './postgres-model.js';
+import type { TimeScale } from './database/database-clock.js';
+import type { FlushEffect } from './database/flush-effect.js';
+import type { UncoveredRow } from './database/tables.js';
+import { PostgresModel } from './postgres-model.js';
 import { Scheduler } from './scheduler.js';
 import { Storage } from './storage.js';
 
@@ -45,6 +48,10 @@ export interface Circumstances {
   copied: boolean;
   /** The database went back in time, and the journal need not reach back so far. */
   tooLate: boolean;
+  /** The database went back in time, or somebody has changed its rows. */
+  databaseChanged: boolean;
+  /** An operator moves records to another stream. */
+  isRebinding: boolean;
 }
 
 /** Everything outside of the processes. */
@@ -62,6 +69,8 @@ export class World {
     fromMemory: false,
     copied: false,
     tooLate: false,
+    databaseChanged: false,
+    isRebinding: false,
   };
   /** One line for each event, if a trace is wanted. */
   readonly seed: number;
@@ -75,7 +84,7 @@ export class World {
   #violation: unknown;
   #streams = 0;
 
-  constructor(seed: number, mutations: Mutations, trace: string[] | undefined) {
+  constructor(seed: number, mutations: Mutations, trace: string[] | undefined, scale?: TimeScale) {
     this.seed = seed;
     this.random = new Mulberry32(seed);
     this.mutations = mutations;
@@ -84,7 +93,7 @@ export class World {
       sent: (stream: string, toLsn: number) => this.#flushSent(stream, toLsn),
       committed: (effect: FlushEffect | undefined) => this.#committed(effect),
     };
-    this.database = new PostgresModel(this.scheduler, this.random, databaseWatch, mutations, this.uuid());
+    this.database = new PostgresModel(this.scheduler, this.random, databaseWatch, mutations, this.uuid(), scale);
     const storageWatch = {
       segmentGoes: (stream: string, lastLsn: number) => this.#segmentGoes(stream, lastLsn),
       streamGoes: (stream: string, lastLsn: number) => {
@@ -126,13 +135,6 @@ export class World {
     // Nothing of a batch is journaled if all its idempotency keys are duplicates.
     if (view.getUint32(RECORD_OFFSET.bytes, true) === RECORD_HEADER_BYTES) return;
     const lsn = readUint64(view, RECORD_OFFSET.lsn);
-    const acceptedAt = readUint64(view, RECORD_OFFSET.acceptedAt);
-    const row = this.database.tables.checkpoints.get(stream);
-    if (!this.circumstances.copied && row !== undefined && lsn > row.lsn && acceptedAt < row.acceptedThroughMs) {
-      this.violate(
-        new Violation(`Stream ${stream} reported everything accepted before ${row.acceptedThroughMs} as committed`),
-      );
-    }
     this.#acknowledgedLsn.set(stream, lsn);
     if (storage.durableLsn(stream) >= lsn) return;
     if (!this.circumstances.deferredSync) {
@@ -245,22 +247,44 @@ export class World {
 
   #committed(effect: FlushEffect | undefined): void {
     if (effect === undefined) return;
-    const owner = this.database.tables.checkpoints.get(effect.stream)?.epoch;
-    if (owner !== effect.epoch) {
+    const { stream = 'another node' } = effect;
+    const owner = this.database.tables.checkpoints.get(stream)?.epoch;
+    if (effect.stream !== undefined && owner !== effect.epoch) {
       this.violate(
-        new Violation(`A flush of epoch ${effect.epoch} commits on ${effect.stream}, whose epoch is ${owner ?? 0}`),
+        new Violation(`A flush of epoch ${effect.epoch} commits on ${stream}, whose epoch is ${owner ?? 0}`),
       );
     }
-    this.note(() => `database: ${effect.stream} ${effect.from} → ${effect.to}: ${effect.sums.map(String).join(' ')}`);
+    this.note(() => `database: ${stream} ${effect.from} → ${effect.to}: ${effect.sums.map(String).join(' ')}`);
     this.expectations.check(
       effect.sums.map(([key]) => key),
       (key) => this.sumOf(key),
-      `commit of ${effect.stream} ${effect.from} → ${effect.to}`,
+      `commit of ${stream} ${effect.from} → ${effect.to}`,
       false,
     );
+    for (const row of effect.uncovered) this.#setAside(row);
+  }
+
+  /**
+   * An idempotent request is put aside only after a stream was retired under its owner, was copied, or the database went back:
+   * clients retry within the window.
+   */
+  #setAside({ stream, lsn, key, amount, token }: UncoveredRow): void {
+    this.note(() => `database: ${key} of ${token}, LSN ${lsn} of ${stream}, is put aside`);
+    const counter = this.expectations.counters.get(key);
+    const request = counter?.requests[counter.digitOf(Number(amount))];
+    if (request?.idempotencyKey !== token) {
+      this.violate(new Violation(`${key} is put aside for ${token}, which does not add to it`));
+      return;
+    }
+    request.putAside();
+    const { copied, databaseChanged } = this.circumstances;
+    if (copied || databaseChanged || this.database.expirations > 0) return;
+    this.violate(new Violation(`${token}, LSN ${lsn} of ${stream}, is put aside without need`));
   }
 
   #segmentGoes(stream: string, lastLsn: number): void {
+    this.#forgetSynced();
+    if (this.circumstances.isRebinding) return;
     const committed = this.database.highWater.get(stream) ?? 0;
     if (Math.min(lastLsn, this.#acknowledgedLsn.get(stream) ?? 0) <= committed) return;
     this.violate(new Violation(`A segment of ${stream} with LSN ${lastLsn} is deleted, committed is ${committed}`));

@@ -3,8 +3,10 @@
  */
 import assert from 'node:assert/strict';
 import { ClientRequest, type Fate } from './expectations.js';
+import type { Mutations } from './mutations.js';
 import { clockOf, Life } from './scheduler.js';
 import { SimulatedNode, type NodeSettings } from './simulated-node.js';
+import type { Storage } from './storage.js';
 import { World } from './world.js';
 
 const SETTINGS: NodeSettings = {
@@ -17,6 +19,8 @@ const SETTINGS: NodeSettings = {
   pendingKeysMax: 1000,
   windowBytesMax: 1 << 20,
   ackTimeoutMs: 5000,
+  touchMs: 15_000,
+  touchTimeMs: 60_000,
 };
 
 /** One world, with processes one after the other on its data directory. */
@@ -26,15 +30,15 @@ export class WrittenHistory {
   readonly #life = new Life((error) => this.world.violate(error));
   readonly #settings: NodeSettings;
 
-  constructor(seed: number, settings: Partial<NodeSettings> = {}) {
+  constructor(seed: number, settings: Partial<NodeSettings> = {}, mutations: Mutations = {}) {
     this.#settings = { ...SETTINGS, ...settings };
-    this.world = new World(seed, {}, undefined);
+    this.world = new World(seed, mutations, undefined);
     this.#nodeId = this.world.uuid();
   }
 
-  /** Starts a process. */
-  start(shards: number): SimulatedNode {
-    const node = new SimulatedNode(this.world, this.world.storage, this.#settings, shards, this.#nodeId, 'node');
+  /** Starts a process on the data directory, or on a copy of it. */
+  start(shards: number, storage: Storage = this.world.storage): SimulatedNode {
+    const node = new SimulatedNode(this.world, storage, this.#settings, shards, this.#nodeId, 'node');
     void node.start();
     return node;
   }
@@ -87,9 +91,9 @@ export class WrittenHistory {
   }
 
   /** Sends one increment of a key, and does not wait. */
-  send(node: SimulatedNode, key: string): ClientRequest {
-    const request = new ClientRequest(key, [this.world.expectations.counter(key, 1)], undefined);
-    node.submit(request.attempt(() => undefined));
+  send(node: SimulatedNode, key: string, idempotencyKey?: string): ClientRequest {
+    const request = new ClientRequest(key, [this.world.expectations.counter(key, 1)], idempotencyKey);
+    node.submit(request.attempt(this.world.scheduler.now, () => undefined));
     return request;
   }
 
