@@ -128,7 +128,7 @@ test(
       await runStatements(
         databaseUrl,
         `insert into journal_claims (stream, epoch, claim, lsn) values ('${orphan}', 7, '${randomUUID()}', 1);
-       update journal_checkpoints set epoch = 7, accepted_through = now() - interval '6 minutes' where stream = '${orphan}'`,
+       update journal_checkpoints set epoch = 7, heard_at = now() - interval '6 minutes' where stream = '${orphan}'`,
       );
       await server.waitFor(`npm run journal -- retire --stream ${orphan}`, LOOK_MS);
       assert.deepEqual(await server.stop(), CLEAN, server.output);
@@ -149,7 +149,7 @@ test(
       const [silent, young, foreign] = [randomUUID(), randomUUID(), randomUUID()];
       await runStatements(
         database.url,
-        `insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, created_at) values
+        `insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, heard_at) values
          ('${silent}', 3, 9, '${nodeId}', 0, 'file', now() - interval '1 hour'),
          ('${young}', 3, 9, '${nodeId}', 0, 'file', now()),
          ('${foreign}', 3, 9, '${randomUUID()}', 0, 'file', now() - interval '1 hour')`,

@@ -34,8 +34,8 @@ const cases: readonly BrokenCase[] = [
     mistakes: [
       {
         file: 'db/statements.js',
-        from: `  update journal_checkpoints set lsn = $4, accepted_through = $5
-  where stream = $1 and epoch = $2 and lsn = $3
+        from: `  update journal_checkpoints set lsn = $4, accepted_through = greatest(accepted_through, $5::timestamptz), heard_at = now()
+  where stream = $1 and epoch = $2 and lsn = $3 and closed_at is null and retired_at is null
   returning 1
 `,
         to: `  select 1, $4::bigint, $5::timestamptz from journal_checkpoints
@@ -44,10 +44,10 @@ const cases: readonly BrokenCase[] = [
       },
       {
         file: 'db/flush-statement.js',
-        from: 'return { applied: row.fenced === 1,',
+        from: 'this.#connection.noticeFlushed();',
         to: `await new Promise((resolve) => setTimeout(resolve, 20));
              await this.#connection.run({ text: 'update journal_checkpoints set lsn = $2 where stream = $1', values: [request.stream, request.toLsn] });
-             return { applied: row.fenced === 1,`,
+             this.#connection.noticeFlushed();`,
       },
     ],
     options: { database: 'given', killDatabase: false, serverKillsLeast: 4 },

@@ -11,6 +11,7 @@
 import { rm } from 'node:fs/promises';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { freePort } from '../support/counted-node.js';
+import { fastClockEnvironment } from '../support/fast-clock.js';
 import { readCountedSums, type CountedSums } from '../support/counted-sums.js';
 import { createDatabaseOn, silentLogger } from '../support/database-connection.js';
 import { embeddedPostmaster, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
@@ -39,6 +40,8 @@ export interface CrashRunOptions {
   readonly main?: string;
   /** Added to the environment of every process. */
   readonly env?: Readonly<Record<string, string>>;
+  /** By how much the clock of the first node is ahead; default 0. */
+  readonly fastClockHours?: number;
   readonly onProgress?: (line: string) => void;
 }
 
@@ -189,7 +192,8 @@ class CrashRun {
   async #spawn(node: Node): Promise<TestServer> {
     // The last process of the loop above still runs when the run is over.
     if (node.server?.isRunning === true) return node.server;
-    const { shards = 1 + this.#random.integer(4), main, env } = this.#options;
+    const { shards = 1 + this.#random.integer(4), main, env, fastClockHours = 0 } = this.#options;
+    const isFast = fastClockHours > 0 && node === this.#nodes[0];
     this.#lives += 1;
     node.server = await spawnServer({
       dataDir: node.dataDir,
@@ -202,6 +206,7 @@ class CrashRun {
         LOG_LEVEL: 'info',
         ...(this.#databaseUrl === undefined ? {} : { DATABASE_URL: this.#databaseUrl }),
         ...env,
+        ...(isFast ? fastClockEnvironment(fastClockHours) : {}),
       },
     });
     return node.server;

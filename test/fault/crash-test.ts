@@ -9,7 +9,8 @@ import { parseArgs } from 'node:util';
 import { seededRandom } from '../support/random.js';
 import { runCrashes } from './crash-run.js';
 
-const usage = 'crash-test [--minutes N] [--seed S] [--shards K] [--nodes N] [--database embedded|given]';
+const usage =
+  'crash-test [--minutes N] [--seed S] [--shards K] [--nodes N] [--fast-clock HOURS] [--database embedded|given]';
 
 function numberOf(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
@@ -24,6 +25,7 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     shards: { type: 'string' },
     nodes: { type: 'string' },
+    'fast-clock': { type: 'string' },
     connections: { type: 'string' },
     database: { type: 'string', default: 'given' },
   },
@@ -33,6 +35,7 @@ if (values.seed !== undefined) process.env['SEED'] = values.seed;
 const shards = numberOf(values.shards);
 const nodes = numberOf(values.nodes);
 const connections = numberOf(values.connections);
+const fastClockHours = numberOf(values['fast-clock']);
 const random = seededRandom('crash test');
 const result = await runCrashes({
   durationMs: (numberOf(values.minutes) ?? 1) * 60_000,
@@ -41,6 +44,7 @@ const result = await runCrashes({
   ...(shards === undefined ? {} : { shards }),
   ...(nodes === undefined ? {} : { nodes }),
   ...(connections === undefined ? {} : { connections }),
+  ...(fastClockHours === undefined ? {} : { fastClockHours }),
   onProgress: (line) => console.log(line),
 });
 for (const violation of result.violations) console.error(`VIOLATION: ${violation}`);

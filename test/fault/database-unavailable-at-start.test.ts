@@ -111,8 +111,8 @@ test(
       await load.acknowledgements(100);
       const reconnected = new Promise<void>((resolve) =>
         proxy.setRule((bytes) => {
-          // The first raised epoch belongs to the first earlier journal.
-          if (bytes.includes('epoch = epoch +')) resolve();
+          // The first new epoch belongs to the first earlier journal.
+          if (bytes.includes('journal_epochs')) resolve();
           return 'forward';
         }),
       );

@@ -111,7 +111,7 @@ test('a stop while a shard recovers waits for it, and commits everything', async
     let isRecovering = false;
     proxy.setRule((bytes) => {
       // From here on the network is slow, so the stop comes before the answer.
-      if (bytes.includes('set epoch = epoch')) [isRecovering, proxy.delayMs] = [true, 300];
+      if (bytes.includes('journal_epochs')) [isRecovering, proxy.delayMs] = [true, 300];
       return 'forward';
     });
     await send(server.url, '/flush', { method: 'POST' }).catch(() => undefined);

@@ -1,0 +1,227 @@
+/**
+ * Idempotent requests around clean stops, starts without the database, wrong clocks and streams that have expired: each counts
+ * once, or is refused, or is put aside, and never counts twice.
+ */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { runStatements } from '../support/database-connection.js';
+import { connectTo, createTestDatabase } from '../support/database.js';
+import { eventually } from '../support/eventually.js';
+import { fastClockEnvironment } from '../support/fast-clock.js';
+import { increment, send } from '../support/http.js';
+import { runJournalCommand } from '../support/journal-command.js';
+import { assertCreated } from '../support/problem.js';
+import type { TestServer } from '../support/server.js';
+import { committedSums } from '../support/suite-server.js';
+import { TcpProxy } from '../support/tcp-proxy.js';
+
+const CLEAN = { code: 0, signal: null };
+const NEVER = '3600000';
+
+interface Scene {
+  /** Reaches the database through the proxy. */
+  readonly node: CountedNode;
+  /** On the same database, without the proxy. */
+  readonly other: CountedNode;
+  readonly databaseUrl: string;
+  readonly proxy: TcpProxy;
+}
+
+async function withNodes(label: string, body: (scene: Scene) => Promise<void>): Promise<void> {
+  const database = await createTestDatabase();
+  const proxy = await TcpProxy.start(database.url);
+  const env = { SHARDS: '1', FLUSH_INTERVAL_MS: NEVER };
+  const serverDatabaseUrl = proxy.urlOf(database.url);
+  const node = await CountedNode.make(label, { databaseUrl: database.url, serverDatabaseUrl, env });
+  const other = await CountedNode.make(`${label}, other`, { databaseUrl: database.url, env });
+  try {
+    await body({ node, other, databaseUrl: database.url, proxy });
+  } finally {
+    await node.dispose();
+    await other.dispose();
+    await proxy.close();
+    await database.drop();
+  }
+}
+
+function once(node: CountedNode, idempotencyKey: string): ReturnType<typeof increment> {
+  return increment(node.url, { once: 1 }, { headers: { 'Idempotency-Key': idempotencyKey } });
+}
+
+async function kill(server: TestServer): Promise<void> {
+  server.kill('SIGKILL');
+  await server.ended;
+}
+
+async function rowsOf(databaseUrl: string, text: string): Promise<readonly Record<string, unknown>[]> {
+  const connection = await connectTo(databaseUrl);
+  try {
+    return await connection.query({ text });
+  } finally {
+    await connection.close();
+  }
+}
+
+test('after a clean stop, a start without the database takes plain requests and refuses idempotent ones', async () => {
+  await withNodes('clean stop', async ({ node, databaseUrl, proxy }) => {
+    const first = await node.start();
+    assertCreated(await once(node, 'a'));
+    assert.deepEqual(await first.stop(), CLEAN, first.output);
+    await proxy.refuse();
+    const second = await node.start();
+    assertCreated(await increment(node.url, { plain: 1 }));
+    const refused = await once(node, 'b');
+    assert.equal(refused.status, 503, refused.body);
+    assert.match(refused.body, /"code":"starting"/);
+    assert.ok(refused.headers['retry-after'] !== undefined);
+    const readiness = await send(node.url, '/readyz');
+    assert.equal(readiness.status, 200);
+    assert.match(readiness.body, /Requests with an Idempotency-Key are refused until the database has answered/);
+    await proxy.accept();
+    await eventually('taken', async () => (await once(node, 'b')).status === 202);
+    assertCreated(await once(node, 'a'));
+    await eventually('ready', async () => (await send(node.url, '/readyz')).body === '{"status":"ok"}');
+    assert.deepEqual(await second.stop(), CLEAN, second.output);
+    assert.deepEqual(
+      await committedSums(databaseUrl),
+      new Map([
+        ['once', 2n],
+        ['plain', 1n],
+      ]),
+    );
+  });
+});
+
+test('after a kill, a start without the database takes idempotent requests under the open row, and each counts once', async () => {
+  await withNodes('open row', async ({ node, databaseUrl, proxy }) => {
+    const first = await node.start();
+    assertCreated(await once(node, 'a'));
+    await kill(first);
+    await proxy.refuse();
+    // A second start without the database is covered by the same row.
+    for (const idempotencyKey of ['a', 'b']) {
+      const server = await node.start();
+      assertCreated(await once(node, idempotencyKey));
+      assertCreated(await once(node, 'c'));
+      await kill(server);
+    }
+    await proxy.accept();
+    const last = await node.start();
+    assert.deepEqual(await last.stop(), CLEAN, last.output);
+    assert.deepEqual(await committedSums(databaseUrl), new Map([['once', 3n]]));
+  });
+});
+
+/** Three hours pass in the database. */
+const THREE_HOURS_PASS = `
+  update journal_checkpoints set accepted_through = accepted_through - interval '3 hours',
+    covered_from = covered_from - interval '3 hours', heard_at = heard_at - interval '3 hours';
+  update idempotency_pruning set pruned_before = pruned_before - interval '3 hours', pruned_at = pruned_at - interval '3 hours';
+  update idempotency_keys set claimed_at = claimed_at - interval '3 hours'`;
+
+test('a fast clock moves no time in the database, and a retry elsewhere counts once', async () => {
+  await withNodes('fast clock', async ({ node, other, databaseUrl, proxy }) => {
+    const window = { IDEMPOTENCY_WINDOW_HOURS: '1' };
+    const fast = await node.start({ ...fastClockEnvironment(2), ...window });
+    assertCreated(await once(node, 'a'));
+    await node.flush();
+    const ahead = `select count(*)::int as rows from journal_checkpoints
+                   where greatest(accepted_through, covered_from, heard_at, created_at) > now()`;
+    assert.deepEqual(await rowsOf(databaseUrl, ahead), [{ rows: 0 }]);
+    // The node is cut off with a retry in its journal, which another node counts.
+    await proxy.refuse();
+    assertCreated(await once(node, 'b'));
+    const right = await other.start(window);
+    assertCreated(await once(other, 'b'));
+    assert.deepEqual(await right.stop(), CLEAN, right.output);
+    await runStatements(databaseUrl, THREE_HOURS_PASS);
+    const pruning = await other.start(window);
+    const keys = async (): Promise<unknown> => rowsOf(databaseUrl, 'select token from idempotency_keys order by token');
+    await eventually('the pruner has run', async () => {
+      const [row] = await rowsOf(
+        databaseUrl,
+        `select pruned_at > now() - interval '1 hour' as ran from idempotency_pruning`,
+      );
+      return row?.['ran'] === true;
+    });
+    assert.deepEqual(await keys(), [{ token: 'a' }, { token: 'b' }], 'the node that is cut off holds the pruning up');
+    await proxy.accept();
+    assert.deepEqual(await fast.stop(), CLEAN, fast.output);
+    assert.deepEqual(await pruning.stop(), CLEAN, pruning.output);
+    assert.deepEqual(await committedSums(databaseUrl), new Map([['once', 2n]]));
+  });
+});
+
+/** The statement of docs/idempotency.md that counts a request that was put aside. */
+function documentedStatement(): string {
+  const page = readFileSync(join(import.meta.dirname, '../../../docs/idempotency.md'), 'utf8');
+  return /```sql\n(with request as[\s\S]*?)```/.exec(page)?.[1] ?? '';
+}
+
+/** The stream of the node has not been heard of for longer than STREAM_EXPIRY_DAYS, and the pruner has run for long. */
+const AGE = `
+  update journal_checkpoints set heard_at = now() - interval '7 days 1 minute', accepted_through = accepted_through - interval '7 days';
+  update idempotency_pruning set gap_at = now() - interval '61 minutes'`;
+
+test('an expired stream is retired with a line; when its directory turns up, plain requests count and others are put aside', async () => {
+  await withNodes('expired', async ({ node, other, databaseUrl, proxy }) => {
+    const first = await node.start();
+    assertCreated(await increment(node.url, { plain: 1 }));
+    assertCreated(await once(node, 'a'));
+    await kill(first);
+    await proxy.refuse();
+    await runStatements(databaseUrl, AGE);
+    const pruning = await other.start();
+    await pruning.waitFor('and is retired at LSN 0; it no longer holds up the pruning');
+    await eventually('pruned_before has moved past the stream', async () => {
+      const text = `select pruned_before > now() - interval '1 day' as moved from idempotency_pruning`;
+      return (await rowsOf(databaseUrl, text))[0]?.['moved'] === true;
+    });
+    assert.deepEqual(await pruning.stop(), CLEAN, pruning.output);
+    await proxy.accept();
+    const back = await node.start();
+    const end = await back.stop();
+    assert.deepEqual(end, { code: 1, signal: null }, back.output);
+    assert.match(back.output, /1 idempotent requests of stream \S+ with 1 increments could not be checked/);
+    assert.deepEqual(await committedSums(databaseUrl), new Map([['plain', 1n]]));
+    const [row] = await rowsOf(
+      databaseUrl,
+      `select convert_from(key, 'UTF8') as key, amount, token, sqlstate, lsn::int, accepted_after < now() as timed
+       from rejected_increments`,
+    );
+    assert.deepEqual(row, { key: 'once', amount: '1', token: 'a', sqlstate: null, lsn: 2, timed: true });
+    // Counting it again by hand is the operator's decision, so --retry leaves it.
+    const retried = await runJournalCommand(['rejected', '--retry'], { DATABASE_URL: databaseUrl });
+    assert.match(retried.output, /0 rows counted, 0 rows refused again/);
+    const listed = await runJournalCommand(['rejected'], { DATABASE_URL: databaseUrl });
+    assert.match(listed.output, /"idempotencyKey":"a"/);
+    // Twice: the second time there is nothing left to count.
+    for (let times = 0; times < 2; times += 1)
+      await runStatements(databaseUrl, documentedStatement().replace('order-4711', 'a'));
+    assert.deepEqual(
+      await committedSums(databaseUrl),
+      new Map([
+        ['once', 1n],
+        ['plain', 1n],
+      ]),
+    );
+    assert.deepEqual(await rowsOf(databaseUrl, 'select * from rejected_increments'), []);
+  });
+});
+
+test('after a gap between two rounds of the pruner nothing expires for an hour', async () => {
+  await withNodes('gap', async ({ node, other, databaseUrl }) => {
+    const first = await node.start();
+    assertCreated(await once(node, 'a'));
+    await kill(first);
+    await runStatements(databaseUrl, AGE);
+    await runStatements(databaseUrl, `update idempotency_pruning set pruned_at = now() - interval '11 minutes'`);
+    const pruning = await other.start();
+    assert.deepEqual(await pruning.stop(), CLEAN, pruning.output);
+    const open = 'select count(*)::int as rows from journal_checkpoints where retired_at is null';
+    assert.deepEqual(await rowsOf(databaseUrl, open), [{ rows: 1 }]);
+  });
+});
