@@ -130,6 +130,10 @@ class MutatedJournal implements RecoverableJournal {
     return this.#inner.bytes;
   }
 
+  get segments(): number {
+    return this.#inner.segments;
+  }
+
   get isPruneDue(): boolean {
     return this.#inner.isPruneDue;
   }

@@ -36,6 +36,8 @@ export interface Journal {
   readonly takesRecords: boolean;
   /** Bytes that count towards JOURNAL_MAX_BYTES. Every other call may change them. */
   readonly bytes: number;
+  /** Files that hold the stream. */
+  readonly segments: number;
 
   /** Where it is stored, for messages. */
   readonly location: string;

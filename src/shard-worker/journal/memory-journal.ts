@@ -12,6 +12,7 @@ class MemoryJournal implements Journal {
   readonly stream = randomUUID();
   readonly takesRecords = true;
   readonly bytes = 0;
+  readonly segments = 0;
   readonly isPruneDue = false;
   readonly location = 'memory';
   readonly firstLsn = 1;

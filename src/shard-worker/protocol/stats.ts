@@ -1,10 +1,26 @@
 /**
  * Stats: numbers in shared memory that a shard writes and others read. Any thread.
+ *
+ * ```text
+ * row of a shard: cells of STAT | histograms
+ * sequence cell:  even ──beginChange──► odd (the balance is being written) ──endChange──► even
+ * ```
+ *
+ * A reader that needs cells which belong together copies the row and takes the copy only if the sequence was even and has not
+ * changed meanwhile (a sequence lock: the writer never waits). Only the shard's thread writes, and once that has ended the
+ * main thread, which also repairs the sequence of a thread that ended in the middle of a change.
  */
+import {
+  Histogram,
+  histogramCells,
+  readHistogram,
+  type HistogramBounds,
+  type HistogramReading,
+} from '../../core/histogram.js';
 
 /**
- * Cells of a shard's row of doubles. Each cell but `roomWanted` has one writer, so plain stores are enough: a reader may see
- * an old value, but no torn one on the 64-bit machines that the server supports.
+ * Cells of a shard's row of doubles. Each cell but `roomWanted` has one writer, so plain stores are enough for a reader of
+ * one cell: it may see an old value, but no torn one on the 64-bit machines that the server supports.
  */
 export const STAT = {
   pendingKeys: 0,
@@ -41,10 +57,42 @@ export const STAT = {
   ownLiveIncrements: 20,
   /** 1 while requests with an idempotency key are refused, because no row of a stream covers them; else 0. */
   idempotentRefused: 21,
+  /** Seen as 32-bit integers: the sequence of the row. */
+  sequence: 22,
+  /** Increments that were taken over from other nodes. This version takes none over. */
+  adopted: 23,
+  /** Idempotent requests that were answered as replays. */
+  replays: 24,
+  journalSegments: 25,
+  /** When the oldest pending record was accepted, ms since 1970; 0 where nothing is pending. */
+  oldestPendingAtMs: 26,
+  /** Attempts of flushes that did not commit and were repeated. */
+  flushRetries: 27,
+  /** Times that the stream's row was not where this process had left it. */
+  fenced: 28,
+  /** Times that the shard was started again. Written by the main thread. */
+  restarts: 29,
 } as const;
 
+/** Cells before the histograms, rounded up so that these begin on a cache line of their own. */
+const STAT_CELLS = 32;
+
+const SYNC_SECONDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
+const FLUSH_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const GROUP_RECORDS = [1, 2, 3, 4, 6, 8, 16, 32, 64, 128];
+const FLUSH_KEYS = [1, 10, 100, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+
+/** The histograms of a shard, in the order in which they lie in its row. */
+export const SHARD_HISTOGRAMS = {
+  journalSyncSeconds: SYNC_SECONDS,
+  flushSeconds: FLUSH_SECONDS,
+  groupRecords: GROUP_RECORDS,
+  flushKeys: FLUSH_KEYS,
+} as const satisfies Record<string, HistogramBounds>;
+export type ShardHistogram = keyof typeof SHARD_HISTOGRAMS;
+
 /** Cells of a row, rounded up so that the rows of two threads do not share a cache line. */
-const STAT_ROW_CELLS = 24;
+const STAT_ROW_CELLS = 112;
 
 /** Makes the stats of `shards` shards, all zero. */
 export function makeStats(shards: number): SharedArrayBuffer {
@@ -56,10 +104,84 @@ export function statsRow(stats: SharedArrayBuffer, shard: number): Float64Array 
   return new Float64Array(stats, shard * STAT_ROW_CELLS * Float64Array.BYTES_PER_ELEMENT, STAT_ROW_CELLS);
 }
 
+/** The cells of one histogram within a row. */
+function histogramIn(row: Float64Array, name: ShardHistogram): Float64Array {
+  let at = STAT_CELLS;
+  for (const [other, bounds] of Object.entries(SHARD_HISTOGRAMS)) {
+    const end = at + histogramCells(bounds);
+    if (other === name) return row.subarray(at, end);
+    at = end;
+  }
+  throw new TypeError(`no histogram is named ${name}`);
+}
+
+/** The writing end of a histogram of a shard. */
+export function shardHistogram(row: Float64Array, name: ShardHistogram): Histogram {
+  return new Histogram(histogramIn(row, name), SHARD_HISTOGRAMS[name]);
+}
+
+/** Adds up a histogram of shards, from their rows or from copies of these. */
+export function readShardHistogram(rows: readonly Float64Array[], name: ShardHistogram): HistogramReading {
+  return readHistogram(
+    rows.map((row) => histogramIn(row, name)),
+    SHARD_HISTOGRAMS[name],
+  );
+}
+
+/** The sequence of a row. See the file's head. */
+export class StatsSequence {
+  readonly #cell: Int32Array;
+
+  constructor(row: Float64Array) {
+    this.#cell = new Int32Array(row.buffer, row.byteOffset + STAT.sequence * Float64Array.BYTES_PER_ELEMENT, 1);
+  }
+
+  /** The next stores change cells that belong together. */
+  beginChange(): void {
+    Atomics.add(this.#cell, 0, 1);
+    // A load between the addition and the stores that follow: on arm64 these could otherwise be seen before it.
+    Atomics.load(this.#cell, 0);
+  }
+
+  /** The cells belong together again. */
+  endChange(): void {
+    Atomics.add(this.#cell, 0, 1);
+  }
+
+  /** Begins a change after the writer has ended, perhaps in the middle of a change of its own. */
+  beginRepair(): void {
+    Atomics.or(this.#cell, 0, 1);
+    Atomics.load(this.#cell, 0);
+  }
+
+  /** Where the sequence is; odd during a change. */
+  get position(): number {
+    return Atomics.load(this.#cell, 0);
+  }
+
+  /**
+   * Whether the sequence is still at `position`. An addition of 0 and not a load: on arm64 the loads before it could
+   * otherwise happen after it.
+   */
+  isAt(position: number): boolean {
+    return Atomics.add(this.#cell, 0, 0) === position;
+  }
+}
+
+/** Copies a row whose cells belong together into `copy`. False where the shard was writing: try again. */
+export function copyRow(row: Float64Array, sequence: StatsSequence, copy: Float64Array): boolean {
+  const before = sequence.position;
+  if (before % 2 !== 0) return false;
+  copy.set(row);
+  return sequence.isAt(before);
+}
+
 /** Increments of all shards since the process started. */
 export interface Conservation {
   readonly accepted: number;
   readonly recovered: number;
+  /** Taken over from other nodes. */
+  readonly adopted: number;
   readonly flushed: number;
   readonly pending: number;
   /** Of duplicates: requests whose idempotency key was recorded before. */
@@ -67,7 +189,7 @@ export interface Conservation {
   readonly rejected: number;
   readonly handedOver: number;
   readonly lost: number;
-  /** Accepted + recovered − all others. 0, except during a step of a shard; otherwise a bug. */
+  /** Accepted + recovered + adopted − all others. 0, except during a step of a shard; otherwise a bug. */
   readonly difference: number;
 }
 
@@ -78,6 +200,16 @@ export function statTotal(stats: SharedArrayBuffer, shards: number, cell: number
   return sum;
 }
 
+/** When the oldest pending record of all shards was accepted, ms since 1970; undefined where nothing is pending. */
+export function oldestPendingAtMs(stats: SharedArrayBuffer, shards: number): number | undefined {
+  let oldest: number | undefined;
+  for (let shard = 0; shard < shards; shard += 1) {
+    const atMs = statsRow(stats, shard)[STAT.oldestPendingAtMs] ?? 0;
+    if (atMs > 0 && (oldest === undefined || atMs < oldest)) oldest = atMs;
+  }
+  return oldest;
+}
+
 /**
  * Closes the balance of a shard whose thread has ended: its pending increments count as handed over or as lost, as
  * `cell` says. Returns their number.
@@ -85,15 +217,20 @@ export function statTotal(stats: SharedArrayBuffer, shards: number, cell: number
 export function closeBalance(row: Float64Array, cell: typeof STAT.handedOver | typeof STAT.lost): number {
   const at = (of: number): number => row[of] ?? 0;
   const settled = [STAT.flushed, STAT.deduplicated, STAT.rejected, STAT.handedOver, STAT.lost];
-  const left = settled.reduce<number>((rest, of) => rest - at(of), at(STAT.accepted) + at(STAT.recovered));
+  const came = at(STAT.accepted) + at(STAT.recovered) + at(STAT.adopted);
+  const left = settled.reduce<number>((rest, of) => rest - at(of), came);
+  const sequence = new StatsSequence(row);
+  sequence.beginRepair();
   row[cell] = at(cell) + left;
   row[STAT.pendingIncrements] = 0;
   row[STAT.pendingKeys] = 0;
   row[STAT.pendingBytes] = 0;
   row[STAT.pendingIdempotent] = 0;
+  row[STAT.oldestPendingAtMs] = 0;
   // The next thread writes them once it has a stream.
   row[STAT.ownCheckpointLsn] = 0;
   row[STAT.ownAppliedLsn] = 0;
+  sequence.endChange();
   return left;
 }
 
@@ -102,12 +239,14 @@ export function conservation(stats: SharedArrayBuffer, shards: number): Conserva
   const total = (cell: number): number => statTotal(stats, shards, cell);
   const accepted = total(STAT.accepted);
   const recovered = total(STAT.recovered);
+  const adopted = total(STAT.adopted);
   const flushed = total(STAT.flushed);
   const pending = total(STAT.pendingIncrements);
   const deduplicated = total(STAT.deduplicated);
   const rejected = total(STAT.rejected);
   const handedOver = total(STAT.handedOver);
   const lost = total(STAT.lost);
-  const difference = accepted + recovered - flushed - pending - deduplicated - rejected - handedOver - lost;
-  return { accepted, recovered, flushed, pending, deduplicated, rejected, handedOver, lost, difference };
+  const settled = flushed + deduplicated + rejected + handedOver + lost;
+  const difference = accepted + recovered + adopted - settled - pending;
+  return { accepted, recovered, adopted, flushed, pending, deduplicated, rejected, handedOver, lost, difference };
 }

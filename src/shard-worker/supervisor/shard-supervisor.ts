@@ -323,6 +323,8 @@ export class ShardSupervisor {
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
     } else {
       shard.state = 'restarting';
+      const row = this.#rows[index] as Float64Array;
+      row[STAT.restarts] = (row[STAT.restarts] ?? 0) + 1;
       setTimeout(() => {
         this.#launch(index);
       }, RESTART_DELAY_MS).unref();

@@ -20,7 +20,7 @@ import {
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
 } from '../protocol/record-layout.js';
-import type { BatchAnswer, BatchMessage } from '../protocol/batches.js';
+import { IDEMPOTENT_OUTCOME, type BatchAnswer, type BatchMessage } from '../protocol/batches.js';
 import type { HttpServerPort } from '../protocol/batch-ports.js';
 import type { RecordBytes } from '../journal/journal.js';
 import {
@@ -43,6 +43,8 @@ export interface GroupTarget extends IdempotencyMemory {
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
+  /** So many idempotent requests are answered as replays. */
+  noticeReplays(requests: number): void;
   /** The group is durable, or it is not: then its idempotency keys are forgotten. */
   endGroup(durable: boolean): void;
   /** True where the key is pending, so that adding to it needs no new key. */
@@ -244,6 +246,12 @@ export class GroupCommit {
     );
   }
 
+  #countReplays(outcomes: Uint8Array): void {
+    let replays = 0;
+    for (const outcome of outcomes) if (outcome === IDEMPOTENT_OUTCOME.replayed) replays += 1;
+    if (replays > 0) this.#target.noticeReplays(replays);
+  }
+
   /** Answers each port in the order of its batches. Consecutive equal outcomes are one message. */
   #answer(taken: readonly Waiting[], admissions: readonly Admission[]): void {
     for (const [index, port] of this.#ports.entries()) {
@@ -258,6 +266,7 @@ export class GroupCommit {
           run = 0;
         }
         if (isOutcomes) {
+          this.#countReplays(admission);
           port.post({ outcomes: admission });
           continue;
         }

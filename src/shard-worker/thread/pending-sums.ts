@@ -36,6 +36,8 @@ export interface FrozenRange {
   readonly uncovered: UncoveredRequests;
   /** The time that the last record carries: everything that the stream accepted before is at or below `toLsn`. */
   readonly acceptedThrough: DatabaseTime;
+  /** When the first of its records was accepted by the clock of its node, ms since 1970; infinite for an empty range. */
+  readonly oldestAcceptedAtMs: number;
 }
 
 /** A stream's row as it was taken. */
@@ -66,6 +68,8 @@ export class PendingSums {
   #liveOnlyKeys = 0;
   /** Bytes of the entries that were applied since the last freeze. */
   #liveRecordBytes = 0;
+  /** When the first record since the last freeze was accepted. */
+  #liveAcceptedAtMs = Number.POSITIVE_INFINITY;
 
   /** `row`: undefined for a new stream, whose row is made later. */
   constructor(stream: string, row: TakenCheckpoint | undefined) {
@@ -190,11 +194,24 @@ export class PendingSums {
     return live + frozen.sums.increments + frozen.idempotent.increments + frozen.uncovered.increments;
   }
 
+  /** When the oldest pending record was accepted, ms since 1970; infinite where nothing is pending. */
+  get oldestAcceptedAtMs(): number {
+    return Math.min(this.#frozen?.oldestAcceptedAtMs ?? Number.POSITIVE_INFINITY, this.#liveAcceptedAtMs);
+  }
+
   /**
-   * Adds the entries of a record, which carries `time`. Its LSN is above every LSN before. Idempotent requests that the row does
-   * not cover are set aside here, before any request is found by its idempotency key. Returns the number of increments.
+   * Adds the entries of a record, which carries `time` and was accepted at `acceptedAtMs` by the clock of its node. Its LSN is
+   * above every LSN before. Idempotent requests that the row does not cover are set aside here, before any request is found by
+   * its idempotency key. Returns the number of increments.
    */
-  apply(lsn: Lsn, bytes: Uint8Array, start: number, end: number, time: DatabaseTime): number {
+  apply(
+    lsn: Lsn,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+    time: DatabaseTime,
+    acceptedAtMs = Number.POSITIVE_INFINITY,
+  ): number {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const live = this.#live;
     const frozen = this.#frozen?.sums;
@@ -221,6 +238,7 @@ export class PendingSums {
     }
     this.#applied = lsn;
     this.#lastTime = time;
+    if (acceptedAtMs < this.#liveAcceptedAtMs) this.#liveAcceptedAtMs = acceptedAtMs;
     this.#liveRecordBytes += RECORD_HEADER_BYTES + end - start;
     return increments;
   }
@@ -248,6 +266,7 @@ export class PendingSums {
       idempotent: this.#liveIdempotent,
       uncovered: this.#liveUncovered,
       acceptedThrough: this.#lastTime,
+      oldestAcceptedAtMs: this.#liveAcceptedAtMs,
     };
     this.#frozen = frozen;
     this.#live = this.#spare;
@@ -255,6 +274,7 @@ export class PendingSums {
     this.#liveUncovered = new UncoveredRequests();
     this.#liveOnlyKeys = 0;
     this.#liveRecordBytes = 0;
+    this.#liveAcceptedAtMs = Number.POSITIVE_INFINITY;
     return frozen;
   }
 

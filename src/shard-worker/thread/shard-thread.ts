@@ -16,8 +16,9 @@ import { GroupCommit } from './group-commit.js';
 import type { JournalStreams } from '../journal/journal.js';
 import { systemDisk } from '../journal/file/disk.js';
 import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
+import { timedDisk } from '../journal/file/timed-disk.js';
 import { MemoryJournalStreams } from '../journal/memory-journal.js';
-import { statsRow } from '../protocol/stats.js';
+import { shardHistogram, statsRow } from '../protocol/stats.js';
 import type { ControlMessage, ControlRequest, ShardTask } from '../protocol/control-messages.js';
 import { earlyFlush } from './flush/early-flush.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
@@ -125,12 +126,15 @@ class ShardThread {
 
 function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {
   const { settings } = task;
+  const syncSeconds = shardHistogram(statsRow(task.stats, task.shard), 'journalSyncSeconds');
   switch (settings.journal) {
     case 'memory':
       return new MemoryJournalStreams();
     case 'file':
       return new FileJournalStreams({
-        disk: systemDisk,
+        disk: timedDisk(systemDisk, (ms) => {
+          syncSeconds.observe(ms / 1000);
+        }),
         directory: path.join(settings.dataDir, 'journal'),
         clock: systemClock,
         syncPolicy: settings.journalSync,

@@ -13,13 +13,14 @@
 import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
 import { CounterError, JournalError } from '../../core/errors.js';
+import type { Histogram } from '../../core/histogram.js';
 import type { Sum } from '../../core/increment.js';
 import type { DatabaseProblem } from '../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journal/journal.js';
 import { isTakenByOthers } from '../journal/ownership-claim.js';
 import type { ControlMessage, HandedOverStream, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
-import { RECORD_HEADER_BYTES } from '../protocol/record-layout.js';
-import { STAT } from '../protocol/stats.js';
+import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../protocol/record-layout.js';
+import { shardHistogram, STAT, StatsSequence } from '../protocol/stats.js';
 import type { EarlyFlush } from './flush/early-flush.js';
 import { Flusher } from './flush/flusher.js';
 import { RejectedLog } from './flush/rejected-log.js';
@@ -79,10 +80,24 @@ export interface ShardDeps {
   readonly log: ShardLog;
 }
 
+/** Increments that changed their place in the balance since the stats were published. */
+interface Counted {
+  readonly accepted?: number;
+  readonly flush?: CommittedFlush;
+  /** Of those in the pending sums. */
+  readonly lost?: number;
+}
+
 /** A shard, as group commit and the control port use it. */
 export class Shard implements GroupTarget {
   readonly #deps: ShardDeps;
   readonly #stats: Float64Array;
+  readonly #sequence: StatsSequence;
+  readonly #groupRecords: Histogram;
+  readonly #flushSeconds: Histogram;
+  readonly #flushKeys: Histogram;
+  /** Increments of recovered streams that the stats do not count as recovered yet. */
+  readonly #uncounted = new Map<PendingSums, number>();
   readonly #window = new IdempotencyWindow();
   #own: OwnedStream | undefined;
   readonly #orphaned: OrphanedStreams;
@@ -113,6 +128,10 @@ export class Shard implements GroupTarget {
   constructor(deps: ShardDeps) {
     this.#deps = deps;
     this.#stats = deps.stats;
+    this.#sequence = new StatsSequence(deps.stats);
+    this.#groupRecords = shardHistogram(deps.stats, 'groupRecords');
+    this.#flushSeconds = shardHistogram(deps.stats, 'flushSeconds');
+    this.#flushKeys = shardHistogram(deps.stats, 'flushKeys');
     this.#handedOver = new Map(deps.handedOver.map((handedOver) => [handedOver.stream, handedOver]));
     this.#rejectedLog = new RejectedLog(deps.clock, (fields, message) => {
       deps.log('error', fields, message);
@@ -283,10 +302,17 @@ export class Shard implements GroupTarget {
     let lsn = lastLsn - group.length;
     for (const record of group) {
       lsn += 1;
-      increments += own.pendingSums.apply(lsn, record, RECORD_HEADER_BYTES, record.length, this.#groupTime);
+      increments += own.pendingSums.apply(
+        lsn,
+        record,
+        RECORD_HEADER_BYTES,
+        record.length,
+        this.#groupTime,
+        acceptedAt(record),
+      );
     }
-    addTo(this.#stats, STAT.accepted, increments);
-    this.#publish();
+    this.#groupRecords.observe(group.length);
+    this.#publish({ accepted: increments });
     own.flusher.noticeApplied();
   }
 
@@ -301,6 +327,10 @@ export class Shard implements GroupTarget {
 
   lookUpKey(idempotencyKey: string, digest: Uint8Array): KnownKey {
     return this.#window.look(idempotencyKey, digest);
+  }
+
+  noticeReplays(requests: number): void {
+    addTo(this.#stats, STAT.replays, requests);
   }
 
   endGroup(durable: boolean): void {
@@ -348,9 +378,7 @@ export class Shard implements GroupTarget {
         left.push({ ...rangeOf(pendingSums), throughLsn: journal.syncedLsn, increments });
       }
     }
-    this.#publish();
-    addTo(this.#stats, STAT.lost, lost);
-    addTo(this.#stats, STAT.pendingIncrements, -lost);
+    this.#publish({ lost });
     this.#rejectedLog.close();
     await this.#deps.database.close();
     return left;
@@ -480,11 +508,8 @@ export class Shard implements GroupTarget {
 
   /** Undoes a start that failed half-way. Nothing was appended, so the journals can be closed and read again. */
   #discard(): void {
-    for (const { journal, pendingSums } of this.#streams()) {
-      void Promise.resolve(journal.close()).catch(this.#deps.fail);
-      // The cell also counts what earlier threads of this shard recovered.
-      addTo(this.#stats, STAT.recovered, -pendingSums.pendingIncrements);
-    }
+    for (const { journal } of this.#streams()) void Promise.resolve(journal.close()).catch(this.#deps.fail);
+    this.#uncounted.clear();
     this.#own = undefined;
     this.#orphaned.clear();
   }
@@ -513,7 +538,7 @@ export class Shard implements GroupTarget {
     const journal = journals.open(stream);
     const handedOver = this.#handedOver.get(stream);
     const { pendingSums, increments, missing } = await recoverStream(journal, this.#taker, log, handedOver);
-    addTo(this.#stats, STAT.recovered, increments + missing);
+    this.#uncounted.set(pendingSums, increments);
     if (handedOver !== undefined) this.#noteTakenOver(handedOver, missing, journal.endLsn);
     return this.#assemble(journal, pendingSums);
   }
@@ -523,7 +548,11 @@ export class Shard implements GroupTarget {
     this.#handedOver.delete(stream);
     this.#deps.tell({ kind: 'takenOver', stream });
     if (missing === 0) return;
+    // Both at once: nothing that is missing is pending.
+    this.#sequence.beginChange();
+    addTo(this.#stats, STAT.recovered, missing);
     addTo(this.#stats, STAT.lost, missing);
+    this.#sequence.endChange();
     const facts = { stream, lost: missing, afterLsn: endLsn, throughLsn: appliedLsn };
     const what = 'Acknowledged increments are lost: the journal no longer holds them after a failed sync or write';
     this.#deps.log('error', facts, what);
@@ -582,12 +611,16 @@ export class Shard implements GroupTarget {
       random,
     };
     const flusher: Flusher = new Flusher(pendingSums, database, clock, options, {
-      committed: ({ toLsn, acceptedThrough }, flush) => {
-        countFlush(flush, this.#stats);
+      committed: ({ toLsn, acceptedThrough }, flush, ms) => {
+        this.#flushSeconds.observe(ms / 1000);
+        this.#flushKeys.observe(flush.keys);
         this.#noteSetAside(pendingSums.stream, flush, acceptedThrough);
         journal.prune(toLsn);
-        this.#publish();
+        this.#publish({ flush });
         this.#orphaned.noticeCommitted(pendingSums.stream);
+      },
+      retried: () => {
+        addTo(this.#stats, STAT.flushRetries, 1);
       },
       confirmed: () => {
         journal.prune(pendingSums.checkpointLsn);
@@ -640,6 +673,7 @@ export class Shard implements GroupTarget {
   async #fenced(owned: OwnedStream, row: Checkpoint | undefined): Promise<'over' | 'same' | 'committed'> {
     const { journals, tell } = this.#deps;
     const { pendingSums } = owned;
+    addTo(this.#stats, STAT.fenced, 1);
     this.#isFencing = true;
     try {
       const isVolatile = journals.endsWithThread;
@@ -685,13 +719,37 @@ export class Shard implements GroupTarget {
     }
   }
 
-  #publish(): void {
-    publishStreams(this.#streams(), this.#orphaned.unreadBytes, this.#stats);
-    if (this.#own !== undefined) publishOwn(this.#own.pendingSums, this.#stats);
+  /**
+   * Publishes what has changed since the last call, as one change: readers of the stats see that increments were accepted,
+   * recovered or flushed together with what is pending since then, so that the balance holds at every moment.
+   */
+  #publish({ accepted = 0, flush, lost = 0 }: Counted = {}): void {
     const own = this.#own;
     const isRefused = own !== undefined && !own.flusher.isDatabaseAvailable && !this.coversIdempotent;
+    this.#sequence.beginChange();
+    addTo(this.#stats, STAT.accepted, accepted);
+    addTo(this.#stats, STAT.lost, lost);
+    if (flush !== undefined) countFlush(flush, this.#stats);
+    if (this.#uncounted.size > 0) this.#countRecovered();
+    publishStreams(this.#streams(), this.#orphaned.unreadBytes, this.#stats);
+    addTo(this.#stats, STAT.pendingIncrements, -lost);
+    if (own !== undefined) publishOwn(own.pendingSums, this.#stats);
     this.#stats[STAT.idempotentRefused] = isRefused ? 1 : 0;
+    this.#sequence.endChange();
   }
+
+  /** Counts streams as recovered that have joined the others since, because only these count as pending. */
+  #countRecovered(): void {
+    for (const { pendingSums } of this.#streams()) {
+      addTo(this.#stats, STAT.recovered, this.#uncounted.get(pendingSums) ?? 0);
+      this.#uncounted.delete(pendingSums);
+    }
+  }
+}
+
+/** When the HTTP thread made the record, ms since 1970. */
+function acceptedAt(record: RecordBytes): number {
+  return readUint64(new DataView(record.buffer, record.byteOffset, record.byteLength), RECORD_OFFSET.acceptedAt);
 }
 
 /**

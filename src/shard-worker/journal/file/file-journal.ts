@@ -117,6 +117,10 @@ export class FileJournal implements RecoverableJournal {
     return this.#finishingBytes + this.#run.bytes;
   }
 
+  get segments(): number {
+    return this.#state.kind === 'finishing' ? this.#found.length : this.#run.segments;
+  }
+
   get takesRecords(): boolean {
     return this.#state.kind === 'ready';
   }

@@ -48,6 +48,11 @@ export class KeptSegments {
     return this.#bytes;
   }
 
+  /** Number of segments kept. */
+  get count(): number {
+    return this.#segments.length;
+  }
+
   /** Why the last attempt to remove a segment failed; undefined if it did not. */
   get lastError(): unknown {
     return this.#lastError;

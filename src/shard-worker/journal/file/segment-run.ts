@@ -89,6 +89,11 @@ export class SegmentRun {
     return this.#kept.isOver(this.#committedAt) ? this.#kept.bytes + SEGMENT_HEADER_BYTES : this.#heldBytes;
   }
 
+  /** Segments on the disk: the kept ones and the active one. */
+  get segments(): number {
+    return this.#kept.count + (this.#active === undefined ? 0 : 1);
+  }
+
   /** Whether something could be removed if the checkpoint were seen once more. */
   get isPruneDue(): boolean {
     if (this.#kept.isRemovalDue) return true;

@@ -41,8 +41,10 @@ export type FlusherDatabase = RangeDatabase & Pick<ShardDatabase, 'touch' | 'loo
 
 /** What the flusher tells its shard. */
 export interface FlusherEvents {
-  /** A range was committed: the journal may be pruned up to its end. */
-  committed(range: FrozenRange, flush: CommittedFlush): void;
+  /** A range was committed: the journal may be pruned up to its end. `ms`: how long the attempt took. */
+  committed(range: FrozenRange, flush: CommittedFlush, ms: number): void;
+  /** An attempt did not commit, or could not take the stream's row before; it will be repeated. */
+  retried(): void;
   /** The row of the stream was seen where this process left it. */
   confirmed(): void;
   /**
@@ -211,6 +213,7 @@ export class Flusher {
         if (!isDiskFailure && !isDatabaseUnavailable(error)) throw error;
         if (!isDiskFailure) this.#setAvailable(false, error);
         if (this.#state !== 'running') return false;
+        this.#events.retried();
         await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
       }
     }
@@ -233,14 +236,16 @@ export class Flusher {
     const searchBackoff = new Backoff(SEARCH_BACKOFF_FIRST_MS, SEARCH_BACKOFF_MAX_MS);
     let refusals = 0;
     for (;;) {
+      const sentAtMs = this.#clock.monotonic();
       const outcome = await flush.attempt();
+      const ms = this.#clock.monotonic() - sentAtMs;
       let backoff = sendBackoff;
       switch (outcome.kind) {
         case 'committed':
-          this.#settle(range, outcome.flush);
+          this.#settle(range, outcome.flush, ms);
           return true;
         case 'fenced':
-          return this.#goesOn(range, await this.#events.fenced(outcome.row ?? (await this.#ownerOf(range.stream))));
+          return this.#goesOn(range, await this.#events.fenced(outcome.row ?? (await this.#ownerOf(range.stream))), ms);
         case 'poison':
           // The row was not found, or has changed meanwhile; the next attempt looks again. Reported each time.
           this.#setAvailable(false, outcome.error, true);
@@ -260,23 +265,25 @@ export class Flusher {
           backoff = readBackoff;
       }
       if (this.#state === 'draining' && !this.#available) return false;
+      this.#events.retried();
       await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
     }
   }
 
   /** Whether the loop goes on after the row was not where it was. A range that was not committed is sent again. */
-  #goesOn(range: FrozenRange, outcome: 'over' | 'same' | 'committed'): boolean {
-    if (outcome === 'committed') this.#settle(range, flushOfCommitted(range));
+  #goesOn(range: FrozenRange, outcome: 'over' | 'same' | 'committed', ms: number): boolean {
+    if (outcome === 'committed') this.#settle(range, flushOfCommitted(range), ms);
+    if (outcome === 'same') this.#events.retried();
     return outcome !== 'over';
   }
 
   /** Notes that the range is committed. */
-  #settle(range: FrozenRange, flush: CommittedFlush): void {
+  #settle(range: FrozenRange, flush: CommittedFlush, ms: number): void {
     this.#setAvailable(true);
     this.#pendingSums.settle();
     this.#schedule.noticeTouch();
     this.#waiters.count(flush.keys);
-    this.#events.committed(range, flush);
+    this.#events.committed(range, flush, ms);
   }
 
   /** The row of a fenced stream; undefined where it cannot be read now. */

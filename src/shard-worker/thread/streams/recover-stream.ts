@@ -35,8 +35,8 @@ export async function recoverStream(
   let increments = 0;
   let found = 0;
   try {
-    for await (const { lsn, entries, databaseTime } of journal.replay(row.lsn)) {
-      const applied = pendingSums.apply(lsn, entries, 0, entries.length, databaseTime);
+    for await (const { lsn, entries, databaseTime, acceptedAt } of journal.replay(row.lsn)) {
+      const applied = pendingSums.apply(lsn, entries, 0, entries.length, databaseTime, acceptedAt);
       increments += applied;
       if (lsn > above) found += applied;
     }

@@ -28,12 +28,16 @@ export function publishStreams(streams: readonly OwnedStream[], unreadBytes: num
   let bytes = 0;
   let increments = 0;
   let journalBytes = unreadBytes;
+  let segments = 0;
   let idempotencyKeys = 0;
+  let oldestPendingAtMs = Number.POSITIVE_INFINITY;
   for (const { pendingSums, journal } of streams) {
     keys += pendingSums.pendingKeys;
     bytes += pendingSums.pendingBytes;
     increments += pendingSums.pendingIncrements;
     journalBytes += journal.bytes;
+    segments += journal.segments;
+    oldestPendingAtMs = Math.min(oldestPendingAtMs, pendingSums.oldestAcceptedAtMs);
     idempotencyKeys += pendingSums.pendingIdempotent;
   }
   stats[STAT.pendingKeys] = keys;
@@ -41,6 +45,8 @@ export function publishStreams(streams: readonly OwnedStream[], unreadBytes: num
   stats[STAT.pendingIncrements] = increments;
   stats[STAT.journalBytes] = journalBytes;
   stats[STAT.pendingIdempotent] = idempotencyKeys;
+  stats[STAT.journalSegments] = segments;
+  stats[STAT.oldestPendingAtMs] = Number.isFinite(oldestPendingAtMs) ? oldestPendingAtMs : 0;
 }
 
 /** Writes into a shard's stats what a successor of this thread must find in the shard's own stream. */

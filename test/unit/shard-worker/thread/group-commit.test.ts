@@ -25,6 +25,7 @@ class Scene {
   readonly failures: unknown[] = [];
   readonly groups: GroupCommit;
   applied = 0;
+  replays = 0;
   coversIdempotent = true;
   /** Waits for the row of the stream; each entry is one call that has to wait. */
   readonly openings: Promise<void>[] = [];
@@ -89,6 +90,7 @@ class Scene {
       admitKey: lookUpKey,
       lookUpKey,
       endGroup: () => undefined,
+      noticeReplays: (requests) => (this.replays += requests),
       holds: () => false,
       failed: (error) => this.failures.push(error),
     };
@@ -144,6 +146,7 @@ test('where no row covers idempotent requests, new ones are "starting", known on
   scene.known.add('known');
   scene.post('idempotent', Buffer.concat([idempotentEntry('known', [['a', 1]]), idempotentEntry('new', [['a', 1]])]));
   assert.deepEqual(scene.answers, [{ outcomes: Uint8Array.of(IDEMPOTENT_OUTCOME.replayed, STARTING) }]);
+  assert.equal(scene.replays, 1);
   assert.equal(scene.applied, 0);
   scene.post();
   assert.equal(scene.applied, 1);

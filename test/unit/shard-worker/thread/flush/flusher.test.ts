@@ -30,6 +30,8 @@ class Scene {
   /** What the loop reported as committed. */
   readonly committed: { readonly toLsn: number; readonly keys: number }[] = [];
   readonly failures: unknown[] = [];
+  /** Attempts that did not commit and were repeated. */
+  retries = 0;
   /** Attempts to take the row of a stream that has none, and how they fail. */
   registrations = 0;
   registrationError: Error | undefined;
@@ -69,6 +71,7 @@ class Scene {
       },
       {
         committed: ({ toLsn }, { keys }) => this.committed.push({ toLsn, keys }),
+        retried: () => (this.retries += 1),
         confirmed: () => undefined,
         register: () => this.#register(),
         fenced: (row) => {
@@ -227,6 +230,7 @@ test('a stream that was taken again goes on: with the same range where that is n
   await scene.pass(5000);
   assert.deepEqual(scene.fencedRows, [{ epoch: 1, lsn: 0, coveredFrom: 0, isOver: false }]);
   assert.equal(scene.flushes.length, 2);
+  assert.equal(scene.retries, 1);
   assert.deepEqual(scene.pendingSums.checkpoint, { epoch: 2, lsn: 1 });
   assert.deepEqual(scene.committed, [{ toLsn: 1, keys: 1 }]);
 });
@@ -435,4 +439,5 @@ test('neither a wish for room nor many keys end the wait between attempts of a f
     await scene.pass(1);
   }
   assert.ok(scene.flushes.length <= 4, `${scene.flushes.length} attempts in 100 ms`);
+  assert.equal(scene.retries, scene.flushes.length);
 });
