@@ -5,6 +5,8 @@
 import { configHelp, readConfig, type Config } from './config/config.js';
 import { discardUnreadOutput } from './core/closed-output.js';
 import { StartError } from './core/errors.js';
+import { loadUws } from './http/uws.js';
+import { versionsWith } from './http/version.js';
 import { createLogger, type Logger } from './core/logger.js';
 import { ServerProcess } from './server/server-process.js';
 
@@ -15,6 +17,10 @@ function run(): void {
   if (argument === '--help' || argument === '-h') {
     discardUnreadOutput();
     process.stdout.write(`${configHelp()}\n`);
+    return;
+  }
+  if (argument === '--version') {
+    printVersion();
     return;
   }
   let config: Config;
@@ -38,6 +44,15 @@ function run(): void {
     if (!(error instanceof StartError)) logger.error({ err: error }, 'The start failed');
     endWithProblems(error);
   });
+}
+
+function printVersion(): void {
+  discardUnreadOutput();
+  try {
+    process.stdout.write(`${JSON.stringify(versionsWith(loadUws().version))}\n`);
+  } catch (error) {
+    endWithProblems(error);
+  }
 }
 
 function handleSignals(server: ServerProcess, logger: Logger): void {

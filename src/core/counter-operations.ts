@@ -51,4 +51,6 @@ export interface CounterOperations {
   /** Commits everything that was acknowledged before the call. Resolves to the number of keys written. */
   flush(): Promise<number>;
   readiness(): Readiness | Promise<Readiness>;
+  /** The page of metrics for Prometheus. */
+  metrics(): Promise<string>;
 }

@@ -8,39 +8,37 @@ import type { Access } from './access.js';
 /** A document type of `documents.ts`, or plain text. */
 export type ReplyContent =
   | 'text'
+  | 'metrics'
   | 'openapi'
   | 'CounterDocument'
   | 'CounterListDocument'
   | 'DeletedCounterDocument'
   | 'FlushDocument'
-  | 'ReadinessDocument';
+  | 'ReadinessDocument'
+  | 'VersionDocument';
 
 /** One operation: a method of a path. */
 export interface ApiOperation {
   readonly method: 'get' | 'post' | 'delete';
   /** As OpenAPI writes it. A `{key}` comes last and stands for the rest of the path. */
   readonly path: string;
-  /** An `open` operation is also answered while the server starts and drains. */
   readonly access: Exclude<Access, 'any'>;
+  /** The operation is also answered while the server starts and drains. So is every `open` one. */
+  readonly isAlwaysAnswered?: true;
   readonly summary: string;
   readonly parameters: readonly ApiParameter[];
   readonly body?: 'increments';
   readonly reply: { readonly status: 200 | 202; readonly says: string; readonly content: readonly ReplyContent[] };
-  /** In addition to {@link commonErrors}. */
+  /** In addition to those of {@link errorsOf}. */
   readonly errors: readonly ErrorCode[];
 }
 
 /** A parameter, described in `openapi.ts`. */
 export type ApiParameter = 'keyPath' | 'key' | 'keyRequired' | 'name' | 'prefix' | 'after' | 'limit' | 'idempotencyKey';
 
-/** Errors of every operation that is not open. */
-export const commonErrors = [
-  'unauthorized',
-  'forbidden',
-  'overloaded',
-  'starting',
-  'draining',
-] as const satisfies readonly ErrorCode[];
+/** Errors of access, and of operations that wait for the server to take them. */
+const accessErrors = ['unauthorized', 'forbidden'] as const satisfies readonly ErrorCode[];
+const commonErrors = [...accessErrors, 'overloaded', 'starting', 'draining'] as const satisfies readonly ErrorCode[];
 
 const readErrors = ['invalid-request', 'unknown-counter', 'database-unavailable'] as const;
 const deleteErrors = [...readErrors, 'idempotency-mismatch', 'outcome-unknown'] as const;
@@ -140,6 +138,26 @@ export const api = {
     reply: { status: 200, says: 'Increments are accepted.', content: ['ReadinessDocument'] },
     errors: ['overloaded', 'starting', 'draining', 'journal-unavailable'],
   },
+  metrics: {
+    method: 'get',
+    path: '/metrics',
+    access: 'read',
+    isAlwaysAnswered: true,
+    summary: 'The metrics of this server, for Prometheus.',
+    parameters: [],
+    reply: { status: 200, says: 'The text exposition format of Prometheus.', content: ['metrics'] },
+    errors: [],
+  },
+  version: {
+    method: 'get',
+    path: '/version',
+    access: 'read',
+    isAlwaysAnswered: true,
+    summary: 'The versions of the server, of uWebSockets.js and of Node.js.',
+    parameters: [],
+    reply: { status: 200, says: 'The versions.', content: ['VersionDocument'] },
+    errors: [],
+  },
   openApi: {
     method: 'get',
     path: '/openapi.json',
@@ -153,6 +171,17 @@ export const api = {
 
 /** The name of an operation. */
 export type OperationName = keyof typeof api;
+
+/** All error codes that an operation answers with, besides errors of HTTP. */
+export function errorsOf({ access, isAlwaysAnswered, errors }: ApiOperation): ReadonlySet<ErrorCode> {
+  if (access === 'open') return new Set(errors);
+  return new Set([...errors, ...(isAlwaysAnswered === true ? accessErrors : commonErrors)]);
+}
+
+/** Whether an operation is answered in every state of the server. */
+export function isAlwaysAnswered({ access, isAlwaysAnswered: always }: ApiOperation): boolean {
+  return access === 'open' || always === true;
+}
 
 /** The paths with their operations, in the order of the table. */
 export function operationsByPath(): ReadonlyMap<string, readonly (readonly [OperationName, ApiOperation])[]> {

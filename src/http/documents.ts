@@ -60,6 +60,14 @@ export interface FlushDocument {
   flushed_keys: Count;
 }
 
+/** The versions of a server. */
+export interface VersionDocument {
+  version: string;
+  /** Of uWebSockets.js. */
+  uws: string;
+  node: string;
+}
+
 /** A server that accepts increments. */
 export interface ReadinessDocument {
   /** `degraded`: the server accepts increments and keeps them in the journal, because the database takes none. */

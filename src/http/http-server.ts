@@ -6,8 +6,8 @@
  *     └────────────────┴──────drain()──────┴──► draining ──close()──► closed
  * ```
  *
- * The port is open from the start. While the admission is `starting` or `draining`, everything but the open probes is
- * refused with that code. Any other code refuses increments only.
+ * The port is open from the start. While the admission is `starting` or `draining`, everything but probes, metrics and the
+ * version is refused with that code. Any other code refuses increments only.
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
@@ -17,11 +17,13 @@ import { CounterError, StartError } from '../core/errors.js';
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { Admission, IncrementRouter } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
-import { operationsByPath } from './api.js';
+import { isAlwaysAnswered, operationsByPath, type ApiOperation } from './api.js';
 import { AccessControl, HostRule, type Access } from './access.js';
+import type { VersionDocument } from './documents.js';
 import { IncrementRoute } from './increment-route.js';
 import { openApiText } from './openapi.js';
 import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
+import { UNKNOWN_ROUTE, type RequestStats, type RouteStats } from './request-stats.js';
 import { makeRoutes, type Route } from './routes.js';
 import {
   nativeText,
@@ -48,6 +50,8 @@ export interface HttpServerDeps {
   readonly isPortShared: boolean;
   readonly router: IncrementRouter;
   readonly operations: CounterOperations;
+  readonly requestStats: RequestStats;
+  readonly versions: VersionDocument;
   readonly logger: Logger;
 }
 
@@ -57,6 +61,12 @@ export interface HttpServerLoad {
   readonly isAnswering: boolean;
   /** Increments that wait for their body or their outcome. */
   readonly incrementsInFlight: number;
+}
+
+/** Why a client may not do what it asks for. */
+interface AccessRefusal {
+  readonly code: 'unauthorized' | 'forbidden';
+  readonly problem: HttpReply;
 }
 
 /** The text for each method in the Allow header. GET includes HEAD. */
@@ -91,7 +101,7 @@ export class HttpServer {
 
   constructor(deps: HttpServerDeps) {
     this.#deps = deps;
-    const { config, uws, router } = deps;
+    const { config, uws, router, requestStats } = deps;
     const { tls, bodyBytesMax, keyBytesMax } = config;
     this.#app = tls
       ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile, ssl_ciphers: TLS_1_2_CIPHERS })
@@ -103,7 +113,9 @@ export class HttpServer {
       keyBytesMax,
       gatheredBytesMax: gatheredBytesMax(config),
       boundSentences: boundSentences(config),
+      stats: requestStats,
     });
+    this.#countConnections();
     this.#addRoutes();
   }
 
@@ -115,6 +127,11 @@ export class HttpServer {
   get load(): HttpServerLoad {
     const isAnswering = !this.#deps.router.isIdle || this.#operationsInFlight > 0;
     return { isAnswering, incrementsInFlight: this.#increments.inFlight };
+  }
+
+  /** Whether the build of uWebSockets.js can count connections. */
+  get countsConnections(): boolean {
+    return this.#app.filter !== undefined;
   }
 
   /** Listens. Resolves to the port. Rejects with StartError if the port cannot be had. */
@@ -208,35 +225,53 @@ export class HttpServer {
     );
   }
 
+  /** Build 20.30 cannot count connections. */
+  #countConnections(): void {
+    const { requestStats } = this.#deps;
+    this.#app.filter?.((_, more) => {
+      requestStats.addConnections(Number(more));
+    });
+  }
+
   #addRoutes(): void {
-    const { operations, config } = this.#deps;
+    const { operations, config, requestStats } = this.#deps;
     const { bodyBytesMax, keyBytesMax, authTokens } = config;
     const document = openApiText({ bodyBytesMax, keyBytesMax, hasBearerTokens: authTokens.length > 0 });
-    const routes = makeRoutes(operations, keyBytesMax, document);
+    const routes = makeRoutes({ operations, keyBytesMax, openApiText: document, versions: this.#deps.versions });
     for (const [path, operationsOfPath] of operationsByPath()) {
       const pattern = path.replace('{key}', '*');
-      for (const [name, { method, access }] of operationsOfPath) {
-        if (name === 'increment') this.#addIncrement(pattern, access);
-        else this.#add(pattern, method, access, routes[name]);
+      const stats = requestStats.of(path);
+      for (const [name, operation] of operationsOfPath) {
+        if (name === 'increment') this.#addIncrement(pattern, operation.access, stats);
+        else this.#add(pattern, operation, routes[name], stats);
       }
       const isOpen = operationsOfPath.every(([, { access }]) => access === 'open');
       const allow = operationsOfPath.map(([, { method }]) => ALLOWED[method]).join(', ');
       const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
-      this.#refuse(pattern, isOpen ? 'open' : 'any', problem);
+      this.#refuse(pattern, isOpen ? 'open' : 'any', problem, stats);
     }
-    this.#refuse('/*', 'any', problemReply('not-found', 'No operation has this path; see /openapi.json.'));
+    const unknown = problemReply('not-found', 'No operation has this path; see /openapi.json.');
+    this.#refuse('/*', 'any', unknown, requestStats.of(UNKNOWN_ROUTE));
   }
 
-  #addIncrement(pattern: string, access: Access): void {
+  #addIncrement(pattern: string, access: Access, stats: RouteStats): void {
     this.#app.post(pattern, (res, req) => {
-      if (this.#admits(res, req, access)) this.#increments.handle(res, req);
+      const refusal = this.#admissionRefusal(req, access);
+      if (refusal === undefined) {
+        this.#increments.handle(res, req);
+        return;
+      }
+      this.#deps.requestStats.countRefusal(refusal.code);
+      reply(res, refusal.problem, false, stats);
     });
   }
 
-  #add(pattern: string, method: keyof typeof ALLOWED, access: Access, route: Route): void {
+  #add(pattern: string, operation: ApiOperation, route: Route, stats: RouteStats): void {
     const app = this.#app;
+    const { method, access } = operation;
+    const isAlways = isAlwaysAnswered(operation);
     const handle = (res: HttpResponse, req: HttpRequest): void => {
-      if (this.#admits(res, req, access)) this.#answer(res, req, route, access === 'open');
+      if (this.#admits(res, req, access, stats)) this.#answer(res, req, route, { isAlways, stats });
     };
     if (method === 'get') app.get(pattern, handle).head(pattern, handle);
     else if (method === 'post') app.post(pattern, handle);
@@ -244,35 +279,42 @@ export class HttpServer {
   }
 
   /** Answers requests that match no earlier route. */
-  #refuse(pattern: string, access: Access, problem: HttpReply): void {
+  #refuse(pattern: string, access: Access, problem: HttpReply, stats: RouteStats): void {
     this.#app.any(pattern, (res, req) => {
-      if (this.#admits(res, req, access)) reply(res, problem, req.getMethod() === 'head');
+      if (this.#admits(res, req, access, stats)) reply(res, problem, req.getMethod() === 'head', stats);
     });
   }
 
-  /**
-   * Checks Host and bearer token before anything else, so that a refused client learns nothing. Returns false if it
-   * refused.
-   */
-  #admits(res: HttpResponse, req: HttpRequest, access: Access): boolean {
-    if (this.#hosts !== undefined && access !== 'open' && !this.#hosts.allows(req.getHeader(HOST_HEADER))) {
-      reply(res, problemReply('forbidden', HOST_REFUSED), req.getMethod() === 'head');
-      return false;
-    }
-    if (this.#access === undefined) return true;
-    const refusal = this.#access.refusal(req.getHeader('authorization'), access);
+  /** Answers a request that may not go on; false if so. */
+  #admits(res: HttpResponse, req: HttpRequest, access: Access, stats: RouteStats): boolean {
+    const refusal = this.#admissionRefusal(req, access);
     if (refusal === undefined) return true;
-    const problem =
-      refusal === 'unauthorized'
-        ? problemReply(refusal, 'The request has no valid bearer token; send Authorization: Bearer TOKEN.', [
-            ['www-authenticate', 'Bearer'],
-          ])
-        : problemReply(refusal, 'The token lacks the scope of this operation; use a token with that scope.');
-    reply(res, problem, req.getMethod() === 'head');
+    reply(res, refusal.problem, req.getMethod() === 'head', stats);
     return false;
   }
 
-  #answer(res: HttpResponse, req: HttpRequest, route: Route, isProbe: boolean): void {
+  /** Checks Host and bearer token before anything else, so that a refused client learns nothing. */
+  #admissionRefusal(req: HttpRequest, access: Access): AccessRefusal | undefined {
+    if (this.#hosts !== undefined && access !== 'open' && !this.#hosts.allows(req.getHeader(HOST_HEADER)))
+      return { code: 'forbidden', problem: problemReply('forbidden', HOST_REFUSED) };
+    if (this.#access === undefined) return undefined;
+    const code = this.#access.refusal(req.getHeader('authorization'), access);
+    if (code === undefined) return undefined;
+    const problem =
+      code === 'unauthorized'
+        ? problemReply(code, 'The request has no valid bearer token; send Authorization: Bearer TOKEN.', [
+            ['www-authenticate', 'Bearer'],
+          ])
+        : problemReply(code, 'The token lacks the scope of this operation; use a token with that scope.');
+    return { code, problem };
+  }
+
+  #answer(
+    res: HttpResponse,
+    req: HttpRequest,
+    route: Route,
+    { isAlways, stats }: { readonly isAlways: boolean; readonly stats: RouteStats },
+  ): void {
     const head = {
       method: req.getMethod(),
       path: req.getUrl(),
@@ -280,9 +322,9 @@ export class HttpServer {
       idempotencyKey: req.getHeader('idempotency-key'),
     };
     const isHead = head.method === 'head';
-    const refusal = isProbe ? undefined : this.#refusal();
+    const refusal = isAlways ? undefined : this.#refusal();
     if (refusal !== undefined) {
-      reply(res, refusal, isHead);
+      reply(res, refusal, isHead, stats);
       return;
     }
     let aborted = false;
@@ -292,7 +334,7 @@ export class HttpServer {
     this.#operationsInFlight += 1;
     const finish = (answer: HttpReply): void => {
       this.#operationsInFlight -= 1;
-      if (!aborted) reply(res, answer, isHead);
+      if (!aborted) reply(res, answer, isHead, stats);
     };
     // Not before the parser has read what came with the request. It answers malformed bytes with an error and aborts the
     // request; a delete would then be done and its sum lost.
@@ -356,7 +398,8 @@ function rawQuery(req: HttpRequest): string {
   return typeof query === 'string' ? query : '';
 }
 
-function reply(res: HttpResponse, answer: HttpReply, isHead: boolean): void {
+function reply(res: HttpResponse, answer: HttpReply, isHead: boolean, stats: RouteStats): void {
+  stats.count(answer.status);
   res.cork(() => {
     writeReply(res, answer, isHead);
   });

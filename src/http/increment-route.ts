@@ -7,10 +7,11 @@
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
 import type { BoundSentences } from '../config/bound-sentences.js';
 import { codeOfRefusal, isBound, type Refusal } from '../core/bounds.js';
-import { CounterError, type ErrorCode } from '../core/errors.js';
+import { CounterError, errorCatalogue, type ErrorCode } from '../core/errors.js';
 import type { Admission, IncrementReceiver, ParsedIncrements, PendingReply } from '../core/increment.js';
 import { BodyMemory, GatheredBody } from './gathered-body.js';
 import { problemReply, replyOfError, writeLastReply, writeReply, type HttpReply } from './reply.js';
+import type { RequestStats, RouteStats } from './request-stats.js';
 import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './request-parameters.js';
 import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 
@@ -37,6 +38,7 @@ export interface IncrementLimits {
   readonly gatheredBytesMax: number;
   /** The details of refusals at a bound. */
   readonly boundSentences: BoundSentences;
+  readonly stats: RequestStats;
 }
 
 const HEADER = {
@@ -83,6 +85,8 @@ export class IncrementRoute {
   readonly #lengthDigits: number;
   readonly #bodyMemory: BodyMemory;
   readonly #boundSentences: BoundSentences;
+  readonly #stats: RequestStats;
+  readonly #answers: RouteStats;
   /** Number of requests that wait for their body or their outcome. */
   inFlight = 0;
   /** Requests with an unfinished body. */
@@ -97,6 +101,18 @@ export class IncrementRoute {
     this.#lengthDigits = String(limits.bodyBytesMax).length;
     this.#bodyMemory = new BodyMemory(limits.gatheredBytesMax);
     this.#boundSentences = limits.boundSentences;
+    this.#stats = limits.stats;
+    this.#answers = limits.stats.of('/increment');
+  }
+
+  /** Counts an answer: 202, or a refusal. */
+  count(refusal: Refusal | undefined): void {
+    if (refusal === undefined) {
+      this.#answers.count(202);
+      return;
+    }
+    this.#answers.count(errorCatalogue[codeOfRefusal(refusal)].status);
+    this.#stats.countRefusal(refusal);
   }
 
   /** Refuses the requests with an unfinished body: the rest may never arrive. */
@@ -128,6 +144,7 @@ export class IncrementRoute {
   #refusesHead(res: HttpResponse, req: HttpRequest, idempotencyKey: string): boolean {
     const { admission } = this.#server;
     if (admission !== 'open') {
+      this.count(admission);
       refuse(res, admission, REFUSAL_DETAILS[admission] ?? 'Nothing was counted.');
       return true;
     }
@@ -135,6 +152,7 @@ export class IncrementRoute {
     const isChunked = length === '';
     // getHeader reads the first line of a header only, and looking at all lines costs too much for every request.
     if (isChunked && !isChunkedOnly(linesOf(req, 'transfer-encoding'))) {
+      this.count('invalid-request');
       // The parser takes any value for chunked, so what follows may not be a body at all.
       res.cork(() => {
         writeLastReply(res, TRANSFER_ENCODING_REFUSED);
@@ -143,12 +161,14 @@ export class IncrementRoute {
     }
     const hasEncoding = isChunked || req.getHeader(HEADER.contentEncoding) !== '';
     if (hasEncoding && !linesOf(req, 'content-encoding').every(isIdentity)) {
+      this.count('unsupported-encoding');
       res.cork(() => {
         writeReply(res, ENCODING_REFUSED, false);
       });
       return true;
     }
     if (idempotencyKey !== '' && !isIdempotencyKey(idempotencyKey)) {
+      this.count('invalid-request');
       refuse(res, 'invalid-request', IDEMPOTENCY_KEY_RULE);
       return true;
     }
@@ -160,6 +180,7 @@ export class IncrementRoute {
   }
 
   #refuseTooLarge(res: HttpResponse, close: boolean): void {
+    this.count('body-too-large');
     const detail = `The body is longer than ${this.#bodyBytesMax} bytes; split it.`;
     const reply = problemReply('body-too-large', detail);
     res.cork(() => {
@@ -225,7 +246,8 @@ export class IncrementRoute {
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
       // A compressed body without a Content-Encoding that was seen; its first bytes are never JSON.
-      reply.fail(isGzip(body) ? ENCODING_REFUSED : replyOfError(error));
+      if (isGzip(body)) reply.fail('unsupported-encoding', ENCODING_REFUSED);
+      else reply.fail(error.code, replyOfError(error));
       return;
     }
     if (refusal !== undefined) reply.settle(refusal);
@@ -257,6 +279,7 @@ class IncrementReply implements PendingReply {
   settle(refusal: Refusal | undefined, replayed = false): void {
     const { res } = this;
     if (!this.finish()) return;
+    this.#route.count(refusal);
     if (refusal === undefined) {
       corked = res;
       res.cork(replayed ? writeReplayed : writeCreated);
@@ -269,9 +292,10 @@ class IncrementReply implements PendingReply {
   }
 
   /** Answers with a reply other than those of {@link settle}. */
-  fail(reply: HttpReply): void {
+  fail(code: ErrorCode, reply: HttpReply): void {
     const { res } = this;
     if (!this.finish()) return;
+    this.#route.count(code);
     res.cork(() => {
       writeReply(res, reply, false);
     });

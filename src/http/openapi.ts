@@ -2,10 +2,9 @@
  * The OpenAPI 3.1 document, made once from the table of operations, the document types and the error catalogue. Any
  * thread.
  */
-import { readFileSync } from 'node:fs';
 import typia from 'typia';
 import { errorCatalogue, type ErrorCode } from '../core/errors.js';
-import { commonErrors, operationsByPath, type ApiOperation, type ApiParameter, type ReplyContent } from './api.js';
+import { errorsOf, operationsByPath, type ApiOperation, type ApiParameter, type ReplyContent } from './api.js';
 import type {
   CounterDocument,
   CounterListDocument,
@@ -14,8 +13,10 @@ import type {
   ProblemDocument,
   ReadinessDocument,
   DeletedCounterDocument,
+  VersionDocument,
 } from './documents.js';
-import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX } from './routes.js';
+import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, METRICS_MEDIA_TYPE } from './routes.js';
+import { packageVersion } from './version.js';
 
 type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [name: string]: Json };
 
@@ -37,6 +38,7 @@ const schemas = typia.json.schemas<
     ProblemDocument,
     ReadinessDocument,
     DeletedCounterDocument,
+    VersionDocument,
   ]
 >().components.schemas as unknown as Readonly<Record<string, Json>>;
 
@@ -98,10 +100,9 @@ function operationOf(name: string, operation: ApiOperation, facts: OpenApiFacts)
 }
 
 /** The error codes of an operation, by HTTP status. */
-function errorsByStatus({ access, errors }: ApiOperation): ReadonlyMap<number, readonly ErrorCode[]> {
-  const codes = new Set<ErrorCode>([...errors, ...(access === 'open' ? [] : commonErrors)]);
+function errorsByStatus(operation: ApiOperation): ReadonlyMap<number, readonly ErrorCode[]> {
   const statuses = new Map<number, ErrorCode[]>();
-  for (const code of codes) {
+  for (const code of errorsOf(operation)) {
     const { status } = errorCatalogue[code];
     statuses.set(status, [...(statuses.get(status) ?? []), code]);
   }
@@ -126,6 +127,7 @@ function responsesOf(operation: ApiOperation): Json {
 
 function contentOf(contents: readonly ReplyContent[]): Json {
   const [first, ...others] = contents;
+  if (first === 'metrics') return { [METRICS_MEDIA_TYPE]: { schema: { type: 'string' } } };
   if (first === 'text') return { [MEDIA_TYPE_OF_TEXT]: { schema: { type: 'string' } } };
   if (first === 'openapi') return { 'application/json': { schema: { type: 'object' } } };
   const references = contents.map((name) => ({ $ref: `#/components/schemas/${name}` }));
@@ -204,11 +206,6 @@ function incrementsSchema({ keyBytesMax }: OpenApiFacts): Json {
   }>(schemas['IncrementsDocument']);
   const names = { minLength: 1, description: `1 to ${keyBytesMax} bytes of UTF-8 without U+0000.` };
   return { type, description, minProperties: 1, propertyNames: names, additionalProperties };
-}
-
-function packageVersion(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return typia.json.assertParse<{ version: string }>(text).version;
 }
 
 function requestBody({ bodyBytesMax }: OpenApiFacts): Json {

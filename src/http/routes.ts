@@ -10,6 +10,7 @@ import type {
   DeletedCounterDocument,
   FlushDocument,
   ReadinessDocument,
+  VersionDocument,
 } from './documents.js';
 import { documentReply, jsonReply, problemReply, textReply, type HttpReply, type HttpRequestHead } from './reply.js';
 import { checkIdempotencyKey, checkKey, decodePercent, parseQuery } from './request-parameters.js';
@@ -23,12 +24,21 @@ export const LIST_LIMIT_DEFAULT = 100;
 /** Answers a request. Rejects with a CounterError; anything else is a bug. */
 export type Route = (head: HttpRequestHead) => Promise<HttpReply> | HttpReply;
 
-/** The routes by the name of their operation. `openApiText` is the document; `keyBytesMax` is MAX_KEY_BYTES. */
-export function makeRoutes(
-  operations: CounterOperations,
-  keyBytesMax: number,
-  openApiText: string,
-): Readonly<Record<Exclude<OperationName, 'increment'>, Route>> {
+/** What the routes answer from. `keyBytesMax` is MAX_KEY_BYTES; `openApiText` is the document. */
+export interface RouteSources {
+  readonly operations: CounterOperations;
+  readonly keyBytesMax: number;
+  readonly openApiText: string;
+  readonly versions: VersionDocument;
+}
+
+/** The routes by the name of their operation. */
+export function makeRoutes({
+  operations,
+  keyBytesMax,
+  openApiText,
+  versions,
+}: RouteSources): Readonly<Record<Exclude<OperationName, 'increment'>, Route>> {
   const deleteCounter: Route = (head) => deleteRoute(head, operations, keyBytesMax);
   return {
     readSum: (head) => keySumRoute(head, operations, keyBytesMax),
@@ -43,9 +53,14 @@ export function makeRoutes(
     // The answer itself shows that the event loop of this thread runs.
     health: () => textReply('ok'),
     readiness: async () => readinessReply(await operations.readiness()),
+    metrics: async () => ({ status: 200, contentType: METRICS_MEDIA_TYPE, body: await operations.metrics() }),
+    version: () => documentReply<VersionDocument>(versions),
     openApi: () => jsonReply(openApiText),
   };
 }
+
+/** The text exposition format of Prometheus. */
+export const METRICS_MEDIA_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
 
 const COUNTER_PATH = '/counters/';
 

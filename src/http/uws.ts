@@ -15,7 +15,9 @@ import { StartError } from '../core/errors.js';
 export type { HttpRequest, HttpResponse, us_listen_socket } from 'uWebSockets.js';
 
 /** An application, with the form of `listen` that both builds have and their declarations lack. */
-export interface UwsApp extends Omit<TemplatedApp, 'listen'> {
+export interface UwsApp extends Omit<TemplatedApp, 'listen' | 'filter'> {
+  /** Calls back with 1 for each connection that is opened and -1 for each that is closed. 20.30 does not have it. */
+  readonly filter?: TemplatedApp['filter'];
   /** `options` is 0 or LIBUS_LISTEN_EXCLUSIVE_PORT; the callback gets `false` if the port is refused. */
   listen(host: string, port: number, options: number, callback: (socket: us_listen_socket | false) => void): unknown;
 }
@@ -35,6 +37,8 @@ export interface Uws {
 /** A loaded build and its name for the log, such as `uWebSockets.js 20.57 (native, linux x64, ABI 115)`. */
 export interface LoadedUws {
   readonly uws: Uws;
+  /** For example `20.57`. */
+  readonly version: string;
   readonly build: string;
 }
 
@@ -73,7 +77,8 @@ export function loadUws(): LoadedUws {
   for (const { version, load } of builds) {
     try {
       const uws = load();
-      if (isUws(uws)) return { uws, build: `uWebSockets.js ${version} (native, ${platform} ${arch}, ABI ${abi})` };
+      if (isUws(uws))
+        return { uws, version, build: `uWebSockets.js ${version} (native, ${platform} ${arch}, ABI ${abi})` };
       reasons.push(`${version}: not the expected module`);
     } catch (error) {
       reasons.push(`${version}: ${loadFailure(error)}`);

@@ -49,6 +49,8 @@ export class ConnectionLimit {
   /** The limit as the log calls it. */
   readonly #name: string;
   readonly #placeholders: number[] = [];
+  /** At the last count. */
+  #connections = 0;
   #state: 'accepting' | 'full' | 'closed' = 'accepting';
   #timer: NodeJS.Timeout | undefined;
   /** The last count failed, and the log says so. */
@@ -72,6 +74,11 @@ export class ConnectionLimit {
   start(): void {
     this.#takePlaceholders();
     this.#schedule(CHECK_NEAR_MS);
+  }
+
+  /** Connections at the last count, by open descriptors: a guess that is off by some. */
+  get connections(): number {
+    return this.#connections;
   }
 
   close(): void {
@@ -102,6 +109,7 @@ export class ConnectionLimit {
     const connectionsMax = this.#connectionsMax;
     const nowMs = performance.now();
     const connections = open - this.#options.ownDescriptors - this.#placeholders.length;
+    this.#connections = Math.max(0, connections);
     if (connections >= connectionsMax) this.#refuse(connections, nowMs);
     else this.#accept(connections, nowMs);
     const isNear = this.#state === 'accepting' && connections >= connectionsMax / 2;

@@ -11,13 +11,13 @@ import type { Refusal } from '../core/bounds.js';
 import type { ErrorCode } from '../core/errors.js';
 import { HttpThreads } from './http-thread-supervisor.js';
 import { reservePort, type HttpServerLoad } from '../http/http-server.js';
-import type { Uws } from '../http/uws.js';
+import type { LoadedUws } from '../http/uws.js';
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { HttpServerLink } from '../shard-worker/protocol/control-messages.js';
 import type { Admission } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
 import { makeHttpServer, type RoutedHttpServer } from './http-threads/make-http-server.js';
-import { makeReservations } from '../shard-worker/client/shared-reservations.js';
+import { makeReservations, SharedReservations } from '../shard-worker/client/shared-reservations.js';
 
 const IN_FLIGHT_CHECK_MS = 5;
 /** How long a stop waits for bodies of which nothing has arrived. */
@@ -29,6 +29,8 @@ const IDEMPOTENCY_CEILING_MS = 100;
 export interface HttpServersDeps {
   readonly config: Config;
   readonly stats: SharedArrayBuffer;
+  readonly requestStats: SharedArrayBuffer;
+  readonly batchStats: SharedArrayBuffer;
   readonly operations: CounterOperations;
   /** See `ServerDatabase`. */
   readonly idempotencyKeys: { readonly idempotencyRoom: number; readonly idempotencyCeiling: number };
@@ -56,8 +58,8 @@ export class HttpServers {
   }
 
   /** Listens on the main thread. Resolves to the port. Rejects with StartError if the port cannot be had. */
-  async listen(uws: Uws): Promise<number> {
-    const { config, stats, operations, idempotencyKeys, logger } = this.#deps;
+  async listen(uws: LoadedUws): Promise<number> {
+    const { config, stats, requestStats, batchStats, operations, idempotencyKeys, logger } = this.#deps;
     const isShared = this.#reservations !== undefined;
     // A port that the system chooses within uWebSockets.js cannot be listened on again while it has connections.
     const port = isShared || config.port === 0 ? await reservePort(config.host, config.port) : config.port;
@@ -66,6 +68,9 @@ export class HttpServers {
       uws,
       port,
       stats,
+      requestStats,
+      batchStats,
+      httpThread: 0,
       reservations: this.#reservations,
       idempotencyRoom: () => idempotencyKeys.idempotencyRoom,
       operations,
@@ -77,12 +82,14 @@ export class HttpServers {
 
   /** Starts the other HTTP threads. Returns the links of all HTTP servers, for the supervisor of the shards. */
   launch(): readonly HttpServerLink[] {
-    const { config, stats, operations, lost } = this.#deps;
+    const { config, stats, requestStats, batchStats, operations, lost } = this.#deps;
     if (this.#reservations !== undefined) {
       this.#threads = new HttpThreads({
         config,
         port: this.#port,
         stats,
+        requestStats,
+        batchStats,
         reservations: this.#reservations,
         // A view of shared memory is over shared memory.
         idempotencyCeiling: this.#idempotencyCeiling.buffer,
@@ -132,6 +139,27 @@ export class HttpServers {
   get refusal(): Refusal | undefined {
     if (this.#admission !== 'open') return this.#admission;
     return this.#local?.router.refusalOfNew(this.#deps.config.keyBytesMax);
+  }
+
+  /** The port; 0 before it is open. */
+  get port(): number {
+    return this.#port;
+  }
+
+  /** Whether the HTTP servers count their connections. */
+  get countsConnections(): boolean {
+    return this.#local?.server.countsConnections === true;
+  }
+
+  /** Whether the journals of all shards take records, as far as the HTTP server of the main thread knows. */
+  get isJournalAvailable(): boolean {
+    return this.#local?.router.isJournalAvailable === true;
+  }
+
+  /** Bytes of increments that wait for the journal of a shard. */
+  inFlightBytes(shard: number): number {
+    if (this.#reservations !== undefined) return new SharedReservations(this.#reservations).bytes(shard);
+    return this.#local?.router.reservedBytes(shard) ?? 0;
   }
 
   /** Opens a shard for increments, or refuses its increments with a code. */

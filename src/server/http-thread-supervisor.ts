@@ -33,6 +33,8 @@ export interface HttpThreadsOptions {
   readonly config: Config;
   readonly port: number;
   readonly stats: SharedArrayBuffer;
+  readonly requestStats: SharedArrayBuffer;
+  readonly batchStats: SharedArrayBuffer;
   readonly reservations: SharedArrayBuffer;
   readonly idempotencyCeiling: SharedArrayBuffer;
   readonly operations: CounterOperations;
@@ -58,8 +60,9 @@ class HttpThread {
   constructor(options: HttpThreadsOptions, httpThread: number) {
     this.#options = options;
     this.#name = `HTTP thread ${httpThread}`;
-    const { config, port, stats, reservations, idempotencyCeiling } = options;
-    const task: HttpThreadTask = { httpThread, port, config, stats, reservations, idempotencyCeiling };
+    const { config, port, stats, requestStats, batchStats, reservations, idempotencyCeiling } = options;
+    const memory = { stats, requestStats, batchStats, reservations, idempotencyCeiling };
+    const task: HttpThreadTask = { httpThread, port, config, ...memory };
     const worker = new Worker(new URL('./http-threads/http-thread.js', import.meta.url), { workerData: task });
     this.#worker = worker;
     this.link = {
@@ -162,6 +165,8 @@ class HttpThread {
         return operations.flush();
       case 'readiness':
         return operations.readiness();
+      case 'metrics':
+        return operations.metrics();
     }
   }
 

@@ -119,6 +119,16 @@ export class ServerDatabase {
     return this.#idempotencyKeys?.ceiling ?? 0;
   }
 
+  /** Rows of the table of idempotency keys as of the last count, about; 0 until the database's address is known. */
+  get idempotencyRows(): number {
+    return this.#idempotencyKeys?.rows ?? 0;
+  }
+
+  /** How far the oldest open stream held the pruning of idempotency keys back in the last round of this node's pruner. */
+  get pruningHeldSeconds(): number {
+    return this.#idempotencyKeys?.heldSeconds ?? 0;
+  }
+
   /**
    * Starts the embedded database or connects to the given one, and migrates it. If the given one is unavailable and the
    * journal outlives the process, the start continues and the migration is retried in the background. Rejects with

@@ -41,6 +41,8 @@ export interface ServerOperationsDeps {
   readonly rejected: () => number;
   /** Whether requests with an idempotency key are refused, because no row of a stream covers them. */
   readonly refusesIdempotent: () => boolean;
+  /** The page of metrics. */
+  readonly metrics: () => Promise<string>;
 }
 
 /** The operations of this server. */
@@ -98,6 +100,10 @@ export class ServerOperations implements CounterOperations {
       throw new CounterError('database-unavailable', 'The database is unavailable; pending increments stay pending.');
     }
     return supervisor.flush();
+  }
+
+  metrics(): Promise<string> {
+    return this.#deps.metrics();
   }
 
   readiness(): Readiness {

@@ -22,10 +22,14 @@ import { acquireDataDirectory, finishInterruptedRebind, type DataDirectory } fro
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
+import { ServerMetrics } from './metrics/server-metrics.js';
 import { StartSteps, type StartStep } from './start-steps.js';
 import { isLoopback } from '../http/access.js';
+import { makeRequestStats } from '../http/request-stats.js';
 import { loadUws } from '../http/uws.js';
+import { versionsWith } from '../http/version.js';
 import type { Logger } from '../core/logger.js';
+import { makeBatchStats } from '../shard-worker/client/batch-stats.js';
 import { conservation, makeStats, STAT, statTotal } from '../shard-worker/protocol/stats.js';
 import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
@@ -36,7 +40,10 @@ export class ServerProcess {
   readonly #logger: Logger;
   readonly #exit: (code: number) => void;
   readonly #stats: SharedArrayBuffer;
+  readonly #requestStats: SharedArrayBuffer;
+  readonly #batchStats: SharedArrayBuffer;
   readonly #database: ServerDatabase;
+  readonly #operations: ServerOperations;
   readonly #httpServers: HttpServers;
   readonly #connectionLimit: ConnectionLimit;
   readonly #steps: StartSteps;
@@ -44,6 +51,7 @@ export class ServerProcess {
   #directory: DataDirectory | undefined;
   #opened: OpenedServerDatabase | undefined;
   #supervisor: ShardSupervisor | undefined;
+  #metrics: ServerMetrics | undefined;
   readonly #availability: DatabaseAvailability;
 
   constructor(config: Config, logger: Logger, exit: (code: number) => void) {
@@ -51,44 +59,14 @@ export class ServerProcess {
     this.#logger = logger;
     this.#exit = exit;
     this.#stats = makeStats(config.shards);
+    this.#requestStats = makeRequestStats(config.httpThreads);
+    this.#batchStats = makeBatchStats(config.httpThreads);
     const consequence =
       config.journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
     this.#availability = new DatabaseAvailability(systemClock, logger, consequence);
-    const streams = {
-      owned: () => this.#supervisor?.streams ?? [],
-      finished: () => this.#supervisor?.finished ?? new Map<string, never>(),
-    };
-    this.#database = new ServerDatabase(config, logger, this.#stats, streams, {
-      refused: (reason) => {
-        this.#fatal(reason, 78);
-      },
-      unavailable: (problem) => {
-        this.#availability.unavailable('start', problem);
-      },
-      available: () => {
-        this.#availability.available('start');
-      },
-    });
-    const operations = new ServerOperations({
-      store: () => this.#database.counters,
-      deletes: () => this.#database.deletes,
-      supervisor: () => this.#supervisor,
-      refusal: () => this.#httpServers.refusal,
-      boundSentences: boundSentences(config),
-      flushing: () => this.#availability.isAvailable,
-      rejected: () => statTotal(this.#stats, config.shards, STAT.rejected),
-      refusesIdempotent: () => statTotal(this.#stats, config.shards, STAT.idempotentRefused) > 0,
-    });
-    this.#httpServers = new HttpServers({
-      config,
-      stats: this.#stats,
-      operations,
-      idempotencyKeys: this.#database,
-      logger,
-      lost: (reason) => {
-        this.#fatal(reason);
-      },
-    });
+    this.#database = this.#makeDatabase();
+    this.#operations = this.#makeOperations();
+    this.#httpServers = this.#makeHttpServers();
     this.#connectionLimit = new ConnectionLimit({
       connectionsMax: config.connectionsMax,
       ownDescriptors: ownDescriptors(config),
@@ -99,6 +77,77 @@ export class ServerProcess {
       logger,
     });
     this.#steps = new StartSteps(this.#startSteps(), logger);
+  }
+
+  #makeDatabase(): ServerDatabase {
+    const streams = {
+      owned: () => this.#supervisor?.streams ?? [],
+      finished: () => this.#supervisor?.finished ?? new Map<string, never>(),
+    };
+    return new ServerDatabase(this.#config, this.#logger, this.#stats, streams, {
+      refused: (reason) => {
+        this.#fatal(reason, 78);
+      },
+      unavailable: (problem) => {
+        this.#availability.unavailable('start', problem);
+      },
+      available: () => {
+        this.#availability.available('start');
+      },
+    });
+  }
+
+  #makeHttpServers(): HttpServers {
+    const config = this.#config;
+    return new HttpServers({
+      config,
+      stats: this.#stats,
+      requestStats: this.#requestStats,
+      batchStats: this.#batchStats,
+      operations: this.#operations,
+      idempotencyKeys: this.#database,
+      logger: this.#logger,
+      lost: (reason) => {
+        this.#fatal(reason);
+      },
+    });
+  }
+
+  #makeOperations(): ServerOperations {
+    const config = this.#config;
+    return new ServerOperations({
+      store: () => this.#database.counters,
+      deletes: () => this.#database.deletes,
+      supervisor: () => this.#supervisor,
+      refusal: () => this.#httpServers.refusal,
+      boundSentences: boundSentences(config),
+      flushing: () => this.#availability.isAvailable,
+      rejected: () => statTotal(this.#stats, config.shards, STAT.rejected),
+      refusesIdempotent: () => statTotal(this.#stats, config.shards, STAT.idempotentRefused) > 0,
+      metrics: () => started(this.#metrics).page(),
+    });
+  }
+
+  #makeMetrics(uws: string): ServerMetrics {
+    const [database, httpServers] = [this.#database, this.#httpServers];
+    const sources = {
+      config: this.#config,
+      versions: versionsWith(uws),
+      stats: this.#stats,
+      requestStats: this.#requestStats,
+      batchStats: this.#batchStats,
+      inFlightBytes: (shard: number) => httpServers.inFlightBytes(shard),
+      isDatabaseAvailable: () => this.#availability.isAvailable && database.counters?.available() === true,
+      isJournalAvailable: () => httpServers.isJournalAvailable,
+      isReady: () => this.#operations.readiness().state !== 'refusing',
+      idempotencyRows: () => database.idempotencyRows,
+      pruningHeldSeconds: () => database.pruningHeldSeconds,
+    };
+    return new ServerMetrics(sources, {
+      isCounted: () => httpServers.countsConnections,
+      port: () => httpServers.port,
+      byDescriptors: () => this.#connectionLimit.connections,
+    });
   }
 
   /** The steps of a start, in order. A stop drains the shards and then undoes these steps in reverse. */
@@ -153,12 +202,13 @@ export class ServerProcess {
   async #listen(): Promise<void> {
     const { host, authTokens, tls } = this.#config;
     const logger = this.#logger;
-    const { uws, build } = loadUws();
+    const uws = loadUws();
+    this.#metrics = this.#makeMetrics(uws.version);
     this.#connectionLimit.start();
     const port = await this.#httpServers.listen(uws);
     const scheme = tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
-    logger.info({}, `HTTP by ${build}`);
+    logger.info({}, `HTTP by ${uws.build}`);
     if (authTokens.length === 0 && !isLoopback(host)) {
       logger.warn({ host }, 'No AUTH_TOKENS are set; anyone who can reach this address can count, read and delete');
     }

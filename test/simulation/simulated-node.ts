@@ -156,6 +156,7 @@ export class SimulatedNode {
       flushing: () => true,
       rejected: () => 0,
       refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
+      metrics: () => Promise.resolve(''),
     });
   }
 

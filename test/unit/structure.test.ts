@@ -48,6 +48,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   pino: ['core/'],
   'pino-pretty': ['core/'],
   'fs-native-extensions': ['server/'],
+  'prom-client': ['server/metrics/prometheus-page'],
 };
 
 /** Main and commands hand the environment to `config/`; a library and the embedded PostgreSQL's processes need it, too. */

@@ -22,7 +22,7 @@ class HttpThreadServer {
   #closed = false;
 
   constructor(task: HttpThreadTask) {
-    const { config, stats } = task;
+    const { config, stats, requestStats, batchStats, httpThread } = task;
     const ceiling = new Float64Array(task.idempotencyCeiling);
     const total = (cell: number): number => statTotal(stats, config.shards, cell);
     this.#operations = new RemoteOperations((id, call) => {
@@ -30,9 +30,12 @@ class HttpThreadServer {
     });
     const { server, router } = makeHttpServer({
       config,
-      uws: loadUws().uws,
+      uws: loadUws(),
       port: task.port,
       stats,
+      requestStats,
+      batchStats,
+      httpThread,
       reservations: task.reservations,
       idempotencyRoom: () => (ceiling[0] ?? 0) - total(STAT.recordedIdempotencyKeys) - total(STAT.pendingIdempotent),
       operations: this.#operations,

@@ -5,9 +5,12 @@ import { WINDOW_BYTES_MAX } from '../../core/bounds.js';
 import { systemClock } from '../../core/clock.js';
 import type { Config } from '../../config/config.js';
 import { HttpServer } from '../../http/http-server.js';
-import type { Uws } from '../../http/uws.js';
+import { RequestStats } from '../../http/request-stats.js';
+import type { LoadedUws } from '../../http/uws.js';
+import { versionsWith } from '../../http/version.js';
 import type { CounterOperations } from '../../core/counter-operations.js';
 import type { Logger } from '../../core/logger.js';
+import { BatchStats } from '../../shard-worker/client/batch-stats.js';
 import { ShardClient } from '../../shard-worker/client/shard-client.js';
 import { ShardRouter, type RouterLimits } from '../../shard-worker/client/shard-router.js';
 import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
@@ -15,10 +18,14 @@ import { SharedReservations } from '../../shard-worker/client/shared-reservation
 /** The collaborators and values of an HTTP server and its router. */
 export interface HttpServerOptions {
   readonly config: Config;
-  readonly uws: Uws;
+  readonly uws: LoadedUws;
   /** 0: any free port. */
   readonly port: number;
   readonly stats: SharedArrayBuffer;
+  readonly requestStats: SharedArrayBuffer;
+  readonly batchStats: SharedArrayBuffer;
+  /** From 0, the main thread: which row of the stats is its own. */
+  readonly httpThread: number;
   /** Memory in which all routers reserve room; undefined for the only router. With it, the port is shared too. */
   readonly reservations: SharedArrayBuffer | undefined;
   readonly idempotencyRoom: () => number;
@@ -34,21 +41,26 @@ export interface RoutedHttpServer {
 
 /** Makes an HTTP server, which does not listen yet. */
 export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
-  const { config, uws, port, stats, operations, logger } = options;
+  const { config, port, stats, operations, logger } = options;
   const shared = options.reservations === undefined ? undefined : new SharedReservations(options.reservations);
-  const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared));
+  const batchStats = new BatchStats(options.batchStats, options.httpThread);
+  const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared, batchStats));
   const router = new ShardRouter(clients, stats, limitsOf(options), setImmediate, shared);
   const isPortShared = shared !== undefined;
-  return { server: new HttpServer({ config, uws, port, isPortShared, router, operations, logger }), router };
+  const { uws, version } = options.uws;
+  const requestStats = new RequestStats(options.requestStats, options.httpThread);
+  const own = { uws, port, isPortShared, requestStats, versions: versionsWith(version) };
+  return { server: new HttpServer({ ...own, config, router, operations, logger }), router };
 }
 
-function clientOf(shard: number, shared: SharedReservations | undefined): ShardClient {
-  if (shared === undefined) return new ShardClient();
-  return new ShardClient(systemClock, {
-    release: (increments, bytes) => {
+function clientOf(shard: number, shared: SharedReservations | undefined, stats: BatchStats): ShardClient {
+  if (shared === undefined) return new ShardClient(systemClock, undefined, stats);
+  const room = {
+    release: (increments: number, bytes: number): void => {
       shared.release(shard, increments, bytes);
     },
-  });
+  };
+  return new ShardClient(systemClock, room, stats);
 }
 
 function limitsOf({ config, idempotencyRoom }: HttpServerOptions): RouterLimits {

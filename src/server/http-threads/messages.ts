@@ -18,6 +18,8 @@ export interface HttpThreadTask {
   readonly port: number;
   readonly config: Config;
   readonly stats: SharedArrayBuffer;
+  readonly requestStats: SharedArrayBuffer;
+  readonly batchStats: SharedArrayBuffer;
   readonly reservations: SharedArrayBuffer;
   /** One double: `ServerDatabase.idempotencyCeiling`, refreshed by the main thread. */
   readonly idempotencyCeiling: SharedArrayBuffer;
@@ -30,6 +32,7 @@ export interface OperationResults {
   readonly list: CounterListPage;
   readonly flush: number;
   readonly readiness: Readiness;
+  readonly metrics: string;
 }
 
 /** A call of an operation, for the main thread. */
@@ -38,7 +41,8 @@ export type OperationCall =
   | { readonly operation: 'delete'; readonly key: Uint8Array; readonly id: string | undefined }
   | { readonly operation: 'list'; readonly query: CounterListQuery }
   | { readonly operation: 'flush' }
-  | { readonly operation: 'readiness' };
+  | { readonly operation: 'readiness' }
+  | { readonly operation: 'metrics' };
 
 /** A command that the HTTP thread answers once, with `done`. */
 export type HttpThreadRequest =

@@ -53,6 +53,10 @@ export class RemoteOperations implements CounterOperations {
     return this.#call<'readiness'>({ operation: 'readiness' });
   }
 
+  metrics(): Promise<string> {
+    return this.#call<'metrics'>({ operation: 'metrics' });
+  }
+
   /** Settles a call that succeeded. */
   resolve(id: number, result: OperationResults[OperationCall['operation']]): void {
     this.#take(id)?.resolve(result);

@@ -11,6 +11,7 @@ import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
 import { type BatchAnswer, type BatchKind, IDEMPOTENT_OUTCOME } from '../protocol/batches.js';
 import type { ShardPort } from '../protocol/batch-ports.js';
 import { BatchPace } from './batch-pace.js';
+import { BatchStats, makeBatchStats } from './batch-stats.js';
 import {
   type BatchBuffer,
   BatchMemory,
@@ -37,6 +38,9 @@ interface BatchInFlight {
   readonly bytes: number;
   /** On the monotonic clock, because the wall clock may be set while the batch is in flight. */
   readonly sentAtMs: number;
+  /** When its first request came, on the same clock. */
+  readonly openedAtMs: number;
+  readonly requests: number;
 }
 
 type IdempotentKind = 'idempotent' | 'onlyKnownKeys';
@@ -45,6 +49,7 @@ type IdempotentKind = 'idempotent' | 'onlyKnownKeys';
 export class ShardClient {
   readonly #clock: Clock;
   readonly #shared: ReservedRoom | undefined;
+  readonly #stats: BatchStats;
   #port: ShardPort | undefined;
   #memory = new BatchMemory();
   readonly #plain: OutgoingBatch;
@@ -70,8 +75,12 @@ export class ShardClient {
     this.endTurn();
   };
 
-  /** `shared` is given if several HTTP servers reserve room together: room that is released here is released there. */
-  constructor(clock: Clock = systemClock, shared?: ReservedRoom) {
+  /**
+   * `shared` is given if several HTTP servers reserve room together: room that is released here is released there. `stats` are
+   * those of the HTTP server.
+   */
+  constructor(clock: Clock = systemClock, shared?: ReservedRoom, stats = new BatchStats(makeBatchStats(1), 0)) {
+    this.#stats = stats;
     this.#clock = clock;
     this.#shared = shared;
     const open = (kind: BatchKind): OutgoingBatch => new OutgoingBatch(kind, clock, this.#memory);
@@ -251,8 +260,11 @@ export class ShardClient {
     if (batch.isEmpty) return;
     const port = this.#port;
     if (port === undefined) throw new TypeError('posting to a shard that is not connected');
+    const { openedAtMs } = batch;
     const { buffer, replies, increments, bytes } = this.#takeOpen(batch, this.#clock.now());
-    this.#inFlight.push({ replies, buffer, increments, bytes, sentAtMs: this.#clock.monotonic() });
+    const [sentAtMs, requests] = [this.#clock.monotonic(), replies.length];
+    this.#inFlight.push({ replies, buffer, increments, bytes, sentAtMs, openedAtMs, requests });
+    this.#stats.batchRequests.observe(requests);
     port.post({ kind: batch.kind, memory: buffer.memory });
   }
 
@@ -265,7 +277,11 @@ export class ShardClient {
   #take(answer: BatchAnswer): void {
     const isOutcomes = typeof answer === 'object' && 'outcomes' in answer;
     const settled = this.#shift(typeof answer === 'number' ? answer : isOutcomes ? 1 : answer.refused);
-    for (const { replies } of settled) this.#pace.answered(replies.length);
+    const nowMs = this.#clock.monotonic();
+    for (const { replies, openedAtMs, requests } of settled) {
+      this.#pace.answered(replies.length);
+      this.#stats.ackSeconds.observe((nowMs - openedAtMs) / 1000, requests);
+    }
     if (this.batchesInFlight === 0) this.#pace.settled(this.#openRequests);
     // Before the replies: the shard works while this thread writes them.
     this.endTurn();

@@ -122,6 +122,16 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     for (const client of this.#clients) client.expire(this.#limits.ackTimeoutMs);
   }
 
+  /** Whether every shard has started and its journal takes records. */
+  get isJournalAvailable(): boolean {
+    return this.closedAdmission === undefined && !this.#stats.some((row) => row[STAT.journalRefused] === 1);
+  }
+
+  /** Bytes that this router has reserved in a shard. */
+  reservedBytes(shard: number): number {
+    return this.#clients[shard]?.reservedBytes ?? 0;
+  }
+
   /** Whether no request waits for a shard. */
   get isIdle(): boolean {
     return this.#clients.every((client) => client.batchesInFlight === 0 && !client.hasOpenBatch);

@@ -32,6 +32,8 @@ const GOOD: Readonly<Record<OperationName, Variation>> = {
   flush: {},
   health: {},
   readiness: {},
+  metrics: {},
+  version: {},
   openApi: {},
 };
 
@@ -154,7 +156,8 @@ describe('the OpenAPI document and the server', () => {
     const env = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', JOURNAL: 'memory' };
     const starting = await start({ env, until: 'Database postgresql://' });
     try {
-      for (const name of operations) await expect(name === 'health' ? 200 : 503, name, {}, starting);
+      const always: readonly OperationName[] = ['health', 'metrics', 'version'];
+      for (const name of operations) await expect(always.includes(name) ? 200 : 503, name, {}, starting);
     } finally {
       await starting.stop();
       await starting.dispose();

@@ -1,0 +1,74 @@
+/**
+ * The balance in the metrics, scraped all the time while shards count, flush, die and recover.
+ */
+import assert from 'node:assert/strict';
+import { rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
+import { CountedNode } from '../support/counted-node.js';
+import { createTestDatabase } from '../support/database.js';
+import { faultEnvironment, type Fault } from '../support/fault-injection.js';
+import { imbalances, scrape } from '../support/metrics.js';
+import { temporaryDirectory } from '../support/server.js';
+
+const SCRAPES = 2000;
+/** At most five in a minute, or the process ends. */
+const RESTARTS = 4;
+
+const faults: readonly (readonly [string, Pick<Fault, 'step' | 'action' | 'at'>, Readonly<Record<string, string>>])[] =
+  [
+    ['end between a sync and its acknowledgements', { step: 'acknowledge', action: 'exit-thread', at: 200 }, {}],
+    [
+      'end behind a flush that is committed',
+      { step: 'flush-committed', action: 'exit-thread', at: 5 },
+      { HTTP_THREADS: '2' },
+    ],
+    ['end in memory', { step: 'acknowledge', action: 'exit-thread', at: 200 }, { JOURNAL: 'memory' }],
+  ];
+
+for (const [how, fault, env] of faults) {
+  test(
+    `the increments of each shard add up in every one of ${SCRAPES} scrapes while shard threads ${how}`,
+    { timeout: 240_000 },
+    async () => {
+      const database = await createTestDatabase();
+      const directory = await temporaryDirectory();
+      const armedBy = path.join(directory, 'armed');
+      const node = await CountedNode.make(how, {
+        databaseUrl: database.url,
+        env: { FLUSH_INTERVAL_MS: '50', ...env },
+      });
+      try {
+        await node.start(faultEnvironment({ ...fault, armedBy, oneThread: path.join(directory, 'thread') }));
+        const load = node.load(16, 'w-', 0);
+        const wrong: string[] = [];
+        let restarts = 0;
+        for (let count = 0; count < SCRAPES; count += 1) {
+          const page = await scrape(node.url);
+          for (const [shard, difference] of imbalances(page))
+            if (difference !== 0) wrong.push(`scrape ${count}, shard ${shard}: ${difference}`);
+          restarts = page.total('shard_restarts_total');
+          assert.deepEqual(wrong, []);
+          // A thread is chosen among those that run; each restart needs another choice.
+          if (count % 400 === 200 && restarts < RESTARTS) {
+            rmSync(path.join(directory, 'thread'), { force: true });
+            writeFileSync(armedBy, '');
+          }
+          await turn();
+        }
+        assert.ok(restarts >= 2, `${restarts} restarts`);
+        await load.stop();
+        if (env['JOURNAL'] === 'memory') return;
+        await node.flush();
+        const page = await scrape(node.url);
+        assert.deepEqual([...imbalances(page).values(), page.total('increments_pending')], [0, 0, 0]);
+        await node.compare();
+      } finally {
+        await node.dispose();
+        rmSync(directory, { recursive: true });
+        await database.drop();
+      }
+    },
+  );
+}
