@@ -61,6 +61,7 @@ export interface Config {
   readonly allowedHosts: readonly string[];
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   readonly logLevel: LogLevel;
+  readonly logSummarySeconds: Integer<0, 86_400>;
 }
 
 /** A bearer token and the operations that it permits. */

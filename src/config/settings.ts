@@ -221,4 +221,10 @@ export const settings = {
     meaning: 'least severe level that is logged',
     read: plainText,
   },
+  logSummarySeconds: {
+    variable: 'LOG_SUMMARY_SECONDS',
+    fallback: '60',
+    meaning: 'time between lines of the log that sum up what was counted; 0: none',
+    read: wholeNumber,
+  },
 } as const satisfies Record<string, Setting>;

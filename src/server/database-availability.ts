@@ -2,7 +2,7 @@
  * Whether the server can use its database, and what the log says about it. Main thread.
  *
  * The start and every shard report for themselves. One outage is one line: reports are gathered for a moment, and only a
- * cause that the log has not named yet gets a line of its own.
+ * cause that the log has not named yet gets a line of its own. While an outage lasts, each minute has a line.
  *
  * ```text
  * available ──a report──► unavailable ──the last reporter can use it again──► available
@@ -13,6 +13,8 @@ import type { Clock, Timer } from '../core/clock.js';
 import type { Logger } from '../core/logger.js';
 import type { DatabaseCause, DatabaseProblem } from '../db/database-problem.js';
 
+/** How often the log says that an outage lasts. */
+const LASTS_MS = 60_000;
 /** Shards flush once a second each, so most of them notice an outage within this time. */
 const GATHER_MS = 1_000;
 /** A cause that nobody reports any more is named again when it returns after this time. Bounds the lines of a changing one. */
@@ -32,6 +34,8 @@ interface Outage {
   /** Increments that waited when the shards could flush again. */
   pending: number;
   timer: Timer | undefined;
+  /** Says that the outage lasts. */
+  lasts: Timer | undefined;
 }
 
 /** See the file's head. */
@@ -39,11 +43,15 @@ export class DatabaseAvailability {
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #consequence: string;
+  readonly #pending: () => number;
   #outage: Outage | undefined;
   #lastReason = '';
 
-  /** `consequence`: what happens to increments meanwhile, as a part of a sentence. */
-  constructor(clock: Clock, logger: Logger, consequence: string) {
+  /**
+   * `consequence`: what happens to increments meanwhile, as a part of a sentence. `pending`: how many increments are pending.
+   */
+  constructor(clock: Clock, logger: Logger, consequence: string, pending: () => number) {
+    this.#pending = pending;
     this.#clock = clock;
     this.#logger = logger;
     this.#consequence = consequence;
@@ -69,6 +77,7 @@ export class DatabaseAvailability {
       lastNamed: undefined,
       pending: 0,
       timer: undefined,
+      lasts: undefined,
     };
     const { problems, shards, namedAtMs } = this.#outage;
     const isRepeated = problems.get(user)?.cause === problem.cause;
@@ -90,6 +99,7 @@ export class DatabaseAvailability {
     outage.pending += pending;
     if (outage.problems.size > 0) return;
     outage.timer?.cancel();
+    outage.lasts?.cancel();
     this.#outage = undefined;
     const seconds = secondsOf(this.#clock.monotonic() - outage.sinceMs);
     this.#logger.info(
@@ -120,8 +130,22 @@ export class DatabaseAvailability {
       const still = `still unavailable after ${secondsOf(now - sinceMs)} s`;
       const event = isFirst ? 'unavailable' : cause === outage.lastNamed ? still : `${still}, now for another reason`;
       outage.lastNamed = cause;
+      this.#sayThatItLasts(outage);
       this.#logger.warn({ cause, shards }, `PostgreSQL ${event}; ${this.#consequence} (reason: ${reason})`);
     }
+  }
+
+  /** A minute after the last line, and each minute from then on, until the outage ends. */
+  #sayThatItLasts(outage: Outage): void {
+    outage.lasts?.cancel();
+    outage.lasts = this.#clock.schedule(LASTS_MS, () => {
+      const seconds = secondsOf(this.#clock.monotonic() - outage.sinceMs);
+      const pending = this.#pending();
+      const message = `PostgreSQL still unavailable after ${seconds} s; ${this.#consequence}; ${pending} are pending`;
+      const fields = { cause: outage.lastNamed, shards: sorted(outage.shards), seconds, pending };
+      this.#logger.warn(fields, `${message} (reason: ${this.#lastReason})`);
+      this.#sayThatItLasts(outage);
+    });
   }
 }
 

@@ -23,6 +23,7 @@ import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
 import { ServerMetrics } from './metrics/server-metrics.js';
+import { RegularLog } from './regular-log.js';
 import { StartSteps, type StartStep } from './start-steps.js';
 import { isLoopback } from '../http/access.js';
 import { makeRequestStats } from '../http/request-stats.js';
@@ -52,6 +53,7 @@ export class ServerProcess {
   #opened: OpenedServerDatabase | undefined;
   #supervisor: ShardSupervisor | undefined;
   #metrics: ServerMetrics | undefined;
+  readonly #regularLog: RegularLog;
   readonly #availability: DatabaseAvailability;
 
   constructor(config: Config, logger: Logger, exit: (code: number) => void) {
@@ -63,10 +65,15 @@ export class ServerProcess {
     this.#batchStats = makeBatchStats(config.httpThreads);
     const consequence =
       config.journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
-    this.#availability = new DatabaseAvailability(systemClock, logger, consequence);
+    const pending = (): number => conservation(this.#stats, config.shards).pending;
+    this.#availability = new DatabaseAvailability(systemClock, logger, consequence, pending);
     this.#database = this.#makeDatabase();
     this.#operations = this.#makeOperations();
     this.#httpServers = this.#makeHttpServers();
+    this.#regularLog = new RegularLog(config, systemClock, logger, {
+      stats: this.#stats,
+      requestStats: this.#requestStats,
+    });
     this.#connectionLimit = new ConnectionLimit({
       connectionsMax: config.connectionsMax,
       ownDescriptors: ownDescriptors(config),
@@ -167,6 +174,7 @@ export class ServerProcess {
         run: () => this.#listen(),
         undo: () => {
           this.#connectionLimit.close();
+          this.#regularLog.close();
           return httpServers.close();
         },
       },
@@ -205,6 +213,7 @@ export class ServerProcess {
     const uws = loadUws();
     this.#metrics = this.#makeMetrics(uws.version);
     this.#connectionLimit.start();
+    this.#regularLog.start();
     const port = await this.#httpServers.listen(uws);
     const scheme = tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);

@@ -12,6 +12,7 @@
  */
 import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
+import { Episode } from '../../core/episode.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import type { Histogram } from '../../core/histogram.js';
 import type { Sum } from '../../core/increment.js';
@@ -185,10 +186,13 @@ export class Shard implements GroupTarget {
 
   async #startWhenPossible(): Promise<void> {
     const { log } = this.#deps;
+    const unavailable = new Episode(this.#deps.clock);
     let backoffMs = JOURNAL_BACKOFF_FIRST_MS;
     for (;;) {
       try {
         await this.#start();
+        const ended = unavailable.end();
+        if (ended !== undefined) log('info', { seconds: ended.seconds }, 'Journal available again; the shard starts');
         return;
       } catch (error) {
         if (!isJournalUnavailable(error)) throw error;
@@ -201,7 +205,12 @@ export class Shard implements GroupTarget {
           );
           return;
         }
-        log('warn', { err: error }, 'Journal unavailable; retrying the start of the shard');
+        const line = unavailable.notice();
+        if (line !== undefined) {
+          const event = line.kind === 'begins' ? 'unavailable' : `still unavailable after ${line.seconds} s`;
+          const fields = { err: error, attempts: line.since };
+          log('warn', fields, `Journal ${event}; retrying the start of the shard`);
+        }
         await this.#pause(backoffMs);
         backoffMs = Math.min(2 * backoffMs, JOURNAL_BACKOFF_MAX_MS);
       }

@@ -73,6 +73,7 @@ test('an empty environment gives the defaults of the contract', () => {
     allowedHosts: [],
     tls: undefined,
     logLevel: 'info',
+    logSummarySeconds: 60,
   } satisfies Config);
 });
 
@@ -110,6 +111,7 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['STREAM_EXPIRY_DAYS', 'streamExpiryDays', 0, 3650],
   ['SHUTDOWN_TIMEOUT_MS', 'shutdownTimeoutMs', 100, 3_600_000],
   ['DRAIN_DELAY_MS', 'drainDelayMs', 0, 3_599_999, { SHUTDOWN_TIMEOUT_MS: '3600000' }],
+  ['LOG_SUMMARY_SECONDS', 'logSummarySeconds', 0, 86_400],
 ];
 
 for (const [variable, member, smallest, largest, others] of bounds) {

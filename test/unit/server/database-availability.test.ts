@@ -22,7 +22,7 @@ function scene() {
   const say = (fields: object, message: string): void => void lines.push({ fields, message });
   const clock = new ManualClock();
   const logger = { debug: say, info: say, warn: say, error: say };
-  return { lines, clock, availability: new DatabaseAvailability(clock, logger, 'buffering') };
+  return { lines, clock, availability: new DatabaseAvailability(clock, logger, 'buffering', () => 7) };
 }
 
 test('an outage of four shards is one line when it begins and one when the last shard is back', () => {
@@ -49,6 +49,24 @@ test('an outage of four shards is one line when it begins and one when the last 
       message: 'PostgreSQL available again after 30.4 s; 40 pending increments waited for it',
     },
   ]);
+});
+
+test('each minute of an outage has a line that says how long it has lasted and what is pending', () => {
+  const { lines, clock, availability } = scene();
+  availability.unavailable(0, refused);
+  clock.advance(130_000);
+  availability.available(0, 10);
+  clock.advance(600_000);
+  assert.deepEqual(
+    lines.map(({ message }) => message),
+    [
+      'PostgreSQL unavailable; buffering (reason: refused)',
+      'PostgreSQL still unavailable after 61 s; buffering; 7 are pending (reason: refused)',
+      'PostgreSQL still unavailable after 121 s; buffering; 7 are pending (reason: refused)',
+      'PostgreSQL available again after 130 s; 10 pending increments waited for it',
+    ],
+  );
+  assert.equal(clock.timers, 0);
 });
 
 test('another cause is one more line, and causes that alternate do not fill the log', () => {

@@ -13,6 +13,7 @@
  */
 import { JournalError } from '../../../core/errors.js';
 import type { Clock, Timer } from '../../../core/clock.js';
+import { Episode } from '../../../core/episode.js';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { STAT } from '../../protocol/stats.js';
 import { RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
@@ -37,17 +38,20 @@ interface Refusal {
   readonly journal: Journal;
   readonly bytes: number;
   readonly error: JournalError;
-  isLogged: boolean;
 }
 
 /** The upkeep of one shard's journals. */
 export class JournalUpkeep {
   readonly #deps: JournalUpkeepDeps;
   #refusal: Refusal | undefined;
+  /** Groups that the disk has refused and the log does not know of. */
+  #unlogged = 0;
+  readonly #episode: Episode;
   #timer: Timer | undefined;
 
   constructor(deps: JournalUpkeepDeps) {
     this.#deps = deps;
+    this.#episode = new Episode(deps.clock);
     this.#publish();
   }
 
@@ -112,14 +116,7 @@ export class JournalUpkeep {
       return;
     }
     // Once a second at most: on a disk that is nearly full small groups may fit between the large ones that do not.
-    if (!refusal.isLogged) {
-      const { error } = refusal;
-      // Without a cause it is the lack of room at the start.
-      const isFull = error.cause === undefined || isDiskFull(error.cause);
-      const what = isFull ? 'Disk full' : 'The disk refuses the journal';
-      this.#deps.log('warn', { err: error }, `${what}; refusing increments until it takes them again`);
-    }
-    refusal.isLogged = true;
+    this.#say(refusal);
     try {
       refusal.journal.reserve(refusal.bytes);
     } catch (error) {
@@ -130,16 +127,33 @@ export class JournalUpkeep {
     this.#noticeRoom();
   }
 
+  #say({ error }: Refusal): void {
+    const line = this.#episode.notice(this.#unlogged);
+    this.#unlogged = 0;
+    if (line === undefined) return;
+    // Without a cause it is the lack of room at the start.
+    const isFull = error.cause === undefined || isDiskFull(error.cause);
+    const what = isFull ? 'Disk full' : 'The disk refuses the journal';
+    const event = line.kind === 'begins' ? what : `${what} for ${line.seconds} s now`;
+    const fields = { err: error, refusedGroups: line.since };
+    this.#deps.log('warn', fields, `${event}; refusing increments until it takes them again`);
+  }
+
   #noticeError(journal: Journal, bytes: number, error: unknown): void {
     if (!(error instanceof JournalError) || error.code !== 'journal-unavailable') return;
-    this.#refusal = { journal, bytes, error, isLogged: this.#refusal?.isLogged ?? false };
+    this.#refusal = { journal, bytes, error };
+    this.#unlogged += 1;
     this.#publish();
   }
 
   #noticeRoom(): void {
-    const refusal = this.#refusal;
-    if (refusal === undefined) return;
-    if (refusal.isLogged) this.#deps.log('info', {}, 'The disk takes the journal again; taking increments');
+    if (this.#refusal === undefined) return;
+    const line = this.#episode.end();
+    if (line !== undefined) {
+      const fields = { seconds: line.seconds, refusedGroups: line.total + this.#unlogged };
+      this.#deps.log('info', fields, 'The disk takes the journal again; taking increments');
+    }
+    this.#unlogged = 0;
     this.#refusal = undefined;
     this.#publish();
   }

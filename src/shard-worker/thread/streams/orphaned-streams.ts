@@ -15,6 +15,7 @@
  * Before the journal is removed the row must still be where this process left it.
  */
 import type { Clock } from '../../../core/clock.js';
+import { Episode } from '../../../core/episode.js';
 import { JournalError } from '../../../core/errors.js';
 import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
 import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
@@ -185,7 +186,8 @@ export class OrphanedStreams {
 
   /** False where it was stopped first. */
   async #recoverAll(): Promise<boolean> {
-    const { journals, database, log } = this.#deps;
+    const { journals, database, log, clock } = this.#deps;
+    const unreadable = new Episode(clock);
     while (!this.#stopped) {
       try {
         journals.setDatabaseId(await database.databaseId());
@@ -194,6 +196,8 @@ export class OrphanedStreams {
           await this.#waitForRoom();
           if (this.#stopped) return false;
           await this.#recoverNext(found);
+          const ended = unreadable.end();
+          if (ended !== undefined) log('info', { seconds: ended.seconds }, 'Orphaned streams can be read again');
         }
         return true;
       } catch (error) {
@@ -201,7 +205,8 @@ export class OrphanedStreams {
           log('debug', { err: error }, 'PostgreSQL unavailable; retrying the recovery of orphaned streams');
           await this.#pause(BACKOFF_MS);
         } else if (isJournalUnavailable(error)) {
-          log('warn', { err: error }, 'Cannot read the journal of an orphaned stream; retrying');
+          if (unreadable.notice() !== undefined)
+            log('warn', { err: error }, 'Cannot read the journal of an orphaned stream; retrying');
           await this.#pause(JOURNAL_BACKOFF_MS);
         } else {
           throw error;
