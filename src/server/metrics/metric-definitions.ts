@@ -77,13 +77,13 @@ const balance: readonly Definition[] = [
   ofShards(
     'counter',
     'increments_rejected_total',
-    'Increments that PostgreSQL refused; they are kept in the table rejected_increments.',
+    'Increments that were not counted and are kept in the table rejected_increments.',
     STAT.rejected,
   ),
   ofShards(
     'counter',
     'increments_lost_total',
-    'Acknowledged increments that are lost with a memory journal.',
+    'Acknowledged increments that are lost with a memory journal, or with everysec after a failed sync.',
     STAT.lost,
   ),
   ofShards(
@@ -156,11 +156,13 @@ const bounds: readonly Definition[] = [
     'Most bytes that may wait for the journal.',
     (_, { sources }) => WINDOW_BYTES_MAX * sources.config.httpThreads,
   ),
-  ofServer('idempotency_rows', 'Remembered idempotency keys, about.', ({ idempotencyRows }) => idempotencyRows()),
+  ofServer('idempotency_rows', 'Remembered idempotency keys as of the last count, about.', ({ idempotencyRows }) =>
+    idempotencyRows(),
+  ),
   ofServer('idempotency_rows_limit', 'IDEMPOTENCY_MAX_ROWS.', ({ config }) => config.idempotencyRowsMax),
   ofServer(
     'pruning_held_seconds',
-    'How far the stream that was not heard of for longest holds the pruning of idempotency keys back.',
+    'How far the open stream that is furthest behind holds the pruning of idempotency keys back.',
     ({ pruningHeldSeconds }) => pruningHeldSeconds(),
   ),
 ];

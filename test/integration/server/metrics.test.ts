@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { Agent } from 'node:http';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -12,9 +13,10 @@ import { imbalances, MetricsPage, scrape } from '../../support/metrics.js';
 import { OutagePostgres } from '../../support/outage-postgres.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { promtool, promtoolMissing } from '../../support/promtool.js';
-import { startServer } from '../../support/server.js';
+import { startServer, temporaryDirectory } from '../../support/server.js';
 import { SuiteServer } from '../../support/suite-server.js';
 
+const MONITORING = join(import.meta.dirname, '../../../../monitoring');
 const NEVER_MS = '3600000';
 
 /** Every metric of ours with its type and its labels besides `le`. */
@@ -187,6 +189,30 @@ describe('promtool', { skip: promtoolMissing() }, () => {
   test('promtool check metrics has nothing to say against the page', async () => {
     assertCreated(await increment(node.url, { 'a"b\\c\n': 1 }));
     assert.equal(promtool(['check', 'metrics'], (await send(node.url, '/metrics')).body), '');
+  });
+
+  test('promtool check rules accepts the alerts, and their cases come true', () => {
+    assert.equal(promtool(['check', 'rules', join(MONITORING, 'alerts.yml')]), '');
+    assert.equal(promtool(['test', 'rules', join(MONITORING, 'alerts.test.yml')]), '');
+  });
+
+  test('promtool check rules accepts the queries of the dashboard', async () => {
+    const dashboard = readFileSync(join(MONITORING, 'grafana-dashboard.json'), 'utf8');
+    const { panels } = JSON.parse(dashboard) as { panels: { targets?: { expr: string }[] }[] };
+    const queries = panels.flatMap(({ targets = [] }) =>
+      targets.map(({ expr }) => expr.replaceAll('$__rate_interval', '5m')),
+    );
+    assert.ok(queries.length > 20);
+    const rules = queries.map((expr, index) => ({ record: `query:${index}`, expr }));
+    const directory = await temporaryDirectory();
+    try {
+      // JSON is YAML.
+      const file = join(directory, 'queries.yml');
+      writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }));
+      assert.equal(promtool(['check', 'rules', file]), '');
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
   });
 });
 
