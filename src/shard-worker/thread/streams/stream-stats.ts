@@ -54,7 +54,8 @@ export function publishOwn(
   { checkpointLsn, appliedLsn, pendingIncrements, frozen }: PendingSums,
   stats: Float64Array,
 ): void {
-  const frozenIncrements = frozen === undefined ? 0 : frozen.sums.increments + frozen.idempotent.increments;
+  const frozenIncrements =
+    frozen === undefined ? 0 : frozen.sums.increments + frozen.idempotent.increments + frozen.uncovered.increments;
   stats[STAT.ownCheckpointLsn] = checkpointLsn;
   stats[STAT.ownFrozenLsn] = frozen?.toLsn ?? checkpointLsn;
   stats[STAT.ownAppliedLsn] = appliedLsn;

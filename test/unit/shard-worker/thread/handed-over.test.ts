@@ -3,7 +3,10 @@ import { test } from 'node:test';
 import type { HandedOverStream } from '#product/shard-worker/protocol/control-messages.js';
 import { closeBalance, makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-streams.js';
+import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
 import { handedOverAbove, missingIncrements } from '#product/shard-worker/thread/streams/handed-over.js';
+import { publishOwn } from '#product/shard-worker/thread/streams/stream-stats.js';
+import { idempotentEntry, incrementEntries } from '../../../support/record-entries.js';
 
 /** LSN 11 to 15 were being flushed, 16 to 20 were not. */
 const HANDED_OVER: HandedOverStream = {
@@ -47,4 +50,19 @@ test('what an ended thread leaves of its own stream is remembered until a later 
   assert.deepEqual(streams.all, [HANDED_OVER]);
   streams.remove('s');
   assert.deepEqual(streams.all, []);
+});
+
+test('idempotent requests that are set aside belong to the range whose flush is under way', () => {
+  const row = statsRow(makeStats(1), 0);
+  const pendingSums = new PendingSums('s', { epoch: 1, lsn: 10, coveredFrom: 100 });
+  const old = idempotentEntry('uncovered', [
+    ['a', 1],
+    ['b', 1],
+  ]);
+  pendingSums.apply(11, old, 0, old.length, 99);
+  pendingSums.freeze();
+  const plain = incrementEntries([['c', 1]]);
+  pendingSums.apply(12, plain, 0, plain.length, 100);
+  publishOwn(pendingSums, row);
+  assert.deepEqual([row[STAT.ownFrozenIncrements], row[STAT.ownLiveIncrements]], [2, 1]);
 });
