@@ -7,6 +7,7 @@ import { connectTo, createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { faultEnvironment, type Fault } from '../support/fault-injection.js';
 import { increment, send } from '../support/http.js';
+import { imbalances, scrape } from '../support/metrics.js';
 import { assertCreated, assertProblem } from '../support/problem.js';
 import { startServer, temporaryDirectory, type TestServer } from '../support/server.js';
 import { assertCleanStop, committedSums } from '../support/suite-server.js';
@@ -91,6 +92,20 @@ async function withFailingSync(fault: Partial<Fault>, use: (scene: Scene) => Pro
   }
 }
 
+/** Scrapes until the function returned is called. That returns the increments that did not add up in a scrape. */
+function watchBalance({ url }: TestServer): () => Promise<readonly number[]> {
+  const wrong: number[] = [];
+  let isOver = false;
+  const scrapes = (async (): Promise<void> => {
+    while (!isOver) for (const difference of imbalances(await scrape(url)).values()) wrong.push(difference);
+  })();
+  return async () => {
+    isOver = true;
+    await scrapes;
+    return wrong.filter((difference) => difference !== 0);
+  };
+}
+
 const REFUSED = 'the disk refuses a new segment; keeping the records in memory';
 
 /** Three increments are acknowledged, and then their sync and every attempt to write them again fail. */
@@ -150,6 +165,7 @@ test('with everysec what the thread of a shard takes along after a failed sync c
   await withFailingSync({}, async (scene) => {
     const { server, databaseUrl } = scene;
     await refuseThree(scene);
+    const endWatch = watchBalance(server);
     // The thread ends as after a failover: the row of its stream has an earlier epoch.
     const connection = await connectTo(databaseUrl);
     await connection.query({ text: 'update journal_checkpoints set epoch = epoch - 1' });
@@ -159,6 +175,10 @@ test('with everysec what the thread of a shard takes along after a failed sync c
     scene.repairDisk();
     await server.waitFor('the journal no longer holds them after a failed sync or write');
     await eventually('the shard is back', async () => (await increment(server.url, { later: 1 })).status === 202);
+    assert.deepEqual(await endWatch(), []);
+    const page = await scrape(server.url);
+    const counts = ['handed_over', 'recovered', 'lost'].map((name) => page.total(`increments_${name}_total`));
+    assert.deepEqual(counts, [3, 3, 3]);
     assert.deepEqual(await server.stop(), { code: 1, signal: null });
     assert.match(server.output, /Everything else that was acknowledged is committed/);
     const line = server.log.find(({ msg }) => String(msg).startsWith('3 acknowledged increments are lost'));
