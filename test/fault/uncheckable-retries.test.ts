@@ -95,6 +95,20 @@ test('after a clean stop, a start without the database takes plain requests and 
   });
 });
 
+test('idempotent requests that came while the row of a new stream could not be made are taken once it can', async () => {
+  await withNodes('no row yet', async ({ node, databaseUrl, proxy }) => {
+    const server = await node.start();
+    await proxy.refuse();
+    const refused = await once(node, 'a');
+    assert.equal(refused.status, 503, refused.body);
+    assert.match(refused.body, /"code":"starting"/);
+    await proxy.accept();
+    await eventually('taken', async () => (await once(node, 'a')).status === 202);
+    assert.deepEqual(await server.stop(), CLEAN, server.output);
+    assert.deepEqual(await committedSums(databaseUrl), new Map([['once', 1n]]));
+  });
+});
+
 test('after a kill, a start without the database takes idempotent requests under the open row, and each counts once', async () => {
   await withNodes('open row', async ({ node, databaseUrl, proxy }) => {
     const first = await node.start();

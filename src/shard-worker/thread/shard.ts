@@ -255,8 +255,9 @@ export class Shard implements GroupTarget {
    */
   open(): Promise<void> | undefined {
     const own = this.#ownStream();
-    if (own.pendingSums.isRegistered || this.#hasWaited || !own.flusher.isDatabaseAvailable) return undefined;
-    return this.#waitForRow(own);
+    if (own.pendingSums.isRegistered || !own.flusher.isDatabaseAvailable) return undefined;
+    // Once there is a record, the flusher takes the row as soon as it can.
+    return this.#hasWaited && own.journal.endLsn > 0 ? undefined : this.#waitForRow(own);
   }
 
   async #waitForRow(own: OwnedStream): Promise<void> {
@@ -282,7 +283,6 @@ export class Shard implements GroupTarget {
         },
       );
     });
-    // From here on the flusher takes the row as soon as it can.
     this.#hasWaited = !hasRow;
   }
 
