@@ -17,6 +17,7 @@ const MUTATIONS: readonly DatabaseMutations[] = [
   { acceptedThroughOfNode: true },
   { acceptedThroughCapped: true },
   { newRowWithoutPruningLock: true },
+  { retiredRowWithoutPruningLock: true },
   { prunedBeforeReadFirst: true },
   { pruningLockEndsEarly: true },
   { newRowCoversAll: true },
@@ -26,6 +27,7 @@ const MUTATIONS: readonly DatabaseMutations[] = [
   { noMargin: true },
   { prunerWithoutGreatest: true },
   { horizonBeforeLock: true },
+  { prunedBeforeWithDeletion: true },
 ];
 
 test('nodes that follow the protocol count each request once, and put nothing aside without need', async (t) => {

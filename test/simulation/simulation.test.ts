@@ -12,8 +12,8 @@ import { replay } from './replay.js';
 const HISTORIES = 2000;
 const TIME_MAX_MS = 20_000;
 
-/** Maximum number of histories until a mutation is found. A few dozen are enough, rarely a few hundred. */
-const MUTATED_HISTORIES_MAX = 3000;
+/** Maximum number of histories until a mutation is found. A few dozen are enough from the seed that the bug names. */
+const MUTATED_HISTORIES_MAX = 300;
 
 /** Seeds that once showed a bug, and the bug. */
 const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] = [
