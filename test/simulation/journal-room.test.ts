@@ -95,7 +95,7 @@ test('the journals of starts without the database count against the journal limi
   const { storage, database } = history.world;
   const keys = await liveWithoutDatabase(history, 8);
   assert.ok(keys >= 80 && keys < 200, `${keys} keys`);
-  assert.ok(storage.bytes <= bound.journalBytesMax, `${storage.bytes} bytes`);
+  assert.ok(storage.segmentBytes <= bound.journalBytesMax, `${storage.segmentBytes} bytes`);
   database.network = 'fine';
   const node = await history.startServing(1);
   await history.until(() => node.isRecovered);

@@ -125,6 +125,11 @@ export class Storage {
     return bytesOf(this.#root);
   }
 
+  /** Bytes of all segments, which JOURNAL_MAX_BYTES limits. */
+  get segmentBytes(): number {
+    return bytesOf(this.#root, (name) => lsnOfSegmentName(name) !== undefined);
+  }
+
   create(path: string): StoredFile {
     const { directory, name } = this.#locate(path);
     if (directory.current.has(name)) throw systemError('EEXIST', path);
@@ -374,9 +379,12 @@ function copyDirectory(directory: Directory): Directory {
   return copy;
 }
 
-function bytesOf(directory: Directory): number {
+function bytesOf(directory: Directory, counts: (name: string) => boolean = () => true): number {
   let bytes = 0;
-  for (const node of directory.current.values()) bytes += node instanceof Directory ? bytesOf(node) : node.size;
+  for (const [name, node] of directory.current) {
+    if (node instanceof Directory) bytes += bytesOf(node, counts);
+    else if (counts(name)) bytes += node.size;
+  }
   return bytes;
 }
 
