@@ -13,6 +13,7 @@ import { eventually } from '../support/eventually.js';
 import { fastClockEnvironment } from '../support/fast-clock.js';
 import { increment, send } from '../support/http.js';
 import { runJournalCommand } from '../support/journal-command.js';
+import { imbalances, scrape } from '../support/metrics.js';
 import { assertCreated } from '../support/problem.js';
 import type { TestServer } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
@@ -197,6 +198,10 @@ test('an expired stream is retired with a line; when its directory turns up, pla
     assert.deepEqual(await pruning.stop(), CLEAN, pruning.output);
     await proxy.accept();
     const back = await node.start();
+    await node.flush();
+    const page = await scrape(node.url);
+    const counts = ['recovered', 'flushed', 'rejected'].map((name) => page.total(`increments_${name}_total`));
+    assert.deepEqual([...counts, ...imbalances(page).values()], [2, 1, 1, 0]);
     const end = await back.stop();
     assert.deepEqual(end, { code: 1, signal: null }, back.output);
     assert.match(back.output, /1 idempotent requests of stream \S+ with 1 increments could not be checked/);
