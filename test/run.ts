@@ -49,6 +49,8 @@ function tests(folder: (typeof folders)[number], filters: readonly string[]): Pa
     '--test-reporter=spec',
     `--test-concurrency=${folder.concurrency}`,
     `--test-timeout=${folder.fileSecondsMax * 1000}`,
+    // Where all tests of a file have passed, Node 20 sometimes never returns from closing the handles of the process.
+    '--test-force-exit',
   ];
   return { name: folder.name, commands: files.length === 0 ? [] : [['--test', ...options, ...files]] };
 }
