@@ -22,6 +22,7 @@ const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] =
   { seed: 56, what: 'recovered increments that a second start forgot' },
   { seed: 301100, what: 'a synced record considered at risk after its stream was deleted' },
   { seed: 204126, what: 'records of a failed sync that were committed and then missing' },
+  { seed: 2001306, what: 'a record that a disk error left pending and not accepted' },
 ];
 
 test('random histories of crashes and faults count every acknowledged increment once', async (t) => {
