@@ -119,6 +119,7 @@ test(
     const tiny = await temporaryDirectory();
     if (!mount('-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', tiny)) {
       rmSync(tiny, { recursive: true });
+      // Mounting needs root. Without a file system of its own the test would fill the disk that everything else uses.
       t.skip('only who may mount can fill a disk and leave the others alone');
       return;
     }

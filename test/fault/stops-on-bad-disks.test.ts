@@ -40,6 +40,7 @@ async function withSmallDisk(
   const disk = await temporaryDirectory();
   if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk]).status !== 0) {
     rmSync(disk, { recursive: true });
+    // Mounting needs root. Without a file system of its own the test would fill the disk that everything else uses.
     t.skip('only who may mount can fill a disk, or make it read-only, and leave the others alone');
     return;
   }
