@@ -291,17 +291,7 @@ export class Shard implements GroupTarget {
     const { pendingSums, journal } = this.#ownStream();
     if (pendingSums.isRegistered) return this.#time >= pendingSums.coveredFrom;
     const { cover } = journal.ownership();
-    return cover !== undefined && !this.#isCoverOver && this.#isOpen(cover);
-  }
-
-  /** False also where the directory cannot be read: that refuses idempotent requests, and counts none twice. */
-  #isOpen(stream: string): boolean {
-    try {
-      return this.#deps.journals.markOf(stream) === 'open';
-    } catch (error) {
-      if (!(error instanceof JournalError)) throw error;
-      return false;
-    }
+    return cover !== undefined && !this.#isCoverOver && this.#deps.journals.markOf(cover) === 'open';
   }
 
   /** The largest time of the database that this shard has heard or noted. */

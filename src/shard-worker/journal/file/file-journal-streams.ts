@@ -33,8 +33,8 @@ export class FileJournalStreams implements JournalStreams {
   readonly #reserve: DiskReserve;
   #databaseId: string | undefined;
   #own: string | undefined;
-  /** Streams of earlier runs, as they were last listed. */
-  #listed: readonly string[] = [];
+  /** Streams of earlier runs with their marks, as they were last listed. Only an open stream changes its mark. */
+  #listed = new Map<string, StreamMark>();
   /** The time that is durable on the disk, apart from the streams: those end. */
   #noted: DatabaseTime = 0;
 
@@ -59,9 +59,12 @@ export class FileJournalStreams implements JournalStreams {
     const streams = listStreams(disk, directory).filter(isOurs);
     const own = streams.findLast((info) => info.shard === shard);
     this.#own = own?.stream;
-    const found = ({ stream, bytes }: StreamInfo): FoundStream => ({ stream, bytes, mark: this.#markOnDisk(stream) });
-    this.#listed = streams.map(({ stream }) => stream);
-    return { own: own && found(own), orphaned: streams.filter((info) => info !== own).map(found) };
+    const found = streams.map(({ stream, bytes }): FoundStream => ({ stream, bytes, mark: this.#markOnDisk(stream) }));
+    this.#listed = new Map(found.map(({ stream, mark }) => [stream, mark]));
+    return {
+      own: found.find(({ stream }) => stream === own?.stream),
+      orphaned: found.filter(({ stream }) => stream !== own?.stream),
+    };
   }
 
   create(cover?: string): Journal {
@@ -82,7 +85,7 @@ export class FileJournalStreams implements JournalStreams {
     const { disk, directory } = this.#options;
     const { stream } = journal;
     this.#open.delete(stream);
-    this.#listed = this.#listed.filter((listed) => listed !== stream);
+    this.#listed.delete(stream);
     try {
       orUnavailable(`Stream ${stream} cannot be removed`, () => removeStream(disk, directory, stream));
     } catch (error) {
@@ -92,10 +95,7 @@ export class FileJournalStreams implements JournalStreams {
   }
 
   markOf(stream: string): StreamMark | undefined {
-    const open = this.#open.get(stream);
-    if (open !== undefined) return open.ownership().mark;
-    if (!this.#listed.includes(stream)) return undefined;
-    return this.#markOnDisk(stream);
+    return this.#open.get(stream)?.ownership().mark ?? this.#listed.get(stream);
   }
 
   notedTime(): DatabaseTime {
@@ -104,7 +104,7 @@ export class FileJournalStreams implements JournalStreams {
     try {
       this.#noted = Math.max(this.#noted, readTime(disk, directory));
       time = this.#noted;
-      for (const stream of this.#listed)
+      for (const stream of this.#listed.keys())
         time = Math.max(time, findLastTime(disk, findSegments(disk, join(directory, stream))));
     } catch (error) {
       // Recovery reports what is wrong. A time that is too early only refuses, it never counts twice.
