@@ -48,6 +48,8 @@ export interface Config {
   readonly bodyBytesMax: Integer<16, 16_777_216>;
   /** At most KEY_BYTES_LIMIT. */
   readonly keyBytesMax: Integer<1, 2048>;
+  /** Open event streams of the whole server. */
+  readonly watchersMax: Integer<1, 1_000_000>;
   /** For the whole server. */
   readonly connectionsMax: Integer<1, 1_000_000_000>;
   readonly ackTimeoutMs: Integer<10, 600_000>;

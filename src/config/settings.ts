@@ -156,6 +156,12 @@ export const settings = {
     meaning: 'about the most HTTP connections of the whole server; further ones are closed',
     read: wholeNumber,
   },
+  watchersMax: {
+    variable: 'MAX_WATCHERS',
+    fallback: '1000',
+    meaning: 'most event streams (GET /watch and dashboards) of the whole server; each is a connection, too',
+    read: wholeNumber,
+  },
   ackTimeoutMs: {
     variable: 'ACK_TIMEOUT_MS',
     fallback: '5000',

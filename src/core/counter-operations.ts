@@ -13,6 +13,12 @@ export interface CounterReading {
   readonly updatedAt: Date | null;
 }
 
+/** A counter whose row holds no integer, because another writer of the table stored something else. */
+export interface UnreadableCounter {
+  /** What is wrong, for the operator. */
+  readonly unreadable: string;
+}
+
 /** Which committed counters a page holds. */
 export interface CounterListQuery {
   /** Only keys that begin with this; '' for all. Without U+0000. */
@@ -37,10 +43,19 @@ export type Readiness =
   | { readonly state: 'degraded'; readonly reason: string }
   | { readonly state: 'refusing'; readonly code: ErrorCode; readonly reason: string };
 
+/** What a read finds of a key. */
+export type ReadResult = CounterReading | UnreadableCounter | undefined;
+
+/** Most keys of a read. */
+export const READ_KEYS_MAX = 500;
+
 /** The operations of a server besides taking increments. Every method rejects only with a {@link CounterError}. */
 export interface CounterOperations {
-  /** The counter's exact sum on this server, or undefined if the key was never counted. `key` is UTF-8. */
-  read(key: Uint8Array): Promise<CounterReading | undefined>;
+  /**
+   * The exact sums of counters on this server, in the order of `keys` (UTF-8, from 1 to {@link READ_KEYS_MAX}) and of one
+   * snapshot of the database; undefined for a key that was never counted.
+   */
+  read(keys: readonly Uint8Array[]): Promise<readonly ReadResult[]>;
   /**
    * Deletes a counter. Resolves to its last sum, which includes everything that was acknowledged before the call, or to
    * undefined if it was never counted. A call with the same `id` gets the same answer. Without an `id`, a lost reply of

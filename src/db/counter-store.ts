@@ -10,7 +10,7 @@
  * ```
  */
 import type { Checkpoint } from '../core/checkpoint.js';
-import type { CounterListPage, CounterListQuery } from '../core/counter-operations.js';
+import type { CounterListPage, CounterListQuery, UnreadableCounter } from '../core/counter-operations.js';
 import { CounterError } from '../core/errors.js';
 import { AMOUNT_MAX, type Sum } from '../core/increment.js';
 import { printablePrefix, type Logger } from '../core/logger.js';
@@ -19,12 +19,18 @@ import { connect, type DatabaseConnection, type DatabaseTarget } from './connect
 import { isStatementRefused } from './database-errors.js';
 import { LIST_COUNTERS, LIST_COUNTERS_BELOW, READ_COUNTERS } from './statements.js';
 
-/** A counter in one snapshot of the database. */
+/** A counter as committed. */
 export interface CommittedCounter {
   /** 0 where the counter does not exist. */
   readonly committed: Sum;
   readonly updatedAt: Date | null;
   readonly exists: boolean;
+}
+
+/** Counters in one snapshot of the database. */
+export interface CommittedCounters {
+  /** In the order of the keys. */
+  readonly counters: readonly (CommittedCounter | UnreadableCounter)[];
   /** Checkpoints of the streams that were asked for. A stream without a row is missing. */
   readonly checkpoints: ReadonlyMap<string, Checkpoint>;
 }
@@ -45,8 +51,8 @@ export interface CounterStoreOptions {
 const CONNECT_TIMEOUT_MS = 2_000;
 const QUERY_TIMEOUT_MS = 5_000;
 const WAITING_MAX = 10_000;
-/** Most keys of one statement. */
-const BATCH_MAX = 200;
+/** Most keys of a statement that reads for several calls. */
+const BATCH_KEYS_MAX = 200;
 const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 1_000;
 /** Most keys without a readable sum that are remembered, and so logged. */
@@ -58,9 +64,9 @@ const SURROGATE_MAX = 0xdfff;
 
 interface Read {
   readonly kind: 'read';
-  readonly key: Uint8Array;
+  readonly keys: readonly Uint8Array[];
   readonly streams: readonly string[];
-  readonly resolve: (counter: CommittedCounter) => void;
+  readonly resolve: (counters: CommittedCounters) => void;
   readonly reject: (error: CounterError) => void;
 }
 
@@ -113,14 +119,14 @@ export class CounterStore {
   }
 
   /**
-   * The committed counter and the checkpoints of `streams`, in one snapshot. Rejects with CounterError
+   * Committed counters and the checkpoints of `streams`, in one snapshot. Rejects with CounterError
    * `database-unavailable` or `overloaded`.
    */
-  readCounter(key: Uint8Array, streams: readonly string[]): Promise<CommittedCounter> {
+  readCounters(keys: readonly Uint8Array[], streams: readonly string[]): Promise<CommittedCounters> {
     const refusal = this.#refusal();
     if (refusal !== undefined) return Promise.reject(refusal);
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ kind: 'read', key, streams, resolve, reject });
+      this.#waiting.push({ kind: 'read', keys, streams, resolve, reject });
       this.#readNext();
     });
   }
@@ -262,17 +268,15 @@ export class CounterStore {
   /** The turn at the head of the queue, or the reads at its head that ask for the same streams. */
   #takeBatch(): readonly Read[] | Turn {
     const batch: Read[] = [];
-    for (
-      let next = this.#waiting[0];
-      next !== undefined && batch.length < BATCH_MAX;
-      next = this.#waiting[batch.length]
-    ) {
+    let keys = 0;
+    for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[batch.length]) {
       if (next.kind === 'turn') {
         if (batch.length > 0) break;
         this.#waiting.shift();
         return next;
       }
-      if (batch[0] !== undefined && next.streams !== batch[0].streams) break;
+      keys += next.keys.length;
+      if (batch[0] !== undefined && (next.streams !== batch[0].streams || keys > BATCH_KEYS_MAX)) break;
       batch.push(next);
     }
     this.#waiting.splice(0, batch.length);
@@ -284,19 +288,17 @@ export class CounterStore {
       const rows = await connection.query<CounterRow>({
         name: 'read-counters',
         text: READ_COUNTERS,
-        values: [encodeKeys(batch.map((read) => read.key)), batch[0]?.streams ?? []],
+        values: [encodeKeys(batch.flatMap((read) => read.keys)), batch[0]?.streams ?? []],
       });
       const checkpoints = parseCheckpoints(rows[0]?.checkpoints ?? []);
-      batch.forEach((read, index) => {
-        const row = rows[index];
-        try {
-          if (row === undefined) throw unavailable(new Error('a read was answered without its row'));
-          read.resolve(committedCounter(row, checkpoints));
-        } catch (error) {
-          // The other reads of the batch are answered.
-          read.reject(error instanceof CounterError ? error : unavailable(error));
-        }
-      });
+      const counters = rows.map(committedCounter);
+      let next = 0;
+      for (const read of batch) {
+        const end = next + read.keys.length;
+        if (end > counters.length) read.reject(unavailable(new Error('a read was answered without its rows')));
+        else read.resolve({ counters: counters.slice(next, end), checkpoints });
+        next = end;
+      }
     } catch (error) {
       // A key that PostgreSQL refuses must not fail the other reads of the batch. (HTTP validation lets no such key through.)
       if (batch.length > 1 && isStatementRefused(error) && !connection.lost) {
@@ -313,8 +315,7 @@ export class CounterStore {
  * writer of the table has stored NaN or an infinity.
  */
 export function parseSum(text: string): Sum {
-  if (!isInteger(text))
-    throw new CounterError('internal-error', `The table "counters" has ${text} as a sum; correct that row.`);
+  if (!isInteger(text)) throw new CounterError('internal-error', notInteger(text));
   const sum = Number(text);
   return sum <= AMOUNT_MAX && sum >= -AMOUNT_MAX ? sum : BigInt(text);
 }
@@ -346,9 +347,14 @@ function lowerBound(prefix: string, after: string | undefined): string {
   return Buffer.compare(Buffer.from(next), Buffer.from(prefix)) > 0 ? next : prefix;
 }
 
-function committedCounter(row: CounterRow, checkpoints: ReadonlyMap<string, Checkpoint>): CommittedCounter {
-  if (row.sum === null) return { committed: 0, updatedAt: null, exists: false, checkpoints };
-  return { committed: parseSum(row.sum), updatedAt: row.updated_at, exists: true, checkpoints };
+function committedCounter({ sum, updated_at }: CounterRow): CommittedCounter | UnreadableCounter {
+  if (sum === null) return { committed: 0, updatedAt: null, exists: false };
+  if (!isInteger(sum)) return { unreadable: notInteger(sum) };
+  return { committed: parseSum(sum), updatedAt: updated_at, exists: true };
+}
+
+function notInteger(sum: string): string {
+  return `The table "counters" has ${sum} as a sum; correct that row.`;
 }
 
 function parseCheckpoints(lines: readonly string[]): Map<string, Checkpoint> {

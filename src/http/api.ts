@@ -12,6 +12,8 @@ export type ReplyContent =
   | 'openapi'
   | 'CounterDocument'
   | 'CounterListDocument'
+  | 'RequestedCountersDocument'
+  | 'events'
   | 'DeletedCounterDocument'
   | 'FlushDocument'
   | 'ReadinessDocument'
@@ -34,7 +36,8 @@ export interface ApiOperation {
 }
 
 /** A parameter, described in `openapi.ts`. */
-export type ApiParameter = 'keyPath' | 'key' | 'keyRequired' | 'name' | 'prefix' | 'after' | 'limit' | 'idempotencyKey';
+export type ApiParameter =
+  'keyPath' | 'keys' | 'keysRequired' | 'keyRequired' | 'name' | 'prefix' | 'after' | 'limit' | 'idempotencyKey';
 
 /** Errors of access, and of operations that wait for the server to take them. */
 const accessErrors = ['unauthorized', 'forbidden'] as const satisfies readonly ErrorCode[];
@@ -93,14 +96,30 @@ export const api = {
     method: 'get',
     path: '/counters',
     access: 'read',
-    summary: 'List committed counters in pages, in the bytewise order of their keys; with `key`, only that counter.',
-    parameters: ['prefix', 'after', 'limit', 'key'],
+    summary:
+      'List committed counters in pages, in the bytewise order of their keys; with `key`, read that counter, and with ' +
+      'several, those counters in one snapshot.',
+    parameters: ['prefix', 'after', 'limit', 'keys'],
     reply: {
       status: 200,
-      says: 'A page; with `key`, the counter.',
-      content: ['CounterListDocument', 'CounterDocument'],
+      says: 'A page; with one `key`, the counter; with several, their counters in the order asked for.',
+      content: ['CounterListDocument', 'CounterDocument', 'RequestedCountersDocument'],
     },
     errors: readErrors,
+  },
+  watch: {
+    method: 'get',
+    path: '/watch',
+    access: 'read',
+    summary:
+      'Follow counters: an event for each at once, then one whenever its sum changes, at most one a second each.',
+    parameters: ['keysRequired'],
+    reply: {
+      status: 200,
+      says: 'Server-sent events named `counter`; each holds a RequestedCounterDocument.',
+      content: ['events'],
+    },
+    errors: ['invalid-request'],
   },
   deleteCounterByQuery: {
     method: 'delete',
@@ -171,6 +190,17 @@ export const api = {
 
 /** The name of an operation. */
 export type OperationName = keyof typeof api;
+
+/** The operations that answer with a stream of events. */
+export type StreamName = {
+  [Name in OperationName]: (typeof api)[Name]['reply']['content'][number] extends 'events' ? Name : never;
+}[OperationName];
+
+/** Whether an operation answers with a stream of events. */
+export function isStream(name: OperationName): name is StreamName {
+  const contents: readonly ReplyContent[] = api[name].reply.content;
+  return contents.includes('events');
+}
 
 /** All error codes that an operation answers with, besides errors of HTTP. */
 export function errorsOf({ access, isAlwaysAnswered, errors }: ApiOperation): ReadonlySet<ErrorCode> {

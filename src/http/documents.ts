@@ -32,6 +32,23 @@ export interface CounterDocument {
   updated_at: DateTime | null;
 }
 
+/** One of several counters that were asked for. */
+export interface RequestedCounterDocument {
+  key: string;
+  /** The total of committed and pending: an exact integer of any size. Null if the counter does not exist. */
+  sum: ExactInteger | null;
+  committed: ExactInteger;
+  /** Acknowledged by this server and not yet committed. */
+  pending: ExactInteger;
+  /** When the sum was last committed; null before the first time. */
+  updated_at: DateTime | null;
+}
+
+/** The counters that were asked for, in the order of the request. */
+export interface RequestedCountersDocument {
+  counters: RequestedCounterDocument[];
+}
+
 /** A counter as committed. */
 export interface CommittedCounterDocument {
   key: string;

@@ -17,13 +17,15 @@ import { CounterError, StartError } from '../core/errors.js';
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { Admission, IncrementRouter } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
-import { isAlwaysAnswered, operationsByPath, type ApiOperation } from './api.js';
+import { isAlwaysAnswered, isStream, operationsByPath, type ApiOperation, type StreamName } from './api.js';
 import { AccessControl, HostRule, type Access } from './access.js';
 import type { VersionDocument } from './documents.js';
+import { EventStreams, writeStreamHead, type EventStream } from './events/event-stream.js';
+import { Watchers } from './events/watch.js';
 import { IncrementRoute } from './increment-route.js';
 import { openApiText } from './openapi.js';
 import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
-import { UNKNOWN_ROUTE, type RequestStats, type RouteStats } from './request-stats.js';
+import { UNKNOWN_ROUTE, type RequestStats, type RouteStats, type SharedWatchers } from './request-stats.js';
 import { makeRoutes, type Route } from './routes.js';
 import {
   nativeText,
@@ -51,6 +53,8 @@ export interface HttpServerDeps {
   readonly router: IncrementRouter;
   readonly operations: CounterOperations;
   readonly requestStats: RequestStats;
+  /** Counts the event streams of all HTTP servers. */
+  readonly watchers: SharedWatchers;
   readonly versions: VersionDocument;
   readonly logger: Logger;
 }
@@ -62,6 +66,12 @@ export interface HttpServerLoad {
   /** Increments that wait for their body or their outcome. */
   readonly incrementsInFlight: number;
 }
+
+/**
+ * Begins a stream: checks the request, where it may throw a CounterError, and returns what starts the events. That returns
+ * what ends them.
+ */
+type StreamRoute = (head: HttpRequestHead) => (stream: EventStream) => () => void;
 
 /** Why a client may not do what it asks for. */
 interface AccessRefusal {
@@ -89,6 +99,7 @@ export class HttpServer {
   /** Undefined where any Host header is allowed. */
   readonly #hosts: HostRule | undefined;
   readonly #increments: IncrementRoute;
+  readonly #streams: EventStreams;
   #admission: Admission = 'starting';
   /** Undefined while the server does not listen. */
   #socket: us_listen_socket | undefined;
@@ -115,6 +126,7 @@ export class HttpServer {
       boundSentences: boundSentences(config),
       stats: requestStats,
     });
+    this.#streams = new EventStreams(deps.watchers, config.watchersMax);
     this.#countConnections();
     this.#addRoutes();
   }
@@ -200,9 +212,10 @@ export class HttpServer {
     this.#admission = admission;
   }
 
-  /** Stops listening. Refuses new requests on open connections and requests with unfinished bodies as `draining`. */
+  /** Stops listening, and ends the event streams. Refuses new requests on open connections and requests with unfinished bodies as `draining`. */
   drain(): void {
     this.#admission = 'draining';
+    this.#streams.end();
     this.#increments.refuseUnread('draining');
     this.#stopListening();
   }
@@ -238,11 +251,13 @@ export class HttpServer {
     const { bodyBytesMax, keyBytesMax, authTokens } = config;
     const document = openApiText({ bodyBytesMax, keyBytesMax, hasBearerTokens: authTokens.length > 0 });
     const routes = makeRoutes({ operations, keyBytesMax, openApiText: document, versions: this.#deps.versions });
+    const streamRoutes = this.#streamRoutes();
     for (const [path, operationsOfPath] of operationsByPath()) {
       const pattern = path.replace('{key}', '*');
       const stats = requestStats.of(path);
       for (const [name, operation] of operationsOfPath) {
         if (name === 'increment') this.#addIncrement(pattern, operation.access, stats);
+        else if (isStream(name)) this.#addStream(pattern, operation, streamRoutes[name], stats);
         else this.#add(pattern, operation, routes[name], stats);
       }
       const isOpen = operationsOfPath.every(([, { access }]) => access === 'open');
@@ -276,6 +291,47 @@ export class HttpServer {
     if (method === 'get') app.get(pattern, handle).head(pattern, handle);
     else if (method === 'post') app.post(pattern, handle);
     else app.del(pattern, handle);
+  }
+
+  #streamRoutes(): Readonly<Record<StreamName, StreamRoute>> {
+    const { operations, config, logger } = this.#deps;
+    const reportBug = (err: unknown): void => logger.error({ err }, 'An event stream failed because of a bug');
+    const watchers = new Watchers(operations, { keyBytesMax: config.keyBytesMax, reportBug });
+    return {
+      watch: (head) => {
+        const keys = watchers.keysOf(head);
+        return (stream) => watchers.add(stream, keys);
+      },
+    };
+  }
+
+  #addStream(pattern: string, operation: ApiOperation, route: StreamRoute, stats: RouteStats): void {
+    const handle = (res: HttpResponse, req: HttpRequest): void => {
+      if (!this.#admits(res, req, operation.access, stats)) return;
+      const head = headOf(req);
+      const isHead = head.method === 'head';
+      try {
+        const refusal = this.#refusal();
+        const start = route(head);
+        if (refusal !== undefined) reply(res, refusal, isHead, stats);
+        else if (isHead) writeStreamHead(res, stats);
+        else this.#openStream(res, start, stats);
+      } catch (error) {
+        reply(res, replyOfError(error), isHead, stats);
+      }
+    };
+    this.#app.get(pattern, handle).head(pattern, handle);
+  }
+
+  #openStream(res: HttpResponse, start: ReturnType<StreamRoute>, stats: RouteStats): void {
+    const stream = this.#streams.open(res, stats);
+    if (stream === undefined) {
+      const { watchersMax } = this.#deps.config;
+      const detail = `${watchersMax} event streams (MAX_WATCHERS), the most, are open; close some, or retry later.`;
+      reply(res, problemReply('overloaded', detail), false, stats);
+      return;
+    }
+    stream.onOver(start(stream));
   }
 
   /** Answers requests that match no earlier route. */
@@ -315,12 +371,7 @@ export class HttpServer {
     route: Route,
     { isAlways, stats }: { readonly isAlways: boolean; readonly stats: RouteStats },
   ): void {
-    const head = {
-      method: req.getMethod(),
-      path: req.getUrl(),
-      query: rawQuery(req),
-      idempotencyKey: req.getHeader('idempotency-key'),
-    };
+    const head = headOf(req);
     const isHead = head.method === 'head';
     const refusal = isAlways ? undefined : this.#refusal();
     if (refusal !== undefined) {
@@ -396,6 +447,15 @@ function portRefused(host: string, port: number, cause?: unknown): StartError {
 function rawQuery(req: HttpRequest): string {
   const query: unknown = req.getQuery();
   return typeof query === 'string' ? query : '';
+}
+
+function headOf(req: HttpRequest): HttpRequestHead {
+  return {
+    method: req.getMethod(),
+    path: req.getUrl(),
+    query: rawQuery(req),
+    idempotencyKey: req.getHeader('idempotency-key'),
+  };
 }
 
 function reply(res: HttpResponse, answer: HttpReply, isHead: boolean, stats: RouteStats): void {

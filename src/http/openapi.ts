@@ -12,10 +12,12 @@ import type {
   IncrementsDocument,
   ProblemDocument,
   ReadinessDocument,
+  RequestedCountersDocument,
   DeletedCounterDocument,
   VersionDocument,
 } from './documents.js';
-import { LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, METRICS_MEDIA_TYPE } from './routes.js';
+import { EVENTS_MEDIA_TYPE } from './events/event-stream.js';
+import { KEYS_MAX, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, METRICS_MEDIA_TYPE } from './routes.js';
 import { packageVersion } from './version.js';
 
 type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [name: string]: Json };
@@ -37,6 +39,7 @@ const schemas = typia.json.schemas<
     IncrementsDocument,
     ProblemDocument,
     ReadinessDocument,
+    RequestedCountersDocument,
     DeletedCounterDocument,
     VersionDocument,
   ]
@@ -128,6 +131,7 @@ function responsesOf(operation: ApiOperation): Json {
 function contentOf(contents: readonly ReplyContent[]): Json {
   const [first, ...others] = contents;
   if (first === 'metrics') return { [METRICS_MEDIA_TYPE]: { schema: { type: 'string' } } };
+  if (first === 'events') return { [EVENTS_MEDIA_TYPE]: { schema: { type: 'string' } } };
   if (first === 'text') return { [MEDIA_TYPE_OF_TEXT]: { schema: { type: 'string' } } };
   if (first === 'openapi') return { 'application/json': { schema: { type: 'object' } } };
   const references = contents.map((name) => ({ $ref: `#/components/schemas/${name}` }));
@@ -169,8 +173,10 @@ function parameterOf(parameter: ApiParameter, { keyBytesMax }: OpenApiFacts): Js
         description: `${key}, percent-encoded. The rest of the path is the key, slashes included.`,
         schema: { type: 'string', minLength: 1 },
       };
-    case 'key':
-      return { ...query, name: 'key', description: `${key}. Returns only this counter.` };
+    case 'keys':
+      return { ...keysParameter(), description: `${key}; up to ${KEYS_MAX} of them. Returns only these counters.` };
+    case 'keysRequired':
+      return { ...keysParameter(), required: true, description: `${key}; up to ${KEYS_MAX} of them.` };
     case 'keyRequired':
       return { ...query, name: 'key', required: true, description: `${key}.` };
     case 'name':
@@ -195,6 +201,12 @@ function parameterOf(parameter: ApiParameter, { keyBytesMax }: OpenApiFacts): Js
         schema: { type: 'string', pattern: '^[!-~]{1,255}$' },
       };
   }
+}
+
+/** `key=A&key=B`. */
+function keysParameter(): Readonly<Record<string, Json>> {
+  const schema = { type: 'array', minItems: 1, maxItems: KEYS_MAX, items: { type: 'string', minLength: 1 } };
+  return { in: 'query', name: 'key', required: false, style: 'form', explode: true, schema };
 }
 
 /** Adds what the type cannot express: at least one member, and the rules for its name. */

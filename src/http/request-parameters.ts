@@ -39,17 +39,36 @@ export function decodePercent(text: string, plusIsSpace: boolean): Uint8Array {
   return decoded;
 }
 
-/** The parameters of a query. The first of a name wins. Throws `invalid-request` as {@link decodePercent} does. */
-export function parseQuery(query: string): ReadonlyMap<string, Uint8Array> {
-  const parameters = new Map<string, Uint8Array>();
+/** The parameters of a query: the values of each name in their order. */
+export type QueryParameters = ReadonlyMap<string, readonly Uint8Array[]>;
+
+/** The parameters of a query. Throws `invalid-request` as {@link decodePercent} does. */
+export function parseQuery(query: string): QueryParameters {
+  const parameters = new Map<string, Uint8Array[]>();
   for (const part of query.split('&')) {
     if (part === '') continue;
     const equals = part.indexOf('=');
     const name = strictUtf8.decode(decodePercent(equals < 0 ? part : part.slice(0, equals), true));
     const value = decodePercent(equals < 0 ? '' : part.slice(equals + 1), true);
-    if (!parameters.has(name)) parameters.set(name, value);
+    const values = parameters.get(name);
+    if (values === undefined) parameters.set(name, [value]);
+    else values.push(value);
   }
   return parameters;
+}
+
+/**
+ * The keys that a query names with `key`, from 1 to `most`, in their order. Throws `invalid-request` where there are none or
+ * more, or one is no counter key.
+ */
+export function keysOf(parameters: QueryParameters, most: number, keyBytesMax: number): readonly Uint8Array[] {
+  const keys = parameters.get('key') ?? [];
+  if (keys.length === 0) throw new CounterError('invalid-request', 'The query parameter key is missing.');
+  if (keys.length > most) {
+    const limit = most === 1 ? 'only one is' : `at most ${most} are`;
+    throw new CounterError('invalid-request', `The query names ${keys.length} keys; ${limit} allowed.`);
+  }
+  return keys.map((key) => checkKey(key, keyBytesMax));
 }
 
 /** Returns `key` if it is a legal counter key, else throws `invalid-request`. `keyBytesMax` is MAX_KEY_BYTES. */

@@ -2,10 +2,11 @@
  * What an HTTP server counts of its requests, in shared memory that the main thread reads. HTTP thread and main thread.
  *
  * ```text
+ * head: open event streams of all HTTP threads
  * row of an HTTP thread: answers by route and status | refused increments by refusal | open connections
  * ```
  *
- * Each cell has one writer, the HTTP thread. A request costs one addition; a refused one two.
+ * Each cell of a row has one writer, the HTTP thread. A request costs one addition; a refused one two.
  */
 import { REFUSALS, type Refusal } from '../core/bounds.js';
 import { errorCatalogue, errorCodes, type ErrorCode } from '../core/errors.js';
@@ -31,9 +32,38 @@ const CONNECTIONS_CELL = ANSWER_CELLS + REFUSALS.length;
 /** Rounded up so that the rows of two threads do not share a cache line. */
 const ROW_CELLS = Math.ceil((CONNECTIONS_CELL + 1) / 16) * 16;
 
+/** A cache line. */
+const HEAD_BYTES = 64;
+const ROW_BYTES = ROW_CELLS * Float64Array.BYTES_PER_ELEMENT;
+
 /** Makes the stats of `httpThreads` HTTP servers, all zero. */
 export function makeRequestStats(httpThreads: number): SharedArrayBuffer {
-  return new SharedArrayBuffer(httpThreads * ROW_CELLS * Float64Array.BYTES_PER_ELEMENT);
+  return new SharedArrayBuffer(HEAD_BYTES + httpThreads * ROW_BYTES);
+}
+
+/** The number of open event streams of all HTTP threads, which MAX_WATCHERS bounds. */
+export class SharedWatchers {
+  readonly #cell: Int32Array;
+
+  constructor(stats: SharedArrayBuffer) {
+    this.#cell = new Int32Array(stats, 0, 1);
+  }
+
+  /** Counts one more, unless there are `most`; false if so. */
+  take(most: number): boolean {
+    if (Atomics.add(this.#cell, 0, 1) < most) return true;
+    this.release();
+    return false;
+  }
+
+  /** Counts one less. */
+  release(): void {
+    Atomics.sub(this.#cell, 0, 1);
+  }
+
+  get open(): number {
+    return Atomics.load(this.#cell, 0);
+  }
 }
 
 /** The writing end of one HTTP server. */
@@ -117,11 +147,11 @@ export function readConnections(stats: SharedArrayBuffer): number {
 }
 
 function rowOf(stats: SharedArrayBuffer, httpThread: number): Float64Array {
-  return new Float64Array(stats, httpThread * ROW_CELLS * Float64Array.BYTES_PER_ELEMENT, ROW_CELLS);
+  return new Float64Array(stats, HEAD_BYTES + httpThread * ROW_BYTES, ROW_CELLS);
 }
 
 function rowsOf(stats: SharedArrayBuffer): readonly Float64Array[] {
-  const threads = stats.byteLength / (ROW_CELLS * Float64Array.BYTES_PER_ELEMENT);
+  const threads = (stats.byteLength - HEAD_BYTES) / ROW_BYTES;
   return Array.from({ length: threads }, (_, thread) => rowOf(stats, thread));
 }
 

@@ -2,24 +2,44 @@
  * The routes of all operations except POST /increment. Their requests have no body. HTTP thread.
  */
 import { CounterError } from '../core/errors.js';
-import type { CounterOperations, CounterReading, Readiness } from '../core/counter-operations.js';
-import type { OperationName } from './api.js';
+import type { CounterOperations, CounterReading, ReadResult, Readiness } from '../core/counter-operations.js';
+import type { OperationName, StreamName } from './api.js';
 import type {
   CounterDocument,
   CounterListDocument,
   DeletedCounterDocument,
   FlushDocument,
   ReadinessDocument,
+  RequestedCounterDocument,
+  RequestedCountersDocument,
   VersionDocument,
 } from './documents.js';
-import { documentReply, jsonReply, problemReply, textReply, type HttpReply, type HttpRequestHead } from './reply.js';
-import { checkIdempotencyKey, checkKey, decodePercent, parseQuery } from './request-parameters.js';
+import {
+  documentReply,
+  jsonReply,
+  problemReply,
+  textReply,
+  type HttpReply,
+  type HttpRequestHead,
+  type InMemory,
+} from './reply.js';
+import {
+  checkIdempotencyKey,
+  checkKey,
+  decodePercent,
+  keysOf,
+  parseQuery,
+  type QueryParameters,
+} from './request-parameters.js';
 
 /** Most counters of a page. */
 export const LIST_LIMIT_MAX = 1000;
 
 /** Counters of a page if the request has no `limit`. */
 export const LIST_LIMIT_DEFAULT = 100;
+
+/** Most counters that a request asks for by their keys. */
+export const KEYS_MAX = 100;
 
 /** Answers a request. Rejects with a CounterError; anything else is a bug. */
 export type Route = (head: HttpRequestHead) => Promise<HttpReply> | HttpReply;
@@ -38,14 +58,14 @@ export function makeRoutes({
   keyBytesMax,
   openApiText,
   versions,
-}: RouteSources): Readonly<Record<Exclude<OperationName, 'increment'>, Route>> {
+}: RouteSources): Readonly<Record<Exclude<OperationName, 'increment' | StreamName>, Route>> {
   const deleteCounter: Route = (head) => deleteRoute(head, operations, keyBytesMax);
   return {
     readSum: (head) => keySumRoute(head, operations, keyBytesMax),
     readCounter: (head) => counterRoute(head, operations, keyBytesMax),
     readCounters: (head) =>
       parseQuery(head.query).has('key')
-        ? counterRoute(head, operations, keyBytesMax)
+        ? countersRoute(head, operations, keyBytesMax)
         : counterListRoute(head, operations),
     deleteCounter,
     deleteCounterByQuery: deleteCounter,
@@ -70,22 +90,46 @@ async function keySumRoute(
   operations: CounterOperations,
   keyBytesMax: number,
 ): Promise<HttpReply> {
-  const name = parseQuery(head.query).get('name');
+  const name = parseQuery(head.query).get('name')?.[0];
   if (name === undefined) throw new CounterError('invalid-request', 'The query parameter name is missing.');
   const { sum } = await readCounter(operations, checkKey(name, keyBytesMax));
   return textReply(String(sum));
 }
 
-/** GET /counters/KEY and GET /counters?key=KEY. */
+/** GET /counters/KEY. */
 async function counterRoute(
   head: HttpRequestHead,
   operations: CounterOperations,
   keyBytesMax: number,
 ): Promise<HttpReply> {
-  const key = checkKey(counterKey(head), keyBytesMax);
+  return counterReply(checkKey(keyInPath(head), keyBytesMax), operations);
+}
+
+/** GET /counters?key=KEY is GET /counters/KEY; with several keys, their counters in the order asked for. */
+async function countersRoute(
+  head: HttpRequestHead,
+  operations: CounterOperations,
+  keyBytesMax: number,
+): Promise<HttpReply> {
+  const keys = keysOf(parseQuery(head.query), KEYS_MAX, keyBytesMax);
+  const [only, ...others] = keys;
+  if (only !== undefined && others.length === 0) return counterReply(only, operations);
+  const results = await operations.read(keys);
+  const counters = keys.map((key, index) => counterDocument(utf8Text(key), results[index]));
+  return documentReply<RequestedCountersDocument>({ counters });
+}
+
+async function counterReply(key: Uint8Array, operations: CounterOperations): Promise<HttpReply> {
   const { sum, committed, pending, updatedAt } = await readCounter(operations, key);
   const updated = updatedAt?.toISOString() ?? null;
   return documentReply<CounterDocument>({ key: utf8Text(key), sum, committed, pending, updated_at: updated });
+}
+
+/** The document of one of several counters. Throws `internal-error` where its row cannot be read. */
+export function counterDocument(key: string, result: ReadResult): InMemory<RequestedCounterDocument> {
+  if (result === undefined) return { key, sum: null, committed: 0, pending: 0, updated_at: null };
+  const { sum, committed, pending, updatedAt } = readable(result);
+  return { key, sum, committed, pending, updated_at: updatedAt?.toISOString() ?? null };
 }
 
 /** DELETE /counters/KEY and DELETE /counters?key=KEY: deletes the counter and returns its last sum. */
@@ -94,7 +138,9 @@ async function deleteRoute(
   operations: CounterOperations,
   keyBytesMax: number,
 ): Promise<HttpReply> {
-  const key = checkKey(counterKey(head), keyBytesMax);
+  const key = isKeyInPath(head)
+    ? checkKey(keyInPath(head), keyBytesMax)
+    : onlyKeyOf(parseQuery(head.query), keyBytesMax);
   const id = head.idempotencyKey === '' ? undefined : checkIdempotencyKey(head.idempotencyKey);
   const sum = await operations.delete(key, id);
   if (sum === undefined) throw unknownCounter();
@@ -126,18 +172,30 @@ function readinessReply(readiness: Readiness): HttpReply {
   }
 }
 
-/** The key in the path or the query. Everything after `/counters/` is the key, raw slashes included. */
-function counterKey(head: HttpRequestHead): Uint8Array {
-  if (head.path.startsWith(COUNTER_PATH)) return decodePercent(head.path.slice(COUNTER_PATH.length), false);
-  const key = parseQuery(head.query).get('key');
-  if (key === undefined) throw new CounterError('invalid-request', 'The query parameter key is missing.');
-  return key;
+function isKeyInPath(head: HttpRequestHead): boolean {
+  return head.path.startsWith(COUNTER_PATH);
+}
+
+/** Everything after `/counters/` is the key, raw slashes included. */
+function keyInPath(head: HttpRequestHead): Uint8Array {
+  return decodePercent(head.path.slice(COUNTER_PATH.length), false);
+}
+
+function onlyKeyOf(parameters: QueryParameters, keyBytesMax: number): Uint8Array {
+  const [key] = keysOf(parameters, 1, keyBytesMax);
+  // keysOf returns at least one key.
+  return key as Uint8Array;
 }
 
 async function readCounter(operations: CounterOperations, key: Uint8Array): Promise<CounterReading> {
-  const reading = await operations.read(key);
-  if (reading === undefined) throw unknownCounter();
-  return reading;
+  const [result] = await operations.read([key]);
+  if (result === undefined) throw unknownCounter();
+  return readable(result);
+}
+
+function readable(result: NonNullable<ReadResult>): CounterReading {
+  if ('unreadable' in result) throw new CounterError('internal-error', result.unreadable);
+  return result;
 }
 
 function unknownCounter(): CounterError {
@@ -145,8 +203,8 @@ function unknownCounter(): CounterError {
 }
 
 /** May be longer than any key; then no key matches. The limit of the request head bounds the length. */
-function textParameter(parameters: ReadonlyMap<string, Uint8Array>, name: string): string | undefined {
-  const bytes = parameters.get(name);
+function textParameter(parameters: QueryParameters, name: string): string | undefined {
+  const bytes = parameters.get(name)?.[0];
   if (bytes === undefined) return undefined;
   if (bytes.includes(0)) throw new CounterError('invalid-request', `The query parameter ${name} contains U+0000.`);
   return utf8Text(bytes);
@@ -162,6 +220,7 @@ function limitOf(text: string | undefined): number {
   );
 }
 
-function utf8Text(bytes: Uint8Array): string {
+/** The text of bytes that are UTF-8. */
+export function utf8Text(bytes: Uint8Array): string {
   return Buffer.from(bytes).toString('utf8');
 }

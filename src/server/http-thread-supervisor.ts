@@ -156,7 +156,7 @@ class HttpThread {
     const { operations } = this.#options;
     switch (call.operation) {
       case 'read':
-        return operations.read(call.key);
+        return operations.read(call.keys);
       case 'delete':
         return operations.delete(call.key, call.id);
       case 'list':

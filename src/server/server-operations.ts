@@ -5,7 +5,7 @@
  * so both come from one snapshot. The shards add the sums that they hold above those checkpoints. If a shard has
  * meanwhile committed and dropped sums above them, the snapshot is too old and the read starts again.
  */
-import type { CounterStore } from '../db/counter-store.js';
+import type { CommittedCounter, CounterStore } from '../db/counter-store.js';
 import type { CounterDeleteStore } from '../db/counter-delete-store.js';
 import type { Checkpoint } from '../core/checkpoint.js';
 import type { BoundSentences } from '../config/bound-sentences.js';
@@ -16,15 +16,17 @@ import type {
   CounterListPage,
   CounterListQuery,
   CounterOperations,
-  CounterReading,
+  ReadResult,
   Readiness,
+  UnreadableCounter,
 } from '../core/counter-operations.js';
+import type { PendingAnswer } from '../shard-worker/protocol/control-messages.js';
 import type { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
 /** Most snapshots that a read tries. Each new one means that a flush committed during the last. */
 const SNAPSHOTS_MAX = 20;
 
-type Store = Pick<CounterStore, 'available' | 'readCounter' | 'list'>;
+type Store = Pick<CounterStore, 'available' | 'readCounters' | 'list'>;
 type Supervisor = Pick<ShardSupervisor, 'isRecovered' | 'streams' | 'pendingOf' | 'flush'>;
 
 /** The collaborators. The stores are undefined until the address of the database is known. */
@@ -56,7 +58,7 @@ export class ServerOperations implements CounterOperations {
     this.#deps = deps;
   }
 
-  async read(key: Uint8Array): Promise<CounterReading | undefined> {
+  async read(keys: readonly Uint8Array[]): Promise<readonly ReadResult[]> {
     const { store, supervisor } = this.#ready();
     if (!supervisor.isRecovered) {
       throw new CounterError('database-unavailable', NOT_RECOVERED);
@@ -64,17 +66,16 @@ export class ServerOperations implements CounterOperations {
     for (let snapshot = 0; snapshot < SNAPSHOTS_MAX; snapshot += 1) {
       const streams = this.#streamsOf(supervisor);
       const deletes = this.#deletes;
-      const { committed, exists, updatedAt, checkpoints } = await store.readCounter(key, streams);
+      const { counters, checkpoints } = await store.readCounters(keys, streams);
       const seen = new Map<string, Checkpoint | null>();
       for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
-      const pending = total(await supervisor.pendingOf(key, seen));
+      const held = await supervisor.pendingOf(keys, seen);
       // A delete in between may have moved sums from `counters`, to which the pending sums belong. And if a stream has
       // ended meanwhile, a newer shard thread may not know that the snapshot is older than that end.
-      if (pending === 'again' || deletes !== this.#deletes || streams !== this.#streamsOf(supervisor)) continue;
-      if (!exists && pending === undefined) return undefined;
-      return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
+      if (held.includes('again') || deletes !== this.#deletes || streams !== this.#streamsOf(supervisor)) continue;
+      return counters.map((counter, index) => readingOf(counter, totalOf(held, index)));
     }
-    throw new CounterError('overloaded', 'The counter changed faster than it could be read; try again.');
+    throw new CounterError('overloaded', 'The counters changed faster than they could be read; try again.');
   }
 
   async delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
@@ -171,12 +172,19 @@ const REASONS: Partial<Record<ErrorCode, string>> = {
   'journal-unavailable': 'A shard is restarting, or its journal cannot be written.',
 };
 
-/** The total of what the shards hold; undefined if none holds the key. */
-function total(held: readonly (Sum | 'again' | null)[]): Sum | undefined | 'again' {
+/** The total of what the shards hold of the key at `index`; undefined if none holds it. */
+function totalOf(held: readonly PendingAnswer[], index: number): Sum | undefined {
   let sum: Sum | undefined;
-  for (const one of held) {
-    if (one === 'again') return 'again';
-    if (one !== null) sum = addSums(sum ?? 0, one);
+  for (const answer of held) {
+    const part = answer === 'again' ? null : (answer[index] ?? null);
+    if (part !== null) sum = addSums(sum ?? 0, part);
   }
   return sum;
+}
+
+function readingOf(counter: CommittedCounter | UnreadableCounter, pending: Sum | undefined): ReadResult {
+  if ('unreadable' in counter) return counter;
+  const { committed, exists, updatedAt } = counter;
+  if (!exists && pending === undefined) return undefined;
+  return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
 }

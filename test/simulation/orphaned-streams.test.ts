@@ -11,7 +11,7 @@ test('a read that began before the last flush of an orphaned stream is repeated 
   const { checkpoints } = history.world.database.tables;
   const seen = new Map(second.streams.map((stream) => [stream, checkpoints.get(stream) ?? null]));
   await history.until(() => second.streams.length === 1);
-  const answers = KEYS.map((key) => second.pendingOf(Buffer.from(key), seen));
+  const answers = KEYS.map((key) => second.pendingOf([Buffer.from(key)], seen));
   let isAnswered = false;
   void Promise.all(answers).then(() => (isAnswered = true));
   await history.until(() => isAnswered);

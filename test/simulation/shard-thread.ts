@@ -162,7 +162,7 @@ export class ShardThread {
     const { id } = request;
     switch (request.kind) {
       case 'pending':
-        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(request.key, request.seen) });
+        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(request.keys, request.seen) });
         return;
       case 'flush':
         this.#tell({ id, kind: 'flushed', keys: await this.#shard.flush() });

@@ -7,6 +7,7 @@ import { ServerOperations } from '#product/server/server-operations.js';
 import { boundSentences } from '#product/config/bound-sentences.js';
 import { readConfig } from '#product/config/config.js';
 import type { Refusal } from '#product/core/bounds.js';
+import type { CommittedCounters } from '#product/db/counter-store.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/core/errors.js';
 import type { Readiness } from '#product/core/counter-operations.js';
 import type { Sum } from '#product/core/increment.js';
@@ -23,6 +24,7 @@ import type {
   ControlMessage,
   ControlRequest,
   PendingRange,
+  PendingAnswer,
   SeenCheckpoints,
 } from '#product/shard-worker/protocol/control-messages.js';
 import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-streams.js';
@@ -146,7 +148,7 @@ export class SimulatedNode {
     this.#operations = new ServerOperations({
       store: () => ({
         available: () => world.database.network === 'fine',
-        readCounter: (key, streams) => this.#readCounter(key, streams),
+        readCounters: (keys, streams) => this.#readCounters(keys, streams),
         list: () => Promise.reject(new CounterError('database-unavailable', 'Nothing is listed here.')),
       }),
       deletes: () => undefined,
@@ -203,7 +205,8 @@ export class SimulatedNode {
 
   /** The counter's sum as a client reads it; rejects with CounterError. */
   async read(key: Uint8Array): Promise<Sum | undefined> {
-    return (await this.#operations.read(key))?.sum;
+    const [reading] = await this.#operations.read([key]);
+    return reading === undefined || 'unreadable' in reading ? undefined : reading.sum;
   }
 
   flushAll(): Promise<number> {
@@ -220,10 +223,10 @@ export class SimulatedNode {
     return keys;
   }
 
-  async pendingOf(key: Uint8Array, seen: SeenCheckpoints): Promise<readonly (Sum | 'again' | null)[]> {
+  async pendingOf(keys: readonly Uint8Array[], seen: SeenCheckpoints): Promise<readonly PendingAnswer[]> {
     return Promise.all(
       this.#supervised.map(async (_, shard) => {
-        const answer = await this.#ask(shard, { kind: 'pending', key, seen });
+        const answer = await this.#ask(shard, { kind: 'pending', keys, seen });
         return answer.kind === 'pending' ? answer.pending : 'again';
       }),
     );
@@ -447,26 +450,21 @@ export class SimulatedNode {
   }
 
   /** One snapshot of the database, after a while. */
-  async #readCounter(
-    key: Uint8Array,
-    streams: readonly string[],
-  ): Promise<{
-    committed: Sum;
-    exists: boolean;
-    updatedAt: null;
-    checkpoints: Map<string, { epoch: number; lsn: number }>;
-  }> {
+  async #readCounters(keys: readonly Uint8Array[], streams: readonly string[]): Promise<CommittedCounters> {
     const { database, random } = this.#world;
     await this.#pause(random.below(20) / 10);
     if (database.network !== 'fine') throw new CounterError('database-unavailable', 'The database is unavailable.');
     const { counters, checkpoints } = database.tables;
-    const committed = counters.get(Buffer.from(key).toString());
+    const read = keys.map((key) => {
+      const committed = counters.get(Buffer.from(key).toString());
+      return { committed: committed ?? 0n, exists: committed !== undefined, updatedAt: null };
+    });
     const rows = streams.flatMap((stream) => {
       const row = checkpoints.get(stream);
       return row === undefined ? [] : [[stream, { epoch: row.epoch, lsn: row.lsn }] as const];
     });
     await this.#pause(random.below(20) / 10);
-    return { committed: committed ?? 0n, exists: committed !== undefined, updatedAt: null, checkpoints: new Map(rows) };
+    return { counters: read, checkpoints: new Map(rows) };
   }
 
   #expireLater(): void {

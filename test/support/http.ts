@@ -16,6 +16,8 @@ export interface RequestOptions {
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: string | Uint8Array;
   readonly agent?: Agent;
+  /** Ends a stream that never ends: the answer is complete with this text. */
+  readonly until?: string;
 }
 
 /** Sends one request; rejects if no answer comes. Sends the path unchanged. */
@@ -36,12 +38,18 @@ export function send(base: string, path: string, options: RequestOptions = {}): 
       },
       (incoming) => {
         const chunks: Buffer[] = [];
-        incoming.on('data', (chunk: Buffer) => chunks.push(chunk));
-        incoming.on('error', reject);
-        incoming.on('end', () => {
+        const complete = (): void => {
           const body = Buffer.concat(chunks).toString('utf8');
           resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body });
+        };
+        incoming.on('data', (chunk: Buffer) => {
+          chunks.push(chunk);
+          if (options.until === undefined || !chunk.includes(options.until)) return;
+          complete();
+          incoming.destroy();
         });
+        incoming.on('error', reject);
+        incoming.on('end', complete);
       },
     );
     outgoing.on('error', reject);

@@ -5,7 +5,7 @@ import { WINDOW_BYTES_MAX } from '../../core/bounds.js';
 import { systemClock } from '../../core/clock.js';
 import type { Config } from '../../config/config.js';
 import { HttpServer } from '../../http/http-server.js';
-import { RequestStats } from '../../http/request-stats.js';
+import { RequestStats, SharedWatchers } from '../../http/request-stats.js';
 import type { LoadedUws } from '../../http/uws.js';
 import { versionsWith } from '../../http/version.js';
 import type { CounterOperations } from '../../core/counter-operations.js';
@@ -49,7 +49,8 @@ export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
   const isPortShared = shared !== undefined;
   const { uws, version } = options.uws;
   const requestStats = new RequestStats(options.requestStats, options.httpThread);
-  const own = { uws, port, isPortShared, requestStats, versions: versionsWith(version) };
+  const watchers = new SharedWatchers(options.requestStats);
+  const own = { uws, port, isPortShared, requestStats, watchers, versions: versionsWith(version) };
   return { server: new HttpServer({ ...own, config, router, operations, logger }), router };
 }
 

@@ -6,7 +6,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { Config } from '../../config/config.js';
 import type { ErrorCode } from '../../core/errors.js';
-import type { CounterListPage, CounterListQuery, CounterReading, Readiness } from '../../core/counter-operations.js';
+import type { CounterListPage, CounterListQuery, ReadResult, Readiness } from '../../core/counter-operations.js';
 import type { Admission, Sum } from '../../core/increment.js';
 import type { HttpServerLoad } from '../../http/http-server.js';
 
@@ -27,7 +27,7 @@ export interface HttpThreadTask {
 
 /** The result of each operation. */
 export interface OperationResults {
-  readonly read: CounterReading | undefined;
+  readonly read: readonly ReadResult[];
   readonly delete: Sum | undefined;
   readonly list: CounterListPage;
   readonly flush: number;
@@ -37,7 +37,7 @@ export interface OperationResults {
 
 /** A call of an operation, for the main thread. */
 export type OperationCall =
-  | { readonly operation: 'read'; readonly key: Uint8Array }
+  | { readonly operation: 'read'; readonly keys: readonly Uint8Array[] }
   | { readonly operation: 'delete'; readonly key: Uint8Array; readonly id: string | undefined }
   | { readonly operation: 'list'; readonly query: CounterListQuery }
   | { readonly operation: 'flush' }

@@ -8,7 +8,7 @@ import type {
   CounterListPage,
   CounterListQuery,
   CounterOperations,
-  CounterReading,
+  ReadResult,
   Readiness,
 } from '../../core/counter-operations.js';
 import type { Sum } from '../../core/increment.js';
@@ -32,9 +32,9 @@ export class RemoteOperations implements CounterOperations {
     this.#post = post;
   }
 
-  read(key: Uint8Array): Promise<CounterReading | undefined> {
-    // A copy, because posting a view would send its whole buffer.
-    return this.#call<'read'>({ operation: 'read', key: new Uint8Array(key) });
+  read(keys: readonly Uint8Array[]): Promise<readonly ReadResult[]> {
+    // Copies, because posting a view would send its whole buffer.
+    return this.#call<'read'>({ operation: 'read', keys: keys.map((key) => new Uint8Array(key)) });
   }
 
   delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {

@@ -4,7 +4,7 @@
  */
 import { REFUSALS, WINDOW_BYTES_MAX, codeOfRefusal } from '../../core/bounds.js';
 import { api, errorsOf } from '../../http/api.js';
-import { readAnswers, readRefusals } from '../../http/request-stats.js';
+import { readAnswers, readRefusals, SharedWatchers } from '../../http/request-stats.js';
 import { BATCH_HISTOGRAMS, readBatchHistogram, type BatchHistogram } from '../../shard-worker/client/batch-stats.js';
 import { readShardHistogram, SHARD_HISTOGRAMS, STAT, type ShardHistogram } from '../../shard-worker/protocol/stats.js';
 import type { MetricsSnapshot, MetricsSources } from './metrics-snapshot.js';
@@ -124,7 +124,11 @@ const requests: readonly Definition[] = [
     STAT.mismatches,
   ),
   ofServer('http_connections', 'Open HTTP connections, about.', ({ connections }) => connections),
-  ofServer('watchers', 'Open event streams.', () => 0),
+  ofServer(
+    'watchers',
+    'Open event streams: watchers and dashboards.',
+    ({ requestStats }) => new SharedWatchers(requestStats).open,
+  ),
   batchHistogram(
     'ack_seconds',
     'Time from the first request of a batch to the answer of its shard; each request of the batch counts.',

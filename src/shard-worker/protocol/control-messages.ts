@@ -12,20 +12,23 @@ import type { DatabaseProblem } from '../../db/database-problem.js';
 /** The checkpoints that a read saw, by stream; null if the stream has no row. */
 export type SeenCheckpoints = ReadonlyMap<string, Checkpoint | null>;
 
+/** What a shard holds of each key of a read, null for none; `again`: the snapshot of the read is too old. */
+export type PendingAnswer = readonly (Sum | null)[] | 'again';
+
 /** Main thread → shard, on the control port. The shard answers each request once, with the same `id`. */
 export type ControlRequest =
   | {
       readonly id: number;
       readonly kind: 'pending';
-      readonly key: Uint8Array;
+      readonly keys: readonly Uint8Array[];
       readonly seen: SeenCheckpoints;
     }
   | { readonly id: number; readonly kind: 'flush' }
   | { readonly id: number; readonly kind: 'drain' };
 
-/** Shard → main thread: answers (with `id`) and events. `pending` is null if the shard does not hold the key. */
+/** Shard → main thread: answers (with `id`) and events. */
 export type ControlMessage =
-  | { readonly id: number; readonly kind: 'pending'; readonly pending: Sum | 'again' | null }
+  | { readonly id: number; readonly kind: 'pending'; readonly pending: PendingAnswer }
   | { readonly id: number; readonly kind: 'flushed'; readonly keys: number }
   | { readonly id: number; readonly kind: 'drained'; readonly left: readonly PendingRange[] }
   | { readonly id: number; readonly kind: 'failed'; readonly code: ErrorCode; readonly detail: string }

@@ -19,13 +19,14 @@ import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import { systemClock, type Clock } from '../../core/clock.js';
 import { CounterError, isJournalVerdict, StartError, type JournalErrorCode, reasonOf } from '../../core/errors.js';
-import type { Admission, Sum } from '../../core/increment.js';
+import type { Admission } from '../../core/increment.js';
 import { closeBalance, STAT, statsRow } from '../protocol/stats.js';
 import type {
   ControlMessage,
   ControlRequest,
   HttpServerLink,
   PendingRange,
+  PendingAnswer,
   SeenCheckpoints,
   ShardDatabaseState,
   ShardTask,
@@ -165,11 +166,11 @@ export class ShardSupervisor {
     return this.#finished;
   }
 
-  /** What each shard holds of a key above the checkpoints that a read saw; null if nothing. */
-  async pendingOf(key: Uint8Array, seen: SeenCheckpoints): Promise<readonly (Sum | 'again' | null)[]> {
+  /** What each shard holds of keys above the checkpoints that a read saw. */
+  async pendingOf(keys: readonly Uint8Array[], seen: SeenCheckpoints): Promise<readonly PendingAnswer[]> {
     return Promise.all(
       this.#shards.map(async (_, shard) => {
-        const answer = await this.#ask(shard, { kind: 'pending', key, seen });
+        const answer = await this.#ask(shard, { kind: 'pending', keys, seen });
         return answer.kind === 'pending' ? answer.pending : 'again';
       }),
     );

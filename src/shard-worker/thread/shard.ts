@@ -15,11 +15,16 @@ import type { Clock } from '../../core/clock.js';
 import { Episode } from '../../core/episode.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import type { Histogram } from '../../core/histogram.js';
-import type { Sum } from '../../core/increment.js';
 import type { DatabaseProblem } from '../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../journal/journal.js';
 import { isTakenByOthers } from '../journal/ownership-claim.js';
-import type { ControlMessage, HandedOverStream, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
+import type {
+  ControlMessage,
+  HandedOverStream,
+  PendingAnswer,
+  PendingRange,
+  SeenCheckpoints,
+} from '../protocol/control-messages.js';
 import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../protocol/record-layout.js';
 import { shardHistogram, STAT, StatsSequence } from '../protocol/stats.js';
 import type { EarlyFlush } from './flush/early-flush.js';
@@ -352,9 +357,9 @@ export class Shard implements GroupTarget {
     this.#deps.fail(error);
   }
 
-  /** The pending sum of a key in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
-  pendingOf(key: Uint8Array, seen: SeenCheckpoints): Sum | 'again' | null {
-    return this.#orphaned.isOlder(seen) ? 'again' : pendingIn(this.#streams(), key, seen);
+  /** The pending sums of keys in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
+  pendingOf(keys: readonly Uint8Array[], seen: SeenCheckpoints): PendingAnswer {
+    return this.#orphaned.isOlder(seen) ? 'again' : pendingIn(this.#streams(), keys, seen);
   }
 
   /** Commits everything applied before the call. Resolves to the number of keys written. */

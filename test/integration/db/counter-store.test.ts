@@ -24,6 +24,14 @@ after(async () => {
   await database.drop();
 });
 
+/** One counter, which can be read, and the checkpoints. */
+async function readOne(from: CounterStore, key: string | Uint8Array, streams: readonly string[]) {
+  const { counters, checkpoints } = await from.readCounters([Buffer.from(key)], streams);
+  const [counter] = counters;
+  assert.ok(counter !== undefined && counters.length === 1 && !('unreadable' in counter));
+  return { ...counter, checkpoints };
+}
+
 const failedWith =
   (code: string) =>
   (error: unknown): boolean =>
@@ -38,17 +46,17 @@ test('a read has the exact sum, its time, and the checkpoints of the streams tha
     ]),
   );
   const streams = [stream, randomUUID()];
-  const big = await store.readCounter(Buffer.from('big'), streams);
+  const big = await readOne(store, 'big', streams);
   assert.equal(big.committed, 10n ** 30n + 1n);
   assert.equal(big.exists, true);
   assert.ok(big.updatedAt instanceof Date && Math.abs(big.updatedAt.getTime() - Date.now()) < 60_000);
   assert.deepEqual([...big.checkpoints], [[stream, { epoch, lsn: 4 }]]);
-  assert.equal((await store.readCounter(Buffer.from('safe'), [])).committed, 2 ** 53 - 1);
+  assert.equal((await readOne(store, 'safe', [])).committed, 2 ** 53 - 1);
 });
 
 test('a key that was never counted does not exist, and its read has the checkpoints, too', async () => {
   const { stream, epoch } = await shard.newStream();
-  const reading = await store.readCounter(Buffer.from('never'), [stream]);
+  const reading = await readOne(store, 'never', [stream]);
   assert.deepEqual(reading, {
     committed: 0,
     updatedAt: null,
@@ -62,16 +70,47 @@ test('a thousand reads at once each get their own counter', async () => {
   const increments = Array.from({ length: 1000 }, (_, n) => [`many:${n}`, n] as const);
   await shard.flush(flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, increments));
   const streams = [stream];
-  const readings = await Promise.all(increments.map(([key]) => store.readCounter(Buffer.from(key), streams)));
+  const readings = await Promise.all(increments.map(([key]) => readOne(store, key, streams)));
   assert.deepEqual(
     readings.map((reading) => reading.committed),
     increments.map(([, n]) => n),
   );
 });
 
+test('several keys are read in one snapshot, in their order, and one whose row is no integer spoils no other', async () => {
+  const { stream, epoch } = await shard.newStream();
+  const increments = Array.from({ length: 450 }, (_, n) => [`several:${n}`, n] as const);
+  await shard.flush(flushOf({ stream, epoch, fromLsn: 0, toLsn: 1 }, increments));
+  const observer = await connectTo(database.url);
+  try {
+    await observer.query({ text: `update counters set sum = 'NaN' where key = 'several:7'` });
+  } finally {
+    await observer.close();
+  }
+  const keys = increments.map(([key]) => Buffer.from(key)).reverse();
+  const [all, few] = await Promise.all([
+    store.readCounters([...keys, Buffer.from('never')], [stream]),
+    store.readCounters([Buffer.from('several:1'), Buffer.from('several:0')], [stream]),
+  ]);
+  assert.deepEqual(
+    all.counters.map((counter) => ('unreadable' in counter ? counter.unreadable : [counter.committed, counter.exists])),
+    [
+      ...Array.from({ length: 450 }, (_, n) =>
+        n === 442 ? 'The table "counters" has NaN as a sum; correct that row.' : [449 - n, true],
+      ),
+      [0, false],
+    ],
+  );
+  assert.deepEqual([...all.checkpoints], [[stream, { epoch, lsn: 1 }]]);
+  assert.deepEqual(
+    few.counters.map((counter) => !('unreadable' in counter) && counter.committed),
+    [1, 0],
+  );
+});
+
 test('a key that PostgreSQL refuses fails alone', async () => {
   const streams: string[] = [];
-  const reads = [Buffer.from('a'), Buffer.from([0xff]), Buffer.from('b')].map((key) => store.readCounter(key, streams));
+  const reads = [Buffer.from('a'), Buffer.from([0xff]), Buffer.from('b')].map((key) => readOne(store, key, streams));
   const outcomes = await Promise.allSettled(reads);
   assert.deepEqual(
     outcomes.map((outcome) => outcome.status),
@@ -82,8 +121,8 @@ test('a key that PostgreSQL refuses fails alone', async () => {
 test('one read more than the limit of waiting reads is overloaded', async () => {
   const small = new CounterStore(parseDatabaseUrl(database.url), { applicationName: 'small', waitingMax: 2 });
   try {
-    const waiting = [small.readCounter(Buffer.from('a'), []), small.readCounter(Buffer.from('b'), [])];
-    await assert.rejects(small.readCounter(Buffer.from('c'), []), failedWith('overloaded'));
+    const waiting = [readOne(small, 'a', []), readOne(small, 'b', [])];
+    await assert.rejects(readOne(small, 'c', []), failedWith('overloaded'));
     await Promise.all(waiting);
   } finally {
     await small.close();
@@ -91,7 +130,7 @@ test('one read more than the limit of waiting reads is overloaded', async () => 
 });
 
 test('after the end of its session the store reads again', async () => {
-  await store.readCounter(Buffer.from('a'), []);
+  await readOne(store, 'a', []);
   const observer = await connectTo(database.url);
   try {
     await observer.query({
@@ -101,7 +140,7 @@ test('after the end of its session the store reads again', async () => {
     await observer.close();
   }
   for (;;) {
-    const [outcome] = await Promise.allSettled([store.readCounter(Buffer.from('a'), [])]);
+    const [outcome] = await Promise.allSettled([readOne(store, 'a', [])]);
     if (outcome.status === 'fulfilled') return;
     assert.ok(failedWith('database-unavailable')(outcome.reason));
   }
@@ -115,12 +154,12 @@ test('while no server answers, reads fail within the connect timeout, and at onc
   const target = parseDatabaseUrl(`postgres://u@127.0.0.1:${address.port}/d`);
   const waiting = new CounterStore(target, { applicationName: 'mute', connectTimeoutMs: 200 });
   try {
-    await assert.rejects(waiting.readCounter(Buffer.from('a'), []), failedWith('database-unavailable'));
+    await assert.rejects(readOne(waiting, 'a', []), failedWith('database-unavailable'));
     assert.equal(waiting.available(), false);
-    await assert.rejects(waiting.readCounter(Buffer.from('a'), []), failedWith('database-unavailable'));
+    await assert.rejects(readOne(waiting, 'a', []), failedWith('database-unavailable'));
   } finally {
     await waiting.close();
     mute.close();
   }
-  await assert.rejects(waiting.readCounter(Buffer.from('a'), []), failedWith('database-unavailable'));
+  await assert.rejects(readOne(waiting, 'a', []), failedWith('database-unavailable'));
 });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { api, type OperationName } from '#product/http/api.js';
+import { api, isStream, type OperationName } from '#product/http/api.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { send, type Answer, type RequestOptions } from '../../support/http.js';
@@ -28,6 +28,7 @@ const GOOD: Readonly<Record<OperationName, Variation>> = {
   readCounter: { key: 'a' },
   deleteCounter: { key: 'removed' },
   readCounters: {},
+  watch: { query: '?key=a&key=b' },
   deleteCounterByQuery: { query: '?key=removed' },
   flush: {},
   health: {},
@@ -67,6 +68,7 @@ describe('the OpenAPI document and the server', () => {
     const answer = await send(to.url, target, {
       method: method.toUpperCase(),
       headers: { ...ADMIN, ...headers },
+      ...(isStream(name) ? { until: '\n\n' } : {}),
       ...options,
     });
     conformance.check(name, answer);
@@ -109,6 +111,7 @@ describe('the OpenAPI document and the server', () => {
     await ask('increment', { body: '{"removed":5}' });
     await expect(200, 'deleteCounterByQuery');
     await expect(200, 'readCounters', { query: '?key=a' });
+    await expect(200, 'readCounters', { query: '?key=never&key=a' });
     await expect(200, 'readCounters', { query: '?limit=1&prefix=a' });
   });
 
@@ -123,6 +126,7 @@ describe('the OpenAPI document and the server', () => {
     await expect(404, 'readCounter', { key: 'never' });
     await expect(400, 'readCounters', { query: '?limit=0' });
     await expect(404, 'readCounters', { query: '?key=never' });
+    await expect(400, 'watch', { query: '' });
     for (const [name, target] of [
       ['deleteCounter', (key: string) => ({ key })],
       ['deleteCounterByQuery', (key: string) => ({ query: `?key=${key}` })],

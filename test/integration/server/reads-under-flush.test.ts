@@ -46,25 +46,44 @@ describe('reads during flushes', () => {
     };
     let reads = 0;
     let mixed = 0;
+    const check = (key: number, document: string, acknowledged: bigint, last: bigint[]): void => {
+      const { attempted } = tallyOf(key);
+      const { sum, committed, pending } = parseCounter(document);
+      assert.ok(sum >= acknowledged, `${sum} is less than the ${acknowledged} acknowledged`);
+      assert.ok(sum <= attempted, `${sum} is more than the ${attempted} attempted`);
+      assert.ok(sum >= (last[key] ?? 0n), `${sum} is less than the ${last[key]} read before`);
+      last[key] = sum;
+      reads += 1;
+      if (committed > 0n && pending > 0n) mixed += 1;
+    };
     const read = async (): Promise<void> => {
       const last = tallies.map(() => 0n);
       while (!end()) {
         const key = random.below(KEYS);
         const acknowledged = tallyOf(key).acknowledged;
         const answer = await send(node.url, `/counters/watched-${key}`, { agent });
-        const { attempted } = tallyOf(key);
         if (answer.status === 404 && acknowledged === 0n) continue;
         assert.equal(answer.status, 200, answer.body);
-        const { sum, committed, pending } = parseCounter(answer.body);
-        assert.ok(sum >= acknowledged, `${sum} is less than the ${acknowledged} acknowledged`);
-        assert.ok(sum <= attempted, `${sum} is more than the ${attempted} attempted`);
-        assert.ok(sum >= (last[key] ?? 0n), `${sum} is less than the ${last[key]} read before`);
-        last[key] = sum;
-        reads += 1;
-        if (committed > 0n && pending > 0n) mixed += 1;
+        check(key, answer.body, acknowledged, last);
       }
     };
-    await Promise.all([...Array.from({ length: WRITERS }, write), ...Array.from({ length: READERS }, read)]);
+    const query = tallies.map((_, key) => `key=watched-${key}`).join('&');
+    const readAll = async (): Promise<void> => {
+      const last = tallies.map(() => 0n);
+      while (!end()) {
+        const acknowledged = tallies.map((tally) => tally.acknowledged);
+        const answer = await send(node.url, `/counters?${query}`, { agent });
+        assert.equal(answer.status, 200, answer.body);
+        const documents = /^\{"counters":\[(.*)\]\}$/.exec(answer.body)?.[1]?.split(/(?<=\}),/) ?? [];
+        assert.equal(documents.length, KEYS, answer.body);
+        documents.forEach((document, key) => {
+          if (!document.includes('"sum":null')) check(key, document, acknowledged[key] ?? 0n, last);
+          else assert.equal(acknowledged[key], 0n);
+        });
+      }
+    };
+    const readers = Array.from({ length: READERS }, (_, reader) => (reader % 2 === 0 ? read : readAll));
+    await Promise.all([...Array.from({ length: WRITERS }, write), ...readers.map((reader) => reader())]);
     agent.destroy();
     assert.ok(mixed > 0, `of ${reads} reads none was made of committed and pending parts`);
     assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);

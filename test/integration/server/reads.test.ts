@@ -69,6 +69,50 @@ describe('reads', () => {
     }
   });
 
+  test('several keys are read in the order asked for, null for one that does not exist', async () => {
+    assertCreated(await increment(node.url, { 's a': 1, 's+b': 2 }));
+    await flush();
+    assertCreated(await increment(node.url, { 's a': 10 }));
+    const query = 'key=s%2Bb&key=never&key=s+a&key=s%20a&prefix=ignored';
+    const answer = await send(node.url, `/counters?${query}`);
+    assert.deepEqual([answer.status, answer.headers['content-type']], [200, 'application/json']);
+    const times = [...answer.body.matchAll(/"updated_at":"([^"]+)"/g)].map(([, time]) => time);
+    assert.equal(times.length, 3);
+    assert.equal(
+      answer.body.replaceAll(/"updated_at":"[^"]+"/g, '"updated_at":"T"'),
+      '{"counters":[{"key":"s+b","sum":2,"committed":2,"pending":0,"updated_at":"T"},' +
+        '{"key":"never","sum":null,"committed":0,"pending":0,"updated_at":null},' +
+        '{"key":"s a","sum":11,"committed":1,"pending":10,"updated_at":"T"},' +
+        '{"key":"s a","sum":11,"committed":1,"pending":10,"updated_at":"T"}]}',
+    );
+  });
+
+  test('a hundred keys are read at once, of any size; 101 and a bad one are refused', async () => {
+    const keys = Array.from({ length: 101 }, (_, index) => `h${index}😀`);
+    assertCreated(
+      await increment(node.url, Object.fromEntries(keys.map((key, index) => [key, index * LARGEST]).slice(0, 2))),
+    );
+    const query = (count: number): string =>
+      keys
+        .slice(0, count)
+        .map((key) => `key=${encodeURIComponent(key)}`)
+        .join('&');
+    const answer = await send(node.url, `/counters?${query(100)}`);
+    assert.equal(answer.status, 200);
+    const sums = [...answer.body.matchAll(/"sum":([^,]+)/g)].map(([, sum]) => sum);
+    assert.deepEqual(sums, ['0', String(LARGEST), ...Array.from({ length: 98 }, () => 'null')]);
+    for (const bad of [query(101), 'key=a&key=', 'key=a&key=%00', 'key=a&key=%ff', `key=a&key=${'k'.repeat(65)}`]) {
+      assertProblem(await send(node.url, `/counters?${bad}`), 'invalid-request');
+    }
+  });
+
+  test('a delete that names two keys deletes neither', async () => {
+    assertCreated(await increment(node.url, { 'two a': 1, 'two b': 1 }));
+    const answer = await send(node.url, '/counters?key=two+a&key=two+b', { method: 'DELETE' });
+    assertProblem(answer, 'invalid-request');
+    assert.deepEqual([await sumOf(node.url, 'two a'), await sumOf(node.url, 'two b')], [1n, 1n]);
+  });
+
   test('everything after /counters/ is the key, including raw slashes', async () => {
     assertCreated(await increment(node.url, { 'page:/home/a//b/': 1, '/x': 2 }));
     for (const path of [

@@ -6,7 +6,7 @@ import { addSums, type Sum } from '../../../core/increment.js';
 import { hashKey } from '../../../core/key-hash.js';
 import type { LogFields } from '../../../core/logger.js';
 import type { Journal } from '../../journal/journal.js';
-import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
+import type { PendingAnswer, PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
 import type { Flusher } from '../flush/flusher.js';
 import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-database.js';
 import type { PendingSums } from '../pending-sums.js';
@@ -21,12 +21,22 @@ export interface OwnedStream {
   readonly flusher: Flusher;
 }
 
-/** The pending sum of a key in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
+/** The pending sums of keys in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
 export function pendingIn(
   streams: readonly OwnedStream[],
-  key: Uint8Array,
+  keys: readonly Uint8Array[],
   seen: SeenCheckpoints,
-): Sum | 'again' | null {
+): PendingAnswer {
+  const pending: (Sum | null)[] = [];
+  for (const key of keys) {
+    const sum = pendingOfKey(streams, key, seen);
+    if (sum === 'again') return sum;
+    pending.push(sum);
+  }
+  return pending;
+}
+
+function pendingOfKey(streams: readonly OwnedStream[], key: Uint8Array, seen: SeenCheckpoints): Sum | 'again' | null {
   const hash = hashKey(key, 0, key.length);
   let pending: Sum | null = null;
   for (const { pendingSums } of streams) {

@@ -1,0 +1,155 @@
+/**
+ * Streams of server-sent events. HTTP thread.
+ *
+ * ```text
+ * open ──end()──────────────────────────► over      a stop, or the owner has nothing more to say
+ *   ├──the client has gone──────────────► over
+ *   └──64 KiB behind a full socket──────► over      the client does not read
+ * ```
+ */
+import type { RouteStats } from '../request-stats.js';
+import type { HttpResponse } from '../uws.js';
+import type { SharedWatchers } from '../request-stats.js';
+import { Phases } from './phases.js';
+
+/** The media type of server-sent events. */
+export const EVENTS_MEDIA_TYPE = 'text/event-stream';
+
+/** Most bytes that are written to a client whose socket takes no more. */
+const UNREAD_BYTES_MAX = 65_536;
+
+/** A comment is written this often, so that proxies and clients see that the stream lives. */
+const COMMENT_SECONDS = 15;
+
+/** How long a browser waits before it connects again, in ms. */
+const RECONNECT_MS = 1_000;
+
+/** One open stream. */
+export class EventStream {
+  readonly #res: HttpResponse;
+  readonly #whenOver: (() => void)[] = [];
+  #isOver = false;
+  /** True while the socket has bytes that it could not take. */
+  #isBlocked = false;
+  #unreadBytes = 0;
+  #secondsToComment = COMMENT_SECONDS;
+
+  /** Writes the head. */
+  constructor(res: HttpResponse) {
+    this.#res = res;
+    res.onAborted(() => {
+      this.#finish();
+    });
+    res.onWritable(() => {
+      this.#isBlocked = false;
+      this.#unreadBytes = 0;
+      return true;
+    });
+    res.cork(() => {
+      writeHead(res);
+      this.#isBlocked = !res.write(`retry: ${RECONNECT_MS}\n\n`);
+    });
+  }
+
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
+  /** Calls `whenOver` once the stream is over. Call it before anything else has a turn. */
+  onOver(whenOver: () => void): void {
+    this.#whenOver.push(whenOver);
+  }
+
+  /** Writes events, made by {@link eventText}; closes the connection of a client that does not read. */
+  write(events: string): void {
+    if (this.#isOver) return;
+    if (this.#isBlocked) {
+      this.#unreadBytes += Buffer.byteLength(events);
+      if (this.#unreadBytes > UNREAD_BYTES_MAX) {
+        // Calls onAborted.
+        this.#res.close();
+        return;
+      }
+    }
+    this.#res.cork(() => {
+      if (!this.#res.write(events)) this.#isBlocked = true;
+    });
+  }
+
+  /** Writes a comment where one is due. Call it once a second. */
+  tick(): void {
+    this.#secondsToComment -= 1;
+    if (this.#secondsToComment > 0) return;
+    this.#secondsToComment = COMMENT_SECONDS;
+    this.write(':\n\n');
+  }
+
+  /** Ends the stream in good order. */
+  end(): void {
+    if (this.#isOver) return;
+    this.#finish();
+    this.#res.cork(() => {
+      this.#res.end();
+    });
+  }
+
+  #finish(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    for (const whenOver of this.#whenOver) whenOver();
+  }
+}
+
+/** The open streams of an HTTP server. */
+export class EventStreams {
+  readonly #watchers: SharedWatchers;
+  readonly #watchersMax: number;
+  readonly #streams = new Phases<EventStream>((streams) => {
+    for (const stream of streams) stream.tick();
+  });
+
+  /** `watchersMax` is MAX_WATCHERS; `watchers` counts the streams of all HTTP servers. */
+  constructor(watchers: SharedWatchers, watchersMax: number) {
+    this.#watchers = watchers;
+    this.#watchersMax = watchersMax;
+  }
+
+  /** Opens a stream; undefined if MAX_WATCHERS streams are open. */
+  open(res: HttpResponse, stats: RouteStats): EventStream | undefined {
+    if (!this.#watchers.take(this.#watchersMax)) return undefined;
+    const stream = new EventStream(res);
+    stream.onOver(() => {
+      this.#watchers.release();
+      this.#streams.delete(stream);
+    });
+    stats.count(200);
+    this.#streams.add(stream);
+    return stream;
+  }
+
+  /** Ends all streams. */
+  end(): void {
+    for (const stream of this.#streams.all()) stream.end();
+  }
+}
+
+/** Answers a HEAD request as a stream's GET is answered. */
+export function writeStreamHead(res: HttpResponse, stats: RouteStats): void {
+  stats.count(200);
+  res.cork(() => {
+    writeHead(res);
+    res.endWithoutBody();
+  });
+}
+
+/** The text of an event. `data` is one line. */
+export function eventText(event: string, data: string): string {
+  return `event: ${event}\ndata: ${data}\n\n`;
+}
+
+function writeHead(res: HttpResponse): void {
+  res.writeStatus('200 OK');
+  res.writeHeader('content-type', EVENTS_MEDIA_TYPE).writeHeader('cache-control', 'no-store');
+  // Otherwise nginx would keep events back.
+  res.writeHeader('x-accel-buffering', 'no');
+}

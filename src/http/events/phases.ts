@@ -1,0 +1,51 @@
+/**
+ * Work that each member of a set needs once a second, spread over the second, so that requests do not wait behind it. HTTP
+ * thread.
+ *
+ * A second has ten phases. A member belongs to the phase in which it joined, so each has its own even beat.
+ */
+const PHASES = 10;
+const PHASE_MS = 100;
+
+/** The members, and what is done for those of a phase. The timer runs while there are members. */
+export class Phases<T> {
+  readonly #run: (members: ReadonlySet<T>) => void;
+  readonly #phases: readonly Set<T>[] = Array.from({ length: PHASES }, () => new Set<T>());
+  #current = 0;
+  #size = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  /** `run` gets the members of one phase, never none. */
+  constructor(run: (members: ReadonlySet<T>) => void) {
+    this.#run = run;
+  }
+
+  /** Adds a member, which comes up in a second and once a second then. */
+  add(member: T): void {
+    this.#phases[this.#current]?.add(member);
+    this.#size += 1;
+    this.#timer ??= setInterval(() => {
+      this.#next();
+    }, PHASE_MS);
+  }
+
+  /** Removes a member, if it is one. */
+  delete(member: T): void {
+    if (!this.#phases.some((phase) => phase.delete(member))) return;
+    this.#size -= 1;
+    if (this.#size > 0) return;
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** All members. */
+  all(): readonly T[] {
+    return this.#phases.flatMap((phase) => [...phase]);
+  }
+
+  #next(): void {
+    this.#current = (this.#current + 1) % PHASES;
+    const phase = this.#phases[this.#current];
+    if (phase !== undefined && phase.size > 0) this.#run(phase);
+  }
+}
