@@ -9,7 +9,7 @@ COPY package.json package-lock.json .npmrc ./
 # Scripts run after the sources are there; the packages' own are not needed, their binaries ship inside them.
 RUN npm ci --ignore-scripts --omit=optional
 COPY . .
-RUN npx tspc -b tsconfig.build.json && npm prune --ignore-scripts --omit=dev --omit=optional \
+RUN npm run -s build:product && npm prune --ignore-scripts --omit=dev --omit=optional \
   # The compiler comes as typia's peer, for its command line only; what it left in the cache is a copy of itself.
   && rm -rf node_modules/typescript node_modules/.cache \
   # Binaries of other systems, and of Node versions that are not in this image.

@@ -17,6 +17,7 @@ const root = join(import.meta.dirname, '..', '..');
 const folders: readonly { readonly name: string; readonly fileSecondsMax: number; readonly concurrency: number }[] = [
   { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
   { name: 'integration', fileSecondsMax: 300, concurrency: 2 },
+  { name: 'e2e', fileSecondsMax: 300, concurrency: 2 },
   { name: 'fault', fileSecondsMax: 600, concurrency: 2 },
   { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
 ];
@@ -33,6 +34,8 @@ function lint(): Part {
     name: 'lint',
     commands: [
       [join(bin, 'eslint', 'bin', 'eslint.js'), '.'],
+      // The dashboard's JavaScript, whose types stand in its comments.
+      [join(bin, 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.dashboard.json'],
       [join(bin, 'prettier', 'bin', 'prettier.cjs'), '--check', '--log-level', 'warn', '.'],
     ],
   };

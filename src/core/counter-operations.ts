@@ -49,6 +49,14 @@ export type ReadResult = CounterReading | UnreadableCounter | undefined;
 /** Most keys of a read. */
 export const READ_KEYS_MAX = 500;
 
+/** An event of the dashboard. */
+export interface DashboardUpdate {
+  /** A `DashboardDocument` as JSON. */
+  readonly text: string;
+  /** The time of its last point, ms since 1970: what the next update begins after. */
+  readonly through: number;
+}
+
 /** The operations of a server besides taking increments. Every method rejects only with a {@link CounterError}. */
 export interface CounterOperations {
   /**
@@ -68,4 +76,6 @@ export interface CounterOperations {
   readiness(): Readiness | Promise<Readiness>;
   /** The page of metrics for Prometheus. */
   metrics(): Promise<string>;
+  /** The state of now for the dashboard, with the points after `since` (ms since 1970; 0: all of the last minutes). */
+  dashboard(since: number): Promise<DashboardUpdate>;
 }

@@ -11,8 +11,11 @@ import type { BearerToken, Config } from '../config/config.js';
 /** What a token permits. `admin` permits everything. */
 export type Scope = BearerToken['scope'];
 
-/** What an operation requires: a scope, any valid token, or nothing (`open`). */
-export type Access = Scope | 'any' | 'open';
+/**
+ * What an operation requires: a scope, any valid token, or nothing. Of the last, a `page` is still protected by the
+ * {@link HostRule}, and what is `open` by nothing.
+ */
+export type Access = Scope | 'any' | 'page' | 'open';
 
 interface KnownBearerToken {
   readonly digest: Buffer;
@@ -40,7 +43,7 @@ export class AccessControl {
    * none. A token that is configured with several scopes has all of them.
    */
   refusal(authorization: string, access: Access): 'unauthorized' | 'forbidden' | undefined {
-    if (access === 'open') return undefined;
+    if (access === 'open' || access === 'page') return undefined;
     const token = BEARER.exec(authorization)?.[1];
     if (token === undefined) return 'unauthorized';
     const digest = sha256(token);
@@ -96,7 +99,7 @@ export function isLoopback(host: string): boolean {
   return name === 'localhost' || name === '::1' || (isIPv4(name) && name.startsWith('127.'));
 }
 
-function grants(scope: Scope, access: Exclude<Access, 'open'>): boolean {
+function grants(scope: Scope, access: Exclude<Access, 'page' | 'open'>): boolean {
   return scope === 'admin' || access === 'any' || scope === access;
 }
 

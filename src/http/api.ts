@@ -24,7 +24,7 @@ export interface ApiOperation {
   readonly method: 'get' | 'post' | 'delete';
   /** As OpenAPI writes it. A `{key}` comes last and stands for the rest of the path. */
   readonly path: string;
-  readonly access: Exclude<Access, 'any'>;
+  readonly access: Exclude<Access, 'any' | 'page'>;
   /** The operation is also answered while the server starts and drains. So is every `open` one. */
   readonly isAlwaysAnswered?: true;
   readonly summary: string;
@@ -166,6 +166,16 @@ export const api = {
     parameters: [],
     reply: { status: 200, says: 'The text exposition format of Prometheus.', content: ['metrics'] },
     errors: [],
+  },
+  dashboardEvents: {
+    method: 'get',
+    path: '/dashboard/events',
+    access: 'read',
+    isAlwaysAnswered: true,
+    summary: 'What the dashboard at `/` shows, each second. For that page; its members may change with every version.',
+    parameters: [],
+    reply: { status: 200, says: 'Server-sent events named `dashboard`.', content: ['events'] },
+    errors: ['overloaded', 'draining'],
   },
   version: {
     method: 'get',

@@ -108,3 +108,95 @@ export interface ProblemDocument {
   /** Whether this attempt was counted. */
   counted: Counted;
 }
+
+/** What the event `dashboard` of GET /dashboard/events holds. */
+export interface DashboardDocument {
+  /** One for each second since the last event of the stream; in its first event up to five minutes of them. */
+  points: DashboardPoint[];
+  server: {
+    version: string;
+    node: string;
+    uws: string;
+    journal: string;
+    role: string;
+    shards: number;
+    httpThreads: number;
+    flushIntervalMs: number;
+    /** Since the process began. */
+    upSeconds: number;
+    residentBytes: number;
+  };
+  health: DashboardHealth;
+  /** Increments of all shards, as the metrics of the same names count them. */
+  balance: {
+    accepted: number;
+    recovered: number;
+    adopted: number;
+    flushed: number;
+    pending: number;
+    deduplicated: number;
+    handedOver: number;
+    rejected: number;
+    lost: number;
+  };
+  /** Requests with increments that were not answered with 202 since the start, by error code. */
+  refusals: { code: string; requests: number }[];
+  bounds: DashboardBound[];
+  shards: DashboardShard[];
+  /** The keys with the most increments now, most first, about. */
+  hotKeys: { key: string; perSecond: number }[];
+}
+
+/** A second of the server. Rates are those of that second. */
+export interface DashboardPoint {
+  /** Its end, ms since 1970. */
+  at: number;
+  increments: number;
+  requests: number;
+  refused: number;
+  /** Times from a request to its acknowledgement, interpolated within buckets; null where there was none. */
+  p50Ms: number | null;
+  p99Ms: number | null;
+  /** At its end. */
+  pending: number;
+  journalBytes: number;
+}
+
+export interface DashboardHealth {
+  /** As `/readyz` says it. */
+  state: 'ok' | 'degraded' | 'refusing';
+  /** The error code of refused increments. */
+  code: string | null;
+  reason: string | null;
+  isJournalAvailable: boolean;
+  /** How long PostgreSQL has been unavailable; null while it is available. */
+  databaseUnavailableSeconds: number | null;
+  /** Why it was last; null before the first time. */
+  databaseReason: string | null;
+}
+
+/** What the server holds, and the most that it holds. */
+export interface DashboardBound {
+  name: 'pendingKeys' | 'pendingBytes' | 'journalBytes' | 'connections' | 'watchers' | 'idempotencyRows';
+  now: number;
+  /** Null where there is none. */
+  most: number | null;
+  /** The setting that raises it. */
+  setting: string;
+}
+
+export interface DashboardShard {
+  /** In the last second. */
+  increments: number;
+  pending: number;
+  pendingKeys: number;
+  pendingBytes: number;
+  journalBytes: number;
+  journalSegments: number;
+  oldestPendingSeconds: number;
+  /** Mean times of the last second; null where there was none. */
+  syncMs: number | null;
+  flushMs: number | null;
+  flushRetries: number;
+  restarts: number;
+}

@@ -21,11 +21,20 @@ import { isAlwaysAnswered, isStream, operationsByPath, type ApiOperation, type S
 import { AccessControl, HostRule, type Access } from './access.js';
 import type { VersionDocument } from './documents.js';
 import { EventStreams, writeStreamHead, type EventStream } from './events/event-stream.js';
+import { DashboardEvents } from './events/dashboard-events.js';
 import { Watchers } from './events/watch.js';
+import { readPageFiles, writePageFile, type PageFile } from './dashboard-page.js';
 import { IncrementRoute } from './increment-route.js';
 import { openApiText } from './openapi.js';
 import { problemReply, replyOfError, writeReply, type HttpReply, type HttpRequestHead } from './reply.js';
-import { UNKNOWN_ROUTE, type RequestStats, type RouteStats, type SharedWatchers } from './request-stats.js';
+import {
+  ASSET_ROUTE,
+  PAGE_ROUTE,
+  UNKNOWN_ROUTE,
+  type RequestStats,
+  type RouteStats,
+  type SharedWatchers,
+} from './request-stats.js';
 import { makeRoutes, type Route } from './routes.js';
 import {
   nativeText,
@@ -265,8 +274,22 @@ export class HttpServer {
       const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
       this.#refuse(pattern, isOpen ? 'open' : 'any', problem, stats);
     }
+    for (const file of readPageFiles()) this.#addPageFile(file);
     const unknown = problemReply('not-found', 'No operation has this path; see /openapi.json.');
     this.#refuse('/*', 'any', unknown, requestStats.of(UNKNOWN_ROUTE));
+  }
+
+  #addPageFile(file: PageFile): void {
+    const stats = this.#deps.requestStats.of(file.path === '/' ? PAGE_ROUTE : ASSET_ROUTE);
+    const handle = (res: HttpResponse, req: HttpRequest): void => {
+      if (!this.#admits(res, req, 'page', stats)) return;
+      const options = { ifNoneMatch: req.getHeader('if-none-match'), isHead: req.getMethod() === 'head' };
+      res.cork(() => stats.count(writePageFile(res, file, options)));
+    };
+    this.#app.get(file.path, handle).head(file.path, handle);
+    const allow = ALLOWED.get;
+    const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
+    this.#refuse(file.path, 'page', problem, stats);
   }
 
   #addIncrement(pattern: string, access: Access, stats: RouteStats): void {
@@ -297,7 +320,9 @@ export class HttpServer {
     const { operations, config, logger } = this.#deps;
     const reportBug = (err: unknown): void => logger.error({ err }, 'An event stream failed because of a bug');
     const watchers = new Watchers(operations, { keyBytesMax: config.keyBytesMax, reportBug });
+    const dashboards = new DashboardEvents(operations, reportBug);
     return {
+      dashboardEvents: () => (stream) => dashboards.add(stream),
       watch: (head) => {
         const keys = watchers.keysOf(head);
         return (stream) => watchers.add(stream, keys);
@@ -311,7 +336,8 @@ export class HttpServer {
       const head = headOf(req);
       const isHead = head.method === 'head';
       try {
-        const refusal = this.#refusal();
+        // A dashboard shows how a start goes on, too.
+        const refusal = isAlwaysAnswered(operation) && this.#admission === 'starting' ? undefined : this.#refusal();
         const start = route(head);
         if (refusal !== undefined) reply(res, refusal, isHead, stats);
         else if (isHead) writeStreamHead(res, stats);

@@ -15,12 +15,16 @@ import { errorsOf, operationsByPath } from './api.js';
 /** The path of requests whose path is unknown. */
 export const UNKNOWN_ROUTE = 'unknown';
 
-/** The routes: the paths of all operations as OpenAPI writes them, and one for all other paths. */
-export const ROUTES: readonly string[] = [...operationsByPath().keys(), UNKNOWN_ROUTE];
+/** The dashboard's page, and its assets. */
+export const PAGE_ROUTE = '/';
+export const ASSET_ROUTE = '/dashboard/{file}';
+
+/** The routes: the paths of all operations as OpenAPI writes them, those of the page, and one for all other paths. */
+export const ROUTES: readonly string[] = [...operationsByPath().keys(), PAGE_ROUTE, ASSET_ROUTE, UNKNOWN_ROUTE];
 
 /** Statuses that the server answers with. */
 export const STATUSES: readonly number[] = [
-  ...new Set([200, 202, ...errorCodes.map((code) => errorCatalogue[code].status)]),
+  ...new Set([200, 202, 304, ...errorCodes.map((code) => errorCatalogue[code].status)]),
 ].sort((a, b) => a - b);
 
 /** Index of each status by its number, for the path of a request. */
@@ -162,7 +166,11 @@ function total(rows: readonly Float64Array[], cell: number): number {
 /** The statuses that each path may answer with, as its operations say. */
 function expectedStatuses(): ReadonlyMap<string, ReadonlySet<number>> {
   const statusOf = (code: ErrorCode): number => errorCatalogue[code].status;
-  const expected = new Map<string, ReadonlySet<number>>([[UNKNOWN_ROUTE, new Set([statusOf('not-found')])]]);
+  const expected = new Map<string, ReadonlySet<number>>([
+    [UNKNOWN_ROUTE, new Set([statusOf('not-found')])],
+    [PAGE_ROUTE, new Set([200, 304])],
+    [ASSET_ROUTE, new Set([200, 304])],
+  ]);
   for (const [path, operations] of operationsByPath()) {
     const statuses = operations.flatMap(([, operation]) => [
       operation.reply.status,

@@ -167,6 +167,8 @@ class HttpThread {
         return operations.readiness();
       case 'metrics':
         return operations.metrics();
+      case 'dashboard':
+        return operations.dashboard(call.since);
     }
   }
 

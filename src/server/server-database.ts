@@ -78,6 +78,8 @@ export class ServerDatabase {
   #shared: OnDemandConnection | undefined;
   #closed = false;
   #problem: DatabaseProblem | undefined;
+  /** Why the last attempt of the start failed. */
+  #startReason = '';
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(
@@ -92,6 +94,11 @@ export class ServerDatabase {
     this.#stats = stats;
     this.#streams = streams;
     this.#events = events;
+  }
+
+  /** Why the start waits for the database; '' where it does not. */
+  get startReason(): string {
+    return this.#startReason;
   }
 
   /** Why the start goes on without the database, until that answers and has its tables. */
@@ -214,6 +221,7 @@ export class ServerDatabase {
       const leftMs = Math.round(until - performance.now());
       const connectTimeoutMs = Math.min(CONNECT_TIMEOUT_MS, Math.max(leftMs, CONNECT_TIMEOUT_MIN_MS));
       const opened = await openDatabase(target, this.#logger, connectTimeoutMs);
+      this.#startReason = opened.kind === 'open' ? '' : opened.reason;
       if (opened.kind === 'open') return opened.databaseId;
       signal.throwIfAborted();
       const { kind, reason, problem } = opened;

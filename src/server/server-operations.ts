@@ -16,6 +16,7 @@ import type {
   CounterListPage,
   CounterListQuery,
   CounterOperations,
+  DashboardUpdate,
   ReadResult,
   Readiness,
   UnreadableCounter,
@@ -45,6 +46,7 @@ export interface ServerOperationsDeps {
   readonly refusesIdempotent: () => boolean;
   /** The page of metrics. */
   readonly metrics: () => Promise<string>;
+  readonly dashboard: (since: number) => Promise<DashboardUpdate>;
 }
 
 /** The operations of this server. */
@@ -105,6 +107,10 @@ export class ServerOperations implements CounterOperations {
 
   metrics(): Promise<string> {
     return this.#deps.metrics();
+  }
+
+  dashboard(since: number): Promise<DashboardUpdate> {
+    return this.#deps.dashboard(since);
   }
 
   readiness(): Readiness {

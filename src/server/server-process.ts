@@ -24,6 +24,7 @@ import { ServerDatabase, type OpenedServerDatabase } from './server-database.js'
 import { HttpServers } from './http-servers.js';
 import { ServerMetrics } from './metrics/server-metrics.js';
 import { RegularLog } from './regular-log.js';
+import { ServerDashboard } from './dashboard/server-dashboard.js';
 import { StartSteps, type StartStep } from './start-steps.js';
 import { isLoopback } from '../http/access.js';
 import { makeRequestStats } from '../http/request-stats.js';
@@ -54,6 +55,7 @@ export class ServerProcess {
   #supervisor: ShardSupervisor | undefined;
   #metrics: ServerMetrics | undefined;
   readonly #regularLog: RegularLog;
+  readonly #dashboard: ServerDashboard;
   readonly #availability: DatabaseAvailability;
 
   constructor(config: Config, logger: Logger, exit: (code: number) => void) {
@@ -69,6 +71,7 @@ export class ServerProcess {
     this.#availability = new DatabaseAvailability(systemClock, logger, consequence, pending);
     this.#database = this.#makeDatabase();
     this.#operations = this.#makeOperations();
+    this.#dashboard = this.#makeDashboard();
     this.#httpServers = this.#makeHttpServers();
     this.#regularLog = new RegularLog(config, systemClock, logger, {
       stats: this.#stats,
@@ -132,6 +135,18 @@ export class ServerProcess {
       rejected: () => statTotal(this.#stats, config.shards, STAT.rejected),
       refusesIdempotent: () => statTotal(this.#stats, config.shards, STAT.idempotentRefused) > 0,
       metrics: () => started(this.#metrics).page(),
+      dashboard: (since) => this.#dashboard.update(since),
+    });
+  }
+
+  #makeDashboard(): ServerDashboard {
+    return new ServerDashboard({
+      clock: systemClock,
+      logger: this.#logger,
+      snapshot: (countsConnections) => started(this.#metrics).snapshot(countsConnections),
+      readiness: () => this.#operations.readiness(),
+      databaseReason: () => this.#availability.lastReason || this.#database.startReason,
+      hotKeys: async (most) => (await this.#supervisor?.hotKeys(most)) ?? [],
     });
   }
 
@@ -175,6 +190,7 @@ export class ServerProcess {
         undo: () => {
           this.#connectionLimit.close();
           this.#regularLog.close();
+          this.#dashboard.close();
           return httpServers.close();
         },
       },
@@ -214,6 +230,7 @@ export class ServerProcess {
     this.#metrics = this.#makeMetrics(uws.version);
     this.#connectionLimit.start();
     this.#regularLog.start();
+    this.#dashboard.start();
     const port = await this.#httpServers.listen(uws);
     const scheme = tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);

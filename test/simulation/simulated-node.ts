@@ -159,6 +159,7 @@ export class SimulatedNode {
       rejected: () => 0,
       refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
       metrics: () => Promise.resolve(''),
+      dashboard: () => Promise.resolve({ text: '', through: 0 }),
     });
   }
 

@@ -6,7 +6,13 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { Config } from '../../config/config.js';
 import type { ErrorCode } from '../../core/errors.js';
-import type { CounterListPage, CounterListQuery, ReadResult, Readiness } from '../../core/counter-operations.js';
+import type {
+  CounterListPage,
+  CounterListQuery,
+  DashboardUpdate,
+  ReadResult,
+  Readiness,
+} from '../../core/counter-operations.js';
 import type { Admission, Sum } from '../../core/increment.js';
 import type { HttpServerLoad } from '../../http/http-server.js';
 
@@ -33,6 +39,7 @@ export interface OperationResults {
   readonly flush: number;
   readonly readiness: Readiness;
   readonly metrics: string;
+  readonly dashboard: DashboardUpdate;
 }
 
 /** A call of an operation, for the main thread. */
@@ -42,7 +49,8 @@ export type OperationCall =
   | { readonly operation: 'list'; readonly query: CounterListQuery }
   | { readonly operation: 'flush' }
   | { readonly operation: 'readiness' }
-  | { readonly operation: 'metrics' };
+  | { readonly operation: 'metrics' }
+  | { readonly operation: 'dashboard'; readonly since: number };
 
 /** A command that the HTTP thread answers once, with `done`. */
 export type HttpThreadRequest =

@@ -8,6 +8,7 @@ import type {
   CounterListPage,
   CounterListQuery,
   CounterOperations,
+  DashboardUpdate,
   ReadResult,
   Readiness,
 } from '../../core/counter-operations.js';
@@ -55,6 +56,10 @@ export class RemoteOperations implements CounterOperations {
 
   metrics(): Promise<string> {
     return this.#call<'metrics'>({ operation: 'metrics' });
+  }
+
+  dashboard(since: number): Promise<DashboardUpdate> {
+    return this.#call<'dashboard'>({ operation: 'dashboard', since });
   }
 
   /** Settles a call that succeeded. */

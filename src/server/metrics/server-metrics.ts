@@ -30,9 +30,13 @@ export class ServerMetrics {
 
   /** The page. Rejects with CounterError `overloaded` where a shard does not finish a change of its numbers. */
   async page(): Promise<string> {
-    const connections = await this.#countConnections();
-    const snapshot = await takeSnapshot({ ...this.#sources, connections });
-    return this.#page.render(snapshot);
+    return this.#page.render(await this.snapshot(true));
+  }
+
+  /** A snapshot, for whoever shows it in another form. Without `countsConnections` it has no connections. */
+  async snapshot(countsConnections: boolean): Promise<MetricsSnapshot> {
+    const connections = countsConnections ? await this.#countConnections() : 0;
+    return takeSnapshot({ ...this.#sources, connections });
   }
 
   async #countConnections(): Promise<number> {

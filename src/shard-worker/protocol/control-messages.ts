@@ -12,6 +12,12 @@ import type { DatabaseProblem } from '../../db/database-problem.js';
 /** The checkpoints that a read saw, by stream; null if the stream has no row. */
 export type SeenCheckpoints = ReadonlyMap<string, Checkpoint | null>;
 
+/** A key and about how many increments of it a second were applied of late. */
+export interface HotKey {
+  readonly key: string;
+  readonly perSecond: number;
+}
+
 /** What a shard holds of each key of a read, null for none; `again`: the snapshot of the read is too old. */
 export type PendingAnswer = readonly (Sum | null)[] | 'again';
 
@@ -24,12 +30,14 @@ export type ControlRequest =
       readonly seen: SeenCheckpoints;
     }
   | { readonly id: number; readonly kind: 'flush' }
+  | { readonly id: number; readonly kind: 'hotKeys'; readonly most: number }
   | { readonly id: number; readonly kind: 'drain' };
 
 /** Shard → main thread: answers (with `id`) and events. */
 export type ControlMessage =
   | { readonly id: number; readonly kind: 'pending'; readonly pending: PendingAnswer }
   | { readonly id: number; readonly kind: 'flushed'; readonly keys: number }
+  | { readonly id: number; readonly kind: 'hotKeys'; readonly keys: readonly HotKey[] }
   | { readonly id: number; readonly kind: 'drained'; readonly left: readonly PendingRange[] }
   | { readonly id: number; readonly kind: 'failed'; readonly code: ErrorCode; readonly detail: string }
   /** The shard takes increments now. `recovered`: it has read all of its journals, so reads are exact. */

@@ -26,6 +26,7 @@ import type {
   ControlRequest,
   HttpServerLink,
   PendingRange,
+  HotKey,
   PendingAnswer,
   SeenCheckpoints,
   ShardDatabaseState,
@@ -174,6 +175,17 @@ export class ShardSupervisor {
         return answer.kind === 'pending' ? answer.pending : 'again';
       }),
     );
+  }
+
+  /** The keys with the most increments now, most first. Shards that do not serve are left out. */
+  async hotKeys(most: number): Promise<readonly HotKey[]> {
+    const answers = await Promise.allSettled(
+      this.#shards.map((_, shard) => this.#ask(shard, { kind: 'hotKeys', most })),
+    );
+    return answers
+      .flatMap((answer) => (answer.status === 'fulfilled' && answer.value.kind === 'hotKeys' ? answer.value.keys : []))
+      .sort((a, b) => b.perSecond - a.perSecond)
+      .slice(0, most);
   }
 
   /** Flushes all shards; resolves to the number of keys written. */

@@ -94,6 +94,9 @@ class ShardThread {
       case 'pending':
         this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(request.keys, request.seen) });
         return;
+      case 'hotKeys':
+        this.#tell({ id, kind: 'hotKeys', keys: this.#shard.hotKeys(request.most) });
+        return;
       case 'flush':
         this.#tell({ id, kind: 'flushed', keys: await this.#shard.flush() });
         return;

@@ -21,6 +21,7 @@ import { isTakenByOthers } from '../journal/ownership-claim.js';
 import type {
   ControlMessage,
   HandedOverStream,
+  HotKey,
   PendingAnswer,
   PendingRange,
   SeenCheckpoints,
@@ -34,6 +35,7 @@ import { isDatabaseUnavailable, type ShardDatabase } from './flush/shard-databas
 import type { GroupTarget } from './group-commit.js';
 import type { CommittedFlush } from './flush/range-flush.js';
 import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
+import { HotKeys } from './hot-keys.js';
 import { PendingSums } from './pending-sums.js';
 import { JournalUpkeep } from './streams/journal-upkeep.js';
 import { OrphanedStreams } from './streams/orphaned-streams.js';
@@ -100,6 +102,7 @@ export class Shard implements GroupTarget {
   readonly #stats: Float64Array;
   readonly #sequence: StatsSequence;
   readonly #groupRecords: Histogram;
+  readonly #hotKeys: HotKeys;
   readonly #flushSeconds: Histogram;
   readonly #flushKeys: Histogram;
   /** Increments of recovered streams that the stats do not count as recovered yet. */
@@ -136,6 +139,7 @@ export class Shard implements GroupTarget {
     this.#stats = deps.stats;
     this.#sequence = new StatsSequence(deps.stats);
     this.#groupRecords = shardHistogram(deps.stats, 'groupRecords');
+    this.#hotKeys = new HotKeys(() => deps.clock.monotonic(), deps.random);
     this.#flushSeconds = shardHistogram(deps.stats, 'flushSeconds');
     this.#flushKeys = shardHistogram(deps.stats, 'flushKeys');
     this.#handedOver = new Map(deps.handedOver.map((handedOver) => [handedOver.stream, handedOver]));
@@ -316,7 +320,7 @@ export class Shard implements GroupTarget {
     let lsn = lastLsn - group.length;
     for (const record of group) {
       lsn += 1;
-      increments += own.pendingSums.apply(
+      const applied = own.pendingSums.apply(
         lsn,
         record,
         RECORD_HEADER_BYTES,
@@ -324,6 +328,8 @@ export class Shard implements GroupTarget {
         this.#groupTime,
         acceptedAt(record),
       );
+      this.#hotKeys.feed(record, applied);
+      increments += applied;
     }
     this.#groupRecords.observe(group.length);
     this.#publish({ accepted: increments });
@@ -360,6 +366,11 @@ export class Shard implements GroupTarget {
   /** The pending sums of keys in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
   pendingOf(keys: readonly Uint8Array[], seen: SeenCheckpoints): PendingAnswer {
     return this.#orphaned.isOlder(seen) ? 'again' : pendingIn(this.#streams(), keys, seen);
+  }
+
+  /** The keys with the most increments now, at most `most`. */
+  hotKeys(most: number): readonly HotKey[] {
+    return this.#hotKeys.hottest(most);
   }
 
   /** Commits everything applied before the call. Resolves to the number of keys written. */

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { api, isStream, type OperationName } from '#product/http/api.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { EventReader } from '../../support/event-reader.js';
 import { eventually } from '../../support/eventually.js';
 import { send, type Answer, type RequestOptions } from '../../support/http.js';
 import { OpenApiConformance, type OpenApi } from '../../support/openapi-conformance.js';
@@ -34,6 +35,7 @@ const GOOD: Readonly<Record<OperationName, Variation>> = {
   health: {},
   readiness: {},
   metrics: {},
+  dashboardEvents: {},
   version: {},
   openApi: {},
 };
@@ -46,7 +48,9 @@ describe('the OpenAPI document and the server', () => {
 
   before(async () => {
     database = await createTestDatabase();
-    server = await start({ env: { MAX_BODY_BYTES: '65536', MAX_PENDING_KEYS: '100', FLUSH_INTERVAL_MS: '3600000' } });
+    server = await start({
+      env: { MAX_BODY_BYTES: '65536', MAX_PENDING_KEYS: '100', FLUSH_INTERVAL_MS: '3600000', MAX_WATCHERS: '5' },
+    });
     document = JSON.parse((await send(server.url, '/openapi.json', { headers: ADMIN })).body) as OpenApi;
     conformance = new OpenApiConformance(document);
   });
@@ -84,7 +88,11 @@ describe('the OpenAPI document and the server', () => {
     for (const [path, methods] of Object.entries(document.paths)) {
       const allow = new Set<string>();
       for (const method of ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']) {
-        const answer = await send(server.url, path.replace('{key}', 'routed'), { method, headers: ADMIN });
+        const answer = await send(server.url, path.replace('{key}', 'routed'), {
+          method,
+          headers: ADMIN,
+          until: '\n\n',
+        });
         if (answer.status === 405)
           String(answer.headers.allow)
             .split(', ')
@@ -154,13 +162,22 @@ describe('the OpenAPI document and the server', () => {
     const room = JSON.stringify(Object.fromEntries(Array.from({ length: 101 }, (_, index) => [`bound-${index}`, 1])));
     const refused = await ask('increment', { body: room });
     assert.equal((JSON.parse(refused.body) as { code: string }).code, 'overloaded');
+    const watching: EventReader[] = [];
+    await eventually('MAX_WATCHERS streams are open', async () => {
+      const opened = await EventReader.open(server.url, '/watch?key=a', ADMIN).catch(() => undefined);
+      if (opened !== undefined) watching.push(opened);
+      return watching.length === 5;
+    });
+    await expect(503, 'watch');
+    await expect(503, 'dashboardEvents');
+    for (const reader of watching) reader.close();
   });
 
   test('a starting server answers as documented', async () => {
     const env = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', JOURNAL: 'memory' };
     const starting = await start({ env, until: 'Database postgresql://' });
     try {
-      const always: readonly OperationName[] = ['health', 'metrics', 'version'];
+      const always: readonly OperationName[] = ['health', 'metrics', 'dashboardEvents', 'version'];
       for (const name of operations) await expect(always.includes(name) ? 200 : 503, name, {}, starting);
     } finally {
       await starting.stop();
