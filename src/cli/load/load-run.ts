@@ -1,0 +1,91 @@
+/**
+ * A run of load: autocannon's connections, from the first request until every one of them has its outcome. Main thread of
+ * a command.
+ */
+import { setTimeout as pause } from 'node:timers/promises';
+import autocannon from 'autocannon';
+import type { IncrementRequests } from './increment-requests.js';
+import { LoadConnection } from './load-connection.js';
+import type { LoadOptions } from './load-options.js';
+import type { Outcomes } from './outcomes.js';
+import { Pacer } from './pacer.js';
+
+/** When a run sent, by `performance.now()`. */
+export interface RunTimes {
+  readonly startedAt: number;
+  readonly stoppedAt: number;
+}
+
+/** How long requests of a run may be sent again after its end, in seconds. */
+const RESEND_SECONDS_MAX = 30;
+const SETTLED_PAUSE_MS = 10;
+/** autocannon ends a run at the end of such an interval. */
+const SAMPLE_MS = 50;
+const JSON_TYPE = 'application/json';
+
+/** Connections that a run opens: not more than requests a second, so that none of them is idle for long. */
+export function connectionsOf({ connections, rate }: Pick<LoadOptions, 'connections' | 'rate'>): number {
+  return rate === undefined ? connections : Math.max(1, Math.min(connections, Math.floor(rate)));
+}
+
+/**
+ * Sends for the time of the options, or until `signal` aborts, or until a first answer says that no request will be
+ * accepted. Then waits for the answers in flight. At the end `outcomes` has an outcome of every request.
+ */
+export async function runLoad(
+  options: LoadOptions,
+  requests: IncrementRequests,
+  outcomes: Outcomes,
+  signal: AbortSignal,
+): Promise<RunTimes> {
+  const { durationSeconds, timeoutSeconds, token } = options;
+  const pacer = new Pacer(options.rate);
+  const hopeless = new AbortController();
+  const onRefusal = (status: number): void => {
+    if (outcomes.acknowledgedRequests === 0 && status < 500) hopeless.abort();
+  };
+  const connections: LoadConnection[] = [];
+  const deps = { requests, outcomes, pacer, timeoutMs: timeoutSeconds * 1000, onRefusal };
+  const graceSeconds = timeoutSeconds + RESEND_SECONDS_MAX;
+  const load = startAutocannon({
+    url: `${options.url}/increment`,
+    method: 'POST',
+    headers: { 'Content-Type': JSON_TYPE, ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }) },
+    connections: connectionsOf(options),
+    timeout: timeoutSeconds,
+    // Only a limit: the run ends before.
+    duration: durationSeconds + 2 * graceSeconds,
+    sampleInt: SAMPLE_MS,
+    setupClient: (client) => void connections.push(new LoadConnection(client, deps)),
+  });
+  const startedAt = performance.now();
+  await pauseUnless(durationSeconds * 1000, AbortSignal.any([signal, hopeless.signal]));
+  const stoppedAt = performance.now();
+  pacer.stop();
+  for (const connection of connections) connection.finish();
+  while (connections.some(({ isSettled }) => !isSettled) && performance.now() < stoppedAt + graceSeconds * 1000)
+    await pause(SETTLED_PAUSE_MS);
+  load.stop();
+  await load.ended;
+  return { startedAt, stoppedAt };
+}
+
+function startAutocannon(options: autocannon.Options): { stop(): void; ended: Promise<void> } {
+  let stop = (): void => undefined;
+  const ended = new Promise<void>((resolve, reject) => {
+    const instance = autocannon(options, (error: unknown) => {
+      if (error instanceof Error) reject(error);
+      else resolve();
+    });
+    stop = () => instance.stop();
+  });
+  return { stop, ended };
+}
+
+async function pauseUnless(ms: number, signal: AbortSignal): Promise<void> {
+  try {
+    await pause(ms, undefined, { signal });
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+}
