@@ -8,6 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import { connect } from 'node:tls';
 import { promisify } from 'node:util';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { runLoadCommand } from '../../support/load-command.js';
 import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
 import { assertCleanStop } from '../../support/suite-server.js';
 
@@ -61,6 +62,19 @@ describe('TLS', () => {
       outgoing.end(body);
     });
   }
+
+  test('the load tool sends and reads over TLS, and sends nothing where the certificate is not trusted', async () => {
+    const args = ['--url', server.url, '--duration', '0.3', '--connections', '5'];
+    const trusted = await runLoadCommand(args, { NODE_EXTRA_CA_CERTS: env['TLS_CERT_FILE'] ?? '' });
+    assert.equal(trusted.code, 0, trusted.out + trusted.err);
+    const untrusted = await runLoadCommand(args);
+    assert.equal(untrusted.code, 1);
+    assert.match(untrusted.err, /^summing-counters-load: https:\S+ does not answer: self.signed certificate\.$/m);
+    // Reading is allowed then; autocannon would send to anybody.
+    const careless = await runLoadCommand(args, { NODE_TLS_REJECT_UNAUTHORIZED: '0' });
+    assert.equal(careless.code, 1);
+    assert.match(careless.out, /^No increment was acknowledged: certificate refused: .*SELF_SIGNED/m);
+  });
 
   test('the log says https, and every operation is served, including probes', async () => {
     assert.match(server.url, /^https:\/\/127\.0\.0\.1:\d+$/);
