@@ -9,8 +9,8 @@ export interface CounterReading {
   readonly sum: Sum;
   readonly committed: Sum;
   readonly pending: Sum;
-  /** Time of the last commit in milliseconds since 1970, or null before the first. */
-  readonly updatedAt: Date | null;
+  /** Time of the last commit in UTC, as ISO 8601 writes it, with milliseconds; null before the first. */
+  readonly updatedAt: string | null;
 }
 
 /** A counter whose row holds no integer, because another writer of the table stored something else. */

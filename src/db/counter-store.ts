@@ -23,7 +23,8 @@ import { LIST_COUNTERS, LIST_COUNTERS_BELOW, READ_COUNTERS } from './statements.
 export interface CommittedCounter {
   /** 0 where the counter does not exist. */
   readonly committed: Sum;
-  readonly updatedAt: Date | null;
+  /** In UTC, as ISO 8601 writes it, with milliseconds. */
+  readonly updatedAt: string | null;
   readonly exists: boolean;
 }
 
@@ -77,9 +78,10 @@ interface Turn {
   readonly reject: (error: CounterError) => void;
 }
 
-interface CounterRow {
-  readonly sum: string | null;
-  readonly updated_at: Date | null;
+interface CountersRow {
+  /** Joined by commas, as `times`; null where no key was asked for. */
+  readonly sums: string | null;
+  readonly times: string | null;
   readonly checkpoints: readonly string[] | null;
 }
 
@@ -285,13 +287,14 @@ export class CounterStore {
 
   async #read(connection: DatabaseConnection, batch: readonly Read[]): Promise<void> {
     try {
-      const rows = await connection.query<CounterRow>({
+      const rows = await connection.query<CountersRow>({
         name: 'read-counters',
         text: READ_COUNTERS,
         values: [encodeKeys(batch.flatMap((read) => read.keys)), batch[0]?.streams ?? []],
       });
       const checkpoints = parseCheckpoints(rows[0]?.checkpoints ?? []);
-      const counters = rows.map(committedCounter);
+      const times = rows[0]?.times?.split(',') ?? [];
+      const counters = rows[0]?.sums?.split(',').map((sum, index) => committedCounter(sum, times[index] ?? '')) ?? [];
       let next = 0;
       for (const read of batch) {
         const end = next + read.keys.length;
@@ -347,10 +350,10 @@ function lowerBound(prefix: string, after: string | undefined): string {
   return Buffer.compare(Buffer.from(next), Buffer.from(prefix)) > 0 ? next : prefix;
 }
 
-function committedCounter({ sum, updated_at }: CounterRow): CommittedCounter | UnreadableCounter {
-  if (sum === null) return { committed: 0, updatedAt: null, exists: false };
+function committedCounter(sum: string, time: string): CommittedCounter | UnreadableCounter {
+  if (sum === '') return { committed: 0, updatedAt: null, exists: false };
   if (!isInteger(sum)) return { unreadable: notInteger(sum) };
-  return { committed: parseSum(sum), updatedAt: updated_at, exists: true };
+  return { committed: parseSum(sum), updatedAt: time === '' ? null : time, exists: true };
 }
 
 function notInteger(sum: string): string {

@@ -275,16 +275,17 @@ select q.k, q.a, now() from unnest($1::text[], $2::numeric[]) q(k, a) order by q
 on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;
 
 /**
- * $1 keys text[], $2 streams uuid[]. The committed counters in the order of the keys, and in each row the checkpoints of the
- * streams as "stream epoch lsn". One statement, so one snapshot. Sums are truncated because other programs may write
+ * $1 keys text[], $2 streams uuid[]. One row: the sums and times of the counters in the order of the keys, joined by commas and
+ * empty where there is none, and the checkpoints of the streams as "stream epoch lsn". One statement, so one snapshot; one
+ * row, because a row for each key costs the client three times as much. Sums are truncated because other programs may write
  * fractions; this server writes integers.
  */
 export const READ_COUNTERS = `
-select trunc(c.sum)::text as sum, c.updated_at,
+select string_agg(coalesce(trunc(c.sum)::text, ''), ',' order by q.position) as sums,
+       string_agg(coalesce(to_char(c.updated_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'), ''), ',' order by q.position) as times,
        (select array_agg(concat_ws(' ', j.stream, j.epoch, j.lsn)) from journal_checkpoints j where j.stream = any($2::uuid[])) as checkpoints
 from unnest($1::text[]) with ordinality q(key, position)
-left join lateral (select sum, updated_at from counters where counters.key = q.key offset 0) c on true
-order by q.position`;
+left join lateral (select sum, updated_at from counters where counters.key = q.key offset 0) c on true`;
 
 /** $1 rows at most, $2 the least key. In bytewise order, by the index of the primary key. */
 export const LIST_COUNTERS = `

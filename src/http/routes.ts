@@ -121,15 +121,14 @@ async function countersRoute(
 
 async function counterReply(key: Uint8Array, operations: CounterOperations): Promise<HttpReply> {
   const { sum, committed, pending, updatedAt } = await readCounter(operations, key);
-  const updated = updatedAt?.toISOString() ?? null;
-  return documentReply<CounterDocument>({ key: utf8Text(key), sum, committed, pending, updated_at: updated });
+  return documentReply<CounterDocument>({ key: utf8Text(key), sum, committed, pending, updated_at: updatedAt });
 }
 
 /** The document of one of several counters. Throws `internal-error` where its row cannot be read. */
 export function counterDocument(key: string, result: ReadResult): InMemory<RequestedCounterDocument> {
   if (result === undefined) return { key, sum: null, committed: 0, pending: 0, updated_at: null };
   const { sum, committed, pending, updatedAt } = readable(result);
-  return { key, sum, committed, pending, updated_at: updatedAt?.toISOString() ?? null };
+  return { key, sum, committed, pending, updated_at: updatedAt };
 }
 
 /** DELETE /counters/KEY and DELETE /counters?key=KEY: deletes the counter and returns its last sum. */

@@ -9,10 +9,11 @@ import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.
 import { GroupCommit } from '#product/shard-worker/thread/group-commit.js';
 import { FileJournalStreams } from '#product/shard-worker/journal/file/file-journal-streams.js';
 import { type BatchAnswer, type BatchMessage, IDEMPOTENT_OUTCOME } from '#product/shard-worker/protocol/batches.js';
-import type {
-  ControlMessage,
-  ControlRequest,
-  HandedOverStream,
+import {
+  unpackKeys,
+  type ControlMessage,
+  type ControlRequest,
+  type HandedOverStream,
 } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
@@ -162,7 +163,7 @@ export class ShardThread {
     const { id } = request;
     switch (request.kind) {
       case 'pending':
-        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(request.keys, request.seen) });
+        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(unpackKeys(request.keys), request.seen) });
         return;
       case 'hotKeys':
         this.#tell({ id, kind: 'hotKeys', keys: this.#shard.hotKeys(request.most) });

@@ -20,12 +20,13 @@ import {
   statTotal,
 } from '#product/shard-worker/protocol/stats.js';
 import type { BatchAnswer, BatchMessage } from '#product/shard-worker/protocol/batches.js';
-import type {
-  ControlMessage,
-  ControlRequest,
-  PendingRange,
-  PendingAnswer,
-  SeenCheckpoints,
+import {
+  packKeys,
+  type ControlMessage,
+  type ControlRequest,
+  type PendingRange,
+  type PendingAnswer,
+  type SeenCheckpoints,
 } from '#product/shard-worker/protocol/control-messages.js';
 import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-streams.js';
 import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor.js';
@@ -225,9 +226,10 @@ export class SimulatedNode {
   }
 
   async pendingOf(keys: readonly Uint8Array[], seen: SeenCheckpoints): Promise<readonly PendingAnswer[]> {
+    const packed = packKeys(keys);
     return Promise.all(
       this.#supervised.map(async (_, shard) => {
-        const answer = await this.#ask(shard, { kind: 'pending', keys, seen });
+        const answer = await this.#ask(shard, { kind: 'pending', keys: packed, seen });
         return answer.kind === 'pending' ? answer.pending : 'again';
       }),
     );

@@ -61,10 +61,10 @@ export class EventStream {
   }
 
   /** Writes events, made by {@link eventText}; closes the connection of a client that does not read. */
-  write(events: string): void {
+  write(events: string | Uint8Array): void {
     if (this.#isOver) return;
     if (this.#isBlocked) {
-      this.#unreadBytes += Buffer.byteLength(events);
+      this.#unreadBytes += typeof events === 'string' ? Buffer.byteLength(events) : events.length;
       if (this.#unreadBytes > UNREAD_BYTES_MAX) {
         // Calls onAborted.
         this.#res.close();

@@ -2,10 +2,10 @@
  * Work that each member of a set needs once a second, spread over the second, so that requests do not wait behind it. HTTP
  * thread.
  *
- * A second has ten phases. A member belongs to the phase in which it joined, so each has its own even beat.
+ * A second has twenty phases. A member belongs to the phase in which it joined, so each has its own even beat.
  */
-const PHASES = 10;
-const PHASE_MS = 100;
+const PHASES = 20;
+const PHASE_MS = 50;
 
 /** The members, and what is done for those of a phase. The timer runs while there are members. */
 export class Phases<T> {

@@ -6,39 +6,66 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CounterError } from '../../core/errors.js';
-import { READ_KEYS_MAX, type CounterOperations, type ReadResult } from '../../core/counter-operations.js';
-import type { RequestedCounterDocument } from '../documents.js';
-import { documentText, type HttpRequestHead } from '../reply.js';
+import {
+  READ_KEYS_MAX,
+  type CounterOperations,
+  type CounterReading,
+  type ReadResult,
+} from '../../core/counter-operations.js';
+import type { HttpRequestHead } from '../reply.js';
 import { keysOf, parseQuery } from '../request-parameters.js';
-import { counterDocument, KEYS_MAX, utf8Text } from '../routes.js';
+import { KEYS_MAX, utf8Text } from '../routes.js';
 import { eventText, type EventStream } from './event-stream.js';
 import { Phases } from './phases.js';
 
 /** How long events are written before other work of the thread gets its turn. */
-const SLICE_MS = 2;
+const SLICE_MS = 1;
 
 /** A key that somebody watches. All watchers of a key share it. */
 interface WatchedKey {
   readonly bytes: Uint8Array;
   readonly text: string;
+  /** The text as JSON. */
+  readonly json: string;
   watchers: number;
 }
 
-/** What a poll has found of a key: the sum as text, and the event that says so. */
+/** What a poll has found of a key: its sum as text, and what else an event says. */
 interface Found {
   readonly sum: string;
-  readonly event: string;
+  readonly reading: CounterReading | undefined;
+  /** The event, made for the first watcher to whom the sum is news. */
+  event: string | undefined;
 }
 
 /** `unavailable`: the database did not answer. Undefined: try again a second later. */
 type PollResult = Found | 'unavailable' | undefined;
 
+/** Keys in the order in which a request names them. All watchers of the same keys in the same order share the list. */
+interface WatchedList {
+  readonly name: string;
+  readonly keys: readonly WatchedKey[];
+  watchers: number;
+}
+
+/** The sum that a client was told last, for each key of its list. Watchers that were told the same share it. */
+type Told = readonly (string | undefined)[];
+
 interface Watcher {
   readonly stream: EventStream;
-  readonly keys: readonly WatchedKey[];
-  /** The sum that the client was told last, for each key. */
-  readonly told: (string | undefined)[];
+  readonly list: WatchedList;
+  told: Told;
 }
+
+/** What watchers of a list who were told `before` are sent in a poll. */
+interface News {
+  readonly before: Told;
+  readonly after: Told;
+  /** Empty where nothing has changed. */
+  readonly events: Uint8Array;
+}
+
+const NOTHING: Told = [];
 
 /** The watchers of an HTTP server. */
 export class Watchers {
@@ -46,6 +73,7 @@ export class Watchers {
   readonly #keyBytesMax: number;
   readonly #reportBug: (error: unknown) => void;
   readonly #keys = new Map<string, WatchedKey>();
+  readonly #lists = new Map<string, WatchedList>();
   /** Watchers whose first events are to be read next. */
   #new = new Set<Watcher>();
   #isReadingNew = false;
@@ -74,19 +102,35 @@ export class Watchers {
 
   /** Tells the sums of the keys on `stream`, now and whenever they change, until the returned function is called. */
   add(stream: EventStream, keys: readonly Uint8Array[]): () => void {
-    const watcher: Watcher = { stream, keys: keys.map((key) => this.#take(key)), told: [] };
+    const watcher: Watcher = { stream, list: this.#takeList(keys), told: NOTHING };
     this.#new.add(watcher);
     void this.#readNew();
     return () => {
       this.#new.delete(watcher);
       this.#watchers.delete(watcher);
-      for (const key of watcher.keys) this.#release(key);
+      this.#releaseList(watcher.list);
     };
+  }
+
+  #takeList(keys: readonly Uint8Array[]): WatchedList {
+    // No key has a U+0000.
+    const name = keys.map(utf8Text).join('\0');
+    const list = this.#lists.get(name) ?? { name, keys: keys.map((key) => this.#take(key)), watchers: 0 };
+    this.#lists.set(name, list);
+    list.watchers += 1;
+    return list;
+  }
+
+  #releaseList(list: WatchedList): void {
+    list.watchers -= 1;
+    if (list.watchers > 0) return;
+    this.#lists.delete(list.name);
+    for (const key of list.keys) this.#release(key);
   }
 
   #take(bytes: Uint8Array): WatchedKey {
     const text = utf8Text(bytes);
-    const key = this.#keys.get(text) ?? { bytes: new Uint8Array(bytes), text, watchers: 0 };
+    const key = this.#keys.get(text) ?? { bytes: new Uint8Array(bytes), text, json: JSON.stringify(text), watchers: 0 };
     this.#keys.set(text, key);
     key.watchers += 1;
     return key;
@@ -122,12 +166,14 @@ export class Watchers {
   async #poll(watchers: ReadonlySet<Watcher>): Promise<void> {
     try {
       const keys = new Set<WatchedKey>();
-      for (const watcher of watchers) for (const key of watcher.keys) keys.add(key);
+      for (const list of new Set(Array.from(watchers, (watcher) => watcher.list)))
+        for (const key of list.keys) keys.add(key);
       const found = await this.#readAll([...keys]);
+      const news = new Map<WatchedList, News[]>();
       let sliceEnd = performance.now() + SLICE_MS;
       // A copy: a watcher that does not read leaves the set.
       for (const watcher of [...watchers]) {
-        tell(watcher, found);
+        tell(watcher, newsOf(watcher, found, news));
         if (performance.now() < sliceEnd) continue;
         await nextTurn();
         sliceEnd = performance.now() + SLICE_MS;
@@ -143,7 +189,7 @@ export class Watchers {
       const part = keys.slice(start, start + READ_KEYS_MAX);
       const results = await this.#read(part);
       part.forEach((key, index) => {
-        found.set(key, typeof results === 'string' ? results : foundOf(key, results?.[index]));
+        found.set(key, typeof results === 'string' ? results : foundOf(results, index));
       });
     }
     return found;
@@ -159,23 +205,47 @@ export class Watchers {
   }
 }
 
-/** Writes the events of what has changed; after the database was unavailable, of everything. */
-function tell({ stream, keys, told }: Watcher, found: ReadonlyMap<WatchedKey, PollResult>): void {
+function tell(watcher: Watcher, { after, events }: News): void {
+  watcher.told = after;
+  if (events.length > 0) watcher.stream.write(events);
+}
+
+/** The events of what has changed for a watcher; after the database was unavailable, of everything. Made once for its likes. */
+function newsOf(
+  { list, told }: Watcher,
+  found: ReadonlyMap<WatchedKey, PollResult>,
+  made: Map<WatchedList, News[]>,
+): News {
+  const ofList = made.get(list) ?? [];
+  made.set(list, ofList);
+  const known = ofList.find(({ before }) => before === told);
+  if (known !== undefined) return known;
   let events = '';
-  keys.forEach((key, index) => {
+  const sums = list.keys.map((key, index) => {
     const result = found.get(key);
-    if (result === 'unavailable') told[index] = undefined;
-    else if (result !== undefined && told[index] !== result.sum) {
-      told[index] = result.sum;
-      events += result.event;
-    }
+    if (result === 'unavailable') return undefined;
+    if (result === undefined || told[index] === result.sum) return told[index];
+    result.event ??= eventOf(key, result);
+    events += result.event;
+    return result.sum;
   });
-  if (events !== '') stream.write(events);
+  const same = ofList.find(({ after }) => after.every((sum, index) => sum === sums[index]));
+  const news = { before: told, after: same?.after ?? sums, events: Buffer.from(events) };
+  ofList.push(news);
+  return news;
 }
 
 /** Undefined where the row cannot be read; the log of the server says so where lists leave it out. */
-function foundOf({ text }: WatchedKey, result: ReadResult): Found | undefined {
-  if (result !== undefined && 'unreadable' in result) return undefined;
-  const document = counterDocument(text, result);
-  return { sum: String(document.sum), event: eventText('counter', documentText<RequestedCounterDocument>(document)) };
+function foundOf(results: readonly ReadResult[] | undefined, index: number): Found | undefined {
+  const reading = results?.[index];
+  if (results === undefined || (reading !== undefined && 'unreadable' in reading)) return undefined;
+  return { sum: reading === undefined ? 'null' : String(reading.sum), reading, event: undefined };
+}
+
+/** A `RequestedCounterDocument`, written by hand because it may be one of a hundred thousand a second. */
+function eventOf({ json }: WatchedKey, { sum, reading }: Found): string {
+  const { committed = 0, pending = 0, updatedAt = null } = reading ?? {};
+  const time = updatedAt === null ? 'null' : `"${updatedAt}"`;
+  const counts = `"sum":${sum},"committed":${committed},"pending":${pending}`;
+  return eventText('counter', `{"key":${json},${counts},"updated_at":${time}}`);
 }

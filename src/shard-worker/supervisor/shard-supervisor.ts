@@ -21,16 +21,17 @@ import { systemClock, type Clock } from '../../core/clock.js';
 import { CounterError, isJournalVerdict, StartError, type JournalErrorCode, reasonOf } from '../../core/errors.js';
 import type { Admission } from '../../core/increment.js';
 import { closeBalance, STAT, statsRow } from '../protocol/stats.js';
-import type {
-  ControlMessage,
-  ControlRequest,
-  HttpServerLink,
-  PendingRange,
-  HotKey,
-  PendingAnswer,
-  SeenCheckpoints,
-  ShardDatabaseState,
-  ShardTask,
+import {
+  packKeys,
+  type ControlMessage,
+  type ControlRequest,
+  type HttpServerLink,
+  type PendingRange,
+  type HotKey,
+  type PendingAnswer,
+  type SeenCheckpoints,
+  type ShardDatabaseState,
+  type ShardTask,
 } from '../protocol/control-messages.js';
 import { HandedOverStreams } from './handed-over-streams.js';
 import type { FinishedStream } from '../../db/absent-streams.js';
@@ -169,9 +170,10 @@ export class ShardSupervisor {
 
   /** What each shard holds of keys above the checkpoints that a read saw. */
   async pendingOf(keys: readonly Uint8Array[], seen: SeenCheckpoints): Promise<readonly PendingAnswer[]> {
+    const packed = packKeys(keys);
     return Promise.all(
       this.#shards.map(async (_, shard) => {
-        const answer = await this.#ask(shard, { kind: 'pending', keys, seen });
+        const answer = await this.#ask(shard, { kind: 'pending', keys: packed, seen });
         return answer.kind === 'pending' ? answer.pending : 'again';
       }),
     );

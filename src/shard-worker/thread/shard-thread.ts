@@ -19,7 +19,7 @@ import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
 import { timedDisk } from '../journal/file/timed-disk.js';
 import { MemoryJournalStreams } from '../journal/memory-journal.js';
 import { shardHistogram, statsRow } from '../protocol/stats.js';
-import type { ControlMessage, ControlRequest, ShardTask } from '../protocol/control-messages.js';
+import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/control-messages.js';
 import { earlyFlush } from './flush/early-flush.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
@@ -92,7 +92,7 @@ class ShardThread {
     const { id } = request;
     switch (request.kind) {
       case 'pending':
-        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(request.keys, request.seen) });
+        this.#tell({ id, kind: 'pending', pending: this.#shard.pendingOf(unpackKeys(request.keys), request.seen) });
         return;
       case 'hotKeys':
         this.#tell({ id, kind: 'hotKeys', keys: this.#shard.hotKeys(request.most) });
