@@ -162,6 +162,7 @@ export interface DashboardPoint {
   journalBytes: number;
 }
 
+/** How the server is. */
 export interface DashboardHealth {
   /** As `/readyz` says it. */
   state: 'ok' | 'degraded' | 'refusing';
@@ -185,6 +186,7 @@ export interface DashboardBound {
   setting: string;
 }
 
+/** One shard. */
 export interface DashboardShard {
   /** In the last second. */
   increments: number;

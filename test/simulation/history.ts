@@ -568,6 +568,7 @@ class History {
       if (scheduler.now > until) throw new Violation(`${node.name} does not become ready`);
     }
     await this.#live(node, 60);
+    await this.#untilUnlocked(until);
     for (const counter of expectations.counters.values()) {
       if (!counter.key.startsWith(POISON_PREFIX)) this.#readNow(node, counter);
     }
@@ -581,6 +582,15 @@ class History {
     if (node.end !== 'drained') throw new Violation(`${node.name} could not be drained: it ${node.end ?? 'lives'}`);
     if (node.left.length > 0) throw new Violation(`${node.name} left ${JSON.stringify(node.left)}`);
     return node;
+  }
+
+  /** A session whose client has died holds its locks until the server ends it, for longer than a stop waits for them. */
+  async #untilUnlocked(until: number): Promise<void> {
+    const { scheduler, database } = this.#world;
+    while (!database.locks.isEmpty) {
+      if (scheduler.now > until) throw new Violation('a lock is held for ever');
+      await this.#pause(50);
+    }
   }
 
   #readNow(node: SimulatedNode, counter: ExpectedCounter): void {

@@ -22,6 +22,8 @@ const REGRESSIONS: readonly { readonly seed: number; readonly what: string }[] =
   { seed: 56, what: 'recovered increments that a second start forgot' },
   { seed: 301100, what: 'a synced record considered at risk after its stream was deleted' },
   { seed: 204126, what: 'records of a failed sync that were committed and then missing' },
+  { seed: 3141599300, what: 'a record that was written after the shard had failed, below its checkpoint' },
+  { seed: 3141599882, what: 'a stop that waits for the locks of a lost session' },
   { seed: 2001306, what: 'a record that a disk error left pending and not accepted' },
 ];
 

@@ -310,6 +310,9 @@ export class Shard implements GroupTarget {
 
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
     if (this.#isFencing) throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
+    // The thread ends only after what runs now. Under a claim that was just lost or moved, a record could lie below the
+    // checkpoint and be taken for committed.
+    if (this.#state === 'failed') throw new JournalError('journal-fenced', 'The shard has failed and ends.');
     this.#groupTime = this.#time;
     return this.#upkeep.append(this.#ownStream().journal, group, this.#groupTime);
   }

@@ -58,6 +58,11 @@ export class LockTable {
     for (const name of [...this.#locks.keys()]) this.release(name, owner);
   }
 
+  /** Whether nobody holds anything. */
+  get isEmpty(): boolean {
+    return this.#locks.size === 0;
+  }
+
   /** Nobody holds anything, and nobody waits. */
   clear(): void {
     this.#locks.clear();
