@@ -4,10 +4,14 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import pg from 'pg';
+import { EventReader } from '../../test/support/event-reader.js';
+import { send } from '../../test/support/http.js';
 import type { Committed, Contender, RunningContender } from './contender.js';
 import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-process.js';
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
 import { projectRoot, serverMain } from '../processes/project-paths.js';
+
+const SCRAPE_MS = 1_000;
 
 /** The journals by name, and the environment that chooses them. */
 export const journals = {
@@ -35,6 +39,25 @@ export function idempotent(journal: JournalName): Contender {
     idempotent: true,
     counterpart: journal,
     start: () => startOurServer(`${journal}, idempotent`, journal, {}),
+  };
+}
+
+/** The server with two open dashboards and a scrape each second. */
+export function watched(journal: JournalName): Contender {
+  const name = `${journal}, watched`;
+  return { name, counterpart: journal, start: async () => watch(await startOurServer(name, journal, {})) };
+}
+
+async function watch(running: RunningContender): Promise<RunningContender> {
+  const dashboards = await Promise.all([1, 2].map(() => EventReader.open(running.url, '/dashboard/events')));
+  const scraping = setInterval(() => void send(running.url, '/metrics'), SCRAPE_MS);
+  return {
+    ...running,
+    async stop() {
+      clearInterval(scraping);
+      for (const dashboard of dashboards) dashboard.close();
+      await running.stop();
+    },
   };
 }
 

@@ -7,7 +7,7 @@
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import { readOptions, usage, type RunOptions } from './options.js';
 import type { Contender } from '../peers/contender.js';
-import { floor, ourServer, idempotent } from '../peers/our-server.js';
+import { floor, idempotent, ourServer, watched, type JournalName } from '../peers/our-server.js';
 import { withCleanup } from '../processes/owned-process.js';
 import { measureScenario } from './run.js';
 import type { Scenario } from './scenario.js';
@@ -26,7 +26,12 @@ await withCleanup(async () => {
 
 function contendersOf({ journals, idempotent: isIdempotent }: Scenario, options: RunOptions): readonly Contender[] {
   const names = options.journals.filter((name) => journals?.includes(name) ?? true);
-  return [floor, ...names.flatMap((name) => [ourServer(name), ...(isIdempotent === true ? [idempotent(name)] : [])])];
+  const variants = (name: JournalName): readonly Contender[] => [
+    ourServer(name),
+    ...(isIdempotent === true ? [idempotent(name)] : []),
+    ...(options.watched ? [watched(name)] : []),
+  ];
+  return [floor, ...names.flatMap(variants)];
 }
 
 /**

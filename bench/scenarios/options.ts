@@ -19,6 +19,8 @@ export interface RunOptions {
   readonly journals: readonly JournalName[];
   readonly generator: LoadGenerator;
   readonly smoke: boolean;
+  /** Each server also with two open dashboards and a scrape each second. */
+  readonly watched: boolean;
   readonly markdown: boolean;
   readonly out: string;
 }
@@ -32,6 +34,7 @@ export const usage = `Options:
   --connections N     instead of the scenario's own
   --journals A,B      ${journalNames.join(', ')}; default all
   --generator NAME    wrk or autocannon; default wrk if it is installed
+  --watched           each server also with two open dashboards and a scrape a second
   --smoke             a few seconds in all, exact sums, no figures kept
   --markdown          print the tables for a document
   --out FILE          append the run's line to this file, default bench/results/runs.jsonl
@@ -50,6 +53,7 @@ export function readOptions(args: readonly string[]): RunOptions | 'help' {
       journals: { type: 'string', default: journalNames.join(',') },
       generator: { type: 'string', default: hasWrk() ? 'wrk' : 'autocannon' },
       smoke: { type: 'boolean', default: false },
+      watched: { type: 'boolean', default: false },
       markdown: { type: 'boolean', default: false },
       out: { type: 'string', default: runsFile },
       help: { type: 'boolean', default: false },
@@ -65,6 +69,7 @@ export function readOptions(args: readonly string[]): RunOptions | 'help' {
     journals: values.journals.split(',').map(journalNamed),
     generator: generatorNamed(values.generator),
     smoke: values.smoke,
+    watched: values.watched,
     markdown: values.markdown,
     out: values.out,
   };
