@@ -92,9 +92,9 @@ class Clients {
   }
 
   async #line(): Promise<WatchingCount> {
-    const { value, done } = await this.#lines.next();
-    if (done === true) throw new Error('the watching clients have ended');
-    return JSON.parse(value) as WatchingCount;
+    const next = await this.#lines.next();
+    if (next.done === true) throw new Error('the watching clients have ended');
+    return JSON.parse(next.value) as WatchingCount;
   }
 }
 

@@ -53,7 +53,7 @@ export const READ_KEYS_MAX = 500;
 export interface DashboardUpdate {
   /** A `DashboardDocument` as JSON. */
   readonly text: string;
-  /** The time of its last point, ms since 1970: what the next update begins after. */
+  /** The number of its last point: what the next update begins after. */
   readonly through: number;
 }
 
@@ -76,6 +76,6 @@ export interface CounterOperations {
   readiness(): Readiness | Promise<Readiness>;
   /** The page of metrics for Prometheus. */
   metrics(): Promise<string>;
-  /** The state of now for the dashboard, with the points after `since` (ms since 1970; 0: all of the last minutes). */
+  /** The state of now for the dashboard, with the points after number `since`; 0: all of the last minutes. */
   dashboard(since: number): Promise<DashboardUpdate>;
 }

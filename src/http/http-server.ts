@@ -340,6 +340,7 @@ export class HttpServer {
         const refusal = isAlwaysAnswered(operation) && this.#admission === 'starting' ? undefined : this.#refusal();
         const start = route(head);
         if (refusal !== undefined) reply(res, refusal, isHead, stats);
+        else if (this.#streams.isFull) reply(res, this.#tooManyStreams(), isHead, stats);
         else if (isHead) writeStreamHead(res, stats);
         else this.#openStream(res, start, stats);
       } catch (error) {
@@ -351,13 +352,14 @@ export class HttpServer {
 
   #openStream(res: HttpResponse, start: ReturnType<StreamRoute>, stats: RouteStats): void {
     const stream = this.#streams.open(res, stats);
-    if (stream === undefined) {
-      const { watchersMax } = this.#deps.config;
-      const detail = `${watchersMax} event streams (MAX_WATCHERS), the most, are open; close some, or retry later.`;
-      reply(res, problemReply('overloaded', detail), false, stats);
-      return;
-    }
-    stream.onOver(start(stream));
+    if (stream === undefined) reply(res, this.#tooManyStreams(), false, stats);
+    else stream.onOver(start(stream));
+  }
+
+  #tooManyStreams(): HttpReply {
+    const { watchersMax } = this.#deps.config;
+    const detail = `${watchersMax} event streams (MAX_WATCHERS), the most, are open; close some, or retry later.`;
+    return problemReply('overloaded', detail);
   }
 
   /** Answers requests that match no earlier route. */

@@ -13,7 +13,7 @@ import { imbalances, scrape } from '../support/metrics.js';
 import { temporaryDirectory } from '../support/server.js';
 
 /** Scrapes of one case; for a longer proof, `SCRAPES=10000 node dist-test/test/run.js fault metrics-balance`. */
-const SCRAPES = Number(process.env['SCRAPES'] ?? 600);
+const SCRAPES = Number(process.env['SCRAPES'] ?? 400);
 /** At most five in a minute, or the process ends. */
 const RESTARTS = 4;
 

@@ -4,6 +4,8 @@
 
 const RETRY_MIN_MS = 500;
 const RETRY_MAX_MS = 5_000;
+/** What another attempt would be answered, too. */
+const FINAL_STATUSES = [400, 401, 403, 404];
 /** No event and no comment for so long means that the connection is lost. */
 const SILENCE_MS = 20_000;
 
@@ -12,7 +14,8 @@ const SILENCE_MS = 20_000;
  * @property {(name: string, data: string) => void} event
  * @property {() => void} open
  * @property {() => void} lost The connection is lost, or was refused for now; it is tried again.
- * @property {(status: number, problem: { code?: string, detail?: string }) => void} refused Not tried again.
+ * @property {(status: number, problem: { code?: string, detail?: string }) => void} refused What another request would not
+ *   change (400, 401, 403, 404) is not tried again, everything else is. `lost` follows then.
  */
 
 /**
@@ -95,10 +98,10 @@ async function once(path, token, handlers, silenceMs, closed) {
  */
 async function refusal(response, handlers) {
   const problem = await response.json().catch(() => ({}));
-  // A server that starts, stops or is at a bound takes the stream later.
-  if (response.status === 503 && problem.code !== 'overloaded') return 'failed';
+  // A server that starts or stops is as one that cannot be reached.
+  if (problem.code === 'starting' || problem.code === 'draining') return 'failed';
   handlers.refused(response.status, problem);
-  return 'refused';
+  return FINAL_STATUSES.includes(response.status) ? 'refused' : 'failed';
 }
 
 /**

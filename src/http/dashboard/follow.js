@@ -49,11 +49,19 @@ export class CounterPanel {
     byId('counter-key').textContent = key;
     byId('counter-sum').textContent = '–';
     byId('counter-note').textContent = 'Reading …';
+    let isRefused = false;
     this.#stop = followEvents(`/watch?${new URLSearchParams({ key }).toString()}`, this.#token(), {
       event: (_, data) => this.#show(data),
-      open: () => undefined,
-      lost: () => (byId('counter-note').textContent = 'Not connected; trying again …'),
-      refused: (_, { detail }) => (byId('counter-note').textContent = detail ?? 'The server refuses to show it.'),
+      open: () => {
+        isRefused = false;
+      },
+      lost: () => {
+        if (!isRefused) byId('counter-note').textContent = 'Not connected; trying again …';
+      },
+      refused: (_, { detail }) => {
+        isRefused = true;
+        byId('counter-note').textContent = detail ?? 'The server refuses to show it.';
+      },
     });
   }
 

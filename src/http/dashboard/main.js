@@ -122,6 +122,9 @@ function show(data) {
   /** @type {DashboardDocument} */
   const shown = JSON.parse(data);
   lastEventAtMs = performance.now();
+  const [first] = shown.points;
+  // The clock of the server was set back.
+  if (first !== undefined && first.at <= (points.at(-1)?.at ?? 0)) points = [];
   points = [...points, ...shown.points].slice(-POINTS_MAX);
   growth.add(performance.now(), shown.bounds);
   setState('live');
@@ -172,8 +175,6 @@ function showRefused(status, { detail }) {
   }
   showHealth({ level: 'wait', title: isToken ? 'Locked' : 'Refused', detail: '' });
   if (isToken) byId('token').focus();
-  // A bound may have room again.
-  else setTimeout(connect, 10_000);
 }
 
 function connect() {

@@ -8,7 +8,7 @@ import { Phases } from './phases.js';
 
 interface Dashboard {
   readonly stream: EventStream;
-  /** The time of the last point that was sent; 0 before the first event. */
+  /** The number of the last point that was sent; 0 before the first event. */
   through: number;
 }
 

@@ -19,7 +19,11 @@ export const EVENTS_MEDIA_TYPE = 'text/event-stream';
 const UNREAD_BYTES_MAX = 65_536;
 
 /** A comment is written this often, so that proxies and clients see that the stream lives. */
-const COMMENT_SECONDS = 15;
+const COMMENT_MS = 15_000;
+const COMMENT = ':\n\n';
+
+/** Streams are looked at this often. */
+const BEAT_MS = 1_000;
 
 /** How long a browser waits before it connects again, in ms. */
 const RECONNECT_MS = 1_000;
@@ -32,7 +36,7 @@ export class EventStream {
   /** True while the socket has bytes that it could not take. */
   #isBlocked = false;
   #unreadBytes = 0;
-  #secondsToComment = COMMENT_SECONDS;
+  #commentDueAtMs = performance.now() + COMMENT_MS;
 
   /** Writes the head. */
   constructor(res: HttpResponse) {
@@ -41,8 +45,10 @@ export class EventStream {
       this.#finish();
     });
     res.onWritable(() => {
-      this.#isBlocked = false;
-      this.#unreadBytes = 0;
+      // uWebSockets.js sends what it still holds only with another write.
+      this.#isBlocked = !res.write(COMMENT);
+      // What it holds is part of the 64 KiB until all of it is sent.
+      if (!this.#isBlocked) this.#unreadBytes = 0;
       return true;
     });
     res.cork(() => {
@@ -76,12 +82,11 @@ export class EventStream {
     });
   }
 
-  /** Writes a comment where one is due. Call it once a second. */
-  tick(): void {
-    this.#secondsToComment -= 1;
-    if (this.#secondsToComment > 0) return;
-    this.#secondsToComment = COMMENT_SECONDS;
-    this.write(':\n\n');
+  /** Writes a comment where one is due. Call it once a second. `nowMs`: of `performance.now()`. */
+  tick(nowMs: number): void {
+    if (nowMs < this.#commentDueAtMs) return;
+    this.#commentDueAtMs = nowMs + COMMENT_MS;
+    this.write(COMMENT);
   }
 
   /** Ends the stream in good order. */
@@ -105,7 +110,8 @@ export class EventStreams {
   readonly #watchers: SharedWatchers;
   readonly #watchersMax: number;
   readonly #streams = new Phases<EventStream>((streams) => {
-    for (const stream of streams) stream.tick();
+    // Half a beat early, because the next one would be late by as much.
+    for (const stream of streams) stream.tick(performance.now() + BEAT_MS / 2);
   });
 
   /** `watchersMax` is MAX_WATCHERS; `watchers` counts the streams of all HTTP servers. */
@@ -125,6 +131,11 @@ export class EventStreams {
     stats.count(200);
     this.#streams.add(stream);
     return stream;
+  }
+
+  /** Whether no further stream can be opened now. */
+  get isFull(): boolean {
+    return this.#watchers.open >= this.#watchersMax;
   }
 
   /** Ends all streams. */

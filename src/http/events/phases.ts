@@ -12,6 +12,8 @@ export class Phases<T> {
   readonly #run: (members: ReadonlySet<T>) => void;
   readonly #phases: readonly Set<T>[] = Array.from({ length: PHASES }, () => new Set<T>());
   #current = 0;
+  /** When the next phase is due, of `performance.now()`. */
+  #dueAtMs = 0;
   #size = 0;
   #timer: NodeJS.Timeout | undefined;
 
@@ -24,8 +26,10 @@ export class Phases<T> {
   add(member: T): void {
     this.#phases[this.#current]?.add(member);
     this.#size += 1;
-    this.#timer ??= setInterval(() => {
-      this.#next();
+    if (this.#timer !== undefined) return;
+    this.#dueAtMs = performance.now() + PHASE_MS;
+    this.#timer = setInterval(() => {
+      this.#runDue();
     }, PHASE_MS);
   }
 
@@ -41,6 +45,14 @@ export class Phases<T> {
   /** All members. */
   all(): readonly T[] {
     return this.#phases.flatMap((phase) => [...phase]);
+  }
+
+  /** An interval is late by a little each time, so the clock says which phases are due. */
+  #runDue(): void {
+    const now = performance.now();
+    // After a long pause each phase runs once.
+    this.#dueAtMs = Math.max(this.#dueAtMs, now - PHASES * PHASE_MS);
+    for (; this.#dueAtMs <= now && this.#timer !== undefined; this.#dueAtMs += PHASE_MS) this.#next();
   }
 
   #next(): void {

@@ -18,6 +18,9 @@ import { KEYS_MAX, utf8Text } from '../routes.js';
 import { eventText, type EventStream } from './event-stream.js';
 import { Phases } from './phases.js';
 
+/** A watcher is told nothing so soon after it was told something: a slow poll does not bring the next one closer. */
+const TOLD_MIN_MS = 900;
+
 /** How long events are written before other work of the thread gets its turn. */
 const SLICE_MS = 1;
 
@@ -55,6 +58,8 @@ interface Watcher {
   readonly stream: EventStream;
   readonly list: WatchedList;
   told: Told;
+  /** When it was last told something, of `performance.now()`. */
+  toldAtMs: number;
 }
 
 /** What watchers of a list who were told `before` are sent in a poll. */
@@ -102,7 +107,7 @@ export class Watchers {
 
   /** Tells the sums of the keys on `stream`, now and whenever they change, until the returned function is called. */
   add(stream: EventStream, keys: readonly Uint8Array[]): () => void {
-    const watcher: Watcher = { stream, list: this.#takeList(keys), told: NOTHING };
+    const watcher: Watcher = { stream, list: this.#takeList(keys), told: NOTHING, toldAtMs: Number.NEGATIVE_INFINITY };
     this.#new.add(watcher);
     void this.#readNew();
     return () => {
@@ -163,16 +168,16 @@ export class Watchers {
     this.#polling.delete(watchers);
   }
 
-  async #poll(watchers: ReadonlySet<Watcher>): Promise<void> {
+  async #poll(members: ReadonlySet<Watcher>): Promise<void> {
+    // Who joins meanwhile was told what is newer.
+    const watchers = [...members];
     try {
       const keys = new Set<WatchedKey>();
-      for (const list of new Set(Array.from(watchers, (watcher) => watcher.list)))
-        for (const key of list.keys) keys.add(key);
+      for (const list of new Set(watchers.map(({ list }) => list))) for (const key of list.keys) keys.add(key);
       const found = await this.#readAll([...keys]);
       const news = new Map<WatchedList, News[]>();
       let sliceEnd = performance.now() + SLICE_MS;
-      // A copy: a watcher that does not read leaves the set.
-      for (const watcher of [...watchers]) {
+      for (const watcher of watchers) {
         tell(watcher, newsOf(watcher, found, news));
         if (performance.now() < sliceEnd) continue;
         await nextTurn();
@@ -206,8 +211,12 @@ export class Watchers {
 }
 
 function tell(watcher: Watcher, { after, events }: News): void {
+  const now = performance.now();
+  if (events.length > 0 && now - watcher.toldAtMs < TOLD_MIN_MS) return;
   watcher.told = after;
-  if (events.length > 0) watcher.stream.write(events);
+  if (events.length === 0) return;
+  watcher.toldAtMs = now;
+  watcher.stream.write(events);
 }
 
 /** The events of what has changed for a watcher; after the database was unavailable, of everything. Made once for its likes. */

@@ -50,12 +50,17 @@ interface Look {
 export class ServerDashboard {
   readonly #sources: DashboardSources;
   readonly #startedAtMs: number;
-  readonly #points: DashboardPoint[] = [];
+  #points: DashboardPoint[] = [];
+  /** Points taken so far: the number of the last one. */
+  #taken = 0;
   #timer: Timer | undefined;
   #last: Look | undefined;
   #now: Omit<DashboardDocument, 'points'> | undefined;
   #askedAtMs = Number.NEGATIVE_INFINITY;
   #databaseLostAtMs: number | undefined;
+  /** As of the last answer, a moment old. */
+  #hotKeys: readonly HotKey[] = [];
+  #isAskingForHotKeys = false;
   /** The look that is under way. */
   #looking: Promise<void> | undefined;
 
@@ -76,7 +81,7 @@ export class ServerDashboard {
     this.#timer?.cancel();
   }
 
-  /** The state of now, with the points after `since` (ms since 1970; 0: all). */
+  /** The state of now, with the points after number `since`; 0: all. */
   async update(since: number): Promise<DashboardUpdate> {
     const now = this.#sources.clock.monotonic();
     const isFirst = now - this.#askedAtMs > ASKED_MS;
@@ -84,9 +89,10 @@ export class ServerDashboard {
     if (isFirst || this.#now === undefined) await this.#look();
     if (this.#now === undefined)
       throw new CounterError('overloaded', 'A shard is busy; the next event has its numbers.');
-    const points = this.#points.filter(({ at }) => at > since);
+    const fresh = Math.min(this.#taken - since, this.#points.length);
+    const points = fresh > 0 ? this.#points.slice(-fresh) : [];
     const document: DashboardDocument = { points, ...this.#now };
-    return { text: JSON.stringify(document), through: points.at(-1)?.at ?? since };
+    return { text: JSON.stringify(document), through: this.#taken };
   }
 
   #look(): Promise<void> {
@@ -103,7 +109,7 @@ export class ServerDashboard {
   }
 
   async #takeLook(): Promise<void> {
-    const { clock, snapshot: takeSnapshot, hotKeys } = this.#sources;
+    const { clock, snapshot: takeSnapshot } = this.#sources;
     const isAsked = clock.monotonic() - this.#askedAtMs <= ASKED_MS;
     const snapshot = await takeSnapshot(isAsked);
     const look = lookAt(snapshot, clock.monotonic());
@@ -111,10 +117,30 @@ export class ServerDashboard {
     this.#noteDatabase(snapshot, look.monotonicMs);
     if (before === undefined || look.monotonicMs - before.monotonicMs >= INTERVAL_MS / 2) {
       this.#last = look;
-      if (before !== undefined) this.#points.push(pointOf(before, look));
-      if (this.#points.length > POINTS_MAX) this.#points.shift();
+      if (before !== undefined) this.#take(pointOf(before, look));
     }
-    this.#now = isAsked ? this.#stateOf(before ?? look, look, await hotKeys(HOT_KEYS_MAX)) : undefined;
+    if (isAsked) this.#askForHotKeys();
+    this.#now = isAsked ? this.#stateOf(before ?? look, look, this.#hotKeys) : undefined;
+  }
+
+  #take(point: DashboardPoint): void {
+    // Where the clock of the machine was set back, what was before it has no place on its axis.
+    if (point.at <= (this.#points.at(-1)?.at ?? 0)) this.#points = [];
+    this.#points = [...this.#points, point].slice(-POINTS_MAX);
+    this.#taken += 1;
+  }
+
+  /** Not waited for: a shard that does not answer must not hold up the rest. */
+  #askForHotKeys(): void {
+    if (this.#isAskingForHotKeys) return;
+    this.#isAskingForHotKeys = true;
+    void this.#sources
+      .hotKeys(HOT_KEYS_MAX)
+      .then((keys) => (this.#hotKeys = keys))
+      .catch((error: unknown) => {
+        this.#sources.logger.error({ err: error }, 'The hottest keys cannot be read because of a bug');
+      })
+      .finally(() => (this.#isAskingForHotKeys = false));
   }
 
   #noteDatabase({ sources }: MetricsSnapshot, nowMs: number): void {

@@ -70,7 +70,20 @@ test('a client is closed when more than 64 KiB have been written since its socke
   assert.deepEqual([socket.isEnded, over()], [false, 1]);
 });
 
-test('a socket that takes bytes again begins at zero', () => {
+test('a socket that has taken a part only does not begin at zero, and each time it is given more', () => {
+  const { socket, stream, over } = open();
+  socket.takes = false;
+  stream.write('begins');
+  stream.write('x'.repeat(40_000));
+  socket.written = '';
+  socket.writable();
+  // Without a write uWebSockets.js would keep what it holds.
+  assert.equal(socket.written, ':\n\n');
+  stream.write('x'.repeat(40_000));
+  assert.equal(over(), 1);
+});
+
+test('a socket that has taken everything begins at zero', () => {
   const { socket, stream } = open();
   for (let round = 0; round < 3; round += 1) {
     socket.takes = false;
@@ -85,10 +98,11 @@ test('a socket that takes bytes again begins at zero', () => {
 
 test('a comment is written every 15 seconds, and none after the end', () => {
   const { socket, stream, over } = open();
-  for (let second = 1; second <= 45; second += 1) stream.tick();
+  const began = performance.now();
+  for (let second = 1; second <= 46; second += 1) stream.tick(began + second * 1_000);
   assert.equal(socket.written, ':\n\n'.repeat(3));
   stream.end();
   assert.deepEqual([socket.isEnded, over()], [true, 1]);
-  for (let second = 1; second <= 15; second += 1) stream.tick();
+  for (let second = 47; second <= 70; second += 1) stream.tick(began + second * 1_000);
   assert.equal(socket.written, ':\n\n'.repeat(3));
 });
