@@ -211,7 +211,8 @@ describe('the load tool and a server that is killed', () => {
     try {
       const plainEnd = await plain.report();
       assert.equal(plainEnd.code, 0, plainEnd.report.verdict.sentence);
-      assert.ok(plainEnd.report.requests.unknown <= 20, JSON.stringify(plainEnd.report.requests));
+      // One on each connection, and another where a connection was lost again at once.
+      assert.ok(plainEnd.report.requests.unknown <= 40, JSON.stringify(plainEnd.report.requests));
       assert.ok(plainEnd.report.lost_connections >= 20);
       const exactEnd = await exact.report();
       assert.equal(exactEnd.code, 0, exactEnd.report.verdict.sentence);
