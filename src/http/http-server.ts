@@ -336,11 +336,15 @@ export class HttpServer {
       const head = headOf(req);
       const isHead = head.method === 'head';
       try {
-        // A dashboard shows how a start goes on, too.
-        const refusal = isAlwaysAnswered(operation) && this.#admission === 'starting' ? undefined : this.#refusal();
+        // A dashboard shows a start, too. A stop ends all streams and takes no new one.
+        const isStartShown = isAlwaysAnswered(operation) && this.#admission === 'starting';
+        const refusal = isStartShown ? undefined : this.#refusal();
+        if (refusal !== undefined) {
+          reply(res, refusal, isHead, stats);
+          return;
+        }
         const start = route(head);
-        if (refusal !== undefined) reply(res, refusal, isHead, stats);
-        else if (this.#streams.isFull) reply(res, this.#tooManyStreams(), isHead, stats);
+        if (this.#streams.isFull) reply(res, this.#tooManyStreams(), isHead, stats);
         else if (isHead) writeStreamHead(res, stats);
         else this.#openStream(res, start, stats);
       } catch (error) {

@@ -57,12 +57,7 @@ export function jsonReply(body: string): HttpReply {
 
 /** A 200 with a document of type `T`: members in their order, without undefined ones. */
 export function documentReply<T extends object>(document: InMemory<T>): HttpReply {
-  return jsonReply(documentText<T>(document));
-}
-
-/** The JSON text of a document of type `T`: members in their order, without undefined ones, integers of any length. */
-export function documentText<T extends object>(document: InMemory<T>): string {
-  return exactJson(document);
+  return jsonReply(exactJson(document));
 }
 
 /** The problem document (RFC 9457) of a catalogue error. */

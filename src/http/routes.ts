@@ -125,7 +125,7 @@ async function counterReply(key: Uint8Array, operations: CounterOperations): Pro
 }
 
 /** The document of one of several counters. Throws `internal-error` where its row cannot be read. */
-export function counterDocument(key: string, result: ReadResult): InMemory<RequestedCounterDocument> {
+function counterDocument(key: string, result: ReadResult): InMemory<RequestedCounterDocument> {
   if (result === undefined) return { key, sum: null, committed: 0, pending: 0, updated_at: null };
   const { sum, committed, pending, updatedAt } = readable(result);
   return { key, sum, committed, pending, updated_at: updatedAt };
