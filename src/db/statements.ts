@@ -20,12 +20,12 @@ export const CLAIMS_MAX = 1000;
 export const NEW_EPOCH = "((nextval('journal_epochs') << 20) + floor(random() * 1048576)::bigint)";
 
 /** A time as whole seconds since 1970, rounded down; 0 for -infinity, which nothing is older than. */
-function seconds(time: string): string {
+export function seconds(time: string): string {
   return `greatest(0, floor(extract(epoch from greatest(${time}, to_timestamp(0)))))::float8`;
 }
 
 /** The columns of a row as {@link LOCK_CHECKPOINT} and {@link READ_BACK} return them. */
-const ROW = `epoch::text, lsn::text, ${seconds('covered_from')} as covered_from,
+export const ROW = `epoch::text, lsn::text, ${seconds('covered_from')} as covered_from,
        retired_at is not null as retired, closed_at is not null as closed`;
 
 /*
@@ -145,7 +145,8 @@ returning 1`;
 
 const FENCE = `
 fence as (
-  update journal_checkpoints set lsn = $4, accepted_through = greatest(accepted_through, $5::timestamptz), heard_at = now()
+  update journal_checkpoints set lsn = $4, heard_at = now(),
+    accepted_through = greatest(accepted_through, least($5::timestamptz, now()))
   where stream = $1 and epoch = $2 and lsn = $3 and closed_at is null and retired_at is null
   returning 1
 )`;

@@ -172,5 +172,58 @@ create trigger summing_counters_protocol before delete on idempotency_keys
 `,
 };
 
+/** The journal in this database: rows that SQL can read, owners, and signs of life. */
+const incrementLog: Migration = {
+  version: 5,
+  name: 'increment-log',
+  sql: `
+-- One row a record, that is a batch of requests. The first version of this table was never written.
+-- accepted_at: when the server accepted it, by its own clock. accepted_after: a time of the database, before which the writer
+-- has accepted nothing that comes later in the stream. logged_at: when it was written, by the clock of the database.
+-- idempotency_keys: that of each increment, null for a record without any; request_increments and digests: by request.
+drop table increment_log;
+create table increment_log (
+  stream uuid not null,
+  lsn bigint not null,
+  accepted_at timestamptz not null,
+  accepted_after timestamptz not null,
+  logged_at timestamptz not null default now(),
+  keys text[] not null,
+  amounts numeric[] not null,
+  idempotency_keys text[],
+  request_increments int[],
+  digests bytea[],
+  primary key (stream, lsn)
+) with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000);
+
+-- One row an increment.
+create view increment_log_entries as
+select l.stream, l.lsn, e.position::int, l.accepted_at, l.logged_at, e.key, e.amount, e.idempotency_key
+from increment_log l
+cross join lateral unnest(l.keys, l.amounts, l.idempotency_keys) with ordinality e(key, amount, idempotency_key, position);
+
+-- Who flushes the stream; null: nobody. journal_streams.flusher: the flusher of the thread that writes the stream, if it has one.
+alter table journal_checkpoints add column owner uuid;
+alter table journal_streams add column flusher uuid;
+
+-- Signs of life: of the writer of a stream, under the stream's id, and of those who flush, each under an id of its own.
+-- accepted_through: everything that the writer accepted before that time of the database is in the log.
+create table journal_heartbeats (
+  id uuid primary key,
+  flushes boolean not null,
+  alive_at timestamptz not null default now(),
+  accepted_through timestamptz not null default '-infinity'
+) with (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+
+-- One row: why the log cannot be all that was ever counted; null: it can.
+create table increment_log_history (
+  only_row boolean primary key default true check (only_row),
+  incomplete_because text
+);
+insert into increment_log_history (incomplete_because)
+select case when exists (select from counters) then 'counters had sums before the log began' end;
+`,
+};
+
 /** All steps, oldest first. */
-export const migrations: readonly Migration[] = [initial, claims, removalsOfNothing, databaseTimes];
+export const migrations: readonly Migration[] = [initial, claims, removalsOfNothing, databaseTimes, incrementLog];
