@@ -20,6 +20,11 @@ type Integer<Min extends number, Max extends number> = number &
 /** The kind of journal that keeps increments until they are summed. */
 export type JournalKind = (typeof implementedJournals)[number];
 
+/** Whether servers on other machines can read the journal, so that any of them flushes it. */
+export function isSharedJournal(journal: JournalKind): boolean {
+  return journal === 'postgres';
+}
+
 /** Everything that an operator can set. Names end in units. `readConfig` checks the relations between limits. */
 export interface Config {
   /** The address or host name to listen on. */
@@ -32,12 +37,13 @@ export interface Config {
   readonly dataDir: string;
   readonly shards: Integer<1, 64>;
   readonly httpThreads: Integer<1, 64>;
-  readonly role: 'serve';
+  readonly role: 'serve' | 'ingest' | 'roll-up';
   readonly journal: JournalKind;
   readonly journalSync: 'always' | 'everysec';
   /** For each shard. */
   readonly journalBytesMax: Integer<65_536, 17_592_186_044_416>;
-  readonly journalKeepSeconds: Integer<0, 604_800>;
+  /** At most ten years, for an audit of the log in PostgreSQL. */
+  readonly journalKeepSeconds: Integer<0, 315_360_000>;
   readonly flushIntervalMs: Integer<1, 3_600_000>;
   readonly flushKeysMax: Integer<1, 100_000_000>;
   /** For the whole server. */
@@ -99,6 +105,20 @@ const relations: readonly {
       pendingKeysMax >= shards
         ? undefined
         : `MAX_PENDING_KEYS is ${pendingKeysMax}, but must be at least SHARDS, ${shards}.`,
+  },
+  {
+    between: ['journal', 'databaseUrl'],
+    problem: ({ journal, databaseUrl }) =>
+      journal !== 'postgres' || databaseUrl !== undefined
+        ? undefined
+        : 'JOURNAL is postgres, which needs a DATABASE_URL that other servers reach, too.',
+  },
+  {
+    between: ['role', 'journal', 'databaseUrl'],
+    problem: ({ role, journal }) =>
+      role === 'serve' || isSharedJournal(journal)
+        ? undefined
+        : `ROLE is ${role}, which needs a JOURNAL that other servers reach, too: postgres. It is ${journal}.`,
   },
   {
     // One shard may hold all pending sums, and after an outage it flushes them at once.

@@ -28,8 +28,8 @@ function limitIn(text: string | undefined): number {
 
 /** Main thread, log, lock, listening socket, embedded database, connections for reads and deletes. */
 const PROCESS_DESCRIPTORS = 24;
-/** Event loop and ports of the thread, two database connections, segments of its streams. */
-const SHARD_DESCRIPTORS = 10;
+/** Event loop and ports of the thread, three database connections, segments of its streams. */
+const SHARD_DESCRIPTORS = 11;
 /** Event loop and ports of the thread, listening socket. */
 const HTTP_THREAD_DESCRIPTORS = 5;
 

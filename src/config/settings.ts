@@ -20,7 +20,7 @@ import {
 } from './setting-text.js';
 
 /** The journals that this version implements. */
-export const implementedJournals = ['memory', 'file'] as const;
+export const implementedJournals = ['memory', 'file', 'postgres'] as const;
 const defaultJournal: (typeof implementedJournals)[number] = 'file';
 
 /** The trimmed text of a variable; undefined if it is unset or empty. */
@@ -54,7 +54,7 @@ export const settings = {
     fallbackShown: 'none',
     meaning:
       'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://; the server opens at most 2 × SHARDS + 2 ' +
-      'connections (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable only from this machine',
+      'connections, with JOURNAL=postgres 3 × SHARDS + 2 (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable only from this machine',
     read: databaseUrl,
   },
   dataDir: {
@@ -79,14 +79,16 @@ export const settings = {
   role: {
     variable: 'ROLE',
     fallback: 'serve',
-    meaning: 'tasks of this server',
-    read: implementedChoice(['serve'], /^(ingest|roll-up)$/),
+    meaning:
+      'serve, ingest (takes increments and journals them only) or roll-up (flushes what other servers have journaled); ' +
+      'the last two need JOURNAL=postgres',
+    read: plainText,
   },
   journal: {
     variable: 'JOURNAL',
     fallback: defaultJournal,
     meaning: 'kind of journal that keeps increments until they are summed',
-    read: implementedChoice(implementedJournals, /^(postgres$|nats:|sqs:)/),
+    read: implementedChoice(implementedJournals, /^(nats:|sqs:)/),
   },
   journalSync: {
     variable: 'JOURNAL_SYNC',
@@ -99,14 +101,15 @@ export const settings = {
   journalBytesMax: {
     variable: 'JOURNAL_MAX_BYTES',
     fallback: '1 GiB',
-    meaning: 'size of the journal of each shard: records not yet committed, and committed records not yet removed',
+    meaning:
+      'size of the journal of each shard: records not yet committed, and in a file journal committed records not yet removed',
     read: sizeInBytes,
   },
   journalKeepSeconds: {
     variable: 'JOURNAL_KEEP_SECONDS',
     fallback: (env) => (givenText(env, 'DATABASE_URL') === undefined ? '0' : '60'),
     fallbackShown: '0 embedded, else 60',
-    meaning: 'how long committed records stay in the journal, in case the database fails over',
+    meaning: 'how long committed records stay in the journal, in case the database fails over, or for an audit',
     read: wholeNumber,
   },
   flushIntervalMs: {

@@ -8,7 +8,8 @@ import type { Sum } from './increment.js';
 export interface CounterReading {
   readonly sum: Sum;
   readonly committed: Sum;
-  readonly pending: Sum;
+  /** Null on a server that journals only: what is pending is in the journal. */
+  readonly pending: Sum | null;
   /** Time of the last commit in UTC, as ISO 8601 writes it, with milliseconds; null before the first. */
   readonly updatedAt: string | null;
 }

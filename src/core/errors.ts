@@ -37,6 +37,7 @@ export const errorCatalogue = {
   draining: entry(503, 'The server is shutting down', true),
   'journal-unavailable': entry(503, 'The journal cannot take increments', true),
   'database-unavailable': entry(503, 'The database cannot be reached', true),
+  'roll-up-behind': entry(503, 'Earlier increments are not flushed yet', true),
 } as const satisfies Record<string, CatalogueEntry>;
 
 /** The stable name, in kebab case, of an error that a client can receive. */

@@ -185,6 +185,100 @@ export class IdempotentArrayEncoder {
   }
 }
 
+/** Builds the parameters of records for `increment_log`. One owner reuses it. */
+export class LogArrayEncoder {
+  readonly #keys = new ArrayBuilder(TEXT_OID);
+  readonly #amounts = new ArrayBuilder(NUMERIC_OID);
+  readonly #idempotencyKeys = new ArrayBuilder(TEXT_OID);
+  readonly #digests = new ArrayBuilder(BYTEA_OID);
+  #increments = 0;
+  #requests = 0;
+
+  /** Increments since the last reset. */
+  get increments(): number {
+    return this.#increments;
+  }
+
+  /** Idempotent requests since the last reset. */
+  get requests(): number {
+    return this.#requests;
+  }
+
+  /** Removes everything; buffers returned before are overwritten from now on. */
+  reset(): void {
+    for (const builder of [this.#keys, this.#amounts, this.#idempotencyKeys, this.#digests]) builder.reset();
+    this.#increments = 0;
+    this.#requests = 0;
+  }
+
+  /**
+   * Appends an increment; its key is `length` bytes of `source` from `offset`, its amount a safe integer. Its idempotency key is
+   * `idempotencyKeyBytes` bytes of `source` from `idempotencyKey`; 0 bytes: it has none.
+   */
+  appendIncrement(
+    source: Uint8Array,
+    offset: number,
+    length: number,
+    amount: number,
+    idempotencyKey = 0,
+    idempotencyKeyBytes = 0,
+  ): void {
+    appendBytes(this.#keys, source, offset, length);
+    appendInteger(this.#amounts, amount);
+    appendBytes(this.#idempotencyKeys, source, idempotencyKey, idempotencyKeyBytes);
+    this.#increments += 1;
+  }
+
+  /** Appends the digest of an idempotent request: `length` bytes of `source` from `offset`. */
+  appendDigest(source: Uint8Array, offset: number, length: number): void {
+    appendBytes(this.#digests, source, offset, length);
+    this.#requests += 1;
+  }
+
+  /** The parameters, one element an increment and one a request: views, valid until the next call of another method. */
+  finish(): LogArrays {
+    return {
+      keys: this.#keys.finish(this.#increments),
+      amounts: this.#amounts.finish(this.#increments),
+      idempotencyKeys: this.#idempotencyKeys.finish(this.#increments),
+      digests: this.#digests.finish(this.#requests),
+    };
+  }
+}
+
+/** Parallel arrays in binary format. */
+export interface LogArrays {
+  /** text[] */
+  readonly keys: Buffer;
+  /** numeric[] */
+  readonly amounts: Buffer;
+  /** text[], '' for none. */
+  readonly idempotencyKeys: Buffer;
+  /** bytea[], one element a request. */
+  readonly digests: Buffer;
+}
+
+/** The elements of an array in binary format, without nulls, in order. */
+export class ArrayElements {
+  readonly #bytes: Buffer;
+  #at = HEADER_BYTES;
+  /** Elements. */
+  readonly count: number;
+
+  /** `bytes`: as array_send makes it. */
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+    this.count = bytes.readInt32BE(0) === 0 ? 0 : bytes.readInt32BE(COUNT_OFFSET);
+  }
+
+  /** The next element: a view. There must be one. */
+  next(): Buffer {
+    const start = this.#at + 4;
+    this.#at = start + this.#bytes.readInt32BE(this.#at);
+    return this.#bytes.subarray(start, this.#at);
+  }
+}
+
 /** Builds the parameters of rejected rows. */
 export class RejectedArrayEncoder {
   readonly #keys = new ArrayBuilder(BYTEA_OID);

@@ -22,6 +22,7 @@
 import pg from 'pg';
 import { systemClock, type Clock, type Timer } from '../core/clock.js';
 import { CounterError, reasonOf } from '../core/errors.js';
+import { Turns } from '../core/turns.js';
 import {
   connect,
   type Backend,
@@ -45,6 +46,8 @@ export interface ShardConnectionOptions extends ConnectOptions {
   readonly connect?: (target: DatabaseTarget, options: ConnectOptions) => Promise<Session>;
   /** The clock of the watch; default that of the machine. */
   readonly clock?: Clock;
+  /** Looks of connections that share this happen one at a time, so that they have one connection for them together. */
+  readonly looks?: Turns;
 }
 
 /** Time from a statement to the first look. */
@@ -76,14 +79,15 @@ export class ShardConnection {
   readonly #clock: Clock;
   #session: Session | undefined;
   #silenceMs = SILENCE_MS;
-  /** The last look. One at a time, so that a shard has two connections at most. */
-  #looking: Promise<void> = Promise.resolve();
+  /** One look at a time, so that it has two connections at most. */
+  readonly #looks: Turns;
   #closed = false;
 
   constructor(target: DatabaseTarget, options: ShardConnectionOptions) {
     this.#target = target;
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
+    this.#looks = options.looks ?? new Turns();
   }
 
   /** True while the session of the last statement is open. */
@@ -156,7 +160,7 @@ export class ShardConnection {
     const session = this.#session;
     this.#session = undefined;
     await session?.close();
-    await this.#looking;
+    await this.#looks.run(() => Promise.resolve());
   }
 
   async #opened(): Promise<Session> {
@@ -201,7 +205,7 @@ export class ShardConnection {
     };
     const lookAfter = (ms: number): void => {
       timer = this.#clock.schedule(ms, () => {
-        this.#looking = this.#looking.then(look);
+        void this.#looks.run(look);
       });
     };
     lookAfter(this.#silenceMs + Math.floor(bytes / BYTES_A_MS_MIN));
@@ -238,6 +242,20 @@ export class ShardConnection {
       await second?.close();
     }
     return sight;
+  }
+}
+
+/**
+ * Runs statements that can be repeated without harm, or whose outcome can be looked up: whatever way they fail in, this rejects
+ * with CounterError `database-unavailable`.
+ */
+export async function orUnavailable<T>(statements: () => Promise<T>): Promise<T> {
+  try {
+    return await statements();
+  } catch (error) {
+    if (!(error instanceof OutcomeUnknownError) && !(error instanceof StatementRefusedError)) throw error;
+    const detail = `The database did not answer: ${error.message}.`;
+    throw new CounterError('database-unavailable', detail, { cause: error });
   }
 }
 

@@ -44,7 +44,7 @@ const accessErrors = ['unauthorized', 'forbidden'] as const satisfies readonly E
 const commonErrors = [...accessErrors, 'overloaded', 'starting', 'draining'] as const satisfies readonly ErrorCode[];
 
 const readErrors = ['invalid-request', 'unknown-counter', 'database-unavailable'] as const;
-const deleteErrors = [...readErrors, 'idempotency-mismatch', 'outcome-unknown'] as const;
+const deleteErrors = [...readErrors, 'roll-up-behind', 'idempotency-mismatch', 'outcome-unknown'] as const;
 
 /** The operations by name, which is also their `operationId`. */
 export const api = {
@@ -137,7 +137,7 @@ export const api = {
     summary: 'Commit everything that this server acknowledged before the call.',
     parameters: [],
     reply: { status: 200, says: 'Everything is committed.', content: ['FlushDocument'] },
-    errors: ['database-unavailable'],
+    errors: ['database-unavailable', 'roll-up-behind'],
   },
   health: {
     method: 'get',
@@ -155,7 +155,7 @@ export const api = {
     summary: 'Whether increments are accepted.',
     parameters: [],
     reply: { status: 200, says: 'Increments are accepted.', content: ['ReadinessDocument'] },
-    errors: ['overloaded', 'starting', 'draining', 'journal-unavailable'],
+    errors: ['overloaded', 'starting', 'draining', 'journal-unavailable', 'database-unavailable'],
   },
   metrics: {
     method: 'get',

@@ -26,8 +26,8 @@ export interface CounterDocument {
   /** The total of committed and pending: an exact integer of any size. */
   sum: ExactInteger;
   committed: ExactInteger;
-  /** Acknowledged by this server and not yet committed. */
-  pending: ExactInteger;
+  /** Acknowledged by this server and not yet committed. Null where the server only journals (ROLE=ingest). */
+  pending: ExactInteger | null;
   /** When the sum was last committed; null before the first time. */
   updated_at: DateTime | null;
 }
@@ -38,8 +38,8 @@ export interface RequestedCounterDocument {
   /** The total of committed and pending: an exact integer of any size. Null if the counter does not exist. */
   sum: ExactInteger | null;
   committed: ExactInteger;
-  /** Acknowledged by this server and not yet committed. */
-  pending: ExactInteger;
+  /** Acknowledged by this server and not yet committed. Null where the server only journals (ROLE=ingest). */
+  pending: ExactInteger | null;
   /** When the sum was last committed; null before the first time. */
   updated_at: DateTime | null;
 }

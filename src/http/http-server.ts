@@ -264,15 +264,14 @@ export class HttpServer {
     for (const [path, operationsOfPath] of operationsByPath()) {
       const pattern = path.replace('{key}', '*');
       const stats = requestStats.of(path);
-      for (const [name, operation] of operationsOfPath) {
+      const taken = operationsOfPath.filter(([name]) => name !== 'increment' || config.role !== 'roll-up');
+      for (const [name, operation] of taken) {
         if (name === 'increment') this.#addIncrement(pattern, operation.access, stats);
         else if (isStream(name)) this.#addStream(pattern, operation, streamRoutes[name], stats);
         else this.#add(pattern, operation, routes[name], stats);
       }
       const isOpen = operationsOfPath.every(([, { access }]) => access === 'open');
-      const allow = operationsOfPath.map(([, { method }]) => ALLOWED[method]).join(', ');
-      const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
-      this.#refuse(pattern, isOpen ? 'open' : 'any', problem, stats);
+      this.#refuse(pattern, isOpen ? 'open' : 'any', methodNotAllowed(taken), stats);
     }
     for (const file of readPageFiles()) this.#addPageFile(file);
     const unknown = problemReply('not-found', 'No operation has this path; see /openapi.json.');
@@ -287,9 +286,7 @@ export class HttpServer {
       res.cork(() => stats.count(writePageFile(res, file, options)));
     };
     this.#app.get(file.path, handle).head(file.path, handle);
-    const allow = ALLOWED.get;
-    const problem = problemReply('method-not-allowed', `This path allows ${allow}.`, [['allow', allow]]);
-    this.#refuse(file.path, 'page', problem, stats);
+    this.#refuse(file.path, 'page', methodNotAllowed([['page', { method: 'get' }]]), stats);
   }
 
   #addIncrement(pattern: string, access: Access, stats: RouteStats): void {
@@ -468,6 +465,16 @@ export async function reservePort(host: string, port: number): Promise<number> {
   server.close();
   await once(server, 'close');
   return typeof address === 'object' && address !== null ? address.port : port;
+}
+
+/** The refusal of every other method of a path. A path may take none: a roll-up takes no increments. */
+function methodNotAllowed(
+  operations: readonly (readonly [string, { readonly method: keyof typeof ALLOWED }])[],
+): HttpReply {
+  const allow = operations.map(([, { method }]) => ALLOWED[method]).join(', ');
+  const detail =
+    allow === '' ? 'This server only flushes what others have taken (ROLE=roll-up).' : `This path allows ${allow}.`;
+  return problemReply('method-not-allowed', detail, [['allow', allow]]);
 }
 
 function portRefused(host: string, port: number, cause?: unknown): StartError {

@@ -44,6 +44,8 @@ export interface ServerOperationsDeps {
   readonly rejected: () => number;
   /** Whether requests with an idempotency key are refused, because no row of a stream covers them. */
   readonly refusesIdempotent: () => boolean;
+  /** ROLE. */
+  readonly role: 'serve' | 'ingest' | 'roll-up';
   /** The page of metrics. */
   readonly metrics: () => Promise<string>;
   readonly dashboard: (since: number) => Promise<DashboardUpdate>;
@@ -75,7 +77,8 @@ export class ServerOperations implements CounterOperations {
       // A delete in between may have moved sums from `counters`, to which the pending sums belong. And if a stream has
       // ended meanwhile, a newer shard thread may not know that the snapshot is older than that end.
       if (held.includes('again') || deletes !== this.#deletes || streams !== this.#streamsOf(supervisor)) continue;
-      return counters.map((counter, index) => readingOf(counter, totalOf(held, index)));
+      const isIngest = this.#deps.role === 'ingest';
+      return counters.map((counter, index) => readingOf(counter, isIngest ? null : totalOf(held, index)));
     }
     throw new CounterError('overloaded', 'The counters changed faster than they could be read; try again.');
   }
@@ -128,6 +131,9 @@ export class ServerOperations implements CounterOperations {
       return { state: 'refusing', code: codeOfRefusal(refusal), reason: reason ?? 'Increments are refused.' };
     }
     const store = this.#deps.store();
+    if (this.#deps.role === 'roll-up' && (store?.available() !== true || !this.#deps.flushing())) {
+      return { state: 'refusing', code: 'database-unavailable', reason: 'The database is unavailable; nothing is flushed.' };
+    }
     if (store?.available() !== true) {
       return { state: 'degraded', reason: 'The database is unavailable; increments stay in the journal.' };
     }
@@ -188,9 +194,11 @@ function totalOf(held: readonly PendingAnswer[], index: number): Sum | undefined
   return sum;
 }
 
-function readingOf(counter: CommittedCounter | UnreadableCounter, pending: Sum | undefined): ReadResult {
+/** `pending`: undefined where no shard holds the key, null where no shard could. */
+function readingOf(counter: CommittedCounter | UnreadableCounter, pending: Sum | undefined | null): ReadResult {
   if ('unreadable' in counter) return counter;
   const { committed, exists, updatedAt } = counter;
-  if (!exists && pending === undefined) return undefined;
-  return { sum: addSums(committed, pending ?? 0), committed, pending: pending ?? 0, updatedAt };
+  if (!exists && (pending ?? undefined) === undefined) return undefined;
+  const sum = addSums(committed, pending ?? 0);
+  return { sum, committed, pending: pending === null ? null : (pending ?? 0), updatedAt };
 }

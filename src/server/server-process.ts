@@ -13,7 +13,7 @@
  * ```
  */
 import { boundSentences } from '../config/bound-sentences.js';
-import { configWarnings, type Config } from '../config/config.js';
+import { configWarnings, isSharedJournal, type Config } from '../config/config.js';
 import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
 import { ConnectionLimit } from './connection-limit.js';
@@ -65,10 +65,8 @@ export class ServerProcess {
     this.#stats = makeStats(config.shards);
     this.#requestStats = makeRequestStats(config.httpThreads);
     this.#batchStats = makeBatchStats(config.httpThreads);
-    const consequence =
-      config.journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
     const pending = (): number => conservation(this.#stats, config.shards).pending;
-    this.#availability = new DatabaseAvailability(systemClock, logger, consequence, pending);
+    this.#availability = new DatabaseAvailability(systemClock, logger, withoutDatabase(config), pending);
     this.#database = this.#makeDatabase();
     this.#operations = this.#makeOperations();
     this.#dashboard = this.#makeDashboard();
@@ -134,6 +132,7 @@ export class ServerProcess {
       flushing: () => this.#availability.isAvailable,
       rejected: () => statTotal(this.#stats, config.shards, STAT.rejected),
       refusesIdempotent: () => statTotal(this.#stats, config.shards, STAT.idempotentRefused) > 0,
+      role: config.role,
       metrics: () => started(this.#metrics).page(),
       dashboard: (since) => this.#dashboard.update(since),
     });
@@ -278,11 +277,11 @@ export class ServerProcess {
   }
 
   async #startShards(): Promise<void> {
-    const { journal, shards } = this.#config;
+    const { journal, role, shards } = this.#config;
     await started(this.#supervisor).start();
     this.#logger.info(
-      { shards, journal },
-      `${shards} shard ${shards === 1 ? 'thread' : 'threads'}, journal: ${journal}`,
+      { shards, journal, role },
+      `${shards} shard ${shards === 1 ? 'thread' : 'threads'}, journal: ${journal}, role: ${role}`,
     );
     if (journal === 'memory') {
       this.#logger.warn(
@@ -360,7 +359,8 @@ export class ServerProcess {
     }
     if (left.length === 0 && pending === 0) {
       const what = balance.rejected > 0 || isLost ? 'Everything else' : 'Everything';
-      this.#logger.info({ ...balance }, `${what} that was acknowledged is committed`);
+      const where = this.#config.role === 'ingest' ? 'in the journal, for a roll-up' : 'committed';
+      this.#logger.info({ ...balance }, `${what} that was acknowledged is ${where}`);
     } else {
       const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
       const earlier = unread === 0 ? '' : `, besides ${unread} unread ${unread === 1 ? 'stream' : 'streams'}`;
@@ -381,9 +381,10 @@ export class ServerProcess {
   }
 
   #fateOf(pending: number): string {
-    return this.#config.journal === 'memory'
-      ? `${pending} acknowledged increments are lost`
-      : `${pending} acknowledged increments stay in the journal for the next start`;
+    const { journal } = this.#config;
+    if (journal === 'memory') return `${pending} acknowledged increments are lost`;
+    const whom = isSharedJournal(journal) ? 'any server that flushes it' : 'the next start';
+    return `${pending} acknowledged increments stay in the journal for ${whom}`;
   }
 
   /** A failure that this process cannot repair: refuses increments, closes everything, exits. */
@@ -400,6 +401,13 @@ export class ServerProcess {
       this.#exit(exitCode);
     });
   }
+}
+
+/** What the server does while the database is unavailable, for the log. */
+function withoutDatabase({ journal, role }: Config): string {
+  if (role === 'roll-up') return 'nothing is flushed';
+  if (isSharedJournal(journal)) return 'refusing increments, because the journal is there';
+  return journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
 }
 
 /** The result of an earlier step. */

@@ -14,6 +14,7 @@ import { BatchStats } from '../../shard-worker/client/batch-stats.js';
 import { ShardClient } from '../../shard-worker/client/shard-client.js';
 import { ShardRouter, type RouterLimits } from '../../shard-worker/client/shard-router.js';
 import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
+import { STAT, statsRow } from '../../shard-worker/protocol/stats.js';
 
 /** The collaborators and values of an HTTP server and its router. */
 export interface HttpServerOptions {
@@ -44,7 +45,7 @@ export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
   const { config, port, stats, operations, logger } = options;
   const shared = options.reservations === undefined ? undefined : new SharedReservations(options.reservations);
   const batchStats = new BatchStats(options.batchStats, options.httpThread);
-  const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared, batchStats));
+  const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared, batchStats, statsRow(stats, shard)));
   const router = new ShardRouter(clients, stats, limitsOf(options), setImmediate, shared);
   const isPortShared = shared !== undefined;
   const { uws, version } = options.uws;
@@ -54,14 +55,20 @@ export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
   return { server: new HttpServer({ ...own, config, router, operations, logger }), router };
 }
 
-function clientOf(shard: number, shared: SharedReservations | undefined, stats: BatchStats): ShardClient {
-  if (shared === undefined) return new ShardClient(systemClock, undefined, stats);
+function clientOf(
+  shard: number,
+  shared: SharedReservations | undefined,
+  stats: BatchStats,
+  row: Float64Array,
+): ShardClient {
+  const readGeneration = (): number => row[STAT.generation] ?? 0;
+  if (shared === undefined) return new ShardClient(systemClock, undefined, stats, readGeneration);
   const room = {
     release: (increments: number, bytes: number): void => {
       shared.release(shard, increments, bytes);
     },
   };
-  return new ShardClient(systemClock, room, stats);
+  return new ShardClient(systemClock, room, stats, readGeneration);
 }
 
 function limitsOf({ config, idempotencyRoom }: HttpServerOptions): RouterLimits {

@@ -38,11 +38,15 @@ export class OutgoingBatch {
   #increments = 0;
   #replies: PendingReply[] = [];
   #openedAtMs = 0;
+  readonly #readGeneration: () => number;
+  #generation = 0;
 
-  constructor(kind: BatchKind, clock: Clock, memory: BatchMemory) {
+  /** `readGeneration`: reads `STAT.generation` of the shard. */
+  constructor(kind: BatchKind, clock: Clock, memory: BatchMemory, readGeneration: () => number) {
     this.kind = kind;
     this.#clock = clock;
     this.#memory = memory;
+    this.#readGeneration = readGeneration;
   }
 
   /** Writes the next batches into `memory`. The batch must be empty. */
@@ -96,7 +100,10 @@ export class OutgoingBatch {
 
   /** Ends a request. Its `reply` is settled with the batch. */
   finish(reply: PendingReply): void {
-    if (this.#replies.length === 0) this.#openedAtMs = this.#clock.monotonic();
+    if (this.#replies.length === 0) {
+      this.#openedAtMs = this.#clock.monotonic();
+      this.#generation = this.#readGeneration();
+    }
     this.#replies.push(reply);
   }
 
@@ -124,6 +131,8 @@ export class OutgoingBatch {
     view.setUint32(RECORD_OFFSET.increments, this.#increments, true);
     view.setUint32(RECORD_OFFSET.databaseTime, 0, true);
     writeUint64(view, RECORD_OFFSET.acceptedAt, nowMs);
+    // Until the journal gives it an LSN.
+    writeUint64(view, RECORD_OFFSET.lsn, this.#generation);
     const filled = {
       buffer: this.#memory.seal(buffer, this.#end),
       replies: this.#replies,

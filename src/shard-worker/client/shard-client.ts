@@ -77,13 +77,18 @@ export class ShardClient {
 
   /**
    * `shared` is given if several HTTP servers reserve room together: room that is released here is released there. `stats` are
-   * those of the HTTP server.
+   * those of the HTTP server. `readGeneration` reads `STAT.generation` of the shard.
    */
-  constructor(clock: Clock = systemClock, shared?: ReservedRoom, stats = new BatchStats(makeBatchStats(1), 0)) {
+  constructor(
+    clock: Clock = systemClock,
+    shared?: ReservedRoom,
+    stats = new BatchStats(makeBatchStats(1), 0),
+    readGeneration = (): number => 0,
+  ) {
     this.#stats = stats;
     this.#clock = clock;
     this.#shared = shared;
-    const open = (kind: BatchKind): OutgoingBatch => new OutgoingBatch(kind, clock, this.#memory);
+    const open = (kind: BatchKind): OutgoingBatch => new OutgoingBatch(kind, clock, this.#memory, readGeneration);
     this.#plain = open('plain');
     this.#onlyPendingKeys = open('onlyPendingKeys');
     this.#idempotent = open('idempotent');

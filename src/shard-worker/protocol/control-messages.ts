@@ -135,7 +135,8 @@ export interface ShardTask {
 
 /** The part of the configuration that shards read. */
 export interface ShardSettings {
-  readonly journal: 'memory' | 'file';
+  readonly role: 'serve' | 'ingest' | 'roll-up';
+  readonly journal: 'memory' | 'file' | 'postgres';
   readonly journalSync: 'always' | 'everysec';
   readonly journalBytesMax: number;
   readonly journalKeepSeconds: number;

@@ -123,6 +123,22 @@ export function writeIncrement(view: DataView, at: number, keyBytes: number, key
   return at + INCREMENT_HEADER_BYTES;
 }
 
+/** Increments of a record, those of idempotent requests included. */
+export function countIncrements(record: Uint8Array): number {
+  const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
+  let increments = 0;
+  for (let at = RECORD_HEADER_BYTES; at < record.length;) {
+    if (isIncrement(view, at)) {
+      increments += 1;
+      at = incrementEnd(view, at);
+    } else {
+      // The increments of the request follow as entries of their own.
+      at = idempotencyKeyEnd(view, at);
+    }
+  }
+  return increments;
+}
+
 /** Where the digest of the idempotent request at `at` starts. */
 export function digestStart(at: number): number {
   return at + IDEMPOTENT_OFFSET.digest;

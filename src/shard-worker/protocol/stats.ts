@@ -59,7 +59,7 @@ export const STAT = {
   idempotentRefused: 21,
   /** Seen as 32-bit integers: the sequence of the row. */
   sequence: 22,
-  /** Increments that were taken over from other nodes. This version takes none over. */
+  /** Increments that were taken over from other nodes. */
   adopted: 23,
   /** Idempotent requests that were answered as replays. */
   replays: 24,
@@ -72,6 +72,11 @@ export const STAT = {
   fenced: 28,
   /** Times that the shard was started again. Written by the main thread. */
   restarts: 29,
+  /**
+   * Rises when the shard begins a stream of a shared journal. A batch carries what was here when it was opened: a request that was
+   * accepted under an earlier stream, by a process that slept since then, must not be appended to a later one.
+   */
+  generation: 30,
 } as const;
 
 /** Cells before the histograms, rounded up so that these begin on a cache line of their own. */

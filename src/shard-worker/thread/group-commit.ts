@@ -17,6 +17,7 @@ import {
   keyBytesAt,
   keyHashAt,
   keyStart,
+  readUint64,
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
 } from '../protocol/record-layout.js';
@@ -40,6 +41,8 @@ export interface GroupTarget extends IdempotencyMemory {
   open(): Promise<void> | undefined;
   /** Whether idempotent requests can be taken now. */
   readonly coversIdempotent: boolean;
+  /** Whether a batch was opened before the stream began that it would be appended to. `generation`: see `STAT.generation`. */
+  isStale(generation: number): boolean;
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
@@ -171,12 +174,15 @@ export class GroupCommit {
     const { kind, memory } = waiting.message;
     const record = new Uint8Array(memory, 0, recordBytes(memory));
     if (kind === 'onlyKnownKeys') return knownOutcomes(record, this.#target, 'overloaded');
+    const isStale = this.#target.isStale(generationOf(record));
     if (kind === 'idempotent') {
+      if (isStale) return knownOutcomes(record, this.#target, 'journal-unavailable');
       if (!this.#target.coversIdempotent) return knownOutcomes(record, this.#target, 'starting');
       const { record: admitted, outcomes } = admitRequests(record, this.#target);
       if (admitted !== undefined) records.push(admitted);
       return outcomes;
     }
+    if (isStale) return 'journal-unavailable';
     if (kind === 'onlyPendingKeys' && !this.#holdsAll(record)) return 'pending-keys';
     records.push(record);
     return undefined;
@@ -276,6 +282,11 @@ export class GroupCommit {
       if (run > 0) post(port, run, runRefusal);
     }
   }
+}
+
+/** A batch carries the generation where its record will have its LSN. */
+function generationOf(record: RecordBytes): number {
+  return readUint64(new DataView(record.buffer, record.byteOffset, record.byteLength), RECORD_OFFSET.lsn);
 }
 
 function recordBytes(memory: ArrayBufferLike): number {

@@ -4,12 +4,14 @@
  * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread ends. Its connection,
  * files and timers end with it. The supervisor then starts another thread, which recovers the shard.
  */
+import { randomUUID } from 'node:crypto';
 import path from 'node:path';
 import type { MessagePort } from 'node:worker_threads';
 import { systemClock } from '../../core/clock.js';
 import { parseDatabaseUrl } from '../../db/connection.js';
 import { ShardConnection } from '../../db/shard-connection.js';
 import { CounterError, JournalError } from '../../core/errors.js';
+import { Turns } from '../../core/turns.js';
 import { createLogger, type LogFields } from '../../core/logger.js';
 import { httpServerPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
@@ -18,11 +20,14 @@ import { systemDisk } from '../journal/file/disk.js';
 import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
 import { timedDisk } from '../journal/file/timed-disk.js';
 import { MemoryJournalStreams } from '../journal/memory-journal.js';
+import { PostgresIncrementLog } from '../journal/postgres/increment-log.js';
 import { shardHistogram, statsRow } from '../protocol/stats.js';
 import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/control-messages.js';
 import { earlyFlush } from './flush/early-flush.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
+import { SharedShard } from './shared-shard.js';
+import type { ShardLog } from './streams/owned-stream.js';
 
 /** Runs a shard until it is drained. The task of Piscina. */
 export function runShard(task: ShardTask): Promise<void> {
@@ -33,7 +38,7 @@ export function runShard(task: ShardTask): Promise<void> {
 
 class ShardThread {
   readonly #control: MessagePort;
-  readonly #shard: Shard;
+  readonly #shard: Shard | SharedShard;
   readonly #groups: GroupCommit;
   readonly #done: () => void;
 
@@ -41,35 +46,44 @@ class ShardThread {
     const logger = createLogger(task.settings.logLevel, { shard: task.shard });
     this.#control = task.control;
     this.#done = done;
-    const connection = new ShardConnection(parseDatabaseUrl(task.databaseUrl), {
-      applicationName: `summing-counters shard ${task.shard}`,
-      connectTimeoutMs: 2000,
-    });
-    const owner = { node: task.nodeId, shard: task.shard, journal: task.settings.journal };
-    this.#shard = new Shard({
-      journals: journalsOf(task, (fields, message) => {
-        logger.warn(fields, message);
-      }),
-      database: new PostgresShardDatabase(connection, owner),
-      databaseProblem: task.databaseProblem,
-      clock: systemClock,
-      stats: statsRow(task.stats, task.shard),
-      handedOver: task.handedOver,
-      random: Math.random,
-      flushIntervalMs: task.settings.flushIntervalMs,
-      earlyFlush: earlyFlush(task.settings, task.shards),
-      ackTimeoutMs: task.settings.ackTimeoutMs,
-      tell: (message) => {
-        this.#tell(message);
-      },
-      fail: (error) => {
-        this.#die(error);
-      },
-      log: (level, fields, message) => {
-        logger[level](fields, message);
-      },
+    this.#shard = this.#makeShard(task, (level, fields, message) => {
+      logger[level](fields, message);
     });
     this.#groups = new GroupCommit(task.batchPorts.map(httpServerPort), this.#shard);
+  }
+
+  #makeShard(task: ShardTask, log: ShardLog): Shard | SharedShard {
+    const { settings, shard, shards, nodeId: node } = task;
+    const { flushIntervalMs, ackTimeoutMs, journal } = settings;
+    const looks = new Turns();
+    const flushTurns = new Turns();
+    const connection = connectionOf(task, 'shard', looks);
+    const database = new PostgresShardDatabase(connection, { node, shard, journal }, flushTurns);
+    const common = {
+      database,
+      clock: systemClock,
+      stats: statsRow(task.stats, shard),
+      random: Math.random,
+      ...{ flushIntervalMs, ackTimeoutMs },
+      earlyFlush: earlyFlush(settings, shards),
+      tell: (message: ControlMessage) => {
+        this.#tell(message);
+      },
+      fail: (error: unknown) => {
+        this.#die(error);
+      },
+      log,
+    };
+    if (journal === 'postgres') {
+      const flusher = settings.role === 'ingest' ? undefined : randomUUID();
+      const appends = connectionOf(task, 'journal', looks);
+      const incrementLog = new PostgresIncrementLog(appends, connection, flushTurns, { node, shard, flusher });
+      return new SharedShard({ ...common, role: settings.role, incrementLog, node, shard, shards });
+    }
+    const journals = journalsOf(task, journal, (fields, message) => {
+      log('warn', fields, message);
+    });
+    return new Shard({ ...common, journals, databaseProblem: task.databaseProblem, handedOver: task.handedOver });
   }
 
   start(): void {
@@ -127,10 +141,18 @@ class ShardThread {
   }
 }
 
-function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {
+function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Turns): ShardConnection {
+  const applicationName = `summing-counters ${what} ${shard}`;
+  return new ShardConnection(parseDatabaseUrl(databaseUrl), { applicationName, connectTimeoutMs: 2000, looks });
+}
+
+function journalsOf(
+  task: ShardTask,
+  journal: 'memory' | 'file',
+  warn: (fields: LogFields, message: string) => void): JournalStreams {
   const { settings } = task;
   const syncSeconds = shardHistogram(statsRow(task.stats, task.shard), 'journalSyncSeconds');
-  switch (settings.journal) {
+  switch (journal) {
     case 'memory':
       return new MemoryJournalStreams();
     case 'file':

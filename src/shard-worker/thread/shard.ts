@@ -308,6 +308,11 @@ export class Shard implements GroupTarget {
     return Math.max(this.#notedTime, this.#deps.database.time);
   }
 
+  /** A stream of a directory goes on for as long as its thread. */
+  isStale(): boolean {
+    return false;
+  }
+
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
     if (this.#isFencing) throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
     // The thread ends only after what runs now. Under a claim that was just lost or moved, a record could lie below the

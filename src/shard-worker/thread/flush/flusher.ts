@@ -162,9 +162,17 @@ export class Flusher {
     return this.#pendingSums.isSettled;
   }
 
+  /** Ends the loop without another flush: what is pending is left to another owner. Settles when nothing is under way. */
+  async abandon(): Promise<void> {
+    this.#state = 'ended';
+    this.#wake?.();
+    await this.#done;
+  }
+
   async #run(): Promise<void> {
     while (this.#state !== 'ended') {
       if (!this.#isAsked()) await this.#wait(this.#schedule.restMs(this.#available));
+      if (this.#isEnded) break;
       const isIdle = this.#pendingSums.isSettled;
       if (isIdle) this.#isRoomWanted = false;
       if (isIdle) this.#waiters.answer(this.#pendingSums.checkpointLsn);
@@ -227,6 +235,7 @@ export class Flusher {
     if (this.#pendingSums.frozen === undefined) {
       // Not awaited where it is done: what is applied meanwhile would be frozen and not synced.
       for (let syncing = this.#options.sync(); syncing !== undefined; syncing = this.#options.sync()) await syncing;
+      if (this.#isEnded) return false;
     }
     const range = this.#pendingSums.frozen ?? this.#pendingSums.freeze();
     this.#isRoomWanted = false;
@@ -264,10 +273,16 @@ export class Flusher {
           this.#setAvailable(false, outcome.error);
           backoff = readBackoff;
       }
-      if (this.#state === 'draining' && !this.#available) return false;
+      if (this.#isEnded || (this.#state === 'draining' && !this.#available)) return false;
       this.#events.retried();
       await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
+      if (this.#isEnded) return false;
     }
+  }
+
+  /** {@link abandon} may end the loop while it waits. */
+  get #isEnded(): boolean {
+    return this.#state === 'ended';
   }
 
   /** Whether the loop goes on after the row was not where it was. A range that was not committed is sent again. */

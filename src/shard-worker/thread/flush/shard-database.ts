@@ -11,7 +11,7 @@ import { Turns } from '../../../core/turns.js';
 import { SumArrayEncoder } from '../../../db/binary-array.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
 import { FlushStatement, timestamp, type FlushResult } from '../../../db/flush-statement.js';
-import type { RunStatement, ShardConnection } from '../../../db/shard-connection.js';
+import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
 import type { ClaimInDatabase, ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
 import type { FrozenRange } from '../pending-sums.js';
@@ -118,13 +118,15 @@ export class PostgresShardDatabase {
   readonly #flush: FlushStatement;
   readonly #owner: StreamOwner;
   readonly #encoder = new RangeEncoder();
-  readonly #turns = new Turns();
+  readonly #turns: Turns;
   #time: DatabaseTime = 0;
 
-  constructor(connection: ShardConnection, owner: StreamOwner) {
+  /** `turns`: those in which others use the connection, too. */
+  constructor(connection: ShardConnection, owner: StreamOwner, turns = new Turns()) {
     this.#connection = connection;
     this.#flush = new FlushStatement(connection);
     this.#owner = owner;
+    this.#turns = turns;
   }
 
   /** The id of the database, a UUID made with its schema. Rejects until the migrations have run. */
@@ -338,17 +340,6 @@ export function isDatabaseUnavailable(error: unknown): boolean {
 
 function isStatementFailure(error: unknown): error is OutcomeUnknownError | StatementRefusedError {
   return error instanceof OutcomeUnknownError || error instanceof StatementRefusedError;
-}
-
-/** For statements that can be repeated without harm. */
-async function orUnavailable<T>(statements: () => Promise<T>): Promise<T> {
-  try {
-    return await statements();
-  } catch (error) {
-    if (!isStatementFailure(error)) throw error;
-    const detail = `The database did not answer: ${error.message}.`;
-    throw new CounterError('database-unavailable', detail, { cause: error });
-  }
 }
 
 /** What is known of a flush that failed with this error. */

@@ -61,6 +61,13 @@ export class IdempotencyWindow {
   #old = new Generation();
   readonly #group = new Set<string>();
 
+  /** Forgets every key. */
+  clear(): void {
+    this.#young = new Generation();
+    this.#old = new Generation();
+    this.#group.clear();
+  }
+
   /** Looks an idempotency key up. */
   look(idempotencyKey: string, digest: Uint8Array): KnownKey {
     let known = this.#young.look(idempotencyKey, digest);

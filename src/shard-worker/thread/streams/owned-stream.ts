@@ -23,7 +23,7 @@ export interface OwnedStream {
 
 /** The pending sums of keys in all streams, above the checkpoints that a read saw. Null: no stream holds the key. */
 export function pendingIn(
-  streams: readonly OwnedStream[],
+  streams: readonly { readonly pendingSums: PendingSums }[],
   keys: readonly Uint8Array[],
   seen: SeenCheckpoints,
 ): PendingAnswer {
@@ -36,7 +36,11 @@ export function pendingIn(
   return pending;
 }
 
-function pendingOfKey(streams: readonly OwnedStream[], key: Uint8Array, seen: SeenCheckpoints): Sum | 'again' | null {
+function pendingOfKey(
+  streams: readonly { readonly pendingSums: PendingSums }[],
+  key: Uint8Array,
+  seen: SeenCheckpoints,
+): Sum | 'again' | null {
   const hash = hashKey(key, 0, key.length);
   let pending: Sum | null = null;
   for (const { pendingSums } of streams) {

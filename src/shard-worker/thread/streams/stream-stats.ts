@@ -4,7 +4,13 @@
 import { STAT } from '../../protocol/stats.js';
 import type { CommittedFlush } from '../flush/range-flush.js';
 import type { PendingSums } from '../pending-sums.js';
-import type { OwnedStream } from './owned-stream.js';
+import type { Journal } from '../../journal/journal.js';
+
+/** What a stream contributes. */
+export interface CountedStream {
+  readonly pendingSums: PendingSums;
+  readonly journal: Pick<Journal, 'bytes' | 'segments'>;
+}
 
 /** Adds to a cell of a shard's stats. */
 export function addTo(stats: Float64Array, cell: number, amount: number): void {
@@ -23,7 +29,7 @@ export function countFlush(flush: CommittedFlush, stats: Float64Array): void {
 }
 
 /** Writes the totals of all streams into a shard's stats. `unreadBytes`: bytes of journals that are not read yet. */
-export function publishStreams(streams: readonly OwnedStream[], unreadBytes: number, stats: Float64Array): void {
+export function publishStreams(streams: readonly CountedStream[], unreadBytes: number, stats: Float64Array): void {
   let keys = 0;
   let bytes = 0;
   let increments = 0;

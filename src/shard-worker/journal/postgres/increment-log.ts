@@ -1,0 +1,323 @@
+/**
+ * The postgres journal as a shard uses it: the statements on `increment_log`, its streams and their owners. Shard thread.
+ *
+ * Appends, signs of life and reads of the log have a connection of their own, so that they never wait behind a flush. What locks
+ * the row of a stream uses the connection of the flushes: it may have to wait for one.
+ *
+ * A failure of a statement other than an append is CounterError `database-unavailable`: such a statement can be repeated, or
+ * what it was for can be looked up. An append that failed resolves to what is known of it.
+ */
+import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import { CounterError } from '../../../core/errors.js';
+import { Turns } from '../../../core/turns.js';
+import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
+import * as log from '../../../db/log-statements.js';
+import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
+import * as sql from '../../../db/statements.js';
+import type { JournalRecord } from '../journal.js';
+import { decodeRow, type EncodedGroup, type LogRow } from './log-records.js';
+
+const UNIQUE_VIOLATION = '23505';
+const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
+
+/** Whose streams these are, kept in their rows. */
+export interface LogOwner {
+  /** The id of the server, a UUID. */
+  readonly node: string;
+  readonly shard: number;
+  /** The id of this thread as one that flushes, a UUID; undefined: it only writes. */
+  readonly flusher: string | undefined;
+}
+
+/** A stream that this thread has begun or taken. */
+export interface TakenLogStream extends Checkpoint {
+  readonly stream: string;
+  /** Idempotent records that carry an older time cannot be checked against the window any more. */
+  readonly coveredFrom: DatabaseTime;
+  /** Under which this thread may append or retire; undefined: the stream has a living writer, which is another. */
+  readonly appendEpoch: string | undefined;
+}
+
+/** A stream that this thread has begun. */
+export interface BegunStream extends TakenLogStream {
+  readonly appendEpoch: string;
+  /** When its row was made. */
+  readonly time: DatabaseTime;
+}
+
+/** How an append ended, as far as this process can know. */
+export type AppendOutcome =
+  /** The group is in the log. */
+  | { readonly kind: 'appended' }
+  /** Records with these LSNs are in the log: if this very group was sent before, it is those. */
+  | { readonly kind: 'present' }
+  /** Nothing is in the log: the stream has another writer, or has ended. */
+  | { readonly kind: 'fenced' }
+  /** Nothing is in the log, and the record before the group is gone: a failover has taken it back. */
+  | { readonly kind: 'gap' }
+  /** Nothing of this attempt is in the log. */
+  | { readonly kind: 'refused'; readonly error: unknown }
+  /** It was sent and no answer came. */
+  | { readonly kind: 'unknown'; readonly error: unknown };
+
+/** A stream that is not retired, as a look at all of them found it. */
+export interface StreamSurvey extends Checkpoint {
+  readonly stream: string;
+  readonly node: string;
+  readonly shard: number;
+  /** Who flushes it. */
+  readonly owner: string | undefined;
+  /** Whether who flushes it, and who writes it, shows signs of life. */
+  readonly isOwned: boolean;
+  readonly isWritten: boolean;
+  /** The thread that writes it owns its flushes, too. */
+  readonly isSelfFlushed: boolean;
+}
+
+/** All streams that are not retired, and how many threads that flush show signs of life. */
+export interface Survey {
+  readonly streams: readonly StreamSurvey[];
+  readonly flushers: number;
+}
+
+/** What the writer of a stream finds when it asks for its row. */
+export interface StreamState extends Checkpoint {
+  readonly time: DatabaseTime;
+}
+
+interface Row {
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly covered_from: number;
+  readonly append_epoch: string | null;
+}
+
+interface SurveyRow {
+  readonly stream: string;
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly owner: string | null;
+  readonly node: string;
+  readonly shard: number;
+  readonly is_owned: boolean;
+  readonly is_written: boolean;
+  readonly self_flushed: boolean;
+  readonly flushers: number;
+}
+
+/** The log as a shard needs it; a simulation can put something between the two. */
+export type IncrementLog = Pick<PostgresIncrementLog, keyof PostgresIncrementLog>;
+
+/** One shard's statements on the log. */
+export class PostgresIncrementLog {
+  readonly #appends: ShardConnection;
+  readonly #appendTurns = new Turns();
+  readonly #flushes: ShardConnection;
+  readonly #flushTurns: Turns;
+  readonly #owner: LogOwner;
+
+  /** `flushes` and `flushTurns`: the connection of the flushes, and the turns in which it is used. */
+  constructor(appends: ShardConnection, flushes: ShardConnection, flushTurns: Turns, owner: LogOwner) {
+    this.#appends = appends;
+    this.#flushes = flushes;
+    this.#flushTurns = flushTurns;
+    this.#owner = owner;
+  }
+
+  /** The id of this thread as one that flushes. */
+  get flusher(): string | undefined {
+    return this.#owner.flusher;
+  }
+
+  /**
+   * Makes the rows of a new stream. Rejects with `database-unavailable`: then they may be there, and the stream must not be
+   * written. Whoever flushes ends it.
+   */
+  begin(stream: string): Promise<BegunStream> {
+    const { node, shard, flusher } = this.#owner;
+    const begin = async (run: RunStatement): Promise<BegunStream> => {
+      await run({ text: sql.BEGIN_TAKING });
+      await run({ text: sql.LOCK_PRUNED_BEFORE });
+      const values = [stream, node, shard, flusher ?? null];
+      const [row] = await run<Row & { database_time: number }>({ text: log.BEGIN_STREAM, values });
+      if (row?.append_epoch == null) throw new TypeError('a statement that always has a row had none');
+      await run({ text: sql.COMMIT_TAKING });
+      return { ...takenStream(stream, row), appendEpoch: row.append_epoch, time: row.database_time };
+    };
+    return this.#inAppendTurn(() => this.#appends.transaction(begin, ROLLBACK));
+  }
+
+  /** Appends a group whose first record gets `firstLsn`. */
+  append(
+    stream: string,
+    appendEpoch: string,
+    time: DatabaseTime,
+    firstLsn: Lsn,
+    group: EncodedGroup,
+  ): Promise<AppendOutcome> {
+    const text = group.isIdempotent ? log.APPEND_IDEMPOTENT : log.APPEND;
+    const name = group.isIdempotent ? 'append_idempotent' : 'append';
+    const values = [stream, appendEpoch, time, firstLsn, ...group.values];
+    return this.#appendTurns.run(async () => {
+      try {
+        const [row] = await this.#appends.run<{ fenced: number; appended: number }>({ text, name, values });
+        if (row === undefined) throw new TypeError('a statement that always has a row had none');
+        if (row.appended === group.records) return { kind: 'appended' };
+        return { kind: row.fenced === 0 ? 'fenced' : 'gap' };
+      } catch (error) {
+        return failedAppend(error);
+      }
+    });
+  }
+
+  /** The last LSN that the stream has ever had; undefined where the database does not know the stream any more. */
+  lastLsn(stream: string): Promise<Lsn | undefined> {
+    return this.#inAppendTurn(async () => {
+      const [row] = await this.#appends.run<{ lsn: string }>({ text: log.LAST_LSN, values: [stream] });
+      return row === undefined ? undefined : Number(row.lsn);
+    });
+  }
+
+  /** Where the row of an open stream is, and what time it is there; undefined where it is not open. */
+  ask(stream: string): Promise<StreamState | undefined> {
+    return this.#inAppendTurn(async () => {
+      const rows = await this.#appends.run<{ lsn: string; epoch: string; database_time: number }>({
+        text: log.ASK_STREAM,
+        values: [stream],
+      });
+      const [row] = rows;
+      return row && { epoch: Number(row.epoch), lsn: Number(row.lsn), time: row.database_time };
+    });
+  }
+
+  /** Signs of life of this thread, and of the writer of `streams`. */
+  async showLife(streams: readonly string[]): Promise<void> {
+    const values = [this.#owner.flusher ?? null, streams];
+    await this.#inAppendTurn(() => this.#appends.run({ text: log.SHOW_LIFE, values }));
+  }
+
+  /** The last sign of life: other threads may take over at once. */
+  async endLife(ids: readonly string[]): Promise<void> {
+    await this.#inAppendTurn(() => this.#appends.run({ text: log.END_LIFE, values: [ids] }));
+  }
+
+  /** The word of an idle writer: what it accepted before `time` is in the log. */
+  async giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<void> {
+    await this.#inAppendTurn(() =>
+      this.#appends.run({ text: log.GIVE_WORD, values: [stream, appendEpoch, time] }),
+    );
+  }
+
+  /** Looks at all streams. */
+  survey(): Promise<Survey> {
+    return this.#inAppendTurn(async () => {
+      const rows = await this.#appends.run<SurveyRow>({ text: log.SURVEY_STREAMS });
+      return { streams: rows.map(surveyOf), flushers: rows[0]?.flushers ?? 0 };
+    });
+  }
+
+  /** Records above positions in their streams, in order; at most `recordsMax` of each stream. */
+  read(
+    positions: readonly { readonly stream: string; readonly lsn: Lsn }[],
+    recordsMax: number,
+  ): Promise<ReadonlyMap<string, readonly JournalRecord[]>> {
+    return this.#inAppendTurn(async () => {
+      const streams = positions.map(({ stream }) => stream);
+      const values = [streams, positions.map(({ lsn }) => lsn), recordsMax];
+      const records = new Map<string, JournalRecord[]>(streams.map((stream) => [stream, []]));
+      for (const row of await this.#appends.run<LogRow>({ text: log.READ_LOG, values }))
+        records.get(row.stream)?.push(decodeRow(row));
+      return records;
+    });
+  }
+
+  /**
+   * Takes the flushes of a stream whose row is at `epoch`, and the appends, too, with `adopt`: its writer is gone. Undefined where
+   * another thread has taken it meanwhile. Rejects with `database-unavailable`: it may be taken.
+   */
+  take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined> {
+    const take = async (run: RunStatement): Promise<TakenLogStream | undefined> => {
+      await run({ text: sql.BEGIN_TAKING });
+      await run({ text: sql.LOCK_PRUNED_BEFORE });
+      if (adopt) await run({ text: log.LOCK_STREAM, values: [stream] });
+      const [found] = await run<{ epoch: string | null; retired: boolean }>({
+        text: sql.LOCK_CHECKPOINT,
+        values: [stream],
+      });
+      if (found?.epoch == null || Number(found.epoch) !== epoch || found.retired) {
+        await run(ROLLBACK);
+        return undefined;
+      }
+      const text = adopt ? log.ADOPT_STREAM : log.TAKE_FLUSHES;
+      const [row] = await run<Row>({ text, values: [stream, this.#owner.flusher] });
+      if (row === undefined) throw new TypeError('a row that is locked is gone');
+      await run({ text: sql.COMMIT_TAKING });
+      return takenStream(stream, row);
+    };
+    return this.#inFlushTurn(() => this.#flushes.transaction(take, ROLLBACK));
+  }
+
+  /** Looks whether the row of a stream that another process writes is at `at`, and passes its writer's word on. */
+  touch(stream: string, at: Checkpoint): Promise<boolean> {
+    return this.#isApplied(log.TOUCH_STREAM, [stream, at.epoch, at.lsn]);
+  }
+
+  /** Leaves a stream at `at` to whoever flushes it next. */
+  release(stream: string, at: Checkpoint): Promise<boolean> {
+    return this.#isApplied(log.RELEASE_STREAM, [stream, at.epoch, at.lsn]);
+  }
+
+  /** Ends a stream that is flushed to the end of its log. False: its row is not at `at`, or the log goes on. Idempotent. */
+  retire(stream: string, at: Checkpoint, appendEpoch: string): Promise<boolean> {
+    return this.#isApplied(log.RETIRE_LOG_STREAM, [stream, at.epoch, at.lsn, appendEpoch]);
+  }
+
+  /** Closes the connection of the appends; no call may follow. */
+  close(): Promise<void> {
+    return this.#appends.close();
+  }
+
+  #isApplied(text: string, values: readonly unknown[]): Promise<boolean> {
+    return this.#inFlushTurn(async () => (await this.#flushes.run({ text, values })).length === 1);
+  }
+
+  #inAppendTurn<T>(statements: () => Promise<T>): Promise<T> {
+    return this.#appendTurns.run(() => orUnavailable(statements));
+  }
+
+  #inFlushTurn<T>(statements: () => Promise<T>): Promise<T> {
+    return this.#flushTurns.run(() => orUnavailable(statements));
+  }
+}
+
+function takenStream(stream: string, { epoch, lsn, covered_from, append_epoch }: Row): TakenLogStream {
+  return {
+    stream,
+    epoch: Number(epoch),
+    lsn: Number(lsn),
+    coveredFrom: covered_from,
+    appendEpoch: append_epoch ?? undefined,
+  };
+}
+
+function surveyOf(row: SurveyRow): StreamSurvey {
+  return {
+    stream: row.stream,
+    epoch: Number(row.epoch),
+    lsn: Number(row.lsn),
+    owner: row.owner ?? undefined,
+    node: row.node,
+    shard: row.shard,
+    isOwned: row.is_owned,
+    isWritten: row.is_written,
+    isSelfFlushed: row.self_flushed,
+  };
+}
+
+function failedAppend(error: unknown): AppendOutcome {
+  if (error instanceof StatementRefusedError)
+    return error.sqlState === UNIQUE_VIOLATION ? { kind: 'present' } : { kind: 'refused', error };
+  if (error instanceof OutcomeUnknownError) return { kind: 'unknown', error };
+  if (error instanceof CounterError && error.code === 'database-unavailable') return { kind: 'refused', error };
+  throw error;
+}

@@ -1,0 +1,305 @@
+/**
+ * Streams of a shared journal that this thread flushes and another thread writes, or wrote. Shard thread.
+ *
+ * ```text
+ * free ──taken, its writer lives──► followed ──its writer is gone──► taken again, appends too ──► adopted
+ *  │                                   └──more than this thread's share──► released
+ *  └──taken, its writer is gone──► adopted ──flushed to the end of its log──► retired
+ * ```
+ *
+ * A stream is free where nobody flushes it who shows signs of life. These are a hint, which may be wrong: a thread that slept is
+ * alive. The epochs make it safe. Whoever takes the flushes fences who had them; whoever also takes the appends, in the same
+ * transaction, fences the writer, and reads the log only after that. So only an adopted stream has an end, and is retired.
+ *
+ * Each thread looks at all streams once a second, and takes free ones up to its share: all such streams, divided by the threads
+ * that flush. What stays free for a while is taken beyond that.
+ */
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
+import type { Clock } from '../../../core/clock.js';
+import type { IncrementLog, StreamSurvey, Survey, TakenLogStream } from '../../journal/postgres/increment-log.js';
+import type { JournalRecord } from '../../journal/journal.js';
+import type { Flusher } from '../flush/flusher.js';
+import { isDatabaseUnavailable } from '../flush/shard-database.js';
+import { PendingSums } from '../pending-sums.js';
+import type { ShardLog } from './owned-stream.js';
+import type { CountedStream } from './stream-stats.js';
+
+/** Records of a stream that are read at a time. */
+const READ_RECORDS = 64;
+/** Without an answer of the database for a while nobody shows signs of life: then others get this long to show them again. */
+const CONTACT_MS = 4000;
+/** A stream that was free for this long is taken by whoever sees it, beyond its share. */
+const FREE_MAX_MS = 3000;
+/** Flushes of pending keys beyond this multiple of an early flush: nothing more is read until then. */
+const READ_AHEAD = 4;
+
+/** A stream that this thread flushes for others. */
+export interface FollowedStream extends CountedStream {
+  readonly pendingSums: PendingSums;
+  readonly flusher: Flusher;
+}
+
+interface HeldStream extends FollowedStream {
+  readonly stream: string;
+  /** Undefined: its writer lives. */
+  readonly appendEpoch: string | undefined;
+  /** Increments of it count as recovered: an earlier thread of this server wrote it. */
+  readonly isOwn: boolean;
+  readLsn: Lsn;
+  /** The last read found nothing above. */
+  isReadToEnd: boolean;
+  /** Records are missing in the log. Nothing above is read. */
+  hasGap: boolean;
+}
+
+/** What it needs of its shard. */
+export interface TakenStreamsDeps {
+  readonly incrementLog: IncrementLog;
+  readonly clock: Clock;
+  readonly log: ShardLog;
+  /** Whether the stream is one that this thread writes now. */
+  readonly isWrittenHere: (stream: string) => boolean;
+  /** Whether this server has written the stream and writes it no more. */
+  readonly isLeft: (stream: string) => boolean;
+  /** All streams were looked at; called before any is taken. */
+  readonly surveyed: (survey: Survey) => void;
+  readonly makeFlusher: (pendingSums: PendingSums, fenced: () => Promise<void>) => Flusher;
+  /** Pending keys of all streams of this thread, and their bytes. */
+  readonly pending: () => { readonly keys: number; readonly bytes: number };
+  readonly keysMax: number;
+  readonly bytesMax: number;
+  /** Streams were added or removed. */
+  readonly changed: () => void;
+  /** Increments were read from a stream. */
+  readonly read: (increments: number, isOwn: boolean) => void;
+  /** Increments of a stream that this thread flushes no more. */
+  readonly handedOver: (increments: number) => void;
+}
+
+/** The streams that one thread flushes for others. */
+export class TakenStreams {
+  readonly #deps: TakenStreamsDeps;
+  readonly #held = new Map<string, HeldStream>();
+  /** Since when a stream was seen free. */
+  readonly #freeSince = new Map<string, number>();
+  #contactSince: number | undefined;
+
+  constructor(deps: TakenStreamsDeps) {
+    this.#deps = deps;
+  }
+
+  get streams(): readonly FollowedStream[] {
+    return [...this.#held.values()];
+  }
+
+  /** Whether the stream is held here and everything that its log had at the last read is in its sums. */
+  isReadToEnd(stream: string): boolean {
+    return this.#held.get(stream)?.isReadToEnd === true;
+  }
+
+  /** The database did not answer. */
+  noticeSilence(): void {
+    this.#contactSince = undefined;
+  }
+
+  /** Looks at all streams and takes, releases and retires what is due. Rejects with `database-unavailable`. */
+  async look(): Promise<void> {
+    const { incrementLog, clock, surveyed } = this.#deps;
+    const survey = await incrementLog.survey();
+    const now = clock.monotonic();
+    this.#contactSince ??= now;
+    surveyed(survey);
+    await this.#dropFenced(survey);
+    await this.#takeFree(survey, now);
+    await this.#adoptOrphans(survey);
+    await this.#releaseExcess(survey);
+  }
+
+  /** Reads what is new in the logs, while there is room for it. True where there is more. Rejects with `database-unavailable`. */
+  async readOn(): Promise<boolean> {
+    const { incrementLog } = this.#deps;
+    const reading = [...this.#held.values()].filter(({ hasGap }) => !hasGap && this.#hasRoom);
+    if (reading.length === 0) return false;
+    const positions = reading.map(({ stream, readLsn }) => ({ stream, lsn: readLsn }));
+    const found = await incrementLog.read(positions, READ_RECORDS);
+    let isMore = false;
+    for (const held of reading) {
+      if (this.#held.get(held.stream) !== held) continue;
+      const records = found.get(held.stream) ?? [];
+      this.#apply(held, records);
+      held.isReadToEnd = records.length < READ_RECORDS;
+      if (!held.isReadToEnd) isMore = true;
+      // An outage or a takeover has delayed these increments already. A flusher that fails retries by itself.
+      if (held.isReadToEnd && held.appendEpoch !== undefined) held.flusher.flushNow().catch(ignore);
+    }
+    await this.#retireFinished();
+    return isMore;
+  }
+
+  /** Flushes what was read, and leaves the streams to others. */
+  async drain(): Promise<void> {
+    for (const held of [...this.#held.values()]) {
+      const isCommitted = await held.flusher.drain();
+      if (isCommitted && held.flusher.isDatabaseAvailable) await this.#release(held).catch(ignoreUnavailable);
+      this.#remove(held);
+    }
+  }
+
+  get #hasRoom(): boolean {
+    const { pending, keysMax, bytesMax } = this.#deps;
+    const { keys, bytes } = pending();
+    return keys < READ_AHEAD * keysMax && bytes < bytesMax;
+  }
+
+  #apply(held: HeldStream, records: readonly JournalRecord[]): void {
+    const { log, read } = this.#deps;
+    let increments = 0;
+    for (const { lsn, entries, databaseTime, acceptedAt } of records) {
+      if (lsn !== held.readLsn + 1) {
+        held.hasGap = true;
+        const facts = { stream: held.stream, afterLsn: held.readLsn, lsn };
+        log('error', facts, `Stream ${held.stream} lacks records in increment_log; what is above them is not counted`);
+        break;
+      }
+      increments += held.pendingSums.apply(lsn, entries, 0, entries.length, databaseTime, acceptedAt);
+      held.readLsn = lsn;
+    }
+    if (increments === 0) return;
+    read(increments, held.isOwn);
+    held.flusher.noticeApplied();
+  }
+
+  /** Streams that others have taken, or that are retired. */
+  async #dropFenced({ streams }: Survey): Promise<void> {
+    const byName = new Map(streams.map((survey) => [survey.stream, survey]));
+    for (const held of [...this.#held.values()])
+      if (byName.get(held.stream)?.epoch !== held.pendingSums.epoch) await this.#drop(held);
+  }
+
+  async #takeFree(survey: Survey, now: number): Promise<void> {
+    const { isWrittenHere, isLeft, incrementLog } = this.#deps;
+    const hasContact = this.#contactSince !== undefined && now - this.#contactSince >= CONTACT_MS;
+    const share = shareOf(survey);
+    // One of this thread that is not held: the reply to its taking was lost.
+    const isOwnAnyway = ({ stream, owner }: StreamSurvey): boolean => isLeft(stream) || owner === incrementLog.flusher;
+    const free = survey.streams.filter(
+      (found) => !this.#held.has(found.stream) && !isWrittenHere(found.stream) && (!found.isOwned || isOwnAnyway(found)),
+    );
+    this.#noteFree(free, now);
+    for (const found of free) {
+      const isOverdue = now - (this.#freeSince.get(found.stream) ?? now) >= FREE_MAX_MS;
+      if (!hasContact && found.owner !== undefined && !isOwnAnyway(found)) continue;
+      if (this.#held.size >= share && !isOwnAnyway(found) && !isOverdue) continue;
+      await this.#take(found, isLeft(found.stream) || (hasContact && !found.isWritten));
+    }
+  }
+
+  #noteFree(free: readonly StreamSurvey[], now: number): void {
+    const names = new Set(free.map(({ stream }) => stream));
+    for (const stream of this.#freeSince.keys()) if (!names.has(stream)) this.#freeSince.delete(stream);
+    for (const stream of names) if (!this.#freeSince.has(stream)) this.#freeSince.set(stream, now);
+  }
+
+  /** Followed streams whose writers are gone. */
+  async #adoptOrphans({ streams }: Survey): Promise<void> {
+    const now = this.#deps.clock.monotonic();
+    if (this.#contactSince === undefined || now - this.#contactSince < CONTACT_MS) return;
+    for (const survey of streams) {
+      const held = this.#held.get(survey.stream);
+      if (held === undefined || held.appendEpoch !== undefined || survey.isWritten) continue;
+      if (survey.epoch !== held.pendingSums.epoch) continue;
+      // What was read of it is read again: under another epoch, and from where the row is by then.
+      await this.#drop(held);
+      await this.#take(survey, true);
+    }
+  }
+
+  async #releaseExcess(survey: Survey): Promise<void> {
+    if (this.#held.size <= shareOf(survey)) return;
+    const held = [...this.#held.values()].find(
+      ({ appendEpoch, pendingSums, isReadToEnd }) => appendEpoch === undefined && pendingSums.isSettled && isReadToEnd,
+    );
+    if (held === undefined) return;
+    await held.flusher.abandon();
+    await this.#release(held);
+    this.#remove(held);
+  }
+
+  async #take(survey: StreamSurvey, adopt: boolean): Promise<void> {
+    const { incrementLog, log, isLeft, changed } = this.#deps;
+    const taken = await incrementLog.take(survey.stream, survey.epoch, adopt);
+    if (taken === undefined) return;
+    const isOwn = isLeft(survey.stream);
+    this.#hold(taken, isOwn);
+    const { stream, lsn } = taken;
+    const facts = { stream, node: survey.node, checkpoint: lsn };
+    if (adopt) log('info', facts, isOwn ? 'Finishing an earlier stream' : 'Took over a stream whose writer is gone');
+    else log('info', facts, 'Flushing a stream for its writer');
+    changed();
+  }
+
+  #hold({ stream, epoch, lsn, coveredFrom, appendEpoch }: TakenLogStream, isOwn: boolean): void {
+    const pendingSums = new PendingSums(stream, { epoch, lsn, coveredFrom });
+    const held: HeldStream = {
+      stream,
+      appendEpoch,
+      isOwn,
+      pendingSums,
+      journal: { bytes: 0, segments: 0 },
+      flusher: this.#deps.makeFlusher(pendingSums, () => {
+        this.#remove(held);
+        return Promise.resolve();
+      }),
+      readLsn: lsn,
+      isReadToEnd: false,
+      hasGap: false,
+    };
+    this.#held.set(stream, held);
+    held.flusher.start();
+  }
+
+  /** Retires adopted streams that are flushed to the ends of their logs. */
+  async #retireFinished(): Promise<void> {
+    const { incrementLog, log } = this.#deps;
+    for (const held of [...this.#held.values()]) {
+      const { stream, appendEpoch, pendingSums, isReadToEnd, hasGap } = held;
+      if (appendEpoch === undefined || !isReadToEnd || hasGap || !pendingSums.isSettled) continue;
+      const isRetired = await incrementLog.retire(stream, pendingSums.checkpoint, appendEpoch);
+      if (this.#held.get(stream) !== held) continue;
+      await this.#drop(held);
+      if (isRetired) log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
+    }
+  }
+
+  /** Stops to flush a stream. Somebody else flushes what is pending. */
+  async #drop(held: HeldStream): Promise<void> {
+    await held.flusher.abandon();
+    this.#remove(held);
+  }
+
+  #remove(held: HeldStream): void {
+    if (this.#held.get(held.stream) !== held) return;
+    this.#held.delete(held.stream);
+    this.#deps.handedOver(held.pendingSums.pendingIncrements);
+    this.#deps.changed();
+  }
+
+  async #release({ stream, pendingSums }: HeldStream): Promise<void> {
+    const at: Checkpoint = pendingSums.checkpoint;
+    await this.#deps.incrementLog.release(stream, at);
+  }
+}
+
+/** How many of the streams that are not flushed by their own writers fall to each thread that flushes. */
+function shareOf({ streams, flushers }: Survey): number {
+  const foreign = streams.filter(({ isSelfFlushed, isOwned }) => !(isSelfFlushed && isOwned)).length;
+  return Math.ceil(foreign / Math.max(1, flushers));
+}
+
+function ignore(): void {
+  // The flusher reports the failure itself.
+}
+
+function ignoreUnavailable(error: unknown): void {
+  if (!isDatabaseUnavailable(error)) throw error;
+}
