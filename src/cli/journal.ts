@@ -25,13 +25,14 @@ import { rebindToDatabase } from './rebind-database.js';
 import { journalCommand, quoted } from '../shard-worker/journal/journal-command.js';
 import { rebindStream } from '../shard-worker/journal/file/stream-rebind.js';
 import { readRecords } from '../shard-worker/journal/file/stream-recovery.js';
+import { recount } from './recount.js';
 import { listRejected, retryRejected } from './rejected-rows.js';
 import { runningEmbeddedUrl } from '../db/embedded/running-embedded.js';
 import { retireStream } from './retire-stream.js';
 import { inspectStream, repairStream } from '../shard-worker/journal/file/stream-repair.js';
 import { findSegments, scanStream, type LsnRange } from '../shard-worker/journal/file/stream-scan.js';
 
-const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN] [--retry]
+const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN] [--retry] [--prefix P]
 
   verify   reads every segment and reports its records and damage; with --above, also the missing records
            above that LSN
@@ -53,6 +54,9 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
            of the embedded database of a running server), one line of JSON each; with --retry, adds their amounts
            to counters and deletes them; those that are refused again stay, with the new reason; those that could
            not be checked stay, because they may be counted already
+  recount  recomputes the sums from increment_log in the database of DATABASE_URL (JOURNAL=postgres) and prints each
+           counter whose sum is another, one line of JSON each; where the log no longer holds all that was counted,
+           says what is missing. Servers may run meanwhile
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
@@ -61,11 +65,15 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
               for rebind: the last LSN that the other copy of this directory has, too
               for rebind --database: the last LSN that the database in use has; 0 if it has none of the stream
   --retry     for rejected: counts the rows
+  --prefix    for recount: only keys that begin with P
 
 Exit codes: 0 success (rejected: there are no rows, or --retry has counted all of them); 1 the command found or did not
-solve a problem (rejected: there are rows, or some are left); 64 wrong command line; 75 the database cannot be reached;
-78 the data directory is in use, or the configuration is wrong
+solve a problem (rejected: there are rows, or some are left; recount: sums differ); 2 recount: the log is not complete;
+64 wrong command line; 75 the database cannot be reached; 78 the data directory is in use, or the configuration is wrong
 `;
+
+/** Of recount: the log does not hold all that was counted. */
+const EXIT_INCOMPLETE = 2;
 
 /** A wrong command line: the problem, then the help. */
 function usageError(problem: string): StartError {
@@ -112,6 +120,12 @@ async function run(argv: readonly string[]): Promise<number> {
         throw usageError('rejected takes neither --stream nor --above.');
       return (await rejected(values['data-dir'], values.retry === true)) ? 0 : 1;
     }
+    if (values.prefix !== undefined && positionals.join(' ') !== 'recount') throw usageError('--prefix is for recount.');
+    if (positionals.join(' ') === 'recount') {
+      if (values.stream !== undefined || values.above !== undefined)
+        throw usageError('recount takes neither --stream nor --above.');
+      return await audit(values.prefix ?? '');
+    }
     if (positionals.join(' ') === 'retire') return (await retire(values['data-dir'], values.stream)) ? 0 : 1;
     if (command === undefined) throw usageError(`There is no command "${positionals.join(' ')}".`);
     if (values.database === true && command !== rebind) throw usageError('--database is for rebind only.');
@@ -138,6 +152,7 @@ function parseCommandLine(argv: readonly string[]) {
         above: { type: 'string' },
         database: { type: 'boolean' },
         retry: { type: 'boolean' },
+        prefix: { type: 'string' },
         help: { type: 'boolean', short: 'h' },
       },
     });
@@ -349,6 +364,20 @@ async function rejected(dataDirectory: string | undefined, isRetry: boolean): Pr
   const rows = await listRejected(target, say);
   if (rows === 0) say('There are no rejected rows.');
   return rows === 0;
+}
+
+/** Works beside running servers. Returns the exit code. */
+async function audit(prefix: string): Promise<number> {
+  const { databaseUrl, idempotencyWindowHours } = readConfig(process.env);
+  if (databaseUrl === undefined) throw usageError('recount needs DATABASE_URL.');
+  const { missing, drifted } = await recount(parseDatabaseUrl(databaseUrl), prefix, idempotencyWindowHours, say);
+  if (missing.length > 0) {
+    say('The sums cannot be recomputed:');
+    for (const sentence of missing) say(`  ${sentence}`);
+    return EXIT_INCOMPLETE;
+  }
+  say(drifted === 0 ? 'Every sum is what the log adds up to.' : `${drifted} sums differ.`);
+  return drifted === 0 ? 0 : 1;
 }
 
 function rowsText(rows: number): string {

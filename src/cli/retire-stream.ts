@@ -75,6 +75,10 @@ function retirement(
   if (retiredAt !== null) {
     return { isRetired: true, sentence: `Stream ${stream} was already retired at ${retiredAt.toISOString()}.` };
   }
+  if (journal === 'postgres') {
+    const sentence = `Stream ${stream}, the ${whose}, is in the database: any server with JOURNAL=postgres and a ROLE other than ingest finishes it.`;
+    return { isRetired: false, sentence };
+  }
   const sentence =
     `Stream ${stream}, the ${whose}, was heard of at ${heardOf.toISOString()}, less than five minutes ago: ` +
     'its node is alive. Stop the node first, or wait five minutes.';

@@ -14,6 +14,8 @@ export interface IdempotencyKeyStoreOptions {
   readonly windowHours: number;
   /** STREAM_EXPIRY_DAYS. */
   readonly expiryDays: number;
+  /** JOURNAL_KEEP_SECONDS of a journal in this database; undefined: this server has another journal. */
+  readonly logKeepSeconds?: number | undefined;
   /** IDEMPOTENCY_MAX_ROWS. */
   readonly rowsMax: number;
   /** Idempotency keys that this process has recorded since it started. */

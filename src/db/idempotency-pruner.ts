@@ -1,6 +1,6 @@
 /**
- * One round of the pruner: retires streams that nobody will finish, and deletes idempotency keys whose window is over. Main
- * thread.
+ * One round of the pruner: retires streams that nobody will finish, deletes idempotency keys whose window is over, and removes
+ * committed records of the log. Main thread.
  *
  * A key may go when no retry of its request can be flushed any more that was accepted within the window. Each open stream says
  * up to which time of the database everything that it accepted is committed (`accepted_through`); the least of these times,
@@ -11,6 +11,7 @@
  */
 import type { Logger } from '../core/logger.js';
 import type { Statement } from './connection.js';
+import { PRUNE_HEARTBEATS, PRUNE_LOG, PRUNE_LOG_TOMBSTONES } from './log-statements.js';
 import {
   ADVANCE_PRUNED_BEFORE,
   BEGIN_PRUNING,
@@ -39,10 +40,14 @@ export interface PrunerOptions {
   readonly windowHours: number;
   /** STREAM_EXPIRY_DAYS; 0: no stream of a file journal expires. */
   readonly expiryDays: number;
+  /** JOURNAL_KEEP_SECONDS of a journal in this database; undefined: this server has another journal. */
+  readonly logKeepSeconds?: number | undefined;
   readonly logger: Pick<Logger, 'warn' | 'info'>;
 }
 
 const PRUNE_BATCH = 10_000;
+/** Records of the log are as large as batches of requests. */
+const LOG_BATCH = 500;
 /** Most batches of one round, so that a round ends. */
 const PRUNE_BATCHES_MAX = 100;
 /** Most streams that expire in one round. */
@@ -82,10 +87,14 @@ export class IdempotencyPruner {
       await session.query({ text: NOTE_PRUNER_ROUND });
       await this.#expire(session);
       const { horizon, heldSeconds } = await this.#advance(session);
-      const { windowHours } = this.#options;
+      const { windowHours, logKeepSeconds } = this.#options;
       await this.#prune(session, PRUNE_IDEMPOTENCY_KEYS, [windowHours, PRUNE_BATCH, horizon]);
       await this.#prune(session, PRUNE_TOMBSTONES, [windowHours, PRUNE_BATCH]);
       await this.#prune(session, PRUNE_DELETES, [windowHours, PRUNE_BATCH]);
+      if (logKeepSeconds !== undefined)
+        await this.#prune(session, PRUNE_LOG, [logKeepSeconds, LOG_BATCH, LOG_BATCH], LOG_BATCH);
+      await this.#prune(session, PRUNE_LOG_TOMBSTONES, [windowHours, PRUNE_BATCH]);
+      await session.query({ text: PRUNE_HEARTBEATS });
       return heldSeconds;
     } finally {
       if (!session.lost) await session.query({ text: PRUNER_UNLOCK });
@@ -131,10 +140,10 @@ export class IdempotencyPruner {
     }
   }
 
-  async #prune(session: PrunerSession, text: string, values: readonly unknown[]): Promise<void> {
+  async #prune(session: PrunerSession, text: string, values: readonly unknown[], size = PRUNE_BATCH): Promise<void> {
     for (let batch = 0; batch < PRUNE_BATCHES_MAX && !this.#closed; batch += 1) {
       const [row] = await session.query<{ pruned: number }>({ text, values });
-      if ((row?.pruned ?? 0) < PRUNE_BATCH) break;
+      if ((row?.pruned ?? 0) < size) break;
     }
   }
 }

@@ -170,10 +170,12 @@ export class ServerDatabase {
   }
 
   #makeIdempotencyKeyStore(connection: OnDemandConnection, node: string): IdempotencyKeyStore {
-    const { shards, journal, idempotencyWindowHours, idempotencyRowsMax, streamExpiryDays } = this.#config;
+    const { shards, journal, idempotencyWindowHours, idempotencyRowsMax, streamExpiryDays, journalKeepSeconds } =
+      this.#config;
     return new IdempotencyKeyStore(connection, {
       windowHours: idempotencyWindowHours,
       expiryDays: streamExpiryDays,
+      ...(journal === 'postgres' && { logKeepSeconds: journalKeepSeconds }),
       rowsMax: idempotencyRowsMax,
       recorded: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
       pending: () => statTotal(this.#stats, shards, STAT.pendingIdempotent),

@@ -159,6 +159,7 @@ export class SimulatedNode {
       flushing: () => true,
       rejected: () => 0,
       refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
+      role: 'serve',
       metrics: () => Promise.resolve(''),
       dashboard: () => Promise.resolve({ text: '', through: 0 }),
     });

@@ -85,6 +85,7 @@ class Scene {
       get coversIdempotent() {
         return coversIdempotent();
       },
+      isStale: () => false,
       append: (group) => this.journal(group.length),
       apply: (group) => (this.applied += group.length),
       admitKey: lookUpKey,

@@ -1,0 +1,92 @@
+/**
+ * The statements of an audit: recompute every sum from the log, in one snapshot. The audit command.
+ *
+ * What is in `counters` is what the log holds up to the checkpoints, less what was deleted or set aside, and with each
+ * idempotency key once. Where the log is not complete, that cannot be said.
+ */
+
+/** One snapshot for all statements, however long they take. */
+export const BEGIN_RECOUNT = 'begin isolation level repeatable read read only';
+export const RECOUNT_TIMEOUTS = `
+select set_config('statement_timeout', '0', false),
+       case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', '0', false) end`;
+export const END_RECOUNT = 'commit';
+
+/** Why the log cannot be all that was ever counted; null: nothing is known. */
+export const LOG_HISTORY = 'select incomplete_because from increment_log_history';
+
+/** $1 streams at most. Streams that counted and are in another journal, with the number of all of them. */
+export const STREAMS_ELSEWHERE = `
+select stream::text, journal, lsn::text, count(*) over ()::int as streams
+from journal_checkpoints where journal <> 'postgres' and lsn > 0 order by stream limit $1`;
+
+/** $1 streams at most. Streams whose log does not reach from their first record to their checkpoint. */
+export const STREAMS_NOT_KEPT = `
+select c.stream::text, c.lsn::text, coalesce(l.first, c.lsn + 1)::text as first_kept, count(*) over ()::int as streams
+from journal_checkpoints c
+left join lateral (select min(lsn) as first, count(*) as records from increment_log where stream = c.stream and lsn <= c.lsn) l on true
+where c.journal = 'postgres' and c.lsn > 0 and coalesce(l.records, 0) < c.lsn
+order by c.stream limit $1`;
+
+const REQUESTS = `
+requests as materialized (
+  select l.stream, l.lsn, l.logged_at, d.digest, l.idempotency_keys[d.first] as token
+  from increment_log l
+  join journal_checkpoints c on c.stream = l.stream and l.lsn <= c.lsn
+  cross join lateral (
+    select digest, 1 + sum(increments) over (order by n) - increments as first
+    from unnest(l.digests, l.request_increments) with ordinality r(digest, increments, n)
+  ) d
+  where l.digests is not null
+)`;
+
+/**
+ * $1 IDEMPOTENCY_WINDOW_HOURS. Idempotency keys of which the log does not say what counted: they came again after their window, or
+ * with other content and are not remembered any more.
+ */
+export const UNDECIDED_KEYS = `
+with ${REQUESTS}
+select count(*)::int as keys from (
+  select token from requests r
+  group by token
+  having max(logged_at) - min(logged_at) > make_interval(hours => $1::int)
+      or count(distinct digest) > 1 and not exists (select from idempotency_keys k where k.token = r.token)
+) undecided`;
+
+/**
+ * $1 prefix. The counters whose sum is not what the log adds up to, in bytewise order of their keys; \`stored\` is null where there
+ * is no row.
+ */
+export const DRIFT = `
+with ${REQUESTS},
+uncovered as (
+  select distinct stream, lsn, token from rejected_increments where sqlstate is null and token is not null
+),
+counted as (
+  select stream, lsn, token from (
+    select r.*, row_number() over (partition by r.token order by (k.digest = r.digest) is true desc, r.logged_at, r.stream, r.lsn) as n
+    from requests r
+    left join idempotency_keys k on k.token = r.token
+    where not exists (select from uncovered u where u.stream = r.stream and u.lsn = r.lsn and u.token = r.token)
+  ) ranked where n = 1
+),
+entries as (
+  select e.key, e.amount
+  from increment_log l
+  join journal_checkpoints c on c.stream = l.stream and l.lsn <= c.lsn
+  cross join lateral unnest(l.keys, l.amounts, l.idempotency_keys) e(key, amount, token)
+  where starts_with(e.key, $1)
+    and (coalesce(e.token, '') = '' or exists (select from counted n where n.stream = l.stream and n.lsn = l.lsn and n.token = e.token))
+  union all
+  select key, -sum from counter_resets where sum is not null and starts_with(key, $1)
+  union all
+  select convert_from(key, 'UTF8'), -amount::numeric from rejected_increments
+  where sqlstate is not null and starts_with(convert_from(key, 'UTF8'), $1)
+),
+recomputed as (
+  select key collate "C" as key, sum(amount) as sum from entries group by key
+)
+select key, c.sum::text as stored, coalesce(r.sum, 0)::text as recomputed
+from recomputed r full join (select key, sum from counters where starts_with(key, $1)) c using (key)
+where coalesce(c.sum, 0) <> coalesce(r.sum, 0)
+order by key collate "C"`;
