@@ -98,7 +98,7 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['SHARDS', 'shards', 1, 64],
   ['HTTP_THREADS', 'httpThreads', 1, 64],
   ['JOURNAL_MAX_BYTES', 'journalBytesMax', 64 * 1024, 16 * 1024 ** 4, { MAX_BODY_BYTES: '8192' }],
-  ['JOURNAL_KEEP_SECONDS', 'journalKeepSeconds', 0, 604_800],
+  ['JOURNAL_KEEP_SECONDS', 'journalKeepSeconds', 0, 315_360_000],
   ['FLUSH_INTERVAL_MS', 'flushIntervalMs', 1, 3_600_000],
   ['FLUSH_MAX_KEYS', 'flushKeysMax', 1, 100_000_000],
   ['MAX_PENDING_KEYS', 'pendingKeysMax', 1, 100_000_000, { SHARDS: '1' }],
@@ -246,20 +246,32 @@ test('an unknown word is refused, and the problem lists the known ones', () => {
 });
 
 test('planned but unimplemented values are refused as such, unknown values as unknown', () => {
-  for (const JOURNAL of ['memory', 'file']) assert.equal(readConfig({ JOURNAL }).journal, JOURNAL);
-  for (const JOURNAL of ['postgres', 'nats://broker:4222', 'sqs:https://queue']) {
-    const expected = `JOURNAL is "${JOURNAL}", which this version does not implement; it must be memory or file.`;
+  const DATABASE_URL = 'postgresql://me@db/counters';
+  for (const JOURNAL of ['memory', 'file', 'postgres'])
+    assert.equal(readConfig({ JOURNAL, DATABASE_URL }).journal, JOURNAL);
+  for (const JOURNAL of ['nats://broker:4222', 'sqs:https://queue']) {
+    const expected = `JOURNAL is "${JOURNAL}", which this version does not implement; it must be memory or file or postgres.`;
     assert.equal(onlyProblemOf({ JOURNAL }), expected);
   }
-  assert.equal(onlyProblemOf({ JOURNAL: 'kafka' }), 'JOURNAL is "kafka", but must be memory or file.');
-  assert.equal(readConfig({ ROLE: 'serve' }).role, 'serve');
+  assert.equal(onlyProblemOf({ JOURNAL: 'kafka' }), 'JOURNAL is "kafka", but must be memory or file or postgres.');
+});
+
+test('roles and the journal in PostgreSQL need what other servers reach', () => {
+  const DATABASE_URL = 'postgresql://me@db/counters';
+  assert.equal(readConfig({}).role, 'serve');
+  for (const ROLE of ['serve', 'ingest', 'roll-up'])
+    assert.equal(readConfig({ ROLE, JOURNAL: 'postgres', DATABASE_URL }).role, ROLE);
+  assert.equal(
+    onlyProblemOf({ JOURNAL: 'postgres' }),
+    'JOURNAL is postgres, which needs a DATABASE_URL that other servers reach, too.',
+  );
   for (const ROLE of ['ingest', 'roll-up']) {
-    assert.equal(
-      onlyProblemOf({ ROLE }),
-      `ROLE is "${ROLE}", which this version does not implement; it must be serve.`,
-    );
+    for (const JOURNAL of ['memory', 'file']) {
+      const problem = `ROLE is ${ROLE}, which needs a JOURNAL that other servers reach, too: postgres. It is ${JOURNAL}.`;
+      assert.equal(onlyProblemOf({ ROLE, JOURNAL, DATABASE_URL }), problem);
+    }
   }
-  assert.equal(onlyProblemOf({ ROLE: 'leader' }), 'ROLE is "leader", but must be serve.');
+  assert.equal(onlyProblemOf({ ROLE: 'leader' }), 'ROLE is "leader", but must be one of serve, ingest, roll-up.');
 });
 
 describe('DATABASE_URL', () => {
@@ -395,8 +407,8 @@ test('every problem is reported, in one sentence each', () => {
   const problems = problemsOf({
     PORT: 'http',
     SHARDS: '0',
-    ROLE: 'ingest',
-    JOURNAL: 'postgres',
+    ROLE: 'leader',
+    JOURNAL: 'kafka',
     DATABASE_URL: 'mysql://x',
     TLS_KEY_FILE: '/nowhere/key.pem',
     AUTH_TOKENS: 'nobody:x',
