@@ -1,0 +1,158 @@
+import assert from 'node:assert/strict';
+import { beforeEach, test } from 'node:test';
+import { CounterError, JournalError } from '#product/core/errors.js';
+import type { AppendOutcome } from '#product/shard-worker/journal/postgres/increment-log.js';
+import { LogWriter } from '#product/shard-worker/journal/postgres/log-writer.js';
+import type { EncodedGroup } from '#product/shard-worker/journal/postgres/log-records.js';
+import { incrementRecord } from '../../../../support/journal-fixtures.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
+
+const LOST: AppendOutcome = { kind: 'unknown', error: new Error('the connection was lost') };
+const REFUSED: AppendOutcome = { kind: 'refused', error: new Error('not now') };
+
+/** A log that answers as it is told, and notes what was sent to it. */
+class ScriptedLog {
+  readonly clock = new ManualClock();
+  readonly outcomes: AppendOutcome[] = [];
+  readonly sent: { readonly firstLsn: number; readonly time: number; readonly values: readonly unknown[] }[] = [];
+  last: number | undefined | 'unavailable' = 0;
+  unavailable = 0;
+  readonly writer: LogWriter;
+
+  constructor() {
+    const begun = { stream: 'stream', epoch: 7, lsn: 0, coveredFrom: 0, appendEpoch: '9', time: 1 };
+    this.writer = new LogWriter(begun, {
+      incrementLog: {
+        append: (_, __, time, firstLsn, group: EncodedGroup) => {
+          this.sent.push({ firstLsn, time, values: group.values });
+          return Promise.resolve(this.outcomes.shift() ?? { kind: 'appended' });
+        },
+        lastLsn: () =>
+          this.last === 'unavailable'
+            ? Promise.reject(new CounterError('database-unavailable', 'gone'))
+            : Promise.resolve(this.last),
+      },
+      clock: this.clock,
+      doubtMaxMs: 4000,
+      unavailable: () => (this.unavailable += 1),
+    });
+  }
+
+  /** Appends two records, while time passes. Resolves to the last LSN, or to the code of the error. */
+  async append(time = 5): Promise<number | string> {
+    let settled: number | string | undefined;
+    const appending = this.writer.append([incrementRecord('a', 1), incrementRecord('b', 2)], time).then(
+      (lsn) => (settled = lsn),
+      (error: unknown) => {
+        assert.ok(error instanceof JournalError);
+        settled = `${error.code}${error.nothingKept ? ', nothing kept' : ''}`;
+      },
+    );
+    while (settled === undefined) {
+      await new Promise((resolve) => setImmediate(resolve));
+      this.clock.advance(25);
+    }
+    await appending;
+    return settled;
+  }
+}
+
+let log: ScriptedLog;
+beforeEach(() => {
+  log = new ScriptedLog();
+});
+
+test('groups get LSNs without gaps', async () => {
+  assert.equal(await log.append(), 2);
+  assert.equal(await log.append(), 4);
+  assert.deepEqual(
+    log.sent.map(({ firstLsn }) => firstLsn),
+    [1, 3],
+  );
+});
+
+test('after a lost reply exactly the same group is sent again, and one that is there is that group', async () => {
+  log.outcomes.push(LOST, { kind: 'present' });
+  assert.equal(await log.append(5), 2);
+  const [first, second] = log.sent;
+  assert.deepEqual(second, first);
+  assert.equal(log.unavailable, 1);
+  assert.equal(await log.append(), 4);
+});
+
+test('a refusal of a group that was never sent before is final; one in doubt is sent again', async () => {
+  log.outcomes.push(REFUSED);
+  assert.equal(await log.append(), 'journal-unavailable, nothing kept');
+  log.outcomes.push(LOST, REFUSED, { kind: 'appended' });
+  assert.equal(await log.append(), 2);
+});
+
+test('a record that is there although it was never sent belongs to somebody else', async () => {
+  log.outcomes.push({ kind: 'present' });
+  assert.equal(await log.append(), 'journal-fenced, nothing kept');
+  assert.equal(log.writer.isOver, true);
+  assert.equal(await log.append(), 'journal-fenced, nothing kept');
+  assert.equal(log.sent.length, 1);
+});
+
+test('a fenced group that was never sent before is not in the log, whatever is', async () => {
+  log.last = 100;
+  log.outcomes.push({ kind: 'fenced' });
+  assert.equal(await log.append(), 'journal-fenced, nothing kept');
+});
+
+test('of a fenced group in doubt the last LSN says whether it is in the log', async () => {
+  log.last = 2;
+  log.outcomes.push(LOST, { kind: 'fenced' });
+  assert.equal(await log.append(), 2);
+  assert.equal(log.writer.isOver, true);
+  log = new ScriptedLog();
+  log.last = 0;
+  log.outcomes.push(LOST, { kind: 'fenced' });
+  assert.equal(await log.append(), 'journal-fenced, nothing kept');
+});
+
+test('where nobody knows the stream any more, the outcome is unknown', async () => {
+  log.last = undefined;
+  log.outcomes.push(LOST, { kind: 'fenced' });
+  assert.equal(await log.append(), 'journal-failed');
+});
+
+test('a group that is in doubt for too long ends the stream with an unknown outcome', async () => {
+  for (let attempt = 0; attempt < 100; attempt += 1) log.outcomes.push(LOST);
+  const before = log.clock.monotonic();
+  assert.equal(await log.append(), 'journal-failed');
+  assert.ok(log.clock.monotonic() - before <= 4500);
+  assert.equal(log.writer.isOver, true);
+  log = new ScriptedLog();
+  log.last = 'unavailable';
+  log.outcomes.push(LOST, { kind: 'fenced' });
+  assert.equal(await log.append(), 'journal-failed');
+});
+
+test('a gap before the group says what a failover has taken back', async () => {
+  assert.equal(await log.append(), 2);
+  log.clock.advance(1000);
+  assert.equal(await log.append(), 4);
+  log.last = 2;
+  log.outcomes.push({ kind: 'gap' });
+  assert.equal(await log.append(), 'journal-fenced, nothing kept');
+  assert.equal(log.writer.lostAfterLsn, 2);
+  assert.equal(log.writer.incrementsAfter(2), 2);
+});
+
+test('the backlog is what is above the checkpoint, with the time of its oldest part', async () => {
+  assert.equal(log.writer.bytes, 0);
+  assert.equal(log.writer.oldestAcceptedAtMs, Number.POSITIVE_INFINITY);
+  await log.append();
+  const one = log.writer.bytes;
+  assert.ok(one > 0);
+  log.clock.advance(1000);
+  await log.append();
+  assert.equal(log.writer.bytes, 2 * one);
+  assert.equal(log.writer.oldestAcceptedAtMs, 1000);
+  log.writer.noteCheckpoint(2);
+  assert.equal(log.writer.bytes, one);
+  log.writer.noteCheckpoint(4);
+  assert.equal(log.writer.bytes, 0);
+});
