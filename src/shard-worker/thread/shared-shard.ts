@@ -51,6 +51,7 @@ const ASK_INTERVAL_MS = 60_000;
 const ASK_CHECKPOINT_INTERVAL_MS = 1000;
 const WORD_INTERVAL_MS = 60_000;
 const READ_INTERVAL_MS = 200;
+const READ_INTERVAL_MIN_MS = 20;
 const TOUCH_INTERVAL_MS = 15_000;
 /** A group may be in doubt for this share of ACK_TIMEOUT_MS: the answer must come in time. */
 const DOUBT_SHARE = 0.8;
@@ -152,8 +153,10 @@ export class SharedShard implements GroupTarget {
   #lifeDueAt = Number.NEGATIVE_INFINITY;
   #askDueAt = Number.NEGATIVE_INFINITY;
   #wordDueAt = Number.NEGATIVE_INFINITY;
-  #rounds: Promise<void> = Promise.resolve();
-  #reads: Promise<void> = Promise.resolve();
+  /** The loops that end with the draining, and the one that shows life until the end. */
+  #loops: readonly Promise<void>[] = [];
+  #lives: Promise<void> = Promise.resolve();
+  #isLifeOver = false;
   readonly #pauses = new Set<() => void>();
   #toldRecovered: boolean | undefined;
 
@@ -166,7 +169,7 @@ export class SharedShard implements GroupTarget {
       lifeMs: LIFE_INTERVAL_MS,
       askMs: role === 'ingest' ? ASK_CHECKPOINT_INTERVAL_MS : ASK_INTERVAL_MS,
       wordMs: WORD_INTERVAL_MS,
-      readMs: Math.min(READ_INTERVAL_MS, deps.flushIntervalMs),
+      readMs: Math.max(READ_INTERVAL_MIN_MS, Math.min(READ_INTERVAL_MS, deps.flushIntervalMs / 2)),
       touchMs: TOUCH_INTERVAL_MS,
       ...deps.intervals,
     };
@@ -214,17 +217,26 @@ export class SharedShard implements GroupTarget {
       handedOver: (increments) => {
         this.#publish({ handedOver: increments });
       },
+      fail: (error) => {
+        this.failed(error);
+      },
     });
   }
 
   /** Begins a stream where the database is available. Settles when the shard takes requests, if only to refuse them. */
   async start(): Promise<void> {
-    await this.#round();
+    await this.#live();
+    if (!this.#problems.has(LOG)) await this.#look();
     if (this.#state === 'starting') this.#state = 'serving';
     this.#announceStreams();
     this.#tellServing();
-    this.#rounds = this.#repeat(() => this.#round());
-    if (this.#taken !== undefined) this.#reads = this.#repeat(() => this.#readOn());
+    const isServing = (): boolean => this.#state === 'serving';
+    this.#lives = this.#repeat(
+      () => this.#live(),
+      () => isServing() || !this.#isLifeOver,
+    );
+    if (this.#taken === undefined) return;
+    this.#loops = [this.#repeat(() => this.#look(), isServing), this.#repeat(() => this.#readOn(), isServing)];
   }
 
   /** There is nothing to wait for: a start does not retry. */
@@ -353,13 +365,10 @@ export class SharedShard implements GroupTarget {
 
   /** Waits until streams are committed up to LSNs by whoever flushes them. */
   async #committed(streams: Map<string, Lsn>): Promise<void> {
-    const { clock, incrementLog, role } = this.#deps;
+    const { clock, role } = this.#deps;
     const until = clock.monotonic() + ROLL_UP_WAIT_MS;
     for (;;) {
-      for (const [stream, lsn] of streams) {
-        const row = await incrementLog.ask(stream);
-        if (row === undefined || row.lsn >= lsn) streams.delete(stream);
-      }
+      await this.#forgetCommitted(streams);
       if (streams.size === 0) return;
       if (this.#state !== 'serving' || clock.monotonic() >= until) {
         if (role === 'ingest')
@@ -370,18 +379,28 @@ export class SharedShard implements GroupTarget {
     }
   }
 
+  /** Removes streams whose rows have reached their LSNs, or have ended. */
+  async #forgetCommitted(streams: Map<string, Lsn>): Promise<void> {
+    for (const [stream, lsn] of [...streams]) {
+      const row = await this.#deps.incrementLog.ask(stream);
+      if (row === undefined || row.lsn >= lsn) streams.delete(stream);
+    }
+  }
+
   /** Flushes once more, and leaves the streams so that others find nothing to do, or take over at once. */
   async drain(): Promise<readonly PendingRange[]> {
     const { incrementLog, database, log } = this.#deps;
     this.#state = 'draining';
     for (const end of this.#pauses) end();
-    await this.#rounds;
-    await this.#reads;
+    await Promise.all(this.#loops);
     const own = this.#own;
     const left: PendingRange[] = [];
     const isCommitted = (await own?.flusher?.drain()) ?? true;
     if (own !== undefined && !isCommitted) left.push(rangeOf(own.pendingSums));
     await this.#taken?.drain();
+    this.#isLifeOver = true;
+    for (const end of this.#pauses) end();
+    await this.#lives;
     try {
       if (own?.flusher !== undefined && isCommitted)
         await incrementLog.retire(own.writer.stream, own.pendingSums.checkpoint, own.writer.appendEpoch);
@@ -397,13 +416,12 @@ export class SharedShard implements GroupTarget {
     return left;
   }
 
-  /** Runs `step` again and again; it says how long to wait. */
-  async #repeat(step: () => Promise<number>): Promise<void> {
+  /** Runs `step` again and again while `goesOn`; it says how long to wait. */
+  async #repeat(step: () => Promise<number>, goesOn: () => boolean): Promise<void> {
     try {
-      let waitMs = await step();
-      while (this.#state === 'serving') {
-        await this.#pause(waitMs);
-        if (this.#state === 'serving') waitMs = await step();
+      while (goesOn() && this.#state !== 'failed') {
+        const waitMs = await step();
+        if (goesOn()) await this.#pause(waitMs);
       }
     } catch (error) {
       this.failed(error);
@@ -422,17 +440,31 @@ export class SharedShard implements GroupTarget {
     });
   }
 
-  /** Looks after the streams once. Returns the time until the next round, in ms. */
-  async #round(): Promise<number> {
+  /** Shows life, and looks after the stream that this thread writes. Returns the time until the next time, in ms. */
+  async #live(): Promise<number> {
     const { roundMs, retryMs } = this.#intervals;
     try {
       await this.#showLife();
-      if (this.#writes && this.#own === undefined) await this.#begin();
+      if (this.#writes && this.#own === undefined && this.#state !== 'draining') await this.#begin();
       await this.#ask();
       await this.#giveWord();
-      await this.#taken?.look();
       this.#setProblem(LOG, undefined);
       this.#noticeAvailable();
+      this.#tellServing();
+      return roundMs * (0.9 + 0.1 * this.#deps.random());
+    } catch (error) {
+      if (!isDatabaseUnavailable(error)) throw error;
+      this.#noticeUnavailable(error);
+      this.#tellServing();
+      return retryMs;
+    }
+  }
+
+  /** Looks after the streams of others. */
+  async #look(): Promise<number> {
+    const { roundMs, retryMs } = this.#intervals;
+    try {
+      await this.#taken?.look();
       this.#tellServing();
       return roundMs * (0.9 + 0.1 * this.#deps.random());
     } catch (error) {
@@ -515,7 +547,10 @@ export class SharedShard implements GroupTarget {
       return;
     }
     this.#time = Math.max(this.#time, row.time);
-    if (own.flusher === undefined) own.writer.noteCheckpoint(row.lsn);
+    if (own.flusher === undefined) {
+      own.writer.noteCheckpoint(row.lsn);
+      await this.#forgetCommitted(this.#left);
+    }
     this.#askDueAt = clock.monotonic() + this.#intervals.askMs;
     this.#publish();
   }

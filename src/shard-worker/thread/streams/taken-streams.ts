@@ -74,6 +74,8 @@ export interface TakenStreamsDeps {
   readonly read: (increments: number, isOwn: boolean) => void;
   /** Increments of a stream that this thread flushes no more. */
   readonly handedOver: (increments: number) => void;
+  /** The shard cannot go on. */
+  readonly fail: (error: unknown) => void;
 }
 
 /** The streams that one thread flushes for others. */
@@ -83,6 +85,7 @@ export class TakenStreams {
   /** Since when a stream was seen free. */
   readonly #freeSince = new Map<string, number>();
   #contactSince: number | undefined;
+  #retiring: Promise<void> | undefined;
 
   constructor(deps: TakenStreamsDeps) {
     this.#deps = deps;
@@ -102,7 +105,10 @@ export class TakenStreams {
     this.#contactSince = undefined;
   }
 
-  /** Looks at all streams and takes, releases and retires what is due. Rejects with `database-unavailable`. */
+  /**
+   * Looks at all streams and takes and releases what is due. Rejects with `database-unavailable` where the look itself fails; what
+   * waits for a row in vain is left to the next look.
+   */
   async look(): Promise<void> {
     const { incrementLog, clock, surveyed } = this.#deps;
     const survey = await incrementLog.survey();
@@ -113,6 +119,7 @@ export class TakenStreams {
     await this.#takeFree(survey, now);
     await this.#adoptOrphans(survey);
     await this.#releaseExcess(survey);
+    this.#retireFinished();
   }
 
   /** Reads what is new in the logs, while there is room for it. True where there is more. Rejects with `database-unavailable`. */
@@ -132,15 +139,16 @@ export class TakenStreams {
       // An outage or a takeover has delayed these increments already. A flusher that fails retries by itself.
       if (held.isReadToEnd && held.appendEpoch !== undefined) held.flusher.flushNow().catch(ignore);
     }
-    await this.#retireFinished();
+    this.#retireFinished();
     return isMore;
   }
 
   /** Flushes what was read, and leaves the streams to others. */
   async drain(): Promise<void> {
+    await this.#retiring;
     for (const held of [...this.#held.values()]) {
       const isCommitted = await held.flusher.drain();
-      if (isCommitted && held.flusher.isDatabaseAvailable) await this.#release(held).catch(ignoreUnavailable);
+      if (isCommitted && held.flusher.isDatabaseAvailable) await this.#release(held);
       this.#remove(held);
     }
   }
@@ -227,7 +235,7 @@ export class TakenStreams {
 
   async #take(survey: StreamSurvey, adopt: boolean): Promise<void> {
     const { incrementLog, log, isLeft, changed } = this.#deps;
-    const taken = await incrementLog.take(survey.stream, survey.epoch, adopt);
+    const taken = await this.#unlessUnavailable(() => incrementLog.take(survey.stream, survey.epoch, adopt));
     if (taken === undefined) return;
     const isOwn = isLeft(survey.stream);
     this.#hold(taken, isOwn);
@@ -258,14 +266,24 @@ export class TakenStreams {
     held.flusher.start();
   }
 
-  /** Retires adopted streams that are flushed to the ends of their logs. */
-  async #retireFinished(): Promise<void> {
+  /** Retires adopted streams that are flushed to the ends of their logs. Reading does not wait for it. */
+  #retireFinished(): void {
+    this.#retiring ??= this.#retireAll().then(
+      () => {
+        this.#retiring = undefined;
+      },
+      this.#deps.fail,
+    );
+  }
+
+  async #retireAll(): Promise<void> {
     const { incrementLog, log } = this.#deps;
     for (const held of [...this.#held.values()]) {
       const { stream, appendEpoch, pendingSums, isReadToEnd, hasGap } = held;
       if (appendEpoch === undefined || !isReadToEnd || hasGap || !pendingSums.isSettled) continue;
-      const isRetired = await incrementLog.retire(stream, pendingSums.checkpoint, appendEpoch);
-      if (this.#held.get(stream) !== held) continue;
+      const at = pendingSums.checkpoint;
+      const isRetired = await this.#unlessUnavailable(() => incrementLog.retire(stream, at, appendEpoch));
+      if (isRetired === undefined || this.#held.get(stream) !== held) continue;
       await this.#drop(held);
       if (isRetired) log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
     }
@@ -286,7 +304,18 @@ export class TakenStreams {
 
   async #release({ stream, pendingSums }: HeldStream): Promise<void> {
     const at: Checkpoint = pendingSums.checkpoint;
-    await this.#deps.incrementLog.release(stream, at);
+    await this.#unlessUnavailable(() => this.#deps.incrementLog.release(stream, at));
+  }
+
+  /** What locks a row may wait for it in vain. That says nothing of the log, and a later look tries again. */
+  async #unlessUnavailable<T>(statement: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await statement();
+    } catch (error) {
+      if (!isDatabaseUnavailable(error)) throw error;
+      this.#deps.log('debug', { err: error }, 'Cannot take, leave or end a stream now; trying again');
+      return undefined;
+    }
   }
 }
 
@@ -300,6 +329,3 @@ function ignore(): void {
   // The flusher reports the failure itself.
 }
 
-function ignoreUnavailable(error: unknown): void {
-  if (!isDatabaseUnavailable(error)) throw error;
-}
