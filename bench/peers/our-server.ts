@@ -7,7 +7,8 @@ import pg from 'pg';
 import { EventReader } from '../../test/support/event-reader.js';
 import { send } from '../../test/support/http.js';
 import type { Committed, Contender, RunningContender } from './contender.js';
-import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-process.js';
+import { ownedDirectory, removeOwned, startOwned, type OwnedProcess } from '../processes/owned-process.js';
+import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
 import { projectRoot, serverMain } from '../processes/project-paths.js';
 
@@ -18,6 +19,8 @@ export const journals = {
   memory: { JOURNAL: 'memory' },
   'file-always': { JOURNAL: 'file', JOURNAL_SYNC: 'always' },
   'file-everysec': { JOURNAL: 'file', JOURNAL_SYNC: 'everysec' },
+  postgres: { JOURNAL: 'postgres' },
+  'postgres-ingest': { JOURNAL: 'postgres', ROLE: 'ingest' },
 } as const satisfies Record<string, Readonly<Record<string, string>>>;
 
 /** The name of a journal. */
@@ -88,16 +91,22 @@ async function startOurServer(
   env: Readonly<Record<string, string>>,
 ): Promise<RunningContender> {
   const dataDir = await ownedDirectory();
-  const server = await startOwned({
-    name,
-    command: process.execPath,
-    args: [serverMain],
-    // An empty value means unset: the environment of the benchmark must not choose another database.
-    env: { DATABASE_URL: '', ...journals[journal], ...env, PORT: '0', DATA_DIR: dataDir, LOG_LEVEL: 'info' },
-    ready: /"msg":"Ready"/,
-  });
+  const given = journals[journal].JOURNAL === 'postgres' ? await startGivenPostgres() : undefined;
+  const start = (settings: Readonly<Record<string, string>>, directory: string): Promise<OwnedProcess> =>
+    startOwned({
+      name,
+      command: process.execPath,
+      args: [serverMain],
+      // An empty value means unset: the environment of the benchmark must not choose another database.
+      env: { DATABASE_URL: given?.url ?? '', ...settings, ...env, PORT: '0', DATA_DIR: directory, LOG_LEVEL: 'info' },
+      ready: /"msg":"Ready"/,
+    });
+  const server = await start(journals[journal], dataDir);
+  const rollUpDir = await ownedDirectory();
+  const rollUp =
+    journal === 'postgres-ingest' ? await start({ JOURNAL: 'postgres', ROLE: 'roll-up' }, rollUpDir) : undefined;
   const address = firstMatch(server.output, /"msg":"Listening on ([^"]+)"/);
-  const database = await connectToEmbedded(dataDir);
+  const database = given === undefined ? await connectToEmbedded(dataDir) : await connectTo({ connectionString: given.url });
   return {
     name,
     url: `${address}/increment`,
@@ -105,7 +114,9 @@ async function startOurServer(
     build: /uWebSockets\.js [^"]*/.exec(server.output)?.[0],
     cost: () => {
       const { ownMs, descendantsMs } = cpuTime(server.pid);
-      return { serverMs: ownMs, mainThreadMs: mainThreadMs(server.pid), databaseMs: descendantsMs };
+      const serverMs = ownMs + (rollUp === undefined ? 0 : cpuTime(rollUp.pid).ownMs);
+      const databaseMs = given === undefined ? descendantsMs : totalCpuMs(given.pid);
+      return { serverMs, mainThreadMs: mainThreadMs(server.pid), databaseMs };
     },
     async settle() {
       const answer = await fetch(`${address}/flush`, { method: 'POST' });
@@ -124,9 +135,31 @@ async function startOurServer(
     async stop() {
       await database.end();
       await server.stop();
+      await rollUp?.stop();
+      await given?.stop();
+      for (const directory of [dataDir, rollUpDir]) await removeOwned(directory);
+    },
+  };
+}
+
+/** A PostgreSQL of the benchmark's own, with the settings of the embedded one. */
+async function startGivenPostgres(): Promise<{ readonly url: string; readonly pid: number; stop(): Promise<void> }> {
+  const dataDir = await ownedDirectory();
+  const logger = { info: () => undefined, warn: console.warn, error: console.error };
+  const postgres = await startEmbeddedPostgres({ dataDir, logger, maxConnections: 40 });
+  return {
+    url: postgres.url,
+    pid: postgres.pid,
+    async stop() {
+      await postgres.stop();
       await removeOwned(dataDir);
     },
   };
+}
+
+function totalCpuMs(pid: number): number {
+  const { ownMs, descendantsMs } = cpuTime(pid);
+  return ownMs + descendantsMs;
 }
 
 /** A connection of the benchmark's own, to read what is committed. */
@@ -134,13 +167,11 @@ async function connectToEmbedded(dataDir: string): Promise<pg.Client> {
   const password = (await readFile(join(dataDir, 'postgres-password'), 'utf8')).trim();
   // The fourth line of the file is the port.
   const port = (await readFile(join(dataDir, 'postgres', 'postmaster.pid'), 'utf8')).split('\n')[3];
-  const client = new pg.Client({
-    host: '127.0.0.1',
-    port: Number(port),
-    user: 'postgres',
-    password,
-    database: 'postgres',
-  });
+  return connectTo({ host: '127.0.0.1', port: Number(port), user: 'postgres', password, database: 'postgres' });
+}
+
+async function connectTo(target: pg.ClientConfig): Promise<pg.Client> {
+  const client = new pg.Client(target);
   // If the server is killed, the next query reports it.
   client.on('error', () => undefined);
   await client.connect();
