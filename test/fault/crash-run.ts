@@ -330,12 +330,13 @@ async function makeNode(): Promise<Node> {
   return { port, url: `http://127.0.0.1:${port}`, dataDir: await temporaryDirectory(), server: undefined };
 }
 
-function tail(text: string): string {
+/** The end of a text, for a message. */
+export function tail(text: string): string {
   return text.slice(-OUTPUT_SHOWN);
 }
 
 /** Settles after `ms`, or when `end` aborts. */
-function pause(ms: number, end: AbortSignal): Promise<void> {
+export function pause(ms: number, end: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     if (end.aborted) {
       resolve();

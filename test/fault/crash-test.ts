@@ -2,15 +2,21 @@
  * The crash test as a command, for any duration:
  *
  *     npm run crash-test -- --minutes 10 --database given --seed 1
+ *     npm run crash-test -- --minutes 10 --journal postgres --roles
+ *
+ * With `--journal postgres` several servers share one PostgreSQL as their journal: `--nodes` that serve, or with `--roles` two
+ * that only journal, two that only flush and one that serves. `--logs DIR` keeps what they logged.
  *
  * Exit code 0: after all kills every acknowledged increment is counted once. 1: it is not, or the run failed.
  */
 import { parseArgs } from 'node:util';
 import { seededRandom } from '../support/random.js';
+import { faultsInWords, runFleet, type Role } from './crash-fleet.js';
 import { runCrashes } from './crash-run.js';
 
 const usage =
-  'crash-test [--minutes N] [--seed S] [--shards K] [--nodes N] [--fast-clock HOURS] [--database embedded|given]';
+  'crash-test [--minutes N] [--seed S] [--shards K] [--nodes N] [--fast-clock HOURS] [--database embedded|given]\n' +
+  'crash-test --journal postgres [--roles | --nodes N] [--minutes N] [--seed S] [--shards K] [--connections N] [--logs DIR]';
 
 function numberOf(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
@@ -28,8 +34,13 @@ const { values } = parseArgs({
     'fast-clock': { type: 'string' },
     connections: { type: 'string' },
     database: { type: 'string', default: 'given' },
+    journal: { type: 'string', default: 'file' },
+    roles: { type: 'boolean', default: false },
+    logs: { type: 'string' },
   },
 });
+if (values.journal !== 'file' && values.journal !== 'postgres') throw new Error(usage);
+if (values.journal === 'file' && (values.roles || values.logs !== undefined)) throw new Error(usage);
 if (values.database !== 'embedded' && values.database !== 'given') throw new Error(usage);
 if (values.seed !== undefined) process.env['SEED'] = values.seed;
 const shards = numberOf(values.shards);
@@ -37,21 +48,65 @@ const nodes = numberOf(values.nodes);
 const connections = numberOf(values.connections);
 const fastClockHours = numberOf(values['fast-clock']);
 const random = seededRandom('crash test');
-const result = await runCrashes({
-  durationMs: (numberOf(values.minutes) ?? 1) * 60_000,
-  random,
-  database: values.database,
-  ...(shards === undefined ? {} : { shards }),
-  ...(nodes === undefined ? {} : { nodes }),
-  ...(connections === undefined ? {} : { connections }),
-  ...(fastClockHours === undefined ? {} : { fastClockHours }),
-  onProgress: (line) => console.log(line),
-});
-for (const violation of result.violations) console.error(`VIOLATION: ${violation}`);
-console.log(
-  `crash test, ${values.database} PostgreSQL, seed ${random.seed}: ${Math.round(result.seconds)} s, kill -9 of the ` +
-    `server ${result.serverKills} times, of PostgreSQL ${result.databaseKills} times; requests acknowledged ` +
-    `${result.acknowledged} (${result.repeated} of them repeated with their idempotency key until acknowledged), unknown outcome ${result.unknown}, refused ${result.refused}; ${result.reads} reads ` +
-    `compared; ${result.violations.length === 0 ? 'every acknowledged increment counted exactly once' : `${result.violations.length} VIOLATIONS`}`,
-);
-process.exit(result.violations.length === 0 ? 0 : 1);
+const durationMs = (numberOf(values.minutes) ?? 1) * 60_000;
+process.exit(values.journal === 'postgres' ? await crashFleet() : await crashNodes(values.database));
+
+/** With a journal in the data directory of each server. */
+async function crashNodes(database: 'embedded' | 'given'): Promise<number> {
+  const result = await runCrashes({
+    durationMs,
+    random,
+    database,
+    ...(shards === undefined ? {} : { shards }),
+    ...(nodes === undefined ? {} : { nodes }),
+    ...(connections === undefined ? {} : { connections }),
+    ...(fastClockHours === undefined ? {} : { fastClockHours }),
+    onProgress: (line) => console.log(line),
+  });
+  for (const violation of result.violations) console.error(`VIOLATION: ${violation}`);
+  console.log(
+    `crash test, ${database} PostgreSQL, seed ${random.seed}: ${Math.round(result.seconds)} s, kill -9 of the ` +
+      `server ${result.serverKills} times, of PostgreSQL ${result.databaseKills} times; requests acknowledged ` +
+      `${result.acknowledged} (${result.repeated} of them repeated with their idempotency key until acknowledged), unknown outcome ${result.unknown}, refused ${result.refused}; ${result.reads} reads ` +
+      `compared; ${result.violations.length === 0 ? 'every acknowledged increment counted exactly once' : `${result.violations.length} VIOLATIONS`}`,
+  );
+  return result.violations.length === 0 ? 0 : 1;
+}
+
+/** With a journal in PostgreSQL. */
+async function crashFleet(): Promise<number> {
+  const roles: readonly Role[] = values.roles
+    ? ['ingest', 'ingest', 'roll-up', 'roll-up', 'serve']
+    : Array.from({ length: nodes ?? 2 }, () => 'serve');
+  const result = await runFleet({
+    durationMs,
+    random,
+    roles,
+    ...(shards === undefined ? {} : { shards }),
+    ...(connections === undefined ? {} : { connections }),
+    ...(values.logs === undefined ? {} : { logDir: values.logs }),
+    onProgress: (line) => console.log(line),
+  });
+  const { violations, takeovers, acknowledged, repeated, replayed, unknown, refused } = result;
+  const undisturbed = takeovers.filter(({ silentMs, possibleMs }) => possibleMs === silentMs);
+  const disturbed = takeovers.filter(({ silentMs, possibleMs }) => possibleMs < silentMs);
+  for (const violation of violations) console.error(`VIOLATION: ${violation}`);
+  console.log(
+    `crash test, journal in PostgreSQL, ${roles.join(', ')}, seed ${random.seed}: ${Math.round(result.seconds)} s, ` +
+      `${faultsInWords(result.faults)}; requests acknowledged ${acknowledged} (${repeated} of them repeated with their ` +
+      `idempotency key until acknowledged, ${replayed} acknowledged twice), unknown outcome ${unknown}, refused ${refused}; ` +
+      `${takeovers.length} takeovers, after the last sign of life ${inWords(undisturbed.map(({ silentMs }) => silentMs))}, after ` +
+      `outages ${inWords(disturbed.map(({ possibleMs }) => possibleMs))}; ` +
+      (violations.length === 0
+        ? 'every acknowledged increment counted exactly once'
+        : `${violations.length} VIOLATIONS`),
+  );
+  return violations.length === 0 ? 0 : 1;
+}
+
+function inWords(takeoversMs: readonly number[]): string {
+  if (takeoversMs.length === 0) return 'none';
+  const sorted = takeoversMs.toSorted((a, b) => a - b);
+  const seconds = (index: number): string => ((sorted[index] ?? 0) / 1000).toFixed(1);
+  return `median ${seconds(Math.floor(sorted.length / 2))} s, worst ${seconds(sorted.length - 1)} s (${sorted.length})`;
+}

@@ -20,12 +20,9 @@ export class GivenPostgres {
     this.#postgres = postgres;
   }
 
-  static async start(): Promise<GivenPostgres> {
+  static async start(maxConnections = 80): Promise<GivenPostgres> {
     const dataDir = await temporaryDirectory();
-    return new GivenPostgres(
-      dataDir,
-      await startEmbeddedPostgres({ dataDir, logger: silentLogger, maxConnections: 80 }),
-    );
+    return new GivenPostgres(dataDir, await startEmbeddedPostgres({ dataDir, logger: silentLogger, maxConnections }));
   }
 
   get url(): string {
@@ -63,6 +60,19 @@ export function killOneProcess(postmaster: number, random: Random): boolean {
   return child !== undefined && kill(child);
 }
 
+/**
+ * Suspends all processes of PostgreSQL, so that nothing answers and nothing refuses. Returns a function that resumes them;
+ * undefined if PostgreSQL is not running.
+ */
+export function freezePostgres(postmaster: number): (() => void) | undefined {
+  // The first process starts no others from here on.
+  if (!signal(postmaster, 'SIGSTOP')) return undefined;
+  const children = childrenOf(postmaster).filter((child) => signal(child, 'SIGSTOP'));
+  return () => {
+    for (const held of [postmaster, ...children]) signal(held, 'SIGCONT');
+  };
+}
+
 /** The first process of the PostgreSQL embedded under `dataDir`, or undefined if none has been started. */
 export function embeddedPostmaster(dataDir: string): number | undefined {
   try {
@@ -90,8 +100,12 @@ export function childrenOf(pid: number): readonly number[] {
 }
 
 function kill(pid: number): boolean {
+  return signal(pid, 'SIGKILL');
+}
+
+function signal(pid: number, name: NodeJS.Signals): boolean {
   try {
-    process.kill(pid, 'SIGKILL');
+    process.kill(pid, name);
     return true;
   } catch {
     return false;

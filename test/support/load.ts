@@ -16,11 +16,21 @@ export interface LoadOptions {
   readonly readEvery?: number;
   /** Part of the keys: two loads on one database need two names. */
   readonly name?: string;
+  /** Idempotent requests are sent again to another of the servers; default: to any, and replays to the same. */
+  readonly repeatElsewhere?: boolean;
+}
+
+/** An idempotent request that is to be sent again, and the server that had it last. */
+interface Repetition {
+  readonly request: TrackedRequest;
+  readonly url: string;
 }
 
 const RECONNECT_MS = 20;
 const REFUSED_PAUSE_MS = 10;
 const ANSWER_TIMEOUT_MS = 15_000;
+/** Replays that wait for a connection to another server. */
+const REPLAYS_MAX = 64;
 
 /** A running load. */
 export class Load {
@@ -36,7 +46,8 @@ export class Load {
   repeated = 0;
   /** Requests sent again with their idempotency key after their 202. */
   replayed = 0;
-  readonly #unanswered: TrackedRequest[] = [];
+  readonly #unanswered: Repetition[] = [];
+  readonly #replays: Repetition[] = [];
   #onSettled: (() => void)[] = [];
 
   constructor(options: LoadOptions) {
@@ -79,7 +90,7 @@ export class Load {
   async stop(): Promise<void> {
     this.#stopping = true;
     await this.#running;
-    for (const request of this.#unanswered.splice(0)) request.settle('unknown');
+    for (const { request } of this.#unanswered.splice(0)) request.settle('unknown');
   }
 
   /** Sends an acknowledged request once more: the answer must be the same. */
@@ -103,24 +114,38 @@ export class Load {
         requests += 1;
         const { readEvery = 0 } = this.#options;
         if (readEvery > 0 && requests % readEvery === 0) await this.#read(url);
-        else await this.#sendOne(connection, next);
+        else await this.#sendOne(connection, url, next);
       }
       connection.close();
     }
   }
 
-  async #sendOne(connection: HttpConnection, next: () => TrackedRequest): Promise<void> {
-    const unanswered = this.#unanswered.shift();
+  async #sendOne(connection: HttpConnection, url: string, next: () => TrackedRequest): Promise<void> {
+    const unanswered = this.#takeFor(url, this.#unanswered);
     if (unanswered !== undefined) {
-      await this.#repeat(connection, unanswered);
+      await this.#repeat(connection, url, unanswered);
+      return;
+    }
+    const replay = this.#takeFor(url, this.#replays);
+    if (replay !== undefined) {
+      await this.#replay(connection, replay);
       return;
     }
     const request = next();
-    const isAcknowledged = await this.#increment(connection, request);
-    if (isAcknowledged && request.idempotencyKey?.endsWith('7') === true) await this.#replay(connection, request);
+    const isAcknowledged = await this.#increment(connection, url, request);
+    if (!isAcknowledged || request.idempotencyKey?.endsWith('7') !== true) return;
+    if (this.#options.repeatElsewhere !== true) await this.#replay(connection, request);
+    else if (this.#replays.length < REPLAYS_MAX) this.#replays.push({ request, url });
   }
 
-  async #increment(connection: HttpConnection, request: TrackedRequest): Promise<boolean> {
+  /** The oldest request that a server may get now. */
+  #takeFor(url: string, waiting: Repetition[]): TrackedRequest | undefined {
+    const { repeatElsewhere = false } = this.#options;
+    const index = waiting.findIndex((repetition) => !repeatElsewhere || repetition.url !== url);
+    return index < 0 ? undefined : waiting.splice(index, 1)[0]?.request;
+  }
+
+  async #increment(connection: HttpConnection, url: string, request: TrackedRequest): Promise<boolean> {
     const status = await connection.post(request);
     if (status === 202) {
       request.settle('acknowledged');
@@ -129,7 +154,7 @@ export class Load {
     }
     if (isUnknown(status)) {
       if (request.idempotencyKey === undefined) request.settle('unknown');
-      else this.#unanswered.push(request);
+      else this.#unanswered.push({ request, url });
     } else {
       request.settle('refused');
       this.#tell();
@@ -145,7 +170,7 @@ export class Load {
   }
 
   /** Sends an idempotent request with unknown outcome again, on any connection; it stays unknown until a 202. */
-  async #repeat(connection: HttpConnection, request: TrackedRequest): Promise<void> {
+  async #repeat(connection: HttpConnection, url: string, request: TrackedRequest): Promise<void> {
     const status = await connection.post(request);
     if (status === 202) {
       this.repeated += 1;
@@ -154,7 +179,7 @@ export class Load {
       this.wrongAnswers.push(`a repetition of ${request.idempotencyKey ?? ''} was answered 422`);
       request.settle('unknown');
     } else {
-      this.#unanswered.push(request);
+      this.#unanswered.push({ request, url });
       await pause(REFUSED_PAUSE_MS);
     }
   }

@@ -1,0 +1,519 @@
+/**
+ * A run of several real servers whose journal is one PostgreSQL, under load. Servers are killed, suspended, stopped and
+ * replaced, PostgreSQL is killed and suspended, all at random instants. Afterwards every acknowledged increment must be counted
+ * once, every refused one never, every other at most once; and no stream may be left that nobody looks after.
+ *
+ * ```text
+ * load ──────────────────────────────────────────────────► stop ─► flush ─► streams ended ─► SIGTERM ─► compare sums
+ * server:   start ─ SIGSTOP ─ SIGCONT ─ kill -9 ─ (elsewhere) start ─ … ─┘
+ * database:       kill -9 ─ (starts again) ─ SIGSTOP ─ SIGCONT ─ … ──────┘
+ * ```
+ *
+ * Idempotent requests without an answer are repeated at another server, while the first may still be at work on them.
+ */
+import { setMaxListeners } from 'node:events';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { freePort } from '../support/counted-node.js';
+import { readCountedSums } from '../support/counted-sums.js';
+import { connectTo, createDatabaseOn } from '../support/database-connection.js';
+import { freezePostgres, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
+import { send } from '../support/http.js';
+import { Load } from '../support/load.js';
+import { imbalances, scrape } from '../support/metrics.js';
+import { OutcomeLedger } from '../support/outcome-ledger.js';
+import type { Random } from '../support/random.js';
+import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
+import { pause, tail } from './crash-run.js';
+import { TakeoverLog, type Takeover } from './takeover-log.js';
+
+/** ROLE of a server. */
+export type Role = 'serve' | 'ingest' | 'roll-up';
+
+/** What to run. */
+export interface FleetRunOptions {
+  readonly durationMs: number;
+  readonly random: Random;
+  /** One server each. */
+  readonly roles: readonly Role[];
+  /** Divides the times between faults; default 1: a server has about one fault in 15 seconds, PostgreSQL one in 30. */
+  readonly haste?: number;
+  /** The run lasts longer if a slow machine had fewer faults than these; default 0. */
+  readonly killsLeast?: number;
+  readonly freezesLeast?: number;
+  readonly databaseFaultsLeast?: number;
+  readonly connections?: number;
+  /** Shards of every process; by default random from 1 to 2. */
+  readonly shards?: number;
+  /** The server's program; default: the built product. */
+  readonly main?: string;
+  /** The output of every process is kept here. */
+  readonly logDir?: string;
+  readonly onProgress?: (line: string) => void;
+}
+
+/** The result of a run. */
+export interface FleetRunResult {
+  readonly seconds: number;
+  readonly faults: Readonly<Record<Fault, number>>;
+  readonly lives: number;
+  readonly acknowledged: number;
+  readonly unknown: number;
+  readonly refused: number;
+  /** Requests with unknown outcome that were repeated with their idempotency key, at another server, until acknowledged. */
+  readonly repeated: number;
+  /** Acknowledged requests that another server acknowledged again. */
+  readonly replayed: number;
+  readonly takeovers: readonly Takeover[];
+  /** One sentence for each violation. */
+  readonly violations: readonly string[];
+}
+
+const FAULTS = ['killed', 'replaced', 'frozen', 'stopped', 'databaseKilled', 'databaseFrozen'] as const;
+
+/** `replaced`: killed, and started again without its data directory. */
+export type Fault = (typeof FAULTS)[number];
+
+const PROGRESS_MS = 10_000;
+const START_MS = 60_000;
+const STOP_MS = 60_000;
+const SETTLE_MS = 60_000;
+const ENDED_STREAMS_MS = 60_000;
+const SCRAPE_INTERVAL_MS = 1_000;
+/** Longer than an owner may be silent: a stream of a dead one does not pass for one of a living one. */
+const SILENCE_MS = 7_000;
+
+const OPEN_STREAMS = `
+select c.stream::text, c.lsn::text, c.owner::text, c.node::text,
+       coalesce(o.alive_at > now() - interval '6 seconds', false) as is_owned
+from journal_checkpoints c left join journal_heartbeats o on o.id = c.owner
+where c.journal = 'postgres' and c.retired_at is null`;
+
+const RECORDS_LEFT = `
+select count(*)::int as records from increment_log l left join journal_checkpoints c on c.stream = l.stream
+where c.lsn is null or l.lsn > c.lsn`;
+
+interface OpenStream {
+  readonly stream: string;
+  readonly lsn: string;
+  readonly owner: string | null;
+  readonly node: string;
+  readonly is_owned: boolean;
+}
+
+interface FleetNode {
+  readonly name: string;
+  readonly role: Role;
+  readonly port: number;
+  readonly url: string;
+  dataDir: string;
+  server: TestServer | undefined;
+  isFrozen: boolean;
+  lives: number;
+}
+
+/** Runs to the end. Rejects only if the run itself fails. */
+export async function runFleet(options: FleetRunOptions): Promise<FleetRunResult> {
+  const run = new FleetRun(options);
+  try {
+    return await run.run();
+  } finally {
+    await run.dispose();
+  }
+}
+
+class FleetRun {
+  readonly #options: FleetRunOptions;
+  readonly #random: Random;
+  readonly #ledger: OutcomeLedger;
+  readonly #violations: string[] = [];
+  readonly #faults = Object.fromEntries(FAULTS.map((fault) => [fault, 0])) as Record<Fault, number>;
+  #postgres: GivenPostgres | undefined;
+  #databaseUrl = '';
+  #nodes: readonly FleetNode[] = [];
+  #resumePostgres: (() => void) | undefined;
+  #takeoverLog: TakeoverLog | undefined;
+  readonly #end = new AbortController();
+  #timeIsUp = false;
+  #lives = 0;
+  readonly #startedAt = performance.now();
+
+  constructor(options: FleetRunOptions) {
+    this.#options = options;
+    this.#random = options.random;
+    this.#ledger = new OutcomeLedger(options.random);
+    // Each server waits for it several times at once.
+    setMaxListeners(0, this.#end.signal);
+  }
+
+  async run(): Promise<FleetRunResult> {
+    const { durationMs, roles, connections = 32 } = this.#options;
+    this.#postgres = await GivenPostgres.start(40 * roles.length);
+    this.#databaseUrl = await createDatabaseOn(this.#postgres.url);
+    this.#nodes = await Promise.all(roles.map(makeNode));
+    // Time starts when everything works for the first time, however slow the machine is.
+    for (const node of this.#nodes) await this.#ready(await this.#spawn(node));
+    this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver());
+    const urls = this.#takers.map(({ url }) => url);
+    const load = new Load({ urls, connections, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
+    await load.acknowledgements(1, START_MS);
+    const progress = setInterval(() => this.#tellProgress(), PROGRESS_MS);
+    const timer = setTimeout(() => {
+      this.#timeIsUp = true;
+      this.#endWhenEnough();
+    }, durationMs);
+    try {
+      const { signal } = this.#end;
+      await Promise.all([
+        ...this.#nodes.map((node) => this.#live(node, signal)),
+        ...this.#nodes.map((node) => this.#watchBalance(node, signal)),
+        this.#harmDatabase(signal),
+      ]);
+    } finally {
+      clearTimeout(timer);
+      clearInterval(progress);
+    }
+    await load.stop();
+    this.#violations.push(...load.wrongAnswers);
+    const takeovers = await this.#finish();
+    return this.#result(load, takeovers);
+  }
+
+  async dispose(): Promise<void> {
+    this.#end.abort();
+    this.#resumePostgres?.();
+    await this.#takeoverLog?.stop();
+    for (const node of this.#nodes) {
+      node.server?.kill('SIGCONT');
+      await node.server?.dispose();
+      await rm(node.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+    }
+    await this.#postgres?.stop();
+  }
+
+  /** Nodes that take increments. */
+  get #takers(): readonly FleetNode[] {
+    return this.#nodes.filter(({ role }) => role !== 'roll-up');
+  }
+
+  #ableToTakeOver(): readonly TestServer[] {
+    return this.#nodes.flatMap(({ role, server, isFrozen }) =>
+      role !== 'ingest' && !isFrozen && server?.isRunning === true && server.output.includes('"msg":"Ready"')
+        ? [server]
+        : [],
+    );
+  }
+
+  #endWhenEnough(): void {
+    const { killsLeast = 0, freezesLeast = 0, databaseFaultsLeast = 0 } = this.#options;
+    const { killed, frozen, databaseKilled, databaseFrozen } = this.#faults;
+    const isEnough =
+      killed >= killsLeast && frozen >= freezesLeast && databaseKilled + databaseFrozen >= databaseFaultsLeast;
+    if (this.#timeIsUp && isEnough) this.#end.abort();
+  }
+
+  #note(fault: Fault): void {
+    this.#faults[fault] += 1;
+    this.#endWhenEnough();
+  }
+
+  /** Up to `ms`, less in a hasty run. */
+  #rest(ms: number, end: AbortSignal): Promise<void> {
+    return pause(this.#random.integer(ms / (this.#options.haste ?? 1)), end);
+  }
+
+  /** One node's processes until the run is over; the last one keeps running. */
+  async #live(node: FleetNode, end: AbortSignal): Promise<void> {
+    for (;;) {
+      const server = await this.#spawn(node);
+      // Some processes end while they start or take over; a process's time starts when it serves.
+      if (end.aborted || this.#random.integer(4) > 0) await this.#ready(server);
+      if (end.aborted) return;
+      await this.#rest(30_000, end);
+      if (end.aborted) continue;
+      if (!server.isRunning) {
+        this.#violations.push(`a server (${node.name}) ended by itself:\n${tail(server.output)}`);
+        return;
+      }
+      const dice = this.#random.integer(10);
+      if (dice < 4) await this.#freeze(node, server, end);
+      else if (dice < 5) await this.#stop(node, server, end);
+      else await this.#kill(node, server, end);
+    }
+  }
+
+  async #freeze(node: FleetNode, server: TestServer, end: AbortSignal): Promise<void> {
+    node.isFrozen = true;
+    server.kill('SIGSTOP');
+    this.#note('frozen');
+    await pause(1_000 + this.#random.integer(19_000), end);
+    // Some never wake.
+    if (this.#random.integer(6) === 0) await this.#kill(node, server, end);
+    else server.kill('SIGCONT');
+    node.isFrozen = false;
+  }
+
+  async #kill(node: FleetNode, server: TestServer, end: AbortSignal): Promise<void> {
+    server.kill('SIGKILL');
+    await server.ended;
+    await this.#inspect(node, server);
+    this.#note('killed');
+    if (this.#random.integer(2) === 0) {
+      await rm(node.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
+      node.dataDir = await temporaryDirectory();
+      this.#note('replaced');
+    }
+    if (this.#random.integer(2) === 0) await this.#rest(15_000, end);
+  }
+
+  async #stop(node: FleetNode, server: TestServer, end: AbortSignal): Promise<void> {
+    this.#note('stopped');
+    await this.#stopped(node, server);
+    if (this.#random.integer(2) === 0) await this.#rest(15_000, end);
+  }
+
+  /** SIGTERM ends a server in order, whatever the database does. */
+  async #stopped(node: FleetNode, server: TestServer): Promise<void> {
+    const sentAt = performance.now();
+    const timer = setTimeout(() => server.kill('SIGKILL'), STOP_MS);
+    const { code, signal } = await server.stop();
+    clearTimeout(timer);
+    await this.#inspect(node, server);
+    if (code === 0) return;
+    const how = `${signal ?? code} after ${Math.round(performance.now() - sentAt)} ms`;
+    this.#violations.push(`a stop (${node.name}) ended with ${how}:\n${tail(server.output)}`);
+  }
+
+  async #spawn(node: FleetNode): Promise<TestServer> {
+    // One that was suspended, or the last one of the loop above.
+    if (node.server?.isRunning === true) return node.server;
+    const { shards = 1 + this.#random.integer(2), main } = this.#options;
+    this.#lives += 1;
+    node.lives += 1;
+    node.server = await spawnServer({
+      dataDir: node.dataDir,
+      ...(main === undefined ? {} : { main }),
+      env: {
+        PORT: String(node.port),
+        JOURNAL: 'postgres',
+        ROLE: node.role,
+        DATABASE_URL: this.#databaseUrl,
+        SHARDS: String(shards),
+        FLUSH_INTERVAL_MS: String(20 + this.#random.integer(400)),
+        JOURNAL_KEEP_SECONDS: String(this.#random.integer(3)),
+        LOG_LEVEL: 'info',
+      },
+    });
+    return node.server;
+  }
+
+  async #ready(server: TestServer): Promise<void> {
+    try {
+      await server.waitFor('"msg":"Ready"', START_MS);
+    } catch (error) {
+      this.#violations.push(`a start failed: ${tail(error instanceof Error ? error.message : String(error))}`);
+    }
+  }
+
+  async #harmDatabase(end: AbortSignal): Promise<void> {
+    while (!end.aborted) {
+      await this.#rest(60_000, end);
+      if (end.aborted) return;
+      const { pid } = this.#postgres ?? {};
+      if (pid === undefined) return;
+      const dice = this.#random.integer(3);
+      if (dice === 0) {
+        await this.#freezeDatabase(pid, end);
+      } else if (dice === 1 ? killPostgres(pid) : killOneProcess(pid, this.#random)) {
+        this.#note('databaseKilled');
+      }
+    }
+  }
+
+  async #freezeDatabase(pid: number, end: AbortSignal): Promise<void> {
+    this.#resumePostgres = freezePostgres(pid);
+    if (this.#resumePostgres === undefined) return;
+    this.#note('databaseFrozen');
+    await pause(1_000 + this.#random.integer(9_000), end);
+    this.#resumePostgres();
+    this.#resumePostgres = undefined;
+  }
+
+  /** In every scrape of a process, what came is what went and what is pending. */
+  async #watchBalance(node: FleetNode, end: AbortSignal): Promise<void> {
+    while (!end.aborted) {
+      await pause(SCRAPE_INTERVAL_MS, end);
+      if (end.aborted || node.isFrozen || node.server?.isRunning !== true) continue;
+      // A server that is suspended meanwhile does not answer.
+      await Promise.race([this.#checkBalance(node).catch(() => undefined), pause(SCRAPE_INTERVAL_MS, end)]);
+    }
+  }
+
+  async #checkBalance(node: FleetNode): Promise<number> {
+    const page = await scrape(node.url);
+    for (const [shard, difference] of imbalances(page))
+      if (difference !== 0)
+        this.#violations.push(`increments of shard ${shard} of ${node.name} do not add up: ${difference} in a scrape`);
+    return page.total('increments_pending');
+  }
+
+  /** Everything is flushed, all streams but those of the running servers are ended, all servers stop in order. */
+  async #finish(): Promise<readonly Takeover[]> {
+    await pause(SILENCE_MS, new AbortController().signal);
+    for (const node of this.#takers) await this.#settle(node);
+    await this.#awaitEndedStreams('of a server that is gone', (stream) => {
+      const writers = this.#nodes.filter(({ server }) => writtenBy(server).has(stream.stream));
+      return writers.length === 1 && stream.is_owned;
+    });
+    for (const node of this.#nodes) {
+      const pending = await this.#checkBalance(node);
+      if (pending > 0) this.#violations.push(`${pending} increments are pending in ${node.name} at the end`);
+    }
+    const takeovers = await this.#takeoverLog?.finish();
+    await this.#keep('takeovers.json', JSON.stringify(takeovers, undefined, 1));
+    // Those that flush stop last: they end the streams of those that only journal.
+    for (const role of ['ingest', 'serve', 'roll-up']) {
+      for (const node of this.#nodes) if (node.role === role) await this.#stopFinally(node);
+      await this.#awaitEndedStreams(`after the stop of each ${role}`, ({ stream }) =>
+        this.#nodes.some(({ server }) => server?.isRunning === true && writtenBy(server).has(stream)),
+      );
+    }
+    await this.#compare();
+    return takeovers ?? [];
+  }
+
+  /** Settles when everything acknowledged is committed. */
+  async #settle(node: FleetNode): Promise<void> {
+    const timeout = AbortSignal.timeout(SETTLE_MS);
+    let last = '';
+    while (!timeout.aborted) {
+      try {
+        const answer = await send(node.url, '/flush', { method: 'POST' });
+        if (answer.status === 200) return;
+        last = answer.body;
+      } catch (error) {
+        last = String(error);
+      }
+      await pause(100, timeout);
+    }
+    this.#violations.push(`what ${node.name} acknowledged could not be flushed within ${SETTLE_MS} ms: ${last}`);
+  }
+
+  async #awaitEndedStreams(which: string, mayBeOpen: (stream: OpenStream) => boolean): Promise<void> {
+    const timeout = AbortSignal.timeout(ENDED_STREAMS_MS);
+    const open = async (): Promise<readonly OpenStream[]> =>
+      (await this.#query<OpenStream>(OPEN_STREAMS)).filter((stream) => !mayBeOpen(stream));
+    let left = await open();
+    while (left.length > 0 && !timeout.aborted) {
+      await pause(200, timeout);
+      left = await open();
+    }
+    for (const stream of left) this.#violations.push(`a stream ${which} is still open: ${JSON.stringify(stream)}`);
+  }
+
+  async #stopFinally(node: FleetNode): Promise<void> {
+    const { server } = node;
+    if (server === undefined) return;
+    await this.#stopped(node, server);
+    if (!/Everything that was acknowledged is (committed|in the journal)/.test(server.output))
+      this.#violations.push(`the last stop of ${node.name} left something pending:\n${tail(server.output)}`);
+  }
+
+  async #compare(): Promise<void> {
+    const found = await readCountedSums(this.#databaseUrl);
+    this.#violations.push(...this.#ledger.violations(found.sums));
+    if (found.rejected > 0) this.#violations.push(`${found.rejected} rows are in rejected_increments`);
+    if (found.putAside.size > 0)
+      this.#violations.push(`idempotent requests for ${found.putAside.size} keys were put aside`);
+    if (found.deadlocks > 0) this.#violations.push(`pg_stat_database counts ${found.deadlocks} deadlocks`);
+    // The statistics start again when PostgreSQL recovers; its log does not.
+    const deadlocks = (await this.#postgres?.log())?.split('deadlock detected').length ?? 1;
+    if (deadlocks > 1) this.#violations.push(`PostgreSQL has logged ${deadlocks - 1} deadlocks`);
+    const [left] = await this.#query<{ records: number }>(RECORDS_LEFT);
+    if (left?.records !== 0)
+      this.#violations.push(`${left?.records} records are above the checkpoints of their streams`);
+  }
+
+  async #query<Row extends object>(text: string): Promise<readonly Row[]> {
+    const connection = await connectTo(this.#databaseUrl, 'test-verification');
+    try {
+      return await connection.query<Row & Record<string, unknown>>({ text });
+    } finally {
+      await connection.close();
+    }
+  }
+
+  /** A bug that a server logs is a violation, whatever the sums are. */
+  async #inspect(node: FleetNode, server: TestServer): Promise<void> {
+    for (const { level, msg } of server.log) {
+      const isBug = Number(level) >= 50 || String(msg).startsWith('A bug');
+      if (isBug) this.#violations.push(`${node.name} logged: ${tail(String(msg))}`);
+    }
+    await this.#keep(`${node.name}-${node.lives}.log`, server.output);
+  }
+
+  async #keep(name: string, text: string): Promise<void> {
+    const { logDir } = this.#options;
+    if (logDir === undefined) return;
+    await mkdir(logDir, { recursive: true });
+    await writeFile(path.join(logDir, name), text);
+  }
+
+  #tellProgress(): void {
+    const { acknowledged, unknown, refused } = this.#ledger;
+    const seconds = Math.round((performance.now() - this.#startedAt) / 1000);
+    this.#options.onProgress?.(
+      `${seconds} s: ${faultsInWords(this.#faults)}; requests acknowledged ${acknowledged}, unknown ${unknown}, ` +
+        `refused ${refused}${this.#violations.length > 0 ? '; VIOLATED' : ''}`,
+    );
+  }
+
+  #result({ repeated, replayed }: Load, takeovers: readonly Takeover[]): FleetRunResult {
+    const { acknowledged, unknown, refused } = this.#ledger;
+    return {
+      seconds: (performance.now() - this.#startedAt) / 1000,
+      faults: this.#faults,
+      lives: this.#lives,
+      acknowledged,
+      unknown,
+      refused,
+      repeated,
+      replayed,
+      takeovers,
+      violations: this.#violations,
+    };
+  }
+}
+
+/** How often each fault happened, for people. */
+export function faultsInWords(faults: Readonly<Record<Fault, number>>): string {
+  return (
+    `servers killed ${faults.killed} (${faults.replaced} of them replaced), suspended ${faults.frozen}, stopped ` +
+    `${faults.stopped}; PostgreSQL killed ${faults.databaseKilled}, suspended ${faults.databaseFrozen}`
+  );
+}
+
+/** The streams that a running server writes, by its log. */
+function writtenBy(server: TestServer | undefined): ReadonlySet<unknown> {
+  const streams = new Set<unknown>();
+  if (server?.isRunning !== true) return streams;
+  for (const { msg, stream } of server.log) {
+    if (msg === 'Began a stream in increment_log') streams.add(stream);
+    if (String(msg).startsWith('The stream has ended for this server')) streams.delete(stream);
+  }
+  return streams;
+}
+
+async function makeNode(role: Role, index: number): Promise<FleetNode> {
+  const port = await freePort();
+  return {
+    name: `${role}-${index + 1}`,
+    role,
+    port,
+    url: `http://127.0.0.1:${port}`,
+    dataDir: await temporaryDirectory(),
+    server: undefined,
+    isFrozen: false,
+    lives: 0,
+  };
+}

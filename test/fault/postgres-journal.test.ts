@@ -1,0 +1,204 @@
+/**
+ * Servers whose journal is PostgreSQL lose their data directories, sleep, and lose PostgreSQL itself. What was acknowledged is
+ * counted once all the same, by whoever is there.
+ */
+import assert from 'node:assert/strict';
+import { rm } from 'node:fs/promises';
+import { test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { connectTo, createTestDatabase, type TestDatabase } from '../support/database.js';
+import { createDatabaseOn } from '../support/database-connection.js';
+import { eventually } from '../support/eventually.js';
+import { problemCode } from '../support/http.js';
+import { Load, sendTracked } from '../support/load.js';
+import { OutagePostgres } from '../support/outage-postgres.js';
+import { seededRandom } from '../support/random.js';
+import type { TestServer } from '../support/server.js';
+import { runFleet } from './crash-fleet.js';
+import { TakeoverLog } from './takeover-log.js';
+
+const TAKEOVER_MAX_MS = 10_000;
+const TAKEN_OVER = 'Took over a stream whose writer is gone';
+const STREAM_ENDED = 'The stream has ended for this server; going on as a new one';
+const JOURNAL_BACK = 'The journal in PostgreSQL takes records again';
+
+interface Pair {
+  readonly database: TestDatabase;
+  readonly first: CountedNode;
+  readonly second: CountedNode;
+  readonly load: Load;
+  /** Those of both nodes at their first start. */
+  readonly servers: readonly [TestServer, TestServer];
+  readonly dispose: () => Promise<void>;
+}
+
+/** Two nodes that serve, and a load that repeats at one what the other did not answer. */
+async function startPair(label: string): Promise<Pair> {
+  const database = await createTestDatabase();
+  const options = { databaseUrl: database.url, env: { JOURNAL: 'postgres' } };
+  const first = await CountedNode.make(label, options);
+  const second = await CountedNode.make(label, { ...options, ledger: first.ledger, random: first.random });
+  const nodes = [first, second];
+  const servers = [await first.start(), await second.start()] as const;
+  const urls = nodes.map(({ url }) => url);
+  const load = new Load({ urls, connections: 16, ledger: first.ledger, repeatElsewhere: true });
+  return {
+    database,
+    first,
+    second,
+    load,
+    servers,
+    dispose: async () => {
+      servers[0].kill('SIGCONT');
+      const stopped = load.stop();
+      for (const node of nodes) await node.dispose();
+      await stopped;
+      await database.drop();
+    },
+  };
+}
+
+/** Waits until no stream is open but those that `servers` write. */
+async function othersEnded(databaseUrl: string, servers: readonly TestServer[]): Promise<void> {
+  const connection = await connectTo(databaseUrl);
+  try {
+    const written = servers.flatMap((server) => [...streamsOf(server)]);
+    const text = `select count(*)::int as open from journal_checkpoints
+                  where retired_at is null and stream <> all($1::uuid[])`;
+    await eventually(
+      'the end of all other streams',
+      async () => (await connection.query<{ open: number }>({ text, values: [written] }))[0]?.open === 0,
+      30_000,
+    );
+  } finally {
+    await connection.close();
+  }
+}
+
+/** The streams that a server writes, by its log. */
+function streamsOf({ log }: TestServer): ReadonlySet<string> {
+  const streams = new Set<string>();
+  for (const { msg, stream } of log) {
+    if (msg === 'Began a stream in increment_log') streams.add(String(stream));
+    if (msg === STREAM_ENDED) streams.delete(String(stream));
+  }
+  return streams;
+}
+
+function linesOf({ log }: TestServer, message: string): readonly Record<string, unknown>[] {
+  return log.filter(({ msg }) => String(msg).startsWith(message));
+}
+
+test('a server that is killed under load and loses its data directory loses no acknowledged increment', async () => {
+  const { database, first, second, load, servers, dispose } = await startPair('lost directory');
+  try {
+    await load.acknowledgements(500);
+    servers[0].kill('SIGKILL');
+    await servers[0].ended;
+    await rm(first.dataDir, { recursive: true });
+    await load.acknowledgements(200);
+    await load.stop();
+    await othersEnded(database.url, [servers[1]]);
+    // Also those streams that were left empty.
+    assert.equal(linesOf(servers[1], TAKEN_OVER).length, streamsOf(servers[0]).size);
+    assert.deepEqual(load.wrongAnswers, []);
+    await second.finish(servers[1]);
+  } finally {
+    await dispose();
+  }
+});
+
+test('a suspended server is replaced within 10 s; when it wakes, it goes on under a new stream', async () => {
+  const { database, first, second, load, servers, dispose } = await startPair('suspended server');
+  let takeoverLog: TakeoverLog | undefined;
+  try {
+    const before = streamsOf(servers[0]);
+    takeoverLog = await TakeoverLog.start(database.url, () => [servers[1]]);
+    await load.acknowledgements(200);
+    servers[0].kill('SIGSTOP');
+    await eventually('the takeover', () => Promise.resolve(linesOf(servers[1], TAKEN_OVER).length === before.size));
+    await othersEnded(database.url, [servers[1]]);
+    servers[0].kill('SIGCONT');
+
+    await eventually('the end of the old streams', () =>
+      Promise.resolve(
+        [...streamsOf(servers[0])].every((stream) => !before.has(stream)) && streamsOf(servers[0]).size === before.size,
+      ),
+    );
+    await load.acknowledgements(200);
+    const direct = await sendTracked(first.url, first.ledger.writer('direct')());
+    assert.equal(direct?.status, 202, direct?.body);
+    await load.stop();
+    assert.deepEqual(load.wrongAnswers, []);
+    const takeovers = await takeoverLog.finish();
+    assert.deepEqual(new Set(takeovers.map(({ stream }) => stream)), before);
+    for (const { silentMs } of takeovers) assert.ok(silentMs <= TAKEOVER_MAX_MS, `a takeover took ${silentMs} ms`);
+    await first.flush();
+    await second.flush();
+    for (const server of servers) assert.equal((await server.stop()).code, 0, server.output);
+    await second.compare();
+  } finally {
+    await takeoverLog?.stop();
+    await dispose();
+  }
+});
+
+test('while PostgreSQL is down, requests are refused or unknown; it heals by itself, and the counts stay exact', async () => {
+  const postgres = await OutagePostgres.prepare();
+  await postgres.start();
+  const databaseUrl = await createDatabaseOn(postgres.url);
+  const node = await CountedNode.make('PostgreSQL down', { databaseUrl, env: { JOURNAL: 'postgres' } });
+  const codes = new Set<unknown>();
+  let isOver = false;
+  try {
+    const server = await node.start();
+    const load = node.load(8, 'w', 0);
+    const next = node.ledger.writer('direct');
+    const watching = (async () => {
+      while (!isOver) {
+        const answer = await sendTracked(node.url, next());
+        codes.add(answer === undefined || answer.status === 202 ? answer?.status : problemCode(answer));
+      }
+    })();
+    // Back before a group is in doubt for too long, and after that.
+    for (const isBackSoon of [true, false, true]) {
+      await load.acknowledgements(200);
+      await postgres.stop('crash');
+      if (!isBackSoon) {
+        await eventually('requests of unknown outcome', () => Promise.resolve(node.ledger.unknown > 0));
+        await eventually('refused requests', () => Promise.resolve(codes.has('journal-unavailable')));
+      }
+      await postgres.start();
+      await load.acknowledgements(200);
+    }
+    isOver = true;
+    await watching;
+    codes.delete('outcome-unknown');
+    assert.deepEqual([...codes].sort(), [202, 'journal-unavailable']);
+    assert.ok(linesOf(server, JOURNAL_BACK).length > 0, server.output);
+    await node.finish(server);
+  } finally {
+    isOver = true;
+    await node.dispose();
+    await postgres.dispose();
+  }
+});
+
+test(
+  'servers of every role on one PostgreSQL, killed, suspended and replaced, count exactly',
+  { timeout: 180_000 },
+  async () => {
+    const result = await runFleet({
+      durationMs: 8_000,
+      random: seededRandom('fleet'),
+      roles: ['ingest', 'ingest', 'roll-up', 'roll-up', 'serve'],
+      haste: 8,
+      killsLeast: 2,
+      freezesLeast: 1,
+      databaseFaultsLeast: 1,
+      connections: 16,
+    });
+    assert.deepEqual(result.violations, []);
+    assert.ok(result.acknowledged > 0, 'something was acknowledged');
+  },
+);
