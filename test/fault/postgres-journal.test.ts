@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { CountedNode } from '../support/counted-node.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createDatabaseOn } from '../support/database-connection.js';
@@ -18,6 +19,10 @@ import { runFleet } from './crash-fleet.js';
 import { TakeoverLog } from './takeover-log.js';
 
 const TAKEOVER_MAX_MS = 10_000;
+/** Longer than a server must have heard from PostgreSQL before it takes anything over. */
+const CONTACT_MS = 6_000;
+/** Longer than a server may be silent, and shorter than it takes to give a connection up. */
+const SILENCE_MS = 6_500;
 const TAKEN_OVER = 'Took over a stream whose writer is gone';
 const STREAM_ENDED = 'The stream has ended for this server; going on as a new one';
 const JOURNAL_BACK = 'The journal in PostgreSQL takes records again';
@@ -180,6 +185,30 @@ test('while PostgreSQL is down, requests are refused or unknown; it heals by its
   } finally {
     isOver = true;
     await node.dispose();
+    await postgres.dispose();
+  }
+});
+
+test('servers that PostgreSQL has not answered for a while do not take each other for dead', async () => {
+  const postgres = await OutagePostgres.prepare();
+  await postgres.start();
+  const databaseUrl = await createDatabaseOn(postgres.url);
+  const options = { databaseUrl, env: { JOURNAL: 'postgres', SHARDS: '1' } };
+  const nodes = [await CountedNode.make('silence', options), await CountedNode.make('silence', options)];
+  try {
+    const servers = await Promise.all(nodes.map((node) => node.start()));
+    // Long enough for each to be able to take over, and then to be silent for too long.
+    await sleep(CONTACT_MS);
+    postgres.hold();
+    await sleep(SILENCE_MS);
+    postgres.release();
+    await sleep(CONTACT_MS);
+    for (const server of servers) {
+      assert.deepEqual(linesOf(server, TAKEN_OVER), []);
+      assert.deepEqual(linesOf(server, STREAM_ENDED), []);
+    }
+  } finally {
+    for (const node of nodes) await node.dispose();
     await postgres.dispose();
   }
 });
