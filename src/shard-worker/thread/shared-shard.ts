@@ -492,7 +492,8 @@ export class SharedShard implements GroupTarget {
     if (clock.monotonic() < this.#lifeDueAt) return;
     const own = this.#own;
     await incrementLog.showLife(own === undefined || own.writer.isOver ? [] : [own.writer.stream]);
-    this.#lifeDueAt = clock.monotonic() + this.#intervals.lifeMs;
+    // In the round that is nearest to it, not in the first one after it.
+    this.#lifeDueAt = clock.monotonic() + this.#intervals.lifeMs - this.#intervals.roundMs / 2;
   }
 
   /** Begins a stream. After a lost reply the next attempt begins another one, and this one is left. */

@@ -28,6 +28,8 @@ import type { CountedStream } from './stream-stats.js';
 const READ_RECORDS = 64;
 /** Without an answer of the database for a while nobody shows signs of life: then others get this long to show them again. */
 const CONTACT_MS = 4000;
+/** That while. Signs of life come every three seconds: with a shorter silence none is older than IS_ALIVE allows. */
+const SILENCE_MS = 3000;
 /** A stream that was free for this long is taken by whoever sees it, beyond its share. */
 const FREE_MAX_MS = 3000;
 /** Flushes of pending keys beyond this multiple of an early flush: nothing more is read until then. */
@@ -85,6 +87,7 @@ export class TakenStreams {
   /** Since when a stream was seen free. */
   readonly #freeSince = new Map<string, number>();
   #contactSince: number | undefined;
+  #answeredAt = Number.NEGATIVE_INFINITY;
   #retiring: Promise<void> | undefined;
 
   constructor(deps: TakenStreamsDeps) {
@@ -106,6 +109,16 @@ export class TakenStreams {
   }
 
   /**
+   * The log has answered. Where it kept this thread waiting, it may have kept all waiting, and none could show signs of life. Not
+   * for statements on rows, which may wait for one.
+   */
+  #noticeAnswer(): void {
+    const now = this.#deps.clock.monotonic();
+    if (this.#contactSince === undefined || now - this.#answeredAt > SILENCE_MS) this.#contactSince = now;
+    this.#answeredAt = now;
+  }
+
+  /**
    * Looks at all streams and takes and releases what is due. Rejects with `database-unavailable` where the look itself fails; what
    * waits for a row in vain is left to the next look.
    */
@@ -113,7 +126,7 @@ export class TakenStreams {
     const { incrementLog, clock, surveyed } = this.#deps;
     const survey = await incrementLog.survey();
     const now = clock.monotonic();
-    this.#contactSince ??= now;
+    this.#noticeAnswer();
     surveyed(survey);
     await this.#dropFenced(survey);
     await this.#takeFree(survey, now);
@@ -129,6 +142,7 @@ export class TakenStreams {
     if (reading.length === 0) return false;
     const positions = reading.map(({ stream, readLsn }) => ({ stream, lsn: readLsn }));
     const found = await incrementLog.read(positions, READ_RECORDS);
+    this.#noticeAnswer();
     let isMore = false;
     for (const held of reading) {
       if (this.#held.get(held.stream) !== held) continue;
