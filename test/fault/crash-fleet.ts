@@ -446,7 +446,7 @@ class FleetRun {
   /** A bug that a server logs is a violation, whatever the sums are. */
   async #inspect(node: FleetNode, server: TestServer): Promise<void> {
     for (const { level, msg } of server.log) {
-      const isBug = Number(level) >= 50 || String(msg).startsWith('A bug');
+      const isBug = level === 'error' || level === 'fatal' || String(msg).startsWith('A bug');
       if (isBug) this.#violations.push(`${node.name} logged: ${tail(String(msg))}`);
     }
     await this.#keep(`${node.name}-${node.lives}.log`, server.output);

@@ -13,14 +13,12 @@ import { eventually } from '../support/eventually.js';
 import { problemCode } from '../support/http.js';
 import { Load, sendTracked } from '../support/load.js';
 import { OutagePostgres } from '../support/outage-postgres.js';
-import { seededRandom } from '../support/random.js';
 import type { TestServer } from '../support/server.js';
-import { runFleet } from './crash-fleet.js';
 import { TakeoverLog } from './takeover-log.js';
 
 const TAKEOVER_MAX_MS = 10_000;
 /** Longer than a server must have heard from PostgreSQL before it takes anything over. */
-const CONTACT_MS = 6_000;
+const CONTACT_MS = 5_000;
 /** Longer than a server may be silent, and shorter than it takes to give a connection up. */
 const SILENCE_MS = 6_500;
 const TAKEN_OVER = 'Took over a stream whose writer is gone';
@@ -212,22 +210,3 @@ test('servers that PostgreSQL has not answered for a while do not take each othe
     await postgres.dispose();
   }
 });
-
-test(
-  'servers of every role on one PostgreSQL, killed, suspended and replaced, count exactly',
-  { timeout: 180_000 },
-  async () => {
-    const result = await runFleet({
-      durationMs: 8_000,
-      random: seededRandom('fleet'),
-      roles: ['ingest', 'ingest', 'roll-up', 'roll-up', 'serve'],
-      haste: 8,
-      killsLeast: 2,
-      freezesLeast: 1,
-      databaseFaultsLeast: 1,
-      connections: 16,
-    });
-    assert.deepEqual(result.violations, []);
-    assert.ok(result.acknowledged > 0, 'something was acknowledged');
-  },
-);

@@ -1,0 +1,26 @@
+/**
+ * A short run of the crash test with servers that share a journal in PostgreSQL; `npm run crash-test` runs longer ones.
+ */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { seededRandom } from '../support/random.js';
+import { runFleet } from './crash-fleet.js';
+
+test(
+  'servers of every role on one PostgreSQL, killed, suspended and replaced, count exactly',
+  { timeout: 180_000 },
+  async () => {
+    const { violations, acknowledged } = await runFleet({
+      durationMs: 8_000,
+      random: seededRandom('fleet'),
+      roles: ['ingest', 'ingest', 'roll-up', 'roll-up', 'serve'],
+      haste: 8,
+      killsLeast: 2,
+      freezesLeast: 1,
+      databaseFaultsLeast: 1,
+      connections: 16,
+    });
+    assert.deepEqual(violations, []);
+    assert.ok(acknowledged > 0, 'something was acknowledged');
+  },
+);
