@@ -562,7 +562,10 @@ export class SharedShard implements GroupTarget {
     const own = this.#own;
     if (own === undefined || own.flusher !== undefined || own.writer.isAppending || own.writer.isOver) return;
     if (clock.monotonic() < this.#wordDueAt) return;
-    await incrementLog.giveWord(own.writer.stream, own.writer.appendEpoch, this.#time);
+    const isGiven = await incrementLog.giveWord(own.writer.stream, own.writer.appendEpoch, this.#time);
+    if (own !== this.#own) return;
+    // Adopted, and whoever adopted it has not finished it. It would stay open for as long as this writer shows life and is idle.
+    if (!isGiven) this.#leave(own);
     this.#wordDueAt = clock.monotonic() + this.#intervals.wordMs;
   }
 
@@ -664,10 +667,11 @@ export class SharedShard implements GroupTarget {
   /** Writes the stream no more. What it holds is flushed by whoever takes it; a later round begins another stream. */
   #leave(own: WrittenStream): void {
     own.writer.end();
+    const { stream, endLsn, lostAfterLsn } = own.writer;
+    // Also where it was left before a group that was under way turned out to be in the log.
+    this.#left.set(stream, endLsn);
     if (this.#own !== own) return;
     this.#own = undefined;
-    const { stream, endLsn, lostAfterLsn } = own.writer;
-    this.#left.set(stream, endLsn);
     const lost = lostAfterLsn === undefined ? 0 : own.writer.incrementsAfter(lostAfterLsn);
     if (lostAfterLsn !== undefined) this.#sayLost(own, lostAfterLsn, lost);
     this.#ending.add(own);

@@ -201,11 +201,12 @@ export class PostgresIncrementLog {
     await this.#inAppendTurn(() => this.#appends.run({ text: log.END_LIFE, values: [ids] }));
   }
 
-  /** The word of an idle writer: what it accepted before `time` is in the log. */
-  async giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<void> {
-    await this.#inAppendTurn(() =>
-      this.#appends.run({ text: log.GIVE_WORD, values: [stream, appendEpoch, time] }),
-    );
+  /** The word of an idle writer: what it accepted before `time` is in the log. False: the stream has another writer, or has ended. */
+  giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean> {
+    return this.#inAppendTurn(async () => {
+      const rows = await this.#appends.run({ text: log.GIVE_WORD, values: [stream, appendEpoch, time] });
+      return rows.length === 1;
+    });
   }
 
   /** Looks at all streams. */
