@@ -106,7 +106,8 @@ async function startOurServer(
   const rollUp =
     journal === 'postgres-ingest' ? await start({ JOURNAL: 'postgres', ROLE: 'roll-up' }, rollUpDir) : undefined;
   const address = firstMatch(server.output, /"msg":"Listening on ([^"]+)"/);
-  const database = given === undefined ? await connectToEmbedded(dataDir) : await connectTo({ connectionString: given.url });
+  const database =
+    given === undefined ? await connectToEmbedded(dataDir) : await connectTo({ connectionString: given.url });
   return {
     name,
     url: `${address}/increment`,

@@ -120,7 +120,8 @@ async function run(argv: readonly string[]): Promise<number> {
         throw usageError('rejected takes neither --stream nor --above.');
       return (await rejected(values['data-dir'], values.retry === true)) ? 0 : 1;
     }
-    if (values.prefix !== undefined && positionals.join(' ') !== 'recount') throw usageError('--prefix is for recount.');
+    if (values.prefix !== undefined && positionals.join(' ') !== 'recount')
+      throw usageError('--prefix is for recount.');
     if (positionals.join(' ') === 'recount') {
       if (values.stream !== undefined || values.above !== undefined)
         throw usageError('recount takes neither --stream nor --above.');

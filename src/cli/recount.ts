@@ -73,18 +73,25 @@ export async function recount(
 
 async function missingIn(connection: DatabaseConnection, windowHours: number): Promise<readonly string[]> {
   const [history] = await connection.query<{ incomplete_because: string | null }>({ text: LOG_HISTORY });
+  const reason = history?.incomplete_because ?? null;
   const values = [NAMED_MAX];
   const elsewhere = await connection.query<NamedStream & { journal: string }>({ text: STREAMS_ELSEWHERE, values });
   const notKept = await connection.query<NamedStream & { first_kept: string }>({ text: STREAMS_NOT_KEPT, values });
   const [undecided] = await connection.query<{ keys: number }>({ text: UNDECIDED_KEYS, values: [windowHours] });
   const keys = undecided?.keys ?? 0;
   return [
-    ...(history?.incomplete_because == null ? [] : [`${history.incomplete_because}.`]),
-    ...elsewhere.map(({ stream, journal, lsn }) => `Stream ${stream} counted ${lsn} records and is in the ${journal} journal.`),
+    ...(reason === null ? [] : [`${reason}.`]),
+    ...elsewhere.map(
+      ({ stream, journal, lsn }) => `Stream ${stream} counted ${lsn} records and is in the ${journal} journal.`,
+    ),
     ...notKept.map(({ stream, lsn, first_kept: first }) => notKeptSentence(stream, Number(lsn), Number(first))),
     ...more(elsewhere),
     ...more(notKept),
-    ...(keys === 0 ? [] : [`${keys} idempotency keys came again after their window or with other content, and which counted is not kept.`]),
+    ...(keys === 0
+      ? []
+      : [
+          `${keys} idempotency keys came again after their window or with other content, and which counted is not kept.`,
+        ]),
   ];
 }
 

@@ -132,7 +132,11 @@ export class ServerOperations implements CounterOperations {
     }
     const store = this.#deps.store();
     if (this.#deps.role === 'roll-up' && (store?.available() !== true || !this.#deps.flushing())) {
-      return { state: 'refusing', code: 'database-unavailable', reason: 'The database is unavailable; nothing is flushed.' };
+      return {
+        state: 'refusing',
+        code: 'database-unavailable',
+        reason: 'The database is unavailable; nothing is flushed.',
+      };
     }
     if (store?.available() !== true) {
       return { state: 'degraded', reason: 'The database is unavailable; increments stay in the journal.' };

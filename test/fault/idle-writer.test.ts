@@ -61,7 +61,7 @@ test('an idle writer whose stream was taken over goes on as a new one', async ()
     await shard.start();
     const [stream = ''] = streams;
     const found = (await other.survey()).streams.find((survey) => survey.stream === stream);
-    assert.ok(found !== undefined && found.isWritten);
+    assert.ok(found?.isWritten === true);
     const taken = await other.take(stream, found.epoch, true);
     assert.notEqual(taken?.appendEpoch, undefined);
     await eventually('a new stream', () => Promise.resolve(streams.length === 2));

@@ -45,7 +45,9 @@ export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
   const { config, port, stats, operations, logger } = options;
   const shared = options.reservations === undefined ? undefined : new SharedReservations(options.reservations);
   const batchStats = new BatchStats(options.batchStats, options.httpThread);
-  const clients = Array.from({ length: config.shards }, (_, shard) => clientOf(shard, shared, batchStats, statsRow(stats, shard)));
+  const clients = Array.from({ length: config.shards }, (_, shard) =>
+    clientOf(shard, shared, batchStats, statsRow(stats, shard)),
+  );
   const router = new ShardRouter(clients, stats, limitsOf(options), setImmediate, shared);
   const isPortShared = shared !== undefined;
   const { uws, version } = options.uws;

@@ -176,7 +176,12 @@ const flushes: readonly Definition[] = [
     const oldestAtMs = row[STAT.oldestPendingAtMs] ?? 0;
     return oldestAtMs === 0 ? 0 : Math.max(0, (atMs - oldestAtMs) / 1000);
   }),
-  shardHistogram('journal_sync_seconds', 'Time of a sync of a file of the journal.', 'journalSyncSeconds', true),
+  shardHistogram(
+    'journal_sync_seconds',
+    'Time of a sync of a file of the journal, or of an append to the log in PostgreSQL.',
+    'journalSyncSeconds',
+    true,
+  ),
   shardHistogram('flush_seconds', 'Time of a flush that committed, without failed attempts.', 'flushSeconds', true),
   shardHistogram('group_records', 'Records that one sync makes durable.', 'groupRecords', false),
   shardHistogram('flush_keys', 'Rows of the table counters that a flush wrote.', 'flushKeys', false),

@@ -149,7 +149,8 @@ function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Tu
 function journalsOf(
   task: ShardTask,
   journal: 'memory' | 'file',
-  warn: (fields: LogFields, message: string) => void): JournalStreams {
+  warn: (fields: LogFields, message: string) => void,
+): JournalStreams {
   const { settings } = task;
   const syncSeconds = shardHistogram(statsRow(task.stats, task.shard), 'journalSyncSeconds');
   switch (journal) {

@@ -25,7 +25,13 @@ import { databaseProblem, type DatabaseProblem } from '../../db/database-problem
 import type { RecordBytes } from '../journal/journal.js';
 import type { IncrementLog, StreamSurvey } from '../journal/postgres/increment-log.js';
 import { LogWriter } from '../journal/postgres/log-writer.js';
-import type { ControlMessage, HotKey, PendingAnswer, PendingRange, SeenCheckpoints } from '../protocol/control-messages.js';
+import type {
+  ControlMessage,
+  HotKey,
+  PendingAnswer,
+  PendingRange,
+  SeenCheckpoints,
+} from '../protocol/control-messages.js';
 import { countIncrements, readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../protocol/record-layout.js';
 import { shardHistogram, STAT, StatsSequence } from '../protocol/stats.js';
 import type { EarlyFlush } from './flush/early-flush.js';
@@ -372,8 +378,14 @@ export class SharedShard implements GroupTarget {
       if (streams.size === 0) return;
       if (this.#state !== 'serving' || clock.monotonic() >= until) {
         if (role === 'ingest')
-          throw new CounterError('roll-up-behind', 'No roll-up has flushed what this server acknowledged before; try again.');
-        throw new CounterError('database-unavailable', 'Earlier streams of this server are not flushed yet; try again.');
+          throw new CounterError(
+            'roll-up-behind',
+            'No roll-up has flushed what this server acknowledged before; try again.',
+          );
+        throw new CounterError(
+          'database-unavailable',
+          'Earlier streams of this server are not flushed yet; try again.',
+        );
       }
       await this.#pause(ROLL_UP_LOOK_MS);
     }
@@ -706,7 +718,9 @@ export class SharedShard implements GroupTarget {
 
   get #flushedHere(): readonly { readonly pendingSums: PendingSums; readonly flusher: Flusher }[] {
     const written = [...(this.#own === undefined ? [] : [this.#own]), ...this.#ending];
-    const own = written.flatMap(({ pendingSums, flusher }) => (flusher === undefined ? [] : [{ pendingSums, flusher }]));
+    const own = written.flatMap(({ pendingSums, flusher }) =>
+      flusher === undefined ? [] : [{ pendingSums, flusher }],
+    );
     return [...own, ...(this.#taken?.streams ?? [])];
   }
 

@@ -49,7 +49,9 @@ test('sums that the log adds up to: plain and idempotent requests, retries, dele
   await count({ 'page:closed': 5 });
   assert.equal((await send(server.url, '/counters/page:closed', { method: 'DELETE' })).status, 200);
   await count({ 'page:closed': 7 });
-  const other = await startServer({ env: { DATABASE_URL: database.url, JOURNAL: 'postgres', FLUSH_INTERVAL_MS: '100' } });
+  const other = await startServer({
+    env: { DATABASE_URL: database.url, JOURNAL: 'postgres', FLUSH_INTERVAL_MS: '100' },
+  });
   try {
     assertCreated(await increment(other.url, { 'page:a': 10 }, { headers: { 'idempotency-key': 'one' } }));
     assertCreated(await increment(other.url, { 'page:a': 99 }, { headers: { 'idempotency-key': 'two' } }));
@@ -83,7 +85,10 @@ test('where the log is not complete, nothing is compared and what is missing is 
   await execute('delete from increment_log where lsn = 1');
   const { code, output } = await recount();
   assert.equal(code, 2);
-  assert.match(output, /^The sums cannot be recomputed:\n( {2}Stream \S+ counted LSN 1 to \d+; LSN 1 to 1 of it are no longer kept in increment_log\.\n)+$/);
+  assert.match(
+    output,
+    /^The sums cannot be recomputed:\n( {2}Stream \S+ counted LSN 1 to \d+; LSN 1 to 1 of it are no longer kept in increment_log\.\n)+$/,
+  );
 });
 
 test('wrong arguments are refused', async () => {

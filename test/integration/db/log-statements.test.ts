@@ -52,7 +52,9 @@ function recordOf(entries: Buffer, acceptedAt: number): Uint8Array {
 }
 
 async function appendTo(log: PostgresIncrementLog, { stream, appendEpoch }: BegunStream, lsn: number, key: string) {
-  return (await log.append(stream, appendEpoch, 1_700_000_000, lsn, new GroupEncoder().encode([incrementRecord(key, 1)]))).kind;
+  return (
+    await log.append(stream, appendEpoch, 1_700_000_000, lsn, new GroupEncoder().encode([incrementRecord(key, 1)]))
+  ).kind;
 }
 
 async function checkpointTo(stream: string, lsn: number): Promise<void> {
@@ -82,7 +84,15 @@ test('records come back as they were appended', async () => {
   const amounts = [0, 1, -1, 9999, 10_000, -123_456_789, safe, -safe];
   const plain = incrementEntries(keys.map((key, index) => [key, amounts[index] ?? 0]));
   const idempotent = Buffer.concat([
-    idempotentEntry('first', [['x', 1], ['y', -2], ['x', 3]], 1),
+    idempotentEntry(
+      'first',
+      [
+        ['x', 1],
+        ['y', -2],
+        ['x', 3],
+      ],
+      1,
+    ),
     idempotentEntry('"second",{}', [['z', safe]], 2),
   ]);
   const groups = [[plain], [idempotent, plain], [plain, idempotent, idempotent]];
@@ -143,8 +153,15 @@ test('a stream is retired under both epochs, at the end of its log only; then no
   await checkpointTo(begun.stream, 1);
   assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 1 }, begun.appendEpoch), false, 'another append epoch');
   assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 1 }, appendEpoch), true);
-  assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 1 }, appendEpoch), true, 'its reply may have been lost');
-  assert.equal((await adopter.survey()).streams.some(({ stream }) => stream === begun.stream), false);
+  assert.equal(
+    await adopter.retire(begun.stream, { epoch, lsn: 1 }, appendEpoch),
+    true,
+    'its reply may have been lost',
+  );
+  assert.equal(
+    (await adopter.survey()).streams.some(({ stream }) => stream === begun.stream),
+    false,
+  );
   assert.equal(await writer.ask(begun.stream), undefined);
 });
 
@@ -219,9 +236,10 @@ test('pruning removes committed records after their time, oldest first, and ende
     const [row] = await connection.query<{ pruned: number }>({ text: PRUNE_LOG, values: [keepSeconds, 100, 100] });
     return row?.pruned;
   };
-  const left = async (): Promise<unknown[]> => {
+  const left = async (): Promise<number[]> => {
     const text = 'select lsn::int from increment_log where stream = $1 order by lsn';
-    return (await connection.query({ text, values: [begun.stream] })).map(({ lsn }) => lsn);
+    const rows = await connection.query<{ lsn: number }>({ text, values: [begun.stream] });
+    return rows.map(({ lsn }) => lsn);
   };
   await prune(60);
   assert.deepEqual(await left(), [1, 2, 3], 'they are younger');

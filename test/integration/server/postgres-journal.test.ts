@@ -151,7 +151,8 @@ describe('roles', () => {
   test('streams are spread evenly over roll-ups, and a new one gets its share', async () => {
     const second = await start(database.url, 'roll-up');
     try {
-      const text = 'select owner, count(*)::int as streams from journal_checkpoints where retired_at is null group by owner';
+      const text =
+        'select owner, count(*)::int as streams from journal_checkpoints where retired_at is null group by owner';
       await eventually(
         'one stream each',
         async () => {

@@ -140,7 +140,7 @@ export class PostgresIncrementLog {
       await run({ text: sql.LOCK_PRUNED_BEFORE });
       const values = [stream, node, shard, flusher ?? null];
       const [row] = await run<Row & { database_time: number }>({ text: log.BEGIN_STREAM, values });
-      if (row?.append_epoch == null) throw new TypeError('a statement that always has a row had none');
+      if (row === undefined || row.append_epoch === null) throw new TypeError('a statement that always has a row had none');
       await run({ text: sql.COMMIT_TAKING });
       return { ...takenStream(stream, row), appendEpoch: row.append_epoch, time: row.database_time };
     };
@@ -245,7 +245,7 @@ export class PostgresIncrementLog {
         text: sql.LOCK_CHECKPOINT,
         values: [stream],
       });
-      if (found?.epoch == null || Number(found.epoch) !== epoch || found.retired) {
+      if (found === undefined || found.epoch === null || Number(found.epoch) !== epoch || found.retired) {
         await run(ROLLBACK);
         return undefined;
       }

@@ -52,7 +52,7 @@ export class LogWriter {
   readonly appendEpoch: string;
   readonly #deps: LogWriterDeps;
   readonly #encoder = new GroupEncoder();
-  #backlog: BacklogPart[] = [];
+  readonly #backlog: BacklogPart[] = [];
   #bytes = 0;
   #endLsn: Lsn;
   #isAppending = false;
@@ -152,7 +152,10 @@ export class LogWriter {
         case 'present':
           if (this.#isInDoubt) return;
           this.#isOver = true;
-          throw new JournalError('journal-fenced', `Stream ${this.stream} has records that this process did not write.`);
+          throw new JournalError(
+            'journal-fenced',
+            `Stream ${this.stream} has records that this process did not write.`,
+          );
         case 'fenced':
         case 'gap':
           this.#isOver = true;
@@ -169,7 +172,10 @@ export class LogWriter {
       }
       if (clock.monotonic() + backoffMs >= until) {
         this.#isOver = true;
-        throw new JournalError('journal-failed', `PostgreSQL did not say whether it has a group of stream ${this.stream}.`);
+        throw new JournalError(
+          'journal-failed',
+          `PostgreSQL did not say whether it has a group of stream ${this.stream}.`,
+        );
       }
       await this.#pause(backoffMs);
     }

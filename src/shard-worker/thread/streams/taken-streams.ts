@@ -24,8 +24,10 @@ import { PendingSums } from '../pending-sums.js';
 import type { ShardLog } from './owned-stream.js';
 import type { CountedStream } from './stream-stats.js';
 
-/** Records of a stream that are read at a time. */
-const READ_RECORDS = 64;
+/** Records that are read at a time: of a stream at most, of all about, and of a stream at least. A record can have some MiB. */
+const READ_RECORDS_MAX = 64;
+const READ_RECORDS_OF_ALL = 256;
+const READ_RECORDS_MIN = 4;
 /** Without an answer of the database for a while nobody shows signs of life: then others get this long to show them again. */
 const CONTACT_MS = 4000;
 /** That while. Signs of life come every three seconds: with a shorter silence none is older than IS_ALIVE allows. */
@@ -141,14 +143,16 @@ export class TakenStreams {
     const reading = [...this.#held.values()].filter(({ hasGap }) => !hasGap && this.#hasRoom);
     if (reading.length === 0) return false;
     const positions = reading.map(({ stream, readLsn }) => ({ stream, lsn: readLsn }));
-    const found = await incrementLog.read(positions, READ_RECORDS);
+    const share = Math.floor(READ_RECORDS_OF_ALL / reading.length);
+    const recordsMax = Math.max(READ_RECORDS_MIN, Math.min(READ_RECORDS_MAX, share));
+    const found = await incrementLog.read(positions, recordsMax);
     this.#noticeAnswer();
     let isMore = false;
     for (const held of reading) {
       if (this.#held.get(held.stream) !== held) continue;
       const records = found.get(held.stream) ?? [];
       this.#apply(held, records);
-      held.isReadToEnd = records.length < READ_RECORDS;
+      held.isReadToEnd = records.length < recordsMax;
       if (!held.isReadToEnd) isMore = true;
       // An outage or a takeover has delayed these increments already. A flusher that fails retries by itself.
       if (held.isReadToEnd && held.appendEpoch !== undefined) held.flusher.flushNow().catch(ignore);
@@ -205,7 +209,8 @@ export class TakenStreams {
     // One of this thread that is not held: the reply to its taking was lost.
     const isOwnAnyway = ({ stream, owner }: StreamSurvey): boolean => isLeft(stream) || owner === incrementLog.flusher;
     const free = survey.streams.filter(
-      (found) => !this.#held.has(found.stream) && !isWrittenHere(found.stream) && (!found.isOwned || isOwnAnyway(found)),
+      (found) =>
+        !this.#held.has(found.stream) && !isWrittenHere(found.stream) && (!found.isOwned || isOwnAnyway(found)),
     );
     this.#noteFree(free, now);
     for (const found of free) {
@@ -282,12 +287,9 @@ export class TakenStreams {
 
   /** Retires adopted streams that are flushed to the ends of their logs. Reading does not wait for it. */
   #retireFinished(): void {
-    this.#retiring ??= this.#retireAll().then(
-      () => {
-        this.#retiring = undefined;
-      },
-      this.#deps.fail,
-    );
+    this.#retiring ??= this.#retireAll().then(() => {
+      this.#retiring = undefined;
+    }, this.#deps.fail);
   }
 
   async #retireAll(): Promise<void> {
@@ -299,7 +301,8 @@ export class TakenStreams {
       const isRetired = await this.#unlessUnavailable(() => incrementLog.retire(stream, at, appendEpoch));
       if (isRetired === undefined || this.#held.get(stream) !== held) continue;
       await this.#drop(held);
-      if (isRetired) log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
+      if (isRetired)
+        log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
     }
   }
 
@@ -342,4 +345,3 @@ function shareOf({ streams, flushers }: Survey): number {
 function ignore(): void {
   // The flusher reports the failure itself.
 }
-
