@@ -544,6 +544,7 @@ export class SharedShard implements GroupTarget {
     // Last: from now on batches are opened for this stream.
     addTo(this.#stats, STAT.generation, 1);
     own.flusher?.start();
+    this.#publish();
     this.#announceStreams();
     log('info', { stream }, 'Began a stream in increment_log');
   }

@@ -206,8 +206,10 @@ export class TakenStreams {
     const { isWrittenHere, isLeft, incrementLog } = this.#deps;
     const hasContact = this.#contactSince !== undefined && now - this.#contactSince >= CONTACT_MS;
     const share = shareOf(survey);
-    // One of this thread that is not held: the reply to its taking was lost.
-    const isOwnAnyway = ({ stream, owner }: StreamSurvey): boolean => isLeft(stream) || owner === incrementLog.flusher;
+    // One of this thread that is not held: the reply to its taking was lost. Or one that an earlier thread wrote and flushed: it
+    // is gone, whatever its last sign of life says.
+    const isOwnAnyway = ({ stream, owner, isOwned, isSelfFlushed }: StreamSurvey): boolean =>
+      owner === incrementLog.flusher || (isLeft(stream) && (isSelfFlushed || !isOwned));
     const free = survey.streams.filter(
       (found) =>
         !this.#held.has(found.stream) && !isWrittenHere(found.stream) && (!found.isOwned || isOwnAnyway(found)),
