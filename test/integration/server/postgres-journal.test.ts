@@ -69,6 +69,31 @@ describe('the journal in PostgreSQL', () => {
     assert.equal((await rowsOf(database.url, 'select 1 from journal_heartbeats')).length, 0);
   });
 
+  test('after kill -9 the next start finishes what was pending, and its reads are exact as soon as they are answered', async () => {
+    const killed = await start(database.url, 'serve', { FLUSH_INTERVAL_MS: '60000' });
+    assertCreated(await increment(killed.url, { killed: 6 }));
+    killed.kill('SIGKILL');
+    await killed.ended;
+    const env = { DATABASE_URL: database.url, JOURNAL: 'postgres', FLUSH_INTERVAL_MS: '60000' };
+    const next = await startServer({ env, dataDir: killed.dataDir });
+    try {
+      assertCreated(await increment(next.url, { killed: 1 }));
+      const answer = await eventually(
+        'an answer',
+        async () => {
+          const read = await send(next.url, '/key_sum?name=killed');
+          return read.status === 503 ? undefined : read;
+        },
+        5000,
+      );
+      assert.equal(answer.body, '7');
+    } finally {
+      assert.deepEqual(await next.stop(), { code: 0, signal: null });
+      await next.dispose();
+    }
+    assert.equal(await sumOf(database.url, 'killed'), 7);
+  });
+
   test('a request that is repeated at another server, with another role, counts once', async () => {
     const servers = [await start(database.url, 'serve'), await start(database.url, 'ingest')];
     try {

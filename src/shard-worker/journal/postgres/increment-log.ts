@@ -140,7 +140,8 @@ export class PostgresIncrementLog {
       await run({ text: sql.LOCK_PRUNED_BEFORE });
       const values = [stream, node, shard, flusher ?? null];
       const [row] = await run<Row & { database_time: number }>({ text: log.BEGIN_STREAM, values });
-      if (row === undefined || row.append_epoch === null) throw new TypeError('a statement that always has a row had none');
+      if (row === undefined || row.append_epoch === null)
+        throw new TypeError('a statement that always has a row had none');
       await run({ text: sql.COMMIT_TAKING });
       return { ...takenStream(stream, row), appendEpoch: row.append_epoch, time: row.database_time };
     };
