@@ -42,40 +42,45 @@ describe('flushes by number of keys', () => {
   });
 });
 
-describe('connections to the database', () => {
-  const shards = 2;
-  const node = new SuiteServer({ SHARDS: String(shards), FLUSH_INTERVAL_MS: '20' });
+for (const [journal, each] of [
+  ['file', 2],
+  ['postgres', 3],
+] as const) {
+  describe(`connections to the database, journal ${journal}`, () => {
+    const shards = 2;
+    const node = new SuiteServer({ SHARDS: String(shards), JOURNAL: journal, FLUSH_INTERVAL_MS: '20' });
 
-  test('a node opens at most 2 × SHARDS + 2 connections, whatever clients send', async () => {
-    const connection = await connectTo(node.databaseUrl);
-    let most = 0;
-    let isLoading = true;
-    const ask = async (n: number): Promise<void> => {
-      for (let round = 0; round < 60; round += 1) {
-        const key = `asked-${n}-${round % 7}`;
-        const headers = round % 3 === 0 ? { 'idempotency-key': `${n}-${round}` } : {};
-        assertCreated(await increment(node.url, { [key]: 1 }, { headers }));
-        for (const path of [`/counters/${key}`, '/counters?limit=10', `/key_sum?name=${key}`])
-          assert.ok([200, 404].includes((await send(node.url, path)).status));
-        if (round % 10 === 0) assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
-        if (round % 10 === 5) await send(node.url, `/counters/${key}`, { method: 'DELETE' });
-      }
-    };
-    const watch = async (): Promise<void> => {
-      while (isLoading) {
-        const [row] = await connection.query<{ count: number }>({
-          text: `select count(*)::int as count from pg_stat_activity
+    test(`a node opens at most ${each} × SHARDS + 2 connections, whatever clients send`, async () => {
+      const connection = await connectTo(node.databaseUrl);
+      let most = 0;
+      let isLoading = true;
+      const ask = async (n: number): Promise<void> => {
+        for (let round = 0; round < 60; round += 1) {
+          const key = `asked-${n}-${round % 7}`;
+          const headers = round % 3 === 0 ? { 'idempotency-key': `${n}-${round}` } : {};
+          assertCreated(await increment(node.url, { [key]: 1 }, { headers }));
+          for (const path of [`/counters/${key}`, '/counters?limit=10', `/key_sum?name=${key}`])
+            assert.ok([200, 404].includes((await send(node.url, path)).status));
+          if (round % 10 === 0) assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+          if (round % 10 === 5) await send(node.url, `/counters/${key}`, { method: 'DELETE' });
+        }
+      };
+      const watch = async (): Promise<void> => {
+        while (isLoading) {
+          const [row] = await connection.query<{ count: number }>({
+            text: `select count(*)::int as count from pg_stat_activity
                  where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`,
-        });
-        most = Math.max(most, row?.count ?? 0);
+          });
+          most = Math.max(most, row?.count ?? 0);
+        }
+      };
+      try {
+        const load = Promise.all(Array.from({ length: 12 }, (_, n) => ask(n))).finally(() => (isLoading = false));
+        await Promise.all([load, watch()]);
+      } finally {
+        await connection.close();
       }
-    };
-    try {
-      const load = Promise.all(Array.from({ length: 12 }, (_, n) => ask(n))).finally(() => (isLoading = false));
-      await Promise.all([load, watch()]);
-    } finally {
-      await connection.close();
-    }
-    assert.ok(most > 1 && most <= 2 * shards + 2, `${most} connections`);
+      assert.ok(most > 1 && most <= each * shards + 2, `${most} connections`);
+    });
   });
-});
+}
