@@ -134,6 +134,8 @@ class FleetRun {
   #resumePostgres: (() => void) | undefined;
   #takeoverLog: TakeoverLog | undefined;
   readonly #end = new AbortController();
+  /** What was done when, for whoever reads the logs. */
+  readonly #events: string[] = [];
   #timeIsUp = false;
   #lives = 0;
   readonly #startedAt = performance.now();
@@ -212,9 +214,14 @@ class FleetRun {
     if (this.#timeIsUp && isEnough) this.#end.abort();
   }
 
-  #note(fault: Fault): void {
+  #note(fault: Fault, where = 'PostgreSQL'): void {
     this.#faults[fault] += 1;
+    this.#tell(`${where} ${fault}`);
     this.#endWhenEnough();
+  }
+
+  #tell(event: string): void {
+    this.#events.push(`${new Date().toISOString()} ${event}`);
   }
 
   /** Up to `ms`, less in a hasty run. */
@@ -245,11 +252,12 @@ class FleetRun {
   async #freeze(node: FleetNode, server: TestServer, end: AbortSignal): Promise<void> {
     node.isFrozen = true;
     server.kill('SIGSTOP');
-    this.#note('frozen');
+    this.#note('frozen', node.name);
     await pause(1_000 + this.#random.integer(19_000), end);
     // Some never wake.
     if (this.#random.integer(6) === 0) await this.#kill(node, server, end);
     else server.kill('SIGCONT');
+    this.#tell(`${node.name} resumed`);
     node.isFrozen = false;
   }
 
@@ -257,17 +265,17 @@ class FleetRun {
     server.kill('SIGKILL');
     await server.ended;
     await this.#inspect(node, server);
-    this.#note('killed');
+    this.#note('killed', node.name);
     if (this.#random.integer(2) === 0) {
       await rm(node.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
       node.dataDir = await temporaryDirectory();
-      this.#note('replaced');
+      this.#note('replaced', node.name);
     }
     if (this.#random.integer(2) === 0) await this.#rest(15_000, end);
   }
 
   async #stop(node: FleetNode, server: TestServer, end: AbortSignal): Promise<void> {
-    this.#note('stopped');
+    this.#note('stopped', node.name);
     await this.#stopped(node, server);
     if (this.#random.integer(2) === 0) await this.#rest(15_000, end);
   }
@@ -337,6 +345,7 @@ class FleetRun {
     await pause(1_000 + this.#random.integer(9_000), end);
     this.#resumePostgres();
     this.#resumePostgres = undefined;
+    this.#tell('PostgreSQL resumed');
   }
 
   /** In every scrape of a process, what came is what went and what is pending. */
@@ -370,6 +379,7 @@ class FleetRun {
       if (pending > 0) this.#violations.push(`${pending} increments are pending in ${node.name} at the end`);
     }
     const takeovers = await this.#takeoverLog?.finish();
+    await this.#keep('faults.log', this.#events.join('\n'));
     await this.#keep('takeovers.json', JSON.stringify(takeovers, undefined, 1));
     // Those that flush stop last: they end the streams of those that only journal.
     for (const role of ['ingest', 'serve', 'roll-up']) {
