@@ -154,7 +154,7 @@ class FleetRun {
     this.#databaseUrl = await createDatabaseOn(this.#postgres.url);
     this.#nodes = await Promise.all(roles.map(makeNode));
     // Time starts when everything works for the first time, however slow the machine is.
-    for (const node of this.#nodes) await this.#ready(await this.#spawn(node));
+    await Promise.all(this.#nodes.map(async (node) => this.#ready(await this.#spawn(node))));
     this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver());
     const urls = this.#takers.map(({ url }) => url);
     const load = new Load({ urls, connections, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
