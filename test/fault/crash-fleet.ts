@@ -19,6 +19,7 @@ import { readCountedSums } from '../support/counted-sums.js';
 import { connectTo, createDatabaseOn } from '../support/database-connection.js';
 import { freezePostgres, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
 import { send } from '../support/http.js';
+import { runJournalCommand } from '../support/journal-command.js';
 import { Load } from '../support/load.js';
 import { imbalances, scrape } from '../support/metrics.js';
 import { OutcomeLedger } from '../support/outcome-ledger.js';
@@ -65,6 +66,8 @@ export interface FleetRunResult {
   /** Acknowledged requests that another server acknowledged again. */
   readonly replayed: number;
   readonly takeovers: readonly Takeover[];
+  /** The log was kept, and said in the end what the counters say. */
+  readonly isAudited: boolean;
   /** One sentence for each violation. */
   readonly violations: readonly string[];
 }
@@ -74,6 +77,8 @@ const FAULTS = ['killed', 'replaced', 'frozen', 'stopped', 'databaseKilled', 'da
 /** `replaced`: killed, and started again without its data directory. */
 export type Fault = (typeof FAULTS)[number];
 
+/** Longer than a run. */
+const KEEP_SECONDS = 86_400;
 const PROGRESS_MS = 10_000;
 const START_MS = 60_000;
 const STOP_MS = 60_000;
@@ -136,6 +141,8 @@ class FleetRun {
   readonly #end = new AbortController();
   /** What was done when, for whoever reads the logs. */
   readonly #events: string[] = [];
+  /** Records stay in the log, which is audited in the end; otherwise they are removed soon after their commit. */
+  readonly #keepsLog: boolean;
   #timeIsUp = false;
   #lives = 0;
   readonly #startedAt = performance.now();
@@ -144,6 +151,7 @@ class FleetRun {
     this.#options = options;
     this.#random = options.random;
     this.#ledger = new OutcomeLedger(options.random);
+    this.#keepsLog = options.random.integer(2) === 0;
     // Each server waits for it several times at once.
     setMaxListeners(0, this.#end.signal);
   }
@@ -308,7 +316,7 @@ class FleetRun {
         DATABASE_URL: this.#databaseUrl,
         SHARDS: String(shards),
         FLUSH_INTERVAL_MS: String(20 + this.#random.integer(400)),
-        JOURNAL_KEEP_SECONDS: String(this.#random.integer(3)),
+        JOURNAL_KEEP_SECONDS: String(this.#keepsLog ? KEEP_SECONDS : this.#random.integer(3)),
         LOG_LEVEL: 'info',
       },
     });
@@ -442,6 +450,13 @@ class FleetRun {
     const [left] = await this.#query<{ records: number }>(RECORDS_LEFT);
     if (left?.records !== 0)
       this.#violations.push(`${left?.records} records are above the checkpoints of their streams`);
+    if (this.#keepsLog) await this.#audit();
+  }
+
+  /** The log says the same as the counters. */
+  async #audit(): Promise<void> {
+    const { code, output } = await runJournalCommand(['recount'], { DATABASE_URL: this.#databaseUrl });
+    if (code !== 0) this.#violations.push(`journal recount ended with ${code}:\n${tail(output)}`);
   }
 
   async #query<Row extends object>(text: string): Promise<readonly Row[]> {
@@ -490,6 +505,7 @@ class FleetRun {
       repeated,
       replayed,
       takeovers,
+      isAudited: this.#keepsLog,
       violations: this.#violations,
     };
   }

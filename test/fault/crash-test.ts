@@ -97,6 +97,7 @@ async function crashFleet(): Promise<number> {
       `idempotency key until acknowledged, ${replayed} acknowledged twice), unknown outcome ${unknown}, refused ${refused}; ` +
       `${takeovers.length} takeovers, after the last sign of life ${inWords(undisturbed.map(({ silentMs }) => silentMs))}, after ` +
       `outages ${inWords(disturbed.map(({ possibleMs }) => possibleMs))}; ` +
+      (result.isAudited ? 'sums recomputed from the log; ' : '') +
       (violations.length === 0
         ? 'every acknowledged increment counted exactly once'
         : `${violations.length} VIOLATIONS`),
