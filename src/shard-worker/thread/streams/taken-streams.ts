@@ -52,8 +52,9 @@ interface HeldStream extends FollowedStream {
   readLsn: Lsn;
   /** The last read found nothing above. */
   isReadToEnd: boolean;
-  /** Records are missing in the log. Nothing above is read. */
-  hasGap: boolean;
+  /** Records are missing in the log: the first LSN above them. Nothing more is read. */
+  gapAt: Lsn | undefined;
+  isGapSaid: boolean;
 }
 
 /** What it needs of its shard. */
@@ -126,11 +127,13 @@ export class TakenStreams {
    */
   async look(): Promise<void> {
     const { incrementLog, clock, surveyed } = this.#deps;
+    const withGaps = [...this.#held.values()].filter(({ gapAt }) => gapAt !== undefined);
     const survey = await incrementLog.survey();
     const now = clock.monotonic();
     this.#noticeAnswer();
     surveyed(survey);
     await this.#dropFenced(survey);
+    this.#sayGaps(withGaps);
     await this.#takeFree(survey, now);
     await this.#adoptOrphans(survey);
     await this.#releaseExcess(survey);
@@ -140,7 +143,7 @@ export class TakenStreams {
   /** Reads what is new in the logs, while there is room for it. True where there is more. Rejects with `database-unavailable`. */
   async readOn(): Promise<boolean> {
     const { incrementLog } = this.#deps;
-    const reading = [...this.#held.values()].filter(({ hasGap }) => !hasGap && this.#hasRoom);
+    const reading = [...this.#held.values()].filter(({ gapAt }) => gapAt === undefined && this.#hasRoom);
     if (reading.length === 0) return false;
     const positions = reading.map(({ stream, readLsn }) => ({ stream, lsn: readLsn }));
     const share = Math.floor(READ_RECORDS_OF_ALL / reading.length);
@@ -178,13 +181,11 @@ export class TakenStreams {
   }
 
   #apply(held: HeldStream, records: readonly JournalRecord[]): void {
-    const { log, read } = this.#deps;
+    const { read } = this.#deps;
     let increments = 0;
     for (const { lsn, entries, databaseTime, acceptedAt } of records) {
       if (lsn !== held.readLsn + 1) {
-        held.hasGap = true;
-        const facts = { stream: held.stream, afterLsn: held.readLsn, lsn };
-        log('error', facts, `Stream ${held.stream} lacks records in increment_log; what is above them is not counted`);
+        held.gapAt = lsn;
         break;
       }
       increments += held.pendingSums.apply(lsn, entries, 0, entries.length, databaseTime, acceptedAt);
@@ -200,6 +201,18 @@ export class TakenStreams {
     const byName = new Map(streams.map((survey) => [survey.stream, survey]));
     for (const held of [...this.#held.values()])
       if (byName.get(held.stream)?.epoch !== held.pendingSums.epoch) await this.#drop(held);
+  }
+
+  /** Where another thread has taken the stream, it has flushed and removed what this one misses: only later looks tell. */
+  #sayGaps(withGaps: readonly HeldStream[]): void {
+    for (const held of withGaps) {
+      const { stream, readLsn, gapAt, isGapSaid } = held;
+      if (isGapSaid || this.#held.get(stream) !== held) continue;
+      held.isGapSaid = true;
+      const facts = { stream, afterLsn: readLsn, lsn: gapAt };
+      const what = `Stream ${stream} lacks records in increment_log; what is above them is not counted`;
+      this.#deps.log('error', facts, what);
+    }
   }
 
   async #takeFree(survey: Survey, now: number): Promise<void> {
@@ -281,7 +294,8 @@ export class TakenStreams {
       }),
       readLsn: lsn,
       isReadToEnd: false,
-      hasGap: false,
+      gapAt: undefined,
+      isGapSaid: false,
     };
     this.#held.set(stream, held);
     held.flusher.start();
@@ -297,8 +311,8 @@ export class TakenStreams {
   async #retireAll(): Promise<void> {
     const { incrementLog, log } = this.#deps;
     for (const held of [...this.#held.values()]) {
-      const { stream, appendEpoch, pendingSums, isReadToEnd, hasGap } = held;
-      if (appendEpoch === undefined || !isReadToEnd || hasGap || !pendingSums.isSettled) continue;
+      const { stream, appendEpoch, pendingSums, isReadToEnd, gapAt } = held;
+      if (appendEpoch === undefined || !isReadToEnd || gapAt !== undefined || !pendingSums.isSettled) continue;
       const at = pendingSums.checkpoint;
       const isRetired = await this.#unlessUnavailable(() => incrementLog.retire(stream, at, appendEpoch));
       if (isRetired === undefined || this.#held.get(stream) !== held) continue;
