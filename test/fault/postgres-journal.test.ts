@@ -22,7 +22,7 @@ const CONTACT_MS = 5_000;
 /** Longer than a server may be silent, and shorter than it takes to give a connection up. */
 const SILENCE_MS = 6_500;
 const TAKEN_OVER = 'Took over a stream whose writer is gone';
-const STREAM_ENDED = 'The stream has ended for this server; going on as a new one';
+const STREAM_ENDED = 'The stream has ended for this server';
 const JOURNAL_BACK = 'The journal in PostgreSQL takes records again';
 
 interface Pair {

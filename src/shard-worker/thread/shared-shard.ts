@@ -679,7 +679,7 @@ export class SharedShard implements GroupTarget {
 
   /** Writes the stream no more. What it holds is flushed by whoever takes it; a later round begins another stream. */
   #leave(own: WrittenStream): void {
-    own.writer.end();
+    own.writer.end('another server has taken it over');
     const { stream, endLsn, lostAfterLsn } = own.writer;
     // Also where it was left before a group that was under way turned out to be in the log.
     this.#left.set(stream, endLsn);
@@ -703,7 +703,8 @@ export class SharedShard implements GroupTarget {
       },
     );
     const facts = { stream, endLsn };
-    this.#deps.log('warn', facts, 'The stream has ended for this server; going on as a new one');
+    const why = own.writer.endedBecause;
+    this.#deps.log('warn', facts, `The stream has ended for this server, because ${why}; going on as a new one`);
     this.#publish();
     this.#tellServing();
     for (const end of this.#pauses) end();

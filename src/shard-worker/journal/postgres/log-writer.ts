@@ -58,6 +58,7 @@ export class LogWriter {
   #isAppending = false;
   #isInDoubt = false;
   #isOver = false;
+  #endedBecause = 'it was left';
   #lostAfterLsn: Lsn | undefined;
 
   constructor(begun: BegunStream, deps: LogWriterDeps) {
@@ -75,6 +76,11 @@ export class LogWriter {
   /** Appends nothing more. */
   get isOver(): boolean {
     return this.#isOver;
+  }
+
+  /** Why it is over, for the log. */
+  get endedBecause(): string {
+    return this.#endedBecause;
   }
 
   /** A group is under way, or its outcome is not known. */
@@ -119,7 +125,12 @@ export class LogWriter {
   }
 
   /** Ends the stream for this writer. A group under way is settled first, if that is possible. */
-  end(): void {
+  end(because: string): void {
+    this.#over(because);
+  }
+
+  #over(because: string): void {
+    if (!this.#isOver) this.#endedBecause = because;
     this.#isOver = true;
   }
 
@@ -151,14 +162,14 @@ export class LogWriter {
           return;
         case 'present':
           if (this.#isInDoubt) return;
-          this.#isOver = true;
+          this.#over('it has records that this process did not write');
           throw new JournalError(
             'journal-fenced',
             `Stream ${this.stream} has records that this process did not write.`,
           );
         case 'fenced':
         case 'gap':
-          this.#isOver = true;
+          this.#over(outcome.kind === 'gap' ? 'the database has gone back' : 'another server has taken it over');
           if (this.#isInDoubt) return this.#lookUp(group, until);
           if (outcome.kind === 'gap') await this.#findLost(until);
           throw new JournalError('journal-fenced', `Another process has taken stream ${this.stream} over.`);
@@ -171,7 +182,7 @@ export class LogWriter {
           this.#isInDoubt = true;
       }
       if (clock.monotonic() + backoffMs >= until) {
-        this.#isOver = true;
+        this.#over('a group of it was in doubt for too long');
         throw new JournalError(
           'journal-failed',
           `PostgreSQL did not say whether it has a group of stream ${this.stream}.`,

@@ -33,7 +33,7 @@ const CONTACT_MS = 4000;
 /** That while. Signs of life come every three seconds: with a shorter silence none is older than IS_ALIVE allows. */
 const SILENCE_MS = 3000;
 /** A stream that was free for this long is taken by whoever sees it, beyond its share. */
-const FREE_MAX_MS = 3000;
+const FREE_MAX_MS = 2000;
 /** Flushes of pending keys beyond this multiple of an early flush: nothing more is read until then. */
 const READ_AHEAD = 4;
 
