@@ -83,7 +83,7 @@ function streamsOf({ log }: TestServer): ReadonlySet<string> {
   const streams = new Set<string>();
   for (const { msg, stream } of log) {
     if (msg === 'Began a stream in increment_log') streams.add(String(stream));
-    if (msg === STREAM_ENDED) streams.delete(String(stream));
+    if (String(msg).startsWith(STREAM_ENDED)) streams.delete(String(stream));
   }
   return streams;
 }
