@@ -19,7 +19,7 @@ import {
   unaccepted,
 } from '../shard-worker/journal/file/stream-files.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
-import { EXIT_USAGE, exitCodeOf } from './command-exit.js';
+import { EXIT_USAGE, exitCodeOf, warnOfMisspelledSettings } from './command-exit.js';
 import { readableEntries } from './readable-entries.js';
 import { rebindToDatabase } from './rebind-database.js';
 import { journalCommand, quoted } from '../shard-worker/journal/journal-command.js';
@@ -32,44 +32,60 @@ import { retireStream } from './retire-stream.js';
 import { inspectStream, repairStream } from '../shard-worker/journal/file/stream-repair.js';
 import { findSegments, scanStream, type LsnRange } from '../shard-worker/journal/file/stream-scan.js';
 
-const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN] [--retry] [--prefix P]
+const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN]
+                           [--retry] [--prefix P]
 
-  verify   reads every segment and reports its records and damage; with --above, also the missing records
-           above that LSN
-  dump     prints the records above --above (default 0), one line of JSON each
-  repair   copies each damaged segment, cuts it at the last whole record, and keeps whole records behind the damage
-  accept   accepts that the missing records above --above are lost, so that the server starts without them; where the
-           database has lost the row of the stream, says that the records up to --above are counted (0: none), and the
-           next start counts those above
-  rebind   gives this copy of a data directory its own node id; with --stream and --above, moves the records
-           of that stream above --above to a new stream, and leaves the old one with those up to there
+  verify    reads every segment and reports its records and damage; with
+            --above, also the missing records above that LSN
+  dump      prints the records above --above (default 0), one line of JSON each
+  repair    copies each damaged segment, cuts it at the last whole record, and
+            keeps whole records behind the damage
+  accept    accepts that the missing records above --above are lost, so that the
+            server starts without them; where the database has lost the row of
+            the stream, says that the records up to --above are counted (0:
+            none), and the next start counts those above
+  rebind    gives this copy of a data directory its own node id; with --stream
+            and --above, moves the records of that stream above --above to a
+            new stream, and leaves the old one with those up to there
   rebind --database
-           for a data directory whose streams belong to another database: says what they hold; with --stream
-           and --above, moves the records of that stream above --above to a new stream of the database in use
-           (DATABASE_URL, or the embedded one), where the next start counts them
-  retire   ends a stream in the database of DATABASE_URL whose node is lost for good. Pruning of idempotency keys
-           continues; records that the node had above the checkpoint of the stream are not counted
-  rejected lists the rows that PostgreSQL refused or that could not be checked against the window of their idempotency
-           key (the table rejected_increments of DATABASE_URL or, without that,
-           of the embedded database of a running server), one line of JSON each; with --retry, adds their amounts
-           to counters and deletes them; those that are refused again stay, with the new reason; those that could
-           not be checked stay, because they may be counted already
-  recount  recomputes the sums from increment_log in the database of DATABASE_URL (JOURNAL=postgres) and prints each
-           counter whose sum is another, one line of JSON each; where the log no longer holds all that was counted,
-           says what is missing. Servers may run meanwhile
+            for a data directory whose streams belong to another database: says
+            what they hold; with --stream and --above, moves the records of
+            that stream above --above to a new stream of the database in use
+            (DATABASE_URL, or the embedded one), where the next start counts
+            them
+  retire    ends a stream in the database of DATABASE_URL whose node is lost for
+            good. Pruning of idempotency keys continues; records that the node
+            had above the checkpoint of the stream are not counted
+  rejected  lists the rows that PostgreSQL refused or that could not be checked
+            against the window of their idempotency key (the table
+            rejected_increments of DATABASE_URL or, without that, of the
+            embedded database of a running server), one line of JSON each; with
+            --retry, adds their amounts to counters and deletes them; those
+            that are refused again stay, with the new reason; those that could
+            not be checked stay, because they may be counted already
+  recount   recomputes the sums from increment_log in the database of DATABASE_URL
+            (JOURNAL=postgres) and prints each counter whose sum is another, one
+            line of JSON each; where the log no longer holds all that was
+            counted, says what is missing. Servers may run meanwhile
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
   --above     for verify, accept: the checkpoint of the stream. In the database:
                 select stream, lsn from journal_checkpoints
-              for rebind: the last LSN that the other copy of this directory has, too
-              for rebind --database: the last LSN that the database in use has; 0 if it has none of the stream
+              for rebind: the last LSN that the other copy of this directory
+              has, too
+              for rebind --database: the last LSN that the database in use has;
+              0 if it has none of the stream
   --retry     for rejected: counts the rows
   --prefix    for recount: only keys that begin with P
 
-Exit codes: 0 success (rejected: there are no rows, or --retry has counted all of them); 1 the command found or did not
-solve a problem (rejected: there are rows, or some are left; recount: sums differ); 2 recount: the log is not complete;
-64 wrong command line; 75 the database cannot be reached; 78 the data directory is in use, or the configuration is wrong
+DATABASE_URL_FILE may take the place of DATABASE_URL.
+
+Exit codes: 0 success (rejected: there are no rows, or --retry has counted all
+of them); 1 the command found or did not solve a problem (rejected: there are
+rows, or some are left; recount: sums differ); 2 recount: the log is not
+complete; 64 wrong command line; 75 the database cannot be reached; 78 the data
+directory is in use, or the configuration is wrong
 `;
 
 /** Of recount: the log does not hold all that was counted. */
@@ -113,6 +129,7 @@ async function run(argv: readonly string[]): Promise<number> {
       process.stdout.write(help);
       return 0;
     }
+    warnOfMisspelledSettings(process.env);
     const command = commands.get(positionals.join(' '));
     if (values.retry === true && positionals.join(' ') !== 'rejected') throw usageError('--retry is for rejected.');
     if (positionals.join(' ') === 'rejected') {
@@ -334,7 +351,7 @@ async function rebind(args: Arguments): Promise<boolean> {
 async function retire(dataDirectory: string | undefined, stream: string | undefined): Promise<boolean> {
   if (stream === undefined || !isUuid(stream)) throw usageError('retire needs --stream with the id of a stream.');
   const { databaseUrl, dataDir } = readConfig(process.env);
-  if (databaseUrl === undefined) throw usageError('retire needs DATABASE_URL.');
+  if (databaseUrl === undefined) throw usageError('retire needs DATABASE_URL or DATABASE_URL_FILE.');
   const directory = join(dataDirectory ?? dataDir, 'journal', stream);
   if (systemDisk.list(directory).length > 0) {
     say(`Stream ${stream} is in ${directory}. Start the server, which counts its records, or move the directory away.`);

@@ -2,8 +2,7 @@
  * `npm run migrate`: only migrates the database of DATABASE_URL to the schema of this version, for deployments whose
  * server may not alter tables. Main thread of a process of its own.
  *
- * Exit codes: 0 success; 75 the database cannot be reached, or others have used its tables for ten minutes; 78 an
- * operator must change something.
+ * Exit codes: see {@link help}.
  */
 import { setTimeout as pause } from 'node:timers/promises';
 import { readConfig } from '../config/config.js';
@@ -12,11 +11,24 @@ import { StartError } from '../core/errors.js';
 import { describeTarget, parseDatabaseUrl } from '../db/connection.js';
 import type { DatabaseLogger } from '../db/embedded/embedded-postgres.js';
 import { openDatabase } from '../db/schema/open-database.js';
-import { EXIT_TEMPORARY, exitCodeOf } from './command-exit.js';
+import { EXIT_TEMPORARY, EXIT_USAGE, exitCodeOf, warnOfMisspelledSettings } from './command-exit.js';
 
 /** How long the command waits for a table that others use before it gives up. */
 const BUSY_TIMEOUT_MS = 600_000;
 const BUSY_RETRY_MS = 2_000;
+
+const help = `npm run migrate [-- --help]
+
+Brings the database of DATABASE_URL (or DATABASE_URL_FILE) to the schema of this
+version, and adopts a table \`counters\` of the original application. The server
+does the same at its start; this command is for a role that may create and alter
+tables, where the server's role may not. It waits up to ten minutes for a table
+that others use.
+
+Exit codes: 0 success; 64 wrong command line; 75 the database cannot be reached,
+or others have used its tables for ten minutes; 78 an operator must change
+something first
+`;
 
 const logger: DatabaseLogger = {
   info: (_, message) => process.stdout.write(`${message}\n`),
@@ -24,10 +36,22 @@ const logger: DatabaseLogger = {
   error: (_, message) => process.stderr.write(`error: ${message}\n`),
 };
 
-async function run(): Promise<number> {
+async function run(argv: readonly string[]): Promise<number> {
+  const [argument, extra] = argv;
+  if ((argument === '--help' || argument === '-h') && extra === undefined) {
+    process.stdout.write(help);
+    return 0;
+  }
+  if (argument !== undefined) {
+    const problem = `migrate takes no arguments but --help, not "${extra ?? argument}". Nothing was changed.`;
+    throw new StartError([problem], { exitCode: EXIT_USAGE });
+  }
+  warnOfMisspelledSettings(process.env);
   const { databaseUrl } = readConfig(process.env);
   if (databaseUrl === undefined) {
-    throw new StartError(['DATABASE_URL is not set. The server migrates the embedded PostgreSQL when it starts.']);
+    throw new StartError([
+      'Neither DATABASE_URL nor DATABASE_URL_FILE is set. The server migrates the embedded PostgreSQL when it starts.',
+    ]);
   }
   const target = parseDatabaseUrl(databaseUrl);
   const until = performance.now() + BUSY_TIMEOUT_MS;
@@ -48,7 +72,7 @@ async function run(): Promise<number> {
 
 discardUnreadOutput();
 try {
-  process.exitCode = await run();
+  process.exitCode = await run(process.argv.slice(2));
 } catch (error) {
   process.exitCode = exitCodeOf(error, 'summing-counters: ');
 }

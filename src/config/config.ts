@@ -11,6 +11,7 @@ import type { LogLevel } from '../core/logger.js';
 import { DESCRIPTORS_RESERVED, descriptorLimit, ownDescriptors } from './descriptor-limit.js';
 import { fileContent, sizeInBytes, sizeText, wholeNumber } from './setting-text.js';
 import { givenText, settings, type implementedJournals, type Setting } from './settings.js';
+import { wrapped } from './wrapped-text.js';
 
 type Integer<Min extends number, Max extends number> = number &
   tags.Type<'int64'> &
@@ -78,8 +79,8 @@ export interface BearerToken {
   readonly token: string;
 }
 
-/** `tls` and `authTokens` come from two variables each, every other member of Config from one. */
-type SettingKey = Exclude<keyof Config, 'tls'> | 'authTokensFile' | 'tlsCertFile' | 'tlsKeyFile';
+/** `tls`, `authTokens` and `databaseUrl` come from two variables each, every other member of Config from one. */
+type SettingKey = Exclude<keyof Config, 'tls'> | 'databaseUrlFile' | 'authTokensFile' | 'tlsCertFile' | 'tlsKeyFile';
 const table: Readonly<Record<SettingKey, Setting>> = settings;
 // The table is a literal: Object.keys returns exactly the members of its type.
 const settingKeys = Object.keys(settings) as readonly (keyof typeof settings & SettingKey)[];
@@ -230,12 +231,14 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     if (key === undefined) throw new StartError([`The configuration is wrong at ${error.path}: ${error.expected}.`]);
     fail(key, `is "${givenText(env, table[key].variable) ?? ''}", but must be ${expectation(key)}.`);
   }
+  const isGiven = (key: SettingKey): boolean => givenText(env, table[key].variable) !== undefined;
   for (const [key, other] of [['tlsCertFile', 'tlsKeyFile'] as const, ['tlsKeyFile', 'tlsCertFile'] as const]) {
-    const missing = givenText(env, table[key].variable) === undefined;
-    if (missing && givenText(env, table[other].variable) !== undefined) {
+    if (!isGiven(key) && isGiven(other)) {
       fail(key, `must be set as well, because ${table[other].variable} is set.`);
     }
   }
+  if (isGiven('databaseUrl') && isGiven('databaseUrlFile'))
+    fail('databaseUrlFile', 'and DATABASE_URL are both set; unset one of them.');
 
   // Defaults have replaced all refused values.
   const config = typia.assertEquals<Config>(compose(values));
@@ -255,11 +258,14 @@ function fallbackValue(setting: Setting, env: NodeJS.ProcessEnv): unknown {
   return 'value' in reading ? reading.value : undefined;
 }
 
-function compose({ tlsCertFile, tlsKeyFile, authTokens, authTokensFile, allowedHosts, ...single }: Values): unknown {
+function compose(values: Values): unknown {
+  const { databaseUrl, databaseUrlFile, tlsCertFile, tlsKeyFile, authTokens, authTokensFile, allowedHosts, ...single } =
+    values;
   const tls =
     tlsCertFile === undefined || tlsKeyFile === undefined ? undefined : { certFile: tlsCertFile, keyFile: tlsKeyFile };
   return {
     ...single,
+    databaseUrl: databaseUrl ?? databaseUrlFile,
     authTokens: [authTokens ?? [], authTokensFile ?? []].flat(),
     allowedHosts: allowedHosts ?? [],
     tls,
@@ -312,18 +318,46 @@ function expectation(key: SettingKey): string {
   return choices === undefined ? 'an address or a host name' : `one of ${choices.replaceAll(' |', ',')}`;
 }
 
-/** The table of settings that `--help` prints: variable, default, accepted values, meaning. */
+/** Columns of `--help`. */
+const HELP_WIDTH = 80;
+/** The column at which the second half of a line of `--help` begins. */
+const HELP_INDENT = 26;
+
+/** What `--help` prints: how the server is run, and of each setting the variable, default, accepted values and meaning. */
 export function configHelp(): string {
   const rows = settingKeys.map((key) => {
     const { variable, fallback, fallbackShown, meaning } = table[key];
     const shown = fallbackShown ?? (typeof fallback === 'string' ? fallback : 'none');
-    return [variable, shown, accepted(key) ?? '', meaning] as const;
+    const accepts = accepted(key);
+    const values = `default: ${shown}${accepts === undefined ? '' : `; accepts: ${accepts}`}`;
+    const lines = [values, meaning].flatMap((text) => wrapped(text, HELP_WIDTH - HELP_INDENT));
+    return lines.map((line, at) => (at === 0 ? variable : '').padEnd(HELP_INDENT) + line).join('\n');
   });
-  const heads = ['variable', 'default', 'accepts', 'meaning'] as const;
-  const width = (column: 0 | 1 | 2): number => Math.max(...[heads, ...rows].map((row) => row[column].length)) + 2;
-  const lines = [heads, ...rows].map(
-    ([variable, shown, accepts, meaning]) =>
-      variable.padEnd(width(0)) + shown.padEnd(width(1)) + accepts.padEnd(width(2)) + meaning,
+  const intro =
+    'Usage: npm start, or node dist/main.js [--help | --version]. The server is configured by these environment ' +
+    'variables. An empty variable counts as unset.';
+  return `${wrapped(intro, HELP_WIDTH).join('\n')}\n\n${rows.join('\n')}\n`;
+}
+
+/** The variables that SIGHUP reads again. */
+const reloadedKeys = ['authTokens', 'authTokensFile', 'tlsCertFile', 'tlsKeyFile'] as const satisfies SettingKey[];
+
+/** What of the configuration SIGHUP reads again. */
+export type ReloadedConfig = Pick<Config, 'authTokens' | 'tls'>;
+
+/**
+ * Reads bearer tokens and TLS files again, of `env` as {@link readConfig} has read it. Other settings are not looked at.
+ * Throws {@link StartError} as readConfig does.
+ */
+export function readReloaded(env: NodeJS.ProcessEnv): ReloadedConfig {
+  const { authTokens, tls } = readConfig(
+    Object.fromEntries(reloadedKeys.map((key) => [table[key].variable, env[table[key].variable]])),
   );
-  return `${lines.join('\n')}\n`;
+  return { authTokens, tls };
+}
+
+/** LOG_LEVEL of `env`, or its default where that is invalid, for the log of a start whose configuration is wrong. */
+export function logLevelOf(env: NodeJS.ProcessEnv): LogLevel {
+  const text = givenText(env, settings.logLevel.variable);
+  return typia.is<LogLevel>(text) ? text : settings.logLevel.fallback;
 }

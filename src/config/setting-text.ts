@@ -77,6 +77,15 @@ export const databaseUrl: TextReader = (text) => {
   return { value: url };
 };
 
+/** The same from a file, which may end in a newline. No problem quotes what it holds. */
+export const databaseUrlFile: TextReader = (path) => {
+  const content = fileContent(resolve(path));
+  if ('problem' in content) return content;
+  const url = content.text.trim();
+  const reading = url === '' ? { problem: 'is empty.' } : databaseUrl(url);
+  return 'problem' in reading ? { problem: `names "${path}", whose content ${reading.problem}` } : reading;
+};
+
 /** The characters of a bearer token (RFC 6750, b64token). */
 const bearerTokenPattern = /^[A-Za-z0-9._~+/-]+=*$/;
 const bearerTokenScopes = ['write', 'read', 'admin'];

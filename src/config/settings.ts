@@ -10,6 +10,7 @@ import {
   bearerTokenFile,
   bearerTokenList,
   databaseUrl,
+  databaseUrlFile,
   hostNameList,
   implementedChoice,
   plainText,
@@ -56,6 +57,11 @@ export const settings = {
       'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://; the server opens at most 2 × SHARDS + 2 ' +
       'connections, with JOURNAL=postgres 3 × SHARDS + 2 (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable only from this machine',
     read: databaseUrl,
+  },
+  databaseUrlFile: {
+    variable: 'DATABASE_URL_FILE',
+    meaning: 'file that holds the URL of the database, instead of DATABASE_URL',
+    read: databaseUrlFile,
   },
   dataDir: {
     variable: 'DATA_DIR',
@@ -107,7 +113,8 @@ export const settings = {
   },
   journalKeepSeconds: {
     variable: 'JOURNAL_KEEP_SECONDS',
-    fallback: (env) => (givenText(env, 'DATABASE_URL') === undefined ? '0' : '60'),
+    fallback: (env) =>
+      (givenText(env, 'DATABASE_URL') ?? givenText(env, 'DATABASE_URL_FILE')) === undefined ? '0' : '60',
     fallbackShown: '0 embedded, else 60',
     meaning: 'how long committed records stay in the journal, in case the database fails over, or for an audit',
     read: wholeNumber,
@@ -210,7 +217,7 @@ export const settings = {
   },
   authTokensFile: {
     variable: 'AUTH_TOKENS_FILE',
-    meaning: 'file of bearer tokens, one SCOPE:TOKEN on each line; # begins a comment',
+    meaning: 'file of bearer tokens, one SCOPE:TOKEN on each line; # begins a comment; read again on SIGHUP',
     read: bearerTokenFile,
   },
   allowedHosts: {
@@ -220,10 +227,14 @@ export const settings = {
   },
   tlsCertFile: {
     variable: 'TLS_CERT_FILE',
-    meaning: 'file of the certificate chain in PEM form; if set, the port accepts only TLS',
+    meaning: 'file of the certificate chain in PEM form; if set, the port accepts only TLS; read again on SIGHUP',
     read: readableFile,
   },
-  tlsKeyFile: { variable: 'TLS_KEY_FILE', meaning: 'file of the private key in PEM form', read: readableFile },
+  tlsKeyFile: {
+    variable: 'TLS_KEY_FILE',
+    meaning: 'file of the private key in PEM form; read again on SIGHUP',
+    read: readableFile,
+  },
   logLevel: {
     variable: 'LOG_LEVEL',
     fallback: 'info',

@@ -24,6 +24,11 @@ export interface Logger {
   error(fields: LogFields, message: string): void;
 }
 
+/** The log of the main thread, which also says why the process cannot start. */
+export interface ProcessLogger extends Logger {
+  fatal(fields: LogFields, message: string): void;
+}
+
 /** Fields whose values are never written, at the top level of a line and one level below. */
 const secretFields = ['password', 'token', 'authTokens', 'authorization', 'databaseUrl', 'tls'];
 
@@ -36,7 +41,7 @@ const standardOutput = 1;
  * A logger that writes each line before it returns. Each line has `fields` (`{ shard: 2 }`). `output` defaults to
  * standard output; tests give another.
  */
-export function createLogger(level: LogLevel, fields: LogFields = {}, output?: DestinationStream): Logger {
+export function createLogger(level: LogLevel, fields: LogFields = {}, output?: DestinationStream): ProcessLogger {
   const options: LoggerOptions = {
     level,
     base: { ...fields },

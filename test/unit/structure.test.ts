@@ -34,7 +34,7 @@ const roots = {
   main: ['main'],
   http: ['server/http-threads/http-thread'],
   shard: ['shard-worker/thread/shard-thread'],
-  command: ['cli/journal', 'cli/load', 'cli/migrate'],
+  command: ['cli/journal', 'cli/load', 'cli/migrate', 'cli/psql'],
 };
 
 /** Package → the folders whose files import it. */

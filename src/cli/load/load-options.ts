@@ -4,12 +4,13 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { LOAD_TOKEN_VARIABLE } from '../../config/child-environment.js';
 import { reasonOf, StartError } from '../../core/errors.js';
 import { EXIT_USAGE } from '../command-exit.js';
 import type { KeyDistribution } from './key-distribution.js';
 
 /** The environment variable that holds the bearer token if no file does. */
-export const TOKEN_VARIABLE = 'SUMMING_COUNTERS_TOKEN';
+export const TOKEN_VARIABLE = LOAD_TOKEN_VARIABLE;
 
 /** What `--help` prints. */
 export const loadHelp = `npm run load -- [OPTIONS]

@@ -16,6 +16,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { childEnvironment } from '../../config/child-environment.js';
 import { StartError } from '../../core/errors.js';
 import { choosePostgresAccount, type PostgresAccount } from './postgres-account.js';
 import { embeddedPackageDir, prepareBinaries, type PostgresBinaries } from './postgres-binaries.js';
@@ -196,7 +197,7 @@ class EmbeddedServer implements EmbeddedPostgres {
     this.#log.forget();
     const child = spawn(program, args, {
       cwd: '/',
-      env: { ...process.env, ...this.#binaries.environment, LC_ALL: 'C', TZ: 'UTC' },
+      env: { ...childEnvironment(process.env), ...this.#binaries.environment, LC_ALL: 'C', TZ: 'UTC' },
       stdio: ['ignore', 'ignore', 'pipe'],
       // A process group of its own: Ctrl-C in the terminal must reach this server only, which stops PostgreSQL at the end.
       detached: true,

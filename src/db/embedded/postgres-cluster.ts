@@ -13,6 +13,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { childEnvironment } from '../../config/child-environment.js';
 import { StartError, reasonOf } from '../../core/errors.js';
 import { replaceFile, syncDirectory } from '../../core/replace-file.js';
 import { errorCode } from '../database-errors.js';
@@ -91,7 +92,7 @@ async function initialize(
   try {
     await run(program, args, {
       cwd: '/',
-      env: { ...process.env, ...binaries.environment, LC_ALL: 'C', TZ: 'UTC' },
+      env: { ...childEnvironment(process.env), ...binaries.environment, LC_ALL: 'C', TZ: 'UTC' },
       ...account.ids,
     });
   } catch (error) {

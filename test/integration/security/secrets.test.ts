@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { eventually } from '../../support/eventually.js';
 import { increment, send, type RequestOptions } from '../../support/http.js';
@@ -91,6 +92,28 @@ describe('secrets', () => {
       } finally {
         await server.dispose();
       }
+    }
+  });
+
+  test('no setting is in the environment of the processes of an embedded PostgreSQL', async (t) => {
+    if (process.platform !== 'linux') { t.skip('reads /proc'); return; }
+    const env = { AUTH_TOKENS, SUMMING_COUNTERS_TOKEN: TOKENS[1], SHARDS: '1', LOG_LEVEL: 'trace' };
+    const server = await startServer({ env });
+    try {
+      const postmaster = Number(server.log.find(({ msg }) => msg === 'Embedded PostgreSQL is running')?.['pid']);
+      const children = await readFile(`/proc/${postmaster}/task/${postmaster}/children`, 'utf8');
+      const processes = [postmaster, ...children.trim().split(' ').map(Number)];
+      assert.ok(processes.length > 4, String(processes));
+      for (const pid of processes) {
+        const environment = await readFile(`/proc/${pid}/environ`, 'utf8');
+        // Processes of PostgreSQL other than the first show their title there.
+        if (pid === postmaster) assert.match(environment, /(^|\0)PATH=/);
+        assertNone(environment, TOKENS);
+        assert.doesNotMatch(environment, /(^|\0)(AUTH_TOKENS|SHARDS|LOG_LEVEL|DATA_DIR)=/);
+      }
+      assert.deepEqual(await server.stop(), { code: 0, signal: null });
+    } finally {
+      await server.dispose();
     }
   });
 

@@ -4,7 +4,14 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, describe, test } from 'node:test';
-import { configHelp, configWarnings, readConfig, type Config } from '#product/config/config.js';
+import {
+  configHelp,
+  configWarnings,
+  logLevelOf,
+  readConfig,
+  readReloaded,
+  type Config,
+} from '#product/config/config.js';
 import { descriptorLimit, ownDescriptors } from '#product/config/descriptor-limit.js';
 import { StartError } from '#product/core/errors.js';
 import { KEY_BYTES_LIMIT } from '#product/core/increment.js';
@@ -296,6 +303,49 @@ describe('DATABASE_URL', () => {
   });
 });
 
+describe('DATABASE_URL_FILE', () => {
+  test('holds the URL, with or without a newline at the end', () => {
+    for (const end of ['', '\n', '\r\n']) {
+      const config = readConfig({ DATABASE_URL_FILE: file('url', `ecto://me:p%40ss@db/counters${end}`) });
+      assert.equal(config.databaseUrl, 'postgresql://me:p%40ss@db/counters');
+      assert.equal(config.journalKeepSeconds, 60);
+    }
+  });
+
+  test('that is missing, empty or wrong is refused without its content', () => {
+    const missing = onlyProblemOf({ DATABASE_URL_FILE: join(directory, 'no-url') });
+    assert.match(missing, /^DATABASE_URL_FILE is ".*no-url", which must be a file .*\(ENOENT\)\.$/);
+    const empty = onlyProblemOf({ DATABASE_URL_FILE: file('empty-url', '\n') });
+    assert.match(empty, /^DATABASE_URL_FILE names ".*empty-url", whose content is empty\.$/);
+    for (const text of ['mysql://me:hunter2@db/x', 'me:hunter2@db', 'postgres://me:hunter2@db:x/']) {
+      const problem = onlyProblemOf({ DATABASE_URL_FILE: file('wrong-url', text) });
+      assert.match(problem, /^DATABASE_URL_FILE names ".*wrong-url", whose content .*postgres:\/\/USER:PASSWORD@HOST/);
+      assert.ok(!problem.includes('hunter2'), problem);
+    }
+  });
+
+  test('together with DATABASE_URL is refused', () => {
+    const url = 'postgres://me:hunter2@db/x';
+    const problem = onlyProblemOf({ DATABASE_URL: url, DATABASE_URL_FILE: file('both-url', url) });
+    assert.equal(problem, 'DATABASE_URL_FILE and DATABASE_URL are both set; unset one of them.');
+  });
+});
+
+test('a reload reads bearer tokens and TLS files, and looks at no other setting', () => {
+  const AUTH_TOKENS_FILE = file('reloaded', 'admin:one\n');
+  assert.deepEqual(readReloaded({ AUTH_TOKENS_FILE, PORT: 'wrong', DATABASE_URL_FILE: '/none' }), {
+    authTokens: [{ scope: 'admin', token: 'one' }],
+    tls: undefined,
+  });
+  assert.deepEqual(readReloaded({}), { authTokens: [], tls: undefined });
+  assert.throws(() => readReloaded({ AUTH_TOKENS_FILE: file('reloaded', 'owner:two\n') }), StartError);
+});
+
+test('the log of a start with a wrong configuration has LOG_LEVEL, or the default where that is wrong, too', () => {
+  assert.equal(logLevelOf({ LOG_LEVEL: ' warn ', PORT: 'x' }), 'warn');
+  for (const LOG_LEVEL of ['', 'loud']) assert.equal(logLevelOf({ LOG_LEVEL }), 'info');
+});
+
 test('a journal URL is quoted without its password', () => {
   const problem = onlyProblemOf({ JOURNAL: 'nats://me:hunter2@broker:4222' });
   assert.ok(problem.includes('nats://***@broker:4222') && !problem.includes('hunter2'), problem);
@@ -429,15 +479,15 @@ test('the configuration is deeply frozen', () => {
   assert.ok(config.authTokens.every((token) => Object.isFrozen(token)));
 });
 
-test('the help has one line for every variable, with its default and limits', () => {
+test('the help begins one line with every variable, with its default and limits, and fits 80 columns', () => {
   const lines = configHelp().trimEnd().split('\n');
-  assert.equal(lines.length, Object.keys(settings).length + 1);
+  for (const line of lines) assert.ok(line.length <= 80, line);
   for (const { variable } of Object.values(settings)) {
     assert.equal(lines.filter((line) => line.startsWith(`${variable} `)).length, 1, variable);
   }
-  assert.match(configHelp(), /^PORT +3333 +0 to 65535 +port to listen on/m);
-  assert.match(configHelp(), /^MAX_BODY_BYTES +1 MiB +16 bytes to 16 MiB /m);
-  assert.match(configHelp(), /^JOURNAL_SYNC +always +always \| everysec /m);
+  assert.match(configHelp(), /^PORT +default: 3333; accepts: 0 to 65535\n +port to listen on/m);
+  assert.match(configHelp(), /^MAX_BODY_BYTES +default: 1 MiB; accepts: 16 bytes to 16 MiB\n/m);
+  assert.match(configHelp(), /^JOURNAL_SYNC +default: always; accepts: always \| everysec\n/m);
 });
 
 test('ALLOWED_HOSTS is a list of host names without ports', () => {
