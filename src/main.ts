@@ -2,47 +2,47 @@
  * The entry of the server: arguments, configuration, signals, exit codes. Main thread. `server/server-process.ts` has
  * the order of start and stop.
  */
-import { configHelp, readConfig, type Config } from './config/config.js';
+import { configHelp, logLevelOf, readConfig, readReloaded, type Config } from './config/config.js';
+import { misspelledSettings } from './config/misspelled-settings.js';
 import { discardUnreadOutput } from './core/closed-output.js';
 import { StartError } from './core/errors.js';
 import { loadUws } from './http/uws.js';
 import { versionsWith } from './http/version.js';
-import { createLogger, type Logger } from './core/logger.js';
+import { createLogger, type Logger, type ProcessLogger } from './core/logger.js';
 import { ServerProcess } from './server/server-process.js';
 
 const SAME_SIGNAL_MS = 1000;
 
 function run(): void {
-  const [argument] = process.argv.slice(2);
-  if (argument === '--help' || argument === '-h') {
+  const [argument, extra] = process.argv.slice(2);
+  if (extra === undefined && (argument === '--help' || argument === '-h')) {
     discardUnreadOutput();
     process.stdout.write(`${configHelp()}\n`);
     return;
   }
-  if (argument === '--version') {
+  if (extra === undefined && argument === '--version') {
     printVersion();
     return;
   }
+  if (argument !== undefined) {
+    const problem = `Unknown argument "${extra ?? argument}": the server is configured by environment variables, see --help.`;
+    endWithProblems(new StartError([problem]));
+  }
+  const logger = createLogger(logLevelOf(process.env));
+  for (const warning of misspelledSettings(process.env)) logger.warn({}, warning);
   let config: Config;
   try {
-    if (argument !== undefined) {
-      throw new StartError([
-        `Unknown argument "${argument}": the server is configured by environment variables, see --help.`,
-      ]);
-    }
     config = readConfig(process.env);
   } catch (error) {
-    endWithProblems(error);
+    endWithProblems(error, logger);
   }
-  const logger = createLogger(config.logLevel);
   const server = new ServerProcess(config, logger, (code) => {
     process.exit(code);
   });
   handleSignals(server, logger);
   handleBugs(server, logger);
   server.start().catch((error: unknown) => {
-    if (!(error instanceof StartError)) logger.error({ err: error }, 'The start failed');
-    endWithProblems(error);
+    endWithProblems(error, logger);
   });
 }
 
@@ -68,6 +68,9 @@ function handleSignals(server: ServerProcess, logger: Logger): void {
       server.abandon(`a second ${signal}`);
     }
   };
+  process.on('SIGHUP', () => {
+    server.reload(() => readReloaded(process.env));
+  });
   process.on('SIGTERM', handle);
   process.on('SIGINT', handle);
 }
@@ -79,10 +82,20 @@ function handleBugs(server: ServerProcess, logger: Logger): void {
   });
 }
 
-function endWithProblems(error: unknown): never {
-  const problems = error instanceof StartError ? error.problems : ['The start failed; see the log for the reason.'];
-  for (const problem of problems) process.stderr.write(`summing-counters: ${problem}\n`);
-  process.exit(error instanceof StartError ? error.exitCode : 1);
+/** Says why the process cannot start, on standard error for people and in the log for what collects it. */
+function endWithProblems(error: unknown, logger?: ProcessLogger): never {
+  if (!(error instanceof StartError)) {
+    logger?.fatal({ err: error, exitCode: 1 }, 'The start failed');
+    process.stderr.write('summing-counters: The start failed; see the log for the reason.\n');
+    process.exit(1);
+  }
+  const { problems, exitCode } = error;
+  for (const problem of problems) {
+    // On a terminal the log is for people, too.
+    if (!process.stdout.isTTY) logger?.fatal({ exitCode }, problem);
+    process.stderr.write(`summing-counters: ${problem}\n`);
+  }
+  process.exit(exitCode);
 }
 
 run();

@@ -63,9 +63,9 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
             --retry, adds their amounts to counters and deletes them; those
             that are refused again stay, with the new reason; those that could
             not be checked stay, because they may be counted already
-  recount   recomputes the sums from increment_log in the database of DATABASE_URL
-            (JOURNAL=postgres) and prints each counter whose sum is another, one
-            line of JSON each; where the log no longer holds all that was
+  recount   recomputes the sums from increment_log in the database of
+            DATABASE_URL (JOURNAL=postgres) and prints each counter whose sum is
+            another, one line of JSON each; where the log no longer holds all that was
             counted, says what is missing. Servers may run meanwhile
 
   --data-dir  default: DATA_DIR of the environment

@@ -13,7 +13,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { boundSentences, gatheredBytesMax } from '../config/bound-sentences.js';
 import type { Config } from '../config/config.js';
-import { CounterError, StartError } from '../core/errors.js';
+import { CounterError, reasonOf, StartError } from '../core/errors.js';
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { Admission, IncrementRouter } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
@@ -48,6 +48,9 @@ import {
 /** Most operations other than increments in flight. One more gets 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
 
+/** Most applications with an old certificate. The oldest is closed, with its connections, before there would be more. */
+const RETIRED_APPS_MAX = 16;
+
 /** Wait between attempts to listen again. */
 const LISTEN_RETRY_MS = 1_000;
 
@@ -66,6 +69,13 @@ export interface HttpServerDeps {
   readonly watchers: SharedWatchers;
   readonly versions: VersionDocument;
   readonly logger: Logger;
+}
+
+/** What was read again while the server runs. */
+export interface Reloaded {
+  readonly authTokens: Config['authTokens'];
+  /** The files of the TLS certificate have changed. */
+  readonly isCertificateChanged: boolean;
 }
 
 /** The requests that an HTTP server must still answer. */
@@ -102,13 +112,20 @@ const HOST_REFUSED =
 /** One HTTP server. The head of this file shows its states. */
 export class HttpServer {
   readonly #deps: HttpServerDeps;
-  readonly #app: UwsApp;
+  /** Takes new connections. */
+  #app: UwsApp;
+  /** Applications with an old certificate, oldest first. They serve the connections that they have, and take no new ones. */
+  readonly #retired = new Set<UwsApp>();
+  /** Open connections of each application, where they are counted. */
+  readonly #connectionsOf = new WeakMap<UwsApp, number>();
   /** Undefined if no tokens are configured: everything is permitted. */
-  readonly #access: AccessControl | undefined;
+  #access: AccessControl | undefined;
   /** Undefined where any Host header is allowed. */
   readonly #hosts: HostRule | undefined;
   readonly #increments: IncrementRoute;
   readonly #streams: EventStreams;
+  readonly #streamRoutes: Readonly<Record<StreamName, StreamRoute>>;
+  readonly #pageFiles = readPageFiles();
   #admission: Admission = 'starting';
   /** Undefined while the server does not listen. */
   #socket: us_listen_socket | undefined;
@@ -121,11 +138,8 @@ export class HttpServer {
 
   constructor(deps: HttpServerDeps) {
     this.#deps = deps;
-    const { config, uws, router, requestStats } = deps;
-    const { tls, bodyBytesMax, keyBytesMax } = config;
-    this.#app = tls
-      ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile, ssl_ciphers: TLS_1_2_CIPHERS })
-      : uws.App();
+    const { config, router, requestStats } = deps;
+    const { bodyBytesMax, keyBytesMax } = config;
     this.#access = AccessControl.of(config.authTokens);
     this.#hosts = HostRule.of(config);
     this.#increments = new IncrementRoute(this, router, {
@@ -136,8 +150,19 @@ export class HttpServer {
       stats: requestStats,
     });
     this.#streams = new EventStreams(deps.watchers, config.watchersMax);
-    this.#countConnections();
-    this.#addRoutes();
+    this.#streamRoutes = this.#makeStreamRoutes();
+    this.#app = this.#makeApp();
+  }
+
+  #makeApp(): UwsApp {
+    const { config, uws } = this.#deps;
+    const { tls } = config;
+    const app = tls
+      ? uws.SSLApp({ cert_file_name: tls.certFile, key_file_name: tls.keyFile, ssl_ciphers: TLS_1_2_CIPHERS })
+      : uws.App();
+    this.#countConnections(app);
+    this.#addRoutes(app);
+    return app;
   }
 
   /** The one admission state, which all routes read. */
@@ -196,19 +221,77 @@ export class HttpServer {
   }
 
   #listenOn(port: number, callback: (socket: us_listen_socket | false) => void): void {
-    const { config, uws, isPortShared } = this.#deps;
-    // Without this option any process of the same user could silently share the port.
-    const option = isPortShared ? 0 : uws.LIBUS_LISTEN_EXCLUSIVE_PORT;
-    this.#app.listen(config.host, port, option, (socket) => {
+    this.#listenWith(this.#app, port, (socket) => {
       if (socket !== false) this.#socket = socket;
       callback(socket);
     });
+  }
+
+  #listenWith(app: UwsApp, port: number, callback: (socket: us_listen_socket | false) => void): void {
+    const { config, uws, isPortShared } = this.#deps;
+    // Without this option any process of the same user could silently share the port.
+    const option = isPortShared ? 0 : uws.LIBUS_LISTEN_EXCLUSIVE_PORT;
+    app.listen(config.host, port, option, callback);
   }
 
   #stopListening(): void {
     clearTimeout(this.#relisten);
     if (this.#socket !== undefined) this.#deps.uws.us_listen_socket_close(this.#socket);
     this.#socket = undefined;
+  }
+
+  /**
+   * Uses other bearer tokens and, if its files have changed, the new certificate from now on. Open connections keep the old
+   * certificate; event streams whose token is no longer valid end. Resolves to why that is impossible, in a sentence; then
+   * nothing has changed.
+   */
+  async reload({ authTokens, isCertificateChanged }: Reloaded): Promise<string | undefined> {
+    if (isCertificateChanged && this.#admission !== 'draining') {
+      const problem = await this.#replaceApp();
+      if (problem !== undefined) return problem;
+    }
+    this.#access = AccessControl.of(authTokens);
+    this.#streams.endRefused();
+    return undefined;
+  }
+
+  /** Listens with the new certificate, beside the old socket for a moment, so that no connection is refused. */
+  async #replaceApp(): Promise<string | undefined> {
+    let app: UwsApp;
+    try {
+      app = this.#makeApp();
+    } catch (error) {
+      return `The TLS certificate cannot be used: ${reasonOf(error)}.`;
+    }
+    if (this.#socket !== undefined) {
+      const socket = await new Promise<us_listen_socket | false>((resolve) => {
+        this.#listenWith(app, this.#port, resolve);
+      });
+      if (socket === false) {
+        app.close();
+        return portRefused(this.#deps.config.host, this.#port).message;
+      }
+      const isListening = this.#socket !== undefined;
+      this.#stopListening();
+      if (isListening) this.#socket = socket;
+      // A stop or the limit of connections has come between.
+      else this.#deps.uws.us_listen_socket_close(socket);
+    }
+    const old = this.#app;
+    this.#app = app;
+    this.#retire(old);
+    return undefined;
+  }
+
+  #retire(app: UwsApp): void {
+    const [oldest] = this.#retired;
+    if (this.#retired.size >= RETIRED_APPS_MAX && oldest !== undefined) this.#closeRetired(oldest);
+    this.#retired.add(app);
+    if (app.filter !== undefined && this.#connectionsOf.get(app) === 0) this.#closeRetired(app);
+  }
+
+  #closeRetired(app: UwsApp): void {
+    if (this.#retired.delete(app)) app.close();
   }
 
   /**
@@ -233,7 +316,8 @@ export class HttpServer {
   close(): void {
     clearInterval(this.#expiry);
     if (this.#admission !== 'draining') this.drain();
-    this.#app.close();
+    for (const app of [...this.#retired, this.#app]) app.close();
+    this.#retired.clear();
   }
 
   /** Starts the timer that answers requests which wait for a shard longer than ACK_TIMEOUT_MS. */
@@ -247,50 +331,53 @@ export class HttpServer {
     );
   }
 
-  /** Build 20.30 cannot count connections. */
-  #countConnections(): void {
+  /** Build 20.30 cannot count connections. A retired application is closed after its last one, where they are counted. */
+  #countConnections(app: UwsApp): void {
     const { requestStats } = this.#deps;
-    this.#app.filter?.((_, more) => {
+    this.#connectionsOf.set(app, 0);
+    app.filter?.((_, more) => {
       requestStats.addConnections(Number(more));
+      const connections = (this.#connectionsOf.get(app) ?? 0) + Number(more);
+      this.#connectionsOf.set(app, connections);
+      if (connections === 0 && this.#retired.has(app)) setImmediate(() => this.#closeRetired(app));
     });
   }
 
-  #addRoutes(): void {
+  #addRoutes(app: UwsApp): void {
     const { operations, config, requestStats } = this.#deps;
     const { bodyBytesMax, keyBytesMax, authTokens } = config;
     const document = openApiText({ bodyBytesMax, keyBytesMax, hasBearerTokens: authTokens.length > 0 });
     const routes = makeRoutes({ operations, keyBytesMax, openApiText: document, versions: this.#deps.versions });
-    const streamRoutes = this.#streamRoutes();
     for (const [path, operationsOfPath] of operationsByPath()) {
       const pattern = path.replace('{key}', '*');
       const stats = requestStats.of(path);
       const taken = operationsOfPath.filter(([name]) => name !== 'increment' || config.role !== 'roll-up');
       for (const [name, operation] of taken) {
-        if (name === 'increment') this.#addIncrement(pattern, operation.access, stats);
-        else if (isStream(name)) this.#addStream(pattern, operation, streamRoutes[name], stats);
-        else this.#add(pattern, operation, routes[name], stats);
+        if (name === 'increment') this.#addIncrement(app, pattern, operation.access, stats);
+        else if (isStream(name)) this.#addStream(app, pattern, operation, this.#streamRoutes[name], stats);
+        else this.#add(app, pattern, operation, routes[name], stats);
       }
       const isOpen = operationsOfPath.every(([, { access }]) => access === 'open');
-      this.#refuse(pattern, isOpen ? 'open' : 'any', methodNotAllowed(taken), stats);
+      this.#refuse(app, pattern, isOpen ? 'open' : 'any', methodNotAllowed(taken), stats);
     }
-    for (const file of readPageFiles()) this.#addPageFile(file);
+    for (const file of this.#pageFiles) this.#addPageFile(app, file);
     const unknown = problemReply('not-found', 'No operation has this path; see /openapi.json.');
-    this.#refuse('/*', 'any', unknown, requestStats.of(UNKNOWN_ROUTE));
+    this.#refuse(app, '/*', 'any', unknown, requestStats.of(UNKNOWN_ROUTE));
   }
 
-  #addPageFile(file: PageFile): void {
+  #addPageFile(app: UwsApp, file: PageFile): void {
     const stats = this.#deps.requestStats.of(file.path === '/' ? PAGE_ROUTE : ASSET_ROUTE);
     const handle = (res: HttpResponse, req: HttpRequest): void => {
       if (!this.#admits(res, req, 'page', stats)) return;
       const options = { ifNoneMatch: req.getHeader('if-none-match'), isHead: req.getMethod() === 'head' };
       res.cork(() => stats.count(writePageFile(res, file, options)));
     };
-    this.#app.get(file.path, handle).head(file.path, handle);
-    this.#refuse(file.path, 'page', methodNotAllowed([['page', { method: 'get' }]]), stats);
+    app.get(file.path, handle).head(file.path, handle);
+    this.#refuse(app, file.path, 'page', methodNotAllowed([['page', { method: 'get' }]]), stats);
   }
 
-  #addIncrement(pattern: string, access: Access, stats: RouteStats): void {
-    this.#app.post(pattern, (res, req) => {
+  #addIncrement(app: UwsApp, pattern: string, access: Access, stats: RouteStats): void {
+    app.post(pattern, (res, req) => {
       const refusal = this.#admissionRefusal(req, access);
       if (refusal === undefined) {
         this.#increments.handle(res, req);
@@ -301,8 +388,7 @@ export class HttpServer {
     });
   }
 
-  #add(pattern: string, operation: ApiOperation, route: Route, stats: RouteStats): void {
-    const app = this.#app;
+  #add(app: UwsApp, pattern: string, operation: ApiOperation, route: Route, stats: RouteStats): void {
     const { method, access } = operation;
     const isAlways = isAlwaysAnswered(operation);
     const handle = (res: HttpResponse, req: HttpRequest): void => {
@@ -313,7 +399,7 @@ export class HttpServer {
     else app.del(pattern, handle);
   }
 
-  #streamRoutes(): Readonly<Record<StreamName, StreamRoute>> {
+  #makeStreamRoutes(): Readonly<Record<StreamName, StreamRoute>> {
     const { operations, config, logger } = this.#deps;
     const reportBug = (err: unknown): void => logger.error({ err }, 'An event stream failed because of a bug');
     const watchers = new Watchers(operations, { keyBytesMax: config.keyBytesMax, reportBug });
@@ -327,11 +413,13 @@ export class HttpServer {
     };
   }
 
-  #addStream(pattern: string, operation: ApiOperation, route: StreamRoute, stats: RouteStats): void {
+  #addStream(app: UwsApp, pattern: string, operation: ApiOperation, route: StreamRoute, stats: RouteStats): void {
     const handle = (res: HttpResponse, req: HttpRequest): void => {
       if (!this.#admits(res, req, operation.access, stats)) return;
       const head = headOf(req);
       const isHead = head.method === 'head';
+      const authorization = req.getHeader('authorization');
+      const isPermitted = (): boolean => this.#access?.refusal(authorization, operation.access) === undefined;
       try {
         // A dashboard shows a start, too. A stop ends all streams and takes no new one.
         const isStartShown = isAlwaysAnswered(operation) && this.#admission === 'starting';
@@ -343,16 +431,20 @@ export class HttpServer {
         const start = route(head);
         if (this.#streams.isFull) reply(res, this.#tooManyStreams(), isHead, stats);
         else if (isHead) writeStreamHead(res, stats);
-        else this.#openStream(res, start, stats);
+        else this.#openStream(res, start, { isPermitted, stats });
       } catch (error) {
         reply(res, replyOfError(error), isHead, stats);
       }
     };
-    this.#app.get(pattern, handle).head(pattern, handle);
+    app.get(pattern, handle).head(pattern, handle);
   }
 
-  #openStream(res: HttpResponse, start: ReturnType<StreamRoute>, stats: RouteStats): void {
-    const stream = this.#streams.open(res, stats);
+  #openStream(
+    res: HttpResponse,
+    start: ReturnType<StreamRoute>,
+    { isPermitted, stats }: { readonly isPermitted: () => boolean; readonly stats: RouteStats },
+  ): void {
+    const stream = this.#streams.open(res, stats, isPermitted);
     if (stream === undefined) reply(res, this.#tooManyStreams(), false, stats);
     else stream.onOver(start(stream));
   }
@@ -364,8 +456,8 @@ export class HttpServer {
   }
 
   /** Answers requests that match no earlier route. */
-  #refuse(pattern: string, access: Access, problem: HttpReply, stats: RouteStats): void {
-    this.#app.any(pattern, (res, req) => {
+  #refuse(app: UwsApp, pattern: string, access: Access, problem: HttpReply, stats: RouteStats): void {
+    app.any(pattern, (res, req) => {
       if (this.#admits(res, req, access, stats)) reply(res, problem, req.getMethod() === 'head', stats);
     });
   }

@@ -10,7 +10,7 @@ import { pause } from '../core/clock.js';
 import type { Refusal } from '../core/bounds.js';
 import type { ErrorCode } from '../core/errors.js';
 import { HttpThreads } from './http-thread-supervisor.js';
-import { reservePort, type HttpServerLoad } from '../http/http-server.js';
+import { reservePort, type HttpServerLoad, type Reloaded } from '../http/http-server.js';
 import type { LoadedUws } from '../http/uws.js';
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { HttpServerLink } from '../shard-worker/protocol/control-messages.js';
@@ -43,6 +43,8 @@ export interface HttpServersDeps {
 export class HttpServers {
   readonly #deps: HttpServersDeps;
   readonly #reservations: SharedArrayBuffer | undefined;
+  /** For HTTP servers that are still to be made; with the bearer tokens that were read last. */
+  #config: Config;
   readonly #idempotencyCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
   #ceilingTimer: NodeJS.Timeout | undefined;
   /** The HTTP server of the main thread, until it is closed. */
@@ -53,14 +55,16 @@ export class HttpServers {
 
   constructor(deps: HttpServersDeps) {
     this.#deps = deps;
+    this.#config = deps.config;
     const { httpThreads, shards } = deps.config;
     this.#reservations = httpThreads > 1 ? makeReservations(shards) : undefined;
   }
 
   /** Listens on the main thread. Resolves to the port. Rejects with StartError if the port cannot be had. */
   async listen(uws: LoadedUws): Promise<number> {
-    const { config, stats, requestStats, batchStats, operations, idempotencyKeys, logger } = this.#deps;
-    const isShared = this.#reservations !== undefined;
+    const { stats, requestStats, batchStats, operations, idempotencyKeys, logger } = this.#deps;
+    const config = this.#config;
+    const isShared = this.#reservations !== undefined || config.tls !== undefined;
     // A port that the system chooses within uWebSockets.js cannot be listened on again while it has connections.
     const port = isShared || config.port === 0 ? await reservePort(config.host, config.port) : config.port;
     this.#local = makeHttpServer({
@@ -82,10 +86,10 @@ export class HttpServers {
 
   /** Starts the other HTTP threads. Returns the links of all HTTP servers, for the supervisor of the shards. */
   launch(): readonly HttpServerLink[] {
-    const { config, stats, requestStats, batchStats, operations, lost } = this.#deps;
+    const { stats, requestStats, batchStats, operations, lost } = this.#deps;
     if (this.#reservations !== undefined) {
       this.#threads = new HttpThreads({
-        config,
+        config: this.#config,
         port: this.#port,
         stats,
         requestStats,
@@ -128,6 +132,17 @@ export class HttpServers {
   setAccepting(accepting: boolean): void {
     this.#local?.server.setAccepting(accepting);
     this.#threads?.setAccepting(accepting);
+  }
+
+  /**
+   * Applies bearer tokens and a certificate that were read again. Resolves to why it could not, by HTTP server: the first one
+   * that refuses a certificate keeps everything as it was, and those after it are not asked.
+   */
+  async reload(reloaded: Reloaded): Promise<readonly string[]> {
+    const problem = await this.#local?.server.reload(reloaded);
+    if (problem !== undefined) return [problem];
+    this.#config = { ...this.#config, authTokens: reloaded.authTokens };
+    return (await this.#threads?.reload(reloaded)) ?? [];
   }
 
   /** Makes readiness `draining`. Requests are still taken until {@link drain}. */

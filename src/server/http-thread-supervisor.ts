@@ -11,6 +11,7 @@ import { Worker } from 'node:worker_threads';
 import type { Config } from '../config/config.js';
 import { CounterError, StartError } from '../core/errors.js';
 import type {
+  HttpThreadAnswer,
   HttpThreadCommand,
   HttpThreadReport,
   HttpThreadRequest,
@@ -21,12 +22,12 @@ import type {
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { HttpServerLink } from '../shard-worker/protocol/control-messages.js';
 import type { Admission } from '../core/increment.js';
-import type { HttpServerLoad } from '../http/http-server.js';
+import type { HttpServerLoad, Reloaded } from '../http/http-server.js';
 
 /** How long a thread may take to close its application. */
 const CLOSE_TIMEOUT_MS = 2_000;
 
-const IDLE: HttpServerLoad = { isAnswering: false, incrementsInFlight: 0 };
+const IDLE: HttpThreadAnswer = { load: { isAnswering: false, incrementsInFlight: 0 } };
 
 /** What all HTTP threads share. */
 export interface HttpThreadsOptions {
@@ -51,7 +52,7 @@ class HttpThread {
   readonly #name: string;
   readonly #worker: Worker;
   readonly #ended: Promise<void>;
-  readonly #waiting = new Map<number, (load: HttpServerLoad) => void>();
+  readonly #waiting = new Map<number, (answer: HttpThreadAnswer) => void>();
   #nextId = 1;
   #state: 'running' | 'closing' | 'ended' = 'running';
   /** Why the thread ended, if it reported a reason. */
@@ -101,8 +102,8 @@ class HttpThread {
     this.#worker.postMessage(command);
   }
 
-  /** Resolves to the load of the thread once it has done as asked; at once if it has ended. */
-  ask(request: HttpThreadRequest): Promise<HttpServerLoad> {
+  /** Resolves once the thread has done as asked, or could not; at once if it has ended. */
+  ask(request: HttpThreadRequest): Promise<HttpThreadAnswer> {
     if (this.#state === 'ended') return Promise.resolve(IDLE);
     const id = this.#nextId;
     this.#nextId += 1;
@@ -126,7 +127,7 @@ class HttpThread {
       case 'done': {
         const resolve = this.#waiting.get(message.id);
         this.#waiting.delete(message.id);
-        resolve?.(message.load);
+        resolve?.(message);
         return;
       }
       case 'call':
@@ -220,7 +221,13 @@ export class HttpThreads {
 
   /** The load of each thread. */
   load(): Promise<readonly HttpServerLoad[]> {
-    return this.#ask({ kind: 'load' });
+    return this.#ask({ kind: 'load' }).then((answers) => answers.map(({ load }) => load));
+  }
+
+  /** Applies what was read again. Resolves to why threads could not. */
+  async reload(reloaded: Reloaded): Promise<readonly string[]> {
+    const answers = await this.#ask({ kind: 'reload', reloaded });
+    return answers.flatMap(({ problem }) => problem ?? []);
   }
 
   /** Closes the applications, then ends the threads. */
@@ -228,7 +235,7 @@ export class HttpThreads {
     await Promise.all(this.#threads.map((thread) => thread.close()));
   }
 
-  #ask(request: HttpThreadRequest): Promise<readonly HttpServerLoad[]> {
+  #ask(request: HttpThreadRequest): Promise<readonly HttpThreadAnswer[]> {
     return Promise.all(this.#threads.map((thread) => thread.ask(request)));
   }
 }

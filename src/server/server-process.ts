@@ -13,7 +13,7 @@
  * ```
  */
 import { boundSentences } from '../config/bound-sentences.js';
-import { configWarnings, isSharedJournal, type Config } from '../config/config.js';
+import { configWarnings, isSharedJournal, type Config, type ReloadedConfig } from '../config/config.js';
 import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
 import { ConnectionLimit } from './connection-limit.js';
@@ -24,6 +24,7 @@ import { ServerDatabase, type OpenedServerDatabase } from './server-database.js'
 import { HttpServers } from './http-servers.js';
 import { ServerMetrics } from './metrics/server-metrics.js';
 import { RegularLog } from './regular-log.js';
+import { Reload } from './reload.js';
 import { ServerDashboard } from './dashboard/server-dashboard.js';
 import { StartSteps, type StartStep } from './start-steps.js';
 import { isLoopback } from '../http/access.js';
@@ -49,6 +50,7 @@ export class ServerProcess {
   readonly #httpServers: HttpServers;
   readonly #connectionLimit: ConnectionLimit;
   readonly #steps: StartSteps;
+  readonly #reload: Reload;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #directory: DataDirectory | undefined;
   #opened: OpenedServerDatabase | undefined;
@@ -85,6 +87,7 @@ export class ServerProcess {
       logger,
     });
     this.#steps = new StartSteps(this.#startSteps(), logger);
+    this.#reload = new Reload({ config, logger, apply: (reloaded) => this.#httpServers.reload(reloaded) });
   }
 
   #makeDatabase(): ServerDatabase {
@@ -312,6 +315,12 @@ export class ServerProcess {
       this.#logger.error({ err: error }, 'Shutdown failed; unflushed increments stay in the journal');
       this.end(1);
     }
+  }
+
+  /** Applies bearer tokens and the TLS certificate that `read` reads, as SIGHUP asks for. Never ends the process. */
+  reload(read: () => ReloadedConfig): void {
+    if (this.#state === 'ended') return;
+    this.#reload.request(read);
   }
 
   /** Exits at once with code 1. Unflushed increments stay in the journal. */

@@ -109,6 +109,8 @@ export class EventStream {
 export class EventStreams {
   readonly #watchers: SharedWatchers;
   readonly #watchersMax: number;
+  /** Whether the client of a stream may still have it. */
+  readonly #permitted = new Map<EventStream, () => boolean>();
   readonly #streams = new Phases<EventStream>((streams) => {
     // Half a beat early, because the next one would be late by as much.
     for (const stream of streams) stream.tick(performance.now() + BEAT_MS / 2);
@@ -120,14 +122,16 @@ export class EventStreams {
     this.#watchersMax = watchersMax;
   }
 
-  /** Opens a stream; undefined if MAX_WATCHERS streams are open. */
-  open(res: HttpResponse, stats: RouteStats): EventStream | undefined {
+  /** Opens a stream; undefined if MAX_WATCHERS streams are open. `isPermitted`: whether the client may still have it. */
+  open(res: HttpResponse, stats: RouteStats, isPermitted: () => boolean): EventStream | undefined {
     if (!this.#watchers.take(this.#watchersMax)) return undefined;
     const stream = new EventStream(res);
     stream.onOver(() => {
       this.#watchers.release();
       this.#streams.delete(stream);
+      this.#permitted.delete(stream);
     });
+    this.#permitted.set(stream, isPermitted);
     stats.count(200);
     this.#streams.add(stream);
     return stream;
@@ -136,6 +140,11 @@ export class EventStreams {
   /** Whether no further stream can be opened now. */
   get isFull(): boolean {
     return this.#watchers.open >= this.#watchersMax;
+  }
+
+  /** Ends the streams whose clients may no longer have them. */
+  endRefused(): void {
+    for (const [stream, isPermitted] of [...this.#permitted]) if (!isPermitted()) stream.end();
   }
 
   /** Ends all streams. */

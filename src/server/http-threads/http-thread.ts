@@ -11,7 +11,7 @@ import { loadUws } from '../../http/uws.js';
 import { createLogger } from '../../core/logger.js';
 import { RemoteOperations } from './remote-operations.js';
 import { makeHttpServer } from './make-http-server.js';
-import type { HttpServer } from '../../http/http-server.js';
+import type { HttpServer, Reloaded } from '../../http/http-server.js';
 import type { ShardRouter } from '../../shard-worker/client/shard-router.js';
 import { STAT, statTotal } from '../../shard-worker/protocol/stats.js';
 
@@ -79,9 +79,17 @@ class HttpThreadServer {
       case 'close':
         this.close();
         break;
+      case 'reload':
+        void this.#reload(command.id, command.reloaded);
+        return;
       case 'load':
     }
     report({ kind: 'done', id: command.id, load: this.#server.load });
+  }
+
+  async #reload(id: number, reloaded: Reloaded): Promise<void> {
+    const problem = this.#closed ? undefined : await this.#server.reload(reloaded);
+    report({ kind: 'done', id, load: this.#server.load, problem });
   }
 
   close(): void {

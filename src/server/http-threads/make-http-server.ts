@@ -27,7 +27,7 @@ export interface HttpServerOptions {
   readonly batchStats: SharedArrayBuffer;
   /** From 0, the main thread: which row of the stats is its own. */
   readonly httpThread: number;
-  /** Memory in which all routers reserve room; undefined for the only router. With it, the port is shared too. */
+  /** Memory in which all routers reserve room; undefined for the only router. With it, or with TLS, the port is shared too. */
   readonly reservations: SharedArrayBuffer | undefined;
   readonly idempotencyRoom: () => number;
   readonly operations: CounterOperations;
@@ -49,7 +49,8 @@ export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
     clientOf(shard, shared, batchStats, statsRow(stats, shard)),
   );
   const router = new ShardRouter(clients, stats, limitsOf(options), setImmediate, shared);
-  const isPortShared = shared !== undefined;
+  // A new certificate needs a second listening socket beside the first.
+  const isPortShared = shared !== undefined || config.tls !== undefined;
   const { uws, version } = options.uws;
   const requestStats = new RequestStats(options.requestStats, options.httpThread);
   const watchers = new SharedWatchers(options.requestStats);

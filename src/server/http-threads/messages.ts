@@ -14,7 +14,7 @@ import type {
   Readiness,
 } from '../../core/counter-operations.js';
 import type { Admission, Sum } from '../../core/increment.js';
-import type { HttpServerLoad } from '../../http/http-server.js';
+import type { HttpServerLoad, Reloaded } from '../../http/http-server.js';
 
 /** The start data of an HTTP thread. All of it survives structured cloning. */
 export interface HttpThreadTask {
@@ -54,7 +54,16 @@ export type OperationCall =
 
 /** A command that the HTTP thread answers once, with `done`. */
 export type HttpThreadRequest =
-  { readonly kind: 'admission'; readonly admission: Admission } | { readonly kind: 'drain' | 'load' | 'close' };
+  | { readonly kind: 'admission'; readonly admission: Admission }
+  | { readonly kind: 'reload'; readonly reloaded: Reloaded }
+  | { readonly kind: 'drain' | 'load' | 'close' };
+
+/** What an HTTP thread answers a request with. */
+export interface HttpThreadAnswer {
+  readonly load: HttpServerLoad;
+  /** Why it could not do as asked. */
+  readonly problem?: string | undefined;
+}
 
 /** Main thread → HTTP thread. */
 export type HttpThreadCommand =
@@ -75,5 +84,5 @@ export type HttpThreadReport =
   | { readonly kind: 'refused'; readonly problems: readonly string[]; readonly exitCode: number }
   /** An uncaught error has closed the application. */
   | { readonly kind: 'broken'; readonly detail: string }
-  | { readonly kind: 'done'; readonly id: number; readonly load: HttpServerLoad }
+  | ({ readonly kind: 'done'; readonly id: number } & HttpThreadAnswer)
   | { readonly kind: 'call'; readonly id: number; readonly call: OperationCall };

@@ -96,7 +96,10 @@ describe('secrets', () => {
   });
 
   test('no setting is in the environment of the processes of an embedded PostgreSQL', async (t) => {
-    if (process.platform !== 'linux') { t.skip('reads /proc'); return; }
+    if (process.platform !== 'linux') {
+      t.skip('reads /proc');
+      return;
+    }
     const env = { AUTH_TOKENS, SUMMING_COUNTERS_TOKEN: TOKENS[1], SHARDS: '1', LOG_LEVEL: 'trace' };
     const server = await startServer({ env });
     try {

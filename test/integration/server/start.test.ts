@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { relative } from 'node:path';
+import { writeFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
 import { describe, test } from 'node:test';
 import { settings } from '#product/config/settings.js';
 import { createTestDatabase } from '../../support/database.js';
 import { increment, send } from '../../support/http.js';
 import { assertCreated } from '../../support/problem.js';
 import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
-import { assertCleanStop } from '../../support/suite-server.js';
+import { assertCleanStop, committedSums } from '../../support/suite-server.js';
 
 const MAIN = new URL('../../../../dist/main.js', import.meta.url).pathname;
 const UWS = new URL('../../../../dist/http/uws.js', import.meta.url).href;
@@ -40,11 +41,12 @@ describe('the start', { concurrency: 2 }, () => {
       const { code, out } = await run([MAIN, option]);
       assert.equal(code, 0);
       for (const { variable } of Object.values(settings)) assert.match(out, new RegExp(`^${variable} `, 'm'));
+      for (const line of out.split('\n')) assert.ok(line.length <= 80, line);
     }
   });
 
   test('an unknown argument ends the start with 78 before it creates anything', async () => {
-    for (const args of [['--port=80'], ['serve'], ['--verbose', '--help']]) {
+    for (const args of [['--port=80'], ['serve'], ['--verbose', '--help'], ['--help', 'me'], ['--version', '-v']]) {
       const { code, out } = await run([MAIN, ...args]);
       assert.deepEqual([code, out], [78, '']);
     }
@@ -74,8 +76,18 @@ describe('the start', { concurrency: 2 }, () => {
           'LOG_LEVEL',
           'FLUSH_INTERVAL_MS',
         ];
-        const lines = server.output.trim().split('\n');
+        const isLogged = (line: string): boolean => line.startsWith('{');
+        // The log masks whatever looks like a password, also in an example.
+        const masked = (text: string): string => text.replace('USER:PASSWORD@', '***@');
+        const lines = server.output
+          .trim()
+          .split('\n')
+          .filter((line) => !isLogged(line));
         assert.equal(lines.length, names.length, server.output);
+        assert.deepEqual(
+          server.log.map(({ level, exitCode, msg }) => ({ level, exitCode, msg })),
+          lines.map((line) => ({ level: 'fatal', exitCode: 78, msg: masked(line.slice('summing-counters: '.length)) })),
+        );
         for (const name of names) {
           assert.ok(
             lines.some((line) => line.startsWith(`summing-counters: ${name} `)),
@@ -85,6 +97,56 @@ describe('the start', { concurrency: 2 }, () => {
         assert.ok(!server.output.includes('hidden-password'));
       },
     ));
+
+  test('a database that refuses the server ends the start, and the log has the sentence as JSON, too', async () => {
+    const database = await createTestDatabase();
+    const url = new URL(database.url);
+    url.pathname = '/no_such_database';
+    try {
+      await withServer({ DATABASE_URL: url.href, SHARDS: '1' }, async (server) => {
+        assert.deepEqual(await server.ended, { code: 78, signal: null });
+        const [, sentence = ''] = /^summing-counters: (.*no_such_database.*)$/m.exec(server.output) ?? [];
+        const fatal = server.log.filter(({ level }) => level === 'fatal' || level === 'error');
+        assert.deepEqual(
+          fatal.map(({ msg }) => msg),
+          [sentence],
+        );
+      });
+    } finally {
+      await database.drop();
+    }
+  });
+
+  test('a variable that is nearly a setting is a warning of the log', async () => {
+    const database = await createTestDatabase();
+    try {
+      await withServer({ DATABASE_URL: database.url, SHARDS: '1', HTTP_THREAD: '4' }, async (server) => {
+        await server.waitFor('"msg":"Ready"');
+        assert.match(server.output, /"level":"warn".*"HTTP_THREAD is not a setting .*; did you mean HTTP_THREADS\?"/);
+        await assertCleanStop(server);
+      });
+    } finally {
+      await database.drop();
+    }
+  });
+
+  test('DATABASE_URL_FILE names the database as DATABASE_URL does', async () => {
+    const database = await createTestDatabase();
+    const dataDir = await temporaryDirectory();
+    const file = join(dataDir, 'url');
+    await writeFile(file, `${database.url}\n`, { mode: 0o400 });
+    const server = await startServer({ env: { DATABASE_URL_FILE: file, SHARDS: '1' }, dataDir });
+    try {
+      assertCreated(await increment(server.url, { of_the_file: 4 }));
+      await assertCleanStop(server);
+      assert.equal((await committedSums(database.url)).get('of_the_file'), 4n);
+      const { password } = new URL(database.url);
+      assert.ok(password === '' || !server.output.includes(password));
+    } finally {
+      await server.dispose();
+      await database.drop();
+    }
+  });
 
   test('a port that another server uses ends the start with a non-zero code and a sentence, and the other server continues', async () => {
     const database = await createTestDatabase();
