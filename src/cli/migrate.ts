@@ -47,7 +47,8 @@ async function run(argv: readonly string[]): Promise<number> {
     throw new StartError([problem], { exitCode: EXIT_USAGE });
   }
   warnOfMisspelledSettings(process.env);
-  const { databaseUrl } = readConfig(process.env);
+  const config = readConfig(process.env);
+  const { databaseUrl } = config;
   if (databaseUrl === undefined) {
     throw new StartError([
       'Neither DATABASE_URL nor DATABASE_URL_FILE is set. The server migrates the embedded PostgreSQL when it starts.',
@@ -55,11 +56,11 @@ async function run(argv: readonly string[]): Promise<number> {
   }
   const target = parseDatabaseUrl(databaseUrl);
   const until = performance.now() + BUSY_TIMEOUT_MS;
-  let opened = await openDatabase(target, logger);
+  let opened = await openDatabase(target, logger, config);
   while (opened.kind === 'busy' && performance.now() < until) {
     logger.warn({}, opened.reason);
     await pause(BUSY_RETRY_MS);
-    opened = await openDatabase(target, logger);
+    opened = await openDatabase(target, logger, config);
   }
   if (opened.kind !== 'open') {
     const what = opened.kind === 'unavailable' ? 'cannot be reached' : 'is in use';

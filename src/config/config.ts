@@ -69,6 +69,8 @@ export interface Config {
   /** Names besides `host`, localhost and addresses that a Host header may have where {@link authTokens} are none. */
   readonly allowedHosts: readonly string[];
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+  /** 1: adopt a table `counters` with columns that the table of the original application has not. */
+  readonly adoptCounters: Integer<0, 1>;
   readonly logLevel: LogLevel;
   readonly logSummarySeconds: Integer<0, 86_400>;
 }

@@ -235,6 +235,12 @@ export const settings = {
     meaning: 'file of the private key in PEM form; read again on SIGHUP',
     read: readableFile,
   },
+  adoptCounters: {
+    variable: 'ADOPT_COUNTERS',
+    fallback: '0',
+    meaning: '1: adopt a table counters that has columns which that of the original application has not',
+    read: wholeNumber,
+  },
   logLevel: {
     variable: 'LOG_LEVEL',
     fallback: 'info',

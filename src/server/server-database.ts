@@ -222,7 +222,7 @@ export class ServerDatabase {
     for (;;) {
       const leftMs = Math.round(until - performance.now());
       const connectTimeoutMs = Math.min(CONNECT_TIMEOUT_MS, Math.max(leftMs, CONNECT_TIMEOUT_MIN_MS));
-      const opened = await openDatabase(target, this.#logger, connectTimeoutMs);
+      const opened = await openDatabase(target, this.#logger, this.#config, connectTimeoutMs);
       this.#startReason = opened.kind === 'open' ? '' : opened.reason;
       if (opened.kind === 'open') return opened.databaseId;
       signal.throwIfAborted();
@@ -258,7 +258,7 @@ export class ServerDatabase {
     try {
       await pause(RETRY_MS);
       while (!this.#closed) {
-        const opened = await openDatabase(target, this.#logger);
+        const opened = await openDatabase(target, this.#logger, this.#config);
         if (opened.kind === 'open') {
           this.#problem = undefined;
           this.#events.available();

@@ -4,7 +4,8 @@
  *
  * The table of the predecessor is `counters(key varchar(120) primary key, sum integer)`. It is altered in place, in one
  * rewrite. The predecessor may go on writing at the same time: its upsert names only `key` and `sum`, and PostgreSQL casts
- * the varchar and integer that it binds. A table of that name that does not fit is refused with a reason.
+ * the varchar and integer that it binds. A table of that name that does not fit is refused with a reason and with the SQL that
+ * helps. One with further columns may belong to another application, so it is adopted only where the operator says so.
  */
 import { StartError } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
@@ -44,7 +45,60 @@ from pg_attribute a
 join pg_type t on t.oid = a.atttypid
 left join pg_collation l on l.oid = a.attcollation
 left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped`;
+where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped
+order by a.attnum`;
+
+/** Views on the columns that must change type, and views on those; what depends on others comes first. */
+const DEPENDENT_VIEWS = `
+with recursive dependents(oid, depth) as (
+  select r.ev_class, 1
+  from pg_attribute a
+  join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
+  join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+  where a.attrelid = $1::oid and a.attname = any($2::text[]) and r.ev_class <> a.attrelid
+  union
+  select r.ev_class, p.depth + 1
+  from dependents p
+  join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = p.oid
+  join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+  where r.ev_class <> p.oid and p.depth < 32
+)
+select c.oid::regclass::text as name, case c.relkind when 'm' then 'materialized view' else 'view' end as kind
+from (select oid, max(depth) as depth from dependents group by oid) d join pg_class c using (oid)
+order by d.depth desc, name`;
+
+const PRIMARY_KEY = `
+select quote_ident(conname) as name, pg_get_constraintdef(oid) as definition
+from pg_constraint where conrelid = $1::oid and contype = 'p'`;
+
+const COUNT_ROWS = 'select count(*)::text as rows, count(*) filter (where sum is null)::text as nulls from counters';
+
+/** What an adoption has changed. */
+export interface TableAdoption {
+  readonly rows: number;
+  /** Sums that were null, and are 0 now. */
+  readonly nulls: number;
+  /** How long nobody else could use the table. */
+  readonly seconds: number;
+}
+
+/** How {@link prepareCountersTable} treats a table that exists. */
+export interface CountersTableOptions {
+  /** Limits each statement. */
+  readonly timeoutMs: number;
+  /** The database has a schema of ours already, so the table is ours. */
+  readonly isOurs: boolean;
+  /** ADOPT_COUNTERS: adopts a table that has columns which that of the original application has not. */
+  readonly adoptsOtherColumns: boolean;
+}
+
+/** The result of {@link prepareCountersTable}. */
+export interface PreparedCountersTable {
+  /** Sentences for the log about what works and costs speed. */
+  readonly warnings: readonly string[];
+  /** Undefined if the table was made, or was right already. */
+  readonly adopted: TableAdoption | undefined;
+}
 
 interface Column {
   readonly name: string;
@@ -58,52 +112,143 @@ interface Column {
 }
 
 const KEY_TYPES = new Set(['text', 'varchar']);
+const OUR_COLUMNS = new Set(['key', 'sum', 'updated_at']);
 const SUM_TYPES = new Set(['int2', 'int4', 'int8', 'numeric']);
 
+/** The table for another purpose keeps its rows under another name. */
+const RENAME = 'If another application uses it: alter table counters rename to other_counters;';
+
 /**
- * Creates or adopts the table. Returns warnings. Throws StartError where the existing table does not fit, before anything is
- * altered. `timeoutMs` limits the rewrite.
+ * Creates or adopts the table. Throws StartError where the existing table does not fit, before anything is altered.
  */
-export async function prepareCountersTable(connection: DatabaseConnection, timeoutMs: number): Promise<string[]> {
+export async function prepareCountersTable(
+  connection: DatabaseConnection,
+  options: CountersTableOptions,
+): Promise<PreparedCountersTable> {
   const [found] = await connection.query<{ oid: string | null }>({ text: FIND_TABLE });
   const oid = found?.oid;
   if (oid === null || oid === undefined) {
     await connection.query({ text: CREATE });
-    return [];
+    return { warnings: [], adopted: undefined };
   }
   const columns = await connection.query<Column>({ text: DESCRIBE_COLUMNS, values: [oid] });
   const [table] = await connection.query<{ kind: string; keyed: boolean; sum_indexed: boolean }>({
     text: DESCRIBE_TABLE,
     values: [oid],
   });
-  if (table?.kind !== 'r') refuse('it is not an ordinary table');
-  const key = columns.find((column) => column.name === 'key');
-  const sum = columns.find((column) => column.name === 'sum');
-  const updatedAt = columns.find((column) => column.name === 'updated_at');
-  if (key === undefined || sum === undefined) refuse('it has no columns "key" and "sum"');
-  if (!KEY_TYPES.has(key.type) || key.generated) refuse(`its column "key" is of type ${key.type}, not text or varchar`);
-  if (!SUM_TYPES.has(sum.type) || sum.generated)
-    refuse(`its column "sum" is of type ${sum.type}, not an integer or numeric`);
-  if (!table.keyed) refuse('its primary key is not (key)');
-  if (updatedAt !== undefined && !['timestamptz', 'timestamp'].includes(updatedAt.type)) {
-    refuse(`its column "updated_at" is of type ${updatedAt.type}, not timestamptz`);
-  }
-  const unfillable = columns.find(
-    (column) =>
-      !['key', 'sum', 'updated_at'].includes(column.name) && column.required && !column.defaulted && !column.generated,
-  );
-  if (unfillable !== undefined) refuse(`its column "${unfillable.name}" must be filled and has no default`);
+  if (table?.kind !== 'r') refuse('it is not an ordinary table', RENAME);
+  const { key, sum } = checkedKeyAndSum(columns);
+  if (!table.keyed) await refuseKey(connection, oid);
+  const updatedAt = checkedOthers(columns);
 
-  const changes = [...keyChanges(key), ...sumChanges(sum), ...updatedAtChanges(updatedAt)];
+  const [ofKey, ofSum] = [keyChanges(key), sumChanges(sum)];
+  const changes = [...ofKey, ...ofSum, ...updatedAtChanges(updatedAt)];
+  if (!options.isOurs && !options.adoptsOtherColumns) refuseOtherColumns(columns, changes.length > 0);
+  let adopted: TableAdoption | undefined;
   if (changes.length > 0) {
-    if (sum.type === 'numeric') await refuseFractions(connection, timeoutMs);
-    // First, so that the rewrite below leaves that room.
-    await connection.query({ text: `alter table counters set (${STORAGE})` });
-    await connection.query({ text: `alter table counters ${changes.join(', ')}`, timeoutMs });
+    const changed = [...(ofKey.length > 0 ? ['key'] : []), ...(ofSum.length > 0 ? ['sum'] : [])];
+    await refuseDependentViews(connection, oid, changed);
+    if (sum.type === 'numeric') await refuseFractions(connection, options.timeoutMs);
+    adopted = await adopt(connection, changes, options.timeoutMs);
   }
-  return table.sum_indexed
+  const warnings = table.sum_indexed
     ? ['An index on counters contains "sum": every flush must update it, which costs several times the table itself.']
     : [];
+  return { warnings, adopted };
+}
+
+async function adopt(
+  connection: DatabaseConnection,
+  changes: readonly string[],
+  timeoutMs: number,
+): Promise<TableAdoption> {
+  await connection.query({ text: 'lock table counters in access exclusive mode' });
+  const startedAt = performance.now();
+  const [counted] = await connection.query<{ rows: string; nulls: string }>({ text: COUNT_ROWS, timeoutMs });
+  // First, so that the rewrite below leaves that room.
+  await connection.query({ text: `alter table counters set (${STORAGE})` });
+  await connection.query({ text: `alter table counters ${changes.join(', ')}`, timeoutMs });
+  const seconds = Number(((performance.now() - startedAt) / 1000).toFixed(3));
+  return { rows: Number(counted?.rows), nulls: Number(counted?.nulls), seconds };
+}
+
+/** Throws StartError where one of the two rules the table out. */
+function checkedKeyAndSum(columns: readonly Column[]) {
+  const key = columns.find((column) => column.name === 'key');
+  const sum = columns.find((column) => column.name === 'sum');
+  if (key === undefined || sum === undefined) refuse('it has no columns "key" and "sum"', RENAME);
+  if (key.generated) refuse('its column "key" is generated', dropExpression('key'));
+  if (!KEY_TYPES.has(key.type))
+    refuse(`its column "key" is of type ${key.type}, not text or varchar`, changeType('key', 'text', 'key::text'));
+  if (sum.generated) refuse('its column "sum" is generated', dropExpression('sum'));
+  if (!SUM_TYPES.has(sum.type)) {
+    const help = changeType('sum', 'numeric', 'round(sum::numeric)');
+    refuse(`its column "sum" is of type ${sum.type}, not an integer or numeric`, help);
+  }
+  return { key, sum };
+}
+
+/** The column `updated_at`, if there is one. Throws StartError where it, or a column that is not ours, rules the table out. */
+function checkedOthers(columns: readonly Column[]): Column | undefined {
+  const updatedAt = columns.find((column) => column.name === 'updated_at');
+  if (updatedAt !== undefined && !['timestamptz', 'timestamp'].includes(updatedAt.type)) {
+    const help = changeType('updated_at', 'timestamptz', 'updated_at::timestamptz');
+    refuse(`its column "updated_at" is of type ${updatedAt.type}, not timestamptz`, help);
+  }
+  const unfillable = columns.find(
+    (column) => !OUR_COLUMNS.has(column.name) && column.required && !column.defaulted && !column.generated,
+  );
+  if (unfillable !== undefined) {
+    const help = `Rows that the server makes leave it out: alter table counters alter column ${identifier(unfillable.name)} drop not null;`;
+    refuse(`its column "${unfillable.name}" must be filled and has no default`, help);
+  }
+  return updatedAt;
+}
+
+function changeType(column: string, type: string, using: string): string {
+  return `To convert it: alter table counters alter column ${column} type ${type} using ${using};`;
+}
+
+function dropExpression(column: string): string {
+  return `To make it an ordinary column: alter table counters alter column ${column} drop expression;`;
+}
+
+/** A table that need not change, with `updated_at`, is one of ours, as a restore of that table alone leaves it. */
+function refuseOtherColumns(columns: readonly Column[], isChanged: boolean): void {
+  const isOther = ({ name }: Column): boolean => !OUR_COLUMNS.has(name) || (isChanged && name === 'updated_at');
+  const others = columns.filter(isOther).map(({ name }) => `"${name}"`);
+  if (others.length === 0) return;
+  const which = `${others.length === 1 ? 'column' : 'columns'} ${others.join(', ')}`;
+  const help = `To adopt it with its rows nevertheless, set ADOPT_COUNTERS=1. ${RENAME}`;
+  refuse(`it has the ${which}, which that of the original application has not, and may be another application's`, help);
+}
+
+async function refuseKey(connection: DatabaseConnection, oid: string): Promise<never> {
+  const [primary] = await connection.query<{ name: string; definition: string }>({ text: PRIMARY_KEY, values: [oid] });
+  const is = primary === undefined ? 'it has none' : `it is ${primary.definition}`;
+  const drop = primary === undefined ? '' : `drop constraint ${primary.name}, `;
+  const help =
+    `To change it, where each key has one row (select key from counters group by key having count(*) > 1 finds others): ` +
+    `alter table counters ${drop}add primary key (key);`;
+  return refuse(`its primary key is not (key), ${is}`, help);
+}
+
+async function refuseDependentViews(
+  connection: DatabaseConnection,
+  oid: string,
+  columns: readonly string[],
+): Promise<void> {
+  const values = [oid, columns];
+  const views = await connection.query<{ name: string; kind: string }>({ text: DEPENDENT_VIEWS, values });
+  if (views.length === 0) return;
+  const names = views.map(({ name }) => name).join(', ');
+  const definitions = views.map(({ name }) => `select pg_get_viewdef('${name.replaceAll("'", "''")}'::regclass);`);
+  const drops = views.map(({ name, kind }) => `drop ${kind} ${name};`);
+  const help =
+    `Keep their definitions: ${definitions.join(' ')} Drop them: ${drops.join(' ')} ` +
+    'After the next start, create them again.';
+  const depend = views.length === 1 ? `the view ${names} depends` : `the views ${names} depend`;
+  refuse(`${depend} on columns whose type must change`, help);
 }
 
 function keyChanges(key: Column): string[] {
@@ -140,9 +285,19 @@ async function refuseFractions(connection: DatabaseConnection, timeoutMs: number
     text: `select exists (select 1 from counters where sum <> trunc(sum) or sum::text !~ '^-?[0-9.]+$') as found`,
     timeoutMs,
   });
-  if (row?.found === true) refuse('it holds sums that are not integers');
+  if (row?.found !== true) return;
+  const help =
+    `To see them: select key, sum from counters where sum <> trunc(sum) or sum::text !~ '^-?[0-9.]+$'; ` +
+    `To round fractions: update counters set sum = round(sum) where sum <> trunc(sum);`;
+  refuse('it holds sums that are not integers', help);
 }
 
-function refuse(reason: string): never {
-  throw new StartError([`The database has a table "counters" that cannot be used: ${reason}.`]);
+/** A name as PostgreSQL reads it, quoted where it must be. */
+function identifier(name: string): string {
+  return /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
+}
+
+/** `help` is a sentence that ends with SQL. */
+function refuse(reason: string, help: string): never {
+  throw new StartError([`The database has a table "counters" that cannot be used: ${reason}. ${help}`]);
 }

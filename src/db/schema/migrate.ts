@@ -6,7 +6,8 @@
  */
 import { StartError, reasonOf } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
-import { prepareCountersTable } from './counters-table.js';
+import { prepareCountersTable, type TableAdoption } from './counters-table.js';
+import { missingGrant } from './missing-grant.js';
 import { classifyDatabaseError, errorCode } from '../database-errors.js';
 import { migrations } from './migrations.js';
 import { DATABASE_ID } from '../statements.js';
@@ -19,6 +20,14 @@ export interface MigrationResult {
   readonly applied: readonly string[];
   /** Sentences for the log about settings that work but cost speed. */
   readonly warnings: readonly string[];
+  /** A table of the original application that was adopted now. */
+  readonly adopted?: TableAdoption;
+}
+
+/** What an operator may allow. */
+export interface MigrationOptions {
+  /** See `CountersTableOptions`. */
+  readonly adoptsOtherColumns: boolean;
 }
 
 const VERSION_MIN = 130_000;
@@ -60,10 +69,13 @@ order by a.pid limit 5`;
  * not use the database. Rejects with {@link TableBusyError} where others hold a table that must be altered, and with the
  * error of pg where the database was unreachable or the connection was lost (see `classifyDatabaseError`).
  */
-export async function migrate(connection: DatabaseConnection): Promise<MigrationResult> {
+export async function migrate(
+  connection: DatabaseConnection,
+  options: MigrationOptions = { adoptsOtherColumns: false },
+): Promise<MigrationResult> {
   checkServer(connection);
   try {
-    return await migrateOnce(connection);
+    return await migrateOnce(connection, options);
   } catch (error) {
     if (!connection.lost) await connection.query({ text: 'rollback' });
     // A refused write closes the session, see DatabaseConnection.query.
@@ -72,7 +84,8 @@ export async function migrate(connection: DatabaseConnection): Promise<Migration
     const kind = classifyDatabaseError(error);
     if (kind === 'unreachable') throw error;
     if (kind === 'retry' && !isReadOnly) throw await busy(connection, error);
-    throw new StartError([`The database cannot be migrated: ${reasonOf(error)}.`], { cause: error });
+    const help = connection.lost ? '' : await missingGrant(connection, error);
+    throw new StartError([`The database cannot be migrated: ${reasonOf(error)}.${help}`], { cause: error });
   }
 }
 
@@ -99,7 +112,10 @@ function checkServer({ server }: DatabaseConnection): void {
   }
 }
 
-async function migrateOnce(connection: DatabaseConnection): Promise<MigrationResult> {
+async function migrateOnce(
+  connection: DatabaseConnection,
+  { adoptsOtherColumns }: MigrationOptions,
+): Promise<MigrationResult> {
   await connection.query({ text: PREPARE_TRANSACTION });
   if (connection.server.versionNumber >= 170_000) await connection.query({ text: 'set local transaction_timeout = 0' });
   await connection.query({ text: `set local lock_timeout = '${LOCK_TIMEOUT}'` });
@@ -123,7 +139,11 @@ async function migrateOnce(connection: DatabaseConnection): Promise<MigrationRes
     ]);
   }
 
-  const warnings = await prepareCountersTable(connection, STATEMENT_TIMEOUT_MS);
+  const { warnings, adopted } = await prepareCountersTable(connection, {
+    timeoutMs: STATEMENT_TIMEOUT_MS,
+    isOurs: present > 0,
+    adoptsOtherColumns,
+  });
   const applied: string[] = [];
   for (const { version, name, sql } of migrations) {
     if (version <= present) continue;
@@ -140,5 +160,5 @@ async function migrateOnce(connection: DatabaseConnection): Promise<MigrationRes
   await connection.query({ text: 'commit' });
   if (first === undefined)
     throw new StartError(['The table summing_counters_migrations has lost its rows; restore them from a backup.']);
-  return { databaseId: first.database_id, applied, warnings };
+  return { databaseId: first.database_id, applied, warnings, ...(adopted === undefined ? {} : { adopted }) };
 }

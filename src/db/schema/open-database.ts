@@ -3,11 +3,13 @@
  * thread.
  */
 import { reasonOf, StartError } from '../../core/errors.js';
-import { classifyDatabaseError } from '../database-errors.js';
+import type { Config } from '../../config/config.js';
+import { classifyDatabaseError, errorCode } from '../database-errors.js';
 import { databaseProblem, type DatabaseProblem } from '../database-problem.js';
 import { connect, type DatabaseTarget } from '../connection.js';
 import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
 import { refuseTransactionPooler } from '../transaction-pooler.js';
+import type { TableAdoption } from './counters-table.js';
 import { migrate, TableBusyError } from './migrate.js';
 
 /** The outcome of an attempt. */
@@ -24,6 +26,7 @@ const CONNECT_TIMEOUT_MS = 2_000;
 export async function openDatabase(
   target: DatabaseTarget,
   logger: DatabaseLogger,
+  { adoptCounters }: Pick<Config, 'adoptCounters'>,
   connectTimeoutMs = CONNECT_TIMEOUT_MS,
 ): Promise<OpenedDatabase> {
   try {
@@ -31,7 +34,9 @@ export async function openDatabase(
     const connection = await connect(target, options);
     try {
       await refuseTransactionPooler(target, connection, options);
-      const { databaseId, applied, warnings } = await migrate(connection);
+      const adoption = { adoptsOtherColumns: adoptCounters === 1 };
+      const { databaseId, applied, warnings, adopted } = await migrate(connection, adoption);
+      if (adopted !== undefined) logger.info({ ...adopted }, adoptionSentence(adopted));
       for (const warning of warnings) logger.warn({}, warning);
       if (applied.length > 0) logger.info({ applied }, 'Migrated the database');
       return { kind: 'open', databaseId };
@@ -47,7 +52,21 @@ export async function openDatabase(
       case 'retry':
         return { kind: 'unavailable', reason, problem: databaseProblem(error) };
       default:
-        throw new StartError([`The database refuses this server: ${reason}.`], { cause: error });
+        throw new StartError([`The database refuses this server: ${reason}.${connectGrant(target, error)}`], {
+          cause: error,
+        });
     }
   }
+}
+
+function adoptionSentence({ rows, nulls, seconds }: TableAdoption): string {
+  const zeros = nulls === 0 ? 'no sum was null' : `${nulls} null ${nulls === 1 ? 'sum is' : 'sums are'} 0 now`;
+  return `Adopted the table counters with ${rows} ${rows === 1 ? 'row' : 'rows'}; ${zeros}; it was locked for ${seconds} s`;
+}
+
+/** A role that may not connect cannot be asked for its name, so the names are those of DATABASE_URL. */
+function connectGrant({ database, user }: DatabaseTarget, error: unknown): string {
+  if (errorCode(error) !== '42501') return '';
+  const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;
+  return ` As its owner or a superuser: grant connect on database ${quoted(database)} to ${quoted(user)};`;
 }

@@ -275,7 +275,7 @@ for (const [what, sql] of Object.entries(ADOPTABLE)) {
       const names = sql.includes('updated_at') ? 'key, sum, updated_at' : 'key, sum';
       const values = sql.includes('updated_at') ? `'a', 5, '2026-01-02 03:04:05'` : `'a', 5`;
       await connection.query({ text: `insert into counters (${names}) values (${values})` });
-      await migrate(connection);
+      await migrate(connection, { adoptsOtherColumns: true });
       const columns = await columnsOfCounters(connection);
       for (const column of COLUMNS) assert.ok(columns.includes(column), columns.join('; '));
       const [row] = await connection.query<{ sum: string; at: string }>({
@@ -287,6 +287,116 @@ for (const [what, sql] of Object.entries(ADOPTABLE)) {
     });
   });
 }
+
+test('an adoption says how many rows it took, how many null sums are 0 now, and how long the table was locked', async () => {
+  await withDatabase(async (connection) => {
+    await connection.query({
+      text: `create table counters (key varchar(120) primary key, sum integer);
+             insert into counters select 'k' || n, nullif(n % 10, 0) from generate_series(1, 1000) n`,
+    });
+    const { adopted } = await migrate(connection);
+    assert.deepEqual([adopted?.rows, adopted?.nulls], [1000, 100]);
+    assert.ok((adopted?.seconds ?? 0) > 0 && (adopted?.seconds ?? 99) < 60, String(adopted?.seconds));
+    assert.equal('adopted' in (await migrate(connection)), false);
+  });
+});
+
+test('a table with columns that the original application has not is adopted only where the operator says so', async () => {
+  for (const [column, sentence] of [
+    [
+      'note text',
+      /has the column "note", which .* set ADOPT_COUNTERS=1\. .* alter table counters rename to other_counters;/,
+    ],
+    ['updated_at timestamp, owner int', /has the columns "updated_at", "owner", which .* set ADOPT_COUNTERS=1/],
+  ] as const) {
+    await withDatabase(async (connection) => {
+      await connection.query({ text: `create table counters (key varchar(120) primary key, sum integer, ${column})` });
+      const before = await columnsOfCounters(connection);
+      await assert.rejects(migrate(connection), startErrorSaying(sentence));
+      assert.deepEqual(await columnsOfCounters(connection), before);
+      assert.equal((await migrate(connection, { adoptsOtherColumns: true })).adopted?.rows, 0);
+      // The table is ours now, whatever columns somebody adds.
+      await connection.query({ text: 'alter table counters add column later int, alter column sum drop default' });
+      await migrate(connection);
+    });
+  }
+});
+
+test('a table counters of ours without the other tables, as a partial restore leaves it, is taken as it is', async () => {
+  await withDatabase(async (connection) => {
+    await migrate(connection);
+    await connection.query({ text: `insert into counters (key, sum) values ('a', 5)` });
+    await connection.query({
+      text: `create schema restored; alter table counters set schema restored; set search_path = restored`,
+    });
+    const { adopted, applied } = await migrate(connection);
+    assert.equal(adopted, undefined);
+    assert.equal(applied.length, migrations.length);
+    assert.deepEqual(await connection.query({ text: 'select key, sum::int from counters' }), [{ key: 'a', sum: 5 }]);
+  });
+});
+
+/** The statements in a sentence, each up to its semicolon. */
+function statementsIn(sentence: string): readonly string[] {
+  return [...sentence.matchAll(/\b(?:alter|drop|grant|update) [^;]*;/g)].map(([sql]) => sql);
+}
+
+/** Of the statements that a refusal offers, the last ones may be an alternative: renaming the table. */
+async function refusalOf(connection: DatabaseConnection): Promise<string> {
+  try {
+    await migrate(connection);
+  } catch (error) {
+    assert.ok(error instanceof StartError);
+    return error.message;
+  }
+  throw new Error('the table was not refused');
+}
+
+const HELPED: Readonly<Record<string, string>> = {
+  'no primary key': `create table counters (key text unique, sum int); insert into counters values ('a', 1)`,
+  'another primary key': `create table counters (id serial primary key, key text, sum int); insert into counters values (1, 'a', 1)`,
+  'padded keys': `create table counters (key char(20) primary key, sum int); insert into counters values ('a', 1)`,
+  'numbers as keys': 'create table counters (key int primary key, sum int); insert into counters values (1, 1)',
+  'approximate sums': `create table counters (key text primary key, sum float8); insert into counters values ('a', 0.9)`,
+  fractions: `create table counters (key text primary key, sum numeric); insert into counters values ('a', 1.4)`,
+  'a column that nobody fills': `create table counters (key text primary key, sum int, "The Owner" text not null);
+                                 insert into counters values ('a', 1, 'me')`,
+  'a generated sum': `create table counters (key text primary key, n int, sum int generated always as (n + 1) stored);
+                      insert into counters values ('a', 0)`,
+  'a day as updated_at': `create table counters (key text primary key, sum int, updated_at date);
+                          insert into counters values ('a', 1)`,
+  'views on its columns': `create table counters (key varchar(120) primary key, sum int); insert into counters values ('a', 1);
+                           create view top as select key, sum from counters;
+                           create materialized view "Top Keys" as select key from top;
+                           create view many as select count(*) as many from counters`,
+};
+
+for (const [what, sql] of Object.entries(HELPED)) {
+  test(`the refusal of a table with ${what} has the SQL after which it is adopted`, async () => {
+    await withDatabase(async (connection) => {
+      await connection.query({ text: sql });
+      const statements = statementsIn((await refusalOf(connection)).replace(/ If another application.*/, ''));
+      assert.ok(statements.length > 0);
+      for (const statement of statements) await connection.query({ text: statement });
+      await migrate(connection, { adoptsOtherColumns: true });
+      assert.deepEqual(
+        await connection.query({ text: "select trim(key) in ('a', '1') as there, sum::int from counters" }),
+        [{ there: true, sum: 1 }],
+      );
+    });
+  });
+}
+
+test('a view that only counts rows, or one elsewhere, does not stand in the way', async () => {
+  await withDatabase(async (connection) => {
+    await connection.query({
+      text: `create table counters (key varchar(120) primary key, sum int);
+             create view many as select count(*) as many from counters;
+             create table other (key int); create view others as select key from other`,
+    });
+    assert.equal((await migrate(connection)).adopted?.rows, 0);
+  });
+});
 
 const REFUSED: Readonly<Record<string, readonly [string, RegExp]>> = {
   'a view': ['create view counters as select 1 as key, 2 as sum', /not an ordinary table/],
@@ -321,7 +431,7 @@ const REFUSED: Readonly<Record<string, readonly [string, RegExp]>> = {
   ],
   'a view on its sums': [
     'create table counters (key varchar(120) primary key, sum int); create view top as select sum from counters',
-    /cannot be migrated: cannot alter type of a column used by a view/,
+    /cannot be used: the view top depends on columns .*pg_get_viewdef\('top'::regclass\).* drop view top;/,
   ],
 };
 
@@ -362,14 +472,99 @@ test('a role that may not create tables is refused, unless the database is migra
     plainUrl.password = 'plain';
     const plain = await connectTo(plainUrl.href);
     try {
-      await assert.rejects(migrate(plain), startErrorSaying(/permission denied for schema public/));
+      const sentence = new RegExp(
+        `permission denied for schema public\\. .*: grant usage, create on schema public to ${role}; Or let another role`,
+      );
+      await assert.rejects(migrate(plain), startErrorSaying(sentence));
       const { databaseId } = await migrate(connection);
-      await connection.query({ text: `grant select on summing_counters_migrations to ${role}` });
+      const denied = new RegExp(
+        `permission denied for table summing_counters_migrations\\. .* grant select, .* public to ${role};`,
+      );
+      await assert.rejects(migrate(plain), startErrorSaying(denied));
+      const grants = statementsIn(await refusalOf(plain));
+      assert.equal(grants.length, 3);
+      for (const grant of grants) await connection.query({ text: grant });
       assert.deepEqual(await migrate(plain), { databaseId, applied: [], warnings: [] });
     } finally {
       await plain.close();
       await connection.query({ text: `drop owned by ${role}; drop role ${role}` });
     }
+  });
+});
+
+test('a role gets the grants that it needs by name: to create, to own, and to use a schema', async () => {
+  await withDatabase(async (connection, url) => {
+    const role = `Plain ${randomBytes(6).toString('hex')}`;
+    await connection.query({
+      text: `revoke create on schema public from public; create role "${role}" login password 'plain';
+             create table counters (key varchar(120) primary key, sum integer);`,
+    });
+    const plainUrl = new URL(url);
+    plainUrl.username = role;
+    plainUrl.password = 'plain';
+    const plain = await connectTo(plainUrl.href);
+    try {
+      for (const grant of statementsIn((await refusalOf(plain)).replace(/Or let another.*/, '')))
+        await connection.query({ text: grant });
+      const owned = await refusalOf(plain);
+      assert.match(owned, /permission denied for table counters|must be owner of table counters/);
+      const owner = statementsIn(owned.replace(/.* Or make/, ''));
+      for (const statement of owner) await connection.query({ text: statement });
+      if (!owned.includes('must be owner')) {
+        const next = await refusalOf(plain);
+        assert.match(next, /must be owner of table counters/);
+        for (const statement of statementsIn(next.replace(/.* Or make/, '')))
+          await connection.query({ text: statement });
+      }
+      assert.equal((await migrate(plain)).applied.length, migrations.length);
+    } finally {
+      await plain.close();
+      await connection.query({ text: `drop owned by "${role}"; drop role "${role}"` });
+    }
+  });
+});
+
+test('a role without any right on the schema is told what it needs, and one that may not connect, too', async () => {
+  await withDatabase(async (connection, url) => {
+    const role = `plain_${randomBytes(6).toString('hex')}`;
+    await connection.query({
+      text: `revoke all on schema public from public; create role ${role} login password 'plain'`,
+    });
+    const plainUrl = new URL(url);
+    plainUrl.username = role;
+    plainUrl.password = 'plain';
+    const database = plainUrl.pathname.slice(1);
+    const plain = await connectTo(plainUrl.href);
+    try {
+      const [grant = ''] = statementsIn(await refusalOf(plain));
+      assert.equal(grant, `grant usage, create on schema public to ${role};`);
+      await connection.query({ text: grant });
+      await migrate(plain);
+    } finally {
+      await plain.close();
+    }
+    await connection.query({ text: `revoke connect on database ${database} from public` });
+    const refused = runMigrateCommand({ DATABASE_URL: plainUrl.href });
+    assert.equal(refused.status, 78);
+    const [connectGrant = ''] = statementsIn(refused.stderr);
+    assert.equal(connectGrant, `grant connect on database "${database}" to "${role}";`);
+    await connection.query({ text: connectGrant });
+    assert.equal(runMigrateCommand({ DATABASE_URL: plainUrl.href }).status, 0);
+    await connection.query({ text: `drop owned by ${role}; drop role ${role}` });
+  });
+});
+
+test('the migrate command says what an adoption did, and adopts other columns with ADOPT_COUNTERS=1', async () => {
+  await withDatabase(async (connection, url) => {
+    await connection.query({
+      text: `create table counters (key varchar(120) primary key, sum integer, note text);
+             insert into counters values ('a', 1), ('b', null)`,
+    });
+    const refused = runMigrateCommand({ DATABASE_URL: url });
+    assert.deepEqual([refused.status, refused.stderr.includes('ADOPT_COUNTERS=1')], [78, true]);
+    const { status, stdout } = runMigrateCommand({ DATABASE_URL: url, ADOPT_COUNTERS: '1' });
+    assert.equal(status, 0);
+    assert.match(stdout, /^Adopted the table counters with 2 rows; 1 null sum is 0 now; it was locked for [\d.]+ s$/m);
   });
 });
 

@@ -80,6 +80,7 @@ test('an empty environment gives the defaults of the contract', () => {
     authTokens: [],
     allowedHosts: [],
     tls: undefined,
+    adoptCounters: 0,
     logLevel: 'info',
     logSummarySeconds: 60,
   } satisfies Config);
