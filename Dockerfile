@@ -3,7 +3,9 @@
 # The base needs Node 20, 22 or 24 and glibc 2.38 or later (2.27 with Node 20); musl will not do.
 ARG BASE=node:24-trixie-slim
 
-FROM ${BASE} AS build
+# Builds on the machine's own architecture for any other: nothing is compiled, the binaries of all of them are in the packages.
+FROM --platform=$BUILDPLATFORM ${BASE} AS build
+ARG TARGETARCH
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 # Scripts run after the sources are there; the packages' own are not needed, their binaries ship inside them.
@@ -13,12 +15,21 @@ RUN npm run -s build:product && npm prune --ignore-scripts --omit=dev --omit=opt
   # The compiler comes as typia's peer, for its command line only; what it left in the cache is a copy of itself.
   && rm -rf node_modules/typescript node_modules/.cache \
   # Binaries of other systems, and of Node versions that are not in this image.
-  && abi="$(node -p process.versions.modules)" arch="$(node -p process.arch)" \
+  && abi="$(node -p process.versions.modules)" arch="$(echo "${TARGETARCH:-$(node -p process.arch)}" | sed s/amd64/x64/)" \
   && find node_modules/uWebSockets.js node_modules/uWebSockets.js-glibc-2.27 -name '*.node' \
     ! -name "uws_linux_${arch}_${abi}.node" -delete \
   && rm -rf node_modules/uWebSockets.js-glibc-2.27/docs node_modules/uWebSockets.js-glibc-2.27/dist
 
 FROM ${BASE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG SOURCE=https://github.com/summing-counters/summing-counters
+LABEL org.opencontainers.image.title="summing-counters" \
+  org.opencontainers.image.description="Counts increments at very high rates and keeps exact sums in PostgreSQL" \
+  org.opencontainers.image.licenses="Apache-2.0" \
+  org.opencontainers.image.version="${VERSION}" \
+  org.opencontainers.image.revision="${REVISION}" \
+  org.opencontainers.image.source="${SOURCE}"
 ENV NODE_ENV=production HOST=0.0.0.0 DATA_DIR=/data
 WORKDIR /app
 COPY --from=build /app/package.json /app/LICENSE ./
