@@ -33,8 +33,9 @@ export function serverArguments(options: {
     full_page_writes: 'on',
 
     shared_buffers: '128MB',
-    // The same counters are written again and again: fewer checkpoints mean fewer full pages in the log.
-    max_wal_size: '1GB',
+    // A checkpoint begins at about half of it, and each page's first change after one goes into the log whole. Measured with
+    // 200,000 counters: 1 GB and 256 MB write the same 59 to 60 bytes an increment.
+    max_wal_size: '256MB',
     checkpoint_timeout: '15min',
     wal_compression: 'on',
     wal_recycle: 'on',

@@ -27,6 +27,7 @@ import { startEmbeddedPostgres, type EmbeddedPostgres } from '#product/db/embedd
 import { serverArguments } from '#product/db/embedded/postgres-process.js';
 import { StartError } from '#product/core/errors.js';
 import { connectTo, silentLogger } from '../../support/database.js';
+import { eventually } from '../../support/eventually.js';
 
 async function withDirectory(body: (dir: string) => Promise<void>): Promise<void> {
   const dir = await mkdtemp(path.join(os.tmpdir(), 'summing-counters-embedded-'));
@@ -50,6 +51,28 @@ async function query(url: string, text: string): Promise<unknown[]> {
     await connection.close();
   }
 }
+
+test('the write-ahead log stays small after a burst', async () => {
+  await withDirectory(async (dir) => {
+    const server = await start(dir);
+    try {
+      for (let round = 0; round < 60; round += 1)
+        await query(server.url, `select pg_logical_emit_message(false, 'test', repeat('x', 10000000))`);
+      const size = `select sum(size)::float8 / 1e6 as mb, pg_current_wal_lsn() - '0/0' > 600e6 as written from pg_ls_waldir()`;
+      await eventually(
+        'the log is at most 256 MB and a segment',
+        async () => {
+          const [row] = (await query(server.url, size)) as { mb: number; written: boolean }[];
+          assert.equal(row?.written, true);
+          return row.mb <= 256 * 1.048576 + 17;
+        },
+        60_000,
+      );
+    } finally {
+      await server.stop();
+    }
+  });
+});
 
 function isAlive(pid: number): boolean {
   try {
