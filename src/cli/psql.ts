@@ -55,7 +55,8 @@ async function run(argv: readonly string[]): Promise<number> {
   try {
     return await psql(['-d', address, ...argv], password);
   } catch (error) {
-    if (systemErrorCode(error) !== 'ENOENT') throw error;
+    // EACCES where a directory of PATH may not be searched, as after runuser.
+    if (!['ENOENT', 'EACCES'].includes(systemErrorCode(error) ?? '')) throw error;
     const hidden = databaseUrl === undefined ? `PGPASSWORD=$(cat ${quoted(join(dataDir, 'postgres-password'))}) ` : '';
     const problem = `psql is not installed (Debian: apt-get install postgresql-client). With it, connect so: ${hidden}psql`;
     throw new StartError([`${problem} ${quoted(address)}`], { exitCode: EXIT_MISSING_PROGRAM });
