@@ -122,6 +122,7 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['SHUTDOWN_TIMEOUT_MS', 'shutdownTimeoutMs', 100, 3_600_000],
   ['DRAIN_DELAY_MS', 'drainDelayMs', 0, 3_599_999, { SHUTDOWN_TIMEOUT_MS: '3600000' }],
   ['LOG_SUMMARY_SECONDS', 'logSummarySeconds', 0, 86_400],
+  ['ADOPT_COUNTERS', 'adoptCounters', 0, 1],
 ];
 
 for (const [variable, member, smallest, largest, others] of bounds) {
