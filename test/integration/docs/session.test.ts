@@ -26,9 +26,10 @@ interface Part {
 
 const page = readFileSync(join(import.meta.dirname, '../../../../docs/session.md'), 'utf8');
 
-/** `NAME=VALUE ... npm start`, a value in single quotes or without. */
+/** `NAME=VALUE ... npm start`, a value in single quotes or without. The directory is the test's own. */
 function environmentOf(start: string): Readonly<Record<string, string>> {
-  const settings = start.matchAll(/([A-Z_]+)=(?:'([^']*)'|(\S+))/g);
+  assert.match(start, /^DATA_DIR=\$\(mktemp -d\) /);
+  const settings = start.replace(/^\S+ -d\) /, '').matchAll(/([A-Z_]+)=(?:'([^']*)'|(\S+))/g);
   return Object.fromEntries(Array.from(settings, ([, name = '', quoted, plain = '']) => [name, quoted ?? plain]));
 }
 
