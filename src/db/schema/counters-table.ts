@@ -116,7 +116,7 @@ const OUR_COLUMNS = new Set(['key', 'sum', 'updated_at']);
 const SUM_TYPES = new Set(['int2', 'int4', 'int8', 'numeric']);
 
 /** The table for another purpose keeps its rows under another name. */
-const RENAME = 'If another application uses it: alter table counters rename to other_counters;';
+const RENAME = 'If another application uses it: `alter table counters rename to other_counters;`.';
 
 /**
  * Creates or adopts the table. Throws StartError where the existing table does not fit, before anything is altered.
@@ -199,18 +199,18 @@ function checkedOthers(columns: readonly Column[]): Column | undefined {
     (column) => !OUR_COLUMNS.has(column.name) && column.required && !column.defaulted && !column.generated,
   );
   if (unfillable !== undefined) {
-    const help = `Rows that the server makes leave it out: alter table counters alter column ${identifier(unfillable.name)} drop not null;`;
+    const help = `Rows that the server makes leave it out: \`alter table counters alter column ${identifier(unfillable.name)} drop not null;\`.`;
     refuse(`its column "${unfillable.name}" must be filled and has no default`, help);
   }
   return updatedAt;
 }
 
 function changeType(column: string, type: string, using: string): string {
-  return `To convert it: alter table counters alter column ${column} type ${type} using ${using};`;
+  return `To convert it: \`alter table counters alter column ${column} type ${type} using ${using};\`.`;
 }
 
 function dropExpression(column: string): string {
-  return `To make it an ordinary column: alter table counters alter column ${column} drop expression;`;
+  return `To make it an ordinary column: \`alter table counters alter column ${column} drop expression;\`.`;
 }
 
 /** A table that need not change, with `updated_at`, is one of ours, as a restore of that table alone leaves it. */
@@ -228,8 +228,8 @@ async function refuseKey(connection: DatabaseConnection, oid: string): Promise<n
   const is = primary === undefined ? 'it has none' : `it is ${primary.definition}`;
   const drop = primary === undefined ? '' : `drop constraint ${primary.name}, `;
   const help =
-    `To change it, where each key has one row (select key from counters group by key having count(*) > 1 finds others): ` +
-    `alter table counters ${drop}add primary key (key);`;
+    `To change it, where each key has one row (\`select key from counters group by key having count(*) > 1\` finds others): ` +
+    `\`alter table counters ${drop}add primary key (key);\`.`;
   return refuse(`its primary key is not (key), ${is}`, help);
 }
 
@@ -245,7 +245,7 @@ async function refuseDependentViews(
   const definitions = views.map(({ name }) => `select pg_get_viewdef('${name.replaceAll("'", "''")}'::regclass);`);
   const drops = views.map(({ name, kind }) => `drop ${kind} ${name};`);
   const help =
-    `Keep their definitions: ${definitions.join(' ')} Drop them: ${drops.join(' ')} ` +
+    `Keep their definitions: \`${definitions.join(' ')}\`. Drop them: \`${drops.join(' ')}\`. ` +
     'After the next start, create them again.';
   const depend = views.length === 1 ? `the view ${names} depends` : `the views ${names} depend`;
   refuse(`${depend} on columns whose type must change`, help);
@@ -287,8 +287,8 @@ async function refuseFractions(connection: DatabaseConnection, timeoutMs: number
   });
   if (row?.found !== true) return;
   const help =
-    `To see them: select key, sum from counters where sum <> trunc(sum) or sum::text !~ '^-?[0-9.]+$'; ` +
-    `To round fractions: update counters set sum = round(sum) where sum <> trunc(sum);`;
+    `To see them: \`select key, sum from counters where sum <> trunc(sum) or sum::text !~ '^-?[0-9.]+$';\`. ` +
+    `To round fractions: \`update counters set sum = round(sum) where sum <> trunc(sum);\`.`;
   refuse('it holds sums that are not integers', help);
 }
 
@@ -297,7 +297,7 @@ function identifier(name: string): string {
   return /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
 }
 
-/** `help` is a sentence that ends with SQL. */
+/** `help` has the SQL that helps, in sentences. */
 function refuse(reason: string, help: string): never {
   throw new StartError([`The database has a table "counters" that cannot be used: ${reason}. ${help}`]);
 }

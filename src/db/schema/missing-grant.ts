@@ -12,28 +12,28 @@ const WHO = `
 select quote_ident(current_user) as role,
        quote_ident(coalesce(current_schema(), 'public')) as schema`;
 
-/** Sentences that begin with a space and end with SQL; empty if the error is no lack of a right. The connection is idle. */
+/** Sentences with SQL, behind a space; empty if the error is no lack of a right. The connection is idle. */
 export async function missingGrant(connection: DatabaseConnection, error: unknown): Promise<string> {
   if (!DENIED.has(errorCode(error))) return '';
   const [who] = await connection.query<{ role: string; schema: string }>({ text: WHO });
   if (who === undefined) return '';
   const { role, schema } = who;
   const reason = reasonOf(error);
-  const migrated = `run npm run migrate as that role, and ${tableGrants(role, schema)}`;
+  const migrated = `run \`npm run migrate\` as another role, and ${tableGrants(role, schema)}`;
   if (reason.includes('must be owner of'))
-    return ` Let its owner do it: ${migrated} Or make ${role} the owner: alter table counters owner to ${role};`;
+    return ` Let its owner do it: ${migrated}. Or make ${role} the owner: \`alter table counters owner to ${role};\`.`;
   if (reason.includes('schema')) {
-    const asOwner = `Or let another role do it: ${migrated}`;
-    return ` As its owner or a superuser: grant usage, create on schema ${schema} to ${role}; ${asOwner}`;
+    const own = `\`grant usage, create on schema ${schema} to ${role};\``;
+    return ` As its owner or a superuser: ${own}. Or ${migrated}.`;
   }
-  return ` As the owner of the tables: ${tableGrants(role, schema)}`;
+  return ` As the owner of the tables: ${tableGrants(role, schema)}.`;
 }
 
 /** What the role of a server needs that only uses tables. */
 function tableGrants(role: string, schema: string): string {
   return (
-    `grant usage on schema ${schema} to ${role}; ` +
+    `\`grant usage on schema ${schema} to ${role}; ` +
     `grant select, insert, update, delete on all tables in schema ${schema} to ${role}; ` +
-    `grant usage, update on all sequences in schema ${schema} to ${role};`
+    `grant usage, update on all sequences in schema ${schema} to ${role};\``
   );
 }

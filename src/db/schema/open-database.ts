@@ -68,5 +68,5 @@ function adoptionSentence({ rows, nulls, seconds }: TableAdoption): string {
 function connectGrant({ database, user }: DatabaseTarget, error: unknown): string {
   if (errorCode(error) !== '42501') return '';
   const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;
-  return ` As its owner or a superuser: grant connect on database ${quoted(database)} to ${quoted(user)};`;
+  return ` As its owner or a superuser: \`grant connect on database ${quoted(database)} to ${quoted(user)};\`.`;
 }
