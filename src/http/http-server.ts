@@ -11,6 +11,7 @@
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { boundSentences, gatheredBytesMax } from '../config/bound-sentences.js';
 import type { Config } from '../config/config.js';
 import { CounterError, reasonOf, StartError } from '../core/errors.js';
@@ -129,6 +130,8 @@ export class HttpServer {
   #admission: Admission = 'starting';
   /** Undefined while the server does not listen. */
   #socket: us_listen_socket | undefined;
+  /** Listens with an old certificate, beside {@link #socket}, until what waits there is accepted. */
+  #oldSocket: us_listen_socket | undefined;
   /** The port that the server listens on, once it has listened. */
   #port = 0;
   #isAccepting = true;
@@ -236,8 +239,14 @@ export class HttpServer {
 
   #stopListening(): void {
     clearTimeout(this.#relisten);
+    this.#closeOldSocket();
     if (this.#socket !== undefined) this.#deps.uws.us_listen_socket_close(this.#socket);
     this.#socket = undefined;
+  }
+
+  #closeOldSocket(): void {
+    if (this.#oldSocket !== undefined) this.#deps.uws.us_listen_socket_close(this.#oldSocket);
+    this.#oldSocket = undefined;
   }
 
   /**
@@ -271,14 +280,15 @@ export class HttpServer {
         app.close();
         return portRefused(this.#deps.config.host, this.#port).message;
       }
-      const isListening = this.#socket !== undefined;
-      this.#stopListening();
-      if (isListening) this.#socket = socket;
-      // A stop or the limit of connections has come between.
-      else this.#deps.uws.us_listen_socket_close(socket);
+      this.#oldSocket = this.#socket;
+      this.#socket = socket;
     }
     const old = this.#app;
     this.#app = app;
+    // Connections that the kernel holds for a socket are reset when it closes. So it closes right after the event loop has
+    // looked for them: the first turn ends the current round of the loop, the next ones are whole rounds.
+    for (let turn = 0; turn < 3; turn += 1) await nextTurn();
+    this.#closeOldSocket();
     this.#retire(old);
     return undefined;
   }
