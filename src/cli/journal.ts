@@ -65,8 +65,8 @@ const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above
             not be checked stay, because they may be counted already
   recount   recomputes the sums from increment_log in the database of
             DATABASE_URL (JOURNAL=postgres) and prints each counter whose sum is
-            another, one line of JSON each; where the log no longer holds all that was
-            counted, says what is missing. Servers may run meanwhile
+            another, one line of JSON each; where the log no longer holds all
+            that was counted, says what is missing. Servers may run meanwhile
 
   --data-dir  default: DATA_DIR of the environment
   --stream    default: every stream
