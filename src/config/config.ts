@@ -61,6 +61,8 @@ export interface Config {
   readonly authTokens: readonly BearerToken[];
   /** Names besides `host`, localhost and addresses that a Host header may have where {@link authTokens} are none. */
   readonly allowedHosts: readonly string[];
+  /** Origins of web pages that may call from a browser; `*` for any. */
+  readonly corsOrigins: readonly string[];
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   readonly logLevel: LogLevel;
   readonly logSummarySeconds: Integer<0, 86_400>;
@@ -235,13 +237,15 @@ function fallbackValue(setting: Setting, env: NodeJS.ProcessEnv): unknown {
   return 'value' in reading ? reading.value : undefined;
 }
 
-function compose({ tlsCertFile, tlsKeyFile, authTokens, authTokensFile, allowedHosts, ...single }: Values): unknown {
+function compose(values: Values): unknown {
+  const { tlsCertFile, tlsKeyFile, authTokens, authTokensFile, allowedHosts, corsOrigins, ...single } = values;
   const tls =
     tlsCertFile === undefined || tlsKeyFile === undefined ? undefined : { certFile: tlsCertFile, keyFile: tlsKeyFile };
   return {
     ...single,
     authTokens: [authTokens ?? [], authTokensFile ?? []].flat(),
     allowedHosts: allowedHosts ?? [],
+    corsOrigins: corsOrigins ?? [],
     tls,
   };
 }
