@@ -83,7 +83,9 @@ const builds: readonly Build[] = [
 ];
 
 /** The command that installs upstream's own package, which is not on the npm registry. 20.67 is the first for Node 26. */
-const UPSTREAM_COMMAND = "npm install 'uWebSockets.js@github:uNetworking/uWebSockets.js#v20.67.0'";
+const UPSTREAM_COMMAND =
+  'npm install --ignore-scripts uWebSockets.js@' +
+  'https://github.com/uNetworking/uWebSockets.js/archive/refs/tags/v20.67.0.tar.gz';
 
 /**
  * The first native build that loads. The main thread must call it before any other thread does: 20.57 reads the limit
