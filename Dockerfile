@@ -1,19 +1,21 @@
 # The server alone: the database belongs beside a container, not in it (see compose.yaml), so the embedded PostgreSQL is
 # left out and DATABASE_URL must be given.
-# The base needs Node 20, 22 or 24 and glibc 2.38 or later (2.27 with Node 20); musl will not do.
+# The base needs Node 20, 22 or 24 and glibc 2.38 or later (2.27 with Node 20), not musl.
 ARG BASE=node:24-trixie-slim
 
 # Builds on the machine's own architecture for any other: nothing is compiled, the binaries of all of them are in the packages.
 FROM --platform=$BUILDPLATFORM ${BASE} AS build
 ARG TARGETARCH
+# The package of uWebSockets.js: empty for the one in package.json, or the URL of another, such as upstream's (SECURITY.md).
+ARG UWS=
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 # Scripts run after the sources are there; the packages' own are not needed, their binaries ship inside them.
 RUN npm ci --ignore-scripts --omit=optional
 COPY . .
 RUN npm run -s build:product && npm prune --ignore-scripts --omit=dev --omit=optional \
-  # The compiler comes as typia's peer, for its command line only; what it left in the cache is a copy of itself.
-  && rm -rf node_modules/typescript node_modules/.cache \
+  && if [ -n "${UWS}" ]; then npm install --ignore-scripts --omit=dev --omit=optional "uWebSockets.js@${UWS}"; fi \
+  && rm -rf node_modules/.cache \
   # Binaries of other systems, and of Node versions that are not in this image.
   && abi="$(node -p process.versions.modules)" arch="$(echo "${TARGETARCH:-$(node -p process.arch)}" | sed s/amd64/x64/)" \
   && find node_modules/uWebSockets.js node_modules/uWebSockets.js-glibc-2.27 -name '*.node' \

@@ -3,7 +3,7 @@ import js from '@eslint/js';
 import tseslint from 'typescript-eslint';
 
 export default tseslint.config(
-  { ignores: ['dist/', 'dist-test/', 'node_modules/', 'data/'] },
+  { ignores: ['dist/', 'dist-test/', 'client/dist/', 'node_modules/', 'data/'] },
   js.configs.recommended,
   {
     files: ['**/*.ts'],

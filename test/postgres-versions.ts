@@ -2,8 +2,9 @@
  * Runs the integration tests on other major versions of PostgreSQL, one after the other, each made in a temporary
  * directory from a package of `.ci/postgres` and stopped at the end:
  *
- *     npm run test:postgres              every version
- *     npm run test:postgres -- 13 15     these
+ *     npm run test:postgres                              every version
+ *     npm run test:postgres -- 13 15                     these
+ *     npm run test:postgres -- 13 15 integration/db      of the tests, those whose path contains that
  *
  * Tests of the embedded server itself keep the version that ships.
  */
@@ -94,13 +95,14 @@ async function answeredVersion({ url, child }: Server): Promise<string> {
   }
 }
 
-async function test(version: string): Promise<boolean> {
+async function test(version: string, filters: readonly string[]): Promise<boolean> {
   const dir = await mkdtemp(path.join(os.tmpdir(), `summing-counters-postgres-${version}-`));
   await chmod(dir, 0o755);
   const server = await start(version, dir);
   try {
     console.log(`test:postgres: ${await answeredVersion(server)}`);
-    const { status } = spawnSync(process.execPath, [path.join(root, 'dist-test', 'test', 'run.js'), 'integration'], {
+    const args = [path.join(root, 'dist-test', 'test', 'run.js'), 'integration', ...filters];
+    const { status } = spawnSync(process.execPath, args, {
       cwd: root,
       stdio: 'inherit',
       env: { ...process.env, TEST_DATABASE_URL: server.url },
@@ -113,7 +115,10 @@ async function test(version: string): Promise<boolean> {
 }
 
 const installed = installedVersions();
-const asked = process.argv.length > 2 ? process.argv.slice(2) : installed;
+const given = process.argv.slice(2);
+const filters = given.filter((argument) => !/^\d+$/.test(argument));
+const versions = given.filter((argument) => !filters.includes(argument));
+const asked = versions.length > 0 ? versions : installed;
 const missing = asked.filter((version) => !installed.includes(version));
 if (asked.length === 0 || missing.length > 0) {
   console.error(
@@ -122,7 +127,7 @@ if (asked.length === 0 || missing.length > 0) {
   process.exitCode = 1;
 } else {
   for (const version of asked) {
-    const passed = await test(version);
+    const passed = await test(version, filters);
     console.log(`test:postgres: ${version} ${passed ? 'passed' : 'FAILED'}`);
     if (!passed) process.exitCode = 1;
   }

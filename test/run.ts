@@ -13,13 +13,22 @@ import { join, relative } from 'node:path';
 
 const root = join(import.meta.dirname, '..', '..');
 
+interface Folder {
+  readonly name: string;
+  readonly fileSecondsMax: number;
+  readonly concurrency: number;
+  /** Run only where it is named: it needs what `npm ci` does not install, see package.json. */
+  readonly isOptional?: true;
+}
+
 /** Folders of tests in the order they run, with the most seconds that one file of them may take. */
-const folders: readonly { readonly name: string; readonly fileSecondsMax: number; readonly concurrency: number }[] = [
+const folders: readonly Folder[] = [
   { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
   { name: 'integration', fileSecondsMax: 300, concurrency: 2 },
   { name: 'e2e', fileSecondsMax: 300, concurrency: 2 },
   { name: 'fault', fileSecondsMax: 600, concurrency: 2 },
   { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
+  { name: 'packages', fileSecondsMax: 600, concurrency: 1, isOptional: true },
 ];
 
 interface Part {
@@ -84,9 +93,10 @@ const benchmark: Part = {
 
 const [chosen, ...filters] = process.argv.slice(2);
 const parts = [lint(), ...folders.map((folder) => tests(folder, filters)), benchmark];
+const optional = new Set(folders.filter(({ isOptional }) => isOptional).map(({ name }) => name));
 const selected =
   chosen === undefined
-    ? parts.filter((part) => part.commands.length > 0)
+    ? parts.filter((part) => part.commands.length > 0 && !optional.has(part.name))
     : parts.filter((part) => part.name === chosen);
 if (selected.length === 0)
   console.error(`test: there is no part ${chosen ?? ''}; ${parts.map((p) => p.name).join(', ')}`);

@@ -68,6 +68,8 @@ export interface Config {
   readonly authTokens: readonly BearerToken[];
   /** Names besides `host`, localhost and addresses that a Host header may have where {@link authTokens} are none. */
   readonly allowedHosts: readonly string[];
+  /** Origins of web pages that may call from a browser; `*` for any. */
+  readonly corsOrigins: readonly string[];
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
   /** 1: adopt a table `counters` with columns that the table of the original application has not. */
   readonly adoptCounters: Integer<0, 1>;
@@ -261,8 +263,8 @@ function fallbackValue(setting: Setting, env: NodeJS.ProcessEnv): unknown {
 }
 
 function compose(values: Values): unknown {
-  const { databaseUrl, databaseUrlFile, tlsCertFile, tlsKeyFile, authTokens, authTokensFile, allowedHosts, ...single } =
-    values;
+  const { databaseUrl, databaseUrlFile, tlsCertFile, tlsKeyFile, ...others } = values;
+  const { authTokens, authTokensFile, allowedHosts, corsOrigins, ...single } = others;
   const tls =
     tlsCertFile === undefined || tlsKeyFile === undefined ? undefined : { certFile: tlsCertFile, keyFile: tlsKeyFile };
   return {
@@ -270,6 +272,7 @@ function compose(values: Values): unknown {
     databaseUrl: databaseUrl ?? databaseUrlFile,
     authTokens: [authTokens ?? [], authTokensFile ?? []].flat(),
     allowedHosts: allowedHosts ?? [],
+    corsOrigins: corsOrigins ?? [],
     tls,
   };
 }

@@ -146,6 +146,22 @@ export const hostNameList: TextReader = (text) => {
     : { problem: `must be host names without port, or *, separated by commas; "${wrong}" is not.` };
 };
 
+/** Origins of web pages separated by commas or white space; `*` stands for any. */
+export const originList: TextReader = (text) => {
+  const origins = text.split(/[\s,]+/).filter((origin) => origin !== '');
+  const wrong = origins.find((origin) => origin !== '*' && !isOrigin(origin));
+  return wrong === undefined
+    ? { value: origins }
+    : {
+        problem: `must be origins such as https://example.org, or *, separated by commas; "${withoutPassword(wrong)}" is not.`,
+      };
+};
+
+/** True for an origin as browsers send it: scheme, host in lower case, port unless it is the scheme's own; no path. */
+function isOrigin(text: string): boolean {
+  return URL.canParse(text) && /^https?:/.test(text) && new URL(text).origin === text;
+}
+
 /** A value of a list. Values that match `notYet` are planned but not implemented, and the problem says so. */
 export function implementedChoice(implemented: readonly string[], notYet: RegExp): TextReader {
   return (text) => {

@@ -13,6 +13,7 @@ import {
   databaseUrlFile,
   hostNameList,
   implementedChoice,
+  originList,
   plainText,
   readableFile,
   sizeInBytes,
@@ -224,6 +225,12 @@ export const settings = {
     variable: 'ALLOWED_HOSTS',
     meaning: 'without AUTH_TOKENS and with a loopback HOST: further names that a Host header may have; * allows any',
     read: hostNameList,
+  },
+  corsOrigins: {
+    variable: 'CORS_ORIGINS',
+    meaning:
+      'origins of web pages that may call from a browser, such as https://example.org, separated by commas; * allows any',
+    read: originList,
   },
   tlsCertFile: {
     variable: 'TLS_CERT_FILE',

@@ -20,6 +20,7 @@ import type { Admission, IncrementRouter } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
 import { isAlwaysAnswered, isStream, operationsByPath, type ApiOperation, type StreamName } from './api.js';
 import { AccessControl, HostRule, type Access } from './access.js';
+import { CrossOriginRule } from './cross-origin.js';
 import type { VersionDocument } from './documents.js';
 import { EventStreams, writeStreamHead, type EventStream } from './events/event-stream.js';
 import { DashboardEvents } from './events/dashboard-events.js';
@@ -31,6 +32,7 @@ import { problemReply, replyOfError, writeReply, type HttpReply, type HttpReques
 import {
   ASSET_ROUTE,
   PAGE_ROUTE,
+  PREFLIGHT_ROUTE,
   UNKNOWN_ROUTE,
   type RequestStats,
   type RouteStats,
@@ -123,6 +125,8 @@ export class HttpServer {
   #access: AccessControl | undefined;
   /** Undefined where any Host header is allowed. */
   readonly #hosts: HostRule | undefined;
+  /** Undefined if no other origin may call from a browser. */
+  readonly #crossOrigin: CrossOriginRule | undefined;
   readonly #increments: IncrementRoute;
   readonly #streams: EventStreams;
   readonly #streamRoutes: Readonly<Record<StreamName, StreamRoute>>;
@@ -145,6 +149,7 @@ export class HttpServer {
     const { bodyBytesMax, keyBytesMax } = config;
     this.#access = AccessControl.of(config.authTokens);
     this.#hosts = HostRule.of(config);
+    this.#crossOrigin = CrossOriginRule.of(config);
     this.#increments = new IncrementRoute(this, router, {
       bodyBytesMax,
       keyBytesMax,
@@ -388,6 +393,7 @@ export class HttpServer {
 
   #addIncrement(app: UwsApp, pattern: string, access: Access, stats: RouteStats): void {
     app.post(pattern, (res, req) => {
+      this.#crossOrigin?.mark(res, req);
       const refusal = this.#admissionRefusal(req, access);
       if (refusal === undefined) {
         this.#increments.handle(res, req);
@@ -465,15 +471,20 @@ export class HttpServer {
     return problemReply('overloaded', detail);
   }
 
-  /** Answers requests that match no earlier route. */
+  /** Answers requests that match no earlier route: with the problem, or as a preflight, which carries no token. */
   #refuse(app: UwsApp, pattern: string, access: Access, problem: HttpReply, stats: RouteStats): void {
+    const preflightStats = this.#deps.requestStats.of(PREFLIGHT_ROUTE);
     app.any(pattern, (res, req) => {
-      if (this.#admits(res, req, access, stats)) reply(res, problem, req.getMethod() === 'head', stats);
+      const preflight = req.getMethod() === 'options' ? this.#crossOrigin?.preflightReply(req) : undefined;
+      if (preflight !== undefined) {
+        if (this.#admits(res, req, 'page', preflightStats)) reply(res, preflight, false, preflightStats);
+      } else if (this.#admits(res, req, access, stats)) reply(res, problem, req.getMethod() === 'head', stats);
     });
   }
 
-  /** Answers a request that may not go on; false if so. */
+  /** Prepares the answer for the origin. Answers a request that may not go on; false if so. */
   #admits(res: HttpResponse, req: HttpRequest, access: Access, stats: RouteStats): boolean {
+    this.#crossOrigin?.mark(res, req);
     const refusal = this.#admissionRefusal(req, access);
     if (refusal === undefined) return true;
     reply(res, refusal.problem, req.getMethod() === 'head', stats);

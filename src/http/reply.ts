@@ -27,6 +27,7 @@ export interface HttpRequestHead {
 const STATUS_LINES: Readonly<Record<number, string>> = {
   200: '200 OK',
   202: '202 Accepted',
+  204: '204 No Content',
   400: '400 Bad Request',
   401: '401 Unauthorized',
   403: '403 Forbidden',
@@ -86,9 +87,11 @@ export function replyOfError(error: unknown): HttpReply {
 /** Writes a reply. Call it inside `cork`. HEAD gets the reply without its body. */
 export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean): void {
   res.writeStatus(STATUS_LINES[reply.status] ?? String(reply.status));
-  res.writeHeader('content-type', reply.contentType);
+  if (reply.status !== 204) res.writeHeader('content-type', reply.contentType);
   for (const [name, value] of reply.headers ?? []) res.writeHeader(name, value);
-  if (isHead) {
+  if (reply.status === 204) {
+    res.endWithoutBody();
+  } else if (isHead) {
     // uWebSockets.js 20.30 can abort if endWithoutBody gets the length as an argument.
     res.writeHeader('content-length', String(Buffer.byteLength(reply.body)));
     res.endWithoutBody();

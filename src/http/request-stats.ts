@@ -15,16 +15,28 @@ import { errorsOf, operationsByPath } from './api.js';
 /** The path of requests whose path is unknown. */
 export const UNKNOWN_ROUTE = 'unknown';
 
+/** Requests of browsers that ask whether a page of another origin may call. */
+export const PREFLIGHT_ROUTE = 'preflight';
+
 /** The dashboard's page, and its assets. */
 export const PAGE_ROUTE = '/';
 export const ASSET_ROUTE = '/dashboard/{file}';
 
-/** The routes: the paths of all operations as OpenAPI writes them, those of the page, and one for all other paths. */
-export const ROUTES: readonly string[] = [...operationsByPath().keys(), PAGE_ROUTE, ASSET_ROUTE, UNKNOWN_ROUTE];
+/**
+ * The routes: the paths of all operations as OpenAPI writes them, those of the page, one for preflights, and one for all
+ * other paths.
+ */
+export const ROUTES: readonly string[] = [
+  ...operationsByPath().keys(),
+  PAGE_ROUTE,
+  ASSET_ROUTE,
+  PREFLIGHT_ROUTE,
+  UNKNOWN_ROUTE,
+];
 
 /** Statuses that the server answers with. */
 export const STATUSES: readonly number[] = [
-  ...new Set([200, 202, 304, ...errorCodes.map((code) => errorCatalogue[code].status)]),
+  ...new Set([200, 202, 204, 304, ...errorCodes.map((code) => errorCatalogue[code].status)]),
 ].sort((a, b) => a - b);
 
 /** Index of each status by its number, for the path of a request. */

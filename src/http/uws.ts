@@ -1,16 +1,21 @@
 /**
  * Loads a native build of uWebSockets.js that works on this machine. Any thread, before it creates an application.
  *
- * Two packages of prebuilt binaries are installed; the first that loads is used:
+ * Two packages of prebuilt binaries are installed; the first that loads is used. Neither is upstream's own build, see
+ * SECURITY.md:
  *
- * - `uWebSockets.js`: upstream 20.57 for Node 20, 22, 24 and 25. On Linux it needs glibc 2.38 (Debian 13, Ubuntu
- *   24.04).
- * - `uWebSockets.js-glibc-2.27`: upstream 20.30 for Node 16 to 20. On Linux it needs only glibc 2.27 (Debian 12). Its
- *   entry point falls back to an implementation in JavaScript that is broken, so the binary is loaded directly.
+ * - `uWebSockets.js`: 20.57 for Node 20, 22, 24 and 25. On Linux it needs glibc 2.38 (Debian 13, Ubuntu 24.04). Upstream's
+ *   own package can take its place.
+ * - `uWebSockets.js-glibc-2.27`: 20.30 for Node 16 to 20. On Linux it needs only glibc 2.27 (Debian 12). Its entry point
+ *   falls back to an implementation in JavaScript that is broken, so the binary is loaded directly.
  */
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import typia from 'typia';
 import type { AppOptions, TemplatedApp, us_listen_socket } from 'uWebSockets.js';
 import { StartError } from '../core/errors.js';
+import { SUPPORTED_NODES } from '../core/supported-node.js';
 
 export type { HttpRequest, HttpResponse, us_listen_socket } from 'uWebSockets.js';
 
@@ -34,11 +39,12 @@ export interface Uws {
   readonly LIBUS_LISTEN_EXCLUSIVE_PORT: number;
 }
 
-/** A loaded build and its name for the log, such as `uWebSockets.js 20.57 (native, linux x64, ABI 115)`. */
+/** A loaded build. */
 export interface LoadedUws {
   readonly uws: Uws;
-  /** For example `20.57`. */
+  /** The version of the package, without the patch: `20.57`. */
   readonly version: string;
+  /** For the log: `uWebSockets.js 20.57 (package @btc-vision/uwebsockets.js 20.57.0, linux x64, ABI 137)`. */
   readonly build: string;
 }
 
@@ -57,14 +63,29 @@ const require = createRequire(import.meta.url);
 const { platform, arch } = process;
 const abi = process.versions.modules;
 
-// Both use `require`: in Node 20 a module that throws during `import()` also causes an unhandled rejection.
-const builds = [
-  { version: '20.57', load: (): unknown => require('uWebSockets.js') },
+interface Build {
+  /** The name under which package.json has the package. */
+  readonly alias: string;
+  /** The file to load. It lies in the package, or in a folder of it. Throws if there is none. */
+  readonly path: () => string;
+  /** Where package.json is, seen from that file's folder. */
+  readonly packageFolder: string;
+}
+
+// Both are loaded by `require`: in Node 20 a module that throws during `import()` also causes an unhandled rejection.
+const builds: readonly Build[] = [
+  { alias: 'uWebSockets.js', path: () => require.resolve('uWebSockets.js'), packageFolder: '.' },
   {
-    version: '20.30',
-    load: (): unknown => require(`uWebSockets.js-glibc-2.27/binaries/uws_${platform}_${arch}_${abi}.node`),
+    alias: 'uWebSockets.js-glibc-2.27',
+    path: () => require.resolve(`uWebSockets.js-glibc-2.27/binaries/uws_${platform}_${arch}_${abi}.node`),
+    packageFolder: '..',
   },
-] as const;
+];
+
+/** The command that installs upstream's own package, which is not on the npm registry. 20.67 is the first for Node 26. */
+const UPSTREAM_COMMAND =
+  'npm install --ignore-scripts uWebSockets.js@' +
+  'https://github.com/uNetworking/uWebSockets.js/archive/refs/tags/v20.67.0.tar.gz';
 
 /**
  * The first native build that loads. The main thread must call it before any other thread does: 20.57 reads the limit
@@ -74,21 +95,42 @@ const builds = [
 export function loadUws(): LoadedUws {
   process.env['UWS_HTTP_MAX_HEADERS_SIZE'] = String(headBytesMax);
   const reasons = [];
-  for (const { version, load } of builds) {
+  for (const { alias, path, packageFolder } of builds) {
+    let label = alias;
     try {
-      const uws = load();
-      if (isUws(uws))
-        return { uws, version, build: `uWebSockets.js ${version} (native, ${platform} ${arch}, ABI ${abi})` };
-      reasons.push(`${version}: not the expected module`);
+      const file = path();
+      const { name, version } = packageOf(join(dirname(file), packageFolder));
+      label = `${name} ${version}`;
+      const uws: unknown = require(file);
+      if (isUws(uws)) {
+        const short = version.split('.').slice(0, 2).join('.');
+        const build = `uWebSockets.js ${short} (package ${name} ${version}, ${platform} ${arch}, ABI ${abi})`;
+        return { uws, version: short, build };
+      }
+      reasons.push(`${label}: not the expected module`);
     } catch (error) {
-      reasons.push(`${version}: ${loadFailure(error)}`);
+      reasons.push(`${label}: ${loadFailure(error)}`);
     }
   }
-  throw new StartError([
-    `No native build of uWebSockets.js loads in Node ${process.versions.node} on ${platform} ${arch}: use Node 20 on ` +
-      'Linux with glibc 2.27 or later, or Node 20, 22, 24 or 25 on Linux with glibc 2.38 or later (Debian 13, ' +
-      `Ubuntu 24.04) or on macOS (${reasons.join('; ')}).`,
-  ]);
+  throw new StartError([noBuildLoads(reasons)]);
+}
+
+function noBuildLoads(reasons: readonly string[]): string {
+  return (
+    `No native build of uWebSockets.js loads in Node ${process.versions.node} on ${platform} ${arch}. Use ` +
+    `${SUPPORTED_NODES} on macOS or on Linux with glibc 2.38 or later (Debian 13, Ubuntu 24.04); on Linux with glibc ` +
+    '2.27 to 2.37 (Debian 12, Ubuntu 22.04) use Node 20. For Node 26 install the package of upstream, which also needs ' +
+    `glibc 2.38: ${UPSTREAM_COMMAND} (${reasons.join('; ')}).`
+  );
+}
+
+interface UwsPackage {
+  readonly name: string;
+  readonly version: string;
+}
+
+function packageOf(folder: string): UwsPackage {
+  return typia.json.assertParse<UwsPackage>(readFileSync(join(folder, 'package.json'), 'utf8'));
 }
 
 function isUws(module: unknown): module is Uws {
@@ -101,10 +143,11 @@ function isUws(module: unknown): module is Uws {
   );
 }
 
-/** Why a build did not load. The first package wraps the reason of the loader, which is then the last line. */
+/** Why a build did not load. The first package wraps the reason of the loader, which then begins with `Error: `. */
 function loadFailure(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if ('code' in error && error.code === 'MODULE_NOT_FOUND') return 'no such build';
-  const line = error.message.split('\n').findLast((text) => text.trim() !== '') ?? 'unknown reason';
+  const lines = error.message.split('\n').filter((text) => text.trim() !== '');
+  const line = lines.find((text) => text.startsWith('Error: ')) ?? lines.at(-1) ?? 'unknown reason';
   return line.replace(/^Error: /, '');
 }

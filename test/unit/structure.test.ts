@@ -10,6 +10,7 @@ import { test } from 'node:test';
 /** From the top floor down: folders, and the threads that run their files. A folder imports from lower floors only. */
 const floors: readonly Readonly<Record<string, string>>[] = [
   { main: 'main', 'cli/': 'command' },
+  { serve: 'main' },
   { 'server/': 'main command' },
   { 'server/http-threads/': 'http main' },
   { 'http/': 'http main', 'shard-worker/client/': 'http main' },
@@ -52,8 +53,8 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   'prom-client': ['server/metrics/prometheus-page'],
 };
 
-/** Main and commands hand the environment to `config/`; a library and the embedded PostgreSQL's processes need it, too. */
-const environment = ['main', 'cli/', 'http/uws', 'db/embedded/'];
+/** The server and the commands hand the environment to `config/`; a library and the embedded PostgreSQL's processes need it, too. */
+const environment = ['serve', 'cli/', 'http/uws', 'db/embedded/'];
 
 const sourceRoot = join(import.meta.dirname, '../../../src');
 const vagueName = /^(utils?|helpers?|common|misc|shared|manager|index)$/;

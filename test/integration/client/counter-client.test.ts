@@ -98,3 +98,49 @@ test('the client reports a key that only the server considers too long as refuse
       status: 400,
     });
   }));
+
+test('getMany reads any number of counters exactly, and delete returns the last sum', () =>
+  withServer({}, async ({ url }) => {
+    const client = new CounterClient({ url });
+    const largest = Number.MAX_SAFE_INTEGER;
+    const odd = ['"sum":7', 'a,"sum":8}', '\\"sum":9', '.', '..', 'é/?&=+%'];
+    for (const key of odd) client.increment(key, 3);
+    for (let key = 0; key < 250; key += 1)
+      client.incrementMany([
+        [`key ${key}`, largest],
+        [`key ${key}`, key],
+      ]);
+    await client.flush();
+    const keys = [...Array.from({ length: 250 }, (_, key) => `key ${key}`), ...odd, 'never'];
+    const sums = await client.getMany(keys);
+    assert.deepEqual([...sums.keys()], keys);
+    for (let key = 0; key < 250; key += 1) assert.equal(sums.get(`key ${key}`), BigInt(largest) + BigInt(key));
+    for (const key of odd) assert.equal(sums.get(key), 3n);
+    assert.equal(sums.get('never'), undefined);
+    assert.deepEqual(await client.getMany(['key 1']), new Map([['key 1', BigInt(largest) + 1n]]));
+    assert.deepEqual(await client.getMany([]), new Map());
+    for (const key of [...odd, 'key 7']) {
+      assert.equal(await client.delete(key), sums.get(key));
+      assert.equal(await client.delete(key), undefined);
+      assert.equal(await client.get(key), undefined);
+    }
+    await client.close();
+  }));
+
+test('a delete whose first answer is lost is repeated under the same idempotency key, with the same sum', () =>
+  withServer({}, async ({ url }) => {
+    let losses = 0;
+    const losing: typeof fetch = async (input, init) => {
+      const answer = await fetch(input, init);
+      if (init?.method !== 'DELETE' || losses === 2) return answer;
+      losses += 1;
+      await answer.text();
+      throw new TypeError('the answer was lost');
+    };
+    const client = new CounterClient({ url, fetch: losing, retryBaseMs: 1 });
+    client.increment('a', 41);
+    await client.flush();
+    assert.equal(await client.delete('a'), 41n);
+    assert.deepEqual([losses, client.stats().retries], [2, 2]);
+    await client.close();
+  }));

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
-import { CounterClient, CounterClientError, type CounterClientOptions } from 'summing-counters/client';
+import { CounterClient, CounterClientError, type CounterClientOptions, type Retry } from 'summing-counters/client';
 import { CounterPeer, faults, problem } from '../../support/counter-peer.js';
 
 type Settings = Omit<CounterClientOptions, 'url'>;
@@ -224,7 +224,13 @@ test('a key that only the server refuses does not delay others', () =>
 
 test('onError is called once for each refused batch, and the next flush or close rejects', async () => {
   const told: CounterClientError[] = [];
-  await withPeer({ batchKeysMax: 1, bufferKeysMax: 2, onError: (error) => told.push(error) }, async (client, peer) => {
+  const settings: Settings = {
+    batchKeysMax: 1,
+    bufferKeysMax: 2,
+    authRetryMs: 0,
+    onError: (error) => told.push(error),
+  };
+  await withPeer(settings, async (client, peer) => {
     peer.behaviour.answer = (response) => {
       response.writeHead(401, { 'content-type': 'text/plain' }).end('no');
       return true;
@@ -243,6 +249,118 @@ test('onError is called once for each refused batch, and the next flush or close
     await client.close();
   });
 });
+
+test('401 and 403 are retried with the token of the moment, so that a token can be replaced', () => {
+  let token = 'old';
+  return withPeer({ token: () => Promise.resolve(token) }, async (client, peer) => {
+    peer.behaviour.answer = (response, { authorization }) => {
+      if (authorization === 'Bearer new') return false;
+      problem(response, peer.requests.length % 2 === 0 ? 403 : 401, 'unauthorized', false, 'no');
+      return true;
+    };
+    client.increment('a');
+    const flushed = client.flush();
+    await peer.until(({ requests }) => requests.length >= 4);
+    token = 'new';
+    await flushed;
+    assert.deepEqual([...peer.sums], [['a', 1n]]);
+    assert.equal(new Set(peer.requests.map(({ idempotencyKey }) => idempotencyKey)).size, 1);
+  });
+});
+
+test('a token that the server refuses for longer than authRetryMs ends the batch, which is not counted', () =>
+  withPeer({ token: 'old', authRetryMs: 50 }, async (client, peer) => {
+    peer.behaviour.answer = (response) => {
+      problem(response, 401, 'unauthorized', false, 'no');
+      return true;
+    };
+    client.increment('a');
+    const failure = await failureOf(client.flush());
+    assert.deepEqual([failure.code, failure.status, failure.counted], ['unauthorized', 401, 'no']);
+    assert.ok(peer.requests.length > 1);
+  }));
+
+test('onRetry tells each failed attempt, and stats has what is held, retried and failed', async () => {
+  const retries: Retry[] = [];
+  await withPeer({ batchKeysMax: 2, onRetry: (retry) => retries.push(retry) }, async (client, peer) => {
+    assert.deepEqual(client.stats(), { pending: 0, inFlight: 0, retries: 0, lastError: undefined });
+    peer.behaviour.fault = ({ attempt }) => (attempt <= 2 ? 'overloaded' : 'count-late');
+    client.incrementMany({ a: 1, b: 1, c: 1 });
+    await peer.until(({ requests }) => requests.length === 3);
+    const { pending, inFlight, retries: counted, lastError } = client.stats();
+    assert.deepEqual([pending, inFlight, counted], [1, 2, 2]);
+    assert.equal(lastError?.code, 'overloaded');
+    assert.deepEqual(
+      retries.map(({ attempt, error }) => [attempt, error.code, error.status]),
+      [
+        [1, 'overloaded', 503],
+        [2, 'overloaded', 503],
+      ],
+    );
+    for (const { delayMs } of retries) assert.ok(delayMs >= 0 && delayMs <= 5);
+  });
+});
+
+test('a message has the URL and the real cause', async () => {
+  await withPeer({}, async (client, peer) => {
+    peer.behaviour.keyBytesMax = 1;
+    client.increment('long');
+    const refused = await failureOf(client.flush());
+    assert.match(refused.message, new RegExp(`^Given up on 1 keys: POST ${peer.url}/increment: 400 invalid-request: `));
+  });
+  const client = new CounterClient({ url: 'http://127.0.0.1:1/counters/', retryForMsMax: 1, retryBaseMs: 1 });
+  assert.equal(
+    (await failureOf(client.get('a'))).message,
+    'GET http://127.0.0.1:1/counters/key_sum: no answer: fetch failed: bad port',
+  );
+  const peer = await CounterPeer.start();
+  const { url } = peer;
+  await peer.stop();
+  const stopped = new CounterClient({ url });
+  const { message } = await failureOf(stopped.get('a'));
+  assert.match(
+    message,
+    new RegExp(`^GET ${url}/key_sum: no answer: fetch failed: connect ECONNREFUSED 127\\.0\\.0\\.1:`),
+  );
+  assert.equal(stopped.stats().lastError?.code, 'network');
+});
+
+test('with incrementErrors "report" increment returns false and onError gets the error', async () => {
+  const told: CounterClientError[] = [];
+  const settings: Settings = {
+    batchKeysMax: 1,
+    bufferKeysMax: 1,
+    incrementErrors: 'report',
+    onError: (error) => told.push(error),
+  };
+  await withPeer(settings, async (client, peer) => {
+    peer.behaviour.fault = () => 'count-late';
+    assert.equal(client.increment('a'), true);
+    assert.equal(client.increment('', 2), false);
+    assert.equal(client.increment('b', 0.5), false);
+    assert.equal(client.incrementMany({ c: 1, d: 1 }), false);
+    await client.close({ signal: AbortSignal.abort() }).catch(() => undefined);
+    assert.equal(client.increment('e'), false);
+    await new Promise((resolve) => setImmediate(resolve));
+    const codes = told.filter(({ code }) => code !== 'aborted').map(({ code, refused }) => [code, refused]);
+    const refused = (...increments: [string, number][]): unknown => [{ increments, counted: 'no', token: '' }];
+    assert.deepEqual(codes, [
+      ['invalid-increment', refused(['', 2])],
+      ['invalid-increment', refused(['b', 0.5])],
+      ['buffer-full', refused(['c', 1], ['d', 1])],
+      ['closed', refused(['e', 1])],
+    ]);
+  });
+  assert.throws(() => new CounterClient({ url: 'http://a', incrementErrors: 'report' }), TypeError);
+});
+
+test('at the end of a block with await using the client is flushed and closed', () =>
+  withPeer({}, async (client, peer) => {
+    client.increment('a');
+    await client[Symbol.asyncDispose]();
+    assert.deepEqual([...peer.sums], [['a', 1n]]);
+    assert.throws(() => client.increment('a'), { code: 'closed' });
+  }));
 
 test('without onError refused keys count against the buffer until a flush has reported them', () =>
   withPeer({ batchKeysMax: 1, bufferKeysMax: 3 }, async (client, peer) => {

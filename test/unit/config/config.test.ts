@@ -79,6 +79,7 @@ test('an empty environment gives the defaults of the contract', () => {
     drainDelayMs: 0,
     authTokens: [],
     allowedHosts: [],
+    corsOrigins: [],
     tls: undefined,
     adoptCounters: 0,
     logLevel: 'info',
@@ -490,6 +491,21 @@ test('the help begins one line with every variable, with its default and limits,
   assert.match(configHelp(), /^PORT +default: 3333; accepts: 0 to 65535\n +port to listen on/m);
   assert.match(configHelp(), /^MAX_BODY_BYTES +default: 1 MiB; accepts: 16 bytes to 16 MiB\n/m);
   assert.match(configHelp(), /^JOURNAL_SYNC +default: always; accepts: always \| everysec\n/m);
+});
+
+test('CORS_ORIGINS is a list of origins as browsers send them', () => {
+  assert.deepEqual(readConfig({ CORS_ORIGINS: 'https://example.org, http://localhost:8080 *' }).corsOrigins, [
+    'https://example.org',
+    'http://localhost:8080',
+    '*',
+  ]);
+  const wrong = ['example.org', 'https://example.org/', 'https://Example.org', 'https://example.org:443', 'null'];
+  for (const CORS_ORIGINS of [...wrong, 'ftp://example.org', 'https://a:b@example.org']) {
+    assert.match(
+      onlyProblemOf({ CORS_ORIGINS }),
+      /^CORS_ORIGINS must be origins such as https:.*, or \*, .* is not\.$/,
+    );
+  }
 });
 
 test('ALLOWED_HOSTS is a list of host names without ports', () => {

@@ -1,0 +1,100 @@
+/**
+ * Makes of the compiler's output what ships:
+ *
+ * - removes from `dist` what deleted sources have left there;
+ * - copies the dashboard's files;
+ * - copies what the validators of typia call into `dist/typia`, so that typia, and the compiler that it depends on, need
+ *   not be installed where the server runs;
+ * - makes the package of the client in `client/dist`, as an ES module and as CommonJS.
+ */
+import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import ts from 'typescript';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const source = join(root, 'src');
+const dist = join(root, 'dist');
+const typia = join(root, 'node_modules/typia');
+const validators = join(dist, 'typia');
+
+const compiled = readdirSync(dist, { recursive: true, encoding: 'utf8' })
+  .filter((path) => /\.(js|js\.map|d\.ts)$/.test(path) && !/^(typia|http\/dashboard)\//.test(path))
+  .map((path) => join(dist, path));
+
+removeLeftovers();
+rmSync(join(dist, 'http/dashboard'), { recursive: true, force: true });
+cpSync(join(source, 'http/dashboard'), join(dist, 'http/dashboard'), { recursive: true });
+bundleTypia();
+makeClientPackage();
+
+function removeLeftovers() {
+  for (const path of compiled) {
+    const name = relative(dist, path).replace(/\.(js|js\.map|d\.ts)$/, '');
+    if (!existsSync(join(source, `${name}.ts`))) rmSync(path);
+  }
+}
+
+function bundleTypia() {
+  rmSync(validators, { recursive: true, force: true });
+  for (const path of compiled.filter((file) => file.endsWith('.js') && existsSync(file))) {
+    const code = readFileSync(path, 'utf8');
+    // The transform has replaced every call, so the import of the package itself is unused.
+    const linked = code
+      .replace(/^import typia(, \{\})? from 'typia';$/gm, '')
+      .replace(
+        /from "typia\/lib\/internal\/(\w+)"/g,
+        (_, name) => `from "${linkTo(path, copyModule(internal(name)))}"`,
+      );
+    if (/\bfrom\s*['"]typia\b|\btypia\./.test(withoutComments(linked))) throw new Error(`${path} still uses typia`);
+    if (linked !== code) writeFileSync(path, linked);
+  }
+  // Already linked by an earlier build: the compiler writes only what has changed.
+  for (const path of compiled.filter((file) => file.endsWith('.js') && existsSync(file))) {
+    for (const [, name] of readFileSync(path, 'utf8').matchAll(/from "[./]*\/typia\/internal\/(\w+)\.js"/g))
+      copyModule(internal(name));
+  }
+  copyFileSync(join(typia, 'LICENSE'), join(validators, 'LICENSE'));
+}
+
+function internal(name) {
+  return join(typia, 'lib/internal', `${name}.mjs`);
+}
+
+/** Copies a module of typia and what it imports; returns the path of the copy. */
+function copyModule(path) {
+  const copy = join(validators, relative(join(typia, 'lib'), path).replace(/\.mjs$/, '.js'));
+  if (existsSync(copy)) return copy;
+  const code = readFileSync(path, 'utf8').replace(/^\/\/# sourceMappingURL=.*$/m, '');
+  mkdirSync(dirname(copy), { recursive: true });
+  writeFileSync(
+    copy,
+    code.replace(/from '(\.[^']+)'/g, (_, name) => `from '${linkTo(copy, copyModule(resolve(dirname(path), name)))}'`),
+  );
+  return copy;
+}
+
+function linkTo(from, to) {
+  const path = relative(dirname(from), to);
+  return path.startsWith('.') ? path : `./${path}`;
+}
+
+function withoutComments(code) {
+  return code.replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, '').replace(/method: "typia\.[^"]*"/g, '');
+}
+
+function makeClientPackage() {
+  const made = join(root, 'client/dist');
+  rmSync(made, { recursive: true, force: true });
+  mkdirSync(made, { recursive: true });
+  const built = (suffix) =>
+    readFileSync(join(dist, `client/counter-client${suffix}`), 'utf8').replace(/^\/\/# sourceMappingURL=.*\n?/m, '');
+  writeFileSync(join(made, 'counter-client.js'), built('.js'));
+  writeFileSync(join(made, 'counter-client.d.ts'), built('.d.ts'));
+  // The declarations import nothing, so they hold for both kinds of modules.
+  writeFileSync(join(made, 'counter-client.d.cts'), built('.d.ts'));
+  const text = readFileSync(join(source, 'client/counter-client.ts'), 'utf8');
+  const compilerOptions = { module: ts.ModuleKind.CommonJS, target: ts.ScriptTarget.ES2023 };
+  writeFileSync(join(made, 'counter-client.cjs'), ts.transpileModule(text, { compilerOptions }).outputText);
+  copyFileSync(join(root, 'LICENSE'), join(root, 'client/LICENSE'));
+}
