@@ -80,6 +80,9 @@ export interface SharedShardIntervals {
   readonly wordMs: number;
   readonly readMs: number;
   readonly touchMs: number;
+  /** See {@link TakenStreamsDeps.waits}. */
+  readonly contactMs?: number;
+  readonly freeMaxMs?: number;
 }
 
 /** Everything outside of the shard, so that a simulation can replace it. */
@@ -205,6 +208,7 @@ export class SharedShard implements GroupTarget {
       log,
       keysMax: earlyFlush.keysMax,
       bytesMax: earlyFlush.bytesMax,
+      waits: { contactMs: this.#intervals.contactMs, freeMaxMs: this.#intervals.freeMaxMs },
       isWrittenHere: (stream) => stream === this.#own?.writer.stream,
       isLeft: (stream) => this.#left.has(stream),
       surveyed: ({ streams }) => {
@@ -685,6 +689,8 @@ export class SharedShard implements GroupTarget {
     this.#left.set(stream, endLsn);
     if (this.#own !== own) return;
     this.#own = undefined;
+    // A failover may have taken back what it holds, whether or not this thread finds that out.
+    this.#window.clear();
     const lost = lostAfterLsn === undefined ? 0 : own.writer.incrementsAfter(lostAfterLsn);
     if (lostAfterLsn !== undefined) this.#sayLost(own, lostAfterLsn, lost);
     this.#ending.add(own);
@@ -715,7 +721,6 @@ export class SharedShard implements GroupTarget {
     const facts = { stream: writer.stream, lost, afterLsn, throughLsn: writer.endLsn };
     const what = 'Acknowledged increments are lost: the database has gone back to an earlier state';
     this.#deps.log('error', facts, what);
-    this.#window.clear();
   }
 
   get #flushedHere(): readonly { readonly pendingSums: PendingSums; readonly flusher: Flusher }[] {

@@ -170,8 +170,8 @@ export class LogWriter {
         case 'fenced':
         case 'gap':
           this.#over(outcome.kind === 'gap' ? 'the database has gone back' : 'another server has taken it over');
-          if (this.#isInDoubt) return this.#lookUp(group, until);
-          if (outcome.kind === 'gap') await this.#findLost(until);
+          if (this.#isInDoubt) return this.#lookUp(group, outcome.kind === 'gap', until);
+          await this.#findLost(until);
           throw new JournalError('journal-fenced', `Another process has taken stream ${this.stream} over.`);
         case 'refused':
           unavailable(outcome.error);
@@ -192,18 +192,23 @@ export class LogWriter {
     }
   }
 
-  /** The stream has another writer: whether the group in doubt came before that. */
-  async #lookUp(group: EncodedGroup, until: number): Promise<void> {
-    const last = await this.#lastLsn(until);
-    if (last === undefined)
+  /**
+   * The stream has another writer: whether the group in doubt came before that. After a failover that has taken it back, whoever
+   * has read it before, and still has the flushes, may count it.
+   */
+  async #lookUp(group: EncodedGroup, isGap: boolean, until: number): Promise<void> {
+    const last = await this.#findLost(until);
+    if (last !== undefined && last >= this.#endLsn + group.records) return;
+    if (last === undefined || isGap)
       throw new JournalError('journal-failed', `It cannot be known any more what stream ${this.stream} holds.`);
-    if (last < this.#endLsn + group.records)
-      throw new JournalError('journal-fenced', `Another process has taken stream ${this.stream} over.`);
+    throw new JournalError('journal-fenced', `Another process has taken stream ${this.stream} over.`);
   }
 
-  async #findLost(until: number): Promise<void> {
+  /** The last LSN; below that of the last acknowledged record, a failover has taken back what is between. */
+  async #findLost(until: number): Promise<Lsn | undefined> {
     const last = await this.#lastLsn(until);
     if (last !== undefined && last < this.#endLsn) this.#lostAfterLsn = last;
+    return last;
   }
 
   /** Undefined where the database does not know, or does not answer in time. */

@@ -73,6 +73,8 @@ export interface TakenStreamsDeps {
   readonly pending: () => { readonly keys: number; readonly bytes: number };
   readonly keysMax: number;
   readonly bytesMax: number;
+  /** A simulation shortens them. */
+  readonly waits?: { readonly contactMs?: number | undefined; readonly freeMaxMs?: number | undefined };
   /** Streams were added or removed. */
   readonly changed: () => void;
   /** Increments were read from a stream. */
@@ -86,6 +88,8 @@ export interface TakenStreamsDeps {
 /** The streams that one thread flushes for others. */
 export class TakenStreams {
   readonly #deps: TakenStreamsDeps;
+  readonly #contactMs: number;
+  readonly #freeMaxMs: number;
   readonly #held = new Map<string, HeldStream>();
   /** Since when a stream was seen free. */
   readonly #freeSince = new Map<string, number>();
@@ -95,6 +99,8 @@ export class TakenStreams {
 
   constructor(deps: TakenStreamsDeps) {
     this.#deps = deps;
+    this.#contactMs = deps.waits?.contactMs ?? CONTACT_MS;
+    this.#freeMaxMs = deps.waits?.freeMaxMs ?? FREE_MAX_MS;
   }
 
   get streams(): readonly FollowedStream[] {
@@ -164,12 +170,12 @@ export class TakenStreams {
     return isMore;
   }
 
-  /** Flushes what was read, and leaves the streams to others. */
+  /** Flushes what was read. Ends streams whose logs end there, and leaves the others to others. */
   async drain(): Promise<void> {
     await this.#retiring;
     for (const held of [...this.#held.values()]) {
       const isCommitted = await held.flusher.drain();
-      if (isCommitted && held.flusher.isDatabaseAvailable) await this.#release(held);
+      if (isCommitted && held.flusher.isDatabaseAvailable && !(await this.#isRetired(held))) await this.#release(held);
       this.#remove(held);
     }
   }
@@ -217,7 +223,7 @@ export class TakenStreams {
 
   async #takeFree(survey: Survey, now: number): Promise<void> {
     const { isWrittenHere, isLeft, incrementLog } = this.#deps;
-    const hasContact = this.#contactSince !== undefined && now - this.#contactSince >= CONTACT_MS;
+    const hasContact = this.#contactSince !== undefined && now - this.#contactSince >= this.#contactMs;
     const share = shareOf(survey);
     // One of this thread that is not held: the reply to its taking was lost. Or one that an earlier thread wrote and flushed: it
     // is gone, whatever its last sign of life says.
@@ -229,7 +235,7 @@ export class TakenStreams {
     );
     this.#noteFree(free, now);
     for (const found of free) {
-      const isOverdue = now - (this.#freeSince.get(found.stream) ?? now) >= FREE_MAX_MS;
+      const isOverdue = now - (this.#freeSince.get(found.stream) ?? now) >= this.#freeMaxMs;
       if (!hasContact && found.owner !== undefined && !isOwnAnyway(found)) continue;
       if (this.#held.size >= share && !isOwnAnyway(found) && !isOverdue) continue;
       await this.#take(found, isLeft(found.stream) || (hasContact && !found.isWritten));
@@ -245,7 +251,7 @@ export class TakenStreams {
   /** Followed streams whose writers are gone. */
   async #adoptOrphans({ streams }: Survey): Promise<void> {
     const now = this.#deps.clock.monotonic();
-    if (this.#contactSince === undefined || now - this.#contactSince < CONTACT_MS) return;
+    if (this.#contactSince === undefined || now - this.#contactSince < this.#contactMs) return;
     for (const survey of streams) {
       const held = this.#held.get(survey.stream);
       if (held === undefined || held.appendEpoch !== undefined || survey.isWritten) continue;
@@ -309,17 +315,22 @@ export class TakenStreams {
   }
 
   async #retireAll(): Promise<void> {
-    const { incrementLog, log } = this.#deps;
     for (const held of [...this.#held.values()]) {
-      const { stream, appendEpoch, pendingSums, isReadToEnd, gapAt } = held;
-      if (appendEpoch === undefined || !isReadToEnd || gapAt !== undefined || !pendingSums.isSettled) continue;
-      const at = pendingSums.checkpoint;
-      const isRetired = await this.#unlessUnavailable(() => incrementLog.retire(stream, at, appendEpoch));
-      if (isRetired === undefined || this.#held.get(stream) !== held) continue;
+      const isRetired = await this.#isRetired(held);
+      if (isRetired === undefined || this.#held.get(held.stream) !== held) continue;
       await this.#drop(held);
-      if (isRetired)
-        log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
     }
+  }
+
+  /** Retires the stream if it is due. Undefined: it is not, or the database does not answer; false: it is another's. */
+  async #isRetired({ stream, appendEpoch, pendingSums, isReadToEnd, gapAt }: HeldStream): Promise<boolean | undefined> {
+    const { incrementLog, log } = this.#deps;
+    if (appendEpoch === undefined || !isReadToEnd || gapAt !== undefined || !pendingSums.isSettled) return undefined;
+    const at = pendingSums.checkpoint;
+    const isRetired = await this.#unlessUnavailable(() => incrementLog.retire(stream, at, appendEpoch));
+    if (isRetired === true)
+      log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
+    return isRetired;
   }
 
   /** Stops to flush a stream. Somebody else flushes what is pending. */

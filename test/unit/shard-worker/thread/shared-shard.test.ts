@@ -43,6 +43,7 @@ class Ingest {
           const row = this.streams.get(stream);
           return row?.isOpen === true ? { epoch: 1, lsn: row.checkpoint, time: 100 } : undefined;
         }),
+      lastLsn: (stream) => this.#answer(() => this.streams.get(stream)?.checkpoint),
       showLife: () => this.#answer(() => undefined),
       giveWord: (stream) => this.#answer(() => this.streams.get(stream)?.isOpen === true),
       endLife: () => this.#answer(() => undefined),
@@ -131,8 +132,8 @@ test('a batch of before the present stream is stale', async () => {
   assert.equal(ingest.shard.isStale(generation), false);
   ingest.stream.isOpen = false;
   assert.equal(await ingest.append(), 'journal-fenced');
-  assert.equal(await ingest.append(), 'journal-unavailable');
   assert.equal(ingest.stats[STAT.journalRefused], 1);
+  assert.equal(await ingest.append(), 'journal-unavailable');
   await ingest.pass(2000);
   assert.equal(ingest.stats[STAT.journalRefused], 0);
   assert.equal(ingest.shard.isStale(generation), true);

@@ -141,6 +141,14 @@ test('a gap before the group says what a failover has taken back', async () => {
   assert.equal(log.writer.incrementsAfter(2), 2);
 });
 
+test('a group in doubt behind what a failover has taken back may still be counted', async () => {
+  assert.equal(await log.append(), 2);
+  log.outcomes.push(LOST, { kind: 'gap' });
+  log.last = 1;
+  assert.equal(await log.append(), 'journal-failed');
+  assert.equal(log.writer.lostAfterLsn, 1);
+});
+
 test('the backlog is what is above the checkpoint, with the time of its oldest part', async () => {
   assert.equal(log.writer.bytes, 0);
   assert.equal(log.writer.oldestAcceptedAtMs, Number.POSITIVE_INFINITY);
