@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { encodeKeys, IdempotentArrayEncoder, SumArrayEncoder } from '#product/db/binary-array.js';
+import * as log from '#product/db/log-statements.js';
 import * as session from '#product/db/session-statements.js';
 import * as sql from '#product/db/statements.js';
 import * as upkeep from '#product/db/upkeep-statements.js';
@@ -153,6 +154,7 @@ test('the model knows every statement of shards and of the pruner', async () => 
     'LIST_COUNTERS',
     'LIST_COUNTERS_BELOW',
     'NEW_EPOCH',
+    'ROW',
   ];
   const texts = [
     ...Object.entries(sql).flatMap(([name, text]) =>
@@ -481,4 +483,112 @@ test('one session at a time has the lock of the pruner, until it ends', async ()
   one.session.destroy();
   let tries = 0;
   while ((await tryLock(two)) !== true) assert.ok((tries += 1) < 20);
+});
+
+/** Parameters of an append of one record that adds 1 to `a`. */
+function appendOf(epoch: unknown, lsn: number): readonly unknown[] {
+  const sums = new SumArrayEncoder();
+  sums.append(Buffer.from('a'), 0, 1, 1);
+  return [STREAM, epoch, 0, lsn, [0], [1], [1], sums.keys(), sums.amounts()];
+}
+
+/** Begins the stream in the log; its append epoch. */
+async function begin(client: Client): Promise<unknown> {
+  await client.run(sql.BEGIN_TAKING);
+  await client.run(sql.LOCK_PRUNED_BEFORE);
+  const [row] = await client.run(log.BEGIN_STREAM, [STREAM, 'node', 0, null]);
+  await client.run(sql.COMMIT_TAKING);
+  return row?.['append_epoch'];
+}
+
+/** Adopts the stream up to the commit; its row. */
+async function adopt(client: Client): Promise<Row> {
+  await client.run(sql.BEGIN_TAKING);
+  await client.run(sql.LOCK_PRUNED_BEFORE);
+  await client.run(log.LOCK_STREAM, [STREAM]);
+  await client.run(sql.LOCK_CHECKPOINT, [STREAM]);
+  const [row] = await client.run(log.ADOPT_STREAM, [STREAM, 'roll-up']);
+  assert.ok(row !== undefined);
+  return row;
+}
+
+test('the model knows every statement of the postgres journal', async () => {
+  const texts = Object.values(log).filter((text) => typeof text === 'string');
+  for (const text of texts) {
+    const bench = new Bench();
+    const client = await bench.connect();
+    const isAppend = text === log.APPEND || text === log.APPEND_IDEMPOTENT;
+    await client.run(text, isAppend ? appendOf(1, 1) : text === log.END_LIFE ? [[]] : [[], [], 1, null]);
+  }
+});
+
+test('an append waits for an adoption, and then finds another owner', async () => {
+  const bench = new Bench();
+  const [writer, rollUp] = [await bench.connect(), await bench.connect()];
+  const epoch = await begin(writer);
+  assert.deepEqual(await writer.run(log.APPEND, appendOf(epoch, 1)), [{ fenced: 1, appended: 1 }]);
+  await adopt(rollUp);
+  const late = writer.send(log.APPEND, appendOf(epoch, 2));
+  await bench.pass(1000);
+  assert.equal(late.isSettled, false);
+  await rollUp.run(sql.COMMIT_TAKING);
+  assert.deepEqual(await bench.settled(late), [{ fenced: 0, appended: 0 }]);
+});
+
+test('a record that is there is refused, one of a transaction that has not ended is waited for, and a gap is not filled', async () => {
+  const bench = new Bench();
+  const [writer, other] = [await bench.connect(), await bench.connect()];
+  const epoch = await begin(writer);
+  bench.database.slowness = 100;
+  const both = [writer.send(log.APPEND, appendOf(epoch, 1)), other.send(log.APPEND, appendOf(epoch, 1))];
+  await bench.until(() => both.every(({ isSettled }) => isSettled));
+  const codes = both.map(({ error }) => (error as { code?: string } | undefined)?.code);
+  assert.deepEqual(codes.sort(), ['23505', undefined]);
+  assert.deepEqual(await writer.run(log.APPEND, appendOf(epoch, 3)), [{ fenced: 1, appended: 0 }]);
+  assert.equal(bench.database.tables.log.get(STREAM)?.length, 1);
+});
+
+test('a retirement sees the log as it was before it waited, but the fence as it is', async () => {
+  const bench = new Bench();
+  const [writer, rollUp, other] = [await bench.connect(), await bench.connect(), await bench.connect()];
+  await begin(writer);
+  const { epoch, append_epoch } = await adopt(rollUp);
+  await rollUp.run(sql.COMMIT_TAKING);
+  await adopt(other);
+  const retirement = rollUp.send(log.RETIRE_LOG_STREAM, [STREAM, epoch, 0, append_epoch]);
+  await bench.pass(1000);
+  assert.equal(retirement.isSettled, false);
+  await other.run(sql.COMMIT_TAKING);
+  assert.deepEqual(await bench.settled(retirement), []);
+  assert.equal(bench.row.retiredAt, undefined);
+});
+
+test('a touch takes the word of the writer over at the end of the log only', async () => {
+  const bench = new Bench();
+  const [writer, rollUp] = [await bench.connect(), await bench.connect()];
+  const appendEpoch = await begin(writer);
+  const word = Math.floor(bench.database.clock.now() / 1000) - 1;
+  await writer.run(log.GIVE_WORD, [STREAM, appendEpoch, word]);
+  await writer.run(log.APPEND, appendOf(appendEpoch, 1));
+  const { epoch } = bench.row;
+  await rollUp.run(log.TOUCH_STREAM, [STREAM, epoch, 0]);
+  assert.equal(bench.row.acceptedThrough, NEVER);
+  await rollUp.run(sql.FLUSH, flushOf(epoch, 0, 1, 0));
+  await rollUp.run(log.TOUCH_STREAM, [STREAM, epoch, 1]);
+  assert.equal(bench.row.acceptedThrough, 1000 * word);
+});
+
+test('a client that is frozen learns later what has happened, and its open transaction ends with the server', async () => {
+  const bench = new Bench();
+  const client = await bench.connect();
+  await client.takeWithoutCommit();
+  client.session.life.freeze();
+  const commit = client.send(sql.COMMIT_TAKING);
+  bench.database.crash();
+  await bench.pass(1000);
+  assert.equal(commit.isSettled, false);
+  assert.equal(bench.database.tables.checkpoints.size, 0);
+  client.session.life.thaw(bench.scheduler);
+  await bench.until(() => commit.isSettled);
+  assert.ok(commit.error !== undefined);
 });

@@ -15,6 +15,8 @@ const SHORT_WINDOWS: TimeScale = {
   gapMs: 2000,
   hourMs: 500,
   tombstoneMs: 800,
+  lockTimeoutMs: 5000,
+  idleTimeoutMs: 10_000,
 };
 
 /** The emphasis of one history. */

@@ -22,6 +22,8 @@ import type { DatabaseMutations } from './database/database-mutations.js';
 import type { FlushEffect } from './database/flush-effect.js';
 import { LockTable } from './database/locks.js';
 import { otherStatements } from './database/other-statements.js';
+import { logOwnerStatements } from './database/log-owner-statements.js';
+import { APPENDS, logWriterStatements } from './database/log-writer-statements.js';
 import { FLUSHES, ownerStatements } from './database/owner-statements.js';
 import { prunerStatements } from './database/pruner-statements.js';
 import { SimulatedSession } from './database/session.js';
@@ -32,11 +34,8 @@ import { Transaction } from './database/transaction.js';
 import { refusal, type Row } from './database/values.js';
 import { Life, type Scheduler } from './scheduler.js';
 
-const LOCK_TIMEOUT_MS = 5000;
 /** The client's own time limit for a statement. */
 const CLIENT_TIMEOUT_MS = 40_000;
-/** idle_in_transaction_session_timeout: the latest time at which the server ends a transaction whose client is silent. */
-const IDLE_TIMEOUT_MS = 10_000;
 /** The first of the times at which the server looks whether the client of an idle transaction is gone. */
 const FIRST_LOOK_MS = 20;
 
@@ -53,6 +52,8 @@ const MEANINGS: ReadonlyMap<string, StatementMeaning> = new Map([
   ...takingStatements,
   ...ownerStatements,
   ...prunerStatements,
+  ...logWriterStatements,
+  ...logOwnerStatements,
   ...otherStatements,
 ]);
 
@@ -101,7 +102,7 @@ export class PostgresModel implements Server {
   #network: 'fine' | 'gone' | 'silent' = 'fine';
   /** The number of following statements that are refused with a retryable code. */
   refuseNext = 0;
-  /** The next flush or commit loses its connection at some point. */
+  /** The next append, flush or commit loses its connection at some point. */
   loseNext = 0;
   /** Multiplies the time that statements take. */
   slowness = 1;
@@ -152,6 +153,11 @@ export class PostgresModel implements Server {
     this.#life = new Life(throwOn);
     this.locks.clear();
     this.prunerSession = undefined;
+    // A frozen client does not know it yet.
+    for (const session of this.#sessions) {
+      session.isEnded = true;
+      session.transaction = undefined;
+    }
     this.#cutSessions();
   }
 
@@ -211,7 +217,7 @@ export class PostgresModel implements Server {
     const execution: Execution = { session, text, values: copied, resolve, reject };
     const isFlush = FLUSHES.includes(text);
     if (isFlush) this.#watch.sent(String(values[0]), Number(values[3]));
-    if ((isFlush || COMMITS.includes(text)) && this.loseNext > 0) {
+    if ((isFlush || APPENDS.includes(text) || COMMITS.includes(text)) && this.loseNext > 0) {
       this.loseNext -= 1;
       this.#scheduler.after(this.below(20), session.life, () => session.lose());
     }
@@ -307,7 +313,7 @@ export class PostgresModel implements Server {
       run();
       return;
     }
-    this.after(LOCK_TIMEOUT_MS, () => {
+    this.after(this.clock.scale.lockTimeoutMs, () => {
       if (!isWaiting) return;
       this.locks.giveUp(lock.name, transaction);
       this.#refuse(execution, transaction, refusal('55P03'));
@@ -315,12 +321,16 @@ export class PostgresModel implements Server {
   }
 
   #run(execution: Execution, transaction: Transaction, plan: Plan): void {
-    let rows: Row[];
+    let rows: Row[] | Plan;
     try {
       rows = plan.run();
     } catch (error) {
       if (!(error instanceof pg.DatabaseError)) throw error;
       this.#refuse(execution, transaction, error);
+      return;
+    }
+    if (!Array.isArray(rows)) {
+      this.#lock(execution, transaction, rows);
       return;
     }
     this.#finish(execution, transaction, execution.session.transaction === undefined ? 'commit' : 'open', rows);
@@ -397,8 +407,9 @@ export class PostgresModel implements Server {
     this.after(lookInMs, () => {
       if (session.statements !== statement || session.isEnded) return;
       const idle = idleMs + lookInMs;
-      if (idle >= IDLE_TIMEOUT_MS || (session.clientIsGone && this.below(2) === 0)) this.endSession(session);
-      else this.#watchIdle(session, statement, idle, Math.min(2 * lookInMs, IDLE_TIMEOUT_MS - idle));
+      const { idleTimeoutMs } = this.clock.scale;
+      if (idle >= idleTimeoutMs || (session.clientIsGone && this.below(2) === 0)) this.endSession(session);
+      else this.#watchIdle(session, statement, idle, Math.min(2 * lookInMs, idleTimeoutMs - idle));
     });
   }
 

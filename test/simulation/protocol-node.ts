@@ -2,12 +2,12 @@
  * A node that follows the protocol of streams and checkpoints in the simplest way, with a directory in memory that survives its
  * processes. It has none of the product's parts: with it, a walk searches the statements and the simulated database alone.
  */
-import { encodeKeys, IdempotentArrayEncoder, SumArrayEncoder } from '#product/db/binary-array.js';
 import * as sql from '#product/db/statements.js';
 import type { SimulatedSession } from './database/session.js';
 import type { Row } from './database/values.js';
 import type { PostgresModel } from './postgres-model.js';
 import { Life } from './scheduler.js';
+import { textOfSeconds, valuesOfFlush, type WalkRecord } from './walk-flush.js';
 import type { World } from './world.js';
 
 interface Taken {
@@ -20,7 +20,7 @@ interface Taken {
 interface NodeStream {
   readonly name: string;
   /** The record of LSN n is at n − 1: a request, and N in seconds. */
-  readonly records: { readonly token: string; readonly heard: number; readonly isPlain: boolean }[];
+  readonly records: WalkRecord[];
   mark: 'unregistered' | 'open' | 'closed';
   /** The stream under which idempotent requests are accepted until this one is registered. */
   readonly cover: NodeStream | undefined;
@@ -38,7 +38,6 @@ export class Directory {
 export type ProtocolWorld = Pick<World, 'scheduler' | 'random' | 'database' | 'note' | 'violate' | 'uuid'>;
 
 const NODE = 'node';
-const DIGEST = Buffer.alloc(16, 1);
 /** How long a process rests between two pieces of work, in ms. */
 const PACE_MS = 20;
 /** One of so many pieces of work meets with trouble. */
@@ -202,36 +201,8 @@ export class ProtocolNode {
   async #flush(session: SimulatedSession, stream: NodeStream, taken: Taken): Promise<void> {
     const { records, name } = stream;
     const to = records.length;
-    const range = records.slice(taken.lsn, to);
-    const plain = new SumArrayEncoder();
-    const idempotent = new IdempotentArrayEncoder();
-    const aside: { readonly token: Buffer; readonly lsn: number; readonly heard: number }[] = [];
-    const seen = new Set<string>();
-    range.forEach(({ token, heard, isPlain }, index) => {
-      const bytes = Buffer.from(token);
-      if (isPlain) {
-        plain.append(bytes, 0, bytes.length, 1);
-      } else if (heard < taken.coveredFrom) {
-        aside.push({ token: bytes, lsn: taken.lsn + index + 1, heard });
-      } else if (!seen.has(token)) {
-        seen.add(token);
-        idempotent.appendRequest(bytes, 0, bytes.length, DIGEST, 0, DIGEST.length);
-        idempotent.appendSum(bytes, 0, bytes.length, 1);
-      }
-    });
-    const { idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts } = idempotent.finish();
-    const tokens = encodeKeys(aside.map(({ token }) => token));
-    const none = encodeKeys([]);
-    const [result] = await session.query<Row>({
-      text: sql.FLUSH_WITH_REJECTED,
-      values: [
-        ...[name, taken.epoch, taken.lsn, to, textOfSeconds(range.at(-1)?.heard ?? 0)],
-        ...[plain.keys(), plain.amounts(), idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts],
-        ...[none, none, [], [], none, none],
-        ...[tokens, integersOf(aside.map(() => 1)), integersOf(aside.map(({ lsn }) => lsn)), tokens],
-        ...[encodeKeys(aside.map(() => DIGEST)), integersOf(aside.map(({ heard }) => heard))],
-      ],
-    });
+    const values = valuesOfFlush(name, taken, records.slice(taken.lsn));
+    const [result] = await session.query<Row>({ text: sql.FLUSH_WITH_REJECTED, values });
     this.#hear(result?.['database_time']);
     if (result?.['fenced'] === 1) taken.lsn = to;
     else stream.taken = undefined;
@@ -284,16 +255,4 @@ export function isKept(database: PostgresModel, directories: readonly Directory[
     uncovered.some((row) => row.token === token) ||
     directories.some(({ streams }) => streams.some(isPending))
   );
-}
-
-function integersOf(values: readonly number[]): Buffer {
-  const encoder = new SumArrayEncoder();
-  for (const value of values) encoder.append(NO_KEY, 0, 0, value);
-  return encoder.amounts();
-}
-
-const NO_KEY = Buffer.alloc(0);
-
-function textOfSeconds(seconds: number): string {
-  return seconds === 0 ? '-infinity' : new Date(1000 * seconds).toISOString();
 }

@@ -19,6 +19,8 @@ const SCALE: TimeScale = {
   gapMs: 1000,
   hourMs: 300,
   tombstoneMs: 500,
+  lockTimeoutMs: 5000,
+  idleTimeoutMs: 10_000,
 };
 const WALK_MS = 6000;
 const HEAL_MS = 60_000;

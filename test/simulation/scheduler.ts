@@ -14,6 +14,8 @@ export class Life {
   readonly #parent: Life | undefined;
   readonly #uncaught: (error: unknown) => void;
   #ended = false;
+  /** What has come for it since it was frozen. */
+  #parked: (() => void)[] | undefined;
 
   /** `uncaught` gets errors that nobody catches in this life's callbacks. */
   constructor(uncaught: (error: unknown) => void, parent?: Life) {
@@ -27,6 +29,33 @@ export class Life {
 
   end(): void {
     this.#ended = true;
+  }
+
+  /** SIGSTOP: its events wait until it is thawed. */
+  freeze(): void {
+    this.#parked ??= [];
+  }
+
+  /** SIGCONT. What has waited happens now, in order. */
+  thaw(scheduler: Scheduler): void {
+    const parked = this.#parked ?? [];
+    this.#parked = undefined;
+    for (const callback of parked) scheduler.after(0, this, callback);
+  }
+
+  get isFrozen(): boolean {
+    return this.#frozen !== undefined;
+  }
+
+  /** Keeps a callback until it is thawed; false: it is not frozen. */
+  park(callback: () => void): boolean {
+    const parked = this.#frozen;
+    parked?.push(callback);
+    return parked !== undefined;
+  }
+
+  get #frozen(): (() => void)[] | undefined {
+    return this.#parked ?? (this.#parent === undefined ? undefined : this.#parent.#frozen);
   }
 
   run(callback: () => void): void {
@@ -91,7 +120,7 @@ export class Scheduler {
           }
           this.#now = next.at;
           this.steps += 1;
-          next.life.run(next.callback);
+          runOrPark(next);
         } catch (error) {
           reject(error instanceof Error ? error : new Error(String(error)));
           return;
@@ -117,14 +146,13 @@ export class Scheduler {
     heap[at] = entry;
   }
 
-  #pop(untilMs: number): { readonly at: number; readonly life: Life; readonly callback: () => void } | undefined {
+  #pop(untilMs: number): Scheduled | undefined {
     for (;;) {
       const first = this.#heap[0];
       if (first === undefined || first.at > untilMs) return undefined;
       const last = this.#heap.pop() as Scheduled;
       if (last !== first) this.#sink(last);
-      const { at, life, callback } = first;
-      if (callback !== undefined && !life.isOver) return { at, life, callback };
+      if (first.callback !== undefined && !first.life.isOver) return first;
     }
   }
 
@@ -141,6 +169,16 @@ export class Scheduler {
       at = child;
     }
     heap[at] = entry;
+  }
+}
+
+/** A timer that is cancelled while it waits for its frozen life does not run. */
+function runOrPark(entry: Scheduled): void {
+  const { life } = entry;
+  if (life.isFrozen) {
+    life.park(() => life.run(() => entry.callback?.()));
+  } else if (entry.callback !== undefined) {
+    life.run(entry.callback);
   }
 }
 

@@ -24,6 +24,10 @@ export interface TimeScale {
   readonly hourMs: number;
   /** The 15 days after the window for which a tombstone stays. */
   readonly tombstoneMs: number;
+  /** lock_timeout. */
+  readonly lockTimeoutMs: number;
+  /** idle_in_transaction_session_timeout: the latest time at which the server ends a transaction whose client is silent. */
+  readonly idleTimeoutMs: number;
 }
 
 /** A window of three seconds. */
@@ -35,6 +39,8 @@ export const DEFAULT_SCALE: TimeScale = {
   gapMs: 2000,
   hourMs: 3000,
   tombstoneMs: 6000,
+  lockTimeoutMs: 5000,
+  idleTimeoutMs: 10_000,
 };
 
 /** Most by which the clock of a standby differs, in ms of the world. */

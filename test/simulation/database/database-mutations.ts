@@ -4,7 +4,7 @@
  */
 
 /** The bugs. Without any, statements mean what their text says. */
-export interface DatabaseMutations extends FenceMutations, TakingMutations, PrunerMutations {}
+export interface DatabaseMutations extends FenceMutations, TakingMutations, PrunerMutations, LogMutations {}
 
 /** Bugs of the statements that an owner sends under its epoch. */
 export interface FenceMutations {
@@ -66,4 +66,24 @@ export interface PrunerMutations {
   readonly horizonBeforeLock?: boolean;
   /** `pruned_before` is written by the statement that deletes. */
   readonly prunedBeforeWithDeletion?: boolean;
+}
+
+/** Bugs of the statements of the postgres journal. */
+export interface LogMutations {
+  /** An append compares neither stream nor epoch. */
+  readonly appendWithoutFence?: boolean;
+  /** An append compares them, and locks nothing. */
+  readonly appendWithoutLock?: boolean;
+  /** An append does not look for the record before it. */
+  readonly appendOverGap?: boolean;
+  /** The last LSN is that of the log, whose flushed records are pruned. */
+  readonly lastLsnOfLogAlone?: boolean;
+  /** An adoption keeps the append epoch. */
+  readonly adoptionKeepsAppendEpoch?: boolean;
+  /** A touch takes the writer's word over though the log goes on above the checkpoint. */
+  readonly wordOverLog?: boolean;
+  /** A touch at the end of the log takes the time of the database for the writer's word. */
+  readonly wordOfRollUp?: boolean;
+  /** A retirement does not look at the log. */
+  readonly retireIgnoresLog?: boolean;
 }

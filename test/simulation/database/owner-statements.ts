@@ -143,11 +143,11 @@ function acceptedThroughOf({ server, transaction }: StatementContext, { accepted
   if (acceptedThroughOfNode === true) {
     return transaction.beganAt + clock.span(NODE_AHEAD_HOURS * clock.scale.windowHourMs);
   }
-  return acceptedThroughCapped === true ? transaction.beganAt : acceptedThrough;
+  return Math.min(acceptedThroughCapped === true ? Infinity : acceptedThrough, transaction.beganAt);
 }
 
 /** Whether the row is at the epoch and the LSN of the statement. */
-function isAt({ server, values }: StatementContext, row: CheckpointRow, ignoresEpoch: boolean): boolean {
+export function isAt({ server, values }: StatementContext, row: CheckpointRow, ignoresEpoch: boolean): boolean {
   const mutated = ignoresEpoch || server.mutations.ignoreEpoch === true;
   const [, epoch, lsn] = values;
   return (mutated || row.epoch === Number(epoch)) && row.lsn === Number(lsn);
@@ -172,6 +172,7 @@ function madeAnew(
     node: '',
     shard: 0,
     journal: 'file',
+    owner: undefined,
   };
   const makeAndRun = (): Row[] => {
     if (transaction.checkpoint(stream) === undefined) transaction.setCheckpoint(stream, made);

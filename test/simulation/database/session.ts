@@ -63,8 +63,9 @@ export class SimulatedSession {
     answer();
   }
 
+  /** A frozen client learns of it later. */
   lose(): void {
-    if (this.clientIsGone) return;
+    if (this.clientIsGone || this.life.park(() => this.lose())) return;
     this.#lost = true;
     this.#reject?.(Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET' }));
   }

@@ -44,8 +44,8 @@ export interface StatementContext {
 export interface Plan {
   /** The row that it waits for, judged by what it sees as it begins. */
   readonly lock?: { readonly name: string; readonly mode: LockMode };
-  /** Runs with the lock, and sees what it waited for. Throws a refusal. */
-  readonly run: () => Row[];
+  /** Runs with the lock, and sees what it waited for. Returns the rows, or how it goes on. Throws a refusal. */
+  readonly run: () => Row[] | Plan;
 }
 
 /** The meaning of a statement. */
@@ -59,6 +59,16 @@ export function rowLock(stream: string): string {
   return `row ${stream}`;
 }
 
+/** The lock on a row of journal_streams. */
+export function streamLock(stream: string): string {
+  return `stream ${stream}`;
+}
+
+/** The lock on a record, which the unique index holds until the transaction that inserts it ends. */
+export function recordLock(stream: string, lsn: number): string {
+  return `record ${stream} ${lsn}`;
+}
+
 /**
  * A plan for the row of a stream, as PostgreSQL treats an update or `for update`: it locks a row that fits as the statement
  * begins, and looks again once it has the lock. A row that another transaction is making cannot be seen.
@@ -67,7 +77,7 @@ export function planForRow(
   { transaction }: StatementContext,
   stream: string,
   fits: (row: CheckpointRow) => boolean,
-  run: (row: CheckpointRow | undefined) => Row[],
+  run: (row: CheckpointRow | undefined) => Row[] | Plan,
 ): Plan {
   const fitting = (): CheckpointRow | undefined => {
     const row = transaction.checkpoint(stream);

@@ -15,6 +15,39 @@ export interface CheckpointRow {
   readonly node: string;
   readonly shard: number;
   readonly journal: string;
+  /** Who flushes the stream; undefined: nobody, or the journal is another one. */
+  readonly owner: string | undefined;
+}
+
+/** A row of journal_streams. */
+export interface StreamRow {
+  readonly epoch: number;
+  readonly node: string;
+  readonly shard: number;
+  readonly flusher: string | undefined;
+  readonly retiredAt: number | undefined;
+}
+
+/** A row of increment_log. */
+export interface LogRow {
+  readonly lsn: number;
+  readonly acceptedAt: number;
+  readonly acceptedAfter: number;
+  readonly loggedAt: number;
+  readonly keys: readonly string[];
+  readonly amounts: readonly bigint[];
+  /** By increment, '' for none. Undefined: the record has no idempotent request. */
+  readonly idempotencyKeys: readonly string[] | undefined;
+  /** By request. */
+  readonly requestIncrements: readonly number[] | undefined;
+  readonly digests: readonly Buffer[] | undefined;
+}
+
+/** A row of journal_heartbeats. */
+export interface HeartbeatRow {
+  readonly flushes: boolean;
+  readonly aliveAt: number;
+  readonly acceptedThrough: number;
 }
 
 /** A row of journal_claims. */
@@ -54,6 +87,11 @@ export interface Tables {
   readonly checkpoints: Map<string, CheckpointRow>;
   /** By stream, in order of epochs. */
   readonly claims: Map<string, readonly ClaimRow[]>;
+  readonly streams: Map<string, StreamRow>;
+  /** By stream, in order of LSNs. */
+  readonly log: Map<string, readonly LogRow[]>;
+  /** By id. */
+  readonly heartbeats: Map<string, HeartbeatRow>;
   readonly counters: Map<string, bigint>;
   /** The sums in rejected_increments by key, without the uncovered ones. */
   readonly rejected: Map<string, bigint>;
@@ -72,6 +110,9 @@ export function newTables(now: number): Tables {
   return {
     checkpoints: new Map(),
     claims: new Map(),
+    streams: new Map(),
+    log: new Map(),
+    heartbeats: new Map(),
     counters: new Map(),
     rejected: new Map(),
     uncovered: [],
@@ -87,6 +128,9 @@ export function copyTables(tables: Tables): Tables {
   return {
     checkpoints: new Map(tables.checkpoints),
     claims: new Map(tables.claims),
+    streams: new Map(tables.streams),
+    log: new Map(tables.log),
+    heartbeats: new Map(tables.heartbeats),
     counters: new Map(tables.counters),
     rejected: new Map(tables.rejected),
     uncovered: [...tables.uncovered],

@@ -10,7 +10,7 @@ import {
   type StatementContext,
   type StatementMeaning,
 } from './statement.js';
-import type { CheckpointRow, ClaimRow } from './tables.js';
+import { type CheckpointRow, type ClaimRow, isOpen } from './tables.js';
 import { secondsOf } from './values.js';
 
 /** By text. */
@@ -70,6 +70,7 @@ function makeCheckpoint(context: StatementContext): Plan {
       node,
       shard,
       journal,
+      owner: undefined,
     };
   };
   const run: Plan['run'] = () => {
@@ -88,33 +89,42 @@ function makeCheckpoint(context: StatementContext): Plan {
 }
 
 function takeCheckpoint(context: StatementContext): Plan {
-  const { server, transaction, values } = context;
-  const { retiredRowKeepsCover, reopenedRowAcceptedNow, takeKeepsEpoch } = server.mutations;
+  const { transaction, values } = context;
   const [stream] = values as [string];
   return planForRow(
     context,
     stream,
     () => true,
     (row) => {
-      const prunedBefore = prunedBeforeOf(context);
       const epoch = keepClaims(context);
-      endPruningLockEarly(context);
-      if (row === undefined) return [];
-      const wasOpen = row.closedAt === undefined && row.retiredAt === undefined;
-      const keepsCover = wasOpen || (retiredRowKeepsCover === true && row.retiredAt !== undefined);
-      const taken: CheckpointRow = {
-        ...row,
-        epoch: takeKeepsEpoch === true ? row.epoch : epoch,
-        heardAt: transaction.beganAt,
-        closedAt: undefined,
-        retiredAt: undefined,
-        coveredFrom: keepsCover ? row.coveredFrom : Math.max(row.coveredFrom, prunedBefore),
-        acceptedThrough: !wasOpen && reopenedRowAcceptedNow === true ? transaction.beganAt : row.acceptedThrough,
-      };
+      if (row === undefined) {
+        endPruningLockEarly(context);
+        return [];
+      }
+      const taken = takenRow(context, row, epoch);
       transaction.setCheckpoint(stream, taken);
       return [columnsOf(taken)];
     },
   );
+}
+
+/** A row as a taking leaves it. */
+export function takenRow(context: StatementContext, row: CheckpointRow, epoch: number): CheckpointRow {
+  const { server, transaction } = context;
+  const { retiredRowKeepsCover, reopenedRowAcceptedNow, takeKeepsEpoch } = server.mutations;
+  const prunedBefore = prunedBeforeOf(context);
+  endPruningLockEarly(context);
+  const wasOpen = isOpen(row);
+  const keepsCover = wasOpen || (retiredRowKeepsCover === true && row.retiredAt !== undefined);
+  return {
+    ...row,
+    epoch: takeKeepsEpoch === true ? row.epoch : epoch,
+    heardAt: transaction.beganAt,
+    closedAt: undefined,
+    retiredAt: undefined,
+    coveredFrom: keepsCover ? row.coveredFrom : Math.max(row.coveredFrom, prunedBefore),
+    acceptedThrough: !wasOpen && reopenedRowAcceptedNow === true ? transaction.beganAt : row.acceptedThrough,
+  };
 }
 
 /** As KEEP_CLAIMS. Returns the epoch of the last claim. */
@@ -127,12 +137,14 @@ function keepClaims({ server, transaction, values }: StatementContext): number {
   return Math.max(...added.map(({ epoch }) => epoch));
 }
 
-function prunedBeforeOf({ server, transaction }: StatementContext): number {
+/** `pruned_before`, as a taking sees it. */
+export function prunedBeforeOf({ server, transaction }: StatementContext): number {
   const mutated = server.mutations.prunedBeforeReadFirst === true;
   return mutated ? (transaction.readEarly ?? transaction.pruning.prunedBefore) : transaction.pruning.prunedBefore;
 }
 
-function endPruningLockEarly({ server, transaction }: StatementContext): void {
+/** {@link DatabaseMutations.pruningLockEndsEarly} */
+export function endPruningLockEarly({ server, transaction }: StatementContext): void {
   const mutated = server.mutations.pruningLockEndsEarly === true;
   if (mutated) server.locks.release(PRUNING_LOCK, transaction);
 }

@@ -2,7 +2,7 @@
  * A transaction: what it has changed and not yet committed. Its statements see the committed tables and these changes.
  */
 import type { FlushEffect } from './flush-effect.js';
-import type { CheckpointRow, ClaimRow, PruningRow, Tables } from './tables.js';
+import type { CheckpointRow, ClaimRow, PruningRow, StreamRow, Tables } from './tables.js';
 
 interface ClaimChange {
   readonly stream: string;
@@ -23,6 +23,7 @@ export class Transaction {
   flushed: FlushEffect | undefined;
   readonly #tables: () => Tables;
   readonly #checkpoints = new Map<string, CheckpointRow>();
+  readonly #streams = new Map<string, StreamRow>();
   readonly #claims: ClaimChange[] = [];
   readonly #effects: (() => void)[] = [];
   #pruning: PruningRow | undefined;
@@ -43,6 +44,15 @@ export class Transaction {
   /** The streams whose rows this transaction has made or changed. */
   get changedStreams(): Iterable<string> {
     return this.#checkpoints.keys();
+  }
+
+  /** The row of journal_streams. */
+  stream(stream: string): StreamRow | undefined {
+    return this.#streams.get(stream) ?? this.#tables().streams.get(stream);
+  }
+
+  setStream(stream: string, row: StreamRow): void {
+    this.#streams.set(stream, row);
   }
 
   /** Of a stream, in order of epochs. */
@@ -73,6 +83,7 @@ export class Transaction {
   commit(): void {
     const tables = this.#tables();
     for (const [stream, row] of this.#checkpoints) tables.checkpoints.set(stream, row);
+    for (const [stream, row] of this.#streams) tables.streams.set(stream, row);
     for (const change of this.#claims) {
       tables.claims.set(change.stream, changed(tables.claims.get(change.stream) ?? [], change));
     }

@@ -1,0 +1,91 @@
+/** Bugs of the processes of a walk: each is the *Else* of a rule on the postgres journal that lies outside of SQL. */
+import type { DatabaseMutations } from '../database/database-mutations.js';
+
+/** All bugs of a walk. */
+export interface LogWalkMutations extends DatabaseMutations, WriterMutations, RollUpMutations {}
+
+/** Bugs of writers. */
+export interface WriterMutations {
+  /** A group whose reply was lost is sent again with the requests that have come since. */
+  readonly groupGrows?: boolean;
+  /** A group whose reply was lost is unknown, and another one is sent at its LSN; a conflict leads to the next LSN. */
+  readonly otherRecordsAtLsn?: boolean;
+  /** The same, and a conflict acknowledges what was sent. */
+  readonly conflictAcknowledgesAny?: boolean;
+  /** An append that hits nothing refuses the group, also one that was sent before. */
+  readonly zeroRowsRefuse?: boolean;
+  /** A group that was sent before and does not follow the log any more is refused. */
+  readonly gapRefuses?: boolean;
+  /** A fenced writer appends what it has to its new stream. */
+  readonly fencedAppendsAgain?: boolean;
+  /** Requests are taken before the row of their stream is made. */
+  readonly acceptBeforeRow?: boolean;
+  /** A writer whose taking had no reply goes on under the append epoch that it reads. */
+  readonly goOnUnderReadEpoch?: boolean;
+  /** A writer that finds its rows gone makes them anew. */
+  readonly remakeRow?: boolean;
+  /** A writer gives its word with requests in hand. */
+  readonly wordWithHand?: boolean;
+  /** A group carries the time that is known when it is sent, though older requests are still in hand behind it. */
+  readonly timeOfSending?: boolean;
+  /** A writer that flushes sends the last time heard, not that of its records. */
+  readonly flushSendsTimeHeard?: boolean;
+  /** The window of idempotency keys goes on with the new stream. */
+  readonly windowStays?: boolean;
+}
+
+/** Bugs of roll-ups. */
+export interface RollUpMutations {
+  /** An adopter reads the log before it has the lock on the stream. */
+  readonly readBeforeLock?: boolean;
+  /** A roll-up that has only taken the flushes retires the stream. */
+  readonly tailingRetires?: boolean;
+  /** An adopter retires a stream that it has not read to the end. */
+  readonly retireUnread?: boolean;
+}
+
+/** The bugs that walks find. `from`: where to begin, for a bug that takes more than some dozens of walks to show. */
+export const LOG_MUTATIONS: readonly {
+  readonly name: string;
+  readonly mutations: LogWalkMutations;
+  readonly from?: number;
+}[] = [
+  { name: 'an append without the fence', mutations: { appendWithoutFence: true } },
+  { name: 'an append without the lock on the fence', mutations: { appendWithoutLock: true } },
+  { name: 'an append over a gap', mutations: { appendOverGap: true } },
+  { name: 'an adoption that keeps the append epoch', mutations: { adoptionKeepsAppendEpoch: true }, from: 193 },
+  {
+    name: 'an adoption that reads the log before its lock, and a retirement that does not look at the log',
+    mutations: { readBeforeLock: true, retireIgnoresLog: true },
+    from: 26,
+  },
+  { name: 'a roll-up that has only taken the flushes and retires', mutations: { tailingRetires: true } },
+  {
+    name: 'an adopter that retires without having read, and such a retirement',
+    mutations: { retireUnread: true, retireIgnoresLog: true },
+  },
+  {
+    name: 'a writer that goes on under the append epoch that it reads, and such a retirement',
+    mutations: { goOnUnderReadEpoch: true, retireIgnoresLog: true },
+    from: 326,
+  },
+  { name: 'a group that grows before it is sent again', mutations: { groupGrows: true } },
+  { name: 'other records at the LSN of a group in doubt', mutations: { otherRecordsAtLsn: true }, from: 20 },
+  { name: 'a conflict that acknowledges another group', mutations: { conflictAcknowledgesAny: true } },
+  { name: '503 for a fenced group in doubt', mutations: { zeroRowsRefuse: true }, from: 75 },
+  { name: 'the last LSN from the log alone', mutations: { lastLsnOfLogAlone: true }, from: 178 },
+  { name: 'a fenced writer that appends again', mutations: { fencedAppendsAgain: true }, from: 126 },
+  { name: 'requests that are taken before the row is made', mutations: { acceptBeforeRow: true } },
+  { name: 'a window that goes on with the new stream', mutations: { windowStays: true }, from: 24 },
+  { name: 'the clock of the roll-up for the word of the writer', mutations: { wordOfRollUp: true } },
+  { name: 'the word of the writer though the log goes on', mutations: { wordOverLog: true }, from: 126 },
+  { name: 'the word of the writer with requests in hand', mutations: { wordWithHand: true }, from: 35 },
+  { name: 'an accepted_through of now() in a flush', mutations: { acceptedThroughCapped: true } },
+  { name: 'a flush that sends the last time heard', mutations: { flushSendsTimeHeard: true }, from: 1396 },
+  {
+    name: 'a group with the time of its sending, while older requests wait',
+    mutations: { timeOfSending: true },
+    from: 40,
+  },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
+];
