@@ -2,9 +2,10 @@
  * Bugs between the product and its world. The simulation must find each of them, so the proof is tested, too.
  */
 import type { DatabaseMutations } from './database/database-mutations.js';
+import type { SharedMutations } from './mutated-log.js';
 
 /** The bugs. */
-export interface Mutations extends DatabaseMutations {
+export interface Mutations extends DatabaseMutations, SharedMutations {
   /** `always` answers before the sync. */
   readonly acknowledgeBeforeSync?: boolean;
   /** Segments are deleted when a flush is sent. */
@@ -94,4 +95,26 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'an accepted_through by the clock of a node', mutations: { acceptedThroughOfNode: true }, from: 65 },
   { name: 'a taking without the lock on the row', mutations: { takeWithoutRowLock: true }, from: 165 },
   { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 85 },
+];
+
+/** The bugs that random histories of servers with one journal find. */
+export const SHARED_MUTATIONS: readonly {
+  readonly name: string;
+  readonly mutations: Mutations;
+  readonly from?: number;
+}[] = [
+  { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
+  { name: 'an append without the fence', mutations: { appendWithoutFence: true }, from: 138 },
+  {
+    name: 'a server that retires a stream of which it has only taken the flushes',
+    mutations: { followerRetires: true },
+    from: 26,
+  },
+  {
+    name: 'an adoption that reads the log first, and a retirement that does not look at the log',
+    mutations: { adoptionReadsFirst: true, retireIgnoresLog: true },
+    from: 88,
+  },
+  { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
 ];

@@ -1,12 +1,19 @@
 /** Runs one history again and shows its steps. */
 import { runHistory } from './history.js';
+import { runSharedHistory } from './shared-history.js';
 
 const TRACE_LINES = 80;
 
+/** Histories by the journal of their servers. */
+export const HISTORIES = { file: runHistory, postgres: runSharedHistory } as const;
+
+/** A journal that has histories. */
+export type HistoryKind = keyof typeof HISTORIES;
+
 /** Replays a seed and prints its last steps, or all of them; false if it violates something. */
-export async function replay(seed: number, whole = false): Promise<boolean> {
+export async function replay(seed: number, whole = false, journal: HistoryKind = 'file'): Promise<boolean> {
   const trace: string[] = [];
-  const { violation } = await runHistory(seed, {}, trace);
+  const { violation } = await HISTORIES[journal](seed, {}, trace);
   for (const line of whole ? trace : trace.slice(-TRACE_LINES)) console.log(line);
   if (violation === undefined) return true;
   console.log(`SEED=${seed}: ${violation.stack ?? violation.message}`);

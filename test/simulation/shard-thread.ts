@@ -16,14 +16,21 @@ import {
   type HandedOverStream,
 } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
+import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
+import type { ShardLog } from '#product/shard-worker/thread/streams/owned-stream.js';
+import { Turns } from '#product/core/turns.js';
 import type { Channel } from './channel.js';
+import { mutateIncrementLog } from './mutated-log.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
+import type { Clock } from '#product/core/clock.js';
 import { clockOf, Life } from './scheduler.js';
-import type { SimulatedNode } from './simulated-node.js';
+import type { SharedSettings, SimulatedNode } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
 import { SimulatedCrash } from './scheduler.js';
 import type { World } from './world.js';
+import type { SimulatedSession } from './database/session.js';
 
 const target = parseDatabaseUrl('postgresql://simulation@localhost/simulation');
 
@@ -40,7 +47,7 @@ export class ShardThread {
   readonly #node: SimulatedNode;
   readonly #index: number;
   readonly #events: ThreadEvents;
-  readonly #shard: Shard;
+  readonly #shard: Shard | SharedShard;
   readonly #groups: GroupCommit;
   readonly #posted: ArrayBufferLike[] = [];
   #own: string | undefined;
@@ -64,6 +71,23 @@ export class ShardThread {
     this.#events = events;
     this.life = new Life((error) => this.#die(error), node.life);
     const clock = clockOf(world.scheduler, this.life, () => this.#step());
+    const { shared } = node.settings;
+    this.#shard =
+      shared === undefined
+        ? this.#makeShard(clock, databaseId, stats, handedOver)
+        : this.#makeSharedShard(clock, stats, shared);
+    this.#groups = new GroupCommit([this.#port(batches, answers)], this.#shard);
+  }
+
+  #makeShard(
+    clock: Clock,
+    databaseId: string | undefined,
+    stats: Float64Array,
+    handedOver: readonly HandedOverStream[],
+  ): Shard {
+    const world = this.#world;
+    const node = this.#node;
+    const index = this.#index;
     const { settings, shards } = node;
     const streams = new FileJournalStreams({
       disk: mutateDisk(
@@ -87,16 +111,9 @@ export class ShardThread {
         world.strand(String(facts['stream']), message.includes('keeping the records in memory'));
       },
     });
-    const connection = new ShardConnection(target, {
-      applicationName: 'simulation',
-      clock,
-      connect: () => {
-        return this.#step() ? world.database.connect(this.life) : new Promise(() => undefined);
-      },
-    });
-    const database = new PostgresShardDatabase(connection, { node: node.id, shard: index, journal: 'file' });
+    const database = new PostgresShardDatabase(this.#connect(clock), { node: node.id, shard: index, journal: 'file' });
     const deps = mutate(streams, database, world.mutations, node.startId);
-    this.#shard = new Shard({
+    return new Shard({
       journals: deps.streams,
       database: deps.database,
       clock,
@@ -113,21 +130,62 @@ export class ShardThread {
       touchIntervals: { touchMs: settings.touchMs, timeMs: settings.touchTimeMs },
       tell: (message) => this.#tell(message),
       fail: (error) => this.#die(error),
-      log: (level, fields, message) => {
-        this.#step();
-        const facts: Readonly<Record<string, unknown>> = { ...fields };
-        if (facts['lost'] !== undefined) {
-          world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
-        }
-        world.note(() => `${this.name}: ${level}: ${message} ${JSON.stringify(fields)}`);
-      },
+      log: this.#log,
     });
-    this.#groups = new GroupCommit([this.#port(batches, answers)], this.#shard);
   }
+
+  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals }: SharedSettings): SharedShard {
+    const world = this.#world;
+    const { id: node, shards, settings } = this.#node;
+    const shard = this.#index;
+    const flushes = this.#connect(clock);
+    const flushTurns = new Turns();
+    const flusher = role === 'ingest' ? undefined : world.uuid();
+    const incrementLog = new PostgresIncrementLog(this.#connect(clock), flushes, flushTurns, { node, shard, flusher });
+    const made = new SharedShard({
+      role,
+      ...{ clock, stats, node, shard, shards, intervals },
+      incrementLog: mutateIncrementLog(incrementLog, world.mutations, world.database),
+      database: new PostgresShardDatabase(flushes, { node, shard, journal: 'postgres' }, flushTurns),
+      random: () => world.random.next() / 0x1_0000_0000,
+      newStreamId: () => world.uuid(),
+      flushIntervalMs: settings.flushIntervalMs,
+      earlyFlush: {
+        keysMax: settings.flushKeysMax,
+        bytesMax: Number.POSITIVE_INFINITY,
+        recordBytesMax: Number.POSITIVE_INFINITY,
+      },
+      ackTimeoutMs: settings.ackTimeoutMs,
+      tell: (message) => this.#tell(message),
+      fail: (error) => this.#die(error),
+      log: this.#log,
+    });
+    if (world.mutations.staleBatches === true) made.isStale = () => false;
+    return made;
+  }
+
+  #connect(clock: Clock): ShardConnection {
+    const connect = (): Promise<SimulatedSession> =>
+      this.#step() ? this.#world.database.connect(this.life) : new Promise(() => undefined);
+    return new ShardConnection(target, { applicationName: 'simulation', clock, connect });
+  }
+
+  readonly #log: ShardLog = (level, fields, message) => {
+    this.#step();
+    const facts: Readonly<Record<string, unknown>> = { ...fields };
+    if (facts['lost'] !== undefined && this.#node.settings.shared === undefined) {
+      this.#world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
+    }
+    this.#world.note(() => `${this.name}: ${level}: ${message} ${JSON.stringify(fields)}`);
+  };
 
   /** It has failed and ends next: its stats may be incomplete. */
   get isDying(): boolean {
     return this.#dying;
+  }
+
+  get #isShared(): boolean {
+    return this.#node.settings.shared !== undefined;
   }
 
   get name(): string {
@@ -204,7 +262,8 @@ export class ShardThread {
     const count = typeof answer === 'number' ? answer : isRefused ? answer.refused : 1;
     const isKept = typeof answer === 'number' || (!isRefused && answer.outcomes.includes(IDEMPOTENT_OUTCOME.journaled));
     for (const batch of this.#posted.splice(0, count)) {
-      if (isKept && this.#own !== undefined) this.#world.acknowledged(this.#node.storage, this.#own, batch);
+      if (isKept && this.#own !== undefined && !this.#isShared)
+        this.#world.acknowledged(this.#node.storage, this.#own, batch);
     }
   }
 
@@ -212,7 +271,8 @@ export class ShardThread {
     if (!this.#step()) return;
     if (message.kind === 'streams') {
       // Nothing of an earlier thread is in memory.
-      if (this.#own === undefined) for (const stream of message.streams) this.#world.strand(stream, false);
+      if (this.#own === undefined && !this.#isShared)
+        for (const stream of message.streams) this.#world.strand(stream, false);
       this.#own = message.streams[0];
     }
     this.#deliver(() => this.#events.control(message));

@@ -1,17 +1,17 @@
 /**
- * Runs many histories:  npm run simulate -- --seeds 10000 [--from 1] [--workers 2] [--trace]
+ * Runs many histories:  npm run simulate -- --seeds 10000 [--journal postgres] [--from 1] [--workers 2] [--trace]
  *
  * Prints progress and histories a minute; at a violation the seed, the violation and the last steps, and exits 1.
  */
 import { parseArgs } from 'node:util';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
-import { runHistory } from './history.js';
-import { replay } from './replay.js';
+import { HISTORIES, type HistoryKind, replay } from './replay.js';
 
 interface Share {
   readonly from: number;
   readonly seeds: number;
   readonly step: number;
+  readonly journal: HistoryKind;
 }
 
 interface Report {
@@ -25,14 +25,14 @@ interface Report {
 
 const REPORT_EVERY = 200;
 
-async function runShare({ from, seeds, step }: Share, report: (report: Report) => void): Promise<void> {
+async function runShare({ from, seeds, step, journal }: Share, report: (report: Report) => void): Promise<void> {
   let totals = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
   const flush = (failed?: number, why = ''): void => {
     report(failed === undefined ? totals : { ...totals, failed, why });
     totals = { histories: 0, steps: 0, requests: 0, acknowledged: 0 };
   };
   for (let index = 0; index < seeds; index += step) {
-    const result = await runHistory(from + index);
+    const result = await HISTORIES[journal](from + index);
     totals.histories += 1;
     totals.steps += result.steps;
     totals.requests += result.requests;
@@ -50,11 +50,13 @@ async function main(): Promise<void> {
       from: { type: 'string', default: process.env['SEED'] ?? '1' },
       workers: { type: 'string', default: '1' },
       trace: { type: 'boolean', default: false },
+      journal: { type: 'string', default: 'file' },
     },
   });
   const [seeds, from, workers] = [Number(values.seeds), Number(values.from), Number(values.workers)];
+  const journal = kindOf(values.journal);
   if (seeds === 1) {
-    process.exitCode = (await replay(from, values.trace)) ? 0 : 1;
+    process.exitCode = (await replay(from, values.trace, journal)) ? 0 : 1;
     return;
   }
   const start = performance.now();
@@ -76,19 +78,24 @@ async function main(): Promise<void> {
     );
   };
   if (workers <= 1) {
-    await runShare({ from, seeds, step: 1 }, take);
+    await runShare({ from, seeds, step: 1, journal }, take);
   } else {
     const shares = Array.from({ length: workers }, (_, index) => ({
       from: from + index,
       seeds: seeds - index,
       step: workers,
     }));
-    await Promise.all(shares.map((share) => runWorker(share, take)));
+    await Promise.all(shares.map((share) => runWorker({ ...share, journal }, take)));
   }
   const [first] = failed;
   if (first === undefined) return;
-  await replay(first);
+  await replay(first, false, journal);
   process.exitCode = 1;
+}
+
+function kindOf(journal: string): HistoryKind {
+  if (journal === 'file' || journal === 'postgres') return journal;
+  throw new Error('--journal is file or postgres');
 }
 
 function runWorker(share: Share, take: (report: Report) => void): Promise<void> {

@@ -32,6 +32,7 @@ import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-
 import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
+import type { Role, SharedShardIntervals } from '#product/shard-worker/thread/shared-shard.js';
 import { Channel } from './channel.js';
 import { Violation, type Attempt } from './expectations.js';
 import { clockOf, Life } from './scheduler.js';
@@ -53,6 +54,14 @@ export interface NodeSettings {
   /** Time between touches of an idle stream, and between those that send a time. */
   readonly touchMs: number;
   readonly touchTimeMs: number;
+  /** The journal is that in PostgreSQL. */
+  readonly shared?: SharedSettings;
+}
+
+/** The configuration of a process with a journal that others can reach. */
+export interface SharedSettings {
+  readonly role: Role;
+  readonly intervals: SharedShardIntervals;
 }
 
 /** How a process ended. `foreign`: another process owns its streams. */
@@ -123,7 +132,9 @@ export class SimulatedNode {
     const clock = clockOf(world.scheduler, this.life);
     this.#stats = makeStats(shards);
     this.#rows = Array.from({ length: shards }, (_, shard) => statsRow(this.#stats, shard));
-    this.#clients = Array.from({ length: shards }, () => new ShardClient(clock));
+    this.#clients = this.#rows.map(
+      (row) => new ShardClient(clock, undefined, undefined, () => row[STAT.generation] ?? 0),
+    );
     const limits = {
       pendingKeysMax: settings.pendingKeysMax,
       pendingBytesMax: 1 << 30,
@@ -159,7 +170,7 @@ export class SimulatedNode {
       flushing: () => true,
       rejected: () => 0,
       refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
-      role: 'serve',
+      role: settings.shared?.role ?? 'serve',
       metrics: () => Promise.resolve(''),
       dashboard: () => Promise.resolve({ text: '', through: 0 }),
     });

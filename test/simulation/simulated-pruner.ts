@@ -9,6 +9,8 @@ import type { World } from './world.js';
 export interface PrunerSettings {
   readonly windowHours: number;
   readonly expiryDays: number;
+  /** JOURNAL_KEEP_SECONDS of the postgres journal. */
+  readonly logKeepSeconds?: number;
   readonly paceMs: number;
 }
 
@@ -34,8 +36,8 @@ export class SimulatedPruner {
     const log = (fields: object, message: string): void => {
       world.note(() => `${name}: ${message} ${JSON.stringify(fields)}`);
     };
-    const { windowHours, expiryDays } = settings;
-    this.#pruner = new IdempotencyPruner({ windowHours, expiryDays, logger: { warn: log, info: log } });
+    const { windowHours, expiryDays, logKeepSeconds } = settings;
+    this.#pruner = new IdempotencyPruner({ windowHours, expiryDays, logKeepSeconds, logger: { warn: log, info: log } });
   }
 
   /** Begins with its rounds, which go on until {@link crash}. */

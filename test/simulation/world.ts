@@ -72,6 +72,8 @@ export class World {
     databaseChanged: false,
     isRebinding: false,
   };
+  /** The journal of all processes is in the database. */
+  isShared = false;
   /** One line for each event, if a trace is wanted. */
   readonly seed: number;
   readonly trace: string[] | undefined;
@@ -237,12 +239,25 @@ export class World {
   }
 
   #flushSent(stream: string, toLsn: number): void {
+    if (this.isShared) {
+      this.#logFlushSent(stream, toLsn);
+      return;
+    }
     if (this.circumstances.copied || this.storage.durableLsn(stream) >= toLsn) return;
     if (this.#stranded.has(stream)) {
       this.circumstances.fromMemory = true;
       return;
     }
     this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not synced`));
+  }
+
+  /** What is flushed is in the log, or was before a failover. */
+  #logFlushSent(stream: string, toLsn: number): void {
+    const { log, checkpoints } = this.database.tables;
+    const end = Math.max(log.get(stream)?.at(-1)?.lsn ?? 0, checkpoints.get(stream)?.lsn ?? 0);
+    // A tombstone may be gone.
+    if (toLsn <= end || this.circumstances.databaseChanged || !checkpoints.has(stream)) return;
+    this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not in the log`));
   }
 
   #committed(effect: FlushEffect | undefined): void {

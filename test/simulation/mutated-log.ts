@@ -1,0 +1,105 @@
+/** The log with the bugs of {@link SharedMutations} between it and its shard. */
+import type {
+  AppendOutcome,
+  IncrementLog,
+  TakenLogStream,
+} from '#product/shard-worker/journal/postgres/increment-log.js';
+import type { JournalRecord } from '#product/shard-worker/journal/journal.js';
+import type { Mutations } from './mutations.js';
+import type { PostgresModel } from './postgres-model.js';
+
+/** Bugs between a shard and the postgres journal. */
+export interface SharedMutations {
+  /** An adopter reads the log before it has the stream. */
+  readonly adoptionReadsFirst?: boolean;
+  /** A server that has only taken the flushes of a stream retires it. */
+  readonly followerRetires?: boolean;
+  /** The writer gives its word when it sends a group. */
+  readonly wordWithGroup?: boolean;
+  /** The last LSN is that of the log alone. */
+  readonly forgetsPrunedLsn?: boolean;
+  /** A record with this LSN is there: it is taken for another one, and the group is refused. */
+  readonly duplicateIsRefused?: boolean;
+  /** A writer whose taking had no reply writes that stream, under the append epoch that it reads. */
+  readonly writesUntoldStream?: boolean;
+  /** Batches that were opened before the stream began are appended to it. */
+  readonly staleBatches?: boolean;
+  /** A group whose predecessor a failover has taken back is treated as one of a stream that another writer has. */
+  readonly gapIsFence?: boolean;
+  /** A group that got no answer is refused. */
+  readonly unknownIsRefused?: boolean;
+}
+
+const RECORDS_MAX = 1000;
+
+/** Puts the bugs in. */
+export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, database: PostgresModel): IncrementLog {
+  const early = new Map<string, readonly JournalRecord[]>();
+  const appendEpoch = (stream: string): string | undefined => {
+    const row = database.tables.streams.get(stream);
+    return row === undefined ? undefined : String(row.epoch);
+  };
+  return {
+    get flusher() {
+      return log.flusher;
+    },
+    async begin(stream) {
+      try {
+        return await log.begin(stream);
+      } catch (error) {
+        const row = database.tables.checkpoints.get(stream);
+        const epoch = appendEpoch(stream);
+        if (mutations.writesUntoldStream !== true || row === undefined || epoch === undefined) throw error;
+        const { lsn, coveredFrom } = row;
+        const seconds = Math.ceil(Math.max(0, coveredFrom) / 1000);
+        const time = Math.floor(database.clock.now() / 1000);
+        return { stream, epoch: row.epoch, lsn, coveredFrom: seconds, appendEpoch: epoch, time };
+      }
+    },
+    async append(stream, epoch, time, firstLsn, group) {
+      if (mutations.wordWithGroup === true) void log.giveWord(stream, epoch, time).catch(() => undefined);
+      const outcome = await log.append(stream, epoch, time, firstLsn, group);
+      return mutateOutcome(outcome, mutations);
+    },
+    lastLsn: (stream) => (mutations.forgetsPrunedLsn === true ? Promise.resolve(0) : log.lastLsn(stream)),
+    ask: (stream) => log.ask(stream),
+    showLife: (streams) => log.showLife(streams),
+    endLife: (ids) => log.endLife(ids),
+    giveWord: (stream, epoch, time) => log.giveWord(stream, epoch, time),
+    survey: () => log.survey(),
+    async read(positions, recordsMax) {
+      const found = new Map(await log.read(positions, recordsMax));
+      for (const { stream, lsn } of positions) {
+        const records = early.get(stream);
+        if (records === undefined) continue;
+        const left = records.filter((record) => record.lsn > lsn);
+        found.set(stream, left);
+        if (left.length === 0) early.delete(stream);
+      }
+      return found;
+    },
+    async take(stream, epoch, adopt): Promise<TakenLogStream | undefined> {
+      if (mutations.adoptionReadsFirst === true && adopt) {
+        const found = await log.read([{ stream, lsn: 0 }], RECORDS_MAX);
+        early.set(stream, found.get(stream) ?? []);
+      }
+      const taken = await log.take(stream, epoch, adopt);
+      if (taken === undefined) early.delete(stream);
+      if (taken === undefined || mutations.followerRetires !== true) return taken;
+      return { ...taken, appendEpoch: taken.appendEpoch ?? appendEpoch(stream) };
+    },
+    touch: (stream, at) => log.touch(stream, at),
+    release: (stream, at) => log.release(stream, at),
+    retire: (stream, at, epoch) =>
+      log.retire(stream, at, mutations.followerRetires === true ? (appendEpoch(stream) ?? epoch) : epoch),
+    close: () => log.close(),
+  };
+}
+
+function mutateOutcome(outcome: AppendOutcome, mutations: Mutations): AppendOutcome {
+  if (mutations.duplicateIsRefused === true && outcome.kind === 'present') return { kind: 'fenced' };
+  if (mutations.gapIsFence === true && outcome.kind === 'gap') return { kind: 'fenced' };
+  if (mutations.unknownIsRefused === true && outcome.kind === 'unknown')
+    return { kind: 'refused', error: outcome.error };
+  return outcome;
+}

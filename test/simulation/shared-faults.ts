@@ -1,0 +1,142 @@
+/** The faults of a history with a journal in PostgreSQL. Each history has only a few kinds, chosen by its seed. */
+import type { Tables } from './database/tables.js';
+import type { Life } from './scheduler.js';
+import type { SimulatedNode } from './simulated-node.js';
+import type { World } from './world.js';
+
+const KINDS = [
+  'database-gone',
+  'database-silent',
+  'database-restart',
+  'database-slow',
+  'database-failover',
+  'connections-silent',
+  'connections-cut',
+  'statements-refused',
+  'reply-lost',
+  'crash',
+  'freeze',
+  'thread-dies',
+  'poison',
+] as const;
+
+/** A kind of fault; `poison` is a property of keys. */
+export type SharedFaultKind = (typeof KINDS)[number];
+
+/** The faults of one history. */
+export class SharedFaults {
+  readonly names: readonly SharedFaultKind[];
+  /** Each failover: what was committed between the two is gone. */
+  readonly failovers: { readonly from: number; readonly to: number }[] = [];
+  readonly #world: World;
+  readonly #life: Life;
+  readonly #failedOver: (from: number) => void;
+  #isHealed = false;
+
+  constructor(world: World, life: Life, failedOver: (from: number) => void) {
+    this.#world = world;
+    this.#life = life;
+    this.#failedOver = failedOver;
+    const density = 2 + world.random.below(4);
+    this.names = KINDS.filter(() => world.random.below(density) === 0);
+  }
+
+  has(kind: SharedFaultKind): boolean {
+    return this.names.includes(kind);
+  }
+
+  /** Causes a fault of one of the kinds, at this process if it is one of a process. */
+  strike(node: SimulatedNode): void {
+    if (this.#isHealed || this.names.length === 0) return;
+    const kind = this.#world.random.pick(this.names);
+    this.#world.note(() => `fault: ${kind}`);
+    this.#strike(kind, node);
+  }
+
+  /** Ends all faults. */
+  heal(): void {
+    const { database } = this.#world;
+    this.#isHealed = true;
+    database.isDead = false;
+    database.network = 'fine';
+    database.slowness = 1;
+    database.refuseNext = 0;
+    database.loseNext = 0;
+  }
+
+  #strike(kind: SharedFaultKind, node: SimulatedNode): void {
+    const { random, database } = this.#world;
+    switch (kind) {
+      case 'database-gone':
+      case 'database-silent':
+        database.network = kind === 'database-gone' ? 'gone' : 'silent';
+        if (random.below(2) === 0) database.crash();
+        else database.cut();
+        this.#later(random.below(random.below(2) === 0 ? 300 : 4000), () => (database.network = 'fine'));
+        return;
+      case 'database-restart':
+        database.crash();
+        return;
+      case 'database-slow':
+        database.slowness = random.pick([1, 10, 100]);
+        this.#later(random.below(1000), () => (database.slowness = 1));
+        return;
+      case 'database-failover': {
+        const [tables, at] = [database.snapshot(), this.#world.scheduler.now];
+        this.#later(random.below(random.pick([10, 50, 1000])), () => this.#failOver(tables, at));
+        return;
+      }
+      case 'connections-silent':
+        database.silence();
+        return;
+      case 'connections-cut':
+        database.cut();
+        return;
+      case 'statements-refused':
+        database.refuseNext = 1 + random.below(5);
+        return;
+      case 'reply-lost':
+        database.loseNext = 1 + random.below(2);
+        return;
+      case 'crash':
+        node.crashIn = 1 + random.below(30);
+        return;
+      case 'freeze':
+        this.#freeze(node);
+        return;
+      case 'thread-dies':
+        node.killThread(random.below(node.shards));
+        return;
+      case 'poison':
+    }
+  }
+
+  /** SIGSTOP, and SIGCONT some time later: soon, or after others have taken over, or after a window. */
+  #freeze({ life, name }: SimulatedNode): void {
+    const { scheduler, random } = this.#world;
+    if (life.isOver || life.isFrozen) return;
+    const ms = random.below(random.pick([50, 400, 1500, 5000]));
+    this.#world.note(() => `${name} is stopped for ${ms} ms`);
+    life.freeze();
+    scheduler.after(ms, this.#life, () => {
+      this.#world.note(() => `${name} goes on`);
+      life.thaw(scheduler);
+    });
+  }
+
+  #failOver(tables: Tables, from: number): void {
+    if (this.#isHealed) return;
+    const { database, scheduler, circumstances } = this.#world;
+    database.failOver(tables);
+    circumstances.databaseChanged = true;
+    this.failovers.push({ from, to: scheduler.now });
+    this.#world.note(() => `the database is as it was at ${from.toFixed(1)}`);
+    this.#failedOver(from);
+  }
+
+  #later(ms: number, callback: () => void): void {
+    this.#world.scheduler.after(ms, this.#life, () => {
+      if (!this.#isHealed) callback();
+    });
+  }
+}

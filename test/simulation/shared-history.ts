@@ -1,0 +1,458 @@
+/**
+ * One history of servers that share a journal in PostgreSQL: they start, freeze and end, take each other's streams over, and
+ * clients repeat idempotent requests at any of them. At the end everything is healthy, and all streams end. The seed determines
+ * everything.
+ */
+import { CounterError, JournalError } from '#product/core/errors.js';
+import type { Role } from '#product/shard-worker/thread/shared-shard.js';
+import { isPoison, POISON_PREFIX } from './database/values.js';
+import { isOpen } from './database/tables.js';
+import { ClientRequest, type Attempt, type ExpectedCounter, Violation } from './expectations.js';
+import type { HistoryResult } from './history.js';
+import type { Mutations } from './mutations.js';
+import { Life } from './scheduler.js';
+import { SharedFaults } from './shared-faults.js';
+import { sharedPlan, type SharedPlan } from './shared-settings.js';
+import { SimulatedNode } from './simulated-node.js';
+import { SimulatedPruner } from './simulated-pruner.js';
+import { Mulberry32 } from '../support/mulberry32.js';
+import { World } from './world.js';
+
+/** Virtual time limit that no history reaches, in ms. */
+const TIME_MAX_MS = 400_000;
+const HEAL_MAX_MS = 60_000;
+const SHUTDOWN_MAX_MS = 30_000;
+const UPKEEP_PACE_MS = 20;
+/** Starts until no row is open any more. */
+const LEFT_STARTS_MAX = 4;
+/** IDEMPOTENCY_WINDOW_HOURS of every process. */
+const WINDOW_HOURS = 1;
+/** A digit of a sum can count up to three. */
+const ATTEMPTS_MAX = 3;
+
+/** A server, in one process after the other. */
+interface Server {
+  readonly nodeId: string;
+  readonly role: Role;
+  readonly shards: number;
+  node: SimulatedNode | undefined;
+  /** Its last process has been stopped. */
+  isStopped: boolean;
+}
+
+/** Runs the history of `seed`; `trace` gets a line for each event. */
+export async function runSharedHistory(
+  seed: number,
+  mutations: Mutations = {},
+  trace?: string[],
+): Promise<HistoryResult> {
+  const history = new SharedHistory(seed, mutations, trace);
+  const violation = await history.run();
+  return { seed, violation, ...history.counts };
+}
+
+class SharedHistory {
+  readonly #world: World;
+  readonly #life: Life;
+  readonly #plan: SharedPlan;
+  readonly #faults: SharedFaults;
+  readonly #servers: readonly Server[];
+  readonly #keys: string[];
+  #keyGeneration = 0;
+  #processes = 0;
+  #pruner: SimulatedPruner | undefined;
+  #pruners = 0;
+  readonly #retryable: ClientRequest[] = [];
+  /** When requests were acknowledged first. */
+  readonly #acknowledgedAt = new Map<ClientRequest, number>();
+  #requests = 0;
+  #acknowledged = 0;
+  #isDone = false;
+
+  constructor(seed: number, mutations: Mutations, trace: string[] | undefined) {
+    this.#plan = sharedPlan(new Mulberry32(seed ^ 0x10a5));
+    this.#world = new World(seed, mutations, trace, this.#plan.scale);
+    this.#world.isShared = true;
+    this.#life = new Life((error) => this.#world.violate(error));
+    const { random } = this.#world;
+    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from));
+    this.#servers = this.#plan.roles.map((role) => ({
+      nodeId: this.#world.uuid(),
+      role,
+      shards: 1 + random.below(2),
+      node: undefined,
+      isStopped: false,
+    }));
+    this.#keys = Array.from({ length: 1 + random.below(5) }, (_, index) => `k${index}`);
+    if (this.#faults.has('poison')) this.#keys.push(POISON_PREFIX);
+    const { settings, roles } = this.#plan;
+    this.#world.note(
+      () => `${roles.join(' ')}, settings ${JSON.stringify(settings)}, faults ${this.#faults.names.join(' ')}`,
+    );
+  }
+
+  get counts(): { readonly steps: number; readonly requests: number; readonly acknowledged: number } {
+    return { steps: this.#world.scheduler.steps, requests: this.#requests, acknowledged: this.#acknowledged };
+  }
+
+  async run(): Promise<Error | undefined> {
+    const { scheduler } = this.#world;
+    try {
+      this.#main().then(
+        () => (this.#isDone = true),
+        (error: unknown) => this.#world.violate(error),
+      );
+      const isFinished = await scheduler.run(
+        () => this.#isDone,
+        TIME_MAX_MS,
+        () => {
+          this.#world.throwViolation();
+          for (const { node } of this.#servers) node?.checkBalance();
+        },
+      );
+      if (!isFinished) throw new Violation('The history came to a halt: nothing is left that could happen');
+      return undefined;
+    } catch (error) {
+      this.#world.note(() => `violation: ${String(error)}`);
+      return error instanceof Error ? error : new Violation(String(error));
+    }
+  }
+
+  async #main(): Promise<void> {
+    const { random, scheduler } = this.#world;
+    this.#replacePruner();
+    for (const server of this.#servers) if (random.below(3) > 0) this.#start(server);
+    const until = scheduler.now + random.pick([400, 1500, 4000]);
+    const pace = 4 + random.below(40);
+    while (scheduler.now < until) {
+      await this.#pause(random.below(pace));
+      if (random.below(40) === 0) await this.#pause(random.below(2 * this.#windowMs));
+      this.#act();
+    }
+    await this.#finish();
+  }
+
+  #act(): void {
+    const { random } = this.#world;
+    const server = random.pick(this.#servers);
+    const node = this.#up(server);
+    switch (random.below(20)) {
+      case 0:
+        if (node !== undefined) this.#faults.strike(node);
+        return;
+      case 1:
+        if (node === undefined) this.#start(server);
+        else if (random.below(4) === 0) this.#end(node);
+        return;
+      case 2:
+        if (node === undefined && random.below(2) === 0) this.#start(server);
+        return;
+      case 3:
+        if (node !== undefined) this.#read(node);
+        return;
+      case 4:
+        if (node !== undefined && random.below(3) === 0) {
+          node.flushAll().catch((error: unknown) => this.#expectRefusal(error));
+        }
+        return;
+      case 5:
+        if (random.below(8) === 0) this.#replacePruner();
+        return;
+      case 6:
+        this.#retryElsewhere();
+        return;
+      case 7:
+      case 8:
+      case 9:
+        this.#retry();
+        return;
+      default:
+        this.#request();
+    }
+  }
+
+  /** Its process, if it runs. */
+  #up({ node }: Server): SimulatedNode | undefined {
+    return node?.end === undefined ? node : undefined;
+  }
+
+  #start(server: Server): SimulatedNode {
+    const { settings } = this.#plan;
+    const { shared } = settings;
+    if (server.node !== undefined) this.#checkEnd(server.node);
+    this.#processes += 1;
+    const name = `process ${this.#processes} (${server.role})`;
+    const ownSettings = shared === undefined ? settings : { ...settings, shared: { ...shared, role: server.role } };
+    const node = new SimulatedNode(this.#world, this.#world.storage, ownSettings, server.shards, server.nodeId, name);
+    this.#world.note(() => `${name} starts with ${server.shards} shards`);
+    server.node = node;
+    void node.start();
+    return node;
+  }
+
+  #end(node: SimulatedNode): void {
+    const { random } = this.#world;
+    if (random.below(2) === 0) {
+      node.crash();
+      return;
+    }
+    this.#world.note(() => `${node.name} gets SIGTERM`);
+    this.#whenAwake(node, () => {
+      node.terminate().catch((error: unknown) => this.#expectRefusal(error));
+    });
+  }
+
+  /** A process that is stopped takes nothing before it goes on. */
+  #whenAwake({ life }: SimulatedNode, callback: () => void): void {
+    if (!life.park(callback)) callback();
+  }
+
+  /** Only threads that were killed too often end a process. */
+  #checkEnd({ end, reason, name }: SimulatedNode): void {
+    if (end !== 'failed' && end !== 'foreign') return;
+    const isKilled = reason instanceof JournalError && reason.message.includes('killed');
+    if (!isKilled) throw new Violation(`${name} has ${end}: ${String(reason)}`);
+  }
+
+  #request(): void {
+    const { random } = this.#world;
+    const increments = random.below(3) === 0 ? 1 + random.below(4) : 1;
+    const counters = Array.from({ length: increments }, () => this.#counter());
+    this.#requests += 1;
+    const idempotencyKey = random.below(this.#plan.onWindows ? 2 : 4) === 0 ? `t${this.#requests}` : undefined;
+    const request = new ClientRequest(`request ${this.#requests}`, counters, idempotencyKey);
+    if (idempotencyKey !== undefined) this.#retryable.push(request);
+    this.#send(request);
+  }
+
+  /** To any server that takes increments. */
+  #send(request: ClientRequest): void {
+    const { random, scheduler } = this.#world;
+    const { name, increments } = request;
+    const nodes = this.#servers.flatMap((server) => (server.role === 'roll-up' ? [] : (this.#up(server) ?? [])));
+    const attempt = this.#attempt(request);
+    const node = nodes.length === 0 ? undefined : random.pick(nodes);
+    this.#world.note(() => {
+      const texts = increments.map(({ counter, digit }) => `${counter.key}[${digit}]`);
+      return `${name} (${request.idempotencyKey ?? 'plain'}): ${texts.join(' ')} to ${node?.name ?? 'nobody'}`;
+    });
+    if (node === undefined) {
+      attempt.settle('starting');
+      return;
+    }
+    this.#whenAwake(node, () => {
+      const isLate = scheduler.now > (request.firstSentAt ?? 0) + this.#windowMs;
+      if (node.end !== undefined || isLate) attempt.abandon();
+      else node.submit(attempt);
+    });
+  }
+
+  #attempt(request: ClientRequest): Attempt {
+    return request.attempt(this.#world.scheduler.now, (fate) => {
+      this.#world.note(() => `${request.name} is ${fate}`);
+      if (fate === 'acknowledged') this.#noteAcknowledged(request);
+    });
+  }
+
+  /** What was sent before a failover may be in the state that it lost, although its answer comes, or is repeated, later. */
+  #noteAcknowledged(request: ClientRequest): void {
+    const { now } = this.#world.scheduler;
+    this.#acknowledged += 1;
+    const isUncertain = this.#faults.failovers.some(({ to }) => (request.firstSentAt ?? 0) <= to);
+    if (isUncertain) request.putAtRisk();
+    else if (!this.#acknowledgedAt.has(request)) this.#acknowledgedAt.set(request, now);
+  }
+
+  /** A failover has taken back what was committed since. */
+  #loseSince(from: number): void {
+    for (const [request, at] of this.#acknowledgedAt) if (at >= from) request.putAtRisk();
+  }
+
+  #retry(): void {
+    const recent = this.#recent();
+    if (recent.length > 0) this.#send(this.#world.random.pick(recent));
+  }
+
+  get #windowMs(): number {
+    return WINDOW_HOURS * this.#world.database.clock.scale.windowHourMs;
+  }
+
+  /** Requests that a client may still send again: within the window of the first attempt. */
+  #recent(): readonly ClientRequest[] {
+    const { scheduler } = this.#world;
+    return this.#retryable
+      .filter(({ firstSentAt = 0 }) => scheduler.now <= firstSentAt + this.#windowMs)
+      .slice(-8)
+      .filter(({ attempts }) => attempts < ATTEMPTS_MAX);
+  }
+
+  /** At a node that never fails. */
+  #retryElsewhere(): void {
+    const { random, database } = this.#world;
+    const recent = this.#recent().filter(({ sums }) => ![...sums.keys()].some(isPoison));
+    if (database.isDead || recent.length === 0) return;
+    const request = random.pick(recent);
+    const { name, idempotencyKey = '', digest, sums } = request;
+    const attempt = this.#attempt(request);
+    const isNew = database.countElsewhere({ idempotencyKey, digest, sums: [...sums] });
+    this.#world.note(() => `${name} is sent to another node, which ${isNew ? 'counts it' : 'knows it'}`);
+    attempt.settle(undefined);
+  }
+
+  #replacePruner(paceMs?: number): void {
+    const { random } = this.#world;
+    this.#pruner?.crash();
+    this.#pruners += 1;
+    const settings = {
+      windowHours: WINDOW_HOURS,
+      expiryDays: 0,
+      logKeepSeconds: random.pick([0, 0, 20]),
+      paceMs: paceMs ?? random.pick([20, 200, 1500]),
+    };
+    this.#pruner = new SimulatedPruner(this.#world, settings, `pruner ${this.#pruners}`);
+    this.#pruner.start();
+  }
+
+  /** One of the few hot counters that can take one more increment; new ones replace used up ones. */
+  #counter(): ExpectedCounter {
+    const { random, expectations } = this.#world;
+    const index = random.below(this.#keys.length);
+    // In range, and the keys are never empty.
+    const counter = expectations.counter(this.#keys[index] as string, index % 2 === 0 ? 1 : -1);
+    if (!counter.isUsedUp) return counter;
+    this.#keyGeneration += 1;
+    const base = counter.key.startsWith(POISON_PREFIX) ? POISON_PREFIX : 'k';
+    this.#keys[index] = `${base}${index}.${this.#keyGeneration}`;
+    return this.#counter();
+  }
+
+  /** A read may lack what other servers hold; it never shows too much. */
+  #read(node: SimulatedNode): void {
+    const counter = this.#counter();
+    if (counter.key.startsWith(POISON_PREFIX)) return;
+    node
+      .read(counter.bytes)
+      .then((sum) => {
+        if (node.end === undefined) counter.check(sum ?? 0, 'a read', undefined, true);
+      })
+      .catch((error: unknown) => this.#expectRefusal(error));
+  }
+
+  /** Everything is healthy: all streams whose writers are gone end soon, and clean stops leave no open row. */
+  async #finish(): Promise<void> {
+    const { random, expectations } = this.#world;
+    this.#faults.heal();
+    this.#world.note(() => 'everything is healthy from here on');
+    for (const server of this.#servers) {
+      const node = this.#up(server);
+      if (node !== undefined) node.crashIn = 0;
+      if (random.below(2) === 0) node?.crash();
+    }
+    if (!this.#servers.some(({ role }) => role !== 'ingest')) throw new Error('Nobody flushes');
+    await this.#until('all servers are ready', () => this.#servers.every((server) => this.#isReady(server)));
+    for (let requests = 5; requests > 0; requests -= 1) {
+      this.#request();
+      await this.#pause(random.below(20));
+    }
+    for (const counter of expectations.counters.values()) this.#readNow(counter);
+    const isWriting = ({ role }: Server): boolean => role === 'ingest';
+    for (const server of this.#servers.filter(isWriting)) await this.#terminate(server);
+    await this.#until('streams end whose writers are gone', () => this.#openStreams.length === this.#servedStreams);
+    for (const server of this.#servers.filter((other) => !isWriting(other))) await this.#terminate(server);
+    await this.#endLeftStreams();
+    const keys = [...expectations.counters.keys(), ...this.#world.database.tables.counters.keys()];
+    expectations.check(keys, (key) => this.#world.sumOf(key), 'the end', true);
+    await this.#checkUpkeep();
+  }
+
+  /**
+   * A shard whose signs of life come late is taken over by another one of its server, which may stop just then. The next start
+   * ends that stream.
+   */
+  async #endLeftStreams(starts = LEFT_STARTS_MAX): Promise<void> {
+    const server = this.#servers.find(({ role }) => role !== 'ingest');
+    if (this.#openStreams.length === 0 || server === undefined) return;
+    if (starts === 0) throw new Violation(`After clean stops these rows are open: ${this.#openStreams.join(' ')}`);
+    this.#world.note(() => `left are ${this.#openStreams.join(' ')}`);
+    server.isStopped = false;
+    this.#start(server);
+    await this.#until(
+      'left streams end',
+      () => this.#openStreams.length === this.#servedStreams && this.#isReady(server),
+    );
+    await this.#terminate(server);
+    await this.#endLeftStreams(starts - 1);
+  }
+
+  #isReady({ node }: Server): boolean {
+    return node?.refusal === undefined && node?.isRecovered === true;
+  }
+
+  /** The streams that living servers write and flush themselves. */
+  get #servedStreams(): number {
+    return this.#servers.reduce(
+      (total, server) => total + (server.role === 'serve' && this.#up(server) !== undefined ? server.shards : 0),
+      0,
+    );
+  }
+
+  get #openStreams(): readonly string[] {
+    return [...this.#world.database.tables.checkpoints].filter(([, row]) => isOpen(row)).map(([stream]) => stream);
+  }
+
+  #readNow(counter: ExpectedCounter): void {
+    if (counter.key.startsWith(POISON_PREFIX)) return;
+    for (const { node } of this.#servers) {
+      node
+        ?.read(counter.bytes)
+        .then((sum) => counter.check(sum ?? 0, 'a last read', undefined, true))
+        .catch((error: unknown) => this.#expectRefusal(error));
+    }
+  }
+
+  async #terminate(server: Server): Promise<void> {
+    const { scheduler } = this.#world;
+    const until = scheduler.now + SHUTDOWN_MAX_MS;
+    await this.#until('no lock is held', () => this.#world.database.locks.isEmpty);
+    server.isStopped = true;
+    const node = this.#up(server) ?? this.#start(server);
+    this.#world.note(() => `${node.name} gets SIGTERM`);
+    node.terminate().catch((error: unknown) => this.#expectRefusal(error));
+    while (node.end === undefined) {
+      await this.#pause(20);
+      if (scheduler.now > until) throw new Violation(`${node.name} does not stop`);
+    }
+    this.#checkEnd(node);
+    // Its connection may have been down until now. Whatever it left is in the log.
+    if (node.left.length > 0) this.#world.note(() => `${node.name} left ${JSON.stringify(node.left)}`);
+  }
+
+  /** All idempotency keys go once their window is over. */
+  async #checkUpkeep(): Promise<void> {
+    const { database } = this.#world;
+    const { scale } = database.clock;
+    await this.#pause(scale.windowHourMs * WINDOW_HOURS + scale.marginMs + 2000 / scale.rate);
+    this.#replacePruner(UPKEEP_PACE_MS);
+    await this.#until('idempotency keys go', () => database.tables.tokens.size === 0);
+  }
+
+  async #until(what: string, isMet: () => boolean): Promise<void> {
+    const { scheduler } = this.#world;
+    const until = scheduler.now + HEAL_MAX_MS;
+    while (!isMet()) {
+      for (const server of this.#servers) {
+        if (this.#up(server) === undefined && !server.isStopped) this.#start(server);
+      }
+      if (scheduler.now > until) throw new Violation(`Within ${HEAL_MAX_MS} ms it never comes true that ${what}`);
+      await this.#pause(20);
+    }
+  }
+
+  #expectRefusal(error: unknown): void {
+    if (!(error instanceof CounterError)) this.#world.violate(error);
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.#world.scheduler.after(ms, this.#life, resolve));
+  }
+}

@@ -1,0 +1,67 @@
+/** Settings of the processes of a history with a journal that others can reach, so small that a short one reaches every limit. */
+import type { Role } from '#product/shard-worker/thread/shared-shard.js';
+import type { Mulberry32 } from '../support/mulberry32.js';
+import { DEFAULT_SCALE, type TimeScale } from './database/database-clock.js';
+import type { NodeSettings } from './simulated-node.js';
+
+/** Signs of life count for this long, in ms of the database's clock. */
+const ALIVE_MS = 6000;
+
+/** Windows so short that several pass in a history. A tombstone stays for longer than a process is stopped. */
+const SHORT_WINDOWS: TimeScale = { ...DEFAULT_SCALE, rate: 20, windowHourMs: 500, marginMs: 450, tombstoneMs: 6000 };
+
+/** Servers of one history, by role. */
+const TOPOLOGIES: readonly (readonly Role[])[] = [
+  ['serve'],
+  ['serve', 'serve'],
+  ['serve', 'serve'],
+  ['serve', 'serve', 'serve'],
+  ['ingest', 'roll-up'],
+  ['ingest', 'roll-up', 'roll-up'],
+  ['ingest', 'ingest', 'roll-up'],
+  ['serve', 'ingest'],
+  ['serve', 'roll-up'],
+];
+
+/** What a history with a shared journal is like. */
+export interface SharedPlan {
+  readonly scale: TimeScale;
+  readonly onWindows: boolean;
+  readonly roles: readonly Role[];
+  readonly settings: NodeSettings;
+}
+
+/** Chooses it. */
+export function sharedPlan(random: Mulberry32): SharedPlan {
+  const onWindows = random.below(3) === 0;
+  const scale = onWindows ? SHORT_WINDOWS : DEFAULT_SCALE;
+  const aliveMs = ALIVE_MS / scale.rate;
+  const settings: NodeSettings = {
+    syncPolicy: 'always',
+    segmentBytes: 8192,
+    journalBytesMax: random.below(6) === 0 ? 4096 : 1 << 30,
+    keepSeconds: 0,
+    flushIntervalMs: random.pick([10, 50, 100, 300]),
+    flushKeysMax: random.pick([1, 3, 1000]),
+    pendingKeysMax: random.below(4) === 0 ? 4 : 1000,
+    windowBytesMax: random.below(4) === 0 ? 100 : 1 << 20,
+    ackTimeoutMs: onWindows ? 100 : random.pick([50, 300, 700]),
+    touchMs: 1000,
+    touchTimeMs: 1000,
+    shared: {
+      role: 'serve',
+      intervals: {
+        roundMs: random.pick([20, 100]),
+        retryMs: 30,
+        lifeMs: aliveMs / 3,
+        askMs: random.pick([50, 300]),
+        wordMs: random.pick([50, 300]),
+        readMs: random.pick([10, 50]),
+        touchMs: random.pick([50, 300]),
+        contactMs: (2 * aliveMs) / 3,
+        freeMaxMs: aliveMs / 2,
+      },
+    },
+  };
+  return { scale, onWindows, roles: random.pick(TOPOLOGIES), settings };
+}
