@@ -78,7 +78,7 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'a time that is sent before it is noted', mutations: { timeNotNoted: true }, from: 50 },
   { name: 'the last time heard instead of the largest', mutations: { lastTimeHeard: true } },
   { name: 'covered_from in memory only', mutations: { coverInMemory: true }, from: 2390 },
-  { name: 'nothing put aside', mutations: { nothingPutAside: true }, from: 400 },
+  { name: 'nothing put aside', mutations: { nothingPutAside: true }, from: 135 },
   { name: 'the last claim of others instead of the smallest end', mutations: { lastClaim: true }, from: 290 },
   { name: 'only noted claims for ours', mutations: { onlyNotedClaims: true } },
   { name: 'one claim for all takings of a process', mutations: { claimOfStart: true } },
