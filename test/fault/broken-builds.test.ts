@@ -34,7 +34,8 @@ const cases: readonly BrokenCase[] = [
     mistakes: [
       {
         file: 'db/statements.js',
-        from: `  update journal_checkpoints set lsn = $4, accepted_through = greatest(accepted_through, $5::timestamptz), heard_at = now()
+        from: `  update journal_checkpoints set lsn = $4, heard_at = now(),
+    accepted_through = greatest(accepted_through, least($5::timestamptz, now()))
   where stream = $1 and epoch = $2 and lsn = $3 and closed_at is null and retired_at is null
   returning 1
 `,

@@ -77,7 +77,7 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'a touch with a time while records are unflushed', mutations: { touchUnflushed: true }, from: 360 },
   { name: 'a time that is sent before it is noted', mutations: { timeNotNoted: true }, from: 50 },
   { name: 'the last time heard instead of the largest', mutations: { lastTimeHeard: true } },
-  { name: 'covered_from in memory only', mutations: { coverInMemory: true }, from: 2390 },
+  { name: 'covered_from in memory only', mutations: { coverInMemory: true }, from: 1045 },
   { name: 'nothing put aside', mutations: { nothingPutAside: true }, from: 135 },
   { name: 'the last claim of others instead of the smallest end', mutations: { lastClaim: true }, from: 290 },
   { name: 'only noted claims for ours', mutations: { onlyNotedClaims: true } },
