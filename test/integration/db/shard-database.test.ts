@@ -587,7 +587,7 @@ interface RejectedRow extends Record<string, unknown> {
 
 async function rejectedOf(stream: string): Promise<readonly RejectedRow[]> {
   return observer.query<RejectedRow>({
-    text: `select key, amount, sqlstate, lsn::text, token, digest, extract(epoch from accepted_after)::text as accepted_after
+    text: `select key, amount, sqlstate, lsn::text, token, digest, extract(epoch from accepted_after)::float8::text as accepted_after
            from rejected_increments where stream = $1 order by id`,
     values: [stream],
   });
@@ -619,9 +619,9 @@ test('requests that the row does not cover are kept when the checkpoint moves, c
     (await rejectedOf(stream)).map(({ key, digest, ...row }) => ({ ...row, key: key.toString(), digest: digest?.[0] })),
     [
       { lsn: '1', token: 'u-none', key: 'u:a', amount: '9007199254740991', digest: 1, accepted_after: '-Infinity' },
-      { lsn: '2', token: 'u-old', key: 'u:a', amount: '1', digest: 2, accepted_after: '999.000000' },
-      { lsn: '2', token: 'u-old', key: 'u:a', amount: '20', digest: 2, accepted_after: '999.000000' },
-      { lsn: '2', token: 'u-old', key: 'u:b', amount: '-3', digest: 2, accepted_after: '999.000000' },
+      { lsn: '2', token: 'u-old', key: 'u:a', amount: '1', digest: 2, accepted_after: '999' },
+      { lsn: '2', token: 'u-old', key: 'u:a', amount: '20', digest: 2, accepted_after: '999' },
+      { lsn: '2', token: 'u-old', key: 'u:b', amount: '-3', digest: 2, accepted_after: '999' },
     ].map((row) => ({ ...row, sqlstate: null })),
   );
   const keys = await observer.query<{ token: string }>({
