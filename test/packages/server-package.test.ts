@@ -35,7 +35,7 @@ describe('the package of the server', () => {
     project.install(tarball);
     const command = join(project.directory, 'node_modules/.bin/summing-counters');
     assert.match(runWell(command, ['--version'], project.directory), /^\{"version":"0\.1\.0","uws":"20\.\d+","node":"/);
-    assert.match(runWell(command, ['--help'], project.directory), /^PORT +3333 /m);
+    assert.match(runWell(command, ['--help'], project.directory), /^PORT +default: 3333/m);
     assert.equal(run(command, ['--nothing'], project.directory).code, 78);
     const load = join(project.directory, 'node_modules/.bin/summing-counters-load');
     assert.match(runWell(load, ['--help'], project.directory), /^summing-counters-load \[OPTIONS\]/m);
