@@ -62,7 +62,7 @@ with ${REQUESTS},
 uncovered as (
   select distinct stream, lsn, token from rejected_increments where sqlstate is null and token is not null
 ),
-counted as (
+counted as materialized (
   select stream, lsn, token from (
     select r.*, row_number() over (partition by r.token order by (k.digest = r.digest) is true desc, r.logged_at, r.stream, r.lsn) as n
     from requests r
@@ -75,8 +75,8 @@ entries as (
   from increment_log l
   join journal_checkpoints c on c.stream = l.stream and l.lsn <= c.lsn
   cross join lateral unnest(l.keys, l.amounts, l.idempotency_keys) e(key, amount, token)
-  where starts_with(e.key, $1)
-    and (coalesce(e.token, '') = '' or exists (select from counted n where n.stream = l.stream and n.lsn = l.lsn and n.token = e.token))
+  left join counted n on n.stream = l.stream and n.lsn = l.lsn and n.token = e.token
+  where starts_with(e.key, $1) and (coalesce(e.token, '') = '' or n.token is not null)
   union all
   select key, -sum from counter_resets where sum is not null and starts_with(key, $1)
   union all
