@@ -683,7 +683,7 @@ export class SharedShard implements GroupTarget {
 
   /** Writes the stream no more. What it holds is flushed by whoever takes it; a later round begins another stream. */
   #leave(own: WrittenStream): void {
-    own.writer.end('another server has taken it over');
+    own.writer.end('its rows are no longer those that this server left');
     const { stream, endLsn, lostAfterLsn } = own.writer;
     // Also where it was left before a group that was under way turned out to be in the log.
     this.#left.set(stream, endLsn);

@@ -97,7 +97,8 @@ describe('secrets', () => {
 
   test('no setting is in the environment of the processes of an embedded PostgreSQL', async (t) => {
     if (process.platform !== 'linux') {
-      t.skip('reads /proc');
+      // Other systems do not show the environment of a process of another user.
+      t.skip('only Linux has /proc, where the environment of PostgreSQL is read');
       return;
     }
     const env = { AUTH_TOKENS, SUMMING_COUNTERS_TOKEN: TOKENS[1], SHARDS: '1', LOG_LEVEL: 'trace' };
