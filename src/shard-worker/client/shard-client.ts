@@ -205,10 +205,12 @@ export class ShardClient {
     this.#release(this.#lastIncrements, this.#lastBytes);
   }
 
-  /** Whether {@link endTurn} must be called: no answer and no timer will call it. */
+  /**
+   * Whether {@link endTurn} must be called: no answer will call it. Also while the timer runs, because that counts whole
+   * milliseconds, and a turn may find that the wait is over before.
+   */
   get needsTurnEnd(): boolean {
-    if (this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX) return false;
-    return this.#timer === undefined || this.#pace.isEnough(this.#openRequests);
+    return this.batchesInFlight < BATCHES_IN_FLIGHT_MAX;
   }
 
   /**
