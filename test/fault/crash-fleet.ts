@@ -184,7 +184,7 @@ class FleetRun {
       clearInterval(progress);
     }
     await load.stop();
-    this.#violations.push(...load.wrongAnswers);
+    this.#violate(...load.wrongAnswers);
     const takeovers = await this.#finish();
     return this.#result(load, takeovers);
   }
@@ -228,6 +228,12 @@ class FleetRun {
     this.#endWhenEnough();
   }
 
+  /** Said at once: the run may be cut. */
+  #violate(...violations: readonly string[]): void {
+    this.#violations.push(...violations);
+    for (const violation of violations) this.#options.onProgress?.(`VIOLATED: ${violation}`);
+  }
+
   #tell(event: string): void {
     this.#events.push(`${new Date().toISOString()} ${event}`);
   }
@@ -247,7 +253,7 @@ class FleetRun {
       await this.#rest(30_000, end);
       if (end.aborted) continue;
       if (!server.isRunning) {
-        this.#violations.push(`a server (${node.name}) ended by itself:\n${tail(server.output)}`);
+        this.#violate(`a server (${node.name}) ended by itself:\n${tail(server.output)}`);
         return;
       }
       const dice = this.#random.integer(10);
@@ -297,7 +303,7 @@ class FleetRun {
     await this.#inspect(node, server);
     if (code === 0) return;
     const how = `${signal ?? code} after ${Math.round(performance.now() - sentAt)} ms`;
-    this.#violations.push(`a stop (${node.name}) ended with ${how}:\n${tail(server.output)}`);
+    this.#violate(`a stop (${node.name}) ended with ${how}:\n${tail(server.output)}`);
   }
 
   async #spawn(node: FleetNode): Promise<TestServer> {
@@ -327,7 +333,7 @@ class FleetRun {
     try {
       await server.waitFor('"msg":"Ready"', START_MS);
     } catch (error) {
-      this.#violations.push(`a start failed: ${tail(error instanceof Error ? error.message : String(error))}`);
+      this.#violate(`a start failed: ${tail(error instanceof Error ? error.message : String(error))}`);
     }
   }
 
@@ -370,7 +376,7 @@ class FleetRun {
     const page = await scrape(node.url);
     for (const [shard, difference] of imbalances(page))
       if (difference !== 0)
-        this.#violations.push(`increments of shard ${shard} of ${node.name} do not add up: ${difference} in a scrape`);
+        this.#violate(`increments of shard ${shard} of ${node.name} do not add up: ${difference} in a scrape`);
     return page.total('increments_pending');
   }
 
@@ -384,7 +390,7 @@ class FleetRun {
     });
     for (const node of this.#nodes) {
       const pending = await this.#checkBalance(node);
-      if (pending > 0) this.#violations.push(`${pending} increments are pending in ${node.name} at the end`);
+      if (pending > 0) this.#violate(`${pending} increments are pending in ${node.name} at the end`);
     }
     const takeovers = await this.#takeoverLog?.finish();
     await this.#keep('faults.log', this.#events.join('\n'));
@@ -414,7 +420,7 @@ class FleetRun {
       }
       await pause(100, timeout);
     }
-    this.#violations.push(`what ${node.name} acknowledged could not be flushed within ${SETTLE_MS} ms: ${last}`);
+    this.#violate(`what ${node.name} acknowledged could not be flushed within ${SETTLE_MS} ms: ${last}`);
   }
 
   async #awaitEndedStreams(which: string, mayBeOpen: (stream: OpenStream) => boolean): Promise<void> {
@@ -426,7 +432,7 @@ class FleetRun {
       await pause(200, timeout);
       left = await open();
     }
-    for (const stream of left) this.#violations.push(`a stream ${which} is still open: ${JSON.stringify(stream)}`);
+    for (const stream of left) this.#violate(`a stream ${which} is still open: ${JSON.stringify(stream)}`);
   }
 
   async #stopFinally(node: FleetNode): Promise<void> {
@@ -434,29 +440,27 @@ class FleetRun {
     if (server === undefined) return;
     await this.#stopped(node, server);
     if (!/Everything that was acknowledged is (committed|in the journal)/.test(server.output))
-      this.#violations.push(`the last stop of ${node.name} left something pending:\n${tail(server.output)}`);
+      this.#violate(`the last stop of ${node.name} left something pending:\n${tail(server.output)}`);
   }
 
   async #compare(): Promise<void> {
     const found = await readCountedSums(this.#databaseUrl);
-    this.#violations.push(...this.#ledger.violations(found.sums));
-    if (found.rejected > 0) this.#violations.push(`${found.rejected} rows are in rejected_increments`);
-    if (found.putAside.size > 0)
-      this.#violations.push(`idempotent requests for ${found.putAside.size} keys were put aside`);
-    if (found.deadlocks > 0) this.#violations.push(`pg_stat_database counts ${found.deadlocks} deadlocks`);
+    this.#violate(...this.#ledger.violations(found.sums));
+    if (found.rejected > 0) this.#violate(`${found.rejected} rows are in rejected_increments`);
+    if (found.putAside.size > 0) this.#violate(`idempotent requests for ${found.putAside.size} keys were put aside`);
+    if (found.deadlocks > 0) this.#violate(`pg_stat_database counts ${found.deadlocks} deadlocks`);
     // The statistics start again when PostgreSQL recovers; its log does not.
     const deadlocks = (await this.#postgres?.log())?.split('deadlock detected').length ?? 1;
-    if (deadlocks > 1) this.#violations.push(`PostgreSQL has logged ${deadlocks - 1} deadlocks`);
+    if (deadlocks > 1) this.#violate(`PostgreSQL has logged ${deadlocks - 1} deadlocks`);
     const [left] = await this.#query<{ records: number }>(RECORDS_LEFT);
-    if (left?.records !== 0)
-      this.#violations.push(`${left?.records} records are above the checkpoints of their streams`);
+    if (left?.records !== 0) this.#violate(`${left?.records} records are above the checkpoints of their streams`);
     if (this.#keepsLog) await this.#audit();
   }
 
   /** The log says the same as the counters. */
   async #audit(): Promise<void> {
     const { code, output } = await runJournalCommand(['recount'], { DATABASE_URL: this.#databaseUrl });
-    if (code !== 0) this.#violations.push(`journal recount ended with ${code}:\n${tail(output)}`);
+    if (code !== 0) this.#violate(`journal recount ended with ${code}:\n${tail(output)}`);
   }
 
   async #query<Row extends object>(text: string): Promise<readonly Row[]> {
@@ -472,7 +476,7 @@ class FleetRun {
   async #inspect(node: FleetNode, server: TestServer): Promise<void> {
     for (const { level, msg } of server.log) {
       const isBug = level === 'error' || level === 'fatal' || String(msg).startsWith('A bug');
-      if (isBug) this.#violations.push(`${node.name} logged: ${tail(String(msg))}`);
+      if (isBug) this.#violate(`${node.name} logged: ${tail(String(msg))}`);
     }
     await this.#keep(`${node.name}-${node.lives}.log`, server.output);
   }
@@ -489,7 +493,7 @@ class FleetRun {
     const seconds = Math.round((performance.now() - this.#startedAt) / 1000);
     this.#options.onProgress?.(
       `${seconds} s: ${faultsInWords(this.#faults)}; requests acknowledged ${acknowledged}, unknown ${unknown}, ` +
-        `refused ${refused}${this.#violations.length > 0 ? '; VIOLATED' : ''}`,
+        `refused ${refused}${this.#violations.length > 0 ? `; ${this.#violations.length} violations` : ''}`,
     );
   }
 

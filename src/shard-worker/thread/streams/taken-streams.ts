@@ -32,8 +32,11 @@ const READ_RECORDS_MIN = 4;
 const CONTACT_MS = 4000;
 /** That while. Signs of life come every three seconds: with a shorter silence none is older than IS_ALIVE allows. */
 const SILENCE_MS = 3000;
-/** A stream that was free for this long is taken by whoever sees it, beyond its share. */
-const FREE_MAX_MS = 2000;
+/**
+ * A stream that was free for this long is taken by whoever sees it, beyond its share. Less than the time between two looks, so that
+ * it is at the second look that sees it free.
+ */
+const FREE_MAX_MS = 800;
 /** Flushes of pending keys beyond this multiple of an early flush: nothing more is read until then. */
 const READ_AHEAD = 4;
 
