@@ -67,7 +67,7 @@ const TIMEOUT_MS = 60;
 const LATE_MAX_MS = 1500;
 const COPY_MAX_MS = 200;
 /** Most by which a replica is behind, in ms. */
-const LAG_MAX_MS = 60;
+export const LAG_MAX_MS = 60;
 /** How long after a message an old cluster may store another one with the same expectation, in ms. */
 const RACE_MS = 100;
 /** One of so many publishes meets with a fault, and one of so many questions. */

@@ -64,6 +64,8 @@ export interface RollUpMutations {
   readonly neverReopens?: boolean;
   /** A tombstone goes while its stream still holds records. */
   readonly dropsTombstoneEarly?: boolean;
+  /** A tombstone goes as soon as its stream holds nothing but fences, though a replica may still show its records. */
+  readonly dropsTombstoneAtOnce?: boolean;
   /** A stream without a row gets one, whatever its first record. */
   readonly anyRecordMakesRow?: boolean;
   /** At the end of the stream, its roll-up takes the time of the database for the word of the writer. */
@@ -90,6 +92,11 @@ export const BROKER_MUTATIONS: readonly {
     mutations: { lastMessageOnly: true, sentIsRefused: true },
     from: 13,
   },
+  {
+    name: 'a look at the last message only, and retired streams that stay so',
+    mutations: { lastMessageOnly: true, neverReopens: true },
+    from: 218,
+  },
   { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true } },
   { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 14 },
   { name: 'requests that go to the new stream', mutations: { carriesHand: true }, from: 50 },
@@ -97,7 +104,7 @@ export const BROKER_MUTATIONS: readonly {
   {
     name: 'idempotent requests before the row is made, and rows that cover everything',
     mutations: { acceptBeforeRow: true, newRowCoversAll: true },
-    from: 9,
+    from: 112,
     maySetAside: true,
   },
   { name: 'idempotent requests under the row of another stream', mutations: { coverOfProcess: true }, from: 6 },
@@ -107,6 +114,11 @@ export const BROKER_MUTATIONS: readonly {
     name: 'a purge that leaves a stream empty, and retired streams that stay so',
     mutations: { purgesAll: true, neverReopens: true },
     from: 7,
+  },
+  {
+    name: 'a purge of fences, and retired streams that stay so',
+    mutations: { purgesFences: true, neverReopens: true },
+    from: 318,
   },
   { name: 'a reader that counts an LSN twice', mutations: { countsCopies: true } },
   { name: 'a reader that stops at a fence', mutations: { stopsAtFence: true } },
@@ -127,6 +139,11 @@ export const BROKER_MUTATIONS: readonly {
   { name: 'a fence with an LSN', mutations: { fenceTakesLsn: true }, from: 6 },
   { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 175 },
   { name: 'a tombstone that goes before the records of its stream', mutations: { dropsTombstoneEarly: true } },
+  {
+    name: 'a tombstone that goes while a replica shows the records of its stream',
+    mutations: { dropsTombstoneAtOnce: true },
+    from: 439,
+  },
   { name: 'the clock of the roll-up in a flush', mutations: { acceptedThroughCapped: true }, from: 6 },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { touchesAtEnd: true }, from: 285 },
   {

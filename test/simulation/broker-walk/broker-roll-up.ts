@@ -14,7 +14,7 @@ import type { SimulatedSession } from '../database/session.js';
 import type { CheckpointRow } from '../database/tables.js';
 import type { Row } from '../database/values.js';
 import { Life } from '../scheduler.js';
-import { ANY_SEQUENCE, type Broker } from '../simulated-broker.js';
+import { ANY_SEQUENCE, type Broker, LAG_MAX_MS } from '../simulated-broker.js';
 import { textOfSeconds, valuesOfFlush, type WalkRecord } from '../walk-flush.js';
 import type { BrokerWalkMutations } from './broker-mutations.js';
 import type { BrokerWorld } from './broker-writer.js';
@@ -46,6 +46,8 @@ const NODE = 'node';
 const PACE_MS = 12;
 const TROUBLE_ONE_IN = 25;
 const HELD_MAX = 4;
+/** Longer than any replica is behind, in ms. */
+const LAG_MS = 2 * LAG_MAX_MS;
 
 /** One process. A careful one meets with no trouble, and ends every stream. */
 export class BrokerRollUp {
@@ -58,6 +60,8 @@ export class BrokerRollUp {
   /** It ends one of so many streams that it may end, at each look. */
   readonly #endOneIn: number;
   readonly #held = new Map<string, Held>();
+  /** When it first saw that a retired stream holds nothing but fences. */
+  readonly #emptySince = new Map<string, number>();
   #session: SimulatedSession | undefined;
 
   constructor(world: BrokerWorld, mutations: BrokerWalkMutations, name: string, isCareful = false) {
@@ -314,7 +318,7 @@ export class BrokerRollUp {
     await session.query<Row>({ text: owner.TOUCH_CHECKPOINT, values });
   }
 
-  /** Purges a retired stream to its first fence. Its tombstone goes once nothing else is left, and some time is over. */
+  /** Purges a retired stream to its first fence. Its tombstone goes once nothing else has been left for some time. */
   async #keepRetired(stream: string, row: CheckpointRow): Promise<void> {
     const { database, random } = this.#world;
     const { dropsTombstoneEarly } = this.#mutations;
@@ -323,10 +327,19 @@ export class BrokerRollUp {
     const { clock } = database;
     const { windowHourMs, tombstoneMs } = clock.scale;
     const isDue = (row.retiredAt ?? Infinity) < clock.now() - clock.span(windowHourMs + tombstoneMs);
-    const isEmpty = messages.every(({ isFence }) => isFence) || dropsTombstoneEarly === true;
-    if (!isDue || !isEmpty || this.life.isOver || database.tables.checkpoints.get(stream) !== row) return;
+    const isSafe = this.#isEmptyForLong(stream, messages) || dropsTombstoneEarly === true;
+    if (!isDue || !isSafe || this.life.isOver || database.tables.checkpoints.get(stream) !== row) return;
     if (!database.deleteStream(stream, true)) return;
     this.#world.note(() => `${this.name} deletes the tombstone of ${stream}`);
+  }
+
+  /** No replica has the records any more, so none shows LSN 1 to somebody who would make the row again. */
+  #isEmptyForLong(stream: string, messages: readonly PlacedMessage[]): boolean {
+    const { now } = this.#world.scheduler;
+    if (!messages.every(({ isFence }) => isFence)) return false;
+    const since = this.#emptySince.get(stream) ?? now;
+    this.#emptySince.set(stream, since);
+    return since < now - LAG_MS || this.#mutations.dropsTombstoneAtOnce === true;
   }
 
   #pause(ms: number): Promise<void> {
