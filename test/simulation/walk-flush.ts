@@ -3,7 +3,7 @@ import { encodeKeys, IdempotentArrayEncoder, SumArrayEncoder } from '#product/db
 
 /** A record: a request, and N in seconds. */
 export interface WalkRecord {
-  /** The key of its counter, and its idempotency key if it is not a plain request. */
+  /** The key of its counter, and its idempotency key if it is not a plain request. '': the record has no increments. */
   readonly token: string;
   readonly heard: number;
   readonly isPlain: boolean;
@@ -13,6 +13,9 @@ export interface WalkRecord {
 export const DIGEST = Buffer.alloc(16, 1);
 
 const NO_KEY = Buffer.alloc(0);
+/** An encoder takes far more memory than a walk needs, so arrays without elements are not made anew. */
+const NONE = encodeKeys([]);
+const NO_INTEGERS = new SumArrayEncoder().amounts();
 
 /**
  * The parameters of FLUSH_WITH_REJECTED for the records that follow the checkpoint. N is that of the last one; `heard` replaces
@@ -30,6 +33,7 @@ export function valuesOfFlush(
   const seen = new Set<string>();
   range.forEach(({ token, heard: recordHeard, isPlain }, index) => {
     const bytes = Buffer.from(token);
+    if (token === '') return;
     if (isPlain) {
       plain.append(bytes, 0, bytes.length, 1);
     } else if (recordHeard < coveredFrom) {
@@ -41,14 +45,13 @@ export function valuesOfFlush(
     }
   });
   const { idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts } = idempotent.finish();
-  const tokens = encodeKeys(aside.map(({ token }) => token));
-  const none = encodeKeys([]);
+  const tokens = aside.length === 0 ? NONE : encodeKeys(aside.map(({ token }) => token));
   return [
     ...[stream, epoch, lsn, lsn + range.length, textOfSeconds(heard)],
     ...[plain.keys(), plain.amounts(), idempotencyKeys, digests, sumIdempotencyKeys, sumKeys, sumAmounts],
-    ...[none, none, [], [], none, none],
+    ...[NONE, NONE, [], [], NONE, NONE],
     ...[tokens, integersOf(aside.map(() => 1)), integersOf(aside.map((row) => row.lsn)), tokens],
-    ...[encodeKeys(aside.map(() => DIGEST)), integersOf(aside.map((row) => row.heard))],
+    ...[aside.length === 0 ? NONE : encodeKeys(aside.map(() => DIGEST)), integersOf(aside.map((row) => row.heard))],
   ];
 }
 
@@ -58,6 +61,7 @@ export function textOfSeconds(seconds: number): string {
 }
 
 function integersOf(values: readonly number[]): Buffer {
+  if (values.length === 0) return NO_INTEGERS;
   const encoder = new SumArrayEncoder();
   for (const value of values) encoder.append(NO_KEY, 0, 0, value);
   return encoder.amounts();

@@ -1,0 +1,163 @@
+/** Bugs of the processes of a walk on the nats journal: each is an *Else* of a rule on sending, reading, purging or ending. */
+import type { DatabaseMutations } from '../database/database-mutations.js';
+
+/** All bugs of a walk. */
+export interface BrokerWalkMutations extends DatabaseMutations, WriterMutations, PurgeMutations, RollUpMutations {}
+
+/** Bugs of writers. */
+export interface WriterMutations {
+  /** A second group is sent behind the first with the sequence that the first will get, and its answer acknowledges it. */
+  readonly pipelined?: boolean;
+  /** With `pipelined`: the second group expects nothing. */
+  readonly secondExpectsNothing?: boolean;
+  /** A group without an answer is unknown, and another one is sent with its LSN. */
+  readonly otherBytesAtLsn?: boolean;
+  /** A writer looks at the last message only. */
+  readonly lastMessageOnly?: boolean;
+  /** A last message that is not a fence is its own group, whatever its LSN. */
+  readonly lastIsOurs?: boolean;
+  /** A group that a look does not find is refused. */
+  readonly missingIsRefused?: boolean;
+  /** A group that was sent, and is not found before the stream is left, is refused. */
+  readonly sentIsRefused?: boolean;
+  /** What was never sent goes to the new stream. */
+  readonly carriesHand?: boolean;
+  /** Idempotent requests are taken before the row is made. */
+  readonly acceptBeforeRow?: boolean;
+  /** Idempotent requests are taken once the row of any stream of the process was open. */
+  readonly coverOfProcess?: boolean;
+  /** A writer that finds its row gone makes it anew. */
+  readonly remakeRow?: boolean;
+}
+
+/** Bugs of purging. */
+export interface PurgeMutations {
+  /** Everything committed goes, the fences, too. */
+  readonly purgesAll?: boolean;
+  /** Everything committed but the last message goes, the fences, too. */
+  readonly purgesFences?: boolean;
+  /** The whole stream goes. */
+  readonly purgesWithoutSequence?: boolean;
+  /** What a flush covers goes before its commit is known. */
+  readonly purgesBeforeCommit?: boolean;
+}
+
+/** Bugs of roll-ups. */
+export interface RollUpMutations {
+  /** A record counts, whatever its LSN. */
+  readonly countsCopies?: boolean;
+  /** A reader jumps over a gap. */
+  readonly readsOverGaps?: boolean;
+  /** What stands behind a fence is not read. */
+  readonly stopsAtFence?: boolean;
+  /** A stream is retired without a fence. */
+  readonly retiresUnfenced?: boolean;
+  /** A stream is retired while records below its fence are not flushed. */
+  readonly retiresUnflushed?: boolean;
+  /** A fence expects nothing. */
+  readonly fenceExpectsNothing?: boolean;
+  /** The answer to a fence counts as having read it. */
+  readonly fenceReplyEnds?: boolean;
+  /** A fence takes an LSN. */
+  readonly fenceTakesLsn?: boolean;
+  /** A retired stream is never opened again. */
+  readonly neverReopens?: boolean;
+  /** A tombstone goes while its stream still holds records. */
+  readonly dropsTombstoneEarly?: boolean;
+  /** A tombstone goes as soon as its stream holds nothing but fences, though a replica may still show its records. */
+  readonly dropsTombstoneAtOnce?: boolean;
+  /** A stream without a row gets one, whatever its first record. */
+  readonly anyRecordMakesRow?: boolean;
+  /** At the end of the stream, its roll-up takes the time of the database for the word of the writer. */
+  readonly touchesAtEnd?: boolean;
+}
+
+/** The bugs that walks find. `from`: where to begin, for a bug that takes more than a few walks to show. */
+export const BROKER_MUTATIONS: readonly {
+  readonly name: string;
+  readonly mutations: BrokerWalkMutations;
+  readonly from?: number;
+  /** It also puts requests aside, and the walk looks for worse. */
+  readonly maySetAside?: boolean;
+}[] = [
+  { name: 'a second publish in flight with a predicted sequence', mutations: { pipelined: true } },
+  {
+    name: 'a second publish without an expectation, and readers that jump over gaps',
+    mutations: { pipelined: true, secondExpectsNothing: true, readsOverGaps: true },
+  },
+  { name: 'other bytes at the LSN of a group in doubt', mutations: { otherBytesAtLsn: true } },
+  { name: 'a last message that is taken for the group, whatever its LSN', mutations: { lastIsOurs: true } },
+  {
+    name: '503 for a group in doubt below a fence, after a look at the last message only',
+    mutations: { lastMessageOnly: true, sentIsRefused: true },
+    from: 13,
+  },
+  {
+    name: 'a look at the last message only, and retired streams that stay so',
+    mutations: { lastMessageOnly: true, neverReopens: true },
+    from: 218,
+  },
+  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true } },
+  { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 14 },
+  { name: 'requests that go to the new stream', mutations: { carriesHand: true }, from: 50 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true } },
+  {
+    name: 'idempotent requests before the row is made, and rows that cover everything',
+    mutations: { acceptBeforeRow: true, newRowCoversAll: true },
+    from: 112,
+    maySetAside: true,
+  },
+  { name: 'idempotent requests under the row of another stream', mutations: { coverOfProcess: true }, from: 6 },
+  { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
+  { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
+  {
+    name: 'a purge that leaves a stream empty, and retired streams that stay so',
+    mutations: { purgesAll: true, neverReopens: true },
+    from: 7,
+  },
+  {
+    name: 'a purge of fences, and retired streams that stay so',
+    mutations: { purgesFences: true, neverReopens: true },
+    from: 318,
+  },
+  { name: 'a reader that counts an LSN twice', mutations: { countsCopies: true } },
+  { name: 'a reader that stops at a fence', mutations: { stopsAtFence: true } },
+  { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 27 },
+  {
+    name: 'a retirement without a fence, and retired streams that stay so',
+    mutations: { retiresUnfenced: true, neverReopens: true },
+    from: 3,
+  },
+  {
+    name: 'a retirement with unflushed records, and retired streams that stay so',
+    mutations: { retiresUnflushed: true, neverReopens: true },
+  },
+  {
+    name: 'a fence without an expectation whose answer ends the stream, and retired streams that stay so',
+    mutations: { fenceExpectsNothing: true, fenceReplyEnds: true, neverReopens: true },
+  },
+  { name: 'a fence with an LSN', mutations: { fenceTakesLsn: true }, from: 6 },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 175 },
+  { name: 'a tombstone that goes before the records of its stream', mutations: { dropsTombstoneEarly: true } },
+  {
+    name: 'a tombstone that goes while a replica shows the records of its stream',
+    mutations: { dropsTombstoneAtOnce: true },
+    from: 439,
+  },
+  { name: 'the clock of the roll-up in a flush', mutations: { acceptedThroughCapped: true }, from: 6 },
+  { name: 'the clock of the roll-up at the end of a stream', mutations: { touchesAtEnd: true }, from: 285 },
+  {
+    name: 'a retired row that keeps covered_from',
+    mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },
+    from: 27,
+    maySetAside: true,
+  },
+  {
+    name: 'accepted_through = now() in a reopened row',
+    mutations: { retiresUnfenced: true, reopenedRowAcceptedNow: true },
+    from: 38,
+    maySetAside: true,
+  },
+  { name: 'no pruning lock when a row is made', mutations: { newRowWithoutPruningLock: true }, from: 68 },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
+];

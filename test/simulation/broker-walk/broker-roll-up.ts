@@ -1,0 +1,348 @@
+/**
+ * A process that flushes streams of the nats journal, ends those whose writers are gone, and opens retired ones again that go on,
+ * in the simplest way that follows the protocol.
+ *
+ * ```text
+ * found → row taken → read → flushed → ... → fence sent, and read → nothing above it: retired → purged to its first fence
+ *
+ * retired, and a record above its checkpoint: row taken again
+ * ```
+ */
+import * as log from '#product/db/log-statements.js';
+import * as owner from '#product/db/statements.js';
+import type { SimulatedSession } from '../database/session.js';
+import type { CheckpointRow } from '../database/tables.js';
+import type { Row } from '../database/values.js';
+import { Life } from '../scheduler.js';
+import { ANY_SEQUENCE, type Broker, LAG_MAX_MS } from '../simulated-broker.js';
+import { textOfSeconds, valuesOfFlush, type WalkRecord } from '../walk-flush.js';
+import type { BrokerWalkMutations } from './broker-mutations.js';
+import type { BrokerWorld } from './broker-writer.js';
+import { purge, readStream } from './stream-reader.js';
+import { expectTrouble } from './trouble.js';
+import { emptyRecord, encodeMessage, FENCE, type PlacedMessage, reachedLsn } from './walk-message.js';
+
+/** A stream that it has taken. */
+interface Held {
+  readonly stream: string;
+  readonly epoch: number;
+  readonly coveredFrom: number;
+  lsn: number;
+  /** What it has read above `lsn`. */
+  records: readonly WalkRecord[];
+  /** Of the last message that it has read. */
+  lastSequence: number;
+  /** It has read the stream to its end at least once. */
+  isRead: boolean;
+  /** It has read a fence, and no record behind it. */
+  isFenced: boolean;
+  /** What follows is behind a gap. */
+  hasGap: boolean;
+  /** A flush without a reply. */
+  doubt: { readonly toLsn: number; readonly values: readonly unknown[] } | undefined;
+}
+
+const NODE = 'node';
+const PACE_MS = 12;
+const TROUBLE_ONE_IN = 25;
+const HELD_MAX = 4;
+/** Longer than any replica is behind, in ms. */
+const LAG_MS = 2 * LAG_MAX_MS;
+
+/** One process. A careful one meets with no trouble, and ends every stream. */
+export class BrokerRollUp {
+  readonly life: Life;
+  readonly name: string;
+  readonly #world: BrokerWorld;
+  readonly #mutations: BrokerWalkMutations;
+  readonly #isCareful: boolean;
+  readonly #broker: Broker;
+  /** It ends one of so many streams that it may end, at each look. */
+  readonly #endOneIn: number;
+  readonly #held = new Map<string, Held>();
+  /** When it first saw that a retired stream holds nothing but fences. */
+  readonly #emptySince = new Map<string, number>();
+  #session: SimulatedSession | undefined;
+
+  constructor(world: BrokerWorld, mutations: BrokerWalkMutations, name: string, isCareful = false) {
+    this.#world = world;
+    this.#mutations = mutations;
+    this.#isCareful = isCareful;
+    this.#endOneIn = world.random.pick([1, 2, 4, 20]);
+    this.name = name;
+    this.life = new Life((error) => world.violate(error));
+    this.#broker = world.broker.connect(this.life);
+    world.note(() => `${name} starts`);
+    this.#work().catch((error: unknown) => world.violate(error));
+  }
+
+  get isUp(): boolean {
+    return !this.life.isOver;
+  }
+
+  /** kill -9 */
+  crash(): void {
+    this.life.end();
+  }
+
+  /** That to the database. */
+  loseConnection(): void {
+    this.#session?.destroy();
+  }
+
+  async #work(): Promise<void> {
+    const { random, database } = this.#world;
+    while (!this.life.isOver) {
+      await this.#pause(random.below(PACE_MS));
+      try {
+        if (this.#session?.lost !== false) this.#session = await database.connect(this.life);
+        await this.#step(this.#session);
+      } catch (error) {
+        const { message } = expectTrouble(error);
+        this.#world.note(() => `${this.name}: ${message}`);
+        this.#session?.destroy();
+      }
+    }
+  }
+
+  async #step(session: SimulatedSession): Promise<void> {
+    const { random } = this.#world;
+    if (!this.#isCareful && random.below(TROUBLE_ONE_IN) === 0) this.#fallLater();
+    const held = random.pick([undefined, ...this.#held.values()]);
+    if (held === undefined) {
+      if (this.#held.size === 0 || (this.#held.size < HELD_MAX && random.below(2) === 0)) await this.#takeAny(session);
+      return;
+    }
+    if (held.doubt !== undefined) return this.#readBack(session, held, held.doubt);
+    if (!this.#isCareful && random.below(20) === 0) {
+      this.#drop(held);
+      return;
+    }
+    const isMine = (): boolean => !this.life.isOver && this.#held.get(held.stream) === held;
+    if (random.below(4) > 0) await this.#read(held);
+    if (isMine() && held.hasGap) return this.#lookAtRow(session, held);
+    if (isMine() && held.records.length > 0 && random.below(4) > 0) await this.#flush(session, held);
+    if (isMine() && held.doubt === undefined) await this.#endOrTouch(session, held);
+  }
+
+  async #endOrTouch(session: SimulatedSession, held: Held): Promise<void> {
+    const { retiresUnfenced, retiresUnflushed, touchesAtEnd } = this.#mutations;
+    const isFlushed = held.records.length === 0 || retiresUnflushed === true;
+    if (touchesAtEnd === true && held.isRead && held.records.length === 0) await this.#touchAtEnd(session, held);
+    if (!this.#isCareful && this.#world.random.below(this.#endOneIn) > 0) return;
+    const isEnded = held.isFenced || (held.isRead && retiresUnfenced === true);
+    if (isEnded && isFlushed) return this.#retire(session, held);
+    if (!held.isFenced) await this.#fence(held);
+  }
+
+  /** The connection is lost, or the process ends or sleeps, while something is under way. */
+  #fallLater(): void {
+    const { random, scheduler } = this.#world;
+    const fall = random.pick([
+      (): void => this.crash(),
+      (): void => this.loseConnection(),
+      (): void => this.loseConnection(),
+      (): void => this.#world.sleep(this),
+    ]);
+    scheduler.after(random.below(30), this.life, fall);
+  }
+
+  /** Streams that have a row, and those that the broker has; who owns them plays no part. */
+  async #takeAny(session: SimulatedSession): Promise<void> {
+    const { random, database } = this.#world;
+    const found = await this.#broker.streams();
+    const names = new Set([...database.tables.checkpoints.keys(), ...found.keys()]);
+    const free = [...names].filter((stream) => !this.#held.has(stream));
+    const isDone = (stream: string): boolean => database.tables.checkpoints.get(stream)?.retiredAt !== undefined;
+    const open = free.filter((stream) => !isDone(stream));
+    const choice = open.length > 0 && random.below(3) > 0 ? open : free;
+    if (choice.length > 0 && !this.life.isOver) await this.#take(session, random.pick(choice));
+  }
+
+  /** Without a row only a stream that begins with LSN 1 gets one; a retired one is opened again if it goes on. */
+  async #take(session: SimulatedSession, stream: string): Promise<void> {
+    const { neverReopens, anyRecordMakesRow } = this.#mutations;
+    const messages = await readStream(this.#broker, this.#world.random, stream, 0);
+    const known = this.#world.database.tables.checkpoints.get(stream);
+    if (known?.retiredAt !== undefined && (reachedLsn(messages, known.lsn) === known.lsn || neverReopens === true)) {
+      return this.#keepRetired(stream, known);
+    }
+    const run = (text: string, values: readonly unknown[] = []): Promise<Row[]> => session.query<Row>({ text, values });
+    await run(owner.BEGIN_TAKING);
+    await run(owner.LOCK_PRUNED_BEFORE);
+    const [found] = await run(owner.LOCK_CHECKPOINT, [stream]);
+    const isMissing = found?.['epoch'] === null;
+    const isRetired = found?.['retired'] === true;
+    const lsn = Number(found?.['lsn'] ?? 0);
+    const first = anyRecordMakesRow === true ? messages.find(({ isFence }) => !isFence) : messages[0];
+    const begins = first?.firstLsn === 1 || (anyRecordMakesRow === true && first !== undefined);
+    const goesOn = reachedLsn(messages, lsn) > lsn;
+    const isLeft = (isMissing && !begins) || (isRetired && !goesOn);
+    const claim = [[this.#world.uuid()], [0]];
+    const before = anyRecordMakesRow === true ? (first?.firstLsn ?? 1) - 1 : 0;
+    const take = (): Promise<Row[]> =>
+      isMissing
+        ? run(owner.MAKE_CHECKPOINT, [stream, ...claim, NODE, 0, 'nats', before])
+        : run(log.TAKE_FLUSHES, [stream, null]);
+    const [row] = isLeft ? [] : await take();
+    await run(row === undefined ? owner.ROLL_BACK_TAKING : owner.COMMIT_TAKING);
+    if (this.life.isOver) return;
+    if (row !== undefined) this.#hold(stream, row, isMissing ? 'makes' : isRetired ? 'opens' : 'takes');
+  }
+
+  #hold(stream: string, row: Row, how: string): void {
+    const [lsn, epoch] = [Number(row['lsn']), Number(row['epoch'])];
+    this.#held.set(stream, {
+      stream,
+      epoch,
+      coveredFrom: Number(row['covered_from']),
+      lsn,
+      records: [],
+      lastSequence: 0,
+      isRead: false,
+      isFenced: false,
+      hasGap: false,
+      doubt: undefined,
+    });
+    this.#world.note(() => `${this.name} ${how} ${stream} at LSN ${lsn}, epoch ${epoch}`);
+  }
+
+  async #read(held: Held): Promise<void> {
+    const { stream } = held;
+    const messages = await readStream(this.#broker, this.#world.random, stream, held.lastSequence + 1);
+    if (this.life.isOver || held.hasGap) return;
+    for (const message of messages) {
+      if (!this.#apply(held, message)) {
+        held.hasGap = true;
+        this.#world.note(() => `${this.name}: LSN ${message.firstLsn} of ${stream} follows a gap`);
+        return;
+      }
+      held.lastSequence = message.sequence;
+    }
+    held.isRead = true;
+  }
+
+  /** Drops what it has, and stops at a gap. */
+  #apply(held: Held, { isFence, firstLsn, records }: PlacedMessage): boolean {
+    const { countsCopies, readsOverGaps, stopsAtFence } = this.#mutations;
+    if (stopsAtFence === true && held.isFenced) return true;
+    const last = held.lsn + held.records.length;
+    if (records.length > 0 && firstLsn > last + 1) {
+      if (readsOverGaps !== true) return false;
+      held.records = [...held.records, ...Array.from({ length: firstLsn - last - 1 }, () => emptyRecord(0))];
+    }
+    const end = held.lsn + held.records.length;
+    const isNew = (_: WalkRecord, index: number): boolean => firstLsn + index > end || countsCopies === true;
+    const added = records.filter(isNew);
+    held.records = [...held.records, ...added];
+    if (added.length > 0) held.isFenced = false;
+    if (isFence) held.isFenced = true;
+    return true;
+  }
+
+  /** An owner that comes after may have purged what is missing. */
+  async #lookAtRow(session: SimulatedSession, held: Held): Promise<void> {
+    const [row] = await session.query<Row>({ text: owner.READ_BACK, values: [held.stream] });
+    if (!this.life.isOver && Number(row?.['epoch']) !== held.epoch) this.#drop(held);
+  }
+
+  async #flush(session: SimulatedSession, held: Held): Promise<void> {
+    const range = held.records.slice(0, 1 + this.#world.random.below(held.records.length));
+    const toLsn = held.lsn + range.length;
+    held.doubt = { toLsn, values: valuesOfFlush(held.stream, held, range) };
+    await this.#send(session, held, held.doubt);
+  }
+
+  async #send(session: SimulatedSession, held: Held, doubt: NonNullable<Held['doubt']>): Promise<void> {
+    if (this.#mutations.purgesBeforeCommit === true) await this.#purge(held, doubt.toLsn);
+    const [row] = await session.query<Row>({ text: owner.FLUSH_WITH_REJECTED, values: doubt.values });
+    if (this.life.isOver) return;
+    if (row?.['fenced'] === 1) await this.#committed(held, doubt.toLsn);
+    else this.#drop(held);
+  }
+
+  async #readBack(session: SimulatedSession, held: Held, doubt: NonNullable<Held['doubt']>): Promise<void> {
+    const [row] = await session.query<Row>({ text: owner.READ_BACK, values: [held.stream] });
+    if (this.life.isOver) return;
+    const isMine = row !== undefined && Number(row['epoch']) === held.epoch;
+    const lsn = Number(row?.['lsn']);
+    if (isMine && lsn === doubt.toLsn) await this.#committed(held, lsn);
+    else if (isMine && lsn === held.lsn) await this.#send(session, held, doubt);
+    else this.#drop(held);
+  }
+
+  async #committed(held: Held, toLsn: number): Promise<void> {
+    held.records = held.records.slice(toLsn - held.lsn);
+    held.lsn = toLsn;
+    held.doubt = undefined;
+    if (this.#world.random.below(2) === 0) await this.#purge(held, toLsn);
+  }
+
+  #purge({ stream }: Held, lsn: number): Promise<void> {
+    return purge(this.#broker, this.#world, this.#mutations, stream, lsn);
+  }
+
+  #drop({ stream }: Held): void {
+    this.#world.note(() => `${this.name} drops ${stream}`);
+    this.#held.delete(stream);
+  }
+
+  /** A fence behind the last message that it has read. It counts once it is read, whatever becomes of its answer. */
+  async #fence(held: Held): Promise<void> {
+    const { fenceExpectsNothing, fenceReplyEnds, fenceTakesLsn } = this.#mutations;
+    const { stream, lastSequence } = held;
+    const expected = fenceExpectsNothing === true ? ANY_SEQUENCE : lastSequence;
+    const firstLsn = held.lsn + held.records.length + 1;
+    const fence = fenceTakesLsn === true ? { isFence: true, firstLsn, records: [emptyRecord(0)] } : FENCE;
+    this.#world.note(() => `${this.name} fences ${stream}, expecting ${expected}`);
+    const outcome = await this.#broker.publish(stream, encodeMessage(fence), expected);
+    if (this.life.isOver) return;
+    this.#world.note(() => `${this.name}, fence of ${stream}: ${outcome.kind}`);
+    if (outcome.kind === 'published' && fenceReplyEnds === true) held.isFenced = true;
+    // Only a bug leaves a stream empty that was not.
+    if (outcome.kind === 'mismatch' && (await this.#broker.last(stream)) === undefined) held.lastSequence = 0;
+  }
+
+  async #retire(session: SimulatedSession, held: Held): Promise<void> {
+    const { stream, epoch, lsn } = held;
+    const [row] = await session.query<Row>({ text: owner.RETIRE_STREAM, values: [stream, epoch, lsn] });
+    if (this.life.isOver) return;
+    this.#world.note(() => `${this.name} ${row === undefined ? 'does not retire' : 'retires'} ${stream} at LSN ${lsn}`);
+    this.#held.delete(stream);
+  }
+
+  /** {@link BrokerWalkMutations.touchesAtEnd} */
+  async #touchAtEnd(session: SimulatedSession, { stream, epoch, lsn }: Held): Promise<void> {
+    const [open] = await session.query<Row>({ text: log.ASK_STREAM, values: [stream] });
+    const values = [stream, epoch, lsn, textOfSeconds(Number(open?.['database_time'] ?? 0))];
+    await session.query<Row>({ text: owner.TOUCH_CHECKPOINT, values });
+  }
+
+  /** Purges a retired stream to its first fence. Its tombstone goes once nothing else has been left for some time. */
+  async #keepRetired(stream: string, row: CheckpointRow): Promise<void> {
+    const { database, random } = this.#world;
+    const { dropsTombstoneEarly } = this.#mutations;
+    if (dropsTombstoneEarly !== true) await purge(this.#broker, this.#world, this.#mutations, stream, row.lsn, true);
+    const messages = await readStream(this.#broker, random, stream, 0);
+    const { clock } = database;
+    const { windowHourMs, tombstoneMs } = clock.scale;
+    const isDue = (row.retiredAt ?? Infinity) < clock.now() - clock.span(windowHourMs + tombstoneMs);
+    const isSafe = this.#isEmptyForLong(stream, messages) || dropsTombstoneEarly === true;
+    if (!isDue || !isSafe || this.life.isOver || database.tables.checkpoints.get(stream) !== row) return;
+    if (!database.deleteStream(stream, true)) return;
+    this.#world.note(() => `${this.name} deletes the tombstone of ${stream}`);
+  }
+
+  /** No replica has the records any more, so none shows LSN 1 to somebody who would make the row again. */
+  #isEmptyForLong(stream: string, messages: readonly PlacedMessage[]): boolean {
+    const { now } = this.#world.scheduler;
+    if (!messages.every(({ isFence }) => isFence)) return false;
+    const since = this.#emptySince.get(stream) ?? now;
+    this.#emptySince.set(stream, since);
+    return since < now - LAG_MS || this.#mutations.dropsTombstoneAtOnce === true;
+  }
+
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => this.#world.scheduler.after(ms, this.life, resolve));
+  }
+}

@@ -1,0 +1,58 @@
+/** Reading and purging a stream, as writers and roll-ups both do it. */
+import type { Mulberry32 } from '../../support/mulberry32.js';
+import type { Broker } from '../simulated-broker.js';
+import type { BrokerWalkMutations } from './broker-mutations.js';
+import { decodeMessage, type PlacedMessage, purgeSequence } from './walk-message.js';
+
+const PAGES = [2, 10, 100] as const;
+
+/** All messages from a sequence on, page by page. */
+export async function readStream(
+  broker: Broker,
+  random: Mulberry32,
+  stream: string,
+  fromSequence: number,
+): Promise<readonly PlacedMessage[]> {
+  const page = random.pick(PAGES);
+  const found: PlacedMessage[] = [];
+  for (;;) {
+    const messages = await broker.read(stream, (found.at(-1)?.sequence ?? fromSequence - 1) + 1, page);
+    found.push(...messages.map(decodeMessage));
+    if (messages.length < page) return found;
+  }
+}
+
+/** What purging needs of the world. */
+export interface PurgeWorld {
+  readonly random: Mulberry32;
+  note(what: () => string): void;
+}
+
+/** Removes what is not needed of a stream once everything to `lsn` is committed. */
+export async function purge(
+  broker: Broker,
+  world: PurgeWorld,
+  mutations: BrokerWalkMutations,
+  stream: string,
+  lsn: number,
+  isRetired = false,
+): Promise<void> {
+  const messages = await readStream(broker, world.random, stream, 0);
+  const before = mutatedSequence(messages, lsn, mutations) ?? purgeSequence(messages, lsn, isRetired);
+  if (before <= (messages[0]?.sequence ?? 0)) return;
+  world.note(() => `${stream} is purged before ${before}, LSN ${lsn} is committed`);
+  await broker.purge(stream, before);
+}
+
+function mutatedSequence(
+  messages: readonly PlacedMessage[],
+  lsn: number,
+  { purgesAll, purgesFences, purgesWithoutSequence }: BrokerWalkMutations,
+): number | undefined {
+  if (purgesWithoutSequence === true) return Number.MAX_SAFE_INTEGER;
+  const next = messages.findIndex(({ isFence, lastLsn }) => !isFence && lastLsn > lsn);
+  const committed = next === -1 ? messages : messages.slice(0, next);
+  const last = committed.at(-1)?.sequence ?? 0;
+  if (purgesAll === true) return last + 1;
+  return purgesFences === true ? last : undefined;
+}

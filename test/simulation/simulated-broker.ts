@@ -1,0 +1,301 @@
+/**
+ * The part of JetStream that the journal uses: one stream with a subject for each stream of increments, and publishes that expect
+ * the last sequence of their subject. It behaves as nats-server 2.9.10 does, with the faults of its network and its clusters.
+ *
+ * ```text
+ * sent → arrived → stored, or refused → answered        each takes a while
+ *
+ * lost:       it never arrives, or its answer does not: unknown after the client's timeout
+ * late:       the same, and it arrives after other publishes
+ * in process: it is answered as a mismatch, and arrives later
+ * ```
+ *
+ * Sequences are those of the whole stream: each subject has only some of them.
+ */
+import type { Mulberry32 } from '../support/mulberry32.js';
+import { Life, type Scheduler } from './scheduler.js';
+
+/** A message of one stream. */
+export interface BrokerMessage {
+  readonly sequence: number;
+  readonly data: Uint8Array;
+}
+
+/**
+ * How a publish ended. `mismatch`: the stream's last sequence is another one, or the server says that the publish is still in
+ * process. `refused`: an answer says that it is not stored. `unknown`: no answer, so it may be stored now, later or never.
+ */
+export type PublishOutcome =
+  | { readonly kind: 'published'; readonly sequence: number }
+  | { readonly kind: 'mismatch' }
+  | { readonly kind: 'refused'; readonly error: unknown }
+  | { readonly kind: 'unknown'; readonly error: unknown };
+
+/** The broker as the journal sees it. All but `publish` reject where the broker does not answer. */
+export interface Broker {
+  /** Stores a message if the last one of the stream has this sequence; 0: the stream is empty. */
+  publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome>;
+  last(stream: string): Promise<BrokerMessage | undefined>;
+  /** Messages from a sequence on, in order. A replica may lack the latest ones. */
+  read(stream: string, fromSequence: number, messagesMax: number): Promise<readonly BrokerMessage[]>;
+  /** Removes the messages before a sequence. */
+  purge(stream: string, beforeSequence: number): Promise<void>;
+  /** The number of messages of each stream that has any. */
+  streams(): Promise<ReadonlyMap<string, number>>;
+  close(): Promise<void>;
+}
+
+/** What kind of server it is. */
+export interface BrokerKind {
+  /** A cluster before 2.11: of two publishes with one expectation both may be stored, and one publish may be stored twice. */
+  readonly isOldCluster: boolean;
+  /** A read may be answered by a replica that is behind. */
+  readonly hasReplicas: boolean;
+}
+
+/** It does not answer, or says that it cannot. */
+export class BrokerUnavailable extends Error {
+  override readonly name = 'BrokerUnavailable';
+}
+
+/** An expectation that every stream meets. For bugs only: the product always expects a sequence. */
+export const ANY_SEQUENCE = -1;
+
+/** The client's time limit for an answer, in ms. */
+const TIMEOUT_MS = 60;
+/** Most by which a late publish is late, and a copy, in ms. */
+const LATE_MAX_MS = 1500;
+const COPY_MAX_MS = 200;
+/** Most by which a replica is behind, in ms. */
+export const LAG_MAX_MS = 60;
+/** How long after a message an old cluster may store another one with the same expectation, in ms. */
+const RACE_MS = 100;
+/** One of so many publishes meets with a fault, and one of so many questions. */
+const FAULT_ONE_IN = 12;
+const UNANSWERED_ONE_IN = 50;
+
+interface Stored extends BrokerMessage {
+  readonly storedAt: number;
+  removedAt: number;
+}
+
+interface Publish {
+  readonly stream: string;
+  readonly data: Uint8Array;
+  readonly expectedSequence: number;
+  readonly answer: (outcome: PublishOutcome) => void;
+}
+
+/** The server, or the cluster. */
+export class SimulatedBroker {
+  /** It does not answer. */
+  isGone = false;
+  /** It has reached a limit of its stream, and discards new messages. */
+  isFull = false;
+  /** So many of the following publishes are stored, and not answered. */
+  loseNext = 0;
+  /** Multiplies the time that everything takes. */
+  slowness = 1;
+  /** Publishes that may still be stored. */
+  underWay = 0;
+  readonly #scheduler: Scheduler;
+  readonly #random: Mulberry32;
+  readonly #kind: BrokerKind;
+  readonly #network = new Life(throwOn);
+  readonly #subjects = new Map<string, Stored[]>();
+  #sequence = 0;
+  #isHealthy = false;
+
+  constructor(scheduler: Scheduler, random: Mulberry32, kind: BrokerKind) {
+    this.#scheduler = scheduler;
+    this.#random = random;
+    this.#kind = kind;
+  }
+
+  /** A client's connection, which ends with its life. */
+  connect(life: Life): Broker {
+    return {
+      publish: (stream, data, expectedSequence) => this.#publish(life, { stream, data, expectedSequence }),
+      last: (stream) => this.#ask(life, () => this.#seen(stream).at(-1)),
+      read: (stream, from, max) =>
+        this.#ask(life, () =>
+          this.#seen(stream)
+            .filter(({ sequence }) => sequence >= from)
+            .slice(0, max),
+        ),
+      purge: (stream, beforeSequence) => this.#ask(life, () => this.#purge(stream, beforeSequence)),
+      streams: () => this.#ask(life, () => this.#counts()),
+      close: () => Promise.resolve(),
+    };
+  }
+
+  /** What a stream holds at this moment. */
+  messages(stream: string): readonly BrokerMessage[] {
+    return this.#at(stream, this.#scheduler.now);
+  }
+
+  /** The streams that hold anything. */
+  get names(): readonly string[] {
+    return [...this.#counts().keys()];
+  }
+
+  /** From here on nothing is lost, late, behind or stored twice. */
+  heal(): void {
+    this.isGone = false;
+    this.isFull = false;
+    this.loseNext = 0;
+    this.slowness = 1;
+    this.#isHealthy = true;
+  }
+
+  #publish(life: Life, request: Omit<Publish, 'answer'>): Promise<PublishOutcome> {
+    return new Promise((resolve) => {
+      const timeout = this.#scheduler.after(TIMEOUT_MS, life, () =>
+        resolve({ kind: 'unknown', error: new BrokerUnavailable('timeout') }),
+      );
+      const answer = (outcome: PublishOutcome): void => {
+        this.#scheduler.after(this.#latency(), life, () => {
+          timeout.cancel();
+          resolve(outcome);
+        });
+      };
+      this.#send({ ...request, answer });
+    });
+  }
+
+  #send(publish: Publish): void {
+    const { data } = publish;
+    const silent = { ...publish, data: new Uint8Array(data), answer: () => undefined };
+    if (this.loseNext > 0) {
+      this.loseNext -= 1;
+      this.#arrive(silent, this.#latency());
+      return;
+    }
+    if (!this.isGone && !this.#hasFault()) {
+      this.#arrive({ ...publish, data: new Uint8Array(data) }, this.#latency());
+      return;
+    }
+    switch (this.#random.below(5)) {
+      case 0:
+        // It never arrives.
+        return;
+      case 1:
+        this.#arrive(silent, this.#latency());
+        return;
+      case 2:
+        this.#arrive(silent, this.#random.below(LATE_MAX_MS));
+        return;
+      case 3:
+        if (!this.isGone) publish.answer({ kind: 'mismatch' });
+        this.#arrive(silent, this.#random.below(this.#random.pick([20, LATE_MAX_MS])));
+        return;
+      default:
+        // Nobody responds: the message was not taken.
+        publish.answer({ kind: 'refused', error: new BrokerUnavailable('no responders') });
+    }
+  }
+
+  #hasFault(oneIn = FAULT_ONE_IN): boolean {
+    return !this.#isHealthy && this.#random.below(oneIn) === 0;
+  }
+
+  #arrive(publish: Publish, delayMs: number): void {
+    this.underWay += 1;
+    this.#scheduler.after(delayMs, this.#network, () => {
+      this.underWay -= 1;
+      if (!this.isGone) publish.answer(this.#take(publish));
+    });
+  }
+
+  #take({ stream, data, expectedSequence }: Publish): PublishOutcome {
+    const last = this.messages(stream).at(-1)?.sequence ?? 0;
+    const fits = expectedSequence === ANY_SEQUENCE || expectedSequence === last;
+    if (!fits && !this.#races(stream, expectedSequence)) return { kind: 'mismatch' };
+    if (this.isFull) return { kind: 'refused', error: new BrokerUnavailable('maximum bytes exceeded') };
+    const sequence = this.#store(stream, data);
+    if (this.#kind.isOldCluster && this.#hasFault()) this.#copyLater(stream, data);
+    return { kind: 'published', sequence };
+  }
+
+  /** Another publish with the same expectation was stored just now. */
+  #races(stream: string, expectedSequence: number): boolean {
+    if (!this.#kind.isOldCluster || this.#isHealthy) return false;
+    const stored = this.#subjects.get(stream) ?? [];
+    const [before, last] = [stored.at(-2)?.sequence ?? 0, stored.at(-1)];
+    const isRecent = last !== undefined && last.storedAt >= this.#scheduler.now - RACE_MS;
+    return isRecent && expectedSequence === before && this.#random.below(2) === 0;
+  }
+
+  #store(stream: string, data: Uint8Array): number {
+    this.#sequence += 1;
+    const message: Stored = {
+      sequence: this.#sequence,
+      data,
+      storedAt: this.#scheduler.now,
+      removedAt: Number.POSITIVE_INFINITY,
+    };
+    const stored = this.#subjects.get(stream);
+    if (stored === undefined) this.#subjects.set(stream, [message]);
+    else stored.push(message);
+    return this.#sequence;
+  }
+
+  /** The cluster proposes a message again. */
+  #copyLater(stream: string, data: Uint8Array): void {
+    this.underWay += 1;
+    this.#scheduler.after(this.#random.below(COPY_MAX_MS), this.#network, () => {
+      this.underWay -= 1;
+      this.#store(stream, data);
+    });
+  }
+
+  #purge(stream: string, beforeSequence: number): void {
+    const { now } = this.#scheduler;
+    const stored = this.#subjects.get(stream) ?? [];
+    for (const message of stored) {
+      if (message.sequence < beforeSequence) message.removedAt = Math.min(message.removedAt, now);
+    }
+    this.#subjects.set(
+      stream,
+      stored.filter(({ removedAt }) => removedAt > now - LAG_MAX_MS),
+    );
+  }
+
+  /** What a reader sees. */
+  #seen(stream: string): readonly BrokerMessage[] {
+    const isBehind = this.#kind.hasReplicas && !this.#isHealthy && this.#random.below(4) === 0;
+    return this.#at(stream, this.#scheduler.now - (isBehind ? this.#random.below(LAG_MAX_MS) : 0));
+  }
+
+  #at(stream: string, time: number): readonly BrokerMessage[] {
+    const stored = this.#subjects.get(stream) ?? [];
+    return stored.filter(({ storedAt, removedAt }) => storedAt <= time && removedAt > time);
+  }
+
+  #counts(): ReadonlyMap<string, number> {
+    const counts = [...this.#subjects.keys()].map((stream) => [stream, this.messages(stream).length] as const);
+    return new Map(counts.filter(([, messages]) => messages > 0));
+  }
+
+  /** A question, or a command whose repetition does no harm. Without an answer it may have had its effect, too. */
+  #ask<T>(life: Life, act: () => T): Promise<T> {
+    const isLost = this.isGone || this.#hasFault(UNANSWERED_ONE_IN);
+    return new Promise((resolve, reject) => {
+      if (isLost)
+        this.#scheduler.after(TIMEOUT_MS, life, () => reject(new BrokerUnavailable('the broker does not answer')));
+      if (isLost && this.#random.below(2) === 0) return;
+      this.#scheduler.after(this.#latency(), this.#network, () => {
+        const result = act();
+        if (!isLost) this.#scheduler.after(this.#latency(), life, () => resolve(result));
+      });
+    });
+  }
+
+  #latency(): number {
+    return (this.#random.below(20) / 10) * this.slowness;
+  }
+}
+
+function throwOn(error: unknown): never {
+  throw error;
+}
