@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import { join } from 'node:path';
 import { childEnvironment } from '../config/child-environment.js';
 import { readConfig } from '../config/config.js';
+import { psqlAddress } from '../config/database-url.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
 import { StartError, systemErrorCode } from '../core/errors.js';
 import { runningEmbeddedUrl } from '../db/embedded/running-embedded.js';
@@ -51,7 +52,7 @@ async function run(argv: readonly string[]): Promise<number> {
     const problem = `No server runs an embedded PostgreSQL in ${dataDir}. Start it, or set DATA_DIR or DATABASE_URL.`;
     throw new StartError([problem], { exitCode: EXIT_TEMPORARY });
   }
-  const { address, password } = withoutPassword(url);
+  const { address, password } = psqlAddress(url);
   try {
     return await psql(['-d', address, ...argv], password);
   } catch (error) {
@@ -61,14 +62,6 @@ async function run(argv: readonly string[]): Promise<number> {
     const problem = `psql is not installed (Debian: apt-get install postgresql-client). With it, connect so: ${hidden}psql`;
     throw new StartError([`${problem} ${quoted(address)}`], { exitCode: EXIT_MISSING_PROGRAM });
   }
-}
-
-/** The password does not belong on a command line, which every user of the machine can read. */
-function withoutPassword(text: string): { readonly address: string; readonly password: string } {
-  const url = new URL(text);
-  const password = decodeURIComponent(url.password);
-  url.password = '';
-  return { address: url.href, password };
 }
 
 /** Runs psql in this terminal. Resolves to its exit code. */

@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { reasonOf, systemErrorCode } from '../core/errors.js';
+import { readDatabaseUrl } from './database-url.js';
 
 /** A value, or the end of the sentence "VARIABLE …" that says what is wrong with the text. */
 export type Reading = { readonly value: unknown } | { readonly problem: string };
@@ -63,18 +64,8 @@ export function fileContent(path: string): { readonly text: string } | { readonl
  * same. The text may hold a password, so no problem quotes it.
  */
 export const databaseUrl: TextReader = (text) => {
-  const expected = 'postgres://USER:PASSWORD@HOST:PORT/DATABASE (its value is not shown, it may hold a password)';
-  const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(text)?.[1]?.toLowerCase();
-  if (scheme === undefined || !['postgres', 'postgresql', 'ecto'].includes(scheme)) {
-    return { problem: `must begin with postgres://, postgresql:// or ecto://, as in ${expected}.` };
-  }
-  const url = `postgresql${text.slice(scheme.length)}`;
-  if (!URL.canParse(url)) {
-    return { problem: `is not a valid URL; percent-encode special characters in ${expected}.` };
-  }
-  if (new URL(url).port === '0')
-    return { problem: `has the port 0, but a database listens on another port: ${expected}.` };
-  return { value: url };
+  const read = readDatabaseUrl(text);
+  return 'problem' in read ? read : { value: read.url };
 };
 
 /** The same from a file, which may end in a newline. No problem quotes what it holds. */

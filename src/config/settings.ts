@@ -55,7 +55,7 @@ export const settings = {
     variable: 'DATABASE_URL',
     fallbackShown: 'none',
     meaning:
-      'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://; the server opens at most 2 × SHARDS + 2 ' +
+      'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://, also with a list of hosts; the server opens at most 2 × SHARDS + 2 ' +
       'connections, with JOURNAL=postgres 3 × SHARDS + 2 (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable only from this machine',
     read: databaseUrl,
   },

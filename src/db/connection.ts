@@ -6,16 +6,33 @@
  */
 import { Socket } from 'node:net';
 import pg from 'pg';
+import { readDatabaseUrl, type SessionRequirement } from '../config/database-url.js';
 import { StartError } from '../core/errors.js';
-import { errorCode, isStatementRefused } from './database-errors.js';
+import {
+  errorCode,
+  isStatementRefused,
+  NoHostError,
+  ReadOnlySessionError,
+  type HostFailure,
+} from './database-errors.js';
 import { CONNECT_SETTINGS } from './session-statements.js';
 
-/** The address of the database, parsed from DATABASE_URL. Only `url` has the password; log {@link describeTarget}. */
-export interface DatabaseTarget {
-  /** In pg's terms: postgres:// or postgresql://. */
+/** One host of DATABASE_URL. */
+export interface DatabaseHost {
+  /** In pg's terms, with the password. */
   readonly url: string;
   readonly host: string;
   readonly port: number;
+}
+
+/** The address of the database, parsed from DATABASE_URL. The URLs have the password; log {@link describeTarget}. */
+export interface DatabaseTarget {
+  /** As given, with all hosts. */
+  readonly url: string;
+  /** At least one. Each new connection tries them in this order, first the one that worked last. */
+  readonly hosts: readonly DatabaseHost[];
+  /** What a session must be able to do; a host where it cannot is passed over. */
+  readonly session: SessionRequirement;
   readonly user: string;
   readonly database: string;
 }
@@ -24,8 +41,10 @@ export interface DatabaseTarget {
 export interface ConnectOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
-  /** Time until the session is ready; default 5000. */
+  /** Time until the session is ready; default 5000. Each host gets an equal part of what is left of it. */
   readonly connectTimeoutMs?: number;
+  /** The only host to try; default: all. */
+  readonly host?: DatabaseHost;
   /** The client's limit for a statement, longer than the server's; default 40000. */
   readonly queryTimeoutMs?: number;
 }
@@ -44,6 +63,8 @@ export interface Backend {
   readonly pid: number;
   /** Microseconds since 1970, as text. Needed because the system reuses process numbers. */
   readonly startedAt: string;
+  /** Where it runs, in DATABASE_URL. */
+  readonly host?: DatabaseHost;
 }
 
 /** A statement and its parameters. A Buffer is sent unchanged, as PostgreSQL's binary format. */
@@ -64,16 +85,17 @@ const REFUSALS_MAX = 5;
 const READ_ONLY_TRANSACTION = '25006';
 
 /** Parses DATABASE_URL. Throws StartError with one sentence, without the password. */
-export function parseDatabaseUrl(url: string): DatabaseTarget {
-  const scheme = /^(postgres|postgresql|ecto):\/\//i.exec(url)?.[0];
-  if (scheme === undefined) {
-    throw new StartError(['DATABASE_URL must start with postgres://, postgresql:// or ecto://.']);
-  }
-  const rewritten = `postgresql://${url.slice(scheme.length)}`;
+export function parseDatabaseUrl(text: string): DatabaseTarget {
+  const read = readDatabaseUrl(text);
+  if ('problem' in read) throw new StartError([`DATABASE_URL ${read.problem}`]);
+  const { url, hostUrls, session } = read;
   try {
-    const { host, port, user, database } = new pg.Client({ connectionString: rewritten });
-    if (!Number.isInteger(port) || port < 1 || port > 65535) throw new Error('port');
-    return { url: rewritten, host, port, user: user ?? '', database: database ?? '' };
+    const clients = hostUrls.map((connectionString) => new pg.Client({ connectionString }));
+    const hosts = clients.map(({ host, port }, index) => {
+      if (!Number.isInteger(port) || port < 1 || port > 65535) throw new Error('port');
+      return { url: hostUrls[index] ?? url, host, port };
+    });
+    return { url, hosts, session, user: clients[0]?.user ?? '', database: clients[0]?.database ?? '' };
   } catch {
     // Without the cause: the error of the URL parser contains the URL.
     throw new StartError([
@@ -83,37 +105,79 @@ export function parseDatabaseUrl(url: string): DatabaseTarget {
 }
 
 /** The target without its password, for logs and messages. */
-export function describeTarget(target: DatabaseTarget): string {
-  const host = target.host.includes(':') ? `[${target.host}]` : target.host;
-  return `postgresql://${target.user}@${host}:${target.port}/${target.database}`;
+export function describeTarget({ hosts, user, database }: DatabaseTarget): string {
+  return `postgresql://${user}@${hosts.map(describeHost).join(',')}/${database}`;
 }
 
+function describeHost({ host, port }: DatabaseHost): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** The host that the next connection of a target tries first. One thread's connections of a target share it. */
+const firstHosts = new WeakMap<DatabaseTarget, DatabaseHost>();
+
 /**
- * Opens a connection and sets its session up. Rejects with the error of pg or of the network; see `classifyDatabaseError`.
+ * Opens a connection and sets its session up. Rejects with the error of pg or of the network, for several hosts with
+ * NoHostError; see `classifyDatabaseError`.
  */
 export async function connect(target: DatabaseTarget, options: ConnectOptions): Promise<DatabaseConnection> {
-  const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
+  const until = performance.now() + (options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS);
+  const hosts = options.host === undefined ? hostsOf(target) : [options.host];
+  const failures: HostFailure[] = [];
+  for (const [index, host] of hosts.entries()) {
+    const timeoutMs = Math.max(1, Math.ceil((until - performance.now()) / (hosts.length - index)));
+    try {
+      const connection = await connectTo(target, host, options, timeoutMs);
+      firstHosts.set(target, host);
+      return connection;
+    } catch (error) {
+      if (hosts.length === 1) throw error;
+      failures.push({ host: describeHost(host), error });
+    }
+  }
+  throw new NoHostError(failures);
+}
+
+function hostsOf(target: DatabaseTarget): readonly DatabaseHost[] {
+  const first = firstHosts.get(target);
+  return first === undefined ? target.hosts : [first, ...target.hosts.filter((host) => host !== first)];
+}
+
+/** The next connection begins with the host after this one. */
+function avoid(target: DatabaseTarget, host: DatabaseHost): void {
+  const next = target.hosts[(target.hosts.indexOf(host) + 1) % target.hosts.length];
+  if (next !== undefined) firstHosts.set(target, next);
+}
+
+async function connectTo(
+  target: DatabaseTarget,
+  host: DatabaseHost,
+  { applicationName, queryTimeoutMs }: ConnectOptions,
+  timeoutMs: number,
+): Promise<DatabaseConnection> {
   const socket = new Socket();
   const client = new pg.Client({
-    connectionString: target.url,
+    connectionString: host.url,
     stream: () => socket,
-    application_name: options.applicationName,
-    connectionTimeoutMillis: connectTimeoutMs,
-    query_timeout: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,
+    application_name: applicationName,
+    connectionTimeoutMillis: timeoutMs,
+    query_timeout: queryTimeoutMs ?? QUERY_TIMEOUT_MS,
     keepAlive: true,
     keepAliveInitialDelayMillis: KEEP_ALIVE_DELAY_MS,
   });
   // First, because an 'error' event without a listener ends the process.
-  const connection = new DatabaseConnection(client, socket);
+  const connection = new DatabaseConnection(client, socket, () => avoid(target, host));
   try {
     const startedAt = performance.now();
     await client.connect();
-    const leftMs = Math.max(1, Math.ceil(connectTimeoutMs - (performance.now() - startedAt)));
+    const leftMs = Math.max(1, Math.ceil(timeoutMs - (performance.now() - startedAt)));
     // As a statement, because PgBouncer refuses startup parameters.
     const [row] = await connection.query<SettingsRow>({ text: CONNECT_SETTINGS, timeoutMs: leftMs });
     if (row === undefined) throw new Error('the server did not describe itself');
+    if (target.session !== 'any' && row.in_recovery) throw new ReadOnlySessionError('it is a standby');
+    if (target.session === 'read-write' && row.read_only) throw new ReadOnlySessionError('transactions are read-only');
     connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
-    connection.backend = { pid: row.pid, startedAt: row.started_at };
+    connection.backend = { pid: row.pid, startedAt: row.started_at, host };
     // @types/pg does not declare the process id that the server, or a pooler in its place, named when the session began.
     connection.isPooled = (client as unknown as { readonly processID: number | null }).processID !== row.pid;
     return connection;
@@ -127,6 +191,7 @@ interface SettingsRow {
   readonly version: number;
   readonly encoding: string;
   readonly in_recovery: boolean;
+  readonly read_only: boolean;
   readonly pid: number;
   readonly started_at: string;
 }
@@ -143,13 +208,15 @@ export class DatabaseConnection {
   readonly #client: pg.Client;
   /** Below TLS, where that is used. */
   readonly #socket: Socket;
+  readonly #avoidHost: () => void;
   readonly #lostCallbacks: ((error: Error) => void)[] = [];
   #lost: Error | undefined;
   #refusals = 0;
 
-  constructor(client: pg.Client, socket: Socket) {
+  constructor(client: pg.Client, socket: Socket, avoidHost: () => void) {
     this.#client = client;
     this.#socket = socket;
+    this.#avoidHost = avoidHost;
     client.on('error', (error) => this.#lose(error));
     client.on('end', () => this.#lose(new Error('Connection terminated')));
   }
@@ -192,7 +259,14 @@ export class DatabaseConnection {
 
   #noticeRefusal(sqlState: string): void {
     this.#refusals += 1;
-    if (sqlState === READ_ONLY_TRANSACTION || this.#refusals >= REFUSALS_MAX) this.destroy();
+    if (sqlState === READ_ONLY_TRANSACTION) this.leaveHost();
+    else if (this.#refusals >= REFUSALS_MAX) this.destroy();
+  }
+
+  /** Closes the session because its server takes no writes; of several hosts another one is tried next. */
+  leaveHost(): void {
+    this.#avoidHost();
+    this.destroy();
   }
 
   /** Ends the session in an orderly way. Waits for the socket to close, for a second at most. */

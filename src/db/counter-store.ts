@@ -220,7 +220,7 @@ export class CounterStore {
     }
     if (connection.server.inRecovery) {
       // During a failover a standby may be behind, and this session would stay at it.
-      connection.destroy();
+      connection.leaveHost();
       this.#failed(new Error('the database is a standby'));
       return;
     }

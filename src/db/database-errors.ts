@@ -2,6 +2,7 @@
  * Errors of PostgreSQL and of the network, and what they mean for a statement. Any thread.
  */
 import pg from 'pg';
+import { reasonOf } from '../core/errors.js';
 
 /**
  * - `unreachable`: no server answers, or it cannot answer yet; wait.
@@ -30,6 +31,32 @@ export class StatementRefusedError extends Error {
     super(message, options);
     this.sqlState = sqlState;
     this.kind = kind;
+  }
+}
+
+/** A session was opened that cannot write, where DATABASE_URL asks for one that can. It is closed. */
+export class ReadOnlySessionError extends Error {
+  override readonly name = 'ReadOnlySessionError';
+  /** The code with which PostgreSQL would refuse a write. */
+  readonly code = '25006';
+}
+
+/** Why one host of a list cannot be used. */
+export interface HostFailure {
+  /** Name and port. */
+  readonly host: string;
+  readonly error: unknown;
+}
+
+/** No host of a list can be used. The message names each with its reason. */
+export class NoHostError extends Error {
+  override readonly name = 'NoHostError';
+  /** In the order of the attempts; at least two. */
+  readonly failures: readonly HostFailure[];
+
+  constructor(failures: readonly HostFailure[]) {
+    super(`no host can be used: ${failures.map(({ host, error }) => `${host}: ${reasonOf(error)}`).join('; ')}`);
+    this.failures = failures;
   }
 }
 
@@ -82,6 +109,8 @@ const REFUSED = new Set([
   'HOSTNAME_MISMATCH',
 ]);
 
+const BY_HOPE = ['retry', 'unreachable', 'other', 'poison', 'refused'] as const satisfies readonly DatabaseErrorKind[];
+
 /** Messages of pg, whose own errors have no code. */
 const MESSAGES: readonly (readonly [RegExp, DatabaseErrorKind])[] = [
   [/^timeout expired$/, 'unreachable'],
@@ -96,8 +125,12 @@ export function errorCode(error: unknown): string {
     : '';
 }
 
-/** The kind of an error of pg or of the network. */
+/** The kind of an error of pg or of the network. For a list of hosts, that of the host that may be usable first. */
 export function classifyDatabaseError(error: unknown): DatabaseErrorKind {
+  if (error instanceof NoHostError) {
+    const kinds = new Set(error.failures.map((failure) => classifyDatabaseError(failure.error)));
+    return BY_HOPE.find((kind) => kinds.has(kind)) ?? 'other';
+  }
   const code = errorCode(error);
   if (UNREACHABLE.has(code)) return 'unreachable';
   if (RETRY.has(code)) return 'retry';

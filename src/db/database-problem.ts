@@ -3,7 +3,7 @@
  */
 import pg from 'pg';
 import { causesOf, reasonOf } from '../core/errors.js';
-import { errorCode } from './database-errors.js';
+import { errorCode, NoHostError } from './database-errors.js';
 
 /** Cause → what it means, as a part of a sentence. The names are stable; the log has them under `cause`. */
 export const databaseCauses = {
@@ -27,6 +27,7 @@ export const databaseCauses = {
   'no-schema': 'the tables of this server do not exist yet',
   'transaction-pooler':
     'a connection pooler gives each transaction another session; set pool_mode = session, or connect to PostgreSQL directly',
+  'no-host': 'no host of DATABASE_URL can be used',
   other: 'PostgreSQL cannot be used',
 } as const;
 
@@ -80,6 +81,7 @@ export function databaseProblem(error: unknown): DatabaseProblem {
   let innermost = error;
   for (const at of causesOf(error)) {
     if (isProblem(at)) return at;
+    if (at instanceof NoHostError) return problemOfHosts(at);
     const code = errorCode(at);
     const byCode = CODES.find(([pattern]) => pattern.test(code))?.[1];
     if (byCode !== undefined) return { cause: byCode, reason: `${databaseCauses[byCode]} (${reported(at)})` };
@@ -89,6 +91,16 @@ export function databaseProblem(error: unknown): DatabaseProblem {
     innermost = at;
   }
   return { cause: 'other', reason: `${databaseCauses.other} (${reported(innermost)})` };
+}
+
+/** The cause that all hosts have in common; `no-host` where there is none, as in most failovers. */
+function problemOfHosts({ failures }: NoHostError): DatabaseProblem {
+  const problems = failures.map(({ host, error }) => ({ host, ...databaseProblem(error) }));
+  const reasons = problems.map(({ host, reason }) => `${host}: ${reason}`).join('; ');
+  const causes = new Set(problems.map(({ cause }) => cause));
+  const [only] = causes;
+  const cause = only !== undefined && causes.size === 1 ? only : 'no-host';
+  return { cause, reason: `${databaseCauses['no-host']} (${reasons})` };
 }
 
 function reported(error: unknown): string {

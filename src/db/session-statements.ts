@@ -36,6 +36,7 @@ select set_config('summing_counters.protocol', '${PROTOCOL}', false),
        current_setting('server_version_num')::int as version,
        current_setting('server_encoding') as encoding,
        pg_is_in_recovery() as in_recovery,
+       current_setting('transaction_read_only') = 'on' as read_only,
        pg_backend_pid() as pid,
        (select ${BACKEND_STARTED_AT} from pg_stat_activity where pid = pg_backend_pid()) as started_at`;
 

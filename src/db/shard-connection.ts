@@ -228,7 +228,8 @@ export class ShardConnection {
     let second: Session | undefined;
     try {
       const timeouts = { connectTimeoutMs: LOOK_TIMEOUT_MS, queryTimeoutMs: LOOK_TIMEOUT_MS };
-      second = await this.#connect({ applicationName, ...timeouts });
+      const { host } = backend;
+      second = await this.#connect({ applicationName, ...timeouts, ...(host !== undefined && { host }) });
       const values = [backend.pid, backend.startedAt];
       // An answer that waited in a socket while this thread was busy has been read by now.
       if (isAnswered()) return sight;

@@ -31,7 +31,8 @@ export async function refuseTransactionPooler(
   if (!connection.isPooled) return;
   let other: DatabaseConnection | undefined;
   try {
-    other = await connect(target, options);
+    const { host } = connection.backend;
+    other = await connect(target, { ...options, ...(host !== undefined && { host }) });
     for (let round = 0; round < ROUNDS; round += 1) {
       if (await sharesSessions(connection, other)) throw new StartError([TRANSACTION_POOLER]);
     }

@@ -359,8 +359,10 @@ export class ServerProcess {
     const pending = left.reduce((total, { increments = 0 }) => total + increments, known);
     const isLost = balance.lost > 0 && !isMemory;
     if (isLost) {
-      const why = 'because a sync of the journal failed; exiting with code 1';
-      this.#logger.error({ ...balance }, `${balance.lost} acknowledged increments are lost, ${why}`);
+      const isShared = isSharedJournal(this.#config.journal);
+      const why = isShared ? 'the database has gone back to an earlier state' : 'a sync of the journal failed';
+      const what = `${balance.lost} acknowledged increments are lost, because ${why}; exiting with code 1`;
+      this.#logger.error({ ...balance }, what);
     }
     if (balance.rejected > 0) {
       const advice = 'list them with `npm run journal -- rejected`; exiting with code 1';

@@ -108,7 +108,9 @@ function checkServer({ server }: DatabaseConnection): void {
     throw new StartError([`The database's encoding is ${server.encoding}; it must be UTF8, because keys are UTF-8.`]);
   }
   if (server.inRecovery) {
-    throw new StartError(['The database is a standby and takes no writes: set DATABASE_URL to the primary.']);
+    throw new StartError([
+      'The database is a standby and takes no writes: set DATABASE_URL to the primary, or to a list of all hosts.',
+    ]);
   }
 }
 

@@ -83,7 +83,7 @@ const balance: readonly Definition[] = [
   ofShards(
     'counter',
     'increments_lost_total',
-    'Acknowledged increments that are lost with a memory journal, or with everysec after a failed sync.',
+    'Acknowledged increments that are lost with a memory journal, with everysec after a failed sync, or with JOURNAL=postgres in a failover.',
     STAT.lost,
   ),
   ofShards(

@@ -691,17 +691,19 @@ export class SharedShard implements GroupTarget {
     this.#own = undefined;
     // A failover may have taken back what it holds, whether or not this thread finds that out.
     this.#window.clear();
-    const lost = lostAfterLsn === undefined ? 0 : own.writer.incrementsAfter(lostAfterLsn);
-    if (lostAfterLsn !== undefined) this.#sayLost(own, lostAfterLsn, lost);
+    const lost = lostAfterLsn === undefined ? { pending: 0, flushed: 0 } : own.writer.incrementsAfter(lostAfterLsn);
+    if (lostAfterLsn !== undefined) this.#sayLost(own, lostAfterLsn, lost.pending + lost.flushed);
     this.#ending.add(own);
     const ended = own.flusher?.abandon() ?? Promise.resolve();
     ended.then(
       () => {
         this.#ending.delete(own);
         const pending = own.pendingSums.pendingIncrements;
-        const lostPending = Math.min(lost, pending);
+        const lostPending = Math.min(lost.pending, pending);
         this.#forgetRemovedStreams();
-        this.#publish({ handedOver: pending - lostPending, lost: lostPending });
+        // What was flushed and taken back has come again, and is lost.
+        const recovered = lost.flushed;
+        this.#publish({ recovered, handedOver: pending - lostPending, lost: lostPending + recovered });
         this.#announceStreams();
       },
       (error: unknown) => {

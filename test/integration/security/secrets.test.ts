@@ -61,6 +61,8 @@ describe('secrets', () => {
     try {
       const urls = [
         wrong.href,
+        wrong.href.replace(wrong.host, `${wrong.host},${wrong.host}`),
+        `postgres://user:${WRONG_PASSWORD}@host,other:notaport/db`,
         `postgres://user:${WRONG_PASSWORD}@host:notaport/db`,
         `mysql://user:${WRONG_PASSWORD}@host/db`,
       ];

@@ -313,6 +313,8 @@ describe('DATABASE_URL_FILE', () => {
       assert.equal(config.databaseUrl, 'postgresql://me:p%40ss@db/counters');
       assert.equal(config.journalKeepSeconds, 60);
     }
+    const DATABASE_URL_FILE = file('list', 'postgres://me:p%40ss@a,b:5433/counters\n');
+    assert.equal(readConfig({ DATABASE_URL_FILE }).databaseUrl, 'postgresql://me:p%40ss@a,b:5433/counters');
   });
 
   test('that is missing, empty or wrong is refused without its content', () => {

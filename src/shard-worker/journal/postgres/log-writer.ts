@@ -26,6 +26,8 @@ const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
 /** Records that came within this time are one part of the backlog. */
 const PART_MS = 250;
+/** Flushed parts whose counts are kept, should a failover take them back: those of five minutes. */
+const FLUSHED_PARTS_MAX = 1_200;
 
 /** What the writer needs of its shard. */
 export interface LogWriterDeps {
@@ -53,6 +55,8 @@ export class LogWriter {
   readonly #deps: LogWriterDeps;
   readonly #encoder = new GroupEncoder();
   readonly #backlog: BacklogPart[] = [];
+  /** The last parts that left the backlog, oldest first. */
+  readonly #flushed: BacklogPart[] = [];
   #bytes = 0;
   #endLsn: Lsn;
   #isAppending = false;
@@ -108,9 +112,12 @@ export class LogWriter {
     return this.#lostAfterLsn;
   }
 
-  /** Increments of records above an LSN, and above the last known checkpoint. */
-  incrementsAfter(lsn: Lsn): number {
-    return this.#backlog.reduce((total, part) => total + (part.lastLsn > lsn ? part.increments : 0), 0);
+  /**
+   * Increments of records above an LSN: those above the last known checkpoint, and those that were flushed within the last
+   * minutes. Exact to the records of a part.
+   */
+  incrementsAfter(lsn: Lsn): { readonly pending: number; readonly flushed: number } {
+    return { pending: incrementsOf(this.#backlog, lsn), flushed: incrementsOf(this.#flushed, lsn) };
   }
 
   /** The checkpoint is at `lsn`. */
@@ -121,7 +128,9 @@ export class LogWriter {
       this.#bytes -= part.bytes;
       flushed += 1;
     }
-    if (flushed > 0) this.#backlog.splice(0, flushed);
+    if (flushed === 0) return;
+    this.#flushed.push(...this.#backlog.splice(0, flushed));
+    if (this.#flushed.length > FLUSHED_PARTS_MAX) this.#flushed.splice(0, this.#flushed.length - FLUSHED_PARTS_MAX);
   }
 
   /** Ends the stream for this writer. A group under way is settled first, if that is possible. */
@@ -251,6 +260,10 @@ export class LogWriter {
       this.#deps.clock.schedule(ms, resolve);
     });
   }
+}
+
+function incrementsOf(parts: readonly BacklogPart[], lsn: Lsn): number {
+  return parts.reduce((total, { lastLsn, increments }) => total + (lastLsn > lsn ? increments : 0), 0);
 }
 
 function refused(cause: unknown): JournalError {

@@ -1,0 +1,160 @@
+/**
+ * Failovers to a real standby under load: the primary is killed, the standby promoted, and the server finds it through the
+ * list of hosts in DATABASE_URL. The figures that are printed are in docs/operating.md.
+ */
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { CountedNode } from '../support/counted-node.js';
+import { eventually } from '../support/eventually.js';
+import { increment } from '../support/http.js';
+import { imbalances, scrape } from '../support/metrics.js';
+import { OutagePostgres } from '../support/outage-postgres.js';
+import { PgBouncer, pgbouncerMissing } from '../support/pgbouncer.js';
+import { PostgresPair, type Replication } from '../support/postgres-pair.js';
+import { assertCreated } from '../support/problem.js';
+import { committedSums } from '../support/suite-server.js';
+
+const LOST = 'Acknowledged increments are lost: the database has gone back to an earlier state';
+const TIMEOUT = { timeout: 30_000 };
+
+describe('failover', () => {
+  let unused: OutagePostgres;
+
+  before(async () => {
+    unused = await OutagePostgres.prepare();
+  });
+
+  after(() => unused.dispose());
+
+  interface Fixture {
+    readonly pair: PostgresPair;
+    readonly node: CountedNode;
+  }
+
+  async function withNode(
+    label: string,
+    replication: Replication,
+    env: Readonly<Record<string, string>>,
+    body: (fixture: Fixture) => Promise<void>,
+    urlOf: (pair: PostgresPair) => string = ({ url }) => url,
+  ): Promise<void> {
+    const pair = await PostgresPair.start(unused, replication);
+    const options = { databaseUrl: pair.standbyUrl, serverDatabaseUrl: urlOf(pair), env };
+    const node = await CountedNode.make(label, options);
+    try {
+      await body({ pair, node });
+    } finally {
+      await node.dispose();
+      await pair.dispose();
+    }
+  }
+
+  test('to a synchronous standby under load takes nothing back, and the sums are exact', TIMEOUT, async () => {
+    await withNode('synchronous standby', 'synchronous', {}, async ({ pair, node }) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(200);
+      const first = pair.firstFlush(await pair.failOver());
+      await load.acknowledgements(200);
+      console.log(`# synchronous standby: first flush ${await first}`);
+      await node.finish(server);
+      assert.doesNotMatch(server.output, /journal-fenced/);
+    });
+  });
+
+  test('to an asynchronous standby that lags repeats what it lacks from the journal', TIMEOUT, async () => {
+    await withNode('lagging standby', 'asynchronous', { FLUSH_INTERVAL_MS: '200' }, async ({ pair, node }) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(200);
+      await node.flush();
+      await pair.caughtUp();
+      await pair.cutOff();
+      await load.acknowledgements(200);
+      await node.flush();
+      const committed = await pair.positions(pair.primaryUrl);
+      const failover = await pair.failOver();
+      const takenBack = committed - failover.positions;
+      assert.ok(takenBack > 0n, `${committed} and ${failover.positions}`);
+      console.log(`# lagging standby: ${takenBack} records taken back, first flush ${await pair.firstFlush(failover)}`);
+      // A read between the two states of the database sees the older one.
+      load.wrongAnswers.length = 0;
+      await load.acknowledgements(200);
+      await node.finish(server);
+    });
+  });
+
+  test(
+    'from a PgBouncer in session mode to the standby that follows it in the list keeps the sums exact',
+    { ...TIMEOUT, skip: pgbouncerMissing() },
+    async () => {
+      let pgbouncer: PgBouncer | undefined;
+      const pair = await PostgresPair.start(unused, 'synchronous');
+      try {
+        pgbouncer = await PgBouncer.start(pair.primaryUrl, 'session');
+        const serverDatabaseUrl = pair.listOf(pgbouncer.url, pair.standbyUrl);
+        const node = await CountedNode.make('PgBouncer', { databaseUrl: pair.standbyUrl, serverDatabaseUrl });
+        try {
+          const server = await node.start();
+          const load = node.load();
+          await load.acknowledgements(200);
+          const first = pair.firstFlush(await pair.failOver());
+          await load.acknowledgements(200);
+          console.log(`# PgBouncer, then the standby: first flush ${await first}`);
+          await node.finish(server);
+        } finally {
+          await node.dispose();
+        }
+      } finally {
+        await pgbouncer?.dispose();
+        await pair.dispose();
+      }
+    },
+  );
+
+  test('with JOURNAL=postgres to a synchronous standby loses nothing', TIMEOUT, async () => {
+    await withNode('shared journal', 'synchronous', { JOURNAL: 'postgres' }, async ({ pair, node }) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(200);
+      const first = pair.firstFlush(await pair.failOver());
+      await load.acknowledgements(200);
+      console.log(`# JOURNAL=postgres, synchronous standby: first flush ${await first}`);
+      await node.finish(server);
+      assert.ok(!server.output.includes(LOST), server.output);
+    });
+  });
+
+  test('with JOURNAL=postgres to a standby that lags loses what it lacks, and says which', TIMEOUT, async () => {
+    const env = { JOURNAL: 'postgres', SHARDS: '1', FLUSH_INTERVAL_MS: '100' };
+    await withNode('lost records', 'asynchronous', env, async ({ pair, node }) => {
+      const server = await node.start();
+      const post = async (times: number): Promise<void> => {
+        for (let time = 0; time < times; time += 1) assertCreated(await increment(node.url, { key: 1 }));
+      };
+      await post(30);
+      await node.flush();
+      await pair.caughtUp();
+      await pair.cutOff();
+      await post(20);
+      // What is not flushed yet is in memory, too, and is flushed at the new primary.
+      await node.flush();
+      await pair.failOver();
+      await eventually('the server takes increments again', async () => {
+        const { status } = await increment(node.url, { other: 1 });
+        return status === 202;
+      });
+      await post(5);
+      await node.flush();
+      const lines = server.log.filter(({ msg }) => msg === LOST);
+      const said = lines.map(({ lost, afterLsn, throughLsn }) => [lost, Number(throughLsn) - Number(afterLsn)]);
+      assert.deepEqual(said, [[20, 20]], server.output);
+      const page = await scrape(node.url);
+      assert.equal(page.total('increments_lost_total'), 20);
+      assert.deepEqual([...imbalances(page).values()], [0]);
+      assert.equal((await committedSums(pair.standbyUrl)).get('key'), 35n);
+      assert.equal((await server.stop()).code, 1);
+      assert.match(server.output, /20 acknowledged increments are lost, because the database has gone back/);
+    });
+  });
+});
