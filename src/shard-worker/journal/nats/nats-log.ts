@@ -265,7 +265,9 @@ export class NatsLog implements SharedLog {
     const rows = await this.#inStatementTurn(() =>
       this.#deps.statements.run<SurveyRow>({ text: nats.SURVEY_NATS_STREAMS }),
     );
-    const streams = rows.map((row) => this.#surveyOf(row));
+    // The row of a stream is made before its first message. Until then it is this thread's, and nobody writes it yet.
+    const begun = rows.filter(({ stream }) => stream !== this.#beginning?.begun.stream);
+    const streams = begun.map((row) => this.#surveyOf(row));
     this.#forgetReaders(streams);
     this.#list(streams);
     await this.#purge();
@@ -346,11 +348,10 @@ export class NatsLog implements SharedLog {
   }
 
   #makeReader(stream: string, lsn: Lsn, ends: boolean): StreamReader {
-    const { reads, clock, log } = this.#deps;
+    const { reads, log } = this.#deps;
     const purges = this.#purgesOf(stream);
     const reader = new StreamReader(stream, lsn, ends, {
       broker: reads,
-      now: () => clock.monotonic(),
       found: (last, sequence) => {
         purges.noteMessage(last, sequence);
       },
@@ -379,10 +380,7 @@ export class NatsLog implements SharedLog {
 
   /** A writer that cannot reach the database shows life in the broker. */
   #hasGrown(stream: string): boolean {
-    const grownAt = Math.max(
-      this.#readers.get(stream)?.grownAt ?? Number.NEGATIVE_INFINITY,
-      this.#growth.get(stream)?.grownAt ?? Number.NEGATIVE_INFINITY,
-    );
+    const grownAt = this.#growth.get(stream)?.grownAt ?? Number.NEGATIVE_INFINITY;
     return this.#deps.clock.monotonic() - grownAt < ALIVE_MS;
   }
 

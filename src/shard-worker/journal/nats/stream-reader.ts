@@ -24,8 +24,6 @@ const FENCE = new Uint8Array(0);
 /** What the reader needs. */
 export interface StreamReaderDeps {
   readonly broker: Pick<Broker, 'publish' | 'read'>;
-  /** The clock's monotonic time. */
-  readonly now: () => number;
   /** A message was read whose last record is `lsn`. */
   readonly found: (lsn: Lsn, sequence: number) => void;
   /** A message that nobody can read: what follows is not counted. */
@@ -44,7 +42,6 @@ export class StreamReader {
   #fenceSequence = 0;
   #firstFence: number | undefined;
   #isBlocked = false;
-  #grownAt: number;
 
   /** Reads what is above `lsn`. */
   constructor(stream: string, lsn: Lsn, ends: boolean, deps: StreamReaderDeps) {
@@ -52,7 +49,6 @@ export class StreamReader {
     this.ends = ends;
     this.#lsn = lsn;
     this.#deps = deps;
-    this.#grownAt = deps.now();
   }
 
   /** The last LSN that was read. */
@@ -63,11 +59,6 @@ export class StreamReader {
   /** The sequence of the first fence that was read. */
   get firstFence(): number | undefined {
     return this.#firstFence;
-  }
-
-  /** When a record was last found, on the monotonic clock. */
-  get grownAt(): number {
-    return this.#grownAt;
   }
 
   /** Everything was read, up to a fence with no record behind it. */
@@ -112,7 +103,6 @@ export class StreamReader {
     if (group === undefined) return;
     this.#lastSequence = sequence;
     this.#recordSequence = sequence;
-    this.#grownAt = this.#deps.now();
     this.#deps.found(group.lastLsn, sequence);
     if (group.lastLsn <= this.#lsn) return;
     records.push(...group.records.filter(({ lsn }) => lsn > this.#lsn));
