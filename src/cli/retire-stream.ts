@@ -75,8 +75,10 @@ function retirement(
   if (retiredAt !== null) {
     return { isRetired: true, sentence: `Stream ${stream} was already retired at ${retiredAt.toISOString()}.` };
   }
-  if (journal === 'postgres') {
-    const sentence = `Stream ${stream}, the ${whose}, is in the database: any server with JOURNAL=postgres and a ROLE other than ingest finishes it.`;
+  if (journal === 'postgres' || journal === 'nats') {
+    const [where, setting] =
+      journal === 'nats' ? ['NATS', 'that broker as its JOURNAL'] : ['the database', 'JOURNAL=postgres'];
+    const sentence = `Stream ${stream}, the ${whose}, is in ${where}: any server with ${setting} and a ROLE other than ingest finishes it.`;
     return { isRetired: false, sentence };
   }
   const sentence =

@@ -9,7 +9,7 @@ import typia, { type tags } from 'typia';
 import { StartError } from '../core/errors.js';
 import type { LogLevel } from '../core/logger.js';
 import { DESCRIPTORS_RESERVED, descriptorLimit, ownDescriptors } from './descriptor-limit.js';
-import { fileContent, sizeInBytes, sizeText, wholeNumber } from './setting-text.js';
+import { fileContent, sizeInBytes, sizeText, wholeNumber, type JournalReading } from './setting-text.js';
 import { givenText, settings, type implementedJournals, type Setting } from './settings.js';
 import { wrapped } from './wrapped-text.js';
 
@@ -23,7 +23,7 @@ export type JournalKind = (typeof implementedJournals)[number];
 
 /** Whether servers on other machines can read the journal, so that any of them flushes it. */
 export function isSharedJournal(journal: JournalKind): boolean {
-  return journal === 'postgres';
+  return journal === 'postgres' || journal === 'nats';
 }
 
 /** Everything that an operator can set. Names end in units. `readConfig` checks the relations between limits. */
@@ -40,6 +40,12 @@ export interface Config {
   readonly httpThreads: Integer<1, 64>;
   readonly role: 'serve' | 'ingest' | 'roll-up';
   readonly journal: JournalKind;
+  /** How the broker of the nats journal is reached; undefined with another journal. Holds secrets. */
+  readonly nats: NatsConfig | undefined;
+  /** The stream of JetStream, and the prefix of its subjects. */
+  readonly natsStream: string;
+  /** Replicas that the stream is made with, and must have. */
+  readonly natsReplicas: Integer<1, 5>;
   readonly journalSync: 'always' | 'everysec';
   /** For each shard. */
   readonly journalBytesMax: Integer<65_536, 17_592_186_044_416>;
@@ -77,14 +83,36 @@ export interface Config {
   readonly logSummarySeconds: Integer<0, 86_400>;
 }
 
+/** How a broker is reached. */
+export interface NatsConfig {
+  /** `HOST:PORT` of servers of one cluster. */
+  readonly servers: readonly string[];
+  readonly user: string | undefined;
+  readonly password: string | undefined;
+  readonly token: string | undefined;
+  /** Absolute path of a file of credentials. */
+  readonly credsFile: string | undefined;
+  /** Undefined: TLS where the server wants it, by the system's authorities. */
+  readonly tls:
+    | {
+        readonly caFile: string | undefined;
+        readonly certFile: string | undefined;
+        readonly keyFile: string | undefined;
+      }
+    | undefined;
+}
+
 /** A bearer token and the operations that it permits. */
 export interface BearerToken {
   readonly scope: 'write' | 'read' | 'admin';
   readonly token: string;
 }
 
-/** `tls`, `authTokens` and `databaseUrl` come from two variables each, every other member of Config from one. */
-type SettingKey = Exclude<keyof Config, 'tls'> | 'databaseUrlFile' | 'authTokensFile' | 'tlsCertFile' | 'tlsKeyFile';
+/** `tls`, `authTokens` and `databaseUrl` come from two variables each, `nats` from several, every other member from one. */
+type SettingKey =
+  Exclude<keyof Config, 'tls' | 'nats'> | 'databaseUrlFile' | 'authTokensFile' | 'tlsCertFile' | 'tlsKeyFile' | NatsKey;
+type NatsKey =
+  'natsUser' | 'natsPassword' | 'natsToken' | 'natsCredsFile' | 'natsCaFile' | 'natsCertFile' | 'natsKeyFile';
 const table: Readonly<Record<SettingKey, Setting>> = settings;
 // The table is a literal: Object.keys returns exactly the members of its type.
 const settingKeys = Object.keys(settings) as readonly (keyof typeof settings & SettingKey)[];
@@ -114,16 +142,32 @@ const relations: readonly {
   {
     between: ['journal', 'databaseUrl'],
     problem: ({ journal, databaseUrl }) =>
-      journal !== 'postgres' || databaseUrl !== undefined
+      !isSharedJournal(journal) || databaseUrl !== undefined
         ? undefined
-        : 'JOURNAL is postgres, which needs a DATABASE_URL that other servers reach, too.',
+        : `JOURNAL is ${journal}, which needs a DATABASE_URL that other servers reach, too.`,
+  },
+  {
+    between: ['natsUser', 'natsPassword', 'natsToken', 'natsCredsFile'],
+    problem: ({ nats }) => {
+      const ways = [nats?.user ?? nats?.password, nats?.token, nats?.credsFile].filter((way) => way !== undefined);
+      return ways.length <= 1
+        ? undefined
+        : 'A user, a token and NATS_CREDS_FILE exclude each other; set one of them, in JOURNAL or by its own variable.';
+    },
+  },
+  {
+    between: ['natsCertFile', 'natsKeyFile'],
+    problem: ({ nats }) =>
+      (nats?.tls?.certFile === undefined) === (nats?.tls?.keyFile === undefined)
+        ? undefined
+        : 'NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE belong together; set both or neither.',
   },
   {
     between: ['role', 'journal', 'databaseUrl'],
     problem: ({ role, journal }) =>
       role === 'serve' || isSharedJournal(journal)
         ? undefined
-        : `ROLE is ${role}, which needs a JOURNAL that other servers reach, too: postgres. It is ${journal}.`,
+        : `ROLE is ${role}, which needs a JOURNAL that other servers reach, too: postgres or nats://HOST:PORT. It is ${journal}.`,
   },
   {
     // One shard may hold all pending sums, and after an outage it flushes them at once.
@@ -263,12 +307,28 @@ function fallbackValue(setting: Setting, env: NodeJS.ProcessEnv): unknown {
 }
 
 function compose(values: Values): unknown {
-  const { databaseUrl, databaseUrlFile, tlsCertFile, tlsKeyFile, ...others } = values;
+  const { databaseUrl, databaseUrlFile, tlsCertFile, tlsKeyFile, journal, ...withNats } = values;
+  const { natsUser, natsPassword, natsToken, natsCredsFile, natsCaFile, natsCertFile, natsKeyFile, ...others } =
+    withNats;
   const { authTokens, authTokensFile, allowedHosts, corsOrigins, ...single } = others;
   const tls =
     tlsCertFile === undefined || tlsKeyFile === undefined ? undefined : { certFile: tlsCertFile, keyFile: tlsKeyFile };
+  // The reader of JOURNAL returns this.
+  const { kind, address } = journal as JournalReading;
+  const files = { caFile: natsCaFile, certFile: natsCertFile, keyFile: natsKeyFile };
+  const hasFiles = Object.values(files).some((file) => file !== undefined);
+  const nats = address && {
+    servers: address.servers,
+    user: natsUser ?? address.user,
+    password: natsPassword ?? address.password,
+    token: natsToken ?? address.token,
+    credsFile: natsCredsFile,
+    tls: address.requiresTls || hasFiles ? files : undefined,
+  };
   return {
     ...single,
+    journal: kind,
+    nats,
     databaseUrl: databaseUrl ?? databaseUrlFile,
     authTokens: [authTokens ?? [], authTokensFile ?? []].flat(),
     allowedHosts: allowedHosts ?? [],
@@ -331,9 +391,9 @@ const HELP_INDENT = 26;
 /** What `--help` prints: how the server is run, and of each setting the variable, default, accepted values and meaning. */
 export function configHelp(): string {
   const rows = settingKeys.map((key) => {
-    const { variable, fallback, fallbackShown, meaning } = table[key];
+    const { variable, fallback, fallbackShown, meaning, accepts: shownAccepts } = table[key];
     const shown = fallbackShown ?? (typeof fallback === 'string' ? fallback : 'none');
-    const accepts = accepted(key);
+    const accepts = shownAccepts ?? accepted(key);
     const values = `default: ${shown}${accepts === undefined ? '' : `; accepts: ${accepts}`}`;
     const lines = [values, meaning].flatMap((text) => wrapped(text, HELP_WIDTH - HELP_INDENT));
     return lines.map((line, at) => (at === 0 ? variable : '').padEnd(HELP_INDENT) + line).join('\n');

@@ -153,16 +153,72 @@ function isOrigin(text: string): boolean {
   return URL.canParse(text) && /^https?:/.test(text) && new URL(text).origin === text;
 }
 
-/** A value of a list. Values that match `notYet` are planned but not implemented, and the problem says so. */
-export function implementedChoice(implemented: readonly string[], notYet: RegExp): TextReader {
+/** What {@link journalChoice} reads. */
+export interface JournalReading {
+  readonly kind: string;
+  /** Of the broker, for the kind `nats`. */
+  readonly address?: NatsAddress;
+}
+
+/** The servers of a broker, and who connects to them. */
+export interface NatsAddress {
+  /** `HOST:PORT` each. */
+  readonly servers: readonly string[];
+  readonly requiresTls: boolean;
+  readonly user: string | undefined;
+  readonly password: string | undefined;
+  readonly token: string | undefined;
+}
+
+const NATS_PORT = 4222;
+const serverPattern = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::(\d{1,5}))?$/;
+
+/**
+ * A kind of journal by its name, or the URL of a broker: `nats://` or `tls://`, servers separated by commas, with a user and a
+ * password, or a token, before the first. Kinds that match `notYet` are planned but not implemented, and the problem says so. No
+ * problem quotes a secret.
+ */
+export function journalChoice(named: readonly string[], notYet: RegExp): TextReader {
+  const choices = `${named.join(', ')} or nats://HOST:PORT`;
   return (text) => {
-    if (implemented.includes(text)) return { value: text };
-    const choices = implemented.join(' or ');
+    if (named.includes(text)) return { value: { kind: text } satisfies JournalReading };
+    if (/^(nats|tls):/.test(text)) return natsReading(text);
     return notYet.test(text)
       ? { problem: `is "${withoutPassword(text)}", which this version does not implement; it must be ${choices}.` }
       : { problem: `is "${withoutPassword(text)}", but must be ${choices}.` };
   };
 }
+
+function natsReading(text: string): Reading {
+  const expected = 'nats://USER:PASSWORD@HOST:PORT,HOST:PORT (its value is not shown, it may hold a password)';
+  const match = /^(nats|tls):\/\/(?:(.*)@)?([^@]+?)\/?$/.exec(text);
+  if (match === null) return { problem: `is not a valid URL of a broker; it must be as in ${expected}.` };
+  const [, scheme, access = '', hosts = ''] = match;
+  const servers: string[] = [];
+  for (const part of hosts.split(',')) {
+    const server = serverPattern.exec(part.trim().replace(/^(nats|tls):\/\//, ''));
+    const port = Number(server?.[2] ?? NATS_PORT);
+    if (server === null || port === 0 || port > 65_535)
+      return { problem: `has a server that is not HOST:PORT; it must be as in ${expected}.` };
+    servers.push(`${server[1] ?? ''}:${port}`);
+  }
+  const colon = access.indexOf(':');
+  try {
+    const [user, password] =
+      colon < 0 ? [] : [access.slice(0, colon), access.slice(colon + 1)].map((part) => decodeURIComponent(part));
+    const token = colon < 0 && access !== '' ? decodeURIComponent(access) : undefined;
+    const address: NatsAddress = { servers, requiresTls: scheme === 'tls', user, password, token };
+    return { value: { kind: 'nats', address } satisfies JournalReading };
+  } catch {
+    return { problem: `has a user or a password that is not percent-encoded, as in ${expected}.` };
+  }
+}
+
+/** The name of a stream of JetStream, which is also a token of its subjects. */
+export const streamName: TextReader = (text) =>
+  /^[A-Za-z0-9_-]{1,64}$/.test(text)
+    ? { value: text }
+    : { problem: `is "${text}", but must be 1 to 64 letters, digits, - and _.` };
 
 /** The text with the user and the password of a URL masked. */
 function withoutPassword(text: string): string {

@@ -12,18 +12,21 @@ import {
   databaseUrl,
   databaseUrlFile,
   hostNameList,
-  implementedChoice,
+  journalChoice,
   originList,
   plainText,
   readableFile,
   sizeInBytes,
+  streamName,
   wholeNumber,
   type TextReader,
 } from './setting-text.js';
 
 /** The journals that this version implements. */
-export const implementedJournals = ['memory', 'file', 'postgres'] as const;
+export const implementedJournals = ['memory', 'file', 'postgres', 'nats'] as const;
 const defaultJournal: (typeof implementedJournals)[number] = 'file';
+/** Those that a name alone selects. */
+const namedJournals = implementedJournals.filter((journal) => journal !== 'nats');
 
 /** The trimmed text of a variable; undefined if it is unset or empty. */
 export function givenText(env: NodeJS.ProcessEnv, variable: string): string | undefined {
@@ -40,6 +43,8 @@ export interface Setting {
   readonly fallbackShown?: string;
   readonly meaning: string;
   readonly read: TextReader;
+  /** What `--help` says that it accepts, where its type does not say it. */
+  readonly accepts?: string;
   /** White space alone is a problem, and not the same as unset. */
   readonly refusesBlank?: true;
 }
@@ -56,7 +61,7 @@ export const settings = {
     fallbackShown: 'none',
     meaning:
       'PostgreSQL 13 or later, as postgres://, postgresql:// or ecto://, also with a list of hosts; the server opens at most 2 × SHARDS + 2 ' +
-      'connections, with JOURNAL=postgres 3 × SHARDS + 2 (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable only from this machine',
+      'connections, with a journal that servers share 3 × SHARDS + 2 (PgBouncer: session mode). None: an embedded PostgreSQL in DATA_DIR, reachable only from this machine',
     read: databaseUrl,
   },
   databaseUrlFile: {
@@ -88,14 +93,56 @@ export const settings = {
     fallback: 'serve',
     meaning:
       'serve, ingest (takes increments and journals them only) or roll-up (flushes what other servers have journaled); ' +
-      'the last two need JOURNAL=postgres',
+      'the last two need JOURNAL=postgres or nats://HOST:PORT',
     read: plainText,
   },
   journal: {
     variable: 'JOURNAL',
     fallback: defaultJournal,
-    meaning: 'kind of journal that keeps increments until they are summed',
-    read: implementedChoice(implementedJournals, /^(nats:|sqs:)/),
+    accepts: 'memory | file | postgres | nats://…',
+    meaning:
+      'journal that keeps increments until they are summed; nats://HOST:PORT,HOST:PORT has the servers of a cluster, tls:// ' +
+      'requires TLS, and USER:PASSWORD@ or TOKEN@ may stand before the first server',
+    read: journalChoice(namedJournals, /^sqs:/),
+  },
+  natsStream: {
+    variable: 'NATS_STREAM',
+    fallback: 'summing-counters',
+    meaning: 'nats journal: stream of JetStream, and prefix of its subjects; it is made where it is not there',
+    read: streamName,
+  },
+  natsReplicas: {
+    variable: 'NATS_REPLICAS',
+    fallback: '1',
+    meaning: 'nats journal: replicas of the stream; with 3, the loss of one server or its disk loses nothing',
+    read: wholeNumber,
+  },
+  natsUser: { variable: 'NATS_USER', meaning: 'nats journal: user, instead of one in JOURNAL', read: plainText },
+  natsPassword: {
+    variable: 'NATS_PASSWORD',
+    meaning: 'nats journal: password, instead of one in JOURNAL',
+    read: plainText,
+  },
+  natsToken: { variable: 'NATS_TOKEN', meaning: 'nats journal: token, instead of one in JOURNAL', read: plainText },
+  natsCredsFile: {
+    variable: 'NATS_CREDS_FILE',
+    meaning: 'nats journal: file of credentials (a JWT and its seed)',
+    read: readableFile,
+  },
+  natsCaFile: {
+    variable: 'NATS_TLS_CA_FILE',
+    meaning: 'nats journal: file of the authorities of the servers in PEM form; if set, TLS is required',
+    read: readableFile,
+  },
+  natsCertFile: {
+    variable: 'NATS_TLS_CERT_FILE',
+    meaning: "nats journal: file of the client's certificate in PEM form",
+    read: readableFile,
+  },
+  natsKeyFile: {
+    variable: 'NATS_TLS_KEY_FILE',
+    meaning: "nats journal: file of the client's private key in PEM form",
+    read: readableFile,
   },
   journalSync: {
     variable: 'JOURNAL_SYNC',
@@ -150,8 +197,10 @@ export const settings = {
   },
   bodyBytesMax: {
     variable: 'MAX_BODY_BYTES',
-    fallback: '1 MiB',
-    meaning: 'size of the largest request body',
+    // The record of such a body fits a message of a broker with the usual limit, 1 MiB.
+    fallback: (env) => (/^(nats|tls):/.test(givenText(env, 'JOURNAL') ?? '') ? '400 KiB' : '1 MiB'),
+    fallbackShown: '1 MiB, with the nats journal 400 KiB',
+    meaning: 'size of the largest request body; with the nats journal its record must fit a message of the broker',
     read: sizeInBytes,
   },
   keyBytesMax: {

@@ -11,6 +11,11 @@ import { NEW_EPOCH, ROW, seconds } from './statements.js';
 /** Without a sign of life for this long an owner counts as gone. A hint: the epochs make takeover safe. */
 const IS_ALIVE = "alive_at > now() - interval '6 seconds'";
 
+/** Whether a row of `journal_heartbeats`, by its alias, is a recent sign of life. */
+export function isAlive(heartbeat: string): string {
+  return `${heartbeat}.${IS_ALIVE}`;
+}
+
 /*
  * Beginning a stream: BEGIN_TAKING, LOCK_PRUNED_BEFORE, {@link BEGIN_STREAM}, COMMIT_TAKING on one session.
  */

@@ -7,11 +7,12 @@ import { NEW_EPOCH } from './statements.js';
 /**
  * $1 stream. Retires a stream whose node will not come back, and fences its owner in case that is still alive. Does nothing
  * where the owner was heard of in the last five minutes: a live one is heard of several times a minute; nor for a stream whose
- * journal is in the database, which any server that flushes finishes.
+ * journal others can reach, which any server that flushes finishes.
  */
 export const RETIRE_DEAD_STREAM = `
 update journal_checkpoints set retired_at = now(), epoch = ${NEW_EPOCH}
-where stream = $1 and retired_at is null and heard_at < now() - interval '5 minutes' and journal is distinct from 'postgres'
+where stream = $1 and retired_at is null and heard_at < now() - interval '5 minutes'
+  and coalesce(journal, '') not in ('postgres', 'nats')
 returning 1`;
 
 /**

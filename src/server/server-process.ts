@@ -6,8 +6,8 @@
  *     │──────────────────────stop()─────────────────────▲
  *     └──step fails, fatal error──────┴──fatal error────┴──fatal error──► ended (exit 1 or 78)
  *
- * start: data directory → listen (probes only) → shard threads → database, migrations → shards recover → HTTP threads
- *        → admission open
+ * start: data directory → listen (probes only) → shard threads → broker, database, migrations → shards recover → HTTP
+ *        threads → admission open
  * stop:  readiness 503 → [drain delay] → stop listening → answer requests in flight → drain shards → close database
  *        → close HTTP servers → release data directory
  * ```
@@ -22,6 +22,7 @@ import { acquireDataDirectory, finishInterruptedRebind, type DataDirectory } fro
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
+import { openJournalBroker } from './journal-broker.js';
 import { ServerMetrics } from './metrics/server-metrics.js';
 import { RegularLog } from './regular-log.js';
 import { Reload } from './reload.js';
@@ -34,7 +35,7 @@ import { versionsWith } from '../http/version.js';
 import type { Logger } from '../core/logger.js';
 import { makeBatchStats } from '../shard-worker/client/batch-stats.js';
 import { conservation, makeStats, STAT, statTotal } from '../shard-worker/protocol/stats.js';
-import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
+import type { PendingRange, ShardTask } from '../shard-worker/protocol/control-messages.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
 /** The server as one process. */
@@ -54,6 +55,7 @@ export class ServerProcess {
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #directory: DataDirectory | undefined;
   #opened: OpenedServerDatabase | undefined;
+  #nats: ShardTask['nats'];
   #supervisor: ShardSupervisor | undefined;
   #metrics: ServerMetrics | undefined;
   readonly #regularLog: RegularLog;
@@ -198,6 +200,12 @@ export class ServerProcess {
       },
       // Before the database, so that the threads load their code while the start waits for it.
       { name: 'shard threads', run: () => this.#makeShards() },
+      {
+        name: 'broker',
+        run: async (signal) => {
+          this.#nats = await openJournalBroker(this.#config, this.#logger, signal);
+        },
+      },
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
       { name: 'shards', run: () => this.#startShards() },
       { name: 'HTTP threads', run: () => httpServers.listening() },
@@ -260,7 +268,8 @@ export class ServerProcess {
       taskOf: () => {
         const { target, databaseId } = started(this.#opened);
         const databaseProblem = this.#database.problem;
-        return { nodeId, databaseUrl: target.url, databaseId, databaseProblem, settings: this.#config };
+        const [nats, settings] = [this.#nats, this.#config];
+        return { nodeId, databaseUrl: target.url, databaseId, databaseProblem, nats, settings };
       },
       httpServers: httpServers.launch(),
       logger: this.#logger,
@@ -417,7 +426,7 @@ export class ServerProcess {
 /** What the server does while the database is unavailable, for the log. */
 function withoutDatabase({ journal, role }: Config): string {
   if (role === 'roll-up') return 'nothing is flushed';
-  if (isSharedJournal(journal)) return 'refusing increments, because the journal is there';
+  if (journal === 'postgres') return 'refusing increments, because the journal is there';
   return journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
 }
 

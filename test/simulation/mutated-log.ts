@@ -1,10 +1,8 @@
 /** The log with the bugs of {@link SharedMutations} between it and its shard. */
-import type {
-  AppendOutcome,
-  IncrementLog,
-  TakenLogStream,
-} from '#product/shard-worker/journal/postgres/increment-log.js';
 import type { JournalRecord } from '#product/shard-worker/journal/journal.js';
+import type { IncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
+import { LogWriter, type AppendOutcome } from '#product/shard-worker/journal/postgres/log-writer.js';
+import type { TakenLogStream } from '#product/shard-worker/journal/shared-log.js';
 import type { Mutations } from './mutations.js';
 import type { PostgresModel } from './postgres-model.js';
 
@@ -39,10 +37,14 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
     const row = database.tables.streams.get(stream);
     return row === undefined ? undefined : String(row.epoch);
   };
-  return {
+  const mutated: IncrementLog = {
+    place: log.place,
+    store: log.store,
+    isInDatabase: log.isInDatabase,
     get flusher() {
       return log.flusher;
     },
+    makeWriter: (begun, deps) => new LogWriter(begun, { ...deps, incrementLog: mutated }),
     async begin(stream) {
       try {
         return await log.begin(stream);
@@ -94,6 +96,7 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
       log.retire(stream, at, mutations.followerRetires === true ? (appendEpoch(stream) ?? epoch) : epoch),
     close: () => log.close(),
   };
+  return mutated;
 }
 
 function mutateOutcome(outcome: AppendOutcome, mutations: Mutations): AppendOutcome {

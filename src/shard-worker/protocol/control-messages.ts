@@ -116,6 +116,29 @@ export interface HttpServerLink {
   disconnect(shard: number): void;
 }
 
+/** How a broker is reached. Survives structured cloning. Holds secrets, and is never logged. */
+export interface NatsSettings {
+  /** `HOST:PORT` of servers of one cluster. */
+  readonly servers: readonly string[];
+  readonly user: string | undefined;
+  readonly password: string | undefined;
+  readonly token: string | undefined;
+  /** Path of a file of credentials. */
+  readonly credsFile: string | undefined;
+  /** Undefined: TLS where the server wants it. */
+  readonly tls:
+    | {
+        readonly caFile: string | undefined;
+        readonly certFile: string | undefined;
+        readonly keyFile: string | undefined;
+      }
+    | undefined;
+  /** The stream of JetStream, and the prefix of its subjects. */
+  readonly stream: string;
+  /** Replicas that the stream is made with, and must have. */
+  readonly replicas: number;
+}
+
 /** The task of a shard thread. All of it survives structured cloning. */
 export interface ShardTask {
   readonly shard: number;
@@ -130,13 +153,15 @@ export interface ShardTask {
   readonly stats: SharedArrayBuffer;
   /** What ended threads of this shard had applied and not committed. */
   readonly handedOver: readonly HandedOverStream[];
+  /** Where the journal is outside of this machine: how it is reached, and what fits a group. */
+  readonly nats: (NatsSettings & { readonly groupBytesMax: number }) | undefined;
   readonly settings: ShardSettings;
 }
 
 /** The part of the configuration that shards read. */
 export interface ShardSettings {
   readonly role: 'serve' | 'ingest' | 'roll-up';
-  readonly journal: 'memory' | 'file' | 'postgres';
+  readonly journal: 'memory' | 'file' | 'postgres' | 'nats';
   readonly journalSync: 'always' | 'everysec';
   readonly journalBytesMax: number;
   readonly journalKeepSeconds: number;
@@ -146,5 +171,6 @@ export interface ShardSettings {
   readonly flushKeysMax: number;
   readonly pendingKeysMax: number;
   readonly pendingBytesMax: number;
+  readonly idempotencyWindowHours: number;
   readonly logLevel: LogLevel;
 }

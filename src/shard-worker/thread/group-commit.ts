@@ -32,7 +32,7 @@ import {
   type IdempotencyMemory,
 } from './idempotency/idempotency-admission.js';
 
-/** Most bytes of one group; further batches wait for the next. */
+/** Most bytes of one group, where the journal takes no fewer; further batches wait for the next. */
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 
 /** The shard as group commit sees it. */
@@ -43,6 +43,8 @@ export interface GroupTarget extends IdempotencyMemory {
   readonly coversIdempotent: boolean;
   /** Whether a batch was opened before the stream began that it would be appended to. `generation`: see `STAT.generation`. */
   isStale(generation: number): boolean;
+  /** Most bytes of a group; undefined: any number. */
+  readonly groupBytesMax?: number | undefined;
   append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
@@ -154,11 +156,12 @@ export class GroupCommit {
   }
 
   #takeGroup(): Waiting[] {
+    const bytesMax = Math.min(GROUP_BYTES_MAX, this.#target.groupBytesMax ?? GROUP_BYTES_MAX);
     let bytes = 0;
     let count = 0;
     for (const { message } of this.#waiting) {
       bytes += recordBytes(message.memory);
-      if (count > 0 && bytes > GROUP_BYTES_MAX) break;
+      if (count > 0 && bytes > bytesMax) break;
       count += 1;
     }
     if (count === this.#waiting.length) {

@@ -20,6 +20,8 @@ import { systemDisk } from '../journal/file/disk.js';
 import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
 import { timedDisk } from '../journal/file/timed-disk.js';
 import { MemoryJournalStreams } from '../journal/memory-journal.js';
+import { NatsBroker } from '../journal/nats/nats-broker.js';
+import { NatsLog, type NatsLogDeps } from '../journal/nats/nats-log.js';
 import { PostgresIncrementLog } from '../journal/postgres/increment-log.js';
 import { shardHistogram, statsRow } from '../protocol/stats.js';
 import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/control-messages.js';
@@ -74,13 +76,17 @@ class ShardThread {
       },
       log,
     };
-    if (journal === 'postgres') {
+    if (journal === 'postgres' || journal === 'nats') {
       const flusher = settings.role === 'ingest' ? undefined : randomUUID();
-      const appends = connectionOf(task, 'journal', looks);
-      const incrementLog = new PostgresIncrementLog(appends, connection, flushTurns, { node, shard, flusher });
+      const statements = connectionOf(task, 'journal', looks);
+      const owner = { node, shard, flusher };
+      const incrementLog =
+        task.nats === undefined
+          ? new PostgresIncrementLog(statements, connection, flushTurns, owner)
+          : natsLogOf(task, task.nats, { statements, flushes: connection, flushTurns, owner, log });
       return new SharedShard({ ...common, role: settings.role, incrementLog, node, shard, shards });
     }
-    const journals = journalsOf(task, journal, (fields, message) => {
+    const journals = journalsOf(task, (fields, message) => {
       log('warn', fields, message);
     });
     return new Shard({ ...common, journals, databaseProblem: task.databaseProblem, handedOver: task.handedOver });
@@ -146,31 +152,39 @@ function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Tu
   return new ShardConnection(parseDatabaseUrl(databaseUrl), { applicationName, connectTimeoutMs: 2000, looks });
 }
 
-function journalsOf(
-  task: ShardTask,
-  journal: 'memory' | 'file',
-  warn: (fields: LogFields, message: string) => void,
-): JournalStreams {
+function natsLogOf(
+  { settings, shard }: ShardTask,
+  nats: NonNullable<ShardTask['nats']>,
+  deps: Pick<NatsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'log'>,
+): NatsLog {
+  return new NatsLog({
+    ...deps,
+    appends: new NatsBroker(nats, `summing-counters shard ${shard}`),
+    reads: new NatsBroker(nats, `summing-counters reads of shard ${shard}`),
+    clock: systemClock,
+    groupBytesMax: nats.groupBytesMax,
+    keepSeconds: settings.journalKeepSeconds,
+    windowHours: settings.idempotencyWindowHours,
+  });
+}
+
+function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {
   const { settings } = task;
   const syncSeconds = shardHistogram(statsRow(task.stats, task.shard), 'journalSyncSeconds');
-  switch (journal) {
-    case 'memory':
-      return new MemoryJournalStreams();
-    case 'file':
-      return new FileJournalStreams({
-        disk: timedDisk(systemDisk, (ms) => {
-          syncSeconds.observe(ms / 1000);
-        }),
-        directory: path.join(settings.dataDir, 'journal'),
-        clock: systemClock,
-        syncPolicy: settings.journalSync,
-        bytesMax: settings.journalBytesMax,
-        keepSeconds: settings.journalKeepSeconds,
-        nodeId: task.nodeId,
-        shard: task.shard,
-        shards: task.shards,
-        databaseId: task.databaseId,
-        warn,
-      });
-  }
+  if (settings.journal === 'memory') return new MemoryJournalStreams();
+  return new FileJournalStreams({
+    disk: timedDisk(systemDisk, (ms) => {
+      syncSeconds.observe(ms / 1000);
+    }),
+    directory: path.join(settings.dataDir, 'journal'),
+    clock: systemClock,
+    syncPolicy: settings.journalSync,
+    bytesMax: settings.journalBytesMax,
+    keepSeconds: settings.journalKeepSeconds,
+    nodeId: task.nodeId,
+    shard: task.shard,
+    shards: task.shards,
+    databaseId: task.databaseId,
+    warn,
+  });
 }

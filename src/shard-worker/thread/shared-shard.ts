@@ -23,8 +23,7 @@ import { CounterError, JournalError } from '../../core/errors.js';
 import type { Histogram } from '../../core/histogram.js';
 import { databaseProblem, type DatabaseProblem } from '../../db/database-problem.js';
 import type { RecordBytes } from '../journal/journal.js';
-import type { IncrementLog, StreamSurvey } from '../journal/postgres/increment-log.js';
-import { LogWriter } from '../journal/postgres/log-writer.js';
+import type { SharedLog, StreamSurvey, StreamWriter } from '../journal/shared-log.js';
 import type {
   ControlMessage,
   HotKey,
@@ -65,6 +64,8 @@ const DOUBT_SHARE = 0.8;
 const ROLL_UP_WAIT_MS = 30_000;
 const ROLL_UP_LOOK_MS = 100;
 
+const NO_ENTRIES = new Uint8Array(0);
+
 /** The log itself, among the streams whose problems with the database are noted. */
 const LOG = 'log';
 
@@ -88,7 +89,7 @@ export interface SharedShardIntervals {
 /** Everything outside of the shard, so that a simulation can replace it. */
 export interface SharedShardDeps {
   readonly role: Role;
-  readonly incrementLog: IncrementLog;
+  readonly incrementLog: SharedLog;
   readonly database: ShardDatabase;
   readonly clock: Clock;
   readonly stats: Float64Array;
@@ -111,8 +112,10 @@ export interface SharedShardDeps {
 
 /** The stream that this thread writes. */
 interface WrittenStream extends CountedStream {
-  readonly writer: LogWriter;
+  readonly writer: StreamWriter;
   readonly epoch: number;
+  /** Its row was seen open, so that idempotent requests can be taken. */
+  isCovered: boolean;
   /** Undefined where others flush it. */
   readonly flusher: Flusher | undefined;
 }
@@ -162,6 +165,7 @@ export class SharedShard implements GroupTarget {
   #lifeDueAt = Number.NEGATIVE_INFINITY;
   #askDueAt = Number.NEGATIVE_INFINITY;
   #wordDueAt = Number.NEGATIVE_INFINITY;
+  #beatDueAt = Number.NEGATIVE_INFINITY;
   /** The loops that end with the draining, and the one that shows life until the end. */
   #loops: readonly Promise<void>[] = [];
   #lives: Promise<void> = Promise.resolve();
@@ -209,7 +213,8 @@ export class SharedShard implements GroupTarget {
       keysMax: earlyFlush.keysMax,
       bytesMax: earlyFlush.bytesMax,
       waits: { contactMs: this.#intervals.contactMs, freeMaxMs: this.#intervals.freeMaxMs },
-      isWrittenHere: (stream) => stream === this.#own?.writer.stream,
+      // A stream that was begun without its row is flushed like that of another thread.
+      isWrittenHere: (stream) => stream === this.#own?.writer.stream && this.#own.flusher !== undefined,
       isLeft: (stream) => this.#left.has(stream),
       surveyed: ({ streams }) => {
         this.#noteSurvey(streams);
@@ -261,7 +266,11 @@ export class SharedShard implements GroupTarget {
 
   /** Where there is no stream, the journal refuses the request. */
   get coversIdempotent(): boolean {
-    return this.#hasBegun;
+    return this.#own?.isCovered ?? this.#hasBegun;
+  }
+
+  get groupBytesMax(): number | undefined {
+    return this.#deps.incrementLog.groupBytesMax;
   }
 
   isStale(generation: number): boolean {
@@ -273,7 +282,7 @@ export class SharedShard implements GroupTarget {
     if (this.#state === 'failed') throw new JournalError('journal-fenced', 'The shard has failed and ends.');
     if (own === undefined || own.writer.isOver) {
       this.#refusedGroups += 1;
-      throw new JournalError('journal-unavailable', 'The shard has no stream in PostgreSQL now.');
+      throw new JournalError('journal-unavailable', `The shard has no stream in ${this.#deps.incrementLog.place} now.`);
     }
     this.#appendingTo = own;
     this.#groupTime = this.#time;
@@ -423,7 +432,7 @@ export class SharedShard implements GroupTarget {
       await incrementLog.endLife([incrementLog.flusher, own?.writer.stream].filter((id) => id !== undefined));
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
-      log('warn', { err: error }, 'Cannot end the streams in PostgreSQL now; another server finishes them');
+      log('warn', { err: error }, 'Cannot end the streams now; another server finishes them');
     }
     this.#publish();
     this.#rejectedLog.close();
@@ -458,22 +467,65 @@ export class SharedShard implements GroupTarget {
 
   /** Shows life, and looks after the stream that this thread writes. Returns the time until the next time, in ms. */
   async #live(): Promise<number> {
+    const { isInDatabase } = this.#deps.incrementLog;
     const { roundMs, retryMs } = this.#intervals;
+    if (!isInDatabase) await this.#tendWriter();
     try {
       await this.#showLife();
-      if (this.#writes && this.#own === undefined && this.#state !== 'draining') await this.#begin();
+      if (isInDatabase && this.#isStreamDue) await this.#begin();
       await this.#ask();
       await this.#giveWord();
       this.#setProblem(LOG, undefined);
-      this.#noticeAvailable();
+      if (isInDatabase) this.#noticeAvailable();
       this.#tellServing();
-      return roundMs * (0.9 + 0.1 * this.#deps.random());
+      return !isInDatabase && this.#isStreamDue ? retryMs : roundMs * (0.9 + 0.1 * this.#deps.random());
     } catch (error) {
-      if (!isDatabaseUnavailable(error)) throw error;
-      this.#noticeUnavailable(error);
+      this.#noticeFailure(error);
       this.#tellServing();
       return retryMs;
     }
+  }
+
+  get #isStreamDue(): boolean {
+    return this.#writes && this.#own === undefined && this.#state !== 'draining';
+  }
+
+  /** Begins a stream outside of the database; finds out whether it takes records again, and shows life where the database is gone. */
+  async #tendWriter(): Promise<void> {
+    const own = this.#own;
+    try {
+      if (this.#isStreamDue) {
+        await this.#begin();
+        this.#noticeAvailable();
+      } else if (own !== undefined && this.#isBeatDue(own)) {
+        await this.#beat(own);
+      }
+    } catch (error) {
+      if (own?.writer.isOver === true) this.#leave(own);
+      else this.#noticeFailure(error);
+    }
+  }
+
+  #isBeatDue({ writer }: WrittenStream): boolean {
+    if (writer.isAppending || writer.isOver || this.#state === 'draining') return false;
+    return this.#isRefusing || (this.#problems.has(LOG) && this.#deps.clock.monotonic() >= this.#beatDueAt);
+  }
+
+  /** Appends a record without increments. */
+  async #beat(own: WrittenStream): Promise<void> {
+    const time = this.#time;
+    const lsn = await own.writer.beat?.(time);
+    if (lsn === undefined) return;
+    if (own === this.#own && own.flusher !== undefined) own.pendingSums.apply(lsn, NO_ENTRIES, 0, 0, time);
+    this.#beatDueAt = this.#deps.clock.monotonic() + this.#intervals.lifeMs;
+    this.#noticeAvailable();
+  }
+
+  /** The database or the journal is unavailable; anything else ends the shard. */
+  #noticeFailure(error: unknown): void {
+    if (isDatabaseUnavailable(error)) this.#noticeUnavailable(error);
+    else if (isJournalUnavailable(error)) this.#noticeJournalUnavailable(error);
+    else throw error;
   }
 
   /** Looks after the streams of others. */
@@ -484,8 +536,7 @@ export class SharedShard implements GroupTarget {
       this.#tellServing();
       return roundMs * (0.9 + 0.1 * this.#deps.random());
     } catch (error) {
-      if (!isDatabaseUnavailable(error)) throw error;
-      this.#noticeUnavailable(error);
+      this.#noticeFailure(error);
       this.#tellServing();
       return retryMs;
     }
@@ -495,10 +546,10 @@ export class SharedShard implements GroupTarget {
     try {
       const isMore = (await this.#taken?.readOn()) === true;
       this.#tellServing();
+      if (!this.#writes) this.#noticeReadable();
       return isMore ? 0 : this.#intervals.readMs;
     } catch (error) {
-      if (!isDatabaseUnavailable(error)) throw error;
-      this.#noticeUnavailable(error);
+      this.#noticeFailure(error);
       return this.#intervals.retryMs;
     }
   }
@@ -515,16 +566,17 @@ export class SharedShard implements GroupTarget {
   /** Begins a stream. After a lost reply the next attempt begins another one, and this one is left. */
   async #begin(): Promise<void> {
     const { incrementLog, role, log, newStreamId = randomUUID } = this.#deps;
-    const stream = newStreamId();
-    this.#left.set(stream, 0);
-    const begun = await incrementLog.begin(stream);
-    this.#left.delete(stream);
-    const writer = new LogWriter(begun, {
-      incrementLog,
+    const attempted = newStreamId();
+    this.#left.set(attempted, 0);
+    const begun = await incrementLog.begin(attempted);
+    this.#left.delete(attempted);
+    const { stream } = begun;
+    const writer = incrementLog.makeWriter(begun, {
       clock: this.#deps.clock,
       doubtMaxMs: DOUBT_SHARE * this.#deps.ackTimeoutMs,
       unavailable: (error) => {
-        this.#noticeUnavailable(error);
+        if (incrementLog.isInDatabase) this.#noticeUnavailable(error);
+        else this.#noticeJournalUnavailable(error);
       },
     });
     const pendingSums = new PendingSums(stream, begun);
@@ -539,8 +591,15 @@ export class SharedShard implements GroupTarget {
       epoch: begun.epoch,
       journal,
       pendingSums,
-      flusher: role === 'serve' ? this.#makeFlusher(pendingSums, () => this.#fenced(own)) : undefined,
+      isCovered: begun.isUnregistered !== true,
+      flusher:
+        role === 'serve' && begun.isUnregistered !== true
+          ? this.#makeFlusher(pendingSums, () => this.#fenced(own))
+          : undefined,
     };
+    // A first record without increments is in the journal already.
+    if (own.flusher !== undefined && writer.endLsn > begun.lsn)
+      pendingSums.apply(writer.endLsn, NO_ENTRIES, 0, 0, begun.time);
     this.#time = Math.max(this.#time, begun.time);
     this.#own = own;
     this.#hasBegun = true;
@@ -550,7 +609,7 @@ export class SharedShard implements GroupTarget {
     own.flusher?.start();
     this.#publish();
     this.#announceStreams();
-    log('info', { stream }, 'Began a stream in increment_log');
+    log('info', { stream }, `Began a stream in ${incrementLog.store}`);
   }
 
   /** Asks for the row of the own stream: whether it is open, what time it is there and, for a role that does not flush, where it is. */
@@ -565,11 +624,12 @@ export class SharedShard implements GroupTarget {
       return;
     }
     this.#time = Math.max(this.#time, row.time);
+    if (row.time > 0) own.isCovered = true;
     if (own.flusher === undefined) {
       own.writer.noteCheckpoint(row.lsn);
       await this.#forgetCommitted(this.#left);
     }
-    this.#askDueAt = clock.monotonic() + this.#intervals.askMs;
+    this.#askDueAt = clock.monotonic() + (own.isCovered ? this.#intervals.askMs : this.#intervals.roundMs);
     this.#publish();
   }
 
@@ -634,6 +694,7 @@ export class SharedShard implements GroupTarget {
         this.#flushKeys.observe(flush.keys);
         this.#noteSetAside(pendingSums.stream, flush, acceptedThrough);
         if (isOwn()) this.#own?.writer.noteCheckpoint(toLsn);
+        incrementLog.committed?.(pendingSums.stream, toLsn);
         this.#publish({ flush });
       },
       retried: () => {
@@ -721,7 +782,9 @@ export class SharedShard implements GroupTarget {
   /** A failover has taken back what was acknowledged. */
   #sayLost({ writer }: WrittenStream, afterLsn: Lsn, lost: number): void {
     const facts = { stream: writer.stream, lost, afterLsn, throughLsn: writer.endLsn };
-    const what = 'Acknowledged increments are lost: the database has gone back to an earlier state';
+    const { isInDatabase, place } = this.#deps.incrementLog;
+    const who = isInDatabase ? 'the database' : place;
+    const what = `Acknowledged increments are lost: ${who} has gone back to an earlier state`;
     this.#deps.log('error', facts, what);
   }
 
@@ -746,14 +809,39 @@ export class SharedShard implements GroupTarget {
   #noticeUnavailable(error: unknown): void {
     this.#taken?.noticeSilence();
     this.#setProblem(LOG, databaseProblem(error));
-    if (!this.#writes) return;
+    if (this.#writes && this.#deps.incrementLog.isInDatabase) this.#refuse(error);
+  }
+
+  /** A journal outside of the database does not answer, or takes nothing. */
+  #noticeJournalUnavailable(error: unknown): void {
+    if (this.#writes) {
+      this.#refuse(error);
+      return;
+    }
+    const line = this.#unavailable.notice();
+    if (line === undefined) return;
+    const event = line.kind === 'begins' ? 'unavailable' : `still unavailable after ${line.seconds} s`;
+    const what = `Journal in ${this.#deps.incrementLog.place} ${event}; nothing is read from it until it answers again`;
+    this.#deps.log('warn', { err: error }, what);
+  }
+
+  /** A role that does not write has read the journal. */
+  #noticeReadable(): void {
+    const line = this.#unavailable.end();
+    if (line === undefined) return;
+    const what = `The journal in ${this.#deps.incrementLog.place} answers again`;
+    this.#deps.log('info', { seconds: line.seconds }, what);
+  }
+
+  #refuse(error: unknown): void {
     this.#isRefusing = true;
     const line = this.#unavailable.notice(this.#refusedGroups);
     this.#refusedGroups = 0;
     if (line !== undefined) {
       const event = line.kind === 'begins' ? 'unavailable' : `still unavailable after ${line.seconds} s`;
+      const { place } = this.#deps.incrementLog;
       const facts = { err: error, refusedGroups: line.since };
-      this.#deps.log('warn', facts, `Journal in PostgreSQL ${event}; refusing increments until it takes them again`);
+      this.#deps.log('warn', facts, `Journal in ${place} ${event}; refusing increments until it takes them again`);
     }
     this.#publish();
   }
@@ -764,7 +852,8 @@ export class SharedShard implements GroupTarget {
     const line = this.#unavailable.end();
     if (line !== undefined) {
       const facts = { seconds: line.seconds, refusedGroups: line.total + this.#refusedGroups };
-      this.#deps.log('info', facts, 'The journal in PostgreSQL takes records again; taking increments');
+      const { place } = this.#deps.incrementLog;
+      this.#deps.log('info', facts, `The journal in ${place} takes records again; taking increments`);
     }
     this.#refusedGroups = 0;
     this.#publish();
@@ -817,6 +906,10 @@ export class SharedShard implements GroupTarget {
     this.#stats[STAT.journalRefused] = this.#writes && (this.#isRefusing || own === undefined) ? 1 : 0;
     this.#sequence.endChange();
   }
+}
+
+function isJournalUnavailable(error: unknown): boolean {
+  return error instanceof JournalError && error.code === 'journal-unavailable';
 }
 
 /** When the HTTP thread made the record, ms since 1970. */

@@ -60,6 +60,9 @@ test('an empty environment gives the defaults of the contract', () => {
     httpThreads: 1,
     role: 'serve',
     journal: settings.journal.fallback,
+    nats: undefined,
+    natsStream: 'summing-counters',
+    natsReplicas: 1,
     journalSync: 'always',
     journalBytesMax: 1024 ** 3,
     journalKeepSeconds: 0,
@@ -124,6 +127,7 @@ const bounds: readonly (readonly [string, keyof Config, number, number, NodeJS.P
   ['DRAIN_DELAY_MS', 'drainDelayMs', 0, 3_599_999, { SHUTDOWN_TIMEOUT_MS: '3600000' }],
   ['LOG_SUMMARY_SECONDS', 'logSummarySeconds', 0, 86_400],
   ['ADOPT_COUNTERS', 'adoptCounters', 0, 1],
+  ['NATS_REPLICAS', 'natsReplicas', 1, 5],
 ];
 
 for (const [variable, member, smallest, largest, others] of bounds) {
@@ -259,11 +263,14 @@ test('planned but unimplemented values are refused as such, unknown values as un
   const DATABASE_URL = 'postgresql://me@db/counters';
   for (const JOURNAL of ['memory', 'file', 'postgres'])
     assert.equal(readConfig({ JOURNAL, DATABASE_URL }).journal, JOURNAL);
-  for (const JOURNAL of ['nats://broker:4222', 'sqs:https://queue']) {
-    const expected = `JOURNAL is "${JOURNAL}", which this version does not implement; it must be memory or file or postgres.`;
+  for (const JOURNAL of ['sqs:https://queue']) {
+    const expected = `JOURNAL is "${JOURNAL}", which this version does not implement; it must be memory, file, postgres or nats://HOST:PORT.`;
     assert.equal(onlyProblemOf({ JOURNAL }), expected);
   }
-  assert.equal(onlyProblemOf({ JOURNAL: 'kafka' }), 'JOURNAL is "kafka", but must be memory or file or postgres.');
+  assert.equal(
+    onlyProblemOf({ JOURNAL: 'kafka' }),
+    'JOURNAL is "kafka", but must be memory, file, postgres or nats://HOST:PORT.',
+  );
 });
 
 test('roles and the journal in PostgreSQL need what other servers reach', () => {
@@ -277,7 +284,7 @@ test('roles and the journal in PostgreSQL need what other servers reach', () => 
   );
   for (const ROLE of ['ingest', 'roll-up']) {
     for (const JOURNAL of ['memory', 'file']) {
-      const problem = `ROLE is ${ROLE}, which needs a JOURNAL that other servers reach, too: postgres. It is ${JOURNAL}.`;
+      const problem = `ROLE is ${ROLE}, which needs a JOURNAL that other servers reach, too: postgres or nats://HOST:PORT. It is ${JOURNAL}.`;
       assert.equal(onlyProblemOf({ ROLE, JOURNAL, DATABASE_URL }), problem);
     }
   }
@@ -352,8 +359,49 @@ test('the log of a start with a wrong configuration has LOG_LEVEL, or the defaul
 });
 
 test('a journal URL is quoted without its password', () => {
-  const problem = onlyProblemOf({ JOURNAL: 'nats://me:hunter2@broker:4222' });
-  assert.ok(problem.includes('nats://***@broker:4222') && !problem.includes('hunter2'), problem);
+  const planned = onlyProblemOf({ JOURNAL: 'sqs://me:hunter2@queue' });
+  assert.ok(planned.includes('sqs://***@queue') && !planned.includes('hunter2'), planned);
+  for (const host of ['', 'broker:0', 'broker:70000', 'broker:4222/stream', 'one,,two']) {
+    const problem = onlyProblemOf({ JOURNAL: `nats://me:hunter2@${host}`, DATABASE_URL: 'postgres://db/counters' });
+    assert.match(problem, /^JOURNAL (has a server that is not HOST:PORT|is not a valid URL)/);
+    assert.ok(!problem.includes('hunter2'), problem);
+  }
+});
+
+test('the URL of a broker has its servers, and who connects to them', () => {
+  const DATABASE_URL = 'postgres://db/counters';
+  const read = (JOURNAL: string, env = {}): Config => readConfig({ JOURNAL, DATABASE_URL, ...env });
+  const none = { user: undefined, password: undefined, token: undefined, credsFile: undefined, tls: undefined };
+  assert.deepEqual(read('nats://a:1,[::1]:2,c').nats, { servers: ['a:1', '[::1]:2', 'c:4222'], ...none });
+  assert.equal(read('nats://a').journal, 'nats');
+  assert.deepEqual(read('nats://me:p%40ss@a:1,nats://b').nats, {
+    ...none,
+    servers: ['a:1', 'b:4222'],
+    user: 'me',
+    password: 'p@ss',
+  });
+  assert.deepEqual(read('nats://s3cret@a').nats, { ...none, servers: ['a:4222'], token: 's3cret' });
+  const tls = { caFile: undefined, certFile: undefined, keyFile: undefined };
+  assert.deepEqual(read('tls://a').nats?.tls, tls);
+  const own = read('nats://url:url@a', { NATS_USER: 'me', NATS_PASSWORD: 'mine' }).nats;
+  assert.deepEqual([own?.user, own?.password], ['me', 'mine']);
+  assert.equal(read('file').nats, undefined);
+  assert.equal(read('nats://a').bodyBytesMax, 400 * 1024);
+  assert.equal(read('nats://a', { MAX_BODY_BYTES: '1 MiB' }).bodyBytesMax, 1024 ** 2);
+});
+
+test('a broker takes one kind of access, a certificate with its key, and a stream with a simple name', () => {
+  const env = { JOURNAL: 'nats://me:hunter2@a', DATABASE_URL: 'postgres://db/counters' };
+  assert.match(onlyProblemOf({ ...env, NATS_TOKEN: 't' }), /^A user, a token and NATS_CREDS_FILE exclude each other/);
+  assert.match(
+    onlyProblemOf({ ...env, NATS_TLS_CERT_FILE: import.meta.filename }),
+    /^NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE belong together/,
+  );
+  assert.match(onlyProblemOf({ ...env, NATS_STREAM: 'a.b' }), /^NATS_STREAM is "a\.b", but must be/);
+  assert.match(
+    onlyProblemOf({ ...env, NATS_REPLICAS: '6' }),
+    /^NATS_REPLICAS is "6", but must be a whole number, 1 to 5/,
+  );
 });
 
 describe('bearer tokens', () => {
@@ -491,7 +539,10 @@ test('the help begins one line with every variable, with its default and limits,
     assert.equal(lines.filter((line) => line.startsWith(`${variable} `)).length, 1, variable);
   }
   assert.match(configHelp(), /^PORT +default: 3333; accepts: 0 to 65535\n +port to listen on/m);
-  assert.match(configHelp(), /^MAX_BODY_BYTES +default: 1 MiB; accepts: 16 bytes to 16 MiB\n/m);
+  assert.match(
+    configHelp(),
+    /^MAX_BODY_BYTES +default: 1 MiB, with the nats journal 400 KiB;\n +accepts: 16 bytes to 16 MiB\n/m,
+  );
   assert.match(configHelp(), /^JOURNAL_SYNC +default: always; accepts: always \| everysec\n/m);
 });
 

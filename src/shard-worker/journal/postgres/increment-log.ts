@@ -15,75 +15,23 @@ import * as log from '../../../db/log-statements.js';
 import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
 import type { JournalRecord } from '../journal.js';
+import type {
+  BegunStream,
+  LogOwner,
+  LogPosition,
+  SharedLog,
+  StreamState,
+  StreamSurvey,
+  StreamWriter,
+  StreamWriterDeps,
+  Survey,
+  TakenLogStream,
+} from '../shared-log.js';
 import { decodeRow, type EncodedGroup, type LogRow } from './log-records.js';
+import { LogWriter, type AppendOutcome } from './log-writer.js';
 
 const UNIQUE_VIOLATION = '23505';
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
-
-/** Whose streams these are, kept in their rows. */
-export interface LogOwner {
-  /** The id of the server, a UUID. */
-  readonly node: string;
-  readonly shard: number;
-  /** The id of this thread as one that flushes, a UUID; undefined: it only writes. */
-  readonly flusher: string | undefined;
-}
-
-/** A stream that this thread has begun or taken. */
-export interface TakenLogStream extends Checkpoint {
-  readonly stream: string;
-  /** Idempotent records that carry an older time cannot be checked against the window any more. */
-  readonly coveredFrom: DatabaseTime;
-  /** Under which this thread may append or retire; undefined: the stream has a living writer, which is another. */
-  readonly appendEpoch: string | undefined;
-}
-
-/** A stream that this thread has begun. */
-export interface BegunStream extends TakenLogStream {
-  readonly appendEpoch: string;
-  /** When its row was made. */
-  readonly time: DatabaseTime;
-}
-
-/** How an append ended, as far as this process can know. */
-export type AppendOutcome =
-  /** The group is in the log. */
-  | { readonly kind: 'appended' }
-  /** Records with these LSNs are in the log: if this very group was sent before, it is those. */
-  | { readonly kind: 'present' }
-  /** Nothing is in the log: the stream has another writer, or has ended. */
-  | { readonly kind: 'fenced' }
-  /** Nothing is in the log, and the record before the group is gone: a failover has taken it back. */
-  | { readonly kind: 'gap' }
-  /** Nothing of this attempt is in the log. */
-  | { readonly kind: 'refused'; readonly error: unknown }
-  /** It was sent and no answer came. */
-  | { readonly kind: 'unknown'; readonly error: unknown };
-
-/** A stream that is not retired, as a look at all of them found it. */
-export interface StreamSurvey extends Checkpoint {
-  readonly stream: string;
-  readonly node: string;
-  readonly shard: number;
-  /** Who flushes it. */
-  readonly owner: string | undefined;
-  /** Whether who flushes it, and who writes it, shows signs of life. */
-  readonly isOwned: boolean;
-  readonly isWritten: boolean;
-  /** The thread that writes it owns its flushes, too. */
-  readonly isSelfFlushed: boolean;
-}
-
-/** All streams that are not retired, and how many threads that flush show signs of life. */
-export interface Survey {
-  readonly streams: readonly StreamSurvey[];
-  readonly flushers: number;
-}
-
-/** What the writer of a stream finds when it asks for its row. */
-export interface StreamState extends Checkpoint {
-  readonly time: DatabaseTime;
-}
 
 interface Row {
   readonly epoch: string;
@@ -109,7 +57,10 @@ interface SurveyRow {
 export type IncrementLog = Pick<PostgresIncrementLog, keyof PostgresIncrementLog>;
 
 /** One shard's statements on the log. */
-export class PostgresIncrementLog {
+export class PostgresIncrementLog implements SharedLog {
+  readonly place = 'PostgreSQL';
+  readonly store = 'increment_log';
+  readonly isInDatabase = true;
   readonly #appends: ShardConnection;
   readonly #appendTurns = new Turns();
   readonly #flushes: ShardConnection;
@@ -146,6 +97,10 @@ export class PostgresIncrementLog {
       return { ...takenStream(stream, row), appendEpoch: row.append_epoch, time: row.database_time };
     };
     return this.#inAppendTurn(() => this.#appends.transaction(begin, ROLLBACK));
+  }
+
+  makeWriter(begun: BegunStream, deps: StreamWriterDeps): StreamWriter {
+    return new LogWriter(begun, { ...deps, incrementLog: this });
   }
 
   /** Appends a group whose first record gets `firstLsn`. */
@@ -219,10 +174,7 @@ export class PostgresIncrementLog {
   }
 
   /** Records above positions in their streams, in order; at most `recordsMax` of each stream. */
-  read(
-    positions: readonly { readonly stream: string; readonly lsn: Lsn }[],
-    recordsMax: number,
-  ): Promise<ReadonlyMap<string, readonly JournalRecord[]>> {
+  read(positions: readonly LogPosition[], recordsMax: number): Promise<ReadonlyMap<string, readonly JournalRecord[]>> {
     return this.#inAppendTurn(async () => {
       const streams = positions.map(({ stream }) => stream);
       const values = [streams, positions.map(({ lsn }) => lsn), recordsMax];

@@ -15,49 +15,56 @@
  * nothing more. What is in its stream is flushed by whoever takes the stream.
  */
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
-import type { Clock } from '../../../core/clock.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
-import { readUint64, RECORD_OFFSET } from '../../protocol/record-layout.js';
 import type { RecordBytes } from '../journal.js';
-import type { BegunStream, IncrementLog } from './increment-log.js';
+import type { BegunStream, StreamWriter, StreamWriterDeps } from '../shared-log.js';
+import { StreamBacklog, type IncrementsAfter } from '../stream-backlog.js';
 import { GroupEncoder, type EncodedGroup } from './log-records.js';
 
 const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
-/** Records that came within this time are one part of the backlog. */
-const PART_MS = 250;
-/** Flushed parts whose counts are kept, should a failover take them back: those of five minutes. */
-const FLUSHED_PARTS_MAX = 1_200;
 
-/** What the writer needs of its shard. */
-export interface LogWriterDeps {
-  readonly incrementLog: Pick<IncrementLog, 'append' | 'lastLsn'>;
-  readonly clock: Clock;
-  /** How long a group may be in doubt. */
-  readonly doubtMaxMs: number;
-  /** The database did not take a group, or does not answer. */
-  readonly unavailable: (error: unknown) => void;
+/** How an append ended, as far as this process can know. */
+export type AppendOutcome =
+  /** The group is in the log. */
+  | { readonly kind: 'appended' }
+  /** Records with these LSNs are in the log: if this very group was sent before, it is those. */
+  | { readonly kind: 'present' }
+  /** Nothing is in the log: the stream has another writer, or has ended. */
+  | { readonly kind: 'fenced' }
+  /** Nothing is in the log, and the record before the group is gone: a failover has taken it back. */
+  | { readonly kind: 'gap' }
+  /** Nothing of this attempt is in the log. */
+  | { readonly kind: 'refused'; readonly error: unknown }
+  /** It was sent and no answer came. */
+  | { readonly kind: 'unknown'; readonly error: unknown };
+
+/** Where the writer appends. */
+export interface AppendLog {
+  /** Appends a group whose first record gets `firstLsn`. */
+  append(
+    stream: string,
+    appendEpoch: string,
+    time: DatabaseTime,
+    firstLsn: Lsn,
+    group: EncodedGroup,
+  ): Promise<AppendOutcome>;
+  /** The last LSN that the stream has ever had; undefined where the database does not know the stream any more. */
+  lastLsn(stream: string): Promise<Lsn | undefined>;
 }
 
-/** Records above the checkpoint that came one after the other. */
-interface BacklogPart {
-  lastLsn: Lsn;
-  readonly acceptedAtMs: number;
-  readonly beganAtMs: number;
-  bytes: number;
-  increments: number;
+/** What the writer needs. */
+export interface LogWriterDeps extends StreamWriterDeps {
+  readonly incrementLog: AppendLog;
 }
 
 /** The writer of one stream. */
-export class LogWriter {
+export class LogWriter implements StreamWriter {
   readonly stream: string;
   readonly appendEpoch: string;
   readonly #deps: LogWriterDeps;
   readonly #encoder = new GroupEncoder();
-  readonly #backlog: BacklogPart[] = [];
-  /** The last parts that left the backlog, oldest first. */
-  readonly #flushed: BacklogPart[] = [];
-  #bytes = 0;
+  readonly #backlog = new StreamBacklog();
   #endLsn: Lsn;
   #isAppending = false;
   #isInDoubt = false;
@@ -72,39 +79,32 @@ export class LogWriter {
     this.#deps = deps;
   }
 
-  /** The last LSN that is known to be in the log. */
   get endLsn(): Lsn {
     return this.#endLsn;
   }
 
-  /** Appends nothing more. */
   get isOver(): boolean {
     return this.#isOver;
   }
 
-  /** Why it is over, for the log. */
   get endedBecause(): string {
     return this.#endedBecause;
   }
 
-  /** A group is under way, or its outcome is not known. */
   get isAppending(): boolean {
     return this.#isAppending;
   }
 
-  /** An attempt to append the group under way got no answer. */
   get isInDoubt(): boolean {
     return this.#isInDoubt;
   }
 
-  /** Bytes of records above the last known checkpoint. */
   get bytes(): number {
-    return this.#bytes;
+    return this.#backlog.bytes;
   }
 
-  /** When the oldest of these was accepted, ms since 1970; infinite where there is none. */
   get oldestAcceptedAtMs(): number {
-    return this.#backlog[0]?.acceptedAtMs ?? Number.POSITIVE_INFINITY;
+    return this.#backlog.oldestAcceptedAtMs;
   }
 
   /** What a failover has taken back, where that was found: everything above this LSN. */
@@ -112,28 +112,14 @@ export class LogWriter {
     return this.#lostAfterLsn;
   }
 
-  /**
-   * Increments of records above an LSN: those above the last known checkpoint, and those that were flushed within the last
-   * minutes. Exact to the records of a part.
-   */
-  incrementsAfter(lsn: Lsn): { readonly pending: number; readonly flushed: number } {
-    return { pending: incrementsOf(this.#backlog, lsn), flushed: incrementsOf(this.#flushed, lsn) };
+  incrementsAfter(lsn: Lsn): IncrementsAfter {
+    return this.#backlog.incrementsAfter(lsn);
   }
 
-  /** The checkpoint is at `lsn`. */
   noteCheckpoint(lsn: Lsn): void {
-    let flushed = 0;
-    for (const part of this.#backlog) {
-      if (part.lastLsn > lsn) break;
-      this.#bytes -= part.bytes;
-      flushed += 1;
-    }
-    if (flushed === 0) return;
-    this.#flushed.push(...this.#backlog.splice(0, flushed));
-    if (this.#flushed.length > FLUSHED_PARTS_MAX) this.#flushed.splice(0, this.#flushed.length - FLUSHED_PARTS_MAX);
+    this.#backlog.noteCheckpoint(lsn);
   }
 
-  /** Ends the stream for this writer. A group under way is settled first, if that is possible. */
   end(because: string): void {
     this.#over(because);
   }
@@ -238,20 +224,8 @@ export class LogWriter {
   #note(group: readonly RecordBytes[]): void {
     const now = this.#deps.clock.monotonic();
     for (const record of group) {
-      const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
-      const increments = view.getUint32(RECORD_OFFSET.increments, true);
       this.#endLsn += 1;
-      this.#bytes += record.byteLength;
-      const part = this.#backlog.at(-1);
-      if (part !== undefined && now - part.beganAtMs < PART_MS) {
-        part.lastLsn = this.#endLsn;
-        part.bytes += record.byteLength;
-        part.increments += increments;
-        continue;
-      }
-      const acceptedAtMs = readUint64(view, RECORD_OFFSET.acceptedAt);
-      const bytes = record.byteLength;
-      this.#backlog.push({ lastLsn: this.#endLsn, acceptedAtMs, beganAtMs: now, bytes, increments });
+      this.#backlog.add(this.#endLsn, record, now);
     }
   }
 
@@ -260,10 +234,6 @@ export class LogWriter {
       this.#deps.clock.schedule(ms, resolve);
     });
   }
-}
-
-function incrementsOf(parts: readonly BacklogPart[], lsn: Lsn): number {
-  return parts.reduce((total, { lastLsn, increments }) => total + (lastLsn > lsn ? increments : 0), 0);
 }
 
 function refused(cause: unknown): JournalError {

@@ -16,8 +16,8 @@
  */
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
-import type { IncrementLog, StreamSurvey, Survey, TakenLogStream } from '../../journal/postgres/increment-log.js';
 import type { JournalRecord } from '../../journal/journal.js';
+import type { SharedLog, StreamSurvey, Survey, TakenLogStream } from '../../journal/shared-log.js';
 import type { Flusher } from '../flush/flusher.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
@@ -62,7 +62,7 @@ interface HeldStream extends FollowedStream {
 
 /** What it needs of its shard. */
 export interface TakenStreamsDeps {
-  readonly incrementLog: IncrementLog;
+  readonly incrementLog: SharedLog;
   readonly clock: Clock;
   readonly log: ShardLog;
   /** Whether the stream is one that this thread writes now. */
@@ -219,7 +219,7 @@ export class TakenStreams {
       if (isGapSaid || this.#held.get(stream) !== held) continue;
       held.isGapSaid = true;
       const facts = { stream, afterLsn: readLsn, lsn: gapAt };
-      const what = `Stream ${stream} lacks records in increment_log; what is above them is not counted`;
+      const what = `Stream ${stream} lacks records in ${this.#deps.incrementLog.store}; what is above them is not counted`;
       this.#deps.log('error', facts, what);
     }
   }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
 import type { IncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
+import { LogWriter } from '#product/shard-worker/journal/postgres/log-writer.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
@@ -27,6 +28,8 @@ class Ingest {
   constructor() {
     const log: Partial<IncrementLog> = {
       flusher: undefined,
+      isInDatabase: true,
+      makeWriter: (begun, deps) => new LogWriter(begun, { ...deps, incrementLog: log as IncrementLog }),
       begin: (stream) =>
         this.#answer(() => {
           this.streams.set(stream, { isOpen: true, checkpoint: 0 });

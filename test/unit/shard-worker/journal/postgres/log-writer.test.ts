@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
-import type { AppendOutcome } from '#product/shard-worker/journal/postgres/increment-log.js';
-import { LogWriter } from '#product/shard-worker/journal/postgres/log-writer.js';
+import { LogWriter, type AppendOutcome } from '#product/shard-worker/journal/postgres/log-writer.js';
 import type { EncodedGroup } from '#product/shard-worker/journal/postgres/log-records.js';
 import { incrementRecord } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';

@@ -1,0 +1,188 @@
+/**
+ * The stream of JetStream that holds the journal: made or checked at the start of a server. Main thread.
+ *
+ * A stream that drops messages by itself would lose increments, so its configuration must say that it does not.
+ */
+import type { StreamConfig, StreamInfo } from '@nats-io/jetstream';
+import { sizeText } from '../../../config/setting-text.js';
+import { JournalError, reasonOf, StartError } from '../../../core/errors.js';
+import type { NatsSettings } from '../../protocol/control-messages.js';
+import { bodyBytesMaxOf, groupBytesMaxOf, payloadBytesFor } from './message-format.js';
+import { connectToNats, type NatsSession } from './nats-broker.js';
+
+/** Least limit of a message: a batch of small requests has up to 64 KiB. */
+const PAYLOAD_BYTES_MIN = 128 * 1024;
+/** From here on of two publishes with one expectation at most one is accepted, in a cluster, too. */
+const EXACT_SINCE = [2, 11] as const;
+const STREAM_NOT_FOUND = 10059;
+/** Another server has made the stream meanwhile. */
+const STREAM_EXISTS = 10058;
+/** Refusals that an operator must change something about, although JetStream calls some of them failures of its own. */
+const VERDICTS: readonly number[] = [10028, 10039, 10047, 10065, 10074, 10076];
+
+/** What a start needs to know of the broker. */
+export interface BrokerFacts {
+  /** Most bytes of the records of a group. */
+  readonly groupBytesMax: number;
+  /** What it is, and what a loss of power can take, as lines of the log. */
+  readonly description: string;
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Connects, and makes or checks the stream. Rejects with StartError where an operator must change something, with JournalError
+ * `journal-unavailable` where it can be tried again.
+ */
+export async function openBrokerStream(settings: NatsSettings, bodyBytesMax: number): Promise<BrokerFacts> {
+  let session: NatsSession;
+  try {
+    session = await connectToNats(settings, 'summing-counters start');
+  } catch (error) {
+    throw refusalOf(error) ?? unavailable(error);
+  }
+  try {
+    const payloadBytes = payloadBytesOf(session);
+    const info = await streamOf(session, settings);
+    const limit = info.config.max_msg_size > 0 ? Math.min(payloadBytes, info.config.max_msg_size) : payloadBytes;
+    const problems = [...streamProblems(info.config, settings), ...sizeProblems(limit, bodyBytesMax)];
+    if (problems.length > 0) throw new StartError(problems);
+    return factsOf(session, info.config, groupBytesMaxOf(limit));
+  } catch (error) {
+    if (error instanceof StartError) throw error;
+    throw refusalOf(error) ?? unavailable(error);
+  } finally {
+    session.connection.close().catch(() => undefined);
+  }
+}
+
+function payloadBytesOf({ connection }: NatsSession): number {
+  return connection.info?.max_payload ?? 0;
+}
+
+async function streamOf({ manager, connection }: NatsSession, settings: NatsSettings): Promise<StreamInfo> {
+  const { stream, replicas } = settings;
+  try {
+    return await manager.streams.info(stream);
+  } catch (error) {
+    if (isUnanswered(error) && connection.info?.jetstream !== true)
+      throw new StartError(['JOURNAL: the broker has no JetStream; enable it (nats-server -js, or jetstream {}).']);
+    if (codeOf(error) !== STREAM_NOT_FOUND) throw error;
+  }
+  const { StorageType, RetentionPolicy, DiscardPolicy } = await import('@nats-io/jetstream');
+  try {
+    return await manager.streams.add({
+      name: stream,
+      subjects: [`${stream}.>`],
+      storage: StorageType.File,
+      retention: RetentionPolicy.Limits,
+      discard: DiscardPolicy.New,
+      max_age: 0,
+      max_bytes: -1,
+      max_msgs: -1,
+      num_replicas: replicas,
+      allow_direct: true,
+    });
+  } catch (error) {
+    if (codeOf(error) !== STREAM_EXISTS) throw error;
+    return manager.streams.info(stream);
+  }
+}
+
+/** One sentence for each setting by which the stream could lose records. */
+export function streamProblems(config: StreamConfig, { stream, replicas }: NatsSettings): readonly string[] {
+  const says = (what: string, wanted: string): string => `NATS_STREAM ${stream} has ${what}; ${wanted}.`;
+  const isCovered = (config.subjects ?? []).some((subject) => subject === `${stream}.>` || subject === `${stream}.*`);
+  const checks: readonly (readonly [boolean, string])[] = [
+    [config.storage === 'file', says('memory storage', 'make it with file storage')],
+    [config.retention === 'limits', says(`retention ${config.retention}`, 'make it with retention limits')],
+    [config.discard === 'new', says('discard old, which drops records that are not flushed', 'set discard to new')],
+    [config.max_age === 0, says('a max age, which drops records that are not flushed', 'remove it')],
+    [
+      config.max_msgs_per_subject <= 0,
+      says('a limit of messages a subject, which drops or refuses records', 'remove it'),
+    ],
+    [config.allow_direct, says('no direct access', 'set allow_direct to true')],
+    [isCovered, says(`not the subjects ${stream}.>`, 'add them')],
+    [!config.sealed && !config.deny_purge, says('purges denied', 'allow them, or committed records stay for ever')],
+    [config.no_ack !== true, says('no acknowledgements', 'allow them')],
+    [
+      config.num_replicas === replicas,
+      says(`${config.num_replicas} replicas and NATS_REPLICAS is ${replicas}`, 'change one of them'),
+    ],
+  ];
+  return checks.filter(([isRight]) => !isRight).map(([, problem]) => problem);
+}
+
+function sizeProblems(payloadBytes: number, bodyBytesMax: number): readonly string[] {
+  if (payloadBytes < PAYLOAD_BYTES_MIN)
+    return [
+      `JOURNAL: a message may have ${sizeText(payloadBytes)}; raise max_payload to ${sizeText(PAYLOAD_BYTES_MIN)}.`,
+    ];
+  const fits = bodyBytesMaxOf(payloadBytes);
+  if (bodyBytesMax <= fits) return [];
+  return [
+    `MAX_BODY_BYTES is ${sizeText(bodyBytesMax)}, but a message of the broker, ${sizeText(payloadBytes)}, holds the record of ` +
+      `a body of ${fits} bytes at most; set at most that, or raise max_payload to ${payloadBytesFor(bodyBytesMax)}.`,
+  ];
+}
+
+function factsOf({ connection }: NatsSession, config: StreamConfig, groupBytesMax: number): BrokerFacts {
+  const version = connection.info?.version ?? 'unknown';
+  const { num_replicas: replicas, name } = config;
+  const copies = `${replicas} ${replicas === 1 ? 'replica' : 'replicas'}`;
+  const loss =
+    replicas === 1
+      ? 'a loss of power can take what it acknowledged within its sync_interval (2 minutes, unless its configuration says less ' +
+        'or always)'
+      : 'a loss of power at a minority of its servers takes nothing; one at all of them what was acknowledged within their ' +
+        'sync_interval';
+  const description = `Journal in NATS ${version}, stream ${name} with ${copies}: ${loss}`;
+  const warnings: string[] = [];
+  if (replicas > 1 && !isExact(version)) {
+    warnings.push(
+      `NATS ${version} can accept two messages with one expectation in a cluster; records behind the end of a stream are ` +
+        'found and counted, and some requests get 500 outcome-unknown. 2.11 does not',
+    );
+  }
+  return { groupBytesMax, description, warnings };
+}
+
+function isExact(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number);
+  return major > EXACT_SINCE[0] || (major === EXACT_SINCE[0] && minor >= EXACT_SINCE[1]);
+}
+
+/** A StartError where the broker answered, and refuses this server. */
+function refusalOf(error: unknown): StartError | undefined {
+  const reason = reasonOf(error);
+  const name = error instanceof Error ? error.name : '';
+  if (/Authorization|UserAuthentication|PermissionViolation/.test(name))
+    return new StartError([
+      `The broker refuses the server: ${reason}. Check user, password, token or NATS_CREDS_FILE.`,
+    ]);
+  const systemCode = error instanceof Error && 'code' in error ? String(error.code) : '';
+  if (/CERT|^ERR_TLS|^ERR_SSL|VERIFY/.test(systemCode) || (/tls/i.test(reason) && name === 'InvalidArgumentError'))
+    return new StartError([`The broker cannot be reached by TLS: ${reason}. Check NATS_TLS_CA_FILE and JOURNAL.`]);
+  const code = codeOf(error);
+  if (code !== undefined && (VERDICTS.includes(code) || statusOf(error) === 400))
+    return new StartError([`JetStream refuses the stream: ${reason} (${code}). Check NATS_STREAM and NATS_REPLICAS.`]);
+  return undefined;
+}
+
+/** Nobody listens where JetStream would. */
+function isUnanswered(error: unknown): boolean {
+  return error instanceof Error && (error.name === 'JetStreamNotEnabled' || reasonOf(error).includes('no responders'));
+}
+
+/** The error code of JetStream. */
+function codeOf(error: unknown): number | undefined {
+  return error instanceof Error && 'code' in error && typeof error.code === 'number' ? error.code : undefined;
+}
+
+function statusOf(error: unknown): number | undefined {
+  return error instanceof Error && 'status' in error && typeof error.status === 'number' ? error.status : undefined;
+}
+
+function unavailable(cause: unknown): JournalError {
+  return new JournalError('journal-unavailable', `NATS is unavailable: ${reasonOf(cause)}`, { cause });
+}

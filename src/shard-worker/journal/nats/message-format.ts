@@ -1,0 +1,172 @@
+/**
+ * A message of the nats journal: a group of consecutive records. Shard thread.
+ *
+ * A message without data is a fence. All integers are little-endian.
+ * ```text
+ * offset size field
+ *      0    4 "SCNJ"
+ *      4    2 version: 1
+ *      6    2 shard that wrote it
+ *      8    4 CRC-32 (zlib's) of bytes 12 .. end
+ *     12    4 bytes of the message, header included
+ *     16    8 LSN of the first record
+ *     24    4 number of records
+ *     28    4 the largest time of the database that the writer had heard, in seconds since 1970; 0: none
+ *     32   16 id of the server that wrote it
+ *     48      records, with the layout of `record-layout.ts`; their CRC and synced LSN are 0
+ * ```
+ */
+import { crc32 } from 'node:zlib';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import { JournalError } from '../../../core/errors.js';
+import {
+  IDEMPOTENT_HEADER_BYTES,
+  readUint64,
+  RECORD_HEADER_BYTES,
+  RECORD_OFFSET,
+  writeUint64,
+} from '../../protocol/record-layout.js';
+import type { JournalRecord, RecordBytes } from '../journal.js';
+
+/** Bytes of a message before its records. */
+export const MESSAGE_HEADER_BYTES = 48;
+const VERSION = 1;
+/** "SCNJ" in ASCII, read as a little-endian integer. */
+const MAGIC = 0x4a4e4353;
+const OFFSET = {
+  magic: 0,
+  version: 4,
+  shard: 6,
+  crc: 8,
+  bytes: 12,
+  firstLsn: 16,
+  records: 24,
+  time: 28,
+  node: 32,
+} as const;
+
+/** Bytes that a broker's limit must leave for the headers of a publish. */
+const PUBLISH_HEADERS_BYTES = 512;
+/** Longest idempotency key. */
+const IDEMPOTENCY_KEY_BYTES_MAX = 255;
+/** What a record needs at most for each byte of a body: an increment of six bytes, `"a":1,`, becomes one of 15. */
+const RECORD_BYTES_A_BODY_BYTE = 2.5;
+const RECORD_OVERHEAD_BYTES = RECORD_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES + IDEMPOTENCY_KEY_BYTES_MAX;
+
+/** Most bytes of the records of a group, whose message a broker takes that allows `payloadBytes` for a message. */
+export function groupBytesMaxOf(payloadBytes: number): number {
+  return payloadBytes - PUBLISH_HEADERS_BYTES - MESSAGE_HEADER_BYTES;
+}
+
+/** The largest body whose record fits one message of a broker that allows `payloadBytes`. */
+export function bodyBytesMaxOf(payloadBytes: number): number {
+  return Math.floor((groupBytesMaxOf(payloadBytes) - RECORD_OVERHEAD_BYTES) / RECORD_BYTES_A_BODY_BYTE);
+}
+
+/** The least limit of a broker's messages for bodies of `bodyBytes`. */
+export function payloadBytesFor(bodyBytes: number): number {
+  const record = Math.ceil(bodyBytes * RECORD_BYTES_A_BODY_BYTE) + RECORD_OVERHEAD_BYTES;
+  return record + MESSAGE_HEADER_BYTES + PUBLISH_HEADERS_BYTES;
+}
+
+/** Who writes a stream. */
+export interface MessageOrigin {
+  /** The id of the server, a UUID. */
+  readonly node: string;
+  readonly shard: number;
+}
+
+/** A group of records as it was written. */
+export interface RecordMessage extends MessageOrigin {
+  readonly firstLsn: Lsn;
+  readonly lastLsn: Lsn;
+  readonly records: readonly JournalRecord[];
+}
+
+/** A record without increments: it only has an LSN, and the time of its message. */
+export function emptyRecord(acceptedAtMs: number): RecordBytes {
+  const record = new Uint8Array(RECORD_HEADER_BYTES);
+  const view = new DataView(record.buffer);
+  view.setUint32(RECORD_OFFSET.bytes, RECORD_HEADER_BYTES, true);
+  writeUint64(view, RECORD_OFFSET.acceptedAt, acceptedAtMs);
+  return record;
+}
+
+/** The message of a group whose first record gets `firstLsn`. Copies the records. */
+export function encodeMessage(
+  group: readonly RecordBytes[],
+  firstLsn: Lsn,
+  time: DatabaseTime,
+  { node, shard }: MessageOrigin,
+): Uint8Array {
+  const bytes = group.reduce((total, record) => total + record.length, MESSAGE_HEADER_BYTES);
+  const message = new Uint8Array(bytes);
+  const view = new DataView(message.buffer);
+  view.setUint32(OFFSET.magic, MAGIC, true);
+  view.setUint16(OFFSET.version, VERSION, true);
+  view.setUint16(OFFSET.shard, shard, true);
+  view.setUint32(OFFSET.bytes, bytes, true);
+  writeUint64(view, OFFSET.firstLsn, firstLsn);
+  view.setUint32(OFFSET.records, group.length, true);
+  view.setUint32(OFFSET.time, time, true);
+  message.set(Buffer.from(node.replaceAll('-', ''), 'hex'), OFFSET.node);
+  let at = MESSAGE_HEADER_BYTES;
+  for (const [index, record] of group.entries()) {
+    message.set(record, at);
+    writeUint64(view, at + RECORD_OFFSET.lsn, firstLsn + index);
+    writeUint64(view, at + RECORD_OFFSET.syncedLsn, 0);
+    view.setUint32(at + RECORD_OFFSET.crc, 0, true);
+    view.setUint32(at + RECORD_OFFSET.databaseTime, time, true);
+    at += record.length;
+  }
+  view.setUint32(OFFSET.crc, crc32(message.subarray(OFFSET.bytes)), true);
+  return message;
+}
+
+/** Whether a message is a fence. */
+export function isFence(data: Uint8Array): boolean {
+  return data.length === 0;
+}
+
+/**
+ * The group of a message. The entries of its records are views of `data`. Throws JournalError `journal-corrupt`, and
+ * `journal-format` for a version that this server does not know.
+ */
+export function decodeMessage(data: Uint8Array): RecordMessage {
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  if (data.length < MESSAGE_HEADER_BYTES || view.getUint32(OFFSET.magic, true) !== MAGIC)
+    throw corrupt('it was not written by this journal');
+  const version = view.getUint16(OFFSET.version, true);
+  if (version !== VERSION)
+    throw new JournalError(
+      'journal-format',
+      `A message has version ${version} of the format, and this server reads ${VERSION}; upgrade it.`,
+    );
+  if (view.getUint32(OFFSET.bytes, true) !== data.length) throw corrupt('its length is wrong');
+  if (view.getUint32(OFFSET.crc, true) !== crc32(data.subarray(OFFSET.bytes))) throw corrupt('its CRC is wrong');
+  const firstLsn = readUint64(view, OFFSET.firstLsn);
+  const databaseTime = view.getUint32(OFFSET.time, true);
+  const count = view.getUint32(OFFSET.records, true);
+  const records: JournalRecord[] = [];
+  let at = MESSAGE_HEADER_BYTES;
+  while (at + RECORD_HEADER_BYTES <= data.length) {
+    const end = at + view.getUint32(at + RECORD_OFFSET.bytes, true);
+    if (end < at + RECORD_HEADER_BYTES || end > data.length) throw corrupt('a record of it has a wrong length');
+    const acceptedAt = readUint64(view, at + RECORD_OFFSET.acceptedAt);
+    const entries = data.subarray(at + RECORD_HEADER_BYTES, end);
+    records.push({ lsn: firstLsn + records.length, acceptedAt, databaseTime, entries });
+    at = end;
+  }
+  if (at !== data.length || count === 0 || records.length !== count) throw corrupt('its records do not fill it');
+  return { ...originOf(view), firstLsn, lastLsn: firstLsn + count - 1, records };
+}
+
+function originOf(view: DataView): MessageOrigin {
+  const hex = Buffer.from(view.buffer, view.byteOffset + OFFSET.node, 16).toString('hex');
+  const node = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  return { node, shard: view.getUint16(OFFSET.shard, true) };
+}
+
+function corrupt(why: string): JournalError {
+  return new JournalError('journal-corrupt', `A message cannot be read: ${why}.`);
+}

@@ -1,0 +1,578 @@
+/**
+ * The nats journal as a shard uses it: records in a broker, rows of their streams in the database. Shard thread.
+ *
+ * A stream is taken in the database, by an epoch as everywhere, and its records are read after that. Its writer is fenced in the
+ * broker, by a message in its subject. So increments are taken while the database is unavailable, and whoever flushes finds
+ * streams that the database has never heard of in the broker.
+ *
+ * ```text
+ * a subject the database does not know ──first record is LSN 1──► its row is made ──► taken like any other
+ *                                       └──a higher one──► left alone, with an alert
+ * the subject of a retired stream ──a record above its checkpoint──► opened again
+ *                                  └──nothing but fences, long after──► its row is removed
+ * ```
+ */
+import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import type { Clock } from '../../../core/clock.js';
+import { CounterError, JournalError } from '../../../core/errors.js';
+import type { LogFields } from '../../../core/logger.js';
+import { Turns } from '../../../core/turns.js';
+import { END_LIFE, RELEASE_STREAM, TAKE_FLUSHES } from '../../../db/log-statements.js';
+import * as nats from '../../../db/nats-statements.js';
+import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
+import * as sql from '../../../db/statements.js';
+import type { JournalRecord } from '../journal.js';
+import type {
+  BegunStream,
+  LogOwner,
+  LogPosition,
+  SharedLog,
+  StreamState,
+  StreamSurvey,
+  StreamWriter,
+  StreamWriterDeps,
+  Survey,
+  TakenLogStream,
+} from '../shared-log.js';
+import type { Broker } from './broker.js';
+import { decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
+import { NatsWriter, sendHello } from './nats-writer.js';
+import { PurgeSchedule } from './purge-schedule.js';
+import { StreamReader } from './stream-reader.js';
+
+const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
+/** What a thread has in place of an append epoch that ends a stream, or writes it. */
+const ENDS = 'fence';
+/** A subject that has not grown for so long has no living writer, as far as the broker shows. */
+const ALIVE_MS = 6000;
+/** How often the subjects are listed, and how much longer for each of them. */
+const LIST_INTERVAL_MS = 1000;
+const LIST_INTERVAL_A_SUBJECT_MS = 2;
+/** How long a subject that needed nothing, and has as many messages as then, is left alone. */
+const CHECKED_MS = 600_000;
+/** Most subjects that one look checks. */
+const CHECKS_MAX = 100;
+const SCAN_MESSAGES = 16;
+const STREAM_NAME = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/;
+
+/** What the log needs. */
+export interface NatsLogDeps {
+  /** For what is written. */
+  readonly appends: Broker;
+  /** For what is read, so that neither waits for the other. */
+  readonly reads: Broker;
+  /** The database, for signs of life and looks at all streams. */
+  readonly statements: ShardConnection;
+  /** The connection of the flushes, and the turns in which it is used. */
+  readonly flushes: ShardConnection;
+  readonly flushTurns: Turns;
+  readonly clock: Clock;
+  readonly owner: LogOwner;
+  /** Most bytes of the records of a group. */
+  readonly groupBytesMax: number;
+  /** JOURNAL_KEEP_SECONDS. */
+  readonly keepSeconds: number;
+  /** IDEMPOTENCY_WINDOW_HOURS. */
+  readonly windowHours: number;
+  readonly log: (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
+}
+
+interface TakenRow {
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly covered_from: number;
+}
+
+interface SurveyRow {
+  readonly stream: string;
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly owner: string | null;
+  readonly node: string;
+  readonly shard: number;
+  readonly is_owned: boolean;
+  readonly is_written: boolean;
+  readonly self_flushed: boolean;
+  readonly flushers: number;
+}
+
+interface KnownRow {
+  readonly stream: string;
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly retired: boolean;
+  readonly due: boolean;
+  readonly old: boolean;
+}
+
+/** A stream whose first message is not acknowledged yet. */
+interface Beginning {
+  readonly begun: BegunStream;
+  readonly hello: Uint8Array;
+}
+
+/** What a subject holds. */
+interface Content {
+  /** Of the first record; undefined: it has none. */
+  readonly firstLsn: Lsn | undefined;
+  readonly origin: MessageOrigin | undefined;
+  readonly lastLsn: Lsn;
+  readonly firstFence: number | undefined;
+}
+
+/** One shard's part of the journal. */
+export class NatsLog implements SharedLog {
+  readonly place = 'NATS';
+  readonly store = 'NATS';
+  readonly isInDatabase = false;
+  readonly groupBytesMax: number;
+  readonly #deps: NatsLogDeps;
+  readonly #statementTurns = new Turns();
+  #beginning: Beginning | undefined;
+  /** The stream that this thread writes. */
+  #writer: NatsWriter | undefined;
+  /** The sequence of the first message of the stream that was begun last. */
+  #helloSequence = 0;
+  /** Streams that this thread has begun without a row. */
+  readonly #unregistered = new Set<string>();
+  readonly #readers = new Map<string, StreamReader>();
+  readonly #purges = new Map<string, PurgeSchedule>();
+  /** Messages of each subject at the last list, and when they last became more. */
+  #growth = new Map<string, { readonly messages: number; readonly grownAt: number }>();
+  readonly #checked = new Map<string, { readonly messages: number; readonly at: number }>();
+  #listDueAt = Number.NEGATIVE_INFINITY;
+  #listing: Promise<void> | undefined;
+
+  constructor(deps: NatsLogDeps) {
+    this.#deps = deps;
+    this.groupBytesMax = deps.groupBytesMax;
+  }
+
+  get flusher(): string | undefined {
+    return this.#deps.owner.flusher;
+  }
+
+  /**
+   * Makes the row of a new stream, then its first message: LSN 1, without increments. Where the database is unavailable there is no
+   * row: whoever reads LSN 1 makes it. Rejects with `journal-unavailable`; the next call then goes on with this stream.
+   */
+  async begin(stream: string): Promise<BegunStream> {
+    this.#beginning ??= await this.#prepare(stream);
+    const { begun, hello } = this.#beginning;
+    const sequence = await sendHello(this.#deps.appends, begun.stream, hello);
+    this.#beginning = undefined;
+    if (sequence === 'over')
+      throw new JournalError('journal-unavailable', 'The stream was ended before it had begun; beginning another one.');
+    if (begun.isUnregistered === true) this.#unregistered.add(begun.stream);
+    this.#helloSequence = sequence;
+    return begun;
+  }
+
+  async #prepare(stream: string): Promise<Beginning> {
+    const { owner, clock } = this.#deps;
+    const begun = await this.#makeOwnRow(stream);
+    const hello = encodeMessage([emptyRecord(clock.now())], 1, begun.time, owner);
+    return { begun, hello };
+  }
+
+  async #makeOwnRow(stream: string): Promise<BegunStream> {
+    const { flusher } = this.#deps.owner;
+    try {
+      const row = await this.#makeRow(stream, this.#deps.owner, flusher, true);
+      if (row !== undefined) return { ...takenStream(stream, row, ENDS), appendEpoch: ENDS, time: row.database_time };
+    } catch (error) {
+      if (!(error instanceof CounterError) || error.code !== 'database-unavailable') throw error;
+      this.#deps.log('debug', { err: error, stream }, 'Beginning a stream without its row');
+    }
+    return { stream, epoch: 0, lsn: 0, coveredFrom: 0, appendEpoch: ENDS, time: 0, isUnregistered: true };
+  }
+
+  /** Undefined where the stream has a row. */
+  #makeRow(
+    stream: string,
+    { node, shard }: MessageOrigin,
+    flusher: string | undefined,
+    isWriter: boolean,
+  ): Promise<(TakenRow & { readonly database_time: number }) | undefined> {
+    const values = [stream, node, shard, flusher ?? null, isWriter];
+    const make = async (run: RunStatement): Promise<(TakenRow & { readonly database_time: number }) | undefined> => {
+      await run({ text: sql.BEGIN_TAKING });
+      await run({ text: sql.LOCK_PRUNED_BEFORE });
+      const rows = await run<TakenRow & { database_time: number }>({ text: nats.MAKE_NATS_STREAM, values });
+      await run({ text: sql.COMMIT_TAKING });
+      return rows[0];
+    };
+    return this.#inStatementTurn(() => this.#deps.statements.transaction(make, ROLLBACK));
+  }
+
+  makeWriter(begun: BegunStream, deps: StreamWriterDeps): StreamWriter {
+    const { stream, appendEpoch } = begun;
+    const purges = this.#purgesOf(stream);
+    // The first message is LSN 1.
+    const end = { stream, appendEpoch, lsn: 1, sequence: this.#helloSequence };
+    const writer = new NatsWriter(end, {
+      ...deps,
+      broker: this.#deps.appends,
+      origin: this.#deps.owner,
+      stored: (lsn, sequence) => {
+        purges.noteMessage(lsn, sequence);
+      },
+    });
+    this.#writer = writer;
+    return writer;
+  }
+
+  async ask(stream: string): Promise<StreamState | undefined> {
+    return this.#inStatementTurn(async () => {
+      const [row] = await this.#deps.statements.run<{
+        lsn: string;
+        epoch: string;
+        open: boolean;
+        database_time: number;
+      }>({ text: nats.ASK_NATS_STREAM, values: [stream] });
+      if (row === undefined) return this.#unregistered.has(stream) ? { epoch: 0, lsn: 0, time: 0 } : undefined;
+      this.#unregistered.delete(stream);
+      return row.open ? { epoch: Number(row.epoch), lsn: Number(row.lsn), time: row.database_time } : undefined;
+    });
+  }
+
+  async showLife(streams: readonly string[]): Promise<void> {
+    const values = [this.#deps.owner.flusher ?? null, streams];
+    await this.#inStatementTurn(() => this.#deps.statements.run({ text: nats.SHOW_NATS_LIFE, values }));
+  }
+
+  /** Also fences the stream of `ids` that this thread writes. */
+  async endLife(ids: readonly string[]): Promise<void> {
+    if (this.#writer !== undefined && ids.includes(this.#writer.stream)) await this.#writer.fence();
+    await this.#inStatementTurn(() => this.#deps.statements.run({ text: END_LIFE, values: [ids] }));
+  }
+
+  /** A record without increments carries the word. */
+  async giveWord(stream: string, _: string, time: DatabaseTime): Promise<boolean> {
+    const writer = this.#writer;
+    if (writer?.stream !== stream || writer.isOver) return false;
+    if (time <= writer.lastTime) return true;
+    try {
+      await writer.beat(time);
+      return true;
+    } catch (error) {
+      if (!writer.isOver) throw error;
+      return false;
+    }
+  }
+
+  async survey(): Promise<Survey> {
+    const rows = await this.#inStatementTurn(() =>
+      this.#deps.statements.run<SurveyRow>({ text: nats.SURVEY_NATS_STREAMS }),
+    );
+    // The row of a stream is made before its first message. Until then it is this thread's, and nobody writes it yet.
+    const begun = rows.filter(({ stream }) => stream !== this.#beginning?.begun.stream);
+    const streams = begun.map((row) => this.#surveyOf(row));
+    this.#forgetReaders(streams);
+    this.#list(streams);
+    await this.#purge();
+    return { streams, flushers: rows[0]?.flushers ?? 0 };
+  }
+
+  async read(
+    positions: readonly LogPosition[],
+    recordsMax: number,
+  ): Promise<ReadonlyMap<string, readonly JournalRecord[]>> {
+    const reading = positions.map(async ({ stream, lsn }): Promise<[string, readonly JournalRecord[]]> => {
+      const found = this.#readers.get(stream);
+      const reader = found?.lsn === lsn ? found : this.#makeReader(stream, lsn, found?.ends === true);
+      return [stream, await reader.read(recordsMax)];
+    });
+    return new Map(await Promise.all(reading));
+  }
+
+  take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined> {
+    const take = async (run: RunStatement): Promise<TakenLogStream | undefined> => {
+      await run({ text: sql.BEGIN_TAKING });
+      await run({ text: sql.LOCK_PRUNED_BEFORE });
+      const [found] = await run<{ epoch: string | null; retired: boolean }>({
+        text: sql.LOCK_CHECKPOINT,
+        values: [stream],
+      });
+      if (found === undefined || found.epoch === null || Number(found.epoch) !== epoch || found.retired) {
+        await run(ROLLBACK);
+        return undefined;
+      }
+      const [row] = await run<TakenRow>({ text: TAKE_FLUSHES, values: [stream, this.#deps.owner.flusher] });
+      if (row === undefined) throw new TypeError('a row that is locked is gone');
+      await run({ text: sql.COMMIT_TAKING });
+      this.#makeReader(stream, Number(row.lsn), adopt);
+      return takenStream(stream, row, adopt ? ENDS : undefined);
+    };
+    return this.#inFlushTurn(() => this.#deps.flushes.transaction(take, ROLLBACK));
+  }
+
+  touch(stream: string, at: Checkpoint): Promise<boolean> {
+    return this.#isApplied(nats.TOUCH_NATS_STREAM, [stream, at.epoch, at.lsn]);
+  }
+
+  release(stream: string, at: Checkpoint): Promise<boolean> {
+    this.#readers.delete(stream);
+    return this.#isApplied(RELEASE_STREAM, [stream, at.epoch, at.lsn]);
+  }
+
+  /** Ends this thread's own stream by a fence, another one where its fence was read. */
+  async retire(stream: string, at: Checkpoint): Promise<boolean | undefined> {
+    const writer = this.#writer;
+    if (writer?.stream === stream) {
+      if (writer.endLsn !== at.lsn || !(await writer.fence())) return false;
+    } else {
+      const reader = this.#readers.get(stream);
+      if (reader?.hasEnded !== true || reader.lsn !== at.lsn) return undefined;
+    }
+    const isRetired = await this.#isApplied(nats.RETIRE_NATS_STREAM, [stream, at.epoch, at.lsn]);
+    this.#readers.delete(stream);
+    this.#purges.delete(stream);
+    return isRetired;
+  }
+
+  committed(stream: string, lsn: Lsn): void {
+    this.#purges.get(stream)?.noteCommitted(lsn, this.#deps.clock.monotonic());
+  }
+
+  async close(): Promise<void> {
+    await this.#listing;
+    await Promise.all([this.#deps.appends.close(), this.#deps.reads.close()]);
+    await this.#deps.statements.close();
+  }
+
+  #purgesOf(stream: string): PurgeSchedule {
+    const found = this.#purges.get(stream) ?? new PurgeSchedule(this.#deps.keepSeconds * 1000);
+    this.#purges.set(stream, found);
+    return found;
+  }
+
+  #makeReader(stream: string, lsn: Lsn, ends: boolean): StreamReader {
+    const { reads, log } = this.#deps;
+    const purges = this.#purgesOf(stream);
+    const reader = new StreamReader(stream, lsn, ends, {
+      broker: reads,
+      found: (last, sequence) => {
+        purges.noteMessage(last, sequence);
+      },
+      unreadable: (sequence, error) => {
+        const what = `Stream ${stream} has a message in NATS that cannot be read; what follows it is not counted`;
+        log('error', { stream, sequence, err: error }, what);
+      },
+    });
+    this.#readers.set(stream, reader);
+    return reader;
+  }
+
+  #surveyOf(row: SurveyRow): StreamSurvey {
+    return {
+      stream: row.stream,
+      epoch: Number(row.epoch),
+      lsn: Number(row.lsn),
+      owner: row.owner ?? undefined,
+      node: row.node,
+      shard: row.shard,
+      isOwned: row.is_owned,
+      isWritten: row.is_written || this.#hasGrown(row.stream),
+      isSelfFlushed: row.self_flushed,
+    };
+  }
+
+  /** A writer that cannot reach the database shows life in the broker. */
+  #hasGrown(stream: string): boolean {
+    const grownAt = this.#growth.get(stream)?.grownAt ?? Number.NEGATIVE_INFINITY;
+    return this.#deps.clock.monotonic() - grownAt < ALIVE_MS;
+  }
+
+  /** Other threads have taken these streams, or have ended them. */
+  #forgetReaders(streams: readonly StreamSurvey[]): void {
+    const owned = new Set(streams.filter(({ owner }) => owner === this.flusher).map(({ stream }) => stream));
+    for (const stream of this.#readers.keys()) if (!owned.has(stream)) this.#readers.delete(stream);
+    for (const [stream, purges] of this.#purges)
+      if (purges.isEmpty && !owned.has(stream) && this.#writer?.stream !== stream) this.#purges.delete(stream);
+  }
+
+  /** Removes what was committed long enough ago. Another round tries again what fails. */
+  async #purge(): Promise<void> {
+    const now = this.#deps.clock.monotonic();
+    for (const [stream, purges] of this.#purges) {
+      const due = purges.takeDue(now);
+      if (due === undefined) continue;
+      const before = Math.min(due, this.#readers.get(stream)?.firstFence ?? due);
+      try {
+        await this.#deps.reads.purge(stream, before);
+      } catch (error) {
+        this.#sayLater(error, 'Cannot remove committed records from NATS now; trying again with later ones');
+      }
+    }
+  }
+
+  /** Looks at the subjects of the broker, beside what waits for the survey. */
+  #list(streams: readonly StreamSurvey[]): void {
+    if (this.#deps.clock.monotonic() < this.#listDueAt) return;
+    this.#listing ??= this.#lookAtSubjects(new Set(streams.map(({ stream }) => stream)))
+      .catch((error: unknown) => {
+        this.#sayLater(error, 'Cannot look at the subjects in NATS now; trying again');
+      })
+      .finally(() => {
+        this.#listing = undefined;
+      });
+  }
+
+  #sayLater(error: unknown, message: string): void {
+    const isOutage =
+      error instanceof JournalError || (error instanceof CounterError && error.code === 'database-unavailable');
+    this.#deps.log(isOutage ? 'debug' : 'error', { err: error }, message);
+  }
+
+  async #lookAtSubjects(open: ReadonlySet<string>): Promise<void> {
+    const { clock } = this.#deps;
+    const subjects = await this.#deps.reads.streams();
+    const now = clock.monotonic();
+    this.#listDueAt = now + LIST_INTERVAL_MS + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
+    this.#noteGrowth(subjects, open, now);
+    const due: string[] = [];
+    for (const [stream, messages] of subjects) {
+      if (open.has(stream) || !STREAM_NAME.test(stream) || stream === this.#beginning?.begun.stream) continue;
+      const checked = this.#checked.get(stream);
+      if (checked?.messages === messages && now - checked.at < CHECKED_MS) continue;
+      due.push(stream);
+      if (due.length === CHECKS_MAX) break;
+    }
+    for (const stream of this.#checked.keys()) if (!subjects.has(stream)) this.#checked.delete(stream);
+    if (due.length === 0) return;
+    const known = await this.#known(due);
+    for (const stream of due) {
+      const isDone = await this.#check(stream, known.get(stream));
+      if (isDone) this.#checked.set(stream, { messages: subjects.get(stream) ?? 0, at: now });
+    }
+  }
+
+  #noteGrowth(subjects: ReadonlyMap<string, number>, open: ReadonlySet<string>, now: number): void {
+    const growth = new Map<string, { readonly messages: number; readonly grownAt: number }>();
+    for (const [stream, messages] of subjects) {
+      if (!open.has(stream)) continue;
+      const before = this.#growth.get(stream);
+      // A purge makes them fewer.
+      const grownAt = before === undefined || messages > before.messages ? now : before.grownAt;
+      growth.set(stream, { messages, grownAt });
+    }
+    this.#growth = growth;
+  }
+
+  async #known(streams: readonly string[]): Promise<ReadonlyMap<string, KnownRow>> {
+    const { keepSeconds, windowHours, statements } = this.#deps;
+    const values = [streams, keepSeconds, windowHours];
+    const rows = await this.#inStatementTurn(() => statements.run<KnownRow>({ text: nats.KNOWN_NATS_STREAMS, values }));
+    return new Map(rows.map((row) => [row.stream, row]));
+  }
+
+  /** Looks after a subject whose stream is not open. True where nothing is left to do for now. */
+  async #check(stream: string, known: KnownRow | undefined): Promise<boolean> {
+    if (known !== undefined && (!known.retired || !known.due)) return false;
+    const content = await this.#contentOf(stream);
+    if (content === undefined) return true;
+    if (known === undefined) return this.#discover(stream, content);
+    if (content.lastLsn > Number(known.lsn)) {
+      await this.#reopen(stream, known, content.lastLsn);
+      return false;
+    }
+    // The records are committed, as the row says that was just read.
+    if (content.firstLsn !== undefined) {
+      if (content.firstFence !== undefined) await this.#deps.reads.purge(stream, content.firstFence);
+      return true;
+    }
+    if (known.old) {
+      const values = [stream, known.epoch, this.#deps.windowHours];
+      await this.#inStatementTurn(() => this.#deps.statements.run({ text: nats.FORGET_NATS_STREAM, values }));
+    }
+    return true;
+  }
+
+  async #discover(stream: string, { firstLsn, origin }: Content): Promise<boolean> {
+    if (firstLsn === undefined || origin === undefined) return true;
+    if (firstLsn !== 1) {
+      const what =
+        `Stream ${stream} is in NATS from LSN ${firstLsn} on and has no row in journal_checkpoints: nobody can tell what ` +
+        'of it is counted, and it is left alone';
+      this.#deps.log('error', { stream, firstLsn, ...origin }, what);
+      return true;
+    }
+    const made = await this.#makeRow(stream, origin, undefined, false);
+    if (made !== undefined)
+      this.#deps.log('info', { stream, ...origin }, 'Found a stream in NATS that PostgreSQL had not heard of');
+    return false;
+  }
+
+  async #reopen(stream: string, { lsn }: KnownRow, lastLsn: Lsn): Promise<void> {
+    const reopen = async (run: RunStatement): Promise<boolean> => {
+      await run({ text: sql.BEGIN_TAKING });
+      await run({ text: sql.LOCK_PRUNED_BEFORE });
+      await run({ text: sql.LOCK_CHECKPOINT, values: [stream] });
+      const rows = await run({ text: nats.REOPEN_NATS_STREAM, values: [stream] });
+      await run({ text: sql.COMMIT_TAKING });
+      return rows.length === 1;
+    };
+    const isOpen = await this.#inFlushTurn(() => this.#deps.flushes.transaction(reopen, ROLLBACK));
+    if (!isOpen) return;
+    const facts = { stream, checkpoint: Number(lsn), lastLsn };
+    this.#deps.log('warn', facts, 'A stream that was finished has records above its end; opened it again');
+  }
+
+  /** Undefined where something of the subject cannot be read. */
+  async #contentOf(stream: string): Promise<Content | undefined> {
+    let firstLsn: Lsn | undefined;
+    let origin: MessageOrigin | undefined;
+    let lastLsn = 0;
+    let firstFence: number | undefined;
+    for (let from = 1; ;) {
+      const messages = await this.#deps.reads.read(stream, from, SCAN_MESSAGES);
+      for (const { sequence, data } of messages) {
+        from = sequence + 1;
+        if (isFence(data)) {
+          firstFence ??= sequence;
+          continue;
+        }
+        const group = decodedOr(data, (error) => {
+          const what = `The subject of stream ${stream} in NATS has a message that cannot be read; it is left alone`;
+          this.#deps.log('error', { stream, sequence, err: error }, what);
+        });
+        if (group === undefined) return undefined;
+        firstLsn ??= group.firstLsn;
+        origin ??= { node: group.node, shard: group.shard };
+        lastLsn = Math.max(lastLsn, group.lastLsn);
+      }
+      if (messages.length < SCAN_MESSAGES) return { firstLsn, origin, lastLsn, firstFence };
+    }
+  }
+
+  #isApplied(text: string, values: readonly unknown[]): Promise<boolean> {
+    return this.#inFlushTurn(async () => (await this.#deps.flushes.run({ text, values })).length === 1);
+  }
+
+  #inStatementTurn<T>(statements: () => Promise<T>): Promise<T> {
+    return this.#statementTurns.run(() => orUnavailable(statements));
+  }
+
+  #inFlushTurn<T>(statements: () => Promise<T>): Promise<T> {
+    return this.#deps.flushTurns.run(() => orUnavailable(statements));
+  }
+}
+
+function takenStream(stream: string, row: TakenRow, appendEpoch: string | undefined): TakenLogStream {
+  const { epoch, lsn, covered_from: coveredFrom } = row;
+  return { stream, epoch: Number(epoch), lsn: Number(lsn), coveredFrom, appendEpoch };
+}
+
+function decodedOr(
+  data: Uint8Array,
+  unreadable: (error: JournalError) => void,
+): ReturnType<typeof decodeMessage> | undefined {
+  try {
+    return decodeMessage(data);
+  } catch (error) {
+    if (!(error instanceof JournalError)) throw error;
+    unreadable(error);
+    return undefined;
+  }
+}

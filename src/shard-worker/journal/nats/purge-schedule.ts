@@ -1,0 +1,62 @@
+/**
+ * Up to where the subject of a stream may be purged, and when. Shard thread.
+ *
+ * Both lists are bounded: beyond their limit every second entry is forgotten. Then less is purged at a time, and the same in the
+ * end.
+ */
+import type { Lsn } from '../../../core/checkpoint.js';
+
+const ENTRIES_MAX = 4096;
+
+/** The purges of one stream. */
+export class PurgeSchedule {
+  readonly #keepMs: number;
+  /** The last records of messages, in order. */
+  #marks: { readonly lsn: Lsn; readonly sequence: number }[] = [];
+  #commits: { readonly sequence: number; readonly dueAt: number }[] = [];
+
+  /** `keepMs`: how long a committed record stays. */
+  constructor(keepMs: number) {
+    this.#keepMs = keepMs;
+  }
+
+  /** The message at `sequence` has the records up to `lsn`. */
+  noteMessage(lsn: Lsn, sequence: number): void {
+    const last = this.#marks.at(-1);
+    if (last !== undefined && (lsn <= last.lsn || sequence <= last.sequence)) return;
+    this.#marks.push({ lsn, sequence });
+    if (this.#marks.length > ENTRIES_MAX) this.#marks = thinned(this.#marks);
+  }
+
+  /** This process has committed the stream up to `lsn`. `now`: on the monotonic clock. */
+  noteCommitted(lsn: Lsn, now: number): void {
+    let sequence: number | undefined;
+    let committed = 0;
+    for (const mark of this.#marks) {
+      if (mark.lsn > lsn) break;
+      ({ sequence } = mark);
+      committed += 1;
+    }
+    if (sequence === undefined) return;
+    this.#marks.splice(0, committed);
+    this.#commits.push({ sequence, dueAt: now + this.#keepMs });
+    if (this.#commits.length > ENTRIES_MAX) this.#commits = thinned(this.#commits);
+  }
+
+  /** The sequence below which everything may go now; undefined: nothing more than before. */
+  takeDue(now: number): number | undefined {
+    let due: number | undefined;
+    while (this.#commits[0] !== undefined && this.#commits[0].dueAt <= now) due = this.#commits.shift()?.sequence;
+    return due;
+  }
+
+  /** Nothing is left to purge. */
+  get isEmpty(): boolean {
+    return this.#commits.length === 0;
+  }
+}
+
+/** Every second entry, the last one among them. */
+function thinned<T>(entries: readonly T[]): T[] {
+  return entries.filter((_, index) => (entries.length - 1 - index) % 2 === 0);
+}

@@ -1,0 +1,186 @@
+/**
+ * A journal that other servers can reach, as a shard uses it: streams of records, who writes and who flushes them. Shard thread.
+ * `postgres/` and `nats/` implement it.
+ *
+ * A failure of the database is CounterError `database-unavailable`, a failure of a journal elsewhere JournalError
+ * `journal-unavailable`. Either way the call can be repeated, or what it was for can be looked up.
+ */
+import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
+import type { Clock } from '../../core/clock.js';
+import type { JournalRecord, RecordBytes } from './journal.js';
+import type { IncrementsAfter } from './stream-backlog.js';
+
+/** Whose streams these are, kept in their rows. */
+export interface LogOwner {
+  /** The id of the server, a UUID. */
+  readonly node: string;
+  readonly shard: number;
+  /** The id of this thread as one that flushes, a UUID; undefined: it only writes. */
+  readonly flusher: string | undefined;
+}
+
+/** A stream that this thread has begun or taken. */
+export interface TakenLogStream extends Checkpoint {
+  readonly stream: string;
+  /** Idempotent records that carry an older time cannot be checked against the window any more. */
+  readonly coveredFrom: DatabaseTime;
+  /** Under which this thread may append or retire; undefined: the stream has a living writer, which is another. */
+  readonly appendEpoch: string | undefined;
+}
+
+/** A stream that this thread has begun. */
+export interface BegunStream extends TakenLogStream {
+  readonly appendEpoch: string;
+  /** When its row was made. */
+  readonly time: DatabaseTime;
+  /** The database was unavailable: whoever flushes makes the row, and flushes the stream. */
+  readonly isUnregistered?: true;
+}
+
+/** A stream that is not retired, as a look at all of them found it. */
+export interface StreamSurvey extends Checkpoint {
+  readonly stream: string;
+  readonly node: string;
+  readonly shard: number;
+  /** Who flushes it. */
+  readonly owner: string | undefined;
+  /** Whether who flushes it, and who writes it, shows signs of life. */
+  readonly isOwned: boolean;
+  readonly isWritten: boolean;
+  /** The thread that writes it owns its flushes, too. */
+  readonly isSelfFlushed: boolean;
+}
+
+/** All streams that are not retired, and how many threads that flush show signs of life. */
+export interface Survey {
+  readonly streams: readonly StreamSurvey[];
+  readonly flushers: number;
+}
+
+/** What the writer of a stream finds when it asks for its row. */
+export interface StreamState extends Checkpoint {
+  /** 0: the row is not made yet. */
+  readonly time: DatabaseTime;
+}
+
+/** A place in a stream: what comes after it is read. */
+export interface LogPosition {
+  readonly stream: string;
+  readonly lsn: Lsn;
+}
+
+/** What the writer of a stream needs of its shard. */
+export interface StreamWriterDeps {
+  readonly clock: Clock;
+  /** How long a group may be in doubt, in ms. */
+  readonly doubtMaxMs: number;
+  /** The journal did not take a group, or does not answer. */
+  readonly unavailable: (error: unknown) => void;
+}
+
+/** The writer of one stream. One append at a time. */
+export interface StreamWriter {
+  readonly stream: string;
+  readonly appendEpoch: string;
+  /** The last LSN that is known to be in the journal. */
+  readonly endLsn: Lsn;
+  /** Appends nothing more. */
+  readonly isOver: boolean;
+  /** Why it is over, for the log. */
+  readonly endedBecause: string;
+  /** A group is under way, or its outcome is not known. */
+  readonly isAppending: boolean;
+  /** An attempt to append the group under way got no answer. */
+  readonly isInDoubt: boolean;
+  /** Bytes of records above the last known checkpoint. */
+  readonly bytes: number;
+  /** When the oldest of these was accepted, ms since 1970; infinite where there is none. */
+  readonly oldestAcceptedAtMs: number;
+  /** What the journal or the database has lost, where that was found: everything above this LSN. */
+  readonly lostAfterLsn: Lsn | undefined;
+
+  /** Increments of records above an LSN. */
+  incrementsAfter(lsn: Lsn): IncrementsAfter;
+
+  /** The checkpoint is at `lsn`. */
+  noteCheckpoint(lsn: Lsn): void;
+
+  /** Ends the stream for this writer. A group under way is settled first, if that is possible. */
+  end(because: string): void;
+
+  /**
+   * Appends a group, and resolves to its last LSN. Rejects with JournalError `journal-unavailable` or `journal-fenced`: nothing is
+   * in the journal, nor ever will be; with `journal-failed`: it may be in the journal, and the stream is over.
+   */
+  append(group: readonly RecordBytes[], time: DatabaseTime): Promise<Lsn>;
+
+  /**
+   * Appends a record without increments, after the group under way: proof that the journal takes records, and a sign of life.
+   * Rejects as `append` does. Undefined for a journal in the database, whose statements are proof enough.
+   */
+  beat?(time: DatabaseTime): Promise<Lsn>;
+}
+
+/** The log of one shard. */
+export interface SharedLog {
+  /** The id of this thread as one that flushes. */
+  readonly flusher: string | undefined;
+  /** The system that has the records, and what of it holds them, as messages name them. */
+  readonly place: string;
+  readonly store: string;
+  /** The records are in the database itself: without it none is appended. */
+  readonly isInDatabase: boolean;
+  /** Most bytes of the records of one group; undefined: any number. */
+  readonly groupBytesMax?: number | undefined;
+
+  /**
+   * Begins a stream. Where it rejects, the stream must not be written, and whoever flushes ends it. A journal outside of the
+   * database may return another stream, with which an earlier call did not get to the end.
+   */
+  begin(stream: string): Promise<BegunStream>;
+
+  /** The writer of a stream that was begun. */
+  makeWriter(begun: BegunStream, deps: StreamWriterDeps): StreamWriter;
+
+  /** Where the row of an open stream is, and what time it is there; undefined where it is not open. */
+  ask(stream: string): Promise<StreamState | undefined>;
+
+  /** Signs of life of this thread, and of the writer of `streams`. */
+  showLife(streams: readonly string[]): Promise<void>;
+
+  /** The last sign of life: other threads may take over at once. */
+  endLife(ids: readonly string[]): Promise<void>;
+
+  /** The word of an idle writer: what it accepted before `time` is in the log. False: the stream has another writer, or has ended. */
+  giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean>;
+
+  /** Looks at all streams. */
+  survey(): Promise<Survey>;
+
+  /** Records above positions in their streams, in order; about `recordsMax` of each stream, fewer where it ends there. */
+  read(positions: readonly LogPosition[], recordsMax: number): Promise<ReadonlyMap<string, readonly JournalRecord[]>>;
+
+  /**
+   * Takes the flushes of a stream whose row is at `epoch`, and the appends, too, with `adopt`: its writer is gone. Undefined where
+   * another thread has taken it meanwhile. Rejects with `database-unavailable`: it may be taken.
+   */
+  take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined>;
+
+  /** Looks whether the row of a stream that another process writes is at `at`, and passes its writer's word on. */
+  touch(stream: string, at: Checkpoint): Promise<boolean>;
+
+  /** Leaves a stream at `at` to whoever flushes it next. */
+  release(stream: string, at: Checkpoint): Promise<boolean>;
+
+  /**
+   * Ends a stream that is flushed to the end of its log. False: its row is not at `at`, or the log goes on; undefined: the end is
+   * not read yet. Idempotent.
+   */
+  retire(stream: string, at: Checkpoint, appendEpoch: string): Promise<boolean | undefined>;
+
+  /** This thread has committed a stream up to `lsn`. Undefined where that means nothing to the journal. */
+  committed?(stream: string, lsn: Lsn): void;
+
+  /** Closes the connections of the log; no call may follow. */
+  close(): Promise<void>;
+}

@@ -1,0 +1,315 @@
+/**
+ * Servers whose journal is NATS lose their data directories, sleep, and lose the broker or PostgreSQL. What was acknowledged is
+ * counted once all the same, by whoever is there.
+ */
+import assert from 'node:assert/strict';
+import { rm } from 'node:fs/promises';
+import { describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { connect } from '@nats-io/transport-node';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { CountedNode } from '../support/counted-node.js';
+import { connectTo, createTestDatabase, type TestDatabase } from '../support/database.js';
+import { createDatabaseOn } from '../support/database-connection.js';
+import { eventually } from '../support/eventually.js';
+import { increment, problemCode } from '../support/http.js';
+import { Load, sendTracked } from '../support/load.js';
+import { NatsCluster, NatsServer, natsServerMissing } from '../support/nats-server.js';
+import { OutagePostgres } from '../support/outage-postgres.js';
+import type { TestServer } from '../support/server.js';
+
+const TAKEN_OVER = 'Took over a stream whose writer is gone';
+const STREAM_ENDED = 'The stream has ended for this server';
+const JOURNAL_BACK = 'The journal in NATS takes records again';
+/** An election of JetStream takes some seconds. */
+const ELECTION_MS = 30_000;
+
+interface Pair {
+  readonly database: TestDatabase;
+  readonly first: CountedNode;
+  readonly second: CountedNode;
+  readonly load: Load;
+  /** Those of both nodes at their first start. */
+  readonly servers: readonly [TestServer, TestServer];
+  readonly dispose: () => Promise<void>;
+}
+
+/** Two nodes that serve, and a load that repeats at one what the other did not answer. */
+async function startPair(label: string, env: Readonly<Record<string, string>>): Promise<Pair> {
+  const database = await createTestDatabase();
+  const options = { databaseUrl: database.url, env };
+  const first = await CountedNode.make(label, options);
+  const second = await CountedNode.make(label, { ...options, ledger: first.ledger, random: first.random });
+  const nodes = [first, second];
+  const servers = [await first.start(), await second.start()] as const;
+  const load = new Load({
+    urls: nodes.map(({ url }) => url),
+    connections: 16,
+    ledger: first.ledger,
+    repeatElsewhere: true,
+  });
+  return {
+    database,
+    first,
+    second,
+    load,
+    servers,
+    dispose: async () => {
+      servers[0].kill('SIGCONT');
+      const stopped = load.stop();
+      for (const node of nodes) await node.dispose();
+      await stopped;
+      await database.drop();
+    },
+  };
+}
+
+/** Waits until no stream is open but those that `servers` write. */
+async function othersEnded(databaseUrl: string, servers: readonly TestServer[]): Promise<void> {
+  const connection = await connectTo(databaseUrl);
+  try {
+    const written = servers.flatMap((server) => [...streamsOf(server)]);
+    const text = `select count(*)::int as open from journal_checkpoints
+                  where retired_at is null and stream <> all($1::uuid[])`;
+    await eventually(
+      'the end of all other streams',
+      async () => (await connection.query<{ open: number }>({ text, values: [written] }))[0]?.open === 0,
+      40_000,
+    );
+  } finally {
+    await connection.close();
+  }
+}
+
+/** The streams that a server writes, by its log. */
+function streamsOf({ log }: TestServer): ReadonlySet<string> {
+  const streams = new Set<string>();
+  for (const { msg, stream } of log) {
+    if (msg === 'Began a stream in NATS') streams.add(String(stream));
+    if (String(msg).startsWith(STREAM_ENDED)) streams.delete(String(stream));
+  }
+  return streams;
+}
+
+function linesOf({ log }: TestServer, message: string): readonly Record<string, unknown>[] {
+  return log.filter(({ msg }) => String(msg).startsWith(message));
+}
+
+describe('one nats-server', { skip: natsServerMissing() }, () => {
+  test('a server that is killed under load and loses its data directory loses no acknowledged increment', async () => {
+    const broker = await NatsServer.start();
+    const pair = await startPair('nats: lost directory', { JOURNAL: broker.journal });
+    const { database, first, second, load, servers } = pair;
+    try {
+      await load.acknowledgements(500);
+      servers[0].kill('SIGKILL');
+      await servers[0].ended;
+      await rm(first.dataDir, { recursive: true });
+      await load.acknowledgements(200);
+      await load.stop();
+      await othersEnded(database.url, [servers[1]]);
+      assert.equal(linesOf(servers[1], TAKEN_OVER).length, streamsOf(servers[0]).size);
+      assert.deepEqual(load.wrongAnswers, []);
+      await second.finish(servers[1]);
+    } finally {
+      await pair.dispose();
+      await broker.dispose();
+    }
+  });
+
+  test('a suspended server is replaced and its streams are fenced; when it wakes, it goes on under new ones', async () => {
+    const broker = await NatsServer.start();
+    const pair = await startPair('nats: suspended server', { JOURNAL: broker.journal });
+    const { database, first, second, load, servers } = pair;
+    try {
+      const before = streamsOf(servers[0]);
+      await load.acknowledgements(200);
+      servers[0].kill('SIGSTOP');
+      await eventually('the takeover', () => Promise.resolve(linesOf(servers[1], TAKEN_OVER).length === before.size));
+      await othersEnded(database.url, [servers[1]]);
+      servers[0].kill('SIGCONT');
+      await eventually('the end of the old streams', () =>
+        Promise.resolve(
+          [...streamsOf(servers[0])].every((stream) => !before.has(stream)) &&
+            streamsOf(servers[0]).size === before.size,
+        ),
+      );
+      await load.acknowledgements(200);
+      await load.stop();
+      assert.deepEqual(load.wrongAnswers, []);
+      await first.flush();
+      await second.flush();
+      for (const server of servers) assert.equal((await server.stop()).code, 0, server.output);
+      await second.compare();
+    } finally {
+      await pair.dispose();
+      await broker.dispose();
+    }
+  });
+
+  test('while the broker is down, requests are refused or unknown; it heals by itself, and the counts stay exact', async () => {
+    const broker = await NatsServer.start();
+    const database = await createTestDatabase();
+    const node = await CountedNode.make('nats: broker down', {
+      databaseUrl: database.url,
+      env: { JOURNAL: broker.journal },
+    });
+    const codes = new Set<unknown>();
+    let isOver = false;
+    try {
+      const server = await node.start();
+      const load = node.load(8, 'w', 0);
+      const next = node.ledger.writer('direct');
+      const watching = (async () => {
+        while (!isOver) {
+          const answer = await sendTracked(node.url, next());
+          codes.add(answer === undefined || answer.status === 202 ? answer?.status : problemCode(answer));
+        }
+      })();
+      for (const signal of ['SIGKILL', 'SIGKILL', 'SIGTERM'] as const) {
+        await load.acknowledgements(200);
+        await broker.stop(signal);
+        if (signal === 'SIGTERM') {
+          codes.delete('journal-unavailable');
+          await eventually('refused requests', () => Promise.resolve(codes.has('journal-unavailable')));
+          await sleep(6000);
+        }
+        await broker.start();
+        await load.acknowledgements(200);
+      }
+      // A broker that answers nothing is worse than one that is gone.
+      broker.signal('SIGSTOP');
+      await sleep(8000);
+      broker.signal('SIGCONT');
+      await load.acknowledgements(200);
+      isOver = true;
+      await watching;
+      codes.delete('outcome-unknown');
+      assert.deepEqual([...codes].sort(), [202, 'journal-unavailable']);
+      assert.ok(linesOf(server, JOURNAL_BACK).length > 0, server.output);
+      await load.stop();
+      await othersEnded(database.url, [server]);
+      await node.finish(server);
+    } finally {
+      isOver = true;
+      await node.dispose();
+      await broker.dispose();
+      await database.drop();
+    }
+  });
+
+  test('while PostgreSQL is down increments are taken, and a server that starts then is found when it is back', async () => {
+    const [broker, postgres] = [await NatsServer.start(), await OutagePostgres.prepare()];
+    await postgres.start();
+    const databaseUrl = await createDatabaseOn(postgres.url);
+    const env = { JOURNAL: broker.journal, SHARDS: '1' };
+    const ingest = await CountedNode.make('nats: PostgreSQL down', { databaseUrl, env: { ...env, ROLE: 'ingest' } });
+    const shared = { databaseUrl, ledger: ingest.ledger, random: ingest.random };
+    const late = await CountedNode.make('nats: PostgreSQL down', { ...shared, env: { ...env, ROLE: 'ingest' } });
+    const rollUp = await CountedNode.make('nats: PostgreSQL down', { ...shared, env: { ...env, ROLE: 'roll-up' } });
+    const nodes = [ingest, late, rollUp];
+    try {
+      const started = await ingest.start();
+      const flushing = await rollUp.start();
+      const load = ingest.load(8, 'w', 0);
+      await load.acknowledgements(200);
+      await postgres.stop('crash');
+      await load.acknowledgements(500);
+      const lateStarted = await late.start();
+      const lateLoad = late.load(8, 'late', 0);
+      const refused = await increment(late.url, { late: 1 }, { headers: { 'idempotency-key': 'too-early' } });
+      assert.deepEqual([refused.status, problemCode(refused)], [503, 'starting']);
+      await lateLoad.acknowledgements(200);
+      await postgres.start();
+      const next = late.ledger.writer('direct');
+      await eventually('idempotent requests', async () => {
+        const request = next();
+        const answer = await sendTracked(late.url, request);
+        return request.idempotencyKey !== undefined && answer?.status === 202;
+      });
+      await lateLoad.acknowledgements(100);
+      assert.ok(linesOf(flushing, 'Found a stream in NATS that PostgreSQL had not heard of').length > 0);
+      assert.equal(linesOf(lateStarted, STREAM_ENDED).length, 0, lateStarted.output);
+      await load.stop();
+      await lateLoad.stop();
+      for (const node of [ingest, late]) await node.flush();
+      for (const server of [started, lateStarted, flushing]) assert.equal((await server.stop()).code, 0, server.output);
+      await ingest.compare();
+    } finally {
+      for (const node of nodes) await node.dispose();
+      await postgres.dispose();
+      await broker.dispose();
+    }
+  });
+
+  test('a stream at its limit refuses increments, and takes them again when there is room', async () => {
+    const broker = await NatsServer.start();
+    const database = await createTestDatabase();
+    const env = { JOURNAL: broker.journal, JOURNAL_KEEP_SECONDS: '0', FLUSH_INTERVAL_MS: '100' };
+    const node = await CountedNode.make('nats: stream is full', { databaseUrl: database.url, env });
+    const session = await connect({ servers: broker.address });
+    try {
+      const server = await node.start();
+      const manager = await jetstreamManager(session);
+      const before = await manager.streams.info('summing-counters');
+      await manager.streams.update('summing-counters', { max_bytes: before.state.bytes + 2000 });
+      const filling = node.ledger.writer('filling');
+      const full = await eventually('a refusal', async () => {
+        const answer = await sendTracked(node.url, filling());
+        return answer?.status === 503 ? answer : undefined;
+      });
+      assert.equal(problemCode(full), 'journal-unavailable');
+      await manager.streams.update('summing-counters', { max_bytes: -1 });
+      const next = node.ledger.writer('room');
+      await eventually('room', async () => (await sendTracked(node.url, next()))?.status === 202);
+      await node.flush();
+      await node.finish(server);
+    } finally {
+      await session.close();
+      await node.dispose();
+      await broker.dispose();
+      await database.drop();
+    }
+  });
+});
+
+describe('three nats-servers', { skip: natsServerMissing() }, () => {
+  test('the leader is killed under load, and comes back; nothing is lost or counted twice', async () => {
+    const cluster = await NatsCluster.start();
+    let pair: Pair | undefined;
+    const session = await connect({ servers: cluster.servers.map(({ address }) => address) });
+    try {
+      pair = await startPair('nats: leader', { JOURNAL: cluster.journal, NATS_REPLICAS: '3' });
+      const { database, first, second, load, servers } = pair;
+      const manager = await jetstreamManager(session);
+      for (let round = 0; round < 2; round += 1) {
+        await load.acknowledgements(300);
+        const { cluster: state } = await manager.streams.info('summing-counters');
+        const leader = cluster.servers[Number(state?.leader?.replace('server-', ''))];
+        assert.ok(leader !== undefined);
+        await leader.stop('SIGKILL');
+        await load.acknowledgements(300);
+        await leader.start();
+        await eventually(
+          'a cluster of three',
+          async () => {
+            const info = await manager.streams.info('summing-counters');
+            return info.cluster?.replicas?.every(({ current }) => current) === true;
+          },
+          ELECTION_MS,
+        );
+      }
+      await load.stop();
+      assert.deepEqual(load.wrongAnswers, []);
+      await othersEnded(database.url, servers);
+      await first.flush();
+      await second.flush();
+      for (const server of servers) assert.equal((await server.stop()).code, 0, server.output);
+      await second.compare();
+    } finally {
+      await session.close();
+      await pair?.dispose();
+      await cluster.dispose();
+    }
+  });
+});

@@ -1,0 +1,273 @@
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, before, describe, test } from 'node:test';
+import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
+import { emptyRecord, encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
+import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { eventually } from '../../support/eventually.js';
+import { increment, problemCode, send } from '../../support/http.js';
+import { incrementRecord } from '../../support/journal-fixtures.js';
+import { scrape } from '../../support/metrics.js';
+import { NatsServer, natsServerMissing } from '../../support/nats-server.js';
+import { assertCreated } from '../../support/problem.js';
+import { spawnServer, startServer, type TestServer } from '../../support/server.js';
+
+type Role = 'serve' | 'ingest' | 'roll-up';
+type Environment = Readonly<Record<string, string>>;
+
+async function rowsOf<Row extends Record<string, unknown>>(url: string, text: string): Promise<Row[]> {
+  const connection = await connectTo(url);
+  try {
+    return await connection.query<Row>({ text });
+  } finally {
+    await connection.close();
+  }
+}
+
+async function sumOf(url: string, key: string): Promise<number> {
+  const [row] = await rowsOf<{ sum: string }>(url, `select sum::text from counters where key = '${key}'`);
+  return Number(row?.sum ?? 0);
+}
+
+async function jsonOf(server: TestServer, path: string): Promise<Record<string, unknown>> {
+  const answer = await send(server.url, path);
+  assert.equal(answer.status, 200, answer.body);
+  return JSON.parse(answer.body) as Record<string, unknown>;
+}
+
+/** A start that must fail: its exit code and output. */
+async function refusedStart(env: Environment): Promise<{ readonly code: number | null; readonly output: string }> {
+  const server = await spawnServer({ env });
+  try {
+    const { code } = await server.ended;
+    return { code, output: server.output };
+  } finally {
+    await server.dispose();
+  }
+}
+
+describe('the journal in NATS', { skip: natsServerMissing() }, () => {
+  let database: TestDatabase;
+  let broker: NatsServer;
+  before(async () => {
+    database = await createTestDatabase();
+    broker = await NatsServer.start();
+  });
+  after(async () => {
+    await broker.dispose();
+    await database.drop();
+  });
+
+  function settingsOf(ROLE: Role, env: Environment = {}): Environment {
+    return { DATABASE_URL: database.url, JOURNAL: broker.journal, ROLE, FLUSH_INTERVAL_MS: '100', ...env };
+  }
+
+  function start(ROLE: Role, env: Environment = {}): Promise<TestServer> {
+    return startServer({ env: settingsOf(ROLE, env) });
+  }
+
+  test('an acknowledged increment is in the broker and is read at once; a clean stop leaves fences only', async () => {
+    const server = await start('serve', { FLUSH_INTERVAL_MS: '60000' });
+    try {
+      assertCreated(await increment(server.url, '{"seen":1,"also":-2,"seen":3}'));
+      const once = { headers: { 'idempotency-key': 'once' } };
+      for (let attempt = 0; attempt < 2; attempt += 1) assertCreated(await increment(server.url, { seen: 10 }, once));
+      const { sum, committed, pending } = await jsonOf(server, '/counters/seen');
+      assert.deepEqual({ sum, committed, pending }, { sum: 14, committed: 0, pending: 14 });
+      assert.match(server.output, /Journal in NATS [0-9.]+, stream summing-counters with 1 replica: a loss of power/);
+    } finally {
+      assert.deepEqual(await server.stop(), { code: 0, signal: null });
+      await server.dispose();
+    }
+    assert.equal(await sumOf(database.url, 'seen'), 14);
+    const open = await rowsOf(database.url, 'select 1 from journal_checkpoints where retired_at is null');
+    assert.equal(open.length, 0);
+    const session = await connect({ servers: broker.address });
+    try {
+      const manager = await jetstreamManager(session);
+      const { state } = await manager.streams.info('summing-counters', { subjects_filter: '>' });
+      for (const subject of Object.keys(state.subjects ?? {})) {
+        const last = await manager.direct.getMessage('summing-counters', { last_by_subj: subject });
+        assert.equal(last?.data.length, 0, `the last message of ${subject} is a fence`);
+      }
+    } finally {
+      await session.close();
+    }
+  });
+
+  test('after kill -9 the next start finishes what was pending', async () => {
+    const killed = await start('serve', { FLUSH_INTERVAL_MS: '60000' });
+    assertCreated(await increment(killed.url, { killed: 6 }));
+    killed.kill('SIGKILL');
+    await killed.ended;
+    const next = await startServer({ env: settingsOf('serve'), dataDir: killed.dataDir });
+    try {
+      assertCreated(await increment(next.url, { killed: 1 }));
+      const answer = await eventually('an answer', async () => {
+        const read = await send(next.url, '/key_sum?name=killed');
+        return read.status === 503 ? undefined : read;
+      });
+      assert.equal(answer.body, '7');
+    } finally {
+      assert.deepEqual(await next.stop(), { code: 0, signal: null });
+      await next.dispose();
+    }
+    assert.equal(await sumOf(database.url, 'killed'), 7);
+  });
+
+  test('a roll-up flushes what an ingest server takes; committed records are removed from the broker', async () => {
+    const ingest = await start('ingest', { SHARDS: '2' });
+    const rollUp = await start('roll-up', { JOURNAL_KEEP_SECONDS: '0' });
+    try {
+      assert.equal((await increment(rollUp.url, { refused: 1 })).status, 405);
+      for (let index = 0; index < 20; index += 1)
+        assertCreated(await increment(ingest.url, { [`key-${index % 4}`]: 2 }));
+      const once = { headers: { 'idempotency-key': 'at-ingest' } };
+      for (let attempt = 0; attempt < 2; attempt += 1) assertCreated(await increment(ingest.url, { once: 5 }, once));
+      assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
+      const { sum, committed, pending } = await jsonOf(ingest, '/counters/key-0');
+      assert.deepEqual({ sum, committed, pending }, { sum: 10, committed: 10, pending: null });
+      assert.equal(await sumOf(database.url, 'once'), 5);
+      const handedOver = (await scrape(ingest.url)).total('increments_handed_over_total');
+      await eventually('the same number adopted', async () => {
+        const page = await scrape(rollUp.url);
+        return page.total('increments_adopted_total') >= handedOver;
+      });
+      const session = await connect({ servers: broker.address });
+      try {
+        const manager = await jetstreamManager(session);
+        await eventually('fewer messages', async () => {
+          const { state } = await manager.streams.info('summing-counters', { subjects_filter: '>' });
+          return Object.values(state.subjects ?? {}).every((messages) => messages <= 2);
+        });
+      } finally {
+        await session.close();
+      }
+    } finally {
+      assert.equal((await ingest.stop()).code, 0);
+      assert.equal((await rollUp.stop()).code, 0);
+      await ingest.dispose();
+      await rollUp.dispose();
+    }
+  });
+
+  test('a stream that PostgreSQL has never heard of is counted from LSN 1 on; one that begins later is left alone', async () => {
+    const session = await connect({ servers: broker.address });
+    const server = await start('serve');
+    try {
+      const client = jetstream(session);
+      const origin = { node: randomUUID(), shard: 3 };
+      const [found, left] = [randomUUID(), randomUUID()];
+      const subject = (stream: string): string => `summing-counters.${stream}`;
+      await client.publish(subject(found), encodeMessage([emptyRecord(1)], 1, 0, origin));
+      await client.publish(subject(found), encodeMessage([incrementRecord('found', 7)], 2, 0, origin));
+      await client.publish(subject(left), encodeMessage([incrementRecord('left', 7)], 5, 0, origin));
+      await eventually('its sum', async () => (await sumOf(database.url, 'found')) === 7);
+      await eventually('the alert', () =>
+        Promise.resolve(server.output.includes(`Stream ${left} is in NATS from LSN 5`)),
+      );
+      await eventually('its end', async () => {
+        const rows = await rowsOf(
+          database.url,
+          `select 1 from journal_checkpoints where stream = '${found}' and retired_at is not null`,
+        );
+        return rows.length === 1;
+      });
+      assert.equal(await sumOf(database.url, 'left'), 0);
+    } finally {
+      await session.close();
+      assert.equal((await server.stop()).code, 0);
+      await server.dispose();
+    }
+  });
+
+  test('a body that no message of the broker holds is refused at the start', async () => {
+    const { code, output } = await refusedStart(settingsOf('serve', { MAX_BODY_BYTES: '1 MiB' }));
+    assert.equal(code, 78);
+    assert.match(
+      output,
+      /MAX_BODY_BYTES is 1 MiB, but a message of the broker, 1 MiB, holds the record of a body of \d+/,
+    );
+  });
+
+  test('a body of MAX_BODY_BYTES is one record', async () => {
+    const server = await start('serve');
+    try {
+      const pairs: string[] = [];
+      for (let bytes = 2; bytes + 7 <= 400 * 1024; bytes += 6) pairs.push('"a":1');
+      const body = `{${pairs.join(',')}}`;
+      const headers = { 'idempotency-key': 'the-largest' };
+      assertCreated(await increment(server.url, body, { headers }));
+      assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+      assert.equal(await sumOf(database.url, 'a'), pairs.length);
+    } finally {
+      await server.stop();
+      await server.dispose();
+    }
+  });
+
+  test('a stream that would lose records is refused in one sentence for each reason', async () => {
+    const session = await connect({ servers: broker.address });
+    try {
+      const manager = await jetstreamManager(session);
+      await manager.streams.add({
+        name: 'unsafe',
+        subjects: ['unsafe.>'],
+        storage: StorageType.Memory,
+        max_age: 3_600_000_000_000,
+      });
+      const { code, output } = await refusedStart(settingsOf('serve', { NATS_STREAM: 'unsafe' }));
+      assert.equal(code, 78);
+      for (const reason of ['memory storage', 'discard old', 'a max age', 'no direct access'])
+        assert.match(output, new RegExp(`NATS_STREAM unsafe has ${reason}`));
+    } finally {
+      await session.close();
+    }
+  });
+});
+
+describe('access to NATS', { skip: natsServerMissing() }, () => {
+  let database: TestDatabase;
+  before(async () => {
+    database = await createTestDatabase();
+  });
+  after(() => database.drop());
+
+  test('a user and a password are given, and never logged; a wrong one ends the start', async () => {
+    const access = 'authorization { user: counters, password: "s3cret-pa55" }';
+    const broker = await NatsServer.start(access);
+    const env = { DATABASE_URL: database.url, LOG_LEVEL: 'debug' };
+    try {
+      const server = await startServer({ env: { ...env, JOURNAL: `nats://counters:s3cret-pa55@${broker.address}` } });
+      assertCreated(await increment(server.url, { allowed: 1 }));
+      assert.equal((await server.stop()).code, 0);
+      assert.ok(!server.output.includes('s3cret-pa55'), server.output);
+      await server.dispose();
+      const refused = await refusedStart({ ...env, JOURNAL: `nats://counters:wr0ng@${broker.address}` });
+      assert.equal(refused.code, 78, refused.output);
+      assert.match(refused.output, /The broker refuses the server/);
+      assert.ok(!refused.output.includes('wr0ng'), refused.output);
+    } finally {
+      await broker.dispose();
+    }
+  });
+
+  test('a start without the broker waits for it', async () => {
+    const broker = await NatsServer.start();
+    await broker.stop();
+    const server = await startServer({
+      env: { DATABASE_URL: database.url, JOURNAL: broker.journal },
+      until: 'The start waits for the broker of the journal',
+    });
+    try {
+      assert.equal(problemCode(await increment(server.url, { early: 1 })), 'starting');
+      await broker.start();
+      await eventually('a start', async () => (await increment(server.url, { late: 1 })).status === 202);
+    } finally {
+      await server.stop();
+      await server.dispose();
+      await broker.dispose();
+    }
+  });
+});

@@ -1,0 +1,150 @@
+/** A real nats-server, or a cluster of them, as children of the test. Debian has it as the package nats-server. */
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { freePort } from './outage-postgres.js';
+
+const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin`;
+/** Output that is kept for a failure, in characters. */
+const OUTPUT_MAX = 20_000;
+
+/** Why a test with NATS must be skipped on this machine, or false. In continuous integration it must not. */
+export function natsServerMissing(): string | false {
+  const isThere = spawnSync('nats-server', ['--version'], { env: { ...process.env, PATH } }).status === 0;
+  return isThere || process.env['CI'] === 'true'
+    ? false
+    : 'nats-server is not installed (Debian: apt-get install nats-server)';
+}
+
+/** One server. Its directory and ports stay over a restart. */
+export class NatsServer {
+  readonly directory: string;
+  readonly port: number;
+  readonly #configuration: string;
+  #child: ChildProcess | undefined;
+  #output = '';
+
+  constructor(directory: string, port: number, configuration: string) {
+    this.directory = directory;
+    this.port = port;
+    this.#configuration = configuration;
+  }
+
+  /** A single server with JetStream. `configuration`: further lines. */
+  static async start(configuration = ''): Promise<NatsServer> {
+    const directory = await mkdtemp(join(tmpdir(), 'summing-counters-nats-'));
+    const server = new NatsServer(directory, await freePort(), configuration);
+    await server.start();
+    return server;
+  }
+
+  /** `127.0.0.1:PORT`. */
+  get address(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  /** The value of JOURNAL. */
+  get journal(): string {
+    return `nats://${this.address}`;
+  }
+
+  /** The process, while it runs. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  /** Starts the process; settles when it listens. */
+  async start(): Promise<void> {
+    const file = join(this.directory, 'server.conf');
+    const lines = [
+      'host: 127.0.0.1',
+      `port: ${this.port}`,
+      ...(this.#configuration.includes('jetstream')
+        ? []
+        : [`jetstream { store_dir: "${join(this.directory, 'store')}" }`]),
+      this.#configuration.replaceAll('DIRECTORY', this.directory),
+    ];
+    await writeFile(file, `${lines.join('\n')}\n`);
+    const child = spawn('nats-server', ['-c', file], {
+      env: { ...process.env, PATH },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    this.#child = child;
+    this.#output = '';
+    await new Promise<void>((resolve, reject) => {
+      child.once('error', reject);
+      child.once('exit', () => reject(new Error(`nats-server did not start: ${this.#output}`)));
+      child.stderr?.on('data', (chunk: Buffer) => {
+        this.#output = (this.#output + chunk.toString()).slice(-OUTPUT_MAX);
+        if (this.#output.includes('Server is ready')) resolve();
+      });
+    });
+  }
+
+  /** Ends the process; settles when it is gone. */
+  async stop(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+    const child = this.#child;
+    if (child?.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    await ended;
+  }
+
+  /** Stops the process without ending it, or lets it go on. */
+  signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
+    this.#child?.kill(signal);
+  }
+
+  /** Ends it at once and deletes its files. */
+  async dispose(): Promise<void> {
+    this.#child?.kill('SIGCONT');
+    await this.stop();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+/** Several servers that replicate streams. */
+export class NatsCluster {
+  readonly servers: readonly NatsServer[];
+
+  private constructor(servers: readonly NatsServer[]) {
+    this.servers = servers;
+  }
+
+  /** Starts a cluster; settles when all servers listen. JetStream needs some seconds more to elect a leader. */
+  static async start(size = 3): Promise<NatsCluster> {
+    const routes: number[] = [];
+    for (let index = 0; index < size; index += 1) routes.push(await freePort());
+    const urls = routes.map((port) => `nats://127.0.0.1:${port}`).join(', ');
+    const servers: NatsServer[] = [];
+    for (const [index, route] of routes.entries()) {
+      const directory = await mkdtemp(join(tmpdir(), 'summing-counters-nats-'));
+      const configuration = [
+        `server_name: server-${index}`,
+        'jetstream { store_dir: "DIRECTORY/store" }',
+        `cluster { name: test, listen: "127.0.0.1:${route}", routes: [${urls}] }`,
+      ].join('\n');
+      servers.push(new NatsServer(directory, await freePort(), configuration));
+    }
+    const cluster = new NatsCluster(servers);
+    try {
+      await Promise.all(servers.map((server) => server.start()));
+    } catch (error) {
+      await cluster.dispose();
+      throw error;
+    }
+    return cluster;
+  }
+
+  /** The value of JOURNAL. */
+  get journal(): string {
+    return `nats://${this.servers.map(({ address }) => address).join(',')}`;
+  }
+
+  /** Ends all and deletes their files. */
+  async dispose(): Promise<void> {
+    for (const server of this.servers) await server.dispose();
+  }
+}

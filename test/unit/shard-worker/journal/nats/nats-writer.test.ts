@@ -1,0 +1,237 @@
+import assert from 'node:assert/strict';
+import { beforeEach, describe, test } from 'node:test';
+import { JournalError } from '#product/core/errors.js';
+import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
+import { encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
+import { NatsWriter, sendHello } from '#product/shard-worker/journal/nats/nats-writer.js';
+import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
+
+const STREAM = 'stream';
+const FENCE = new Uint8Array(0);
+const origin = { node: NODE_ID, shard: 0 };
+
+/** What happens to a publish. */
+type Fate =
+  | 'stored'
+  /** It is stored, and the answer is lost. */
+  | 'answer lost'
+  /** Neither stored nor answered. */
+  | 'lost'
+  | 'refused'
+  /** Answered as a mismatch, and stored: as while an earlier copy is in process. */
+  | 'in process';
+
+/** One subject, which keeps to the expectations of what is published. */
+class ScriptedBroker implements Pick<Broker, 'publish' | 'read'> {
+  readonly messages: BrokerMessage[] = [];
+  readonly published: { readonly data: Uint8Array; readonly expected: number }[] = [];
+  fates: Fate[] = [];
+  isReadable = true;
+  /** Reads see so many messages fewer. */
+  behind = 0;
+  #sequence = 10;
+
+  /** Somebody else's message. */
+  add(data: Uint8Array): number {
+    this.#sequence += 3;
+    this.messages.push({ sequence: this.#sequence, data });
+    return this.#sequence;
+  }
+
+  publish(_: string, data: Uint8Array, expected: number): Promise<PublishOutcome> {
+    this.published.push({ data, expected });
+    const fate = this.fates.shift() ?? 'stored';
+    const error = new Error(fate);
+    if (fate === 'refused') return Promise.resolve({ kind: 'refused', error });
+    if (fate === 'lost') return Promise.resolve({ kind: 'unknown', error });
+    if (expected !== (this.messages.at(-1)?.sequence ?? 0)) return Promise.resolve({ kind: 'mismatch' });
+    const sequence = this.add(data);
+    if (fate === 'answer lost') return Promise.resolve({ kind: 'unknown', error });
+    return Promise.resolve(fate === 'in process' ? { kind: 'mismatch' } : { kind: 'published', sequence });
+  }
+
+  read(_: string, from: number, most: number): Promise<readonly BrokerMessage[]> {
+    if (!this.isReadable) return Promise.reject(new JournalError('journal-unavailable', 'gone'));
+    const seen = this.messages.slice(0, this.messages.length - this.behind);
+    return Promise.resolve(seen.filter(({ sequence }) => sequence >= from).slice(0, most));
+  }
+}
+
+let broker: ScriptedBroker;
+let clock: ManualClock;
+let writer: NatsWriter;
+let complaints: number;
+
+function makeWriter(): NatsWriter {
+  const hello = broker.add(encodeMessage([incrementRecord('hello', 0)], 1, 0, origin));
+  const end = { stream: STREAM, appendEpoch: 'x', lsn: 1, sequence: hello };
+  return new NatsWriter(end, { broker, clock, origin, doubtMaxMs: 4000, unavailable: () => (complaints += 1) });
+}
+
+beforeEach(() => {
+  broker = new ScriptedBroker();
+  clock = new ManualClock();
+  complaints = 0;
+  writer = makeWriter();
+});
+
+/** How an append of `amount` ends, while time passes. */
+async function append(amount: number): Promise<number | string> {
+  let end: number | string | undefined;
+  writer.append([incrementRecord('a', amount)], 5).then(
+    (lsn) => (end = lsn),
+    (error: unknown) => (end = error instanceof JournalError ? error.code : String(error)),
+  );
+  for (let round = 0; round < 2000 && end === undefined; round += 1) {
+    await new Promise((resolve) => setImmediate(resolve));
+    clock.advance(10);
+  }
+  return end ?? 'no end';
+}
+
+function message(amount: number, lsn: number): Uint8Array {
+  return encodeMessage([incrementRecord('a', amount)], lsn, 5, origin);
+}
+
+describe('a publish', () => {
+  test('expects the sequence of the last acknowledged record', async () => {
+    assert.equal(await append(1), 2);
+    assert.equal(await append(2), 3);
+    const [hello, first] = broker.messages;
+    assert.deepEqual(
+      broker.published.map(({ expected }) => expected),
+      [hello?.sequence, first?.sequence],
+    );
+  });
+
+  test('that is refused and was never in doubt has kept nothing, and the next one gets its LSN', async () => {
+    broker.fates = ['refused'];
+    assert.equal(await append(1), 'journal-unavailable');
+    assert.equal(complaints, 1);
+    assert.equal(await append(2), 2);
+  });
+
+  test('without an answer is sent again with the same bytes and the same expectation', async () => {
+    broker.fates = ['lost', 'lost', 'stored'];
+    assert.equal(await append(1), 2);
+    const [first, ...others] = broker.published;
+    assert.equal(others.length, 2);
+    for (const other of others) assert.deepEqual(other, first);
+  });
+
+  test('whose answer is lost is found by its LSN, and counts once', async () => {
+    broker.fates = ['answer lost'];
+    assert.equal(await append(1), 2);
+    assert.equal(broker.messages.length, 2);
+    assert.equal(await append(2), 3);
+  });
+
+  test('that is still in process is found by what is read, not by the answer', async () => {
+    broker.fates = ['in process'];
+    assert.equal(await append(1), 2);
+    assert.equal(broker.messages.length, 2);
+  });
+
+  test('is sent again where a read does not find it yet', async () => {
+    broker.fates = ['answer lost'];
+    broker.behind = 1;
+    const appended = append(1);
+    for (let round = 0; round < 20; round += 1) await new Promise((resolve) => setImmediate(resolve));
+    broker.behind = 0;
+    assert.equal(await appended, 2);
+    assert.equal(broker.messages.length, 2);
+  });
+
+  test('behind a copy of an earlier record expects the sequence of the copy', async () => {
+    assert.equal(await append(1), 2);
+    const copy = broker.add(message(1, 2));
+    assert.equal(await append(2), 3);
+    assert.equal(broker.published.at(-1)?.expected, copy);
+  });
+});
+
+describe('a stream is over', () => {
+  test('behind a fence: what was found is acknowledged', async () => {
+    broker.fates = ['answer lost'];
+    const appended = append(1);
+    await new Promise((resolve) => setImmediate(resolve));
+    broker.add(FENCE);
+    assert.equal(await appended, 2);
+    assert.ok(writer.isOver);
+    assert.equal(await append(2), 'journal-fenced');
+  });
+
+  test('behind a fence: what was sent and not found is unknown, because a late copy may follow', async () => {
+    broker.add(FENCE);
+    assert.equal(await append(1), 'journal-failed');
+    assert.ok(writer.isOver);
+    assert.match(writer.endedBecause, /another server has ended it/);
+  });
+
+  test('behind a fence with a copy of an earlier record behind it', async () => {
+    assert.equal(await append(1), 2);
+    broker.add(FENCE);
+    broker.add(message(1, 2));
+    assert.equal(await append(2), 'journal-failed');
+    assert.ok(writer.isOver);
+  });
+
+  test('where the last acknowledged record is gone', async () => {
+    assert.equal(await append(1), 2);
+    broker.messages.length = 0;
+    assert.equal(await append(2), 'journal-failed');
+    assert.ok(writer.isOver);
+    assert.equal(broker.messages.length, 0, 'nothing is appended behind the gap');
+    assert.equal(writer.lostAfterLsn, 0);
+  });
+
+  test('where another record has its LSN', async () => {
+    broker.add(message(7, 2));
+    assert.equal(await append(1), 'journal-failed');
+    assert.match(writer.endedBecause, /did not write/);
+  });
+
+  test('where a group is in doubt for too long', async () => {
+    broker.fates = Array.from({ length: 1000 }, () => 'lost' as const);
+    assert.equal(await append(1), 'journal-failed');
+    assert.match(writer.endedBecause, /in doubt for too long/);
+    assert.equal(await append(2), 'journal-fenced');
+  });
+
+  test('where nothing can be read either', async () => {
+    broker.fates = ['answer lost'];
+    broker.isReadable = false;
+    assert.equal(await append(1), 'journal-failed');
+    assert.ok(writer.isOver);
+  });
+
+  test('by a fence of its own, which expects its last record', async () => {
+    assert.equal(await append(1), 2);
+    assert.ok(await writer.fence());
+    assert.equal(broker.messages.at(-1)?.data.length, 0);
+    assert.equal(await append(2), 'journal-fenced');
+    assert.ok(!(await writer.fence()), 'a stream has one end');
+  });
+});
+
+test('a record without increments follows the group under way', async () => {
+  const group = writer.append([incrementRecord('a', 1)], 5);
+  const beat = writer.beat(6);
+  assert.deepEqual(await Promise.all([group, beat]), [2, 3]);
+  assert.equal(writer.lastTime, 6);
+  assert.deepEqual(writer.incrementsAfter(1), { pending: 1, flushed: 0 });
+  writer.noteCheckpoint(3);
+  assert.equal(writer.bytes, 0);
+});
+
+test('a first message whose answer was lost is found; one behind a fence has come too late', async () => {
+  const hello = message(0, 1);
+  broker = new ScriptedBroker();
+  broker.fates = ['answer lost'];
+  await assert.rejects(sendHello(broker, STREAM, hello), /does not take the journal/);
+  const sequence = await sendHello(broker, STREAM, hello);
+  assert.equal(sequence, broker.messages[0]?.sequence);
+  broker.add(FENCE);
+  assert.equal(await sendHello(broker, STREAM, hello), 'over');
+});
