@@ -152,20 +152,26 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
     }
   });
 
-  test('a stream that PostgreSQL has never heard of is counted from LSN 1 on; one that begins later is left alone', async () => {
+  test('a stream that PostgreSQL has never heard of is counted from LSN 1 on; others are left alone', async () => {
     const session = await connect({ servers: broker.address });
-    const server = await start('serve');
+    const server = await start('serve', { JOURNAL_KEEP_SECONDS: '0' });
     try {
       const client = jetstream(session);
       const origin = { node: randomUUID(), shard: 3 };
-      const [found, left] = [randomUUID(), randomUUID()];
+      const [found, left, fenced] = [randomUUID(), randomUUID(), randomUUID()];
       const subject = (stream: string): string => `summing-counters.${stream}`;
       await client.publish(subject(found), encodeMessage([emptyRecord(1)], 1, 0, origin));
       await client.publish(subject(found), encodeMessage([incrementRecord('found', 7)], 2, 0, origin));
       await client.publish(subject(left), encodeMessage([incrementRecord('left', 7)], 5, 0, origin));
+      // As a copy of a record of a stream that was finished and forgotten.
+      await client.publish(subject(fenced), new Uint8Array(0));
+      await client.publish(subject(fenced), encodeMessage([incrementRecord('left', 7)], 1, 0, origin));
       await eventually('its sum', async () => (await sumOf(database.url, 'found')) === 7);
       await eventually('the alert', () =>
-        Promise.resolve(server.output.includes(`Stream ${left} is in NATS from LSN 5`)),
+        Promise.resolve(
+          server.output.includes(`Stream ${left} is in NATS from LSN 5`) &&
+            server.output.includes(`Stream ${fenced} is in NATS from a fence`),
+        ),
       );
       await eventually('its end', async () => {
         const rows = await rowsOf(
@@ -174,6 +180,18 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
         );
         return rows.length === 1;
       });
+      await client.publish(subject(found), encodeMessage([incrementRecord('found', 8)], 3, 0, origin));
+      await server.waitFor('A stream that was finished has records above its end; opened it again');
+      await eventually('the late record is counted', async () => (await sumOf(database.url, 'found')) === 15);
+      await eventually('its end again', async () => {
+        const rows = await rowsOf(
+          database.url,
+          `select 1 from journal_checkpoints where stream = '${found}' and lsn = 3 and retired_at is not null`,
+        );
+        return rows.length === 1;
+      });
+      await client.publish(subject(found), encodeMessage([incrementRecord('left', 7)], 9, 0, origin));
+      await server.waitFor('A stream that was finished has a record behind a gap in NATS');
       assert.equal(await sumOf(database.url, 'left'), 0);
     } finally {
       await session.close();

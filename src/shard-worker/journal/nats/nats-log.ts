@@ -116,7 +116,12 @@ interface Content {
   /** Of the first record; undefined: it has none. */
   readonly firstLsn: Lsn | undefined;
   readonly origin: MessageOrigin | undefined;
+  /** The first message is a fence. What records follow may be copies of counted ones. */
+  readonly isFencedFirst: boolean;
+  /** Up to where the records follow the checkpoint without a gap; the checkpoint where none does. */
   readonly lastLsn: Lsn;
+  /** The first record behind a gap. */
+  readonly gapAt: Lsn | undefined;
   readonly firstFence: number | undefined;
 }
 
@@ -470,12 +475,18 @@ export class NatsLog implements SharedLog {
   /** Looks after a subject whose stream is not open. True where nothing is left to do for now. */
   async #check(stream: string, known: KnownRow | undefined): Promise<boolean> {
     if (known !== undefined && (!known.retired || !known.due)) return false;
-    const content = await this.#contentOf(stream);
+    const checkpoint = Number(known?.lsn ?? 0);
+    const content = await this.#contentOf(stream, checkpoint);
     if (content === undefined) return true;
     if (known === undefined) return this.#discover(stream, content);
-    if (content.lastLsn > Number(known.lsn)) {
+    if (content.lastLsn > checkpoint) {
       await this.#reopen(stream, known, content.lastLsn);
       return false;
+    }
+    if (content.gapAt !== undefined) {
+      const what = 'A stream that was finished has a record behind a gap in NATS; it is not counted, and left alone';
+      this.#deps.log('error', { stream, checkpoint, lsn: content.gapAt }, what);
+      return true;
     }
     // The records are committed, as the row says that was just read.
     if (content.firstLsn !== undefined) {
@@ -489,11 +500,11 @@ export class NatsLog implements SharedLog {
     return true;
   }
 
-  async #discover(stream: string, { firstLsn, origin }: Content): Promise<boolean> {
+  async #discover(stream: string, { firstLsn, origin, isFencedFirst }: Content): Promise<boolean> {
     if (firstLsn === undefined || origin === undefined) return true;
-    if (firstLsn !== 1) {
+    if (firstLsn !== 1 || isFencedFirst) {
       const what =
-        `Stream ${stream} is in NATS from LSN ${firstLsn} on and has no row in journal_checkpoints: nobody can tell what ` +
+        `Stream ${stream} is in NATS from ${isFencedFirst ? 'a fence' : `LSN ${firstLsn}`} on and has no row in journal_checkpoints: nobody can tell what ` +
         'of it is counted, and it is left alone';
       this.#deps.log('error', { stream, firstLsn, ...origin }, what);
       return true;
@@ -520,16 +531,19 @@ export class NatsLog implements SharedLog {
   }
 
   /** Undefined where something of the subject cannot be read. */
-  async #contentOf(stream: string): Promise<Content | undefined> {
+  async #contentOf(stream: string, checkpoint: Lsn): Promise<Content | undefined> {
     let firstLsn: Lsn | undefined;
     let origin: MessageOrigin | undefined;
-    let lastLsn = 0;
+    let lastLsn = checkpoint;
+    let gapAt: Lsn | undefined;
     let firstFence: number | undefined;
+    let isFencedFirst = false;
     for (let from = 1; ;) {
       const messages = await this.#deps.reads.read(stream, from, SCAN_MESSAGES);
       for (const { sequence, data } of messages) {
         from = sequence + 1;
         if (isFence(data)) {
+          isFencedFirst ||= firstLsn === undefined;
           firstFence ??= sequence;
           continue;
         }
@@ -540,9 +554,11 @@ export class NatsLog implements SharedLog {
         if (group === undefined) return undefined;
         firstLsn ??= group.firstLsn;
         origin ??= { node: group.node, shard: group.shard };
-        lastLsn = Math.max(lastLsn, group.lastLsn);
+        // Readers stop there.
+        if (group.firstLsn > lastLsn + 1) gapAt ??= group.firstLsn;
+        else if (gapAt === undefined) lastLsn = Math.max(lastLsn, group.lastLsn);
       }
-      if (messages.length < SCAN_MESSAGES) return { firstLsn, origin, lastLsn, firstFence };
+      if (messages.length < SCAN_MESSAGES) return { firstLsn, origin, isFencedFirst, lastLsn, gapAt, firstFence };
     }
   }
 
