@@ -108,6 +108,12 @@ select greatest(c.lsn, (select max(lsn) from increment_log where stream = $1))::
 from journal_checkpoints c where c.stream = $1`;
 
 /**
+ * Commits something that nobody reads. With a synchronous standby, a record that was found may not be there yet: PostgreSQL ends the
+ * wait of a commit when its connection ends, and keeps the commit. A later commit waits for both.
+ */
+export const AWAIT_STANDBY = `select pg_logical_emit_message(true, 'summing-counters', '')`;
+
+/**
  * $1 stream. Its writer's question: whether the row is open, and what time it is there. No row where it is closed, retired or
  * gone.
  */

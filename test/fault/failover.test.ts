@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
 import { eventually } from '../support/eventually.js';
-import { increment } from '../support/http.js';
+import { increment, problemCode } from '../support/http.js';
 import { imbalances, scrape } from '../support/metrics.js';
 import { OutagePostgres } from '../support/outage-postgres.js';
 import { PgBouncer, pgbouncerMissing } from '../support/pgbouncer.js';
@@ -122,6 +122,20 @@ describe('failover', () => {
       console.log(`# JOURNAL=postgres, synchronous standby: first flush ${await first}`);
       await node.finish(server);
       assert.ok(!server.output.includes(LOST), server.output);
+    });
+  });
+
+  test('with JOURNAL=postgres a record whose wait for the standby was ended is not acknowledged', TIMEOUT, async () => {
+    await withNode('ended wait', 'synchronous', { JOURNAL: 'postgres', SHARDS: '1' }, async ({ pair, node }) => {
+      await node.start();
+      assertCreated(await increment(node.url, { key: 1 }));
+      await pair.cutOff();
+      const cut = increment(node.url, { key: 1 });
+      await eventually('the append waits for the standby', () => pair.endWaits());
+      // The record is in the log of the primary, where the writer finds it, and nowhere else.
+      assert.equal(problemCode(await cut), 'outcome-unknown');
+      const { status } = await increment(node.url, { key: 1 });
+      assert.equal(status, 503);
     });
   });
 

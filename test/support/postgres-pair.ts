@@ -81,6 +81,12 @@ export class PostgresPair {
     await eventually('the end of the replication', async () => (await this.#one(this.standby.url, text)) === '0');
   }
 
+  /** Ends the sessions whose commits wait for the standby. PostgreSQL keeps these commits. True where there was one. */
+  async endWaits(): Promise<boolean> {
+    const text = `select count(pg_terminate_backend(pid))::text as value from pg_stat_activity where wait_event = 'SyncRep'`;
+    return (await this.#one(this.primary.url, text)) !== '0';
+  }
+
   /** Kills the primary, lets the standby apply what it got, and promotes it. */
   async failOver(): Promise<Failover> {
     const killedAtMs = performance.now();

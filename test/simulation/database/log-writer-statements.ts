@@ -24,6 +24,7 @@ export const logWriterStatements: readonly (readonly [string, StatementMeaning])
   [sql.APPEND, append],
   [sql.APPEND_IDEMPOTENT, append],
   [sql.LAST_LSN, lastLsn],
+  [sql.AWAIT_STANDBY, awaitStandby],
   [sql.ASK_STREAM, askStream],
   [sql.SHOW_LIFE, showLife],
   [sql.END_LIFE, endLife],
@@ -158,6 +159,10 @@ function lastLsn({ server, transaction, values }: StatementContext): Plan {
     return [{ lsn: String(server.mutations.lastLsnOfLogAlone === true ? end : Math.max(row.lsn, end)) }];
   };
   return { run };
+}
+
+function awaitStandby(): Plan {
+  return { run: () => [{}] };
 }
 
 function askStream({ transaction, values }: StatementContext): Plan {

@@ -121,15 +121,28 @@ export class PostgresIncrementLog implements SharedLog {
         if (row.appended === group.records) return { kind: 'appended' };
         return { kind: row.fenced === 0 ? 'fenced' : 'gap' };
       } catch (error) {
-        return failedAppend(error);
+        const outcome = failedAppend(error);
+        return outcome.kind === 'present' ? this.#confirmed() : outcome;
       }
     });
+  }
+
+  /** Records that are there may not be on a synchronous standby yet. */
+  async #confirmed(): Promise<AppendOutcome> {
+    try {
+      await this.#appends.run({ text: log.AWAIT_STANDBY });
+      return { kind: 'present' };
+    } catch (error) {
+      if (failedAppend(error).kind === 'present') throw error;
+      return { kind: 'unknown', error };
+    }
   }
 
   /** The last LSN that the stream has ever had; undefined where the database does not know the stream any more. */
   lastLsn(stream: string): Promise<Lsn | undefined> {
     return this.#inAppendTurn(async () => {
       const [row] = await this.#appends.run<{ lsn: string }>({ text: log.LAST_LSN, values: [stream] });
+      await this.#appends.run({ text: log.AWAIT_STANDBY });
       return row === undefined ? undefined : Number(row.lsn);
     });
   }
