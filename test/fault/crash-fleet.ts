@@ -1,12 +1,13 @@
 /**
- * A run of several real servers whose journal is one PostgreSQL, under load. Servers are killed, suspended, stopped and
- * replaced, PostgreSQL is killed and suspended, all at random instants. Afterwards every acknowledged increment must be counted
+ * A run of several real servers with one journal, in PostgreSQL or in NATS, under load. Servers are killed, suspended, stopped and
+ * replaced, PostgreSQL and NATS are killed and suspended, all at random instants. Afterwards every acknowledged increment must be counted
  * once, every refused one never, every other at most once; and no stream may be left that nobody looks after.
  *
  * ```text
  * load ──────────────────────────────────────────────────► stop ─► flush ─► streams ended ─► SIGTERM ─► compare sums
  * server:   start ─ SIGSTOP ─ SIGCONT ─ kill -9 ─ (elsewhere) start ─ … ─┘
  * database:       kill -9 ─ (starts again) ─ SIGSTOP ─ SIGCONT ─ … ──────┘
+ * broker:         kill -9 ─ start ─ SIGSTOP ─ SIGCONT ─ … ───────────────┘
  * ```
  *
  * Idempotent requests without an answer are repeated at another server, while the first may still be at work on them.
@@ -22,6 +23,7 @@ import { send } from '../support/http.js';
 import { runJournalCommand } from '../support/journal-command.js';
 import { Load } from '../support/load.js';
 import { imbalances, scrape } from '../support/metrics.js';
+import { NatsCluster, NatsServer } from '../support/nats-server.js';
 import { OutcomeLedger } from '../support/outcome-ledger.js';
 import type { Random } from '../support/random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
@@ -31,12 +33,17 @@ import { TakeoverLog, type Takeover } from './takeover-log.js';
 /** ROLE of a server. */
 export type Role = 'serve' | 'ingest' | 'roll-up';
 
+/** Where the journal is. */
+export type FleetJournal = 'postgres' | 'nats' | 'nats-cluster';
+
 /** What to run. */
 export interface FleetRunOptions {
   readonly durationMs: number;
   readonly random: Random;
   /** One server each. */
   readonly roles: readonly Role[];
+  /** Where the journal is; `nats-cluster`: on three servers. Default: postgres. */
+  readonly journal?: FleetJournal;
   /** Divides the times between faults; default 1: a server has about one fault in 15 seconds, PostgreSQL one in 30. */
   readonly haste?: number;
   /** The run lasts longer if a slow machine had fewer faults than these; default 0. */
@@ -72,11 +79,22 @@ export interface FleetRunResult {
   readonly violations: readonly string[];
 }
 
-const FAULTS = ['killed', 'replaced', 'frozen', 'stopped', 'databaseKilled', 'databaseFrozen'] as const;
+const FAULTS = [
+  'killed',
+  'replaced',
+  'frozen',
+  'stopped',
+  'databaseKilled',
+  'databaseFrozen',
+  'brokerKilled',
+  'brokerFrozen',
+] as const;
 
 /** `replaced`: killed, and started again without its data directory. */
 export type Fault = (typeof FAULTS)[number];
 
+/** How long a replica may need to have what it missed. */
+const BROKER_CATCHES_UP_MS = 10_000;
 /** Longer than a run. */
 const KEEP_SECONDS = 86_400;
 const PROGRESS_MS = 10_000;
@@ -92,7 +110,7 @@ const OPEN_STREAMS = `
 select c.stream::text, c.lsn::text, c.owner::text, c.node::text,
        coalesce(o.alive_at > now() - interval '6 seconds', false) as is_owned
 from journal_checkpoints c left join journal_heartbeats o on o.id = c.owner
-where c.journal = 'postgres' and c.retired_at is null`;
+where c.journal in ('postgres', 'nats') and c.retired_at is null`;
 
 const RECORDS_LEFT = `
 select count(*)::int as records from increment_log l left join journal_checkpoints c on c.stream = l.stream
@@ -135,6 +153,7 @@ class FleetRun {
   readonly #faults = Object.fromEntries(FAULTS.map((fault) => [fault, 0])) as Record<Fault, number>;
   #postgres: GivenPostgres | undefined;
   #databaseUrl = '';
+  #brokers: readonly NatsServer[] = [];
   #nodes: readonly FleetNode[] = [];
   #resumePostgres: (() => void) | undefined;
   #takeoverLog: TakeoverLog | undefined;
@@ -151,7 +170,7 @@ class FleetRun {
     this.#options = options;
     this.#random = options.random;
     this.#ledger = new OutcomeLedger(options.random);
-    this.#keepsLog = options.random.integer(2) === 0;
+    this.#keepsLog = options.random.integer(2) === 0 && (options.journal ?? 'postgres') === 'postgres';
     // Each server waits for it several times at once.
     setMaxListeners(0, this.#end.signal);
   }
@@ -160,6 +179,7 @@ class FleetRun {
     const { durationMs, roles, connections = 32 } = this.#options;
     this.#postgres = await GivenPostgres.start(40 * roles.length);
     this.#databaseUrl = await createDatabaseOn(this.#postgres.url);
+    this.#brokers = await startBrokers(this.#options.journal);
     this.#nodes = await Promise.all(roles.map(makeNode));
     // Time starts when everything works for the first time, however slow the machine is.
     await Promise.all(this.#nodes.map(async (node) => this.#ready(await this.#spawn(node))));
@@ -178,6 +198,7 @@ class FleetRun {
         ...this.#nodes.map((node) => this.#live(node, signal)),
         ...this.#nodes.map((node) => this.#watchBalance(node, signal)),
         this.#harmDatabase(signal),
+        this.#harmBrokers(signal),
       ]);
     } finally {
       clearTimeout(timer);
@@ -198,6 +219,7 @@ class FleetRun {
       await node.server?.dispose();
       await rm(node.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
     }
+    for (const broker of this.#brokers) await broker.dispose();
     await this.#postgres?.stop();
   }
 
@@ -317,7 +339,7 @@ class FleetRun {
       ...(main === undefined ? {} : { main }),
       env: {
         PORT: String(node.port),
-        JOURNAL: 'postgres',
+        ...this.#journalSettings(),
         ROLE: node.role,
         DATABASE_URL: this.#databaseUrl,
         SHARDS: String(shards),
@@ -327,6 +349,12 @@ class FleetRun {
       },
     });
     return node.server;
+  }
+
+  #journalSettings(): Readonly<Record<string, string>> {
+    if (this.#brokers.length === 0) return { JOURNAL: 'postgres' };
+    const addresses = this.#brokers.map(({ address }) => address);
+    return { JOURNAL: `nats://${addresses.join(',')}`, NATS_REPLICAS: String(addresses.length) };
   }
 
   async #ready(server: TestServer): Promise<void> {
@@ -349,6 +377,29 @@ class FleetRun {
       } else if (dice === 1 ? killPostgres(pid) : killOneProcess(pid, this.#random)) {
         this.#note('databaseKilled');
       }
+    }
+  }
+
+  /** One broker at a time, which is back before the next: of three there are always two. */
+  async #harmBrokers(end: AbortSignal): Promise<void> {
+    while (!end.aborted && this.#brokers.length > 0) {
+      await this.#rest(60_000, end);
+      const index = this.#random.integer(this.#brokers.length);
+      const broker = this.#brokers[index];
+      if (end.aborted || broker === undefined) return;
+      if (this.#random.integer(2) === 0) {
+        broker.signal('SIGSTOP');
+        this.#note('brokerFrozen', `broker ${index + 1}`);
+        await pause(1_000 + this.#random.integer(9_000), end);
+        broker.signal('SIGCONT');
+      } else {
+        await broker.stop();
+        this.#note('brokerKilled', `broker ${index + 1}`);
+        await pause(this.#random.integer(5_000), end);
+        await broker.start();
+      }
+      this.#tell(`broker ${index + 1} is back`);
+      if (this.#brokers.length > 1) await pause(BROKER_CATCHES_UP_MS, end);
     }
   }
 
@@ -519,7 +570,10 @@ class FleetRun {
 export function faultsInWords(faults: Readonly<Record<Fault, number>>): string {
   return (
     `servers killed ${faults.killed} (${faults.replaced} of them replaced), suspended ${faults.frozen}, stopped ` +
-    `${faults.stopped}; PostgreSQL killed ${faults.databaseKilled}, suspended ${faults.databaseFrozen}`
+    `${faults.stopped}; PostgreSQL killed ${faults.databaseKilled}, suspended ${faults.databaseFrozen}` +
+    (faults.brokerKilled + faults.brokerFrozen === 0
+      ? ''
+      : `; NATS killed ${faults.brokerKilled}, suspended ${faults.brokerFrozen}`)
   );
 }
 
@@ -528,10 +582,15 @@ function writtenBy(server: TestServer | undefined): ReadonlySet<unknown> {
   const streams = new Set<unknown>();
   if (server?.isRunning !== true) return streams;
   for (const { msg, stream } of server.log) {
-    if (msg === 'Began a stream in increment_log') streams.add(stream);
+    if (String(msg).startsWith('Began a stream in ')) streams.add(stream);
     if (String(msg).startsWith('The stream has ended for this server')) streams.delete(stream);
   }
   return streams;
+}
+
+async function startBrokers(journal: FleetJournal = 'postgres'): Promise<readonly NatsServer[]> {
+  if (journal === 'postgres') return [];
+  return journal === 'nats' ? [await NatsServer.start()] : (await NatsCluster.start()).servers;
 }
 
 async function makeNode(role: Role, index: number): Promise<FleetNode> {

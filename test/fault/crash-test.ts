@@ -3,20 +3,21 @@
  *
  *     npm run crash-test -- --minutes 10 --database given --seed 1
  *     npm run crash-test -- --minutes 10 --journal postgres --roles
+ *     npm run crash-test -- --minutes 10 --journal nats-cluster --roles
  *
- * With `--journal postgres` several servers share one PostgreSQL as their journal: `--nodes` that serve, or with `--roles` two
+ * With `--journal postgres`, `nats` or `nats-cluster` several servers share a journal: `--nodes` that serve, or with `--roles` two
  * that only journal, two that only flush and one that serves. `--logs DIR` keeps what they logged.
  *
  * Exit code 0: after all kills every acknowledged increment is counted once. 1: it is not, or the run failed.
  */
 import { parseArgs } from 'node:util';
 import { seededRandom } from '../support/random.js';
-import { faultsInWords, runFleet, type Role } from './crash-fleet.js';
+import { faultsInWords, runFleet, type FleetJournal, type Role } from './crash-fleet.js';
 import { runCrashes } from './crash-run.js';
 
 const usage =
   'crash-test [--minutes N] [--seed S] [--shards K] [--nodes N] [--fast-clock HOURS] [--database embedded|given]\n' +
-  'crash-test --journal postgres [--roles | --nodes N] [--minutes N] [--seed S] [--shards K] [--connections N] [--logs DIR]';
+  'crash-test --journal postgres|nats|nats-cluster [--roles | --nodes N] [--minutes N] [--seed S] [--shards K] [--connections N] [--logs DIR]';
 
 function numberOf(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
@@ -39,7 +40,8 @@ const { values } = parseArgs({
     logs: { type: 'string' },
   },
 });
-if (values.journal !== 'file' && values.journal !== 'postgres') throw new Error(usage);
+const shared = (['postgres', 'nats', 'nats-cluster'] as const).find((journal) => journal === values.journal);
+if (values.journal !== 'file' && shared === undefined) throw new Error(usage);
 if (values.journal === 'file' && (values.roles || values.logs !== undefined)) throw new Error(usage);
 if (values.database !== 'embedded' && values.database !== 'given') throw new Error(usage);
 if (values.seed !== undefined) process.env['SEED'] = values.seed;
@@ -49,7 +51,7 @@ const connections = numberOf(values.connections);
 const fastClockHours = numberOf(values['fast-clock']);
 const random = seededRandom('crash test');
 const durationMs = (numberOf(values.minutes) ?? 1) * 60_000;
-process.exit(values.journal === 'postgres' ? await crashFleet() : await crashNodes(values.database));
+process.exit(shared === undefined ? await crashNodes(values.database) : await crashFleet(shared));
 
 /** With a journal in the data directory of each server. */
 async function crashNodes(database: 'embedded' | 'given'): Promise<number> {
@@ -73,8 +75,8 @@ async function crashNodes(database: 'embedded' | 'given'): Promise<number> {
   return result.violations.length === 0 ? 0 : 1;
 }
 
-/** With a journal in PostgreSQL. */
-async function crashFleet(): Promise<number> {
+/** With a journal that all servers share. */
+async function crashFleet(journal: FleetJournal): Promise<number> {
   const roles: readonly Role[] = values.roles
     ? ['ingest', 'ingest', 'roll-up', 'roll-up', 'serve']
     : Array.from({ length: nodes ?? 2 }, () => 'serve');
@@ -82,6 +84,7 @@ async function crashFleet(): Promise<number> {
     durationMs,
     random,
     roles,
+    journal,
     ...(shards === undefined ? {} : { shards }),
     ...(connections === undefined ? {} : { connections }),
     ...(values.logs === undefined ? {} : { logDir: values.logs }),
@@ -92,7 +95,7 @@ async function crashFleet(): Promise<number> {
   const disturbed = takeovers.filter(({ silentMs, possibleMs }) => possibleMs < silentMs);
   for (const violation of violations) console.error(`VIOLATION: ${violation}`);
   console.log(
-    `crash test, journal in PostgreSQL, ${roles.join(', ')}, seed ${random.seed}: ${Math.round(result.seconds)} s, ` +
+    `crash test, journal in ${journal}, ${roles.join(', ')}, seed ${random.seed}: ${Math.round(result.seconds)} s, ` +
       `${faultsInWords(result.faults)}; requests acknowledged ${acknowledged} (${repeated} of them repeated with their ` +
       `idempotency key until acknowledged, ${replayed} acknowledged twice), unknown outcome ${unknown}, refused ${refused}; ` +
       `${takeovers.length} takeovers, after the last sign of life ${inWords(undisturbed.map(({ silentMs }) => silentMs))}, after ` +

@@ -45,6 +45,8 @@ const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 const ENDS = 'fence';
 /** A subject that has not grown for so long has no living writer, as far as the broker shows. */
 const ALIVE_MS = 6000;
+/** How long a subject counts as written that was not seen before: longer than from one record of an idle writer to the next. */
+const FIRST_SIGHT_MS = 3500;
 /** How often the subjects are listed, and how much longer for each of them. */
 const LIST_INTERVAL_MS = 1000;
 const LIST_INTERVAL_A_SUBJECT_MS = 2;
@@ -458,8 +460,9 @@ export class NatsLog implements SharedLog {
     for (const [stream, messages] of subjects) {
       if (!open.has(stream)) continue;
       const before = this.#growth.get(stream);
+      const firstSight = now - ALIVE_MS + FIRST_SIGHT_MS;
       // A purge makes them fewer.
-      const grownAt = before === undefined || messages > before.messages ? now : before.grownAt;
+      const grownAt = before === undefined ? firstSight : messages > before.messages ? now : before.grownAt;
       growth.set(stream, { messages, grownAt });
     }
     this.#growth = growth;
