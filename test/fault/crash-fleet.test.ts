@@ -1,8 +1,9 @@
 /**
- * A short run of the crash test with servers that share a journal in PostgreSQL; `npm run crash-test` runs longer ones.
+ * Short runs of the crash test with servers that share a journal; `npm run crash-test` runs longer ones.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { natsServerMissing } from '../support/nats-server.js';
 import { seededRandom } from '../support/random.js';
 import { runFleet } from './crash-fleet.js';
 
@@ -24,3 +25,27 @@ test(
     assert.ok(acknowledged > 0, 'something was acknowledged');
   },
 );
+
+for (const [journal, where] of [
+  ['nats', 'one nats-server'],
+  ['nats-cluster', 'three nats-servers'],
+] as const) {
+  test(
+    `servers of every role on ${where}, killed, suspended and replaced, count exactly`,
+    { timeout: 240_000, skip: natsServerMissing() },
+    async () => {
+      const { violations, acknowledged } = await runFleet({
+        durationMs: 8_000,
+        random: seededRandom(`fleet on ${journal}`),
+        roles: ['ingest', 'ingest', 'roll-up', 'serve'],
+        journal,
+        haste: 8,
+        killsLeast: 2,
+        freezesLeast: 1,
+        connections: 16,
+      });
+      assert.deepEqual(violations, []);
+      assert.ok(acknowledged > 0, 'something was acknowledged');
+    },
+  );
+}

@@ -80,7 +80,6 @@ async function streamOf({ manager, connection }: NatsSession, settings: NatsSett
       max_bytes: -1,
       max_msgs: -1,
       num_replicas: replicas,
-      allow_direct: true,
     });
   } catch (error) {
     if (codeOf(error) !== STREAM_EXISTS) throw error;
@@ -101,7 +100,6 @@ export function streamProblems(config: StreamConfig, { stream, replicas }: NatsS
       config.max_msgs_per_subject <= 0,
       says('a limit of messages a subject, which drops or refuses records', 'remove it'),
     ],
-    [config.allow_direct, says('no direct access', 'set allow_direct to true')],
     [isCovered, says(`not the subjects ${stream}.>`, 'add them')],
     [!config.sealed && !config.deny_purge, says('purges denied', 'allow them, or committed records stay for ever')],
     [config.no_ack !== true, says('no acknowledgements', 'allow them')],

@@ -34,11 +34,21 @@ const MISMATCHES: readonly number[] = [10071, 10164, 10158];
 const REFUSALS: readonly number[] = [10008, 10023, 10039, 10047, 10054, 10059, 10060, 10076];
 /** A message could not be stored. Certain only where a limit was the reason: a disk can fail after others of the cluster stored it. */
 const STORE_FAILED = 10077;
+/** No message is there, or none follows. */
+const NO_MESSAGE = 10037;
 
 interface ApiError {
   readonly code?: number;
   readonly err_code?: number;
   readonly description?: string;
+}
+
+type GetRequest = { readonly seq: number; readonly next_by_subj: string } | { readonly last_by_subj: string };
+
+interface GetAnswer {
+  /** `data`: in base64; none where it is empty. */
+  readonly message?: { readonly seq: number; readonly data?: string };
+  readonly error?: ApiError;
 }
 
 /** An open connection. */
@@ -115,14 +125,14 @@ export class NatsBroker implements Broker {
   }
 
   async last(stream: string): Promise<BrokerMessage | undefined> {
-    return this.#get(`.${subjectOf(this.#settings, stream)}`, '');
+    return this.#get({ last_by_subj: subjectOf(this.#settings, stream) });
   }
 
   async read(stream: string, fromSequence: number, messagesMax: number): Promise<readonly BrokerMessage[]> {
     const messages: BrokerMessage[] = [];
     const subject = subjectOf(this.#settings, stream);
     for (let seq = fromSequence; messages.length < messagesMax;) {
-      const message = await this.#get('', JSON.stringify({ seq, next_by_subj: subject }));
+      const message = await this.#get({ seq, next_by_subj: subject });
       if (message === undefined) break;
       messages.push(message);
       seq = message.sequence + 1;
@@ -148,23 +158,23 @@ export class NatsBroker implements Broker {
     await this.#session?.connection.close();
   }
 
-  /** One message, by the stream itself or any of its replicas. These may be behind, but leave nothing out in between. */
-  async #get(suffix: string, payload: string): Promise<BrokerMessage | undefined> {
+  /**
+   * One message, from the leader of the stream. Direct gets are answered by any replica, and one of 2.9 that comes back can leave
+   * messages out in between.
+   */
+  async #get(query: GetRequest): Promise<BrokerMessage | undefined> {
     const session = await this.#opened();
-    const subject = `$JS.API.DIRECT.GET.${this.#settings.stream}${suffix}`;
+    const subject = `$JS.API.STREAM.MSG.GET.${this.#settings.stream}`;
     let answer: Msg;
     try {
-      answer = await this.#request(session, subject, payload);
+      answer = await this.#request(session, subject, JSON.stringify(query));
     } catch (error) {
       throw unavailable(error);
     }
-    const { headers, data } = answer;
-    if (headers === undefined) throw unavailable(new Error('an answer without headers'));
-    if (headers.code === 404) return undefined;
-    const sequence = Number(headers.get('Nats-Sequence'));
-    if (headers.code !== 0 || !Number.isSafeInteger(sequence) || sequence <= 0)
-      throw unavailable(new Error(`status ${headers.code} ${headers.description}`));
-    return { sequence, data };
+    const { message, error } = answer.json<GetAnswer>();
+    if (error?.err_code === NO_MESSAGE) return undefined;
+    if (message === undefined) throw unavailable(new Error(error?.description ?? 'an answer that is none'));
+    return { sequence: message.seq, data: Buffer.from(message.data ?? '', 'base64') };
   }
 
   async #managed<T>(work: (session: NatsSession) => Promise<T>): Promise<T> {
