@@ -7,7 +7,8 @@
  * The test files of a part are found in the sources, not among the built files, where those of deleted sources stay; and
  * they are named to Node one by one, because of a folder it would run every file, those that only support tests included.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
 import { join, relative } from 'node:path';
 
@@ -24,7 +25,8 @@ interface Folder {
 /** Folders of tests in the order they run, with the most seconds that one file of them may take. */
 const folders: readonly Folder[] = [
   { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
-  { name: 'integration', fileSecondsMax: 300, concurrency: 2 },
+  // Many of its tests wait for a limit of time.
+  { name: 'integration', fileSecondsMax: 300, concurrency: 3 },
   { name: 'e2e', fileSecondsMax: 300, concurrency: 2 },
   { name: 'fault', fileSecondsMax: 600, concurrency: 2 },
   { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
@@ -33,7 +35,7 @@ const folders: readonly Folder[] = [
 
 interface Part {
   readonly name: string;
-  /** Arguments of Node; each command must end with exit code 0. */
+  /** Arguments of Node; each command must end with exit code 0. They run beside each other. */
   readonly commands: readonly (readonly string[])[];
 }
 
@@ -67,18 +69,30 @@ function tests(folder: (typeof folders)[number], filters: readonly string[]): Pa
   return { name: folder.name, commands: files.length === 0 ? [] : [['--test', ...options, ...files]] };
 }
 
-function run(part: Part): boolean {
+async function run(part: Part): Promise<boolean> {
   if (part.commands.length === 0) {
     console.error(`test: ${part.name} has no such test file`);
     return false;
   }
   const start = performance.now();
-  const passed = part.commands.every(
-    (command) => spawnSync(process.execPath, command, { cwd: root, stdio: 'inherit' }).status === 0,
+  const codes = await Promise.all(
+    part.commands.map(async (command): Promise<unknown> => {
+      const [code] = (await once(spawn(process.execPath, command, { cwd: root, stdio: 'inherit' }), 'exit')) as [
+        unknown,
+      ];
+      return code;
+    }),
   );
+  const passed = codes.every((code) => code === 0);
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   console.log(`test: ${part.name} ${passed ? 'passed' : 'FAILED'} in ${seconds} s`);
   return passed;
+}
+
+/** Stops at the first that fails. */
+async function runInOrder(chosenParts: readonly Part[]): Promise<boolean> {
+  for (const part of chosenParts) if (!(await run(part))) return false;
+  return true;
 }
 
 /**
@@ -100,4 +114,4 @@ const selected =
     : parts.filter((part) => part.name === chosen);
 if (selected.length === 0)
   console.error(`test: there is no part ${chosen ?? ''}; ${parts.map((p) => p.name).join(', ')}`);
-process.exitCode = selected.length > 0 && selected.every(run) ? 0 : 1;
+process.exitCode = selected.length > 0 && (await runInOrder(selected)) ? 0 : 1;
