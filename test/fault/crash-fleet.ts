@@ -323,7 +323,8 @@ class FleetRun {
     const { code, signal } = await server.stop();
     clearTimeout(timer);
     await this.#inspect(node, server);
-    if (code === 0) return;
+    // A process that had not begun to run the server ends by the signal.
+    if (code === 0 || (signal === 'SIGTERM' && server.output === '')) return;
     const how = `${signal ?? code} after ${Math.round(performance.now() - sentAt)} ms`;
     this.#violate(`a stop (${node.name}) ended with ${how}:\n${tail(server.output)}`);
   }
