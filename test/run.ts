@@ -2,6 +2,7 @@
  * Runs the parts of the test suite in order, says how long each took, and stops at the first that fails.
  *
  *     node dist-test/test/run.js                   every part that has tests
+ *     node dist-test/test/run.js all-but-lint      all but the part that looks at the sources only
  *     node dist-test/test/run.js unit config       of one part, the files whose path holds "config"
  *
  * The test files of a part are found in the sources, not among the built files, where those of deleted sources stay; and
@@ -108,10 +109,12 @@ const benchmark: Part = {
 const [chosen, ...filters] = process.argv.slice(2);
 const parts = [lint(), ...folders.map((folder) => tests(folder, filters)), benchmark];
 const optional = new Set(folders.filter(({ isOptional }) => isOptional).map(({ name }) => name));
-const selected =
-  chosen === undefined
-    ? parts.filter((part) => part.commands.length > 0 && !optional.has(part.name))
-    : parts.filter((part) => part.name === chosen);
+const isAll = chosen === undefined || chosen === 'all-but-lint';
+const selected = isAll
+  ? parts.filter(
+      ({ commands, name }) => commands.length > 0 && !optional.has(name) && (chosen === undefined || name !== 'lint'),
+    )
+  : parts.filter((part) => part.name === chosen);
 if (selected.length === 0)
   console.error(`test: there is no part ${chosen ?? ''}; ${parts.map((p) => p.name).join(', ')}`);
 process.exitCode = selected.length > 0 && (await runInOrder(selected)) ? 0 : 1;
