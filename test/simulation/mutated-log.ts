@@ -2,7 +2,7 @@
 import type { JournalRecord } from '#product/shard-worker/journal/journal.js';
 import type { IncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
 import { LogWriter, type AppendOutcome } from '#product/shard-worker/journal/postgres/log-writer.js';
-import type { TakenLogStream } from '#product/shard-worker/journal/shared-log.js';
+import type { TakenLogStream } from '#product/shard-worker/journal/stream-log.js';
 import type { Mutations } from './mutations.js';
 import type { PostgresModel } from './postgres-model.js';
 

@@ -1,9 +1,10 @@
 /** The simulated broker keeps to what nats-server 2.9.10 does. */
+import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { Life, Scheduler } from './scheduler.js';
-import { type Broker, type BrokerKind, SimulatedBroker } from './simulated-broker.js';
+import { type BrokerKind, SimulatedBroker } from './simulated-broker.js';
 
 const ONE_SERVER: BrokerKind = { isOldCluster: false, hasReplicas: false };
 const DATA = Buffer.from('data');

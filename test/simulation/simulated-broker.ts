@@ -12,38 +12,9 @@
  *
  * Sequences are those of the whole stream: each subject has only some of them.
  */
+import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
 import { Life, type Scheduler } from './scheduler.js';
-
-/** A message of one stream. */
-export interface BrokerMessage {
-  readonly sequence: number;
-  readonly data: Uint8Array;
-}
-
-/**
- * How a publish ended. `mismatch`: the stream's last sequence is another one, or the server says that the publish is still in
- * process. `refused`: an answer says that it is not stored. `unknown`: no answer, so it may be stored now, later or never.
- */
-export type PublishOutcome =
-  | { readonly kind: 'published'; readonly sequence: number }
-  | { readonly kind: 'mismatch' }
-  | { readonly kind: 'refused'; readonly error: unknown }
-  | { readonly kind: 'unknown'; readonly error: unknown };
-
-/** The broker as the journal sees it. All but `publish` reject where the broker does not answer. */
-export interface Broker {
-  /** Stores a message if the last one of the stream has this sequence; 0: the stream is empty. */
-  publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome>;
-  last(stream: string): Promise<BrokerMessage | undefined>;
-  /** Messages from a sequence on, in order. A replica may lack the latest ones. */
-  read(stream: string, fromSequence: number, messagesMax: number): Promise<readonly BrokerMessage[]>;
-  /** Removes the messages before a sequence. */
-  purge(stream: string, beforeSequence: number): Promise<void>;
-  /** The number of messages of each stream that has any. */
-  streams(): Promise<ReadonlyMap<string, number>>;
-  close(): Promise<void>;
-}
 
 /** What kind of server it is. */
 export interface BrokerKind {

@@ -23,7 +23,7 @@ import { CounterError, JournalError } from '../../core/errors.js';
 import type { Histogram } from '../../core/histogram.js';
 import { databaseProblem, type DatabaseProblem } from '../../db/database-problem.js';
 import type { RecordBytes } from '../journal/journal.js';
-import type { SharedLog, StreamSurvey, StreamWriter } from '../journal/shared-log.js';
+import type { SharedLog, StreamSurvey, StreamWriter } from '../journal/stream-log.js';
 import type {
   ControlMessage,
   HotKey,

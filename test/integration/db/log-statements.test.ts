@@ -8,7 +8,7 @@ import { PRUNE_LOG, PRUNE_LOG_TOMBSTONES } from '#product/db/log-statements.js';
 import { migrate } from '#product/db/schema/migrate.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
-import type { BegunStream } from '#product/shard-worker/journal/shared-log.js';
+import type { BegunStream } from '#product/shard-worker/journal/stream-log.js';
 import { GroupEncoder } from '#product/shard-worker/journal/postgres/log-records.js';
 import { RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '#product/shard-worker/protocol/record-layout.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';

@@ -8,13 +8,14 @@
  * retired, and a record above its checkpoint: row taken again
  * ```
  */
+import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import * as log from '#product/db/log-statements.js';
 import * as owner from '#product/db/statements.js';
 import type { SimulatedSession } from '../database/session.js';
 import type { CheckpointRow } from '../database/tables.js';
 import type { Row } from '../database/values.js';
 import { Life } from '../scheduler.js';
-import { ANY_SEQUENCE, type Broker, LAG_MAX_MS } from '../simulated-broker.js';
+import { ANY_SEQUENCE, LAG_MAX_MS } from '../simulated-broker.js';
 import { textOfSeconds, valuesOfFlush, type WalkRecord } from '../walk-flush.js';
 import type { BrokerWalkMutations } from './broker-mutations.js';
 import type { BrokerWorld } from './broker-writer.js';

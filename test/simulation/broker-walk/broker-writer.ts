@@ -11,6 +11,7 @@
  *                      → mismatch: in doubt → what the stream holds decides
  * ```
  */
+import type { Broker, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import pg from 'pg';
 import { ASK_STREAM } from '#product/db/log-statements.js';
 import * as owner from '#product/db/statements.js';
@@ -19,7 +20,7 @@ import type { Row } from '../database/values.js';
 import type { WalkRequest, Outcome } from '../log-walk/walk-request.js';
 import type { ProtocolWorld } from '../protocol-node.js';
 import { Life } from '../scheduler.js';
-import { ANY_SEQUENCE, type Broker, type PublishOutcome, type SimulatedBroker } from '../simulated-broker.js';
+import { ANY_SEQUENCE, type SimulatedBroker } from '../simulated-broker.js';
 import { valuesOfFlush, type WalkRecord } from '../walk-flush.js';
 import type { BrokerWalkMutations } from './broker-mutations.js';
 import { purge, readStream } from './stream-reader.js';

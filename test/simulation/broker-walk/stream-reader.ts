@@ -1,6 +1,6 @@
 /** Reading and purging a stream, as writers and roll-ups both do it. */
+import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import type { Mulberry32 } from '../../support/mulberry32.js';
-import type { Broker } from '../simulated-broker.js';
 import type { BrokerWalkMutations } from './broker-mutations.js';
 import { decodeMessage, type PlacedMessage, purgeSequence } from './walk-message.js';
 

@@ -1,5 +1,5 @@
 /** The messages of a walk: groups of records, each of one request, and fences. */
-import type { BrokerMessage } from '../simulated-broker.js';
+import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import type { WalkRecord } from '../walk-flush.js';
 
 /** What a message says. Its records have consecutive LSNs. */

@@ -33,7 +33,7 @@ import type {
   StreamWriterDeps,
   Survey,
   TakenLogStream,
-} from '../shared-log.js';
+} from '../stream-log.js';
 import type { Broker } from './broker.js';
 import { decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
 import { NatsWriter, sendHello } from './nats-writer.js';

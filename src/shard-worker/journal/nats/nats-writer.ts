@@ -23,7 +23,7 @@ import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
 import { Turns } from '../../../core/turns.js';
 import type { RecordBytes } from '../journal.js';
-import type { StreamWriter, StreamWriterDeps } from '../shared-log.js';
+import type { StreamWriter, StreamWriterDeps } from '../stream-log.js';
 import { StreamBacklog, type IncrementsAfter } from '../stream-backlog.js';
 import type { Broker, BrokerMessage } from './broker.js';
 import { decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';

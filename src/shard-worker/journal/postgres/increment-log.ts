@@ -26,7 +26,7 @@ import type {
   StreamWriterDeps,
   Survey,
   TakenLogStream,
-} from '../shared-log.js';
+} from '../stream-log.js';
 import { decodeRow, type EncodedGroup, type LogRow } from './log-records.js';
 import { LogWriter, type AppendOutcome } from './log-writer.js';
 

@@ -17,7 +17,7 @@
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { RecordBytes } from '../journal.js';
-import type { BegunStream, StreamWriter, StreamWriterDeps } from '../shared-log.js';
+import type { BegunStream, StreamWriter, StreamWriterDeps } from '../stream-log.js';
 import { StreamBacklog, type IncrementsAfter } from '../stream-backlog.js';
 import { GroupEncoder, type EncodedGroup } from './log-records.js';
 

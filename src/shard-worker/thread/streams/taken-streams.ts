@@ -17,7 +17,7 @@
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
 import type { JournalRecord } from '../../journal/journal.js';
-import type { SharedLog, StreamSurvey, Survey, TakenLogStream } from '../../journal/shared-log.js';
+import type { SharedLog, StreamSurvey, Survey, TakenLogStream } from '../../journal/stream-log.js';
 import type { Flusher } from '../flush/flusher.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
