@@ -349,15 +349,15 @@ test('one node prunes at a time', async () => {
   assert.equal((await round()).heldSeconds === undefined, false, 'a round gives the lock back');
 });
 
-test('tombstones of memory journals are pruned 15 days after the window, with their claims; all others stay', async () => {
+test('tombstones of memory journals and queues are pruned 15 days after the window, with their claims; all others stay', async () => {
   const old = '16 days 1 second';
-  await makeStream({ journal: 'memory', retired: old });
+  for (const journal of ['memory', 'sqs']) await makeStream({ journal, retired: old });
   const kept = [
     await makeStream({ journal: 'memory', retired: '15 days 23 hours' }),
     await makeStream({ journal: 'memory' }),
     await makeStream({ journal: 'file', retired: old }),
     await makeStream({ journal: 'nats', retired: old }),
-    await makeStream({ journal: 'sqs', retired: old }),
+    await makeStream({ journal: 'sqs', retired: '15 days 23 hours' }),
   ];
   await round();
   assert.deepEqual(await streamsWhere('true'), new Set(kept));
