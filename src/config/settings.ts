@@ -205,7 +205,7 @@ export const settings = {
   bodyBytesMax: {
     variable: 'MAX_BODY_BYTES',
     fallback: (env) => fittingBody(givenText(env, 'JOURNAL') ?? ''),
-    fallbackShown: '1 MiB, with the nats journal 400 KiB, with the sqs journal 64 KiB',
+    fallbackShown: '1 MiB, with nats 400 KiB, with sqs 64 KiB',
     meaning:
       'size of the largest request body; with the nats or sqs journal its record must fit a message of the broker or the queue',
     read: sizeInBytes,

@@ -566,7 +566,7 @@ test('the help begins one line with every variable, with its default and limits,
   assert.match(configHelp(), /^PORT +default: 3333; accepts: 0 to 65535\n +port to listen on/m);
   assert.match(
     configHelp(),
-    /^MAX_BODY_BYTES +default: 1 MiB, with the nats journal 400 KiB;\n +accepts: 16 bytes to 16 MiB\n/m,
+    /^MAX_BODY_BYTES +default: 1 MiB, with nats 400 KiB, with sqs 64 KiB;\n +accepts: 16 bytes to 16 MiB\n/m,
   );
   assert.match(configHelp(), /^JOURNAL_SYNC +default: always; accepts: always \| everysec\n/m);
 });
