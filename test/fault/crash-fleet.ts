@@ -498,7 +498,7 @@ class FleetRun {
       const pending = await this.#checkBalance(node);
       if (pending > 0) this.#violate(`${pending} increments are pending in ${node.name} at the end`);
     }
-    const takeovers = await this.#takeoverLog?.finish();
+    const takeovers = (await this.#takeoverLog?.finish()) ?? [];
     await this.#keep('faults.log', this.#events.join('\n'));
     await this.#keep('takeovers.json', JSON.stringify(takeovers, undefined, 1));
     // Those that flush stop last: they end the streams of those that only journal.
@@ -511,7 +511,7 @@ class FleetRun {
       );
     }
     await this.#compare();
-    return takeovers ?? [];
+    return takeovers;
   }
 
   /** Settles when everything acknowledged is committed. */

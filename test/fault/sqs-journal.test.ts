@@ -66,8 +66,15 @@ async function makeFleet(label: string, givenUrl?: string): Promise<Fleet> {
   };
 }
 
-async function emptied(sqs: SqsServer, ms = 30_000): Promise<void> {
-  await eventually('an empty queue', async () => (await sqs.messagesIn()) === 0, ms);
+/** Waits for as long as messages become fewer: the local server hands out one message of a stream at a time. */
+async function emptied(sqs: SqsServer): Promise<void> {
+  for (let left = await sqs.messagesIn(); left > 0;) {
+    const before = left;
+    left = await eventually(`fewer than ${before} messages`, async () => {
+      const now = await sqs.messagesIn();
+      return now < before ? { now } : undefined;
+    }).then(({ now }) => now);
+  }
 }
 
 function linesOf({ log }: TestServer, message: string): readonly Record<string, unknown>[] {
@@ -118,6 +125,7 @@ test('a roll-up that is killed or suspended is replaced within 20 s; what both h
     const third = await first.start();
     await more.acknowledgements(100);
     await more.stop();
+    await emptied(fleet.sqs);
     await ingest.flush();
     asleep.kill('SIGCONT');
     assert.equal((await writing.stop()).code, 0, writing.output);
@@ -200,6 +208,7 @@ test('while the queue is away or loses answers, requests are refused or unknown;
     assert.ok(linesOf(writing, JOURNAL_BACK).length > 0, writing.output);
     assert.equal(linesOf(writing, 'The stream has ended for this server').length, 0, writing.output);
     await load.stop();
+    await emptied(sqs);
     await ingest.flush();
     assert.equal((await writing.stop()).code, 0, writing.output);
     await emptied(sqs);
@@ -245,6 +254,7 @@ test('while PostgreSQL is down increments are taken, and a server that starts th
     assert.equal(linesOf(lateStarted, 'The stream has ended for this server').length, 0, lateStarted.output);
     await load.stop();
     await lateLoad.stop();
+    await emptied(fleet.sqs);
     for (const node of [ingest, late]) await node.flush();
     for (const server of [started, lateStarted]) assert.equal((await server.stop()).code, 0, server.output);
     await emptied(fleet.sqs);

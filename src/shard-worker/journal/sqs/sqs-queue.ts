@@ -1,8 +1,9 @@
 /**
  * A queue over Amazon SQS, or a server that speaks its protocol. Main thread and shard thread.
  *
- * The client library never repeats a request by itself: the journal must know how each attempt ended. Region, endpoint and
- * credentials come from the queue's URL and by the library's own means (environment, files, roles).
+ * The client library never repeats a request by itself: the journal must know how each attempt ended. The endpoint is that of the
+ * queue's URL, the region too where its host names one; credentials, and a region otherwise, come by the library's own means
+ * (environment, files, roles).
  */
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
@@ -32,9 +33,10 @@ const THROTTLES: readonly string[] = [
 const REQUEST_TIMEOUT_STATUS = 408;
 
 /** A client of the queue's region and endpoint. The library is loaded here, so that other journals do not need it. */
-export async function connectToSqs({ region }: Pick<SqsSettings, 'region'>): Promise<SQSClient> {
+export async function connectToSqs({ region, queueUrl }: SqsSettings): Promise<SQSClient> {
   const { SQSClient } = await import('@aws-sdk/client-sqs');
-  return new SQSClient({ maxAttempts: 1, ...(region !== undefined && { region }) });
+  const { origin } = new URL(queueUrl);
+  return new SQSClient({ maxAttempts: 1, endpoint: origin, ...(region !== undefined && { region }) });
 }
 
 /** A queue over SQS. */
