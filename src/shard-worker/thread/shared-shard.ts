@@ -518,7 +518,8 @@ export class SharedShard implements GroupTarget {
       }
     } catch (error) {
       if (own?.writer.isOver === true) this.#leave(own);
-      else this.#noticeFailure(error);
+      // The writer has said why. A stream in a queue goes on behind a record of unknown outcome.
+      else if (!(error instanceof JournalError && error.code === 'journal-failed')) this.#noticeFailure(error);
     }
   }
 

@@ -263,6 +263,17 @@ test('streams that have nothing left to flush expire without a warning: closed o
   );
 });
 
+test('a stream in a queue expires after 15 days without a record, whatever STREAM_EXPIRY_DAYS is', async () => {
+  const expired = await makeStream({ journal: 'sqs', heard: '15 days 1 hour' });
+  await makeStream({ journal: 'sqs', heard: '14 days 23 hours' });
+  const { lines } = await round(0);
+  assert.deepEqual(await streamsWhere('retired_at is not null'), new Set([expired]));
+  assert.deepEqual(
+    lines.map(({ level, message }) => [level, message.slice(0, 40)]),
+    [['info', 'Retired a stream of the sqs journal that']],
+  );
+});
+
 test('with STREAM_EXPIRY_DAYS=0 no stream of a file journal expires', async () => {
   const kept = await makeStream({ heard: '5000 days' });
   const memory = await makeStream({ journal: 'memory', heard: '2 hours' });

@@ -190,17 +190,17 @@ export class ReceivedStreams {
 
   /** Takes messages of one stream, in order. */
   async #take(messages: readonly ReceivedRecords[]): Promise<void> {
-    const { queueLog, clock } = this.#deps;
+    const { clock } = this.#deps;
     // There is at least one.
     const [first] = messages as [ReceivedRecords];
     const lastLsn = messages.reduce((most, message) => Math.max(most, message.lastLsn), 0);
     const held = (await this.#confirmed(first.stream)) ?? (await this.#takeRow(first, lastLsn, messages));
     if (held === undefined) return;
     held.usedAt = clock.monotonic();
-    const counted: string[] = [];
+    const counted: HeldMessage[] = [];
     for (const [index, message] of messages.entries()) {
       if (message.lastLsn <= held.readLsn) {
-        if (message.lastLsn <= held.pendingSums.checkpointLsn) counted.push(message.receipt);
+        if (message.lastLsn <= held.pendingSums.checkpointLsn) counted.push(message);
         else noteCopy(held, message);
         continue;
       }
@@ -211,7 +211,7 @@ export class ReceivedStreams {
       this.#blockedSince.delete(held.stream);
       this.#add(held, message);
     }
-    if (counted.length > 0) await this.#orLater(() => queueLog.remove(counted));
+    if (counted.length > 0) await this.#settle(held, counted);
     this.#flushWhenDue(held);
   }
 
@@ -321,7 +321,10 @@ export class ReceivedStreams {
     );
   }
 
-  /** Deletes messages that are committed. The row of a stream that has ended is retired before its last message is deleted. */
+  /**
+   * Deletes messages that are committed. The row of a stream that has ended is retired before its last message is deleted: that is
+   * received again where the row cannot be retired now.
+   */
   async #settle(held: ReceivedStreamState, done: readonly HeldMessage[]): Promise<void> {
     const { queueLog, log } = this.#deps;
     const { stream, pendingSums, readLsn } = held;

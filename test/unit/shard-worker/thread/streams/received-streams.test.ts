@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { beforeEach, describe, test } from 'node:test';
 import type { Checkpoint, Lsn } from '#product/core/checkpoint.js';
+import { CounterError } from '#product/core/errors.js';
 import { RECORD_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import type { QueueLog, ReceivedRecords, ReceivedStream } from '#product/shard-worker/journal/stream-log.js';
 import { Flusher, type FlusherDatabase } from '#product/shard-worker/thread/flush/flusher.js';
@@ -25,6 +26,7 @@ class Bench {
   readonly lines: string[] = [];
   flushed = 0;
   isStuck = false;
+  canRetire = true;
   readonly streams: ReceivedStreams;
 
   constructor() {
@@ -43,6 +45,7 @@ class Bench {
       remove: (receipts) => Promise.resolve(void this.removed.push(...receipts)),
       touch: (_, at) => Promise.resolve(this.#isAt(at)),
       retire: (_, at) => {
+        if (!this.canRetire) return Promise.reject(new CounterError('database-unavailable', 'gone'));
         const isAt = this.#isAt(at);
         if (isAt && this.row !== undefined) this.row.isRetired = true;
         return Promise.resolve(isAt);
@@ -229,6 +232,15 @@ describe('a stream', () => {
     await bench.receive([message(3, 2)]);
     assert.deepEqual([bench.flushed, bench.row], [3, { epoch: 3, lsn: 3, isRetired: false }]);
     assert.match(bench.lines.at(-1) ?? '', /opened it again/);
+  });
+
+  test('that could not be retired behind its last record is retired when that comes again', async () => {
+    bench.canRetire = false;
+    await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
+    assert.deepEqual([bench.row?.isRetired, bench.row?.lsn, bench.removed], [false, 2, []]);
+    bench.canRetire = true;
+    await bench.receive([message(1, 0), message(2, 1, { receipt: 'again', isClose: true })]);
+    assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
   });
 
   test('without a row that does not begin at its first record is put aside', async () => {
