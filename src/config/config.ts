@@ -120,7 +120,12 @@ export interface BearerToken {
 /** `tls`, `authTokens` and `databaseUrl` come from two variables each, `nats` from several, `sqs` from that of the journal, every
  * other member from one. */
 type SettingKey =
-  Exclude<keyof Config, 'tls' | 'nats' | 'sqs'> | 'databaseUrlFile' | 'authTokensFile' | 'tlsCertFile' | 'tlsKeyFile' | NatsKey;
+  | Exclude<keyof Config, 'tls' | 'nats' | 'sqs'>
+  | 'databaseUrlFile'
+  | 'authTokensFile'
+  | 'tlsCertFile'
+  | 'tlsKeyFile'
+  | NatsKey;
 type NatsKey =
   'natsUser' | 'natsPassword' | 'natsToken' | 'natsCredsFile' | 'natsCaFile' | 'natsCertFile' | 'natsKeyFile';
 const table: Readonly<Record<SettingKey, Setting>> = settings;

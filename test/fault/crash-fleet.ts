@@ -486,6 +486,7 @@ class FleetRun {
   /** Everything is flushed, all streams but those of the running servers are ended, all servers stop in order. */
   async #finish(): Promise<readonly Takeover[]> {
     await pause(SILENCE_MS, new AbortController().signal);
+    if (this.#queue !== undefined) await this.#awaitEmpty(this.#queue);
     for (const node of this.#takers) await this.#settle(node);
     const lastWritten = new Set(this.#nodes.flatMap(({ server }) => [...writtenBy(server)]));
     if (this.#queue === undefined)
@@ -543,13 +544,14 @@ class FleetRun {
     for (const stream of left) this.#violate(`a stream ${which} is still open: ${JSON.stringify(stream)}`);
   }
 
-  /** Also messages of unknown outcome are counted or dropped. */
+  /** Also messages of unknown outcome are counted or dropped. The local server hands out one of a stream at a time. */
   async #awaitEmpty(queue: FleetQueue): Promise<void> {
-    const timeout = AbortSignal.timeout(ENDED_STREAMS_MS);
     let left = await queue.messages();
-    while (left > 0 && !timeout.aborted) {
-      await pause(200, timeout);
-      left = await queue.messages();
+    for (let fewerAt = performance.now(); left > 0 && performance.now() - fewerAt < ENDED_STREAMS_MS;) {
+      await pause(200, new AbortController().signal);
+      const now = await queue.messages();
+      if (now < left) fewerAt = performance.now();
+      left = now;
     }
     if (left > 0) this.#violate(`${left} messages are left in the queue`);
   }

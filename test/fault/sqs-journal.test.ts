@@ -28,7 +28,11 @@ interface Fleet {
   readonly proxy: TcpProxy;
   readonly databaseUrl: string;
   /** Without `isDirect` the server reaches the queue through the proxy. */
-  readonly make: (role: 'ingest' | 'roll-up', env?: Readonly<Record<string, string>>, isDirect?: boolean) => Promise<CountedNode>;
+  readonly make: (
+    role: 'ingest' | 'roll-up',
+    env?: Readonly<Record<string, string>>,
+    isDirect?: boolean,
+  ) => Promise<CountedNode>;
   readonly dispose: () => Promise<void>;
 }
 

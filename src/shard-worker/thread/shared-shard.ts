@@ -907,7 +907,15 @@ export class SharedShard implements GroupTarget {
   }
 
   /** Publishes what has changed since the last call, as one change: see `Shard`. */
-  #publish({ accepted = 0, recovered = 0, adopted = 0, handedOver = 0, lost = 0, rejected = 0, flush }: Counted = {}): void {
+  #publish({
+    accepted = 0,
+    recovered = 0,
+    adopted = 0,
+    handedOver = 0,
+    lost = 0,
+    rejected = 0,
+    flush,
+  }: Counted = {}): void {
     const own = this.#own;
     const taken = this.#taken?.streams ?? [];
     this.#sequence.beginChange();

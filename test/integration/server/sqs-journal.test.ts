@@ -167,7 +167,10 @@ describe('the journal in SQS', () => {
   test('a body that no message of the queue holds, and the role serve, are refused at the start', async () => {
     const { code, output } = await refusedStart(settingsOf('ingest', { MAX_BODY_BYTES: '1 MiB' }));
     assert.equal(code, 78);
-    assert.match(output, /MAX_BODY_BYTES is 1 MiB, but a message of the queue, 1 MiB, holds the record of a body of \d+/);
+    assert.match(
+      output,
+      /MAX_BODY_BYTES is 1 MiB, but a message of the queue, 1 MiB, holds the record of a body of \d+/,
+    );
     const serve = await refusedStart(settingsOf('serve'));
     assert.equal(serve.code, 78);
     assert.match(serve.output, /ROLE is serve, but a server cannot read its own increments back from a queue/);

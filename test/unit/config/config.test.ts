@@ -272,8 +272,7 @@ test('a journal is one of the known kinds', () => {
 
 test('the URL of a queue has its region where its host names it', () => {
   const DATABASE_URL = 'postgresql://me@db/counters';
-  const read = (queueUrl: string): Config =>
-    readConfig({ JOURNAL: `sqs:${queueUrl}`, ROLE: 'ingest', DATABASE_URL });
+  const read = (queueUrl: string): Config => readConfig({ JOURNAL: `sqs:${queueUrl}`, ROLE: 'ingest', DATABASE_URL });
   for (const [queueUrl, region] of [
     ['https://sqs.eu-west-1.amazonaws.com/123456789012/counters.fifo', 'eu-west-1'],
     ['https://sqs-fips.us-gov-west-1.amazonaws.com/1/counters.fifo', 'us-gov-west-1'],

@@ -108,7 +108,9 @@ function factsOf(attributes: QueueAttributes, { queueUrl }: SqsSettings): QueueF
 
 function daysText(days: number): string {
   if (!Number.isFinite(days)) return 'an unknown time';
-  return days >= 1 ? `${Number(days.toFixed(1))} ${days === 1 ? 'day' : 'days'}` : `${Math.round(days * DAY_SECONDS)} s`;
+  return days >= 1
+    ? `${Number(days.toFixed(1))} ${days === 1 ? 'day' : 'days'}`
+    : `${Math.round(days * DAY_SECONDS)} s`;
 }
 
 /** Refusals that pass: the service has no capacity now. */
@@ -122,8 +124,7 @@ function refusalOf(error: unknown): StartError | undefined {
     return new StartError([
       `No credentials for SQS were found: ${reason}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the server a role.`,
     ]);
-  if (reason === 'Region is missing')
-    return new StartError(['The URL of the queue names no region; set AWS_REGION.']);
+  if (reason === 'Region is missing') return new StartError(['The URL of the queue names no region; set AWS_REGION.']);
   const status = statusOf(error) ?? 0;
   const [name = ''] = names;
   if (status < 400 || status >= 500 || PASSING.test(name)) return undefined;
@@ -131,4 +132,3 @@ function refusalOf(error: unknown): StartError | undefined {
     `SQS refuses the server: ${reason} (${name}). Check JOURNAL, and that the server may use the queue.`,
   ]);
 }
-

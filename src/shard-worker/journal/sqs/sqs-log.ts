@@ -132,7 +132,10 @@ export class SqsLog implements QueueLog {
     if (uptime() - sentAt >= UNANSWERED_MAX_SECONDS) {
       this.#beginning = undefined;
       await this.#leaveUnbegun(begun);
-      throw new JournalError('journal-unavailable', 'SQS did not take a new stream for an hour; beginning another one.');
+      throw new JournalError(
+        'journal-unavailable',
+        'SQS did not take a new stream for an hour; beginning another one.',
+      );
     }
     if (outcome.kind !== 'sent') {
       // The first attempt that may have arrived counts.
@@ -149,7 +152,12 @@ export class SqsLog implements QueueLog {
     const { owner, clock } = this.#deps;
     const begun = await this.#makeOwnRow(stream);
     const facts = { ...owner, firstLsn: 1, previousLsn: 0, time: begun.time, isClose: false };
-    return { begun, hello: encodeQueueMessage([emptyRecord(clock.now())], facts), unansweredSince: undefined, isInDoubt: false };
+    return {
+      begun,
+      hello: encodeQueueMessage([emptyRecord(clock.now())], facts),
+      unansweredSince: undefined,
+      isInDoubt: false,
+    };
   }
 
   async #makeOwnRow(stream: string): Promise<BegunStream> {

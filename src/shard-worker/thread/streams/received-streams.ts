@@ -2,7 +2,7 @@
  * Streams of a shared journal whose records a queue hands out. Shard thread.
  *
  * ```text
- * received ──its row is taken, under a new epoch──► held: added, flushed, deleted from the queue ──► idle ──a minute──► let go
+ * received ──its row is taken, under a new epoch──► held: added, flushed, deleted from the queue ──► idle ──five seconds──► let go
  *          │                                         ├──another thread has taken the row──► let go: it is received again
  *          │                                         └──its last record is committed──► retired
  *          ├──counted already──► deleted
@@ -28,8 +28,8 @@ import type { FollowedStream } from './taken-streams.js';
 
 /** How often messages under way are held for some more seconds. */
 const HOLD_INTERVAL_MS = 5000;
-/** A stream without messages under way is let go after this time. */
-const IDLE_MAX_MS = 60_000;
+/** A stream without messages under way is let go after this time: others may take it at any time, and it is ordinary life. */
+const IDLE_MAX_MS = 5000;
 /** Flushes of pending keys beyond this multiple of an early flush: nothing more is received until then. */
 const READ_AHEAD = 4;
 /** A message whose predecessor is missing is received again after this time: whoever holds it gets time to commit. */

@@ -32,16 +32,24 @@ test('a message has its records, and the last LSN that was acknowledged before i
   for (const isClose of [false, true]) {
     const message = decodeQueueMessage(encodeQueueMessage(group, { ...facts, isClose }));
     const { node, shard, firstLsn, lastLsn, previousLsn } = message;
-    assert.deepEqual({ node, shard, firstLsn, previousLsn, time: message.records[1]?.databaseTime }, {
-      ...{ node: NODE_ID, shard: 7, firstLsn: 2 ** 40 },
-      ...{ previousLsn: 2 ** 40 - 5, time: 123 },
-    });
+    assert.deepEqual(
+      { node, shard, firstLsn, previousLsn, time: message.records[1]?.databaseTime },
+      {
+        ...{ node: NODE_ID, shard: 7, firstLsn: 2 ** 40 },
+        ...{ previousLsn: 2 ** 40 - 5, time: 123 },
+      },
+    );
     assert.deepEqual([lastLsn, message.records.length, message.isClose], [2 ** 40 + 1, 2, isClose]);
   }
 });
 
 test('the bytes of format version 1 do not change', () => {
-  const data = encodeQueueMessage([incrementRecord('a', 1, 1)], { ...facts, firstLsn: 9, previousLsn: 3, isClose: true });
+  const data = encodeQueueMessage([incrementRecord('a', 1, 1)], {
+    ...facts,
+    firstLsn: 9,
+    previousLsn: 3,
+    isClose: true,
+  });
   const header = Buffer.from(data.subarray(0, 24)).toString('hex');
   const layout = [
     '53435351', // magic
@@ -66,7 +74,10 @@ test('a message with any changed byte, cut short or too long is refused, whateve
 });
 
 test('a message that names its own LSN as the one before it is refused', () => {
-  assert.equal(codeOf(encodeQueueMessage([emptyRecord(1)], { ...facts, previousLsn: facts.firstLsn })), 'journal-corrupt');
+  assert.equal(
+    codeOf(encodeQueueMessage([emptyRecord(1)], { ...facts, previousLsn: facts.firstLsn })),
+    'journal-corrupt',
+  );
 });
 
 test('in base64 the largest group just fits the limit of a message, and the largest body fits the group', () => {
