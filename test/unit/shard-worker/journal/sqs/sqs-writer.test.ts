@@ -119,10 +119,11 @@ describe('a message', () => {
   });
 
   test('that is refused has kept nothing, and its LSN is not used again', async () => {
-    queue.fates = ['refused'];
+    queue.fates = ['refused', 'refused'];
     assert.equal(await append(1), 'journal-unavailable');
-    assert.equal(await append(2), 3);
-    assert.deepEqual(sent().at(-1), ['stream:3', 3, 3, 1]);
+    assert.equal(await append(2), 'journal-unavailable');
+    assert.equal(await append(3), 4);
+    assert.deepEqual(sent().at(-1), ['stream:4', 4, 4, 1]);
   });
 
   test('that is throttled is sent again, and refused only after a while', async () => {
@@ -146,10 +147,11 @@ describe('burnt LSNs', () => {
     assert.equal(await append(1), 2);
     queue.fate = 'unknown';
     assert.equal(await append(2, 3), 'journal-failed');
+    assert.equal(await append(4), 'journal-failed');
     queue.fate = 'sent';
-    assert.equal(await append(4), 5);
-    assert.deepEqual(sent().at(-1), ['stream:5', 5, 5, 2]);
-    assert.deepEqual([writer.isOver, writer.isInDoubt, writer.endLsn], [false, false, 5]);
+    assert.equal(await append(5), 6);
+    assert.deepEqual(sent().at(-1), ['stream:6', 6, 6, 2]);
+    assert.deepEqual([writer.isOver, writer.isInDoubt, writer.endLsn], [false, false, 6]);
   });
 
   test('are not acknowledged by a later answer', async () => {

@@ -186,7 +186,7 @@ describe('a message', () => {
   test('whose predecessor is not counted stops its stream, and what follows stays in the queue', async () => {
     await bench.receive([message(1, 0), message(3, 2), message(4, 3)]);
     assert.deepEqual([bench.flushed, bench.removed, bench.letGo], [1, ['r1'], ['r3', 'r4']]);
-    assert.deepEqual(bench.lines, []);
+    assert.equal(bench.lines.length, 0);
     await bench.pass(31_000);
     await bench.receive([message(3, 2), message(4, 3)]);
     assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
