@@ -1,9 +1,8 @@
 /**
  * Runs the parts of the test suite in order, says how long each took, and stops at the first that fails.
  *
- *     node dist-test/test/run.js                   every part that has tests
- *     node dist-test/test/run.js another-system    what may behave differently on another system
- *     node dist-test/test/run.js unit config       of one part, the files whose path holds "config"
+ *     node dist-test/test/run.js               every part that has tests
+ *     node dist-test/test/run.js unit config   of one part, the files whose path holds "config"
  *
  * The test files of a part are found in the sources, not among the built files, where those of deleted sources stay; and
  * they are named to Node one by one, because of a folder it would run every file, those that only support tests included.
@@ -43,20 +42,6 @@ const folders: readonly Folder[] = [
   { name: 'packages', fileSecondsMax: 600, concurrency: 1, isOptional: true },
 ];
 
-/**
- * On a second system `.ci/run` has time for these parts only, without the longest fault tests, whose subject is the same on every
- * system.
- */
-const ON_ANOTHER_SYSTEM: readonly string[] = ['unit', 'integration', 'e2e', 'fault'];
-const ONE_SYSTEM: readonly string[] = [
-  'fault/broken-builds',
-  'fault/checkpoint-rows',
-  'fault/kill-between-steps',
-  'fault/metrics-balance',
-  'fault/rebind-database',
-  'fault/streams',
-];
-
 interface Part {
   readonly name: string;
   /** Arguments of Node; each command must end with exit code 0. They run beside each other. */
@@ -80,13 +65,12 @@ function lint(): Part {
   };
 }
 
-function tests(folder: Folder, filters: readonly string[], without: readonly string[] = []): Part {
+function tests(folder: Folder, filters: readonly string[]): Part {
   const sources = join(root, 'test', folder.name);
   const files = (existsSync(sources) ? readdirSync(sources, { recursive: true, encoding: 'utf8' }) : [])
     .filter((file) => file.endsWith('.test.ts'))
     .map((file) => relative(root, join(root, 'dist-test', 'test', folder.name, file.replace(/\.ts$/, '.js'))))
     .filter((file) => filters.every((filter) => file.includes(filter)))
-    .filter((file) => !without.some((name) => file.endsWith(`${name}.test.js`)))
     .sort();
   const options = [
     '--test-reporter=spec',
@@ -162,9 +146,7 @@ const optional = new Set(folders.filter(({ isOptional }) => isOptional).map(({ n
 const selected =
   chosen === undefined
     ? parts.filter(({ commands, name }) => commands.length > 0 && !optional.has(name))
-    : chosen === 'another-system'
-      ? folders.filter(({ name }) => ON_ANOTHER_SYSTEM.includes(name)).map((folder) => tests(folder, [], ONE_SYSTEM))
-      : parts.filter((part) => part.name === chosen);
+    : parts.filter((part) => part.name === chosen);
 if (selected.length === 0)
   console.error(`test: there is no part ${chosen ?? ''}; ${parts.map((p) => p.name).join(', ')}`);
 process.exitCode = selected.length > 0 && (await runInOrder(selected)) ? 0 : 1;
