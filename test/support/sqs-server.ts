@@ -106,12 +106,21 @@ export class SqsServer {
 
   /** Sends a message as a writer would. */
   async send(stream: string, id: string, data: Uint8Array, name = 'journal.fifo'): Promise<void> {
+    await this.#send(stream, id, Buffer.from(data).toString('base64'), name);
+  }
+
+  /** Sends what no writer would. */
+  async sendText(group: string, text: string, name = 'journal.fifo'): Promise<void> {
+    await this.#send(group, text, text, name);
+  }
+
+  async #send(group: string, id: string, body: string, name: string): Promise<void> {
     await this.client.send(
       new SendMessageCommand({
         QueueUrl: this.urlOf(name),
-        MessageGroupId: stream,
+        MessageGroupId: group,
         MessageDeduplicationId: id,
-        MessageBody: Buffer.from(data).toString('base64'),
+        MessageBody: body,
       }),
     );
   }

@@ -17,8 +17,7 @@ import type { Clock } from '../../../core/clock.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { LogFields } from '../../../core/logger.js';
 import { Turns } from '../../../core/turns.js';
-import { END_LIFE } from '../../../db/log-statements.js';
-import { SHOW_NATS_LIFE } from '../../../db/nats-statements.js';
+import { END_LIFE, SHOW_LIFE_WITHOUT_ROW } from '../../../db/log-statements.js';
 import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
 import * as sqs from '../../../db/sqs-statements.js';
 import * as sql from '../../../db/statements.js';
@@ -223,7 +222,7 @@ export class SqsLog implements QueueLog {
 
   async showLife(streams: readonly string[]): Promise<void> {
     const values = [this.#deps.owner.flusher ?? null, streams];
-    await this.#inStatementTurn(() => this.#deps.statements.run({ text: SHOW_NATS_LIFE, values }));
+    await this.#inStatementTurn(() => this.#deps.statements.run({ text: SHOW_LIFE_WITHOUT_ROW, values }));
   }
 
   /** Also sends the last record of the stream of `ids` that this thread writes. */
