@@ -206,6 +206,7 @@ export class SqsLog implements QueueLog {
     return this.#writer;
   }
 
+  /** Also where the row of a stream is that this thread writes no more, and that is retired. */
   async ask(stream: string): Promise<StreamState | undefined> {
     return this.#inStatementTurn(async () => {
       const [row] = await this.#deps.statements.run<{
@@ -216,7 +217,10 @@ export class SqsLog implements QueueLog {
       }>({ text: sqs.ASK_SQS_STREAM, values: [stream] });
       if (row === undefined) return this.#unregistered.has(stream) ? { epoch: 0, lsn: 0, time: 0 } : undefined;
       this.#unregistered.delete(stream);
-      return row.open ? { epoch: Number(row.epoch), lsn: Number(row.lsn), time: row.database_time } : undefined;
+      // A stream that was left has ended for its writer, not for its records: a late one opens its row again.
+      const isWritten = this.#writer?.stream === stream && !this.#writer.isOver;
+      if (!row.open && isWritten) return undefined;
+      return { epoch: Number(row.epoch), lsn: Number(row.lsn), time: row.database_time };
     });
   }
 

@@ -87,7 +87,7 @@ export class ReceivedStreams {
   /** Since when a stream is blocked; infinite where that was said. */
   readonly #blockedSince = new Map<string, number>();
   #holdDueAt = Number.NEGATIVE_INFINITY;
-  /** Deletions and endings behind commits. */
+  /** Deletions behind commits, and ends of flushers. */
   readonly #settling = new Set<Promise<void>>();
 
   constructor(deps: ReceivedStreamsDeps) {
@@ -114,7 +114,7 @@ export class ReceivedStreams {
     const now = clock.monotonic();
     for (const held of [...this.#held.values()])
       if (held.messages.length === 0 && held.pendingSums.isSettled && now - held.usedAt >= IDLE_MAX_MS)
-        await this.#drop(held);
+        this.#drop(held);
     if (now < this.#holdDueAt) return;
     this.#holdDueAt = now + HOLD_INTERVAL_MS;
     const receipts = [...this.#held.values()].flatMap(({ messages }) => messages.map(({ receipt }) => receipt));
@@ -162,12 +162,7 @@ export class ReceivedStreams {
     const done = held.messages.filter(({ lastLsn }) => lastLsn <= lsn);
     if (done.length === 0) return;
     held.messages = held.messages.filter(({ lastLsn }) => lastLsn > lsn);
-    const settling = this.#settle(held, done)
-      .catch(this.#deps.fail)
-      .finally(() => {
-        this.#settling.delete(settling);
-      });
-    this.#settling.add(settling);
+    this.#track(this.#settle(held, done));
   }
 
   /** Flushes what was received, and lets go what cannot be flushed. */
@@ -223,7 +218,7 @@ export class ReceivedStreams {
     if (!held.pendingSums.isSettled) return held;
     const isThere = await this.#deps.queueLog.touch(stream, held.pendingSums.checkpoint);
     if (isThere && this.#held.get(stream) === held) return held;
-    await this.#drop(held);
+    this.#drop(held);
     return undefined;
   }
 
@@ -333,7 +328,7 @@ export class ReceivedStreams {
       if (isEnd && pendingSums.isSettled) {
         const isRetired = await queueLog.retire(stream, pendingSums.checkpoint, '');
         if (isRetired === true) log('info', { stream, lsn: readLsn }, 'Finished a stream; all of it is in counters');
-        await this.#drop(held);
+        this.#drop(held);
       }
       await queueLog.remove(done.map(({ receipt }) => receipt));
     });
@@ -345,9 +340,18 @@ export class ReceivedStreams {
     await this.#letGo(held.messages.map(({ receipt }) => receipt));
   }
 
-  async #drop(held: ReceivedStreamState): Promise<void> {
-    await held.flusher.abandon();
-    await this.#fenced(held);
+  /** Stops to flush a stream of which nothing is pending. The database may keep its flusher waiting. */
+  #drop(held: ReceivedStreamState): void {
+    this.#remove(held);
+    this.#track(held.flusher.abandon().then(() => this.#letGo(held.messages.map(({ receipt }) => receipt))));
+  }
+
+  /** Until it has ended, the thread is not done. */
+  #track(task: Promise<void>): void {
+    const tracked = task.catch(this.#deps.fail).finally(() => {
+      this.#settling.delete(tracked);
+    });
+    this.#settling.add(tracked);
   }
 
   #remove(held: ReceivedStreamState): void {

@@ -9,7 +9,6 @@ import { ShardConnection } from '#product/db/shard-connection.js';
 import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/message-format.js';
 import type { Queue, SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsLog } from '#product/shard-worker/journal/sqs/sqs-log.js';
-import type { ControlMessage } from '#product/shard-worker/protocol/control-messages.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
@@ -78,7 +77,7 @@ beforeEach(async () => {
     ...{ clock: systemClock, stats, random: () => 0.5, flushIntervalMs: 20, ackTimeoutMs: 200 },
     earlyFlush: { keysMax: 1000, bytesMax: 2 ** 20, recordBytesMax: 2 ** 20 },
     ...{ node: NODE_ID, shard: 0, shards: 1, intervals: { roundMs: 20, retryMs: 20 } },
-    tell: (_: ControlMessage) => undefined,
+    tell: () => undefined,
     fail: (error) => failures.push(error),
     log,
   });
