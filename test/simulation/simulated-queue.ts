@@ -10,7 +10,7 @@
  *
  * lost:    the request never arrives, or its answer does not: unknown after the client's timeout
  * late:    the same, and it arrives after its sender gave up
- * doubled: the client's library repeats it
+ * doubled: it arrives twice, since something on the way repeats it
  * refused: throttled; it was not taken, and never will be
  * ```
  */
@@ -70,6 +70,8 @@ export interface QueueKind {
   readonly deduplicationMs: number;
   /** 14 days, as the journal wants it. */
   readonly retentionMs: number;
+  /** For bugs only: where the client's library repeats a request, a refusal of one of them is the answer. */
+  readonly hidesRepeats?: boolean;
 }
 
 /** It does not answer, or says that it cannot. */
@@ -195,12 +197,17 @@ export class SimulatedQueue {
         this.#arrive(message, silent, this.#random.below(LATE_MAX_MS));
         return;
       case 3:
-        this.#arrive(message, answer, this.#latency());
+        this.#arrive(message, (outcome) => this.#answerRepeated(outcome, answer), this.#latency());
         this.#arrive(message, silent, this.#random.below(LATE_MAX_MS));
         return;
       default:
         if (!this.isGone) answer(refused('throttled'));
     }
+  }
+
+  /** A refusal says nothing of the other request. */
+  #answerRepeated(outcome: SendOutcome, answer: (outcome: SendOutcome) => void): void {
+    if (outcome.kind === 'sent' || this.#kind.hidesRepeats === true) answer(outcome);
   }
 
   #hasFault(oneIn: number): boolean {

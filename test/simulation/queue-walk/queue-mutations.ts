@@ -18,6 +18,8 @@ export interface SenderMutations {
   readonly timeoutIsRefused?: boolean;
   /** A record that was sent, and is in doubt when the stream is left, is refused. */
   readonly sentIsRefused?: boolean;
+  /** The library that sends requests repeats them by itself, and reports the last refusal. */
+  readonly libraryRepeats?: boolean;
   /** The deduplication id is the LSN alone. */
   readonly sharedDeduplicationId?: boolean;
   /** A hello without an answer is given up like any record. */

@@ -113,7 +113,11 @@ class QueueWalk implements QueueWorld {
     this.database = new PostgresModel(this.scheduler, this.random, watch, mutations, this.uuid(), SCALE);
     this.database.slowness = this.random.pick([1, 1, 1, 2]);
     const hasGroupLock = this.random.below(4) > 0;
-    this.queue = new SimulatedQueue(this.scheduler, this.random, { hasGroupLock, ...TIMES });
+    this.queue = new SimulatedQueue(this.scheduler, this.random, {
+      ...TIMES,
+      hasGroupLock,
+      hidesRepeats: mutations.libraryRepeats === true,
+    });
     this.queue.slowness = this.random.pick([1, 1, 1, 4]);
     this.queue.onExpired = (message) => this.#lose(message);
     this.#maySetAside = maySetAside;
@@ -396,9 +400,12 @@ class QueueWalk implements QueueWorld {
 
   /** The queue keeps nothing for longer than its retention. */
   #lose({ group, body }: QueueMessage): void {
-    const { lsn } = decodeRecord(body);
+    const { lsn, follows } = decodeRecord(body);
     const row = this.database.tables.checkpoints.get(group);
     if (row !== undefined && lsn <= row.lsn) return;
+    if (row !== undefined && follows > row.lsn && !this.#expired.has(group)) {
+      this.violate(new Violation(`LSN ${lsn} of ${group} has waited for LSN ${follows}, which is not in the queue`));
+    }
     this.note(() => `LSN ${lsn} of ${group} expires in the queue`);
     this.#expired.add(group);
     this.#expirations += 1;
