@@ -197,17 +197,23 @@ export class SimulatedQueue {
         this.#arrive(message, silent, this.#random.below(LATE_MAX_MS));
         return;
       case 3:
-        this.#arrive(message, (outcome) => this.#answerRepeated(outcome, answer), this.#latency());
-        this.#arrive(message, silent, this.#random.below(LATE_MAX_MS));
+        this.#repeat(message, answer);
         return;
       default:
         if (!this.isGone) answer(refused('throttled'));
     }
   }
 
-  /** A refusal says nothing of the other request. */
-  #answerRepeated(outcome: SendOutcome, answer: (outcome: SendOutcome) => void): void {
-    if (outcome.kind === 'sent' || this.#kind.hidesRepeats === true) answer(outcome);
+  /** Two requests for one send. The refusal of one says nothing of the other. */
+  #repeat(message: QueueMessage, answer: (outcome: SendOutcome) => void): void {
+    const silent = (): void => undefined;
+    if (this.#random.below(2) === 0) {
+      this.#arrive(message, (outcome) => outcome.kind === 'sent' && answer(outcome), this.#latency());
+      this.#arrive(message, silent, this.#random.below(LATE_MAX_MS));
+      return;
+    }
+    this.#arrive(message, silent, this.#latency());
+    if (this.#kind.hidesRepeats === true && !this.isGone) answer(refused('throttled'));
   }
 
   #hasFault(oneIn: number): boolean {

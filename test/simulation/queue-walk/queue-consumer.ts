@@ -157,10 +157,7 @@ export class QueueConsumer {
     }
   }
 
-  async #apply(
-    session: SimulatedSession,
-    messages: ReadonlyMap<string, readonly ReceivedRecord[]>,
-  ): Promise<void> {
+  async #apply(session: SimulatedSession, messages: ReadonlyMap<string, readonly ReceivedRecord[]>): Promise<void> {
     for (const [stream, received] of messages) {
       if (this.life.isOver) return;
       this.#world.note(() => `${this.name} receives ${textOf(received)} of ${stream}`);
@@ -356,7 +353,11 @@ export class QueueConsumer {
     }
   }
 
-  async #retire(session: SimulatedSession, stream: string, { epoch, lsn }: { epoch: number; lsn: number }): Promise<void> {
+  async #retire(
+    session: SimulatedSession,
+    stream: string,
+    { epoch, lsn }: { epoch: number; lsn: number },
+  ): Promise<void> {
     const [row] = await session.query<Row>({ text: owner.RETIRE_STREAM, values: [stream, epoch, lsn] });
     if (this.life.isOver) return;
     this.#world.note(() => `${this.name} ${row === undefined ? 'does not retire' : 'retires'} ${stream} at LSN ${lsn}`);

@@ -189,13 +189,15 @@ export class QueueWriter {
       else await this.#begin();
       return;
     }
+    if (own.isRowGone && ignoresRetirement !== true) {
+      this.#leave(own, 'its row is retired or gone');
+      return;
+    }
     if (this.#sending.length > 0) {
       await Promise.all(this.#sending.map((sending) => this.#attempt(own, sending)));
       return;
     }
-    if (own.isRowGone && ignoresRetirement !== true) {
-      this.#leave(own, 'its row is retired or gone');
-    } else if (own.acknowledged.lsn === 0) {
+    if (own.acknowledged.lsn === 0) {
       this.#next(own, undefined);
     } else if (this.#hand.length > 0 && !(this.#isStopping && closesEarly === true)) {
       const isNewer = this.#heard > own.acknowledged.heard;
