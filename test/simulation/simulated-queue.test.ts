@@ -12,9 +12,9 @@ interface Bench {
   readonly queue: Queue;
   readonly server: SimulatedQueue;
   readonly scheduler: Scheduler;
-  send(group: string, ...bodies: readonly string[]): Promise<void>;
-  bodies(): Promise<readonly string[]>;
-  pause(ms: number): Promise<void>;
+  readonly send: (group: string, ...bodies: readonly string[]) => Promise<void>;
+  readonly bodies: () => Promise<readonly string[]>;
+  readonly pause: (ms: number) => Promise<void>;
 }
 
 /** Runs a case on a queue, without faults unless `isHealthy` is false. */
@@ -30,7 +30,7 @@ async function onQueue(run: (bench: Bench) => Promise<void>, isHealthy = true, k
     queue,
     server,
     scheduler,
-    async send(group, ...bodies) {
+    send: async (group, ...bodies) => {
       for (const body of bodies) {
         const outcome = await queue.send({ group, deduplicationId: `${group}:${body}`, body });
         assert.equal(outcome.kind, 'sent');
@@ -223,6 +223,9 @@ test('with faults some sends are unknown though stored, some arrive late, and a 
       assert.equal(kind === 'refused' && isStored(), false);
       assert.equal(kind === 'sent' && !isStored(), false);
     }
-    assert.ok(Object.values(seen).every((count) => count > 0), JSON.stringify(seen)); // prettier-ignore
+    assert.ok(
+      Object.values(seen).every((count) => count > 0),
+      JSON.stringify(seen),
+    );
   }, false);
 });

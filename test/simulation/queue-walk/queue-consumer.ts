@@ -41,7 +41,7 @@ interface Held {
   /** What it has received above `lsn`, in order. */
   records: readonly QueueRecord[];
   messages: readonly HeldMessage[];
-  /** The LSN of a close record that it has received. */
+  /** The LSN of a close record that it has received; its message is deleted once the row is retired. */
   closedAt: number | undefined;
 }
 
@@ -125,10 +125,10 @@ export class QueueConsumer {
       return;
     }
     if (held.records.length > 0 && random.below(4) > 0) await this.#flush(session, held);
-    else await this.#delete(held);
+    else await this.#deleteUpTo(held, held.lsn);
     if (this.life.isOver || this.#held.get(held.stream) !== held || held.records.length > 0) return;
     if (this.#mutations.touchesAtEnd === true) await this.#touchAtEnd(session, held);
-    if (held.closedAt === held.lsn) await this.#retire(session, held.stream, held);
+    if (held.closedAt === held.lsn) await this.#end(session, held);
     if (held.messages.length === 0 && !this.life.isOver) this.#held.delete(held.stream);
   }
 
@@ -272,7 +272,7 @@ export class QueueConsumer {
     const position = countsUncovered === true ? { ...held, coveredFrom: 0 } : held;
     const values = valuesOfFlush(held.stream, position, withoutGaps(records, held.lsn));
     if (deletesBeforeCommit === true) await this.#deleteUpTo(held, toLsn);
-    let isApplied = false;
+    let isApplied: boolean;
     try {
       const [row] = await session.query<Row>({ text: owner.FLUSH_WITH_REJECTED, values });
       isApplied = row?.['fenced'] === 1;
@@ -323,13 +323,11 @@ export class QueueConsumer {
     this.#release(held.messages.map(({ receipt }) => receipt)).catch(expectTrouble);
   }
 
-  #delete(held: Held): Promise<void> {
-    return this.#deleteUpTo(held, held.lsn);
-  }
-
   /** Some of the messages whose records are committed. */
   async #deleteUpTo(held: Held, lsn: number): Promise<void> {
-    const deletable = held.messages.filter((message) => message.lsn <= lsn).slice(0, BATCH_MAX);
+    const isKept = (message: HeldMessage): boolean =>
+      message.lsn === held.closedAt && this.#mutations.deletesCloseFirst !== true;
+    const deletable = held.messages.filter((one) => one.lsn <= lsn && !isKept(one)).slice(0, BATCH_MAX);
     if (deletable.length === 0) return;
     const results = await this.#queue.delete(deletable.map(({ receipt }) => receipt));
     this.#world.note(() => `${this.name} deletes LSN ${deletable.map((one) => one.lsn).join(' ')} of ${held.stream}`);
@@ -363,6 +361,14 @@ export class QueueConsumer {
     this.#world.note(() => `${this.name} ${row === undefined ? 'does not retire' : 'retires'} ${stream} at LSN ${lsn}`);
   }
 
+  /** The stream is flushed to its close record. Without an answer that is received again. */
+  async #end(session: SimulatedSession, held: Held): Promise<void> {
+    await this.#retire(session, held.stream, held);
+    if (this.life.isOver) return;
+    held.closedAt = undefined;
+    await this.#deleteUpTo(held, held.lsn);
+  }
+
   /** Retires what has had no record for 15 days, and deletes tombstones. */
   async #keepRows(session: SimulatedSession): Promise<void> {
     const { database } = this.#world;
@@ -374,7 +380,7 @@ export class QueueConsumer {
     for (const [stream, row] of [...tables.checkpoints]) {
       if (this.life.isOver) return;
       if (row.retiredAt === undefined && row.heardAt < expired) {
-        if (this.#mutations.retiresEarly !== true) this.#world.retiredByOthers(stream);
+        if (this.#mutations.retiresEarly !== true) this.#world.expires(stream, row.lsn);
         await this.#retire(session, stream, row);
       } else if (row.retiredAt !== undefined && row.retiredAt < due && database.deleteStream(stream, true)) {
         this.#world.note(() => `${this.name} deletes the tombstone of ${stream}`);

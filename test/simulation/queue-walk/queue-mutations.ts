@@ -74,6 +74,8 @@ export interface ConsumerMutations {
   readonly touchesAtEnd?: boolean;
   /** A stream is retired by its age a short time after its last record. */
   readonly retiresEarly?: boolean;
+  /** The message of a close record is deleted before its stream is retired. */
+  readonly deletesCloseFirst?: boolean;
   /** The visibility of messages is never extended. */
   readonly neverExtends?: boolean;
 }
@@ -87,3 +89,86 @@ export interface PlantedBug {
   /** It also puts requests aside, and the walk looks for worse. */
   readonly maySetAside?: boolean;
 }
+
+/** The bugs that walks find. */
+export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
+  { name: 'a second record before the first is answered', mutations: { sendsAhead: true } },
+  { name: 'a record that is repeated behind later ones', mutations: { repeatsBehind: true } },
+  { name: 'a burnt number that is used again', mutations: { reusesNumber: true }, from: 5 },
+  { name: '503 for a refusal after an attempt without an answer', mutations: { refusedAfterUnknown: true } },
+  { name: '503 for a record that had no answer in time', mutations: { timeoutIsRefused: true } },
+  { name: 'a client library that repeats sends by itself', mutations: { libraryRepeats: true } },
+  {
+    name: '503 for a record in doubt when its stream is left',
+    mutations: { sentIsRefused: true },
+    from: 92,
+  },
+  { name: 'a deduplication id without the stream', mutations: { sharedDeduplicationId: true } },
+  { name: 'a hello that is given up', mutations: { helloGivenUp: true }, from: 30 },
+  { name: 'a record that names the last number used', mutations: { namesLastUsed: true } },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true } },
+  {
+    name: 'idempotent requests before the row is made, and rows that cover everything',
+    mutations: { acceptBeforeRow: true, newRowCoversAll: true },
+    from: 25,
+    maySetAside: true,
+  },
+  { name: 'idempotent requests under the row of another stream', mutations: { coverOfProcess: true }, from: 28 },
+  { name: 'a heartbeat over requests in hand', mutations: { heartbeatOverHand: true }, from: 32 },
+  { name: 'requests that go to the new stream', mutations: { carriesHand: true }, from: 53 },
+  {
+    name: 'a close record before the last requests, and retired streams that stay so',
+    mutations: { closesEarly: true, neverReopens: true },
+    from: 3,
+  },
+  { name: 'a deletion before the commit', mutations: { deletesBeforeCommit: true }, from: 4 },
+  { name: 'a deletion of what is already in memory', mutations: { deletesDropped: true }, from: 5 },
+  { name: 'a flush of another consumer that is taken for ours', mutations: { missIsOurs: true }, from: 9 },
+  { name: 'sums that are flushed on top of an unknown checkpoint', mutations: { flushesOnTop: true } },
+  { name: 'a consumer that counts an LSN twice', mutations: { countsCopies: true } },
+  {
+    name: 'a consumer that ignores the named predecessor, in a queue that locks no groups',
+    mutations: { ignoresPredecessor: true },
+    from: 4,
+  },
+  {
+    name: 'a flush that does not look at retired_at',
+    mutations: { fenceIgnoresState: true, ignoresRetiredRow: true },
+    from: 5,
+    maySetAside: true,
+  },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 4 },
+  { name: 'nothing put aside', mutations: { countsUncovered: true }, from: 5, maySetAside: true },
+  { name: 'a row for a stream whose first record is not LSN 1', mutations: { anyRecordMakesRow: true }, from: 40 },
+  {
+    name: 'a tombstone that goes while its stream is in the queue',
+    mutations: { dropsTombstoneEarly: true },
+    from: 5,
+  },
+  { name: 'a close record that is deleted before its stream is retired', mutations: { deletesCloseFirst: true } },
+  { name: 'a stream that is retired soon after its last record', mutations: { retiresEarly: true } },
+  { name: 'the clock of the consumer in a flush', mutations: { acceptedThroughCapped: true }, from: 5 },
+  { name: 'the clock of the consumer with nothing in memory', mutations: { touchesAtEnd: true } },
+  {
+    name: 'a retired row that keeps covered_from',
+    mutations: { retiredRowKeepsCover: true },
+    from: 5,
+    maySetAside: true,
+  },
+  {
+    name: 'accepted_through = now() in a reopened row',
+    mutations: { reopenedRowAcceptedNow: true },
+    from: 14,
+    maySetAside: true,
+  },
+  { name: 'no pruning lock when a row is made', mutations: { newRowWithoutPruningLock: true }, from: 70 },
+  {
+    name: 'no pruning lock when a retired row is opened again',
+    mutations: { retiredRowWithoutPruningLock: true },
+    from: 131,
+    maySetAside: true,
+  },
+  { name: 'a pruned_before that goes back', mutations: { prunerWithoutGreatest: true }, from: 53, maySetAside: true },
+  { name: 'a deletion of keys without the margin', mutations: { noMargin: true }, from: 33 },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 5 },
+];

@@ -2,9 +2,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { countOfRuns, seedOfRun } from '../../support/random-runs.js';
+import { QUEUE_MUTATIONS } from './queue-mutations.js';
 import { queueWalk } from './queue-walk.js';
 
-const WALKS = 80;
+const WALKS = 40;
+/** Most walks until a bug is found, from the seed that it names. */
+const MUTATED_WALKS_MAX = 20;
 
 test('writers and consumers that follow the protocol count each request once through a queue', async (t) => {
   const first = seedOfRun();
@@ -19,3 +22,15 @@ test('writers and consumers that follow the protocol count each request once thr
   }
   t.diagnostic(`SEED=${first}, ${walks} walks, ${JSON.stringify(sum)}`);
 });
+
+for (const { name, mutations, from = 1, maySetAside = false } of QUEUE_MUTATIONS) {
+  test(`a walk through a queue finds ${name}`, async (t) => {
+    for (let seed = from; seed < from + MUTATED_WALKS_MAX; seed += 1) {
+      const { violation } = await queueWalk(seed, mutations, { maySetAside });
+      if (violation === undefined) continue;
+      t.diagnostic(`SEED=${seed}: ${violation.message}`);
+      return;
+    }
+    assert.fail(`${MUTATED_WALKS_MAX} walks passed`);
+  });
+}

@@ -92,6 +92,8 @@ class QueueWalk implements QueueWorld {
   readonly #sentIn = new Map<string, Set<string>>();
   /** Streams that were retired while their writers might go on. What follows may be put aside. */
   readonly #retired = new Set<string>();
+  /** The LSNs of acknowledged close records. */
+  readonly #closed = new Map<string, number>();
   /** Streams of which the queue has removed what nobody had flushed. */
   readonly #expired = new Set<string>();
   #expirations = 0;
@@ -157,8 +159,15 @@ class QueueWalk implements QueueWorld {
     return this.#hasGroupLock || this.database.tables.deleted.has(stream);
   }
 
-  retiredByOthers(stream: string): void {
+  closed(stream: string, lsn: number): void {
+    this.#closed.set(stream, lsn);
+  }
+
+  expires(stream: string, lsn: number): void {
     this.#retired.add(stream);
+    const isClosed = lsn >= (this.#closed.get(stream) ?? Number.POSITIVE_INFINITY);
+    const isInQueue = this.queue.messages.some(({ group }) => group === stream);
+    if (isClosed && !isInQueue) this.violate(new Violation(`${stream} is closed, and is retired after 15 days`));
   }
 
   sleep({ life, name }: { readonly life: Life; readonly name: string }): void {

@@ -37,8 +37,10 @@ export interface QueueWorld extends ProtocolWorld {
    * it only an oracle knows.
    */
   isGone(stream: string): boolean;
-  /** A stream is retired though its writer has not closed it. */
-  retiredByOthers(stream: string): void;
+  /** The close record of a stream is acknowledged. */
+  closed(stream: string, lsn: number): void;
+  /** A stream is retired at an LSN, since nothing was heard of it for 15 days. */
+  expires(stream: string, lsn: number): void;
 }
 
 /** A request that is not in the queue yet, and how many attempts wait for it. */
@@ -340,7 +342,10 @@ export class QueueWriter {
       case 'sent':
         this.#drop(sending);
         if (record.lsn > own.acknowledged.lsn) own.acknowledged = { lsn: record.lsn, heard: record.heard };
-        if (record.isClose) own.isRowGone = true;
+        if (record.isClose) {
+          own.isRowGone = true;
+          this.#world.closed(own.name, record.lsn);
+        }
         if (item === undefined) return;
         if (!item.request.isPlain) this.#window.add(item.request.name);
         this.#settle([item], 'acknowledged');
