@@ -363,6 +363,8 @@ export class QueueConsumer {
 
   /** The stream is flushed to its close record. Without an answer that is received again. */
   async #end(session: SimulatedSession, held: Held): Promise<void> {
+    if (this.#mutations.deletesCloseFirst === true) await this.#deleteUpTo(held, held.lsn);
+    if (this.life.isOver) return;
     await this.#retire(session, held.stream, held);
     if (this.life.isOver) return;
     held.closedAt = undefined;

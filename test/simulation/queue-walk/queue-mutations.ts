@@ -88,6 +88,8 @@ export interface PlantedBug {
   readonly from?: number;
   /** It also puts requests aside, and the walk looks for worse. */
   readonly maySetAside?: boolean;
+  /** Only walks find it whose writers sleep in doubt. */
+  readonly sleepsInDoubt?: boolean;
 }
 
 /** The bugs that walks find. */
@@ -101,7 +103,7 @@ export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
   {
     name: '503 for a record in doubt when its stream is left',
     mutations: { sentIsRefused: true },
-    from: 92,
+    from: 89,
   },
   { name: 'a deduplication id without the stream', mutations: { sharedDeduplicationId: true } },
   { name: 'a hello that is given up', mutations: { helloGivenUp: true }, from: 30 },
@@ -110,10 +112,10 @@ export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
   {
     name: 'idempotent requests before the row is made, and rows that cover everything',
     mutations: { acceptBeforeRow: true, newRowCoversAll: true },
-    from: 25,
+    from: 51,
     maySetAside: true,
   },
-  { name: 'idempotent requests under the row of another stream', mutations: { coverOfProcess: true }, from: 28 },
+  { name: 'idempotent requests under the row of another stream', mutations: { coverOfProcess: true }, from: 72 },
   { name: 'a heartbeat over requests in hand', mutations: { heartbeatOverHand: true }, from: 32 },
   { name: 'requests that go to the new stream', mutations: { carriesHand: true }, from: 53 },
   {
@@ -121,8 +123,8 @@ export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
     mutations: { closesEarly: true, neverReopens: true },
     from: 3,
   },
-  { name: 'a deletion before the commit', mutations: { deletesBeforeCommit: true }, from: 4 },
-  { name: 'a deletion of what is already in memory', mutations: { deletesDropped: true }, from: 5 },
+  { name: 'a deletion before the commit', mutations: { deletesBeforeCommit: true }, from: 2 },
+  { name: 'a deletion of what is already in memory', mutations: { deletesDropped: true }, from: 6 },
   { name: 'a flush of another consumer that is taken for ours', mutations: { missIsOurs: true }, from: 9 },
   { name: 'sums that are flushed on top of an unknown checkpoint', mutations: { flushesOnTop: true } },
   { name: 'a consumer that counts an LSN twice', mutations: { countsCopies: true } },
@@ -134,20 +136,26 @@ export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
   {
     name: 'a flush that does not look at retired_at',
     mutations: { fenceIgnoresState: true, ignoresRetiredRow: true },
-    from: 5,
+    from: 4,
     maySetAside: true,
   },
   { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 4 },
   { name: 'nothing put aside', mutations: { countsUncovered: true }, from: 5, maySetAside: true },
-  { name: 'a row for a stream whose first record is not LSN 1', mutations: { anyRecordMakesRow: true }, from: 40 },
+  {
+    name: 'a row for a stream whose first record is not LSN 1, and records that are repeated for ever',
+    mutations: { anyRecordMakesRow: true, repeatsForEver: true },
+    from: 20,
+    sleepsInDoubt: true,
+  },
+  { name: 'a row that its writer makes anew', mutations: { remakeRow: true }, from: 23, sleepsInDoubt: true },
   {
     name: 'a tombstone that goes while its stream is in the queue',
     mutations: { dropsTombstoneEarly: true },
-    from: 5,
+    from: 4,
   },
   { name: 'a close record that is deleted before its stream is retired', mutations: { deletesCloseFirst: true } },
   { name: 'a stream that is retired soon after its last record', mutations: { retiresEarly: true } },
-  { name: 'the clock of the consumer in a flush', mutations: { acceptedThroughCapped: true }, from: 5 },
+  { name: 'the clock of the consumer in a flush', mutations: { acceptedThroughCapped: true }, from: 4 },
   { name: 'the clock of the consumer with nothing in memory', mutations: { touchesAtEnd: true } },
   {
     name: 'a retired row that keeps covered_from',
@@ -158,17 +166,17 @@ export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
   {
     name: 'accepted_through = now() in a reopened row',
     mutations: { reopenedRowAcceptedNow: true },
-    from: 14,
+    from: 4,
     maySetAside: true,
   },
-  { name: 'no pruning lock when a row is made', mutations: { newRowWithoutPruningLock: true }, from: 70 },
+  { name: 'no pruning lock when a row is made', mutations: { newRowWithoutPruningLock: true }, from: 144 },
   {
     name: 'no pruning lock when a retired row is opened again',
     mutations: { retiredRowWithoutPruningLock: true },
-    from: 131,
+    from: 4,
     maySetAside: true,
   },
   { name: 'a pruned_before that goes back', mutations: { prunerWithoutGreatest: true }, from: 53, maySetAside: true },
   { name: 'a deletion of keys without the margin', mutations: { noMargin: true }, from: 33 },
-  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 5 },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 8 },
 ];

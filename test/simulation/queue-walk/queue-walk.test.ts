@@ -6,6 +6,7 @@ import { QUEUE_MUTATIONS } from './queue-mutations.js';
 import { queueWalk } from './queue-walk.js';
 
 const WALKS = 40;
+const SLEEPY_WALKS = 10;
 /** Most walks until a bug is found, from the seed that it names. */
 const MUTATED_WALKS_MAX = 20;
 
@@ -23,10 +24,17 @@ test('writers and consumers that follow the protocol count each request once thr
   t.diagnostic(`SEED=${first}, ${walks} walks, ${JSON.stringify(sum)}`);
 });
 
-for (const { name, mutations, from = 1, maySetAside = false } of QUEUE_MUTATIONS) {
+test('the same holds where writers sleep while a record is in doubt, and wake up after their tombstones are gone', async () => {
+  for (let seed = 1; seed <= SLEEPY_WALKS; seed += 1) {
+    const { violation } = await queueWalk(seed, {}, { sleepsInDoubt: true });
+    assert.equal(violation, undefined, `SEED=${seed}`);
+  }
+});
+
+for (const { name, mutations, from = 1, ...options } of QUEUE_MUTATIONS) {
   test(`a walk through a queue finds ${name}`, async (t) => {
     for (let seed = from; seed < from + MUTATED_WALKS_MAX; seed += 1) {
-      const { violation } = await queueWalk(seed, mutations, { maySetAside });
+      const { violation } = await queueWalk(seed, mutations, options);
       if (violation === undefined) continue;
       t.diagnostic(`SEED=${seed}: ${violation.message}`);
       return;

@@ -32,6 +32,8 @@ const SCALE: TimeScale = {
 };
 /** Five minutes and 14 days, in ms. */
 const TIMES: Omit<QueueKind, 'hasGroupLock'> = { deduplicationMs: 300, retentionMs: 1700 };
+/** How long the row of a retired stream stays, in ms. */
+const TOMBSTONE_MS = SCALE.windowHourMs + SCALE.tombstoneMs;
 /** 15 days without a record, in ms. */
 const EXPIRY_MS = 1850;
 const WALK_MS = 4800;
@@ -59,6 +61,8 @@ export interface QueueWalkResult {
 export interface QueueWalkOptions {
   /** Requests may be put aside. */
   readonly maySetAside?: boolean;
+  /** An operator retires streams, and writers sleep where a send has had no answer, for longer than a tombstone stays. */
+  readonly sleepsInDoubt?: boolean;
 }
 
 /** Runs the walk of `seed`. */
@@ -76,6 +80,7 @@ class QueueWalk implements QueueWorld {
   readonly random: Mulberry32;
   readonly database: PostgresModel;
   readonly queue: SimulatedQueue;
+  readonly sleepsInDoubt: boolean;
   readonly #mutations: QueueWalkMutations;
   readonly #maySetAside: boolean;
   readonly #hasGroupLock: boolean;
@@ -92,7 +97,7 @@ class QueueWalk implements QueueWorld {
   readonly #sentIn = new Map<string, Set<string>>();
   /** Streams that were retired while their writers might go on. What follows may be put aside. */
   readonly #retired = new Set<string>();
-  /** The LSNs of acknowledged close records. */
+  /** The LSNs of acknowledged close records that have not expired in the queue. */
   readonly #closed = new Map<string, number>();
   /** Streams of which the queue has removed what nobody had flushed. */
   readonly #expired = new Set<string>();
@@ -105,7 +110,7 @@ class QueueWalk implements QueueWorld {
   constructor(
     seed: number,
     mutations: QueueWalkMutations,
-    { maySetAside = false }: QueueWalkOptions,
+    { maySetAside = false, sleepsInDoubt = false }: QueueWalkOptions,
     trace: string[] | undefined,
   ) {
     this.random = new Mulberry32(seed);
@@ -124,7 +129,8 @@ class QueueWalk implements QueueWorld {
     this.queue.onExpired = (message) => this.#lose(message);
     this.#maySetAside = maySetAside;
     this.#hasGroupLock = hasGroupLock;
-    this.#hasOperator = this.random.below(3) === 0;
+    this.sleepsInDoubt = sleepsInDoubt;
+    this.#hasOperator = this.random.below(3) === 0 || sleepsInDoubt;
     this.#sleepsLong = this.random.below(3) === 0;
     this.#writers = Array.from({ length: this.random.pick(WRITERS) }, () => undefined);
     this.#consumers = Array.from({ length: this.random.pick(CONSUMERS) }, () => undefined);
@@ -173,7 +179,8 @@ class QueueWalk implements QueueWorld {
   sleep({ life, name }: { readonly life: Life; readonly name: string }): void {
     const { random, scheduler } = this;
     if (life.isOver || life.isFrozen) return;
-    const ms = random.below(random.pick(this.#sleepsLong ? [300, 4000] : [50, 300]));
+    const least = this.sleepsInDoubt ? TOMBSTONE_MS + 700 : 0;
+    const ms = least + random.below(random.pick(this.#sleepsLong && !this.sleepsInDoubt ? [300, 4000] : [50, 300]));
     this.note(() => `${name} sleeps for ${ms} ms`);
     life.freeze();
     scheduler.after(ms, this.#life, () => life.thaw(scheduler));
@@ -185,7 +192,7 @@ class QueueWalk implements QueueWorld {
       (error: unknown) => this.violate(error),
     );
     const isDone = (): boolean => this.#isOver || this.#violation !== undefined;
-    const isFinished = await this.scheduler.run(isDone, WALK_MS + 2 * HEAL_MS, () => undefined);
+    const isFinished = await this.scheduler.run(isDone, 3 * WALK_MS + 2 * HEAL_MS, () => undefined);
     const { counters, checkpoints, uncovered } = this.database.tables;
     return {
       violation: this.#violation ?? (isFinished ? undefined : new Violation('The walk came to a halt')),
@@ -201,7 +208,7 @@ class QueueWalk implements QueueWorld {
 
   async #main(): Promise<void> {
     this.#replacePruner();
-    while (this.scheduler.now < WALK_MS) {
+    while (this.scheduler.now < (this.sleepsInDoubt ? 3 * WALK_MS : WALK_MS)) {
       await this.#pause(this.random.below(20));
       this.#act();
     }
@@ -409,7 +416,8 @@ class QueueWalk implements QueueWorld {
 
   /** The queue keeps nothing for longer than its retention. */
   #lose({ group, body }: QueueMessage): void {
-    const { lsn, follows } = decodeRecord(body);
+    const { lsn, follows, isClose } = decodeRecord(body);
+    if (isClose) this.#closed.delete(group);
     const row = this.database.tables.checkpoints.get(group);
     if (row !== undefined && lsn <= row.lsn) return;
     if (row !== undefined && follows > row.lsn && !this.#expired.has(group)) {

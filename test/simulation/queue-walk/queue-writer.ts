@@ -26,6 +26,8 @@ import { encodeRecord, type QueueRecord } from './queue-record.js';
 /** What a process needs of its world. */
 export interface QueueWorld extends ProtocolWorld {
   readonly queue: SimulatedQueue;
+  /** A writer sleeps where a send has had no answer. */
+  readonly sleepsInDoubt: boolean;
   /** The end of an attempt. */
   settle(request: WalkRequest, outcome: Outcome): void;
   /** SIGSTOP, and SIGCONT some time later. */
@@ -357,6 +359,7 @@ export class QueueWriter {
         return;
       case 'unknown':
         sending.isInDoubt = true;
+        if (this.#world.sleepsInDoubt) this.#world.sleep(this);
         if (repeatsBehind === true && record.lsn > 1 && this.#sending.length < 3) this.#next(own, this.#hand.shift());
     }
   }
