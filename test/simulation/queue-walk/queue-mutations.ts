@@ -153,7 +153,11 @@ export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
     mutations: { dropsTombstoneEarly: true },
     from: 4,
   },
-  { name: 'a close record that is deleted before its stream is retired', mutations: { deletesCloseFirst: true } },
+  {
+    name: 'a close record that is deleted before its stream is retired',
+    mutations: { deletesCloseFirst: true },
+    from: 396,
+  },
   { name: 'a stream that is retired soon after its last record', mutations: { retiresEarly: true } },
   { name: 'the clock of the consumer in a flush', mutations: { acceptedThroughCapped: true }, from: 4 },
   { name: 'the clock of the consumer with nothing in memory', mutations: { touchesAtEnd: true } },
