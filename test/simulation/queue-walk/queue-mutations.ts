@@ -119,6 +119,12 @@ export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
   { name: 'a heartbeat over requests in hand', mutations: { heartbeatOverHand: true }, from: 32 },
   { name: 'requests that go to the new stream', mutations: { carriesHand: true }, from: 53 },
   {
+    name: 'a record with the time of its sending, while older requests wait',
+    mutations: { timeOfSending: true },
+    from: 206,
+  },
+  { name: 'a close record before the last requests', mutations: { closesEarly: true }, from: 3 },
+  {
     name: 'a close record before the last requests, and retired streams that stay so',
     mutations: { closesEarly: true, neverReopens: true },
     from: 3,
