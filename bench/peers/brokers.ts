@@ -1,6 +1,7 @@
 /**
  * Three brokers of NATS JetStream as a cluster, for the benchmark.
  */
+import { readdirSync, statSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { freePort } from '../../test/support/outage-postgres.js';
@@ -15,6 +16,8 @@ export interface BrokerCluster {
   readonly env: Readonly<Record<string, string>>;
   /** CPU time of all brokers so far, in ms. */
   costMs(): number;
+  /** Bytes of the files of one broker. */
+  storedBytes(): number;
   stop(): Promise<void>;
 }
 
@@ -52,9 +55,16 @@ cluster { name: bench, listen: "127.0.0.1:${routes[index] ?? ''}", routes: [${ot
   return {
     env: { JOURNAL: `nats://${clients.map((port) => `127.0.0.1:${port}`).join(',')}`, NATS_REPLICAS: String(BROKERS) },
     costMs: () => brokers.reduce((sum, { pid }) => sum + cpuTime(pid).ownMs, 0),
+    storedBytes: () => bytesBelow(directories[0] ?? ''),
     async stop() {
       await Promise.all(brokers.map((broker) => broker.stop()));
       await Promise.all(directories.map(removeOwned));
     },
   };
+}
+
+function bytesBelow(directory: string): number {
+  return readdirSync(directory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .reduce((sum, { parentPath, name }) => sum + statSync(join(parentPath, name)).size, 0);
 }
