@@ -46,6 +46,22 @@ test('the environment of the unit names settings only', () => {
   );
 });
 
+test('the unit of several servers on a machine differs from that of one in names, directory and settings alone', () => {
+  const linesOf = (text: string): readonly string[] => text.split('\n').filter((line) => !line.startsWith('#'));
+  const one = linesOf(unit);
+  const several = linesOf(read('deploy/systemd/summing-counters@.service'));
+  assert.deepEqual(
+    several.filter((line) => !one.includes(line)),
+    [
+      'Description=summing-counters %i, exact sums over HTTP',
+      'Environment=DATA_DIR=/var/lib/summing-counters-%i',
+      'EnvironmentFile=/etc/summing-counters/%i.environment',
+      'StateDirectory=summing-counters-%i',
+    ],
+  );
+  assert.equal(several.length, one.length + 1);
+});
+
 const compose = readComposeFile();
 const servers = Object.entries(compose.services).filter(([, service]) => isServer(service));
 const profiles = [undefined, 'two-nodes', 'fleet'] as const;

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { parse } from 'yaml';
 import { readConfig, type Config } from '#product/config/config.js';
 import { implementedJournals, settings } from '#product/config/settings.js';
 import { api } from '#product/http/api.js';
@@ -14,7 +15,9 @@ const MIB = 2 ** 20;
 const UNITS: Readonly<Record<string, number>> = { Mi: MIB, Gi: 1024 * MIB };
 /** PostgreSQL's default of max_connections, less those that it reserves. */
 const CONNECTIONS_MAX = 97;
-const overlays = join(repositoryRoot, 'deploy/kubernetes/overlays');
+const manifests = join(repositoryRoot, 'deploy/kubernetes');
+const overlays = join(manifests, 'overlays');
+const read = (path: string): string => readFileSync(join(manifests, path), 'utf8');
 const shapes = ['file', 'nats', 'postgres', 'sqs'] as const;
 type Shape = (typeof shapes)[number];
 const variables = new Set<string>(Object.values(settings).map(({ variable }) => variable));
@@ -165,7 +168,7 @@ function configOf(env: Readonly<Record<string, string>>): Config {
 test('there is an overlay for each shape, and every setting that one of them names exists', () => {
   assert.deepEqual(readdirSync(overlays).sort(), shapes);
   for (const shape of shapes) {
-    const text = readFileSync(join(overlays, shape, 'settings.env'), 'utf8');
+    const text = read(`overlays/${shape}/settings.env`);
     const names = Array.from(text.matchAll(/^([^=\n]+)=/gm), ([, name = '']) => name);
     assert.ok(names.includes('JOURNAL'), shape);
     assert.deepEqual(
@@ -337,6 +340,14 @@ describe('rendered with kubectl', { skip: kubectlMissing() }, () => {
       assert.equal(natsReplicas, hosts.length);
     }
   });
+});
+
+test('the pod for commands on a journal matches its schema, and mounts the volume that the stateful set claims', async () => {
+  const pod = parse(read('journal-pod.yaml')) as Manifest;
+  assert.deepEqual(await schemaProblems(pod), []);
+  const set = parse(read('bases/file/stateful-set.yaml')) as Manifest & { readonly spec: WorkloadSpec };
+  const claim = set.spec.volumeClaimTemplates?.[0]?.metadata.name ?? '';
+  assert.ok(JSON.stringify(pod.spec).includes(`"claimName":"${claim}-${set.metadata.name}-0"`));
 });
 
 test('a manifest with a misspelled member, or a value of the wrong type, has problems', async () => {
