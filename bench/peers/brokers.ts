@@ -21,8 +21,11 @@ export interface BrokerCluster {
   stop(): Promise<void>;
 }
 
-/** Starts it with the defaults of NATS: messages are synced every two minutes, replicas make them safe. */
-export async function startBrokerCluster(): Promise<BrokerCluster> {
+/**
+ * Starts it with the defaults of NATS: messages are synced every two minutes, replicas make them safe. With `syncsAlways` each
+ * message is synced before it is acknowledged.
+ */
+export async function startBrokerCluster(syncsAlways = false): Promise<BrokerCluster> {
   const ports: number[] = [];
   while (ports.length < 2 * BROKERS) ports.push(await freePort());
   const clients = ports.slice(0, BROKERS);
@@ -38,7 +41,7 @@ export async function startBrokerCluster(): Promise<BrokerCluster> {
         `host: 127.0.0.1
 port: ${port}
 server_name: broker-${index}
-jetstream { store_dir: "${directory}" }
+jetstream { store_dir: "${directory}"${syncsAlways ? ', sync_interval: always' : ''} }
 cluster { name: bench, listen: "127.0.0.1:${routes[index] ?? ''}", routes: [${others}] }
 `,
       );

@@ -24,6 +24,8 @@ export const journals = {
   'postgres-ingest': { JOURNAL: 'postgres', ROLE: 'ingest' },
   // JOURNAL is that of its brokers.
   'nats-ingest': { ROLE: 'ingest' },
+  // Brokers that sync each message; NATS 2.10 or later.
+  'nats-always-ingest': { ROLE: 'ingest' },
 } as const satisfies Record<string, Readonly<Record<string, string>>>;
 
 /** The name of a journal. */
@@ -98,7 +100,7 @@ async function startOurServer(
 ): Promise<RunningContender> {
   const dataDir = await ownedDirectory();
   const given = /^(postgres|nats)/.test(journal) ? await startGivenPostgres() : undefined;
-  const brokers = journal === 'nats-ingest' ? await startBrokerCluster() : undefined;
+  const brokers = journal.startsWith('nats') ? await startBrokerCluster(journal === 'nats-always-ingest') : undefined;
   const start = (settings: Readonly<Record<string, string>>, directory: string): Promise<OwnedProcess> =>
     startOwned({
       name,
