@@ -17,8 +17,7 @@ const code = [
 ];
 const variables = new Set<string>(Object.values(settings).map(({ variable }) => variable));
 /** Not settings: places that a reader fills in, and words of other programs. */
-const OTHER_NAMES =
-  /^(PASSWORD|REGISTRY|QUEUE_URL|SIGTERM|DELETE|POST|LSN|ID|URL|NODE|NATS|ROLL|UP)$/;
+const OTHER_NAMES = /^(PASSWORD|REGISTRY|QUEUE_URL|SIGTERM|DELETE|POST|LSN|ID|URL|NODE|NATS|ROLL|UP)$/;
 
 test('it names settings that exist', () => {
   const names = code.flatMap((text) => Array.from(text.matchAll(/\b[A-Z][A-Z_]+\b/g), ([name]) => name));
