@@ -4,7 +4,7 @@
 import { parseArgs } from 'node:util';
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import type { LoadGenerator } from '../load/load-generator.js';
-import { journalNames, type JournalName } from '../peers/our-server.js';
+import { journalNames, singleServerJournals, type JournalName } from '../peers/our-server.js';
 import { runsFile } from '../report/record.js';
 import { scenarioNamed, scenarios, type Scenario } from './scenario.js';
 import { hasWrk, wrkGenerator } from '../load/wrk.js';
@@ -32,7 +32,7 @@ export const usage = `Options:
   --seconds N         of load a turn, default 10
   --warm-up N         seconds of load before the first turn, default 5
   --connections N     instead of the scenario's own
-  --journals A,B      ${journalNames.join(', ')}; default all but the last
+  --journals A,B      ${journalNames.join(', ')}; default all of one server alone
   --generator NAME    wrk or autocannon; default wrk if it is installed
   --watched           each server also with two open dashboards and a scrape a second
   --smoke             a few seconds in all, exact sums, no figures kept
@@ -50,7 +50,7 @@ export function readOptions(args: readonly string[]): RunOptions | 'help' {
       seconds: { type: 'string', default: '10' },
       'warm-up': { type: 'string', default: '5' },
       connections: { type: 'string' },
-      journals: { type: 'string', default: journalNames.slice(0, -1).join(',') },
+      journals: { type: 'string', default: singleServerJournals.join(',') },
       generator: { type: 'string', default: hasWrk() ? 'wrk' : 'autocannon' },
       smoke: { type: 'boolean', default: false },
       watched: { type: 'boolean', default: false },
