@@ -127,15 +127,11 @@ export class SqsLog implements QueueLog {
     const { begun, hello } = beginning;
     const { appends, uptime } = this.#deps;
     const sentAt = (beginning.unansweredSince ??= uptime());
+    const isTooLate = (): boolean => uptime() - sentAt >= UNANSWERED_MAX_SECONDS;
+    // A process that was suspended sends nothing late.
+    if (isTooLate()) throw await this.#leaveUnbegun(begun);
     const outcome = await appends.send(begun.stream, deduplicationId(begun.stream, 1), hello);
-    if (uptime() - sentAt >= UNANSWERED_MAX_SECONDS) {
-      this.#beginning = undefined;
-      await this.#leaveUnbegun(begun);
-      throw new JournalError(
-        'journal-unavailable',
-        'SQS did not take a new stream for an hour; beginning another one.',
-      );
-    }
+    if (isTooLate()) throw await this.#leaveUnbegun(begun);
     if (outcome.kind !== 'sent') {
       // The first attempt that may have arrived counts.
       if (outcome.kind === 'refused' && !beginning.isInDoubt) beginning.unansweredSince = undefined;
@@ -189,14 +185,16 @@ export class SqsLog implements QueueLog {
   }
 
   /** The row of a stream without records holds the pruning of idempotency keys up for nothing. A late record opens it again. */
-  async #leaveUnbegun({ stream, epoch, lsn, isUnregistered }: BegunStream): Promise<void> {
-    if (isUnregistered === true) return;
+  async #leaveUnbegun({ stream, epoch, lsn, isUnregistered }: BegunStream): Promise<JournalError> {
+    this.#beginning = undefined;
     try {
-      await this.retire(stream, { epoch, lsn });
+      if (isUnregistered !== true) await this.retire(stream, { epoch, lsn });
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
       this.#deps.log('debug', { err: error, stream }, 'Cannot retire a stream that has not begun; it expires');
     }
+    const what = 'SQS did not take a new stream for an hour; beginning another one.';
+    return new JournalError('journal-unavailable', what);
   }
 
   makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {

@@ -171,25 +171,31 @@ export class SqsWriter implements StreamWriter {
     const { clock, doubtMaxMs, queue, unavailable, uptime } = this.#deps;
     const until = clock.monotonic() + doubtMaxMs;
     const sentAt = uptime();
+    const isTooLate = (): boolean => uptime() - sentAt >= UNANSWERED_MAX_SECONDS;
     for (let backoffMs = BACKOFF_FIRST_MS; ; backoffMs = Math.min(2 * backoffMs, BACKOFF_MAX_MS)) {
       const outcome = await queue.send(this.stream, id, data);
-      if (uptime() - sentAt >= UNANSWERED_MAX_SECONDS) {
-        this.end('a message of it was under way for an hour');
-        throw unknownOutcome(this.stream);
-      }
+      if (isTooLate()) throw this.#endUnanswered();
       if (outcome.kind === 'sent') return;
       if (outcome.kind === 'unknown') sending.isInDoubt = true;
       const mustWait = sending.isInDoubt || (outcome.kind === 'refused' && outcome.isThrottled);
-      const isLast = !mustWait || clock.monotonic() + backoffMs >= until;
-      if (isLast || sending.isInDoubt) unavailable(outcome.error);
-      if (isLast) {
-        if (sending.isInDoubt) throw unknownOutcome(this.stream);
-        throw new JournalError('journal-unavailable', 'SQS does not take the journal now.', { cause: outcome.error });
+      if (sending.isInDoubt) unavailable(outcome.error);
+      if (mustWait && clock.monotonic() + backoffMs < until) {
+        await new Promise<void>((resolve) => {
+          clock.schedule(backoffMs, resolve);
+        });
+        // A process that was suspended sends nothing late.
+        if (isTooLate()) throw this.#endUnanswered();
+        if (clock.monotonic() < until) continue;
       }
-      await new Promise<void>((resolve) => {
-        clock.schedule(backoffMs, resolve);
-      });
+      if (sending.isInDoubt) throw unknownOutcome(this.stream);
+      unavailable(outcome.error);
+      throw new JournalError('journal-unavailable', 'SQS does not take the journal now.', { cause: outcome.error });
     }
+  }
+
+  #endUnanswered(): JournalError {
+    this.end('a message of it was under way for an hour');
+    return unknownOutcome(this.stream);
   }
 }
 

@@ -197,6 +197,15 @@ describe('the end of a stream', () => {
     assert.match(writer.endedBecause, /an hour/);
     assert.equal(await append(2), 'journal-fenced');
   });
+
+  test('comes without another attempt when the process slept for an hour between two', async () => {
+    queue.fates = ['unknown'];
+    const appended = ended(writer.append([incrementRecord('a', 1)], 5));
+    await new Promise((resolve) => setImmediate(resolve));
+    queue.uptimeSeconds += HOUR_SECONDS;
+    assert.equal(await appended, 'journal-failed');
+    assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
+  });
 });
 
 test('a record is due when there was none for half a day, and not after one', async () => {
