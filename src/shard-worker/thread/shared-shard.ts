@@ -562,10 +562,10 @@ export class SharedShard implements GroupTarget {
 
   async #readOn(): Promise<number> {
     try {
-      const isMore = (await this.#taken?.readOn()) === true;
+      const isMore = await this.#taken?.readOn();
       this.#tellServing();
-      if (!this.#writes) this.#noticeReadable();
-      return isMore ? 0 : this.#intervals.readMs;
+      if (!this.#writes && isMore !== undefined) this.#noticeReadable();
+      return isMore === true ? 0 : this.#intervals.readMs;
     } catch (error) {
       this.#noticeFailure(error);
       return this.#intervals.retryMs;

@@ -129,12 +129,12 @@ export class ReceivedStreams {
   }
 
   /**
-   * Receives messages and adds their records. True where more may be there. Rejects with `journal-unavailable`, and with
+   * Receives messages and adds their records. True where more may be there, undefined where it did not look. Rejects with `journal-unavailable`, and with
    * `database-unavailable`: then what was not added is received again.
    */
-  async readOn(): Promise<boolean> {
+  async readOn(): Promise<boolean | undefined> {
     const { queueLog, isDatabaseAvailable } = this.#deps;
-    if (!isDatabaseAvailable() || !this.#hasRoom) return false;
+    if (!isDatabaseAvailable() || !this.#hasRoom) return undefined;
     const received = await queueLog.receive();
     const byStream = new Map<string, ReceivedRecords[]>();
     for (const message of received) {
