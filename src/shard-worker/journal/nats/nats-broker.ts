@@ -5,6 +5,8 @@
  * could not send and send it later; here a publish without a connection is refused instead, so that it certainly was not sent.
  */
 import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node';
 import type { JetStreamManager } from '@nats-io/jetstream';
 import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
@@ -76,10 +78,27 @@ export async function connectToNats(settings: NatsSettings, name: string): Promi
     ...(user !== undefined && { user, pass: password ?? '' }),
     ...(token !== undefined && { token }),
     ...(credsFile !== undefined && { authenticator: credsAuthenticator(readFileSync(credsFile)) }),
-    ...(tls !== undefined && { tls: definedOf(tls) }),
+    ...(tls !== undefined && { tls: { ...definedOf(tls), ...identityCheck(settings.servers) } }),
   });
   const manager = await jetstreamManager(connection, { checkAPI: false, timeout: LIST_TIMEOUT_MS });
   return { connection, manager, makeHeaders: () => headers() };
+}
+
+/**
+ * The client library names no host where it connects to an address, and Node.js then expects a certificate for `localhost`. It must
+ * be for one of the addresses that are given.
+ */
+function identityCheck(servers: readonly string[]): Readonly<Record<string, unknown>> {
+  const hosts = servers.map((server) => new URL(server.includes('://') ? server : `nats://${server}`).hostname);
+  const addresses = hosts.map((host) => host.replace(/^\[|\]$/g, '')).filter((host) => isIP(host) > 0);
+  if (addresses.length === 0 || hosts.includes('localhost')) return {};
+  return {
+    checkServerIdentity: (name: string, certificate: PeerCertificate): Error | undefined => {
+      const expected = name === 'localhost' ? addresses : [name];
+      const problems = expected.map((host) => checkServerIdentity(host, certificate));
+      return problems.includes(undefined) ? undefined : problems[0];
+    },
+  };
 }
 
 /** The subject of a stream. */
