@@ -7,6 +7,7 @@ import pg from 'pg';
 import { EventReader } from '../../test/support/event-reader.js';
 import { send } from '../../test/support/http.js';
 import type { Committed, Contender, RunningContender } from './contender.js';
+import { startBenchNats } from '../processes/bench-nats.js';
 import { ownedDirectory, removeOwned, startOwned, type OwnedProcess } from '../processes/owned-process.js';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
@@ -20,6 +21,7 @@ export const journals = {
   'file-always': { JOURNAL: 'file', JOURNAL_SYNC: 'always' },
   'file-everysec': { JOURNAL: 'file', JOURNAL_SYNC: 'everysec' },
   postgres: { JOURNAL: 'postgres' },
+  nats: { JOURNAL: 'nats' },
   'postgres-ingest': { JOURNAL: 'postgres', ROLE: 'ingest' },
 } as const satisfies Record<string, Readonly<Record<string, string>>>;
 
@@ -29,6 +31,9 @@ export type JournalName = keyof typeof journals;
 /** The names of all journals. */
 // Object.keys of the table above, which has no other members.
 export const journalNames = Object.keys(journals) as readonly JournalName[];
+
+/** Those that need nothing but this package, and run without being asked for. */
+export const ordinaryJournals: readonly JournalName[] = ['memory', 'file-always', 'file-everysec', 'postgres'];
 
 /** The server with a journal. `env` overrides the defaults. */
 export function ourServer(journal: JournalName, env: Readonly<Record<string, string>> = {}): Contender {
@@ -91,14 +96,24 @@ async function startOurServer(
   env: Readonly<Record<string, string>>,
 ): Promise<RunningContender> {
   const dataDir = await ownedDirectory();
-  const given = journals[journal].JOURNAL === 'postgres' ? await startGivenPostgres() : undefined;
+  const { JOURNAL: kind } = journals[journal];
+  const given = kind === 'postgres' || kind === 'nats' ? await startGivenPostgres() : undefined;
+  const broker = kind === 'nats' ? await startBenchNats() : undefined;
   const start = (settings: Readonly<Record<string, string>>, directory: string): Promise<OwnedProcess> =>
     startOwned({
       name,
       command: process.execPath,
       args: [serverMain],
       // An empty value means unset: the environment of the benchmark must not choose another database.
-      env: { DATABASE_URL: given?.url ?? '', ...settings, ...env, PORT: '0', DATA_DIR: directory, LOG_LEVEL: 'info' },
+      env: {
+        DATABASE_URL: given?.url ?? '',
+        ...settings,
+        ...broker?.env,
+        ...env,
+        PORT: '0',
+        DATA_DIR: directory,
+        LOG_LEVEL: 'info',
+      },
       ready: /"msg":"Ready"/,
     });
   const server = await start(journals[journal], dataDir);
@@ -116,7 +131,8 @@ async function startOurServer(
     cost: () => {
       const { ownMs, descendantsMs } = cpuTime(server.pid);
       const serverMs = ownMs + (rollUp === undefined ? 0 : cpuTime(rollUp.pid).ownMs);
-      const databaseMs = given === undefined ? descendantsMs : totalCpuMs(given.pid);
+      const brokerMs = broker === undefined ? 0 : totalCpuMs(broker.pid);
+      const databaseMs = brokerMs + (given === undefined ? descendantsMs : totalCpuMs(given.pid));
       return { serverMs, mainThreadMs: mainThreadMs(server.pid), databaseMs };
     },
     async settle() {
@@ -137,6 +153,7 @@ async function startOurServer(
       await database.end();
       await server.stop();
       await rollUp?.stop();
+      await broker?.stop();
       await given?.stop();
       for (const directory of [dataDir, rollUpDir]) await removeOwned(directory);
     },

@@ -141,8 +141,8 @@ describe('access to NATS', { skip: natsServerMissing() }, () => {
       assertCreated(await increment(server.url, { before: 1 }));
       await broker.stop();
       await broker.start('authorization { user: counters, password: "second" }');
-      await server.waitFor('Journal in NATS unavailable; refusing increments');
       assert.equal(problemCode(await increment(server.url, { refused: 1 })), 'journal-unavailable');
+      await server.waitFor('Journal in NATS unavailable; refusing increments');
       await broker.stop();
       await broker.start();
       await eventually('increments', async () => (await increment(server.url, { after: 1 })).status === 202);

@@ -139,7 +139,12 @@ export class NatsBroker implements Broker {
       const answer = await this.#request(session, subjectOf(this.#settings, stream), data, headers);
       return outcomeOf(answer);
     } catch (error) {
-      return isNotSent(error) ? { kind: 'refused', error } : { kind: 'unknown', error };
+      if (hasCause(error, 'NoResponders')) {
+        const what = `nobody answers for the stream ${this.#settings.stream}: it is not there, or has no leader now`;
+        return { kind: 'refused', error: new Error(what, { cause: error }) };
+      }
+      // The client did not send the message.
+      return { kind: hasCause(error, 'InvalidArgumentError') ? 'refused' : 'unknown', error };
     }
   }
 
@@ -213,7 +218,7 @@ export class NatsBroker implements Broker {
       this.#unanswered = 0;
       return answer;
     } catch (error) {
-      if (isTimeout(error)) this.#noticeUnanswered(session);
+      if (hasCause(error, 'TimeoutError')) this.#noticeUnanswered(session);
       throw error;
     }
   }
@@ -284,15 +289,9 @@ function outcomeOf(answer: Msg): PublishOutcome {
   return REFUSALS.includes(code) || isLimit ? { kind: 'refused', error: failure } : { kind: 'unknown', error: failure };
 }
 
-/** Nobody listens on the subject, or the client did not send the message. */
-function isNotSent(error: unknown): boolean {
-  return causesOf(error).some(
-    (cause) => cause instanceof Error && (cause.name === 'NoRespondersError' || cause.name === 'InvalidArgumentError'),
-  );
-}
-
-function isTimeout(error: unknown): boolean {
-  return causesOf(error).some((cause) => cause instanceof Error && cause.name === 'TimeoutError');
+/** Whether an error of the client library has this name, or was caused by one. */
+function hasCause(error: unknown, name: string): boolean {
+  return causesOf(error).some((cause) => cause instanceof Error && cause.name === name);
 }
 
 function unavailable(cause: unknown): JournalError {
