@@ -281,7 +281,11 @@ export class SharedShard implements GroupTarget {
     return generation !== this.#stats[STAT.generation];
   }
 
-  append(group: readonly RecordBytes[]): Promise<Lsn> {
+  get heardTime(): DatabaseTime {
+    return this.#time;
+  }
+
+  append(group: readonly RecordBytes[], heardTime = this.#time): Promise<Lsn> {
     const own = this.#own;
     if (this.#state === 'failed') throw new JournalError('journal-fenced', 'The shard has failed and ends.');
     if (own === undefined || own.writer.isOver) {
@@ -289,7 +293,7 @@ export class SharedShard implements GroupTarget {
       throw new JournalError('journal-unavailable', `The shard has no stream in ${this.#deps.incrementLog.place} now.`);
     }
     this.#appendingTo = own;
-    this.#groupTime = this.#time;
+    this.#groupTime = heardTime;
     return this.#append(own, group);
   }
 
