@@ -7,9 +7,10 @@ import pg from 'pg';
 import { EventReader } from '../../test/support/event-reader.js';
 import { send } from '../../test/support/http.js';
 import type { Committed, Contender, RunningContender } from './contender.js';
-import { startBenchNats } from '../processes/bench-nats.js';
 import { ownedDirectory, removeOwned, startOwned, type OwnedProcess } from '../processes/owned-process.js';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
+import { startBrokerCluster, type BrokerCluster } from './brokers.js';
+import { startBenchNats, type BenchNats } from '../processes/bench-nats.js';
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
 import { projectRoot, serverMain } from '../processes/project-paths.js';
 
@@ -21,8 +22,12 @@ export const journals = {
   'file-always': { JOURNAL: 'file', JOURNAL_SYNC: 'always' },
   'file-everysec': { JOURNAL: 'file', JOURNAL_SYNC: 'everysec' },
   postgres: { JOURNAL: 'postgres' },
-  nats: { JOURNAL: 'nats' },
   'postgres-ingest': { JOURNAL: 'postgres', ROLE: 'ingest' },
+  // JOURNAL is that of its broker, or brokers.
+  nats: {},
+  'nats-ingest': { ROLE: 'ingest' },
+  // Brokers that sync each message; NATS 2.10 or later.
+  'nats-always-ingest': { ROLE: 'ingest' },
 } as const satisfies Record<string, Readonly<Record<string, string>>>;
 
 /** The name of a journal. */
@@ -32,8 +37,8 @@ export type JournalName = keyof typeof journals;
 // Object.keys of the table above, which has no other members.
 export const journalNames = Object.keys(journals) as readonly JournalName[];
 
-/** Those that need nothing but this package, and run without being asked for. */
-export const ordinaryJournals: readonly JournalName[] = ['memory', 'file-always', 'file-everysec', 'postgres'];
+/** Those of one server alone, without a broker. */
+export const singleServerJournals = journalNames.filter((name) => !name.endsWith('-ingest') && name !== 'nats');
 
 /** The server with a journal. `env` overrides the defaults. */
 export function ourServer(journal: JournalName, env: Readonly<Record<string, string>> = {}): Contender {
@@ -96,9 +101,8 @@ async function startOurServer(
   env: Readonly<Record<string, string>>,
 ): Promise<RunningContender> {
   const dataDir = await ownedDirectory();
-  const { JOURNAL: kind } = journals[journal];
-  const given = kind === 'postgres' || kind === 'nats' ? await startGivenPostgres() : undefined;
-  const broker = kind === 'nats' ? await startBenchNats() : undefined;
+  const given = /^(postgres|nats)/.test(journal) ? await startGivenPostgres() : undefined;
+  const brokers = await startBrokersOf(journal);
   const start = (settings: Readonly<Record<string, string>>, directory: string): Promise<OwnedProcess> =>
     startOwned({
       name,
@@ -107,8 +111,8 @@ async function startOurServer(
       // An empty value means unset: the environment of the benchmark must not choose another database.
       env: {
         DATABASE_URL: given?.url ?? '',
+        ...brokers?.env,
         ...settings,
-        ...broker?.env,
         ...env,
         PORT: '0',
         DATA_DIR: directory,
@@ -118,8 +122,9 @@ async function startOurServer(
     });
   const server = await start(journals[journal], dataDir);
   const rollUpDir = await ownedDirectory();
-  const rollUp =
-    journal === 'postgres-ingest' ? await start({ JOURNAL: 'postgres', ROLE: 'roll-up' }, rollUpDir) : undefined;
+  const rollUp = journal.endsWith('-ingest')
+    ? await start({ ...journals[journal], ROLE: 'roll-up' }, rollUpDir)
+    : undefined;
   const address = firstMatch(server.output, /"msg":"Listening on ([^"]+)"/);
   const database =
     given === undefined ? await connectToEmbedded(dataDir) : await connectTo({ connectionString: given.url });
@@ -130,9 +135,8 @@ async function startOurServer(
     build: /uWebSockets\.js [^"]*/.exec(server.output)?.[0],
     cost: () => {
       const { ownMs, descendantsMs } = cpuTime(server.pid);
-      const serverMs = ownMs + (rollUp === undefined ? 0 : cpuTime(rollUp.pid).ownMs);
-      const brokerMs = broker === undefined ? 0 : totalCpuMs(broker.pid);
-      const databaseMs = brokerMs + (given === undefined ? descendantsMs : totalCpuMs(given.pid));
+      const serverMs = ownMs + (rollUp === undefined ? 0 : cpuTime(rollUp.pid).ownMs) + (brokers?.costMs() ?? 0);
+      const databaseMs = given === undefined ? descendantsMs : totalCpuMs(given.pid);
       return { serverMs, mainThreadMs: mainThreadMs(server.pid), databaseMs };
     },
     async settle() {
@@ -153,11 +157,17 @@ async function startOurServer(
       await database.end();
       await server.stop();
       await rollUp?.stop();
-      await broker?.stop();
+      await brokers?.stop();
       await given?.stop();
       for (const directory of [dataDir, rollUpDir]) await removeOwned(directory);
     },
   };
+}
+
+/** One broker, or a cluster of them; undefined with a journal that needs none. */
+async function startBrokersOf(journal: JournalName): Promise<BenchNats | BrokerCluster | undefined> {
+  if (journal === 'nats') return startBenchNats();
+  return journal.startsWith('nats') ? startBrokerCluster(journal === 'nats-always-ingest') : undefined;
 }
 
 /** A PostgreSQL of the benchmark's own, with the settings of the embedded one. */

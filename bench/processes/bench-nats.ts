@@ -1,6 +1,7 @@
 /** A nats-server for the benchmark alone: one server, storage in files, and its own default of how often it syncs them. */
 import { spawnSync } from 'node:child_process';
 import { freePort } from '../../test/support/outage-postgres.js';
+import { cpuTime } from './process-cost.js';
 import { ownedDirectory, removeOwned, startOwned } from './owned-process.js';
 
 /** Debian has it there. */
@@ -8,9 +9,10 @@ const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin`;
 
 /** A running broker. */
 export interface BenchNats {
-  readonly pid: number;
   /** The environment of a server that has its journal there. */
   readonly env: Readonly<Record<string, string>>;
+  /** Its CPU time so far, in ms. */
+  costMs(): number;
   stop(): Promise<void>;
 }
 
@@ -31,8 +33,8 @@ export async function startBenchNats(): Promise<BenchNats> {
     ready: /Server is ready/,
   });
   return {
-    pid: broker.pid,
     env: { JOURNAL: `nats://127.0.0.1:${port}` },
+    costMs: () => cpuTime(broker.pid).ownMs,
     async stop() {
       await broker.stop();
       await removeOwned(directory);

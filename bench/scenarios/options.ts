@@ -4,7 +4,7 @@
 import { parseArgs } from 'node:util';
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import type { LoadGenerator } from '../load/load-generator.js';
-import { journalNames, ordinaryJournals, type JournalName } from '../peers/our-server.js';
+import { journalNames, singleServerJournals, type JournalName } from '../peers/our-server.js';
 import { runsFile } from '../report/record.js';
 import { scenarioNamed, scenarios, type Scenario } from './scenario.js';
 import { hasNatsServer } from '../processes/bench-nats.js';
@@ -33,7 +33,7 @@ export const usage = `Options:
   --seconds N         of load a turn, default 10
   --warm-up N         seconds of load before the first turn, default 5
   --connections N     instead of the scenario's own
-  --journals A,B      ${journalNames.join(', ')}; default ${ordinaryJournals.join(', ')}
+  --journals A,B      ${journalNames.join(', ')}; default ${singleServerJournals.join(', ')}
   --generator NAME    wrk or autocannon; default wrk if it is installed
   --watched           each server also with two open dashboards and a scrape a second
   --smoke             a few seconds in all, exact sums, no figures kept
@@ -51,7 +51,7 @@ export function readOptions(args: readonly string[]): RunOptions | 'help' {
       seconds: { type: 'string', default: '10' },
       'warm-up': { type: 'string', default: '5' },
       connections: { type: 'string' },
-      journals: { type: 'string', default: ordinaryJournals.join(',') },
+      journals: { type: 'string', default: singleServerJournals.join(',') },
       generator: { type: 'string', default: hasWrk() ? 'wrk' : 'autocannon' },
       smoke: { type: 'boolean', default: false },
       watched: { type: 'boolean', default: false },
@@ -86,8 +86,8 @@ export function wholeNumber(option: string, text: string, min: number): number {
 /** The journal with that name, if this machine has what it needs. Throws an error with a sentence otherwise. */
 function runnable(name: string): JournalName {
   const journal = journalNamed(name);
-  if (journal === 'nats' && !hasNatsServer())
-    throw new Error('nats-server is not installed: apt-get install nats-server, or leave nats out of --journals.');
+  if (journal.startsWith('nats') && !hasNatsServer())
+    throw new Error(`nats-server is not installed: apt-get install nats-server, or leave ${name} out of --journals.`);
   return journal;
 }
 
