@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { after, before, beforeEach, afterEach, describe, test } from 'node:test';
+import { afterEach, beforeEach, describe, test } from 'node:test';
 import { jetstreamManager, type JetStreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
@@ -19,14 +19,14 @@ const LOST = 'Acknowledged increments are lost: NATS has gone back to an earlier
 describe('what is left in NATS', { skip: natsServerMissing() }, () => {
   let database: TestDatabase;
   let broker: NatsServer;
-  before(async () => {
-    database = await createTestDatabase();
-  });
-  after(() => database.drop());
   beforeEach(async () => {
+    database = await createTestDatabase();
     broker = await NatsServer.start();
   });
-  afterEach(() => broker.dispose());
+  afterEach(async () => {
+    await broker.dispose();
+    await database.drop();
+  });
 
   function start(env: Readonly<Record<string, string>> = {}): Promise<TestServer> {
     const settings = { DATABASE_URL: database.url, JOURNAL: broker.journal, SHARDS: '1', JOURNAL_KEEP_SECONDS: '0' };
@@ -111,8 +111,6 @@ describe('what is left in NATS', { skip: natsServerMissing() }, () => {
       }
       assert.equal((await server.stop()).code, 0);
       assert.deepEqual(await sumsOf('in the database', 'refused', 'after the store', 'at the next'), [5, 0, 1, 1]);
-      const open = await rowsOf('select 1 from journal_checkpoints where retired_at is null');
-      assert.equal(open.length, 0);
     } finally {
       await server.dispose();
     }
