@@ -9,7 +9,8 @@ import { send } from '../../test/support/http.js';
 import type { Committed, Contender, RunningContender } from './contender.js';
 import { ownedDirectory, removeOwned, startOwned, type OwnedProcess } from '../processes/owned-process.js';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
-import { startBrokerCluster } from './brokers.js';
+import { startBrokerCluster, type BrokerCluster } from './brokers.js';
+import { startBenchNats, type BenchNats } from '../processes/bench-nats.js';
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
 import { projectRoot, serverMain } from '../processes/project-paths.js';
 
@@ -22,7 +23,8 @@ export const journals = {
   'file-everysec': { JOURNAL: 'file', JOURNAL_SYNC: 'everysec' },
   postgres: { JOURNAL: 'postgres' },
   'postgres-ingest': { JOURNAL: 'postgres', ROLE: 'ingest' },
-  // JOURNAL is that of its brokers.
+  // JOURNAL is that of its broker, or brokers.
+  nats: {},
   'nats-ingest': { ROLE: 'ingest' },
   // Brokers that sync each message; NATS 2.10 or later.
   'nats-always-ingest': { ROLE: 'ingest' },
@@ -35,8 +37,8 @@ export type JournalName = keyof typeof journals;
 // Object.keys of the table above, which has no other members.
 export const journalNames = Object.keys(journals) as readonly JournalName[];
 
-/** Those of one server alone. */
-export const singleServerJournals = journalNames.filter((name) => !name.endsWith('-ingest'));
+/** Those of one server alone, without a broker. */
+export const singleServerJournals = journalNames.filter((name) => !name.endsWith('-ingest') && name !== 'nats');
 
 /** The server with a journal. `env` overrides the defaults. */
 export function ourServer(journal: JournalName, env: Readonly<Record<string, string>> = {}): Contender {
@@ -100,7 +102,7 @@ async function startOurServer(
 ): Promise<RunningContender> {
   const dataDir = await ownedDirectory();
   const given = /^(postgres|nats)/.test(journal) ? await startGivenPostgres() : undefined;
-  const brokers = journal.startsWith('nats') ? await startBrokerCluster(journal === 'nats-always-ingest') : undefined;
+  const brokers = await startBrokersOf(journal);
   const start = (settings: Readonly<Record<string, string>>, directory: string): Promise<OwnedProcess> =>
     startOwned({
       name,
@@ -160,6 +162,12 @@ async function startOurServer(
       for (const directory of [dataDir, rollUpDir]) await removeOwned(directory);
     },
   };
+}
+
+/** One broker, or a cluster of them; undefined with a journal that needs none. */
+async function startBrokersOf(journal: JournalName): Promise<BenchNats | BrokerCluster | undefined> {
+  if (journal === 'nats') return startBenchNats();
+  return journal.startsWith('nats') ? startBrokerCluster(journal === 'nats-always-ingest') : undefined;
 }
 
 /** A PostgreSQL of the benchmark's own, with the settings of the embedded one. */

@@ -8,12 +8,14 @@ import type { Lsn } from '../../../core/checkpoint.js';
 
 const ENTRIES_MAX = 4096;
 
-/** The purges of one stream. */
+/** The purges of one stream. Fences stay, with all that follows the first one. */
 export class PurgeSchedule {
   readonly #keepMs: number;
   /** The last records of messages, in order. */
   #marks: { readonly lsn: Lsn; readonly sequence: number }[] = [];
   #commits: { readonly sequence: number; readonly dueAt: number }[] = [];
+  #firstFence = Number.POSITIVE_INFINITY;
+  #isHeld = false;
 
   /** `keepMs`: how long a committed record stays. */
   constructor(keepMs: number) {
@@ -26,6 +28,27 @@ export class PurgeSchedule {
     if (last !== undefined && (lsn <= last.lsn || sequence <= last.sequence)) return;
     this.#marks.push({ lsn, sequence });
     if (this.#marks.length > ENTRIES_MAX) this.#marks = thinned(this.#marks);
+  }
+
+  /** There is a fence at `sequence`. */
+  noteFence(sequence: number): void {
+    this.#firstFence = Math.min(this.#firstFence, sequence);
+  }
+
+  /** Nothing is due until `release`: not everything that would go was read. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+  }
+
+  /** Forgets what would be due: the stream is read once more. */
+  clear(): void {
+    this.#isHeld = false;
+    this.#marks = [];
+    this.#commits = [];
   }
 
   /** This process has committed the stream up to `lsn`. `now`: on the monotonic clock. */
@@ -45,14 +68,15 @@ export class PurgeSchedule {
 
   /** The sequence below which everything may go now; undefined: nothing more than before. */
   takeDue(now: number): number | undefined {
+    if (this.#isHeld) return undefined;
     let due: number | undefined;
     while (this.#commits[0] !== undefined && this.#commits[0].dueAt <= now) due = this.#commits.shift()?.sequence;
-    return due;
+    return due === undefined ? undefined : Math.min(due, this.#firstFence);
   }
 
-  /** Nothing is left to purge. */
+  /** Nothing is left to purge for somebody who reads no more. */
   get isEmpty(): boolean {
-    return this.#commits.length === 0;
+    return this.#isHeld || this.#commits.length === 0;
   }
 }
 
