@@ -53,6 +53,8 @@ export interface FleetRunOptions {
   readonly killsLeast?: number;
   readonly freezesLeast?: number;
   readonly databaseFaultsLeast?: number;
+  /** For how long PostgreSQL does not answer once, after a third of the run; default: never. */
+  readonly databaseAwayMs?: number | undefined;
   readonly connections?: number;
   /** Shards of every process; by default random from 1 to 2. */
   readonly shards?: number;
@@ -418,9 +420,16 @@ class FleetRun {
   }
 
   async #harmDatabase(end: AbortSignal): Promise<void> {
+    const { databaseAwayMs, durationMs } = this.#options;
+    let awayAt = databaseAwayMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + durationMs / 3;
     while (!end.aborted) {
       await this.#rest(60_000, end);
       if (end.aborted) return;
+      if (performance.now() >= awayAt && this.#postgres !== undefined) {
+        awayAt = Number.POSITIVE_INFINITY;
+        await this.#freezeDatabase(this.#postgres.pid, end, databaseAwayMs);
+        continue;
+      }
       const { pid } = this.#postgres ?? {};
       if (pid === undefined) return;
       const dice = this.#random.integer(3);
@@ -455,11 +464,11 @@ class FleetRun {
     }
   }
 
-  async #freezeDatabase(pid: number, end: AbortSignal): Promise<void> {
+  async #freezeDatabase(pid: number, end: AbortSignal, ms = 1_000 + this.#random.integer(9_000)): Promise<void> {
     this.#resumePostgres = freezePostgres(pid);
     if (this.#resumePostgres === undefined) return;
     this.#note('databaseFrozen');
-    await pause(1_000 + this.#random.integer(9_000), end);
+    await pause(ms, end);
     this.#resumePostgres();
     this.#resumePostgres = undefined;
     this.#tell('PostgreSQL resumed');

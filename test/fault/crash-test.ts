@@ -7,7 +7,8 @@
  *     npm run crash-test -- --minutes 10 --journal sqs --roles
  *
  * With `--journal postgres`, `nats`, `nats-cluster` or `sqs` several servers share a journal: `--nodes` that serve, or with `--roles`
- * two that only journal, two that only flush and one that serves. With sqs nobody serves. `--logs DIR` keeps what they logged.
+ * two that only journal, two that only flush and one that serves. With sqs nobody serves. `--database-away SECONDS` suspends
+ * PostgreSQL once for so long; `--logs DIR` keeps what they logged.
  *
  * Exit code 0: after all kills every acknowledged increment is counted once. 1: it is not, or the run failed.
  */
@@ -18,7 +19,8 @@ import { runCrashes } from './crash-run.js';
 
 const usage =
   'crash-test [--minutes N] [--seed S] [--shards K] [--nodes N] [--fast-clock HOURS] [--database embedded|given]\n' +
-  'crash-test --journal postgres|nats|nats-cluster|sqs [--roles | --nodes N] [--minutes N] [--seed S] [--shards K] [--connections N] [--logs DIR]';
+  'crash-test --journal postgres|nats|nats-cluster|sqs [--roles | --nodes N] [--minutes N] [--seed S] [--shards K] [--connections N] ' +
+  '[--database-away SECONDS] [--logs DIR]';
 
 function numberOf(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
@@ -35,6 +37,7 @@ const { values } = parseArgs({
     nodes: { type: 'string' },
     'fast-clock': { type: 'string' },
     connections: { type: 'string' },
+    'database-away': { type: 'string' },
     database: { type: 'string', default: 'given' },
     journal: { type: 'string', default: 'file' },
     roles: { type: 'boolean', default: false },
@@ -50,6 +53,7 @@ if (values.seed !== undefined) process.env['SEED'] = values.seed;
 const shards = numberOf(values.shards);
 const nodes = numberOf(values.nodes);
 const connections = numberOf(values.connections);
+const databaseAwaySeconds = numberOf(values['database-away']);
 const fastClockHours = numberOf(values['fast-clock']);
 const random = seededRandom('crash test');
 const durationMs = (numberOf(values.minutes) ?? 1) * 60_000;
@@ -89,6 +93,7 @@ async function crashFleet(journal: FleetJournal): Promise<number> {
     journal,
     ...(shards === undefined ? {} : { shards }),
     ...(connections === undefined ? {} : { connections }),
+    ...(databaseAwaySeconds === undefined ? {} : { databaseAwayMs: databaseAwaySeconds * 1000 }),
     ...(values.logs === undefined ? {} : { logDir: values.logs }),
     onProgress: (line) => console.log(line),
   });
