@@ -63,8 +63,8 @@ beat as (
 select 1 from retired`;
 
 /*
- * Setting records aside whose stream has no row: BEGIN_TAKING, {@link LOCK_SET_ASIDE}, {@link SET_STREAM_ASIDE}, COMMIT_TAKING on one
- * session. The second statement sees what the lock waited for.
+ * Setting records aside whose stream has no row: BEGIN_TAKING, {@link LOCK_SET_ASIDE}, {@link SET_STREAM_ASIDE}, {@link IS_SET_ASIDE}
+ * where that inserted nothing, COMMIT_TAKING on one session. The second statement sees what the lock waited for.
  */
 
 /** $1 stream. Another consumer of the same message waits. */
@@ -83,3 +83,7 @@ from unnest($2::bytea[], $3::text[], $4::bigint[], $5::text[], $6::bytea[]) r(k,
 where not exists (select from rejected_increments where stream = $1 and lsn = any($4::bigint[]))
   and not exists (select from journal_checkpoints where stream = $1)
 returning 1`;
+
+/** $1 stream, $2 LSNs bigint[]. A row where another consumer has kept these records; none where the stream has a row by now. */
+export const IS_SET_ASIDE = `
+select 1 from rejected_increments where stream = $1 and lsn = any($2::bigint[]) limit 1`;

@@ -213,6 +213,8 @@ export type ReceivedStream =
   | { readonly kind: 'taken'; readonly stream: TakenLogStream; readonly how: 'open' | 'made' | 'reopened' }
   /** The stream is retired, and all of its records up to `lsn` are counted. */
   | { readonly kind: 'ended'; readonly lsn: Lsn }
+  /** The stream is retired at `lsn`, and an acknowledged record between that and the records received is missing. */
+  | { readonly kind: 'blocked'; readonly lsn: Lsn }
   /** There is no row, and the records are not the first ones: nobody can tell what of the stream is counted. */
   | { readonly kind: 'unknown' };
 
@@ -224,8 +226,11 @@ export interface QueueLog extends WriterLog {
   /** Takes the stream of received records, whose last one is `lastLsn`. Rejects with `database-unavailable`: it may be taken. */
   takeReceived(first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream>;
 
-  /** Keeps records of a stream without a row where an operator finds them. Resolves to their increments. Idempotent. */
-  setAside(received: ReceivedRecords): Promise<number>;
+  /**
+   * Keeps records of a stream without a row where an operator finds them. Resolves to their increments; undefined where the
+   * stream has a row by now, and nothing was kept. Idempotent.
+   */
+  setAside(received: ReceivedRecords): Promise<number | undefined>;
 
   /** Holds what was received for some more seconds. Rejects with `journal-unavailable`. */
   hold(receipts: readonly string[]): Promise<void>;

@@ -299,7 +299,9 @@ export class SqsLog implements QueueLog {
         if (made !== undefined) taken = { kind: 'taken', stream: takenStream(stream, made), how: 'made' };
       }
     } else if (found.retired) {
-      if (Number(found.lsn) >= lastLsn) taken = { kind: 'ended', lsn: Number(found.lsn) };
+      const lsn = Number(found.lsn);
+      if (lsn >= lastLsn) taken = { kind: 'ended', lsn };
+      else if (first.previousLsn > lsn) taken = { kind: 'blocked', lsn };
       else {
         const values = [stream, this.flusher ?? null];
         const [row] = await run<SqsRow>({ text: sqs.REOPEN_SQS_STREAM, values });
@@ -311,22 +313,23 @@ export class SqsLog implements QueueLog {
     return taken;
   }
 
-  async setAside({ stream, records }: ReceivedRecords): Promise<number> {
+  async setAside({ stream, records }: ReceivedRecords): Promise<number | undefined> {
     const rows = new AsideRows();
     for (const { lsn, entries } of records) rows.add(lsn, entries);
     if (rows.keys.length === 0) return 0;
     const time = records.at(-1)?.databaseTime ?? 0;
-    const kept = await this.#inFlushTurn(() =>
+    return this.#inFlushTurn(() =>
       this.#deps.flushes.transaction(async (run) => {
         await run({ text: sql.BEGIN_TAKING });
         await run({ text: sqs.LOCK_SET_ASIDE, values: [stream] });
         const values = [stream, rows.keys, rows.amounts, rows.lsns, rows.idempotencyKeys, rows.digests, time];
         const inserted = await run({ text: sqs.SET_STREAM_ASIDE, values });
+        const isKept =
+          inserted.length > 0 || (await run({ text: sqs.IS_SET_ASIDE, values: [stream, rows.lsns] })).length > 0;
         await run({ text: sql.COMMIT_TAKING });
-        return inserted.length;
+        return isKept ? inserted.length : undefined;
       }, ROLLBACK),
     );
-    return kept;
   }
 
   hold(receipts: readonly string[]): Promise<void> {

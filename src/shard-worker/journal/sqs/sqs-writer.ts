@@ -30,6 +30,11 @@ const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
 /** A message that was under way for so long ends its stream. Much less than the time after which streams are retired. */
 export const UNANSWERED_MAX_SECONDS = 3600;
+/**
+ * A stream of which nothing was acknowledged for so long is over before anything more is sent: the process slept, and the row may be
+ * retired, even gone.
+ */
+const SILENT_MAX_SECONDS = 172_800;
 /** An idle stream gets a record at least this often: half a day, so that it gets one a day even where a send fails. */
 const BEAT_SECONDS = 43_200;
 
@@ -148,6 +153,8 @@ export class SqsWriter implements StreamWriter {
   }
 
   async #append(group: readonly RecordBytes[], time: DatabaseTime, isClose: boolean): Promise<Lsn> {
+    if (this.#deps.uptime() - this.#answeredAt >= SILENT_MAX_SECONDS)
+      this.end('nothing of it was acknowledged for two days');
     if (this.#isOver) throw new JournalError('journal-fenced', 'The stream is over.');
     const firstLsn = this.#nextLsn;
     this.#nextLsn += group.length;

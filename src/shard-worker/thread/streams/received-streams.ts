@@ -86,6 +86,8 @@ export class ReceivedStreams {
   readonly #held = new Map<string, ReceivedStreamState>();
   /** Since when a stream is blocked; infinite where that was said. */
   readonly #blockedSince = new Map<string, number>();
+  /** When a stream was first found to have no row, on the monotonic clock. */
+  readonly #unknownSince = new Map<string, number>();
   #holdDueAt = Number.NEGATIVE_INFINITY;
   /** Deletions behind commits, and ends of flushers. */
   readonly #settling = new Set<Promise<void>>();
@@ -117,7 +119,7 @@ export class ReceivedStreams {
         this.#drop(held);
     if (now < this.#holdDueAt) return;
     this.#holdDueAt = now + HOLD_INTERVAL_MS;
-    const receipts = [...this.#held.values()].flatMap(({ messages }) => messages.map(({ receipt }) => receipt));
+    const receipts = [...this.#held.values()].flatMap(({ messages }) => receiptsOf(messages));
     if (receipts.length === 0) return;
     try {
       await queueLog.hold(receipts);
@@ -170,7 +172,7 @@ export class ReceivedStreams {
     for (const held of [...this.#held.values()]) {
       await held.flusher.drain();
       await Promise.all(this.#settling);
-      const left = held.messages.map(({ receipt }) => receipt);
+      const left = receiptsOf(held.messages);
       this.#remove(held);
       await this.#letGo(left);
     }
@@ -239,10 +241,13 @@ export class ReceivedStreams {
         return this.#hold(taken.stream);
       }
       case 'ended':
-        await this.#orLater(() => queueLog.remove(messages.map(({ receipt }) => receipt)));
+        await this.#orLater(() => queueLog.remove(receiptsOf(messages)));
+        return undefined;
+      case 'blocked':
+        await this.#block({ stream, readLsn: taken.lsn }, messages);
         return undefined;
       case 'unknown':
-        for (const message of messages) await this.#setAside(message);
+        await this.#setAllAside(stream, messages);
         return undefined;
     }
   }
@@ -266,10 +271,25 @@ export class ReceivedStreams {
     return held;
   }
 
+  /** Sets messages of a stream without a row aside, once it had time to get one from whoever holds its first message. */
+  async #setAllAside(stream: string, messages: readonly ReceivedRecords[]): Promise<void> {
+    const now = this.#deps.clock.monotonic();
+    const since = this.#unknownSince.get(stream) ?? now;
+    this.#unknownSince.set(stream, since);
+    const [oldest] = this.#unknownSince.keys();
+    if (this.#unknownSince.size > BLOCKED_MAX && oldest !== undefined) this.#unknownSince.delete(oldest);
+    if (now - since >= BLOCKED_SECONDS * 1000) for (const message of messages) await this.#setAside(message);
+    else await this.#letGo(receiptsOf(messages), BLOCKED_SECONDS);
+  }
+
   async #setAside(message: ReceivedRecords): Promise<void> {
     const { queueLog, log, setAside } = this.#deps;
     const { stream, node, shard, firstLsn, lastLsn } = message;
     const increments = await queueLog.setAside(message);
+    if (increments === undefined) {
+      await this.#letGo([message.receipt]);
+      return;
+    }
     setAside(increments);
     await this.#orLater(() => queueLog.remove([message.receipt]));
     if (increments === 0) return;
@@ -301,7 +321,10 @@ export class ReceivedStreams {
   }
 
   /** The predecessor of the first message is not counted: another thread holds it, or it is lost. */
-  async #block({ stream, readLsn }: ReceivedStreamState, messages: readonly ReceivedRecords[]): Promise<void> {
+  async #block(
+    { stream, readLsn }: Pick<ReceivedStreamState, 'stream' | 'readLsn'>,
+    messages: readonly ReceivedRecords[],
+  ): Promise<void> {
     const now = this.#deps.clock.monotonic();
     const since = this.#blockedSince.get(stream) ?? now;
     if (this.#blockedSince.size < BLOCKED_MAX) this.#blockedSince.set(stream, since);
@@ -310,10 +333,7 @@ export class ReceivedStreams {
       const facts = { stream, afterLsn: readLsn, lsn: messages[0]?.firstLsn, missingLsn: messages[0]?.previousLsn };
       this.#deps.log('error', facts, `Stream ${stream} lacks records in SQS; what is above them is not counted`);
     }
-    await this.#letGo(
-      messages.map(({ receipt }) => receipt),
-      BLOCKED_SECONDS,
-    );
+    await this.#letGo(receiptsOf(messages), BLOCKED_SECONDS);
   }
 
   /**
@@ -337,13 +357,13 @@ export class ReceivedStreams {
   /** Another thread flushes the stream now. What this one holds is received again, by whoever is first. */
   async #fenced(held: ReceivedStreamState): Promise<void> {
     this.#remove(held);
-    await this.#letGo(held.messages.map(({ receipt }) => receipt));
+    await this.#letGo(receiptsOf(held.messages));
   }
 
   /** Stops to flush a stream of which nothing is pending. The database may keep its flusher waiting. */
   #drop(held: ReceivedStreamState): void {
     this.#remove(held);
-    this.#track(held.flusher.abandon().then(() => this.#letGo(held.messages.map(({ receipt }) => receipt))));
+    this.#track(held.flusher.abandon().then(() => this.#letGo(receiptsOf(held.messages))));
   }
 
   /** Until it has ended, the thread is not done. */
@@ -384,6 +404,10 @@ function noteCopy(held: ReceivedStreamState, { lastLsn, receipt, isClose }: Rece
   const known = held.messages.find((message) => message.lastLsn === lastLsn);
   if (known === undefined) held.messages.push({ receipt, lastLsn, isClose });
   else known.receipt = receipt;
+}
+
+function receiptsOf(messages: readonly Pick<ReceivedRecords, 'receipt'>[]): readonly string[] {
+  return messages.map(({ receipt }) => receipt);
 }
 
 function ignore(): void {

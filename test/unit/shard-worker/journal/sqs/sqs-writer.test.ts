@@ -206,6 +206,14 @@ describe('the end of a stream', () => {
     assert.equal(await appended, 'journal-failed');
     assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
   });
+
+  test('comes before a message of a process that slept for two days with nothing under way', async () => {
+    queue.uptimeSeconds += 47 * HOUR_SECONDS;
+    assert.equal(await ended(writer.beat(9)), 2);
+    queue.uptimeSeconds += 48 * HOUR_SECONDS;
+    assert.equal(await ended(writer.beat(9)), 'journal-fenced');
+    assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
+  });
 });
 
 test('a record is due when there was none for half a day, and not after one', async () => {

@@ -26,6 +26,8 @@ class Bench {
   flushed = 0;
   isStuck = false;
   canRetire = true;
+  /** The row is made between a look for it and the next statement. */
+  getsRow = false;
   readonly streams: ReceivedStreams;
 
   constructor() {
@@ -34,8 +36,9 @@ class Bench {
       'receive' | 'takeReceived' | 'setAside' | 'hold' | 'letGo' | 'remove' | 'touch' | 'retire'
     > = {
       receive: () => Promise.resolve(this.next),
-      takeReceived: (_, lastLsn) => Promise.resolve(this.#take(lastLsn)),
+      takeReceived: ({ previousLsn }, lastLsn) => Promise.resolve(this.#take(previousLsn, lastLsn)),
       setAside: ({ lastLsn }) => {
+        if (this.row !== undefined || this.getsRow) return Promise.resolve(undefined);
         this.aside.push(lastLsn);
         return Promise.resolve(1);
       },
@@ -89,9 +92,10 @@ class Bench {
     for (let turn = 0; turn < 10; turn += 1) await new Promise((resolve) => setImmediate(resolve));
   }
 
-  #take(lastLsn: Lsn): ReceivedStream {
+  #take(previousLsn: Lsn, lastLsn: Lsn): ReceivedStream {
     if (this.row === undefined) return { kind: 'unknown' };
     if (this.row.isRetired && this.row.lsn >= lastLsn) return { kind: 'ended', lsn: this.row.lsn };
+    if (this.row.isRetired && this.row.lsn < previousLsn) return { kind: 'blocked', lsn: this.row.lsn };
     const how = this.row.isRetired ? 'reopened' : 'open';
     this.row = { epoch: this.row.epoch + 1, lsn: this.row.lsn, isRetired: false };
     const { epoch, lsn } = this.row;
@@ -246,10 +250,36 @@ describe('a stream', () => {
     assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
   });
 
-  test('without a row that does not begin at its first record is put aside', async () => {
+  test('that is retired below a missing record stays so', async () => {
+    bench.row = { epoch: 4, lsn: 5, isRetired: true };
+    await bench.receive([message(8, 7)]);
+    assert.deepEqual([bench.row, bench.letGo, bench.flushed], [{ epoch: 4, lsn: 5, isRetired: true }, ['r8'], 0]);
+    await bench.pass(31_000);
+    await bench.receive([message(8, 7)]);
+    assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
+    await bench.receive([message(7, 5), message(8, 7)]);
+    assert.deepEqual([bench.row.isRetired, bench.row.lsn, bench.flushed], [false, 8, 2]);
+  });
+
+  test('without a row that does not begin at its first record is put aside when it comes again', async () => {
     bench.row = undefined;
     await bench.receive([message(4, 3), message(5, 4)]);
+    assert.deepEqual([bench.aside, bench.letGo], [[], ['r4', 'r5']], 'another thread may make the row now');
+    await bench.pass(5_000);
+    await bench.receive([message(4, 3), message(5, 4)]);
     assert.deepEqual([bench.aside, bench.removed, bench.flushed], [[4, 5], ['r4', 'r5'], 0]);
+  });
+
+  test('that gets its row just before it would be put aside stays in the queue, and is counted', async () => {
+    bench.row = undefined;
+    await bench.receive([message(2, 1)]);
+    await bench.pass(5_000);
+    bench.getsRow = true;
+    await bench.receive([message(2, 1)]);
+    assert.deepEqual([bench.aside, bench.removed, bench.letGo], [[], [], ['r2', 'r2']]);
+    bench.row = { epoch: 1, lsn: 1, isRetired: false };
+    await bench.receive([message(2, 1)]);
+    assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [1, 2, ['r2']]);
   });
 
   test('without messages is let go after five seconds, and taken again with the next one', async () => {
