@@ -3,9 +3,10 @@
  */
 import type { DatabaseMutations } from './database/database-mutations.js';
 import type { SharedMutations } from './mutated-log.js';
+import type { NatsMutations } from './mutated-nats.js';
 
 /** The bugs. */
-export interface Mutations extends DatabaseMutations, SharedMutations {
+export interface Mutations extends DatabaseMutations, SharedMutations, NatsMutations {
   /** `always` answers before the sync. */
   readonly acknowledgeBeforeSync?: boolean;
   /** Segments are deleted when a flush is sent. */

@@ -1,11 +1,16 @@
 /** Runs one history again and shows its steps. */
 import { runHistory } from './history.js';
+import type { Mutations } from './mutations.js';
 import { runSharedHistory } from './shared-history.js';
 
 const TRACE_LINES = 80;
 
 /** Histories by the journal of their servers. */
-export const HISTORIES = { file: runHistory, postgres: runSharedHistory } as const;
+export const HISTORIES = {
+  file: runHistory,
+  postgres: runSharedHistory,
+  nats: (seed: number, mutations?: Mutations, trace?: string[]) => runSharedHistory(seed, mutations, trace, 'nats'),
+} as const;
 
 /** A journal that has histories. */
 export type HistoryKind = keyof typeof HISTORIES;

@@ -1,6 +1,7 @@
-/** The faults of a history with a journal in PostgreSQL. Each history has only a few kinds, chosen by its seed. */
+/** The faults of a history with a journal that others can reach. Each history has only a few kinds, chosen by its seed. */
 import type { Tables } from './database/tables.js';
 import type { Life } from './scheduler.js';
+import type { SimulatedBroker } from './simulated-broker.js';
 import type { SimulatedNode } from './simulated-node.js';
 import type { World } from './world.js';
 
@@ -20,8 +21,13 @@ const KINDS = [
   'poison',
 ] as const;
 
+const BROKER_KINDS = ['broker-gone', 'broker-full', 'broker-slow', 'broker-replies-lost'] as const;
+
 /** A kind of fault; `poison` is a property of keys. */
-export type SharedFaultKind = (typeof KINDS)[number];
+export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number];
+
+/** The longest time between the last state that a standby has and the end of the primary, in ms. */
+export const STANDBY_LAG_MAX_MS = 1000;
 
 /** The faults of one history. */
 export class SharedFaults {
@@ -38,7 +44,8 @@ export class SharedFaults {
     this.#life = life;
     this.#failedOver = failedOver;
     const density = 2 + world.random.below(4);
-    this.names = KINDS.filter(() => world.random.below(density) === 0);
+    const kinds = world.broker === undefined ? KINDS : [...KINDS, ...BROKER_KINDS];
+    this.names = kinds.filter(() => world.random.below(density) === 0);
   }
 
   has(kind: SharedFaultKind): boolean {
@@ -55,8 +62,9 @@ export class SharedFaults {
 
   /** Ends all faults. */
   heal(): void {
-    const { database } = this.#world;
+    const { database, broker } = this.#world;
     this.#isHealed = true;
+    broker?.heal();
     database.isDead = false;
     database.network = 'fine';
     database.slowness = 1;
@@ -65,7 +73,7 @@ export class SharedFaults {
   }
 
   #strike(kind: SharedFaultKind, node: SimulatedNode): void {
-    const { random, database } = this.#world;
+    const { random, database, broker } = this.#world;
     switch (kind) {
       case 'database-gone':
       case 'database-silent':
@@ -83,7 +91,7 @@ export class SharedFaults {
         return;
       case 'database-failover': {
         const [tables, at] = [database.snapshot(), this.#world.scheduler.now];
-        this.#later(random.below(random.pick([10, 50, 1000])), () => this.#failOver(tables, at));
+        this.#later(random.below(random.pick([10, 50, STANDBY_LAG_MAX_MS])), () => this.#loseDatabase(tables, at));
         return;
       }
       case 'connections-silent':
@@ -108,6 +116,32 @@ export class SharedFaults {
         node.killThread(random.below(node.shards));
         return;
       case 'poison':
+        return;
+      case 'broker-gone':
+      case 'broker-full':
+      case 'broker-slow':
+      case 'broker-replies-lost':
+        if (broker !== undefined) this.#strikeBroker(kind, broker);
+    }
+  }
+
+  #strikeBroker(kind: (typeof BROKER_KINDS)[number], broker: SimulatedBroker): void {
+    const { random } = this.#world;
+    switch (kind) {
+      case 'broker-gone':
+        broker.isGone = true;
+        this.#later(random.below(random.pick([30, 300, 3000])), () => (broker.isGone = false));
+        return;
+      case 'broker-full':
+        broker.isFull = true;
+        this.#later(random.below(random.pick([30, 300, 1500])), () => (broker.isFull = false));
+        return;
+      case 'broker-slow':
+        broker.slowness = random.pick([10, 40]);
+        this.#later(random.below(500), () => (broker.slowness = 1));
+        return;
+      case 'broker-replies-lost':
+        broker.loseNext = 1 + random.below(2);
     }
   }
 
@@ -121,6 +155,21 @@ export class SharedFaults {
     scheduler.after(ms, this.#life, () => {
       this.#world.note(() => `${name} goes on`);
       life.thaw(scheduler);
+    });
+  }
+
+  /** The primary ends, and a standby takes over: at once or, where the journal does without the database meanwhile, later. */
+  #loseDatabase(tables: Tables, from: number): void {
+    const { random, database, broker } = this.#world;
+    if (broker === undefined || random.below(2) === 0) {
+      this.#failOver(tables, from);
+      return;
+    }
+    database.isDead = true;
+    database.crash();
+    this.#later(random.below(4000), () => {
+      database.isDead = false;
+      this.#failOver(tables, from);
     });
   }
 

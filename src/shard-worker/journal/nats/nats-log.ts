@@ -43,19 +43,25 @@ import { StreamReader } from './stream-reader.js';
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 /** What a thread has in place of an append epoch that ends a stream, or writes it. */
 const ENDS = 'fence';
-/** A subject that has not grown for so long has no living writer, as far as the broker shows. */
-const ALIVE_MS = 6000;
-/** How long a subject counts as written that was not seen before: longer than from one record of an idle writer to the next. */
-const FIRST_SIGHT_MS = 3500;
-/** How often the subjects are listed, and how much longer for each of them. */
-const LIST_INTERVAL_MS = 1000;
+const INTERVALS: NatsLogIntervals = { aliveMs: 6000, firstSightMs: 3500, listMs: 1000, checkedMs: 600_000 };
+/** By how much longer the interval between two lists is for each subject. */
 const LIST_INTERVAL_A_SUBJECT_MS = 2;
-/** How long a subject that needed nothing, and has as many messages as then, is left alone. */
-const CHECKED_MS = 600_000;
 /** Most subjects that one look checks. */
 const CHECKS_MAX = 100;
 const SCAN_MESSAGES = 16;
 const STREAM_NAME = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/;
+
+/** Intervals that a simulation shortens, in ms. */
+export interface NatsLogIntervals {
+  /** A subject that has not grown for so long has no living writer, as far as the broker shows. */
+  readonly aliveMs: number;
+  /** How long a subject counts as written that was not seen before: longer than from one record of an idle writer to the next. */
+  readonly firstSightMs: number;
+  /** How often the subjects are listed, beside what the number of subjects adds. */
+  readonly listMs: number;
+  /** How long a subject that needed nothing, and has as many messages as then, is left alone. */
+  readonly checkedMs: number;
+}
 
 /** What the log needs. */
 export interface NatsLogDeps {
@@ -76,6 +82,7 @@ export interface NatsLogDeps {
   readonly keepSeconds: number;
   /** IDEMPOTENCY_WINDOW_HOURS. */
   readonly windowHours: number;
+  readonly intervals?: NatsLogIntervals;
   readonly log: (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
 }
 
@@ -134,6 +141,7 @@ export class NatsLog implements SharedLog {
   readonly isInDatabase = false;
   readonly groupBytesMax: number;
   readonly #deps: NatsLogDeps;
+  readonly #intervals: NatsLogIntervals;
   readonly #statementTurns = new Turns();
   #beginning: Beginning | undefined;
   /** The stream that this thread writes. */
@@ -152,6 +160,7 @@ export class NatsLog implements SharedLog {
 
   constructor(deps: NatsLogDeps) {
     this.#deps = deps;
+    this.#intervals = deps.intervals ?? INTERVALS;
     this.groupBytesMax = deps.groupBytesMax;
   }
 
@@ -388,7 +397,7 @@ export class NatsLog implements SharedLog {
   /** A writer that cannot reach the database shows life in the broker. */
   #hasGrown(stream: string): boolean {
     const grownAt = this.#growth.get(stream)?.grownAt ?? Number.NEGATIVE_INFINITY;
-    return this.#deps.clock.monotonic() - grownAt < ALIVE_MS;
+    return this.#deps.clock.monotonic() - grownAt < this.#intervals.aliveMs;
   }
 
   /** Other threads have taken these streams, or have ended them. */
@@ -436,13 +445,13 @@ export class NatsLog implements SharedLog {
     const { clock } = this.#deps;
     const subjects = await this.#deps.reads.streams();
     const now = clock.monotonic();
-    this.#listDueAt = now + LIST_INTERVAL_MS + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
+    this.#listDueAt = now + this.#intervals.listMs + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
     this.#noteGrowth(subjects, open, now);
     const due: string[] = [];
     for (const [stream, messages] of subjects) {
       if (open.has(stream) || !STREAM_NAME.test(stream) || stream === this.#beginning?.begun.stream) continue;
       const checked = this.#checked.get(stream);
-      if (checked?.messages === messages && now - checked.at < CHECKED_MS) continue;
+      if (checked?.messages === messages && now - checked.at < this.#intervals.checkedMs) continue;
       due.push(stream);
       if (due.length === CHECKS_MAX) break;
     }
@@ -460,7 +469,7 @@ export class NatsLog implements SharedLog {
     for (const [stream, messages] of subjects) {
       if (!open.has(stream)) continue;
       const before = this.#growth.get(stream);
-      const firstSight = now - ALIVE_MS + FIRST_SIGHT_MS;
+      const firstSight = now - this.#intervals.aliveMs + this.#intervals.firstSightMs;
       // A purge makes them fewer.
       const grownAt = before === undefined ? firstSight : messages > before.messages ? now : before.grownAt;
       growth.set(stream, { messages, grownAt });
