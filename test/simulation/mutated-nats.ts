@@ -141,7 +141,7 @@ export function mutateNatsDatabase(database: ShardDatabase, log: SharedLog, muta
       if (name !== 'flush') return bound(target, name);
       return (...args: Parameters<ShardDatabase['flush']>) => {
         const [range] = args;
-        log.committed?.(range.stream, range.toLsn);
+        log.committed?.(range.stream, { epoch: range.epoch, lsn: range.toLsn });
         return target.flush(...args);
       };
     },

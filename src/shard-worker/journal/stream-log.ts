@@ -178,8 +178,8 @@ export interface SharedLog {
    */
   retire(stream: string, at: Checkpoint, appendEpoch: string): Promise<boolean | undefined>;
 
-  /** This thread has committed a stream up to `lsn`. Undefined where that means nothing to the journal. */
-  committed?(stream: string, lsn: Lsn): void;
+  /** This thread has moved the checkpoint of a stream to `at`. Undefined where that means nothing to the journal. */
+  committed?(stream: string, at: Checkpoint): void;
 
   /** Closes the connections of the log; no call may follow. */
   close(): Promise<void>;

@@ -694,7 +694,7 @@ export class SharedShard implements GroupTarget {
         this.#flushKeys.observe(flush.keys);
         this.#noteSetAside(pendingSums.stream, flush, acceptedThrough);
         if (isOwn()) this.#own?.writer.noteCheckpoint(toLsn);
-        incrementLog.committed?.(pendingSums.stream, toLsn);
+        incrementLog.committed?.(pendingSums.stream, { epoch: pendingSums.epoch, lsn: toLsn });
         this.#publish({ flush });
       },
       retried: () => {

@@ -278,6 +278,7 @@ export class NatsLog implements SharedLog {
   }
 
   async survey(): Promise<Survey> {
+    const askedAt = this.#deps.clock.monotonic();
     const rows = await this.#inStatementTurn(() =>
       this.#deps.statements.run<SurveyRow>({ text: nats.SURVEY_NATS_STREAMS }),
     );
@@ -286,7 +287,7 @@ export class NatsLog implements SharedLog {
     const streams = begun.map((row) => this.#surveyOf(row));
     this.#forgetReaders(streams);
     this.#list(streams);
-    await this.#purge();
+    await this.#purge(streams, askedAt);
     return { streams, flushers: rows[0]?.flushers ?? 0 };
   }
 
@@ -317,6 +318,8 @@ export class NatsLog implements SharedLog {
       const [row] = await run<TakenRow>({ text: TAKE_FLUSHES, values: [stream, this.#deps.owner.flusher] });
       if (row === undefined) throw new TypeError('a row that is locked is gone');
       await run({ text: sql.COMMIT_TAKING });
+      // Earlier commits of this thread are no longer its own.
+      this.#purges.delete(stream);
       this.#makeReader(stream, Number(row.lsn), adopt);
       return takenStream(stream, row, adopt ? ENDS : undefined);
     };
@@ -329,6 +332,7 @@ export class NatsLog implements SharedLog {
 
   release(stream: string, at: Checkpoint): Promise<boolean> {
     this.#readers.delete(stream);
+    this.#purges.delete(stream);
     return this.#isApplied(RELEASE_STREAM, [stream, at.epoch, at.lsn]);
   }
 
@@ -347,8 +351,8 @@ export class NatsLog implements SharedLog {
     return isRetired;
   }
 
-  committed(stream: string, lsn: Lsn): void {
-    this.#purges.get(stream)?.noteCommitted(lsn, this.#deps.clock.monotonic());
+  committed(stream: string, at: Checkpoint): void {
+    this.#purges.get(stream)?.noteCommitted(at, this.#deps.clock.monotonic());
   }
 
   async close(): Promise<void> {
@@ -408,11 +412,11 @@ export class NatsLog implements SharedLog {
       if (purges.isEmpty && !owned.has(stream) && this.#writer?.stream !== stream) this.#purges.delete(stream);
   }
 
-  /** Removes what was committed long enough ago. Another round tries again what fails. */
-  async #purge(): Promise<void> {
-    const now = this.#deps.clock.monotonic();
+  /** Removes what was committed long enough before these rows were read, and is committed there. A later round tries again what fails. */
+  async #purge(streams: readonly StreamSurvey[], askedAt: number): Promise<void> {
+    const rows = new Map(streams.map((row) => [row.stream, row]));
     for (const [stream, purges] of this.#purges) {
-      const due = purges.takeDue(now);
+      const due = purges.takeDue(askedAt, rows.get(stream));
       if (due === undefined) continue;
       const before = Math.min(due, this.#readers.get(stream)?.firstFence ?? due);
       try {
