@@ -1,12 +1,13 @@
 /** The nats journal with the bugs of {@link NatsMutations} between it and its shard, its broker and the database. */
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
-import { isFence } from '#product/shard-worker/journal/nats/message-format.js';
+import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
 import type { SharedLog, StreamWriter } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Mutations } from './mutations.js';
 import type { PostgresModel } from './postgres-model.js';
-import { ANY_SEQUENCE } from './simulated-broker.js';
+import type { Life } from './scheduler.js';
+import { ANY_SEQUENCE, type SimulatedBroker } from './simulated-broker.js';
 
 /** Bugs between a shard and the nats journal. */
 export interface NatsMutations {
@@ -66,8 +67,10 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
     ...broker,
     async publish(stream, data, expectedSequence) {
       if (retiresUnfenced === true) {
-        fences.set(stream, { sequence: expectedSequence, data });
-        return { kind: 'published', sequence: expectedSequence };
+        // Between two messages.
+        const sequence = expectedSequence + 0.5;
+        fences.set(stream, { sequence, data });
+        return { kind: 'published', sequence };
       }
       const outcome = await broker.publish(stream, data, fenceReplyEnds === true ? ANY_SEQUENCE : expectedSequence);
       if (fenceReplyEnds === true && outcome.kind === 'published')
@@ -78,7 +81,7 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
       const fence = fences.get(stream);
       fences.delete(stream);
       if (fence !== undefined) return [fence];
-      const messages = await broker.read(stream, fromSequence, messagesMax);
+      const messages = await broker.read(stream, Math.floor(fromSequence), messagesMax);
       const first = messages.findIndex(({ data }) => isFence(data));
       if (stopsAtFence === true && first >= 0) return messages.slice(0, first + 1);
       if (dropsTombstoneEarly === true && isRetired(stream)) return messages.filter(({ data }) => isFence(data));
@@ -134,14 +137,22 @@ function bound(target: object, name: string | symbol): unknown {
 }
 
 /** What flushes. */
-export function mutateNatsDatabase(database: ShardDatabase, log: SharedLog, mutations: Mutations): ShardDatabase {
+export function mutateNatsDatabase(
+  database: ShardDatabase,
+  broker: SimulatedBroker,
+  life: Life,
+  mutations: Mutations,
+): ShardDatabase {
   if (mutations.purgesBeforeCommit !== true) return database;
+  const connection = broker.connect(life);
   return new Proxy(database, {
     get(target, name) {
       if (name !== 'flush') return bound(target, name);
       return (...args: Parameters<ShardDatabase['flush']>) => {
-        const [range] = args;
-        log.committed?.(range.stream, { epoch: range.epoch, lsn: range.toLsn });
+        const [{ stream, toLsn }] = args;
+        const records = broker.messages(stream).filter(({ data }) => !isFence(data));
+        const last = records.findLast(({ data }) => decodeMessage(data).lastLsn <= toLsn);
+        if (last !== undefined) connection.purge(stream, last.sequence).catch(() => undefined);
         return target.flush(...args);
       };
     },

@@ -162,7 +162,10 @@ export class ShardThread {
       role,
       ...{ clock, stats, node, shard, shards, intervals },
       incrementLog,
-      database: nats === undefined ? database : mutateNatsDatabase(database, incrementLog, world.mutations),
+      database:
+        world.broker === undefined
+          ? database
+          : mutateNatsDatabase(database, world.broker, this.life, world.mutations),
       random: () => world.random.next() / 0x1_0000_0000,
       newStreamId: () => world.uuid(),
       flushIntervalMs: settings.flushIntervalMs,

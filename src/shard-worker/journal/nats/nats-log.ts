@@ -300,6 +300,8 @@ export class NatsLog implements SharedLog {
       const reader = found?.lsn === lsn ? found : this.#makeReader(stream, lsn, found?.ends === true);
       return [stream, await reader.read(recordsMax)];
     });
+    // A failure waits for the others: a later read of a stream must not meet one that still runs, and takes what that one returns.
+    await Promise.allSettled(reading);
     return new Map(await Promise.all(reading));
   }
 
