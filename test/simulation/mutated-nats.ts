@@ -2,7 +2,7 @@
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
-import type { SharedLog, StreamWriter } from '#product/shard-worker/journal/stream-log.js';
+import type { LogPosition, SharedLog, StreamWriter } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Mutations } from './mutations.js';
 import type { PostgresModel } from './postgres-model.js';
@@ -33,6 +33,8 @@ export interface NatsMutations {
   readonly fenceReplyEnds?: boolean;
   /** A retired stream is never opened again. */
   readonly neverReopens?: boolean;
+  /** A read that fails for one stream does not wait for the others. */
+  readonly readsAtOnce?: boolean;
   /** A tombstone goes while its stream still holds records. */
   readonly dropsTombstoneEarly?: boolean;
 }
@@ -100,14 +102,20 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
 
 /** The log of a shard. */
 export function mutateNatsLog(log: SharedLog, mutations: Mutations): SharedLog {
-  const { acceptBeforeRow, sentIsRefused } = mutations;
-  if (acceptBeforeRow !== true && sentIsRefused !== true) return log;
+  const { acceptBeforeRow, sentIsRefused, readsAtOnce } = mutations;
+  if (acceptBeforeRow !== true && sentIsRefused !== true && readsAtOnce !== true) return log;
   return new Proxy(log, {
     get(target, name) {
       if (name === 'begin' && acceptBeforeRow === true) {
         return async (stream: string) => {
           const { isUnregistered: _, ...begun } = await target.begin(stream);
           return begun;
+        };
+      }
+      if (name === 'read' && readsAtOnce === true) {
+        return async (positions: readonly LogPosition[], recordsMax: number) => {
+          const found = await Promise.all(positions.map((position) => target.read([position], recordsMax)));
+          return new Map(found.flatMap((records) => [...records]));
         };
       }
       if (name === 'makeWriter' && sentIsRefused === true)

@@ -119,3 +119,26 @@ export const SHARED_MUTATIONS: readonly {
   },
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
 ];
+
+/** The bugs that random histories of servers with one journal in a broker find. */
+export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
+  { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true }, from: 25 },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 37 },
+  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 4 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 19 },
+  { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
+  { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
+  { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 85 },
+  {
+    name: 'a retired row that keeps covered_from',
+    mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },
+    from: 85,
+  },
+  {
+    name: 'a tombstone that goes before the records of its stream',
+    mutations: { dropsTombstoneEarly: true },
+    from: 31,
+  },
+  { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 153 },
+  { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 138 },
+];

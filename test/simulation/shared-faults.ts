@@ -37,15 +37,20 @@ export class SharedFaults {
   readonly #world: World;
   readonly #life: Life;
   readonly #failedOver: (from: number) => void;
+  readonly #takeoverMs: number | undefined;
   #isHealed = false;
+  #isFailingOver = false;
 
-  constructor(world: World, life: Life, failedOver: (from: number) => void) {
+  /** `takeoverMs`: see {@link SharedPlan}. */
+  constructor(world: World, life: Life, failedOver: (from: number) => void, takeoverMs?: number) {
     this.#world = world;
+    this.#takeoverMs = takeoverMs;
     this.#life = life;
     this.#failedOver = failedOver;
     const density = 2 + world.random.below(4);
     const kinds = world.broker === undefined ? KINDS : [...KINDS, ...BROKER_KINDS];
-    this.names = kinds.filter(() => world.random.below(density) === 0);
+    const names = kinds.filter(() => world.random.below(density) === 0);
+    this.names = takeoverMs === undefined ? names : [...names, 'freeze', 'freeze', 'broker-replies-lost'];
   }
 
   has(kind: SharedFaultKind): boolean {
@@ -90,6 +95,9 @@ export class SharedFaults {
         this.#later(random.below(1000), () => (database.slowness = 1));
         return;
       case 'database-failover': {
+        // A standby that is further behind than one failover makes it is too late for what the broker has purged.
+        if (broker !== undefined && this.#isFailingOver) return;
+        this.#isFailingOver = true;
         const [tables, at] = [database.snapshot(), this.#world.scheduler.now];
         this.#later(random.below(random.pick([10, 50, STANDBY_LAG_MAX_MS])), () => this.#loseDatabase(tables, at));
         return;
@@ -149,7 +157,10 @@ export class SharedFaults {
   #freeze({ life, name }: SimulatedNode): void {
     const { scheduler, random } = this.#world;
     if (life.isOver || life.isFrozen) return;
-    const ms = random.below(random.pick([50, 400, 1500, 5000]));
+    const ms =
+      this.#takeoverMs === undefined
+        ? random.below(random.pick([50, 400, 1500, 5000]))
+        : this.#takeoverMs * (0.6 + random.below(100) / 100);
     this.#world.note(() => `${name} is stopped for ${ms} ms`);
     life.freeze();
     scheduler.after(ms, this.#life, () => {
@@ -174,6 +185,7 @@ export class SharedFaults {
   }
 
   #failOver(tables: Tables, from: number): void {
+    this.#isFailingOver = false;
     if (this.#isHealed) return;
     const { database, scheduler, circumstances } = this.#world;
     database.failOver(tables);

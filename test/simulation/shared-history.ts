@@ -77,7 +77,7 @@ class SharedHistory {
     if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
-    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from));
+    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan.takeoverMs);
     const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
     // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
     const keepSeconds = keepsLonger ? (2 * STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;

@@ -32,6 +32,8 @@ export interface SharedPlan {
   readonly settings: NodeSettings;
   /** What kind of broker has the journal; undefined: none. */
   readonly broker: BrokerKind | undefined;
+  /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
+  readonly takeoverMs: number | undefined;
 }
 
 /** Where the journal is that the servers of a history share. */
@@ -72,7 +74,7 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
       },
     },
   };
-  const plan: SharedPlan = { scale, onWindows, roles: random.pick(TOPOLOGIES), settings, broker: undefined };
+  const plan: SharedPlan = { scale, onWindows, roles: random.pick(TOPOLOGIES), settings, broker: undefined, takeoverMs: undefined };
   return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
 }
 
@@ -97,5 +99,6 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
       ...(shared !== undefined && { shared: { ...shared, nats } }),
     },
     broker: { isOldCluster, hasReplicas: isOldCluster || random.below(2) === 0 },
+    takeoverMs: random.below(4) === 0 ? aliveMs : undefined,
   };
 }

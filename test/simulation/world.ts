@@ -280,6 +280,13 @@ export class World {
     return Math.max(0, ...(this.broker?.messages(stream) ?? []).map(lastLsnOf));
   }
 
+  /** A cluster before 2.11 has stored the record after its stream had ended. */
+  #isBehindFence(stream: string, lsn: number): boolean {
+    const messages = this.broker?.messages(stream) ?? [];
+    const at = messages.findIndex((message) => lastLsnOf(message) >= lsn);
+    return messages.slice(0, Math.max(0, at)).some(({ data }) => isFence(data));
+  }
+
   #purged(stream: string, messages: readonly BrokerMessage[]): void {
     const last = Math.max(0, ...messages.map(lastLsnOf));
     const committed = this.database.highWater.get(stream) ?? 0;
@@ -320,7 +327,7 @@ export class World {
     }
     request.putAside();
     const { copied, databaseChanged } = this.circumstances;
-    if (copied || databaseChanged || this.database.expirations > 0) return;
+    if (copied || databaseChanged || this.database.expirations > 0 || this.#isBehindFence(stream, lsn)) return;
     this.violate(new Violation(`${token}, LSN ${lsn} of ${stream}, is put aside without need`));
   }
 
