@@ -1,23 +1,40 @@
 /** A connection to the simulated broker, as the product uses one to JetStream: see `nats-broker.ts`. */
 import { JournalError } from '#product/core/errors.js';
-import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
+import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import type { Life } from './scheduler.js';
-import type { SimulatedBroker } from './simulated-broker.js';
+import { BrokerUnavailable, type SimulatedBroker } from './simulated-broker.js';
 
-/** The connection of a thread. `step`: the thread does something that is visible from outside; false if it ends there. */
-export function connectToBroker(broker: SimulatedBroker, life: Life, step: () => boolean): Broker {
+/** The thread at the other end. */
+export interface BrokerClient {
+  readonly life: Life;
+  /** It does something that is visible from outside; false if it ends there. */
+  readonly step: () => boolean;
+  /** Nothing passes between it and the broker. */
+  readonly isCut: () => boolean;
+}
+
+/** Opens the connection of a thread. */
+export function connectToBroker(broker: SimulatedBroker, { life, step, isCut }: BrokerClient): Broker {
   const connection = broker.connect(life);
   const ask = async <T>(question: () => Promise<T>): Promise<T> => {
     if (!step()) return new Promise(() => undefined);
     try {
-      return await question();
+      const answer = isCut() ? undefined : { is: await question() };
+      if (answer !== undefined && !isCut()) return answer.is;
+      await broker.timeout(life);
+      throw new BrokerUnavailable('the network is down');
     } catch (error) {
       throw new JournalError('journal-unavailable', 'NATS is unavailable', { cause: error });
     }
   };
   return {
-    publish: (stream, data, expectedSequence) =>
-      step() ? connection.publish(stream, data, expectedSequence) : new Promise(() => undefined),
+    async publish(stream, data, expectedSequence): Promise<PublishOutcome> {
+      if (!step()) return new Promise(() => undefined);
+      const outcome = isCut() ? undefined : await connection.publish(stream, data, expectedSequence);
+      if (outcome !== undefined && !isCut()) return outcome;
+      await broker.timeout(life);
+      return { kind: 'unknown', error: new BrokerUnavailable('the network is down') };
+    },
     last: (stream) => ask(() => connection.last(stream)),
     /** One by one: others may store and purge in between. */
     async read(stream, fromSequence, messagesMax) {

@@ -55,6 +55,7 @@ export class ShardThread {
   readonly #shard: Shard | SharedShard;
   readonly #groups: GroupCommit;
   readonly #posted: ArrayBufferLike[] = [];
+  #sessions: SimulatedSession[] = [];
   #own: string | undefined;
   #lastDelivery = 0;
   #dying = false;
@@ -189,7 +190,8 @@ export class ShardThread {
   ): SharedLog {
     const { broker, mutations, database } = this.#world;
     if (broker === undefined) throw new TypeError('The world has no broker');
-    const connect = (): Broker => connectToBroker(broker, this.life, () => this.#step());
+    const client = { life: this.life, step: () => this.#step(), isCut: () => this.#node.isCutFromBroker };
+    const connect = (): Broker => connectToBroker(broker, client);
     const log = new NatsLog({
       ...deps,
       appends: mutateAppends(connect(), mutations),
@@ -202,8 +204,16 @@ export class ShardThread {
   }
 
   #connect(clock: Clock): ShardConnection {
-    const connect = (): Promise<SimulatedSession> =>
-      this.#step() ? this.#world.database.connect(this.life) : new Promise(() => undefined);
+    const connect = async (): Promise<SimulatedSession> => {
+      if (!this.#step()) return new Promise(() => undefined);
+      const session = await this.#world.database.connect(this.life);
+      if (this.#node.isCutFromDatabase) {
+        session.lose();
+        throw Object.assign(new Error('connect'), { code: 'ECONNREFUSED' });
+      }
+      this.#sessions = [...this.#sessions.filter(({ lost }) => !lost), session];
+      return session;
+    };
     return new ShardConnection(target, { applicationName: 'simulation', clock, connect });
   }
 
@@ -247,6 +257,11 @@ export class ShardThread {
         this.#die(error);
       }
     });
+  }
+
+  /** The network between this thread and the database is down. */
+  loseSessions(): void {
+    for (const session of this.#sessions) session.lose();
   }
 
   /** The thread ends for a reason outside the shard. */

@@ -21,7 +21,14 @@ const KINDS = [
   'poison',
 ] as const;
 
-const BROKER_KINDS = ['broker-gone', 'broker-full', 'broker-slow', 'broker-replies-lost'] as const;
+const BROKER_KINDS = [
+  'broker-gone',
+  'broker-full',
+  'broker-slow',
+  'broker-replies-lost',
+  'server-without-database',
+  'server-without-broker',
+] as const;
 
 /** A kind of fault; `poison` is a property of keys. */
 export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number];
@@ -38,6 +45,7 @@ export class SharedFaults {
   readonly #life: Life;
   readonly #failedOver: (from: number) => void;
   readonly #takeoverMs: number | undefined;
+  readonly #healers = new Set<() => void>();
   #isHealed = false;
   #isFailingOver = false;
 
@@ -70,6 +78,7 @@ export class SharedFaults {
     const { database, broker } = this.#world;
     this.#isHealed = true;
     broker?.heal();
+    for (const heal of this.#healers) heal();
     database.isDead = false;
     database.network = 'fine';
     database.slowness = 1;
@@ -130,10 +139,20 @@ export class SharedFaults {
       case 'broker-slow':
       case 'broker-replies-lost':
         if (broker !== undefined) this.#strikeBroker(kind, broker);
+        return;
+      case 'server-without-database':
+        node.isCutFromDatabase = true;
+        this.#healers.add(() => (node.isCutFromDatabase = false));
+        this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromDatabase = false));
+        return;
+      case 'server-without-broker':
+        node.isCutFromBroker = true;
+        this.#healers.add(() => (node.isCutFromBroker = false));
+        this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromBroker = false));
     }
   }
 
-  #strikeBroker(kind: (typeof BROKER_KINDS)[number], broker: SimulatedBroker): void {
+  #strikeBroker(kind: SharedFaultKind, broker: SimulatedBroker): void {
     const { random } = this.#world;
     switch (kind) {
       case 'broker-gone':

@@ -107,6 +107,11 @@ export class SimulatedBroker {
     };
   }
 
+  /** The time after which a client does not wait for an answer any longer. */
+  timeout(life: Life): Promise<void> {
+    return new Promise((resolve) => this.#scheduler.after(TIMEOUT_MS, life, resolve));
+  }
+
   /** What a stream holds at this moment. */
   messages(stream: string): readonly BrokerMessage[] {
     return this.#at(stream, this.#scheduler.now);

@@ -127,6 +127,9 @@ export class SimulatedNode {
         readonly until?: number;
       }
     | undefined;
+  /** Nothing passes between it and the broker. */
+  isCutFromBroker = false;
+  #isCutFromDatabase = false;
   end: NodeEnd | undefined;
   /** Whether it ever took increments. */
   hasServed = false;
@@ -296,6 +299,16 @@ export class SimulatedNode {
   /** kill -9, or the machine stops. */
   crash(): void {
     this.#finish('crashed');
+  }
+
+  /** Nothing passes between its threads and the database. */
+  get isCutFromDatabase(): boolean {
+    return this.#isCutFromDatabase;
+  }
+
+  set isCutFromDatabase(isCut: boolean) {
+    this.#isCutFromDatabase = isCut;
+    if (isCut) for (const { thread } of this.#supervised) thread?.loseSessions();
   }
 
   /** A thread ends for another reason, for example lack of memory. */
