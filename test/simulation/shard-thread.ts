@@ -164,9 +164,7 @@ export class ShardThread {
       ...{ clock, stats, node, shard, shards, intervals },
       incrementLog,
       database:
-        world.broker === undefined
-          ? database
-          : mutateNatsDatabase(database, world.broker, this.life, world.mutations),
+        world.broker === undefined ? database : mutateNatsDatabase(database, world.broker, this.life, world.mutations),
       random: () => world.random.next() / 0x1_0000_0000,
       newStreamId: () => world.uuid(),
       flushIntervalMs: settings.flushIntervalMs,

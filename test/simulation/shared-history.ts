@@ -390,10 +390,7 @@ class SharedHistory {
     this.#world.note(() => `left are ${this.#openStreams.join(' ')}`);
     server.isStopped = false;
     this.#start(server);
-    await this.#until(
-      'left streams end',
-      () => this.#isServedOnly && this.#isReady(server),
-    );
+    await this.#until('left streams end', () => this.#isServedOnly && this.#isReady(server));
     await this.#terminate(server);
     await this.#endLeftStreams(starts - 1);
   }

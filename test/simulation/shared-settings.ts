@@ -74,7 +74,14 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
       },
     },
   };
-  const plan: SharedPlan = { scale, onWindows, roles: random.pick(TOPOLOGIES), settings, broker: undefined, takeoverMs: undefined };
+  const plan: SharedPlan = {
+    scale,
+    onWindows,
+    roles: random.pick(TOPOLOGIES),
+    settings,
+    broker: undefined,
+    takeoverMs: undefined,
+  };
   return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
 }
 

@@ -155,6 +155,8 @@ export class NatsLog implements SharedLog {
   /** Messages of each subject at the last list, and when they last became more. */
   #growth = new Map<string, { readonly messages: number; readonly grownAt: number }>();
   readonly #checked = new Map<string, { readonly messages: number; readonly at: number }>();
+  /** The last subject that a look has checked. */
+  #lastChecked: string | undefined;
   #listDueAt = Number.NEGATIVE_INFINITY;
   #listing: Promise<void> | undefined;
 
@@ -381,6 +383,9 @@ export class NatsLog implements SharedLog {
         const what = `Stream ${stream} has a message in NATS that cannot be read; what follows it is not counted`;
         log('error', { stream, sequence, err: error }, what);
       },
+      unfenced: (error) => {
+        log('debug', { stream, err: error }, 'Cannot end a stream in NATS now; trying again');
+      },
     });
     this.#readers.set(stream, reader);
     return reader;
@@ -454,13 +459,14 @@ export class NatsLog implements SharedLog {
     this.#listDueAt = now + this.#intervals.listMs + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
     this.#noteGrowth(subjects, open, now);
     const due: string[] = [];
-    for (const [stream, messages] of subjects) {
+    for (const [stream, messages] of fromNext(subjects, this.#lastChecked)) {
       if (open.has(stream) || !STREAM_NAME.test(stream) || stream === this.#beginning?.begun.stream) continue;
       const checked = this.#checked.get(stream);
       if (checked?.messages === messages && now - checked.at < this.#intervals.checkedMs) continue;
       due.push(stream);
       if (due.length === CHECKS_MAX) break;
     }
+    this.#lastChecked = due.at(-1);
     for (const stream of this.#checked.keys()) if (!subjects.has(stream)) this.#checked.delete(stream);
     if (due.length === 0) return;
     const known = await this.#known(due);
@@ -591,6 +597,16 @@ export class NatsLog implements SharedLog {
   #inFlushTurn<T>(statements: () => Promise<T>): Promise<T> {
     return this.#deps.flushTurns.run(() => orUnavailable(statements));
   }
+}
+
+/** All subjects, beginning behind one of them: those that are due for long must not keep a look from all others. */
+function fromNext(
+  subjects: ReadonlyMap<string, number>,
+  last: string | undefined,
+): readonly (readonly [string, number])[] {
+  const all = [...subjects];
+  const next = all.findIndex(([stream]) => stream === last) + 1;
+  return [...all.slice(next), ...all.slice(0, next)];
 }
 
 function takenStream(stream: string, row: TakenRow, appendEpoch: string | undefined): TakenLogStream {

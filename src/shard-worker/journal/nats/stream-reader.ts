@@ -28,6 +28,8 @@ export interface StreamReaderDeps {
   readonly found: (lsn: Lsn, sequence: number) => void;
   /** A message that nobody can read: what follows is not counted. */
   readonly unreadable: (sequence: number, error: JournalError) => void;
+  /** The stream cannot be ended now. Each later read tries again. */
+  readonly unfenced: (error: unknown) => void;
 }
 
 /** The reader of one stream. One read at a time. */
@@ -66,7 +68,10 @@ export class StreamReader {
     return !this.#isBlocked && this.#fenceSequence > this.#recordSequence;
   }
 
-  /** The next records, about `recordsMax`; fewer where the subject ends. Rejects as the broker does. */
+  /**
+   * The next records, about `recordsMax`; fewer where the subject ends. Rejects as the broker does. A fence that the broker does not
+   * take keeps no record back: where a limit is reached, what is read here makes room once it is committed.
+   */
   async read(recordsMax: number): Promise<readonly JournalRecord[]> {
     const records: JournalRecord[] = [];
     let fences = 0;
@@ -79,16 +84,17 @@ export class StreamReader {
       if (messages.length === MESSAGES_MAX) continue;
       if (!this.ends || this.hasEnded || fences === FENCES_MAX) break;
       fences += 1;
-      await this.#fence();
+      if (!(await this.#isFenceSent())) break;
     }
     return records;
   }
 
-  /** Whatever its outcome, only what is read afterwards counts. */
-  async #fence(): Promise<void> {
+  /** False where there is no news. Whatever its outcome, only what is read afterwards counts. */
+  async #isFenceSent(): Promise<boolean> {
     const outcome = await this.#deps.broker.publish(this.stream, FENCE, this.#lastSequence);
-    if (outcome.kind === 'refused' || outcome.kind === 'unknown')
-      throw new JournalError('journal-unavailable', 'NATS does not take a message now.', { cause: outcome.error });
+    if (outcome.kind === 'published' || outcome.kind === 'mismatch') return true;
+    this.#deps.unfenced(outcome.error);
+    return false;
   }
 
   #take(message: BrokerMessage, records: JournalRecord[]): void {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Turns } from '#product/core/turns.js';
-import { parseDatabaseUrl } from '#product/db/connection.js';
+import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
+import { KNOWN_NATS_STREAMS } from '#product/db/nats-statements.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
@@ -11,6 +12,10 @@ import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.j
 import { ManualClock } from '../../../../support/manual-clock.js';
 
 const origin = { node: NODE_ID, shard: 0 };
+
+function noRows(): unknown[] {
+  return [];
+}
 
 /** A broker whose streams `slow` answers when it is told to, and whose other streams do not answer. */
 class HalfBroker implements Broker {
@@ -43,8 +48,10 @@ class HalfBroker implements Broker {
     return Promise.resolve();
   }
 
+  subjects: ReadonlyMap<string, number> = new Map();
+
   streams(): Promise<ReadonlyMap<string, number>> {
-    return Promise.resolve(new Map());
+    return Promise.resolve(this.subjects);
   }
 
   close(): Promise<void> {
@@ -52,13 +59,28 @@ class HalfBroker implements Broker {
   }
 }
 
-function logOn(reads: Broker): NatsLog {
+/** `known`: what the database says of streams. */
+function logOn(
+  reads: Broker,
+  clock = new ManualClock(),
+  known: (streams: readonly string[]) => unknown[] = noRows,
+): NatsLog {
+  const session: Session = {
+    lost: false,
+    backend: { pid: 1, startedAt: '1' },
+    query: <R>({ text, values }: Statement): Promise<R[]> =>
+      // The rows of a statement have the columns that it selects.
+      Promise.resolve((text === KNOWN_NATS_STREAMS ? known(values?.[0] as string[]) : []) as R[]),
+    close: () => Promise.resolve(),
+    destroy: () => undefined,
+  };
   const connection = new ShardConnection(parseDatabaseUrl('postgresql://nobody@localhost/nothing'), {
     applicationName: 'test',
+    connect: () => Promise.resolve(session),
   });
   return new NatsLog({
     ...{ appends: reads, reads, statements: connection, flushes: connection, flushTurns: new Turns() },
-    clock: new ManualClock(),
+    clock,
     owner: { ...origin, flusher: undefined },
     ...{ groupBytesMax: 1000, keepSeconds: 0, windowHours: 1 },
     log: () => undefined,
@@ -99,4 +121,27 @@ test('a read that fails for one stream keeps nothing back of another one that an
     records?.map(({ lsn }) => lsn),
     [1, 2],
   );
+});
+
+test('streams that ended lately keep no look from another one, however many they are', async () => {
+  const names = Array.from(
+    { length: 250 },
+    (_, index) => `${index.toString(16).padStart(8, '0')}-0000-4000-8000-000000000000`,
+  );
+  const broker = new HalfBroker([]);
+  broker.subjects = new Map(names.map((name) => [name, 1]));
+  const clock = new ManualClock();
+  const asked = new Set<string>();
+  const log = logOn(broker, clock, (streams) => {
+    for (const stream of streams) asked.add(stream);
+    return streams.map((stream) => ({ stream, epoch: '1', lsn: '1', retired: true, due: false, old: false }));
+  });
+  for (let look = 0; look < 3; look += 1) {
+    await log.survey();
+    const before = asked.size;
+    for (let turn = 0; turn < 1000 && asked.size === before; turn += 1)
+      await new Promise((resolve) => setImmediate(resolve));
+    clock.advance(10_000);
+  }
+  assert.equal(asked.size, names.length);
 });
