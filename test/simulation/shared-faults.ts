@@ -58,7 +58,7 @@ export class SharedFaults {
     const density = 2 + world.random.below(4);
     const kinds = world.broker === undefined ? KINDS : [...KINDS, ...BROKER_KINDS];
     const names = kinds.filter(() => world.random.below(density) === 0);
-    this.names = takeoverMs === undefined ? names : [...names, 'freeze', 'freeze', 'broker-replies-lost'];
+    this.names = takeoverMs === undefined ? names : [...names, 'broker-replies-lost'];
   }
 
   has(kind: SharedFaultKind): boolean {
@@ -71,6 +71,11 @@ export class SharedFaults {
     const kind = this.#world.random.pick(this.names);
     this.#world.note(() => `fault: ${kind}`);
     this.#strike(kind, node);
+  }
+
+  /** Where the history dwells on takeovers: one may begin now. */
+  dwell(node: SimulatedNode): void {
+    if (this.#takeoverMs !== undefined && !this.#isHealed && this.#world.oneIn(12)) this.#freeze(node);
   }
 
   /** Ends all faults. */

@@ -143,6 +143,7 @@ class SharedHistory {
     const { random } = this.#world;
     const server = random.pick(this.#servers);
     const node = this.#up(server);
+    if (node !== undefined) this.#faults.dwell(node);
     switch (random.below(20)) {
       case 0:
         if (node !== undefined) this.#faults.strike(node);

@@ -97,7 +97,8 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
       checkedMs: random.pick([200, 1000]),
     },
   };
-  const isOldCluster = random.below(3) === 0;
+  const takeoverMs = random.below(4) === 0 ? aliveMs : undefined;
+  const isOldCluster = random.below(takeoverMs === undefined ? 3 : 2) === 0;
   return {
     ...plan,
     settings: {
@@ -106,6 +107,6 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
       ...(shared !== undefined && { shared: { ...shared, nats } }),
     },
     broker: { isOldCluster, hasReplicas: isOldCluster || random.below(2) === 0 },
-    takeoverMs: random.below(4) === 0 ? aliveMs : undefined,
+    takeoverMs,
   };
 }

@@ -6,8 +6,9 @@
  *                   ├──refused, never in doubt──► nothing kept ──────────────────► open
  *                   ├──no answer──► in doubt: exactly the same message again, with the same expectation
  *                   └──another last message than expected──► read on from the last acknowledged record:
- *                        ├──a fence, or that record is gone──────────────────────► over
+ *                        ├──a fence, or that record is gone from before others──► over
  *                        ├──this group──► acknowledged ──────────────────────────► open
+ *                        ├──not even that record──► look again ──still so after a while──► over: it is gone
  *                        └──neither──► the same message again, expecting the last message that was read
  * too long in doubt ─────────────────────────────────────────────────────────────► over
  * ```
@@ -75,6 +76,8 @@ interface Sending {
   isInDoubt: boolean;
   /** The broker said that the last message is another one: look before sending again. */
   mustLook: boolean;
+  /** The last look has found nothing from the last acknowledged record on. */
+  seemsLost: boolean;
 }
 
 /** The writer of one stream. */
@@ -187,6 +190,7 @@ export class NatsWriter implements StreamWriter {
       expected: this.#endSequence,
       isInDoubt: false,
       mustLook: false,
+      seemsLost: false,
     };
     this.#sending = sending;
     try {
@@ -215,7 +219,8 @@ export class NatsWriter implements StreamWriter {
       // There is nothing to wait for where the broker has just said what to do next.
       const isNews = isStored === 'again' && (sending.mustLook || sending.expected !== before);
       if (clock.monotonic() + (isNews ? 0 : backoffMs) >= until) {
-        this.end('a group of it was in doubt for too long');
+        if (sending.seemsLost) this.#endLost(this.#checkpointLsn);
+        else this.end('a group of it was in doubt for too long');
         throw unknownOutcome(this.stream);
       }
       if (isNews) continue;
@@ -255,6 +260,7 @@ export class NatsWriter implements StreamWriter {
   async #look(sending: Sending): Promise<boolean | 'again'> {
     // An attempt was not answered with success: it is settled only by what is found.
     sending.isInDoubt = true;
+    sending.seemsLost = false;
     let sight: Sight;
     try {
       sight = await this.#see(sending);
@@ -264,12 +270,13 @@ export class NatsWriter implements StreamWriter {
       return false;
     }
     const isFound = sight.lsn >= sending.lastLsn && !sight.isForeign;
+    // What one read lacks is no proof, since another server of the broker may be behind.
+    sending.seemsLost = sight.isGone && sight.lastSequence < this.#endSequence;
+    if (sending.seemsLost) return false;
     if (sight.isFenced) this.end('another server has ended it');
     else if (sight.isForeign) this.end('it has records that this process did not write');
-    else if (sight.isGone && !isFound) {
-      this.end('NATS has lost records of it');
-      this.#lostAfterLsn = Math.max(this.#checkpointLsn, sight.lsn > this.#endLsn ? sight.lsn : 0);
-    }
+    else if (sight.isGone && !isFound)
+      this.#endLost(Math.max(this.#checkpointLsn, sight.lsn > this.#endLsn ? sight.lsn : 0));
     if (isFound) {
       this.#endSequence = sight.lsnSequence;
       return true;
@@ -278,6 +285,11 @@ export class NatsWriter implements StreamWriter {
     sending.expected = sight.lastSequence;
     sending.mustLook = false;
     return 'again';
+  }
+
+  #endLost(afterLsn: Lsn): void {
+    this.end('NATS has lost records of it');
+    this.#lostAfterLsn = afterLsn;
   }
 
   /** Reads from the last acknowledged record to the end. */
