@@ -527,6 +527,8 @@ export class NatsLog implements SharedLog {
   async #discover(stream: string, { firstLsn, origin, isFencedFirst }: Content): Promise<boolean> {
     if (firstLsn === undefined || origin === undefined) return true;
     if (firstLsn !== 1 || isFencedFirst) {
+      // Another thread may have made its row since, and what it has flushed may be removed.
+      if ((await this.#known([stream])).has(stream)) return false;
       const what =
         `Stream ${stream} is in NATS from ${isFencedFirst ? 'a fence' : `LSN ${firstLsn}`} on and has no row in journal_checkpoints: nobody can tell what ` +
         'of it is counted, and it is left alone';
