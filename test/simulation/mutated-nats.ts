@@ -1,4 +1,6 @@
 /** The nats journal with the bugs of {@link NatsMutations} between it and its shard, its broker and the database. */
+import type { Checkpoint, Lsn } from '#product/core/checkpoint.js';
+import type { Clock } from '#product/core/clock.js';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
@@ -23,6 +25,8 @@ export interface NatsMutations {
   readonly purgesAll?: boolean;
   /** The whole stream goes. */
   readonly purgesWithoutSequence?: boolean;
+  /** What was committed goes after its time, though a failover may have taken the commit back since. */
+  readonly purgesTakenBack?: boolean;
   /** What a flush covers goes before its commit is known. */
   readonly purgesBeforeCommit?: boolean;
   /** What stands behind a fence is not read. */
@@ -100,16 +104,37 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
   };
 }
 
-/** The log of a shard. */
-export function mutateNatsLog(log: SharedLog, mutations: Mutations): SharedLog {
-  const { acceptBeforeRow, sentIsRefused, readsAtOnce } = mutations;
-  if (acceptBeforeRow !== true && sentIsRefused !== true && readsAtOnce !== true) return log;
+/** The log of a shard. `purge`: removes the records of a stream up to an LSN but the last one. */
+export function mutateNatsLog(
+  log: SharedLog,
+  mutations: Mutations,
+  { clock, keepSeconds }: { readonly clock: Clock; readonly keepSeconds: number },
+  purge: (stream: string, lsn: Lsn) => void,
+): SharedLog {
+  const { acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack } = mutations;
+  const isSound = [acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack].every((bug) => bug !== true);
+  if (isSound) return log;
+  let commits: { readonly stream: string; readonly lsn: Lsn; readonly dueAt: number }[] = [];
   return new Proxy(log, {
     get(target, name) {
       if (name === 'begin' && acceptBeforeRow === true) {
         return async (stream: string) => {
           const { isUnregistered: _, ...begun } = await target.begin(stream);
           return begun;
+        };
+      }
+      if (name === 'committed' && purgesTakenBack === true) {
+        return (stream: string, { lsn }: Checkpoint) => {
+          commits.push({ stream, lsn, dueAt: clock.monotonic() + 1000 * keepSeconds });
+        };
+      }
+      if (name === 'survey' && purgesTakenBack === true) {
+        return async () => {
+          const survey = await target.survey();
+          const isDue = ({ dueAt }: { readonly dueAt: number }): boolean => dueAt <= clock.monotonic();
+          for (const { stream, lsn } of commits.filter(isDue)) purge(stream, lsn);
+          commits = commits.filter((commit) => !isDue(commit));
+          return survey;
         };
       }
       if (name === 'read' && readsAtOnce === true) {
@@ -144,23 +169,37 @@ function bound(target: object, name: string | symbol): unknown {
   return typeof value === 'function' ? (value.bind(target) as unknown) : value;
 }
 
+/** Removes the records of a stream up to an LSN but the last one. */
+export function purgeTo(broker: SimulatedBroker, life: Life, stream: string, lsn: Lsn): void {
+  const records = broker.messages(stream).filter(({ data }) => !isFence(data));
+  let last: BrokerMessage | undefined;
+  let reached = 0;
+  // A copy of a committed record may be behind others.
+  for (const message of records) {
+    const { lastLsn } = decodeMessage(message.data);
+    if (lastLsn > lsn) break;
+    if (lastLsn > reached) [last, reached] = [message, lastLsn];
+  }
+  if (last === undefined) return;
+  broker
+    .connect(life)
+    .purge(stream, last.sequence)
+    .catch(() => undefined);
+}
+
 /** What flushes. */
 export function mutateNatsDatabase(
   database: ShardDatabase,
-  broker: SimulatedBroker,
-  life: Life,
   mutations: Mutations,
+  purge: (stream: string, lsn: Lsn) => void,
 ): ShardDatabase {
   if (mutations.purgesBeforeCommit !== true) return database;
-  const connection = broker.connect(life);
   return new Proxy(database, {
     get(target, name) {
       if (name !== 'flush') return bound(target, name);
       return (...args: Parameters<ShardDatabase['flush']>) => {
         const [{ stream, toLsn }] = args;
-        const records = broker.messages(stream).filter(({ data }) => !isFence(data));
-        const last = records.findLast(({ data }) => decodeMessage(data).lastLsn <= toLsn);
-        if (last !== undefined) connection.purge(stream, last.sequence).catch(() => undefined);
+        purge(stream, toLsn);
         return target.flush(...args);
       };
     },

@@ -27,7 +27,7 @@ import { Turns } from '#product/core/turns.js';
 import { connectToBroker } from './broker-connection.js';
 import type { Channel } from './channel.js';
 import { mutateIncrementLog } from './mutated-log.js';
-import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads } from './mutated-nats.js';
+import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo } from './mutated-nats.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
 import type { Clock } from '#product/core/clock.js';
 import { clockOf, Life } from './scheduler.js';
@@ -164,8 +164,7 @@ export class ShardThread {
       role,
       ...{ clock, stats, node, shard, shards, intervals },
       incrementLog,
-      database:
-        world.broker === undefined ? database : mutateNatsDatabase(database, world.broker, this.life, world.mutations),
+      database: mutateNatsDatabase(database, world.mutations, this.#purge),
       random: () => world.random.next() / 0x1_0000_0000,
       newStreamId: () => world.uuid(),
       flushIntervalMs: settings.flushIntervalMs,
@@ -199,8 +198,19 @@ export class ShardThread {
       keepSeconds: this.#node.settings.keepSeconds,
       log: this.#log,
     });
-    return mutateNatsLog(log, mutations);
+    return mutateNatsLog(
+      log,
+      mutations,
+      { clock: deps.clock, keepSeconds: this.#node.settings.keepSeconds },
+      this.#purge,
+    );
   }
+
+  /** For a bug. */
+  readonly #purge = (stream: string, lsn: number): void => {
+    const { broker } = this.#world;
+    if (broker !== undefined) purgeTo(broker, this.life, stream, lsn);
+  };
 
   #connect(clock: Clock): ShardConnection {
     const connect = async (): Promise<SimulatedSession> => {

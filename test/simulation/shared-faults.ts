@@ -34,7 +34,9 @@ const BROKER_KINDS = [
 export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number];
 
 /** The longest time between the last state that a standby has and the end of the primary, in ms. */
-export const STANDBY_LAG_MAX_MS = 1000;
+const STANDBY_LAG_MAX_MS = 1000;
+/** The same where the journal is in a broker, which keeps committed records for longer. */
+export const BROKER_STANDBY_LAG_MAX_MS = 300;
 
 /** The faults of one history. */
 export class SharedFaults {
@@ -113,7 +115,8 @@ export class SharedFaults {
         if (broker !== undefined && this.#isFailingOver) return;
         this.#isFailingOver = true;
         const [tables, at] = [database.snapshot(), this.#world.scheduler.now];
-        this.#later(random.below(random.pick([10, 50, STANDBY_LAG_MAX_MS])), () => this.#loseDatabase(tables, at));
+        const lagMaxMs = broker === undefined ? STANDBY_LAG_MAX_MS : BROKER_STANDBY_LAG_MAX_MS;
+        this.#later(random.below(random.pick([10, 50, lagMaxMs])), () => this.#loseDatabase(tables, at));
         return;
       }
       case 'connections-silent':

@@ -13,7 +13,7 @@ import { ClientRequest, type Attempt, type ExpectedCounter, Violation } from './
 import type { HistoryResult } from './history.js';
 import type { Mutations } from './mutations.js';
 import { Life } from './scheduler.js';
-import { SharedFaults, STANDBY_LAG_MAX_MS } from './shared-faults.js';
+import { SharedFaults, BROKER_STANDBY_LAG_MAX_MS } from './shared-faults.js';
 import { sharedPlan, WINDOW_HOURS, type SharedJournal, type SharedPlan } from './shared-settings.js';
 import { SimulatedNode } from './simulated-node.js';
 import { SimulatedPruner } from './simulated-pruner.js';
@@ -80,7 +80,7 @@ class SharedHistory {
     this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan.takeoverMs);
     const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
     // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
-    const keepSeconds = keepsLonger ? (2 * STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
+    const keepSeconds = keepsLonger ? (2 * BROKER_STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
     this.#plan = { ...plan, settings: { ...plan.settings, keepSeconds } };
     this.#servers = this.#plan.roles.map((role) => ({
       nodeId: this.#world.uuid(),
