@@ -31,6 +31,8 @@ import { decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin 
 
 const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
+/** So many looks in a row, over 375 ms or more, that lack even the last acknowledged record: it is lost. */
+const EMPTY_LOOKS_MIN = 5;
 /** Messages that are read at a time behind the last acknowledged record. There are seldom more than two. */
 const LOOK_MESSAGES = 16;
 
@@ -76,8 +78,8 @@ interface Sending {
   isInDoubt: boolean;
   /** The broker said that the last message is another one: look before sending again. */
   mustLook: boolean;
-  /** The last look has found nothing from the last acknowledged record on. */
-  seemsLost: boolean;
+  /** So many looks in a row have found nothing from the last acknowledged record on. */
+  emptyLooks: number;
 }
 
 /** The writer of one stream. */
@@ -190,7 +192,7 @@ export class NatsWriter implements StreamWriter {
       expected: this.#endSequence,
       isInDoubt: false,
       mustLook: false,
-      seemsLost: false,
+      emptyLooks: 0,
     };
     this.#sending = sending;
     try {
@@ -219,7 +221,7 @@ export class NatsWriter implements StreamWriter {
       // There is nothing to wait for where the broker has just said what to do next.
       const isNews = isStored === 'again' && (sending.mustLook || sending.expected !== before);
       if (clock.monotonic() + (isNews ? 0 : backoffMs) >= until) {
-        if (sending.seemsLost) this.#endLost(this.#checkpointLsn);
+        if (sending.emptyLooks >= EMPTY_LOOKS_MIN) this.#endLost(this.#checkpointLsn);
         else this.end('a group of it was in doubt for too long');
         throw unknownOutcome(this.stream);
       }
@@ -260,19 +262,20 @@ export class NatsWriter implements StreamWriter {
   async #look(sending: Sending): Promise<boolean | 'again'> {
     // An attempt was not answered with success: it is settled only by what is found.
     sending.isInDoubt = true;
-    sending.seemsLost = false;
     let sight: Sight;
     try {
       sight = await this.#see(sending);
     } catch (error) {
       if (!(error instanceof JournalError) || error.code !== 'journal-unavailable') throw error;
       this.#deps.unavailable(error);
+      sending.emptyLooks = 0;
       return false;
     }
     const isFound = sight.lsn >= sending.lastLsn && !sight.isForeign;
     // What one read lacks is no proof, since another server of the broker may be behind.
-    sending.seemsLost = sight.isGone && sight.lastSequence < this.#endSequence;
-    if (sending.seemsLost) return false;
+    const isEmpty = sight.isGone && sight.lastSequence < this.#endSequence;
+    sending.emptyLooks = isEmpty ? sending.emptyLooks + 1 : 0;
+    if (isEmpty) return false;
     if (sight.isFenced) this.end('another server has ended it');
     else if (sight.isForeign) this.end('it has records that this process did not write');
     else if (sight.isGone && !isFound)
