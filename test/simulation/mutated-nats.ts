@@ -119,8 +119,8 @@ export function mutateNatsLog(
     get(target, name) {
       if (name === 'begin' && acceptBeforeRow === true) {
         return async (stream: string) => {
-          const { isUnregistered: _, ...begun } = await target.begin(stream);
-          return begun;
+          const { epoch, lsn, coveredFrom, appendEpoch, time, stream: begun } = await target.begin(stream);
+          return { stream: begun, epoch, lsn, coveredFrom, appendEpoch, time };
         };
       }
       if (name === 'committed' && purgesTakenBack === true) {

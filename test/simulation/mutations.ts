@@ -151,11 +151,12 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
     mutations: { fenceReplyEnds: true, neverReopens: true },
     from: 35,
   },
+  { name: 'a reader that stops at a fence', mutations: { stopsAtFence: true }, from: 147 },
   { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 147 },
   {
     name: 'a tombstone that goes before the records of its stream',
     mutations: { dropsTombstoneEarly: true },
-    from: 8,
+    from: 147,
   },
   {
     name: 'a retired row that keeps covered_from',

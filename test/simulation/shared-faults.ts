@@ -1,7 +1,6 @@
 /** The faults of a history with a journal that others can reach. Each history has only a few kinds, chosen by its seed. */
 import type { Tables } from './database/tables.js';
 import type { Life } from './scheduler.js';
-import type { SimulatedBroker } from './simulated-broker.js';
 import type { SimulatedNode } from './simulated-node.js';
 import type { World } from './world.js';
 
@@ -146,7 +145,7 @@ export class SharedFaults {
       case 'broker-full':
       case 'broker-slow':
       case 'broker-replies-lost':
-        if (broker !== undefined) this.#strikeBroker(kind, broker);
+        this.#strikeBroker(kind);
         return;
       case 'server-without-database':
         node.isCutFromDatabase = true;
@@ -160,8 +159,9 @@ export class SharedFaults {
     }
   }
 
-  #strikeBroker(kind: SharedFaultKind, broker: SimulatedBroker): void {
-    const { random } = this.#world;
+  #strikeBroker(kind: 'broker-gone' | 'broker-full' | 'broker-slow' | 'broker-replies-lost'): void {
+    const { random, broker } = this.#world;
+    if (broker === undefined) return;
     switch (kind) {
       case 'broker-gone':
         broker.isGone = true;
