@@ -1,17 +1,23 @@
 /**
  * Runs the parts of the test suite in order, says how long each took, and stops at the first that fails.
  *
- *     node dist-test/test/run.js                   every part that has tests
- *     node dist-test/test/run.js another-system    what may behave differently on another system
- *     node dist-test/test/run.js unit config       of one part, the files whose path holds "config"
+ *     node dist-test/test/run.js               every part that has tests
+ *     node dist-test/test/run.js unit config   of one part, the files whose path holds "config"
  *
  * The test files of a part are found in the sources, not among the built files, where those of deleted sources stay; and
  * they are named to Node one by one, because of a folder it would run every file, those that only support tests included.
+ *
+ * The files of a part that asks for one share a PostgreSQL, in which each test makes its own database: a start takes 1.5 s of
+ * CPU. TEST_DATABASE_URL names another server instead.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
+import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
+import { silentLogger } from './support/database-connection.js';
 
 const root = join(import.meta.dirname, '..', '..');
 
@@ -19,6 +25,8 @@ interface Folder {
   readonly name: string;
   readonly fileSecondsMax: number;
   readonly concurrency: number;
+  /** Its files may share a PostgreSQL. */
+  readonly usesDatabase?: true;
   /** Run only where it is named: it needs what `npm ci` does not install, see package.json. */
   readonly isOptional?: true;
 }
@@ -27,32 +35,22 @@ interface Folder {
 const folders: readonly Folder[] = [
   { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
   // Many tests of these wait for a limit of time, or for a takeover.
-  { name: 'integration', fileSecondsMax: 300, concurrency: 3 },
-  { name: 'e2e', fileSecondsMax: 300, concurrency: 2 },
-  { name: 'fault', fileSecondsMax: 600, concurrency: 3 },
+  { name: 'integration', fileSecondsMax: 300, concurrency: 3, usesDatabase: true },
+  { name: 'e2e', fileSecondsMax: 300, concurrency: 2, usesDatabase: true },
+  { name: 'fault', fileSecondsMax: 600, concurrency: 3, usesDatabase: true },
   { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
   { name: 'packages', fileSecondsMax: 600, concurrency: 1, isOptional: true },
-];
-
-/**
- * On a second system `.ci/run` has time for these parts only, without the longest fault tests, whose subject is the same on every
- * system.
- */
-const ON_ANOTHER_SYSTEM: readonly string[] = ['unit', 'integration', 'e2e', 'fault'];
-const ONE_SYSTEM: readonly string[] = [
-  'fault/broken-builds',
-  'fault/checkpoint-rows',
-  'fault/kill-between-steps',
-  'fault/metrics-balance',
-  'fault/rebind-database',
-  'fault/streams',
 ];
 
 interface Part {
   readonly name: string;
   /** Arguments of Node; each command must end with exit code 0. They run beside each other. */
   readonly commands: readonly (readonly string[])[];
+  readonly usesDatabase?: true | undefined;
 }
+
+/** Connections of three test files at once, each with several servers. */
+const CONNECTIONS_MAX = 300;
 
 function lint(): Part {
   const bin = join(root, 'node_modules');
@@ -67,13 +65,12 @@ function lint(): Part {
   };
 }
 
-function tests(folder: Folder, filters: readonly string[], without: readonly string[] = []): Part {
+function tests(folder: Folder, filters: readonly string[]): Part {
   const sources = join(root, 'test', folder.name);
   const files = (existsSync(sources) ? readdirSync(sources, { recursive: true, encoding: 'utf8' }) : [])
     .filter((file) => file.endsWith('.test.ts'))
     .map((file) => relative(root, join(root, 'dist-test', 'test', folder.name, file.replace(/\.ts$/, '.js'))))
     .filter((file) => filters.every((filter) => file.includes(filter)))
-    .filter((file) => !without.some((name) => file.endsWith(`${name}.test.js`)))
     .sort();
   const options = [
     '--test-reporter=spec',
@@ -82,7 +79,31 @@ function tests(folder: Folder, filters: readonly string[], without: readonly str
     // Where all tests of a file have passed, Node 20 sometimes never returns from closing the handles of the process.
     '--test-force-exit',
   ];
-  return { name: folder.name, commands: files.length === 0 ? [] : [['--test', ...options, ...files]] };
+  const commands = files.length === 0 ? [] : [['--test', ...options, ...files]];
+  return { name: folder.name, commands, usesDatabase: folder.usesDatabase };
+}
+
+/** Runs `task` with a PostgreSQL that ends with it, also if this process is killed. */
+async function withPostgres<Result>(task: (url: string) => Promise<Result>): Promise<Result> {
+  const dataDir = await mkdtemp(join(tmpdir(), 'summing-counters-test-'));
+  try {
+    const postgres = await startEmbeddedPostgres({ dataDir, logger: silentLogger, maxConnections: CONNECTIONS_MAX });
+    try {
+      return await task(postgres.url);
+    } finally {
+      await postgres.stop();
+    }
+  } finally {
+    await rm(dataDir, { recursive: true, force: true });
+  }
+}
+
+/** Whether the process ended with exit code 0. */
+async function succeeds(command: readonly string[], env: NodeJS.ProcessEnv): Promise<boolean> {
+  const [code] = (await once(spawn(process.execPath, command, { cwd: root, stdio: 'inherit', env }), 'exit')) as [
+    unknown,
+  ];
+  return code === 0;
 }
 
 async function run(part: Part): Promise<boolean> {
@@ -91,15 +112,13 @@ async function run(part: Part): Promise<boolean> {
     return false;
   }
   const start = performance.now();
-  const codes = await Promise.all(
-    part.commands.map(async (command): Promise<unknown> => {
-      const [code] = (await once(spawn(process.execPath, command, { cwd: root, stdio: 'inherit' }), 'exit')) as [
-        unknown,
-      ];
-      return code;
-    }),
-  );
-  const passed = codes.every((code) => code === 0);
+  const runCommands = async (env: NodeJS.ProcessEnv): Promise<boolean> =>
+    (await Promise.all(part.commands.map((command) => succeeds(command, env)))).every((succeeded) => succeeded);
+  const { env } = process;
+  const passed =
+    part.usesDatabase && (env['TEST_DATABASE_URL'] ?? '') === ''
+      ? await withPostgres((url) => runCommands({ ...env, TEST_DATABASE_URL: url }))
+      : await runCommands(env);
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   console.log(`test: ${part.name} ${passed ? 'passed' : 'FAILED'} in ${seconds} s`);
   return passed;
@@ -127,9 +146,7 @@ const optional = new Set(folders.filter(({ isOptional }) => isOptional).map(({ n
 const selected =
   chosen === undefined
     ? parts.filter(({ commands, name }) => commands.length > 0 && !optional.has(name))
-    : chosen === 'another-system'
-      ? folders.filter(({ name }) => ON_ANOTHER_SYSTEM.includes(name)).map((folder) => tests(folder, [], ONE_SYSTEM))
-      : parts.filter((part) => part.name === chosen);
+    : parts.filter((part) => part.name === chosen);
 if (selected.length === 0)
   console.error(`test: there is no part ${chosen ?? ''}; ${parts.map((p) => p.name).join(', ')}`);
 process.exitCode = selected.length > 0 && (await runInOrder(selected)) ? 0 : 1;

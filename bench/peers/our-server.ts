@@ -9,6 +9,8 @@ import { send } from '../../test/support/http.js';
 import type { Committed, Contender, RunningContender } from './contender.js';
 import { ownedDirectory, removeOwned, startOwned, type OwnedProcess } from '../processes/owned-process.js';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
+import { startBrokerCluster, type BrokerCluster } from './brokers.js';
+import { startBenchNats, type BenchNats } from '../processes/bench-nats.js';
 import { cpuTime, mainThreadMs } from '../processes/process-cost.js';
 import { projectRoot, serverMain } from '../processes/project-paths.js';
 
@@ -21,6 +23,11 @@ export const journals = {
   'file-everysec': { JOURNAL: 'file', JOURNAL_SYNC: 'everysec' },
   postgres: { JOURNAL: 'postgres' },
   'postgres-ingest': { JOURNAL: 'postgres', ROLE: 'ingest' },
+  // JOURNAL is that of its broker, or brokers.
+  nats: {},
+  'nats-ingest': { ROLE: 'ingest' },
+  // Brokers that sync each message; NATS 2.10 or later.
+  'nats-always-ingest': { ROLE: 'ingest' },
 } as const satisfies Record<string, Readonly<Record<string, string>>>;
 
 /** The name of a journal. */
@@ -29,6 +36,9 @@ export type JournalName = keyof typeof journals;
 /** The names of all journals. */
 // Object.keys of the table above, which has no other members.
 export const journalNames = Object.keys(journals) as readonly JournalName[];
+
+/** Those of one server alone, without a broker. */
+export const singleServerJournals = journalNames.filter((name) => !name.endsWith('-ingest') && name !== 'nats');
 
 /** The server with a journal. `env` overrides the defaults. */
 export function ourServer(journal: JournalName, env: Readonly<Record<string, string>> = {}): Contender {
@@ -91,20 +101,30 @@ async function startOurServer(
   env: Readonly<Record<string, string>>,
 ): Promise<RunningContender> {
   const dataDir = await ownedDirectory();
-  const given = journals[journal].JOURNAL === 'postgres' ? await startGivenPostgres() : undefined;
+  const given = /^(postgres|nats)/.test(journal) ? await startGivenPostgres() : undefined;
+  const brokers = await startBrokersOf(journal);
   const start = (settings: Readonly<Record<string, string>>, directory: string): Promise<OwnedProcess> =>
     startOwned({
       name,
       command: process.execPath,
       args: [serverMain],
       // An empty value means unset: the environment of the benchmark must not choose another database.
-      env: { DATABASE_URL: given?.url ?? '', ...settings, ...env, PORT: '0', DATA_DIR: directory, LOG_LEVEL: 'info' },
+      env: {
+        DATABASE_URL: given?.url ?? '',
+        ...brokers?.env,
+        ...settings,
+        ...env,
+        PORT: '0',
+        DATA_DIR: directory,
+        LOG_LEVEL: 'info',
+      },
       ready: /"msg":"Ready"/,
     });
   const server = await start(journals[journal], dataDir);
   const rollUpDir = await ownedDirectory();
-  const rollUp =
-    journal === 'postgres-ingest' ? await start({ JOURNAL: 'postgres', ROLE: 'roll-up' }, rollUpDir) : undefined;
+  const rollUp = journal.endsWith('-ingest')
+    ? await start({ ...journals[journal], ROLE: 'roll-up' }, rollUpDir)
+    : undefined;
   const address = firstMatch(server.output, /"msg":"Listening on ([^"]+)"/);
   const database =
     given === undefined ? await connectToEmbedded(dataDir) : await connectTo({ connectionString: given.url });
@@ -115,7 +135,7 @@ async function startOurServer(
     build: /uWebSockets\.js [^"]*/.exec(server.output)?.[0],
     cost: () => {
       const { ownMs, descendantsMs } = cpuTime(server.pid);
-      const serverMs = ownMs + (rollUp === undefined ? 0 : cpuTime(rollUp.pid).ownMs);
+      const serverMs = ownMs + (rollUp === undefined ? 0 : cpuTime(rollUp.pid).ownMs) + (brokers?.costMs() ?? 0);
       const databaseMs = given === undefined ? descendantsMs : totalCpuMs(given.pid);
       return { serverMs, mainThreadMs: mainThreadMs(server.pid), databaseMs };
     },
@@ -137,10 +157,17 @@ async function startOurServer(
       await database.end();
       await server.stop();
       await rollUp?.stop();
+      await brokers?.stop();
       await given?.stop();
       for (const directory of [dataDir, rollUpDir]) await removeOwned(directory);
     },
   };
+}
+
+/** One broker, or a cluster of them; undefined with a journal that needs none. */
+async function startBrokersOf(journal: JournalName): Promise<BenchNats | BrokerCluster | undefined> {
+  if (journal === 'nats') return startBenchNats();
+  return journal.startsWith('nats') ? startBrokerCluster(journal === 'nats-always-ingest') : undefined;
 }
 
 /** A PostgreSQL of the benchmark's own, with the settings of the embedded one. */

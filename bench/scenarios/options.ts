@@ -4,9 +4,10 @@
 import { parseArgs } from 'node:util';
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import type { LoadGenerator } from '../load/load-generator.js';
-import { journalNames, type JournalName } from '../peers/our-server.js';
+import { journalNames, singleServerJournals, type JournalName } from '../peers/our-server.js';
 import { runsFile } from '../report/record.js';
 import { scenarioNamed, scenarios, type Scenario } from './scenario.js';
+import { hasNatsServer } from '../processes/bench-nats.js';
 import { hasWrk, wrkGenerator } from '../load/wrk.js';
 
 /** The options of a run in turns. */
@@ -32,7 +33,7 @@ export const usage = `Options:
   --seconds N         of load a turn, default 10
   --warm-up N         seconds of load before the first turn, default 5
   --connections N     instead of the scenario's own
-  --journals A,B      ${journalNames.join(', ')}; default all but the last
+  --journals A,B      ${journalNames.join(', ')}; default ${singleServerJournals.join(', ')}
   --generator NAME    wrk or autocannon; default wrk if it is installed
   --watched           each server also with two open dashboards and a scrape a second
   --smoke             a few seconds in all, exact sums, no figures kept
@@ -50,7 +51,7 @@ export function readOptions(args: readonly string[]): RunOptions | 'help' {
       seconds: { type: 'string', default: '10' },
       'warm-up': { type: 'string', default: '5' },
       connections: { type: 'string' },
-      journals: { type: 'string', default: journalNames.slice(0, -1).join(',') },
+      journals: { type: 'string', default: singleServerJournals.join(',') },
       generator: { type: 'string', default: hasWrk() ? 'wrk' : 'autocannon' },
       smoke: { type: 'boolean', default: false },
       watched: { type: 'boolean', default: false },
@@ -66,7 +67,7 @@ export function readOptions(args: readonly string[]): RunOptions | 'help' {
     seconds: wholeNumber('seconds', values.seconds, 1),
     warmUpSeconds: wholeNumber('warm-up', values['warm-up'], 0),
     connections: values.connections === undefined ? undefined : wholeNumber('connections', values.connections, 1),
-    journals: values.journals.split(',').map(journalNamed),
+    journals: values.journals.split(',').map(runnable),
     generator: generatorNamed(values.generator),
     smoke: values.smoke,
     watched: values.watched,
@@ -80,6 +81,14 @@ export function wholeNumber(option: string, text: string, min: number): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < min) throw new Error(`--${option} must be a whole number from ${min}.`);
   return value;
+}
+
+/** The journal with that name, if this machine has what it needs. Throws an error with a sentence otherwise. */
+function runnable(name: string): JournalName {
+  const journal = journalNamed(name);
+  if (journal.startsWith('nats') && !hasNatsServer())
+    throw new Error(`nats-server is not installed: apt-get install nats-server, or leave ${name} out of --journals.`);
+  return journal;
 }
 
 /** The journal with that name. Throws if there is none. */

@@ -1,30 +1,47 @@
 /**
  * `npm run bench:outage -- --seconds 60`: full load while the database is unavailable, then the time until all
  * acknowledged increments are committed. The benchmark holds a PostgreSQL of its own under load, which neither answers
- * nor refuses.
+ * nor refuses. With `--journal nats-ingest` an ingest server takes the load into three brokers, and a roll-up server
+ * catches up; the figures then include what the increments take in a broker.
  */
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcessByStdio } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { parseArgs } from 'node:util';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
+import { startBrokerCluster } from '../peers/brokers.js';
 import { startHeldPostgres } from '../processes/held-postgres.js';
+import { residentBytesMax } from '../processes/process-cost.js';
 import { serverMain } from '../processes/project-paths.js';
 
+const { values } = parseArgs({
+  options: {
+    seconds: { type: 'string', default: '60' },
+    journal: { type: 'string', default: 'file' },
+    increments: { type: 'string', default: '1' },
+  },
+});
+const seconds = Number(values.seconds);
+/** In each request. */
+const increments = Number(values.increments);
 const LOAD = `local n = 0
 request = function()
-  n = n + 1
-  return wrk.format("POST", "/increment", nil, '{"key:' .. (n % 1000) .. '": 1}')
+  local members = {}
+  for i = 1, ${increments} do
+    n = n + 1
+    members[i] = '"page:/articles/' .. (n % 1000) .. '": 1'
+  end
+  return wrk.format("POST", "/increment", nil, '{' .. table.concat(members, ',') .. '}')
 end
 `;
 
-const { values } = parseArgs({ options: { seconds: { type: 'string', default: '60' } } });
-const seconds = Number(values.seconds);
 const dataDir = mkdtempSync(join(tmpdir(), 'summing-counters-outage-'));
 const postgres = await startHeldPostgres();
-const env = { ...process.env, PORT: '0', DATA_DIR: dataDir, DATABASE_URL: postgres.url };
-const server = spawn(process.execPath, [serverMain], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+const brokers = values.journal === 'nats-ingest' ? await startBrokerCluster() : undefined;
+const server = start(dataDir, brokers === undefined ? {} : { ROLE: 'ingest' });
+const rollUp = brokers === undefined ? undefined : start(join(dataDir, 'roll-up'), { ROLE: 'roll-up' });
 try {
   const url = await ready();
   const load = wrk(url, seconds + 4);
@@ -32,21 +49,58 @@ try {
   postgres.hold();
   const stoppedAt = performance.now();
   await pause(seconds * 1000);
-  postgres.release();
   const heldSeconds = (performance.now() - stoppedAt) / 1000;
+  const stored = { bytes: brokers?.storedBytes() ?? 0, increments: await accepted(url) };
+  postgres.release();
+  const releasedAt = performance.now();
   const { requests, refused } = await load;
   const backAt = performance.now();
-  const committed = await waitUntilCommitted(requests - refused);
-  const rest = ((performance.now() - backAt) / 1000).toFixed(1);
+  const acknowledged = (requests - refused) * increments;
+  const committed = await waitUntilCommitted(acknowledged);
+  const [afterLoad, afterRelease] = [backAt, releasedAt].map((at) => ((performance.now() - at) / 1000).toFixed(1));
   console.log(
-    `database held for ${heldSeconds.toFixed(1)} s: ${requests} requests, ${refused} refused, ${committed} committed; ` +
-      `the last of them ${rest} s after the load ended`,
+    `database held for ${heldSeconds.toFixed(1)} s: ${requests} requests of ${increments}, ${refused} refused, ` +
+      `${committed} increments committed; the last of them ${afterLoad} s after the load ended, ${afterRelease} s after ` +
+      'the database was back',
   );
+  if (rollUp?.pid !== undefined) {
+    console.log(
+      `a broker had ${(stored.bytes / stored.increments).toFixed(1)} bytes an increment; the roll-up server had ` +
+        `${Math.round(residentBytesMax(rollUp.pid) / 2 ** 20)} MiB resident at most, the ingest server ` +
+        `${server.pid === undefined ? '?' : Math.round(residentBytesMax(server.pid) / 2 ** 20)} MiB`,
+    );
+  }
 } finally {
-  server.kill('SIGTERM');
-  await new Promise((resolve) => server.once('exit', resolve));
+  for (const child of [server, rollUp]) {
+    if (child?.exitCode !== null) continue;
+    child.kill('SIGTERM');
+    await new Promise((resolve) => child.once('exit', resolve));
+  }
+  await brokers?.stop();
   await postgres.stop();
   rmSync(dataDir, { recursive: true, force: true, maxRetries: 50 });
+}
+
+function start(
+  directory: string,
+  settings: Readonly<Record<string, string>>,
+): ChildProcessByStdio<null, Readable, null> {
+  const env = {
+    ...process.env,
+    PORT: '0',
+    DATA_DIR: directory,
+    DATABASE_URL: postgres.url,
+    ...brokers?.env,
+    ...settings,
+  };
+  return spawn(process.execPath, [serverMain], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+}
+
+/** How many increments the server has acknowledged since its start. */
+async function accepted(url: string): Promise<number> {
+  const metrics = await (await fetch(`${url}/metrics`)).text();
+  const values = metrics.matchAll(/^summing_counters_increments_accepted_total\{[^}]*\} (\d+)$/gm);
+  return Array.from(values, ([, value]) => Number(value)).reduce((sum, value) => sum + value, 0);
 }
 
 function ready(): Promise<string> {
@@ -88,7 +142,8 @@ async function waitUntilCommitted(acknowledged: number): Promise<number> {
         text: 'select coalesce(sum(sum), 0)::text as sum from counters',
       });
       const committed = Number(row?.sum ?? 0);
-      if (committed > acknowledged + 128) throw new Error(`${committed} counted, ${acknowledged} acknowledged`);
+      if (committed > acknowledged + 128 * increments)
+        throw new Error(`${committed} counted, ${acknowledged} acknowledged`);
       if (committed >= acknowledged) return committed;
       await pause(50);
     }

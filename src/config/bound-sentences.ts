@@ -31,6 +31,7 @@ export function boundSentences(config: Config): BoundSentences {
   };
 }
 
+/** With a comma between thousands. The formatter of the runtime takes 30 ms to load. */
 function grouped(count: number): string {
-  return count.toLocaleString('en-US');
+  return String(count).replace(/\B(?=(\d{3})+$)/g, ',');
 }

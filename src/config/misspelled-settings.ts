@@ -27,21 +27,28 @@ function nearest(name: string, known: ReadonlySet<string>): string | undefined {
   for (const variable of known) {
     const most = variable.length >= LONG_NAME_LETTERS ? 2 : 1;
     if (Math.abs(variable.length - name.length) > most) continue;
-    const distance = editDistance(variable, name);
+    const distance = editDistance(variable, name, most);
     if (distance <= most && distance < (best?.distance ?? Infinity)) best = { variable, distance };
   }
   return best?.variable;
 }
 
-/** How many characters must be inserted, removed or replaced to make one text of the other (Levenshtein). */
-function editDistance(one: string, other: string): number {
+/**
+ * How many UTF-16 units must be inserted, removed or replaced to make one text of the other (Levenshtein). A number above `most`
+ * where it is above that: most pairs are told apart by their first letters, and each start compares thousands.
+ */
+function editDistance(one: string, other: string, most: number): number {
   let above = Array.from({ length: other.length + 1 }, (_, at) => at);
-  for (const [row, letter] of Array.from(one).entries()) {
+  for (let row = 0; row < one.length; row += 1) {
     const current = [row + 1];
-    for (const [column, otherLetter] of Array.from(other).entries()) {
-      const replaced = (above[column] ?? 0) + (letter === otherLetter ? 0 : 1);
-      current.push(Math.min(replaced, (above[column + 1] ?? 0) + 1, (current[column] ?? 0) + 1));
+    let least = row + 1;
+    for (let column = 0; column < other.length; column += 1) {
+      const replaced = (above[column] ?? 0) + (one[row] === other[column] ? 0 : 1);
+      const distance = Math.min(replaced, (above[column + 1] ?? 0) + 1, (current[column] ?? 0) + 1);
+      current.push(distance);
+      least = Math.min(least, distance);
     }
+    if (least > most) return least;
     above = current;
   }
   return above[other.length] ?? 0;

@@ -5,9 +5,10 @@
  * thread goes through the event loop of the main thread: a thread that ends would lose its last lines, and a busy main
  * thread would delay them.
  */
+import { createRequire } from 'node:module';
 import { isatty } from 'node:tty';
 import { destination, pino, stdSerializers, type DestinationStream, type LoggerOptions } from 'pino';
-import { PinoPretty } from 'pino-pretty';
+import type * as pinoPretty from 'pino-pretty';
 import { causesOf, reasonsOf } from './errors.js';
 
 /** Least severe level that is written, as pino names it. */
@@ -85,7 +86,8 @@ function framesOf(error: unknown): string {
 }
 
 function openStandardOutput(): DestinationStream {
-  return isatty(standardOutput)
-    ? PinoPretty({ sync: true, destination: standardOutput, ignore: 'hostname,pid' })
-    : destination({ fd: standardOutput, sync: true });
+  if (!isatty(standardOutput)) return destination({ fd: standardOutput, sync: true });
+  // Every thread would load it at its start, and few have a terminal.
+  const { PinoPretty } = createRequire(import.meta.url)('pino-pretty') as typeof pinoPretty;
+  return PinoPretty({ sync: true, destination: standardOutput, ignore: 'hostname,pid' });
 }

@@ -46,10 +46,11 @@ select id, flushes from (
 order by id
 on conflict (id) do update set alive_at = now()`;
 
-/** All streams that are not retired: as SURVEY_STREAMS. */
+/** All streams that are not retired: as SURVEY_STREAMS, and for how long their writers have shown no life. */
 export const SURVEY_NATS_STREAMS = `
 select c.stream::text, c.epoch::text, c.lsn::text, c.owner::text, coalesce(c.node::text, '') as node, coalesce(c.shard, 0) as shard,
        coalesce(${isAlive('o')}, false) as is_owned, coalesce(${isAlive('w')}, false) as is_written,
+       extract(epoch from clock_timestamp() - w.alive_at)::float8 * 1000 as silent_ms,
        coalesce(c.owner = s.flusher, false) as self_flushed,
        (select count(*)::int from journal_heartbeats f where flushes and ${isAlive('f')}) as flushers
 from journal_checkpoints c

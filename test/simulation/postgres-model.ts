@@ -29,7 +29,7 @@ import { FLUSHES, ownerStatements } from './database/owner-statements.js';
 import { prunerStatements } from './database/pruner-statements.js';
 import { SimulatedSession } from './database/session.js';
 import { type Plan, rowLock, type Server, type StatementMeaning } from './database/statement.js';
-import { add, copyTables, newTables, type Tables } from './database/tables.js';
+import { add, copyTables, newTables, type Tables, type UncoveredRow } from './database/tables.js';
 import { takingStatements } from './database/taking-statements.js';
 import { Transaction } from './database/transaction.js';
 import { refusal, type Row } from './database/values.js';
@@ -205,6 +205,12 @@ export class PostgresModel implements Server {
     for (const [key, amount] of sums) add(counters, key, amount);
     this.committed({ stream: undefined, epoch: 0, from: 0, to: 0, sums, uncovered: [] });
     return true;
+  }
+
+  /** Somebody keeps increments of a stream that has no row. */
+  putAside(rows: readonly UncoveredRow[]): void {
+    this.tables.uncovered.push(...rows);
+    this.committed(undefined);
   }
 
   /** Takes a statement from a session; settles its promise. */

@@ -1,15 +1,19 @@
-/** Runs one history again and shows its steps. */
+/** Runs one history or walk again and shows its steps. */
 import { runHistory } from './history.js';
 import type { Mutations } from './mutations.js';
+import type { QueueWalkMutations } from './queue-walk/queue-mutations.js';
+import { queueWalk, type QueueWalkResult } from './queue-walk/queue-walk.js';
 import { runSharedHistory } from './shared-history.js';
 
 const TRACE_LINES = 80;
 
-/** Histories by the journal of their servers. */
+/** Histories by the journal of their servers; those of sqs are walks. */
 export const HISTORIES = {
   file: runHistory,
   postgres: runSharedHistory,
   nats: (seed: number, mutations?: Mutations, trace?: string[]) => runSharedHistory(seed, mutations, trace, 'nats'),
+  sqs: (seed: number, mutations: QueueWalkMutations = {}, trace?: string[]): Promise<QueueWalkResult> =>
+    queueWalk(seed, mutations, {}, trace),
 } as const;
 
 /** A journal that has histories. */

@@ -91,7 +91,8 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
     groupBytesMax: random.pick([150, 1000, 1 << 20]),
     windowHours: WINDOW_HOURS,
     intervals: {
-      aliveMs,
+      signsApartMs: (7 * aliveMs) / 12,
+      growthCountsMs: (9 * aliveMs) / 12,
       firstSightMs: (7 * aliveMs) / 12,
       listMs: random.pick([20, 100]),
       checkedMs: random.pick([200, 1000]),

@@ -1,9 +1,10 @@
 /**
  * A PostgreSQL for the tests of one process, and a fresh database in it for each test.
  *
- * By default an embedded PostgreSQL in a temporary directory, started at the first call and stopped after the last
- * test; if the process is killed, the kernel stops it. TEST_DATABASE_URL names another server instead, to run the same
- * tests on another version; the role must be allowed to create databases.
+ * TEST_DATABASE_URL names its server: `test/run.ts` starts one for all files of a part, an operator may give another, to run
+ * the same tests on another version; the role must be allowed to create databases. Without it, an embedded PostgreSQL in a
+ * temporary directory is started at the first call and stopped after the last test; if the process is killed, the kernel
+ * stops it.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';

@@ -55,16 +55,14 @@ export class NatsServer {
     return this.#child?.pid;
   }
 
-  /** Starts the process; settles when it listens. */
-  async start(): Promise<void> {
+  /** Starts the process; settles when it listens. `configuration`: for this time in place of its own. */
+  async start(configuration = this.#configuration): Promise<void> {
     const file = join(this.directory, 'server.conf');
     const lines = [
       'host: 127.0.0.1',
       `port: ${this.port}`,
-      ...(this.#configuration.includes('jetstream')
-        ? []
-        : [`jetstream { store_dir: "${join(this.directory, 'store')}" }`]),
-      this.#configuration.replaceAll('DIRECTORY', this.directory),
+      ...(configuration.includes('jetstream') ? [] : [`jetstream { store_dir: "${join(this.directory, 'store')}" }`]),
+      configuration.replaceAll('DIRECTORY', this.directory),
     ];
     await writeFile(file, `${lines.join('\n')}\n`);
     const child = spawn('nats-server', ['-c', file], {

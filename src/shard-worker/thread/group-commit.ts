@@ -11,7 +11,7 @@
  */
 import type { Refusal } from '../../core/bounds.js';
 import { JournalError } from '../../core/errors.js';
-import type { Lsn } from '../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import {
   incrementEnd,
   keyBytesAt,
@@ -45,7 +45,10 @@ export interface GroupTarget extends IdempotencyMemory {
   isStale(generation: number): boolean;
   /** Most bytes of a group; undefined: any number. */
   readonly groupBytesMax?: number | undefined;
-  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn>;
+  /** The largest time of the database that the shard has heard; undefined where `append` finds it by itself. */
+  readonly heardTime?: DatabaseTime;
+  /** `heardTime`: that of when the oldest batch of the group came. An idempotent request is not younger than the time that its record carries. */
+  append(group: readonly RecordBytes[], heardTime?: DatabaseTime): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
   /** So many idempotent requests are answered as replays. */
@@ -64,6 +67,8 @@ type Admission = Refusal | undefined | Uint8Array;
 interface Waiting {
   readonly port: number;
   readonly message: BatchMessage;
+  /** See {@link GroupTarget.heardTime}. */
+  readonly heardTime: DatabaseTime | undefined;
 }
 
 /** The loop between ports and journal. */
@@ -84,7 +89,7 @@ export class GroupCommit {
   start(): void {
     for (const [index, port] of this.#ports.entries()) {
       port.listen((message) => {
-        this.#waiting.push({ port: index, message });
+        this.#wait(index, message);
         this.#commitAll();
       });
     }
@@ -150,9 +155,13 @@ export class GroupCommit {
       for (;;) {
         const message = port.receive();
         if (message === undefined) break;
-        this.#waiting.push({ port: index, message });
+        this.#wait(index, message);
       }
     }
+  }
+
+  #wait(port: number, message: BatchMessage): void {
+    this.#waiting.push({ port, message, heardTime: this.#target.heardTime });
   }
 
   #takeGroup(): Waiting[] {
@@ -210,7 +219,8 @@ export class GroupCommit {
         this.#succeed(taken, refusals);
         return undefined;
       }
-      lsn = this.#target.append(records);
+      // They wait in the order in which they came, and the time that is heard never goes back.
+      lsn = this.#target.append(records, taken[0]?.heardTime);
     } catch (error) {
       this.#refuse(taken, refusals, error);
       return undefined;

@@ -51,6 +51,8 @@ const ROUND_MS = 1000;
 /** While the database is unavailable. */
 const RETRY_MS = 300;
 const LIFE_INTERVAL_MS = 3000;
+/** Records without increments, in place of a sign of life that the database does not take. Lists of subjects must see them in time. */
+const BEATS_A_SIGN = 3;
 /** How often the writer of a stream asks for its row, and what time it is there. One that does not flush needs its checkpoint. */
 const ASK_INTERVAL_MS = 60_000;
 const ASK_CHECKPOINT_INTERVAL_MS = 1000;
@@ -154,6 +156,8 @@ export class SharedShard implements GroupTarget {
   #time: DatabaseTime = 0;
   /** Streams that this server has written and writes no more: up to which LSN they hold what it acknowledged. */
   readonly #left = new Map<string, Lsn>();
+  /** Streams that this thread has written and writes no more, until they have ended. */
+  readonly #unwritten = new Set<string>();
   /** Streams of earlier runs are known. */
   #hasSurveyed = false;
   #hasBegun = false;
@@ -215,7 +219,7 @@ export class SharedShard implements GroupTarget {
       waits: { contactMs: this.#intervals.contactMs, freeMaxMs: this.#intervals.freeMaxMs },
       // A stream that was begun without its row is flushed like that of another thread.
       isWrittenHere: (stream) => stream === this.#own?.writer.stream && this.#own.flusher !== undefined,
-      isLeft: (stream) => this.#left.has(stream),
+      isLeft: (stream) => this.#left.has(stream) || this.#unwritten.has(stream),
       surveyed: ({ streams }) => {
         this.#noteSurvey(streams);
       },
@@ -277,7 +281,11 @@ export class SharedShard implements GroupTarget {
     return generation !== this.#stats[STAT.generation];
   }
 
-  append(group: readonly RecordBytes[]): Promise<Lsn> {
+  get heardTime(): DatabaseTime {
+    return this.#time;
+  }
+
+  append(group: readonly RecordBytes[], heardTime = this.#time): Promise<Lsn> {
     const own = this.#own;
     if (this.#state === 'failed') throw new JournalError('journal-fenced', 'The shard has failed and ends.');
     if (own === undefined || own.writer.isOver) {
@@ -285,7 +293,7 @@ export class SharedShard implements GroupTarget {
       throw new JournalError('journal-unavailable', `The shard has no stream in ${this.#deps.incrementLog.place} now.`);
     }
     this.#appendingTo = own;
-    this.#groupTime = this.#time;
+    this.#groupTime = heardTime;
     return this.#append(own, group);
   }
 
@@ -517,7 +525,7 @@ export class SharedShard implements GroupTarget {
     const lsn = await own.writer.beat?.(time);
     if (lsn === undefined) return;
     if (own === this.#own && own.flusher !== undefined) own.pendingSums.apply(lsn, NO_ENTRIES, 0, 0, time);
-    this.#beatDueAt = this.#deps.clock.monotonic() + this.#intervals.lifeMs;
+    this.#beatDueAt = this.#deps.clock.monotonic() + this.#intervals.lifeMs / BEATS_A_SIGN;
     this.#noticeAvailable();
   }
 
@@ -660,6 +668,7 @@ export class SharedShard implements GroupTarget {
       const survey = listed.get(stream);
       if (survey === undefined || survey.lsn >= lsn) this.#left.delete(stream);
     }
+    for (const stream of this.#unwritten) if (!listed.has(stream)) this.#unwritten.delete(stream);
   }
 
   /** Whether reads see everything that this server has acknowledged. */
@@ -748,6 +757,8 @@ export class SharedShard implements GroupTarget {
     const { stream, endLsn, lostAfterLsn } = own.writer;
     // Also where it was left before a group that was under way turned out to be in the log.
     this.#left.set(stream, endLsn);
+    // No survey tells when one without a row has ended.
+    if (own.isCovered) this.#unwritten.add(stream);
     if (this.#own !== own) return;
     this.#own = undefined;
     // A failover may have taken back what it holds, whether or not this thread finds that out.

@@ -73,7 +73,7 @@ test('the end of an idle session by the server is reported once, and ends nothin
       });
     });
     await other.query({
-      text: `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'idle'`,
+      text: `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'idle' and datname = current_database()`,
     });
     await lost;
     assert.equal(idle.lost, true);

@@ -135,7 +135,7 @@ test('after the end of its session the store reads again', async () => {
   const observer = await connectTo(database.url);
   try {
     await observer.query({
-      text: `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reader'`,
+      text: `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reader' and datname = current_database()`,
     });
   } finally {
     await observer.close();

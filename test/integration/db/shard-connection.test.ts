@@ -60,7 +60,7 @@ async function withShard(name: string, body: (watched: Watched) => Promise<void>
 
 async function sessionsOf(name: string): Promise<number> {
   const [row] = await observer.query<{ count: number }>({
-    text: `select count(*)::int as count from pg_stat_activity where application_name = $1`,
+    text: `select count(*)::int as count from pg_stat_activity where application_name = $1 and datname = current_database()`,
     values: [name],
   });
   return row?.count ?? 0;

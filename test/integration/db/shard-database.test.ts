@@ -216,7 +216,8 @@ test('a taking whose decision throws changes nothing, and the next statements ru
   assert.equal((await claimsOf(stream)).length, 1);
   assert.equal(commits, 0);
   const [open] = await observer.query<{ open: boolean }>({
-    text: `select bool_or(state like 'idle in transaction%') as open from pg_stat_activity where application_name = 'shard'`,
+    text: `select bool_or(state like 'idle in transaction%') as open from pg_stat_activity
+           where application_name = 'shard' and datname = current_database()`,
   });
   assert.equal(open?.open, false);
 });

@@ -6,7 +6,7 @@ import { connect } from '@nats-io/transport-node';
 import { emptyRecord, encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, problemCode, send } from '../../support/http.js';
+import { increment, send } from '../../support/http.js';
 import { incrementRecord } from '../../support/journal-fixtures.js';
 import { scrape } from '../../support/metrics.js';
 import { NatsServer, natsServerMissing } from '../../support/nats-server.js';
@@ -244,51 +244,6 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
         assert.match(output, new RegExp(`NATS_STREAM unsafe has ${reason}`));
     } finally {
       await session.close();
-    }
-  });
-});
-
-describe('access to NATS', { skip: natsServerMissing() }, () => {
-  let database: TestDatabase;
-  before(async () => {
-    database = await createTestDatabase();
-  });
-  after(() => database.drop());
-
-  test('a user and a password are given, and never logged; a wrong one ends the start', async () => {
-    const access = 'authorization { user: counters, password: "s3cret-pa55" }';
-    const broker = await NatsServer.start(access);
-    const env = { DATABASE_URL: database.url, LOG_LEVEL: 'debug' };
-    try {
-      const server = await startServer({ env: { ...env, JOURNAL: `nats://counters:s3cret-pa55@${broker.address}` } });
-      assertCreated(await increment(server.url, { allowed: 1 }));
-      assert.equal((await server.stop()).code, 0);
-      assert.ok(!server.output.includes('s3cret-pa55'), server.output);
-      await server.dispose();
-      const refused = await refusedStart({ ...env, JOURNAL: `nats://counters:wr0ng@${broker.address}` });
-      assert.equal(refused.code, 78, refused.output);
-      assert.match(refused.output, /The broker refuses the server/);
-      assert.ok(!refused.output.includes('wr0ng'), refused.output);
-    } finally {
-      await broker.dispose();
-    }
-  });
-
-  test('a start without the broker waits for it', async () => {
-    const broker = await NatsServer.start();
-    await broker.stop();
-    const server = await startServer({
-      env: { DATABASE_URL: database.url, JOURNAL: broker.journal },
-      until: 'The start waits for the broker of the journal',
-    });
-    try {
-      assert.equal(problemCode(await increment(server.url, { early: 1 })), 'starting');
-      await broker.start();
-      await eventually('a start', async () => (await increment(server.url, { late: 1 })).status === 202);
-    } finally {
-      await server.stop();
-      await server.dispose();
-      await broker.dispose();
     }
   });
 });

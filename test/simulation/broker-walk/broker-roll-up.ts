@@ -33,6 +33,8 @@ interface Held {
   records: readonly WalkRecord[];
   /** Of the last message that it has read. */
   lastSequence: number;
+  /** The sequence with which it has begun to read, until it has read what is before; 0: there is nothing. */
+  leftOutTo: number;
   /** It has read the stream to its end at least once. */
   isRead: boolean;
   /** It has read a fence, and no record behind it. */
@@ -127,11 +129,12 @@ export class BrokerRollUp {
   }
 
   async #endOrTouch(session: SimulatedSession, held: Held): Promise<void> {
-    const { retiresUnfenced, retiresUnflushed, touchesAtEnd } = this.#mutations;
+    const { retiresUnfenced, retiresUnflushed, touchesAtEnd, neverReadsLeftOut } = this.#mutations;
     const isFlushed = held.records.length === 0 || retiresUnflushed === true;
     if (touchesAtEnd === true && held.isRead && held.records.length === 0) await this.#touchAtEnd(session, held);
     if (!this.#isCareful && this.#world.random.below(this.#endOneIn) > 0) return;
     const isEnded = held.isFenced || (held.isRead && retiresUnfenced === true);
+    if (isEnded && held.leftOutTo > 0 && neverReadsLeftOut !== true) return this.#readLeftOut(held);
     if (isEnded && isFlushed) return this.#retire(session, held);
     if (!held.isFenced) await this.#fence(held);
   }
@@ -188,18 +191,24 @@ export class BrokerRollUp {
     const [row] = isLeft ? [] : await take();
     await run(row === undefined ? owner.ROLL_BACK_TAKING : owner.COMMIT_TAKING);
     if (this.life.isOver) return;
-    if (row !== undefined) this.#hold(stream, row, isMissing ? 'makes' : isRetired ? 'opens' : 'takes');
+    if (row !== undefined) this.#hold(stream, row, isMissing ? 'makes' : isRetired ? 'opens' : 'takes', messages);
   }
 
-  #hold(stream: string, row: Row, how: string): void {
+  #hold(stream: string, row: Row, how: string, messages: readonly PlacedMessage[]): void {
     const [lsn, epoch] = [Number(row['lsn']), Number(row['epoch'])];
+    const { readsFromFirst } = this.#mutations;
+    const begin =
+      readsFromFirst === true
+        ? 0
+        : (messages.findLast(({ isFence, lastLsn }) => !isFence && lastLsn <= lsn)?.sequence ?? 0);
     this.#held.set(stream, {
       stream,
       epoch,
       coveredFrom: Number(row['covered_from']),
       lsn,
       records: [],
-      lastSequence: 0,
+      lastSequence: Math.max(0, begin - 1),
+      leftOutTo: begin,
       isRead: false,
       isFenced: false,
       hasGap: false,
@@ -214,6 +223,10 @@ export class BrokerRollUp {
     if (this.life.isOver || held.hasGap) return;
     for (const message of messages) {
       if (!this.#apply(held, message)) {
+        if (held.leftOutTo > 0) {
+          this.#beginAgain(held);
+          return;
+        }
         held.hasGap = true;
         this.#world.note(() => `${this.name}: LSN ${message.firstLsn} of ${stream} follows a gap`);
         return;
@@ -221,6 +234,24 @@ export class BrokerRollUp {
       held.lastSequence = message.sequence;
     }
     held.isRead = true;
+  }
+
+  /** What is before the message with which it has begun. A record that is not read yet makes it begin again. */
+  async #readLeftOut(held: Held): Promise<void> {
+    const messages = await readStream(this.#broker, this.#world.random, held.stream, 0);
+    if (this.life.isOver) return;
+    const last = held.lsn + held.records.length;
+    const before = messages.filter(({ sequence }) => sequence < held.leftOutTo);
+    if (before.some(({ isFence, lastLsn }) => !isFence && lastLsn > last)) this.#beginAgain(held);
+    else held.leftOutTo = 0;
+  }
+
+  #beginAgain(held: Held): void {
+    this.#world.note(() => `${this.name} begins again with the first message of ${held.stream}`);
+    held.leftOutTo = 0;
+    held.lastSequence = 0;
+    held.isRead = false;
+    held.isFenced = false;
   }
 
   /** Drops what it has, and stops at a gap. */

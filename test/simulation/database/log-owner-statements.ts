@@ -56,6 +56,7 @@ export function surveyOf({ server, transaction }: StatementContext, journal: 'po
           shard: row.shard,
           is_owned: isAlive(row.owner),
           is_written: isAlive(stream),
+          silent_ms: silentMs(server, stream),
           self_flushed: row.owner !== undefined && row.owner === fence?.flusher,
           flushers,
         },
@@ -63,6 +64,12 @@ export function surveyOf({ server, transaction }: StatementContext, journal: 'po
     });
   };
   return { run };
+}
+
+/** Since the last sign of life of a writer, in ms of the world; null: it has none. */
+function silentMs({ tables, clock }: Server, stream: string): number | null {
+  const row = tables.heartbeats.get(stream);
+  return row === undefined ? null : (clock.now() - row.aliveAt) / clock.scale.rate;
 }
 
 function byName([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number {

@@ -158,8 +158,13 @@ function refusalOf(error: unknown): StartError | undefined {
     return new StartError([
       `The broker refuses the server: ${reason}. Check user, password, token or NATS_CREDS_FILE.`,
     ]);
+  if (name === 'NKeysError' || reason.includes('unable to parse credentials'))
+    return new StartError([`NATS_CREDS_FILE does not hold a JWT and its seed: ${reason}.`]);
   const systemCode = error instanceof Error && 'code' in error ? String(error.code) : '';
-  if (/CERT|^ERR_TLS|^ERR_SSL|VERIFY/.test(systemCode) || (/tls/i.test(reason) && name === 'InvalidArgumentError'))
+  if (
+    /CERT|^ERR_TLS|^ERR_SSL|VERIFY/.test(systemCode) ||
+    (/tls/i.test(reason) && /^(InvalidArgument|Connection)Error$/.test(name))
+  )
     return new StartError([`The broker cannot be reached by TLS: ${reason}. Check NATS_TLS_CA_FILE and JOURNAL.`]);
   const code = codeOf(error);
   if (code !== undefined && (VERDICTS.includes(code) || statusOf(error) === 400))

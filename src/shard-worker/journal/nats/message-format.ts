@@ -170,3 +170,14 @@ function originOf(view: DataView): MessageOrigin {
 function corrupt(why: string): JournalError {
   return new JournalError('journal-corrupt', `A message cannot be read: ${why}.`);
 }
+
+/** The group of a message; undefined, after a call, where it cannot be read. */
+export function decodedOr(data: Uint8Array, unreadable: (error: JournalError) => void): RecordMessage | undefined {
+  try {
+    return decodeMessage(data);
+  } catch (error) {
+    if (!(error instanceof JournalError)) throw error;
+    unreadable(error);
+    return undefined;
+  }
+}

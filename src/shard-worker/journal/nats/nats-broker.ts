@@ -5,6 +5,8 @@
  * could not send and send it later; here a publish without a connection is refused instead, so that it certainly was not sent.
  */
 import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import type { Msg, MsgHdrs, NatsConnection } from '@nats-io/transport-node';
 import type { JetStreamManager } from '@nats-io/jetstream';
 import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
@@ -76,10 +78,27 @@ export async function connectToNats(settings: NatsSettings, name: string): Promi
     ...(user !== undefined && { user, pass: password ?? '' }),
     ...(token !== undefined && { token }),
     ...(credsFile !== undefined && { authenticator: credsAuthenticator(readFileSync(credsFile)) }),
-    ...(tls !== undefined && { tls: definedOf(tls) }),
+    ...(tls !== undefined && { tls: { ...definedOf(tls), ...identityCheck(settings.servers) } }),
   });
   const manager = await jetstreamManager(connection, { checkAPI: false, timeout: LIST_TIMEOUT_MS });
   return { connection, manager, makeHeaders: () => headers() };
+}
+
+/**
+ * The client library names no host where it connects to an address, and Node.js then expects a certificate for `localhost`. It must
+ * be for one of the addresses that are given.
+ */
+function identityCheck(servers: readonly string[]): Readonly<Record<string, unknown>> {
+  const hosts = servers.map((server) => new URL(server.includes('://') ? server : `nats://${server}`).hostname);
+  const addresses = hosts.map((host) => host.replace(/^\[|\]$/g, '')).filter((host) => isIP(host) > 0);
+  if (addresses.length === 0 || hosts.includes('localhost')) return {};
+  return {
+    checkServerIdentity: (name: string, certificate: PeerCertificate): Error | undefined => {
+      const expected = name === 'localhost' ? addresses : [name];
+      const problems = expected.map((host) => checkServerIdentity(host, certificate));
+      return problems.includes(undefined) ? undefined : problems[0];
+    },
+  };
 }
 
 /** The subject of a stream. */
@@ -120,7 +139,12 @@ export class NatsBroker implements Broker {
       const answer = await this.#request(session, subjectOf(this.#settings, stream), data, headers);
       return outcomeOf(answer);
     } catch (error) {
-      return isNotSent(error) ? { kind: 'refused', error } : { kind: 'unknown', error };
+      if (hasCause(error, 'NoResponders')) {
+        const what = `nobody answers for the stream ${this.#settings.stream}: it is not there, or has no leader now`;
+        return { kind: 'refused', error: new Error(what, { cause: error }) };
+      }
+      // The client did not send the message.
+      return { kind: hasCause(error, 'InvalidArgumentError') ? 'refused' : 'unknown', error };
     }
   }
 
@@ -194,7 +218,7 @@ export class NatsBroker implements Broker {
       this.#unanswered = 0;
       return answer;
     } catch (error) {
-      if (isTimeout(error)) this.#noticeUnanswered(session);
+      if (hasCause(error, 'TimeoutError')) this.#noticeUnanswered(session);
       throw error;
     }
   }
@@ -265,15 +289,9 @@ function outcomeOf(answer: Msg): PublishOutcome {
   return REFUSALS.includes(code) || isLimit ? { kind: 'refused', error: failure } : { kind: 'unknown', error: failure };
 }
 
-/** Nobody listens on the subject, or the client did not send the message. */
-function isNotSent(error: unknown): boolean {
-  return causesOf(error).some(
-    (cause) => cause instanceof Error && (cause.name === 'NoRespondersError' || cause.name === 'InvalidArgumentError'),
-  );
-}
-
-function isTimeout(error: unknown): boolean {
-  return causesOf(error).some((cause) => cause instanceof Error && cause.name === 'TimeoutError');
+/** Whether an error of the client library has this name, or was caused by one. */
+function hasCause(error: unknown, name: string): boolean {
+  return causesOf(error).some((cause) => cause instanceof Error && cause.name === name);
 }
 
 function unavailable(cause: unknown): JournalError {

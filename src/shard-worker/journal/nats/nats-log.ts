@@ -35,15 +35,16 @@ import type {
   TakenLogStream,
 } from '../stream-log.js';
 import type { Broker } from './broker.js';
-import { decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
+import { decodedOr, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
 import { NatsWriter, sendHello } from './nats-writer.js';
 import { PurgeSchedule } from './purge-schedule.js';
+import { GROWTH_INTERVALS, StreamGrowth, type GrowthIntervals } from './stream-growth.js';
 import { StreamReader } from './stream-reader.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 /** What a thread has in place of an append epoch that ends a stream, or writes it. */
 const ENDS = 'fence';
-const INTERVALS: NatsLogIntervals = { aliveMs: 6000, firstSightMs: 3500, listMs: 1000, checkedMs: 600_000 };
+const INTERVALS: NatsLogIntervals = { ...GROWTH_INTERVALS, listMs: 800, checkedMs: 600_000 };
 /** By how much longer the interval between two lists is for each subject. */
 const LIST_INTERVAL_A_SUBJECT_MS = 2;
 /** Most subjects that one look checks. */
@@ -52,12 +53,8 @@ const SCAN_MESSAGES = 16;
 const STREAM_NAME = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/;
 
 /** Intervals that a simulation shortens, in ms. */
-export interface NatsLogIntervals {
-  /** A subject that has not grown for so long has no living writer, as far as the broker shows. */
-  readonly aliveMs: number;
-  /** How long a subject counts as written that was not seen before: longer than from one record of an idle writer to the next. */
-  readonly firstSightMs: number;
-  /** How often the subjects are listed, beside what the number of subjects adds. */
+export interface NatsLogIntervals extends GrowthIntervals {
+  /** How often the subjects are listed, beside what the number of subjects adds. Not above the time between two surveys. */
   readonly listMs: number;
   /** How long a subject that needed nothing, and has as many messages as then, is left alone. */
   readonly checkedMs: number;
@@ -101,6 +98,8 @@ interface SurveyRow {
   readonly shard: number;
   readonly is_owned: boolean;
   readonly is_written: boolean;
+  /** Since the last sign of life of the writer; null: there is none. */
+  readonly silent_ms: number | null;
   readonly self_flushed: boolean;
   readonly flushers: number;
 }
@@ -152,17 +151,19 @@ export class NatsLog implements SharedLog {
   readonly #unregistered = new Set<string>();
   readonly #readers = new Map<string, StreamReader>();
   readonly #purges = new Map<string, PurgeSchedule>();
-  /** Messages of each subject at the last list, and when they last became more. */
-  #growth = new Map<string, { readonly messages: number; readonly grownAt: number }>();
+  readonly #growth: StreamGrowth;
   readonly #checked = new Map<string, { readonly messages: number; readonly at: number }>();
   /** The last subject that a look has checked. */
   #lastChecked: string | undefined;
   #listDueAt = Number.NEGATIVE_INFINITY;
-  #listing: Promise<void> | undefined;
+  readonly #listing = new Errand();
+  readonly #checking = new Errand();
+  readonly #purging = new Errand();
 
   constructor(deps: NatsLogDeps) {
     this.#deps = deps;
     this.#intervals = deps.intervals ?? INTERVALS;
+    this.#growth = new StreamGrowth(this.#intervals);
     this.groupBytesMax = deps.groupBytesMax;
   }
 
@@ -286,10 +287,12 @@ export class NatsLog implements SharedLog {
     );
     // The row of a stream is made before its first message. Until then it is this thread's, and nobody writes it yet.
     const begun = rows.filter(({ stream }) => stream !== this.#beginning?.begun.stream);
-    const streams = begun.map((row) => this.#surveyOf(row));
+    const now = this.#deps.clock.monotonic();
+    const streams = begun.map((row) => this.#surveyOf(row, now));
     this.#forgetReaders(streams);
-    this.#list(streams);
-    await this.#purge(streams, askedAt);
+    // Nobody waits for the broker here.
+    if (now >= this.#listDueAt) this.#runList(new Set(streams.map(({ stream }) => stream)));
+    this.#runPurge(streams, askedAt);
     return { streams, flushers: rows[0]?.flushers ?? 0 };
   }
 
@@ -360,7 +363,7 @@ export class NatsLog implements SharedLog {
   }
 
   async close(): Promise<void> {
-    await this.#listing;
+    await Promise.all([this.#listing.ended, this.#checking.ended, this.#purging.ended]);
     await Promise.all([this.#deps.appends.close(), this.#deps.reads.close()]);
     await this.#deps.statements.close();
   }
@@ -374,11 +377,11 @@ export class NatsLog implements SharedLog {
   #makeReader(stream: string, lsn: Lsn, ends: boolean): StreamReader {
     const { reads, log } = this.#deps;
     const purges = this.#purgesOf(stream);
+    // What is purged follows from what this reader reads.
+    purges.clear();
     const reader = new StreamReader(stream, lsn, ends, {
       broker: reads,
-      found: (last, sequence) => {
-        purges.noteMessage(last, sequence);
-      },
+      purges,
       unreadable: (sequence, error) => {
         const what = `Stream ${stream} has a message in NATS that cannot be read; what follows it is not counted`;
         log('error', { stream, sequence, err: error }, what);
@@ -391,7 +394,10 @@ export class NatsLog implements SharedLog {
     return reader;
   }
 
-  #surveyOf(row: SurveyRow): StreamSurvey {
+  #surveyOf(row: SurveyRow, now: number): StreamSurvey {
+    const signAt = row.silent_ms === null ? Number.NEGATIVE_INFINITY : now - row.silent_ms;
+    // Whoever has read the end of a stream knows that nobody writes it.
+    const isOver = this.#readers.get(row.stream)?.isFenced === true;
     return {
       stream: row.stream,
       epoch: Number(row.epoch),
@@ -400,15 +406,9 @@ export class NatsLog implements SharedLog {
       node: row.node,
       shard: row.shard,
       isOwned: row.is_owned,
-      isWritten: row.is_written || this.#hasGrown(row.stream),
+      isWritten: !isOver && (row.is_written || this.#growth.mayBeWritten(row.stream, signAt, now)),
       isSelfFlushed: row.self_flushed,
     };
-  }
-
-  /** A writer that cannot reach the database shows life in the broker. */
-  #hasGrown(stream: string): boolean {
-    const grownAt = this.#growth.get(stream)?.grownAt ?? Number.NEGATIVE_INFINITY;
-    return this.#deps.clock.monotonic() - grownAt < this.#intervals.aliveMs;
   }
 
   /** Other threads have taken these streams, or have ended them. */
@@ -419,31 +419,32 @@ export class NatsLog implements SharedLog {
       if (purges.isEmpty && !owned.has(stream) && this.#writer?.stream !== stream) this.#purges.delete(stream);
   }
 
-  /** Removes what was committed long enough before these rows were read, and is committed there. A later round tries again what fails. */
+  #runPurge(streams: readonly StreamSurvey[], askedAt: number): void {
+    this.#purging.run(
+      () => this.#purge(streams, askedAt),
+      (error) => {
+        this.#sayLater(error, 'Cannot remove committed records from NATS now; trying again with later ones');
+      },
+    );
+  }
+
+  /** Removes what was committed long enough before these rows were read, and is committed there. Another round removes the rest. */
   async #purge(streams: readonly StreamSurvey[], askedAt: number): Promise<void> {
     const rows = new Map(streams.map((row) => [row.stream, row]));
-    for (const [stream, purges] of this.#purges) {
+    for (const [stream, purges] of [...this.#purges]) {
       const due = purges.takeDue(askedAt, rows.get(stream));
-      if (due === undefined) continue;
-      const before = Math.min(due, this.#readers.get(stream)?.firstFence ?? due);
-      try {
-        await this.#deps.reads.purge(stream, before);
-      } catch (error) {
-        this.#sayLater(error, 'Cannot remove committed records from NATS now; trying again with later ones');
-      }
+      if (due !== undefined) await this.#deps.reads.purge(stream, due);
     }
   }
 
-  /** Looks at the subjects of the broker, beside what waits for the survey. */
-  #list(streams: readonly StreamSurvey[]): void {
-    if (this.#deps.clock.monotonic() < this.#listDueAt) return;
-    this.#listing ??= this.#lookAtSubjects(new Set(streams.map(({ stream }) => stream)))
-      .catch((error: unknown) => {
+  /** Looks at the subjects of the broker. */
+  #runList(open: ReadonlySet<string>): void {
+    this.#listing.run(
+      () => this.#lookAtSubjects(open),
+      (error) => {
         this.#sayLater(error, 'Cannot look at the subjects in NATS now; trying again');
-      })
-      .finally(() => {
-        this.#listing = undefined;
-      });
+      },
+    );
   }
 
   #sayLater(error: unknown, message: string): void {
@@ -454,10 +455,11 @@ export class NatsLog implements SharedLog {
 
   async #lookAtSubjects(open: ReadonlySet<string>): Promise<void> {
     const { clock } = this.#deps;
+    const askedAt = clock.monotonic();
     const subjects = await this.#deps.reads.streams();
     const now = clock.monotonic();
-    this.#listDueAt = now + this.#intervals.listMs + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
-    this.#noteGrowth(subjects, open, now);
+    this.#listDueAt = askedAt + this.#intervals.listMs + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
+    this.#growth.noteList(subjects, open, askedAt);
     const due: string[] = [];
     for (const [stream, messages] of fromNext(subjects, this.#lastChecked)) {
       if (open.has(stream) || !STREAM_NAME.test(stream) || stream === this.#beginning?.begun.stream) continue;
@@ -468,25 +470,21 @@ export class NatsLog implements SharedLog {
     }
     this.#lastChecked = due.at(-1);
     for (const stream of this.#checked.keys()) if (!subjects.has(stream)) this.#checked.delete(stream);
-    if (due.length === 0) return;
+    if (due.length > 0)
+      this.#checking.run(
+        () => this.#checkAll(due, subjects, now),
+        (error) => {
+          this.#sayLater(error, 'Cannot look at streams without an open row in NATS now; trying again');
+        },
+      );
+  }
+
+  async #checkAll(due: readonly string[], subjects: ReadonlyMap<string, number>, now: number): Promise<void> {
     const known = await this.#known(due);
     for (const stream of due) {
       const isDone = await this.#check(stream, known.get(stream));
       if (isDone) this.#checked.set(stream, { messages: subjects.get(stream) ?? 0, at: now });
     }
-  }
-
-  #noteGrowth(subjects: ReadonlyMap<string, number>, open: ReadonlySet<string>, now: number): void {
-    const growth = new Map<string, { readonly messages: number; readonly grownAt: number }>();
-    for (const [stream, messages] of subjects) {
-      if (!open.has(stream)) continue;
-      const before = this.#growth.get(stream);
-      const firstSight = now - this.#intervals.aliveMs + this.#intervals.firstSightMs;
-      // A purge makes them fewer.
-      const grownAt = before === undefined ? firstSight : messages > before.messages ? now : before.grownAt;
-      growth.set(stream, { messages, grownAt });
-    }
-    this.#growth = growth;
   }
 
   async #known(streams: readonly string[]): Promise<ReadonlyMap<string, KnownRow>> {
@@ -616,15 +614,19 @@ function takenStream(stream: string, row: TakenRow, appendEpoch: string | undefi
   return { stream, epoch: Number(epoch), lsn: Number(lsn), coveredFrom, appendEpoch };
 }
 
-function decodedOr(
-  data: Uint8Array,
-  unreadable: (error: JournalError) => void,
-): ReturnType<typeof decodeMessage> | undefined {
-  try {
-    return decodeMessage(data);
-  } catch (error) {
-    if (!(error instanceof JournalError)) throw error;
-    unreadable(error);
-    return undefined;
+/** Work that nobody waits for, once at a time. */
+class Errand {
+  #ended: Promise<void> | undefined;
+
+  get ended(): Promise<void> {
+    return this.#ended ?? Promise.resolve();
+  }
+
+  run(work: () => Promise<void>, failed: (error: unknown) => void): void {
+    this.#ended ??= work()
+      .catch(failed)
+      .finally(() => {
+        this.#ended = undefined;
+      });
   }
 }

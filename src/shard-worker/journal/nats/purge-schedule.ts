@@ -11,12 +11,14 @@ import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 
 const ENTRIES_MAX = 4096;
 
-/** The purges of one stream. */
+/** The purges of one stream. Fences stay, with all that follows the first one. */
 export class PurgeSchedule {
   readonly #keepMs: number;
   /** The last records of messages, in order. */
   #marks: { readonly lsn: Lsn; readonly sequence: number }[] = [];
   #commits: { readonly at: Checkpoint; readonly sequence: number; readonly dueAt: number }[] = [];
+  #firstFence = Number.POSITIVE_INFINITY;
+  #isHeld = false;
 
   /** `keepMs`: how long a committed record stays. */
   constructor(keepMs: number) {
@@ -29,6 +31,27 @@ export class PurgeSchedule {
     if (last !== undefined && (lsn <= last.lsn || sequence <= last.sequence)) return;
     this.#marks.push({ lsn, sequence });
     if (this.#marks.length > ENTRIES_MAX) this.#marks = thinned(this.#marks);
+  }
+
+  /** There is a fence at `sequence`. */
+  noteFence(sequence: number): void {
+    this.#firstFence = Math.min(this.#firstFence, sequence);
+  }
+
+  /** Nothing is due until `release`: not everything that would go was read. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+  }
+
+  /** Forgets what would be due: the stream is read once more. */
+  clear(): void {
+    this.#isHeld = false;
+    this.#marks = [];
+    this.#commits = [];
   }
 
   /** This process has moved the checkpoint of the stream to `at`. `now`: on the monotonic clock. */
@@ -52,18 +75,20 @@ export class PurgeSchedule {
    * stream now commits and purges.
    */
   takeDue(now: number, found: Checkpoint | undefined): number | undefined {
+    if (this.#isHeld) return undefined;
     let due: number | undefined;
     for (;;) {
       const [first] = this.#commits;
-      if (first === undefined || first.dueAt > now) return due;
+      if (first === undefined || first.dueAt > now) break;
       this.#commits.shift();
       if (found?.epoch === first.at.epoch && found.lsn >= first.at.lsn) due = first.sequence;
     }
+    return due === undefined ? undefined : Math.min(due, this.#firstFence);
   }
 
-  /** Nothing is left to purge. */
+  /** Nothing is left to purge for somebody who reads no more. */
   get isEmpty(): boolean {
-    return this.#commits.length === 0;
+    return this.#isHeld || this.#commits.length === 0;
   }
 }
 

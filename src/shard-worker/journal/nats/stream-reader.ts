@@ -4,6 +4,11 @@
  * Records that were read or flushed before are left out, and so are copies of them. Reading goes on behind a fence: a broker that
  * accepted two messages with one expectation may have stored a record there. It stops at a gap, and at what cannot be read.
  *
+ * It begins near the checkpoint: committed records stay for a while, and may be many. An LSN always has the same bytes, so where
+ * reading begins does not change what is counted. What was left out is read later, and until then nothing is purged and the stream
+ * does not end: there may be a fence, or, in a broker as above, a record that is not counted yet. Such a record, or a gap, makes
+ * the reader begin again with the first message.
+ *
  * ```text
  * to end a stream: read to the end ──► a fence, expecting the last message that was read ──► read on, and again if a record came
  *                  ──► a fence, anyone's, is the last message that was read: nothing follows
@@ -13,19 +18,24 @@ import type { Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
 import type { JournalRecord } from '../journal.js';
 import type { Broker, BrokerMessage } from './broker.js';
-import { decodeMessage, isFence, type RecordMessage } from './message-format.js';
+import { decodedOr, isFence } from './message-format.js';
+import type { PurgeSchedule } from './purge-schedule.js';
 
 /** Messages that are read at a time. */
 const MESSAGES_MAX = 8;
+/** Messages of those that were left out at first, which one read looks at. */
+const LEFT_OUT_MESSAGES_MAX = 128;
+/** The search for a beginning ends this near to the checkpoint, in sequences of the broker, or after so many messages. */
+const NEAR_SEQUENCES = 64;
+const SEARCH_MESSAGES_MAX = 50;
 /** Most fences that one read publishes: each follows a record that came in between. */
 const FENCES_MAX = 2;
 const FENCE = new Uint8Array(0);
 
 /** What the reader needs. */
 export interface StreamReaderDeps {
-  readonly broker: Pick<Broker, 'publish' | 'read'>;
-  /** A message was read whose last record is `lsn`. */
-  readonly found: (lsn: Lsn, sequence: number) => void;
+  readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
+  readonly purges: Pick<PurgeSchedule, 'noteMessage' | 'noteFence' | 'hold' | 'release' | 'clear'>;
   /** A message that nobody can read: what follows is not counted. */
   readonly unreadable: (sequence: number, error: JournalError) => void;
   /** The stream cannot be ended now. Each later read tries again. */
@@ -42,14 +52,18 @@ export class StreamReader {
   #lastSequence = 0;
   #recordSequence = 0;
   #fenceSequence = 0;
-  #firstFence: number | undefined;
+  /** It is known where to begin. */
+  #isPlaced: boolean;
+  /** Messages that were left out, from one sequence up to another. */
+  #leftOut: { from: number; readonly to: number } | undefined;
   #isBlocked = false;
 
-  /** Reads what is above `lsn`. */
+  /** Reads what is above `lsn`, which is committed. */
   constructor(stream: string, lsn: Lsn, ends: boolean, deps: StreamReaderDeps) {
     this.stream = stream;
     this.ends = ends;
     this.#lsn = lsn;
+    this.#isPlaced = lsn === 0;
     this.#deps = deps;
   }
 
@@ -58,14 +72,14 @@ export class StreamReader {
     return this.#lsn;
   }
 
-  /** The sequence of the first fence that was read. */
-  get firstFence(): number | undefined {
-    return this.#firstFence;
+  /** A fence was read, and no record behind it. */
+  get isFenced(): boolean {
+    return !this.#isBlocked && this.#fenceSequence > this.#recordSequence;
   }
 
   /** Everything was read, up to a fence with no record behind it. */
   get hasEnded(): boolean {
-    return !this.#isBlocked && this.#fenceSequence > this.#recordSequence;
+    return this.isFenced && this.#isPlaced && this.#leftOut === undefined;
   }
 
   /**
@@ -73,20 +87,80 @@ export class StreamReader {
    * take keeps no record back: where a limit is reached, what is read here makes room once it is committed.
    */
   async read(recordsMax: number): Promise<readonly JournalRecord[]> {
+    if (!this.#isPlaced) await this.#place();
     const records: JournalRecord[] = [];
     let fences = 0;
     while (!this.#isBlocked && records.length < recordsMax) {
       const messages = await this.#deps.broker.read(this.stream, this.#lastSequence + 1, MESSAGES_MAX);
-      for (const message of messages) {
-        this.#take(message, records);
-        if (this.#isBlocked) return records;
+      const isTaken = messages.every((message) => this.#take(message, records));
+      if (!isTaken || messages.length === MESSAGES_MAX) continue;
+      const mustFence = this.ends && !this.isFenced && fences < FENCES_MAX;
+      if (mustFence) {
+        fences += 1;
+        if (!(await this.#isFenceSent())) break;
+      } else if (this.#leftOut === undefined || (await this.#readLeftOut(this.#leftOut))) {
+        break;
       }
-      if (messages.length === MESSAGES_MAX) continue;
-      if (!this.ends || this.hasEnded || fences === FENCES_MAX) break;
-      fences += 1;
-      if (!(await this.#isFenceSent())) break;
     }
     return records;
+  }
+
+  /** Looks for a message near the checkpoint with which to begin. */
+  async #place(): Promise<void> {
+    const { broker, purges } = this.#deps;
+    const first = (await broker.read(this.stream, 1, MESSAGES_MAX)).at(-1);
+    let begin = first?.sequence ?? 0;
+    if (first !== undefined && this.#isCommitted(first)) {
+      let end = ((await broker.last(this.stream))?.sequence ?? 0) + 1;
+      for (let looks = 0; looks < SEARCH_MESSAGES_MAX && end - begin > NEAR_SEQUENCES; looks += 1) {
+        const middle = begin + Math.floor((end - begin) / 2);
+        const [message] = await broker.read(this.stream, middle, 1);
+        if (message !== undefined && message.sequence < end && this.#isCommitted(message)) begin = message.sequence;
+        else end = middle;
+      }
+    }
+    if (begin > (first?.sequence ?? 0)) {
+      this.#lastSequence = begin - 1;
+      this.#leftOut = { from: 1, to: begin };
+      purges.hold();
+    }
+    this.#isPlaced = true;
+  }
+
+  /** It holds committed records only. Not known of what is no record. */
+  #isCommitted({ data }: BrokerMessage): boolean {
+    const group = isFence(data) ? undefined : decodedOr(data, () => undefined);
+    return group !== undefined && group.lastLsn <= this.#lsn;
+  }
+
+  /** Reads on in what was left out. False where the reader has to begin again. */
+  async #readLeftOut(leftOut: { from: number; readonly to: number }): Promise<boolean> {
+    const { broker, purges } = this.#deps;
+    for (let looked = 0; looked < LEFT_OUT_MESSAGES_MAX; looked += MESSAGES_MAX) {
+      const messages = await broker.read(this.stream, leftOut.from, MESSAGES_MAX);
+      for (const message of messages) {
+        if (message.sequence >= leftOut.to) break;
+        if (isFence(message.data)) purges.noteFence(message.sequence);
+        else if (!this.#isCommitted(message)) return this.#beginAgain();
+      }
+      leftOut.from = (messages.at(-1)?.sequence ?? leftOut.to) + 1;
+      if (messages.length < MESSAGES_MAX || leftOut.from >= leftOut.to) {
+        this.#leftOut = undefined;
+        purges.release();
+        return true;
+      }
+    }
+    return true;
+  }
+
+  /** With the first message. */
+  #beginAgain(): false {
+    this.#leftOut = undefined;
+    this.#lastSequence = 0;
+    this.#recordSequence = 0;
+    this.#fenceSequence = 0;
+    this.#deps.purges.clear();
+    return false;
   }
 
   /** False where there is no news. Whatever its outcome, only what is read afterwards counts. */
@@ -97,34 +171,32 @@ export class StreamReader {
     return false;
   }
 
-  #take(message: BrokerMessage, records: JournalRecord[]): void {
+  /** False where nothing behind it is read now. */
+  #take(message: BrokerMessage, records: JournalRecord[]): boolean {
     const { sequence, data } = message;
+    const { purges, unreadable } = this.#deps;
     if (isFence(data)) {
       this.#lastSequence = sequence;
       this.#fenceSequence = sequence;
-      this.#firstFence ??= sequence;
-      return;
+      purges.noteFence(sequence);
+      return true;
     }
-    const group = this.#decode(message);
-    if (group === undefined) return;
+    const group = decodedOr(data, (error) => {
+      this.#isBlocked = true;
+      unreadable(sequence, error);
+    });
+    if (group === undefined) return false;
+    const isGap = group.firstLsn > this.#lsn + 1;
+    if (isGap && this.#leftOut !== undefined) return this.#beginAgain();
     this.#lastSequence = sequence;
     this.#recordSequence = sequence;
-    this.#deps.found(group.lastLsn, sequence);
-    if (group.lastLsn <= this.#lsn) return;
+    if (group.lastLsn <= this.#lsn) return true;
     records.push(...group.records.filter(({ lsn }) => lsn > this.#lsn));
     // Whoever counts the records sees the gap.
-    if (group.firstLsn > this.#lsn + 1) this.#isBlocked = true;
-    else this.#lsn = group.lastLsn;
-  }
-
-  #decode({ sequence, data }: BrokerMessage): RecordMessage | undefined {
-    try {
-      return decodeMessage(data);
-    } catch (error) {
-      if (!(error instanceof JournalError)) throw error;
-      this.#isBlocked = true;
-      this.#deps.unreadable(sequence, error);
-      return undefined;
-    }
+    this.#isBlocked = isGap;
+    if (isGap) return false;
+    purges.noteMessage(group.lastLsn, sequence);
+    this.#lsn = group.lastLsn;
+    return true;
   }
 }

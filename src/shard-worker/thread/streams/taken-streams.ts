@@ -121,7 +121,7 @@ export class TakenStreams {
   }
 
   /**
-   * The log has answered. Where it kept this thread waiting, it may have kept all waiting, and none could show signs of life. Not
+   * The database has answered. Where it kept this thread waiting, it may have kept all waiting, and none could show signs of life. Not
    * for statements on rows, which may wait for one.
    */
   #noticeAnswer(): void {
@@ -158,7 +158,8 @@ export class TakenStreams {
     const share = Math.floor(READ_RECORDS_OF_ALL / reading.length);
     const recordsMax = Math.max(READ_RECORDS_MIN, Math.min(READ_RECORDS_MAX, share));
     const found = await incrementLog.read(positions, recordsMax);
-    this.#noticeAnswer();
+    // An answer of a broker says nothing of signs of life.
+    if (incrementLog.isInDatabase) this.#noticeAnswer();
     let isMore = false;
     for (const held of reading) {
       if (this.#held.get(held.stream) !== held) continue;

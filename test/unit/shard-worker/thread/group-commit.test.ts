@@ -21,6 +21,9 @@ interface Append {
 /** Group commit over one port, with a journal that answers when the test says so. */
 class Scene {
   readonly appends: Append[] = [];
+  /** The times that the groups carry. */
+  readonly times: (number | undefined)[] = [];
+  heardTime = 0;
   readonly answers: BatchAnswer[] = [];
   readonly failures: unknown[] = [];
   readonly groups: GroupCommit;
@@ -80,13 +83,20 @@ class Scene {
   #target(): GroupTarget {
     const lookUpKey = (key: string): 'new' | 'duplicate' => (this.known.has(key) ? 'duplicate' : 'new');
     const coversIdempotent = (): boolean => this.coversIdempotent;
+    const heardTime = (): number => this.heardTime;
     return {
       open: () => this.openings.shift(),
       get coversIdempotent() {
         return coversIdempotent();
       },
       isStale: () => false,
-      append: (group) => this.journal(group.length),
+      get heardTime() {
+        return heardTime();
+      },
+      append: (group, time) => {
+        this.times.push(time);
+        return this.journal(group.length);
+      },
       apply: (group) => (this.applied += group.length),
       admitKey: lookUpKey,
       lookUpKey,
@@ -196,3 +206,18 @@ for (const how of ['at once', 'later'] as const) {
     assert.deepEqual([scene.applied, scene.failures], [0, [failure]]);
   });
 }
+
+test('a group carries the time that was heard when its oldest batch came', async () => {
+  const scene = new Scene();
+  scene.heardTime = 100;
+  scene.post();
+  scene.post('idempotent', idempotentEntry('first', [['k', 1]]));
+  scene.heardTime = 200;
+  scene.post('idempotent', idempotentEntry('second', [['k', 1]]));
+  scene.heardTime = 300;
+  await scene.settle(({ resolve }) => resolve(1));
+  scene.heardTime = 400;
+  scene.post();
+  await scene.settle(({ resolve }) => resolve(3));
+  assert.deepEqual(scene.times, [100, 100, 400]);
+});
