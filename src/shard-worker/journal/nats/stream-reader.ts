@@ -15,7 +15,7 @@
  * ```
  */
 import type { Lsn } from '../../../core/checkpoint.js';
-import { JournalError } from '../../../core/errors.js';
+import type { JournalError } from '../../../core/errors.js';
 import type { JournalRecord } from '../journal.js';
 import type { Broker, BrokerMessage } from './broker.js';
 import { decodedOr, isFence } from './message-format.js';
