@@ -69,7 +69,9 @@ function retirement(
   if (isRetiredNow) {
     const sentence =
       `Stream ${stream}, the ${whose}, is retired at LSN ${lsn}; its node was last heard of at ${heardOf.toISOString()}. ` +
-      `Records above LSN ${lsn} are counted only if a server starts with its directory again.`;
+      (journal === 'sqs'
+        ? `Records above LSN ${lsn} that the queue still has, or gets, open it again.`
+        : `Records above LSN ${lsn} are counted only if a server starts with its directory again.`);
     return { isRetired: true, sentence };
   }
   if (retiredAt !== null) {

@@ -23,7 +23,7 @@ export type JournalKind = (typeof implementedJournals)[number];
 
 /** Whether servers on other machines can read the journal, so that any of them flushes it. */
 export function isSharedJournal(journal: JournalKind): boolean {
-  return journal === 'postgres' || journal === 'nats';
+  return journal !== 'memory' && journal !== 'file';
 }
 
 /** Everything that an operator can set. Names end in units. `readConfig` checks the relations between limits. */
@@ -46,6 +46,8 @@ export interface Config {
   readonly natsStream: string;
   /** Replicas that the stream is made with, and must have. */
   readonly natsReplicas: Integer<1, 5>;
+  /** The queue of the sqs journal; undefined with another journal. */
+  readonly sqs: SqsConfig | undefined;
   readonly journalSync: 'always' | 'everysec';
   /** For each shard. */
   readonly journalBytesMax: Integer<65_536, 17_592_186_044_416>;
@@ -102,15 +104,28 @@ export interface NatsConfig {
     | undefined;
 }
 
+/** Which queue, and where. */
+export interface SqsConfig {
+  readonly queueUrl: string;
+  /** Undefined: the AWS SDK finds it, in the environment or its files. */
+  readonly region: string | undefined;
+}
+
 /** A bearer token and the operations that it permits. */
 export interface BearerToken {
   readonly scope: 'write' | 'read' | 'admin';
   readonly token: string;
 }
 
-/** `tls`, `authTokens` and `databaseUrl` come from two variables each, `nats` from several, every other member from one. */
+/** `tls`, `authTokens` and `databaseUrl` come from two variables each, `nats` from several, `sqs` from that of the journal, every
+ * other member from one. */
 type SettingKey =
-  Exclude<keyof Config, 'tls' | 'nats'> | 'databaseUrlFile' | 'authTokensFile' | 'tlsCertFile' | 'tlsKeyFile' | NatsKey;
+  | Exclude<keyof Config, 'tls' | 'nats' | 'sqs'>
+  | 'databaseUrlFile'
+  | 'authTokensFile'
+  | 'tlsCertFile'
+  | 'tlsKeyFile'
+  | NatsKey;
 type NatsKey =
   'natsUser' | 'natsPassword' | 'natsToken' | 'natsCredsFile' | 'natsCaFile' | 'natsCertFile' | 'natsKeyFile';
 const table: Readonly<Record<SettingKey, Setting>> = settings;
@@ -167,7 +182,15 @@ const relations: readonly {
     problem: ({ role, journal }) =>
       role === 'serve' || isSharedJournal(journal)
         ? undefined
-        : `ROLE is ${role}, which needs a JOURNAL that other servers reach, too: postgres or nats://HOST:PORT. It is ${journal}.`,
+        : `ROLE is ${role}, which needs a JOURNAL that other servers reach, too: postgres, nats://HOST:PORT or sqs:QUEUE_URL. It is ${journal}.`,
+  },
+  {
+    between: ['role', 'journal'],
+    problem: ({ role, journal }) =>
+      role !== 'serve' || journal !== 'sqs'
+        ? undefined
+        : 'ROLE is serve, but a server cannot read its own increments back from a queue. With JOURNAL=sqs set ROLE=ingest where ' +
+          'increments are taken and ROLE=roll-up where they are counted.',
   },
   {
     // One shard may hold all pending sums, and after an outage it flushes them at once.
@@ -314,7 +337,7 @@ function compose(values: Values): unknown {
   const tls =
     tlsCertFile === undefined || tlsKeyFile === undefined ? undefined : { certFile: tlsCertFile, keyFile: tlsKeyFile };
   // The reader of JOURNAL returns this.
-  const { kind, address } = journal as JournalReading;
+  const { kind, address, queue } = journal as JournalReading;
   const files = { caFile: natsCaFile, certFile: natsCertFile, keyFile: natsKeyFile };
   const hasFiles = Object.values(files).some((file) => file !== undefined);
   const nats = address && {
@@ -329,6 +352,7 @@ function compose(values: Values): unknown {
     ...single,
     journal: kind,
     nats,
+    sqs: queue,
     databaseUrl: databaseUrl ?? databaseUrlFile,
     authTokens: [authTokens ?? [], authTokensFile ?? []].flat(),
     allowedHosts: allowedHosts ?? [],

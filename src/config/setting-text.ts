@@ -158,6 +158,15 @@ export interface JournalReading {
   readonly kind: string;
   /** Of the broker, for the kind `nats`. */
   readonly address?: NatsAddress;
+  /** For the kind `sqs`. */
+  readonly queue?: QueueAddress;
+}
+
+/** A queue of SQS, or of a server that speaks its protocol. */
+export interface QueueAddress {
+  readonly queueUrl: string;
+  /** Undefined where the URL does not name it. */
+  readonly region: string | undefined;
 }
 
 /** The servers of a broker, and who connects to them. */
@@ -175,18 +184,31 @@ const serverPattern = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::(\d{1,5}))
 
 /**
  * A kind of journal by its name, or the URL of a broker: `nats://` or `tls://`, servers separated by commas, with a user and a
- * password, or a token, before the first. Kinds that match `notYet` are planned but not implemented, and the problem says so. No
- * problem quotes a secret.
+ * password, or a token, before the first; or `sqs:` and the URL of a queue. No problem quotes a secret.
  */
-export function journalChoice(named: readonly string[], notYet: RegExp): TextReader {
-  const choices = `${named.join(', ')} or nats://HOST:PORT`;
+export function journalChoice(named: readonly string[]): TextReader {
+  const choices = `${named.join(', ')}, nats://HOST:PORT or sqs:QUEUE_URL`;
   return (text) => {
     if (named.includes(text)) return { value: { kind: text } satisfies JournalReading };
     if (/^(nats|tls):/.test(text)) return natsReading(text);
-    return notYet.test(text)
-      ? { problem: `is "${withoutPassword(text)}", which this version does not implement; it must be ${choices}.` }
-      : { problem: `is "${withoutPassword(text)}", but must be ${choices}.` };
+    if (text.startsWith('sqs:')) return sqsReading(text);
+    return { problem: `is "${withoutPassword(text)}", but must be ${choices}.` };
   };
+}
+
+function sqsReading(text: string): Reading {
+  const queueUrl = text.slice('sqs:'.length);
+  const example = 'sqs:https://sqs.REGION.amazonaws.com/ACCOUNT/NAME.fifo';
+  if (!/^https?:/.test(queueUrl) || !URL.canParse(queueUrl))
+    return { problem: `is "${withoutPassword(text)}", but must be the URL of a queue, as in ${example}.` };
+  const { hostname, pathname, username, password } = new URL(queueUrl);
+  if (username !== '' || password !== '')
+    return { problem: `holds a user or a password; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.` };
+  if (!pathname.endsWith('.fifo'))
+    return { problem: `is "${text}", but must be a FIFO queue, whose name ends with .fifo, as in ${example}.` };
+  const region = /(?:^|\.)sqs(?:-fips)?\.([a-z0-9-]+)\./.exec(hostname)?.[1];
+  const queue: QueueAddress = { queueUrl, region };
+  return { value: { kind: 'sqs', queue } satisfies JournalReading };
 }
 
 function natsReading(text: string): Reading {

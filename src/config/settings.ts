@@ -23,10 +23,10 @@ import {
 } from './setting-text.js';
 
 /** The journals that this version implements. */
-export const implementedJournals = ['memory', 'file', 'postgres', 'nats'] as const;
+export const implementedJournals = ['memory', 'file', 'postgres', 'nats', 'sqs'] as const;
 const defaultJournal: (typeof implementedJournals)[number] = 'file';
 /** Those that a name alone selects. */
-const namedJournals = implementedJournals.filter((journal) => journal !== 'nats');
+const namedJournals = implementedJournals.filter((journal) => journal !== 'nats' && journal !== 'sqs');
 
 /** The trimmed text of a variable; undefined if it is unset or empty. */
 export function givenText(env: NodeJS.ProcessEnv, variable: string): string | undefined {
@@ -51,6 +51,12 @@ export interface Setting {
 
 /** Largest MAX_CONNECTIONS. */
 const CONNECTIONS_LIMIT = 1_000_000_000;
+
+/** The record of such a body fits a message of a broker with the usual limit, 1 MiB, and one of a queue with the least usual, 256 KiB. */
+function fittingBody(journal: string): string {
+  if (journal.startsWith('sqs:')) return '64 KiB';
+  return /^(nats|tls):/.test(journal) ? '400 KiB' : '1 MiB';
+}
 
 /** All settings by their names in the code. The type `Config` holds their limits. */
 export const settings = {
@@ -93,17 +99,18 @@ export const settings = {
     fallback: 'serve',
     meaning:
       'serve, ingest (takes increments and journals them only) or roll-up (flushes what other servers have journaled); ' +
-      'the last two need JOURNAL=postgres or nats://HOST:PORT',
+      'the last two need JOURNAL=postgres, nats://HOST:PORT or sqs:QUEUE_URL, and the latter needs one of them',
     read: plainText,
   },
   journal: {
     variable: 'JOURNAL',
     fallback: defaultJournal,
-    accepts: 'memory | file | postgres | nats://…',
+    accepts: 'memory | file | postgres | nats://… | sqs:https://…',
     meaning:
       'journal that keeps increments until they are summed; nats://HOST:PORT,HOST:PORT has the servers of a cluster, tls:// ' +
-      'requires TLS, and USER:PASSWORD@ or TOKEN@ may stand before the first server',
-    read: journalChoice(namedJournals, /^sqs:/),
+      'requires TLS, and USER:PASSWORD@ or TOKEN@ may stand before the first server; sqs:QUEUE_URL is a FIFO queue, whose ' +
+      "credentials come from the AWS SDK's usual sources (AWS_ACCESS_KEY_ID, AWS_REGION, files, roles)",
+    read: journalChoice(namedJournals),
   },
   natsStream: {
     variable: 'NATS_STREAM',
@@ -197,10 +204,10 @@ export const settings = {
   },
   bodyBytesMax: {
     variable: 'MAX_BODY_BYTES',
-    // The record of such a body fits a message of a broker with the usual limit, 1 MiB.
-    fallback: (env) => (/^(nats|tls):/.test(givenText(env, 'JOURNAL') ?? '') ? '400 KiB' : '1 MiB'),
-    fallbackShown: '1 MiB, with the nats journal 400 KiB',
-    meaning: 'size of the largest request body; with the nats journal its record must fit a message of the broker',
+    fallback: (env) => fittingBody(givenText(env, 'JOURNAL') ?? ''),
+    fallbackShown: '1 MiB, with nats 400 KiB, with sqs 64 KiB',
+    meaning:
+      'size of the largest request body; with the nats or sqs journal its record must fit a message of the broker or the queue',
     read: sizeInBytes,
   },
   keyBytesMax: {

@@ -115,6 +115,11 @@ export class IdempotencyPruner {
         logger.info(fields, 'Retired a stream that has nothing left to flush; its process was not heard of any more');
         continue;
       }
+      if (journal === 'sqs') {
+        const what = 'Retired a stream of the sqs journal that had no record for 15 days; a later one opens it again';
+        logger.info(fields, what);
+        continue;
+      }
       logger.warn(
         fields,
         `Stream ${stream} was not heard of since ${heardAt.toISOString()} and is retired at LSN ${lsn}; it no longer holds ` +

@@ -129,6 +129,17 @@ with writers as (
 insert into journal_heartbeats (id, flushes) select $1, true where $1::uuid is not null
 on conflict (id) do update set alive_at = now()`;
 
+/** As {@link SHOW_LIFE}, for journals elsewhere: also of a stream that has no row yet. */
+export const SHOW_LIFE_WITHOUT_ROW = `
+insert into journal_heartbeats (id, flushes)
+select id, flushes from (
+  select $1::uuid as id, true as flushes where $1::uuid is not null
+  union all
+  select id, false from unnest($2::uuid[]) w(id)
+) alive
+order by id
+on conflict (id) do update set alive_at = now()`;
+
 /** $1 ids uuid[]. The last sign: their streams are free at once. */
 export const END_LIFE = 'delete from journal_heartbeats where id = any($1::uuid[])';
 

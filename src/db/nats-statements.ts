@@ -35,17 +35,6 @@ export const ASK_NATS_STREAM = `
 select lsn::text, epoch::text, closed_at is null and retired_at is null as open, ${seconds('now()')} as database_time
 from journal_checkpoints where stream = $1`;
 
-/** $1 who flushes, or null, $2 streams uuid[] of this writer. Signs of life, also of a stream that has no row yet. */
-export const SHOW_NATS_LIFE = `
-insert into journal_heartbeats (id, flushes)
-select id, flushes from (
-  select $1::uuid as id, true as flushes where $1::uuid is not null
-  union all
-  select id, false from unnest($2::uuid[]) w(id)
-) alive
-order by id
-on conflict (id) do update set alive_at = now()`;
-
 /** All streams that are not retired: as SURVEY_STREAMS, and for how long their writers have shown no life. */
 export const SURVEY_NATS_STREAMS = `
 select c.stream::text, c.epoch::text, c.lsn::text, c.owner::text, coalesce(c.node::text, '') as node, coalesce(c.shard, 0) as shard,

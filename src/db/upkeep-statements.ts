@@ -72,12 +72,14 @@ update idempotency_pruning set
 
 /**
  * The condition of an expiry, with $1 days of STREAM_EXPIRY_DAYS (0: never). The streams of a memory journal end with their
- * thread; one that is gone without a clean stop has nothing left to flush.
+ * thread; one that is gone without a clean stop has nothing left to flush. A living writer in a queue sends a record at least daily,
+ * and the queue keeps none for longer than 14 days.
  */
 const IS_EXPIRED = `
 retired_at is null
 and (journal = 'file' and $1::int > 0 and heard_at < now() - make_interval(days => $1::int)
-     or journal = 'memory' and heard_at < now() - interval '1 hour')
+     or journal = 'memory' and heard_at < now() - interval '1 hour'
+     or journal = 'sqs' and heard_at < now() - interval '15 days')
 and exists (select from idempotency_pruning where gap_at < now() - interval '1 hour')`;
 
 /** $1 days, $2 rows at most. */
@@ -137,7 +139,7 @@ with pruned as (
   delete from journal_checkpoints
   where stream = any(array(
     select stream from journal_checkpoints
-    where retired_at < now() - make_interval(hours => $1::int) - interval '15 days' and journal = 'memory'
+    where retired_at < now() - make_interval(hours => $1::int) - interval '15 days' and journal in ('memory', 'sqs')
     limit $2 for update skip locked))
   returning stream
 ),

@@ -22,7 +22,7 @@ import { acquireDataDirectory, finishInterruptedRebind, type DataDirectory } fro
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
-import { openJournalBroker } from './journal-broker.js';
+import { openJournalElsewhere, type JournalElsewhere } from './journal-broker.js';
 import { ServerMetrics } from './metrics/server-metrics.js';
 import { RegularLog } from './regular-log.js';
 import { Reload } from './reload.js';
@@ -35,7 +35,7 @@ import { versionsWith } from '../http/version.js';
 import type { Logger } from '../core/logger.js';
 import { makeBatchStats } from '../shard-worker/client/batch-stats.js';
 import { conservation, makeStats, STAT, statTotal } from '../shard-worker/protocol/stats.js';
-import type { PendingRange, ShardTask } from '../shard-worker/protocol/control-messages.js';
+import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
 /** The server as one process. */
@@ -55,7 +55,7 @@ export class ServerProcess {
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #directory: DataDirectory | undefined;
   #opened: OpenedServerDatabase | undefined;
-  #nats: ShardTask['nats'];
+  #elsewhere: JournalElsewhere = { nats: undefined, sqs: undefined };
   #supervisor: ShardSupervisor | undefined;
   #metrics: ServerMetrics | undefined;
   readonly #regularLog: RegularLog;
@@ -203,7 +203,7 @@ export class ServerProcess {
       {
         name: 'broker',
         run: async (signal) => {
-          this.#nats = await openJournalBroker(this.#config, this.#logger, signal);
+          this.#elsewhere = await openJournalElsewhere(this.#config, this.#logger, signal);
         },
       },
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
@@ -268,8 +268,8 @@ export class ServerProcess {
       taskOf: () => {
         const { target, databaseId } = started(this.#opened);
         const databaseProblem = this.#database.problem;
-        const [nats, settings] = [this.#nats, this.#config];
-        return { nodeId, databaseUrl: target.url, databaseId, databaseProblem, nats, settings };
+        const [elsewhere, settings] = [this.#elsewhere, this.#config];
+        return { nodeId, databaseUrl: target.url, databaseId, databaseProblem, ...elsewhere, settings };
       },
       httpServers: httpServers.launch(),
       logger: this.#logger,

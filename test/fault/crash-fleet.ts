@@ -1,7 +1,8 @@
 /**
- * A run of several real servers with one journal, in PostgreSQL or in NATS, under load. Servers are killed, suspended, stopped and
- * replaced, PostgreSQL and NATS are killed and suspended, all at random instants. Afterwards every acknowledged increment must be counted
- * once, every refused one never, every other at most once; and no stream may be left that nobody looks after.
+ * A run of several real servers with one journal, in PostgreSQL, NATS or SQS, under load. Servers are killed, suspended, stopped and
+ * replaced, PostgreSQL and NATS are killed and suspended, the queue is cut off and suspended, all at random instants. Afterwards every
+ * acknowledged increment must be counted once, every refused one never, every other at most once; no stream may be left that nobody
+ * looks after, and no message in the queue. (A killed server's stream in SQS stays open for 15 days: nothing can fence its writer.)
  *
  * ```text
  * load ──────────────────────────────────────────────────► stop ─► flush ─► streams ended ─► SIGTERM ─► compare sums
@@ -27,6 +28,8 @@ import { NatsCluster, NatsServer } from '../support/nats-server.js';
 import { OutcomeLedger } from '../support/outcome-ledger.js';
 import type { Random } from '../support/random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
+import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
+import { TcpProxy } from '../support/tcp-proxy.js';
 import { pause, tail } from './crash-run.js';
 import { TakeoverLog, type Takeover } from './takeover-log.js';
 
@@ -34,7 +37,7 @@ import { TakeoverLog, type Takeover } from './takeover-log.js';
 export type Role = 'serve' | 'ingest' | 'roll-up';
 
 /** Where the journal is. */
-export type FleetJournal = 'postgres' | 'nats' | 'nats-cluster';
+export type FleetJournal = 'postgres' | 'nats' | 'nats-cluster' | 'sqs';
 
 /** What to run. */
 export interface FleetRunOptions {
@@ -50,6 +53,8 @@ export interface FleetRunOptions {
   readonly killsLeast?: number;
   readonly freezesLeast?: number;
   readonly databaseFaultsLeast?: number;
+  /** For how long PostgreSQL does not answer once, after a third of the run; default: never. */
+  readonly databaseAwayMs?: number | undefined;
   readonly connections?: number;
   /** Shards of every process; by default random from 1 to 2. */
   readonly shards?: number;
@@ -110,7 +115,7 @@ const OPEN_STREAMS = `
 select c.stream::text, c.lsn::text, c.owner::text, c.node::text,
        coalesce(o.alive_at > now() - interval '6 seconds', false) as is_owned
 from journal_checkpoints c left join journal_heartbeats o on o.id = c.owner
-where c.journal in ('postgres', 'nats') and c.retired_at is null`;
+where c.journal in ('postgres', 'nats', 'sqs') and c.retired_at is null`;
 
 const RECORDS_LEFT = `
 select count(*)::int as records from increment_log l left join journal_checkpoints c on c.stream = l.stream
@@ -122,6 +127,49 @@ interface OpenStream {
   readonly owner: string | null;
   readonly node: string;
   readonly is_owned: boolean;
+}
+
+/** A broker, or a queue, that a run harms. */
+type FleetBroker = Pick<NatsServer, 'signal' | 'stop' | 'start' | 'dispose'>;
+
+/** A local server's queue. Its messages are in memory, so an outage is a proxy in front of it. */
+class FleetQueue implements FleetBroker {
+  readonly #sqs: SqsServer;
+  readonly #proxy: TcpProxy;
+  readonly journal: string;
+
+  private constructor(sqs: SqsServer, proxy: TcpProxy, journal: string) {
+    this.#sqs = sqs;
+    this.#proxy = proxy;
+    this.journal = `sqs:${proxy.urlOf(journal.slice('sqs:'.length))}`;
+  }
+
+  static async make(): Promise<FleetQueue> {
+    const sqs = await SqsServer.start();
+    return new FleetQueue(sqs, await TcpProxy.start(sqs.address), await sqs.makeQueue());
+  }
+
+  messages(): Promise<number> {
+    return this.#sqs.messagesIn();
+  }
+
+  signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
+    this.#sqs.signal(signal);
+  }
+
+  stop(): Promise<void> {
+    return this.#proxy.refuse();
+  }
+
+  start(): Promise<void> {
+    return this.#proxy.accept();
+  }
+
+  async dispose(): Promise<void> {
+    this.#sqs.signal('SIGCONT');
+    await this.#proxy.close();
+    await this.#sqs.dispose();
+  }
 }
 
 interface FleetNode {
@@ -153,7 +201,8 @@ class FleetRun {
   readonly #faults = Object.fromEntries(FAULTS.map((fault) => [fault, 0])) as Record<Fault, number>;
   #postgres: GivenPostgres | undefined;
   #databaseUrl = '';
-  #brokers: readonly NatsServer[] = [];
+  #brokers: readonly FleetBroker[] = [];
+  #queue: FleetQueue | undefined;
   #nodes: readonly FleetNode[] = [];
   #resumePostgres: (() => void) | undefined;
   #takeoverLog: TakeoverLog | undefined;
@@ -179,11 +228,14 @@ class FleetRun {
     const { durationMs, roles, connections = 32 } = this.#options;
     this.#postgres = await GivenPostgres.start(40 * roles.length);
     this.#databaseUrl = await createDatabaseOn(this.#postgres.url);
-    this.#brokers = await startBrokers(this.#options.journal);
+    if (this.#options.journal === 'sqs') this.#queue = await FleetQueue.make();
+    this.#brokers = this.#queue === undefined ? await startBrokers(this.#options.journal) : [this.#queue];
     this.#nodes = await Promise.all(roles.map(makeNode));
     // Time starts when everything works for the first time, however slow the machine is.
     await Promise.all(this.#nodes.map(async (node) => this.#ready(await this.#spawn(node))));
-    this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver());
+    // With a queue each receiver takes the streams of what it receives.
+    if (this.#queue === undefined)
+      this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver());
     const urls = this.#takers.map(({ url }) => url);
     const load = new Load({ urls, connections, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
     await load.acknowledgements(1, START_MS);
@@ -353,8 +405,9 @@ class FleetRun {
   }
 
   #journalSettings(): Readonly<Record<string, string>> {
-    if (this.#brokers.length === 0) return { JOURNAL: 'postgres' };
-    const addresses = this.#brokers.map(({ address }) => address);
+    if (this.#queue !== undefined) return { ...SQS_ENVIRONMENT, JOURNAL: this.#queue.journal };
+    const addresses = this.#brokers.flatMap((broker) => (broker instanceof NatsServer ? [broker.address] : []));
+    if (addresses.length === 0) return { JOURNAL: 'postgres' };
     return { JOURNAL: `nats://${addresses.join(',')}`, NATS_REPLICAS: String(addresses.length) };
   }
 
@@ -367,9 +420,16 @@ class FleetRun {
   }
 
   async #harmDatabase(end: AbortSignal): Promise<void> {
+    const { databaseAwayMs, durationMs } = this.#options;
+    let awayAt = databaseAwayMs === undefined ? Number.POSITIVE_INFINITY : performance.now() + durationMs / 3;
     while (!end.aborted) {
       await this.#rest(60_000, end);
       if (end.aborted) return;
+      if (performance.now() >= awayAt && this.#postgres !== undefined) {
+        awayAt = Number.POSITIVE_INFINITY;
+        await this.#freezeDatabase(this.#postgres.pid, end, databaseAwayMs);
+        continue;
+      }
       const { pid } = this.#postgres ?? {};
       if (pid === undefined) return;
       const dice = this.#random.integer(3);
@@ -404,11 +464,11 @@ class FleetRun {
     }
   }
 
-  async #freezeDatabase(pid: number, end: AbortSignal): Promise<void> {
+  async #freezeDatabase(pid: number, end: AbortSignal, ms = 1_000 + this.#random.integer(9_000)): Promise<void> {
     this.#resumePostgres = freezePostgres(pid);
     if (this.#resumePostgres === undefined) return;
     this.#note('databaseFrozen');
-    await pause(1_000 + this.#random.integer(9_000), end);
+    await pause(ms, end);
     this.#resumePostgres();
     this.#resumePostgres = undefined;
     this.#tell('PostgreSQL resumed');
@@ -435,27 +495,33 @@ class FleetRun {
   /** Everything is flushed, all streams but those of the running servers are ended, all servers stop in order. */
   async #finish(): Promise<readonly Takeover[]> {
     await pause(SILENCE_MS, new AbortController().signal);
+    if (this.#queue !== undefined) await this.#awaitEmpty(this.#queue);
     for (const node of this.#takers) await this.#settle(node);
-    await this.#awaitEndedStreams('of a server that is gone', (stream) => {
-      const writers = this.#nodes.filter(({ server }) => writtenBy(server).has(stream.stream));
-      return writers.length === 1 && stream.is_owned;
-    });
+    const lastWritten = new Set(this.#nodes.flatMap(({ server }) => [...writtenBy(server)]));
+    if (this.#queue === undefined)
+      await this.#awaitEndedStreams('of a server that is gone', (stream) => {
+        const writers = this.#nodes.filter(({ server }) => writtenBy(server).has(stream.stream));
+        return writers.length === 1 && stream.is_owned;
+      });
+    else await this.#awaitEmpty(this.#queue);
     for (const node of this.#nodes) {
       const pending = await this.#checkBalance(node);
       if (pending > 0) this.#violate(`${pending} increments are pending in ${node.name} at the end`);
     }
-    const takeovers = await this.#takeoverLog?.finish();
+    const takeovers = (await this.#takeoverLog?.finish()) ?? [];
     await this.#keep('faults.log', this.#events.join('\n'));
     await this.#keep('takeovers.json', JSON.stringify(takeovers, undefined, 1));
     // Those that flush stop last: they end the streams of those that only journal.
     for (const role of ['ingest', 'serve', 'roll-up']) {
       for (const node of this.#nodes) if (node.role === role) await this.#stopFinally(node);
       await this.#awaitEndedStreams(`after the stop of each ${role}`, ({ stream }) =>
-        this.#nodes.some(({ server }) => server?.isRunning === true && writtenBy(server).has(stream)),
+        this.#queue !== undefined && !lastWritten.has(stream)
+          ? true
+          : this.#nodes.some(({ server }) => server?.isRunning === true && writtenBy(server).has(stream)),
       );
     }
     await this.#compare();
-    return takeovers ?? [];
+    return takeovers;
   }
 
   /** Settles when everything acknowledged is committed. */
@@ -485,6 +551,18 @@ class FleetRun {
       left = await open();
     }
     for (const stream of left) this.#violate(`a stream ${which} is still open: ${JSON.stringify(stream)}`);
+  }
+
+  /** Also messages of unknown outcome are counted or dropped. The local server hands out one of a stream at a time. */
+  async #awaitEmpty(queue: FleetQueue): Promise<void> {
+    let left = await queue.messages();
+    for (let fewerAt = performance.now(); left > 0 && performance.now() - fewerAt < ENDED_STREAMS_MS;) {
+      await pause(200, new AbortController().signal);
+      const now = await queue.messages();
+      if (now < left) fewerAt = performance.now();
+      left = now;
+    }
+    if (left > 0) this.#violate(`${left} messages are left in the queue`);
   }
 
   async #stopFinally(node: FleetNode): Promise<void> {
@@ -574,7 +652,7 @@ export function faultsInWords(faults: Readonly<Record<Fault, number>>): string {
     `${faults.stopped}; PostgreSQL killed ${faults.databaseKilled}, suspended ${faults.databaseFrozen}` +
     (faults.brokerKilled + faults.brokerFrozen === 0
       ? ''
-      : `; NATS killed ${faults.brokerKilled}, suspended ${faults.brokerFrozen}`)
+      : `; NATS killed, or SQS cut off, ${faults.brokerKilled}, suspended ${faults.brokerFrozen}`)
   );
 }
 

@@ -4,9 +4,11 @@
  *     npm run crash-test -- --minutes 10 --database given --seed 1
  *     npm run crash-test -- --minutes 10 --journal postgres --roles
  *     npm run crash-test -- --minutes 10 --journal nats-cluster --roles
+ *     npm run crash-test -- --minutes 10 --journal sqs --roles
  *
- * With `--journal postgres`, `nats` or `nats-cluster` several servers share a journal: `--nodes` that serve, or with `--roles` two
- * that only journal, two that only flush and one that serves. `--logs DIR` keeps what they logged.
+ * With `--journal postgres`, `nats`, `nats-cluster` or `sqs` several servers share a journal: `--nodes` that serve, or with `--roles`
+ * two that only journal, two that only flush and one that serves. With sqs nobody serves. `--database-away SECONDS` suspends
+ * PostgreSQL once for so long; `--logs DIR` keeps what they logged.
  *
  * Exit code 0: after all kills every acknowledged increment is counted once. 1: it is not, or the run failed.
  */
@@ -17,7 +19,8 @@ import { runCrashes } from './crash-run.js';
 
 const usage =
   'crash-test [--minutes N] [--seed S] [--shards K] [--nodes N] [--fast-clock HOURS] [--database embedded|given]\n' +
-  'crash-test --journal postgres|nats|nats-cluster [--roles | --nodes N] [--minutes N] [--seed S] [--shards K] [--connections N] [--logs DIR]';
+  'crash-test --journal postgres|nats|nats-cluster|sqs [--roles | --nodes N] [--minutes N] [--seed S] [--shards K] [--connections N] ' +
+  '[--database-away SECONDS] [--logs DIR]';
 
 function numberOf(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
@@ -34,20 +37,23 @@ const { values } = parseArgs({
     nodes: { type: 'string' },
     'fast-clock': { type: 'string' },
     connections: { type: 'string' },
+    'database-away': { type: 'string' },
     database: { type: 'string', default: 'given' },
     journal: { type: 'string', default: 'file' },
     roles: { type: 'boolean', default: false },
     logs: { type: 'string' },
   },
 });
-const shared = (['postgres', 'nats', 'nats-cluster'] as const).find((journal) => journal === values.journal);
+const shared = (['postgres', 'nats', 'nats-cluster', 'sqs'] as const).find((journal) => journal === values.journal);
 if (values.journal !== 'file' && shared === undefined) throw new Error(usage);
+if (values.journal === 'sqs' && !values.roles) throw new Error(usage);
 if (values.journal === 'file' && (values.roles || values.logs !== undefined)) throw new Error(usage);
 if (values.database !== 'embedded' && values.database !== 'given') throw new Error(usage);
 if (values.seed !== undefined) process.env['SEED'] = values.seed;
 const shards = numberOf(values.shards);
 const nodes = numberOf(values.nodes);
 const connections = numberOf(values.connections);
+const databaseAwaySeconds = numberOf(values['database-away']);
 const fastClockHours = numberOf(values['fast-clock']);
 const random = seededRandom('crash test');
 const durationMs = (numberOf(values.minutes) ?? 1) * 60_000;
@@ -78,7 +84,7 @@ async function crashNodes(database: 'embedded' | 'given'): Promise<number> {
 /** With a journal that all servers share. */
 async function crashFleet(journal: FleetJournal): Promise<number> {
   const roles: readonly Role[] = values.roles
-    ? ['ingest', 'ingest', 'roll-up', 'roll-up', 'serve']
+    ? ['ingest', 'ingest', 'roll-up', 'roll-up', ...(journal === 'sqs' ? [] : (['serve'] as const))]
     : Array.from({ length: nodes ?? 2 }, () => 'serve');
   const result = await runFleet({
     durationMs,
@@ -87,6 +93,7 @@ async function crashFleet(journal: FleetJournal): Promise<number> {
     journal,
     ...(shards === undefined ? {} : { shards }),
     ...(connections === undefined ? {} : { connections }),
+    ...(databaseAwaySeconds === undefined ? {} : { databaseAwayMs: databaseAwaySeconds * 1000 }),
     ...(values.logs === undefined ? {} : { logDir: values.logs }),
     onProgress: (line) => console.log(line),
   });

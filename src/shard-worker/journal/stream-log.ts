@@ -1,6 +1,6 @@
 /**
  * A journal that other servers can reach, as a shard uses it: streams of records, who writes and who flushes them. Shard thread.
- * `postgres/` and `nats/` implement it.
+ * `postgres/` and `nats/` implement it; they let a reader choose a position. `sqs/` hands records out to whoever receives.
  *
  * A failure of the database is CounterError `database-unavailable`, a failure of a journal elsewhere JournalError
  * `journal-unavailable`. Either way the call can be repeated, or what it was for can be looked up.
@@ -119,10 +119,13 @@ export interface StreamWriter {
    * Rejects as `append` does. Undefined for a journal in the database, whose statements are proof enough.
    */
   beat?(time: DatabaseTime): Promise<Lsn>;
+
+  /** A record is due although nothing was accepted. Undefined: every few seconds while the database is unavailable. */
+  readonly isBeatDue?: boolean;
 }
 
-/** The log of one shard. */
-export interface SharedLog {
+/** The log of one shard, as the writer of a stream uses it, and whoever flushes one. */
+export interface WriterLog {
   /** The id of this thread as one that flushes. */
   readonly flusher: string | undefined;
   /** The system that has the records, and what of it holds them, as messages name them. */
@@ -154,6 +157,21 @@ export interface SharedLog {
   /** The word of an idle writer: what it accepted before `time` is in the log. False: the stream has another writer, or has ended. */
   giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean>;
 
+  /** Looks whether the row of a stream that another process writes is at `at`, and passes its writer's word on. */
+  touch(stream: string, at: Checkpoint): Promise<boolean>;
+
+  /**
+   * Ends a stream that is flushed to the end of its log. False: its row is not at `at`, or the log goes on; undefined: the end is
+   * not read yet. Idempotent.
+   */
+  retire(stream: string, at: Checkpoint, appendEpoch: string): Promise<boolean | undefined>;
+
+  /** Closes the connections of the log; no call may follow. */
+  close(): Promise<void>;
+}
+
+/** A log whose readers choose positions. */
+export interface SharedLog extends WriterLog {
   /** Looks at all streams. */
   survey(): Promise<Survey>;
 
@@ -166,21 +184,55 @@ export interface SharedLog {
    */
   take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined>;
 
-  /** Looks whether the row of a stream that another process writes is at `at`, and passes its writer's word on. */
-  touch(stream: string, at: Checkpoint): Promise<boolean>;
-
   /** Leaves a stream at `at` to whoever flushes it next. */
   release(stream: string, at: Checkpoint): Promise<boolean>;
 
-  /**
-   * Ends a stream that is flushed to the end of its log. False: its row is not at `at`, or the log goes on; undefined: the end is
-   * not read yet. Idempotent.
-   */
-  retire(stream: string, at: Checkpoint, appendEpoch: string): Promise<boolean | undefined>;
-
   /** This thread has moved the checkpoint of a stream to `at`. Undefined where that means nothing to the journal. */
   committed?(stream: string, at: Checkpoint): void;
+}
 
-  /** Closes the connections of the log; no call may follow. */
-  close(): Promise<void>;
+/** A message of a queue: records of one stream that this thread holds, and that nobody else receives meanwhile. */
+export interface ReceivedRecords {
+  readonly stream: string;
+  /** Stands for the message in later calls. */
+  readonly receipt: string;
+  readonly firstLsn: Lsn;
+  readonly lastLsn: Lsn;
+  /** The last LSN that its writer knew to be in the queue before it. LSNs between are missing, or are of unknown outcome. */
+  readonly previousLsn: Lsn;
+  /** No record of the stream follows. */
+  readonly isClose: boolean;
+  /** Who wrote it. */
+  readonly node: string;
+  readonly shard: number;
+  readonly records: readonly JournalRecord[];
+}
+
+/** What a thread that has received records of a stream finds in the database. */
+export type ReceivedStream =
+  | { readonly kind: 'taken'; readonly stream: TakenLogStream; readonly how: 'open' | 'made' | 'reopened' }
+  /** The stream is retired, and all of its records up to `lsn` are counted. */
+  | { readonly kind: 'ended'; readonly lsn: Lsn }
+  /** There is no row, and the records are not the first ones: nobody can tell what of the stream is counted. */
+  | { readonly kind: 'unknown' };
+
+/** A log whose readers get what a queue hands out. */
+export interface QueueLog extends WriterLog {
+  /** Records of any streams, in the order of each. Waits a while for the first ones. Rejects with `journal-unavailable`. */
+  receive(): Promise<readonly ReceivedRecords[]>;
+
+  /** Takes the stream of received records, whose last one is `lastLsn`. Rejects with `database-unavailable`: it may be taken. */
+  takeReceived(first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream>;
+
+  /** Keeps records of a stream without a row where an operator finds them. Resolves to their increments. Idempotent. */
+  setAside(received: ReceivedRecords): Promise<number>;
+
+  /** Holds what was received for some more seconds. Rejects with `journal-unavailable`. */
+  hold(receipts: readonly string[]): Promise<void>;
+
+  /** Lets others receive it again after `seconds`. In the order of the streams. Rejects with `journal-unavailable`. */
+  letGo(receipts: readonly string[], seconds?: number): Promise<void>;
+
+  /** Deletes what is committed. Rejects with `journal-unavailable`. */
+  remove(receipts: readonly string[]): Promise<void>;
 }

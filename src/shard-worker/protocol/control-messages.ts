@@ -139,6 +139,13 @@ export interface NatsSettings {
   readonly replicas: number;
 }
 
+/** How a queue is reached. Survives structured cloning. */
+export interface SqsSettings {
+  readonly queueUrl: string;
+  /** Undefined: the client library finds it, in the environment or its files. */
+  readonly region: string | undefined;
+}
+
 /** The task of a shard thread. All of it survives structured cloning. */
 export interface ShardTask {
   readonly shard: number;
@@ -155,13 +162,14 @@ export interface ShardTask {
   readonly handedOver: readonly HandedOverStream[];
   /** Where the journal is outside of this machine: how it is reached, and what fits a group. */
   readonly nats: (NatsSettings & { readonly groupBytesMax: number }) | undefined;
+  readonly sqs: (SqsSettings & { readonly groupBytesMax: number }) | undefined;
   readonly settings: ShardSettings;
 }
 
 /** The part of the configuration that shards read. */
 export interface ShardSettings {
   readonly role: 'serve' | 'ingest' | 'roll-up';
-  readonly journal: 'memory' | 'file' | 'postgres' | 'nats';
+  readonly journal: 'memory' | 'file' | 'postgres' | 'nats' | 'sqs';
   readonly journalSync: 'always' | 'everysec';
   readonly journalBytesMax: number;
   readonly journalKeepSeconds: number;

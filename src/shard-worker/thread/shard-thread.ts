@@ -5,6 +5,7 @@
  * files and timers end with it. The supervisor then starts another thread, which recovers the shard.
  */
 import { randomUUID } from 'node:crypto';
+import { uptime } from 'node:os';
 import path from 'node:path';
 import type { MessagePort } from 'node:worker_threads';
 import { systemClock } from '../../core/clock.js';
@@ -16,12 +17,15 @@ import { createLogger, type LogFields } from '../../core/logger.js';
 import { httpServerPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
 import type { JournalStreams } from '../journal/journal.js';
+import type { QueueLog, SharedLog } from '../journal/stream-log.js';
 import { systemDisk } from '../journal/file/disk.js';
 import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
 import { timedDisk } from '../journal/file/timed-disk.js';
 import { MemoryJournalStreams } from '../journal/memory-journal.js';
 import { NatsBroker } from '../journal/nats/nats-broker.js';
 import { NatsLog, type NatsLogDeps } from '../journal/nats/nats-log.js';
+import { SqsLog } from '../journal/sqs/sqs-log.js';
+import { SqsQueue } from '../journal/sqs/sqs-queue.js';
 import { PostgresIncrementLog } from '../journal/postgres/increment-log.js';
 import { shardHistogram, statsRow } from '../protocol/stats.js';
 import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/control-messages.js';
@@ -76,14 +80,11 @@ class ShardThread {
       },
       log,
     };
-    if (journal === 'postgres' || journal === 'nats') {
+    if (journal !== 'memory' && journal !== 'file') {
       const flusher = settings.role === 'ingest' ? undefined : randomUUID();
       const statements = connectionOf(task, 'journal', looks);
       const owner = { node, shard, flusher };
-      const incrementLog =
-        task.nats === undefined
-          ? new PostgresIncrementLog(statements, connection, flushTurns, owner)
-          : natsLogOf(task, task.nats, { statements, flushes: connection, flushTurns, owner, log });
+      const incrementLog = sharedLogOf(task, { statements, flushes: connection, flushTurns, owner, log });
       return new SharedShard({ ...common, role: settings.role, incrementLog, node, shard, shards });
     }
     const journals = journalsOf(task, (fields, message) => {
@@ -152,20 +153,30 @@ function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Tu
   return new ShardConnection(parseDatabaseUrl(databaseUrl), { applicationName, connectTimeoutMs: 2000, looks });
 }
 
-function natsLogOf(
-  { settings, shard }: ShardTask,
-  nats: NonNullable<ShardTask['nats']>,
+function sharedLogOf(
+  { settings, shard, nats, sqs }: ShardTask,
   deps: Pick<NatsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'log'>,
-): NatsLog {
-  return new NatsLog({
-    ...deps,
-    appends: new NatsBroker(nats, `summing-counters shard ${shard}`),
-    reads: new NatsBroker(nats, `summing-counters reads of shard ${shard}`),
-    clock: systemClock,
-    groupBytesMax: nats.groupBytesMax,
-    keepSeconds: settings.journalKeepSeconds,
-    windowHours: settings.idempotencyWindowHours,
-  });
+): SharedLog | QueueLog {
+  if (nats !== undefined)
+    return new NatsLog({
+      ...deps,
+      appends: new NatsBroker(nats, `summing-counters shard ${shard}`),
+      reads: new NatsBroker(nats, `summing-counters reads of shard ${shard}`),
+      clock: systemClock,
+      groupBytesMax: nats.groupBytesMax,
+      keepSeconds: settings.journalKeepSeconds,
+      windowHours: settings.idempotencyWindowHours,
+    });
+  if (sqs !== undefined)
+    return new SqsLog({
+      ...deps,
+      appends: new SqsQueue(sqs),
+      receives: new SqsQueue(sqs),
+      clock: systemClock,
+      uptime,
+      groupBytesMax: sqs.groupBytesMax,
+    });
+  return new PostgresIncrementLog(deps.statements, deps.flushes, deps.flushTurns, deps.owner);
 }
 
 function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {

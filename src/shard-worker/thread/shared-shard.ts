@@ -23,7 +23,7 @@ import { CounterError, JournalError } from '../../core/errors.js';
 import type { Histogram } from '../../core/histogram.js';
 import { databaseProblem, type DatabaseProblem } from '../../db/database-problem.js';
 import type { RecordBytes } from '../journal/journal.js';
-import type { SharedLog, StreamSurvey, StreamWriter } from '../journal/stream-log.js';
+import type { QueueLog, SharedLog, StreamSurvey, StreamWriter } from '../journal/stream-log.js';
 import type {
   ControlMessage,
   HotKey,
@@ -43,6 +43,7 @@ import { HotKeys } from './hot-keys.js';
 import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
 import { PendingSums } from './pending-sums.js';
 import { pendingIn, rangeOf, type ShardLog } from './streams/owned-stream.js';
+import { ReceivedStreams } from './streams/received-streams.js';
 import { addTo, countFlush, publishStreams, type CountedStream } from './streams/stream-stats.js';
 import { TakenStreams } from './streams/taken-streams.js';
 
@@ -91,7 +92,8 @@ export interface SharedShardIntervals {
 /** Everything outside of the shard, so that a simulation can replace it. */
 export interface SharedShardDeps {
   readonly role: Role;
-  readonly incrementLog: SharedLog;
+  /** A queue's: the role is not `serve`. */
+  readonly incrementLog: SharedLog | QueueLog;
   readonly database: ShardDatabase;
   readonly clock: Clock;
   readonly stats: Float64Array;
@@ -129,6 +131,7 @@ interface Counted {
   readonly adopted?: number;
   readonly handedOver?: number;
   readonly lost?: number;
+  readonly rejected?: number;
   readonly flush?: CommittedFlush;
 }
 
@@ -145,7 +148,7 @@ export class SharedShard implements GroupTarget {
   readonly #hotKeys: HotKeys;
   readonly #window = new IdempotencyWindow();
   readonly #rejectedLog: RejectedLog;
-  readonly #taken: TakenStreams | undefined;
+  readonly #taken: TakenStreams | ReceivedStreams | undefined;
   #own: WrittenStream | undefined;
   /** Streams that were left while a flush was under way. Until it has ended, what they hold counts as pending. */
   readonly #ending = new Set<WrittenStream>();
@@ -201,44 +204,57 @@ export class SharedShard implements GroupTarget {
     this.#rejectedLog = new RejectedLog(clock, (fields, message) => {
       deps.log('error', fields, message);
     });
-    if (role !== 'ingest') this.#taken = this.#makeTakenStreams();
+    if (role !== 'ingest') this.#taken = this.#makeTaken();
   }
 
   get #writes(): boolean {
     return this.#deps.role !== 'roll-up';
   }
 
-  #makeTakenStreams(): TakenStreams {
-    const { incrementLog, clock, log, earlyFlush } = this.#deps;
-    return new TakenStreams({
-      incrementLog,
+  #makeTaken(): TakenStreams | ReceivedStreams {
+    const { incrementLog, clock, log, earlyFlush, flushIntervalMs } = this.#deps;
+    const common = {
       clock,
       log,
       keysMax: earlyFlush.keysMax,
       bytesMax: earlyFlush.bytesMax,
-      waits: { contactMs: this.#intervals.contactMs, freeMaxMs: this.#intervals.freeMaxMs },
-      // A stream that was begun without its row is flushed like that of another thread.
-      isWrittenHere: (stream) => stream === this.#own?.writer.stream && this.#own.flusher !== undefined,
-      isLeft: (stream) => this.#left.has(stream) || this.#unwritten.has(stream),
-      surveyed: ({ streams }) => {
+      surveyed: ({ streams }: { readonly streams: readonly StreamSurvey[] }) => {
         this.#noteSurvey(streams);
       },
-      makeFlusher: (pendingSums, fenced) => this.#makeFlusher(pendingSums, fenced),
+      makeFlusher: (pendingSums: PendingSums, fenced: () => Promise<void>) => this.#makeFlusher(pendingSums, fenced),
       pending: () => ({ keys: this.#pendingOfAll('pendingKeys'), bytes: this.#pendingOfAll('pendingBytes') }),
       changed: () => {
         this.#forgetRemovedStreams();
         this.#publish();
         this.#announceStreams();
       },
-      read: (increments, isOwn) => {
+      read: (increments: number, isOwn: boolean) => {
         this.#publish(isOwn ? { recovered: increments } : { adopted: increments });
       },
-      handedOver: (increments) => {
+      handedOver: (increments: number) => {
         this.#publish({ handedOver: increments });
       },
-      fail: (error) => {
+      fail: (error: unknown) => {
         this.failed(error);
       },
+    };
+    if (!isReadByPosition(incrementLog))
+      return new ReceivedStreams({
+        ...common,
+        queueLog: incrementLog,
+        flushIntervalMs,
+        isDatabaseAvailable: () => this.#problems.size === 0,
+        setAside: (increments) => {
+          this.#publish({ adopted: increments, rejected: increments });
+        },
+      });
+    return new TakenStreams({
+      ...common,
+      incrementLog,
+      waits: { contactMs: this.#intervals.contactMs, freeMaxMs: this.#intervals.freeMaxMs },
+      // A stream that was begun without its row is flushed like that of another thread.
+      isWrittenHere: (stream) => stream === this.#own?.writer.stream && this.#own.flusher !== undefined,
+      isLeft: (stream) => this.#left.has(stream) || this.#unwritten.has(stream),
     });
   }
 
@@ -359,7 +375,7 @@ export class SharedShard implements GroupTarget {
     this.#window.endGroup(durable);
   }
 
-  /** A group in doubt has ended its stream, not this shard. */
+  /** A group in doubt has ended its stream at most, not this shard. */
   failed(error: unknown): void {
     if (error instanceof JournalError && error.code === 'journal-failed') return;
     if (this.#state === 'failed') return;
@@ -510,13 +526,15 @@ export class SharedShard implements GroupTarget {
       }
     } catch (error) {
       if (own?.writer.isOver === true) this.#leave(own);
-      else this.#noticeFailure(error);
+      // The writer has said why. A stream in a queue goes on behind a record of unknown outcome.
+      else if (!(error instanceof JournalError && error.code === 'journal-failed')) this.#noticeFailure(error);
     }
   }
 
   #isBeatDue({ writer }: WrittenStream): boolean {
     if (writer.isAppending || writer.isOver || this.#state === 'draining') return false;
-    return this.#isRefusing || (this.#problems.has(LOG) && this.#deps.clock.monotonic() >= this.#beatDueAt);
+    if (this.#isRefusing) return true;
+    return writer.isBeatDue ?? (this.#problems.has(LOG) && this.#deps.clock.monotonic() >= this.#beatDueAt);
   }
 
   /** Appends a record without increments. */
@@ -552,10 +570,10 @@ export class SharedShard implements GroupTarget {
 
   async #readOn(): Promise<number> {
     try {
-      const isMore = (await this.#taken?.readOn()) === true;
+      const isMore = await this.#taken?.readOn();
       this.#tellServing();
-      if (!this.#writes) this.#noticeReadable();
-      return isMore ? 0 : this.#intervals.readMs;
+      if (!this.#writes && isMore !== undefined) this.#noticeReadable();
+      return isMore === true ? 0 : this.#intervals.readMs;
     } catch (error) {
       this.#noticeFailure(error);
       return this.#intervals.retryMs;
@@ -703,7 +721,9 @@ export class SharedShard implements GroupTarget {
         this.#flushKeys.observe(flush.keys);
         this.#noteSetAside(pendingSums.stream, flush, acceptedThrough);
         if (isOwn()) this.#own?.writer.noteCheckpoint(toLsn);
-        incrementLog.committed?.(pendingSums.stream, { epoch: pendingSums.epoch, lsn: toLsn });
+        if (isReadByPosition(incrementLog))
+          incrementLog.committed?.(pendingSums.stream, { epoch: pendingSums.epoch, lsn: toLsn });
+        if (this.#taken instanceof ReceivedStreams) this.#taken.committed(pendingSums.stream, toLsn);
         this.#publish({ flush });
       },
       retried: () => {
@@ -899,7 +919,15 @@ export class SharedShard implements GroupTarget {
   }
 
   /** Publishes what has changed since the last call, as one change: see `Shard`. */
-  #publish({ accepted = 0, recovered = 0, adopted = 0, handedOver = 0, lost = 0, flush }: Counted = {}): void {
+  #publish({
+    accepted = 0,
+    recovered = 0,
+    adopted = 0,
+    handedOver = 0,
+    lost = 0,
+    rejected = 0,
+    flush,
+  }: Counted = {}): void {
     const own = this.#own;
     const taken = this.#taken?.streams ?? [];
     this.#sequence.beginChange();
@@ -908,6 +936,7 @@ export class SharedShard implements GroupTarget {
     addTo(this.#stats, STAT.adopted, adopted);
     addTo(this.#stats, STAT.handedOver, handedOver);
     addTo(this.#stats, STAT.lost, lost);
+    addTo(this.#stats, STAT.rejected, rejected);
     if (flush !== undefined) countFlush(flush, this.#stats);
     publishStreams([...(own === undefined ? [] : [own]), ...this.#ending, ...taken], 0, this.#stats);
     if (own !== undefined && own.flusher === undefined) {
@@ -917,6 +946,10 @@ export class SharedShard implements GroupTarget {
     this.#stats[STAT.journalRefused] = this.#writes && (this.#isRefusing || own === undefined) ? 1 : 0;
     this.#sequence.endChange();
   }
+}
+
+function isReadByPosition(log: SharedLog | QueueLog): log is SharedLog {
+  return 'survey' in log;
 }
 
 function isJournalUnavailable(error: unknown): boolean {

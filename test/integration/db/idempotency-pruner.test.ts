@@ -263,6 +263,17 @@ test('streams that have nothing left to flush expire without a warning: closed o
   );
 });
 
+test('a stream in a queue expires after 15 days without a record, whatever STREAM_EXPIRY_DAYS is', async () => {
+  const expired = await makeStream({ journal: 'sqs', heard: '15 days 1 hour' });
+  await makeStream({ journal: 'sqs', heard: '14 days 23 hours' });
+  const { lines } = await round(0);
+  assert.deepEqual(await streamsWhere('retired_at is not null'), new Set([expired]));
+  assert.deepEqual(
+    lines.map(({ level, message }) => [level, message.slice(0, 40)]),
+    [['info', 'Retired a stream of the sqs journal that']],
+  );
+});
+
 test('with STREAM_EXPIRY_DAYS=0 no stream of a file journal expires', async () => {
   const kept = await makeStream({ heard: '5000 days' });
   const memory = await makeStream({ journal: 'memory', heard: '2 hours' });
@@ -349,15 +360,15 @@ test('one node prunes at a time', async () => {
   assert.equal((await round()).heldSeconds === undefined, false, 'a round gives the lock back');
 });
 
-test('tombstones of memory journals are pruned 15 days after the window, with their claims; all others stay', async () => {
+test('tombstones of memory journals and queues are pruned 15 days after the window, with their claims; all others stay', async () => {
   const old = '16 days 1 second';
-  await makeStream({ journal: 'memory', retired: old });
+  for (const journal of ['memory', 'sqs']) await makeStream({ journal, retired: old });
   const kept = [
     await makeStream({ journal: 'memory', retired: '15 days 23 hours' }),
     await makeStream({ journal: 'memory' }),
     await makeStream({ journal: 'file', retired: old }),
     await makeStream({ journal: 'nats', retired: old }),
-    await makeStream({ journal: 'sqs', retired: old }),
+    await makeStream({ journal: 'sqs', retired: '15 days 23 hours' }),
   ];
   await round();
   assert.deepEqual(await streamsWhere('true'), new Set(kept));

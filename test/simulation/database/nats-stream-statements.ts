@@ -1,4 +1,5 @@
 /** The statements on streams of the nats journal, whose records are in a broker. */
+import { SHOW_LIFE_WITHOUT_ROW } from '#product/db/log-statements.js';
 import * as sql from '#product/db/nats-statements.js';
 import { surveyOf } from './log-owner-statements.js';
 import { isAt } from './owner-statements.js';
@@ -20,7 +21,7 @@ import { type Row, secondsOf } from './values.js';
 export const natsStreamStatements: readonly (readonly [string, StatementMeaning])[] = [
   [sql.MAKE_NATS_STREAM, makeStream],
   [sql.ASK_NATS_STREAM, askStream],
-  [sql.SHOW_NATS_LIFE, showLife],
+  [SHOW_LIFE_WITHOUT_ROW, showLife],
   [sql.SURVEY_NATS_STREAMS, (context) => surveyOf(context, 'nats')],
   [sql.KNOWN_NATS_STREAMS, knownStreams],
   [sql.REOPEN_NATS_STREAM, reopenStream],

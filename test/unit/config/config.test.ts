@@ -61,6 +61,7 @@ test('an empty environment gives the defaults of the contract', () => {
     role: 'serve',
     journal: settings.journal.fallback,
     nats: undefined,
+    sqs: undefined,
     natsStream: 'summing-counters',
     natsReplicas: 1,
     journalSync: 'always',
@@ -259,18 +260,41 @@ test('an unknown word is refused, and the problem lists the known ones', () => {
   assert.match(onlyProblemOf({ LOG_LEVEL: 'INFO' }), /^LOG_LEVEL is "INFO", but must be one of .*debug/);
 });
 
-test('planned but unimplemented values are refused as such, unknown values as unknown', () => {
+test('a journal is one of the known kinds', () => {
   const DATABASE_URL = 'postgresql://me@db/counters';
   for (const JOURNAL of ['memory', 'file', 'postgres'])
     assert.equal(readConfig({ JOURNAL, DATABASE_URL }).journal, JOURNAL);
-  for (const JOURNAL of ['sqs:https://queue']) {
-    const expected = `JOURNAL is "${JOURNAL}", which this version does not implement; it must be memory, file, postgres or nats://HOST:PORT.`;
-    assert.equal(onlyProblemOf({ JOURNAL }), expected);
-  }
   assert.equal(
     onlyProblemOf({ JOURNAL: 'kafka' }),
-    'JOURNAL is "kafka", but must be memory, file, postgres or nats://HOST:PORT.',
+    'JOURNAL is "kafka", but must be memory, file, postgres, nats://HOST:PORT or sqs:QUEUE_URL.',
   );
+});
+
+test('the URL of a queue has its region where its host names it', () => {
+  const DATABASE_URL = 'postgresql://me@db/counters';
+  const read = (queueUrl: string): Config => readConfig({ JOURNAL: `sqs:${queueUrl}`, ROLE: 'ingest', DATABASE_URL });
+  for (const [queueUrl, region] of [
+    ['https://sqs.eu-west-1.amazonaws.com/123456789012/counters.fifo', 'eu-west-1'],
+    ['https://sqs-fips.us-gov-west-1.amazonaws.com/1/counters.fifo', 'us-gov-west-1'],
+    ['https://vpce-0a1b.sqs.us-east-2.vpce.amazonaws.com/1/counters.fifo', 'us-east-2'],
+    ['http://127.0.0.1:4566/000000000000/counters.fifo', undefined],
+  ] as const) {
+    const { journal, sqs, bodyBytesMax } = read(queueUrl);
+    assert.deepEqual({ journal, sqs }, { journal: 'sqs', sqs: { queueUrl, region } });
+    assert.equal(bodyBytesMax, 64 * 1024);
+  }
+});
+
+test('what is not the URL of a FIFO queue is refused, and so is a server that would read its own queue', () => {
+  const settings = { ROLE: 'roll-up', DATABASE_URL: 'postgresql://me@db/counters' };
+  for (const JOURNAL of ['sqs:', 'sqs:counters.fifo', 'sqs:ftp://host/counters.fifo', 'sqs:https://'])
+    assert.match(onlyProblemOf({ ...settings, JOURNAL }), /but must be the URL of a queue/);
+  assert.match(onlyProblemOf({ ...settings, JOURNAL: 'sqs:https://host/1/counters' }), /must be a FIFO queue/);
+  const secret = onlyProblemOf({ ...settings, JOURNAL: 'sqs:https://me:hunter2@host/1/counters.fifo' });
+  assert.match(secret, /^JOURNAL holds a user or a password/);
+  const JOURNAL = 'sqs:https://host/1/counters.fifo';
+  assert.match(onlyProblemOf({ ...settings, JOURNAL, ROLE: 'serve' }), /^ROLE is serve, but/);
+  assert.equal(onlyProblemOf({ ...settings, JOURNAL, MAX_BODY_BYTES: '128 KiB' }), '(no problem)');
 });
 
 test('roles and the journal in PostgreSQL need what other servers reach', () => {
@@ -284,7 +308,7 @@ test('roles and the journal in PostgreSQL need what other servers reach', () => 
   );
   for (const ROLE of ['ingest', 'roll-up']) {
     for (const JOURNAL of ['memory', 'file']) {
-      const problem = `ROLE is ${ROLE}, which needs a JOURNAL that other servers reach, too: postgres or nats://HOST:PORT. It is ${JOURNAL}.`;
+      const problem = `ROLE is ${ROLE}, which needs a JOURNAL that other servers reach, too: postgres, nats://HOST:PORT or sqs:QUEUE_URL. It is ${JOURNAL}.`;
       assert.equal(onlyProblemOf({ ROLE, JOURNAL, DATABASE_URL }), problem);
     }
   }
@@ -359,8 +383,8 @@ test('the log of a start with a wrong configuration has LOG_LEVEL, or the defaul
 });
 
 test('a journal URL is quoted without its password', () => {
-  const planned = onlyProblemOf({ JOURNAL: 'sqs://me:hunter2@queue' });
-  assert.ok(planned.includes('sqs://***@queue') && !planned.includes('hunter2'), planned);
+  const unknown = onlyProblemOf({ JOURNAL: 'kafka://me:hunter2@queue' });
+  assert.ok(unknown.includes('kafka://***@queue') && !unknown.includes('hunter2'), unknown);
   for (const host of ['', 'broker:0', 'broker:70000', 'broker:4222/stream', 'one,,two']) {
     const problem = onlyProblemOf({ JOURNAL: `nats://me:hunter2@${host}`, DATABASE_URL: 'postgres://db/counters' });
     assert.match(problem, /^JOURNAL (has a server that is not HOST:PORT|is not a valid URL)/);
@@ -541,7 +565,7 @@ test('the help begins one line with every variable, with its default and limits,
   assert.match(configHelp(), /^PORT +default: 3333; accepts: 0 to 65535\n +port to listen on/m);
   assert.match(
     configHelp(),
-    /^MAX_BODY_BYTES +default: 1 MiB, with the nats journal 400 KiB;\n +accepts: 16 bytes to 16 MiB\n/m,
+    /^MAX_BODY_BYTES +default: 1 MiB, with nats 400 KiB, with sqs 64 KiB;\n +accepts: 16 bytes to 16 MiB\n/m,
   );
   assert.match(configHelp(), /^JOURNAL_SYNC +default: always; accepts: always \| everysec\n/m);
 });

@@ -58,15 +58,24 @@ export function groupBytesMaxOf(payloadBytes: number): number {
   return payloadBytes - PUBLISH_HEADERS_BYTES - MESSAGE_HEADER_BYTES;
 }
 
+/** The largest body whose record fits a group of `groupBytes`. */
+export function bodyBytesMaxOfGroup(groupBytes: number): number {
+  return Math.floor((groupBytes - RECORD_OVERHEAD_BYTES) / RECORD_BYTES_A_BODY_BYTE);
+}
+
+/** What the record of a body of `bodyBytes` can need in a group. */
+export function groupBytesFor(bodyBytes: number): number {
+  return Math.ceil(bodyBytes * RECORD_BYTES_A_BODY_BYTE) + RECORD_OVERHEAD_BYTES;
+}
+
 /** The largest body whose record fits one message of a broker that allows `payloadBytes`. */
 export function bodyBytesMaxOf(payloadBytes: number): number {
-  return Math.floor((groupBytesMaxOf(payloadBytes) - RECORD_OVERHEAD_BYTES) / RECORD_BYTES_A_BODY_BYTE);
+  return bodyBytesMaxOfGroup(groupBytesMaxOf(payloadBytes));
 }
 
 /** The least limit of a broker's messages for bodies of `bodyBytes`. */
 export function payloadBytesFor(bodyBytes: number): number {
-  const record = Math.ceil(bodyBytes * RECORD_BYTES_A_BODY_BYTE) + RECORD_OVERHEAD_BYTES;
-  return record + MESSAGE_HEADER_BYTES + PUBLISH_HEADERS_BYTES;
+  return groupBytesFor(bodyBytes) + MESSAGE_HEADER_BYTES + PUBLISH_HEADERS_BYTES;
 }
 
 /** Who writes a stream. */

@@ -17,7 +17,7 @@ import type { Clock } from '../../../core/clock.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { LogFields } from '../../../core/logger.js';
 import { Turns } from '../../../core/turns.js';
-import { END_LIFE, RELEASE_STREAM, TAKE_FLUSHES } from '../../../db/log-statements.js';
+import { END_LIFE, RELEASE_STREAM, SHOW_LIFE_WITHOUT_ROW, TAKE_FLUSHES } from '../../../db/log-statements.js';
 import * as nats from '../../../db/nats-statements.js';
 import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
@@ -257,7 +257,7 @@ export class NatsLog implements SharedLog {
 
   async showLife(streams: readonly string[]): Promise<void> {
     const values = [this.#deps.owner.flusher ?? null, streams];
-    await this.#inStatementTurn(() => this.#deps.statements.run({ text: nats.SHOW_NATS_LIFE, values }));
+    await this.#inStatementTurn(() => this.#deps.statements.run({ text: SHOW_LIFE_WITHOUT_ROW, values }));
   }
 
   /** Also fences the stream of `ids` that this thread writes. */

@@ -1,0 +1,134 @@
+/**
+ * The queue that holds the journal: checked at the start of a server. Main thread.
+ *
+ * A queue that drops or moves messages by itself would lose increments, so its attributes must say that it does not. The server does
+ * not make the queue: its name, encryption and access are the operator's.
+ */
+import { sizeText } from '../../../config/setting-text.js';
+import { causesOf, reasonOf, StartError } from '../../../core/errors.js';
+import type { SqsSettings } from '../../protocol/control-messages.js';
+import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './message-format.js';
+import { connectToSqs, sqsUnavailable, statusOf } from './sqs-queue.js';
+
+const REQUEST_TIMEOUT_MS = 5000;
+/** Least limit of a message: a batch of small requests has up to 64 KiB. */
+const MESSAGE_BYTES_MIN = 192 * 1024;
+const DAY_SECONDS = 86_400;
+/** What SQS allows at most. With less, increments are lost earlier where nobody counts them. */
+const RETENTION_DAYS = 14;
+
+/** Attributes of a queue, as SQS names them. */
+export type QueueAttributes = Readonly<Record<string, string>>;
+
+/** What a start needs to know of the queue. */
+export interface QueueFacts {
+  /** Most bytes of the records of a group. */
+  readonly groupBytesMax: number;
+  /** What it is, as a line of the log. */
+  readonly description: string;
+}
+
+/**
+ * Looks at the queue. Rejects with StartError where an operator must change something, with JournalError `journal-unavailable` where
+ * it can be tried again.
+ */
+export async function openQueue(settings: SqsSettings, bodyBytesMax: number): Promise<QueueFacts> {
+  const attributes = await attributesOf(settings);
+  const problems = [...queueProblems(attributes), ...sizeProblems(attributes, bodyBytesMax)];
+  if (problems.length > 0) throw new StartError(problems);
+  return factsOf(attributes, settings);
+}
+
+async function attributesOf(settings: SqsSettings): Promise<QueueAttributes> {
+  const { GetQueueAttributesCommand } = await import('@aws-sdk/client-sqs');
+  const client = await connectToSqs(settings);
+  try {
+    const command = new GetQueueAttributesCommand({ QueueUrl: settings.queueUrl, AttributeNames: ['All'] });
+    const { Attributes: attributes = {} } = await client.send(command, {
+      abortSignal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
+    });
+    return attributes;
+  } catch (error) {
+    throw refusalOf(error) ?? sqsUnavailable(error);
+  } finally {
+    client.destroy();
+  }
+}
+
+/** One sentence for each attribute by which the queue could lose records. */
+export function queueProblems(attributes: QueueAttributes): readonly string[] {
+  const { FifoQueue, RedrivePolicy, MessageRetentionPeriod, DelaySeconds } = attributes;
+  const retentionDays = Number(MessageRetentionPeriod) / DAY_SECONDS;
+  const checks: readonly (readonly [boolean, string])[] = [
+    [
+      FifoQueue === 'true',
+      'JOURNAL: the queue is a standard queue, which keeps no order and hands records out twice; make a FIFO queue.',
+    ],
+    [
+      (RedrivePolicy ?? '') === '',
+      'JOURNAL: the queue has a RedrivePolicy, which moves records away that are not flushed; remove it.',
+    ],
+    [
+      retentionDays >= RETENTION_DAYS,
+      `JOURNAL: the queue keeps messages for ${daysText(retentionDays)}, and drops records that are not flushed by then; set ` +
+        `MessageRetentionPeriod to ${RETENTION_DAYS * DAY_SECONDS} (14 days).`,
+    ],
+    [
+      Number(DelaySeconds ?? 0) === 0,
+      `JOURNAL: the queue has DelaySeconds ${DelaySeconds ?? ''}, which keeps increments from being counted; set it to 0.`,
+    ],
+  ];
+  return checks.filter(([isRight]) => !isRight).map(([, problem]) => problem);
+}
+
+function sizeProblems({ MaximumMessageSize }: QueueAttributes, bodyBytesMax: number): readonly string[] {
+  const messageBytes = Number(MaximumMessageSize);
+  if (!(messageBytes >= MESSAGE_BYTES_MIN))
+    return [
+      `JOURNAL: a message of the queue may have ${sizeText(messageBytes)}; raise MaximumMessageSize to at least ${MESSAGE_BYTES_MIN}.`,
+    ];
+  const fits = bodyBytesMaxOf(messageBytes);
+  if (bodyBytesMax <= fits) return [];
+  return [
+    `MAX_BODY_BYTES is ${sizeText(bodyBytesMax)}, but a message of the queue, ${sizeText(messageBytes)}, holds the record of a body ` +
+      `of ${fits} bytes at most; set at most that, or raise MaximumMessageSize to ${messageBytesFor(bodyBytesMax)} (SQS allows ` +
+      '1048576).',
+  ];
+}
+
+function factsOf(attributes: QueueAttributes, { queueUrl }: SqsSettings): QueueFacts {
+  const { MaximumMessageSize, MessageRetentionPeriod, DeduplicationScope, FifoThroughputLimit } = attributes;
+  const retentionDays = Number(MessageRetentionPeriod) / DAY_SECONDS;
+  const isHighThroughput = DeduplicationScope === 'messageGroup' && FifoThroughputLimit === 'perMessageGroupId';
+  const description =
+    `Journal in SQS, queue ${queueUrl.slice(queueUrl.lastIndexOf('/') + 1)}: messages of ${sizeText(Number(MaximumMessageSize))}, ` +
+    `kept for ${daysText(retentionDays)}, ${isHighThroughput ? 'with' : 'without'} high throughput`;
+  return { groupBytesMax: groupBytesMaxOf(Number(MaximumMessageSize)), description };
+}
+
+function daysText(days: number): string {
+  if (!Number.isFinite(days)) return 'an unknown time';
+  return days >= 1
+    ? `${Number(days.toFixed(1))} ${days === 1 ? 'day' : 'days'}`
+    : `${Math.round(days * DAY_SECONDS)} s`;
+}
+
+/** Refusals that pass: the service has no capacity now. */
+const PASSING = /Throttl|TooManyRequests|OverLimit/;
+
+/** A StartError where SQS answered, and refuses this server, or where nothing can be sent to it. */
+function refusalOf(error: unknown): StartError | undefined {
+  const reason = reasonOf(error);
+  const names = causesOf(error).map((cause) => (cause instanceof Error ? cause.name : ''));
+  if (names.includes('CredentialsProviderError'))
+    return new StartError([
+      `No credentials for SQS were found: ${reason}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the server a role.`,
+    ]);
+  if (reason === 'Region is missing') return new StartError(['The URL of the queue names no region; set AWS_REGION.']);
+  const status = statusOf(error) ?? 0;
+  const [name = ''] = names;
+  if (status < 400 || status >= 500 || PASSING.test(name)) return undefined;
+  return new StartError([
+    `SQS refuses the server: ${reason} (${name}). Check JOURNAL, and that the server may use the queue.`,
+  ]);
+}

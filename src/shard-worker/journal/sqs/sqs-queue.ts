@@ -1,0 +1,207 @@
+/**
+ * A queue over Amazon SQS, or a server that speaks its protocol. Main thread and shard thread.
+ *
+ * The client library never repeats a request by itself: the journal must know how each attempt ended. The endpoint is that of the
+ * queue's URL, the region too where its host names one; credentials, and a region otherwise, come by the library's own means
+ * (environment, files, roles).
+ */
+import type { SQSClient } from '@aws-sdk/client-sqs';
+import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
+import type { SqsSettings } from '../../protocol/control-messages.js';
+import { VISIBILITY_SECONDS, type Queue, type QueueMessage, type SendOutcome } from './queue.js';
+
+/** How long a request waits for its answer. Less than ACK_TIMEOUT_MS: a send without an answer is repeated. */
+const REQUEST_TIMEOUT_MS = 2000;
+/** How long a receive waits for a message. A killed consumer's last receive can still be given messages, for that long. */
+const RECEIVE_WAIT_SECONDS = 2;
+const RECEIVE_TIMEOUT_MS = 1000 * RECEIVE_WAIT_SECONDS + 5000;
+/** SQS allows no more messages a request. */
+const BATCH_MAX = 10;
+/** Most batch requests under way at a time. */
+const BATCHES_AT_ONCE = 4;
+
+/** Names of errors by which SQS says that it has no capacity now. */
+const THROTTLES: readonly string[] = [
+  'RequestThrottled',
+  'Throttling',
+  'ThrottlingException',
+  'TooManyRequestsException',
+  'OverLimit',
+  'KmsThrottled',
+];
+/** 408: the request did not arrive in time, or did. */
+const REQUEST_TIMEOUT_STATUS = 408;
+
+/** A client of the queue's region and endpoint. The library is loaded here, so that other journals do not need it. */
+export async function connectToSqs({ region, queueUrl }: SqsSettings): Promise<SQSClient> {
+  const { SQSClient } = await import('@aws-sdk/client-sqs');
+  const { origin } = new URL(queueUrl);
+  return new SQSClient({ maxAttempts: 1, endpoint: origin, ...(region !== undefined && { region }) });
+}
+
+/** A queue over SQS. */
+export class SqsQueue implements Queue {
+  readonly #url: string;
+  readonly #settings: SqsSettings;
+  #client: Promise<SQSClient> | undefined;
+
+  constructor(settings: SqsSettings) {
+    this.#url = settings.queueUrl;
+    this.#settings = settings;
+  }
+
+  async send(stream: string, deduplicationId: string, data: Uint8Array): Promise<SendOutcome> {
+    const { SendMessageCommand } = await import('@aws-sdk/client-sqs');
+    const command = new SendMessageCommand({
+      QueueUrl: this.#url,
+      MessageGroupId: stream,
+      MessageDeduplicationId: deduplicationId,
+      MessageBody: Buffer.from(data.buffer, data.byteOffset, data.length).toString('base64'),
+    });
+    try {
+      const client = await this.#opened();
+      await client.send(command, { abortSignal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
+      return { kind: 'sent' };
+    } catch (error) {
+      return outcomeOf(error);
+    }
+  }
+
+  async receive(): Promise<readonly QueueMessage[]> {
+    const { ReceiveMessageCommand } = await import('@aws-sdk/client-sqs');
+    const command = new ReceiveMessageCommand({
+      QueueUrl: this.#url,
+      MaxNumberOfMessages: BATCH_MAX,
+      VisibilityTimeout: VISIBILITY_SECONDS,
+      WaitTimeSeconds: RECEIVE_WAIT_SECONDS,
+      MessageSystemAttributeNames: ['MessageGroupId'],
+    });
+    const { Messages: messages = [] } = await this.#orUnavailable((client) =>
+      client.send(command, { abortSignal: AbortSignal.timeout(RECEIVE_TIMEOUT_MS) }),
+    );
+    return messages.map(({ Attributes: attributes, Body: body, ReceiptHandle: receipt = '' }) => ({
+      stream: attributes?.MessageGroupId ?? '',
+      data: dataOf(body),
+      receipt,
+    }));
+  }
+
+  extend(receipts: readonly string[]): Promise<void> {
+    return this.#changeVisibility(receipts, VISIBILITY_SECONDS);
+  }
+
+  /** One batch after the other: the order counts. */
+  async release(receipts: readonly string[], seconds = 0): Promise<void> {
+    for (const batch of batchesOf(receipts)) await this.#changeVisibility(batch, seconds);
+  }
+
+  async delete(receipts: readonly string[]): Promise<void> {
+    const { DeleteMessageBatchCommand } = await import('@aws-sdk/client-sqs');
+    await this.#inBatches(receipts, (client, batch) =>
+      client.send(
+        new DeleteMessageBatchCommand({
+          QueueUrl: this.#url,
+          Entries: batch.map((receipt, index) => ({ Id: String(index), ReceiptHandle: receipt })),
+        }),
+        { abortSignal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) },
+      ),
+    );
+  }
+
+  close(): void {
+    this.#client?.then((client) => {
+      client.destroy();
+    }, ignore);
+  }
+
+  async #changeVisibility(receipts: readonly string[], seconds: number): Promise<void> {
+    const { ChangeMessageVisibilityBatchCommand } = await import('@aws-sdk/client-sqs');
+    await this.#inBatches(receipts, (client, batch) =>
+      client.send(
+        new ChangeMessageVisibilityBatchCommand({
+          QueueUrl: this.#url,
+          Entries: batch.map((receipt, index) => ({
+            Id: String(index),
+            ReceiptHandle: receipt,
+            VisibilityTimeout: seconds,
+          })),
+        }),
+        { abortSignal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) },
+      ),
+    );
+  }
+
+  async #inBatches(
+    receipts: readonly string[],
+    request: (client: SQSClient, batch: readonly string[]) => Promise<unknown>,
+  ): Promise<void> {
+    const batches = batchesOf(receipts);
+    for (let at = 0; at < batches.length; at += BATCHES_AT_ONCE) {
+      const some = batches.slice(at, at + BATCHES_AT_ONCE);
+      await this.#orUnavailable((client) => Promise.all(some.map((batch) => request(client, batch))));
+    }
+  }
+
+  async #orUnavailable<T>(request: (client: SQSClient) => Promise<T>): Promise<T> {
+    try {
+      return await request(await this.#opened());
+    } catch (error) {
+      throw sqsUnavailable(error);
+    }
+  }
+
+  /** A client that could not be made is made again. */
+  #opened(): Promise<SQSClient> {
+    this.#client ??= connectToSqs(this.#settings).catch((error: unknown) => {
+      this.#client = undefined;
+      throw error;
+    });
+    return this.#client;
+  }
+}
+
+/** A failure of a request, as the journal says it. */
+export function sqsUnavailable(cause: unknown): JournalError {
+  if (cause instanceof JournalError) return cause;
+  return new JournalError('journal-unavailable', `SQS is unavailable: ${reasonOf(cause)}`, { cause });
+}
+
+/** The status of the answer that an error stands for; undefined where there was none. */
+export function statusOf(error: unknown): number | undefined {
+  if (!(error instanceof Error) || !('$metadata' in error)) return undefined;
+  const { httpStatusCode } = error.$metadata as { readonly httpStatusCode?: number };
+  return httpStatusCode;
+}
+
+function outcomeOf(error: unknown): SendOutcome {
+  const status = statusOf(error) ?? 0;
+  // A failure of the service (5xx) can have come after the message was stored.
+  const isAnswer = status >= 400 && status < 500 && status !== REQUEST_TIMEOUT_STATUS;
+  const isThrottled = error instanceof Error && THROTTLES.includes(error.name);
+  return isAnswer || isNotSent(error) ? { kind: 'refused', error, isThrottled } : { kind: 'unknown', error };
+}
+
+/** No connection was made, or there was nothing to sign the request with. */
+function isNotSent(error: unknown): boolean {
+  return causesOf(error).some((cause) => {
+    if (!(cause instanceof Error)) return false;
+    if (cause.name === 'CredentialsProviderError' || cause.message === 'Region is missing') return true;
+    if (cause instanceof AggregateError) return cause.errors.length > 0 && cause.errors.every(isNotSent);
+    return 'syscall' in cause && (cause.syscall === 'connect' || cause.syscall === 'getaddrinfo');
+  });
+}
+
+function dataOf(body: string | undefined): Uint8Array | undefined {
+  if (body === undefined || !/^[A-Za-z0-9+/]+={0,2}$/.test(body)) return undefined;
+  return Buffer.from(body, 'base64');
+}
+
+function batchesOf(receipts: readonly string[]): readonly (readonly string[])[] {
+  const batches: (readonly string[])[] = [];
+  for (let at = 0; at < receipts.length; at += BATCH_MAX) batches.push(receipts.slice(at, at + BATCH_MAX));
+  return batches;
+}
+
+function ignore(): void {
+  // There is no client to close.
+}

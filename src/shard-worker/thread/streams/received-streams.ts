@@ -1,0 +1,391 @@
+/**
+ * Streams of a shared journal whose records a queue hands out. Shard thread.
+ *
+ * ```text
+ * received ──its row is taken, under a new epoch──► held: added, flushed, deleted from the queue ──► idle ──five seconds──► let go
+ *          │                                         ├──another thread has taken the row──► let go: it is received again
+ *          │                                         └──its last record is committed──► retired
+ *          ├──counted already──► deleted
+ *          ├──its stream has no row, and it is not the first record──► set aside, deleted
+ *          └──names a record before it that is not counted──► left in the queue, with an alert
+ * ```
+ *
+ * While this thread holds messages of a stream, nobody else receives later ones. They are held until their flush is settled, and
+ * deleted only behind a commit that this thread made, or read in the row. If the queue hands them out twice all the same, epochs
+ * and LSNs make it safe: whoever takes the row fences who had it, and a record at or below the checkpoint is dropped.
+ *
+ * LSNs have gaps: a writer never uses the LSNs of a message of unknown outcome again. But each message names the last one that its
+ * writer knew to be in the queue. Where that one is not counted, another thread holds it, or it is lost.
+ */
+import type { Lsn } from '../../../core/checkpoint.js';
+import type { Clock } from '../../../core/clock.js';
+import type { QueueLog, ReceivedRecords, Survey, TakenLogStream } from '../../journal/stream-log.js';
+import type { Flusher } from '../flush/flusher.js';
+import { isDatabaseUnavailable } from '../flush/shard-database.js';
+import { PendingSums } from '../pending-sums.js';
+import { isJournalUnavailable, type ShardLog } from './owned-stream.js';
+import type { FollowedStream } from './taken-streams.js';
+
+/** How often messages under way are held for some more seconds. */
+const HOLD_INTERVAL_MS = 5000;
+/** A stream without messages under way is let go after this time: others may take it at any time, and it is ordinary life. */
+const IDLE_MAX_MS = 5000;
+/** Flushes of pending keys beyond this multiple of an early flush: nothing more is received until then. */
+const READ_AHEAD = 4;
+/** A message whose predecessor is missing is received again after this time: whoever holds it gets time to commit. */
+const BLOCKED_SECONDS = 5;
+/** A stream that is blocked for so long lacks records: longer than anybody holds a message without extending it. */
+const BLOCKED_MAX_MS = 30_000;
+/** Most blocked streams that are remembered. */
+const BLOCKED_MAX = 1000;
+
+/** A message whose records are added and not known to be committed. */
+interface HeldMessage {
+  receipt: string;
+  readonly lastLsn: Lsn;
+  readonly isClose: boolean;
+}
+
+interface ReceivedStreamState extends FollowedStream {
+  readonly stream: string;
+  readLsn: Lsn;
+  messages: HeldMessage[];
+  usedAt: number;
+}
+
+/** What it needs of its shard. */
+export interface ReceivedStreamsDeps {
+  readonly queueLog: QueueLog;
+  readonly clock: Clock;
+  readonly log: ShardLog;
+  readonly flushIntervalMs: number;
+  /** Called once a round, with no streams: a queue does not list them. */
+  readonly surveyed: (survey: Survey) => void;
+  readonly makeFlusher: (pendingSums: PendingSums, fenced: () => Promise<void>) => Flusher;
+  /** Without the database nothing is received: others might flush it. */
+  readonly isDatabaseAvailable: () => boolean;
+  /** Pending keys of all streams of this thread, and their bytes. */
+  readonly pending: () => { readonly keys: number; readonly bytes: number };
+  readonly keysMax: number;
+  readonly bytesMax: number;
+  /** Streams were added or removed. */
+  readonly changed: () => void;
+  /** Increments were added. */
+  readonly read: (increments: number, isOwn: boolean) => void;
+  /** Increments of a stream that this thread flushes no more. */
+  readonly handedOver: (increments: number) => void;
+  /** Increments were kept where an operator finds them, and are not counted. */
+  readonly setAside: (increments: number) => void;
+  /** The shard cannot go on. */
+  readonly fail: (error: unknown) => void;
+}
+
+/** The streams whose records one thread receives. */
+export class ReceivedStreams {
+  readonly #deps: ReceivedStreamsDeps;
+  readonly #held = new Map<string, ReceivedStreamState>();
+  /** Since when a stream is blocked; infinite where that was said. */
+  readonly #blockedSince = new Map<string, number>();
+  #holdDueAt = Number.NEGATIVE_INFINITY;
+  /** Deletions behind commits, and ends of flushers. */
+  readonly #settling = new Set<Promise<void>>();
+
+  constructor(deps: ReceivedStreamsDeps) {
+    this.#deps = deps;
+  }
+
+  get streams(): readonly FollowedStream[] {
+    return [...this.#held.values()];
+  }
+
+  /** Nobody knows how much of a stream a queue still has. */
+  isReadToEnd(): boolean {
+    return true;
+  }
+
+  noticeSilence(): void {
+    // Receiving stops with the next call of `readOn`.
+  }
+
+  /** Holds what is under way, and lets idle streams go. */
+  async look(): Promise<void> {
+    const { clock, queueLog, surveyed } = this.#deps;
+    surveyed({ streams: [], flushers: 1 });
+    const now = clock.monotonic();
+    for (const held of [...this.#held.values()])
+      if (held.messages.length === 0 && held.pendingSums.isSettled && now - held.usedAt >= IDLE_MAX_MS)
+        this.#drop(held);
+    if (now < this.#holdDueAt) return;
+    this.#holdDueAt = now + HOLD_INTERVAL_MS;
+    const receipts = [...this.#held.values()].flatMap(({ messages }) => messages.map(({ receipt }) => receipt));
+    if (receipts.length === 0) return;
+    try {
+      await queueLog.hold(receipts);
+    } catch (error) {
+      // The next call comes before they are received again, or their rows decide.
+      if (!isJournalUnavailable(error)) throw error;
+      this.#holdDueAt = now;
+    }
+  }
+
+  /**
+   * Receives messages and adds their records. True where more may be there, undefined where it did not look. Rejects with `journal-unavailable`, and with
+   * `database-unavailable`: then what was not added is received again.
+   */
+  async readOn(): Promise<boolean | undefined> {
+    const { queueLog, isDatabaseAvailable } = this.#deps;
+    if (!isDatabaseAvailable() || !this.#hasRoom) return undefined;
+    const received = await queueLog.receive();
+    const byStream = new Map<string, ReceivedRecords[]>();
+    for (const message of received) {
+      const others = byStream.get(message.stream);
+      if (others === undefined) byStream.set(message.stream, [message]);
+      else others.push(message);
+    }
+    const open = new Set(received.map(({ receipt }) => receipt));
+    try {
+      for (const messages of byStream.values()) {
+        await this.#take(messages);
+        for (const { receipt } of messages) open.delete(receipt);
+      }
+    } catch (error) {
+      await this.#letGo([...open]);
+      throw error;
+    }
+    return true;
+  }
+
+  /** Deletes the messages of committed records. */
+  committed(stream: string, lsn: Lsn): void {
+    const held = this.#held.get(stream);
+    if (held === undefined) return;
+    const done = held.messages.filter(({ lastLsn }) => lastLsn <= lsn);
+    if (done.length === 0) return;
+    held.messages = held.messages.filter(({ lastLsn }) => lastLsn > lsn);
+    this.#track(this.#settle(held, done));
+  }
+
+  /** Flushes what was received, and lets go what cannot be flushed. */
+  async drain(): Promise<void> {
+    for (const held of [...this.#held.values()]) {
+      await held.flusher.drain();
+      await Promise.all(this.#settling);
+      const left = held.messages.map(({ receipt }) => receipt);
+      this.#remove(held);
+      await this.#letGo(left);
+    }
+    await Promise.all(this.#settling);
+  }
+
+  get #hasRoom(): boolean {
+    const { pending, keysMax, bytesMax } = this.#deps;
+    const { keys, bytes } = pending();
+    return keys < READ_AHEAD * keysMax && bytes < bytesMax;
+  }
+
+  /** Takes messages of one stream, in order. */
+  async #take(messages: readonly ReceivedRecords[]): Promise<void> {
+    const { clock } = this.#deps;
+    // There is at least one.
+    const [first] = messages as [ReceivedRecords];
+    const lastLsn = messages.reduce((most, message) => Math.max(most, message.lastLsn), 0);
+    const held = (await this.#confirmed(first.stream)) ?? (await this.#takeRow(first, lastLsn, messages));
+    if (held === undefined) return;
+    held.usedAt = clock.monotonic();
+    const counted: HeldMessage[] = [];
+    for (const [index, message] of messages.entries()) {
+      if (message.lastLsn <= held.readLsn) {
+        if (message.lastLsn <= held.pendingSums.checkpointLsn) counted.push(message);
+        else noteCopy(held, message);
+        continue;
+      }
+      if (message.previousLsn > held.readLsn) {
+        await this.#block(held, messages.slice(index));
+        break;
+      }
+      this.#blockedSince.delete(held.stream);
+      this.#add(held, message);
+    }
+    if (counted.length > 0) await this.#settle(held, counted);
+    this.#flushWhenDue(held);
+  }
+
+  /** The stream as this thread holds it; undefined where it does not, or not any more. */
+  async #confirmed(stream: string): Promise<ReceivedStreamState | undefined> {
+    const held = this.#held.get(stream);
+    if (held === undefined) return undefined;
+    // A flush that is under way finds out by itself.
+    if (!held.pendingSums.isSettled) return held;
+    const isThere = await this.#deps.queueLog.touch(stream, held.pendingSums.checkpoint);
+    if (isThere && this.#held.get(stream) === held) return held;
+    this.#drop(held);
+    return undefined;
+  }
+
+  async #takeRow(
+    first: ReceivedRecords,
+    lastLsn: Lsn,
+    messages: readonly ReceivedRecords[],
+  ): Promise<ReceivedStreamState | undefined> {
+    const { queueLog, log } = this.#deps;
+    const taken = await queueLog.takeReceived(first, lastLsn);
+    const { stream, node } = first;
+    switch (taken.kind) {
+      case 'taken': {
+        const facts = { stream, node, checkpoint: taken.stream.lsn, lastLsn };
+        if (taken.how === 'made') log('info', facts, 'Found a stream in SQS that PostgreSQL had not heard of');
+        if (taken.how === 'reopened')
+          log('warn', facts, 'A stream that was finished has records above its end; opened it again');
+        return this.#hold(taken.stream);
+      }
+      case 'ended':
+        await this.#orLater(() => queueLog.remove(messages.map(({ receipt }) => receipt)));
+        return undefined;
+      case 'unknown':
+        for (const message of messages) await this.#setAside(message);
+        return undefined;
+    }
+  }
+
+  #hold({ stream, epoch, lsn, coveredFrom }: TakenLogStream): ReceivedStreamState {
+    const pendingSums = new PendingSums(stream, { epoch, lsn, coveredFrom });
+    const held: ReceivedStreamState = {
+      stream,
+      pendingSums,
+      journal: { bytes: 0, segments: 0 },
+      flusher: this.#deps.makeFlusher(pendingSums, async () => {
+        await this.#fenced(held);
+      }),
+      readLsn: lsn,
+      messages: [],
+      usedAt: this.#deps.clock.monotonic(),
+    };
+    this.#held.set(stream, held);
+    held.flusher.start();
+    this.#deps.changed();
+    return held;
+  }
+
+  async #setAside(message: ReceivedRecords): Promise<void> {
+    const { queueLog, log, setAside } = this.#deps;
+    const { stream, node, shard, firstLsn, lastLsn } = message;
+    const increments = await queueLog.setAside(message);
+    setAside(increments);
+    await this.#orLater(() => queueLog.remove([message.receipt]));
+    if (increments === 0) return;
+    log(
+      'error',
+      { stream, node, shard, firstLsn, lastLsn, increments },
+      `Stream ${stream} is in SQS from LSN ${firstLsn} on and has no row in journal_checkpoints: nobody can tell what of it is ` +
+        'counted. Its increments are kept in rejected_increments and not counted. List them with `npm run journal -- rejected`',
+    );
+  }
+
+  #add(held: ReceivedStreamState, { records, lastLsn, receipt, isClose }: ReceivedRecords): void {
+    let increments = 0;
+    for (const { lsn, entries, databaseTime, acceptedAt } of records)
+      increments += held.pendingSums.apply(lsn, entries, 0, entries.length, databaseTime, acceptedAt);
+    held.readLsn = lastLsn;
+    held.messages.push({ receipt, lastLsn, isClose });
+    if (increments > 0) this.#deps.read(increments, false);
+  }
+
+  /** What waited for an interval already, behind other messages or in an outage, is not kept waiting for another one. */
+  #flushWhenDue({ pendingSums, flusher, messages }: ReceivedStreamState): void {
+    const { clock, flushIntervalMs } = this.#deps;
+    if (pendingSums.isSettled) return;
+    const isLast = messages.at(-1)?.isClose === true;
+    // A flusher that fails retries by itself.
+    if (isLast || clock.now() - pendingSums.oldestAcceptedAtMs >= flushIntervalMs) flusher.flushNow().catch(ignore);
+    else flusher.noticeApplied();
+  }
+
+  /** The predecessor of the first message is not counted: another thread holds it, or it is lost. */
+  async #block({ stream, readLsn }: ReceivedStreamState, messages: readonly ReceivedRecords[]): Promise<void> {
+    const now = this.#deps.clock.monotonic();
+    const since = this.#blockedSince.get(stream) ?? now;
+    if (this.#blockedSince.size < BLOCKED_MAX) this.#blockedSince.set(stream, since);
+    if (now - since >= BLOCKED_MAX_MS) {
+      this.#blockedSince.set(stream, Number.POSITIVE_INFINITY);
+      const facts = { stream, afterLsn: readLsn, lsn: messages[0]?.firstLsn, missingLsn: messages[0]?.previousLsn };
+      this.#deps.log('error', facts, `Stream ${stream} lacks records in SQS; what is above them is not counted`);
+    }
+    await this.#letGo(
+      messages.map(({ receipt }) => receipt),
+      BLOCKED_SECONDS,
+    );
+  }
+
+  /**
+   * Deletes messages that are committed. The row of a stream that has ended is retired before its last message is deleted: that is
+   * received again where the row cannot be retired now.
+   */
+  async #settle(held: ReceivedStreamState, done: readonly HeldMessage[]): Promise<void> {
+    const { queueLog, log } = this.#deps;
+    const { stream, pendingSums, readLsn } = held;
+    await this.#orLater(async () => {
+      const isEnd = done.some(({ isClose, lastLsn }) => isClose && lastLsn === readLsn);
+      if (isEnd && pendingSums.isSettled) {
+        const isRetired = await queueLog.retire(stream, pendingSums.checkpoint, '');
+        if (isRetired === true) log('info', { stream, lsn: readLsn }, 'Finished a stream; all of it is in counters');
+        this.#drop(held);
+      }
+      await queueLog.remove(done.map(({ receipt }) => receipt));
+    });
+  }
+
+  /** Another thread flushes the stream now. What this one holds is received again, by whoever is first. */
+  async #fenced(held: ReceivedStreamState): Promise<void> {
+    this.#remove(held);
+    await this.#letGo(held.messages.map(({ receipt }) => receipt));
+  }
+
+  /** Stops to flush a stream of which nothing is pending. The database may keep its flusher waiting. */
+  #drop(held: ReceivedStreamState): void {
+    this.#remove(held);
+    this.#track(held.flusher.abandon().then(() => this.#letGo(held.messages.map(({ receipt }) => receipt))));
+  }
+
+  /** Until it has ended, the thread is not done. */
+  #track(task: Promise<void>): void {
+    const tracked = task.catch(this.#deps.fail).finally(() => {
+      this.#settling.delete(tracked);
+    });
+    this.#settling.add(tracked);
+  }
+
+  #remove(held: ReceivedStreamState): void {
+    if (this.#held.get(held.stream) !== held) return;
+    this.#held.delete(held.stream);
+    this.#deps.handedOver(held.pendingSums.pendingIncrements);
+    this.#deps.changed();
+  }
+
+  async #letGo(receipts: readonly string[], seconds?: number): Promise<void> {
+    if (receipts.length > 0) await this.#orLater(() => this.#deps.queueLog.letGo(receipts, seconds));
+  }
+
+  /** A message that is not deleted or let go now is received again, and its stream's row says what to do with it. */
+  async #orLater(request: () => Promise<void>): Promise<void> {
+    try {
+      await request();
+    } catch (error) {
+      if (!isJournalUnavailable(error) && !isDatabaseUnavailable(error)) throw error;
+      this.#deps.log('debug', { err: error }, 'Cannot end with a message now; it is received again');
+    }
+  }
+}
+
+/**
+ * A message whose records are below the last one that was added, and not known to be committed: it has come again, and only its
+ * new receipt is valid; or it is a late one of unknown outcome, and is deleted behind the same commit.
+ */
+function noteCopy(held: ReceivedStreamState, { lastLsn, receipt, isClose }: ReceivedRecords): void {
+  const known = held.messages.find((message) => message.lastLsn === lastLsn);
+  if (known === undefined) held.messages.push({ receipt, lastLsn, isClose });
+  else known.receipt = receipt;
+}
+
+function ignore(): void {
+  // The flusher reports the failure itself.
+}

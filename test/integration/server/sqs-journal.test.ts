@@ -1,0 +1,262 @@
+/**
+ * The journal in SQS, by a local server that speaks its protocol: see `support/sqs-server.ts` for what that one does and does not.
+ */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, before, describe, test } from 'node:test';
+import { emptyRecord } from '#product/shard-worker/journal/nats/message-format.js';
+import { encodeQueueMessage, type QueueMessageFacts } from '#product/shard-worker/journal/sqs/message-format.js';
+import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { eventually } from '../../support/eventually.js';
+import { increment, problemCode, send } from '../../support/http.js';
+import { runJournalCommand } from '../../support/journal-command.js';
+import { incrementRecord } from '../../support/journal-fixtures.js';
+import { scrape } from '../../support/metrics.js';
+import { assertCreated } from '../../support/problem.js';
+import { spawnServer, startServer, type TestServer } from '../../support/server.js';
+import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
+
+type Role = 'serve' | 'ingest' | 'roll-up';
+type Environment = Readonly<Record<string, string>>;
+
+async function rowsOf<Row extends Record<string, unknown>>(url: string, text: string): Promise<Row[]> {
+  const connection = await connectTo(url);
+  try {
+    return await connection.query<Row>({ text });
+  } finally {
+    await connection.close();
+  }
+}
+
+async function sumOf(url: string, key: string): Promise<number> {
+  const [row] = await rowsOf<{ sum: string }>(url, `select sum::text from counters where key = '${key}'`);
+  return Number(row?.sum ?? 0);
+}
+
+/** A start that must fail: its exit code and output. */
+async function refusedStart(env: Environment): Promise<{ readonly code: number | null; readonly output: string }> {
+  const server = await spawnServer({ env });
+  try {
+    const { code } = await server.ended;
+    return { code, output: server.output };
+  } finally {
+    await server.dispose();
+  }
+}
+
+describe('the journal in SQS', () => {
+  let database: TestDatabase;
+  let sqs: SqsServer;
+  let journal: string;
+  before(async () => {
+    database = await createTestDatabase();
+    sqs = await SqsServer.start();
+    journal = await sqs.makeQueue();
+  });
+  after(async () => {
+    await sqs.dispose();
+    await database.drop();
+  });
+
+  function settingsOf(ROLE: Role, env: Environment = {}): Environment {
+    return {
+      ...SQS_ENVIRONMENT,
+      DATABASE_URL: database.url,
+      JOURNAL: journal,
+      ROLE,
+      FLUSH_INTERVAL_MS: '100',
+      SHARDS: '2',
+      ...env,
+    };
+  }
+
+  function start(ROLE: Role, env: Environment = {}): Promise<TestServer> {
+    return startServer({ env: settingsOf(ROLE, env) });
+  }
+
+  test('a roll-up counts what two ingest servers take, a repeated request once; clean stops leave nothing', async () => {
+    const ingest = await start('ingest');
+    const other = await start('ingest');
+    const rollUp = await start('roll-up');
+    try {
+      assert.match(ingest.output, /Journal in SQS, queue journal\.fifo: messages of 1 MiB, kept for 14 days/);
+      assert.equal((await increment(rollUp.url, { refused: 1 })).status, 405);
+      for (let index = 0; index < 40; index += 1)
+        assertCreated(await increment(index % 2 === 0 ? ingest.url : other.url, { [`key-${index % 4}`]: 2 }));
+      const once = { headers: { 'idempotency-key': 'at-both' } };
+      for (const { url } of [ingest, ingest, other]) assertCreated(await increment(url, { once: 5, more: 1 }, once));
+      for (const { url } of [ingest, other]) assert.equal((await send(url, '/flush', { method: 'POST' })).status, 200);
+      for (let key = 0; key < 4; key += 1) assert.equal(await sumOf(database.url, `key-${key}`), 20);
+      assert.equal(await sumOf(database.url, 'once'), 5);
+      const read = await send(ingest.url, '/counters/key-0');
+      const { sum, committed, pending } = JSON.parse(read.body) as Record<string, unknown>;
+      assert.deepEqual({ sum, committed, pending }, { sum: 20, committed: 20, pending: null });
+      await eventually('all counted as adopted', async () => {
+        const pages = await Promise.all([scrape(ingest.url), scrape(other.url), scrape(rollUp.url)]);
+        const [here, there, adopted] = pages.map((page, index) =>
+          page.total(index < 2 ? 'increments_handed_over_total' : 'increments_adopted_total'),
+        );
+        return (here ?? 0) + (there ?? 0) === adopted;
+      });
+    } finally {
+      for (const server of [ingest, other]) assert.equal((await server.stop()).code, 0, server.output);
+      await eventually('an empty queue', async () => (await sqs.messagesIn()) === 0);
+      const open = await rowsOf(database.url, 'select 1 from journal_checkpoints where retired_at is null');
+      assert.equal(open.length, 0);
+      assert.equal((await rollUp.stop()).code, 0, rollUp.output);
+      for (const server of [ingest, other, rollUp]) await server.dispose();
+    }
+  });
+
+  test('a stream that PostgreSQL has never heard of is counted from LSN 1 on; one that begins later is put aside', async () => {
+    const rollUp = await start('roll-up');
+    try {
+      const facts: QueueMessageFacts = {
+        ...{ node: randomUUID(), shard: 3, time: 0 },
+        ...{ firstLsn: 1, previousLsn: 0, isClose: false },
+      };
+      const [found, aside] = [randomUUID(), randomUUID()];
+      const message = (key: string, amount: number, over: Partial<QueueMessageFacts>): Uint8Array =>
+        encodeQueueMessage([incrementRecord(key, amount)], { ...facts, ...over });
+      await sqs.send(found, `${found}:1`, encodeQueueMessage([emptyRecord(1)], facts));
+      // LSN 2 is burnt: nothing of it ever came, and nobody was told that it was kept.
+      await sqs.send(found, `${found}:3`, message('found', 7, { firstLsn: 3, previousLsn: 1 }));
+      await sqs.send(found, `${found}:4`, message('found', 1, { firstLsn: 4, previousLsn: 3, isClose: true }));
+      await sqs.send(aside, `${aside}:5`, message('aside', 7, { firstLsn: 5, previousLsn: 4 }));
+      await eventually('its sum', async () => (await sumOf(database.url, 'found')) === 8);
+      await rollUp.waitFor(`Stream ${aside} is in SQS from LSN 5`);
+      const kept = await rowsOf(
+        database.url,
+        `select convert_from(key, 'UTF8') as key, amount, lsn::int from rejected_increments where stream = '${aside}'`,
+      );
+      assert.deepEqual(kept, [{ key: 'aside', amount: '7', lsn: 5 }]);
+      const retired = `select lsn::int from journal_checkpoints where stream = '${found}' and retired_at is not null`;
+      await eventually('its end', async () => (await rowsOf(database.url, retired)).length === 1);
+      // A late copy of what was counted, and a record above the end.
+      await sqs.send(found, `${found}:3 again`, message('found', 7, { firstLsn: 3, previousLsn: 1 }));
+      await sqs.send(found, `${found}:5`, message('found', 10, { firstLsn: 5, previousLsn: 4, isClose: true }));
+      await rollUp.waitFor('A stream that was finished has records above its end; opened it again');
+      await eventually('the late record is counted', async () => (await sumOf(database.url, 'found')) === 18);
+      await eventually('an empty queue', async () => (await sqs.messagesIn()) === 0);
+      assert.equal(await sumOf(database.url, 'aside'), 0);
+    } finally {
+      // What is put aside is not counted, and an operator must hear of it.
+      assert.equal((await rollUp.stop()).code, 1, rollUp.output);
+      await rollUp.dispose();
+    }
+  });
+
+  test('a stream that lacks records waits for an operator, who can count on behind them, and can retire it', async () => {
+    const rollUp = await start('roll-up');
+    try {
+      const stream = randomUUID();
+      const origin = { node: randomUUID(), shard: 0, time: 0, isClose: false };
+      const write = (firstLsn: number, previousLsn: number): Promise<void> => {
+        const group = [incrementRecord('waits', 5)];
+        return sqs.send(
+          stream,
+          `${stream}:${firstLsn}`,
+          encodeQueueMessage(group, { ...origin, firstLsn, previousLsn }),
+        );
+      };
+      await write(1, 0);
+      await eventually('its sum', async () => (await sumOf(database.url, 'waits')) === 5);
+      // LSN 3 was acknowledged, and is not there.
+      await write(4, 3);
+      await rollUp.waitFor(`Stream ${stream} lacks records in SQS`, 60_000);
+      assert.equal(await sumOf(database.url, 'waits'), 5);
+      const line = rollUp.log.find(({ msg }) => String(msg).includes('lacks records'));
+      assert.deepEqual([line?.['afterLsn'], line?.['missingLsn']], [1, 3]);
+      await rowsOf(
+        database.url,
+        `update journal_checkpoints set lsn = 3, epoch = (nextval('journal_epochs') << 20) where stream = '${stream}'`,
+      );
+      await eventually('what is above', async () => (await sumOf(database.url, 'waits')) === 10, 40_000);
+      const retire = (): Promise<{ readonly code: number | null; readonly output: string }> =>
+        runJournalCommand(['retire', '--stream', stream], { DATABASE_URL: database.url });
+      assert.match((await retire()).output, /was heard of at .* less than five minutes ago/);
+      await rowsOf(
+        database.url,
+        `update journal_checkpoints set heard_at = now() - interval '6 minutes' where stream = '${stream}'`,
+      );
+      const { code, output } = await retire();
+      assert.equal(code, 0, output);
+      assert.match(output, /Records above LSN 4 that the queue still has, or gets, open it again/);
+      await write(5, 4);
+      await eventually('a late record', async () => (await sumOf(database.url, 'waits')) === 15);
+    } finally {
+      await rollUp.stop();
+      await rollUp.dispose();
+    }
+  });
+
+  test('a body of MAX_BODY_BYTES is one record', async () => {
+    const ingest = await start('ingest');
+    const rollUp = await start('roll-up');
+    try {
+      const pairs: string[] = [];
+      for (let bytes = 2; bytes + 7 <= 64 * 1024; bytes += 6) pairs.push('"a":1');
+      const headers = { 'idempotency-key': 'the-largest' };
+      assertCreated(await increment(ingest.url, `{${pairs.join(',')}}`, { headers }));
+      assert.equal((await increment(ingest.url, `{${'"a":1,'.repeat(12_000)}"a":1}`)).status, 413);
+      assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
+      assert.equal(await sumOf(database.url, 'a'), pairs.length);
+    } finally {
+      for (const process of [ingest, rollUp]) {
+        await process.stop();
+        await process.dispose();
+      }
+    }
+  });
+
+  test('a body that no message of the queue holds, and the role serve, are refused at the start', async () => {
+    const { code, output } = await refusedStart(settingsOf('ingest', { MAX_BODY_BYTES: '1 MiB' }));
+    assert.equal(code, 78);
+    assert.match(
+      output,
+      /MAX_BODY_BYTES is 1 MiB, but a message of the queue, 1 MiB, holds the record of a body of \d+/,
+    );
+    const serve = await refusedStart(settingsOf('serve'));
+    assert.equal(serve.code, 78);
+    assert.match(serve.output, /ROLE is serve, but a server cannot read its own increments back from a queue/);
+  });
+
+  test('a queue that would lose records is refused in one sentence for each reason', async () => {
+    const standard = await sqs.makeQueue('unsafe.fifo', {
+      MessageRetentionPeriod: '345600',
+      MaximumMessageSize: '65536',
+      RedrivePolicy: JSON.stringify({
+        deadLetterTargetArn: 'arn:aws:sqs:us-east-1:000000000000:journal.fifo',
+        maxReceiveCount: 3,
+      }),
+    });
+    const { code, output } = await refusedStart(settingsOf('ingest', { JOURNAL: standard }));
+    assert.equal(code, 78, output);
+    for (const reason of [
+      /the queue has a RedrivePolicy/,
+      /the queue keeps messages for 4 days/,
+      /a message of the queue may have 64 KiB/,
+    ])
+      assert.match(output, reason);
+    const missing = await refusedStart(settingsOf('ingest', { JOURNAL: `sqs:${sqs.urlOf('missing.fifo')}` }));
+    assert.equal(missing.code, 78, missing.output);
+    assert.match(missing.output, /SQS refuses the server: The specified queue does not exist/);
+  });
+
+  test('a start without the queue server waits for it', async () => {
+    const gone = await SqsServer.start();
+    const address = await gone.makeQueue();
+    await gone.stop();
+    const server = await startServer({
+      env: settingsOf('ingest', { JOURNAL: address }),
+      until: 'The start waits for the queue of the journal',
+    });
+    try {
+      assert.equal(problemCode(await increment(server.url, { early: 1 })), 'starting');
+    } finally {
+      await server.stop();
+      await server.dispose();
+      await gone.dispose();
+    }
+  });
+});

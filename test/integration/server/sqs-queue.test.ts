@@ -1,0 +1,108 @@
+/** What the client of SQS makes of a queue's answers, and of their absence. */
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, before, test } from 'node:test';
+import { JournalError } from '#product/core/errors.js';
+import type { SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
+import { SqsQueue } from '#product/shard-worker/journal/sqs/sqs-queue.js';
+import { freePort } from '../../support/counted-node.js';
+import { eventually } from '../../support/eventually.js';
+import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
+import { TcpProxy } from '../../support/tcp-proxy.js';
+
+const data = Buffer.from('a record');
+const region = SQS_ENVIRONMENT.AWS_REGION;
+let sqs: SqsServer;
+let proxy: TcpProxy;
+const queues: SqsQueue[] = [];
+
+before(async () => {
+  Object.assign(process.env, SQS_ENVIRONMENT);
+  sqs = await SqsServer.start();
+  proxy = await TcpProxy.start(sqs.address);
+});
+
+after(async () => {
+  for (const queue of queues) queue.close();
+  await proxy.close();
+  await sqs.dispose();
+});
+
+function queueAt(queueUrl: string): SqsQueue {
+  const queue = new SqsQueue({ queueUrl, region });
+  queues.push(queue);
+  return queue;
+}
+
+function send(queue: SqsQueue, bytes: Uint8Array = data): Promise<SendOutcome> {
+  return queue.send(randomUUID(), randomUUID(), bytes);
+}
+
+test('a send that the queue refuses, or that finds no queue server, is refused', async () => {
+  await sqs.makeQueue('small.fifo', { MaximumMessageSize: '1024' });
+  const small = queueAt(sqs.urlOf('small.fifo'));
+  assert.deepEqual(await send(small), { kind: 'sent' });
+  for (const outcome of [
+    await send(small, Buffer.alloc(2000)),
+    await send(queueAt(sqs.urlOf('missing.fifo'))),
+    await send(queueAt(`http://127.0.0.1:${await freePort()}/0/gone.fifo`)),
+    await send(queueAt('http://no-such-host.invalid/0/gone.fifo')),
+  ]) {
+    assert.equal(outcome.kind, 'refused');
+    assert.ok(outcome.kind === 'refused' && !outcome.isThrottled);
+  }
+});
+
+test('a send without an answer is unknown, and a copy of it under the same id is swallowed', async () => {
+  await sqs.makeQueue('lossy.fifo');
+  const queue = queueAt(proxy.urlOf(sqs.urlOf('lossy.fifo')));
+  const [stream, id] = [randomUUID(), randomUUID()];
+  for (const fate of ['lose-answer', 'cut-before', 'blackhole'] as const) {
+    proxy.setRule((bytes) => (bytes.includes('AmazonSQS.SendMessage') ? fate : 'forward'));
+    assert.equal((await queue.send(stream, id, data)).kind, 'unknown', fate);
+  }
+  proxy.setRule();
+  await eventually('an answer', async () => (await queue.send(stream, id, data)).kind === 'sent');
+  assert.equal(await sqs.messagesIn('lossy.fifo'), 1);
+});
+
+test('a group is handed out in order: not while a message of it is held, and again when that is let go', async () => {
+  await sqs.makeQueue('order.fifo');
+  const queue = queueAt(sqs.urlOf('order.fifo'));
+  const stream = randomUUID();
+  for (const text of ['first', 'second']) await queue.send(stream, text, Buffer.from(text));
+  const receive = async (): Promise<{ readonly receipt: string; readonly text: string }> => {
+    const [message] = await queue.receive();
+    assert.ok(message !== undefined);
+    assert.equal(message.stream, stream);
+    return { receipt: message.receipt, text: Buffer.from(message.data ?? []).toString() };
+  };
+  const held = await receive();
+  assert.equal(held.text, 'first');
+  assert.deepEqual(await queue.receive(), []);
+  await queue.extend([held.receipt, 'not a receipt']);
+  await queue.release([held.receipt]);
+  const again = await receive();
+  assert.equal(again.text, 'first');
+  await queue.delete([again.receipt]);
+  assert.equal((await receive()).text, 'second');
+});
+
+test('every other call says that the journal is unavailable', async () => {
+  const queue = queueAt(`http://127.0.0.1:${await freePort()}/0/gone.fifo`);
+  for (const call of [
+    () => queue.receive(),
+    () => queue.extend(['a']),
+    () => queue.release(['a']),
+    () => queue.delete(['a']),
+  ])
+    await assert.rejects(call, (error) => error instanceof JournalError && error.code === 'journal-unavailable');
+});
+
+test('a message that somebody else wrote has no data', async () => {
+  await sqs.makeQueue('foreign.fifo');
+  const queue = queueAt(sqs.urlOf('foreign.fifo'));
+  await sqs.sendText(randomUUID(), 'not base64!', 'foreign.fifo');
+  const [message] = await queue.receive();
+  assert.equal(message?.data, undefined);
+});

@@ -1,0 +1,264 @@
+import assert from 'node:assert/strict';
+import { beforeEach, describe, test } from 'node:test';
+import type { Checkpoint, Lsn } from '#product/core/checkpoint.js';
+import { CounterError } from '#product/core/errors.js';
+import { RECORD_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
+import type { QueueLog, ReceivedRecords, ReceivedStream } from '#product/shard-worker/journal/stream-log.js';
+import { Flusher, type FlusherDatabase } from '#product/shard-worker/thread/flush/flusher.js';
+import type { FlushAttempt } from '#product/shard-worker/thread/flush/shard-database.js';
+import type { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
+import { ReceivedStreams } from '#product/shard-worker/thread/streams/received-streams.js';
+import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
+
+const STREAM = '33333333-2222-4333-8444-555555555555';
+
+/** A queue and rows that a test writes, and what was done with them. */
+class Bench {
+  readonly clock = new ManualClock();
+  row: { epoch: number; lsn: Lsn; isRetired: boolean } | undefined;
+  next: readonly ReceivedRecords[] = [];
+  readonly removed: string[] = [];
+  readonly letGo: string[] = [];
+  readonly held: string[] = [];
+  readonly aside: Lsn[] = [];
+  readonly lines: string[] = [];
+  flushed = 0;
+  isStuck = false;
+  canRetire = true;
+  readonly streams: ReceivedStreams;
+
+  constructor() {
+    const queueLog: Pick<
+      QueueLog,
+      'receive' | 'takeReceived' | 'setAside' | 'hold' | 'letGo' | 'remove' | 'touch' | 'retire'
+    > = {
+      receive: () => Promise.resolve(this.next),
+      takeReceived: (_, lastLsn) => Promise.resolve(this.#take(lastLsn)),
+      setAside: ({ lastLsn }) => {
+        this.aside.push(lastLsn);
+        return Promise.resolve(1);
+      },
+      hold: (receipts) => Promise.resolve(void this.held.push(...receipts)),
+      letGo: (receipts) => Promise.resolve(void this.letGo.push(...receipts)),
+      remove: (receipts) => Promise.resolve(void this.removed.push(...receipts)),
+      touch: (_, at) => Promise.resolve(this.#isAt(at)),
+      retire: (_, at) => {
+        if (!this.canRetire) return Promise.reject(new CounterError('database-unavailable', 'gone'));
+        const isAt = this.#isAt(at);
+        if (isAt && this.row !== undefined) this.row.isRetired = true;
+        return Promise.resolve(isAt);
+      },
+    };
+    this.streams = new ReceivedStreams({
+      // The rest of it is for writers.
+      queueLog: queueLog as QueueLog,
+      clock: this.clock,
+      log: (_level, _fields, message) => {
+        this.lines.push(message);
+      },
+      flushIntervalMs: 1000,
+      surveyed: () => undefined,
+      makeFlusher: (pendingSums, fenced) => this.#makeFlusher(pendingSums, fenced),
+      isDatabaseAvailable: () => true,
+      pending: () => ({ keys: 0, bytes: 0 }),
+      keysMax: 1000,
+      bytesMax: 1e9,
+      changed: () => undefined,
+      read: () => undefined,
+      handedOver: () => undefined,
+      setAside: () => undefined,
+      fail: (error) => {
+        throw error;
+      },
+    });
+  }
+
+  /** Receives messages, and lets time pass until what they began has settled. */
+  async receive(messages: readonly ReceivedRecords[], ms = 50): Promise<void> {
+    this.next = messages;
+    await this.streams.readOn();
+    await this.pass(ms);
+  }
+
+  async pass(ms: number): Promise<void> {
+    for (let past = 0; past < ms; past += 10) {
+      for (let turn = 0; turn < 5; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+      this.clock.advance(10);
+    }
+    for (let turn = 0; turn < 10; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  #take(lastLsn: Lsn): ReceivedStream {
+    if (this.row === undefined) return { kind: 'unknown' };
+    if (this.row.isRetired && this.row.lsn >= lastLsn) return { kind: 'ended', lsn: this.row.lsn };
+    const how = this.row.isRetired ? 'reopened' : 'open';
+    this.row = { epoch: this.row.epoch + 1, lsn: this.row.lsn, isRetired: false };
+    const { epoch, lsn } = this.row;
+    return { kind: 'taken', how, stream: { stream: STREAM, epoch, lsn, coveredFrom: 0, appendEpoch: undefined } };
+  }
+
+  #isAt({ epoch, lsn }: Checkpoint): boolean {
+    return this.row?.epoch === epoch && this.row.lsn === lsn;
+  }
+
+  #makeFlusher(pendingSums: PendingSums, fenced: () => Promise<void>): Flusher {
+    const database: FlusherDatabase = {
+      flush: ({ fromLsn, toLsn, epoch, sums }) => {
+        if (this.isStuck) return new Promise(() => undefined);
+        const attempt: FlushAttempt = { kind: 'fenced' };
+        if (!this.#isAt({ epoch, lsn: fromLsn }) || this.row?.isRetired === true) return Promise.resolve(attempt);
+        this.row = { epoch, lsn: toLsn, isRetired: false };
+        this.flushed += sums.increments;
+        return Promise.resolve({ kind: 'committed', keys: 1, duplicates: [], mismatches: 0 } as FlushAttempt);
+      },
+      flushSettingAside: () => Promise.reject(new Error('nothing is set aside')),
+      readBack: () => Promise.resolve(undefined),
+      look: () => Promise.resolve(),
+      touch: (_, at) => Promise.resolve(this.#isAt(at)),
+    };
+    const options = {
+      ...{ intervalMs: 1000, keysMax: 1000, bytesMax: 1e9, recordBytesMax: 1e9, touchIntervalMs: 15_000 },
+      ...{ sync: () => undefined, touchTime: () => undefined, random: () => 0.5 },
+    };
+    return new Flusher(pendingSums, database, this.clock, options, {
+      committed: ({ toLsn }) => {
+        this.streams.committed(pendingSums.stream, toLsn);
+      },
+      retried: () => undefined,
+      confirmed: () => undefined,
+      register: () => Promise.resolve(),
+      fenced: async () => {
+        await fenced();
+        return 'over';
+      },
+      databaseAvailable: () => undefined,
+      failed: (error) => {
+        throw error;
+      },
+    });
+  }
+}
+
+/** A message of one increment; one of long ago is flushed at once. */
+function message(
+  lsn: Lsn,
+  previousLsn: Lsn,
+  { acceptedAt = 0, ...over }: Partial<ReceivedRecords> & { readonly acceptedAt?: number } = {},
+): ReceivedRecords {
+  const entries = incrementRecord('a', 1).subarray(RECORD_HEADER_BYTES);
+  return {
+    ...{ stream: STREAM, receipt: `r${lsn}`, firstLsn: lsn, lastLsn: lsn, previousLsn, isClose: false },
+    ...{ node: NODE_ID, shard: 0, records: [{ lsn, acceptedAt, databaseTime: 0, entries }] },
+    ...over,
+  };
+}
+
+let bench: Bench;
+
+beforeEach(() => {
+  bench = new Bench();
+  bench.row = { epoch: 1, lsn: 0, isRetired: false };
+});
+
+describe('a message', () => {
+  test('is deleted behind the commit of its records, not before', async () => {
+    bench.isStuck = true;
+    await bench.receive([message(1, 0), message(2, 1)]);
+    assert.deepEqual([bench.flushed, bench.removed], [0, []]);
+    await bench.streams.look();
+    assert.deepEqual(bench.held, ['r1', 'r2'], 'it is held meanwhile');
+  });
+
+  test('that is committed is deleted, and counted once when it comes again', async () => {
+    await bench.receive([message(1, 0), message(2, 1)]);
+    assert.deepEqual([bench.flushed, bench.removed, bench.row?.lsn], [2, ['r1', 'r2'], 2]);
+    await bench.receive([message(1, 0, { receipt: 'again' }), message(3, 2)]);
+    assert.deepEqual([bench.flushed, bench.removed], [3, ['r1', 'r2', 'again', 'r3']]);
+  });
+
+  test('behind burnt LSNs is counted, and a late one of them is not', async () => {
+    await bench.receive([message(1, 0), message(5, 1)]);
+    await bench.receive([message(3, 1), message(6, 5)]);
+    assert.deepEqual([bench.flushed, bench.row?.lsn, bench.removed], [3, 6, ['r1', 'r5', 'r3', 'r6']]);
+  });
+
+  test('whose predecessor is not counted stops its stream, and what follows stays in the queue', async () => {
+    await bench.receive([message(1, 0), message(3, 2), message(4, 3)]);
+    assert.deepEqual([bench.flushed, bench.removed, bench.letGo], [1, ['r1'], ['r3', 'r4']]);
+    assert.equal(bench.lines.length, 0);
+    await bench.pass(31_000);
+    await bench.receive([message(3, 2), message(4, 3)]);
+    assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
+    await bench.receive([message(2, 1), message(3, 2), message(4, 3)]);
+    assert.deepEqual([bench.flushed, bench.row?.lsn], [4, 4]);
+  });
+
+  test('that comes again before its commit is deleted by its new receipt', async () => {
+    await bench.receive([message(1, 0, { acceptedAt: bench.clock.now() })]);
+    assert.equal(bench.flushed, 0, 'it waits for the interval');
+    await bench.receive([message(1, 0, { receipt: 'newer' })]);
+    await bench.pass(1100);
+    assert.deepEqual([bench.flushed, bench.removed], [1, ['newer']]);
+  });
+});
+
+describe('a stream', () => {
+  test('that another thread has taken is let go, and what this one held is received again', async () => {
+    await bench.receive([message(1, 0)]);
+    bench.isStuck = true;
+    await bench.receive([message(2, 1, { acceptedAt: bench.clock.now() })]);
+    bench.row = { epoch: 9, lsn: 1, isRetired: false };
+    bench.isStuck = false;
+    await bench.pass(1100);
+    assert.deepEqual([bench.flushed, bench.letGo, bench.removed], [1, ['r2'], ['r1']]);
+    await bench.receive([message(2, 1)]);
+    assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [2, 2, ['r1', 'r2']]);
+  });
+
+  test('that was taken and given back meanwhile is taken again before anything is added', async () => {
+    await bench.receive([message(1, 0)]);
+    bench.row = { epoch: 9, lsn: 4, isRetired: false };
+    await bench.receive([message(4, 3), message(5, 4)]);
+    assert.deepEqual(
+      [bench.flushed, bench.row, bench.removed],
+      [2, { epoch: 10, lsn: 5, isRetired: false }, ['r1', 'r4', 'r5']],
+    );
+  });
+
+  test('is retired behind its last record, which is deleted after that', async () => {
+    await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
+    assert.deepEqual([bench.row?.isRetired, bench.removed], [true, ['r1', 'r2']]);
+    assert.match(bench.lines.at(-1) ?? '', /Finished a stream/);
+    await bench.receive([message(2, 1, { receipt: 'late copy', isClose: true })]);
+    assert.deepEqual([bench.flushed, bench.removed.at(-1)], [2, 'late copy']);
+    await bench.receive([message(3, 2)]);
+    assert.deepEqual([bench.flushed, bench.row], [3, { epoch: 3, lsn: 3, isRetired: false }]);
+    assert.match(bench.lines.at(-1) ?? '', /opened it again/);
+  });
+
+  test('that could not be retired behind its last record is retired when that comes again', async () => {
+    bench.canRetire = false;
+    await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
+    assert.deepEqual([bench.row?.isRetired, bench.row?.lsn, bench.removed], [false, 2, []]);
+    bench.canRetire = true;
+    await bench.receive([message(1, 0), message(2, 1, { receipt: 'again', isClose: true })]);
+    assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
+  });
+
+  test('without a row that does not begin at its first record is put aside', async () => {
+    bench.row = undefined;
+    await bench.receive([message(4, 3), message(5, 4)]);
+    assert.deepEqual([bench.aside, bench.removed, bench.flushed], [[4, 5], ['r4', 'r5'], 0]);
+  });
+
+  test('without messages is let go after five seconds, and taken again with the next one', async () => {
+    await bench.receive([message(1, 0)]);
+    assert.equal(bench.streams.streams.length, 1);
+    await bench.pass(5_000);
+    await bench.streams.look();
+    assert.equal(bench.streams.streams.length, 0);
+    await bench.receive([message(2, 1)]);
+    assert.deepEqual([bench.flushed, bench.row?.epoch], [2, 3]);
+  });
+});
