@@ -3,9 +3,10 @@
  */
 import type { DatabaseMutations } from './database/database-mutations.js';
 import type { SharedMutations } from './mutated-log.js';
+import type { NatsMutations } from './mutated-nats.js';
 
 /** The bugs. */
-export interface Mutations extends DatabaseMutations, SharedMutations {
+export interface Mutations extends DatabaseMutations, SharedMutations, NatsMutations {
   /** `always` answers before the sync. */
   readonly acknowledgeBeforeSync?: boolean;
   /** Segments are deleted when a flush is sent. */
@@ -117,4 +118,43 @@ export const SHARED_MUTATIONS: readonly {
     from: 88,
   },
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
+];
+
+/**
+ * The bugs that random histories of servers with one journal in a broker find. Walks find those of the broker's messages that the
+ * product's code has no place for (`broker-walk.test.ts`).
+ */
+export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
+  { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true }, from: 37 },
+  { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 51 },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 49 },
+  { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
+  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 29 },
+  { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 16 },
+  { name: 'a look at the last message only', mutations: { lastMessageOnly: true }, from: 6 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 114 },
+  { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
+  { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
+  {
+    name: 'a purge behind a commit that a failover has taken back',
+    mutations: { purgesTakenBack: true },
+    from: 329,
+  },
+  {
+    name: 'a purge that leaves a stream empty, and retired streams that stay so',
+    mutations: { purgesAll: true, neverReopens: true },
+  },
+  { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 54 },
+  {
+    name: 'a fence without an expectation whose answer ends the stream, and retired streams that stay so',
+    mutations: { fenceReplyEnds: true, neverReopens: true },
+    from: 58,
+  },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 213 },
+  {
+    name: 'a retired row that keeps covered_from',
+    mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },
+    from: 54,
+  },
+  { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 35 },
 ];

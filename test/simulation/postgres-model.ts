@@ -24,6 +24,7 @@ import { LockTable } from './database/locks.js';
 import { otherStatements } from './database/other-statements.js';
 import { logOwnerStatements } from './database/log-owner-statements.js';
 import { APPENDS, logWriterStatements } from './database/log-writer-statements.js';
+import { natsStreamStatements } from './database/nats-stream-statements.js';
 import { FLUSHES, ownerStatements } from './database/owner-statements.js';
 import { prunerStatements } from './database/pruner-statements.js';
 import { SimulatedSession } from './database/session.js';
@@ -54,6 +55,7 @@ const MEANINGS: ReadonlyMap<string, StatementMeaning> = new Map([
   ...prunerStatements,
   ...logWriterStatements,
   ...logOwnerStatements,
+  ...natsStreamStatements,
   ...otherStatements,
 ]);
 

@@ -1,5 +1,6 @@
 /** Runs one history or walk again and shows its steps. */
 import { runHistory } from './history.js';
+import type { Mutations } from './mutations.js';
 import type { QueueWalkMutations } from './queue-walk/queue-mutations.js';
 import { queueWalk, type QueueWalkResult } from './queue-walk/queue-walk.js';
 import { runSharedHistory } from './shared-history.js';
@@ -10,6 +11,7 @@ const TRACE_LINES = 80;
 export const HISTORIES = {
   file: runHistory,
   postgres: runSharedHistory,
+  nats: (seed: number, mutations?: Mutations, trace?: string[]) => runSharedHistory(seed, mutations, trace, 'nats'),
   sqs: (seed: number, mutations: QueueWalkMutations = {}, trace?: string[]): Promise<QueueWalkResult> =>
     queueWalk(seed, mutations, {}, trace),
 } as const;

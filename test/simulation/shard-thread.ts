@@ -16,17 +16,23 @@ import {
   type HandedOverStream,
 } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
+import { NatsLog, type NatsLogDeps } from '#product/shard-worker/journal/nats/nats-log.js';
+import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
 import type { ShardLog } from '#product/shard-worker/thread/streams/owned-stream.js';
 import { Turns } from '#product/core/turns.js';
+import { connectToBroker } from './broker-connection.js';
 import type { Channel } from './channel.js';
 import { mutateIncrementLog } from './mutated-log.js';
+import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo } from './mutated-nats.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
 import type { Clock } from '#product/core/clock.js';
 import { clockOf, Life } from './scheduler.js';
-import type { SharedSettings, SimulatedNode } from './simulated-node.js';
+import { Violation } from './expectations.js';
+import type { NatsJournalSettings, SharedSettings, SimulatedNode } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
 import { SimulatedCrash } from './scheduler.js';
 import type { World } from './world.js';
@@ -50,6 +56,7 @@ export class ShardThread {
   readonly #shard: Shard | SharedShard;
   readonly #groups: GroupCommit;
   readonly #posted: ArrayBufferLike[] = [];
+  #sessions: SimulatedSession[] = [];
   #own: string | undefined;
   #lastDelivery = 0;
   #dying = false;
@@ -134,19 +141,30 @@ export class ShardThread {
     });
   }
 
-  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals }: SharedSettings): SharedShard {
+  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals, nats }: SharedSettings): SharedShard {
     const world = this.#world;
     const { id: node, shards, settings } = this.#node;
     const shard = this.#index;
     const flushes = this.#connect(clock);
     const flushTurns = new Turns();
     const flusher = role === 'ingest' ? undefined : world.uuid();
-    const incrementLog = new PostgresIncrementLog(this.#connect(clock), flushes, flushTurns, { node, shard, flusher });
+    const owner = { node, shard, flusher };
+    const statements = this.#connect(clock);
+    const incrementLog =
+      nats === undefined
+        ? mutateIncrementLog(
+            new PostgresIncrementLog(statements, flushes, flushTurns, owner),
+            world.mutations,
+            world.database,
+          )
+        : this.#makeNatsLog({ statements, flushes, flushTurns, owner, clock }, nats);
+    const journal = nats === undefined ? 'postgres' : 'nats';
+    const database = new PostgresShardDatabase(flushes, { node, shard, journal }, flushTurns);
     const made = new SharedShard({
       role,
       ...{ clock, stats, node, shard, shards, intervals },
-      incrementLog: mutateIncrementLog(incrementLog, world.mutations, world.database),
-      database: new PostgresShardDatabase(flushes, { node, shard, journal: 'postgres' }, flushTurns),
+      incrementLog,
+      database: mutateNatsDatabase(database, world.mutations, this.#purge),
       random: () => world.random.next() / 0x1_0000_0000,
       newStreamId: () => world.uuid(),
       flushIntervalMs: settings.flushIntervalMs,
@@ -164,15 +182,55 @@ export class ShardThread {
     return made;
   }
 
+  #makeNatsLog(
+    deps: Pick<NatsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'clock'>,
+    { groupBytesMax, windowHours, intervals }: NatsJournalSettings,
+  ): SharedLog {
+    const { broker, mutations, database } = this.#world;
+    if (broker === undefined) throw new TypeError('The world has no broker');
+    const client = { life: this.life, step: () => this.#step(), isCut: () => this.#node.isCutFromBroker };
+    const connect = (): Broker => connectToBroker(broker, client);
+    const log = new NatsLog({
+      ...deps,
+      appends: mutateAppends(connect(), mutations),
+      reads: mutateReads(connect(), mutations, database),
+      ...{ groupBytesMax, windowHours, intervals },
+      keepSeconds: this.#node.settings.keepSeconds,
+      log: this.#log,
+    });
+    return mutateNatsLog(
+      log,
+      mutations,
+      { clock: deps.clock, keepSeconds: this.#node.settings.keepSeconds },
+      this.#purge,
+    );
+  }
+
+  /** For a bug. */
+  readonly #purge = (stream: string, lsn: number): void => {
+    const { broker } = this.#world;
+    if (broker !== undefined) purgeTo(broker, this.life, stream, lsn);
+  };
+
   #connect(clock: Clock): ShardConnection {
-    const connect = (): Promise<SimulatedSession> =>
-      this.#step() ? this.#world.database.connect(this.life) : new Promise(() => undefined);
+    const connect = async (): Promise<SimulatedSession> => {
+      if (!this.#step()) return new Promise(() => undefined);
+      const session = await this.#world.database.connect(this.life);
+      if (this.#node.isCutFromDatabase) {
+        session.lose();
+        throw Object.assign(new Error('connect'), { code: 'ECONNREFUSED' });
+      }
+      this.#sessions = [...this.#sessions.filter(({ lost }) => !lost), session];
+      return session;
+    };
     return new ShardConnection(target, { applicationName: 'simulation', clock, connect });
   }
 
   readonly #log: ShardLog = (level, fields, message) => {
     this.#step();
     const facts: Readonly<Record<string, unknown>> = { ...fields };
+    if (facts['lost'] !== undefined && this.#world.broker !== undefined)
+      this.#world.violate(new Violation(`${this.name} says that the broker has lost increments`));
     if (facts['lost'] !== undefined && this.#node.settings.shared === undefined) {
       this.#world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
     }
@@ -210,6 +268,11 @@ export class ShardThread {
         this.#die(error);
       }
     });
+  }
+
+  /** The network between this thread and the database is down. */
+  loseSessions(): void {
+    for (const session of this.#sessions) session.lose();
   }
 
   /** The thread ends for a reason outside the shard. */

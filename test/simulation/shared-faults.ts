@@ -1,4 +1,4 @@
-/** The faults of a history with a journal in PostgreSQL. Each history has only a few kinds, chosen by its seed. */
+/** The faults of a history with a journal that others can reach. Each history has only a few kinds, chosen by its seed. */
 import type { Tables } from './database/tables.js';
 import type { Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
@@ -20,8 +20,22 @@ const KINDS = [
   'poison',
 ] as const;
 
+const BROKER_KINDS = [
+  'broker-gone',
+  'broker-full',
+  'broker-slow',
+  'broker-replies-lost',
+  'server-without-database',
+  'server-without-broker',
+] as const;
+
 /** A kind of fault; `poison` is a property of keys. */
-export type SharedFaultKind = (typeof KINDS)[number];
+export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number];
+
+/** The longest time between the last state that a standby has and the end of the primary, in ms. */
+const STANDBY_LAG_MAX_MS = 1000;
+/** The same where the journal is in a broker, which keeps committed records for longer. */
+export const BROKER_STANDBY_LAG_MAX_MS = 300;
 
 /** The faults of one history. */
 export class SharedFaults {
@@ -31,14 +45,21 @@ export class SharedFaults {
   readonly #world: World;
   readonly #life: Life;
   readonly #failedOver: (from: number) => void;
+  readonly #takeoverMs: number | undefined;
+  readonly #healers = new Set<() => void>();
   #isHealed = false;
+  #isFailingOver = false;
 
-  constructor(world: World, life: Life, failedOver: (from: number) => void) {
+  /** `takeoverMs`: see {@link SharedPlan}. */
+  constructor(world: World, life: Life, failedOver: (from: number) => void, takeoverMs?: number) {
     this.#world = world;
+    this.#takeoverMs = takeoverMs;
     this.#life = life;
     this.#failedOver = failedOver;
     const density = 2 + world.random.below(4);
-    this.names = KINDS.filter(() => world.random.below(density) === 0);
+    const kinds = world.broker === undefined ? KINDS : [...KINDS, ...BROKER_KINDS];
+    const names = kinds.filter(() => world.random.below(density) === 0);
+    this.names = takeoverMs === undefined ? names : [...names, 'broker-replies-lost'];
   }
 
   has(kind: SharedFaultKind): boolean {
@@ -53,10 +74,17 @@ export class SharedFaults {
     this.#strike(kind, node);
   }
 
+  /** Where the history dwells on takeovers: one may begin now. */
+  dwell(node: SimulatedNode): void {
+    if (this.#takeoverMs !== undefined && !this.#isHealed && this.#world.oneIn(12)) this.#freeze(node);
+  }
+
   /** Ends all faults. */
   heal(): void {
-    const { database } = this.#world;
+    const { database, broker } = this.#world;
     this.#isHealed = true;
+    broker?.heal();
+    for (const heal of this.#healers) heal();
     database.isDead = false;
     database.network = 'fine';
     database.slowness = 1;
@@ -65,7 +93,7 @@ export class SharedFaults {
   }
 
   #strike(kind: SharedFaultKind, node: SimulatedNode): void {
-    const { random, database } = this.#world;
+    const { random, database, broker } = this.#world;
     switch (kind) {
       case 'database-gone':
       case 'database-silent':
@@ -82,8 +110,12 @@ export class SharedFaults {
         this.#later(random.below(1000), () => (database.slowness = 1));
         return;
       case 'database-failover': {
+        // A standby that is further behind than one failover makes it is too late for what the broker has purged.
+        if (broker !== undefined && this.#isFailingOver) return;
+        this.#isFailingOver = true;
         const [tables, at] = [database.snapshot(), this.#world.scheduler.now];
-        this.#later(random.below(random.pick([10, 50, 1000])), () => this.#failOver(tables, at));
+        const lagMaxMs = broker === undefined ? STANDBY_LAG_MAX_MS : BROKER_STANDBY_LAG_MAX_MS;
+        this.#later(random.below(random.pick([10, 50, lagMaxMs])), () => this.#loseDatabase(tables, at));
         return;
       }
       case 'connections-silent':
@@ -108,6 +140,43 @@ export class SharedFaults {
         node.killThread(random.below(node.shards));
         return;
       case 'poison':
+        return;
+      case 'broker-gone':
+      case 'broker-full':
+      case 'broker-slow':
+      case 'broker-replies-lost':
+        this.#strikeBroker(kind);
+        return;
+      case 'server-without-database':
+        node.isCutFromDatabase = true;
+        this.#healers.add(() => (node.isCutFromDatabase = false));
+        this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromDatabase = false));
+        return;
+      case 'server-without-broker':
+        node.isCutFromBroker = true;
+        this.#healers.add(() => (node.isCutFromBroker = false));
+        this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromBroker = false));
+    }
+  }
+
+  #strikeBroker(kind: 'broker-gone' | 'broker-full' | 'broker-slow' | 'broker-replies-lost'): void {
+    const { random, broker } = this.#world;
+    if (broker === undefined) return;
+    switch (kind) {
+      case 'broker-gone':
+        broker.isGone = true;
+        this.#later(random.below(random.pick([30, 300, 3000])), () => (broker.isGone = false));
+        return;
+      case 'broker-full':
+        broker.isFull = true;
+        this.#later(random.below(random.pick([30, 300, 1500])), () => (broker.isFull = false));
+        return;
+      case 'broker-slow':
+        broker.slowness = random.pick([10, 40]);
+        this.#later(random.below(500), () => (broker.slowness = 1));
+        return;
+      case 'broker-replies-lost':
+        broker.loseNext = 1 + random.below(2);
     }
   }
 
@@ -115,7 +184,10 @@ export class SharedFaults {
   #freeze({ life, name }: SimulatedNode): void {
     const { scheduler, random } = this.#world;
     if (life.isOver || life.isFrozen) return;
-    const ms = random.below(random.pick([50, 400, 1500, 5000]));
+    const ms =
+      this.#takeoverMs === undefined
+        ? random.below(random.pick([50, 400, 1500, 5000]))
+        : this.#takeoverMs * (0.6 + random.below(100) / 100);
     this.#world.note(() => `${name} is stopped for ${ms} ms`);
     life.freeze();
     scheduler.after(ms, this.#life, () => {
@@ -124,7 +196,23 @@ export class SharedFaults {
     });
   }
 
+  /** The primary ends, and a standby takes over: at once or, where the journal does without the database meanwhile, later. */
+  #loseDatabase(tables: Tables, from: number): void {
+    const { random, database, broker } = this.#world;
+    if (broker === undefined || random.below(2) === 0) {
+      this.#failOver(tables, from);
+      return;
+    }
+    database.isDead = true;
+    database.crash();
+    this.#later(random.below(4000), () => {
+      database.isDead = false;
+      this.#failOver(tables, from);
+    });
+  }
+
   #failOver(tables: Tables, from: number): void {
+    this.#isFailingOver = false;
     if (this.#isHealed) return;
     const { database, scheduler, circumstances } = this.#world;
     database.failOver(tables);

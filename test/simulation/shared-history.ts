@@ -1,9 +1,11 @@
 /**
- * One history of servers that share a journal in PostgreSQL: they start, freeze and end, take each other's streams over, and
+ * One history of servers that share a journal, in PostgreSQL or in a broker: they start, freeze and end, take each other's streams over, and
  * clients repeat idempotent requests at any of them. At the end everything is healthy, and all streams end. The seed determines
  * everything.
  */
 import { CounterError, JournalError } from '#product/core/errors.js';
+import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
+import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
 import type { Role } from '#product/shard-worker/thread/shared-shard.js';
 import { isPoison, POISON_PREFIX } from './database/values.js';
 import { isOpen } from './database/tables.js';
@@ -11,8 +13,8 @@ import { ClientRequest, type Attempt, type ExpectedCounter, Violation } from './
 import type { HistoryResult } from './history.js';
 import type { Mutations } from './mutations.js';
 import { Life } from './scheduler.js';
-import { SharedFaults } from './shared-faults.js';
-import { sharedPlan, type SharedPlan } from './shared-settings.js';
+import { SharedFaults, BROKER_STANDBY_LAG_MAX_MS } from './shared-faults.js';
+import { sharedPlan, WINDOW_HOURS, type SharedJournal, type SharedPlan } from './shared-settings.js';
 import { SimulatedNode } from './simulated-node.js';
 import { SimulatedPruner } from './simulated-pruner.js';
 import { Mulberry32 } from '../support/mulberry32.js';
@@ -25,8 +27,6 @@ const SHUTDOWN_MAX_MS = 30_000;
 const UPKEEP_PACE_MS = 20;
 /** Starts until no row is open any more. */
 const LEFT_STARTS_MAX = 4;
-/** IDEMPOTENCY_WINDOW_HOURS of every process. */
-const WINDOW_HOURS = 1;
 /** A digit of a sum can count up to three. */
 const ATTEMPTS_MAX = 3;
 
@@ -45,8 +45,9 @@ export async function runSharedHistory(
   seed: number,
   mutations: Mutations = {},
   trace?: string[],
+  journal: SharedJournal = 'postgres',
 ): Promise<HistoryResult> {
-  const history = new SharedHistory(seed, mutations, trace);
+  const history = new SharedHistory(seed, mutations, trace, journal);
   const violation = await history.run();
   return { seed, violation, ...history.counts };
 }
@@ -69,13 +70,18 @@ class SharedHistory {
   #acknowledged = 0;
   #isDone = false;
 
-  constructor(seed: number, mutations: Mutations, trace: string[] | undefined) {
-    this.#plan = sharedPlan(new Mulberry32(seed ^ 0x10a5));
-    this.#world = new World(seed, mutations, trace, this.#plan.scale);
+  constructor(seed: number, mutations: Mutations, trace: string[] | undefined, journal: SharedJournal) {
+    const plan = sharedPlan(new Mulberry32(seed ^ 0x10a5), journal);
+    this.#world = new World(seed, mutations, trace, plan.scale);
     this.#world.isShared = true;
+    if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
-    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from));
+    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan.takeoverMs);
+    const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
+    // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
+    const keepSeconds = keepsLonger ? (2 * BROKER_STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
+    this.#plan = { ...plan, settings: { ...plan.settings, keepSeconds } };
     this.#servers = this.#plan.roles.map((role) => ({
       nodeId: this.#world.uuid(),
       role,
@@ -85,10 +91,11 @@ class SharedHistory {
     }));
     this.#keys = Array.from({ length: 1 + random.below(5) }, (_, index) => `k${index}`);
     if (this.#faults.has('poison')) this.#keys.push(POISON_PREFIX);
-    const { settings, roles } = this.#plan;
-    this.#world.note(
-      () => `${roles.join(' ')}, settings ${JSON.stringify(settings)}, faults ${this.#faults.names.join(' ')}`,
-    );
+    const { settings, roles, broker } = this.#plan;
+    this.#world.note(() => {
+      const facts = [settings, ...(broker === undefined ? [] : [broker])].map((each) => JSON.stringify(each));
+      return `${roles.join(' ')}, settings ${facts.join(' ')}, faults ${this.#faults.names.join(' ')}`;
+    });
   }
 
   get counts(): { readonly steps: number; readonly requests: number; readonly acknowledged: number } {
@@ -136,6 +143,7 @@ class SharedHistory {
     const { random } = this.#world;
     const server = random.pick(this.#servers);
     const node = this.#up(server);
+    if (node !== undefined) this.#faults.dwell(node);
     switch (random.below(20)) {
       case 0:
         if (node !== undefined) this.#faults.strike(node);
@@ -247,17 +255,23 @@ class SharedHistory {
     });
   }
 
-  #attempt(request: ClientRequest): Attempt {
+  #attempt(request: ClientRequest, isElsewhere = false): Attempt {
     return request.attempt(this.#world.scheduler.now, (fate) => {
       this.#world.note(() => `${request.name} is ${fate}`);
-      if (fate === 'acknowledged') this.#noteAcknowledged(request);
+      if (fate === 'acknowledged') this.#noteAcknowledged(request, isElsewhere);
     });
   }
 
+  /** A failover of the database takes nothing back that a server has acknowledged, since the broker has it. */
+  get #isInBroker(): boolean {
+    return this.#world.broker !== undefined;
+  }
+
   /** What was sent before a failover may be in the state that it lost, although its answer comes, or is repeated, later. */
-  #noteAcknowledged(request: ClientRequest): void {
+  #noteAcknowledged(request: ClientRequest, isElsewhere: boolean): void {
     const { now } = this.#world.scheduler;
     this.#acknowledged += 1;
+    if (this.#isInBroker && !isElsewhere) return;
     const isUncertain = this.#faults.failovers.some(({ to }) => (request.firstSentAt ?? 0) <= to);
     if (isUncertain) request.putAtRisk();
     else if (!this.#acknowledgedAt.has(request)) this.#acknowledgedAt.set(request, now);
@@ -293,7 +307,7 @@ class SharedHistory {
     if (database.isDead || recent.length === 0) return;
     const request = random.pick(recent);
     const { name, idempotencyKey = '', digest, sums } = request;
-    const attempt = this.#attempt(request);
+    const attempt = this.#attempt(request, true);
     const isNew = database.countElsewhere({ idempotencyKey, digest, sums: [...sums] });
     this.#world.note(() => `${name} is sent to another node, which ${isNew ? 'counts it' : 'knows it'}`);
     attempt.settle(undefined);
@@ -357,7 +371,8 @@ class SharedHistory {
     for (const counter of expectations.counters.values()) this.#readNow(counter);
     const isWriting = ({ role }: Server): boolean => role === 'ingest';
     for (const server of this.#servers.filter(isWriting)) await this.#terminate(server);
-    await this.#until('streams end whose writers are gone', () => this.#openStreams.length === this.#servedStreams);
+    await this.#until('streams end whose writers are gone', () => this.#isServedOnly);
+    await this.#until('nothing is left in the broker', () => this.#leftInBroker.length === 0);
     for (const server of this.#servers.filter((other) => !isWriting(other))) await this.#terminate(server);
     await this.#endLeftStreams();
     const keys = [...expectations.counters.keys(), ...this.#world.database.tables.counters.keys()];
@@ -376,16 +391,31 @@ class SharedHistory {
     this.#world.note(() => `left are ${this.#openStreams.join(' ')}`);
     server.isStopped = false;
     this.#start(server);
-    await this.#until(
-      'left streams end',
-      () => this.#openStreams.length === this.#servedStreams && this.#isReady(server),
-    );
+    await this.#until('left streams end', () => this.#isServedOnly && this.#isReady(server));
     await this.#terminate(server);
     await this.#endLeftStreams(starts - 1);
   }
 
   #isReady({ node }: Server): boolean {
     return node?.refusal === undefined && node?.isRecovered === true;
+  }
+
+  get #isServedOnly(): boolean {
+    return this.#openStreams.length === this.#servedStreams;
+  }
+
+  /** Streams of which the broker holds more than is committed, though nobody writes them, and streams without a row. */
+  get #leftInBroker(): readonly string[] {
+    const { broker, database } = this.#world;
+    if (broker === undefined) return [];
+    if (broker.underWay > 0) return ['a message that is under way'];
+    return broker.names.filter((stream) => {
+      const row = database.tables.checkpoints.get(stream);
+      const messages = broker.messages(stream);
+      if (row !== undefined) return !isOpen(row) && reachedLsn(messages, row.lsn) > row.lsn;
+      const [first] = messages;
+      return first !== undefined && !isFence(first.data) && decodeMessage(first.data).firstLsn === 1;
+    });
   }
 
   /** The streams that living servers write and flush themselves. */
@@ -455,4 +485,15 @@ class SharedHistory {
   #pause(ms: number): Promise<void> {
     return new Promise((resolve) => this.#world.scheduler.after(ms, this.#life, resolve));
   }
+}
+
+/** The last LSN that follows `lsn` without a gap. */
+function reachedLsn(messages: readonly BrokerMessage[], lsn: number): number {
+  let reached = lsn;
+  for (const { data } of messages) {
+    if (isFence(data)) continue;
+    const { firstLsn, lastLsn } = decodeMessage(data);
+    if (firstLsn <= reached + 1) reached = Math.max(reached, lastLsn);
+  }
+  return reached;
 }

@@ -2,6 +2,7 @@
 import type { Role } from '#product/shard-worker/thread/shared-shard.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
 import { DEFAULT_SCALE, type TimeScale } from './database/database-clock.js';
+import type { BrokerKind } from './simulated-broker.js';
 import type { NodeSettings } from './simulated-node.js';
 
 /** Signs of life count for this long, in ms of the database's clock. */
@@ -29,10 +30,20 @@ export interface SharedPlan {
   readonly onWindows: boolean;
   readonly roles: readonly Role[];
   readonly settings: NodeSettings;
+  /** What kind of broker has the journal; undefined: none. */
+  readonly broker: BrokerKind | undefined;
+  /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
+  readonly takeoverMs: number | undefined;
 }
 
+/** Where the journal is that the servers of a history share. */
+export type SharedJournal = 'postgres' | 'nats';
+
+/** IDEMPOTENCY_WINDOW_HOURS of every process. */
+export const WINDOW_HOURS = 1;
+
 /** Chooses it. */
-export function sharedPlan(random: Mulberry32): SharedPlan {
+export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPlan {
   const onWindows = random.below(3) === 0;
   const scale = onWindows ? SHORT_WINDOWS : DEFAULT_SCALE;
   const aliveMs = ALIVE_MS / scale.rate;
@@ -63,5 +74,40 @@ export function sharedPlan(random: Mulberry32): SharedPlan {
       },
     },
   };
-  return { scale, onWindows, roles: random.pick(TOPOLOGIES), settings };
+  const plan: SharedPlan = {
+    scale,
+    onWindows,
+    roles: random.pick(TOPOLOGIES),
+    settings,
+    broker: undefined,
+    takeoverMs: undefined,
+  };
+  return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
+}
+
+function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): SharedPlan {
+  const { shared, ...settings } = plan.settings;
+  const nats = {
+    groupBytesMax: random.pick([150, 1000, 1 << 20]),
+    windowHours: WINDOW_HOURS,
+    intervals: {
+      signsApartMs: (7 * aliveMs) / 12,
+      growthCountsMs: (9 * aliveMs) / 12,
+      firstSightMs: (7 * aliveMs) / 12,
+      listMs: random.pick([20, 100]),
+      checkedMs: random.pick([200, 1000]),
+    },
+  };
+  const takeoverMs = random.below(4) === 0 ? aliveMs : undefined;
+  const isOldCluster = random.below(takeoverMs === undefined ? 3 : 2) === 0;
+  return {
+    ...plan,
+    settings: {
+      ...settings,
+      keepSeconds: random.pick([0, 0, 0.1, 1]),
+      ...(shared !== undefined && { shared: { ...shared, nats } }),
+    },
+    broker: { isOldCluster, hasReplicas: isOldCluster || random.below(2) === 0 },
+    takeoverMs,
+  };
 }

@@ -1,56 +1,65 @@
 /**
- * Servers that share a journal in PostgreSQL, in a simulated world. `SEED=n` replays one history with its last steps; `npm run
- * simulate -- --journal postgres` runs any number of histories.
+ * Servers that share a journal, in a simulated world. `SEED=n` replays one history with its last steps; `npm run simulate --
+ * --journal postgres` and `--journal nats` run any number of histories.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { countOfRuns, seedOfRun } from '../support/random-runs.js';
-import { SHARED_MUTATIONS } from './mutations.js';
+import { NATS_MUTATIONS, SHARED_MUTATIONS } from './mutations.js';
 import { replay } from './replay.js';
 import { runSharedHistory } from './shared-history.js';
 
-const HISTORIES = 300;
-const TIME_MAX_MS = 15_000;
+/** `timeMaxMs`: after which no further history begins. */
+const JOURNALS = [
+  { journal: 'postgres', place: 'PostgreSQL', histories: 300, timeMaxMs: 15_000, bugs: SHARED_MUTATIONS },
+  { journal: 'nats', place: 'a broker', histories: 60, timeMaxMs: 5000, bugs: NATS_MUTATIONS },
+] as const;
 
 /** Most histories until a bug is found, from the seed that it names. */
 const MUTATED_HISTORIES_MAX = 60;
 
-test('random histories of servers that take each other over count every acknowledged increment once', async (t) => {
-  const asked = process.env['SEED'] !== undefined && process.env['SEED'] !== '';
-  const first = seedOfRun();
-  const histories = asked ? 1 : countOfRuns(HISTORIES);
-  const until = performance.now() + TIME_MAX_MS;
-  let ran = 0;
-  for (let seed = first; seed < first + histories && (ran === 0 || performance.now() < until); seed += 1) {
-    const { violation } = await runSharedHistory(seed);
-    ran += 1;
-    if (violation !== undefined) {
-      await replay(seed, false, 'postgres');
-      assert.fail(`SEED=${seed}: ${violation.message}`);
-    }
-  }
-  t.diagnostic(`SEED=${first}, ${ran} histories`);
-});
+for (const { journal, place, histories, timeMaxMs, bugs } of JOURNALS) {
+  describe(`histories of servers with one journal in ${place}`, () => {
+    test('count every acknowledged increment once, however the servers take each other over', async (t) => {
+      const asked = process.env['SEED'] !== undefined && process.env['SEED'] !== '';
+      const first = seedOfRun();
+      const most = asked ? 1 : countOfRuns(histories);
+      const until = performance.now() + timeMaxMs;
+      let ran = 0;
+      for (let seed = first; seed < first + most && (ran === 0 || performance.now() < until); seed += 1) {
+        await check(seed, journal);
+        ran += 1;
+      }
+      t.diagnostic(`SEED=${first}, ${ran} histories`);
+    });
 
-test('a seed replays the same history of servers with one journal step by step', async () => {
-  for (const seed of [1, 2, 3]) {
-    const first: string[] = [];
-    const second: string[] = [];
-    await runSharedHistory(seed, {}, first);
-    await runSharedHistory(seed, {}, second);
-    assert.ok(first.length > 10);
-    assert.deepEqual(second, first);
-  }
-});
+    test('are the same step by step when a seed is replayed', async () => {
+      for (const seed of [1, 2, 3]) {
+        const [one, two]: [string[], string[]] = [[], []];
+        await runSharedHistory(seed, {}, one, journal);
+        await runSharedHistory(seed, {}, two, journal);
+        assert.ok(one.length > 10);
+        assert.deepEqual(two, one);
+      }
+    });
 
-for (const { name, mutations, from = 1 } of SHARED_MUTATIONS) {
-  test(`histories of servers with one journal show ${name}`, async (t) => {
-    for (let seed = from; seed < from + MUTATED_HISTORIES_MAX; seed += 1) {
-      const { violation } = await runSharedHistory(seed, mutations);
-      if (violation === undefined) continue;
-      t.diagnostic(`SEED=${seed}: ${violation.message}`);
-      return;
+    for (const { name, mutations, from = 1 } of bugs) {
+      test(`show ${name}`, async (t) => {
+        for (let seed = from; seed < from + MUTATED_HISTORIES_MAX; seed += 1) {
+          const { violation } = await runSharedHistory(seed, mutations, undefined, journal);
+          if (violation === undefined) continue;
+          t.diagnostic(`SEED=${seed}: ${violation.message}`);
+          return;
+        }
+        assert.fail(`${MUTATED_HISTORIES_MAX} histories passed`);
+      });
     }
-    assert.fail(`${MUTATED_HISTORIES_MAX} histories passed`);
   });
+}
+
+async function check(seed: number, journal: 'postgres' | 'nats'): Promise<void> {
+  const { violation } = await runSharedHistory(seed, {}, undefined, journal);
+  if (violation === undefined) return;
+  await replay(seed, false, journal);
+  assert.fail(`SEED=${seed}: ${violation.message}`);
 }

@@ -57,6 +57,11 @@ interface Publish {
   readonly answer: (outcome: PublishOutcome) => void;
 }
 
+/** Called with the messages that a purge removes. */
+export interface BrokerWatch {
+  purged(stream: string, messages: readonly BrokerMessage[]): void;
+}
+
 /** The server, or the cluster. */
 export class SimulatedBroker {
   /** It does not answer. */
@@ -72,15 +77,17 @@ export class SimulatedBroker {
   readonly #scheduler: Scheduler;
   readonly #random: Mulberry32;
   readonly #kind: BrokerKind;
+  readonly #watch: BrokerWatch | undefined;
   readonly #network = new Life(throwOn);
   readonly #subjects = new Map<string, Stored[]>();
   #sequence = 0;
   #isHealthy = false;
 
-  constructor(scheduler: Scheduler, random: Mulberry32, kind: BrokerKind) {
+  constructor(scheduler: Scheduler, random: Mulberry32, kind: BrokerKind, watch?: BrokerWatch) {
     this.#scheduler = scheduler;
     this.#random = random;
     this.#kind = kind;
+    this.#watch = watch;
   }
 
   /** A client's connection, which ends with its life. */
@@ -98,6 +105,11 @@ export class SimulatedBroker {
       streams: () => this.#ask(life, () => this.#counts()),
       close: () => Promise.resolve(),
     };
+  }
+
+  /** The time after which a client does not wait for an answer any longer. */
+  timeout(life: Life): Promise<void> {
+    return new Promise((resolve) => this.#scheduler.after(TIMEOUT_MS, life, resolve));
   }
 
   /** What a stream holds at this moment. */
@@ -223,6 +235,10 @@ export class SimulatedBroker {
   #purge(stream: string, beforeSequence: number): void {
     const { now } = this.#scheduler;
     const stored = this.#subjects.get(stream) ?? [];
+    this.#watch?.purged(
+      stream,
+      this.messages(stream).filter(({ sequence }) => sequence < beforeSequence),
+    );
     for (const message of stored) {
       if (message.sequence < beforeSequence) message.removedAt = Math.min(message.removedAt, now);
     }

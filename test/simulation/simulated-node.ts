@@ -32,6 +32,7 @@ import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-
 import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
+import type { NatsLogIntervals } from '#product/shard-worker/journal/nats/nats-log.js';
 import type { Role, SharedShardIntervals } from '#product/shard-worker/thread/shared-shard.js';
 import { Channel } from './channel.js';
 import { Violation, type Attempt } from './expectations.js';
@@ -39,6 +40,9 @@ import { clockOf, Life } from './scheduler.js';
 import { ShardThread } from './shard-thread.js';
 import { systemError, type DiskCall, type Storage } from './storage.js';
 import type { World } from './world.js';
+
+/** How often a start looks for the broker. */
+const BROKER_RETRY_MS = 100;
 
 /** The configuration of a process. */
 export interface NodeSettings {
@@ -62,6 +66,16 @@ export interface NodeSettings {
 export interface SharedSettings {
   readonly role: Role;
   readonly intervals: SharedShardIntervals;
+  /** The journal is in a broker; undefined: in PostgreSQL. */
+  readonly nats?: NatsJournalSettings;
+}
+
+/** The configuration of a journal in a broker. */
+export interface NatsJournalSettings {
+  /** Most bytes of the records of a group. */
+  readonly groupBytesMax: number;
+  readonly windowHours: number;
+  readonly intervals: NatsLogIntervals;
 }
 
 /** How a process ended. `foreign`: another process owns its streams. */
@@ -113,6 +127,9 @@ export class SimulatedNode {
         readonly until?: number;
       }
     | undefined;
+  /** Nothing passes between it and the broker. */
+  isCutFromBroker = false;
+  #isCutFromDatabase = false;
   end: NodeEnd | undefined;
   /** Whether it ever took increments. */
   hasServed = false;
@@ -200,6 +217,7 @@ export class SimulatedNode {
 
   async start(): Promise<void> {
     this.#databaseId = await this.#openDatabase();
+    while (this.#world.broker?.isGone === true) await this.#pause(BROKER_RETRY_MS);
     for (let shard = 0; shard < this.shards; shard += 1) this.#launch(shard);
     this.#expireLater();
   }
@@ -281,6 +299,16 @@ export class SimulatedNode {
   /** kill -9, or the machine stops. */
   crash(): void {
     this.#finish('crashed');
+  }
+
+  /** Nothing passes between its threads and the database. */
+  get isCutFromDatabase(): boolean {
+    return this.#isCutFromDatabase;
+  }
+
+  set isCutFromDatabase(isCut: boolean) {
+    this.#isCutFromDatabase = isCut;
+    if (isCut) for (const { thread } of this.#supervised) thread?.loseSessions();
   }
 
   /** A thread ends for another reason, for example lack of memory. */

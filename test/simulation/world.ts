@@ -13,6 +13,8 @@ import {
   RECORD_HEADER_BYTES,
   RECORD_OFFSET,
 } from '#product/shard-worker/protocol/record-layout.js';
+import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
+import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { Expectations, Violation, type Part } from './expectations.js';
 import type { Mutations } from './mutations.js';
@@ -21,6 +23,7 @@ import type { FlushEffect } from './database/flush-effect.js';
 import type { UncoveredRow } from './database/tables.js';
 import { PostgresModel } from './postgres-model.js';
 import { Scheduler } from './scheduler.js';
+import { SimulatedBroker, type BrokerKind } from './simulated-broker.js';
 import { Storage } from './storage.js';
 
 /** Acknowledged and not yet durable, as `everysec` allows. */
@@ -72,8 +75,10 @@ export class World {
     databaseChanged: false,
     isRebinding: false,
   };
-  /** The journal of all processes is in the database. */
+  /** The journal of all processes is in the database, or in {@link broker}. */
   isShared = false;
+  /** Undefined: no journal is in a broker. */
+  broker: SimulatedBroker | undefined;
   /** One line for each event, if a trace is wanted. */
   readonly seed: number;
   readonly trace: string[] | undefined;
@@ -104,6 +109,16 @@ export class World {
       },
     };
     this.storage = new Storage(this.random, storageWatch, new Mulberry32(seed ^ 0xe71c).below(2) === 0);
+  }
+
+  /** The journal of all processes is in a broker. */
+  addBroker(kind: BrokerKind): SimulatedBroker {
+    this.isShared = true;
+    const watch = {
+      purged: (stream: string, messages: readonly BrokerMessage[]) => this.#purged(stream, messages),
+    };
+    this.broker = new SimulatedBroker(this.scheduler, this.random, kind, watch);
+    return this.broker;
   }
 
   /** True with a probability of one in `times`. */
@@ -254,10 +269,29 @@ export class World {
   /** What is flushed is in the log, or was before a failover. */
   #logFlushSent(stream: string, toLsn: number): void {
     const { log, checkpoints } = this.database.tables;
-    const end = Math.max(log.get(stream)?.at(-1)?.lsn ?? 0, checkpoints.get(stream)?.lsn ?? 0);
+    const last = this.broker === undefined ? (log.get(stream)?.at(-1)?.lsn ?? 0) : this.#lastLsnInBroker(stream);
+    const end = Math.max(last, checkpoints.get(stream)?.lsn ?? 0);
     // A tombstone may be gone.
     if (toLsn <= end || this.circumstances.databaseChanged || !checkpoints.has(stream)) return;
     this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not in the log`));
+  }
+
+  #lastLsnInBroker(stream: string): number {
+    return Math.max(0, ...(this.broker?.messages(stream) ?? []).map(lastLsnOf));
+  }
+
+  /** A cluster before 2.11 has stored the record after its stream had ended. */
+  #isBehindFence(stream: string, lsn: number): boolean {
+    const messages = this.broker?.messages(stream) ?? [];
+    const at = messages.findIndex((message) => lastLsnOf(message) >= lsn);
+    return messages.slice(0, Math.max(0, at)).some(({ data }) => isFence(data));
+  }
+
+  #purged(stream: string, messages: readonly BrokerMessage[]): void {
+    const last = Math.max(0, ...messages.map(lastLsnOf));
+    const committed = this.database.highWater.get(stream) ?? 0;
+    this.note(() => `the broker purges ${messages.length} messages of ${stream}, to LSN ${last}`);
+    if (last > committed) this.violate(new Violation(`LSN ${last} of ${stream} is purged, committed is ${committed}`));
   }
 
   #committed(effect: FlushEffect | undefined): void {
@@ -293,7 +327,7 @@ export class World {
     }
     request.putAside();
     const { copied, databaseChanged } = this.circumstances;
-    if (copied || databaseChanged || this.database.expirations > 0) return;
+    if (copied || databaseChanged || this.database.expirations > 0 || this.#isBehindFence(stream, lsn)) return;
     this.violate(new Violation(`${token}, LSN ${lsn} of ${stream}, is put aside without need`));
   }
 
@@ -304,4 +338,16 @@ export class World {
     if (Math.min(lastLsn, this.#acknowledgedLsn.get(stream) ?? 0) <= committed) return;
     this.violate(new Violation(`A segment of ${stream} with LSN ${lastLsn} is deleted, committed is ${committed}`));
   }
+}
+
+const lastLsns = new WeakMap<BrokerMessage, number>();
+
+/** 0 for a fence. */
+function lastLsnOf(message: BrokerMessage): number {
+  let lsn = lastLsns.get(message);
+  if (lsn === undefined) {
+    lsn = isFence(message.data) ? 0 : decodeMessage(message.data).lastLsn;
+    lastLsns.set(message, lsn);
+  }
+  return lsn;
 }

@@ -187,8 +187,8 @@ export interface SharedLog extends WriterLog {
   /** Leaves a stream at `at` to whoever flushes it next. */
   release(stream: string, at: Checkpoint): Promise<boolean>;
 
-  /** This thread has committed a stream up to `lsn`. Undefined where that means nothing to the journal. */
-  committed?(stream: string, lsn: Lsn): void;
+  /** This thread has moved the checkpoint of a stream to `at`. Undefined where that means nothing to the journal. */
+  committed?(stream: string, at: Checkpoint): void;
 }
 
 /** A message of a queue: records of one stream that this thread holds, and that nobody else receives meanwhile. */

@@ -721,7 +721,8 @@ export class SharedShard implements GroupTarget {
         this.#flushKeys.observe(flush.keys);
         this.#noteSetAside(pendingSums.stream, flush, acceptedThrough);
         if (isOwn()) this.#own?.writer.noteCheckpoint(toLsn);
-        if (isReadByPosition(incrementLog)) incrementLog.committed?.(pendingSums.stream, toLsn);
+        if (isReadByPosition(incrementLog))
+          incrementLog.committed?.(pendingSums.stream, { epoch: pendingSums.epoch, lsn: toLsn });
         if (this.#taken instanceof ReceivedStreams) this.#taken.committed(pendingSums.stream, toLsn);
         this.#publish({ flush });
       },

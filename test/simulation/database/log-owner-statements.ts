@@ -19,7 +19,7 @@ import { type Row, secondsOf } from './values.js';
 
 /** By text. */
 export const logOwnerStatements: readonly (readonly [string, StatementMeaning])[] = [
-  [sql.SURVEY_STREAMS, surveyStreams],
+  [sql.SURVEY_STREAMS, (context) => surveyOf(context, 'postgres')],
   [sql.LOCK_STREAM, lockStream],
   [sql.ADOPT_STREAM, adoptStream],
   [sql.TAKE_FLUSHES, takeFlushes],
@@ -35,7 +35,8 @@ export const logOwnerStatements: readonly (readonly [string, StatementMeaning])[
 /** In ms of the clock of the database. */
 const ALIVE_MS = 6000;
 
-function surveyStreams({ server, transaction }: StatementContext): Plan {
+/** All streams of a journal that are not retired. Those of the postgres journal have a row in journal_streams. */
+export function surveyOf({ server, transaction }: StatementContext, journal: 'postgres' | 'nats'): Plan {
   const run = (): Row[] => {
     const { checkpoints, streams, heartbeats } = server.tables;
     const isAlive = (id: string | undefined): boolean =>
@@ -43,7 +44,8 @@ function surveyStreams({ server, transaction }: StatementContext): Plan {
     const flushers = [...heartbeats].filter(([id, row]) => row.flushes && isAlive(id)).length;
     return [...checkpoints].sort(byName).flatMap(([stream, row]) => {
       const fence = streams.get(stream);
-      if (row.journal !== 'postgres' || row.retiredAt !== undefined || fence === undefined) return [];
+      const isLeftOut = journal === 'postgres' && fence === undefined;
+      if (row.journal !== journal || row.retiredAt !== undefined || isLeftOut) return [];
       return [
         {
           stream,
@@ -54,13 +56,20 @@ function surveyStreams({ server, transaction }: StatementContext): Plan {
           shard: row.shard,
           is_owned: isAlive(row.owner),
           is_written: isAlive(stream),
-          self_flushed: row.owner !== undefined && row.owner === fence.flusher,
+          silent_ms: silentMs(server, stream),
+          self_flushed: row.owner !== undefined && row.owner === fence?.flusher,
           flushers,
         },
       ];
     });
   };
   return { run };
+}
+
+/** Since the last sign of life of a writer, in ms of the world; null: it has none. */
+function silentMs({ tables, clock }: Server, stream: string): number | null {
+  const row = tables.heartbeats.get(stream);
+  return row === undefined ? null : (clock.now() - row.aliveAt) / clock.scale.rate;
 }
 
 function byName([a]: readonly [string, unknown], [b]: readonly [string, unknown]): number {

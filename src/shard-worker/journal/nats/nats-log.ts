@@ -38,21 +38,27 @@ import type { Broker } from './broker.js';
 import { decodedOr, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
 import { NatsWriter, sendHello } from './nats-writer.js';
 import { PurgeSchedule } from './purge-schedule.js';
-import { StreamGrowth } from './stream-growth.js';
+import { GROWTH_INTERVALS, StreamGrowth, type GrowthIntervals } from './stream-growth.js';
 import { StreamReader } from './stream-reader.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 /** What a thread has in place of an append epoch that ends a stream, or writes it. */
 const ENDS = 'fence';
-/** How often the subjects are listed, and how much longer for each of them. Not above the time between two surveys. */
-const LIST_INTERVAL_MS = 800;
+const INTERVALS: NatsLogIntervals = { ...GROWTH_INTERVALS, listMs: 800, checkedMs: 600_000 };
+/** By how much longer the interval between two lists is for each subject. */
 const LIST_INTERVAL_A_SUBJECT_MS = 2;
-/** How long a subject that needed nothing, and has as many messages as then, is left alone. */
-const CHECKED_MS = 600_000;
 /** Most subjects that one look checks. */
 const CHECKS_MAX = 100;
 const SCAN_MESSAGES = 16;
 const STREAM_NAME = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/;
+
+/** Intervals that a simulation shortens, in ms. */
+export interface NatsLogIntervals extends GrowthIntervals {
+  /** How often the subjects are listed, beside what the number of subjects adds. Not above the time between two surveys. */
+  readonly listMs: number;
+  /** How long a subject that needed nothing, and has as many messages as then, is left alone. */
+  readonly checkedMs: number;
+}
 
 /** What the log needs. */
 export interface NatsLogDeps {
@@ -73,6 +79,7 @@ export interface NatsLogDeps {
   readonly keepSeconds: number;
   /** IDEMPOTENCY_WINDOW_HOURS. */
   readonly windowHours: number;
+  readonly intervals?: NatsLogIntervals;
   readonly log: (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
 }
 
@@ -133,6 +140,7 @@ export class NatsLog implements SharedLog {
   readonly isInDatabase = false;
   readonly groupBytesMax: number;
   readonly #deps: NatsLogDeps;
+  readonly #intervals: NatsLogIntervals;
   readonly #statementTurns = new Turns();
   #beginning: Beginning | undefined;
   /** The stream that this thread writes. */
@@ -143,8 +151,10 @@ export class NatsLog implements SharedLog {
   readonly #unregistered = new Set<string>();
   readonly #readers = new Map<string, StreamReader>();
   readonly #purges = new Map<string, PurgeSchedule>();
-  readonly #growth = new StreamGrowth();
+  readonly #growth: StreamGrowth;
   readonly #checked = new Map<string, { readonly messages: number; readonly at: number }>();
+  /** The last subject that a look has checked. */
+  #lastChecked: string | undefined;
   #listDueAt = Number.NEGATIVE_INFINITY;
   readonly #listing = new Errand();
   readonly #checking = new Errand();
@@ -152,6 +162,8 @@ export class NatsLog implements SharedLog {
 
   constructor(deps: NatsLogDeps) {
     this.#deps = deps;
+    this.#intervals = deps.intervals ?? INTERVALS;
+    this.#growth = new StreamGrowth(this.#intervals);
     this.groupBytesMax = deps.groupBytesMax;
   }
 
@@ -269,6 +281,7 @@ export class NatsLog implements SharedLog {
   }
 
   async survey(): Promise<Survey> {
+    const askedAt = this.#deps.clock.monotonic();
     const rows = await this.#inStatementTurn(() =>
       this.#deps.statements.run<SurveyRow>({ text: nats.SURVEY_NATS_STREAMS }),
     );
@@ -279,7 +292,7 @@ export class NatsLog implements SharedLog {
     this.#forgetReaders(streams);
     // Nobody waits for the broker here.
     if (now >= this.#listDueAt) this.#runList(new Set(streams.map(({ stream }) => stream)));
-    this.#runPurge(now);
+    this.#runPurge(streams, askedAt);
     return { streams, flushers: rows[0]?.flushers ?? 0 };
   }
 
@@ -292,6 +305,8 @@ export class NatsLog implements SharedLog {
       const reader = found?.lsn === lsn ? found : this.#makeReader(stream, lsn, found?.ends === true);
       return [stream, await reader.read(recordsMax)];
     });
+    // A failure waits for the others: a later read of a stream must not meet one that still runs, and takes what that one returns.
+    await Promise.allSettled(reading);
     return new Map(await Promise.all(reading));
   }
 
@@ -310,6 +325,8 @@ export class NatsLog implements SharedLog {
       const [row] = await run<TakenRow>({ text: TAKE_FLUSHES, values: [stream, this.#deps.owner.flusher] });
       if (row === undefined) throw new TypeError('a row that is locked is gone');
       await run({ text: sql.COMMIT_TAKING });
+      // Earlier commits of this thread are no longer its own.
+      this.#purges.delete(stream);
       this.#makeReader(stream, Number(row.lsn), adopt);
       return takenStream(stream, row, adopt ? ENDS : undefined);
     };
@@ -322,6 +339,7 @@ export class NatsLog implements SharedLog {
 
   release(stream: string, at: Checkpoint): Promise<boolean> {
     this.#readers.delete(stream);
+    this.#purges.delete(stream);
     return this.#isApplied(RELEASE_STREAM, [stream, at.epoch, at.lsn]);
   }
 
@@ -340,8 +358,8 @@ export class NatsLog implements SharedLog {
     return isRetired;
   }
 
-  committed(stream: string, lsn: Lsn): void {
-    this.#purges.get(stream)?.noteCommitted(lsn, this.#deps.clock.monotonic());
+  committed(stream: string, at: Checkpoint): void {
+    this.#purges.get(stream)?.noteCommitted(at, this.#deps.clock.monotonic());
   }
 
   async close(): Promise<void> {
@@ -367,6 +385,9 @@ export class NatsLog implements SharedLog {
       unreadable: (sequence, error) => {
         const what = `Stream ${stream} has a message in NATS that cannot be read; what follows it is not counted`;
         log('error', { stream, sequence, err: error }, what);
+      },
+      unfenced: (error) => {
+        log('debug', { stream, err: error }, 'Cannot end a stream in NATS now; trying again');
       },
     });
     this.#readers.set(stream, reader);
@@ -398,19 +419,20 @@ export class NatsLog implements SharedLog {
       if (purges.isEmpty && !owned.has(stream) && this.#writer?.stream !== stream) this.#purges.delete(stream);
   }
 
-  #runPurge(now: number): void {
+  #runPurge(streams: readonly StreamSurvey[], askedAt: number): void {
     this.#purging.run(
-      () => this.#purge(now),
+      () => this.#purge(streams, askedAt),
       (error) => {
         this.#sayLater(error, 'Cannot remove committed records from NATS now; trying again with later ones');
       },
     );
   }
 
-  /** Removes what was committed long enough ago. Another round removes what this one could not. */
-  async #purge(now: number): Promise<void> {
+  /** Removes what was committed long enough before these rows were read, and is committed there. Another round removes the rest. */
+  async #purge(streams: readonly StreamSurvey[], askedAt: number): Promise<void> {
+    const rows = new Map(streams.map((row) => [row.stream, row]));
     for (const [stream, purges] of [...this.#purges]) {
-      const due = purges.takeDue(now);
+      const due = purges.takeDue(askedAt, rows.get(stream));
       if (due !== undefined) await this.#deps.reads.purge(stream, due);
     }
   }
@@ -436,16 +458,17 @@ export class NatsLog implements SharedLog {
     const askedAt = clock.monotonic();
     const subjects = await this.#deps.reads.streams();
     const now = clock.monotonic();
-    this.#listDueAt = askedAt + LIST_INTERVAL_MS + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
+    this.#listDueAt = askedAt + this.#intervals.listMs + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
     this.#growth.noteList(subjects, open, askedAt);
     const due: string[] = [];
-    for (const [stream, messages] of subjects) {
+    for (const [stream, messages] of fromNext(subjects, this.#lastChecked)) {
       if (open.has(stream) || !STREAM_NAME.test(stream) || stream === this.#beginning?.begun.stream) continue;
       const checked = this.#checked.get(stream);
-      if (checked?.messages === messages && now - checked.at < CHECKED_MS) continue;
+      if (checked?.messages === messages && now - checked.at < this.#intervals.checkedMs) continue;
       due.push(stream);
       if (due.length === CHECKS_MAX) break;
     }
+    this.#lastChecked = due.at(-1);
     for (const stream of this.#checked.keys()) if (!subjects.has(stream)) this.#checked.delete(stream);
     if (due.length > 0)
       this.#checking.run(
@@ -502,6 +525,8 @@ export class NatsLog implements SharedLog {
   async #discover(stream: string, { firstLsn, origin, isFencedFirst }: Content): Promise<boolean> {
     if (firstLsn === undefined || origin === undefined) return true;
     if (firstLsn !== 1 || isFencedFirst) {
+      // Another thread may have made its row since, and what it has flushed may be removed.
+      if ((await this.#known([stream])).has(stream)) return false;
       const what =
         `Stream ${stream} is in NATS from ${isFencedFirst ? 'a fence' : `LSN ${firstLsn}`} on and has no row in journal_checkpoints: nobody can tell what ` +
         'of it is counted, and it is left alone';
@@ -572,6 +597,16 @@ export class NatsLog implements SharedLog {
   #inFlushTurn<T>(statements: () => Promise<T>): Promise<T> {
     return this.#deps.flushTurns.run(() => orUnavailable(statements));
   }
+}
+
+/** All subjects, beginning behind one of them: those that are due for long must not keep a look from all others. */
+function fromNext(
+  subjects: ReadonlyMap<string, number>,
+  last: string | undefined,
+): readonly (readonly [string, number])[] {
+  const all = [...subjects];
+  const next = all.findIndex(([stream]) => stream === last) + 1;
+  return [...all.slice(next), ...all.slice(0, next)];
 }
 
 function takenStream(stream: string, row: TakenRow, appendEpoch: string | undefined): TakenLogStream {

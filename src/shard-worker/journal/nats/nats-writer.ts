@@ -6,8 +6,9 @@
  *                   ├──refused, never in doubt──► nothing kept ──────────────────► open
  *                   ├──no answer──► in doubt: exactly the same message again, with the same expectation
  *                   └──another last message than expected──► read on from the last acknowledged record:
- *                        ├──a fence, or that record is gone──────────────────────► over
+ *                        ├──a fence, or that record is gone from before others──► over
  *                        ├──this group──► acknowledged ──────────────────────────► open
+ *                        ├──not even that record──► look again ──still so after a while──► over: it is gone
  *                        └──neither──► the same message again, expecting the last message that was read
  * too long in doubt ─────────────────────────────────────────────────────────────► over
  * ```
@@ -30,6 +31,8 @@ import { decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin 
 
 const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
+/** So many looks in a row, over 375 ms or more, that lack even the last acknowledged record: it is lost. */
+const EMPTY_LOOKS_MIN = 5;
 /** Messages that are read at a time behind the last acknowledged record. There are seldom more than two. */
 const LOOK_MESSAGES = 16;
 
@@ -75,6 +78,8 @@ interface Sending {
   isInDoubt: boolean;
   /** The broker said that the last message is another one: look before sending again. */
   mustLook: boolean;
+  /** So many looks in a row have found nothing from the last acknowledged record on. */
+  emptyLooks: number;
 }
 
 /** The writer of one stream. */
@@ -187,6 +192,7 @@ export class NatsWriter implements StreamWriter {
       expected: this.#endSequence,
       isInDoubt: false,
       mustLook: false,
+      emptyLooks: 0,
     };
     this.#sending = sending;
     try {
@@ -215,7 +221,8 @@ export class NatsWriter implements StreamWriter {
       // There is nothing to wait for where the broker has just said what to do next.
       const isNews = isStored === 'again' && (sending.mustLook || sending.expected !== before);
       if (clock.monotonic() + (isNews ? 0 : backoffMs) >= until) {
-        this.end('a group of it was in doubt for too long');
+        if (sending.emptyLooks >= EMPTY_LOOKS_MIN) this.#endLost(this.#checkpointLsn);
+        else this.end('a group of it was in doubt for too long');
         throw unknownOutcome(this.stream);
       }
       if (isNews) continue;
@@ -261,15 +268,18 @@ export class NatsWriter implements StreamWriter {
     } catch (error) {
       if (!(error instanceof JournalError) || error.code !== 'journal-unavailable') throw error;
       this.#deps.unavailable(error);
+      sending.emptyLooks = 0;
       return false;
     }
     const isFound = sight.lsn >= sending.lastLsn && !sight.isForeign;
+    // What one read lacks is no proof, since another server of the broker may be behind.
+    const isEmpty = sight.isGone && sight.lastSequence < this.#endSequence;
+    sending.emptyLooks = isEmpty ? sending.emptyLooks + 1 : 0;
+    if (isEmpty) return false;
     if (sight.isFenced) this.end('another server has ended it');
     else if (sight.isForeign) this.end('it has records that this process did not write');
-    else if (sight.isGone && !isFound) {
-      this.end('NATS has lost records of it');
-      this.#lostAfterLsn = Math.max(this.#checkpointLsn, sight.lsn > this.#endLsn ? sight.lsn : 0);
-    }
+    else if (sight.isGone && !isFound)
+      this.#endLost(Math.max(this.#checkpointLsn, sight.lsn > this.#endLsn ? sight.lsn : 0));
     if (isFound) {
       this.#endSequence = sight.lsnSequence;
       return true;
@@ -278,6 +288,11 @@ export class NatsWriter implements StreamWriter {
     sending.expected = sight.lastSequence;
     sending.mustLook = false;
     return 'again';
+  }
+
+  #endLost(afterLsn: Lsn): void {
+    this.end('NATS has lost records of it');
+    this.#lostAfterLsn = afterLsn;
   }
 
   /** Reads from the last acknowledged record to the end. */

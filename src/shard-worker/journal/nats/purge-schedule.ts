@@ -1,10 +1,13 @@
 /**
  * Up to where the subject of a stream may be purged, and when. Shard thread.
  *
+ * A commit stays to be purged for a while, and then until a look at the checkpoint finds it again, under the same epoch: a failover
+ * of the database takes commits back, perhaps long after them.
+ *
  * Both lists are bounded: beyond their limit every second entry is forgotten. Then less is purged at a time, and the same in the
  * end.
  */
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 
 const ENTRIES_MAX = 4096;
 
@@ -13,7 +16,7 @@ export class PurgeSchedule {
   readonly #keepMs: number;
   /** The last records of messages, in order. */
   #marks: { readonly lsn: Lsn; readonly sequence: number }[] = [];
-  #commits: { readonly sequence: number; readonly dueAt: number }[] = [];
+  #commits: { readonly at: Checkpoint; readonly sequence: number; readonly dueAt: number }[] = [];
   #firstFence = Number.POSITIVE_INFINITY;
   #isHeld = false;
 
@@ -51,26 +54,35 @@ export class PurgeSchedule {
     this.#commits = [];
   }
 
-  /** This process has committed the stream up to `lsn`. `now`: on the monotonic clock. */
-  noteCommitted(lsn: Lsn, now: number): void {
+  /** This process has moved the checkpoint of the stream to `at`. `now`: on the monotonic clock. */
+  noteCommitted(at: Checkpoint, now: number): void {
     let sequence: number | undefined;
     let committed = 0;
     for (const mark of this.#marks) {
-      if (mark.lsn > lsn) break;
+      if (mark.lsn > at.lsn) break;
       ({ sequence } = mark);
       committed += 1;
     }
     if (sequence === undefined) return;
     this.#marks.splice(0, committed);
-    this.#commits.push({ sequence, dueAt: now + this.#keepMs });
+    this.#commits.push({ at, sequence, dueAt: now + this.#keepMs });
     if (this.#commits.length > ENTRIES_MAX) this.#commits = thinned(this.#commits);
   }
 
-  /** The sequence below which everything may go now; undefined: nothing more than before. */
-  takeDue(now: number): number | undefined {
+  /**
+   * The sequence below which everything may go; undefined: nothing more than before. `found`: the checkpoint as it was at `now` or
+   * later; undefined where the stream is not open. Commits that are due and not found again are forgotten: whoever flushes the
+   * stream now commits and purges.
+   */
+  takeDue(now: number, found: Checkpoint | undefined): number | undefined {
     if (this.#isHeld) return undefined;
     let due: number | undefined;
-    while (this.#commits[0] !== undefined && this.#commits[0].dueAt <= now) due = this.#commits.shift()?.sequence;
+    for (;;) {
+      const [first] = this.#commits;
+      if (first === undefined || first.dueAt > now) break;
+      this.#commits.shift();
+      if (found?.epoch === first.at.epoch && found.lsn >= first.at.lsn) due = first.sequence;
+    }
     return due === undefined ? undefined : Math.min(due, this.#firstFence);
   }
 

@@ -5,12 +5,18 @@
  * last one is old, a message that came not long after it may be the last one of a writer that is gone.
  */
 
-/** The longest time between two signs of life in the row of a living writer. */
-const SIGNS_APART_MS = 3500;
-/** How long growth counts: longer than a few of the records that an idle writer appends without the database, one a second. */
-const GROWTH_COUNTS_MS = 4500;
-/** How long a stream must have been seen before what was not seen counts. */
-const FIRST_SIGHT_MS = 3500;
+/** What a simulation shortens, in ms. */
+export interface GrowthIntervals {
+  /** The longest time between two signs of life in the row of a living writer. */
+  readonly signsApartMs: number;
+  /** How long growth counts: longer than a few of the records that an idle writer appends without the database, one a second. */
+  readonly growthCountsMs: number;
+  /** How long a stream must have been seen before what was not seen counts. */
+  readonly firstSightMs: number;
+}
+
+/** Those of the product. */
+export const GROWTH_INTERVALS: GrowthIntervals = { signsApartMs: 3500, growthCountsMs: 4500, firstSightMs: 3500 };
 
 interface Seen {
   readonly messages: number;
@@ -24,6 +30,11 @@ interface Seen {
 export class StreamGrowth {
   #seen = new Map<string, Seen>();
   #listedAt = Number.NEGATIVE_INFINITY;
+  readonly #intervals: GrowthIntervals;
+
+  constructor(intervals: GrowthIntervals = GROWTH_INTERVALS) {
+    this.#intervals = intervals;
+  }
 
   /** The subjects with the numbers of their messages, as asked for at `now`, and the streams that are open. */
   noteList(subjects: ReadonlyMap<string, number>, open: ReadonlySet<string>, now: number): void {
@@ -49,7 +60,8 @@ export class StreamGrowth {
   mayBeWritten(stream: string, signAt: number, now: number): boolean {
     const seen = this.#seen.get(stream);
     if (seen === undefined) return false;
-    if (now - seen.firstSeenAt < FIRST_SIGHT_MS) return true;
-    return now - seen.grownAt < GROWTH_COUNTS_MS && seen.grownAfter > signAt + SIGNS_APART_MS;
+    if (now - seen.firstSeenAt < this.#intervals.firstSightMs) return true;
+    const { growthCountsMs, signsApartMs } = this.#intervals;
+    return now - seen.grownAt < growthCountsMs && seen.grownAfter > signAt + signsApartMs;
   }
 }

@@ -15,7 +15,7 @@
  * ```
  */
 import type { Lsn } from '../../../core/checkpoint.js';
-import { JournalError } from '../../../core/errors.js';
+import type { JournalError } from '../../../core/errors.js';
 import type { JournalRecord } from '../journal.js';
 import type { Broker, BrokerMessage } from './broker.js';
 import { decodedOr, isFence } from './message-format.js';
@@ -38,6 +38,8 @@ export interface StreamReaderDeps {
   readonly purges: Pick<PurgeSchedule, 'noteMessage' | 'noteFence' | 'hold' | 'release' | 'clear'>;
   /** A message that nobody can read: what follows is not counted. */
   readonly unreadable: (sequence: number, error: JournalError) => void;
+  /** The stream cannot be ended now. Each later read tries again. */
+  readonly unfenced: (error: unknown) => void;
 }
 
 /** The reader of one stream. One read at a time. */
@@ -80,7 +82,10 @@ export class StreamReader {
     return this.isFenced && this.#isPlaced && this.#leftOut === undefined;
   }
 
-  /** The next records, about `recordsMax`; fewer where the subject ends. Rejects as the broker does. */
+  /**
+   * The next records, about `recordsMax`; fewer where the subject ends. Rejects as the broker does. A fence that the broker does not
+   * take keeps no record back: where a limit is reached, what is read here makes room once it is committed.
+   */
   async read(recordsMax: number): Promise<readonly JournalRecord[]> {
     if (!this.#isPlaced) await this.#place();
     const records: JournalRecord[] = [];
@@ -92,7 +97,7 @@ export class StreamReader {
       const mustFence = this.ends && !this.isFenced && fences < FENCES_MAX;
       if (mustFence) {
         fences += 1;
-        await this.#fence();
+        if (!(await this.#isFenceSent())) break;
       } else if (this.#leftOut === undefined || (await this.#readLeftOut(this.#leftOut))) {
         break;
       }
@@ -158,11 +163,12 @@ export class StreamReader {
     return false;
   }
 
-  /** Whatever its outcome, only what is read afterwards counts. */
-  async #fence(): Promise<void> {
+  /** False where there is no news. Whatever its outcome, only what is read afterwards counts. */
+  async #isFenceSent(): Promise<boolean> {
     const outcome = await this.#deps.broker.publish(this.stream, FENCE, this.#lastSequence);
-    if (outcome.kind === 'refused' || outcome.kind === 'unknown')
-      throw new JournalError('journal-unavailable', 'NATS does not take a message now.', { cause: outcome.error });
+    if (outcome.kind === 'published' || outcome.kind === 'mismatch') return true;
+    this.#deps.unfenced(outcome.error);
+    return false;
   }
 
   /** False where nothing behind it is read now. */

@@ -143,6 +143,22 @@ describe('a publish', () => {
     assert.equal(broker.messages.length, 2);
   });
 
+  test('is looked for again where a read lacks even the last acknowledged record', async () => {
+    assert.equal(await append(1), 2);
+    broker.fates = ['answer lost'];
+    broker.behind = 2;
+    const read = broker.read.bind(broker);
+    let reads = 0;
+    broker.read = (...args) => {
+      reads += 1;
+      if (reads > 2) broker.behind = 0;
+      return read(...args);
+    };
+    assert.equal(await append(2), 3);
+    assert.ok(!writer.isOver);
+    assert.equal(writer.lostAfterLsn, undefined);
+  });
+
   test('behind a copy of an earlier record expects the sequence of the copy', async () => {
     assert.equal(await append(1), 2);
     const copy = broker.add(message(1, 2));

@@ -79,7 +79,7 @@ class Subject implements Pick<Broker, 'publish' | 'read' | 'last'> {
 
 function readerOf(broker: Subject, lsn: number, ends: boolean, purges = new PurgeSchedule(0)): StreamReader {
   const unreadable = (): void => assert.fail('everything can be read');
-  return new StreamReader(STREAM, lsn, ends, { broker, purges, unreadable });
+  return new StreamReader(STREAM, lsn, ends, { broker, purges, unreadable, unfenced: () => undefined });
 }
 
 async function lsnsOf(reader: StreamReader): Promise<readonly number[]> {
@@ -105,10 +105,10 @@ describe('a reader of a stream in a broker', () => {
     const purges = new PurgeSchedule(0);
     const reader = readerOf(subject, 990, false, purges);
     assert.equal((await lsnsOf(reader)).length, 10);
-    purges.noteCommitted(1000, 0);
-    assert.equal(purges.takeDue(1), undefined);
+    purges.noteCommitted({ epoch: 1, lsn: 1000 }, 0);
+    assert.equal(purges.takeDue(1, { epoch: 1, lsn: 1000 }), undefined);
     for (let reads = 0; reads < 20; reads += 1) await reader.read(RECORDS_MAX);
-    assert.equal(purges.takeDue(2), fence);
+    assert.equal(purges.takeDue(2, { epoch: 1, lsn: 1000 }), fence);
   });
 
   test('a record that lies before a copy near the checkpoint is found before the stream ends', async () => {
@@ -129,8 +129,8 @@ describe('a reader of a stream in a broker', () => {
     const purges = new PurgeSchedule(0);
     const reader = readerOf(subject, 100, false, purges);
     assert.deepEqual(await lsnsOf(reader), [101, 102, 103]);
-    purges.noteCommitted(101, 0);
-    assert.ok((purges.takeDue(1) ?? 0) <= following);
+    purges.noteCommitted({ epoch: 1, lsn: 101 }, 0);
+    assert.ok((purges.takeDue(1, { epoch: 1, lsn: 1000 }) ?? 0) <= following);
   });
 
   test('wherever it begins, it reads what one from the first message reads, and purges nothing else', async (t) => {
@@ -168,8 +168,8 @@ async function readRandomSubject(seed: number): Promise<void> {
     assert.ok(round < 1000, `${context}: it does not end`);
     for (const lsn of await lsnsOf(reader)) assert.equal(lsn, (read += 1), context);
     committed += random.below(read - committed + 1);
-    purges.noteCommitted(committed, round);
-    const due = purges.takeDue(round);
+    purges.noteCommitted({ epoch: 1, lsn: committed }, round);
+    const due = purges.takeDue(round, { epoch: 1, lsn: committed });
     if (due !== undefined) subject.purge(due);
     assert.equal(subject.reachedFrom(committed), end, `${context}: a record is gone that is not committed`);
     if (hadFence !== undefined) assert.equal(subject.firstFence, hadFence, `${context}: the first fence is gone`);

@@ -1,0 +1,207 @@
+/** The nats journal with the bugs of {@link NatsMutations} between it and its shard, its broker and the database. */
+import type { Checkpoint, Lsn } from '#product/core/checkpoint.js';
+import type { Clock } from '#product/core/clock.js';
+import { JournalError } from '#product/core/errors.js';
+import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
+import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
+import type { LogPosition, SharedLog, StreamWriter } from '#product/shard-worker/journal/stream-log.js';
+import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import type { Mutations } from './mutations.js';
+import type { PostgresModel } from './postgres-model.js';
+import type { Life } from './scheduler.js';
+import { ANY_SEQUENCE, type SimulatedBroker } from './simulated-broker.js';
+
+/** Bugs between a shard and the nats journal. */
+export interface NatsMutations {
+  /** A writer looks at the last message only. */
+  readonly lastMessageOnly?: boolean;
+  /** A group that a look does not find is refused. */
+  readonly missingIsRefused?: boolean;
+  /** A group whose outcome is not known is refused, and its stream is over. */
+  readonly sentIsRefused?: boolean;
+  /** A writer that begins without its row takes idempotent requests. */
+  readonly acceptBeforeRow?: boolean;
+  /** Everything committed goes, the last message, too. */
+  readonly purgesAll?: boolean;
+  /** The whole stream goes. */
+  readonly purgesWithoutSequence?: boolean;
+  /** What was committed goes after its time, though a failover may have taken the commit back since. */
+  readonly purgesTakenBack?: boolean;
+  /** What a flush covers goes before its commit is known. */
+  readonly purgesBeforeCommit?: boolean;
+  /** What stands behind a fence is not read. */
+  readonly stopsAtFence?: boolean;
+  /** A stream is retired without a fence. */
+  readonly retiresUnfenced?: boolean;
+  /** A fence expects nothing, and its answer counts as having read up to it. */
+  readonly fenceReplyEnds?: boolean;
+  /** A retired stream is never opened again. */
+  readonly neverReopens?: boolean;
+  /** A read that fails for one stream does not wait for the others. */
+  readonly readsAtOnce?: boolean;
+  /** A tombstone goes while its stream still holds records. */
+  readonly dropsTombstoneEarly?: boolean;
+}
+
+/** The connection of what is written. */
+export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
+  return {
+    ...broker,
+    async publish(stream, data, expectedSequence) {
+      const outcome = await broker.publish(stream, data, expectedSequence);
+      if (mutations.unknownIsRefused === true && outcome.kind === 'unknown') return { ...outcome, kind: 'refused' };
+      if (mutations.missingIsRefused !== true || outcome.kind !== 'mismatch') return outcome;
+      const found = await broker.read(stream, expectedSequence + 1, 16);
+      const isThere = found.some((message) => Buffer.from(message.data).equals(data));
+      return isThere ? outcome : { kind: 'refused', error: new Error('not found') };
+    },
+    async read(stream, fromSequence, messagesMax) {
+      const messages = await broker.read(stream, fromSequence, messagesMax);
+      return mutations.lastMessageOnly === true ? messages.slice(-1) : messages;
+    },
+  };
+}
+
+/** The connection of readers. */
+export function mutateReads(broker: Broker, mutations: Mutations, database: PostgresModel): Broker {
+  const { stopsAtFence, retiresUnfenced, fenceReplyEnds, neverReopens, dropsTombstoneEarly } = mutations;
+  const { purgesAll, purgesWithoutSequence } = mutations;
+  const isRetired = (stream: string): boolean => database.tables.checkpoints.get(stream)?.retiredAt !== undefined;
+  /** Fences that are taken for read, by stream. */
+  const fences = new Map<string, BrokerMessage>();
+  return {
+    ...broker,
+    async publish(stream, data, expectedSequence) {
+      if (retiresUnfenced === true) {
+        // Between two messages.
+        const sequence = expectedSequence + 0.5;
+        fences.set(stream, { sequence, data });
+        return { kind: 'published', sequence };
+      }
+      const outcome = await broker.publish(stream, data, fenceReplyEnds === true ? ANY_SEQUENCE : expectedSequence);
+      if (fenceReplyEnds === true && outcome.kind === 'published')
+        fences.set(stream, { sequence: outcome.sequence, data });
+      return outcome;
+    },
+    async read(stream, fromSequence, messagesMax) {
+      const fence = fences.get(stream);
+      fences.delete(stream);
+      if (fence !== undefined) return [fence];
+      const messages = await broker.read(stream, Math.floor(fromSequence), messagesMax);
+      const first = messages.findIndex(({ data }) => isFence(data));
+      if (stopsAtFence === true && first >= 0) return messages.slice(0, first + 1);
+      if (dropsTombstoneEarly === true && isRetired(stream)) return messages.filter(({ data }) => isFence(data));
+      return messages;
+    },
+    async purge(stream, beforeSequence) {
+      if (purgesWithoutSequence === true) return broker.purge(stream, Number.POSITIVE_INFINITY);
+      return broker.purge(stream, purgesAll === true ? beforeSequence + 1 : beforeSequence);
+    },
+    async streams() {
+      const streams = await broker.streams();
+      return neverReopens === true ? new Map([...streams].filter(([stream]) => !isRetired(stream))) : streams;
+    },
+  };
+}
+
+/** The log of a shard. `purge`: removes the records of a stream up to an LSN but the last one. */
+export function mutateNatsLog(
+  log: SharedLog,
+  mutations: Mutations,
+  { clock, keepSeconds }: { readonly clock: Clock; readonly keepSeconds: number },
+  purge: (stream: string, lsn: Lsn) => void,
+): SharedLog {
+  const { acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack } = mutations;
+  const isSound = [acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack].every((bug) => bug !== true);
+  if (isSound) return log;
+  let commits: { readonly stream: string; readonly lsn: Lsn; readonly dueAt: number }[] = [];
+  return new Proxy(log, {
+    get(target, name) {
+      if (name === 'begin' && acceptBeforeRow === true) {
+        return async (stream: string) => {
+          const { epoch, lsn, coveredFrom, appendEpoch, time, stream: begun } = await target.begin(stream);
+          return { stream: begun, epoch, lsn, coveredFrom, appendEpoch, time };
+        };
+      }
+      if (name === 'committed' && purgesTakenBack === true) {
+        return (stream: string, { lsn }: Checkpoint) => {
+          commits.push({ stream, lsn, dueAt: clock.monotonic() + 1000 * keepSeconds });
+        };
+      }
+      if (name === 'survey' && purgesTakenBack === true) {
+        return async () => {
+          const survey = await target.survey();
+          const isDue = ({ dueAt }: { readonly dueAt: number }): boolean => dueAt <= clock.monotonic();
+          for (const { stream, lsn } of commits.filter(isDue)) purge(stream, lsn);
+          commits = commits.filter((commit) => !isDue(commit));
+          return survey;
+        };
+      }
+      if (name === 'read' && readsAtOnce === true) {
+        return async (positions: readonly LogPosition[], recordsMax: number) => {
+          const found = await Promise.all(positions.map((position) => target.read([position], recordsMax)));
+          return new Map(found.flatMap((records) => [...records]));
+        };
+      }
+      if (name === 'makeWriter' && sentIsRefused === true)
+        return (...args: Parameters<SharedLog['makeWriter']>) => refusing(target.makeWriter(...args));
+      return bound(target, name);
+    },
+  });
+}
+
+function refusing(writer: StreamWriter): StreamWriter {
+  return new Proxy(writer, {
+    get(target, name) {
+      if (name !== 'append') return bound(target, name);
+      return (...args: Parameters<StreamWriter['append']>) =>
+        target.append(...args).catch((error: unknown) => {
+          if (!(error instanceof JournalError) || error.code !== 'journal-failed') throw error;
+          throw new JournalError('journal-unavailable', 'refused', { cause: error });
+        });
+    },
+  });
+}
+
+/** Private members need their object. */
+function bound(target: object, name: string | symbol): unknown {
+  const value: unknown = Reflect.get(target, name);
+  return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+}
+
+/** Removes the records of a stream up to an LSN but the last one. */
+export function purgeTo(broker: SimulatedBroker, life: Life, stream: string, lsn: Lsn): void {
+  const records = broker.messages(stream).filter(({ data }) => !isFence(data));
+  let last: BrokerMessage | undefined;
+  let reached = 0;
+  // A copy of a committed record may be behind others.
+  for (const message of records) {
+    const { lastLsn } = decodeMessage(message.data);
+    if (lastLsn > lsn) break;
+    if (lastLsn > reached) [last, reached] = [message, lastLsn];
+  }
+  if (last === undefined) return;
+  broker
+    .connect(life)
+    .purge(stream, last.sequence)
+    .catch(() => undefined);
+}
+
+/** What flushes. */
+export function mutateNatsDatabase(
+  database: ShardDatabase,
+  mutations: Mutations,
+  purge: (stream: string, lsn: Lsn) => void,
+): ShardDatabase {
+  if (mutations.purgesBeforeCommit !== true) return database;
+  return new Proxy(database, {
+    get(target, name) {
+      if (name !== 'flush') return bound(target, name);
+      return (...args: Parameters<ShardDatabase['flush']>) => {
+        const [{ stream, toLsn }] = args;
+        purge(stream, toLsn);
+        return target.flush(...args);
+      };
+    },
+  });
+}

@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Turns } from '#product/core/turns.js';
+import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
+import { KNOWN_NATS_STREAMS } from '#product/db/nats-statements.js';
+import { ShardConnection } from '#product/db/shard-connection.js';
+import { JournalError } from '#product/core/errors.js';
+import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
+import { encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
+import { NatsLog } from '#product/shard-worker/journal/nats/nats-log.js';
+import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
+
+const origin = { node: NODE_ID, shard: 0 };
+
+function noRows(): unknown[] {
+  return [];
+}
+
+/** A broker whose streams `slow` answers when it is told to, and whose other streams do not answer. */
+class HalfBroker implements Broker {
+  readonly #messages: readonly BrokerMessage[];
+  answers: (() => void)[] = [];
+
+  constructor(messages: readonly BrokerMessage[]) {
+    this.#messages = messages;
+  }
+
+  read(stream: string, from: number, most: number): Promise<readonly BrokerMessage[]> {
+    if (stream !== 'slow') return Promise.reject(new JournalError('journal-unavailable', 'gone'));
+    const found = this.#messages.filter(({ sequence }) => sequence >= from).slice(0, most);
+    return new Promise((resolve) => {
+      this.answers.push(() => {
+        resolve(found);
+      });
+    });
+  }
+
+  publish(): Promise<never> {
+    return Promise.reject(new Error('nothing is published'));
+  }
+
+  last(): Promise<undefined> {
+    return Promise.resolve(undefined);
+  }
+
+  purge(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  subjects: ReadonlyMap<string, number> = new Map();
+
+  streams(): Promise<ReadonlyMap<string, number>> {
+    return Promise.resolve(this.subjects);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** `known`: what the database says of streams. */
+function logOn(
+  reads: Broker,
+  clock = new ManualClock(),
+  known: (streams: readonly string[]) => unknown[] = noRows,
+): NatsLog {
+  const session: Session = {
+    lost: false,
+    backend: { pid: 1, startedAt: '1' },
+    query: <R>({ text, values }: Statement): Promise<R[]> =>
+      // The rows of a statement have the columns that it selects.
+      Promise.resolve((text === KNOWN_NATS_STREAMS ? known(values?.[0] as string[]) : []) as R[]),
+    close: () => Promise.resolve(),
+    destroy: () => undefined,
+  };
+  const connection = new ShardConnection(parseDatabaseUrl('postgresql://nobody@localhost/nothing'), {
+    applicationName: 'test',
+    connect: () => Promise.resolve(session),
+  });
+  return new NatsLog({
+    ...{ appends: reads, reads, statements: connection, flushes: connection, flushTurns: new Turns() },
+    clock,
+    owner: { ...origin, flusher: undefined },
+    ...{ groupBytesMax: 1000, keepSeconds: 0, windowHours: 1 },
+    log: () => undefined,
+  });
+}
+
+test('a read that fails for one stream keeps nothing back of another one that answers late', async () => {
+  const messages = [1, 2].map((lsn) => ({
+    sequence: lsn,
+    data: encodeMessage([incrementRecord('a', lsn)], lsn, 0, origin),
+  }));
+  const broker = new HalfBroker(messages);
+  const log = logOn(broker);
+  const failing = log.read(
+    [
+      { stream: 'slow', lsn: 0 },
+      { stream: 'gone', lsn: 0 },
+    ],
+    10,
+  );
+  let isSettled = false;
+  const settled = failing.then(
+    () => assert.fail('the read succeeds'),
+    () => (isSettled = true),
+  );
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(isSettled, false, 'it waits for the stream that has not answered');
+  const answerAll = (): void => {
+    for (const answer of broker.answers.splice(0)) answer();
+  };
+  answerAll();
+  await settled;
+  const reading = log.read([{ stream: 'slow', lsn: 0 }], 10);
+  await new Promise((resolve) => setImmediate(resolve));
+  answerAll();
+  const records = (await reading).get('slow');
+  assert.deepEqual(
+    records?.map(({ lsn }) => lsn),
+    [1, 2],
+  );
+});
+
+test('streams that ended lately keep no look from another one, however many they are', async () => {
+  const names = Array.from(
+    { length: 250 },
+    (_, index) => `${index.toString(16).padStart(8, '0')}-0000-4000-8000-000000000000`,
+  );
+  const broker = new HalfBroker([]);
+  broker.subjects = new Map(names.map((name) => [name, 1]));
+  const clock = new ManualClock();
+  const asked = new Set<string>();
+  const log = logOn(broker, clock, (streams) => {
+    for (const stream of streams) asked.add(stream);
+    return streams.map((stream) => ({ stream, epoch: '1', lsn: '1', retired: true, due: false, old: false }));
+  });
+  for (let look = 0; look < 3; look += 1) {
+    await log.survey();
+    const before = asked.size;
+    for (let turn = 0; turn < 1000 && asked.size === before; turn += 1)
+      await new Promise((resolve) => setImmediate(resolve));
+    clock.advance(10_000);
+  }
+  assert.equal(asked.size, names.length);
+});
