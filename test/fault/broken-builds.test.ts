@@ -20,10 +20,10 @@ const cases: readonly BrokenCase[] = [
     mistakes: [
       {
         file: 'shard-worker/thread/group-commit.js',
-        from: 'lsn = this.#target.append(records);',
+        from: 'lsn = this.#target.append(records, taken[0]?.heardTime);',
         to: `this.#succeed(taken, refusals); taken = []; refusals = [];
              Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
-             lsn = this.#target.append(records);`,
+             lsn = this.#target.append(records, taken[0]?.heardTime);`,
       },
     ],
     options: { database: 'given', killDatabase: false, serverKillsLeast: 4 },

@@ -258,6 +258,7 @@ describe('fleet', { skip: natsServerMissing() }, () => {
       assert.deepEqual([...load.wrongAnswers, ...more.wrongAnswers], []);
 
       await ingest.node.flush();
+      await lost.node.flush();
       await fleet.streamsLeft(2);
       await ingest.node.compare();
       await assertCleanStop(otherRollUp.server);
