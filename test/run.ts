@@ -27,6 +27,8 @@ interface Folder {
   readonly concurrency: number;
   /** Its files may share a PostgreSQL. */
   readonly usesDatabase?: true;
+  /** The longest files, which run one after the other beside the rest: one that begins last would run alone. */
+  readonly apart?: readonly string[];
   /** Run only where it is named: it needs what `npm ci` does not install, see package.json. */
   readonly isOptional?: true;
 }
@@ -37,7 +39,13 @@ const folders: readonly Folder[] = [
   // Many tests of these wait for a limit of time, or for a takeover.
   { name: 'integration', fileSecondsMax: 300, concurrency: 3, usesDatabase: true },
   { name: 'e2e', fileSecondsMax: 300, concurrency: 2, usesDatabase: true },
-  { name: 'fault', fileSecondsMax: 600, concurrency: 3, usesDatabase: true },
+  {
+    name: 'fault',
+    fileSecondsMax: 600,
+    concurrency: 3,
+    usesDatabase: true,
+    apart: ['crash-fleet', 'kill-between-steps', 'metrics-balance', 'sqs-journal', 'streams'],
+  },
   { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
   { name: 'packages', fileSecondsMax: 600, concurrency: 1, isOptional: true },
 ];
@@ -72,14 +80,25 @@ function tests(folder: Folder, filters: readonly string[]): Part {
     .map((file) => relative(root, join(root, 'dist-test', 'test', folder.name, file.replace(/\.ts$/, '.js'))))
     .filter((file) => filters.every((filter) => file.includes(filter)))
     .sort();
-  const options = [
+  const { apart = [], concurrency } = folder;
+  const isApart = (file: string): boolean => apart.some((name) => file.endsWith(`/${name}.test.js`));
+  const long = files.filter(isApart);
+  const rest = files.filter((file) => !isApart(file));
+  const command = (of: readonly string[], filesAtOnce: number): readonly string[] => [
+    '--test',
     '--test-reporter=spec',
-    `--test-concurrency=${folder.concurrency}`,
+    `--test-concurrency=${filesAtOnce}`,
     `--test-timeout=${folder.fileSecondsMax * 1000}`,
     // Where all tests of a file have passed, Node 20 sometimes never returns from closing the handles of the process.
     '--test-force-exit',
+    ...of,
   ];
-  const commands = files.length === 0 ? [] : [['--test', ...options, ...files]];
+  const both = long.length > 0 && rest.length > 0;
+  const commands = both
+    ? [command(long, 1), command(rest, concurrency - 1)]
+    : files.length > 0
+      ? [command(files, concurrency)]
+      : [];
   return { name: folder.name, commands, usesDatabase: folder.usesDatabase };
 }
 
