@@ -37,12 +37,12 @@ interface Folder {
 const folders: readonly Folder[] = [
   { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
   // Many tests of these wait for a limit of time, or for a takeover.
-  { name: 'integration', fileSecondsMax: 300, concurrency: 3, usesDatabase: true },
+  { name: 'integration', fileSecondsMax: 300, concurrency: 4, usesDatabase: true },
   { name: 'e2e', fileSecondsMax: 300, concurrency: 2, usesDatabase: true },
   {
     name: 'fault',
     fileSecondsMax: 600,
-    concurrency: 3,
+    concurrency: 4,
     usesDatabase: true,
     apart: ['crash-fleet', 'kill-between-steps', 'metrics-balance', 'sqs-journal', 'streams'],
   },
@@ -57,7 +57,7 @@ interface Part {
   readonly usesDatabase?: true | undefined;
 }
 
-/** Connections of three test files at once, each with several servers. */
+/** Connections of four test files at once, each with several servers. */
 const CONNECTIONS_MAX = 300;
 
 function lint(): Part {
