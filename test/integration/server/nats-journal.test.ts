@@ -6,10 +6,10 @@ import { connect } from '@nats-io/transport-node';
 import { emptyRecord, encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, send } from '../../support/http.js';
+import { increment, problemCode, send } from '../../support/http.js';
 import { incrementRecord } from '../../support/journal-fixtures.js';
 import { scrape } from '../../support/metrics.js';
-import { NatsServer, natsServerMissing } from '../../support/nats-server.js';
+import { NatsCluster, NatsServer, natsServerMissing } from '../../support/nats-server.js';
 import { assertCreated } from '../../support/problem.js';
 import { spawnServer, startServer, type TestServer } from '../../support/server.js';
 
@@ -244,6 +244,30 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
         assert.match(output, new RegExp(`NATS_STREAM unsafe has ${reason}`));
     } finally {
       await session.close();
+    }
+  });
+});
+
+describe('a cluster of brokers that is starting', { skip: natsServerMissing() }, () => {
+  test('a start waits until there are as many as NATS_REPLICAS', async () => {
+    const database = await createTestDatabase();
+    const cluster = await NatsCluster.start();
+    const missing = cluster.servers[2];
+    await missing?.stop();
+    const env = { DATABASE_URL: database.url, JOURNAL: cluster.journal, NATS_REPLICAS: '3', SHARDS: '1' };
+    const server = await spawnServer({ env });
+    try {
+      await server.waitFor('The start waits for the broker of the journal');
+      const answer = await send(server.url, '/readyz');
+      assert.deepEqual([answer.status, problemCode(answer)], [503, 'starting']);
+      await missing?.start();
+      await server.waitFor('"msg":"Ready"');
+      assertCreated(await increment(server.url, { late: 1 }));
+      assert.equal((await server.stop()).code, 0, server.output);
+    } finally {
+      await server.dispose();
+      await cluster.dispose();
+      await database.drop();
     }
   });
 });

@@ -17,6 +17,8 @@ const EXACT_SINCE = [2, 11] as const;
 const STREAM_NOT_FOUND = 10059;
 /** Another server has made the stream meanwhile. */
 const STREAM_EXISTS = 10058;
+/** Too few servers of the cluster can be seen: it is starting, or smaller than the replicas. */
+const NO_PEERS = 10005;
 /** Refusals that an operator must change something about, although JetStream calls some of them failures of its own. */
 const VERDICTS: readonly number[] = [10028, 10039, 10047, 10065, 10074, 10076];
 
@@ -167,6 +169,7 @@ function refusalOf(error: unknown): StartError | undefined {
   )
     return new StartError([`The broker cannot be reached by TLS: ${reason}. Check NATS_TLS_CA_FILE and JOURNAL.`]);
   const code = codeOf(error);
+  if (code === NO_PEERS) return undefined;
   if (code !== undefined && (VERDICTS.includes(code) || statusOf(error) === 400))
     return new StartError([`JetStream refuses the stream: ${reason} (${code}). Check NATS_STREAM and NATS_REPLICAS.`]);
   return undefined;
