@@ -8,6 +8,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
 import {
   environmentOf,
   isServer,
@@ -120,9 +122,38 @@ class Fleet {
   }
 }
 
-/** The brokers, with the configuration that they mount and a port of this machine for each of its ports. */
+/** Brokers that have found each other: another process may have taken one of their ports. */
 async function startBrokers(names: readonly string[]): Promise<ReadonlyMap<string, NatsServer>> {
   if (names.length === 0) return new Map();
+  for (let attempt = 1; ; attempt += 1) {
+    const brokers = await startBrokersOnce(names);
+    if (attempt === ATTEMPTS_MAX || (await haveFoundEachOther([...brokers.values()]))) return brokers;
+    for (const broker of brokers.values()) await broker.dispose();
+  }
+}
+
+/** Whether a stream can be replicated to all of them soon. */
+async function haveFoundEachOther(brokers: readonly NatsServer[]): Promise<boolean> {
+  const until = performance.now() + FORMATION_MS;
+  const session = await connect({ servers: brokers.map(({ address }) => address) });
+  try {
+    const manager = await jetstreamManager(session, { checkAPI: false });
+    while (performance.now() < until) {
+      try {
+        await manager.streams.add({ name: 'formation', subjects: ['formation'], num_replicas: brokers.length });
+        return await manager.streams.delete('formation');
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 250));
+      }
+    }
+    return false;
+  } finally {
+    await session.close();
+  }
+}
+
+/** The brokers, with the configuration that they mount and a port of this machine for each of its ports. */
+async function startBrokersOnce(names: readonly string[]): Promise<ReadonlyMap<string, NatsServer>> {
   const mounted = await readFile(join(repositoryRoot, 'deploy/kubernetes/bases/nats/nats.conf'), 'utf8');
   const version = /v(\d+)\.(\d+)/.exec(natsVersion()) ?? [];
   // That of Debian 12, 2.9, does not know the setting.
@@ -149,6 +180,10 @@ function natsVersion(): string {
   const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin`;
   return spawnSync('nats-server', ['--version'], { env: { ...process.env, PATH }, encoding: 'utf8' }).stdout;
 }
+
+/** Attempts to start brokers, and how long each may take until they have found each other. */
+const ATTEMPTS_MAX = 3;
+const FORMATION_MS = 20_000;
 
 /** What `docs/fleet.md` tells a user to try first. */
 function countWithCurl(url: string): void {
