@@ -99,7 +99,7 @@ export const settings = {
     fallback: 'serve',
     meaning:
       'serve, ingest (takes increments and journals them only) or roll-up (flushes what other servers have journaled); ' +
-      'the last two need JOURNAL=postgres, nats://HOST:PORT or sqs:QUEUE_URL, and the latter needs one of them',
+      'the last two need JOURNAL=postgres, nats://HOST:PORT or sqs:QUEUE_URL; with sqs:QUEUE_URL only they are possible',
     read: plainText,
   },
   journal: {

@@ -22,7 +22,7 @@ import { acquireDataDirectory, finishInterruptedRebind, type DataDirectory } fro
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
-import { openJournalElsewhere, type JournalElsewhere } from './journal-broker.js';
+import { openJournalElsewhere, type JournalElsewhere } from './journal-elsewhere.js';
 import { ServerMetrics } from './metrics/server-metrics.js';
 import { RegularLog } from './regular-log.js';
 import { Reload } from './reload.js';

@@ -258,6 +258,7 @@ describe('a cluster of brokers that is starting', { skip: natsServerMissing() },
     const server = await spawnServer({ env });
     try {
       await server.waitFor('The start waits for the broker of the journal');
+      assert.match(server.output, /NATS has fewer servers at the moment than NATS_REPLICAS: no suitable peers/);
       const answer = await send(server.url, '/readyz');
       assert.deepEqual([answer.status, problemCode(answer)], [503, 'starting']);
       await missing?.start();

@@ -190,5 +190,11 @@ function statusOf(error: unknown): number | undefined {
 }
 
 function unavailable(cause: unknown): JournalError {
+  if (codeOf(cause) === NO_PEERS)
+    return new JournalError(
+      'journal-unavailable',
+      `NATS has fewer servers at the moment than NATS_REPLICAS: ${reasonOf(cause)}`,
+      { cause },
+    );
   return new JournalError('journal-unavailable', `NATS is unavailable: ${reasonOf(cause)}`, { cause });
 }
