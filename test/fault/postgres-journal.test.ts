@@ -21,6 +21,8 @@ const TAKEOVER_MAX_MS = 10_000;
 const CONTACT_MS = 5_000;
 /** Longer than a server may be silent, and shorter than it takes to give a connection up. */
 const SILENCE_MS = 6_500;
+/** Longer than a request waits for its group while PostgreSQL answers, and shorter than one may be in doubt. */
+const HELD_MS = 1_000;
 const TAKEN_OVER = 'Took over a stream whose writer is gone';
 const STREAM_ENDED = 'The stream has ended for this server';
 const JOURNAL_BACK = 'The journal in PostgreSQL takes records again';
@@ -166,8 +168,12 @@ test('while PostgreSQL is down, requests are refused or unknown; it heals by its
     // Back before a group is in doubt for too long, and after that.
     for (const isBackSoon of [true, false, true]) {
       await load.acknowledgements(200);
-      await postgres.stop('crash');
-      if (!isBackSoon) {
+      if (isBackSoon) await postgres.stop('crash');
+      else {
+        // Held first, so that groups are under way when it ends: what comes later is refused, and nothing is in doubt.
+        postgres.hold();
+        await sleep(HELD_MS);
+        await postgres.kill();
         await eventually('requests of unknown outcome', () => Promise.resolve(node.ledger.unknown > 0));
         await eventually('refused requests', () => Promise.resolve(codes.has('journal-unavailable')));
       }

@@ -138,6 +138,7 @@ export class OutagePostgres {
     if (child?.pid === undefined) return;
     const ended = once(child, 'exit');
     killPostgres(child.pid);
+    this.#held = [];
     await ended;
   }
 
