@@ -28,7 +28,8 @@ import { natsStreamStatements } from './database/nats-stream-statements.js';
 import { FLUSHES, ownerStatements } from './database/owner-statements.js';
 import { prunerStatements } from './database/pruner-statements.js';
 import { SimulatedSession } from './database/session.js';
-import { type Plan, rowLock, type Server, type StatementMeaning } from './database/statement.js';
+import { sqsStreamStatements } from './database/sqs-stream-statements.js';
+import { newEpoch, type Plan, rowLock, type Server, type StatementMeaning } from './database/statement.js';
 import { add, copyTables, newTables, type Tables, type UncoveredRow } from './database/tables.js';
 import { takingStatements } from './database/taking-statements.js';
 import { Transaction } from './database/transaction.js';
@@ -56,6 +57,7 @@ const MEANINGS: ReadonlyMap<string, StatementMeaning> = new Map([
   ...logWriterStatements,
   ...logOwnerStatements,
   ...natsStreamStatements,
+  ...sqsStreamStatements,
   ...otherStatements,
 ]);
 
@@ -63,6 +65,8 @@ const MEANINGS: ReadonlyMap<string, StatementMeaning> = new Map([
 export interface DatabaseWatch {
   sent(stream: string, toLsn: number): void;
   committed(effect: FlushEffect | undefined): void;
+  /** The pruner has retired a stream of which nothing was heard. */
+  expired?(stream: string): void;
 }
 
 /** A request as a node that never fails counts it. */
@@ -93,8 +97,10 @@ export class PostgresModel implements Server {
   /** The highest LSN that each stream's row ever had. */
   readonly highWater = new Map<string, number>();
   prunerSession: SimulatedSession | undefined;
-  /** Streams that the pruner or an operator has retired. */
+  /** How often the pruner or an operator has retired a stream. */
   expirations = 0;
+  /** These streams. */
+  readonly retiredStreams = new Set<string>();
   /** Ends with the server process. */
   #life = new Life(throwOn);
   #sessions: SimulatedSession[] = [];
@@ -194,6 +200,14 @@ export class PostgresModel implements Server {
     return this.tables.checkpoints.delete(stream);
   }
 
+  /** An operator moves the checkpoint of a stream. */
+  moveCheckpoint(stream: string, lsn: number): void {
+    const row = this.tables.checkpoints.get(stream);
+    if (row === undefined) return;
+    this.tables.checkpoints.set(stream, { ...row, lsn, epoch: newEpoch(this) });
+    this.highWater.set(stream, Math.max(this.highWater.get(stream) ?? 0, lsn));
+  }
+
   /**
    * A node that never fails counts a request, as the statement of an operator does: records its idempotency key and adds the
    * sums, in one. False where the key is recorded already. Its own stream holds nothing up, since nothing is ever pending there.
@@ -244,6 +258,16 @@ export class PostgresModel implements Server {
 
   committed(effect: FlushEffect | undefined): void {
     this.#watch.committed(effect);
+  }
+
+  expired(stream: string): void {
+    this.retired(stream);
+    this.#watch.expired?.(stream);
+  }
+
+  retired(stream: string): void {
+    this.expirations += 1;
+    this.retiredStreams.add(stream);
   }
 
   backend(pid: unknown): SimulatedSession | undefined {

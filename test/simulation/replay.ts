@@ -7,12 +7,13 @@ import { runSharedHistory } from './shared-history.js';
 
 const TRACE_LINES = 80;
 
-/** Histories by the journal of their servers; those of sqs are walks. */
+/** Histories by the journal of their servers, and walks. */
 export const HISTORIES = {
   file: runHistory,
   postgres: runSharedHistory,
   nats: (seed: number, mutations?: Mutations, trace?: string[]) => runSharedHistory(seed, mutations, trace, 'nats'),
-  sqs: (seed: number, mutations: QueueWalkMutations = {}, trace?: string[]): Promise<QueueWalkResult> =>
+  sqs: (seed: number, mutations?: Mutations, trace?: string[]) => runSharedHistory(seed, mutations, trace, 'sqs'),
+  'sqs-walk': (seed: number, mutations: QueueWalkMutations = {}, trace?: string[]): Promise<QueueWalkResult> =>
     queueWalk(seed, mutations, {}, trace),
 } as const;
 

@@ -18,7 +18,9 @@ import {
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import { NatsLog, type NatsLogDeps } from '#product/shard-worker/journal/nats/nats-log.js';
-import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
+import type { QueueLog, SharedLog } from '#product/shard-worker/journal/stream-log.js';
+import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
+import { SqsLog, type SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
 import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
@@ -29,10 +31,11 @@ import type { Channel } from './channel.js';
 import { mutateIncrementLog } from './mutated-log.js';
 import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo } from './mutated-nats.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
-import type { Clock } from '#product/core/clock.js';
+import { connectToQueue } from './queue-connection.js';
+import type { Clock, Timer } from '#product/core/clock.js';
 import { clockOf, Life } from './scheduler.js';
 import { Violation } from './expectations.js';
-import type { NatsJournalSettings, SharedSettings, SimulatedNode } from './simulated-node.js';
+import type { NatsJournalSettings, SharedSettings, SimulatedNode, SqsJournalSettings } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
 import { SimulatedCrash } from './scheduler.js';
 import type { World } from './world.js';
@@ -77,7 +80,10 @@ export class ShardThread {
     this.#index = index;
     this.#events = events;
     this.life = new Life((error) => this.#die(error), node.life);
-    const clock = clockOf(world.scheduler, this.life, () => this.#step());
+    const clock = suspendableClock(
+      clockOf(world.scheduler, this.life, () => this.#step()),
+      node,
+    );
     const { shared } = node.settings;
     this.#shard =
       shared === undefined
@@ -141,7 +147,7 @@ export class ShardThread {
     });
   }
 
-  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals, nats }: SharedSettings): SharedShard {
+  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals, nats, sqs }: SharedSettings): SharedShard {
     const world = this.#world;
     const { id: node, shards, settings } = this.#node;
     const shard = this.#index;
@@ -150,15 +156,18 @@ export class ShardThread {
     const flusher = role === 'ingest' ? undefined : world.uuid();
     const owner = { node, shard, flusher };
     const statements = this.#connect(clock);
+    const logDeps = { statements, flushes, flushTurns, owner, clock };
     const incrementLog =
-      nats === undefined
-        ? mutateIncrementLog(
-            new PostgresIncrementLog(statements, flushes, flushTurns, owner),
-            world.mutations,
-            world.database,
-          )
-        : this.#makeNatsLog({ statements, flushes, flushTurns, owner, clock }, nats);
-    const journal = nats === undefined ? 'postgres' : 'nats';
+      sqs !== undefined
+        ? this.#makeSqsLog(logDeps, sqs)
+        : nats !== undefined
+          ? this.#makeNatsLog(logDeps, nats)
+          : mutateIncrementLog(
+              new PostgresIncrementLog(statements, flushes, flushTurns, owner),
+              world.mutations,
+              world.database,
+            );
+    const journal = sqs !== undefined ? 'sqs' : nats === undefined ? 'postgres' : 'nats';
     const database = new PostgresShardDatabase(flushes, { node, shard, journal }, flushTurns);
     const made = new SharedShard({
       role,
@@ -188,7 +197,7 @@ export class ShardThread {
   ): SharedLog {
     const { broker, mutations, database } = this.#world;
     if (broker === undefined) throw new TypeError('The world has no broker');
-    const client = { life: this.life, step: () => this.#step(), isCut: () => this.#node.isCutFromBroker };
+    const client = { life: this.life, step: () => this.#step(), isCut: () => this.#node.isCutFromJournal };
     const connect = (): Broker => connectToBroker(broker, client);
     const log = new NatsLog({
       ...deps,
@@ -204,6 +213,30 @@ export class ShardThread {
       { clock: deps.clock, keepSeconds: this.#node.settings.keepSeconds },
       this.#purge,
     );
+  }
+
+  #makeSqsLog(
+    deps: Pick<SqsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'clock'>,
+    { groupBytesMax, client, times }: SqsJournalSettings,
+  ): QueueLog {
+    const world = this.#world;
+    const { queue } = world;
+    if (queue === undefined) throw new TypeError('The world has no queue');
+    const thread = {
+      life: this.life,
+      step: () => this.#step(),
+      isCut: () => this.#node.isCutFromJournal,
+      sent: (stream: string, data: Uint8Array) => world.queued.sent(stream, data),
+    };
+    const connect = (): Queue => connectToQueue(queue, thread, client);
+    return new SqsLog({
+      ...deps,
+      appends: connect(),
+      receives: connect(),
+      uptime: () => world.scheduler.now / 1000,
+      ...{ times, groupBytesMax },
+      log: this.#log,
+    });
   }
 
   /** For a bug. */
@@ -374,4 +407,29 @@ export class ShardThread {
     }
     this.#node.disturb(call, path);
   }
+}
+
+/** A clock whose monotonic time, and whose timers, stand still while its process is suspended. */
+function suspendableClock(clock: Clock, node: SimulatedNode): Clock {
+  const monotonic = (): number => clock.monotonic() - node.suspendedMs;
+  return {
+    now: () => clock.now(),
+    monotonic,
+    schedule(delayMs, callback) {
+      const dueAt = monotonic() + delayMs;
+      const wait = (ms: number): Timer =>
+        clock.schedule(ms, () => {
+          const restMs = dueAt - monotonic();
+          // Timers are due a little late; a suspension makes them early.
+          if (restMs > 1) timer = wait(restMs);
+          else callback();
+        });
+      let timer = wait(delayMs);
+      return {
+        cancel: () => {
+          timer.cancel();
+        },
+      };
+    },
+  };
 }

@@ -1,4 +1,5 @@
 /** The faults of a history with a journal that others can reach. Each history has only a few kinds, chosen by its seed. */
+import { RETIRE_DEAD_STREAM } from '#product/db/upkeep-statements.js';
 import type { Tables } from './database/tables.js';
 import type { Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
@@ -29,8 +30,18 @@ const BROKER_KINDS = [
   'server-without-broker',
 ] as const;
 
+const QUEUE_KINDS = [
+  'queue-gone',
+  'queue-throttled',
+  'queue-slow',
+  'queue-replies-lost',
+  'server-without-database',
+  'server-without-queue',
+  'operator-retires',
+] as const;
+
 /** A kind of fault; `poison` is a property of keys. */
-export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number];
+export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number] | (typeof QUEUE_KINDS)[number];
 
 /** The longest time between the last state that a standby has and the end of the primary, in ms. */
 const STANDBY_LAG_MAX_MS = 1000;
@@ -57,7 +68,11 @@ export class SharedFaults {
     this.#life = life;
     this.#failedOver = failedOver;
     const density = 2 + world.random.below(4);
-    const kinds = world.broker === undefined ? KINDS : [...KINDS, ...BROKER_KINDS];
+    const kinds: readonly SharedFaultKind[] = [
+      ...KINDS,
+      ...(world.broker === undefined ? [] : BROKER_KINDS),
+      ...(world.queue === undefined ? [] : QUEUE_KINDS),
+    ];
     const names = kinds.filter(() => world.random.below(density) === 0);
     this.names = takeoverMs === undefined ? names : [...names, 'broker-replies-lost'];
   }
@@ -81,9 +96,10 @@ export class SharedFaults {
 
   /** Ends all faults. */
   heal(): void {
-    const { database, broker } = this.#world;
+    const { database, broker, queue } = this.#world;
     this.#isHealed = true;
     broker?.heal();
+    queue?.heal();
     for (const heal of this.#healers) heal();
     database.isDead = false;
     database.network = 'fine';
@@ -152,10 +168,22 @@ export class SharedFaults {
         this.#healers.add(() => (node.isCutFromDatabase = false));
         this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromDatabase = false));
         return;
+      case 'queue-gone':
+      case 'queue-throttled':
+      case 'queue-slow':
+      case 'queue-replies-lost':
+        this.#strikeQueue(kind);
+        return;
+      case 'operator-retires':
+        this.#retire().catch((error: unknown) => {
+          this.#world.note(() => `an operator meets with ${String(error)}`);
+        });
+        return;
       case 'server-without-broker':
-        node.isCutFromBroker = true;
-        this.#healers.add(() => (node.isCutFromBroker = false));
-        this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromBroker = false));
+      case 'server-without-queue':
+        node.isCutFromJournal = true;
+        this.#healers.add(() => (node.isCutFromJournal = false));
+        this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromJournal = false));
     }
   }
 
@@ -180,17 +208,54 @@ export class SharedFaults {
     }
   }
 
+  #strikeQueue(kind: 'queue-gone' | 'queue-throttled' | 'queue-slow' | 'queue-replies-lost'): void {
+    const { random, queue } = this.#world;
+    if (queue === undefined) return;
+    switch (kind) {
+      case 'queue-gone':
+        queue.isGone = true;
+        this.#later(random.below(random.pick([30, 300, 1500])), () => (queue.isGone = false));
+        return;
+      case 'queue-throttled':
+        queue.isThrottled = true;
+        this.#later(random.below(random.pick([30, 300, 1500])), () => (queue.isThrottled = false));
+        return;
+      case 'queue-slow':
+        queue.slowness = random.pick([10, 30]);
+        this.#later(random.below(500), () => (queue.slowness = 1));
+        return;
+      case 'queue-replies-lost':
+        queue.loseNext = 1 + random.below(4);
+    }
+  }
+
+  /** An operator's command: it retires any stream that has been silent for five minutes. */
+  async #retire(): Promise<void> {
+    const { random, database } = this.#world;
+    const open = [...database.tables.checkpoints].filter(([, row]) => row.retiredAt === undefined);
+    if (open.length === 0) return;
+    const [stream] = random.pick(open);
+    const session = await database.connect(this.#life);
+    const [row] = await session.query({ text: RETIRE_DEAD_STREAM, values: [stream] });
+    this.#world.note(() => `an operator ${row === undefined ? 'does not retire' : 'retires'} ${stream}`);
+    session.destroy();
+  }
+
   /** SIGSTOP, and SIGCONT some time later: soon, or after others have taken over, or after a window. */
-  #freeze({ life, name }: SimulatedNode): void {
-    const { scheduler, random } = this.#world;
+  #freeze(node: SimulatedNode): void {
+    const { life, name } = node;
+    const { scheduler, random, queue } = this.#world;
     if (life.isOver || life.isFrozen) return;
     const ms =
       this.#takeoverMs === undefined
         ? random.below(random.pick([50, 400, 1500, 5000]))
         : this.#takeoverMs * (0.6 + random.below(100) / 100);
-    this.#world.note(() => `${name} is stopped for ${ms} ms`);
+    // That of a machine: its monotonic clock stands still.
+    const isSuspension = queue !== undefined && random.below(2) === 0;
+    this.#world.note(() => `${name} is ${isSuspension ? 'suspended' : 'stopped'} for ${ms} ms`);
     life.freeze();
     scheduler.after(ms, this.#life, () => {
+      if (isSuspension) node.suspendedMs += ms;
       this.#world.note(() => `${name} goes on`);
       life.thaw(scheduler);
     });
@@ -198,8 +263,8 @@ export class SharedFaults {
 
   /** The primary ends, and a standby takes over: at once or, where the journal does without the database meanwhile, later. */
   #loseDatabase(tables: Tables, from: number): void {
-    const { random, database, broker } = this.#world;
-    if (broker === undefined || random.below(2) === 0) {
+    const { random, database, broker, queue } = this.#world;
+    if ((broker === undefined && queue === undefined) || random.below(2) === 0) {
       this.#failOver(tables, from);
       return;
     }

@@ -8,10 +8,12 @@ import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js
 import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
 import type { Role } from '#product/shard-worker/thread/shared-shard.js';
 import { isPoison, POISON_PREFIX } from './database/values.js';
+import { rowLock } from './database/statement.js';
 import { isOpen } from './database/tables.js';
 import { ClientRequest, type Attempt, type ExpectedCounter, Violation } from './expectations.js';
 import type { HistoryResult } from './history.js';
 import type { Mutations } from './mutations.js';
+import { recordsOf } from './queued-records.js';
 import { Life } from './scheduler.js';
 import { SharedFaults, BROKER_STANDBY_LAG_MAX_MS } from './shared-faults.js';
 import { sharedPlan, WINDOW_HOURS, type SharedJournal, type SharedPlan } from './shared-settings.js';
@@ -75,6 +77,7 @@ class SharedHistory {
     this.#world = new World(seed, mutations, trace, plan.scale);
     this.#world.isShared = true;
     if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
+    if (plan.queue !== undefined) this.#world.addQueue(plan.queue);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
     this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan.takeoverMs);
@@ -91,9 +94,9 @@ class SharedHistory {
     }));
     this.#keys = Array.from({ length: 1 + random.below(5) }, (_, index) => `k${index}`);
     if (this.#faults.has('poison')) this.#keys.push(POISON_PREFIX);
-    const { settings, roles, broker } = this.#plan;
+    const { settings, roles, broker, queue } = this.#plan;
     this.#world.note(() => {
-      const facts = [settings, ...(broker === undefined ? [] : [broker])].map((each) => JSON.stringify(each));
+      const facts = [settings, broker, queue].filter((each) => each !== undefined).map((each) => JSON.stringify(each));
       return `${roles.join(' ')}, settings ${facts.join(' ')}, faults ${this.#faults.names.join(' ')}`;
     });
   }
@@ -267,11 +270,20 @@ class SharedHistory {
     return this.#world.broker !== undefined;
   }
 
+  /** A failover takes what is deleted from the queue behind a commit that it takes back. */
+  get #isInQueue(): boolean {
+    return this.#world.queue !== undefined;
+  }
+
   /** What was sent before a failover may be in the state that it lost, although its answer comes, or is repeated, later. */
   #noteAcknowledged(request: ClientRequest, isElsewhere: boolean): void {
     const { now } = this.#world.scheduler;
     this.#acknowledged += 1;
     if (this.#isInBroker && !isElsewhere) return;
+    if (this.#isInQueue && !isElsewhere) {
+      if (this.#world.queued.isUncertain(request)) request.putAtRisk();
+      return;
+    }
     const isUncertain = this.#faults.failovers.some(({ to }) => (request.firstSentAt ?? 0) <= to);
     if (isUncertain) request.putAtRisk();
     else if (!this.#acknowledgedAt.has(request)) this.#acknowledgedAt.set(request, now);
@@ -280,6 +292,10 @@ class SharedHistory {
   /** A failover has taken back what was committed since. */
   #loseSince(from: number): void {
     for (const [request, at] of this.#acknowledgedAt) if (at >= from) request.putAtRisk();
+    const { database, queued } = this.#world;
+    if (this.#isInQueue)
+      for (const [stream, lsn] of database.highWater)
+        queued.putAtRisk(stream, database.tables.checkpoints.get(stream)?.lsn ?? 0, lsn);
   }
 
   #retry(): void {
@@ -321,7 +337,8 @@ class SharedHistory {
       windowHours: WINDOW_HOURS,
       expiryDays: 0,
       logKeepSeconds: random.pick([0, 0, 20]),
-      paceMs: paceMs ?? random.pick([20, 200, 1500]),
+      // Rounds that are far apart are gaps.
+      paceMs: paceMs ?? random.pick(this.#isInQueue ? [20, 200] : [20, 200, 1500]),
     };
     this.#pruner = new SimulatedPruner(this.#world, settings, `pruner ${this.#pruners}`);
     this.#pruner.start();
@@ -371,6 +388,7 @@ class SharedHistory {
     for (const counter of expectations.counters.values()) this.#readNow(counter);
     const isWriting = ({ role }: Server): boolean => role === 'ingest';
     for (const server of this.#servers.filter(isWriting)) await this.#terminate(server);
+    await this.#until('nothing is left in the queue', () => this.#isQueueEmpty);
     await this.#until('streams end whose writers are gone', () => this.#isServedOnly);
     await this.#until('nothing is left in the broker', () => this.#leftInBroker.length === 0);
     for (const server of this.#servers.filter((other) => !isWriting(other))) await this.#terminate(server);
@@ -396,8 +414,9 @@ class SharedHistory {
     await this.#endLeftStreams(starts - 1);
   }
 
-  #isReady({ node }: Server): boolean {
-    return node?.refusal === undefined && node?.isRecovered === true;
+  #isReady(server: Server): boolean {
+    const node = this.#up(server);
+    return node !== undefined && node.refusal === undefined && node.isRecovered;
   }
 
   get #isServedOnly(): boolean {
@@ -416,6 +435,30 @@ class SharedHistory {
       const [first] = messages;
       return first !== undefined && !isFence(first.data) && decodeMessage(first.data).firstLsn === 1;
     });
+  }
+
+  /** An operator decides about what waits for records that are gone. */
+  get #isQueueEmpty(): boolean {
+    const { queue } = this.#world;
+    if (queue === undefined) return true;
+    if (queue.underWay > 0) return false;
+    for (const stream of new Set(queue.messages.map(({ group }) => group))) this.#decide(stream);
+    return queue.messages.length === 0;
+  }
+
+  /** Moves the checkpoint of a stream over what is missing, as docs/sqs-journal.md says. */
+  #decide(stream: string): void {
+    const { queue, queued, database } = this.#world;
+    const row = database.tables.checkpoints.get(stream);
+    if (queue === undefined || row === undefined || database.locks.isHeldByOther(rowLock(stream), this)) return;
+    const messages = queue.messages.filter(({ group }) => group === stream).map(recordsOf);
+    const [next] = messages
+      .filter(({ lastLsn }) => lastLsn > row.lsn)
+      .sort((one, other) => one.lastLsn - other.lastLsn);
+    if (next === undefined || next.previousLsn <= row.lsn) return;
+    if (!queued.broken.has(stream)) throw new Violation(`${stream} lacks LSN ${next.previousLsn} in the queue`);
+    this.#world.note(() => `an operator moves ${stream} from LSN ${row.lsn} to ${next.previousLsn}`);
+    database.moveCheckpoint(stream, next.previousLsn);
   }
 
   /** The streams that living servers write and flush themselves. */

@@ -4,6 +4,7 @@ import type { Mulberry32 } from '../support/mulberry32.js';
 import { DEFAULT_SCALE, type TimeScale } from './database/database-clock.js';
 import type { BrokerKind } from './simulated-broker.js';
 import type { NodeSettings } from './simulated-node.js';
+import type { QueueKind } from './simulated-queue.js';
 
 /** Signs of life count for this long, in ms of the database's clock. */
 const ALIVE_MS = 6000;
@@ -24,6 +25,15 @@ const TOPOLOGIES: readonly (readonly Role[])[] = [
   ['serve', 'roll-up'],
 ];
 
+/** The same with a journal in a queue, which has no `serve`. */
+const QUEUE_TOPOLOGIES: typeof TOPOLOGIES = [
+  ['ingest', 'roll-up'],
+  ['ingest', 'roll-up', 'roll-up'],
+  ['ingest', 'roll-up', 'roll-up'],
+  ['ingest', 'ingest', 'roll-up'],
+  ['ingest', 'ingest', 'roll-up', 'roll-up'],
+];
+
 /** What a history with a shared journal is like. */
 export interface SharedPlan {
   readonly scale: TimeScale;
@@ -32,12 +42,14 @@ export interface SharedPlan {
   readonly settings: NodeSettings;
   /** What kind of broker has the journal; undefined: none. */
   readonly broker: BrokerKind | undefined;
+  /** What kind of queue has it; undefined: none. */
+  readonly queue: QueueKind | undefined;
   /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
   readonly takeoverMs: number | undefined;
 }
 
 /** Where the journal is that the servers of a history share. */
-export type SharedJournal = 'postgres' | 'nats';
+export type SharedJournal = 'postgres' | 'nats' | 'sqs';
 
 /** IDEMPOTENCY_WINDOW_HOURS of every process. */
 export const WINDOW_HOURS = 1;
@@ -80,9 +92,48 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
     roles: random.pick(TOPOLOGIES),
     settings,
     broker: undefined,
+    queue: undefined,
     takeoverMs: undefined,
   };
+  if (journal === 'sqs') return withQueue(plan, random);
   return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
+}
+
+/**
+ * Times have the order that they have in production: the client's, the five minutes of deduplication, the hour, half a day, two
+ * days, 14 days and 15. In one history in three with short windows the queue keeps nothing for longer than 14 days.
+ */
+function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
+  const { onWindows, scale } = plan;
+  const { shared, ...settings } = plan.settings;
+  const isShort = onWindows && random.below(2) === 0;
+  const expires = isShort && random.below(3) < 2;
+  const visibilityMs = random.pick([100, 150]);
+  const times = onWindows
+    ? { unansweredMaxSeconds: 0.25, beatSeconds: 0.35, silentMaxSeconds: 0.7 }
+    : { unansweredMaxSeconds: 1, beatSeconds: 1.2, silentMaxSeconds: 2.4 };
+  const client = { visibilityMs, waitMs: random.pick([10, 50]) };
+  const sqs = { groupBytesMax: random.pick([150, 1000, 1 << 17]), client, times };
+  const received = {
+    holdMs: visibilityMs / 3,
+    idleMs: random.pick([50, 300]),
+    blockedMs: 50,
+    missingMs: 2 * visibilityMs,
+  };
+  return {
+    ...plan,
+    scale: isShort ? { ...scale, gapMs: 400, hourMs: 300, tombstoneMs: 1850 } : scale,
+    roles: random.pick(QUEUE_TOPOLOGIES),
+    settings: {
+      ...settings,
+      ...(shared !== undefined && { shared: { ...shared, intervals: { ...shared.intervals, received }, sqs } }),
+    },
+    queue: {
+      hasGroupLock: random.below(4) > 0,
+      deduplicationMs: onWindows ? 160 : 800,
+      retentionMs: expires ? 1700 : Number.POSITIVE_INFINITY,
+    },
+  };
 }
 
 function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): SharedPlan {

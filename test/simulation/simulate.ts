@@ -1,5 +1,5 @@
 /**
- * Runs many histories:  npm run simulate -- --seeds 10000 [--journal postgres|nats|sqs] [--from 1] [--workers 2] [--trace]
+ * Runs many histories:  npm run simulate -- --seeds 10000 [--journal postgres|nats|sqs|sqs-walk] [--from 1] [--workers 2] [--trace]
  *
  * Prints progress and histories a minute; at a violation the seed, the violation and the last steps, and exits 1.
  */
@@ -94,8 +94,8 @@ async function main(): Promise<void> {
 }
 
 function kindOf(journal: string): HistoryKind {
-  if (journal === 'file' || journal === 'postgres' || journal === 'nats' || journal === 'sqs') return journal;
-  throw new Error('--journal is file, postgres, nats or sqs');
+  if (Object.hasOwn(HISTORIES, journal)) return journal as HistoryKind;
+  throw new Error(`--journal is one of ${Object.keys(HISTORIES).join(', ')}`);
 }
 
 function runWorker(share: Share, take: (report: Report) => void): Promise<void> {

@@ -33,9 +33,11 @@ import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 import type { NatsLogIntervals } from '#product/shard-worker/journal/nats/nats-log.js';
+import type { SqsWriterTimes } from '#product/shard-worker/journal/sqs/sqs-writer.js';
 import type { Role, SharedShardIntervals } from '#product/shard-worker/thread/shared-shard.js';
 import { Channel } from './channel.js';
 import { Violation, type Attempt } from './expectations.js';
+import type { QueueClientTimes } from './queue-connection.js';
 import { clockOf, Life } from './scheduler.js';
 import { ShardThread } from './shard-thread.js';
 import { systemError, type DiskCall, type Storage } from './storage.js';
@@ -68,6 +70,16 @@ export interface SharedSettings {
   readonly intervals: SharedShardIntervals;
   /** The journal is in a broker; undefined: in PostgreSQL. */
   readonly nats?: NatsJournalSettings;
+  /** The journal is in a queue. */
+  readonly sqs?: SqsJournalSettings;
+}
+
+/** The configuration of a journal in a queue. */
+export interface SqsJournalSettings {
+  /** Most bytes of the records of a group. */
+  readonly groupBytesMax: number;
+  readonly client: QueueClientTimes;
+  readonly times: SqsWriterTimes;
 }
 
 /** The configuration of a journal in a broker. */
@@ -127,8 +139,10 @@ export class SimulatedNode {
         readonly until?: number;
       }
     | undefined;
-  /** Nothing passes between it and the broker. */
-  isCutFromBroker = false;
+  /** Nothing passes between it and the broker or the queue of its journal. */
+  isCutFromJournal = false;
+  /** For how long it was suspended in such a way that its monotonic clock stood still, in ms. */
+  suspendedMs = 0;
   #isCutFromDatabase = false;
   end: NodeEnd | undefined;
   /** Whether it ever took increments. */
@@ -217,7 +231,8 @@ export class SimulatedNode {
 
   async start(): Promise<void> {
     this.#databaseId = await this.#openDatabase();
-    while (this.#world.broker?.isGone === true) await this.#pause(BROKER_RETRY_MS);
+    const { broker, queue } = this.#world;
+    while (broker?.isGone === true || queue?.isGone === true) await this.#pause(BROKER_RETRY_MS);
     for (let shard = 0; shard < this.shards; shard += 1) this.#launch(shard);
     this.#expireLater();
   }

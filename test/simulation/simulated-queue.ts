@@ -116,6 +116,8 @@ export class SimulatedQueue {
   underWay = 0;
   /** Called with a message that was never deleted. */
   onExpired: (message: QueueMessage) => void = () => undefined;
+  /** Called with a message that a client has deleted. */
+  onDeleted: (message: QueueMessage) => void = () => undefined;
   readonly #scheduler: Scheduler;
   readonly #random: Mulberry32;
   readonly #kind: QueueKind;
@@ -142,6 +144,11 @@ export class SimulatedQueue {
       changeVisibility: (receipts, visibilityMs) =>
         this.#ask(life, () => receipts.map((receipt) => this.#changeVisibility(receipt, visibilityMs))),
     };
+  }
+
+  /** Settles when a client gives up waiting for an answer. */
+  timeout(life: Life): Promise<void> {
+    return new Promise((resolve) => this.#scheduler.after(TIMEOUT_MS, life, () => resolve()));
   }
 
   /** What the queue holds, in flight or not, in order. */
@@ -319,6 +326,7 @@ export class SimulatedQueue {
   }
 
   #remove(message: Stored): void {
+    this.onDeleted(message);
     this.#stored = this.#stored.filter((stored) => stored !== message);
   }
 

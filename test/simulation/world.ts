@@ -16,14 +16,16 @@ import {
 import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
 import { Mulberry32 } from '../support/mulberry32.js';
-import { Expectations, Violation, type Part } from './expectations.js';
+import { Expectations, Violation, type ClientRequest, type Part } from './expectations.js';
 import type { Mutations } from './mutations.js';
 import type { TimeScale } from './database/database-clock.js';
 import type { FlushEffect } from './database/flush-effect.js';
 import type { UncoveredRow } from './database/tables.js';
 import { PostgresModel } from './postgres-model.js';
+import { QueuedRecords, recordsOf } from './queued-records.js';
 import { Scheduler } from './scheduler.js';
 import { SimulatedBroker, type BrokerKind } from './simulated-broker.js';
+import { SimulatedQueue, type QueueKind, type QueueMessage } from './simulated-queue.js';
 import { Storage } from './storage.js';
 
 /** Acknowledged and not yet durable, as `everysec` allows. */
@@ -75,10 +77,14 @@ export class World {
     databaseChanged: false,
     isRebinding: false,
   };
-  /** The journal of all processes is in the database, or in {@link broker}. */
+  /** The journal of all processes is in the database, in {@link broker} or in {@link queue}. */
   isShared = false;
   /** Undefined: no journal is in a broker. */
   broker: SimulatedBroker | undefined;
+  /** Undefined: no journal is in a queue. */
+  queue: SimulatedQueue | undefined;
+  /** What was sent to the queue. */
+  readonly queued = new QueuedRecords((entries) => this.#requestsOf(entries));
   /** One line for each event, if a trace is wanted. */
   readonly seed: number;
   readonly trace: string[] | undefined;
@@ -99,6 +105,7 @@ export class World {
     const databaseWatch = {
       sent: (stream: string, toLsn: number) => this.#flushSent(stream, toLsn),
       committed: (effect: FlushEffect | undefined) => this.#committed(effect),
+      expired: (stream: string) => this.#expired(stream),
     };
     this.database = new PostgresModel(this.scheduler, this.random, databaseWatch, mutations, this.uuid(), scale);
     const storageWatch = {
@@ -119,6 +126,15 @@ export class World {
     };
     this.broker = new SimulatedBroker(this.scheduler, this.random, kind, watch);
     return this.broker;
+  }
+
+  /** The journal of all processes is in a queue. */
+  addQueue(kind: QueueKind): SimulatedQueue {
+    this.isShared = true;
+    this.queue = new SimulatedQueue(this.scheduler, this.random, kind);
+    this.queue.onDeleted = (message) => this.#deleted(message);
+    this.queue.onExpired = (message) => this.#lostInQueue(message);
+    return this.queue;
   }
 
   /** True with a probability of one in `times`. */
@@ -237,14 +253,22 @@ export class World {
   /** The increments of a record. */
   partsOf(batch: ArrayBufferLike): Part[] {
     const view = new DataView(batch);
+    return this.#partsOf(view, RECORD_HEADER_BYTES, view.getUint32(RECORD_OFFSET.bytes, true));
+  }
+
+  #requestsOf(entries: Uint8Array): readonly ClientRequest[] {
+    const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
+    return this.#partsOf(view, 0, entries.length).flatMap(({ counter, digit }) => counter.requests[digit] ?? []);
+  }
+
+  #partsOf(view: DataView, start: number, end: number): Part[] {
     const parts: Part[] = [];
-    const end = view.getUint32(RECORD_OFFSET.bytes, true);
-    for (let at = RECORD_HEADER_BYTES; at < end;) {
+    for (let at = start; at < end;) {
       if (isIdempotent(view, at)) {
         at = idempotencyKeyEnd(view, at);
         continue;
       }
-      const key = Buffer.from(batch, keyStart(at), keyBytesAt(view, at)).toString();
+      const key = Buffer.from(view.buffer, view.byteOffset + keyStart(at), keyBytesAt(view, at)).toString();
       const counter = this.expectations.counters.get(key);
       if (counter === undefined) throw new Violation(`A batch holds ${key}, which was never sent`);
       parts.push({ counter, digit: counter.digitOf(amountAt(view, at)) });
@@ -269,7 +293,12 @@ export class World {
   /** What is flushed is in the log, or was before a failover. */
   #logFlushSent(stream: string, toLsn: number): void {
     const { log, checkpoints } = this.database.tables;
-    const last = this.broker === undefined ? (log.get(stream)?.at(-1)?.lsn ?? 0) : this.#lastLsnInBroker(stream);
+    const last =
+      this.queue !== undefined
+        ? this.queued.lastLsn(stream)
+        : this.broker === undefined
+          ? (log.get(stream)?.at(-1)?.lsn ?? 0)
+          : this.#lastLsnInBroker(stream);
     const end = Math.max(last, checkpoints.get(stream)?.lsn ?? 0);
     // A tombstone may be gone.
     if (toLsn <= end || this.circumstances.databaseChanged || !checkpoints.has(stream)) return;
@@ -321,14 +350,63 @@ export class World {
     this.note(() => `database: ${key} of ${token}, LSN ${lsn} of ${stream}, is put aside`);
     const counter = this.expectations.counters.get(key);
     const request = counter?.requests[counter.digitOf(Number(amount))];
-    if (request?.idempotencyKey !== token) {
+    if (request === undefined || (request.idempotencyKey ?? '') !== token) {
       this.violate(new Violation(`${key} is put aside for ${token}, which does not add to it`));
       return;
     }
     request.putAside();
     const { copied, databaseChanged } = this.circumstances;
-    if (copied || databaseChanged || this.database.expirations > 0 || this.#isBehindFence(stream, lsn)) return;
+    if (this.queue !== undefined && this.#mayBeAside(stream)) return;
+    if (
+      copied ||
+      databaseChanged ||
+      (this.queue === undefined && this.database.expirations > 0) ||
+      this.#isBehindFence(stream, lsn)
+    )
+      return;
     this.violate(new Violation(`${token}, LSN ${lsn} of ${stream}, is put aside without need`));
+  }
+
+  /** The stream was retired under its writer, or the database went back. */
+  #mayBeAside(stream: string): boolean {
+    return this.database.retiredStreams.has(stream) || this.circumstances.databaseChanged;
+  }
+
+  /** What goes is committed, or was kept where an operator finds it. */
+  #deleted(message: QueueMessage): void {
+    const { group: stream } = message;
+    const { lastLsn, records } = recordsOf(message);
+    this.note(() => `the queue deletes LSN ${lastLsn} of ${stream}`);
+    const { checkpoints, uncovered } = this.database.tables;
+    if (lastLsn <= (this.database.highWater.get(stream) ?? 0)) return;
+    const isAside = (lsn: number): boolean => uncovered.some((row) => row.stream === stream && row.lsn === lsn);
+    const isKept = records.every(({ lsn, entries }) => entries.length === 0 || isAside(lsn));
+    if (!checkpoints.has(stream) && (isKept || this.circumstances.databaseChanged)) return;
+    this.violate(new Violation(`LSN ${lastLsn} of ${stream} is deleted from the queue, and not committed`));
+  }
+
+  /** The queue keeps nothing for longer than its retention. */
+  #lostInQueue(message: QueueMessage): void {
+    const { group: stream } = message;
+    const { firstLsn, lastLsn, previousLsn } = recordsOf(message);
+    const row = this.database.tables.checkpoints.get(stream);
+    if (row !== undefined && lastLsn <= row.lsn) return;
+    const { broken } = this.queued;
+    if (row !== undefined && previousLsn > row.lsn && !broken.has(stream))
+      this.violate(
+        new Violation(`LSN ${lastLsn} of ${stream} has waited for ${previousLsn}, which is not in the queue`),
+      );
+    this.note(() => `LSN ${lastLsn} of ${stream} expires in the queue`);
+    this.queued.putAtRisk(stream, firstLsn - 1, lastLsn);
+  }
+
+  /** A stream whose last record is flushed does not wait 15 days for its end. */
+  #expired(stream: string): void {
+    const { queue, queued, database } = this;
+    this.note(() => `the pruner retires ${stream}`);
+    if (queue === undefined || (database.tables.checkpoints.get(stream)?.lsn ?? 0) < queued.closeLsn(stream)) return;
+    if (this.circumstances.databaseChanged || queue.messages.some(({ group }) => group === stream)) return;
+    this.violate(new Violation(`${stream} has ended, and is retired after 15 days`));
   }
 
   #segmentGoes(stream: string, lastLsn: number): void {

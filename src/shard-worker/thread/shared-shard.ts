@@ -43,7 +43,7 @@ import { HotKeys } from './hot-keys.js';
 import { IdempotencyWindow, type KnownKey } from './idempotency/idempotency-window.js';
 import { PendingSums } from './pending-sums.js';
 import { pendingIn, rangeOf, type ShardLog } from './streams/owned-stream.js';
-import { ReceivedStreams } from './streams/received-streams.js';
+import { ReceivedStreams, type ReceivedStreamsWaits } from './streams/received-streams.js';
 import { addTo, countFlush, publishStreams, type CountedStream } from './streams/stream-stats.js';
 import { TakenStreams } from './streams/taken-streams.js';
 
@@ -87,6 +87,7 @@ export interface SharedShardIntervals {
   /** See {@link TakenStreamsDeps.waits}. */
   readonly contactMs?: number;
   readonly freeMaxMs?: number;
+  readonly received?: ReceivedStreamsWaits;
 }
 
 /** Everything outside of the shard, so that a simulation can replace it. */
@@ -243,6 +244,7 @@ export class SharedShard implements GroupTarget {
         ...common,
         queueLog: incrementLog,
         flushIntervalMs,
+        waits: this.#intervals.received,
         isDatabaseAvailable: () => this.#problems.size === 0,
         setAside: (increments) => {
           this.#publish({ adopted: increments, rejected: increments });

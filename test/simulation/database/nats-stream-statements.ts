@@ -19,7 +19,7 @@ import { type Row, secondsOf } from './values.js';
 
 /** By text. */
 export const natsStreamStatements: readonly (readonly [string, StatementMeaning])[] = [
-  [sql.MAKE_NATS_STREAM, makeStream],
+  [sql.MAKE_NATS_STREAM, (context) => makeStream(context, 'nats')],
   [sql.ASK_NATS_STREAM, askStream],
   [SHOW_LIFE_WITHOUT_ROW, showLife],
   [sql.SURVEY_NATS_STREAMS, (context) => surveyOf(context, 'nats')],
@@ -32,10 +32,11 @@ export const natsStreamStatements: readonly (readonly [string, StatementMeaning]
 
 const NEVER = Number.NEGATIVE_INFINITY;
 
-function makeStream(context: StatementContext): Plan {
+/** Makes the row of a new stream of a journal outside of the database. */
+export function makeStream(context: StatementContext, journal: 'nats' | 'sqs'): Plan {
   const { server, transaction, values, arrivedAt } = context;
   const { newRowCoversAll, newRowAcceptedNow, newRowWithoutPruningLock } = server.mutations;
-  const [stream, node, shard, flusher, isWriter] = values as [string, string, number, string | null, boolean];
+  const [stream, node, shard, flusher, isWriter] = values as [string, string, number, string | null, boolean?];
   const run = (): Row[] => {
     if (transaction.checkpoint(stream) !== undefined) {
       server.locks.release(rowLock(stream), transaction);
@@ -52,15 +53,15 @@ function makeStream(context: StatementContext): Plan {
       retiredAt: undefined,
       node,
       shard,
-      journal: 'nats',
+      journal,
       owner: flusher ?? undefined,
     };
     endPruningLockEarly(context);
     if (newRowWithoutPruningLock === true) server.locks.release(PRUNING_LOCK, transaction);
     transaction.setCheckpoint(stream, row);
-    if (transaction.stream(stream) === undefined)
+    if (journal === 'nats' && transaction.stream(stream) === undefined)
       transaction.setStream(stream, { epoch: row.epoch, node, shard, flusher: row.owner, retiredAt: undefined });
-    if (isWriter) transaction.atCommit(() => noteAlive(context, stream, false, true));
+    if (isWriter === true) transaction.atCommit(() => noteAlive(context, stream, false, true));
     return [{ ...columnsOf(row), database_time: secondsOf(arrivedAt) }];
   };
   if (transaction.checkpoint(stream) !== undefined) return { run: () => [] };

@@ -84,7 +84,7 @@ function expireStream(context: StatementContext): Plan {
       if (row === undefined) return [];
       const epoch = mutated ? row.epoch : newEpoch(server);
       transaction.setCheckpoint(stream, { ...row, retiredAt: transaction.beganAt, epoch });
-      transaction.atCommit(() => (server.expirations += 1));
+      transaction.atCommit(() => server.expired(stream));
       const { lsn, node, shard, journal, heardAt, closedAt } = row;
       const closed = closedAt !== undefined;
       return [{ lsn: String(lsn), node, shard, journal, heard_at: new Date(heardAt), closed }];
@@ -94,10 +94,11 @@ function expireStream(context: StatementContext): Plan {
 
 function isExpired({ server, transaction }: StatementContext, row: CheckpointRow, days: number): boolean {
   const { clock, tables } = server;
-  const { expiryDayMs, hourMs } = clock.scale;
+  const { expiryDayMs, hourMs, tombstoneMs } = clock.scale;
   const now = transaction.beganAt;
   if (row.retiredAt !== undefined || tables.pruning.gapAt >= now - clock.span(hourMs)) return false;
   if (row.journal === 'file') return days > 0 && row.heardAt < now - clock.span(days * expiryDayMs);
+  if (row.journal === 'sqs') return row.heardAt < now - clock.span(tombstoneMs);
   return row.journal === 'memory' && row.heardAt < now - clock.span(hourMs);
 }
 
@@ -113,7 +114,7 @@ function retireDeadStream(context: StatementContext): Plan {
     (row) => {
       if (row === undefined) return [];
       transaction.setCheckpoint(stream, { ...row, retiredAt: transaction.beganAt, epoch: newEpoch(server) });
-      transaction.atCommit(() => (server.expirations += 1));
+      transaction.atCommit(() => server.retired(stream));
       return [{ '?column?': 1 }];
     },
   );
@@ -166,7 +167,7 @@ function pruneTombstones({ server, transaction, values }: StatementContext): Pla
   const run = (): Row[] => {
     const { checkpoints, claims } = server.tables;
     const isPruned = ({ journal, retiredAt }: CheckpointRow): boolean =>
-      journal === 'memory' && retiredAt !== undefined && retiredAt < before;
+      ['memory', 'sqs'].includes(journal) && retiredAt !== undefined && retiredAt < before;
     // `for update skip locked`
     const found = [...checkpoints]
       .filter(([stream, row]) => isPruned(row) && !server.locks.isHeldByOther(rowLock(stream), transaction))

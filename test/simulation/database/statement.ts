@@ -17,8 +17,10 @@ export interface Server {
   readonly databaseId: string;
   /** The session that has the pruner's advisory lock. */
   prunerSession: SimulatedSession | undefined;
-  /** Streams that the pruner or an operator has retired. */
-  expirations: number;
+  /** The pruner has retired a stream. */
+  expired(stream: string): void;
+  /** An operator has. */
+  retired(stream: string): void;
   /** An integer from 0 to `bound` − 1. */
   below(bound: number): number;
   /** Runs a callback later in the life of the server process. */

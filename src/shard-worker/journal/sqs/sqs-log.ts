@@ -46,7 +46,7 @@ import type {
 } from '../stream-log.js';
 import { decodeQueueMessage, encodeQueueMessage } from './message-format.js';
 import type { Queue, QueueMessage } from './queue.js';
-import { deduplicationId, SqsWriter, UNANSWERED_MAX_SECONDS } from './sqs-writer.js';
+import { deduplicationId, SQS_WRITER_TIMES, SqsWriter, type SqsWriterTimes } from './sqs-writer.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 /** Nothing fences a writer. */
@@ -71,6 +71,7 @@ export interface SqsLogDeps {
   readonly clock: Clock;
   /** See {@link SqsWriterDeps}. */
   readonly uptime: () => number;
+  readonly times?: SqsWriterTimes;
   readonly owner: LogOwner;
   /** Most bytes of the records of a group. */
   readonly groupBytesMax: number;
@@ -101,6 +102,7 @@ export class SqsLog implements QueueLog {
   readonly isInDatabase = false;
   readonly groupBytesMax: number;
   readonly #deps: SqsLogDeps;
+  readonly #times: SqsWriterTimes;
   readonly #statementTurns = new Turns();
   #beginning: Beginning | undefined;
   /** The stream that this thread writes. */
@@ -112,6 +114,7 @@ export class SqsLog implements QueueLog {
   constructor(deps: SqsLogDeps) {
     this.#deps = deps;
     this.groupBytesMax = deps.groupBytesMax;
+    this.#times = deps.times ?? SQS_WRITER_TIMES;
   }
 
   get flusher(): string | undefined {
@@ -127,7 +130,7 @@ export class SqsLog implements QueueLog {
     const { begun, hello } = beginning;
     const { appends, uptime } = this.#deps;
     const sentAt = (beginning.unansweredSince ??= uptime());
-    const isTooLate = (): boolean => uptime() - sentAt >= UNANSWERED_MAX_SECONDS;
+    const isTooLate = (): boolean => uptime() - sentAt >= this.#times.unansweredMaxSeconds;
     // A process that was suspended sends nothing late.
     if (isTooLate()) throw await this.#leaveUnbegun(begun);
     const outcome = await appends.send(begun.stream, deduplicationId(begun.stream, 1), hello);
@@ -200,7 +203,8 @@ export class SqsLog implements QueueLog {
   makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {
     const { appends, owner, uptime } = this.#deps;
     // The first message is LSN 1.
-    this.#writer = new SqsWriter(stream, NO_APPEND_EPOCH, 1, { ...deps, queue: appends, origin: owner, uptime });
+    const own = { queue: appends, origin: owner, uptime, times: this.#times };
+    this.#writer = new SqsWriter(stream, NO_APPEND_EPOCH, 1, { ...deps, ...own });
     return this.#writer;
   }
 

@@ -28,15 +28,26 @@ import type { Queue } from './queue.js';
 
 const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
-/** A message that was under way for so long ends its stream. Much less than the time after which streams are retired. */
-export const UNANSWERED_MAX_SECONDS = 3600;
-/**
- * A stream of which nothing was acknowledged for so long is over before anything more is sent: the process slept, and the row may be
- * retired, even gone.
- */
-const SILENT_MAX_SECONDS = 172_800;
-/** An idle stream gets a record at least this often: half a day, so that it gets one a day even where a send fails. */
-const BEAT_SECONDS = 43_200;
+
+/** Times of a writer, in seconds, which a simulation shortens. Those of a suspension count. */
+export interface SqsWriterTimes {
+  /** A message that was under way for so long ends its stream. Much less than the time after which streams are retired. */
+  readonly unansweredMaxSeconds: number;
+  /**
+   * A stream of which nothing was acknowledged for so long is over before anything more is sent: the process slept, and the row
+   * may be retired, even gone.
+   */
+  readonly silentMaxSeconds: number;
+  /** An idle stream gets a record at least this often. */
+  readonly beatSeconds: number;
+}
+
+/** An hour, two days, and half a day, so that an idle stream gets a record a day even where a send fails. */
+export const SQS_WRITER_TIMES: SqsWriterTimes = {
+  unansweredMaxSeconds: 3600,
+  silentMaxSeconds: 172_800,
+  beatSeconds: 43_200,
+};
 
 /** What the writer needs besides what every writer needs. */
 export interface SqsWriterDeps extends StreamWriterDeps {
@@ -44,6 +55,7 @@ export interface SqsWriterDeps extends StreamWriterDeps {
   readonly origin: MessageOrigin;
   /** Seconds since some time in the past, those of a suspension included. */
   readonly uptime: () => number;
+  readonly times?: SqsWriterTimes | undefined;
 }
 
 /** The id under which the queue swallows copies of a message. */
@@ -57,6 +69,7 @@ export class SqsWriter implements StreamWriter {
   readonly appendEpoch: string;
   readonly lostAfterLsn = undefined;
   readonly #deps: SqsWriterDeps;
+  readonly #times: SqsWriterTimes;
   readonly #backlog = new StreamBacklog();
   readonly #turns = new Turns();
   #endLsn: Lsn;
@@ -75,6 +88,7 @@ export class SqsWriter implements StreamWriter {
     this.#endLsn = endLsn;
     this.#nextLsn = endLsn + 1;
     this.#deps = deps;
+    this.#times = deps.times ?? SQS_WRITER_TIMES;
     this.#answeredAt = deps.uptime();
   }
 
@@ -104,7 +118,7 @@ export class SqsWriter implements StreamWriter {
   }
 
   get isBeatDue(): boolean {
-    return this.#deps.uptime() - this.#answeredAt >= BEAT_SECONDS;
+    return this.#deps.uptime() - this.#answeredAt >= this.#times.beatSeconds;
   }
 
   get bytes(): number {
@@ -153,7 +167,7 @@ export class SqsWriter implements StreamWriter {
   }
 
   async #append(group: readonly RecordBytes[], time: DatabaseTime, isClose: boolean): Promise<Lsn> {
-    if (this.#deps.uptime() - this.#answeredAt >= SILENT_MAX_SECONDS)
+    if (this.#deps.uptime() - this.#answeredAt >= this.#times.silentMaxSeconds)
       this.end('nothing of it was acknowledged for two days');
     if (this.#isOver) throw new JournalError('journal-fenced', 'The stream is over.');
     const firstLsn = this.#nextLsn;
@@ -178,7 +192,7 @@ export class SqsWriter implements StreamWriter {
     const { clock, doubtMaxMs, queue, unavailable, uptime } = this.#deps;
     const until = clock.monotonic() + doubtMaxMs;
     const sentAt = uptime();
-    const isTooLate = (): boolean => uptime() - sentAt >= UNANSWERED_MAX_SECONDS;
+    const isTooLate = (): boolean => uptime() - sentAt >= this.#times.unansweredMaxSeconds;
     for (let backoffMs = BACKOFF_FIRST_MS; ; backoffMs = Math.min(2 * backoffMs, BACKOFF_MAX_MS)) {
       const outcome = await queue.send(this.stream, id, data);
       if (isTooLate()) throw this.#endUnanswered();

@@ -26,16 +26,21 @@ import { PendingSums } from '../pending-sums.js';
 import { isJournalUnavailable, type ShardLog } from './owned-stream.js';
 import type { FollowedStream } from './taken-streams.js';
 
-/** How often messages under way are held for some more seconds. */
-const HOLD_INTERVAL_MS = 5000;
-/** A stream without messages under way is let go after this time: others may take it at any time, and it is ordinary life. */
-const IDLE_MAX_MS = 5000;
+/** Times that a simulation shortens, in ms. */
+export interface ReceivedStreamsWaits {
+  /** How often messages under way are held for some more seconds. */
+  readonly holdMs: number;
+  /** A stream without messages under way is let go after this time: others may take it at any time, and it is ordinary life. */
+  readonly idleMs: number;
+  /** A message whose predecessor is missing is received again after this time: whoever holds it gets time to commit. */
+  readonly blockedMs: number;
+  /** A stream that is blocked for so long lacks records: longer than anybody holds a message without extending it. */
+  readonly missingMs: number;
+}
+
+const WAITS: ReceivedStreamsWaits = { holdMs: 5000, idleMs: 5000, blockedMs: 5000, missingMs: 30_000 };
 /** Flushes of pending keys beyond this multiple of an early flush: nothing more is received until then. */
 const READ_AHEAD = 4;
-/** A message whose predecessor is missing is received again after this time: whoever holds it gets time to commit. */
-const BLOCKED_SECONDS = 5;
-/** A stream that is blocked for so long lacks records: longer than anybody holds a message without extending it. */
-const BLOCKED_MAX_MS = 30_000;
 /** Most blocked streams that are remembered. */
 const BLOCKED_MAX = 1000;
 
@@ -59,6 +64,7 @@ export interface ReceivedStreamsDeps {
   readonly clock: Clock;
   readonly log: ShardLog;
   readonly flushIntervalMs: number;
+  readonly waits?: ReceivedStreamsWaits | undefined;
   /** Called once a round, with no streams: a queue does not list them. */
   readonly surveyed: (survey: Survey) => void;
   readonly makeFlusher: (pendingSums: PendingSums, fenced: () => Promise<void>) => Flusher;
@@ -83,6 +89,7 @@ export interface ReceivedStreamsDeps {
 /** The streams whose records one thread receives. */
 export class ReceivedStreams {
   readonly #deps: ReceivedStreamsDeps;
+  readonly #waits: ReceivedStreamsWaits;
   readonly #held = new Map<string, ReceivedStreamState>();
   /** Since when a stream is blocked; infinite where that was said. */
   readonly #blockedSince = new Map<string, number>();
@@ -94,6 +101,7 @@ export class ReceivedStreams {
 
   constructor(deps: ReceivedStreamsDeps) {
     this.#deps = deps;
+    this.#waits = deps.waits ?? WAITS;
   }
 
   get streams(): readonly FollowedStream[] {
@@ -115,10 +123,10 @@ export class ReceivedStreams {
     surveyed({ streams: [], flushers: 1 });
     const now = clock.monotonic();
     for (const held of [...this.#held.values()])
-      if (held.messages.length === 0 && held.pendingSums.isSettled && now - held.usedAt >= IDLE_MAX_MS)
+      if (held.messages.length === 0 && held.pendingSums.isSettled && now - held.usedAt >= this.#waits.idleMs)
         this.#drop(held);
     if (now < this.#holdDueAt) return;
-    this.#holdDueAt = now + HOLD_INTERVAL_MS;
+    this.#holdDueAt = now + this.#waits.holdMs;
     const receipts = [...this.#held.values()].flatMap(({ messages }) => receiptsOf(messages));
     if (receipts.length === 0) return;
     try {
@@ -278,8 +286,8 @@ export class ReceivedStreams {
     this.#unknownSince.set(stream, since);
     const [oldest] = this.#unknownSince.keys();
     if (this.#unknownSince.size > BLOCKED_MAX && oldest !== undefined) this.#unknownSince.delete(oldest);
-    if (now - since >= BLOCKED_SECONDS * 1000) for (const message of messages) await this.#setAside(message);
-    else await this.#letGo(receiptsOf(messages), BLOCKED_SECONDS);
+    if (now - since >= this.#waits.blockedMs) for (const message of messages) await this.#setAside(message);
+    else await this.#letGo(receiptsOf(messages), this.#waits.blockedMs / 1000);
   }
 
   async #setAside(message: ReceivedRecords): Promise<void> {
@@ -328,12 +336,12 @@ export class ReceivedStreams {
     const now = this.#deps.clock.monotonic();
     const since = this.#blockedSince.get(stream) ?? now;
     if (this.#blockedSince.size < BLOCKED_MAX) this.#blockedSince.set(stream, since);
-    if (now - since >= BLOCKED_MAX_MS) {
+    if (now - since >= this.#waits.missingMs) {
       this.#blockedSince.set(stream, Number.POSITIVE_INFINITY);
       const facts = { stream, afterLsn: readLsn, lsn: messages[0]?.firstLsn, missingLsn: messages[0]?.previousLsn };
       this.#deps.log('error', facts, `Stream ${stream} lacks records in SQS; what is above them is not counted`);
     }
-    await this.#letGo(receiptsOf(messages), BLOCKED_SECONDS);
+    await this.#letGo(receiptsOf(messages), this.#waits.blockedMs / 1000);
   }
 
   /**
