@@ -739,7 +739,9 @@ export class SharedShard implements GroupTarget {
         return 'over';
       },
       databaseAvailable: (_, problem) => {
-        this.#setProblem(pendingSums.stream, problem);
+        // A statement of a stream that was removed meanwhile may fail: nobody would notice that the database is back.
+        const isFlushedHere = this.#flushedHere.some((flushed) => flushed.pendingSums === pendingSums);
+        if (isFlushedHere) this.#setProblem(pendingSums.stream, problem);
         this.#publish();
       },
       failed: (error) => {
