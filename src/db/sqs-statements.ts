@@ -24,12 +24,12 @@ select lsn::text, epoch::text, closed_at is null and retired_at is null as open,
 from journal_checkpoints where stream = $1`;
 
 /**
- * $1 stream, $2 who flushes it. Takes an open row. It keeps what it covers, so the pruner need not wait. No row where it is not
- * open.
+ * $1 stream, $2 who flushes it, $3 an LSN that must be counted. Takes an open row. It keeps what it covers, so the pruner need not
+ * wait. No row where it is not open, or not there: then whoever has it may still flush what is missing.
  */
 export const TAKE_SQS_STREAM = `
 update journal_checkpoints set epoch = ${NEW_EPOCH}, owner = $2, heard_at = now()
-where stream = $1 and closed_at is null and retired_at is null
+where stream = $1 and closed_at is null and retired_at is null and lsn >= $3::bigint
 returning ${ROW}`;
 
 /**

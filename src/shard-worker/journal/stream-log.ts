@@ -213,8 +213,8 @@ export type ReceivedStream =
   | { readonly kind: 'taken'; readonly stream: TakenLogStream; readonly how: 'open' | 'made' | 'reopened' }
   /** The stream is retired, and all of its records up to `lsn` are counted. */
   | { readonly kind: 'ended'; readonly lsn: Lsn }
-  /** The stream is retired at `lsn`, and an acknowledged record between that and the records received is missing. */
-  | { readonly kind: 'blocked'; readonly lsn: Lsn }
+  /** The row is at `at`, and an acknowledged record between that and the records received is missing. */
+  | { readonly kind: 'blocked'; readonly at: Checkpoint }
   /** There is no row, and the records are not the first ones: nobody can tell what of the stream is counted. */
   | { readonly kind: 'unknown' };
 

@@ -167,6 +167,8 @@ describe('the journal in SQS', () => {
       assert.equal(await sumOf(database.url, 'waits'), 5);
       const line = rollUp.log.find(({ msg }) => String(msg).includes('lacks records'));
       assert.deepEqual([line?.['afterLsn'], line?.['missingLsn']], [1, 3]);
+      const retired = `select 1 from journal_checkpoints where stream = '${stream}' and retired_at is not null`;
+      await eventually('its end for its writer', async () => (await rowsOf(database.url, retired)).length === 1);
       await rowsOf(
         database.url,
         `update journal_checkpoints set lsn = 3, epoch = (nextval('journal_epochs') << 20) where stream = '${stream}'`,

@@ -40,7 +40,8 @@ function askStream({ transaction, values }: StatementContext): Plan {
 }
 
 function takeStream(context: StatementContext): Plan {
-  return takingOf(context, isOpen);
+  const [, , lsn] = context.values as [string, string | null, number];
+  return takingOf(context, (row) => isOpen(row) && row.lsn >= lsn);
 }
 
 function reopenStream(context: StatementContext): Plan {

@@ -8,6 +8,7 @@
  * records of a stream ──its row is open────────────────────► taken, under a new epoch
  *                     ├──it has none, and they are the first──► its row is made
  *                     ├──it has none, and they are not──────► set aside, with an alert: never counted
+ *                     ├──an acknowledged one before them is missing──► blocked
  *                     ├──retired, records above its end──────► opened again
  *                     └──retired, nothing above its end──────► counted already
  * ```
@@ -279,7 +280,7 @@ export class SqsLog implements QueueLog {
     for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
       const taken = await this.#inFlushTurn(async () => {
         const { flushes } = this.#deps;
-        const values = [first.stream, this.flusher ?? null];
+        const values = [first.stream, this.flusher ?? null, first.previousLsn];
         const [row] = await flushes.run<SqsRow>({ text: sqs.TAKE_SQS_STREAM, values });
         if (row !== undefined) return { kind: 'taken', stream: takenStream(first.stream, row), how: 'open' } as const;
         return flushes.transaction((run) => this.#takeLocked(run, first, lastLsn), ROLLBACK);
@@ -302,11 +303,11 @@ export class SqsLog implements QueueLog {
         const made = await makeRow(run, stream, first, this.flusher);
         if (made !== undefined) taken = { kind: 'taken', stream: takenStream(stream, made), how: 'made' };
       }
-    } else if (found.retired) {
+    } else {
       const lsn = Number(found.lsn);
-      if (lsn >= lastLsn) taken = { kind: 'ended', lsn };
-      else if (first.previousLsn > lsn) taken = { kind: 'blocked', lsn };
-      else {
+      if (found.retired && lsn >= lastLsn) taken = { kind: 'ended', lsn };
+      else if (first.previousLsn > lsn) taken = { kind: 'blocked', at: { epoch: Number(found.epoch), lsn } };
+      else if (found.retired) {
         const values = [stream, this.flusher ?? null];
         const [row] = await run<SqsRow>({ text: sqs.REOPEN_SQS_STREAM, values });
         if (row === undefined) throw new TypeError('a row that is locked is gone');

@@ -7,7 +7,7 @@
  *          │                                         └──its last record is committed──► retired
  *          ├──counted already──► deleted
  *          ├──its stream has no row, and it is not the first record──► set aside, deleted
- *          └──names a record before it that is not counted──► left in the queue, with an alert
+ *          └──names a record before it that is not counted──► left in the queue; before long with an alert, and its row is retired
  * ```
  *
  * While this thread holds messages of a stream, nobody else receives later ones. They are held until their flush is settled, and
@@ -15,9 +15,11 @@
  * and LSNs make it safe: whoever takes the row fences who had it, and a record at or below the checkpoint is dropped.
  *
  * LSNs have gaps: a writer never uses the LSNs of a message of unknown outcome again. But each message names the last one that its
- * writer knew to be in the queue. Where that one is not counted, another thread holds it, or it is lost.
+ * writer knew to be in the queue. Where that one is not counted, another thread holds it, or it is lost: the queue has dropped it,
+ * or a failover of the database has taken its commit back. Then the row is retired, so that its writer begins another stream:
+ * otherwise nothing that it acknowledges would be counted until an operator decides.
  */
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
 import type { QueueLog, ReceivedRecords, Survey, TakenLogStream } from '../../journal/stream-log.js';
 import type { Flusher } from '../flush/flusher.js';
@@ -210,7 +212,8 @@ export class ReceivedStreams {
         continue;
       }
       if (message.previousLsn > held.readLsn) {
-        await this.#block(held, messages.slice(index));
+        const { checkpoint, isSettled } = held.pendingSums;
+        await this.#block(held.stream, isSettled ? checkpoint : undefined, held.readLsn, messages.slice(index));
         break;
       }
       this.#blockedSince.delete(held.stream);
@@ -252,7 +255,7 @@ export class ReceivedStreams {
         await this.#orLater(() => queueLog.remove(receiptsOf(messages)));
         return undefined;
       case 'blocked':
-        await this.#block({ stream, readLsn: taken.lsn }, messages);
+        await this.#block(stream, taken.at, taken.at.lsn, messages);
         return undefined;
       case 'unknown':
         await this.#setAllAside(stream, messages);
@@ -328,18 +331,26 @@ export class ReceivedStreams {
     else flusher.noticeApplied();
   }
 
-  /** The predecessor of the first message is not counted: another thread holds it, or it is lost. */
+  /**
+   * The predecessor of the first message is not counted: another thread holds it, or it is lost. `at`: where the row is; undefined:
+   * it is about to move.
+   */
   async #block(
-    { stream, readLsn }: Pick<ReceivedStreamState, 'stream' | 'readLsn'>,
+    stream: string,
+    at: Checkpoint | undefined,
+    readLsn: Lsn,
     messages: readonly ReceivedRecords[],
   ): Promise<void> {
     const now = this.#deps.clock.monotonic();
     const since = this.#blockedSince.get(stream) ?? now;
     if (this.#blockedSince.size < BLOCKED_MAX) this.#blockedSince.set(stream, since);
-    if (now - since >= this.#waits.missingMs) {
+    if (at !== undefined && now - since >= this.#waits.missingMs) {
       this.#blockedSince.set(stream, Number.POSITIVE_INFINITY);
       const facts = { stream, afterLsn: readLsn, lsn: messages[0]?.firstLsn, missingLsn: messages[0]?.previousLsn };
       this.#deps.log('error', facts, `Stream ${stream} lacks records in SQS; what is above them is not counted`);
+      await this.#orLater(async () => {
+        await this.#deps.queueLog.retire(stream, at, '');
+      });
     }
     await this.#letGo(receiptsOf(messages), this.#waits.blockedMs / 1000);
   }
