@@ -357,19 +357,21 @@ export class ReceivedStreams {
 
   /**
    * Deletes messages that are committed. The row of a stream that has ended is retired before its last message is deleted: that is
-   * received again where the row cannot be retired now.
+   * received again where the row cannot be retired now, or where another thread has taken it.
    */
   async #settle(held: ReceivedStreamState, done: readonly HeldMessage[]): Promise<void> {
     const { queueLog, log } = this.#deps;
     const { stream, pendingSums, readLsn } = held;
     await this.#orLater(async () => {
       const isEnd = done.some(({ isClose, lastLsn }) => isClose && lastLsn === readLsn);
+      let isKept = false;
       if (isEnd && pendingSums.isSettled) {
-        const isRetired = await queueLog.retire(stream, pendingSums.checkpoint, '');
-        if (isRetired === true) log('info', { stream, lsn: readLsn }, 'Finished a stream; all of it is in counters');
+        isKept = (await queueLog.retire(stream, pendingSums.checkpoint, '')) !== true;
+        if (!isKept) log('info', { stream, lsn: readLsn }, 'Finished a stream; all of it is in counters');
         this.#drop(held);
       }
-      await queueLog.remove(done.map(({ receipt }) => receipt));
+      await queueLog.remove(receiptsOf(done.filter(({ isClose }) => !isClose || !isKept)));
+      if (isKept) await this.#letGo(receiptsOf(done.filter(({ isClose }) => isClose)));
     });
   }
 

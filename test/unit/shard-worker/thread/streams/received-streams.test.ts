@@ -26,6 +26,8 @@ class Bench {
   flushed = 0;
   isStuck = false;
   canRetire = true;
+  /** Another thread takes the row between a commit and the retirement. */
+  isTakenMeanwhile = false;
   /** The row is made between a look for it and the next statement. */
   getsRow = false;
   readonly streams: ReceivedStreams;
@@ -48,6 +50,7 @@ class Bench {
       touch: (_, at) => Promise.resolve(this.#isAt(at) && this.row?.isRetired === false),
       retire: (_, at) => {
         if (!this.canRetire) return Promise.reject(new CounterError('database-unavailable', 'gone'));
+        if (this.isTakenMeanwhile && this.row !== undefined) this.row.epoch += 1;
         const isAt = this.#isAt(at);
         if (isAt && this.row !== undefined) this.row.isRetired = true;
         return Promise.resolve(isAt);
@@ -248,6 +251,15 @@ describe('a stream', () => {
     assert.deepEqual([bench.row?.isRetired, bench.row?.lsn, bench.removed], [false, 2, []]);
     bench.canRetire = true;
     await bench.receive([message(1, 0), message(2, 1, { receipt: 'again', isClose: true })]);
+    assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
+  });
+
+  test('whose row is taken before it could be retired keeps its last record in the queue, and is retired later', async () => {
+    bench.isTakenMeanwhile = true;
+    await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
+    assert.deepEqual([bench.row?.isRetired, bench.removed, bench.letGo], [false, ['r1'], ['r2']]);
+    bench.isTakenMeanwhile = false;
+    await bench.receive([message(2, 1, { receipt: 'again', isClose: true })]);
     assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
   });
 
