@@ -4,9 +4,10 @@
 import type { DatabaseMutations } from './database/database-mutations.js';
 import type { SharedMutations } from './mutated-log.js';
 import type { NatsMutations } from './mutated-nats.js';
+import type { SqsMutations } from './mutated-sqs.js';
 
 /** The bugs. */
-export interface Mutations extends DatabaseMutations, SharedMutations, NatsMutations {
+export interface Mutations extends DatabaseMutations, SharedMutations, NatsMutations, SqsMutations {
   /** `always` answers before the sync. */
   readonly acknowledgeBeforeSync?: boolean;
   /** Segments are deleted when a flush is sent. */
@@ -157,4 +158,27 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
     from: 54,
   },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 35 },
+];
+
+/** The bugs that random histories of servers with one journal in a queue find. */
+export const SQS_MUTATIONS: typeof SHARED_MUTATIONS = [
+  { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true }, from: 4 },
+  { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 26 },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
+  { name: 'a deletion before the commit', mutations: { deletesBeforeCommit: true } },
+  { name: 'a deletion of what is already in memory', mutations: { deletesReceived: true } },
+  { name: 'a consumer that ignores the named predecessor', mutations: { ignoresPredecessor: true }, from: 5 },
+  { name: 'LSNs of unknown outcome that are used again', mutations: { reusesLsns: true }, from: 12 },
+  { name: 'a consumer that goes on after its row was taken', mutations: { flushesOnTop: true }, from: 98 },
+  { name: 'a flush of another consumer that is taken for ours', mutations: { missIsOurs: true }, from: 12 },
+  { name: 'a writer that sends again after its hour', mutations: { suspensionsDoNotCount: true }, from: 154 },
+  { name: 'a stream that is retired after its last message is deleted', mutations: { deletesCloseFirst: true } },
+  { name: '503 for a message that had no answer', mutations: { unknownIsRefused: true }, from: 10 },
+  { name: '503 for a message of unknown outcome', mutations: { sentIsRefused: true }, from: 12 },
+  { name: 'a client library that repeats sends by itself', mutations: { libraryRepeats: true }, from: 119 },
+  { name: 'a first message that is given up', mutations: { helloGivenUp: true }, from: 40 },
+  { name: 'a deduplication id without the stream', mutations: { sharedDeduplicationId: true } },
+  { name: 'a message that names the last LSN used', mutations: { namesLastUsed: true }, from: 19 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 155 },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true } },
 ];

@@ -17,6 +17,8 @@ interface SentStream {
 export class QueuedRecords {
   /** Streams that lack records that somebody knew to be in the queue: what follows these waits for an operator. */
   readonly broken = new Set<string>();
+  /** Streams that a server has retired, because it said that they lack records. */
+  readonly blocked = new Set<string>();
   readonly #streams = new Map<string, SentStream>();
   readonly #uncertain = new Set<ClientRequest>();
   readonly #requestsOf: (entries: Uint8Array) => readonly ClientRequest[];

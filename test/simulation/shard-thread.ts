@@ -18,7 +18,7 @@ import {
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import { NatsLog, type NatsLogDeps } from '#product/shard-worker/journal/nats/nats-log.js';
-import type { QueueLog, SharedLog } from '#product/shard-worker/journal/stream-log.js';
+import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsLog, type SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
 import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
@@ -31,6 +31,7 @@ import type { Channel } from './channel.js';
 import { mutateIncrementLog } from './mutated-log.js';
 import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo } from './mutated-nats.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
+import { MutatedSqsLog, mutateSqsDatabase, mutateSqsDeps } from './mutated-sqs.js';
 import { connectToQueue } from './queue-connection.js';
 import type { Clock, Timer } from '#product/core/clock.js';
 import { clockOf, Life } from './scheduler.js';
@@ -61,6 +62,8 @@ export class ShardThread {
   readonly #posted: ArrayBufferLike[] = [];
   #sessions: SimulatedSession[] = [];
   #own: string | undefined;
+  /** The stream of a shared journal that it writes. */
+  written: string | undefined;
   #lastDelivery = 0;
   #dying = false;
 
@@ -157,9 +160,10 @@ export class ShardThread {
     const owner = { node, shard, flusher };
     const statements = this.#connect(clock);
     const logDeps = { statements, flushes, flushTurns, owner, clock };
+    const sqsLog = sqs === undefined ? undefined : this.#makeSqsLog(logDeps, sqs);
     const incrementLog =
-      sqs !== undefined
-        ? this.#makeSqsLog(logDeps, sqs)
+      sqsLog !== undefined
+        ? sqsLog.log
         : nats !== undefined
           ? this.#makeNatsLog(logDeps, nats)
           : mutateIncrementLog(
@@ -173,7 +177,10 @@ export class ShardThread {
       role,
       ...{ clock, stats, node, shard, shards, intervals },
       incrementLog,
-      database: mutateNatsDatabase(database, world.mutations, this.#purge),
+      database:
+        sqsLog === undefined
+          ? mutateNatsDatabase(database, world.mutations, this.#purge)
+          : mutateSqsDatabase(database, world.mutations, sqsLog.remove),
       random: () => world.random.next() / 0x1_0000_0000,
       newStreamId: () => world.uuid(),
       flushIntervalMs: settings.flushIntervalMs,
@@ -218,7 +225,7 @@ export class ShardThread {
   #makeSqsLog(
     deps: Pick<SqsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'clock'>,
     { groupBytesMax, client, times }: SqsJournalSettings,
-  ): QueueLog {
+  ): MutatedSqsLog {
     const world = this.#world;
     const { queue } = world;
     if (queue === undefined) throw new TypeError('The world has no queue');
@@ -229,14 +236,18 @@ export class ShardThread {
       sent: (stream: string, data: Uint8Array) => world.queued.sent(stream, data),
     };
     const connect = (): Queue => connectToQueue(queue, thread, client);
-    return new SqsLog({
-      ...deps,
-      appends: connect(),
-      receives: connect(),
-      uptime: () => world.scheduler.now / 1000,
-      ...{ times, groupBytesMax },
-      log: this.#log,
-    });
+    const logDeps = mutateSqsDeps(
+      {
+        ...deps,
+        appends: connect(),
+        receives: connect(),
+        uptime: () => world.scheduler.now / 1000,
+        ...{ times, groupBytesMax },
+        log: this.#log,
+      },
+      world.mutations,
+    );
+    return new MutatedSqsLog(new SqsLog(logDeps), world.mutations, logDeps, world.database);
   }
 
   /** For a bug. */
@@ -262,6 +273,9 @@ export class ShardThread {
   readonly #log: ShardLog = (level, fields, message) => {
     this.#step();
     const facts: Readonly<Record<string, unknown>> = { ...fields };
+    if (message.startsWith('Began a stream')) this.written = String(facts['stream']);
+    if (message.includes('lacks records in SQS')) this.#world.lacks(String(facts['stream']));
+    if (message.startsWith('The stream has ended for this server')) this.written = undefined;
     if (facts['lost'] !== undefined && this.#world.broker !== undefined)
       this.#world.violate(new Violation(`${this.name} says that the broker has lost increments`));
     if (facts['lost'] !== undefined && this.#node.settings.shared === undefined) {

@@ -2,6 +2,7 @@
 import { RETIRE_DEAD_STREAM } from '#product/db/upkeep-statements.js';
 import type { Tables } from './database/tables.js';
 import type { Life } from './scheduler.js';
+import type { SharedPlan } from './shared-settings.js';
 import type { SimulatedNode } from './simulated-node.js';
 import type { World } from './world.js';
 
@@ -57,14 +58,20 @@ export class SharedFaults {
   readonly #life: Life;
   readonly #failedOver: (from: number) => void;
   readonly #takeoverMs: number | undefined;
+  readonly #outageMaxMs: number;
   readonly #healers = new Set<() => void>();
   #isHealed = false;
   #isFailingOver = false;
 
-  /** `takeoverMs`: see {@link SharedPlan}. */
-  constructor(world: World, life: Life, failedOver: (from: number) => void, takeoverMs?: number) {
+  constructor(
+    world: World,
+    life: Life,
+    failedOver: (from: number) => void,
+    { takeoverMs, outageMaxMs }: Pick<SharedPlan, 'takeoverMs' | 'outageMaxMs'>,
+  ) {
     this.#world = world;
     this.#takeoverMs = takeoverMs;
+    this.#outageMaxMs = outageMaxMs;
     this.#life = life;
     this.#failedOver = failedOver;
     const density = 2 + world.random.below(4);
@@ -99,7 +106,8 @@ export class SharedFaults {
     const { database, broker, queue } = this.#world;
     this.#isHealed = true;
     broker?.heal();
-    queue?.heal();
+    // A connection that is silent may last for longer than the queue keeps anything.
+    queue?.heal(true);
     for (const heal of this.#healers) heal();
     database.isDead = false;
     database.network = 'fine';
@@ -116,7 +124,7 @@ export class SharedFaults {
         database.network = kind === 'database-gone' ? 'gone' : 'silent';
         if (random.below(2) === 0) database.crash();
         else database.cut();
-        this.#later(random.below(random.below(2) === 0 ? 300 : 4000), () => (database.network = 'fine'));
+        this.#later(random.below(random.below(2) === 0 ? 300 : this.#outageMaxMs), () => (database.network = 'fine'));
         return;
       case 'database-restart':
         database.crash();
@@ -166,7 +174,10 @@ export class SharedFaults {
       case 'server-without-database':
         node.isCutFromDatabase = true;
         this.#healers.add(() => (node.isCutFromDatabase = false));
-        this.#later(random.below(random.pick([300, 3000])), () => (node.isCutFromDatabase = false));
+        this.#later(
+          random.below(random.pick([300, Math.min(3000, this.#outageMaxMs)])),
+          () => (node.isCutFromDatabase = false),
+        );
         return;
       case 'queue-gone':
       case 'queue-throttled':
@@ -270,7 +281,7 @@ export class SharedFaults {
     }
     database.isDead = true;
     database.crash();
-    this.#later(random.below(4000), () => {
+    this.#later(random.below(this.#outageMaxMs), () => {
       database.isDead = false;
       this.#failOver(tables, from);
     });

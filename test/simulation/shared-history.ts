@@ -80,7 +80,7 @@ class SharedHistory {
     if (plan.queue !== undefined) this.#world.addQueue(plan.queue);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
-    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan.takeoverMs);
+    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan);
     const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
     // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
     const keepSeconds = keepsLonger ? (2 * BROKER_STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
@@ -386,6 +386,7 @@ class SharedHistory {
       await this.#pause(random.below(20));
     }
     for (const counter of expectations.counters.values()) this.#readNow(counter);
+    await this.#until('nobody writes a stream that lacks records', () => this.#isWrittenSoundly);
     const isWriting = ({ role }: Server): boolean => role === 'ingest';
     for (const server of this.#servers.filter(isWriting)) await this.#terminate(server);
     await this.#until('nothing is left in the queue', () => this.#isQueueEmpty);
@@ -448,17 +449,31 @@ class SharedHistory {
 
   /** Moves the checkpoint of a stream over what is missing, as docs/sqs-journal.md says. */
   #decide(stream: string): void {
-    const { queue, queued, database } = this.#world;
+    const { queued, database } = this.#world;
+    const missingLsn = this.#missingLsn(stream);
+    if (missingLsn === undefined || database.locks.isHeldByOther(rowLock(stream), this)) return;
+    if (!queued.broken.has(stream)) throw new Violation(`${stream} lacks LSN ${missingLsn} in the queue`);
+    this.#world.note(() => `an operator moves ${stream} to LSN ${missingLsn}`);
+    database.moveCheckpoint(stream, missingLsn);
+  }
+
+  /** The LSN that the next message of a stream names, where that is neither committed nor in the queue. */
+  #missingLsn(stream: string): number | undefined {
+    const { queue, database } = this.#world;
     const row = database.tables.checkpoints.get(stream);
-    if (queue === undefined || row === undefined || database.locks.isHeldByOther(rowLock(stream), this)) return;
-    const messages = queue.messages.filter(({ group }) => group === stream).map(recordsOf);
-    const [next] = messages
+    if (queue === undefined || row === undefined) return undefined;
+    const [next] = queue.messages
+      .filter(({ group }) => group === stream)
+      .map(recordsOf)
       .filter(({ lastLsn }) => lastLsn > row.lsn)
       .sort((one, other) => one.lastLsn - other.lastLsn);
-    if (next === undefined || next.previousLsn <= row.lsn) return;
-    if (!queued.broken.has(stream)) throw new Violation(`${stream} lacks LSN ${next.previousLsn} in the queue`);
-    this.#world.note(() => `an operator moves ${stream} from LSN ${row.lsn} to ${next.previousLsn}`);
-    database.moveCheckpoint(stream, next.previousLsn);
+    return next !== undefined && next.previousLsn > row.lsn ? next.previousLsn : undefined;
+  }
+
+  /** What a server acknowledges from now on is counted without an operator. */
+  get #isWrittenSoundly(): boolean {
+    const written = this.#servers.flatMap((server) => this.#up(server)?.written ?? []);
+    return written.every((stream) => this.#missingLsn(stream) === undefined);
   }
 
   /** The streams that living servers write and flush themselves. */

@@ -12,6 +12,11 @@ const ALIVE_MS = 6000;
 /** Windows so short that several pass in a history. A tombstone stays for longer than a process is stopped. */
 const SHORT_WINDOWS: TimeScale = { ...DEFAULT_SCALE, rate: 20, windowHourMs: 500, marginMs: 450, tombstoneMs: 6000 };
 
+const OUTAGE_MAX_MS = 4000;
+
+/** 14 days, for which a queue keeps messages, 15 days, and the longest outage that a journal in a queue promises to survive. */
+const QUEUE_DAYS = { retentionMs: 1700, tombstoneMs: 1850, outageMaxMs: 1500 } as const;
+
 /** Servers of one history, by role. */
 const TOPOLOGIES: readonly (readonly Role[])[] = [
   ['serve'],
@@ -46,6 +51,8 @@ export interface SharedPlan {
   readonly queue: QueueKind | undefined;
   /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
   readonly takeoverMs: number | undefined;
+  /** The longest time for which the database, or the way to it, is gone. */
+  readonly outageMaxMs: number;
 }
 
 /** Where the journal is that the servers of a history share. */
@@ -94,6 +101,7 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
     broker: undefined,
     queue: undefined,
     takeoverMs: undefined,
+    outageMaxMs: OUTAGE_MAX_MS,
   };
   if (journal === 'sqs') return withQueue(plan, random);
   return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
@@ -101,13 +109,12 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
 
 /**
  * Times have the order that they have in production: the client's, the five minutes of deduplication, the hour, half a day, two
- * days, 14 days and 15. In one history in three with short windows the queue keeps nothing for longer than 14 days.
+ * days, 14 days and 15. Only in one history in six are they so short that they pass.
  */
 function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
   const { onWindows, scale } = plan;
   const { shared, ...settings } = plan.settings;
   const isShort = onWindows && random.below(2) === 0;
-  const expires = isShort && random.below(3) < 2;
   const visibilityMs = random.pick([100, 150]);
   const times = onWindows
     ? { unansweredMaxSeconds: 0.25, beatSeconds: 0.35, silentMaxSeconds: 0.7 }
@@ -122,7 +129,7 @@ function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
   };
   return {
     ...plan,
-    scale: isShort ? { ...scale, gapMs: 400, hourMs: 300, tombstoneMs: 1850 } : scale,
+    scale: isShort ? { ...scale, gapMs: 400, hourMs: 300, tombstoneMs: QUEUE_DAYS.tombstoneMs } : scale,
     roles: random.pick(QUEUE_TOPOLOGIES),
     settings: {
       ...settings,
@@ -131,8 +138,9 @@ function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
     queue: {
       hasGroupLock: random.below(4) > 0,
       deduplicationMs: onWindows ? 160 : 800,
-      retentionMs: expires ? 1700 : Number.POSITIVE_INFINITY,
+      retentionMs: isShort ? QUEUE_DAYS.retentionMs : Number.POSITIVE_INFINITY,
     },
+    outageMaxMs: isShort ? QUEUE_DAYS.outageMaxMs : OUTAGE_MAX_MS,
   };
 }
 

@@ -224,6 +224,11 @@ export class SimulatedNode {
     return this.#supervised.flatMap((shard) => shard.streams);
   }
 
+  /** The streams of a shared journal that its shards write. */
+  get written(): readonly string[] {
+    return this.#supervised.flatMap(({ thread }) => thread?.written ?? []);
+  }
+
   /** Pending keys in all shards, as MAX_PENDING_KEYS counts them. */
   get pendingKeys(): number {
     return statTotal(this.#stats, this.shards, STAT.pendingKeys);

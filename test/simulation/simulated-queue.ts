@@ -128,11 +128,16 @@ export class SimulatedQueue {
   readonly #known = new Map<string, number>();
   #sequence = 0;
   #isHealthy = false;
+  #keepsAll = false;
 
   constructor(scheduler: Scheduler, random: Mulberry32, kind: QueueKind) {
     this.#scheduler = scheduler;
     this.#random = random;
     this.#kind = kind;
+  }
+
+  get hasGroupLock(): boolean {
+    return this.#kind.hasGroupLock;
   }
 
   /** A client's connection, which ends with its life. */
@@ -157,13 +162,14 @@ export class SimulatedQueue {
     return this.#stored;
   }
 
-  /** From here on nothing is lost, late, doubled or refused, and nothing expires. */
-  heal(): void {
+  /** From here on nothing is lost, late, doubled or refused, and nothing expires unless `goesOnToExpire`. */
+  heal(goesOnToExpire = false): void {
     this.isGone = false;
     this.isThrottled = false;
     this.loseNext = 0;
     this.slowness = 1;
     this.#isHealthy = true;
+    this.#keepsAll = !goesOnToExpire;
   }
 
   #send(life: Life, message: QueueMessage): Promise<SendOutcome> {
@@ -332,7 +338,7 @@ export class SimulatedQueue {
 
   #expire(): void {
     const before = this.#scheduler.now - this.#kind.retentionMs;
-    if (this.#isHealthy) return;
+    if (this.#keepsAll) return;
     if ((this.#stored[0]?.sentAt ?? Number.POSITIVE_INFINITY) > before) return;
     const expired = this.#stored.filter(({ sentAt }) => sentAt <= before);
     this.#stored = this.#stored.filter(({ sentAt }) => sentAt > before);

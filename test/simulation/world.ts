@@ -339,14 +339,14 @@ export class World {
       `commit of ${stream} ${effect.from} → ${effect.to}`,
       false,
     );
-    for (const row of effect.uncovered) this.#setAside(row);
+    for (const row of effect.uncovered) this.#setAside(row, effect.stream === undefined);
   }
 
   /**
    * An idempotent request is put aside only after a stream was retired under its owner, was copied, or the database went back:
    * clients retry within the window.
    */
-  #setAside({ stream, lsn, key, amount, token }: UncoveredRow): void {
+  #setAside({ stream, lsn, key, amount, token }: UncoveredRow, isWithoutRow: boolean): void {
     this.note(() => `database: ${key} of ${token}, LSN ${lsn} of ${stream}, is put aside`);
     const counter = this.expectations.counters.get(key);
     const request = counter?.requests[counter.digitOf(Number(amount))];
@@ -356,7 +356,7 @@ export class World {
     }
     request.putAside();
     const { copied, databaseChanged } = this.circumstances;
-    if (this.queue !== undefined && this.#mayBeAside(stream)) return;
+    if (this.queue !== undefined && this.#mayBeAside(stream, lsn, isWithoutRow)) return;
     if (
       copied ||
       databaseChanged ||
@@ -367,9 +367,36 @@ export class World {
     this.violate(new Violation(`${token}, LSN ${lsn} of ${stream}, is put aside without need`));
   }
 
-  /** The stream was retired under its writer, or the database went back. */
-  #mayBeAside(stream: string): boolean {
-    return this.database.retiredStreams.has(stream) || this.circumstances.databaseChanged;
+  /**
+   * The database went back, the queue has dropped what was before it, or the stream was retired under its writer. No writer sends
+   * anything to a stream whose row is gone.
+   */
+  #mayBeAside(stream: string, lsn: number, isWithoutRow: boolean): boolean {
+    if (isWithoutRow && this.#isReceivedAhead(stream)) {
+      this.queued.putAtRisk(stream, lsn - 1, lsn);
+      return true;
+    }
+    if (this.circumstances.databaseChanged || this.queued.broken.has(stream)) return true;
+    return !isWithoutRow && (this.database.retiredStreams.has(stream) || this.queued.blocked.has(stream));
+  }
+
+  /**
+   * Without the lock on groups another consumer may hold what the stream's row is made from, and outages may last until the row is
+   * gone of a stream that was retired because another one held what it seemed to lack.
+   */
+  #isReceivedAhead(stream: string): boolean {
+    const { queue, queued } = this;
+    if (queue === undefined || queue.hasGroupLock) return false;
+    const isFirst = (message: QueueMessage): boolean => message.group === stream && recordsOf(message).firstLsn === 1;
+    return queued.blocked.has(stream) || queue.messages.some(isFirst);
+  }
+
+  /** A server says that a stream lacks records. Where groups are locked nobody sees what another one holds. */
+  lacks(stream: string): void {
+    this.queued.blocked.add(stream);
+    const isExpected = this.circumstances.databaseChanged || this.queued.broken.has(stream);
+    if (this.queue?.hasGroupLock !== true || isExpected) return;
+    this.violate(new Violation(`A server says that ${stream} lacks records`));
   }
 
   /** What goes is committed, or was kept where an operator finds it. */
