@@ -78,6 +78,7 @@ class SharedHistory {
     this.#world.isShared = true;
     if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
     if (plan.queue !== undefined) this.#world.addQueue(plan.queue);
+    this.#world.onExpired = (stream) => this.#checkExpired(stream);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
     this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan);
@@ -470,10 +471,28 @@ class SharedHistory {
     return next !== undefined && next.previousLsn > row.lsn ? next.previousLsn : undefined;
   }
 
+  /** A writer leaves a stream that lacks records, unless connections are silent for longer than 15 days. */
+  #checkExpired(stream: string): void {
+    const isSlow = [
+      'connections-silent',
+      'database-silent',
+      'database-gone',
+      'server-without-database',
+      'freeze',
+    ] as const;
+    if (isSlow.some((kind) => this.#faults.has(kind)) || !this.#written.includes(stream)) return;
+    const missingLsn = this.#missingLsn(stream);
+    if (missingLsn !== undefined)
+      this.#world.violate(new Violation(`${stream} lacks LSN ${missingLsn}, and was written for 15 days`));
+  }
+
+  get #written(): readonly string[] {
+    return this.#servers.flatMap((server) => this.#up(server)?.written ?? []);
+  }
+
   /** What a server acknowledges from now on is counted without an operator. */
   get #isWrittenSoundly(): boolean {
-    const written = this.#servers.flatMap((server) => this.#up(server)?.written ?? []);
-    return written.every((stream) => this.#missingLsn(stream) === undefined);
+    return this.#written.every((stream) => this.#missingLsn(stream) === undefined);
   }
 
   /** The streams that living servers write and flush themselves. */

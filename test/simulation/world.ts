@@ -83,6 +83,8 @@ export class World {
   broker: SimulatedBroker | undefined;
   /** Undefined: no journal is in a queue. */
   queue: SimulatedQueue | undefined;
+  /** Called with a stream of the queue of which nothing was heard for 15 days. */
+  onExpired: (stream: string) => void = () => undefined;
   /** What was sent to the queue. */
   readonly queued = new QueuedRecords((entries) => this.#requestsOf(entries));
   /** One line for each event, if a trace is wanted. */
@@ -431,6 +433,7 @@ export class World {
   #expired(stream: string): void {
     const { queue, queued, database } = this;
     this.note(() => `the pruner retires ${stream}`);
+    this.onExpired(stream);
     if (queue === undefined || (database.tables.checkpoints.get(stream)?.lsn ?? 0) < queued.closeLsn(stream)) return;
     if (this.circumstances.databaseChanged || queue.messages.some(({ group }) => group === stream)) return;
     this.violate(new Violation(`${stream} has ended, and is retired after 15 days`));
