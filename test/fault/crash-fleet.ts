@@ -233,9 +233,8 @@ class FleetRun {
     this.#nodes = await Promise.all(roles.map(makeNode));
     // Time starts when everything works for the first time, however slow the machine is.
     await Promise.all(this.#nodes.map(async (node) => this.#ready(await this.#spawn(node))));
-    // With a queue each receiver takes the streams of what it receives.
-    if (this.#queue === undefined)
-      this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver());
+    const takenOverFrom = this.#queue === undefined ? 'any' : 'flushers';
+    this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver(), takenOverFrom);
     const urls = this.#takers.map(({ url }) => url);
     const load = new Load({ urls, connections, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
     await load.acknowledgements(1, START_MS);
@@ -448,6 +447,7 @@ class FleetRun {
       const index = this.#random.integer(this.#brokers.length);
       const broker = this.#brokers[index];
       if (end.aborted || broker === undefined) return;
+      const awayFrom = Date.now();
       if (this.#random.integer(2) === 0) {
         broker.signal('SIGSTOP');
         this.#note('brokerFrozen', `broker ${index + 1}`);
@@ -460,6 +460,7 @@ class FleetRun {
         await broker.start();
       }
       this.#tell(`broker ${index + 1} is back`);
+      if (this.#brokers.length === 1) this.#takeoverLog?.noteOutage(awayFrom);
       if (this.#brokers.length > 1) await pause(BROKER_CATCHES_UP_MS, end);
     }
   }
