@@ -31,6 +31,7 @@ import { spawnServer, temporaryDirectory, type TestServer } from '../support/ser
 import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
 import { pause, tail } from './crash-run.js';
+import { streamsOf } from './server-pair.js';
 import { TakeoverLog, type Takeover } from './takeover-log.js';
 
 /** ROLE of a server. */
@@ -658,14 +659,8 @@ export function faultsInWords(faults: Readonly<Record<Fault, number>>): string {
 }
 
 /** The streams that a running server writes, by its log. */
-function writtenBy(server: TestServer | undefined): ReadonlySet<unknown> {
-  const streams = new Set<unknown>();
-  if (server?.isRunning !== true) return streams;
-  for (const { msg, stream } of server.log) {
-    if (String(msg).startsWith('Began a stream in ')) streams.add(stream);
-    if (String(msg).startsWith('The stream has ended for this server')) streams.delete(stream);
-  }
-  return streams;
+function writtenBy(server: TestServer | undefined): ReadonlySet<string> {
+  return server?.isRunning === true ? streamsOf(server) : new Set();
 }
 
 async function startBrokers(journal: FleetJournal = 'postgres'): Promise<readonly NatsServer[]> {
