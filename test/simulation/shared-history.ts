@@ -471,7 +471,7 @@ class SharedHistory {
     return next !== undefined && next.previousLsn > row.lsn ? next.previousLsn : undefined;
   }
 
-  /** A writer leaves a stream that lacks records, unless connections are silent for longer than 15 days. */
+  /** A writer leaves a stream that lacks records, unless nobody receives or connections are silent for longer than 15 days. */
   #checkExpired(stream: string): void {
     const isSlow = [
       'connections-silent',
@@ -480,7 +480,8 @@ class SharedHistory {
       'server-without-database',
       'freeze',
     ] as const;
-    if (isSlow.some((kind) => this.#faults.has(kind)) || !this.#written.includes(stream)) return;
+    const isShort = this.#plan.queue?.retentionMs !== Number.POSITIVE_INFINITY;
+    if (isShort || isSlow.some((kind) => this.#faults.has(kind)) || !this.#written.includes(stream)) return;
     const missingLsn = this.#missingLsn(stream);
     if (missingLsn !== undefined)
       this.#world.violate(new Violation(`${stream} lacks LSN ${missingLsn}, and was written for 15 days`));

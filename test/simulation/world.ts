@@ -404,13 +404,18 @@ export class World {
   /** What goes is committed, or was kept where an operator finds it. */
   #deleted(message: QueueMessage): void {
     const { group: stream } = message;
-    const { lastLsn, records } = recordsOf(message);
+    const { firstLsn, lastLsn, records } = recordsOf(message);
     this.note(() => `the queue deletes LSN ${lastLsn} of ${stream}`);
     const { checkpoints, uncovered } = this.database.tables;
     if (lastLsn <= (this.database.highWater.get(stream) ?? 0)) return;
     const isAside = (lsn: number): boolean => uncovered.some((row) => row.stream === stream && row.lsn === lsn);
     const isKept = records.every(({ lsn, entries }) => entries.length === 0 || isAside(lsn));
     if (!checkpoints.has(stream) && (isKept || this.circumstances.databaseChanged)) return;
+    if (isKept && this.queue?.hasGroupLock === false) {
+      // Its row was made meanwhile by a consumer that held the first message all the while.
+      this.queued.putAtRisk(stream, firstLsn - 1, lastLsn);
+      return;
+    }
     this.violate(new Violation(`LSN ${lastLsn} of ${stream} is deleted from the queue, and not committed`));
   }
 
