@@ -171,7 +171,6 @@ export const SQS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'LSNs of unknown outcome that are used again', mutations: { reusesLsns: true }, from: 12 },
   { name: 'a consumer that goes on after its row was taken', mutations: { flushesOnTop: true }, from: 98 },
   { name: 'a flush of another consumer that is taken for ours', mutations: { missIsOurs: true }, from: 12 },
-  { name: 'a writer that sends again after its hour', mutations: { suspensionsDoNotCount: true }, from: 154 },
   { name: 'a stream that is retired after its last message is deleted', mutations: { deletesCloseFirst: true } },
   { name: '503 for a message that had no answer', mutations: { unknownIsRefused: true }, from: 10 },
   { name: '503 for a message of unknown outcome', mutations: { sentIsRefused: true }, from: 12 },

@@ -59,6 +59,7 @@ export class SharedFaults {
   readonly #failedOver: (from: number) => void;
   readonly #takeoverMs: number | undefined;
   readonly #outageMaxMs: number;
+  readonly #sleepMaxMs: number;
   readonly #healers = new Set<() => void>();
   #isHealed = false;
   #isFailingOver = false;
@@ -67,11 +68,12 @@ export class SharedFaults {
     world: World,
     life: Life,
     failedOver: (from: number) => void,
-    { takeoverMs, outageMaxMs }: Pick<SharedPlan, 'takeoverMs' | 'outageMaxMs'>,
+    { takeoverMs, outageMaxMs, sleepMaxMs }: Pick<SharedPlan, 'takeoverMs' | 'outageMaxMs' | 'sleepMaxMs'>,
   ) {
     this.#world = world;
     this.#takeoverMs = takeoverMs;
     this.#outageMaxMs = outageMaxMs;
+    this.#sleepMaxMs = sleepMaxMs;
     this.#life = life;
     this.#failedOver = failedOver;
     const density = 2 + world.random.below(4);
@@ -259,7 +261,7 @@ export class SharedFaults {
     if (life.isOver || life.isFrozen) return;
     const ms =
       this.#takeoverMs === undefined
-        ? random.below(random.pick([50, 400, 1500, 5000]))
+        ? random.below(random.pick([50, 400, 1500, this.#sleepMaxMs]))
         : this.#takeoverMs * (0.6 + random.below(100) / 100);
     // That of a machine: its monotonic clock stands still.
     const isSuspension = queue !== undefined && random.below(2) === 0;

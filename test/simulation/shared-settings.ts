@@ -13,9 +13,13 @@ const ALIVE_MS = 6000;
 const SHORT_WINDOWS: TimeScale = { ...DEFAULT_SCALE, rate: 20, windowHourMs: 500, marginMs: 450, tombstoneMs: 6000 };
 
 const OUTAGE_MAX_MS = 4000;
+const SLEEP_MAX_MS = 5000;
 
-/** 14 days, for which a queue keeps messages, 15 days, and the longest outage that a journal in a queue promises to survive. */
-const QUEUE_DAYS = { retentionMs: 1700, tombstoneMs: 1850, outageMaxMs: 1500 } as const;
+/**
+ * 14 days, for which a queue keeps messages, 15 days, the longest outage that a journal in a queue promises to survive, and a time
+ * after which a stream is retired and its row is gone.
+ */
+const QUEUE_DAYS = { retentionMs: 1700, tombstoneMs: 1850, outageMaxMs: 1500, sleepMaxMs: 9000 } as const;
 
 /** Servers of one history, by role. */
 const TOPOLOGIES: readonly (readonly Role[])[] = [
@@ -53,6 +57,8 @@ export interface SharedPlan {
   readonly takeoverMs: number | undefined;
   /** The longest time for which the database, or the way to it, is gone. */
   readonly outageMaxMs: number;
+  /** For how long processes sleep at most. */
+  readonly sleepMaxMs: number;
 }
 
 /** Where the journal is that the servers of a history share. */
@@ -102,6 +108,7 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
     queue: undefined,
     takeoverMs: undefined,
     outageMaxMs: OUTAGE_MAX_MS,
+    sleepMaxMs: SLEEP_MAX_MS,
   };
   if (journal === 'sqs') return withQueue(plan, random);
   return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
@@ -141,6 +148,7 @@ function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
       retentionMs: isShort ? QUEUE_DAYS.retentionMs : Number.POSITIVE_INFINITY,
     },
     outageMaxMs: isShort ? QUEUE_DAYS.outageMaxMs : OUTAGE_MAX_MS,
+    sleepMaxMs: isShort ? QUEUE_DAYS.sleepMaxMs : SLEEP_MAX_MS,
   };
 }
 

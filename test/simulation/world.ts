@@ -410,7 +410,9 @@ export class World {
     if (lastLsn <= (this.database.highWater.get(stream) ?? 0)) return;
     const isAside = (lsn: number): boolean => uncovered.some((row) => row.stream === stream && row.lsn === lsn);
     const isKept = records.every(({ lsn, entries }) => entries.length === 0 || isAside(lsn));
-    if (!checkpoints.has(stream) && (isKept || this.circumstances.databaseChanged)) return;
+    const isGone = this.circumstances.databaseChanged || this.queued.broken.has(stream);
+    // Otherwise nobody sends anything to a stream whose row is gone, not even a record without increments.
+    if (!checkpoints.has(stream) && isGone) return;
     if (isKept && this.queue?.hasGroupLock === false) {
       // Its row was made meanwhile by a consumer that held the first message all the while.
       this.queued.putAtRisk(stream, firstLsn - 1, lastLsn);
