@@ -374,23 +374,13 @@ export class World {
    * anything to a stream whose row is gone.
    */
   #mayBeAside(stream: string, lsn: number, isWithoutRow: boolean): boolean {
-    if (isWithoutRow && this.#isReceivedAhead(stream)) {
+    // Without the lock on groups another consumer may hold what the row is made from, or make it just now.
+    if (isWithoutRow && this.queue?.hasGroupLock === false) {
       this.queued.putAtRisk(stream, lsn - 1, lsn);
       return true;
     }
     if (this.circumstances.databaseChanged || this.queued.broken.has(stream)) return true;
     return !isWithoutRow && (this.database.retiredStreams.has(stream) || this.queued.blocked.has(stream));
-  }
-
-  /**
-   * Without the lock on groups another consumer may hold what the stream's row is made from, and outages may last until the row is
-   * gone of a stream that was retired because another one held what it seemed to lack.
-   */
-  #isReceivedAhead(stream: string): boolean {
-    const { queue, queued } = this;
-    if (queue === undefined || queue.hasGroupLock) return false;
-    const isFirst = (message: QueueMessage): boolean => message.group === stream && recordsOf(message).firstLsn === 1;
-    return queued.blocked.has(stream) || queue.messages.some(isFirst);
   }
 
   /** A server says that a stream lacks records. Where groups are locked nobody sees what another one holds. */
