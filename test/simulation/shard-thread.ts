@@ -31,7 +31,6 @@ import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo 
 import { mutate, mutateDisk } from './mutated-parts.js';
 import type { Clock } from '#product/core/clock.js';
 import { clockOf, Life } from './scheduler.js';
-import { Violation } from './expectations.js';
 import type { NatsJournalSettings, SharedSettings, SimulatedNode } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
 import { SimulatedCrash } from './scheduler.js';
@@ -230,7 +229,7 @@ export class ShardThread {
     this.#step();
     const facts: Readonly<Record<string, unknown>> = { ...fields };
     if (facts['lost'] !== undefined && this.#world.broker !== undefined)
-      this.#world.violate(new Violation(`${this.name} says that the broker has lost increments`));
+      this.#world.saidLost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
     if (facts['lost'] !== undefined && this.#node.settings.shared === undefined) {
       this.#world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
     }

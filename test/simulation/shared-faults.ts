@@ -1,7 +1,9 @@
 /** The faults of a history with a journal that others can reach. Each history has only a few kinds, chosen by its seed. */
 import type { Tables } from './database/tables.js';
 import type { Life } from './scheduler.js';
+import type { SharedPlan } from './shared-settings.js';
 import type { SimulatedNode } from './simulated-node.js';
+import { type BrokerState, EMPTY_STATE } from './simulated-broker.js';
 import type { World } from './world.js';
 
 const KINDS = [
@@ -20,6 +22,9 @@ const KINDS = [
   'poison',
 ] as const;
 
+/** Only where the plan of the history says so. */
+const LOSS = 'broker-loses-messages';
+
 const BROKER_KINDS = [
   'broker-gone',
   'broker-full',
@@ -30,12 +35,22 @@ const BROKER_KINDS = [
 ] as const;
 
 /** A kind of fault; `poison` is a property of keys. */
-export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number];
+export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number] | typeof LOSS;
 
 /** The longest time between the last state that a standby has and the end of the primary, in ms. */
 const STANDBY_LAG_MAX_MS = 1000;
 /** The same where the journal is in a broker, which keeps committed records for longer. */
 export const BROKER_STANDBY_LAG_MAX_MS = 300;
+
+/** How long before its end a broker may have written to its disk for the last time, in ms, and how long its restart takes. */
+const UNWRITTEN_MS = [20, 100, 300, 1500];
+const RESTART_MIN_MS = 60;
+const RESTART_MS = 300;
+/** Of so many such brokers one has lost its whole store. */
+const STORE_GONE_ONE_IN = 5;
+
+/** What the faults of a history depend on. */
+export type FaultPlan = Pick<SharedPlan, 'losesTail' | 'takeoverMs'>;
 
 /** The faults of one history. */
 export class SharedFaults {
@@ -45,21 +60,23 @@ export class SharedFaults {
   readonly #world: World;
   readonly #life: Life;
   readonly #failedOver: (from: number) => void;
-  readonly #takeoverMs: number | undefined;
+  readonly #plan: FaultPlan;
   readonly #healers = new Set<() => void>();
   #isHealed = false;
   #isFailingOver = false;
+  #isLosing = false;
 
-  /** `takeoverMs`: see {@link SharedPlan}. */
-  constructor(world: World, life: Life, failedOver: (from: number) => void, takeoverMs?: number) {
+  constructor(world: World, life: Life, failedOver: (from: number) => void, plan: FaultPlan) {
     this.#world = world;
-    this.#takeoverMs = takeoverMs;
+    this.#plan = plan;
     this.#life = life;
     this.#failedOver = failedOver;
     const density = 2 + world.random.below(4);
     const kinds = world.broker === undefined ? KINDS : [...KINDS, ...BROKER_KINDS];
-    const names = kinds.filter(() => world.random.below(density) === 0);
-    this.names = takeoverMs === undefined ? names : [...names, 'broker-replies-lost'];
+    const names: SharedFaultKind[] = kinds.filter(() => world.random.below(density) === 0);
+    const { takeoverMs, losesTail } = plan;
+    if (takeoverMs !== undefined) names.push('broker-replies-lost');
+    this.names = losesTail ? [...names, LOSS] : names;
   }
 
   has(kind: SharedFaultKind): boolean {
@@ -74,9 +91,11 @@ export class SharedFaults {
     this.#strike(kind, node);
   }
 
-  /** Where the history dwells on takeovers: one may begin now. */
+  /** Where the history dwells on takeovers, or on a broker that loses messages: one may begin now. */
   dwell(node: SimulatedNode): void {
-    if (this.#takeoverMs !== undefined && !this.#isHealed && this.#world.oneIn(12)) this.#freeze(node);
+    if (this.#isHealed) return;
+    if (this.#plan.takeoverMs !== undefined && this.#world.oneIn(12)) this.#freeze(node);
+    if (this.#plan.losesTail && this.#world.oneIn(100)) this.#strike(LOSS, node);
   }
 
   /** Ends all faults. */
@@ -147,6 +166,13 @@ export class SharedFaults {
       case 'broker-replies-lost':
         this.#strikeBroker(kind);
         return;
+      case 'broker-loses-messages': {
+        if (broker === undefined || this.#isLosing) return;
+        this.#isLosing = true;
+        const state = random.below(STORE_GONE_ONE_IN) === 0 ? EMPTY_STATE : broker.snapshot();
+        this.#later(random.below(random.pick(UNWRITTEN_MS)), () => this.#loseMessages(state, node));
+        return;
+      }
       case 'server-without-database':
         node.isCutFromDatabase = true;
         this.#healers.add(() => (node.isCutFromDatabase = false));
@@ -180,14 +206,23 @@ export class SharedFaults {
     }
   }
 
+  #loseMessages(state: BrokerState, node: SimulatedNode): void {
+    const { random, broker } = this.#world;
+    this.#isLosing = false;
+    this.#world.note(() => `the broker has forgotten what came after sequence ${state.sequence}`);
+    broker?.restart(state, RESTART_MIN_MS + random.below(RESTART_MS));
+    // A writer that does not see it restart.
+    if (random.below(2) === 0) this.#freeze(node);
+  }
+
   /** SIGSTOP, and SIGCONT some time later: soon, or after others have taken over, or after a window. */
   #freeze({ life, name }: SimulatedNode): void {
     const { scheduler, random } = this.#world;
     if (life.isOver || life.isFrozen) return;
     const ms =
-      this.#takeoverMs === undefined
+      this.#plan.takeoverMs === undefined
         ? random.below(random.pick([50, 400, 1500, 5000]))
-        : this.#takeoverMs * (0.6 + random.below(100) / 100);
+        : this.#plan.takeoverMs * (0.6 + random.below(100) / 100);
     this.#world.note(() => `${name} is stopped for ${ms} ms`);
     life.freeze();
     scheduler.after(ms, this.#life, () => {

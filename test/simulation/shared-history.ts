@@ -17,12 +17,14 @@ import { SharedFaults, BROKER_STANDBY_LAG_MAX_MS } from './shared-faults.js';
 import { sharedPlan, WINDOW_HOURS, type SharedJournal, type SharedPlan } from './shared-settings.js';
 import { SimulatedNode } from './simulated-node.js';
 import { SimulatedPruner } from './simulated-pruner.js';
-import { Mulberry32 } from '../support/mulberry32.js';
 import { World } from './world.js';
 
 /** Virtual time limit that no history reaches, in ms. */
 const TIME_MAX_MS = 400_000;
 const HEAL_MAX_MS = 60_000;
+/** How long faults and requests go on, in ms; in a history whose broker loses messages there must be some to lose. */
+const LENGTHS_MS = [400, 1500, 4000];
+const LONG_MS = [1500, 4000];
 const SHUTDOWN_MAX_MS = 30_000;
 const UPKEEP_PACE_MS = 20;
 /** Starts until no row is open any more. */
@@ -71,13 +73,13 @@ class SharedHistory {
   #isDone = false;
 
   constructor(seed: number, mutations: Mutations, trace: string[] | undefined, journal: SharedJournal) {
-    const plan = sharedPlan(new Mulberry32(seed ^ 0x10a5), journal);
+    const plan = sharedPlan(seed, journal);
     this.#world = new World(seed, mutations, trace, plan.scale);
     this.#world.isShared = true;
     if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
-    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan.takeoverMs);
+    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan);
     const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
     // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
     const keepSeconds = keepsLonger ? (2 * BROKER_STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
@@ -129,8 +131,9 @@ class SharedHistory {
     const { random, scheduler } = this.#world;
     this.#replacePruner();
     for (const server of this.#servers) if (random.below(3) > 0) this.#start(server);
-    const until = scheduler.now + random.pick([400, 1500, 4000]);
-    const pace = 4 + random.below(40);
+    const { losesTail } = this.#plan;
+    const until = scheduler.now + random.pick(losesTail ? LONG_MS : LENGTHS_MS);
+    const pace = 4 + random.below(losesTail ? 12 : 40);
     while (scheduler.now < until) {
       await this.#pause(random.below(pace));
       if (random.below(40) === 0) await this.#pause(random.below(2 * this.#windowMs));
@@ -279,6 +282,7 @@ class SharedHistory {
 
   /** A failover has taken back what was committed since. */
   #loseSince(from: number): void {
+    this.#world.checkLost();
     for (const [request, at] of this.#acknowledgedAt) if (at >= from) request.putAtRisk();
   }
 

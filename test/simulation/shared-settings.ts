@@ -1,6 +1,6 @@
 /** Settings of the processes of a history with a journal that others can reach, so small that a short one reaches every limit. */
 import type { Role } from '#product/shard-worker/thread/shared-shard.js';
-import type { Mulberry32 } from '../support/mulberry32.js';
+import { Mulberry32 } from '../support/mulberry32.js';
 import { DEFAULT_SCALE, type TimeScale } from './database/database-clock.js';
 import type { BrokerKind } from './simulated-broker.js';
 import type { NodeSettings } from './simulated-node.js';
@@ -32,8 +32,15 @@ export interface SharedPlan {
   readonly settings: NodeSettings;
   /** What kind of broker has the journal; undefined: none. */
   readonly broker: BrokerKind | undefined;
+  /** The broker loses what it has acknowledged. */
+  readonly losesTail: boolean;
   /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
   readonly takeoverMs: number | undefined;
+}
+
+/** Whether the broker of a history loses what it has acknowledged. Not drawn: other histories stay what they were. */
+export function losesTail(seed: number): boolean {
+  return seed % 7 === 4;
 }
 
 /** Where the journal is that the servers of a history share. */
@@ -43,7 +50,8 @@ export type SharedJournal = 'postgres' | 'nats';
 export const WINDOW_HOURS = 1;
 
 /** Chooses it. */
-export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPlan {
+export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
+  const random = new Mulberry32(seed ^ 0x10a5);
   const onWindows = random.below(3) === 0;
   const scale = onWindows ? SHORT_WINDOWS : DEFAULT_SCALE;
   const aliveMs = ALIVE_MS / scale.rate;
@@ -80,6 +88,7 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
     roles: random.pick(TOPOLOGIES),
     settings,
     broker: undefined,
+    losesTail: journal === 'nats' && losesTail(seed),
     takeoverMs: undefined,
   };
   return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
@@ -98,7 +107,7 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
       checkedMs: random.pick([200, 1000]),
     },
   };
-  const takeoverMs = random.below(4) === 0 ? aliveMs : undefined;
+  const takeoverMs = random.below(plan.losesTail ? 2 : 4) === 0 ? aliveMs : undefined;
   const isOldCluster = random.below(takeoverMs === undefined ? 3 : 2) === 0;
   return {
     ...plan,

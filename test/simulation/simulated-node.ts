@@ -217,7 +217,7 @@ export class SimulatedNode {
 
   async start(): Promise<void> {
     this.#databaseId = await this.#openDatabase();
-    while (this.#world.broker?.isGone === true) await this.#pause(BROKER_RETRY_MS);
+    while (this.#world.broker?.isDown === true) await this.#pause(BROKER_RETRY_MS);
     for (let shard = 0; shard < this.shards; shard += 1) this.#launch(shard);
     this.#expireLater();
   }

@@ -37,6 +37,13 @@ interface AtRisk {
   readonly parts: readonly Part[];
 }
 
+/** A record that the broker has lost. */
+interface LostRecord {
+  readonly stream: string;
+  readonly lsn: number;
+  readonly parts: readonly Part[];
+}
+
 /** Events of a history that weaken the guarantees, for the checks. */
 export interface Circumstances {
   /** `everysec` was used. */
@@ -55,6 +62,8 @@ export interface Circumstances {
   databaseChanged: boolean;
   /** An operator moves records to another stream. */
   isRebinding: boolean;
+  /** The broker has lost what it acknowledged. */
+  brokerChanged: boolean;
 }
 
 /** Everything outside of the processes. */
@@ -74,6 +83,7 @@ export class World {
     tooLate: false,
     databaseChanged: false,
     isRebinding: false,
+    brokerChanged: false,
   };
   /** The journal of all processes is in the database, or in {@link broker}. */
   isShared = false;
@@ -86,6 +96,9 @@ export class World {
   streamGoneAt = 0;
   readonly #acknowledgedLsn = new Map<string, number>();
   #atRisk: AtRisk[] = [];
+  /** Those whose increments were committed when they were lost, and those that may be missing. */
+  #lostCommitted: readonly LostRecord[] = [];
+  readonly #lost: LostRecord[] = [];
   /** Streams whose unsynced records only memory and the database take. */
   readonly #stranded = new Set<string>();
   #violation: unknown;
@@ -116,6 +129,7 @@ export class World {
     this.isShared = true;
     const watch = {
       purged: (stream: string, messages: readonly BrokerMessage[]) => this.#purged(stream, messages),
+      lost: (stream: string, messages: readonly BrokerMessage[]) => this.#lostInBroker(stream, messages),
     };
     this.broker = new SimulatedBroker(this.scheduler, this.random, kind, watch);
     return this.broker;
@@ -212,6 +226,40 @@ export class World {
     this.#atRisk = this.#atRisk.filter((risk) => risk.storage.durableLsn(risk.stream) < risk.lsn);
   }
 
+  #lostInBroker(stream: string, messages: readonly BrokerMessage[]): void {
+    this.circumstances.brokerChanged = true;
+    if (messages.length === 0) return;
+    const records = messages
+      .filter(({ data }) => !isFence(data))
+      .flatMap(({ data }) => decodeMessage(data).records)
+      .map(({ lsn, entries }) => ({ stream, lsn, parts: this.#partsIn(entries) }));
+    this.note(() => `the broker has lost ${messages.length} messages of ${stream}, to LSN ${records.at(-1)?.lsn ?? 0}`);
+    this.#lostCommitted = [...this.#lostCommitted, ...records];
+    this.checkLost();
+  }
+
+  /** What the broker has lost, and is not committed, may be missing: after a loss, and after a failover of the database. */
+  checkLost(): void {
+    const { checkpoints } = this.database.tables;
+    // A tombstone that is gone was committed to its end.
+    const isCommitted = ({ stream, lsn }: LostRecord): boolean =>
+      lsn <= (checkpoints.get(stream)?.lsn ?? this.database.highWater.get(stream) ?? 0);
+    const missing = this.#lostCommitted.filter((record) => !isCommitted(record));
+    this.#lostCommitted = this.#lostCommitted.filter(isCommitted);
+    this.#lost.push(...missing);
+    for (const { parts } of missing) for (const { counter, digit } of parts) counter.requests[digit]?.mayBeLost();
+  }
+
+  /** A server says that the broker has lost increments of a stream, of which all up to an LSN are counted. */
+  saidLost(stream: string, afterLsn: number, lost: number): void {
+    const records = this.#lost.filter((record) => record.stream === stream && record.lsn > afterLsn);
+    const isMissing = ({ parts }: LostRecord): boolean => parts.length > 0;
+    if (lost > 0 && records.some(isMissing)) return;
+    this.violate(
+      new Violation(`${lost} increments of ${stream} above LSN ${afterLsn} are said to be lost, and are not`),
+    );
+  }
+
   /** The power was lost: acknowledged records that `everysec` had not synced may be lost. */
   powerLost(storage: Storage): void {
     const here = this.#atRisk.filter((risk) => risk.storage === storage);
@@ -236,15 +284,19 @@ export class World {
 
   /** The increments of a record. */
   partsOf(batch: ArrayBufferLike): Part[] {
-    const view = new DataView(batch);
+    const end = new DataView(batch).getUint32(RECORD_OFFSET.bytes, true);
+    return this.#partsIn(new Uint8Array(batch, RECORD_HEADER_BYTES, end - RECORD_HEADER_BYTES));
+  }
+
+  #partsIn(entries: Uint8Array): Part[] {
+    const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
     const parts: Part[] = [];
-    const end = view.getUint32(RECORD_OFFSET.bytes, true);
-    for (let at = RECORD_HEADER_BYTES; at < end;) {
+    for (let at = 0; at < entries.length;) {
       if (isIdempotent(view, at)) {
         at = idempotencyKeyEnd(view, at);
         continue;
       }
-      const key = Buffer.from(batch, keyStart(at), keyBytesAt(view, at)).toString();
+      const key = Buffer.from(entries.subarray(keyStart(at), keyStart(at) + keyBytesAt(view, at))).toString();
       const counter = this.expectations.counters.get(key);
       if (counter === undefined) throw new Violation(`A batch holds ${key}, which was never sent`);
       parts.push({ counter, digit: counter.digitOf(amountAt(view, at)) });
@@ -272,7 +324,8 @@ export class World {
     const last = this.broker === undefined ? (log.get(stream)?.at(-1)?.lsn ?? 0) : this.#lastLsnInBroker(stream);
     const end = Math.max(last, checkpoints.get(stream)?.lsn ?? 0);
     // A tombstone may be gone.
-    if (toLsn <= end || this.circumstances.databaseChanged || !checkpoints.has(stream)) return;
+    const { databaseChanged, brokerChanged } = this.circumstances;
+    if (toLsn <= end || databaseChanged || brokerChanged || !checkpoints.has(stream)) return;
     this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not in the log`));
   }
 
@@ -326,8 +379,9 @@ export class World {
       return;
     }
     request.putAside();
-    const { copied, databaseChanged } = this.circumstances;
-    if (copied || databaseChanged || this.database.expirations > 0 || this.#isBehindFence(stream, lsn)) return;
+    const { copied, databaseChanged, brokerChanged } = this.circumstances;
+    if (copied || databaseChanged || brokerChanged || this.database.expirations > 0) return;
+    if (this.#isBehindFence(stream, lsn)) return;
     this.violate(new Violation(`${token}, LSN ${lsn} of ${stream}, is put aside without need`));
   }
 
