@@ -8,6 +8,9 @@ import type { NodeSettings } from './simulated-node.js';
 /** Signs of life count for this long, in ms of the database's clock. */
 const ALIVE_MS = 6000;
 
+/** A restart of a broker takes longer. */
+const CONFIRM_AFTER_MS = 50;
+
 /** Windows so short that several pass in a history. A tombstone stays for longer than a process is stopped. */
 const SHORT_WINDOWS: TimeScale = { ...DEFAULT_SCALE, rate: 20, windowHourMs: 500, marginMs: 450, tombstoneMs: 6000 };
 
@@ -105,6 +108,7 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
       firstSightMs: (7 * aliveMs) / 12,
       listMs: random.pick([20, 100]),
       checkedMs: random.pick([200, 1000]),
+      confirmAfterMs: CONFIRM_AFTER_MS,
     },
   };
   const takeoverMs = random.below(plan.losesTail ? 2 : 4) === 0 ? aliveMs : undefined;
