@@ -14,6 +14,7 @@ import {
   type ControlMessage,
   type ControlRequest,
   type HandedOverStream,
+  type PendingRange,
 } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
@@ -57,6 +58,8 @@ export class ShardThread {
   readonly #posted: ArrayBufferLike[] = [];
   #sessions: SimulatedSession[] = [];
   #own: string | undefined;
+  /** Streams that it has written and left, and up to where. */
+  readonly #left = new Map<string, number>();
   #lastDelivery = 0;
   #dying = false;
 
@@ -233,6 +236,7 @@ export class ShardThread {
     if (facts['lost'] !== undefined && this.#node.settings.shared === undefined) {
       this.#world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
     }
+    if (facts['endLsn'] !== undefined) this.#left.set(String(facts['stream']), Number(facts['endLsn']));
     this.#world.note(() => `${this.name}: ${level}: ${message} ${JSON.stringify(fields)}`);
   };
 
@@ -294,9 +298,17 @@ export class ShardThread {
       case 'drain':
         await this.#shard.endStart();
         await this.#groups.close();
-        this.#tell({ id, kind: 'drained', left: await this.#shard.drain() });
+        this.#tell({ id, kind: 'drained', left: await this.#drain() });
         this.#end(undefined);
     }
+  }
+
+  async #drain(): Promise<readonly PendingRange[]> {
+    const world = this.#world;
+    const lacking = [...this.#left].filter(([stream, lsn]) => world.lacksLost(stream, lsn)).map(([stream]) => stream);
+    const left = await this.#shard.drain();
+    if (world.isHealthy) world.checkSaidLost(lacking, this.name);
+    return left;
   }
 
   #port(batches: Channel<BatchMessage>, answers: Channel<BatchAnswer>): HttpServerPort {

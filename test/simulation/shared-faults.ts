@@ -46,11 +46,20 @@ export const BROKER_STANDBY_LAG_MAX_MS = 300;
 const UNWRITTEN_MS = [20, 100, 300, 1500];
 const RESTART_MIN_MS = 60;
 const RESTART_MS = 300;
+const ANSWERS_LOST = 10;
 /** Of so many such brokers one has lost its whole store. */
 const STORE_GONE_ONE_IN = 5;
 
 /** What the faults of a history depend on. */
 export type FaultPlan = Pick<SharedPlan, 'losesTail' | 'takeoverMs'>;
+
+/** What a history does when a fault comes. */
+export interface FaultEvents {
+  /** The database is as it was at this time. */
+  failedOver(from: number): void;
+  /** The broker has lost its last messages. It may have been power, and others have lost theirs, too. */
+  brokerLost(): void;
+}
 
 /** The faults of one history. */
 export class SharedFaults {
@@ -59,18 +68,18 @@ export class SharedFaults {
   readonly failovers: { readonly from: number; readonly to: number }[] = [];
   readonly #world: World;
   readonly #life: Life;
-  readonly #failedOver: (from: number) => void;
+  readonly #events: FaultEvents;
   readonly #plan: FaultPlan;
   readonly #healers = new Set<() => void>();
   #isHealed = false;
   #isFailingOver = false;
   #isLosing = false;
 
-  constructor(world: World, life: Life, failedOver: (from: number) => void, plan: FaultPlan) {
+  constructor(world: World, life: Life, events: FaultEvents, plan: FaultPlan) {
     this.#world = world;
     this.#plan = plan;
     this.#life = life;
-    this.#failedOver = failedOver;
+    this.#events = events;
     const density = 2 + world.random.below(4);
     const kinds = world.broker === undefined ? KINDS : [...KINDS, ...BROKER_KINDS];
     const names: SharedFaultKind[] = kinds.filter(() => world.random.below(density) === 0);
@@ -94,7 +103,7 @@ export class SharedFaults {
   /** Where the history dwells on takeovers, or on a broker that loses messages: one may begin now. */
   dwell(node: SimulatedNode): void {
     if (this.#isHealed) return;
-    if (this.#plan.takeoverMs !== undefined && this.#world.oneIn(12)) this.#freeze(node);
+    if (this.#plan.takeoverMs !== undefined && this.#world.oneIn(12)) this.freeze(node);
     if (this.#plan.losesTail && this.#world.oneIn(100)) this.#strike(LOSS, node);
   }
 
@@ -102,6 +111,7 @@ export class SharedFaults {
   heal(): void {
     const { database, broker } = this.#world;
     this.#isHealed = true;
+    this.#world.isHealthy = true;
     broker?.heal();
     for (const heal of this.#healers) heal();
     database.isDead = false;
@@ -153,7 +163,7 @@ export class SharedFaults {
         node.crashIn = 1 + random.below(30);
         return;
       case 'freeze':
-        this.#freeze(node);
+        this.freeze(node);
         return;
       case 'thread-dies':
         node.killThread(random.below(node.shards));
@@ -170,7 +180,9 @@ export class SharedFaults {
         if (broker === undefined || this.#isLosing) return;
         this.#isLosing = true;
         const state = random.below(STORE_GONE_ONE_IN) === 0 ? EMPTY_STATE : broker.snapshot();
-        this.#later(random.below(random.pick(UNWRITTEN_MS)), () => this.#loseMessages(state, node));
+        // Where no writer hears of what will be lost, all of them go on, and those that flush have read it.
+        if (random.below(2) === 0) broker.loseNext = ANSWERS_LOST;
+        this.#later(random.below(random.pick(UNWRITTEN_MS)), () => this.#loseMessages(state));
         return;
       }
       case 'server-without-database':
@@ -206,23 +218,23 @@ export class SharedFaults {
     }
   }
 
-  #loseMessages(state: BrokerState, node: SimulatedNode): void {
+  #loseMessages(state: BrokerState): void {
     const { random, broker } = this.#world;
     this.#isLosing = false;
     this.#world.note(() => `the broker has forgotten what came after sequence ${state.sequence}`);
+    if (broker !== undefined) broker.loseNext = 0;
     broker?.restart(state, RESTART_MIN_MS + random.below(RESTART_MS));
-    // A writer that does not see it restart.
-    if (random.below(2) === 0) this.#freeze(node);
+    if (random.below(2) === 0) this.#events.brokerLost();
   }
 
   /** SIGSTOP, and SIGCONT some time later: soon, or after others have taken over, or after a window. */
-  #freeze({ life, name }: SimulatedNode): void {
+  freeze({ life, name }: SimulatedNode, takeoverMs = this.#plan.takeoverMs): void {
     const { scheduler, random } = this.#world;
     if (life.isOver || life.isFrozen) return;
     const ms =
-      this.#plan.takeoverMs === undefined
+      takeoverMs === undefined
         ? random.below(random.pick([50, 400, 1500, 5000]))
-        : this.#plan.takeoverMs * (0.6 + random.below(100) / 100);
+        : takeoverMs * (0.6 + random.below(100) / 100);
     this.#world.note(() => `${name} is stopped for ${ms} ms`);
     life.freeze();
     scheduler.after(ms, this.#life, () => {
@@ -254,7 +266,7 @@ export class SharedFaults {
     circumstances.databaseChanged = true;
     this.failovers.push({ from, to: scheduler.now });
     this.#world.note(() => `the database is as it was at ${from.toFixed(1)}`);
-    this.#failedOver(from);
+    this.#events.failedOver(from);
   }
 
   #later(ms: number, callback: () => void): void {

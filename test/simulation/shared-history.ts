@@ -79,7 +79,11 @@ class SharedHistory {
     if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
-    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan);
+    const events = {
+      failedOver: (from: number) => this.#loseSince(from),
+      brokerLost: () => this.#losePower(),
+    };
+    this.#faults = new SharedFaults(this.#world, this.#life, events, plan);
     const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
     // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
     const keepSeconds = keepsLonger ? (2 * BROKER_STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
@@ -131,12 +135,13 @@ class SharedHistory {
     const { random, scheduler } = this.#world;
     this.#replacePruner();
     for (const server of this.#servers) if (random.below(3) > 0) this.#start(server);
-    const { losesTail } = this.#plan;
+    const { losesTail, aliveMs } = this.#plan;
+    const restMs = losesTail ? aliveMs : 2 * this.#windowMs;
     const until = scheduler.now + random.pick(losesTail ? LONG_MS : LENGTHS_MS);
     const pace = 4 + random.below(losesTail ? 12 : 40);
     while (scheduler.now < until) {
       await this.#pause(random.below(pace));
-      if (random.below(40) === 0) await this.#pause(random.below(2 * this.#windowMs));
+      if (random.below(40) === 0) await this.#pause(random.below(restMs));
       this.#act();
     }
     await this.#finish();
@@ -284,6 +289,23 @@ class SharedHistory {
   #loseSince(from: number): void {
     this.#world.checkLost();
     for (const [request, at] of this.#acknowledgedAt) if (at >= from) request.putAtRisk();
+  }
+
+  /** Those that flush lose what they hold, and a writer does not see the broker restart. */
+  #losePower(): void {
+    const { random, scheduler } = this.#world;
+    for (const server of this.#servers) {
+      const node = this.#up(server);
+      if (node === undefined || random.below(3) === 0) continue;
+      if (server.role === 'ingest') {
+        if (random.below(2) === 0) this.#faults.freeze(node, 2 * this.#plan.aliveMs);
+        continue;
+      }
+      node.crash();
+      scheduler.after(random.below(this.#plan.aliveMs / 2), this.#life, () => {
+        if (this.#up(server) === undefined && !server.isStopped) this.#start(server);
+      });
+    }
   }
 
   #retry(): void {

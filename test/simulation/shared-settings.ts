@@ -27,6 +27,15 @@ const TOPOLOGIES: readonly (readonly Role[])[] = [
   ['serve', 'roll-up'],
 ];
 
+/** Where the broker loses messages, somebody must lack them: who flushes what it has accepted itself has it in memory. */
+const LOSS_TOPOLOGIES: typeof TOPOLOGIES = [
+  ['ingest', 'roll-up'],
+  ['ingest', 'roll-up', 'roll-up'],
+  ['ingest', 'ingest', 'roll-up'],
+  ['ingest', 'serve'],
+  ['serve', 'serve'],
+];
+
 /** What a history with a shared journal is like. */
 export interface SharedPlan {
   readonly scale: TimeScale;
@@ -37,6 +46,8 @@ export interface SharedPlan {
   readonly broker: BrokerKind | undefined;
   /** The broker loses what it has acknowledged. */
   readonly losesTail: boolean;
+  /** How long a sign of life counts, in ms of the world. */
+  readonly aliveMs: number;
   /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
   readonly takeoverMs: number | undefined;
 }
@@ -55,6 +66,7 @@ export const WINDOW_HOURS = 1;
 /** Chooses it. */
 export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
   const random = new Mulberry32(seed ^ 0x10a5);
+  const isLossy = journal === 'nats' && losesTail(seed);
   const onWindows = random.below(3) === 0;
   const scale = onWindows ? SHORT_WINDOWS : DEFAULT_SCALE;
   const aliveMs = ALIVE_MS / scale.rate;
@@ -88,10 +100,11 @@ export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
   const plan: SharedPlan = {
     scale,
     onWindows,
-    roles: random.pick(TOPOLOGIES),
+    roles: random.pick(isLossy ? LOSS_TOPOLOGIES : TOPOLOGIES),
     settings,
     broker: undefined,
-    losesTail: journal === 'nats' && losesTail(seed),
+    losesTail: isLossy,
+    aliveMs,
     takeoverMs: undefined,
   };
   return journal === 'nats' ? withBroker(plan, aliveMs, random) : plan;
@@ -111,7 +124,7 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
       confirmAfterMs: CONFIRM_AFTER_MS,
     },
   };
-  const takeoverMs = random.below(plan.losesTail ? 2 : 4) === 0 ? aliveMs : undefined;
+  const takeoverMs = random.below(4) === 0 ? aliveMs : undefined;
   const isOldCluster = random.below(takeoverMs === undefined ? 3 : 2) === 0;
   return {
     ...plan,

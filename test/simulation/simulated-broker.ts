@@ -13,7 +13,7 @@
  * Sequences are those of the whole stream: each subject has only some of them.
  *
  * It can lose what it has acknowledged: it restarts with an earlier state, or with none, and gives later messages the sequences of
- * those that are lost. What was on its way to a single server is lost, too.
+ * those that are lost. What was on its way is lost, too: only a loss of power at all of its servers takes what was acknowledged.
  */
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
@@ -211,7 +211,7 @@ export class SimulatedBroker {
       this.#arrive(silent, this.#latency());
       return;
     }
-    if (this.#isRestarting && !this.#kind.hasReplicas) {
+    if (this.#isRestarting) {
       if (this.#random.below(2) === 0)
         publish.answer({ kind: 'refused', error: new BrokerUnavailable('not connected') });
       return;
@@ -249,13 +249,8 @@ export class SimulatedBroker {
     const run = this.#run;
     this.#scheduler.after(delayMs, this.#network, () => {
       this.underWay -= 1;
-      if (!this.isDown && this.#isReachedBy(run)) publish.answer(this.#take(publish));
+      if (!this.isDown && run === this.#run) publish.answer(this.#take(publish));
     });
-  }
-
-  /** What was on its way to a single server ends with it. In a cluster another server may pass it on. */
-  #isReachedBy(run: number): boolean {
-    return run === this.#run || this.#kind.hasReplicas;
   }
 
   #take({ stream, data, expectedSequence }: Publish): PublishOutcome {

@@ -87,6 +87,8 @@ export class World {
   };
   /** The journal of all processes is in the database, or in {@link broker}. */
   isShared = false;
+  /** Faults have come to their end. */
+  isHealthy = false;
   /** Undefined: no journal is in a broker. */
   broker: SimulatedBroker | undefined;
   /** One line for each event, if a trace is wanted. */
@@ -99,6 +101,8 @@ export class World {
   /** Those whose increments were committed when they were lost, and those that may be missing. */
   #lostCommitted: readonly LostRecord[] = [];
   readonly #lost: LostRecord[] = [];
+  /** Streams of which a server says that the broker has lost records. */
+  readonly #saidLost = new Set<string>();
   /** Streams whose unsynced records only memory and the database take. */
   readonly #stranded = new Set<string>();
   #violation: unknown;
@@ -254,10 +258,25 @@ export class World {
   saidLost(stream: string, afterLsn: number, lost: number): void {
     const records = this.#lost.filter((record) => record.stream === stream && record.lsn > afterLsn);
     const isMissing = ({ parts }: LostRecord): boolean => parts.length > 0;
+    this.#saidLost.add(stream);
     if (lost > 0 && records.some(isMissing)) return;
     this.violate(
       new Violation(`${lost} increments of ${stream} above LSN ${afterLsn} are said to be lost, and are not`),
     );
+  }
+
+  /** Whether a stream has ended without increments that were in the broker up to an LSN. */
+  lacksLost(stream: string, throughLsn: number): boolean {
+    const row = this.database.tables.checkpoints.get(stream);
+    if (row?.retiredAt === undefined) return false;
+    const isMissing = ({ lsn, parts }: LostRecord): boolean => lsn > row.lsn && lsn <= throughLsn && parts.length > 0;
+    return this.#lost.some((record) => record.stream === stream && isMissing(record));
+  }
+
+  /** A server ends that has written these streams, and has known that they lack increments. */
+  checkSaidLost(streams: readonly string[], name: string): void {
+    const silent = streams.find((stream) => !this.#saidLost.has(stream));
+    if (silent !== undefined) this.violate(new Violation(`${name} does not say that increments of ${silent} are lost`));
   }
 
   /** The power was lost: acknowledged records that `everysec` had not synced may be lost. */
