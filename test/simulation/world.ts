@@ -245,9 +245,11 @@ export class World {
   /** What the broker has lost, and is not committed, may be missing: after a loss, and after a failover of the database. */
   checkLost(): void {
     const { checkpoints } = this.database.tables;
-    // A tombstone that is gone was committed to its end.
+    // A tombstone that is gone was committed to its end, but a failover may have taken the row.
+    const { databaseChanged } = this.circumstances;
+    const withoutRow = (stream: string): number => (databaseChanged ? 0 : (this.database.highWater.get(stream) ?? 0));
     const isCommitted = ({ stream, lsn }: LostRecord): boolean =>
-      lsn <= (checkpoints.get(stream)?.lsn ?? this.database.highWater.get(stream) ?? 0);
+      lsn <= (checkpoints.get(stream)?.lsn ?? withoutRow(stream));
     const missing = this.#lostCommitted.filter((record) => !isCommitted(record));
     this.#lostCommitted = this.#lostCommitted.filter(isCommitted);
     this.#lost.push(...missing);

@@ -158,10 +158,10 @@ export interface WriterLog {
   ask(stream: string): Promise<StreamState | undefined>;
 
   /**
-   * What has become of a stream that its writer has left. Undefined for a journal in the database, which does not lose a record
-   * while it keeps the row.
+   * What has become of a stream that its writer has left, with records up to `endLsn`. Undefined for a journal in the database,
+   * which does not lose a record while it keeps the row.
    */
-  fateOf?(stream: string): Promise<StreamFate>;
+  fateOf?(stream: string, endLsn: Lsn): Promise<StreamFate>;
 
   /** Signs of life of this thread, and of the writer of `streams`. */
   showLife(streams: readonly string[]): Promise<void>;

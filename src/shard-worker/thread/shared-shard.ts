@@ -838,7 +838,7 @@ export class SharedShard implements GroupTarget {
    */
   async #decideLost(): Promise<void> {
     for (const [stream, writer] of [...this.#undecided]) {
-      const fate = await this.#fateOf(stream);
+      const fate = await this.#fateOf(writer);
       if (fate.kind === 'open') continue;
       this.#undecided.delete(stream);
       // A row that was forgotten had everything.
@@ -855,9 +855,9 @@ export class SharedShard implements GroupTarget {
   }
 
   /** Where the journal does not answer, it is as open as before. */
-  async #fateOf(stream: string): Promise<StreamFate> {
+  async #fateOf({ stream, endLsn }: StreamWriter): Promise<StreamFate> {
     try {
-      return (await this.#deps.incrementLog.fateOf?.(stream)) ?? { kind: 'open' };
+      return (await this.#deps.incrementLog.fateOf?.(stream, endLsn)) ?? { kind: 'open' };
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
       this.#deps.log('debug', { stream, err: error }, 'Cannot look now what has become of a stream that was left');

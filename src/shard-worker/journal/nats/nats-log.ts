@@ -259,11 +259,17 @@ export class NatsLog implements SharedLog {
     });
   }
 
-  async fateOf(stream: string): Promise<StreamFate> {
+  async fateOf(stream: string, endLsn: Lsn): Promise<StreamFate> {
     const [row] = await this.#inStatementTurn(() =>
       this.#deps.statements.run<{ lsn: string; open: boolean }>({ text: nats.ASK_NATS_STREAM, values: [stream] }),
     );
-    if (row !== undefined) return row.open ? { kind: 'open' } : { kind: 'ended', lsn: Number(row.lsn) };
+    if (row?.open === true) return { kind: 'open' };
+    if (row !== undefined) {
+      const lsn = Number(row.lsn);
+      // Records behind a fence: whoever finds them opens the stream again.
+      const isLeft = lsn < endLsn && (await this.#contentOf(stream, lsn))?.lastLsn !== lsn;
+      return isLeft ? { kind: 'open' } : { kind: 'ended', lsn };
+    }
     const last = await this.#deps.reads.last(stream);
     return { kind: last === undefined ? 'nowhere' : 'open' };
   }

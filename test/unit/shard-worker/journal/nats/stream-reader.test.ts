@@ -189,3 +189,33 @@ function purgeSome(subject: Subject, random: Mulberry32, committed: number): voi
   const before = subject.messages[random.below(Math.max(1, place))];
   if (before !== undefined) subject.purge(before.sequence);
 }
+
+describe('a reader of a broker that has lost its last messages', () => {
+  test('begins again where its last message is gone, and reads what has its sequences', async () => {
+    const subject = new Subject([group(1, 1), group(2, 1)]);
+    const clock = new ManualClock();
+    const reader = readerOf(subject, 0, false, new PurgeSchedule(0), clock);
+    assert.deepEqual(await lsnsOf(reader), [1, 2]);
+    // The writer has had no answer for the second one, and sends it again.
+    const [first] = subject.messages;
+    const lost = subject.messages[1]?.sequence ?? 0;
+    subject.messages = [first ?? assert.fail()];
+    for (const [index, lsn] of [2, 3, 4].entries())
+      subject.messages.push({ sequence: lost - 2 + index, data: group(lsn, 1) });
+    assert.deepEqual(await lsnsOf(reader), []);
+    clock.advance(1000);
+    assert.deepEqual(await lsnsOf(reader), [3, 4]);
+  });
+
+  test('ends the stream behind what is left', async () => {
+    const subject = new Subject([group(1, 1), group(2, 1)]);
+    const reader = readerOf(subject, 0, true);
+    subject.publish = () => Promise.resolve({ kind: 'refused', error: new Error('full') });
+    assert.deepEqual(await lsnsOf(reader), [1, 2]);
+    subject.messages.pop();
+    Reflect.deleteProperty(subject, 'publish');
+    for (let reads = 0; !reader.hasEnded && reads < 5; reads += 1) assert.deepEqual(await lsnsOf(reader), []);
+    assert.ok(reader.hasEnded);
+    assert.equal(subject.messages.length, 2);
+  });
+});
