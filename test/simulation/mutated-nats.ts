@@ -13,16 +13,12 @@ import { ANY_SEQUENCE, type SimulatedBroker } from './simulated-broker.js';
 
 /** Bugs between a shard and the nats journal. */
 export interface NatsMutations {
-  /** A writer looks at the last message only. */
-  readonly lastMessageOnly?: boolean;
   /** A group that a look does not find is refused. */
   readonly missingIsRefused?: boolean;
   /** A group whose outcome is not known is refused, and its stream is over. */
   readonly sentIsRefused?: boolean;
   /** A writer that begins without its row takes idempotent requests. */
   readonly acceptBeforeRow?: boolean;
-  /** Everything committed goes, the last message, too. */
-  readonly purgesAll?: boolean;
   /** The whole stream goes. */
   readonly purgesWithoutSequence?: boolean;
   /** What was committed goes after its time, though a failover may have taken the commit back since. */
@@ -80,7 +76,7 @@ export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
           sequence,
           data: (sequence === fromSequence ? published.get(`${stream} ${sequence}`) : undefined) ?? data,
         }));
-      return mutations.lastMessageOnly === true ? messages.slice(-1) : messages;
+      return messages;
     },
   };
 }
@@ -88,7 +84,7 @@ export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
 /** The connection of readers. */
 export function mutateReads(broker: Broker, mutations: Mutations, database: PostgresModel): Broker {
   const { stopsAtFence, retiresUnfenced, fenceReplyEnds, neverReopens, dropsTombstoneEarly } = mutations;
-  const { purgesAll, purgesWithoutSequence } = mutations;
+  const { purgesWithoutSequence } = mutations;
   const isRetired = (stream: string): boolean => database.tables.checkpoints.get(stream)?.retiredAt !== undefined;
   /** What was read first, by stream and sequence. */
   const seen = new Map<string, BrokerMessage>();
@@ -125,7 +121,7 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
     },
     async purge(stream, beforeSequence) {
       if (purgesWithoutSequence === true) return broker.purge(stream, Number.POSITIVE_INFINITY);
-      return broker.purge(stream, purgesAll === true ? beforeSequence + 1 : beforeSequence);
+      return broker.purge(stream, beforeSequence);
     },
     async streams() {
       const streams = await broker.streams();

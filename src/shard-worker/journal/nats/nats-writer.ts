@@ -357,7 +357,7 @@ export class NatsWriter implements StreamWriter {
           lsnSequence = sequence;
         }
       }
-      if (messages.length < LOOK_MESSAGES) 
+      if (messages.length < LOOK_MESSAGES)
         return { lsn, lsnSequence, lastSequence, isFenced, isGone, isForeign, isBehindFence };
       from = lastSequence + 1;
     }

@@ -44,9 +44,7 @@ class HalfBroker implements Broker {
     return Promise.resolve(undefined);
   }
 
-  purge(_?: string, __?: number): Promise<void> {
-    return Promise.resolve();
-  }
+  purge: Broker['purge'] = () => Promise.resolve();
 
   subjects: ReadonlyMap<string, number> = new Map();
 
@@ -160,7 +158,7 @@ for (const isLost of [false, true]) {
     const broker = new HalfBroker([]);
     broker.read = (_, from, most) =>
       Promise.resolve(messages.filter(({ sequence }) => sequence >= from).slice(0, most));
-    broker.purge = (_?: string, before = 0) => {
+    broker.purge = (_, before) => {
       purged.push(before);
       return Promise.resolve();
     };
