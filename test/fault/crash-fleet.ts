@@ -31,6 +31,7 @@ import { spawnServer, temporaryDirectory, type TestServer } from '../support/ser
 import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
 import { pause, tail } from './crash-run.js';
+import { streamsOf } from './server-pair.js';
 import { TakeoverLog, type Takeover } from './takeover-log.js';
 
 /** ROLE of a server. */
@@ -233,9 +234,8 @@ class FleetRun {
     this.#nodes = await Promise.all(roles.map(makeNode));
     // Time starts when everything works for the first time, however slow the machine is.
     await Promise.all(this.#nodes.map(async (node) => this.#ready(await this.#spawn(node))));
-    // With a queue each receiver takes the streams of what it receives.
-    if (this.#queue === undefined)
-      this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver());
+    const takenOverFrom = this.#queue === undefined ? 'any' : 'flushers';
+    this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver(), takenOverFrom);
     const urls = this.#takers.map(({ url }) => url);
     const load = new Load({ urls, connections, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
     await load.acknowledgements(1, START_MS);
@@ -448,6 +448,7 @@ class FleetRun {
       const index = this.#random.integer(this.#brokers.length);
       const broker = this.#brokers[index];
       if (end.aborted || broker === undefined) return;
+      const awayFrom = Date.now();
       if (this.#random.integer(2) === 0) {
         broker.signal('SIGSTOP');
         this.#note('brokerFrozen', `broker ${index + 1}`);
@@ -460,6 +461,7 @@ class FleetRun {
         await broker.start();
       }
       this.#tell(`broker ${index + 1} is back`);
+      if (this.#brokers.length === 1) this.#takeoverLog?.noteOutage(awayFrom);
       if (this.#brokers.length > 1) await pause(BROKER_CATCHES_UP_MS, end);
     }
   }
@@ -657,14 +659,8 @@ export function faultsInWords(faults: Readonly<Record<Fault, number>>): string {
 }
 
 /** The streams that a running server writes, by its log. */
-function writtenBy(server: TestServer | undefined): ReadonlySet<unknown> {
-  const streams = new Set<unknown>();
-  if (server?.isRunning !== true) return streams;
-  for (const { msg, stream } of server.log) {
-    if (String(msg).startsWith('Began a stream in ')) streams.add(stream);
-    if (String(msg).startsWith('The stream has ended for this server')) streams.delete(stream);
-  }
-  return streams;
+function writtenBy(server: TestServer | undefined): ReadonlySet<string> {
+  return server?.isRunning === true ? streamsOf(server) : new Set();
 }
 
 async function startBrokers(journal: FleetJournal = 'postgres'): Promise<readonly NatsServer[]> {

@@ -134,10 +134,12 @@ test(
           await eventually('space is reserved', async () => {
             return (await readdir(path.join(node.dataDir, 'journal'))).includes('reserve-0');
           });
+          // Most of the way, because load alone would take long.
+          fill(path.join(tiny, 'ballast'));
           await untilUnavailable(node.url);
           server.kill('SIGKILL');
           await server.ended;
-          fill(path.join(tiny, 'ballast'));
+          fill(path.join(tiny, 'rest'));
           const next = await node.start({ ...NEVER, FLUSH_INTERVAL_MS: '50' });
           await untilReadiness(node.url, 200);
           await load.acknowledgements(100);

@@ -9,91 +9,26 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { connect } from '@nats-io/transport-node';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { CountedNode } from '../support/counted-node.js';
-import { connectTo, createTestDatabase, type TestDatabase } from '../support/database.js';
+import { createTestDatabase } from '../support/database.js';
 import { createDatabaseOn } from '../support/database-connection.js';
 import { eventually } from '../support/eventually.js';
 import { increment, problemCode } from '../support/http.js';
-import { Load, sendTracked } from '../support/load.js';
+import { sendTracked } from '../support/load.js';
 import { NatsCluster, NatsServer, natsServerMissing } from '../support/nats-server.js';
 import { OutagePostgres } from '../support/outage-postgres.js';
-import type { TestServer } from '../support/server.js';
+import {
+  linesOf,
+  othersEnded,
+  startPair,
+  STREAM_ENDED,
+  streamsOf,
+  TAKEN_OVER,
+  type ServerPair,
+} from './server-pair.js';
 
-const TAKEN_OVER = 'Took over a stream whose writer is gone';
-const STREAM_ENDED = 'The stream has ended for this server';
 const JOURNAL_BACK = 'The journal in NATS takes records again';
 /** An election of JetStream takes some seconds. */
 const ELECTION_MS = 30_000;
-
-interface Pair {
-  readonly database: TestDatabase;
-  readonly first: CountedNode;
-  readonly second: CountedNode;
-  readonly load: Load;
-  /** Those of both nodes at their first start. */
-  readonly servers: readonly [TestServer, TestServer];
-  readonly dispose: () => Promise<void>;
-}
-
-/** Two nodes that serve, and a load that repeats at one what the other did not answer. */
-async function startPair(label: string, env: Readonly<Record<string, string>>): Promise<Pair> {
-  const database = await createTestDatabase();
-  const options = { databaseUrl: database.url, env };
-  const first = await CountedNode.make(label, options);
-  const second = await CountedNode.make(label, { ...options, ledger: first.ledger, random: first.random });
-  const nodes = [first, second];
-  const servers = [await first.start(), await second.start()] as const;
-  const load = new Load({
-    urls: nodes.map(({ url }) => url),
-    connections: 16,
-    ledger: first.ledger,
-    repeatElsewhere: true,
-  });
-  return {
-    database,
-    first,
-    second,
-    load,
-    servers,
-    dispose: async () => {
-      servers[0].kill('SIGCONT');
-      const stopped = load.stop();
-      for (const node of nodes) await node.dispose();
-      await stopped;
-      await database.drop();
-    },
-  };
-}
-
-/** Waits until no stream is open but those that `servers` write. */
-async function othersEnded(databaseUrl: string, servers: readonly TestServer[]): Promise<void> {
-  const connection = await connectTo(databaseUrl);
-  try {
-    const written = servers.flatMap((server) => [...streamsOf(server)]);
-    const text = `select count(*)::int as open from journal_checkpoints
-                  where retired_at is null and stream <> all($1::uuid[])`;
-    await eventually(
-      'the end of all other streams',
-      async () => (await connection.query<{ open: number }>({ text, values: [written] }))[0]?.open === 0,
-      40_000,
-    );
-  } finally {
-    await connection.close();
-  }
-}
-
-/** The streams that a server writes, by its log. */
-function streamsOf({ log }: TestServer): ReadonlySet<string> {
-  const streams = new Set<string>();
-  for (const { msg, stream } of log) {
-    if (msg === 'Began a stream in NATS') streams.add(String(stream));
-    if (String(msg).startsWith(STREAM_ENDED)) streams.delete(String(stream));
-  }
-  return streams;
-}
-
-function linesOf({ log }: TestServer, message: string): readonly Record<string, unknown>[] {
-  return log.filter(({ msg }) => String(msg).startsWith(message));
-}
 
 describe('one nats-server', { skip: natsServerMissing() }, () => {
   test('a server that is killed under load and loses its data directory loses no acknowledged increment', async () => {
@@ -276,7 +211,7 @@ describe('one nats-server', { skip: natsServerMissing() }, () => {
 describe('three nats-servers', { skip: natsServerMissing() }, () => {
   test('the leader is killed under load, and comes back; nothing is lost or counted twice', async () => {
     const cluster = await NatsCluster.start();
-    let pair: Pair | undefined;
+    let pair: ServerPair | undefined;
     const session = await connect({ servers: cluster.servers.map(({ address }) => address) });
     try {
       pair = await startPair('nats: leader', { JOURNAL: cluster.journal, NATS_REPLICAS: '3' });

@@ -7,13 +7,12 @@ import { rm } from 'node:fs/promises';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CountedNode } from '../support/counted-node.js';
-import { connectTo, createTestDatabase, type TestDatabase } from '../support/database.js';
 import { createDatabaseOn } from '../support/database-connection.js';
 import { eventually } from '../support/eventually.js';
 import { problemCode } from '../support/http.js';
-import { Load, sendTracked } from '../support/load.js';
+import { sendTracked } from '../support/load.js';
 import { OutagePostgres } from '../support/outage-postgres.js';
-import type { TestServer } from '../support/server.js';
+import { linesOf, othersEnded, startPair, STREAM_ENDED, streamsOf, TAKEN_OVER } from './server-pair.js';
 import { TakeoverLog } from './takeover-log.js';
 
 const TAKEOVER_MAX_MS = 10_000;
@@ -23,79 +22,12 @@ const CONTACT_MS = 5_000;
 const SILENCE_MS = 6_500;
 /** Longer than a request waits for its group while PostgreSQL answers, and shorter than one may be in doubt. */
 const HELD_MS = 1_000;
-const TAKEN_OVER = 'Took over a stream whose writer is gone';
-const STREAM_ENDED = 'The stream has ended for this server';
 const JOURNAL_BACK = 'The journal in PostgreSQL takes records again';
 
-interface Pair {
-  readonly database: TestDatabase;
-  readonly first: CountedNode;
-  readonly second: CountedNode;
-  readonly load: Load;
-  /** Those of both nodes at their first start. */
-  readonly servers: readonly [TestServer, TestServer];
-  readonly dispose: () => Promise<void>;
-}
-
-/** Two nodes that serve, and a load that repeats at one what the other did not answer. */
-async function startPair(label: string): Promise<Pair> {
-  const database = await createTestDatabase();
-  const options = { databaseUrl: database.url, env: { JOURNAL: 'postgres' } };
-  const first = await CountedNode.make(label, options);
-  const second = await CountedNode.make(label, { ...options, ledger: first.ledger, random: first.random });
-  const nodes = [first, second];
-  const servers = [await first.start(), await second.start()] as const;
-  const urls = nodes.map(({ url }) => url);
-  const load = new Load({ urls, connections: 16, ledger: first.ledger, repeatElsewhere: true });
-  return {
-    database,
-    first,
-    second,
-    load,
-    servers,
-    dispose: async () => {
-      servers[0].kill('SIGCONT');
-      const stopped = load.stop();
-      for (const node of nodes) await node.dispose();
-      await stopped;
-      await database.drop();
-    },
-  };
-}
-
-/** Waits until no stream is open but those that `servers` write. */
-async function othersEnded(databaseUrl: string, servers: readonly TestServer[]): Promise<void> {
-  const connection = await connectTo(databaseUrl);
-  try {
-    const written = servers.flatMap((server) => [...streamsOf(server)]);
-    const text = `select count(*)::int as open from journal_checkpoints
-                  where retired_at is null and stream <> all($1::uuid[])`;
-    await eventually(
-      'the end of all other streams',
-      async () => (await connection.query<{ open: number }>({ text, values: [written] }))[0]?.open === 0,
-      30_000,
-    );
-  } finally {
-    await connection.close();
-  }
-}
-
-/** The streams that a server writes, by its log. */
-function streamsOf({ log }: TestServer): ReadonlySet<string> {
-  const streams = new Set<string>();
-  for (const { msg, stream } of log) {
-    if (msg === 'Began a stream in increment_log') streams.add(String(stream));
-    if (String(msg).startsWith(STREAM_ENDED)) streams.delete(String(stream));
-  }
-  return streams;
-}
-
-function linesOf({ log }: TestServer, message: string): readonly Record<string, unknown>[] {
-  return log.filter(({ msg }) => String(msg).startsWith(message));
-}
-
 test('a server that is killed under load and loses its data directory loses no acknowledged increment', async () => {
-  const { database, first, second, load, servers, dispose } = await startPair('lost directory');
+  const { database, first, second, load, servers, dispose } = await startPair('lost directory', {
+    JOURNAL: 'postgres',
+  });
   try {
     await load.acknowledgements(500);
     servers[0].kill('SIGKILL');
@@ -114,7 +46,9 @@ test('a server that is killed under load and loses its data directory loses no a
 });
 
 test('a suspended server is replaced within 10 s; when it wakes, it goes on under a new stream', async () => {
-  const { database, first, second, load, servers, dispose } = await startPair('suspended server');
+  const { database, first, second, load, servers, dispose } = await startPair('suspended server', {
+    JOURNAL: 'postgres',
+  });
   let takeoverLog: TakeoverLog | undefined;
   try {
     const before = streamsOf(servers[0]);

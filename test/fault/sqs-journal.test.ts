@@ -14,9 +14,9 @@ import { eventually } from '../support/eventually.js';
 import { increment, problemCode } from '../support/http.js';
 import { sendTracked } from '../support/load.js';
 import { OutagePostgres } from '../support/outage-postgres.js';
-import type { TestServer } from '../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
+import { linesOf } from './server-pair.js';
 
 const JOURNAL_BACK = 'The journal in SQS takes records again';
 /** A killed consumer's messages are received again within this time. */
@@ -79,10 +79,6 @@ async function emptied(sqs: SqsServer): Promise<void> {
       return now < before ? { now } : undefined;
     }).then(({ now }) => now);
   }
-}
-
-function linesOf({ log }: TestServer, message: string): readonly Record<string, unknown>[] {
-  return log.filter(({ msg }) => String(msg).startsWith(message));
 }
 
 test('an ingest server that is killed under load and loses its data directory loses no acknowledged increment', async () => {

@@ -3,8 +3,8 @@
  * the epoch of another thread.
  *
  * A trigger notes each new epoch of an open stream. What PostgreSQL and the servers could do meanwhile is watched from outside.
- * A takeover that had to wait for PostgreSQL, or for any server that flushes, is measured from when there was nothing to wait
- * for any more.
+ * A takeover that had to wait for PostgreSQL, for a broker that is the only one, or for any server that flushes, is measured from
+ * when there was nothing to wait for any more.
  */
 import { connectTo, runStatements } from '../support/database-connection.js';
 import type { DatabaseConnection } from '#product/db/connection.js';
@@ -13,14 +13,20 @@ const WATCH_INTERVAL_MS = 100;
 /** PostgreSQL counts as unavailable where it has not answered for this long. */
 const SILENCE_MS = 1_000;
 
-const MAKE_TABLE = `
+/** Who had the stream: who flushed it; where that stays the same, who wrote it. A queue has no writers to take over from. */
+const PREDECESSORS = {
+  any: 'case when new.owner is distinct from old.owner and old.owner is not null then old.owner else new.stream end',
+  flushers: 'case when new.owner is distinct from old.owner then old.owner end',
+};
+
+const makeTable = (of: keyof typeof PREDECESSORS): string => `
 create table crash_test_epochs (stream uuid not null, at timestamptz not null, alive_at timestamptz not null);
 create function crash_test_note_epoch() returns trigger language plpgsql as $$
 declare
   last_sign timestamptz;
 begin
   select max(alive_at) into last_sign from journal_heartbeats
-  where id = case when new.owner is distinct from old.owner and old.owner is not null then old.owner else new.stream end;
+  where id = ${PREDECESSORS[of]};
   if last_sign is not null then
     insert into crash_test_epochs values (new.stream, clock_timestamp(), last_sign);
   end if;
@@ -48,7 +54,7 @@ export interface Takeover {
   readonly atMs: number;
   /** Since the last sign of life. */
   readonly silentMs: number;
-  /** Of it, the time in which PostgreSQL answered and a server that flushes was there, up to the takeover and without a break. */
+  /** Of it, the time up to the takeover in which PostgreSQL and the broker answered, and a server that flushes was there. */
   readonly possibleMs: number;
 }
 
@@ -69,10 +75,22 @@ export class TakeoverLog {
     this.#watching = this.#watch();
   }
 
-  /** Begins once the tables are there. `canTakeOver`: the server processes that flush, are ready and not suspended now. */
-  static async start(url: string, canTakeOver: () => readonly object[]): Promise<TakeoverLog> {
-    await runStatements(url, MAKE_TABLE);
+  /**
+   * Begins once the tables are there. `canTakeOver`: the server processes that flush, are ready and not suspended now. `of`: whose
+   * streams are taken over, those of all who are gone, or of those who flushed only.
+   */
+  static async start(
+    url: string,
+    canTakeOver: () => readonly object[],
+    of: keyof typeof PREDECESSORS = 'any',
+  ): Promise<TakeoverLog> {
+    await runStatements(url, makeTable(of));
     return new TakeoverLog(url, canTakeOver);
+  }
+
+  /** The only broker, or the queue, did not answer from then until now. Times are ms since 1970. */
+  noteOutage(fromMs: number): void {
+    this.#outages.push({ fromMs, toMs: Date.now() });
   }
 
   /** Ends the watch, and reads what was noted. PostgreSQL must be available. */

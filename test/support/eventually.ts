@@ -2,9 +2,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const PAUSE_MS = 10;
+/** What nothing measures may take this long: other tests, and the builds of a small machine, run at the same time. */
+export const PATIENCE_MS = 45_000;
 
 /** Calls `ask` until it returns neither undefined nor false; rejects after `ms` with `what`. */
-export async function eventually<T>(what: string, ask: () => Promise<T | undefined | false>, ms = 20_000): Promise<T> {
+export async function eventually<T>(
+  what: string,
+  ask: () => Promise<T | undefined | false>,
+  ms = PATIENCE_MS,
+): Promise<T> {
   for (const deadline = performance.now() + ms; performance.now() < deadline;) {
     const answer = await ask();
     if (answer !== undefined && answer !== false) return answer;

@@ -3,6 +3,7 @@
  * servers and knows of every request whether it was acknowledged, refused, or has an unknown outcome.
  */
 import { connect, type Socket } from 'node:net';
+import { PATIENCE_MS } from './eventually.js';
 import { increment, send, type Answer } from './http.js';
 import type { OutcomeLedger, TrackedRequest } from './outcome-ledger.js';
 
@@ -60,12 +61,12 @@ export class Load {
   }
 
   /** Settles after `count` more acknowledgements. Rejects after `ms`. */
-  acknowledgements(count: number, ms = 20_000): Promise<void> {
+  acknowledgements(count: number, ms = PATIENCE_MS): Promise<void> {
     return this.#more('acknowledged', count, ms);
   }
 
   /** Settles after `count` more refusals. Rejects after `ms`. */
-  refusals(count: number, ms = 20_000): Promise<void> {
+  refusals(count: number, ms = PATIENCE_MS): Promise<void> {
     return this.#more('refused', count, ms);
   }
 

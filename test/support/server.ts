@@ -6,6 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { PATIENCE_MS } from './eventually.js';
 
 const MAIN = fileURLToPath(new URL('../../../dist/main.js', import.meta.url));
 
@@ -75,7 +76,7 @@ export class TestServer {
   }
 
   /** Waits until a line of the output holds `text`. */
-  async waitFor(text: string, ms = 30_000): Promise<void> {
+  async waitFor(text: string, ms = PATIENCE_MS): Promise<void> {
     const timeout = AbortSignal.timeout(ms);
     while (!this.output.includes(text)) {
       if (timeout.aborted) throw new Error(`no "${text}" within ${ms} ms:\n${this.output}`);
