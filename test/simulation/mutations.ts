@@ -145,7 +145,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
     mutations: { fenceReplyEnds: true, neverReopens: true },
     from: 69,
   },
-  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 213 },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 1015 },
   {
     name: 'a retired row that keeps covered_from',
     mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },

@@ -233,6 +233,8 @@ export class ShardThread {
     const facts: Readonly<Record<string, unknown>> = { ...fields };
     if (facts['lost'] !== undefined && this.#world.broker !== undefined)
       this.#world.saidLost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
+    else if (facts['throughLsn'] !== undefined && this.#world.broker !== undefined)
+      this.#world.saidMayBeLost(String(facts['stream']));
     if (facts['lost'] !== undefined && this.#node.settings.shared === undefined) {
       this.#world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
     }

@@ -267,6 +267,19 @@ export class World {
     );
   }
 
+  /** A server stops before it can know, since the database does not answer. */
+  saidMayBeLost(stream: string): void {
+    this.#saidLost.add(stream);
+    if (
+      this.#lost.some((record) => record.stream === stream) ||
+      this.#lostCommitted.some((record) => record.stream === stream)
+    )
+      return;
+    this.violate(
+      new Violation(`Increments of ${stream} are said to be lost perhaps, and the broker has lost nothing of it`),
+    );
+  }
+
   /** Whether a stream has ended without increments that were in the broker up to an LSN. */
   lacksLost(stream: string, throughLsn: number): boolean {
     const row = this.database.tables.checkpoints.get(stream);
