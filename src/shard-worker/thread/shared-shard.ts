@@ -875,8 +875,9 @@ export class SharedShard implements GroupTarget {
   }
 
   /** This server ends before it can know. */
-  #sayMayBeLost({ stream, endLsn, lostAfterLsn }: StreamWriter): void {
-    if (lostAfterLsn === undefined) return;
+  #sayMayBeLost(writer: StreamWriter): void {
+    const { stream, endLsn, lostAfterLsn } = writer;
+    if (lostAfterLsn === undefined || writer.incrementsAfter(lostAfterLsn).pending === 0) return;
     const { place } = this.#deps.incrementLog;
     const what =
       `Acknowledged increments may be lost: ${place} has gone back to an earlier state, and this server stops before ` +

@@ -15,7 +15,8 @@
  *
  * A broker that has lost its last messages gives their sequences to later ones. So a sequence is expected only while the message
  * behind it cannot have changed: after an attempt that was not acknowledged, and after a second without one, the shard looks first
- * whether its last acknowledged record is still there. No broker restarts within a second, and none does so unnoticed by an attempt.
+ * whether its last acknowledged record is still there. A broker that loses power is away for longer than a second, and an attempt
+ * meanwhile fails.
  *
  * An LSN always has the same bytes, and nothing is sent before the group under way is settled: only then does "a record with this
  * LSN is there" mean that it is this very group. Only what is read decides, never what one read lacks: another server of the
