@@ -18,6 +18,16 @@ const JOURNALS = [
 /** Most histories until a bug is found, from the seed that it names. */
 const MUTATED_HISTORIES_MAX = 60;
 
+/**
+ * Faults of the product that histories found: a stream that was begun without its row, and that the broker lost before anybody
+ * made the row, was never left without requests.
+ */
+const FOUND = [31595];
+
+test('a broker that loses messages: histories that found faults count every acknowledged increment', async () => {
+  for (const seed of FOUND) await check(seed, 'nats');
+});
+
 for (const { journal, place, histories, timeMaxMs, bugs } of JOURNALS) {
   describe(`histories of servers with one journal in ${place}`, () => {
     test('count every acknowledged increment once, however the servers take each other over', async (t) => {

@@ -544,10 +544,12 @@ export class SharedShard implements GroupTarget {
     }
   }
 
-  #isBeatDue({ writer }: WrittenStream): boolean {
+  #isBeatDue({ writer, isCovered }: WrittenStream): boolean {
     if (writer.isAppending || writer.isOver || this.#state === 'draining') return false;
     if (this.#isRefusing) return true;
-    return writer.isBeatDue ?? (this.#problems.has(LOG) && this.#deps.clock.monotonic() >= this.#beatDueAt);
+    // Nobody makes the row of a stream that a broker has lost, and without requests only a beat finds that out.
+    const isAlone = this.#problems.has(LOG) || !isCovered;
+    return writer.isBeatDue ?? (isAlone && this.#deps.clock.monotonic() >= this.#beatDueAt);
   }
 
   /** Appends a record without increments. */
