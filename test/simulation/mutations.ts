@@ -155,7 +155,6 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   // Only a broker that loses messages shows these.
   { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 1439 },
   { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 2426 },
-  { name: 'a writer that goes on behind what is lost', mutations: { goesOnBehindLoss: true }, from: 627 },
   { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 67 },
   { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 67 },
 ];
