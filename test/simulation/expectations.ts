@@ -98,7 +98,8 @@ export class ClientRequest {
   #inFlight = 0;
   #acknowledged = false;
   #unknown = false;
-  #isAside = false;
+  /** It was put aside, or lost by a journal that had acknowledged it. */
+  #isUncertain = false;
   #firstSentAt: number | undefined;
 
   constructor(name: string, counters: readonly ExpectedCounter[], idempotencyKey: string | undefined) {
@@ -108,9 +109,9 @@ export class ClientRequest {
   }
 
   get fate(): Fate {
-    if (this.#acknowledged) return this.#isAside ? 'unknown' : 'acknowledged';
+    if (this.#acknowledged) return this.#isUncertain ? 'unknown' : 'acknowledged';
     if (this.#inFlight > 0) return 'in flight';
-    return this.#unknown || this.#isAside ? 'unknown' : 'refused';
+    return this.#unknown || this.#isUncertain ? 'unknown' : 'refused';
   }
 
   /** When its first attempt was sent. */
@@ -149,7 +150,12 @@ export class ClientRequest {
 
   /** An attempt was put aside, since the database could not tell any more whether another one has counted. */
   putAside(): void {
-    this.#isAside = true;
+    this.#isUncertain = true;
+  }
+
+  /** The journal has forgotten an attempt that it may have acknowledged: whatever its answers say, it may count or not. */
+  mayBeLost(): void {
+    this.#isUncertain = true;
   }
 
   /** It was acknowledged, but only with a durability that later events may exceed, such as a loss of power. */

@@ -13,16 +13,12 @@ import { ANY_SEQUENCE, type SimulatedBroker } from './simulated-broker.js';
 
 /** Bugs between a shard and the nats journal. */
 export interface NatsMutations {
-  /** A writer looks at the last message only. */
-  readonly lastMessageOnly?: boolean;
   /** A group that a look does not find is refused. */
   readonly missingIsRefused?: boolean;
   /** A group whose outcome is not known is refused, and its stream is over. */
   readonly sentIsRefused?: boolean;
   /** A writer that begins without its row takes idempotent requests. */
   readonly acceptBeforeRow?: boolean;
-  /** Everything committed goes, the last message, too. */
-  readonly purgesAll?: boolean;
   /** The whole stream goes. */
   readonly purgesWithoutSequence?: boolean;
   /** What was committed goes after its time, though a failover may have taken the commit back since. */
@@ -41,14 +37,32 @@ export interface NatsMutations {
   readonly readsAtOnce?: boolean;
   /** A tombstone goes while its stream still holds records. */
   readonly dropsTombstoneEarly?: boolean;
+  /** A writer takes any message with the sequence of its last record for that record. */
+  readonly trustsOwnSequence?: boolean;
+  /** A reader, and whoever purges, takes any message with a sequence for what they have read there before. */
+  readonly trustsReadSequence?: boolean;
+  /** A writer whose last record is gone goes on behind what is left. */
+  readonly goesOnBehindLoss?: boolean;
+  /** A writer says what is lost by the checkpoint that it knows. */
+  readonly saysLostAtOnce?: boolean;
+  /** Nobody looks what has become of streams that were left. */
+  readonly saysNoLoss?: boolean;
 }
 
 /** The connection of what is written. */
 export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
+  /** By stream and sequence. */
+  const published = new Map<string, Uint8Array>();
   return {
     ...broker,
     async publish(stream, data, expectedSequence) {
-      const outcome = await broker.publish(stream, data, expectedSequence);
+      let outcome = await broker.publish(stream, data, expectedSequence);
+      if (mutations.goesOnBehindLoss === true && outcome.kind === 'mismatch' && data.length > 0) {
+        const last = await broker.last(stream);
+        if (last !== undefined && last.sequence < expectedSequence && !isFence(last.data))
+          outcome = await broker.publish(stream, data, last.sequence);
+      }
+      if (outcome.kind === 'published') published.set(`${stream} ${outcome.sequence}`, data);
       if (mutations.unknownIsRefused === true && outcome.kind === 'unknown') return { ...outcome, kind: 'refused' };
       if (mutations.missingIsRefused !== true || outcome.kind !== 'mismatch') return outcome;
       const found = await broker.read(stream, expectedSequence + 1, 16);
@@ -57,7 +71,12 @@ export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
     },
     async read(stream, fromSequence, messagesMax) {
       const messages = await broker.read(stream, fromSequence, messagesMax);
-      return mutations.lastMessageOnly === true ? messages.slice(-1) : messages;
+      if (mutations.trustsOwnSequence === true)
+        return messages.map(({ sequence, data }) => ({
+          sequence,
+          data: (sequence === fromSequence ? published.get(`${stream} ${sequence}`) : undefined) ?? data,
+        }));
+      return messages;
     },
   };
 }
@@ -65,8 +84,10 @@ export function mutateAppends(broker: Broker, mutations: Mutations): Broker {
 /** The connection of readers. */
 export function mutateReads(broker: Broker, mutations: Mutations, database: PostgresModel): Broker {
   const { stopsAtFence, retiresUnfenced, fenceReplyEnds, neverReopens, dropsTombstoneEarly } = mutations;
-  const { purgesAll, purgesWithoutSequence } = mutations;
+  const { purgesWithoutSequence } = mutations;
   const isRetired = (stream: string): boolean => database.tables.checkpoints.get(stream)?.retiredAt !== undefined;
+  /** What was read first, by stream and sequence. */
+  const seen = new Map<string, BrokerMessage>();
   /** Fences that are taken for read, by stream. */
   const fences = new Map<string, BrokerMessage>();
   return {
@@ -88,6 +109,11 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
       fences.delete(stream);
       if (fence !== undefined) return [fence];
       const messages = await broker.read(stream, Math.floor(fromSequence), messagesMax);
+      if (mutations.trustsReadSequence === true) {
+        const known = seen.get(`${stream} ${fromSequence}`);
+        if (messagesMax === 1 && known !== undefined) return [known];
+        for (const message of messages) seen.set(`${stream} ${message.sequence}`, message);
+      }
       const first = messages.findIndex(({ data }) => isFence(data));
       if (stopsAtFence === true && first >= 0) return messages.slice(0, first + 1);
       if (dropsTombstoneEarly === true && isRetired(stream)) return messages.filter(({ data }) => isFence(data));
@@ -95,7 +121,7 @@ export function mutateReads(broker: Broker, mutations: Mutations, database: Post
     },
     async purge(stream, beforeSequence) {
       if (purgesWithoutSequence === true) return broker.purge(stream, Number.POSITIVE_INFINITY);
-      return broker.purge(stream, purgesAll === true ? beforeSequence + 1 : beforeSequence);
+      return broker.purge(stream, beforeSequence);
     },
     async streams() {
       const streams = await broker.streams();
@@ -111,8 +137,9 @@ export function mutateNatsLog(
   { clock, keepSeconds }: { readonly clock: Clock; readonly keepSeconds: number },
   purge: (stream: string, lsn: Lsn) => void,
 ): SharedLog {
-  const { acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack } = mutations;
-  const isSound = [acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack].every((bug) => bug !== true);
+  const { acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack, saysLostAtOnce, saysNoLoss } = mutations;
+  const bugs = [acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack, saysLostAtOnce, saysNoLoss];
+  const isSound = bugs.every((bug) => bug !== true);
   if (isSound) return log;
   let commits: { readonly stream: string; readonly lsn: Lsn; readonly dueAt: number }[] = [];
   return new Proxy(log, {
@@ -137,6 +164,8 @@ export function mutateNatsLog(
           return survey;
         };
       }
+      if (name === 'fateOf' && saysLostAtOnce === true) return undefined;
+      if (name === 'fateOf' && saysNoLoss === true) return () => Promise.resolve({ kind: 'open' });
       if (name === 'read' && readsAtOnce === true) {
         return async (positions: readonly LogPosition[], recordsMax: number) => {
           const found = await Promise.all(positions.map((position) => target.read([position], recordsMax)));

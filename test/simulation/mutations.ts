@@ -107,7 +107,7 @@ export const SHARED_MUTATIONS: readonly {
 }[] = [
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true } },
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
-  { name: 'an append without the fence', mutations: { appendWithoutFence: true }, from: 138 },
+  { name: 'an append without the fence', mutations: { appendWithoutFence: true }, from: 215 },
   {
     name: 'a server that retires a stream of which it has only taken the flushes',
     mutations: { followerRetires: true },
@@ -127,12 +127,11 @@ export const SHARED_MUTATIONS: readonly {
  */
 export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true }, from: 37 },
-  { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 51 },
+  { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 65 },
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 49 },
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
-  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 29 },
-  { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 16 },
-  { name: 'a look at the last message only', mutations: { lastMessageOnly: true }, from: 6 },
+  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 8 },
+  { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 35 },
   { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 114 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
   { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
@@ -141,23 +140,24 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
     mutations: { purgesTakenBack: true },
     from: 329,
   },
-  {
-    name: 'a purge that leaves a stream empty, and retired streams that stay so',
-    mutations: { purgesAll: true, neverReopens: true },
-  },
-  { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 54 },
+  { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 63 },
   {
     name: 'a fence without an expectation whose answer ends the stream, and retired streams that stay so',
     mutations: { fenceReplyEnds: true, neverReopens: true },
-    from: 58,
+    from: 69,
   },
-  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 213 },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 1015 },
   {
     name: 'a retired row that keeps covered_from',
     mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },
-    from: 54,
+    from: 147,
   },
-  { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 35 },
+  { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 200 },
+  // Only a broker that loses messages shows these.
+  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 1439 },
+  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 2426 },
+  { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 67 },
+  { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 67 },
 ];
 
 /** The bugs that random histories of servers with one journal in a queue find. */

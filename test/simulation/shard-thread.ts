@@ -14,6 +14,7 @@ import {
   type ControlMessage,
   type ControlRequest,
   type HandedOverStream,
+  type PendingRange,
 } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
@@ -35,7 +36,6 @@ import { MutatedSqsLog, mutateSqsDatabase, mutateSqsDeps } from './mutated-sqs.j
 import { connectToQueue } from './queue-connection.js';
 import type { Clock, Timer } from '#product/core/clock.js';
 import { clockOf, Life } from './scheduler.js';
-import { Violation } from './expectations.js';
 import type { NatsJournalSettings, SharedSettings, SimulatedNode, SqsJournalSettings } from './simulated-node.js';
 import type { DiskCall } from './storage.js';
 import { SimulatedCrash } from './scheduler.js';
@@ -64,6 +64,8 @@ export class ShardThread {
   #own: string | undefined;
   /** The stream of a shared journal that it writes. */
   written: string | undefined;
+  /** Streams that it has written and left, and up to where. */
+  readonly #left = new Map<string, number>();
   #lastDelivery = 0;
   #dying = false;
 
@@ -277,10 +279,13 @@ export class ShardThread {
     if (message.includes('lacks records in SQS')) this.#world.lacks(String(facts['stream']));
     if (message.startsWith('The stream has ended for this server')) this.written = undefined;
     if (facts['lost'] !== undefined && this.#world.broker !== undefined)
-      this.#world.violate(new Violation(`${this.name} says that the broker has lost increments`));
+      this.#world.saidLost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
+    else if (facts['throughLsn'] !== undefined && this.#world.broker !== undefined)
+      this.#world.saidMayBeLost(String(facts['stream']));
     if (facts['lost'] !== undefined && this.#node.settings.shared === undefined) {
       this.#world.lost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
     }
+    if (facts['endLsn'] !== undefined) this.#left.set(String(facts['stream']), Number(facts['endLsn']));
     this.#world.note(() => `${this.name}: ${level}: ${message} ${JSON.stringify(fields)}`);
   };
 
@@ -342,9 +347,17 @@ export class ShardThread {
       case 'drain':
         await this.#shard.endStart();
         await this.#groups.close();
-        this.#tell({ id, kind: 'drained', left: await this.#shard.drain() });
+        this.#tell({ id, kind: 'drained', left: await this.#drain() });
         this.#end(undefined);
     }
+  }
+
+  async #drain(): Promise<readonly PendingRange[]> {
+    const world = this.#world;
+    const lacking = [...this.#left].filter(([stream, lsn]) => world.lacksLost(stream, lsn)).map(([stream]) => stream);
+    const left = await this.#shard.drain();
+    if (world.isHealthy) world.checkSaidLost(lacking, this.name);
+    return left;
   }
 
   #port(batches: Channel<BatchMessage>, answers: Channel<BatchAnswer>): HttpServerPort {

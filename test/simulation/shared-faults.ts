@@ -4,6 +4,7 @@ import type { Tables } from './database/tables.js';
 import type { Life } from './scheduler.js';
 import type { SharedPlan } from './shared-settings.js';
 import type { SimulatedNode } from './simulated-node.js';
+import { type BrokerState, EMPTY_STATE } from './simulated-broker.js';
 import type { World } from './world.js';
 
 const KINDS = [
@@ -21,6 +22,9 @@ const KINDS = [
   'thread-dies',
   'poison',
 ] as const;
+
+/** Only where the plan of the history says so. */
+const LOSS = 'broker-loses-messages';
 
 const BROKER_KINDS = [
   'broker-gone',
@@ -42,12 +46,32 @@ const QUEUE_KINDS = [
 ] as const;
 
 /** A kind of fault; `poison` is a property of keys. */
-export type SharedFaultKind = (typeof KINDS)[number] | (typeof BROKER_KINDS)[number] | (typeof QUEUE_KINDS)[number];
+export type SharedFaultKind =
+  (typeof KINDS)[number] | (typeof BROKER_KINDS)[number] | (typeof QUEUE_KINDS)[number] | typeof LOSS;
 
 /** The longest time between the last state that a standby has and the end of the primary, in ms. */
 const STANDBY_LAG_MAX_MS = 1000;
 /** The same where the journal is in a broker, which keeps committed records for longer. */
 export const BROKER_STANDBY_LAG_MAX_MS = 300;
+
+/** How long before its end a broker may have written to its disk for the last time, in ms, and how long its restart takes. */
+const UNWRITTEN_MS = [20, 100, 300, 1500];
+const RESTART_MIN_MS = 60;
+const RESTART_MS = 300;
+const ANSWERS_LOST = 10;
+/** Of so many such brokers one has lost its whole store. */
+const STORE_GONE_ONE_IN = 5;
+
+/** What the faults of a history depend on. */
+export type FaultPlan = Pick<SharedPlan, 'losesTail' | 'takeoverMs' | 'outageMaxMs' | 'sleepMaxMs'>;
+
+/** What a history does when a fault comes. */
+export interface FaultEvents {
+  /** The database is as it was at this time. */
+  failedOver(from: number): void;
+  /** The broker has lost its last messages. It may have been power, and others have lost theirs, too. */
+  brokerLost(): void;
+}
 
 /** The faults of one history. */
 export class SharedFaults {
@@ -56,34 +80,28 @@ export class SharedFaults {
   readonly failovers: { readonly from: number; readonly to: number }[] = [];
   readonly #world: World;
   readonly #life: Life;
-  readonly #failedOver: (from: number) => void;
-  readonly #takeoverMs: number | undefined;
-  readonly #outageMaxMs: number;
-  readonly #sleepMaxMs: number;
+  readonly #events: FaultEvents;
+  readonly #plan: FaultPlan;
   readonly #healers = new Set<() => void>();
   #isHealed = false;
   #isFailingOver = false;
+  #isLosing = false;
 
-  constructor(
-    world: World,
-    life: Life,
-    failedOver: (from: number) => void,
-    { takeoverMs, outageMaxMs, sleepMaxMs }: Pick<SharedPlan, 'takeoverMs' | 'outageMaxMs' | 'sleepMaxMs'>,
-  ) {
+  constructor(world: World, life: Life, events: FaultEvents, plan: FaultPlan) {
     this.#world = world;
-    this.#takeoverMs = takeoverMs;
-    this.#outageMaxMs = outageMaxMs;
-    this.#sleepMaxMs = sleepMaxMs;
+    this.#plan = plan;
     this.#life = life;
-    this.#failedOver = failedOver;
+    this.#events = events;
     const density = 2 + world.random.below(4);
-    const kinds: readonly SharedFaultKind[] = [
+    const kinds = [
       ...KINDS,
       ...(world.broker === undefined ? [] : BROKER_KINDS),
       ...(world.queue === undefined ? [] : QUEUE_KINDS),
     ];
-    const names = kinds.filter(() => world.random.below(density) === 0);
-    this.names = takeoverMs === undefined ? names : [...names, 'broker-replies-lost'];
+    const names: SharedFaultKind[] = kinds.filter(() => world.random.below(density) === 0);
+    const { takeoverMs, losesTail } = plan;
+    if (takeoverMs !== undefined) names.push('broker-replies-lost');
+    this.names = losesTail ? [...names, LOSS] : names;
   }
 
   has(kind: SharedFaultKind): boolean {
@@ -98,15 +116,18 @@ export class SharedFaults {
     this.#strike(kind, node);
   }
 
-  /** Where the history dwells on takeovers: one may begin now. */
+  /** Where the history dwells on takeovers, or on a broker that loses messages: one may begin now. */
   dwell(node: SimulatedNode): void {
-    if (this.#takeoverMs !== undefined && !this.#isHealed && this.#world.oneIn(12)) this.#freeze(node);
+    if (this.#isHealed) return;
+    if (this.#plan.takeoverMs !== undefined && this.#world.oneIn(12)) this.freeze(node);
+    if (this.#plan.losesTail && this.#world.oneIn(100)) this.#strike(LOSS, node);
   }
 
   /** Ends all faults. */
   heal(): void {
     const { database, broker, queue } = this.#world;
     this.#isHealed = true;
+    this.#world.isHealthy = true;
     broker?.heal();
     // A connection that is silent may last for longer than the queue keeps anything.
     queue?.heal(true);
@@ -126,7 +147,10 @@ export class SharedFaults {
         database.network = kind === 'database-gone' ? 'gone' : 'silent';
         if (random.below(2) === 0) database.crash();
         else database.cut();
-        this.#later(random.below(random.below(2) === 0 ? 300 : this.#outageMaxMs), () => (database.network = 'fine'));
+        this.#later(
+          random.below(random.below(2) === 0 ? 300 : this.#plan.outageMaxMs),
+          () => (database.network = 'fine'),
+        );
         return;
       case 'database-restart':
         database.crash();
@@ -160,7 +184,7 @@ export class SharedFaults {
         node.crashIn = 1 + random.below(30);
         return;
       case 'freeze':
-        this.#freeze(node);
+        this.freeze(node);
         return;
       case 'thread-dies':
         node.killThread(random.below(node.shards));
@@ -173,11 +197,20 @@ export class SharedFaults {
       case 'broker-replies-lost':
         this.#strikeBroker(kind);
         return;
+      case 'broker-loses-messages': {
+        if (broker === undefined || this.#isLosing) return;
+        this.#isLosing = true;
+        const state = random.below(STORE_GONE_ONE_IN) === 0 ? EMPTY_STATE : broker.snapshot();
+        // Where no writer hears of what will be lost, all of them go on, and those that flush have read it.
+        if (random.below(2) === 0) broker.loseNext = ANSWERS_LOST;
+        this.#later(random.below(random.pick(UNWRITTEN_MS)), () => this.#loseMessages(state));
+        return;
+      }
       case 'server-without-database':
         node.isCutFromDatabase = true;
         this.#healers.add(() => (node.isCutFromDatabase = false));
         this.#later(
-          random.below(random.pick([300, Math.min(3000, this.#outageMaxMs)])),
+          random.below(random.pick([300, Math.min(3000, this.#plan.outageMaxMs)])),
           () => (node.isCutFromDatabase = false),
         );
         return;
@@ -254,15 +287,24 @@ export class SharedFaults {
     session.destroy();
   }
 
+  #loseMessages(state: BrokerState): void {
+    const { random, broker } = this.#world;
+    this.#isLosing = false;
+    this.#world.note(() => `the broker has forgotten what came after sequence ${state.sequence}`);
+    if (broker !== undefined) broker.loseNext = 0;
+    broker?.restart(state, RESTART_MIN_MS + random.below(RESTART_MS));
+    if (random.below(2) === 0) this.#events.brokerLost();
+  }
+
   /** SIGSTOP, and SIGCONT some time later: soon, or after others have taken over, or after a window. */
-  #freeze(node: SimulatedNode): void {
+  freeze(node: SimulatedNode, takeoverMs = this.#plan.takeoverMs): void {
     const { life, name } = node;
     const { scheduler, random, queue } = this.#world;
     if (life.isOver || life.isFrozen) return;
     const ms =
-      this.#takeoverMs === undefined
-        ? random.below(random.pick([50, 400, 1500, this.#sleepMaxMs]))
-        : this.#takeoverMs * (0.6 + random.below(100) / 100);
+      takeoverMs === undefined
+        ? random.below(random.pick([50, 400, 1500, this.#plan.sleepMaxMs]))
+        : takeoverMs * (0.6 + random.below(100) / 100);
     // That of a machine: its monotonic clock stands still.
     const isSuspension = queue !== undefined && random.below(2) === 0;
     this.#world.note(() => `${name} is ${isSuspension ? 'suspended' : 'stopped'} for ${ms} ms`);
@@ -283,7 +325,7 @@ export class SharedFaults {
     }
     database.isDead = true;
     database.crash();
-    this.#later(random.below(this.#outageMaxMs), () => {
+    this.#later(random.below(this.#plan.outageMaxMs), () => {
       database.isDead = false;
       this.#failOver(tables, from);
     });
@@ -297,7 +339,7 @@ export class SharedFaults {
     circumstances.databaseChanged = true;
     this.failovers.push({ from, to: scheduler.now });
     this.#world.note(() => `the database is as it was at ${from.toFixed(1)}`);
-    this.#failedOver(from);
+    this.#events.failedOver(from);
   }
 
   #later(ms: number, callback: () => void): void {

@@ -19,12 +19,14 @@ import { SharedFaults, BROKER_STANDBY_LAG_MAX_MS } from './shared-faults.js';
 import { sharedPlan, WINDOW_HOURS, type SharedJournal, type SharedPlan } from './shared-settings.js';
 import { SimulatedNode } from './simulated-node.js';
 import { SimulatedPruner } from './simulated-pruner.js';
-import { Mulberry32 } from '../support/mulberry32.js';
 import { World } from './world.js';
 
 /** Virtual time limit that no history reaches, in ms. */
 const TIME_MAX_MS = 400_000;
 const HEAL_MAX_MS = 60_000;
+/** How long faults and requests go on, in ms; in a history whose broker loses messages there must be some to lose. */
+const LENGTHS_MS = [400, 1500, 4000];
+const LONG_MS = [1500, 4000];
 const SHUTDOWN_MAX_MS = 30_000;
 const UPKEEP_PACE_MS = 20;
 /** Starts until no row is open any more. */
@@ -73,7 +75,7 @@ class SharedHistory {
   #isDone = false;
 
   constructor(seed: number, mutations: Mutations, trace: string[] | undefined, journal: SharedJournal) {
-    const plan = sharedPlan(new Mulberry32(seed ^ 0x10a5), journal);
+    const plan = sharedPlan(seed, journal);
     this.#world = new World(seed, mutations, trace, plan.scale);
     this.#world.isShared = true;
     if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
@@ -81,7 +83,11 @@ class SharedHistory {
     this.#world.onExpired = (stream) => this.#checkExpired(stream);
     this.#life = new Life((error) => this.#world.violate(error));
     const { random } = this.#world;
-    this.#faults = new SharedFaults(this.#world, this.#life, (from) => this.#loseSince(from), plan);
+    const events = {
+      failedOver: (from: number) => this.#loseSince(from),
+      brokerLost: () => this.#losePower(),
+    };
+    this.#faults = new SharedFaults(this.#world, this.#life, events, plan);
     const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
     // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
     const keepSeconds = keepsLonger ? (2 * BROKER_STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
@@ -133,11 +139,13 @@ class SharedHistory {
     const { random, scheduler } = this.#world;
     this.#replacePruner();
     for (const server of this.#servers) if (random.below(3) > 0) this.#start(server);
-    const until = scheduler.now + random.pick([400, 1500, 4000]);
-    const pace = 4 + random.below(40);
+    const { losesTail, aliveMs } = this.#plan;
+    const restMs = losesTail ? aliveMs : 2 * this.#windowMs;
+    const until = scheduler.now + random.pick(losesTail ? LONG_MS : LENGTHS_MS);
+    const pace = 4 + random.below(losesTail ? 12 : 40);
     while (scheduler.now < until) {
       await this.#pause(random.below(pace));
-      if (random.below(40) === 0) await this.#pause(random.below(2 * this.#windowMs));
+      if (random.below(40) === 0) await this.#pause(random.below(restMs));
       this.#act();
     }
     await this.#finish();
@@ -292,11 +300,29 @@ class SharedHistory {
 
   /** A failover has taken back what was committed since. */
   #loseSince(from: number): void {
+    this.#world.checkLost();
     for (const [request, at] of this.#acknowledgedAt) if (at >= from) request.putAtRisk();
     const { database, queued } = this.#world;
     if (this.#isInQueue)
       for (const [stream, lsn] of database.highWater)
         queued.putAtRisk(stream, database.tables.checkpoints.get(stream)?.lsn ?? 0, lsn);
+  }
+
+  /** Those that flush lose what they hold, and a writer does not see the broker restart. */
+  #losePower(): void {
+    const { random, scheduler } = this.#world;
+    for (const server of this.#servers) {
+      const node = this.#up(server);
+      if (node === undefined || random.below(3) === 0) continue;
+      if (server.role === 'ingest') {
+        if (random.below(2) === 0) this.#faults.freeze(node, 2 * this.#plan.aliveMs);
+        continue;
+      }
+      node.crash();
+      scheduler.after(random.below(this.#plan.aliveMs / 2), this.#life, () => {
+        if (this.#up(server) === undefined && !server.isStopped) this.#start(server);
+      });
+    }
   }
 
   #retry(): void {

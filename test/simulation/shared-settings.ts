@@ -1,6 +1,6 @@
 /** Settings of the processes of a history with a journal that others can reach, so small that a short one reaches every limit. */
 import type { Role } from '#product/shard-worker/thread/shared-shard.js';
-import type { Mulberry32 } from '../support/mulberry32.js';
+import { Mulberry32 } from '../support/mulberry32.js';
 import { DEFAULT_SCALE, type TimeScale } from './database/database-clock.js';
 import type { BrokerKind } from './simulated-broker.js';
 import type { NodeSettings } from './simulated-node.js';
@@ -8,6 +8,9 @@ import type { QueueKind } from './simulated-queue.js';
 
 /** Signs of life count for this long, in ms of the database's clock. */
 const ALIVE_MS = 6000;
+
+/** A restart of a broker takes longer. */
+const CONFIRM_AFTER_MS = 50;
 
 /** Windows so short that several pass in a history. A tombstone stays for longer than a process is stopped. */
 const SHORT_WINDOWS: TimeScale = { ...DEFAULT_SCALE, rate: 20, windowHourMs: 500, marginMs: 450, tombstoneMs: 6000 };
@@ -43,6 +46,15 @@ const QUEUE_TOPOLOGIES: typeof TOPOLOGIES = [
   ['ingest', 'ingest', 'roll-up', 'roll-up'],
 ];
 
+/** Where the broker loses messages, somebody must lack them: who flushes what it has accepted itself has it in memory. */
+const LOSS_TOPOLOGIES: typeof TOPOLOGIES = [
+  ['ingest', 'roll-up'],
+  ['ingest', 'roll-up', 'roll-up'],
+  ['ingest', 'ingest', 'roll-up'],
+  ['ingest', 'serve'],
+  ['serve', 'serve'],
+];
+
 /** What a history with a shared journal is like. */
 export interface SharedPlan {
   readonly scale: TimeScale;
@@ -53,12 +65,21 @@ export interface SharedPlan {
   readonly broker: BrokerKind | undefined;
   /** What kind of queue has it; undefined: none. */
   readonly queue: QueueKind | undefined;
+  /** The broker loses what it has acknowledged. */
+  readonly losesTail: boolean;
+  /** How long a sign of life counts, in ms of the world. */
+  readonly aliveMs: number;
   /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
   readonly takeoverMs: number | undefined;
   /** The longest time for which the database, or the way to it, is gone. */
   readonly outageMaxMs: number;
   /** For how long processes sleep at most. */
   readonly sleepMaxMs: number;
+}
+
+/** Whether the broker of a history loses what it has acknowledged. Not drawn: other histories stay what they were. */
+export function losesTail(seed: number): boolean {
+  return seed % 7 === 4;
 }
 
 /** Where the journal is that the servers of a history share. */
@@ -68,7 +89,9 @@ export type SharedJournal = 'postgres' | 'nats' | 'sqs';
 export const WINDOW_HOURS = 1;
 
 /** Chooses it. */
-export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPlan {
+export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
+  const random = new Mulberry32(seed ^ 0x10a5);
+  const isLossy = journal === 'nats' && losesTail(seed);
   const onWindows = random.below(3) === 0;
   const scale = onWindows ? SHORT_WINDOWS : DEFAULT_SCALE;
   const aliveMs = ALIVE_MS / scale.rate;
@@ -102,10 +125,12 @@ export function sharedPlan(random: Mulberry32, journal: SharedJournal): SharedPl
   const plan: SharedPlan = {
     scale,
     onWindows,
-    roles: random.pick(TOPOLOGIES),
+    roles: random.pick(isLossy ? LOSS_TOPOLOGIES : TOPOLOGIES),
     settings,
     broker: undefined,
     queue: undefined,
+    losesTail: isLossy,
+    aliveMs,
     takeoverMs: undefined,
     outageMaxMs: OUTAGE_MAX_MS,
     sleepMaxMs: SLEEP_MAX_MS,
@@ -163,6 +188,7 @@ function withBroker(plan: SharedPlan, aliveMs: number, random: Mulberry32): Shar
       firstSightMs: (7 * aliveMs) / 12,
       listMs: random.pick([20, 100]),
       checkedMs: random.pick([200, 1000]),
+      confirmAfterMs: CONFIRM_AFTER_MS,
     },
   };
   const takeoverMs = random.below(4) === 0 ? aliveMs : undefined;

@@ -13,7 +13,19 @@ import type { SharedJournal } from './shared-settings.js';
 /** `timeMaxMs`: after which no further history begins. `found`: seeds by which faults of the product were found, and these. */
 const JOURNALS = [
   { journal: 'postgres', place: 'PostgreSQL', histories: 300, timeMaxMs: 15_000, bugs: SHARED_MUTATIONS, found: [] },
-  { journal: 'nats', place: 'a broker', histories: 60, timeMaxMs: 5000, bugs: NATS_MUTATIONS, found: [] },
+  {
+    journal: 'nats',
+    place: 'a broker',
+    histories: 60,
+    timeMaxMs: 5000,
+    bugs: NATS_MUTATIONS,
+    found: [
+      {
+        seed: 31595,
+        fault: 'a stream that was begun without its row, and that is never left once the broker has lost it',
+      },
+    ],
+  },
   {
     journal: 'sqs',
     place: 'a queue',

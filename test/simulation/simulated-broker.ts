@@ -11,6 +11,9 @@
  * ```
  *
  * Sequences are those of the whole stream: each subject has only some of them.
+ *
+ * It can lose what it has acknowledged: it restarts with an earlier state, or with none, and gives later messages the sequences of
+ * those that are lost. What was on its way is lost, too: only a loss of power at all of its servers takes what was acknowledged.
  */
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import type { Mulberry32 } from '../support/mulberry32.js';
@@ -45,11 +48,6 @@ const RACE_MS = 100;
 const FAULT_ONE_IN = 12;
 const UNANSWERED_ONE_IN = 50;
 
-interface Stored extends BrokerMessage {
-  readonly storedAt: number;
-  removedAt: number;
-}
-
 interface Publish {
   readonly stream: string;
   readonly data: Uint8Array;
@@ -57,10 +55,25 @@ interface Publish {
   readonly answer: (outcome: PublishOutcome) => void;
 }
 
-/** Called with the messages that a purge removes. */
+/** Called with the messages that a purge removes, and with those that are lost. */
 export interface BrokerWatch {
   purged(stream: string, messages: readonly BrokerMessage[]): void;
+  lost(stream: string, messages: readonly BrokerMessage[]): void;
 }
+
+interface Stored extends BrokerMessage {
+  readonly storedAt: number;
+  removedAt: number;
+}
+
+/** What the broker had on its disk at some time. */
+export interface BrokerState {
+  readonly subjects: ReadonlyMap<string, readonly Stored[]>;
+  readonly sequence: number;
+}
+
+/** A store that is new. */
+export const EMPTY_STATE: BrokerState = { subjects: new Map(), sequence: 0 };
 
 /** The server, or the cluster. */
 export class SimulatedBroker {
@@ -82,6 +95,11 @@ export class SimulatedBroker {
   readonly #subjects = new Map<string, Stored[]>();
   #sequence = 0;
   #isHealthy = false;
+  /** How often it has restarted, and until when the last restart takes. */
+  #run = 0;
+  #isUpAt = 0;
+  /** Of messages that were lost, by stream. */
+  readonly #lostSequences = new Map<string, readonly number[]>();
 
   constructor(scheduler: Scheduler, random: Mulberry32, kind: BrokerKind, watch?: BrokerWatch) {
     this.#scheduler = scheduler;
@@ -113,13 +131,52 @@ export class SimulatedBroker {
   }
 
   /** What a stream holds at this moment. */
-  messages(stream: string): readonly BrokerMessage[] {
+  messages(stream: string): readonly Stored[] {
     return this.#at(stream, this.#scheduler.now);
   }
 
   /** The streams that hold anything. */
   get names(): readonly string[] {
     return [...this.#counts().keys()];
+  }
+
+  /** It cannot be reached. */
+  get isDown(): boolean {
+    return this.isGone || this.#isRestarting;
+  }
+
+  get #isRestarting(): boolean {
+    return this.#scheduler.now < this.#isUpAt;
+  }
+
+  /** What it has now. */
+  snapshot(): BrokerState {
+    const present = [...this.#subjects.keys()].map((stream) => [stream, [...this.messages(stream)]] as const);
+    return { subjects: new Map(present), sequence: this.#sequence };
+  }
+
+  /**
+   * Restarts, which takes a while, and has forgotten what came after `state`. From then on subjects that nobody here knows take some
+   * of the sequences that are free again, so that a message often gets the sequence that a lost one of its subject had.
+   */
+  restart(state: BrokerState, ms: number): void {
+    const before = new Map([...this.#subjects.keys()].map((stream) => [stream, this.messages(stream)]));
+    this.#subjects.clear();
+    for (const [stream, messages] of state.subjects)
+      this.#subjects.set(
+        stream,
+        messages.map((message) => ({ ...message, removedAt: Number.POSITIVE_INFINITY })),
+      );
+    this.#sequence = state.sequence;
+    this.#run += 1;
+    this.#isUpAt = this.#scheduler.now + ms;
+    for (const [stream, messages] of before) {
+      const kept = new Set(state.subjects.get(stream)?.map(({ sequence }) => sequence));
+      const lost = messages.filter(({ sequence }) => !kept.has(sequence));
+      const sequences = this.#lostSequences.get(stream) ?? [];
+      this.#lostSequences.set(stream, [...sequences, ...lost.map(({ sequence }) => sequence)]);
+      this.#watch?.lost(stream, lost);
+    }
   }
 
   /** From here on nothing is lost, late, behind or stored twice. */
@@ -154,7 +211,12 @@ export class SimulatedBroker {
       this.#arrive(silent, this.#latency());
       return;
     }
-    if (!this.isGone && !this.#hasFault()) {
+    if (this.#isRestarting) {
+      if (this.#random.below(2) === 0)
+        publish.answer({ kind: 'refused', error: new BrokerUnavailable('not connected') });
+      return;
+    }
+    if (!this.isDown && !this.#hasFault()) {
       this.#arrive({ ...publish, data: new Uint8Array(data) }, this.#latency());
       return;
     }
@@ -169,7 +231,7 @@ export class SimulatedBroker {
         this.#arrive(silent, this.#random.below(LATE_MAX_MS));
         return;
       case 3:
-        if (!this.isGone) publish.answer({ kind: 'mismatch' });
+        if (!this.isDown) publish.answer({ kind: 'mismatch' });
         this.#arrive(silent, this.#random.below(this.#random.pick([20, LATE_MAX_MS])));
         return;
       default:
@@ -184,9 +246,10 @@ export class SimulatedBroker {
 
   #arrive(publish: Publish, delayMs: number): void {
     this.underWay += 1;
+    const run = this.#run;
     this.#scheduler.after(delayMs, this.#network, () => {
       this.underWay -= 1;
-      if (!this.isGone) publish.answer(this.#take(publish));
+      if (!this.isDown && run === this.#run) publish.answer(this.#take(publish));
     });
   }
 
@@ -210,7 +273,7 @@ export class SimulatedBroker {
   }
 
   #store(stream: string, data: Uint8Array): number {
-    this.#sequence += 1;
+    this.#sequence = this.#nextSequence(stream);
     const message: Stored = {
       sequence: this.#sequence,
       data,
@@ -223,12 +286,19 @@ export class SimulatedBroker {
     return this.#sequence;
   }
 
+  #nextSequence(stream: string): number {
+    const next = this.#sequence + 1;
+    const last = this.#lostSequences.get(stream)?.at(-1) ?? 0;
+    return last > next && this.#random.below(4) > 0 ? last : next;
+  }
+
   /** The cluster proposes a message again. */
   #copyLater(stream: string, data: Uint8Array): void {
     this.underWay += 1;
+    const run = this.#run;
     this.#scheduler.after(this.#random.below(COPY_MAX_MS), this.#network, () => {
       this.underWay -= 1;
-      this.#store(stream, data);
+      if (run === this.#run) this.#store(stream, data);
     });
   }
 
@@ -254,7 +324,7 @@ export class SimulatedBroker {
     return this.#at(stream, this.#scheduler.now - (isBehind ? this.#random.below(LAG_MAX_MS) : 0));
   }
 
-  #at(stream: string, time: number): readonly BrokerMessage[] {
+  #at(stream: string, time: number): readonly Stored[] {
     const stored = this.#subjects.get(stream) ?? [];
     return stored.filter(({ storedAt, removedAt }) => storedAt <= time && removedAt > time);
   }
@@ -266,12 +336,17 @@ export class SimulatedBroker {
 
   /** A question, or a command whose repetition does no harm. Without an answer it may have had its effect, too. */
   #ask<T>(life: Life, act: () => T): Promise<T> {
-    const isLost = this.isGone || this.#hasFault(UNANSWERED_ONE_IN);
+    const isLost = this.isDown || this.#hasFault(UNANSWERED_ONE_IN);
+    const run = this.#run;
     return new Promise((resolve, reject) => {
-      if (isLost)
-        this.#scheduler.after(TIMEOUT_MS, life, () => reject(new BrokerUnavailable('the broker does not answer')));
-      if (isLost && this.#random.below(2) === 0) return;
+      const fail = (): void => reject(new BrokerUnavailable('the broker does not answer'));
+      if (isLost) this.#scheduler.after(TIMEOUT_MS, life, fail);
+      if (isLost && (this.#random.below(2) === 0 || this.#isRestarting)) return;
       this.#scheduler.after(this.#latency(), this.#network, () => {
+        if (run !== this.#run) {
+          if (!isLost) this.#scheduler.after(TIMEOUT_MS, life, fail);
+          return;
+        }
         const result = act();
         if (!isLost) this.#scheduler.after(this.#latency(), life, () => resolve(result));
       });

@@ -237,7 +237,7 @@ export class SimulatedNode {
   async start(): Promise<void> {
     this.#databaseId = await this.#openDatabase();
     const { broker, queue } = this.#world;
-    while (broker?.isGone === true || queue?.isGone === true) await this.#pause(BROKER_RETRY_MS);
+    while (broker?.isDown === true || queue?.isGone === true) await this.#pause(BROKER_RETRY_MS);
     for (let shard = 0; shard < this.shards; shard += 1) this.#launch(shard);
     this.#expireLater();
   }

@@ -39,6 +39,13 @@ interface AtRisk {
   readonly parts: readonly Part[];
 }
 
+/** A record that the broker has lost. */
+interface LostRecord {
+  readonly stream: string;
+  readonly lsn: number;
+  readonly parts: readonly Part[];
+}
+
 /** Events of a history that weaken the guarantees, for the checks. */
 export interface Circumstances {
   /** `everysec` was used. */
@@ -57,6 +64,8 @@ export interface Circumstances {
   databaseChanged: boolean;
   /** An operator moves records to another stream. */
   isRebinding: boolean;
+  /** The broker has lost what it acknowledged. */
+  brokerChanged: boolean;
 }
 
 /** Everything outside of the processes. */
@@ -76,9 +85,12 @@ export class World {
     tooLate: false,
     databaseChanged: false,
     isRebinding: false,
+    brokerChanged: false,
   };
   /** The journal of all processes is in the database, in {@link broker} or in {@link queue}. */
   isShared = false;
+  /** Faults have come to their end. */
+  isHealthy = false;
   /** Undefined: no journal is in a broker. */
   broker: SimulatedBroker | undefined;
   /** Undefined: no journal is in a queue. */
@@ -94,6 +106,11 @@ export class World {
   streamGoneAt = 0;
   readonly #acknowledgedLsn = new Map<string, number>();
   #atRisk: AtRisk[] = [];
+  /** Those whose increments were committed when they were lost, and those that may be missing. */
+  #lostCommitted: readonly LostRecord[] = [];
+  readonly #lost: LostRecord[] = [];
+  /** Streams of which a server says that the broker has lost records. */
+  readonly #saidLost = new Set<string>();
   /** Streams whose unsynced records only memory and the database take. */
   readonly #stranded = new Set<string>();
   #violation: unknown;
@@ -125,6 +142,7 @@ export class World {
     this.isShared = true;
     const watch = {
       purged: (stream: string, messages: readonly BrokerMessage[]) => this.#purged(stream, messages),
+      lost: (stream: string, messages: readonly BrokerMessage[]) => this.#lostInBroker(stream, messages),
     };
     this.broker = new SimulatedBroker(this.scheduler, this.random, kind, watch);
     return this.broker;
@@ -230,6 +248,70 @@ export class World {
     this.#atRisk = this.#atRisk.filter((risk) => risk.storage.durableLsn(risk.stream) < risk.lsn);
   }
 
+  #lostInBroker(stream: string, messages: readonly BrokerMessage[]): void {
+    this.circumstances.brokerChanged = true;
+    if (messages.length === 0) return;
+    const records = messages
+      .filter(({ data }) => !isFence(data))
+      .flatMap(({ data }) => decodeMessage(data).records)
+      .map(({ lsn, entries }) => ({ stream, lsn, parts: this.#partsIn(entries) }));
+    this.note(() => `the broker has lost ${messages.length} messages of ${stream}, to LSN ${records.at(-1)?.lsn ?? 0}`);
+    this.#lostCommitted = [...this.#lostCommitted, ...records];
+    this.checkLost();
+  }
+
+  /** What the broker has lost, and is not committed, may be missing: after a loss, and after a failover of the database. */
+  checkLost(): void {
+    const { checkpoints } = this.database.tables;
+    // A tombstone that is gone was committed to its end, but a failover may have taken the row.
+    const { databaseChanged } = this.circumstances;
+    const withoutRow = (stream: string): number => (databaseChanged ? 0 : (this.database.highWater.get(stream) ?? 0));
+    const isCommitted = ({ stream, lsn }: LostRecord): boolean =>
+      lsn <= (checkpoints.get(stream)?.lsn ?? withoutRow(stream));
+    const missing = this.#lostCommitted.filter((record) => !isCommitted(record));
+    this.#lostCommitted = this.#lostCommitted.filter(isCommitted);
+    this.#lost.push(...missing);
+    for (const { parts } of missing) for (const { counter, digit } of parts) counter.requests[digit]?.mayBeLost();
+  }
+
+  /** A server says that the broker has lost increments of a stream, of which all up to an LSN are counted. */
+  saidLost(stream: string, afterLsn: number, lost: number): void {
+    const records = this.#lost.filter((record) => record.stream === stream && record.lsn > afterLsn);
+    const isMissing = ({ parts }: LostRecord): boolean => parts.length > 0;
+    this.#saidLost.add(stream);
+    if (lost > 0 && records.some(isMissing)) return;
+    this.violate(
+      new Violation(`${lost} increments of ${stream} above LSN ${afterLsn} are said to be lost, and are not`),
+    );
+  }
+
+  /** A server stops before it can know, since the database does not answer. */
+  saidMayBeLost(stream: string): void {
+    this.#saidLost.add(stream);
+    if (
+      this.#lost.some((record) => record.stream === stream) ||
+      this.#lostCommitted.some((record) => record.stream === stream)
+    )
+      return;
+    this.violate(
+      new Violation(`Increments of ${stream} are said to be lost perhaps, and the broker has lost nothing of it`),
+    );
+  }
+
+  /** Whether a stream has ended without increments that were in the broker up to an LSN. */
+  lacksLost(stream: string, throughLsn: number): boolean {
+    const row = this.database.tables.checkpoints.get(stream);
+    if (row?.retiredAt === undefined) return false;
+    const isMissing = ({ lsn, parts }: LostRecord): boolean => lsn > row.lsn && lsn <= throughLsn && parts.length > 0;
+    return this.#lost.some((record) => record.stream === stream && isMissing(record));
+  }
+
+  /** A server ends that has written these streams, and has known that they lack increments. */
+  checkSaidLost(streams: readonly string[], name: string): void {
+    const silent = streams.find((stream) => !this.#saidLost.has(stream));
+    if (silent !== undefined) this.violate(new Violation(`${name} does not say that increments of ${silent} are lost`));
+  }
+
   /** The power was lost: acknowledged records that `everysec` had not synced may be lost. */
   powerLost(storage: Storage): void {
     const here = this.#atRisk.filter((risk) => risk.storage === storage);
@@ -254,23 +336,23 @@ export class World {
 
   /** The increments of a record. */
   partsOf(batch: ArrayBufferLike): Part[] {
-    const view = new DataView(batch);
-    return this.#partsOf(view, RECORD_HEADER_BYTES, view.getUint32(RECORD_OFFSET.bytes, true));
+    const end = new DataView(batch).getUint32(RECORD_OFFSET.bytes, true);
+    return this.#partsIn(new Uint8Array(batch, RECORD_HEADER_BYTES, end - RECORD_HEADER_BYTES));
   }
 
   #requestsOf(entries: Uint8Array): readonly ClientRequest[] {
-    const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
-    return this.#partsOf(view, 0, entries.length).flatMap(({ counter, digit }) => counter.requests[digit] ?? []);
+    return this.#partsIn(entries).flatMap(({ counter, digit }) => counter.requests[digit] ?? []);
   }
 
-  #partsOf(view: DataView, start: number, end: number): Part[] {
+  #partsIn(entries: Uint8Array): Part[] {
+    const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
     const parts: Part[] = [];
-    for (let at = start; at < end;) {
+    for (let at = 0; at < entries.length;) {
       if (isIdempotent(view, at)) {
         at = idempotencyKeyEnd(view, at);
         continue;
       }
-      const key = Buffer.from(view.buffer, view.byteOffset + keyStart(at), keyBytesAt(view, at)).toString();
+      const key = Buffer.from(entries.subarray(keyStart(at), keyStart(at) + keyBytesAt(view, at))).toString();
       const counter = this.expectations.counters.get(key);
       if (counter === undefined) throw new Violation(`A batch holds ${key}, which was never sent`);
       parts.push({ counter, digit: counter.digitOf(amountAt(view, at)) });
@@ -303,7 +385,8 @@ export class World {
           : this.#lastLsnInBroker(stream);
     const end = Math.max(last, checkpoints.get(stream)?.lsn ?? 0);
     // A tombstone may be gone.
-    if (toLsn <= end || this.circumstances.databaseChanged || !checkpoints.has(stream)) return;
+    const { databaseChanged, brokerChanged } = this.circumstances;
+    if (toLsn <= end || databaseChanged || brokerChanged || !checkpoints.has(stream)) return;
     this.violate(new Violation(`A flush of ${stream} covers LSN ${toLsn}, which is not in the log`));
   }
 
@@ -357,15 +440,9 @@ export class World {
       return;
     }
     request.putAside();
-    const { copied, databaseChanged } = this.circumstances;
-    if (this.queue !== undefined && this.#mayBeAside(stream, lsn, isWithoutRow)) return;
-    if (
-      copied ||
-      databaseChanged ||
-      (this.queue === undefined && this.database.expirations > 0) ||
-      this.#isBehindFence(stream, lsn)
-    )
-      return;
+    const { copied, databaseChanged, brokerChanged } = this.circumstances;
+    if (copied || databaseChanged || brokerChanged || this.#isBehindFence(stream, lsn)) return;
+    if (this.queue === undefined ? this.database.expirations > 0 : this.#mayBeAside(stream, lsn, isWithoutRow)) return;
     this.violate(new Violation(`${token}, LSN ${lsn} of ${stream}, is put aside without need`));
   }
 

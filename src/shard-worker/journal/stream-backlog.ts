@@ -12,7 +12,7 @@ const PARTS_MAX = 8192;
 /** Flushed parts whose counts are kept, should a failover take them back: those of five minutes. */
 const FLUSHED_PARTS_MAX = 1200;
 
-/** Increments of records above an LSN. Exact to the records of a part. */
+/** Increments of records above an LSN. Exact to the records of a part; 0 only where none of these records has any. */
 export interface IncrementsAfter {
   /** Of those above the last known checkpoint. */
   readonly pending: number;
@@ -23,6 +23,8 @@ export interface IncrementsAfter {
 /** Records that came one after the other. */
 interface BacklogPart {
   lastLsn: Lsn;
+  /** Of the last record with increments; 0: there is none. */
+  lastFilledLsn: Lsn;
   readonly acceptedAtMs: number;
   readonly beganAtMs: number;
   bytes: number;
@@ -55,16 +57,18 @@ export class StreamBacklog {
     const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
     const increments = view.getUint32(RECORD_OFFSET.increments, true);
     const bytes = record.byteLength;
+    const lastFilledLsn = increments > 0 ? lsn : 0;
     this.#bytes += bytes;
     const part = this.#parts.at(-1);
     if (part !== undefined && nowMs - part.beganAtMs < PART_MS) {
       part.lastLsn = lsn;
+      part.lastFilledLsn = Math.max(part.lastFilledLsn, lastFilledLsn);
       part.bytes += bytes;
       part.increments += increments;
       return;
     }
     const acceptedAtMs = readUint64(view, RECORD_OFFSET.acceptedAt);
-    this.#parts.push({ lastLsn: lsn, acceptedAtMs, beganAtMs: nowMs, bytes, increments });
+    this.#parts.push({ lastLsn: lsn, lastFilledLsn, acceptedAtMs, beganAtMs: nowMs, bytes, increments });
     if (this.#parts.length > PARTS_MAX) this.#join();
   }
 
@@ -90,6 +94,7 @@ export class StreamBacklog {
         continue;
       }
       before.lastLsn = part.lastLsn;
+      before.lastFilledLsn = Math.max(before.lastFilledLsn, part.lastFilledLsn);
       before.bytes += part.bytes;
       before.increments += part.increments;
     }
@@ -98,5 +103,5 @@ export class StreamBacklog {
 }
 
 function incrementsOf(parts: readonly BacklogPart[], lsn: Lsn): number {
-  return parts.reduce((total, { lastLsn, increments }) => total + (lastLsn > lsn ? increments : 0), 0);
+  return parts.reduce((total, { lastFilledLsn, increments }) => total + (lastFilledLsn > lsn ? increments : 0), 0);
 }

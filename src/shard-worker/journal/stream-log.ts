@@ -63,6 +63,15 @@ export interface StreamState extends Checkpoint {
   readonly time: DatabaseTime;
 }
 
+/** Where a stream is whose writer has left it. */
+export type StreamFate =
+  /** Somebody goes on with it, or will. */
+  | { readonly kind: 'open' }
+  /** All that is counted of it is up to `lsn`. */
+  | { readonly kind: 'ended'; readonly lsn: Lsn }
+  /** It has neither a row nor a record. */
+  | { readonly kind: 'nowhere' };
+
 /** A place in a stream: what comes after it is read. */
 export interface LogPosition {
   readonly stream: string;
@@ -147,6 +156,12 @@ export interface WriterLog {
 
   /** Where the row of an open stream is, and what time it is there; undefined where it is not open. */
   ask(stream: string): Promise<StreamState | undefined>;
+
+  /**
+   * What has become of a stream that its writer has left, with records up to `endLsn`. Undefined for a journal in the database,
+   * which does not lose a record while it keeps the row.
+   */
+  fateOf?(stream: string, endLsn: Lsn): Promise<StreamFate>;
 
   /** Signs of life of this thread, and of the writer of `streams`. */
   showLife(streams: readonly string[]): Promise<void>;

@@ -23,7 +23,7 @@ import { CounterError, JournalError } from '../../core/errors.js';
 import type { Histogram } from '../../core/histogram.js';
 import { databaseProblem, type DatabaseProblem } from '../../db/database-problem.js';
 import type { RecordBytes } from '../journal/journal.js';
-import type { QueueLog, SharedLog, StreamSurvey, StreamWriter } from '../journal/stream-log.js';
+import type { QueueLog, SharedLog, StreamFate, StreamSurvey, StreamWriter } from '../journal/stream-log.js';
 import type {
   ControlMessage,
   HotKey,
@@ -68,6 +68,9 @@ const ROLL_UP_WAIT_MS = 30_000;
 const ROLL_UP_LOOK_MS = 100;
 
 const NO_ENTRIES = new Uint8Array(0);
+
+/** Most streams that were left whose fate is looked after; beyond them the oldest is forgotten. */
+const LEFT_FATES_MAX = 256;
 
 /** The log itself, among the streams whose problems with the database are noted. */
 const LOG = 'log';
@@ -160,6 +163,8 @@ export class SharedShard implements GroupTarget {
   #time: DatabaseTime = 0;
   /** Streams that this server has written and writes no more: up to which LSN they hold what it acknowledged. */
   readonly #left = new Map<string, Lsn>();
+  /** The writers of streams that were left, until it is known whether everything acknowledged is counted. */
+  readonly #undecided = new Map<string, StreamWriter>();
   /** Streams that this thread has written and writes no more, until they have ended. */
   readonly #unwritten = new Set<string>();
   /** Streams of earlier runs are known. */
@@ -453,6 +458,13 @@ export class SharedShard implements GroupTarget {
     for (const end of this.#pauses) end();
     await this.#lives;
     try {
+      await this.#decideLost();
+    } catch (error) {
+      if (!isDatabaseUnavailable(error)) throw error;
+      log('debug', { err: error }, 'Cannot look now what has become of streams that were left');
+    }
+    for (const writer of this.#undecided.values()) this.#sayMayBeLost(writer);
+    try {
       if (own?.flusher !== undefined && isCommitted)
         await incrementLog.retire(own.writer.stream, own.pendingSums.checkpoint, own.writer.appendEpoch);
       await incrementLog.endLife([incrementLog.flusher, own?.writer.stream].filter((id) => id !== undefined));
@@ -501,6 +513,7 @@ export class SharedShard implements GroupTarget {
       if (isInDatabase && this.#isStreamDue) await this.#begin();
       await this.#ask();
       await this.#giveWord();
+      await this.#decideLost();
       this.#setProblem(LOG, undefined);
       if (isInDatabase) this.#noticeAvailable();
       this.#tellServing();
@@ -533,10 +546,12 @@ export class SharedShard implements GroupTarget {
     }
   }
 
-  #isBeatDue({ writer }: WrittenStream): boolean {
+  #isBeatDue({ writer, isCovered }: WrittenStream): boolean {
     if (writer.isAppending || writer.isOver || this.#state === 'draining') return false;
     if (this.#isRefusing) return true;
-    return writer.isBeatDue ?? (this.#problems.has(LOG) && this.#deps.clock.monotonic() >= this.#beatDueAt);
+    // Nobody makes the row of a stream that a broker has lost, and without requests only a beat finds that out.
+    const isAlone = this.#problems.has(LOG) || !isCovered;
+    return writer.isBeatDue ?? (isAlone && this.#deps.clock.monotonic() >= this.#beatDueAt);
   }
 
   /** Appends a record without increments. */
@@ -787,8 +802,11 @@ export class SharedShard implements GroupTarget {
     this.#own = undefined;
     // A failover may have taken back what it holds, whether or not this thread finds that out.
     this.#window.clear();
-    const lost = lostAfterLsn === undefined ? { pending: 0, flushed: 0 } : own.writer.incrementsAfter(lostAfterLsn);
-    if (lostAfterLsn !== undefined) this.#sayLost(own, lostAfterLsn, lost.pending + lost.flushed);
+    const isUndecided = this.#deps.incrementLog.fateOf !== undefined;
+    if (isUndecided) this.#noteUndecided(own.writer);
+    const lost =
+      lostAfterLsn === undefined || isUndecided ? { pending: 0, flushed: 0 } : own.writer.incrementsAfter(lostAfterLsn);
+    if (lost.pending + lost.flushed > 0) this.#sayLost(own.writer, lostAfterLsn ?? 0, lost.pending + lost.flushed);
     this.#ending.add(own);
     const ended = own.flusher?.abandon() ?? Promise.resolve();
     ended.then(
@@ -814,13 +832,63 @@ export class SharedShard implements GroupTarget {
     for (const end of this.#pauses) end();
   }
 
-  /** A failover has taken back what was acknowledged. */
-  #sayLost({ writer }: WrittenStream, afterLsn: Lsn, lost: number): void {
+  #noteUndecided(writer: StreamWriter): void {
+    this.#undecided.set(writer.stream, writer);
+    const [oldest] = this.#undecided.keys();
+    if (this.#undecided.size > LEFT_FATES_MAX && oldest !== undefined) this.#undecided.delete(oldest);
+  }
+
+  /**
+   * Looks what has become of streams that were left. Others may have read and flushed what the journal has lost since, and may still
+   * hold it: only the end of a stream tells what is lost.
+   */
+  async #decideLost(): Promise<void> {
+    for (const [stream, writer] of [...this.#undecided]) {
+      const fate = await this.#fateOf(writer);
+      if (fate.kind === 'open') continue;
+      this.#undecided.delete(stream);
+      // A row that was forgotten had everything.
+      if (fate.kind === 'nowhere' && writer.lostAfterLsn === undefined) continue;
+      const afterLsn = fate.kind === 'ended' ? fate.lsn : 0;
+      if (afterLsn >= writer.endLsn) continue;
+      const { pending, flushed } = writer.incrementsAfter(afterLsn);
+      const lost = pending + flushed;
+      if (lost === 0) continue;
+      this.#sayLost(writer, afterLsn, lost);
+      // They were handed over when the stream was left, or were flushed and taken back.
+      this.#publish({ recovered: lost, lost });
+    }
+  }
+
+  /** Where the journal does not answer, it is as open as before. */
+  async #fateOf({ stream, endLsn }: StreamWriter): Promise<StreamFate> {
+    try {
+      return (await this.#deps.incrementLog.fateOf?.(stream, endLsn)) ?? { kind: 'open' };
+    } catch (error) {
+      if (!isJournalUnavailable(error)) throw error;
+      this.#deps.log('debug', { stream, err: error }, 'Cannot look now what has become of a stream that was left');
+      return { kind: 'open' };
+    }
+  }
+
+  /** The journal, or a failover, has taken back what was acknowledged. */
+  #sayLost(writer: StreamWriter, afterLsn: Lsn, lost: number): void {
     const facts = { stream: writer.stream, lost, afterLsn, throughLsn: writer.endLsn };
     const { isInDatabase, place } = this.#deps.incrementLog;
     const who = isInDatabase ? 'the database' : place;
     const what = `Acknowledged increments are lost: ${who} has gone back to an earlier state`;
     this.#deps.log('error', facts, what);
+  }
+
+  /** This server ends before it can know. */
+  #sayMayBeLost(writer: StreamWriter): void {
+    const { stream, endLsn, lostAfterLsn } = writer;
+    if (lostAfterLsn === undefined || writer.incrementsAfter(lostAfterLsn).pending === 0) return;
+    const { place } = this.#deps.incrementLog;
+    const what =
+      `Acknowledged increments may be lost: ${place} has gone back to an earlier state, and this server stops before ` +
+      'it knows what another one has of them';
+    this.#deps.log('error', { stream, afterLsn: lostAfterLsn, throughLsn: endLsn }, what);
   }
 
   get #flushedHere(): readonly { readonly pendingSums: PendingSums; readonly flusher: Flusher }[] {

@@ -27,6 +27,7 @@ import type {
   LogOwner,
   LogPosition,
   SharedLog,
+  StreamFate,
   StreamState,
   StreamSurvey,
   StreamWriter,
@@ -34,17 +35,17 @@ import type {
   Survey,
   TakenLogStream,
 } from '../stream-log.js';
-import type { Broker } from './broker.js';
+import type { Broker, BrokerMessage } from './broker.js';
 import { decodedOr, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
 import { NatsWriter, sendHello } from './nats-writer.js';
-import { PurgeSchedule } from './purge-schedule.js';
+import { PurgeSchedule, type PurgeMark } from './purge-schedule.js';
 import { GROWTH_INTERVALS, StreamGrowth, type GrowthIntervals } from './stream-growth.js';
 import { StreamReader } from './stream-reader.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 /** What a thread has in place of an append epoch that ends a stream, or writes it. */
 const ENDS = 'fence';
-const INTERVALS: NatsLogIntervals = { ...GROWTH_INTERVALS, listMs: 800, checkedMs: 600_000 };
+const INTERVALS: NatsLogIntervals = { ...GROWTH_INTERVALS, listMs: 800, checkedMs: 600_000, confirmAfterMs: 1000 };
 /** By how much longer the interval between two lists is for each subject. */
 const LIST_INTERVAL_A_SUBJECT_MS = 2;
 /** Most subjects that one look checks. */
@@ -58,6 +59,8 @@ export interface NatsLogIntervals extends GrowthIntervals {
   readonly listMs: number;
   /** How long a subject that needed nothing, and has as many messages as then, is left alone. */
   readonly checkedMs: number;
+  /** Without an answer for so long the broker may have restarted, and have lost its last messages: less than a restart takes. */
+  readonly confirmAfterMs: number;
 }
 
 /** What the log needs. */
@@ -233,6 +236,7 @@ export class NatsLog implements SharedLog {
       ...deps,
       broker: this.#deps.appends,
       origin: this.#deps.owner,
+      confirmAfterMs: this.#intervals.confirmAfterMs,
       stored: (lsn, sequence) => {
         purges.noteMessage(lsn, sequence);
       },
@@ -253,6 +257,21 @@ export class NatsLog implements SharedLog {
       this.#unregistered.delete(stream);
       return row.open ? { epoch: Number(row.epoch), lsn: Number(row.lsn), time: row.database_time } : undefined;
     });
+  }
+
+  async fateOf(stream: string, endLsn: Lsn): Promise<StreamFate> {
+    const [row] = await this.#inStatementTurn(() =>
+      this.#deps.statements.run<{ lsn: string; open: boolean }>({ text: nats.ASK_NATS_STREAM, values: [stream] }),
+    );
+    if (row?.open === true) return { kind: 'open' };
+    if (row !== undefined) {
+      const lsn = Number(row.lsn);
+      // Records behind a fence: whoever finds them opens the stream again.
+      const isLeft = lsn < endLsn && (await this.#contentOf(stream, lsn))?.lastLsn !== lsn;
+      return isLeft ? { kind: 'open' } : { kind: 'ended', lsn };
+    }
+    const last = await this.#deps.reads.last(stream);
+    return { kind: last === undefined ? 'nowhere' : 'open' };
   }
 
   async showLife(streams: readonly string[]): Promise<void> {
@@ -375,13 +394,15 @@ export class NatsLog implements SharedLog {
   }
 
   #makeReader(stream: string, lsn: Lsn, ends: boolean): StreamReader {
-    const { reads, log } = this.#deps;
+    const { reads, log, clock } = this.#deps;
     const purges = this.#purgesOf(stream);
     // What is purged follows from what this reader reads.
     purges.clear();
     const reader = new StreamReader(stream, lsn, ends, {
       broker: reads,
       purges,
+      clock,
+      confirmAfterMs: this.#intervals.confirmAfterMs,
       unreadable: (sequence, error) => {
         const what = `Stream ${stream} has a message in NATS that cannot be read; what follows it is not counted`;
         log('error', { stream, sequence, err: error }, what);
@@ -433,7 +454,11 @@ export class NatsLog implements SharedLog {
     const rows = new Map(streams.map((row) => [row.stream, row]));
     for (const [stream, purges] of [...this.#purges]) {
       const due = purges.takeDue(askedAt, rows.get(stream));
-      if (due !== undefined) await this.#deps.reads.purge(stream, due);
+      if (due === undefined) continue;
+      const [message] = await this.#deps.reads.read(stream, due.sequence, 1);
+      if (message !== undefined && isMarked(message, due)) await this.#deps.reads.purge(stream, due.sequence);
+      // The broker has gone back. What this stream has there by now is purged by whoever ends it.
+      else purges.clear();
     }
   }
 
@@ -607,6 +632,12 @@ function fromNext(
   const all = [...subjects];
   const next = all.findIndex(([stream]) => stream === last) + 1;
   return [...all.slice(next), ...all.slice(0, next)];
+}
+
+/** Whether it is still the message of the mark. */
+function isMarked({ sequence, data }: BrokerMessage, mark: PurgeMark): boolean {
+  if (sequence !== mark.sequence) return false;
+  return isFence(data) ? mark.lsn === undefined : decodedOr(data, () => undefined)?.lastLsn === mark.lsn;
 }
 
 function takenStream(stream: string, row: TakenRow, appendEpoch: string | undefined): TakenLogStream {

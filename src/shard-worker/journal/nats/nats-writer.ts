@@ -13,6 +13,11 @@
  * too long in doubt ─────────────────────────────────────────────────────────────► over
  * ```
  *
+ * A broker that has lost its last messages gives their sequences to later ones. So a sequence is expected only while the message
+ * behind it cannot have changed: after an attempt that was not acknowledged, and after a second without one, the shard looks first
+ * whether its last acknowledged record is still there. A broker that loses power is away for longer than a second, and an attempt
+ * meanwhile fails.
+ *
  * An LSN always has the same bytes, and nothing is sent before the group under way is settled: only then does "a record with this
  * LSN is there" mean that it is this very group. Only what is read decides, never what one read lacks: another server of the
  * broker may be behind.
@@ -27,7 +32,7 @@ import type { RecordBytes } from '../journal.js';
 import type { StreamWriter, StreamWriterDeps } from '../stream-log.js';
 import { StreamBacklog, type IncrementsAfter } from '../stream-backlog.js';
 import type { Broker, BrokerMessage } from './broker.js';
-import { decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
+import { decodedOr, decodeMessage, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
 
 const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
@@ -36,10 +41,15 @@ const EMPTY_LOOKS_MIN = 5;
 /** Messages that are read at a time behind the last acknowledged record. There are seldom more than two. */
 const LOOK_MESSAGES = 16;
 
+/** Without an acknowledgement for so long the broker may have restarted. */
+const CONFIRM_AFTER_MS = 1000;
+
 /** What the writer needs besides what every writer needs. */
 export interface NatsWriterDeps extends StreamWriterDeps {
   readonly broker: Pick<Broker, 'publish' | 'read'>;
   readonly origin: MessageOrigin;
+  /** In place of {@link CONFIRM_AFTER_MS}. */
+  readonly confirmAfterMs?: number | undefined;
   /** A message is stored whose last record is `lsn`. */
   readonly stored?: (lsn: Lsn, sequence: number) => void;
 }
@@ -67,6 +77,8 @@ interface Sight {
   readonly isGone: boolean;
   /** There is another group where the one that was sent would be. */
   readonly isForeign: boolean;
+  /** The first record that was found is behind a fence. */
+  readonly isBehindFence: boolean;
 }
 
 /** A message that is sent until its outcome is known. */
@@ -74,9 +86,11 @@ interface Sending {
   readonly data: Uint8Array;
   readonly lastLsn: Lsn;
   expected: number;
+  /** An attempt may have reached the broker. */
+  isSent: boolean;
   /** An attempt got no answer. */
   isInDoubt: boolean;
-  /** The broker said that the last message is another one: look before sending again. */
+  /** The last message may be another one: look before sending. */
   mustLook: boolean;
   /** So many looks in a row have found nothing from the last acknowledged record on. */
   emptyLooks: number;
@@ -93,6 +107,9 @@ export class NatsWriter implements StreamWriter {
   /** Of the message of the last acknowledged record. */
   #endSequence: number;
   #sending: Sending | undefined;
+  /** When the broker had the last acknowledged record for certain, and whether an attempt has failed since. */
+  #confirmedAt: number;
+  #isUnsure = false;
   #isOver = false;
   #endedBecause = 'it was left';
   #checkpointLsn: Lsn = 0;
@@ -105,6 +122,7 @@ export class NatsWriter implements StreamWriter {
     this.#endLsn = end.lsn;
     this.#endSequence = end.sequence;
     this.#deps = deps;
+    this.#confirmedAt = deps.clock.monotonic();
   }
 
   get endLsn(): Lsn {
@@ -190,8 +208,9 @@ export class NatsWriter implements StreamWriter {
       data: encodeMessage(group, this.#endLsn + 1, time, this.#deps.origin),
       lastLsn: this.#endLsn + group.length,
       expected: this.#endSequence,
+      isSent: false,
       isInDoubt: false,
-      mustLook: false,
+      mustLook: this.#mustConfirm,
       emptyLooks: 0,
     };
     this.#sending = sending;
@@ -202,12 +221,18 @@ export class NatsWriter implements StreamWriter {
     }
     this.#lastTime = time;
     const now = this.#deps.clock.monotonic();
+    this.#confirmedAt = now;
     for (const record of group) {
       this.#endLsn += 1;
       this.#backlog.add(this.#endLsn, record, now);
     }
     this.#deps.stored?.(this.#endLsn, this.#endSequence);
     return this.#endLsn;
+  }
+
+  get #mustConfirm(): boolean {
+    const { clock, confirmAfterMs = CONFIRM_AFTER_MS } = this.#deps;
+    return this.#isUnsure || clock.monotonic() - this.#confirmedAt >= confirmAfterMs;
   }
 
   /** Settles where the message is stored. */
@@ -219,11 +244,17 @@ export class NatsWriter implements StreamWriter {
       const isStored = sending.mustLook ? await this.#look(sending) : await this.#send(sending);
       if (isStored === true) return;
       // There is nothing to wait for where the broker has just said what to do next.
-      const isNews = isStored === 'again' && (sending.mustLook || sending.expected !== before);
+      const isNews = isStored === 'again' && (!sending.isSent || sending.mustLook || sending.expected !== before);
+      const isLost = sending.emptyLooks >= EMPTY_LOOKS_MIN;
+      // Nothing of this group can come late.
+      if (isLost && !sending.isSent) {
+        this.#endLost(this.#checkpointLsn);
+        throw notSent();
+      }
       if (clock.monotonic() + (isNews ? 0 : backoffMs) >= until) {
-        if (sending.emptyLooks >= EMPTY_LOOKS_MIN) this.#endLost(this.#checkpointLsn);
+        if (isLost) this.#endLost(this.#checkpointLsn);
         else this.end('a group of it was in doubt for too long');
-        throw unknownOutcome(this.stream);
+        throw this.#overError(sending);
       }
       if (isNews) continue;
       await new Promise<void>((resolve) => {
@@ -237,41 +268,45 @@ export class NatsWriter implements StreamWriter {
   async #send(sending: Sending): Promise<boolean | 'again'> {
     const { broker, unavailable } = this.#deps;
     const outcome = await broker.publish(this.stream, sending.data, sending.expected);
-    switch (outcome.kind) {
-      case 'published':
-        this.#endSequence = outcome.sequence;
-        return true;
-      case 'mismatch':
-        sending.mustLook = true;
-        return 'again';
-      case 'refused':
-        unavailable(outcome.error);
-        if (!this.isInDoubt)
-          throw new JournalError('journal-unavailable', 'NATS does not take the journal now.', {
-            cause: outcome.error,
-          });
-        return false;
-      case 'unknown':
-        unavailable(outcome.error);
-        sending.isInDoubt = true;
-        return false;
+    if (outcome.kind === 'published') {
+      this.#endSequence = outcome.sequence;
+      this.#isUnsure = false;
+      return true;
     }
+    this.#isUnsure = true;
+    if (outcome.kind === 'mismatch') {
+      sending.isSent = true;
+      sending.mustLook = true;
+      return 'again';
+    }
+    unavailable(outcome.error);
+    if (outcome.kind === 'refused' && !sending.isSent) throw unavailableNow(outcome.error);
+    sending.mustLook = true;
+    if (outcome.kind === 'unknown') {
+      sending.isSent = true;
+      sending.isInDoubt = true;
+    }
+    return false;
   }
 
   /** True where the message is stored; `again` where it is to be sent again at once. Throws where the stream is over. */
   async #look(sending: Sending): Promise<boolean | 'again'> {
     // An attempt was not answered with success: it is settled only by what is found.
-    sending.isInDoubt = true;
+    sending.isInDoubt = sending.isSent;
     let sight: Sight;
     try {
       sight = await this.#see(sending);
     } catch (error) {
       if (!(error instanceof JournalError) || error.code !== 'journal-unavailable') throw error;
       this.#deps.unavailable(error);
+      this.#isUnsure = true;
+      if (!sending.isSent) throw unavailableNow(error);
       sending.emptyLooks = 0;
       return false;
     }
-    const isFound = sight.lsn >= sending.lastLsn && !sight.isForeign;
+    // Behind a fence, and without the record before it, it is no more than a copy that came too late: readers find a gap there.
+    const isCopy = sight.isGone && sight.isBehindFence;
+    const isFound = sight.lsn >= sending.lastLsn && !sight.isForeign && !isCopy;
     // What one read lacks is no proof, since another server of the broker may be behind.
     const isEmpty = sight.isGone && sight.lastSequence < this.#endSequence;
     sending.emptyLooks = isEmpty ? sending.emptyLooks + 1 : 0;
@@ -280,14 +315,19 @@ export class NatsWriter implements StreamWriter {
     else if (sight.isForeign) this.end('it has records that this process did not write');
     else if (sight.isGone && !isFound)
       this.#endLost(Math.max(this.#checkpointLsn, sight.lsn > this.#endLsn ? sight.lsn : 0));
+    this.#isUnsure = false;
     if (isFound) {
       this.#endSequence = sight.lsnSequence;
       return true;
     }
-    if (this.#isOver) throw unknownOutcome(this.stream);
+    if (this.#isOver) throw this.#overError(sending);
     sending.expected = sight.lastSequence;
     sending.mustLook = false;
     return 'again';
+  }
+
+  #overError({ isSent }: Sending): JournalError {
+    return isSent ? unknownOutcome(this.stream) : notSent();
   }
 
   #endLost(afterLsn: Lsn): void {
@@ -300,24 +340,26 @@ export class NatsWriter implements StreamWriter {
     let lsn = this.#endLsn;
     let lsnSequence = this.#endSequence;
     let lastSequence = 0;
-    let [isFenced, isForeign] = [false, false];
+    let [isFenced, isForeign, isBehindFence] = [false, false, false];
     let isGone = this.#endSequence > 0;
     for (let from = Math.max(1, this.#endSequence); ;) {
       const messages = await this.#deps.broker.read(this.stream, from, LOOK_MESSAGES);
       for (const message of messages) {
         const { sequence, data } = message;
         lastSequence = sequence;
-        if (sequence === this.#endSequence) isGone = false;
+        if (isGone && sequence === this.#endSequence && holdsLast(message, this.#endLsn)) isGone = false;
         else if (isFence(data)) isFenced = true;
         else {
           const found = lastLsnOf(message, lsn);
           if (found === undefined) continue;
           isForeign ||= !isSame(data, sending.data);
+          isBehindFence ||= isFenced;
           lsn = found;
           lsnSequence = sequence;
         }
       }
-      if (messages.length < LOOK_MESSAGES) return { lsn, lsnSequence, lastSequence, isFenced, isGone, isForeign };
+      if (messages.length < LOOK_MESSAGES)
+        return { lsn, lsnSequence, lastSequence, isFenced, isGone, isForeign, isBehindFence };
       from = lastSequence + 1;
     }
   }
@@ -342,6 +384,11 @@ export async function sendHello(
   return isSame(first.data, data) && !messages.some((message) => isFence(message.data)) ? first.sequence : 'over';
 }
 
+/** Whether it is the message with this last record, and not one that has got its sequence since. */
+function holdsLast({ data }: BrokerMessage, lsn: Lsn): boolean {
+  return !isFence(data) && decodedOr(data, () => undefined)?.lastLsn === lsn;
+}
+
 /** The last LSN of a message that follows `lsn`; undefined for a copy of an earlier one, behind a gap, or for other data. */
 function lastLsnOf({ data }: BrokerMessage, lsn: Lsn): Lsn | undefined {
   try {
@@ -359,4 +406,12 @@ function isSame(left: Uint8Array, right: Uint8Array): boolean {
 
 function unknownOutcome(stream: string): JournalError {
   return new JournalError('journal-failed', `NATS did not say whether it has a group of stream ${stream}.`);
+}
+
+function notSent(): JournalError {
+  return new JournalError('journal-fenced', 'The stream was over before the group was sent.');
+}
+
+function unavailableNow(cause: unknown): JournalError {
+  return new JournalError('journal-unavailable', 'NATS does not take the journal now.', { cause });
 }

@@ -4,6 +4,9 @@
  * A commit stays to be purged for a while, and then until a look at the checkpoint finds it again, under the same epoch: a failover
  * of the database takes commits back, perhaps long after them.
  *
+ * A broker that has lost its last messages gives their sequences to later ones: whoever purges looks first whether the message of the
+ * mark is still there.
+ *
  * Both lists are bounded: beyond their limit every second entry is forgotten. Then less is purged at a time, and the same in the
  * end.
  */
@@ -11,12 +14,19 @@ import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 
 const ENTRIES_MAX = 4096;
 
+/** A message that stays, while what is before it goes. */
+export interface PurgeMark {
+  readonly sequence: number;
+  /** Its last LSN; undefined: it is a fence. */
+  readonly lsn: Lsn | undefined;
+}
+
 /** The purges of one stream. Fences stay, with all that follows the first one. */
 export class PurgeSchedule {
   readonly #keepMs: number;
   /** The last records of messages, in order. */
   #marks: { readonly lsn: Lsn; readonly sequence: number }[] = [];
-  #commits: { readonly at: Checkpoint; readonly sequence: number; readonly dueAt: number }[] = [];
+  #commits: { readonly at: Checkpoint; readonly mark: PurgeMark; readonly dueAt: number }[] = [];
   #firstFence = Number.POSITIVE_INFINITY;
   #isHeld = false;
 
@@ -52,38 +62,40 @@ export class PurgeSchedule {
     this.#isHeld = false;
     this.#marks = [];
     this.#commits = [];
+    this.#firstFence = Number.POSITIVE_INFINITY;
   }
 
   /** This process has moved the checkpoint of the stream to `at`. `now`: on the monotonic clock. */
   noteCommitted(at: Checkpoint, now: number): void {
-    let sequence: number | undefined;
+    let last: PurgeMark | undefined;
     let committed = 0;
     for (const mark of this.#marks) {
       if (mark.lsn > at.lsn) break;
-      ({ sequence } = mark);
+      last = mark;
       committed += 1;
     }
-    if (sequence === undefined) return;
+    if (last === undefined) return;
     this.#marks.splice(0, committed);
-    this.#commits.push({ at, sequence, dueAt: now + this.#keepMs });
+    this.#commits.push({ at, mark: last, dueAt: now + this.#keepMs });
     if (this.#commits.length > ENTRIES_MAX) this.#commits = thinned(this.#commits);
   }
 
   /**
-   * The sequence below which everything may go; undefined: nothing more than before. `found`: the checkpoint as it was at `now` or
+   * The message before which everything may go; undefined: nothing more than before. `found`: the checkpoint as it was at `now` or
    * later; undefined where the stream is not open. Commits that are due and not found again are forgotten: whoever flushes the
    * stream now commits and purges.
    */
-  takeDue(now: number, found: Checkpoint | undefined): number | undefined {
+  takeDue(now: number, found: Checkpoint | undefined): PurgeMark | undefined {
     if (this.#isHeld) return undefined;
-    let due: number | undefined;
+    let due: PurgeMark | undefined;
     for (;;) {
       const [first] = this.#commits;
       if (first === undefined || first.dueAt > now) break;
       this.#commits.shift();
-      if (found?.epoch === first.at.epoch && found.lsn >= first.at.lsn) due = first.sequence;
+      if (found?.epoch === first.at.epoch && found.lsn >= first.at.lsn) due = first.mark;
     }
-    return due === undefined ? undefined : Math.min(due, this.#firstFence);
+    const isFencedBefore = due !== undefined && this.#firstFence < due.sequence;
+    return isFencedBefore ? { sequence: this.#firstFence, lsn: undefined } : due;
   }
 
   /** Nothing is left to purge for somebody who reads no more. */

@@ -9,12 +9,16 @@
  * does not end: there may be a fence, or, in a broker as above, a record that is not counted yet. Such a record, or a gap, makes
  * the reader begin again with the first message.
  *
+ * A broker that has lost its last messages gives their sequences to later ones. After a failure, and after a second without a read,
+ * the reader looks first whether its last message is still there, and begins again with the first message where it is not.
+ *
  * ```text
  * to end a stream: read to the end ──► a fence, expecting the last message that was read ──► read on, and again if a record came
  *                  ──► a fence, anyone's, is the last message that was read: nothing follows
  * ```
  */
 import type { Lsn } from '../../../core/checkpoint.js';
+import type { Clock } from '../../../core/clock.js';
 import type { JournalError } from '../../../core/errors.js';
 import type { JournalRecord } from '../journal.js';
 import type { Broker, BrokerMessage } from './broker.js';
@@ -32,10 +36,16 @@ const SEARCH_MESSAGES_MAX = 50;
 const FENCES_MAX = 2;
 const FENCE = new Uint8Array(0);
 
+/** Without a read for so long the broker may have restarted. */
+const CONFIRM_AFTER_MS = 1000;
+
 /** What the reader needs. */
 export interface StreamReaderDeps {
   readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
   readonly purges: Pick<PurgeSchedule, 'noteMessage' | 'noteFence' | 'hold' | 'release' | 'clear'>;
+  readonly clock: Pick<Clock, 'monotonic'>;
+  /** In place of {@link CONFIRM_AFTER_MS}. */
+  readonly confirmAfterMs?: number | undefined;
   /** A message that nobody can read: what follows is not counted. */
   readonly unreadable: (sequence: number, error: JournalError) => void;
   /** The stream cannot be ended now. Each later read tries again. */
@@ -50,6 +60,8 @@ export class StreamReader {
   readonly #deps: StreamReaderDeps;
   #lsn: Lsn;
   #lastSequence = 0;
+  /** The last LSN of that message; 0: it is a fence. */
+  #lastLsn: Lsn = 0;
   #recordSequence = 0;
   #fenceSequence = 0;
   /** It is known where to begin. */
@@ -57,6 +69,9 @@ export class StreamReader {
   /** Messages that were left out, from one sequence up to another. */
   #leftOut: { from: number; readonly to: number } | undefined;
   #isBlocked = false;
+  /** When the broker had the last message for certain, and whether something has failed since. */
+  #confirmedAt: number;
+  #isUnsure = false;
 
   /** Reads what is above `lsn`, which is committed. */
   constructor(stream: string, lsn: Lsn, ends: boolean, deps: StreamReaderDeps) {
@@ -65,6 +80,7 @@ export class StreamReader {
     this.#lsn = lsn;
     this.#isPlaced = lsn === 0;
     this.#deps = deps;
+    this.#confirmedAt = deps.clock.monotonic();
   }
 
   /** The last LSN that was read. */
@@ -87,8 +103,21 @@ export class StreamReader {
    * take keeps no record back: where a limit is reached, what is read here makes room once it is committed.
    */
   async read(recordsMax: number): Promise<readonly JournalRecord[]> {
+    const { clock, confirmAfterMs = CONFIRM_AFTER_MS } = this.#deps;
+    const now = clock.monotonic();
+    const mustConfirm = this.#isUnsure || now - this.#confirmedAt >= confirmAfterMs;
+    // Until this read has succeeded.
+    this.#isUnsure = true;
+    if (mustConfirm) await this.#confirm();
     if (!this.#isPlaced) await this.#place();
     const records: JournalRecord[] = [];
+    this.#isUnsure = !(await this.#readInto(records, recordsMax));
+    this.#confirmedAt = now;
+    return records;
+  }
+
+  /** False where the broker does not have what it had before, as far as this can be seen. */
+  async #readInto(records: JournalRecord[], recordsMax: number): Promise<boolean> {
     let fences = 0;
     while (!this.#isBlocked && records.length < recordsMax) {
       const messages = await this.#deps.broker.read(this.stream, this.#lastSequence + 1, MESSAGES_MAX);
@@ -97,12 +126,22 @@ export class StreamReader {
       const mustFence = this.ends && !this.isFenced && fences < FENCES_MAX;
       if (mustFence) {
         fences += 1;
-        if (!(await this.#isFenceSent())) break;
+        if (!(await this.#isFenceSent())) return false;
       } else if (this.#leftOut === undefined || (await this.#readLeftOut(this.#leftOut))) {
         break;
       }
     }
-    return records;
+    return fences < FENCES_MAX;
+  }
+
+  /** Looks whether the last message is still there. */
+  async #confirm(): Promise<void> {
+    if (this.#lastSequence === 0 || this.#isBlocked) return;
+    // Before the first read of a placed reader there is no last message.
+    if (this.#recordSequence === 0 && this.#fenceSequence === 0) return;
+    const [message] = await this.#deps.broker.read(this.stream, this.#lastSequence, 1);
+    if (message?.sequence === this.#lastSequence && lastLsnOf(message) === this.#lastLsn) return;
+    this.#beginAgain();
   }
 
   /** Looks for a message near the checkpoint with which to begin. */
@@ -177,6 +216,7 @@ export class StreamReader {
     const { purges, unreadable } = this.#deps;
     if (isFence(data)) {
       this.#lastSequence = sequence;
+      this.#lastLsn = 0;
       this.#fenceSequence = sequence;
       purges.noteFence(sequence);
       return true;
@@ -189,6 +229,7 @@ export class StreamReader {
     const isGap = group.firstLsn > this.#lsn + 1;
     if (isGap && this.#leftOut !== undefined) return this.#beginAgain();
     this.#lastSequence = sequence;
+    this.#lastLsn = group.lastLsn;
     this.#recordSequence = sequence;
     if (group.lastLsn <= this.#lsn) return true;
     records.push(...group.records.filter(({ lsn }) => lsn > this.#lsn));
@@ -199,4 +240,9 @@ export class StreamReader {
     this.#lsn = group.lastLsn;
     return true;
   }
+}
+
+/** 0 for a fence, and for what cannot be read. */
+function lastLsnOf({ data }: BrokerMessage): Lsn {
+  return isFence(data) ? 0 : (decodedOr(data, () => undefined)?.lastLsn ?? 0);
 }

@@ -4,6 +4,7 @@ import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worke
 import { encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
 import { PurgeSchedule } from '#product/shard-worker/journal/nats/purge-schedule.js';
 import { StreamReader } from '#product/shard-worker/journal/nats/stream-reader.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 
 /** One subject at a limit of its stream: it takes nothing more. */
@@ -40,6 +41,7 @@ beforeEach(() => {
   complaints = 0;
   for (const lsn of [1, 2]) broker.add(encodeMessage([incrementRecord('a', lsn)], lsn, 0, { node: NODE_ID, shard: 0 }));
   reader = new StreamReader('stream', 0, true, {
+    clock: new ManualClock(),
     broker,
     purges: new PurgeSchedule(0),
     unreadable: () => assert.fail('all of it can be read'),

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
-import { KNOWN_NATS_STREAMS } from '#product/db/nats-statements.js';
+import { KNOWN_NATS_STREAMS, SURVEY_NATS_STREAMS } from '#product/db/nats-statements.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
@@ -44,9 +44,7 @@ class HalfBroker implements Broker {
     return Promise.resolve(undefined);
   }
 
-  purge(): Promise<void> {
-    return Promise.resolve();
-  }
+  purge: Broker['purge'] = () => Promise.resolve();
 
   subjects: ReadonlyMap<string, number> = new Map();
 
@@ -59,18 +57,21 @@ class HalfBroker implements Broker {
   }
 }
 
-/** `known`: what the database says of streams. */
+/** `known`: what the database says of streams; `surveyed`: its rows of those that are open. */
 function logOn(
   reads: Broker,
   clock = new ManualClock(),
   known: (streams: readonly string[]) => unknown[] = noRows,
+  surveyed: () => unknown[] = noRows,
 ): NatsLog {
   const session: Session = {
     lost: false,
     backend: { pid: 1, startedAt: '1' },
-    query: <R>({ text, values }: Statement): Promise<R[]> =>
+    query: <R>({ text, values }: Statement): Promise<R[]> => {
+      const rows = text === KNOWN_NATS_STREAMS ? known(values?.[0] as string[]) : [];
       // The rows of a statement have the columns that it selects.
-      Promise.resolve((text === KNOWN_NATS_STREAMS ? known(values?.[0] as string[]) : []) as R[]),
+      return Promise.resolve((text === SURVEY_NATS_STREAMS ? surveyed() : rows) as R[]);
+    },
     close: () => Promise.resolve(),
     destroy: () => undefined,
   };
@@ -145,3 +146,29 @@ test('streams that ended lately keep no look from another one, however many they
   }
   assert.equal(asked.size, names.length);
 });
+
+for (const isLost of [false, true]) {
+  test(`committed records ${isLost ? 'stay where the broker has given their sequences again' : 'go'}`, async () => {
+    const message = (lsn: number, sequence: number): BrokerMessage => ({
+      sequence,
+      data: encodeMessage([incrementRecord('a', lsn)], lsn, 0, origin),
+    });
+    let messages = [message(1, 4), message(2, 9)];
+    const purged: number[] = [];
+    const broker = new HalfBroker([]);
+    broker.read = (_, from, most) =>
+      Promise.resolve(messages.filter(({ sequence }) => sequence >= from).slice(0, most));
+    broker.purge = (_, before) => {
+      purged.push(before);
+      return Promise.resolve();
+    };
+    const row = { stream: 'a', epoch: '1', lsn: '2', owner: null, node: '', shard: 0, silent_ms: null };
+    const log = logOn(broker, new ManualClock(), noRows, () => [row]);
+    await log.read([{ stream: 'a', lsn: 0 }], 10);
+    log.committed('a', { epoch: 1, lsn: 2 });
+    if (isLost) messages = [message(1, 4), message(2, 6), message(3, 7), message(4, 9)];
+    await log.survey();
+    await log.close();
+    assert.deepEqual(purged, isLost ? [] : [9]);
+  });
+}

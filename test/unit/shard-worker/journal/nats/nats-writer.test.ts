@@ -251,3 +251,62 @@ test('a first message whose answer was lost is found; one behind a fence has com
   broker.add(FENCE);
   assert.equal(await sendHello(broker, STREAM, hello), 'over');
 });
+
+describe('a broker that has lost its last messages', () => {
+  /** Later messages get the sequences of those that are lost. */
+  function loseLast(): number {
+    return broker.messages.pop()?.sequence ?? assert.fail('there is a message');
+  }
+
+  test('and has a fence where the last record was takes nothing more of this writer', async () => {
+    assert.equal(await append(1), 2);
+    assert.equal(await append(2), 3);
+    const sequence = loseLast();
+    broker.messages.push({ sequence, data: FENCE });
+    clock.advance(1000);
+    assert.equal(await append(3), 'journal-fenced');
+    assert.ok(writer.isOver);
+    assert.equal(broker.messages.at(-1)?.data.length, 0, 'nothing is behind the fence');
+  });
+
+  test('and has another record where the last one was takes nothing more of this writer', async () => {
+    for (const amount of [1, 2, 3]) await append(amount);
+    loseLast();
+    const sequence = loseLast();
+    loseLast();
+    broker.messages.push({ sequence: sequence + 3, data: message(1, 2) });
+    clock.advance(1000);
+    assert.equal(await append(4), 'journal-fenced');
+    assert.equal(writer.lostAfterLsn, 0);
+    assert.equal(broker.messages.length, 2);
+  });
+
+  test('is found to have done so by the first append after one that failed', async () => {
+    assert.equal(await append(1), 2);
+    broker.fates = ['refused'];
+    assert.equal(await append(2), 'journal-unavailable');
+    broker.messages.push({ sequence: loseLast(), data: FENCE });
+    assert.equal(await append(2), 'journal-fenced');
+  });
+
+  test('is asked first after a second only', async () => {
+    let reads = 0;
+    const read = broker.read.bind(broker);
+    broker.read = (...args) => {
+      reads += 1;
+      return read(...args);
+    };
+    assert.equal(await append(1), 2);
+    clock.advance(900);
+    assert.equal(await append(2), 3);
+    assert.equal(reads, 0);
+    clock.advance(1000);
+    assert.equal(await append(3), 4);
+    assert.equal(reads, 1);
+    broker.isReadable = false;
+    clock.advance(1000);
+    assert.equal(await append(4), 'journal-unavailable');
+    broker.isReadable = true;
+    assert.equal(await append(4), 5);
+  });
+});

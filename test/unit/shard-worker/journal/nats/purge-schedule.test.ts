@@ -15,7 +15,7 @@ function committed(): PurgeSchedule {
 test('a message goes when all its records have been committed for long enough', () => {
   const schedule = committed();
   assert.equal(schedule.takeDue(KEEP_MS - 1, { epoch: 7, lsn: 5 }), undefined);
-  assert.equal(schedule.takeDue(KEEP_MS, { epoch: 7, lsn: 6 }), 40);
+  assert.deepEqual(schedule.takeDue(KEEP_MS, { epoch: 7, lsn: 6 }), { sequence: 40, lsn: 4 });
   assert.equal(schedule.takeDue(KEEP_MS, { epoch: 7, lsn: 6 }), undefined);
 });
 
@@ -34,8 +34,8 @@ for (const [name, found] of [
 test('commits that are not due yet are looked at again when they are', () => {
   const schedule = committed();
   schedule.noteCommitted({ epoch: 7, lsn: 6 }, 50);
-  assert.equal(schedule.takeDue(KEEP_MS, { epoch: 7, lsn: 6 }), 40);
+  assert.deepEqual(schedule.takeDue(KEEP_MS, { epoch: 7, lsn: 6 }), { sequence: 40, lsn: 4 });
   assert.equal(schedule.isEmpty, false);
-  assert.equal(schedule.takeDue(KEEP_MS + 50, { epoch: 7, lsn: 6 }), 60);
+  assert.deepEqual(schedule.takeDue(KEEP_MS + 50, { epoch: 7, lsn: 6 }), { sequence: 60, lsn: 6 });
   assert.equal(schedule.isEmpty, true);
 });

@@ -5,6 +5,7 @@ import { decodeMessage, encodeMessage, isFence } from '#product/shard-worker/jou
 import { PurgeSchedule } from '#product/shard-worker/journal/nats/purge-schedule.js';
 import { StreamReader } from '#product/shard-worker/journal/nats/stream-reader.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
+import { ManualClock } from '../../../../support/manual-clock.js';
 import { Mulberry32 } from '../../../../support/mulberry32.js';
 import { countOfRuns, seedOfRun } from '../../../../support/random-runs.js';
 
@@ -77,9 +78,15 @@ class Subject implements Pick<Broker, 'publish' | 'read' | 'last'> {
   }
 }
 
-function readerOf(broker: Subject, lsn: number, ends: boolean, purges = new PurgeSchedule(0)): StreamReader {
+function readerOf(
+  broker: Subject,
+  lsn: number,
+  ends: boolean,
+  purges = new PurgeSchedule(0),
+  clock = new ManualClock(),
+): StreamReader {
   const unreadable = (): void => assert.fail('everything can be read');
-  return new StreamReader(STREAM, lsn, ends, { broker, purges, unreadable, unfenced: () => undefined });
+  return new StreamReader(STREAM, lsn, ends, { broker, purges, clock, unreadable, unfenced: () => undefined });
 }
 
 async function lsnsOf(reader: StreamReader): Promise<readonly number[]> {
@@ -108,7 +115,7 @@ describe('a reader of a stream in a broker', () => {
     purges.noteCommitted({ epoch: 1, lsn: 1000 }, 0);
     assert.equal(purges.takeDue(1, { epoch: 1, lsn: 1000 }), undefined);
     for (let reads = 0; reads < 20; reads += 1) await reader.read(RECORDS_MAX);
-    assert.equal(purges.takeDue(2, { epoch: 1, lsn: 1000 }), fence);
+    assert.deepEqual(purges.takeDue(2, { epoch: 1, lsn: 1000 }), { sequence: fence, lsn: undefined });
   });
 
   test('a record that lies before a copy near the checkpoint is found before the stream ends', async () => {
@@ -130,7 +137,7 @@ describe('a reader of a stream in a broker', () => {
     const reader = readerOf(subject, 100, false, purges);
     assert.deepEqual(await lsnsOf(reader), [101, 102, 103]);
     purges.noteCommitted({ epoch: 1, lsn: 101 }, 0);
-    assert.ok((purges.takeDue(1, { epoch: 1, lsn: 1000 }) ?? 0) <= following);
+    assert.ok((purges.takeDue(1, { epoch: 1, lsn: 1000 })?.sequence ?? 0) <= following);
   });
 
   test('wherever it begins, it reads what one from the first message reads, and purges nothing else', async (t) => {
@@ -169,7 +176,7 @@ async function readRandomSubject(seed: number): Promise<void> {
     for (const lsn of await lsnsOf(reader)) assert.equal(lsn, (read += 1), context);
     committed += random.below(read - committed + 1);
     purges.noteCommitted({ epoch: 1, lsn: committed }, round);
-    const due = purges.takeDue(round, { epoch: 1, lsn: committed });
+    const due = purges.takeDue(round, { epoch: 1, lsn: committed })?.sequence;
     if (due !== undefined) subject.purge(due);
     assert.equal(subject.reachedFrom(committed), end, `${context}: a record is gone that is not committed`);
     if (hadFence !== undefined) assert.equal(subject.firstFence, hadFence, `${context}: the first fence is gone`);
@@ -182,3 +189,33 @@ function purgeSome(subject: Subject, random: Mulberry32, committed: number): voi
   const before = subject.messages[random.below(Math.max(1, place))];
   if (before !== undefined) subject.purge(before.sequence);
 }
+
+describe('a reader of a broker that has lost its last messages', () => {
+  test('begins again where its last message is gone, and reads what has its sequences', async () => {
+    const subject = new Subject([group(1, 1), group(2, 1)]);
+    const clock = new ManualClock();
+    const reader = readerOf(subject, 0, false, new PurgeSchedule(0), clock);
+    assert.deepEqual(await lsnsOf(reader), [1, 2]);
+    // The writer has had no answer for the second one, and sends it again.
+    const [first] = subject.messages;
+    const lost = subject.messages[1]?.sequence ?? 0;
+    subject.messages = [first ?? assert.fail()];
+    for (const [index, lsn] of [2, 3, 4].entries())
+      subject.messages.push({ sequence: lost - 2 + index, data: group(lsn, 1) });
+    assert.deepEqual(await lsnsOf(reader), []);
+    clock.advance(1000);
+    assert.deepEqual(await lsnsOf(reader), [3, 4]);
+  });
+
+  test('ends the stream behind what is left', async () => {
+    const subject = new Subject([group(1, 1), group(2, 1)]);
+    const reader = readerOf(subject, 0, true);
+    subject.publish = () => Promise.resolve({ kind: 'refused', error: new Error('full') });
+    assert.deepEqual(await lsnsOf(reader), [1, 2]);
+    subject.messages.pop();
+    Reflect.deleteProperty(subject, 'publish');
+    for (let reads = 0; !reader.hasEnded && reads < 5; reads += 1) assert.deepEqual(await lsnsOf(reader), []);
+    assert.ok(reader.hasEnded);
+    assert.equal(subject.messages.length, 2);
+  });
+});
