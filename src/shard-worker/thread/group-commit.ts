@@ -39,8 +39,8 @@ const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 export interface GroupTarget extends IdempotencyMemory {
   /** Waits until the journal may take a first record. Undefined where there is nothing to wait for. */
   open(): Promise<void> | undefined;
-  /** Whether idempotent requests can be taken now. */
-  readonly coversIdempotent: boolean;
+  /** Whether idempotent requests can be taken now, in a record that carries `heardTime`. */
+  coversIdempotent(heardTime?: DatabaseTime): boolean;
   /** Whether a batch was opened before the stream began that it would be appended to. `generation`: see `STAT.generation`. */
   isStale(generation: number): boolean;
   /** Most bytes of a group; undefined: any number. */
@@ -143,7 +143,7 @@ export class GroupCommit {
       hasWaited = false;
       const taken = this.#takeGroup();
       const records: RecordBytes[] = [];
-      const refusals = taken.map((waiting) => this.#admit(waiting, records));
+      const refusals = taken.map((waiting) => this.#admit(waiting, records, taken[0]?.heardTime));
       const pending = this.#commit(taken, refusals, records);
       if (pending !== undefined) return pending;
     }
@@ -181,15 +181,18 @@ export class GroupCommit {
     return this.#waiting.splice(0, count);
   }
 
-  /** Adds to `records` what the journal must keep of the batch. Returns what is already known of its outcome. */
-  #admit(waiting: Waiting, records: RecordBytes[]): Admission {
+  /**
+   * Adds to `records` what the journal must keep of the batch. Returns what is already known of its outcome. `heardTime`: of the
+   * oldest batch of the group, which the record of each carries.
+   */
+  #admit(waiting: Waiting, records: RecordBytes[], heardTime: DatabaseTime | undefined): Admission {
     const { kind, memory } = waiting.message;
     const record = new Uint8Array(memory, 0, recordBytes(memory));
     if (kind === 'onlyKnownKeys') return knownOutcomes(record, this.#target, 'overloaded');
     const isStale = this.#target.isStale(generationOf(record));
     if (kind === 'idempotent') {
       if (isStale) return knownOutcomes(record, this.#target, 'journal-unavailable');
-      if (!this.#target.coversIdempotent) return knownOutcomes(record, this.#target, 'starting');
+      if (!this.#target.coversIdempotent(heardTime)) return knownOutcomes(record, this.#target, 'starting');
       const { record: admitted, outcomes } = admitRequests(record, this.#target);
       if (admitted !== undefined) records.push(admitted);
       return outcomes;

@@ -296,7 +296,7 @@ export class Shard implements GroupTarget {
   }
 
   /** Whether idempotent requests can be taken: a row is open that covers what is accepted now. */
-  get coversIdempotent(): boolean {
+  coversIdempotent(): boolean {
     const { pendingSums, journal } = this.#ownStream();
     if (pendingSums.isRegistered) return this.#time >= pendingSums.coveredFrom;
     const { cover } = journal.ownership();
@@ -758,7 +758,7 @@ export class Shard implements GroupTarget {
    */
   #publish({ accepted = 0, flush, lost = 0 }: Counted = {}): void {
     const own = this.#own;
-    const isRefused = own !== undefined && !own.flusher.isDatabaseAvailable && !this.coversIdempotent;
+    const isRefused = own !== undefined && !own.flusher.isDatabaseAvailable && !this.coversIdempotent();
     this.#sequence.beginChange();
     addTo(this.#stats, STAT.accepted, accepted);
     addTo(this.#stats, STAT.lost, lost);

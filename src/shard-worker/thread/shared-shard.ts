@@ -122,8 +122,8 @@ export interface SharedShardDeps {
 interface WrittenStream extends CountedStream {
   readonly writer: StreamWriter;
   readonly epoch: number;
-  /** Its row was seen open, so that idempotent requests can be taken. */
-  isCovered: boolean;
+  /** When its row was first seen open, by the database. Records that carry this time or a later one can take idempotent requests. */
+  coveredSince: DatabaseTime | undefined;
   /** Undefined where others flush it. */
   readonly flusher: Flusher | undefined;
 }
@@ -292,8 +292,11 @@ export class SharedShard implements GroupTarget {
   }
 
   /** Where there is no stream, the journal refuses the request. */
-  get coversIdempotent(): boolean {
-    return this.#own?.isCovered ?? this.#hasBegun;
+  coversIdempotent(heardTime = this.#time): boolean {
+    const own = this.#own;
+    if (own === undefined) return this.#hasBegun;
+    // What came before the row was seen may carry a time that it does not cover.
+    return own.coveredSince !== undefined && heardTime >= own.coveredSince;
   }
 
   get groupBytesMax(): number | undefined {
@@ -546,11 +549,11 @@ export class SharedShard implements GroupTarget {
     }
   }
 
-  #isBeatDue({ writer, isCovered }: WrittenStream): boolean {
+  #isBeatDue({ writer, coveredSince }: WrittenStream): boolean {
     if (writer.isAppending || writer.isOver || this.#state === 'draining') return false;
     if (this.#isRefusing) return true;
     // Nobody makes the row of a stream that a broker has lost, and without requests only a beat finds that out.
-    const isAlone = this.#problems.has(LOG) || !isCovered;
+    const isAlone = this.#problems.has(LOG) || coveredSince === undefined;
     return writer.isBeatDue ?? (isAlone && this.#deps.clock.monotonic() >= this.#beatDueAt);
   }
 
@@ -634,7 +637,7 @@ export class SharedShard implements GroupTarget {
       epoch: begun.epoch,
       journal,
       pendingSums,
-      isCovered: begun.isUnregistered !== true,
+      coveredSince: begun.isUnregistered === true ? undefined : begun.time,
       flusher:
         role === 'serve' && begun.isUnregistered !== true
           ? this.#makeFlusher(pendingSums, () => this.#fenced(own))
@@ -667,12 +670,13 @@ export class SharedShard implements GroupTarget {
       return;
     }
     this.#time = Math.max(this.#time, row.time);
-    if (row.time > 0) own.isCovered = true;
+    if (row.time > 0) own.coveredSince ??= row.time;
     if (own.flusher === undefined) {
       own.writer.noteCheckpoint(row.lsn);
       await this.#forgetCommitted(this.#left);
     }
-    this.#askDueAt = clock.monotonic() + (own.isCovered ? this.#intervals.askMs : this.#intervals.roundMs);
+    this.#askDueAt =
+      clock.monotonic() + (own.coveredSince === undefined ? this.#intervals.roundMs : this.#intervals.askMs);
     this.#publish();
   }
 
@@ -797,7 +801,7 @@ export class SharedShard implements GroupTarget {
     // Also where it was left before a group that was under way turned out to be in the log.
     this.#left.set(stream, endLsn);
     // No survey tells when one without a row has ended.
-    if (own.isCovered) this.#unwritten.add(stream);
+    if (own.coveredSince !== undefined) this.#unwritten.add(stream);
     if (this.#own !== own) return;
     this.#own = undefined;
     // A failover may have taken back what it holds, whether or not this thread finds that out.

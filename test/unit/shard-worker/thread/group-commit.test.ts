@@ -30,6 +30,8 @@ class Scene {
   applied = 0;
   replays = 0;
   coversIdempotent = true;
+  /** Records with earlier times are not covered. */
+  coveredSince = 0;
   /** Waits for the row of the stream; each entry is one call that has to wait. */
   readonly openings: Promise<void>[] = [];
   /** Idempotency keys that the shard knows. */
@@ -82,13 +84,10 @@ class Scene {
 
   #target(): GroupTarget {
     const lookUpKey = (key: string): 'new' | 'duplicate' => (this.known.has(key) ? 'duplicate' : 'new');
-    const coversIdempotent = (): boolean => this.coversIdempotent;
     const heardTime = (): number => this.heardTime;
     return {
       open: () => this.openings.shift(),
-      get coversIdempotent() {
-        return coversIdempotent();
-      },
+      coversIdempotent: (time = 0) => this.coversIdempotent && time >= this.coveredSince,
       isStale: () => false,
       get heardTime() {
         return heardTime();
@@ -165,6 +164,22 @@ test('where no row covers idempotent requests, new ones are "starting", known on
   scene.post('idempotent', idempotentEntry('new', [['a', 1]]));
   assert.deepEqual(scene.answers.at(-1), { outcomes: Uint8Array.of(IDEMPOTENT_OUTCOME.journaled) });
   assert.equal(scene.applied, 2);
+});
+
+test('an idempotent request in a group that carries a time before the row was seen is "starting"', async () => {
+  const scene = new Scene();
+  scene.coveredSince = 10;
+  scene.post();
+  scene.post();
+  scene.heardTime = 10;
+  scene.post('idempotent', idempotentEntry('new', [['a', 1]]));
+  await scene.settle(({ resolve }) => resolve(1));
+  await scene.settle(({ resolve }) => resolve(2));
+  assert.deepEqual(scene.answers, [1, 1, { outcomes: Uint8Array.of(STARTING) }]);
+  scene.post('idempotent', idempotentEntry('new', [['a', 1]]));
+  await scene.settle(({ resolve }) => resolve(3));
+  assert.deepEqual(scene.answers.at(-1), { outcomes: Uint8Array.of(IDEMPOTENT_OUTCOME.journaled) });
+  assert.deepEqual(scene.times, [0, 0, 10]);
 });
 
 test('whether idempotent requests are covered is asked after the wait for the row', async () => {

@@ -148,7 +148,7 @@ test('without the database the shard refuses, and it begins a stream when that a
   const ingest = new Ingest();
   ingest.isAvailable = false;
   await ingest.shard.start();
-  assert.equal(ingest.shard.coversIdempotent, false);
+  assert.equal(ingest.shard.coversIdempotent(), false);
   assert.equal(await ingest.append(), 'journal-unavailable');
   ingest.isAvailable = true;
   await ingest.pass(1000);
