@@ -36,7 +36,14 @@ import type {
   TakenLogStream,
 } from '../stream-log.js';
 import type { Broker, BrokerMessage } from './broker.js';
-import { decodedOr, emptyRecord, encodeMessage, isFence, type MessageOrigin } from './message-format.js';
+import {
+  decodedOr,
+  emptyRecord,
+  encodeMessage,
+  isFence,
+  type MessageOrigin,
+  type RecordMessage,
+} from './message-format.js';
 import { NatsWriter, sendHello } from './nats-writer.js';
 import { PurgeSchedule, type PurgeMark } from './purge-schedule.js';
 import { GROWTH_INTERVALS, StreamGrowth, type GrowthIntervals } from './stream-growth.js';
@@ -116,19 +123,25 @@ interface KnownRow {
   readonly old: boolean;
 }
 
+/** Looks after a subject. True where nothing is left to do for now. */
+type StreamCheck = (stream: string) => Promise<boolean>;
+
 /** A stream whose first message is not acknowledged yet. */
 interface Beginning {
   readonly begun: BegunStream;
   readonly hello: Uint8Array;
 }
 
+/** The first record of a subject. */
+interface FirstRecord extends MessageOrigin {
+  readonly lsn: Lsn;
+  /** The first message is a fence. What records follow may be copies of counted ones. */
+  readonly isBehindFence: boolean;
+}
+
 /** What a subject holds. */
 interface Content {
-  /** Of the first record; undefined: it has none. */
-  readonly firstLsn: Lsn | undefined;
-  readonly origin: MessageOrigin | undefined;
-  /** The first message is a fence. What records follow may be copies of counted ones. */
-  readonly isFencedFirst: boolean;
+  readonly hasRecords: boolean;
   /** Up to where the records follow the checkpoint without a gap; the checkpoint where none does. */
   readonly lastLsn: Lsn;
   /** The first record behind a gap. */
@@ -160,8 +173,10 @@ export class NatsLog implements SharedLog {
   #lastChecked: string | undefined;
   #listDueAt = Number.NEGATIVE_INFINITY;
   readonly #listing = new Errand();
+  readonly #discovering = new Errand();
   readonly #checking = new Errand();
   readonly #purging = new Errand();
+  #isClosing = false;
 
   constructor(deps: NatsLogDeps) {
     this.#deps = deps;
@@ -267,8 +282,9 @@ export class NatsLog implements SharedLog {
     if (row !== undefined) {
       const lsn = Number(row.lsn);
       // Records behind a fence: whoever finds them opens the stream again.
-      const isLeft = lsn < endLsn && (await this.#contentOf(stream, lsn))?.lastLsn !== lsn;
-      return isLeft ? { kind: 'open' } : { kind: 'ended', lsn };
+      if (lsn >= endLsn) return { kind: 'ended', lsn };
+      const content = await this.#contentOf(stream, lsn);
+      return typeof content === 'object' && content.lastLsn === lsn ? { kind: 'ended', lsn } : { kind: 'open' };
     }
     const last = await this.#deps.reads.last(stream);
     return { kind: last === undefined ? 'nowhere' : 'open' };
@@ -382,7 +398,9 @@ export class NatsLog implements SharedLog {
   }
 
   async close(): Promise<void> {
-    await Promise.all([this.#listing.ended, this.#checking.ended, this.#purging.ended]);
+    this.#isClosing = true;
+    const errands = [this.#listing, this.#discovering, this.#checking, this.#purging];
+    await Promise.all(errands.map(({ ended }) => ended));
     await Promise.all([this.#deps.appends.close(), this.#deps.reads.close()]);
     await this.#deps.statements.close();
   }
@@ -453,6 +471,7 @@ export class NatsLog implements SharedLog {
   async #purge(streams: readonly StreamSurvey[], askedAt: number): Promise<void> {
     const rows = new Map(streams.map((row) => [row.stream, row]));
     for (const [stream, purges] of [...this.#purges]) {
+      if (this.#isClosing) return;
       const due = purges.takeDue(askedAt, rows.get(stream));
       if (due === undefined) continue;
       const [message] = await this.#deps.reads.read(stream, due.sequence, 1);
@@ -495,19 +514,35 @@ export class NatsLog implements SharedLog {
     }
     this.#lastChecked = due.at(-1);
     for (const stream of this.#checked.keys()) if (!subjects.has(stream)) this.#checked.delete(stream);
-    if (due.length > 0)
-      this.#checking.run(
-        () => this.#checkAll(due, subjects, now),
+    if (due.length === 0) return;
+    const known = await this.#known(due);
+    const runChecks = (errand: Errand, streams: readonly string[], check: StreamCheck): void => {
+      errand.run(
+        () => this.#checkAll(streams, check, subjects, now),
         (error) => {
           this.#sayLater(error, 'Cannot look at streams without an open row in NATS now; trying again');
         },
       );
+    };
+    const isKnown = (stream: string): boolean => known.has(stream);
+    // Nobody flushes a stream before it is found. One that has ended may have many messages, and can wait.
+    runChecks(
+      this.#discovering,
+      due.filter((stream) => !isKnown(stream)),
+      (stream) => this.#discover(stream),
+    );
+    runChecks(this.#checking, due.filter(isKnown), (stream) => this.#check(stream, known.get(stream)));
   }
 
-  async #checkAll(due: readonly string[], subjects: ReadonlyMap<string, number>, now: number): Promise<void> {
-    const known = await this.#known(due);
-    for (const stream of due) {
-      const isDone = await this.#check(stream, known.get(stream));
+  async #checkAll(
+    streams: readonly string[],
+    check: StreamCheck,
+    subjects: ReadonlyMap<string, number>,
+    now: number,
+  ): Promise<void> {
+    for (const stream of streams) {
+      if (this.#isClosing) return;
+      const isDone = await check(stream);
       if (isDone) this.#checked.set(stream, { messages: subjects.get(stream) ?? 0, at: now });
     }
   }
@@ -519,13 +554,13 @@ export class NatsLog implements SharedLog {
     return new Map(rows.map((row) => [row.stream, row]));
   }
 
-  /** Looks after a subject whose stream is not open. True where nothing is left to do for now. */
+  /** Looks after a subject whose stream has ended. True where nothing is left to do for now. */
   async #check(stream: string, known: KnownRow | undefined): Promise<boolean> {
-    if (known !== undefined && (!known.retired || !known.due)) return false;
-    const checkpoint = Number(known?.lsn ?? 0);
+    if (known?.retired !== true || !known.due) return false;
+    const checkpoint = Number(known.lsn);
     const content = await this.#contentOf(stream, checkpoint);
-    if (content === undefined) return true;
-    if (known === undefined) return this.#discover(stream, content);
+    if (content === 'unread') return false;
+    if (content === 'unreadable') return true;
     if (content.lastLsn > checkpoint) {
       await this.#reopen(stream, known, content.lastLsn);
       return false;
@@ -536,7 +571,7 @@ export class NatsLog implements SharedLog {
       return true;
     }
     // The records are committed, as the row says that was just read.
-    if (content.firstLsn !== undefined) {
+    if (content.hasRecords) {
       if (content.firstFence !== undefined) await this.#deps.reads.purge(stream, content.firstFence);
       return true;
     }
@@ -547,13 +582,17 @@ export class NatsLog implements SharedLog {
     return true;
   }
 
-  async #discover(stream: string, { firstLsn, origin, isFencedFirst }: Content): Promise<boolean> {
-    if (firstLsn === undefined || origin === undefined) return true;
-    if (firstLsn !== 1 || isFencedFirst) {
+  /** Makes the row of a subject whose stream has none. True where nothing is left to do for now. */
+  async #discover(stream: string): Promise<boolean> {
+    const first = await this.#firstRecord(stream);
+    if (first === undefined) return true;
+    const { lsn: firstLsn, isBehindFence, node, shard } = first;
+    const origin = { node, shard };
+    if (firstLsn !== 1 || isBehindFence) {
       // Another thread may have made its row since, and what it has flushed may be removed.
       if ((await this.#known([stream])).has(stream)) return false;
       const what =
-        `Stream ${stream} is in NATS from ${isFencedFirst ? 'a fence' : `LSN ${firstLsn}`} on and has no row in journal_checkpoints: nobody can tell what ` +
+        `Stream ${stream} is in NATS from ${isBehindFence ? 'a fence' : `LSN ${firstLsn}`} on and has no row in journal_checkpoints: nobody can tell what ` +
         'of it is counted, and it is left alone';
       this.#deps.log('error', { stream, firstLsn, ...origin }, what);
       return true;
@@ -579,36 +618,52 @@ export class NatsLog implements SharedLog {
     this.#deps.log('warn', facts, 'A stream that was finished has records above its end; opened it again');
   }
 
-  /** Undefined where something of the subject cannot be read. */
-  async #contentOf(stream: string, checkpoint: Lsn): Promise<Content | undefined> {
-    let firstLsn: Lsn | undefined;
-    let origin: MessageOrigin | undefined;
+  /** Undefined where the subject has none that can be read. */
+  async #firstRecord(stream: string): Promise<FirstRecord | undefined> {
+    let isBehindFence = false;
+    for (let from = 1; ;) {
+      const [message] = await this.#deps.reads.read(stream, from, 1);
+      if (message === undefined) return undefined;
+      if (!isFence(message.data)) {
+        const group = this.#decoded(stream, message);
+        return group && { lsn: group.firstLsn, node: group.node, shard: group.shard, isBehindFence };
+      }
+      isBehindFence = true;
+      from = message.sequence + 1;
+    }
+  }
+
+  #decoded(stream: string, { sequence, data }: BrokerMessage): RecordMessage | undefined {
+    return decodedOr(data, (error) => {
+      const what = `The subject of stream ${stream} in NATS has a message that cannot be read; it is left alone`;
+      this.#deps.log('error', { stream, sequence, err: error }, what);
+    });
+  }
+
+  /** `unread`: this log is being closed. `unreadable`: something of the subject cannot be read. */
+  async #contentOf(stream: string, checkpoint: Lsn): Promise<Content | 'unread' | 'unreadable'> {
+    let hasRecords = false;
     let lastLsn = checkpoint;
     let gapAt: Lsn | undefined;
     let firstFence: number | undefined;
-    let isFencedFirst = false;
-    for (let from = 1; ;) {
+    for (let from = 1; !this.#isClosing;) {
       const messages = await this.#deps.reads.read(stream, from, SCAN_MESSAGES);
-      for (const { sequence, data } of messages) {
-        from = sequence + 1;
-        if (isFence(data)) {
-          isFencedFirst ||= firstLsn === undefined;
-          firstFence ??= sequence;
+      for (const message of messages) {
+        from = message.sequence + 1;
+        if (isFence(message.data)) {
+          firstFence ??= message.sequence;
           continue;
         }
-        const group = decodedOr(data, (error) => {
-          const what = `The subject of stream ${stream} in NATS has a message that cannot be read; it is left alone`;
-          this.#deps.log('error', { stream, sequence, err: error }, what);
-        });
-        if (group === undefined) return undefined;
-        firstLsn ??= group.firstLsn;
-        origin ??= { node: group.node, shard: group.shard };
+        const group = this.#decoded(stream, message);
+        if (group === undefined) return 'unreadable';
+        hasRecords = true;
         // Readers stop there.
         if (group.firstLsn > lastLsn + 1) gapAt ??= group.firstLsn;
         else if (gapAt === undefined) lastLsn = Math.max(lastLsn, group.lastLsn);
       }
-      if (messages.length < SCAN_MESSAGES) return { firstLsn, origin, isFencedFirst, lastLsn, gapAt, firstFence };
+      if (messages.length < SCAN_MESSAGES) return { hasRecords, lastLsn, gapAt, firstFence };
     }
+    return 'unread';
   }
 
   #isApplied(text: string, values: readonly unknown[]): Promise<boolean> {
