@@ -130,7 +130,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 65 },
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 49 },
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
-  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 8 },
+  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 18 },
   { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 35 },
   { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 114 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
@@ -146,7 +146,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
     mutations: { fenceReplyEnds: true, neverReopens: true },
     from: 69,
   },
-  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 1015 },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 985 },
   {
     name: 'a retired row that keeps covered_from',
     mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
-import { KNOWN_NATS_STREAMS, SURVEY_NATS_STREAMS } from '#product/db/nats-statements.js';
+import { KNOWN_NATS_STREAMS, MAKE_NATS_STREAM, SURVEY_NATS_STREAMS } from '#product/db/nats-statements.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
@@ -57,17 +57,19 @@ class HalfBroker implements Broker {
   }
 }
 
-/** `known`: what the database says of streams; `surveyed`: its rows of those that are open. */
+/** `known`: what the database says of streams; `surveyed`: its rows of those that are open; `makes`: called with a stream whose row is made. */
 function logOn(
   reads: Broker,
   clock = new ManualClock(),
   known: (streams: readonly string[]) => unknown[] = noRows,
   surveyed: () => unknown[] = noRows,
+  makes: (stream: unknown) => void = () => undefined,
 ): NatsLog {
   const session: Session = {
     lost: false,
     backend: { pid: 1, startedAt: '1' },
     query: <R>({ text, values }: Statement): Promise<R[]> => {
+      if (text === MAKE_NATS_STREAM) makes(values?.[0]);
       const rows = text === KNOWN_NATS_STREAMS ? known(values?.[0] as string[]) : [];
       // The rows of a statement have the columns that it selects.
       return Promise.resolve((text === SURVEY_NATS_STREAMS ? surveyed() : rows) as R[]);
@@ -145,6 +147,34 @@ test('streams that ended lately keep no look from another one, however many they
     clock.advance(10_000);
   }
   assert.equal(asked.size, names.length);
+});
+
+test('a stream that the database does not know is found by its first record, beside long ones that have ended', async () => {
+  const [found, ended] = ['0', '1'].map((digit) => `${digit.repeat(8)}-0000-4000-8000-000000000000`) as [
+    string,
+    string,
+  ];
+  const broker = new HalfBroker([]);
+  broker.subjects = new Map([found, ended].map((name) => [name, 1000]));
+  const reads: string[] = [];
+  broker.read = (stream, from, most) => {
+    reads.push(stream);
+    // One request each, as of a broker that is far away.
+    const messages = Array.from({ length: Math.min(most, 1001 - from) }, (_, index) => ({
+      sequence: from + index,
+      data: encodeMessage([incrementRecord('a', from + index)], from + index, 0, origin),
+    }));
+    return new Promise((resolve) => setImmediate(() => resolve(messages)));
+  };
+  const made: unknown[] = [];
+  const known = (): unknown[] => [{ stream: ended, epoch: '1', lsn: '1000', retired: true, due: true, old: false }];
+  const log = logOn(broker, new ManualClock(), known, noRows, (stream) => made.push(stream));
+  await log.survey();
+  for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(made, [found]);
+  assert.equal(reads.filter((stream) => stream === found).length, 1);
+  await log.close();
+  assert.ok(reads.length < 40, `a look of ${reads.length} reads ends with the log`);
 });
 
 for (const isLost of [false, true]) {
