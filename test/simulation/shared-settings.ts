@@ -159,9 +159,10 @@ function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
     blockedMs: 50,
     missingMs: 2 * visibilityMs,
   };
+  const ownScale = isShort ? { ...scale, gapMs: 400, hourMs: 300, tombstoneMs: QUEUE_DAYS.tombstoneMs } : scale;
   return {
     ...plan,
-    scale: isShort ? { ...scale, gapMs: 400, hourMs: 300, tombstoneMs: QUEUE_DAYS.tombstoneMs } : scale,
+    scale: { ...ownScale, queueExpiryMs: ownScale.tombstoneMs },
     roles: random.pick(QUEUE_TOPOLOGIES),
     settings: {
       ...settings,

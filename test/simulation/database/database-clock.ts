@@ -24,6 +24,11 @@ export interface TimeScale {
   readonly hourMs: number;
   /** The 15 days after the window for which a tombstone stays. */
   readonly tombstoneMs: number;
+  /**
+   * The 15 days after which the pruner retires a silent stream of the sqs journal. Undefined: it leaves these streams to processes
+   * of a walk, which retire them and remove their tombstones.
+   */
+  readonly queueExpiryMs?: number;
   /** lock_timeout. */
   readonly lockTimeoutMs: number;
   /** idle_in_transaction_session_timeout: the latest time at which the server ends a transaction whose client is silent. */

@@ -94,11 +94,11 @@ function expireStream(context: StatementContext): Plan {
 
 function isExpired({ server, transaction }: StatementContext, row: CheckpointRow, days: number): boolean {
   const { clock, tables } = server;
-  const { expiryDayMs, hourMs, tombstoneMs } = clock.scale;
+  const { expiryDayMs, hourMs, queueExpiryMs = Number.POSITIVE_INFINITY } = clock.scale;
   const now = transaction.beganAt;
   if (row.retiredAt !== undefined || tables.pruning.gapAt >= now - clock.span(hourMs)) return false;
   if (row.journal === 'file') return days > 0 && row.heardAt < now - clock.span(days * expiryDayMs);
-  if (row.journal === 'sqs') return row.heardAt < now - clock.span(tombstoneMs);
+  if (row.journal === 'sqs') return row.heardAt < now - clock.span(queueExpiryMs);
   return row.journal === 'memory' && row.heardAt < now - clock.span(hourMs);
 }
 
@@ -166,8 +166,9 @@ function pruneTombstones({ server, transaction, values }: StatementContext): Pla
   const before = transaction.beganAt - clock.span(hours * clock.scale.windowHourMs + clock.scale.tombstoneMs);
   const run = (): Row[] => {
     const { checkpoints, claims } = server.tables;
+    const journals = ['memory', ...(clock.scale.queueExpiryMs === undefined ? [] : ['sqs'])];
     const isPruned = ({ journal, retiredAt }: CheckpointRow): boolean =>
-      ['memory', 'sqs'].includes(journal) && retiredAt !== undefined && retiredAt < before;
+      journals.includes(journal) && retiredAt !== undefined && retiredAt < before;
     // `for update skip locked`
     const found = [...checkpoints]
       .filter(([stream, row]) => isPruned(row) && !server.locks.isHeldByOther(rowLock(stream), transaction))
