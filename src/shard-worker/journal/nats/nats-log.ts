@@ -281,8 +281,8 @@ export class NatsLog implements SharedLog {
     if (row?.open === true) return { kind: 'open' };
     if (row !== undefined) {
       const lsn = Number(row.lsn);
-      // Records behind a fence: whoever finds them opens the stream again.
       if (lsn >= endLsn) return { kind: 'ended', lsn };
+      // Whoever finds records behind a fence opens the stream again.
       const content = await this.#contentOf(stream, lsn);
       return typeof content === 'object' && content.lastLsn === lsn ? { kind: 'ended', lsn } : { kind: 'open' };
     }
