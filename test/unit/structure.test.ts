@@ -34,7 +34,7 @@ const onlyImports: Readonly<Record<string, readonly string[]>> = {
 const roots = {
   main: ['main'],
   http: ['server/http-threads/http-thread'],
-  shard: ['shard-worker/thread/shard-thread'],
+  shard: ['shard-worker/thread/shard-task'],
   command: ['cli/journal', 'cli/load', 'cli/migrate', 'cli/psql'],
 };
 
@@ -68,15 +68,15 @@ interface SourceFile {
 }
 
 const files: readonly SourceFile[] = readdirSync(sourceRoot, { recursive: true, encoding: 'utf8' })
-  .filter((file) => file.endsWith('.ts') && !file.endsWith('.d.ts'))
+  .filter((file) => /\.c?ts$/.test(file) && !file.endsWith('.d.ts'))
   .map((file) => {
     const code = readFileSync(join(sourceRoot, file), 'utf8').replaceAll(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, '');
     // `from '…'` of imports and exports, `import '…'`, `import('…')` of values and types, and `require('…')`.
     const found = code.matchAll(
-      /\b(?:(?:import|export)\s+(type\s)?[^'"`;]*?from\s*|(?:import|require)\s*\(?\s*)['"`]([^'"`]+)['"`]/g,
+      /(?<!['"`])\b(?:(?:import|export)\s+(type\s)?[^'"`;]*?from\s*|(?:import|require)\s*\(?\s*)['"`]([^'"`]+)['"`]/g,
     );
     const imports = Array.from(found, ([, type, name = '']) => ({ name, isType: type !== undefined }));
-    return { path: file.replace(/\.ts$/, ''), code, imports };
+    return { path: file.replace(/\.c?ts$/, ''), code, imports };
   });
 
 const folders = floors.flatMap((floor) => Object.keys(floor));
@@ -102,7 +102,7 @@ function within(path: string, places: readonly string[]): boolean {
 function importedFiles(file: SourceFile, types = true): string[] {
   return file.imports
     .filter(({ name, isType }) => name.startsWith('.') && (types || !isType))
-    .map(({ name }) => normalize(join(dirname(file.path), name)).replace(/\.(js|ts)$/, ''));
+    .map(({ name }) => normalize(join(dirname(file.path), name)).replace(/\.(cjs|js|ts)$/, ''));
 }
 
 function packageOf(specifier: string): string | undefined {

@@ -127,7 +127,7 @@ export class ShardSupervisor {
     this.#shards = Array.from({ length: options.shards }, () => new SupervisedShard());
     this.#rows = this.#shards.map((_, shard) => statsRow(options.stats, shard));
     this.#pool = new Piscina({
-      filename: fileURLToPath(new URL('../thread/shard-thread.js', import.meta.url)),
+      filename: fileURLToPath(new URL('../thread/shard-task.cjs', import.meta.url)),
       name: 'runShard',
       minThreads: options.shards,
       maxThreads: options.shards,

@@ -1,5 +1,5 @@
 /**
- * The root of a shard thread: a Piscina task that builds the shard and serves its ports for as long as the thread lives.
+ * The root of a shard thread: it builds the shard and serves its ports for as long as the thread lives.
  *
  * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread ends. Its connection,
  * files and timers end with it. The supervisor then starts another thread, which recovers the shard.
@@ -35,7 +35,7 @@ import { Shard } from './shard.js';
 import { SharedShard } from './shared-shard.js';
 import type { ShardLog } from './streams/owned-stream.js';
 
-/** Runs a shard until it is drained. The task of Piscina. */
+/** Runs a shard until it is drained. */
 export function runShard(task: ShardTask): Promise<void> {
   return new Promise((resolve) => {
     new ShardThread(task, resolve).start();
