@@ -300,10 +300,10 @@ export class World {
     );
   }
 
-  /** Whether a stream has ended without increments that were in the broker up to an LSN. */
+  /** Whether a stream has ended without increments that were in the broker up to an LSN. Whoever finds more of it opens it again. */
   lacksLost(stream: string, throughLsn: number): boolean {
     const row = this.database.tables.checkpoints.get(stream);
-    if (row?.retiredAt === undefined) return false;
+    if (row?.retiredAt === undefined || this.#isInBroker(stream, row.lsn + 1)) return false;
     const isMissing = ({ lsn, parts }: LostRecord): boolean => lsn > row.lsn && lsn <= throughLsn && parts.length > 0;
     return this.#lost.some((record) => record.stream === stream && isMissing(record));
   }
@@ -394,6 +394,13 @@ export class World {
 
   #lastLsnInBroker(stream: string): number {
     return Math.max(0, ...(this.broker?.messages(stream) ?? []).map(lastLsnOf));
+  }
+
+  #isInBroker(stream: string, lsn: number): boolean {
+    const messages = this.broker?.messages(stream) ?? [];
+    return messages.some(
+      ({ data }) => !isFence(data) && decodeMessage(data).records.some((record) => record.lsn === lsn),
+    );
   }
 
   /** A cluster before 2.11 has stored the record after its stream had ended. */

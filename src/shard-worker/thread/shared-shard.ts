@@ -67,6 +67,9 @@ const DOUBT_SHARE = 0.8;
 const ROLL_UP_WAIT_MS = 30_000;
 const ROLL_UP_LOOK_MS = 100;
 
+/** How long a stop waits for what has become of streams that were left. */
+const DECIDE_LAST_MS = 5000;
+
 const NO_ENTRIES = new Uint8Array(0);
 
 /** Most streams that were left whose fate is looked after; beyond them the oldest is forgotten. */
@@ -165,6 +168,7 @@ export class SharedShard implements GroupTarget {
   readonly #left = new Map<string, Lsn>();
   /** The writers of streams that were left, until it is known whether everything acknowledged is counted. */
   readonly #undecided = new Map<string, StreamWriter>();
+  #deciding: Promise<void> | undefined;
   /** Streams that this thread has written and writes no more, until they have ended. */
   readonly #unwritten = new Set<string>();
   /** Streams of earlier runs are known. */
@@ -460,13 +464,7 @@ export class SharedShard implements GroupTarget {
     this.#isLifeOver = true;
     for (const end of this.#pauses) end();
     await this.#lives;
-    try {
-      await this.#decideLost();
-    } catch (error) {
-      if (!isDatabaseUnavailable(error)) throw error;
-      log('debug', { err: error }, 'Cannot look now what has become of streams that were left');
-    }
-    for (const writer of this.#undecided.values()) this.#sayMayBeLost(writer);
+    await this.#decideLast();
     try {
       if (own?.flusher !== undefined && isCommitted)
         await incrementLog.retire(own.writer.stream, own.pendingSums.checkpoint, own.writer.appendEpoch);
@@ -516,7 +514,7 @@ export class SharedShard implements GroupTarget {
       if (isInDatabase && this.#isStreamDue) await this.#begin();
       await this.#ask();
       await this.#giveWord();
-      await this.#decideLost();
+      this.#beginDeciding();
       this.#setProblem(LOG, undefined);
       if (isInDatabase) this.#noticeAvailable();
       this.#tellServing();
@@ -842,6 +840,31 @@ export class SharedShard implements GroupTarget {
     if (this.#undecided.size > LEFT_FATES_MAX && oldest !== undefined) this.#undecided.delete(oldest);
   }
 
+  /** Beside the round that shows life: a stream may be long, and what it still holds is read. */
+  #beginDeciding(): void {
+    if (this.#undecided.size === 0) return;
+    this.#deciding ??= this.#decideLost()
+      .catch((error: unknown) => {
+        if (!isDatabaseUnavailable(error)) this.failed(error);
+        else this.#deps.log('debug', { err: error }, 'Cannot look now what has become of streams that were left');
+      })
+      .finally(() => {
+        this.#deciding = undefined;
+      });
+  }
+
+  /** Once more before the end, which does not wait long for it. */
+  async #decideLast(): Promise<void> {
+    const late = this.#pause(DECIDE_LAST_MS);
+    await Promise.race([this.#deciding, late]);
+    this.#beginDeciding();
+    await Promise.race([this.#deciding, late]);
+    for (const end of this.#pauses) end();
+    for (const writer of this.#undecided.values()) this.#sayMayBeLost(writer);
+    // What is found later is not said again.
+    this.#undecided.clear();
+  }
+
   /**
    * Looks what has become of streams that were left. Others may have read and flushed what the journal has lost since, and may still
    * hold it: only the end of a stream tells what is lost.
@@ -849,8 +872,7 @@ export class SharedShard implements GroupTarget {
   async #decideLost(): Promise<void> {
     for (const [stream, writer] of [...this.#undecided]) {
       const fate = await this.#fateOf(writer);
-      if (fate.kind === 'open') continue;
-      this.#undecided.delete(stream);
+      if (fate.kind === 'open' || !this.#undecided.delete(stream)) continue;
       // A row that was forgotten had everything.
       if (fate.kind === 'nowhere' && writer.lostAfterLsn === undefined) continue;
       const afterLsn = fate.kind === 'ended' ? fate.lsn : 0;

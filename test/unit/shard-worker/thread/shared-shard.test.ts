@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
 import type { IncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
+import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import { LogWriter } from '#product/shard-worker/journal/postgres/log-writer.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
@@ -23,10 +24,13 @@ class Ingest {
   /** The streams, with whether they are open. */
   readonly streams = new Map<string, { isOpen: boolean; checkpoint: number }>();
   isAvailable = true;
+  signsOfLife = 0;
   readonly shard: SharedShard;
 
-  constructor() {
-    const log: Partial<IncrementLog> = {
+  /** `fateOf` says what became of a stream that was left; without it the writer knows. */
+  constructor(fateOf?: SharedLog['fateOf']) {
+    const log: Partial<SharedLog & IncrementLog> = {
+      ...(fateOf === undefined ? {} : { fateOf }),
       flusher: undefined,
       isInDatabase: true,
       makeWriter: (begun, deps) => new LogWriter(begun, { ...deps, incrementLog: log as IncrementLog }),
@@ -47,7 +51,7 @@ class Ingest {
           return row?.isOpen === true ? { epoch: 1, lsn: row.checkpoint, time: 100 } : undefined;
         }),
       lastLsn: (stream) => this.#answer(() => this.streams.get(stream)?.checkpoint),
-      showLife: () => this.#answer(() => undefined),
+      showLife: () => this.#answer(() => void (this.signsOfLife += 1)),
       giveWord: (stream) => this.#answer(() => this.streams.get(stream)?.isOpen === true),
       endLife: () => this.#answer(() => undefined),
       close: () => Promise.resolve(),
@@ -159,6 +163,25 @@ test('without the database the shard refuses, and it begins a stream when that a
   ingest.isAvailable = true;
   await ingest.pass(1500);
   assert.equal(ingest.stats[STAT.journalRefused], 0);
+});
+
+test('a look at a stream that was left delays neither signs of life nor a stop', async () => {
+  const fates: string[] = [];
+  const ingest = new Ingest((stream) => {
+    fates.push(stream);
+    // As when the stream is long.
+    return new Promise(() => undefined);
+  });
+  await ingest.shard.start();
+  ingest.stream.isOpen = false;
+  assert.equal(await ingest.append(), 'journal-fenced');
+  await ingest.pass(2000);
+  assert.equal(fates.length, 1);
+  const before = ingest.signsOfLife;
+  await ingest.pass(10_000);
+  assert.ok(ingest.signsOfLife >= before + 3, String(ingest.signsOfLife));
+  assert.equal(fates.length, 1);
+  assert.deepEqual(await ingest.within(ingest.shard.drain(), 5500), []);
 });
 
 test('what others flush counts as handed over, and its backlog follows the checkpoint', async () => {
