@@ -132,7 +132,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
   { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 18 },
   { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 35 },
-  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 114 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 173 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
   { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
   {
@@ -144,9 +144,9 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   {
     name: 'a fence without an expectation whose answer ends the stream, and retired streams that stay so',
     mutations: { fenceReplyEnds: true, neverReopens: true },
-    from: 69,
+    from: 362,
   },
-  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 985 },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 182 },
   {
     name: 'a retired row that keeps covered_from',
     mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },
@@ -154,8 +154,8 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 200 },
   // Only a broker that loses messages shows these.
-  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 1439 },
-  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 2426 },
+  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 5275 },
+  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 4694 },
   { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 67 },
   { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 67 },
 ];

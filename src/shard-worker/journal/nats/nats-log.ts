@@ -161,8 +161,8 @@ export class NatsLog implements SharedLog {
   #beginning: Beginning | undefined;
   /** The stream that this thread writes. */
   #writer: NatsWriter | undefined;
-  /** The sequence of the first message of the stream that was begun last. */
-  #helloSequence = 0;
+  /** The first message of the stream that was begun last: its sequence, and when it was sent. */
+  #hello = { sequence: 0, confirmedAt: 0 };
   /** Streams that this thread has begun without a row. */
   readonly #unregistered = new Set<string>();
   readonly #readers = new Map<string, StreamReader>();
@@ -196,12 +196,13 @@ export class NatsLog implements SharedLog {
   async begin(stream: string): Promise<BegunStream> {
     this.#beginning ??= await this.#prepare(stream);
     const { begun, hello } = this.#beginning;
+    const confirmedAt = this.#deps.clock.monotonic();
     const sequence = await sendHello(this.#deps.appends, begun.stream, hello);
     this.#beginning = undefined;
     if (sequence === 'over')
       throw new JournalError('journal-unavailable', 'The stream was ended before it had begun; beginning another one.');
     if (begun.isUnregistered === true) this.#unregistered.add(begun.stream);
-    this.#helloSequence = sequence;
+    this.#hello = { sequence, confirmedAt };
     return begun;
   }
 
@@ -246,7 +247,7 @@ export class NatsLog implements SharedLog {
     const { stream, appendEpoch } = begun;
     const purges = this.#purgesOf(stream);
     // The first message is LSN 1.
-    const end = { stream, appendEpoch, lsn: 1, sequence: this.#helloSequence };
+    const end = { stream, appendEpoch, lsn: 1, ...this.#hello };
     const writer = new NatsWriter(end, {
       ...deps,
       broker: this.#deps.appends,
@@ -474,10 +475,13 @@ export class NatsLog implements SharedLog {
       if (this.#isClosing) return;
       const due = purges.takeDue(askedAt, rows.get(stream));
       if (due === undefined) continue;
+      const lookedAt = this.#deps.clock.monotonic();
       const [message] = await this.#deps.reads.read(stream, due.sequence, 1);
-      if (message !== undefined && isMarked(message, due)) await this.#deps.reads.purge(stream, due.sequence);
       // The broker has gone back. What this stream has there by now is purged by whoever ends it.
-      else purges.clear();
+      if (message === undefined || !isMarked(message, due)) purges.clear();
+      // Otherwise this thread slept, and a later round purges this, too.
+      else if (this.#deps.clock.monotonic() - lookedAt < this.#intervals.confirmAfterMs)
+        await this.#deps.reads.purge(stream, due.sequence);
     }
   }
 

@@ -41,15 +41,12 @@ const EMPTY_LOOKS_MIN = 5;
 /** Messages that are read at a time behind the last acknowledged record. There are seldom more than two. */
 const LOOK_MESSAGES = 16;
 
-/** Without an acknowledgement for so long the broker may have restarted. */
-const CONFIRM_AFTER_MS = 1000;
-
 /** What the writer needs besides what every writer needs. */
 export interface NatsWriterDeps extends StreamWriterDeps {
   readonly broker: Pick<Broker, 'publish' | 'read'>;
   readonly origin: MessageOrigin;
-  /** In place of {@link CONFIRM_AFTER_MS}. */
-  readonly confirmAfterMs?: number | undefined;
+  /** So long after a request that was answered the broker may have restarted. */
+  readonly confirmAfterMs: number;
   /** A message is stored whose last record is `lsn`. */
   readonly stored?: (lsn: Lsn, sequence: number) => void;
 }
@@ -62,6 +59,8 @@ export interface WrittenEnd {
   readonly lsn: Lsn;
   /** The sequence of its message; 0: none. */
   readonly sequence: number;
+  /** When the request was sent whose answer says so, on the monotonic clock. */
+  readonly confirmedAt: number;
 }
 
 /** What a look behind the last acknowledged record has found. */
@@ -92,6 +91,8 @@ interface Sending {
   isInDoubt: boolean;
   /** The last message may be another one: look before sending. */
   mustLook: boolean;
+  /** A pause has passed since the last attempt. */
+  hasWaited: boolean;
   /** So many looks in a row have found nothing from the last acknowledged record on. */
   emptyLooks: number;
 }
@@ -107,7 +108,7 @@ export class NatsWriter implements StreamWriter {
   /** Of the message of the last acknowledged record. */
   #endSequence: number;
   #sending: Sending | undefined;
-  /** When the broker had the last acknowledged record for certain, and whether an attempt has failed since. */
+  /** When the request was sent that last confirmed that record, and whether an attempt has failed since. */
   #confirmedAt: number;
   #isUnsure = false;
   #isOver = false;
@@ -122,7 +123,7 @@ export class NatsWriter implements StreamWriter {
     this.#endLsn = end.lsn;
     this.#endSequence = end.sequence;
     this.#deps = deps;
-    this.#confirmedAt = deps.clock.monotonic();
+    this.#confirmedAt = end.confirmedAt;
   }
 
   get endLsn(): Lsn {
@@ -210,7 +211,8 @@ export class NatsWriter implements StreamWriter {
       expected: this.#endSequence,
       isSent: false,
       isInDoubt: false,
-      mustLook: this.#mustConfirm,
+      mustLook: false,
+      hasWaited: false,
       emptyLooks: 0,
     };
     this.#sending = sending;
@@ -221,7 +223,6 @@ export class NatsWriter implements StreamWriter {
     }
     this.#lastTime = time;
     const now = this.#deps.clock.monotonic();
-    this.#confirmedAt = now;
     for (const record of group) {
       this.#endLsn += 1;
       this.#backlog.add(this.#endLsn, record, now);
@@ -231,7 +232,7 @@ export class NatsWriter implements StreamWriter {
   }
 
   get #mustConfirm(): boolean {
-    const { clock, confirmAfterMs = CONFIRM_AFTER_MS } = this.#deps;
+    const { clock, confirmAfterMs } = this.#deps;
     return this.#isUnsure || clock.monotonic() - this.#confirmedAt >= confirmAfterMs;
   }
 
@@ -241,10 +242,14 @@ export class NatsWriter implements StreamWriter {
     const until = clock.monotonic() + doubtMaxMs;
     for (let backoffMs = BACKOFF_FIRST_MS; ;) {
       const before = sending.expected;
+      // Also where this thread slept since it looked.
+      sending.mustLook ||= this.#mustConfirm;
       const isStored = sending.mustLook ? await this.#look(sending) : await this.#send(sending);
       if (isStored === true) return;
       // There is nothing to wait for where the broker has just said what to do next.
-      const isNews = isStored === 'again' && (!sending.isSent || sending.mustLook || sending.expected !== before);
+      const isNews =
+        isStored === 'again' &&
+        (!sending.isSent || sending.mustLook || sending.hasWaited || sending.expected !== before);
       const isLost = sending.emptyLooks >= EMPTY_LOOKS_MIN;
       // Nothing of this group can come late.
       if (isLost && !sending.isSent) {
@@ -260,17 +265,21 @@ export class NatsWriter implements StreamWriter {
       await new Promise<void>((resolve) => {
         clock.schedule(backoffMs, resolve);
       });
+      sending.hasWaited = true;
       backoffMs = Math.min(2 * backoffMs, BACKOFF_MAX_MS);
     }
   }
 
   /** True where the message is stored. Throws where it is certain that it is not. */
   async #send(sending: Sending): Promise<boolean | 'again'> {
-    const { broker, unavailable } = this.#deps;
+    const { broker, clock, unavailable } = this.#deps;
+    const sentAt = clock.monotonic();
+    sending.hasWaited = false;
     const outcome = await broker.publish(this.stream, sending.data, sending.expected);
     if (outcome.kind === 'published') {
       this.#endSequence = outcome.sequence;
       this.#isUnsure = false;
+      this.#confirmedAt = sentAt;
       return true;
     }
     this.#isUnsure = true;
@@ -293,6 +302,7 @@ export class NatsWriter implements StreamWriter {
   async #look(sending: Sending): Promise<boolean | 'again'> {
     // An attempt was not answered with success: it is settled only by what is found.
     sending.isInDoubt = sending.isSent;
+    const askedAt = this.#deps.clock.monotonic();
     let sight: Sight;
     try {
       sight = await this.#see(sending);
@@ -316,6 +326,7 @@ export class NatsWriter implements StreamWriter {
     else if (sight.isGone && !isFound)
       this.#endLost(Math.max(this.#checkpointLsn, sight.lsn > this.#endLsn ? sight.lsn : 0));
     this.#isUnsure = false;
+    this.#confirmedAt = askedAt;
     if (isFound) {
       this.#endSequence = sight.lsnSequence;
       return true;

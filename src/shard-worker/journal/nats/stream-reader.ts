@@ -36,16 +36,13 @@ const SEARCH_MESSAGES_MAX = 50;
 const FENCES_MAX = 2;
 const FENCE = new Uint8Array(0);
 
-/** Without a read for so long the broker may have restarted. */
-const CONFIRM_AFTER_MS = 1000;
-
 /** What the reader needs. */
 export interface StreamReaderDeps {
   readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
   readonly purges: Pick<PurgeSchedule, 'noteMessage' | 'noteFence' | 'hold' | 'release' | 'clear'>;
   readonly clock: Pick<Clock, 'monotonic'>;
-  /** In place of {@link CONFIRM_AFTER_MS}. */
-  readonly confirmAfterMs?: number | undefined;
+  /** Without a read for so long the broker may have restarted. */
+  readonly confirmAfterMs: number;
   /** A message that nobody can read: what follows is not counted. */
   readonly unreadable: (sequence: number, error: JournalError) => void;
   /** The stream cannot be ended now. Each later read tries again. */
@@ -103,7 +100,7 @@ export class StreamReader {
    * take keeps no record back: where a limit is reached, what is read here makes room once it is committed.
    */
   async read(recordsMax: number): Promise<readonly JournalRecord[]> {
-    const { clock, confirmAfterMs = CONFIRM_AFTER_MS } = this.#deps;
+    const { clock, confirmAfterMs } = this.#deps;
     const now = clock.monotonic();
     const mustConfirm = this.#isUnsure || now - this.#confirmedAt >= confirmAfterMs;
     // Until this read has succeeded.
@@ -111,13 +108,13 @@ export class StreamReader {
     if (mustConfirm) await this.#confirm();
     if (!this.#isPlaced) await this.#place();
     const records: JournalRecord[] = [];
-    this.#isUnsure = !(await this.#readInto(records, recordsMax));
+    this.#isUnsure = !(await this.#readInto(records, recordsMax, now + confirmAfterMs));
     this.#confirmedAt = now;
     return records;
   }
 
-  /** False where the broker does not have what it had before, as far as this can be seen. */
-  async #readInto(records: JournalRecord[], recordsMax: number): Promise<boolean> {
+  /** False where the broker does not have what it had before, as far as this can be seen. No fence is sent after `fenceUntil`. */
+  async #readInto(records: JournalRecord[], recordsMax: number, fenceUntil: number): Promise<boolean> {
     let fences = 0;
     while (!this.#isBlocked && records.length < recordsMax) {
       const messages = await this.#deps.broker.read(this.stream, this.#lastSequence + 1, MESSAGES_MAX);
@@ -126,6 +123,7 @@ export class StreamReader {
       const mustFence = this.ends && !this.isFenced && fences < FENCES_MAX;
       if (mustFence) {
         fences += 1;
+        if (this.#deps.clock.monotonic() >= fenceUntil) return false;
         if (!(await this.#isFenceSent())) return false;
       } else if (this.#leftOut === undefined || (await this.#readLeftOut(this.#leftOut))) {
         break;

@@ -42,6 +42,7 @@ beforeEach(() => {
   for (const lsn of [1, 2]) broker.add(encodeMessage([incrementRecord('a', lsn)], lsn, 0, { node: NODE_ID, shard: 0 }));
   reader = new StreamReader('stream', 0, true, {
     clock: new ManualClock(),
+    confirmAfterMs: 1000,
     broker,
     purges: new PurgeSchedule(0),
     unreadable: () => assert.fail('all of it can be read'),

@@ -65,8 +65,15 @@ let complaints: number;
 
 function makeWriter(): NatsWriter {
   const hello = broker.add(encodeMessage([incrementRecord('hello', 0)], 1, 0, origin));
-  const end = { stream: STREAM, appendEpoch: 'x', lsn: 1, sequence: hello };
-  return new NatsWriter(end, { broker, clock, origin, doubtMaxMs: 4000, unavailable: () => (complaints += 1) });
+  const end = { stream: STREAM, appendEpoch: 'x', lsn: 1, sequence: hello, confirmedAt: clock.monotonic() };
+  return new NatsWriter(end, {
+    broker,
+    clock,
+    origin,
+    confirmAfterMs: 1000,
+    doubtMaxMs: 4000,
+    unavailable: () => (complaints += 1),
+  });
 }
 
 beforeEach(() => {
@@ -287,6 +294,49 @@ describe('a broker that has lost its last messages', () => {
     assert.equal(await append(2), 'journal-unavailable');
     broker.messages.push({ sequence: loseLast(), data: FENCE });
     assert.equal(await append(2), 'journal-fenced');
+  });
+
+  test('is asked again where this thread slept between its look and the attempt that follows', async () => {
+    assert.equal(await append(1), 2);
+    broker.fates = ['lost'];
+    const { read } = broker;
+    broker.read = async (...args) => {
+      const seen = await read.apply(broker, args);
+      broker.read = read;
+      clock.advance(1000);
+      broker.messages.push({ sequence: loseLast(), data: FENCE });
+      return seen;
+    };
+    assert.equal(await append(2), 'journal-failed');
+    assert.ok(writer.isOver);
+    assert.equal(broker.messages.at(-1)?.data.length, 0, 'nothing is behind the fence');
+  });
+
+  test('is asked first where this thread slept before it read the last answer', async () => {
+    const { publish } = broker;
+    broker.publish = async (...args) => {
+      const outcome = await publish.apply(broker, args);
+      broker.publish = publish;
+      clock.advance(1000);
+      broker.messages.push({ sequence: loseLast(), data: FENCE });
+      return outcome;
+    };
+    assert.equal(await append(1), 2);
+    assert.equal(await append(2), 'journal-fenced');
+    assert.equal(broker.messages.at(-1)?.data.length, 0, 'nothing is behind the fence');
+  });
+
+  test('takes nothing from a thread whose looks all take a second', async () => {
+    assert.equal(await append(1), 2);
+    clock.advance(1000);
+    const { read } = broker;
+    broker.read = (...args) => {
+      clock.advance(1000);
+      return read.apply(broker, args);
+    };
+    assert.equal(await append(2), 'journal-fenced');
+    assert.ok(writer.isOver);
+    assert.equal(broker.published.length, 1);
   });
 
   test('is asked first after a second only', async () => {

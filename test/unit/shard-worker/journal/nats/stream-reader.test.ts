@@ -86,7 +86,14 @@ function readerOf(
   clock = new ManualClock(),
 ): StreamReader {
   const unreadable = (): void => assert.fail('everything can be read');
-  return new StreamReader(STREAM, lsn, ends, { broker, purges, clock, unreadable, unfenced: () => undefined });
+  return new StreamReader(STREAM, lsn, ends, {
+    broker,
+    purges,
+    clock,
+    confirmAfterMs: 1000,
+    unreadable,
+    unfenced: () => undefined,
+  });
 }
 
 async function lsnsOf(reader: StreamReader): Promise<readonly number[]> {
@@ -205,6 +212,27 @@ describe('a reader of a broker that has lost its last messages', () => {
     assert.deepEqual(await lsnsOf(reader), []);
     clock.advance(1000);
     assert.deepEqual(await lsnsOf(reader), [3, 4]);
+  });
+
+  test('ends no stream where this thread slept since it read', async () => {
+    const subject = new Subject([group(1, 1), group(2, 1)]);
+    const clock = new ManualClock();
+    const reader = readerOf(subject, 0, true, new PurgeSchedule(0), clock);
+    const { read } = subject;
+    subject.read = async (...args) => {
+      const messages = await read.apply(subject, args);
+      Reflect.deleteProperty(subject, 'read');
+      clock.advance(1000);
+      const lost = subject.messages.pop()?.sequence ?? 0;
+      subject.messages.push({ sequence: lost - 1, data: group(2, 1) }, { sequence: lost, data: group(3, 1) });
+      return messages;
+    };
+    assert.deepEqual(await lsnsOf(reader), [1, 2]);
+    assert.equal(subject.firstFence, undefined);
+    const found: number[] = [];
+    for (let reads = 0; !reader.hasEnded && reads < 5; reads += 1) found.push(...(await lsnsOf(reader)));
+    assert.deepEqual(found, [3]);
+    assert.ok(reader.hasEnded);
   });
 
   test('ends the stream behind what is left', async () => {
