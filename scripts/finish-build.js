@@ -18,8 +18,9 @@ const dist = join(root, 'dist');
 const typia = join(root, 'node_modules/typia');
 const validators = join(dist, 'typia');
 
+const compiledName = /\.(js|cjs|js\.map|cjs\.map|d\.ts|d\.cts)$/;
 const compiled = readdirSync(dist, { recursive: true, encoding: 'utf8' })
-  .filter((path) => /\.(js|js\.map|d\.ts)$/.test(path) && !/^(typia|http\/dashboard)\//.test(path))
+  .filter((path) => compiledName.test(path) && !/^(typia|http\/dashboard)\//.test(path))
   .map((path) => join(dist, path));
 
 removeLeftovers();
@@ -30,8 +31,8 @@ makeClientPackage();
 
 function removeLeftovers() {
   for (const path of compiled) {
-    const name = relative(dist, path).replace(/\.(js|js\.map|d\.ts)$/, '');
-    if (!existsSync(join(source, `${name}.ts`))) rmSync(path);
+    const name = join(source, relative(dist, path).replace(compiledName, ''));
+    if (!existsSync(`${name}.ts`) && !existsSync(`${name}.cts`)) rmSync(path);
   }
 }
 

@@ -8,10 +8,12 @@ import { CountedNode } from '../support/counted-node.js';
 import { eventually } from '../support/eventually.js';
 import { increment, problemCode } from '../support/http.js';
 import { imbalances, scrape } from '../support/metrics.js';
+import { NatsServer, natsServerMissing } from '../support/nats-server.js';
 import { OutagePostgres } from '../support/outage-postgres.js';
 import { PgBouncer, pgbouncerMissing } from '../support/pgbouncer.js';
 import { PostgresPair, type Replication } from '../support/postgres-pair.js';
 import { assertCreated } from '../support/problem.js';
+import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
 import { committedSums } from '../support/suite-server.js';
 
 const LOST = 'Acknowledged increments are lost: the database has gone back to an earlier state';
@@ -49,6 +51,29 @@ describe('failover', () => {
     }
   }
 
+  /** Fails over to a standby that lacks the last flushes: what the journal keeps of them is flushed again. */
+  async function repeatFromJournal(label: string, env: Readonly<Record<string, string>>): Promise<void> {
+    await withNode(label, 'asynchronous', { FLUSH_INTERVAL_MS: '200', ...env }, async ({ pair, node }) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(200);
+      await node.flush();
+      await pair.caughtUp();
+      await pair.cutOff();
+      await load.acknowledgements(200);
+      await node.flush();
+      const committed = await pair.positions(pair.primaryUrl);
+      const failover = await pair.failOver();
+      const takenBack = committed - failover.positions;
+      assert.ok(takenBack > 0n, `${committed} and ${failover.positions}`);
+      console.log(`# ${label}: ${takenBack} records taken back, first flush ${await pair.firstFlush(failover)}`);
+      // A read between the two states of the database sees the older one.
+      load.wrongAnswers.length = 0;
+      await load.acknowledgements(200);
+      await node.finish(server);
+    });
+  }
+
   test('to a synchronous standby under load takes nothing back, and the sums are exact', TIMEOUT, async () => {
     await withNode('synchronous standby', 'synchronous', {}, async ({ pair, node }) => {
       const server = await node.start();
@@ -62,26 +87,48 @@ describe('failover', () => {
     });
   });
 
-  test('to an asynchronous standby that lags repeats what it lacks from the journal', TIMEOUT, async () => {
-    await withNode('lagging standby', 'asynchronous', { FLUSH_INTERVAL_MS: '200' }, async ({ pair, node }) => {
-      const server = await node.start();
-      const load = node.load();
-      await load.acknowledgements(200);
-      await node.flush();
-      await pair.caughtUp();
-      await pair.cutOff();
-      await load.acknowledgements(200);
-      await node.flush();
-      const committed = await pair.positions(pair.primaryUrl);
-      const failover = await pair.failOver();
-      const takenBack = committed - failover.positions;
-      assert.ok(takenBack > 0n, `${committed} and ${failover.positions}`);
-      console.log(`# lagging standby: ${takenBack} records taken back, first flush ${await pair.firstFlush(failover)}`);
-      // A read between the two states of the database sees the older one.
-      load.wrongAnswers.length = 0;
-      await load.acknowledgements(200);
-      await node.finish(server);
-    });
+  test('to an asynchronous standby that lags repeats what it lacks from the journal', TIMEOUT, () =>
+    repeatFromJournal('lagging standby', {}),
+  );
+
+  test(
+    'with JOURNAL=nats to an asynchronous standby that lags repeats what it lacks from the broker',
+    { ...TIMEOUT, skip: natsServerMissing() },
+    async () => {
+      const broker = await NatsServer.start();
+      try {
+        await repeatFromJournal('JOURNAL=nats, lagging standby', { JOURNAL: broker.journal });
+      } finally {
+        await broker.dispose();
+      }
+    },
+  );
+
+  test('with JOURNAL=sqs to a synchronous standby loses nothing, and nothing is counted twice', TIMEOUT, async () => {
+    const sqs = await SqsServer.start();
+    try {
+      const env = { ...SQS_ENVIRONMENT, JOURNAL: await sqs.makeQueue(), FLUSH_INTERVAL_MS: '200' };
+      await withNode('queue', 'synchronous', { ...env, ROLE: 'ingest' }, async ({ pair, node }) => {
+        const options = { databaseUrl: pair.standbyUrl, serverDatabaseUrl: pair.url, env: { ...env, ROLE: 'roll-up' } };
+        const rollUp = await CountedNode.make('queue: roll-up', options);
+        try {
+          const [writing, flushing] = [await node.start(), await rollUp.start()];
+          const load = node.load(16, 'w', 0);
+          await load.acknowledgements(200);
+          const first = pair.firstFlush(await pair.failOver());
+          await load.acknowledgements(200);
+          console.log(`# JOURNAL=sqs, synchronous standby: first flush ${await first}`);
+          await load.stop();
+          await node.flush();
+          for (const server of [writing, flushing]) assert.equal((await server.stop()).code, 0, server.output);
+          await node.compare();
+        } finally {
+          await rollUp.dispose();
+        }
+      });
+    } finally {
+      await sqs.dispose();
+    }
   });
 
   test(
