@@ -464,7 +464,6 @@ export class SharedShard implements GroupTarget {
     this.#isLifeOver = true;
     for (const end of this.#pauses) end();
     await this.#lives;
-    await this.#decideLast();
     try {
       if (own?.flusher !== undefined && isCommitted)
         await incrementLog.retire(own.writer.stream, own.pendingSums.checkpoint, own.writer.appendEpoch);
@@ -473,6 +472,7 @@ export class SharedShard implements GroupTarget {
       if (!isDatabaseUnavailable(error)) throw error;
       log('warn', { err: error }, 'Cannot end the streams now; another server finishes them');
     }
+    await this.#decideLast();
     this.#publish();
     this.#rejectedLog.close();
     await incrementLog.close();
@@ -871,6 +871,8 @@ export class SharedShard implements GroupTarget {
    */
   async #decideLost(): Promise<void> {
     for (const [stream, writer] of [...this.#undecided]) {
+      // A stop has given it up meanwhile.
+      if (!this.#undecided.has(stream)) continue;
       const fate = await this.#fateOf(writer);
       if (fate.kind === 'open' || !this.#undecided.delete(stream)) continue;
       // A row that was forgotten had everything.
