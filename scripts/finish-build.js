@@ -31,8 +31,8 @@ makeClientPackage();
 
 function removeLeftovers() {
   for (const path of compiled) {
-    const name = join(source, relative(dist, path).replace(compiledName, ''));
-    if (!existsSync(`${name}.ts`) && !existsSync(`${name}.cts`)) rmSync(path);
+    const extension = /\.(cjs|cjs\.map|d\.cts)$/.test(path) ? '.cts' : '.ts';
+    if (!existsSync(join(source, relative(dist, path).replace(compiledName, extension)))) rmSync(path);
   }
 }
 

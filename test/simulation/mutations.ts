@@ -130,9 +130,9 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 65 },
   { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 49 },
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
-  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 18 },
-  { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 35 },
-  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 173 },
+  { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true } },
+  { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 47 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 213 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
   { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
   {
@@ -140,11 +140,11 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
     mutations: { purgesTakenBack: true },
     from: 329,
   },
-  { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 63 },
+  { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 78 },
   {
     name: 'a fence without an expectation whose answer ends the stream, and retired streams that stay so',
     mutations: { fenceReplyEnds: true, neverReopens: true },
-    from: 362,
+    from: 402,
   },
   { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 182 },
   {
@@ -154,8 +154,8 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 200 },
   // Only a broker that loses messages shows these.
-  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 5275 },
-  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 4694 },
+  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 2923 },
+  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 389 },
   { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 67 },
   { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 67 },
 ];

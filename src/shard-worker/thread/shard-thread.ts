@@ -1,5 +1,5 @@
 /**
- * The root of a shard thread: it builds the shard and serves its ports for as long as the thread lives.
+ * One shard in its thread: builds it and serves its ports for as long as the thread lives.
  *
  * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread ends. Its connection,
  * files and timers end with it. The supervisor then starts another thread, which recovers the shard.

@@ -170,7 +170,7 @@ describe('start and stop of three HTTP threads', { concurrency: 2 }, () => {
       }
     }));
 
-  // A thread that ends while it loads its code can end the whole process with it.
+  // A thread that ends while it loads its code can end the whole process with it. The delays meet different moments of that.
   test('a stop while the start waits for its database ends the process with 0', async () => {
     const port = await freePort();
     const env = { ...THREADS, DATABASE_URL: `postgres://u:p@127.0.0.1:${port}/d`, JOURNAL: 'memory' };

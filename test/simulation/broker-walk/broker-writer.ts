@@ -325,6 +325,9 @@ export class BrokerWriter {
       case 'published':
         this.#land(own, group, outcome.sequence, outcome.sequence);
         return;
+      case 'reconnected':
+        // It is sent again.
+        return;
       case 'refused':
         if (group.isInDoubt) return;
         this.#drop(group);

@@ -17,6 +17,8 @@ export type PublishOutcome =
   | { readonly kind: 'published'; readonly sequence: number }
   /** The last message of the subject is another one than expected, or a publish is still in process. */
   | { readonly kind: 'mismatch' }
+  /** Nothing was sent: the connection had to be opened first, and meanwhile the last message may have become another one. */
+  | { readonly kind: 'reconnected' }
   /** It is not stored, and never will be. */
   | { readonly kind: 'refused'; readonly error: unknown }
   /** No answer came: it is stored, or will be, or not. */
@@ -27,7 +29,7 @@ export type PublishOutcome =
  * it asked for may have been done.
  */
 export interface Broker {
-  /** `expectedSequence`: of the last message of the subject; 0: it has none. */
+  /** `expectedSequence`: of the last message of the subject, as this connection has seen it; 0: it has none. */
   publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome>;
 
   /** The last message of a stream; undefined where its subject is empty. */

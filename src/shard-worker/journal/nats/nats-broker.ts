@@ -126,12 +126,14 @@ export class NatsBroker implements Broker {
   }
 
   async publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome> {
+    const before = this.#session;
     let session: NatsSession;
     try {
       session = await this.#opened();
     } catch (error) {
       return { kind: 'refused', error };
     }
+    if (session !== before && expectedSequence > 0) return { kind: 'reconnected' };
     const headers = session.makeHeaders();
     headers.set(EXPECTED_SEQUENCE_HEADER, String(expectedSequence));
     headers.set(EXPECTED_STREAM_HEADER, this.#settings.stream);

@@ -475,14 +475,23 @@ export class NatsLog implements SharedLog {
       if (this.#isClosing) return;
       const due = purges.takeDue(askedAt, rows.get(stream));
       if (due === undefined) continue;
-      const lookedAt = this.#deps.clock.monotonic();
-      const [message] = await this.#deps.reads.read(stream, due.sequence, 1);
+      const isThere = await this.#purgeBelow(stream, due.sequence, (message) => isMarked(message, due));
       // The broker has gone back. What this stream has there by now is purged by whoever ends it.
-      if (message === undefined || !isMarked(message, due)) purges.clear();
-      // Otherwise this thread slept, and a later round purges this, too.
-      else if (this.#deps.clock.monotonic() - lookedAt < this.#intervals.confirmAfterMs)
-        await this.#deps.reads.purge(stream, due.sequence);
+      if (!isThere) purges.clear();
     }
+  }
+
+  /**
+   * Removes what is below a message, if that is still the one that `isSame` knows. True where it is. Where the answer took too long
+   * nothing is removed: what is committed next takes it along.
+   */
+  async #purgeBelow(stream: string, sequence: number, isSame: (message: BrokerMessage) => boolean): Promise<boolean> {
+    const { clock, reads } = this.#deps;
+    const until = clock.monotonic() + this.#intervals.confirmAfterMs;
+    const [message] = await reads.read(stream, sequence, 1);
+    if (message?.sequence !== sequence || !isSame(message)) return false;
+    if (clock.monotonic() < until) await reads.purge(stream, sequence);
+    return true;
   }
 
   /** Looks at the subjects of the broker. */
@@ -576,8 +585,8 @@ export class NatsLog implements SharedLog {
     }
     // The records are committed, as the row says that was just read.
     if (content.hasRecords) {
-      if (content.firstFence !== undefined) await this.#deps.reads.purge(stream, content.firstFence);
-      return true;
+      if (content.firstFence === undefined) return true;
+      return this.#purgeBelow(stream, content.firstFence, ({ data }) => isFence(data));
     }
     if (known.old) {
       const values = [stream, known.epoch, this.#deps.windowHours];

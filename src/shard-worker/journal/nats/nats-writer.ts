@@ -14,9 +14,9 @@
  * ```
  *
  * A broker that has lost its last messages gives their sequences to later ones. So a sequence is expected only while the message
- * behind it cannot have changed: after an attempt that was not acknowledged, and after a second without one, the shard looks first
- * whether its last acknowledged record is still there. A broker that loses power is away for longer than a second, and an attempt
- * meanwhile fails.
+ * behind it cannot have changed: after an attempt that was not acknowledged, and a second after the request was sent whose answer
+ * confirmed it, the shard looks first whether its last acknowledged record is still there. A broker that loses power is away for
+ * longer than a second, or an attempt fails meanwhile.
  *
  * An LSN always has the same bytes, and nothing is sent before the group under way is settled: only then does "a record with this
  * LSN is there" mean that it is this very group. Only what is read decides, never what one read lacks: another server of the
@@ -257,6 +257,8 @@ export class NatsWriter implements StreamWriter {
         throw notSent();
       }
       if (clock.monotonic() + (isNews ? 0 : backoffMs) >= until) {
+        // The answers take so long that nothing could be sent by them.
+        if (!sending.isSent) throw this.#tooSlow();
         if (isLost) this.#endLost(this.#checkpointLsn);
         else this.end('a group of it was in doubt for too long');
         throw this.#overError(sending);
@@ -283,8 +285,8 @@ export class NatsWriter implements StreamWriter {
       return true;
     }
     this.#isUnsure = true;
-    if (outcome.kind === 'mismatch') {
-      sending.isSent = true;
+    if (outcome.kind === 'mismatch' || outcome.kind === 'reconnected') {
+      sending.isSent ||= outcome.kind === 'mismatch';
       sending.mustLook = true;
       return 'again';
     }
@@ -337,6 +339,12 @@ export class NatsWriter implements StreamWriter {
     return 'again';
   }
 
+  #tooSlow(): JournalError {
+    const error = new Error('NATS needs too long for each answer');
+    this.#deps.unavailable(error);
+    return unavailableNow(error);
+  }
+
   #overError({ isSent }: Sending): JournalError {
     return isSent ? unknownOutcome(this.stream) : notSent();
   }
@@ -387,7 +395,7 @@ export async function sendHello(
 ): Promise<number | 'over'> {
   const outcome = await broker.publish(stream, data, 0);
   if (outcome.kind === 'published') return outcome.sequence;
-  if (outcome.kind !== 'mismatch')
+  if (outcome.kind === 'refused' || outcome.kind === 'unknown')
     throw new JournalError('journal-unavailable', 'NATS does not take the journal now.', { cause: outcome.error });
   const messages = await broker.read(stream, 1, LOOK_MESSAGES);
   const [first] = messages;

@@ -9,8 +9,8 @@
  * does not end: there may be a fence, or, in a broker as above, a record that is not counted yet. Such a record, or a gap, makes
  * the reader begin again with the first message.
  *
- * A broker that has lost its last messages gives their sequences to later ones. After a failure, and after a second without a read,
- * the reader looks first whether its last message is still there, and begins again with the first message where it is not.
+ * A broker that has lost its last messages gives their sequences to later ones. After a failure, and a second after the last read was
+ * sent, the reader looks first whether its last message is still there, and begins again with the first message where it is not.
  *
  * ```text
  * to end a stream: read to the end ──► a fence, expecting the last message that was read ──► read on, and again if a record came
@@ -41,7 +41,7 @@ export interface StreamReaderDeps {
   readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
   readonly purges: Pick<PurgeSchedule, 'noteMessage' | 'noteFence' | 'hold' | 'release' | 'clear'>;
   readonly clock: Pick<Clock, 'monotonic'>;
-  /** Without a read for so long the broker may have restarted. */
+  /** So long after a read was sent the broker may have restarted. */
   readonly confirmAfterMs: number;
   /** A message that nobody can read: what follows is not counted. */
   readonly unreadable: (sequence: number, error: JournalError) => void;
@@ -66,7 +66,7 @@ export class StreamReader {
   /** Messages that were left out, from one sequence up to another. */
   #leftOut: { from: number; readonly to: number } | undefined;
   #isBlocked = false;
-  /** When the broker had the last message for certain, and whether something has failed since. */
+  /** When the last read was sent that was answered, and whether something has failed since. */
   #confirmedAt: number;
   #isUnsure = false;
 
@@ -103,12 +103,13 @@ export class StreamReader {
     const { clock, confirmAfterMs } = this.#deps;
     const now = clock.monotonic();
     const mustConfirm = this.#isUnsure || now - this.#confirmedAt >= confirmAfterMs;
+    const since = mustConfirm ? now : this.#confirmedAt;
     // Until this read has succeeded.
     this.#isUnsure = true;
     if (mustConfirm) await this.#confirm();
     if (!this.#isPlaced) await this.#place();
     const records: JournalRecord[] = [];
-    this.#isUnsure = !(await this.#readInto(records, recordsMax, now + confirmAfterMs));
+    this.#isUnsure = !(await this.#readInto(records, recordsMax, since + confirmAfterMs));
     this.#confirmedAt = now;
     return records;
   }
@@ -204,7 +205,7 @@ export class StreamReader {
   async #isFenceSent(): Promise<boolean> {
     const outcome = await this.#deps.broker.publish(this.stream, FENCE, this.#lastSequence);
     if (outcome.kind === 'published' || outcome.kind === 'mismatch') return true;
-    this.#deps.unfenced(outcome.error);
+    if (outcome.kind !== 'reconnected') this.#deps.unfenced(outcome.error);
     return false;
   }
 

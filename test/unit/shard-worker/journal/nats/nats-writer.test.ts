@@ -19,6 +19,8 @@ type Fate =
   /** Neither stored nor answered. */
   | 'lost'
   | 'refused'
+  /** Not sent: the connection had to be opened. */
+  | 'reconnected'
   /** Answered as a mismatch, and stored: as while an earlier copy is in process. */
   | 'in process';
 
@@ -42,6 +44,7 @@ class ScriptedBroker implements Pick<Broker, 'publish' | 'read'> {
   publish(_: string, data: Uint8Array, expected: number): Promise<PublishOutcome> {
     this.published.push({ data, expected });
     const fate = this.fates.shift() ?? 'stored';
+    if (fate === 'reconnected') return Promise.resolve({ kind: 'reconnected' });
     const error = new Error(fate);
     if (fate === 'refused') return Promise.resolve({ kind: 'refused', error });
     if (fate === 'lost') return Promise.resolve({ kind: 'unknown', error });
@@ -63,14 +66,14 @@ let clock: ManualClock;
 let writer: NatsWriter;
 let complaints: number;
 
-function makeWriter(): NatsWriter {
+function makeWriter(confirmAfterMs = 1000): NatsWriter {
   const hello = broker.add(encodeMessage([incrementRecord('hello', 0)], 1, 0, origin));
   const end = { stream: STREAM, appendEpoch: 'x', lsn: 1, sequence: hello, confirmedAt: clock.monotonic() };
   return new NatsWriter(end, {
     broker,
     clock,
     origin,
-    confirmAfterMs: 1000,
+    confirmAfterMs,
     doubtMaxMs: 4000,
     unavailable: () => (complaints += 1),
   });
@@ -125,6 +128,28 @@ describe('a publish', () => {
     const [first, ...others] = broker.published;
     assert.equal(others.length, 2);
     for (const other of others) assert.deepEqual(other, first);
+  });
+
+  test('without an answer is sent again also where each pause is so long that it is looked for once more', async () => {
+    writer = makeWriter(20);
+    broker.fates = ['lost', 'lost', 'lost', 'stored'];
+    assert.equal(await append(1), 2);
+    assert.equal(broker.published.length, 4);
+  });
+
+  test('that had to open the connection is sent after a look', async () => {
+    assert.equal(await append(1), 2);
+    broker.fates = ['reconnected'];
+    const [hello, first] = broker.messages;
+    assert.equal(await append(2), 3);
+    const expected = [hello, first, first].map((each) => each?.sequence);
+    assert.deepEqual(
+      broker.published.map((each) => each.expected),
+      expected,
+    );
+    broker.fates = ['reconnected'];
+    broker.add(FENCE);
+    assert.equal(await append(3), 'journal-fenced');
   });
 
   test('whose answer is lost is found by its LSN, and counts once', async () => {
@@ -299,9 +324,9 @@ describe('a broker that has lost its last messages', () => {
   test('is asked again where this thread slept between its look and the attempt that follows', async () => {
     assert.equal(await append(1), 2);
     broker.fates = ['lost'];
-    const { read } = broker;
+    const read = broker.read.bind(broker);
     broker.read = async (...args) => {
-      const seen = await read.apply(broker, args);
+      const seen = await read(...args);
       broker.read = read;
       clock.advance(1000);
       broker.messages.push({ sequence: loseLast(), data: FENCE });
@@ -313,9 +338,9 @@ describe('a broker that has lost its last messages', () => {
   });
 
   test('is asked first where this thread slept before it read the last answer', async () => {
-    const { publish } = broker;
+    const publish = broker.publish.bind(broker);
     broker.publish = async (...args) => {
-      const outcome = await publish.apply(broker, args);
+      const outcome = await publish(...args);
       broker.publish = publish;
       clock.advance(1000);
       broker.messages.push({ sequence: loseLast(), data: FENCE });
@@ -329,14 +354,17 @@ describe('a broker that has lost its last messages', () => {
   test('takes nothing from a thread whose looks all take a second', async () => {
     assert.equal(await append(1), 2);
     clock.advance(1000);
-    const { read } = broker;
+    const read = broker.read.bind(broker);
     broker.read = (...args) => {
       clock.advance(1000);
-      return read.apply(broker, args);
+      return read(...args);
     };
-    assert.equal(await append(2), 'journal-fenced');
-    assert.ok(writer.isOver);
+    assert.equal(await append(2), 'journal-unavailable');
+    assert.equal(complaints, 1);
     assert.equal(broker.published.length, 1);
+    assert.ok(!writer.isOver);
+    broker.read = read;
+    assert.equal(await append(2), 3);
   });
 
   test('is asked first after a second only', async () => {

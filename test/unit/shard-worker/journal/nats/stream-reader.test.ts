@@ -218,9 +218,9 @@ describe('a reader of a broker that has lost its last messages', () => {
     const subject = new Subject([group(1, 1), group(2, 1)]);
     const clock = new ManualClock();
     const reader = readerOf(subject, 0, true, new PurgeSchedule(0), clock);
-    const { read } = subject;
+    const read = subject.read.bind(subject);
     subject.read = async (...args) => {
-      const messages = await read.apply(subject, args);
+      const messages = await read(...args);
       Reflect.deleteProperty(subject, 'read');
       clock.advance(1000);
       const lost = subject.messages.pop()?.sequence ?? 0;
