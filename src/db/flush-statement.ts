@@ -86,7 +86,6 @@ export class FlushStatement {
     const needsLongTimeout = seconds > USUAL_FLUSH_SECONDS;
     const [row] = needsLongTimeout ? await this.#runWithTimeout(statement, seconds) : await this.#run(statement);
     if (row === undefined) throw new OutcomeUnknownError('a flush was answered without its row');
-    this.#connection.noticeFlushed();
     return {
       applied: row.fenced === 1,
       keys: row.keys,

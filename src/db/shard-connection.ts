@@ -53,8 +53,8 @@ export interface ShardConnectionOptions extends ConnectOptions {
 /** Time from a statement to the first look. */
 const SILENCE_MS = 2_000;
 /**
- * Each connection that is dropped for its silence doubles that time for the next one, until a flush succeeds. So a statement
- * arrives in the end over a network that is so slow that the server still waits for the rest of it.
+ * Each connection that is dropped for its silence doubles that time for the next one, until a statement of that size succeeds. So
+ * a statement arrives in the end over a network that is so slow that the server still waits for the rest of it.
  */
 const SILENCE_MAX_MS = 32_000;
 /** The slowest network that a large statement may need before the first look. */
@@ -79,6 +79,8 @@ export class ShardConnection {
   readonly #clock: Clock;
   #session: Session | undefined;
   #silenceMs = SILENCE_MS;
+  /** The size of the largest statement since then whose connection was dropped for its silence. */
+  #droppedBytes = 0;
   /** One look at a time, so that it has two connections at most. */
   readonly #looks: Turns;
   #closed = false;
@@ -123,9 +125,12 @@ export class ShardConnection {
   }
 
   async #runOn<Row extends object>(session: Session, statement: Statement): Promise<Row[]> {
-    const watch = this.#watch(session, bytesOf(statement));
+    const bytes = bytesOf(statement);
+    const watch = this.#watch(session, bytes);
     try {
-      return await session.query<Row>(statement);
+      const rows = await session.query<Row>(statement);
+      if (bytes >= this.#droppedBytes) this.#trustNetwork();
+      return rows;
     } catch (error) {
       if (isStatementRefused(error)) {
         const kind = classifyDatabaseError(error);
@@ -143,9 +148,10 @@ export class ShardConnection {
     }
   }
 
-  /** A flush has succeeded, so the network is fast enough. */
-  noticeFlushed(): void {
+  /** The network is fast enough for what it was too slow for. */
+  #trustNetwork(): void {
     this.#silenceMs = SILENCE_MS;
+    this.#droppedBytes = 0;
   }
 
   /** Closes the connection at once. The next statement opens a new one. */
@@ -201,6 +207,7 @@ export class ShardConnection {
         return;
       }
       this.#silenceMs = Math.min(2 * this.#silenceMs, SILENCE_MAX_MS);
+      this.#droppedBytes = Math.max(this.#droppedBytes, bytes);
       session.destroy();
     };
     const lookAfter = (ms: number): void => {

@@ -45,10 +45,10 @@ const cases: readonly BrokenCase[] = [
       },
       {
         file: 'db/flush-statement.js',
-        from: 'this.#connection.noticeFlushed();',
-        to: `await new Promise((resolve) => setTimeout(resolve, 20));
-             await this.#connection.run({ text: 'update journal_checkpoints set lsn = $2 where stream = $1', values: [request.stream, request.toLsn] });
-             this.#connection.noticeFlushed();`,
+        from: "throw new OutcomeUnknownError('a flush was answered without its row');",
+        to: `throw new OutcomeUnknownError('a flush was answered without its row');
+             await new Promise((resolve) => setTimeout(resolve, 20));
+             await this.#connection.run({ text: 'update journal_checkpoints set lsn = $2 where stream = $1', values: [request.stream, request.toLsn] });`,
       },
     ],
     options: { database: 'given', killDatabase: false, serverKillsLeast: 4 },
