@@ -141,15 +141,15 @@ export class PostgresModel implements Server {
     this.#network = network;
   }
 
-  /** Opens a session for a client's life. Rejects with the network's errors. */
-  async connect(life: Life): Promise<SimulatedSession> {
+  /** Opens a session for a client's life. Rejects with the network's errors. `timeoutMs`: how long the client waits for an answer. */
+  async connect(life: Life, timeoutMs = CLIENT_TIMEOUT_MS): Promise<SimulatedSession> {
     const { network } = this;
     await this.#pause(network === 'silent' ? 2000 : 1 + this.below(3), life);
     if (this.network !== 'fine' || network !== 'fine') {
       throw Object.assign(new Error('connect'), { code: network === 'silent' ? 'ETIMEDOUT' : 'ECONNREFUSED' });
     }
     this.#backends += 1;
-    const session = new SimulatedSession(this, life, this.#backends);
+    const session = new SimulatedSession(this, life, this.#backends, timeoutMs);
     this.#sessions = this.#sessions.filter((other) => !other.lost && !other.clientIsGone);
     this.#sessions.push(session);
     return session;
@@ -453,11 +453,12 @@ export class PostgresModel implements Server {
 
   /** Keep-alives and timeouts detect after some time that nobody answers. */
   #loseLater(session: SimulatedSession): void {
-    this.#scheduler.after(1000 + this.below(7000), session.life, () => session.lose());
+    const ms = Math.min(session.timeoutMs, 1000 + this.below(7000));
+    this.#scheduler.after(ms, session.life, () => session.lose());
   }
 
   #loseAtTimeout(session: SimulatedSession): void {
-    this.#scheduler.after(CLIENT_TIMEOUT_MS, session.life, () => session.lose());
+    this.#scheduler.after(session.timeoutMs, session.life, () => session.lose());
   }
 
   #latency(): number {

@@ -2,7 +2,7 @@
  * A shard thread in a simulated process: the product's Shard, GroupCommit, file journal, flusher and database side,
  * composed as in `src/shard-worker/thread/shard-thread.ts`, with ports, disk, clock and connection of the simulation.
  */
-import { parseDatabaseUrl } from '#product/db/connection.js';
+import { parseDatabaseUrl, type ConnectOptions } from '#product/db/connection.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { CounterError, JournalError } from '#product/core/errors.js';
 import type { HttpServerPort } from '#product/shard-worker/protocol/batch-ports.js';
@@ -259,9 +259,9 @@ export class ShardThread {
   };
 
   #connect(clock: Clock): ShardConnection {
-    const connect = async (): Promise<SimulatedSession> => {
+    const connect = async (_: unknown, { queryTimeoutMs }: ConnectOptions): Promise<SimulatedSession> => {
       if (!this.#step()) return new Promise(() => undefined);
-      const session = await this.#world.database.connect(this.life);
+      const session = await this.#world.database.connect(this.life, queryTimeoutMs);
       if (this.#node.isCutFromDatabase) {
         session.lose();
         throw Object.assign(new Error('connect'), { code: 'ECONNREFUSED' });

@@ -18,6 +18,8 @@ export interface SessionServer {
 export class SimulatedSession {
   readonly life: Life;
   readonly backend: Backend;
+  /** How long the client waits for an answer. */
+  readonly timeoutMs: number;
   /** Nothing passes any more, in one direction or both. */
   isSilent = false;
   /** The server has ended its side. */
@@ -32,9 +34,10 @@ export class SimulatedSession {
   #lost = false;
   #reject: ((error: Error) => void) | undefined;
 
-  constructor(server: SessionServer, life: Life, pid: number) {
+  constructor(server: SessionServer, life: Life, pid: number, timeoutMs: number) {
     this.#server = server;
     this.life = life;
+    this.timeoutMs = timeoutMs;
     this.backend = { pid, startedAt: String(pid) };
   }
 
