@@ -257,8 +257,8 @@ export class NatsWriter implements StreamWriter {
         throw notSent();
       }
       if (clock.monotonic() + (isNews ? 0 : backoffMs) >= until) {
-        // The answers take so long that nothing could be sent by them.
-        if (!sending.isSent) throw this.#tooSlow();
+        // The last record is there, and the answers take so long that nothing could be sent by them.
+        if (!sending.isSent && sending.emptyLooks === 0) throw this.#tooSlow();
         if (isLost) this.#endLost(this.#checkpointLsn);
         else this.end('a group of it was in doubt for too long');
         throw this.#overError(sending);

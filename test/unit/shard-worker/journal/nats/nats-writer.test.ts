@@ -66,7 +66,7 @@ let clock: ManualClock;
 let writer: NatsWriter;
 let complaints: number;
 
-function makeWriter(confirmAfterMs = 1000): NatsWriter {
+function makeWriter({ confirmAfterMs = 1000, doubtMaxMs = 4000 } = {}): NatsWriter {
   const hello = broker.add(encodeMessage([incrementRecord('hello', 0)], 1, 0, origin));
   const end = { stream: STREAM, appendEpoch: 'x', lsn: 1, sequence: hello, confirmedAt: clock.monotonic() };
   return new NatsWriter(end, {
@@ -74,7 +74,7 @@ function makeWriter(confirmAfterMs = 1000): NatsWriter {
     clock,
     origin,
     confirmAfterMs,
-    doubtMaxMs: 4000,
+    doubtMaxMs,
     unavailable: () => (complaints += 1),
   });
 }
@@ -131,7 +131,7 @@ describe('a publish', () => {
   });
 
   test('without an answer is sent again also where each pause is so long that it is looked for once more', async () => {
-    writer = makeWriter(20);
+    writer = makeWriter({ confirmAfterMs: 20 });
     broker.fates = ['lost', 'lost', 'lost', 'stored'];
     assert.equal(await append(1), 2);
     assert.equal(broker.published.length, 4);
@@ -311,6 +311,14 @@ describe('a broker that has lost its last messages', () => {
     assert.equal(await append(4), 'journal-fenced');
     assert.equal(writer.lostAfterLsn, 0);
     assert.equal(broker.messages.length, 2);
+  });
+
+  test('is left also where there is no time for all looks', async () => {
+    writer = makeWriter({ doubtMaxMs: 80 });
+    broker.messages.length = 0;
+    clock.advance(1000);
+    assert.equal(await append(1), 'journal-fenced');
+    assert.ok(writer.isOver);
   });
 
   test('is found to have done so by the first append after one that failed', async () => {
