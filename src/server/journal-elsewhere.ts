@@ -12,6 +12,8 @@ import type { ShardTask } from '../shard-worker/protocol/control-messages.js';
 const RETRY_MS = 500;
 /** How often the log says that the start still waits. */
 const LOG_MS = 60_000;
+/** How often at most it says so for another reason. */
+const LOG_OTHER_MS = 5000;
 
 /** What shards need to know of a journal elsewhere. Each is undefined with another journal. */
 export type JournalElsewhere = Pick<ShardTask, 'nats' | 'sqs'>;
@@ -52,7 +54,9 @@ async function opened(
   logger: Pick<Logger, 'info' | 'warn'>,
   signal: AbortSignal,
 ): Promise<Facts> {
-  for (let loggedAtMs = Number.NEGATIVE_INFINITY; ;) {
+  let loggedAtMs = Number.NEGATIVE_INFINITY;
+  let logged: string | undefined;
+  for (;;) {
     try {
       const facts = await open();
       logger.info(where, facts.description);
@@ -61,8 +65,9 @@ async function opened(
     } catch (error) {
       if (!(error instanceof JournalError)) throw error;
       signal.throwIfAborted();
-      if (performance.now() - loggedAtMs >= LOG_MS) {
+      if (performance.now() - loggedAtMs >= (error.message === logged ? LOG_MS : LOG_OTHER_MS)) {
         loggedAtMs = performance.now();
+        logged = error.message;
         logger.warn({ err: error, ...where }, `The start waits for the ${what} of the journal`);
       }
     }
