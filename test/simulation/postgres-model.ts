@@ -104,6 +104,8 @@ export class PostgresModel implements Server {
   /** Ends with the server process. */
   #life = new Life(throwOn);
   #sessions: SimulatedSession[] = [];
+  /** Sessions that the server has not ended. A client may have lost its side, and what it has sent may still arrive. */
+  readonly #serverSides = new Set<SimulatedSession>();
   #backends = 0;
   /** The machine is down, whatever the network does. */
   isDead = false;
@@ -152,6 +154,7 @@ export class PostgresModel implements Server {
     const session = new SimulatedSession(this, life, this.#backends, timeoutMs);
     this.#sessions = this.#sessions.filter((other) => !other.lost && !other.clientIsGone);
     this.#sessions.push(session);
+    this.#serverSides.add(session);
     return session;
   }
 
@@ -162,10 +165,11 @@ export class PostgresModel implements Server {
     this.locks.clear();
     this.prunerSession = undefined;
     // A frozen client does not know it yet.
-    for (const session of this.#sessions) {
+    for (const session of this.#serverSides) {
       session.isEnded = true;
       session.transaction = undefined;
     }
+    this.#serverSides.clear();
     this.#cutSessions();
   }
 
@@ -281,6 +285,7 @@ export class PostgresModel implements Server {
   /** The server ends an idle session. */
   endSession(session: SimulatedSession): void {
     session.isEnded = true;
+    this.#serverSides.delete(session);
     this.#endTransaction(session.transaction, session);
     if (this.prunerSession === session) this.prunerSession = undefined;
     if (!session.isSilent) session.lose();

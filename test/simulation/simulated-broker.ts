@@ -25,6 +25,8 @@ export interface BrokerKind {
   readonly isOldCluster: boolean;
   /** A read may be answered by a replica that is behind. */
   readonly hasReplicas: boolean;
+  /** Most by which a replica is behind, in ms. 60 if not given. */
+  readonly lagMaxMs?: number | undefined;
 }
 
 /** It does not answer, or says that it cannot. */
@@ -41,7 +43,7 @@ const TIMEOUT_MS = 60;
 const LATE_MAX_MS = 1500;
 const COPY_MAX_MS = 200;
 /** Most by which a replica is behind, in ms. */
-export const LAG_MAX_MS = 60;
+const LAG_MAX_MS = 60;
 /** How long after a message an old cluster may store another one with the same expectation, in ms. */
 const RACE_MS = 100;
 /** One of so many publishes meets with a fault, and one of so many questions. */
@@ -87,6 +89,8 @@ export class SimulatedBroker {
   slowness = 1;
   /** Publishes that may still be stored. */
   underWay = 0;
+  /** Most by which a replica is behind, in ms. */
+  readonly lagMaxMs: number;
   readonly #scheduler: Scheduler;
   readonly #random: Mulberry32;
   readonly #kind: BrokerKind;
@@ -105,6 +109,7 @@ export class SimulatedBroker {
     this.#scheduler = scheduler;
     this.#random = random;
     this.#kind = kind;
+    this.lagMaxMs = kind.lagMaxMs ?? LAG_MAX_MS;
     this.#watch = watch;
   }
 
@@ -314,14 +319,14 @@ export class SimulatedBroker {
     }
     this.#subjects.set(
       stream,
-      stored.filter(({ removedAt }) => removedAt > now - LAG_MAX_MS),
+      stored.filter(({ removedAt }) => removedAt > now - this.lagMaxMs),
     );
   }
 
   /** What a reader sees. */
   #seen(stream: string): readonly BrokerMessage[] {
     const isBehind = this.#kind.hasReplicas && !this.#isHealthy && this.#random.below(4) === 0;
-    return this.#at(stream, this.#scheduler.now - (isBehind ? this.#random.below(LAG_MAX_MS) : 0));
+    return this.#at(stream, this.#scheduler.now - (isBehind ? this.#random.below(this.lagMaxMs) : 0));
   }
 
   #at(stream: string, time: number): readonly Stored[] {

@@ -15,7 +15,7 @@ import type { SimulatedSession } from '../database/session.js';
 import type { CheckpointRow } from '../database/tables.js';
 import type { Row } from '../database/values.js';
 import { Life } from '../scheduler.js';
-import { ANY_SEQUENCE, LAG_MAX_MS } from '../simulated-broker.js';
+import { ANY_SEQUENCE } from '../simulated-broker.js';
 import { textOfSeconds, valuesOfFlush, type WalkRecord } from '../walk-flush.js';
 import type { BrokerWalkMutations } from './broker-mutations.js';
 import type { BrokerWorld } from './broker-writer.js';
@@ -49,8 +49,6 @@ const NODE = 'node';
 const PACE_MS = 12;
 const TROUBLE_ONE_IN = 25;
 const HELD_MAX = 4;
-/** Longer than any replica is behind, in ms. */
-const LAG_MS = 2 * LAG_MAX_MS;
 
 /** One process. A careful one meets with no trouble, and ends every stream. */
 export class BrokerRollUp {
@@ -367,11 +365,12 @@ export class BrokerRollUp {
 
   /** No replica has the records any more, so none shows LSN 1 to somebody who would make the row again. */
   #isEmptyForLong(stream: string, messages: readonly PlacedMessage[]): boolean {
-    const { now } = this.#world.scheduler;
+    const { scheduler, broker } = this.#world;
+    const { now } = scheduler;
     if (!messages.every(({ isFence }) => isFence)) return false;
     const since = this.#emptySince.get(stream) ?? now;
     this.#emptySince.set(stream, since);
-    return since < now - LAG_MS || this.#mutations.dropsTombstoneAtOnce === true;
+    return since < now - 2 * broker.lagMaxMs || this.#mutations.dropsTombstoneAtOnce === true;
   }
 
   #pause(ms: number): Promise<void> {

@@ -93,7 +93,8 @@ class BrokerWalk implements BrokerWorld {
     this.database.slowness = this.random.pick([1, 1, 1, 4]);
     const isOldCluster = this.random.below(3) === 0;
     const hasReplicas = isOldCluster || this.random.below(2) === 0;
-    this.broker = new SimulatedBroker(this.scheduler, this.random, { isOldCluster, hasReplicas });
+    const { lagMaxMs } = mutations;
+    this.broker = new SimulatedBroker(this.scheduler, this.random, { isOldCluster, hasReplicas, lagMaxMs });
     this.broker.slowness = this.random.pick([1, 1, 1, 4]);
     this.#maySetAside = maySetAside || isOldCluster;
     this.#writers = Array.from({ length: this.random.pick(WRITERS) }, () => undefined);
