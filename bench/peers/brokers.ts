@@ -4,7 +4,7 @@
 import { readdirSync, statSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { freePort } from '../../test/support/outage-postgres.js';
+import { freePort } from '../../test/support/free-port.js';
 import { cpuTime } from '../processes/process-cost.js';
 import { ownedDirectory, removeOwned, startOwned } from '../processes/owned-process.js';
 

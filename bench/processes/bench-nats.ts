@@ -1,6 +1,6 @@
 /** A nats-server for the benchmark alone: one server, storage in files, and its own default of how often it syncs them. */
 import { spawnSync } from 'node:child_process';
-import { freePort } from '../../test/support/outage-postgres.js';
+import { freePort } from '../../test/support/free-port.js';
 import { cpuTime } from './process-cost.js';
 import { ownedDirectory, removeOwned, startOwned } from './owned-process.js';
 

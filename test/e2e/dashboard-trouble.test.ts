@@ -11,7 +11,8 @@ import { createTestDatabase, type TestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { increment } from '../support/http.js';
 import { scrape } from '../support/metrics.js';
-import { freePort, OutagePostgres } from '../support/outage-postgres.js';
+import { freePort } from '../support/free-port.js';
+import { OutagePostgres } from '../support/outage-postgres.js';
 import { assertCreated } from '../support/problem.js';
 import { startServer, type TestServer } from '../support/server.js';
 

@@ -3,10 +3,9 @@
  * At the end the sums are exactly what was passed in. Nothing here knows which answers were lost.
  */
 import assert from 'node:assert/strict';
-import { randomInt } from 'node:crypto';
-import { createServer } from 'node:net';
 import { CounterClient } from 'summing-counters/client';
 import { connectTo, createTestDatabase } from '../support/database.js';
+import { freePort } from '../support/free-port.js';
 import { send } from '../support/http.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { seedOfRun } from '../support/random-runs.js';
@@ -124,23 +123,6 @@ export async function clientCrashTest(options: ClientCrashOptions): Promise<void
     await Promise.allSettled(loads.map(({ client }) => client.close({ signal: AbortSignal.abort() })));
     await server?.dispose();
     await database.drop();
-  }
-}
-
-/**
- * A port that the server can bind again right after it was killed. It is chosen in advance, because a socket of port 0
- * does not allow that. It lies below the ports that the system gives to connections, since a client could have one of
- * those.
- */
-async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(20_000, 32_000);
-    const isFree = await new Promise<boolean>((resolve) => {
-      const probe = createServer();
-      probe.once('error', () => resolve(false));
-      probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
-    });
-    if (isFree) return port;
   }
 }
 

@@ -16,7 +16,7 @@
 import { setMaxListeners } from 'node:events';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { freePort } from '../support/counted-node.js';
+import { freePort } from '../support/free-port.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { connectTo, createDatabaseOn } from '../support/database-connection.js';
 import { freezePostgres, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';

@@ -10,7 +10,7 @@
  */
 import { rm } from 'node:fs/promises';
 import { startEmbeddedPostgres } from '#product/db/embedded/embedded-postgres.js';
-import { freePort } from '../support/counted-node.js';
+import { freePort } from '../support/free-port.js';
 import { fastClockEnvironment } from '../support/fast-clock.js';
 import { readCountedSums, type CountedSums } from '../support/counted-sums.js';
 import { createDatabaseOn, silentLogger } from '../support/database-connection.js';

@@ -25,7 +25,7 @@ import { Load } from '../support/load.js';
 import { LoadCommand } from '../support/load-command.js';
 import { NatsServer, natsServerMissing } from '../support/nats-server.js';
 import { OutcomeLedger } from '../support/outcome-ledger.js';
-import { freePort } from '../support/outage-postgres.js';
+import { freePort } from '../support/free-port.js';
 import { assertCleanStop } from '../support/suite-server.js';
 import { seededRandom } from '../support/random.js';
 import type { TestServer } from '../support/server.js';

@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { readCountedSums } from './counted-sums.js';
+import { freePort } from './free-port.js';
 import { send } from './http.js';
 import { Load } from './load.js';
 import { OutcomeLedger } from './outcome-ledger.js';
@@ -133,17 +133,4 @@ export class CountedNode {
     await Promise.all(stopped);
     await rm(this.dataDir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
   }
-}
-
-/** A free port for a server that must keep it over restarts. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const holder = createServer();
-    holder.once('error', reject);
-    holder.listen(0, '127.0.0.1', () => {
-      // A listening TCP server has an address with a port.
-      const { port } = holder.address() as AddressInfo;
-      holder.close(() => resolve(port));
-    });
-  });
 }

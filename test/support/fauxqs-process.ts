@@ -1,5 +1,5 @@
 /**
- * A local SQS-compatible server as a process of its own. Prints its port. Arguments: the port, 0 for any free one.
+ * A local SQS-compatible server as a process of its own. Says when it listens. Argument: the port.
  *
  * The package exports no entry whose queues have addresses of this machine: its command names hosts such as
  * `sqs.us-east-1.localhost`, which not every system resolves. So its modules are loaded by their paths, and a queue is found by
@@ -30,7 +30,7 @@ sqsStore.host = undefined;
 sqsStore.getQueue = (url) => sqsStore.getQueueByName(url.slice(url.lastIndexOf('/') + 1));
 const stores = { sqsStore, snsStore: new SnsStore(), s3Store: new S3Store() };
 const address = await buildApp({ logger: false, stores }).listen({
-  port: Number(process.argv[2] ?? 0),
+  port: Number(process.argv[2]),
   host: '127.0.0.1',
 });
 process.stdout.write(`listening on ${address}\n`);

@@ -1,7 +1,7 @@
 /**
  * Requests over node:http, so that a test controls method, head and body.
  */
-import { request, type Agent, type IncomingHttpHeaders } from 'node:http';
+import { Agent, request, type IncomingHttpHeaders } from 'node:http';
 
 /** A complete answer. */
 export interface Answer {
@@ -66,4 +66,14 @@ export function increment(base: string, body: unknown, options: RequestOptions =
 /** The `code` of a problem document. */
 export function problemCode(answer: Answer): unknown {
   return (JSON.parse(answer.body) as { code?: unknown }).code;
+}
+
+/** Runs `use` once on each of many concurrent connections. */
+export async function onConnections(count: number, use: (agent: Agent, index: number) => Promise<void>): Promise<void> {
+  const agents = Array.from({ length: count }, () => new Agent({ keepAlive: true, maxSockets: 1 }));
+  try {
+    await Promise.all(agents.map(use));
+  } finally {
+    for (const agent of agents) agent.destroy();
+  }
 }

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePort } from './outage-postgres.js';
+import { freePort } from './free-port.js';
 
 const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin`;
 /** Output that is kept for a failure, in characters. */

@@ -5,27 +5,16 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { appendFile, cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { choosePostgresAccount, giveTo, type PostgresAccount } from '#product/db/embedded/postgres-account.js';
 import { embeddedPackageDir, prepareBinaries } from '#product/db/embedded/postgres-binaries.js';
 import { openCluster } from '#product/db/embedded/postgres-cluster.js';
 import { serverArguments } from '#product/db/embedded/postgres-process.js';
+import { freePort } from './free-port.js';
 import { childrenOf, killPostgres } from './given-postgres.js';
 
 const READY = /database system is ready to accept (read-only )?connections/;
-
-/** A port on which nobody listens now. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  if (address === null || typeof address === 'string') throw new Error('a TCP server has a port');
-  return address.port;
-}
 
 /** Settings of PostgreSQL by their names. */
 export type PostgresSettings = Readonly<Record<string, string>>;

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { chmod, chown, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { freePort } from './outage-postgres.js';
+import { freePort } from './free-port.js';
 
 /** PgBouncer refuses to run as root. */
 const NOBODY = 65_534;

@@ -20,6 +20,7 @@ import {
   SQSClient,
   type QueueAttributeName,
 } from '@aws-sdk/client-sqs';
+import { freePort } from './free-port.js';
 
 const PROGRAM = fileURLToPath(new URL('./fauxqs-process.js', import.meta.url));
 const DEFAULT_ATTRIBUTES = { FifoQueue: 'true', MessageRetentionPeriod: '1209600' };
@@ -35,11 +36,15 @@ export const SQS_ENVIRONMENT = {
 /** One server. Its port stays over a restart, its queues do not. */
 export class SqsServer {
   #child: ChildProcess | undefined;
-  #port = 0;
+  readonly #port: number;
   #client: SQSClient | undefined;
 
+  private constructor(port: number) {
+    this.#port = port;
+  }
+
   static async start(): Promise<SqsServer> {
-    const server = new SqsServer();
+    const server = new SqsServer(await freePort());
     await server.start();
     return server;
   }
@@ -48,13 +53,12 @@ export class SqsServer {
   async start(): Promise<void> {
     const child = spawn(process.execPath, [PROGRAM, String(this.#port)], { stdio: ['ignore', 'pipe', 'inherit'] });
     this.#child = child;
-    const [chunk] = (await Promise.race([
+    await Promise.race([
       once(child.stdout, 'data'),
       once(child, 'exit').then(() => {
         throw new Error('the local SQS server did not start');
       }),
-    ])) as [Buffer];
-    this.#port = Number(/:(\d+)\s*$/.exec(chunk.toString())?.[1]);
+    ]);
   }
 
   /** A client, past any proxy. */

@@ -1,7 +1,8 @@
 /**
  * A TCP proxy in front of PostgreSQL that makes the network fail on a test's command.
  */
-import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { freePort } from './free-port.js';
 
 /** What happens to a piece of the client's bytes. */
 export type ClientDataFate =
@@ -41,21 +42,22 @@ export class TcpProxy {
   readonly #target: { readonly host: string; readonly port: number };
   readonly #links = new Set<Link>();
   #server: Server | undefined;
-  #port = 0;
+  readonly #port: number;
   #rule: ClientDataRule = forwardAll;
   /** How often the rule returned anything but `forward`. */
   faults = 0;
   /** Every piece of either side's bytes is delayed by this many ms. */
   delayMs = 0;
 
-  private constructor(host: string, port: number) {
+  private constructor(host: string, port: number, own: number) {
     this.#target = { host, port };
+    this.#port = own;
   }
 
   /** Starts in front of the host and port of `url`. */
   static async start(url: string): Promise<TcpProxy> {
     const { hostname, port } = new URL(url);
-    const proxy = new TcpProxy(hostname, Number(port));
+    const proxy = new TcpProxy(hostname, Number(port), await freePort());
     await proxy.accept();
     return proxy;
   }
@@ -87,8 +89,6 @@ export class TcpProxy {
       server.once('error', reject);
       server.listen(this.#port, '127.0.0.1', resolve);
     });
-    // A listening TCP server has an address with a port.
-    this.#port = (server.address() as AddressInfo).port;
   }
 
   /** Resets every connection and refuses new ones. */

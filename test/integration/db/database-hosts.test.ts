@@ -14,7 +14,8 @@ import { classifyDatabaseError, NoHostError } from '#product/db/database-errors.
 import { databaseProblem } from '#product/db/database-problem.js';
 import { connectTo, runStatements } from '../../support/database-connection.js';
 import { runJournalCommand } from '../../support/journal-command.js';
-import { freePort, OutagePostgres } from '../../support/outage-postgres.js';
+import { freePort } from '../../support/free-port.js';
+import { OutagePostgres } from '../../support/outage-postgres.js';
 import { PostgresPair } from '../../support/postgres-pair.js';
 import { temporaryDirectory } from '../../support/server.js';
 

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { Agent } from 'node:http';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
 import { rm, writeFile } from 'node:fs/promises';
@@ -10,8 +9,8 @@ import { counterOf, sumOf } from '../../support/counters.js';
 import { createTestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { FlushHold } from '../../support/flush-hold.js';
-import { increment, send, type Answer } from '../../support/http.js';
-import { freePort } from '../../support/outage-postgres.js';
+import { increment, onConnections, send, type Answer } from '../../support/http.js';
+import { freePort } from '../../support/free-port.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { RawConnection } from '../../support/raw-connection.js';
 import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
@@ -21,16 +20,6 @@ const THREADS = { HTTP_THREADS: '3', SHARDS: '2' };
 const NEVER_MS = '3600000';
 /** With so many connections the chance that one of three HTTP threads gets none is below 10^-10. */
 const CONNECTIONS = 60;
-
-/** Runs `use` once on each of many concurrent connections. */
-async function onConnections(count: number, use: (agent: Agent, index: number) => Promise<void>): Promise<void> {
-  const agents = Array.from({ length: count }, () => new Agent({ keepAlive: true, maxSockets: 1 }));
-  try {
-    await Promise.all(agents.map(use));
-  } finally {
-    for (const agent of agents) agent.destroy();
-  }
-}
 
 /** Runs `use` with a ready server that has a database of its own. */
 async function withServer(

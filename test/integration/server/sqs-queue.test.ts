@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import type { SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsQueue } from '#product/shard-worker/journal/sqs/sqs-queue.js';
-import { freePort } from '../../support/counted-node.js';
+import { freePort } from '../../support/free-port.js';
 import { eventually } from '../../support/eventually.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
 import { TcpProxy } from '../../support/tcp-proxy.js';

@@ -12,7 +12,7 @@ import { SqsLog } from '#product/shard-worker/journal/sqs/sqs-log.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
-import { freePort } from '../../../support/counted-node.js';
+import { freePort } from '../../../support/free-port.js';
 import { eventually } from '../../../support/eventually.js';
 import { incrementRecord, NODE_ID } from '../../../support/journal-fixtures.js';
 
