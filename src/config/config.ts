@@ -61,6 +61,8 @@ export interface Config {
   readonly pendingBytesMax: Integer<1024, 943_718_400>;
   /** At most 16 MiB, so that the increments of any body fit one record. */
   readonly bodyBytesMax: Integer<16, 16_777_216>;
+  /** False: with the nats or sqs journal bodies are limited to what fits a message, if that is less than {@link bodyBytesMax}. */
+  readonly isBodyBytesMaxGiven: boolean;
   /** At most KEY_BYTES_LIMIT. */
   readonly keyBytesMax: Integer<1, 2048>;
   /** Open event streams of the whole server. */
@@ -120,7 +122,7 @@ export interface BearerToken {
 /** `tls`, `authTokens` and `databaseUrl` come from two variables each, `nats` from several, `sqs` from that of the journal, every
  * other member from one. */
 type SettingKey =
-  | Exclude<keyof Config, 'tls' | 'nats' | 'sqs'>
+  | Exclude<keyof Config, 'tls' | 'nats' | 'sqs' | 'isBodyBytesMaxGiven'>
   | 'databaseUrlFile'
   | 'authTokensFile'
   | 'tlsCertFile'
@@ -296,13 +298,14 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     if ('problem' in reading) fail(key, reading.problem);
     else values[key] = reading.value;
   }
-  const validation = typia.validateEquals<Config>(compose(values));
+  const isGiven = (key: SettingKey): boolean => givenText(env, table[key].variable) !== undefined;
+  const composed = (): unknown => ({ ...compose(values), isBodyBytesMaxGiven: isGiven('bodyBytesMax') });
+  const validation = typia.validateEquals<Config>(composed());
   for (const error of validation.success ? [] : validation.errors) {
     const key = settingKeys.find((candidate) => error.path === `$input.${candidate}`);
     if (key === undefined) throw new StartError([`The configuration is wrong at ${error.path}: ${error.expected}.`]);
     fail(key, `is "${givenText(env, table[key].variable) ?? ''}", but must be ${expectation(key)}.`);
   }
-  const isGiven = (key: SettingKey): boolean => givenText(env, table[key].variable) !== undefined;
   for (const [key, other] of [['tlsCertFile', 'tlsKeyFile'] as const, ['tlsKeyFile', 'tlsCertFile'] as const]) {
     if (!isGiven(key) && isGiven(other)) {
       fail(key, `must be set as well, because ${table[other].variable} is set.`);
@@ -312,7 +315,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     fail('databaseUrlFile', 'and DATABASE_URL are both set; unset one of them.');
 
   // Defaults have replaced all refused values.
-  const config = typia.assertEquals<Config>(compose(values));
+  const config = typia.assertEquals<Config>(composed());
   for (const { between, problem } of relations) {
     const sentence = between.some((key) => failed.has(key)) ? undefined : problem(config);
     if (sentence !== undefined) problems.push(sentence);
@@ -329,7 +332,7 @@ function fallbackValue(setting: Setting, env: NodeJS.ProcessEnv): unknown {
   return 'value' in reading ? reading.value : undefined;
 }
 
-function compose(values: Values): unknown {
+function compose(values: Values): object {
   const { databaseUrl, databaseUrlFile, tlsCertFile, tlsKeyFile, journal, ...withNats } = values;
   const { natsUser, natsPassword, natsToken, natsCredsFile, natsCaFile, natsCertFile, natsKeyFile, ...others } =
     withNats;

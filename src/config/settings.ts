@@ -52,12 +52,6 @@ export interface Setting {
 /** Largest MAX_CONNECTIONS. */
 const CONNECTIONS_LIMIT = 1_000_000_000;
 
-/** The record of such a body fits a message of a broker with the usual limit, 1 MiB, and one of a queue with the least usual, 256 KiB. */
-function fittingBody(journal: string): string {
-  if (journal.startsWith('sqs:')) return '64 KiB';
-  return /^(nats|tls):/.test(journal) ? '400 KiB' : '1 MiB';
-}
-
 /** All settings by their names in the code. The type `Config` holds their limits. */
 export const settings = {
   host: { variable: 'HOST', fallback: '127.0.0.1', meaning: 'address or host name to listen on', read: plainText },
@@ -204,8 +198,8 @@ export const settings = {
   },
   bodyBytesMax: {
     variable: 'MAX_BODY_BYTES',
-    fallback: (env) => fittingBody(givenText(env, 'JOURNAL') ?? ''),
-    fallbackShown: '1 MiB, with nats 400 KiB, with sqs 64 KiB',
+    fallback: '1 MiB',
+    fallbackShown: '1 MiB, less where nats or sqs hold less',
     meaning:
       'size of the largest request body; with the nats or sqs journal its record must fit a message of the broker or the queue',
     read: sizeInBytes,

@@ -132,6 +132,7 @@ export class HttpServer {
   readonly #streamRoutes: Readonly<Record<StreamName, StreamRoute>>;
   readonly #pageFiles = readPageFiles();
   #admission: Admission = 'starting';
+  #openApiText: string;
   /** Undefined while the server does not listen. */
   #socket: us_listen_socket | undefined;
   /** Listens with an old certificate, beside {@link #socket}, until what waits there is accepted. */
@@ -157,6 +158,7 @@ export class HttpServer {
       boundSentences: boundSentences(config),
       stats: requestStats,
     });
+    this.#openApiText = this.#describe(bodyBytesMax);
     this.#streams = new EventStreams(deps.watchers, config.watchersMax);
     this.#streamRoutes = this.#makeStreamRoutes();
     this.#app = this.#makeApp();
@@ -171,6 +173,17 @@ export class HttpServer {
     this.#countConnections(app);
     this.#addRoutes(app);
     return app;
+  }
+
+  /** Sets the limit of bodies. To be called before the server is open: until then it takes none. */
+  limitBodies(bodyBytesMax: number): void {
+    this.#increments.limitBodies(bodyBytesMax);
+    this.#openApiText = this.#describe(bodyBytesMax);
+  }
+
+  #describe(bodyBytesMax: number): string {
+    const { keyBytesMax, authTokens } = this.#deps.config;
+    return openApiText({ bodyBytesMax, keyBytesMax, hasBearerTokens: authTokens.length > 0 });
   }
 
   /** The one admission state, which all routes read. */
@@ -360,8 +373,8 @@ export class HttpServer {
 
   #addRoutes(app: UwsApp): void {
     const { operations, config, requestStats } = this.#deps;
-    const { bodyBytesMax, keyBytesMax, authTokens } = config;
-    const document = openApiText({ bodyBytesMax, keyBytesMax, hasBearerTokens: authTokens.length > 0 });
+    const { keyBytesMax } = config;
+    const document = (): string => this.#openApiText;
     const routes = makeRoutes({ operations, keyBytesMax, openApiText: document, versions: this.#deps.versions });
     for (const [path, operationsOfPath] of operationsByPath()) {
       const pattern = path.replace('{key}', '*');

@@ -80,9 +80,9 @@ export class IncrementRoute {
   readonly #server: { readonly admission: Admission };
   readonly #receiver: IncrementReceiver;
   readonly #scanner: IncrementBodyScanner;
-  readonly #bodyBytesMax: number;
+  #bodyBytesMax: number;
   /** Number of digits of `#bodyBytesMax`: a Content-Length with fewer digits is within the limit. */
-  readonly #lengthDigits: number;
+  #lengthDigits: number;
   readonly #bodyMemory: BodyMemory;
   readonly #boundSentences: BoundSentences;
   readonly #stats: RequestStats;
@@ -103,6 +103,12 @@ export class IncrementRoute {
     this.#boundSentences = limits.boundSentences;
     this.#stats = limits.stats;
     this.#answers = limits.stats.of('/increment');
+  }
+
+  /** Sets the limit of bodies. Below that of the start, whose memory of unfinished bodies stays. */
+  limitBodies(bodyBytesMax: number): void {
+    this.#bodyBytesMax = bodyBytesMax;
+    this.#lengthDigits = String(bodyBytesMax).length;
   }
 
   /** Counts an answer: 202, or a refusal. */

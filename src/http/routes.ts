@@ -44,11 +44,11 @@ export const KEYS_MAX = 100;
 /** Answers a request. Rejects with a CounterError; anything else is a bug. */
 export type Route = (head: HttpRequestHead) => Promise<HttpReply> | HttpReply;
 
-/** What the routes answer from. `keyBytesMax` is MAX_KEY_BYTES; `openApiText` is the document. */
+/** What the routes answer from. `keyBytesMax` is MAX_KEY_BYTES; `openApiText` returns the document. */
 export interface RouteSources {
   readonly operations: CounterOperations;
   readonly keyBytesMax: number;
-  readonly openApiText: string;
+  readonly openApiText: () => string;
   readonly versions: VersionDocument;
 }
 
@@ -75,7 +75,7 @@ export function makeRoutes({
     readiness: async () => readinessReply(await operations.readiness()),
     metrics: async () => ({ status: 200, contentType: METRICS_MEDIA_TYPE, body: await operations.metrics() }),
     version: () => documentReply<VersionDocument>(versions),
-    openApi: () => jsonReply(openApiText),
+    openApi: () => jsonReply(openApiText()),
   };
 }
 

@@ -43,7 +43,7 @@ export interface HttpServersDeps {
 export class HttpServers {
   readonly #deps: HttpServersDeps;
   readonly #reservations: SharedArrayBuffer | undefined;
-  /** For HTTP servers that are still to be made; with the bearer tokens that were read last. */
+  /** For HTTP servers that are still to be made; with the bearer tokens that were read last, and the limit of bodies. */
   #config: Config;
   readonly #idempotencyCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
   #ceilingTimer: NodeJS.Timeout | undefined;
@@ -110,6 +110,13 @@ export class HttpServers {
     await this.#threads.listening();
     const { httpThreads } = this.#deps.config;
     this.#deps.logger.info({ httpThreads }, `${httpThreads} HTTP threads share the port`);
+  }
+
+  /** Sets the limit of bodies. To be called before {@link open}. */
+  limitBodies(bodyBytesMax: number): void {
+    this.#config = { ...this.#config, bodyBytesMax };
+    this.#local?.server.limitBodies(bodyBytesMax);
+    this.#threads?.limitBodies(bodyBytesMax);
   }
 
   /** Takes increments and operations from now on. Resolves once all HTTP servers take them. */

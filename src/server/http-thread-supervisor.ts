@@ -205,6 +205,10 @@ export class HttpThreads {
     for (const thread of this.#threads) thread.tell({ kind: 'shard-admission', shard, admission });
   }
 
+  limitBodies(bodyBytesMax: number): void {
+    for (const thread of this.#threads) thread.tell({ kind: 'limit-bodies', bodyBytesMax });
+  }
+
   setAccepting(accepting: boolean): void {
     for (const thread of this.#threads) thread.tell({ kind: 'accepting', accepting });
   }

@@ -15,18 +15,24 @@ const LOG_MS = 60_000;
 /** How often at most it says so for another reason. */
 const LOG_OTHER_MS = 5000;
 
-/** What shards need to know of a journal elsewhere. Each is undefined with another journal. */
-export type JournalElsewhere = Pick<ShardTask, 'nats' | 'sqs'>;
+/** What a server needs to know of a journal elsewhere. */
+export interface JournalElsewhere {
+  /** What shards need to know. Each is undefined with another journal. */
+  readonly ofShards: Pick<ShardTask, 'nats' | 'sqs'>;
+  /** The limit of bodies: MAX_BODY_BYTES, or where that is not given what a record of the journal holds, if it is less. */
+  readonly bodyBytesMax: number;
+}
 
 /** What a look at a broker or a queue has found. */
 interface Facts {
   readonly groupBytesMax: number;
+  readonly bodyBytesFit: number;
   readonly description: string;
   readonly warnings?: readonly string[];
 }
 
 /**
- * What shards need to know of the broker or the queue. Waits for as long as it is unavailable. Rejects with StartError where an
+ * What a server needs to know of the broker or the queue. Waits for as long as it is unavailable. Rejects with StartError where an
  * operator must change something, and with the reason of `signal` once that is aborted.
  */
 export async function openJournalElsewhere(
@@ -34,17 +40,21 @@ export async function openJournalElsewhere(
   logger: Pick<Logger, 'info' | 'warn'>,
   signal: AbortSignal,
 ): Promise<JournalElsewhere> {
-  const { nats, natsStream, natsReplicas, sqs, bodyBytesMax } = config;
+  const { nats, natsStream, natsReplicas, sqs } = config;
+  const given = config.isBodyBytesMaxGiven ? config.bodyBytesMax : undefined;
+  const limit = ({ bodyBytesFit }: Facts): number => given ?? Math.min(config.bodyBytesMax, bodyBytesFit);
   if (nats !== undefined) {
     const settings = { ...nats, stream: natsStream, replicas: natsReplicas };
-    const open = (): Promise<Facts> => openBrokerStream(settings, bodyBytesMax);
-    const { groupBytesMax } = await opened(open, 'broker', { servers: nats.servers }, logger, signal);
-    return { nats: { ...settings, groupBytesMax }, sqs: undefined };
+    const open = (): Promise<Facts> => openBrokerStream(settings, given);
+    const facts = await opened(open, 'broker', { servers: nats.servers }, logger, signal);
+    const { groupBytesMax } = facts;
+    return { ofShards: { nats: { ...settings, groupBytesMax }, sqs: undefined }, bodyBytesMax: limit(facts) };
   }
-  if (sqs === undefined) return { nats: undefined, sqs: undefined };
-  const open = (): Promise<Facts> => openQueue(sqs, bodyBytesMax);
-  const { groupBytesMax } = await opened(open, 'queue', { queue: sqs.queueUrl }, logger, signal);
-  return { nats: undefined, sqs: { ...sqs, groupBytesMax } };
+  if (sqs === undefined) return { ofShards: { nats: undefined, sqs: undefined }, bodyBytesMax: config.bodyBytesMax };
+  const open = (): Promise<Facts> => openQueue(sqs, given);
+  const facts = await opened(open, 'queue', { queue: sqs.queueUrl }, logger, signal);
+  const { groupBytesMax } = facts;
+  return { ofShards: { nats: undefined, sqs: { ...sqs, groupBytesMax } }, bodyBytesMax: limit(facts) };
 }
 
 async function opened(
@@ -59,7 +69,7 @@ async function opened(
   for (;;) {
     try {
       const facts = await open();
-      logger.info(where, facts.description);
+      logger.info({ ...where, bodyBytesFit: facts.bodyBytesFit }, facts.description);
       for (const warning of facts.warnings ?? []) logger.warn({}, warning);
       return facts;
     } catch (error) {

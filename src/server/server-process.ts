@@ -55,7 +55,7 @@ export class ServerProcess {
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
   #directory: DataDirectory | undefined;
   #opened: OpenedServerDatabase | undefined;
-  #elsewhere: JournalElsewhere = { nats: undefined, sqs: undefined };
+  #elsewhere: JournalElsewhere | undefined;
   #supervisor: ShardSupervisor | undefined;
   #metrics: ServerMetrics | undefined;
   readonly #regularLog: RegularLog;
@@ -204,6 +204,7 @@ export class ServerProcess {
         name: 'broker',
         run: async (signal) => {
           this.#elsewhere = await openJournalElsewhere(this.#config, this.#logger, signal);
+          httpServers.limitBodies(this.#elsewhere.bodyBytesMax);
         },
       },
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
@@ -254,7 +255,8 @@ export class ServerProcess {
     const { dataDir } = this.#config;
     const { nodeId } = started(this.#directory);
     this.#logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
-    for (const warning of configWarnings(this.#config)) this.#logger.warn({}, warning);
+    const { bodyBytesMax } = started(this.#elsewhere);
+    for (const warning of configWarnings({ ...this.#config, bodyBytesMax })) this.#logger.warn({}, warning);
     this.#opened = await this.#database.start(nodeId, signal);
   }
 
@@ -269,7 +271,14 @@ export class ServerProcess {
         const { target, databaseId } = started(this.#opened);
         const databaseProblem = this.#database.problem;
         const [elsewhere, settings] = [this.#elsewhere, this.#config];
-        return { nodeId, databaseUrl: target.url, databaseId, databaseProblem, ...elsewhere, settings };
+        return {
+          nodeId,
+          databaseUrl: target.url,
+          databaseId,
+          databaseProblem,
+          ...started(elsewhere).ofShards,
+          settings,
+        };
       },
       httpServers: httpServers.launch(),
       logger: this.#logger,

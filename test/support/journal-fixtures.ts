@@ -89,3 +89,10 @@ export function segmentPaths(options: FileJournalOptions, stream: string): strin
   const names = readdirSync(directory).filter((name) => name.endsWith('.wal'));
   return names.sort().map((name) => join(directory, name));
 }
+
+/** A body of so many bytes with as many increments of a key as it holds, so that its record is large. */
+export function largestBody(bytes: number, key: string): { readonly body: string; readonly increments: number } {
+  const pair = `"${key}":1`;
+  const increments = Math.floor((bytes - 1) / (pair.length + 1));
+  return { body: `{${Array.from({ length: increments }, () => pair).join(',')}}`.padEnd(bytes), increments };
+}

@@ -61,6 +61,9 @@ class HttpThreadServer {
       case 'shard-admission':
         this.#router.setShardAdmission(command.shard, command.admission);
         return;
+      case 'limit-bodies':
+        this.#server.limitBodies(command.bodyBytesMax);
+        return;
       case 'accepting':
         this.#server.setAccepting(command.accepting);
         return;

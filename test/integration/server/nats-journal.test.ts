@@ -3,11 +3,11 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { emptyRecord, encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
+import { bodyBytesMaxOf, emptyRecord, encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, problemCode, send } from '../../support/http.js';
-import { incrementRecord } from '../../support/journal-fixtures.js';
+import { increment, onConnections, problemCode, send } from '../../support/http.js';
+import { incrementRecord, largestBody } from '../../support/journal-fixtures.js';
 import { scrape } from '../../support/metrics.js';
 import { NatsCluster, NatsServer, natsServerMissing } from '../../support/nats-server.js';
 import { assertCreated } from '../../support/problem.js';
@@ -209,21 +209,30 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
     );
   });
 
-  test('a body of MAX_BODY_BYTES is one record', async () => {
-    const server = await start('ingest');
-    const rollUp = await start('roll-up');
-    try {
-      const pairs: string[] = [];
-      for (let bytes = 2; bytes + 7 <= 400 * 1024; bytes += 6) pairs.push('"a":1');
-      const body = `{${pairs.join(',')}}`;
-      const headers = { 'idempotency-key': 'the-largest' };
-      assertCreated(await increment(server.url, body, { headers }));
-      assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
-      assert.equal(await sumOf(database.url, 'a'), pairs.length);
-    } finally {
-      for (const process of [server, rollUp]) {
-        await process.stop();
-        await process.dispose();
+  test('the default of MAX_BODY_BYTES is the body that fits a message, and at most 1 MiB', async () => {
+    for (const [payload, limit, key] of [
+      [256 * 1024, bodyBytesMaxOf(256 * 1024), 'a'],
+      [1024 ** 2, bodyBytesMaxOf(1024 ** 2), 'b'],
+      [4 * 1024 ** 2, 1024 ** 2, 'c'],
+    ] as const) {
+      const own = await NatsServer.start(`max_payload: ${payload}`);
+      const server = await start('serve', { JOURNAL: own.journal, SHARDS: '1', HTTP_THREADS: '2' });
+      try {
+        const { body, increments } = largestBody(limit, key);
+        const headers = { 'idempotency-key': `the-largest-with-${payload}` };
+        assertCreated(await increment(server.url, body, { headers }));
+        // With so many connections the chance that one of two HTTP threads gets none is below 10^-8.
+        await onConnections(30, async (agent) => {
+          assert.equal(problemCode(await increment(server.url, `${body} `, { agent })), 'body-too-large');
+          const { body: document } = await send(server.url, '/openapi.json', { agent });
+          assert.match(document, new RegExp(`At most ${limit} bytes of JSON`));
+        });
+        assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+        assert.equal(await sumOf(database.url, key), increments);
+      } finally {
+        await server.stop();
+        await server.dispose();
+        await own.dispose();
       }
     }
   });

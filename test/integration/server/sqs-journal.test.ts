@@ -5,12 +5,16 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { emptyRecord } from '#product/shard-worker/journal/nats/message-format.js';
-import { encodeQueueMessage, type QueueMessageFacts } from '#product/shard-worker/journal/sqs/message-format.js';
+import {
+  bodyBytesMaxOf,
+  encodeQueueMessage,
+  type QueueMessageFacts,
+} from '#product/shard-worker/journal/sqs/message-format.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, problemCode, send } from '../../support/http.js';
 import { runJournalCommand } from '../../support/journal-command.js';
-import { incrementRecord } from '../../support/journal-fixtures.js';
+import { incrementRecord, largestBody } from '../../support/journal-fixtures.js';
 import { scrape } from '../../support/metrics.js';
 import { assertCreated } from '../../support/problem.js';
 import { spawnServer, startServer, type TestServer } from '../../support/server.js';
@@ -192,21 +196,28 @@ describe('the journal in SQS', () => {
     }
   });
 
-  test('a body of MAX_BODY_BYTES is one record', async () => {
-    const ingest = await start('ingest');
-    const rollUp = await start('roll-up');
-    try {
-      const pairs: string[] = [];
-      for (let bytes = 2; bytes + 7 <= 64 * 1024; bytes += 6) pairs.push('"a":1');
-      const headers = { 'idempotency-key': 'the-largest' };
-      assertCreated(await increment(ingest.url, `{${pairs.join(',')}}`, { headers }));
-      assert.equal((await increment(ingest.url, `{${'"a":1,'.repeat(12_000)}"a":1}`)).status, 413);
-      assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
-      assert.equal(await sumOf(database.url, 'a'), pairs.length);
-    } finally {
-      for (const process of [ingest, rollUp]) {
-        await process.stop();
-        await process.dispose();
+  test('the default of MAX_BODY_BYTES is the body that fits a message', async () => {
+    for (const [messageBytes, key] of [
+      [256 * 1024, 'a'],
+      [1024 ** 2, 'b'],
+    ] as const) {
+      const name = `bodies-${messageBytes}.fifo`;
+      const queue = await sqs.makeQueue(name, { MaximumMessageSize: String(messageBytes) });
+      const ingest = await start('ingest', { JOURNAL: queue });
+      const rollUp = await start('roll-up', { JOURNAL: queue });
+      try {
+        const limit = bodyBytesMaxOf(messageBytes);
+        const { body, increments } = largestBody(limit, key);
+        const headers = { 'idempotency-key': `the-largest-with-${messageBytes}` };
+        assertCreated(await increment(ingest.url, body, { headers }));
+        assert.equal(problemCode(await increment(ingest.url, `${body} `, { headers })), 'body-too-large');
+        assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
+        assert.equal(await sumOf(database.url, key), increments);
+      } finally {
+        for (const process of [ingest, rollUp]) {
+          await process.stop();
+          await process.dispose();
+        }
       }
     }
   });

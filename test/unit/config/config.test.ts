@@ -72,6 +72,7 @@ test('an empty environment gives the defaults of the contract', () => {
     pendingKeysMax: 1_000_000,
     pendingBytesMax: 256 * 1024 ** 2,
     bodyBytesMax: 1024 ** 2,
+    isBodyBytesMaxGiven: false,
     keyBytesMax: 512,
     watchersMax: 1000,
     connectionsMax: Math.min(1_000_000_000, descriptorLimit() - 100),
@@ -279,9 +280,8 @@ test('the URL of a queue has its region where its host names it', () => {
     ['https://vpce-0a1b.sqs.us-east-2.vpce.amazonaws.com/1/counters.fifo', 'us-east-2'],
     ['http://127.0.0.1:4566/000000000000/counters.fifo', undefined],
   ] as const) {
-    const { journal, sqs, bodyBytesMax } = read(queueUrl);
+    const { journal, sqs } = read(queueUrl);
     assert.deepEqual({ journal, sqs }, { journal: 'sqs', sqs: { queueUrl, region } });
-    assert.equal(bodyBytesMax, 64 * 1024);
   }
 });
 
@@ -410,8 +410,12 @@ test('the URL of a broker has its servers, and who connects to them', () => {
   const own = read('nats://url:url@a', { NATS_USER: 'me', NATS_PASSWORD: 'mine' }).nats;
   assert.deepEqual([own?.user, own?.password], ['me', 'mine']);
   assert.equal(read('file').nats, undefined);
-  assert.equal(read('nats://a').bodyBytesMax, 400 * 1024);
-  assert.equal(read('nats://a', { MAX_BODY_BYTES: '1 MiB' }).bodyBytesMax, 1024 ** 2);
+  for (const [env, isBodyBytesMaxGiven] of [
+    [{}, false],
+    [{ MAX_BODY_BYTES: '' }, false],
+    [{ MAX_BODY_BYTES: '1 MiB' }, true],
+  ] as const)
+    assert.equal(read('nats://a', env).isBodyBytesMaxGiven, isBodyBytesMaxGiven);
 });
 
 test('a broker takes one kind of access, a certificate with its key, and a stream with a simple name', () => {
@@ -565,7 +569,7 @@ test('the help begins one line with every variable, with its default and limits,
   assert.match(configHelp(), /^PORT +default: 3333; accepts: 0 to 65535\n +port to listen on/m);
   assert.match(
     configHelp(),
-    /^MAX_BODY_BYTES +default: 1 MiB, with nats 400 KiB, with sqs 64 KiB;\n +accepts: 16 bytes to 16 MiB\n/m,
+    /^MAX_BODY_BYTES +default: 1 MiB, less where nats or sqs hold less;\n +accepts: 16 bytes to 16 MiB\n/m,
   );
   assert.match(configHelp(), /^JOURNAL_SYNC +default: always; accepts: always \| everysec\n/m);
 });

@@ -26,16 +26,18 @@ const VERDICTS: readonly number[] = [10028, 10039, 10047, 10065, 10074, 10076];
 export interface BrokerFacts {
   /** Most bytes of the records of a group. */
   readonly groupBytesMax: number;
+  /** The largest body whose record fits a group. */
+  readonly bodyBytesFit: number;
   /** What it is, and what a loss of power can take, as lines of the log. */
   readonly description: string;
   readonly warnings: readonly string[];
 }
 
 /**
- * Connects, and makes or checks the stream. Rejects with StartError where an operator must change something, with JournalError
- * `journal-unavailable` where it can be tried again.
+ * Connects, and makes or checks the stream, whose messages must hold the records of bodies of `bodyBytes`. Rejects with StartError
+ * where an operator must change something, with JournalError `journal-unavailable` where it can be tried again.
  */
-export async function openBrokerStream(settings: NatsSettings, bodyBytesMax: number): Promise<BrokerFacts> {
+export async function openBrokerStream(settings: NatsSettings, bodyBytes = 0): Promise<BrokerFacts> {
   let session: NatsSession;
   try {
     session = await connectToNats(settings, 'summing-counters start');
@@ -46,9 +48,9 @@ export async function openBrokerStream(settings: NatsSettings, bodyBytesMax: num
     const payloadBytes = payloadBytesOf(session);
     const info = await streamOf(session, settings);
     const limit = info.config.max_msg_size > 0 ? Math.min(payloadBytes, info.config.max_msg_size) : payloadBytes;
-    const problems = [...streamProblems(info.config, settings), ...sizeProblems(limit, bodyBytesMax)];
+    const problems = [...streamProblems(info.config, settings), ...sizeProblems(limit, bodyBytes)];
     if (problems.length > 0) throw new StartError(problems);
-    return factsOf(session, info.config, groupBytesMaxOf(limit));
+    return factsOf(session, info.config, limit);
   } catch (error) {
     if (error instanceof StartError) throw error;
     throw refusalOf(error) ?? unavailable(error);
@@ -113,20 +115,20 @@ export function streamProblems(config: StreamConfig, { stream, replicas }: NatsS
   return checks.filter(([isRight]) => !isRight).map(([, problem]) => problem);
 }
 
-function sizeProblems(payloadBytes: number, bodyBytesMax: number): readonly string[] {
+function sizeProblems(payloadBytes: number, bodyBytes: number): readonly string[] {
   if (payloadBytes < PAYLOAD_BYTES_MIN)
     return [
       `JOURNAL: a message may have ${sizeText(payloadBytes)}; raise max_payload to ${sizeText(PAYLOAD_BYTES_MIN)}.`,
     ];
   const fits = bodyBytesMaxOf(payloadBytes);
-  if (bodyBytesMax <= fits) return [];
+  if (bodyBytes <= fits) return [];
   return [
-    `MAX_BODY_BYTES is ${sizeText(bodyBytesMax)}, but a message of the broker, ${sizeText(payloadBytes)}, holds the record of ` +
-      `a body of ${fits} bytes at most; set at most that, or raise max_payload to ${payloadBytesFor(bodyBytesMax)}.`,
+    `MAX_BODY_BYTES is ${sizeText(bodyBytes)}, but a message of the broker, ${sizeText(payloadBytes)}, holds the record of ` +
+      `a body of ${fits} bytes at most; set at most that, or raise max_payload to ${payloadBytesFor(bodyBytes)}.`,
   ];
 }
 
-function factsOf({ connection }: NatsSession, config: StreamConfig, groupBytesMax: number): BrokerFacts {
+function factsOf({ connection }: NatsSession, config: StreamConfig, payloadBytes: number): BrokerFacts {
   const version = connection.info?.version ?? 'unknown';
   const { num_replicas: replicas, name } = config;
   const copies = `${replicas} ${replicas === 1 ? 'replica' : 'replicas'}`;
@@ -144,7 +146,12 @@ function factsOf({ connection }: NatsSession, config: StreamConfig, groupBytesMa
         'found and counted, and some requests get 500 outcome-unknown. 2.11 does not',
     );
   }
-  return { groupBytesMax, description, warnings };
+  return {
+    groupBytesMax: groupBytesMaxOf(payloadBytes),
+    bodyBytesFit: bodyBytesMaxOf(payloadBytes),
+    description,
+    warnings,
+  };
 }
 
 function isExact(version: string): boolean {

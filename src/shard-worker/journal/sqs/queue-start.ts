@@ -24,17 +24,19 @@ export type QueueAttributes = Readonly<Record<string, string>>;
 export interface QueueFacts {
   /** Most bytes of the records of a group. */
   readonly groupBytesMax: number;
+  /** The largest body whose record fits a group. */
+  readonly bodyBytesFit: number;
   /** What it is, as a line of the log. */
   readonly description: string;
 }
 
 /**
- * Looks at the queue. Rejects with StartError where an operator must change something, with JournalError `journal-unavailable` where
- * it can be tried again.
+ * Looks at the queue, whose messages must hold the records of bodies of `bodyBytes`. Rejects with StartError where an operator must
+ * change something, with JournalError `journal-unavailable` where it can be tried again.
  */
-export async function openQueue(settings: SqsSettings, bodyBytesMax: number): Promise<QueueFacts> {
+export async function openQueue(settings: SqsSettings, bodyBytes = 0): Promise<QueueFacts> {
   const attributes = await attributesOf(settings);
-  const problems = [...queueProblems(attributes), ...sizeProblems(attributes, bodyBytesMax)];
+  const problems = [...queueProblems(attributes), ...sizeProblems(attributes, bodyBytes)];
   if (problems.length > 0) throw new StartError(problems);
   return factsOf(attributes, settings);
 }
@@ -81,17 +83,17 @@ export function queueProblems(attributes: QueueAttributes): readonly string[] {
   return checks.filter(([isRight]) => !isRight).map(([, problem]) => problem);
 }
 
-function sizeProblems({ MaximumMessageSize }: QueueAttributes, bodyBytesMax: number): readonly string[] {
+function sizeProblems({ MaximumMessageSize }: QueueAttributes, bodyBytes: number): readonly string[] {
   const messageBytes = Number(MaximumMessageSize);
   if (!(messageBytes >= MESSAGE_BYTES_MIN))
     return [
       `JOURNAL: a message of the queue may have ${sizeText(messageBytes)}; raise MaximumMessageSize to at least ${MESSAGE_BYTES_MIN}.`,
     ];
   const fits = bodyBytesMaxOf(messageBytes);
-  if (bodyBytesMax <= fits) return [];
+  if (bodyBytes <= fits) return [];
   return [
-    `MAX_BODY_BYTES is ${sizeText(bodyBytesMax)}, but a message of the queue, ${sizeText(messageBytes)}, holds the record of a body ` +
-      `of ${fits} bytes at most; set at most that, or raise MaximumMessageSize to ${messageBytesFor(bodyBytesMax)} (SQS allows ` +
+    `MAX_BODY_BYTES is ${sizeText(bodyBytes)}, but a message of the queue, ${sizeText(messageBytes)}, holds the record of a body ` +
+      `of ${fits} bytes at most; set at most that, or raise MaximumMessageSize to ${messageBytesFor(bodyBytes)} (SQS allows ` +
       '1048576).',
   ];
 }
@@ -103,7 +105,8 @@ function factsOf(attributes: QueueAttributes, { queueUrl }: SqsSettings): QueueF
   const description =
     `Journal in SQS, queue ${queueUrl.slice(queueUrl.lastIndexOf('/') + 1)}: messages of ${sizeText(Number(MaximumMessageSize))}, ` +
     `kept for ${daysText(retentionDays)}, ${isHighThroughput ? 'with' : 'without'} high throughput`;
-  return { groupBytesMax: groupBytesMaxOf(Number(MaximumMessageSize)), description };
+  const messageBytes = Number(MaximumMessageSize);
+  return { groupBytesMax: groupBytesMaxOf(messageBytes), bodyBytesFit: bodyBytesMaxOf(messageBytes), description };
 }
 
 function daysText(days: number): string {
