@@ -1,6 +1,6 @@
 /**
- * The takeovers of a run, as the database saw them, and how long each took: from the last sign of life of who had the stream to
- * the epoch of another thread.
+ * The takeovers of a run, as the database saw them, and how long each took: from the last sign of life of who had the stream, or
+ * from when somebody who stopped in order released it, to the epoch of another thread.
  *
  * A trigger notes each new epoch of an open stream. What PostgreSQL and the servers could do meanwhile is watched from outside.
  * A takeover that had to wait for PostgreSQL, for a broker that is the only one, or for any server that flushes, is measured from
@@ -21,6 +21,15 @@ const PREDECESSORS = {
 
 const makeTable = (of: keyof typeof PREDECESSORS): string => `
 create table crash_test_epochs (stream uuid not null, at timestamptz not null, alive_at timestamptz not null);
+create table crash_test_releases (stream uuid primary key, at timestamptz not null);
+create function crash_test_note_release() returns trigger language plpgsql as $$
+begin
+  insert into crash_test_releases values (new.stream, clock_timestamp())
+  on conflict (stream) do update set at = excluded.at;
+  return new;
+end $$;
+create trigger crash_test_note_release before update on journal_checkpoints for each row
+  when (old.owner is not null and new.owner is null and new.retired_at is null) execute function crash_test_note_release();
 create function crash_test_note_epoch() returns trigger language plpgsql as $$
 declare
   last_sign timestamptz;
@@ -28,7 +37,8 @@ begin
   select max(alive_at) into last_sign from journal_heartbeats
   where id = ${PREDECESSORS[of]};
   if last_sign is not null then
-    insert into crash_test_epochs values (new.stream, clock_timestamp(), last_sign);
+    insert into crash_test_epochs values (new.stream, clock_timestamp(),
+      greatest(last_sign, (select at from crash_test_releases where stream = new.stream)));
   end if;
   return new;
 end $$;
