@@ -105,7 +105,7 @@ export class IncrementRoute {
     this.#answers = limits.stats.of('/increment');
   }
 
-  /** Sets the limit of bodies. Below that of the start, whose memory of unfinished bodies stays. */
+  /** Sets the limit of bodies, at most that of the constructor: the memory of unfinished bodies has its size from there. */
   limitBodies(bodyBytesMax: number): void {
     this.#bodyBytesMax = bodyBytesMax;
     this.#lengthDigits = String(bodyBytesMax).length;

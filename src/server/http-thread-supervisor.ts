@@ -205,6 +205,7 @@ export class HttpThreads {
     for (const thread of this.#threads) thread.tell({ kind: 'shard-admission', shard, admission });
   }
 
+  /** Sets the limit of bodies. Threads get it before a later {@link setAdmission}. */
   limitBodies(bodyBytesMax: number): void {
     for (const thread of this.#threads) thread.tell({ kind: 'limit-bodies', bodyBytesMax });
   }

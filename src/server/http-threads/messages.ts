@@ -71,7 +71,7 @@ export type HttpThreadCommand =
   /** The shard thread has ended. Its increments are refused until a `shard-admission` opens it. */
   | { readonly kind: 'disconnect'; readonly shard: number }
   | { readonly kind: 'shard-admission'; readonly shard: number; readonly admission: Admission }
-  /** Before the HTTP server is open. */
+  /** The limit of bodies. It comes before the HTTP server is open. */
   | { readonly kind: 'limit-bodies'; readonly bodyBytesMax: number }
   /** Whether new connections are accepted. */
   | { readonly kind: 'accepting'; readonly accepting: boolean }
