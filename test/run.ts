@@ -65,7 +65,7 @@ function lint(): Part {
   return {
     name: 'lint',
     commands: [
-      [join(bin, 'eslint', 'bin', 'eslint.js'), '.'],
+      [join(bin, 'oxlint', 'bin', 'oxlint'), '.'],
       // The dashboard's JavaScript, whose types stand in its comments.
       [join(bin, 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.dashboard.json'],
       [join(bin, 'prettier', 'bin', 'prettier.cjs'), '--check', '--log-level', 'warn', '.'],

@@ -3,9 +3,9 @@
  * contender, of which the others are multiples, is the server with its default journal.
  */
 import { readOptions, usage } from './options.js';
-import { ourServer } from '../peers/our-server.js';
+import { ourServer } from '../contenders/our-server.js';
 import { withCleanup } from '../processes/owned-process.js';
-import { missingForPeers, peers } from '../peers/peers.js';
+import { missingForPeers, peers } from '../contenders/peers.js';
 import { measureScenario } from './run.js';
 
 await withCleanup(async () => {

@@ -6,8 +6,8 @@
  */
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import { readOptions, usage, type RunOptions } from './options.js';
-import type { Contender } from '../peers/contender.js';
-import { floor, idempotent, ourServer, watched, type JournalName } from '../peers/our-server.js';
+import type { Contender } from '../contenders/contender.js';
+import { floor, idempotent, ourServer, watched, type JournalName } from '../contenders/our-server.js';
 import { withCleanup } from '../processes/owned-process.js';
 import { measureScenario } from './run.js';
 import type { Scenario } from './scenario.js';

@@ -10,7 +10,7 @@ import { connect, parseDatabaseUrl } from '#product/db/connection.js';
 import { startHeldPostgres } from '../processes/held-postgres.js';
 import { NumberedKeys } from '../load/numbered-keys.js';
 import { journalNamed, wholeNumber } from './options.js';
-import { journals, type JournalName } from '../peers/our-server.js';
+import { journals, type JournalName } from '../contenders/our-server.js';
 import { ownedDirectory, removeOwned, startOwned, withCleanup } from '../processes/owned-process.js';
 import { residentBytes, residentBytesMax } from '../processes/process-cost.js';
 import { serverMain } from '../processes/project-paths.js';

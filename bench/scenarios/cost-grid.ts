@@ -5,7 +5,7 @@
  */
 import { parseArgs } from 'node:util';
 import { defaultGenerator, journalNamed, wholeNumber } from './options.js';
-import { journalNames, ourServer } from '../peers/our-server.js';
+import { journalNames, ourServer } from '../contenders/our-server.js';
 import { withCleanup } from '../processes/owned-process.js';
 import { appendRecord, provenance, runsFile } from '../report/record.js';
 import { MeasuredContender } from './stretch.js';

@@ -5,7 +5,7 @@
  */
 import { parseArgs } from 'node:util';
 import { journalNamed, wholeNumber } from './options.js';
-import { journalNames, ourServer } from '../peers/our-server.js';
+import { journalNames, ourServer } from '../contenders/our-server.js';
 import { withCleanup } from '../processes/owned-process.js';
 import { residentBytes } from '../processes/process-cost.js';
 import { appendRecord, provenance, runsFile } from '../report/record.js';

@@ -4,7 +4,7 @@
 import { parseArgs } from 'node:util';
 import { autocannonGenerator } from '../load/autocannon-load.js';
 import type { LoadGenerator } from '../load/load-generator.js';
-import { journalNames, singleServerJournals, type JournalName } from '../peers/our-server.js';
+import { journalNames, singleServerJournals, type JournalName } from '../contenders/our-server.js';
 import { runsFile } from '../report/record.js';
 import { scenarioNamed, scenarios, type Scenario } from './scenario.js';
 import { hasNatsServer } from '../processes/bench-nats.js';

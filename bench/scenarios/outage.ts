@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { parseArgs } from 'node:util';
 import { connect, parseDatabaseUrl } from '#product/db/connection.js';
-import { startBrokerCluster } from '../peers/brokers.js';
+import { startBrokerCluster } from '../contenders/brokers.js';
 import { startHeldPostgres } from '../processes/held-postgres.js';
 import { residentBytesMax } from '../processes/process-cost.js';
 import { serverMain } from '../processes/project-paths.js';

@@ -1,7 +1,7 @@
 /**
  * Runs a scenario, appends its record to the file of results and prints its table.
  */
-import type { Contender } from '../peers/contender.js';
+import type { Contender } from '../contenders/contender.js';
 import type { RunOptions } from './options.js';
 import { appendRecord, provenance, type TurnsRecord } from '../report/record.js';
 import type { Scenario } from './scenario.js';

@@ -1,7 +1,7 @@
 /**
  * The scenarios: workload, number of connections and main figure of each. `canonical` is the reference.
  */
-import type { JournalName } from '../peers/our-server.js';
+import type { JournalName } from '../contenders/our-server.js';
 import {
   batchWorkload,
   distinctWorkload,

@@ -3,7 +3,7 @@
  * invented.
  */
 import { runFixedRate } from '../load/fixed-rate-load.js';
-import type { Committed, ContenderCost, RunningContender } from '../peers/contender.js';
+import type { Committed, ContenderCost, RunningContender } from '../contenders/contender.js';
 import type { LoadFigures, LoadGenerator } from '../load/load-generator.js';
 import { residentBytes } from '../processes/process-cost.js';
 import type { TurnFigures } from '../report/record.js';

@@ -2,7 +2,7 @@
  * Contenders measured in turns within one run (A B C A B C …), so that a slow period of the machine affects all of
  * them. The main figure is the ratio to the first contender in the same turn.
  */
-import type { Contender, RunningContender } from '../peers/contender.js';
+import type { Contender, RunningContender } from '../contenders/contender.js';
 import type { LoadGenerator } from '../load/load-generator.js';
 import type { ContenderFigures, TurnFigures } from '../report/record.js';
 import type { Scenario } from './scenario.js';

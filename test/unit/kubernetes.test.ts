@@ -283,7 +283,8 @@ describe('rendered with kubectl', { skip: kubectlMissing() }, () => {
       const front = render()
         .of('Service')
         .find(({ metadata }) => metadata.name === 'summing-counters');
-      const { selector } = front?.spec as { readonly selector: Labels };
+      assert.ok(front !== undefined);
+      const { selector } = front.spec as { readonly selector: Labels };
       for (const { name, labels, container } of render().servers) {
         const takes = render().environmentOf(container)['ROLE'] !== 'roll-up';
         assert.equal(matches(selector, labels), takes, name);

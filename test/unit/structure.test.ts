@@ -200,3 +200,14 @@ test('everything is exported by a name of its own, from files whose names say wh
   const shouted = files.filter(({ path }) => !/^[a-z0-9/-]+$/.test(path)).map(({ path }) => `not kebab-case: ${path}`);
   assertNone([...unnamed, ...vague, ...shouted]);
 });
+
+test('tests and benchmarks export nothing by `*`, either', () => {
+  const project = join(import.meta.dirname, '..', '..', '..');
+  const sources = ['test', 'bench'].flatMap((folder) =>
+    readdirSync(join(project, folder), { recursive: true, encoding: 'utf8' })
+      .filter((file) => /\.c?ts$/.test(file) && !file.includes('node_modules'))
+      .map((file) => join(project, folder, file)),
+  );
+  const barrels = sources.filter((file) => /^export \*/m.test(readFileSync(file, 'utf8')));
+  assert.deepEqual(barrels, []);
+});

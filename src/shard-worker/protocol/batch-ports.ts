@@ -23,7 +23,10 @@ export function shardPort(port: MessagePort): ShardPort {
   const slots: ArrayBufferLike[] = [];
   return {
     listen: (callback) => port.on('message', callback),
-    receive: () => (receiveMessageOnPort(port) as { message: BatchAnswer } | undefined)?.message,
+    receive: () => {
+      const received: { message: BatchAnswer } | undefined = receiveMessageOnPort(port);
+      return received?.message;
+    },
     post: (message) => {
       const { kind, memory } = message;
       const slot = slots.indexOf(memory);
@@ -71,7 +74,7 @@ export function httpServerPort(port: MessagePort): HttpServerPort {
         callback(read(posted));
       }),
     receive: () => {
-      const received = receiveMessageOnPort(port) as { message: PostedBatch } | undefined;
+      const received: { message: PostedBatch } | undefined = receiveMessageOnPort(port);
       return received === undefined ? undefined : read(received.message);
     },
     post: (answer) => {

@@ -362,7 +362,7 @@ export class ShardSupervisor {
     const control = shard.control;
     if (control === undefined) return;
     for (;;) {
-      const received = receiveMessageOnPort(control) as { message: ControlMessage } | undefined;
+      const received: { message: ControlMessage } | undefined = receiveMessageOnPort(control);
       if (received === undefined) break;
       this.#receive(index, received.message, () => undefined);
     }

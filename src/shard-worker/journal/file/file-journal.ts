@@ -245,7 +245,7 @@ export class FileJournal implements RecoverableJournal {
   }
 
   /** As in {@link Journal}. Reads with synchronous calls, so a consumer on a busy thread should pause now and then. */
-  // eslint-disable-next-line @typescript-eslint/require-await -- it never waits: `Journal` is asynchronous for journals over a network
+  // oxlint-disable-next-line typescript/require-await -- it never waits: `Journal` is asynchronous for journals over a network
   async *replay(after: Lsn): AsyncGenerator<JournalRecord, void, undefined> {
     try {
       for (const reader of readRecords(this.#options.disk, this.#found, after, this.#foundLsn)) {

@@ -81,7 +81,7 @@ async function startFloor(): Promise<RunningContender> {
   const server = await startOwned({
     name: 'floor',
     command: process.execPath,
-    args: [join(projectRoot, 'dist-test', 'bench', 'peers', 'floor.js')],
+    args: [join(projectRoot, 'dist-test', 'bench', 'contenders', 'floor.js')],
     ready: /^Listening on .*\n/m,
   });
   return {
