@@ -1,8 +1,10 @@
 /**
  * Runs the parts of the test suite in order, says how long each took, and stops at the first that fails.
  *
- *     node dist-test/test/run.js               every part that has tests
- *     node dist-test/test/run.js unit config   of one part, the files whose path holds "config"
+ *     node dist-test/test/run.js               the quick tier: what `npm test` runs
+ *     node dist-test/test/run.js rest          what the quick tier leaves out
+ *     node dist-test/test/run.js all           both
+ *     node dist-test/test/run.js unit config   of one part, the files of both tiers whose path holds "config"
  *
  * The test files of a part are found in the sources, not among the built files, where those of deleted sources stay; and
  * they are named to Node one by one, because of a folder it would run every file, those that only support tests included.
@@ -12,7 +14,7 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
@@ -24,6 +26,10 @@ const root = join(import.meta.dirname, '..', '..');
 interface Folder {
   readonly name: string;
   readonly fileSecondsMax: number;
+  /** The beginnings of the paths of the files that the quick tier runs; '' is every file. */
+  readonly quick: readonly string[];
+  /** Files of the quick tier of which the rest runs more: they ask `tier.ts`. */
+  readonly both?: readonly string[];
   readonly concurrency: number;
   /** Its files may share a PostgreSQL. */
   readonly usesDatabase?: true;
@@ -35,23 +41,42 @@ interface Folder {
 
 /** Folders of tests in the order they run, with the most seconds that one file of them may take. */
 const folders: readonly Folder[] = [
-  { name: 'unit', fileSecondsMax: 120, concurrency: 2 },
-  // Many tests of these wait for a limit of time, or for a takeover.
-  { name: 'integration', fileSecondsMax: 300, concurrency: 4, usesDatabase: true },
-  { name: 'e2e', fileSecondsMax: 300, concurrency: 2, usesDatabase: true },
+  { name: 'unit', fileSecondsMax: 120, concurrency: 2, quick: [''] },
+  {
+    name: 'integration',
+    // Many tests of these wait for a limit of time, or for a takeover.
+    fileSecondsMax: 300,
+    concurrency: 4,
+    usesDatabase: true,
+    // The contract over HTTP.
+    quick: ['client/', 'http/', 'server/deletes', 'server/reads'],
+    apart: ['database-at-start', 'nats-journal', 'sqs-journal'],
+  },
+  { name: 'e2e', fileSecondsMax: 300, concurrency: 2, usesDatabase: true, quick: ['dashboard.'] },
   {
     name: 'fault',
     fileSecondsMax: 600,
     concurrency: 4,
     usesDatabase: true,
+    quick: ['crash-run.'],
+    both: ['crash-run.'],
     apart: ['crash-fleet', 'kill-between-steps', 'metrics-balance', 'sqs-journal', 'streams'],
   },
-  { name: 'simulation', fileSecondsMax: 600, concurrency: 2 },
-  { name: 'packages', fileSecondsMax: 600, concurrency: 1, isOptional: true },
+  {
+    name: 'simulation',
+    fileSecondsMax: 600,
+    concurrency: 2,
+    quick: ['shared-simulation.', 'simulation.'],
+    both: ['shared-simulation.', 'simulation.'],
+  },
+  { name: 'packages', fileSecondsMax: 600, concurrency: 1, quick: [], isOptional: true },
 ];
+
+type Tier = 'quick' | 'rest';
 
 interface Part {
   readonly name: string;
+  readonly tier?: Tier | undefined;
   /** Arguments of Node; each command must end with exit code 0. They run beside each other. */
   readonly commands: readonly (readonly string[])[];
   readonly usesDatabase?: true | undefined;
@@ -73,10 +98,16 @@ function lint(): Part {
   };
 }
 
-function tests(folder: Folder, filters: readonly string[]): Part {
+function tests(folder: Folder, tier: Tier | undefined, filters: readonly string[] = []): Part {
   const sources = join(root, 'test', folder.name);
-  const files = (existsSync(sources) ? readdirSync(sources, { recursive: true, encoding: 'utf8' }) : [])
-    .filter((file) => file.endsWith('.test.ts'))
+  const begins = (file: string, paths: readonly string[]): boolean => paths.some((path) => file.startsWith(path));
+  const belongs = (file: string): boolean => {
+    if (tier === undefined) return true;
+    const isQuick = begins(file, folder.quick);
+    return tier === 'quick' ? isQuick : !isQuick || begins(file, folder.both ?? []);
+  };
+  const files = readdirSync(sources, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.test.ts') && belongs(file))
     .map((file) => relative(root, join(root, 'dist-test', 'test', folder.name, file.replace(/\.ts$/, '.js'))))
     .filter((file) => filters.every((filter) => file.includes(filter)))
     .sort();
@@ -99,7 +130,7 @@ function tests(folder: Folder, filters: readonly string[]): Part {
     : files.length > 0
       ? [command(files, concurrency)]
       : [];
-  return { name: folder.name, commands, usesDatabase: folder.usesDatabase };
+  return { name: folder.name, commands, usesDatabase: folder.usesDatabase, tier };
 }
 
 /** Runs `task` with a PostgreSQL that ends with it, also if this process is killed. */
@@ -133,19 +164,20 @@ async function run(part: Part): Promise<boolean> {
   const start = performance.now();
   const runCommands = async (env: NodeJS.ProcessEnv): Promise<boolean> =>
     (await Promise.all(part.commands.map((command) => succeeds(command, env)))).every((succeeded) => succeeded);
-  const { env } = process;
+  const env = part.tier === undefined ? process.env : { ...process.env, TEST_TIER: part.tier };
   const passed =
     part.usesDatabase && (env['TEST_DATABASE_URL'] ?? '') === ''
       ? await withPostgres((url) => runCommands({ ...env, TEST_DATABASE_URL: url }))
       : await runCommands(env);
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  console.log(`test: ${part.name} ${passed ? 'passed' : 'FAILED'} in ${seconds} s`);
+  const name = part.tier === 'rest' ? `the rest of ${part.name}` : part.name;
+  console.log(`test: ${name} ${passed ? 'passed' : 'FAILED'} in ${seconds} s`);
   return passed;
 }
 
 /** Stops at the first that fails. */
-async function runInOrder(chosenParts: readonly Part[]): Promise<boolean> {
-  for (const part of chosenParts) if (!(await run(part))) return false;
+async function runInOrder(parts: readonly Part[]): Promise<boolean> {
+  for (const part of parts) if (!(await run(part))) return false;
   return true;
 }
 
@@ -159,13 +191,26 @@ const benchmark: Part = {
     process.platform === 'linux' ? [[join(root, 'dist-test', 'bench', 'scenarios', 'bench.js'), '--smoke']] : [],
 };
 
-const [chosen, ...filters] = process.argv.slice(2);
-const parts = [lint(), ...folders.map((folder) => tests(folder, filters)), benchmark];
-const optional = new Set(folders.filter(({ isOptional }) => isOptional).map(({ name }) => name));
-const selected =
-  chosen === undefined
-    ? parts.filter(({ commands, name }) => commands.length > 0 && !optional.has(name))
-    : parts.filter((part) => part.name === chosen);
-if (selected.length === 0)
-  console.error(`test: there is no part ${chosen ?? ''}; ${parts.map((p) => p.name).join(', ')}`);
-process.exitCode = selected.length > 0 && (await runInOrder(selected)) ? 0 : 1;
+/** The parts of a tier that have tests. */
+function partsOf(tier: Tier): readonly Part[] {
+  const all = [
+    ...(tier === 'quick' ? [lint()] : []),
+    ...folders.filter(({ isOptional }) => isOptional !== true).map((folder) => tests(folder, tier)),
+    ...(tier === 'rest' ? [benchmark] : []),
+  ];
+  return all.filter(({ commands }) => commands.length > 0);
+}
+
+/** What the arguments name; empty if there is no such part. */
+function chosenParts(chosen: string, filters: readonly string[]): readonly Part[] {
+  if (chosen === 'quick' || chosen === 'rest') return partsOf(chosen);
+  if (chosen === 'all') return [...partsOf('quick'), ...partsOf('rest')];
+  const parts = [lint(), ...folders.map((folder) => tests(folder, undefined, filters)), benchmark];
+  return parts.filter(({ name }) => name === chosen);
+}
+
+const [chosen = 'quick', ...filters] = process.argv.slice(2);
+const parts = chosenParts(chosen, filters);
+const names = ['quick', 'rest', 'all', 'lint', ...folders.map(({ name }) => name), 'bench'];
+if (parts.length === 0) console.error(`test: there is no part ${chosen}; ${names.join(', ')}`);
+process.exitCode = parts.length > 0 && (await runInOrder(parts)) ? 0 : 1;

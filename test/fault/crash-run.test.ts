@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { seededRandom } from '../support/random.js';
+import { ofTier } from '../support/tier.js';
 import { runCrashes, type CrashRunOptions } from './crash-run.js';
 
 const runs: readonly (readonly [string, Omit<CrashRunOptions, 'random' | 'durationMs'>])[] = [
@@ -25,7 +26,7 @@ const runs: readonly (readonly [string, Omit<CrashRunOptions, 'random' | 'durati
   ],
 ];
 
-for (const [name, options] of runs) {
+for (const [name, options] of ofTier(runs)) {
   test(name, { timeout: 120_000 }, async () => {
     const result = await runCrashes({ ...options, random: seededRandom(name), durationMs: 6_000 });
     assert.deepEqual(result.violations, []);

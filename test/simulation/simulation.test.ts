@@ -5,12 +5,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { countOfRuns, seedOfRun } from '../support/random-runs.js';
+import { isQuick } from '../support/tier.js';
 import { runHistory } from './history.js';
 import { MUTATIONS } from './mutations.js';
 import { replay } from './replay.js';
 
 const HISTORIES = 2000;
-const TIME_MAX_MS = 20_000;
+/** After which no further history begins. */
+const TIME_MAX_MS = isQuick ? 8000 : 20_000;
 
 /** Maximum number of histories until a mutation is found. A few dozen are enough from the seed that the bug names. */
 const MUTATED_HISTORIES_MAX = 300;
@@ -44,32 +46,35 @@ test('random histories of crashes and faults count every acknowledged increment 
   t.diagnostic(`SEED=${first}, ${ran} histories`);
 });
 
-for (const { seed, what } of REGRESSIONS) {
-  test(`the history that once showed ${what} passes`, async () => {
-    const { violation } = await runHistory(seed);
-    assert.equal(violation, undefined, `SEED=${seed}`);
-  });
-}
-
-test('a seed replays the same history step by step', async () => {
-  for (const seed of [1, 2, 3, 4, 5]) {
-    const first: string[] = [];
-    const second: string[] = [];
-    await runHistory(seed, {}, first);
-    await runHistory(seed, {}, second);
-    assert.ok(first.length > 10);
-    assert.deepEqual(second, first);
+// The quick tier is fresh histories alone.
+if (!isQuick) {
+  for (const { seed, what } of REGRESSIONS) {
+    test(`the history that once showed ${what} passes`, async () => {
+      const { violation } = await runHistory(seed);
+      assert.equal(violation, undefined, `SEED=${seed}`);
+    });
   }
-});
 
-for (const { name, mutations, from = 1 } of MUTATIONS) {
-  test(`the simulation finds ${name}`, async (t) => {
-    for (let seed = from; seed < from + MUTATED_HISTORIES_MAX; seed += 1) {
-      const { violation } = await runHistory(seed, mutations);
-      if (violation === undefined) continue;
-      t.diagnostic(`SEED=${seed}: ${violation.message}`);
-      return;
+  test('a seed replays the same history step by step', async () => {
+    for (const seed of [1, 2, 3, 4, 5]) {
+      const first: string[] = [];
+      const second: string[] = [];
+      await runHistory(seed, {}, first);
+      await runHistory(seed, {}, second);
+      assert.ok(first.length > 10);
+      assert.deepEqual(second, first);
     }
-    assert.fail(`${MUTATED_HISTORIES_MAX} histories passed`);
   });
+
+  for (const { name, mutations, from = 1 } of MUTATIONS) {
+    test(`the simulation finds ${name}`, async (t) => {
+      for (let seed = from; seed < from + MUTATED_HISTORIES_MAX; seed += 1) {
+        const { violation } = await runHistory(seed, mutations);
+        if (violation === undefined) continue;
+        t.diagnostic(`SEED=${seed}: ${violation.message}`);
+        return;
+      }
+      assert.fail(`${MUTATED_HISTORIES_MAX} histories passed`);
+    });
+  }
 }
