@@ -20,7 +20,6 @@ import { freePort } from '../support/free-port.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { connectTo, createDatabaseOn } from '../support/database-connection.js';
 import { freezePostgres, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
-import { send } from '../support/http.js';
 import { runJournalCommand } from '../support/journal-command.js';
 import { Load } from '../support/load.js';
 import { imbalances, scrape } from '../support/metrics.js';
@@ -30,7 +29,7 @@ import type { Random } from '../support/random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
-import { pause, tail } from './crash-run.js';
+import { flushFailure, pause, tail } from './crash-run.js';
 import { streamsOf } from './server-pair.js';
 import { TakeoverLog, type Takeover } from './takeover-log.js';
 
@@ -106,7 +105,6 @@ const KEEP_SECONDS = 86_400;
 const PROGRESS_MS = 10_000;
 const START_MS = 60_000;
 const STOP_MS = 60_000;
-const SETTLE_MS = 60_000;
 const ENDED_STREAMS_MS = 60_000;
 const SCRAPE_INTERVAL_MS = 1_000;
 /** Longer than an owner may be silent: a stream of a dead one does not pass for one of a living one. */
@@ -526,21 +524,9 @@ class FleetRun {
     return takeovers;
   }
 
-  /** Settles when everything acknowledged is committed. */
   async #settle(node: FleetNode): Promise<void> {
-    const timeout = AbortSignal.timeout(SETTLE_MS);
-    let last = '';
-    while (!timeout.aborted) {
-      try {
-        const answer = await send(node.url, '/flush', { method: 'POST' });
-        if (answer.status === 200) return;
-        last = answer.body;
-      } catch (error) {
-        last = String(error);
-      }
-      await pause(100, timeout);
-    }
-    this.#violate(`what ${node.name} acknowledged could not be flushed within ${SETTLE_MS} ms: ${last}`);
+    const failure = await flushFailure(node.url);
+    if (failure !== undefined) this.#violate(`what ${node.name} acknowledged ${failure}`);
   }
 
   async #awaitEndedStreams(which: string, mayBeOpen: (stream: OpenStream) => boolean): Promise<void> {

@@ -134,10 +134,13 @@ class CrashRun {
       ]);
     } finally {
       clearTimeout(timer);
+      clearInterval(progress);
     }
-    clearInterval(progress);
     await load.stop();
-    for (const node of this.#nodes) await this.#settle(node);
+    for (const { url } of this.#nodes) {
+      const failure = await flushFailure(url);
+      if (failure !== undefined) this.#violations.push(`what was acknowledged ${failure}`);
+    }
     for (const node of this.#nodes) await this.#stop(node);
     this.#violations.push(...load.wrongAnswers);
     await this.#compare();
@@ -242,23 +245,6 @@ class CrashRun {
     return node === undefined ? undefined : embeddedPostmaster(node.dataDir);
   }
 
-  /** Settles when everything acknowledged is committed. */
-  async #settle(node: Node): Promise<void> {
-    const timeout = AbortSignal.timeout(SETTLE_MS);
-    let last = '';
-    while (!timeout.aborted) {
-      try {
-        const answer = await send(node.url, '/flush', { method: 'POST' });
-        if (answer.status === 200) return;
-        last = answer.body;
-      } catch (error) {
-        last = String(error);
-      }
-      await pause(100, timeout);
-    }
-    this.#violations.push(`what was acknowledged could not be flushed within ${SETTLE_MS} ms: ${last}`);
-  }
-
   async #stop(node: Node): Promise<void> {
     const { server } = node;
     if (server === undefined) return;
@@ -328,6 +314,23 @@ class CrashRun {
 async function makeNode(): Promise<Node> {
   const port = await freePort();
   return { port, url: `http://127.0.0.1:${port}`, dataDir: await temporaryDirectory(), server: undefined };
+}
+
+/** Repeats a flush until it commits everything that was acknowledged; otherwise says why none did. */
+export async function flushFailure(url: string): Promise<string | undefined> {
+  const timeout = AbortSignal.timeout(SETTLE_MS);
+  let last = '';
+  while (!timeout.aborted) {
+    try {
+      const answer = await send(url, '/flush', { method: 'POST' });
+      if (answer.status === 200) return undefined;
+      last = answer.body;
+    } catch (error) {
+      last = String(error);
+    }
+    await pause(100, timeout);
+  }
+  return `could not be flushed within ${SETTLE_MS} ms: ${last}`;
 }
 
 /** The end of a text, for a message. */
