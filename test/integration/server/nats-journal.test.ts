@@ -4,48 +4,23 @@ import { after, before, describe, test } from 'node:test';
 import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
 import { bodyBytesMaxOf, emptyRecord, encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
-import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, onConnections, problemCode, send } from '../../support/http.js';
 import { incrementRecord, largestBody } from '../../support/journal-fixtures.js';
+import {
+  assertCounter,
+  committedSum,
+  openStreams,
+  refusedStart,
+  rowsOf,
+  type Environment,
+  type Role,
+} from '../../support/journal-servers.js';
 import { scrape } from '../../support/metrics.js';
 import { NatsCluster, NatsServer, natsServerMissing } from '../../support/nats-server.js';
 import { assertCreated } from '../../support/problem.js';
 import { spawnServer, startServer, type TestServer } from '../../support/server.js';
-
-type Role = 'serve' | 'ingest' | 'roll-up';
-type Environment = Readonly<Record<string, string>>;
-
-async function rowsOf<Row extends Record<string, unknown>>(url: string, text: string): Promise<Row[]> {
-  const connection = await connectTo(url);
-  try {
-    return await connection.query<Row>({ text });
-  } finally {
-    await connection.close();
-  }
-}
-
-async function sumOf(url: string, key: string): Promise<number> {
-  const [row] = await rowsOf<{ sum: string }>(url, `select sum::text from counters where key = '${key}'`);
-  return Number(row?.sum ?? 0);
-}
-
-async function jsonOf(server: TestServer, path: string): Promise<Record<string, unknown>> {
-  const answer = await send(server.url, path);
-  assert.equal(answer.status, 200, answer.body);
-  return JSON.parse(answer.body) as Record<string, unknown>;
-}
-
-/** A start that must fail: its exit code and output. */
-async function refusedStart(env: Environment): Promise<{ readonly code: number | null; readonly output: string }> {
-  const server = await spawnServer({ env });
-  try {
-    const { code } = await server.ended;
-    return { code, output: server.output };
-  } finally {
-    await server.dispose();
-  }
-}
 
 describe('the journal in NATS', { skip: natsServerMissing() }, () => {
   let database: TestDatabase;
@@ -73,16 +48,14 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
       assertCreated(await increment(server.url, '{"seen":1,"also":-2,"seen":3}'));
       const once = { headers: { 'idempotency-key': 'once' } };
       for (let attempt = 0; attempt < 2; attempt += 1) assertCreated(await increment(server.url, { seen: 10 }, once));
-      const { sum, committed, pending } = await jsonOf(server, '/counters/seen');
-      assert.deepEqual({ sum, committed, pending }, { sum: 14, committed: 0, pending: 14 });
+      await assertCounter(server, 'seen', { sum: 14, committed: 0, pending: 14 });
       assert.match(server.output, /Journal in NATS [0-9.]+, stream summing-counters with 1 replica: a loss of power/);
     } finally {
       assert.deepEqual(await server.stop(), { code: 0, signal: null });
       await server.dispose();
     }
-    assert.equal(await sumOf(database.url, 'seen'), 14);
-    const open = await rowsOf(database.url, 'select 1 from journal_checkpoints where retired_at is null');
-    assert.equal(open.length, 0);
+    assert.equal(await committedSum(database.url, 'seen'), 14);
+    assert.deepEqual(await openStreams(database.url), []);
     const session = await connect({ servers: broker.address });
     try {
       const manager = await jetstreamManager(session);
@@ -113,7 +86,7 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
       assert.deepEqual(await next.stop(), { code: 0, signal: null });
       await next.dispose();
     }
-    assert.equal(await sumOf(database.url, 'killed'), 7);
+    assert.equal(await committedSum(database.url, 'killed'), 7);
   });
 
   test('a roll-up flushes what an ingest server takes; committed records are removed from the broker', async () => {
@@ -126,9 +99,8 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
       const once = { headers: { 'idempotency-key': 'at-ingest' } };
       for (let attempt = 0; attempt < 2; attempt += 1) assertCreated(await increment(ingest.url, { once: 5 }, once));
       assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
-      const { sum, committed, pending } = await jsonOf(ingest, '/counters/key-0');
-      assert.deepEqual({ sum, committed, pending }, { sum: 10, committed: 10, pending: null });
-      assert.equal(await sumOf(database.url, 'once'), 5);
+      await assertCounter(ingest, 'key-0', { sum: 10, committed: 10, pending: null });
+      assert.equal(await committedSum(database.url, 'once'), 5);
       const handedOver = (await scrape(ingest.url)).total('increments_handed_over_total');
       await eventually('the same number adopted', async () => {
         const page = await scrape(rollUp.url);
@@ -166,7 +138,7 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
       // As a copy of a record of a stream that was finished and forgotten.
       await client.publish(subject(fenced), new Uint8Array(0));
       await client.publish(subject(fenced), encodeMessage([incrementRecord('left', 7)], 1, 0, origin));
-      await eventually('its sum', async () => (await sumOf(database.url, 'found')) === 7);
+      await eventually('its sum', async () => (await committedSum(database.url, 'found')) === 7);
       await eventually('the alert', () =>
         Promise.resolve(
           server.output.includes(`Stream ${left} is in NATS from LSN 5`) &&
@@ -182,7 +154,7 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
       });
       await client.publish(subject(found), encodeMessage([incrementRecord('found', 8)], 3, 0, origin));
       await server.waitFor('A stream that was finished has records above its end; opened it again');
-      await eventually('the late record is counted', async () => (await sumOf(database.url, 'found')) === 15);
+      await eventually('the late record is counted', async () => (await committedSum(database.url, 'found')) === 15);
       await eventually('its end again', async () => {
         const rows = await rowsOf(
           database.url,
@@ -192,7 +164,7 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
       });
       await client.publish(subject(found), encodeMessage([incrementRecord('left', 7)], 9, 0, origin));
       await server.waitFor('A stream that was finished has a record behind a gap in NATS');
-      assert.equal(await sumOf(database.url, 'left'), 0);
+      assert.equal(await committedSum(database.url, 'left'), 0);
     } finally {
       await session.close();
       assert.equal((await server.stop()).code, 0);
@@ -228,7 +200,7 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
           assert.match(document, new RegExp(`At most ${limit} bytes of JSON`));
         });
         assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
-        assert.equal(await sumOf(database.url, key), increments);
+        assert.equal(await committedSum(database.url, key), increments);
       } finally {
         await server.stop();
         await server.dispose();

@@ -1,38 +1,24 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, problemCode, send } from '../../support/http.js';
+import {
+  assertCounter,
+  committedSum,
+  openStreams,
+  rowsOf,
+  type Environment,
+  type Role,
+} from '../../support/journal-servers.js';
 import { scrape } from '../../support/metrics.js';
 import { OutagePostgres } from '../../support/outage-postgres.js';
 import { assertCreated } from '../../support/problem.js';
 import { startServer, type TestServer } from '../../support/server.js';
 
-type Role = 'serve' | 'ingest' | 'roll-up';
-
-function start(url: string, ROLE: Role, env: Readonly<Record<string, string>> = {}): Promise<TestServer> {
+function start(url: string, ROLE: Role, env: Environment = {}): Promise<TestServer> {
   const settings = { DATABASE_URL: url, JOURNAL: 'postgres', ROLE, FLUSH_INTERVAL_MS: '100', ...env };
   return startServer({ env: settings });
-}
-
-async function rowsOf<Row extends Record<string, unknown>>(url: string, text: string): Promise<Row[]> {
-  const connection = await connectTo(url);
-  try {
-    return await connection.query<Row>({ text });
-  } finally {
-    await connection.close();
-  }
-}
-
-async function sumOf(url: string, key: string): Promise<number> {
-  const [row] = await rowsOf<{ sum: string }>(url, `select sum::text from counters where key = '${key}'`);
-  return Number(row?.sum ?? 0);
-}
-
-async function jsonOf(server: TestServer, path: string): Promise<Record<string, unknown>> {
-  const answer = await send(server.url, path);
-  assert.equal(answer.status, 200, answer.body);
-  return JSON.parse(answer.body) as Record<string, unknown>;
 }
 
 describe('the journal in PostgreSQL', () => {
@@ -57,15 +43,13 @@ describe('the journal in PostgreSQL', () => {
         { key: 'seen', amount: 3, idempotency_key: null },
         { key: 'seen', amount: 10, idempotency_key: 'once' },
       ]);
-      const { sum, committed, pending } = await jsonOf(server, '/counters/seen');
-      assert.deepEqual({ sum, committed, pending }, { sum: 14, committed: 0, pending: 14 });
+      await assertCounter(server, 'seen', { sum: 14, committed: 0, pending: 14 });
     } finally {
       assert.deepEqual(await server.stop(), { code: 0, signal: null });
       await server.dispose();
     }
-    assert.equal(await sumOf(database.url, 'seen'), 14);
-    const open = await rowsOf(database.url, 'select 1 from journal_checkpoints where retired_at is null');
-    assert.equal(open.length, 0, 'a clean stop leaves no open stream');
+    assert.equal(await committedSum(database.url, 'seen'), 14);
+    assert.deepEqual(await openStreams(database.url), [], 'a clean stop leaves no open stream');
     assert.equal((await rowsOf(database.url, 'select 1 from journal_heartbeats')).length, 0);
   });
 
@@ -91,7 +75,7 @@ describe('the journal in PostgreSQL', () => {
       assert.deepEqual(await next.stop(), { code: 0, signal: null });
       await next.dispose();
     }
-    assert.equal(await sumOf(database.url, 'killed'), 7);
+    assert.equal(await committedSum(database.url, 'killed'), 7);
   });
 
   test('a request that is repeated at another server, with another role, counts once', async () => {
@@ -102,7 +86,7 @@ describe('the journal in PostgreSQL', () => {
         assertCreated(answer);
       }
       for (const { url } of servers) assert.equal((await send(url, '/flush', { method: 'POST' })).status, 200);
-      assert.equal(await sumOf(database.url, 'repeated'), 5);
+      assert.equal(await committedSum(database.url, 'repeated'), 5);
     } finally {
       for (const server of servers) await server.dispose();
     }
@@ -129,15 +113,15 @@ describe('roles', () => {
     assert.equal(answer.status, 405);
     assert.equal(problemCode(answer), 'method-not-allowed');
     assert.equal(answer.headers.allow, '');
-    assert.equal((await jsonOf(rollUp, '/readyz'))['status'], 'ok');
+    const ready = await send(rollUp.url, '/readyz');
+    assert.deepEqual([ready.status, JSON.parse(ready.body)], [200, { status: 'ok' }]);
   });
 
   test('what an ingest server takes a roll-up flushes; its reads are committed values', async () => {
     for (let index = 0; index < 20; index += 1) assertCreated(await increment(ingest.url, { [`key-${index % 4}`]: 2 }));
     assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
     for (let key = 0; key < 4; key += 1) {
-      const { sum, committed, pending } = await jsonOf(ingest, `/counters/key-${key}`);
-      assert.deepEqual({ sum, committed, pending }, { sum: 10, committed: 10, pending: null });
+      await assertCounter(ingest, `key-${key}`, { sum: 10, committed: 10, pending: null });
     }
   });
 
@@ -167,7 +151,7 @@ describe('roles', () => {
     assertCreated(await increment(other.url, { left: 4 }));
     assert.deepEqual(await other.stop(), { code: 0, signal: null });
     await other.dispose();
-    await eventually('finished', async () => (await sumOf(database.url, 'left')) === 4, 5000);
+    await eventually('finished', async () => (await committedSum(database.url, 'left')) === 4, 5000);
     const text = `select 1 from journal_checkpoints c where retired_at is null
                   and not exists (select from journal_heartbeats where id = c.stream)`;
     await eventually('retired', async () => (await rowsOf(database.url, text)).length === 0, 5000);
@@ -188,7 +172,7 @@ describe('roles', () => {
       );
       assertCreated(await increment(ingest.url, { spread: 1 }));
       assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
-      assert.equal(await sumOf(database.url, 'spread'), 1);
+      assert.equal(await committedSum(database.url, 'spread'), 1);
     } finally {
       assert.deepEqual(await second.stop(), { code: 0, signal: null });
       await second.dispose();
@@ -223,7 +207,7 @@ describe('an outage of the journal', () => {
     await eventually('ready', async () => (await send(server.url, '/readyz')).status === 200, 10_000);
     const retried = await increment(server.url, { outage: 10 }, { headers: { 'idempotency-key': 'in-outage' } });
     assertCreated(retried);
-    await eventually('exact', async () => (await sumOf(postgres.url, 'outage')) === 11, 10_000);
+    await eventually('exact', async () => (await committedSum(postgres.url, 'outage')) === 11, 10_000);
   });
 
   test('a start without the database refuses, and begins to count when it answers', async () => {
@@ -240,6 +224,6 @@ describe('an outage of the journal', () => {
       assert.deepEqual(await early.stop(), { code: 0, signal: null });
       await early.dispose();
     }
-    assert.equal(await sumOf(postgres.url, 'early'), 1);
+    assert.equal(await committedSum(postgres.url, 'early'), 1);
   });
 });

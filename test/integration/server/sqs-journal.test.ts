@@ -10,43 +10,24 @@ import {
   encodeQueueMessage,
   type QueueMessageFacts,
 } from '#product/shard-worker/journal/sqs/message-format.js';
-import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, problemCode, send } from '../../support/http.js';
 import { runJournalCommand } from '../../support/journal-command.js';
 import { incrementRecord, largestBody } from '../../support/journal-fixtures.js';
+import {
+  assertCounter,
+  committedSum,
+  openStreams,
+  refusedStart,
+  rowsOf,
+  type Environment,
+  type Role,
+} from '../../support/journal-servers.js';
 import { scrape } from '../../support/metrics.js';
 import { assertCreated } from '../../support/problem.js';
-import { spawnServer, startServer, type TestServer } from '../../support/server.js';
+import { startServer, type TestServer } from '../../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
-
-type Role = 'serve' | 'ingest' | 'roll-up';
-type Environment = Readonly<Record<string, string>>;
-
-async function rowsOf<Row extends Record<string, unknown>>(url: string, text: string): Promise<Row[]> {
-  const connection = await connectTo(url);
-  try {
-    return await connection.query<Row>({ text });
-  } finally {
-    await connection.close();
-  }
-}
-
-async function sumOf(url: string, key: string): Promise<number> {
-  const [row] = await rowsOf<{ sum: string }>(url, `select sum::text from counters where key = '${key}'`);
-  return Number(row?.sum ?? 0);
-}
-
-/** A start that must fail: its exit code and output. */
-async function refusedStart(env: Environment): Promise<{ readonly code: number | null; readonly output: string }> {
-  const server = await spawnServer({ env });
-  try {
-    const { code } = await server.ended;
-    return { code, output: server.output };
-  } finally {
-    await server.dispose();
-  }
-}
 
 describe('the journal in SQS', () => {
   let database: TestDatabase;
@@ -90,11 +71,9 @@ describe('the journal in SQS', () => {
       const once = { headers: { 'idempotency-key': 'at-both' } };
       for (const { url } of [ingest, ingest, other]) assertCreated(await increment(url, { once: 5, more: 1 }, once));
       for (const { url } of [ingest, other]) assert.equal((await send(url, '/flush', { method: 'POST' })).status, 200);
-      for (let key = 0; key < 4; key += 1) assert.equal(await sumOf(database.url, `key-${key}`), 20);
-      assert.equal(await sumOf(database.url, 'once'), 5);
-      const read = await send(ingest.url, '/counters/key-0');
-      const { sum, committed, pending } = JSON.parse(read.body) as Record<string, unknown>;
-      assert.deepEqual({ sum, committed, pending }, { sum: 20, committed: 20, pending: null });
+      for (let key = 0; key < 4; key += 1) assert.equal(await committedSum(database.url, `key-${key}`), 20);
+      assert.equal(await committedSum(database.url, 'once'), 5);
+      await assertCounter(ingest, 'key-0', { sum: 20, committed: 20, pending: null });
       await eventually('all counted as adopted', async () => {
         const pages = await Promise.all([scrape(ingest.url), scrape(other.url), scrape(rollUp.url)]);
         const [here, there, adopted] = pages.map((page, index) =>
@@ -105,8 +84,7 @@ describe('the journal in SQS', () => {
     } finally {
       for (const server of [ingest, other]) assert.equal((await server.stop()).code, 0, server.output);
       await eventually('an empty queue', async () => (await sqs.messagesIn()) === 0);
-      const open = await rowsOf(database.url, 'select 1 from journal_checkpoints where retired_at is null');
-      assert.equal(open.length, 0);
+      assert.deepEqual(await openStreams(database.url), []);
       assert.equal((await rollUp.stop()).code, 0, rollUp.output);
       for (const server of [ingest, other, rollUp]) await server.dispose();
     }
@@ -127,7 +105,7 @@ describe('the journal in SQS', () => {
       await sqs.send(found, `${found}:3`, message('found', 7, { firstLsn: 3, previousLsn: 1 }));
       await sqs.send(found, `${found}:4`, message('found', 1, { firstLsn: 4, previousLsn: 3, isClose: true }));
       await sqs.send(aside, `${aside}:5`, message('aside', 7, { firstLsn: 5, previousLsn: 4 }));
-      await eventually('its sum', async () => (await sumOf(database.url, 'found')) === 8);
+      await eventually('its sum', async () => (await committedSum(database.url, 'found')) === 8);
       await rollUp.waitFor(`Stream ${aside} is in SQS from LSN 5`);
       const kept = await rowsOf(
         database.url,
@@ -140,9 +118,9 @@ describe('the journal in SQS', () => {
       await sqs.send(found, `${found}:3 again`, message('found', 7, { firstLsn: 3, previousLsn: 1 }));
       await sqs.send(found, `${found}:5`, message('found', 10, { firstLsn: 5, previousLsn: 4, isClose: true }));
       await rollUp.waitFor('A stream that was finished has records above its end; opened it again');
-      await eventually('the late record is counted', async () => (await sumOf(database.url, 'found')) === 18);
+      await eventually('the late record is counted', async () => (await committedSum(database.url, 'found')) === 18);
       await eventually('an empty queue', async () => (await sqs.messagesIn()) === 0);
-      assert.equal(await sumOf(database.url, 'aside'), 0);
+      assert.equal(await committedSum(database.url, 'aside'), 0);
     } finally {
       // What is put aside is not counted, and an operator must hear of it.
       assert.equal((await rollUp.stop()).code, 1, rollUp.output);
@@ -164,11 +142,11 @@ describe('the journal in SQS', () => {
         );
       };
       await write(1, 0);
-      await eventually('its sum', async () => (await sumOf(database.url, 'waits')) === 5);
+      await eventually('its sum', async () => (await committedSum(database.url, 'waits')) === 5);
       // LSN 3 was acknowledged, and is not there.
       await write(4, 3);
       await rollUp.waitFor(`Stream ${stream} lacks records in SQS`, 60_000);
-      assert.equal(await sumOf(database.url, 'waits'), 5);
+      assert.equal(await committedSum(database.url, 'waits'), 5);
       const line = rollUp.log.find(({ msg }) => String(msg).includes('lacks records'));
       assert.deepEqual([line?.['afterLsn'], line?.['missingLsn']], [1, 3]);
       const retired = `select 1 from journal_checkpoints where stream = '${stream}' and retired_at is not null`;
@@ -177,7 +155,7 @@ describe('the journal in SQS', () => {
         database.url,
         `update journal_checkpoints set lsn = 3, epoch = (nextval('journal_epochs') << 20) where stream = '${stream}'`,
       );
-      await eventually('what is above', async () => (await sumOf(database.url, 'waits')) === 10, 40_000);
+      await eventually('what is above', async () => (await committedSum(database.url, 'waits')) === 10, 40_000);
       const retire = (): Promise<{ readonly code: number | null; readonly output: string }> =>
         runJournalCommand(['retire', '--stream', stream], { DATABASE_URL: database.url });
       assert.match((await retire()).output, /was heard of at .* less than five minutes ago/);
@@ -189,7 +167,7 @@ describe('the journal in SQS', () => {
       assert.equal(code, 0, output);
       assert.match(output, /Records above LSN 4 that the queue still has, or gets, open it again/);
       await write(5, 4);
-      await eventually('a late record', async () => (await sumOf(database.url, 'waits')) === 15);
+      await eventually('a late record', async () => (await committedSum(database.url, 'waits')) === 15);
     } finally {
       await rollUp.stop();
       await rollUp.dispose();
@@ -212,7 +190,7 @@ describe('the journal in SQS', () => {
         assertCreated(await increment(ingest.url, body, { headers }));
         assert.equal(problemCode(await increment(ingest.url, `${body} `, { headers })), 'body-too-large');
         assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
-        assert.equal(await sumOf(database.url, key), increments);
+        assert.equal(await committedSum(database.url, key), increments);
       } finally {
         for (const process of [ingest, rollUp]) {
           await process.stop();
