@@ -13,7 +13,6 @@ import {
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, problemCode, send } from '../../support/http.js';
-import { runJournalCommand } from '../../support/journal-command.js';
 import { incrementRecord, largestBody } from '../../support/journal-fixtures.js';
 import {
   assertCounter,
@@ -124,52 +123,6 @@ describe('the journal in SQS', () => {
     } finally {
       // What is put aside is not counted, and an operator must hear of it.
       assert.equal((await rollUp.stop()).code, 1, rollUp.output);
-      await rollUp.dispose();
-    }
-  });
-
-  test('a stream that lacks records waits for an operator, who can count on behind them, and can retire it', async () => {
-    const rollUp = await start('roll-up');
-    try {
-      const stream = randomUUID();
-      const origin = { node: randomUUID(), shard: 0, time: 0, isClose: false };
-      const write = (firstLsn: number, previousLsn: number): Promise<void> => {
-        const group = [incrementRecord('waits', 5)];
-        return sqs.send(
-          stream,
-          `${stream}:${firstLsn}`,
-          encodeQueueMessage(group, { ...origin, firstLsn, previousLsn }),
-        );
-      };
-      await write(1, 0);
-      await eventually('its sum', async () => (await committedSum(database.url, 'waits')) === 5);
-      // LSN 3 was acknowledged, and is not there.
-      await write(4, 3);
-      await rollUp.waitFor(`Stream ${stream} lacks records in SQS`, 60_000);
-      assert.equal(await committedSum(database.url, 'waits'), 5);
-      const line = rollUp.log.find(({ msg }) => String(msg).includes('lacks records'));
-      assert.deepEqual([line?.['afterLsn'], line?.['missingLsn']], [1, 3]);
-      const retired = `select 1 from journal_checkpoints where stream = '${stream}' and retired_at is not null`;
-      await eventually('its end for its writer', async () => (await rowsOf(database.url, retired)).length === 1);
-      await rowsOf(
-        database.url,
-        `update journal_checkpoints set lsn = 3, epoch = (nextval('journal_epochs') << 20) where stream = '${stream}'`,
-      );
-      await eventually('what is above', async () => (await committedSum(database.url, 'waits')) === 10, 40_000);
-      const retire = (): Promise<{ readonly code: number | null; readonly output: string }> =>
-        runJournalCommand(['retire', '--stream', stream], { DATABASE_URL: database.url });
-      assert.match((await retire()).output, /was heard of at .* less than five minutes ago/);
-      await rowsOf(
-        database.url,
-        `update journal_checkpoints set heard_at = now() - interval '6 minutes' where stream = '${stream}'`,
-      );
-      const { code, output } = await retire();
-      assert.equal(code, 0, output);
-      assert.match(output, /Records above LSN 4 that the queue still has, or gets, open it again/);
-      await write(5, 4);
-      await eventually('a late record', async () => (await committedSum(database.url, 'waits')) === 15);
-    } finally {
-      await rollUp.stop();
       await rollUp.dispose();
     }
   });
