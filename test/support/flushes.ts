@@ -4,13 +4,14 @@
 import { randomUUID } from 'node:crypto';
 import type { Sum } from '#product/core/increment.js';
 import { SumArrayEncoder } from '#product/db/binary-array.js';
-import { connect, parseDatabaseUrl } from '#product/db/connection.js';
+import { parseDatabaseUrl } from '#product/db/connection.js';
 import { FlushStatement, type FlushRequest, type FlushResult } from '#product/db/flush-statement.js';
-import { migrate } from '#product/db/schema/migrate.js';
 import { ShardConnection, type ShardConnectionOptions } from '#product/db/shard-connection.js';
 import { PostgresShardDatabase, type StreamRow } from '#product/shard-worker/thread/flush/shard-database.js';
-import { createTestDatabase, type TestDatabase } from './database.js';
 import { takeStream, type TakenStream } from './taken-stream.js';
+
+// The tests of faults import it from here.
+export { createMigratedDatabase } from './migrated-database.js';
 
 /** The binary arrays of some increments. */
 export function encodeIncrements(increments: Iterable<readonly [string | Buffer, Sum]>): {
@@ -61,13 +62,4 @@ export class TestShard {
   close(): Promise<void> {
     return this.database.close();
   }
-}
-
-/** A fresh database with the current schema. */
-export async function createMigratedDatabase(): Promise<TestDatabase> {
-  const database = await createTestDatabase();
-  const connection = await connect(parseDatabaseUrl(database.url), { applicationName: 'test-migrate' });
-  await migrate(connection);
-  await connection.close();
-  return database;
 }

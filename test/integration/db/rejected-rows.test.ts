@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { listRejected, retryRejected } from '#product/cli/rejected-rows.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { connectTo } from '../../support/database.js';
-import { createMigratedDatabase } from '../../support/flushes.js';
+import { createMigratedDatabase } from '../../support/migrated-database.js';
 
 test('increments that could not be checked against the window are listed with what a check needs, and no retry counts them', async () => {
   const database = await createMigratedDatabase();
