@@ -5,6 +5,7 @@ import { before, describe, test } from 'node:test';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { CounterStore } from '#product/db/counter-store.js';
 import { CounterError } from '#product/core/errors.js';
+import { eventually } from '../../support/eventually.js';
 import { flushOf, TestShard } from '../../support/flushes.js';
 import { SuiteDatabase } from '../../support/migrated-database.js';
 
@@ -126,14 +127,14 @@ describe('The store of counters', () => {
     await database.query(
       `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reader' and datname = current_database()`,
     );
-    for (;;) {
+    await eventually('the store reads again', async () => {
       const [outcome] = await Promise.allSettled([readOne(store, 'a', [])]);
-      if (outcome.status === 'fulfilled') return;
-      assert.ok(failedWith('database-unavailable')(outcome.reason));
-    }
+      assert.ok(outcome.status === 'fulfilled' || failedWith('database-unavailable')(outcome.reason));
+      return outcome.status === 'fulfilled';
+    });
   });
 
-  test('while no server answers, reads fail within the connect timeout, and at once when that is known', async () => {
+  test('reads fail within the connect timeout while no server answers', async () => {
     const mute = createServer((socket) => socket.on('error', () => undefined));
     await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
     const address = mute.address();

@@ -102,7 +102,7 @@ describe('The store of idempotency keys', () => {
     }
   });
 
-  test('beyond a million the count is that of the statistics, whatever was analyzed when, plus what was recorded lately', async () => {
+  test('beyond a million rows the count is estimated from the statistics and the keys recorded since', async () => {
     // Statistics are complete when a session has ended.
     const run = (text: string): Promise<void> => runStatements(database.url, text);
     const insert = (count: number): Promise<void> =>

@@ -53,7 +53,7 @@ describe('The increment log in PostgreSQL', () => {
     await database.query('update journal_checkpoints set lsn = $2 where stream = $1', stream, lsn);
   }
 
-  test('records follow each other; one that is there is not written again, and none follows a gap', async () => {
+  test('an append writes the next record, does not write a present record again, and refuses a gap', async () => {
     const log = logOf();
     const begun = await log.begin(randomUUID());
     assert.equal(await appendTo(log, begun, 1, 'a'), 'appended');
@@ -68,7 +68,7 @@ describe('The increment log in PostgreSQL', () => {
     );
   });
 
-  test('records come back as they were appended', async () => {
+  test('records are read as they were appended', async () => {
     const log = logOf();
     const { stream, appendEpoch } = await log.begin(randomUUID());
     const safe = Number.MAX_SAFE_INTEGER;
@@ -104,7 +104,7 @@ describe('The increment log in PostgreSQL', () => {
       assert.deepEqual(Buffer.from(found[index]?.entries ?? []), expected, `record ${index + 1}`);
   });
 
-  test('a record follows one that is flushed and removed', async () => {
+  test('an append succeeds after the last record was flushed and removed', async () => {
     const log = logOf();
     const begun = await log.begin(randomUUID());
     assert.equal(await appendTo(log, begun, 1, 'a'), 'appended');
@@ -114,7 +114,7 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal(await appendTo(log, begun, 2, 'b'), 'appended');
   });
 
-  test('an adoption fences the writer and who flushed, and sees what the writer had appended', async () => {
+  test('an adoption fences the owner of a stream, and reads what the owner had appended', async () => {
     const [writer, adopter] = [logOf(), logOf()];
     const begun = await writer.begin(randomUUID());
     assert.equal(await appendTo(writer, begun, 1, 'a'), 'appended');
@@ -126,7 +126,7 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal(await writer.take(begun.stream, begun.epoch, true), undefined, 'it was taken meanwhile');
   });
 
-  test('who takes the flushes only leaves the writer alone, and may not retire', async () => {
+  test('a roll-up that takes a stream does not fence its writer, and cannot retire the stream', async () => {
     const [writer, rollUp] = [logOf(), logOf()];
     const begun = await writer.begin(randomUUID());
     const taken = await rollUp.take(begun.stream, begun.epoch, false);
@@ -135,7 +135,7 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal(await rollUp.retire(begun.stream, { epoch: taken?.epoch ?? 0, lsn: 0 }, '0'), false);
   });
 
-  test('a stream is retired under both epochs, at the end of its log only; then nothing is appended', async () => {
+  test('a stream is retired only under both epochs and at the end of its log', async () => {
     const [writer, adopter] = [logOf(), logOf()];
     const begun = await writer.begin(randomUUID());
     assert.equal(await appendTo(writer, begun, 1, 'a'), 'appended');
@@ -178,7 +178,7 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal(isTaken, true);
   });
 
-  test("an idle stream's accepted_through follows its writer's word, and not while the log goes on", async () => {
+  test("accepted_through of an idle stream follows the writer's heartbeat, but not while records are unflushed", async () => {
     const [writer, rollUp] = [logOf(), logOf()];
     const begun = await writer.begin(randomUUID());
     const taken = await rollUp.take(begun.stream, begun.epoch, false);
@@ -203,7 +203,7 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal(await rollUp.touch(begun.stream, { ...at, lsn: 0 }), false);
   });
 
-  test('owners without a sign of life, and streams without an owner, are seen as such', async () => {
+  test('a survey reports owners without a heartbeat, and streams without an owner', async () => {
     const [writer, other] = [logOf(), logOf()];
     const begun = await writer.begin(randomUUID());
     const look = async () => (await other.survey()).streams.find(({ stream }) => stream === begun.stream);

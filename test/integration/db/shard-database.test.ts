@@ -214,7 +214,7 @@ describe('The database of a shard', () => {
     assert.equal(open?.open, false);
   });
 
-  test('a row that another session has made meanwhile is not taken for one that this taking made', async () => {
+  test('a taking reports that another session made the row first, and changes nothing', async () => {
     const stream = randomUUID();
     const other = new TestShard(database.url, { applicationName: 'other' });
     const rival = await connectTo(database.url, 'rival');
@@ -686,7 +686,7 @@ describe('The database of a shard', () => {
     }
   });
 
-  test('where no server listens every method rejects with database-unavailable', async () => {
+  test('every method rejects with database-unavailable where no server listens', async () => {
     const nowhere = new TestShard('postgres://u:secret@127.0.0.1:1/d', { applicationName: 'nowhere' });
     const expected = (error: unknown): boolean =>
       error instanceof CounterError && error.code === 'database-unavailable' && !error.detail.includes('secret');
