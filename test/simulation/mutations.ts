@@ -123,7 +123,7 @@ export const SHARED_MUTATIONS: readonly {
 
 /**
  * The bugs that random histories of servers with one journal in a broker find. Walks find those of the broker's messages that the
- * product's code has no place for (`broker-walk.test.ts`).
+ * product's code has no place for (`nats-walk.test.ts`).
  */
 export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a compare-and-set without the epoch', mutations: { ignoreEpoch: true }, from: 37 },

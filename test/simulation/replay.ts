@@ -1,8 +1,8 @@
 /** Runs one history or walk again and shows its steps. */
 import { runHistory } from './history.js';
 import type { Mutations } from './mutations.js';
-import type { QueueWalkMutations } from './queue-walk/queue-mutations.js';
-import { queueWalk, type QueueWalkResult } from './queue-walk/queue-walk.js';
+import type { SqsWalkMutations } from './walk/sqs/sqs-mutations.js';
+import { sqsWalk, type SqsWalkResult } from './walk/sqs/sqs-walk.js';
 import { runSharedHistory } from './shared-history.js';
 
 const TRACE_LINES = 80;
@@ -13,8 +13,8 @@ export const HISTORIES = {
   postgres: runSharedHistory,
   nats: (seed: number, mutations?: Mutations, trace?: string[]) => runSharedHistory(seed, mutations, trace, 'nats'),
   sqs: (seed: number, mutations?: Mutations, trace?: string[]) => runSharedHistory(seed, mutations, trace, 'sqs'),
-  'sqs-walk': (seed: number, mutations: QueueWalkMutations = {}, trace?: string[]): Promise<QueueWalkResult> =>
-    queueWalk(seed, mutations, {}, trace),
+  'sqs-walk': (seed: number, mutations: SqsWalkMutations = {}, trace?: string[]): Promise<SqsWalkResult> =>
+    sqsWalk(seed, mutations, {}, trace),
 } as const;
 
 /** A journal that has histories. */

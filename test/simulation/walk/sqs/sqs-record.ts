@@ -1,10 +1,9 @@
 /** The messages of a walk: each is one record, of one request or of none. */
-import type { ReceivedMessage } from '../simulated-queue.js';
-import { emptyRecord } from '../broker-walk/walk-message.js';
-import type { WalkRecord } from '../walk-flush.js';
+import type { ReceivedMessage } from '../../simulated-queue.js';
+import { emptyRecord, type WalkRecord } from '../walk-flush.js';
 
 /** A record as it is sent. */
-export interface QueueRecord extends WalkRecord {
+export interface SqsRecord extends WalkRecord {
   readonly lsn: number;
   /** The last LSN that was acknowledged before it: nobody may count it without having that one. */
   readonly follows: number;
@@ -14,19 +13,19 @@ export interface QueueRecord extends WalkRecord {
 
 /** A record and the receipt of its message. */
 export interface ReceivedRecord {
-  readonly record: QueueRecord;
+  readonly record: SqsRecord;
   readonly receipt: string;
 }
 
 /** A record as a body: the same body for the same record. */
-export function encodeRecord(record: QueueRecord): string {
+export function encodeRecord(record: SqsRecord): string {
   return Buffer.from(JSON.stringify(record)).toString('base64');
 }
 
 /** A record that {@link encodeRecord} has written. */
-export function decodeRecord(body: string): QueueRecord {
+export function decodeRecord(body: string): SqsRecord {
   // Only this file writes bodies.
-  return JSON.parse(Buffer.from(body, 'base64').toString()) as QueueRecord;
+  return JSON.parse(Buffer.from(body, 'base64').toString()) as SqsRecord;
 }
 
 /** Messages by stream, in the order of their delivery. */
@@ -42,7 +41,7 @@ export function byStream(messages: readonly ReceivedMessage[]): ReadonlyMap<stri
 }
 
 /** The records above `lsn`, with empty ones in place of numbers that are missing: those were burnt. */
-export function withoutGaps(records: readonly QueueRecord[], lsn: number): readonly WalkRecord[] {
+export function withoutGaps(records: readonly SqsRecord[], lsn: number): readonly WalkRecord[] {
   let last = lsn;
   return records.flatMap((record) => {
     const missing = Array.from({ length: record.lsn - last - 1 }, () => emptyRecord(0));

@@ -1,8 +1,10 @@
 /** Bugs of the processes of a walk on the sqs journal: each is an *Else* of a rule on sending, reading or ending. */
-import type { DatabaseMutations } from '../database/database-mutations.js';
+import type { DatabaseMutations } from '../../database/database-mutations.js';
+import type { PlantedBug } from '../planted-bugs.js';
+import type { RowWriterMutations } from '../row-writer.js';
 
 /** All bugs of a walk. */
-export interface QueueWalkMutations extends DatabaseMutations, SenderMutations, ConsumerMutations {}
+export interface SqsWalkMutations extends DatabaseMutations, RowWriterMutations, SenderMutations, ConsumerMutations {}
 
 /** Bugs of writers. */
 export interface SenderMutations {
@@ -16,8 +18,6 @@ export interface SenderMutations {
   readonly refusedAfterUnknown?: boolean;
   /** A request whose attempts had no answer in time is refused. */
   readonly timeoutIsRefused?: boolean;
-  /** A record that was sent, and is in doubt when the stream is left, is refused. */
-  readonly sentIsRefused?: boolean;
   /** The library that sends requests repeats them by itself, and reports the last refusal. */
   readonly libraryRepeats?: boolean;
   /** The deduplication id is the LSN alone. */
@@ -26,20 +26,12 @@ export interface SenderMutations {
   readonly helloGivenUp?: boolean;
   /** A record names the last LSN that was used, not the last that was acknowledged. */
   readonly namesLastUsed?: boolean;
-  /** Idempotent requests are taken before the row is made. */
-  readonly acceptBeforeRow?: boolean;
-  /** Idempotent requests are taken once the row of any stream of the process was open. */
-  readonly coverOfProcess?: boolean;
   /** A record carries the time of its sending, not that of the request's acceptance. */
   readonly timeOfSending?: boolean;
   /** A heartbeat is sent while requests are in hand. */
   readonly heartbeatOverHand?: boolean;
-  /** What was never sent goes to the new stream. */
-  readonly carriesHand?: boolean;
   /** A record is never over: a process that has slept repeats it. */
   readonly repeatsForEver?: boolean;
-  /** A writer that finds its row gone makes it anew. */
-  readonly remakeRow?: boolean;
   /** A writer that finds its row retired or gone goes on. */
   readonly ignoresRetirement?: boolean;
   /** The close record goes before what is in hand. */
@@ -80,20 +72,8 @@ export interface ConsumerMutations {
   readonly neverExtends?: boolean;
 }
 
-/** A bug that walks find. */
-export interface PlantedBug {
-  readonly name: string;
-  readonly mutations: QueueWalkMutations;
-  /** Where to begin, for a bug that takes more than a few walks to show. */
-  readonly from?: number;
-  /** It also puts requests aside, and the walk looks for worse. */
-  readonly maySetAside?: boolean;
-  /** Only walks find it whose writers sleep in doubt. */
-  readonly sleepsInDoubt?: boolean;
-}
-
 /** The bugs that walks find. */
-export const QUEUE_MUTATIONS: readonly PlantedBug[] = [
+export const SQS_BUGS: readonly PlantedBug<SqsWalkMutations>[] = [
   { name: 'a second record before the first is answered', mutations: { sendsAhead: true } },
   { name: 'a record that is repeated behind later ones', mutations: { repeatsBehind: true } },
   { name: 'a burnt number that is used again', mutations: { reusesNumber: true }, from: 5 },

@@ -1,8 +1,9 @@
 /** Bugs of the processes of a walk: each is the *Else* of a rule on the postgres journal that lies outside of SQL. */
-import type { DatabaseMutations } from '../database/database-mutations.js';
+import type { DatabaseMutations } from '../../database/database-mutations.js';
+import type { PlantedBug } from '../planted-bugs.js';
 
 /** All bugs of a walk. */
-export interface LogWalkMutations extends DatabaseMutations, WriterMutations, RollUpMutations {}
+export interface PostgresWalkMutations extends DatabaseMutations, WriterMutations, RollUpMutations {}
 
 /** Bugs of writers. */
 export interface WriterMutations {
@@ -44,16 +45,12 @@ export interface RollUpMutations {
   readonly retireUnread?: boolean;
 }
 
-/** The bugs that walks find. `from`: where to begin, for a bug that takes more than some dozens of walks to show. */
-export const LOG_MUTATIONS: readonly {
-  readonly name: string;
-  readonly mutations: LogWalkMutations;
-  readonly from?: number;
-}[] = [
+/** The bugs that walks find. */
+export const POSTGRES_BUGS: readonly PlantedBug<PostgresWalkMutations>[] = [
   { name: 'an append without the fence', mutations: { appendWithoutFence: true } },
   { name: 'an append without the lock on the fence', mutations: { appendWithoutLock: true } },
   { name: 'an append over a gap', mutations: { appendOverGap: true } },
-  { name: 'an adoption that keeps the append epoch', mutations: { adoptionKeepsAppendEpoch: true }, from: 193 },
+  { name: 'an adoption that keeps the append epoch', mutations: { adoptionKeepsAppendEpoch: true }, from: 390 },
   {
     name: 'an adoption that reads the log before its lock, and a retirement that does not look at the log',
     mutations: { readBeforeLock: true, retireIgnoresLog: true },
@@ -72,8 +69,8 @@ export const LOG_MUTATIONS: readonly {
   { name: 'a group that grows before it is sent again', mutations: { groupGrows: true } },
   { name: 'other records at the LSN of a group in doubt', mutations: { otherRecordsAtLsn: true }, from: 20 },
   { name: 'a conflict that acknowledges another group', mutations: { conflictAcknowledgesAny: true } },
-  { name: '503 for a fenced group in doubt', mutations: { zeroRowsRefuse: true }, from: 75 },
-  { name: 'the last LSN from the log alone', mutations: { lastLsnOfLogAlone: true }, from: 178 },
+  { name: '503 for a fenced group in doubt', mutations: { zeroRowsRefuse: true }, from: 380 },
+  { name: 'the last LSN from the log alone', mutations: { lastLsnOfLogAlone: true }, from: 1362 },
   { name: 'a fenced writer that appends again', mutations: { fencedAppendsAgain: true }, from: 126 },
   { name: 'requests that are taken before the row is made', mutations: { acceptBeforeRow: true } },
   { name: 'a window that goes on with the new stream', mutations: { windowStays: true }, from: 24 },

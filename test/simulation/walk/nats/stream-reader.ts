@@ -1,8 +1,8 @@
 /** Reading and purging a stream, as writers and roll-ups both do it. */
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
-import type { Mulberry32 } from '../../support/mulberry32.js';
-import type { BrokerWalkMutations } from './broker-mutations.js';
-import { decodeMessage, type PlacedMessage, purgeSequence } from './walk-message.js';
+import type { Mulberry32 } from '../../../support/mulberry32.js';
+import type { NatsWalkMutations } from './nats-mutations.js';
+import { decodeMessage, type PlacedMessage, purgeSequence } from './nats-message.js';
 
 const PAGES = [2, 10, 100] as const;
 
@@ -32,7 +32,7 @@ export interface PurgeWorld {
 export async function purge(
   broker: Broker,
   world: PurgeWorld,
-  mutations: BrokerWalkMutations,
+  mutations: NatsWalkMutations,
   stream: string,
   lsn: number,
   isRetired = false,
@@ -47,7 +47,7 @@ export async function purge(
 function mutatedSequence(
   messages: readonly PlacedMessage[],
   lsn: number,
-  { purgesAll, purgesFences, purgesWithoutSequence }: BrokerWalkMutations,
+  { purgesAll, purgesFences, purgesWithoutSequence }: NatsWalkMutations,
 ): number | undefined {
   if (purgesWithoutSequence === true) return Number.MAX_SAFE_INTEGER;
   const next = messages.findIndex(({ isFence, lastLsn }) => !isFence && lastLsn > lsn);

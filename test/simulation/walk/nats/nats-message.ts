@@ -16,11 +16,6 @@ export interface PlacedMessage extends WalkMessage {
   readonly lastLsn: number;
 }
 
-/** A record without increments: a hello, or a heartbeat. */
-export function emptyRecord(heard: number): WalkRecord {
-  return { token: '', heard, isPlain: true };
-}
-
 /** The message that ends a stream. It has no LSN. */
 export const FENCE: WalkMessage = { isFence: true, firstLsn: 0, records: [] };
 

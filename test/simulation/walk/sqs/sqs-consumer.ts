@@ -16,14 +16,15 @@
  */
 import * as log from '#product/db/log-statements.js';
 import * as owner from '#product/db/statements.js';
-import type { SimulatedSession } from '../database/session.js';
-import type { Row } from '../database/values.js';
-import { Life } from '../scheduler.js';
-import { BATCH_MAX, type Queue } from '../simulated-queue.js';
-import { DIGEST, textOfSeconds, valuesOfFlush } from '../walk-flush.js';
-import type { QueueWalkMutations } from './queue-mutations.js';
-import { byStream, type QueueRecord, type ReceivedRecord, withoutGaps } from './queue-record.js';
-import { expectTrouble, type QueueWorld } from './queue-writer.js';
+import type { SimulatedSession } from '../../database/session.js';
+import type { Row } from '../../database/values.js';
+import { BATCH_MAX, type Queue } from '../../simulated-queue.js';
+import { Flusher, type HeldStream } from '../flusher.js';
+import { expectTrouble, positionOf } from '../process.js';
+import { DIGEST, valuesOfFlush } from '../walk-flush.js';
+import type { SqsWalkMutations } from './sqs-mutations.js';
+import { byStream, type ReceivedRecord, type SqsRecord, withoutGaps } from './sqs-record.js';
+import type { SqsWorld } from './sqs-writer.js';
 
 /** A message that it holds. */
 interface HeldMessage {
@@ -31,23 +32,16 @@ interface HeldMessage {
   readonly receipt: string;
 }
 
-/** A stream of which it has received something. */
-interface Held {
-  readonly stream: string;
-  epoch: number;
-  coveredFrom: number;
-  /** What is committed, as far as it knows. */
-  lsn: number;
+/** A stream of which it has received something. Its LSN is what is committed, as far as it knows. */
+interface Held extends HeldStream {
   /** What it has received above `lsn`, in order. */
-  records: readonly QueueRecord[];
+  records: readonly SqsRecord[];
   messages: readonly HeldMessage[];
   /** The LSN of a close record that it has received; its message is deleted once the row is retired. */
   closedAt: number | undefined;
 }
 
-const NODE = 'node';
-const PACE_MS = 8;
-const TROUBLE_ONE_IN = 40;
+const PACE = { restMs: 8, troubleOneIn: 40, troubles: ['crash', 'loseConnection', 'loseConnection', 'sleep'] } as const;
 /** How long a message stays in flight, and how often that is extended, in ms. 15 and 5 s of the rule. */
 const VISIBILITY_MS = 60;
 const EXTEND_MS = 20;
@@ -55,99 +49,46 @@ const EXTEND_MS = 20;
 const WAITS_MS = [0, 10, 50] as const;
 
 /** One process. A careful one meets with no trouble. */
-export class QueueConsumer {
-  readonly life: Life;
-  readonly name: string;
-  readonly #world: QueueWorld;
-  readonly #mutations: QueueWalkMutations;
-  readonly #isCareful: boolean;
+export class SqsConsumer extends Flusher<SqsWorld, Held> {
+  readonly #mutations: SqsWalkMutations;
   readonly #expiryMs: number;
   readonly #queue: Queue;
-  readonly #held = new Map<string, Held>();
   /** Receipts of messages whose rows it is about to read. */
   #reading: readonly string[] = [];
-  #session: SimulatedSession | undefined;
 
   /** Streams without a record for `expiryMs` are retired. */
-  constructor(world: QueueWorld, mutations: QueueWalkMutations, name: string, expiryMs: number, isCareful = false) {
-    this.#world = world;
+  constructor(world: SqsWorld, mutations: SqsWalkMutations, name: string, expiryMs: number, isCareful = false) {
+    super(world, name, isCareful, PACE);
     this.#mutations = mutations;
-    this.#isCareful = isCareful;
     this.#expiryMs = mutations.retiresEarly === true ? expiryMs / 10 : expiryMs;
-    this.name = name;
-    this.life = new Life((error) => world.violate(error));
     this.#queue = world.queue.connect(this.life);
-    world.note(() => `${name} starts`);
-    for (const work of [this.#work(), this.#extend()]) work.catch((error: unknown) => world.violate(error));
+    this.note(() => ' starts');
+    this.begin(this.work(), this.#extend());
   }
 
-  get isUp(): boolean {
-    return !this.life.isOver;
-  }
-
-  /** kill -9 */
-  crash(): void {
-    this.life.end();
-  }
-
-  /** That to the database. */
-  loseConnection(): void {
-    this.#session?.destroy();
-  }
-
-  async #work(): Promise<void> {
-    const { random, database } = this.#world;
-    while (!this.life.isOver) {
-      await this.#pause(random.below(PACE_MS));
-      if (this.life.isOver) return;
-      try {
-        if (this.#session?.lost !== false) this.#session = await database.connect(this.life);
-        await this.#step(this.#session);
-      } catch (error) {
-        const { message } = expectTrouble(error);
-        this.#world.note(() => `${this.name}: ${message}`);
-        this.#session?.destroy();
-      }
-    }
-  }
-
-  async #step(session: SimulatedSession): Promise<void> {
-    const { random } = this.#world;
-    if (!this.#isCareful && random.below(TROUBLE_ONE_IN) === 0) this.#fallLater();
-    const held = random.pick([undefined, ...this.#held.values()]);
+  protected override async step(session: SimulatedSession, held: Held | undefined): Promise<void> {
+    const { random } = this.world;
     if (held === undefined || random.below(4) === 0) {
       if (random.below(8) === 0) await this.#keepRows(session);
       else await this.#receive(session);
       return;
     }
-    if (!this.#isCareful && random.below(30) === 0) {
-      this.#drop(held);
+    if (!this.isCareful && random.below(30) === 0) {
+      this.drop(held);
       return;
     }
-    if (held.records.length > 0 && random.below(4) > 0) await this.#flush(session, held);
+    if (held.records.length > 0 && random.below(4) > 0) await this.#flushSome(session, held);
     else await this.#deleteUpTo(held, held.lsn);
-    if (this.life.isOver || this.#held.get(held.stream) !== held || held.records.length > 0) return;
-    if (this.#mutations.touchesAtEnd === true) await this.#touchAtEnd(session, held);
+    if (!this.holds(held) || held.records.length > 0) return;
+    if (this.#mutations.touchesAtEnd === true) await this.touchWithTime(session, held.stream, held);
     if (held.closedAt === held.lsn) await this.#end(session, held);
-    if (held.messages.length === 0 && !this.life.isOver) this.#held.delete(held.stream);
-  }
-
-  /** The connection is lost, or the process ends or sleeps, while something is under way. */
-  #fallLater(): void {
-    const { random, scheduler } = this.#world;
-    const fall = random.pick([
-      (): void => this.crash(),
-      (): void => this.loseConnection(),
-      (): void => this.loseConnection(),
-      (): void => this.#world.sleep(this),
-    ]);
-    scheduler.after(random.below(30), this.life, fall);
+    if (held.messages.length === 0 && !this.life.isOver) this.held.delete(held.stream);
   }
 
   async #receive(session: SimulatedSession): Promise<void> {
-    const { random } = this.#world;
+    const { random } = this.world;
     const messagesMax = random.pick([1, 3, BATCH_MAX]);
-    const waitMs = this.#held.size > 0 ? 0 : random.pick(WAITS_MS);
+    const waitMs = this.held.size > 0 ? 0 : random.pick(WAITS_MS);
     const messages = await this.#queue.receive({ messagesMax, waitMs, visibilityMs: VISIBILITY_MS });
     try {
       this.#reading = messages.map(({ receipt }) => receipt);
@@ -160,8 +101,8 @@ export class QueueConsumer {
   async #apply(session: SimulatedSession, messages: ReadonlyMap<string, readonly ReceivedRecord[]>): Promise<void> {
     for (const [stream, received] of messages) {
       if (this.life.isOver) return;
-      this.#world.note(() => `${this.name} receives ${textOf(received)} of ${stream}`);
-      const held = this.#held.get(stream) ?? (await this.#take(session, stream, received));
+      this.note(() => ` receives ${textOf(received)} of ${stream}`);
+      const held = this.held.get(stream) ?? (await this.#take(session, stream, received));
       if (held === undefined || this.life.isOver) continue;
       const left = received.findIndex((one) => !this.#add(held, one));
       if (left >= 0) await this.#release(received.slice(left).map(({ receipt }) => receipt));
@@ -174,7 +115,7 @@ export class QueueConsumer {
     const { lsn, follows } = record;
     const last = held.records.at(-1)?.lsn ?? held.lsn;
     if (lsn > last && follows > last && ignoresPredecessor !== true) {
-      this.#world.note(() => `${this.name} leaves LSN ${lsn} of ${held.stream}, it follows ${follows}`);
+      this.note(() => ` leaves LSN ${lsn} of ${held.stream}, it follows ${follows}`);
       return false;
     }
     if (lsn > last) held.records = [...held.records, record];
@@ -187,7 +128,7 @@ export class QueueConsumer {
 
   /** They may be received at once; without an answer, when their visibility ends. The last goes first: a group keeps its order. */
   async #release(receipts: readonly string[]): Promise<void> {
-    if (receipts.length === 0 || this.#world.random.below(3) === 0) return;
+    if (receipts.length === 0 || this.world.random.below(3) === 0) return;
     await this.#queue.changeVisibility(receipts.toReversed(), 0);
   }
 
@@ -217,41 +158,36 @@ export class QueueConsumer {
     received: readonly ReceivedRecord[],
   ): Promise<Held | undefined> {
     const { anyRecordMakesRow } = this.#mutations;
-    const run = (text: string, values: readonly unknown[] = []): Promise<Row[]> => session.query<Row>({ text, values });
-    await run(owner.BEGIN_TAKING);
-    await run(owner.LOCK_PRUNED_BEFORE);
-    const [found] = await run(owner.LOCK_CHECKPOINT, [stream]);
-    const isMissing = found?.['epoch'] === null;
-    const isRetired = found?.['retired'] === true;
-    const lsn = Number(found?.['lsn'] ?? 0);
     const first = received[0]?.record.lsn ?? 0;
-    const isMade = isMissing && (first === 1 || anyRecordMakesRow === true);
-    const isOpened = isRetired && received.some(({ record }) => record.lsn > lsn);
-    const claim = [[this.#world.uuid()], [0]];
-    const [row] = isMade
-      ? await run(owner.MAKE_CHECKPOINT, [stream, ...claim, NODE, 0, 'sqs', first - 1])
-      : isOpened
-        ? await run(log.TAKE_FLUSHES, [stream, null])
-        : [];
-    await run(row === undefined ? owner.ROLL_BACK_TAKING : owner.COMMIT_TAKING);
+    let isMissing = false;
+    let isMade = false;
+    const row = await this.take(session, stream, async (run, found) => {
+      isMissing = found?.['epoch'] === null;
+      isMade = isMissing && (first === 1 || anyRecordMakesRow === true);
+      const lsn = Number(found?.['lsn'] ?? 0);
+      const values = this.rowOf(stream, 'sqs', first - 1);
+      if (isMade) return run(owner.MAKE_CHECKPOINT, values);
+      const goesOn = found?.['retired'] === true && received.some(({ record }) => record.lsn > lsn);
+      return goesOn ? run(log.TAKE_FLUSHES, [stream, null]) : [];
+    });
     if (this.life.isOver) return undefined;
     if (row !== undefined) return this.#hold(stream, row, isMade ? 'makes' : 'opens');
-    if (isMissing && !isMade && this.#world.isGone(stream)) await this.#putAside(stream, received);
+    if (isMissing && !isMade && this.world.isGone(stream)) await this.#putAside(stream, received);
     return undefined;
   }
 
   #hold(stream: string, row: Row, how: string): Held {
     const held = { stream, ...positionOf(row), records: [], messages: [], closedAt: undefined };
-    this.#held.set(stream, held);
-    this.#world.note(() => `${this.name} ${how} ${stream} at LSN ${held.lsn}, epoch ${held.epoch}`);
+    this.held.set(stream, held);
+    this.note(() => ` ${how} ${stream} at LSN ${held.lsn}, epoch ${held.epoch}`);
     return held;
   }
 
   /** Nobody can tell what of such a stream is counted. */
   async #putAside(stream: string, received: readonly ReceivedRecord[]): Promise<void> {
-    const { database } = this.#world;
+    const { database } = this.world;
     if (database.isDead) return;
-    this.#world.note(() => `${this.name} puts ${textOf(received)} of ${stream} aside: it has no row`);
+    this.note(() => ` puts ${textOf(received)} of ${stream} aside: it has no row`);
     database.putAside(
       received
         .map(({ record }) => record)
@@ -264,8 +200,8 @@ export class QueueConsumer {
     await this.#queue.delete(received.map(({ receipt }) => receipt));
   }
 
-  async #flush(session: SimulatedSession, held: Held): Promise<void> {
-    const { random } = this.#world;
+  async #flushSome(session: SimulatedSession, held: Held): Promise<void> {
+    const { random } = this.world;
     const { deletesBeforeCommit, countsUncovered } = this.#mutations;
     const records = held.records.slice(0, 1 + random.below(held.records.length));
     const toLsn = records.at(-1)?.lsn ?? held.lsn;
@@ -274,8 +210,7 @@ export class QueueConsumer {
     if (deletesBeforeCommit === true) await this.#deleteUpTo(held, toLsn);
     let isApplied: boolean;
     try {
-      const [row] = await session.query<Row>({ text: owner.FLUSH_WITH_REJECTED, values });
-      isApplied = row?.['fenced'] === 1;
+      isApplied = await this.flush(session, values);
     } catch (error) {
       if (!this.life.isOver) this.#forget(held, 'no reply');
       throw error;
@@ -286,7 +221,7 @@ export class QueueConsumer {
   }
 
   #committed(held: Held, lsn: number): void {
-    this.#world.note(() => `${this.name} flushes ${held.stream} to ${lsn}`);
+    this.note(() => ` flushes ${held.stream} to ${lsn}`);
     held.records = held.records.filter((record) => record.lsn > lsn);
     held.lsn = lsn;
   }
@@ -306,20 +241,19 @@ export class QueueConsumer {
     }
     Object.assign(held, position);
     if (flushesOnTop !== true) held.messages = held.messages.filter(({ lsn }) => lsn <= position.lsn);
-    this.#held.set(held.stream, held);
+    this.held.set(held.stream, held);
   }
 
   /** What it has in memory is received again, when its visibility ends. */
   #forget(held: Held, why: string): void {
-    this.#world.note(() => `${this.name} forgets ${held.stream}: ${why}`);
+    this.note(() => ` forgets ${held.stream}: ${why}`);
     const { flushesOnTop } = this.#mutations;
-    this.#held.delete(held.stream);
+    this.held.delete(held.stream);
     if (flushesOnTop !== true) held.records = [];
   }
 
-  #drop(held: Held): void {
-    this.#world.note(() => `${this.name} drops ${held.stream}`);
-    this.#held.delete(held.stream);
+  protected override drop(held: Held): void {
+    super.drop(held);
     this.#release(held.messages.map(({ receipt }) => receipt)).catch(expectTrouble);
   }
 
@@ -330,7 +264,7 @@ export class QueueConsumer {
     const deletable = held.messages.filter((one) => one.lsn <= lsn && !isKept(one)).slice(0, BATCH_MAX);
     if (deletable.length === 0) return;
     const results = await this.#queue.delete(deletable.map(({ receipt }) => receipt));
-    this.#world.note(() => `${this.name} deletes LSN ${deletable.map((one) => one.lsn).join(' ')} of ${held.stream}`);
+    this.note(() => ` deletes LSN ${deletable.map((one) => one.lsn).join(' ')} of ${held.stream}`);
     // One that is not deleted is received again; its old handle is of no use.
     if (results.length > 0) held.messages = held.messages.filter((message) => !deletable.includes(message));
   }
@@ -338,9 +272,9 @@ export class QueueConsumer {
   /** Extends the visibility of what it has in memory, and of what it waits with for the row. */
   async #extend(): Promise<void> {
     while (!this.life.isOver) {
-      await this.#pause(EXTEND_MS);
+      await this.pause(EXTEND_MS);
       if (this.#mutations.neverExtends === true) return;
-      const held = [...this.#held.values()].flatMap(({ messages, records }) => {
+      const held = [...this.held.values()].flatMap(({ messages, records }) => {
         const last = records.at(-1)?.lsn ?? 0;
         return messages.filter(({ lsn }) => lsn <= last).map(({ receipt }) => receipt);
       });
@@ -351,21 +285,11 @@ export class QueueConsumer {
     }
   }
 
-  async #retire(
-    session: SimulatedSession,
-    stream: string,
-    { epoch, lsn }: { epoch: number; lsn: number },
-  ): Promise<void> {
-    const [row] = await session.query<Row>({ text: owner.RETIRE_STREAM, values: [stream, epoch, lsn] });
-    if (this.life.isOver) return;
-    this.#world.note(() => `${this.name} ${row === undefined ? 'does not retire' : 'retires'} ${stream} at LSN ${lsn}`);
-  }
-
   /** The stream is flushed to its close record. Without an answer that is received again. */
   async #end(session: SimulatedSession, held: Held): Promise<void> {
     if (this.#mutations.deletesCloseFirst === true) await this.#deleteUpTo(held, held.lsn);
     if (this.life.isOver) return;
-    await this.#retire(session, held.stream, held);
+    await this.retireRow(session, held.stream, held);
     if (this.life.isOver) return;
     held.closedAt = undefined;
     await this.#deleteUpTo(held, held.lsn);
@@ -373,7 +297,7 @@ export class QueueConsumer {
 
   /** Retires what has had no record for 15 days, and deletes tombstones. */
   async #keepRows(session: SimulatedSession): Promise<void> {
-    const { database } = this.#world;
+    const { database } = this.world;
     const { clock, tables } = database;
     const { windowHourMs, tombstoneMs } = clock.scale;
     const expired = clock.now() - clock.span(this.#expiryMs);
@@ -382,28 +306,13 @@ export class QueueConsumer {
     for (const [stream, row] of [...tables.checkpoints]) {
       if (this.life.isOver) return;
       if (row.retiredAt === undefined && row.heardAt < expired) {
-        if (this.#mutations.retiresEarly !== true) this.#world.expires(stream, row.lsn);
-        await this.#retire(session, stream, row);
+        if (this.#mutations.retiresEarly !== true) this.world.expires(stream, row.lsn);
+        await this.retireRow(session, stream, row);
       } else if (row.retiredAt !== undefined && row.retiredAt < due && database.deleteStream(stream, true)) {
-        this.#world.note(() => `${this.name} deletes the tombstone of ${stream}`);
+        this.note(() => ` deletes the tombstone of ${stream}`);
       }
     }
   }
-
-  /** {@link QueueWalkMutations.touchesAtEnd} */
-  async #touchAtEnd(session: SimulatedSession, { stream, epoch, lsn }: Held): Promise<void> {
-    const [open] = await session.query<Row>({ text: log.ASK_STREAM, values: [stream] });
-    const values = [stream, epoch, lsn, textOfSeconds(Number(open?.['database_time'] ?? 0))];
-    await session.query<Row>({ text: owner.TOUCH_CHECKPOINT, values });
-  }
-
-  #pause(ms: number): Promise<void> {
-    return new Promise((resolve) => this.#world.scheduler.after(ms, this.life, resolve));
-  }
-}
-
-function positionOf(row: Row): { epoch: number; lsn: number; coveredFrom: number } {
-  return { epoch: Number(row['epoch']), lsn: Number(row['lsn']), coveredFrom: Number(row['covered_from']) };
 }
 
 function textOf(received: readonly ReceivedRecord[]): string {

@@ -1,8 +1,11 @@
 /** Bugs of the processes of a walk on the nats journal: each is an *Else* of a rule on sending, reading, purging or ending. */
-import type { DatabaseMutations } from '../database/database-mutations.js';
+import type { DatabaseMutations } from '../../database/database-mutations.js';
+import type { PlantedBug } from '../planted-bugs.js';
+import type { RowWriterMutations } from '../row-writer.js';
 
 /** All bugs of a walk. */
-export interface BrokerWalkMutations extends DatabaseMutations, WriterMutations, PurgeMutations, RollUpMutations {}
+export interface NatsWalkMutations
+  extends DatabaseMutations, RowWriterMutations, WriterMutations, PurgeMutations, RollUpMutations {}
 
 /** Bugs of writers. */
 export interface WriterMutations {
@@ -18,16 +21,6 @@ export interface WriterMutations {
   readonly lastIsOurs?: boolean;
   /** A group that a look does not find is refused. */
   readonly missingIsRefused?: boolean;
-  /** A group that was sent, and is not found before the stream is left, is refused. */
-  readonly sentIsRefused?: boolean;
-  /** What was never sent goes to the new stream. */
-  readonly carriesHand?: boolean;
-  /** Idempotent requests are taken before the row is made. */
-  readonly acceptBeforeRow?: boolean;
-  /** Idempotent requests are taken once the row of any stream of the process was open. */
-  readonly coverOfProcess?: boolean;
-  /** A writer that finds its row gone makes it anew. */
-  readonly remakeRow?: boolean;
 }
 
 /** Bugs of purging. */
@@ -78,14 +71,8 @@ export interface RollUpMutations {
   readonly touchesAtEnd?: boolean;
 }
 
-/** The bugs that walks find. `from`: where to begin, for a bug that takes more than a few walks to show. */
-export const BROKER_MUTATIONS: readonly {
-  readonly name: string;
-  readonly mutations: BrokerWalkMutations;
-  readonly from?: number;
-  /** It also puts requests aside, and the walk looks for worse. */
-  readonly maySetAside?: boolean;
-}[] = [
+/** The bugs that walks find. */
+export const NATS_BUGS: readonly PlantedBug<NatsWalkMutations>[] = [
   { name: 'a second publish in flight with a predicted sequence', mutations: { pipelined: true } },
   {
     name: 'a second publish without an expectation, and readers that jump over gaps',
@@ -155,7 +142,7 @@ export const BROKER_MUTATIONS: readonly {
     from: 2291,
   },
   { name: 'the clock of the roll-up in a flush', mutations: { acceptedThroughCapped: true }, from: 6 },
-  { name: 'the clock of the roll-up at the end of a stream', mutations: { touchesAtEnd: true }, from: 471 },
+  { name: 'the clock of the roll-up at the end of a stream', mutations: { touchesAtEnd: true }, from: 130 },
   {
     name: 'a retired row that keeps covered_from',
     mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },
