@@ -189,6 +189,11 @@ export abstract class Walk implements WalkWorld {
     if (this.random.below(times) === 0) act();
   }
 
+  /** Room for as many processes as one of these says. */
+  protected room(sizes: readonly number[]): undefined[] {
+    return Array.from({ length: this.random.pick(sizes) }, () => undefined);
+  }
+
   /** Starts one of them, if that does not run. */
   protected start<Process extends WalkProcess>(
     fleet: Fleet<Process>,
@@ -381,7 +386,10 @@ export abstract class Walk implements WalkWorld {
   protected abstract get isAllEnded(): boolean;
 
   /** An acknowledged request has not been lost. */
-  protected abstract isKept(name: string): boolean;
+  protected isKept(name: string): boolean {
+    const { counters, uncovered } = this.database.tables;
+    return counters.get(name) === 1n || uncovered.some(({ key }) => key === name);
+  }
 
   /** Requests of a stream may have been put aside. */
   protected abstract maySetAside(stream: string): boolean;

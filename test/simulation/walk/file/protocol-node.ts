@@ -4,8 +4,8 @@
  */
 import * as sql from '#product/db/statements.js';
 import type { SimulatedSession } from '../../database/session.js';
+import type { Tables } from '../../database/tables.js';
 import type { Row } from '../../database/values.js';
-import type { PostgresModel } from '../../postgres-model.js';
 import { type Position, positionOf, WalkProcess, type WalkWorld } from '../process.js';
 import type { WalkWriter } from '../walk.js';
 import { textOfSeconds, valuesOfFlush, type WalkRecord } from '../walk-flush.js';
@@ -27,6 +27,13 @@ export class Directory {
   streams: NodeStream[] = [];
   /** The largest time of the database that is noted. */
   heard = 0;
+
+  /** Whether a record above the checkpoint of its stream has the request. */
+  isPending(request: string, checkpoints: Tables['checkpoints']): boolean {
+    return this.streams.some(({ name, records }) =>
+      records.slice(checkpoints.get(name)?.lsn ?? 0).some(({ token }) => token === request),
+    );
+  }
 }
 
 /** How long a process rests between two pieces of work, in ms. */
@@ -193,16 +200,4 @@ export class ProtocolNode extends WalkProcess implements WalkWriter {
   #note(): void {
     this.directory.heard = Math.max(this.directory.heard, this.#heard);
   }
-}
-
-/** What nodes have acknowledged, and where it is. */
-export function isKept(database: PostgresModel, directories: readonly Directory[], token: string): boolean {
-  const { counters, uncovered } = database.tables;
-  const isPending = ({ name, records }: NodeStream): boolean =>
-    records.slice(database.tables.checkpoints.get(name)?.lsn ?? 0).some((record) => record.token === token);
-  return (
-    counters.get(token) === 1n ||
-    uncovered.some((row) => row.token === token) ||
-    directories.some(({ streams }) => streams.some(isPending))
-  );
 }

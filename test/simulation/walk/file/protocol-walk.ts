@@ -5,7 +5,7 @@
 import type { DatabaseMutations } from '../../database/database-mutations.js';
 import type { WalkProcess } from '../process.js';
 import { type Fleet, Walk, WALK_SCALE, type WalkPlan, type WalkResult } from '../walk.js';
-import { Directory, isKept, ProtocolNode } from './protocol-node.js';
+import { Directory, ProtocolNode } from './protocol-node.js';
 
 const PLAN: WalkPlan = {
   scale: { ...WALK_SCALE, tombstoneMs: 500, lockTimeoutMs: 5000, idleTimeoutMs: 10_000 },
@@ -101,7 +101,8 @@ class FileWalk extends Walk {
   }
 
   protected override isKept(name: string): boolean {
-    return isKept(this.database, this.#directories, name);
+    const { checkpoints } = this.database.tables;
+    return super.isKept(name) || this.#directories.some((directory) => directory.isPending(name, checkpoints));
   }
 
   protected override maySetAside(): boolean {

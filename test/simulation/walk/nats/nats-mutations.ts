@@ -67,7 +67,7 @@ export interface RollUpMutations {
   readonly dropsTombstoneAtOnce?: boolean;
   /** A stream without a row gets one, whatever its first record. */
   readonly anyRecordMakesRow?: boolean;
-  /** At the end of the stream, its roll-up takes the time of the database for the word of the writer. */
+  /** At the end of the stream, its roll-up takes the time of the database for the time that the writer has heard. */
   readonly touchesAtEnd?: boolean;
 }
 
@@ -86,62 +86,62 @@ export const NATS_BUGS: readonly PlantedBug<NatsWalkMutations>[] = [
     from: 13,
   },
   {
-    name: 'a look at the last message only, and retired streams that stay so',
+    name: 'a look at the last message only, and retired streams that are never opened again',
     mutations: { lastMessageOnly: true, neverReopens: true },
     from: 283,
   },
   { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true } },
   { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 14 },
-  { name: 'requests that go to the new stream', mutations: { carriesHand: true }, from: 50 },
+  { name: 'requests that a writer carries to its new stream', mutations: { carriesHand: true }, from: 61 },
   { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true } },
   {
     name: 'idempotent requests before the row is made, and rows that cover everything',
     mutations: { acceptBeforeRow: true, newRowCoversAll: true },
-    from: 112,
+    from: 138,
     maySetAside: true,
   },
   { name: 'idempotent requests under the row of another stream', mutations: { coverOfProcess: true }, from: 6 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
   { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
   {
-    name: 'a purge that leaves a stream empty, and retired streams that stay so',
+    name: 'a purge that leaves a stream empty, and retired streams that are never opened again',
     mutations: { purgesAll: true, neverReopens: true },
     from: 7,
   },
   {
-    name: 'a purge of fences, and retired streams that stay so',
+    name: 'a purge of fences, and retired streams that are never opened again',
     mutations: { purgesFences: true, neverReopens: true },
     from: 167,
   },
   { name: 'a reader that counts an LSN twice', mutations: { countsCopies: true } },
-  { name: 'a reader that stops at a fence', mutations: { stopsAtFence: true } },
+  { name: 'a reader that stops at a fence', mutations: { stopsAtFence: true }, from: 18 },
   {
-    name: 'a retirement of a stream of which messages were left out, and retired streams that stay so',
+    name: 'a retirement of a stream of which messages were left out, and retired streams that are never opened again',
     mutations: { neverReadsLeftOut: true, neverReopens: true },
   },
   { name: 'a retirement without a fence', mutations: { retiresUnfenced: true }, from: 27 },
   {
-    name: 'a retirement without a fence, and retired streams that stay so',
+    name: 'a retirement without a fence, and retired streams that are never opened again',
     mutations: { retiresUnfenced: true, neverReopens: true },
     from: 3,
   },
   {
-    name: 'a retirement with unflushed records, and retired streams that stay so',
+    name: 'a retirement with unflushed records, and retired streams that are never opened again',
     mutations: { retiresUnflushed: true, neverReopens: true },
   },
   {
-    name: 'a fence without an expectation whose answer ends the stream, and retired streams that stay so',
+    name: 'a fence without an expectation whose answer ends the stream, and retired streams that are never opened again',
     mutations: { fenceExpectsNothing: true, fenceReplyEnds: true, neverReopens: true },
   },
   { name: 'a fence with an LSN', mutations: { fenceTakesLsn: true }, from: 6 },
-  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 167 },
+  { name: 'retired streams that are never opened again', mutations: { neverReopens: true }, from: 167 },
   { name: 'a tombstone that goes before the records of its stream', mutations: { dropsTombstoneEarly: true } },
   {
     name: 'a tombstone that goes while a replica shows the records of its stream',
     mutations: { dropsTombstoneAtOnce: true, readsFromFirst: true, lagMaxMs: 300 },
     from: 2291,
   },
-  { name: 'the clock of the roll-up in a flush', mutations: { acceptedThroughCapped: true }, from: 6 },
+  { name: 'the clock of the roll-up in a flush', mutations: { acceptedThroughCapped: true }, from: 13 },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { touchesAtEnd: true }, from: 130 },
   {
     name: 'a retired row that keeps covered_from',
@@ -156,5 +156,5 @@ export const NATS_BUGS: readonly PlantedBug<NatsWalkMutations>[] = [
     maySetAside: true,
   },
   { name: 'no pruning lock when a row is made', mutations: { newRowWithoutPruningLock: true }, from: 68 },
-  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 7 },
 ];

@@ -73,8 +73,8 @@ class NatsWalk extends Walk implements NatsWorld {
     this.broker = new SimulatedBroker(this.scheduler, random, { isOldCluster, hasReplicas, lagMaxMs });
     this.broker.slowness = random.pick([1, 1, 1, 4]);
     this.#maySetAside = maySetAside || isOldCluster;
-    this.writers = Array.from({ length: random.pick(WRITERS) }, () => undefined);
-    this.flushers = Array.from({ length: random.pick(ROLL_UPS) }, () => undefined);
+    this.writers = this.room(WRITERS);
+    this.flushers = this.room(ROLL_UPS);
     this.note(() => (isOldCluster ? 'an old cluster' : hasReplicas ? 'a cluster' : 'one server'));
   }
 
@@ -102,11 +102,6 @@ class NatsWalk extends Walk implements NatsWorld {
       return row.retiredAt !== undefined && (neverReopens === true || reachedLsn(messages, row.lsn) === row.lsn);
     };
     return this.broker.underWay === 0 && [...this.broker.names, ...checkpoints.keys()].every(isEnded);
-  }
-
-  protected override isKept(name: string): boolean {
-    const { counters, uncovered } = this.database.tables;
-    return counters.get(name) === 1n || uncovered.some(({ key }) => key === name);
   }
 
   protected override maySetAside(): boolean {

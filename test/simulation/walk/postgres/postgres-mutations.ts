@@ -25,7 +25,7 @@ export interface WriterMutations {
   readonly goOnUnderReadEpoch?: boolean;
   /** A writer that finds its rows gone makes them anew. */
   readonly remakeRow?: boolean;
-  /** A writer gives its word with requests in hand. */
+  /** A writer sends a heartbeat with requests in hand. */
   readonly wordWithHand?: boolean;
   /** A group carries the time that is known when it is sent, though older requests are still in hand behind it. */
   readonly timeOfSending?: boolean;
@@ -47,22 +47,22 @@ export interface RollUpMutations {
 
 /** The bugs that walks find. */
 export const POSTGRES_BUGS: readonly PlantedBug<PostgresWalkMutations>[] = [
-  { name: 'an append without the fence', mutations: { appendWithoutFence: true } },
+  { name: 'an append without the fence', mutations: { appendWithoutFence: true }, from: 9 },
   { name: 'an append without the lock on the fence', mutations: { appendWithoutLock: true } },
   { name: 'an append over a gap', mutations: { appendOverGap: true } },
   { name: 'an adoption that keeps the append epoch', mutations: { adoptionKeepsAppendEpoch: true }, from: 390 },
   {
     name: 'an adoption that reads the log before its lock, and a retirement that does not look at the log',
     mutations: { readBeforeLock: true, retireIgnoresLog: true },
-    from: 26,
+    from: 60,
   },
   { name: 'a roll-up that has only taken the flushes and retires', mutations: { tailingRetires: true } },
   {
-    name: 'an adopter that retires without having read, and such a retirement',
+    name: 'an adopter that retires without having read, and a retirement that does not look at the log',
     mutations: { retireUnread: true, retireIgnoresLog: true },
   },
   {
-    name: 'a writer that goes on under the append epoch that it reads, and such a retirement',
+    name: 'a writer that goes on under the append epoch that it reads, and a retirement that does not look at the log',
     mutations: { goOnUnderReadEpoch: true, retireIgnoresLog: true },
     from: 326,
   },
@@ -73,10 +73,18 @@ export const POSTGRES_BUGS: readonly PlantedBug<PostgresWalkMutations>[] = [
   { name: 'the last LSN from the log alone', mutations: { lastLsnOfLogAlone: true }, from: 1362 },
   { name: 'a fenced writer that appends again', mutations: { fencedAppendsAgain: true }, from: 126 },
   { name: 'requests that are taken before the row is made', mutations: { acceptBeforeRow: true } },
-  { name: 'a window that goes on with the new stream', mutations: { windowStays: true }, from: 24 },
-  { name: 'the clock of the roll-up for the word of the writer', mutations: { wordOfRollUp: true } },
-  { name: 'the word of the writer though the log goes on', mutations: { wordOverLog: true }, from: 126 },
-  { name: 'the word of the writer with requests in hand', mutations: { wordWithHand: true }, from: 35 },
+  {
+    name: 'known idempotency keys that a writer carries to its new stream',
+    mutations: { windowStays: true },
+    from: 64,
+  },
+  {
+    name: 'the clock of the roll-up for the time that the writer has heard',
+    mutations: { wordOfRollUp: true },
+    from: 55,
+  },
+  { name: 'the heartbeat of a writer though the log goes on', mutations: { wordOverLog: true }, from: 126 },
+  { name: 'a heartbeat with requests in hand', mutations: { wordWithHand: true }, from: 35 },
   { name: 'an accepted_through of now() in a flush', mutations: { acceptedThroughCapped: true } },
   { name: 'a flush that sends the last time heard', mutations: { flushSendsTimeHeard: true }, from: 1396 },
   {
@@ -84,5 +92,5 @@ export const POSTGRES_BUGS: readonly PlantedBug<PostgresWalkMutations>[] = [
     mutations: { timeOfSending: true },
     from: 40,
   },
-  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true } },
+  { name: 'checkpoint and sums in separate transactions', mutations: { separateTransactions: true }, from: 13 },
 ];

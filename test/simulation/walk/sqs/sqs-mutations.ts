@@ -22,8 +22,8 @@ export interface SenderMutations {
   readonly libraryRepeats?: boolean;
   /** The deduplication id is the LSN alone. */
   readonly sharedDeduplicationId?: boolean;
-  /** A hello without an answer is given up like any record. */
-  readonly helloGivenUp?: boolean;
+  /** An opening record without an answer is given up like any record. */
+  readonly openingRecordGivenUp?: boolean;
   /** A record names the last LSN that was used, not the last that was acknowledged. */
   readonly namesLastUsed?: boolean;
   /** A record carries the time of its sending, not that of the request's acceptance. */
@@ -62,7 +62,7 @@ export interface ConsumerMutations {
   readonly anyRecordMakesRow?: boolean;
   /** A tombstone goes at once. */
   readonly dropsTombstoneEarly?: boolean;
-  /** With nothing in memory, a consumer takes the time of the database for the word of the writer. */
+  /** With nothing in memory, a consumer takes the time of the database for the time that the writer has heard. */
   readonly touchesAtEnd?: boolean;
   /** A stream is retired by its age a short time after its last record. */
   readonly retiresEarly?: boolean;
@@ -76,7 +76,7 @@ export interface ConsumerMutations {
 export const SQS_BUGS: readonly PlantedBug<SqsWalkMutations>[] = [
   { name: 'a second record before the first is answered', mutations: { sendsAhead: true } },
   { name: 'a record that is repeated behind later ones', mutations: { repeatsBehind: true } },
-  { name: 'a burnt number that is used again', mutations: { reusesNumber: true }, from: 5 },
+  { name: 'an LSN that was given up and is used again', mutations: { reusesNumber: true }, from: 5 },
   { name: '503 for a refusal after an attempt without an answer', mutations: { refusedAfterUnknown: true } },
   { name: '503 for a record that had no answer in time', mutations: { timeoutIsRefused: true } },
   { name: 'a client library that repeats sends by itself', mutations: { libraryRepeats: true } },
@@ -86,8 +86,8 @@ export const SQS_BUGS: readonly PlantedBug<SqsWalkMutations>[] = [
     from: 89,
   },
   { name: 'a deduplication id without the stream', mutations: { sharedDeduplicationId: true } },
-  { name: 'a hello that is given up', mutations: { helloGivenUp: true }, from: 30 },
-  { name: 'a record that names the last number used', mutations: { namesLastUsed: true } },
+  { name: 'an opening record that is given up', mutations: { openingRecordGivenUp: true }, from: 30 },
+  { name: 'a record that names the last LSN used', mutations: { namesLastUsed: true } },
   { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true } },
   {
     name: 'idempotent requests before the row is made, and rows that cover everything',
@@ -97,7 +97,7 @@ export const SQS_BUGS: readonly PlantedBug<SqsWalkMutations>[] = [
   },
   { name: 'idempotent requests under the row of another stream', mutations: { coverOfProcess: true }, from: 72 },
   { name: 'a heartbeat over requests in hand', mutations: { heartbeatOverHand: true }, from: 32 },
-  { name: 'requests that go to the new stream', mutations: { carriesHand: true }, from: 53 },
+  { name: 'requests that a writer carries to its new stream', mutations: { carriesHand: true }, from: 53 },
   {
     name: 'a record with the time of its sending, while older requests wait',
     mutations: { timeOfSending: true },
@@ -105,7 +105,7 @@ export const SQS_BUGS: readonly PlantedBug<SqsWalkMutations>[] = [
   },
   { name: 'a close record before the last requests', mutations: { closesEarly: true }, from: 3 },
   {
-    name: 'a close record before the last requests, and retired streams that stay so',
+    name: 'a close record before the last requests, and retired streams that are never opened again',
     mutations: { closesEarly: true, neverReopens: true },
     from: 3,
   },
@@ -125,7 +125,7 @@ export const SQS_BUGS: readonly PlantedBug<SqsWalkMutations>[] = [
     from: 4,
     maySetAside: true,
   },
-  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 4 },
+  { name: 'retired streams that are never opened again', mutations: { neverReopens: true }, from: 4 },
   { name: 'nothing put aside', mutations: { countsUncovered: true }, from: 5, maySetAside: true },
   {
     name: 'a row for a stream whose first record is not LSN 1, and records that are repeated for ever',
@@ -133,7 +133,7 @@ export const SQS_BUGS: readonly PlantedBug<SqsWalkMutations>[] = [
     from: 20,
     sleepsInDoubt: true,
   },
-  { name: 'a row that its writer makes anew', mutations: { remakeRow: true }, from: 23, sleepsInDoubt: true },
+  { name: 'a row that its writer makes again', mutations: { remakeRow: true }, from: 23, sleepsInDoubt: true },
   {
     name: 'a tombstone that goes while its stream is in the queue',
     mutations: { dropsTombstoneEarly: true },

@@ -114,8 +114,8 @@ class SqsWalk extends Walk implements SqsWorld {
     this.sleepsInDoubt = sleepsInDoubt;
     this.#hasOperator = random.below(3) === 0 || sleepsInDoubt;
     this.#sleepsLong = random.below(3) === 0;
-    this.writers = Array.from({ length: random.pick(WRITERS) }, () => undefined);
-    this.flushers = Array.from({ length: random.pick(CONSUMERS) }, () => undefined);
+    this.writers = this.room(WRITERS);
+    this.flushers = this.room(CONSUMERS);
     this.note(() => (this.#hasGroupLock ? 'a queue that locks groups' : 'a queue that locks no groups'));
   }
 
@@ -201,9 +201,7 @@ class SqsWalk extends Walk implements SqsWorld {
   }
 
   protected override isKept(name: string): boolean {
-    const { counters, uncovered } = this.database.tables;
-    const mayExpire = [...(this.#sentIn.get(name) ?? [])].some((stream) => this.#expired.has(stream));
-    return mayExpire || counters.get(name) === 1n || uncovered.some(({ key }) => key === name);
+    return super.isKept(name) || [...(this.#sentIn.get(name) ?? [])].some((stream) => this.#expired.has(stream));
   }
 
   protected override maySetAside(stream: string): boolean {

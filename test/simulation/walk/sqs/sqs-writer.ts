@@ -178,9 +178,9 @@ export class SqsWriter extends RowWriter<SqsWorld, OwnStream> {
   }
 
   #isOverdue({ record, isInDoubt, since, attempts }: Sending): boolean {
-    const { helloGivenUp, repeatsBehind, repeatsForEver } = this.#mutations;
+    const { openingRecordGivenUp, repeatsBehind, repeatsForEver } = this.#mutations;
     if (!isInDoubt || repeatsBehind === true) return false;
-    if (record.lsn === 1 && helloGivenUp !== true) return false;
+    if (record.lsn === 1 && openingRecordGivenUp !== true) return false;
     if (repeatsForEver === true) return since < this.world.scheduler.now - ACK_TIMEOUT_MS && attempts > 8;
     return since < this.world.scheduler.now - ACK_TIMEOUT_MS;
   }
