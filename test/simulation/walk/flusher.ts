@@ -100,4 +100,15 @@ export abstract class RollUp<World extends WalkWorld, Held extends ReadStream> e
     held.doubt = undefined;
     return Promise.resolve();
   }
+
+  /** Ends the stream, unless somebody else has it or it goes on. Either way it holds it no more. */
+  protected async retire(
+    session: SimulatedSession,
+    held: Held,
+    text?: string,
+    ...more: readonly unknown[]
+  ): Promise<void> {
+    await this.retireRow(session, held.stream, held, text, ...more);
+    if (!this.life.isOver) this.held.delete(held.stream);
+  }
 }

@@ -19,7 +19,7 @@ export interface RowWriterMutations {
   readonly acceptBeforeRow?: boolean;
   /** Idempotent requests are taken once the row of any stream of the process was open. */
   readonly coverOfProcess?: boolean;
-  /** A writer that finds its row gone makes it anew. */
+  /** A writer that finds its row gone makes it again. */
   readonly remakeRow?: boolean;
   /** What was sent, and is in doubt when the stream is left, is refused. */
   readonly sentIsRefused?: boolean;

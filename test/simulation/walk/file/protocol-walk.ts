@@ -74,7 +74,7 @@ class FileWalk extends Walk {
     return new ProtocolNode(this, directory, hasDatabase, `process ${this.nextNumber()}`);
   }
 
-  /** Somebody deletes a row: nobody may make it anew by himself. */
+  /** Somebody deletes a row: nobody may make it again by himself. */
   #deleteRow(): void {
     if (!this.#expires) return;
     const [stream] = [...this.database.tables.checkpoints.keys()].slice(-1);

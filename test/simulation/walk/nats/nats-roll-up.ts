@@ -88,7 +88,7 @@ export class NatsRollUp extends RollUp<NatsWorld, Held> {
     if (!this.isCareful && this.world.random.below(this.#endOneIn) > 0) return;
     const isEnded = held.isFenced || (held.isRead && retiresUnfenced === true);
     if (isEnded && held.leftOutTo > 0 && neverReadsLeftOut !== true) return this.#readLeftOut(held);
-    if (isEnded && isFlushed) return this.#retire(session, held);
+    if (isEnded && isFlushed) return this.retire(session, held);
     if (!held.isFenced) await this.#fence(held);
   }
 
@@ -239,11 +239,6 @@ export class NatsRollUp extends RollUp<NatsWorld, Held> {
     if (outcome.kind === 'published' && fenceReplyEnds === true) held.isFenced = true;
     // Only a bug leaves a stream empty that was not.
     if (outcome.kind === 'mismatch' && (await this.#broker.last(stream)) === undefined) held.lastSequence = 0;
-  }
-
-  async #retire(session: SimulatedSession, held: Held): Promise<void> {
-    await this.retireRow(session, held.stream, held);
-    if (!this.life.isOver) this.held.delete(held.stream);
   }
 
   /** Purges a retired stream to its first fence. Its tombstone goes once nothing else has been left for some time. */

@@ -23,7 +23,7 @@ export interface WriterMutations {
   readonly acceptBeforeRow?: boolean;
   /** A writer whose taking had no reply goes on under the append epoch that it reads. */
   readonly goOnUnderReadEpoch?: boolean;
-  /** A writer that finds its rows gone makes them anew. */
+  /** A writer that finds its rows gone makes them again. */
   readonly remakeRow?: boolean;
   /** A writer sends a heartbeat with requests in hand. */
   readonly wordWithHand?: boolean;

@@ -124,8 +124,7 @@ export class PostgresRollUp extends RollUp<WalkWorld, Held> {
 
   async #retire(session: SimulatedSession, held: Held): Promise<void> {
     const appendEpoch = held.appendEpoch ?? this.world.database.tables.streams.get(held.stream)?.epoch;
-    await this.retireRow(session, held.stream, held, sql.RETIRE_LOG_STREAM, appendEpoch);
-    if (!this.life.isOver) this.held.delete(held.stream);
+    await this.retire(session, held, sql.RETIRE_LOG_STREAM, appendEpoch);
   }
 
   async #release(session: SimulatedSession, held: Held): Promise<void> {

@@ -131,9 +131,9 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
     this.#write(name, Number(row['append_epoch']), Number(row['epoch']), Number(row['covered_from']));
   }
 
-  #write(name: string, appendEpoch: number, epoch: number, coveredFrom: number, nextLsn = 1): void {
-    const flushes = this.#serves && nextLsn === 1 ? { epoch, coveredFrom, lsn: 0 } : undefined;
-    this.own = { name, appendEpoch, coveredFrom, nextLsn, flushes, memory: [] };
+  #write(name: string, appendEpoch: number, epoch: number, coveredFrom: number): void {
+    const flushes = this.#serves ? { epoch, coveredFrom, lsn: 0 } : undefined;
+    this.own = { name, appendEpoch, coveredFrom, nextLsn: 1, flushes, memory: [] };
     this.note(() => ` writes ${name} under ${appendEpoch}, covered from ${coveredFrom}`);
   }
 

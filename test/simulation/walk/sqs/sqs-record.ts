@@ -40,7 +40,7 @@ export function byStream(messages: readonly ReceivedMessage[]): ReadonlyMap<stri
   return streams;
 }
 
-/** The records above `lsn`, with empty ones in place of numbers that are missing: those were burnt. */
+/** The records above `lsn`, with empty ones in place of numbers that are missing: those were given up. */
 export function withoutGaps(records: readonly SqsRecord[], lsn: number): readonly WalkRecord[] {
   let last = lsn;
   return records.flatMap((record) => {
