@@ -1,6 +1,7 @@
 /** Reading and purging a stream, as writers and roll-ups both do it. */
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import type { Mulberry32 } from '../../../support/mulberry32.js';
+import type { WalkWorld } from '../process.js';
 import type { NatsWalkMutations } from './nats-mutations.js';
 import { decodeMessage, type PlacedMessage, purgeSequence } from './nats-message.js';
 
@@ -22,16 +23,10 @@ export async function readStream(
   }
 }
 
-/** What purging needs of the world. */
-export interface PurgeWorld {
-  readonly random: Mulberry32;
-  note(what: () => string): void;
-}
-
 /** Removes what is not needed of a stream once everything to `lsn` is committed. */
 export async function purge(
   broker: Broker,
-  world: PurgeWorld,
+  world: Pick<WalkWorld, 'random' | 'note'>,
   mutations: NatsWalkMutations,
   stream: string,
   lsn: number,
