@@ -2,19 +2,18 @@
  * One history: processes that start and end, clients, faults, and at the end a healthy start, a drain and the last
  * check. The seed determines everything.
  */
-import { CounterError, JournalError } from '#product/core/errors.js';
+import { JournalError } from '#product/core/errors.js';
 import { acceptCheckpoint, acceptGaps } from '#product/shard-worker/journal/file/stream-files.js';
 import { findSegments, scanStream } from '#product/shard-worker/journal/file/stream-scan.js';
 import { rebindStream } from '#product/shard-worker/journal/file/stream-rebind.js';
-import { ClientRequest, Violation, type ExpectedCounter, type Fate } from './expectations.js';
+import { type ClientRequest, Violation, type ExpectedCounter, type Fate } from './expectations.js';
 import type { Mutations } from './mutations.js';
-import { isOpen } from './database/tables.js';
-import { isPoison, POISON_PREFIX } from './database/values.js';
-import { clockOf, Life } from './scheduler.js';
+import { POISON_PREFIX } from './database/values.js';
+import { clockOf } from './scheduler.js';
 import { SimulatedNode } from './simulated-node.js';
 import { Emphasis } from './emphasis.js';
 import { Faults } from './faults.js';
-import { SimulatedPruner } from './simulated-pruner.js';
+import { type HistoryResult, RandomHistory, textOf } from './random-history.js';
 import { randomSettings } from './random-settings.js';
 import type { Storage } from './storage.js';
 import { World } from './world.js';
@@ -23,41 +22,21 @@ import { World } from './world.js';
 const TIME_MAX_MS = 900_000;
 const HEAL_MAX_MS = 120_000;
 const SHUTDOWN_MAX_MS = 30_000;
-/** The pruner's pace in the last check, and for how long that waits. */
-const UPKEEP_PACE_MS = 20;
+/** For how long the last check waits for the pruner. */
 const UPKEEP_MAX_MS = 20_000;
 /** Time for which the start of a process waits for the database. */
 const START_WAIT_MS = 3000;
-/** IDEMPOTENCY_WINDOW_HOURS of every process. */
-const WINDOW_HOURS = 1;
-/** A digit of a sum can count up to three. */
-const ATTEMPTS_MAX = 3;
-
-/** The result of a history. */
-export interface HistoryResult {
-  readonly seed: number;
-  readonly steps: number;
-  readonly requests: number;
-  readonly acknowledged: number;
-  readonly violation: Error | undefined;
-}
 
 /** Runs the history of `seed`; `trace` gets a line for each event. */
 export async function runHistory(seed: number, mutations: Mutations = {}, trace?: string[]): Promise<HistoryResult> {
-  const history = new History(seed, mutations, trace);
-  const violation = await history.run();
-  return { seed, violation, ...history.counts };
+  return new History(seed, mutations, trace).run(TIME_MAX_MS);
 }
 
-class History {
-  readonly #world: World;
-  readonly #life: Life;
+class History extends RandomHistory {
   readonly #emphasis: Emphasis;
   readonly #faults: Faults;
   readonly #settings;
   readonly #nodeId: string;
-  readonly #keys: string[];
-  #keyGeneration = 0;
   #node: SimulatedNode | undefined;
   /** The data directory, and its copy if there is one. */
   #storages: readonly Storage[];
@@ -68,63 +47,46 @@ class History {
   /** Whether pauses are long enough for windows to pass. */
   readonly #isLong: boolean;
   #expiryDays: number;
-  #pruner: SimulatedPruner | undefined;
-  #pruners = 0;
-  readonly #retryable: ClientRequest[] = [];
-  #requests = 0;
-  #acknowledged = 0;
-  #done = false;
 
   constructor(seed: number, mutations: Mutations, trace: string[] | undefined) {
-    this.#emphasis = new Emphasis(seed);
-    this.#world = new World(seed, mutations, trace, this.#emphasis.scale);
-    this.#life = new Life((error) => this.#world.violate(error));
-    const { random } = this.#world;
-    this.#settings = this.#emphasis.settingsOf(randomSettings(this.#world));
-    this.#world.circumstances.deferredSync = this.#settings.syncPolicy === 'everysec';
-    this.#faults = new Faults(this.#world, this.#life, () => this.#node, this.#settings.keepSeconds);
-    this.#nodeId = this.#world.uuid();
-    this.#storages = [this.#world.storage];
+    const emphasis = new Emphasis(seed);
+    super(new World(seed, mutations, trace, emphasis.scale));
+    this.#emphasis = emphasis;
+    const { random } = this.world;
+    this.#settings = this.#emphasis.settingsOf(randomSettings(this.world));
+    this.world.circumstances.deferredSync = this.#settings.syncPolicy === 'everysec';
+    this.#faults = new Faults(this.world, this.life, () => this.#node, this.#settings.keepSeconds);
+    this.#nodeId = this.world.uuid();
+    this.#storages = [this.world.storage];
     const copyBeforeLife = random.below(6) === 0 ? 1 + random.below(3) : 0;
     // What an operator knows of a deleted row says nothing of which copy it was about.
     this.#copyBeforeLife = this.#faults.has('row-deleted') ? 0 : copyBeforeLife;
-    this.#keys = Array.from({ length: 1 + random.below(6) }, (_, index) => `k${index}`);
+    this.makeKeys(1 + random.below(6), this.#faults.has('poison'));
     this.#isLong = random.below(3) === 0;
     this.#expiryDays = random.below(2);
-    if (this.#faults.has('poison')) this.#keys.push(POISON_PREFIX);
-    this.#world.note(() => `settings ${JSON.stringify(this.#settings)}, faults ${this.#faults.names.join(' ')}`);
+    this.world.note(() => `settings ${JSON.stringify(this.#settings)}, faults ${this.#faults.names.join(' ')}`);
   }
 
-  get counts(): { readonly steps: number; readonly requests: number; readonly acknowledged: number } {
-    return { steps: this.#world.scheduler.steps, requests: this.#requests, acknowledged: this.#acknowledged };
+  protected override checkBalances(): void {
+    this.#node?.checkBalance();
   }
 
-  async run(): Promise<Error | undefined> {
-    const { scheduler } = this.#world;
-    try {
-      this.#main().then(
-        () => (this.#done = true),
-        (error: unknown) => this.#world.violate(error),
-      );
-      const finished = await scheduler.run(
-        () => this.#done,
-        TIME_MAX_MS,
-        () => {
-          this.#world.throwViolation();
-          this.#node?.checkBalance();
-        },
-      );
-      if (!finished) throw new Violation('The history came to a halt: nothing is left that could happen');
-      return undefined;
-    } catch (error) {
-      this.#world.note(() => `violation: ${String(error)}`);
-      return error instanceof Error ? error : new Violation(String(error));
-    }
+  protected override get onWindows(): boolean {
+    return this.#emphasis.onWindows;
   }
 
-  async #main(): Promise<void> {
-    const { random } = this.#world;
-    if (random.below(3) > 0 || this.#emphasis.onWindows) this.#replacePruner();
+  /** A standby may take over that lacks what another node counts now. */
+  protected override get isElsewhereUnsafe(): boolean {
+    return this.world.database.isDead || this.#faults.isFailoverPending;
+  }
+
+  protected override prunerSettings(paceMs?: number): { readonly expiryDays: number; readonly paceMs: number } {
+    return { expiryDays: this.#expiryDays, paceMs: paceMs ?? this.world.random.pick([20, 200, 1500]) };
+  }
+
+  protected override async main(): Promise<void> {
+    const { random } = this.world;
+    if (random.below(3) > 0 || this.#emphasis.onWindows) this.replacePruner();
     const all = 1 + random.below(4) + (this.#emphasis.onCopies ? 3 : 0);
     const isCopied = this.#emphasis.onCopies && !this.#faults.has('row-deleted');
     const copyBeforeLife = isCopied ? this.#emphasis.copyBeforeLife(all) : this.#copyBeforeLife;
@@ -148,27 +110,27 @@ class History {
 
   /** The database is away while a process starts, and until some time later. Returns for how long a start waits for it. */
   #takeDatabaseAway(): number {
-    const { database, scheduler } = this.#world;
+    const { database, scheduler } = this.world;
     database.network = 'gone';
     database.cut();
-    scheduler.after(START_WAIT_MS + this.#emphasis.random.below(2500), this.#life, () => (database.network = 'fine'));
+    scheduler.after(START_WAIT_MS + this.#emphasis.random.below(2500), this.life, () => (database.network = 'fine'));
     return START_WAIT_MS;
   }
 
   /** No process runs. Other nodes count, and in some histories windows pass. */
   async #rest(): Promise<void> {
     const { random, onWindows } = this.#emphasis;
-    if (!onWindows) return this.#pause(this.#world.random.below(300));
+    if (!onWindows) return this.pause(this.world.random.below(300));
     for (let rests = random.below(4); rests > 0; rests -= 1) {
-      await this.#pause(random.below(this.#windowMs));
-      this.#retryElsewhere();
+      await this.pause(random.below(this.windowMs));
+      this.retryElsewhere();
     }
   }
 
   /** A directory that no process uses. */
   #freeStorage(): Storage {
     const other = this.#other?.end === undefined ? this.#other?.storage : undefined;
-    return this.#world.random.pick(this.#storages.filter((storage) => storage !== other));
+    return this.world.random.pick(this.#storages.filter((storage) => storage !== other));
   }
 
   #start(storage: Storage): SimulatedNode {
@@ -180,7 +142,7 @@ class History {
 
   #makeNode(storage: Storage): SimulatedNode {
     this.#nodes += 1;
-    const world = this.#world;
+    const world = this.world;
     const shards = 1 + world.random.below(3);
     this.#lookAtTime();
     const node = new SimulatedNode(world, storage, this.#settings, shards, this.#nodeId, `process ${this.#nodes}`);
@@ -191,7 +153,7 @@ class History {
 
   /** A recovery refuses a database that went back further than committed segments are kept. */
   #lookAtTime(): void {
-    if (this.#faults.isTooLate) this.#world.circumstances.tooLate = true;
+    if (this.#faults.isTooLate) this.world.circumstances.tooLate = true;
   }
 
   /**
@@ -199,7 +161,7 @@ class History {
    * after the other and both at once, however an earlier process ended.
    */
   #copy(): void {
-    const world = this.#world;
+    const world = this.world;
     if (this.#storages.length > 1) return;
     world.note(() => 'the data directory is copied');
     world.circumstances.copied = true;
@@ -221,9 +183,9 @@ class History {
     const [, stream = '', above = ''] =
       /journal -- rebind --stream (\S+) --above (\d+) --data-dir \/data`/.exec(reason.message) ?? [];
     const disk = storage.diskOf(() => undefined);
-    const { scheduler } = this.#world;
-    const clock = clockOf(scheduler, this.#life);
-    const newStreamId = (): string => this.#world.uuid();
+    const { scheduler } = this.world;
+    const clock = clockOf(scheduler, this.life);
+    const newStreamId = (): string => this.world.uuid();
     storage.full = false;
     const directory = `/data/journal/${stream}`;
     // The journal need not reach back that far if the database went back too far, or behind records that a copy never
@@ -231,13 +193,13 @@ class History {
     const { missing } = scanStream(disk, findSegments(disk, directory), Number(above));
     if (missing.length > 0 && this.#faults.failedOverTo !== undefined)
       acceptGaps(disk, directory, missing, scheduler.now);
-    this.#world.circumstances.isRebinding = true;
+    this.world.circumstances.isRebinding = true;
     const { records } = await rebindStream(disk, '/data/journal', stream, Number(above), this.#nodeId, {
       clock,
       newStreamId,
     });
-    this.#world.circumstances.isRebinding = false;
-    this.#world.note(
+    this.world.circumstances.isRebinding = false;
+    this.world.note(
       () => `${records} records of ${stream} above ${above} on the directory of ${name} get a stream of their own`,
     );
     return true;
@@ -253,31 +215,29 @@ class History {
     const disk = storage.diskOf(() => undefined);
     const directory = `/data/journal/${stream}`;
     storage.full = false;
-    const counted = this.#world.database.tables.deleted.get(stream) ?? 0;
+    const counted = this.world.database.tables.deleted.get(stream) ?? 0;
     const { missing } = scanStream(disk, findSegments(disk, directory), counted);
     // The database went back further than the journal reaches.
-    if (missing.length > 0) this.#world.circumstances.tooLate = true;
+    if (missing.length > 0) this.world.circumstances.tooLate = true;
     const first = findSegments(disk, directory)[0]?.header.firstLsn ?? 1;
     const above = Math.max(counted, first - 1);
-    acceptCheckpoint(disk, directory, above, this.#world.scheduler.now);
-    this.#world.note(() => `an operator of ${name} says that ${stream} is counted up to LSN ${above}`);
+    acceptCheckpoint(disk, directory, above, this.world.scheduler.now);
+    this.world.note(() => `an operator of ${name} says that ${stream} is counted up to LSN ${above}`);
     return true;
   }
 
   /** The last check: every acknowledged increment is in the database once, nothing twice, nothing refused. */
   #checkAll(node: SimulatedNode): void {
-    const { expectations, database, circumstances } = this.#world;
-    const keys = [...expectations.counters.keys(), ...database.tables.counters.keys()];
-    expectations.check(keys, (key) => this.#world.sumOf(key), `the end of ${node.name}`, !circumstances.tooLate);
+    this.world.checkSums(`the end of ${node.name}`, !this.world.circumstances.tooLate);
   }
 
   async #live(node: SimulatedNode, forMs: number): Promise<void> {
-    const { scheduler, random } = this.#world;
+    const { scheduler, random } = this.world;
     const until = scheduler.now + forMs;
     const pace = 4 + random.below(50);
     while (node.end === undefined && scheduler.now < until) {
-      await this.#pause(random.below(pace));
-      if (this.#isLong && random.below(25) === 0) await this.#pause(random.below(2 * this.#windowMs));
+      await this.pause(random.below(pace));
+      if (this.#isLong && random.below(25) === 0) await this.pause(random.below(2 * this.windowMs));
       if (node.end === undefined) this.#act(node);
       if (this.#other?.end === undefined && this.#other !== undefined) this.#act(this.#other);
       else if (!this.#faults.isHealed && this.#storages.length > 1 && this.#startsOther) {
@@ -287,14 +247,14 @@ class History {
   }
 
   get #startsOther(): boolean {
-    return this.#world.random.below(this.#emphasis.onCopies ? 10 : 40) === 0;
+    return this.world.random.below(this.#emphasis.onCopies ? 10 : 40) === 0;
   }
 
   #act(node: SimulatedNode): void {
-    const { random } = this.#world;
+    const { random } = this.world;
     if (this.#emphasis.retriesNow) {
       if (random.below(2) === 0) this.#retry(node);
-      else this.#retryElsewhere();
+      else this.retryElsewhere();
       return;
     }
     switch (random.below(15)) {
@@ -305,121 +265,51 @@ class History {
         this.#read(node);
         return;
       case 2:
-        if (random.below(2) === 0) node.flushAll().catch((error: unknown) => this.#expectRefusal(error));
+        if (random.below(2) === 0) this.allowRefusal(node.flushAll());
         return;
       case 3:
         this.#retry(node);
         return;
       case 4:
-        this.#retryElsewhere();
+        this.retryElsewhere();
         return;
       case 5:
-        if (this.#pruner !== undefined && random.below(8) === 0) this.#replacePruner();
+        if (this.pruner !== undefined && random.below(8) === 0) this.replacePruner();
         return;
       default:
-        for (let burst = random.below(4) === 0 ? 1 + random.below(4) : 1; burst > 0; burst -= 1) this.#request(node);
+        for (let burst = random.below(4) === 0 ? 1 + random.below(4) : 1; burst > 0; burst -= 1)
+          this.#send(node, this.newRequest());
     }
   }
 
-  #request(node: SimulatedNode): void {
-    const { random } = this.#world;
-    const increments = random.below(3) === 0 ? 1 + random.below(4) : 1;
-    const counters = Array.from({ length: increments }, () => this.#counter());
-    this.#requests += 1;
-    const idempotencyKey = random.below(this.#emphasis.onWindows ? 2 : 4) === 0 ? `t${this.#requests}` : undefined;
-    const request = new ClientRequest(`request ${this.#requests}`, counters, idempotencyKey);
-    if (idempotencyKey !== undefined) this.#retryable.push(request);
-    this.#attempt(node, request);
-  }
-
-  #attempt(node: SimulatedNode, request: ClientRequest): void {
-    const { name, idempotencyKey, increments } = request;
-    const attempt = request.attempt(this.#world.scheduler.now, (fate) => {
-      if (fate === 'acknowledged') this.#acknowledged += 1;
-      this.#world.note(() => `${name} is ${fate}`);
-    });
-    this.#world.note(() => {
-      const texts = increments.map(({ counter, digit }) => `${counter.key}[${digit}]`);
-      return `${name}: ${texts.join(' ')}${idempotencyKey === undefined ? '' : ` with key ${idempotencyKey}`}`;
-    });
+  #send(node: SimulatedNode, request: ClientRequest): void {
+    const { name, idempotencyKey } = request;
+    const attempt = this.attemptOf(request);
+    this.world.note(
+      () => `${name}: ${textOf(request)}${idempotencyKey === undefined ? '' : ` with key ${idempotencyKey}`}`,
+    );
     node.submit(attempt);
   }
 
   /** A client repeats an idempotent request, for no reason or because it got no answer. */
   #retry(node: SimulatedNode): void {
-    const { random } = this.#world;
-    const recent = this.#recent();
-    if (recent.length > 0) this.#attempt(node, random.pick(recent));
-  }
-
-  get #windowMs(): number {
-    return WINDOW_HOURS * this.#world.database.clock.scale.windowHourMs;
-  }
-
-  /** Requests that a client may still send again: within the window of the first attempt. */
-  #recent(): readonly ClientRequest[] {
-    const { scheduler } = this.#world;
-    return this.#retryable
-      .filter(({ firstSentAt = 0 }) => scheduler.now <= firstSentAt + this.#windowMs)
-      .slice(-8)
-      .filter(({ attempts }) => attempts < ATTEMPTS_MAX);
-  }
-
-  /** A client repeats an idempotent request at a node that never fails. */
-  #retryElsewhere(): void {
-    const { random, database } = this.#world;
-    const isTaken = ({ sums }: ClientRequest): boolean => ![...sums.keys()].some(isPoison);
-    const recent = this.#recent().filter(isTaken);
-    if (database.isDead || this.#faults.isFailoverPending || recent.length === 0) return;
-    const request = random.pick(recent);
-    const { name, idempotencyKey = '', digest, sums } = request;
-    const attempt = request.attempt(this.#world.scheduler.now, () => (this.#acknowledged += 1));
-    const isNew = database.countElsewhere({ idempotencyKey, digest, sums: [...sums] });
-    this.#world.note(() => `${name} is sent to another node, which ${isNew ? 'counts it' : 'knows it'}`);
-    attempt.settle(undefined);
-  }
-
-  /** A process that prunes, in place of an earlier one that was killed at any point. */
-  #replacePruner(paceMs?: number): void {
-    const { random } = this.#world;
-    this.#pruner?.crash();
-    this.#pruners += 1;
-    const settings = {
-      windowHours: WINDOW_HOURS,
-      expiryDays: this.#expiryDays,
-      paceMs: paceMs ?? random.pick([20, 200, 1500]),
-    };
-    this.#pruner = new SimulatedPruner(this.#world, settings, `pruner ${this.#pruners}`);
-    this.#pruner.start();
-  }
-
-  /** One of the few hot counters that can take one more increment; new ones replace used up ones. */
-  #counter(): ExpectedCounter {
-    const { random, expectations } = this.#world;
-    const index = random.below(this.#keys.length);
-    // In range, and the keys are never empty.
-    const counter = expectations.counter(this.#keys[index] as string, index % 2 === 0 ? 1 : -1);
-    if (!counter.isUsedUp) return counter;
-    this.#keyGeneration += 1;
-    const base = counter.key.startsWith(POISON_PREFIX) ? POISON_PREFIX : 'k';
-    this.#keys[index] = `${base}${index}.${this.#keyGeneration}`;
-    return this.#counter();
+    const { random } = this.world;
+    const recent = this.recent();
+    if (recent.length > 0) this.#send(node, random.pick(recent));
   }
 
   #read(node: SimulatedNode): void {
-    const counter = this.#counter();
+    const counter = this.counter();
     if (counter.key.startsWith(POISON_PREFIX)) return;
     const before = [...counter.fates];
-    node
-      .read(counter.bytes)
-      .then((sum) => {
-        const known = this.#known(counter, before);
-        if (node.end !== undefined) return;
-        const { copied } = this.#world.circumstances;
-        const isExact = !copied && !this.#isUncertain && this.#faults.failedOverTo === undefined;
-        counter.check(sum ?? 0, 'a read', isExact ? known : undefined, true);
-      })
-      .catch((error: unknown) => this.#expectRefusal(error));
+    const read = node.read(counter.bytes).then((sum) => {
+      const known = this.#known(counter, before);
+      if (node.end !== undefined) return;
+      const { copied } = this.world.circumstances;
+      const isExact = !copied && !this.#isUncertain && this.#faults.failedOverTo === undefined;
+      counter.check(sum ?? 0, 'a read', isExact ? known : undefined, true);
+    });
+    this.allowRefusal(read);
   }
 
   /**
@@ -428,7 +318,7 @@ class History {
    */
   #known(counter: ExpectedCounter, before: readonly Fate[]): readonly Fate[] {
     const now = counter.fates;
-    const mayBeAside = this.#world.circumstances.copied || this.#isUncertain;
+    const mayBeAside = this.world.circumstances.copied || this.#isUncertain;
     const isUnknown = (digit: number): boolean =>
       now[digit] === 'unknown' || (mayBeAside && counter.requests[digit]?.idempotencyKey !== undefined);
     return before.map((fate, digit): Fate => (isUnknown(digit) ? 'unknown' : fate));
@@ -436,11 +326,11 @@ class History {
 
   /** A stream may have been retired under its owner, or be left alone, or its row may not be where it was. */
   get #isUncertain(): boolean {
-    return this.#world.circumstances.databaseChanged || this.#world.database.expirations > 0;
+    return this.world.circumstances.databaseChanged || this.world.database.expirations > 0;
   }
 
   async #endLife(node: SimulatedNode): Promise<void> {
-    const { random } = this.#world;
+    const { random } = this.world;
     if (node.end === undefined) {
       switch (random.below(3)) {
         case 0:
@@ -462,25 +352,24 @@ class History {
   }
 
   #losePower(storage: Storage): void {
-    const remains = this.#world.random.pick(['nothing', 'everything', 'prefix', 'subset'] as const);
-    this.#world.note(() => `power lost; of the unsynced remains ${remains}`);
+    const remains = this.world.random.pick(['nothing', 'everything', 'prefix', 'subset'] as const);
+    this.world.note(() => `power lost; of the unsynced remains ${remains}`);
     storage.losePower(remains);
-    this.#world.powerLost(storage);
+    this.world.powerLost(storage);
   }
 
   async #terminate(node: SimulatedNode): Promise<void> {
-    this.#world.note(() => `${node.name} gets SIGTERM`);
-    // A shard that fails while it is drained ends the process, and the process is what matters here.
-    node.terminate().catch((error: unknown) => this.#expectRefusal(error));
-    const until = this.#world.scheduler.now + SHUTDOWN_MAX_MS;
-    while (node.end === undefined && this.#world.scheduler.now < until) await this.#pause(20);
+    this.world.note(() => `${node.name} gets SIGTERM`);
+    this.sigterm(node);
+    const until = this.world.scheduler.now + SHUTDOWN_MAX_MS;
+    while (node.end === undefined && this.world.scheduler.now < until) await this.pause(20);
     node.crash();
   }
 
   /** Checks the way in which a process ended. */
   #checkEnd(node: SimulatedNode): void {
     this.#lookAtTime();
-    const { circumstances, expectations } = this.#world;
+    const { circumstances, expectations } = this.world;
     if (node.end === 'foreign' && !circumstances.copied) throw new Violation(`${node.name} met a foreign owner`);
     if (node.reason instanceof JournalError && node.reason.code === 'checkpoint-missing') {
       if (circumstances.databaseChanged) return;
@@ -504,18 +393,18 @@ class History {
     if (this.#faults.failedOverTo !== undefined) return;
     if (!node.hasServed) return;
     const keys = expectations.counters.keys();
-    expectations.check(keys, (key) => this.#world.sumOf(key), `${node.name} has drained, nothing left`, true);
+    expectations.check(keys, (key) => this.world.sumOf(key), `${node.name} has drained, nothing left`, true);
   }
 
   async #finish(): Promise<void> {
-    const { random } = this.#world;
+    const { random } = this.world;
     this.#faults.heal();
-    this.#world.note(() => 'everything is healthy from here on');
+    this.world.note(() => 'everything is healthy from here on');
     this.#other?.crash();
     if (this.#emphasis.onWindows) {
       // A search for poison takes longer than a stream is kept here.
       this.#expiryDays = 0;
-      this.#replacePruner();
+      this.replacePruner();
     }
     const storages = random.below(2) === 0 ? this.#storages : this.#storages.toReversed();
     let node: SimulatedNode | undefined;
@@ -530,34 +419,28 @@ class History {
    * over. A copy, a deleted row or an earlier state of the database leaves rows that only an operator can judge.
    */
   async #checkUpkeep(): Promise<void> {
-    const { circumstances, database, scheduler } = this.#world;
+    const { circumstances, database, scheduler } = this.world;
     if (circumstances.copied || circumstances.databaseChanged || circumstances.tooLate) return;
-    const { scale } = database.clock;
-    await this.#pause(scale.windowHourMs * WINDOW_HOURS + scale.marginMs + 2000 / scale.rate);
-    this.#replacePruner(UPKEEP_PACE_MS);
+    await this.pruneAfterWindow();
     const until = scheduler.now + UPKEEP_MAX_MS;
-    while (database.tables.tokens.size > 0 || this.#openRows.length > 0) {
+    while (database.tables.tokens.size > 0 || this.openStreams.length > 0) {
       if (scheduler.now > until) {
         const { size } = database.tables.tokens;
         throw new Violation(
-          `${size} idempotency keys stay; after clean stops these rows are open: ${this.#openRows.join(' ')}`,
+          `${size} idempotency keys stay; after clean stops these rows are open: ${this.openStreams.join(' ')}`,
         );
       }
-      await this.#pause(50);
+      await this.pause(50);
     }
-  }
-
-  get #openRows(): readonly string[] {
-    return [...this.#world.database.tables.checkpoints].filter(([, row]) => isOpen(row)).map(([stream]) => stream);
   }
 
   /** A healthy start, and a drain that leaves nothing. */
   async #finishIn(storage: Storage, attempts = 3): Promise<SimulatedNode> {
-    const { scheduler, expectations } = this.#world;
+    const { scheduler, expectations } = this.world;
     const until = scheduler.now + HEAL_MAX_MS;
     let node = this.#start(storage);
     while (!(node.refusal === undefined && node.isRecovered)) {
-      await this.#pause(50);
+      await this.pause(50);
       if (node.end !== undefined) {
         this.#checkEnd(node);
         if (node.reason instanceof JournalError && node.reason.code === 'journal-gap') return node;
@@ -586,30 +469,20 @@ class History {
 
   /** A session whose client has died holds its locks until the server ends it, for longer than a stop waits for them. */
   async #untilUnlocked(until: number): Promise<void> {
-    const { scheduler, database } = this.#world;
+    const { scheduler, database } = this.world;
     while (!database.locks.isEmpty) {
       if (scheduler.now > until) throw new Violation('a lock is held for ever');
-      await this.#pause(50);
+      await this.pause(50);
     }
   }
 
   #readNow(node: SimulatedNode, counter: ExpectedCounter): void {
-    const { copied, tooLate } = this.#world.circumstances;
+    const { copied, tooLate } = this.world.circumstances;
     const before = copied || tooLate || this.#isUncertain ? undefined : counter.fates;
-    node
-      .read(counter.bytes)
-      .then((sum) => {
-        const isExact = before !== undefined && !this.#isUncertain;
-        counter.check(sum ?? 0, 'a last read', isExact ? this.#known(counter, before) : undefined, true);
-      })
-      .catch((error: unknown) => this.#expectRefusal(error));
-  }
-
-  #expectRefusal(error: unknown): void {
-    if (!(error instanceof CounterError)) this.#world.violate(error);
-  }
-
-  #pause(ms: number): Promise<void> {
-    return new Promise((resolve) => this.#world.scheduler.after(ms, this.#life, resolve));
+    const read = node.read(counter.bytes).then((sum) => {
+      const isExact = before !== undefined && !this.#isUncertain;
+      counter.check(sum ?? 0, 'a last read', isExact ? this.#known(counter, before) : undefined, true);
+    });
+    this.allowRefusal(read);
   }
 }

@@ -3,22 +3,21 @@
  * clients repeat idempotent requests at any of them. At the end everything is healthy, and all streams end. The seed determines
  * everything.
  */
-import { CounterError, JournalError } from '#product/core/errors.js';
+import { JournalError } from '#product/core/errors.js';
 import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
 import type { Role } from '#product/shard-worker/thread/shared-shard.js';
-import { isPoison, POISON_PREFIX } from './database/values.js';
+import { POISON_PREFIX } from './database/values.js';
 import { rowLock } from './database/statement.js';
 import { isOpen } from './database/tables.js';
-import { ClientRequest, type Attempt, type ExpectedCounter, Violation } from './expectations.js';
-import type { HistoryResult } from './history.js';
+import { type ClientRequest, type ExpectedCounter, Violation } from './expectations.js';
 import type { Mutations } from './mutations.js';
 import { recordsOf } from './queued-records.js';
-import { Life } from './scheduler.js';
+import { type HistoryResult, RandomHistory, textOf } from './random-history.js';
 import { SharedFaults, BROKER_STANDBY_LAG_MAX_MS } from './shared-faults.js';
-import { sharedPlan, WINDOW_HOURS, type SharedJournal, type SharedPlan } from './shared-settings.js';
+import { sharedPlan, type SharedJournal, type SharedPlan } from './shared-settings.js';
 import { SimulatedNode } from './simulated-node.js';
-import { SimulatedPruner } from './simulated-pruner.js';
+import type { PrunerSettings } from './simulated-pruner.js';
 import { World } from './world.js';
 
 /** Virtual time limit that no history reaches, in ms. */
@@ -28,11 +27,8 @@ const HEAL_MAX_MS = 60_000;
 const LENGTHS_MS = [400, 1500, 4000];
 const LONG_MS = [1500, 4000];
 const SHUTDOWN_MAX_MS = 30_000;
-const UPKEEP_PACE_MS = 20;
 /** Starts until no row is open any more. */
 const LEFT_STARTS_MAX = 4;
-/** A digit of a sum can count up to three. */
-const ATTEMPTS_MAX = 3;
 
 /** A server, in one process after the other. */
 interface Server {
@@ -51,108 +47,89 @@ export async function runSharedHistory(
   trace?: string[],
   journal: SharedJournal = 'postgres',
 ): Promise<HistoryResult> {
-  const history = new SharedHistory(seed, mutations, trace, journal);
-  const violation = await history.run();
-  return { seed, violation, ...history.counts };
+  return new SharedHistory(seed, mutations, trace, journal).run(TIME_MAX_MS);
 }
 
-class SharedHistory {
-  readonly #world: World;
-  readonly #life: Life;
+class SharedHistory extends RandomHistory {
   readonly #plan: SharedPlan;
   readonly #faults: SharedFaults;
   readonly #servers: readonly Server[];
-  readonly #keys: string[];
-  #keyGeneration = 0;
   #processes = 0;
-  #pruner: SimulatedPruner | undefined;
-  #pruners = 0;
-  readonly #retryable: ClientRequest[] = [];
   /** When requests were acknowledged first. */
   readonly #acknowledgedAt = new Map<ClientRequest, number>();
-  #requests = 0;
-  #acknowledged = 0;
-  #isDone = false;
 
   constructor(seed: number, mutations: Mutations, trace: string[] | undefined, journal: SharedJournal) {
     const plan = sharedPlan(seed, journal);
-    this.#world = new World(seed, mutations, trace, plan.scale);
-    this.#world.isShared = true;
-    if (plan.broker !== undefined) this.#world.addBroker(plan.broker);
-    if (plan.queue !== undefined) this.#world.addQueue(plan.queue);
-    this.#world.onExpired = (stream) => this.#checkExpired(stream);
-    this.#life = new Life((error) => this.#world.violate(error));
-    const { random } = this.#world;
+    super(new World(seed, mutations, trace, plan.scale));
+    this.world.isShared = true;
+    if (plan.broker !== undefined) this.world.addBroker(plan.broker);
+    if (plan.queue !== undefined) this.world.addQueue(plan.queue);
+    this.world.onExpired = (stream) => this.#checkExpired(stream);
+    const { random } = this.world;
     const events = {
       failedOver: (from: number) => this.#loseSince(from),
       brokerLost: () => this.#losePower(),
     };
-    this.#faults = new SharedFaults(this.#world, this.#life, events, plan);
+    this.#faults = new SharedFaults(this.world, this.life, events, plan);
     const keepsLonger = plan.broker !== undefined && this.#faults.has('database-failover');
     // Records stay for longer than a standby is behind, so that no failover takes what is acknowledged.
     const keepSeconds = keepsLonger ? (2 * BROKER_STANDBY_LAG_MAX_MS) / 1000 : plan.settings.keepSeconds;
     this.#plan = { ...plan, settings: { ...plan.settings, keepSeconds } };
     this.#servers = this.#plan.roles.map((role) => ({
-      nodeId: this.#world.uuid(),
+      nodeId: this.world.uuid(),
       role,
       shards: 1 + random.below(2),
       node: undefined,
       isStopped: false,
     }));
-    this.#keys = Array.from({ length: 1 + random.below(5) }, (_, index) => `k${index}`);
-    if (this.#faults.has('poison')) this.#keys.push(POISON_PREFIX);
+    this.makeKeys(1 + random.below(5), this.#faults.has('poison'));
     const { settings, roles, broker, queue } = this.#plan;
-    this.#world.note(() => {
+    this.world.note(() => {
       const facts = [settings, broker, queue].filter((each) => each !== undefined).map((each) => JSON.stringify(each));
       return `${roles.join(' ')}, settings ${facts.join(' ')}, faults ${this.#faults.names.join(' ')}`;
     });
   }
 
-  get counts(): { readonly steps: number; readonly requests: number; readonly acknowledged: number } {
-    return { steps: this.#world.scheduler.steps, requests: this.#requests, acknowledged: this.#acknowledged };
+  protected override checkBalances(): void {
+    for (const { node } of this.#servers) node?.checkBalance();
   }
 
-  async run(): Promise<Error | undefined> {
-    const { scheduler } = this.#world;
-    try {
-      this.#main().then(
-        () => (this.#isDone = true),
-        (error: unknown) => this.#world.violate(error),
-      );
-      const isFinished = await scheduler.run(
-        () => this.#isDone,
-        TIME_MAX_MS,
-        () => {
-          this.#world.throwViolation();
-          for (const { node } of this.#servers) node?.checkBalance();
-        },
-      );
-      if (!isFinished) throw new Violation('The history came to a halt: nothing is left that could happen');
-      return undefined;
-    } catch (error) {
-      this.#world.note(() => `violation: ${String(error)}`);
-      return error instanceof Error ? error : new Violation(String(error));
-    }
+  protected override get onWindows(): boolean {
+    return this.#plan.onWindows;
   }
 
-  async #main(): Promise<void> {
-    const { random, scheduler } = this.#world;
-    this.#replacePruner();
+  protected override get isElsewhereUnsafe(): boolean {
+    return this.world.database.isDead;
+  }
+
+  protected override prunerSettings(paceMs?: number): Omit<PrunerSettings, 'windowHours'> {
+    const { random } = this.world;
+    return {
+      expiryDays: 0,
+      logKeepSeconds: random.pick([0, 0, 20]),
+      // Rounds that are far apart are gaps.
+      paceMs: paceMs ?? random.pick(this.#isInQueue ? [20, 200] : [20, 200, 1500]),
+    };
+  }
+
+  protected override async main(): Promise<void> {
+    const { random, scheduler } = this.world;
+    this.replacePruner();
     for (const server of this.#servers) if (random.below(3) > 0) this.#start(server);
     const { losesTail, aliveMs } = this.#plan;
-    const restMs = losesTail ? aliveMs : 2 * this.#windowMs;
+    const restMs = losesTail ? aliveMs : 2 * this.windowMs;
     const until = scheduler.now + random.pick(losesTail ? LONG_MS : LENGTHS_MS);
     const pace = 4 + random.below(losesTail ? 12 : 40);
     while (scheduler.now < until) {
-      await this.#pause(random.below(pace));
-      if (random.below(40) === 0) await this.#pause(random.below(restMs));
+      await this.pause(random.below(pace));
+      if (random.below(40) === 0) await this.pause(random.below(restMs));
       this.#act();
     }
     await this.#finish();
   }
 
   #act(): void {
-    const { random } = this.#world;
+    const { random } = this.world;
     const server = random.pick(this.#servers);
     const node = this.#up(server);
     if (node !== undefined) this.#faults.dwell(node);
@@ -171,15 +148,13 @@ class SharedHistory {
         if (node !== undefined) this.#read(node);
         return;
       case 4:
-        if (node !== undefined && random.below(3) === 0) {
-          node.flushAll().catch((error: unknown) => this.#expectRefusal(error));
-        }
+        if (node !== undefined && random.below(3) === 0) this.allowRefusal(node.flushAll());
         return;
       case 5:
-        if (random.below(8) === 0) this.#replacePruner();
+        if (random.below(8) === 0) this.replacePruner();
         return;
       case 6:
-        this.#retryElsewhere();
+        this.retryElsewhere();
         return;
       case 7:
       case 8:
@@ -187,7 +162,7 @@ class SharedHistory {
         this.#retry();
         return;
       default:
-        this.#request();
+        this.#send(this.newRequest());
     }
   }
 
@@ -203,23 +178,21 @@ class SharedHistory {
     this.#processes += 1;
     const name = `process ${this.#processes} (${server.role})`;
     const ownSettings = shared === undefined ? settings : { ...settings, shared: { ...shared, role: server.role } };
-    const node = new SimulatedNode(this.#world, this.#world.storage, ownSettings, server.shards, server.nodeId, name);
-    this.#world.note(() => `${name} starts with ${server.shards} shards`);
+    const node = new SimulatedNode(this.world, this.world.storage, ownSettings, server.shards, server.nodeId, name);
+    this.world.note(() => `${name} starts with ${server.shards} shards`);
     server.node = node;
     void node.start();
     return node;
   }
 
   #end(node: SimulatedNode): void {
-    const { random } = this.#world;
+    const { random } = this.world;
     if (random.below(2) === 0) {
       node.crash();
       return;
     }
-    this.#world.note(() => `${node.name} gets SIGTERM`);
-    this.#whenAwake(node, () => {
-      node.terminate().catch((error: unknown) => this.#expectRefusal(error));
-    });
+    this.world.note(() => `${node.name} gets SIGTERM`);
+    this.#whenAwake(node, () => this.sigterm(node));
   }
 
   /** A process that is stopped takes nothing before it goes on. */
@@ -234,63 +207,41 @@ class SharedHistory {
     if (!isKilled) throw new Violation(`${name} has ${end}: ${String(reason)}`);
   }
 
-  #request(): void {
-    const { random } = this.#world;
-    const increments = random.below(3) === 0 ? 1 + random.below(4) : 1;
-    const counters = Array.from({ length: increments }, () => this.#counter());
-    this.#requests += 1;
-    const idempotencyKey = random.below(this.#plan.onWindows ? 2 : 4) === 0 ? `t${this.#requests}` : undefined;
-    const request = new ClientRequest(`request ${this.#requests}`, counters, idempotencyKey);
-    if (idempotencyKey !== undefined) this.#retryable.push(request);
-    this.#send(request);
-  }
-
   /** To any server that takes increments. */
   #send(request: ClientRequest): void {
-    const { random, scheduler } = this.#world;
-    const { name, increments } = request;
+    const { random, scheduler } = this.world;
     const nodes = this.#servers.flatMap((server) => (server.role === 'roll-up' ? [] : (this.#up(server) ?? [])));
-    const attempt = this.#attempt(request);
+    const attempt = this.attemptOf(request);
     const node = nodes.length === 0 ? undefined : random.pick(nodes);
-    this.#world.note(() => {
-      const texts = increments.map(({ counter, digit }) => `${counter.key}[${digit}]`);
-      return `${name} (${request.idempotencyKey ?? 'plain'}): ${texts.join(' ')} to ${node?.name ?? 'nobody'}`;
-    });
+    const { name, idempotencyKey = 'plain' } = request;
+    this.world.note(() => `${name} (${idempotencyKey}): ${textOf(request)} to ${node?.name ?? 'nobody'}`);
     if (node === undefined) {
       attempt.settle('starting');
       return;
     }
     this.#whenAwake(node, () => {
-      const isLate = scheduler.now > (request.firstSentAt ?? 0) + this.#windowMs;
+      const isLate = scheduler.now > (request.firstSentAt ?? 0) + this.windowMs;
       if (node.end !== undefined || isLate) attempt.abandon();
       else node.submit(attempt);
     });
   }
 
-  #attempt(request: ClientRequest, isElsewhere = false): Attempt {
-    return request.attempt(this.#world.scheduler.now, (fate) => {
-      this.#world.note(() => `${request.name} is ${fate}`);
-      if (fate === 'acknowledged') this.#noteAcknowledged(request, isElsewhere);
-    });
-  }
-
   /** A failover of the database takes nothing back that a server has acknowledged, since the broker has it. */
   get #isInBroker(): boolean {
-    return this.#world.broker !== undefined;
+    return this.world.broker !== undefined;
   }
 
   /** A failover takes what is deleted from the queue behind a commit that it takes back. */
   get #isInQueue(): boolean {
-    return this.#world.queue !== undefined;
+    return this.world.queue !== undefined;
   }
 
   /** What was sent before a failover may be in the state that it lost, although its answer comes, or is repeated, later. */
-  #noteAcknowledged(request: ClientRequest, isElsewhere: boolean): void {
-    const { now } = this.#world.scheduler;
-    this.#acknowledged += 1;
+  protected override onAcknowledged(request: ClientRequest, isElsewhere: boolean): void {
+    const { now } = this.world.scheduler;
     if (this.#isInBroker && !isElsewhere) return;
     if (this.#isInQueue && !isElsewhere) {
-      if (this.#world.queued.isUncertain(request)) request.putAtRisk();
+      if (this.world.queued.isUncertain(request)) request.putAtRisk();
       return;
     }
     const isUncertain = this.#faults.failovers.some(({ to }) => (request.firstSentAt ?? 0) <= to);
@@ -300,9 +251,9 @@ class SharedHistory {
 
   /** A failover has taken back what was committed since. */
   #loseSince(from: number): void {
-    this.#world.checkLost();
+    this.world.checkLost();
     for (const [request, at] of this.#acknowledgedAt) if (at >= from) request.putAtRisk();
-    const { database, queued } = this.#world;
+    const { database, queued } = this.world;
     if (this.#isInQueue)
       for (const [stream, lsn] of database.highWater)
         queued.putAtRisk(stream, database.tables.checkpoints.get(stream)?.lsn ?? 0, lsn);
@@ -310,7 +261,7 @@ class SharedHistory {
 
   /** Those that flush lose what they hold, and a writer does not see the broker restart. */
   #losePower(): void {
-    const { random, scheduler } = this.#world;
+    const { random, scheduler } = this.world;
     for (const server of this.#servers) {
       const node = this.#up(server);
       if (node === undefined || random.below(3) === 0) continue;
@@ -319,88 +270,32 @@ class SharedHistory {
         continue;
       }
       node.crash();
-      scheduler.after(random.below(this.#plan.aliveMs / 2), this.#life, () => {
+      scheduler.after(random.below(this.#plan.aliveMs / 2), this.life, () => {
         if (this.#up(server) === undefined && !server.isStopped) this.#start(server);
       });
     }
   }
 
   #retry(): void {
-    const recent = this.#recent();
-    if (recent.length > 0) this.#send(this.#world.random.pick(recent));
-  }
-
-  get #windowMs(): number {
-    return WINDOW_HOURS * this.#world.database.clock.scale.windowHourMs;
-  }
-
-  /** Requests that a client may still send again: within the window of the first attempt. */
-  #recent(): readonly ClientRequest[] {
-    const { scheduler } = this.#world;
-    return this.#retryable
-      .filter(({ firstSentAt = 0 }) => scheduler.now <= firstSentAt + this.#windowMs)
-      .slice(-8)
-      .filter(({ attempts }) => attempts < ATTEMPTS_MAX);
-  }
-
-  /** At a node that never fails. */
-  #retryElsewhere(): void {
-    const { random, database } = this.#world;
-    const recent = this.#recent().filter(({ sums }) => ![...sums.keys()].some(isPoison));
-    if (database.isDead || recent.length === 0) return;
-    const request = random.pick(recent);
-    const { name, idempotencyKey = '', digest, sums } = request;
-    const attempt = this.#attempt(request, true);
-    const isNew = database.countElsewhere({ idempotencyKey, digest, sums: [...sums] });
-    this.#world.note(() => `${name} is sent to another node, which ${isNew ? 'counts it' : 'knows it'}`);
-    attempt.settle(undefined);
-  }
-
-  #replacePruner(paceMs?: number): void {
-    const { random } = this.#world;
-    this.#pruner?.crash();
-    this.#pruners += 1;
-    const settings = {
-      windowHours: WINDOW_HOURS,
-      expiryDays: 0,
-      logKeepSeconds: random.pick([0, 0, 20]),
-      // Rounds that are far apart are gaps.
-      paceMs: paceMs ?? random.pick(this.#isInQueue ? [20, 200] : [20, 200, 1500]),
-    };
-    this.#pruner = new SimulatedPruner(this.#world, settings, `pruner ${this.#pruners}`);
-    this.#pruner.start();
-  }
-
-  /** One of the few hot counters that can take one more increment; new ones replace used up ones. */
-  #counter(): ExpectedCounter {
-    const { random, expectations } = this.#world;
-    const index = random.below(this.#keys.length);
-    // In range, and the keys are never empty.
-    const counter = expectations.counter(this.#keys[index] as string, index % 2 === 0 ? 1 : -1);
-    if (!counter.isUsedUp) return counter;
-    this.#keyGeneration += 1;
-    const base = counter.key.startsWith(POISON_PREFIX) ? POISON_PREFIX : 'k';
-    this.#keys[index] = `${base}${index}.${this.#keyGeneration}`;
-    return this.#counter();
+    const recent = this.recent();
+    if (recent.length > 0) this.#send(this.world.random.pick(recent));
   }
 
   /** A read may lack what other servers hold; it never shows too much. */
   #read(node: SimulatedNode): void {
-    const counter = this.#counter();
+    const counter = this.counter();
     if (counter.key.startsWith(POISON_PREFIX)) return;
-    node
-      .read(counter.bytes)
-      .then((sum) => {
-        if (node.end === undefined) counter.check(sum ?? 0, 'a read', undefined, true);
-      })
-      .catch((error: unknown) => this.#expectRefusal(error));
+    const read = node.read(counter.bytes).then((sum) => {
+      if (node.end === undefined) counter.check(sum ?? 0, 'a read', undefined, true);
+    });
+    this.allowRefusal(read);
   }
 
   /** Everything is healthy: all streams whose writers are gone end soon, and clean stops leave no open row. */
   async #finish(): Promise<void> {
-    const { random, expectations } = this.#world;
+    const { random, expectations } = this.world;
     this.#faults.heal();
-    this.#world.note(() => 'everything is healthy from here on');
+    this.world.note(() => 'everything is healthy from here on');
     for (const server of this.#servers) {
       const node = this.#up(server);
       if (node !== undefined) node.crashIn = 0;
@@ -409,8 +304,8 @@ class SharedHistory {
     if (!this.#servers.some(({ role }) => role !== 'ingest')) throw new Error('Nobody flushes');
     await this.#until('all servers are ready', () => this.#servers.every((server) => this.#isReady(server)));
     for (let requests = 5; requests > 0; requests -= 1) {
-      this.#request();
-      await this.#pause(random.below(20));
+      this.#send(this.newRequest());
+      await this.pause(random.below(20));
     }
     for (const counter of expectations.counters.values()) this.#readNow(counter);
     await this.#until('nobody writes a stream that lacks records', () => this.#isWrittenSoundly);
@@ -421,8 +316,7 @@ class SharedHistory {
     await this.#until('nothing is left in the broker', () => this.#leftInBroker.length === 0);
     for (const server of this.#servers.filter((other) => !isWriting(other))) await this.#terminate(server);
     await this.#endLeftStreams();
-    const keys = [...expectations.counters.keys(), ...this.#world.database.tables.counters.keys()];
-    expectations.check(keys, (key) => this.#world.sumOf(key), 'the end', true);
+    this.world.checkSums('the end', true);
     await this.#checkUpkeep();
   }
 
@@ -432,9 +326,9 @@ class SharedHistory {
    */
   async #endLeftStreams(starts = LEFT_STARTS_MAX): Promise<void> {
     const server = this.#servers.find(({ role }) => role !== 'ingest');
-    if (this.#openStreams.length === 0 || server === undefined) return;
-    if (starts === 0) throw new Violation(`After clean stops these rows are open: ${this.#openStreams.join(' ')}`);
-    this.#world.note(() => `left are ${this.#openStreams.join(' ')}`);
+    if (this.openStreams.length === 0 || server === undefined) return;
+    if (starts === 0) throw new Violation(`After clean stops these rows are open: ${this.openStreams.join(' ')}`);
+    this.world.note(() => `left are ${this.openStreams.join(' ')}`);
     server.isStopped = false;
     this.#start(server);
     await this.#until('left streams end', () => this.#isServedOnly && this.#isReady(server));
@@ -448,12 +342,12 @@ class SharedHistory {
   }
 
   get #isServedOnly(): boolean {
-    return this.#openStreams.length === this.#servedStreams;
+    return this.openStreams.length === this.#servedStreams;
   }
 
   /** Streams of which the broker holds more than is committed, though nobody writes them, and streams without a row. */
   get #leftInBroker(): readonly string[] {
-    const { broker, database } = this.#world;
+    const { broker, database } = this.world;
     if (broker === undefined) return [];
     if (broker.underWay > 0) return ['a message that is under way'];
     return broker.names.filter((stream) => {
@@ -467,7 +361,7 @@ class SharedHistory {
 
   /** An operator decides about what waits for records that are gone. */
   get #isQueueEmpty(): boolean {
-    const { queue } = this.#world;
+    const { queue } = this.world;
     if (queue === undefined) return true;
     if (queue.underWay > 0) return false;
     for (const stream of new Set(queue.messages.map(({ group }) => group))) this.#decide(stream);
@@ -476,17 +370,17 @@ class SharedHistory {
 
   /** Moves the checkpoint of a stream over what is missing, as docs/sqs-journal.md says. */
   #decide(stream: string): void {
-    const { queued, database } = this.#world;
+    const { queued, database } = this.world;
     const missingLsn = this.#missingLsn(stream);
     if (missingLsn === undefined || database.locks.isHeldByOther(rowLock(stream), this)) return;
     if (!queued.broken.has(stream)) throw new Violation(`${stream} lacks LSN ${missingLsn} in the queue`);
-    this.#world.note(() => `an operator moves ${stream} to LSN ${missingLsn}`);
+    this.world.note(() => `an operator moves ${stream} to LSN ${missingLsn}`);
     database.moveCheckpoint(stream, missingLsn);
   }
 
   /** The LSN that the next message of a stream names, where that is neither committed nor in the queue. */
   #missingLsn(stream: string): number | undefined {
-    const { queue, database } = this.#world;
+    const { queue, database } = this.world;
     const row = database.tables.checkpoints.get(stream);
     if (queue === undefined || row === undefined) return undefined;
     const [next] = queue.messages
@@ -510,7 +404,7 @@ class SharedHistory {
     if (isShort || isSlow.some((kind) => this.#faults.has(kind)) || !this.#written.includes(stream)) return;
     const missingLsn = this.#missingLsn(stream);
     if (missingLsn !== undefined)
-      this.#world.violate(new Violation(`${stream} lacks LSN ${missingLsn}, and was written for 15 days`));
+      this.world.violate(new Violation(`${stream} lacks LSN ${missingLsn}, and was written for 15 days`));
   }
 
   get #written(): readonly string[] {
@@ -530,64 +424,47 @@ class SharedHistory {
     );
   }
 
-  get #openStreams(): readonly string[] {
-    return [...this.#world.database.tables.checkpoints].filter(([, row]) => isOpen(row)).map(([stream]) => stream);
-  }
-
   #readNow(counter: ExpectedCounter): void {
     if (counter.key.startsWith(POISON_PREFIX)) return;
     for (const { node } of this.#servers) {
-      node
-        ?.read(counter.bytes)
-        .then((sum) => counter.check(sum ?? 0, 'a last read', undefined, true))
-        .catch((error: unknown) => this.#expectRefusal(error));
+      const read = node?.read(counter.bytes).then((sum) => counter.check(sum ?? 0, 'a last read', undefined, true));
+      if (read !== undefined) this.allowRefusal(read);
     }
   }
 
   async #terminate(server: Server): Promise<void> {
-    const { scheduler } = this.#world;
+    const { scheduler } = this.world;
     const until = scheduler.now + SHUTDOWN_MAX_MS;
-    await this.#until('no lock is held', () => this.#world.database.locks.isEmpty);
+    await this.#until('no lock is held', () => this.world.database.locks.isEmpty);
     server.isStopped = true;
     const node = this.#up(server) ?? this.#start(server);
-    this.#world.note(() => `${node.name} gets SIGTERM`);
-    node.terminate().catch((error: unknown) => this.#expectRefusal(error));
+    this.world.note(() => `${node.name} gets SIGTERM`);
+    this.sigterm(node);
     while (node.end === undefined) {
-      await this.#pause(20);
+      await this.pause(20);
       if (scheduler.now > until) throw new Violation(`${node.name} does not stop`);
     }
     this.#checkEnd(node);
     // Its connection may have been down until now. Whatever it left is in the log.
-    if (node.left.length > 0) this.#world.note(() => `${node.name} left ${JSON.stringify(node.left)}`);
+    if (node.left.length > 0) this.world.note(() => `${node.name} left ${JSON.stringify(node.left)}`);
   }
 
   /** All idempotency keys go once their window is over. */
   async #checkUpkeep(): Promise<void> {
-    const { database } = this.#world;
-    const { scale } = database.clock;
-    await this.#pause(scale.windowHourMs * WINDOW_HOURS + scale.marginMs + 2000 / scale.rate);
-    this.#replacePruner(UPKEEP_PACE_MS);
-    await this.#until('idempotency keys go', () => database.tables.tokens.size === 0);
+    await this.pruneAfterWindow();
+    await this.#until('idempotency keys go', () => this.world.database.tables.tokens.size === 0);
   }
 
   async #until(what: string, isMet: () => boolean): Promise<void> {
-    const { scheduler } = this.#world;
+    const { scheduler } = this.world;
     const until = scheduler.now + HEAL_MAX_MS;
     while (!isMet()) {
       for (const server of this.#servers) {
         if (this.#up(server) === undefined && !server.isStopped) this.#start(server);
       }
       if (scheduler.now > until) throw new Violation(`Within ${HEAL_MAX_MS} ms it never comes true that ${what}`);
-      await this.#pause(20);
+      await this.pause(20);
     }
-  }
-
-  #expectRefusal(error: unknown): void {
-    if (!(error instanceof CounterError)) this.#world.violate(error);
-  }
-
-  #pause(ms: number): Promise<void> {
-    return new Promise((resolve) => this.#world.scheduler.after(ms, this.#life, resolve));
   }
 }
 

@@ -3,6 +3,7 @@ import type { Role } from '#product/shard-worker/thread/shared-shard.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { DEFAULT_SCALE, type TimeScale } from './database/database-clock.js';
 import type { BrokerKind } from './simulated-broker.js';
+import { WINDOW_HOURS } from './random-history.js';
 import type { NodeSettings } from './simulated-node.js';
 import type { QueueKind } from './simulated-queue.js';
 
@@ -84,9 +85,6 @@ export function losesTail(seed: number): boolean {
 
 /** Where the journal is that the servers of a history share. */
 export type SharedJournal = 'postgres' | 'nats' | 'sqs';
-
-/** IDEMPOTENCY_WINDOW_HOURS of every process. */
-export const WINDOW_HOURS = 1;
 
 /** Chooses it. */
 export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {

@@ -336,6 +336,12 @@ export class World {
     return (counters.get(key) ?? 0n) + (rejected.get(key) ?? 0n);
   }
 
+  /** Fails unless the database has counted every request as it was answered; `isComplete`: none that was acknowledged is missing. */
+  checkSums(when: string, isComplete: boolean): void {
+    const keys = [...this.expectations.counters.keys(), ...this.database.tables.counters.keys()];
+    this.expectations.check(keys, (key) => this.sumOf(key), when, isComplete);
+  }
+
   /** The increments of a record. */
   partsOf(batch: ArrayBufferLike): Part[] {
     const end = new DataView(batch).getUint32(RECORD_OFFSET.bytes, true);
