@@ -4,6 +4,7 @@ import type { IncrementLog } from '#product/shard-worker/journal/postgres/increm
 import { LogWriter, type AppendOutcome } from '#product/shard-worker/journal/postgres/log-writer.js';
 import type { TakenLogStream } from '#product/shard-worker/journal/stream-log.js';
 import type { Mutations } from './mutations.js';
+import { overridden } from './overridden.js';
 import type { PostgresModel } from './postgres-model.js';
 
 /** Bugs between a shard and the postgres journal. */
@@ -37,13 +38,7 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
     const row = database.tables.streams.get(stream);
     return row === undefined ? undefined : String(row.epoch);
   };
-  const mutated: IncrementLog = {
-    place: log.place,
-    store: log.store,
-    isInDatabase: log.isInDatabase,
-    get flusher() {
-      return log.flusher;
-    },
+  const mutated: IncrementLog = overridden(log, {
     makeWriter: (begun, deps) => new LogWriter(begun, { ...deps, incrementLog: mutated }),
     async begin(stream) {
       try {
@@ -64,11 +59,6 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
       return mutateOutcome(outcome, mutations);
     },
     lastLsn: (stream) => (mutations.forgetsPrunedLsn === true ? Promise.resolve(0) : log.lastLsn(stream)),
-    ask: (stream) => log.ask(stream),
-    showLife: (streams) => log.showLife(streams),
-    endLife: (ids) => log.endLife(ids),
-    giveWord: (stream, epoch, time) => log.giveWord(stream, epoch, time),
-    survey: () => log.survey(),
     async read(positions, recordsMax) {
       const found = new Map(await log.read(positions, recordsMax));
       for (const { stream, lsn } of positions) {
@@ -90,12 +80,9 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
       if (taken === undefined || mutations.followerRetires !== true) return taken;
       return { ...taken, appendEpoch: taken.appendEpoch ?? appendEpoch(stream) };
     },
-    touch: (stream, at) => log.touch(stream, at),
-    release: (stream, at) => log.release(stream, at),
     retire: (stream, at, epoch) =>
       log.retire(stream, at, mutations.followerRetires === true ? (appendEpoch(stream) ?? epoch) : epoch),
-    close: () => log.close(),
-  };
+  });
   return mutated;
 }
 

@@ -1,12 +1,13 @@
 /** The nats journal with the bugs of {@link NatsMutations} between it and its shard, its broker and the database. */
 import type { Checkpoint, Lsn } from '#product/core/checkpoint.js';
 import type { Clock } from '#product/core/clock.js';
-import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
-import type { LogPosition, SharedLog, StreamWriter } from '#product/shard-worker/journal/stream-log.js';
+import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import { beginBeforeRow, refusing } from './mutated-writer.js';
 import type { Mutations } from './mutations.js';
+import { overridden } from './overridden.js';
 import type { PostgresModel } from './postgres-model.js';
 import type { Life } from './scheduler.js';
 import { ANY_SEQUENCE, type SimulatedBroker } from './simulated-broker.js';
@@ -138,64 +139,32 @@ export function mutateNatsLog(
   purge: (stream: string, lsn: Lsn) => void,
 ): SharedLog {
   const { acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack, saysLostAtOnce, saysNoLoss } = mutations;
-  const bugs = [acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack, saysLostAtOnce, saysNoLoss];
-  const isSound = bugs.every((bug) => bug !== true);
-  if (isSound) return log;
+  if (Object.keys(mutations).length === 0) return log;
   let commits: { readonly stream: string; readonly lsn: Lsn; readonly dueAt: number }[] = [];
-  return new Proxy(log, {
-    get(target, name) {
-      if (name === 'begin' && acceptBeforeRow === true) {
-        return async (stream: string) => {
-          const { epoch, lsn, coveredFrom, appendEpoch, time, stream: begun } = await target.begin(stream);
-          return { stream: begun, epoch, lsn, coveredFrom, appendEpoch, time };
-        };
-      }
-      if (name === 'committed' && purgesTakenBack === true) {
-        return (stream: string, { lsn }: Checkpoint) => {
-          commits.push({ stream, lsn, dueAt: clock.monotonic() + 1000 * keepSeconds });
-        };
-      }
-      if (name === 'survey' && purgesTakenBack === true) {
-        return async () => {
-          const survey = await target.survey();
-          const isDue = ({ dueAt }: { readonly dueAt: number }): boolean => dueAt <= clock.monotonic();
-          for (const { stream, lsn } of commits.filter(isDue)) purge(stream, lsn);
-          commits = commits.filter((commit) => !isDue(commit));
-          return survey;
-        };
-      }
-      if (name === 'fateOf' && saysLostAtOnce === true) return undefined;
-      if (name === 'fateOf' && saysNoLoss === true) return () => Promise.resolve({ kind: 'open' });
-      if (name === 'read' && readsAtOnce === true) {
-        return async (positions: readonly LogPosition[], recordsMax: number) => {
-          const found = await Promise.all(positions.map((position) => target.read([position], recordsMax)));
-          return new Map(found.flatMap((records) => [...records]));
-        };
-      }
-      if (name === 'makeWriter' && sentIsRefused === true)
-        return (...args: Parameters<SharedLog['makeWriter']>) => refusing(target.makeWriter(...args));
-      return bound(target, name);
-    },
+  return overridden(log, {
+    ...(acceptBeforeRow === true && { begin: (stream) => beginBeforeRow(log, stream) }),
+    ...(purgesTakenBack === true && {
+      committed: (stream: string, { lsn }: Checkpoint) => {
+        commits.push({ stream, lsn, dueAt: clock.monotonic() + 1000 * keepSeconds });
+      },
+      survey: async () => {
+        const survey = await log.survey();
+        const isDue = ({ dueAt }: { readonly dueAt: number }): boolean => dueAt <= clock.monotonic();
+        for (const { stream, lsn } of commits.filter(isDue)) purge(stream, lsn);
+        commits = commits.filter((commit) => !isDue(commit));
+        return survey;
+      },
+    }),
+    ...(saysNoLoss === true && { fateOf: () => Promise.resolve({ kind: 'open' }) }),
+    ...(saysLostAtOnce === true && { fateOf: undefined }),
+    ...(readsAtOnce === true && {
+      read: async (positions, recordsMax) => {
+        const found = await Promise.all(positions.map((position) => log.read([position], recordsMax)));
+        return new Map(found.flatMap((records) => [...records]));
+      },
+    }),
+    ...(sentIsRefused === true && { makeWriter: (...args) => refusing(log.makeWriter(...args)) }),
   });
-}
-
-function refusing(writer: StreamWriter): StreamWriter {
-  return new Proxy(writer, {
-    get(target, name) {
-      if (name !== 'append') return bound(target, name);
-      return (...args: Parameters<StreamWriter['append']>) =>
-        target.append(...args).catch((error: unknown) => {
-          if (!(error instanceof JournalError) || error.code !== 'journal-failed') throw error;
-          throw new JournalError('journal-unavailable', 'refused', { cause: error });
-        });
-    },
-  });
-}
-
-/** Private members need their object. */
-function bound(target: object, name: string | symbol): unknown {
-  const value: unknown = Reflect.get(target, name);
-  return typeof value === 'function' ? (value.bind(target) as unknown) : value;
 }
 
 /** Removes the records of a stream up to an LSN but the last one. */
@@ -223,14 +192,10 @@ export function mutateNatsDatabase(
   purge: (stream: string, lsn: Lsn) => void,
 ): ShardDatabase {
   if (mutations.purgesBeforeCommit !== true) return database;
-  return new Proxy(database, {
-    get(target, name) {
-      if (name !== 'flush') return bound(target, name);
-      return (...args: Parameters<ShardDatabase['flush']>) => {
-        const [{ stream, toLsn }] = args;
-        purge(stream, toLsn);
-        return target.flush(...args);
-      };
+  return overridden(database, {
+    flush: (range) => {
+      purge(range.stream, range.toLsn);
+      return database.flush(range);
     },
   });
 }

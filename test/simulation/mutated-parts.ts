@@ -3,7 +3,6 @@ import { randomUUID } from 'node:crypto';
 import type { Checkpoint } from '#product/core/checkpoint.js';
 import type {
   Journal,
-  JournalRecord,
   JournalStreams,
   RecordBytes,
   RecoverableJournal,
@@ -18,6 +17,7 @@ import type {
 import type { Disk } from '#product/shard-worker/journal/file/disk.js';
 import { SEGMENT_HEADER_BYTES } from '#product/shard-worker/journal/file/segment-header.js';
 import type { Mutations } from './mutations.js';
+import { overridden } from './overridden.js';
 
 /** The shard's streams and database, with the requested mutations. `startId`: an id of the process. */
 export function mutate(
@@ -67,156 +67,80 @@ function mutateStreams(
   journals: Map<string, MutatedJournal>,
   mutations: Mutations,
   startId: string,
-  created: (journal: MutatedJournal) => void,
+  created: (journal: Journal) => void,
 ): JournalStreams {
-  const keep = (journal: Journal): MutatedJournal => {
-    const mutated = new MutatedJournal(journal as RecoverableJournal, mutations, startId);
+  const keep = (journal: Journal): RecoverableJournal => {
+    const mutated = mutateJournal(journal as RecoverableJournal, mutations, startId);
     journals.set(journal.stream, mutated);
-    return mutated;
+    return mutated.journal;
   };
-  return {
-    endsWithThread: streams.endsWithThread,
-    keepMs: streams.keepMs,
-    existing: () => streams.existing(),
+  return overridden(streams, {
     create: (cover) => {
       const journal = keep(streams.create(cover));
       if (mutations.registerAtStart === true) created(journal);
       return journal;
     },
     open: (stream) => keep(streams.open(stream)),
-    remove: (journal) => streams.remove(journal),
-    markOf: (stream) => streams.markOf(stream),
-    notedTime: () => (mutations.timeNotNoted === true ? 0 : streams.notedTime()),
-    noteTime: (time) => {
-      if (mutations.timeNotNoted !== true) streams.noteTime(time);
-    },
-    tend: () => streams.tend(),
-    setDatabaseId: (id) => streams.setDatabaseId(id),
-  };
+    ...(mutations.timeNotNoted === true && { notedTime: () => 0, noteTime: () => undefined }),
+  });
 }
 
-class MutatedJournal implements RecoverableJournal {
-  readonly #inner: RecoverableJournal;
-  readonly #mutations: Mutations;
-  readonly #startId: string;
-  #prunedTo = 0;
-  #seenEnd: number | undefined;
+/** A journal with bugs, and what the bugs of its database need of it. */
+interface MutatedJournal {
+  readonly journal: RecoverableJournal;
   /** Set while the taker decides about a row that is missing or new. */
-  forgetsClaims = false;
+  forgetsClaims: boolean;
+}
 
-  constructor(inner: RecoverableJournal, mutations: Mutations, startId: string) {
-    this.#inner = inner;
-    this.#mutations = mutations;
-    this.#startId = startId;
-  }
-
-  get stream(): string {
-    return this.#inner.stream;
-  }
-
-  get endLsn(): number {
-    return this.#inner.endLsn;
-  }
-
-  get syncedLsn(): number {
-    return this.#mutations.freezeUnsynced === true ? this.#inner.endLsn : this.#inner.syncedLsn;
-  }
-
-  get unsyncedIncrements(): number {
-    return this.#inner.unsyncedIncrements;
-  }
-
-  get bytes(): number {
-    return this.#inner.bytes;
-  }
-
-  get segments(): number {
-    return this.#inner.segments;
-  }
-
-  get isPruneDue(): boolean {
-    return this.#inner.isPruneDue;
-  }
-
-  get takesRecords(): boolean {
-    return this.#inner.takesRecords;
-  }
-
-  get location(): string {
-    return this.#inner.location;
-  }
-
-  get firstLsn(): number {
-    return this.forgetsClaims ? 1 : this.#inner.firstLsn;
-  }
-
-  ownership(): StreamOwnership {
-    const ownership = this.#inner.ownership();
-    if (this.forgetsClaims) return { ...ownership, claims: [] };
-    const noted = ownership.claims.filter(({ epoch }) => epoch !== undefined);
-    if (this.#mutations.onlyNotedClaims === true) return { ...ownership, claims: noted };
-    if (this.#mutations.trustCopiedIds !== true) return ownership;
-    // No noted claim is later than any other.
-    const others = ownership.claims.filter(({ epoch }) => epoch === undefined);
-    return { ...ownership, claims: [...noted, ...others] };
-  }
-
-  keepOwnership(ownership: StreamOwnership): void {
-    if (ownership.mark === 'open') this.#seenEnd = undefined;
-    const { claims } = ownership;
-    const last = claims.at(-1);
-    if (this.#mutations.claimOfStart !== true || last === undefined) {
-      this.#inner.keepOwnership(ownership);
-      return;
-    }
-    const own: KeptClaim = { ...last, id: this.#startId };
-    const others = claims.slice(0, -1).filter(({ id }) => id !== this.#startId);
-    this.#inner.keepOwnership({ ...ownership, claims: [...others, own] });
-  }
-
-  findEnd(): number {
-    if (this.#mutations.noSecondLook !== true) return this.#inner.findEnd();
-    this.#seenEnd ??= this.#inner.findEnd();
-    return this.#seenEnd;
-  }
-
-  acceptedCheckpoint(): number | undefined {
-    return this.#inner.acceptedCheckpoint();
-  }
-
-  forgetAcceptedCheckpoint(): void {
-    this.#inner.forgetAcceptedCheckpoint();
-  }
-
-  recover(checkpoint: number): ReturnType<RecoverableJournal['recover']> {
-    return this.#inner.recover(checkpoint);
-  }
-
-  append(group: readonly RecordBytes[], databaseTime: number): number | Promise<number> {
-    if (this.#mutations.pruneByClock === true && this.#inner.isPruneDue) this.#inner.prune(this.#prunedTo);
-    return this.#inner.append(group, databaseTime);
-  }
-
-  reserve(bytes: number): void {
-    this.#inner.reserve(bytes);
-  }
-
-  sync(): void | Promise<void> {
-    return this.#inner.sync();
-  }
-
-  replay(after: number): AsyncIterable<JournalRecord> {
-    return this.#inner.replay(this.#mutations.ignoreCheckpoint === true ? 0 : after);
-  }
-
-  prune(upTo: number): void {
-    this.#prunedTo = upTo;
-    this.#inner.prune(upTo);
-  }
-
-  close(): Promise<void> {
-    return this.#inner.close();
-  }
+function mutateJournal(inner: RecoverableJournal, mutations: Mutations, startId: string): MutatedJournal {
+  let prunedTo = 0;
+  let seenEnd: number | undefined;
+  const mutated = { journal: inner, forgetsClaims: false };
+  mutated.journal = overridden(inner, {
+    get syncedLsn(): number {
+      return mutations.freezeUnsynced === true ? inner.endLsn : inner.syncedLsn;
+    },
+    get firstLsn(): number {
+      return mutated.forgetsClaims ? 1 : inner.firstLsn;
+    },
+    ownership(): StreamOwnership {
+      const ownership = inner.ownership();
+      if (mutated.forgetsClaims) return { ...ownership, claims: [] };
+      const noted = ownership.claims.filter(({ epoch }) => epoch !== undefined);
+      if (mutations.onlyNotedClaims === true) return { ...ownership, claims: noted };
+      if (mutations.trustCopiedIds !== true) return ownership;
+      // No noted claim is later than any other.
+      const others = ownership.claims.filter(({ epoch }) => epoch === undefined);
+      return { ...ownership, claims: [...noted, ...others] };
+    },
+    keepOwnership(ownership: StreamOwnership): void {
+      if (ownership.mark === 'open') seenEnd = undefined;
+      const { claims } = ownership;
+      const last = claims.at(-1);
+      if (mutations.claimOfStart !== true || last === undefined) {
+        inner.keepOwnership(ownership);
+        return;
+      }
+      const own: KeptClaim = { ...last, id: startId };
+      const others = claims.slice(0, -1).filter(({ id }) => id !== startId);
+      inner.keepOwnership({ ...ownership, claims: [...others, own] });
+    },
+    findEnd(): number {
+      if (mutations.noSecondLook !== true) return inner.findEnd();
+      seenEnd ??= inner.findEnd();
+      return seenEnd;
+    },
+    append(group: readonly RecordBytes[], databaseTime: number): number | Promise<number> {
+      if (mutations.pruneByClock === true && inner.isPruneDue) inner.prune(prunedTo);
+      return inner.append(group, databaseTime);
+    },
+    replay: (after: number) => inner.replay(mutations.ignoreCheckpoint === true ? 0 : after),
+    prune(upTo: number): void {
+      prunedTo = upTo;
+      inner.prune(upTo);
+    },
+  });
+  return mutated;
 }
 
 function mutateDatabase(
@@ -230,7 +154,7 @@ function mutateDatabase(
   /** By stream. */
   const checkpoints = new Map<string, Checkpoint>();
   let reads = 0;
-  return {
+  return overridden(database, {
     get time() {
       reads += 1;
       const { time } = database;
@@ -239,9 +163,6 @@ function mutateDatabase(
       }
       return mutations.lastTimeHeard === true ? Math.max(0, time - (reads % 3) * STALE_SECONDS) : time;
     },
-    databaseId: () => database.databaseId(),
-    look: () => database.look(),
-    readClaims: (stream) => database.readClaims(stream),
     async take(stream, decide, committing) {
       const journal = journals.get(stream);
       const taken = await database.take(
@@ -256,15 +177,10 @@ function mutateDatabase(
       const coversAll = mutations.nothingPutAside === true || (mutations.coverInMemory === true && isOpen);
       return { before, row: coversAll ? { ...taken.row, coveredFrom: 0 } : taken.row };
     },
-    closeStream: (stream, at) =>
-      mutations.closeNothing === true ? Promise.resolve(true) : database.closeStream(stream, at),
-    retire: (stream, at) => database.retire(stream, at),
-    close: () => database.close(),
-    touch: (stream, at, time) => database.touch(stream, at, time),
-    flushSettingAside: (range) => database.flushSettingAside(range),
+    ...(mutations.closeNothing === true && { closeStream: () => Promise.resolve(true) }),
     async flush(range): Promise<FlushAttempt> {
       const { stream } = range;
-      if (mutations.pruneBeforeCommit === true) journals.get(stream)?.prune(range.toLsn);
+      if (mutations.pruneBeforeCommit === true) journals.get(stream)?.journal.prune(range.toLsn);
       let { fromLsn } = range;
       frozenFrom.set(stream, fromLsn);
       if (lost.delete(stream)) fromLsn = (await database.readBack(stream))?.lsn ?? fromLsn;
@@ -278,7 +194,7 @@ function mutateDatabase(
       if (row === undefined || !lost.has(stream)) return row;
       return { ...row, lsn: frozenFrom.get(stream) ?? row.lsn };
     },
-  };
+  });
 }
 
 /** How far the replies of {@link Mutations.lastTimeHeard} are apart. */
@@ -289,7 +205,7 @@ const TOUCH_EVERY = 4;
 const STARTS = new Set<string>();
 
 /** Makes a row for a stream of which the directory does not say anything yet. */
-function registerAtStart({ stream }: MutatedJournal, database: ShardDatabase): void {
+function registerAtStart({ stream }: Journal, database: ShardDatabase): void {
   const id = randomUUID();
   STARTS.add(id);
   const taking = { claims: [{ id, lsn: 0 }], lsn: 0 };
@@ -303,9 +219,9 @@ function registerAtStart({ stream }: MutatedJournal, database: ShardDatabase): v
 }
 
 /** What a less careful taker would have seen. */
-function seenWrongly(found: LockedStream, journal: MutatedJournal | undefined, mutations: Mutations): LockedStream {
-  if (journal === undefined) return found;
-  const { mark, claims: own } = journal.ownership();
+function seenWrongly(found: LockedStream, mutated: MutatedJournal | undefined, mutations: Mutations): LockedStream {
+  if (mutated === undefined) return found;
+  const { mark, claims: own } = mutated.journal.ownership();
   const isOwn = ({ id }: OwnershipClaim): boolean => own.some((claim) => claim.id === id);
   if (mutations.ignoreClaims === true) return { ...found, claims: found.claims.filter(isOwn) };
   if (mutations.registerBlindly === true && mark === 'unregistered') return { ...found, claims: [] };
@@ -319,19 +235,19 @@ function seenWrongly(found: LockedStream, journal: MutatedJournal | undefined, m
 function decideWrongly(
   found: LockedStream,
   decide: (found: LockedStream) => Taking,
-  journal: MutatedJournal | undefined,
+  mutated: MutatedJournal | undefined,
   mutations: Mutations,
   startId: string,
 ): Taking {
-  if (journal !== undefined) journal.forgetsClaims = mutations.makeMissingRow === true && found.row === undefined;
+  if (mutated !== undefined) mutated.forgetsClaims = mutations.makeMissingRow === true && found.row === undefined;
   try {
     const taking = decide(found);
     const own = taking.claims.at(-1);
     if (own === undefined) return taking;
     const id = mutations.claimOfStart === true ? startId : own.id;
-    const lsn = mutations.claimEndOfJournal === true && journal !== undefined ? journal.findEnd() : own.lsn;
+    const lsn = mutations.claimEndOfJournal === true && mutated !== undefined ? mutated.journal.findEnd() : own.lsn;
     return { ...taking, claims: [...taking.claims.slice(0, -1), { id, lsn }] };
   } finally {
-    if (journal !== undefined) journal.forgetsClaims = false;
+    if (mutated !== undefined) mutated.forgetsClaims = false;
   }
 }

@@ -1,14 +1,15 @@
 /** The sqs journal with the bugs of {@link SqsMutations} between it and its shard, its queue and the database. */
 import { crc32 } from 'node:zlib';
 import type { Lsn } from '#product/core/checkpoint.js';
-import { JournalError } from '#product/core/errors.js';
 import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
 import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/message-format.js';
 import type { SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
 import { SqsWriter } from '#product/shard-worker/journal/sqs/sqs-writer.js';
 import type { QueueLog, StreamWriter, StreamWriterDeps } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
+import { beginBeforeRow, isInDoubt, refusing } from './mutated-writer.js';
 import type { Mutations } from './mutations.js';
+import { overridden } from './overridden.js';
 import type { PostgresModel } from './postgres-model.js';
 
 /** Bugs between a shard and the sqs journal. {@link NatsMutations} has some that are bugs here, too. */
@@ -92,12 +93,7 @@ export class MutatedSqsLog {
     this.#mutations = mutations;
     this.#deps = deps;
     this.#database = database;
-    this.log = new Proxy(log, {
-      get: (target, name): unknown => {
-        const override: unknown = Reflect.get(this.#overrides, name);
-        return override ?? bound(target, name);
-      },
-    });
+    this.log = overridden(log, this.#overrides());
   }
 
   /** Deletes what it has received of a stream up to an LSN. */
@@ -106,17 +102,12 @@ export class MutatedSqsLog {
     this.#sound.remove(receipts.map(([, receipt]) => receipt)).catch(ignore);
   };
 
-  get #overrides(): Partial<QueueLog> {
+  #overrides(): Partial<QueueLog> {
     const { acceptBeforeRow, sentIsRefused, reusesLsns, deletesCloseFirst, neverReopens } = this.#mutations;
     const log = this.#sound;
     return {
       receive: () => this.#receive(),
-      ...(acceptBeforeRow === true && {
-        begin: async (stream: string) => {
-          const { epoch, lsn, coveredFrom, appendEpoch, time, stream: begun } = await log.begin(stream);
-          return { stream: begun, epoch, lsn, coveredFrom, appendEpoch, time };
-        },
-      }),
+      ...(acceptBeforeRow === true && { begin: (stream) => beginBeforeRow(log, stream) }),
       ...((sentIsRefused === true || reusesLsns === true) && {
         makeWriter: (begun, deps) => {
           const writer = log.makeWriter(begun, deps);
@@ -163,11 +154,10 @@ export class MutatedSqsLog {
     let current = writer;
     return new Proxy(writer, {
       get: (_, name) => {
-        if (name !== 'append') return bound(current, name);
+        if (name !== 'append') return Reflect.get(overridden(current, {}), name) as unknown;
         return (...args: Parameters<StreamWriter['append']>) =>
           current.append(...args).catch((error: unknown) => {
-            const isUnknown = error instanceof JournalError && error.code === 'journal-failed';
-            if (isUnknown && !current.isOver)
+            if (isInDoubt(error) && !current.isOver)
               current = new SqsWriter(stream, appendEpoch, current.endLsn, {
                 ...deps,
                 ...{ queue: appends, origin: owner, uptime, times },
@@ -179,19 +169,6 @@ export class MutatedSqsLog {
   }
 }
 
-function refusing(writer: StreamWriter): StreamWriter {
-  return new Proxy(writer, {
-    get(target, name) {
-      if (name !== 'append') return bound(target, name);
-      return (...args: Parameters<StreamWriter['append']>) =>
-        target.append(...args).catch((error: unknown) => {
-          if (!(error instanceof JournalError) || error.code !== 'journal-failed') throw error;
-          throw new JournalError('journal-unavailable', 'refused', { cause: error });
-        });
-    },
-  });
-}
-
 /** What flushes. `remove`: deletes what was received of a stream up to an LSN. */
 export function mutateSqsDatabase(
   database: ShardDatabase,
@@ -200,27 +177,18 @@ export function mutateSqsDatabase(
 ): ShardDatabase {
   const { deletesBeforeCommit, flushesOnTop, missIsOurs } = mutations;
   if (deletesBeforeCommit !== true && flushesOnTop !== true && missIsOurs !== true) return database;
-  return new Proxy(database, {
-    get(target, name) {
-      if (name !== 'flush') return bound(target, name);
-      return async (...[range]: Parameters<ShardDatabase['flush']>): ReturnType<ShardDatabase['flush']> => {
-        const { stream, toLsn } = range;
-        if (deletesBeforeCommit === true) remove(stream, toLsn);
-        const attempt = await target.flush(range);
-        if (attempt.kind !== 'fenced') return attempt;
-        if (missIsOurs === true) return { kind: 'committed', keys: range.sums.size };
-        const row = flushesOnTop === true ? await target.readBack(stream) : undefined;
-        if (row === undefined || row.lsn >= toLsn) return attempt;
-        return target.flush({ ...range, epoch: row.epoch, fromLsn: row.lsn });
-      };
+  return overridden(database, {
+    async flush(range) {
+      const { stream, toLsn } = range;
+      if (deletesBeforeCommit === true) remove(stream, toLsn);
+      const attempt = await database.flush(range);
+      if (attempt.kind !== 'fenced') return attempt;
+      if (missIsOurs === true) return { kind: 'committed', keys: range.sums.size };
+      const row = flushesOnTop === true ? await database.readBack(stream) : undefined;
+      if (row === undefined || row.lsn >= toLsn) return attempt;
+      return database.flush({ ...range, epoch: row.epoch, fromLsn: row.lsn });
     },
   });
-}
-
-/** Private members need their object. */
-function bound(target: object, name: string | symbol): unknown {
-  const value: unknown = Reflect.get(target, name);
-  return typeof value === 'function' ? (value.bind(target) as unknown) : value;
 }
 
 function ignore(): void {
