@@ -12,7 +12,7 @@ import {
   streamLock,
 } from './statement.js';
 import { isOpen, type LogRow, type StreamRow, type Tables } from './tables.js';
-import { endPruningLockEarly, prunedBeforeOf } from './taking-statements.js';
+import { newRow } from './taking-statements.js';
 import { refusal, type Row, secondsOf } from './values.js';
 
 /** The statements that append a group. */
@@ -35,26 +35,13 @@ const UNIQUE_VIOLATION = '23505';
 
 function beginStream(context: StatementContext): Plan {
   const { server, transaction, values, arrivedAt } = context;
-  const { newRowCoversAll, newRowAcceptedNow } = server.mutations;
   const [stream, node, shard, flusher] = values as [string, string, number, string | null];
   const run = (): Row[] => {
     if (server.tables.streams.has(stream)) throw refusal(UNIQUE_VIOLATION);
     const fence = newEpoch(server);
-    const prunedBefore = prunedBeforeOf(context);
-    const common = { node, shard, retiredAt: undefined };
-    const row = {
-      ...common,
-      epoch: newEpoch(server),
-      lsn: 0,
-      acceptedThrough: newRowAcceptedNow === true ? transaction.beganAt : prunedBefore,
-      coveredFrom: newRowCoversAll === true ? Number.NEGATIVE_INFINITY : prunedBefore,
-      heardAt: transaction.beganAt,
-      closedAt: undefined,
-      journal: 'postgres',
-      owner: flusher ?? undefined,
-    };
-    endPruningLockEarly(context);
-    transaction.setStream(stream, { ...common, epoch: fence, flusher: flusher ?? undefined });
+    const owner = flusher ?? undefined;
+    const row = newRow(context, { epoch: newEpoch(server), lsn: 0, node, shard, journal: 'postgres', owner });
+    transaction.setStream(stream, { epoch: fence, node, shard, flusher: owner, retiredAt: undefined });
     transaction.setCheckpoint(stream, row);
     transaction.atCommit(() => {
       server.tables.heartbeats.set(stream, {

@@ -14,7 +14,7 @@ import {
   type StatementMeaning,
 } from './statement.js';
 import { type CheckpointRow, isOpen } from './tables.js';
-import { endPruningLockEarly, prunedBeforeOf, takenRow } from './taking-statements.js';
+import { newRow, takenRow } from './taking-statements.js';
 import { type Row, secondsOf } from './values.js';
 
 /** By text. */
@@ -35,28 +35,15 @@ const NEVER = Number.NEGATIVE_INFINITY;
 /** Makes the row of a new stream of a journal outside of the database. */
 export function makeStream(context: StatementContext, journal: 'nats' | 'sqs'): Plan {
   const { server, transaction, values, arrivedAt } = context;
-  const { newRowCoversAll, newRowAcceptedNow, newRowWithoutPruningLock } = server.mutations;
+  const { newRowWithoutPruningLock } = server.mutations;
   const [stream, node, shard, flusher, isWriter] = values as [string, string, number, string | null, boolean?];
   const run = (): Row[] => {
     if (transaction.checkpoint(stream) !== undefined) {
       server.locks.release(rowLock(stream), transaction);
       return [];
     }
-    const prunedBefore = prunedBeforeOf(context);
-    const row: CheckpointRow = {
-      epoch: newEpoch(server),
-      lsn: 0,
-      acceptedThrough: newRowAcceptedNow === true ? transaction.beganAt : prunedBefore,
-      coveredFrom: newRowCoversAll === true ? NEVER : prunedBefore,
-      heardAt: transaction.beganAt,
-      closedAt: undefined,
-      retiredAt: undefined,
-      node,
-      shard,
-      journal,
-      owner: flusher ?? undefined,
-    };
-    endPruningLockEarly(context);
+    const facts = { epoch: newEpoch(server), lsn: 0, node, shard, journal, owner: flusher ?? undefined };
+    const row = newRow(context, facts);
     if (newRowWithoutPruningLock === true) server.locks.release(PRUNING_LOCK, transaction);
     transaction.setCheckpoint(stream, row);
     if (journal === 'nats' && transaction.stream(stream) === undefined)
@@ -76,7 +63,8 @@ function noteAlive({ server, transaction }: StatementContext, id: string, flushe
   heartbeats.set(id, { ...(found ?? { flushes, acceptedThrough: NEVER }), aliveAt: transaction.beganAt });
 }
 
-function askStream({ transaction, values }: StatementContext): Plan {
+/** What the row of a stream says, for a writer whose journal is outside of the database. */
+export function askStream({ transaction, values }: StatementContext): Plan {
   const [stream] = values as [string];
   const run = (): Row[] => {
     const row = transaction.checkpoint(stream);
@@ -153,21 +141,18 @@ function touchStream(context: StatementContext): Plan {
   });
 }
 
-function retireStream(context: StatementContext): Plan {
+/** Retires a stream whose journal is outside of the database. */
+export function retireStream(context: StatementContext): Plan {
   const { server, transaction, values } = context;
   const [stream] = values as [string];
-  return planForRow(
-    context,
-    stream,
-    (row) => isAt(context, row, false),
-    (row) => {
-      if (row === undefined) return [];
-      const now = transaction.beganAt;
-      transaction.setCheckpoint(stream, { ...row, retiredAt: row.retiredAt ?? now, heardAt: now, owner: undefined });
-      transaction.atCommit(() => server.tables.heartbeats.delete(stream));
-      return [{ '?column?': 1 }];
-    },
-  );
+  const fits = (row: CheckpointRow): boolean => isAt(context, row, false);
+  return planForRow(context, stream, fits, (row) => {
+    if (row === undefined) return [];
+    const now = transaction.beganAt;
+    transaction.setCheckpoint(stream, { ...row, retiredAt: row.retiredAt ?? now, heardAt: now, owner: undefined });
+    transaction.atCommit(() => server.tables.heartbeats.delete(stream));
+    return [{ '?column?': 1 }];
+  });
 }
 
 function forgetStream(context: StatementContext): Plan {

@@ -9,10 +9,10 @@ import {
   type StatementContext,
   type StatementMeaning,
 } from './statement.js';
-import { makeStream } from './nats-stream-statements.js';
+import { askStream, makeStream, retireStream } from './nats-stream-statements.js';
 import { type CheckpointRow, isOpen, type UncoveredRow } from './tables.js';
 import { takenRow } from './taking-statements.js';
-import { type Row, secondsOf } from './values.js';
+import type { Row } from './values.js';
 
 /** By text. */
 export const sqsStreamStatements: readonly (readonly [string, StatementMeaning])[] = [
@@ -26,18 +26,6 @@ export const sqsStreamStatements: readonly (readonly [string, StatementMeaning])
   [sql.SET_STREAM_ASIDE, setAside],
   [sql.IS_SET_ASIDE, isSetAside],
 ];
-
-function askStream({ transaction, values }: StatementContext): Plan {
-  const [stream] = values as [string];
-  const run = (): Row[] => {
-    const row = transaction.checkpoint(stream);
-    if (row === undefined) return [];
-    const { lsn, epoch } = row;
-    const database_time = secondsOf(transaction.beganAt);
-    return [{ lsn: String(lsn), epoch: String(epoch), open: isOpen(row), database_time }];
-  };
-  return { run };
-}
 
 function takeStream(context: StatementContext): Plan {
   const [, , lsn] = context.values as [string, string | null, number];
@@ -67,19 +55,6 @@ function lookAtStream(context: StatementContext): Plan {
     return isThere ? [{ '?column?': 1 }] : [];
   };
   return { run };
-}
-
-function retireStream(context: StatementContext): Plan {
-  const { server, transaction, values } = context;
-  const [stream] = values as [string];
-  const fits = (row: CheckpointRow): boolean => isAt(context, row, false);
-  return planForRow(context, stream, fits, (row) => {
-    if (row === undefined) return [];
-    const now = transaction.beganAt;
-    transaction.setCheckpoint(stream, { ...row, retiredAt: row.retiredAt ?? now, heardAt: now, owner: undefined });
-    transaction.atCommit(() => server.tables.heartbeats.delete(stream));
-    return [{ '?column?': 1 }];
-  });
 }
 
 /** The advisory lock ends with the transaction. */

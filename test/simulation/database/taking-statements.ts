@@ -55,27 +55,10 @@ function readClaims({ transaction, values }: StatementContext): Plan {
 
 function makeCheckpoint(context: StatementContext): Plan {
   const { server, transaction, values } = context;
-  const { newRowCoversAll, newRowAcceptedNow } = server.mutations;
   const [stream, , , node, shard, journal, lsn] = values as [string, unknown, unknown, string, number, string, unknown];
-  const make = (): CheckpointRow => {
-    const prunedBefore = prunedBeforeOf(context);
-    return {
-      epoch: keepClaims(context),
-      lsn: Number(lsn),
-      acceptedThrough: newRowAcceptedNow === true ? transaction.beganAt : prunedBefore,
-      coveredFrom: newRowCoversAll === true ? Number.NEGATIVE_INFINITY : prunedBefore,
-      heardAt: transaction.beganAt,
-      closedAt: undefined,
-      retiredAt: undefined,
-      node,
-      shard,
-      journal,
-      owner: undefined,
-    };
-  };
   const run: Plan['run'] = () => {
-    const row = make();
-    endPruningLockEarly(context);
+    const facts = { epoch: keepClaims(context), lsn: Number(lsn), node, shard, journal, owner: undefined };
+    const row = newRow(context, facts);
     if (transaction.checkpoint(stream) === undefined) {
       transaction.setCheckpoint(stream, row);
       return [columnsOf(row)];
@@ -108,6 +91,25 @@ function takeCheckpoint(context: StatementContext): Plan {
   );
 }
 
+/** The row of a new stream. */
+export function newRow(
+  context: StatementContext,
+  facts: Pick<CheckpointRow, 'epoch' | 'lsn' | 'node' | 'shard' | 'journal' | 'owner'>,
+): CheckpointRow {
+  const { server, transaction } = context;
+  const { newRowCoversAll, newRowAcceptedNow } = server.mutations;
+  const prunedBefore = prunedBeforeOf(context);
+  endPruningLockEarly(context);
+  return {
+    ...facts,
+    acceptedThrough: newRowAcceptedNow === true ? transaction.beganAt : prunedBefore,
+    coveredFrom: newRowCoversAll === true ? Number.NEGATIVE_INFINITY : prunedBefore,
+    heardAt: transaction.beganAt,
+    closedAt: undefined,
+    retiredAt: undefined,
+  };
+}
+
 /** A row as a taking leaves it. */
 export function takenRow(context: StatementContext, row: CheckpointRow, epoch: number): CheckpointRow {
   const { server, transaction } = context;
@@ -138,13 +140,13 @@ function keepClaims({ server, transaction, values }: StatementContext): number {
 }
 
 /** `pruned_before`, as a taking sees it. */
-export function prunedBeforeOf({ server, transaction }: StatementContext): number {
+function prunedBeforeOf({ server, transaction }: StatementContext): number {
   const mutated = server.mutations.prunedBeforeReadFirst === true;
   return mutated ? (transaction.readEarly ?? transaction.pruning.prunedBefore) : transaction.pruning.prunedBefore;
 }
 
 /** {@link DatabaseMutations.pruningLockEndsEarly} */
-export function endPruningLockEarly({ server, transaction }: StatementContext): void {
+function endPruningLockEarly({ server, transaction }: StatementContext): void {
   const mutated = server.mutations.pruningLockEndsEarly === true;
   if (mutated) server.locks.release(PRUNING_LOCK, transaction);
 }
