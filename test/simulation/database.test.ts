@@ -235,7 +235,7 @@ test('a flush that waits behind a taking finds another epoch and changes nothing
   assert.equal(bench.database.tables.counters.size, 0);
 });
 
-test('of two transactions that make one row the second waits for the first', async (t) => {
+test('a transaction that makes a row waits for another one that is making it', async (t) => {
   for (const end of [sql.COMMIT_TAKING, sql.ROLL_BACK_TAKING]) {
     await t.test(end, async () => {
       const bench = new Bench();
@@ -356,7 +356,7 @@ test('a failover takes back rows, claims, idempotency keys and the sequence, and
   assert.ok(step <= 30, `${step} ms`);
 });
 
-test('a flush records each idempotency key once and tells which ones it did not', async () => {
+test('a flush records each idempotency key once and returns those that were there before', async () => {
   const bench = new Bench();
   const client = await bench.connect();
   const epoch = await client.take();
@@ -535,7 +535,7 @@ test('an append waits for an adoption, and then finds another owner', async () =
   assert.deepEqual(await bench.settled(late), [{ fenced: 0, appended: 0 }]);
 });
 
-test('a record that is there is refused, one of a transaction that has not ended is waited for, and a gap is not filled', async () => {
+test('an append refuses a record that is there, waits for one that another transaction inserts, and leaves a gap', async () => {
   const bench = new Bench();
   const [writer, other] = [await bench.connect(), await bench.connect()];
   const epoch = await begin(writer);
@@ -563,7 +563,7 @@ test('a retirement sees the log as it was before it waited, but the fence as it 
   assert.equal(bench.row.retiredAt, undefined);
 });
 
-test('a touch takes the word of the writer over at the end of the log only', async () => {
+test('a touch takes accepted_through of the writer over only at the end of the journal', async () => {
   const bench = new Bench();
   const [writer, rollUp] = [await bench.connect(), await bench.connect()];
   const appendEpoch = await begin(writer);

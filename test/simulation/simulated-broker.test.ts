@@ -3,7 +3,8 @@ import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Mulberry32 } from '../support/mulberry32.js';
-import { Life, Scheduler } from './scheduler.js';
+import { runOnScheduler } from './on-scheduler.js';
+import { Scheduler } from './scheduler.js';
 import { type BrokerKind, SimulatedBroker } from './simulated-broker.js';
 
 const ONE_SERVER: BrokerKind = { isOldCluster: false, hasReplicas: false };
@@ -14,23 +15,7 @@ async function onBroker(run: (broker: Broker, server: SimulatedBroker) => Promis
   const scheduler = new Scheduler();
   const server = new SimulatedBroker(scheduler, new Mulberry32(1), ONE_SERVER);
   server.heal();
-  let failure: unknown;
-  const life = new Life((error) => (failure = error));
-  let isDone = false;
-  run(server.connect(life), server).then(
-    () => (isDone = true),
-    (error: unknown) => {
-      failure = error;
-      isDone = true;
-    },
-  );
-  await scheduler.run(
-    () => isDone,
-    10_000,
-    () => undefined,
-  );
-  if (failure !== undefined) throw failure as Error;
-  assert.ok(isDone);
+  await runOnScheduler(scheduler, 10_000, (life) => run(server.connect(life), server));
 }
 
 test('a publish is stored behind the last message of its stream only', async () => {

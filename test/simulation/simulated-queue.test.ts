@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Mulberry32 } from '../support/mulberry32.js';
-import { Life, Scheduler } from './scheduler.js';
+import { runOnScheduler } from './on-scheduler.js';
+import { Scheduler } from './scheduler.js';
 import { BATCH_MAX, BODY_BYTES_MAX, type Queue, type QueueKind, SimulatedQueue } from './simulated-queue.js';
 
 const KIND: QueueKind = { hasGroupLock: true, deduplicationMs: 300, retentionMs: 2000 };
@@ -22,37 +23,22 @@ async function onQueue(run: (bench: Bench) => Promise<void>, isHealthy = true, k
   const scheduler = new Scheduler();
   const server = new SimulatedQueue(scheduler, new Mulberry32(seed), kind);
   if (isHealthy) server.heal();
-  let failure: unknown;
-  const life = new Life((error) => (failure = error));
-  const queue = server.connect(life);
-  let isDone = false;
-  const bench: Bench = {
-    queue,
-    server,
-    scheduler,
-    send: async (group, ...bodies) => {
-      for (const body of bodies) {
-        const outcome = await queue.send({ group, deduplicationId: `${group}:${body}`, body });
-        assert.equal(outcome.kind, 'sent');
-      }
-    },
-    bodies: async () => (await queue.receive(AT_ONCE)).map(({ body }) => body),
-    pause: (ms) => new Promise((resolve) => scheduler.after(ms, life, resolve)),
-  };
-  run(bench).then(
-    () => (isDone = true),
-    (error: unknown) => {
-      failure = error;
-      isDone = true;
-    },
-  );
-  await scheduler.run(
-    () => isDone,
-    1_000_000,
-    () => undefined,
-  );
-  if (failure !== undefined) throw failure as Error;
-  assert.ok(isDone);
+  await runOnScheduler(scheduler, 1_000_000, (life) => {
+    const queue = server.connect(life);
+    return run({
+      queue,
+      server,
+      scheduler,
+      send: async (group, ...bodies) => {
+        for (const body of bodies) {
+          const outcome = await queue.send({ group, deduplicationId: `${group}:${body}`, body });
+          assert.equal(outcome.kind, 'sent');
+        }
+      },
+      bodies: async () => (await queue.receive(AT_ONCE)).map(({ body }) => body),
+      pause: (ms) => new Promise((resolve) => scheduler.after(ms, life, resolve)),
+    });
+  });
 }
 
 test('messages of a group come in order, and none while one before it is in flight', async () => {

@@ -168,13 +168,13 @@ const CASES: readonly {
     mutations: { noSecondLook: true },
   },
   {
-    what: 'of the claims of a copy the one with the smallest end counts',
+    what: 'the claim with the smallest end counts among those of a copy',
     run: takeTwice,
     bug: 'the last claim of others instead of the smallest end',
     mutations: { lastClaim: true },
   },
   {
-    what: 'the id of a claim that was copied with its directory is not the id of the copy',
+    what: 'a copy of a directory does not take a copied claim for its own',
     run: useCopiedId,
     bug: 'a copied id for one of ours',
     mutations: { trustCopiedIds: true },
@@ -186,13 +186,13 @@ const CASES: readonly {
     mutations: { takeWithoutRowLock: true },
   },
   {
-    what: 'a process whose stream a copy has taken flushes nothing any more',
+    what: 'a process flushes nothing after a copy of its directory has taken its stream',
     run: goOnBeside,
     bug: 'a taking that keeps the epoch',
     mutations: { takeKeepsEpoch: true },
   },
   {
-    what: 'a process whose stream a copy has taken does not say that what the copy accepts is committed',
+    what: 'a touch changes nothing after a copy of the directory has taken the stream',
     run: touchBeside,
     bug: 'a touch that compares the LSN only',
     mutations: { touchComparesLsnOnly: true },
@@ -200,7 +200,7 @@ const CASES: readonly {
     touchMs: 200,
   },
   {
-    what: 'a touch of an earlier owner does not apply',
+    what: 'a touch of an earlier owner changes nothing',
     run: touchBeside,
     bug: 'a touch that compares nothing',
     mutations: { touchComparesNothing: true },
@@ -208,7 +208,7 @@ const CASES: readonly {
     touchMs: 200,
   },
   {
-    what: 'a close that arrives late does not apply to the stream of the next process',
+    what: 'a late close does not close the stream of the next process',
     run: closeLate,
     bug: 'a close that compares no epoch, and a flush that applies to a closed row',
     mutations: { closeComparesLsnOnly: true, fenceIgnoresState: true },
