@@ -224,18 +224,22 @@ export class SimulatedDisk implements Disk {
     inode.current = Buffer.from(inode.durable);
   }
 
-  /** Writes sectors to the platter. */
+  /** Writes sectors to the platter. The file grows once: growth by each sector would copy it as often as it has sectors. */
   #persist(inode: Inode, loss: PowerLoss): void {
+    const surviving: { readonly at: number; readonly end: number }[] = [];
+    let bytes = inode.durable.length;
     for (const { from, to } of inode.dirty) {
       for (let at = from - (from % SECTOR_BYTES); at < to; at += SECTOR_BYTES) {
         if (!this.#survives(loss)) continue;
         const end = Math.min(at + SECTOR_BYTES, inode.current.length);
-        if (inode.durable.length < end) {
-          inode.durable = Buffer.concat([inode.durable, Buffer.alloc(end - inode.durable.length)]);
-        }
-        inode.current.copy(inode.durable, at, at, end);
+        surviving.push({ at, end });
+        bytes = Math.max(bytes, end);
       }
     }
+    if (bytes > inode.durable.length) {
+      inode.durable = Buffer.concat([inode.durable, Buffer.alloc(bytes - inode.durable.length)]);
+    }
+    for (const { at, end } of surviving) inode.current.copy(inode.durable, at, at, end);
     inode.dirty = [];
   }
 
