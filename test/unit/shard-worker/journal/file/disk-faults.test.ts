@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { JournalError } from '#product/core/errors.js';
+import { JournalError, type JournalErrorCode } from '#product/core/errors.js';
 import {
   createFileJournal,
   openFileJournal,
@@ -45,29 +45,31 @@ function codeOf(action: () => unknown): string {
   return 'none';
 }
 
+/** Lets the next of these calls fail, or all of them until the fault is removed. */
+function failNext(
+  disk: SimulatedDisk,
+  calls: readonly DiskCall[],
+  code: string,
+  lasting: { readonly lasting?: true } = {},
+): void {
+  disk.fault = { kind: 'error', atCall: disk.calls + 1, code, calls, ...lasting };
+}
+
+function assertRefused(code: JournalErrorCode, action: () => unknown, message?: string): void {
+  assert.equal(codeOf(action), code, message);
+}
+
 for (const call of ['write', 'sync'] as const) {
   test(`after a failed ${call} of records the journal has failed, and recovery continues in a new segment`, async () => {
     const { disk, options } = simulated();
     const journal = createFileJournal(options);
     journal.append([incrementRecord('a', 1)]);
-    disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: [call] };
-    assert.equal(
-      codeOf(() => journal.append([incrementRecord('b', 1)])),
-      'journal-failed',
-    );
+    failNext(disk, [call], 'EIO');
+    assertRefused('journal-failed', () => journal.append([incrementRecord('b', 1)]));
     const { calls } = disk;
-    assert.equal(
-      codeOf(() => journal.append([incrementRecord('c', 1)])),
-      'journal-failed',
-    );
-    assert.equal(
-      codeOf(() => journal.sync()),
-      'journal-failed',
-    );
-    assert.equal(
-      codeOf(() => journal.prune(1)),
-      'journal-failed',
-    );
+    assertRefused('journal-failed', () => journal.append([incrementRecord('c', 1)]));
+    assertRefused('journal-failed', () => journal.sync());
+    assertRefused('journal-failed', () => journal.prune(1));
     assert.equal(disk.calls, calls, 'the disk is not touched again');
     assert.equal(disk.openFiles, 0);
     await assert.rejects(journal.close(), JournalError);
@@ -121,7 +123,7 @@ for (const synced of [0, 1]) {
     journal.append([incrementRecord('a', 1), incrementRecord('b', 1)]);
     journal.append([incrementRecord('c', 1)]);
     assert.equal(journal.unsyncedIncrements, 3);
-    disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
+    failNext(disk, ['sync'], 'EIO');
     clock.advance(1000);
     assert.equal(disk.fault, undefined);
     assert.equal(journal.syncedLsn, synced + 3);
@@ -139,16 +141,10 @@ test('while the disk refuses a new segment as well, unsynced records stay in mem
   const { disk, clock, journal, warnings, afterPowerLoss } = deferred();
   journal.append([incrementRecord('a', 1)]);
   const calls: readonly DiskCall[] = ['sync', 'create'];
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls, lasting: true };
+  failNext(disk, calls, 'EIO', { lasting: true });
   clock.advance(1000);
-  assert.equal(
-    codeOf(() => journal.append([incrementRecord('b', 1)])),
-    'journal-unavailable',
-  );
-  assert.equal(
-    codeOf(() => journal.sync()),
-    'journal-unavailable',
-  );
+  assertRefused('journal-unavailable', () => journal.append([incrementRecord('b', 1)]));
+  assertRefused('journal-unavailable', () => journal.sync());
   assert.equal(journal.syncedLsn, 0);
   assert.equal(journal.unsyncedIncrements, 1);
   assert.equal(warnings.length, 1, 'it is said once');
@@ -164,7 +160,7 @@ test('while the disk refuses a new segment as well, unsynced records stay in mem
 test('a close that cannot sync says so, and leaves no file open', async () => {
   const { disk, journal } = deferred();
   journal.append([incrementRecord('a', 1)]);
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync', 'create'], lasting: true };
+  failNext(disk, ['sync', 'create'], 'EIO', { lasting: true });
   await assert.rejects(journal.close(), { name: 'JournalError', code: 'journal-unavailable' });
   assert.equal(disk.openFiles, 0);
 });
@@ -172,11 +168,8 @@ test('a close that cannot sync says so, and leaves no file open', async () => {
 test('with everysec a failed write keeps nothing of its group and all records before it', async () => {
   const { disk, journal, afterPowerLoss } = deferred();
   journal.append([incrementRecord('a', 1)]);
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['write'] };
-  assert.equal(
-    codeOf(() => journal.append([incrementRecord('b', 1)])),
-    'journal-unavailable',
-  );
+  failNext(disk, ['write'], 'EIO');
+  assertRefused('journal-unavailable', () => journal.append([incrementRecord('b', 1)]));
   assert.equal(journal.syncedLsn, 1);
   assert.equal(journal.append([incrementRecord('c', 1)]), 2);
   await journal.close();
@@ -186,11 +179,8 @@ test('with everysec a failed write keeps nothing of its group and all records be
 test('with everysec the journal has failed after a failed write if the disk refuses a new segment', async () => {
   const { disk, journal } = deferred();
   journal.append([incrementRecord('a', 1)]);
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['write'], lasting: true };
-  assert.equal(
-    codeOf(() => journal.append([incrementRecord('b', 1)])),
-    'journal-failed',
-  );
+  failNext(disk, ['write'], 'EIO', { lasting: true });
+  assertRefused('journal-failed', () => journal.append([incrementRecord('b', 1)]));
   await assert.rejects(journal.close(), { name: 'JournalError', code: 'journal-failed' });
 });
 
@@ -203,11 +193,8 @@ for (const [how, forFinishing, checkpoint] of [
     const { disk, options } = simulated({ keepSeconds: 60 });
     const journal = createFileJournal(options);
     journal.append([rawRecord(600)]);
-    disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
-    assert.equal(
-      codeOf(() => journal.append([rawRecord(600), rawRecord(600)])),
-      'journal-failed',
-    );
+    failNext(disk, ['sync'], 'EIO');
+    assertRefused('journal-failed', () => journal.append([rawRecord(600), rawRecord(600)]));
     const next = openFileJournal({ ...options, stream: journal.stream, forFinishing });
     next.recover(checkpoint);
     await next.close();
@@ -221,13 +208,10 @@ test('committed records whose sync failed are copied if they cannot be written a
   const { disk, options } = simulated({ keepSeconds: 60 });
   const journal = createFileJournal(options);
   journal.append([rawRecord(600)]);
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
-  assert.equal(
-    codeOf(() => journal.append([rawRecord(600)])),
-    'journal-failed',
-  );
+  failNext(disk, ['sync'], 'EIO');
+  assertRefused('journal-failed', () => journal.append([rawRecord(600)]));
   const next = openFileJournal({ ...options, stream: journal.stream });
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['openWritable'] };
+  failNext(disk, ['openWritable'], 'EIO');
   next.recover(2);
   assert.equal(next.takesRecords, true);
   await next.close();
@@ -272,11 +256,8 @@ test('after a failed sync of zeros a new segment starts, and records in the old 
   const journal = createFileJournal(options);
   // The first 256 KiB are zeros already.
   for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
-  assert.equal(
-    codeOf(() => journal.append([rawRecord(10_000)])),
-    'journal-unavailable',
-  );
+  failNext(disk, ['sync'], 'EIO');
+  assertRefused('journal-unavailable', () => journal.append([rawRecord(10_000)]));
   assert.equal(journal.append([rawRecord(100)]), 26);
   assert.equal(listStreams(disk, options.directory)[0]?.segments, 2);
   disk.restart('nothing');
@@ -290,11 +271,8 @@ test('after a failed sync of zeros, unsynced records of everysec are moved to a 
   const { disk, options } = simulated({ segmentBytes: 1024 * 1024, syncPolicy: 'everysec' });
   const journal = createFileJournal(options);
   for (let n = 0; n < 25; n += 1) journal.append([rawRecord(10_000)]);
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'EIO', calls: ['sync'] };
-  assert.equal(
-    codeOf(() => journal.append([rawRecord(10_000)])),
-    'journal-unavailable',
-  );
+  failNext(disk, ['sync'], 'EIO');
+  assertRefused('journal-unavailable', () => journal.append([rawRecord(10_000)]));
   assert.equal(journal.append([rawRecord(100)]), 26);
   assert.equal(journal.syncedLsn, 25);
   await journal.close();
@@ -310,11 +288,7 @@ test('after a disk failure at the first append, the append can be tried again', 
     const { disk, options } = simulated();
     const journal = createFileJournal(options);
     disk.fault = { kind: 'error', atCall: offset, code: 'ENOSPC' };
-    assert.equal(
-      codeOf(() => journal.append([incrementRecord('a', 1)])),
-      'journal-unavailable',
-      `call ${offset}`,
-    );
+    assertRefused('journal-unavailable', () => journal.append([incrementRecord('a', 1)]), `call ${offset}`);
     assert.equal(journal.append([incrementRecord('a', 1)]), 1, `call ${offset}`);
     assert.equal(listStreams(disk, options.directory).length, 1);
   }
@@ -385,19 +359,16 @@ test('a takeover on a full disk removes the reserve, which is written again once
     claims: [{ id: randomUUID(), lsn: 1, epoch: undefined }],
   });
   const claimed = ownership();
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  failNext(disk, ['write'], 'ENOSPC');
   found.keepOwnership(claimed);
   assert.deepEqual(found.ownership(), claimed);
   assert.deepEqual(readOwnership(disk, join(options.directory, journal.stream)), claimed);
   assert.ok(!disk.list(options.directory).includes('reserve-0'));
   // There is no reserve any more.
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
-  assert.equal(
-    codeOf(() => found.keepOwnership(ownership())),
-    'journal-unavailable',
-  );
+  failNext(disk, ['write'], 'ENOSPC');
+  assertRefused('journal-unavailable', () => found.keepOwnership(ownership()));
   assert.deepEqual(found.ownership(), claimed, 'what could not be kept is not known');
-  disk.fault = { kind: 'error', atCall: disk.calls + 1, code: 'ENOSPC', calls: ['write'] };
+  failNext(disk, ['write'], 'ENOSPC');
   next.tend();
   assert.ok(!disk.list(options.directory).includes('reserve-0'), 'what was begun is removed');
   next.tend();
@@ -433,10 +404,7 @@ test('an append to a full file system keeps nothing, and succeeds once there is 
   assert.equal(code, 'journal-unavailable');
   const { endLsn } = journal;
   assert.ok(endLsn > 10);
-  assert.equal(
-    codeOf(() => journal.append([rawRecord(10_000)])),
-    'journal-unavailable',
-  );
+  assertRefused('journal-unavailable', () => journal.append([rawRecord(10_000)]));
   rmSync(ballast);
   assert.equal(journal.append([rawRecord(10_000)]), endLsn + 1);
   await journal.close();
@@ -471,10 +439,7 @@ test('an append to a directory that cannot be written keeps nothing', (t) => {
   // A file is in the place of the directory. This fails for root as well, unlike missing permissions.
   writeFileSync(join(dataDir, 'journal'), '');
   const journal = createFileJournal(journalOptions(dataDir));
-  assert.equal(
-    codeOf(() => journal.append([incrementRecord('a', 1)])),
-    'journal-unavailable',
-  );
+  assertRefused('journal-unavailable', () => journal.append([incrementRecord('a', 1)]));
   rmSync(join(dataDir, 'journal'));
   assert.equal(journal.append([incrementRecord('a', 1)]), 1);
 });
