@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { afterEach, test } from 'node:test';
+import { afterEach, describe, test } from 'node:test';
 import { MessageChannel } from 'node:worker_threads';
 import type { Refusal } from '#product/core/bounds.js';
 import { systemClock } from '#product/core/clock.js';
@@ -65,41 +65,43 @@ class StalledShard {
 }
 
 let shard: StalledShard | undefined;
-afterEach(() => {
-  shard?.close();
-});
+describe('the window of requests in flight', () => {
+  afterEach(() => {
+    shard?.close();
+  });
 
-test('the window limits the requests in flight with a shard that does not answer; the next request is overloaded', async () => {
-  shard = new StalledShard();
-  for (let taken = 0; taken < 10; taken += 1) assert.equal(shard.submit(), undefined);
-  assert.equal(shard.submit(), 'window-bytes');
-  assert.deepEqual(shard.outcomes, []);
-  await shard.answerOne();
-  assert.deepEqual(
-    shard.outcomes,
-    Array.from({ length: 10 }, () => 'created'),
-  );
-  assert.equal(shard.submit(), undefined);
-});
+  test('the window limits the requests in flight with a shard that does not answer; the next request is overloaded', async () => {
+    shard = new StalledShard();
+    for (let taken = 0; taken < 10; taken += 1) assert.equal(shard.submit(), undefined);
+    assert.equal(shard.submit(), 'window-bytes');
+    assert.deepEqual(shard.outcomes, []);
+    await shard.answerOne();
+    assert.deepEqual(
+      shard.outcomes,
+      Array.from({ length: 10 }, () => 'created'),
+    );
+    assert.equal(shard.submit(), undefined);
+  });
 
-test('an empty window takes a request of any size', () => {
-  shard = new StalledShard();
-  assert.equal(shard.submit('k'.repeat(510)), undefined);
-  for (let taken = 0; taken < 4; taken += 1) assert.equal(shard.submit(), undefined);
-  assert.equal(shard.submit(), 'window-bytes');
-});
+  test('an empty window takes a request of any size', () => {
+    shard = new StalledShard();
+    assert.equal(shard.submit('k'.repeat(510)), undefined);
+    for (let taken = 0; taken < 4; taken += 1) assert.equal(shard.submit(), undefined);
+    assert.equal(shard.submit(), 'window-bytes');
+  });
 
-test('after the timeout the outcome of posted requests is unknown, open ones are refused, and the window stays occupied', async () => {
-  shard = new StalledShard();
-  assert.equal(shard.submit(), undefined);
-  // The end of the turn posts the first; the second waits for its answer.
-  await new Promise((resolve) => setImmediate(resolve));
-  assert.equal(shard.submit('second'), undefined);
-  await new Promise((resolve) => setImmediate(resolve));
-  shard.passedMs = ACK_TIMEOUT_MS + 1;
-  shard.router.expire();
-  assert.deepEqual([...shard.outcomes].sort(), ['ack-timeout', 'outcome-unknown']);
-  assert.equal(shard.router.isIdle, false);
-  for (let taken = 0; taken < 9; taken += 1) assert.equal(shard.submit(), undefined);
-  assert.equal(shard.submit(), 'window-bytes');
+  test('after the timeout the outcome of posted requests is unknown, open ones are refused, and the window stays occupied', async () => {
+    shard = new StalledShard();
+    assert.equal(shard.submit(), undefined);
+    // The end of the turn posts the first; the second waits for its answer.
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(shard.submit('second'), undefined);
+    await new Promise((resolve) => setImmediate(resolve));
+    shard.passedMs = ACK_TIMEOUT_MS + 1;
+    shard.router.expire();
+    assert.deepEqual([...shard.outcomes].sort(), ['ack-timeout', 'outcome-unknown']);
+    assert.equal(shard.router.isIdle, false);
+    for (let taken = 0; taken < 9; taken += 1) assert.equal(shard.submit(), undefined);
+    assert.equal(shard.submit(), 'window-bytes');
+  });
 });

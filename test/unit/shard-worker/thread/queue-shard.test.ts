@@ -1,6 +1,6 @@
 /** A shard that writes into a queue, while PostgreSQL is unavailable all the time. */
 import assert from 'node:assert/strict';
-import { afterEach, beforeEach, test } from 'node:test';
+import { afterEach, beforeEach, describe, test } from 'node:test';
 import { systemClock } from '#product/core/clock.js';
 import { JournalError } from '#product/core/errors.js';
 import { Turns } from '#product/core/turns.js';
@@ -56,87 +56,89 @@ let shard: SharedShard;
 let failures: unknown[];
 let keepAlive: NodeJS.Timeout;
 
-beforeEach(async () => {
-  // The timers of a shard do not keep a process alive.
-  keepAlive = setInterval(() => undefined, 1000);
-  queue = new AnsweringQueue();
-  stats = statsRow(makeStats(1), 0);
-  failures = [];
-  const target = parseDatabaseUrl(`postgresql://nobody@127.0.0.1:${await freePort()}/none`);
-  const open = (): ShardConnection => new ShardConnection(target, { applicationName: 'test' });
-  const [flushes, flushTurns] = [open(), new Turns()];
-  const log = (): void => undefined;
-  shard = new SharedShard({
-    role: 'ingest',
-    incrementLog: new SqsLog({
-      ...{ appends: queue, receives: queue, statements: open(), flushes, flushTurns },
-      ...{ clock: systemClock, uptime: () => 5, groupBytesMax: 100_000, log },
-      owner: { node: NODE_ID, shard: 0, flusher: undefined },
-    }),
-    database: new PostgresShardDatabase(flushes, { node: NODE_ID, shard: 0, journal: 'sqs' }, flushTurns),
-    ...{ clock: systemClock, stats, random: () => 0.5, flushIntervalMs: 20, ackTimeoutMs: 200 },
-    earlyFlush: { keysMax: 1000, bytesMax: 2 ** 20, recordBytesMax: 2 ** 20 },
-    ...{ node: NODE_ID, shard: 0, shards: 1, intervals: { roundMs: 20, retryMs: 20 } },
-    tell: () => undefined,
-    fail: (error) => failures.push(error),
-    log,
+describe('a shard that writes into a queue', () => {
+  beforeEach(async () => {
+    // The timers of a shard do not keep a process alive.
+    keepAlive = setInterval(() => undefined, 1000);
+    queue = new AnsweringQueue();
+    stats = statsRow(makeStats(1), 0);
+    failures = [];
+    const target = parseDatabaseUrl(`postgresql://nobody@127.0.0.1:${await freePort()}/none`);
+    const open = (): ShardConnection => new ShardConnection(target, { applicationName: 'test' });
+    const [flushes, flushTurns] = [open(), new Turns()];
+    const log = (): void => undefined;
+    shard = new SharedShard({
+      role: 'ingest',
+      incrementLog: new SqsLog({
+        ...{ appends: queue, receives: queue, statements: open(), flushes, flushTurns },
+        ...{ clock: systemClock, uptime: () => 5, groupBytesMax: 100_000, log },
+        owner: { node: NODE_ID, shard: 0, flusher: undefined },
+      }),
+      database: new PostgresShardDatabase(flushes, { node: NODE_ID, shard: 0, journal: 'sqs' }, flushTurns),
+      ...{ clock: systemClock, stats, random: () => 0.5, flushIntervalMs: 20, ackTimeoutMs: 200 },
+      earlyFlush: { keysMax: 1000, bytesMax: 2 ** 20, recordBytesMax: 2 ** 20 },
+      ...{ node: NODE_ID, shard: 0, shards: 1, intervals: { roundMs: 20, retryMs: 20 } },
+      tell: () => undefined,
+      fail: (error) => failures.push(error),
+      log,
+    });
   });
-});
 
-afterEach(async () => {
-  await shard.drain();
-  clearInterval(keepAlive);
-  assert.deepEqual(failures, []);
-});
+  afterEach(async () => {
+    await shard.drain();
+    clearInterval(keepAlive);
+    assert.deepEqual(failures, []);
+  });
 
-function isRefusing(): boolean {
-  return stats[STAT.journalRefused] === 1;
-}
+  function isRefusing(): boolean {
+    return stats[STAT.journalRefused] === 1;
+  }
 
-test('a shard begins its stream in the queue, refuses while that answers nothing, and takes increments again by itself', async () => {
-  queue.answer = unknown;
-  await shard.start();
-  await eventually('hellos', () => Promise.resolve(queue.sends.length >= 3));
-  assert.ok(isRefusing());
-  const [hello] = queue.sends;
-  for (const { id, data } of queue.sends) assert.deepEqual({ id, data }, hello);
-  queue.answer = { kind: 'sent' };
-  await eventually('a stream', () => Promise.resolve(!isRefusing()));
-  assert.equal(await shard.append([incrementRecord('a', 1)]), 2);
-  queue.answer = unknown;
-  await assert.rejects(
-    Promise.resolve(shard.append([incrementRecord('a', 2)])),
-    (error) => error instanceof JournalError && error.code === 'journal-failed',
-  );
-  assert.ok(isRefusing());
-  // Beats of unknown outcome burn LSNs, and more follow.
-  const lastLsn = (): number => decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0)).lastLsn;
-  await eventually('two beats', () => Promise.resolve(lastLsn() >= 5));
-  queue.answer = { kind: 'sent' };
-  await eventually('an answer', () => Promise.resolve(!isRefusing()));
-  const lsn = await shard.append([incrementRecord('a', 3)]);
-  assert.ok(lsn > 5);
-  const { previousLsn } = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
-  assert.ok(previousLsn >= 5 && previousLsn < lsn);
-});
+  test('begins its stream, refuses increments while the queue does not answer, and then accepts them again', async () => {
+    queue.answer = unknown;
+    await shard.start();
+    await eventually('hellos', () => Promise.resolve(queue.sends.length >= 3));
+    assert.ok(isRefusing());
+    const [hello] = queue.sends;
+    for (const { id, data } of queue.sends) assert.deepEqual({ id, data }, hello);
+    queue.answer = { kind: 'sent' };
+    await eventually('a stream', () => Promise.resolve(!isRefusing()));
+    assert.equal(await shard.append([incrementRecord('a', 1)]), 2);
+    queue.answer = unknown;
+    await assert.rejects(
+      Promise.resolve(shard.append([incrementRecord('a', 2)])),
+      (error) => error instanceof JournalError && error.code === 'journal-failed',
+    );
+    assert.ok(isRefusing());
+    // Beats of unknown outcome burn LSNs, and more follow.
+    const lastLsn = (): number => decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0)).lastLsn;
+    await eventually('two beats', () => Promise.resolve(lastLsn() >= 5));
+    queue.answer = { kind: 'sent' };
+    await eventually('an answer', () => Promise.resolve(!isRefusing()));
+    const lsn = await shard.append([incrementRecord('a', 3)]);
+    assert.ok(lsn > 5);
+    const { previousLsn } = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
+    assert.ok(previousLsn >= 5 && previousLsn < lsn);
+  });
 
-test('a clean stop sends the last record of the stream, also without the database', async () => {
-  await shard.start();
-  await eventually('a stream', () => Promise.resolve(!isRefusing()));
-  await shard.append([incrementRecord('a', 1)]);
-  await shard.drain();
-  const last = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
-  assert.deepEqual([last.isClose, last.firstLsn, last.previousLsn], [true, 3, 2]);
-});
+  test('sends the closing record of the stream at a clean stop, even without the database', async () => {
+    await shard.start();
+    await eventually('a stream', () => Promise.resolve(!isRefusing()));
+    await shard.append([incrementRecord('a', 1)]);
+    await shard.drain();
+    const last = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
+    assert.deepEqual([last.isClose, last.firstLsn, last.previousLsn], [true, 3, 2]);
+  });
 
-test('while the queue refuses, nothing is kept', async () => {
-  await shard.start();
-  await eventually('a stream', () => Promise.resolve(!isRefusing()));
-  queue.answer = refused;
-  await assert.rejects(
-    Promise.resolve(shard.append([incrementRecord('a', 1)])),
-    (error) => error instanceof JournalError && error.nothingKept,
-  );
-  queue.answer = { kind: 'sent' };
-  await eventually('an answer', () => Promise.resolve(!isRefusing()));
+  test('keeps nothing while the queue refuses messages', async () => {
+    await shard.start();
+    await eventually('a stream', () => Promise.resolve(!isRefusing()));
+    queue.answer = refused;
+    await assert.rejects(
+      Promise.resolve(shard.append([incrementRecord('a', 1)])),
+      (error) => error instanceof JournalError && error.nothingKept,
+    );
+    queue.answer = { kind: 'sent' };
+    await eventually('an answer', () => Promise.resolve(!isRefusing()));
+  });
 });

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { beforeEach, test } from 'node:test';
+import { beforeEach, describe, test } from 'node:test';
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import { encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
 import { PurgeSchedule } from '#product/shard-worker/journal/nats/purge-schedule.js';
@@ -36,39 +36,42 @@ let broker: FullBroker;
 let reader: StreamReader;
 let complaints: number;
 
-beforeEach(() => {
-  broker = new FullBroker();
-  complaints = 0;
-  for (const lsn of [1, 2]) broker.add(encodeMessage([incrementRecord('a', lsn)], lsn, 0, { node: NODE_ID, shard: 0 }));
-  reader = new StreamReader('stream', 0, true, {
-    clock: new ManualClock(),
-    confirmAfterMs: 1000,
-    broker,
-    purges: new PurgeSchedule(0),
-    unreadable: () => assert.fail('all of it can be read'),
-    unfenced: () => (complaints += 1),
+describe('a full broker that refuses a fence', () => {
+  beforeEach(() => {
+    broker = new FullBroker();
+    complaints = 0;
+    for (const lsn of [1, 2])
+      broker.add(encodeMessage([incrementRecord('a', lsn)], lsn, 0, { node: NODE_ID, shard: 0 }));
+    reader = new StreamReader('stream', 0, true, {
+      clock: new ManualClock(),
+      confirmAfterMs: 1000,
+      broker,
+      purges: new PurgeSchedule(0),
+      unreadable: () => assert.fail('all of it can be read'),
+      unfenced: () => (complaints += 1),
+    });
   });
-});
 
-test('a fence that the broker refuses keeps back no record, since committed ones make room', async () => {
-  const records = await reader.read(10);
-  assert.deepEqual(
-    records.map(({ lsn }) => lsn),
-    [1, 2],
-  );
-  assert.equal(complaints, 1);
-  assert.equal(reader.hasEnded, false);
-});
+  test('holds back no record, because room appears only once records are committed', async () => {
+    const records = await reader.read(10);
+    assert.deepEqual(
+      records.map(({ lsn }) => lsn),
+      [1, 2],
+    );
+    assert.equal(complaints, 1);
+    assert.equal(reader.hasEnded, false);
+  });
 
-test('a stream ends with the first read after which the broker takes a fence', async () => {
-  await reader.read(10);
-  assert.deepEqual(await reader.read(10), []);
-  assert.equal(reader.hasEnded, false);
-  broker.isFull = false;
-  assert.deepEqual(await reader.read(10), []);
-  assert.equal(reader.hasEnded, true);
-  assert.deepEqual(
-    broker.messages.map(({ data }) => data.length > 0),
-    [true, true, false],
-  );
+  test('delays the end of the stream until it accepts the fence', async () => {
+    await reader.read(10);
+    assert.deepEqual(await reader.read(10), []);
+    assert.equal(reader.hasEnded, false);
+    broker.isFull = false;
+    assert.deepEqual(await reader.read(10), []);
+    assert.equal(reader.hasEnded, true);
+    assert.deepEqual(
+      broker.messages.map(({ data }) => data.length > 0),
+      [true, true, false],
+    );
+  });
 });

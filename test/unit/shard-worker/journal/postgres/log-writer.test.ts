@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { beforeEach, test } from 'node:test';
+import { beforeEach, describe, test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
 import { LogWriter, type AppendOutcome } from '#product/shard-worker/journal/postgres/log-writer.js';
 import type { EncodedGroup } from '#product/shard-worker/journal/postgres/log-records.js';
@@ -57,114 +57,116 @@ class ScriptedLog {
 }
 
 let log: ScriptedLog;
-beforeEach(() => {
-  log = new ScriptedLog();
-});
+describe('the writer of a stream in PostgreSQL', () => {
+  beforeEach(() => {
+    log = new ScriptedLog();
+  });
 
-test('groups get LSNs without gaps', async () => {
-  assert.equal(await log.append(), 2);
-  assert.equal(await log.append(), 4);
-  assert.deepEqual(
-    log.sent.map(({ firstLsn }) => firstLsn),
-    [1, 3],
-  );
-});
+  test('groups get LSNs without gaps', async () => {
+    assert.equal(await log.append(), 2);
+    assert.equal(await log.append(), 4);
+    assert.deepEqual(
+      log.sent.map(({ firstLsn }) => firstLsn),
+      [1, 3],
+    );
+  });
 
-test('after a lost reply exactly the same group is sent again, and one that is there is that group', async () => {
-  log.outcomes.push(LOST, { kind: 'present' });
-  assert.equal(await log.append(5), 2);
-  const [first, second] = log.sent;
-  assert.deepEqual(second, first);
-  assert.equal(log.unavailable, 1);
-  assert.equal(await log.append(), 4);
-});
+  test('after a lost reply the same group is sent again, and a group that is present then is that group', async () => {
+    log.outcomes.push(LOST, { kind: 'present' });
+    assert.equal(await log.append(5), 2);
+    const [first, second] = log.sent;
+    assert.deepEqual(second, first);
+    assert.equal(log.unavailable, 1);
+    assert.equal(await log.append(), 4);
+  });
 
-test('a refusal of a group that was never sent before is final; one in doubt is sent again', async () => {
-  log.outcomes.push(REFUSED);
-  assert.equal(await log.append(), 'journal-unavailable, nothing kept');
-  log.outcomes.push(LOST, REFUSED, { kind: 'appended' });
-  assert.equal(await log.append(), 2);
-});
+  test('a refusal is final for a group sent for the first time, and a group in doubt is sent again', async () => {
+    log.outcomes.push(REFUSED);
+    assert.equal(await log.append(), 'journal-unavailable, nothing kept');
+    log.outcomes.push(LOST, REFUSED, { kind: 'appended' });
+    assert.equal(await log.append(), 2);
+  });
 
-test('a record that is there although it was never sent belongs to somebody else', async () => {
-  log.outcomes.push({ kind: 'present' });
-  assert.equal(await log.append(), 'journal-fenced, nothing kept');
-  assert.equal(log.writer.isOver, true);
-  assert.equal(await log.append(), 'journal-fenced, nothing kept');
-  assert.equal(log.sent.length, 1);
-});
+  test('a record that is present before the first attempt means that another owner has the stream', async () => {
+    log.outcomes.push({ kind: 'present' });
+    assert.equal(await log.append(), 'journal-fenced, nothing kept');
+    assert.equal(log.writer.isOver, true);
+    assert.equal(await log.append(), 'journal-fenced, nothing kept');
+    assert.equal(log.sent.length, 1);
+  });
 
-test('a fenced group that was never sent before is not in the log, whatever is', async () => {
-  log.last = 100;
-  log.outcomes.push({ kind: 'fenced' });
-  assert.equal(await log.append(), 'journal-fenced, nothing kept');
-});
+  test('a group that is fenced at its first attempt is not in the journal, whatever the last LSN is', async () => {
+    log.last = 100;
+    log.outcomes.push({ kind: 'fenced' });
+    assert.equal(await log.append(), 'journal-fenced, nothing kept');
+  });
 
-test('of a fenced group in doubt the last LSN says whether it is in the log', async () => {
-  log.last = 2;
-  log.outcomes.push(LOST, { kind: 'fenced' });
-  assert.equal(await log.append(), 2);
-  assert.equal(log.writer.isOver, true);
-  log = new ScriptedLog();
-  log.last = 0;
-  log.outcomes.push(LOST, { kind: 'fenced' });
-  assert.equal(await log.append(), 'journal-fenced, nothing kept');
-});
+  test('the last LSN decides whether a fenced group in doubt is in the journal', async () => {
+    log.last = 2;
+    log.outcomes.push(LOST, { kind: 'fenced' });
+    assert.equal(await log.append(), 2);
+    assert.equal(log.writer.isOver, true);
+    log = new ScriptedLog();
+    log.last = 0;
+    log.outcomes.push(LOST, { kind: 'fenced' });
+    assert.equal(await log.append(), 'journal-fenced, nothing kept');
+  });
 
-test('where nobody knows the stream any more, the outcome is unknown', async () => {
-  log.last = undefined;
-  log.outcomes.push(LOST, { kind: 'fenced' });
-  assert.equal(await log.append(), 'journal-failed');
-});
+  test('the outcome of a fenced group in doubt is unknown when the stream has no last LSN', async () => {
+    log.last = undefined;
+    log.outcomes.push(LOST, { kind: 'fenced' });
+    assert.equal(await log.append(), 'journal-failed');
+  });
 
-test('a group that is in doubt for too long ends the stream with an unknown outcome', async () => {
-  for (let attempt = 0; attempt < 100; attempt += 1) log.outcomes.push(LOST);
-  const before = log.clock.monotonic();
-  assert.equal(await log.append(), 'journal-failed');
-  assert.ok(log.clock.monotonic() - before <= 4500);
-  assert.equal(log.writer.isOver, true);
-  log = new ScriptedLog();
-  log.last = 'unavailable';
-  log.outcomes.push(LOST, { kind: 'fenced' });
-  assert.equal(await log.append(), 'journal-failed');
-});
+  test('a group that is in doubt for too long ends the stream with an unknown outcome', async () => {
+    for (let attempt = 0; attempt < 100; attempt += 1) log.outcomes.push(LOST);
+    const before = log.clock.monotonic();
+    assert.equal(await log.append(), 'journal-failed');
+    assert.ok(log.clock.monotonic() - before <= 4500);
+    assert.equal(log.writer.isOver, true);
+    log = new ScriptedLog();
+    log.last = 'unavailable';
+    log.outcomes.push(LOST, { kind: 'fenced' });
+    assert.equal(await log.append(), 'journal-failed');
+  });
 
-test('a gap before the group says what a failover has taken back', async () => {
-  assert.equal(await log.append(), 2);
-  log.clock.advance(1000);
-  assert.equal(await log.append(), 4);
-  log.last = 2;
-  log.outcomes.push({ kind: 'gap' });
-  assert.equal(await log.append(), 'journal-fenced, nothing kept');
-  assert.equal(log.writer.lostAfterLsn, 2);
-  assert.deepEqual(log.writer.incrementsAfter(2), { pending: 2, flushed: 0 });
-});
+  test('a gap before the group reveals which records a failover lost', async () => {
+    assert.equal(await log.append(), 2);
+    log.clock.advance(1000);
+    assert.equal(await log.append(), 4);
+    log.last = 2;
+    log.outcomes.push({ kind: 'gap' });
+    assert.equal(await log.append(), 'journal-fenced, nothing kept');
+    assert.equal(log.writer.lostAfterLsn, 2);
+    assert.deepEqual(log.writer.incrementsAfter(2), { pending: 2, flushed: 0 });
+  });
 
-test('a group in doubt behind what a failover has taken back may still be counted', async () => {
-  assert.equal(await log.append(), 2);
-  log.outcomes.push(LOST, { kind: 'gap' });
-  log.last = 1;
-  assert.equal(await log.append(), 'journal-failed');
-  assert.equal(log.writer.lostAfterLsn, 1);
-});
+  test('a group in doubt after records that a failover lost has an unknown outcome', async () => {
+    assert.equal(await log.append(), 2);
+    log.outcomes.push(LOST, { kind: 'gap' });
+    log.last = 1;
+    assert.equal(await log.append(), 'journal-failed');
+    assert.equal(log.writer.lostAfterLsn, 1);
+  });
 
-test('the backlog is what is above the checkpoint, with the time of its oldest part', async () => {
-  assert.equal(log.writer.bytes, 0);
-  assert.equal(log.writer.oldestAcceptedAtMs, Number.POSITIVE_INFINITY);
-  await log.append();
-  const one = log.writer.bytes;
-  assert.ok(one > 0);
-  log.clock.advance(1000);
-  await log.append();
-  assert.equal(log.writer.bytes, 2 * one);
-  assert.equal(log.writer.oldestAcceptedAtMs, 1000);
-  const { pending } = log.writer.incrementsAfter(0);
-  assert.ok(pending > 0);
-  log.writer.noteCheckpoint(2);
-  assert.equal(log.writer.bytes, one);
-  // A failover may take back what was flushed.
-  assert.deepEqual(log.writer.incrementsAfter(0), { pending: pending / 2, flushed: pending / 2 });
-  assert.deepEqual(log.writer.incrementsAfter(2), { pending: pending / 2, flushed: 0 });
-  log.writer.noteCheckpoint(4);
-  assert.equal(log.writer.bytes, 0);
+  test('the backlog is the records above the checkpoint, with the time of the oldest one', async () => {
+    assert.equal(log.writer.bytes, 0);
+    assert.equal(log.writer.oldestAcceptedAtMs, Number.POSITIVE_INFINITY);
+    await log.append();
+    const one = log.writer.bytes;
+    assert.ok(one > 0);
+    log.clock.advance(1000);
+    await log.append();
+    assert.equal(log.writer.bytes, 2 * one);
+    assert.equal(log.writer.oldestAcceptedAtMs, 1000);
+    const { pending } = log.writer.incrementsAfter(0);
+    assert.ok(pending > 0);
+    log.writer.noteCheckpoint(2);
+    assert.equal(log.writer.bytes, one);
+    // A failover may take back what was flushed.
+    assert.deepEqual(log.writer.incrementsAfter(0), { pending: pending / 2, flushed: pending / 2 });
+    assert.deepEqual(log.writer.incrementsAfter(2), { pending: pending / 2, flushed: 0 });
+    log.writer.noteCheckpoint(4);
+    assert.equal(log.writer.bytes, 0);
+  });
 });

@@ -43,183 +43,185 @@ let clock: ManualClock;
 let writer: SqsWriter;
 let complaints: number;
 
-beforeEach(() => {
-  queue = new ScriptedQueue();
-  clock = new ManualClock();
-  complaints = 0;
-  writer = new SqsWriter(STREAM, 'none', 1, {
-    queue,
-    clock,
-    origin: { node: NODE_ID, shard: 0 },
-    uptime: () => queue.uptimeSeconds,
-    doubtMaxMs: 4000,
-    unavailable: () => (complaints += 1),
-  });
-});
-
-/** How a promise ends, while time passes. */
-async function ended<T>(promise: Promise<T>): Promise<T | string> {
-  let end: T | string | undefined;
-  promise.then(
-    (value) => (end = value),
-    (error: unknown) => (end = error instanceof JournalError ? error.code : String(error)),
-  );
-  for (let round = 0; round < 2000 && end === undefined; round += 1) {
-    await new Promise((resolve) => setImmediate(resolve));
-    clock.advance(10);
-  }
-  return end ?? 'no end';
-}
-
-function append(...amounts: readonly number[]): Promise<number | string> {
-  return ended(
-    writer.append(
-      amounts.map((amount) => incrementRecord('a', amount)),
-      5,
-    ),
-  );
-}
-
-/** What the queue was sent: ids, first and last LSNs, and the LSNs that they name before them. */
-function sent(): readonly (readonly [string, number, number, number])[] {
-  return queue.sends.map(({ id, data }) => {
-    const { firstLsn, lastLsn, previousLsn } = decodeQueueMessage(data);
-    return [id, firstLsn, lastLsn, previousLsn];
-  });
-}
-
-describe('a message', () => {
-  test('has the records of a group, an id of its own, and names the last acknowledged LSN', async () => {
-    assert.equal(await append(1, 2, 3), 4);
-    assert.equal(await append(4), 5);
-    assert.deepEqual(sent(), [
-      ['stream:2', 2, 4, 1],
-      ['stream:5', 5, 5, 4],
-    ]);
-    assert.deepEqual([writer.endLsn, writer.lastTime, writer.bytes > 0], [5, 5, true]);
+describe('the writer of a stream in SQS', () => {
+  beforeEach(() => {
+    queue = new ScriptedQueue();
+    clock = new ManualClock();
+    complaints = 0;
+    writer = new SqsWriter(STREAM, 'none', 1, {
+      queue,
+      clock,
+      origin: { node: NODE_ID, shard: 0 },
+      uptime: () => queue.uptimeSeconds,
+      doubtMaxMs: 4000,
+      unavailable: () => (complaints += 1),
+    });
   });
 
-  test('is not sent before the one under way is settled', async () => {
-    queue.fates = ['unknown', 'unknown', 'unknown'];
-    const first = writer.append([incrementRecord('a', 1)], 5);
-    const second = writer.append([incrementRecord('a', 2)], 5);
-    assert.deepEqual(await ended(Promise.all([first, second])), [2, 3]);
-    assert.deepEqual(
-      sent().map(([id]) => id),
-      ['stream:2', 'stream:2', 'stream:2', 'stream:2', 'stream:3'],
+  /** How a promise ends, while time passes. */
+  async function ended<T>(promise: Promise<T>): Promise<T | string> {
+    let end: T | string | undefined;
+    promise.then(
+      (value) => (end = value),
+      (error: unknown) => (end = error instanceof JournalError ? error.code : String(error)),
     );
+    for (let round = 0; round < 2000 && end === undefined; round += 1) {
+      await new Promise((resolve) => setImmediate(resolve));
+      clock.advance(10);
+    }
+    return end ?? 'no end';
+  }
+
+  function append(...amounts: readonly number[]): Promise<number | string> {
+    return ended(
+      writer.append(
+        amounts.map((amount) => incrementRecord('a', amount)),
+        5,
+      ),
+    );
+  }
+
+  /** What the queue was sent: ids, first and last LSNs, and the LSNs that they name before them. */
+  function sent(): readonly (readonly [string, number, number, number])[] {
+    return queue.sends.map(({ id, data }) => {
+      const { firstLsn, lastLsn, previousLsn } = decodeQueueMessage(data);
+      return [id, firstLsn, lastLsn, previousLsn];
+    });
+  }
+
+  describe('a message', () => {
+    test('has the records of a group, an id of its own, and names the last acknowledged LSN', async () => {
+      assert.equal(await append(1, 2, 3), 4);
+      assert.equal(await append(4), 5);
+      assert.deepEqual(sent(), [
+        ['stream:2', 2, 4, 1],
+        ['stream:5', 5, 5, 4],
+      ]);
+      assert.deepEqual([writer.endLsn, writer.lastTime, writer.bytes > 0], [5, 5, true]);
+    });
+
+    test('is not sent before the one under way is settled', async () => {
+      queue.fates = ['unknown', 'unknown', 'unknown'];
+      const first = writer.append([incrementRecord('a', 1)], 5);
+      const second = writer.append([incrementRecord('a', 2)], 5);
+      assert.deepEqual(await ended(Promise.all([first, second])), [2, 3]);
+      assert.deepEqual(
+        sent().map(([id]) => id),
+        ['stream:2', 'stream:2', 'stream:2', 'stream:2', 'stream:3'],
+      );
+    });
+
+    test('is sent again with the same bytes under the same id when no answer comes', async () => {
+      queue.fates = ['unknown', 'refused', 'unknown'];
+      assert.equal(await append(1), 2);
+      assert.equal(queue.sends.length, 4);
+      for (const { id, data } of queue.sends) assert.deepEqual({ id, data }, queue.sends[0]);
+      assert.ok(complaints > 0 && !writer.isInDoubt);
+    });
+
+    test('keeps nothing when it is refused, and its LSN is not used again', async () => {
+      queue.fates = ['refused', 'refused'];
+      assert.equal(await append(1), 'journal-unavailable');
+      assert.equal(await append(2), 'journal-unavailable');
+      assert.equal(await append(3), 4);
+      assert.deepEqual(sent().at(-1), ['stream:4', 4, 4, 1]);
+    });
+
+    test('is sent again when it is throttled, and is refused only after a while', async () => {
+      queue.fates = ['throttled', 'throttled'];
+      assert.equal(await append(1), 2);
+      assert.equal(complaints, 0);
+      queue.fate = 'throttled';
+      assert.equal(await append(2), 'journal-unavailable');
+      assert.equal(complaints, 1);
+    });
+
+    test('has an unknown outcome once it was in doubt, even if later attempts are refused', async () => {
+      queue.fates = ['unknown'];
+      queue.fate = 'refused';
+      assert.equal(await append(1), 'journal-failed');
+    });
   });
 
-  test('without an answer is sent again, with the same bytes under the same id', async () => {
-    queue.fates = ['unknown', 'refused', 'unknown'];
-    assert.equal(await append(1), 2);
-    assert.equal(queue.sends.length, 4);
-    for (const { id, data } of queue.sends) assert.deepEqual({ id, data }, queue.sends[0]);
-    assert.ok(complaints > 0 && !writer.isInDoubt);
+  describe('burnt LSNs', () => {
+    test('are those of a message in doubt for too long, and the next message names the last acknowledged LSN', async () => {
+      assert.equal(await append(1), 2);
+      queue.fate = 'unknown';
+      assert.equal(await append(2, 3), 'journal-failed');
+      assert.equal(await append(4), 'journal-failed');
+      queue.fate = 'sent';
+      assert.equal(await append(5), 6);
+      assert.deepEqual(sent().at(-1), ['stream:6', 6, 6, 2]);
+      assert.deepEqual([writer.isOver, writer.isInDoubt, writer.endLsn], [false, false, 6]);
+    });
+
+    test('are not acknowledged by a later answer', async () => {
+      let answer: ((outcome: SendOutcome) => void) | undefined;
+      const slow: Pick<Queue, 'send'> = {
+        send: () => {
+          if (answer !== undefined) return Promise.resolve({ kind: 'unknown', error: new Error('late') });
+          return new Promise((resolve) => (answer = resolve));
+        },
+      };
+      const { stream } = writer;
+      const deps = { clock, origin: { node: NODE_ID, shard: 0 }, uptime: () => 5, unavailable: () => undefined };
+      const other = new SqsWriter(stream, 'none', 1, { ...deps, queue: slow, doubtMaxMs: 4000 });
+      const appended = ended(other.append([incrementRecord('a', 1)], 5));
+      await new Promise((resolve) => setImmediate(resolve));
+      clock.advance(5000);
+      answer?.({ kind: 'unknown', error: new Error('no answer') });
+      assert.equal(await appended, 'journal-failed');
+      assert.equal(other.endLsn, 1);
+    });
   });
 
-  test('that is refused has kept nothing, and its LSN is not used again', async () => {
-    queue.fates = ['refused', 'refused'];
-    assert.equal(await append(1), 'journal-unavailable');
-    assert.equal(await append(2), 'journal-unavailable');
-    assert.equal(await append(3), 4);
-    assert.deepEqual(sent().at(-1), ['stream:4', 4, 4, 1]);
+  describe('the end of a stream', () => {
+    test('is a closing message after all others', async () => {
+      assert.equal(await append(1), 2);
+      assert.equal(await ended(writer.close(7)), true);
+      const last = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
+      assert.deepEqual([last.isClose, last.firstLsn, last.previousLsn], [true, 3, 2]);
+      assert.equal(await append(2), 'journal-fenced');
+      assert.equal(await ended(writer.close(7)), false);
+    });
+
+    test('is reported as not sent when the queue refuses the closing message', async () => {
+      queue.fate = 'refused';
+      assert.equal(await ended(writer.close(7)), false);
+      assert.equal(writer.isOver, true);
+    });
+
+    test('comes when a message is under way for an hour, including suspension, whatever its answer', async () => {
+      queue.fates = ['an hour later'];
+      assert.equal(await append(1), 'journal-failed');
+      assert.deepEqual([writer.isOver, writer.endLsn], [true, 1]);
+      assert.match(writer.endedBecause, /an hour/);
+      assert.equal(await append(2), 'journal-fenced');
+    });
+
+    test('comes without another attempt when the process sleeps for an hour between attempts', async () => {
+      queue.fates = ['unknown'];
+      const appended = ended(writer.append([incrementRecord('a', 1)], 5));
+      await new Promise((resolve) => setImmediate(resolve));
+      queue.uptimeSeconds += HOUR_SECONDS;
+      assert.equal(await appended, 'journal-failed');
+      assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
+    });
+
+    test('comes instead of a message when the process sleeps for two days with nothing under way', async () => {
+      queue.uptimeSeconds += 47 * HOUR_SECONDS;
+      assert.equal(await ended(writer.beat(9)), 2);
+      queue.uptimeSeconds += 48 * HOUR_SECONDS;
+      assert.equal(await ended(writer.beat(9)), 'journal-fenced');
+      assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
+    });
   });
 
-  test('that is throttled is sent again, and refused only after a while', async () => {
-    queue.fates = ['throttled', 'throttled'];
-    assert.equal(await append(1), 2);
-    assert.equal(complaints, 0);
-    queue.fate = 'throttled';
-    assert.equal(await append(2), 'journal-unavailable');
-    assert.equal(complaints, 1);
-  });
-
-  test('that was in doubt once is never said to be refused', async () => {
-    queue.fates = ['unknown'];
-    queue.fate = 'refused';
-    assert.equal(await append(1), 'journal-failed');
-  });
-});
-
-describe('burnt LSNs', () => {
-  test('are those of a message too long in doubt: the next one has others, and names what was acknowledged', async () => {
-    assert.equal(await append(1), 2);
-    queue.fate = 'unknown';
-    assert.equal(await append(2, 3), 'journal-failed');
-    assert.equal(await append(4), 'journal-failed');
-    queue.fate = 'sent';
-    assert.equal(await append(5), 6);
-    assert.deepEqual(sent().at(-1), ['stream:6', 6, 6, 2]);
-    assert.deepEqual([writer.isOver, writer.isInDoubt, writer.endLsn], [false, false, 6]);
-  });
-
-  test('are not acknowledged by a later answer', async () => {
-    let answer: ((outcome: SendOutcome) => void) | undefined;
-    const slow: Pick<Queue, 'send'> = {
-      send: () => {
-        if (answer !== undefined) return Promise.resolve({ kind: 'unknown', error: new Error('late') });
-        return new Promise((resolve) => (answer = resolve));
-      },
-    };
-    const { stream } = writer;
-    const deps = { clock, origin: { node: NODE_ID, shard: 0 }, uptime: () => 5, unavailable: () => undefined };
-    const other = new SqsWriter(stream, 'none', 1, { ...deps, queue: slow, doubtMaxMs: 4000 });
-    const appended = ended(other.append([incrementRecord('a', 1)], 5));
-    await new Promise((resolve) => setImmediate(resolve));
-    clock.advance(5000);
-    answer?.({ kind: 'unknown', error: new Error('no answer') });
-    assert.equal(await appended, 'journal-failed');
-    assert.equal(other.endLsn, 1);
-  });
-});
-
-describe('the end of a stream', () => {
-  test('is a message that says so, behind all others', async () => {
-    assert.equal(await append(1), 2);
-    assert.equal(await ended(writer.close(7)), true);
-    const last = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
-    assert.deepEqual([last.isClose, last.firstLsn, last.previousLsn], [true, 3, 2]);
-    assert.equal(await append(2), 'journal-fenced');
-    assert.equal(await ended(writer.close(7)), false);
-  });
-
-  test('is not said where the queue does not take it', async () => {
-    queue.fate = 'refused';
-    assert.equal(await ended(writer.close(7)), false);
-    assert.equal(writer.isOver, true);
-  });
-
-  test('comes when a message was under way for an hour, suspension included, whatever its answer', async () => {
-    queue.fates = ['an hour later'];
-    assert.equal(await append(1), 'journal-failed');
-    assert.deepEqual([writer.isOver, writer.endLsn], [true, 1]);
-    assert.match(writer.endedBecause, /an hour/);
-    assert.equal(await append(2), 'journal-fenced');
-  });
-
-  test('comes without another attempt when the process slept for an hour between two', async () => {
-    queue.fates = ['unknown'];
-    const appended = ended(writer.append([incrementRecord('a', 1)], 5));
-    await new Promise((resolve) => setImmediate(resolve));
-    queue.uptimeSeconds += HOUR_SECONDS;
-    assert.equal(await appended, 'journal-failed');
-    assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
-  });
-
-  test('comes before a message of a process that slept for two days with nothing under way', async () => {
-    queue.uptimeSeconds += 47 * HOUR_SECONDS;
+  test('a heartbeat is due after half a day without a record, and not after a record', async () => {
+    assert.equal(writer.isBeatDue, false);
+    queue.uptimeSeconds += 12 * HOUR_SECONDS;
+    assert.equal(writer.isBeatDue, true);
     assert.equal(await ended(writer.beat(9)), 2);
-    queue.uptimeSeconds += 48 * HOUR_SECONDS;
-    assert.equal(await ended(writer.beat(9)), 'journal-fenced');
-    assert.deepEqual([queue.sends.length, writer.isOver], [1, true]);
+    assert.deepEqual([writer.isBeatDue, writer.lastTime], [false, 9]);
   });
-});
-
-test('a record is due when there was none for half a day, and not after one', async () => {
-  assert.equal(writer.isBeatDue, false);
-  queue.uptimeSeconds += 12 * HOUR_SECONDS;
-  assert.equal(writer.isBeatDue, true);
-  assert.equal(await ended(writer.beat(9)), 2);
-  assert.deepEqual([writer.isBeatDue, writer.lastTime], [false, 9]);
 });

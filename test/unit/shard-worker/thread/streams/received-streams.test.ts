@@ -163,145 +163,147 @@ function message(
 
 let bench: Bench;
 
-beforeEach(() => {
-  bench = new Bench();
-  bench.row = { epoch: 1, lsn: 0, isRetired: false };
-});
-
-describe('a message', () => {
-  test('is deleted behind the commit of its records, not before', async () => {
-    bench.isStuck = true;
-    await bench.receive([message(1, 0), message(2, 1)]);
-    assert.deepEqual([bench.flushed, bench.removed], [0, []]);
-    await bench.streams.look();
-    assert.deepEqual(bench.held, ['r1', 'r2'], 'it is held meanwhile');
+describe('received streams', () => {
+  beforeEach(() => {
+    bench = new Bench();
+    bench.row = { epoch: 1, lsn: 0, isRetired: false };
   });
 
-  test('that is committed is deleted, and counted once when it comes again', async () => {
-    await bench.receive([message(1, 0), message(2, 1)]);
-    assert.deepEqual([bench.flushed, bench.removed, bench.row?.lsn], [2, ['r1', 'r2'], 2]);
-    await bench.receive([message(1, 0, { receipt: 'again' }), message(3, 2)]);
-    assert.deepEqual([bench.flushed, bench.removed], [3, ['r1', 'r2', 'again', 'r3']]);
+  describe('a message', () => {
+    test('is deleted behind the commit of its records, not before', async () => {
+      bench.isStuck = true;
+      await bench.receive([message(1, 0), message(2, 1)]);
+      assert.deepEqual([bench.flushed, bench.removed], [0, []]);
+      await bench.streams.look();
+      assert.deepEqual(bench.held, ['r1', 'r2'], 'it is held meanwhile');
+    });
+
+    test('that is committed is deleted, and counted once when it comes again', async () => {
+      await bench.receive([message(1, 0), message(2, 1)]);
+      assert.deepEqual([bench.flushed, bench.removed, bench.row?.lsn], [2, ['r1', 'r2'], 2]);
+      await bench.receive([message(1, 0, { receipt: 'again' }), message(3, 2)]);
+      assert.deepEqual([bench.flushed, bench.removed], [3, ['r1', 'r2', 'again', 'r3']]);
+    });
+
+    test('behind burnt LSNs is counted, and a late one of them is not', async () => {
+      await bench.receive([message(1, 0), message(5, 1)]);
+      await bench.receive([message(3, 1), message(6, 5)]);
+      assert.deepEqual([bench.flushed, bench.row?.lsn, bench.removed], [3, 6, ['r1', 'r5', 'r3', 'r6']]);
+    });
+
+    test('whose predecessor is not counted stops its stream, and what follows stays in the queue, until its row is retired', async () => {
+      await bench.receive([message(1, 0), message(3, 2), message(4, 3)]);
+      assert.deepEqual([bench.flushed, bench.removed, bench.letGo], [1, ['r1'], ['r3', 'r4']]);
+      assert.deepEqual([bench.lines.length, bench.row?.isRetired], [0, false]);
+      await bench.pass(31_000);
+      await bench.receive([message(3, 2), message(4, 3)]);
+      assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
+      assert.equal(bench.row?.isRetired, true, 'its writer begins another stream');
+      await bench.receive([message(2, 1), message(3, 2), message(4, 3)]);
+      assert.deepEqual([bench.flushed, bench.row?.lsn], [4, 4]);
+    });
+
+    test('that comes again before its commit is deleted by its new receipt', async () => {
+      await bench.receive([message(1, 0, { acceptedAt: bench.clock.now() })]);
+      assert.equal(bench.flushed, 0, 'it waits for the interval');
+      await bench.receive([message(1, 0, { receipt: 'newer' })]);
+      await bench.pass(1100);
+      assert.deepEqual([bench.flushed, bench.removed], [1, ['newer']]);
+    });
   });
 
-  test('behind burnt LSNs is counted, and a late one of them is not', async () => {
-    await bench.receive([message(1, 0), message(5, 1)]);
-    await bench.receive([message(3, 1), message(6, 5)]);
-    assert.deepEqual([bench.flushed, bench.row?.lsn, bench.removed], [3, 6, ['r1', 'r5', 'r3', 'r6']]);
-  });
+  describe('a stream', () => {
+    test('that another thread has taken is let go, and what this one held is received again', async () => {
+      await bench.receive([message(1, 0)]);
+      bench.isStuck = true;
+      await bench.receive([message(2, 1, { acceptedAt: bench.clock.now() })]);
+      bench.row = { epoch: 9, lsn: 1, isRetired: false };
+      bench.isStuck = false;
+      await bench.pass(1100);
+      assert.deepEqual([bench.flushed, bench.letGo, bench.removed], [1, ['r2'], ['r1']]);
+      await bench.receive([message(2, 1)]);
+      assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [2, 2, ['r1', 'r2']]);
+    });
 
-  test('whose predecessor is not counted stops its stream, and what follows stays in the queue, until its row is retired', async () => {
-    await bench.receive([message(1, 0), message(3, 2), message(4, 3)]);
-    assert.deepEqual([bench.flushed, bench.removed, bench.letGo], [1, ['r1'], ['r3', 'r4']]);
-    assert.deepEqual([bench.lines.length, bench.row?.isRetired], [0, false]);
-    await bench.pass(31_000);
-    await bench.receive([message(3, 2), message(4, 3)]);
-    assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
-    assert.equal(bench.row?.isRetired, true, 'its writer begins another stream');
-    await bench.receive([message(2, 1), message(3, 2), message(4, 3)]);
-    assert.deepEqual([bench.flushed, bench.row?.lsn], [4, 4]);
-  });
+    test('that was taken and given back meanwhile is taken again before anything is added', async () => {
+      await bench.receive([message(1, 0)]);
+      bench.row = { epoch: 9, lsn: 4, isRetired: false };
+      await bench.receive([message(4, 3), message(5, 4)]);
+      assert.deepEqual(
+        [bench.flushed, bench.row, bench.removed],
+        [2, { epoch: 10, lsn: 5, isRetired: false }, ['r1', 'r4', 'r5']],
+      );
+    });
 
-  test('that comes again before its commit is deleted by its new receipt', async () => {
-    await bench.receive([message(1, 0, { acceptedAt: bench.clock.now() })]);
-    assert.equal(bench.flushed, 0, 'it waits for the interval');
-    await bench.receive([message(1, 0, { receipt: 'newer' })]);
-    await bench.pass(1100);
-    assert.deepEqual([bench.flushed, bench.removed], [1, ['newer']]);
-  });
-});
+    test('is retired behind its last record, which is deleted after that', async () => {
+      await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
+      assert.deepEqual([bench.row?.isRetired, bench.removed], [true, ['r1', 'r2']]);
+      assert.match(bench.lines.at(-1) ?? '', /Finished a stream/);
+      await bench.receive([message(2, 1, { receipt: 'late copy', isClose: true })]);
+      assert.deepEqual([bench.flushed, bench.removed.at(-1)], [2, 'late copy']);
+      await bench.receive([message(3, 2)]);
+      assert.deepEqual([bench.flushed, bench.row], [3, { epoch: 3, lsn: 3, isRetired: false }]);
+      assert.match(bench.lines.at(-1) ?? '', /opened it again/);
+    });
 
-describe('a stream', () => {
-  test('that another thread has taken is let go, and what this one held is received again', async () => {
-    await bench.receive([message(1, 0)]);
-    bench.isStuck = true;
-    await bench.receive([message(2, 1, { acceptedAt: bench.clock.now() })]);
-    bench.row = { epoch: 9, lsn: 1, isRetired: false };
-    bench.isStuck = false;
-    await bench.pass(1100);
-    assert.deepEqual([bench.flushed, bench.letGo, bench.removed], [1, ['r2'], ['r1']]);
-    await bench.receive([message(2, 1)]);
-    assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [2, 2, ['r1', 'r2']]);
-  });
+    test('that could not be retired behind its last record is retired when that comes again', async () => {
+      bench.canRetire = false;
+      await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
+      assert.deepEqual([bench.row?.isRetired, bench.row?.lsn, bench.removed], [false, 2, []]);
+      bench.canRetire = true;
+      await bench.receive([message(1, 0), message(2, 1, { receipt: 'again', isClose: true })]);
+      assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
+    });
 
-  test('that was taken and given back meanwhile is taken again before anything is added', async () => {
-    await bench.receive([message(1, 0)]);
-    bench.row = { epoch: 9, lsn: 4, isRetired: false };
-    await bench.receive([message(4, 3), message(5, 4)]);
-    assert.deepEqual(
-      [bench.flushed, bench.row, bench.removed],
-      [2, { epoch: 10, lsn: 5, isRetired: false }, ['r1', 'r4', 'r5']],
-    );
-  });
+    test('whose row is taken before it could be retired keeps its last record in the queue, and is retired later', async () => {
+      bench.isTakenMeanwhile = true;
+      await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
+      assert.deepEqual([bench.row?.isRetired, bench.removed, bench.letGo], [false, ['r1'], ['r2']]);
+      bench.isTakenMeanwhile = false;
+      await bench.receive([message(2, 1, { receipt: 'again', isClose: true })]);
+      assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
+    });
 
-  test('is retired behind its last record, which is deleted after that', async () => {
-    await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
-    assert.deepEqual([bench.row?.isRetired, bench.removed], [true, ['r1', 'r2']]);
-    assert.match(bench.lines.at(-1) ?? '', /Finished a stream/);
-    await bench.receive([message(2, 1, { receipt: 'late copy', isClose: true })]);
-    assert.deepEqual([bench.flushed, bench.removed.at(-1)], [2, 'late copy']);
-    await bench.receive([message(3, 2)]);
-    assert.deepEqual([bench.flushed, bench.row], [3, { epoch: 3, lsn: 3, isRetired: false }]);
-    assert.match(bench.lines.at(-1) ?? '', /opened it again/);
-  });
+    test('that is retired below a missing record stays so', async () => {
+      bench.row = { epoch: 4, lsn: 5, isRetired: true };
+      await bench.receive([message(8, 7)]);
+      assert.deepEqual([bench.row, bench.letGo, bench.flushed], [{ epoch: 4, lsn: 5, isRetired: true }, ['r8'], 0]);
+      await bench.pass(31_000);
+      await bench.receive([message(8, 7)]);
+      assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
+      await bench.receive([message(7, 5), message(8, 7)]);
+      assert.deepEqual([bench.row.isRetired, bench.row.lsn, bench.flushed], [false, 8, 2]);
+    });
 
-  test('that could not be retired behind its last record is retired when that comes again', async () => {
-    bench.canRetire = false;
-    await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
-    assert.deepEqual([bench.row?.isRetired, bench.row?.lsn, bench.removed], [false, 2, []]);
-    bench.canRetire = true;
-    await bench.receive([message(1, 0), message(2, 1, { receipt: 'again', isClose: true })]);
-    assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
-  });
+    test('without a row that does not begin at its first record is put aside when it comes again', async () => {
+      bench.row = undefined;
+      await bench.receive([message(4, 3), message(5, 4)]);
+      assert.deepEqual([bench.aside, bench.letGo], [[], ['r4', 'r5']], 'another thread may make the row now');
+      await bench.pass(5_000);
+      await bench.receive([message(4, 3), message(5, 4)]);
+      assert.deepEqual([bench.aside, bench.removed, bench.flushed], [[4, 5], ['r4', 'r5'], 0]);
+    });
 
-  test('whose row is taken before it could be retired keeps its last record in the queue, and is retired later', async () => {
-    bench.isTakenMeanwhile = true;
-    await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
-    assert.deepEqual([bench.row?.isRetired, bench.removed, bench.letGo], [false, ['r1'], ['r2']]);
-    bench.isTakenMeanwhile = false;
-    await bench.receive([message(2, 1, { receipt: 'again', isClose: true })]);
-    assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
-  });
+    test('that gets its row just before it would be put aside stays in the queue, and is counted', async () => {
+      bench.row = undefined;
+      await bench.receive([message(2, 1)]);
+      await bench.pass(5_000);
+      bench.getsRow = true;
+      await bench.receive([message(2, 1)]);
+      assert.deepEqual([bench.aside, bench.removed, bench.letGo], [[], [], ['r2', 'r2']]);
+      bench.row = { epoch: 1, lsn: 1, isRetired: false };
+      await bench.receive([message(2, 1)]);
+      assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [1, 2, ['r2']]);
+    });
 
-  test('that is retired below a missing record stays so', async () => {
-    bench.row = { epoch: 4, lsn: 5, isRetired: true };
-    await bench.receive([message(8, 7)]);
-    assert.deepEqual([bench.row, bench.letGo, bench.flushed], [{ epoch: 4, lsn: 5, isRetired: true }, ['r8'], 0]);
-    await bench.pass(31_000);
-    await bench.receive([message(8, 7)]);
-    assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
-    await bench.receive([message(7, 5), message(8, 7)]);
-    assert.deepEqual([bench.row.isRetired, bench.row.lsn, bench.flushed], [false, 8, 2]);
-  });
-
-  test('without a row that does not begin at its first record is put aside when it comes again', async () => {
-    bench.row = undefined;
-    await bench.receive([message(4, 3), message(5, 4)]);
-    assert.deepEqual([bench.aside, bench.letGo], [[], ['r4', 'r5']], 'another thread may make the row now');
-    await bench.pass(5_000);
-    await bench.receive([message(4, 3), message(5, 4)]);
-    assert.deepEqual([bench.aside, bench.removed, bench.flushed], [[4, 5], ['r4', 'r5'], 0]);
-  });
-
-  test('that gets its row just before it would be put aside stays in the queue, and is counted', async () => {
-    bench.row = undefined;
-    await bench.receive([message(2, 1)]);
-    await bench.pass(5_000);
-    bench.getsRow = true;
-    await bench.receive([message(2, 1)]);
-    assert.deepEqual([bench.aside, bench.removed, bench.letGo], [[], [], ['r2', 'r2']]);
-    bench.row = { epoch: 1, lsn: 1, isRetired: false };
-    await bench.receive([message(2, 1)]);
-    assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [1, 2, ['r2']]);
-  });
-
-  test('without messages is let go after five seconds, and taken again with the next one', async () => {
-    await bench.receive([message(1, 0)]);
-    assert.equal(bench.streams.streams.length, 1);
-    await bench.pass(5_000);
-    await bench.streams.look();
-    assert.equal(bench.streams.streams.length, 0);
-    await bench.receive([message(2, 1)]);
-    assert.deepEqual([bench.flushed, bench.row?.epoch], [2, 3]);
+    test('without messages is let go after five seconds, and taken again with the next one', async () => {
+      await bench.receive([message(1, 0)]);
+      assert.equal(bench.streams.streams.length, 1);
+      await bench.pass(5_000);
+      await bench.streams.look();
+      assert.equal(bench.streams.streams.length, 0);
+      await bench.receive([message(2, 1)]);
+      assert.deepEqual([bench.flushed, bench.row?.epoch], [2, 3]);
+    });
   });
 });
