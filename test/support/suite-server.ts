@@ -5,6 +5,8 @@
 import assert from 'node:assert/strict';
 import { after, before } from 'node:test';
 import { connectTo, createTestDatabase, type TestDatabase } from './database.js';
+import { eventually } from './eventually.js';
+import { send } from './http.js';
 import { startServer, type TestServer } from './server.js';
 
 /** The server of a suite; its members are available within tests. */
@@ -17,6 +19,7 @@ export class SuiteServer {
     before(async () => {
       this.#database = await createTestDatabase();
       this.#server = await startServer({ env: { DATABASE_URL: this.#database.url, SHARDS: '2', ...env } });
+      await serves(this.#server);
     });
     after(async () => {
       try {
@@ -79,4 +82,9 @@ export async function assertCleanStop(server: TestServer): Promise<void> {
   assert.doesNotMatch(server.output, /Not waiting for/);
   const errors = server.log.filter(({ level }) => level === 'error' || level === 'fatal');
   assert.deepEqual(errors, []);
+}
+
+/** Waits until `server` answers reads: one that is ready may still recover the journals of earlier runs. */
+export async function serves(server: TestServer): Promise<void> {
+  await eventually('the server serves', async () => (await send(server.url, '/readyz')).body === '{"status":"ok"}');
 }

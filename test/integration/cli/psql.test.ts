@@ -9,6 +9,7 @@ import { increment, send } from '../../support/http.js';
 import { assertCreated } from '../../support/problem.js';
 import { startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
 import { assertCleanStop } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 const COMMAND = fileURLToPath(import.meta.resolve('#product/cli/psql.js'));
 const SUMS = ['-At', '-c', 'select key, sum from counters order by sum desc limit 10'];
@@ -70,15 +71,11 @@ describe('npm run psql', () => {
 
   test('opens the database of DATABASE_URL, also with the scheme ecto', async (t) => {
     if (!(await hasPsql(t))) return;
-    const database = await createTestDatabase();
-    try {
-      for (const scheme of ['postgres:', 'ecto:']) {
-        const env = { DATABASE_URL: database.url.replace(/^postgres(ql)?:/, scheme) };
-        const { code, out, err } = await run(['-At', '-c', 'select current_database()'], env);
-        assert.deepEqual([code, out.trim(), err], [0, new URL(database.url).pathname.slice(1), '']);
-      }
-    } finally {
-      await database.drop();
+    const database = own(t, await createTestDatabase());
+    for (const scheme of ['postgres:', 'ecto:']) {
+      const env = { DATABASE_URL: database.url.replace(/^postgres(ql)?:/, scheme) };
+      const { code, out, err } = await run(['-At', '-c', 'select current_database()'], env);
+      assert.deepEqual([code, out.trim(), err], [0, new URL(database.url).pathname.slice(1), '']);
     }
   });
 

@@ -5,6 +5,7 @@ import { increment, send } from '../../support/http.js';
 import { runJournalCommand } from '../../support/journal-command.js';
 import { assertCreated } from '../../support/problem.js';
 import { startServer, type TestServer } from '../../support/server.js';
+import { own } from '../../support/own.js';
 
 let database: TestDatabase;
 let server: TestServer;
@@ -41,7 +42,7 @@ const flush = async (): Promise<void> => {
   assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
 };
 
-test('sums that the log adds up to: plain and idempotent requests, retries, deletes', async () => {
+test('sums that the log adds up to: plain and idempotent requests, retries, deletes', async (t) => {
   await count({ 'page:a': 1, 'page:b': 2 });
   await count({ 'page:a': 10 }, 'one');
   await flush();
@@ -49,16 +50,15 @@ test('sums that the log adds up to: plain and idempotent requests, retries, dele
   await count({ 'page:closed': 5 });
   assert.equal((await send(server.url, '/counters/page:closed', { method: 'DELETE' })).status, 200);
   await count({ 'page:closed': 7 });
-  const other = await startServer({
-    env: { DATABASE_URL: database.url, JOURNAL: 'postgres', FLUSH_INTERVAL_MS: '100' },
-  });
-  try {
-    assertCreated(await increment(other.url, { 'page:a': 10 }, { headers: { 'idempotency-key': 'one' } }));
-    assertCreated(await increment(other.url, { 'page:a': 99 }, { headers: { 'idempotency-key': 'two' } }));
-  } finally {
-    assert.equal((await other.stop()).code, 0);
-    await other.dispose();
-  }
+  const other = own(
+    t,
+    await startServer({
+      env: { DATABASE_URL: database.url, JOURNAL: 'postgres', FLUSH_INTERVAL_MS: '100' },
+    }),
+  );
+  assertCreated(await increment(other.url, { 'page:a': 10 }, { headers: { 'idempotency-key': 'one' } }));
+  assertCreated(await increment(other.url, { 'page:a': 99 }, { headers: { 'idempotency-key': 'two' } }));
+  assert.equal((await other.stop()).code, 0);
   await flush();
   const { code, output } = await recount();
   assert.equal(output.trim(), 'Every sum is what the log adds up to.');

@@ -9,6 +9,7 @@ import { assertCreated, assertProblem } from '../../support/problem.js';
 import { RawConnection } from '../../support/raw-connection.js';
 import { startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
 import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 const TOKENS = {
   write: 'write-3f9a1c',
@@ -167,19 +168,14 @@ describe('access without bearer tokens', () => {
     }
   });
 
-  test('a starting server answers 401 without a token, and with one 503 starting, except for metrics, version and dashboard', async () => {
+  test('a starting server answers 401 without a token, and with one 503 starting, except for metrics, version and dashboard', async (t) => {
     const env = { AUTH_TOKENS, DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', SHARDS: '1', JOURNAL: 'memory' };
-    const server = await startServer({ env, until: 'Database postgresql://' });
-    try {
-      for (const { name, access, path, ...request } of requests.filter(({ name }) => name !== 'health')) {
-        const answer = await send(server.url, path, { ...request, ...bearer(TOKENS.admin) });
-        if (['metrics', 'version', 'dashboardEvents'].includes(name)) assert.equal(answer.status, 200, answer.body);
-        else assertProblem(answer, 'starting');
-        if (access !== 'open') assertRefused(await send(server.url, path, request), 'unauthorized');
-      }
-    } finally {
-      await server.stop();
-      await server.dispose();
+    const server = own(t, await startServer({ env, until: 'Database postgresql://' }));
+    for (const { name, access, path, ...request } of requests.filter(({ name }) => name !== 'health')) {
+      const answer = await send(server.url, path, { ...request, ...bearer(TOKENS.admin) });
+      if (['metrics', 'version', 'dashboardEvents'].includes(name)) assert.equal(answer.status, 200, answer.body);
+      else assertProblem(answer, 'starting');
+      if (access !== 'open') assertRefused(await send(server.url, path, request), 'unauthorized');
     }
   });
 });

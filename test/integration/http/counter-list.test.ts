@@ -7,6 +7,7 @@ import { assertCreated, assertProblem } from '../../support/problem.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { seedOfRun } from '../../support/random-runs.js';
 import { SuiteServer } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 interface Page {
   readonly counters: readonly { readonly key: string; readonly sum: bigint; readonly updatedAt: string }[];
@@ -206,30 +207,26 @@ describe('GET /counters', () => {
     );
   });
 
-  test('with many counters both statements scan a range of the primary key index, without a sort', async () => {
+  test('with many counters both statements scan a range of the primary key index, without a sort', async (t) => {
     await node.execute(`insert into counters (key, sum) select 'many:' || n, n from generate_series(1, 50000) n`);
     await node.execute('analyze counters');
-    const connection = await connectTo(node.databaseUrl);
-    try {
-      for (const [text, values] of [
-        [LIST_COUNTERS, '101, $$many:3$$'],
-        [LIST_COUNTERS_BELOW, '101, $$many:3$$, $$many:4$$'],
-      ] as const) {
-        for (const mode of ['force_custom_plan', 'force_generic_plan']) {
-          await connection.query({ text: `set plan_cache_mode = ${mode}` });
-          await connection.query({ text: `prepare page as ${text}` });
-          const rows = await connection.query<Record<'QUERY PLAN', string>>({
-            text: `explain execute page(${values})`,
-          });
-          await connection.query({ text: 'deallocate page' });
-          const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
-          assert.match(plan, /Index Scan using counters_pkey/, plan);
-          assert.match(plan, /Index Cond: \(\(?key >= /, plan);
-          assert.doesNotMatch(plan, /Sort|Seq Scan|Filter/, plan);
-        }
+    const connection = own(t, await connectTo(node.databaseUrl));
+    for (const [text, values] of [
+      [LIST_COUNTERS, '101, $$many:3$$'],
+      [LIST_COUNTERS_BELOW, '101, $$many:3$$, $$many:4$$'],
+    ] as const) {
+      for (const mode of ['force_custom_plan', 'force_generic_plan']) {
+        await connection.query({ text: `set plan_cache_mode = ${mode}` });
+        await connection.query({ text: `prepare page as ${text}` });
+        const rows = await connection.query<Record<'QUERY PLAN', string>>({
+          text: `explain execute page(${values})`,
+        });
+        await connection.query({ text: 'deallocate page' });
+        const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+        assert.match(plan, /Index Scan using counters_pkey/, plan);
+        assert.match(plan, /Index Cond: \(\(?key >= /, plan);
+        assert.doesNotMatch(plan, /Sort|Seq Scan|Filter/, plan);
       }
-    } finally {
-      await connection.close();
     }
   });
 

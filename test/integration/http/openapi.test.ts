@@ -9,6 +9,7 @@ import { OpenApiConformance, type OpenApi } from '../../support/openapi-conforma
 import { OutagePostgres } from '../../support/outage-postgres.js';
 import { startServer, type ServerOptions, type TestServer } from '../../support/server.js';
 import { TcpProxy } from '../../support/tcp-proxy.js';
+import { own } from '../../support/own.js';
 
 const ADMIN = { authorization: 'Bearer the-admin' };
 const WRITER = { authorization: 'Bearer the-writer' };
@@ -173,82 +174,62 @@ describe('the OpenAPI document and the server', () => {
     for (const reader of watching) reader.close();
   });
 
-  test('a starting server answers as documented', async () => {
+  test('a starting server answers as documented', async (t) => {
     const env = { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/none', JOURNAL: 'memory' };
-    const starting = await start({ env, until: 'Database postgresql://' });
-    try {
-      const always: readonly OperationName[] = ['health', 'metrics', 'dashboardEvents', 'version'];
-      for (const name of operations) await expect(always.includes(name) ? 200 : 503, name, {}, starting);
-    } finally {
-      await starting.stop();
-      await starting.dispose();
-    }
+    const starting = own(t, await start({ env, until: 'Database postgresql://' }));
+    const always: readonly OperationName[] = ['health', 'metrics', 'dashboardEvents', 'version'];
+    for (const name of operations) await expect(always.includes(name) ? 200 : 503, name, {}, starting);
   });
 
-  test('a server without its database answers as documented', async () => {
-    const postgres = await OutagePostgres.prepare();
+  test('a server without its database answers as documented', async (t) => {
+    const postgres = own(t, await OutagePostgres.prepare());
     await postgres.start();
-    const apart = await start({ env: { DATABASE_URL: postgres.url } });
-    try {
-      await expect(200, 'readiness', {}, apart);
-      await expect(202, 'increment', {}, apart);
-      await postgres.stop('fast');
-      await eventually('degraded', async () => (await ask('readiness', {}, apart)).body.includes('degraded'));
-      await expect(200, 'readiness', {}, apart);
-      await expect(202, 'increment', {}, apart);
-      for (const name of [
-        'readSum',
-        'readCounter',
-        'readCounters',
-        'deleteCounter',
-        'deleteCounterByQuery',
-        'flush',
-      ] as const) {
-        await expect(503, name, {}, apart);
-      }
-    } finally {
-      await apart.stop();
-      await apart.dispose();
-      await postgres.dispose();
+    const apart = own(t, await start({ env: { DATABASE_URL: postgres.url } }));
+    await expect(200, 'readiness', {}, apart);
+    await expect(202, 'increment', {}, apart);
+    await postgres.stop('fast');
+    await eventually('degraded', async () => (await ask('readiness', {}, apart)).body.includes('degraded'));
+    await expect(200, 'readiness', {}, apart);
+    await expect(202, 'increment', {}, apart);
+    for (const name of [
+      'readSum',
+      'readCounter',
+      'readCounters',
+      'deleteCounter',
+      'deleteCounterByQuery',
+      'flush',
+    ] as const) {
+      await expect(503, name, {}, apart);
     }
   });
 
-  test('a request whose outcome is not known in time is answered as documented', async () => {
-    const hasty = await start({ env: { ACK_TIMEOUT_MS: '10', MAX_BODY_BYTES: '1MiB' } });
+  test('a request whose outcome is not known in time is answered as documented', async (t) => {
+    const hasty = own(t, await start({ env: { ACK_TIMEOUT_MS: '10', MAX_BODY_BYTES: '1MiB' } }));
     const body = JSON.stringify(
       Object.fromEntries(Array.from({ length: 30_000 }, (_, index) => [`hasty-${index}`, 1])),
     );
-    try {
-      await eventually('a request takes longer than 10 ms', async () => {
-        const answers = await Promise.all(Array.from({ length: 8 }, () => ask('increment', { body }, hasty)));
-        return answers.some(({ status }) => status === 500);
-      });
-    } finally {
-      await hasty.dispose();
-    }
+    await eventually('a request takes longer than 10 ms', async () => {
+      const answers = await Promise.all(Array.from({ length: 8 }, () => ask('increment', { body }, hasty)));
+      return answers.some(({ status }) => status === 500);
+    });
   });
 
-  test('a delete whose reply from the database is lost is answered as documented', async () => {
-    const proxy = await TcpProxy.start(database.url);
-    const remote = await start({ env: { DATABASE_URL: proxy.urlOf(database.url) } });
-    try {
-      for (const [name, key] of [
-        ['deleteCounter', 'lost-1'],
-        ['deleteCounterByQuery', 'lost-2'],
-      ] as const) {
-        await ask('increment', { body: JSON.stringify({ [key]: 7 }) }, remote);
-        await ask('flush', {}, remote);
-        proxy.setRule((bytes) => (bytes.includes('delete from counters') ? 'lose-answer' : 'forward'));
-        const target = name === 'deleteCounter' ? { key } : { query: `?key=${key}` };
-        const headers = { 'idempotency-key': `of-${key}` };
-        await expect(500, name, { ...target, headers }, remote);
-        proxy.setRule();
-        const again = await ask(name, { ...target, headers }, remote);
-        assert.deepEqual([again.status, again.body], [200, `{"key":"${key}","sum":7}`]);
-      }
-    } finally {
-      await remote.dispose();
-      await proxy.close();
+  test('a delete whose reply from the database is lost is answered as documented', async (t) => {
+    const proxy = own(t, await TcpProxy.start(database.url));
+    const remote = own(t, await start({ env: { DATABASE_URL: proxy.urlOf(database.url) } }));
+    for (const [name, key] of [
+      ['deleteCounter', 'lost-1'],
+      ['deleteCounterByQuery', 'lost-2'],
+    ] as const) {
+      await ask('increment', { body: JSON.stringify({ [key]: 7 }) }, remote);
+      await ask('flush', {}, remote);
+      proxy.setRule((bytes) => (bytes.includes('delete from counters') ? 'lose-answer' : 'forward'));
+      const target = name === 'deleteCounter' ? { key } : { query: `?key=${key}` };
+      const headers = { 'idempotency-key': `of-${key}` };
+      await expect(500, name, { ...target, headers }, remote);
+      proxy.setRule();
+      const again = await ask(name, { ...target, headers }, remote);
+      assert.deepEqual([again.status, again.body], [200, `{"key":"${key}","sum":7}`]);
     }
   });
 

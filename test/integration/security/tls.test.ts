@@ -9,8 +9,9 @@ import { connect } from 'node:tls';
 import { promisify } from 'node:util';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { runLoadCommand } from '../../support/load-command.js';
-import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
+import { startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
 import { assertCleanStop } from '../../support/suite-server.js';
+import { own, refusedStart } from '../../support/own.js';
 
 const run = promisify(execFile);
 
@@ -94,19 +95,15 @@ describe('TLS', () => {
     assert.equal((await ask('DELETE', '/counters/a')).body, '{"key":"a","sum":1}');
   });
 
-  test('with three HTTP threads each of many connections is served', async () => {
-    const threads = await startServer({ env: { ...env, HTTP_THREADS: '3' } });
-    try {
-      assert.match(threads.url, /^https:/);
-      const answers = await Promise.all(
-        Array.from({ length: 60 }, () => ask('POST', '/increment', '{"threads":1}', threads.url)),
-      );
-      for (const answer of answers) assert.deepEqual(answer, { status: 202, body: 'created' });
-      assert.deepEqual(await ask('GET', '/key_sum?name=threads', undefined, threads.url), { status: 200, body: '60' });
-      await assertCleanStop(threads);
-    } finally {
-      await threads.dispose();
-    }
+  test('with three HTTP threads each of many connections is served', async (t) => {
+    const threads = own(t, await startServer({ env: { ...env, HTTP_THREADS: '3' } }));
+    assert.match(threads.url, /^https:/);
+    const answers = await Promise.all(
+      Array.from({ length: 60 }, () => ask('POST', '/increment', '{"threads":1}', threads.url)),
+    );
+    for (const answer of answers) assert.deepEqual(answer, { status: 202, body: 'created' });
+    assert.deepEqual(await ask('GET', '/key_sum?name=threads', undefined, threads.url), { status: 200, body: '60' });
+    await assertCleanStop(threads);
   });
 
   test('the client gets the configured certificate, over TLS 1.2 or later', async () => {
@@ -180,14 +177,8 @@ describe('TLS', () => {
       [{ TLS_CERT_FILE: key, TLS_KEY_FILE: cert }, /TLS_CERT_FILE and TLS_KEY_FILE/],
     ];
     for (const [files, sentence] of cases) {
-      const failing = await spawnServer({ env: { ...env, ...files } });
-      try {
-        assert.deepEqual(await failing.ended, { code: 78, signal: null });
-        assert.match(failing.output, sentence);
-        assert.doesNotMatch(failing.output, /PRIVATE KEY/);
-      } finally {
-        await failing.dispose();
-      }
+      const { output } = await refusedStart({ ...env, ...files }, 78, sentence);
+      assert.doesNotMatch(output, /PRIVATE KEY/);
     }
   });
 });

@@ -8,6 +8,7 @@ import { OutagePostgres } from '../../support/outage-postgres.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { startServer, type TestServer } from '../../support/server.js';
 import { assertCleanStop, committedSums } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 const OUTAGE_MS = 2000;
 const CLIENTS = 4;
@@ -118,28 +119,23 @@ async function committedTotal(postgres: OutagePostgres): Promise<bigint> {
 }
 
 describe('a database that neither answers nor refuses', () => {
-  test('a database that does not respond is detected within seconds: degraded, flushes are 503, and everything is committed when it continues', async () => {
-    const postgres = await OutagePostgres.prepare();
+  test('a database that does not respond is detected within seconds: degraded, flushes are 503, and everything is committed when it continues', async (t) => {
+    const postgres = own(t, await OutagePostgres.prepare());
     await postgres.start();
-    const server = await startServer({ env: { DATABASE_URL: postgres.url, SHARDS: '1' } });
-    try {
-      assertCreated(await increment(server.url, { held: 1 }));
-      assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
-      postgres.hold();
-      assertCreated(await increment(server.url, { held: 10 }));
-      const askedAt = performance.now();
-      assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
-      assert.ok(performance.now() - askedAt < 15_000);
-      await eventually('degraded', async () => (await send(server.url, '/readyz')).body.includes('degraded'));
-      assertCreated(await increment(server.url, { held: 100 }));
-      postgres.release();
-      await eventually('ready', async () => (await send(server.url, '/readyz')).body === '{"status":"ok"}');
-      await assertCleanStop(server);
-      assert.equal((await committedSums(postgres.url)).get('held'), 111n);
-    } finally {
-      await server.dispose();
-      await postgres.dispose();
-    }
+    const server = own(t, await startServer({ env: { DATABASE_URL: postgres.url, SHARDS: '1' } }));
+    assertCreated(await increment(server.url, { held: 1 }));
+    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    postgres.hold();
+    assertCreated(await increment(server.url, { held: 10 }));
+    const askedAt = performance.now();
+    assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'database-unavailable');
+    assert.ok(performance.now() - askedAt < 15_000);
+    await eventually('degraded', async () => (await send(server.url, '/readyz')).body.includes('degraded'));
+    assertCreated(await increment(server.url, { held: 100 }));
+    postgres.release();
+    await eventually('ready', async () => (await send(server.url, '/readyz')).body === '{"status":"ok"}');
+    await assertCleanStop(server);
+    assert.equal((await committedSums(postgres.url)).get('held'), 111n);
   });
 });
 

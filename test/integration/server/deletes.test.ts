@@ -6,6 +6,7 @@ import { increment, send, type Answer } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { startServer } from '../../support/server.js';
 import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 const NEVER_MS = '3600000';
 const DELETED = /^\{"key":"[^"]*","sum":(0|-?[1-9][0-9]*)\}$/;
@@ -110,18 +111,14 @@ describe('DELETE /counters/KEY', () => {
     assert.equal(acknowledged, 2400n);
   });
 
-  test('pending increments of another node start the counter again', async () => {
+  test('pending increments of another node start the counter again', async (t) => {
     const env = { DATABASE_URL: node.databaseUrl, SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS };
-    const other = await startServer({ env });
-    try {
-      assertCreated(await increment(other.url, { shared: 7 }));
-      assertCreated(await increment(node.url, { shared: 30 }));
-      assert.equal(closingValue(await deleteCounter(node.url, '/counters/shared')), 30n);
-      await flush(other.url);
-      assert.equal(await sumOf(node.url, 'shared'), 7n);
-      await assertCleanStop(other);
-    } finally {
-      await other.dispose();
-    }
+    const other = own(t, await startServer({ env }));
+    assertCreated(await increment(other.url, { shared: 7 }));
+    assertCreated(await increment(node.url, { shared: 30 }));
+    assert.equal(closingValue(await deleteCounter(node.url, '/counters/shared')), 30n);
+    await flush(other.url);
+    assert.equal(await sumOf(node.url, 'shared'), 7n);
+    await assertCleanStop(other);
   });
 });

@@ -5,6 +5,7 @@ import { eventually } from '../../support/eventually.js';
 import { increment, send } from '../../support/http.js';
 import { assertCreated } from '../../support/problem.js';
 import { SuiteServer } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 const NEVER_MS = '3600000';
 /** Time for a flush of few keys, with the machine's pauses. */
@@ -50,8 +51,8 @@ for (const [journal, each] of [
     const shards = 2;
     const node = new SuiteServer({ SHARDS: String(shards), JOURNAL: journal, FLUSH_INTERVAL_MS: '20' });
 
-    test(`a node opens at most ${each} × SHARDS + 2 connections, whatever clients send`, async () => {
-      const connection = await connectTo(node.databaseUrl);
+    test(`a node opens at most ${each} × SHARDS + 2 connections, whatever clients send`, async (t) => {
+      const connection = own(t, await connectTo(node.databaseUrl));
       let most = 0;
       let isLoading = true;
       const ask = async (n: number): Promise<void> => {
@@ -74,12 +75,8 @@ for (const [journal, each] of [
           most = Math.max(most, row?.count ?? 0);
         }
       };
-      try {
-        const load = Promise.all(Array.from({ length: 12 }, (_, n) => ask(n))).finally(() => (isLoading = false));
-        await Promise.all([load, watch()]);
-      } finally {
-        await connection.close();
-      }
+      const load = Promise.all(Array.from({ length: 12 }, (_, n) => ask(n))).finally(() => (isLoading = false));
+      await Promise.all([load, watch()]);
       assert.ok(most > 1 && most <= each * shards + 2, `${most} connections`);
     });
   });

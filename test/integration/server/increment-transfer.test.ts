@@ -7,6 +7,7 @@ import { increment, send } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { RawConnection, type RawAnswer } from '../../support/raw-connection.js';
 import { SuiteServer } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 const BODY_BYTES_MAX = 4096;
 
@@ -192,15 +193,11 @@ describe('POST /increment over the wire', () => {
       assert.equal((await connection.answer()).status, 202);
     }));
 
-  test('one connection carries thousands of requests', async () => {
-    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-    try {
-      for (let sent = 0; sent < 2000; sent += 1) {
-        const answer = await increment(node.url, { kept: 1 }, { agent });
-        if (answer.status !== 202) assertCreated(answer);
-      }
-    } finally {
-      agent.destroy();
+  test('one connection carries thousands of requests', async (t) => {
+    const agent = own(t, new Agent({ keepAlive: true, maxSockets: 1 }));
+    for (let sent = 0; sent < 2000; sent += 1) {
+      const answer = await increment(node.url, { kept: 1 }, { agent });
+      if (answer.status !== 202) assertCreated(answer);
     }
     assert.equal(await sumOf(node.url, 'kept'), 2000n);
   });

@@ -9,6 +9,7 @@ import { OutagePostgres } from '../../support/outage-postgres.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { startServer, type TestServer } from '../../support/server.js';
 import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
+import { own } from '../../support/own.js';
 
 /** A change made through this server shows within this time. */
 const SHOWS_MS = 2_000;
@@ -18,7 +19,7 @@ const ADMIN = { authorization: 'Bearer admin-token' };
 describe('watch', () => {
   const node = new SuiteServer({ FLUSH_INTERVAL_MS: '3600000', MAX_KEY_BYTES: '64' });
 
-  test('a stream begins with the document of each key, null for one that does not exist', async () => {
+  test('a stream begins with the document of each key, null for one that does not exist', async (t) => {
     assertCreated(await increment(node.url, { 'w a': 3, 'w\n"\\': -4 }));
     const keys = new URLSearchParams([
       ['key', 'w\n"\\'],
@@ -26,90 +27,70 @@ describe('watch', () => {
       ['key', 'w a'],
       ['key', 'w a'],
     ]);
-    const reader = await EventReader.open(node.url, `/watch?${keys.toString()}`);
-    try {
-      await eventually('three events', async () => reader.events.length === 3);
-      await sleep(300);
-      assert.deepEqual(
-        reader.events.map(({ event, data }) => `${event} ${data}`),
-        [
-          'counter {"key":"w\\n\\"\\\\","sum":-4,"committed":0,"pending":-4,"updated_at":null}',
-          'counter {"key":"never","sum":null,"committed":0,"pending":0,"updated_at":null}',
-          'counter {"key":"w a","sum":3,"committed":0,"pending":3,"updated_at":null}',
-        ],
-      );
-    } finally {
-      reader.close();
-    }
+    const reader = own(t, await EventReader.open(node.url, `/watch?${keys.toString()}`));
+    await eventually('three events', async () => reader.events.length === 3);
+    await sleep(300);
+    assert.deepEqual(
+      reader.events.map(({ event, data }) => `${event} ${data}`),
+      [
+        'counter {"key":"w\\n\\"\\\\","sum":-4,"committed":0,"pending":-4,"updated_at":null}',
+        'counter {"key":"never","sum":null,"committed":0,"pending":0,"updated_at":null}',
+        'counter {"key":"w a","sum":3,"committed":0,"pending":3,"updated_at":null}',
+      ],
+    );
   });
 
-  test('a change shows within two seconds, at most once a second, and only if the sum changes', async () => {
+  test('a change shows within two seconds, at most once a second, and only if the sum changes', async (t) => {
     assertCreated(await increment(node.url, { busy: 1, quiet: 1 }));
-    const reader = await EventReader.open(node.url, '/watch?key=busy&key=quiet');
-    try {
-      await reader.until('busy', '1');
-      const begin = performance.now();
-      let sum = 1;
-      while (performance.now() - begin < 3_500) {
-        assertCreated(await increment(node.url, { busy: 1 }));
-        sum += 1;
-        await sleep(20);
-      }
-      const last = performance.now();
-      assert.ok((await reader.until('busy', String(sum))) - last < SHOWS_MS);
-      // A flush moves what is pending and changes no sum.
-      assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
-      await sleep(1_500);
-      assert.deepEqual(reader.sums('quiet'), ['1']);
-      const times = reader.events.filter(({ data }) => data.startsWith('{"key":"busy"')).map(({ atMs }) => atMs);
-      assert.ok(times.length >= 4 && times.length <= 6, String(times));
-      for (const [index, at] of times.entries()) {
-        if (index > 0) assert.ok(at - (times[index - 1] ?? 0) > 800, String(times));
-      }
-    } finally {
-      reader.close();
+    const reader = own(t, await EventReader.open(node.url, '/watch?key=busy&key=quiet'));
+    await reader.until('busy', '1');
+    const begin = performance.now();
+    let sum = 1;
+    while (performance.now() - begin < 3_500) {
+      assertCreated(await increment(node.url, { busy: 1 }));
+      sum += 1;
+      await sleep(20);
+    }
+    const last = performance.now();
+    assert.ok((await reader.until('busy', String(sum))) - last < SHOWS_MS);
+    // A flush moves what is pending and changes no sum.
+    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await sleep(1_500);
+    assert.deepEqual(reader.sums('quiet'), ['1']);
+    const times = reader.events.filter(({ data }) => data.startsWith('{"key":"busy"')).map(({ atMs }) => atMs);
+    assert.ok(times.length >= 4 && times.length <= 6, String(times));
+    for (const [index, at] of times.entries()) {
+      if (index > 0) assert.ok(at - (times[index - 1] ?? 0) > 800, String(times));
     }
   });
 
-  test('what another writer commits shows, and so does a delete', async () => {
+  test('what another writer commits shows, and so does a delete', async (t) => {
     assertCreated(await increment(node.url, { foreign: 5 }));
     await send(node.url, '/flush', { method: 'POST' });
-    const reader = await EventReader.open(node.url, '/watch?key=foreign');
-    try {
-      await reader.until('foreign', '5');
-      await node.execute(`update counters set sum = 12345678901234567890 where key = 'foreign'`);
-      const committed = performance.now();
-      assert.ok((await reader.until('foreign', '12345678901234567890')) - committed < SHOWS_MS);
-      assert.equal((await send(node.url, '/counters/foreign', { method: 'DELETE' })).status, 200);
-      await reader.until('foreign', 'null');
-    } finally {
-      reader.close();
-    }
+    const reader = own(t, await EventReader.open(node.url, '/watch?key=foreign'));
+    await reader.until('foreign', '5');
+    await node.execute(`update counters set sum = 12345678901234567890 where key = 'foreign'`);
+    const committed = performance.now();
+    assert.ok((await reader.until('foreign', '12345678901234567890')) - committed < SHOWS_MS);
+    assert.equal((await send(node.url, '/counters/foreign', { method: 'DELETE' })).status, 200);
+    await reader.until('foreign', 'null');
   });
 
-  test('a row that holds no integer spoils no other counter', async () => {
+  test('a row that holds no integer spoils no other counter', async (t) => {
     await node.execute(`insert into counters (key, sum) values ('broken', 'NaN'), ('sound', 1)`);
-    const reader = await EventReader.open(node.url, '/watch?key=broken&key=sound');
-    try {
-      await reader.until('sound', '1');
-      await node.execute(`update counters set sum = 2 where key in ('broken', 'sound')`);
-      await Promise.all([reader.until('sound', '2'), reader.until('broken', '2')]);
-      assert.deepEqual(reader.sums('broken'), ['2']);
-    } finally {
-      reader.close();
-      await node.execute(`delete from counters where key in ('broken', 'sound')`);
-    }
+    const reader = own(t, await EventReader.open(node.url, '/watch?key=broken&key=sound'));
+    await reader.until('sound', '1');
+    await node.execute(`update counters set sum = 2 where key in ('broken', 'sound')`);
+    await Promise.all([reader.until('sound', '2'), reader.until('broken', '2')]);
+    assert.deepEqual(reader.sums('broken'), ['2']);
+    await node.execute(`delete from counters where key in ('broken', 'sound')`);
   });
 
-  test('a hundred keys are watched; none, 101 and a bad one are refused', async () => {
+  test('a hundred keys are watched; none, 101 and a bad one are refused', async (t) => {
     const query = (count: number): string =>
       Array.from({ length: count }, (_, index) => `key=hundred-${index}`).join('&');
-    const reader = await EventReader.open(node.url, `/watch?${query(100)}`);
-    try {
-      await eventually('a hundred events', async () => reader.events.length === 100);
-    } finally {
-      reader.close();
-    }
+    const reader = own(t, await EventReader.open(node.url, `/watch?${query(100)}`));
+    await eventually('a hundred events', async () => reader.events.length === 100);
     for (const bad of ['', '?key=', '?kay=a', `?${query(101)}`, '?key=a&key=%00', `?key=${'k'.repeat(65)}`]) {
       assertProblem(await send(node.url, `/watch${bad}`), 'invalid-request');
     }
@@ -139,21 +120,18 @@ describe('bounds of watching', () => {
     FLUSH_INTERVAL_MS: '3600000',
   });
 
-  test('MAX_WATCHERS holds for all HTTP threads together, and each of them serves streams', async () => {
+  test('MAX_WATCHERS holds for all HTTP threads together, and each of them serves streams', async (t) => {
     const opened = await Promise.allSettled(
       Array.from({ length: 40 }, () => EventReader.open(node.url, '/watch?key=threads')),
     );
-    const readers = opened.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
-    try {
-      assert.equal(readers.length, 3);
-      for (const result of opened) {
-        if (result.status === 'rejected') assert.match(String(result.reason), /503 .*MAX_WATCHERS.*"overloaded"/s);
-      }
-      assertCreated(await increment(node.url, { threads: 7 }));
-      await Promise.all(readers.map((reader) => reader.until('threads', '7')));
-    } finally {
-      for (const reader of readers) reader.close();
+    const readers = opened.flatMap((result) => (result.status === 'fulfilled' ? [own(t, result.value)] : []));
+    assert.equal(readers.length, 3);
+    for (const result of opened) {
+      if (result.status === 'rejected') assert.match(String(result.reason), /503 .*MAX_WATCHERS.*"overloaded"/s);
     }
+    assertCreated(await increment(node.url, { threads: 7 }));
+    await Promise.all(readers.map((reader) => reader.until('threads', '7')));
+    for (const reader of readers) reader.close();
     await eventually('room again', async () => {
       const answer = await send(node.url, '/watch?key=a', { method: 'HEAD' });
       return answer.status === 200 && (await scrape(node.url)).total('watchers') === 0;
