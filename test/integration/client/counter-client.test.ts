@@ -2,26 +2,15 @@
  * The client against the real server.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { CounterClient, CounterClientError } from 'summing-counters/client';
-import { createTestDatabase } from '../../support/database.js';
 import { increment } from '../../support/http.js';
-import { startServer, type TestServer } from '../../support/server.js';
+import { SuiteServer } from '../../support/suite-server.js';
 
-async function withServer(env: Record<string, string>, body: (server: TestServer) => Promise<void>): Promise<void> {
-  const database = await createTestDatabase();
-  const server = await startServer({ env: { DATABASE_URL: database.url, ...env } });
-  try {
-    await body(server);
-    assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
-  } finally {
-    await server.dispose();
-    await database.drop();
-  }
-}
+describe('the client and a server', () => {
+  const node = new SuiteServer();
 
-test('the flushes of two clients are each counted once, even if every first answer is lost', () =>
-  withServer({}, async ({ url }) => {
+  test('the flushes of two clients are each counted once, even if every first answer is lost', async () => {
     const losses = new Set<unknown>();
     const losing: typeof fetch = async (input, init) => {
       const answer = await fetch(input, init);
@@ -33,10 +22,10 @@ test('the flushes of two clients are each counted once, even if every first answ
     };
     const largest = Number.MAX_SAFE_INTEGER;
     const clients = [losing, fetch].map(
-      (each) => new CounterClient({ url, fetch: each, batchKeysMax: 3, retryBaseMs: 1 }),
+      (each) => new CounterClient({ url: node.url, fetch: each, batchKeysMax: 3, retryBaseMs: 1 }),
     );
     for (const client of clients) {
-      for (let key = 0; key < 10; key += 1) client.increment(`key ${key}`, key);
+      for (let key = 0; key < 10; key += 1) client.increment(`of both ${key}`, key);
       client.incrementMany([
         ['large', largest],
         ['large', largest],
@@ -46,62 +35,16 @@ test('the flushes of two clients are each counted once, even if every first answ
     }
     await Promise.all(clients.map((client) => client.close()));
     assert.ok(losses.size >= 4);
-    const reader = new CounterClient({ url });
-    for (let key = 0; key < 10; key += 1) assert.equal(await reader.get(`key ${key}`), 2n * BigInt(key));
+    const reader = new CounterClient({ url: node.url });
+    for (let key = 0; key < 10; key += 1) assert.equal(await reader.get(`of both ${key}`), 2n * BigInt(key));
     assert.equal(await reader.get('large'), 4n * BigInt(largest));
     assert.equal(await reader.get('__proto__'), -2n);
+    assert.equal(await reader.delete('__proto__'), -2n);
     assert.equal(await reader.get('zero'), 0n);
-  }));
+  });
 
-test('a client with a key that only the server considers too long loses no other key', () =>
-  withServer({ MAX_KEY_BYTES: '8' }, async ({ url }) => {
-    const client = new CounterClient({ url });
-    client.incrementMany({ a: 1, 'nine bytes': 2, b: 3 });
-    await assert.rejects(client.flush(), (error) => {
-      assert.ok(error instanceof CounterClientError);
-      assert.deepEqual([error.code, error.counted], ['invalid-request', 'no']);
-      assert.deepEqual(
-        error.refused.flatMap(({ increments }) => increments),
-        [['nine bytes', 2]],
-      );
-      return true;
-    });
-    assert.deepEqual([await client.get('a'), await client.get('b')], [1n, 3n]);
-  }));
-
-test('batches that are too large for the server arrive in parts', () =>
-  withServer({ MAX_BODY_BYTES: '200' }, async ({ url }) => {
-    const client = new CounterClient({ url });
-    for (let key = 0; key < 100; key += 1) client.increment(`key ${key}`, 7);
-    await client.flush();
-    for (let key = 0; key < 100; key += 1) assert.equal(await client.get(`key ${key}`), 7n);
-  }));
-
-test('the client reads exact sums of any key', () =>
-  withServer({}, async ({ url }) => {
-    const client = new CounterClient({ url: `${url}/` });
-    const largest = Number.MAX_SAFE_INTEGER;
-    for (const key of ['a', '.', '..', 'a/b?c=d&e+f%20g', '"sum":1', '__proto__', '😀', '\\', '\u2028']) {
-      assert.equal(await client.get(key), undefined);
-      const member = JSON.stringify(key);
-      assert.equal((await increment(url, `{${member}:${largest},${member}:${largest}}`)).status, 202);
-      assert.equal(await client.get(key), 2n * BigInt(largest));
-    }
-  }));
-
-test('the client reports a key that only the server considers too long as refused by the server', () =>
-  withServer({ MAX_KEY_BYTES: '8' }, async ({ url }) => {
-    const client = new CounterClient({ url });
-    await assert.rejects(client.get('nine bytes'), {
-      name: 'CounterClientError',
-      code: 'invalid-request',
-      status: 400,
-    });
-  }));
-
-test('getMany reads any number of counters exactly, and delete returns the last sum', () =>
-  withServer({}, async ({ url }) => {
-    const client = new CounterClient({ url });
+  test('getMany reads any number of counters exactly, and delete returns the last sum', async () => {
+    const client = new CounterClient({ url: node.url });
     const largest = Number.MAX_SAFE_INTEGER;
     const odd = ['"sum":7', 'a,"sum":8}', '\\"sum":9', '.', '..', 'é/?&=+%'];
     for (const key of odd) client.increment(key, 3);
@@ -125,10 +68,9 @@ test('getMany reads any number of counters exactly, and delete returns the last 
       assert.equal(await client.get(key), undefined);
     }
     await client.close();
-  }));
+  });
 
-test('a delete whose first answer is lost is repeated under the same idempotency key, with the same sum', () =>
-  withServer({}, async ({ url }) => {
+  test('a delete whose first answer is lost is repeated under the same idempotency key, with the same sum', async () => {
     let losses = 0;
     const losing: typeof fetch = async (input, init) => {
       const answer = await fetch(input, init);
@@ -137,10 +79,57 @@ test('a delete whose first answer is lost is repeated under the same idempotency
       await answer.text();
       throw new TypeError('the answer was lost');
     };
-    const client = new CounterClient({ url, fetch: losing, retryBaseMs: 1 });
+    const client = new CounterClient({ url: node.url, fetch: losing, retryBaseMs: 1 });
     client.increment('a', 41);
     await client.flush();
     assert.equal(await client.delete('a'), 41n);
     assert.deepEqual([losses, client.stats().retries], [2, 2]);
     await client.close();
-  }));
+  });
+
+  test('the client reads exact sums of any key', async () => {
+    const client = new CounterClient({ url: `${node.url}/` });
+    const largest = Number.MAX_SAFE_INTEGER;
+    for (const key of ['a', '.', '..', 'a/b?c=d&e+f%20g', '"sum":1', '__proto__', '😀', '\\', '\u2028']) {
+      assert.equal(await client.get(key), undefined);
+      const member = JSON.stringify(key);
+      assert.equal((await increment(node.url, `{${member}:${largest},${member}:${largest}}`)).status, 202);
+      assert.equal(await client.get(key), 2n * BigInt(largest));
+    }
+  });
+});
+
+describe('the client and a server whose limits it does not know', () => {
+  const node = new SuiteServer({ MAX_KEY_BYTES: '8', MAX_BODY_BYTES: '200' });
+
+  test('a client with a key that only the server considers too long loses no other key', async () => {
+    const client = new CounterClient({ url: node.url });
+    client.incrementMany({ a: 1, 'nine bytes': 2, b: 3 });
+    await assert.rejects(client.flush(), (error) => {
+      assert.ok(error instanceof CounterClientError);
+      assert.deepEqual([error.code, error.counted], ['invalid-request', 'no']);
+      assert.deepEqual(
+        error.refused.flatMap(({ increments }) => increments),
+        [['nine bytes', 2]],
+      );
+      return true;
+    });
+    assert.deepEqual([await client.get('a'), await client.get('b')], [1n, 3n]);
+  });
+
+  test('the client reports a key that only the server considers too long as refused by the server', async () => {
+    const client = new CounterClient({ url: node.url });
+    await assert.rejects(client.get('nine bytes'), {
+      name: 'CounterClientError',
+      code: 'invalid-request',
+      status: 400,
+    });
+  });
+
+  test('batches that are too large for the server arrive in parts', async () => {
+    const client = new CounterClient({ url: node.url });
+    for (let key = 0; key < 100; key += 1) client.increment(`key ${key}`, 7);
+    await client.flush();
+    for (let key = 0; key < 100; key += 1) assert.equal(await client.get(`key ${key}`), 7n);
+  });
+});
