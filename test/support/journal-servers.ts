@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { connectTo } from './database.js';
 import { send } from './http.js';
-import { spawnServer, type TestServer } from './server.js';
+import type { TestServer } from './server.js';
 
 export type Role = 'serve' | 'ingest' | 'roll-up';
 export type Environment = Readonly<Record<string, string>>;
@@ -40,17 +40,4 @@ export async function assertCounter(
   assert.equal(answer.status, 200, answer.body);
   const { sum, committed, pending } = JSON.parse(answer.body) as Record<string, unknown>;
   assert.deepEqual({ sum, committed, pending }, expected);
-}
-
-/** A start that must fail: its exit code and output. */
-export async function refusedStart(
-  env: Environment,
-): Promise<{ readonly code: number | null; readonly output: string }> {
-  const server = await spawnServer({ env });
-  try {
-    const { code } = await server.ended;
-    return { code, output: server.output };
-  } finally {
-    await server.dispose();
-  }
 }

@@ -9,7 +9,8 @@ import { increment, problemCode } from '../../support/http.js';
 import { makeCertificates, makeJwtAccess, type Certificate } from '../../support/nats-access.js';
 import { NatsServer, natsServerMissing } from '../../support/nats-server.js';
 import { assertCreated } from '../../support/problem.js';
-import { spawnServer, startServer, temporaryDirectory } from '../../support/server.js';
+import { startServer, temporaryDirectory } from '../../support/server.js';
+import { own, refusedStart } from '../../support/own.js';
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -48,126 +49,74 @@ describe('access to NATS', { skip: natsServerMissing() }, () => {
 
   /** The start ends with 78 and one line that says why. */
   async function assertRefused(env: Environment, reason: RegExp, secrets: readonly string[] = []): Promise<void> {
-    const server = await spawnServer({ env: settings(env) });
-    try {
-      const { code } = await server.ended;
-      assert.equal(code, 78, server.output);
-      const fatal = server.log.filter(({ level }) => level === 'fatal');
-      assert.ok(fatal.length <= 1, server.output);
-      assert.match(server.output, reason);
-      for (const secret of secrets) assert.ok(!server.output.includes(secret), server.output);
-    } finally {
-      await server.dispose();
-    }
+    const { log, output } = await refusedStart(settings(env), 78, reason);
+    assert.ok(log.filter(({ level }) => level === 'fatal').length <= 1, output);
+    for (const secret of secrets) assert.ok(!output.includes(secret), output);
   }
 
-  test('a user and a password are given, and never logged; a wrong one ends the start', async () => {
-    const broker = await NatsServer.start('authorization { user: counters, password: "s3cret-pa55" }');
-    try {
-      await assertCounts({ JOURNAL: `nats://counters:s3cret-pa55@${broker.address}` }, ['s3cret-pa55']);
-      const given = { JOURNAL: broker.journal, NATS_USER: 'counters' };
-      await assertCounts({ ...given, NATS_PASSWORD: 's3cret-pa55' }, ['s3cret-pa55']);
-      await assertRefused({ JOURNAL: `nats://counters:wr0ng@${broker.address}` }, REFUSED, ['wr0ng']);
-      await assertRefused({ JOURNAL: broker.journal }, REFUSED);
-    } finally {
-      await broker.dispose();
-    }
+  test('a user and a password are given, and never logged; a wrong one ends the start', async (t) => {
+    const broker = own(t, await NatsServer.start('authorization { user: counters, password: "s3cret-pa55" }'));
+    await assertCounts({ JOURNAL: `nats://counters:s3cret-pa55@${broker.address}` }, ['s3cret-pa55']);
+    const given = { JOURNAL: broker.journal, NATS_USER: 'counters' };
+    await assertCounts({ ...given, NATS_PASSWORD: 's3cret-pa55' }, ['s3cret-pa55']);
+    await assertRefused({ JOURNAL: `nats://counters:wr0ng@${broker.address}` }, REFUSED, ['wr0ng']);
+    await assertRefused({ JOURNAL: broker.journal }, REFUSED);
   });
 
-  test('a token is given, and never logged; a wrong one ends the start', async () => {
-    const broker = await NatsServer.start('authorization { token: "t0ken-secret" }');
-    try {
-      await assertCounts({ JOURNAL: `nats://t0ken-secret@${broker.address}` }, ['t0ken-secret']);
-      await assertCounts({ JOURNAL: broker.journal, NATS_TOKEN: 't0ken-secret' }, ['t0ken-secret']);
-      await assertRefused({ JOURNAL: broker.journal, NATS_TOKEN: 'wr0ng' }, REFUSED, ['wr0ng']);
-    } finally {
-      await broker.dispose();
-    }
+  test('a token is given, and never logged; a wrong one ends the start', async (t) => {
+    const broker = own(t, await NatsServer.start('authorization { token: "t0ken-secret" }'));
+    await assertCounts({ JOURNAL: `nats://t0ken-secret@${broker.address}` }, ['t0ken-secret']);
+    await assertCounts({ JOURNAL: broker.journal, NATS_TOKEN: 't0ken-secret' }, ['t0ken-secret']);
+    await assertRefused({ JOURNAL: broker.journal, NATS_TOKEN: 'wr0ng' }, REFUSED, ['wr0ng']);
   });
 
-  test('a file of credentials is given; one of another account, or without credentials, ends the start', async () => {
+  test('a file of credentials is given; one of another account, or without credentials, ends the start', async (t) => {
     const { configuration, credentials, foreignCredentials } = makeJwtAccess();
-    const broker = await NatsServer.start(configuration);
-    try {
-      const file = async (name: string, text: string): Promise<Environment> => {
-        const path = join(directory, name);
-        await writeFile(path, text);
-        return { JOURNAL: broker.journal, NATS_CREDS_FILE: path };
-      };
-      const seed = /SU[A-Z0-9]{50,}/.exec(credentials)?.[0] ?? assert.fail('a seed is in the file');
-      await assertCounts(await file('user.creds', credentials), [seed]);
-      await assertRefused(await file('foreign.creds', foreignCredentials), REFUSED);
-      await assertRefused(await file('empty.creds', 'nothing\n'), /NATS_CREDS_FILE/);
-      await assertRefused({ JOURNAL: broker.journal, NATS_CREDS_FILE: join(directory, 'none') }, /NATS_CREDS_FILE/);
-    } finally {
-      await broker.dispose();
-    }
+    const broker = own(t, await NatsServer.start(configuration));
+    const file = async (name: string, text: string): Promise<Environment> => {
+      const path = join(directory, name);
+      await writeFile(path, text);
+      return { JOURNAL: broker.journal, NATS_CREDS_FILE: path };
+    };
+    const seed = /SU[A-Z0-9]{50,}/.exec(credentials)?.[0] ?? assert.fail('a seed is in the file');
+    await assertCounts(await file('user.creds', credentials), [seed]);
+    await assertRefused(await file('foreign.creds', foreignCredentials), REFUSED);
+    await assertRefused(await file('empty.creds', 'nothing\n'), /NATS_CREDS_FILE/);
+    await assertRefused({ JOURNAL: broker.journal, NATS_CREDS_FILE: join(directory, 'none') }, /NATS_CREDS_FILE/);
   });
 
-  test('a broker with TLS is trusted by the authority of the settings only, and a client shows its certificate', async () => {
+  test('a broker with TLS is trusted by the authority of the settings only, and a client shows its certificate', async (t) => {
     const [broker, client] = certificates;
     assert.ok(broker !== undefined && client !== undefined);
     const files = `cert_file: "${broker.cert}", key_file: "${broker.key}", ca_file: "${authority}"`;
-    const open = await NatsServer.start(`tls { ${files} }`);
-    const closed = await NatsServer.start(`tls { ${files}, verify: true }`);
+    const open = own(t, await NatsServer.start(`tls { ${files} }`));
+    const closed = own(t, await NatsServer.start(`tls { ${files}, verify: true }`));
     const trusted = { NATS_TLS_CA_FILE: authority };
     const known = { ...trusted, NATS_TLS_CERT_FILE: client.cert, NATS_TLS_KEY_FILE: client.key };
     const refused = /The broker cannot be reached by TLS: .*\. Check .*NATS_TLS_CA_FILE/;
-    try {
-      await assertCounts({ JOURNAL: `tls://${open.address}`, ...trusted });
-      await assertRefused({ JOURNAL: `tls://${open.address}` }, refused);
-      await assertCounts({ JOURNAL: `tls://${closed.address}`, ...known });
-      await assertRefused({ JOURNAL: `tls://${closed.address}`, ...trusted }, refused);
-    } finally {
-      await open.dispose();
-      await closed.dispose();
-    }
+    await assertCounts({ JOURNAL: `tls://${open.address}`, ...trusted });
+    await assertRefused({ JOURNAL: `tls://${open.address}` }, refused);
+    await assertCounts({ JOURNAL: `tls://${closed.address}`, ...known });
+    await assertRefused({ JOURNAL: `tls://${closed.address}`, ...trusted }, refused);
   });
 
-  test('where TLS is asked for, a broker without it gets nothing', async () => {
-    const broker = await NatsServer.start();
-    try {
-      const env = { JOURNAL: `tls://${broker.address}`, NATS_TLS_CA_FILE: authority };
-      await assertRefused(env, /The broker cannot be reached by TLS/);
-    } finally {
-      await broker.dispose();
-    }
+  test('where TLS is asked for, a broker without it gets nothing', async (t) => {
+    const broker = own(t, await NatsServer.start());
+    const env = { JOURNAL: `tls://${broker.address}`, NATS_TLS_CA_FILE: authority };
+    await assertRefused(env, /The broker cannot be reached by TLS/);
   });
 
-  test('a password that is changed under a running server is an outage, which heals with the old one', async () => {
-    const broker = await NatsServer.start('authorization { user: counters, password: "first" }');
-    const server = await startServer({ env: settings({ JOURNAL: `nats://counters:first@${broker.address}` }) });
-    try {
-      assertCreated(await increment(server.url, { before: 1 }));
-      await broker.stop();
-      await broker.start('authorization { user: counters, password: "second" }');
-      assert.equal(problemCode(await increment(server.url, { refused: 1 })), 'journal-unavailable');
-      await server.waitFor('Journal in NATS unavailable; refusing increments');
-      await broker.stop();
-      await broker.start();
-      await eventually('increments', async () => (await increment(server.url, { after: 1 })).status === 202);
-      assert.equal((await server.stop()).code, 0);
-    } finally {
-      await server.dispose();
-      await broker.dispose();
-    }
-  });
-
-  test('a start without the broker waits for it', async () => {
-    const broker = await NatsServer.start();
+  test('a password that is changed under a running server is an outage, which heals with the old one', async (t) => {
+    const broker = own(t, await NatsServer.start('authorization { user: counters, password: "first" }'));
+    const server = own(t, await startServer({ env: settings({ JOURNAL: `nats://counters:first@${broker.address}` }) }));
+    assertCreated(await increment(server.url, { before: 1 }));
     await broker.stop();
-    const server = await startServer({
-      env: { DATABASE_URL: database.url, JOURNAL: broker.journal },
-      until: 'The start waits for the broker of the journal',
-    });
-    try {
-      assert.equal(problemCode(await increment(server.url, { early: 1 })), 'starting');
-      await broker.start();
-      await eventually('a start', async () => (await increment(server.url, { late: 1 })).status === 202);
-    } finally {
-      await server.stop();
-      await server.dispose();
-      await broker.dispose();
-    }
+    await broker.start('authorization { user: counters, password: "second" }');
+    assert.equal(problemCode(await increment(server.url, { refused: 1 })), 'journal-unavailable');
+    await server.waitFor('Journal in NATS unavailable; refusing increments');
+    await broker.stop();
+    await broker.start();
+    await eventually('increments', async () => (await increment(server.url, { after: 1 })).status === 202);
+    assert.equal((await server.stop()).code, 0);
   });
 });
