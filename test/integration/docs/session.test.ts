@@ -2,12 +2,10 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { promisify } from 'node:util';
 import { api } from '#product/http/api.js';
-import { createTestDatabase, type TestDatabase } from '../../support/database.js';
-import { startServer, type TestServer } from '../../support/server.js';
-import { assertCleanStop } from '../../support/suite-server.js';
+import { SuiteServer } from '../../support/suite-server.js';
 
 const run = promisify(execFile);
 const ANY_TIME = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/g;
@@ -63,25 +61,12 @@ for (const { kind, text } of blocks) {
 
 for (const { start, env, steps } of parts) {
   describe(`docs/session.md: ${start}`, () => {
-    let database: TestDatabase;
-    let server: TestServer;
-    before(async () => {
-      database = await createTestDatabase();
-      server = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '2', ...env } });
-    });
-    after(async () => {
-      try {
-        await assertCleanStop(server);
-      } finally {
-        await server.dispose();
-        await database.drop();
-      }
-    });
+    const node = new SuiteServer(env);
 
     for (const { command, output } of steps) {
       test(`${command.slice(0, 100).replaceAll('\n', ' ')} says what the page says`, async () => {
         assert.ok(command.includes('localhost:3333'), 'a command calls the server');
-        const here = command.replaceAll('localhost:3333', new URL(server.url).host);
+        const here = command.replaceAll('localhost:3333', new URL(node.url).host);
         const { stdout } = await run('bash', ['-o', 'pipefail', '-c', here], { timeout: 20_000 });
         const said = stdout.replaceAll('\r\n', '\n').trimEnd();
         assert.equal(said.replaceAll(ANY_TIME, 'TIME'), output.replaceAll(ANY_TIME, 'TIME'));

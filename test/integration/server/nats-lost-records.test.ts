@@ -5,13 +5,15 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { jetstreamManager, type JetStreamManager } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
+import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, problemCode, send } from '../../support/http.js';
 import { scrape } from '../../support/metrics.js';
 import { NatsServer, natsServerMissing } from '../../support/nats-server.js';
 import { assertCreated } from '../../support/problem.js';
 import { startServer, type TestServer } from '../../support/server.js';
+import { own } from '../../support/own.js';
+import { rowsOf } from '../../support/journal-servers.js';
 
 const STREAM = 'summing-counters';
 const LOST = 'Acknowledged increments are lost: NATS has gone back to an earlier state';
@@ -33,17 +35,8 @@ describe('what is left in NATS', { skip: natsServerMissing() }, () => {
     return startServer({ env: { ...settings, ...env } });
   }
 
-  async function rowsOf<Row extends Record<string, unknown>>(text: string): Promise<readonly Row[]> {
-    const connection = await connectTo(database.url);
-    try {
-      return await connection.query<Row>({ text });
-    } finally {
-      await connection.close();
-    }
-  }
-
   async function sumsOf(...keys: readonly string[]): Promise<readonly number[]> {
-    const rows = await rowsOf<{ key: string; sum: string }>('select key, sum::text from counters');
+    const rows = await rowsOf<{ key: string; sum: string }>(database.url, 'select key, sum::text from counters');
     return keys.map((key) => Number(rows.find((row) => row.key === key)?.sum ?? 0));
   }
 
@@ -65,123 +58,103 @@ describe('what is left in NATS', { skip: natsServerMissing() }, () => {
     });
   }
 
-  test('a broker without the last messages: the loss is said and counted, and only that is lost', async () => {
-    const server = await start({ FLUSH_INTERVAL_MS: '60000' });
-    try {
-      assertCreated(await increment(server.url, { flushed: 5 }));
-      assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
-      assertCreated(await increment(server.url, { lost: 7 }));
-      await managed(async (manager) => {
-        const { state } = await manager.streams.info(STREAM);
-        await manager.streams.deleteMessage(STREAM, state.last_seq);
-      });
-      await countAgain(server, 'later');
-      await server.waitFor(LOST);
-      const [line] = server.log.filter(({ msg }) => msg === LOST);
-      assert.equal(line?.['level'], 'error');
-      assert.equal(line['lost'], 1);
-      await eventually('the loss in the metrics', async () => {
-        return (await scrape(server.url)).total('increments_lost_total') === 1;
-      });
-      // As after every loss of what was acknowledged.
-      assert.equal((await server.stop()).code, 1);
-      assert.deepEqual(await sumsOf('flushed', 'lost', 'later'), [5, 0, 1]);
-    } finally {
-      await server.dispose();
-    }
+  test('a broker without the last messages: the loss is said and counted, and only that is lost', async (t) => {
+    const server = own(t, await start({ FLUSH_INTERVAL_MS: '60000' }));
+    assertCreated(await increment(server.url, { flushed: 5 }));
+    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    assertCreated(await increment(server.url, { lost: 7 }));
+    await managed(async (manager) => {
+      const { state } = await manager.streams.info(STREAM);
+      await manager.streams.deleteMessage(STREAM, state.last_seq);
+    });
+    await countAgain(server, 'later');
+    await server.waitFor(LOST);
+    const [line] = server.log.filter(({ msg }) => msg === LOST);
+    assert.equal(line?.['level'], 'error');
+    assert.equal(line['lost'], 1);
+    await eventually('the loss in the metrics', async () => {
+      return (await scrape(server.url)).total('increments_lost_total') === 1;
+    });
+    // As after every loss of what was acknowledged.
+    assert.equal((await server.stop()).code, 1);
+    assert.deepEqual(await sumsOf('flushed', 'lost', 'later'), [5, 0, 1]);
   });
 
-  test('a broker with an older copy of its store: only what came after it is lost, and what comes then gets sequences again', async () => {
-    const server = await start({ FLUSH_INTERVAL_MS: '60000' });
+  test('a broker with an older copy of its store: only what came after it is lost, and what comes then gets sequences again', async (t) => {
+    const server = own(t, await start({ FLUSH_INTERVAL_MS: '60000' }));
     const [store, copy] = ['store', 'copy'].map((name) => join(broker.directory, name)) as [string, string];
-    try {
-      assertCreated(await increment(server.url, { kept: 3 }));
-      await broker.stop();
-      await cp(store, copy, { recursive: true });
-      await broker.start();
-      await countAgain(server, 'lost');
-      assertCreated(await increment(server.url, { lost: 1 }));
-      await broker.stop();
-      await rm(store, { recursive: true });
-      await cp(copy, store, { recursive: true });
-      await broker.start();
-      await countAgain(server, 'later');
-      assertCreated(await increment(server.url, { later: 1 }));
-      await server.waitFor(LOST);
-      const [line] = server.log.filter(({ msg }) => msg === LOST);
-      // Records of a quarter of a second are counted together.
-      assert.ok([2, 3].includes(Number(line?.['lost'])), JSON.stringify(line));
-      assert.equal((await server.stop()).code, 1);
-      assert.deepEqual(await sumsOf('kept', 'lost', 'later'), [3, 0, 2]);
-    } finally {
-      await server.dispose();
-    }
+    assertCreated(await increment(server.url, { kept: 3 }));
+    await broker.stop();
+    await cp(store, copy, { recursive: true });
+    await broker.start();
+    await countAgain(server, 'lost');
+    assertCreated(await increment(server.url, { lost: 1 }));
+    await broker.stop();
+    await rm(store, { recursive: true });
+    await cp(copy, store, { recursive: true });
+    await broker.start();
+    await countAgain(server, 'later');
+    assertCreated(await increment(server.url, { later: 1 }));
+    await server.waitFor(LOST);
+    const [line] = server.log.filter(({ msg }) => msg === LOST);
+    // Records of a quarter of a second are counted together.
+    assert.ok([2, 3].includes(Number(line?.['lost'])), JSON.stringify(line));
+    assert.equal((await server.stop()).code, 1);
+    assert.deepEqual(await sumsOf('kept', 'lost', 'later'), [3, 0, 2]);
   });
 
-  test('a broker whose store is gone: refused until a start makes the stream again; what was flushed is counted', async () => {
-    const server = await start({ FLUSH_INTERVAL_MS: '100' });
-    try {
-      assertCreated(await increment(server.url, { 'in the database': 5 }));
-      await eventually('a flush', async () => (await sumsOf('in the database'))[0] === 5);
-      await broker.stop();
-      await rm(join(broker.directory, 'store'), { recursive: true });
-      await broker.start();
-      assert.equal(problemCode(await increment(server.url, { refused: 1 })), 'journal-unavailable');
-      await server.waitFor('Journal in NATS unavailable; refusing increments');
-      const next = await start();
-      try {
-        await countAgain(server, 'after the store');
-        assertCreated(await increment(next.url, { 'at the next': 1 }));
-      } finally {
-        assert.equal((await next.stop()).code, 0);
-        await next.dispose();
-      }
-      assert.equal((await server.stop()).code, 0);
-      assert.deepEqual(await sumsOf('in the database', 'refused', 'after the store', 'at the next'), [5, 0, 1, 1]);
-    } finally {
-      await server.dispose();
-    }
+  test('a broker whose store is gone: refused until a start makes the stream again; what was flushed is counted', async (t) => {
+    const server = own(t, await start({ FLUSH_INTERVAL_MS: '100' }));
+    assertCreated(await increment(server.url, { 'in the database': 5 }));
+    await eventually('a flush', async () => (await sumsOf('in the database'))[0] === 5);
+    await broker.stop();
+    await rm(join(broker.directory, 'store'), { recursive: true });
+    await broker.start();
+    assert.equal(problemCode(await increment(server.url, { refused: 1 })), 'journal-unavailable');
+    await server.waitFor('Journal in NATS unavailable; refusing increments');
+    const next = own(t, await start());
+    await countAgain(server, 'after the store');
+    assertCreated(await increment(next.url, { 'at the next': 1 }));
+    assert.equal((await next.stop()).code, 0);
+    assert.equal((await server.stop()).code, 0);
+    assert.deepEqual(await sumsOf('in the database', 'refused', 'after the store', 'at the next'), [5, 0, 1, 1]);
   });
 
-  test('the row of a finished stream goes fifteen days after its window, and not before', async () => {
+  test('the row of a finished stream goes fifteen days after its window, and not before', async (t) => {
     const first = await start();
     assertCreated(await increment(first.url, { finished: 3 }));
     assert.equal((await first.stop()).code, 0);
     await first.dispose();
     const [row] = await rowsOf<{ stream: string }>(
+      database.url,
       `select stream::text from journal_checkpoints where journal = 'nats' and retired_at is not null
        order by retired_at desc limit 1`,
     );
     const stream = row?.stream ?? assert.fail('a finished stream has a row');
     const retire = (ago: string): Promise<unknown> =>
-      rowsOf(`update journal_checkpoints set retired_at = now() - interval '${ago}' where stream = '${stream}'`);
+      rowsOf(
+        database.url,
+        `update journal_checkpoints set retired_at = now() - interval '${ago}' where stream = '${stream}'`,
+      );
     const rows = async (): Promise<number> =>
-      (await rowsOf(`select 1 from journal_checkpoints where stream = '${stream}'`)).length;
+      (await rowsOf(database.url, `select 1 from journal_checkpoints where stream = '${stream}'`)).length;
     const messages = (): Promise<number | undefined> =>
       managed(async (manager) => {
         const { state } = await manager.streams.info(STREAM, { subjects_filter: `${STREAM}.${stream}` });
         return state.subjects?.[`${STREAM}.${stream}`];
       });
     await retire('15 days 23 hours');
-    const early = await start();
-    try {
-      await eventually('nothing but the fence', async () => (await messages()) === 1);
-      assert.equal(await rows(), 1);
-    } finally {
-      assert.equal((await early.stop()).code, 0);
-      await early.dispose();
-    }
+    const early = own(t, await start());
+    await eventually('nothing but the fence', async () => (await messages()) === 1);
+    assert.equal(await rows(), 1);
+    assert.equal((await early.stop()).code, 0);
     assert.equal(await rows(), 1);
     await retire('16 days 1 hour');
-    const late = await start();
-    try {
-      await eventually('no row', async () => (await rows()) === 0);
-      assert.equal(await messages(), 1);
-      assert.ok(!late.output.includes('left alone'), late.output);
-    } finally {
-      assert.equal((await late.stop()).code, 0);
-      await late.dispose();
-    }
+    const late = own(t, await start());
+    await eventually('no row', async () => (await rows()) === 0);
+    assert.equal(await messages(), 1);
+    assert.ok(!late.output.includes('left alone'), late.output);
+    assert.equal((await late.stop()).code, 0);
     assert.deepEqual(await sumsOf('finished'), [3]);
   });
 });
