@@ -157,19 +157,6 @@ for (const shards of [1, 3]) {
   });
 }
 
-describe('MAX_BODY_BYTES of three digits', () => {
-  const node = new SuiteServer({ MAX_BODY_BYTES: '200' });
-
-  test('a longer Content-Length is 413 before the body comes, whatever its number of digits', async () => {
-    for (const length of [201, 999, 1000]) {
-      const connection = await RawConnection.open(node.url);
-      await connection.write(`POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${length}\r\n\r\n`);
-      assert.equal((await connection.answer()).status, 413);
-      connection.close();
-    }
-  });
-});
-
 describe('MAX_PENDING_BYTES', () => {
   const bodyBytesMax = 1024;
   const held = holdFlushes();
@@ -219,10 +206,20 @@ for (const keepSeconds of [0, 1]) {
     const held = holdFlushes();
     const node = new SuiteServer({
       SHARDS: '1',
-      MAX_BODY_BYTES: '1024',
+      // Three digits, for the first test.
+      MAX_BODY_BYTES: '900',
       JOURNAL_MAX_BYTES: '64KiB',
       JOURNAL_KEEP_SECONDS: String(keepSeconds),
       FLUSH_INTERVAL_MS: NEVER_MS,
+    });
+
+    test('a longer Content-Length is 413 before the body comes, whatever its number of digits', async () => {
+      for (const length of [901, 999, 1000]) {
+        const connection = await RawConnection.open(node.url);
+        await connection.write(`POST /increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${length}\r\n\r\n`);
+        assert.equal((await connection.answer()).status, 413);
+        connection.close();
+      }
     });
 
     test('a journal full of committed records takes increments again, and /readyz recovers without a request', async () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { Agent } from 'node:http';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -8,13 +8,14 @@ import { createTestDatabase } from '../../support/database.js';
 import { runStatements } from '../../support/database-connection.js';
 import { eventually } from '../../support/eventually.js';
 import { FlushHold } from '../../support/flush-hold.js';
-import { increment, send } from '../../support/http.js';
+import { increment, onConnections, send } from '../../support/http.js';
 import { imbalances, MetricsPage, scrape } from '../../support/metrics.js';
 import { OutagePostgres } from '../../support/outage-postgres.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { promtool, promtoolMissing } from '../../support/promtool.js';
-import { startServer, temporaryDirectory } from '../../support/server.js';
+import { startServer } from '../../support/server.js';
 import { SuiteServer } from '../../support/suite-server.js';
+import { own, ownDirectory } from '../../support/own.js';
 
 const MONITORING = join(import.meta.dirname, '../../../../monitoring');
 const NEVER_MS = '3600000';
@@ -156,15 +157,12 @@ describe('GET /metrics', () => {
     assert.equal((await scrape(node.url)).total('refusals_total', { code: 'overloaded' }), 1);
   });
 
-  test('open connections are counted', async () => {
-    const agents = Array.from({ length: 30 }, () => new Agent({ keepAlive: true, maxSockets: 1 }));
-    try {
-      await Promise.all(agents.map((agent) => send(node.url, '/healthz', { agent })));
-      const connections = (await scrape(node.url)).total('http_connections');
-      assert.ok(connections >= 30 && connections <= 33, String(connections));
-    } finally {
-      for (const agent of agents) agent.destroy();
-    }
+  test('open connections are counted', async (t) => {
+    const agents = Array.from({ length: 30 }, () => own(t, new Agent({ keepAlive: true, maxSockets: 1 })));
+    await Promise.all(agents.map((agent) => send(node.url, '/healthz', { agent })));
+    const connections = (await scrape(node.url)).total('http_connections');
+    assert.ok(connections >= 30 && connections <= 33, String(connections));
+    for (const agent of agents) agent.destroy();
     await eventually('the connections are closed', async () => (await scrape(node.url)).total('http_connections') < 5);
   });
 
@@ -184,19 +182,12 @@ describe('GET /metrics', () => {
 });
 
 describe('promtool', { skip: promtoolMissing() }, () => {
-  const node = new SuiteServer({ HTTP_THREADS: '2' });
-
-  test('promtool check metrics has nothing to say against the page', async () => {
-    assertCreated(await increment(node.url, { 'a"b\\c\n': 1 }));
-    assert.equal(promtool(['check', 'metrics'], (await send(node.url, '/metrics')).body), '');
-  });
-
   test('promtool check rules accepts the alerts, and their cases come true', () => {
     assert.equal(promtool(['check', 'rules', join(MONITORING, 'alerts.yml')]), '');
     assert.equal(promtool(['test', 'rules', join(MONITORING, 'alerts.test.yml')]), '');
   });
 
-  test('promtool check rules accepts the queries of the dashboard', async () => {
+  test('promtool check rules accepts the queries of the dashboard', async (t) => {
     const dashboard = readFileSync(join(MONITORING, 'grafana-dashboard.json'), 'utf8');
     const { panels } = JSON.parse(dashboard) as { panels: { targets?: { expr: string }[] }[] };
     const queries = panels.flatMap(({ targets = [] }) =>
@@ -204,15 +195,11 @@ describe('promtool', { skip: promtoolMissing() }, () => {
     );
     assert.ok(queries.length > 20);
     const rules = queries.map((expr, index) => ({ record: `query:${index}`, expr }));
-    const directory = await temporaryDirectory();
-    try {
-      // JSON is YAML.
-      const file = join(directory, 'queries.yml');
-      writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }));
-      assert.equal(promtool(['check', 'rules', file]), '');
-    } finally {
-      rmSync(directory, { recursive: true });
-    }
+    const directory = await ownDirectory(t);
+    // JSON is YAML.
+    const file = join(directory, 'queries.yml');
+    writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }));
+    assert.equal(promtool(['check', 'rules', file]), '');
   });
 });
 
@@ -220,83 +207,66 @@ describe('GET /metrics with three HTTP threads', () => {
   const node = new SuiteServer({ HTTP_THREADS: '3', SHARDS: '2' });
 
   test('every connection gets the numbers of all HTTP threads', async () => {
-    const agents = Array.from({ length: 60 }, () => new Agent({ keepAlive: true, maxSockets: 1 }));
-    try {
-      await Promise.all(agents.map(async (agent) => assertCreated(await increment(node.url, { k: 1 }, { agent }))));
-      await Promise.all(
-        agents.map(async (agent) => {
-          const page = new MetricsPage((await send(node.url, '/metrics', { agent })).body);
-          assert.equal(page.total('http_requests_total', { route: '/increment', status: '202' }), 60);
-          assert.equal(page.total('increments_accepted_total'), 60);
-          assert.equal(page.total('ack_seconds_count'), 60);
-        }),
-      );
-    } finally {
-      for (const agent of agents) agent.destroy();
-    }
+    await onConnections(60, async (agent) => assertCreated(await increment(node.url, { k: 1 }, { agent })));
+    await onConnections(60, async (agent) => {
+      const page = new MetricsPage((await send(node.url, '/metrics', { agent })).body);
+      assert.equal(page.total('http_requests_total', { route: '/increment', status: '202' }), 60);
+      assert.equal(page.total('increments_accepted_total'), 60);
+      assert.equal(page.total('ack_seconds_count'), 60);
+    });
+  });
+
+  test('promtool check metrics has nothing to say against the page', { skip: promtoolMissing() }, async () => {
+    assertCreated(await increment(node.url, { 'a"b\\c\n': 1 }));
+    assert.equal(promtool(['check', 'metrics'], (await send(node.url, '/metrics')).body), '');
   });
 });
 
-test('metrics and version need a token of scope read, and are answered while the server waits for its database', async () => {
-  const postgres = await OutagePostgres.prepare();
+test('metrics and version need a token of scope read, and are answered while the server waits for its database', async (t) => {
+  const postgres = own(t, await OutagePostgres.prepare());
   const env = { DATABASE_URL: postgres.url, AUTH_TOKENS: 'read:reader write:writer', JOURNAL: 'memory', SHARDS: '1' };
-  const server = await startServer({ env, until: '"msg":"Database ' });
-  try {
-    for (const path of ['/metrics', '/version']) {
-      assertProblem(await send(server.url, path), 'unauthorized');
-      assertProblem(await send(server.url, path, { headers: { authorization: 'Bearer writer' } }), 'forbidden');
-      assert.equal((await send(server.url, path, { headers: { authorization: 'Bearer reader' } })).status, 200);
-    }
-    const page = await scrape(server.url, { authorization: 'Bearer reader' });
-    assert.equal(page.total('ready'), 0);
-    assert.equal(page.total('database_available'), 0);
-    assert.equal(page.total('http_requests_total', { route: '/metrics', status: '401' }), 1);
-    assert.equal(page.total('journal_bytes_limit'), Number.POSITIVE_INFINITY);
-  } finally {
-    await server.stop();
-    await server.dispose();
-    await postgres.dispose();
+  const server = own(t, await startServer({ env, until: '"msg":"Database ' }));
+  for (const path of ['/metrics', '/version']) {
+    assertProblem(await send(server.url, path), 'unauthorized');
+    assertProblem(await send(server.url, path, { headers: { authorization: 'Bearer writer' } }), 'forbidden');
+    assert.equal((await send(server.url, path, { headers: { authorization: 'Bearer reader' } })).status, 200);
   }
+  const page = await scrape(server.url, { authorization: 'Bearer reader' });
+  assert.equal(page.total('ready'), 0);
+  assert.equal(page.total('database_available'), 0);
+  assert.equal(page.total('http_requests_total', { route: '/metrics', status: '401' }), 1);
+  assert.equal(page.total('journal_bytes_limit'), Number.POSITIVE_INFINITY);
 });
 
-test('an outage of the database shows in the metrics while it lasts', async () => {
-  const postgres = await OutagePostgres.prepare();
+test('an outage of the database shows in the metrics while it lasts', async (t) => {
+  const postgres = own(t, await OutagePostgres.prepare());
   await postgres.start();
-  const server = await startServer({ env: { DATABASE_URL: postgres.url, SHARDS: '1', FLUSH_INTERVAL_MS: '100' } });
-  try {
-    await eventually('available', async () => (await scrape(server.url)).total('database_available') === 1);
-    await postgres.stop('fast');
-    assertCreated(await increment(server.url, { later: 1 }));
-    await eventually('unavailable', async () => (await scrape(server.url)).total('database_available') === 0);
-    await eventually('a flush is retried', async () => (await scrape(server.url)).total('flush_retries_total') > 0);
-    const page = await scrape(server.url);
-    assert.equal(page.total('ready'), 1);
-    assert.equal(page.total('increments_pending'), 1);
-    assert.ok(page.total('oldest_pending_seconds') > 0);
-    await postgres.start();
-    await eventually('flushed', async () => (await scrape(server.url)).total('increments_flushed_total') === 1);
-    await eventually('available again', async () => (await scrape(server.url)).total('database_available') === 1);
-  } finally {
-    await server.stop();
-    await server.dispose();
-    await postgres.dispose();
-  }
+  const server = own(
+    t,
+    await startServer({ env: { DATABASE_URL: postgres.url, SHARDS: '1', FLUSH_INTERVAL_MS: '100' } }),
+  );
+  await eventually('available', async () => (await scrape(server.url)).total('database_available') === 1);
+  await postgres.stop('fast');
+  assertCreated(await increment(server.url, { later: 1 }));
+  await eventually('unavailable', async () => (await scrape(server.url)).total('database_available') === 0);
+  await eventually('a flush is retried', async () => (await scrape(server.url)).total('flush_retries_total') > 0);
+  const page = await scrape(server.url);
+  assert.equal(page.total('ready'), 1);
+  assert.equal(page.total('increments_pending'), 1);
+  assert.ok(page.total('oldest_pending_seconds') > 0);
+  await postgres.start();
+  await eventually('flushed', async () => (await scrape(server.url)).total('increments_flushed_total') === 1);
+  await eventually('available again', async () => (await scrape(server.url)).total('database_available') === 1);
 });
 
-test('a stream that is not heard of shows as held pruning', async () => {
-  const database = await createTestDatabase();
+test('a stream that is not heard of shows as held pruning', async (t) => {
+  const database = own(t, await createTestDatabase());
   const env = { DATABASE_URL: database.url, SHARDS: '1' };
   const first = await startServer({ env });
   assertCreated(await increment(first.url, { k: 1 }));
   // Not stopped: that would close the stream.
   await first.dispose();
   await runStatements(database.url, `update journal_checkpoints set accepted_through = now() - interval '1000 s'`);
-  const second = await startServer({ env });
-  try {
-    await eventually('the hold is known', async () => (await scrape(second.url)).total('pruning_held_seconds') >= 1000);
-  } finally {
-    await second.stop();
-    await second.dispose();
-    await database.drop();
-  }
+  const second = own(t, await startServer({ env }));
+  await eventually('the hold is known', async () => (await scrape(second.url)).total('pruning_held_seconds') >= 1000);
 });

@@ -1,13 +1,14 @@
 import assert from 'node:assert/strict';
+import { Agent } from 'node:http';
 import { describe, test } from 'node:test';
 import { counterOf, parseCounter, sumOf } from '../../support/counters.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, send } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
-import { connectTo, createTestDatabase } from '../../support/database.js';
 import { RawConnection } from '../../support/raw-connection.js';
-import { startServer } from '../../support/server.js';
 import { SuiteServer } from '../../support/suite-server.js';
+import { runStatements } from '../../support/database-connection.js';
+import { ownNode } from '../../support/own.js';
 
 const LARGEST = 9007199254740991;
 
@@ -314,6 +315,17 @@ describe('reads', () => {
     assert.equal((await send(node.url, '/flush', { method: 'POST', body: 'ignored' })).body, '{"flushed_keys":0}');
   });
 
+  test('1,001 concurrent posts of 0 to 1000 to one key sum to 500500, in reads and in the table', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1001 });
+    const amounts = Array.from({ length: 1001 }, (_, amount) => amount);
+    const answers = await Promise.all(amounts.map((amount) => increment(node.url, { hits: amount }, { agent })));
+    for (const answer of answers) assert.equal(answer.status, 202, answer.body);
+    assert.equal((await send(node.url, '/key_sum?name=hits')).body, '500500');
+    await flush();
+    assert.equal((await node.table()).get('hits'), 500500n);
+    agent.destroy();
+  });
+
   test('many concurrent flushes with increments between them commit everything acknowledged', async () => {
     let acknowledged = 0n;
     for (let round = 0; round < 10; round += 1) {
@@ -362,43 +374,29 @@ describe('reads', () => {
   });
 });
 
-test('a counter whose sum is not a number is left out of lists and logged once, and every page has its next', async () => {
-  const database = await createTestDatabase();
-  const server = await startServer({ env: { DATABASE_URL: database.url, SHARDS: '1' } });
-  const connection = await connectTo(database.url);
-  try {
-    for (const [key, sum] of [
-      ['a', '1'],
-      ['b', 'NaN'],
-      ['c', '3'],
-      ['d', 'NaN'],
-      ['e', '5'],
-    ])
-      await connection.query({ text: 'insert into counters (key, sum) values ($1, $2::numeric)', values: [key, sum] });
-    const page = async (query: string): Promise<{ readonly keys: readonly string[]; readonly next: string | null }> => {
-      const answer = await send(server.url, `/counters?${query}`);
-      assert.equal(answer.status, 200, answer.body);
-      const { counters, next } = JSON.parse(answer.body) as { counters: { key: string }[]; next: string | null };
-      return { keys: counters.map(({ key }) => key), next };
-    };
-    assert.deepEqual(await page(''), { keys: ['a', 'c', 'e'], next: null });
-    assert.deepEqual(await page('limit=2'), { keys: ['a'], next: 'b' });
-    assert.deepEqual(await page('limit=2&after=b'), { keys: ['c'], next: 'd' });
-    assert.deepEqual(await page('limit=1&after=a'), { keys: [], next: 'b' });
-    const answer = await send(server.url, '/counters/b');
-    assertProblem(answer, 'internal-error');
-    assert.match(answer.body, /NaN as a sum; correct that row/);
-    const logged = server.log.filter(({ msg }) => String(msg).includes('lists leave it out'));
-    assert.deepEqual(
-      logged.map(({ level, key, sum }) => [level, key, sum]),
-      [
-        ['error', 'b', 'NaN'],
-        ['error', 'd', 'NaN'],
-      ],
-    );
-  } finally {
-    await connection.close();
-    await server.dispose();
-    await database.drop();
-  }
+test('a counter whose sum is not a number is left out of lists and logged once, and every page has its next', async (t) => {
+  const { server, databaseUrl } = await ownNode(t, { SHARDS: '1' });
+  const rows = `('a', '1'), ('b', 'NaN'), ('c', '3'), ('d', 'NaN'), ('e', '5')`;
+  await runStatements(databaseUrl, `insert into counters (key, sum) values ${rows}`);
+  const page = async (query: string): Promise<{ readonly keys: readonly string[]; readonly next: string | null }> => {
+    const answer = await send(server.url, `/counters?${query}`);
+    assert.equal(answer.status, 200, answer.body);
+    const { counters, next } = JSON.parse(answer.body) as { counters: { key: string }[]; next: string | null };
+    return { keys: counters.map(({ key }) => key), next };
+  };
+  assert.deepEqual(await page(''), { keys: ['a', 'c', 'e'], next: null });
+  assert.deepEqual(await page('limit=2'), { keys: ['a'], next: 'b' });
+  assert.deepEqual(await page('limit=2&after=b'), { keys: ['c'], next: 'd' });
+  assert.deepEqual(await page('limit=1&after=a'), { keys: [], next: 'b' });
+  const answer = await send(server.url, '/counters/b');
+  assertProblem(answer, 'internal-error');
+  assert.match(answer.body, /NaN as a sum; correct that row/);
+  const logged = server.log.filter(({ msg }) => String(msg).includes('lists leave it out'));
+  assert.deepEqual(
+    logged.map(({ level, key, sum }) => [level, key, sum]),
+    [
+      ['error', 'b', 'NaN'],
+      ['error', 'd', 'NaN'],
+    ],
+  );
 });
