@@ -50,7 +50,7 @@ const folders: readonly Folder[] = [
     usesDatabase: true,
     // The contract over HTTP.
     quick: ['client/', 'http/', 'server/deletes', 'server/reads'],
-    apart: ['database-at-start', 'nats-journal', 'sqs-journal', 'sqs-lost-records'],
+    apart: ['database-at-start', 'nats-lost-records', 'shared-journals', 'sqs-lost-records'],
   },
   { name: 'e2e', fileSecondsMax: 300, concurrency: 2, usesDatabase: true, quick: ['dashboard.'] },
   {

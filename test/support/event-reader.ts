@@ -1,7 +1,7 @@
 /** A client of server-sent events, which reads as a browser does. */
 import { once } from 'node:events';
 import { request, type IncomingMessage } from 'node:http';
-import { eventually } from './eventually.js';
+import { eventually, PATIENCE_MS } from './eventually.js';
 
 /** An event as received. */
 export interface ReceivedEvent {
@@ -58,7 +58,7 @@ export class EventReader {
   }
 
   /** Waits until the last sum of a counter is `sum`. Resolves to the time of that event. */
-  async until(key: string, sum: string, ms = 10_000): Promise<number> {
+  async until(key: string, sum: string, ms = PATIENCE_MS): Promise<number> {
     await eventually(`${key} is ${sum}`, async () => this.sums(key).at(-1) === sum, ms);
     return this.events.findLast(({ data }) => data.startsWith(`{"key":${JSON.stringify(key)},`))?.atMs ?? 0;
   }

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { errorCatalogue, type ErrorCode } from '#product/core/errors.js';
 import type { Answer } from './http.js';
+import type { RawAnswer } from './raw-connection.js';
 
 /** Asserts that the answer is the complete problem document of `code`, and returns its `detail`. */
 export function assertProblem(answer: Pick<Answer, 'status' | 'headers' | 'body'>, code: ErrorCode): string {
@@ -28,4 +29,9 @@ export function assertCreated(answer: Answer): void {
     { status: answer.status, type: answer.headers['content-type'], body: answer.body },
     { status: 202, type: 'text/plain', body: 'created' },
   );
+}
+
+/** The same of an answer over a raw connection. */
+export function assertRawProblem(answer: RawAnswer, code: ErrorCode): string {
+  return assertProblem({ ...answer, headers: Object.fromEntries(answer.headers) }, code);
 }

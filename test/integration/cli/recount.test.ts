@@ -24,7 +24,7 @@ describe('npm run journal -- recount', () => {
     assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
   };
 
-  test('sums that the log adds up to: plain and idempotent requests, retries, deletes', async (t) => {
+  test('recount finds no difference after plain and idempotent requests, retries and deletes', async (t) => {
     await count({ 'page:a': 1, 'page:b': 2 });
     await count({ 'page:a': 10 }, 'one');
     await flush();
@@ -42,7 +42,7 @@ describe('npm run journal -- recount', () => {
     assert.equal(code, 0);
   });
 
-  test('drift is listed, key by key, and below a prefix only', async () => {
+  test('recount lists every key whose sum differs, with --prefix only below the prefix', async () => {
     await node.execute("update counters set sum = sum + 3 where key = 'page:b'");
     await node.execute("insert into counters (key, sum) values ('other', 1)");
     await node.execute("delete from counters where key = 'page:a'");
@@ -58,7 +58,7 @@ describe('npm run journal -- recount', () => {
     assert.equal(below.code, 0, below.output);
   });
 
-  test('where the log is not complete, nothing is compared and what is missing is named', async () => {
+  test('recount compares nothing where the log is not complete, and names the missing LSNs', async () => {
     await node.execute('delete from increment_log where lsn = 1');
     const { code, output } = await recount();
     assert.equal(code, 2);
@@ -68,7 +68,7 @@ describe('npm run journal -- recount', () => {
     );
   });
 
-  test('wrong arguments are refused', async () => {
+  test('recount refuses wrong arguments', async () => {
     assert.equal((await recount('--stream', 'x')).code, 64);
     assert.equal((await runJournalCommand(['verify', '--prefix', 'x'], {})).code, 64);
     assert.equal((await runJournalCommand(['recount'], {})).code, 64);

@@ -4,8 +4,8 @@ import { describe, test } from 'node:test';
 import { sumOf } from '../../support/counters.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, send } from '../../support/http.js';
-import { assertCreated, assertProblem } from '../../support/problem.js';
-import { RawConnection, type RawAnswer } from '../../support/raw-connection.js';
+import { assertCreated, assertProblem, assertRawProblem } from '../../support/problem.js';
+import { RawConnection } from '../../support/raw-connection.js';
 import { SuiteServer } from '../../support/suite-server.js';
 import { own } from '../../support/own.js';
 
@@ -26,21 +26,8 @@ function bodyOf(key: string, bytes: number): string {
   return `{"${key}":1}`.padEnd(bytes, ' ');
 }
 
-function assertRawProblem(answer: RawAnswer, code: Parameters<typeof assertProblem>[1]): string {
-  return assertProblem({ ...answer, headers: Object.fromEntries(answer.headers) }, code);
-}
-
 describe('POST /increment over the wire', () => {
   const node = new SuiteServer({ MAX_BODY_BYTES: String(BODY_BYTES_MAX) });
-
-  async function withConnection(use: (connection: RawConnection) => Promise<void>): Promise<void> {
-    const connection = await RawConnection.open(node.url);
-    try {
-      await use(connection);
-    } finally {
-      connection.close();
-    }
-  }
 
   test('every method but POST is 405 with Allow, and HEAD has no body', async () => {
     for (const method of ['GET', 'PUT', 'DELETE', 'PATCH', 'OPTIONS']) {
@@ -82,16 +69,16 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'encoded'), 3n);
   });
 
-  test('every one of several Content-Encoding lines must be identity', () =>
-    withConnection(async (connection) => {
-      const request = (...encodings: readonly string[]): string =>
-        head('Content-Length: 11', ...encodings.map((encoding) => `Content-Encoding: ${encoding}`)) + '{"lines":1}';
-      await connection.write(request('identity', 'gzip'));
-      assertRawProblem(await connection.answer(), 'unsupported-encoding');
-      await connection.write(request('identity', 'identity'));
-      assert.equal((await connection.answer()).status, 202);
-      assert.equal(await sumOf(node.url, 'lines'), 1n);
-    }));
+  test('every one of several Content-Encoding lines must be identity', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    const request = (...encodings: readonly string[]): string =>
+      head('Content-Length: 11', ...encodings.map((encoding) => `Content-Encoding: ${encoding}`)) + '{"lines":1}';
+    await connection.write(request('identity', 'gzip'));
+    assertRawProblem(await connection.answer(), 'unsupported-encoding');
+    await connection.write(request('identity', 'identity'));
+    assert.equal((await connection.answer()).status, 202);
+    assert.equal(await sumOf(node.url, 'lines'), 1n);
+  });
 
   test('an empty Idempotency-Key is the same as none', async () => {
     for (const idempotencyKey of ['', ' ']) {
@@ -116,82 +103,81 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'valid-key'), 3n);
   });
 
-  test('a body of exactly MAX_BODY_BYTES is taken, and one byte more is 413, by Content-Length and by chunks', async () => {
+  test('a body of exactly MAX_BODY_BYTES is taken, and one byte more is 413, by Content-Length and by chunks', async (t) => {
     const exact = bodyOf('exact', BODY_BYTES_MAX);
     const over = bodyOf('over', BODY_BYTES_MAX + 1);
     assertCreated(await increment(node.url, exact));
     assert.match(assertProblem(await increment(node.url, over), 'body-too-large'), /4096/);
-    await withConnection(async (connection) => {
-      await connection.write(head('Transfer-Encoding: chunked') + chunk(exact) + chunk(''));
-      assert.equal((await connection.answer()).status, 202);
-      await connection.write(head('Transfer-Encoding: chunked') + chunk(over) + chunk(''));
-      assertRawProblem(await connection.answer(), 'body-too-large');
-    });
+    const connection = own(t, await RawConnection.open(node.url));
+    await connection.write(head('Transfer-Encoding: chunked') + chunk(exact) + chunk(''));
+    assert.equal((await connection.answer()).status, 202);
+    await connection.write(head('Transfer-Encoding: chunked') + chunk(over) + chunk(''));
+    assertRawProblem(await connection.answer(), 'body-too-large');
     assert.equal(await sumOf(node.url, 'exact'), 2n);
     assert.equal(await sumOf(node.url, 'over'), undefined);
   });
 
-  test('with Content-Length 413 comes before the body, and the connection stays open', () =>
-    withConnection(async (connection) => {
-      const over = bodyOf('announced', BODY_BYTES_MAX + 1);
-      await connection.write(head(`Content-Length: ${over.length}`));
-      assertRawProblem(await connection.answer(), 'body-too-large');
-      await connection.write(over);
-      await connection.write(head('Content-Length: 19') + '{"after-content":1}');
-      assert.equal((await connection.answer()).status, 202);
-      assert.equal(await sumOf(node.url, 'announced'), undefined);
-      assert.equal(await sumOf(node.url, 'after-content'), 1n);
-    }));
+  test('with Content-Length 413 comes before the body, and the connection stays open', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    const over = bodyOf('announced', BODY_BYTES_MAX + 1);
+    await connection.write(head(`Content-Length: ${over.length}`));
+    assertRawProblem(await connection.answer(), 'body-too-large');
+    await connection.write(over);
+    await connection.write(head('Content-Length: 19') + '{"after-content":1}');
+    assert.equal((await connection.answer()).status, 202);
+    assert.equal(await sumOf(node.url, 'announced'), undefined);
+    assert.equal(await sumOf(node.url, 'after-content'), 1n);
+  });
 
-  test('413 comes as soon as the chunks are too large together, and the connection stays open', () =>
-    withConnection(async (connection) => {
-      await connection.write(head('Transfer-Encoding: chunked') + chunk('{"chunked":1'.padEnd(BODY_BYTES_MAX, ' ')));
-      await connection.write(chunk('}'));
-      assertRawProblem(await connection.answer(), 'body-too-large');
-      await connection.write(chunk(' ') + chunk(''));
-      await connection.write(head('Content-Length: 18') + '{"after-chunks":1}');
-      assert.equal((await connection.answer()).status, 202);
-      assert.equal(await sumOf(node.url, 'chunked'), undefined);
-    }));
+  test('413 comes as soon as the chunks are too large together, and the connection stays open', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    await connection.write(head('Transfer-Encoding: chunked') + chunk('{"chunked":1'.padEnd(BODY_BYTES_MAX, ' ')));
+    await connection.write(chunk('}'));
+    assertRawProblem(await connection.answer(), 'body-too-large');
+    await connection.write(chunk(' ') + chunk(''));
+    await connection.write(head('Content-Length: 18') + '{"after-chunks":1}');
+    assert.equal((await connection.answer()).status, 202);
+    assert.equal(await sumOf(node.url, 'chunked'), undefined);
+  });
 
-  test('a Content-Length of more than eight times the limit is answered 413 and closed', () =>
-    withConnection(async (connection) => {
-      await connection.write(head(`Content-Length: ${8 * BODY_BYTES_MAX + 1}`));
-      const answer = await connection.answer();
-      assertRawProblem(answer, 'body-too-large');
-      assert.equal(answer.headers.get('connection'), 'close');
-      await connection.closed();
-    }));
+  test('a Content-Length of more than eight times the limit is answered 413 and closed', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    await connection.write(head(`Content-Length: ${8 * BODY_BYTES_MAX + 1}`));
+    const answer = await connection.answer();
+    assertRawProblem(answer, 'body-too-large');
+    assert.equal(answer.headers.get('connection'), 'close');
+    await connection.closed();
+  });
 
-  test('head and body may come in many pieces', () =>
-    withConnection(async (connection) => {
-      const bytes = head(`Content-Length: ${Buffer.byteLength('{"pieces-ä":1}')}`) + '{"pieces-ä":1}';
-      for (const byte of Buffer.from(bytes)) await connection.write(Uint8Array.of(byte));
-      assert.equal((await connection.answer()).status, 202);
-      assert.equal(await sumOf(node.url, 'pieces-ä'), 1n);
-    }));
+  test('head and body may come in many pieces', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    const bytes = head(`Content-Length: ${Buffer.byteLength('{"pieces-ä":1}')}`) + '{"pieces-ä":1}';
+    for (const byte of Buffer.from(bytes)) await connection.write(Uint8Array.of(byte));
+    assert.equal((await connection.answer()).status, 202);
+    assert.equal(await sumOf(node.url, 'pieces-ä'), 1n);
+  });
 
-  test('a chunked body may come in many pieces', () =>
-    withConnection(async (connection) => {
-      const bytes = head('Transfer-Encoding: chunked') + Array.from('{"chunk-pieces":1}', chunk).join('') + chunk('');
-      for (const byte of Buffer.from(bytes)) await connection.write(Uint8Array.of(byte));
-      assert.equal((await connection.answer()).status, 202);
-      assert.equal(await sumOf(node.url, 'chunk-pieces'), 1n);
-    }));
+  test('a chunked body may come in many pieces', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    const bytes = head('Transfer-Encoding: chunked') + Array.from('{"chunk-pieces":1}', chunk).join('') + chunk('');
+    for (const byte of Buffer.from(bytes)) await connection.write(Uint8Array.of(byte));
+    assert.equal((await connection.answer()).status, 202);
+    assert.equal(await sumOf(node.url, 'chunk-pieces'), 1n);
+  });
 
-  test('a request without Content-Length has an empty body', () =>
-    withConnection(async (connection) => {
-      await connection.write(head());
-      assertRawProblem(await connection.answer(), 'invalid-request');
-    }));
+  test('a request without Content-Length has an empty body', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    await connection.write(head());
+    assertRawProblem(await connection.answer(), 'invalid-request');
+  });
 
-  test('Expect: 100-continue is answered first, then the request', () =>
-    withConnection(async (connection) => {
-      await connection.write(head('Content-Length: 12', 'Expect: 100-continue'));
-      assert.equal((await connection.answer()).status, 100);
-      await connection.write('{"expect":1}');
-      assert.equal((await connection.answer()).status, 202);
-    }));
+  test('Expect: 100-continue is answered first, then the request', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    await connection.write(head('Content-Length: 12', 'Expect: 100-continue'));
+    assert.equal((await connection.answer()).status, 100);
+    await connection.write('{"expect":1}');
+    assert.equal((await connection.answer()).status, 202);
+  });
 
   test('one connection carries thousands of requests', async (t) => {
     const agent = own(t, new Agent({ keepAlive: true, maxSockets: 1 }));
@@ -202,15 +188,14 @@ describe('POST /increment over the wire', () => {
     assert.equal(await sumOf(node.url, 'kept'), 2000n);
   });
 
-  test('a request sent before the answer to the previous one is never counted, and the previous one at most once', async () => {
-    await withConnection(async (connection) => {
-      const body = '{"ahead":1}';
-      const behind = '{"behind":1}';
-      await connection.write(
-        head(`Content-Length: ${body.length}`) + body + head(`Content-Length: ${behind.length}`) + behind,
-      );
-      await connection.closed();
-    });
+  test('a request sent before the answer to the previous one is never counted, and the previous one at most once', async (t) => {
+    const connection = own(t, await RawConnection.open(node.url));
+    const body = '{"ahead":1}';
+    const behind = '{"behind":1}';
+    await connection.write(
+      head(`Content-Length: ${body.length}`) + body + head(`Content-Length: ${behind.length}`) + behind,
+    );
+    await connection.closed();
     assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
     assert.ok([undefined, 1n].includes(await sumOf(node.url, 'ahead')));
     assert.equal(await sumOf(node.url, 'behind'), undefined);
@@ -242,7 +227,7 @@ describe('POST /increment over the wire', () => {
     assert.ok(gone >= 0n && gone <= 50n, String(gone));
   });
 
-  test('a request without Host, or with a length that is no number or beside chunks, is closed and not counted', async () => {
+  test('a request without Host, or with a length that is no number or beside chunks, is closed and not counted', async (t) => {
     const requests = [
       'POST /increment HTTP/1.1\r\nContent-Length: 12\r\n\r\n{"nohost":1}',
       `${head('Content-Length: -1')}{"nohost":1}`,
@@ -250,10 +235,9 @@ describe('POST /increment over the wire', () => {
       `${head('Content-Length: 12', 'Transfer-Encoding: chunked')}${chunk('{"nohost":1}')}${chunk('')}`,
     ];
     for (const request of requests) {
-      await withConnection(async (connection) => {
-        await connection.write(request);
-        await connection.closed();
-      });
+      const connection = own(t, await RawConnection.open(node.url));
+      await connection.write(request);
+      await connection.closed();
     }
     assert.equal(await sumOf(node.url, 'nohost'), undefined);
   });

@@ -259,7 +259,7 @@ test('an outage of the database shows in the metrics while it lasts', async (t) 
   await eventually('available again', async () => (await scrape(server.url)).total('database_available') === 1);
 });
 
-test('a stream that is not heard of shows as held pruning', async (t) => {
+test('a silent stream shows as held pruning in the metrics', async (t) => {
   const database = own(t, await createTestDatabase());
   const env = { DATABASE_URL: database.url, SHARDS: '1' };
   const first = await startServer({ env });

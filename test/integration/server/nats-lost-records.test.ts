@@ -58,7 +58,7 @@ describe('what is left in NATS', { skip: natsServerMissing() }, () => {
     });
   }
 
-  test('a broker without the last messages: the loss is said and counted, and only that is lost', async (t) => {
+  test('after a broker loses its last messages only these are lost, and the log and the metrics say how many', async (t) => {
     const server = own(t, await start({ FLUSH_INTERVAL_MS: '60000' }));
     assertCreated(await increment(server.url, { flushed: 5 }));
     assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
@@ -80,7 +80,7 @@ describe('what is left in NATS', { skip: natsServerMissing() }, () => {
     assert.deepEqual(await sumsOf('flushed', 'lost', 'later'), [5, 0, 1]);
   });
 
-  test('a broker with an older copy of its store: only what came after it is lost, and what comes then gets sequences again', async (t) => {
+  test('after a broker returns with an older copy of its store only what it took since is lost, and new increments count', async (t) => {
     const server = own(t, await start({ FLUSH_INTERVAL_MS: '60000' }));
     const [store, copy] = ['store', 'copy'].map((name) => join(broker.directory, name)) as [string, string];
     assertCreated(await increment(server.url, { kept: 3 }));
@@ -103,7 +103,7 @@ describe('what is left in NATS', { skip: natsServerMissing() }, () => {
     assert.deepEqual(await sumsOf('kept', 'lost', 'later'), [3, 0, 2]);
   });
 
-  test('a broker whose store is gone: refused until a start makes the stream again; what was flushed is counted', async (t) => {
+  test('after a broker loses its store increments are refused until a start makes the stream again, and flushed ones are counted', async (t) => {
     const server = own(t, await start({ FLUSH_INTERVAL_MS: '100' }));
     assertCreated(await increment(server.url, { 'in the database': 5 }));
     await eventually('a flush', async () => (await sumsOf('in the database'))[0] === 5);

@@ -21,7 +21,7 @@ describe('the lines of the log that come from counts', () => {
     assert.equal(total('refusals'), 0);
   });
 
-  test('requests that are refused at a bound are two lines, whatever their number', async () => {
+  test('refusals at a bound give two lines of the log, whatever their number', async () => {
     await held.hold(node.databaseUrl);
     const body = Object.fromEntries(Array.from({ length: 51 }, (_, index) => [`bound-${index}`, 1]));
     for (let request = 0; request < 100; request += 1) assertProblem(await increment(node.url, body), 'overloaded');

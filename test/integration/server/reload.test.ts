@@ -213,7 +213,7 @@ describe('SIGHUP', () => {
     assert.deepEqual(await server.stop(), { code: 0, signal: null });
   });
 
-  test('without tokens and TLS it changes nothing, and during the start it does not end the process', async (t) => {
+  test('SIGHUP changes nothing without tokens and TLS, and does not end a server that is starting', async (t) => {
     const unavailable = 'postgres://nobody@127.0.0.1:1/none';
     const env = { DATABASE_URL: unavailable, SHARDS: '1', JOURNAL: 'memory' };
     const server = own(t, await startServer({ env, until: 'Listening on' }));

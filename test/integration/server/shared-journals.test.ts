@@ -146,7 +146,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
         assert.deepEqual([ready.status, JSON.parse(ready.body)], [200, { status: 'ok' }]);
       });
 
-      test('a roll-up commits what ingest servers take, whose reads are committed values; then the journal lets it go', async () => {
+      test('a roll-up commits what ingest servers take, whose reads are committed values, and brokers then remove the records', async () => {
         for (let index = 0; index < 40; index += 1) {
           const { url } = index % 2 === 0 ? ingest : other;
           assertCreated(await increment(url, { [`key-${index % 4}`]: 2 }));
@@ -246,7 +246,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
         await refusedStart(settings(role, { MAX_BODY_BYTES: '1 MiB' }), 78, sentence);
       });
 
-      test('a start without what keeps the journal waits for it', async (t) => {
+      test('a start waits for the broker or the queue of the journal', async (t) => {
         const gone = own(t, await makeKeeper());
         await gone.stop();
         const until = `The start waits for the ${what} of the journal`;

@@ -15,7 +15,7 @@ import { startServer } from '../../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
 import { own } from '../../support/own.js';
 
-test('a stream that lacks records waits for an operator, who can count on behind them, and can retire it', async (t) => {
+test('a stream that lacks records waits for an operator, who can have it counted behind the gap, and can retire it', async (t) => {
   const database = own(t, await createTestDatabase());
   const sqs = own(t, await SqsServer.start());
   const JOURNAL = await sqs.makeQueue();
@@ -31,7 +31,7 @@ test('a stream that lacks records waits for an operator, who can count on behind
   await eventually('its sum', async () => (await committedSum(database.url, 'waits')) === 5);
   // LSN 3 was acknowledged, and is not there.
   await write(4, 3);
-  await rollUp.waitFor(`Stream ${stream} lacks records in SQS`, 60_000);
+  await rollUp.waitFor(`Stream ${stream} lacks records in SQS`, 120_000);
   assert.equal(await committedSum(database.url, 'waits'), 5);
   const line = rollUp.log.find(({ msg }) => String(msg).includes('lacks records'));
   assert.deepEqual([line?.['afterLsn'], line?.['missingLsn']], [1, 3]);
@@ -41,7 +41,7 @@ test('a stream that lacks records waits for an operator, who can count on behind
     database.url,
     `update journal_checkpoints set lsn = 3, epoch = (nextval('journal_epochs') << 20) where stream = '${stream}'`,
   );
-  await eventually('what is above', async () => (await committedSum(database.url, 'waits')) === 10, 40_000);
+  await eventually('what is above', async () => (await committedSum(database.url, 'waits')) === 10, 120_000);
   const retire = (): Promise<{ readonly code: number | null; readonly output: string }> =>
     runJournalCommand(['retire', '--stream', stream], { DATABASE_URL: database.url });
   assert.match((await retire()).output, /was heard of at .* less than five minutes ago/);

@@ -66,7 +66,7 @@ test('a send without an answer is unknown, and a copy of it under the same id is
   assert.equal(await sqs.messagesIn('lossy.fifo'), 1);
 });
 
-test('a group is handed out in order: not while a message of it is held, and again when that is let go', async () => {
+test('a queue delivers a group in order: nothing while a message of it is received, and that message again after its release', async () => {
   await sqs.makeQueue('order.fifo');
   const queue = queueAt(sqs.urlOf('order.fifo'));
   const stream = randomUUID();
