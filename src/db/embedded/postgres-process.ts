@@ -76,15 +76,22 @@ export async function endProcess(
   clearTimeout(kill);
 }
 
-/** True for failures that a retry cures: the process before has not quite ended, or the new one was killed. */
+/**
+ * True for failures that a retry cures: the process before has not quite ended, or the new one was killed. Where only its
+ * child that recovers from a crash was, it ends with code 1 and without an error in its output.
+ */
 export function isPassing(error: unknown, output: string): boolean {
-  const killed = error instanceof Error && error.message === 'it ended with SIGKILL';
+  const killed =
+    (error instanceof Error && error.message === 'it ended with SIGKILL') ||
+    output.includes('was terminated by signal 9');
   return killed || output.includes('lock file "postmaster.pid" already exists') || output.includes('is still in use');
 }
 
 /** How the process ended, and the last errors of its output, in one line. */
 export function describeFailure(error: unknown, output: string): string {
-  const lines = output.split('\n').filter((line) => /FATAL|PANIC|ERROR|could not|error while loading/.test(line));
+  const lines = output
+    .split('\n')
+    .filter((line) => /FATAL|PANIC|ERROR|could not|error while loading|was terminated by/.test(line));
   const how = reasonOf(error);
   return lines.length === 0 ? `${how}.` : `${how}. Its output: ${lines.slice(-3).join(' ')}`;
 }
