@@ -22,7 +22,7 @@ const cases: readonly BrokenCase[] = [
         file: 'shard-worker/thread/group-commit.js',
         from: 'lsn = this.#target.append(records, taken[0]?.heardTime);',
         to: `this.#succeed(taken, refusals); taken = []; refusals = [];
-             Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+             Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
              lsn = this.#target.append(records, taken[0]?.heardTime);`,
       },
     ],
@@ -85,7 +85,7 @@ for (const { name, mistakes, options, finds } of cases) {
     try {
       // Some mistakes show only by chance; at least one of these runs shows this one.
       for (let runs = 1; ; runs += 1) {
-        const { violations } = await runCrashes({ ...options, random, main: build.main, durationMs: 5_000 });
+        const { violations } = await runCrashes({ ...options, random, main: build.main, durationMs: 5_000, restMs: 5 });
         if (violations.some((violation) => finds.test(violation))) return;
         assert.ok(runs < 4, `${runs} runs found: ${violations.join('\n')}`);
       }

@@ -20,6 +20,7 @@ test(
       freezesLeast: 1,
       databaseFaultsLeast: 1,
       connections: 16,
+      restMs: 5,
     });
     assert.deepEqual(violations, []);
     assert.ok(acknowledged > 0, 'something was acknowledged');
@@ -39,6 +40,7 @@ test(
       killsLeast: 2,
       freezesLeast: 1,
       connections: 16,
+      restMs: 5,
     });
     assert.deepEqual(violations, []);
     assert.ok(acknowledged > 0, 'something was acknowledged');

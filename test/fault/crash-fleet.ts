@@ -56,6 +56,8 @@ export interface FleetRunOptions {
   /** For how long PostgreSQL does not answer once, after a third of the run; default: never. */
   readonly databaseAwayMs?: number | undefined;
   readonly connections?: number;
+  /** Pause of each connection after a request; default 0: as many requests as the machine can do. */
+  readonly restMs?: number;
   /** Shards of every process; by default random from 1 to 2. */
   readonly shards?: number;
   /** The server's program; default: the built product. */
@@ -224,7 +226,7 @@ class FleetRun {
   }
 
   async run(): Promise<FleetRunResult> {
-    const { durationMs, roles, connections = 32 } = this.#options;
+    const { durationMs, roles, connections = 32, restMs = 0 } = this.#options;
     this.#postgres = await GivenPostgres.start(40 * roles.length);
     this.#databaseUrl = await createDatabaseOn(this.#postgres.url);
     if (this.#options.journal === 'sqs') this.#queue = await FleetQueue.make();
@@ -235,7 +237,7 @@ class FleetRun {
     const takenOverFrom = this.#queue === undefined ? 'any' : 'flushers';
     this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver(), takenOverFrom);
     const urls = this.#takers.map(({ url }) => url);
-    const load = new Load({ urls, connections, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
+    const load = new Load({ urls, connections, restMs, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
     await load.acknowledgements(1, START_MS);
     const progress = setInterval(() => this.#tellProgress(), PROGRESS_MS);
     const timer = setTimeout(() => {

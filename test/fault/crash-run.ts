@@ -34,6 +34,8 @@ export interface CrashRunOptions {
   /** Server processes on one database; more than one only with a given database. */
   readonly nodes?: number;
   readonly connections?: number;
+  /** Pause of each connection after a request; default 0: as many requests as the machine can do. */
+  readonly restMs?: number;
   readonly killServers?: boolean;
   readonly killDatabase?: boolean;
   /** The server's program; default: the built product. */
@@ -106,7 +108,7 @@ class CrashRun {
   }
 
   async run(): Promise<CrashRunResult> {
-    const { durationMs, nodes = 1, connections = 64, database, killDatabase = true } = this.#options;
+    const { durationMs, nodes = 1, connections = 64, restMs = 0, database, killDatabase = true } = this.#options;
     if (database === 'given') {
       this.#postgres = await GivenPostgres.start();
       this.#databaseUrl = await createDatabaseOn(this.#postgres.url);
@@ -115,6 +117,7 @@ class CrashRun {
     const load = new Load({
       urls: this.#nodes.map(({ url }) => url),
       connections,
+      restMs,
       ledger: this.#ledger,
       // A node's reads do not include what another node has acknowledged and not yet flushed.
       readEvery: nodes === 1 ? 50 : 0,

@@ -17,6 +17,11 @@ export interface LoadOptions {
   readonly readEvery?: number;
   /** Part of the keys: two loads on one database need two names. */
   readonly name?: string;
+  /**
+   * Pause of a connection after each request, in ms. Without one a load takes all the CPU that servers and other tests need;
+   * default 5: about 150 requests a second on each connection.
+   */
+  readonly restMs?: number;
   /** Idempotent requests are sent again to another of the servers; default: to any, and replays to the same. */
   readonly repeatElsewhere?: boolean;
 }
@@ -27,6 +32,7 @@ interface Repetition {
   readonly url: string;
 }
 
+const REST_MS = 5;
 const RECONNECT_MS = 20;
 const REFUSED_PAUSE_MS = 10;
 const ANSWER_TIMEOUT_MS = 15_000;
@@ -113,9 +119,10 @@ export class Load {
       }
       while (connection.isOpen && !this.#stopping) {
         requests += 1;
-        const { readEvery = 0 } = this.#options;
+        const { readEvery = 0, restMs = REST_MS } = this.#options;
         if (readEvery > 0 && requests % readEvery === 0) await this.#read(url);
         else await this.#sendOne(connection, url, next);
+        if (restMs > 0) await pause(restMs);
       }
       connection.close();
     }
