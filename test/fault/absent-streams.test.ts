@@ -6,20 +6,20 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { test } from 'node:test';
-import { CountedNode } from '../support/counted-node.js';
+import { describe } from 'node:test';
+import type { CountedNode } from '../support/counted-node.js';
 import { runStatements } from '../support/database-connection.js';
-import { connectTo, createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { increment, send } from '../support/http.js';
 import { assertCreated } from '../support/problem.js';
 import type { TestServer } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
+import { CLEAN, kill, NEVER_MS, testNode, type NodeScene } from '../support/node-test.js';
+import { openStreams, rowsOf } from '../support/journal-servers.js';
 
-const CLEAN = { code: 0, signal: null };
-const NEVER = { FLUSH_INTERVAL_MS: '3600000' };
+const NEVER = { FLUSH_INTERVAL_MS: NEVER_MS };
 /** Looks are 15 s apart. */
-const LOOK_MS = 45_000;
+const LOOK_MS = 90_000;
 
 const BACK_UP = `
   create table checkpoints_then as table journal_checkpoints;
@@ -37,61 +37,27 @@ const FAIL_OVER = `
 /** The keys of one request are on both of two shards. */
 const KEYS = Object.fromEntries(Array.from({ length: 16 }, (_, n) => [`key ${n}`, 1]));
 
-interface Scene {
-  readonly node: CountedNode;
-  readonly databaseUrl: string;
-  /** Of the shard that is no longer there: LSN 1 flushed, LSN 2 pending. */
-  readonly orphan: string;
-}
-
-/** A node that ran with two shards, was killed with something pending in both, and whose database is backed up. */
-async function withOrphan(label: string, use: (scene: Scene) => Promise<void>): Promise<void> {
-  const database = await createTestDatabase();
-  const node = await CountedNode.make(label, { databaseUrl: database.url, env: NEVER });
-  try {
-    const first = await node.start();
-    assertCreated(await increment(node.url, KEYS));
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
-    assertCreated(await increment(node.url, KEYS));
-    first.kill('SIGKILL');
-    await first.ended;
-    await runStatements(database.url, BACK_UP);
-    const orphan = await streamWhere(database.url, 'shard = 1');
-    await use({ node, databaseUrl: database.url, orphan });
-  } finally {
-    await node.dispose();
-    await database.drop();
-  }
-}
-
-async function streamWhere(databaseUrl: string, condition: string): Promise<string> {
-  const [row] = await query<{ stream: string }>(
-    databaseUrl,
-    `select stream::text from journal_checkpoints where ${condition}`,
-  );
-  assert.ok(row !== undefined, condition);
-  return row.stream;
-}
-
-async function query<T>(databaseUrl: string, text: string): Promise<readonly T[]> {
-  const connection = await connectTo(databaseUrl);
-  try {
-    return await connection.query<T & Record<string, unknown>>({ text });
-  } finally {
-    await connection.close();
-  }
+/**
+ * Runs with two shards, is killed with something pending in both, and its database is backed up. Returns the stream of the shard
+ * that no later start has: LSN 1 is flushed, LSN 2 pending.
+ */
+async function makeOrphan({ node, databaseUrl }: NodeScene): Promise<string> {
+  const first = await node.start();
+  assertCreated(await increment(node.url, KEYS));
+  await node.flush();
+  assertCreated(await increment(node.url, KEYS));
+  await kill(first);
+  await runStatements(databaseUrl, BACK_UP);
+  const [row] = await rowsOf(databaseUrl, 'select stream::text from journal_checkpoints where shard = 1');
+  return String(row?.['stream']);
 }
 
 /** Starts one shard, which finishes the orphaned stream and removes it. */
 async function finishOrphan(node: CountedNode): Promise<TestServer> {
   const server = await node.start({ SHARDS: '1', JOURNAL_KEEP_SECONDS: '1' });
-  assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+  await node.flush();
   await server.waitFor('Removed an orphaned stream');
   return server;
-}
-
-function openStreams(databaseUrl: string): Promise<readonly { stream: string }[]> {
-  return query(databaseUrl, 'select stream::text from journal_checkpoints where retired_at is null');
 }
 
 /** What the server says of all keys, with what is pending; nothing while it does not answer. */
@@ -102,11 +68,13 @@ async function sums(base: string): Promise<readonly number[]> {
   return (JSON.parse(body) as { counters: readonly { sum: number }[] }).counters.map(({ sum }) => sum);
 }
 
-test(
-  'a finished stream that a failover opens again is reported with the lost LSNs and retired',
-  { timeout: 120_000 },
-  async () => {
-    await withOrphan('finished', async ({ node, databaseUrl, orphan }) => {
+describe('a stream without a journal here', { concurrency: 3 }, () => {
+  testNode(
+    'a finished stream that a failover opens again is reported with the lost LSNs and retired',
+    NEVER,
+    async (scene) => {
+      const { node, databaseUrl } = scene;
+      const orphan = await makeOrphan(scene);
       const server = await finishOrphan(node);
       await runStatements(databaseUrl, FAIL_OVER);
       const sentence =
@@ -115,7 +83,7 @@ test(
       await server.waitFor(sentence, LOOK_MS);
       await eventually('only the own stream is open', async () => {
         const open = await openStreams(databaseUrl);
-        return open.length === 1 && open[0]?.stream !== orphan;
+        return open.length === 1 && open[0]?.['stream'] !== orphan;
       });
       // The own stream looks at its row at other times. Its records are pending again then, and the stop commits them; of the
       // other, only what the sentence names is missing.
@@ -123,15 +91,15 @@ test(
       assert.deepEqual(await server.stop(), CLEAN, server.output);
       assert.equal(server.output.split(sentence).length, 2, 'it is said once');
       assert.deepEqual(new Set((await committedSums(databaseUrl)).values()), new Set([1n, 2n]));
-    });
-  },
-);
+    },
+  );
 
-test(
-  'a finished stream that another directory has claimed since is left open, with a warning once it is silent',
-  { timeout: 120_000 },
-  async () => {
-    await withOrphan('claimed', async ({ node, databaseUrl, orphan }) => {
+  testNode(
+    'a finished stream that another directory has claimed since is left open, with a warning once it is silent',
+    NEVER,
+    async (scene) => {
+      const { node, databaseUrl } = scene;
+      const orphan = await makeOrphan(scene);
       const server = await finishOrphan(node);
       await runStatements(databaseUrl, FAIL_OVER);
       await runStatements(
@@ -142,22 +110,18 @@ test(
       await server.waitFor(`npm run journal -- retire --stream ${orphan}`, LOOK_MS);
       assert.deepEqual(await server.stop(), CLEAN, server.output);
       assert.ok((await openStreams(databaseUrl)).some(({ stream }) => stream === orphan));
-    });
-  },
-);
+    },
+  );
 
-test(
-  'an open row of this node without a journal is left, with a warning that names the command',
-  { timeout: 120_000 },
-  async () => {
-    const database = await createTestDatabase();
-    const node = await CountedNode.make('unknown', { databaseUrl: database.url, env: NEVER });
-    try {
+  testNode(
+    'an open row of this node without a journal is left, with a warning that names the command',
+    NEVER,
+    async ({ node, databaseUrl }) => {
       const server = await node.start();
       const nodeId = readFileSync(path.join(node.dataDir, 'node-id'), 'utf8').trim();
       const [silent, young, foreign] = [randomUUID(), randomUUID(), randomUUID()];
       await runStatements(
-        database.url,
+        databaseUrl,
         `insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, heard_at) values
          ('${silent}', 3, 9, '${nodeId}', 0, 'file', now() - interval '1 hour'),
          ('${young}', 3, 9, '${nodeId}', 0, 'file', now()),
@@ -166,11 +130,8 @@ test(
       await server.waitFor(`run \`npm run journal -- retire --stream ${silent}\``, LOOK_MS);
       for (const other of [young, foreign]) assert.ok(!server.output.includes(other));
       assert.deepEqual(await server.stop(), CLEAN, server.output);
-      const open = (await openStreams(database.url)).map(({ stream }) => stream);
+      const open = (await openStreams(databaseUrl)).map(({ stream }) => stream);
       assert.deepEqual(new Set(open), new Set([silent, young, foreign]), 'a start without traffic leaves no open row');
-    } finally {
-      await node.dispose();
-      await database.drop();
-    }
-  },
-);
+    },
+  );
+});

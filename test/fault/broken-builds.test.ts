@@ -79,7 +79,7 @@ const cases: readonly BrokenCase[] = [
 ];
 
 for (const { name, mistakes, options, finds } of cases) {
-  test(name, { timeout: 180_000 }, async () => {
+  test(name, { timeout: 400_000 }, async () => {
     const build = await breakBuild(mistakes);
     const random = seededRandom(name);
     try {

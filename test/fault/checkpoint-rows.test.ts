@@ -2,44 +2,18 @@
  * Rows of the database that somebody has deleted or that never were: nothing is counted twice and nothing is lost silently.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { CountedNode } from '../support/counted-node.js';
+import type { CountedNode } from '../support/counted-node.js';
 import { runStatements } from '../support/database-connection.js';
-import { connectTo, createTestDatabase } from '../support/database.js';
 import { increment, send } from '../support/http.js';
 import { runJournalCommand } from '../support/journal-command.js';
 import { streamsOf } from '../support/journal-files.js';
 import { assertCreated } from '../support/problem.js';
 import type { TestServer } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
-import { TcpProxy } from '../support/tcp-proxy.js';
+import { CLEAN, kill, NEVER_MS, testNode } from '../support/node-test.js';
+import { rowsOf } from '../support/journal-servers.js';
 
-const CLEAN = { code: 0, signal: null };
-const REFUSED = { code: 78, signal: null };
-const NEVER = '3600000';
-
-interface Scene {
-  readonly node: CountedNode;
-  readonly databaseUrl: string;
-  readonly proxy: TcpProxy;
-}
-
-async function withNode(label: string, body: (scene: Scene) => Promise<void>): Promise<void> {
-  const database = await createTestDatabase();
-  const proxy = await TcpProxy.start(database.url);
-  const node = await CountedNode.make(label, {
-    databaseUrl: database.url,
-    serverDatabaseUrl: proxy.urlOf(database.url),
-    env: { SHARDS: '1', FLUSH_INTERVAL_MS: NEVER },
-  });
-  try {
-    await body({ node, databaseUrl: database.url, proxy });
-  } finally {
-    await node.dispose();
-    await proxy.close();
-    await database.drop();
-  }
-}
+const env = { SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS };
 
 /** Counts x = 30 in three requests that are committed, and y = 1 that is not. */
 async function countThirty(node: CountedNode): Promise<TestServer> {
@@ -48,20 +22,6 @@ async function countThirty(node: CountedNode): Promise<TestServer> {
   await node.flush();
   assertCreated(await increment(node.url, { y: 1 }));
   return server;
-}
-
-async function kill(server: TestServer): Promise<void> {
-  server.kill('SIGKILL');
-  await server.ended;
-}
-
-async function rowsOf(databaseUrl: string, text: string): Promise<readonly Record<string, unknown>[]> {
-  const connection = await connectTo(databaseUrl);
-  try {
-    return await connection.query({ text });
-  } finally {
-    await connection.close();
-  }
 }
 
 /** The `accept` commands that a refused start offers. */
@@ -85,12 +45,13 @@ for (const { what, statements, said } of [
     { above: 'LSN of the last counted record', x: 30n },
     { above: '0', x: 60n },
   ]) {
-    test(`a stream of which ${what} stops the start; above ${above} its records count as the operator says`, async () => {
-      await withNode('deleted row', async ({ node, databaseUrl }) => {
+    testNode(
+      `a stream of which ${what} stops the start; above ${above} its records count as the operator says`,
+      env,
+      async ({ node, databaseUrl }) => {
         await kill(await countThirty(node));
         await runStatements(databaseUrl, statements);
-        const refused = await node.spawn();
-        assert.deepEqual(await refused.ended, REFUSED, refused.output);
+        const refused = await node.refusedStart();
         assert.match(refused.output, said);
         assert.match(refused.output, /"code":"checkpoint-missing"/);
         const [stream = ''] = await streamsOf(node.dataDir);
@@ -114,26 +75,29 @@ for (const { what, statements, said } of [
         ]);
         assert.deepEqual(await committedSums(databaseUrl), expected);
         await runStatements(databaseUrl, 'delete from journal_checkpoints');
-        const again = await node.spawn();
-        assert.deepEqual(await again.ended, REFUSED, again.output);
-      });
-    });
+        await node.refusedStart();
+      },
+    );
   }
 }
 
-test('a row that is deleted under a running server stops the shard with the same sentence', async () => {
-  await withNode('deleted while it runs', async ({ node, databaseUrl }) => {
+testNode(
+  'a row that is deleted under a running server stops the shard with the same sentence',
+  env,
+  async ({ node, databaseUrl }) => {
     const server = await countThirty(node);
     await runStatements(databaseUrl, 'delete from journal_checkpoints');
     await send(node.url, '/flush', { method: 'POST' }).catch(() => undefined);
     assert.deepEqual(await server.ended, { code: 1, signal: null }, server.output);
     assert.match(server.output, /has no row of stream \S+ in journal_checkpoints, but had one/);
     assert.deepEqual(await committedSums(databaseUrl), new Map([['x', 30n]]));
-  });
-});
+  },
+);
 
-test('a missing row that is found after a start without the database leaves that stream alone, and the rest counts', async () => {
-  await withNode('found later', async ({ node, databaseUrl, proxy }) => {
+testNode(
+  'a missing row that is found after a start without the database leaves that stream alone, and the rest counts',
+  env,
+  async ({ node, databaseUrl, proxy }) => {
     await kill(await countThirty(node));
     await runStatements(databaseUrl, 'delete from journal_checkpoints');
     await proxy.refuse();
@@ -150,14 +114,15 @@ test('a missing row that is found after a start without the database leaves that
       ]),
     );
     assert.deepEqual(await server.stop(), CLEAN, server.output);
-    const refused = await node.spawn();
-    assert.deepEqual(await refused.ended, REFUSED, refused.output);
-  });
-});
+    await node.refusedStart();
+  },
+);
 
 for (const how of ['was killed', 'was stopped'] as const) {
-  test(`after a node ${how}, an emptied journal_claims stops nothing, and everything counts once`, async () => {
-    await withNode('emptied claims', async ({ node, databaseUrl }) => {
+  testNode(
+    `after a node ${how}, an emptied journal_claims stops nothing, and everything counts once`,
+    env,
+    async ({ node, databaseUrl }) => {
       const first = await countThirty(node);
       if (how === 'was killed') await kill(first);
       else assert.deepEqual(await first.stop(), CLEAN, first.output);
@@ -171,12 +136,14 @@ for (const how of ['was killed', 'was stopped'] as const) {
         ['y', 2n],
       ]);
       assert.deepEqual(await committedSums(databaseUrl), expected);
-    });
-  });
+    },
+  );
 }
 
-test('runs without traffic, and runs that are killed before their first record, leave no row', async () => {
-  await withNode('no traffic', async ({ node, databaseUrl }) => {
+testNode(
+  'runs without traffic, and runs that are killed before their first record, leave no row',
+  env,
+  async ({ node, databaseUrl }) => {
     for (const end of ['stop', 'kill', 'stop', 'kill'] as const) {
       const server = await node.start({ SHARDS: '3' });
       if (end === 'stop') assert.deepEqual(await server.stop(), CLEAN, server.output);
@@ -184,19 +151,17 @@ test('runs without traffic, and runs that are killed before their first record, 
     }
     assert.deepEqual(await rowsOf(databaseUrl, 'select * from journal_checkpoints'), []);
     assert.deepEqual(await streamsOf(node.dataDir), []);
-  });
-});
+  },
+);
 
-test('a clean stop closes the stream, and the next start opens it again', async () => {
-  await withNode('closed', async ({ node, databaseUrl }) => {
-    const state = 'select closed_at is not null as closed, retired_at is not null as retired from journal_checkpoints';
-    const first = await countThirty(node);
-    assert.deepEqual(await first.stop(), CLEAN, first.output);
-    assert.deepEqual(await rowsOf(databaseUrl, state), [{ closed: true, retired: false }]);
-    const second = await node.start();
-    assert.deepEqual(await rowsOf(databaseUrl, state), [{ closed: false, retired: false }]);
-    assertCreated(await increment(node.url, { y: 1 }));
-    await kill(second);
-    assert.deepEqual(await rowsOf(databaseUrl, state), [{ closed: false, retired: false }]);
-  });
+testNode('a clean stop closes the stream, and the next start opens it again', env, async ({ node, databaseUrl }) => {
+  const state = 'select closed_at is not null as closed, retired_at is not null as retired from journal_checkpoints';
+  const first = await countThirty(node);
+  assert.deepEqual(await first.stop(), CLEAN, first.output);
+  assert.deepEqual(await rowsOf(databaseUrl, state), [{ closed: true, retired: false }]);
+  const second = await node.start();
+  assert.deepEqual(await rowsOf(databaseUrl, state), [{ closed: false, retired: false }]);
+  assertCreated(await increment(node.url, { y: 1 }));
+  await kill(second);
+  assert.deepEqual(await rowsOf(databaseUrl, state), [{ closed: false, retired: false }]);
 });

@@ -9,7 +9,7 @@ import { runFleet } from './crash-fleet.js';
 
 test(
   'servers of every role on one PostgreSQL, killed, suspended and replaced, count exactly',
-  { timeout: 180_000 },
+  { timeout: 400_000 },
   async () => {
     const { violations, acknowledged } = await runFleet({
       durationMs: 8_000,
@@ -29,7 +29,7 @@ test(
 
 test(
   'servers of every role on three nats-servers, killed, suspended and replaced, count exactly',
-  { timeout: 240_000, skip: natsServerMissing() },
+  { timeout: 400_000, skip: natsServerMissing() },
   async () => {
     const { violations, acknowledged } = await runFleet({
       durationMs: 8_000,

@@ -29,7 +29,7 @@ import type { Random } from '../support/random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
 import { TcpProxy } from '../support/tcp-proxy.js';
-import { flushFailure, pause, tail } from './crash-run.js';
+import { flushFailure, pause, refusals, tail } from './crash-run.js';
 import { streamsOf } from './server-pair.js';
 import { TakeoverLog, type Takeover } from './takeover-log.js';
 
@@ -565,13 +565,8 @@ class FleetRun {
 
   async #compare(): Promise<void> {
     const found = await readCountedSums(this.#databaseUrl);
-    this.#violate(...this.#ledger.violations(found.sums));
-    if (found.rejected > 0) this.#violate(`${found.rejected} rows are in rejected_increments`);
+    this.#violate(...this.#ledger.violations(found.sums), ...(await refusals(found, this.#postgres)));
     if (found.putAside.size > 0) this.#violate(`idempotent requests for ${found.putAside.size} keys were put aside`);
-    if (found.deadlocks > 0) this.#violate(`pg_stat_database counts ${found.deadlocks} deadlocks`);
-    // The statistics start again when PostgreSQL recovers; its log does not.
-    const deadlocks = (await this.#postgres?.log())?.split('deadlock detected').length ?? 1;
-    if (deadlocks > 1) this.#violate(`PostgreSQL has logged ${deadlocks - 1} deadlocks`);
     const [left] = await this.#query<{ records: number }>(RECORDS_LEFT);
     if (left?.records !== 0) this.#violate(`${left?.records} records are above the checkpoints of their streams`);
     if (this.#keepsLog) await this.#audit();

@@ -27,7 +27,7 @@ const runs: readonly (readonly [string, Omit<CrashRunOptions, 'random' | 'durati
 ];
 
 for (const [name, options] of ofTier(runs)) {
-  test(name, { timeout: 120_000 }, async () => {
+  test(name, { timeout: 300_000 }, async () => {
     const result = await runCrashes({ ...options, random: seededRandom(name), durationMs: 6_000, restMs: 5 });
     assert.deepEqual(result.violations, []);
     assert.ok(result.acknowledged > 0, 'something was acknowledged');

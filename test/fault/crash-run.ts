@@ -261,12 +261,7 @@ class CrashRun {
 
   async #compare(): Promise<void> {
     const found = await this.#countedSums();
-    this.#violations.push(...this.#ledger.violations(found.sums));
-    if (found.rejected > 0) this.#violations.push(`${found.rejected} rows are in rejected_increments`);
-    if (found.deadlocks > 0) this.#violations.push(`pg_stat_database counts ${found.deadlocks} deadlocks`);
-    // The statistics start again when PostgreSQL recovers; its log does not.
-    const deadlocks = (await this.#postgres?.log())?.split('deadlock detected').length ?? 1;
-    if (deadlocks > 1) this.#violations.push(`PostgreSQL has logged ${deadlocks - 1} deadlocks`);
+    this.#violations.push(...this.#ledger.violations(found.sums), ...(await refusals(found, this.#postgres)));
   }
 
   async #countedSums(): Promise<CountedSums> {
@@ -334,6 +329,17 @@ export async function flushFailure(url: string): Promise<string | undefined> {
     await pause(100, timeout);
   }
   return `could not be flushed within ${SETTLE_MS} ms: ${last}`;
+}
+
+/** One sentence for each kind of row or statement that PostgreSQL has refused. */
+export async function refusals(found: CountedSums, postgres: GivenPostgres | undefined): Promise<readonly string[]> {
+  // The statistics start again when PostgreSQL recovers; its log does not.
+  const logged = ((await postgres?.log())?.split('deadlock detected').length ?? 1) - 1;
+  return [
+    ...(found.rejected > 0 ? [`${found.rejected} rows are in rejected_increments`] : []),
+    ...(found.deadlocks > 0 ? [`pg_stat_database counts ${found.deadlocks} deadlocks`] : []),
+    ...(logged > 0 ? [`PostgreSQL has logged ${logged} deadlocks`] : []),
+  ];
 }
 
 /** The end of a text, for a message. */

@@ -22,7 +22,7 @@ function said(server: TestServer): readonly (readonly [unknown, unknown])[] {
 
 test(
   'an outage of four shards is one line for each cause, and its end says how long it was and how much waited',
-  { timeout: 90_000 },
+  { timeout: 240_000 },
   async () => {
     const database = await createTestDatabase();
     const adminUrl = await testServerUrl();
@@ -86,7 +86,7 @@ test(
 
 test(
   'a start without the database logs the cause once, whatever the number of shards',
-  { timeout: 60_000 },
+  { timeout: 240_000 },
   async () => {
     // With its tables, so that no shard finds the database back before they are made, which is a cause of its own.
     const database = await createMigratedDatabase();

@@ -39,9 +39,10 @@ test('the embedded PostgreSQL starts although a process of it is killed while it
     let killed: number | undefined;
     let isOver = false;
     const killing = (async (): Promise<void> => {
-      for (; !isOver && killed === undefined; await turn()) {
+      while (!isOver && killed === undefined) {
         const recovering = recoveringProcess();
         if (recovering !== undefined && process.kill(recovering, 'SIGKILL')) killed = recovering;
+        await turn();
       }
     })();
     const second = await start().finally(() => (isOver = true));

@@ -17,7 +17,7 @@ import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
 import { committedSums } from '../support/suite-server.js';
 
 const LOST = 'Acknowledged increments are lost: the database has gone back to an earlier state';
-const TIMEOUT = { timeout: 30_000 };
+const TIMEOUT = { timeout: 240_000 };
 
 describe('failover', () => {
   let unused: OutagePostgres;

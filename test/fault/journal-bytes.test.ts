@@ -2,13 +2,11 @@
  * The journal holds the pending records and little more, however much has passed through it.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import { readCountedSums } from '../support/counted-sums.js';
-import { createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
-import { increment, send } from '../support/http.js';
+import { increment } from '../support/http.js';
 import { journalBytes } from '../support/journal-files.js';
-import { startServer } from '../support/server.js';
+import { CLEAN, testNode } from '../support/node-test.js';
 
 const MIB = 1024 * 1024;
 const KEYS = 500;
@@ -18,53 +16,40 @@ const REQUEST_BYTES = KEYS * 114;
 const THROUGH_BYTES = 48 * MIB;
 const SEGMENT_BYTES = 4 * MIB;
 
-test(
+const env = {
+  SHARDS: '1',
+  FLUSH_INTERVAL_MS: '50',
+  JOURNAL_KEEP_SECONDS: '0',
+  // Four segments are the limit.
+  JOURNAL_MAX_BYTES: String(4 * SEGMENT_BYTES),
+};
+
+testNode(
   'while 48 MiB pass through the journal it never holds more than the pending records and three segments',
-  {
-    timeout: 120_000,
-  },
-  async () => {
-    const database = await createTestDatabase();
-    const server = await startServer({
-      env: {
-        DATABASE_URL: database.url,
-        SHARDS: '1',
-        FLUSH_INTERVAL_MS: '50',
-        JOURNAL_KEEP_SECONDS: '0',
-        // Four segments are the limit.
-        JOURNAL_MAX_BYTES: String(4 * SEGMENT_BYTES),
-      },
-    });
-    try {
-      const keys = Array.from({ length: KEYS }, (_, index) => `key ${index} `.padEnd(100, 'x'));
-      const body = JSON.stringify(Object.fromEntries(keys.map((key) => [key, 1])));
-      let requests = 0;
-      let most = 0;
-      while (requests * REQUEST_BYTES < THROUGH_BYTES) {
-        const answers = await Promise.all(Array.from({ length: 8 }, () => increment(server.url, body)));
-        const taken = answers.filter(({ status }) => status === 202).length;
-        assert.ok(answers.every(({ status }) => status === 202 || status === 503));
-        requests += taken;
-        most = Math.max(most, await journalBytes(server.dataDir));
-      }
-      // The journal's own limit covers the pending records; the rest is one segment being made.
-      assert.ok(most <= 5 * SEGMENT_BYTES, `${most} bytes`);
-      await flush(server.url);
-      // All of it is committed: the next record goes into a new segment and the old ones are deleted.
-      assert.equal((await increment(server.url, { [keys[0] ?? '']: 0 })).status, 202);
-      await flush(server.url);
-      await eventually('the journal is small', async () => (await journalBytes(server.dataDir)) <= SEGMENT_BYTES);
-      assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
-      const { sums } = await readCountedSums(database.url);
-      assert.deepEqual(new Set(sums.values()), new Set([BigInt(requests)]));
-      assert.equal(sums.size, KEYS);
-    } finally {
-      await server.dispose();
-      await database.drop();
+  env,
+  async ({ node, databaseUrl }) => {
+    const server = await node.start();
+    const keys = Array.from({ length: KEYS }, (_, index) => `key ${index} `.padEnd(100, 'x'));
+    const body = JSON.stringify(Object.fromEntries(keys.map((key) => [key, 1])));
+    let requests = 0;
+    let most = 0;
+    while (requests * REQUEST_BYTES < THROUGH_BYTES) {
+      const answers = await Promise.all(Array.from({ length: 8 }, () => increment(node.url, body)));
+      const taken = answers.filter(({ status }) => status === 202).length;
+      assert.ok(answers.every(({ status }) => status === 202 || status === 503));
+      requests += taken;
+      most = Math.max(most, await journalBytes(server.dataDir));
     }
+    // The journal's own limit covers the pending records; the rest is one segment being made.
+    assert.ok(most <= 5 * SEGMENT_BYTES, `${most} bytes`);
+    await node.flush();
+    // All of it is committed: the next record goes into a new segment and the old ones are deleted.
+    assert.equal((await increment(node.url, { [keys[0] ?? '']: 0 })).status, 202);
+    await node.flush();
+    await eventually('the journal is small', async () => (await journalBytes(server.dataDir)) <= SEGMENT_BYTES);
+    assert.deepEqual(await server.stop(), CLEAN, server.output);
+    const { sums } = await readCountedSums(databaseUrl);
+    assert.deepEqual(new Set(sums.values()), new Set([BigInt(requests)]));
+    assert.equal(sums.size, KEYS);
   },
 );
-
-async function flush(url: string): Promise<void> {
-  assert.equal((await send(url, '/flush', { method: 'POST' })).status, 200);
-}

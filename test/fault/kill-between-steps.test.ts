@@ -3,11 +3,10 @@
  * is loaded before the server's own code recognises the step and sends SIGKILL to the process.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { CountedNode } from '../support/counted-node.js';
-import { createTestDatabase } from '../support/database.js';
+import { describe } from 'node:test';
 import { within } from '../support/eventually.js';
 import { faultEnvironment, type FaultStep } from '../support/fault-injection.js';
+import { testNode } from '../support/node-test.js';
 
 /** Step, and at which occurrence the kill comes: this one, or up to so many later, at random. */
 const steps: readonly (readonly [FaultStep, from: number, spread: number, where: string])[] = [
@@ -36,22 +35,17 @@ const env = {
   JOURNAL_MAX_BYTES: '262144',
 };
 
-for (const [step, from, spread, where] of steps) {
-  test(`after a kill ${where} nothing is lost or counted twice`, { timeout: 60_000 }, async () => {
-    const database = await createTestDatabase();
-    const node = await CountedNode.make(step, { databaseUrl: database.url, env });
-    try {
+describe('after a kill', { concurrency: 2 }, () => {
+  for (const [step, from, spread, where] of steps) {
+    testNode(`${where} nothing is lost or counted twice`, env, async ({ node }) => {
       const at = from + node.random.integer(spread);
       const doomed = await node.spawn(faultEnvironment({ step, at, action: 'kill' }));
       const load = node.load();
-      const ended = await within(`the kill ${where}`, doomed.ended, 40_000);
+      const ended = await within(`the kill ${where}`, doomed.ended, 120_000);
       assert.deepEqual(ended, { code: null, signal: 'SIGKILL' }, doomed.output);
       const server = await node.start();
       await load.acknowledgements(50);
       await node.finish(server);
-    } finally {
-      await node.dispose();
-      await database.drop();
-    }
-  });
-}
+    });
+  }
+});

@@ -4,13 +4,10 @@
 import assert from 'node:assert/strict';
 import { rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
-import { CountedNode } from '../support/counted-node.js';
-import { createTestDatabase } from '../support/database.js';
 import { faultEnvironment, type Fault } from '../support/fault-injection.js';
 import { imbalances, scrape } from '../support/metrics.js';
-import { temporaryDirectory } from '../support/server.js';
+import { testNode } from '../support/node-test.js';
 
 /** Scrapes of one case; for a longer proof, `SCRAPES=10000 node dist-test/test/run.js fault metrics-balance`. */
 const SCRAPES = Number(process.env['SCRAPES'] ?? 400);
@@ -29,48 +26,33 @@ const faults: readonly (readonly [string, Pick<Fault, 'step' | 'action' | 'at'>,
   ];
 
 for (const [how, fault, env] of faults) {
-  test(
-    `the increments of each shard add up in every one of ${SCRAPES} scrapes while shard threads ${how}`,
-    { timeout: 60_000 + 150 * SCRAPES },
-    async () => {
-      const database = await createTestDatabase();
-      const directory = await temporaryDirectory();
-      const armedBy = path.join(directory, 'armed');
-      const node = await CountedNode.make(how, {
-        databaseUrl: database.url,
-        env: { FLUSH_INTERVAL_MS: '50', ...env },
-      });
-      try {
-        await node.start(faultEnvironment({ ...fault, armedBy, oneThread: path.join(directory, 'thread') }));
-        const load = node.load(16, 'w-', 0);
-        const wrong: string[] = [];
-        let restarts = 0;
-        // On a busy machine a restart takes longer than the scrapes.
-        for (let count = 0; count < SCRAPES || (restarts < 2 && count < 20 * SCRAPES); count += 1) {
-          const page = await scrape(node.url);
-          for (const [shard, difference] of imbalances(page))
-            if (difference !== 0) wrong.push(`scrape ${count}, shard ${shard}: ${difference}`);
-          restarts = page.total('shard_restarts_total');
-          assert.deepEqual(wrong, []);
-          // A thread is chosen among those that run; each restart needs another choice.
-          if (count % Math.floor(SCRAPES / 4) === Math.floor(SCRAPES / 8) && restarts < RESTARTS) {
-            rmSync(path.join(directory, 'thread'), { force: true });
-            writeFileSync(armedBy, '');
-          }
-          await turn();
-        }
-        assert.ok(restarts >= 2, `${restarts} restarts`);
-        await load.stop();
-        if (env['JOURNAL'] === 'memory') return;
-        await node.flush();
-        const page = await scrape(node.url);
-        assert.deepEqual([...imbalances(page).values(), page.total('increments_pending')], [0, 0, 0]);
-        await node.compare();
-      } finally {
-        await node.dispose();
-        rmSync(directory, { recursive: true });
-        await database.drop();
+  const name = `the increments of each shard add up in every one of ${SCRAPES} scrapes while shard threads ${how}`;
+  testNode(name, { FLUSH_INTERVAL_MS: '50', ...env }, async ({ node, directory, armedBy }) => {
+    const oneThread = path.join(directory, 'thread');
+    await node.start(faultEnvironment({ ...fault, armedBy, oneThread }));
+    const load = node.load(16, 'w-', 0);
+    const wrong: string[] = [];
+    let restarts = 0;
+    // On a busy machine a restart takes longer than the scrapes.
+    for (let count = 0; count < SCRAPES || (restarts < 2 && count < 20 * SCRAPES); count += 1) {
+      const page = await scrape(node.url);
+      for (const [shard, difference] of imbalances(page))
+        if (difference !== 0) wrong.push(`scrape ${count}, shard ${shard}: ${difference}`);
+      restarts = page.total('shard_restarts_total');
+      assert.deepEqual(wrong, []);
+      // A thread is chosen among those that run; each restart needs another choice.
+      if (count % Math.floor(SCRAPES / 4) === Math.floor(SCRAPES / 8) && restarts < RESTARTS) {
+        rmSync(oneThread, { force: true });
+        writeFileSync(armedBy, '');
       }
-    },
-  );
+      await turn();
+    }
+    assert.ok(restarts >= 2, `${restarts} restarts`);
+    await load.stop();
+    if (env['JOURNAL'] === 'memory') return;
+    await node.flush();
+    const page = await scrape(node.url);
+    assert.deepEqual([...imbalances(page).values(), page.total('increments_pending')], [0, 0, 0]);
+    await node.compare();
+  });
 }

@@ -3,22 +3,16 @@
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CountedNode } from '../support/counted-node.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { runStatements } from '../support/database-connection.js';
-import { connectTo, createTestDatabase } from '../support/database.js';
+import { connectTo } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { increment, send } from '../support/http.js';
 import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { startServer, temporaryDirectory } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
-import { TcpProxy } from '../support/tcp-proxy.js';
-
-interface RejectedRow {
-  readonly key: string;
-  readonly amount: string;
-  readonly sqlstate: string;
-}
+import { CLEAN, NEVER_MS, testNode } from '../support/node-test.js';
+import { rowsOf } from '../support/journal-servers.js';
 
 const CHECK = `alter table counters add constraint not_poison check (key not like 'poison%')`;
 const TRIGGER = `
@@ -44,115 +38,93 @@ for (const [how, statements, sqlState] of [
   ['a trigger without an SQLSTATE', PLAIN_TRIGGER, 'P0001'],
   ['a deferred trigger', DEFERRED_TRIGGER, 'P0001'],
 ] as const) {
-  test(
+  testNode(
     `rows that ${how} refuses are stored with the reason, and all others are counted`,
-    {
-      timeout: 60_000,
-    },
-    async () => {
-      const database = await createTestDatabase();
-      const node = await CountedNode.make(how, { databaseUrl: database.url, env: { FLUSH_INTERVAL_MS: '50' } });
-      try {
-        const server = await node.start();
-        const load = node.load();
-        await load.acknowledgements(100);
-        await runStatements(database.url, statements);
-        for (let index = 0; index < 3; index += 1) {
-          assert.equal(
-            (await increment(node.url, { [`poison ${index}`]: 7, [`also poison ${index}`]: 0 })).status,
-            202,
-          );
-          await load.acknowledgements(50);
-        }
-        await load.stop();
-        await node.flush();
-        const ready = await send(node.url, '/readyz');
-        assert.equal(
-          ready.body,
-          '{"status":"ok","reason":"3 increments of rejected rows are kept in rejected_increments."}',
-        );
-        assert.deepEqual(await server.stop(), { code: 1, signal: null }, server.output);
-        assert.match(server.output, /"rejected":3/, 'the balance at the end counts them');
-        assert.match(
-          server.output,
-          /3 increments of rejected rows are kept in rejected_increments and not counted; list/,
-        );
-        assert.match(server.output, /Everything else that was acknowledged is committed/);
-        const lines = server.log.filter(({ msg }) => String(msg).startsWith('PostgreSQL refused'));
-        assert.ok(lines.length > 0);
-        for (const line of lines) assert.deepEqual([line['level'], line['sqlState']], ['error', sqlState]);
-        assert.match(String(lines[0]?.['key']), /^poison \d$/);
-        assert.equal(
-          lines.reduce((total, line) => total + Number(line['increments']), 0),
-          3,
-        );
-        const { sums } = await readCountedSums(database.url);
-        const others = new Map([...sums].filter(([key]) => !key.startsWith('also poison')));
-        assert.equal(others.size, sums.size - 3);
-        assert.deepEqual(node.ledger.violations(others), []);
-        assert.deepEqual(await rejectedRows(database.url), [
-          { key: 'poison 0', amount: '7', sqlstate: sqlState },
-          { key: 'poison 1', amount: '7', sqlstate: sqlState },
-          { key: 'poison 2', amount: '7', sqlstate: sqlState },
-        ]);
-      } finally {
-        await node.dispose();
-        await database.drop();
+    { FLUSH_INTERVAL_MS: '50' },
+    async ({ node, databaseUrl }) => {
+      const server = await node.start();
+      const load = node.load();
+      await load.acknowledgements(100);
+      await runStatements(databaseUrl, statements);
+      for (let index = 0; index < 3; index += 1) {
+        assert.equal((await increment(node.url, { [`poison ${index}`]: 7, [`also poison ${index}`]: 0 })).status, 202);
+        await load.acknowledgements(50);
       }
+      await load.stop();
+      await node.flush();
+      const ready = await send(node.url, '/readyz');
+      assert.equal(
+        ready.body,
+        '{"status":"ok","reason":"3 increments of rejected rows are kept in rejected_increments."}',
+      );
+      assert.deepEqual(await server.stop(), { code: 1, signal: null }, server.output);
+      assert.match(server.output, /"rejected":3/, 'the balance at the end counts them');
+      assert.match(
+        server.output,
+        /3 increments of rejected rows are kept in rejected_increments and not counted; list/,
+      );
+      assert.match(server.output, /Everything else that was acknowledged is committed/);
+      const lines = server.log.filter(({ msg }) => String(msg).startsWith('PostgreSQL refused'));
+      assert.ok(lines.length > 0);
+      for (const line of lines) assert.deepEqual([line['level'], line['sqlState']], ['error', sqlState]);
+      assert.match(String(lines[0]?.['key']), /^poison \d$/);
+      assert.equal(
+        lines.reduce((total, line) => total + Number(line['increments']), 0),
+        3,
+      );
+      const { sums } = await readCountedSums(databaseUrl);
+      const others = new Map([...sums].filter(([key]) => !key.startsWith('also poison')));
+      assert.equal(others.size, sums.size - 3);
+      assert.deepEqual(node.ledger.violations(others), []);
+      assert.deepEqual(await rejectedRows(databaseUrl), [
+        { key: 'poison 0', amount: '7', sqlstate: sqlState },
+        { key: 'poison 1', amount: '7', sqlstate: sqlState },
+        { key: 'poison 2', amount: '7', sqlstate: sqlState },
+      ]);
     },
   );
 }
 
-test(
+testNode(
   'rows that are set aside by a flush whose reply is lost are reported like others',
-  { timeout: 60_000 },
-  async () => {
-    const database = await createTestDatabase();
-    const proxy = await TcpProxy.start(database.url);
-    const server = await startServer({
-      env: { DATABASE_URL: proxy.urlOf(database.url), SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' },
-    });
-    try {
-      await runStatements(database.url, CHECK);
-      assert.equal((await increment(server.url, { 'poison a': 7, good: 1 })).status, 202);
-      // The statement of such a flush has no name, and contains its text.
-      proxy.setRule((bytes) =>
-        bytes.includes('insert into rejected_increments') && proxy.faults === 0 ? 'lose-answer' : 'forward',
-      );
-      await send(server.url, '/flush', { method: 'POST' });
-      await eventually('the flush is known to be committed', async () =>
-        (await send(server.url, '/readyz')).body.includes('1 increment of rejected rows is kept'),
-      );
-      assert.equal(proxy.faults, 1);
-      assert.deepEqual(await server.stop(), { code: 1, signal: null }, server.output);
-      assert.match(server.output, /PostgreSQL refused/);
-      assert.deepEqual(await committedSums(database.url), new Map([['good', 1n]]));
-      assert.deepEqual(await rejectedRows(database.url), [{ key: 'poison a', amount: '7', sqlstate: '23514' }]);
-    } finally {
-      await server.dispose();
-      await proxy.close();
-      await database.drop();
-    }
+  { SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS },
+  async ({ node, databaseUrl, proxy }) => {
+    const server = await node.start();
+    await runStatements(databaseUrl, CHECK);
+    assert.equal((await increment(node.url, { 'poison a': 7, good: 1 })).status, 202);
+    // The statement of such a flush has no name, and contains its text.
+    proxy.setRule((bytes) =>
+      bytes.includes('insert into rejected_increments') && proxy.faults === 0 ? 'lose-answer' : 'forward',
+    );
+    await send(node.url, '/flush', { method: 'POST' });
+    await eventually('the flush is known to be committed', async () =>
+      (await send(node.url, '/readyz')).body.includes('1 increment of rejected rows is kept'),
+    );
+    assert.equal(proxy.faults, 1);
+    assert.deepEqual(await server.stop(), { code: 1, signal: null }, server.output);
+    assert.match(server.output, /PostgreSQL refused/);
+    assert.deepEqual(await committedSums(databaseUrl), new Map([['good', 1n]]));
+    assert.deepEqual(await rejectedRows(databaseUrl), [{ key: 'poison a', amount: '7', sqlstate: '23514' }]);
   },
 );
 
-test('npm run journal -- rejected lists refused rows, and --retry counts each once when its cause is gone', async () => {
-  const database = await createTestDatabase();
-  const dataDir = await temporaryDirectory();
-  const server = await startServer({ dataDir, env: { DATABASE_URL: database.url, FLUSH_INTERVAL_MS: '50' } });
-  try {
-    await runStatements(database.url, PLAIN_TRIGGER);
-    assert.equal((await increment(server.url, { 'poison a': 7, good: 1 })).status, 202);
+testNode(
+  'npm run journal -- rejected lists refused rows, and --retry counts each once when its cause is gone',
+  { FLUSH_INTERVAL_MS: '50' },
+  async ({ node, databaseUrl }) => {
+    await node.start();
+    await runStatements(databaseUrl, PLAIN_TRIGGER);
+    assert.equal((await increment(node.url, { 'poison a': 7, good: 1 })).status, 202);
     const headers = { 'idempotency-key': 'once' };
-    assert.equal((await increment(server.url, { 'poison a': 5, 'poison b': -3 }, { headers })).status, 202);
-    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    assert.equal((await increment(node.url, { 'poison a': 5, 'poison b': -3 }, { headers })).status, 202);
+    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
     await runStatements(
-      database.url,
+      databaseUrl,
       `insert into rejected_increments (stream, key, amount, reason, sqlstate)
        values (gen_random_uuid(), '\\x70ff', '4', 'old', '22021'), (gen_random_uuid(), 'fine', '90071992547409930', 'old', '23514')`,
     );
 
-    const listed = await journal(database.url, 'rejected');
+    const listed = await journal(databaseUrl, 'rejected');
     assert.equal(listed.code, 1, listed.output);
     const rows = listed.output
       .trim()
@@ -166,15 +138,15 @@ test('npm run journal -- rejected lists refused rows, and --retry counts each on
       ['poison b', '-3', 'P0001'],
     ]);
 
-    const refused = await journal(database.url, 'rejected', '--retry');
+    const refused = await journal(databaseUrl, 'rejected', '--retry');
     assert.deepEqual([refused.code, refused.output], [1, '1 row counted, 4 rows refused again.\n']);
-    const again = await Promise.all([0, 1, 2].map(() => journal(database.url, 'rejected', '--retry')));
+    const again = await Promise.all([0, 1, 2].map(() => journal(databaseUrl, 'rejected', '--retry')));
     for (const { code } of again) assert.equal(code, 1);
-    await runStatements(database.url, 'drop trigger refuse_poison on counters');
-    const both = await Promise.all([0, 1].map(() => journal(database.url, 'rejected', '--retry')));
+    await runStatements(databaseUrl, 'drop trigger refuse_poison on counters');
+    const both = await Promise.all([0, 1].map(() => journal(databaseUrl, 'rejected', '--retry')));
     for (const { code, output } of both) assert.equal(code, 1, output);
     assert.deepEqual(
-      await committedSums(database.url),
+      await committedSums(databaseUrl),
       new Map([
         ['good', 1n],
         ['fine', 90071992547409930n],
@@ -182,20 +154,17 @@ test('npm run journal -- rejected lists refused rows, and --retry counts each on
         ['poison b', -3n],
       ]),
     );
-    const left = JSON.parse((await journal(database.url, 'rejected')).output) as Record<string, unknown>;
+    const left = JSON.parse((await journal(databaseUrl, 'rejected')).output) as Record<string, unknown>;
     assert.deepEqual([left['keyHex'], left['sqlstate']], ['70ff', '22021']);
     assert.match(String(left['reason']), /invalid byte sequence/);
-    await runStatements(database.url, 'delete from rejected_increments');
-    const none = await journal(database.url, 'rejected');
+    await runStatements(databaseUrl, 'delete from rejected_increments');
+    const none = await journal(databaseUrl, 'rejected');
     assert.deepEqual([none.code, none.output], [0, 'There are no rejected rows.\n']);
-    await retryBesideLock(database.url);
-    assert.equal((await journal(database.url, 'verify', '--retry')).code, 64);
+    await retryBesideLock(databaseUrl);
+    assert.equal((await journal(databaseUrl, 'verify', '--retry')).code, 64);
     assert.equal((await journal('postgres://u:p@127.0.0.1:1/d', 'rejected')).code, 75);
-  } finally {
-    await server.dispose();
-    await database.drop();
-  }
-});
+  },
+);
 
 test('without DATABASE_URL, npm run journal -- rejected uses the embedded database of a running server', async () => {
   const dataDir = await temporaryDirectory();
@@ -203,7 +172,7 @@ test('without DATABASE_URL, npm run journal -- rejected uses the embedded databa
   try {
     const running = await journal('', 'rejected', '--data-dir', dataDir);
     assert.deepEqual([running.code, running.output], [0, 'There are no rejected rows.\n']);
-    assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
+    assert.deepEqual(await server.stop(), CLEAN, server.output);
     const stopped = await journal('', 'rejected', '--data-dir', dataDir);
     assert.equal(stopped.code, 64);
     assert.match(stopped.output, /needs DATABASE_URL, or a running server/);
@@ -239,13 +208,6 @@ async function retryBesideLock(url: string): Promise<void> {
   assert.deepEqual([retried.code, retried.output], [0, '1 row counted, 0 rows refused again.\n']);
 }
 
-async function rejectedRows(url: string): Promise<readonly RejectedRow[]> {
-  const connection = await connectTo(url);
-  try {
-    return await connection.query<RejectedRow & Record<string, unknown>>({
-      text: `select convert_from(key, 'UTF8') as key, amount, sqlstate from rejected_increments order by key`,
-    });
-  } finally {
-    await connection.close();
-  }
+function rejectedRows(url: string): Promise<readonly Record<string, unknown>[]> {
+  return rowsOf(url, `select convert_from(key, 'UTF8') as key, amount, sqlstate from rejected_increments order by key`);
 }

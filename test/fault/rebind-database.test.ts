@@ -68,7 +68,7 @@ for (const { above, counted } of [
 ]) {
   test(`rebind --database --above ${above} gives the new database what lies above that LSN, once`, async () => {
     await withForeignStream(async ({ node, first, second, stream }) => {
-      const command = await refusedWith(await node.spawn({ DATABASE_URL: second }));
+      const command = await refusedWith(await node.refusedStart({ DATABASE_URL: second }));
       const plan = await run(second, node.dataDir, command);
       assert.equal(plan.code, 1, plan.output);
       assert.match(plan.output, new RegExp(`Stream ${stream} belongs to the database \\S+ and holds LSN 1 to 2\\.`));
@@ -76,7 +76,7 @@ for (const { above, counted } of [
       assert.match(plan.output, /Nothing was changed/);
       const rebind = `npm run journal -- rebind --database --stream ${stream} --above`;
       assert.deepEqual(proposals(plan.output), [`${rebind} 0`, `${rebind} 2`]);
-      await refusedWith(await node.spawn({ DATABASE_URL: second }));
+      await refusedWith(await node.refusedStart({ DATABASE_URL: second }));
 
       const done = await run(second, node.dataDir, `${rebind} ${above}`);
       assert.equal(done.code, 0, done.output);
@@ -100,7 +100,7 @@ test('rebind --database refuses an LSN that would count twice, and a stream of t
     const empty = await run(second, node.dataDir, 'npm run journal -- rebind --database');
     assert.equal(empty.code, 78, empty.output);
     assert.match(empty.output, /has no tables of the server yet; start the server once/);
-    await refusedWith(await node.spawn({ DATABASE_URL: second }));
+    await refusedWith(await node.refusedStart({ DATABASE_URL: second }));
     const staging = path.join(node.dataDir, 'journal', 'rebind');
     mkdirSync(path.join(staging, stream), { recursive: true });
     const interrupted = await run(second, node.dataDir, 'npm run journal -- rebind --database');
@@ -152,7 +152,7 @@ test('rebind --database takes no LSN below what the journal still holds', async 
     const segments = readdirSync(path.join(node.dataDir, 'journal', stream)).filter((name) => name.endsWith('.wal'));
     const begins = Math.min(...segments.map((name) => Number(name.slice(0, 20))));
     assert.ok(begins > 1, segments.join());
-    await refusedWith(await node.spawn({ DATABASE_URL: second }));
+    await refusedWith(await node.refusedStart({ DATABASE_URL: second }));
     const rebind = `npm run journal -- rebind --database --stream ${stream} --above`;
     const whole = await run(second, node.dataDir, `${rebind} 0`);
     assert.equal(whole.code, 1, whole.output);

@@ -3,13 +3,11 @@
  * tell an operator, and increments stay pending.
  */
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
-import { CountedNode } from '../support/counted-node.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { runStatements } from '../support/database-connection.js';
-import { createTestDatabase } from '../support/database.js';
 import { increment, send } from '../support/http.js';
 import { committedSums } from '../support/suite-server.js';
+import { CLEAN, testNode } from '../support/node-test.js';
 
 const TOKENS = {
   statements: `alter table idempotency_keys add constraint no_tokens check (token not like 'bad%')`,
@@ -24,30 +22,26 @@ const STATEMENT_TRIGGER = {
   sqlState: 'P0001',
 };
 
+const env = { FLUSH_INTERVAL_MS: '50', SHARDS: '1' };
+
 for (const [what, { statements, undo, sqlState }] of [
   ['a constraint on another table', TOKENS],
   ['a trigger for each statement', STATEMENT_TRIGGER],
 ] as const)
-  test(`a refusal that no row causes (${what}) is logged with its code, degrades the node, and ends with its cause`, async () => {
-    const database = await createTestDatabase();
-    const node = await CountedNode.make('no row', {
-      databaseUrl: database.url,
-      env: { FLUSH_INTERVAL_MS: '50', SHARDS: '1' },
-    });
-    try {
+  testNode(
+    `a refusal that no row causes (${what}) is logged with its code, degrades the node, and ends with its cause`,
+    env,
+    async ({ node, databaseUrl }) => {
       const server = await node.start();
-      await runStatements(database.url, statements);
+      await runStatements(databaseUrl, statements);
       const headers = { 'idempotency-key': 'bad-key' };
       assert.equal((await increment(node.url, { a: 1 }, { headers })).status, 202);
       await server.waitFor(`SQLSTATE ${sqlState}`);
       assert.match((await send(node.url, '/readyz')).body, /"degraded"/);
-      await runStatements(database.url, undo);
+      await runStatements(databaseUrl, undo);
       await server.waitFor('"msg":"PostgreSQL available again');
-      assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
-      assert.deepEqual(await committedSums(database.url), new Map([['a', 1n]]));
-      assert.equal((await readCountedSums(database.url)).rejected, 0);
-    } finally {
-      await node.dispose();
-      await database.drop();
-    }
-  });
+      assert.deepEqual(await server.stop(), CLEAN, server.output);
+      assert.deepEqual(await committedSums(databaseUrl), new Map([['a', 1n]]));
+      assert.equal((await readCountedSums(databaseUrl)).rejected, 0);
+    },
+  );

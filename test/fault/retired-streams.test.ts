@@ -5,40 +5,38 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
-import { CountedNode } from '../support/counted-node.js';
-import { connectTo, createTestDatabase } from '../support/database.js';
+import { runStatements } from '../support/database-connection.js';
+import { createTestDatabase } from '../support/database.js';
 import { increment, send } from '../support/http.js';
 import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { assertCreated } from '../support/problem.js';
-import { temporaryDirectory } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
+import { CLEAN, kill, NEVER_MS, testNode } from '../support/node-test.js';
+import { rowsOf } from '../support/journal-servers.js';
+
+const env = { SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS };
 
 function journal(databaseUrl: string, ...args: readonly string[]): Promise<CommandOutcome> {
   return runJournalCommand(args, { DATABASE_URL: databaseUrl });
 }
 
-test('a dead stream can be retired after five minutes without activity, and its records can still be counted', async () => {
-  const database = await createTestDatabase();
-  const connection = await connectTo(database.url);
-  const elsewhere = await temporaryDirectory();
-  const node = await CountedNode.make('retired', {
-    databaseUrl: database.url,
-    env: { SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' },
-  });
-  try {
+testNode(
+  'a dead stream can be retired after five minutes without activity, and its records can still be counted',
+  env,
+  async ({ node, databaseUrl, directory: elsewhere }) => {
     const server = await node.start();
     assertCreated(await increment(node.url, { committed: 1, both: 1 }));
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await node.flush();
     assertCreated(await increment(node.url, { pending: 1, both: 1 }));
-    server.kill('SIGKILL');
-    await server.ended;
-    const [row] = await connection.query<{ stream: string; lsn: string }>({
-      text: 'select stream::text, lsn::text from journal_checkpoints',
-    });
+    await kill(server);
+    const [row] = await rowsOf<{ stream: string; lsn: string }>(
+      databaseUrl,
+      'select stream::text, lsn::text from journal_checkpoints',
+    );
     assert.ok(row !== undefined);
     const { stream, lsn } = row;
     const retire = (dataDir: string): Promise<CommandOutcome> =>
-      journal(database.url, 'retire', '--stream', stream, '--data-dir', dataDir);
+      journal(databaseUrl, 'retire', '--stream', stream, '--data-dir', dataDir);
 
     const here = await retire(node.dataDir);
     assert.equal(here.code, 1);
@@ -46,7 +44,7 @@ test('a dead stream can be retired after five minutes without activity, and its 
     const alive = await retire(elsewhere);
     assert.equal(alive.code, 1);
     assert.match(alive.output, /less than five minutes ago: its node is alive/);
-    await connection.query({ text: `update journal_checkpoints set heard_at = now() - interval '6 minutes'` });
+    await runStatements(databaseUrl, `update journal_checkpoints set heard_at = now() - interval '6 minutes'`);
     const retired = await retire(elsewhere);
     assert.equal(retired.code, 0, retired.output);
     assert.match(
@@ -57,49 +55,38 @@ test('a dead stream can be retired after five minutes without activity, and its 
 
     // The disk returns.
     const again = await node.start();
-    assert.deepEqual(await again.stop(), { code: 0, signal: null }, again.output);
+    assert.deepEqual(await again.stop(), CLEAN, again.output);
     assert.deepEqual(
-      await committedSums(database.url),
+      await committedSums(databaseUrl),
       new Map([
         ['both', 2n],
         ['committed', 1n],
         ['pending', 1n],
       ]),
     );
-  } finally {
-    await connection.close();
-    await node.dispose();
-    await database.drop();
-  }
-});
+  },
+);
 
-test('an owner that is still alive takes its retired stream again, and counts everything once', async () => {
-  const database = await createTestDatabase();
-  const node = await CountedNode.make('fenced', {
-    databaseUrl: database.url,
-    env: { SHARDS: '1', FLUSH_INTERVAL_MS: '3600000' },
-  });
-  const connection = await connectTo(database.url);
-  try {
+testNode(
+  'an owner that is still alive takes its retired stream again, and counts everything once',
+  env,
+  async ({ node, databaseUrl }) => {
     const server = await node.start();
     assertCreated(await increment(node.url, { fenced: 1 }));
-    const [row] = await connection.query<{ stream: string }>({
-      text: `update journal_checkpoints set heard_at = now() - interval '6 minutes' returning stream::text`,
-    });
+    const [row] = await rowsOf<{ stream: string }>(
+      databaseUrl,
+      `update journal_checkpoints set heard_at = now() - interval '6 minutes' returning stream::text`,
+    );
     const stream = row?.stream ?? '';
-    const retired = await journal(database.url, 'retire', '--stream', stream, '--data-dir', '/nowhere');
+    const retired = await journal(databaseUrl, 'retire', '--stream', stream, '--data-dir', '/nowhere');
     assert.equal(retired.code, 0, retired.output);
     // The flush finds the new epoch; the shard starts again and recovers from its journal.
     await send(node.url, '/flush', { method: 'POST' });
     await server.waitFor('"msg":"Recovered a journal"');
-    assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
-    assert.deepEqual(await committedSums(database.url), new Map([['fenced', 1n]]));
-  } finally {
-    await connection.close();
-    await node.dispose();
-    await database.drop();
-  }
-});
+    assert.deepEqual(await server.stop(), CLEAN, server.output);
+    assert.deepEqual(await committedSums(databaseUrl), new Map([['fenced', 1n]]));
+  },
+);
 
 test('retire explains why it refuses', async () => {
   const database = await createTestDatabase();

@@ -3,14 +3,10 @@
  */
 import assert from 'node:assert/strict';
 import path from 'node:path';
-import { rmSync } from 'node:fs';
-import { test } from 'node:test';
 import { hashKey, shardOfHash } from '#product/core/key-hash.js';
-import { CountedNode } from '../support/counted-node.js';
-import { createTestDatabase } from '../support/database.js';
 import { faultEnvironment, type Fault } from '../support/fault-injection.js';
 import { increment } from '../support/http.js';
-import { temporaryDirectory } from '../support/server.js';
+import { testNode } from '../support/node-test.js';
 
 function keyOfShard(shard: number, shards: number): string {
   for (let index = 0; ; index += 1) {
@@ -19,22 +15,7 @@ function keyOfShard(shard: number, shards: number): string {
   }
 }
 
-async function withNode(
-  label: string,
-  body: (node: CountedNode, directory: string) => Promise<void>,
-  more: Readonly<Record<string, string>> = {},
-): Promise<void> {
-  const database = await createTestDatabase();
-  const directory = await temporaryDirectory();
-  const node = await CountedNode.make(label, { databaseUrl: database.url, env: { FLUSH_INTERVAL_MS: '100', ...more } });
-  try {
-    await body(node, directory);
-  } finally {
-    await node.dispose();
-    rmSync(directory, { recursive: true });
-    await database.drop();
-  }
-}
+const env = { FLUSH_INTERVAL_MS: '100' };
 
 const ends: readonly (readonly [string, Pick<Fault, 'step' | 'action'>])[] = [
   ['throws before it has written a batch', { step: 'append', action: 'throw' }],
@@ -46,64 +27,50 @@ const ends: readonly (readonly [string, Pick<Fault, 'step' | 'action'>])[] = [
 ];
 
 for (const [how, fault] of ends) {
-  test(
+  testNode(
     `a shard thread that ${how} is restarted, the other continues, and everything is counted once`,
-    {
-      timeout: 60_000,
-    },
-    async () => {
-      await withNode(how, async (node, directory) => {
-        const at = fault.step === 'flush' ? 3 : 30;
-        const once = path.join(directory, 'once');
-        const server = await node.start(faultEnvironment({ ...fault, at, once }));
-        const load = node.load();
-        await server.waitFor('"msg":"A shard ended"');
-        const answers = await Promise.all([0, 1].map((shard) => increment(node.url, { [keyOfShard(shard, 2)]: 0 })));
-        assert.ok(
-          answers.some(({ status }) => status === 202),
-          'one of two shards takes increments all the time',
-        );
-        await load.acknowledgements(200);
-        await node.finish(server);
-      });
+    env,
+    async ({ node, directory }) => {
+      const at = fault.step === 'flush' ? 3 : 30;
+      const once = path.join(directory, 'once');
+      const server = await node.start(faultEnvironment({ ...fault, at, once }));
+      const load = node.load();
+      await server.waitFor('"msg":"A shard ended"');
+      const answers = await Promise.all([0, 1].map((shard) => increment(node.url, { [keyOfShard(shard, 2)]: 0 })));
+      assert.ok(
+        answers.some(({ status }) => status === 202),
+        'one of two shards takes increments all the time',
+      );
+      await load.acknowledgements(200);
+      await node.finish(server);
     },
   );
 }
 
-test(
+testNode(
   'with three HTTP threads, each learns of a shard that ends and connects to the next, and everything is counted once',
-  { timeout: 60_000 },
-  async () => {
-    await withNode(
-      'http-threads',
-      async (node, directory) => {
-        const once = path.join(directory, 'once');
-        const server = await node.start(faultEnvironment({ step: 'acknowledge', action: 'exit-thread', at: 30, once }));
-        const load = node.load();
-        await server.waitFor('"msg":"A shard ended"');
-        await load.acknowledgements(500);
-        await node.finish(server);
-      },
-      { HTTP_THREADS: '3' },
-    );
+  { ...env, HTTP_THREADS: '3' },
+  async ({ node, directory }) => {
+    const once = path.join(directory, 'once');
+    const server = await node.start(faultEnvironment({ step: 'acknowledge', action: 'exit-thread', at: 30, once }));
+    const load = node.load();
+    await server.waitFor('"msg":"A shard ended"');
+    await load.acknowledgements(500);
+    await node.finish(server);
   },
 );
 
-test(
+testNode(
   'a shard whose threads all die ends the process with a non-zero code, and the next start counts what was acknowledged',
-  {
-    timeout: 60_000,
-  },
-  async () => {
-    await withNode('budget', async (node) => {
-      const doomed = await node.start(faultEnvironment({ step: 'appended', at: 2, action: 'throw' }));
-      node.load();
-      const { code, signal } = await doomed.ended;
-      assert.equal(signal, null);
-      assert.ok(code !== null && code > 0, doomed.output);
-      assert.match(doomed.output, /cannot go on/);
-      const server = await node.start();
-      await node.finish(server);
-    });
+  env,
+  async ({ node }) => {
+    const doomed = await node.start(faultEnvironment({ step: 'appended', at: 2, action: 'throw' }));
+    node.load();
+    const { code, signal } = await doomed.ended;
+    assert.equal(signal, null);
+    assert.ok(code !== null && code > 0, doomed.output);
+    assert.match(doomed.output, /cannot go on/);
+    const server = await node.start();
+    await node.finish(server);
   },
 );

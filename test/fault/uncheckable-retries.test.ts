@@ -5,69 +5,28 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
-import { CountedNode } from '../support/counted-node.js';
+import type { CountedNode } from '../support/counted-node.js';
 import { runStatements } from '../support/database-connection.js';
-import { connectTo, createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { fastClockEnvironment } from '../support/fast-clock.js';
 import { increment, send } from '../support/http.js';
 import { runJournalCommand } from '../support/journal-command.js';
 import { imbalances, scrape } from '../support/metrics.js';
 import { assertCreated } from '../support/problem.js';
-import type { TestServer } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
-import { TcpProxy } from '../support/tcp-proxy.js';
+import { CLEAN, kill, NEVER_MS, testNode } from '../support/node-test.js';
+import { rowsOf } from '../support/journal-servers.js';
 
-const CLEAN = { code: 0, signal: null };
-const NEVER = '3600000';
-
-interface Scene {
-  /** Reaches the database through the proxy. */
-  readonly node: CountedNode;
-  /** On the same database, without the proxy. */
-  readonly other: CountedNode;
-  readonly databaseUrl: string;
-  readonly proxy: TcpProxy;
-}
-
-async function withNodes(label: string, body: (scene: Scene) => Promise<void>): Promise<void> {
-  const database = await createTestDatabase();
-  const proxy = await TcpProxy.start(database.url);
-  const env = { SHARDS: '1', FLUSH_INTERVAL_MS: NEVER };
-  const serverDatabaseUrl = proxy.urlOf(database.url);
-  const node = await CountedNode.make(label, { databaseUrl: database.url, serverDatabaseUrl, env });
-  const other = await CountedNode.make(`${label}, other`, { databaseUrl: database.url, env });
-  try {
-    await body({ node, other, databaseUrl: database.url, proxy });
-  } finally {
-    await node.dispose();
-    await other.dispose();
-    await proxy.close();
-    await database.drop();
-  }
-}
+const env = { SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS };
 
 function once(node: CountedNode, idempotencyKey: string): ReturnType<typeof increment> {
   return increment(node.url, { once: 1 }, { headers: { 'Idempotency-Key': idempotencyKey } });
 }
 
-async function kill(server: TestServer): Promise<void> {
-  server.kill('SIGKILL');
-  await server.ended;
-}
-
-async function rowsOf(databaseUrl: string, text: string): Promise<readonly Record<string, unknown>[]> {
-  const connection = await connectTo(databaseUrl);
-  try {
-    return await connection.query({ text });
-  } finally {
-    await connection.close();
-  }
-}
-
-test('after a clean stop, a start without the database takes plain requests and refuses idempotent ones', async () => {
-  await withNodes('clean stop', async ({ node, databaseUrl, proxy }) => {
+testNode(
+  'after a clean stop, a start without the database takes plain requests and refuses idempotent ones',
+  env,
+  async ({ node, databaseUrl, proxy }) => {
     const first = await node.start();
     assertCreated(await once(node, 'a'));
     assert.deepEqual(await first.stop(), CLEAN, first.output);
@@ -93,11 +52,13 @@ test('after a clean stop, a start without the database takes plain requests and 
         ['plain', 1n],
       ]),
     );
-  });
-});
+  },
+);
 
-test('idempotent requests that came while the row of a new stream could not be made are taken once it can', async () => {
-  await withNodes('no row yet', async ({ node, databaseUrl, proxy }) => {
+testNode(
+  'idempotent requests that came while the row of a new stream could not be made are taken once it can',
+  env,
+  async ({ node, databaseUrl, proxy }) => {
     const server = await node.start();
     await proxy.refuse();
     const refused = await once(node, 'a');
@@ -107,11 +68,13 @@ test('idempotent requests that came while the row of a new stream could not be m
     await eventually('taken', async () => (await once(node, 'a')).status === 202);
     assert.deepEqual(await server.stop(), CLEAN, server.output);
     assert.deepEqual(await committedSums(databaseUrl), new Map([['once', 1n]]));
-  });
-});
+  },
+);
 
-test('after a kill, a start without the database takes idempotent requests under the open row, and each counts once', async () => {
-  await withNodes('open row', async ({ node, databaseUrl, proxy }) => {
+testNode(
+  'after a kill, a start without the database takes idempotent requests under the open row, and each counts once',
+  env,
+  async ({ node, databaseUrl, proxy }) => {
     const first = await node.start();
     assertCreated(await once(node, 'a'));
     await kill(first);
@@ -127,8 +90,8 @@ test('after a kill, a start without the database takes idempotent requests under
     const last = await node.start();
     assert.deepEqual(await last.stop(), CLEAN, last.output);
     assert.deepEqual(await committedSums(databaseUrl), new Map([['once', 3n]]));
-  });
-});
+  },
+);
 
 /** Three hours pass in the database. */
 const THREE_HOURS_PASS = `
@@ -137,8 +100,11 @@ const THREE_HOURS_PASS = `
   update idempotency_pruning set pruned_before = pruned_before - interval '3 hours', pruned_at = pruned_at - interval '3 hours';
   update idempotency_keys set claimed_at = claimed_at - interval '3 hours'`;
 
-test('a fast clock moves no time in the database, and a retry elsewhere counts once', async () => {
-  await withNodes('fast clock', async ({ node, other, databaseUrl, proxy }) => {
+testNode(
+  'a fast clock moves no time in the database, and a retry elsewhere counts once',
+  env,
+  async ({ node, makeNode, databaseUrl, proxy }) => {
+    const other = await makeNode();
     const window = { IDEMPOTENCY_WINDOW_HOURS: '1' };
     const fast = await node.start({ ...fastClockEnvironment(2), ...window });
     assertCreated(await once(node, 'a'));
@@ -167,8 +133,8 @@ test('a fast clock moves no time in the database, and a retry elsewhere counts o
     assert.deepEqual(await fast.stop(), CLEAN, fast.output);
     assert.deepEqual(await pruning.stop(), CLEAN, pruning.output);
     assert.deepEqual(await committedSums(databaseUrl), new Map([['once', 2n]]));
-  });
-});
+  },
+);
 
 /** The statement of docs/idempotency.md that counts a request that was put aside. */
 function documentedStatement(): string {
@@ -181,8 +147,11 @@ const AGE = `
   update journal_checkpoints set heard_at = now() - interval '7 days 1 minute', accepted_through = accepted_through - interval '7 days';
   update idempotency_pruning set gap_at = now() - interval '61 minutes'`;
 
-test('an expired stream is retired with a line; when its directory turns up, plain requests count and others are put aside', async () => {
-  await withNodes('expired', async ({ node, other, databaseUrl, proxy }) => {
+testNode(
+  'an expired stream is retired with a line; when its directory turns up, plain requests count and others are put aside',
+  env,
+  async ({ node, makeNode, databaseUrl, proxy }) => {
+    const other = await makeNode();
     const first = await node.start();
     assertCreated(await increment(node.url, { plain: 1 }));
     assertCreated(await once(node, 'a'));
@@ -228,11 +197,14 @@ test('an expired stream is retired with a line; when its directory turns up, pla
       ]),
     );
     assert.deepEqual(await rowsOf(databaseUrl, 'select * from rejected_increments'), []);
-  });
-});
+  },
+);
 
-test('after a gap between two rounds of the pruner nothing expires for an hour', async () => {
-  await withNodes('gap', async ({ node, other, databaseUrl }) => {
+testNode(
+  'after a gap between two rounds of the pruner nothing expires for an hour',
+  env,
+  async ({ node, makeNode, databaseUrl }) => {
+    const other = await makeNode();
     const first = await node.start();
     assertCreated(await once(node, 'a'));
     await kill(first);
@@ -242,5 +214,5 @@ test('after a gap between two rounds of the pruner nothing expires for an hour',
     assert.deepEqual(await pruning.stop(), CLEAN, pruning.output);
     const open = 'select count(*)::int as rows from journal_checkpoints where retired_at is null';
     assert.deepEqual(await rowsOf(databaseUrl, open), [{ rows: 1 }]);
-  });
-});
+  },
+);
