@@ -26,33 +26,36 @@ const faults: readonly (readonly [string, Pick<Fault, 'step' | 'action' | 'at'>,
   ];
 
 for (const [how, fault, env] of faults) {
-  const name = `the increments of each shard add up in every one of ${SCRAPES} scrapes while shard threads ${how}`;
-  testNode(name, { FLUSH_INTERVAL_MS: '50', ...env }, async ({ node, directory, armedBy }) => {
-    const oneThread = path.join(directory, 'thread');
-    await node.start(faultEnvironment({ ...fault, armedBy, oneThread }));
-    const load = node.load(16, 'w-', 0);
-    const wrong: string[] = [];
-    let restarts = 0;
-    // On a busy machine a restart takes longer than the scrapes.
-    for (let count = 0; count < SCRAPES || (restarts < 2 && count < 20 * SCRAPES); count += 1) {
-      const page = await scrape(node.url);
-      for (const [shard, difference] of imbalances(page))
-        if (difference !== 0) wrong.push(`scrape ${count}, shard ${shard}: ${difference}`);
-      restarts = page.total('shard_restarts_total');
-      assert.deepEqual(wrong, []);
-      // A thread is chosen among those that run; each restart needs another choice.
-      if (count % Math.floor(SCRAPES / 4) === Math.floor(SCRAPES / 8) && restarts < RESTARTS) {
-        rmSync(oneThread, { force: true });
-        writeFileSync(armedBy, '');
+  testNode(
+    `the increments of each shard add up in every one of ${SCRAPES} scrapes while shard threads ${how}`,
+    { FLUSH_INTERVAL_MS: '50', ...env },
+    async ({ node, directory, armedBy }) => {
+      const oneThread = path.join(directory, 'thread');
+      await node.start(faultEnvironment({ ...fault, armedBy, oneThread }));
+      const load = node.load(16, 'w-', 0);
+      const wrong: string[] = [];
+      let restarts = 0;
+      // On a busy machine a restart takes longer than the scrapes.
+      for (let count = 0; count < SCRAPES || (restarts < 2 && count < 20 * SCRAPES); count += 1) {
+        const page = await scrape(node.url);
+        for (const [shard, difference] of imbalances(page))
+          if (difference !== 0) wrong.push(`scrape ${count}, shard ${shard}: ${difference}`);
+        restarts = page.total('shard_restarts_total');
+        assert.deepEqual(wrong, []);
+        // A thread is chosen among those that run; each restart needs another choice.
+        if (count % Math.floor(SCRAPES / 4) === Math.floor(SCRAPES / 8) && restarts < RESTARTS) {
+          rmSync(oneThread, { force: true });
+          writeFileSync(armedBy, '');
+        }
+        await turn();
       }
-      await turn();
-    }
-    assert.ok(restarts >= 2, `${restarts} restarts`);
-    await load.stop();
-    if (env['JOURNAL'] === 'memory') return;
-    await node.flush();
-    const page = await scrape(node.url);
-    assert.deepEqual([...imbalances(page).values(), page.total('increments_pending')], [0, 0, 0]);
-    await node.compare();
-  });
+      assert.ok(restarts >= 2, `${restarts} restarts`);
+      await load.stop();
+      if (env['JOURNAL'] === 'memory') return;
+      await node.flush();
+      const page = await scrape(node.url);
+      assert.deepEqual([...imbalances(page).values(), page.total('increments_pending')], [0, 0, 0]);
+      await node.compare();
+    },
+  );
 }

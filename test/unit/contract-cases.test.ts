@@ -16,7 +16,7 @@ function sourceOf(file: string): string {
 
 /** Names of the tests in a source, as they are written there, whatever quotes them. */
 function testNames(source: string): Set<string> {
-  const calls = source.matchAll(/\btest\(\s*(?:'((?:[^'\\]|\\.)*)'|`([^`]*)`)/g);
+  const calls = source.matchAll(/\btest\w*\(\s*(?:'((?:[^'\\]|\\.)*)'|`([^`]*)`)/g);
   return new Set(Array.from(calls, ([, quoted, template]) => quoted ?? template ?? ''));
 }
 
