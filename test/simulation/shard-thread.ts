@@ -24,7 +24,9 @@ import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsLog, type SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
 import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
-import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
+import { ShardContext, type ShardDeps } from '#product/shard-worker/thread/shard-context.js';
+import { DirectoryStreams } from '#product/shard-worker/thread/streams/directory-streams.js';
+import { SharedStreams } from '#product/shard-worker/thread/streams/shared-streams.js';
 import type { ShardLog } from '#product/shard-worker/thread/streams/owned-stream.js';
 import { Turns } from '#product/core/turns.js';
 import { connectToBroker } from './broker-connection.js';
@@ -57,7 +59,7 @@ export class ShardThread {
   readonly #node: SimulatedNode;
   readonly #index: number;
   readonly #events: ThreadEvents;
-  readonly #shard: Shard | SharedShard;
+  readonly #shard: Shard;
   readonly #groups: GroupCommit;
   readonly #posted: ArrayBufferLike[] = [];
   #sessions: SimulatedSession[] = [];
@@ -131,13 +133,20 @@ export class ShardThread {
     });
     const database = new PostgresShardDatabase(this.#connect(clock), { node: node.id, shard: index, journal: 'file' });
     const deps = mutate(streams, database, world.mutations, node.startId);
-    return new Shard({
+    const context = this.#makeContext(clock, stats, deps.database);
+    const streamDeps = {
       journals: deps.streams,
-      database: deps.database,
-      clock,
-      stats,
       handedOver: world.mutations.forgetHandedOver === true ? [] : handedOver,
-      random: () => world.random.next() / 0x1_0000_0000,
+      touchIntervals: { touchMs: settings.touchMs, timeMs: settings.touchTimeMs },
+    };
+    return new Shard(context, new DirectoryStreams(context, streamDeps));
+  }
+
+  #makeContext(clock: Clock, stats: Float64Array, database: ShardDeps['database']): ShardContext {
+    const { settings } = this.#node;
+    return new ShardContext({
+      ...{ database, clock, stats },
+      random: () => this.#world.random.next() / 0x1_0000_0000,
       flushIntervalMs: settings.flushIntervalMs,
       earlyFlush: {
         keysMax: settings.flushKeysMax,
@@ -145,16 +154,15 @@ export class ShardThread {
         recordBytesMax: Number.POSITIVE_INFINITY,
       },
       ackTimeoutMs: settings.ackTimeoutMs,
-      touchIntervals: { touchMs: settings.touchMs, timeMs: settings.touchTimeMs },
       tell: (message) => this.#tell(message),
       fail: (error) => this.#die(error),
       log: this.#log,
     });
   }
 
-  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals, nats, sqs }: SharedSettings): SharedShard {
+  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals, nats, sqs }: SharedSettings): Shard {
     const world = this.#world;
-    const { id: node, shards, settings } = this.#node;
+    const { id: node, shards } = this.#node;
     const shard = this.#index;
     const flushes = this.#connect(clock);
     const flushTurns = new Turns();
@@ -175,27 +183,15 @@ export class ShardThread {
             );
     const journal = sqs !== undefined ? 'sqs' : nats === undefined ? 'postgres' : 'nats';
     const database = new PostgresShardDatabase(flushes, { node, shard, journal }, flushTurns);
-    const made = new SharedShard({
-      role,
-      ...{ clock, stats, node, shard, shards, intervals },
-      incrementLog,
-      database:
-        sqsLog === undefined
-          ? mutateNatsDatabase(database, world.mutations, this.#purge)
-          : mutateSqsDatabase(database, world.mutations, sqsLog.remove),
-      random: () => world.random.next() / 0x1_0000_0000,
-      newStreamId: () => world.uuid(),
-      flushIntervalMs: settings.flushIntervalMs,
-      earlyFlush: {
-        keysMax: settings.flushKeysMax,
-        bytesMax: Number.POSITIVE_INFINITY,
-        recordBytesMax: Number.POSITIVE_INFINITY,
-      },
-      ackTimeoutMs: settings.ackTimeoutMs,
-      tell: (message) => this.#tell(message),
-      fail: (error) => this.#die(error),
-      log: this.#log,
-    });
+    const context = this.#makeContext(
+      clock,
+      stats,
+      sqsLog === undefined
+        ? mutateNatsDatabase(database, world.mutations, this.#purge)
+        : mutateSqsDatabase(database, world.mutations, sqsLog.remove),
+    );
+    const streamDeps = { role, incrementLog, node, shard, shards, intervals, newStreamId: () => world.uuid() };
+    const made = new Shard(context, new SharedStreams(context, streamDeps));
     if (world.mutations.staleBatches === true) made.isStale = () => false;
     return made;
   }

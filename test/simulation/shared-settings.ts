@@ -1,5 +1,5 @@
 /** Settings of the processes of a history with a journal that others can reach, so small that a short one reaches every limit. */
-import type { Role } from '#product/shard-worker/thread/shared-shard.js';
+import type { Role } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { DEFAULT_SCALE, type TimeScale } from './database/database-clock.js';
 import type { BrokerKind } from './simulated-broker.js';

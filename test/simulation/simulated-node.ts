@@ -34,7 +34,7 @@ import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 import type { NatsLogIntervals } from '#product/shard-worker/journal/nats/nats-log.js';
 import type { SqsWriterTimes } from '#product/shard-worker/journal/sqs/sqs-writer.js';
-import type { Role, SharedShardIntervals } from '#product/shard-worker/thread/shared-shard.js';
+import type { Role, SharedStreamsIntervals } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { Channel } from './channel.js';
 import { Violation, type Attempt } from './expectations.js';
 import type { QueueClientTimes } from './queue-connection.js';
@@ -67,7 +67,7 @@ export interface NodeSettings {
 /** The configuration of a process with a journal that others can reach. */
 export interface SharedSettings {
   readonly role: Role;
-  readonly intervals: SharedShardIntervals;
+  readonly intervals: SharedStreamsIntervals;
   /** The journal is in a broker; undefined: in PostgreSQL. */
   readonly nats?: NatsJournalSettings;
   /** The journal is in a queue. */

@@ -9,7 +9,9 @@ import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/inc
 import type { ControlMessage } from '#product/shard-worker/protocol/control-messages.js';
 import { makeStats, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
-import { SharedShard, type SharedShardDeps } from '#product/shard-worker/thread/shared-shard.js';
+import { Shard } from '#product/shard-worker/thread/shard.js';
+import { ShardContext } from '#product/shard-worker/thread/shard-context.js';
+import { SharedStreams, type SharedStreamsDeps } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { connectTo, createTestDatabase, type TestDatabase } from './database.js';
 
 /** What a shard has logged. */
@@ -47,25 +49,20 @@ export function openLog(url: string, flushes: boolean): ThreadOnLog {
 
 /** Makes a shard. `lines` and `messages` get what it logs and tells its server. */
 export function makeSharedShard(
-  role: SharedShardDeps['role'],
-  thread: ThreadOnLog,
-  intervals: NonNullable<SharedShardDeps['intervals']>,
+  role: SharedStreamsDeps['role'],
+  { incrementLog, database }: ThreadOnLog,
+  intervals: NonNullable<SharedStreamsDeps['intervals']>,
   lines: ShardLine[],
   messages: ControlMessage[] = [],
-): SharedShard {
-  return new SharedShard({
-    ...thread,
-    role,
+): Shard {
+  const context = new ShardContext({
+    database,
     clock: systemClock,
     stats: statsRow(makeStats(1), 0),
     random: () => 0.5,
     flushIntervalMs: 20,
     earlyFlush: { keysMax: 1000, bytesMax: 2 ** 20, recordBytesMax: 2 ** 20 },
     ackTimeoutMs: 5000,
-    node: randomUUID(),
-    shard: 0,
-    shards: 1,
-    intervals,
     tell: (message) => {
       messages.push(message);
     },
@@ -77,4 +74,6 @@ export function makeSharedShard(
       lines.push({ level, stream, message });
     },
   });
+  const owner = { node: randomUUID(), shard: 0, shards: 1 };
+  return new Shard(context, new SharedStreams(context, { ...owner, role, incrementLog, intervals }));
 }

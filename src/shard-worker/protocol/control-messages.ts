@@ -67,7 +67,7 @@ export type ControlMessage =
   | { readonly id: number; readonly kind: 'drained'; readonly left: readonly PendingRange[] }
   | { readonly id: number; readonly kind: 'failed'; readonly code: ErrorCode; readonly detail: string }
   /** The shard takes increments now. `recovered`: it has read all of its journals, so reads are exact. */
-  | { readonly kind: 'serving'; readonly recovered: boolean; readonly recoveredIncrements: number }
+  | { readonly kind: 'serving'; readonly recovered: boolean }
   /** The streams for which this shard answers reads. */
   | { readonly kind: 'streams'; readonly streams: readonly string[] }
   /** Whether this shard can use the database. */

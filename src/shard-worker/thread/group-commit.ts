@@ -40,15 +40,15 @@ export interface GroupTarget extends IdempotencyMemory {
   /** Waits until the journal may take a first record. Undefined where there is nothing to wait for. */
   open(): Promise<void> | undefined;
   /** Whether idempotent requests can be taken now, in a record that carries `heardTime`. */
-  coversIdempotent(heardTime?: DatabaseTime): boolean;
+  coversIdempotent(heardTime: DatabaseTime): boolean;
   /** Whether a batch was opened before the stream began that it would be appended to. `generation`: see `STAT.generation`. */
   isStale(generation: number): boolean;
-  /** Most bytes of a group; undefined: any number. */
-  readonly groupBytesMax?: number | undefined;
-  /** The largest time of the database that the shard has heard; undefined where `append` finds it by itself. */
-  readonly heardTime?: DatabaseTime;
+  /** Most bytes of a group; infinite: any number. */
+  readonly groupBytesMax: number;
+  /** The largest time of the database that the shard has heard. */
+  readonly heardTime: DatabaseTime;
   /** `heardTime`: that of when the oldest batch of the group came. An idempotent request is not younger than the time that its record carries. */
-  append(group: readonly RecordBytes[], heardTime?: DatabaseTime): Lsn | Promise<Lsn>;
+  append(group: readonly RecordBytes[], heardTime: DatabaseTime): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
   /** So many idempotent requests are answered as replays. */
@@ -68,7 +68,7 @@ interface Waiting {
   readonly port: number;
   readonly message: BatchMessage;
   /** See {@link GroupTarget.heardTime}. */
-  readonly heardTime: DatabaseTime | undefined;
+  readonly heardTime: DatabaseTime;
 }
 
 /** The loop between ports and journal. */
@@ -143,8 +143,10 @@ export class GroupCommit {
       hasWaited = false;
       const taken = this.#takeGroup();
       const records: RecordBytes[] = [];
-      const refusals = taken.map((waiting) => this.#admit(waiting, records, taken[0]?.heardTime));
-      const pending = this.#commit(taken, refusals, records);
+      // They wait in the order in which they came, and the time that is heard never goes back.
+      const heardTime = taken[0]?.heardTime ?? 0;
+      const refusals = taken.map((waiting) => this.#admit(waiting, records, heardTime));
+      const pending = this.#commit(taken, refusals, records, heardTime);
       if (pending !== undefined) return pending;
     }
   }
@@ -165,7 +167,7 @@ export class GroupCommit {
   }
 
   #takeGroup(): Waiting[] {
-    const bytesMax = Math.min(GROUP_BYTES_MAX, this.#target.groupBytesMax ?? GROUP_BYTES_MAX);
+    const bytesMax = Math.min(GROUP_BYTES_MAX, this.#target.groupBytesMax);
     let bytes = 0;
     let count = 0;
     for (const { message } of this.#waiting) {
@@ -185,7 +187,7 @@ export class GroupCommit {
    * Adds to `records` what the journal must keep of the batch. Returns what is already known of its outcome. `heardTime`: of the
    * oldest batch of the group, which the record of each carries.
    */
-  #admit(waiting: Waiting, records: RecordBytes[], heardTime: DatabaseTime | undefined): Admission {
+  #admit(waiting: Waiting, records: RecordBytes[], heardTime: DatabaseTime): Admission {
     const { kind, memory } = waiting.message;
     const record = new Uint8Array(memory, 0, recordBytes(memory));
     if (kind === 'onlyKnownKeys') return knownOutcomes(record, this.#target, 'overloaded');
@@ -215,6 +217,7 @@ export class GroupCommit {
     taken: readonly Waiting[],
     refusals: readonly Admission[],
     records: readonly RecordBytes[],
+    heardTime: DatabaseTime,
   ): Promise<void> | undefined {
     let lsn: Lsn | Promise<Lsn>;
     try {
@@ -222,8 +225,7 @@ export class GroupCommit {
         this.#succeed(taken, refusals);
         return undefined;
       }
-      // They wait in the order in which they came, and the time that is heard never goes back.
-      lsn = this.#target.append(records, taken[0]?.heardTime);
+      lsn = this.#target.append(records, heardTime);
     } catch (error) {
       this.#refuse(taken, refusals, error);
       return undefined;

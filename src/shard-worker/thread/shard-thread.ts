@@ -32,8 +32,11 @@ import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } 
 import { earlyFlush } from './flush/early-flush.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
-import { SharedShard } from './shared-shard.js';
+import { ShardContext } from './shard-context.js';
+import { DirectoryStreams } from './streams/directory-streams.js';
 import type { ShardLog } from './streams/owned-stream.js';
+import { SharedStreams } from './streams/shared-streams.js';
+import type { ShardStreams } from './streams/shard-streams.js';
 
 /** Runs a shard until it is drained. */
 export function runShard(task: ShardTask): Promise<void> {
@@ -44,7 +47,7 @@ export function runShard(task: ShardTask): Promise<void> {
 
 class ShardThread {
   readonly #control: MessagePort;
-  readonly #shard: Shard | SharedShard;
+  readonly #shard: Shard;
   readonly #groups: GroupCommit;
   readonly #done: () => void;
 
@@ -58,17 +61,16 @@ class ShardThread {
     this.#groups = new GroupCommit(task.batchPorts.map(httpServerPort), this.#shard);
   }
 
-  #makeShard(task: ShardTask, log: ShardLog): Shard | SharedShard {
-    const { settings, shard, shards, nodeId: node } = task;
+  #makeShard(task: ShardTask, log: ShardLog): Shard {
+    const { settings, shard, shards, nodeId: node, stats } = task;
     const { flushIntervalMs, ackTimeoutMs, journal } = settings;
     const looks = new Turns();
     const flushTurns = new Turns();
     const connection = connectionOf(task, 'shard', looks);
-    const database = new PostgresShardDatabase(connection, { node, shard, journal }, flushTurns);
-    const common = {
-      database,
+    const context = new ShardContext({
+      database: new PostgresShardDatabase(connection, { node, shard, journal }, flushTurns),
       clock: systemClock,
-      stats: statsRow(task.stats, shard),
+      stats: statsRow(stats, shard),
       random: Math.random,
       ...{ flushIntervalMs, ackTimeoutMs },
       earlyFlush: earlyFlush(settings, shards),
@@ -79,18 +81,8 @@ class ShardThread {
         this.#die(error);
       },
       log,
-    };
-    if (journal !== 'memory' && journal !== 'file') {
-      const flusher = settings.role === 'ingest' ? undefined : randomUUID();
-      const statements = connectionOf(task, 'journal', looks);
-      const owner = { node, shard, flusher };
-      const incrementLog = sharedLogOf(task, { statements, flushes: connection, flushTurns, owner, log });
-      return new SharedShard({ ...common, role: settings.role, incrementLog, node, shard, shards });
-    }
-    const journals = journalsOf(task, (fields, message) => {
-      log('warn', fields, message);
     });
-    return new Shard({ ...common, journals, databaseProblem: task.databaseProblem, handedOver: task.handedOver });
+    return new Shard(context, streamsOf(task, context, { connection, looks, flushTurns }));
   }
 
   start(): void {
@@ -146,6 +138,30 @@ class ShardThread {
       throw error;
     });
   }
+}
+
+/** What the streams of a shard share with its flushes. */
+interface ThreadConnections {
+  readonly connection: ShardConnection;
+  readonly looks: Turns;
+  readonly flushTurns: Turns;
+}
+
+function streamsOf(task: ShardTask, context: ShardContext, connections: ThreadConnections): ShardStreams {
+  const { settings, shard, shards, nodeId: node, databaseProblem, handedOver } = task;
+  const { log } = context.deps;
+  if (settings.journal === 'memory' || settings.journal === 'file') {
+    const journals = journalsOf(task, (fields, message) => {
+      log('warn', fields, message);
+    });
+    return new DirectoryStreams(context, { journals, databaseProblem, handedOver });
+  }
+  const { connection: flushes, looks, flushTurns } = connections;
+  const flusher = settings.role === 'ingest' ? undefined : randomUUID();
+  const owner = { node, shard, flusher };
+  const statements = connectionOf(task, 'journal', looks);
+  const incrementLog = sharedLogOf(task, { statements, flushes, flushTurns, owner, log });
+  return new SharedStreams(context, { role: settings.role, incrementLog, node, shard, shards });
 }
 
 function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Turns): ShardConnection {

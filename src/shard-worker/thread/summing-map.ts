@@ -60,17 +60,6 @@ export class SummingMap {
     return this.#overflowBytes;
   }
 
-  /** Bytes of memory allocated, slack included. */
-  get allocatedBytes(): number {
-    return (
-      this.#slots.byteLength +
-      this.#arena.byteLength +
-      this.#hash.length * (4 + 4 + 2 + 8 + 8) +
-      this.#bigSums.size * 64 +
-      this.#overflowBytes
-    );
-  }
-
   /** Bytes of all keys. */
   get arenaBytes(): number {
     return this.#arenaEnd;

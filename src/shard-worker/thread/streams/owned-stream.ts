@@ -53,6 +53,14 @@ function pendingOfKey(
   return pending;
 }
 
+/** What is pending in all streams. */
+export function pendingOfAll(
+  streams: readonly { readonly pendingSums: PendingSums }[],
+  what: 'pendingIncrements' | 'pendingKeys' | 'pendingBytes',
+): number {
+  return streams.reduce((total, { pendingSums }) => total + pendingSums[what], 0);
+}
+
 /** What a stream has above its checkpoint. */
 export function rangeOf(pendingSums: PendingSums): PendingRange {
   return {

@@ -26,7 +26,7 @@ import type { Flusher } from '../flush/flusher.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
 import { isJournalUnavailable, type ShardLog } from './owned-stream.js';
-import type { FollowedStream } from './taken-streams.js';
+import type { FlushedStream } from './shard-streams.js';
 
 /** Times that a simulation shortens, in ms. */
 export interface ReceivedStreamsWaits {
@@ -53,7 +53,7 @@ interface HeldMessage {
   readonly isClose: boolean;
 }
 
-interface ReceivedStreamState extends FollowedStream {
+interface ReceivedStreamState extends FlushedStream {
   readonly stream: string;
   readLsn: Lsn;
   messages: HeldMessage[];
@@ -106,7 +106,7 @@ export class ReceivedStreams {
     this.#waits = deps.waits ?? WAITS;
   }
 
-  get streams(): readonly FollowedStream[] {
+  get streams(): readonly FlushedStream[] {
     return [...this.#held.values()];
   }
 

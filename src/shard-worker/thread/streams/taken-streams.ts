@@ -22,7 +22,7 @@ import type { Flusher } from '../flush/flusher.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
 import type { ShardLog } from './owned-stream.js';
-import type { CountedStream } from './stream-stats.js';
+import type { FlushedStream } from './shard-streams.js';
 
 /** Records that are read at a time: of a stream at most, of all about, and of a stream at least. A record can have some MiB. */
 const READ_RECORDS_MAX = 64;
@@ -40,13 +40,7 @@ const FREE_MAX_MS = 800;
 /** Flushes of pending keys beyond this multiple of an early flush: nothing more is read until then. */
 const READ_AHEAD = 4;
 
-/** A stream that this thread flushes for others. */
-export interface FollowedStream extends CountedStream {
-  readonly pendingSums: PendingSums;
-  readonly flusher: Flusher;
-}
-
-interface HeldStream extends FollowedStream {
+interface HeldStream extends FlushedStream {
   readonly stream: string;
   /** Undefined: its writer lives. */
   readonly appendEpoch: string | undefined;
@@ -106,7 +100,7 @@ export class TakenStreams {
     this.#freeMaxMs = deps.waits?.freeMaxMs ?? FREE_MAX_MS;
   }
 
-  get streams(): readonly FollowedStream[] {
+  get streams(): readonly FlushedStream[] {
     return [...this.#held.values()];
   }
 

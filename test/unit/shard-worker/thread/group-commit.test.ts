@@ -87,8 +87,9 @@ class Scene {
     const heardTime = (): number => this.heardTime;
     return {
       open: () => this.openings.shift(),
-      coversIdempotent: (time = 0) => this.coversIdempotent && time >= this.coveredSince,
+      coversIdempotent: (time) => this.coversIdempotent && time >= this.coveredSince,
       isStale: () => false,
+      groupBytesMax: Number.POSITIVE_INFINITY,
       get heardTime() {
         return heardTime();
       },

@@ -5,7 +5,7 @@ import { closeBalance, makeStats, STAT, statsRow } from '#product/shard-worker/p
 import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-streams.js';
 import { PendingSums } from '#product/shard-worker/thread/pending-sums.js';
 import { handedOverAbove, missingIncrements } from '#product/shard-worker/thread/streams/handed-over.js';
-import { publishOwn } from '#product/shard-worker/thread/streams/stream-stats.js';
+import { publishOwn } from '#product/shard-worker/thread/shard-balance.js';
 import { idempotentEntry, incrementEntries } from '../../../support/record-entries.js';
 
 /** LSN 11 to 15 were being flushed, 16 to 20 were not. */

@@ -11,7 +11,9 @@ import type { Queue, SendOutcome } from '#product/shard-worker/journal/sqs/queue
 import { SqsLog } from '#product/shard-worker/journal/sqs/sqs-log.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
-import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
+import { Shard } from '#product/shard-worker/thread/shard.js';
+import { ShardContext } from '#product/shard-worker/thread/shard-context.js';
+import { SharedStreams } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { freePort } from '../../../support/free-port.js';
 import { eventually } from '../../../support/eventually.js';
 import { incrementRecord, NODE_ID } from '../../../support/journal-fixtures.js';
@@ -52,7 +54,7 @@ const refused: SendOutcome = { kind: 'refused', error: new Error('no'), isThrott
 
 let queue: AnsweringQueue;
 let stats: Float64Array;
-let shard: SharedShard;
+let shard: Shard;
 let failures: unknown[];
 let keepAlive: NodeJS.Timeout;
 
@@ -67,21 +69,22 @@ describe('a shard that writes into a queue', () => {
     const open = (): ShardConnection => new ShardConnection(target, { applicationName: 'test' });
     const [flushes, flushTurns] = [open(), new Turns()];
     const log = (): void => undefined;
-    shard = new SharedShard({
-      role: 'ingest',
-      incrementLog: new SqsLog({
-        ...{ appends: queue, receives: queue, statements: open(), flushes, flushTurns },
-        ...{ clock: systemClock, uptime: () => 5, groupBytesMax: 100_000, log },
-        owner: { node: NODE_ID, shard: 0, flusher: undefined },
-      }),
+    const context = new ShardContext({
       database: new PostgresShardDatabase(flushes, { node: NODE_ID, shard: 0, journal: 'sqs' }, flushTurns),
       ...{ clock: systemClock, stats, random: () => 0.5, flushIntervalMs: 20, ackTimeoutMs: 200 },
       earlyFlush: { keysMax: 1000, bytesMax: 2 ** 20, recordBytesMax: 2 ** 20 },
-      ...{ node: NODE_ID, shard: 0, shards: 1, intervals: { roundMs: 20, retryMs: 20 } },
       tell: () => undefined,
       fail: (error) => failures.push(error),
       log,
     });
+    const incrementLog = new SqsLog({
+      ...{ appends: queue, receives: queue, statements: open(), flushes, flushTurns },
+      ...{ clock: systemClock, uptime: () => 5, groupBytesMax: 100_000, log },
+      owner: { node: NODE_ID, shard: 0, flusher: undefined },
+    });
+    const owner = { node: NODE_ID, shard: 0, shards: 1 };
+    const intervals = { roundMs: 20, retryMs: 20 };
+    shard = new Shard(context, new SharedStreams(context, { ...owner, role: 'ingest', incrementLog, intervals }));
   });
 
   afterEach(async () => {
@@ -103,10 +106,10 @@ describe('a shard that writes into a queue', () => {
     for (const { id, data } of queue.sends) assert.deepEqual({ id, data }, hello);
     queue.answer = { kind: 'sent' };
     await eventually('a stream', () => Promise.resolve(!isRefusing()));
-    assert.equal(await shard.append([incrementRecord('a', 1)]), 2);
+    assert.equal(await shard.append([incrementRecord('a', 1)], shard.heardTime), 2);
     queue.answer = unknown;
     await assert.rejects(
-      Promise.resolve(shard.append([incrementRecord('a', 2)])),
+      Promise.resolve(shard.append([incrementRecord('a', 2)], shard.heardTime)),
       (error) => error instanceof JournalError && error.code === 'journal-failed',
     );
     assert.ok(isRefusing());
@@ -115,7 +118,7 @@ describe('a shard that writes into a queue', () => {
     await eventually('two beats', () => Promise.resolve(lastLsn() >= 5));
     queue.answer = { kind: 'sent' };
     await eventually('an answer', () => Promise.resolve(!isRefusing()));
-    const lsn = await shard.append([incrementRecord('a', 3)]);
+    const lsn = await shard.append([incrementRecord('a', 3)], shard.heardTime);
     assert.ok(lsn > 5);
     const { previousLsn } = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
     assert.ok(previousLsn >= 5 && previousLsn < lsn);
@@ -124,7 +127,7 @@ describe('a shard that writes into a queue', () => {
   test('sends the closing record of the stream at a clean stop, even without the database', async () => {
     await shard.start();
     await eventually('a stream', () => Promise.resolve(!isRefusing()));
-    await shard.append([incrementRecord('a', 1)]);
+    await shard.append([incrementRecord('a', 1)], shard.heardTime);
     await shard.drain();
     const last = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
     assert.deepEqual([last.isClose, last.firstLsn, last.previousLsn], [true, 3, 2]);
@@ -135,7 +138,7 @@ describe('a shard that writes into a queue', () => {
     await eventually('a stream', () => Promise.resolve(!isRefusing()));
     queue.answer = refused;
     await assert.rejects(
-      Promise.resolve(shard.append([incrementRecord('a', 1)])),
+      Promise.resolve(shard.append([incrementRecord('a', 1)], shard.heardTime)),
       (error) => error instanceof JournalError && error.nothingKept,
     );
     queue.answer = { kind: 'sent' };

@@ -6,7 +6,12 @@ import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import { LogWriter } from '#product/shard-worker/journal/postgres/log-writer.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
-import { SharedShard } from '#product/shard-worker/thread/shared-shard.js';
+import { Shard } from '#product/shard-worker/thread/shard.js';
+import { ShardContext } from '#product/shard-worker/thread/shard-context.js';
+import { JournalAvailability } from '#product/shard-worker/thread/streams/journal-availability.js';
+import { LeftStreams } from '#product/shard-worker/thread/streams/left-streams.js';
+import { SharedStreams } from '#product/shard-worker/thread/streams/shared-streams.js';
+import { WrittenStream } from '#product/shard-worker/thread/streams/written-stream.js';
 import { incrementRecord } from '../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../support/manual-clock.js';
 
@@ -25,7 +30,9 @@ class Ingest {
   readonly streams = new Map<string, { isOpen: boolean; checkpoint: number }>();
   isAvailable = true;
   signsOfLife = 0;
-  readonly shard: SharedShard;
+  readonly incrementLog: IncrementLog & SharedLog;
+  readonly context: ShardContext;
+  readonly shard: Shard;
 
   /** `fateOf` says what became of a stream that was left; without it the writer knows. */
   constructor(fateOf?: SharedLog['fateOf']) {
@@ -56,10 +63,7 @@ class Ingest {
       endLife: () => this.#answer(() => undefined),
       close: () => Promise.resolve(),
     };
-    this.shard = new SharedShard({
-      role: 'ingest',
-      // The other methods are for those who flush.
-      incrementLog: log as IncrementLog,
+    this.context = new ShardContext({
       database: { close: () => Promise.resolve() } as ShardDatabase,
       clock: this.clock,
       stats: this.stats,
@@ -67,15 +71,17 @@ class Ingest {
       flushIntervalMs: 1000,
       earlyFlush: { keysMax: 100, bytesMax: 1e6, recordBytesMax: 1e6 },
       ackTimeoutMs: 5000,
-      node: 'node',
-      shard: 0,
-      shards: 1,
       tell: () => undefined,
       fail: (error) => {
         throw error;
       },
       log: () => undefined,
     });
+    // The other methods are for those who flush.
+    this.incrementLog = log as IncrementLog & SharedLog;
+    const { context, incrementLog } = this;
+    const deps = { role: 'ingest' as const, incrementLog, node: 'node', shard: 0, shards: 1 };
+    this.shard = new Shard(context, new SharedStreams(context, deps));
   }
 
   /** The open stream. */
@@ -109,7 +115,7 @@ class Ingest {
   async append(): Promise<string | undefined> {
     const group = [incrementRecord('a', 1)];
     try {
-      this.shard.apply(group, await this.shard.append(group));
+      this.shard.apply(group, await this.shard.append(group, this.shard.heardTime));
       return undefined;
     } catch (error) {
       assert.ok(error instanceof JournalError);
@@ -152,7 +158,7 @@ test('without the database the shard refuses, and it begins a stream when that a
   const ingest = new Ingest();
   ingest.isAvailable = false;
   await ingest.shard.start();
-  assert.equal(ingest.shard.coversIdempotent(), false);
+  assert.equal(ingest.shard.coversIdempotent(ingest.shard.heardTime), false);
   assert.equal(await ingest.append(), 'journal-unavailable');
   ingest.isAvailable = true;
   await ingest.pass(1000);
@@ -201,4 +207,24 @@ test('what others flush counts as handed over, and its backlog follows the check
   ingest.stream.checkpoint = 2;
   await ingest.pass(2500);
   assert.deepEqual([at(STAT.journalBytes), at(STAT.oldestPendingAtMs)], [0, 0]);
+});
+
+test('no touch of a stream carries a time while a group is in the journal and not in the sums yet', async () => {
+  const { context, incrementLog } = new Ingest();
+  const left = new LeftStreams({ context, incrementLog, publish: () => undefined, changed: () => undefined });
+  const nothing = (): void => undefined;
+  const written = new WrittenStream({
+    ...{ context, incrementLog, left, makeFlusher: undefined },
+    intervals: { roundMs: 1000, lifeMs: 3000, askMs: 1000, wordMs: 60_000 },
+    availability: new JournalAvailability(context.deps, 'PostgreSQL'),
+    ...{ unavailable: nothing, published: nothing, begun: nothing, ended: nothing },
+  });
+  await written.begin();
+  assert.equal(written.touchTime, 100);
+  const appending = written.append([incrementRecord('a', 1)], 100);
+  assert.equal(written.touchTime, undefined);
+  assert.equal(await appending, 1);
+  assert.equal(written.touchTime, undefined);
+  written.endAppend();
+  assert.equal(written.touchTime, 100);
 });

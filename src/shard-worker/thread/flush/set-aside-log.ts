@@ -1,17 +1,20 @@
 /**
- * The log of rows that PostgreSQL refused and that were set aside: one line a second at most. Shard thread.
+ * The log of what flushes set aside: rows that PostgreSQL refused, with one line a second at most, and idempotent requests that
+ * cannot be checked any more. Shard thread.
  *
  * A constraint may refuse thousands of keys in every flush. The first set of a second is logged at once, with an example.
  * The others are counted, and their line follows when the second is over, or at the end of the shard.
  */
 import type { Clock, Timer } from '../../../core/clock.js';
 import type { LogFields } from '../../../core/logger.js';
+import type { DatabaseTime } from '../../../core/checkpoint.js';
 import type { RejectedKeys } from './poison-search.js';
+import type { CommittedFlush } from './range-flush.js';
 
 const INTERVAL_MS = 1000;
 
 /** The log of one shard. */
-export class RejectedLog {
+export class SetAsideLog {
   readonly #clock: Clock;
   readonly #log: (fields: LogFields, message: string) => void;
   #timer: Timer | undefined;
@@ -24,8 +27,20 @@ export class RejectedLog {
     this.#log = log;
   }
 
-  /** A flush was committed that set rows aside: `increments` of them. */
-  note(increments: number, rejected: RejectedKeys): void {
+  /** A flush of `stream` was committed, with requests that were accepted through `time`. */
+  note(stream: string, { rejected, rejectedKeys, uncovered }: CommittedFlush, time: DatabaseTime): void {
+    if (rejectedKeys !== undefined) this.#noteRejected(rejected, rejectedKeys);
+    const { requests, increments } = uncovered;
+    if (requests === 0) return;
+    this.#log(
+      { stream, requests, increments, acceptedThrough: time },
+      `${requests} idempotent requests of stream ${stream} with ${increments} increments could not be checked against ` +
+        'IDEMPOTENCY_WINDOW_HOURS any more; they are kept in rejected_increments and not counted. List them with ' +
+        '`npm run journal -- rejected`',
+    );
+  }
+
+  #noteRejected(increments: number, rejected: RejectedKeys): void {
     const { increments: before = 0, rejected: { keys = 0 } = {} } = this.#rest ?? {};
     this.#rest = { increments: before + increments, rejected: { ...rejected, keys: keys + rejected.keys } };
     if (this.#timer === undefined) this.#writeRest();

@@ -1,0 +1,664 @@
+/**
+ * The streams of a shard whose journal is its own, in memory or in a directory: the one that it writes and flushes, and orphaned
+ * ones of earlier runs. Shard thread.
+ *
+ * ```text
+ * start ──database available──► recover own and orphaned streams ──► serving, recovered
+ *   │                             └─no room for all──► serving ──the rest, as others are flushed──► recovered
+ *   └──database unavailable───► a new stream ──► serving ──database back: recover all earlier streams──► recovered
+ * ```
+ *
+ * Without the database the shard begins a new stream. Only the checkpoint row says which LSNs of an earlier stream are
+ * free: a record written without that knowledge could get an LSN that counts as flushed.
+ */
+import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import { Episode } from '../../../core/episode.js';
+import { CounterError, JournalError } from '../../../core/errors.js';
+import type { DatabaseProblem } from '../../../db/database-problem.js';
+import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../../journal/journal.js';
+import { isTakenByOthers } from '../../journal/ownership-claim.js';
+import type { HandedOverStream, PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
+import { STAT } from '../../protocol/stats.js';
+import { isDatabaseUnavailable } from '../flush/shard-database.js';
+import { PendingSums } from '../pending-sums.js';
+import { addTo, publishOwn, publishStreams, type MovedIncrements } from '../shard-balance.js';
+import type { ShardContext } from '../shard-context.js';
+import { JournalUpkeep } from './journal-upkeep.js';
+import { makeFlusher } from './make-flusher.js';
+import { OrphanedStreams } from './orphaned-streams.js';
+import { endStream, isJournalUnavailable, pendingOfAll, rangeOf, type OwnedStream } from './owned-stream.js';
+import { recoverStream } from './recover-stream.js';
+import type { AppendedGroup, ShardStreams } from './shard-streams.js';
+import { StreamTaker } from './stream-taker.js';
+
+/** Within this time an idle stream notices that its checkpoint went back. Its journal still holds what is then missing. */
+const TOUCH_INTERVAL_MS = 15_000;
+/** How often an idle stream says up to when everything is committed. Each time costs a sync of the disk. */
+const TOUCH_TIME_INTERVAL_MS = 60_000;
+/** Longest wait of a group for the row of its stream, and its share of ACK_TIMEOUT_MS: the answer must come in time. */
+const ROW_WAIT_MAX_MS = 2000;
+const ROW_WAIT_SHARE = 0.5;
+/** Wait between attempts to take a stream again whose sums are in memory only. */
+const TAKE_AGAIN_BACKOFF_MS = 500;
+
+/** Waits between attempts to start while the journal is unavailable. */
+const JOURNAL_BACKOFF_FIRST_MS = 250;
+const JOURNAL_BACKOFF_MAX_MS = 5000;
+
+/** What the streams need besides what all parts of a shard share. */
+export interface DirectoryStreamsDeps {
+  readonly journals: JournalStreams;
+  /** Why the database cannot be used at the start, where that is known. */
+  readonly databaseProblem?: DatabaseProblem | undefined;
+  /** What earlier threads of this shard had applied and not committed. */
+  readonly handedOver: readonly HandedOverStream[];
+  /** Instead of {@link TOUCH_INTERVAL_MS} and {@link TOUCH_TIME_INTERVAL_MS}. */
+  readonly touchIntervals?: { readonly touchMs: number; readonly timeMs: number };
+}
+
+/** The streams of a shard with a journal of its own. */
+export class DirectoryStreams implements ShardStreams {
+  readonly #context: ShardContext;
+  readonly #deps: DirectoryStreamsDeps;
+  /** Increments of recovered streams that the stats do not count as recovered yet. */
+  readonly #uncounted = new Map<PendingSums, number>();
+  #own: OwnedStream | undefined;
+  readonly #orphaned: OrphanedStreams;
+  readonly #upkeep: JournalUpkeep;
+  readonly #taker: StreamTaker;
+  /** The taking of the own stream's row that is under way. */
+  #registering: Promise<void> | undefined;
+  /** The row of another stream no longer covers idempotent requests in the own stream. */
+  #isCoverOver = false;
+  /** A group has waited for that row in vain. */
+  #hasWaited = false;
+  /** A stream's row is not where it was: nothing is taken until it is known why. */
+  #isFencing = false;
+  /** The time of the database that an earlier run has noted. */
+  #notedTime: DatabaseTime = 0;
+  /** The time that the records of the latest group carry. */
+  #groupTime: DatabaseTime = 0;
+  /** By stream; those that this thread has not read yet. */
+  readonly #handedOver: Map<string, HandedOverStream>;
+  #started: Promise<void> = Promise.resolve();
+  #isStartEnding = false;
+  /** Pending increments that a stop could keep nowhere. */
+  #lostAtEnd = 0;
+
+  constructor(context: ShardContext, deps: DirectoryStreamsDeps) {
+    this.#context = context;
+    this.#deps = deps;
+    const shared = { ...context.deps, journals: deps.journals };
+    this.#handedOver = new Map(deps.handedOver.map((handedOver) => [handedOver.stream, handedOver]));
+    const fail = (error: unknown): void => {
+      context.fail(error);
+    };
+    this.#taker = new StreamTaker({
+      ...shared,
+      noteTime: (time) => {
+        deps.journals.noteTime(time);
+      },
+    });
+    this.#upkeep = new JournalUpkeep({ ...shared, streams: () => this.flushed, fail });
+    this.#orphaned = new OrphanedStreams({
+      ...shared,
+      flushKeysMax: shared.earlyFlush.keysMax,
+      recover: (stream) => this.#recover(stream),
+      registerOwn: () => this.#registerOwn(),
+      register: (found) => this.#registerFound(found),
+      pendingKeys: () => pendingOfAll(this.flushed, 'pendingKeys'),
+      changed: () => {
+        this.#publish();
+        this.#announceStreams();
+        this.#forgetRemovedStreams();
+      },
+      finished: (stream, lsn, claims) => {
+        shared.tell({ kind: 'finished', stream, lsn, claims });
+      },
+      fenced: async (owned, row) => {
+        context.balance.count(STAT.fenced);
+        return this.#fenced(owned, row);
+      },
+      fail,
+    });
+  }
+
+  /**
+   * Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses, until
+   * {@link endStart}: then it settles, and the shard takes nothing.
+   */
+  start(): Promise<void> {
+    this.#started = this.#startWhenPossible();
+    return this.#started;
+  }
+
+  /** Settles when the start has ended. A start that the disk refuses is retried no more, because the shard is to stop. */
+  async endStart(): Promise<void> {
+    this.#isStartEnding = true;
+    this.#context.pauses.endAll();
+    // Whoever started the shard handles the failure.
+    await this.#started.catch(() => undefined);
+  }
+
+  async #startWhenPossible(): Promise<void> {
+    const { log, clock } = this.#context.deps;
+    const unavailable = new Episode(clock);
+    let backoffMs = JOURNAL_BACKOFF_FIRST_MS;
+    for (;;) {
+      try {
+        await this.#start();
+        const ended = unavailable.end();
+        if (ended !== undefined) log('info', { seconds: ended.seconds }, 'Journal available again; the shard starts');
+        return;
+      } catch (error) {
+        if (!isJournalUnavailable(error)) throw error;
+        this.#discard();
+        if (this.#isStartEnding) {
+          log(
+            'warn',
+            { err: error },
+            'Journal unavailable; stopping the shard, and its increments stay in the journal',
+          );
+          return;
+        }
+        const line = unavailable.notice();
+        if (line !== undefined) {
+          const event = line.kind === 'begins' ? 'unavailable' : `still unavailable after ${line.seconds} s`;
+          const fields = { err: error, attempts: line.since };
+          log('warn', fields, `Journal ${event}; retrying the start of the shard`);
+        }
+        await this.#context.pauses.pause(backoffMs);
+        backoffMs = Math.min(2 * backoffMs, JOURNAL_BACKOFF_MAX_MS);
+      }
+    }
+  }
+
+  async #start(): Promise<void> {
+    const { journals, databaseProblem } = this.#deps;
+    const { database, log } = this.#context.deps;
+    const { own, orphaned } = journals.existing();
+    this.#notedTime = journals.notedTime();
+    try {
+      if (databaseProblem !== undefined) throw knownUnavailable(databaseProblem);
+      journals.setDatabaseId(await database.databaseId());
+      this.#own = await this.#continue(own?.stream);
+      const rest = await this.#orphaned.recoverWithinRoom(orphaned);
+      for (const found of rest) await this.#registerFound(found);
+      this.#serve(rest);
+    } catch (error) {
+      if (!isDatabaseUnavailable(error)) throw error;
+      // The main thread says it once for all shards.
+      log('debug', { err: error }, 'PostgreSQL unavailable; buffering increments in a new stream of the journal');
+      this.#discard();
+      this.#own = this.#begin(coverOf(journals, own));
+      this.#serve(own === undefined ? orphaned : [own, ...orphaned], error);
+    }
+  }
+
+  /**
+   * Waits for the row of a new stream, before a first record is written to it. Undefined where there is nothing to wait for:
+   * the row is there, or the database is unavailable.
+   */
+  open(): Promise<void> | undefined {
+    const own = this.#ownStream();
+    if (own.pendingSums.isRegistered || !own.flusher.isDatabaseAvailable) return undefined;
+    // Once there is a record, the flusher takes the row as soon as it can.
+    return this.#hasWaited && own.journal.endLsn > 0 ? undefined : this.#waitForRow(own);
+  }
+
+  async #waitForRow(own: OwnedStream): Promise<void> {
+    const { clock, ackTimeoutMs } = this.#context.deps;
+    const waitMs = Math.min(ROW_WAIT_MAX_MS, ROW_WAIT_SHARE * ackTimeoutMs);
+    let hasRow = false;
+    await new Promise<void>((resolve) => {
+      const timer = clock.schedule(waitMs, resolve);
+      const end = (): void => {
+        timer.cancel();
+        resolve();
+      };
+      this.#register(own).then(
+        () => {
+          hasRow = true;
+          end();
+        },
+        (error: unknown) => {
+          if (!isDatabaseUnavailable(error) && !isJournalUnavailable(error)) this.#context.fail(error);
+          // A disk that refuses the stream refuses its records, too.
+          hasRow = isJournalUnavailable(error);
+          end();
+        },
+      );
+    });
+    this.#hasWaited = !hasRow;
+  }
+
+  /** Whether idempotent requests can be taken: a row is open that covers what is accepted now. */
+  coversIdempotent(): boolean {
+    const { pendingSums, journal } = this.#ownStream();
+    // A record carries the time of when it is appended.
+    if (pendingSums.isRegistered) return this.heardTime >= pendingSums.coveredFrom;
+    const { cover } = journal.ownership();
+    return cover !== undefined && !this.#isCoverOver && this.#deps.journals.markOf(cover) === 'open';
+  }
+
+  /** The largest time of the database that this shard has heard or noted. */
+  get heardTime(): DatabaseTime {
+    return Math.max(this.#notedTime, this.#context.deps.database.time);
+  }
+
+  get groupBytesMax(): number {
+    return Number.POSITIVE_INFINITY;
+  }
+
+  /** A stream of a directory goes on for as long as its thread. */
+  isStale(): boolean {
+    return false;
+  }
+
+  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
+    if (this.#isFencing) throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
+    this.#groupTime = this.heardTime;
+    return this.#upkeep.append(this.#ownStream().journal, group, this.#groupTime);
+  }
+
+  endAppend(): AppendedGroup {
+    return { pendingIn: this.#ownStream(), time: this.#groupTime };
+  }
+
+  /** A journal that has failed tells only the next thread what it holds. */
+  survives(): boolean {
+    return false;
+  }
+
+  get written(): PendingSums {
+    return this.#ownStream().pendingSums;
+  }
+
+  isOlder(seen: SeenCheckpoints): boolean {
+    return this.#orphaned.isOlder(seen);
+  }
+
+  /** Commits everything applied before the call. Resolves to the number of keys written. */
+  async flush(): Promise<number> {
+    const keys = await Promise.all(this.flushed.map(({ flusher }) => flusher.flushNow()));
+    return keys.reduce((total, count) => total + count, 0);
+  }
+
+  /** Flushes every stream once more, then closes it. Returns what stays in the journal. */
+  async drain(): Promise<readonly PendingRange[]> {
+    this.#upkeep.stop();
+    // First, so that a stream in recovery is drained with the others.
+    await this.#orphaned.stop();
+    // A row that is being made must be closed, too. Whoever asked for it handles a failure.
+    await this.#registering?.catch(() => undefined);
+    const left: PendingRange[] = this.#own === undefined ? await this.#untaken() : [...this.#orphaned.unread];
+    let lost = 0;
+    for (const { journal, pendingSums, flusher } of this.flushed) {
+      const isCommitted = await flusher.drain();
+      if (isCommitted && pendingSums.isRegistered && flusher.isDatabaseAvailable) {
+        const { database, log } = this.#context.deps;
+        const { journals } = this.#deps;
+        await endStream(journal, pendingSums, journals.endsWithThread ? 'retire' : 'closeStream', database, log);
+      }
+      const unsynced = await this.#close(journal, pendingSums);
+      lost += unsynced;
+      if (!isCommitted && unsynced === 0) left.push(rangeOf(pendingSums));
+      else if (!isCommitted && journal.syncedLsn > pendingSums.checkpointLsn) {
+        const increments = pendingSums.pendingIncrements - unsynced;
+        left.push({ ...rangeOf(pendingSums), throughLsn: journal.syncedLsn, increments });
+      }
+    }
+    this.#lostAtEnd = lost;
+    this.#publish({ lost });
+    return left;
+  }
+
+  /**
+   * Makes a stream durable before a flush. Records that the disk refuses are flushed from memory: then the database is the
+   * only place that takes them.
+   */
+  #sync(journal: Journal): void | Promise<void> {
+    if (journal.syncedLsn >= journal.endLsn) return;
+    try {
+      return journal.sync();
+    } catch (error) {
+      if (!isJournalUnavailable(error)) throw error;
+    }
+  }
+
+  /** Closes a drained journal. Returns the increments that neither the disk nor the database has taken. */
+  async #close(journal: Journal, { pendingIncrements }: PendingSums): Promise<number> {
+    try {
+      await journal.close();
+      return 0;
+    } catch (error) {
+      if (!isJournalUnavailable(error)) throw error;
+      const lost = Math.min(journal.unsyncedIncrements, pendingIncrements);
+      if (lost === 0) return 0;
+      const what =
+        'Acknowledged increments are lost: a sync of the journal failed, and neither the disk nor PostgreSQL took them ' +
+        'before the stop. If the system still holds them, the next start counts them';
+      this.#context.deps.log('error', { err: error, stream: journal.stream, lost, afterLsn: journal.syncedLsn }, what);
+      return lost;
+    }
+  }
+
+  /** What the streams hold above their checkpoints, where the disk refused to take them over. Changes nothing. */
+  async #untaken(): Promise<PendingRange[]> {
+    const { journals } = this.#deps;
+    const { database, log } = this.#context.deps;
+    const ranges: PendingRange[] = [];
+    try {
+      const { own, orphaned } = journals.existing();
+      for (const { stream } of own === undefined ? orphaned : [own, ...orphaned]) {
+        const range = { stream, afterLsn: 0, throughLsn: undefined, increments: undefined };
+        try {
+          const afterLsn = (await database.readBack(stream))?.lsn ?? 0;
+          const throughLsn = journals.open(stream).findEnd();
+          if (throughLsn > afterLsn) ranges.push({ ...range, afterLsn, throughLsn });
+        } catch (error) {
+          if (!isDatabaseUnavailable(error) && !(error instanceof JournalError)) throw error;
+          ranges.push(range);
+        }
+      }
+    } catch (error) {
+      if (!isJournalUnavailable(error)) throw error;
+      log('warn', { err: error }, 'Cannot list the streams of the journal; what they hold stays there');
+    }
+    return ranges;
+  }
+
+  #ownStream(): OwnedStream {
+    if (this.#own === undefined) throw new TypeError('the shard has not started');
+    return this.#own;
+  }
+
+  get flushed(): readonly OwnedStream[] {
+    const { streams } = this.#orphaned;
+    return this.#own === undefined ? streams : [this.#own, ...streams];
+  }
+
+  /** Takes increments from now on, and recovers the unread streams. `unavailable`: why the database is unavailable. */
+  #serve(unread: readonly FoundStream[], unavailable?: unknown): void {
+    // Without the database the shard knows neither its id nor whether its tables exist.
+    const recovered = unread.length === 0 && unavailable === undefined;
+    this.#context.serve();
+    if (!recovered) {
+      this.#orphaned.recoverLater(unread, () => {
+        this.#context.tellServing(true);
+      });
+    }
+    this.#publish();
+    this.#announceStreams();
+    this.#own?.flusher.start(unavailable);
+    this.#orphaned.start();
+    this.#upkeep.start();
+    this.#context.tellServing(recovered);
+    // Replaces what an earlier thread of this shard has told.
+    if (unavailable === undefined) this.#context.reports.tellAvailable(pendingOfAll(this.flushed, 'pendingIncrements'));
+  }
+
+  /** A stream can be removed before it is flushed or touched again. */
+  #forgetRemovedStreams(): void {
+    const streams = new Set(this.flushed.map(({ pendingSums }) => pendingSums.stream));
+    this.#context.reports.keepOnly(streams, pendingOfAll(this.flushed, 'pendingIncrements'));
+  }
+
+  #announceStreams(): void {
+    this.#context.deps.tell({ kind: 'streams', streams: this.flushed.map(({ pendingSums }) => pendingSums.stream) });
+  }
+
+  /** Undoes a start that failed half-way. Nothing was appended, so the journals can be closed and read again. */
+  #discard(): void {
+    for (const { journal } of this.flushed) void Promise.resolve(journal.close()).catch(this.#context.deps.fail);
+    this.#uncounted.clear();
+    this.#own = undefined;
+    this.#orphaned.clear();
+  }
+
+  /** Continues the shard's own stream of the last run where that is possible, and begins a new one otherwise. */
+  async #continue(stream: string | undefined): Promise<OwnedStream> {
+    if (stream === undefined) return this.#begin(undefined);
+    const owned = await this.#recover(stream);
+    if (owned.journal.takesRecords) return owned;
+    // The disk has no room to go on with it.
+    this.#orphaned.add(owned);
+    const next = this.#begin(undefined);
+    this.#upkeep.expectRefusal(next.journal);
+    return next;
+  }
+
+  /** Begins a new stream. Its row is made when its first record is to be written. */
+  #begin(cover: string | undefined): OwnedStream {
+    const journal = this.#deps.journals.create(cover);
+    return this.#assemble(journal, new PendingSums(journal.stream, undefined));
+  }
+
+  /** Takes ownership of a stream of an earlier run, and reads it. */
+  async #recover(stream: string): Promise<OwnedStream> {
+    const journal = this.#deps.journals.open(stream);
+    const handedOver = this.#handedOver.get(stream);
+    const { pendingSums, increments, missing } = await recoverStream(
+      journal,
+      this.#taker,
+      this.#context.deps.log,
+      handedOver,
+    );
+    this.#uncounted.set(pendingSums, increments);
+    if (handedOver !== undefined) this.#noteTakenOver(handedOver, missing, journal.endLsn);
+    return this.#assemble(journal, pendingSums);
+  }
+
+  /** Counts what the journal lacks of what an ended thread has handed over. */
+  #noteTakenOver({ stream, appliedLsn }: HandedOverStream, missing: number, endLsn: Lsn): void {
+    const { tell, log } = this.#context.deps;
+    this.#handedOver.delete(stream);
+    tell({ kind: 'takenOver', stream });
+    if (missing === 0) return;
+    // Both at once: nothing that is missing is pending.
+    this.#context.balance.move({ recovered: missing, lost: missing });
+    const facts = { stream, lost: missing, afterLsn: endLsn, throughLsn: appliedLsn };
+    const what = 'Acknowledged increments are lost: the journal no longer holds them after a failed sync or write';
+    log('error', facts, what);
+  }
+
+  /**
+   * Takes the row of the own stream before others are flushed. A stream that is not stored has no record, and needs no row
+   * before its first; but from now on the row that covered it may be over at any time.
+   */
+  async #registerOwn(): Promise<void> {
+    const own = this.#own;
+    if (own === undefined) return;
+    if (own.journal.endLsn > 0) await this.#register(own);
+    else this.#isCoverOver = true;
+  }
+
+  async #registerFound({ stream, mark }: FoundStream): Promise<void> {
+    const { journals } = this.#deps;
+    if (mark !== 'unregistered' || journals.markOf(stream) !== 'unregistered') return;
+    const journal = journals.open(stream);
+    try {
+      await this.#taker.take(journal);
+    } finally {
+      await journal.close();
+    }
+  }
+
+  /** Takes the row of the own stream, once for all who ask meanwhile. */
+  #register(own: OwnedStream): Promise<void> {
+    if (own.pendingSums.isRegistered) return Promise.resolve();
+    this.#registering ??= this.#takeRow(own).finally(() => {
+      this.#registering = undefined;
+    });
+    return this.#registering;
+  }
+
+  async #takeRow({ journal, pendingSums }: OwnedStream): Promise<void> {
+    const row = await this.#taker.take(journal);
+    // What is not covered must be sorted out before it is found by idempotency key, so the journal is read again.
+    if (pendingSums.hasOlderThan(row.coveredFrom) || pendingSums.take(row) !== 'same') {
+      throw new JournalError(
+        'journal-fenced',
+        `Stream ${pendingSums.stream} has idempotent requests that its row does not cover; the shard reads its journal again.`,
+      );
+    }
+  }
+
+  #assemble(journal: Journal, pendingSums: PendingSums): OwnedStream {
+    const flusher = makeFlusher(this.#context, this, pendingSums, {
+      database: this.#context.deps.database,
+      touchIntervalMs: this.#deps.touchIntervals?.touchMs ?? TOUCH_INTERVAL_MS,
+      sync: () => this.#sync(journal),
+      touchTime: this.#touchTimes(),
+      committed: (toLsn, flush) => {
+        journal.prune(toLsn);
+        this.#publish({ flush });
+        this.#orphaned.noticeCommitted(pendingSums.stream);
+      },
+      confirmed: () => {
+        journal.prune(pendingSums.checkpointLsn);
+        this.#publish();
+      },
+      register: () => this.#register(owned),
+      fenced: (row) => this.#fenced(owned, row),
+    });
+    const owned = { journal, pendingSums, flusher };
+    return owned;
+  }
+
+  /** The times for the touches of a stream, once a minute: noted first, so that a later start accepts under no earlier one. */
+  #touchTimes(): () => DatabaseTime | undefined {
+    const { journals } = this.#deps;
+    const { clock, log } = this.#context.deps;
+    let dueAt = Number.NEGATIVE_INFINITY;
+    return () => {
+      const time = this.heardTime;
+      if (time === 0 || clock.monotonic() < dueAt) return undefined;
+      try {
+        journals.noteTime(time);
+      } catch (error) {
+        if (!isJournalUnavailable(error)) throw error;
+        log('debug', { err: error }, 'The disk refuses to note the time of the database');
+        return undefined;
+      }
+      dueAt = clock.monotonic() + (this.#deps.touchIntervals?.timeMs ?? TOUCH_TIME_INTERVAL_MS);
+      return time;
+    };
+  }
+
+  /** A compare-and-set did not match. `row`: where it is; undefined if that could not be read. */
+  async #fenced(owned: OwnedStream, row: Checkpoint | undefined): Promise<'over' | 'same' | 'committed'> {
+    const { journals } = this.#deps;
+    const { pendingSums } = owned;
+    this.#isFencing = true;
+    try {
+      const isVolatile = journals.endsWithThread;
+      if (row !== undefined && row.epoch !== pendingSums.epoch && (await this.#isTakenByOthers(owned))) {
+        const detail = takenOver(pendingSums, row, isVolatile);
+        this.#context.deps.tell({ kind: 'fenced', detail });
+        this.#context.fail(new JournalError('journal-fenced', detail));
+        return 'over';
+      }
+      const outcome = isVolatile && row !== undefined ? await this.#takeAgain(owned) : 'elsewhere';
+      if (outcome !== 'elsewhere') return outcome;
+      this.#context.fail(new JournalError('journal-fenced', movedBack(pendingSums, row, isVolatile)));
+      return 'over';
+    } finally {
+      this.#isFencing = this.#context.phase === 'failed';
+    }
+  }
+
+  /** False also where the database does not say; then the recovery finds out. */
+  async #isTakenByOthers({ journal, pendingSums }: OwnedStream): Promise<boolean> {
+    try {
+      const claims = await this.#context.deps.database.readClaims(pendingSums.stream);
+      return isTakenByOthers(journal.ownership().claims, pendingSums.epoch, claims);
+    } catch (error) {
+      if (!isDatabaseUnavailable(error)) throw error;
+      return false;
+    }
+  }
+
+  /** Takes a stream again that was retired while its process lives, and keeps its sums: no journal has them. */
+  async #takeAgain({ journal, pendingSums }: OwnedStream): Promise<'same' | 'committed' | 'elsewhere'> {
+    const { log } = this.#context.deps;
+    for (;;) {
+      try {
+        const outcome = pendingSums.take(await this.#taker.take(journal));
+        log('warn', { stream: pendingSums.stream, outcome }, 'Took a stream again that had been retired');
+        return outcome;
+      } catch (error) {
+        if (error instanceof JournalError) return 'elsewhere';
+        if (!isDatabaseUnavailable(error) || this.#context.phase === 'draining') throw error;
+        await this.#context.pauses.pause(TAKE_AGAIN_BACKOFF_MS);
+      }
+    }
+  }
+
+  #publish(moved: MovedIncrements = {}): void {
+    this.#context.balance.publish(this, moved);
+  }
+
+  publishTo(stats: Float64Array): void {
+    const own = this.#own;
+    if (this.#uncounted.size > 0) this.#countRecovered(stats);
+    publishStreams(this.flushed, this.#orphaned.unreadBytes, stats);
+    addTo(stats, STAT.pendingIncrements, -this.#lostAtEnd);
+    if (own !== undefined) publishOwn(own.pendingSums, stats);
+    const isRefused = own !== undefined && !own.flusher.isDatabaseAvailable && !this.coversIdempotent();
+    stats[STAT.idempotentRefused] = isRefused ? 1 : 0;
+  }
+
+  /** Counts streams as recovered that have joined the others since, because only these count as pending. */
+  #countRecovered(stats: Float64Array): void {
+    for (const { pendingSums } of this.flushed) {
+      addTo(stats, STAT.recovered, this.#uncounted.get(pendingSums) ?? 0);
+      this.#uncounted.delete(pendingSums);
+    }
+  }
+}
+
+/**
+ * The stream whose open row covers idempotent requests in a new stream, until that has a row: the shard's own stream of the
+ * last run or, if its row was never taken, the one that covered it.
+ */
+function coverOf(journals: JournalStreams, own: FoundStream | undefined): string | undefined {
+  if (own === undefined || own.mark === 'closed') return undefined;
+  return own.mark === 'open' ? own.stream : journals.open(own.stream).ownership().cover;
+}
+
+/** The main thread has waited for the database already. */
+function knownUnavailable(problem: DatabaseProblem): CounterError {
+  return new CounterError('database-unavailable', `The database is unavailable: ${problem.reason}.`, {
+    cause: problem,
+  });
+}
+
+/** For the operator: `row` has a later epoch, so the stream has another owner, or none. */
+function takenOver(pendingSums: PendingSums, row: Checkpoint, isVolatile: boolean): string {
+  return (
+    `Journal stream ${pendingSums.stream} no longer belongs to this process: ${positions(pendingSums, row)}. Another ` +
+    'process has taken it over, because this data directory is a copy or was copied, or an operator has retired it. This ' +
+    'process ends, because what it flushed now could count twice. ' +
+    (isVolatile
+      ? 'What it acknowledged and had not flushed is lost.'
+      : 'What it acknowledged and had not flushed stays in its journal: start it again. If only this journal holds ' +
+        'those records, the start names the command that moves them to a stream of their own.')
+  );
+}
+
+/** For the operator: no other process owns the stream, but its row is not what this process made it. */
+function movedBack(pendingSums: PendingSums, row: Checkpoint | undefined, isVolatile: boolean): string {
+  return (
+    `The checkpoint of stream ${pendingSums.stream} is not where this process left it: ${positions(pendingSums, row)}. ` +
+    (isVolatile
+      ? 'The shard starts again without what was pending in its memory.'
+      : 'The shard drops its sums and recovers them from the journal.')
+  );
+}
+
+function positions({ epoch, checkpointLsn }: PendingSums, row: Checkpoint | undefined): string {
+  const inDatabase =
+    row === undefined ? 'the row is missing or cannot be read' : `the row has epoch ${row.epoch} and LSN ${row.lsn}`;
+  return `the shard had epoch ${epoch} and LSN ${checkpointLsn}, ${inDatabase}`;
+}

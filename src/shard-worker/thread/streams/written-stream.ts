@@ -1,0 +1,318 @@
+/**
+ * The stream of a shared journal that a thread writes. Shard thread.
+ *
+ * ```text
+ * none ──row made──► writing ──another server took it, or a group is in doubt for too long──► left (`left-streams.ts`), none
+ * ```
+ *
+ * Each thread begins a new stream, and another one whenever it has lost one. A stream that was left is finished by whoever takes
+ * it over, perhaps this thread. While there is no stream nothing is taken, and what was taken under an earlier stream is refused:
+ * a thread that slept could otherwise append a request whose idempotency key has been forgotten meanwhile.
+ */
+import { randomUUID } from 'node:crypto';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import type { Clock } from '../../../core/clock.js';
+import { JournalError } from '../../../core/errors.js';
+import type { Histogram } from '../../../core/histogram.js';
+import type { RecordBytes } from '../../journal/journal.js';
+import type { StreamWriter, WriterLog } from '../../journal/stream-log.js';
+import { shardHistogram, STAT } from '../../protocol/stats.js';
+import type { Flusher } from '../flush/flusher.js';
+import { PendingSums } from '../pending-sums.js';
+import type { CountedStream } from '../shard-balance.js';
+import type { ShardContext } from '../shard-context.js';
+import type { JournalAvailability } from './journal-availability.js';
+import type { LeftStreams } from './left-streams.js';
+import type { AppendedGroup, FlushedStream } from './shard-streams.js';
+
+/** Records without increments, in place of a sign of life that the database does not take. Lists of subjects must see them in time. */
+const BEATS_A_SIGN = 3;
+/** A group may be in doubt for this share of ACK_TIMEOUT_MS: the answer must come in time. */
+const DOUBT_SHARE = 0.8;
+
+const NO_ENTRIES = new Uint8Array(0);
+
+/** The stream that is written now. */
+interface OpenStream extends CountedStream {
+  readonly writer: StreamWriter;
+  readonly epoch: number;
+  /** When its row was first seen open, by the database. Records that carry this time or a later one can take idempotent requests. */
+  coveredSince: DatabaseTime | undefined;
+  /** Undefined where others flush it. */
+  readonly flusher: Flusher | undefined;
+}
+
+/** What it needs of its shard. */
+export interface WrittenStreamDeps {
+  readonly context: ShardContext;
+  readonly incrementLog: WriterLog;
+  readonly intervals: {
+    readonly roundMs: number;
+    readonly lifeMs: number;
+    readonly askMs: number;
+    readonly wordMs: number;
+  };
+  readonly availability: JournalAvailability;
+  readonly left: LeftStreams;
+  readonly newStreamId?: (() => string) | undefined;
+  /** The flusher of a stream that this thread flushes itself; undefined: others do. */
+  readonly makeFlusher: ((pendingSums: PendingSums, fenced: () => Promise<void>) => Flusher) | undefined;
+  /** The database or the journal does not answer, or takes nothing. */
+  readonly unavailable: (error: unknown) => void;
+  /** What is pending, or refused, has changed. */
+  readonly published: () => void;
+  /** A stream was begun. */
+  readonly begun: () => void;
+  /** The stream was left. */
+  readonly ended: () => void;
+}
+
+/** The written stream of one shard. */
+export class WrittenStream {
+  readonly #deps: WrittenStreamDeps;
+  readonly #clock: Clock;
+  readonly #appendSeconds: Histogram;
+  #open: OpenStream | undefined;
+  #hasBegun = false;
+  /** The stream of the group that is being appended, or whose records are not in the sums yet, and the time that they carry. */
+  #appendingTo: OpenStream | undefined;
+  #groupTime: DatabaseTime = 0;
+  /** The largest time at which this thread has seen the row of a stream of its own open. */
+  #time: DatabaseTime = 0;
+  #askDueAt = Number.NEGATIVE_INFINITY;
+  #wordDueAt = Number.NEGATIVE_INFINITY;
+  #beatDueAt = Number.NEGATIVE_INFINITY;
+
+  constructor(deps: WrittenStreamDeps) {
+    const { clock, stats } = deps.context.deps;
+    this.#deps = deps;
+    this.#clock = clock;
+    this.#appendSeconds = shardHistogram(stats, 'journalSyncSeconds');
+  }
+
+  /** What the stream contributes to the stats; undefined where there is none. */
+  get counted(): CountedStream | undefined {
+    return this.#open;
+  }
+
+  get pendingSums(): PendingSums | undefined {
+    return this.#open?.pendingSums;
+  }
+
+  get writer(): StreamWriter | undefined {
+    return this.#open?.writer;
+  }
+
+  /** The stream, where this thread flushes it. */
+  get flushed(): FlushedStream | undefined {
+    return flushedOf(this.#open);
+  }
+
+  /** The largest time at which the row of a stream was seen open. */
+  get time(): DatabaseTime {
+    return this.#time;
+  }
+
+  /**
+   * The time before which everything that this stream accepted is flushed, if nothing is pending in its sums. Undefined while a group is
+   * on its way into them: a touch with a later time would cover a record that is not flushed.
+   */
+  get touchTime(): DatabaseTime | undefined {
+    const isSettled = this.#appendingTo === undefined && this.#open?.writer.isAppending === false;
+    return isSettled ? this.#time : undefined;
+  }
+
+  /** The group is in the journal, and is added to the sums now. */
+  endAppend(): AppendedGroup {
+    const appendedTo = this.#appendingTo;
+    this.#appendingTo = undefined;
+    // Others flush it: either that is the role, or the stream was lost while the group was on its way.
+    const pendingIn = appendedTo === this.#open ? flushedOf(appendedTo) : undefined;
+    return { pendingIn, time: this.#groupTime };
+  }
+
+  /** When the oldest record was accepted that is not known to be flushed, ms since 1970; undefined where this thread flushes. */
+  get oldestAcceptedAtMs(): number | undefined {
+    return this.#open?.flusher === undefined ? this.#open?.writer.oldestAcceptedAtMs : undefined;
+  }
+
+  /** Where there is no stream, the journal refuses the request. */
+  coversIdempotent(heardTime: DatabaseTime): boolean {
+    const open = this.#open;
+    if (open === undefined) return this.#hasBegun;
+    // What came before the row was seen may carry a time that it does not cover.
+    return open.coveredSince !== undefined && heardTime >= open.coveredSince;
+  }
+
+  append(group: readonly RecordBytes[], heardTime: DatabaseTime): Promise<Lsn> {
+    const { availability, incrementLog } = this.#deps;
+    const open = this.#open;
+    if (open === undefined || open.writer.isOver) {
+      availability.noticeRefusedGroup();
+      throw new JournalError('journal-unavailable', `The shard has no stream in ${incrementLog.place} now.`);
+    }
+    this.#appendingTo = open;
+    this.#groupTime = heardTime;
+    return this.#append(open, group);
+  }
+
+  async #append(open: OpenStream, group: readonly RecordBytes[]): Promise<Lsn> {
+    const sentAtMs = this.#clock.monotonic();
+    try {
+      const lsn = await open.writer.append(group, this.#groupTime);
+      this.#appendSeconds.observe((this.#clock.monotonic() - sentAtMs) / 1000);
+      this.noticeAvailable();
+      return lsn;
+    } catch (error) {
+      this.#appendingTo = undefined;
+      if (error instanceof JournalError && error.code === 'journal-unavailable')
+        this.#deps.availability.noticeRefusedGroup();
+      throw error;
+    } finally {
+      if (open.writer.isOver) this.#leave(open);
+    }
+  }
+
+  /** Begins a stream. After a lost reply the next attempt begins another one, and this one is left. */
+  async begin(): Promise<void> {
+    const { incrementLog, context, left, newStreamId = randomUUID, makeFlusher, unavailable } = this.#deps;
+    const { ackTimeoutMs, log } = context.deps;
+    const attempted = newStreamId();
+    left.attempt(attempted);
+    const begun = await incrementLog.begin(attempted);
+    left.begun(attempted);
+    const { stream } = begun;
+    const doubtMaxMs = DOUBT_SHARE * ackTimeoutMs;
+    const writer = incrementLog.makeWriter(begun, { clock: this.#clock, doubtMaxMs, unavailable });
+    const pendingSums = new PendingSums(stream, begun);
+    const journal = {
+      segments: 0,
+      get bytes(): number {
+        return writer.bytes;
+      },
+    };
+    const isRegistered = begun.isUnregistered !== true;
+    const fenced = (): Promise<void> => {
+      // The flushes were taken over, and so it must be over for its writer, too.
+      this.#leave(open);
+      return Promise.resolve();
+    };
+    const open: OpenStream = {
+      writer,
+      epoch: begun.epoch,
+      journal,
+      pendingSums,
+      coveredSince: isRegistered ? begun.time : undefined,
+      flusher: isRegistered ? makeFlusher?.(pendingSums, fenced) : undefined,
+    };
+    // A first record without increments is in the journal already.
+    if (open.flusher !== undefined && writer.endLsn > begun.lsn)
+      pendingSums.apply(writer.endLsn, NO_ENTRIES, 0, 0, begun.time);
+    this.#time = Math.max(this.#time, begun.time);
+    this.#open = open;
+    this.#hasBegun = true;
+    // Last: from now on batches are opened for this stream.
+    context.balance.count(STAT.generation);
+    open.flusher?.start();
+    this.#deps.begun();
+    log('info', { stream }, `Began a stream in ${incrementLog.store}`);
+  }
+
+  /** The journal takes records, where nothing is in doubt. */
+  noticeAvailable(): void {
+    const { availability, published } = this.#deps;
+    if (!availability.isRefusing || this.#open === undefined || this.#open.writer.isInDoubt) return;
+    availability.accept();
+    published();
+  }
+
+  /** Finds out whether the journal takes records again, and shows life where the database is gone. */
+  async beatWhenDue(isDatabaseAvailable: boolean): Promise<void> {
+    const open = this.#open;
+    if (open === undefined || !this.#isBeatDue(open, isDatabaseAvailable)) return;
+    try {
+      await this.#beat(open);
+    } catch (error) {
+      if (!open.writer.isOver) throw error;
+      this.#leave(open);
+    }
+  }
+
+  #isBeatDue({ writer, coveredSince }: OpenStream, isDatabaseAvailable: boolean): boolean {
+    const { availability, context } = this.#deps;
+    if (writer.isAppending || writer.isOver || context.phase === 'draining') return false;
+    if (availability.isRefusing) return true;
+    // Nobody makes the row of a stream that a broker has lost, and without requests only a beat finds that out.
+    const isAlone = !isDatabaseAvailable || coveredSince === undefined;
+    return writer.isBeatDue ?? (isAlone && this.#clock.monotonic() >= this.#beatDueAt);
+  }
+
+  /** Appends a record without increments. */
+  async #beat(open: OpenStream): Promise<void> {
+    const time = this.#time;
+    const lsn = await open.writer.beat?.(time);
+    if (lsn === undefined) return;
+    if (open === this.#open && open.flusher !== undefined) open.pendingSums.apply(lsn, NO_ENTRIES, 0, 0, time);
+    this.#beatDueAt = this.#clock.monotonic() + this.#deps.intervals.lifeMs / BEATS_A_SIGN;
+    this.noticeAvailable();
+  }
+
+  /** Asks for the row: whether it is open, what time it is there and, for a role that does not flush, where it is. */
+  async ask(): Promise<void> {
+    const { incrementLog, intervals, left, published } = this.#deps;
+    const open = this.#open;
+    if (open === undefined || this.#clock.monotonic() < this.#askDueAt) return;
+    const row = await incrementLog.ask(open.writer.stream);
+    if (open !== this.#open) return;
+    if (row === undefined || (open.flusher !== undefined && row.epoch !== open.epoch)) {
+      this.#leave(open);
+      return;
+    }
+    this.#time = Math.max(this.#time, row.time);
+    if (row.time > 0) open.coveredSince ??= row.time;
+    if (open.flusher === undefined) {
+      open.writer.noteCheckpoint(row.lsn);
+      await left.forgetCommitted();
+    }
+    const waitMs = open.coveredSince === undefined ? intervals.roundMs : intervals.askMs;
+    this.#askDueAt = this.#clock.monotonic() + waitMs;
+    published();
+  }
+
+  /** Says, once a minute, that everything accepted before is in the log; whoever flushes the stream passes it on. */
+  async giveWord(): Promise<void> {
+    const { incrementLog, intervals } = this.#deps;
+    const open = this.#open;
+    if (open === undefined || open.flusher !== undefined || open.writer.isAppending || open.writer.isOver) return;
+    if (this.#clock.monotonic() < this.#wordDueAt) return;
+    const isGiven = await incrementLog.giveWord(open.writer.stream, open.writer.appendEpoch, this.#time);
+    if (open !== this.#open) return;
+    // Adopted, and whoever adopted it has not finished it. It would stay open for as long as this writer shows life and is idle.
+    if (!isGiven) this.#leave(open);
+    this.#wordDueAt = this.#clock.monotonic() + intervals.wordMs;
+  }
+
+  /** Writes the stream no more. What it holds is flushed by whoever takes it; a later round begins another stream. */
+  #leave(open: OpenStream): void {
+    const { context, left, ended } = this.#deps;
+    const { writer, coveredSince } = open;
+    writer.end('its rows are no longer those that this server left');
+    const { stream, endLsn } = writer;
+    left.note(stream, endLsn, coveredSince !== undefined);
+    if (this.#open !== open) return;
+    this.#open = undefined;
+    // A failover may have taken back what it holds, whether or not this thread finds that out.
+    context.window.clear();
+    left.leave(writer, flushedOf(open));
+    const why = writer.endedBecause;
+    const what = `The stream has ended for this server, because ${why}; going on as a new one`;
+    context.deps.log('warn', { stream, endLsn }, what);
+    ended();
+  }
+}
+
+function flushedOf(open: OpenStream | undefined): FlushedStream | undefined {
+  if (open?.flusher === undefined) return undefined;
+  const { pendingSums, journal, flusher } = open;
+  return { pendingSums, journal, flusher };
+}
