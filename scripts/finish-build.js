@@ -88,14 +88,18 @@ function makeClientPackage() {
   const made = join(root, 'client/dist');
   rmSync(made, { recursive: true, force: true });
   mkdirSync(made, { recursive: true });
-  const built = (suffix) =>
-    readFileSync(join(dist, `client/counter-client${suffix}`), 'utf8').replace(/^\/\/# sourceMappingURL=.*\n?/m, '');
-  writeFileSync(join(made, 'counter-client.js'), built('.js'));
-  writeFileSync(join(made, 'counter-client.d.ts'), built('.d.ts'));
-  // The declarations import nothing, so they hold for both kinds of modules.
-  writeFileSync(join(made, 'counter-client.d.cts'), built('.d.ts'));
-  const text = readFileSync(join(source, 'client/counter-client.ts'), 'utf8');
+  // The files import nothing but each other.
+  const asCommonJs = (code) => code.replace(/((?:from |require\()["']\.\/[a-z-]+)\.js(?=["'])/g, '$1.cjs');
   const compilerOptions = { module: ts.ModuleKind.CommonJS, target: ts.ScriptTarget.ES2023 };
-  writeFileSync(join(made, 'counter-client.cjs'), ts.transpileModule(text, { compilerOptions }).outputText);
+  for (const file of readdirSync(join(source, 'client'))) {
+    const name = file.replace(/\.ts$/, '');
+    const built = (suffix) =>
+      readFileSync(join(dist, 'client', name + suffix), 'utf8').replace(/^\/\/# sourceMappingURL=.*\n?/m, '');
+    const { outputText } = ts.transpileModule(readFileSync(join(source, 'client', file), 'utf8'), { compilerOptions });
+    writeFileSync(join(made, `${name}.js`), built('.js'));
+    writeFileSync(join(made, `${name}.d.ts`), built('.d.ts'));
+    writeFileSync(join(made, `${name}.cjs`), asCommonJs(outputText));
+    writeFileSync(join(made, `${name}.d.cts`), asCommonJs(built('.d.ts')));
+  }
   copyFileSync(join(root, 'LICENSE'), join(root, 'client/LICENSE'));
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { Agent, createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -44,7 +44,9 @@ describe('the package of the client', () => {
 
   test('it holds both kinds of modules with their declarations, and nothing else', () => {
     const expected = ['LICENSE', 'README.md', 'package.json'];
-    const modules = ['.cjs', '.d.cts', '.d.ts', '.js'].map((suffix) => `dist/counter-client${suffix}`);
+    const modules = readdirSync(join(ROOT, 'src/client')).flatMap((file) =>
+      ['.cjs', '.d.cts', '.d.ts', '.js'].map((suffix) => `dist/${file.replace(/\.ts$/, suffix)}`),
+    );
     assert.deepEqual([...files].sort(), [...expected, ...modules].sort());
     const { packages } = JSON.parse(readFileSync(join(project.directory, 'package-lock.json'), 'utf8')) as {
       readonly packages: Readonly<Record<string, unknown>>;

@@ -1,6 +1,7 @@
 /** What the packages of the server and of the client hold and depend on. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { test } from 'node:test';
 
@@ -37,10 +38,24 @@ test('nothing that only the compiler needs is installed for production', () => {
   assert.deepEqual(compilers, []);
 });
 
+test('a CommonJS application loads the client without an ES module', () => {
+  const folder = join(root, 'client/dist');
+  const { CounterClient } = createRequire(import.meta.url)(join(folder, 'counter-client.cjs')) as {
+    readonly CounterClient: unknown;
+  };
+  assert.equal(typeof CounterClient, 'function');
+  for (const file of readdirSync(folder).filter((name) => /c[jt]s$/.test(name)))
+    assert.doesNotMatch(readFileSync(join(folder, file), 'utf8'), /["']\.\/[^"']+\.js["']/, file);
+});
+
 test('both packages are made of the same client, and neither needs typia', () => {
   const withoutMap = (text: string): string => text.replace(/^\/\/# sourceMappingURL=.*\n?/m, '');
-  const built = readFileSync(join(root, 'dist/client/counter-client.js'), 'utf8');
-  assert.equal(readFileSync(join(root, 'client/dist/counter-client.js'), 'utf8'), withoutMap(built));
+  const modules = readdirSync(join(root, 'dist/client')).filter((file) => file.endsWith('.js'));
+  assert.ok(modules.includes('counter-client.js'));
+  for (const file of modules) {
+    const built = readFileSync(join(root, 'dist/client', file), 'utf8');
+    assert.equal(readFileSync(join(root, 'client/dist', file), 'utf8'), withoutMap(built), file);
+  }
   for (const file of ['config/config.js', 'http/openapi.js', 'http/version.js', 'http/uws.js']) {
     const imported = Array.from(
       readFileSync(join(root, 'dist', file), 'utf8').matchAll(/^import .* from ["']([^"']+)["']/gm),

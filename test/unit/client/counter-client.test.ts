@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -598,15 +598,13 @@ test('invalid settings are refused', () => {
   }
 });
 
-test('the built file works alone: it sends unflushed increments, and then keeps no process alive', async () => {
+test('the built folder works alone: it sends unflushed increments, and then keeps no process alive', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'summing-counters-client-'));
   const peer = await CounterPeer.start();
   try {
-    await copyFile(
-      join(import.meta.dirname, '../../../../dist/client/counter-client.js'),
-      join(directory, 'client.mjs'),
-    );
-    const program = `import { CounterClient } from './client.mjs';
+    await cp(join(import.meta.dirname, '../../../../dist/client'), join(directory, 'client'), { recursive: true });
+    await writeFile(join(directory, 'package.json'), '{"type":"module"}');
+    const program = `import { CounterClient } from './client/counter-client.js';
       const client = new CounterClient({ url: ${JSON.stringify(peer.url)} });
       client.increment('alone', 42);
       await client.flush();
