@@ -1,0 +1,69 @@
+/** The commands that work on the database, without holding a data directory. Each returns its exit code. Main thread of a process of its own. */
+import { join } from 'node:path';
+import { readConfig } from '../config/config.js';
+import { isUuid } from '../core/uuid.js';
+import { parseDatabaseUrl } from '../db/connection.js';
+import { runningEmbeddedUrl } from '../db/embedded/running-embedded.js';
+import { systemDisk } from '../shard-worker/journal/file/disk.js';
+import { say, usageError, type JournalOptions } from './journal-command-line.js';
+import { recount as recountLog } from './recount.js';
+import { listRejected, retryRejected } from './rejected-rows.js';
+import { retireStream } from './retire-stream.js';
+
+/** Of recount: the log does not hold all that was counted. */
+const EXIT_INCOMPLETE = 2;
+
+/** Ends a stream. Works without a data directory, because the directory that held the stream is lost. */
+export async function retire({ 'data-dir': dataDirectory, stream }: JournalOptions): Promise<number> {
+  if (stream === undefined || !isUuid(stream)) throw usageError('retire needs --stream with the id of a stream.');
+  const { databaseUrl, dataDir } = readConfig(process.env);
+  if (databaseUrl === undefined) throw usageError('retire needs DATABASE_URL or DATABASE_URL_FILE.');
+  const directory = join(dataDirectory ?? dataDir, 'journal', stream);
+  if (systemDisk.list(directory).length > 0) {
+    say(`Stream ${stream} is in ${directory}. Start the server, which counts its records, or move the directory away.`);
+    return 1;
+  }
+  const { isRetired, sentence } = await retireStream(parseDatabaseUrl(databaseUrl), stream);
+  say(sentence);
+  return isRetired ? 0 : 1;
+}
+
+/** Lists refused rows, or counts them. Works beside a running server. Succeeds if no row is left. */
+export async function rejected({ 'data-dir': dataDirectory, retry }: JournalOptions): Promise<number> {
+  const { databaseUrl, dataDir } = readConfig(process.env);
+  const url = databaseUrl ?? (await runningEmbeddedUrl(dataDirectory ?? dataDir));
+  if (url === undefined) {
+    throw usageError(
+      'rejected needs DATABASE_URL, or a running server with its embedded PostgreSQL in --data-dir: start the server first.',
+    );
+  }
+  const target = parseDatabaseUrl(url);
+  if (retry === true) {
+    const { counted, refused, untried } = await retryRejected(target);
+    say(`${rowsText(counted)} counted, ${rowsText(refused)} refused again.`);
+    if (untried > 0)
+      say(`${rowsText(untried)} could not be tried because of a lock or a timeout: run the command again.`);
+    return refused + untried === 0 ? 0 : 1;
+  }
+  const rows = await listRejected(target, say);
+  if (rows === 0) say('There are no rejected rows.');
+  return rows === 0 ? 0 : 1;
+}
+
+/** Compares the sums with the log. Works beside running servers. */
+export async function recount({ prefix = '' }: JournalOptions): Promise<number> {
+  const { databaseUrl, idempotencyWindowHours } = readConfig(process.env);
+  if (databaseUrl === undefined) throw usageError('recount needs DATABASE_URL.');
+  const { missing, drifted } = await recountLog(parseDatabaseUrl(databaseUrl), prefix, idempotencyWindowHours, say);
+  if (missing.length > 0) {
+    say('The sums cannot be recomputed:');
+    for (const sentence of missing) say(`  ${sentence}`);
+    return EXIT_INCOMPLETE;
+  }
+  say(drifted === 0 ? 'Every sum is what the log adds up to.' : `${drifted} sums differ.`);
+  return drifted === 0 ? 0 : 1;
+}
+
+function rowsText(rows: number): string {
+  return rows === 1 ? '1 row' : `${rows} rows`;
+}
