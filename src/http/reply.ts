@@ -1,7 +1,8 @@
 /**
  * Replies as values, and how they are written to a response. HTTP thread.
  */
-import type { HttpResponse } from './uws.js';
+import type { RouteStats } from './request-stats.js';
+import type { HttpRequest, HttpResponse } from './uws.js';
 import { CounterError, errorCatalogue, type ErrorCode } from '../core/errors.js';
 import type { Sum } from '../core/increment.js';
 
@@ -84,6 +85,22 @@ export function replyOfError(error: unknown): HttpReply {
   return problemReply('internal-error', 'The server failed because of a bug; its log has the error.');
 }
 
+/** The head of a request, which is valid as long as the callback that got the request. */
+export function headOf(req: HttpRequest): HttpRequestHead {
+  return {
+    method: req.getMethod(),
+    path: req.getUrl(),
+    query: rawQuery(req),
+    idempotencyKey: req.getHeader('idempotency-key'),
+  };
+}
+
+/** The text after the question mark. Without one, 20.30 returns undefined, contrary to its declaration. */
+function rawQuery(req: HttpRequest): string {
+  const query: unknown = req.getQuery();
+  return typeof query === 'string' ? query : '';
+}
+
 /** Writes a reply. Call it inside `cork`. HEAD gets the reply without its body. */
 export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean): void {
   res.writeStatus(STATUS_LINES[reply.status] ?? String(reply.status));
@@ -98,6 +115,14 @@ export function writeReply(res: HttpResponse, reply: HttpReply, isHead: boolean)
   } else {
     res.end(reply.body);
   }
+}
+
+/** Writes a reply and counts it. */
+export function answer(res: HttpResponse, reply: HttpReply, isHead: boolean, stats: RouteStats): void {
+  stats.count(reply.status);
+  res.cork(() => {
+    writeReply(res, reply, isHead);
+  });
 }
 
 /** Writes a reply and closes the connection, without reading what is left of the request. Call it inside `cork`. */

@@ -1,0 +1,77 @@
+/** Whether a request may go on: its Host header, bearer token and origin. HTTP thread. */
+import type { Config } from '../config/config.js';
+import { AccessControl, HostRule, type Access } from './access.js';
+import { CrossOriginRule } from './cross-origin.js';
+import { answer, problemReply, type HttpReply } from './reply.js';
+import type { RouteStats } from './request-stats.js';
+import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
+
+/** Why a client may not do what it asks for. */
+export interface AccessRefusal {
+  readonly code: 'unauthorized' | 'forbidden';
+  readonly problem: HttpReply;
+}
+
+/** The name of the header, in a form that uWebSockets.js need not convert. */
+const HOST_HEADER = nativeText('host');
+const HOST_REFUSED =
+  'The Host header names another host; use an IP address or localhost, or add the name to ALLOWED_HOSTS.';
+
+/** The rules of one HTTP server. */
+export class RequestAccess {
+  /** Undefined if no tokens are configured: everything is permitted. */
+  #tokens: AccessControl | undefined;
+  /** Undefined where any Host header is allowed. */
+  readonly #hosts: HostRule | undefined;
+  /** Undefined if no other origin may call from a browser. */
+  readonly #crossOrigin: CrossOriginRule | undefined;
+
+  constructor(config: Config) {
+    this.#tokens = AccessControl.of(config.authTokens);
+    this.#hosts = HostRule.of(config);
+    this.#crossOrigin = CrossOriginRule.of(config);
+  }
+
+  /** Uses other tokens from now on. */
+  useTokens(authTokens: Config['authTokens']): void {
+    this.#tokens = AccessControl.of(authTokens);
+  }
+
+  /** Whether an Authorization header still permits the operation. */
+  isPermitted(authorization: string, access: Access): boolean {
+    return this.#tokens?.refusal(authorization, access) === undefined;
+  }
+
+  /** The reply to a preflight of an allowed origin, which carries no token; undefined for any other request. */
+  preflightReply(req: HttpRequest): HttpReply | undefined {
+    return req.getMethod() === 'options' ? this.#crossOrigin?.preflightReply(req) : undefined;
+  }
+
+  /** The same, and answers a request that may not go on; false if so. */
+  admits(res: HttpResponse, req: HttpRequest, access: Access, stats: RouteStats): boolean {
+    const refusal = this.refusal(res, req, access);
+    if (refusal === undefined) return true;
+    answer(res, refusal.problem, req.getMethod() === 'head', stats);
+    return false;
+  }
+
+  /**
+   * Prepares the answer for the origin. Checks Host and bearer token before anything else, so that a refused client learns
+   * nothing.
+   */
+  refusal(res: HttpResponse, req: HttpRequest, access: Access): AccessRefusal | undefined {
+    this.#crossOrigin?.mark(res, req);
+    if (this.#hosts !== undefined && access !== 'open' && !this.#hosts.allows(req.getHeader(HOST_HEADER)))
+      return { code: 'forbidden', problem: problemReply('forbidden', HOST_REFUSED) };
+    if (this.#tokens === undefined) return undefined;
+    const code = this.#tokens.refusal(req.getHeader('authorization'), access);
+    if (code === undefined) return undefined;
+    const problem =
+      code === 'unauthorized'
+        ? problemReply(code, 'The request has no valid bearer token; send Authorization: Bearer TOKEN.', [
+            ['www-authenticate', 'Bearer'],
+          ])
+        : problemReply(code, 'The token lacks the scope of this operation; use a token with that scope.');
+    return { code, problem };
+  }
+}
