@@ -6,7 +6,7 @@ import { configHelp, logLevelOf, readConfig, readReloaded, type Config } from '.
 import { misspelledSettings } from './config/misspelled-settings.js';
 import { discardUnreadOutput } from './core/closed-output.js';
 import { StartError } from './core/errors.js';
-import { loadUws } from './http/uws.js';
+import { loadUws, type LoadedUws } from './http/uws.js';
 import { versionsWith } from './http/version.js';
 import { createLogger, type Logger, type ProcessLogger } from './core/logger.js';
 import { ServerProcess } from './server/server-process.js';
@@ -31,12 +31,14 @@ function run(): void {
   const logger = createLogger(logLevelOf(process.env));
   for (const warning of misspelledSettings(process.env)) logger.warn({}, warning);
   let config: Config;
+  let uws: LoadedUws;
   try {
     config = readConfig(process.env);
+    uws = loadUws();
   } catch (error) {
     endWithProblems(error, logger);
   }
-  const server = new ServerProcess(config, logger, (code) => {
+  const server = new ServerProcess(config, uws, logger, (code) => {
     process.exit(code);
   });
   handleSignals(server, logger);

@@ -29,10 +29,10 @@ const IDEMPOTENCY_CEILING_MS = 100;
 /** The collaborators of the HTTP servers. */
 export interface HttpServersDeps {
   readonly config: Config;
+  readonly uws: LoadedUws;
   readonly stats: SharedArrayBuffer;
   readonly requestStats: SharedArrayBuffer;
   readonly batchStats: SharedArrayBuffer;
-  readonly operations: CounterOperations;
   /** See `ServerDatabase`. */
   readonly idempotencyKeys: { readonly idempotencyRoom: number; readonly idempotencyCeiling: number };
   readonly logger: Logger;
@@ -61,9 +61,9 @@ export class HttpServers {
     this.#reservations = httpThreads > 1 ? makeReservations(shards) : undefined;
   }
 
-  /** Listens on the main thread. Resolves to the port. Rejects with StartError if the port cannot be had. */
-  async listen(uws: LoadedUws): Promise<number> {
-    const { stats, requestStats, batchStats, operations, idempotencyKeys, logger } = this.#deps;
+  /** Listens on the main thread, and answers from `operations`. Resolves to the port. Rejects with StartError if the port cannot be had. */
+  async listen(operations: CounterOperations): Promise<number> {
+    const { uws, stats, requestStats, batchStats, idempotencyKeys, logger } = this.#deps;
     const config = this.#config;
     const isShared = this.#reservations !== undefined || config.tls !== undefined;
     // A port that the system chooses within uWebSockets.js cannot be listened on again while it has connections.
@@ -86,8 +86,8 @@ export class HttpServers {
   }
 
   /** Starts the other HTTP threads. Returns the links of all HTTP servers, for the supervisor of the shards. */
-  launch(): readonly HttpServerLink[] {
-    const { stats, requestStats, batchStats, operations, lost } = this.#deps;
+  launch(operations: CounterOperations): readonly HttpServerLink[] {
+    const { stats, requestStats, batchStats, lost } = this.#deps;
     if (this.#reservations !== undefined) {
       this.#threads = new HttpThreads({
         config: this.#config,

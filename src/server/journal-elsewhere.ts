@@ -32,29 +32,32 @@ interface Facts {
 }
 
 /**
- * What a server needs to know of the broker or the queue. Waits for as long as it is unavailable. Rejects with StartError where an
- * operator must change something, and with the reason of `signal` once that is aborted.
+ * What finds out what a server needs to know of the broker or the queue; undefined where the journal needs neither. It waits for as
+ * long as that is unavailable. It rejects with StartError where an operator must change something, and with the reason of
+ * `signal` once that is aborted.
  */
-export async function openJournalElsewhere(
+export function journalElsewhere(
   config: Config,
-  logger: Pick<Logger, 'info' | 'warn'>,
-  signal: AbortSignal,
-): Promise<JournalElsewhere> {
+): ((logger: Pick<Logger, 'info' | 'warn'>, signal: AbortSignal) => Promise<JournalElsewhere>) | undefined {
   const { nats, natsStream, natsReplicas, sqs } = config;
   const given = config.isBodyBytesMaxGiven ? config.bodyBytesMax : undefined;
   const limit = ({ bodyBytesFit }: Facts): number => given ?? Math.min(config.bodyBytesMax, bodyBytesFit);
   if (nats !== undefined) {
     const settings = { ...nats, stream: natsStream, replicas: natsReplicas };
     const open = (): Promise<Facts> => openBrokerStream(settings, given);
-    const facts = await opened(open, 'broker', { servers: nats.servers }, logger, signal);
-    const { groupBytesMax } = facts;
-    return { ofShards: { nats: { ...settings, groupBytesMax }, sqs: undefined }, bodyBytesMax: limit(facts) };
+    return async (logger, signal) => {
+      const facts = await opened(open, 'broker', { servers: nats.servers }, logger, signal);
+      const { groupBytesMax } = facts;
+      return { ofShards: { nats: { ...settings, groupBytesMax }, sqs: undefined }, bodyBytesMax: limit(facts) };
+    };
   }
-  if (sqs === undefined) return { ofShards: { nats: undefined, sqs: undefined }, bodyBytesMax: config.bodyBytesMax };
+  if (sqs === undefined) return undefined;
   const open = (): Promise<Facts> => openQueue(sqs, given);
-  const facts = await opened(open, 'queue', { queue: sqs.queueUrl }, logger, signal);
-  const { groupBytesMax } = facts;
-  return { ofShards: { nats: undefined, sqs: { ...sqs, groupBytesMax } }, bodyBytesMax: limit(facts) };
+  return async (logger, signal) => {
+    const facts = await opened(open, 'queue', { queue: sqs.queueUrl }, logger, signal);
+    const { groupBytesMax } = facts;
+    return { ofShards: { nats: undefined, sqs: { ...sqs, groupBytesMax } }, bodyBytesMax: limit(facts) };
+  };
 }
 
 async function opened(

@@ -59,9 +59,9 @@ export interface ServerDatabaseEvents {
 
 /** The streams of this process. */
 export interface ProcessStreams {
-  /** Streams that a shard owns. */
-  readonly owned: () => readonly string[];
-  readonly finished: () => ReadonlyMap<string, FinishedStream>;
+  /** Streams that a shard owns now. */
+  readonly streams: readonly string[];
+  readonly finished: ReadonlyMap<string, FinishedStream>;
 }
 
 /** The database of the server. */
@@ -69,7 +69,6 @@ export class ServerDatabase {
   readonly #config: Config;
   readonly #logger: Logger;
   readonly #stats: SharedArrayBuffer;
-  readonly #streams: ProcessStreams;
   readonly #events: ServerDatabaseEvents;
   #embedded: EmbeddedPostgres | undefined;
   #counters: CounterStore | undefined;
@@ -82,17 +81,10 @@ export class ServerDatabase {
   #startReason = '';
   #busyLoggedAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(
-    config: Config,
-    logger: Logger,
-    stats: SharedArrayBuffer,
-    streams: ProcessStreams,
-    events: ServerDatabaseEvents,
-  ) {
+  constructor(config: Config, logger: Logger, stats: SharedArrayBuffer, events: ServerDatabaseEvents) {
     this.#config = config;
     this.#logger = logger;
     this.#stats = stats;
-    this.#streams = streams;
     this.#events = events;
   }
 
@@ -141,7 +133,7 @@ export class ServerDatabase {
    * journal outlives the process, the start continues and the migration is retried in the background. Rejects with
    * StartError if the database refuses the server, and with the reason of `signal` once that is aborted.
    */
-  async start(nodeId: string, signal: AbortSignal): Promise<OpenedServerDatabase> {
+  async start(nodeId: string, streams: ProcessStreams, signal: AbortSignal): Promise<OpenedServerDatabase> {
     const target = await this.#find();
     signal.throwIfAborted();
     const databaseId = await this.#open(target, signal);
@@ -153,7 +145,7 @@ export class ServerDatabase {
     });
     this.#shared = shared;
     this.#deletes = new CounterDeleteStore(shared);
-    this.#idempotencyKeys = this.#makeIdempotencyKeyStore(shared, nodeId);
+    this.#idempotencyKeys = this.#makeIdempotencyKeyStore(shared, nodeId, streams);
     const counted = this.#idempotencyKeys.start();
     // Without the database the count would only wait for another timeout.
     if (databaseId !== undefined) await counted;
@@ -169,7 +161,7 @@ export class ServerDatabase {
     await this.#embedded?.stop();
   }
 
-  #makeIdempotencyKeyStore(connection: OnDemandConnection, node: string): IdempotencyKeyStore {
+  #makeIdempotencyKeyStore(connection: OnDemandConnection, node: string, streams: ProcessStreams): IdempotencyKeyStore {
     const { shards, journal, idempotencyWindowHours, idempotencyRowsMax, streamExpiryDays, journalKeepSeconds } =
       this.#config;
     return new IdempotencyKeyStore(connection, {
@@ -179,19 +171,18 @@ export class ServerDatabase {
       rowsMax: idempotencyRowsMax,
       recorded: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
       pending: () => statTotal(this.#stats, shards, STAT.pendingIdempotent),
-      ...(journal === 'file' && { absentStreams: this.#makeAbsentStreams(node) }),
+      ...(journal === 'file' && { absentStreams: this.#makeAbsentStreams(node, streams) }),
       logger: this.#logger,
     });
   }
 
-  #makeAbsentStreams(node: string): AbsentStreams {
+  #makeAbsentStreams(node: string, streams: ProcessStreams): AbsentStreams {
     const { dataDir } = this.#config;
-    const { owned, finished } = this.#streams;
     const here = (): readonly string[] | undefined => {
       const onDisk = streamsOnDisk(dataDir);
-      return onDisk && [...onDisk, ...owned()];
+      return onDisk && [...onDisk, ...streams.streams];
     };
-    return new AbsentStreams({ node, here, finished, logger: this.#logger });
+    return new AbsentStreams({ node, here, finished: () => streams.finished, logger: this.#logger });
   }
 
   async #find(): Promise<DatabaseTarget> {

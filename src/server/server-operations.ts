@@ -1,5 +1,5 @@
 /**
- * The operations of the server besides taking increments: read, delete, list, flush, readiness. Main thread.
+ * The operations of the server besides taking increments: read, delete, list, flush. Main thread.
  *
  * A read is exact without a lock. One statement reads the committed sum and the checkpoints of this server's streams,
  * so both come from one snapshot. The shards add the sums that they hold above those checkpoints. If a shard has
@@ -8,9 +8,7 @@
 import type { CommittedCounter, CounterStore } from '../db/counter-store.js';
 import type { CounterDeleteStore } from '../db/counter-delete-store.js';
 import type { Checkpoint } from '../core/checkpoint.js';
-import type { BoundSentences } from '../config/bound-sentences.js';
-import { codeOfRefusal, isBound, type Refusal } from '../core/bounds.js';
-import { CounterError, type ErrorCode } from '../core/errors.js';
+import { CounterError } from '../core/errors.js';
 import { addSums, type Sum } from '../core/increment.js';
 import type {
   CounterListPage,
@@ -21,6 +19,7 @@ import type {
   Readiness,
   UnreadableCounter,
 } from '../core/counter-operations.js';
+import { NOT_RECOVERED } from './server-readiness.js';
 import type { PendingAnswer } from '../shard-worker/protocol/control-messages.js';
 import type { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
@@ -35,17 +34,9 @@ export interface ServerOperationsDeps {
   readonly store: () => Store | undefined;
   readonly deletes: () => Pick<CounterDeleteStore, 'delete'> | undefined;
   readonly supervisor: () => Supervisor | undefined;
-  /** Why increments are refused; undefined if they are taken. */
-  readonly refusal: () => Refusal | undefined;
-  readonly boundSentences: BoundSentences;
-  /** False while the flushes of a shard fail. The database may still answer reads. */
-  readonly flushing: () => boolean;
-  /** Increments of rows that this process set aside because PostgreSQL refused them. */
-  readonly rejected: () => number;
-  /** Whether requests with an idempotency key are refused, because no row of a stream covers them. */
-  readonly refusesIdempotent: () => boolean;
   /** ROLE. */
   readonly role: 'serve' | 'ingest' | 'roll-up';
+  readonly readiness: () => Readiness;
   /** The page of metrics. */
   readonly metrics: () => Promise<string>;
   readonly dashboard: (since: number) => Promise<DashboardUpdate>;
@@ -117,35 +108,7 @@ export class ServerOperations implements CounterOperations {
   }
 
   readiness(): Readiness {
-    let readiness = this.#readiness();
-    const rejected = this.#deps.rejected();
-    if (readiness.state !== 'refusing' && this.#deps.refusesIdempotent())
-      readiness = withReason(readiness, NOT_COVERED);
-    return rejected === 0 ? readiness : withReason(readiness, `${rejectedSentence(rejected)}.`);
-  }
-
-  #readiness(): Readiness {
-    const refusal = this.#deps.refusal();
-    if (refusal !== undefined) {
-      const reason = isBound(refusal) ? this.#deps.boundSentences[refusal] : REASONS[refusal];
-      return { state: 'refusing', code: codeOfRefusal(refusal), reason: reason ?? 'Increments are refused.' };
-    }
-    const store = this.#deps.store();
-    if (this.#deps.role === 'roll-up' && (store?.available() !== true || !this.#deps.flushing())) {
-      return {
-        state: 'refusing',
-        code: 'database-unavailable',
-        reason: 'The database is unavailable; nothing is flushed.',
-      };
-    }
-    if (store?.available() !== true) {
-      return { state: 'degraded', reason: 'The database is unavailable; increments stay in the journal.' };
-    }
-    if (this.#deps.supervisor()?.isRecovered !== true) return { state: 'degraded', reason: NOT_RECOVERED };
-    if (!this.#deps.flushing()) {
-      return { state: 'degraded', reason: 'Flushes to the database fail; increments stay in the journal.' };
-    }
-    return { state: 'ok' };
+    return this.#deps.readiness();
   }
 
   #ready(): { readonly store: Store; readonly supervisor: Supervisor } {
@@ -166,27 +129,6 @@ export class ServerOperations implements CounterOperations {
     return this.#streams;
   }
 }
-
-/** Says where increments of rejected rows are. Without a full stop. */
-export function rejectedSentence(increments: number): string {
-  const kept = increments === 1 ? '1 increment of rejected rows is' : `${increments} increments of rejected rows are`;
-  return `${kept} kept in rejected_increments`;
-}
-
-function withReason(readiness: Readiness, reason: string): Readiness {
-  return { ...readiness, reason: readiness.reason === undefined ? reason : `${readiness.reason} ${reason}` };
-}
-
-const NOT_COVERED = 'Requests with an Idempotency-Key are refused until the database has answered.';
-
-const NOT_RECOVERED =
-  'Recovery of the journals of earlier runs is not complete: it needs the database, and reads one after the other.';
-
-const REASONS: Partial<Record<ErrorCode, string>> = {
-  starting: 'The server is starting.',
-  draining: 'The server is shutting down.',
-  'journal-unavailable': 'A shard is restarting, or its journal cannot be written.',
-};
 
 /** The total of what the shards hold of the key at `index`; undefined if none holds it. */
 function totalOf(held: readonly PendingAnswer[], index: number): Sum | undefined {

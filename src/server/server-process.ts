@@ -6,37 +6,41 @@
  *     │──────────────────────stop()─────────────────────▲
  *     └──step fails, fatal error──────┴──fatal error────┴──fatal error──► ended (exit 1 or 78)
  *
- * start: data directory → listen (probes only) → shard threads → broker, database, migrations → shards recover → HTTP
+ * start: data directory → listen (probes only) → shard threads → [broker] → database, migrations → shards recover → HTTP
  *        threads → admission open
  * stop:  readiness 503 → [drain delay] → stop listening → answer requests in flight → drain shards → close database
  *        → close HTTP servers → release data directory
  * ```
  */
-import { boundSentences } from '../config/bound-sentences.js';
-import { configWarnings, isSharedJournal, type Config, type ReloadedConfig } from '../config/config.js';
+import { configWarnings, type Config, type ReloadedConfig } from '../config/config.js';
 import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
+import type { CounterOperations } from '../core/counter-operations.js';
+import { composeOperations } from './compose-operations.js';
 import { ConnectionLimit } from './connection-limit.js';
-import { rejectedSentence, ServerOperations } from './server-operations.js';
 import { acquireDataDirectory, finishInterruptedRebind, type DataDirectory } from './data-directory.js';
 import { DatabaseAvailability } from './database-availability.js';
 import { ServerDatabase, type OpenedServerDatabase } from './server-database.js';
 import { HttpServers } from './http-servers.js';
-import { openJournalElsewhere, type JournalElsewhere } from './journal-elsewhere.js';
-import { ServerMetrics } from './metrics/server-metrics.js';
+import { journalElsewhere, type JournalElsewhere } from './journal-elsewhere.js';
 import { RegularLog } from './regular-log.js';
 import { Reload } from './reload.js';
-import { ServerDashboard } from './dashboard/server-dashboard.js';
 import { StartSteps, type StartStep } from './start-steps.js';
+import { fateOf, reportStop } from './stop-report.js';
 import { isLoopback } from '../http/access.js';
 import { makeRequestStats } from '../http/request-stats.js';
-import { loadUws } from '../http/uws.js';
+import type { LoadedUws } from '../http/uws.js';
 import { versionsWith } from '../http/version.js';
 import type { Logger } from '../core/logger.js';
 import { makeBatchStats } from '../shard-worker/client/batch-stats.js';
-import { conservation, makeStats, STAT, statTotal } from '../shard-worker/protocol/stats.js';
-import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
+import { conservation, makeStats } from '../shard-worker/protocol/stats.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
+
+/** What counts or writes from before the port is open until the database is closed. */
+interface Observer {
+  start(): void;
+  close(): void;
+}
 
 /** The server as one process. */
 export class ServerProcess {
@@ -44,141 +48,88 @@ export class ServerProcess {
   readonly #logger: Logger;
   readonly #exit: (code: number) => void;
   readonly #stats: SharedArrayBuffer;
-  readonly #requestStats: SharedArrayBuffer;
-  readonly #batchStats: SharedArrayBuffer;
+  readonly #availability: DatabaseAvailability;
   readonly #database: ServerDatabase;
-  readonly #operations: ServerOperations;
   readonly #httpServers: HttpServers;
-  readonly #connectionLimit: ConnectionLimit;
   readonly #steps: StartSteps;
   readonly #reload: Reload;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
+  // What steps of the start have made.
   #directory: DataDirectory | undefined;
-  #opened: OpenedServerDatabase | undefined;
-  #elsewhere: JournalElsewhere | undefined;
   #supervisor: ShardSupervisor | undefined;
-  #metrics: ServerMetrics | undefined;
-  readonly #regularLog: RegularLog;
-  readonly #dashboard: ServerDashboard;
-  readonly #availability: DatabaseAvailability;
+  #elsewhere: JournalElsewhere;
+  #opened: OpenedServerDatabase | undefined;
 
-  constructor(config: Config, logger: Logger, exit: (code: number) => void) {
-    this.#config = config;
-    this.#logger = logger;
-    this.#exit = exit;
-    this.#stats = makeStats(config.shards);
-    this.#requestStats = makeRequestStats(config.httpThreads);
-    this.#batchStats = makeBatchStats(config.httpThreads);
-    const pending = (): number => conservation(this.#stats, config.shards).pending;
-    this.#availability = new DatabaseAvailability(systemClock, logger, withoutDatabase(config), pending);
-    this.#database = this.#makeDatabase();
-    this.#operations = this.#makeOperations();
-    this.#dashboard = this.#makeDashboard();
-    this.#httpServers = this.#makeHttpServers();
-    this.#regularLog = new RegularLog(config, systemClock, logger, {
-      stats: this.#stats,
-      requestStats: this.#requestStats,
-    });
-    this.#connectionLimit = new ConnectionLimit({
-      connectionsMax: config.connectionsMax,
-      ownDescriptors: ownDescriptors(config),
-      descriptorLimit: descriptorLimit(),
-      setAccepting: (accepting) => {
-        this.#httpServers.setAccepting(accepting);
-      },
-      logger,
-    });
-    this.#steps = new StartSteps(this.#startSteps(), logger);
-    this.#reload = new Reload({ config, logger, apply: (reloaded) => this.#httpServers.reload(reloaded) });
-  }
-
-  #makeDatabase(): ServerDatabase {
-    const streams = {
-      owned: () => this.#supervisor?.streams ?? [],
-      finished: () => this.#supervisor?.finished ?? new Map<string, never>(),
-    };
-    return new ServerDatabase(this.#config, this.#logger, this.#stats, streams, {
+  /** Makes everything that needs no step, each part from those before it. Only the supervisor is made later, by a step. */
+  constructor(config: Config, uws: LoadedUws, logger: Logger, exit: (code: number) => void) {
+    const { shards, httpThreads } = config;
+    const stats = makeStats(shards);
+    const requestStats = makeRequestStats(httpThreads);
+    const common = { config, logger, stats, requestStats, batchStats: makeBatchStats(httpThreads) };
+    const pending = (): number => conservation(stats, shards).pending;
+    const availability = new DatabaseAvailability(systemClock, logger, withoutDatabase(config), pending);
+    const database = new ServerDatabase(config, logger, stats, {
       refused: (reason) => {
         this.#fatal(reason, 78);
       },
       unavailable: (problem) => {
-        this.#availability.unavailable('start', problem);
+        availability.unavailable('start', problem);
       },
       available: () => {
-        this.#availability.available('start');
+        availability.available('start');
       },
     });
-  }
-
-  #makeHttpServers(): HttpServers {
-    const config = this.#config;
-    return new HttpServers({
-      config,
-      stats: this.#stats,
-      requestStats: this.#requestStats,
-      batchStats: this.#batchStats,
-      operations: this.#operations,
-      idempotencyKeys: this.#database,
-      logger: this.#logger,
+    const httpServers = new HttpServers({
+      ...common,
+      uws,
+      idempotencyKeys: database,
       lost: (reason) => {
         this.#fatal(reason);
       },
     });
-  }
-
-  #makeOperations(): ServerOperations {
-    const config = this.#config;
-    return new ServerOperations({
-      store: () => this.#database.counters,
-      deletes: () => this.#database.deletes,
+    const connectionLimit = new ConnectionLimit({
+      connectionsMax: config.connectionsMax,
+      ownDescriptors: ownDescriptors(config),
+      descriptorLimit: descriptorLimit(),
+      setAccepting: (accepting) => {
+        httpServers.setAccepting(accepting);
+      },
+      logger,
+    });
+    const { operations, dashboard } = composeOperations({
+      ...common,
+      versions: versionsWith(uws.version),
+      availability,
+      database,
+      httpServers,
+      connectionLimit,
       supervisor: () => this.#supervisor,
-      refusal: () => this.#httpServers.refusal,
-      boundSentences: boundSentences(config),
-      flushing: () => this.#availability.isAvailable,
-      rejected: () => statTotal(this.#stats, config.shards, STAT.rejected),
-      refusesIdempotent: () => statTotal(this.#stats, config.shards, STAT.idempotentRefused) > 0,
-      role: config.role,
-      metrics: () => started(this.#metrics).page(),
-      dashboard: (since) => this.#dashboard.update(since),
     });
-  }
+    const regularLog = new RegularLog(config, systemClock, logger, { stats, requestStats });
 
-  #makeDashboard(): ServerDashboard {
-    return new ServerDashboard({
-      clock: systemClock,
-      logger: this.#logger,
-      snapshot: (countsConnections) => started(this.#metrics).snapshot(countsConnections),
-      readiness: () => this.#operations.readiness(),
-      databaseReason: () => this.#availability.lastReason || this.#database.startReason,
-      hotKeys: async (most) => (await this.#supervisor?.hotKeys(most)) ?? [],
-    });
-  }
-
-  #makeMetrics(uws: string): ServerMetrics {
-    const [database, httpServers] = [this.#database, this.#httpServers];
-    const sources = {
-      config: this.#config,
-      versions: versionsWith(uws),
-      stats: this.#stats,
-      requestStats: this.#requestStats,
-      batchStats: this.#batchStats,
-      inFlightBytes: (shard: number) => httpServers.inFlightBytes(shard),
-      isDatabaseAvailable: () => this.#availability.isAvailable && database.counters?.available() === true,
-      isJournalAvailable: () => httpServers.isJournalAvailable,
-      isReady: () => this.#operations.readiness().state !== 'refusing',
-      idempotencyRows: () => database.idempotencyRows,
-      pruningHeldSeconds: () => database.pruningHeldSeconds,
-    };
-    return new ServerMetrics(sources, {
-      isCounted: () => httpServers.countsConnections,
-      port: () => httpServers.port,
-      byDescriptors: () => this.#connectionLimit.connections,
-    });
+    this.#config = config;
+    this.#logger = logger;
+    this.#exit = exit;
+    this.#stats = stats;
+    this.#availability = availability;
+    this.#database = database;
+    this.#httpServers = httpServers;
+    this.#elsewhere = { ofShards: { nats: undefined, sqs: undefined }, bodyBytesMax: config.bodyBytesMax };
+    this.#steps = new StartSteps(this.#startSteps(operations, uws, [connectionLimit, regularLog, dashboard]), logger);
+    this.#reload = new Reload({ config, logger, apply: (reloaded) => httpServers.reload(reloaded) });
   }
 
   /** The steps of a start, in order. A stop drains the shards and then undoes these steps in reverse. */
-  #startSteps(): readonly StartStep[] {
+  #startSteps(operations: CounterOperations, uws: LoadedUws, observers: readonly Observer[]): readonly StartStep[] {
     const httpServers = this.#httpServers;
+    const openJournal = journalElsewhere(this.#config);
+    const broker = openJournal && {
+      name: 'broker',
+      run: async (signal: AbortSignal) => {
+        this.#elsewhere = await openJournal(this.#logger, signal);
+        httpServers.limitBodies(this.#elsewhere.bodyBytesMax);
+      },
+    };
     return [
       {
         name: 'data directory',
@@ -190,23 +141,18 @@ export class ServerProcess {
       },
       {
         name: 'HTTP servers',
-        run: () => this.#listen(),
+        run: () => {
+          for (const observer of observers) observer.start();
+          return this.#listen(operations, uws);
+        },
         undo: () => {
-          this.#connectionLimit.close();
-          this.#regularLog.close();
-          this.#dashboard.close();
+          for (const observer of observers) observer.close();
           return httpServers.close();
         },
       },
       // Before the database, so that the threads load their code while the start waits for it.
-      { name: 'shard threads', run: () => this.#makeShards() },
-      {
-        name: 'broker',
-        run: async (signal) => {
-          this.#elsewhere = await openJournalElsewhere(this.#config, this.#logger, signal);
-          httpServers.limitBodies(this.#elsewhere.bodyBytesMax);
-        },
-      },
+      { name: 'shard threads', run: () => this.#makeShards(operations) },
+      ...(broker === undefined ? [] : [broker]),
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
       { name: 'shards', run: () => this.#startShards() },
       { name: 'HTTP threads', run: () => httpServers.listening() },
@@ -234,15 +180,10 @@ export class ServerProcess {
     }
   }
 
-  async #listen(): Promise<void> {
+  async #listen(operations: CounterOperations, uws: LoadedUws): Promise<void> {
     const { host, authTokens, tls } = this.#config;
     const logger = this.#logger;
-    const uws = loadUws();
-    this.#metrics = this.#makeMetrics(uws.version);
-    this.#connectionLimit.start();
-    this.#regularLog.start();
-    this.#dashboard.start();
-    const port = await this.#httpServers.listen(uws);
+    const port = await this.#httpServers.listen(operations);
     const scheme = tls === undefined ? 'http' : 'https';
     logger.info({ host, port }, `Listening on ${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`);
     logger.info({}, `HTTP by ${uws.build}`);
@@ -255,12 +196,12 @@ export class ServerProcess {
     const { dataDir } = this.#config;
     const { nodeId } = started(this.#directory);
     this.#logger.info({ dataDir, nodeId }, `Data directory ${dataDir}`);
-    const { bodyBytesMax } = started(this.#elsewhere);
+    const { bodyBytesMax } = this.#elsewhere;
     for (const warning of configWarnings({ ...this.#config, bodyBytesMax })) this.#logger.warn({}, warning);
-    this.#opened = await this.#database.start(nodeId, signal);
+    this.#opened = await this.#database.start(nodeId, started(this.#supervisor), signal);
   }
 
-  #makeShards(): void {
+  #makeShards(operations: CounterOperations): void {
     const { shards } = this.#config;
     const { nodeId } = started(this.#directory);
     const httpServers = this.#httpServers;
@@ -270,17 +211,16 @@ export class ServerProcess {
       taskOf: () => {
         const { target, databaseId } = started(this.#opened);
         const databaseProblem = this.#database.problem;
-        const [elsewhere, settings] = [this.#elsewhere, this.#config];
         return {
           nodeId,
           databaseUrl: target.url,
           databaseId,
           databaseProblem,
-          ...started(elsewhere).ofShards,
-          settings,
+          ...this.#elsewhere.ofShards,
+          settings: this.#config,
         };
       },
-      httpServers: httpServers.launch(),
+      httpServers: httpServers.launch(operations),
       logger: this.#logger,
       events: {
         admission: (shard, admission) => {
@@ -344,7 +284,7 @@ export class ServerProcess {
   /** Exits at once with code 1. Unflushed increments stay in the journal. */
   abandon(why: string): void {
     const pending = conservation(this.#stats, this.#config.shards).pending + this.#unread;
-    this.#logger.error({ pending }, `Exiting now because of ${why}; ${this.#fateOf(pending)}`);
+    this.#logger.error({ pending }, `Exiting now because of ${why}; ${fateOf(pending, this.#config.journal)}`);
     this.end(1);
   }
 
@@ -366,54 +306,21 @@ export class ServerProcess {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
     await this.#httpServers.drain();
     const left = (await this.#supervisor?.drain()) ?? [];
-    return this.#report(left);
-  }
-
-  #report(left: readonly PendingRange[]): number {
-    const balance = conservation(this.#stats, this.#config.shards);
-    const isMemory = this.#config.journal === 'memory';
-    // With the memory journal, increments that were lost with a shard count too.
-    const known = this.#unread + (isMemory ? balance.lost : 0);
-    const pending = left.reduce((total, { increments = 0 }) => total + increments, known);
-    const isLost = balance.lost > 0 && !isMemory;
-    if (isLost) {
-      const isShared = isSharedJournal(this.#config.journal);
-      const why = isShared ? 'the database has gone back to an earlier state' : 'a sync of the journal failed';
-      const what = `${balance.lost} acknowledged increments are lost, because ${why}; exiting with code 1`;
-      this.#logger.error({ ...balance }, what);
-    }
-    if (balance.rejected > 0) {
-      const advice = 'list them with `npm run journal -- rejected`; exiting with code 1';
-      this.#logger.error({ ...balance }, `${rejectedSentence(balance.rejected)} and not counted; ${advice}`);
-    }
-    if (left.length === 0 && pending === 0) {
-      const what = balance.rejected > 0 || isLost ? 'Everything else' : 'Everything';
-      const where = this.#config.role === 'ingest' ? 'in the journal, for a roll-up' : 'committed';
-      this.#logger.info({ ...balance }, `${what} that was acknowledged is ${where}`);
-    } else {
-      const unread = left.filter(({ throughLsn }) => throughLsn === undefined).length;
-      const earlier = unread === 0 ? '' : `, besides ${unread} unread ${unread === 1 ? 'stream' : 'streams'}`;
-      const fields = { ranges: left, pending, flushed: balance.flushed, reason: this.#availability.lastReason };
-      if (isMemory) this.#logger.error(fields, this.#fateOf(pending));
-      else this.#logger.warn(fields, this.#fateOf(pending) + earlier);
-    }
-    if (balance.difference !== 0) {
-      this.#logger.error({ ...balance }, 'Increments do not add up at shutdown because of a bug; exiting with code 70');
-      return 70;
-    }
-    return balance.rejected > 0 || isLost || (isMemory && (left.length > 0 || pending > 0)) ? 1 : 0;
+    const { journal, role, shards } = this.#config;
+    return reportStop({
+      journal,
+      role,
+      logger: this.#logger,
+      balance: conservation(this.#stats, shards),
+      left,
+      unread: this.#unread,
+      databaseReason: this.#availability.lastReason,
+    });
   }
 
   /** Acknowledged increments in the journals of shards that ended and have not recovered since. */
   get #unread(): number {
     return this.#supervisor?.unread ?? 0;
-  }
-
-  #fateOf(pending: number): string {
-    const { journal } = this.#config;
-    if (journal === 'memory') return `${pending} acknowledged increments are lost`;
-    const whom = isSharedJournal(journal) ? 'any server that flushes it' : 'the next start';
-    return `${pending} acknowledged increments stay in the journal for ${whom}`;
   }
 
   /** A failure that this process cannot repair: refuses increments, closes everything, exits. */
@@ -424,7 +331,7 @@ export class ServerProcess {
     process.stderr.write(`summing-counters: ${reason}\n`);
     this.#logger.error({}, reason);
     const { pending } = conservation(this.#stats, this.#config.shards);
-    if (pending > 0) this.#logger.error({ pending }, this.#fateOf(pending));
+    if (pending > 0) this.#logger.error({ pending }, fateOf(pending, this.#config.journal));
     this.#state = 'ended';
     void this.#steps.undo().then(() => {
       this.#exit(exitCode);

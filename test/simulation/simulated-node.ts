@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { ServerOperations } from '#product/server/server-operations.js';
+import { readinessOf } from '#product/server/server-readiness.js';
 import { boundSentences } from '#product/config/bound-sentences.js';
 import { readConfig } from '#product/config/config.js';
 import type { Refusal } from '#product/core/bounds.js';
@@ -188,20 +189,29 @@ export class SimulatedNode {
       handedOver: new HandedOverStreams(),
       waiting: new Map(),
     }));
+    const store = {
+      available: () => world.database.network === 'fine',
+      readCounters: (keys: readonly Uint8Array[], streams: readonly string[]) => this.#readCounters(keys, streams),
+      list: () => Promise.reject(new CounterError('database-unavailable', 'Nothing is listed here.')),
+    };
+    const role = settings.shared?.role ?? 'serve';
+    const readiness = (): Readiness =>
+      readinessOf({
+        store: () => store,
+        supervisor: () => this,
+        refusal: () => this.#refusal ?? this.#router.refusalOfNew(512),
+        boundSentences: boundSentences(readConfig({})),
+        flushing: () => true,
+        rejected: () => 0,
+        refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
+        role,
+      });
     this.#operations = new ServerOperations({
-      store: () => ({
-        available: () => world.database.network === 'fine',
-        readCounters: (keys, streams) => this.#readCounters(keys, streams),
-        list: () => Promise.reject(new CounterError('database-unavailable', 'Nothing is listed here.')),
-      }),
+      store: () => store,
       deletes: () => undefined,
       supervisor: () => this,
-      refusal: () => this.#refusal ?? this.#router.refusalOfNew(512),
-      boundSentences: boundSentences(readConfig({})),
-      flushing: () => true,
-      rejected: () => 0,
-      refusesIdempotent: () => statTotal(this.#stats, shards, STAT.idempotentRefused) > 0,
-      role: settings.shared?.role ?? 'serve',
+      role,
+      readiness,
       metrics: () => Promise.resolve(''),
       dashboard: () => Promise.resolve({ text: '', through: 0 }),
     });

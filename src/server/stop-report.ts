@@ -1,0 +1,60 @@
+/** What the log says of the increments when a process ends. Main thread. */
+import { isSharedJournal, type Config, type JournalKind } from '../config/config.js';
+import type { Logger } from '../core/logger.js';
+import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
+import type { conservation } from '../shard-worker/protocol/stats.js';
+import { rejectedSentence } from './server-readiness.js';
+
+/** What a drain has come to. */
+export interface StopReport extends Pick<Config, 'journal' | 'role'> {
+  readonly logger: Logger;
+  readonly balance: ReturnType<typeof conservation>;
+  /** What stays in the journals. */
+  readonly left: readonly PendingRange[];
+  /** Acknowledged increments in the journals of shards that ended and have not recovered since. */
+  readonly unread: number;
+  /** Why the database was last unavailable. */
+  readonly databaseReason: string;
+}
+
+/** Logs it. Returns the exit code. */
+export function reportStop({ journal, role, logger, balance, left, unread, databaseReason }: StopReport): number {
+  const isMemory = journal === 'memory';
+  // With the memory journal, increments that were lost with a shard count too.
+  const known = unread + (isMemory ? balance.lost : 0);
+  const pending = left.reduce((total, { increments = 0 }) => total + increments, known);
+  const isLost = balance.lost > 0 && !isMemory;
+  if (isLost) {
+    const isShared = isSharedJournal(journal);
+    const why = isShared ? 'the database has gone back to an earlier state' : 'a sync of the journal failed';
+    const what = `${balance.lost} acknowledged increments are lost, because ${why}; exiting with code 1`;
+    logger.error({ ...balance }, what);
+  }
+  if (balance.rejected > 0) {
+    const advice = 'list them with `npm run journal -- rejected`; exiting with code 1';
+    logger.error({ ...balance }, `${rejectedSentence(balance.rejected)} and not counted; ${advice}`);
+  }
+  if (left.length === 0 && pending === 0) {
+    const what = balance.rejected > 0 || isLost ? 'Everything else' : 'Everything';
+    const where = role === 'ingest' ? 'in the journal, for a roll-up' : 'committed';
+    logger.info({ ...balance }, `${what} that was acknowledged is ${where}`);
+  } else {
+    const streams = left.filter(({ throughLsn }) => throughLsn === undefined).length;
+    const earlier = streams === 0 ? '' : `, besides ${streams} unread ${streams === 1 ? 'stream' : 'streams'}`;
+    const fields = { ranges: left, pending, flushed: balance.flushed, reason: databaseReason };
+    if (isMemory) logger.error(fields, fateOf(pending, journal));
+    else logger.warn(fields, fateOf(pending, journal) + earlier);
+  }
+  if (balance.difference !== 0) {
+    logger.error({ ...balance }, 'Increments do not add up at shutdown because of a bug; exiting with code 70');
+    return 70;
+  }
+  return balance.rejected > 0 || isLost || (isMemory && (left.length > 0 || pending > 0)) ? 1 : 0;
+}
+
+/** What becomes of increments that a process leaves pending. */
+export function fateOf(pending: number, journal: JournalKind): string {
+  if (journal === 'memory') return `${pending} acknowledged increments are lost`;
+  const whom = isSharedJournal(journal) ? 'any server that flushes it' : 'the next start';
+  return `${pending} acknowledged increments stay in the journal for ${whom}`;
+}
