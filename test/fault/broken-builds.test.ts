@@ -20,10 +20,10 @@ const cases: readonly BrokenCase[] = [
     mistakes: [
       {
         file: 'shard-worker/thread/group-commit.js',
-        from: 'lsn = this.#target.append(records, taken[0]?.heardTime);',
+        from: 'lsn = this.#target.append(records, heardTime);',
         to: `this.#succeed(taken, refusals); taken = []; refusals = [];
              Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
-             lsn = this.#target.append(records, taken[0]?.heardTime);`,
+             lsn = this.#target.append(records, heardTime);`,
       },
     ],
     options: { database: 'given', killDatabase: false, serverKillsLeast: 4 },
