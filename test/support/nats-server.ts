@@ -9,6 +9,8 @@ import { freePort } from './free-port.js';
 const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin`;
 /** Output that is kept for a failure, in characters. */
 const OUTPUT_MAX = 20_000;
+/** The exit code of a program in Go after a panic. */
+const GO_PANIC = 2;
 
 /** Why a test with NATS must be skipped on this machine, or false. In continuous integration it must not. */
 export function natsServerMissing(): string | false {
@@ -55,7 +57,10 @@ export class NatsServer {
     return this.#child?.pid;
   }
 
-  /** Starts the process; settles when it listens. `configuration`: for this time in place of its own. */
+  /**
+   * Starts the process; settles when it listens. `configuration`: for this time in place of its own. One that panics is started again,
+   * as a service manager would: 2.9 reads a message of a stream that is just being made through a nil pointer.
+   */
   async start(configuration = this.#configuration): Promise<void> {
     const file = join(this.directory, 'server.conf');
     const lines = [
@@ -78,6 +83,11 @@ export class NatsServer {
         this.#output = (this.#output + chunk.toString()).slice(-OUTPUT_MAX);
         if (this.#output.includes('Server is ready')) resolve();
       });
+    });
+    child.once('exit', (code) => {
+      if (code !== GO_PANIC) return;
+      console.error(this.#output);
+      this.start(configuration).catch(console.error);
     });
   }
 
