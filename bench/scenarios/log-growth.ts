@@ -11,8 +11,8 @@ import { parseArgs } from 'node:util';
 import { Turns } from '#product/core/turns.js';
 import { PRUNE_LOG } from '#product/db/log-statements.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
-import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
-import { GroupEncoder } from '#product/shard-worker/journal/postgres/log-records.js';
+import { PostgresLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import { GroupEncoder } from '#product/shard-worker/journal/postgres/postgres-records.js';
 import { RECORD_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import { incrementEntries } from '../../test/support/record-entries.js';
 import { startBenchPostgres, type BenchDatabase } from '../processes/bench-postgres.js';
@@ -75,10 +75,9 @@ async function measure(database: BenchDatabase, hour: Hour): Promise<void> {
   await connection.query({ text: 'select pg_reload_conf()' });
   const open = (): ShardConnection => new ShardConnection(target, { applicationName: 'benchmark' });
   const [appends, flushes, pruner] = [open(), open(), open()];
-  const log = new PostgresIncrementLog(appends, flushes, new Turns(), {
-    node: randomUUID(),
-    shard: 0,
-    flusher: randomUUID(),
+  const log = new PostgresLog({
+    ...{ statements: appends, flushes, flushTurns: new Turns() },
+    owner: { node: randomUUID(), shard: 0, flusher: randomUUID() },
   });
   const { stream, appendEpoch, time } = await log.begin(randomUUID());
   const encoder = new GroupEncoder();

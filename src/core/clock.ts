@@ -28,6 +28,13 @@ export const systemClock: Clock = {
   },
 };
 
+/** Resolves after `ms` on a clock. Does not keep the process alive until then. */
+export function pauseOn(clock: Pick<Clock, 'schedule'>, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    clock.schedule(ms, resolve);
+  });
+}
+
 /** Resolves after `ms` on the clock of the machine. Keeps the process alive until then. */
 export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
-import { GroupEncoder } from '#product/shard-worker/journal/postgres/log-records.js';
+import { GroupEncoder } from '#product/shard-worker/journal/postgres/postgres-records.js';
 import type { ControlMessage } from '#product/shard-worker/protocol/control-messages.js';
 import { connectTo } from '../support/database.js';
 import { eventually } from '../support/eventually.js';

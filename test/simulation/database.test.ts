@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { encodeKeys, IdempotentArrayEncoder, SumArrayEncoder } from '#product/db/binary-array.js';
 import * as log from '#product/db/log-statements.js';
+import * as streams from '#product/db/stream-statements.js';
 import * as session from '#product/db/session-statements.js';
 import * as sql from '#product/db/statements.js';
 import * as upkeep from '#product/db/upkeep-statements.js';
@@ -496,7 +497,7 @@ function appendOf(epoch: unknown, lsn: number): readonly unknown[] {
 async function begin(client: Client): Promise<unknown> {
   await client.run(sql.BEGIN_TAKING);
   await client.run(sql.LOCK_PRUNED_BEFORE);
-  const [row] = await client.run(log.BEGIN_STREAM, [STREAM, 'node', 0, null]);
+  const [row] = await client.run(streams.BEGIN_STREAM, [STREAM, 'node', 0, null]);
   await client.run(sql.COMMIT_TAKING);
   return row?.['append_epoch'];
 }
@@ -505,20 +506,20 @@ async function begin(client: Client): Promise<unknown> {
 async function adopt(client: Client): Promise<Row> {
   await client.run(sql.BEGIN_TAKING);
   await client.run(sql.LOCK_PRUNED_BEFORE);
-  await client.run(log.LOCK_STREAM, [STREAM]);
+  await client.run(streams.LOCK_STREAM, [STREAM]);
   await client.run(sql.LOCK_CHECKPOINT, [STREAM]);
-  const [row] = await client.run(log.ADOPT_STREAM, [STREAM, 'roll-up']);
+  const [row] = await client.run(streams.ADOPT_STREAM, [STREAM, 'roll-up']);
   assert.ok(row !== undefined);
   return row;
 }
 
-test('the model knows every statement of the postgres journal', async () => {
-  const texts = Object.values(log).filter((text) => typeof text === 'string');
+test('the model knows every statement of journals that others can reach', async () => {
+  const texts = [...Object.values(log), ...Object.values(streams)];
   for (const text of texts) {
     const bench = new Bench();
     const client = await bench.connect();
     const isAppend = text === log.APPEND || text === log.APPEND_IDEMPOTENT;
-    await client.run(text, isAppend ? appendOf(1, 1) : text === log.END_LIFE ? [[]] : [[], [], 1, null]);
+    await client.run(text, isAppend ? appendOf(1, 1) : text === streams.END_LIFE ? [[]] : [[], [], 1, null]);
   }
 });
 
@@ -555,7 +556,7 @@ test('a retirement sees the log as it was before it waited, but the fence as it 
   const { epoch, append_epoch } = await adopt(rollUp);
   await rollUp.run(sql.COMMIT_TAKING);
   await adopt(other);
-  const retirement = rollUp.send(log.RETIRE_LOG_STREAM, [STREAM, epoch, 0, append_epoch]);
+  const retirement = rollUp.send(streams.RETIRE_LOG_STREAM, [STREAM, epoch, 0, append_epoch]);
   await bench.pass(1000);
   assert.equal(retirement.isSettled, false);
   await other.run(sql.COMMIT_TAKING);
@@ -568,13 +569,13 @@ test('a touch takes accepted_through of the writer over only at the end of the j
   const [writer, rollUp] = [await bench.connect(), await bench.connect()];
   const appendEpoch = await begin(writer);
   const word = Math.floor(bench.database.clock.now() / 1000) - 1;
-  await writer.run(log.GIVE_WORD, [STREAM, appendEpoch, word]);
+  await writer.run(streams.GIVE_WORD, [STREAM, appendEpoch, word]);
   await writer.run(log.APPEND, appendOf(appendEpoch, 1));
   const { epoch } = bench.row;
-  await rollUp.run(log.TOUCH_STREAM, [STREAM, epoch, 0]);
+  await rollUp.run(streams.TOUCH_LOG_STREAM, [STREAM, epoch, 0]);
   assert.equal(bench.row.acceptedThrough, NEVER);
   await rollUp.run(sql.FLUSH, flushOf(epoch, 0, 1, 0));
-  await rollUp.run(log.TOUCH_STREAM, [STREAM, epoch, 1]);
+  await rollUp.run(streams.TOUCH_LOG_STREAM, [STREAM, epoch, 1]);
   assert.equal(bench.row.acceptedThrough, 1000 * word);
 });
 

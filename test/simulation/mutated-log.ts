@@ -1,7 +1,7 @@
 /** The log with the bugs of {@link SharedMutations} between it and its shard. */
 import type { JournalRecord } from '#product/shard-worker/journal/journal.js';
-import type { IncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
-import { LogWriter, type AppendOutcome } from '#product/shard-worker/journal/postgres/log-writer.js';
+import type { IncrementLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import { postgresWriter, type LogOutcome } from '#product/shard-worker/journal/postgres/postgres-transport.js';
 import type { TakenLogStream } from '#product/shard-worker/journal/stream-log.js';
 import type { Mutations } from './mutations.js';
 import { overridden } from './overridden.js';
@@ -39,7 +39,7 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
     return row === undefined ? undefined : String(row.epoch);
   };
   const mutated: IncrementLog = overridden(log, {
-    makeWriter: (begun, deps) => new LogWriter(begun, { ...deps, incrementLog: mutated }),
+    makeWriter: (begun, deps) => postgresWriter(begun, mutated, deps),
     async begin(stream) {
       try {
         return await log.begin(stream);
@@ -86,7 +86,7 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
   return mutated;
 }
 
-function mutateOutcome(outcome: AppendOutcome, mutations: Mutations): AppendOutcome {
+function mutateOutcome(outcome: LogOutcome, mutations: Mutations): LogOutcome {
   if (mutations.duplicateIsRefused === true && outcome.kind === 'present') return { kind: 'fenced' };
   if (mutations.gapIsFence === true && outcome.kind === 'gap') return { kind: 'fenced' };
   if (mutations.unknownIsRefused === true && outcome.kind === 'unknown')

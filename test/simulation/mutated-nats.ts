@@ -2,7 +2,8 @@
 import type { Checkpoint, Lsn } from '#product/core/checkpoint.js';
 import type { Clock } from '#product/core/clock.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
-import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
+import { decodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
+import { isFence } from '#product/shard-worker/journal/nats/nats-message.js';
 import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { beginBeforeRow, refusing } from './mutated-writer.js';

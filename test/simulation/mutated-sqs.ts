@@ -2,9 +2,9 @@
 import { crc32 } from 'node:zlib';
 import type { Lsn } from '#product/core/checkpoint.js';
 import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
-import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/message-format.js';
+import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import type { SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
-import { SqsWriter } from '#product/shard-worker/journal/sqs/sqs-writer.js';
+import { sqsWriter } from '#product/shard-worker/journal/sqs/sqs-transport.js';
 import type { QueueLog, StreamWriter, StreamWriterDeps } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { beginBeforeRow, isInDoubt, refusing } from './mutated-writer.js';
@@ -158,10 +158,10 @@ export class MutatedSqsLog {
         return (...args: Parameters<StreamWriter['append']>) =>
           current.append(...args).catch((error: unknown) => {
             if (isInDoubt(error) && !current.isOver)
-              current = new SqsWriter(stream, appendEpoch, current.endLsn, {
-                ...deps,
-                ...{ queue: appends, origin: owner, uptime, times },
-              });
+              current = sqsWriter(
+                { stream, appendEpoch, lsn: current.endLsn },
+                { ...deps, ...{ queue: appends, origin: owner, uptime, times } },
+              );
             throw error;
           });
       },

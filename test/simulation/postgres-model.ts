@@ -24,11 +24,11 @@ import { LockTable } from './database/locks.js';
 import { otherStatements } from './database/other-statements.js';
 import { logOwnerStatements } from './database/log-owner-statements.js';
 import { APPENDS, logWriterStatements } from './database/log-writer-statements.js';
-import { natsStreamStatements } from './database/nats-stream-statements.js';
+import { elsewhereStreamStatements } from './database/elsewhere-stream-statements.js';
 import { FLUSHES, ownerStatements } from './database/owner-statements.js';
 import { prunerStatements } from './database/pruner-statements.js';
 import { SimulatedSession } from './database/session.js';
-import { sqsStreamStatements } from './database/sqs-stream-statements.js';
+import { setAsideStatements } from './database/set-aside-statements.js';
 import { newEpoch, type Plan, rowLock, type Server, type StatementMeaning } from './database/statement.js';
 import { add, copyTables, newTables, type Tables, type UncoveredRow } from './database/tables.js';
 import { takingStatements } from './database/taking-statements.js';
@@ -56,8 +56,8 @@ const MEANINGS: ReadonlyMap<string, StatementMeaning> = new Map([
   ...prunerStatements,
   ...logWriterStatements,
   ...logOwnerStatements,
-  ...natsStreamStatements,
-  ...sqsStreamStatements,
+  ...elsewhereStreamStatements,
+  ...setAsideStatements,
   ...otherStatements,
 ]);
 

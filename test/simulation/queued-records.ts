@@ -3,7 +3,7 @@
  * the queue's retention, may have taken.
  */
 import type { QueueMessage } from './simulated-queue.js';
-import { decodeQueueMessage, type QueueRecords } from '#product/shard-worker/journal/sqs/message-format.js';
+import { decodeQueueMessage, type QueueRecords } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import type { ClientRequest } from './expectations.js';
 
 interface SentStream {

@@ -22,7 +22,7 @@ import { NatsLog, type NatsLogDeps } from '#product/shard-worker/journal/nats/na
 import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsLog, type SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
-import { PostgresIncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
+import { PostgresLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import { ShardContext, type ShardDeps } from '#product/shard-worker/thread/shard-context.js';
 import { DirectoryStreams } from '#product/shard-worker/thread/streams/directory-streams.js';
@@ -177,7 +177,7 @@ export class ShardThread {
         : nats !== undefined
           ? this.#makeNatsLog(logDeps, nats)
           : mutateIncrementLog(
-              new PostgresIncrementLog(statements, flushes, flushTurns, owner),
+              new PostgresLog({ statements, flushes, flushTurns, owner }),
               world.mutations,
               world.database,
             );

@@ -5,7 +5,8 @@
  */
 import { JournalError } from '#product/core/errors.js';
 import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
-import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
+import { decodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
+import { isFence } from '#product/shard-worker/journal/nats/nats-message.js';
 import type { Role } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { POISON_PREFIX } from './database/values.js';
 import { rowLock } from './database/statement.js';

@@ -34,7 +34,7 @@ import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 import type { NatsLogIntervals } from '#product/shard-worker/journal/nats/nats-log.js';
-import type { SqsWriterTimes } from '#product/shard-worker/journal/sqs/sqs-writer.js';
+import type { SqsWriterTimes } from '#product/shard-worker/journal/sqs/sqs-transport.js';
 import type { Role, SharedStreamsIntervals } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { Channel } from './channel.js';
 import { Violation, type Attempt } from './expectations.js';

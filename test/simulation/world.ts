@@ -14,7 +14,8 @@ import {
   RECORD_OFFSET,
 } from '#product/shard-worker/protocol/record-layout.js';
 import type { BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
-import { decodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
+import { decodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
+import { isFence } from '#product/shard-worker/journal/nats/nats-message.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { Expectations, Violation, type ClientRequest, type Part } from './expectations.js';
 import type { Mutations } from './mutations.js';

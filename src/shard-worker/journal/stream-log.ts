@@ -8,7 +8,7 @@
 import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
 import type { JournalRecord, RecordBytes } from './journal.js';
-import type { IncrementsAfter } from './stream-backlog.js';
+import type { IncrementsAfter } from './shared/stream-backlog.js';
 
 /** Whose streams these are, kept in their rows. */
 export interface LogOwner {
@@ -130,7 +130,7 @@ export interface StreamWriter {
   beat?(time: DatabaseTime): Promise<Lsn>;
 
   /** A record is due although nothing was accepted. Undefined: every few seconds while the database is unavailable. */
-  readonly isBeatDue?: boolean;
+  readonly isBeatDue?: boolean | undefined;
 }
 
 /** The log of one shard, as the writer of a stream uses it, and whoever flushes one. */

@@ -26,7 +26,7 @@ import { NatsBroker } from '../journal/nats/nats-broker.js';
 import { NatsLog, type NatsLogDeps } from '../journal/nats/nats-log.js';
 import { SqsLog } from '../journal/sqs/sqs-log.js';
 import { SqsQueue } from '../journal/sqs/sqs-queue.js';
-import { PostgresIncrementLog } from '../journal/postgres/increment-log.js';
+import { PostgresLog } from '../journal/postgres/postgres-log.js';
 import { shardHistogram, statsRow } from '../protocol/stats.js';
 import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/control-messages.js';
 import { earlyFlush } from './flush/early-flush.js';
@@ -192,7 +192,7 @@ function sharedLogOf(
       uptime,
       groupBytesMax: sqs.groupBytesMax,
     });
-  return new PostgresIncrementLog(deps.statements, deps.flushes, deps.flushTurns, deps.owner);
+  return new PostgresLog(deps);
 }
 
 function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {

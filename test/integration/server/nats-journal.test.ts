@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { jetstream, jetstreamManager, StorageType } from '@nats-io/jetstream';
 import { connect } from '@nats-io/transport-node';
-import { emptyRecord, encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
+import { emptyRecord, encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { increment, problemCode, send } from '../../support/http.js';

@@ -4,8 +4,8 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
-import { emptyRecord } from '#product/shard-worker/journal/nats/message-format.js';
-import { encodeQueueMessage, type QueueMessageFacts } from '#product/shard-worker/journal/sqs/message-format.js';
+import { emptyRecord } from '#product/shard-worker/journal/shared/message-format.js';
+import { encodeQueueMessage, type QueueMessageFacts } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { incrementRecord } from '../../support/journal-fixtures.js';

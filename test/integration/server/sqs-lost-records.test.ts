@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { test } from 'node:test';
-import { encodeQueueMessage } from '#product/shard-worker/journal/sqs/message-format.js';
+import { encodeQueueMessage } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import { createTestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
 import { runJournalCommand } from '../../support/journal-command.js';

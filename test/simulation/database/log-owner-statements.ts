@@ -1,5 +1,6 @@
 /** The statements of those who flush streams of the postgres journal, and the pruning of the log. */
-import * as sql from '#product/db/log-statements.js';
+import * as log from '#product/db/log-statements.js';
+import * as sql from '#product/db/stream-statements.js';
 import { encodeBytes, encodeDoubles, encodeTexts } from '../binary-arrays.js';
 import {
   columnsOf,
@@ -19,24 +20,24 @@ import { type Row, secondsOf } from './values.js';
 
 /** By text. */
 export const logOwnerStatements: readonly (readonly [string, StatementMeaning])[] = [
-  [sql.SURVEY_STREAMS, (context) => surveyOf(context, 'postgres')],
+  [sql.SURVEY_STREAMS, surveyStreams],
   [sql.LOCK_STREAM, lockStream],
   [sql.ADOPT_STREAM, adoptStream],
   [sql.TAKE_FLUSHES, takeFlushes],
   [sql.RELEASE_STREAM, releaseStream],
-  [sql.READ_LOG, readLog],
-  [sql.TOUCH_STREAM, touchStream],
+  [log.READ_LOG, readLog],
+  [sql.TOUCH_LOG_STREAM, touchStream],
   [sql.RETIRE_LOG_STREAM, retireLogStream],
-  [sql.PRUNE_LOG, pruneLog],
-  [sql.PRUNE_HEARTBEATS, pruneHeartbeats],
-  [sql.PRUNE_LOG_TOMBSTONES, pruneLogTombstones],
+  [log.PRUNE_LOG, pruneLog],
+  [log.PRUNE_HEARTBEATS, pruneHeartbeats],
+  [log.PRUNE_LOG_TOMBSTONES, pruneLogTombstones],
 ];
 
 /** In ms of the clock of the database. */
 const ALIVE_MS = 6000;
 
 /** All streams of a journal that are not retired. Those of the postgres journal have a row in journal_streams. */
-export function surveyOf({ server, transaction }: StatementContext, journal: 'postgres' | 'nats'): Plan {
+function surveyStreams({ server, transaction, values: [journal] }: StatementContext): Plan {
   const run = (): Row[] => {
     const { checkpoints, streams, heartbeats } = server.tables;
     const isAlive = (id: string | undefined): boolean =>

@@ -1,5 +1,6 @@
 /** The statements of those who write streams of the postgres journal. */
-import * as sql from '#product/db/log-statements.js';
+import * as log from '#product/db/log-statements.js';
+import * as sql from '#product/db/stream-statements.js';
 import { decodeBytes, decodeIntegers, decodeTexts } from '../binary-arrays.js';
 import {
   columnsOf,
@@ -16,15 +17,15 @@ import { newRow } from './taking-statements.js';
 import { refusal, type Row, secondsOf } from './values.js';
 
 /** The statements that append a group. */
-export const APPENDS: readonly string[] = [sql.APPEND, sql.APPEND_IDEMPOTENT];
+export const APPENDS: readonly string[] = [log.APPEND, log.APPEND_IDEMPOTENT];
 
 /** By text. */
 export const logWriterStatements: readonly (readonly [string, StatementMeaning])[] = [
   [sql.BEGIN_STREAM, beginStream],
-  [sql.APPEND, append],
-  [sql.APPEND_IDEMPOTENT, append],
-  [sql.LAST_LSN, lastLsn],
-  [sql.AWAIT_STANDBY, awaitStandby],
+  [log.APPEND, append],
+  [log.APPEND_IDEMPOTENT, append],
+  [log.LAST_LSN, lastLsn],
+  [log.AWAIT_STANDBY, awaitStandby],
   [sql.ASK_STREAM, askStream],
   [sql.SHOW_LIFE, showLife],
   [sql.END_LIFE, endLife],
@@ -156,8 +157,10 @@ function askStream({ transaction, values }: StatementContext): Plan {
   const [stream] = values as [string];
   const run = (): Row[] => {
     const row = transaction.checkpoint(stream);
-    if (row === undefined || !isOpen(row)) return [];
-    return [{ lsn: String(row.lsn), epoch: String(row.epoch), database_time: secondsOf(transaction.beganAt) }];
+    if (row === undefined) return [];
+    const { lsn, epoch } = row;
+    const database_time = secondsOf(transaction.beganAt);
+    return [{ lsn: String(lsn), epoch: String(epoch), open: isOpen(row), database_time }];
   };
   return { run };
 }

@@ -1,6 +1,6 @@
 /** A process of a walk, which follows the protocol in the simplest way: it has none of the product's parts but its statements. */
 import pg from 'pg';
-import * as log from '#product/db/log-statements.js';
+import { ASK_STREAM } from '#product/db/stream-statements.js';
 import * as owner from '#product/db/statements.js';
 import type { SimulatedSession } from '../database/session.js';
 import type { Row } from '../database/values.js';
@@ -183,7 +183,8 @@ export abstract class WalkProcess<World extends WalkWorld = WalkWorld> {
 
   /** A bug of those who flush: the time of the database stands for what the writer has heard. */
   protected async touchWithTime(session: SimulatedSession, stream: string, { epoch, lsn }: Position): Promise<void> {
-    const [open] = await session.query<Row>({ text: log.ASK_STREAM, values: [stream] });
+    const [row] = await session.query<Row>({ text: ASK_STREAM, values: [stream] });
+    const open = row?.['open'] === true ? row : undefined;
     const values = [stream, epoch, lsn, textOfSeconds(Number(open?.['database_time'] ?? 0))];
     await session.query<Row>({ text: owner.TOUCH_CHECKPOINT, values });
   }

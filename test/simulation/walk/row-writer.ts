@@ -5,7 +5,7 @@
  * no stream → making its row (no reply: without it) → opening record → writing → the stream is left: no stream
  * ```
  */
-import { ASK_STREAM } from '#product/db/log-statements.js';
+import { ASK_STREAM } from '#product/db/stream-statements.js';
 import * as owner from '#product/db/statements.js';
 import type { SimulatedSession } from '../database/session.js';
 import type { Row } from '../database/values.js';
@@ -140,10 +140,10 @@ export abstract class RowWriter<World extends WalkWorld, Own extends RowStream> 
 
   /** Whether the row is open. A writer that has begun makes no row; one that has never seen it waits for it. */
   protected async ask(session: SimulatedSession, own: Own): Promise<void> {
-    const [open] = await session.query<Row>({ text: ASK_STREAM, values: [own.name] });
+    const [asked] = await session.query<Row>({ text: ASK_STREAM, values: [own.name] });
     if (this.life.isOver) return;
-    if (open !== undefined) {
-      this.hear(open['database_time']);
+    if (asked?.['open'] === true) {
+      this.hear(asked['database_time']);
       own.isCovered = true;
       return;
     }

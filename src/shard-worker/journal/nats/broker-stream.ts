@@ -7,7 +7,7 @@ import type { StreamConfig, StreamInfo } from '@nats-io/jetstream';
 import { sizeText } from '../../../config/setting-text.js';
 import { JournalError, reasonOf, StartError } from '../../../core/errors.js';
 import type { NatsSettings } from '../../protocol/control-messages.js';
-import { bodyBytesMaxOf, groupBytesMaxOf, payloadBytesFor } from './message-format.js';
+import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './nats-message.js';
 import { connectToNats, type NatsSession } from './nats-broker.js';
 
 /** Least limit of a message: a batch of small requests has up to 64 KiB. */
@@ -124,7 +124,7 @@ function sizeProblems(payloadBytes: number, bodyBytes: number): readonly string[
   if (bodyBytes <= fits) return [];
   return [
     `MAX_BODY_BYTES is ${sizeText(bodyBytes)}, but a message of the broker, ${sizeText(payloadBytes)}, holds the record of ` +
-      `a body of ${fits} bytes at most; set at most that, or raise max_payload to ${payloadBytesFor(bodyBytes)}.`,
+      `a body of ${fits} bytes at most; set at most that, or raise max_payload to ${messageBytesFor(bodyBytes)}.`,
   ];
 }
 

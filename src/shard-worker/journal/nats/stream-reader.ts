@@ -22,7 +22,8 @@ import type { Clock } from '../../../core/clock.js';
 import type { JournalError } from '../../../core/errors.js';
 import type { JournalRecord } from '../journal.js';
 import type { Broker, BrokerMessage } from './broker.js';
-import { decodedOr, isFence } from './message-format.js';
+import { decodedOr } from '../shared/message-format.js';
+import { FENCE, isFence } from './nats-message.js';
 import type { PurgeSchedule } from './purge-schedule.js';
 
 /** Messages that are read at a time. */
@@ -34,7 +35,6 @@ const NEAR_SEQUENCES = 64;
 const SEARCH_MESSAGES_MAX = 50;
 /** Most fences that one read publishes: each follows a record that came in between. */
 const FENCES_MAX = 2;
-const FENCE = new Uint8Array(0);
 
 /** What the reader needs. */
 export interface StreamReaderDeps {

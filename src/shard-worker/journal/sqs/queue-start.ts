@@ -7,7 +7,7 @@
 import { sizeText } from '../../../config/setting-text.js';
 import { causesOf, reasonOf, StartError } from '../../../core/errors.js';
 import type { SqsSettings } from '../../protocol/control-messages.js';
-import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './message-format.js';
+import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './sqs-message.js';
 import { connectToSqs, sqsUnavailable, statusOf } from './sqs-queue.js';
 
 const REQUEST_TIMEOUT_MS = 5000;

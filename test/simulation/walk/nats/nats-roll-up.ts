@@ -9,7 +9,7 @@
  * ```
  */
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
-import * as log from '#product/db/log-statements.js';
+import * as streams from '#product/db/stream-statements.js';
 import * as owner from '#product/db/statements.js';
 import type { SimulatedSession } from '../../database/session.js';
 import type { CheckpointRow } from '../../database/tables.js';
@@ -123,7 +123,7 @@ export class NatsRollUp extends RollUp<NatsWorld, Held> {
       const values = this.rowOf(stream, 'nats', anyRecordMakesRow === true ? (first?.firstLsn ?? 1) - 1 : 0);
       if ((isMissing && !begins) || (isRetired && !goesOn)) return [];
       how = isMissing ? 'makes' : isRetired ? 'opens' : 'takes';
-      return isMissing ? run(owner.MAKE_CHECKPOINT, values) : run(log.TAKE_FLUSHES, [stream, null]);
+      return isMissing ? run(owner.MAKE_CHECKPOINT, values) : run(streams.TAKE_FLUSHES, [stream, null]);
     });
     if (row !== undefined) this.#hold(stream, row, how, messages);
   }

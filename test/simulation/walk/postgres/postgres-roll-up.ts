@@ -2,7 +2,8 @@
  * A process that flushes streams of the postgres journal that others write, in the simplest way that follows the protocol. It
  * reads a log only after the commit that took it. Only a stream that it has adopted itself it ends.
  */
-import * as sql from '#product/db/log-statements.js';
+import * as log from '#product/db/log-statements.js';
+import * as sql from '#product/db/stream-statements.js';
 import { decodeTexts } from '../../binary-arrays.js';
 import type { SimulatedSession } from '../../database/session.js';
 import type { Row } from '../../database/values.js';
@@ -60,7 +61,7 @@ export class PostgresRollUp extends RollUp<WalkWorld, Held> {
   /** Heartbeats are a hint only: it takes any stream, most of the time one without them. */
   async #takeAny(session: SimulatedSession): Promise<void> {
     const { random } = this.world;
-    const all = await session.query<Row>({ text: sql.SURVEY_STREAMS });
+    const all = await session.query<Row>({ text: sql.SURVEY_STREAMS, values: ['postgres'] });
     const free = all.filter((row) => !this.held.has(String(row['stream'])));
     if (free.length === 0) return;
     const silent = free.filter((row) => row['is_owned'] === false);
@@ -81,7 +82,7 @@ export class PostgresRollUp extends RollUp<WalkWorld, Held> {
         return isOver ? [] : run(adopts ? sql.ADOPT_STREAM : sql.TAKE_FLUSHES, [stream, this.#id]);
       },
       async (run) => {
-        if (readBeforeLock === true) early = await run(sql.READ_LOG, [[stream], [0], READ_MAX]);
+        if (readBeforeLock === true) early = await run(log.READ_LOG, [[stream], [0], READ_MAX]);
         if (adopts) await run(sql.LOCK_STREAM, [stream]);
       },
     );
@@ -104,7 +105,7 @@ export class PostgresRollUp extends RollUp<WalkWorld, Held> {
     const { readBeforeLock, tailingRetires } = this.#mutations;
     if (readBeforeLock === true && held.appendEpoch !== undefined) return;
     const from = held.lsn + held.records.length;
-    const rows = await session.query<Row>({ text: sql.READ_LOG, values: [[held.stream], [from], READ_MAX] });
+    const rows = await session.query<Row>({ text: log.READ_LOG, values: [[held.stream], [from], READ_MAX] });
     // Another owner has flushed and pruned what is missing, or a failover has taken it back.
     if (rows.some((row, index) => Number(row['lsn']) !== from + index + 1)) {
       this.note(() => ` finds a gap behind LSN ${from} of ${held.stream}`);
@@ -118,7 +119,7 @@ export class PostgresRollUp extends RollUp<WalkWorld, Held> {
 
   async #touch(session: SimulatedSession, held: Held): Promise<void> {
     const values = [held.stream, held.epoch, held.lsn];
-    const [row] = await session.query<Row>({ text: sql.TOUCH_STREAM, values });
+    const [row] = await session.query<Row>({ text: sql.TOUCH_LOG_STREAM, values });
     if (row === undefined && !this.life.isOver) this.drop(held);
   }
 

@@ -1,5 +1,5 @@
 /** A walk with the postgres journal: all of it on the simulated database, which fails over. */
-import * as sql from '#product/db/log-statements.js';
+import * as log from '#product/db/log-statements.js';
 import type { SimulatedSession } from '../../database/session.js';
 import type { Tables } from '../../database/tables.js';
 import type { Row } from '../../database/values.js';
@@ -91,10 +91,10 @@ class PostgresWalk extends Walk {
 
   #prune(): void {
     const statement = this.random.pick([
-      { text: sql.PRUNE_LOG, values: [0, PRUNED_MAX, PRUNED_MAX] },
-      { text: sql.PRUNE_LOG, values: [0, PRUNED_MAX, PRUNED_MAX] },
-      { text: sql.PRUNE_LOG_TOMBSTONES, values: [1, PRUNED_MAX] },
-      { text: sql.PRUNE_HEARTBEATS, values: [] },
+      { text: log.PRUNE_LOG, values: [0, PRUNED_MAX, PRUNED_MAX] },
+      { text: log.PRUNE_LOG, values: [0, PRUNED_MAX, PRUNED_MAX] },
+      { text: log.PRUNE_LOG_TOMBSTONES, values: [1, PRUNED_MAX] },
+      { text: log.PRUNE_HEARTBEATS, values: [] },
     ]);
     this.#run(statement).catch(() => this.#upkeep?.destroy());
   }

@@ -12,7 +12,8 @@
  */
 import pg from 'pg';
 import { encodeKeys } from '#product/db/binary-array.js';
-import * as sql from '#product/db/log-statements.js';
+import * as log from '#product/db/log-statements.js';
+import * as sql from '#product/db/stream-statements.js';
 import * as owner from '#product/db/statements.js';
 import { encodeBytes } from '../../binary-arrays.js';
 import type { SimulatedSession } from '../../database/session.js';
@@ -184,7 +185,7 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
     let row: Row | undefined;
     const sentAt = this.world.scheduler.now;
     try {
-      [row] = await session.query<Row>({ text: sql.APPEND_IDEMPOTENT, values: valuesOfAppend(own, group) });
+      [row] = await session.query<Row>({ text: log.APPEND_IDEMPOTENT, values: valuesOfAppend(own, group) });
     } catch (error) {
       if (!(error instanceof pg.DatabaseError) || error.code !== UNIQUE_VIOLATION) throw error;
       await this.#conflict(session, own, group, sentAt);
@@ -201,7 +202,7 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
       this.#land(own, group, sentAt);
       return;
     }
-    const [row] = await session.query<Row>({ text: sql.LAST_LSN, values: [own.name] });
+    const [row] = await session.query<Row>({ text: log.LAST_LSN, values: [own.name] });
     own.nextLsn = Number(row?.['lsn'] ?? 0) + 1;
     own.flushes = undefined;
     this.hand.unshift(...group.items);
@@ -232,7 +233,7 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
     const sentAt = this.world.scheduler.now;
     let outcome: Outcome = 'refused';
     if (wasSent && zeroRowsRefuse !== true) {
-      const [row] = await session.query<Row>({ text: sql.LAST_LSN, values: [own.name] });
+      const [row] = await session.query<Row>({ text: log.LAST_LSN, values: [own.name] });
       if (this.life.isOver) return;
       if (row === undefined && remakeRow === true) return this.#remake(session, own);
       const isReached = row !== undefined && Number(row['lsn']) >= lastLsn;
@@ -256,7 +257,7 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
   async #ask(session: SimulatedSession, own: OwnStream): Promise<void> {
     const [row] = await session.query<Row>({ text: sql.ASK_STREAM, values: [own.name] });
     if (this.life.isOver) return;
-    if (row !== undefined) {
+    if (row?.['open'] === true) {
       this.hear(row['database_time']);
       return;
     }

@@ -14,7 +14,7 @@
  * close record flushed, or no record for 15 days: retired → window and 15 days: tombstone deleted
  * ```
  */
-import * as log from '#product/db/log-statements.js';
+import * as streams from '#product/db/stream-statements.js';
 import * as owner from '#product/db/statements.js';
 import type { SimulatedSession } from '../../database/session.js';
 import type { Row } from '../../database/values.js';
@@ -168,7 +168,7 @@ export class SqsConsumer extends Flusher<SqsWorld, Held> {
       const values = this.rowOf(stream, 'sqs', first - 1);
       if (isMade) return run(owner.MAKE_CHECKPOINT, values);
       const goesOn = found?.['retired'] === true && received.some(({ record }) => record.lsn > lsn);
-      return goesOn ? run(log.TAKE_FLUSHES, [stream, null]) : [];
+      return goesOn ? run(streams.TAKE_FLUSHES, [stream, null]) : [];
     });
     if (this.life.isOver) return undefined;
     if (row !== undefined) return this.#hold(stream, row, isMade ? 'makes' : 'opens');

@@ -6,7 +6,7 @@ import { JournalError } from '#product/core/errors.js';
 import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
-import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/message-format.js';
+import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import type { Queue, SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsLog } from '#product/shard-worker/journal/sqs/sqs-log.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
-import type { IncrementLog } from '#product/shard-worker/journal/postgres/increment-log.js';
+import type { IncrementLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
 import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
-import { LogWriter } from '#product/shard-worker/journal/postgres/log-writer.js';
+import { postgresWriter } from '#product/shard-worker/journal/postgres/postgres-transport.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
@@ -40,7 +40,7 @@ class Ingest {
       ...(fateOf === undefined ? {} : { fateOf }),
       flusher: undefined,
       isInDatabase: true,
-      makeWriter: (begun, deps) => new LogWriter(begun, { ...deps, incrementLog: log as IncrementLog }),
+      makeWriter: (begun, deps) => postgresWriter(begun, log as IncrementLog, deps),
       begin: (stream) =>
         this.#answer(() => {
           this.streams.set(stream, { isOpen: true, checkpoint: 0 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { beforeEach, describe, test } from 'node:test';
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
-import { encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
+import { encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
 import { PurgeSchedule } from '#product/shard-worker/journal/nats/purge-schedule.js';
 import { StreamReader } from '#product/shard-worker/journal/nats/stream-reader.js';
 import { ManualClock } from '../../../../support/manual-clock.js';

@@ -2,11 +2,11 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl, type Session, type Statement } from '#product/db/connection.js';
-import { KNOWN_NATS_STREAMS, MAKE_NATS_STREAM, SURVEY_NATS_STREAMS } from '#product/db/nats-statements.js';
+import { KNOWN_STREAMS, MAKE_STREAM, SURVEY_STREAMS } from '#product/db/stream-statements.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
-import { encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
+import { encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
 import { NatsLog } from '#product/shard-worker/journal/nats/nats-log.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
@@ -69,10 +69,10 @@ function logOn(
     lost: false,
     backend: { pid: 1, startedAt: '1' },
     query: <R>({ text, values }: Statement): Promise<R[]> => {
-      if (text === MAKE_NATS_STREAM) makes(values?.[0]);
-      const rows = text === KNOWN_NATS_STREAMS ? known(values?.[0] as string[]) : [];
+      if (text === MAKE_STREAM) makes(values?.[0]);
+      const rows = text === KNOWN_STREAMS ? known(values?.[0] as string[]) : [];
       // The rows of a statement have the columns that it selects.
-      return Promise.resolve((text === SURVEY_NATS_STREAMS ? surveyed() : rows) as R[]);
+      return Promise.resolve((text === SURVEY_STREAMS ? surveyed() : rows) as R[]);
     },
     close: () => Promise.resolve(),
     destroy: () => undefined,

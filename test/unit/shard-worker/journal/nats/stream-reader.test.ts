@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
-import { decodeMessage, encodeMessage, isFence } from '#product/shard-worker/journal/nats/message-format.js';
+import { decodeMessage, encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
+import { isFence } from '#product/shard-worker/journal/nats/nats-message.js';
 import { PurgeSchedule } from '#product/shard-worker/journal/nats/purge-schedule.js';
 import { StreamReader } from '#product/shard-worker/journal/nats/stream-reader.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';

@@ -1,9 +1,9 @@
 /**
  * The records of a stream above its last known checkpoint, as its writer counts them. Shard thread.
  */
-import type { Lsn } from '../../core/checkpoint.js';
-import { readUint64, RECORD_OFFSET } from '../protocol/record-layout.js';
-import type { RecordBytes } from './journal.js';
+import type { Lsn } from '../../../core/checkpoint.js';
+import { readUint64, RECORD_OFFSET } from '../../protocol/record-layout.js';
+import type { RecordBytes } from '../journal.js';
 
 /** Records that came within this time are one part. */
 const PART_MS = 250;

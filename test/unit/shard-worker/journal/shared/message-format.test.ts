@@ -2,15 +2,17 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import {
-  bodyBytesMaxOf,
   decodeMessage,
   emptyRecord,
   encodeMessage,
+  MESSAGE_HEADER_BYTES,
+} from '#product/shard-worker/journal/shared/message-format.js';
+import {
+  bodyBytesMaxOf,
   groupBytesMaxOf,
   isFence,
-  MESSAGE_HEADER_BYTES,
-  payloadBytesFor,
-} from '#product/shard-worker/journal/nats/message-format.js';
+  messageBytesFor,
+} from '#product/shard-worker/journal/nats/nats-message.js';
 import { RECORD_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 
@@ -100,7 +102,7 @@ test('only a message without data is a fence', () => {
 test('the limits of bodies and messages belong together', () => {
   for (const payload of [128 * 1024, 1024 ** 2, 8 * 1024 ** 2]) {
     const body = bodyBytesMaxOf(payload);
-    assert.ok(payloadBytesFor(body) <= payload && payloadBytesFor(body + 2) > payload);
+    assert.ok(messageBytesFor(body) <= payload && messageBytesFor(body + 2) > payload);
     assert.ok(groupBytesMaxOf(payload) < payload);
   }
   assert.ok(bodyBytesMaxOf(1024 ** 2) >= 400 * 1024);

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { beforeEach, describe, test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
-import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/message-format.js';
+import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import type { Queue, SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
-import { SqsWriter } from '#product/shard-worker/journal/sqs/sqs-writer.js';
+import type { SharedStreamWriter } from '#product/shard-worker/journal/shared/shared-stream-writer.js';
+import { sqsWriter } from '#product/shard-worker/journal/sqs/sqs-transport.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
 
@@ -40,7 +41,7 @@ class ScriptedQueue implements Pick<Queue, 'send'> {
 
 let queue: ScriptedQueue;
 let clock: ManualClock;
-let writer: SqsWriter;
+let writer: SharedStreamWriter;
 let complaints: number;
 
 describe('the writer of a stream in SQS', () => {
@@ -48,14 +49,17 @@ describe('the writer of a stream in SQS', () => {
     queue = new ScriptedQueue();
     clock = new ManualClock();
     complaints = 0;
-    writer = new SqsWriter(STREAM, 'none', 1, {
-      queue,
-      clock,
-      origin: { node: NODE_ID, shard: 0 },
-      uptime: () => queue.uptimeSeconds,
-      doubtMaxMs: 4000,
-      unavailable: () => (complaints += 1),
-    });
+    writer = sqsWriter(
+      { stream: STREAM, appendEpoch: 'none', lsn: 1 },
+      {
+        queue,
+        clock,
+        origin: { node: NODE_ID, shard: 0 },
+        uptime: () => queue.uptimeSeconds,
+        doubtMaxMs: 4000,
+        unavailable: () => (complaints += 1),
+      },
+    );
   });
 
   /** How a promise ends, while time passes. */
@@ -165,7 +169,7 @@ describe('the writer of a stream in SQS', () => {
       };
       const { stream } = writer;
       const deps = { clock, origin: { node: NODE_ID, shard: 0 }, uptime: () => 5, unavailable: () => undefined };
-      const other = new SqsWriter(stream, 'none', 1, { ...deps, queue: slow, doubtMaxMs: 4000 });
+      const other = sqsWriter({ stream, appendEpoch: 'none', lsn: 1 }, { ...deps, queue: slow, doubtMaxMs: 4000 });
       const appended = ended(other.append([incrementRecord('a', 1)], 5));
       await new Promise((resolve) => setImmediate(resolve));
       clock.advance(5000);
@@ -178,16 +182,16 @@ describe('the writer of a stream in SQS', () => {
   describe('the end of a stream', () => {
     test('is a closing message after all others', async () => {
       assert.equal(await append(1), 2);
-      assert.equal(await ended(writer.close(7)), true);
+      assert.equal(await ended(writer.close()), true);
       const last = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
       assert.deepEqual([last.isClose, last.firstLsn, last.previousLsn], [true, 3, 2]);
       assert.equal(await append(2), 'journal-fenced');
-      assert.equal(await ended(writer.close(7)), false);
+      assert.equal(await ended(writer.close()), false);
     });
 
     test('is reported as not sent when the queue refuses the closing message', async () => {
       queue.fate = 'refused';
-      assert.equal(await ended(writer.close(7)), false);
+      assert.equal(await ended(writer.close()), false);
       assert.equal(writer.isOver, true);
     });
 

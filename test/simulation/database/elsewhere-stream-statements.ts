@@ -1,7 +1,5 @@
-/** The statements on streams of the nats journal, whose records are in a broker. */
-import { SHOW_LIFE_WITHOUT_ROW } from '#product/db/log-statements.js';
-import * as sql from '#product/db/nats-statements.js';
-import { surveyOf } from './log-owner-statements.js';
+/** The statements on streams whose records are elsewhere. */
+import * as sql from '#product/db/stream-statements.js';
 import { isAt } from './owner-statements.js';
 import {
   columnsOf,
@@ -18,25 +16,32 @@ import { newRow, takenRow } from './taking-statements.js';
 import { type Row, secondsOf } from './values.js';
 
 /** By text. */
-export const natsStreamStatements: readonly (readonly [string, StatementMeaning])[] = [
-  [sql.MAKE_NATS_STREAM, (context) => makeStream(context, 'nats')],
-  [sql.ASK_NATS_STREAM, askStream],
-  [SHOW_LIFE_WITHOUT_ROW, showLife],
-  [sql.SURVEY_NATS_STREAMS, (context) => surveyOf(context, 'nats')],
-  [sql.KNOWN_NATS_STREAMS, knownStreams],
-  [sql.REOPEN_NATS_STREAM, reopenStream],
-  [sql.TOUCH_NATS_STREAM, touchStream],
-  [sql.RETIRE_NATS_STREAM, retireStream],
-  [sql.FORGET_NATS_STREAM, forgetStream],
+export const elsewhereStreamStatements: readonly (readonly [string, StatementMeaning])[] = [
+  [sql.MAKE_STREAM, makeStream],
+  [sql.SHOW_LIFE_WITHOUT_ROW, showLife],
+  [sql.KNOWN_STREAMS, knownStreams],
+  [sql.TAKE_OPEN_STREAM, takeOpenStream],
+  [sql.REOPEN_STREAM, reopenStream],
+  [sql.TOUCH_STREAM, touchStream],
+  [sql.LOOK_AT_STREAM, lookAtStream],
+  [sql.RETIRE_STREAM_ELSEWHERE, retireStream],
+  [sql.FORGET_STREAM, forgetStream],
 ];
 
 const NEVER = Number.NEGATIVE_INFINITY;
 
 /** Makes the row of a new stream of a journal outside of the database. */
-export function makeStream(context: StatementContext, journal: 'nats' | 'sqs'): Plan {
+function makeStream(context: StatementContext): Plan {
   const { server, transaction, values, arrivedAt } = context;
   const { newRowWithoutPruningLock } = server.mutations;
-  const [stream, node, shard, flusher, isWriter] = values as [string, string, number, string | null, boolean?];
+  const [stream, node, shard, flusher, journal, isWriter] = values as [
+    string,
+    string,
+    number,
+    string | null,
+    string,
+    boolean,
+  ];
   const run = (): Row[] => {
     if (transaction.checkpoint(stream) !== undefined) {
       server.locks.release(rowLock(stream), transaction);
@@ -48,7 +53,7 @@ export function makeStream(context: StatementContext, journal: 'nats' | 'sqs'): 
     transaction.setCheckpoint(stream, row);
     if (journal === 'nats' && transaction.stream(stream) === undefined)
       transaction.setStream(stream, { epoch: row.epoch, node, shard, flusher: row.owner, retiredAt: undefined });
-    if (isWriter === true) transaction.atCommit(() => noteAlive(context, stream, false, true));
+    if (isWriter) transaction.atCommit(() => noteAlive(context, stream, false, true));
     return [{ ...columnsOf(row), database_time: secondsOf(arrivedAt) }];
   };
   if (transaction.checkpoint(stream) !== undefined) return { run: () => [] };
@@ -61,19 +66,6 @@ function noteAlive({ server, transaction }: StatementContext, id: string, flushe
   const found = heartbeats.get(id);
   if (found !== undefined && isNew) return;
   heartbeats.set(id, { ...(found ?? { flushes, acceptedThrough: NEVER }), aliveAt: transaction.beganAt });
-}
-
-/** What the row of a stream says, for a writer whose journal is outside of the database. */
-export function askStream({ transaction, values }: StatementContext): Plan {
-  const [stream] = values as [string];
-  const run = (): Row[] => {
-    const row = transaction.checkpoint(stream);
-    if (row === undefined) return [];
-    const { lsn, epoch } = row;
-    const database_time = secondsOf(transaction.beganAt);
-    return [{ lsn: String(lsn), epoch: String(epoch), open: isOpen(row), database_time }];
-  };
-  return { run };
 }
 
 function showLife(context: StatementContext): Plan {
@@ -117,15 +109,34 @@ function tombstoneMs({ clock: { scale } }: StatementContext['server'], hours: nu
   return hours * scale.windowHourMs + scale.tombstoneMs;
 }
 
+function takeOpenStream(context: StatementContext): Plan {
+  const [, , lsn] = context.values as [string, string | null, number];
+  return takingOf(context, (row) => isOpen(row) && row.lsn >= lsn);
+}
+
 function reopenStream(context: StatementContext): Plan {
+  return takingOf(context, ({ retiredAt }) => retiredAt !== undefined);
+}
+
+function takingOf(context: StatementContext, fits: (row: CheckpointRow) => boolean): Plan {
   const { server, transaction, values } = context;
-  const [stream] = values as [string];
-  const isRetired = ({ retiredAt }: CheckpointRow): boolean => retiredAt !== undefined;
-  return planForRow(context, stream, isRetired, (row) => {
+  const [stream, flusher] = values as [string, string | null];
+  return planForRow(context, stream, fits, (row) => {
     if (row === undefined) return [];
-    transaction.setCheckpoint(stream, { ...takenRow(context, row, newEpoch(server)), owner: undefined });
-    return [{ '?column?': 1 }];
+    const taken = { ...takenRow(context, row, newEpoch(server)), owner: flusher ?? undefined };
+    transaction.setCheckpoint(stream, taken);
+    return [columnsOf(taken)];
   });
+}
+
+function lookAtStream(context: StatementContext): Plan {
+  const [stream] = context.values as [string];
+  const run = (): Row[] => {
+    const row = context.transaction.checkpoint(stream);
+    const isThere = row !== undefined && isAt(context, row, false) && row.retiredAt === undefined;
+    return isThere ? [{ '?column?': 1 }] : [];
+  };
+  return { run };
 }
 
 function touchStream(context: StatementContext): Plan {
@@ -142,7 +153,7 @@ function touchStream(context: StatementContext): Plan {
 }
 
 /** Retires a stream whose journal is outside of the database. */
-export function retireStream(context: StatementContext): Plan {
+function retireStream(context: StatementContext): Plan {
   const { server, transaction, values } = context;
   const [stream] = values as [string];
   const fits = (row: CheckpointRow): boolean => isAt(context, row, false);

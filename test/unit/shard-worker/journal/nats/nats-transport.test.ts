@@ -2,8 +2,9 @@ import assert from 'node:assert/strict';
 import { beforeEach, describe, test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
-import { encodeMessage } from '#product/shard-worker/journal/nats/message-format.js';
-import { NatsWriter, sendHello } from '#product/shard-worker/journal/nats/nats-writer.js';
+import { encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
+import { natsWriter, sendHello } from '#product/shard-worker/journal/nats/nats-transport.js';
+import type { SharedStreamWriter } from '#product/shard-worker/journal/shared/shared-stream-writer.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
 
@@ -63,13 +64,13 @@ class ScriptedBroker implements Pick<Broker, 'publish' | 'read'> {
 
 let broker: ScriptedBroker;
 let clock: ManualClock;
-let writer: NatsWriter;
+let writer: SharedStreamWriter;
 let complaints: number;
 
-function makeWriter({ confirmAfterMs = 1000, doubtMaxMs = 4000 } = {}): NatsWriter {
+function makeWriter({ confirmAfterMs = 1000, doubtMaxMs = 4000 } = {}): SharedStreamWriter {
   const hello = broker.add(encodeMessage([incrementRecord('hello', 0)], 1, 0, origin));
   const end = { stream: STREAM, appendEpoch: 'x', lsn: 1, sequence: hello, confirmedAt: clock.monotonic() };
-  return new NatsWriter(end, {
+  return natsWriter(end, {
     broker,
     clock,
     origin,
@@ -257,10 +258,10 @@ describe('the writer of a stream in NATS', () => {
 
     test('with a fence of its own, which expects its last record', async () => {
       assert.equal(await append(1), 2);
-      assert.ok(await writer.fence());
+      assert.ok(await writer.close());
       assert.equal(broker.messages.at(-1)?.data.length, 0);
       assert.equal(await append(2), 'journal-fenced');
-      assert.ok(!(await writer.fence()), 'a stream has one end');
+      assert.ok(!(await writer.close()), 'a stream has one end');
     });
   });
 

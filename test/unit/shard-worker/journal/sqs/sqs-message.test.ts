@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
-import { emptyRecord } from '#product/shard-worker/journal/nats/message-format.js';
+import { emptyRecord } from '#product/shard-worker/journal/shared/message-format.js';
 import {
   bodyBytesMaxOf,
   decodeQueueMessage,
@@ -9,7 +9,7 @@ import {
   groupBytesMaxOf,
   messageBytesFor,
   type QueueMessageFacts,
-} from '#product/shard-worker/journal/sqs/message-format.js';
+} from '#product/shard-worker/journal/sqs/sqs-message.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 
 const facts: QueueMessageFacts = {

@@ -1,36 +1,41 @@
 import assert from 'node:assert/strict';
 import { beforeEach, describe, test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
-import { LogWriter, type AppendOutcome } from '#product/shard-worker/journal/postgres/log-writer.js';
-import type { EncodedGroup } from '#product/shard-worker/journal/postgres/log-records.js';
+import {
+  postgresWriter,
+  type AppendLog,
+  type LogOutcome,
+} from '#product/shard-worker/journal/postgres/postgres-transport.js';
+import type { SharedStreamWriter } from '#product/shard-worker/journal/shared/shared-stream-writer.js';
+import type { EncodedGroup } from '#product/shard-worker/journal/postgres/postgres-records.js';
 import { incrementRecord } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
 
-const LOST: AppendOutcome = { kind: 'unknown', error: new Error('the connection was lost') };
-const REFUSED: AppendOutcome = { kind: 'refused', error: new Error('not now') };
+const LOST: LogOutcome = { kind: 'unknown', error: new Error('the connection was lost') };
+const REFUSED: LogOutcome = { kind: 'refused', error: new Error('not now') };
 
 /** A log that answers as it is told, and notes what was sent to it. */
 class ScriptedLog {
   readonly clock = new ManualClock();
-  readonly outcomes: AppendOutcome[] = [];
+  readonly outcomes: LogOutcome[] = [];
   readonly sent: { readonly firstLsn: number; readonly time: number; readonly values: readonly unknown[] }[] = [];
   last: number | undefined | 'unavailable' = 0;
   unavailable = 0;
-  readonly writer: LogWriter;
+  readonly writer: SharedStreamWriter;
 
   constructor() {
     const begun = { stream: 'stream', epoch: 7, lsn: 0, coveredFrom: 0, appendEpoch: '9', time: 1 };
-    this.writer = new LogWriter(begun, {
-      incrementLog: {
-        append: (_, __, time, firstLsn, group: EncodedGroup) => {
-          this.sent.push({ firstLsn, time, values: group.values });
-          return Promise.resolve(this.outcomes.shift() ?? { kind: 'appended' });
-        },
-        lastLsn: () =>
-          this.last === 'unavailable'
-            ? Promise.reject(new CounterError('database-unavailable', 'gone'))
-            : Promise.resolve(this.last),
+    const log: AppendLog = {
+      append: (_, __, time, firstLsn, group: EncodedGroup) => {
+        this.sent.push({ firstLsn, time, values: group.values });
+        return Promise.resolve(this.outcomes.shift() ?? { kind: 'appended' });
       },
+      lastLsn: () =>
+        this.last === 'unavailable'
+          ? Promise.reject(new CounterError('database-unavailable', 'gone'))
+          : Promise.resolve(this.last),
+    };
+    this.writer = postgresWriter(begun, log, {
       clock: this.clock,
       doubtMaxMs: 4000,
       unavailable: () => (this.unavailable += 1),

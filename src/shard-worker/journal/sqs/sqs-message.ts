@@ -10,29 +10,30 @@
  *      8    4 CRC-32 (zlib's) of bytes 12 .. end
  *     12    4 bytes of the message, header included
  *     16    8 the last LSN that was acknowledged before it; 0: none
- *     24      the group, with the layout of `nats/message-format.ts`
+ *     24      the group, with the layout of `shared/message-format.ts`
  * ```
  */
-import { crc32 } from 'node:zlib';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
-import { JournalError } from '../../../core/errors.js';
 import { readUint64, writeUint64 } from '../../protocol/record-layout.js';
 import type { RecordBytes } from '../journal.js';
 import {
   bodyBytesMaxOfGroup,
+  corruptMessage,
   decodeMessage,
   encodeMessage,
   groupBytesFor,
   MESSAGE_HEADER_BYTES,
+  openMessage,
+  sealMessage,
   type MessageOrigin,
   type RecordMessage,
-} from '../nats/message-format.js';
+} from '../shared/message-format.js';
 
 const HEADER_BYTES = 24;
 const VERSION = 1;
 /** "SCSQ" in ASCII, read as a little-endian integer. */
 const MAGIC = 0x51534353;
-const OFFSET = { magic: 0, version: 4, kind: 6, crc: 8, bytes: 12, previousLsn: 16 } as const;
+const OFFSET = { kind: 6, previousLsn: 16 } as const;
 const KIND = { records: 1, close: 2 } as const;
 
 /** What a message says besides its records. */
@@ -68,13 +69,10 @@ export function encodeQueueMessage(group: readonly RecordBytes[], facts: QueueMe
   const records = encodeMessage(group, facts.firstLsn, facts.time, facts);
   const message = new Uint8Array(HEADER_BYTES + records.length);
   const view = new DataView(message.buffer);
-  view.setUint32(OFFSET.magic, MAGIC, true);
-  view.setUint16(OFFSET.version, VERSION, true);
   view.setUint16(OFFSET.kind, facts.isClose ? KIND.close : KIND.records, true);
-  view.setUint32(OFFSET.bytes, message.length, true);
   writeUint64(view, OFFSET.previousLsn, facts.previousLsn);
   message.set(records, HEADER_BYTES);
-  view.setUint32(OFFSET.crc, crc32(message.subarray(OFFSET.bytes)), true);
+  sealMessage(message, MAGIC, VERSION);
   return message;
 }
 
@@ -83,24 +81,13 @@ export function encodeQueueMessage(group: readonly RecordBytes[], facts: QueueMe
  * `journal-format` for a version that this server does not know.
  */
 export function decodeQueueMessage(data: Uint8Array): QueueRecords {
-  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  if (data.length < HEADER_BYTES || view.getUint32(OFFSET.magic, true) !== MAGIC)
-    throw corrupt('it was not written by this journal');
-  const version = view.getUint16(OFFSET.version, true);
-  const kind = view.getUint16(OFFSET.kind, true);
-  if (version !== VERSION || (kind !== KIND.records && kind !== KIND.close))
-    throw new JournalError(
-      'journal-format',
-      `A message has version ${version} and kind ${kind}, which this server does not know.`,
-    );
-  if (view.getUint32(OFFSET.bytes, true) !== data.length) throw corrupt('its length is wrong');
-  if (view.getUint32(OFFSET.crc, true) !== crc32(data.subarray(OFFSET.bytes))) throw corrupt('its CRC is wrong');
+  const view = openMessage(data, { magic: MAGIC, headerBytes: HEADER_BYTES }, (version, header) => {
+    const kind = header.getUint16(OFFSET.kind, true);
+    const isKnown = version === VERSION && (kind === KIND.records || kind === KIND.close);
+    return isKnown ? undefined : `A message has version ${version} and kind ${kind}, which this server does not know.`;
+  });
   const previousLsn = readUint64(view, OFFSET.previousLsn);
   const group = decodeMessage(data.subarray(HEADER_BYTES));
-  if (previousLsn >= group.firstLsn) throw corrupt('it names an LSN before it that is not before it');
-  return { ...group, previousLsn, isClose: kind === KIND.close };
-}
-
-function corrupt(why: string): JournalError {
-  return new JournalError('journal-corrupt', `A message cannot be read: ${why}.`);
+  if (previousLsn >= group.firstLsn) throw corruptMessage('it names an LSN before it that is not before it');
+  return { ...group, previousLsn, isClose: view.getUint16(OFFSET.kind, true) === KIND.close };
 }

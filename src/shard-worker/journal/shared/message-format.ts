@@ -1,7 +1,8 @@
 /**
- * A message of the nats journal: a group of consecutive records. Shard thread.
+ * A message of a journal outside of the database: a group of consecutive records. Shard thread and main thread.
  *
- * A message without data is a fence. All integers are little-endian.
+ * A broker has such messages as they are; in a queue each has another header before it (`sqs/sqs-message.ts`). Both headers begin
+ * alike: magic, version, CRC and length. All integers are little-endian.
  * ```text
  * offset size field
  *      0    4 "SCNJ"
@@ -33,30 +34,15 @@ export const MESSAGE_HEADER_BYTES = 48;
 const VERSION = 1;
 /** "SCNJ" in ASCII, read as a little-endian integer. */
 const MAGIC = 0x4a4e4353;
-const OFFSET = {
-  magic: 0,
-  version: 4,
-  shard: 6,
-  crc: 8,
-  bytes: 12,
-  firstLsn: 16,
-  records: 24,
-  time: 28,
-  node: 32,
-} as const;
+/** Where every header has these. */
+const ENVELOPE = { magic: 0, version: 4, crc: 8, bytes: 12 } as const;
+const OFFSET = { shard: 6, firstLsn: 16, records: 24, time: 28, node: 32 } as const;
 
-/** Bytes that a broker's limit must leave for the headers of a publish. */
-const PUBLISH_HEADERS_BYTES = 512;
 /** Longest idempotency key. */
 const IDEMPOTENCY_KEY_BYTES_MAX = 255;
 /** What a record needs at most for each byte of a body: an increment of six bytes, `"a":1,`, becomes one of 15. */
 const RECORD_BYTES_A_BODY_BYTE = 2.5;
 const RECORD_OVERHEAD_BYTES = RECORD_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES + IDEMPOTENCY_KEY_BYTES_MAX;
-
-/** Most bytes of the records of a group, whose message a broker takes that allows `payloadBytes` for a message. */
-export function groupBytesMaxOf(payloadBytes: number): number {
-  return payloadBytes - PUBLISH_HEADERS_BYTES - MESSAGE_HEADER_BYTES;
-}
 
 /** The largest body whose record fits a group of `groupBytes`. */
 export function bodyBytesMaxOfGroup(groupBytes: number): number {
@@ -66,16 +52,6 @@ export function bodyBytesMaxOfGroup(groupBytes: number): number {
 /** What the record of a body of `bodyBytes` can need in a group. */
 export function groupBytesFor(bodyBytes: number): number {
   return Math.ceil(bodyBytes * RECORD_BYTES_A_BODY_BYTE) + RECORD_OVERHEAD_BYTES;
-}
-
-/** The largest body whose record fits one message of a broker that allows `payloadBytes`. */
-export function bodyBytesMaxOf(payloadBytes: number): number {
-  return bodyBytesMaxOfGroup(groupBytesMaxOf(payloadBytes));
-}
-
-/** The least limit of a broker's messages for bodies of `bodyBytes`. */
-export function payloadBytesFor(bodyBytes: number): number {
-  return groupBytesFor(bodyBytes) + MESSAGE_HEADER_BYTES + PUBLISH_HEADERS_BYTES;
 }
 
 /** Who writes a stream. */
@@ -111,10 +87,7 @@ export function encodeMessage(
   const bytes = group.reduce((total, record) => total + record.length, MESSAGE_HEADER_BYTES);
   const message = new Uint8Array(bytes);
   const view = new DataView(message.buffer);
-  view.setUint32(OFFSET.magic, MAGIC, true);
-  view.setUint16(OFFSET.version, VERSION, true);
   view.setUint16(OFFSET.shard, shard, true);
-  view.setUint32(OFFSET.bytes, bytes, true);
   writeUint64(view, OFFSET.firstLsn, firstLsn);
   view.setUint32(OFFSET.records, group.length, true);
   view.setUint32(OFFSET.time, time, true);
@@ -128,13 +101,37 @@ export function encodeMessage(
     view.setUint32(at + RECORD_OFFSET.databaseTime, time, true);
     at += record.length;
   }
-  view.setUint32(OFFSET.crc, crc32(message.subarray(OFFSET.bytes)), true);
+  sealMessage(message, MAGIC, VERSION);
   return message;
 }
 
-/** Whether a message is a fence. */
-export function isFence(data: Uint8Array): boolean {
-  return data.length === 0;
+/** Fills in the part of a header that all have; the rest of the message is there. */
+export function sealMessage(message: Uint8Array, magic: number, version: number): void {
+  const view = new DataView(message.buffer, message.byteOffset, message.byteLength);
+  view.setUint32(ENVELOPE.magic, magic, true);
+  view.setUint16(ENVELOPE.version, version, true);
+  view.setUint32(ENVELOPE.bytes, message.length, true);
+  view.setUint32(ENVELOPE.crc, crc32(message.subarray(ENVELOPE.bytes)), true);
+}
+
+/**
+ * Checks what {@link sealMessage} has filled in. `unknownFormat`: why this server cannot read a version. Throws JournalError
+ * `journal-corrupt` and `journal-format`.
+ */
+export function openMessage(
+  data: Uint8Array,
+  { magic, headerBytes }: { readonly magic: number; readonly headerBytes: number },
+  unknownFormat: (version: number, view: DataView) => string | undefined,
+): DataView {
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  if (data.length < headerBytes || view.getUint32(ENVELOPE.magic, true) !== magic)
+    throw corruptMessage('it was not written by this journal');
+  const unknown = unknownFormat(view.getUint16(ENVELOPE.version, true), view);
+  if (unknown !== undefined) throw new JournalError('journal-format', unknown);
+  if (view.getUint32(ENVELOPE.bytes, true) !== data.length) throw corruptMessage('its length is wrong');
+  if (view.getUint32(ENVELOPE.crc, true) !== crc32(data.subarray(ENVELOPE.bytes)))
+    throw corruptMessage('its CRC is wrong');
+  return view;
 }
 
 /**
@@ -142,17 +139,11 @@ export function isFence(data: Uint8Array): boolean {
  * `journal-format` for a version that this server does not know.
  */
 export function decodeMessage(data: Uint8Array): RecordMessage {
-  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  if (data.length < MESSAGE_HEADER_BYTES || view.getUint32(OFFSET.magic, true) !== MAGIC)
-    throw corrupt('it was not written by this journal');
-  const version = view.getUint16(OFFSET.version, true);
-  if (version !== VERSION)
-    throw new JournalError(
-      'journal-format',
-      `A message has version ${version} of the format, and this server reads ${VERSION}; upgrade it.`,
-    );
-  if (view.getUint32(OFFSET.bytes, true) !== data.length) throw corrupt('its length is wrong');
-  if (view.getUint32(OFFSET.crc, true) !== crc32(data.subarray(OFFSET.bytes))) throw corrupt('its CRC is wrong');
+  const view = openMessage(data, { magic: MAGIC, headerBytes: MESSAGE_HEADER_BYTES }, (version) =>
+    version === VERSION
+      ? undefined
+      : `A message has version ${version} of the format, and this server reads ${VERSION}; upgrade it.`,
+  );
   const firstLsn = readUint64(view, OFFSET.firstLsn);
   const databaseTime = view.getUint32(OFFSET.time, true);
   const count = view.getUint32(OFFSET.records, true);
@@ -160,13 +151,13 @@ export function decodeMessage(data: Uint8Array): RecordMessage {
   let at = MESSAGE_HEADER_BYTES;
   while (at + RECORD_HEADER_BYTES <= data.length) {
     const end = at + view.getUint32(at + RECORD_OFFSET.bytes, true);
-    if (end < at + RECORD_HEADER_BYTES || end > data.length) throw corrupt('a record of it has a wrong length');
+    if (end < at + RECORD_HEADER_BYTES || end > data.length) throw corruptMessage('a record of it has a wrong length');
     const acceptedAt = readUint64(view, at + RECORD_OFFSET.acceptedAt);
     const entries = data.subarray(at + RECORD_HEADER_BYTES, end);
     records.push({ lsn: firstLsn + records.length, acceptedAt, databaseTime, entries });
     at = end;
   }
-  if (at !== data.length || count === 0 || records.length !== count) throw corrupt('its records do not fill it');
+  if (at !== data.length || count === 0 || records.length !== count) throw corruptMessage('its records do not fill it');
   return { ...originOf(view), firstLsn, lastLsn: firstLsn + count - 1, records };
 }
 
@@ -176,7 +167,8 @@ function originOf(view: DataView): MessageOrigin {
   return { node, shard: view.getUint16(OFFSET.shard, true) };
 }
 
-function corrupt(why: string): JournalError {
+/** A message that cannot be read, for a reason. */
+export function corruptMessage(why: string): JournalError {
   return new JournalError('journal-corrupt', `A message cannot be read: ${why}.`);
 }
 

@@ -1,0 +1,278 @@
+/**
+ * Every SQL statement on streams of the journals that other servers can reach: who writes and who flushes them, and signs of life.
+ * Any thread. `log-statements.ts` has those on the records of the postgres journal.
+ *
+ * A stream of the postgres journal has two owners. `journal_streams.epoch` says who may append, `journal_checkpoints.epoch` who may
+ * flush. Whoever flushes for a living writer raises the second only; whoever takes over from a dead one raises both. Streams of the
+ * nats journal end by a message in the broker, and nothing fences a writer of the sqs journal: only their flushes have an epoch.
+ *
+ * Locks have one order, that of `statements.ts`: `pruned_before`, then the row of `journal_streams`, then the checkpoint row.
+ */
+import { NEW_EPOCH, ROW, seconds } from './statements.js';
+
+/** Without a sign of life for this long an owner counts as gone. A hint: the epochs make takeover safe. */
+const IS_ALIVE = "alive_at > now() - interval '6 seconds'";
+
+/*
+ * Beginning a stream: BEGIN_TAKING, LOCK_PRUNED_BEFORE, {@link BEGIN_STREAM}, COMMIT_TAKING on one session.
+ */
+
+/**
+ * $1 stream, $2 node, $3 shard, $4 the flusher of the thread that writes it, or null. Makes the rows of a new stream: it covers
+ * what is accepted from `pruned_before` on.
+ */
+export const BEGIN_STREAM = `
+with fence as (
+  insert into journal_streams (stream, epoch, node, shard, flusher) values ($1, ${NEW_EPOCH}, $2, $3, $4)
+  returning stream, epoch
+),
+made as (
+  insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, covered_from, accepted_through, owner)
+  select fence.stream, ${NEW_EPOCH}, 0, $2, $3, 'postgres', pruned_before, pruned_before, $4
+  from idempotency_pruning cross join fence
+  returning *
+),
+beat as (
+  insert into journal_heartbeats (id, flushes) select stream, false from made
+)
+select ${ROW}, (select epoch::text from fence) as append_epoch, ${seconds('statement_timestamp()')} as database_time
+from made`;
+
+/**
+ * $1 stream, $2 node, $3 shard, $4 who flushes it, or null, $5 journal, $6 whether its writer shows life. Makes the rows of a stream
+ * whose first record is its own, and elsewhere: it covers what is accepted from `pruned_before` on. In a transaction with
+ * LOCK_PRUNED_BEFORE before it. No row where the stream has one.
+ */
+export const MAKE_STREAM = `
+with made as (
+  insert into journal_checkpoints (stream, epoch, lsn, node, shard, journal, covered_from, accepted_through, owner)
+  select $1, ${NEW_EPOCH}, 0, $2, $3, $5, pruned_before, pruned_before, $4 from idempotency_pruning
+  on conflict (stream) do nothing
+  returning *
+),
+writers as (
+  insert into journal_streams (stream, epoch, node, shard, flusher)
+  select stream, epoch, $2, $3, $4 from made where journal = 'nats'
+  on conflict (stream) do nothing
+),
+beat as (
+  insert into journal_heartbeats (id, flushes) select stream, false from made where $6
+  on conflict (id) do nothing
+)
+select ${ROW}, ${seconds('statement_timestamp()')} as database_time from made`;
+
+/** $1 stream. Its writer's question: where the row is, whether it is open, and what time it is there. No row where it is gone. */
+export const ASK_STREAM = `
+select lsn::text, epoch::text, closed_at is null and retired_at is null as open, ${seconds('now()')} as database_time
+from journal_checkpoints where stream = $1`;
+
+/** $1 who flushes, or null, $2 streams uuid[] of this writer. Signs of life. */
+export const SHOW_LIFE = `
+with writers as (
+  update journal_heartbeats set alive_at = now() where id = any($2::uuid[]) returning 1
+)
+insert into journal_heartbeats (id, flushes) select $1, true where $1::uuid is not null
+on conflict (id) do update set alive_at = now()`;
+
+/** As {@link SHOW_LIFE}, for journals elsewhere: also of a stream that has no row yet. */
+export const SHOW_LIFE_WITHOUT_ROW = `
+insert into journal_heartbeats (id, flushes)
+select id, flushes from (
+  select $1::uuid as id, true as flushes where $1::uuid is not null
+  union all
+  select id, false from unnest($2::uuid[]) w(id)
+) alive
+order by id
+on conflict (id) do update set alive_at = now()`;
+
+/** $1 ids uuid[]. The last sign: their streams are free at once. */
+export const END_LIFE = 'delete from journal_heartbeats where id = any($1::uuid[])';
+
+/**
+ * $1 stream, $2 append epoch, $3 a time of the database, in seconds since 1970. The word of an idle writer: everything that it
+ * accepted before that time is in the log. Nothing may be in hand, nor in doubt.
+ */
+export const GIVE_WORD = `
+update journal_heartbeats h set accepted_through = greatest(h.accepted_through, to_timestamp($3::float8))
+from journal_streams s
+where h.id = $1 and s.stream = $1 and s.epoch = $2 and s.retired_at is null
+returning 1`;
+
+/**
+ * $1 journal. All its streams that are not retired: where they are, whether who flushes and who writes them shows signs of life, for
+ * how long their writers have not, and how many flushers do. `self_flushed`: the thread that writes it owns its flushes, too.
+ */
+export const SURVEY_STREAMS = `
+select c.stream::text, c.epoch::text, c.lsn::text, c.owner::text, coalesce(c.node::text, '') as node, coalesce(c.shard, 0) as shard,
+       coalesce(o.${IS_ALIVE}, false) as is_owned, coalesce(w.${IS_ALIVE}, false) as is_written,
+       extract(epoch from clock_timestamp() - w.alive_at)::float8 * 1000 as silent_ms,
+       coalesce(c.owner = s.flusher, false) as self_flushed,
+       (select count(*)::int from journal_heartbeats where flushes and ${IS_ALIVE}) as flushers
+from journal_checkpoints c
+left join journal_streams s on s.stream = c.stream
+left join journal_heartbeats o on o.id = c.owner
+left join journal_heartbeats w on w.id = c.stream
+where c.journal = $1 and c.retired_at is null and (c.journal <> 'postgres' or s.stream is not null)
+order by c.stream`;
+
+/*
+ * Taking a stream over: BEGIN_TAKING, LOCK_PRUNED_BEFORE, {@link LOCK_STREAM} where the writer is gone, LOCK_CHECKPOINT, one of
+ * {@link ADOPT_STREAM} and {@link TAKE_FLUSHES}, COMMIT_TAKING on one session. The log is read after the commit.
+ */
+
+/** $1 stream. Waits for an append that still runs, and keeps the next one waiting until the commit. */
+export const LOCK_STREAM = 'select 1 from journal_streams where stream = $1 for update';
+
+const TAKEN = `
+taken as (
+  update journal_checkpoints set
+    epoch = ${NEW_EPOCH}, owner = $2, heard_at = now(), closed_at = null, retired_at = null,
+    covered_from = case when closed_at is null and retired_at is null then covered_from
+                        else greatest(covered_from, (select pruned_before from idempotency_pruning)) end
+  where stream = $1
+  returning *
+)`;
+
+/** $1 stream, $2 who flushes it. Fences both its writer and who flushed it. */
+export const ADOPT_STREAM = `
+with fence as (
+  update journal_streams set epoch = ${NEW_EPOCH}, flusher = null, retired_at = null where stream = $1 returning epoch
+),
+${TAKEN}
+select ${ROW}, (select epoch::text from fence) as append_epoch from taken`;
+
+/** $1 stream, $2 who flushes it. Fences who flushed it; its writer goes on. */
+export const TAKE_FLUSHES = `
+with ${TAKEN}
+select ${ROW}, null as append_epoch from taken`;
+
+/** $1 stream, $2 epoch, $3 lsn. Somebody else may flush the stream at once. */
+export const RELEASE_STREAM = `
+update journal_checkpoints set owner = null, heard_at = now()
+where stream = $1 and epoch = $2 and lsn = $3 and retired_at is null
+returning 1`;
+
+/**
+ * $1 stream, $2 who flushes it, $3 an LSN that must be counted. Takes an open row. It keeps what it covers, so the pruner need not
+ * wait. No row where it is not open, or not there: then whoever has it may still flush what is missing.
+ */
+export const TAKE_OPEN_STREAM = `
+update journal_checkpoints set epoch = ${NEW_EPOCH}, owner = $2, heard_at = now()
+where stream = $1 and closed_at is null and retired_at is null and lsn >= $3::bigint
+returning ${ROW}`;
+
+/**
+ * $1 stream, $2 who flushes it, or null. Opens a retired stream again, whose row is locked, because its journal has records above
+ * its checkpoint. It has not held the pruning up meanwhile, so it covers what is accepted from `pruned_before` on.
+ */
+export const REOPEN_STREAM = `
+update journal_checkpoints set
+  epoch = ${NEW_EPOCH}, owner = $2, heard_at = now(), closed_at = null, retired_at = null,
+  covered_from = greatest(covered_from, (select pruned_before from idempotency_pruning))
+where stream = $1 and retired_at is not null
+returning ${ROW}`;
+
+/**
+ * $1 stream, $2 epoch, $3 lsn. As TOUCH_CHECKPOINT, for a stream that another process writes: its writer's word counts where
+ * nothing in the log is above the checkpoint. Both are seen in one snapshot.
+ */
+export const TOUCH_LOG_STREAM = `
+update journal_checkpoints set heard_at = now(), accepted_through = greatest(accepted_through,
+  case when exists (select from increment_log where stream = $1 and lsn > $3::bigint) then '-infinity'
+       else least(now(), coalesce((select h.accepted_through from journal_heartbeats h where h.id = $1), '-infinity')) end)
+where stream = $1 and epoch = $2 and lsn = $3::bigint and retired_at is null
+returning ${seconds('now()')} as database_time`;
+
+/** $1 stream, $2 epoch, $3 lsn. Looks whether the row is there. Only a flush moves its `accepted_through`. */
+export const TOUCH_STREAM = `
+update journal_checkpoints set heard_at = now()
+where stream = $1 and epoch = $2 and lsn = $3::bigint and retired_at is null
+returning 1`;
+
+/**
+ * $1 stream, $2 epoch, $3 lsn. Looks whether the row is there. Leaves `heard_at` as it is: a stream without records ends, although
+ * somebody still looks after it.
+ */
+export const LOOK_AT_STREAM = `
+select 1 from journal_checkpoints where stream = $1 and epoch = $2 and lsn = $3::bigint and retired_at is null`;
+
+/**
+ * $1 stream, $2 epoch, $3 lsn, $4 append epoch. Ends a stream whose log is flushed to its end, by who owns both. The rows stay
+ * as tombstones. Idempotent: also where this owner has retired it already.
+ */
+export const RETIRE_LOG_STREAM = `
+with fence as materialized (
+  select stream from journal_streams where stream = $1 and epoch = $4 for update
+),
+retired as (
+  update journal_checkpoints c set retired_at = coalesce(c.retired_at, now()), heard_at = now(), owner = null
+  from fence
+  where c.stream = fence.stream and c.epoch = $2 and c.lsn = $3::bigint
+    and not exists (select from increment_log l where l.stream = $1 and l.lsn > $3::bigint)
+  returning c.stream
+),
+beat as (
+  delete from journal_heartbeats where id in (select stream from retired)
+)
+update journal_streams s set retired_at = coalesce(s.retired_at, now()) from retired where s.stream = retired.stream
+returning 1`;
+
+/**
+ * $1 stream, $2 epoch, $3 lsn. Ends a stream whose records are elsewhere, and that is flushed to its end there. The row stays as a
+ * tombstone. Idempotent.
+ */
+export const RETIRE_STREAM_ELSEWHERE = `
+with retired as (
+  update journal_checkpoints set retired_at = coalesce(retired_at, now()), heard_at = now(), owner = null
+  where stream = $1 and epoch = $2 and lsn = $3::bigint
+  returning stream
+),
+beat as (
+  delete from journal_heartbeats where id in (select stream from retired)
+)
+select 1 from retired`;
+
+/**
+ * $1 streams uuid[], $2 seconds for which committed records are kept, $3 window in hours. What is known of streams that the broker
+ * has: retired ones are due for a purge, and 15 days after their window for the removal of their rows.
+ */
+export const KNOWN_STREAMS = `
+select stream::text, epoch::text, lsn::text, retired_at is not null as retired,
+       coalesce(retired_at < now() - make_interval(secs => $2::float8), false) as due,
+       coalesce(retired_at < now() - make_interval(hours => $3::int) - interval '15 days', false) as old
+from journal_checkpoints where stream = any($1::uuid[])`;
+
+/** $1 stream, $2 epoch, $3 window in hours. Removes the tombstone of a stream whose subject holds nothing but fences. */
+export const FORGET_STREAM = `
+with forgotten as (
+  delete from journal_checkpoints
+  where stream = $1 and epoch = $2 and retired_at < now() - make_interval(hours => $3::int) - interval '15 days'
+  returning stream
+)
+delete from journal_streams s using forgotten where s.stream = forgotten.stream`;
+
+/*
+ * Setting records aside whose stream has no row: BEGIN_TAKING, {@link LOCK_SET_ASIDE}, {@link SET_STREAM_ASIDE}, {@link IS_SET_ASIDE}
+ * where that inserted nothing, COMMIT_TAKING on one session. The second statement sees what the lock waited for.
+ */
+
+/** $1 stream. Another consumer of the same message waits. */
+export const LOCK_SET_ASIDE = 'select pg_advisory_xact_lock(hashtextextended($1::text, 0))';
+
+/**
+ * $1 stream, $2 keys bytea[], $3 amounts text[], $4 LSNs bigint[], $5 idempotency keys text[] and $6 digests bytea[], null where there
+ * is none, $7 a time, in seconds since 1970. One element an increment. Keeps each record once: nobody can tell what of it is
+ * counted.
+ */
+export const SET_STREAM_ASIDE = `
+insert into rejected_increments (stream, key, amount, reason, lsn, token, digest, accepted_after)
+select $1, r.k, r.a, 'its stream has no row in journal_checkpoints', r.l, r.t, r.d,
+       case when $7::float8 = 0 then '-infinity' else to_timestamp($7::float8) end
+from unnest($2::bytea[], $3::text[], $4::bigint[], $5::text[], $6::bytea[]) r(k, a, l, t, d)
+where not exists (select from rejected_increments where stream = $1 and lsn = any($4::bigint[]))
+  and not exists (select from journal_checkpoints where stream = $1)
+returning 1`;
+
+/** $1 stream, $2 LSNs bigint[]. A row where another consumer has kept these records; none where the stream has a row by now. */
+export const IS_SET_ASIDE = `
+select 1 from rejected_increments where stream = $1 and lsn = any($2::bigint[]) limit 1`;

@@ -1,0 +1,214 @@
+/**
+ * Looks at the subjects of the broker whose streams have no open row. Shard thread.
+ *
+ * ```text
+ * a subject the database does not know ──first record is LSN 1──► its row is made ──► taken like any other
+ *                                       └──a higher one──► left alone, with an alert
+ * the subject of a retired stream ──a record above its checkpoint──► opened again
+ *                                  └──nothing but fences, long after──► its row is removed
+ * ```
+ */
+import type { Lsn } from '../../../core/checkpoint.js';
+import type { Clock } from '../../../core/clock.js';
+import { FORGET_STREAM, KNOWN_STREAMS, REOPEN_STREAM } from '../../../db/stream-statements.js';
+import { lockedRow, type StreamRows } from '../shared/stream-rows.js';
+import { isUuid } from '../../../core/uuid.js';
+import type { Broker } from './broker.js';
+import { Errand, type WriteLine } from './errand.js';
+import { isFence } from './nats-message.js';
+import type { StreamGrowth } from './stream-growth.js';
+import type { SubjectScan } from './subject-content.js';
+import type { SubjectPurge } from './subject-purge.js';
+
+/** By how much longer the interval between two lists is for each subject. */
+const LIST_INTERVAL_A_SUBJECT_MS = 2;
+/** Most subjects that one look checks. */
+const CHECKS_MAX = 100;
+
+/** Intervals that a simulation shortens, in ms. */
+export interface DiscoveryIntervals {
+  /** How often the subjects are listed, beside what the number of subjects adds. Not above the time between two surveys. */
+  readonly listMs: number;
+  /** How long a subject that needed nothing, and has as many messages as then, is left alone. */
+  readonly checkedMs: number;
+}
+
+/** What the discovery needs. */
+export interface SubjectDiscoveryDeps {
+  readonly broker: Pick<Broker, 'streams'>;
+  readonly rows: StreamRows;
+  readonly scan: SubjectScan;
+  readonly purge: SubjectPurge;
+  readonly growth: StreamGrowth;
+  readonly clock: Pick<Clock, 'monotonic'>;
+  readonly intervals: DiscoveryIntervals;
+  /** JOURNAL_KEEP_SECONDS. */
+  readonly keepSeconds: number;
+  /** IDEMPOTENCY_WINDOW_HOURS. */
+  readonly windowHours: number;
+  readonly log: WriteLine;
+}
+
+interface KnownRow {
+  readonly stream: string;
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly retired: boolean;
+  readonly due: boolean;
+  readonly old: boolean;
+}
+
+/** Looks after a subject. True where nothing is left to do for now. */
+type StreamCheck = (stream: string) => Promise<boolean>;
+
+/** Looks at all subjects now and then. */
+export class SubjectDiscovery {
+  readonly #deps: SubjectDiscoveryDeps;
+  readonly #checked = new Map<string, { readonly messages: number; readonly at: number }>();
+  /** The last subject that a look has checked. */
+  #lastChecked: string | undefined;
+  #dueAt = Number.NEGATIVE_INFINITY;
+  readonly #listing: Errand;
+  readonly #discovering: Errand;
+  readonly #checking: Errand;
+  #isClosing = false;
+
+  constructor(deps: SubjectDiscoveryDeps) {
+    this.#deps = deps;
+    const unchecked = 'Cannot look at streams without an open row in NATS now; trying again';
+    this.#listing = new Errand(deps.log, 'Cannot look at the subjects in NATS now; trying again');
+    this.#discovering = new Errand(deps.log, unchecked);
+    this.#checking = new Errand(deps.log, unchecked);
+  }
+
+  /** Begins a look where one is due. `open`: streams with an open row; `beginning`: the one that this thread begins. */
+  run(open: ReadonlySet<string>, beginning: string | undefined): void {
+    if (this.#deps.clock.monotonic() < this.#dueAt) return;
+    this.#listing.run(() => this.#look(open, beginning));
+  }
+
+  /** Ends after what is under way. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    await Promise.all([this.#listing, this.#discovering, this.#checking].map(({ ended }) => ended));
+  }
+
+  async #look(open: ReadonlySet<string>, beginning: string | undefined): Promise<void> {
+    const { broker, clock, growth, intervals } = this.#deps;
+    const askedAt = clock.monotonic();
+    const subjects = await broker.streams();
+    const now = clock.monotonic();
+    this.#dueAt = askedAt + intervals.listMs + LIST_INTERVAL_A_SUBJECT_MS * subjects.size;
+    growth.noteList(subjects, open, askedAt);
+    const due: string[] = [];
+    for (const [stream, messages] of fromNext(subjects, this.#lastChecked)) {
+      if (open.has(stream) || !isUuid(stream) || stream === beginning) continue;
+      const checked = this.#checked.get(stream);
+      if (checked?.messages === messages && now - checked.at < intervals.checkedMs) continue;
+      due.push(stream);
+      if (due.length === CHECKS_MAX) break;
+    }
+    this.#lastChecked = due.at(-1);
+    for (const stream of this.#checked.keys()) if (!subjects.has(stream)) this.#checked.delete(stream);
+    if (due.length === 0) return;
+    const known = await this.#known(due);
+    const runChecks = (errand: Errand, streams: readonly string[], check: StreamCheck): void => {
+      errand.run(() => this.#checkAll(streams, check, subjects, now));
+    };
+    const isKnown = (stream: string): boolean => known.has(stream);
+    // Nobody flushes a stream before it is found. One that has ended may have many messages, and can wait.
+    runChecks(
+      this.#discovering,
+      due.filter((stream) => !isKnown(stream)),
+      (stream) => this.#discover(stream),
+    );
+    runChecks(this.#checking, due.filter(isKnown), (stream) => this.#check(stream, known.get(stream)));
+  }
+
+  async #checkAll(
+    streams: readonly string[],
+    check: StreamCheck,
+    subjects: ReadonlyMap<string, number>,
+    now: number,
+  ): Promise<void> {
+    for (const stream of streams) {
+      if (this.#isClosing) return;
+      const isDone = await check(stream);
+      if (isDone) this.#checked.set(stream, { messages: subjects.get(stream) ?? 0, at: now });
+    }
+  }
+
+  async #known(streams: readonly string[]): Promise<ReadonlyMap<string, KnownRow>> {
+    const { keepSeconds, windowHours, rows } = this.#deps;
+    const known = await rows.run<KnownRow>(KNOWN_STREAMS, [streams, keepSeconds, windowHours]);
+    return new Map(known.map((row) => [row.stream, row]));
+  }
+
+  /** Looks after a subject whose stream has ended. */
+  async #check(stream: string, known: KnownRow | undefined): Promise<boolean> {
+    if (known?.retired !== true || !known.due) return false;
+    const { log, purge, rows, scan, windowHours } = this.#deps;
+    const checkpoint = Number(known.lsn);
+    const content = await scan.content(stream, checkpoint);
+    if (content === 'unread') return false;
+    if (content === 'unreadable') return true;
+    if (content.lastLsn > checkpoint) {
+      await this.#reopen(stream, checkpoint, content.lastLsn);
+      return false;
+    }
+    if (content.gapAt !== undefined) {
+      const what = 'A stream that was finished has a record behind a gap in NATS; it is not counted, and left alone';
+      log('error', { stream, checkpoint, lsn: content.gapAt }, what);
+      return true;
+    }
+    // The records are committed, as the row says that was just read.
+    if (content.hasRecords) {
+      if (content.firstFence === undefined) return true;
+      return purge.below(stream, content.firstFence, ({ data }) => isFence(data));
+    }
+    if (known.old) await rows.run(FORGET_STREAM, [stream, known.epoch, windowHours]);
+    return true;
+  }
+
+  /** Makes the row of a subject whose stream has none. */
+  async #discover(stream: string): Promise<boolean> {
+    const { log, rows, scan } = this.#deps;
+    const first = await scan.firstRecord(stream);
+    if (first === undefined) return true;
+    const { lsn: firstLsn, isBehindFence, node, shard } = first;
+    const origin = { node, shard };
+    if (firstLsn !== 1 || isBehindFence) {
+      // Another thread may have made its row since, and what it has flushed may be removed.
+      if ((await this.#known([stream])).has(stream)) return false;
+      const what =
+        `Stream ${stream} is in NATS from ${isBehindFence ? 'a fence' : `LSN ${firstLsn}`} on and has no row in journal_checkpoints: nobody can tell what ` +
+        'of it is counted, and it is left alone';
+      log('error', { stream, firstLsn, ...origin }, what);
+      return true;
+    }
+    if (await rows.makeFound(stream, origin))
+      log('info', { stream, ...origin }, 'Found a stream in NATS that PostgreSQL had not heard of');
+    return false;
+  }
+
+  async #reopen(stream: string, checkpoint: Lsn, lastLsn: Lsn): Promise<void> {
+    const { log, rows } = this.#deps;
+    const reopened = await rows.takeLocked(async (run) => {
+      await lockedRow(run, stream);
+      return (await run({ text: REOPEN_STREAM, values: [stream, null] }))[0];
+    });
+    if (reopened === undefined) return;
+    const what = 'A stream that was finished has records above its end; opened it again';
+    log('warn', { stream, checkpoint, lastLsn }, what);
+  }
+}
+
+/** All subjects, beginning behind one of them: those that are due for long must not keep a look from all others. */
+function fromNext(
+  subjects: ReadonlyMap<string, number>,
+  last: string | undefined,
+): readonly (readonly [string, number])[] {
+  const all = [...subjects];
+  const next = all.findIndex(([stream]) => stream === last) + 1;
+  return [...all.slice(next), ...all.slice(0, next)];
+}

@@ -1,0 +1,100 @@
+/**
+ * Removes committed records from the broker. Shard thread.
+ */
+import type { Checkpoint } from '../../../core/checkpoint.js';
+import type { Clock } from '../../../core/clock.js';
+import { decodedOr } from '../shared/message-format.js';
+import type { Broker, BrokerMessage } from './broker.js';
+import { Errand, type WriteLine } from './errand.js';
+import { isFence } from './nats-message.js';
+import { PurgeSchedule, type PurgeMark } from './purge-schedule.js';
+
+/** What the purges need. */
+export interface SubjectPurgeDeps {
+  readonly broker: Pick<Broker, 'read' | 'purge'>;
+  readonly clock: Pick<Clock, 'monotonic'>;
+  /** JOURNAL_KEEP_SECONDS. */
+  readonly keepSeconds: number;
+  /** So long after a read was sent the broker may have restarted. */
+  readonly confirmAfterMs: number;
+  readonly log: WriteLine;
+}
+
+/** The purges of all streams that this thread writes or flushes. */
+export class SubjectPurge {
+  readonly #deps: SubjectPurgeDeps;
+  readonly #schedules = new Map<string, PurgeSchedule>();
+  readonly #errand: Errand;
+  #isClosing = false;
+
+  constructor(deps: SubjectPurgeDeps) {
+    this.#deps = deps;
+    const failure = 'Cannot remove committed records from NATS now; trying again with later ones';
+    this.#errand = new Errand(deps.log, failure);
+  }
+
+  /** What is to be purged of a stream. */
+  of(stream: string): PurgeSchedule {
+    const found = this.#schedules.get(stream) ?? new PurgeSchedule(this.#deps.keepSeconds * 1000);
+    this.#schedules.set(stream, found);
+    return found;
+  }
+
+  /** Earlier commits of a stream are no longer those of this thread. */
+  forget(stream: string): void {
+    this.#schedules.delete(stream);
+  }
+
+  /** Forgets streams of which nothing is left to purge, but these. */
+  forgetAllBut(isNeeded: (stream: string) => boolean): void {
+    for (const [stream, { isEmpty }] of this.#schedules)
+      if (isEmpty && !isNeeded(stream)) this.#schedules.delete(stream);
+  }
+
+  /** This thread has moved the checkpoint of a stream to `at`. */
+  noteCommitted(stream: string, at: Checkpoint): void {
+    this.#schedules.get(stream)?.noteCommitted(at, this.#deps.clock.monotonic());
+  }
+
+  /** Begins to remove what was committed long enough before these rows were read, and is committed there. */
+  run(rows: readonly (Checkpoint & { readonly stream: string })[], askedAt: number): void {
+    this.#errand.run(() => this.#purge(new Map(rows.map((row) => [row.stream, row])), askedAt));
+  }
+
+  /** Ends after the stream under way. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    await this.#errand.ended;
+  }
+
+  /** Another round removes the rest. */
+  async #purge(rows: ReadonlyMap<string, Checkpoint>, askedAt: number): Promise<void> {
+    for (const [stream, schedule] of [...this.#schedules]) {
+      if (this.#isClosing) return;
+      const due = schedule.takeDue(askedAt, rows.get(stream));
+      if (due === undefined) continue;
+      const isThere = await this.below(stream, due.sequence, (message) => isMarked(message, due));
+      // The broker has gone back. What this stream has there by now is purged by whoever ends it.
+      if (!isThere) schedule.clear();
+    }
+  }
+
+  /**
+   * Removes what is below a message, if that is still the one that `isSame` knows. True where it is. Where the answer took too long
+   * nothing is removed: what is committed next takes it along.
+   */
+  async below(stream: string, sequence: number, isSame: (message: BrokerMessage) => boolean): Promise<boolean> {
+    const { broker, clock, confirmAfterMs } = this.#deps;
+    const until = clock.monotonic() + confirmAfterMs;
+    const [message] = await broker.read(stream, sequence, 1);
+    if (message?.sequence !== sequence || !isSame(message)) return false;
+    if (clock.monotonic() < until) await broker.purge(stream, sequence);
+    return true;
+  }
+}
+
+/** Whether it is still the message of the mark. */
+function isMarked({ sequence, data }: BrokerMessage, mark: PurgeMark): boolean {
+  if (sequence !== mark.sequence) return false;
+  return isFence(data) ? mark.lsn === undefined : decodedOr(data, () => undefined)?.lastLsn === mark.lsn;
+}

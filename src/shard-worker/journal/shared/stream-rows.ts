@@ -1,0 +1,283 @@
+/**
+ * The rows of streams of a journal that others can reach: who writes and who flushes them, and signs of life. Shard thread.
+ *
+ * Questions and signs of life have a connection of their own, so that they never wait behind a flush. What locks the row of a
+ * stream uses the connection of the flushes: it may have to wait for one.
+ *
+ * Every failure is CounterError `database-unavailable`: a statement can be repeated, or what it was for can be looked up.
+ */
+import type { Checkpoint, DatabaseTime } from '../../../core/checkpoint.js';
+import { CounterError } from '../../../core/errors.js';
+import { Turns } from '../../../core/turns.js';
+import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
+import * as sql from '../../../db/statements.js';
+import * as streams from '../../../db/stream-statements.js';
+import type { BegunStream, LogOwner, StreamState, StreamSurvey, TakenLogStream } from '../stream-log.js';
+import type { MessageOrigin } from './message-format.js';
+
+const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
+
+/** The kinds of journals that others can reach. */
+export type SharedJournalKind = 'postgres' | 'nats' | 'sqs';
+
+/** What the rows need. */
+export interface StreamRowsDeps {
+  /** For questions, signs of life and looks at all streams. */
+  readonly statements: ShardConnection;
+  /** The connection of the flushes, and the turns in which it is used. */
+  readonly flushes: ShardConnection;
+  readonly flushTurns: Turns;
+  readonly owner: LogOwner;
+}
+
+/** The columns of a checkpoint row. */
+export interface StreamRow {
+  /** Null: there is no row. */
+  readonly epoch: string | null;
+  readonly lsn: string;
+  readonly covered_from: number;
+  readonly retired: boolean;
+  /** Undefined or null: nobody here may append. */
+  readonly append_epoch?: string | null;
+}
+
+interface TimedRow extends StreamRow {
+  readonly database_time: number;
+}
+
+/** What the row of a stream says. */
+export interface AskedStream extends StreamState {
+  readonly isOpen: boolean;
+}
+
+/** A stream that is not retired, as its row says. */
+export interface SurveyedStream extends StreamSurvey {
+  /** Since the last sign of life of its writer; undefined: there is none. */
+  readonly silentMs: number | undefined;
+}
+
+interface SurveyRow {
+  readonly stream: string;
+  readonly epoch: string;
+  readonly lsn: string;
+  readonly owner: string | null;
+  readonly node: string;
+  readonly shard: number;
+  readonly is_owned: boolean;
+  readonly is_written: boolean;
+  readonly silent_ms: number | null;
+  readonly self_flushed: boolean;
+  readonly flushers: number;
+}
+
+/** The rows of the streams of one kind of journal, for one shard. */
+export class StreamRows {
+  readonly #kind: SharedJournalKind;
+  readonly #deps: StreamRowsDeps;
+  readonly #turns = new Turns();
+  /** Streams that this thread has begun without a row. */
+  readonly #unregistered = new Set<string>();
+
+  constructor(kind: SharedJournalKind, deps: StreamRowsDeps) {
+    this.#kind = kind;
+    this.#deps = deps;
+  }
+
+  /** The id of this thread as one that flushes. */
+  get flusher(): string | undefined {
+    return this.#deps.owner.flusher;
+  }
+
+  /** Makes the rows of a new stream of this thread in the database's own journal. */
+  async begin(stream: string): Promise<BegunStream> {
+    const { node, shard } = this.#deps.owner;
+    const values = [stream, node, shard, this.flusher ?? null];
+    const row = await this.#make({ text: streams.BEGIN_STREAM, values });
+    if (row === undefined || row.append_epoch === undefined || row.append_epoch === null)
+      throw new TypeError('a statement that always has a row had none');
+    return { ...takenStream(stream, row), appendEpoch: row.append_epoch, time: row.database_time };
+  }
+
+  /**
+   * Makes the row of a new stream of this thread, whose records are elsewhere. Where the database is unavailable there is none: whoever
+   * flushes finds the stream, and makes it. `unavailable`: called then.
+   */
+  async beginElsewhere(
+    stream: string,
+    appendEpoch: string,
+    showsLife: boolean,
+    unavailable: (error: unknown) => void,
+  ): Promise<BegunStream> {
+    try {
+      const row = await this.#make(this.#making(stream, this.#deps.owner, this.flusher, showsLife));
+      if (row !== undefined) return { ...takenStream(stream, row), appendEpoch, time: row.database_time };
+    } catch (error) {
+      if (!(error instanceof CounterError) || error.code !== 'database-unavailable') throw error;
+      unavailable(error);
+    }
+    this.#unregistered.add(stream);
+    return { stream, epoch: 0, lsn: 0, coveredFrom: 0, appendEpoch, time: 0, isUnregistered: true };
+  }
+
+  /** Makes the row of a stream that others have begun, and that nobody flushes yet. False: it has one. */
+  async makeFound(stream: string, origin: MessageOrigin): Promise<boolean> {
+    return (await this.#make(this.#making(stream, origin, undefined, false))) !== undefined;
+  }
+
+  /** As {@link StreamRows.makeFound}, in a transaction of the caller, for this thread to flush. Undefined: it has one. */
+  async makeReceived(run: RunStatement, stream: string, origin: MessageOrigin): Promise<StreamRow | undefined> {
+    const [row] = await run<StreamRow>(this.#making(stream, origin, this.flusher, false));
+    return row;
+  }
+
+  #making(
+    stream: string,
+    { node, shard }: MessageOrigin,
+    flusher: string | undefined,
+    showsLife: boolean,
+  ): { readonly text: string; readonly values: readonly unknown[] } {
+    return { text: streams.MAKE_STREAM, values: [stream, node, shard, flusher ?? null, this.#kind, showsLife] };
+  }
+
+  #make(statement: { readonly text: string; readonly values: readonly unknown[] }): Promise<TimedRow | undefined> {
+    const make = async (run: RunStatement): Promise<TimedRow | undefined> => (await run<TimedRow>(statement))[0];
+    return this.#turns.run(() => orUnavailable(() => taking(this.#deps.statements, make)));
+  }
+
+  /** What the row of a stream says; undefined where there is none. */
+  async ask(stream: string): Promise<AskedStream | undefined> {
+    const [row] = await this.run<{ lsn: string; epoch: string; open: boolean; database_time: number }>(
+      streams.ASK_STREAM,
+      [stream],
+    );
+    return row && { epoch: Number(row.epoch), lsn: Number(row.lsn), time: row.database_time, isOpen: row.open };
+  }
+
+  /** As {@link StreamRows.ask}, for the writer of a stream: one that has begun without a row counts as open until it has one. */
+  async askWritten(stream: string): Promise<AskedStream | undefined> {
+    const row = await this.ask(stream);
+    if (row === undefined)
+      return this.#unregistered.has(stream) ? { epoch: 0, lsn: 0, time: 0, isOpen: true } : undefined;
+    this.#unregistered.delete(stream);
+    return row;
+  }
+
+  /** Signs of life of this thread, and of the writer of `written`, also where it has no row yet. */
+  async showLife(written: readonly string[]): Promise<void> {
+    const text = this.#kind === 'postgres' ? streams.SHOW_LIFE : streams.SHOW_LIFE_WITHOUT_ROW;
+    await this.run(text, [this.flusher ?? null, written]);
+  }
+
+  /** The last sign of life: other threads may take over at once. */
+  async endLife(ids: readonly string[]): Promise<void> {
+    await this.run(streams.END_LIFE, [ids]);
+  }
+
+  /** The word of an idle writer of the database's own journal. False: the stream has another writer, or has ended. */
+  async giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean> {
+    return (await this.run(streams.GIVE_WORD, [stream, appendEpoch, time])).length === 1;
+  }
+
+  /** Looks at all streams that are not retired. */
+  async survey(): Promise<{ readonly streams: readonly SurveyedStream[]; readonly flushers: number }> {
+    const rows = await this.run<SurveyRow>(streams.SURVEY_STREAMS, [this.#kind]);
+    return { streams: rows.map(surveyOf), flushers: rows[0]?.flushers ?? 0 };
+  }
+
+  /**
+   * Takes the flushes of a stream whose row is at `epoch`; with `fencesWriter` the appends, too. Undefined where another thread has
+   * taken it meanwhile.
+   */
+  take(stream: string, epoch: number, fencesWriter: boolean): Promise<TakenLogStream | undefined> {
+    return this.takeLocked(async (run) => {
+      if (fencesWriter) await run({ text: streams.LOCK_STREAM, values: [stream] });
+      const found = await lockedRow(run, stream);
+      if (found === undefined || found.retired || Number(found.epoch) !== epoch) return undefined;
+      const text = fencesWriter ? streams.ADOPT_STREAM : streams.TAKE_FLUSHES;
+      const [row] = await run<StreamRow>({ text, values: [stream, this.flusher] });
+      if (row === undefined) throw new TypeError('a row that is locked is gone');
+      return takenStream(stream, row);
+    });
+  }
+
+  /** A transaction that takes rows, with `pruned_before` locked. It is rolled back where `work` resolves to undefined. */
+  takeLocked<T>(work: (run: RunStatement) => Promise<T | undefined>): Promise<T | undefined> {
+    return this.inFlushTurn(() => taking(this.#deps.flushes, work));
+  }
+
+  /** Leaves a stream at `at` to whoever flushes it next. */
+  release(stream: string, at: Checkpoint): Promise<boolean> {
+    return this.isApplied(streams.RELEASE_STREAM, [stream, at.epoch, at.lsn]);
+  }
+
+  /** Ends a stream whose records are elsewhere, and flushed to their end. False: its row is not at `at`. Idempotent. */
+  retireElsewhere(stream: string, at: Checkpoint): Promise<boolean> {
+    return this.isApplied(streams.RETIRE_STREAM_ELSEWHERE, [stream, at.epoch, at.lsn]);
+  }
+
+  /** Runs a statement that waits for no flush. */
+  run<Row extends object>(text: string, values: readonly unknown[]): Promise<Row[]> {
+    return this.inTurn(() => this.#deps.statements.run<Row>({ text, values }));
+  }
+
+  /** Whether a statement that may wait for a flush has changed a row. */
+  isApplied(text: string, values: readonly unknown[]): Promise<boolean> {
+    return this.inFlushTurn(async () => (await this.#deps.flushes.run({ text, values })).length === 1);
+  }
+
+  /** Uses the connection of the statements. */
+  inTurn<T>(statements: () => Promise<T>): Promise<T> {
+    return this.#turns.run(() => orUnavailable(statements));
+  }
+
+  /** Uses the connection of the flushes. */
+  inFlushTurn<T>(statements: () => Promise<T>): Promise<T> {
+    return this.#deps.flushTurns.run(() => orUnavailable(statements));
+  }
+
+  /** Closes the connection of the statements; no call may follow. */
+  close(): Promise<void> {
+    return this.#deps.statements.close();
+  }
+}
+
+/** Locks the row of a stream. Undefined where there is none. */
+export async function lockedRow(run: RunStatement, stream: string): Promise<StreamRow | undefined> {
+  const [found] = await run<StreamRow>({ text: sql.LOCK_CHECKPOINT, values: [stream] });
+  return found === undefined || found.epoch === null ? undefined : found;
+}
+
+/** A stream whose row this thread has taken or made. */
+export function takenStream(stream: string, row: StreamRow): TakenLogStream {
+  const { epoch, lsn, covered_from: coveredFrom, append_epoch: appendEpoch } = row;
+  return { stream, epoch: Number(epoch), lsn: Number(lsn), coveredFrom, appendEpoch: appendEpoch ?? undefined };
+}
+
+function taking<T>(
+  connection: ShardConnection,
+  work: (run: RunStatement) => Promise<T | undefined>,
+): Promise<T | undefined> {
+  const transaction = async (run: RunStatement): Promise<T | undefined> => {
+    await run({ text: sql.BEGIN_TAKING });
+    await run({ text: sql.LOCK_PRUNED_BEFORE });
+    const taken = await work(run);
+    await run(taken === undefined ? ROLLBACK : { text: sql.COMMIT_TAKING });
+    return taken;
+  };
+  return connection.transaction(transaction, ROLLBACK);
+}
+
+function surveyOf(row: SurveyRow): SurveyedStream {
+  return {
+    stream: row.stream,
+    epoch: Number(row.epoch),
+    lsn: Number(row.lsn),
+    owner: row.owner ?? undefined,
+    node: row.node,
+    shard: row.shard,
+    isOwned: row.is_owned,
+    isWritten: row.is_written,
+    isSelfFlushed: row.self_flushed,
+    silentMs: row.silent_ms ?? undefined,
+  };
+}
