@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 import { Turns } from '#product/core/turns.js';
 import { PRUNE_LOG } from '#product/db/log-statements.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
-import { PostgresLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import { PostgresJournal } from '#product/shard-worker/journal/postgres/postgres-journal.js';
 import { GroupEncoder } from '#product/shard-worker/journal/postgres/postgres-records.js';
 import { RECORD_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import { incrementEntries } from '../../test/support/record-entries.js';
@@ -75,7 +75,7 @@ async function measure(database: BenchDatabase, hour: Hour): Promise<void> {
   await connection.query({ text: 'select pg_reload_conf()' });
   const open = (): ShardConnection => new ShardConnection(target, { applicationName: 'benchmark' });
   const [appends, flushes, pruner] = [open(), open(), open()];
-  const log = new PostgresLog({
+  const log = new PostgresJournal({
     ...{ statements: appends, flushes, flushTurns: new Turns() },
     owner: { node: randomUUID(), shard: 0, flusher: randomUUID() },
   });

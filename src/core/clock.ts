@@ -35,6 +35,14 @@ export function pauseOn(clock: Pick<Clock, 'schedule'>, ms: number): Promise<voi
   });
 }
 
+/** Settles with the promise, which does not reject, or after `ms` on the clock of the machine. */
+export async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
+  await Promise.race([promise, timeout]);
+  clearTimeout(timer);
+}
+
 /** Resolves after `ms` on the clock of the machine. Keeps the process alive until then. */
 export function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));

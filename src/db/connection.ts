@@ -7,6 +7,7 @@
 import { Socket } from 'node:net';
 import pg from 'pg';
 import { readDatabaseUrl, type SessionRequirement } from '../config/database-url.js';
+import { settledWithin } from '../core/clock.js';
 import { StartError } from '../core/errors.js';
 import {
   errorCode,
@@ -79,6 +80,8 @@ export interface Statement {
 
 const CONNECT_TIMEOUT_MS = 5_000;
 const QUERY_TIMEOUT_MS = 40_000;
+/** How long an orderly end waits for the socket. */
+const CLOSE_TIMEOUT_MS = 1_000;
 const KEEP_ALIVE_DELAY_MS = 10_000;
 /** After this many refusals in a row a session is closed: its own state may be the reason. */
 const REFUSALS_MAX = 5;
@@ -271,10 +274,8 @@ export class DatabaseConnection {
 
   /** Ends the session in an orderly way. Waits for the socket to close, for a second at most. */
   async close(): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, 1000)));
-    await Promise.race([this.#client.end().catch(() => undefined), timeout]);
-    clearTimeout(timer);
+    const ended = this.#client.end().catch(() => undefined);
+    await settledWithin(ended, CLOSE_TIMEOUT_MS);
     this.destroy();
   }
 

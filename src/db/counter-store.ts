@@ -9,6 +9,7 @@
  *     └──failed──► unavailable ──backoff──► connecting    reads fail with database-unavailable
  * ```
  */
+import { Backoff } from '../core/backoff.js';
 import type { Checkpoint } from '../core/checkpoint.js';
 import type { CounterListPage, CounterListQuery, UnreadableCounter } from '../core/counter-operations.js';
 import { CounterError } from '../core/errors.js';
@@ -103,7 +104,7 @@ export class CounterStore {
   readonly #options: CounterStoreOptions;
   readonly #waitingMax: number;
   #waiting: (Read | Turn)[] = [];
-  #backoffMs = BACKOFF_MIN_MS;
+  readonly #backoff = new Backoff(BACKOFF_MIN_MS, BACKOFF_MAX_MS);
   #state: State = { kind: 'connecting' };
   /** Keys whose sum is not a number, and that were logged. */
   readonly #reported = new Set<string>();
@@ -224,7 +225,7 @@ export class CounterStore {
       this.#failed(new Error('the database is a standby'));
       return;
     }
-    this.#backoffMs = BACKOFF_MIN_MS;
+    this.#backoff.reset();
     this.#state = { kind: 'ready', connection, reading: false };
     connection.onLost(() => {
       if (this.#state.kind === 'ready' && this.#state.connection === connection) this.#connect();
@@ -234,9 +235,8 @@ export class CounterStore {
 
   #failed(cause: unknown): void {
     if (this.#state.kind === 'closed') return;
-    const timer = setTimeout(() => this.#connect(), this.#backoffMs);
+    const timer = setTimeout(() => this.#connect(), this.#backoff.take());
     timer.unref();
-    this.#backoffMs = Math.min(this.#backoffMs * 2, BACKOFF_MAX_MS);
     this.#state = { kind: 'unavailable', timer, cause };
     this.#failWaiting(cause);
   }

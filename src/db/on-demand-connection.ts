@@ -1,6 +1,7 @@
 /**
  * One connection that several rarely used stores share. It opens when it is needed, and again after it was lost. Main thread.
  */
+import { settledWithin } from '../core/clock.js';
 import { CounterError } from '../core/errors.js';
 import { Turns } from '../core/turns.js';
 import { connect, type ConnectOptions, type DatabaseConnection, type DatabaseTarget } from './connection.js';
@@ -54,12 +55,4 @@ export class OnDemandConnection {
     this.#connection = connection;
     return connection;
   }
-}
-
-/** Settles with the promise, which does not reject, or after `ms`. */
-async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
-  await Promise.race([promise, timeout]);
-  clearTimeout(timer);
 }

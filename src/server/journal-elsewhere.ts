@@ -5,8 +5,8 @@ import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
 import { JournalError } from '../core/errors.js';
 import type { Logger } from '../core/logger.js';
-import { openBrokerStream } from '../shard-worker/journal/nats/broker-stream.js';
-import { openQueue } from '../shard-worker/journal/sqs/queue-start.js';
+import { openBrokerStream } from '../shard-worker/journal/nats/nats-start.js';
+import { openQueue } from '../shard-worker/journal/sqs/sqs-start.js';
 import type { ShardTask } from '../shard-worker/protocol/control-messages.js';
 
 const RETRY_MS = 500;

@@ -1,6 +1,6 @@
 /** The log with the bugs of {@link SharedMutations} between it and its shard. */
 import type { JournalRecord } from '#product/shard-worker/journal/journal.js';
-import type { IncrementLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import type { IncrementLog } from '#product/shard-worker/journal/postgres/postgres-journal.js';
 import { postgresWriter, type LogOutcome } from '#product/shard-worker/journal/postgres/postgres-transport.js';
 import type { TakenLogStream } from '#product/shard-worker/journal/stream-log.js';
 import type { Mutations } from './mutations.js';

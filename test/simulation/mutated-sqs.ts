@@ -3,7 +3,7 @@ import { crc32 } from 'node:zlib';
 import type { Lsn } from '#product/core/checkpoint.js';
 import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
 import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/sqs-message.js';
-import type { SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
+import type { SqsJournalDeps } from '#product/shard-worker/journal/sqs/sqs-journal.js';
 import { sqsWriter } from '#product/shard-worker/journal/sqs/sqs-transport.js';
 import type { QueueLog, StreamWriter, StreamWriterDeps } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
@@ -71,7 +71,7 @@ function naming(data: Uint8Array, previousLsn: Lsn): Uint8Array {
 }
 
 /** What the log of a shard is made of. */
-export function mutateSqsDeps(deps: SqsLogDeps, mutations: Mutations): SqsLogDeps {
+export function mutateSqsDeps(deps: SqsJournalDeps, mutations: Mutations): SqsJournalDeps {
   const appends = mutateSends(deps.appends, mutations);
   return { ...deps, appends, ...(mutations.suspensionsDoNotCount === true && { uptime: () => 0 }) };
 }
@@ -82,13 +82,13 @@ export class MutatedSqsLog {
   readonly log: QueueLog;
   readonly #sound: QueueLog;
   readonly #mutations: Mutations;
-  readonly #deps: SqsLogDeps;
+  readonly #deps: SqsJournalDeps;
   readonly #database: PostgresModel;
   /** By stream, what was received and not deleted, by LSN. */
   readonly #receipts = new Map<string, Map<Lsn, string>>();
   #afterRemoval: (() => Promise<unknown>) | undefined;
 
-  constructor(log: QueueLog, mutations: Mutations, deps: SqsLogDeps, database: PostgresModel) {
+  constructor(log: QueueLog, mutations: Mutations, deps: SqsJournalDeps, database: PostgresModel) {
     this.#sound = log;
     this.#mutations = mutations;
     this.#deps = deps;

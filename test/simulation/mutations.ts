@@ -132,7 +132,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
   { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 60 },
   { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 47 },
-  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 213 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 114 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
   { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
   {

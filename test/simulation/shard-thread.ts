@@ -18,11 +18,11 @@ import {
 } from '#product/shard-worker/protocol/control-messages.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
-import { NatsLog, type NatsLogDeps } from '#product/shard-worker/journal/nats/nats-log.js';
+import { NatsJournal, type NatsJournalDeps } from '#product/shard-worker/journal/nats/nats-journal.js';
 import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
-import { SqsLog, type SqsLogDeps } from '#product/shard-worker/journal/sqs/sqs-log.js';
-import { PostgresLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import { SqsJournal, type SqsJournalDeps } from '#product/shard-worker/journal/sqs/sqs-journal.js';
+import { PostgresJournal } from '#product/shard-worker/journal/postgres/postgres-journal.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import { ShardContext, type ShardDeps } from '#product/shard-worker/thread/shard-context.js';
 import { DirectoryStreams } from '#product/shard-worker/thread/streams/directory-streams.js';
@@ -177,7 +177,7 @@ export class ShardThread {
         : nats !== undefined
           ? this.#makeNatsLog(logDeps, nats)
           : mutateIncrementLog(
-              new PostgresLog({ statements, flushes, flushTurns, owner }),
+              new PostgresJournal({ statements, flushes, flushTurns, owner }),
               world.mutations,
               world.database,
             );
@@ -197,14 +197,14 @@ export class ShardThread {
   }
 
   #makeNatsLog(
-    deps: Pick<NatsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'clock'>,
+    deps: Pick<NatsJournalDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'clock'>,
     { groupBytesMax, windowHours, intervals }: NatsJournalSettings,
   ): SharedLog {
     const { broker, mutations, database } = this.#world;
     if (broker === undefined) throw new TypeError('The world has no broker');
     const client = { life: this.life, step: () => this.#step(), isCut: () => this.#node.isCutFromJournal };
     const connect = (): Broker => connectToBroker(broker, client);
-    const log = new NatsLog({
+    const log = new NatsJournal({
       ...deps,
       appends: mutateAppends(connect(), mutations),
       reads: mutateReads(connect(), mutations, database),
@@ -221,7 +221,7 @@ export class ShardThread {
   }
 
   #makeSqsLog(
-    deps: Pick<SqsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'clock'>,
+    deps: Pick<SqsJournalDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'clock'>,
     { groupBytesMax, client, times }: SqsJournalSettings,
   ): MutatedSqsLog {
     const world = this.#world;
@@ -245,7 +245,7 @@ export class ShardThread {
       },
       world.mutations,
     );
-    return new MutatedSqsLog(new SqsLog(logDeps), world.mutations, logDeps, world.database);
+    return new MutatedSqsLog(new SqsJournal(logDeps), world.mutations, logDeps, world.database);
   }
 
   /** For a bug. */

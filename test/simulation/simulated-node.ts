@@ -33,7 +33,7 @@ import { HandedOverStreams } from '#product/shard-worker/supervisor/handed-over-
 import { RestartBudget } from '#product/shard-worker/supervisor/shard-supervisor.js';
 import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
-import type { NatsLogIntervals } from '#product/shard-worker/journal/nats/nats-log.js';
+import type { NatsJournalIntervals } from '#product/shard-worker/journal/nats/nats-journal.js';
 import type { SqsWriterTimes } from '#product/shard-worker/journal/sqs/sqs-transport.js';
 import type { Role, SharedStreamsIntervals } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { Channel } from './channel.js';
@@ -88,7 +88,7 @@ export interface NatsJournalSettings {
   /** Most bytes of the records of a group. */
   readonly groupBytesMax: number;
   readonly windowHours: number;
-  readonly intervals: NatsLogIntervals;
+  readonly intervals: NatsJournalIntervals;
 }
 
 /** How a process ended. `foreign`: another process owns its streams. */

@@ -5,7 +5,7 @@ import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { migrate } from '#product/db/schema/migrate.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
-import { PostgresLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import { PostgresJournal } from '#product/shard-worker/journal/postgres/postgres-journal.js';
 import type { ControlMessage } from '#product/shard-worker/protocol/control-messages.js';
 import { makeStats, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
@@ -32,7 +32,7 @@ export async function createLogDatabase(): Promise<TestDatabase> {
 
 /** The log as one thread uses it. Without a flusher it only writes. */
 export interface ThreadOnLog {
-  readonly incrementLog: PostgresLog;
+  readonly incrementLog: PostgresJournal;
   readonly database: PostgresShardDatabase;
 }
 
@@ -42,7 +42,7 @@ export function openLog(url: string, flushes: boolean): ThreadOnLog {
   const [connection, turns, node] = [open(), new Turns(), randomUUID()];
   const owner = { node, shard: 0, flusher: flushes ? randomUUID() : undefined };
   return {
-    incrementLog: new PostgresLog({ statements: open(), flushes: connection, flushTurns: turns, owner }),
+    incrementLog: new PostgresJournal({ statements: open(), flushes: connection, flushTurns: turns, owner }),
     database: new PostgresShardDatabase(connection, { node, shard: 0, journal: 'postgres' }, turns),
   };
 }

@@ -17,6 +17,7 @@ import { mkdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { childEnvironment } from '../../config/child-environment.js';
+import { Backoff } from '../../core/backoff.js';
 import { StartError } from '../../core/errors.js';
 import { choosePostgresAccount, type PostgresAccount } from './postgres-account.js';
 import { embeddedPackageDir, prepareBinaries, type PostgresBinaries } from './postgres-binaries.js';
@@ -146,7 +147,7 @@ class EmbeddedServer implements EmbeddedPostgres {
   async start(): Promise<void> {
     const deadline = performance.now() + FIRST_START_TIMEOUT_MS;
     let portAttempts = 0;
-    let backoffMs = BACKOFF_MIN_MS;
+    const backoff = new Backoff(BACKOFF_MIN_MS, BACKOFF_MAX_MS);
     for (;;) {
       this.#port = await freePort();
       try {
@@ -161,8 +162,7 @@ class EmbeddedServer implements EmbeddedPostgres {
             cause: error,
           });
         }
-        await delay(backoffMs);
-        backoffMs = Math.min(backoffMs * 2, BACKOFF_MAX_MS);
+        await delay(backoff.take());
       }
     }
   }
@@ -241,13 +241,10 @@ class EmbeddedServer implements EmbeddedPostgres {
    */
   async #restart(): Promise<void> {
     let bindFailures = 0;
-    for (
-      let backoffMs = BACKOFF_MIN_MS;
-      !this.#stop.signal.aborted;
-      backoffMs = Math.min(backoffMs * 2, BACKOFF_MAX_MS)
-    ) {
+    const backoff = new Backoff(BACKOFF_MIN_MS, BACKOFF_MAX_MS);
+    while (!this.#stop.signal.aborted) {
       try {
-        await delay(backoffMs, undefined, { signal: this.#stop.signal });
+        await delay(backoff.take(), undefined, { signal: this.#stop.signal });
         await this.#launch();
         this.#logger.warn({ pid: this.#pid }, 'Embedded PostgreSQL is running again');
         return;

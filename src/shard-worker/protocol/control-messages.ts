@@ -3,6 +3,7 @@
  * and shard thread. An Error loses its class on a port, so failures cross as code and detail.
  */
 import type { MessagePort } from 'node:worker_threads';
+import type { NatsConfig, SqsConfig } from '../../config/config.js';
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import type { ErrorCode, JournalErrorCode } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
@@ -116,34 +117,12 @@ export interface HttpServerLink {
   disconnect(shard: number): void;
 }
 
-/** How a broker is reached. Survives structured cloning. Holds secrets, and is never logged. */
-export interface NatsSettings {
-  /** `HOST:PORT` of servers of one cluster. */
-  readonly servers: readonly string[];
-  readonly user: string | undefined;
-  readonly password: string | undefined;
-  readonly token: string | undefined;
-  /** Path of a file of credentials. */
-  readonly credsFile: string | undefined;
-  /** Undefined: TLS where the server wants it. */
-  readonly tls:
-    | {
-        readonly caFile: string | undefined;
-        readonly certFile: string | undefined;
-        readonly keyFile: string | undefined;
-      }
-    | undefined;
+/** How a broker is reached, and what of it has the journal. Survives structured cloning. Holds secrets, and is never logged. */
+export interface NatsSettings extends NatsConfig {
   /** The stream of JetStream, and the prefix of its subjects. */
   readonly stream: string;
   /** Replicas that the stream is made with, and must have. */
   readonly replicas: number;
-}
-
-/** How a queue is reached. Survives structured cloning. */
-export interface SqsSettings {
-  readonly queueUrl: string;
-  /** Undefined: the client library finds it, in the environment or its files. */
-  readonly region: string | undefined;
 }
 
 /** The task of a shard thread. All of it survives structured cloning. */
@@ -162,7 +141,7 @@ export interface ShardTask {
   readonly handedOver: readonly HandedOverStream[];
   /** Where the journal is outside of this machine: how it is reached, and what fits a group. */
   readonly nats: (NatsSettings & { readonly groupBytesMax: number }) | undefined;
-  readonly sqs: (SqsSettings & { readonly groupBytesMax: number }) | undefined;
+  readonly sqs: (SqsConfig & { readonly groupBytesMax: number }) | undefined;
   readonly settings: ShardSettings;
 }
 

@@ -23,10 +23,10 @@ import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
 import { timedDisk } from '../journal/file/timed-disk.js';
 import { MemoryJournalStreams } from '../journal/memory-journal.js';
 import { NatsBroker } from '../journal/nats/nats-broker.js';
-import { NatsLog, type NatsLogDeps } from '../journal/nats/nats-log.js';
-import { SqsLog } from '../journal/sqs/sqs-log.js';
+import { NatsJournal, type NatsJournalDeps } from '../journal/nats/nats-journal.js';
+import { SqsJournal } from '../journal/sqs/sqs-journal.js';
 import { SqsQueue } from '../journal/sqs/sqs-queue.js';
-import { PostgresLog } from '../journal/postgres/postgres-log.js';
+import { PostgresJournal } from '../journal/postgres/postgres-journal.js';
 import { shardHistogram, statsRow } from '../protocol/stats.js';
 import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/control-messages.js';
 import { earlyFlush } from './flush/early-flush.js';
@@ -171,10 +171,10 @@ function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Tu
 
 function sharedLogOf(
   { settings, shard, nats, sqs }: ShardTask,
-  deps: Pick<NatsLogDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'log'>,
+  deps: Pick<NatsJournalDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'log'>,
 ): SharedLog | QueueLog {
   if (nats !== undefined)
-    return new NatsLog({
+    return new NatsJournal({
       ...deps,
       appends: new NatsBroker(nats, `summing-counters shard ${shard}`),
       reads: new NatsBroker(nats, `summing-counters reads of shard ${shard}`),
@@ -184,7 +184,7 @@ function sharedLogOf(
       windowHours: settings.idempotencyWindowHours,
     });
   if (sqs !== undefined)
-    return new SqsLog({
+    return new SqsJournal({
       ...deps,
       appends: new SqsQueue(sqs),
       receives: new SqsQueue(sqs),
@@ -192,7 +192,7 @@ function sharedLogOf(
       uptime,
       groupBytesMax: sqs.groupBytesMax,
     });
-  return new PostgresLog(deps);
+  return new PostgresJournal(deps);
 }
 
 function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {

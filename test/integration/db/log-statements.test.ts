@@ -5,7 +5,7 @@ import { Turns } from '#product/core/turns.js';
 import { parseDatabaseUrl } from '#product/db/connection.js';
 import { PRUNE_LOG, PRUNE_LOG_TOMBSTONES } from '#product/db/log-statements.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
-import { PostgresLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import { PostgresJournal } from '#product/shard-worker/journal/postgres/postgres-journal.js';
 import type { BegunStream } from '#product/shard-worker/journal/stream-log.js';
 import { GroupEncoder } from '#product/shard-worker/journal/postgres/postgres-records.js';
 import { RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '#product/shard-worker/protocol/record-layout.js';
@@ -22,13 +22,13 @@ describe('The increment log in PostgreSQL', () => {
     for (const connection of connections.splice(0)) await connection.close();
   });
 
-  function logOf(): PostgresLog {
+  function logOf(): PostgresJournal {
     const open = (): ShardConnection => {
       const connection = new ShardConnection(parseDatabaseUrl(database.url), { applicationName: 'log' });
       connections.push(connection);
       return connection;
     };
-    return new PostgresLog({
+    return new PostgresJournal({
       ...{ statements: open(), flushes: open(), flushTurns: new Turns() },
       owner: { node: randomUUID(), shard: 0, flusher: randomUUID() },
     });
@@ -42,7 +42,7 @@ describe('The increment log in PostgreSQL', () => {
     return record;
   }
 
-  async function appendTo(log: PostgresLog, { stream, appendEpoch }: BegunStream, lsn: number, key: string) {
+  async function appendTo(log: PostgresJournal, { stream, appendEpoch }: BegunStream, lsn: number, key: string) {
     return (
       await log.append(stream, appendEpoch, 1_700_000_000, lsn, new GroupEncoder().encode([incrementRecord(key, 1)]))
     ).kind;

@@ -1,7 +1,7 @@
 /** What the client of NATS makes of a connection that was lost. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { openBrokerStream } from '#product/shard-worker/journal/nats/broker-stream.js';
+import { openBrokerStream } from '#product/shard-worker/journal/nats/nats-start.js';
 import type { PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import { NatsBroker } from '#product/shard-worker/journal/nats/nats-broker.js';
 import { eventually } from '../../support/eventually.js';

@@ -7,7 +7,7 @@
  */
 import type { SQSClient } from '@aws-sdk/client-sqs';
 import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
-import type { SqsSettings } from '../../protocol/control-messages.js';
+import type { SqsConfig } from '../../../config/config.js';
 import { VISIBILITY_SECONDS, type Queue, type QueueMessage, type SendOutcome } from './queue.js';
 
 /** How long a request waits for its answer. Less than ACK_TIMEOUT_MS: a send without an answer is repeated. */
@@ -33,7 +33,7 @@ const THROTTLES: readonly string[] = [
 const REQUEST_TIMEOUT_STATUS = 408;
 
 /** A client of the queue's region and endpoint. The library is loaded here, so that other journals do not need it. */
-export async function connectToSqs({ region, queueUrl }: SqsSettings): Promise<SQSClient> {
+export async function connectToSqs({ region, queueUrl }: SqsConfig): Promise<SQSClient> {
   const { SQSClient } = await import('@aws-sdk/client-sqs');
   const { origin } = new URL(queueUrl);
   return new SQSClient({ maxAttempts: 1, endpoint: origin, ...(region !== undefined && { region }) });
@@ -42,10 +42,10 @@ export async function connectToSqs({ region, queueUrl }: SqsSettings): Promise<S
 /** A queue over SQS. */
 export class SqsQueue implements Queue {
   readonly #url: string;
-  readonly #settings: SqsSettings;
+  readonly #settings: SqsConfig;
   #client: Promise<SQSClient> | undefined;
 
-  constructor(settings: SqsSettings) {
+  constructor(settings: SqsConfig) {
     this.#url = settings.queueUrl;
     this.#settings = settings;
   }

@@ -8,7 +8,7 @@ import { parseDatabaseUrl } from '#product/db/connection.js';
 import { ShardConnection } from '#product/db/shard-connection.js';
 import { decodeQueueMessage } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import type { Queue, SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
-import { SqsLog } from '#product/shard-worker/journal/sqs/sqs-log.js';
+import { SqsJournal } from '#product/shard-worker/journal/sqs/sqs-journal.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
@@ -77,7 +77,7 @@ describe('a shard that writes into a queue', () => {
       fail: (error) => failures.push(error),
       log,
     });
-    const incrementLog = new SqsLog({
+    const incrementLog = new SqsJournal({
       ...{ appends: queue, receives: queue, statements: open(), flushes, flushTurns },
       ...{ clock: systemClock, uptime: () => 5, groupBytesMax: 100_000, log },
       owner: { node: NODE_ID, shard: 0, flusher: undefined },

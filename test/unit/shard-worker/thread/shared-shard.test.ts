@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
-import type { IncrementLog } from '#product/shard-worker/journal/postgres/postgres-log.js';
+import type { IncrementLog } from '#product/shard-worker/journal/postgres/postgres-journal.js';
 import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
 import { postgresWriter } from '#product/shard-worker/journal/postgres/postgres-transport.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';

@@ -6,7 +6,7 @@
  */
 import { sizeText } from '../../../config/setting-text.js';
 import { causesOf, reasonOf, StartError } from '../../../core/errors.js';
-import type { SqsSettings } from '../../protocol/control-messages.js';
+import type { SqsConfig } from '../../../config/config.js';
 import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './sqs-message.js';
 import { connectToSqs, sqsUnavailable, statusOf } from './sqs-queue.js';
 
@@ -34,14 +34,14 @@ export interface QueueFacts {
  * Looks at the queue, whose messages must hold the records of bodies of `bodyBytes`. Rejects with StartError where an operator must
  * change something, with JournalError `journal-unavailable` where it can be tried again.
  */
-export async function openQueue(settings: SqsSettings, bodyBytes = 0): Promise<QueueFacts> {
+export async function openQueue(settings: SqsConfig, bodyBytes = 0): Promise<QueueFacts> {
   const attributes = await attributesOf(settings);
   const problems = [...queueProblems(attributes), ...sizeProblems(attributes, bodyBytes)];
   if (problems.length > 0) throw new StartError(problems);
   return factsOf(attributes, settings);
 }
 
-async function attributesOf(settings: SqsSettings): Promise<QueueAttributes> {
+async function attributesOf(settings: SqsConfig): Promise<QueueAttributes> {
   const { GetQueueAttributesCommand } = await import('@aws-sdk/client-sqs');
   const client = await connectToSqs(settings);
   try {
@@ -98,7 +98,7 @@ function sizeProblems({ MaximumMessageSize }: QueueAttributes, bodyBytes: number
   ];
 }
 
-function factsOf(attributes: QueueAttributes, { queueUrl }: SqsSettings): QueueFacts {
+function factsOf(attributes: QueueAttributes, { queueUrl }: SqsConfig): QueueFacts {
   const { MaximumMessageSize, MessageRetentionPeriod, DeduplicationScope, FifoThroughputLimit } = attributes;
   const retentionDays = Number(MessageRetentionPeriod) / DAY_SECONDS;
   const isHighThroughput = DeduplicationScope === 'messageGroup' && FifoThroughputLimit === 'perMessageGroupId';

@@ -7,7 +7,7 @@ import { ShardConnection } from '#product/db/shard-connection.js';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import { encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
-import { NatsLog } from '#product/shard-worker/journal/nats/nats-log.js';
+import { NatsJournal } from '#product/shard-worker/journal/nats/nats-journal.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
 
@@ -64,7 +64,7 @@ function logOn(
   known: (streams: readonly string[]) => unknown[] = noRows,
   surveyed: () => unknown[] = noRows,
   makes: (stream: unknown) => void = () => undefined,
-): NatsLog {
+): NatsJournal {
   const session: Session = {
     lost: false,
     backend: { pid: 1, startedAt: '1' },
@@ -81,7 +81,7 @@ function logOn(
     applicationName: 'test',
     connect: () => Promise.resolve(session),
   });
-  return new NatsLog({
+  return new NatsJournal({
     ...{ appends: reads, reads, statements: connection, flushes: connection, flushTurns: new Turns() },
     clock,
     owner: { ...origin, flusher: undefined },

@@ -36,16 +36,16 @@ import { SubjectPurge } from './subject-purge.js';
 
 /** What a thread has in place of an append epoch that ends a stream, or writes it. */
 const ENDS = 'fence';
-const INTERVALS: NatsLogIntervals = { ...GROWTH_INTERVALS, listMs: 800, checkedMs: 600_000, confirmAfterMs: 1000 };
+const INTERVALS: NatsJournalIntervals = { ...GROWTH_INTERVALS, listMs: 800, checkedMs: 600_000, confirmAfterMs: 1000 };
 
 /** Intervals that a simulation shortens, in ms. */
-export interface NatsLogIntervals extends GrowthIntervals, DiscoveryIntervals {
+export interface NatsJournalIntervals extends GrowthIntervals, DiscoveryIntervals {
   /** Without an answer for so long the broker may have restarted, and have lost its last messages: less than a restart takes. */
   readonly confirmAfterMs: number;
 }
 
 /** What the log needs. */
-export interface NatsLogDeps extends StreamRowsDeps {
+export interface NatsJournalDeps extends StreamRowsDeps {
   /** For what is written. */
   readonly appends: Broker;
   /** For what is read, so that neither waits for the other. */
@@ -57,7 +57,7 @@ export interface NatsLogDeps extends StreamRowsDeps {
   readonly keepSeconds: number;
   /** IDEMPOTENCY_WINDOW_HOURS. */
   readonly windowHours: number;
-  readonly intervals?: NatsLogIntervals;
+  readonly intervals?: NatsJournalIntervals;
   readonly log: WriteLine;
 }
 
@@ -68,12 +68,12 @@ interface Beginning {
 }
 
 /** One shard's part of the journal. */
-export class NatsLog implements SharedLog {
+export class NatsJournal implements SharedLog {
   readonly place = 'NATS';
   readonly store = 'NATS';
   readonly isInDatabase = false;
   readonly groupBytesMax: number;
-  readonly #deps: NatsLogDeps;
+  readonly #deps: NatsJournalDeps;
   readonly #confirmAfterMs: number;
   readonly #rows: StreamRows;
   readonly #purge: SubjectPurge;
@@ -87,7 +87,7 @@ export class NatsLog implements SharedLog {
   /** Of the stream that this thread writes. */
   #writer: SharedStreamWriter | undefined;
 
-  constructor(deps: NatsLogDeps) {
+  constructor(deps: NatsJournalDeps) {
     const { clock, groupBytesMax, keepSeconds, log, reads, windowHours, intervals = INTERVALS } = deps;
     const { confirmAfterMs } = intervals;
     this.#deps = deps;

@@ -47,7 +47,7 @@ const ATTEMPTS_MAX = 5;
 const UNREADABLE_MAX = 1000;
 
 /** What the log needs. */
-export interface SqsLogDeps extends StreamRowsDeps {
+export interface SqsJournalDeps extends StreamRowsDeps {
   /** For what is written. */
   readonly appends: Queue;
   /** For what is received. */
@@ -72,12 +72,12 @@ interface Beginning {
 }
 
 /** One shard's part of the journal. */
-export class SqsLog implements QueueLog {
+export class SqsJournal implements QueueLog {
   readonly place = 'SQS';
   readonly store = 'SQS';
   readonly isInDatabase = false;
   readonly groupBytesMax: number;
-  readonly #deps: SqsLogDeps;
+  readonly #deps: SqsJournalDeps;
   readonly #times: SqsWriterTimes;
   readonly #rows: StreamRows;
   #beginning: Beginning | undefined;
@@ -85,7 +85,7 @@ export class SqsLog implements QueueLog {
   #writer: SharedStreamWriter | undefined;
   readonly #unreadable = new Set<string>();
 
-  constructor(deps: SqsLogDeps) {
+  constructor(deps: SqsJournalDeps) {
     this.#deps = deps;
     this.groupBytesMax = deps.groupBytesMax;
     this.#times = deps.times ?? SQS_WRITER_TIMES;

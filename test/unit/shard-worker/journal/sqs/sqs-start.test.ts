@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { queueProblems, type QueueAttributes } from '#product/shard-worker/journal/sqs/queue-start.js';
+import { queueProblems, type QueueAttributes } from '#product/shard-worker/journal/sqs/sqs-start.js';
 
 const good: QueueAttributes = { FifoQueue: 'true', MessageRetentionPeriod: '1209600', DelaySeconds: '0' };
 

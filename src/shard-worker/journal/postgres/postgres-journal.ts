@@ -31,10 +31,10 @@ import { postgresWriter, type LogOutcome } from './postgres-transport.js';
 const UNIQUE_VIOLATION = '23505';
 
 /** The log as a shard needs it; a simulation can put something between the two. */
-export type IncrementLog = Pick<PostgresLog, keyof PostgresLog>;
+export type IncrementLog = Pick<PostgresJournal, keyof PostgresJournal>;
 
 /** One shard's statements on the log. */
-export class PostgresLog implements SharedLog {
+export class PostgresJournal implements SharedLog {
   readonly place = 'PostgreSQL';
   readonly store = 'increment_log';
   readonly isInDatabase = true;
