@@ -155,7 +155,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 200 },
   // Only a broker that loses messages shows these.
   { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 3868 },
-  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 2188 },
+  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 11932 },
   { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 67 },
   { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 67 },
 ];
