@@ -135,7 +135,7 @@ export async function removeOwned(directory: string): Promise<void> {
  * Runs the work of a command, prints a failure as one sentence, and stops and removes everything that is owned. Sets
  * the exit code: 1 after a failure, 130 after Ctrl-C.
  */
-export async function withCleanup(work: () => Promise<void>): Promise<void> {
+export async function withCleanup(work: () => void | Promise<void>): Promise<void> {
   let interrupted = false;
   const interrupt = (): void => {
     if (interrupted) return;

@@ -31,7 +31,6 @@ await withCleanup(() => {
     console.log(`\nrun:      ${provenanceSentence(record)}\nbaseline: ${provenanceSentence(base)}`);
   }
   if (compared === 0) throw new Error('The two files have no scenario in common.');
-  return Promise.resolve();
 });
 
 function comparison(record: TurnsRecord, base: TurnsRecord): string[][] {

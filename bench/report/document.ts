@@ -26,5 +26,4 @@ await withCleanup(() => {
     });
     writeFileSync(document, after);
   }
-  return Promise.resolve();
 });

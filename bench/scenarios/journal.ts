@@ -142,25 +142,24 @@ function appends(directory: string, disk: Disk, groupSize: number): Contestant {
       // Now and then, as a flush does.
       if (appended % 2000 === 0) journal.prune(journal.endLsn);
     },
-    end: () => journal.removeStream(),
+    end: () => journal.close(),
   };
 }
 
-async function recovery(records: number): Promise<void> {
-  const directory = mkdtempSync(join(root, 'bench-journal-'));
-  try {
+function recovery(records: number): void {
+  inDirectory((directory) => {
     const journal = createFileJournal(options(directory, systemDisk, 'everysec'));
     const group = Array.from({ length: 64 }, record);
     while (journal.endLsn < records) journal.append(group);
-    await journal.close();
+    journal.close();
     const start = performance.now();
     const reopened = openFileJournal({ ...options(directory, systemDisk), stream: journal.stream });
     reopened.recover(0);
     const recovered = performance.now();
     let replayed = 0;
-    for await (const { entries } of reopened.replay(0)) replayed += entries.byteLength > 0 ? 1 : 0;
+    for (const { entries } of reopened.replay(0)) replayed += entries.byteLength > 0 ? 1 : 0;
     const end = performance.now();
-    await reopened.close();
+    reopened.close();
     report('recovery', {
       records: replayed,
       recoverMs: recovered - start,
@@ -168,9 +167,7 @@ async function recovery(records: number): Promise<void> {
       recordsPerSecond: (replayed * 1000) / (end - start),
       megabytesPerSecond: (replayed * RECORD_BYTES) / 1e6 / ((end - start) / 1000),
     });
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
+  });
 }
 
 function durableAppends(): void {
@@ -192,7 +189,7 @@ function durableAppends(): void {
   });
 }
 
-await withCleanup(async () => {
+await withCleanup(() => {
   if (values.help) {
     console.log(usage);
     return;
@@ -200,6 +197,6 @@ await withCleanup(async () => {
   seconds = wholeNumber('seconds', values.seconds, 1);
   const facts = provenance('no uWebSockets.js');
   durableAppends();
-  await recovery(200_000);
+  recovery(200_000);
   appendRecord(values.out, { ...facts, kind: 'journal', secondsAScenario: seconds, scenarios });
 });

@@ -70,7 +70,7 @@ export async function rebind(args: DirectoryArguments): Promise<boolean> {
     }
     return args.streams.length === 0;
   }
-  const { stream, records } = await rebindStream(systemDisk, args.journal, named, above, nodeId);
+  const { stream, records } = rebindStream(systemDisk, args.journal, named, above, nodeId);
   say(
     stream === undefined
       ? `There are no records above LSN ${above}.`

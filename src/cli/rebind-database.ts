@@ -80,7 +80,7 @@ export async function rebindToDatabase(request: DatabaseRebindRequest): Promise<
     say(`Stream ${choice.stream} does not belong to another database: the server starts with it. Nothing was changed.`);
     return false;
   }
-  if (!(await move(request, database, info, choice.above))) return false;
+  if (!move(request, database, info, choice.above)) return false;
   const rest = foreign.filter(({ stream }) => stream !== choice.stream);
   for (const { stream } of rest) say(`Stream ${stream} still belongs to another database.`);
   return rest.length === 0;
@@ -108,12 +108,12 @@ function describe({ dataDir, dataDirOption, say }: DatabaseRebindRequest, databa
   say('      counts nothing of the stream here');
 }
 
-async function move(
+function move(
   { dataDir, nodeId, say }: DatabaseRebindRequest,
   database: DatabaseInUse,
   info: StreamInfo,
   above: Lsn,
-): Promise<boolean> {
+): boolean {
   const { stream, firstLsn } = info;
   const known = database.checkpoints.get(stream) ?? 0;
   if (above < known) {
@@ -127,7 +127,7 @@ async function move(
   const directory = join(dataDir, 'journal');
   const { increments } = contentOf(join(directory, stream), above);
   const origin = { clock: systemClock, databaseId: database.id, old: 'aside' } as const;
-  const moved = await rebindStream(systemDisk, directory, stream, above, nodeId, origin);
+  const moved = rebindStream(systemDisk, directory, stream, above, nodeId, origin);
   say(
     moved.stream === undefined
       ? `Stream ${stream} holds nothing above LSN ${above}; the database in use counts nothing of it.`

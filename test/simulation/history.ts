@@ -178,7 +178,7 @@ class History extends RandomHistory {
   }
 
   /** The action of an operator who reads why a process does not start. False if the reason is another one. */
-  async #rebind({ storage, reason, name }: SimulatedNode): Promise<boolean> {
+  #rebind({ storage, reason, name }: SimulatedNode): boolean {
     if (!(reason instanceof JournalError) || reason.code !== 'journal-copied') return false;
     const [, stream = '', above = ''] =
       /journal -- rebind --stream (\S+) --above (\d+) --data-dir \/data`/.exec(reason.message) ?? [];
@@ -194,7 +194,7 @@ class History extends RandomHistory {
     if (missing.length > 0 && this.#faults.failedOverTo !== undefined)
       acceptGaps(disk, directory, missing, scheduler.now);
     this.world.circumstances.isRebinding = true;
-    const { records } = await rebindStream(disk, '/data/journal', stream, Number(above), this.#nodeId, {
+    const { records } = rebindStream(disk, '/data/journal', stream, Number(above), this.#nodeId, {
       clock,
       newStreamId,
     });
@@ -347,7 +347,7 @@ class History extends RandomHistory {
     }
     this.#checkEnd(node);
     if (random.below(2) === 0) this.#losePower(node.storage);
-    if (random.below(2) === 0) await this.#rebind(node);
+    if (random.below(2) === 0) this.#rebind(node);
     if (random.below(2) === 0) this.#accept(node);
   }
 
@@ -444,7 +444,7 @@ class History extends RandomHistory {
       if (node.end !== undefined) {
         this.#checkEnd(node);
         if (node.reason instanceof JournalError && node.reason.code === 'journal-gap') return node;
-        await this.#rebind(node);
+        this.#rebind(node);
         this.#accept(node);
         node = this.#start(storage);
       }

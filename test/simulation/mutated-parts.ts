@@ -130,7 +130,7 @@ function mutateJournal(inner: RecoverableJournal, mutations: Mutations, startId:
       seenEnd ??= inner.findEnd();
       return seenEnd;
     },
-    append(group: readonly RecordBytes[], databaseTime: number): number | Promise<number> {
+    append(group: readonly RecordBytes[], databaseTime: number): number {
       if (mutations.pruneByClock === true && inner.isPruneDue) inner.prune(prunedTo);
       return inner.append(group, databaseTime);
     },

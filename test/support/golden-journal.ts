@@ -41,7 +41,7 @@ export function goldenOptions(dataDir: string): FileJournalOptions {
 }
 
 /** Three segments: one of a new stream, one that recovery made from it above LSN 2, and its successor by size. */
-export async function writeGoldenJournal(dataDir: string): Promise<void> {
+export function writeGoldenJournal(dataDir: string): void {
   const options = goldenOptions(dataDir);
   const [first = 0, second = 0, , fourth = 0, fifth = 0] = goldenTimes;
   const journal = new FileJournal(options, GOLDEN_STREAM, 'ready', newOwnership(undefined));
@@ -51,13 +51,13 @@ export async function writeGoldenJournal(dataDir: string): Promise<void> {
     incrementRecord('c', 2 ** 53 - 1, 1_767_225_600_002),
   ];
   journal.append(group, second);
-  await journal.close();
+  journal.close();
   const recovered = openFileJournal({ ...options, stream: GOLDEN_STREAM });
   recovered.recover(2);
   recovered.keepOwnership(goldenOwnership);
   recovered.append([idempotentRecord()], fourth);
   recovered.append([incrementRecord('k'.repeat(2048), 0), incrementRecord('l'.repeat(2000), 1)], fifth);
-  await recovered.close();
+  recovered.close();
 }
 
 /** The records of the golden journal, as `npm run journal -- dump` prints them. */

@@ -66,9 +66,9 @@ export function rawRecord(bytes: number, fill = 0x61): RecordBytes {
 }
 
 /** The result of replay as text: `lsn:key=amount`. */
-export async function replayed(journal: Journal, after = 0): Promise<string[]> {
+export function replayed(journal: Journal, after = 0): string[] {
   const lines: string[] = [];
-  for await (const { lsn, entries } of journal.replay(after)) {
+  for (const { lsn, entries } of journal.replay(after)) {
     const view = new DataView(entries.buffer, entries.byteOffset, entries.byteLength);
     const key = Buffer.from(entries.subarray(keyStart(0))).toString();
     lines.push(`${lsn}:${key}=${amountAt(view, 0)}`);
@@ -77,9 +77,9 @@ export async function replayed(journal: Journal, after = 0): Promise<string[]> {
 }
 
 /** The LSNs of replay. */
-export async function replayedLsns(journal: Journal, after = 0): Promise<number[]> {
+export function replayedLsns(journal: Journal, after = 0): number[] {
   const lsns: number[] = [];
-  for await (const { lsn } of journal.replay(after)) lsns.push(lsn);
+  for (const { lsn } of journal.replay(after)) lsns.push(lsn);
   return lsns;
 }
 

@@ -1,8 +1,10 @@
 /**
- * The interfaces of a journal: an ordered run of records under a stream's id. Shard thread and command. Each kind of journal
- * implements them: `memory-journal.ts`, `file/`.
+ * The interfaces of a journal in memory or in a directory: an ordered run of records under a stream's id. Shard thread and
+ * command. `memory-journal.ts` and `file/` implement them; those of journals over a network are in `stream-log.ts`.
  *
- * Durability: when `append` has returned or settled, every record of the group survives what the journal promises to survive.
+ * Every call is synchronous, so nothing else runs on the thread between an append and the addition to the sums.
+ *
+ * Durability: when `append` has returned, every record of the group survives what the journal promises to survive.
  * With deferred syncs `syncedLsn` says up to where that is true, and `sync` makes it true for everything appended.
  */
 import type { DatabaseTime, Lsn } from '../../core/checkpoint.js';
@@ -22,7 +24,7 @@ export interface JournalRecord {
   readonly entries: Uint8Array;
 }
 
-/** One stream of records. It has one owner on one thread, whose calls do not overlap. */
+/** One stream of records. It has one owner on one thread. */
 export interface Journal {
   /** The stream's random id, a UUID. */
   readonly stream: string;
@@ -67,23 +69,23 @@ export interface Journal {
 
   /**
    * Appends the records of a group in order, with consecutive LSNs from `endLsn + 1`. Fills in LSN, synced LSN, the time of the
-   * database and CRC. Returns the last LSN. Throws or rejects with JournalError. With `nothingKept`, the journal is as before and can be
-   * used again. Otherwise it has failed: only recovery with a new instance tells which records were kept.
+   * database and CRC. Returns the last LSN. Throws JournalError. With `nothingKept`, the journal is as before and can be used
+   * again. Otherwise it has failed: only recovery with a new instance tells which records were kept.
    */
-  append(group: readonly RecordBytes[], databaseTime: DatabaseTime): Lsn | Promise<Lsn>;
+  append(group: readonly RecordBytes[], databaseTime: DatabaseTime): Lsn;
 
   /** Makes room for a group of `bytes`, which is the first step of {@link Journal.append}. Throws as that does. */
   reserve(bytes: number): void;
 
   /**
-   * Makes all appended records durable. Throws or rejects with JournalError `journal-failed`: the journal has failed. With
+   * Makes all appended records durable. Throws JournalError `journal-failed`: the journal has failed. With
    * `journal-unavailable` they are still in memory, and the journal tries again by itself; until it succeeds it takes no
    * records.
    */
-  sync(): void | Promise<void>;
+  sync(): void;
 
   /** The records above `after` that the journal held when it was opened, in order of LSN. */
-  replay(after: Lsn): AsyncIterable<JournalRecord>;
+  replay(after: Lsn): Iterable<JournalRecord>;
 
   /**
    * Removes records up to `upTo` that have been kept for long enough. The caller has just read the checkpoint `upTo`
@@ -94,8 +96,8 @@ export interface Journal {
   /** Whether the next {@link Journal.prune} could remove something. */
   readonly isPruneDue: boolean;
 
-  /** Syncs, then closes files and connections. */
-  close(): Promise<void>;
+  /** Syncs, then closes the files. Throws as {@link Journal.sync} does, and is closed then, too. */
+  close(): void;
 }
 
 /** What recovery found, for the log. */

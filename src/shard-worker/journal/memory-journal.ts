@@ -61,16 +61,17 @@ class MemoryJournal implements Journal {
     // Nothing is stored.
   }
 
-  async *replay(): AsyncIterable<JournalRecord> {
-    // A memory journal starts empty.
+  /** A memory journal starts empty. */
+  replay(): Iterable<JournalRecord> {
+    return [];
   }
 
   prune(): void {
     // Nothing is stored.
   }
 
-  close(): Promise<void> {
-    return Promise.resolve();
+  close(): void {
+    // Nothing is open.
   }
 }
 

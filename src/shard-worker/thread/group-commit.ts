@@ -47,7 +47,10 @@ export interface GroupTarget extends IdempotencyMemory {
   readonly groupBytesMax: number;
   /** The largest time of the database that the shard has heard. */
   readonly heardTime: DatabaseTime;
-  /** `heardTime`: that of when the oldest batch of the group came. An idempotent request is not younger than the time that its record carries. */
+  /**
+   * The last LSN; a promise where the journal is over a network. `heardTime`: that of when the oldest batch of the group came. An
+   * idempotent request is not younger than the time that its record carries.
+   */
   append(group: readonly RecordBytes[], heardTime: DatabaseTime): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;

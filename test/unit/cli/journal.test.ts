@@ -51,12 +51,12 @@ interface Written {
 }
 
 /** Records `k1` to `k5`, LSN 1 to 5, with times of the database. */
-async function write(t: TestContext): Promise<Written> {
+function write(t: TestContext): Written {
   const dataDir = temporaryDirectory(t);
   const options = journalOptions(dataDir);
   const journal = createFileJournal(options);
   for (let n = 1; n <= 5; n += 1) journal.append([incrementRecord(`k${n}`, n)], n === 4 ? 0 : 1_767_225_600 + n);
-  await journal.close();
+  journal.close();
   return { dataDir, options, stream: journal.stream, path: segmentPaths(options, journal.stream)[0] ?? '' };
 }
 
@@ -68,8 +68,8 @@ function damageThird(path: string): void {
   writeFileSync(path, bytes);
 }
 
-test('verify reports the records of a whole journal and those above a checkpoint', async (t) => {
-  const { dataDir, stream, path } = await write(t);
+test('verify reports the records of a whole journal and those above a checkpoint', (t) => {
+  const { dataDir, stream, path } = write(t);
   const whole = run(dataDir, 'verify', '--above', '3');
   assert.equal(whole.code, 0, whole.err);
   assert.match(whole.out, new RegExp(`stream ${stream}`));
@@ -81,8 +81,8 @@ test('verify reports the records of a whole journal and those above a checkpoint
   assert.match(torn.out, new RegExp(`a torn tail of ${recordBytes - 1} bytes`));
 });
 
-test('dump prints each record with its increments, reports damage, and then prints no record of that segment', async (t) => {
-  const { dataDir, stream, path } = await write(t);
+test('dump prints each record with its increments, reports damage, and then prints no record of that segment', (t) => {
+  const { dataDir, stream, path } = write(t);
   const { out, code } = run(dataDir, 'dump', '--above', '3');
   assert.equal(code, 0);
   const lines = out.trim().split('\n');
@@ -116,17 +116,17 @@ async function runUnread(program: string, ...args: readonly string[]): Promise<{
 }
 
 test('a command whose output nobody reads any more ends quietly with code 0', async (t) => {
-  const { dataDir, options, stream } = await write(t);
+  const { dataDir, options, stream } = write(t);
   const journal = openFileJournal({ ...options, stream });
   journal.recover(0);
   // More than a pipe holds, so that the command still prints when its reader has gone.
   for (let n = 1; n <= 100; n += 1) journal.append(Array.from({ length: 100 }, () => incrementRecord(`k${n}`, n)));
-  await journal.close();
+  journal.close();
   assert.deepEqual(await runUnread(command, 'dump', '--data-dir', dataDir), { code: 0, err: '' });
 });
 
-test('repair copies the damaged file and keeps whole records behind the damage; accept lets the server start', async (t) => {
-  const { dataDir, options, stream, path } = await write(t);
+test('repair copies the damaged file and keeps whole records behind the damage; accept lets the server start', (t) => {
+  const { dataDir, options, stream, path } = write(t);
   damageThird(path);
   const before = readFileSync(path);
   const found = run(dataDir, 'verify');
@@ -151,17 +151,17 @@ test('repair copies the damaged file and keeps whole records behind the damage; 
 
   const journal = openFileJournal({ ...options, stream });
   journal.recover(1);
-  assert.deepEqual(await replayed(journal, 1), ['2:k2=2', '4:k4=4', '5:k5=5']);
+  assert.deepEqual(replayed(journal, 1), ['2:k2=2', '4:k4=4', '5:k5=5']);
   assert.equal(journal.append([incrementRecord('k6', 6)]), 6);
-  await journal.close();
+  journal.close();
 });
 
-test('repair cuts a journal whose end is lost, and the loss must be accepted', async (t) => {
-  const { dataDir, options, stream, path } = await write(t);
+test('repair cuts a journal whose end is lost, and the loss must be accepted', (t) => {
+  const { dataDir, options, stream, path } = write(t);
   // After one recovery the header says that all five records were synced.
   const journal = openFileJournal({ ...options, stream });
   journal.recover(0);
-  await journal.close();
+  journal.close();
   const bytes = readFileSync(path);
   bytes.fill(0xee, SEGMENT_HEADER_BYTES + 3 * recordBytes);
   writeFileSync(path, bytes);
@@ -171,13 +171,13 @@ test('repair cuts a journal whose end is lost, and the loss must be accepted', a
   run(dataDir, 'accept', '--stream', stream, '--above', '0');
   const accepted = openFileJournal({ ...options, stream });
   accepted.recover(0);
-  assert.deepEqual(await replayed(accepted), ['1:k1=1', '2:k2=2', '3:k3=3']);
-  await accepted.close();
+  assert.deepEqual(replayed(accepted), ['1:k1=1', '2:k2=2', '3:k3=3']);
+  accepted.close();
   assert.match(run(dataDir, 'repair').out, /Nothing to repair/);
 });
 
-test('accept says up to where a stream is counted whose row the database has lost, and the last word counts', async (t) => {
-  const { dataDir, options, stream } = await write(t);
+test('accept says up to where a stream is counted whose row the database has lost, and the last word counts', (t) => {
+  const { dataDir, options, stream } = write(t);
   for (const above of [0, 3]) {
     const { code, out, err } = run(dataDir, 'accept', '--stream', stream, '--above', String(above));
     assert.equal(code, 0, err);
@@ -193,8 +193,8 @@ test('accept says up to where a stream is counted whose row the database has los
   assert.equal(openFileJournal({ ...options, stream }).acceptedCheckpoint(), undefined);
 });
 
-test('rebind moves the records of a copy to a new stream, cuts the old one, and gives the copy a new node id', async (t) => {
-  const { dataDir, options, stream } = await write(t);
+test('rebind moves the records of a copy to a new stream, cuts the old one, and gives the copy a new node id', (t) => {
+  const { dataDir, options, stream } = write(t);
   const found = openFileJournal({ ...options, stream });
   const claims = [{ id: '11111111-aaaa-4bbb-8ccc-000000000001', lsn: 0, epoch: 7 }];
   found.keepOwnership({ mark: 'open', cover: undefined, claims });
@@ -205,19 +205,19 @@ test('rebind moves the records of a copy to a new stream, cuts the old one, and 
   const moved = /2 records are now in stream (\S+)\./.exec(out)?.[1] ?? '';
   const journal = openFileJournal({ ...options, stream: moved });
   journal.recover(0);
-  assert.deepEqual(await replayed(journal), ['1:k4=4', '2:k5=5']);
+  assert.deepEqual(replayed(journal), ['1:k4=4', '2:k5=5']);
   const times: number[] = [];
-  for await (const { databaseTime } of journal.replay(0)) times.push(databaseTime);
+  for (const { databaseTime } of journal.replay(0)) times.push(databaseTime);
   assert.deepEqual(times, [0, 1_767_225_605], 'a moved record is as old as it was');
   assert.deepEqual(journal.ownership(), newOwnership(undefined), 'its row is made by the next start');
-  await journal.close();
+  journal.close();
   assert.match(out, new RegExp(`Stream ${stream} ends at LSN 3 now`));
   assert.deepEqual(readdirSync(options.directory).sort(), [moved, stream].sort());
   const old = openFileJournal({ ...options, stream });
   assert.deepEqual([old.findEnd(), old.ownership()], [3, { mark: 'open', cover: undefined, claims }]);
   old.recover(1);
-  assert.deepEqual(await replayed(old, 1), ['2:k2=2', '3:k3=3']);
-  await old.close();
+  assert.deepEqual(replayed(old, 1), ['2:k2=2', '3:k3=3']);
+  old.close();
   const again = acquireDataDirectory(dataDir);
   assert.notEqual(again.nodeId, held.nodeId);
   again.release();
@@ -227,8 +227,8 @@ test('rebind moves the records of a copy to a new stream, cuts the old one, and 
   assert.match(alone.out, new RegExp(`Stream ${stream} still belongs to both copies`));
 });
 
-test('the command refuses a data directory that a server is using', async (t) => {
-  const { dataDir } = await write(t);
+test('the command refuses a data directory that a server is using', (t) => {
+  const { dataDir } = write(t);
   const held = acquireDataDirectory(dataDir);
   const { code, err } = run(dataDir, 'verify');
   held.release();
@@ -236,8 +236,8 @@ test('the command refuses a data directory that a server is using', async (t) =>
   assert.match(err, /^Another process is using the data directory/);
 });
 
-test('without --data-dir the data directory comes from the environment', async (t) => {
-  const { dataDir, stream } = await write(t);
+test('without --data-dir the data directory comes from the environment', (t) => {
+  const { dataDir, stream } = write(t);
   const { stdout } = spawnSync(process.execPath, [command, 'verify'], {
     encoding: 'utf8',
     env: { ...process.env, DATA_DIR: dataDir },
@@ -245,8 +245,8 @@ test('without --data-dir the data directory comes from the environment', async (
   assert.match(stdout, new RegExp(stream));
 });
 
-test('a wrong command line prints the problem and the help', async (t) => {
-  const { dataDir, stream } = await write(t);
+test('a wrong command line prints the problem and the help', (t) => {
+  const { dataDir, stream } = write(t);
   for (const [args, problem] of [
     [['frobnicate'], /There is no command "frobnicate"/],
     [[], /There is no command ""/],

@@ -1,5 +1,5 @@
 /**
- * The journal of one stream as a write-ahead log on the disk. Shard thread; one owner; calls do not overlap.
+ * The journal of one stream as a write-ahead log on the disk. Shard thread; one owner.
  *
  * `docs/journal-format.md` describes the files. The branch in `append` that syncs or not is the durability policy.
  *
@@ -29,7 +29,7 @@ import {
   type FileJournalOptions,
   type OpenFileJournalOptions,
 } from './file-journal-options.js';
-import { databaseOf, removeStream, requireSameDatabase } from './journal-directory.js';
+import { databaseOf, requireSameDatabase } from './journal-directory.js';
 import { SegmentRun } from './segment-run.js';
 import { ALLOCATION_BYTES_MIN } from './segment-writer.js';
 import {
@@ -244,9 +244,7 @@ export class FileJournal implements RecoverableJournal {
     }
   }
 
-  /** As in {@link Journal}. Reads with synchronous calls, so a consumer on a busy thread should pause now and then. */
-  // oxlint-disable-next-line typescript/require-await -- it never waits: `Journal` is asynchronous for journals over a network
-  async *replay(after: Lsn): AsyncGenerator<JournalRecord, void, undefined> {
+  *replay(after: Lsn): Generator<JournalRecord, void, undefined> {
     try {
       for (const reader of readRecords(this.#options.disk, this.#found, after, this.#foundLsn)) {
         const entries = reader.record.subarray(RECORD_HEADER_BYTES);
@@ -277,24 +275,16 @@ export class FileJournal implements RecoverableJournal {
     this.#run.databaseId = id;
   }
 
-  /** Closes and removes a stream whose checkpoint row is retired. Throws `journal-unavailable`. */
-  removeStream(): void {
-    this.#close({ kind: 'closed' });
-    const { disk, directory } = this.#options;
-    orUnavailable(`${this.#path} cannot be removed`, () => removeStream(disk, directory, this.stream));
-  }
-
   /**
-   * Syncs and closes. Rejects with `journal-failed` if this sync or an earlier one failed, and with `journal-unavailable`
-   * if records that are not synced were in memory only: the caller must know.
+   * Syncs and closes. Throws `journal-failed` if this sync or an earlier one failed, and `journal-unavailable` if records that
+   * are not synced were in memory only: the caller must know.
    */
-  async close(): Promise<void> {
+  close(): void {
     try {
       if (this.#state.kind === 'ready' || this.#state.kind === 'failed') this.sync();
     } finally {
       this.#close({ kind: 'closed' });
     }
-    return Promise.resolve();
   }
 
   #read<T>(read: (disk: Disk) => T): T {

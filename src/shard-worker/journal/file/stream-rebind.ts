@@ -62,14 +62,14 @@ interface Origin {
  * Moves the records of `stream` above `after` to a new stream of `nodeId`. Throws JournalError as recovery does, and the
  * disk's errors. After a crash {@link finishRebind} does the rest, or nothing has changed.
  */
-export async function rebindStream(
+export function rebindStream(
   disk: Disk,
   directory: string,
   stream: string,
   after: Lsn,
   nodeId: string,
   origin: RebindOrigin = { clock: systemClock },
-): Promise<Rebind> {
+): Rebind {
   finishRebind(disk, directory);
   const segments = findSegments(disk, join(directory, stream));
   const { endLsn } = scanForRecovery(disk, join(directory, stream), segments, after);
@@ -94,7 +94,7 @@ export async function rebindStream(
     journal.append([own], databaseTime);
   }
   const records = journal.endLsn;
-  await journal.close();
+  journal.close();
   keepOrigin(disk, staging, { isStaged: true, stream, after, old });
   finishRebind(disk, directory);
   const kept = join(directory, stream) + (old === 'aside' ? REBOUND_SUFFIX : '');

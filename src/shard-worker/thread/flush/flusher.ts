@@ -66,7 +66,7 @@ export interface FlusherEvents {
 /** When to flush. */
 export interface FlusherOptions extends FlushScheduleOptions, EarlyFlush {
   /** Makes what was applied durable before it is frozen. */
-  readonly sync: () => void | Promise<void>;
+  readonly sync: () => void;
   /**
    * The time of the database before which everything that an idle stream accepted is committed. The directory has noted it.
    * Undefined where that is not due, or impossible.
@@ -233,8 +233,7 @@ export class Flusher {
     // Only synced records may be frozen. A flush could otherwise commit a record that a power loss then takes back, and
     // its LSN would be given to another record.
     if (this.#pendingSums.frozen === undefined) {
-      // Not awaited where it is done: what is applied meanwhile would be frozen and not synced.
-      for (let syncing = this.#options.sync(); syncing !== undefined; syncing = this.#options.sync()) await syncing;
+      this.#options.sync();
       if (this.#isEnded) return false;
     }
     const range = this.#pendingSums.frozen ?? this.#pendingSums.freeze();

@@ -255,7 +255,7 @@ export class DirectoryStreams implements ShardStreams {
     return false;
   }
 
-  append(group: readonly RecordBytes[]): Lsn | Promise<Lsn> {
+  append(group: readonly RecordBytes[]): Lsn {
     if (this.#isFencing) throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
     this.#groupTime = this.heardTime;
     return this.#upkeep.append(this.#ownStream().journal, group, this.#groupTime);
@@ -300,7 +300,7 @@ export class DirectoryStreams implements ShardStreams {
         const { journals } = this.#deps;
         await endStream(journal, pendingSums, journals.endsWithThread ? 'retire' : 'closeStream', database, log);
       }
-      const unsynced = await this.#close(journal, pendingSums);
+      const unsynced = this.#close(journal, pendingSums);
       lost += unsynced;
       if (!isCommitted && unsynced === 0) left.push(rangeOf(pendingSums));
       else if (!isCommitted && journal.syncedLsn > pendingSums.checkpointLsn) {
@@ -317,19 +317,19 @@ export class DirectoryStreams implements ShardStreams {
    * Makes a stream durable before a flush. Records that the disk refuses are flushed from memory: then the database is the
    * only place that takes them.
    */
-  #sync(journal: Journal): void | Promise<void> {
+  #sync(journal: Journal): void {
     if (journal.syncedLsn >= journal.endLsn) return;
     try {
-      return journal.sync();
+      journal.sync();
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
     }
   }
 
   /** Closes a drained journal. Returns the increments that neither the disk nor the database has taken. */
-  async #close(journal: Journal, { pendingIncrements }: PendingSums): Promise<number> {
+  #close(journal: Journal, { pendingIncrements }: PendingSums): number {
     try {
-      await journal.close();
+      journal.close();
       return 0;
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
@@ -410,7 +410,7 @@ export class DirectoryStreams implements ShardStreams {
 
   /** Undoes a start that failed half-way. Nothing was appended, so the journals can be closed and read again. */
   #discard(): void {
-    for (const { journal } of this.flushed) void Promise.resolve(journal.close()).catch(this.#context.deps.fail);
+    for (const { journal } of this.flushed) journal.close();
     this.#uncounted.clear();
     this.#own = undefined;
     this.#orphaned.clear();
@@ -480,7 +480,7 @@ export class DirectoryStreams implements ShardStreams {
     try {
       await this.#taker.take(journal);
     } finally {
-      await journal.close();
+      journal.close();
     }
   }
 
@@ -526,7 +526,10 @@ export class DirectoryStreams implements ShardStreams {
     return owned;
   }
 
-  /** The times for the touches of a stream, once a minute: noted first, so that a later start accepts under no earlier one. */
+  /**
+   * The times for the touches of a stream, once a minute: noted first, so that a later start accepts under no earlier one. No group
+   * is in the journal and not in the sums meanwhile, because {@link append} does not wait.
+   */
   #touchTimes(): () => DatabaseTime | undefined {
     const { journals } = this.#deps;
     const { clock, log } = this.#context.deps;

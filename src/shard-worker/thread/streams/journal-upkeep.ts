@@ -70,28 +70,15 @@ export class JournalUpkeep {
   }
 
   /** Appends as {@link Journal.append} does, and notes a refusal. */
-  append(journal: Journal, group: readonly RecordBytes[], time: DatabaseTime): Lsn | Promise<Lsn> {
-    let lsn: Lsn | Promise<Lsn>;
+  append(journal: Journal, group: readonly RecordBytes[], time: DatabaseTime): Lsn {
     try {
-      lsn = journal.append(group, time);
+      const lsn = journal.append(group, time);
+      this.#noticeRoom();
+      return lsn;
     } catch (error) {
       this.#noticeError(journal, bytesOf(group), error);
       throw error;
     }
-    if (typeof lsn === 'number') {
-      this.#noticeRoom();
-      return lsn;
-    }
-    return lsn.then(
-      (last) => {
-        this.#noticeRoom();
-        return last;
-      },
-      (error: unknown) => {
-        this.#noticeError(journal, bytesOf(group), error);
-        throw error;
-      },
-    );
   }
 
   /** The disk was full a moment ago: room for a first record in `journal` counts as refused until it is found. */

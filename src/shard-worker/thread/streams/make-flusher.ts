@@ -17,7 +17,7 @@ export interface FlusherParts {
   readonly database: FlusherDatabase;
   readonly touchIntervalMs: number;
   /** Makes what was applied durable before it is frozen. */
-  readonly sync: () => void | Promise<void>;
+  readonly sync: () => void;
   /** See `FlusherOptions.touchTime`. */
   readonly touchTime: () => DatabaseTime | undefined;
   /** Everything up to `toLsn` is committed. Publishes the flush. */

@@ -269,7 +269,7 @@ export class OrphanedStreams {
     await flusher.drain();
     // What was under way may have reported a problem of the stream since.
     changed();
-    await journal.close();
+    journal.close();
     const claims = lastClaims(recoverable(journal));
     journals.remove(recoverable(journal));
     this.#deps.finished(stream, checkpoint.lsn, claims);

@@ -35,13 +35,13 @@ export async function recoverStream(
   let increments = 0;
   let found = 0;
   try {
-    for await (const { lsn, entries, databaseTime, acceptedAt } of journal.replay(row.lsn)) {
+    for (const { lsn, entries, databaseTime, acceptedAt } of journal.replay(row.lsn)) {
       const applied = pendingSums.apply(lsn, entries, 0, entries.length, databaseTime, acceptedAt);
       increments += applied;
       if (lsn > above) found += applied;
     }
   } catch (error) {
-    await journal.close();
+    journal.close();
     throw error;
   }
   log('info', { stream, checkpoint: row.lsn, end: journal.endLsn, increments, ...facts }, 'Recovered a journal');

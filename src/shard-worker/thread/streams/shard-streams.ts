@@ -63,7 +63,7 @@ export interface ShardStreams extends Published {
   /** Whether a batch was opened before the stream began that it would be appended to. `generation`: see `STAT.generation`. */
   isStale(generation: number): boolean;
 
-  /** Appends a group; its last LSN. Throws or rejects with JournalError. */
+  /** Appends a group; its last LSN, a promise where the journal is over a network. Throws or rejects with JournalError. */
   append(group: readonly RecordBytes[], heardTime: DatabaseTime): Lsn | Promise<Lsn>;
 
   /** The group is in the journal, and is added to the sums now. */

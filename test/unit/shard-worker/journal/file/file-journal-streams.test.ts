@@ -22,18 +22,18 @@ import {
 import { ManualClock } from '../../../../support/manual-clock.js';
 
 /** A stream of `shard` that was created at `createdAt` and holds one record. */
-async function leave(options: FileJournalStreamsOptions, shard: number, createdAt: number): Promise<string> {
+function leave(options: FileJournalStreamsOptions, shard: number, createdAt: number): string {
   const journal = createFileJournal({ ...options, shard, clock: new ManualClock(createdAt) });
   journal.append([incrementRecord(`of ${shard}`, createdAt)]);
-  await journal.close();
+  journal.close();
   return journal.stream;
 }
 
-test('streams are listed by shard and age, with the fields of their headers', async (t) => {
+test('streams are listed by shard and age, with the fields of their headers', (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
-  const second = await leave(options, 1, 10);
-  const first = await leave(options, 0, 20);
-  const third = await leave(options, 1, 30);
+  const second = leave(options, 1, 10);
+  const first = leave(options, 0, 20);
+  const third = leave(options, 1, 30);
   mkdirSync(join(options.directory, '99999999-2222-4333-8444-555555555555'));
   const infos = listStreams(systemDisk, options.directory);
   assert.deepEqual(
@@ -53,14 +53,14 @@ test('streams are listed by shard and age, with the fields of their headers', as
   assert.ok(bytes > 0);
 });
 
-test('a shard continues its newest stream, and one of the shards finishes each orphaned stream', async (t) => {
+test('a shard continues its newest stream, and one of the shards finishes each orphaned stream', (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 2 };
   const streams = {
-    oldOfZero: await leave(options, 0, 10),
-    ofZero: await leave(options, 0, 20),
-    ofOne: await leave(options, 1, 10),
-    ofTwo: await leave(options, 2, 10),
-    ofThree: await leave(options, 3, 10),
+    oldOfZero: leave(options, 0, 10),
+    ofZero: leave(options, 0, 20),
+    ofOne: leave(options, 1, 10),
+    ofTwo: leave(options, 2, 10),
+    ofThree: leave(options, 3, 10),
   };
   const zero = new FileJournalStreams({ ...options, shard: 0 });
   const one = new FileJournalStreams({ ...options, shard: 1 });
@@ -74,20 +74,20 @@ test('a shard continues its newest stream, and one of the shards finishes each o
   const own = zero.open(streams.ofZero);
   own.recover(0);
   assert.equal(own.append([incrementRecord('next', 1)], 0), 2);
-  await own.close();
+  own.close();
   const orphaned = zero.open(streams.ofTwo);
   orphaned.recover(0);
   assert.equal(orphaned.bytes, 256 * 1024, 'all of it, until the stream is removed');
-  assert.deepEqual(await replayed(orphaned), ['1:of 2=10']);
-  await orphaned.close();
+  assert.deepEqual(replayed(orphaned), ['1:of 2=10']);
+  orphaned.close();
   zero.remove(orphaned);
   assert.ok(!existsSync(join(options.directory, streams.ofTwo)));
   assert.deepEqual(zero.existing().orphaned, [found(streams.oldOfZero)]);
 });
 
-test('the mark of a stream is that of its directory, also while it is open and once it is removed', async (t) => {
+test('the mark of a stream is that of its directory, also while it is open and once it is removed', (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
-  const [old, own] = [await leave(options, 0, 10), await leave(options, 0, 20)];
+  const [old, own] = [leave(options, 0, 10), leave(options, 0, 20)];
   const streams = new FileJournalStreams(options);
   streams.existing();
   const journal = streams.open(old);
@@ -101,38 +101,38 @@ test('the mark of a stream is that of its directory, also while it is open and o
   );
   assert.equal(again.markOf(old), 'open');
   journal.recover(0);
-  await journal.close();
+  journal.close();
   streams.remove(journal);
   assert.equal(streams.markOf(old), undefined);
   assert.equal(streams.markOf('99999999-2222-4333-8444-555555555555'), undefined);
 });
 
-test('a new stream keeps its cover with its first segment, and is stored by its first claim', async (t) => {
+test('a new stream keeps its cover with its first segment, and is stored by its first claim', (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
   const streams = new FileJournalStreams(options);
   const cover = '99999999-2222-4333-8444-555555555555';
   const first = streams.create(cover);
   assert.ok(!existsSync(options.directory), 'a start writes nothing');
   assert.deepEqual(first.ownership(), newOwnership(cover));
-  await first.append([incrementRecord('a', 1)], 17);
+  first.append([incrementRecord('a', 1)], 17);
   assert.deepEqual(openOwnership(options, first.stream), newOwnership(cover));
-  await first.close();
+  first.close();
 
   const second = streams.create();
   const claim = { id: cover, lsn: 0, epoch: undefined };
   second.keepOwnership({ ...newOwnership(undefined), claims: [claim] });
   assert.deepEqual(openOwnership(options, second.stream).claims, [claim]);
   assert.deepEqual([second.endLsn, second.findEnd(), second.firstLsn], [0, 0, 1]);
-  await second.append([incrementRecord('b', 1)], 17);
+  second.append([incrementRecord('b', 1)], 17);
   assert.deepEqual(openOwnership(options, second.stream).claims, [claim]);
-  await second.close();
+  second.close();
 });
 
 function openOwnership(options: FileJournalStreamsOptions, stream: string): StreamOwnership {
   return new FileJournalStreams(options).open(stream).ownership();
 }
 
-test('the time of a shard is the largest that any shard has noted, or that is in a record of its streams', async (t) => {
+test('the time of a shard is the largest that any shard has noted, or that is in a record of its streams', (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 2 };
   const start = (shard = 0): FileJournalStreams => {
     const streams = new FileJournalStreams({ ...options, shard });
@@ -146,8 +146,8 @@ test('the time of a shard is the largest that any shard has noted, or that is in
   assert.equal(noting.notedTime(), 1000);
   assert.deepEqual([start().notedTime(), start(1).notedTime()], [1000, 1000]);
   const journal = start().create();
-  for (const time of [1500, 2000, 1999]) await journal.append([incrementRecord('a', 1)], time);
-  await journal.close();
+  for (const time of [1500, 2000, 1999]) journal.append([incrementRecord('a', 1)], time);
+  journal.close();
   assert.deepEqual([start().notedTime(), start(1).notedTime()], [2000, 1000]);
   const next = start();
   assert.equal(next.notedTime(), 2000);
@@ -155,7 +155,7 @@ test('the time of a shard is the largest that any shard has noted, or that is in
   // Recovery behind the last record leaves a segment without one.
   const recovered = next.open(journal.stream);
   recovered.recover(3);
-  await recovered.close();
+  recovered.close();
   assert.equal(start().notedTime(), 2000, 'what only a record had is noted, too');
 });
 
@@ -177,9 +177,9 @@ test('a time that cannot be read counts as none, and one that the disk refuses i
   assert.equal(full.notedTime(), 1000);
 });
 
-test('the next start completes the removal of a stream that a crash interrupted', async (t) => {
+test('the next start completes the removal of a stream that a crash interrupted', (t) => {
   const options = { ...journalOptions(temporaryDirectory(t)), shards: 1 };
-  const stream = await leave(options, 0, 10);
+  const stream = leave(options, 0, 10);
   const streams = new FileJournalStreams({
     ...options,
     disk: {
@@ -195,13 +195,13 @@ test('the next start completes the removal of a stream that a crash interrupted'
   assert.deepEqual(readdirSync(options.directory), []);
 });
 
-test('the database id reaches streams that are open and those opened later', async (t) => {
+test('the database id reaches streams that are open and those opened later', (t) => {
   const options = { ...journalOptions(temporaryDirectory(t), { databaseId: undefined }), shards: 1 };
   const streams = new FileJournalStreams(options);
   const journal = streams.create();
-  await journal.append([incrementRecord('a', 1)], 0);
+  journal.append([incrementRecord('a', 1)], 0);
   streams.setDatabaseId(DATABASE_ID);
-  await journal.append([incrementRecord('b', 1)], 0);
-  await journal.close();
+  journal.append([incrementRecord('b', 1)], 0);
+  journal.close();
   assert.equal(listStreams(systemDisk, options.directory)[0]?.databaseId, DATABASE_ID);
 });

@@ -33,15 +33,15 @@ function openGolden(dataDir: string): FileJournal {
 }
 
 /** The time of the database of each record. */
-async function databaseTimes(journal: FileJournal): Promise<number[]> {
+function databaseTimes(journal: FileJournal): number[] {
   const times: number[] = [];
-  for await (const { databaseTime } of journal.replay(0)) times.push(databaseTime);
+  for (const { databaseTime } of journal.replay(0)) times.push(databaseTime);
   return times;
 }
 
-test('the writer produces the golden files of the newest version byte for byte', async (t) => {
+test('the writer produces the golden files of the newest version byte for byte', (t) => {
   const dataDir = temporaryDirectory(t);
-  await writeGoldenJournal(dataDir);
+  writeGoldenJournal(dataDir);
   const written = join(dataDir, 'journal', GOLDEN_STREAM);
   const golden = goldenDirectory(2);
   const names = readdirSync(golden).sort();
@@ -53,7 +53,7 @@ test('the writer produces the golden files of the newest version byte for byte',
 });
 
 for (const version of GOLDEN_VERSIONS) {
-  test(`reading the golden files of version ${version} gives the records that were written`, async (t) => {
+  test(`reading the golden files of version ${version} gives the records that were written`, (t) => {
     const dataDir = temporaryDirectory(t);
     copyGolden(dataDir, version);
     const journal = openGolden(dataDir);
@@ -61,7 +61,7 @@ for (const version of GOLDEN_VERSIONS) {
     journal.recover(0);
     const entries: unknown[] = [];
     const times: number[] = [];
-    for await (const record of journal.replay(0)) {
+    for (const record of journal.replay(0)) {
       entries.push(readableEntries(record.entries));
       times.push(record.acceptedAt);
     }
@@ -70,21 +70,21 @@ for (const version of GOLDEN_VERSIONS) {
       times.slice(0, 4),
       [0, 1, 2, 3].map((ms) => 1_767_225_600_000 + ms),
     );
-    await journal.close();
+    journal.close();
   });
 }
 
-test('records of version 2 carry times of the database, and the directory keeps the ownership', async (t) => {
+test('records of version 2 carry times of the database, and the directory keeps the ownership', (t) => {
   const dataDir = temporaryDirectory(t);
   copyGolden(dataDir, 2);
   const journal = openGolden(dataDir);
   assert.deepEqual(journal.ownership(), goldenOwnership);
   journal.recover(0);
-  assert.deepEqual(await databaseTimes(journal), goldenTimes);
-  await journal.close();
+  assert.deepEqual(databaseTimes(journal), goldenTimes);
+  journal.close();
 });
 
-test('records of version 1 carry no time of the database, its stream is unregistered, and it goes on in version 2', async (t) => {
+test('records of version 1 carry no time of the database, its stream is unregistered, and it goes on in version 2', (t) => {
   const dataDir = temporaryDirectory(t);
   copyGolden(dataDir, 1);
   const journal = openGolden(dataDir);
@@ -92,7 +92,7 @@ test('records of version 1 carry no time of the database, its stream is unregist
   assert.equal(journal.firstLsn, 1);
   journal.recover(0);
   journal.append([incrementRecord('next', 1)], 17);
-  await journal.close();
+  journal.close();
   const versions = segmentPaths(goldenOptions(dataDir), GOLDEN_STREAM).map((path) =>
     readFileSync(path).readUInt32LE(8),
   );
@@ -100,8 +100,8 @@ test('records of version 1 carry no time of the database, its stream is unregist
   assert.equal(versions.at(-1), 2);
   const next = openGolden(dataDir);
   next.recover(0);
-  assert.deepEqual(await databaseTimes(next), [0, 0, 0, 0, 0, 0, 17]);
-  await next.close();
+  assert.deepEqual(databaseTimes(next), [0, 0, 0, 0, 0, 0, 17]);
+  next.close();
 });
 
 for (const version of [0, 3]) {

@@ -1,6 +1,6 @@
 /** Rotation, removal, limits, deferred syncs: a journal without failures. */
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import { RECORD_BYTES_MAX } from '#product/shard-worker/protocol/record-layout.js';
@@ -30,11 +30,11 @@ function headerOf(path: string): SegmentHeader {
   return decodeSegmentHeader(readFileSync(path).subarray(0, SEGMENT_HEADER_BYTES), path);
 }
 
-test('a new segment starts when one is full, and its header names the last LSN of the one before', async (t) => {
+test('a new segment starts when one is full, and its header names the last LSN of the one before', (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
   for (let n = 0; n < 100; n += 1) journal.append([rawRecord(3000)]);
-  await journal.close();
+  journal.close();
   const paths = segmentPaths(options, journal.stream);
   assert.equal(paths.length, 5);
   let last = 0;
@@ -48,13 +48,13 @@ test('a new segment starts when one is full, and its header names the last LSN o
   const reopened = openFileJournal({ ...options, stream: journal.stream });
   reopened.recover(0);
   assert.deepEqual(
-    await replayedLsns(reopened),
+    replayedLsns(reopened),
     Array.from({ length: 100 }, (_, index) => index + 1),
   );
-  await reopened.close();
+  reopened.close();
 });
 
-test('a segment is removed once all of it is committed; the newest one never', async (t) => {
+test('a segment is removed once all of it is committed; the newest one never', (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
   while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
@@ -65,10 +65,10 @@ test('a segment is removed once all of it is committed; the newest one never', a
   assert.equal(segmentPaths(options, journal.stream).length, 2);
   journal.prune(45);
   assert.equal(segmentPaths(options, journal.stream).length, 1);
-  await journal.close();
+  journal.close();
 });
 
-test('a committed segment is removed when the checkpoint is seen after the keep time, which starts again at recovery', async (t) => {
+test('a committed segment is removed when the checkpoint is seen after the keep time, which starts again at recovery', (t) => {
   const clock = new ManualClock();
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
   const journal = createFileJournal(options);
@@ -86,7 +86,7 @@ test('a committed segment is removed when the checkpoint is seen after the keep 
   journal.prune(40);
   assert.equal(segmentPaths(options, journal.stream).length, 2);
   assert.equal(journal.isPruneDue, false);
-  await journal.close();
+  journal.close();
   assert.equal(clock.timers, 0);
 
   const reopened = openFileJournal({ ...options, stream: journal.stream });
@@ -101,10 +101,10 @@ test('a committed segment is removed when the checkpoint is seen after the keep 
     1,
     'of the third only void and committed records are left',
   );
-  await reopened.close();
+  reopened.close();
 });
 
-test('time alone removes nothing, nor does an append: the checkpoint must be seen', async (t) => {
+test('time alone removes nothing, nor does an append: the checkpoint must be seen', (t) => {
   const clock = new ManualClock();
   const options = journalOptions(temporaryDirectory(t), { bytesMax: 256 * 1024, clock, keepSeconds: 60 });
   const journal = createFileJournal(options);
@@ -121,10 +121,10 @@ test('time alone removes nothing, nor does an append: the checkpoint must be see
   assert.equal(segmentPaths(options, journal.stream).length, 1);
   assert.equal(journal.bytes, SEGMENT_HEADER_BYTES, 'the last one is left behind for the asking');
   journal.append([rawRecord(3000)]);
-  await journal.close();
+  journal.close();
 });
 
-test('without a keep time a committed segment is removed at once, although the clock moves between calls', async (t) => {
+test('without a keep time a committed segment is removed at once, although the clock moves between calls', (t) => {
   const clock = new ManualClock();
   const ticking = {
     now: () => clock.now(),
@@ -143,10 +143,10 @@ test('without a keep time a committed segment is removed at once, although the c
       assert.equal(journal.bytes, SEGMENT_HEADER_BYTES);
     }
   }
-  await journal.close();
+  journal.close();
 });
 
-test('a segment that could not be removed is removed when the checkpoint is seen the next time', async (t) => {
+test('a segment that could not be removed is removed when the checkpoint is seen the next time', (t) => {
   let refuse = true;
   const disk: Disk = {
     ...systemDisk,
@@ -165,37 +165,37 @@ test('a segment that could not be removed is removed when the checkpoint is seen
   journal.prune(45);
   assert.equal(segmentPaths(options, journal.stream).length, 1);
   assert.equal(journal.isPruneDue, false);
-  await journal.close();
+  journal.close();
 });
 
-test('records whose commit a failover lost are still in the journal', async (t) => {
+test('records whose commit a failover lost are still in the journal', (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, keepSeconds: 60 });
   const journal = createFileJournal(options);
   while (journal.endLsn < 45) journal.append([rawRecord(3000)]);
   journal.prune(45);
-  await journal.close();
+  journal.close();
   const first = openFileJournal({ ...options, stream: journal.stream });
   first.recover(45);
-  await first.close();
+  first.close();
   const second = openFileJournal({ ...options, stream: journal.stream });
   second.recover(7);
   assert.deepEqual(
-    await replayedLsns(second, 7),
+    replayedLsns(second, 7),
     Array.from({ length: 38 }, (_, index) => index + 8),
   );
-  await second.close();
+  second.close();
 });
 
-test('a slow stream of records that are committed at once keeps at most one segment', async (t) => {
+test('a slow stream of records that are committed at once keeps at most one segment', (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
   for (let n = 0; n < 200; n += 1) journal.prune(journal.append([rawRecord(1000)]));
   assert.equal(segmentPaths(options, journal.stream).length, 1);
   assert.ok(journal.bytes < SEGMENT_BYTES / 2, `${journal.bytes} bytes`);
-  await journal.close();
+  journal.close();
 });
 
-test('a segment that must be kept is filled before it gets a successor', async (t) => {
+test('a segment that must be kept is filled before it gets a successor', (t) => {
   const clock = new ManualClock();
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES, clock, keepSeconds: 60 });
   const journal = createFileJournal(options);
@@ -206,10 +206,10 @@ test('a segment that must be kept is filled before it gets a successor', async (
   journal.append([rawRecord(100)]);
   assert.equal(segmentPaths(options, journal.stream).length, 1);
   assert.ok(journal.bytes < 2 * SEGMENT_HEADER_BYTES, 'what was kept for long enough is left behind');
-  await journal.close();
+  journal.close();
 });
 
-test('an append beyond the limit keeps nothing, and succeeds once there is room', async (t) => {
+test('an append beyond the limit keeps nothing, and succeeds once there is room', (t) => {
   const options = journalOptions(temporaryDirectory(t), { bytesMax: 256 * 1024 });
   const journal = createFileJournal(options);
   const isFull = (error: unknown): boolean =>
@@ -224,12 +224,12 @@ test('an append beyond the limit keeps nothing, and succeeds once there is room'
   journal.prune(endLsn);
   assert.equal(journal.append([rawRecord(3000)]), endLsn + 1);
   assert.throws(() => journal.append([rawRecord(300_000)]), isFull, 'a group larger than the bound never fits');
-  await journal.close();
+  journal.close();
   const onDisk = segmentPaths(options, journal.stream).reduce((sum, path) => sum + statSync(path).size, 0);
   assert.ok(onDisk <= 256 * 1024, `${onDisk} bytes on disk`);
 });
 
-test('a journal with a limit below two segments frees its only segment when all of it is committed', async (t) => {
+test('a journal with a limit below two segments frees its only segment when all of it is committed', (t) => {
   const options = journalOptions(temporaryDirectory(t), { bytesMax: 64 * 1024 });
   const journal = createFileJournal(options);
   for (let n = 0; n < 500; n += 1) {
@@ -237,41 +237,41 @@ test('a journal with a limit below two segments frees its only segment when all 
     if (lsn % 50 === 0) journal.prune(lsn);
   }
   assert.equal(journal.endLsn, 500);
-  await journal.close();
+  journal.close();
 });
 
-test('the largest record, and a group larger than a segment, are written and replayed whole', async (t) => {
+test('the largest record, and a group larger than a segment, are written and replayed whole', (t) => {
   const options = journalOptions(temporaryDirectory(t), { segmentBytes: SEGMENT_BYTES });
   const journal = createFileJournal(options);
   journal.append([incrementRecord('small', 1)]);
   journal.append([rawRecord(RECORD_BYTES_MAX, 7)]);
   journal.append([rawRecord(60_000, 1), rawRecord(300_000, 2)]);
   journal.append([incrementRecord('last', 1)]);
-  await journal.close();
+  journal.close();
   const reopened = openFileJournal({ ...options, stream: journal.stream });
   reopened.recover(0);
   const sizes: string[] = [];
-  for await (const { lsn, entries } of reopened.replay(0)) {
+  for (const { lsn, entries } of reopened.replay(0)) {
     if (lsn > 1 && lsn < 5) assert.ok(Buffer.alloc(entries.byteLength, entries[0]).equals(entries));
     sizes.push(`${lsn}:${entries.byteLength + 40}`);
   }
   assert.deepEqual(sizes, ['1:59', `2:${RECORD_BYTES_MAX}`, '3:60000', '4:300000', '5:58']);
-  await reopened.close();
+  reopened.close();
 });
 
-test('LSNs beyond 2^32 are written and read exactly', async (t) => {
+test('LSNs beyond 2^32 are written and read exactly', (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1)]);
-  await journal.close();
+  journal.close();
   const far = openFileJournal({ ...options, stream: journal.stream });
   far.recover(2 ** 40 - 2);
   far.append([incrementRecord('b', 1), incrementRecord('c', 1), incrementRecord('d', 1)]);
-  await far.close();
+  far.close();
   const reopened = openFileJournal({ ...options, stream: journal.stream });
   reopened.recover(2 ** 40 - 2);
-  assert.deepEqual(await replayed(reopened, 2 ** 40 - 1), [`${2 ** 40}:c=1`, `${2 ** 40 + 1}:d=1`]);
-  await reopened.close();
+  assert.deepEqual(replayed(reopened, 2 ** 40 - 1), [`${2 ** 40}:c=1`, `${2 ** 40 + 1}:d=1`]);
+  reopened.close();
 });
 
 /** The disk of the machine, with a count of the syncs of files. */
@@ -297,7 +297,7 @@ function countingDisk(): { readonly disk: Disk; syncs: number } {
   return counter;
 }
 
-test('always: an append is one sync, however many records the group has', async (t) => {
+test('always: an append is one sync, however many records the group has', (t) => {
   const counter = countingDisk();
   const journal = createFileJournal(journalOptions(temporaryDirectory(t), { disk: counter.disk }));
   journal.append([rawRecord(100)]);
@@ -305,10 +305,10 @@ test('always: an append is one sync, however many records the group has', async 
   for (let n = 0; n < 10; n += 1) journal.append([rawRecord(100), rawRecord(200), rawRecord(300)]);
   assert.equal(counter.syncs - before, 10);
   assert.equal(journal.syncedLsn, 31);
-  await journal.close();
+  journal.close();
 });
 
-test('everysec: appends are synced by the clock within a second, by sync, and by close', async (t) => {
+test('everysec: appends are synced by the clock within a second, by sync, and by close', (t) => {
   const counter = countingDisk();
   const clock = new ManualClock();
   const journal = createFileJournal(
@@ -328,12 +328,12 @@ test('everysec: appends are synced by the clock within a second, by sync, and by
   clock.advance(1000);
   assert.equal(counter.syncs - before, 2);
   journal.append([rawRecord(100)]);
-  await journal.close();
+  journal.close();
   assert.equal(counter.syncs - before, 3);
   assert.equal(clock.timers, 0);
 });
 
-test('a database id that is known late is in later segments, and another id is refused', async (t) => {
+test('a database id that is known late is in later segments, and another id is refused', (t) => {
   const options = journalOptions(temporaryDirectory(t), { databaseId: undefined });
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1)]);
@@ -341,7 +341,7 @@ test('a database id that is known late is in later segments, and another id is r
   journal.append([incrementRecord('b', 1)]);
   const isForeign = (error: unknown): boolean => error instanceof JournalError && error.code === 'journal-foreign';
   assert.throws(() => journal.setDatabaseId(OTHER_DATABASE_ID), isForeign);
-  await journal.close();
+  journal.close();
   assert.deepEqual(
     segmentPaths(options, journal.stream).map((path) => headerOf(path).databaseId),
     [undefined, DATABASE_ID],
@@ -350,28 +350,28 @@ test('a database id that is known late is in later segments, and another id is r
   assert.throws(() => openFileJournal(other), isForeign);
   const rebound = openFileJournal({ ...other, rebind: true });
   rebound.recover(1);
-  await rebound.close();
+  rebound.close();
   const again = openFileJournal(other);
   again.recover(1);
-  assert.deepEqual(await replayed(again, 1), ['2:b=1']);
-  await again.close();
+  assert.deepEqual(replayed(again, 1), ['2:b=1']);
+  again.close();
 });
 
-test('a database id that is known after a recovery without records keeps the other fields of the empty segment', async (t) => {
+test('a database id that is known after a recovery without records keeps the other fields of the empty segment', (t) => {
   const options = journalOptions(temporaryDirectory(t), { databaseId: undefined, keepSeconds: 60 });
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1)]);
-  await journal.close();
+  journal.close();
   const restored = openFileJournal({ ...options, stream: journal.stream });
   restored.recover(10);
   restored.setDatabaseId(DATABASE_ID);
   restored.append([incrementRecord('b', 1)]);
-  await restored.close();
+  restored.close();
   for (let times = 0; times < 2; times += 1) {
     const reopened = openFileJournal({ ...options, stream: journal.stream });
     reopened.recover(10);
-    assert.deepEqual(await replayed(reopened, 10), ['11:b=1']);
-    await reopened.close();
+    assert.deepEqual(replayed(reopened, 10), ['11:b=1']);
+    reopened.close();
     // Records that are not there are reported as missing, not as damage.
     assert.throws(
       () => openFileJournal({ ...options, stream: journal.stream }).recover(0),
@@ -380,34 +380,33 @@ test('a database id that is known after a recovery without records keeps the oth
   }
 });
 
-test('an orphaned stream is read, never written, and removed as a whole', async (t) => {
+test('an orphaned stream is read and never written', (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1), incrementRecord('b', 1)]);
-  await journal.close();
+  journal.close();
   const [path = ''] = segmentPaths(options, journal.stream);
   const before = readFileSync(path);
   const finishing = openFileJournal({ ...options, stream: journal.stream, forFinishing: true });
   assert.equal(finishing.recover(1).records, 1);
-  assert.deepEqual(await replayed(finishing, 1), ['2:b=1']);
+  assert.deepEqual(replayed(finishing, 1), ['2:b=1']);
   assert.throws(() => finishing.append([incrementRecord('c', 1)]), JournalError);
   finishing.prune(2);
   assert.deepEqual(readFileSync(path), before);
-  finishing.removeStream();
-  assert.ok(!existsSync(path));
+  finishing.close();
 });
 
-test('a closed journal takes no records, and neither does a found one before recovery', async (t) => {
+test('a closed journal takes no records, and neither does a found one before recovery', (t) => {
   const options = journalOptions(temporaryDirectory(t));
   const journal = createFileJournal(options);
   journal.append([incrementRecord('a', 1)]);
-  await journal.close();
+  journal.close();
   const refuses = (error: unknown): boolean => error instanceof JournalError && error.nothingKept;
   assert.throws(() => journal.append([incrementRecord('b', 1)]), refuses);
   assert.throws(() => journal.sync(), refuses);
   assert.throws(() => journal.prune(1), refuses);
   const found = openFileJournal({ ...options, stream: journal.stream });
   assert.throws(() => found.append([incrementRecord('b', 1)]), refuses);
-  await found.close();
-  await journal.close();
+  found.close();
+  journal.close();
 });

@@ -9,7 +9,7 @@ import { JournalError } from '#product/core/errors.js';
 import { createFileJournal, openFileJournal } from '#product/shard-worker/journal/file/file-journal.js';
 import type { FileJournalOptions } from '#product/shard-worker/journal/file/file-journal-options.js';
 import { listStreams } from '#product/shard-worker/journal/file/journal-directory.js';
-import { finishRebind, rebindStream } from '#product/shard-worker/journal/file/stream-rebind.js';
+import { finishRebind, rebindStream, type Rebind } from '#product/shard-worker/journal/file/stream-rebind.js';
 import { keepOwnership, readOwnership } from '#product/shard-worker/journal/file/stream-files.js';
 import { newOwnership, type StreamOwnership } from '#product/shard-worker/journal/ownership-claim.js';
 import {
@@ -37,53 +37,53 @@ interface Scene {
 }
 
 /** Records `k1` to `k6` in segments of a few records each, and what was kept of the ownership. */
-async function write(seed: number): Promise<Scene> {
+function write(seed: number): Scene {
   const disk = new SimulatedDisk(new Mulberry32(seed), ['/data']);
   const options = journalOptions('/data', { disk, segmentBytes: 4096 + 300 });
   const journal = createFileJournal(options);
   for (let n = 1; n <= 6; n += 1) journal.append([incrementRecord(`k${n}`, n)], n);
   journal.keepOwnership(OWNERSHIP);
-  await journal.close();
+  journal.close();
   disk.restart('everything');
   return { disk, options, stream: journal.stream };
 }
 
-function rebind({ disk, options, stream }: Scene, after: number): Promise<unknown> {
+function rebind({ disk, options, stream }: Scene, after: number): Rebind {
   return rebindStream(disk, options.directory, stream, after, NODE_ID, { clock: new ManualClock(5) });
 }
 
 /** The records of each stream, the old one first. */
-async function streamsOf({ disk, options, stream }: Scene): Promise<readonly (readonly string[])[]> {
+function streamsOf({ disk, options, stream }: Scene): readonly (readonly string[])[] {
   const found: (readonly string[])[] = [];
   const streams = listStreams(disk, options.directory).map((info) => info.stream);
   for (const each of streams.sort((a, b) => Number(b === stream) - Number(a === stream))) {
     const journal = openFileJournal({ ...options, stream: each });
     journal.recover(0);
-    found.push(await replayed(journal));
-    await journal.close();
+    found.push(replayed(journal));
+    journal.close();
   }
   return found;
 }
 
 const WHOLE = ['1:k1=1', '2:k2=2', '3:k3=3', '4:k4=4', '5:k5=5', '6:k6=6'];
 
-test('a journal that ends below the LSN of a rebind stays as it is, and the next start finishes the rebind', async () => {
-  const scene = await write(1);
+test('a journal that ends below the LSN of a rebind stays as it is, and the next start finishes the rebind', () => {
+  const scene = write(1);
   const { disk, options } = scene;
-  assert.deepEqual(await rebind(scene, 8), {
+  assert.deepEqual(rebind(scene, 8), {
     stream: undefined,
     records: 0,
     kept: join(options.directory, scene.stream),
   });
   finishRebind(disk, options.directory);
-  assert.deepEqual(await streamsOf(scene), [WHOLE]);
+  assert.deepEqual(streamsOf(scene), [WHOLE]);
 });
 
 for (const after of [0, 1, 3, 6]) {
-  test(`records above LSN ${after} move, with their times, and the old stream ends there and can go on`, async () => {
-    const scene = await write(1);
+  test(`records above LSN ${after} move, with their times, and the old stream ends there and can go on`, () => {
+    const scene = write(1);
     const { disk, options, stream } = scene;
-    const { stream: moved, records } = await rebindStream(disk, options.directory, stream, after, NODE_ID);
+    const { stream: moved, records } = rebindStream(disk, options.directory, stream, after, NODE_ID);
     assert.deepEqual([records, moved === undefined], [6 - after, after === 6]);
     assert.deepEqual(disk.list(options.directory).sort(), [stream, ...(moved === undefined ? [] : [moved])].sort());
     if (moved !== undefined) {
@@ -91,35 +91,35 @@ for (const after of [0, 1, 3, 6]) {
       assert.deepEqual(journal.ownership(), newOwnership(undefined));
       journal.recover(0);
       const times: number[] = [];
-      for await (const { databaseTime } of journal.replay(0)) times.push(databaseTime);
+      for (const { databaseTime } of journal.replay(0)) times.push(databaseTime);
       assert.deepEqual(times, [1, 2, 3, 4, 5, 6].slice(after));
-      await journal.close();
+      journal.close();
     }
     const old = openFileJournal({ ...options, stream });
     assert.deepEqual([old.findEnd(), old.ownership()], [after, OWNERSHIP]);
     old.recover(0);
-    assert.deepEqual(await replayed(old), WHOLE.slice(0, after));
+    assert.deepEqual(replayed(old), WHOLE.slice(0, after));
     assert.equal(old.append([incrementRecord('next', 1)], 9), after + 1);
-    await old.close();
+    old.close();
     assert.equal(disk.openFiles, 0);
   });
 }
 
 for (const loss of [undefined, 'nothing', 'some', 'everything'] as const satisfies (PowerLoss | undefined)[]) {
   const what = loss === undefined ? 'the end of the process' : `a loss of power that keeps ${loss}`;
-  test(`after ${what} at any call a rebind is undone or done, and it can be called again`, async () => {
+  test(`after ${what} at any call a rebind is undone or done, and it can be called again`, () => {
     let outcomes = '';
     for (let atCall = 1; ; atCall += 1) {
-      const scene = await write(atCall);
+      const scene = write(atCall);
       const { disk, options } = scene;
       disk.fault = { kind: 'crash', atCall };
-      const crashed = await rebind(scene, 3).then(
-        () => false,
-        (error: unknown) => {
-          assert.ok(error instanceof SimulatedCrash, String(error));
-          return true;
-        },
-      );
+      let crashed = false;
+      try {
+        rebind(scene, 3);
+      } catch (error) {
+        assert.ok(error instanceof SimulatedCrash, String(error));
+        crashed = true;
+      }
       if (!crashed) break;
       disk.restart(loss);
       // The next start may end at any point, too; the one after that completes.
@@ -132,7 +132,7 @@ for (const loss of [undefined, 'nothing', 'some', 'everything'] as const satisfi
       disk.restart(loss);
       finishRebind(disk, options.directory);
       assert.ok(!disk.list(options.directory).includes('rebind'));
-      const found = await streamsOf(scene);
+      const found = streamsOf(scene);
       const isDone = found.length === 2;
       outcomes += isDone ? 'd' : 'u';
       assert.deepEqual(
@@ -140,17 +140,17 @@ for (const loss of [undefined, 'nothing', 'some', 'everything'] as const satisfi
         isDone ? [WHOLE.slice(0, 3), ['1:k4=4', '2:k5=5', '3:k6=6']] : [WHOLE],
         `at call ${atCall}`,
       );
-      await rebind(scene, 3);
-      assert.deepEqual((await streamsOf(scene)).flat().length, 6, `at call ${atCall}`);
+      rebind(scene, 3);
+      assert.deepEqual(streamsOf(scene).flat().length, 6, `at call ${atCall}`);
     }
     assert.match(outcomes, /^u+d+$/, 'undone up to one call, done from there on');
   });
 }
 
-test('a stream of another database is set aside as a whole, and its new stream belongs to the database in use', async () => {
-  const { disk, options, stream } = await write(1);
+test('a stream of another database is set aside as a whole, and its new stream belongs to the database in use', () => {
+  const { disk, options, stream } = write(1);
   const origin = { clock: new ManualClock(5), databaseId: OTHER_DATABASE_ID, old: 'aside' } as const;
-  const { stream: moved, kept } = await rebindStream(disk, options.directory, stream, 3, NODE_ID, origin);
+  const { stream: moved, kept } = rebindStream(disk, options.directory, stream, 3, NODE_ID, origin);
   assert.equal(kept, `${options.directory}/${stream}.rebound`);
   assert.deepEqual(
     listStreams(disk, options.directory).map(({ stream: found, databaseId }) => [found, databaseId]),
@@ -160,8 +160,8 @@ test('a stream of another database is set aside as a whole, and its new stream b
   assert.notEqual(OTHER_DATABASE_ID, DATABASE_ID);
 });
 
-test('what an older version left of an interrupted rebind is for an operator, and stays as it is', async () => {
-  const { disk, options, stream } = await write(1);
+test('what an older version left of an interrupted rebind is for an operator, and stays as it is', () => {
+  const { disk, options, stream } = write(1);
   const staging = `${options.directory}/rebind`;
   disk.makeDirectory(staging);
   disk.makeDirectory(`${staging}/${NODE_ID}`);

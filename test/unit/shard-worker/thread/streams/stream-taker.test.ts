@@ -229,10 +229,10 @@ test('what an operator accepts makes the row once, at that LSN', async () => {
 test('a journal that begins above LSN 1 had a row, whatever its directory keeps; one that was never noted had none', async () => {
   const scene = new Scene();
   const { journal, options } = scene;
-  await journal.close();
+  journal.close();
   const pruned = openFileJournal({ ...options, stream: journal.stream });
   pruned.recover(3);
-  await pruned.close();
+  pruned.close();
   const next = openFileJournal({ ...options, stream: journal.stream });
   assert.equal(next.firstLsn, 4);
   const error = await scene.refusal(next);
