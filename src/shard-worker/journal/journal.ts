@@ -139,7 +139,7 @@ export interface JournalStreams {
   create(cover?: string): Journal;
   open(stream: string): RecoverableJournal;
   /** Removes a stream that is flushed to its end and retired. */
-  remove(journal: RecoverableJournal): void;
+  remove(journal: Journal): void;
   /** The mark of a stream of this shard; undefined where there is no such stream (any more). */
   markOf(stream: string): StreamMark | undefined;
   /**

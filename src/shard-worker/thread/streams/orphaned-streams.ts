@@ -17,7 +17,7 @@
 import type { Clock } from '../../../core/clock.js';
 import { Episode } from '../../../core/episode.js';
 import { JournalError } from '../../../core/errors.js';
-import type { FoundStream, Journal, JournalStreams, RecoverableJournal } from '../../journal/journal.js';
+import type { FoundStream, Journal, JournalStreams } from '../../journal/journal.js';
 import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
 import { isJournalUnavailable, markClosed, type OwnedStream, type ShardLog } from './owned-stream.js';
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
@@ -270,8 +270,8 @@ export class OrphanedStreams {
     // What was under way may have reported a problem of the stream since.
     changed();
     journal.close();
-    const claims = lastClaims(recoverable(journal));
-    journals.remove(recoverable(journal));
+    const claims = lastClaims(journal);
+    journals.remove(journal);
     this.#deps.finished(stream, checkpoint.lsn, claims);
     log('info', { stream }, 'Removed an orphaned stream; all of it is in PostgreSQL');
   }
@@ -316,7 +316,7 @@ function ignore(): void {
 }
 
 /** Ids of the last ownership claims; none where the disk does not say. */
-function lastClaims(journal: RecoverableJournal): readonly string[] {
+function lastClaims(journal: Journal): readonly string[] {
   try {
     return journal
       .ownership()
@@ -326,9 +326,4 @@ function lastClaims(journal: RecoverableJournal): readonly string[] {
     if (!(error instanceof JournalError)) throw error;
     return [];
   }
-}
-
-function recoverable(journal: Journal): RecoverableJournal {
-  // Every journal here comes from JournalStreams.open, which opens it for recovery.
-  return journal as RecoverableJournal;
 }
