@@ -96,7 +96,7 @@ export interface Journal {
   /** Whether the next {@link Journal.prune} could remove something. */
   readonly isPruneDue: boolean;
 
-  /** Syncs, then closes the files. Throws as {@link Journal.sync} does, and is closed then, too. */
+  /** Syncs, then closes the files, also where the sync throws as {@link Journal.sync} does. */
   close(): void;
 }
 

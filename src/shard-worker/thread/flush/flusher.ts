@@ -231,7 +231,7 @@ export class Flusher {
   /** Commits one range; false where the loop must end: fenced, or draining without a database. */
   async #flushRange(): Promise<boolean> {
     // Only synced records may be frozen. A flush could otherwise commit a record that a power loss then takes back, and
-    // its LSN would be given to another record.
+    // its LSN would be given to another record. Nothing waits between the two, so nothing is applied in between.
     if (this.#pendingSums.frozen === undefined) {
       this.#options.sync();
       if (this.#isEnded) return false;
