@@ -2,7 +2,9 @@
  * The server as a command: arguments, configuration, signals, exit codes. Main thread. `server/server-process.ts` has the
  * order of start and stop.
  */
-import { configHelp, logLevelOf, readConfig, readReloaded, type Config } from './config/config.js';
+import type { Config } from './config/config.js';
+import { configHelp } from './config/help.js';
+import { logLevelOf, readConfig, readReloaded } from './config/read-config.js';
 import { misspelledSettings } from './config/misspelled-settings.js';
 import { discardUnreadOutput } from './core/closed-output.js';
 import { StartError } from './core/errors.js';

@@ -1,6 +1,6 @@
 /** The commands that work on the database, without holding a data directory. Each returns its exit code. Main thread of a process of its own. */
 import { join } from 'node:path';
-import { readConfig } from '../config/config.js';
+import { readConfig } from '../config/read-config.js';
 import { isUuid } from '../core/uuid.js';
 import { parseDatabaseUrl } from '../db/connection.js';
 import { runningEmbeddedUrl } from '../db/embedded/running-embedded.js';

@@ -1,6 +1,6 @@
 /** The commands that change a file journal. Main thread of a process of its own. */
 import { join } from 'node:path';
-import { readConfig } from '../config/config.js';
+import { readConfig } from '../config/read-config.js';
 import { makeNodeId } from '../server/data-directory.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { acceptCheckpoint, acceptGaps } from '../shard-worker/journal/file/stream-files.js';

@@ -2,7 +2,7 @@
  * `npm run journal -- COMMAND`: inspects and repairs a file journal while no server uses it, retires the stream of a journal
  * that is lost, and counts rows that PostgreSQL refused. Main thread of a process of its own.
  */
-import { readConfig } from '../config/config.js';
+import { readConfig } from '../config/read-config.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
 import { acquireDataDirectory } from '../server/data-directory.js';
 import { exitCodeOf, warnOfMisspelledSettings } from './command-exit.js';

@@ -5,7 +5,7 @@
  * Exit codes: see {@link help}.
  */
 import { setTimeout as pause } from 'node:timers/promises';
-import { readConfig } from '../config/config.js';
+import { readConfig } from '../config/read-config.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
 import { StartError } from '../core/errors.js';
 import { describeTarget, parseDatabaseUrl } from '../db/connection.js';

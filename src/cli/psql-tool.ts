@@ -5,7 +5,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { childEnvironment } from '../config/child-environment.js';
-import { readConfig } from '../config/config.js';
+import { readConfig } from '../config/read-config.js';
 import { psqlAddress } from '../config/database-url.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
 import { StartError, systemErrorCode } from '../core/errors.js';

@@ -5,6 +5,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { DESCRIPTORS_RESERVED, descriptorLimit } from './descriptor-limit.js';
+import { journalKinds, type JournalKind } from './journal-kind.js';
 import {
   absolutePath,
   bearerTokenFile,
@@ -22,11 +23,9 @@ import {
   type TextReader,
 } from './setting-text.js';
 
-/** The journals that this version implements. */
-export const implementedJournals = ['memory', 'file', 'postgres', 'nats', 'sqs'] as const;
-const defaultJournal: (typeof implementedJournals)[number] = 'file';
+const defaultJournal: JournalKind = 'file';
 /** Those that a name alone selects. */
-const namedJournals = implementedJournals.filter((journal) => journal !== 'nats' && journal !== 'sqs');
+const namedJournals = journalKinds.filter((journal) => journal !== 'nats' && journal !== 'sqs');
 
 /** The trimmed text of a variable; undefined if it is unset or empty. */
 export function givenText(env: NodeJS.ProcessEnv, variable: string): string | undefined {
@@ -52,8 +51,7 @@ export interface Setting {
 /** Largest MAX_CONNECTIONS. */
 const CONNECTIONS_LIMIT = 1_000_000_000;
 
-/** All settings by their names in the code. The type `Config` holds their limits. */
-export const settings = {
+const table = {
   host: { variable: 'HOST', fallback: '127.0.0.1', meaning: 'address or host name to listen on', read: plainText },
   port: { variable: 'PORT', fallback: '3333', meaning: 'port to listen on; 0: any free port', read: wholeNumber },
   databaseUrl: {
@@ -311,3 +309,13 @@ export const settings = {
     read: wholeNumber,
   },
 } as const satisfies Record<string, Setting>;
+
+/** The name of a setting in the code. */
+export type SettingKey = keyof typeof table;
+
+/** All settings. The type `Config` holds their limits. */
+export const settings: Readonly<Record<SettingKey, Setting>> = table;
+
+/** In the order of `--help`. */
+// The table is a literal: Object.keys returns exactly the members of its type.
+export const settingKeys = Object.keys(table) as readonly SettingKey[];

@@ -12,7 +12,8 @@
  *        → close HTTP servers → release data directory
  * ```
  */
-import { configWarnings, type Config, type ReloadedConfig } from '../config/config.js';
+import type { Config, ReloadedConfig } from '../config/config.js';
+import { configWarnings } from '../config/setting-warnings.js';
 import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
 import type { CounterOperations } from '../core/counter-operations.js';

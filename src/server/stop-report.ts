@@ -1,5 +1,6 @@
 /** What the log says of the increments when a process ends. Main thread. */
-import { isSharedJournal, type Config, type JournalKind } from '../config/config.js';
+import type { Config } from '../config/config.js';
+import { isSharedJournal, type JournalKind } from '../config/journal-kind.js';
 import type { Logger } from '../core/logger.js';
 import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
 import type { conservation } from '../shard-worker/protocol/stats.js';

@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { ServerOperations } from '#product/server/server-operations.js';
 import { readinessOf } from '#product/server/server-readiness.js';
 import { boundSentences } from '#product/config/bound-sentences.js';
-import { readConfig } from '#product/config/config.js';
+import { readConfig } from '#product/config/read-config.js';
 import type { Refusal } from '#product/core/bounds.js';
 import type { CommittedCounters } from '#product/db/counter-store.js';
 import { CounterError, JournalError, type ErrorCode } from '#product/core/errors.js';

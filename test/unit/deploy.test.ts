@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { readConfig } from '#product/config/config.js';
+import { readConfig } from '#product/config/read-config.js';
 import { settings } from '#product/config/settings.js';
 import {
   composeProblems,

@@ -56,7 +56,7 @@ test('both packages are made of the same client, and neither needs typia', () =>
     const built = readFileSync(join(root, 'dist/client', file), 'utf8');
     assert.equal(readFileSync(join(root, 'client/dist', file), 'utf8'), withoutMap(built), file);
   }
-  for (const file of ['config/config.js', 'http/openapi.js', 'http/version.js', 'http/uws.js']) {
+  for (const file of ['config/read-config.js', 'http/openapi.js', 'http/version.js', 'http/uws.js']) {
     const imported = Array.from(
       readFileSync(join(root, 'dist', file), 'utf8').matchAll(/^import .* from ["']([^"']+)["']/gm),
       ([, name = '']) => name,

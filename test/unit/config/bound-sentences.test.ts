@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { boundSentences } from '#product/config/bound-sentences.js';
-import { readConfig } from '#product/config/config.js';
+import { readConfig } from '#product/config/read-config.js';
 import { settings } from '#product/config/settings.js';
 import { BOUNDS, codeOfRefusal, isBound, REFUSALS } from '#product/core/bounds.js';
 import { errorCodes } from '#product/core/errors.js';

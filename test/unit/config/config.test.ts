@@ -4,14 +4,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, describe, test } from 'node:test';
-import {
-  configHelp,
-  configWarnings,
-  logLevelOf,
-  readConfig,
-  readReloaded,
-  type Config,
-} from '#product/config/config.js';
+import type { Config } from '#product/config/config.js';
+import { configHelp } from '#product/config/help.js';
+import { logLevelOf, readConfig, readReloaded } from '#product/config/read-config.js';
+import { configWarnings } from '#product/config/setting-warnings.js';
 import { descriptorLimit, ownDescriptors } from '#product/config/descriptor-limit.js';
 import { StartError } from '#product/core/errors.js';
 import { KEY_BYTES_LIMIT } from '#product/core/increment.js';
@@ -59,7 +55,7 @@ test('an empty environment gives the defaults of the contract', () => {
     shards: Math.max(1, Math.min(4, availableParallelism() - 1)),
     httpThreads: 1,
     role: 'serve',
-    journal: settings.journal.fallback,
+    journal: 'file',
     nats: undefined,
     sqs: undefined,
     natsStream: 'summing-counters',

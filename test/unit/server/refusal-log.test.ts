@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { boundSentences } from '#product/config/bound-sentences.js';
-import { readConfig } from '#product/config/config.js';
+import { readConfig } from '#product/config/read-config.js';
 import { REFUSALS, type Refusal } from '#product/core/bounds.js';
 import { RefusalLog } from '#product/server/refusal-log.js';
 import { CollectedLog } from '../../support/collected-log.js';

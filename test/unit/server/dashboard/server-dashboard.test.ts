@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { readConfig } from '#product/config/config.js';
+import { readConfig } from '#product/config/read-config.js';
 import type { DashboardDocument } from '#product/http/documents.js';
 import { makeRequestStats } from '#product/http/request-stats.js';
 import { ServerDashboard } from '#product/server/dashboard/server-dashboard.js';

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { readConfig } from '#product/config/config.js';
+import { readConfig } from '#product/config/read-config.js';
 import { earlyFlush } from '#product/shard-worker/thread/flush/early-flush.js';
 
 function boundsOf(env: Readonly<Record<string, string>>, shards: number): ReturnType<typeof earlyFlush> {
