@@ -84,13 +84,7 @@ export interface NatsConfig {
   /** Absolute path of a file of credentials. */
   readonly credsFile: string | undefined;
   /** Undefined: TLS where the server wants it, by the system's authorities. */
-  readonly tls:
-    | {
-        readonly caFile: string | undefined;
-        readonly certFile: string | undefined;
-        readonly keyFile: string | undefined;
-      }
-    | undefined;
+  readonly tls: Readonly<Record<'caFile' | 'certFile' | 'keyFile', string | undefined>> | undefined;
 }
 
 /** Which queue, and where. */

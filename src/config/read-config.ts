@@ -78,22 +78,21 @@ function compose(values: Values): object {
   const tls =
     tlsCertFile === undefined || tlsKeyFile === undefined ? undefined : { certFile: tlsCertFile, keyFile: tlsKeyFile };
   // The reader of JOURNAL returns this.
-  const { kind, address, queue } = journal as JournalReading;
+  const { kind, nats, sqs } = journal as JournalReading;
   const files = { caFile: natsCaFile, certFile: natsCertFile, keyFile: natsKeyFile };
   const hasFiles = Object.values(files).some((file) => file !== undefined);
-  const nats = address && {
-    servers: address.servers,
-    user: natsUser ?? address.user,
-    password: natsPassword ?? address.password,
-    token: natsToken ?? address.token,
-    credsFile: natsCredsFile,
-    tls: address.requiresTls || hasFiles ? files : undefined,
-  };
   return {
     ...single,
     journal: kind,
-    nats,
-    sqs: queue,
+    nats: nats && {
+      servers: nats.servers,
+      user: natsUser ?? nats.user,
+      password: natsPassword ?? nats.password,
+      token: natsToken ?? nats.token,
+      credsFile: natsCredsFile,
+      tls: nats.requiresTls || hasFiles ? files : undefined,
+    },
+    sqs,
     databaseUrl: databaseUrl ?? databaseUrlFile,
     authTokens: [authTokens ?? [], authTokensFile ?? []].flat(),
     allowedHosts: allowedHosts ?? [],

@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { reasonOf, systemErrorCode } from '../core/errors.js';
+import type { NatsConfig, SqsConfig } from './config.js';
 import { readDatabaseUrl } from './database-url.js';
 
 /** A value, or the end of the sentence "VARIABLE …" that says what is wrong with the text. */
@@ -156,27 +157,8 @@ function isOrigin(text: string): boolean {
 /** What {@link journalChoice} reads. */
 export interface JournalReading {
   readonly kind: string;
-  /** Of the broker, for the kind `nats`. */
-  readonly address?: NatsAddress;
-  /** For the kind `sqs`. */
-  readonly queue?: QueueAddress;
-}
-
-/** A queue of SQS, or of a server that speaks its protocol. */
-export interface QueueAddress {
-  readonly queueUrl: string;
-  /** Undefined where the URL does not name it. */
-  readonly region: string | undefined;
-}
-
-/** The servers of a broker, and who connects to them. */
-export interface NatsAddress {
-  /** `HOST:PORT` each. */
-  readonly servers: readonly string[];
-  readonly requiresTls: boolean;
-  readonly user: string | undefined;
-  readonly password: string | undefined;
-  readonly token: string | undefined;
+  readonly nats?: Pick<NatsConfig, 'servers' | 'user' | 'password' | 'token'> & { readonly requiresTls: boolean };
+  readonly sqs?: SqsConfig;
 }
 
 const NATS_PORT = 4222;
@@ -207,8 +189,7 @@ function sqsReading(text: string): Reading {
   if (!pathname.endsWith('.fifo'))
     return { problem: `is "${text}", but must be a FIFO queue, whose name ends with .fifo, as in ${example}.` };
   const region = /(?:^|\.)sqs(?:-fips)?\.([a-z0-9-]+)\./.exec(hostname)?.[1];
-  const queue: QueueAddress = { queueUrl, region };
-  return { value: { kind: 'sqs', queue } satisfies JournalReading };
+  return { value: { kind: 'sqs', sqs: { queueUrl, region } } satisfies JournalReading };
 }
 
 function natsReading(text: string): Reading {
@@ -229,8 +210,8 @@ function natsReading(text: string): Reading {
     const [user, password] =
       colon < 0 ? [] : [access.slice(0, colon), access.slice(colon + 1)].map((part) => decodeURIComponent(part));
     const token = colon < 0 && access !== '' ? decodeURIComponent(access) : undefined;
-    const address: NatsAddress = { servers, requiresTls: scheme === 'tls', user, password, token };
-    return { value: { kind: 'nats', address } satisfies JournalReading };
+    const nats = { servers, requiresTls: scheme === 'tls', user, password, token };
+    return { value: { kind: 'nats', nats } satisfies JournalReading };
   } catch {
     return { problem: `has a user or a password that is not percent-encoded, as in ${expected}.` };
   }

@@ -3,11 +3,10 @@
  * and shard thread. An Error loses its class on a port, so failures cross as code and detail.
  */
 import type { MessagePort } from 'node:worker_threads';
-import type { NatsConfig, SqsConfig } from '../../config/config.js';
+import type { Config, NatsConfig, SqsConfig } from '../../config/config.js';
 import type { Checkpoint, Lsn } from '../../core/checkpoint.js';
 import type { ErrorCode, JournalErrorCode } from '../../core/errors.js';
 import type { Sum } from '../../core/increment.js';
-import type { LogLevel } from '../../core/logger.js';
 import type { DatabaseProblem } from '../../db/database-problem.js';
 
 /** The checkpoints that a read saw, by stream; null if the stream has no row. */
@@ -117,7 +116,7 @@ export interface HttpServerLink {
   disconnect(shard: number): void;
 }
 
-/** How a broker is reached, and what of it has the journal. Survives structured cloning. Holds secrets, and is never logged. */
+/** How a broker is reached, and the stream. Survives structured cloning. Holds secrets, and is never logged. */
 export interface NatsSettings extends NatsConfig {
   /** The stream of JetStream, and the prefix of its subjects. */
   readonly stream: string;
@@ -146,18 +145,19 @@ export interface ShardTask {
 }
 
 /** The part of the configuration that shards read. */
-export interface ShardSettings {
-  readonly role: 'serve' | 'ingest' | 'roll-up';
-  readonly journal: 'memory' | 'file' | 'postgres' | 'nats' | 'sqs';
-  readonly journalSync: 'always' | 'everysec';
-  readonly journalBytesMax: number;
-  readonly journalKeepSeconds: number;
-  readonly dataDir: string;
-  readonly flushIntervalMs: number;
-  readonly ackTimeoutMs: number;
-  readonly flushKeysMax: number;
-  readonly pendingKeysMax: number;
-  readonly pendingBytesMax: number;
-  readonly idempotencyWindowHours: number;
-  readonly logLevel: LogLevel;
-}
+export type ShardSettings = Pick<
+  Config,
+  | 'role'
+  | 'journal'
+  | 'journalSync'
+  | 'journalBytesMax'
+  | 'journalKeepSeconds'
+  | 'dataDir'
+  | 'flushIntervalMs'
+  | 'ackTimeoutMs'
+  | 'flushKeysMax'
+  | 'pendingKeysMax'
+  | 'pendingBytesMax'
+  | 'idempotencyWindowHours'
+  | 'logLevel'
+>;

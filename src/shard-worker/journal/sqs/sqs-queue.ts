@@ -6,8 +6,8 @@
  * (environment, files, roles).
  */
 import type { SQSClient } from '@aws-sdk/client-sqs';
-import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
 import type { SqsConfig } from '../../../config/config.js';
+import { causesOf, JournalError, reasonOf } from '../../../core/errors.js';
 import { VISIBILITY_SECONDS, type Queue, type QueueMessage, type SendOutcome } from './queue.js';
 
 /** How long a request waits for its answer. Less than ACK_TIMEOUT_MS: a send without an answer is repeated. */

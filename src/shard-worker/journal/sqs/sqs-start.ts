@@ -4,9 +4,9 @@
  * A queue that drops or moves messages by itself would lose increments, so its attributes must say that it does not. The server does
  * not make the queue: its name, encryption and access are the operator's.
  */
+import type { SqsConfig } from '../../../config/config.js';
 import { sizeText } from '../../../config/setting-text.js';
 import { causesOf, reasonOf, StartError } from '../../../core/errors.js';
-import type { SqsConfig } from '../../../config/config.js';
 import { bodyBytesMaxOf, groupBytesMaxOf, messageBytesFor } from './sqs-message.js';
 import { connectToSqs, sqsUnavailable, statusOf } from './sqs-queue.js';
 
