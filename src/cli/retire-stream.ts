@@ -7,6 +7,7 @@
  * whose window can no longer be checked are put aside. Retiring fences a node that is alive, so the command first looks when
  * the node was last heard of.
  */
+import { journalNamed } from '../config/journal-kind.js';
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { reasonOf, StartError } from '../core/errors.js';
 import { DESCRIBE_STREAM, RETIRE_DEAD_STREAM } from '../db/upkeep-statements.js';
@@ -66,10 +67,11 @@ function retirement(
   }
   const { lsn, node, shard, journal, retired_at: retiredAt, heard_of: heardOf } = row;
   const whose = `${journal ?? 'unknown'} journal of shard ${shard ?? '?'} of node ${node ?? 'unknown'}`;
+  const kind = journalNamed(journal);
   if (isRetiredNow) {
     const sentence =
       `Stream ${stream}, the ${whose}, is retired at LSN ${lsn}; its node was last heard of at ${heardOf.toISOString()}. ` +
-      (journal === 'sqs'
+      (kind?.isQueue === true
         ? `Records above LSN ${lsn} that the queue still has, or gets, open it again.`
         : `Records above LSN ${lsn} are counted only if a server starts with its directory again.`);
     return { isRetired: true, sentence };
@@ -77,10 +79,8 @@ function retirement(
   if (retiredAt !== null) {
     return { isRetired: true, sentence: `Stream ${stream} was already retired at ${retiredAt.toISOString()}.` };
   }
-  if (journal === 'postgres' || journal === 'nats') {
-    const [where, setting] =
-      journal === 'nats' ? ['NATS', 'that broker as its JOURNAL'] : ['the database', 'JOURNAL=postgres'];
-    const sentence = `Stream ${stream}, the ${whose}, is in ${where}: any server with ${setting} and a ROLE other than ingest finishes it.`;
+  if (kind?.finishedBy !== undefined) {
+    const sentence = `Stream ${stream}, the ${whose}, ${kind.finishedBy} and a ROLE other than ingest finishes it.`;
     return { isRetired: false, sentence };
   }
   const sentence =

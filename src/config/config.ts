@@ -6,7 +6,7 @@
  */
 import type { tags } from 'typia';
 import type { LogLevel } from '../core/logger.js';
-import type { JournalKind } from './journal-kind.js';
+import type { JournalKind, Role } from './journal-kind.js';
 
 type Integer<Min extends number, Max extends number> = number &
   tags.Type<'int64'> &
@@ -25,7 +25,7 @@ export interface Config {
   readonly dataDir: string;
   readonly shards: Integer<1, 64>;
   readonly httpThreads: Integer<1, 64>;
-  readonly role: 'serve' | 'ingest' | 'roll-up';
+  readonly role: Role;
   readonly journal: JournalKind;
   /** How the broker of the nats journal is reached; undefined with another journal. Holds secrets. */
   readonly nats: NatsConfig | undefined;

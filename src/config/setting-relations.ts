@@ -3,7 +3,7 @@
  */
 import { createSecureContext } from 'node:tls';
 import type { Config } from './config.js';
-import { isSharedJournal } from './journal-kind.js';
+import { journalKinds, journalSettings } from './journal-kind.js';
 import { fileContent, sizeText } from './setting-text.js';
 import type { SettingKey } from './settings.js';
 
@@ -32,7 +32,7 @@ export const settingRelations: readonly {
   {
     between: ['journal', 'databaseUrl'],
     problem: ({ journal, databaseUrl }) =>
-      !isSharedJournal(journal) || databaseUrl !== undefined
+      !journalKinds[journal].isShared || databaseUrl !== undefined
         ? undefined
         : `JOURNAL is ${journal}, which needs a DATABASE_URL that other servers reach, too.`,
   },
@@ -53,19 +53,14 @@ export const settingRelations: readonly {
         : 'NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE belong together; set both or neither.',
   },
   {
-    between: ['role', 'journal', 'databaseUrl'],
-    problem: ({ role, journal }) =>
-      role === 'serve' || isSharedJournal(journal)
-        ? undefined
-        : `ROLE is ${role}, which needs a JOURNAL that other servers reach, too: postgres, nats://HOST:PORT or sqs:QUEUE_URL. It is ${journal}.`,
-  },
-  {
     between: ['role', 'journal'],
-    problem: ({ role, journal }) =>
-      role !== 'serve' || journal !== 'sqs'
-        ? undefined
-        : 'ROLE is serve, but a server cannot read its own increments back from a queue. With JOURNAL=sqs set ROLE=ingest where ' +
-          'increments are taken and ROLE=roll-up where they are counted.',
+    problem: ({ role, journal }) => {
+      if (journalKinds[journal].roles.includes(role)) return undefined;
+      return role === 'serve'
+        ? 'ROLE is serve, but a server cannot read its own increments back from a queue. With JOURNAL=sqs set ROLE=ingest where ' +
+            'increments are taken and ROLE=roll-up where they are counted.'
+        : `ROLE is ${role}, which needs a JOURNAL that other servers reach, too: ${journalSettings(role)}. It is ${journal}.`;
+    },
   },
   {
     // One shard may hold all pending sums, and after an outage it flushes them at once.

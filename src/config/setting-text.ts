@@ -9,6 +9,7 @@ import { resolve } from 'node:path';
 import { reasonOf, systemErrorCode } from '../core/errors.js';
 import type { NatsConfig, SqsConfig } from './config.js';
 import { readDatabaseUrl } from './database-url.js';
+import { journalNamed, journalSettings } from './journal-kind.js';
 
 /** A value, or the end of the sentence "VARIABLE …" that says what is wrong with the text. */
 export type Reading = { readonly value: unknown } | { readonly problem: string };
@@ -168,15 +169,12 @@ const serverPattern = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::(\d{1,5}))
  * A kind of journal by its name, or the URL of a broker: `nats://` or `tls://`, servers separated by commas, with a user and a
  * password, or a token, before the first; or `sqs:` and the URL of a queue. No problem quotes a secret.
  */
-export function journalChoice(named: readonly string[]): TextReader {
-  const choices = `${named.join(', ')}, nats://HOST:PORT or sqs:QUEUE_URL`;
-  return (text) => {
-    if (named.includes(text)) return { value: { kind: text } satisfies JournalReading };
-    if (/^(nats|tls):/.test(text)) return natsReading(text);
-    if (text.startsWith('sqs:')) return sqsReading(text);
-    return { problem: `is "${withoutPassword(text)}", but must be ${choices}.` };
-  };
-}
+export const journalChoice: TextReader = (text) => {
+  if (journalNamed(text)?.setting === text) return { value: { kind: text } satisfies JournalReading };
+  if (/^(nats|tls):/.test(text)) return natsReading(text);
+  if (text.startsWith('sqs:')) return sqsReading(text);
+  return { problem: `is "${withoutPassword(text)}", but must be ${journalSettings()}.` };
+};
 
 function sqsReading(text: string): Reading {
   const queueUrl = text.slice('sqs:'.length);

@@ -5,7 +5,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { DESCRIPTORS_RESERVED, descriptorLimit } from './descriptor-limit.js';
-import { journalKinds, type JournalKind } from './journal-kind.js';
+import type { JournalKind } from './journal-kind.js';
 import {
   absolutePath,
   bearerTokenFile,
@@ -24,8 +24,6 @@ import {
 } from './setting-text.js';
 
 const defaultJournal: JournalKind = 'file';
-/** Those that a name alone selects. */
-const namedJournals = journalKinds.filter((journal) => journal !== 'nats' && journal !== 'sqs');
 
 /** The trimmed text of a variable; undefined if it is unset or empty. */
 export function givenText(env: NodeJS.ProcessEnv, variable: string): string | undefined {
@@ -102,7 +100,7 @@ const table = {
       'journal that keeps increments until they are summed; nats://HOST:PORT,HOST:PORT has the servers of a cluster, tls:// ' +
       'requires TLS, and USER:PASSWORD@ or TOKEN@ may stand before the first server; sqs:QUEUE_URL is a FIFO queue, whose ' +
       "credentials come from the AWS SDK's usual sources (AWS_ACCESS_KEY_ID, AWS_REGION, files, roles)",
-    read: journalChoice(namedJournals),
+    read: journalChoice,
   },
   natsStream: {
     variable: 'NATS_STREAM',

@@ -9,6 +9,7 @@
  *
  * Only times of the database play a part, so a node whose clock is wrong prunes nothing too early.
  */
+import { journalKinds, type JournalKind } from '../config/journal-kind.js';
 import type { Logger } from '../core/logger.js';
 import type { Statement } from './connection.js';
 import { PRUNE_HEARTBEATS, PRUNE_LOG, PRUNE_LOG_TOMBSTONES } from './log-statements.js';
@@ -57,7 +58,7 @@ interface ExpiredRow extends Record<string, unknown> {
   readonly lsn: string;
   readonly node: string | null;
   readonly shard: number | null;
-  readonly journal: string;
+  readonly journal: JournalKind;
   readonly heard_at: Date;
   readonly closed: boolean;
 }
@@ -111,11 +112,12 @@ export class IdempotencyPruner {
       if (row === undefined) continue;
       const { lsn, node, shard, journal, heard_at: heardAt, closed } = row;
       const fields = { stream, node, shard, journal, checkpoint: Number(lsn), heardAt };
-      if (closed || journal === 'memory') {
+      const { isQueue, isVolatile } = journalKinds[journal];
+      if (closed || isVolatile) {
         logger.info(fields, 'Retired a stream that has nothing left to flush; its process was not heard of any more');
         continue;
       }
-      if (journal === 'sqs') {
+      if (isQueue) {
         const what = 'Retired a stream of the sqs journal that had no record for 15 days; a later one opens it again';
         logger.info(fields, what);
         continue;

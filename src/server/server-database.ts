@@ -3,6 +3,7 @@
  * Main thread.
  */
 import type { Config } from '../config/config.js';
+import { journalKinds } from '../config/journal-kind.js';
 import { pause } from '../core/clock.js';
 import { describeTarget, parseDatabaseUrl, type DatabaseTarget } from '../db/connection.js';
 import { CounterStore } from '../db/counter-store.js';
@@ -167,11 +168,11 @@ export class ServerDatabase {
     return new IdempotencyKeyStore(connection, {
       windowHours: idempotencyWindowHours,
       expiryDays: streamExpiryDays,
-      ...(journal === 'postgres' && { logKeepSeconds: journalKeepSeconds }),
+      ...(journalKinds[journal].isInDatabase && { logKeepSeconds: journalKeepSeconds }),
       rowsMax: idempotencyRowsMax,
       recorded: () => statTotal(this.#stats, shards, STAT.recordedIdempotencyKeys),
       pending: () => statTotal(this.#stats, shards, STAT.pendingIdempotent),
-      ...(journal === 'file' && { absentStreams: this.#makeAbsentStreams(node, streams) }),
+      ...(journalKinds[journal].isInDirectory && { absentStreams: this.#makeAbsentStreams(node, streams) }),
       logger: this.#logger,
     });
   }
@@ -206,7 +207,7 @@ export class ServerDatabase {
    * Migrates. Resolves to the database's id, or to undefined if it is unavailable and the journal outlives the process.
    */
   async #open(target: DatabaseTarget, signal: AbortSignal): Promise<string | undefined> {
-    const isVolatile = this.#config.journal === 'memory';
+    const { isVolatile } = journalKinds[this.#config.journal];
     // Counts from the start of the process, as performance.now() does on the main thread.
     const now = performance.now();
     const until = isVolatile ? now + MEMORY_START_TIMEOUT_MS : Math.max(START_UNTIL_MS, now + START_TIMEOUT_MIN_MS);

@@ -5,6 +5,7 @@
  * so both come from one snapshot. The shards add the sums that they hold above those checkpoints. If a shard has
  * meanwhile committed and dropped sums above them, the snapshot is too old and the read starts again.
  */
+import type { Role } from '../config/journal-kind.js';
 import type { CommittedCounter, CounterStore } from '../db/counter-store.js';
 import type { CounterDeleteStore } from '../db/counter-delete-store.js';
 import type { Checkpoint } from '../core/checkpoint.js';
@@ -35,7 +36,7 @@ export interface ServerOperationsDeps {
   readonly deletes: () => Pick<CounterDeleteStore, 'delete'> | undefined;
   readonly supervisor: () => Supervisor | undefined;
   /** ROLE. */
-  readonly role: 'serve' | 'ingest' | 'roll-up';
+  readonly role: Role;
   readonly readiness: () => Readiness;
   /** The page of metrics. */
   readonly metrics: () => Promise<string>;

@@ -13,6 +13,7 @@
  * ```
  */
 import type { Config, ReloadedConfig } from '../config/config.js';
+import { journalKinds } from '../config/journal-kind.js';
 import { configWarnings } from '../config/setting-warnings.js';
 import { descriptorLimit, ownDescriptors } from '../config/descriptor-limit.js';
 import { pause, systemClock } from '../core/clock.js';
@@ -136,7 +137,7 @@ export class ServerProcess {
         name: 'data directory',
         run: () => {
           this.#directory = acquireDataDirectory(this.#config.dataDir);
-          if (this.#config.journal === 'file') finishInterruptedRebind(this.#config.dataDir);
+          if (journalKinds[this.#config.journal].isInDirectory) finishInterruptedRebind(this.#config.dataDir);
         },
         undo: () => this.#directory?.release(),
       },
@@ -245,7 +246,7 @@ export class ServerProcess {
       { shards, journal, role },
       `${shards} shard ${shards === 1 ? 'thread' : 'threads'}, journal: ${journal}, role: ${role}`,
     );
-    if (journal === 'memory') {
+    if (journalKinds[journal].isVolatile) {
       this.#logger.warn(
         {},
         'The memory journal is not durable; increments not yet in PostgreSQL are lost when the process ends',
@@ -343,8 +344,9 @@ export class ServerProcess {
 /** What the server does while the database is unavailable, for the log. */
 function withoutDatabase({ journal, role }: Config): string {
   if (role === 'roll-up') return 'nothing is flushed';
-  if (journal === 'postgres') return 'refusing increments, because the journal is there';
-  return journal === 'memory' ? 'buffering increments in memory' : 'buffering increments in the journal';
+  const { isInDatabase, isVolatile } = journalKinds[journal];
+  if (isInDatabase) return 'refusing increments, because the journal is there';
+  return isVolatile ? 'buffering increments in memory' : 'buffering increments in the journal';
 }
 
 /** The result of an earlier step. */

@@ -1,5 +1,6 @@
 /** GET /readyz: whether increments are taken, and what does not work meanwhile. Main thread. */
 import type { BoundSentences } from '../config/bound-sentences.js';
+import type { Role } from '../config/journal-kind.js';
 import { codeOfRefusal, isBound, type Refusal } from '../core/bounds.js';
 import type { Readiness } from '../core/counter-operations.js';
 import type { ErrorCode } from '../core/errors.js';
@@ -21,7 +22,7 @@ export interface ReadinessSources {
   /** Whether requests with an idempotency key are refused, because no row of a stream covers them. */
   readonly refusesIdempotent: () => boolean;
   /** ROLE. */
-  readonly role: 'serve' | 'ingest' | 'roll-up';
+  readonly role: Role;
 }
 
 /** Why nothing is read yet. */

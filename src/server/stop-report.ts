@@ -1,6 +1,6 @@
 /** What the log says of the increments when a process ends. Main thread. */
 import type { Config } from '../config/config.js';
-import { isSharedJournal, type JournalKind } from '../config/journal-kind.js';
+import { journalKinds, type JournalKind } from '../config/journal-kind.js';
 import type { Logger } from '../core/logger.js';
 import type { PendingRange } from '../shard-worker/protocol/control-messages.js';
 import type { conservation } from '../shard-worker/protocol/stats.js';
@@ -20,13 +20,12 @@ export interface StopReport extends Pick<Config, 'journal' | 'role'> {
 
 /** Logs it. Returns the exit code. */
 export function reportStop({ journal, role, logger, balance, left, unread, databaseReason }: StopReport): number {
-  const isMemory = journal === 'memory';
-  // With the memory journal, increments that were lost with a shard count too.
-  const known = unread + (isMemory ? balance.lost : 0);
+  const { isShared, isVolatile } = journalKinds[journal];
+  // With a volatile journal, increments that were lost with a shard count too.
+  const known = unread + (isVolatile ? balance.lost : 0);
   const pending = left.reduce((total, { increments = 0 }) => total + increments, known);
-  const isLost = balance.lost > 0 && !isMemory;
+  const isLost = balance.lost > 0 && !isVolatile;
   if (isLost) {
-    const isShared = isSharedJournal(journal);
     const why = isShared ? 'the database has gone back to an earlier state' : 'a sync of the journal failed';
     const what = `${balance.lost} acknowledged increments are lost, because ${why}; exiting with code 1`;
     logger.error({ ...balance }, what);
@@ -43,19 +42,20 @@ export function reportStop({ journal, role, logger, balance, left, unread, datab
     const streams = left.filter(({ throughLsn }) => throughLsn === undefined).length;
     const earlier = streams === 0 ? '' : `, besides ${streams} unread ${streams === 1 ? 'stream' : 'streams'}`;
     const fields = { ranges: left, pending, flushed: balance.flushed, reason: databaseReason };
-    if (isMemory) logger.error(fields, fateOf(pending, journal));
+    if (isVolatile) logger.error(fields, fateOf(pending, journal));
     else logger.warn(fields, fateOf(pending, journal) + earlier);
   }
   if (balance.difference !== 0) {
     logger.error({ ...balance }, 'Increments do not add up at shutdown because of a bug; exiting with code 70');
     return 70;
   }
-  return balance.rejected > 0 || isLost || (isMemory && (left.length > 0 || pending > 0)) ? 1 : 0;
+  return balance.rejected > 0 || isLost || (isVolatile && (left.length > 0 || pending > 0)) ? 1 : 0;
 }
 
 /** What becomes of increments that a process leaves pending. */
 export function fateOf(pending: number, journal: JournalKind): string {
-  if (journal === 'memory') return `${pending} acknowledged increments are lost`;
-  const whom = isSharedJournal(journal) ? 'any server that flushes it' : 'the next start';
+  const { isShared, isVolatile } = journalKinds[journal];
+  if (isVolatile) return `${pending} acknowledged increments are lost`;
+  const whom = isShared ? 'any server that flushes it' : 'the next start';
   return `${pending} acknowledged increments stay in the journal for ${whom}`;
 }

@@ -4,6 +4,7 @@
  * Points are taken once a second from shared memory, dashboards or not, so that a page which is opened has the last minutes at
  * once. The rest is gathered only while a dashboard asks.
  */
+import { journalKinds } from '../../config/journal-kind.js';
 import type { Clock, Timer } from '../../core/clock.js';
 import type { DashboardUpdate, Readiness } from '../../core/counter-operations.js';
 import { CounterError } from '../../core/errors.js';
@@ -247,7 +248,7 @@ function refusalsOf(requestStats: SharedArrayBuffer): DashboardDocument['refusal
 
 function boundsOf(snapshot: MetricsSnapshot): DashboardDocument['bounds'] {
   const { config, connections, requestStats, idempotencyRows } = snapshot.sources;
-  const journalMost = config.journal === 'memory' ? null : config.journalBytesMax * config.shards;
+  const journalMost = journalKinds[config.journal].isVolatile ? null : config.journalBytesMax * config.shards;
   return [
     bound('pendingKeys', total(snapshot, STAT.pendingKeys), config.pendingKeysMax, 'MAX_PENDING_KEYS'),
     bound('pendingBytes', total(snapshot, STAT.pendingBytes), config.pendingBytesMax, 'MAX_PENDING_BYTES'),

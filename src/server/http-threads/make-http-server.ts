@@ -4,6 +4,7 @@
 import { WINDOW_BYTES_MAX } from '../../core/bounds.js';
 import { systemClock } from '../../core/clock.js';
 import type { Config } from '../../config/config.js';
+import { journalKinds } from '../../config/journal-kind.js';
 import { HttpServer } from '../../http/http-server.js';
 import { RequestStats, SharedWatchers } from '../../http/request-stats.js';
 import type { LoadedUws } from '../../http/uws.js';
@@ -78,7 +79,7 @@ function limitsOf({ config, idempotencyRoom }: HttpServerOptions): RouterLimits 
   return {
     pendingKeysMax: config.pendingKeysMax,
     pendingBytesMax: config.pendingBytesMax,
-    journalBytesMax: config.journal === 'memory' ? Number.POSITIVE_INFINITY : config.journalBytesMax,
+    journalBytesMax: journalKinds[config.journal].isVolatile ? Number.POSITIVE_INFINITY : config.journalBytesMax,
     windowBytesMax: WINDOW_BYTES_MAX,
     ackTimeoutMs: config.ackTimeoutMs,
     idempotencyRoom,

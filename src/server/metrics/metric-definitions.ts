@@ -2,6 +2,7 @@
  * The table of our metrics: name, type, meaning, and its values in a snapshot. Main thread. `docs/observing.md` says what to
  * watch and why.
  */
+import { journalKinds } from '../../config/journal-kind.js';
 import { REFUSALS, WINDOW_BYTES_MAX, codeOfRefusal } from '../../core/bounds.js';
 import { api, errorsOf } from '../../http/api.js';
 import { readAnswers, readRefusals, SharedWatchers } from '../../http/request-stats.js';
@@ -148,7 +149,7 @@ const bounds: readonly Definition[] = [
   ),
   ofShards('gauge', 'journal_bytes', 'Bytes in the journal, as JOURNAL_MAX_BYTES counts them.', STAT.journalBytes),
   ofShards('gauge', 'journal_bytes_limit', 'JOURNAL_MAX_BYTES; infinite for a memory journal.', (_, { sources }) =>
-    sources.config.journal === 'memory' ? Number.POSITIVE_INFINITY : sources.config.journalBytesMax,
+    journalKinds[sources.config.journal].isVolatile ? Number.POSITIVE_INFINITY : sources.config.journalBytesMax,
   ),
   ofShards('gauge', 'journal_segments', 'Files of the journal.', STAT.journalSegments),
   ofShards('gauge', 'in_flight_bytes', 'Bytes of increments that wait for the journal.', (_, { sources }, shard) =>

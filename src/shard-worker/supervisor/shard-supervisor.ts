@@ -17,6 +17,7 @@
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
+import { journalKinds } from '../../config/journal-kind.js';
 import { systemClock, type Clock } from '../../core/clock.js';
 import { CounterError, isJournalVerdict, StartError, type JournalErrorCode, reasonOf } from '../../core/errors.js';
 import type { Admission } from '../../core/increment.js';
@@ -370,10 +371,11 @@ export class ShardSupervisor {
     shard.control = undefined;
   }
 
-  /** Pending increments of an ended thread are handed over to the next one, or lost with a memory journal. */
+  /** Pending increments of an ended thread are handed over to the next one, or lost with a volatile journal. */
   #closeBalance(index: number): void {
     const row = this.#rows[index] as Float64Array;
-    const cell = this.#options.taskOf(index).settings.journal === 'memory' ? STAT.lost : STAT.handedOver;
+    const { isVolatile } = journalKinds[this.#options.taskOf(index).settings.journal];
+    const cell = isVolatile ? STAT.lost : STAT.handedOver;
     // Before the balance is closed. The next thread must also read what this one has not read.
     const unread = this.#unreadOf(index);
     const shard = this.#shards[index] as SupervisedShard;
