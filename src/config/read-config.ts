@@ -62,6 +62,26 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   return frozen(config);
 }
 
+/** The variables that SIGHUP reads again. */
+const reloadedKeys = ['authTokens', 'authTokensFile', 'tlsCertFile', 'tlsKeyFile'] as const satisfies SettingKey[];
+
+/**
+ * Reads bearer tokens and TLS files again, of `env` as {@link readConfig} has read it. Other settings are not looked at.
+ * Throws {@link StartError} as readConfig does.
+ */
+export function readReloaded(env: NodeJS.ProcessEnv): ReloadedConfig {
+  const { authTokens, tls } = readConfig(
+    Object.fromEntries(reloadedKeys.map((key) => [settings[key].variable, env[settings[key].variable]])),
+  );
+  return { authTokens, tls };
+}
+
+/** LOG_LEVEL of `env`, or its default where that is invalid, for the log of a start whose configuration is wrong. */
+export function logLevelOf(env: NodeJS.ProcessEnv): LogLevel {
+  const text = givenText(env, settings.logLevel.variable);
+  return typia.is<LogLevel>(text) ? text : typia.assert<LogLevel>(settings.logLevel.fallback);
+}
+
 type Values = Partial<Record<SettingKey, unknown>>;
 
 function fallbackValue(setting: Setting, env: NodeJS.ProcessEnv): unknown {
@@ -106,24 +126,4 @@ function frozen<T extends object>(value: T): T {
     if (typeof member === 'object' && member !== null) frozen(member);
   }
   return Object.freeze(value);
-}
-
-/** The variables that SIGHUP reads again. */
-const reloadedKeys = ['authTokens', 'authTokensFile', 'tlsCertFile', 'tlsKeyFile'] as const satisfies SettingKey[];
-
-/**
- * Reads bearer tokens and TLS files again, of `env` as {@link readConfig} has read it. Other settings are not looked at.
- * Throws {@link StartError} as readConfig does.
- */
-export function readReloaded(env: NodeJS.ProcessEnv): ReloadedConfig {
-  const { authTokens, tls } = readConfig(
-    Object.fromEntries(reloadedKeys.map((key) => [settings[key].variable, env[settings[key].variable]])),
-  );
-  return { authTokens, tls };
-}
-
-/** LOG_LEVEL of `env`, or its default where that is invalid, for the log of a start whose configuration is wrong. */
-export function logLevelOf(env: NodeJS.ProcessEnv): LogLevel {
-  const text = givenText(env, settings.logLevel.variable);
-  return typia.is<LogLevel>(text) ? text : typia.assert<LogLevel>(settings.logLevel.fallback);
 }

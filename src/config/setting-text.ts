@@ -85,7 +85,7 @@ const bearerTokenScopes = ['write', 'read', 'admin'];
 
 /** `SCOPE:TOKEN` entries, separated by commas or white space. A problem gives an entry's number, never its text. */
 export const bearerTokenList: TextReader = (text) => {
-  const entries = bearerTokenEntries(text);
+  const entries = entriesOf(text);
   // A template with empty variables leaves only separators. Nobody asks for an open server that way.
   return entries.length === 0 ? { problem: 'must hold at least one SCOPE:TOKEN.' } : bearerTokenReading(entries);
 };
@@ -97,13 +97,14 @@ export const bearerTokenList: TextReader = (text) => {
 export const bearerTokenFile: TextReader = (path) => {
   const content = fileContent(resolve(path));
   if ('problem' in content) return content;
-  const entries = bearerTokenEntries(content.text.replaceAll(/(^|\s)#.*$/gm, '$1'));
+  const entries = entriesOf(content.text.replaceAll(/(^|\s)#.*$/gm, '$1'));
   return entries.length === 0
     ? { problem: `is "${path}", which must hold at least one SCOPE:TOKEN.` }
     : bearerTokenReading(entries);
 };
 
-function bearerTokenEntries(text: string): readonly string[] {
+/** Entries that commas or white space separate. */
+function entriesOf(text: string): readonly string[] {
   return text.split(/[\s,]+/).filter((entry) => entry !== '');
 }
 
@@ -129,10 +130,7 @@ function bearerTokenReading(entries: readonly string[]): Reading {
 
 /** Host names separated by commas or white space, in lower case; `*` stands for any. */
 export const hostNameList: TextReader = (text) => {
-  const names = text
-    .toLowerCase()
-    .split(/[\s,]+/)
-    .filter((name) => name !== '');
+  const names = entriesOf(text.toLowerCase());
   const wrong = names.find((name) => name !== '*' && !/^[a-z0-9]([a-z0-9._-]{0,252})$/.test(name));
   return wrong === undefined
     ? { value: names }
@@ -141,7 +139,7 @@ export const hostNameList: TextReader = (text) => {
 
 /** Origins of web pages separated by commas or white space; `*` stands for any. */
 export const originList: TextReader = (text) => {
-  const origins = text.split(/[\s,]+/).filter((origin) => origin !== '');
+  const origins = entriesOf(text);
   const wrong = origins.find((origin) => origin !== '*' && !isOrigin(origin));
   return wrong === undefined
     ? { value: origins }
