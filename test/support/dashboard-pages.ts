@@ -16,15 +16,11 @@ export function textOf(page: Page, selector: string): Promise<string> {
 }
 
 /** Waits until the text of an element matches. */
-export function says(page: Page, selector: string, pattern: RegExp, ms = 10_000): Promise<string> {
-  return eventually(
-    `${selector} says ${String(pattern)}`,
-    async () => {
-      const text = await textOf(page, selector);
-      return pattern.test(text) && text;
-    },
-    ms,
-  );
+export function says(page: Page, selector: string, pattern: RegExp): Promise<string> {
+  return eventually(`${selector} says ${String(pattern)}`, async () => {
+    const text = await textOf(page, selector);
+    return pattern.test(text) && text;
+  });
 }
 
 /** Posts increments of a few keys, one of them far more often than the others, until `end` is called. */
