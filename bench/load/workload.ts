@@ -14,13 +14,13 @@ export interface Workload {
 }
 
 /** Bodies that are sent in turn. */
-export interface FixedBodies {
+interface FixedBodies {
   readonly kind: 'fixed';
   readonly texts: readonly string[];
 }
 
 /** Bodies with new keys, which the generator makes from a prefix of the run and a counter. */
-export interface DistinctBodies {
+interface DistinctBodies {
   readonly kind: 'distinct';
   /** Keys are `PREFIX:NNNNNNNNNN`. */
   readonly prefix: string;

@@ -23,7 +23,7 @@ export interface Provenance {
 }
 
 /** The machine of a run. */
-export interface Machine {
+interface Machine {
   readonly cpu: string;
   readonly cores: number;
   readonly memoryGib: number;
@@ -92,7 +92,7 @@ export interface GridRecord extends Provenance {
 }
 
 /** A soak run. */
-export interface SoakRecord extends Provenance {
+interface SoakRecord extends Provenance {
   readonly kind: 'soak';
   readonly scenario: string;
   readonly journal: string;
@@ -105,7 +105,7 @@ export interface SoakRecord extends Provenance {
 }
 
 /** Memory of pending keys. */
-export interface MemoryRecord extends Provenance {
+interface MemoryRecord extends Provenance {
   readonly kind: 'memory';
   readonly journal: string;
   readonly shards: number;
@@ -133,14 +133,14 @@ export interface BoundFigures {
 }
 
 /** A run about memory at the limits. */
-export interface BoundsRecord extends Provenance {
+interface BoundsRecord extends Provenance {
   readonly kind: 'bounds';
   readonly shards: number;
   readonly runs: readonly BoundFigures[];
 }
 
 /** A run that writes rows into PostgreSQL without a server. */
-export interface FlushRecord extends Provenance {
+interface FlushRecord extends Provenance {
   readonly kind: 'flush';
   /** Version of PostgreSQL. */
   readonly postgres: string;
@@ -175,7 +175,7 @@ export interface FlushFigures {
 }
 
 /** A run about the table under an hour of flushes. */
-export interface UpkeepRecord extends Provenance {
+interface UpkeepRecord extends Provenance {
   readonly kind: 'upkeep';
   readonly postgres: string;
   readonly cases: readonly UpkeepCase[];
@@ -209,7 +209,7 @@ export interface TableSize {
 }
 
 /** A run about the file journal and its disk. */
-export interface JournalRecord extends Provenance {
+interface JournalRecord extends Provenance {
   readonly kind: 'journal';
   readonly secondsAScenario: number;
   readonly scenarios: readonly JournalScenario[];

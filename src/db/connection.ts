@@ -19,7 +19,7 @@ import {
 import { CONNECT_SETTINGS } from './session-statements.js';
 
 /** One host of DATABASE_URL. */
-export interface DatabaseHost {
+interface DatabaseHost {
   /** In pg's terms, with the password. */
   readonly url: string;
   readonly host: string;

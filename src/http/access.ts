@@ -9,7 +9,7 @@ import { isIP, isIPv4 } from 'node:net';
 import type { BearerToken, Config } from '../config/config.js';
 
 /** What a token permits. `admin` permits everything. */
-export type Scope = BearerToken['scope'];
+type Scope = BearerToken['scope'];
 
 /**
  * What an operation requires: a scope, any valid token, or nothing. Of the last, a `page` is still protected by the

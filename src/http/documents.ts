@@ -50,7 +50,7 @@ export interface RequestedCountersDocument {
 }
 
 /** A counter as committed. */
-export interface CommittedCounterDocument {
+interface CommittedCounterDocument {
   key: string;
   /** An exact integer of any size. */
   sum: ExactInteger;
@@ -177,7 +177,7 @@ export interface DashboardHealth {
 }
 
 /** What the server holds, and the most that it holds. */
-export interface DashboardBound {
+interface DashboardBound {
   name: 'pendingKeys' | 'pendingBytes' | 'journalBytes' | 'connections' | 'watchers' | 'idempotencyRows';
   now: number;
   /** Null where there is none. */

@@ -26,7 +26,7 @@ export const ASSET_ROUTE = '/dashboard/{file}';
  * The routes: the paths of all operations as OpenAPI writes them, those of the page, one for preflights, and one for all
  * other paths.
  */
-export const ROUTES: readonly string[] = [
+const ROUTES: readonly string[] = [
   ...operationsByPath().keys(),
   PAGE_ROUTE,
   ASSET_ROUTE,
@@ -35,7 +35,7 @@ export const ROUTES: readonly string[] = [
 ];
 
 /** Statuses that the server answers with. */
-export const STATUSES: readonly number[] = [
+const STATUSES: readonly number[] = [
   ...new Set([200, 202, 204, 304, ...errorCodes.map((code) => errorCatalogue[code].status)]),
 ].sort((a, b) => a - b);
 

@@ -45,7 +45,7 @@ const CRC_AT = 8;
 const CRC_FROM = 12;
 
 /** The connection of what is written. */
-export function mutateSends(queue: Queue, mutations: Mutations): Queue {
+function mutateSends(queue: Queue, mutations: Mutations): Queue {
   const { unknownIsRefused, libraryRepeats, helloGivenUp, sharedDeduplicationId, namesLastUsed } = mutations;
   return {
     ...queue,

@@ -79,7 +79,7 @@ export interface SharedPlan {
 }
 
 /** Whether the broker of a history loses what it has acknowledged. Not drawn: other histories stay what they were. */
-export function losesTail(seed: number): boolean {
+function losesTail(seed: number): boolean {
   return seed % 7 === 4;
 }
 

@@ -26,7 +26,7 @@ export const mutationKinds = [
 ] as const;
 
 /** One of {@link mutationKinds}. */
-export type MutationKind = (typeof mutationKinds)[number];
+type MutationKind = (typeof mutationKinds)[number];
 
 const LONGEST_RUN = 12;
 

@@ -15,7 +15,7 @@ import {
 import type { HistogramReading } from '../../core/histogram.js';
 
 /** The labels of a series. None has values without a bound: no keys, no tokens. */
-export type Labels = Readonly<Record<string, string | number>>;
+type Labels = Readonly<Record<string, string | number>>;
 
 /** One series of a scrape. */
 export interface Sample<T> {

@@ -54,7 +54,7 @@ const CONTROL_REQUESTS_MAX = 10_000;
 const FINISHED_MAX = 1000;
 
 /** What the supervisor tells its owner. */
-export interface SupervisorEvents {
+interface SupervisorEvents {
   /** Whether a shard takes increments has changed. */
   admission(shard: number, admission: Admission): void;
   /** A shard cannot go on: the process must end. */

@@ -49,7 +49,7 @@ export const DEFAULT_SCALE: TimeScale = {
 };
 
 /** Most by which the clock of a standby differs, in ms of the world. */
-export const CLOCK_STEP_MAX_MS = 30;
+const CLOCK_STEP_MAX_MS = 30;
 
 const BEGINNING = Date.UTC(2026, 0, 1);
 /** Most by which the clock of the database differs from those of nodes at the beginning, in ms. */

@@ -7,7 +7,7 @@
 export interface DatabaseMutations extends FenceMutations, TakingMutations, PrunerMutations, LogMutations {}
 
 /** Bugs of the statements that an owner sends under its epoch. */
-export interface FenceMutations {
+interface FenceMutations {
   /** Owners' statements compare no epoch. */
   readonly ignoreEpoch?: boolean;
   /** The checkpoint commits before the sums. */
@@ -31,7 +31,7 @@ export interface FenceMutations {
 }
 
 /** Bugs of the transaction that takes a stream. */
-export interface TakingMutations {
+interface TakingMutations {
   /** The row is not locked between the statement that reads it and the one that raises its epoch, whatever that is by then. */
   readonly takeWithoutRowLock?: boolean;
   /** A taking keeps the epoch of the row. */
@@ -55,7 +55,7 @@ export interface TakingMutations {
 }
 
 /** Bugs of the pruner. */
-export interface PrunerMutations {
+interface PrunerMutations {
   /** An expired stream keeps its epoch. Harmful together with `fenceIgnoresState`. */
   readonly expireKeepsEpoch?: boolean;
   /** The deletion leaves no time for requests under way. */
@@ -69,7 +69,7 @@ export interface PrunerMutations {
 }
 
 /** Bugs of the statements of the postgres journal. */
-export interface LogMutations {
+interface LogMutations {
   /** An append compares neither stream nor epoch. */
   readonly appendWithoutFence?: boolean;
   /** An append compares them, and locks nothing. */

@@ -44,7 +44,7 @@ export interface LogRow {
 }
 
 /** A row of journal_heartbeats. */
-export interface HeartbeatRow {
+interface HeartbeatRow {
   readonly flushes: boolean;
   readonly aliveAt: number;
   readonly acceptedThrough: number;
@@ -58,7 +58,7 @@ export interface ClaimRow {
 }
 
 /** A row of idempotency_keys. */
-export interface TokenRow {
+interface TokenRow {
   readonly digest: Buffer;
   readonly claimedAt: number;
 }

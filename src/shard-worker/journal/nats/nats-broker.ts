@@ -102,7 +102,7 @@ function identityCheck(servers: readonly string[]): Readonly<Record<string, unkn
 }
 
 /** The subject of a stream. */
-export function subjectOf({ stream }: Pick<NatsSettings, 'stream'>, name: string): string {
+function subjectOf({ stream }: Pick<NatsSettings, 'stream'>, name: string): string {
   return `${stream}.${name}`;
 }
 

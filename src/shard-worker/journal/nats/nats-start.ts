@@ -92,7 +92,7 @@ async function streamOf({ manager, connection }: NatsSession, settings: NatsSett
 }
 
 /** One sentence for each setting by which the stream could lose records. */
-export function streamProblems(config: StreamConfig, { stream, replicas }: NatsSettings): readonly string[] {
+function streamProblems(config: StreamConfig, { stream, replicas }: NatsSettings): readonly string[] {
   const says = (what: string, wanted: string): string => `NATS_STREAM ${stream} has ${what}; ${wanted}.`;
   const isCovered = (config.subjects ?? []).some((subject) => subject === `${stream}.>` || subject === `${stream}.*`);
   const checks: readonly (readonly [boolean, string])[] = [

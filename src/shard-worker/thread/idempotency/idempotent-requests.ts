@@ -36,7 +36,7 @@ export interface IdempotentRequest {
 }
 
 /** A request sum: one key of a request, and what the request adds to it. */
-export interface RequestSum {
+interface RequestSum {
   /** Its number among the sums of all requests here. */
   readonly number: number;
   readonly key: Uint8Array;

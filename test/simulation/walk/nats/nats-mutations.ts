@@ -8,7 +8,7 @@ export interface NatsWalkMutations
   extends DatabaseMutations, RowWriterMutations, WriterMutations, PurgeMutations, RollUpMutations {}
 
 /** Bugs of writers. */
-export interface WriterMutations {
+interface WriterMutations {
   /** A second group is sent behind the first with the sequence that the first will get, and its answer acknowledges it. */
   readonly pipelined?: boolean;
   /** With `pipelined`: the second group expects nothing. */
@@ -24,7 +24,7 @@ export interface WriterMutations {
 }
 
 /** Bugs of purging. */
-export interface PurgeMutations {
+interface PurgeMutations {
   /** Everything committed goes, the fences, too. */
   readonly purgesAll?: boolean;
   /** Everything committed but the last message goes, the fences, too. */
@@ -36,7 +36,7 @@ export interface PurgeMutations {
 }
 
 /** Bugs of roll-ups. */
-export interface RollUpMutations {
+interface RollUpMutations {
   /** A record counts, whatever its LSN. */
   readonly countsCopies?: boolean;
   /** A reader jumps over a gap. */

@@ -6,7 +6,7 @@ import type { PlantedBug } from '../planted-bugs.js';
 export interface PostgresWalkMutations extends DatabaseMutations, WriterMutations, RollUpMutations {}
 
 /** Bugs of writers. */
-export interface WriterMutations {
+interface WriterMutations {
   /** A group whose reply was lost is sent again with the requests that have come since. */
   readonly groupGrows?: boolean;
   /** A group whose reply was lost is unknown, and another one is sent at its LSN; a conflict leads to the next LSN. */
@@ -36,7 +36,7 @@ export interface WriterMutations {
 }
 
 /** Bugs of roll-ups. */
-export interface RollUpMutations {
+interface RollUpMutations {
   /** An adopter reads the log before it has the lock on the stream. */
   readonly readBeforeLock?: boolean;
   /** A roll-up that has only taken the flushes retires the stream. */

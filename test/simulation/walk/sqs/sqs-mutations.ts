@@ -7,7 +7,7 @@ import type { RowWriterMutations } from '../row-writer.js';
 export interface SqsWalkMutations extends DatabaseMutations, RowWriterMutations, SenderMutations, ConsumerMutations {}
 
 /** Bugs of writers. */
-export interface SenderMutations {
+interface SenderMutations {
   /** A second record is sent before the first is answered. */
   readonly sendsAhead?: boolean;
   /** A record without an answer is repeated behind later ones, and an answer acknowledges it. */
@@ -39,7 +39,7 @@ export interface SenderMutations {
 }
 
 /** Bugs of consumers. */
-export interface ConsumerMutations {
+interface ConsumerMutations {
   /** What is in memory is deleted before it is committed. */
   readonly deletesBeforeCommit?: boolean;
   /** A message whose LSN is not above the last one in memory is deleted at once. */
