@@ -93,6 +93,7 @@ function lint(): Part {
       [join(bin, 'oxlint', 'bin', 'oxlint'), '.'],
       // The dashboard's JavaScript, whose types stand in its comments.
       [join(bin, 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.dashboard.json'],
+      [join(bin, 'knip', 'bin', 'knip.js')],
       [join(bin, 'prettier', 'bin', 'prettier.cjs'), '--check', '--log-level', 'warn', '.'],
     ],
   };
