@@ -20,6 +20,7 @@
  * wait for it. Where the statement commits after all, reading the checkpoint back shows it.
  */
 import pg from 'pg';
+import { Backoff } from '../core/backoff.js';
 import { systemClock, type Clock, type Timer } from '../core/clock.js';
 import { CounterError, reasonOf } from '../core/errors.js';
 import { Turns } from '../core/turns.js';
@@ -78,7 +79,7 @@ export class ShardConnection {
   readonly #options: ShardConnectionOptions;
   readonly #clock: Clock;
   #session: Session | undefined;
-  #silenceMs = SILENCE_MS;
+  readonly #silence = new Backoff(SILENCE_MS, SILENCE_MAX_MS);
   /** The size of the largest statement since then whose connection was dropped for its silence. */
   #droppedBytes = 0;
   /** One look at a time, so that it has two connections at most. */
@@ -150,7 +151,7 @@ export class ShardConnection {
 
   /** The network is fast enough for what it was too slow for. */
   #trustNetwork(): void {
-    this.#silenceMs = SILENCE_MS;
+    this.#silence.reset();
     this.#droppedBytes = 0;
   }
 
@@ -206,7 +207,7 @@ export class ShardConnection {
         lookAfter(LOOK_INTERVAL_MS);
         return;
       }
-      this.#silenceMs = Math.min(2 * this.#silenceMs, SILENCE_MAX_MS);
+      this.#silence.take();
       this.#droppedBytes = Math.max(this.#droppedBytes, bytes);
       session.destroy();
     };
@@ -215,7 +216,7 @@ export class ShardConnection {
         void this.#looks.run(look);
       });
     };
-    lookAfter(this.#silenceMs + Math.floor(bytes / BYTES_A_MS_MIN));
+    lookAfter(this.#silence.nextMs + Math.floor(bytes / BYTES_A_MS_MIN));
     return {
       end: () => {
         isAnswered = true;

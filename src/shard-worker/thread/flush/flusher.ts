@@ -17,6 +17,7 @@
  * takes commits back must be noticed while the journal still reaches back. While the database is unavailable the loop tries
  * again soon, with a flush where there is something to flush.
  */
+import { Backoff } from '../../../core/backoff.js';
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import type { Clock, Timer } from '../../../core/clock.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
@@ -360,30 +361,6 @@ export class Flusher {
 
   get #available(): boolean {
     return this.#problem === undefined;
-  }
-}
-
-/** Waits that double up to a limit. */
-class Backoff {
-  readonly #firstMs: number;
-  readonly #maxMs: number;
-  #nextMs: number;
-
-  constructor(firstMs: number, maxMs: number) {
-    this.#firstMs = firstMs;
-    this.#maxMs = maxMs;
-    this.#nextMs = firstMs;
-  }
-
-  /** The next wait, in ms. */
-  take(): number {
-    const ms = this.#nextMs;
-    this.#nextMs = Math.min(2 * ms, this.#maxMs);
-    return ms;
-  }
-
-  reset(): void {
-    this.#nextMs = this.#firstMs;
   }
 }
 

@@ -11,6 +11,7 @@
  * Without the database the shard begins a new stream. Only the checkpoint row says which LSNs of an earlier stream are
  * free: a record written without that knowledge could get an LSN that counts as flushed.
  */
+import { Backoff } from '../../../core/backoff.js';
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { Episode } from '../../../core/episode.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
@@ -143,7 +144,7 @@ export class DirectoryStreams implements ShardStreams {
   async #startWhenPossible(): Promise<void> {
     const { log, clock } = this.#context.deps;
     const unavailable = new Episode(clock);
-    let backoffMs = JOURNAL_BACKOFF_FIRST_MS;
+    const backoff = new Backoff(JOURNAL_BACKOFF_FIRST_MS, JOURNAL_BACKOFF_MAX_MS);
     for (;;) {
       try {
         await this.#start();
@@ -167,8 +168,7 @@ export class DirectoryStreams implements ShardStreams {
           const fields = { err: error, attempts: line.since };
           log('warn', fields, `Journal ${event}; retrying the start of the shard`);
         }
-        await this.#context.pauses.pause(backoffMs);
-        backoffMs = Math.min(2 * backoffMs, JOURNAL_BACKOFF_MAX_MS);
+        await this.#context.pauses.pause(backoff.take());
       }
     }
   }
