@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { CounterClient } from 'summing-counters/client';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { freePort } from '../support/free-port.js';
-import { send } from '../support/http.js';
+import { flushAll } from '../support/http.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { seedOfRun } from '../support/random-runs.js';
 import { startServer, temporaryDirectory, type TestServer } from '../support/server.js';
@@ -136,7 +136,7 @@ async function assertExact(url: string, databaseUrl: string, loads: readonly Loa
     for (const [key, amount] of passedIn) expected.set(key, (expected.get(key) ?? 0n) + amount);
   }
   assert.ok(expected.size > 0);
-  assert.equal((await send(url, '/flush', { method: 'POST' })).status, 200);
+  await flushAll(url);
   const connection = await connectTo(databaseUrl);
   const rows = await connection.query<{ key: string; sum: string }>({ text: 'select key, sum::text from counters' });
   await connection.close();

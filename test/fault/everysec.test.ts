@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { faultEnvironment, type Fault } from '../support/fault-injection.js';
-import { increment, send } from '../support/http.js';
+import { flushAll, increment, send } from '../support/http.js';
 import { imbalances, scrape } from '../support/metrics.js';
 import { assertCreated, assertProblem } from '../support/problem.js';
 import { startServer, temporaryDirectory, type TestServer } from '../support/server.js';
@@ -39,7 +39,7 @@ test('with JOURNAL_SYNC=everysec a kill -9 under load loses no acknowledged incr
     assert.deepEqual(await committedSums(database.url), new Map());
 
     const second = await startServer({ env, dataDir: first.dataDir });
-    assert.equal((await send(second.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(second.url);
     await assertCleanStop(second);
     const sums = await committedSums(database.url);
     assert.equal(acknowledged.size, CLIENTS);
@@ -78,7 +78,7 @@ async function withFailingSync(fault: Partial<Fault>, use: (scene: Scene) => Pro
   const server = await startServer({ env });
   try {
     assertCreated(await increment(server.url, { flushed: 1 }));
-    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(server.url);
     await use({
       ...{ server, proxy, databaseUrl: database.url },
       breakDisk: () => writeFileSync(armedBy, ''),
@@ -139,7 +139,7 @@ test('with everysec increments that the disk refuses after their 202 are flushed
     const { server, databaseUrl } = scene;
     await refuseThree(scene);
     assertProblem(await increment(server.url, { refused: 1 }), 'journal-unavailable');
-    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(server.url);
     assert.equal((await committedSums(databaseUrl)).get('unsynced'), 3n);
     assert.deepEqual(await server.stop(), { code: 0, signal: null });
     assert.match(server.output, /Everything that was acknowledged is committed/);

@@ -7,7 +7,7 @@ import { readCountedSums } from '../support/counted-sums.js';
 import { runStatements } from '../support/database-connection.js';
 import { connectTo } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
-import { increment, send } from '../support/http.js';
+import { flushAll, increment, send } from '../support/http.js';
 import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { startServer, temporaryDirectory } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
@@ -117,7 +117,7 @@ testNode(
     assert.equal((await increment(node.url, { 'poison a': 7, good: 1 })).status, 202);
     const headers = { 'idempotency-key': 'once' };
     assert.equal((await increment(node.url, { 'poison a': 5, 'poison b': -3 }, { headers })).status, 202);
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(node.url);
     await runStatements(
       databaseUrl,
       `insert into rejected_increments (stream, key, amount, reason, sqlstate)

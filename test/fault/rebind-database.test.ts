@@ -8,7 +8,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import { CountedNode } from '../support/counted-node.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
-import { increment, send } from '../support/http.js';
+import { flushAll, increment, send } from '../support/http.js';
 import { runJournalCommand, type CommandOutcome } from '../support/journal-command.js';
 import { assertCreated } from '../support/problem.js';
 import { spawnServer, startServer, temporaryDirectory, type TestServer } from '../support/server.js';
@@ -48,7 +48,7 @@ async function withForeignStream(
   try {
     const server = await node.start();
     assertCreated(await increment(node.url, { old: 1 }));
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(node.url);
     assertCreated(await increment(node.url, { new: 2, old: 3 }));
     server.kill('SIGKILL');
     await server.ended;
@@ -145,7 +145,7 @@ test('rebind --database takes no LSN below what the journal still holds', async 
   await withForeignStream(async ({ node, second, stream }) => {
     // The next start of the right database begins a segment at the checkpoint, and prunes the one before.
     const server = await node.start({ JOURNAL_KEEP_SECONDS: '0' });
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(node.url);
     assertCreated(await increment(node.url, { late: 1 }));
     server.kill('SIGKILL');
     await server.ended;

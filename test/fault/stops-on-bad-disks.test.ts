@@ -11,7 +11,7 @@ import { CountedNode } from '../support/counted-node.js';
 import { connectTo, createTestDatabase } from '../support/database.js';
 import { eventually } from '../support/eventually.js';
 import { faultEnvironment } from '../support/fault-injection.js';
-import { increment, send } from '../support/http.js';
+import { flushAll, increment, send } from '../support/http.js';
 import { assertCreated } from '../support/problem.js';
 import { temporaryDirectory, type TestServer } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
@@ -49,7 +49,7 @@ async function withSmallDisk(
   try {
     const server = await node.start(settings);
     assertCreated(await increment(node.url, { committed: 1 }));
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(node.url);
     assertCreated(await increment(node.url, { pending: 2 }));
     await use({ node, server, databaseUrl: database.url, disk });
   } finally {

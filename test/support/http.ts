@@ -1,7 +1,9 @@
 /**
  * Requests over node:http, so that a test controls method, head and body.
  */
+import assert from 'node:assert/strict';
 import { Agent, request, type IncomingHttpHeaders } from 'node:http';
+import { eventually } from './eventually.js';
 
 /** A complete answer. */
 export interface Answer {
@@ -61,6 +63,15 @@ export function send(base: string, path: string, options: RequestOptions = {}): 
 export function increment(base: string, body: unknown, options: RequestOptions = {}): Promise<Answer> {
   const text = typeof body === 'string' || body instanceof Uint8Array ? body : JSON.stringify(body);
   return send(base, '/increment', { method: 'POST', body: text, ...options });
+}
+
+/** Flushes everything that is pending, as often as it takes: on a busy machine a connection can come too late for one flush. */
+export async function flushAll(base: string): Promise<void> {
+  await eventually('a flush', async () => {
+    const answer = await send(base, '/flush', { method: 'POST' });
+    if (answer.status !== 200) assert.equal(problemCode(answer), 'database-unavailable', answer.body);
+    return answer.status === 200;
+  });
 }
 
 /** The `code` of a problem document. */

@@ -6,7 +6,7 @@ import { describe, test } from 'node:test';
 import { sumOf } from '../../support/counters.js';
 import { createTestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, send } from '../../support/http.js';
+import { flushAll, increment, send } from '../../support/http.js';
 import { LoadCommand, runLoadCommand } from '../../support/load-command.js';
 import { startServer, temporaryDirectory } from '../../support/server.js';
 import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
@@ -15,7 +15,7 @@ import { own } from '../../support/own.js';
 
 /** The committed sum of all keys that begin with `prefix`. */
 async function committed(node: SuiteServer, prefix: string): Promise<number> {
-  assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+  await flushAll(node.url);
   let total = 0n;
   for (const [key, sum] of await node.table()) if (key.startsWith(prefix)) total += sum;
   return Number(total);

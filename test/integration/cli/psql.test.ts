@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { after, before, describe, test, type TestContext } from 'node:test';
 import { createTestDatabase } from '../../support/database.js';
-import { increment, send } from '../../support/http.js';
+import { flushAll, increment } from '../../support/http.js';
 import { assertCreated } from '../../support/problem.js';
 import { startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
 import { assertCleanStop } from '../../support/suite-server.js';
@@ -47,7 +47,7 @@ describe('npm run psql', () => {
   before(async () => {
     server = await startServer({ env: { SHARDS: '1' } });
     assertCreated(await increment(server.url, { a: 3, b: 40 }));
-    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(server.url);
   });
   after(async () => {
     try {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { Agent } from 'node:http';
 import { describe, test } from 'node:test';
 import { counterOf, sumOf } from '../../support/counters.js';
-import { increment, send, type Answer } from '../../support/http.js';
+import { type Answer, flushAll, increment, send } from '../../support/http.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { startServer } from '../../support/server.js';
 import { assertCleanStop, SuiteServer } from '../../support/suite-server.js';
@@ -28,7 +28,7 @@ function closingValue(answer: Answer): bigint | undefined {
 }
 
 async function flush(base: string): Promise<void> {
-  assert.equal((await send(base, '/flush', { method: 'POST' })).status, 200);
+  await flushAll(base);
 }
 
 describe('DELETE /counters/KEY', () => {

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import type { DatabaseConnection } from '#product/db/connection.js';
 import { connectTo, createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, send } from '../../support/http.js';
+import { flushAll, increment } from '../../support/http.js';
 import { assertCreated } from '../../support/problem.js';
 import { startServer, temporaryDirectory, type TestServer } from '../../support/server.js';
 import { assertCleanStop } from '../../support/suite-server.js';
@@ -56,7 +56,7 @@ async function sumOfA(): Promise<number> {
 }
 
 async function flush(server: TestServer): Promise<void> {
-  assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+  await flushAll(server.url);
 }
 
 test('a row of a memory journal is made with the first record, and a clean stop retires it', async () => {

@@ -8,7 +8,7 @@ import { createTestDatabase } from '../../support/database.js';
 import { runStatements } from '../../support/database-connection.js';
 import { eventually } from '../../support/eventually.js';
 import { FlushHold } from '../../support/flush-hold.js';
-import { increment, onConnections, send } from '../../support/http.js';
+import { flushAll, increment, onConnections, send } from '../../support/http.js';
 import { imbalances, MetricsPage, scrape } from '../../support/metrics.js';
 import { OutagePostgres } from '../../support/outage-postgres.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
@@ -126,7 +126,7 @@ describe('GET /metrics', () => {
     assert.ok(page.total('oldest_pending_seconds') > 0 && page.total('oldest_pending_seconds') < 60);
     assert.equal(page.total('journal_segments'), 2);
 
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(node.url);
     const flushed = await scrape(node.url);
     assert.equal(flushed.total('increments_flushed_total') - before.total('increments_flushed_total'), 40);
     assert.equal(flushed.total('increments_pending'), 0);
@@ -141,7 +141,7 @@ describe('GET /metrics', () => {
     const headers = { 'idempotency-key': 'metrics-once' };
     for (let times = 0; times < 3; times += 1) assertCreated(await increment(node.url, { once: 1 }, { headers }));
     assertProblem(await increment(node.url, { once: 2 }, { headers }), 'idempotency-mismatch');
-    assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(node.url);
     const page = await scrape(node.url);
     assert.equal(page.total('idempotency_replays_total') - before.total('idempotency_replays_total'), 2);
     assert.equal(page.total('refusals_total', { code: 'idempotency-mismatch' }), 1);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, problemCode, send } from '../../support/http.js';
+import { flushAll, increment, problemCode, send } from '../../support/http.js';
 import {
   assertCounter,
   committedSum,
@@ -61,7 +61,7 @@ describe('the journal in PostgreSQL', () => {
       return rows.length === 2 && rows.every(({ owner, streams }) => owner !== null && streams === 1);
     });
     assertCreated(await increment(ingest.url, { spread: 1 }));
-    assert.equal((await send(ingest.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(ingest.url);
     assert.equal(await committedSum(database.url, 'spread'), 1);
     for (const server of [second, ingest, first]) assert.deepEqual(await server.stop(), { code: 0, signal: null });
   });

@@ -7,7 +7,7 @@ import { bodyBytesMaxOf as bodyBytesMaxOfNats } from '#product/shard-worker/jour
 import { bodyBytesMaxOf as bodyBytesMaxOfSqs } from '#product/shard-worker/journal/sqs/sqs-message.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, onConnections, problemCode, send } from '../../support/http.js';
+import { flushAll, increment, onConnections, problemCode, send } from '../../support/http.js';
 import { largestBody } from '../../support/journal-fixtures.js';
 import {
   assertCounter,
@@ -98,11 +98,6 @@ const journals = [
   },
 ] as const;
 
-async function flush(server: TestServer): Promise<void> {
-  const answer = await send(server.url, '/flush', { method: 'POST' });
-  assert.equal(answer.status, 200, answer.body);
-}
-
 async function assertStops(server: TestServer): Promise<void> {
   assert.deepEqual(await server.stop(), { code: 0, signal: null }, server.output);
 }
@@ -151,7 +146,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
           const { url } = index % 2 === 0 ? ingest : other;
           assertCreated(await increment(url, { [`key-${index % 4}`]: 2 }));
         }
-        for (const server of [ingest, other]) await flush(server);
+        for (const server of [ingest, other]) await flushAll(server.url);
         for (let key = 0; key < 4; key += 1) {
           assert.equal(await committedSum(database.url, `key-${key}`), 20);
           await assertCounter(ingest, `key-${key}`, { sum: 20, committed: 20, pending: null });
@@ -182,7 +177,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
         for (const { url } of [...servers, ...servers]) {
           assertCreated(await increment(url, { repeated: 5, more: 1 }, { headers }));
         }
-        for (const server of servers) await flush(server);
+        for (const server of servers) await flushAll(server.url);
         assert.equal(await committedSum(database.url, 'repeated'), 5);
         for (const serving of servers.slice(2)) await assertStops(serving);
       });
@@ -234,7 +229,7 @@ describe('a journal that servers share', { concurrency: 3 }, () => {
             const { body: document } = await send(server.url, '/openapi.json', { agent });
             assert.match(document, new RegExp(`At most ${limit} bytes of JSON`));
           });
-          await flush(server);
+          await flushAll(server.url);
           assert.equal(await committedSum(database.url, key), increments);
         }
       });

@@ -4,7 +4,7 @@ import { Agent } from 'node:http';
 import { describe, test } from 'node:test';
 import { createTestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { increment, send } from '../../support/http.js';
+import { flushAll, increment, send } from '../../support/http.js';
 import { freePort } from '../../support/free-port.js';
 import { OutagePostgres } from '../../support/outage-postgres.js';
 import { assertCreated, assertProblem, assertRawProblem } from '../../support/problem.js';
@@ -178,7 +178,7 @@ describe('a stop', { concurrency: 2 }, () => {
     await postgres.start();
     const server = own(t, await startServer({ env: { DATABASE_URL: postgres.url, SHUTDOWN_TIMEOUT_MS: '60000' } }));
     assertCreated(await increment(server.url, { before: 1 }));
-    assert.equal((await send(server.url, '/flush', { method: 'POST' })).status, 200);
+    await flushAll(server.url);
     postgres.hold();
     assertCreated(await increment(server.url, { held: 1, other: 1 }));
     const stoppedAt = performance.now();
