@@ -4,45 +4,38 @@
  * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread ends. Its connection,
  * files and timers end with it. The supervisor then starts another thread, which recovers the shard.
  */
-import { randomUUID } from 'node:crypto';
-import { uptime } from 'node:os';
-import path from 'node:path';
 import type { MessagePort } from 'node:worker_threads';
 import { systemClock } from '../../core/clock.js';
-import { parseDatabaseUrl } from '../../db/connection.js';
-import { ShardConnection } from '../../db/shard-connection.js';
 import { CounterError, JournalError } from '../../core/errors.js';
 import { Turns } from '../../core/turns.js';
-import { createLogger, type LogFields } from '../../core/logger.js';
+import { createLogger } from '../../core/logger.js';
 import { httpServerPort } from '../protocol/batch-ports.js';
 import { GroupCommit } from './group-commit.js';
-import type { JournalStreams } from '../journal/journal.js';
-import type { QueueLog, SharedLog } from '../journal/stream-log.js';
-import { systemDisk } from '../journal/file/disk.js';
-import { FileJournalStreams } from '../journal/file/file-journal-streams.js';
-import { timedDisk } from '../journal/file/timed-disk.js';
-import { MemoryJournalStreams } from '../journal/memory-journal.js';
-import { NatsBroker } from '../journal/nats/nats-broker.js';
-import { NatsJournal, type NatsJournalDeps } from '../journal/nats/nats-journal.js';
-import { SqsJournal } from '../journal/sqs/sqs-journal.js';
-import { SqsQueue } from '../journal/sqs/sqs-queue.js';
-import { PostgresJournal } from '../journal/postgres/postgres-journal.js';
-import { shardHistogram, statsRow } from '../protocol/stats.js';
+import { statsRow } from '../protocol/stats.js';
 import { unpackKeys, type ControlMessage, type ControlRequest, type ShardTask } from '../protocol/control-messages.js';
 import { earlyFlush } from './flush/early-flush.js';
 import { PostgresShardDatabase } from './flush/shard-database.js';
 import { Shard } from './shard.js';
 import { ShardContext } from './shard-context.js';
-import { DirectoryStreams } from './streams/directory-streams.js';
 import type { ShardLog } from './streams/owned-stream.js';
-import { SharedStreams } from './streams/shared-streams.js';
 import type { ShardStreams } from './streams/shard-streams.js';
+import { connectionOf, type ThreadConnections } from './thread-connections.js';
+
+type OpenStreams = (task: ShardTask, context: ShardContext, connections: ThreadConnections) => ShardStreams;
 
 /** Runs a shard until it is drained. */
-export function runShard(task: ShardTask): Promise<void> {
-  return new Promise((resolve) => {
-    new ShardThread(task, resolve).start();
+export async function runShard(task: ShardTask): Promise<void> {
+  const openStreams = await streamsOf(task);
+  await new Promise<void>((resolve) => {
+    new ShardThread(task, openStreams, resolve).start();
   });
+}
+
+/** Only what the journal needs is loaded: each file that is being loaded is an open one, in each thread. */
+async function streamsOf({ settings }: ShardTask): Promise<OpenStreams> {
+  return settings.journal === 'memory' || settings.journal === 'file'
+    ? (await import('./streams/open-directory-streams.js')).openDirectoryStreams
+    : (await import('./streams/open-shared-streams.js')).openSharedStreams;
 }
 
 class ShardThread {
@@ -51,17 +44,17 @@ class ShardThread {
   readonly #groups: GroupCommit;
   readonly #done: () => void;
 
-  constructor(task: ShardTask, done: () => void) {
+  constructor(task: ShardTask, openStreams: OpenStreams, done: () => void) {
     const logger = createLogger(task.settings.logLevel, { shard: task.shard });
     this.#control = task.control;
     this.#done = done;
-    this.#shard = this.#makeShard(task, (level, fields, message) => {
+    this.#shard = this.#makeShard(task, openStreams, (level, fields, message) => {
       logger[level](fields, message);
     });
     this.#groups = new GroupCommit(task.batchPorts.map(httpServerPort), this.#shard);
   }
 
-  #makeShard(task: ShardTask, log: ShardLog): Shard {
+  #makeShard(task: ShardTask, openStreams: OpenStreams, log: ShardLog): Shard {
     const { settings, shard, shards, nodeId: node, stats } = task;
     const { flushIntervalMs, ackTimeoutMs, journal } = settings;
     const looks = new Turns();
@@ -82,7 +75,7 @@ class ShardThread {
       },
       log,
     });
-    return new Shard(context, streamsOf(task, context, { connection, looks, flushTurns }));
+    return new Shard(context, openStreams(task, context, { flushes: connection, looks, flushTurns }));
   }
 
   start(): void {
@@ -138,80 +131,4 @@ class ShardThread {
       throw error;
     });
   }
-}
-
-/** What the streams of a shard share with its flushes. */
-interface ThreadConnections {
-  readonly connection: ShardConnection;
-  readonly looks: Turns;
-  readonly flushTurns: Turns;
-}
-
-function streamsOf(task: ShardTask, context: ShardContext, connections: ThreadConnections): ShardStreams {
-  const { settings, shard, shards, nodeId: node, databaseProblem, handedOver } = task;
-  const { log } = context.deps;
-  if (settings.journal === 'memory' || settings.journal === 'file') {
-    const journals = journalsOf(task, (fields, message) => {
-      log('warn', fields, message);
-    });
-    return new DirectoryStreams(context, { journals, databaseProblem, handedOver });
-  }
-  const { connection: flushes, looks, flushTurns } = connections;
-  const flusher = settings.role === 'ingest' ? undefined : randomUUID();
-  const owner = { node, shard, flusher };
-  const statements = connectionOf(task, 'journal', looks);
-  const incrementLog = sharedLogOf(task, { statements, flushes, flushTurns, owner, log });
-  return new SharedStreams(context, { role: settings.role, incrementLog, node, shard, shards });
-}
-
-function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Turns): ShardConnection {
-  const applicationName = `summing-counters ${what} ${shard}`;
-  return new ShardConnection(parseDatabaseUrl(databaseUrl), { applicationName, connectTimeoutMs: 2000, looks });
-}
-
-function sharedLogOf(
-  { settings, shard, nats, sqs }: ShardTask,
-  deps: Pick<NatsJournalDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'log'>,
-): SharedLog | QueueLog {
-  if (nats !== undefined)
-    return new NatsJournal({
-      ...deps,
-      appends: new NatsBroker(nats, `summing-counters shard ${shard}`),
-      reads: new NatsBroker(nats, `summing-counters reads of shard ${shard}`),
-      clock: systemClock,
-      groupBytesMax: nats.groupBytesMax,
-      keepSeconds: settings.journalKeepSeconds,
-      windowHours: settings.idempotencyWindowHours,
-    });
-  if (sqs !== undefined)
-    return new SqsJournal({
-      ...deps,
-      appends: new SqsQueue(sqs),
-      receives: new SqsQueue(sqs),
-      clock: systemClock,
-      uptime,
-      groupBytesMax: sqs.groupBytesMax,
-    });
-  return new PostgresJournal(deps);
-}
-
-function journalsOf(task: ShardTask, warn: (fields: LogFields, message: string) => void): JournalStreams {
-  const { settings } = task;
-  const syncSeconds = shardHistogram(statsRow(task.stats, task.shard), 'journalSyncSeconds');
-  if (settings.journal === 'memory') return new MemoryJournalStreams();
-  return new FileJournalStreams({
-    disk: timedDisk(systemDisk, (ms) => {
-      syncSeconds.observe(ms / 1000);
-    }),
-    directory: path.join(settings.dataDir, 'journal'),
-    clock: systemClock,
-    syncPolicy: settings.journalSync,
-    bytesMax: settings.journalBytesMax,
-    keepSeconds: settings.journalKeepSeconds,
-    nodeId: task.nodeId,
-    shard: task.shard,
-    shards: task.shards,
-    databaseId: task.databaseId,
-    warn,
-  });
 }

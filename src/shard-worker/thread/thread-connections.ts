@@ -1,0 +1,21 @@
+/**
+ * The connections of one shard thread to the database. Shard thread.
+ */
+import type { Turns } from '../../core/turns.js';
+import { parseDatabaseUrl } from '../../db/connection.js';
+import { ShardConnection } from '../../db/shard-connection.js';
+import type { ShardTask } from '../protocol/control-messages.js';
+
+/** What the streams of a shard share with its flushes. */
+export interface ThreadConnections {
+  /** The connection of the flushes, and the turns in which it is used. */
+  readonly flushes: ShardConnection;
+  readonly flushTurns: Turns;
+  readonly looks: Turns;
+}
+
+/** A connection of a thread. `what` names it in PostgreSQL. */
+export function connectionOf({ databaseUrl, shard }: ShardTask, what: string, looks: Turns): ShardConnection {
+  const applicationName = `summing-counters ${what} ${shard}`;
+  return new ShardConnection(parseDatabaseUrl(databaseUrl), { applicationName, connectTimeoutMs: 2000, looks });
+}
