@@ -132,7 +132,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
   { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 60 },
   { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 47 },
-  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 114 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 31 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
   { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
   {
@@ -154,7 +154,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 200 },
   // Only a broker that loses messages shows these.
-  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 3868 },
+  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 298 },
   { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 11932 },
   { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 67 },
   { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 67 },
