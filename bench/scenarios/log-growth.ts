@@ -79,7 +79,8 @@ async function measure(database: BenchDatabase, hour: Hour): Promise<void> {
     ...{ statements: appends, flushes, flushTurns: new Turns() },
     owner: { node: randomUUID(), shard: 0, flusher: randomUUID() },
   });
-  const { stream, appendEpoch, time } = await log.begin(randomUUID());
+  const { stream, time } = await log.begin(randomUUID());
+  const appendEpoch = log.appendEpochOf(stream);
   const encoder = new GroupEncoder();
   const walBefore = await walPosition(database);
   const startMs = performance.now();

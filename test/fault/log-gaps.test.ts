@@ -31,7 +31,8 @@ async function withGap(
     return last?.kind === 'streams' && last.streams.length > 0;
   };
   try {
-    const { stream, appendEpoch, time } = await writer.incrementLog.begin(randomUUID());
+    const { stream, time } = await writer.incrementLog.begin(randomUUID());
+    const appendEpoch = writer.incrementLog.appendEpochOf(stream);
     const append = async (lsn: number): Promise<void> => {
       const group = new GroupEncoder().encode([incrementRecord('key', 1)]);
       const { kind } = await writer.incrementLog.append(stream, appendEpoch, time, lsn, group);

@@ -33,13 +33,18 @@ const RECORDS_MAX = 1000;
 
 /** Puts the bugs in. */
 export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, database: PostgresModel): IncrementLog {
+  /** Append epochs of streams that a writer writes although their taking had no reply. */
+  const untold = new Map<string, string>();
   const early = new Map<string, readonly JournalRecord[]>();
   const appendEpoch = (stream: string): string | undefined => {
     const row = database.tables.streams.get(stream);
     return row === undefined ? undefined : String(row.epoch);
   };
   const mutated: IncrementLog = overridden(log, {
-    makeWriter: (begun, deps) => postgresWriter(begun, mutated, deps),
+    makeWriter: ({ stream, lsn }, deps) => {
+      const epoch = untold.get(stream) ?? log.appendEpochOf(stream);
+      return postgresWriter({ stream, lsn, appendEpoch: epoch }, mutated, deps);
+    },
     async begin(stream) {
       try {
         return await log.begin(stream);
@@ -50,7 +55,8 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
         const { lsn, coveredFrom } = row;
         const seconds = Math.ceil(Math.max(0, coveredFrom) / 1000);
         const time = Math.floor(database.clock.now() / 1000);
-        return { stream, epoch: row.epoch, lsn, coveredFrom: seconds, appendEpoch: epoch, time };
+        untold.set(stream, epoch);
+        return { stream, epoch: row.epoch, lsn, coveredFrom: seconds, time };
       }
     },
     async append(stream, epoch, time, firstLsn, group) {
@@ -78,10 +84,12 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
       const taken = await log.take(stream, epoch, adopt);
       if (taken === undefined) early.delete(stream);
       if (taken === undefined || mutations.followerRetires !== true) return taken;
-      return { ...taken, appendEpoch: taken.appendEpoch ?? appendEpoch(stream) };
+      return { ...taken, isAdopted: true };
     },
-    retire: (stream, at, epoch) =>
-      log.retire(stream, at, mutations.followerRetires === true ? (appendEpoch(stream) ?? epoch) : epoch),
+    retire(stream, at) {
+      const epoch = mutations.followerRetires === true ? appendEpoch(stream) : untold.get(stream);
+      return epoch === undefined ? log.retire(stream, at) : log.retireUnder(epoch, stream, at);
+    },
   });
   return mutated;
 }

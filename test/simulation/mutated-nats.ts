@@ -156,8 +156,8 @@ export function mutateNatsLog(
         return survey;
       },
     }),
-    ...(saysNoLoss === true && { fateOf: () => Promise.resolve({ kind: 'open' }) }),
-    ...(saysLostAtOnce === true && { fateOf: undefined }),
+    ...(saysNoLoss === true && { fates: { fateOf: () => Promise.resolve({ kind: 'open' }) } }),
+    ...(saysLostAtOnce === true && { fates: undefined }),
     ...(readsAtOnce === true && {
       read: async (positions, recordsMax) => {
         const found = await Promise.all(positions.map((position) => log.read([position], recordsMax)));

@@ -149,7 +149,7 @@ export class MutatedSqsLog {
 
   /** Begins behind what is acknowledged again. */
   #reusing(writer: StreamWriter, deps: StreamWriterDeps): StreamWriter {
-    const { stream, appendEpoch } = writer;
+    const { stream } = writer;
     const { appends, owner, uptime, times } = this.#deps;
     let current = writer;
     return new Proxy(writer, {
@@ -159,7 +159,7 @@ export class MutatedSqsLog {
           current.append(...args).catch((error: unknown) => {
             if (isInDoubt(error) && !current.isOver)
               current = sqsWriter(
-                { stream, appendEpoch, lsn: current.endLsn },
+                { stream, lsn: current.endLsn },
                 { ...deps, ...{ queue: appends, origin: owner, uptime, times } },
               );
             throw error;

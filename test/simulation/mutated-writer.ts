@@ -21,6 +21,6 @@ export function isInDoubt(error: unknown): boolean {
 
 /** {@link NatsMutations.acceptBeforeRow}: the stream begins without what tells that its row is not made. */
 export async function beginBeforeRow(log: Pick<SharedLog, 'begin'>, name: string): ReturnType<SharedLog['begin']> {
-  const { epoch, lsn, coveredFrom, appendEpoch, time, stream } = await log.begin(name);
-  return { stream, epoch, lsn, coveredFrom, appendEpoch, time };
+  const { epoch, lsn, coveredFrom, time, stream } = await log.begin(name);
+  return { stream, epoch, lsn, coveredFrom, time };
 }

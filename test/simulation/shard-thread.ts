@@ -26,11 +26,13 @@ import { PostgresJournal } from '#product/shard-worker/journal/postgres/postgres
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import { ShardContext, type ShardDeps } from '#product/shard-worker/thread/shard-context.js';
 import { DirectoryStreams } from '#product/shard-worker/thread/streams/directory-streams.js';
+import { ReceivedStreams } from '#product/shard-worker/thread/streams/received-streams.js';
 import { SharedStreams } from '#product/shard-worker/thread/streams/shared-streams.js';
 import type { ShardLog } from '#product/shard-worker/thread/streams/owned-stream.js';
 import { Turns } from '#product/core/turns.js';
 import { connectToBroker } from './broker-connection.js';
 import type { Channel } from './channel.js';
+import { followingStreams } from '../support/following-streams.js';
 import { mutateIncrementLog } from './mutated-log.js';
 import { mutateAppends, mutateNatsDatabase, mutateNatsLog, mutateReads, purgeTo } from './mutated-nats.js';
 import { mutate, mutateDisk } from './mutated-parts.js';
@@ -160,7 +162,7 @@ export class ShardThread {
     });
   }
 
-  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals, nats, sqs }: SharedSettings): Shard {
+  #makeSharedShard(clock: Clock, stats: Float64Array, { role, intervals, waits, nats, sqs }: SharedSettings): Shard {
     const world = this.#world;
     const { id: node, shards } = this.#node;
     const shard = this.#index;
@@ -171,16 +173,6 @@ export class ShardThread {
     const statements = this.#connect(clock);
     const logDeps = { statements, flushes, flushTurns, owner, clock };
     const sqsLog = sqs === undefined ? undefined : this.#makeSqsLog(logDeps, sqs);
-    const incrementLog =
-      sqsLog !== undefined
-        ? sqsLog.log
-        : nats !== undefined
-          ? this.#makeNatsLog(logDeps, nats)
-          : mutateIncrementLog(
-              new PostgresJournal({ statements, flushes, flushTurns, owner }),
-              world.mutations,
-              world.database,
-            );
     const journal = sqs !== undefined ? 'sqs' : nats === undefined ? 'postgres' : 'nats';
     const database = new PostgresShardDatabase(flushes, { node, shard, journal }, flushTurns);
     const context = this.#makeContext(
@@ -190,8 +182,20 @@ export class ShardThread {
         ? mutateNatsDatabase(database, world.mutations, this.#purge)
         : mutateSqsDatabase(database, world.mutations, sqsLog.remove),
     );
-    const streamDeps = { role, incrementLog, node, shard, shards, intervals, newStreamId: () => world.uuid() };
-    const made = new Shard(context, new SharedStreams(context, streamDeps));
+    const common = { role, node, shard, shards, intervals, newStreamId: () => world.uuid() };
+    const positionLog = (): SharedLog =>
+      nats === undefined
+        ? mutateIncrementLog(new PostgresJournal(logDeps), world.mutations, world.database)
+        : this.#makeNatsLog(logDeps, nats);
+    const streams =
+      sqsLog === undefined
+        ? followingStreams(context, { ...common, incrementLog: positionLog() }, waits)
+        : new SharedStreams(context, {
+            ...common,
+            incrementLog: sqsLog.log,
+            makeFlushed: (deps) => new ReceivedStreams(sqsLog.log, deps, sqs?.waits),
+          });
+    const made = new Shard(context, streams);
     if (world.mutations.staleBatches === true) made.isStale = () => false;
     return made;
   }

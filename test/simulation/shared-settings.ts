@@ -115,9 +115,8 @@ export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
         wordMs: random.pick([50, 300]),
         readMs: random.pick([10, 50]),
         touchMs: random.pick([50, 300]),
-        contactMs: (2 * aliveMs) / 3,
-        freeMaxMs: aliveMs / 2,
       },
+      waits: { contactMs: (2 * aliveMs) / 3, freeMaxMs: aliveMs / 2 },
     },
   };
   const plan: SharedPlan = {
@@ -151,7 +150,7 @@ function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
     : { unansweredMaxSeconds: 1, beatSeconds: 1.2, silentMaxSeconds: 2.4 };
   const client = { visibilityMs, waitMs: random.pick([10, 50]) };
   const sqs = { groupBytesMax: random.pick([150, 1000, 1 << 17]), client, times };
-  const received = {
+  const waits = {
     holdMs: visibilityMs / 3,
     idleMs: random.pick([50, 300]),
     blockedMs: 50,
@@ -164,7 +163,7 @@ function withQueue(plan: SharedPlan, random: Mulberry32): SharedPlan {
     roles: random.pick(QUEUE_TOPOLOGIES),
     settings: {
       ...settings,
-      ...(shared !== undefined && { shared: { ...shared, intervals: { ...shared.intervals, received }, sqs } }),
+      ...(shared !== undefined && { shared: { ...shared, sqs: { ...sqs, waits } } }),
     },
     queue: {
       hasGroupLock: random.below(4) > 0,

@@ -35,7 +35,9 @@ import { ShardClient } from '#product/shard-worker/client/shard-client.js';
 import { ShardRouter } from '#product/shard-worker/client/shard-router.js';
 import type { NatsJournalIntervals } from '#product/shard-worker/journal/nats/nats-journal.js';
 import type { SqsWriterTimes } from '#product/shard-worker/journal/sqs/sqs-transport.js';
+import type { ReceivedStreamsWaits } from '#product/shard-worker/thread/streams/received-streams.js';
 import type { Role, SharedStreamsIntervals } from '#product/shard-worker/thread/streams/shared-streams.js';
+import type { TakenStreamsWaits } from '#product/shard-worker/thread/streams/taken-streams.js';
 import { Channel } from './channel.js';
 import { Violation, type Attempt } from './expectations.js';
 import type { QueueClientTimes } from './queue-connection.js';
@@ -69,6 +71,7 @@ export interface NodeSettings {
 export interface SharedSettings {
   readonly role: Role;
   readonly intervals: SharedStreamsIntervals;
+  readonly waits: TakenStreamsWaits;
   /** The journal is in a broker; undefined: in PostgreSQL. */
   readonly nats?: NatsJournalSettings;
   /** The journal is in a queue. */
@@ -81,6 +84,7 @@ export interface SqsJournalSettings {
   readonly groupBytesMax: number;
   readonly client: QueueClientTimes;
   readonly times: SqsWriterTimes;
+  readonly waits: ReceivedStreamsWaits;
 }
 
 /** The configuration of a journal in a broker. */

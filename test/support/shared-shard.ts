@@ -11,8 +11,9 @@ import { makeStats, statsRow } from '#product/shard-worker/protocol/stats.js';
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { Shard } from '#product/shard-worker/thread/shard.js';
 import { ShardContext } from '#product/shard-worker/thread/shard-context.js';
-import { SharedStreams, type SharedStreamsDeps } from '#product/shard-worker/thread/streams/shared-streams.js';
+import type { SharedStreamsDeps } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { connectTo, createTestDatabase, type TestDatabase } from './database.js';
+import { followingStreams } from './following-streams.js';
 
 /** What a shard has logged. */
 export interface ShardLine {
@@ -75,5 +76,5 @@ export function makeSharedShard(
     },
   });
   const owner = { node: randomUUID(), shard: 0, shards: 1 };
-  return new Shard(context, new SharedStreams(context, { ...owner, role, incrementLog, intervals }));
+  return new Shard(context, followingStreams(context, { ...owner, role, incrementLog, intervals }));
 }

@@ -19,18 +19,21 @@ export interface LogOwner {
   readonly flusher: string | undefined;
 }
 
-/** A stream that this thread has begun or taken. */
-export interface TakenLogStream extends Checkpoint {
+/** A stream whose flushes this thread has. */
+export interface OwnedLogStream extends Checkpoint {
   readonly stream: string;
   /** Idempotent records that carry an older time cannot be checked against the window any more. */
   readonly coveredFrom: DatabaseTime;
-  /** Under which this thread may append or retire; undefined: the stream has a living writer, which is another. */
-  readonly appendEpoch: string | undefined;
+}
+
+/** A stream that this thread has taken. */
+export interface TakenLogStream extends OwnedLogStream {
+  /** Its writer is gone, and this thread may retire it. */
+  readonly isAdopted: boolean;
 }
 
 /** A stream that this thread has begun. */
-export interface BegunStream extends TakenLogStream {
-  readonly appendEpoch: string;
+export interface BegunStream extends OwnedLogStream {
   /** When its row was made. */
   readonly time: DatabaseTime;
   /** The database was unavailable: whoever flushes makes the row, and flushes the stream. */
@@ -90,7 +93,6 @@ export interface StreamWriterDeps {
 /** The writer of one stream. One append at a time. */
 export interface StreamWriter {
   readonly stream: string;
-  readonly appendEpoch: string;
   /** The last LSN that is known to be in the journal. */
   readonly endLsn: Lsn;
   /** Appends nothing more. */
@@ -125,12 +127,23 @@ export interface StreamWriter {
 
   /**
    * Appends a record without increments, after the group under way: proof that the journal takes records, and a sign of life.
-   * Rejects as `append` does. Undefined for a journal in the database, whose statements are proof enough.
+   * Rejects as `append` does.
    */
-  beat?(time: DatabaseTime): Promise<Lsn>;
+  beat(time: DatabaseTime): Promise<Lsn>;
 
-  /** A record is due although nothing was accepted. Undefined: every few seconds while the database is unavailable. */
-  readonly isBeatDue?: boolean | undefined;
+  /**
+   * Whether such a record is due although nothing was accepted. `isAlone`: no row has shown for some seconds that the writer lives.
+   */
+  isBeatDue(isAlone: boolean): boolean;
+
+  /** The word of an idle writer: what it accepted before `time` is in the journal. False: the stream has another writer, or has ended. */
+  giveWord(time: DatabaseTime): Promise<boolean>;
+}
+
+/** Tells what has become of streams: records of a journal outside of the database can be lost while rows stay. */
+export interface StreamFates {
+  /** What has become of a stream that its writer has left, with records up to `endLsn`. Rejects as the journal does. */
+  fateOf(stream: string, endLsn: Lsn): Promise<StreamFate>;
 }
 
 /** The log of one shard, as the writer of a stream uses it, and whoever flushes one. */
@@ -142,8 +155,10 @@ export interface WriterLog {
   readonly store: string;
   /** The records are in the database itself: without it none is appended. */
   readonly isInDatabase: boolean;
-  /** Most bytes of the records of one group; undefined: any number. */
-  readonly groupBytesMax?: number | undefined;
+  /** Most bytes of the records of one group; may be infinite. */
+  readonly groupBytesMax: number;
+  /** Undefined for a journal in the database, which does not lose a record while it keeps the row. */
+  readonly fates: StreamFates | undefined;
 
   /**
    * Begins a stream. Where it rejects, the stream must not be written, and whoever flushes ends it. A journal outside of the
@@ -157,20 +172,11 @@ export interface WriterLog {
   /** Where the row of an open stream is, and what time it is there; undefined where it is not open. */
   ask(stream: string): Promise<StreamState | undefined>;
 
-  /**
-   * What has become of a stream that its writer has left, with records up to `endLsn`. Undefined for a journal in the database,
-   * which does not lose a record while it keeps the row.
-   */
-  fateOf?(stream: string, endLsn: Lsn): Promise<StreamFate>;
-
   /** Signs of life of this thread, and of the writer of `streams`. */
   showLife(streams: readonly string[]): Promise<void>;
 
   /** The last sign of life: other threads may take over at once. */
   endLife(ids: readonly string[]): Promise<void>;
-
-  /** The word of an idle writer: what it accepted before `time` is in the log. False: the stream has another writer, or has ended. */
-  giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean>;
 
   /** Looks whether the row of a stream that another process writes is at `at`, and passes its writer's word on. */
   touch(stream: string, at: Checkpoint): Promise<boolean>;
@@ -179,7 +185,7 @@ export interface WriterLog {
    * Ends a stream that is flushed to the end of its log. False: its row is not at `at`, or the log goes on; undefined: the end is
    * not read yet. Idempotent.
    */
-  retire(stream: string, at: Checkpoint, appendEpoch: string): Promise<boolean | undefined>;
+  retire(stream: string, at: Checkpoint): Promise<boolean | undefined>;
 
   /** Closes the connections of the log; no call may follow. */
   close(): Promise<void>;
@@ -202,8 +208,8 @@ export interface SharedLog extends WriterLog {
   /** Leaves a stream at `at` to whoever flushes it next. */
   release(stream: string, at: Checkpoint): Promise<boolean>;
 
-  /** This thread has moved the checkpoint of a stream to `at`. Undefined where that means nothing to the journal. */
-  committed?(stream: string, at: Checkpoint): void;
+  /** This thread has moved the checkpoint of a stream to `at`. */
+  committed(stream: string, at: Checkpoint): void;
 }
 
 /** A message of a queue: records of one stream that this thread holds, and that nobody else receives meanwhile. */
@@ -225,7 +231,7 @@ export interface ReceivedRecords {
 
 /** What a thread that has received records of a stream finds in the database. */
 export type ReceivedStream =
-  | { readonly kind: 'taken'; readonly stream: TakenLogStream; readonly how: 'open' | 'made' | 'reopened' }
+  | { readonly kind: 'taken'; readonly stream: OwnedLogStream; readonly how: 'open' | 'made' | 'reopened' }
   /** The stream is retired, and all of its records up to `lsn` are counted. */
   | { readonly kind: 'ended'; readonly lsn: Lsn }
   /** The row is at `at`, and an acknowledged record between that and the records received is missing. */

@@ -42,10 +42,9 @@ describe('The increment log in PostgreSQL', () => {
     return record;
   }
 
-  async function appendTo(log: PostgresJournal, { stream, appendEpoch }: BegunStream, lsn: number, key: string) {
-    return (
-      await log.append(stream, appendEpoch, 1_700_000_000, lsn, new GroupEncoder().encode([incrementRecord(key, 1)]))
-    ).kind;
+  async function appendTo(log: PostgresJournal, { stream }: BegunStream, lsn: number, key: string) {
+    const group = new GroupEncoder().encode([incrementRecord(key, 1)]);
+    return (await log.append(stream, log.appendEpochOf(stream), 1_700_000_000, lsn, group)).kind;
   }
 
   async function checkpointTo(stream: string, lsn: number): Promise<void> {
@@ -69,7 +68,8 @@ describe('The increment log in PostgreSQL', () => {
 
   test('records are read as they were appended', async () => {
     const log = logOf();
-    const { stream, appendEpoch } = await log.begin(randomUUID());
+    const { stream } = await log.begin(randomUUID());
+    const appendEpoch = log.appendEpochOf(stream);
     const safe = Number.MAX_SAFE_INTEGER;
     const keys = ['a', '"{,}\\', 'NULL', ' ', '__proto__', '\u{1f600}'.repeat(100), 'k'.repeat(2048), '\t\n'];
     const amounts = [0, 1, -1, 9999, 10_000, -123_456_789, safe, -safe];
@@ -118,7 +118,7 @@ describe('The increment log in PostgreSQL', () => {
     const begun = await writer.begin(randomUUID());
     assert.equal(await appendTo(writer, begun, 1, 'a'), 'appended');
     const taken = await adopter.take(begun.stream, begun.epoch, true);
-    assert.ok(taken !== undefined && taken.epoch !== begun.epoch && taken.appendEpoch !== undefined);
+    assert.ok(taken !== undefined && taken.epoch !== begun.epoch && taken.isAdopted);
     assert.equal(await appendTo(writer, begun, 2, 'b'), 'fenced');
     const found = await adopter.read([{ stream: begun.stream, lsn: 0 }], 10);
     assert.equal(found.get(begun.stream)?.length, 1);
@@ -129,9 +129,12 @@ describe('The increment log in PostgreSQL', () => {
     const [writer, rollUp] = [logOf(), logOf()];
     const begun = await writer.begin(randomUUID());
     const taken = await rollUp.take(begun.stream, begun.epoch, false);
-    assert.equal(taken?.appendEpoch, undefined);
+    assert.equal(taken?.isAdopted, false);
     assert.equal(await appendTo(writer, begun, 1, 'a'), 'appended');
-    assert.equal(await rollUp.retire(begun.stream, { epoch: taken?.epoch ?? 0, lsn: 0 }, '0'), false);
+    await checkpointTo(begun.stream, 1);
+    const at = { epoch: taken.epoch, lsn: 1 };
+    assert.equal(await rollUp.retire(begun.stream, at), false);
+    assert.equal(await rollUp.retireUnder('0', begun.stream, at), false);
   });
 
   test('a stream is retired only under both epochs and at the end of its log', async () => {
@@ -139,20 +142,16 @@ describe('The increment log in PostgreSQL', () => {
     const begun = await writer.begin(randomUUID());
     assert.equal(await appendTo(writer, begun, 1, 'a'), 'appended');
     const taken = await adopter.take(begun.stream, begun.epoch, true);
-    const [epoch, appendEpoch] = [taken?.epoch ?? 0, taken?.appendEpoch ?? ''];
-    assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 0 }, appendEpoch), false, 'the log goes on');
+    const epoch = taken?.epoch ?? 0;
+    assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 0 }), false, 'the log goes on');
     await checkpointTo(begun.stream, 1);
     assert.equal(
-      await adopter.retire(begun.stream, { epoch, lsn: 1 }, begun.appendEpoch),
+      await adopter.retireUnder(writer.appendEpochOf(begun.stream), begun.stream, { epoch, lsn: 1 }),
       false,
       'another append epoch',
     );
-    assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 1 }, appendEpoch), true);
-    assert.equal(
-      await adopter.retire(begun.stream, { epoch, lsn: 1 }, appendEpoch),
-      true,
-      'its reply may have been lost',
-    );
+    assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 1 }), true);
+    assert.equal(await adopter.retire(begun.stream, { epoch, lsn: 1 }), true, 'its reply may have been lost');
     assert.equal(
       (await adopter.survey()).streams.some(({ stream }) => stream === begun.stream),
       false,
@@ -192,7 +191,7 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal(await rollUp.touch(begun.stream, at), true);
     assert.equal(await through(), first, 'no word was given');
     const word = begun.time;
-    await writer.giveWord(begun.stream, begun.appendEpoch, word);
+    await writer.giveWord(begun.stream, writer.appendEpochOf(begun.stream), word);
     assert.equal(await appendTo(writer, begun, 1, 'a'), 'appended');
     assert.equal(await rollUp.touch(begun.stream, at), true);
     assert.equal(await through(), first, 'a record is not flushed');

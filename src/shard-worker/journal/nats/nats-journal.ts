@@ -5,7 +5,7 @@
  * broker, by a message in its subject. So increments are taken while the database is unavailable, and whoever flushes finds
  * streams that the database has never heard of in the broker (`subject-discovery.ts`).
  */
-import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
 import { JournalError } from '../../../core/errors.js';
 import { TOUCH_STREAM } from '../../../db/stream-statements.js';
@@ -18,6 +18,7 @@ import type {
   LogPosition,
   SharedLog,
   StreamFate,
+  StreamFates,
   StreamState,
   StreamSurvey,
   StreamWriter,
@@ -34,8 +35,6 @@ import { SubjectScan } from './subject-content.js';
 import { SubjectDiscovery, type DiscoveryIntervals } from './subject-discovery.js';
 import { SubjectPurge } from './subject-purge.js';
 
-/** What a thread has in place of an append epoch that ends a stream, or writes it. */
-const ENDS = 'fence';
 const INTERVALS: NatsJournalIntervals = { ...GROWTH_INTERVALS, listMs: 800, checkedMs: 600_000, confirmAfterMs: 1000 };
 
 /** Intervals that a simulation shortens, in ms. */
@@ -68,7 +67,7 @@ interface Beginning {
 }
 
 /** One shard's part of the journal. */
-export class NatsJournal implements SharedLog {
+export class NatsJournal implements SharedLog, StreamFates {
   readonly place = 'NATS';
   readonly store = 'NATS';
   readonly isInDatabase = false;
@@ -107,6 +106,10 @@ export class NatsJournal implements SharedLog {
     this.#discovery = new SubjectDiscovery({ ...common, ...parts, intervals, keepSeconds, windowHours });
   }
 
+  get fates(): StreamFates {
+    return this;
+  }
+
   get flusher(): string | undefined {
     return this.#rows.flusher;
   }
@@ -129,16 +132,16 @@ export class NatsJournal implements SharedLog {
 
   async #prepare(stream: string): Promise<Beginning> {
     const { clock, log, owner } = this.#deps;
-    const begun = await this.#rows.beginElsewhere(stream, ENDS, true, (error) => {
+    const begun = await this.#rows.beginElsewhere(stream, true, (error) => {
       log('debug', { err: error, stream }, 'Beginning a stream without its row');
     });
     return { begun, hello: encodeMessage([emptyRecord(clock.now())], 1, begun.time, owner) };
   }
 
-  makeWriter({ stream, appendEpoch }: BegunStream, deps: StreamWriterDeps): StreamWriter {
+  makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {
     const purges = this.#purge.of(stream);
     // The first message is LSN 1.
-    const end = { stream, appendEpoch, lsn: 1, ...this.#hello };
+    const end = { stream, lsn: 1, ...this.#hello };
     this.#writer = natsWriter(end, {
       ...deps,
       broker: this.#deps.appends,
@@ -180,11 +183,6 @@ export class NatsJournal implements SharedLog {
     await this.#rows.endLife(ids);
   }
 
-  /** A record without increments carries the word. */
-  async giveWord(stream: string, _: string, time: DatabaseTime): Promise<boolean> {
-    return this.#writer?.stream === stream && (await this.#writer.giveWord(time));
-  }
-
   async survey(): Promise<Survey> {
     const askedAt = this.#deps.clock.monotonic();
     const { streams: rows, flushers } = await this.#rows.survey();
@@ -220,12 +218,12 @@ export class NatsJournal implements SharedLog {
   }
 
   async take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined> {
-    const taken = await this.#rows.take(stream, epoch, false);
+    const taken = await this.#rows.takeFlushes(stream, epoch);
     if (taken === undefined) return undefined;
     // Earlier commits of this thread are no longer its own.
     this.#purge.forget(stream);
     this.#readers.begin(stream, taken.lsn, adopt);
-    return { ...taken, appendEpoch: adopt ? ENDS : undefined };
+    return { ...taken, isAdopted: adopt };
   }
 
   touch(stream: string, at: Checkpoint): Promise<boolean> {

@@ -23,7 +23,7 @@
  * A stream that is over has answered its last group: found behind the last acknowledged record without a gap, it is
  * acknowledged; sent and not found, its outcome is unknown, because a late copy may follow; never sent, nothing is kept.
  */
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
 import { decodedOr, decodeMessage, encodeMessage, type MessageOrigin } from '../shared/message-format.js';
 import {
@@ -56,7 +56,6 @@ export interface NatsWriterDeps extends StreamWriterDeps {
 /** Where the writer of a stream goes on. */
 export interface WrittenEnd {
   readonly stream: string;
-  readonly appendEpoch: string;
   /** The last acknowledged record; 0: none. */
   readonly lsn: Lsn;
   /** The sequence of its message; 0: none. */
@@ -91,7 +90,6 @@ export function natsWriter(end: WrittenEnd, deps: NatsWriterDeps): SharedStreamW
 class NatsTransport implements AppendTransport {
   readonly place = 'NATS';
   readonly burnsLsns = false;
-  readonly isBeatDue = undefined;
   readonly outdatedBecause = undefined;
   readonly #deps: NatsWriterDeps;
   /** Of the message of that record. */
@@ -132,6 +130,14 @@ class NatsTransport implements AppendTransport {
   noteStored(lastLsn: Lsn, sequence: number): void {
     this.#endSequence = sequence;
     this.#deps.stored?.(lastLsn, sequence);
+  }
+
+  isBeatDue(isAlone: boolean): boolean {
+    return isAlone;
+  }
+
+  giveWord(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
+    return writer.giveWordByRecord(time);
   }
 
   prepare(group: SentGroup, writer: SharedStreamWriter): GroupAttempts {

@@ -14,7 +14,7 @@ import * as log from '../../../db/log-statements.js';
 import type { ShardConnection } from '../../../db/shard-connection.js';
 import { RETIRE_LOG_STREAM, TOUCH_LOG_STREAM } from '../../../db/stream-statements.js';
 import type { JournalRecord } from '../journal.js';
-import { StreamRows, type StreamRowsDeps } from '../shared/stream-rows.js';
+import { StreamRows, type FencedStream, type StreamRowsDeps } from '../shared/stream-rows.js';
 import type {
   BegunStream,
   LogPosition,
@@ -38,8 +38,14 @@ export class PostgresJournal implements SharedLog {
   readonly place = 'PostgreSQL';
   readonly store = 'increment_log';
   readonly isInDatabase = true;
+  readonly groupBytesMax = Number.POSITIVE_INFINITY;
+  readonly fates = undefined;
   readonly #rows: StreamRows;
   readonly #appends: ShardConnection;
+  /** Under which this thread may append to a stream and retire it. Of the streams that it writes and has adopted. */
+  readonly #appendEpochs = new Map<string, string>();
+  /** The stream that was begun last. */
+  #begun: string | undefined;
 
   constructor(deps: StreamRowsDeps) {
     this.#rows = new StreamRows('postgres', deps);
@@ -54,12 +60,29 @@ export class PostgresJournal implements SharedLog {
    * Makes the rows of a new stream. Rejects with `database-unavailable`: then they may be there, and the stream must not be
    * written. Whoever flushes ends it.
    */
-  begin(stream: string): Promise<BegunStream> {
-    return this.#rows.begin(stream);
+  async begin(stream: string): Promise<BegunStream> {
+    const begun = await this.#rows.begin(stream);
+    // Whoever finishes the one before adopts it, and gets another epoch.
+    if (this.#begun !== undefined) this.#appendEpochs.delete(this.#begun);
+    this.#begun = stream;
+    this.#noteEpoch(begun);
+    return begun;
   }
 
-  makeWriter(begun: BegunStream, deps: StreamWriterDeps): StreamWriter {
-    return postgresWriter(begun, this, deps);
+  makeWriter({ stream, lsn }: BegunStream, deps: StreamWriterDeps): StreamWriter {
+    return postgresWriter({ stream, lsn, appendEpoch: this.appendEpochOf(stream) }, this, deps);
+  }
+
+  /** Under which this thread may append to a stream that it has begun or adopted. */
+  appendEpochOf(stream: string): string {
+    const appendEpoch = this.#appendEpochs.get(stream);
+    if (appendEpoch === undefined) throw new TypeError('a stream that this thread has neither begun nor adopted');
+    return appendEpoch;
+  }
+
+  #noteEpoch({ stream, appendEpoch }: FencedStream): void {
+    if (appendEpoch === undefined) this.#appendEpochs.delete(stream);
+    else this.#appendEpochs.set(stream, appendEpoch);
   }
 
   /** Appends a group whose first record gets `firstLsn`. */
@@ -123,8 +146,11 @@ export class PostgresJournal implements SharedLog {
     return this.#rows.giveWord(stream, appendEpoch, time);
   }
 
-  survey(): Promise<Survey> {
-    return this.#rows.survey();
+  async survey(): Promise<Survey> {
+    const survey = await this.#rows.survey();
+    const open = new Set(survey.streams.map(({ stream }) => stream));
+    for (const stream of this.#appendEpochs.keys()) if (!open.has(stream)) this.#appendEpochs.delete(stream);
+    return survey;
   }
 
   /** Records above positions in their streams, in order; at most `recordsMax` of each stream. */
@@ -139,8 +165,15 @@ export class PostgresJournal implements SharedLog {
     return records;
   }
 
-  take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined> {
-    return this.#rows.take(stream, epoch, adopt);
+  async take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined> {
+    if (!adopt) {
+      const taken = await this.#rows.takeFlushes(stream, epoch);
+      return taken && { ...taken, isAdopted: false };
+    }
+    const adopted = await this.#rows.adopt(stream, epoch);
+    if (adopted === undefined) return undefined;
+    this.#noteEpoch(adopted);
+    return { ...adopted, isAdopted: adopted.appendEpoch !== undefined };
   }
 
   touch(stream: string, at: Checkpoint): Promise<boolean> {
@@ -151,8 +184,19 @@ export class PostgresJournal implements SharedLog {
     return this.#rows.release(stream, at);
   }
 
-  retire(stream: string, at: Checkpoint, appendEpoch: string): Promise<boolean> {
+  retire(stream: string, at: Checkpoint): Promise<boolean> {
+    const appendEpoch = this.#appendEpochs.get(stream);
+    // A look at all streams has found that others have ended it.
+    return appendEpoch === undefined ? Promise.resolve(false) : this.retireUnder(appendEpoch, stream, at);
+  }
+
+  /** As {@link PostgresJournal.retire}, with the epoch under which whoever retires it may append. */
+  retireUnder(appendEpoch: string, stream: string, at: Checkpoint): Promise<boolean> {
     return this.#rows.isApplied(RETIRE_LOG_STREAM, [stream, at.epoch, at.lsn, appendEpoch]);
+  }
+
+  committed(): void {
+    // What is counted leaves `increment_log` by itself, once it has been kept for long enough.
   }
 
   close(): Promise<void> {

@@ -19,7 +19,7 @@ import {
   type SentGroup,
   type StreamEnd,
 } from '../shared/shared-stream-writer.js';
-import type { BegunStream, StreamWriterDeps } from '../stream-log.js';
+import type { StreamWriterDeps } from '../stream-log.js';
 import { GroupEncoder, type EncodedGroup } from './postgres-records.js';
 
 /** Between two looks for the last LSN. */
@@ -52,25 +52,45 @@ export interface AppendLog {
   ): Promise<LogOutcome>;
   /** The last LSN that the stream has ever had; undefined where the database does not know the stream any more. */
   lastLsn(stream: string): Promise<Lsn | undefined>;
+  /** Gives the word of a writer. False: the stream has another writer, or has ended. */
+  giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean>;
+}
+
+/** Where the writer of a stream goes on. */
+export interface FencedEnd {
+  readonly stream: string;
+  /** The last record, which is acknowledged; 0: none. */
+  readonly lsn: Lsn;
+  readonly appendEpoch: string;
 }
 
 /** The writer of a stream in PostgreSQL. */
-export function postgresWriter(begun: BegunStream, log: AppendLog, deps: StreamWriterDeps): SharedStreamWriter {
-  return new SharedStreamWriter(begun, new PostgresTransport(log, deps), deps);
+export function postgresWriter(end: FencedEnd, log: AppendLog, deps: StreamWriterDeps): SharedStreamWriter {
+  return new SharedStreamWriter(end, new PostgresTransport(end.appendEpoch, log, deps), deps);
 }
 
 class PostgresTransport implements AppendTransport {
   readonly place = 'PostgreSQL';
   readonly burnsLsns = false;
-  readonly isBeatDue = undefined;
   readonly outdatedBecause = undefined;
+  readonly #appendEpoch: string;
   readonly #log: AppendLog;
   readonly #deps: StreamWriterDeps;
   readonly #encoder = new GroupEncoder();
 
-  constructor(log: AppendLog, deps: StreamWriterDeps) {
+  constructor(appendEpoch: string, log: AppendLog, deps: StreamWriterDeps) {
+    this.#appendEpoch = appendEpoch;
     this.#log = log;
     this.#deps = deps;
+  }
+
+  /** Statements show that the writer lives, or that nothing can be appended. */
+  isBeatDue(): boolean {
+    return false;
+  }
+
+  giveWord({ stream }: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
+    return this.#log.giveWord(stream, this.#appendEpoch, time);
   }
 
   prepare(group: SentGroup, writer: SharedStreamWriter): GroupAttempts {
@@ -85,8 +105,7 @@ class PostgresTransport implements AppendTransport {
   }
 
   async #attempt(encoded: EncodedGroup, group: SentGroup, writer: SharedStreamWriter): Promise<AppendOutcome> {
-    const { stream, appendEpoch } = writer;
-    const outcome = await this.#log.append(stream, appendEpoch, group.time, group.firstLsn, encoded);
+    const outcome = await this.#log.append(writer.stream, this.#appendEpoch, group.time, group.firstLsn, encoded);
     switch (outcome.kind) {
       case 'appended':
       case 'refused':

@@ -82,10 +82,12 @@ export interface AppendTransport {
   /** LSNs that were sent are never used again, whatever became of their group. */
   readonly burnsLsns: boolean;
   /** See {@link StreamWriter.isBeatDue}. */
-  readonly isBeatDue: boolean | undefined;
+  isBeatDue(isAlone: boolean): boolean;
   /** Why nothing more may be sent; undefined: it may. */
   readonly outdatedBecause: string | undefined;
   prepare(group: SentGroup, writer: SharedStreamWriter): GroupAttempts;
+  /** See {@link StreamWriter.giveWord}. */
+  giveWord(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean>;
   /**
    * Ends the stream of a writer with nothing under way. `appendLast` appends its last record. Resolves to whether the journal says
    * now that nothing follows.
@@ -96,7 +98,6 @@ export interface AppendTransport {
 /** The writer of one stream. */
 export class SharedStreamWriter implements StreamWriter {
   readonly stream: string;
-  readonly appendEpoch: string;
   readonly #transport: AppendTransport;
   readonly #deps: StreamWriterDeps;
   readonly #backlog = new StreamBacklog();
@@ -113,12 +114,11 @@ export class SharedStreamWriter implements StreamWriter {
 
   /** `lsn`: of the last record, which is acknowledged. */
   constructor(
-    { stream, appendEpoch, lsn }: { readonly stream: string; readonly appendEpoch: string; readonly lsn: Lsn },
+    { stream, lsn }: { readonly stream: string; readonly lsn: Lsn },
     transport: AppendTransport,
     deps: StreamWriterDeps,
   ) {
     this.stream = stream;
-    this.appendEpoch = appendEpoch;
     this.#endLsn = lsn;
     this.#nextLsn = lsn + 1;
     this.#transport = transport;
@@ -155,8 +155,8 @@ export class SharedStreamWriter implements StreamWriter {
     return this.#underWay !== undefined && (this.#underWay.group.isSent || this.#underWay.attempts.isUnsure);
   }
 
-  get isBeatDue(): boolean | undefined {
-    return this.#transport.isBeatDue;
+  isBeatDue(isAlone: boolean): boolean {
+    return this.#transport.isBeatDue(isAlone);
   }
 
   get bytes(): number {
@@ -193,8 +193,12 @@ export class SharedStreamWriter implements StreamWriter {
     return this.append([emptyRecord(this.#deps.clock.now())], time);
   }
 
-  /** The word of an idle writer, as a record without increments that carries `time`. False: the stream is over. Rejects as `append`. */
-  async giveWord(time: DatabaseTime): Promise<boolean> {
+  giveWord(time: DatabaseTime): Promise<boolean> {
+    return this.#transport.giveWord(this, time);
+  }
+
+  /** Gives the word of an idle writer by a record without increments that carries `time`. False: the stream is over. Rejects as `append`. */
+  async giveWordByRecord(time: DatabaseTime): Promise<boolean> {
     if (this.#isOver) return false;
     if (time <= this.#lastTime) return true;
     try {

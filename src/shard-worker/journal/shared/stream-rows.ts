@@ -12,7 +12,7 @@ import { Turns } from '../../../core/turns.js';
 import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
 import * as streams from '../../../db/stream-statements.js';
-import type { BegunStream, LogOwner, StreamState, StreamSurvey, TakenLogStream } from '../stream-log.js';
+import type { BegunStream, LogOwner, OwnedLogStream, StreamState, StreamSurvey } from '../stream-log.js';
 import type { MessageOrigin } from './message-format.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
@@ -37,8 +37,16 @@ export interface StreamRow {
   readonly lsn: string;
   readonly covered_from: number;
   readonly retired: boolean;
-  /** Undefined or null: nobody here may append. */
-  readonly append_epoch?: string | null;
+}
+
+interface FencedRow {
+  /** Under which its owner may append and retire. Null: the stream has no row that fences its writer. */
+  readonly append_epoch: string | null;
+}
+
+/** A stream of the database's own journal, with the epoch under which this thread may append and retire. */
+export interface FencedStream extends OwnedLogStream {
+  readonly appendEpoch: string | undefined;
 }
 
 interface TimedRow extends StreamRow {
@@ -89,13 +97,12 @@ export class StreamRows {
   }
 
   /** Makes the rows of a new stream of this thread in the database's own journal. */
-  async begin(stream: string): Promise<BegunStream> {
+  async begin(stream: string): Promise<BegunStream & FencedStream> {
     const { node, shard } = this.#deps.owner;
     const values = [stream, node, shard, this.flusher ?? null];
-    const row = await this.#make({ text: streams.BEGIN_STREAM, values });
-    if (row === undefined || row.append_epoch === undefined || row.append_epoch === null)
-      throw new TypeError('a statement that always has a row had none');
-    return { ...takenStream(stream, row), appendEpoch: row.append_epoch, time: row.database_time };
+    const row = await this.#make<TimedRow & FencedRow>({ text: streams.BEGIN_STREAM, values });
+    if (row === undefined) throw new TypeError('a statement that always has a row had none');
+    return { ...fencedStream(stream, row), time: row.database_time };
   }
 
   /**
@@ -104,19 +111,18 @@ export class StreamRows {
    */
   async beginElsewhere(
     stream: string,
-    appendEpoch: string,
     showsLife: boolean,
     unavailable: (error: unknown) => void,
   ): Promise<BegunStream> {
     try {
       const row = await this.#make(this.#making(stream, this.#deps.owner, this.flusher, showsLife));
-      if (row !== undefined) return { ...takenStream(stream, row), appendEpoch, time: row.database_time };
+      if (row !== undefined) return { ...ownedStream(stream, row), time: row.database_time };
     } catch (error) {
       if (!(error instanceof CounterError) || error.code !== 'database-unavailable') throw error;
       unavailable(error);
     }
     this.#unregistered.add(stream);
-    return { stream, epoch: 0, lsn: 0, coveredFrom: 0, appendEpoch, time: 0, isUnregistered: true };
+    return { stream, epoch: 0, lsn: 0, coveredFrom: 0, time: 0, isUnregistered: true };
   }
 
   /** Makes the row of a stream that others have begun, and that nobody flushes yet. False: it has one. */
@@ -139,8 +145,11 @@ export class StreamRows {
     return { text: streams.MAKE_STREAM, values: [stream, node, shard, flusher ?? null, this.#kind, showsLife] };
   }
 
-  #make(statement: { readonly text: string; readonly values: readonly unknown[] }): Promise<TimedRow | undefined> {
-    const make = async (run: RunStatement): Promise<TimedRow | undefined> => (await run<TimedRow>(statement))[0];
+  #make<Row extends TimedRow>(statement: {
+    readonly text: string;
+    readonly values: readonly unknown[];
+  }): Promise<Row | undefined> {
+    const make = async (run: RunStatement): Promise<Row | undefined> => (await run<Row>(statement))[0];
     return this.#turns.run(() => orUnavailable(() => taking(this.#deps.statements, make)));
   }
 
@@ -184,20 +193,34 @@ export class StreamRows {
     return { streams: rows.map(surveyOf), flushers: rows[0]?.flushers ?? 0 };
   }
 
-  /**
-   * Takes the flushes of a stream whose row is at `epoch`; with `fencesWriter` the appends, too. Undefined where another thread has
-   * taken it meanwhile.
-   */
-  take(stream: string, epoch: number, fencesWriter: boolean): Promise<TakenLogStream | undefined> {
+  /** Takes the flushes of a stream whose row is at `epoch`. Undefined where another thread has taken it meanwhile. */
+  takeFlushes(stream: string, epoch: number): Promise<OwnedLogStream | undefined> {
     return this.takeLocked(async (run) => {
-      if (fencesWriter) await run({ text: streams.LOCK_STREAM, values: [stream] });
-      const found = await lockedRow(run, stream);
-      if (found === undefined || found.retired || Number(found.epoch) !== epoch) return undefined;
-      const text = fencesWriter ? streams.ADOPT_STREAM : streams.TAKE_FLUSHES;
-      const [row] = await run<StreamRow>({ text, values: [stream, this.flusher] });
-      if (row === undefined) throw new TypeError('a row that is locked is gone');
-      return takenStream(stream, row);
+      const row = await this.#takeRow<StreamRow>(run, streams.TAKE_FLUSHES, stream, epoch);
+      return row && ownedStream(stream, row);
     });
+  }
+
+  /** As {@link StreamRows.takeFlushes}, and the appends of a stream whose records are in the database: its writer is fenced. */
+  adopt(stream: string, epoch: number): Promise<FencedStream | undefined> {
+    return this.takeLocked(async (run) => {
+      await run({ text: streams.LOCK_STREAM, values: [stream] });
+      const row = await this.#takeRow<StreamRow & FencedRow>(run, streams.ADOPT_STREAM, stream, epoch);
+      return row && fencedStream(stream, row);
+    });
+  }
+
+  async #takeRow<Row extends StreamRow>(
+    run: RunStatement,
+    text: string,
+    stream: string,
+    epoch: number,
+  ): Promise<Row | undefined> {
+    const found = await lockedRow(run, stream);
+    if (found === undefined || found.retired || Number(found.epoch) !== epoch) return undefined;
+    const [row] = await run<Row>({ text, values: [stream, this.flusher] });
+    if (row === undefined) throw new TypeError('a row that is locked is gone');
+    return row;
   }
 
   /** A transaction that takes rows, with `pruned_before` locked. It is rolled back where `work` resolves to undefined. */
@@ -248,9 +271,12 @@ export async function lockedRow(run: RunStatement, stream: string): Promise<Stre
 }
 
 /** A stream whose row this thread has taken or made. */
-export function takenStream(stream: string, row: StreamRow): TakenLogStream {
-  const { epoch, lsn, covered_from: coveredFrom, append_epoch: appendEpoch } = row;
-  return { stream, epoch: Number(epoch), lsn: Number(lsn), coveredFrom, appendEpoch: appendEpoch ?? undefined };
+export function ownedStream(stream: string, { epoch, lsn, covered_from: coveredFrom }: StreamRow): OwnedLogStream {
+  return { stream, epoch: Number(epoch), lsn: Number(lsn), coveredFrom };
+}
+
+function fencedStream(stream: string, row: StreamRow & FencedRow): FencedStream {
+  return { ...ownedStream(stream, row), appendEpoch: row.append_epoch ?? undefined };
 }
 
 function taking<T>(

@@ -13,7 +13,7 @@
  *                     └──retired, nothing above its end──────► counted already
  * ```
  */
-import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { LogFields } from '../../../core/logger.js';
@@ -23,7 +23,7 @@ import * as sql from '../../../db/statements.js';
 import * as streams from '../../../db/stream-statements.js';
 import { emptyRecord } from '../shared/message-format.js';
 import type { SharedStreamWriter } from '../shared/shared-stream-writer.js';
-import { lockedRow, StreamRows, takenStream, type StreamRow, type StreamRowsDeps } from '../shared/stream-rows.js';
+import { lockedRow, StreamRows, ownedStream, type StreamRow, type StreamRowsDeps } from '../shared/stream-rows.js';
 import type {
   BegunStream,
   QueueLog,
@@ -39,8 +39,6 @@ import { decodeQueueMessage, encodeQueueMessage } from './sqs-message.js';
 import { deduplicationId, SQS_WRITER_TIMES, sqsWriter, type SqsWriterTimes } from './sqs-transport.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
-/** Nothing fences a writer. */
-const NO_APPEND_EPOCH = 'none';
 /** Attempts to take a row that other consumers make, take or retire at the same time. */
 const ATTEMPTS_MAX = 5;
 /** Most groups whose unreadable messages are remembered, so that the log names each once. */
@@ -76,6 +74,8 @@ export class SqsJournal implements QueueLog {
   readonly place = 'SQS';
   readonly store = 'SQS';
   readonly isInDatabase = false;
+  /** Nothing fences a writer in a queue, and readers say what is missing in it. */
+  readonly fates = undefined;
   readonly groupBytesMax: number;
   readonly #deps: SqsJournalDeps;
   readonly #times: SqsWriterTimes;
@@ -122,7 +122,7 @@ export class SqsJournal implements QueueLog {
 
   async #prepare(stream: string): Promise<Beginning> {
     const { clock, log, owner } = this.#deps;
-    const begun = await this.#rows.beginElsewhere(stream, NO_APPEND_EPOCH, false, (error) => {
+    const begun = await this.#rows.beginElsewhere(stream, false, (error) => {
       log('debug', { err: error, stream }, 'Beginning a stream without its row');
     });
     const facts = { ...owner, firstLsn: 1, previousLsn: 0, time: begun.time, isClose: false };
@@ -146,7 +146,7 @@ export class SqsJournal implements QueueLog {
   makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {
     const { appends, owner, uptime } = this.#deps;
     // The first message is LSN 1.
-    const end = { stream, appendEpoch: NO_APPEND_EPOCH, lsn: 1 };
+    const end = { stream, lsn: 1 };
     this.#writer = sqsWriter(end, { ...deps, queue: appends, origin: owner, uptime, times: this.#times });
     return this.#writer;
   }
@@ -169,11 +169,6 @@ export class SqsJournal implements QueueLog {
     if (writer !== undefined && ids.includes(writer.stream) && !(await writer.close()))
       this.#deps.log('warn', { stream: writer.stream }, 'Cannot say in SQS that the stream has ended; it expires');
     await this.#rows.endLife(ids);
-  }
-
-  /** A record without increments carries the word. */
-  async giveWord(stream: string, _: string, time: DatabaseTime): Promise<boolean> {
-    return this.#writer?.stream === stream && (await this.#writer.giveWord(time));
   }
 
   async receive(): Promise<readonly ReceivedRecords[]> {
@@ -205,7 +200,7 @@ export class SqsJournal implements QueueLog {
       const [row] = await this.#rows.inFlushTurn(() =>
         this.#deps.flushes.run<StreamRow>({ text: streams.TAKE_OPEN_STREAM, values }),
       );
-      if (row !== undefined) return { kind: 'taken', stream: takenStream(stream, row), how: 'open' };
+      if (row !== undefined) return { kind: 'taken', stream: ownedStream(stream, row), how: 'open' };
       const taken = await this.#rows.takeLocked((run) => this.#takeLocked(run, first, lastLsn));
       if (taken !== undefined) return taken;
     }
@@ -219,7 +214,7 @@ export class SqsJournal implements QueueLog {
     if (found === undefined) {
       if (first.firstLsn !== 1) return { kind: 'unknown' };
       const made = await this.#rows.makeReceived(run, stream, first);
-      return made && { kind: 'taken', stream: takenStream(stream, made), how: 'made' };
+      return made && { kind: 'taken', stream: ownedStream(stream, made), how: 'made' };
     }
     const lsn = Number(found.lsn);
     if (found.retired && lsn >= lastLsn) return { kind: 'ended', lsn };
@@ -227,7 +222,7 @@ export class SqsJournal implements QueueLog {
     if (!found.retired) return undefined;
     const [row] = await run<StreamRow>({ text: streams.REOPEN_STREAM, values: [stream, this.flusher ?? null] });
     if (row === undefined) throw new TypeError('a row that is locked is gone');
-    return { kind: 'taken', stream: takenStream(stream, row), how: 'reopened' };
+    return { kind: 'taken', stream: ownedStream(stream, row), how: 'reopened' };
   }
 
   async setAside({ stream, records }: ReceivedRecords): Promise<number | undefined> {

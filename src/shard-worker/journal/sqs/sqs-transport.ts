@@ -15,7 +15,7 @@
  * Nothing can fence a writer: a copy that was sent late may still come into the queue. Its LSN is below that of later messages, and
  * it is dropped behind them.
  */
-import type { Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
 import type { MessageOrigin } from '../shared/message-format.js';
 import {
@@ -65,7 +65,7 @@ export function deduplicationId(stream: string, firstLsn: Lsn): string {
 
 /** The writer of a stream in a queue. `lsn`: of the last message, which is acknowledged. */
 export function sqsWriter(
-  end: { readonly stream: string; readonly appendEpoch: string; readonly lsn: Lsn },
+  end: { readonly stream: string; readonly lsn: Lsn },
   deps: SqsWriterDeps,
 ): SharedStreamWriter {
   return new SharedStreamWriter(end, new SqsTransport(deps), deps);
@@ -84,13 +84,18 @@ class SqsTransport implements AppendTransport {
     this.#answeredAt = deps.uptime();
   }
 
-  get isBeatDue(): boolean {
+  /** Only records show a roll-up that the writer lives: the database being there does not matter. */
+  isBeatDue(): boolean {
     return this.#deps.uptime() - this.#answeredAt >= this.#times.beatSeconds;
   }
 
   get outdatedBecause(): string | undefined {
     const isSilent = this.#deps.uptime() - this.#answeredAt >= this.#times.silentMaxSeconds;
     return isSilent ? 'nothing of it was acknowledged for two days' : undefined;
+  }
+
+  giveWord(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
+    return writer.giveWordByRecord(time);
   }
 
   prepare(group: SentGroup, { stream }: SharedStreamWriter): GroupAttempts {

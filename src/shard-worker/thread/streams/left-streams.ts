@@ -104,7 +104,7 @@ export class LeftStreams {
   leave(writer: StreamWriter, flushed: FlushedStream | undefined): void {
     const { context, incrementLog, publish, changed } = this.#deps;
     const { lostAfterLsn } = writer;
-    const isUndecided = incrementLog.fateOf !== undefined;
+    const isUndecided = incrementLog.fates !== undefined;
     if (isUndecided) this.#noteUndecided(writer);
     const lost =
       lostAfterLsn === undefined || isUndecided ? { pending: 0, flushed: 0 } : writer.incrementsAfter(lostAfterLsn);
@@ -240,7 +240,7 @@ export class LeftStreams {
   async #fateOf({ stream, endLsn }: StreamWriter): Promise<StreamFate> {
     const { incrementLog, context } = this.#deps;
     try {
-      return (await incrementLog.fateOf?.(stream, endLsn)) ?? { kind: 'open' };
+      return (await incrementLog.fates?.fateOf(stream, endLsn)) ?? { kind: 'open' };
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
       context.deps.log('debug', { stream, err: error }, 'Cannot look now what has become of a stream that was left');

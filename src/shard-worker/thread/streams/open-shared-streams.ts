@@ -9,11 +9,12 @@ import { NatsJournal, type NatsJournalDeps } from '../../journal/nats/nats-journ
 import { PostgresJournal } from '../../journal/postgres/postgres-journal.js';
 import { SqsJournal } from '../../journal/sqs/sqs-journal.js';
 import { SqsQueue } from '../../journal/sqs/sqs-queue.js';
-import type { QueueLog, SharedLog } from '../../journal/stream-log.js';
 import type { ShardTask } from '../../protocol/control-messages.js';
 import type { ShardContext } from '../shard-context.js';
 import { connectionOf, type ThreadConnections } from '../thread-connections.js';
-import { SharedStreams } from './shared-streams.js';
+import { ReceivedStreams } from './received-streams.js';
+import { SharedStreams, type SharedStreamsDeps } from './shared-streams.js';
+import { TakenStreams } from './taken-streams.js';
 
 /** Opens them as the settings of the task say. */
 export function openSharedStreams(
@@ -26,32 +27,31 @@ export function openSharedStreams(
   const { looks, ...flushes } = connections;
   const owner = { node, shard, flusher: settings.role === 'ingest' ? undefined : randomUUID() };
   const statements = connectionOf(task, 'journal', looks);
-  const incrementLog = sharedLogOf(task, { ...flushes, statements, owner, log });
-  return new SharedStreams(context, { role: settings.role, incrementLog, node, shard, shards });
+  const journal = sharedJournalOf(task, { ...flushes, statements, owner, log });
+  return new SharedStreams(context, { ...journal, role: settings.role, node, shard, shards });
 }
 
-function sharedLogOf(
+function sharedJournalOf(
   { settings, shard, nats, sqs }: ShardTask,
   deps: Pick<NatsJournalDeps, 'statements' | 'flushes' | 'flushTurns' | 'owner' | 'log'>,
-): SharedLog | QueueLog {
-  if (nats !== undefined)
-    return new NatsJournal({
-      ...deps,
-      appends: new NatsBroker(nats, `summing-counters shard ${shard}`),
-      reads: new NatsBroker(nats, `summing-counters reads of shard ${shard}`),
-      clock: systemClock,
-      groupBytesMax: nats.groupBytesMax,
-      keepSeconds: settings.journalKeepSeconds,
-      windowHours: settings.idempotencyWindowHours,
-    });
-  if (sqs !== undefined)
-    return new SqsJournal({
-      ...deps,
-      appends: new SqsQueue(sqs),
-      receives: new SqsQueue(sqs),
-      clock: systemClock,
-      uptime,
-      groupBytesMax: sqs.groupBytesMax,
-    });
-  return new PostgresJournal(deps);
+): Pick<SharedStreamsDeps, 'incrementLog' | 'makeFlushed'> {
+  const common = { ...deps, clock: systemClock };
+  if (sqs !== undefined) {
+    const { groupBytesMax } = sqs;
+    const queues = { appends: new SqsQueue(sqs), receives: new SqsQueue(sqs) };
+    const incrementLog = new SqsJournal({ ...common, ...queues, uptime, groupBytesMax });
+    return { incrementLog, makeFlushed: (streamsDeps) => new ReceivedStreams(incrementLog, streamsDeps) };
+  }
+  const incrementLog =
+    nats === undefined
+      ? new PostgresJournal(deps)
+      : new NatsJournal({
+          ...common,
+          appends: new NatsBroker(nats, `summing-counters shard ${shard}`),
+          reads: new NatsBroker(nats, `summing-counters reads of shard ${shard}`),
+          groupBytesMax: nats.groupBytesMax,
+          keepSeconds: settings.journalKeepSeconds,
+          windowHours: settings.idempotencyWindowHours,
+        });
+  return { incrementLog, makeFlushed: (streamsDeps) => new TakenStreams(incrementLog, streamsDeps) };
 }

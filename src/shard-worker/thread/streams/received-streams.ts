@@ -21,10 +21,10 @@
  */
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
-import type { QueueLog, ReceivedRecords, Survey, TakenLogStream } from '../../journal/stream-log.js';
-import type { Flusher } from '../flush/flusher.js';
+import type { OwnedLogStream, QueueLog, ReceivedRecords } from '../../journal/stream-log.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
+import { hasRoom, type FlushedStreams, type FlushedStreamsDeps } from './flushed-streams.js';
 import { isJournalUnavailable, type ShardLog } from './owned-stream.js';
 import type { FlushedStream } from './shard-streams.js';
 
@@ -41,8 +41,6 @@ export interface ReceivedStreamsWaits {
 }
 
 const WAITS: ReceivedStreamsWaits = { holdMs: 5000, idleMs: 5000, blockedMs: 5000, missingMs: 30_000 };
-/** Flushes of pending keys beyond this multiple of an early flush: nothing more is received until then. */
-const READ_AHEAD = 4;
 /** Most blocked streams that are remembered. */
 const BLOCKED_MAX = 1000;
 
@@ -60,38 +58,13 @@ interface ReceivedStreamState extends FlushedStream {
   usedAt: number;
 }
 
-/** What it needs of its shard. */
-export interface ReceivedStreamsDeps {
-  readonly queueLog: QueueLog;
-  readonly clock: Clock;
-  readonly log: ShardLog;
-  readonly flushIntervalMs: number;
-  readonly waits?: ReceivedStreamsWaits | undefined;
-  /** Called once a round, with no streams: a queue does not list them. */
-  readonly surveyed: (survey: Survey) => void;
-  readonly makeFlusher: (pendingSums: PendingSums, fenced: () => Promise<void>) => Flusher;
-  /** Without the database nothing is received: others might flush it. */
-  readonly isDatabaseAvailable: () => boolean;
-  /** Pending keys of all streams of this thread, and their bytes. */
-  readonly pending: () => { readonly keys: number; readonly bytes: number };
-  readonly keysMax: number;
-  readonly bytesMax: number;
-  /** Streams were added or removed. */
-  readonly changed: () => void;
-  /** Increments were added. */
-  readonly read: (increments: number, isOwn: boolean) => void;
-  /** Increments of a stream that this thread flushes no more. */
-  readonly handedOver: (increments: number) => void;
-  /** Increments were kept where an operator finds them, and are not counted. */
-  readonly setAside: (increments: number) => void;
-  /** The shard cannot go on. */
-  readonly fail: (error: unknown) => void;
-}
-
 /** The streams whose records one thread receives. */
-export class ReceivedStreams {
-  readonly #deps: ReceivedStreamsDeps;
+export class ReceivedStreams implements FlushedStreams {
+  readonly #queueLog: QueueLog;
+  readonly #deps: FlushedStreamsDeps;
   readonly #waits: ReceivedStreamsWaits;
+  readonly #clock: Clock;
+  readonly #log: ShardLog;
   readonly #held = new Map<string, ReceivedStreamState>();
   /** Since when a stream is blocked; infinite where that was said. */
   readonly #blockedSince = new Map<string, number>();
@@ -101,9 +74,12 @@ export class ReceivedStreams {
   /** Deletions behind commits, and ends of flushers. */
   readonly #settling = new Set<Promise<void>>();
 
-  constructor(deps: ReceivedStreamsDeps) {
+  constructor(queueLog: QueueLog, deps: FlushedStreamsDeps, waits = WAITS) {
+    this.#queueLog = queueLog;
     this.#deps = deps;
-    this.#waits = deps.waits ?? WAITS;
+    this.#waits = waits;
+    this.#clock = deps.context.deps.clock;
+    this.#log = deps.context.deps.log;
   }
 
   get streams(): readonly FlushedStream[] {
@@ -121,9 +97,8 @@ export class ReceivedStreams {
 
   /** Holds what is under way, and lets idle streams go. */
   async look(): Promise<void> {
-    const { clock, queueLog, surveyed } = this.#deps;
-    surveyed({ streams: [], flushers: 1 });
-    const now = clock.monotonic();
+    this.#deps.surveyed({ streams: [], flushers: 1 });
+    const now = this.#clock.monotonic();
     for (const held of [...this.#held.values()])
       if (held.messages.length === 0 && held.pendingSums.isSettled && now - held.usedAt >= this.#waits.idleMs)
         this.#drop(held);
@@ -132,7 +107,7 @@ export class ReceivedStreams {
     const receipts = [...this.#held.values()].flatMap(({ messages }) => receiptsOf(messages));
     if (receipts.length === 0) return;
     try {
-      await queueLog.hold(receipts);
+      await this.#queueLog.hold(receipts);
     } catch (error) {
       // The next call comes before they are received again, or their rows decide.
       if (!isJournalUnavailable(error)) throw error;
@@ -145,9 +120,9 @@ export class ReceivedStreams {
    * `database-unavailable`: then what was not added is received again.
    */
   async readOn(): Promise<boolean | undefined> {
-    const { queueLog, isDatabaseAvailable } = this.#deps;
-    if (!isDatabaseAvailable() || !this.#hasRoom) return undefined;
-    const received = await queueLog.receive();
+    // Without the database others might flush it.
+    if (!this.#deps.context.reports.isAvailable || !hasRoom(this.#deps)) return undefined;
+    const received = await this.#queueLog.receive();
     const byStream = new Map<string, ReceivedRecords[]>();
     for (const message of received) {
       const others = byStream.get(message.stream);
@@ -168,7 +143,7 @@ export class ReceivedStreams {
   }
 
   /** Deletes the messages of committed records. */
-  committed(stream: string, lsn: Lsn): void {
+  committed(stream: string, { lsn }: Checkpoint): void {
     const held = this.#held.get(stream);
     if (held === undefined) return;
     const done = held.messages.filter(({ lastLsn }) => lastLsn <= lsn);
@@ -189,21 +164,14 @@ export class ReceivedStreams {
     await Promise.all(this.#settling);
   }
 
-  get #hasRoom(): boolean {
-    const { pending, keysMax, bytesMax } = this.#deps;
-    const { keys, bytes } = pending();
-    return keys < READ_AHEAD * keysMax && bytes < bytesMax;
-  }
-
   /** Takes messages of one stream, in order. */
   async #take(messages: readonly ReceivedRecords[]): Promise<void> {
-    const { clock } = this.#deps;
     // There is at least one.
     const [first] = messages as [ReceivedRecords];
     const lastLsn = messages.reduce((most, message) => Math.max(most, message.lastLsn), 0);
     const held = (await this.#confirmed(first.stream)) ?? (await this.#takeRow(first, lastLsn, messages));
     if (held === undefined) return;
-    held.usedAt = clock.monotonic();
+    held.usedAt = this.#clock.monotonic();
     const counted: HeldMessage[] = [];
     for (const [index, message] of messages.entries()) {
       if (message.lastLsn <= held.readLsn) {
@@ -229,7 +197,7 @@ export class ReceivedStreams {
     if (held === undefined) return undefined;
     // A flush that is under way finds out by itself.
     if (!held.pendingSums.isSettled) return held;
-    const isThere = await this.#deps.queueLog.touch(stream, held.pendingSums.checkpoint);
+    const isThere = await this.#queueLog.touch(stream, held.pendingSums.checkpoint);
     if (isThere && this.#held.get(stream) === held) return held;
     this.#drop(held);
     return undefined;
@@ -240,19 +208,18 @@ export class ReceivedStreams {
     lastLsn: Lsn,
     messages: readonly ReceivedRecords[],
   ): Promise<ReceivedStreamState | undefined> {
-    const { queueLog, log } = this.#deps;
-    const taken = await queueLog.takeReceived(first, lastLsn);
+    const taken = await this.#queueLog.takeReceived(first, lastLsn);
     const { stream, node } = first;
     switch (taken.kind) {
       case 'taken': {
         const facts = { stream, node, checkpoint: taken.stream.lsn, lastLsn };
-        if (taken.how === 'made') log('info', facts, 'Found a stream in SQS that PostgreSQL had not heard of');
+        if (taken.how === 'made') this.#log('info', facts, 'Found a stream in SQS that PostgreSQL had not heard of');
         if (taken.how === 'reopened')
-          log('warn', facts, 'A stream that was finished has records above its end; opened it again');
+          this.#log('warn', facts, 'A stream that was finished has records above its end; opened it again');
         return this.#hold(taken.stream);
       }
       case 'ended':
-        await this.#orLater(() => queueLog.remove(receiptsOf(messages)));
+        await this.#orLater(() => this.#queueLog.remove(receiptsOf(messages)));
         return undefined;
       case 'blocked':
         await this.#block(stream, taken.at, taken.at.lsn, messages);
@@ -263,7 +230,7 @@ export class ReceivedStreams {
     }
   }
 
-  #hold({ stream, epoch, lsn, coveredFrom }: TakenLogStream): ReceivedStreamState {
+  #hold({ stream, epoch, lsn, coveredFrom }: OwnedLogStream): ReceivedStreamState {
     const pendingSums = new PendingSums(stream, { epoch, lsn, coveredFrom });
     const held: ReceivedStreamState = {
       stream,
@@ -274,7 +241,7 @@ export class ReceivedStreams {
       }),
       readLsn: lsn,
       messages: [],
-      usedAt: this.#deps.clock.monotonic(),
+      usedAt: this.#clock.monotonic(),
     };
     this.#held.set(stream, held);
     held.flusher.start();
@@ -284,7 +251,7 @@ export class ReceivedStreams {
 
   /** Sets messages of a stream without a row aside, once it had time to get one from whoever holds its first message. */
   async #setAllAside(stream: string, messages: readonly ReceivedRecords[]): Promise<void> {
-    const now = this.#deps.clock.monotonic();
+    const now = this.#clock.monotonic();
     const since = this.#unknownSince.get(stream) ?? now;
     this.#unknownSince.set(stream, since);
     const [oldest] = this.#unknownSince.keys();
@@ -294,17 +261,17 @@ export class ReceivedStreams {
   }
 
   async #setAside(message: ReceivedRecords): Promise<void> {
-    const { queueLog, log, setAside } = this.#deps;
+    const queueLog = this.#queueLog;
     const { stream, node, shard, firstLsn, lastLsn } = message;
     const increments = await queueLog.setAside(message);
     if (increments === undefined) {
       await this.#letGo([message.receipt]);
       return;
     }
-    setAside(increments);
+    this.#deps.moved({ adopted: increments, rejected: increments });
     await this.#orLater(() => queueLog.remove([message.receipt]));
     if (increments === 0) return;
-    log(
+    this.#log(
       'error',
       { stream, node, shard, firstLsn, lastLsn, increments },
       `Stream ${stream} is in SQS from LSN ${firstLsn} on and has no row in journal_checkpoints: nobody can tell what of it is ` +
@@ -318,16 +285,17 @@ export class ReceivedStreams {
       increments += held.pendingSums.apply(lsn, entries, 0, entries.length, databaseTime, acceptedAt);
     held.readLsn = lastLsn;
     held.messages.push({ receipt, lastLsn, isClose });
-    if (increments > 0) this.#deps.read(increments, false);
+    if (increments > 0) this.#deps.moved({ adopted: increments });
   }
 
   /** What waited for an interval already, behind other messages or in an outage, is not kept waiting for another one. */
   #flushWhenDue({ pendingSums, flusher, messages }: ReceivedStreamState): void {
-    const { clock, flushIntervalMs } = this.#deps;
+    const { flushIntervalMs } = this.#deps.context.deps;
     if (pendingSums.isSettled) return;
     const isLast = messages.at(-1)?.isClose === true;
     // A flusher that fails retries by itself.
-    if (isLast || clock.now() - pendingSums.oldestAcceptedAtMs >= flushIntervalMs) flusher.flushNow().catch(ignore);
+    if (isLast || this.#clock.now() - pendingSums.oldestAcceptedAtMs >= flushIntervalMs)
+      flusher.flushNow().catch(ignore);
     else flusher.noticeApplied();
   }
 
@@ -341,15 +309,15 @@ export class ReceivedStreams {
     readLsn: Lsn,
     messages: readonly ReceivedRecords[],
   ): Promise<void> {
-    const now = this.#deps.clock.monotonic();
+    const now = this.#clock.monotonic();
     const since = this.#blockedSince.get(stream) ?? now;
     if (this.#blockedSince.size < BLOCKED_MAX) this.#blockedSince.set(stream, since);
     if (at !== undefined && now - since >= this.#waits.missingMs) {
       this.#blockedSince.set(stream, Number.POSITIVE_INFINITY);
       const facts = { stream, afterLsn: readLsn, lsn: messages[0]?.firstLsn, missingLsn: messages[0]?.previousLsn };
-      this.#deps.log('error', facts, `Stream ${stream} lacks records in SQS; what is above them is not counted`);
+      this.#log('error', facts, `Stream ${stream} lacks records in SQS; what is above them is not counted`);
       await this.#orLater(async () => {
-        await this.#deps.queueLog.retire(stream, at, '');
+        await this.#queueLog.retire(stream, at);
       });
     }
     await this.#letGo(receiptsOf(messages), this.#waits.blockedMs / 1000);
@@ -360,14 +328,14 @@ export class ReceivedStreams {
    * received again where the row cannot be retired now, or where another thread has taken it.
    */
   async #settle(held: ReceivedStreamState, done: readonly HeldMessage[]): Promise<void> {
-    const { queueLog, log } = this.#deps;
+    const queueLog = this.#queueLog;
     const { stream, pendingSums, readLsn } = held;
     await this.#orLater(async () => {
       const isEnd = done.some(({ isClose, lastLsn }) => isClose && lastLsn === readLsn);
       let isKept = false;
       if (isEnd && pendingSums.isSettled) {
-        isKept = (await queueLog.retire(stream, pendingSums.checkpoint, '')) !== true;
-        if (!isKept) log('info', { stream, lsn: readLsn }, 'Finished a stream; all of it is in counters');
+        isKept = (await queueLog.retire(stream, pendingSums.checkpoint)) !== true;
+        if (!isKept) this.#log('info', { stream, lsn: readLsn }, 'Finished a stream; all of it is in counters');
         this.#drop(held);
       }
       await queueLog.remove(receiptsOf(done.filter(({ isClose }) => !isClose || !isKept)));
@@ -387,9 +355,13 @@ export class ReceivedStreams {
     this.#track(held.flusher.abandon().then(() => this.#letGo(receiptsOf(held.messages))));
   }
 
+  readonly #fail = (error: unknown): void => {
+    this.#deps.context.fail(error);
+  };
+
   /** Until it has ended, the thread is not done. */
   #track(task: Promise<void>): void {
-    const tracked = task.catch(this.#deps.fail).finally(() => {
+    const tracked = task.catch(this.#fail).finally(() => {
       this.#settling.delete(tracked);
     });
     this.#settling.add(tracked);
@@ -398,12 +370,12 @@ export class ReceivedStreams {
   #remove(held: ReceivedStreamState): void {
     if (this.#held.get(held.stream) !== held) return;
     this.#held.delete(held.stream);
-    this.#deps.handedOver(held.pendingSums.pendingIncrements);
+    this.#deps.moved({ handedOver: held.pendingSums.pendingIncrements });
     this.#deps.changed();
   }
 
   async #letGo(receipts: readonly string[], seconds?: number): Promise<void> {
-    if (receipts.length > 0) await this.#orLater(() => this.#deps.queueLog.letGo(receipts, seconds));
+    if (receipts.length > 0) await this.#orLater(() => this.#queueLog.letGo(receipts, seconds));
   }
 
   /** A message that is not deleted or let go now is received again, and its stream's row says what to do with it. */
@@ -412,7 +384,7 @@ export class ReceivedStreams {
       await request();
     } catch (error) {
       if (!isJournalUnavailable(error) && !isDatabaseUnavailable(error)) throw error;
-      this.#deps.log('debug', { err: error }, 'Cannot end with a message now; it is received again');
+      this.#log('debug', { err: error }, 'Cannot end with a message now; it is received again');
     }
   }
 }

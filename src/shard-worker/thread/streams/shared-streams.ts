@@ -15,7 +15,7 @@ import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import { databaseProblem } from '../../../db/database-problem.js';
 import type { RecordBytes } from '../../journal/journal.js';
-import type { QueueLog, SharedLog, StreamSurvey } from '../../journal/stream-log.js';
+import type { StreamSurvey, WriterLog } from '../../journal/stream-log.js';
 import type { PendingRange } from '../../protocol/control-messages.js';
 import { STAT } from '../../protocol/stats.js';
 import type { Flusher, FlusherDatabase } from '../flush/flusher.js';
@@ -23,13 +23,12 @@ import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import type { PendingSums } from '../pending-sums.js';
 import { publishStreams, type MovedIncrements } from '../shard-balance.js';
 import type { ShardContext } from '../shard-context.js';
+import type { FlushedStreams, FlushedStreamsDeps } from './flushed-streams.js';
 import { JournalAvailability } from './journal-availability.js';
 import { LeftStreams } from './left-streams.js';
 import { makeFlusher } from './make-flusher.js';
 import { isJournalUnavailable, pendingOfAll, rangeOf } from './owned-stream.js';
-import { ReceivedStreams, type ReceivedStreamsWaits } from './received-streams.js';
 import type { AppendedGroup, FlushedStream, ShardStreams } from './shard-streams.js';
-import { TakenStreams } from './taken-streams.js';
 import { WrittenStream } from './written-stream.js';
 
 /** How often the thread looks after its streams. */
@@ -63,17 +62,14 @@ export interface SharedStreamsIntervals {
   readonly wordMs: number;
   readonly readMs: number;
   readonly touchMs: number;
-  /** See {@link TakenStreamsDeps.waits}. */
-  readonly contactMs?: number;
-  readonly freeMaxMs?: number;
-  readonly received?: ReceivedStreamsWaits;
 }
 
 /** What the streams need besides what all parts of a shard share. */
 export interface SharedStreamsDeps {
   readonly role: Role;
-  /** A queue's: the role is not `serve`. */
-  readonly incrementLog: SharedLog | QueueLog;
+  readonly incrementLog: WriterLog;
+  /** Makes the streams of others that this thread flushes; not used by a role that does not flush. */
+  readonly makeFlushed: (deps: FlushedStreamsDeps) => FlushedStreams;
   readonly newStreamId?: () => string;
   /** The server and this shard: streams that they wrote in an earlier run are theirs to finish. */
   readonly node: string;
@@ -92,7 +88,7 @@ export class SharedStreams implements ShardStreams {
   /** Undefined where the role does not write. */
   readonly #written: WrittenStream | undefined;
   /** Undefined where the role does not flush. */
-  readonly #taken: TakenStreams | ReceivedStreams | undefined;
+  readonly #others: FlushedStreams | undefined;
   #lifeDueAt = Number.NEGATIVE_INFINITY;
   /** The loops that end with the draining, and the one that shows life until the end. */
   #loops: readonly Promise<void>[] = [];
@@ -127,7 +123,7 @@ export class SharedStreams implements ShardStreams {
       },
     });
     if (role !== 'roll-up') this.#written = this.#makeWritten();
-    if (role !== 'ingest') this.#taken = this.#makeTaken();
+    if (role !== 'ingest') this.#others = this.#makeFlushed();
   }
 
   #makeWritten(): WrittenStream {
@@ -159,18 +155,16 @@ export class SharedStreams implements ShardStreams {
     });
   }
 
-  #makeTaken(): TakenStreams | ReceivedStreams {
-    const { incrementLog } = this.#deps;
-    const { clock, log, earlyFlush, flushIntervalMs } = this.#context.deps;
-    const common = {
-      clock,
-      log,
-      keysMax: earlyFlush.keysMax,
-      bytesMax: earlyFlush.bytesMax,
-      surveyed: ({ streams }: { readonly streams: readonly StreamSurvey[] }) => {
+  #makeFlushed(): FlushedStreams {
+    return this.#deps.makeFlushed({
+      context: this.#context,
+      // A stream that was begun without its row is flushed like that of another thread.
+      isWrittenHere: (stream) => stream === this.#written?.flushed?.pendingSums.stream,
+      isLeft: (stream) => this.#left.isLeft(stream),
+      surveyed: ({ streams }) => {
         this.#left.noteSurvey(streams, (survey) => this.#isOfEarlierRun(survey));
       },
-      makeFlusher: (pendingSums: PendingSums, fenced: () => Promise<void>) => this.#makeFlusher(pendingSums, fenced),
+      makeFlusher: (pendingSums, fenced) => this.#makeFlusher(pendingSums, fenced),
       pending: () => ({
         keys: pendingOfAll(this.flushed, 'pendingKeys'),
         bytes: pendingOfAll(this.flushed, 'pendingBytes'),
@@ -178,34 +172,9 @@ export class SharedStreams implements ShardStreams {
       changed: () => {
         this.#changed();
       },
-      read: (increments: number, isOwn: boolean) => {
-        this.#publish(isOwn ? { recovered: increments } : { adopted: increments });
+      moved: (moved) => {
+        this.#publish(moved);
       },
-      handedOver: (increments: number) => {
-        this.#publish({ handedOver: increments });
-      },
-      fail: (error: unknown) => {
-        this.#context.fail(error);
-      },
-    };
-    if (!isReadByPosition(incrementLog))
-      return new ReceivedStreams({
-        ...common,
-        queueLog: incrementLog,
-        flushIntervalMs,
-        waits: this.#intervals.received,
-        isDatabaseAvailable: () => this.#context.reports.isAvailable,
-        setAside: (increments) => {
-          this.#publish({ adopted: increments, rejected: increments });
-        },
-      });
-    return new TakenStreams({
-      ...common,
-      incrementLog,
-      waits: { contactMs: this.#intervals.contactMs, freeMaxMs: this.#intervals.freeMaxMs },
-      // A stream that was begun without its row is flushed like that of another thread.
-      isWrittenHere: (stream) => stream === this.#written?.flushed?.pendingSums.stream,
-      isLeft: (stream) => this.#left.isLeft(stream),
     });
   }
 
@@ -222,7 +191,7 @@ export class SharedStreams implements ShardStreams {
       () => this.#live(),
       () => isServing() || !this.#isLifeOver,
     );
-    if (this.#taken === undefined) return;
+    if (this.#others === undefined) return;
     this.#loops = [this.#repeat(() => this.#look(), isServing), this.#repeat(() => this.#readOn(), isServing)];
   }
 
@@ -233,7 +202,7 @@ export class SharedStreams implements ShardStreams {
 
   get flushed(): readonly FlushedStream[] {
     const own = this.#written?.flushed;
-    return [...(own === undefined ? [] : [own]), ...this.#left.flushing, ...(this.#taken?.streams ?? [])];
+    return [...(own === undefined ? [] : [own]), ...this.#left.flushing, ...(this.#others?.streams ?? [])];
   }
 
   /** The row of a stream says whether a read is older than its last flush. */
@@ -250,7 +219,7 @@ export class SharedStreams implements ShardStreams {
   }
 
   get groupBytesMax(): number {
-    return this.#deps.incrementLog.groupBytesMax ?? Number.POSITIVE_INFINITY;
+    return this.#deps.incrementLog.groupBytesMax;
   }
 
   /** A stream is begun apart from requests. */
@@ -323,13 +292,13 @@ export class SharedStreams implements ShardStreams {
     const left: PendingRange[] = [];
     const isCommitted = (await own?.flusher.drain()) ?? true;
     if (own !== undefined && !isCommitted) left.push(rangeOf(own.pendingSums));
-    await this.#taken?.drain();
+    await this.#others?.drain();
     this.#isLifeOver = true;
     pauses.endAll();
     await this.#lives;
     try {
       if (own !== undefined && writer !== undefined && isCommitted)
-        await incrementLog.retire(writer.stream, own.pendingSums.checkpoint, writer.appendEpoch);
+        await incrementLog.retire(writer.stream, own.pendingSums.checkpoint);
       await incrementLog.endLife([incrementLog.flusher, writer?.stream].filter((id) => id !== undefined));
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
@@ -405,7 +374,7 @@ export class SharedStreams implements ShardStreams {
   async #look(): Promise<number> {
     const { roundMs, retryMs } = this.#intervals;
     try {
-      await this.#taken?.look();
+      await this.#others?.look();
       this.#tellServing();
       return roundMs * (0.9 + 0.1 * this.#context.deps.random());
     } catch (error) {
@@ -417,7 +386,7 @@ export class SharedStreams implements ShardStreams {
 
   async #readOn(): Promise<number> {
     try {
-      const isMore = await this.#taken?.readOn();
+      const isMore = await this.#others?.readOn();
       this.#tellServing();
       if (this.#written === undefined && isMore !== undefined) this.#availability.noticeReadable();
       return isMore === true ? 0 : this.#intervals.readMs;
@@ -444,7 +413,7 @@ export class SharedStreams implements ShardStreams {
 
   /** Whether reads see everything that this server has acknowledged. */
   get #isRecovered(): boolean {
-    const taken = this.#taken;
+    const taken = this.#others;
     // Reads of a server that does not flush are what is committed.
     return taken === undefined || this.#left.isRecovered((stream) => taken.isReadToEnd(stream));
   }
@@ -469,9 +438,7 @@ export class SharedStreams implements ShardStreams {
       touchTime: () => ownWriter()?.touchTime,
       committed: (toLsn, flush) => {
         ownWriter()?.writer?.noteCheckpoint(toLsn);
-        if (isReadByPosition(incrementLog))
-          incrementLog.committed?.(pendingSums.stream, { epoch: pendingSums.epoch, lsn: toLsn });
-        if (this.#taken instanceof ReceivedStreams) this.#taken.committed(pendingSums.stream, toLsn);
+        this.#others?.committed(pendingSums.stream, { epoch: pendingSums.epoch, lsn: toLsn });
         this.#publish({ flush });
       },
       confirmed: () => undefined,
@@ -493,7 +460,7 @@ export class SharedStreams implements ShardStreams {
   #noticeUnavailable(error: unknown): void {
     const { reports } = this.#context;
     const problem = databaseProblem(error);
-    this.#taken?.noticeSilence();
+    this.#others?.noticeSilence();
     if (reports.causeOf(LOG) !== problem.cause) reports.note(LOG, problem, this.#pendingIncrements);
     if (this.#written !== undefined && this.#deps.incrementLog.isInDatabase) this.#refuse(error);
   }
@@ -537,15 +504,11 @@ export class SharedStreams implements ShardStreams {
   publishTo(stats: Float64Array): void {
     const written = this.#written;
     const own = written?.counted;
-    const taken = this.#taken?.streams ?? [];
+    const taken = this.#others?.streams ?? [];
     publishStreams([...(own === undefined ? [] : [own]), ...this.#left.flushing, ...taken], 0, stats);
     const oldest = written?.oldestAcceptedAtMs;
     if (oldest !== undefined) stats[STAT.oldestPendingAtMs] = Number.isFinite(oldest) ? oldest : 0;
     const isRefused = written !== undefined && (this.#availability.isRefusing || own === undefined);
     stats[STAT.journalRefused] = isRefused ? 1 : 0;
   }
-}
-
-function isReadByPosition(log: SharedLog | QueueLog): log is SharedLog {
-  return 'survey' in log;
 }

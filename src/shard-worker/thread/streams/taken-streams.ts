@@ -18,9 +18,9 @@ import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
 import type { JournalRecord } from '../../journal/journal.js';
 import type { SharedLog, StreamSurvey, Survey, TakenLogStream } from '../../journal/stream-log.js';
-import type { Flusher } from '../flush/flusher.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
+import { hasRoom, type FlushedStreams, type FlushedStreamsDeps } from './flushed-streams.js';
 import type { ShardLog } from './owned-stream.js';
 import type { FlushedStream } from './shard-streams.js';
 
@@ -37,13 +37,11 @@ const SILENCE_MS = 3000;
  * it is at the second look that sees it free.
  */
 const FREE_MAX_MS = 800;
-/** Flushes of pending keys beyond this multiple of an early flush: nothing more is read until then. */
-const READ_AHEAD = 4;
 
 interface HeldStream extends FlushedStream {
   readonly stream: string;
-  /** Undefined: its writer lives. */
-  readonly appendEpoch: string | undefined;
+  /** Its writer is gone, and this thread may retire it. */
+  readonly isAdopted: boolean;
   /** Increments of it count as recovered: an earlier thread of this server wrote it. */
   readonly isOwn: boolean;
   readLsn: Lsn;
@@ -54,39 +52,21 @@ interface HeldStream extends FlushedStream {
   isGapSaid: boolean;
 }
 
-/** What it needs of its shard. */
-export interface TakenStreamsDeps {
-  readonly incrementLog: SharedLog;
-  readonly clock: Clock;
-  readonly log: ShardLog;
-  /** Whether the stream is one that this thread writes now. */
-  readonly isWrittenHere: (stream: string) => boolean;
-  /** Whether this server has written the stream and writes it no more. */
-  readonly isLeft: (stream: string) => boolean;
-  /** All streams were looked at; called before any is taken. */
-  readonly surveyed: (survey: Survey) => void;
-  readonly makeFlusher: (pendingSums: PendingSums, fenced: () => Promise<void>) => Flusher;
-  /** Pending keys of all streams of this thread, and their bytes. */
-  readonly pending: () => { readonly keys: number; readonly bytes: number };
-  readonly keysMax: number;
-  readonly bytesMax: number;
-  /** A simulation shortens them. */
-  readonly waits?: { readonly contactMs?: number | undefined; readonly freeMaxMs?: number | undefined };
-  /** Streams were added or removed. */
-  readonly changed: () => void;
-  /** Increments were read from a stream. */
-  readonly read: (increments: number, isOwn: boolean) => void;
-  /** Increments of a stream that this thread flushes no more. */
-  readonly handedOver: (increments: number) => void;
-  /** The shard cannot go on. */
-  readonly fail: (error: unknown) => void;
+/** Times that a simulation shortens, in ms; see the constants. */
+export interface TakenStreamsWaits {
+  readonly contactMs: number;
+  readonly freeMaxMs: number;
 }
 
-/** The streams that one thread flushes for others. */
-export class TakenStreams {
-  readonly #deps: TakenStreamsDeps;
-  readonly #contactMs: number;
-  readonly #freeMaxMs: number;
+const WAITS: TakenStreamsWaits = { contactMs: CONTACT_MS, freeMaxMs: FREE_MAX_MS };
+
+/** The streams that one thread follows by their positions. */
+export class TakenStreams implements FlushedStreams {
+  readonly #incrementLog: SharedLog;
+  readonly #deps: FlushedStreamsDeps;
+  readonly #waits: TakenStreamsWaits;
+  readonly #clock: Clock;
+  readonly #log: ShardLog;
   readonly #held = new Map<string, HeldStream>();
   /** Since when a stream was seen free. */
   readonly #freeSince = new Map<string, number>();
@@ -94,10 +74,12 @@ export class TakenStreams {
   #answeredAt = Number.NEGATIVE_INFINITY;
   #retiring: Promise<void> | undefined;
 
-  constructor(deps: TakenStreamsDeps) {
+  constructor(incrementLog: SharedLog, deps: FlushedStreamsDeps, waits = WAITS) {
+    this.#incrementLog = incrementLog;
     this.#deps = deps;
-    this.#contactMs = deps.waits?.contactMs ?? CONTACT_MS;
-    this.#freeMaxMs = deps.waits?.freeMaxMs ?? FREE_MAX_MS;
+    this.#waits = waits;
+    this.#clock = deps.context.deps.clock;
+    this.#log = deps.context.deps.log;
   }
 
   get streams(): readonly FlushedStream[] {
@@ -119,7 +101,7 @@ export class TakenStreams {
    * for statements on rows, which may wait for one.
    */
   #noticeAnswer(): void {
-    const now = this.#deps.clock.monotonic();
+    const now = this.#clock.monotonic();
     if (this.#contactSince === undefined || now - this.#answeredAt > SILENCE_MS) this.#contactSince = now;
     this.#answeredAt = now;
   }
@@ -129,12 +111,11 @@ export class TakenStreams {
    * waits for a row in vain is left to the next look.
    */
   async look(): Promise<void> {
-    const { incrementLog, clock, surveyed } = this.#deps;
     const withGaps = [...this.#held.values()].filter(({ gapAt }) => gapAt !== undefined);
-    const survey = await incrementLog.survey();
-    const now = clock.monotonic();
+    const survey = await this.#incrementLog.survey();
+    const now = this.#clock.monotonic();
     this.#noticeAnswer();
-    surveyed(survey);
+    this.#deps.surveyed(survey);
     await this.#dropFenced(survey);
     this.#sayGaps(withGaps);
     await this.#takeFree(survey, now);
@@ -145,8 +126,8 @@ export class TakenStreams {
 
   /** Reads what is new in the logs, while there is room for it. True where there is more. Rejects with `database-unavailable`. */
   async readOn(): Promise<boolean> {
-    const { incrementLog } = this.#deps;
-    const reading = [...this.#held.values()].filter(({ gapAt }) => gapAt === undefined && this.#hasRoom);
+    const incrementLog = this.#incrementLog;
+    const reading = [...this.#held.values()].filter(({ gapAt }) => gapAt === undefined && hasRoom(this.#deps));
     if (reading.length === 0) return false;
     const positions = reading.map(({ stream, readLsn }) => ({ stream, lsn: readLsn }));
     const share = Math.floor(READ_RECORDS_OF_ALL / reading.length);
@@ -162,10 +143,14 @@ export class TakenStreams {
       held.isReadToEnd = records.length < recordsMax;
       if (!held.isReadToEnd) isMore = true;
       // An outage or a takeover has delayed these increments already. A flusher that fails retries by itself.
-      if (held.isReadToEnd && held.appendEpoch !== undefined) held.flusher.flushNow().catch(ignore);
+      if (held.isReadToEnd && held.isAdopted) held.flusher.flushNow().catch(ignore);
     }
     this.#retireFinished();
     return isMore;
+  }
+
+  committed(stream: string, at: Checkpoint): void {
+    this.#incrementLog.committed(stream, at);
   }
 
   /** Flushes what was read. Ends streams whose logs end there, and leaves the others to others. */
@@ -178,14 +163,7 @@ export class TakenStreams {
     }
   }
 
-  get #hasRoom(): boolean {
-    const { pending, keysMax, bytesMax } = this.#deps;
-    const { keys, bytes } = pending();
-    return keys < READ_AHEAD * keysMax && bytes < bytesMax;
-  }
-
   #apply(held: HeldStream, records: readonly JournalRecord[]): void {
-    const { read } = this.#deps;
     let increments = 0;
     for (const { lsn, entries, databaseTime, acceptedAt } of records) {
       if (lsn !== held.readLsn + 1) {
@@ -196,7 +174,7 @@ export class TakenStreams {
       held.readLsn = lsn;
     }
     if (increments === 0) return;
-    read(increments, held.isOwn);
+    this.#deps.moved(held.isOwn ? { recovered: increments } : { adopted: increments });
     held.flusher.noticeApplied();
   }
 
@@ -214,26 +192,26 @@ export class TakenStreams {
       if (isGapSaid || this.#held.get(stream) !== held) continue;
       held.isGapSaid = true;
       const facts = { stream, afterLsn: readLsn, lsn: gapAt };
-      const what = `Stream ${stream} lacks records in ${this.#deps.incrementLog.store}; what is above them is not counted`;
-      this.#deps.log('error', facts, what);
+      const what = `Stream ${stream} lacks records in ${this.#incrementLog.store}; what is above them is not counted`;
+      this.#log('error', facts, what);
     }
   }
 
   async #takeFree(survey: Survey, now: number): Promise<void> {
-    const { isWrittenHere, isLeft, incrementLog } = this.#deps;
-    const hasContact = this.#contactSince !== undefined && now - this.#contactSince >= this.#contactMs;
+    const { isWrittenHere, isLeft } = this.#deps;
+    const hasContact = this.#contactSince !== undefined && now - this.#contactSince >= this.#waits.contactMs;
     const share = shareOf(survey);
     // One of this thread that is not held: the reply to its taking was lost. Or one that an earlier thread wrote and flushed: it
     // is gone, whatever its last sign of life says.
     const isOwnAnyway = ({ stream, owner, isOwned, isSelfFlushed }: StreamSurvey): boolean =>
-      owner === incrementLog.flusher || (isLeft(stream) && (isSelfFlushed || !isOwned));
+      owner === this.#incrementLog.flusher || (isLeft(stream) && (isSelfFlushed || !isOwned));
     const free = survey.streams.filter(
       (found) =>
         !this.#held.has(found.stream) && !isWrittenHere(found.stream) && (!found.isOwned || isOwnAnyway(found)),
     );
     this.#noteFree(free, now);
     for (const found of free) {
-      const isOverdue = now - (this.#freeSince.get(found.stream) ?? now) >= this.#freeMaxMs;
+      const isOverdue = now - (this.#freeSince.get(found.stream) ?? now) >= this.#waits.freeMaxMs;
       if (!hasContact && found.owner !== undefined && !isOwnAnyway(found)) continue;
       if (this.#held.size >= share && !isOwnAnyway(found) && !isOverdue) continue;
       await this.#take(found, isLeft(found.stream) || (hasContact && !found.isWritten));
@@ -248,11 +226,11 @@ export class TakenStreams {
 
   /** Followed streams whose writers are gone. */
   async #adoptOrphans({ streams }: Survey): Promise<void> {
-    const now = this.#deps.clock.monotonic();
-    if (this.#contactSince === undefined || now - this.#contactSince < this.#contactMs) return;
+    const now = this.#clock.monotonic();
+    if (this.#contactSince === undefined || now - this.#contactSince < this.#waits.contactMs) return;
     for (const survey of streams) {
       const held = this.#held.get(survey.stream);
-      if (held === undefined || held.appendEpoch !== undefined || survey.isWritten) continue;
+      if (held === undefined || held.isAdopted || survey.isWritten) continue;
       if (survey.epoch !== held.pendingSums.epoch) continue;
       // What was read of it is read again: under another epoch, and from where the row is by then.
       await this.#drop(held);
@@ -263,7 +241,7 @@ export class TakenStreams {
   async #releaseExcess(survey: Survey): Promise<void> {
     if (this.#held.size <= shareOf(survey)) return;
     const held = [...this.#held.values()].find(
-      ({ appendEpoch, pendingSums, isReadToEnd }) => appendEpoch === undefined && pendingSums.isSettled && isReadToEnd,
+      ({ isAdopted, pendingSums, isReadToEnd }) => !isAdopted && pendingSums.isSettled && isReadToEnd,
     );
     if (held === undefined) return;
     await held.flusher.abandon();
@@ -272,23 +250,24 @@ export class TakenStreams {
   }
 
   async #take(survey: StreamSurvey, adopt: boolean): Promise<void> {
-    const { incrementLog, log, isLeft, changed } = this.#deps;
-    const taken = await this.#unlessUnavailable(() => incrementLog.take(survey.stream, survey.epoch, adopt));
+    const { isLeft, changed } = this.#deps;
+    const taken = await this.#unlessUnavailable(() => this.#incrementLog.take(survey.stream, survey.epoch, adopt));
     if (taken === undefined) return;
     const isOwn = isLeft(survey.stream);
     this.#hold(taken, isOwn);
     const { stream, lsn } = taken;
     const facts = { stream, node: survey.node, checkpoint: lsn };
-    if (adopt) log('info', facts, isOwn ? 'Finishing an earlier stream' : 'Took over a stream whose writer is gone');
-    else log('info', facts, 'Flushing a stream for its writer');
+    if (adopt)
+      this.#log('info', facts, isOwn ? 'Finishing an earlier stream' : 'Took over a stream whose writer is gone');
+    else this.#log('info', facts, 'Flushing a stream for its writer');
     changed();
   }
 
-  #hold({ stream, epoch, lsn, coveredFrom, appendEpoch }: TakenLogStream, isOwn: boolean): void {
+  #hold({ stream, epoch, lsn, coveredFrom, isAdopted }: TakenLogStream, isOwn: boolean): void {
     const pendingSums = new PendingSums(stream, { epoch, lsn, coveredFrom });
     const held: HeldStream = {
       stream,
-      appendEpoch,
+      isAdopted,
       isOwn,
       pendingSums,
       journal: { bytes: 0, segments: 0 },
@@ -309,8 +288,12 @@ export class TakenStreams {
   #retireFinished(): void {
     this.#retiring ??= this.#retireAll().then(() => {
       this.#retiring = undefined;
-    }, this.#deps.fail);
+    }, this.#fail);
   }
+
+  readonly #fail = (error: unknown): void => {
+    this.#deps.context.fail(error);
+  };
 
   async #retireAll(): Promise<void> {
     for (const held of [...this.#held.values()]) {
@@ -321,13 +304,12 @@ export class TakenStreams {
   }
 
   /** Retires the stream if it is due. Undefined: it is not, or the database does not answer; false: it is another's. */
-  async #isRetired({ stream, appendEpoch, pendingSums, isReadToEnd, gapAt }: HeldStream): Promise<boolean | undefined> {
-    const { incrementLog, log } = this.#deps;
-    if (appendEpoch === undefined || !isReadToEnd || gapAt !== undefined || !pendingSums.isSettled) return undefined;
+  async #isRetired({ stream, isAdopted, pendingSums, isReadToEnd, gapAt }: HeldStream): Promise<boolean | undefined> {
+    if (!isAdopted || !isReadToEnd || gapAt !== undefined || !pendingSums.isSettled) return undefined;
     const at = pendingSums.checkpoint;
-    const isRetired = await this.#unlessUnavailable(() => incrementLog.retire(stream, at, appendEpoch));
+    const isRetired = await this.#unlessUnavailable(() => this.#incrementLog.retire(stream, at));
     if (isRetired === true)
-      log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
+      this.#log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
     return isRetired;
   }
 
@@ -340,13 +322,13 @@ export class TakenStreams {
   #remove(held: HeldStream): void {
     if (this.#held.get(held.stream) !== held) return;
     this.#held.delete(held.stream);
-    this.#deps.handedOver(held.pendingSums.pendingIncrements);
+    this.#deps.moved({ handedOver: held.pendingSums.pendingIncrements });
     this.#deps.changed();
   }
 
   async #release({ stream, pendingSums }: HeldStream): Promise<void> {
     const at: Checkpoint = pendingSums.checkpoint;
-    await this.#unlessUnavailable(() => this.#deps.incrementLog.release(stream, at));
+    await this.#unlessUnavailable(() => this.#incrementLog.release(stream, at));
   }
 
   /** What locks a row may wait for it in vain. That says nothing of the log, and a later look tries again. */
@@ -355,7 +337,7 @@ export class TakenStreams {
       return await statement();
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
-      this.#deps.log('debug', { err: error }, 'Cannot take, leave or end a stream now; trying again');
+      this.#log('debug', { err: error }, 'Cannot take, leave or end a stream now; trying again');
       return undefined;
     }
   }

@@ -244,14 +244,13 @@ export class WrittenStream {
     if (availability.isRefusing) return true;
     // Nobody makes the row of a stream that a broker has lost, and without requests only a beat finds that out.
     const isAlone = !isDatabaseAvailable || coveredSince === undefined;
-    return writer.isBeatDue ?? (isAlone && this.#clock.monotonic() >= this.#beatDueAt);
+    return writer.isBeatDue(isAlone && this.#clock.monotonic() >= this.#beatDueAt);
   }
 
   /** Appends a record without increments. */
   async #beat(open: OpenStream): Promise<void> {
     const time = this.#time;
-    const lsn = await open.writer.beat?.(time);
-    if (lsn === undefined) return;
+    const lsn = await open.writer.beat(time);
     if (open === this.#open && open.flusher !== undefined) open.pendingSums.apply(lsn, NO_ENTRIES, 0, 0, time);
     this.#beatDueAt = this.#clock.monotonic() + this.#deps.intervals.lifeMs / BEATS_A_SIGN;
     this.noticeAvailable();
@@ -281,15 +280,14 @@ export class WrittenStream {
 
   /** Says, once a minute, that everything accepted before is in the log; whoever flushes the stream passes it on. */
   async giveWord(): Promise<void> {
-    const { incrementLog, intervals } = this.#deps;
     const open = this.#open;
     if (open === undefined || open.flusher !== undefined || open.writer.isAppending || open.writer.isOver) return;
     if (this.#clock.monotonic() < this.#wordDueAt) return;
-    const isGiven = await incrementLog.giveWord(open.writer.stream, open.writer.appendEpoch, this.#time);
+    const isGiven = await open.writer.giveWord(this.#time);
     if (open !== this.#open) return;
     // Adopted, and whoever adopted it has not finished it. It would stay open for as long as this writer shows life and is idle.
     if (!isGiven) this.#leave(open);
-    this.#wordDueAt = this.#clock.monotonic() + intervals.wordMs;
+    this.#wordDueAt = this.#clock.monotonic() + this.#deps.intervals.wordMs;
   }
 
   /** Writes the stream no more. What it holds is flushed by whoever takes it; a later round begins another stream. */

@@ -84,7 +84,9 @@ describe('a shard that writes into a queue', () => {
     });
     const owner = { node: NODE_ID, shard: 0, shards: 1 };
     const intervals = { roundMs: 20, retryMs: 20 };
-    shard = new Shard(context, new SharedStreams(context, { ...owner, role: 'ingest', incrementLog, intervals }));
+    const deps = { ...owner, role: 'ingest' as const, incrementLog, intervals };
+    const makeFlushed = (): never => assert.fail('this role flushes nothing');
+    shard = new Shard(context, new SharedStreams(context, { ...deps, makeFlushed }));
   });
 
   afterEach(async () => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CounterError, JournalError } from '#product/core/errors.js';
 import type { IncrementLog } from '#product/shard-worker/journal/postgres/postgres-journal.js';
-import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
+import type { SharedLog, StreamFates } from '#product/shard-worker/journal/stream-log.js';
 import { postgresWriter } from '#product/shard-worker/journal/postgres/postgres-transport.js';
 import { makeStats, STAT, statsRow } from '#product/shard-worker/protocol/stats.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
@@ -10,10 +10,10 @@ import { Shard } from '#product/shard-worker/thread/shard.js';
 import { ShardContext } from '#product/shard-worker/thread/shard-context.js';
 import { JournalAvailability } from '#product/shard-worker/thread/streams/journal-availability.js';
 import { LeftStreams } from '#product/shard-worker/thread/streams/left-streams.js';
-import { SharedStreams } from '#product/shard-worker/thread/streams/shared-streams.js';
 import { WrittenStream } from '#product/shard-worker/thread/streams/written-stream.js';
 import { incrementRecord } from '../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../support/manual-clock.js';
+import { followingStreams } from '../../../support/following-streams.js';
 
 /** The writing half of a shard, over a log that takes everything and that nobody flushes. */
 class Ingest {
@@ -35,16 +35,18 @@ class Ingest {
   readonly shard: Shard;
 
   /** `fateOf` says what became of a stream that was left; without it the writer knows. */
-  constructor(fateOf?: SharedLog['fateOf']) {
-    const log: Partial<SharedLog & IncrementLog> = {
-      ...(fateOf === undefined ? {} : { fateOf }),
+  constructor(fateOf?: StreamFates['fateOf']) {
+    const log: Partial<Omit<IncrementLog, 'fates'> & SharedLog> = {
+      fates: fateOf && { fateOf },
+      groupBytesMax: Number.POSITIVE_INFINITY,
       flusher: undefined,
       isInDatabase: true,
-      makeWriter: (begun, deps) => postgresWriter(begun, log as IncrementLog, deps),
+      makeWriter: ({ stream, lsn }, deps) =>
+        postgresWriter({ stream, lsn, appendEpoch: '1' }, log as IncrementLog, deps),
       begin: (stream) =>
         this.#answer(() => {
           this.streams.set(stream, { isOpen: true, checkpoint: 0 });
-          return { stream, epoch: 1, lsn: 0, coveredFrom: 0, appendEpoch: '1', time: 100 };
+          return { stream, epoch: 1, lsn: 0, coveredFrom: 0, time: 100 };
         }),
       append: (stream) =>
         Promise.resolve(
@@ -81,7 +83,7 @@ class Ingest {
     this.incrementLog = log as IncrementLog & SharedLog;
     const { context, incrementLog } = this;
     const deps = { role: 'ingest' as const, incrementLog, node: 'node', shard: 0, shards: 1 };
-    this.shard = new Shard(context, new SharedStreams(context, deps));
+    this.shard = new Shard(context, followingStreams(context, deps));
   }
 
   /** The open stream. */

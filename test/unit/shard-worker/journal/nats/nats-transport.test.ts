@@ -69,7 +69,7 @@ let complaints: number;
 
 function makeWriter({ confirmAfterMs = 1000, doubtMaxMs = 4000 } = {}): SharedStreamWriter {
   const hello = broker.add(encodeMessage([incrementRecord('hello', 0)], 1, 0, origin));
-  const end = { stream: STREAM, appendEpoch: 'x', lsn: 1, sequence: hello, confirmedAt: clock.monotonic() };
+  const end = { stream: STREAM, lsn: 1, sequence: hello, confirmedAt: clock.monotonic() };
   return natsWriter(end, {
     broker,
     clock,

@@ -24,7 +24,7 @@ class ScriptedLog {
   readonly writer: SharedStreamWriter;
 
   constructor() {
-    const begun = { stream: 'stream', epoch: 7, lsn: 0, coveredFrom: 0, appendEpoch: '9', time: 1 };
+    const begun = { stream: 'stream', lsn: 0, appendEpoch: '9' };
     const log: AppendLog = {
       append: (_, __, time, firstLsn, group: EncodedGroup) => {
         this.sent.push({ firstLsn, time, values: group.values });
@@ -34,6 +34,7 @@ class ScriptedLog {
         this.last === 'unavailable'
           ? Promise.reject(new CounterError('database-unavailable', 'gone'))
           : Promise.resolve(this.last),
+      giveWord: () => Promise.resolve(true),
     };
     this.writer = postgresWriter(begun, log, {
       clock: this.clock,

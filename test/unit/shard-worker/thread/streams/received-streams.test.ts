@@ -56,27 +56,24 @@ class Bench {
         return Promise.resolve(isAt);
       },
     };
-    this.streams = new ReceivedStreams({
-      // The rest of it is for writers.
-      queueLog: queueLog as QueueLog,
-      clock: this.clock,
-      log: (_level, _fields, message) => {
-        this.lines.push(message);
+    const log = (_level: string, _fields: unknown, message: string): void => void this.lines.push(message);
+    const { clock } = this;
+    const earlyFlush = { keysMax: 1000, bytesMax: 1e9, recordBytesMax: 1e9 };
+    this.streams = new ReceivedStreams(queueLog as QueueLog, {
+      context: {
+        deps: { clock, log, flushIntervalMs: 1000, earlyFlush },
+        reports: { isAvailable: true },
+        fail: (error) => {
+          throw error;
+        },
       },
-      flushIntervalMs: 1000,
+      isWrittenHere: () => false,
+      isLeft: () => false,
       surveyed: () => undefined,
       makeFlusher: (pendingSums, fenced) => this.#makeFlusher(pendingSums, fenced),
-      isDatabaseAvailable: () => true,
       pending: () => ({ keys: 0, bytes: 0 }),
-      keysMax: 1000,
-      bytesMax: 1e9,
       changed: () => undefined,
-      read: () => undefined,
-      handedOver: () => undefined,
-      setAside: () => undefined,
-      fail: (error) => {
-        throw error;
-      },
+      moved: () => undefined,
     });
   }
 
@@ -102,7 +99,7 @@ class Bench {
     const how = this.row.isRetired ? 'reopened' : 'open';
     this.row = { epoch: this.row.epoch + 1, lsn: this.row.lsn, isRetired: false };
     const { epoch, lsn } = this.row;
-    return { kind: 'taken', how, stream: { stream: STREAM, epoch, lsn, coveredFrom: 0, appendEpoch: undefined } };
+    return { kind: 'taken', how, stream: { stream: STREAM, epoch, lsn, coveredFrom: 0 } };
   }
 
   #isAt({ epoch, lsn }: Checkpoint): boolean {
@@ -130,7 +127,7 @@ class Bench {
     };
     return new Flusher(pendingSums, database, this.clock, options, {
       committed: ({ toLsn }) => {
-        this.streams.committed(pendingSums.stream, toLsn);
+        this.streams.committed(pendingSums.stream, { epoch: pendingSums.epoch, lsn: toLsn });
       },
       retried: () => undefined,
       confirmed: () => undefined,
