@@ -4,8 +4,8 @@
  *
  * Exit codes: see {@link help}.
  */
-import { setTimeout as pause } from 'node:timers/promises';
 import { readConfig } from '../config/read-config.js';
+import { pause } from '../core/clock.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
 import { StartError } from '../core/errors.js';
 import { describeTarget, parseDatabaseUrl } from '../db/connection.js';

@@ -1,6 +1,7 @@
 /**
  * Time and timers behind an interface, so that tests and the simulation control them. Any thread.
  */
+import { setTimeout as setTimeoutPromise } from 'node:timers/promises';
 
 /** A timer. It may be cancelled more than once. */
 export interface Timer {
@@ -35,15 +36,28 @@ export function pauseOn(clock: Pick<Clock, 'schedule'>, ms: number): Promise<voi
   });
 }
 
-/** Settles with the promise, which does not reject, or after `ms` on the clock of the machine. */
-export async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
+/** Settles with the promise, which does not reject, or after `ms` on the clock of the machine. True where it has settled. */
+export async function settledWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
-  await Promise.race([promise, timeout]);
+  const timeout = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), ms)));
+  const isSettled = await Promise.race([promise.then(() => true), timeout]);
   clearTimeout(timer);
+  return isSettled;
 }
 
-/** Resolves after `ms` on the clock of the machine. Keeps the process alive until then. */
-export function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+/** Resolves after `ms` on the clock of the machine, or as `signal` is aborted. Keeps the process alive until then. */
+export function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  // It rejects where it is aborted, and only then.
+  return setTimeoutPromise(ms, undefined, { signal }).catch(() => undefined);
+}
+
+/** Calls `action` every `ms` on a clock, from then on until it is cancelled. */
+export function repeat(clock: Pick<Clock, 'schedule'>, ms: number, action: () => void): Timer {
+  const next = (): Timer =>
+    clock.schedule(ms, () => {
+      timer = next();
+      action();
+    });
+  let timer = next();
+  return { cancel: () => timer.cancel() };
 }

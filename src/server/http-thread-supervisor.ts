@@ -9,6 +9,7 @@
  */
 import { Worker } from 'node:worker_threads';
 import type { Config } from '../config/config.js';
+import { settledWithin } from '../core/clock.js';
 import { CounterError, StartError } from '../core/errors.js';
 import type {
   HttpThreadAnswer,
@@ -116,8 +117,7 @@ class HttpThread {
   /** Closes the application, then ends the thread. A thread that does not answer ends with the process. */
   async close(): Promise<void> {
     if (this.#state === 'running') this.#state = 'closing';
-    const isClosed = await Promise.race([this.ask({ kind: 'close' }).then(() => true), timeout()]);
-    if (!isClosed) return;
+    if (!(await settledWithin(this.ask({ kind: 'close' }), CLOSE_TIMEOUT_MS))) return;
     await this.#worker.terminate();
     await this.#ended;
   }
@@ -243,12 +243,4 @@ export class HttpThreads {
   #ask(request: HttpThreadRequest): Promise<readonly HttpThreadAnswer[]> {
     return Promise.all(this.#threads.map((thread) => thread.ask(request)));
   }
-}
-
-function timeout(): Promise<false> {
-  return new Promise((resolve) => {
-    setTimeout(() => {
-      resolve(false);
-    }, CLOSE_TIMEOUT_MS).unref();
-  });
 }

@@ -2,7 +2,7 @@
  * Looks at the stats once a second, for the lines of the log that come from them. Main thread.
  */
 import type { Config } from '../config/config.js';
-import type { Clock, Timer } from '../core/clock.js';
+import { repeat, type Clock, type Timer } from '../core/clock.js';
 import { boundSentences } from '../config/bound-sentences.js';
 import type { Logger } from '../core/logger.js';
 import { readIncrementAnswers, readRefusals } from '../http/request-stats.js';
@@ -37,8 +37,7 @@ export class RegularLog {
 
   /** Begins to look. */
   start(): void {
-    this.#timer = this.#clock.schedule(LOOK_MS, () => {
-      this.start();
+    this.#timer = repeat(this.#clock, LOOK_MS, () => {
       this.#look();
     });
   }

@@ -2,8 +2,8 @@
  * A run of load: autocannon's connections, from the first request until every one of them has its outcome. Main thread of
  * a command.
  */
-import { setTimeout as pause } from 'node:timers/promises';
 import autocannon from 'autocannon';
+import { pause } from '../../core/clock.js';
 import type { IncrementRequests } from './increment-requests.js';
 import { LoadConnection } from './load-connection.js';
 import type { LoadOptions } from './load-options.js';
@@ -59,7 +59,7 @@ export async function runLoad(
     setupClient: (client) => void connections.push(new LoadConnection(client, deps)),
   });
   const startedAt = performance.now();
-  await pauseUnless(durationSeconds * 1000, AbortSignal.any([signal, hopeless.signal]));
+  await pause(durationSeconds * 1000, AbortSignal.any([signal, hopeless.signal]));
   const stoppedAt = performance.now();
   pacer.stop();
   for (const connection of connections) connection.finish();
@@ -80,12 +80,4 @@ function startAutocannon(options: autocannon.Options): { stop(): void; ended: Pr
     stop = () => instance.stop();
   });
   return { stop, ended };
-}
-
-async function pauseUnless(ms: number, signal: AbortSignal): Promise<void> {
-  try {
-    await pause(ms, undefined, { signal });
-  } catch (error) {
-    if (!signal.aborted) throw error;
-  }
 }

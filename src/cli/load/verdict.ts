@@ -2,7 +2,7 @@
  * Whether the sums of a server hold what a load was told: for each key, at least what was acknowledged, and at most that
  * and what has an unknown outcome. Main thread of a command.
  */
-import { setTimeout as pause } from 'node:timers/promises';
+import { pause } from '../../core/clock.js';
 import { ReadError, type CounterReader } from './counter-reader.js';
 import type { IncrementRequests } from './increment-requests.js';
 import type { Outcomes } from './outcomes.js';

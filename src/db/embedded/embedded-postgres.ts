@@ -15,9 +15,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { childEnvironment } from '../../config/child-environment.js';
 import { Backoff } from '../../core/backoff.js';
+import { pause } from '../../core/clock.js';
 import { StartError } from '../../core/errors.js';
 import { choosePostgresAccount, type PostgresAccount } from './postgres-account.js';
 import { embeddedPackageDir, prepareBinaries, type PostgresBinaries } from './postgres-binaries.js';
@@ -162,7 +162,7 @@ class EmbeddedServer implements EmbeddedPostgres {
             cause: error,
           });
         }
-        await delay(backoff.take());
+        await pause(backoff.take());
       }
     }
   }
@@ -242,9 +242,10 @@ class EmbeddedServer implements EmbeddedPostgres {
   async #restart(): Promise<void> {
     let bindFailures = 0;
     const backoff = new Backoff(BACKOFF_MIN_MS, BACKOFF_MAX_MS);
-    while (!this.#stop.signal.aborted) {
+    for (;;) {
+      await pause(backoff.take(), this.#stop.signal);
+      if (this.#isStopping()) return;
       try {
-        await delay(backoff.take(), undefined, { signal: this.#stop.signal });
         await this.#launch();
         this.#logger.warn({ pid: this.#pid }, 'Embedded PostgreSQL is running again');
         return;

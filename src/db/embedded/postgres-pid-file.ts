@@ -10,8 +10,8 @@
 import { execFile } from 'node:child_process';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { pause } from '../../core/clock.js';
 import { StartError } from '../../core/errors.js';
 import { errorCode } from '../database-errors.js';
 
@@ -57,7 +57,7 @@ export async function stopOrphan(dataDir: string): Promise<number | undefined> {
     const deadline = performance.now() + timeoutMs;
     while (performance.now() < deadline) {
       if (!(await isPostgresOn(pid, dataDir))) return pid;
-      await delay(POLL_MS);
+      await pause(POLL_MS);
     }
   }
   throw new StartError([`A PostgreSQL (process ${pid}) already runs on ${dataDir} and does not stop: end it.`]);

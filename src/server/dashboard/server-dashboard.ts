@@ -5,7 +5,7 @@
  * once. The rest is gathered only while a dashboard asks.
  */
 import { journalKinds } from '../../config/journal-kind.js';
-import type { Clock, Timer } from '../../core/clock.js';
+import { repeat, type Clock, type Timer } from '../../core/clock.js';
 import type { DashboardUpdate, Readiness } from '../../core/counter-operations.js';
 import { CounterError } from '../../core/errors.js';
 import type { Logger } from '../../core/logger.js';
@@ -72,8 +72,7 @@ export class ServerDashboard {
 
   /** Begins to take points. */
   start(): void {
-    this.#timer = this.#sources.clock.schedule(INTERVAL_MS, () => {
-      this.start();
+    this.#timer = repeat(this.#sources.clock, INTERVAL_MS, () => {
       void this.#look();
     });
   }

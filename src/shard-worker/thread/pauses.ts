@@ -1,7 +1,7 @@
 /** Waits that can be cut short together. Shard thread. */
 import type { Clock } from '../../core/clock.js';
 
-/** The waits of one shard. */
+/** The waits of one object. */
 export class Pauses {
   readonly #clock: Clock;
   readonly #ends = new Set<() => void>();

@@ -19,9 +19,10 @@
  */
 import { Backoff } from '../../../core/backoff.js';
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
-import type { Clock, Timer } from '../../../core/clock.js';
+import type { Clock } from '../../../core/clock.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import { databaseProblem, type DatabaseProblem } from '../../../db/database-problem.js';
+import { Pauses } from '../pauses.js';
 import type { FrozenRange, PendingSums } from '../pending-sums.js';
 import type { EarlyFlush } from './early-flush.js';
 import { FlushSchedule, type FlushScheduleOptions } from './flush-schedule.js';
@@ -85,8 +86,7 @@ export class Flusher {
   #state: 'running' | 'draining' | 'ended' = 'running';
   #problem: DatabaseProblem | undefined;
   readonly #waiters = new FlushWaiters();
-  #timer: Timer | undefined;
-  #wake: (() => void) | undefined;
+  readonly #pauses: Pauses;
   readonly #schedule: FlushSchedule;
   #done: Promise<void> | undefined;
   #isRoomWanted = false;
@@ -103,6 +103,7 @@ export class Flusher {
     this.#clock = clock;
     this.#options = options;
     this.#events = events;
+    this.#pauses = new Pauses(clock);
     this.#schedule = new FlushSchedule(clock, options);
   }
 
@@ -136,7 +137,7 @@ export class Flusher {
   touchSoon(): void {
     if (!this.#pendingSums.isSettled) return;
     this.#schedule.askForTouch();
-    this.#wake?.();
+    this.#pauses.endAll();
   }
 
   /**
@@ -148,7 +149,7 @@ export class Flusher {
     if (this.#pendingSums.checkpointLsn >= target) return Promise.resolve(0);
     if (this.#state === 'ended' || !this.#available) return Promise.reject(databaseUnavailable());
     const flushed = this.#waiters.add(target);
-    this.#wake?.();
+    this.#pauses.endAll();
     return flushed;
   }
 
@@ -158,7 +159,7 @@ export class Flusher {
    */
   async drain(): Promise<boolean> {
     if (this.#state === 'running') this.#state = 'draining';
-    this.#wake?.();
+    this.#pauses.endAll();
     await this.#done;
     return this.#pendingSums.isSettled;
   }
@@ -166,13 +167,13 @@ export class Flusher {
   /** Ends the loop without another flush: what is pending is left to another owner. Settles when nothing is under way. */
   async abandon(): Promise<void> {
     this.#state = 'ended';
-    this.#wake?.();
+    this.#pauses.endAll();
     await this.#done;
   }
 
   async #run(): Promise<void> {
     while (this.#state !== 'ended') {
-      if (!this.#isAsked()) await this.#wait(this.#schedule.restMs(this.#available));
+      if (!this.#isAsked()) await this.#pauses.pause(this.#schedule.restMs(this.#available));
       if (this.#isEnded) break;
       const isIdle = this.#pendingSums.isSettled;
       if (isIdle) this.#isRoomWanted = false;
@@ -207,7 +208,7 @@ export class Flusher {
 
   /** Ends a wait for an interval, not a wait between attempts of a flush. */
   #wakeToFlush(): void {
-    if (this.#available && this.#pendingSums.frozen === undefined) this.#wake?.();
+    if (this.#available && this.#pendingSums.frozen === undefined) this.#pauses.endAll();
   }
 
   /** Whether the stream has a row; false where it has none and the loop is draining. */
@@ -223,7 +224,7 @@ export class Flusher {
         if (!isDiskFailure) this.#setAvailable(false, error);
         if (this.#state !== 'running') return false;
         this.#events.retried();
-        await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
+        await this.#pauses.pause(backoff.take() * (0.5 + 0.5 * this.#options.random()));
       }
     }
     return true;
@@ -275,7 +276,7 @@ export class Flusher {
       }
       if (this.#isEnded || (this.#state === 'draining' && !this.#available)) return false;
       this.#events.retried();
-      await this.#wait(backoff.take() * (0.5 + 0.5 * this.#options.random()));
+      await this.#pauses.pause(backoff.take() * (0.5 + 0.5 * this.#options.random()));
       if (this.#isEnded) return false;
     }
   }
@@ -335,20 +336,6 @@ export class Flusher {
       return true;
     }
     return (await this.#events.fenced(await this.#ownerOf(stream))) !== 'over';
-  }
-
-  /** Waits for the delay, or until woken. */
-  #wait(delayMs: number): Promise<void> {
-    return new Promise((resolve) => {
-      const finish = (): void => {
-        this.#timer?.cancel();
-        this.#timer = undefined;
-        this.#wake = undefined;
-        resolve();
-      };
-      this.#wake = finish;
-      this.#timer = this.#clock.schedule(delayMs, finish);
-    });
   }
 
   #setAvailable(available: boolean, error?: unknown, isReportedAgain = false): void {

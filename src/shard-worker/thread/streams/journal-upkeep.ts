@@ -12,7 +12,7 @@
  *   journal reserves some for a start on a full disk.
  */
 import { JournalError } from '../../../core/errors.js';
-import type { Clock, Timer } from '../../../core/clock.js';
+import { repeat, type Clock, type Timer } from '../../../core/clock.js';
 import { Episode } from '../../../core/episode.js';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { STAT } from '../../protocol/stats.js';
@@ -57,8 +57,7 @@ export class JournalUpkeep {
 
   /** Begins the upkeep. */
   start(): void {
-    this.#timer = this.#deps.clock.schedule(INTERVAL_MS, () => {
-      this.start();
+    this.#timer = repeat(this.#deps.clock, INTERVAL_MS, () => {
       this.#look();
     });
   }

@@ -22,6 +22,7 @@ import type { PendingRange, SeenCheckpoints } from '../../protocol/control-messa
 import { isJournalUnavailable, markClosed, type OwnedStream, type ShardLog } from './owned-stream.js';
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-database.js';
+import { Pauses } from '../pauses.js';
 
 const BACKOFF_MS = 500;
 const JOURNAL_BACKOFF_MS = 5000;
@@ -71,10 +72,11 @@ export class OrphanedStreams {
   #onCommitted: (() => void) | undefined;
   #recovering: Promise<void> = Promise.resolve();
   #stopped = false;
-  readonly #pauses = new Set<() => void>();
+  readonly #pauses: Pauses;
 
   constructor(deps: OrphanedStreamsDeps) {
     this.#deps = deps;
+    this.#pauses = new Pauses(deps.clock);
   }
 
   /** Streams that are read and not yet removed. */
@@ -157,7 +159,7 @@ export class OrphanedStreams {
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#onCommitted?.();
-    for (const end of this.#pauses) end();
+    this.#pauses.endAll();
     await this.#recovering;
   }
 
@@ -298,16 +300,7 @@ export class OrphanedStreams {
   }
 
   #pause(ms: number): Promise<void> {
-    if (this.#stopped) return Promise.resolve();
-    return new Promise((resolve) => {
-      const end = (): void => {
-        timer.cancel();
-        this.#pauses.delete(end);
-        resolve();
-      };
-      const timer = this.#deps.clock.schedule(ms, end);
-      this.#pauses.add(end);
-    });
+    return this.#stopped ? Promise.resolve() : this.#pauses.pause(ms);
   }
 }
 
