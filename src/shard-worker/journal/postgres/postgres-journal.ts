@@ -45,7 +45,7 @@ export class PostgresJournal implements SharedLog {
   /** Under which this thread may append to a stream and retire it. Of the streams that it writes and has adopted. */
   readonly #appendEpochs = new Map<string, string>();
   /** The stream that was begun last. */
-  #begun: string | undefined;
+  #begun: FencedStream | undefined;
 
   constructor(deps: StreamRowsDeps) {
     this.#rows = new StreamRows('postgres', deps);
@@ -63,8 +63,10 @@ export class PostgresJournal implements SharedLog {
   async begin(stream: string): Promise<BegunStream> {
     const begun = await this.#rows.begin(stream);
     // Whoever finishes the one before adopts it, and gets another epoch.
-    if (this.#begun !== undefined) this.#appendEpochs.delete(this.#begun);
-    this.#begun = stream;
+    const before = this.#begun;
+    if (before !== undefined && this.#appendEpochs.get(before.stream) === before.appendEpoch)
+      this.#appendEpochs.delete(before.stream);
+    this.#begun = begun;
     this.#noteEpoch(begun);
     return begun;
   }
