@@ -79,8 +79,14 @@ export const STAT = {
   generation: 30,
 } as const;
 
-/** Cells before the histograms, rounded up so that these begin on a cache line of their own. */
-const STAT_CELLS = 32;
+const CACHE_LINE_CELLS = 8;
+
+function wholeCacheLines(cells: number): number {
+  return Math.ceil(cells / CACHE_LINE_CELLS) * CACHE_LINE_CELLS;
+}
+
+/** Cells before the histograms, which begin on a cache line of their own. */
+const STAT_CELLS = wholeCacheLines(Object.keys(STAT).length);
 
 const SYNC_SECONDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
 const FLUSH_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -96,8 +102,11 @@ export const SHARD_HISTOGRAMS = {
 } as const satisfies Record<string, HistogramBounds>;
 export type ShardHistogram = keyof typeof SHARD_HISTOGRAMS;
 
-/** Cells of a row, rounded up so that the rows of two threads do not share a cache line. */
-const STAT_ROW_CELLS = 112;
+/** Cells of a row. The rows of two threads share no cache line. */
+const STAT_ROW_CELLS = Object.values(SHARD_HISTOGRAMS).reduce(
+  (cells, bounds) => wholeCacheLines(cells + histogramCells(bounds)),
+  STAT_CELLS,
+);
 
 /** Makes the stats of `shards` shards, all zero. */
 export function makeStats(shards: number): SharedArrayBuffer {
