@@ -36,12 +36,27 @@ export function pauseOn(clock: Pick<Clock, 'schedule'>, ms: number): Promise<voi
   });
 }
 
-/** Settles with the promise, which does not reject, or after `ms` on the clock of the machine. True where it has settled. */
-export async function settledWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), ms)));
+/** The timers of the machine, which keep the process alive. */
+const awaitedTimers: Pick<Clock, 'schedule'> = {
+  schedule(delayMs, callback) {
+    const handle = setTimeout(callback, delayMs);
+    return { cancel: () => clearTimeout(handle) };
+  },
+};
+
+/**
+ * Settles with the promise, which does not reject, or after `ms`. True where it has settled. Without a clock it is that of the
+ * machine, and the process is kept alive until then.
+ */
+export async function settledWithin(
+  promise: Promise<unknown>,
+  ms: number,
+  clock: Pick<Clock, 'schedule'> = awaitedTimers,
+): Promise<boolean> {
+  let timer: Timer | undefined;
+  const timeout = new Promise<false>((resolve) => (timer = clock.schedule(ms, () => resolve(false))));
   const isSettled = await Promise.race([promise.then(() => true), timeout]);
-  clearTimeout(timer);
+  timer?.cancel();
   return isSettled;
 }
 

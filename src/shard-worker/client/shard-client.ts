@@ -43,31 +43,53 @@ interface BatchInFlight {
   readonly requests: number;
 }
 
+/** The request that was added last, so that it can be withdrawn. */
+interface LastRequest {
+  /** Undefined if it is posted, refused or withdrawn. */
+  batch: OutgoingBatch | undefined;
+  increments: number;
+  bytes: number;
+}
+
+/** Room for increments open and in flight, each of which may become a pending key. */
+class Room {
+  increments = 0;
+  bytes = 0;
+  readonly #shared: ReservedRoom | undefined;
+
+  constructor(shared: ReservedRoom | undefined) {
+    this.#shared = shared;
+  }
+
+  reserve(increments: number, bytes: number): void {
+    this.increments += increments;
+    this.bytes += bytes;
+  }
+
+  release(increments: number, bytes: number): void {
+    this.increments -= increments;
+    this.bytes -= bytes;
+    this.#shared?.release(increments, bytes);
+  }
+}
+
 type IdempotentKind = 'idempotent' | 'onlyKnownKeys';
 
 /** The client of one shard in one HTTP server. */
 export class ShardClient {
   readonly #clock: Clock;
-  readonly #shared: ReservedRoom | undefined;
+  readonly #room: Room;
   readonly #stats: BatchStats;
   #port: ShardPort | undefined;
   #memory = new BatchMemory();
-  readonly #plain: OutgoingBatch;
-  readonly #onlyPendingKeys: OutgoingBatch;
-  readonly #idempotent: OutgoingBatch;
-  readonly #onlyKnownKeys: OutgoingBatch;
-  /** The open batch of each kind, in the order in which they are posted. */
-  readonly #open: readonly OutgoingBatch[];
+  readonly #open: Readonly<Record<BatchKind, OutgoingBatch>>;
+  /** The open batches in the order in which they are posted. */
+  readonly #inOrder: readonly OutgoingBatch[];
   /** Requests in the open batches. */
   #openRequests = 0;
-  /** Where the request that was added last is, and its size. Undefined after {@link withdrawLast}. */
-  #lastBatch: OutgoingBatch | undefined;
-  #lastIncrements = 0;
-  #lastBytes = 0;
+  readonly #last: LastRequest = { batch: undefined, increments: 0, bytes: 0 };
+  /** Oldest first. */
   readonly #inFlight: BatchInFlight[] = [];
-  #inFlightHead = 0;
-  #reservedIncrements = 0;
-  #reservedBytes = 0;
   readonly #pace = new BatchPace();
   #timer: Timer | undefined;
   readonly #postLate = (): void => {
@@ -87,28 +109,30 @@ export class ShardClient {
   ) {
     this.#stats = stats;
     this.#clock = clock;
-    this.#shared = shared;
+    this.#room = new Room(shared);
     const open = (kind: BatchKind): OutgoingBatch => new OutgoingBatch(kind, clock, this.#memory, readGeneration);
-    this.#plain = open('plain');
-    this.#onlyPendingKeys = open('onlyPendingKeys');
-    this.#idempotent = open('idempotent');
-    this.#onlyKnownKeys = open('onlyKnownKeys');
-    this.#open = [this.#plain, this.#onlyPendingKeys, this.#idempotent, this.#onlyKnownKeys];
+    this.#open = {
+      plain: open('plain'),
+      onlyPendingKeys: open('onlyPendingKeys'),
+      idempotent: open('idempotent'),
+      onlyKnownKeys: open('onlyKnownKeys'),
+    };
+    this.#inOrder = Object.values(this.#open);
   }
 
   /** Increments open and in flight. Each may become a pending key. */
   get reservedIncrements(): number {
-    return this.#reservedIncrements;
+    return this.#room.increments;
   }
 
   /** Bytes of increments open and in flight, as records hold them. */
   get reservedBytes(): number {
-    return this.#reservedBytes;
+    return this.#room.bytes;
   }
 
   /** Batches posted and not yet answered. */
   get batchesInFlight(): number {
-    return this.#inFlight.length - this.#inFlightHead;
+    return this.#inFlight.length;
   }
 
   /** Whether requests wait to be posted. */
@@ -121,7 +145,7 @@ export class ShardClient {
     this.#port = port;
     // A former thread of the shard may still read its last batch.
     this.#memory = new BatchMemory();
-    for (const batch of this.#open) batch.useMemory(this.#memory);
+    for (const batch of this.#inOrder) batch.useMemory(this.#memory);
     port.listen((answer) => {
       this.#take(answer);
     });
@@ -144,22 +168,22 @@ export class ShardClient {
       port.close();
     }
     for (const { replies } of this.#shift(this.batchesInFlight)) settleAll(replies, 'outcome-unknown');
-    for (const batch of this.#open) this.#refuseOpen(batch, 'journal-unavailable');
+    for (const batch of this.#inOrder) this.#refuseOpen(batch, 'journal-unavailable');
   }
 
   /** Makes room for `bytes` more bytes of one request, so that its increments are in one batch. */
   open(bytes: number): void {
-    this.#makeRoom(this.#plain, bytes);
+    this.#makeRoom(this.#open.plain, bytes);
   }
 
   /** Adds row `row` to the open batch. {@link open} has made room. */
   write(increments: ParsedIncrements, row: number): void {
-    this.#plain.write(increments, row);
+    this.#open.plain.write(increments, row);
   }
 
   /** Ends a request's part of the open batch. Its `reply` is settled with the batch. */
   finish(reply: PendingReply, increments: number, bytes: number): void {
-    this.#finish(this.#plain, reply, increments, bytes);
+    this.#finish(this.#open.plain, reply, increments, bytes);
   }
 
   /**
@@ -167,9 +191,9 @@ export class ShardClient {
    * {@link endTurn}, which the caller must call, posts it without waiting for others.
    */
   addOnlyPendingKeys(increments: ParsedIncrements, reply: PendingReply, bytes: number): void {
-    const batch = this.#onlyPendingKeys;
+    const batch = this.#open.onlyPendingKeys;
     // The open batches go first, so that requests keep their order.
-    this.#post(this.#plain);
+    this.#post(this.#open.plain);
     this.#post(batch);
     this.#makeRoom(batch, bytes);
     for (let row = 0; row < increments.count; row += 1) batch.write(increments, row);
@@ -185,7 +209,7 @@ export class ShardClient {
     incrementsBytes: number,
   ): void {
     const bytes = idempotentRequestBytes(idempotencyKey, incrementsBytes);
-    const batch = kind === 'idempotent' ? this.#idempotent : this.#onlyKnownKeys;
+    const batch = this.#open[kind];
     this.#makeRoom(batch, bytes);
     batch.writeIdempotencyKey(idempotencyKey, incrementsBytes);
     for (let row = 0; row < increments.count; row += 1) batch.write(increments, row);
@@ -194,15 +218,16 @@ export class ShardClient {
 
   /** The reply of the request that was added last; undefined if it is posted, refused or withdrawn. */
   get lastReply(): PendingReply | undefined {
-    return this.#lastBatch?.lastReply;
+    return this.#last.batch?.lastReply;
   }
 
   /** Removes the request that was added last, and releases its room. {@link lastReply} is its reply. */
   withdrawLast(): void {
-    this.#lastBatch?.removeLast(this.#lastIncrements, this.#lastBytes);
-    this.#lastBatch = undefined;
+    const { batch, increments, bytes } = this.#last;
+    batch?.removeLast(increments, bytes);
+    this.#last.batch = undefined;
     this.#openRequests -= 1;
-    this.#release(this.#lastIncrements, this.#lastBytes);
+    this.#room.release(increments, bytes);
   }
 
   /**
@@ -218,7 +243,7 @@ export class ShardClient {
    */
   endTurn(): void {
     if (this.#port === undefined) return;
-    this.#post(this.#onlyPendingKeys);
+    this.#post(this.#open.onlyPendingKeys);
     if (this.batchesInFlight >= BATCHES_IN_FLIGHT_MAX || !this.hasOpenBatch) return;
     const nowMs = this.#clock.monotonic();
     const restMs = this.#pace.restMs(this.#openRequests, nowMs);
@@ -227,19 +252,18 @@ export class ShardClient {
       return;
     }
     this.#pace.posted(nowMs);
-    for (const batch of this.#open) this.#post(batch);
+    for (const batch of this.#inOrder) this.#post(batch);
   }
 
   /** Answers requests that have waited longer than `timeoutMs`. Those that were posted keep their room. */
   expire(timeoutMs: number): void {
     const beforeMs = this.#clock.monotonic() - timeoutMs;
     // A request that was never posted is not counted, so it is refused and its room is released.
-    for (const batch of this.#open) {
+    for (const batch of this.#inOrder) {
       if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'ack-timeout');
     }
-    for (let index = this.#inFlightHead; index < this.#inFlight.length; index += 1) {
-      const batch = this.#inFlight[index];
-      if (batch === undefined || batch.sentAtMs >= beforeMs) return;
+    for (const batch of this.#inFlight) {
+      if (batch.sentAtMs >= beforeMs) return;
       const { replies } = batch;
       batch.replies = [];
       settleAll(replies, 'outcome-unknown');
@@ -256,11 +280,10 @@ export class ShardClient {
   #finish(batch: OutgoingBatch, reply: PendingReply, increments: number, bytes: number): void {
     batch.finish(reply);
     this.#openRequests += 1;
-    this.#lastBatch = batch;
-    this.#lastIncrements = increments;
-    this.#lastBytes = bytes;
-    this.#reservedIncrements += increments;
-    this.#reservedBytes += bytes;
+    this.#last.batch = batch;
+    this.#last.increments = increments;
+    this.#last.bytes = bytes;
+    this.#room.reserve(increments, bytes);
   }
 
   #post(batch: OutgoingBatch): void {
@@ -300,19 +323,10 @@ export class ShardClient {
 
   /** Takes the oldest batches out of flight and releases their room. */
   #shift(count: number): readonly BatchInFlight[] {
-    const end = Math.min(this.#inFlightHead + count, this.#inFlight.length);
-    const shifted = this.#inFlight.slice(this.#inFlightHead, end);
+    const shifted = this.#inFlight.splice(0, count);
     for (const { increments, bytes, buffer } of shifted) {
       this.#memory.release(buffer);
-      this.#release(increments, bytes);
-    }
-    this.#inFlightHead = end;
-    if (end === this.#inFlight.length) {
-      this.#inFlight.length = 0;
-      this.#inFlightHead = 0;
-    } else if (end > 1024) {
-      this.#inFlight.splice(0, end);
-      this.#inFlightHead = 0;
+      this.#room.release(increments, bytes);
     }
     return shifted;
   }
@@ -321,14 +335,8 @@ export class ShardClient {
     if (batch.isEmpty) return;
     const { replies, buffer, increments, bytes } = this.#takeOpen(batch, 0);
     this.#memory.release(buffer);
-    this.#release(increments, bytes);
+    this.#room.release(increments, bytes);
     settleAll(replies, refusal);
-  }
-
-  #release(increments: number, bytes: number): void {
-    this.#reservedIncrements -= increments;
-    this.#reservedBytes -= bytes;
-    this.#shared?.release(increments, bytes);
   }
 }
 

@@ -32,7 +32,6 @@ export class SegmentRun {
   readonly #stream: string;
   /** The stream's own directory. */
   readonly #path: string;
-  readonly #segmentBytes: number;
   readonly #kept: KeptSegments;
   #databaseId: string | undefined;
   #active: SegmentWriter | undefined;
@@ -62,7 +61,6 @@ export class SegmentRun {
     this.#newOwnership = newOwnership;
     this.#stream = stream;
     this.#path = join(options.directory, stream);
-    this.#segmentBytes = segmentBytesOf(options);
     this.#kept = new KeptSegments(options.disk, this.#path, options.clock, options.keepSeconds * 1000);
     this.#databaseId = options.databaseId;
     this.#unsynced = options.syncPolicy === 'everysec' ? new UnsyncedRecords() : undefined;
@@ -144,7 +142,7 @@ export class SegmentRun {
         return;
       }
       const room = this.#options.bytesMax - this.#heldBytes;
-      const synced = active.reserve(bytes, Math.min(this.#segmentBytes, active.used + room));
+      const synced = active.reserve(bytes, Math.min(segmentBytesOf(this.#options), active.used + room));
       if (synced) this.#noteSynced();
     } catch (error) {
       // If a sync of zeros failed, the next call moves what `everysec` had not synced.
@@ -192,7 +190,8 @@ export class SegmentRun {
       this.#committedAt ??= now;
       // Otherwise a slow stream of records could keep a large segment because of its last record. If the segment would
       // have to be kept, it is continued instead, because a kept segment counts with its whole file.
-      if (active.used > this.#segmentBytes / 4 && this.#kept.isOver(this.#committedAt)) this.#rotationDue = true;
+      if (active.used > segmentBytesOf(this.#options) / 4 && this.#kept.isOver(this.#committedAt))
+        this.#rotationDue = true;
     }
     this.#kept.removeDue();
   }
@@ -252,7 +251,8 @@ export class SegmentRun {
     const active = this.#active;
     // A group that is larger than a segment gets a segment of its own size.
     const fits =
-      active !== undefined && (active.used + bytes <= this.#segmentBytes || active.used === SEGMENT_HEADER_BYTES);
+      active !== undefined &&
+      (active.used + bytes <= segmentBytesOf(this.#options) || active.used === SEGMENT_HEADER_BYTES);
     const rotate = !fits || active.sealed || this.#rotationDue;
     const needed = rotate ? bytes + SEGMENT_HEADER_BYTES : bytes;
     const { bytesMax } = this.#options;
@@ -302,8 +302,12 @@ export class SegmentRun {
     const lastLsn = this.#syncedLsn;
     const moved = this.#unsynced?.bytes ?? 0;
     if (old === undefined) this.#makeDirectories();
-    const busy = old !== undefined && old.used > this.#segmentBytes / 2;
-    const wanted = Math.min(busy ? ALLOCATION_BYTES_MAX : ALLOCATION_BYTES_MIN, this.#segmentBytes, bytesMax);
+    const busy = old !== undefined && old.used > segmentBytesOf(this.#options) / 2;
+    const wanted = Math.min(
+      busy ? ALLOCATION_BYTES_MAX : ALLOCATION_BYTES_MIN,
+      segmentBytesOf(this.#options),
+      bytesMax,
+    );
     this.#removeStaged();
     const successor = new SegmentWriter(
       disk,

@@ -12,36 +12,33 @@
  * free: a record written without that knowledge could get an LSN that counts as flushed.
  */
 import { Backoff } from '../../../core/backoff.js';
-import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { Episode } from '../../../core/episode.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { DatabaseProblem } from '../../../db/database-problem.js';
 import type { FoundStream, Journal, JournalStreams, RecordBytes } from '../../journal/journal.js';
-import { isTakenByOthers } from '../../journal/ownership-claim.js';
 import type { HandedOverStream, PendingRange, SeenCheckpoints } from '../../protocol/control-messages.js';
 import { STAT } from '../../protocol/stats.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import { PendingSums } from '../pending-sums.js';
 import { addTo, publishOwn, publishStreams, type MovedIncrements } from '../shard-balance.js';
 import type { ShardContext } from '../shard-context.js';
+import { FencedStreams } from './fenced-streams.js';
 import { JournalUpkeep } from './journal-upkeep.js';
 import { makeFlusher } from './make-flusher.js';
+import { NotedTime } from './noted-time.js';
 import { OrphanedStreams } from './orphaned-streams.js';
+import { OwnRow } from './own-row.js';
 import { endStream, isJournalUnavailable, pendingOfAll, rangeOf, type OwnedStream } from './owned-stream.js';
 import { recoverStream } from './recover-stream.js';
 import type { AppendedGroup, ShardStreams } from './shard-streams.js';
+import { closeDrained, findUntaken } from './stopped-streams.js';
 import { StreamTaker } from './stream-taker.js';
 
 /** Within this time an idle stream notices that its checkpoint went back. Its journal still holds what is then missing. */
 const TOUCH_INTERVAL_MS = 15_000;
 /** How often an idle stream says up to when everything is committed. Each time costs a sync of the disk. */
 const TOUCH_TIME_INTERVAL_MS = 60_000;
-/** Longest wait of a group for the row of its stream, and its share of ACK_TIMEOUT_MS: the answer must come in time. */
-const ROW_WAIT_MAX_MS = 2000;
-const ROW_WAIT_SHARE = 0.5;
-/** Wait between attempts to take a stream again whose sums are in memory only. */
-const TAKE_AGAIN_BACKOFF_MS = 500;
-
 /** Waits between attempts to start while the journal is unavailable. */
 const JOURNAL_BACKOFF_FIRST_MS = 250;
 const JOURNAL_BACKOFF_MAX_MS = 5000;
@@ -67,16 +64,9 @@ export class DirectoryStreams implements ShardStreams {
   readonly #orphaned: OrphanedStreams;
   readonly #upkeep: JournalUpkeep;
   readonly #taker: StreamTaker;
-  /** The taking of the own stream's row that is under way. */
-  #registering: Promise<void> | undefined;
-  /** The row of another stream no longer covers idempotent requests in the own stream. */
-  #isCoverOver = false;
-  /** A group has waited for that row in vain. */
-  #hasWaited = false;
-  /** A stream's row is not where it was: nothing is taken until it is known why. */
-  #isFencing = false;
-  /** The time of the database that an earlier run has noted. */
-  #notedTime: DatabaseTime = 0;
+  readonly #ownRow: OwnRow;
+  readonly #fencedStreams: FencedStreams;
+  readonly #time: NotedTime;
   /** The time that the records of the latest group carry. */
   #groupTime: DatabaseTime = 0;
   /** By stream; those that this thread has not read yet. */
@@ -100,12 +90,17 @@ export class DirectoryStreams implements ShardStreams {
         deps.journals.noteTime(time);
       },
     });
+    this.#ownRow = new OwnRow(context, deps.journals, this.#taker);
+    this.#fencedStreams = new FencedStreams(context, deps.journals, this.#taker);
+    this.#time = new NotedTime(context.deps, deps.journals);
     this.#upkeep = new JournalUpkeep({ ...shared, streams: () => this.flushed, fail });
     this.#orphaned = new OrphanedStreams({
       ...shared,
       flushKeysMax: shared.earlyFlush.keysMax,
       recover: (stream) => this.#recover(stream),
-      registerOwn: () => this.#registerOwn(),
+      registerOwn: async () => {
+        if (this.#own !== undefined) await this.#ownRow.takeBeforeOthers(this.#own);
+      },
       register: (found) => this.#registerFound(found),
       pendingKeys: () => pendingOfAll(this.flushed, 'pendingKeys'),
       changed: () => {
@@ -118,7 +113,7 @@ export class DirectoryStreams implements ShardStreams {
       },
       fenced: async (owned, row) => {
         context.balance.count(STAT.fenced);
-        return this.#fenced(owned, row);
+        return this.#fencedStreams.decide(owned, row);
       },
       fail,
     });
@@ -177,7 +172,7 @@ export class DirectoryStreams implements ShardStreams {
     const { journals, databaseProblem } = this.#deps;
     const { database, log } = this.#context.deps;
     const { own, orphaned } = journals.existing();
-    this.#notedTime = journals.notedTime();
+    this.#time.read();
     try {
       if (databaseProblem !== undefined) throw knownUnavailable(databaseProblem);
       journals.setDatabaseId(await database.databaseId());
@@ -195,55 +190,17 @@ export class DirectoryStreams implements ShardStreams {
     }
   }
 
-  /**
-   * Waits for the row of a new stream, before a first record is written to it. Undefined where there is nothing to wait for:
-   * the row is there, or the database is unavailable.
-   */
   open(): Promise<void> | undefined {
-    const own = this.#ownStream();
-    if (own.pendingSums.isRegistered || !own.flusher.isDatabaseAvailable) return undefined;
-    // Once there is a record, the flusher takes the row as soon as it can.
-    return this.#hasWaited && own.journal.endLsn > 0 ? undefined : this.#waitForRow(own);
+    return this.#ownRow.open(this.#ownStream());
   }
 
-  async #waitForRow(own: OwnedStream): Promise<void> {
-    const { clock, ackTimeoutMs } = this.#context.deps;
-    const waitMs = Math.min(ROW_WAIT_MAX_MS, ROW_WAIT_SHARE * ackTimeoutMs);
-    let hasRow = false;
-    await new Promise<void>((resolve) => {
-      const timer = clock.schedule(waitMs, resolve);
-      const end = (): void => {
-        timer.cancel();
-        resolve();
-      };
-      this.#register(own).then(
-        () => {
-          hasRow = true;
-          end();
-        },
-        (error: unknown) => {
-          if (!isDatabaseUnavailable(error) && !isJournalUnavailable(error)) this.#context.fail(error);
-          // A disk that refuses the stream refuses its records, too.
-          hasRow = isJournalUnavailable(error);
-          end();
-        },
-      );
-    });
-    this.#hasWaited = !hasRow;
-  }
-
-  /** Whether idempotent requests can be taken: a row is open that covers what is accepted now. */
   coversIdempotent(): boolean {
-    const { pendingSums, journal } = this.#ownStream();
-    // A record carries the time of when it is appended.
-    if (pendingSums.isRegistered) return this.heardTime >= pendingSums.coveredFrom;
-    const { cover } = journal.ownership();
-    return cover !== undefined && !this.#isCoverOver && this.#deps.journals.markOf(cover) === 'open';
+    return this.#ownRow.covers(this.#ownStream(), this.heardTime);
   }
 
   /** The largest time of the database that this shard has heard or noted. */
   get heardTime(): DatabaseTime {
-    return Math.max(this.#notedTime, this.#context.deps.database.time);
+    return this.#time.heard;
   }
 
   get groupBytesMax(): number {
@@ -256,7 +213,8 @@ export class DirectoryStreams implements ShardStreams {
   }
 
   append(group: readonly RecordBytes[]): Lsn {
-    if (this.#isFencing) throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
+    if (this.#fencedStreams.isDeciding)
+      throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
     this.#groupTime = this.heardTime;
     return this.#upkeep.append(this.#ownStream().journal, group, this.#groupTime);
   }
@@ -289,18 +247,18 @@ export class DirectoryStreams implements ShardStreams {
     this.#upkeep.stop();
     // First, so that a stream in recovery is drained with the others.
     await this.#orphaned.stop();
-    // A row that is being made must be closed, too. Whoever asked for it handles a failure.
-    await this.#registering?.catch(() => undefined);
-    const left: PendingRange[] = this.#own === undefined ? await this.#untaken() : [...this.#orphaned.unread];
+    // A row that is being made must be closed, too.
+    await this.#ownRow.settled();
+    const { journals } = this.#deps;
+    const { database, log } = this.#context.deps;
+    const left = this.#own === undefined ? await findUntaken(journals, database, log) : [...this.#orphaned.unread];
     let lost = 0;
     for (const { journal, pendingSums, flusher } of this.flushed) {
       const isCommitted = await flusher.drain();
       if (isCommitted && pendingSums.isRegistered && flusher.isDatabaseAvailable) {
-        const { database, log } = this.#context.deps;
-        const { journals } = this.#deps;
         await endStream(journal, pendingSums, journals.endsWithThread ? 'retire' : 'closeStream', database, log);
       }
-      const unsynced = this.#close(journal, pendingSums);
+      const unsynced = closeDrained(journal, pendingSums, log);
       lost += unsynced;
       if (!isCommitted && unsynced === 0) left.push(rangeOf(pendingSums));
       else if (!isCommitted && journal.syncedLsn > pendingSums.checkpointLsn) {
@@ -324,48 +282,6 @@ export class DirectoryStreams implements ShardStreams {
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
     }
-  }
-
-  /** Closes a drained journal. Returns the increments that neither the disk nor the database has taken. */
-  #close(journal: Journal, { pendingIncrements }: PendingSums): number {
-    try {
-      journal.close();
-      return 0;
-    } catch (error) {
-      if (!isJournalUnavailable(error)) throw error;
-      const lost = Math.min(journal.unsyncedIncrements, pendingIncrements);
-      if (lost === 0) return 0;
-      const what =
-        'Acknowledged increments are lost: a sync of the journal failed, and neither the disk nor PostgreSQL took them ' +
-        'before the stop. If the system still holds them, the next start counts them';
-      this.#context.deps.log('error', { err: error, stream: journal.stream, lost, afterLsn: journal.syncedLsn }, what);
-      return lost;
-    }
-  }
-
-  /** What the streams hold above their checkpoints, where the disk refused to take them over. Changes nothing. */
-  async #untaken(): Promise<PendingRange[]> {
-    const { journals } = this.#deps;
-    const { database, log } = this.#context.deps;
-    const ranges: PendingRange[] = [];
-    try {
-      const { own, orphaned } = journals.existing();
-      for (const { stream } of own === undefined ? orphaned : [own, ...orphaned]) {
-        const range = { stream, afterLsn: 0, throughLsn: undefined, increments: undefined };
-        try {
-          const afterLsn = (await database.readBack(stream))?.lsn ?? 0;
-          const throughLsn = journals.open(stream).findEnd();
-          if (throughLsn > afterLsn) ranges.push({ ...range, afterLsn, throughLsn });
-        } catch (error) {
-          if (!isDatabaseUnavailable(error) && !(error instanceof JournalError)) throw error;
-          ranges.push(range);
-        }
-      }
-    } catch (error) {
-      if (!isJournalUnavailable(error)) throw error;
-      log('warn', { err: error }, 'Cannot list the streams of the journal; what they hold stays there');
-    }
-    return ranges;
   }
 
   #ownStream(): OwnedStream {
@@ -462,17 +378,6 @@ export class DirectoryStreams implements ShardStreams {
     log('error', facts, what);
   }
 
-  /**
-   * Takes the row of the own stream before others are flushed. A stream that is not stored has no record, and needs no row
-   * before its first; but from now on the row that covered it may be over at any time.
-   */
-  async #registerOwn(): Promise<void> {
-    const own = this.#own;
-    if (own === undefined) return;
-    if (own.journal.endLsn > 0) await this.#register(own);
-    else this.#isCoverOver = true;
-  }
-
   async #registerFound({ stream, mark }: FoundStream): Promise<void> {
     const { journals } = this.#deps;
     if (mark !== 'unregistered' || journals.markOf(stream) !== 'unregistered') return;
@@ -484,32 +389,12 @@ export class DirectoryStreams implements ShardStreams {
     }
   }
 
-  /** Takes the row of the own stream, once for all who ask meanwhile. */
-  #register(own: OwnedStream): Promise<void> {
-    if (own.pendingSums.isRegistered) return Promise.resolve();
-    this.#registering ??= this.#takeRow(own).finally(() => {
-      this.#registering = undefined;
-    });
-    return this.#registering;
-  }
-
-  async #takeRow({ journal, pendingSums }: OwnedStream): Promise<void> {
-    const row = await this.#taker.take(journal);
-    // What is not covered must be sorted out before it is found by idempotency key, so the journal is read again.
-    if (pendingSums.hasOlderThan(row.coveredFrom) || pendingSums.take(row) !== 'same') {
-      throw new JournalError(
-        'journal-fenced',
-        `Stream ${pendingSums.stream} has idempotent requests that its row does not cover; the shard reads its journal again.`,
-      );
-    }
-  }
-
   #assemble(journal: Journal, pendingSums: PendingSums): OwnedStream {
     const flusher = makeFlusher(this.#context, this, pendingSums, {
       database: this.#context.deps.database,
       touchIntervalMs: this.#deps.touchIntervals?.touchMs ?? TOUCH_INTERVAL_MS,
       sync: () => this.#sync(journal),
-      touchTime: this.#touchTimes(),
+      touchTime: this.#time.forTouches(this.#deps.touchIntervals?.timeMs ?? TOUCH_TIME_INTERVAL_MS),
       committed: (toLsn, flush) => {
         journal.prune(toLsn);
         this.#publish({ flush });
@@ -519,83 +404,11 @@ export class DirectoryStreams implements ShardStreams {
         journal.prune(pendingSums.checkpointLsn);
         this.#publish();
       },
-      register: () => this.#register(owned),
-      fenced: (row) => this.#fenced(owned, row),
+      register: () => this.#ownRow.take(owned),
+      fenced: (row) => this.#fencedStreams.decide(owned, row),
     });
     const owned = { journal, pendingSums, flusher };
     return owned;
-  }
-
-  /**
-   * The times for the touches of a stream, once a minute: noted first, so that a later start accepts under no earlier one. No group
-   * is in the journal and not in the sums meanwhile, because {@link append} does not wait.
-   */
-  #touchTimes(): () => DatabaseTime | undefined {
-    const { journals } = this.#deps;
-    const { clock, log } = this.#context.deps;
-    let dueAt = Number.NEGATIVE_INFINITY;
-    return () => {
-      const time = this.heardTime;
-      if (time === 0 || clock.monotonic() < dueAt) return undefined;
-      try {
-        journals.noteTime(time);
-      } catch (error) {
-        if (!isJournalUnavailable(error)) throw error;
-        log('debug', { err: error }, 'The disk refuses to note the time of the database');
-        return undefined;
-      }
-      dueAt = clock.monotonic() + (this.#deps.touchIntervals?.timeMs ?? TOUCH_TIME_INTERVAL_MS);
-      return time;
-    };
-  }
-
-  /** A compare-and-set did not match. `row`: where it is; undefined if that could not be read. */
-  async #fenced(owned: OwnedStream, row: Checkpoint | undefined): Promise<'over' | 'same' | 'committed'> {
-    const { journals } = this.#deps;
-    const { pendingSums } = owned;
-    this.#isFencing = true;
-    try {
-      const isVolatile = journals.endsWithThread;
-      if (row !== undefined && row.epoch !== pendingSums.epoch && (await this.#isTakenByOthers(owned))) {
-        const detail = takenOver(pendingSums, row, isVolatile);
-        this.#context.deps.tell({ kind: 'fenced', detail });
-        this.#context.fail(new JournalError('journal-fenced', detail));
-        return 'over';
-      }
-      const outcome = isVolatile && row !== undefined ? await this.#takeAgain(owned) : 'elsewhere';
-      if (outcome !== 'elsewhere') return outcome;
-      this.#context.fail(new JournalError('journal-fenced', movedBack(pendingSums, row, isVolatile)));
-      return 'over';
-    } finally {
-      this.#isFencing = this.#context.phase === 'failed';
-    }
-  }
-
-  /** False also where the database does not say; then the recovery finds out. */
-  async #isTakenByOthers({ journal, pendingSums }: OwnedStream): Promise<boolean> {
-    try {
-      const claims = await this.#context.deps.database.readClaims(pendingSums.stream);
-      return isTakenByOthers(journal.ownership().claims, pendingSums.epoch, claims);
-    } catch (error) {
-      if (!isDatabaseUnavailable(error)) throw error;
-      return false;
-    }
-  }
-
-  /** Takes a stream again that was retired while its process lives, and keeps its sums: no journal has them. */
-  async #takeAgain({ journal, pendingSums }: OwnedStream): Promise<'same' | 'committed' | 'elsewhere'> {
-    const { log } = this.#context.deps;
-    for (;;) {
-      try {
-        const outcome = pendingSums.take(await this.#taker.take(journal));
-        log('warn', { stream: pendingSums.stream, outcome }, 'Took a stream again that had been retired');
-        return outcome;
-      } catch (error) {
-        if (error instanceof JournalError) return 'elsewhere';
-        if (!isDatabaseUnavailable(error) || this.#context.phase === 'draining') throw error;
-        await this.#context.pauses.pause(TAKE_AGAIN_BACKOFF_MS);
-      }
-    }
   }
 
   #publish(moved: MovedIncrements = {}): void {
@@ -635,33 +448,4 @@ function knownUnavailable(problem: DatabaseProblem): CounterError {
   return new CounterError('database-unavailable', `The database is unavailable: ${problem.reason}.`, {
     cause: problem,
   });
-}
-
-/** For the operator: `row` has a later epoch, so the stream has another owner, or none. */
-function takenOver(pendingSums: PendingSums, row: Checkpoint, isVolatile: boolean): string {
-  return (
-    `Journal stream ${pendingSums.stream} no longer belongs to this process: ${positions(pendingSums, row)}. Another ` +
-    'process has taken it over, because this data directory is a copy or was copied, or an operator has retired it. This ' +
-    'process ends, because what it flushed now could count twice. ' +
-    (isVolatile
-      ? 'What it acknowledged and had not flushed is lost.'
-      : 'What it acknowledged and had not flushed stays in its journal: start it again. If only this journal holds ' +
-        'those records, the start names the command that moves them to a stream of their own.')
-  );
-}
-
-/** For the operator: no other process owns the stream, but its row is not what this process made it. */
-function movedBack(pendingSums: PendingSums, row: Checkpoint | undefined, isVolatile: boolean): string {
-  return (
-    `The checkpoint of stream ${pendingSums.stream} is not where this process left it: ${positions(pendingSums, row)}. ` +
-    (isVolatile
-      ? 'The shard starts again without what was pending in its memory.'
-      : 'The shard drops its sums and recovers them from the journal.')
-  );
-}
-
-function positions({ epoch, checkpointLsn }: PendingSums, row: Checkpoint | undefined): string {
-  const inDatabase =
-    row === undefined ? 'the row is missing or cannot be read' : `the row has epoch ${row.epoch} and LSN ${row.lsn}`;
-  return `the shard had epoch ${epoch} and LSN ${checkpointLsn}, ${inDatabase}`;
 }

@@ -1,0 +1,54 @@
+/**
+ * What a stop does with streams of a journal of its own once they are drained, and what it says of those that were never
+ * read. Shard thread.
+ */
+import { JournalError } from '../../../core/errors.js';
+import type { Journal, JournalStreams } from '../../journal/journal.js';
+import type { PendingRange } from '../../protocol/control-messages.js';
+import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-database.js';
+import type { PendingSums } from '../pending-sums.js';
+import { isJournalUnavailable, type ShardLog } from './owned-stream.js';
+
+/** Closes a drained journal. Returns the increments that neither the disk nor the database has taken. */
+export function closeDrained(journal: Journal, { pendingIncrements }: PendingSums, log: ShardLog): number {
+  try {
+    journal.close();
+    return 0;
+  } catch (error) {
+    if (!isJournalUnavailable(error)) throw error;
+    const lost = Math.min(journal.unsyncedIncrements, pendingIncrements);
+    if (lost === 0) return 0;
+    const what =
+      'Acknowledged increments are lost: a sync of the journal failed, and neither the disk nor PostgreSQL took them ' +
+      'before the stop. If the system still holds them, the next start counts them';
+    log('error', { err: error, stream: journal.stream, lost, afterLsn: journal.syncedLsn }, what);
+    return lost;
+  }
+}
+
+/** What streams hold above their checkpoints, where the disk refused to take them over. Changes nothing. */
+export async function findUntaken(
+  journals: JournalStreams,
+  database: ShardDatabase,
+  log: ShardLog,
+): Promise<PendingRange[]> {
+  const ranges: PendingRange[] = [];
+  try {
+    const { own, orphaned } = journals.existing();
+    for (const { stream } of own === undefined ? orphaned : [own, ...orphaned]) {
+      const range = { stream, afterLsn: 0, throughLsn: undefined, increments: undefined };
+      try {
+        const afterLsn = (await database.readBack(stream))?.lsn ?? 0;
+        const throughLsn = journals.open(stream).findEnd();
+        if (throughLsn > afterLsn) ranges.push({ ...range, afterLsn, throughLsn });
+      } catch (error) {
+        if (!isDatabaseUnavailable(error) && !(error instanceof JournalError)) throw error;
+        ranges.push(range);
+      }
+    }
+  } catch (error) {
+    if (!isJournalUnavailable(error)) throw error;
+    log('warn', { err: error }, 'Cannot list the streams of the journal; what they hold stays there');
+  }
+  return ranges;
+}
