@@ -131,6 +131,7 @@ export class ServerProcess {
         this.#elsewhere = await openJournal(this.#logger, signal);
         httpServers.limitBodies(this.#elsewhere.bodyBytesMax);
       },
+      undo: undefined,
     };
     return [
       {
@@ -153,17 +154,18 @@ export class ServerProcess {
         },
       },
       // Before the database, so that the threads load their code while the start waits for it.
-      { name: 'shard threads', run: () => this.#makeShards(operations) },
+      { name: 'shard threads', run: () => this.#makeShards(operations), undo: undefined },
       ...(broker === undefined ? [] : [broker]),
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },
-      { name: 'shards', run: () => this.#startShards() },
-      { name: 'HTTP threads', run: () => httpServers.listening() },
+      { name: 'shards', run: () => this.#startShards(), undo: undefined },
+      { name: 'HTTP threads', run: () => httpServers.listening(), undo: undefined },
       {
         name: 'admission',
         run: () => {
           this.#state = 'serving';
           return httpServers.open();
         },
+        undo: undefined,
       },
     ];
   }

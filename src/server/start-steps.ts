@@ -18,8 +18,8 @@ export interface StartStep {
    * to end. The step should then begin nothing more.
    */
   readonly run: (signal: AbortSignal) => Promise<void> | void;
-  /** Undoes the step, which is done, has failed halfway, or, after an abort, may still run. */
-  readonly undo?: () => Promise<void> | void;
+  /** Undoes the step, which is done, has failed halfway, or, after an abort, may still run. Undefined: nothing is to be undone. */
+  readonly undo: (() => Promise<void> | void) | undefined;
 }
 
 /** Runs steps one after the other, and undoes them in reverse. */

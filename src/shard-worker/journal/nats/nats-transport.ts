@@ -50,7 +50,7 @@ export interface NatsWriterDeps extends StreamWriterDeps {
   /** So long after a request that was answered the broker may have restarted. */
   readonly confirmAfterMs: number;
   /** A message is stored whose last record is `lsn`. */
-  readonly stored?: (lsn: Lsn, sequence: number) => void;
+  readonly stored: (lsn: Lsn, sequence: number) => void;
 }
 
 /** Where the writer of a stream goes on. */
@@ -129,7 +129,7 @@ class NatsTransport implements AppendTransport {
   /** A group is stored, in the message at `sequence`. */
   noteStored(lastLsn: Lsn, sequence: number): void {
     this.#endSequence = sequence;
-    this.#deps.stored?.(lastLsn, sequence);
+    this.#deps.stored(lastLsn, sequence);
   }
 
   isBeatDue(isAlone: boolean): boolean {

@@ -96,13 +96,12 @@ export class DirectoryStreams implements ShardStreams {
     this.#upkeep = new JournalUpkeep({ ...shared, streams: () => this.flushed, fail });
     this.#orphaned = new OrphanedStreams({
       ...shared,
-      flushKeysMax: shared.earlyFlush.keysMax,
       recover: (stream) => this.#recover(stream),
       registerOwn: async () => {
         if (this.#own !== undefined) await this.#ownRow.takeBeforeOthers(this.#own);
       },
       register: (found) => this.#registerFound(found),
-      pendingKeys: () => pendingOfAll(this.flushed, 'pendingKeys'),
+      hasRoom: () => pendingOfAll(this.flushed, 'pendingKeys') < shared.earlyFlush.keysMax,
       changed: () => {
         this.#publish();
         this.#announceStreams();

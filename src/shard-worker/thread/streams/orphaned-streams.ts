@@ -41,10 +41,8 @@ export interface OrphanedStreamsDeps {
   readonly registerOwn: () => Promise<void>;
   /** Takes the row of an unread stream, if it is not known whether it has one. */
   readonly register: (found: FoundStream) => Promise<void>;
-  /** Keys pending in all streams of the shard. */
-  readonly pendingKeys: () => number;
-  /** While fewer keys are pending, there is room for another stream. */
-  readonly flushKeysMax: number;
+  /** Whether so few keys are pending in the shard that there is room for another stream. */
+  readonly hasRoom: () => boolean;
   /** A stream was added or removed. */
   readonly changed: () => void;
   /** A stream's journal was removed. `claims`: ids of the last ownership claims of its directory. */
@@ -169,8 +167,7 @@ export class OrphanedStreams {
   }
 
   get #hasRoom(): boolean {
-    const { pendingKeys, flushKeysMax } = this.#deps;
-    return pendingKeys() < flushKeysMax || this.#streams.every(({ pendingSums }) => pendingSums.isSettled);
+    return this.#deps.hasRoom() || this.#streams.every(({ pendingSums }) => pendingSums.isSettled);
   }
 
   /** Waits until there is room for another stream, or until {@link stop}. */

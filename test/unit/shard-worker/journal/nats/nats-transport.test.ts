@@ -76,6 +76,7 @@ function makeWriter({ confirmAfterMs = 1000, doubtMaxMs = 4000 } = {}): SharedSt
     origin,
     confirmAfterMs,
     doubtMaxMs,
+    stored: () => undefined,
     unavailable: () => (complaints += 1),
   });
 }
