@@ -11,6 +11,7 @@
  */
 import { boundSentences, gatheredBytesMax } from '../config/bound-sentences.js';
 import type { Config } from '../config/config.js';
+import { repeat, systemClock, type Timer } from '../core/clock.js';
 import type { CounterOperations } from '../core/counter-operations.js';
 import type { Admission, IncrementRouter } from '../core/increment.js';
 import type { Logger } from '../core/logger.js';
@@ -68,7 +69,7 @@ export class HttpServer {
   readonly #listener: Listener;
   #admission: Admission = 'starting';
   #openApiText: string;
-  #expiry: NodeJS.Timeout | undefined;
+  #expiry: Timer | undefined;
 
   constructor(deps: HttpServerDeps) {
     const { config, uws, port, isPortShared, router, operations, requestStats, watchers, versions, logger } = deps;
@@ -167,18 +168,16 @@ export class HttpServer {
 
   /** Closes every connection. The application must be closed before its thread ends, or the process aborts. */
   close(): void {
-    clearInterval(this.#expiry);
+    this.#expiry?.cancel();
     if (this.#admission !== 'draining') this.drain();
     this.#listener.close();
   }
 
   /** Starts the timer that answers requests which wait for a shard longer than ACK_TIMEOUT_MS. */
   #startExpiry(): void {
-    this.#expiry = setInterval(
-      () => {
-        this.#router.expire();
-      },
-      Math.max(10, Math.min(250, this.#config.ackTimeoutMs / 4)),
-    );
+    const everyMs = Math.max(10, Math.min(250, this.#config.ackTimeoutMs / 4));
+    this.#expiry = repeat(systemClock, everyMs, () => {
+      this.#router.expire();
+    });
   }
 }

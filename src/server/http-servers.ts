@@ -6,7 +6,7 @@
  * the process is `draining` for readiness, while the HTTP servers still take requests.
  */
 import type { Config } from '../config/config.js';
-import { pause } from '../core/clock.js';
+import { pause, repeat, systemClock, type Timer } from '../core/clock.js';
 import type { Refusal } from '../core/bounds.js';
 import type { ErrorCode } from '../core/errors.js';
 import { HttpThreads } from './http-thread-supervisor.js';
@@ -47,7 +47,7 @@ export class HttpServers {
   /** For HTTP servers that are still to be made; with the bearer tokens that were read last, and the limit of bodies. */
   #config: Config;
   readonly #idempotencyCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
-  #ceilingTimer: NodeJS.Timeout | undefined;
+  #ceilingTimer: Timer | undefined;
   /** The HTTP server of the main thread, until it is closed. */
   #local: RoutedHttpServer | undefined;
   #threads: HttpThreads | undefined;
@@ -124,9 +124,9 @@ export class HttpServers {
   async open(): Promise<void> {
     if (this.#threads !== undefined) {
       this.#shareCeiling();
-      this.#ceilingTimer = setInterval(() => {
+      this.#ceilingTimer = repeat(systemClock, IDEMPOTENCY_CEILING_MS, () => {
         this.#shareCeiling();
-      }, IDEMPOTENCY_CEILING_MS);
+      });
     }
     await this.#setAdmission('open');
   }
@@ -219,7 +219,7 @@ export class HttpServers {
 
   /** Closes all connections and ends the other HTTP threads. */
   async close(): Promise<void> {
-    clearInterval(this.#ceilingTimer);
+    this.#ceilingTimer?.cancel();
     const threads = this.#threads;
     await threads?.close();
     this.#threads = undefined;

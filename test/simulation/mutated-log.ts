@@ -56,7 +56,7 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
         const seconds = Math.ceil(Math.max(0, coveredFrom) / 1000);
         const time = Math.floor(database.clock.now() / 1000);
         untold.set(stream, epoch);
-        return { stream, epoch: row.epoch, lsn, coveredFrom: seconds, time };
+        return { stream, epoch: row.epoch, lsn, coveredFrom: seconds, time, isRegistered: true };
       }
     },
     async append(stream, epoch, time, firstLsn, group) {

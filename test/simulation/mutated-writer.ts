@@ -19,8 +19,7 @@ export function isInDoubt(error: unknown): boolean {
   return error instanceof JournalError && error.code === 'journal-failed';
 }
 
-/** {@link NatsMutations.acceptBeforeRow}: the stream begins without what tells that its row is not made. */
+/** {@link NatsMutations.acceptBeforeRow}: the stream begins as if its row were made. */
 export async function beginBeforeRow(log: Pick<SharedLog, 'begin'>, name: string): ReturnType<SharedLog['begin']> {
-  const { epoch, lsn, coveredFrom, time, stream } = await log.begin(name);
-  return { stream, epoch, lsn, coveredFrom, time };
+  return { ...(await log.begin(name)), isRegistered: true };
 }

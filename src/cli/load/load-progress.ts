@@ -3,6 +3,7 @@
  * thread of a command.
  */
 import type { WriteStream } from 'node:tty';
+import { repeat, systemClock, type Timer } from '../../core/clock.js';
 import { counted, milliseconds } from './load-report.js';
 import type { Outcomes } from './outcomes.js';
 
@@ -18,19 +19,19 @@ export class LoadProgress {
   readonly #durationSeconds: number;
   readonly #output: WriteStream;
   readonly #startedAt = performance.now();
-  readonly #timer: NodeJS.Timeout;
+  readonly #timer: Timer;
   #last = { at: this.#startedAt, requests: 0, increments: 0 };
 
   constructor(outcomes: Outcomes, durationSeconds: number, output: WriteStream) {
     this.#outcomes = outcomes;
     this.#durationSeconds = durationSeconds;
     this.#output = output;
-    this.#timer = setInterval(() => this.#show(), output.isTTY ? BAR_MS : LINE_MS);
+    this.#timer = repeat(systemClock, output.isTTY ? BAR_MS : LINE_MS, () => this.#show());
   }
 
   /** Removes the bar. */
   stop(): void {
-    clearInterval(this.#timer);
+    this.#timer.cancel();
     if (this.#output.isTTY) this.#output.write('\r\x1b[K');
   }
 

@@ -4,6 +4,7 @@
  *
  * A second has twenty phases. A member belongs to the phase in which it joined, so each has its own even beat.
  */
+import { repeat, systemClock, type Timer } from '../../core/clock.js';
 const PHASES = 20;
 const PHASE_MS = 50;
 
@@ -15,7 +16,7 @@ export class Phases<T> {
   /** When the next phase is due, of `performance.now()`. */
   #dueAtMs = 0;
   #size = 0;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
 
   /** `run` gets the members of one phase, never none. */
   constructor(run: (members: ReadonlySet<T>) => void) {
@@ -28,9 +29,9 @@ export class Phases<T> {
     this.#size += 1;
     if (this.#timer !== undefined) return;
     this.#dueAtMs = performance.now() + PHASE_MS;
-    this.#timer = setInterval(() => {
+    this.#timer = repeat(systemClock, PHASE_MS, () => {
       this.#runDue();
-    }, PHASE_MS);
+    });
   }
 
   /** Removes a member, if it is one. */
@@ -38,7 +39,7 @@ export class Phases<T> {
     if (!this.#phases.some((phase) => phase.delete(member))) return;
     this.#size -= 1;
     if (this.#size > 0) return;
-    clearInterval(this.#timer);
+    this.#timer?.cancel();
     this.#timer = undefined;
   }
 

@@ -36,8 +36,8 @@ export interface TakenLogStream extends OwnedLogStream {
 export interface BegunStream extends OwnedLogStream {
   /** When its row was made. */
   readonly time: DatabaseTime;
-  /** The database was unavailable: whoever flushes makes the row, and flushes the stream. */
-  readonly isUnregistered?: true;
+  /** False where the database was unavailable: whoever flushes makes the row, and flushes the stream. */
+  readonly isRegistered: boolean;
 }
 
 /** A stream that is not retired, as a look at all of them found it. */

@@ -24,6 +24,7 @@
 import { crc32 } from 'node:zlib';
 import { JournalError } from '../../../core/errors.js';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import { uuidBytes, uuidText } from '../../../core/uuid.js';
 import { readUint64, writeUint64 } from '../../protocol/record-layout.js';
 
 /** Bytes of a segment before its first record. */
@@ -75,9 +76,9 @@ export function encodeSegmentHeader(header: SegmentHeader): Uint8Array {
   MAGIC.copy(bytes);
   view.setUint32(8, SEGMENT_FORMAT_VERSION, true);
   view.setUint32(12, SEGMENT_HEADER_BYTES, true);
-  writeUuid(bytes, 16, header.stream);
-  writeUuid(bytes, 32, header.databaseId ?? ZERO_UUID);
-  writeUuid(bytes, 48, header.nodeId);
+  bytes.set(uuidBytes(header.stream), 16);
+  bytes.set(uuidBytes(header.databaseId ?? ZERO_UUID), 32);
+  bytes.set(uuidBytes(header.nodeId), 48);
   view.setUint32(64, header.shard, true);
   writeUint64(view, 72, header.firstLsn);
   writeUint64(view, 80, header.predecessorLsn);
@@ -109,11 +110,11 @@ export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHea
   if (view.getUint32(CRC_OFFSET, true) !== crc32(block.subarray(0, CRC_OFFSET))) {
     throw new JournalError('journal-corrupt', `${path} at offset 0: the checksum of the segment header is wrong.`);
   }
-  const databaseId = readUuid(block, 32);
+  const databaseId = uuidText(block.subarray(32));
   return {
-    stream: readUuid(block, 16),
+    stream: uuidText(block.subarray(16)),
     databaseId: databaseId === ZERO_UUID ? undefined : databaseId,
-    nodeId: readUuid(block, 48),
+    nodeId: uuidText(block.subarray(48)),
     shard: view.getUint32(64, true),
     firstLsn: readUint64(view, 72),
     predecessorLsn: readUint64(view, 80),
@@ -121,13 +122,4 @@ export function decodeSegmentHeader(bytes: Uint8Array, path: string): SegmentHea
     createdAt: readUint64(view, 96),
     databaseTime: view.getUint32(104, true),
   };
-}
-
-function writeUuid(bytes: Buffer, at: number, uuid: string): void {
-  bytes.write(uuid.replaceAll('-', ''), at, 16, 'hex');
-}
-
-function readUuid(bytes: Buffer, at: number): string {
-  const hex = bytes.toString('hex', at, at + 16);
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
 }

@@ -20,6 +20,7 @@
 import { crc32 } from 'node:zlib';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
+import { uuidBytes, uuidText } from '../../../core/uuid.js';
 import {
   IDEMPOTENT_HEADER_BYTES,
   readUint64,
@@ -91,7 +92,7 @@ export function encodeMessage(
   writeUint64(view, OFFSET.firstLsn, firstLsn);
   view.setUint32(OFFSET.records, group.length, true);
   view.setUint32(OFFSET.time, time, true);
-  message.set(Buffer.from(node.replaceAll('-', ''), 'hex'), OFFSET.node);
+  message.set(uuidBytes(node), OFFSET.node);
   let at = MESSAGE_HEADER_BYTES;
   for (const [index, record] of group.entries()) {
     message.set(record, at);
@@ -162,8 +163,7 @@ export function decodeMessage(data: Uint8Array): RecordMessage {
 }
 
 function originOf(view: DataView): MessageOrigin {
-  const hex = Buffer.from(view.buffer, view.byteOffset + OFFSET.node, 16).toString('hex');
-  const node = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  const node = uuidText(new Uint8Array(view.buffer, view.byteOffset + OFFSET.node));
   return { node, shard: view.getUint16(OFFSET.shard, true) };
 }
 

@@ -102,7 +102,7 @@ export class StreamRows {
     const values = [stream, node, shard, this.flusher ?? null];
     const row = await this.#make<TimedRow & FencedRow>({ text: streams.BEGIN_STREAM, values });
     if (row === undefined) throw new TypeError('a statement that always has a row had none');
-    return { ...fencedStream(stream, row), time: row.database_time };
+    return { ...fencedStream(stream, row), time: row.database_time, isRegistered: true };
   }
 
   /**
@@ -116,13 +116,13 @@ export class StreamRows {
   ): Promise<BegunStream> {
     try {
       const row = await this.#make(this.#making(stream, this.#deps.owner, this.flusher, showsLife));
-      if (row !== undefined) return { ...ownedStream(stream, row), time: row.database_time };
+      if (row !== undefined) return { ...ownedStream(stream, row), time: row.database_time, isRegistered: true };
     } catch (error) {
       if (!(error instanceof CounterError) || error.code !== 'database-unavailable') throw error;
       unavailable(error);
     }
     this.#unregistered.add(stream);
-    return { stream, epoch: 0, lsn: 0, coveredFrom: 0, time: 0, isUnregistered: true };
+    return { stream, epoch: 0, lsn: 0, coveredFrom: 0, time: 0, isRegistered: false };
   }
 
   /** Makes the row of a stream that others have begun, and that nobody flushes yet. False: it has one. */

@@ -131,10 +131,10 @@ export class SqsJournal implements QueueLog {
   }
 
   /** The row of a stream without records holds the pruning of idempotency keys up for nothing. A late record opens it again. */
-  async #leaveUnbegun({ stream, epoch, lsn, isUnregistered }: BegunStream): Promise<JournalError> {
+  async #leaveUnbegun({ stream, epoch, lsn, isRegistered }: BegunStream): Promise<JournalError> {
     this.#beginning = undefined;
     try {
-      if (isUnregistered !== true) await this.retire(stream, { epoch, lsn });
+      if (isRegistered) await this.retire(stream, { epoch, lsn });
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
       this.#deps.log('debug', { err: error, stream }, 'Cannot retire a stream that has not begun; it expires');

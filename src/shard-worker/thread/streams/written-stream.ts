@@ -191,7 +191,7 @@ export class WrittenStream {
         return writer.bytes;
       },
     };
-    const isRegistered = begun.isUnregistered !== true;
+    const { isRegistered } = begun;
     const fenced = (): Promise<void> => {
       // The flushes were taken over, and so it must be over for its writer, too.
       this.#leave(open);

@@ -46,7 +46,7 @@ class Ingest {
       begin: (stream) =>
         this.#answer(() => {
           this.streams.set(stream, { isOpen: true, checkpoint: 0 });
-          return { stream, epoch: 1, lsn: 0, coveredFrom: 0, time: 100 };
+          return { stream, epoch: 1, lsn: 0, coveredFrom: 0, time: 100, isRegistered: true };
         }),
       append: (stream) =>
         Promise.resolve(
