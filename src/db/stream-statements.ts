@@ -67,15 +67,15 @@ select lsn::text, epoch::text, closed_at is null and retired_at is null as open,
 from journal_checkpoints where stream = $1`;
 
 /** $1 who flushes, or null, $2 streams uuid[] of this writer. Signs of life. */
-export const SHOW_LIFE = `
+export const SEND_HEARTBEATS = `
 with writers as (
   update journal_heartbeats set alive_at = now() where id = any($2::uuid[]) returning 1
 )
 insert into journal_heartbeats (id, flushes) select $1, true where $1::uuid is not null
 on conflict (id) do update set alive_at = now()`;
 
-/** As {@link SHOW_LIFE}, for journals elsewhere: also of a stream that has no row yet. */
-export const SHOW_LIFE_WITHOUT_ROW = `
+/** As {@link SEND_HEARTBEATS}, for journals elsewhere: also of a stream that has no row yet. */
+export const SEND_HEARTBEATS_WITHOUT_ROW = `
 insert into journal_heartbeats (id, flushes)
 select id, flushes from (
   select $1::uuid as id, true as flushes where $1::uuid is not null
@@ -86,13 +86,13 @@ order by id
 on conflict (id) do update set alive_at = now()`;
 
 /** $1 ids uuid[]. The last sign: their streams are free at once. */
-export const END_LIFE = 'delete from journal_heartbeats where id = any($1::uuid[])';
+export const END_HEARTBEATS = 'delete from journal_heartbeats where id = any($1::uuid[])';
 
 /**
  * $1 stream, $2 append epoch, $3 a time of the database, in seconds since 1970. The word of an idle writer: everything that it
  * accepted before that time is in the log. Nothing may be in hand, nor in doubt.
  */
-export const GIVE_WORD = `
+export const ADVANCE_ACCEPTED_THROUGH = `
 update journal_heartbeats h set accepted_through = greatest(h.accepted_through, to_timestamp($3::float8))
 from journal_streams s
 where h.id = $1 and s.stream = $1 and s.epoch = $2 and s.retired_at is null

@@ -519,7 +519,7 @@ test('the model knows every statement of journals that others can reach', async 
     const bench = new Bench();
     const client = await bench.connect();
     const isAppend = text === log.APPEND || text === log.APPEND_IDEMPOTENT;
-    await client.run(text, isAppend ? appendOf(1, 1) : text === streams.END_LIFE ? [[]] : [[], [], 1, null]);
+    await client.run(text, isAppend ? appendOf(1, 1) : text === streams.END_HEARTBEATS ? [[]] : [[], [], 1, null]);
   }
 });
 
@@ -569,7 +569,7 @@ test('a touch takes accepted_through of the writer over only at the end of the j
   const [writer, rollUp] = [await bench.connect(), await bench.connect()];
   const appendEpoch = await begin(writer);
   const word = Math.floor(bench.database.clock.now() / 1000) - 1;
-  await writer.run(streams.GIVE_WORD, [STREAM, appendEpoch, word]);
+  await writer.run(streams.ADVANCE_ACCEPTED_THROUGH, [STREAM, appendEpoch, word]);
   await writer.run(log.APPEND, appendOf(appendEpoch, 1));
   const { epoch } = bench.row;
   await rollUp.run(streams.TOUCH_LOG_STREAM, [STREAM, epoch, 0]);

@@ -14,7 +14,7 @@ export interface SharedMutations {
   /** A server that has only taken the flushes of a stream retires it. */
   readonly followerRetires?: boolean;
   /** The writer gives its word when it sends a group. */
-  readonly wordWithGroup?: boolean;
+  readonly advanceWithGroup?: boolean;
   /** The last LSN is that of the log alone. */
   readonly forgetsPrunedLsn?: boolean;
   /** A record with this LSN is there: it is taken for another one, and the group is refused. */
@@ -60,7 +60,8 @@ export function mutateIncrementLog(log: IncrementLog, mutations: Mutations, data
       }
     },
     async append(stream, epoch, time, firstLsn, group) {
-      if (mutations.wordWithGroup === true) void log.giveWord(stream, epoch, time).catch(() => undefined);
+      if (mutations.advanceWithGroup === true)
+        void log.advanceAcceptedThrough(stream, epoch, time).catch(() => undefined);
       const outcome = await log.append(stream, epoch, time, firstLsn, group);
       return mutateOutcome(outcome, mutations);
     },

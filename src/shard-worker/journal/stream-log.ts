@@ -137,7 +137,7 @@ export interface StreamWriter {
   isBeatDue(isAlone: boolean): boolean;
 
   /** The word of an idle writer: what it accepted before `time` is in the journal. False: the stream has another writer, or has ended. */
-  giveWord(time: DatabaseTime): Promise<boolean>;
+  advanceAcceptedThrough(time: DatabaseTime): Promise<boolean>;
 }
 
 /** Tells what has become of streams: records of a journal outside of the database can be lost while rows stay. */
@@ -173,10 +173,10 @@ export interface WriterLog {
   ask(stream: string): Promise<StreamState | undefined>;
 
   /** Signs of life of this thread, and of the writer of `streams`. */
-  showLife(streams: readonly string[]): Promise<void>;
+  sendHeartbeats(streams: readonly string[]): Promise<void>;
 
   /** The last sign of life: other threads may take over at once. */
-  endLife(ids: readonly string[]): Promise<void>;
+  endHeartbeats(ids: readonly string[]): Promise<void>;
 
   /** Looks whether the row of a stream that another process writes is at `at`, and passes its writer's word on. */
   touch(stream: string, at: Checkpoint): Promise<boolean>;
@@ -254,10 +254,10 @@ export interface QueueLog extends WriterLog {
   setAside(received: ReceivedRecords): Promise<number | undefined>;
 
   /** Holds what was received for some more seconds. Rejects with `journal-unavailable`. */
-  hold(receipts: readonly string[]): Promise<void>;
+  extend(receipts: readonly string[]): Promise<void>;
 
   /** Lets others receive it again after `seconds`. In the order of the streams. Rejects with `journal-unavailable`. */
-  letGo(receipts: readonly string[], seconds?: number): Promise<void>;
+  release(receipts: readonly string[], seconds?: number): Promise<void>;
 
   /** Deletes what is committed. Rejects with `journal-unavailable`. */
   remove(receipts: readonly string[]): Promise<void>;

@@ -191,7 +191,7 @@ describe('The increment log in PostgreSQL', () => {
     assert.equal(await rollUp.touch(begun.stream, at), true);
     assert.equal(await through(), first, 'no word was given');
     const word = begun.time;
-    await writer.giveWord(begun.stream, writer.appendEpochOf(begun.stream), word);
+    await writer.advanceAcceptedThrough(begun.stream, writer.appendEpochOf(begun.stream), word);
     assert.equal(await appendTo(writer, begun, 1, 'a'), 'appended');
     assert.equal(await rollUp.touch(begun.stream, at), true);
     assert.equal(await through(), first, 'a record is not flushed');
@@ -205,13 +205,13 @@ describe('The increment log in PostgreSQL', () => {
     const [writer, other] = [logOf(), logOf()];
     const begun = await writer.begin(randomUUID());
     const look = async () => (await other.survey()).streams.find(({ stream }) => stream === begun.stream);
-    await writer.showLife([begun.stream]);
+    await writer.sendHeartbeats([begun.stream]);
     const first = await look();
     assert.deepEqual([first?.isOwned, first?.isWritten, first?.isSelfFlushed], [true, true, true]);
     await database.query("update journal_heartbeats set alive_at = now() - interval '7 seconds'");
     const silent = await look();
     assert.deepEqual([silent?.isOwned, silent?.isWritten, silent?.isSelfFlushed], [false, false, true]);
-    await writer.showLife([begun.stream]);
+    await writer.sendHeartbeats([begun.stream]);
     const alive = await look();
     assert.deepEqual([alive?.isOwned, alive?.isWritten], [true, true]);
     assert.equal(await writer.release(begun.stream, begun), true);

@@ -18,7 +18,7 @@ import { type Row, secondsOf } from './values.js';
 /** By text. */
 export const elsewhereStreamStatements: readonly (readonly [string, StatementMeaning])[] = [
   [sql.MAKE_STREAM, makeStream],
-  [sql.SHOW_LIFE_WITHOUT_ROW, showLife],
+  [sql.SEND_HEARTBEATS_WITHOUT_ROW, sendHeartbeats],
   [sql.KNOWN_STREAMS, knownStreams],
   [sql.TAKE_OPEN_STREAM, takeOpenStream],
   [sql.REOPEN_STREAM, reopenStream],
@@ -68,7 +68,7 @@ function noteAlive({ server, transaction }: StatementContext, id: string, flushe
   heartbeats.set(id, { ...(found ?? { flushes, acceptedThrough: NEVER }), aliveAt: transaction.beganAt });
 }
 
-function showLife(context: StatementContext): Plan {
+function sendHeartbeats(context: StatementContext): Plan {
   const { transaction, values } = context;
   const [flusher, streams] = values as [string | null, readonly string[]];
   const run = (): Row[] => {

@@ -27,9 +27,9 @@ export const logWriterStatements: readonly (readonly [string, StatementMeaning])
   [log.LAST_LSN, lastLsn],
   [log.AWAIT_STANDBY, awaitStandby],
   [sql.ASK_STREAM, askStream],
-  [sql.SHOW_LIFE, showLife],
-  [sql.END_LIFE, endLife],
-  [sql.GIVE_WORD, giveWord],
+  [sql.SEND_HEARTBEATS, sendHeartbeats],
+  [sql.END_HEARTBEATS, endHeartbeats],
+  [sql.ADVANCE_ACCEPTED_THROUGH, advanceAcceptedThrough],
 ];
 
 const UNIQUE_VIOLATION = '23505';
@@ -165,7 +165,7 @@ function askStream({ transaction, values }: StatementContext): Plan {
   return { run };
 }
 
-function showLife({ server, transaction, values }: StatementContext): Plan {
+function sendHeartbeats({ server, transaction, values }: StatementContext): Plan {
   const [flusher, streams] = values as [string | null, readonly string[]];
   const aliveAt = transaction.beganAt;
   const run = (): Row[] => {
@@ -184,7 +184,7 @@ function showLife({ server, transaction, values }: StatementContext): Plan {
   return { run };
 }
 
-function endLife({ server, transaction, values }: StatementContext): Plan {
+function endHeartbeats({ server, transaction, values }: StatementContext): Plan {
   const [ids] = values as [readonly string[]];
   const run = (): Row[] => {
     transaction.atCommit(() => {
@@ -196,7 +196,7 @@ function endLife({ server, transaction, values }: StatementContext): Plan {
 }
 
 /** The row of journal_streams is not locked: it counts as the statement sees it when it begins. */
-function giveWord({ server, transaction, values }: StatementContext): Plan {
+function advanceAcceptedThrough({ server, transaction, values }: StatementContext): Plan {
   const [stream, epoch, seconds] = values as [string, unknown, unknown];
   const run = (): Row[] => {
     const fence = transaction.stream(stream);

@@ -28,7 +28,7 @@ import type {
 } from '../stream-log.js';
 import type { Broker } from './broker.js';
 import type { WriteLine } from './errand.js';
-import { natsWriter, sendHello } from './nats-transport.js';
+import { natsWriter, sendOpeningRecord } from './nats-transport.js';
 import { GROWTH_INTERVALS, StreamGrowth, type GrowthIntervals } from './stream-growth.js';
 import { StreamReaders } from './stream-readers.js';
 import { SubjectScan } from './subject-content.js';
@@ -63,7 +63,7 @@ export interface NatsJournalDeps extends StreamRowsDeps {
 /** A stream whose first message is not acknowledged yet. */
 interface Beginning {
   readonly begun: BegunStream;
-  readonly hello: Uint8Array;
+  readonly opening: Uint8Array;
 }
 
 /** One shard's part of the journal. */
@@ -82,7 +82,7 @@ export class NatsJournal implements SharedLog, StreamFates {
   readonly #discovery: SubjectDiscovery;
   #beginning: Beginning | undefined;
   /** The first message of the stream that was begun last: its sequence, and when it was sent. */
-  #hello = { sequence: 0, confirmedAt: 0 };
+  #opening = { sequence: 0, confirmedAt: 0 };
   /** Of the stream that this thread writes. */
   #writer: SharedStreamWriter | undefined;
 
@@ -120,13 +120,13 @@ export class NatsJournal implements SharedLog, StreamFates {
    */
   async begin(stream: string): Promise<BegunStream> {
     this.#beginning ??= await this.#prepare(stream);
-    const { begun, hello } = this.#beginning;
+    const { begun, opening } = this.#beginning;
     const confirmedAt = this.#deps.clock.monotonic();
-    const sequence = await sendHello(this.#deps.appends, begun.stream, hello);
+    const sequence = await sendOpeningRecord(this.#deps.appends, begun.stream, opening);
     this.#beginning = undefined;
     if (sequence === 'over')
       throw new JournalError('journal-unavailable', 'The stream was ended before it had begun; beginning another one.');
-    this.#hello = { sequence, confirmedAt };
+    this.#opening = { sequence, confirmedAt };
     return begun;
   }
 
@@ -135,13 +135,13 @@ export class NatsJournal implements SharedLog, StreamFates {
     const begun = await this.#rows.beginElsewhere(stream, true, (error) => {
       log('debug', { err: error, stream }, 'Beginning a stream without its row');
     });
-    return { begun, hello: encodeMessage([emptyRecord(clock.now())], 1, begun.time, owner) };
+    return { begun, opening: encodeMessage([emptyRecord(clock.now())], 1, begun.time, owner) };
   }
 
   makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {
     const purges = this.#purge.of(stream);
     // The first message is LSN 1.
-    const end = { stream, lsn: 1, ...this.#hello };
+    const end = { stream, lsn: 1, ...this.#opening };
     this.#writer = natsWriter(end, {
       ...deps,
       broker: this.#deps.appends,
@@ -173,14 +173,14 @@ export class NatsJournal implements SharedLog, StreamFates {
     return { kind: last === undefined ? 'nowhere' : 'open' };
   }
 
-  showLife(streams: readonly string[]): Promise<void> {
-    return this.#rows.showLife(streams);
+  sendHeartbeats(streams: readonly string[]): Promise<void> {
+    return this.#rows.sendHeartbeats(streams);
   }
 
   /** Also fences the stream of `ids` that this thread writes. */
-  async endLife(ids: readonly string[]): Promise<void> {
+  async endHeartbeats(ids: readonly string[]): Promise<void> {
     if (this.#writer !== undefined && ids.includes(this.#writer.stream)) await this.#writer.close();
-    await this.#rows.endLife(ids);
+    await this.#rows.endHeartbeats(ids);
   }
 
   async survey(): Promise<Survey> {

@@ -136,8 +136,8 @@ class NatsTransport implements AppendTransport {
     return isAlone;
   }
 
-  giveWord(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
-    return writer.giveWordByRecord(time);
+  advanceAcceptedThrough(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
+    return writer.advanceByRecord(time);
   }
 
   prepare(group: SentGroup, writer: SharedStreamWriter): GroupAttempts {
@@ -305,7 +305,7 @@ class NatsAttempts implements GroupAttempts {
  * Sends the first message of a stream, which says that the stream is there. Resolves to its sequence, or to `over` where the stream
  * was ended meanwhile. Rejects with `journal-unavailable`: then the same data is to be sent again, or the stream is left.
  */
-export async function sendHello(
+export async function sendOpeningRecord(
   broker: Pick<Broker, 'publish' | 'read'>,
   stream: string,
   data: Uint8Array,

@@ -136,16 +136,16 @@ export class PostgresJournal implements SharedLog {
     return row?.isOpen === true ? row : undefined;
   }
 
-  showLife(streams: readonly string[]): Promise<void> {
-    return this.#rows.showLife(streams);
+  sendHeartbeats(streams: readonly string[]): Promise<void> {
+    return this.#rows.sendHeartbeats(streams);
   }
 
-  endLife(ids: readonly string[]): Promise<void> {
-    return this.#rows.endLife(ids);
+  endHeartbeats(ids: readonly string[]): Promise<void> {
+    return this.#rows.endHeartbeats(ids);
   }
 
-  giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean> {
-    return this.#rows.giveWord(stream, appendEpoch, time);
+  advanceAcceptedThrough(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean> {
+    return this.#rows.advanceAcceptedThrough(stream, appendEpoch, time);
   }
 
   async survey(): Promise<Survey> {

@@ -53,7 +53,7 @@ export interface AppendLog {
   /** The last LSN that the stream has ever had; undefined where the database does not know the stream any more. */
   lastLsn(stream: string): Promise<Lsn | undefined>;
   /** Gives the word of a writer. False: the stream has another writer, or has ended. */
-  giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean>;
+  advanceAcceptedThrough(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean>;
 }
 
 /** Where the writer of a stream goes on. */
@@ -89,8 +89,8 @@ class PostgresTransport implements AppendTransport {
     return false;
   }
 
-  giveWord({ stream }: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
-    return this.#log.giveWord(stream, this.#appendEpoch, time);
+  advanceAcceptedThrough({ stream }: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
+    return this.#log.advanceAcceptedThrough(stream, this.#appendEpoch, time);
   }
 
   prepare(group: SentGroup, writer: SharedStreamWriter): GroupAttempts {

@@ -86,8 +86,8 @@ export interface AppendTransport {
   /** Why nothing more may be sent; undefined: it may. */
   readonly outdatedBecause: string | undefined;
   prepare(group: SentGroup, writer: SharedStreamWriter): GroupAttempts;
-  /** See {@link StreamWriter.giveWord}. */
-  giveWord(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean>;
+  /** See {@link StreamWriter.advanceAcceptedThrough}. */
+  advanceAcceptedThrough(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean>;
   /**
    * Ends the stream of a writer with nothing under way. `appendLast` appends its last record. Resolves to whether the journal says
    * now that nothing follows.
@@ -193,12 +193,12 @@ export class SharedStreamWriter implements StreamWriter {
     return this.append([emptyRecord(this.#deps.clock.now())], time);
   }
 
-  giveWord(time: DatabaseTime): Promise<boolean> {
-    return this.#transport.giveWord(this, time);
+  advanceAcceptedThrough(time: DatabaseTime): Promise<boolean> {
+    return this.#transport.advanceAcceptedThrough(this, time);
   }
 
   /** Gives the word of an idle writer by a record without increments that carries `time`. False: the stream is over. Rejects as `append`. */
-  async giveWordByRecord(time: DatabaseTime): Promise<boolean> {
+  async advanceByRecord(time: DatabaseTime): Promise<boolean> {
     if (this.#isOver) return false;
     if (time <= this.#lastTime) return true;
     try {

@@ -111,11 +111,11 @@ export class StreamRows {
    */
   async beginElsewhere(
     stream: string,
-    showsLife: boolean,
+    sendsHeartbeat: boolean,
     unavailable: (error: unknown) => void,
   ): Promise<BegunStream> {
     try {
-      const row = await this.#make(this.#making(stream, this.#deps.owner, this.flusher, showsLife));
+      const row = await this.#make(this.#making(stream, this.#deps.owner, this.flusher, sendsHeartbeat));
       if (row !== undefined) return { ...ownedStream(stream, row), time: row.database_time, isRegistered: true };
     } catch (error) {
       if (!(error instanceof CounterError) || error.code !== 'database-unavailable') throw error;
@@ -140,9 +140,9 @@ export class StreamRows {
     stream: string,
     { node, shard }: MessageOrigin,
     flusher: string | undefined,
-    showsLife: boolean,
+    sendsHeartbeat: boolean,
   ): { readonly text: string; readonly values: readonly unknown[] } {
-    return { text: streams.MAKE_STREAM, values: [stream, node, shard, flusher ?? null, this.#kind, showsLife] };
+    return { text: streams.MAKE_STREAM, values: [stream, node, shard, flusher ?? null, this.#kind, sendsHeartbeat] };
   }
 
   #make<Row extends TimedRow>(statement: {
@@ -172,19 +172,19 @@ export class StreamRows {
   }
 
   /** Signs of life of this thread, and of the writer of `written`, also where it has no row yet. */
-  async showLife(written: readonly string[]): Promise<void> {
-    const text = this.#kind === 'postgres' ? streams.SHOW_LIFE : streams.SHOW_LIFE_WITHOUT_ROW;
+  async sendHeartbeats(written: readonly string[]): Promise<void> {
+    const text = this.#kind === 'postgres' ? streams.SEND_HEARTBEATS : streams.SEND_HEARTBEATS_WITHOUT_ROW;
     await this.run(text, [this.flusher ?? null, written]);
   }
 
   /** The last sign of life: other threads may take over at once. */
-  async endLife(ids: readonly string[]): Promise<void> {
-    await this.run(streams.END_LIFE, [ids]);
+  async endHeartbeats(ids: readonly string[]): Promise<void> {
+    await this.run(streams.END_HEARTBEATS, [ids]);
   }
 
   /** The word of an idle writer of the database's own journal. False: the stream has another writer, or has ended. */
-  async giveWord(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean> {
-    return (await this.run(streams.GIVE_WORD, [stream, appendEpoch, time])).length === 1;
+  async advanceAcceptedThrough(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean> {
+    return (await this.run(streams.ADVANCE_ACCEPTED_THROUGH, [stream, appendEpoch, time])).length === 1;
   }
 
   /** Looks at all streams that are not retired. */

@@ -62,7 +62,7 @@ export interface SqsJournalDeps extends StreamRowsDeps {
 /** A stream whose first message is not acknowledged yet. */
 interface Beginning {
   readonly begun: BegunStream;
-  readonly hello: Uint8Array;
+  readonly opening: Uint8Array;
   /** When the first attempt was sent that may have arrived. */
   unansweredSince: number | undefined;
   /** An attempt got no answer. */
@@ -102,13 +102,13 @@ export class SqsJournal implements QueueLog {
    */
   async begin(stream: string): Promise<BegunStream> {
     const beginning = (this.#beginning ??= await this.#prepare(stream));
-    const { begun, hello } = beginning;
+    const { begun, opening } = beginning;
     const { appends, uptime } = this.#deps;
     const sentAt = (beginning.unansweredSince ??= uptime());
     const isTooLate = (): boolean => uptime() - sentAt >= this.#times.unansweredMaxSeconds;
     // A process that was suspended sends nothing late.
     if (isTooLate()) throw await this.#leaveUnbegun(begun);
-    const outcome = await appends.send(begun.stream, deduplicationId(begun.stream, 1), hello);
+    const outcome = await appends.send(begun.stream, deduplicationId(begun.stream, 1), opening);
     if (isTooLate()) throw await this.#leaveUnbegun(begun);
     if (outcome.kind !== 'sent') {
       // The first attempt that may have arrived counts.
@@ -126,8 +126,8 @@ export class SqsJournal implements QueueLog {
       log('debug', { err: error, stream }, 'Beginning a stream without its row');
     });
     const facts = { ...owner, firstLsn: 1, previousLsn: 0, time: begun.time, isClose: false };
-    const hello = encodeQueueMessage([emptyRecord(clock.now())], facts);
-    return { begun, hello, unansweredSince: undefined, isInDoubt: false };
+    const opening = encodeQueueMessage([emptyRecord(clock.now())], facts);
+    return { begun, opening, unansweredSince: undefined, isInDoubt: false };
   }
 
   /** The row of a stream without records holds the pruning of idempotency keys up for nothing. A late record opens it again. */
@@ -159,16 +159,16 @@ export class SqsJournal implements QueueLog {
     return row?.isOpen === false && isWritten ? undefined : row;
   }
 
-  showLife(written: readonly string[]): Promise<void> {
-    return this.#rows.showLife(written);
+  sendHeartbeats(written: readonly string[]): Promise<void> {
+    return this.#rows.sendHeartbeats(written);
   }
 
   /** Also sends the last record of the stream of `ids` that this thread writes. */
-  async endLife(ids: readonly string[]): Promise<void> {
+  async endHeartbeats(ids: readonly string[]): Promise<void> {
     const writer = this.#writer;
     if (writer !== undefined && ids.includes(writer.stream) && !(await writer.close()))
       this.#deps.log('warn', { stream: writer.stream }, 'Cannot say in SQS that the stream has ended; it expires');
-    await this.#rows.endLife(ids);
+    await this.#rows.endHeartbeats(ids);
   }
 
   async receive(): Promise<readonly ReceivedRecords[]> {
@@ -244,11 +244,11 @@ export class SqsJournal implements QueueLog {
     );
   }
 
-  hold(receipts: readonly string[]): Promise<void> {
+  extend(receipts: readonly string[]): Promise<void> {
     return this.#deps.receives.extend(receipts);
   }
 
-  letGo(receipts: readonly string[], seconds?: number): Promise<void> {
+  release(receipts: readonly string[], seconds?: number): Promise<void> {
     return this.#deps.receives.release([...receipts].reverse(), seconds);
   }
 

@@ -94,8 +94,8 @@ class SqsTransport implements AppendTransport {
     return isSilent ? 'nothing of it was acknowledged for two days' : undefined;
   }
 
-  giveWord(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
-    return writer.giveWordByRecord(time);
+  advanceAcceptedThrough(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
+    return writer.advanceByRecord(time);
   }
 
   prepare(group: SentGroup, { stream }: SharedStreamWriter): GroupAttempts {

@@ -107,7 +107,7 @@ export class ReceivedStreams implements FlushedStreams {
     const receipts = [...this.#held.values()].flatMap(({ messages }) => receiptsOf(messages));
     if (receipts.length === 0) return;
     try {
-      await this.#queueLog.hold(receipts);
+      await this.#queueLog.extend(receipts);
     } catch (error) {
       // The next call comes before they are received again, or their rows decide.
       if (!isJournalUnavailable(error)) throw error;
@@ -375,7 +375,7 @@ export class ReceivedStreams implements FlushedStreams {
   }
 
   async #letGo(receipts: readonly string[], seconds?: number): Promise<void> {
-    if (receipts.length > 0) await this.#orLater(() => this.#queueLog.letGo(receipts, seconds));
+    if (receipts.length > 0) await this.#orLater(() => this.#queueLog.release(receipts, seconds));
   }
 
   /** A message that is not deleted or let go now is received again, and its stream's row says what to do with it. */

@@ -299,7 +299,7 @@ export class SharedStreams implements ShardStreams {
     try {
       if (own !== undefined && writer !== undefined && isCommitted)
         await incrementLog.retire(writer.stream, own.pendingSums.checkpoint);
-      await incrementLog.endLife([incrementLog.flusher, writer?.stream].filter((id) => id !== undefined));
+      await incrementLog.endHeartbeats([incrementLog.flusher, writer?.stream].filter((id) => id !== undefined));
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
       deps.log('warn', { err: error }, 'Cannot end the streams now; another server finishes them');
@@ -328,10 +328,10 @@ export class SharedStreams implements ShardStreams {
     const { roundMs, retryMs } = this.#intervals;
     if (!isInDatabase) await this.#tendWritten();
     try {
-      await this.#showLife();
+      await this.#sendHeartbeats();
       if (isInDatabase && this.#isStreamDue) await this.#written?.begin();
       await this.#written?.ask();
-      await this.#written?.giveWord();
+      await this.#written?.advanceAcceptedThrough();
       this.#left.beginDeciding();
       this.#context.reports.note(LOG, undefined, this.#pendingIncrements);
       if (isInDatabase) this.#written?.noticeAvailable();
@@ -396,11 +396,11 @@ export class SharedStreams implements ShardStreams {
     }
   }
 
-  async #showLife(): Promise<void> {
+  async #sendHeartbeats(): Promise<void> {
     const { clock } = this.#context.deps;
     if (clock.monotonic() < this.#lifeDueAt) return;
     const writer = this.#written?.writer;
-    await this.#deps.incrementLog.showLife(writer === undefined || writer.isOver ? [] : [writer.stream]);
+    await this.#deps.incrementLog.sendHeartbeats(writer === undefined || writer.isOver ? [] : [writer.stream]);
     // In the round that is nearest to it, not in the first one after it.
     this.#lifeDueAt = clock.monotonic() + this.#intervals.lifeMs - this.#intervals.roundMs / 2;
   }

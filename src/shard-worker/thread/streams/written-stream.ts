@@ -279,11 +279,11 @@ export class WrittenStream {
   }
 
   /** Says, once a minute, that everything accepted before is in the log; whoever flushes the stream passes it on. */
-  async giveWord(): Promise<void> {
+  async advanceAcceptedThrough(): Promise<void> {
     const open = this.#open;
     if (open === undefined || open.flusher !== undefined || open.writer.isAppending || open.writer.isOver) return;
     if (this.#clock.monotonic() < this.#wordDueAt) return;
-    const isGiven = await open.writer.giveWord(this.#time);
+    const isGiven = await open.writer.advanceAcceptedThrough(this.#time);
     if (open !== this.#open) return;
     // Adopted, and whoever adopted it has not finished it. It would stay open for as long as this writer shows life and is idle.
     if (!isGiven) this.#leave(open);

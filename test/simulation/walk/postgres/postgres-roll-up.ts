@@ -45,7 +45,7 @@ export class PostgresRollUp extends RollUp<WalkWorld, Held> {
     const { random } = this.world;
     if (held === undefined) {
       if (this.held.size < HELD_MAX && (this.isCareful || random.below(2) === 0)) await this.#takeAny(session);
-      else await session.query<Row>({ text: sql.SHOW_LIFE, values: [this.#id, []] });
+      else await session.query<Row>({ text: sql.SEND_HEARTBEATS, values: [this.#id, []] });
       return;
     }
     if (held.doubt !== undefined) return this.resolve(session, held, held.doubt);

@@ -106,11 +106,11 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
       case 2:
       case 3:
         if (this.hand.length > 0 && this.#mutations.wordWithHand !== true) return;
-        if (own.flushes === undefined || random.below(2) === 0) return this.#giveWord(session, own);
+        if (own.flushes === undefined || random.below(2) === 0) return this.#advanceAcceptedThrough(session, own);
         if (own.memory.length === 0) return this.#touch(session, own, own.flushes);
         return;
       default:
-        await session.query<Row>({ text: sql.SHOW_LIFE, values: [this.#flusher, [own.name]] });
+        await session.query<Row>({ text: sql.SEND_HEARTBEATS, values: [this.#flusher, [own.name]] });
     }
   }
 
@@ -264,10 +264,10 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
     if (this.#doubt === undefined) this.leave(own, 'it is retired or gone');
   }
 
-  async #giveWord(session: SimulatedSession, { name, appendEpoch }: OwnStream): Promise<void> {
+  async #advanceAcceptedThrough(session: SimulatedSession, { name, appendEpoch }: OwnStream): Promise<void> {
     const word = this.heard;
     this.note(() => ` gives its word ${word} on ${name}`);
-    await session.query<Row>({ text: sql.GIVE_WORD, values: [name, appendEpoch, word] });
+    await session.query<Row>({ text: sql.ADVANCE_ACCEPTED_THROUGH, values: [name, appendEpoch, word] });
   }
 
   async #flush(session: SimulatedSession, own: OwnStream): Promise<void> {
@@ -283,7 +283,7 @@ export class PostgresWriter extends Writer<WalkWorld, OwnStream> {
   /** The last heartbeat: nothing is in hand, in doubt or in memory. */
   async #end(session: SimulatedSession, own: OwnStream): Promise<void> {
     this.note(() => ` stops`);
-    await session.query<Row>({ text: sql.END_LIFE, values: [[own.name]] });
+    await session.query<Row>({ text: sql.END_HEARTBEATS, values: [[own.name]] });
     this.crash();
   }
 }

@@ -104,8 +104,8 @@ describe('a shard that writes into a queue', () => {
     await shard.start();
     await eventually('hellos', () => Promise.resolve(queue.sends.length >= 3));
     assert.ok(isRefusing());
-    const [hello] = queue.sends;
-    for (const { id, data } of queue.sends) assert.deepEqual({ id, data }, hello);
+    const [opening] = queue.sends;
+    for (const { id, data } of queue.sends) assert.deepEqual({ id, data }, opening);
     queue.answer = { kind: 'sent' };
     await eventually('a stream', () => Promise.resolve(!isRefusing()));
     assert.equal(await shard.append([incrementRecord('a', 1)], shard.heardTime), 2);

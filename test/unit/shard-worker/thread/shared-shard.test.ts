@@ -60,9 +60,9 @@ class Ingest {
           return row?.isOpen === true ? { epoch: 1, lsn: row.checkpoint, time: 100 } : undefined;
         }),
       lastLsn: (stream) => this.#answer(() => this.streams.get(stream)?.checkpoint),
-      showLife: () => this.#answer(() => void (this.signsOfLife += 1)),
-      giveWord: (stream) => this.#answer(() => this.streams.get(stream)?.isOpen === true),
-      endLife: () => this.#answer(() => undefined),
+      sendHeartbeats: () => this.#answer(() => void (this.signsOfLife += 1)),
+      advanceAcceptedThrough: (stream) => this.#answer(() => this.streams.get(stream)?.isOpen === true),
+      endHeartbeats: () => this.#answer(() => undefined),
       close: () => Promise.resolve(),
     };
     this.context = new ShardContext({

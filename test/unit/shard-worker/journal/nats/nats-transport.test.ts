@@ -3,7 +3,7 @@ import { beforeEach, describe, test } from 'node:test';
 import { JournalError } from '#product/core/errors.js';
 import type { Broker, BrokerMessage, PublishOutcome } from '#product/shard-worker/journal/nats/broker.js';
 import { encodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
-import { natsWriter, sendHello } from '#product/shard-worker/journal/nats/nats-transport.js';
+import { natsWriter, sendOpeningRecord } from '#product/shard-worker/journal/nats/nats-transport.js';
 import type { SharedStreamWriter } from '#product/shard-worker/journal/shared/shared-stream-writer.js';
 import { incrementRecord, NODE_ID } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
@@ -68,8 +68,8 @@ let writer: SharedStreamWriter;
 let complaints: number;
 
 function makeWriter({ confirmAfterMs = 1000, doubtMaxMs = 4000 } = {}): SharedStreamWriter {
-  const hello = broker.add(encodeMessage([incrementRecord('hello', 0)], 1, 0, origin));
-  const end = { stream: STREAM, lsn: 1, sequence: hello, confirmedAt: clock.monotonic() };
+  const opening = broker.add(encodeMessage([incrementRecord('opening', 0)], 1, 0, origin));
+  const end = { stream: STREAM, lsn: 1, sequence: opening, confirmedAt: clock.monotonic() };
   return natsWriter(end, {
     broker,
     clock,
@@ -111,10 +111,10 @@ describe('the writer of a stream in NATS', () => {
     test('expects the sequence of the last acknowledged record', async () => {
       assert.equal(await append(1), 2);
       assert.equal(await append(2), 3);
-      const [hello, first] = broker.messages;
+      const [opening, first] = broker.messages;
       assert.deepEqual(
         broker.published.map(({ expected }) => expected),
-        [hello?.sequence, first?.sequence],
+        [opening?.sequence, first?.sequence],
       );
     });
 
@@ -143,9 +143,9 @@ describe('the writer of a stream in NATS', () => {
     test('is sent after a read when the connection had to be reopened', async () => {
       assert.equal(await append(1), 2);
       broker.fates = ['reconnected'];
-      const [hello, first] = broker.messages;
+      const [opening, first] = broker.messages;
       assert.equal(await append(2), 3);
-      const expected = [hello, first, first].map((each) => each?.sequence);
+      const expected = [opening, first, first].map((each) => each?.sequence);
       assert.deepEqual(
         broker.published.map((each) => each.expected),
         expected,
@@ -277,14 +277,14 @@ describe('the writer of a stream in NATS', () => {
   });
 
   test('an opening record is found when its answer was lost, and comes too late after a fence', async () => {
-    const hello = message(0, 1);
+    const opening = message(0, 1);
     broker = new ScriptedBroker();
     broker.fates = ['answer lost'];
-    await assert.rejects(sendHello(broker, STREAM, hello), /does not take the journal/);
-    const sequence = await sendHello(broker, STREAM, hello);
+    await assert.rejects(sendOpeningRecord(broker, STREAM, opening), /does not take the journal/);
+    const sequence = await sendOpeningRecord(broker, STREAM, opening);
     assert.equal(sequence, broker.messages[0]?.sequence);
     broker.add(FENCE);
-    assert.equal(await sendHello(broker, STREAM, hello), 'over');
+    assert.equal(await sendOpeningRecord(broker, STREAM, opening), 'over');
   });
 
   describe('a broker that may have lost its last messages', () => {

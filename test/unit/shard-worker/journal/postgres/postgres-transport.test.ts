@@ -34,7 +34,7 @@ class ScriptedLog {
         this.last === 'unavailable'
           ? Promise.reject(new CounterError('database-unavailable', 'gone'))
           : Promise.resolve(this.last),
-      giveWord: () => Promise.resolve(true),
+      advanceAcceptedThrough: () => Promise.resolve(true),
     };
     this.writer = postgresWriter(begun, log, {
       clock: this.clock,

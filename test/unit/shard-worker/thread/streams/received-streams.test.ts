@@ -19,7 +19,7 @@ class Bench {
   row: { epoch: number; lsn: Lsn; isRetired: boolean } | undefined;
   next: readonly ReceivedRecords[] = [];
   readonly removed: string[] = [];
-  readonly letGo: string[] = [];
+  readonly released: string[] = [];
   readonly held: string[] = [];
   readonly aside: Lsn[] = [];
   readonly lines: string[] = [];
@@ -35,7 +35,7 @@ class Bench {
   constructor() {
     const queueLog: Pick<
       QueueLog,
-      'receive' | 'takeReceived' | 'setAside' | 'hold' | 'letGo' | 'remove' | 'touch' | 'retire'
+      'receive' | 'takeReceived' | 'setAside' | 'extend' | 'release' | 'remove' | 'touch' | 'retire'
     > = {
       receive: () => Promise.resolve(this.next),
       takeReceived: ({ previousLsn }, lastLsn) => Promise.resolve(this.#take(previousLsn, lastLsn)),
@@ -44,8 +44,8 @@ class Bench {
         this.aside.push(lastLsn);
         return Promise.resolve(1);
       },
-      hold: (receipts) => Promise.resolve(void this.held.push(...receipts)),
-      letGo: (receipts) => Promise.resolve(void this.letGo.push(...receipts)),
+      extend: (receipts) => Promise.resolve(void this.held.push(...receipts)),
+      release: (receipts) => Promise.resolve(void this.released.push(...receipts)),
       remove: (receipts) => Promise.resolve(void this.removed.push(...receipts)),
       touch: (_, at) => Promise.resolve(this.#isAt(at) && this.row?.isRetired === false),
       retire: (_, at) => {
@@ -190,7 +190,7 @@ describe('received streams', () => {
 
     test('whose predecessor is not counted stops its stream, and what follows stays in the queue, until its row is retired', async () => {
       await bench.receive([message(1, 0), message(3, 2), message(4, 3)]);
-      assert.deepEqual([bench.flushed, bench.removed, bench.letGo], [1, ['r1'], ['r3', 'r4']]);
+      assert.deepEqual([bench.flushed, bench.removed, bench.released], [1, ['r1'], ['r3', 'r4']]);
       assert.deepEqual([bench.lines.length, bench.row?.isRetired], [0, false]);
       await bench.pass(31_000);
       await bench.receive([message(3, 2), message(4, 3)]);
@@ -217,7 +217,7 @@ describe('received streams', () => {
       bench.row = { epoch: 9, lsn: 1, isRetired: false };
       bench.isStuck = false;
       await bench.pass(1100);
-      assert.deepEqual([bench.flushed, bench.letGo, bench.removed], [1, ['r2'], ['r1']]);
+      assert.deepEqual([bench.flushed, bench.released, bench.removed], [1, ['r2'], ['r1']]);
       await bench.receive([message(2, 1)]);
       assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [2, 2, ['r1', 'r2']]);
     });
@@ -255,7 +255,7 @@ describe('received streams', () => {
     test('whose row is taken before it could be retired keeps its last record in the queue, and is retired later', async () => {
       bench.isTakenMeanwhile = true;
       await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
-      assert.deepEqual([bench.row?.isRetired, bench.removed, bench.letGo], [false, ['r1'], ['r2']]);
+      assert.deepEqual([bench.row?.isRetired, bench.removed, bench.released], [false, ['r1'], ['r2']]);
       bench.isTakenMeanwhile = false;
       await bench.receive([message(2, 1, { receipt: 'again', isClose: true })]);
       assert.deepEqual([bench.row?.isRetired, bench.flushed, bench.removed], [true, 2, ['r1', 'again']]);
@@ -264,7 +264,7 @@ describe('received streams', () => {
     test('that is retired below a missing record stays so', async () => {
       bench.row = { epoch: 4, lsn: 5, isRetired: true };
       await bench.receive([message(8, 7)]);
-      assert.deepEqual([bench.row, bench.letGo, bench.flushed], [{ epoch: 4, lsn: 5, isRetired: true }, ['r8'], 0]);
+      assert.deepEqual([bench.row, bench.released, bench.flushed], [{ epoch: 4, lsn: 5, isRetired: true }, ['r8'], 0]);
       await bench.pass(31_000);
       await bench.receive([message(8, 7)]);
       assert.match(bench.lines.at(-1) ?? '', /lacks records in SQS/);
@@ -275,7 +275,7 @@ describe('received streams', () => {
     test('without a row that does not begin at its first record is put aside when it comes again', async () => {
       bench.row = undefined;
       await bench.receive([message(4, 3), message(5, 4)]);
-      assert.deepEqual([bench.aside, bench.letGo], [[], ['r4', 'r5']], 'another thread may make the row now');
+      assert.deepEqual([bench.aside, bench.released], [[], ['r4', 'r5']], 'another thread may make the row now');
       await bench.pass(5_000);
       await bench.receive([message(4, 3), message(5, 4)]);
       assert.deepEqual([bench.aside, bench.removed, bench.flushed], [[4, 5], ['r4', 'r5'], 0]);
@@ -287,7 +287,7 @@ describe('received streams', () => {
       await bench.pass(5_000);
       bench.getsRow = true;
       await bench.receive([message(2, 1)]);
-      assert.deepEqual([bench.aside, bench.removed, bench.letGo], [[], [], ['r2', 'r2']]);
+      assert.deepEqual([bench.aside, bench.removed, bench.released], [[], [], ['r2', 'r2']]);
       bench.row = { epoch: 1, lsn: 1, isRetired: false };
       await bench.receive([message(2, 1)]);
       assert.deepEqual([bench.flushed, bench.row.lsn, bench.removed], [1, 2, ['r2']]);
