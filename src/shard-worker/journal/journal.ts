@@ -1,6 +1,6 @@
 /**
- * The interfaces of a journal in memory or in a directory: an ordered run of records under a stream's id. Shard thread and
- * command. `memory-journal.ts` and `file/` implement them; those of journals over a network are in `stream-log.ts`.
+ * A journal in memory or in a directory: an ordered run of records under a stream's id. Shard thread and command.
+ * `memory-journal.ts` and `file/` implement it; `stream-log.ts` has the interfaces of shared journals.
  *
  * Every call is synchronous, so nothing else runs on the thread between an append and the addition to the sums.
  *
@@ -18,7 +18,7 @@ export interface JournalRecord {
   readonly lsn: Lsn;
   /** When the HTTP server accepted it, ms since 1970, by the clock of its node. */
   readonly acceptedAt: number;
-  /** The largest time of the database that the shard had heard when it wrote the record. */
+  /** The largest time of the database that the shard knew when it wrote the record. */
   readonly databaseTime: DatabaseTime;
   /** The entries, without the header of the record. */
   readonly entries: Uint8Array;
@@ -46,12 +46,12 @@ export interface Journal {
   /** First LSN of the oldest record that it may still hold. */
   readonly firstLsn: Lsn;
 
-  /** What is kept with the stream of its ownership. Throws JournalError `journal-unavailable`, `journal-corrupt`. */
+  /** The ownership that is stored with the stream. Throws JournalError `journal-unavailable`, `journal-corrupt`. */
   ownership(): StreamOwnership;
 
   /**
-   * Keeps the ownership as durably as the records. A new stream that is not stored yet is stored with it, so that no row is
-   * made before its journal is there. Throws JournalError `journal-unavailable`.
+   * Stores the ownership as durably as the records. Also creates a new stream, so that it exists before its row. Throws
+   * JournalError `journal-unavailable`.
    */
   keepOwnership(ownership: StreamOwnership): void;
 
@@ -64,7 +64,7 @@ export interface Journal {
   /** The LSN up to which an operator says that the stream is counted, although its row is gone. Throws as `ownership`. */
   acceptedCheckpoint(): Lsn | undefined;
 
-  /** Forgets the accepted checkpoint, which has served. Throws JournalError `journal-unavailable`. */
+  /** Removes the accepted checkpoint after its use. Throws JournalError `journal-unavailable`. */
   forgetAcceptedCheckpoint(): void;
 
   /**
@@ -84,11 +84,11 @@ export interface Journal {
    */
   sync(): void;
 
-  /** The records above `after` that the journal held when it was opened, in order of LSN. */
+  /** The records above `after` that the journal had when it was opened, in order of LSN. */
   replay(after: Lsn): Iterable<JournalRecord>;
 
   /**
-   * Removes records up to `upTo` that have been kept for long enough. The caller has just read the checkpoint `upTo`
+   * Removes records up to `upTo` whose keep time has passed. The caller has just read the checkpoint `upTo`
    * with its own epoch. The journal removes nothing at any other time.
    */
   prune(upTo: Lsn): void;
@@ -119,7 +119,7 @@ export interface RecoverableJournal extends Journal {
   recover(checkpoint: Lsn): RecoveryFacts;
 }
 
-/** A stream of an earlier run that was not read yet. */
+/** A stream of an earlier run, before it is read. */
 export interface FoundStream {
   readonly stream: string;
   /** Bytes that count towards JOURNAL_MAX_BYTES. */

@@ -101,7 +101,7 @@ export class MemoryJournalStreams implements JournalStreams {
   }
 
   noteTime(): void {
-    // A time is needed for as long as the streams, and those end with the thread.
+    // The streams need no time after the thread has ended.
   }
 
   remove(): void {

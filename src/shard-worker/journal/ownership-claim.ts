@@ -1,28 +1,28 @@
 /**
- * Ownership claims: whether a journal may go on with a stream, or is a copy that was left behind. Shard thread.
+ * Ownership claims: whether a journal may continue a stream, or is an outdated copy. Shard thread.
  *
- * A copied data directory makes two journals of one stream. Up to some LSN both hold the same records. Above it the same LSN
+ * A copied data directory makes two journals of one stream. Up to some LSN both have the same records. Above it the same LSN
  * may mean different records, and the stream has only one checkpoint. So a directory that takes a stream makes a claim, a
  * random id. The directory and the database both keep it:
  *
  * ```text
- * directory A   c1 ───────────── c3?        what A wrote under c1 above LSN 100 is in A alone
- * directory B      └ copy ─ c2 (LSN 100)    B held A's records up to 100 when it took the stream
+ * directory A   c1 ───────────── c3?        only A has what it wrote under c1 above LSN 100
+ * directory B      └ copy ─ c2 (LSN 100)    B had A's records up to 100 when it took the stream
  * database      c1, c2 (100)
  * ```
  *
- * Only one directory writes under a claim. Journals with a common claim therefore hold the same records up to where the first
- * later claim of the other begins. A directory that holds more must not go on: its further records would be taken for those
- * of the other directory, and would be lost or, later, counted twice. A directory that holds nothing more is an older state
- * of the owner's, for example a restored volume, and may go on.
+ * Only one directory writes under a claim. Journals with a common claim therefore have the same records up to the first later
+ * claim of the other. A directory with more records must not continue: they would be taken for those of the other directory,
+ * and would be lost or, later, counted twice. A directory without more records is an older state of the owner's, for example
+ * a restored volume, and may continue.
  *
- * A directory keeps the id of a claim before the database gets it, and notes the claim, with its epoch, once the database has
- * answered. So it knows each of its claims, also one that commits late. Only a noted claim says that what others did before it
- * is known here. A directory that is copied between the two gives its copy an id that only the original uses. The copy sees
- * that: a claim of its own that was kept before one that it has noted has an earlier epoch, because both locked the row.
+ * A directory stores the id of a claim before the database does, and notes the claim, with its epoch, once the database has
+ * answered. So it knows each of its claims, also one that commits late. Only a noted claim proves that the directory knows
+ * what others did before it. A copy made between the two steps has an id that only the original uses. The copy recognises
+ * that: of its own claims, one stored before a noted one has an earlier epoch, because both locked the row.
  *
- * A database that fails over to an asynchronous standby, or is restored, forgets claims. The last owner repeats them with its
- * next claim, so that a copy which knows one of them is compared by that claim and not by an earlier one.
+ * A database that fails over to an asynchronous standby, or is restored, loses claims. The last owner repeats them with its
+ * next claim. A copy that knows one of them is then compared by that claim, and not by an earlier one.
  */
 import type { Lsn } from '../../core/checkpoint.js';
 
@@ -31,33 +31,33 @@ export interface OwnershipClaim {
   /** A random UUID. */
   readonly id: string;
   /**
-   * Where the claim ends what came before: the end of the claimant's journal or the checkpoint, whichever is higher. Records
-   * written under this claim have LSNs above this.
+   * The end of the claimant's journal or the checkpoint, whichever is higher. Records written under this claim have LSNs above
+   * it.
    */
   readonly lsn: Lsn;
 }
 
-/** A claim as the directory keeps it. */
+/** A claim in the directory. */
 export interface KeptClaim extends OwnershipClaim {
-  /** The epoch that the database gave it. Undefined: not noted, because no reply came. 0: from before epochs were kept. */
+  /** The epoch from the database. Undefined: not noted, because no reply came. 0: written by a version without epochs. */
   readonly epoch: number | undefined;
 }
 
-/** A claim as the database has it. */
+/** A claim in the database. */
 export interface ClaimInDatabase extends OwnershipClaim {
   readonly epoch: number;
 }
 
 /**
- * What the directory says of a stream's row.
+ * The state of a stream's row, as the directory knows it.
  *
- * - `unregistered`: it is not known whether there is one;
- * - `open`: it is there, and holds the pruning of idempotency keys up for this stream;
+ * - `unregistered`: the row may not exist;
+ * - `open`: it exists, and delays the pruning of idempotency keys;
  * - `closed`: it was closed or retired, or is about to be.
  */
 export type StreamMark = 'unregistered' | 'open' | 'closed';
 
-/** What the directory keeps of the ownership of a stream. */
+/** The ownership of a stream, as the directory stores it. */
 export interface StreamOwnership {
   readonly mark: StreamMark;
   /** The stream whose open row covers idempotent requests in this one, until this one has a row. */
@@ -66,14 +66,14 @@ export interface StreamOwnership {
   readonly claims: readonly KeptClaim[];
 }
 
-/** What is kept of a stream that is new. */
+/** The ownership of a new stream. */
 export function newOwnership(cover: string | undefined): StreamOwnership {
   return { mark: 'unregistered', cover, claims: [] };
 }
 
 /**
- * Most noted claims that a journal keeps, and most that are not noted. With more takings since the last claim that the
- * database has, a start cannot tell any more who owned the stream.
+ * Most noted claims of a journal, and most that are not noted. Beyond them a start may not find a claim that the database has,
+ * and cannot tell who owned the stream.
  */
 export const CLAIMS_KEPT_MAX = 500;
 
@@ -94,7 +94,7 @@ export type Ownership =
   | { readonly kind: 'last'; readonly lost: readonly OwnershipClaim[] }
   /** Another journal has owned the stream since. Both have the same records up to `sharedLsn`. */
   | { readonly kind: 'earlier'; readonly sharedLsn: Lsn; readonly lost: readonly OwnershipClaim[] }
-  /** The database has no claim that tells: too many, or they were deleted. */
+  /** The claims of the database do not tell, because some were pruned or deleted. */
   | { readonly kind: 'unknown' };
 
 /** The row and the ownership claims of a stream in the database. */

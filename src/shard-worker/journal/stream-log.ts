@@ -1,28 +1,28 @@
 /**
- * A journal that other servers can reach, as a shard uses it: streams of records, who writes and who flushes them. Shard thread.
- * `postgres/` and `nats/` implement it; they let a reader choose a position. `sqs/` hands records out to whoever receives.
+ * A shared journal, as a shard uses it: streams of records, who writes and who flushes them. Shard thread.
+ * In `postgres/` and `nats/` a reader chooses a position. In `sqs/` a reader gets what the queue hands out.
  *
- * A failure of the database is CounterError `database-unavailable`, a failure of a journal elsewhere JournalError
- * `journal-unavailable`. Either way the call can be repeated, or what it was for can be looked up.
+ * Calls reject with CounterError `database-unavailable` where the database fails, and with JournalError
+ * `journal-unavailable` where another journal fails. The caller can repeat the call, or look up its outcome.
  */
 import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import type { Clock } from '../../core/clock.js';
 import type { JournalRecord, RecordBytes } from './journal.js';
 import type { IncrementsAfter } from './shared/stream-backlog.js';
 
-/** Whose streams these are, kept in their rows. */
+/** The owner of streams, as their rows name it. */
 export interface LogOwner {
   /** The id of the server, a UUID. */
   readonly node: string;
   readonly shard: number;
-  /** The id of this thread as one that flushes, a UUID; undefined: it only writes. */
+  /** The UUID under which this thread flushes; undefined: it only writes. */
   readonly flusher: string | undefined;
 }
 
-/** A stream whose flushes this thread has. */
+/** A stream that this thread flushes. */
 export interface OwnedLogStream extends Checkpoint {
   readonly stream: string;
-  /** Idempotent records that carry an older time cannot be checked against the window any more. */
+  /** Idempotent records with an older time can no longer be checked against the window. */
   readonly coveredFrom: DatabaseTime;
 }
 
@@ -34,48 +34,48 @@ export interface TakenLogStream extends OwnedLogStream {
 
 /** A stream that this thread has begun. */
 export interface BegunStream extends OwnedLogStream {
-  /** When its row was made. */
+  /** When its row was created. */
   readonly time: DatabaseTime;
-  /** False where the database was unavailable: whoever flushes makes the row, and flushes the stream. */
+  /** False where the database was unavailable: a flusher creates the row later. */
   readonly isRegistered: boolean;
 }
 
-/** A stream that is not retired, as a look at all of them found it. */
+/** A stream that is not retired, as a survey found it. */
 export interface StreamSurvey extends Checkpoint {
   readonly stream: string;
   readonly node: string;
   readonly shard: number;
-  /** Who flushes it. */
+  /** Its flusher. */
   readonly owner: string | undefined;
-  /** Whether who flushes it, and who writes it, shows signs of life. */
+  /** Whether its flusher sends heartbeats, and whether its writer does. */
   readonly isOwned: boolean;
   readonly isWritten: boolean;
-  /** The thread that writes it owns its flushes, too. */
+  /** One thread writes and flushes it. */
   readonly isSelfFlushed: boolean;
 }
 
-/** All streams that are not retired, and how many threads that flush show signs of life. */
+/** All streams that are not retired, and the number of flushers that send heartbeats. */
 export interface Survey {
   readonly streams: readonly StreamSurvey[];
   readonly flushers: number;
 }
 
-/** What the writer of a stream finds when it asks for its row. */
+/** The row of a stream, as its writer finds it. */
 export interface StreamState extends Checkpoint {
-  /** 0: the row is not made yet. */
+  /** 0: there is no row yet. */
   readonly time: DatabaseTime;
 }
 
-/** Where a stream is whose writer has left it. */
+/** What became of a stream that its writer released. */
 export type StreamFate =
-  /** Somebody goes on with it, or will. */
+  /** It is not retired. */
   | { readonly kind: 'open' }
-  /** All that is counted of it is up to `lsn`. */
+  /** It is counted up to `lsn`, and no further. */
   | { readonly kind: 'ended'; readonly lsn: Lsn }
   /** It has neither a row nor a record. */
   | { readonly kind: 'nowhere' };
 
-/** A place in a stream: what comes after it is read. */
+/** A position in a stream: a read begins after it. */
 export interface LogPosition {
   readonly stream: string;
   readonly lsn: Lsn;
@@ -86,20 +86,20 @@ export interface StreamWriterDeps {
   readonly clock: Clock;
   /** How long a group may be in doubt, in ms. */
   readonly doubtMaxMs: number;
-  /** The journal did not take a group, or does not answer. */
+  /** The journal refused a group, or does not answer. */
   readonly unavailable: (error: unknown) => void;
 }
 
 /** The writer of one stream. One append at a time. */
 export interface StreamWriter {
   readonly stream: string;
-  /** The last LSN that is known to be in the journal. */
+  /** The last acknowledged LSN. */
   readonly endLsn: Lsn;
-  /** Appends nothing more. */
+  /** It appends nothing more. */
   readonly isOver: boolean;
-  /** Why it is over, for the log. */
+  /** Why it ended, for the log. */
   readonly endedBecause: string;
-  /** A group is under way, or its outcome is not known. */
+  /** A group is under way, perhaps in doubt. */
   readonly isAppending: boolean;
   /** An attempt to append the group under way got no answer. */
   readonly isInDoubt: boolean;
@@ -107,7 +107,7 @@ export interface StreamWriter {
   readonly bytes: number;
   /** When the oldest of these was accepted, ms since 1970; infinite where there is none. */
   readonly oldestAcceptedAtMs: number;
-  /** What the journal or the database has lost, where that was found: everything above this LSN. */
+  /** The journal or the database has lost everything above this LSN. */
   readonly lostAfterLsn: Lsn | undefined;
 
   /** Increments of records above an LSN. */
@@ -116,149 +116,145 @@ export interface StreamWriter {
   /** The checkpoint is at `lsn`. */
   noteCheckpoint(lsn: Lsn): void;
 
-  /** Ends the stream for this writer. A group under way is settled first, if that is possible. */
+  /** Ends the stream for this writer. A group under way may still be appended. */
   end(because: string): void;
 
   /**
-   * Appends a group, and resolves to its last LSN. Rejects with JournalError `journal-unavailable` or `journal-fenced`: nothing is
-   * in the journal, nor ever will be; with `journal-failed`: it may be in the journal, and the stream is over.
+   * Appends a group, and resolves to its last LSN. Rejects with JournalError `journal-unavailable` or `journal-fenced`: the
+   * group will never be in the journal; with `journal-failed`: it may be in the journal, and the stream has ended.
    */
   append(group: readonly RecordBytes[], time: DatabaseTime): Promise<Lsn>;
 
   /**
-   * Appends a record without increments, after the group under way: proof that the journal takes records, and a sign of life.
+   * Appends a record without increments, after the group under way: a heartbeat, which proves that the journal accepts records.
    * Rejects as `append` does.
    */
   beat(time: DatabaseTime): Promise<Lsn>;
 
-  /**
-   * Whether such a record is due although nothing was accepted. `isAlone`: no row has shown for some seconds that the writer lives.
-   */
+  /** Whether an idle stream needs such a record. `isAlone`: the database has accepted no heartbeat for some seconds. */
   isBeatDue(isAlone: boolean): boolean;
 
-  /** The word of an idle writer: what it accepted before `time` is in the journal. False: the stream has another writer, or has ended. */
+  /** Records that everything an idle writer accepted before `time` is in the journal. False: the stream is fenced or retired. */
   advanceAcceptedThrough(time: DatabaseTime): Promise<boolean>;
 }
 
-/** Tells what has become of streams: records of a journal outside of the database can be lost while rows stay. */
+/** Finds out what became of streams: a journal outside of the database can lose records while their row stays. */
 export interface StreamFates {
-  /** What has become of a stream that its writer has left, with records up to `endLsn`. Rejects as the journal does. */
+  /** What became of a stream that its writer released at `endLsn`. Rejects as the journal does. */
   fateOf(stream: string, endLsn: Lsn): Promise<StreamFate>;
 }
 
-/** The log of one shard, as the writer of a stream uses it, and whoever flushes one. */
+/** The journal of one shard, for writers and flushers of streams. */
 export interface WriterLog {
-  /** The id of this thread as one that flushes. */
+  /** The id under which this thread flushes. */
   readonly flusher: string | undefined;
-  /** The system that has the records, and what of it holds them, as messages name them. */
+  /** The system that stores the records, and where in it, for messages. */
   readonly place: string;
   readonly store: string;
-  /** The records are in the database itself: without it none is appended. */
+  /** The database stores the records: without it nothing is appended. */
   readonly isInDatabase: boolean;
   /** Most bytes of the records of one group; may be infinite. */
   readonly groupBytesMax: number;
-  /** Undefined for a journal in the database, which does not lose a record while it keeps the row. */
+  /** Undefined for a journal in the database, which keeps the records as long as the row. */
   readonly fates: StreamFates | undefined;
 
   /**
-   * Begins a stream. Where it rejects, the stream must not be written, and whoever flushes ends it. A journal outside of the
-   * database may return another stream, with which an earlier call did not get to the end.
+   * Begins a stream. Where it rejects, the stream must not be written, and a flusher retires it. A journal outside of the
+   * database may return the stream of an earlier call that was rejected.
    */
   begin(stream: string): Promise<BegunStream>;
 
-  /** The writer of a stream that was begun. */
   makeWriter(begun: BegunStream, deps: StreamWriterDeps): StreamWriter;
 
-  /** Where the row of an open stream is, and what time it is there; undefined where it is not open. */
+  /** The row of an open stream, and the time of the database; undefined where it is not open. */
   ask(stream: string): Promise<StreamState | undefined>;
 
-  /** Signs of life of this thread, and of the writer of `streams`. */
+  /** Heartbeats of this thread, and of the writer of `streams`. */
   sendHeartbeats(streams: readonly string[]): Promise<void>;
 
-  /** The last sign of life: other threads may take over at once. */
+  /** Ends heartbeats: other threads may take over at once. */
   endHeartbeats(ids: readonly string[]): Promise<void>;
 
-  /** Looks whether the row of a stream that another process writes is at `at`, and passes its writer's word on. */
+  /** Whether the row of a stream is at `at`. A postgres journal also advances its `accepted_through` to that of the writer. */
   touch(stream: string, at: Checkpoint): Promise<boolean>;
 
   /**
-   * Ends a stream that is flushed to the end of its log. False: its row is not at `at`, or the log goes on; undefined: the end is
-   * not read yet. Idempotent.
+   * Retires a stream that is flushed to its end. False: its row is not at `at`, or records follow; undefined: the end is not
+   * read yet. Idempotent.
    */
   retire(stream: string, at: Checkpoint): Promise<boolean | undefined>;
 
-  /** Closes the connections of the log; no call may follow. */
+  /** Closes the connections; no call may follow. */
   close(): Promise<void>;
 }
 
-/** A log whose readers choose positions. */
+/** A journal whose readers choose positions. */
 export interface SharedLog extends WriterLog {
-  /** Looks at all streams. */
   survey(): Promise<Survey>;
 
-  /** Records above positions in their streams, in order; about `recordsMax` of each stream, fewer where it ends there. */
+  /** Records above positions, in order; about `recordsMax` of each stream, fewer where it ends. */
   read(positions: readonly LogPosition[], recordsMax: number): Promise<ReadonlyMap<string, readonly JournalRecord[]>>;
 
   /**
-   * Takes the flushes of a stream whose row is at `epoch`, and the appends, too, with `adopt`: its writer is gone. Undefined where
-   * another thread has taken it meanwhile. Rejects with `database-unavailable`: it may be taken.
+   * Takes the flushes of a stream whose row is at `epoch`. With `adopt` its writer is gone, and the appends are taken, too.
+   * Undefined where another thread has taken it. Rejects with `database-unavailable`: it may be taken.
    */
   take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined>;
 
-  /** Leaves a stream at `at` to whoever flushes it next. */
+  /** Releases a stream at `at` to the next flusher. */
   release(stream: string, at: Checkpoint): Promise<boolean>;
 
   /** This thread has moved the checkpoint of a stream to `at`. */
   committed(stream: string, at: Checkpoint): void;
 }
 
-/** A message of a queue: records of one stream that this thread holds, and that nobody else receives meanwhile. */
+/** A received message: records of one stream that nobody else receives meanwhile. */
 export interface ReceivedRecords {
   readonly stream: string;
-  /** Stands for the message in later calls. */
+  /** Names the message in later calls. */
   readonly receipt: string;
   readonly firstLsn: Lsn;
   readonly lastLsn: Lsn;
-  /** The last LSN that its writer knew to be in the queue before it. LSNs between are missing, or are of unknown outcome. */
+  /** The last LSN that was acknowledged before it. LSNs between are in doubt, or do not exist. */
   readonly previousLsn: Lsn;
   /** No record of the stream follows. */
   readonly isClose: boolean;
-  /** Who wrote it. */
+  /** Its writer. */
   readonly node: string;
   readonly shard: number;
   readonly records: readonly JournalRecord[];
 }
 
-/** What a thread that has received records of a stream finds in the database. */
+/** The row of a stream of received records. */
 export type ReceivedStream =
   | { readonly kind: 'taken'; readonly stream: OwnedLogStream; readonly how: 'open' | 'made' | 'reopened' }
   /** The stream is retired, and all of its records up to `lsn` are counted. */
   | { readonly kind: 'ended'; readonly lsn: Lsn }
-  /** The row is at `at`, and an acknowledged record between that and the records received is missing. */
+  /** The row is at `at`. An acknowledged record between it and the received records is missing. */
   | { readonly kind: 'blocked'; readonly at: Checkpoint }
-  /** There is no row, and the records are not the first ones: nobody can tell what of the stream is counted. */
+  /** There is no row, and the records are not the first ones: how much of the stream is counted is unknown. */
   | { readonly kind: 'unknown' };
 
-/** A log whose readers get what a queue hands out. */
+/** A journal whose readers get what a queue hands out. */
 export interface QueueLog extends WriterLog {
-  /** Records of any streams, in the order of each. Waits a while for the first ones. Rejects with `journal-unavailable`. */
+  /** Records of any streams, in the order of each stream. Waits for a message. Rejects with `journal-unavailable`. */
   receive(): Promise<readonly ReceivedRecords[]>;
 
-  /** Takes the stream of received records, whose last one is `lastLsn`. Rejects with `database-unavailable`: it may be taken. */
+  /** Takes the stream of received records up to `lastLsn`. Rejects with `database-unavailable`: it may be taken. */
   takeReceived(first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream>;
 
   /**
-   * Keeps records of a stream without a row where an operator finds them. Resolves to their increments; undefined where the
-   * stream has a row by now, and nothing was kept. Idempotent.
+   * Moves records of a stream without a row to `rejected_increments`. Resolves to the number of increments; undefined, without
+   * an effect, where the stream has a row by now. Idempotent.
    */
   setAside(received: ReceivedRecords): Promise<number | undefined>;
 
-  /** Holds what was received for some more seconds. Rejects with `journal-unavailable`. */
+  /** Keeps received messages from others for some more seconds. Rejects with `journal-unavailable`. */
   extend(receipts: readonly string[]): Promise<void>;
 
-  /** Lets others receive it again after `seconds`. In the order of the streams. Rejects with `journal-unavailable`. */
+  /** Releases received messages: others receive them after `seconds`. Rejects with `journal-unavailable`. */
   release(receipts: readonly string[], seconds?: number): Promise<void>;
 
-  /** Deletes what is committed. Rejects with `journal-unavailable`. */
+  /** Deletes committed messages. Rejects with `journal-unavailable`. */
   remove(receipts: readonly string[]): Promise<void>;
 }

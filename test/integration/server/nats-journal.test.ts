@@ -76,8 +76,8 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
     await eventually('its sum', async () => (await committedSum(database.url, 'found')) === 7);
     await eventually('the alert', () =>
       Promise.resolve(
-        server.output.includes(`Stream ${left} is in NATS from LSN 5`) &&
-          server.output.includes(`Stream ${fenced} is in NATS from a fence`),
+        server.output.includes(`Stream ${left} has no row in journal_checkpoints and begins with LSN 5 in NATS`) &&
+          server.output.includes(`Stream ${fenced} has no row in journal_checkpoints and begins with a fence in NATS`),
       ),
     );
     const retiredAt = async (lsn: number): Promise<boolean> => {
@@ -86,11 +86,11 @@ describe('the journal in NATS', { skip: natsServerMissing() }, () => {
     };
     await eventually('its end', () => retiredAt(2));
     await client.publish(subject(found), encodeMessage([incrementRecord('found', 8)], 3, 0, origin));
-    await server.waitFor('A stream that was finished has records above its end; opened it again');
+    await server.waitFor('A retired stream has records above its checkpoint; opened it again');
     await eventually('the late record is counted', async () => (await committedSum(database.url, 'found')) === 15);
     await eventually('its end again', () => retiredAt(3));
     await client.publish(subject(found), encodeMessage([incrementRecord('left', 7)], 9, 0, origin));
-    await server.waitFor('A stream that was finished has a record behind a gap in NATS');
+    await server.waitFor('A retired stream has a record behind a gap in NATS');
     assert.equal(await committedSum(database.url, 'left'), 0);
     assert.equal((await server.stop()).code, 0);
   });

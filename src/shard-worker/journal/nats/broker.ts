@@ -1,47 +1,47 @@
 /**
- * What the nats journal needs of a broker: ordered messages, each under the subject of a stream. Shard thread.
+ * A broker: ordered messages, each under the subject of a stream. Shard thread.
  *
  * `nats-broker.ts` implements it over JetStream, the simulation in memory.
  */
 
-/** A message of a stream's subject. Without data it is a fence: it has no LSN, and ends the stream for its writer. */
+/** A message of a stream's subject. A message without data is a fence: it has no LSN, and ends the stream for its writer. */
 export interface BrokerMessage {
-  /** Its place in the broker: greater than that of every earlier message of any subject. Sequences have gaps. */
+  /** Greater than the sequence of every earlier message of any subject. Sequences have gaps. */
   readonly sequence: number;
   readonly data: Uint8Array;
 }
 
-/** How a publish ended, as far as this process can know. */
+/** The outcome of a publish, as far as this process knows it. */
 export type PublishOutcome =
   /** The message is stored. */
   | { readonly kind: 'published'; readonly sequence: number }
-  /** The last message of the subject is another one than expected, or a publish is still in process. */
+  /** The subject has another last message than expected, or another publish is in process. */
   | { readonly kind: 'mismatch' }
-  /** Nothing was sent: the connection had to be opened first, and meanwhile the last message may have become another one. */
+  /** Nothing was sent: the connection is a new one, and the last message may have changed meanwhile. */
   | { readonly kind: 'reconnected' }
-  /** It is not stored, and never will be. */
+  /** It will never be stored. */
   | { readonly kind: 'refused'; readonly error: unknown }
-  /** No answer came: it is stored, or will be, or not. */
+  /** In doubt: no answer came. */
   | { readonly kind: 'unknown'; readonly error: unknown };
 
 /**
- * A broker. A call other than `publish` rejects with JournalError `journal-unavailable` where the broker does not answer; what
- * it asked for may have been done.
+ * A broker. Calls other than `publish` reject with JournalError `journal-unavailable` where the broker does not answer; they
+ * may have had their effect.
  */
 export interface Broker {
-  /** `expectedSequence`: of the last message of the subject, as this connection has seen it; 0: it has none. */
+  /** `expectedSequence`: of the last message of the subject, as this connection knows it; 0: none. */
   publish(stream: string, data: Uint8Array, expectedSequence: number): Promise<PublishOutcome>;
 
   /** The last message of a stream; undefined where its subject is empty. */
   last(stream: string): Promise<BrokerMessage | undefined>;
 
-  /** Messages of a stream from a sequence on, in order, none left out. Fewer than `messagesMax` where the subject ends there. */
+  /** Messages of a stream from a sequence on, in order, without gaps. Fewer than `messagesMax` where the subject ends. */
   read(stream: string, fromSequence: number, messagesMax: number): Promise<readonly BrokerMessage[]>;
 
   /** Removes the messages of a stream below a sequence. */
   purge(stream: string, beforeSequence: number): Promise<void>;
 
-  /** The streams whose subjects hold something, with the numbers of their messages. */
+  /** The streams with messages, and the number of messages of each. */
   streams(): Promise<ReadonlyMap<string, number>>;
 
   /** Closes the connection; no call may follow. */

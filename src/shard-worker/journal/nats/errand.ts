@@ -1,5 +1,5 @@
 /**
- * Work in the background of the nats journal, once at a time. Shard thread.
+ * Background work of the nats journal. Shard thread.
  */
 import { CounterError, JournalError } from '../../../core/errors.js';
 import type { LogFields } from '../../../core/logger.js';
@@ -7,13 +7,13 @@ import type { LogFields } from '../../../core/logger.js';
 /** Writes a line of the log. */
 export type WriteLine = (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
 
-/** Work that nobody waits for, and that is tried again later where it fails. */
+/** One piece of work at a time, which nobody waits for. After a failure a later round repeats it. */
 export class Errand {
   readonly #log: WriteLine;
   readonly #failure: string;
   #ended: Promise<void> | undefined;
 
-  /** `failure`: the line of the log for work that has failed. */
+  /** `failure`: the log message of a failure. */
   constructor(log: WriteLine, failure: string) {
     this.#log = log;
     this.#failure = failure;
@@ -24,7 +24,7 @@ export class Errand {
     return this.#ended ?? Promise.resolve();
   }
 
-  /** Does the work, unless some is under way. */
+  /** Starts the work, unless some is under way. */
   run(work: () => Promise<void>): void {
     this.#ended ??= work()
       .catch((error: unknown) => {

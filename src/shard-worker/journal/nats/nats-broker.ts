@@ -1,8 +1,8 @@
 /**
  * A broker over NATS JetStream. Main thread and shard thread.
  *
- * One connection, which is opened when it is needed and opened again after it was lost. The client library would keep what it
- * could not send and send it later; here a publish without a connection is refused instead, so that it certainly was not sent.
+ * One connection, opened on demand, also after a loss. The client library would buffer a publish without a connection and send
+ * it later. Here it is refused instead, so that it certainly was not sent.
  */
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
@@ -14,12 +14,12 @@ import type { NatsSettings } from '../../protocol/control-messages.js';
 import type { Broker, BrokerMessage, PublishOutcome } from './broker.js';
 
 const CONNECT_TIMEOUT_MS = 2000;
-/** How long a request waits for its answer. Much less than ACK_TIMEOUT_MS: what got no answer is looked up. */
+/** How long a request waits for its answer. Much less than ACK_TIMEOUT_MS: a publish without an answer is looked up. */
 const REQUEST_TIMEOUT_MS = 2000;
 /** A list of subjects can be long. */
 const LIST_TIMEOUT_MS = 10_000;
 const PING_INTERVAL_MS = 5000;
-/** After so many requests in a row without an answer another server of the cluster is tried. */
+/** After this many requests in a row without an answer another server of the cluster is tried. */
 const UNANSWERED_MAX = 2;
 /** Between attempts to connect. */
 const RECONNECT_MS = 250;
@@ -27,16 +27,16 @@ const RECONNECT_MS = 250;
 const EXPECTED_SEQUENCE_HEADER = 'Nats-Expected-Last-Subject-Sequence';
 const EXPECTED_STREAM_HEADER = 'Nats-Expected-Stream';
 
-/** Error codes of JetStream by which the last message of a subject is another one than expected, or not known yet. */
+/** Error codes of JetStream: the last message of the subject is another one than expected, or not known yet. */
 const MISMATCHES: readonly number[] = [10071, 10164, 10158];
 /**
- * Error codes by which a message is certainly not stored: no resources (10023, 10047), no JetStream (10008, 10039, 10076), message
- * too large (10054), no such stream, or another one (10059, 10060).
+ * Error codes of a message that is certainly not stored: no resources (10023, 10047), no JetStream (10008, 10039, 10076),
+ * message too large (10054), no such stream, or another one (10059, 10060).
  */
 const REFUSALS: readonly number[] = [10008, 10023, 10039, 10047, 10054, 10059, 10060, 10076];
-/** A message could not be stored. Certain only where a limit was the reason: a disk can fail after others of the cluster stored it. */
+/** A store failed. Certain only where a limit was the reason: a disk may fail after others of the cluster stored the message. */
 const STORE_FAILED = 10077;
-/** No message is there, or none follows. */
+/** There is no message, or none follows. */
 const NO_MESSAGE = 10037;
 
 interface ApiError {
@@ -61,7 +61,7 @@ export interface NatsSession {
 }
 
 /**
- * Connects to one of the servers. Rejects as the client library does. The library is loaded here, so that other journals do not
+ * Connects to one of the servers. Rejects as the client library does. Loads the library here, because other journals do not
  * need it.
  */
 export async function connectToNats(settings: NatsSettings, name: string): Promise<NatsSession> {
@@ -85,8 +85,8 @@ export async function connectToNats(settings: NatsSettings, name: string): Promi
 }
 
 /**
- * The client library names no host where it connects to an address, and Node.js then expects a certificate for `localhost`. It must
- * be for one of the addresses that are given.
+ * For a server given by its address the client library names no host, and Node.js expects a certificate for `localhost`. This
+ * check expects one for a given address.
  */
 function identityCheck(servers: readonly string[]): Readonly<Record<string, unknown>> {
   const hosts = servers.map((server) => new URL(server.includes('://') ? server : `nats://${server}`).hostname);
@@ -115,7 +115,7 @@ export class NatsBroker implements Broker {
   #failedAt = Number.NEGATIVE_INFINITY;
   #failure: unknown;
   #unanswered = 0;
-  /** How to reject the requests of the session. */
+  /** Rejects of the requests of the session. */
   #inFlight = new Set<(error: Error) => void>();
   #isClosed = false;
 
@@ -142,7 +142,7 @@ export class NatsBroker implements Broker {
       return outcomeOf(answer);
     } catch (error) {
       if (hasCause(error, 'NoResponders')) {
-        const what = `nobody answers for the stream ${this.#settings.stream}: it is not there, or has no leader now`;
+        const what = `the stream ${this.#settings.stream} does not exist or has no leader now`;
         return { kind: 'refused', error: new Error(what, { cause: error }) };
       }
       // The client did not send the message.
@@ -185,8 +185,8 @@ export class NatsBroker implements Broker {
   }
 
   /**
-   * One message, from the leader of the stream. Direct gets are answered by any replica, and one of 2.9 that comes back can leave
-   * messages out in between.
+   * One message, from the leader of the stream. Any replica answers a direct get, and a replica of 2.9 that restarts can leave
+   * out messages.
    */
   async #get(query: GetRequest): Promise<BrokerMessage | undefined> {
     const session = await this.#opened();
@@ -199,7 +199,7 @@ export class NatsBroker implements Broker {
     }
     const { message, error } = answer.json<GetAnswer>();
     if (error?.err_code === NO_MESSAGE) return undefined;
-    if (message === undefined) throw unavailable(new Error(error?.description ?? 'an answer that is none'));
+    if (message === undefined) throw unavailable(new Error(error?.description ?? 'an answer without a message'));
     return { sequence: message.seq, data: Buffer.from(message.data ?? '', 'base64') };
   }
 
@@ -225,7 +225,7 @@ export class NatsBroker implements Broker {
     }
   }
 
-  /** A request of a connection that was lost would wait for its time limit otherwise. */
+  /** Rejects at once where the connection is lost. The request itself would wait for its timeout. */
   #unlessLost<T>(answer: Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       const inFlight = this.#inFlight;
@@ -237,7 +237,7 @@ export class NatsBroker implements Broker {
     });
   }
 
-  /** A server that accepts and never answers is left: another one of the cluster may answer. */
+  /** Closes the connection of a server that does not answer: another one of the cluster may answer. */
   #noticeUnanswered(session: NatsSession): void {
     this.#unanswered += 1;
     if (this.#unanswered < UNANSWERED_MAX || this.#session !== session) return;
@@ -249,7 +249,7 @@ export class NatsBroker implements Broker {
   /** Rejects with `journal-unavailable` at once where the last attempt has just failed. */
   async #opened(): Promise<NatsSession> {
     if (this.#session !== undefined && !this.#session.connection.isClosed()) return this.#session;
-    if (this.#isClosed) throw unavailable(new Error('it is closed'));
+    if (this.#isClosed) throw unavailable(new Error('the connection is closed'));
     if (performance.now() - this.#failedAt < RECONNECT_MS) throw unavailable(this.#failure);
     this.#opening ??= this.#open().finally(() => {
       this.#opening = undefined;
@@ -286,12 +286,12 @@ function outcomeOf(answer: Msg): PublishOutcome {
   if (error === undefined && seq !== undefined && seq > 0) return { kind: 'published', sequence: seq };
   const code = error?.err_code ?? 0;
   if (MISMATCHES.includes(code)) return { kind: 'mismatch' };
-  const failure = new Error(`${error?.description ?? 'an answer that is none'} (${code})`);
+  const failure = new Error(`${error?.description ?? 'an answer without a sequence'} (${code})`);
   const isLimit = code === STORE_FAILED && error?.description?.includes('maximum') === true;
   return REFUSALS.includes(code) || isLimit ? { kind: 'refused', error: failure } : { kind: 'unknown', error: failure };
 }
 
-/** Whether an error of the client library has this name, or was caused by one. */
+/** Whether an error of the client library, or a cause of it, has this name. */
 function hasCause(error: unknown, name: string): boolean {
   return causesOf(error).some((cause) => cause instanceof Error && cause.name === name);
 }
@@ -306,5 +306,5 @@ function definedOf(files: NonNullable<NatsSettings['tls']>): Readonly<Record<str
 }
 
 function ignore(): void {
-  // The connection is left either way.
+  // The connection is not used any more.
 }

@@ -1,9 +1,9 @@
 /**
- * The nats journal as a shard uses it: records in a broker, rows of their streams in the database. Shard thread.
+ * The nats journal: records in a broker, rows of their streams in the database. Shard thread.
  *
- * A stream is taken in the database, by an epoch as everywhere, and its records are read after that. Its writer is fenced in the
- * broker, by a message in its subject. So increments are taken while the database is unavailable, and whoever flushes finds
- * streams that the database has never heard of in the broker (`subject-discovery.ts`).
+ * A flusher takes a stream in the database, by an epoch, and then reads its records. A message in the subject of the stream
+ * fences its writer. So the journal accepts increments while the database is unavailable, and flushers find streams without a
+ * row in the broker (`subject-discovery.ts`).
  */
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
@@ -39,11 +39,11 @@ const INTERVALS: NatsJournalIntervals = { ...GROWTH_INTERVALS, listMs: 800, chec
 
 /** Intervals that a simulation shortens, in ms. */
 export interface NatsJournalIntervals extends GrowthIntervals, DiscoveryIntervals {
-  /** Without an answer for so long the broker may have restarted, and have lost its last messages: less than a restart takes. */
+  /** After this long without an answer the broker may have restarted and lost its last messages. Less than a restart takes. */
   readonly confirmAfterMs: number;
 }
 
-/** What the log needs. */
+/** Collaborators and limits of the journal. */
 export interface NatsJournalDeps extends StreamRowsDeps {
   /** For what is written. */
   readonly appends: Broker;
@@ -60,13 +60,13 @@ export interface NatsJournalDeps extends StreamRowsDeps {
   readonly log: WriteLine;
 }
 
-/** A stream whose first message is not acknowledged yet. */
+/** A stream whose opening record is not acknowledged yet. */
 interface Beginning {
   readonly begun: BegunStream;
   readonly opening: Uint8Array;
 }
 
-/** One shard's part of the journal. */
+/** The nats journal of one shard. */
 export class NatsJournal implements SharedLog, StreamFates {
   readonly place = 'NATS';
   readonly store = 'NATS';
@@ -81,9 +81,8 @@ export class NatsJournal implements SharedLog, StreamFates {
   readonly #growth: StreamGrowth;
   readonly #discovery: SubjectDiscovery;
   #beginning: Beginning | undefined;
-  /** The first message of the stream that was begun last: its sequence, and when it was sent. */
+  /** The opening record of the latest stream: its sequence, and when it was sent. */
   #opening = { sequence: 0, confirmedAt: 0 };
-  /** Of the stream that this thread writes. */
   #writer: SharedStreamWriter | undefined;
 
   constructor(deps: NatsJournalDeps) {
@@ -115,8 +114,8 @@ export class NatsJournal implements SharedLog, StreamFates {
   }
 
   /**
-   * Makes the row of a new stream, then its first message: LSN 1, without increments. Where the database is unavailable there is no
-   * row: whoever reads LSN 1 makes it. Rejects with `journal-unavailable`; the next call then goes on with this stream.
+   * Makes the row of a new stream, then sends its opening record. Where the database is unavailable, whoever reads the opening
+   * record makes the row. Rejects with `journal-unavailable`; the next call then continues with this stream.
    */
   async begin(stream: string): Promise<BegunStream> {
     this.#beginning ??= await this.#prepare(stream);
@@ -125,7 +124,7 @@ export class NatsJournal implements SharedLog, StreamFates {
     const sequence = await sendOpeningRecord(this.#deps.appends, begun.stream, opening);
     this.#beginning = undefined;
     if (sequence === 'over')
-      throw new JournalError('journal-unavailable', 'The stream was ended before it had begun; beginning another one.');
+      throw new JournalError('journal-unavailable', 'The new stream was fenced; beginning another one.');
     this.#opening = { sequence, confirmedAt };
     return begun;
   }
@@ -133,14 +132,14 @@ export class NatsJournal implements SharedLog, StreamFates {
   async #prepare(stream: string): Promise<Beginning> {
     const { clock, log, owner } = this.#deps;
     const begun = await this.#rows.beginElsewhere(stream, true, (error) => {
-      log('debug', { err: error, stream }, 'Beginning a stream without its row');
+      log('debug', { err: error, stream }, 'Database unavailable; beginning a stream without a row');
     });
     return { begun, opening: encodeMessage([emptyRecord(clock.now())], 1, begun.time, owner) };
   }
 
   makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {
     const purges = this.#purge.of(stream);
-    // The first message is LSN 1.
+    // The LSN of the opening record.
     const end = { stream, lsn: 1, ...this.#opening };
     this.#writer = natsWriter(end, {
       ...deps,
@@ -165,7 +164,7 @@ export class NatsJournal implements SharedLog, StreamFates {
     if (row !== undefined) {
       const { lsn } = row;
       if (lsn >= endLsn) return { kind: 'ended', lsn };
-      // Whoever finds records behind a fence opens the stream again.
+      // A flusher that finds records behind a fence opens the stream again.
       const content = await this.#scan.content(stream, lsn);
       return typeof content === 'object' && content.lastLsn === lsn ? { kind: 'ended', lsn } : { kind: 'open' };
     }
@@ -177,7 +176,7 @@ export class NatsJournal implements SharedLog, StreamFates {
     return this.#rows.sendHeartbeats(streams);
   }
 
-  /** Also fences the stream of `ids` that this thread writes. */
+  /** Also fences the stream that this thread writes, if `ids` has it. */
   async endHeartbeats(ids: readonly string[]): Promise<void> {
     if (this.#writer !== undefined && ids.includes(this.#writer.stream)) await this.#writer.close();
     await this.#rows.endHeartbeats(ids);
@@ -187,12 +186,12 @@ export class NatsJournal implements SharedLog, StreamFates {
     const askedAt = this.#deps.clock.monotonic();
     const { streams: rows, flushers } = await this.#rows.survey();
     const beginning = this.#beginning?.begun.stream;
-    // The row of a stream is made before its first message. Until then it is this thread's, and nobody writes it yet.
+    // A stream has a row before its opening record. Until then only this thread uses it.
     const begun = rows.filter(({ stream }) => stream !== beginning);
     const now = this.#deps.clock.monotonic();
     const streams = begun.map((row) => this.#surveyOf(row, now));
     this.#forgetOthers(streams);
-    // Nobody waits for the broker here.
+    // In the background: a survey does not wait for the broker.
     this.#discovery.run(new Set(streams.map(({ stream }) => stream)), beginning);
     this.#purge.run(streams, askedAt);
     return { streams, flushers };
@@ -200,13 +199,13 @@ export class NatsJournal implements SharedLog, StreamFates {
 
   #surveyOf({ silentMs, ...row }: SurveyedStream, now: number): StreamSurvey {
     const signAt = silentMs === undefined ? Number.NEGATIVE_INFINITY : now - silentMs;
-    // Whoever has read the end of a stream knows that nobody writes it.
+    // A stream that was read up to a fence has no writer.
     const isOver = this.#readers.isFenced(row.stream);
     const isWritten = !isOver && (row.isWritten || this.#growth.mayBeWritten(row.stream, signAt, now));
     return { ...row, isWritten };
   }
 
-  /** Other threads have taken the other streams, or have ended them. */
+  /** Other threads have taken or retired the other streams. */
   #forgetOthers(streams: readonly StreamSurvey[]): void {
     const owned = new Set(streams.filter(({ owner }) => owner === this.flusher).map(({ stream }) => stream));
     this.#readers.forgetAllBut(owned);
@@ -220,7 +219,7 @@ export class NatsJournal implements SharedLog, StreamFates {
   async take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined> {
     const taken = await this.#rows.takeFlushes(stream, epoch);
     if (taken === undefined) return undefined;
-    // Earlier commits of this thread are no longer its own.
+    // Earlier commits of this thread were under another epoch.
     this.#purge.forget(stream);
     this.#readers.begin(stream, taken.lsn, adopt);
     return { ...taken, isAdopted: adopt };
@@ -235,7 +234,7 @@ export class NatsJournal implements SharedLog, StreamFates {
     return this.#rows.release(stream, at);
   }
 
-  /** Ends this thread's own stream by a fence, another one where its fence was read. */
+  /** Fences this thread's own stream first. Retires another stream only after its fence was read. */
   async retire(stream: string, at: Checkpoint): Promise<boolean | undefined> {
     const writer = this.#writer;
     if (writer?.stream === stream) {

@@ -1,7 +1,7 @@
 /**
- * The stream of JetStream that holds the journal: made or checked at the start of a server. Main thread.
+ * Makes or checks the JetStream stream of the journal at the start of a server. Main thread.
  *
- * A stream that drops messages by itself would lose increments, so its configuration must say that it does not.
+ * A stream that drops messages by itself loses increments, so its configuration must exclude that.
  */
 import type { StreamConfig, StreamInfo } from '@nats-io/jetstream';
 import { sizeText } from '../../../config/setting-text.js';
@@ -12,30 +12,31 @@ import { connectToNats, type NatsSession } from './nats-broker.js';
 
 /** Least limit of a message: a batch of small requests has up to 64 KiB. */
 const PAYLOAD_BYTES_MIN = 128 * 1024;
-/** From here on of two publishes with one expectation at most one is accepted, in a cluster, too. */
+/** From this version on, a cluster accepts at most one of two publishes with the same expectation. */
 const EXACT_SINCE = [2, 11] as const;
 const STREAM_NOT_FOUND = 10059;
 /** Another server has made the stream meanwhile. */
 const STREAM_EXISTS = 10058;
-/** Too few servers of the cluster can be seen: it is starting, or smaller than the replicas. */
+/** The cluster is starting, or has fewer servers than replicas. */
 const NO_PEERS = 10005;
-/** Refusals that an operator must change something about, although JetStream calls some of them failures of its own. */
+/** Refusals that need an operator, although JetStream reports some as failures of its own. */
 const VERDICTS: readonly number[] = [10028, 10039, 10047, 10065, 10074, 10076];
 
-/** What a start needs to know of the broker. */
+/** The facts about the broker that a start needs. */
 export interface BrokerFacts {
   /** Most bytes of the records of a group. */
   readonly groupBytesMax: number;
   /** The largest body whose record fits a group. */
   readonly bodyBytesFit: number;
-  /** What it is, and what a loss of power can take, as lines of the log. */
+  /** The broker, and the records that a power loss can cost, as a line of the log. */
   readonly description: string;
+  /** Lines of the log. */
   readonly warnings: readonly string[];
 }
 
 /**
  * Connects, and makes or checks the stream, whose messages must hold the records of bodies of `bodyBytes`. Rejects with StartError
- * where an operator must change something, with JournalError `journal-unavailable` where it can be tried again.
+ * where an operator must change something, with JournalError `journal-unavailable` where a later attempt may succeed.
  */
 export async function openBrokerStream(settings: NatsSettings, bodyBytes = 0): Promise<BrokerFacts> {
   let session: NatsSession;
@@ -143,7 +144,7 @@ function factsOf({ connection }: NatsSession, config: StreamConfig, payloadBytes
   if (replicas > 1 && !isExact(version)) {
     warnings.push(
       `NATS ${version} can accept two messages with one expectation in a cluster; records behind the end of a stream are ` +
-        'found and counted, and some requests get 500 outcome-unknown. 2.11 does not',
+        'found and counted, and some requests get 500 outcome-unknown. Upgrade to 2.11',
     );
   }
   return {
@@ -159,7 +160,7 @@ function isExact(version: string): boolean {
   return major > EXACT_SINCE[0] || (major === EXACT_SINCE[0] && minor >= EXACT_SINCE[1]);
 }
 
-/** A StartError where the broker answered, and refuses this server. */
+/** A StartError where the broker refuses this server. */
 function refusalOf(error: unknown): StartError | undefined {
   const reason = reasonOf(error);
   const name = error instanceof Error ? error.name : '';
@@ -182,7 +183,7 @@ function refusalOf(error: unknown): StartError | undefined {
   return undefined;
 }
 
-/** Nobody listens where JetStream would. */
+/** Whether nothing answers requests to JetStream. */
 function isUnanswered(error: unknown): boolean {
   return error instanceof Error && (error.name === 'JetStreamNotEnabled' || reasonOf(error).includes('no responders'));
 }

@@ -1,27 +1,29 @@
 /**
- * How groups come into a broker. Shard thread; one publish at a time.
+ * Appends groups to a broker. Shard thread; one publish at a time.
  *
  * ```text
  * sent ──published──► appended
  *       ├──refused, or no answer──► look, then the same message again
- *       └──another last message than expected──► look: read on from the last acknowledged record
- * look ──a fence, or that record is gone from before others──► over
+ *       └──another last message than expected──► look
+ * look: read on from the last acknowledged record
+ *       ├──a fence, or later records without that record──► over
  *       ├──this group──► appended
- *       ├──not even that record──► look again ──still so after a while──► over: it is gone
- *       └──neither──► the same message again, expecting the last message that was read
+ *       ├──nothing──► look again ──still nothing after a while──► over: that record is lost
+ *       └──that record alone──► the same message again, expecting the last message that was read
  * ```
  *
- * A broker that has lost its last messages gives their sequences to later ones. So a sequence is expected only while the message
- * behind it cannot have changed: after an attempt that was not acknowledged, and a second after the request was sent whose answer
- * confirmed it, the shard looks first whether its last acknowledged record is still there. A broker that loses power is away for
- * longer than a second, or an attempt fails meanwhile.
+ * A broker that has lost its last messages gives their sequences to later ones. So the writer expects a sequence only while its
+ * message cannot have changed. It first looks for its last acknowledged record after an attempt that was not acknowledged, and
+ * a second after it sent the request that last confirmed that record. A broker that loses power is unavailable for longer than
+ * a second, or an attempt fails meanwhile.
  *
- * An LSN always has the same bytes, and nothing is sent before the group under way is settled: only then does "a record with this
- * LSN is there" mean that it is this very group. Only what is read decides, never what one read lacks: another server of the
- * broker may be behind.
+ * An LSN always has the same bytes, and no other group is sent before the outcome of the group under way. So a record that is
+ * found with one of its LSNs belongs to this group. A missing record proves nothing: another server of the broker may be behind.
  *
- * A stream that is over has answered its last group: found behind the last acknowledged record without a gap, it is
- * acknowledged; sent and not found, its outcome is unknown, because a late copy may follow; never sent, nothing is kept.
+ * The last group of a stream that is over is
+ * - acknowledged, if it was found without a gap behind the last acknowledged record;
+ * - of unknown outcome, if it was sent and not found, because a late copy may follow;
+ * - not kept, if it was never sent.
  */
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
@@ -38,44 +40,44 @@ import type { StreamWriterDeps } from '../stream-log.js';
 import type { Broker, BrokerMessage } from './broker.js';
 import { FENCE, isFence } from './nats-message.js';
 
-/** So many looks in a row, over 375 ms or more, that lack even the last acknowledged record: it is lost. */
+/** After this many looks in a row without the last acknowledged record, over 375 ms or more, it is lost. */
 const EMPTY_LOOKS_MIN = 5;
-/** Messages that are read at a time behind the last acknowledged record. There are seldom more than two. */
+/** Messages that one read of a look returns. There are seldom more than two. */
 const LOOK_MESSAGES = 16;
 
-/** What the writer of a stream in a broker needs besides what every writer needs. */
+/** Collaborators of a writer, in addition to those of every writer. */
 export interface NatsWriterDeps extends StreamWriterDeps {
   readonly broker: Pick<Broker, 'publish' | 'read'>;
   readonly origin: MessageOrigin;
-  /** So long after a request that was answered the broker may have restarted. */
+  /** This long after a request that was answered the broker may have restarted. */
   readonly confirmAfterMs: number;
-  /** A message is stored whose last record is `lsn`. */
+  /** A message with records up to `lsn` is stored. */
   readonly stored: (lsn: Lsn, sequence: number) => void;
 }
 
-/** Where the writer of a stream goes on. */
+/** The end of a stream, where its writer continues. */
 export interface WrittenEnd {
   readonly stream: string;
   /** The last acknowledged record; 0: none. */
   readonly lsn: Lsn;
   /** The sequence of its message; 0: none. */
   readonly sequence: number;
-  /** When the request was sent whose answer says so, on the monotonic clock. */
+  /** When the request was sent that confirmed it, on the monotonic clock. */
   readonly confirmedAt: number;
 }
 
-/** What a look behind the last acknowledged record has found. */
+/** The result of a look. */
 interface Sight {
-  /** The last LSN that is there without a gap. */
+  /** The last LSN without a gap before it. */
   readonly lsn: Lsn;
-  /** The sequence of the message that holds it. */
+  /** The sequence of its message. */
   readonly lsnSequence: number;
   /** The sequence of the last message; 0: the subject is empty. */
   readonly lastSequence: number;
   readonly isFenced: boolean;
-  /** The last acknowledged record is not there. */
+  /** The last acknowledged record is missing. */
   readonly isGone: boolean;
-  /** There is another group where the one that was sent would be. */
+  /** Another group has the LSNs of this one. */
   readonly isForeign: boolean;
   /** The first record that was found is behind a fence. */
   readonly isBehindFence: boolean;
@@ -86,15 +88,15 @@ export function natsWriter(end: WrittenEnd, deps: NatsWriterDeps): SharedStreamW
   return new SharedStreamWriter(end, new NatsTransport(end, deps), deps);
 }
 
-/** What is known of the last acknowledged record, from group to group. */
+/** Keeps the last acknowledged record, from group to group. */
 class NatsTransport implements AppendTransport {
   readonly place = 'NATS';
   readonly burnsLsns = false;
   readonly outdatedBecause = undefined;
   readonly #deps: NatsWriterDeps;
-  /** Of the message of that record. */
+  /** The sequence of its message. */
   #endSequence: number;
-  /** When the request was sent that last confirmed it, and whether an attempt has failed since. */
+  /** When the last request that confirmed it was sent, and whether an attempt has failed since. */
   #confirmedAt: number;
   #isUnsure = false;
 
@@ -120,13 +122,13 @@ class NatsTransport implements AppendTransport {
     this.#isUnsure = true;
   }
 
-  /** The last acknowledged record is there, as the answer says to a request that was sent at `askedAt`. */
+  /** A request that was sent at `askedAt` confirmed the last acknowledged record. */
   noteConfirmed(askedAt: number): void {
     this.#isUnsure = false;
     this.#confirmedAt = askedAt;
   }
 
-  /** A group is stored, in the message at `sequence`. */
+  /** The message at `sequence` stores a group up to `lastLsn`. */
   noteStored(lastLsn: Lsn, sequence: number): void {
     this.#endSequence = sequence;
     this.#deps.stored(lastLsn, sequence);
@@ -144,15 +146,15 @@ class NatsTransport implements AppendTransport {
     return new NatsAttempts(group, writer, this, this.#deps);
   }
 
-  /** By a fence behind the last acknowledged record. */
+  /** Sends a fence behind the last acknowledged record. */
   async close(writer: SharedStreamWriter): Promise<boolean> {
-    writer.end('it was ended');
+    writer.end('it was closed');
     const outcome = await this.#deps.broker.publish(writer.stream, FENCE, this.#endSequence);
     return outcome.kind === 'published';
   }
 }
 
-/** One group, which is sent until its outcome is known. */
+/** Sends one group until its outcome is known. */
 class NatsAttempts implements GroupAttempts {
   readonly #group: SentGroup;
   readonly #writer: SharedStreamWriter;
@@ -160,11 +162,11 @@ class NatsAttempts implements GroupAttempts {
   readonly #deps: NatsWriterDeps;
   readonly #data: Uint8Array;
   #expected: number;
-  /** The last message may be another one: look before sending. */
+  /** The last message may have changed: look before sending. */
   #mustLook = false;
   /** A pause has passed since the last publish. */
   #hasPaused = false;
-  /** So many looks in a row have found nothing from the last acknowledged record on. */
+  /** Looks in a row that found nothing from the last acknowledged record on. */
   #emptyLooks = 0;
 
   constructor(group: SentGroup, writer: SharedStreamWriter, transport: NatsTransport, deps: NatsWriterDeps) {
@@ -182,14 +184,14 @@ class NatsAttempts implements GroupAttempts {
 
   async attempt(): Promise<AppendOutcome> {
     const before = this.#expected;
-    // Also where this thread slept since it looked.
+    // This thread may have been suspended since it looked.
     this.#mustLook ||= this.#transport.mustConfirm;
     const outcome = this.#mustLook ? await this.#look() : await this.#send();
     if (outcome.kind !== 'again') {
       this.#hasPaused = true;
       return outcome;
     }
-    // There is nothing to wait for where the broker has just said what to do next.
+    // No pause after news from the broker.
     const isNews = !this.#group.isSent || this.#mustLook || this.#hasPaused || this.#expected !== before;
     const mustPause = outcome.mustPause || !isNews;
     this.#hasPaused ||= mustPause;
@@ -197,7 +199,7 @@ class NatsAttempts implements GroupAttempts {
   }
 
   giveUp(): StreamEnd | undefined {
-    // The last record is there, and the answers take so long that nothing could be sent by them.
+    // The last record was found, but each look was answered too late for the group to be sent.
     if (!this.#group.isSent && this.#emptyLooks === 0) return undefined;
     if (this.#emptyLooks >= EMPTY_LOOKS_MIN) return this.#lost(this.#writer.checkpointLsn);
     return { because: 'a group of it was in doubt for too long' };
@@ -220,7 +222,7 @@ class NatsAttempts implements GroupAttempts {
     return { kind: 'again', mustPause: false };
   }
 
-  /** An attempt that was not answered with success is settled only by what is found. */
+  /** Looks for a group whose last attempt was not acknowledged. */
   async #look(): Promise<AppendOutcome> {
     const askedAt = this.#deps.clock.monotonic();
     let sight: Sight;
@@ -232,10 +234,10 @@ class NatsAttempts implements GroupAttempts {
       this.#emptyLooks = 0;
       return { kind: 'refused', error };
     }
-    // Behind a fence, and without the record before it, it is no more than a copy that came too late: readers find a gap there.
+    // Behind a fence, and without the record before it, it is a late copy: readers find a gap there.
     const isCopy = sight.isGone && sight.isBehindFence;
     const isFound = sight.lsn >= this.#group.lastLsn && !sight.isForeign && !isCopy;
-    // What one read lacks is no proof, since another server of the broker may be behind.
+    // One empty look proves nothing: another server of the broker may be behind.
     const isEmpty = sight.isGone && sight.lastSequence < this.#transport.endSequence;
     this.#emptyLooks = isEmpty ? this.#emptyLooks + 1 : 0;
     if (isEmpty) return this.#emptyOutcome();
@@ -251,14 +253,14 @@ class NatsAttempts implements GroupAttempts {
     return { kind: 'again', mustPause: false };
   }
 
-  /** Nothing of a group that was never sent can come late. */
+  /** A group that was never sent has no late copy. */
   #emptyOutcome(): AppendOutcome {
     if (this.#emptyLooks < EMPTY_LOOKS_MIN || this.#group.isSent) return { kind: 'again', mustPause: true };
     return { kind: 'over', ...this.#lost(this.#writer.checkpointLsn), isAppended: false };
   }
 
   #endOf({ isFenced, isForeign, isGone, lsn }: Sight, isFound: boolean): StreamEnd | undefined {
-    if (isFenced) return { because: 'another server has ended it' };
+    if (isFenced) return { because: 'another server has fenced it' };
     if (isForeign) return { because: 'it has records that this process did not write' };
     if (!isGone || isFound) return undefined;
     const { checkpointLsn, endLsn } = this.#writer;
@@ -302,8 +304,8 @@ class NatsAttempts implements GroupAttempts {
 }
 
 /**
- * Sends the first message of a stream, which says that the stream is there. Resolves to its sequence, or to `over` where the stream
- * was ended meanwhile. Rejects with `journal-unavailable`: then the same data is to be sent again, or the stream is left.
+ * Sends the opening record of a stream. Resolves to its sequence, or to `over` where the stream is fenced. Rejects with
+ * `journal-unavailable`: the caller sends the same data again, or gives the stream up.
  */
 export async function sendOpeningRecord(
   broker: Pick<Broker, 'publish' | 'read'>,
@@ -313,19 +315,19 @@ export async function sendOpeningRecord(
   const outcome = await broker.publish(stream, data, 0);
   if (outcome.kind === 'published') return outcome.sequence;
   if (outcome.kind === 'refused' || outcome.kind === 'unknown')
-    throw new JournalError('journal-unavailable', 'NATS does not take the journal now.', { cause: outcome.error });
+    throw new JournalError('journal-unavailable', 'NATS accepts no records now.', { cause: outcome.error });
   const messages = await broker.read(stream, 1, LOOK_MESSAGES);
   const [first] = messages;
-  if (first === undefined) throw new JournalError('journal-unavailable', 'NATS still works on the first message.');
+  if (first === undefined) throw new JournalError('journal-unavailable', 'NATS has not stored the opening record yet.');
   return isSame(first.data, data) && !messages.some((message) => isFence(message.data)) ? first.sequence : 'over';
 }
 
-/** Whether it is the message with this last record, and not one that has got its sequence since. */
+/** Whether a message ends with this record. A later message may have its sequence. */
 function holdsLast({ data }: BrokerMessage, lsn: Lsn): boolean {
   return !isFence(data) && decodedOr(data, () => undefined)?.lastLsn === lsn;
 }
 
-/** The last LSN of a message that follows `lsn`; undefined for a copy of an earlier one, behind a gap, or for other data. */
+/** The last LSN of a message that follows `lsn`; undefined for an earlier copy, behind a gap, or for other data. */
 function lastLsnOf({ data }: BrokerMessage, lsn: Lsn): Lsn | undefined {
   try {
     const { firstLsn, lastLsn } = decodeMessage(data);

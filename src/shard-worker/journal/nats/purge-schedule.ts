@@ -1,27 +1,25 @@
 /**
- * Up to where the subject of a stream may be purged, and when. Shard thread.
+ * Decides when the subject of a stream is purged, and up to which message. Shard thread.
  *
- * A commit stays to be purged for a while, and then until a look at the checkpoint finds it again, under the same epoch: a failover
- * of the database takes commits back, perhaps long after them.
+ * Committed records are kept for a while, and then until the checkpoint is seen again under the same epoch: a failover of the
+ * database may undo commits, even much later.
  *
- * A broker that has lost its last messages gives their sequences to later ones: whoever purges looks first whether the message of the
- * mark is still there.
+ * A broker that has lost its last messages gives their sequences to later ones. So a purge first checks the message of the mark.
  *
- * Both lists are bounded: beyond their limit every second entry is forgotten. Then less is purged at a time, and the same in the
- * end.
+ * Both lists are bounded: beyond their limit every second entry is dropped. Purges then take larger steps.
  */
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 
 const ENTRIES_MAX = 4096;
 
-/** A message that stays, while what is before it goes. */
+/** A message; a purge removes the messages before it. */
 export interface PurgeMark {
   readonly sequence: number;
   /** Its last LSN; undefined: it is a fence. */
   readonly lsn: Lsn | undefined;
 }
 
-/** The purges of one stream. Fences stay, with all that follows the first one. */
+/** The purges of one stream. The first fence, and all messages behind it, stay. */
 export class PurgeSchedule {
   readonly #keepMs: number;
   /** The last records of messages, in order. */
@@ -48,7 +46,7 @@ export class PurgeSchedule {
     this.#firstFence = Math.min(this.#firstFence, sequence);
   }
 
-  /** Nothing is due until `release`: not everything that would go was read. */
+  /** Nothing is due until `release`, because the reader has not read all earlier messages. */
   hold(): void {
     this.#isHeld = true;
   }
@@ -57,7 +55,7 @@ export class PurgeSchedule {
     this.#isHeld = false;
   }
 
-  /** Forgets what would be due: the stream is read once more. */
+  /** Forgets everything: the stream is read again. */
   clear(): void {
     this.#isHeld = false;
     this.#marks = [];
@@ -81,9 +79,9 @@ export class PurgeSchedule {
   }
 
   /**
-   * The message before which everything may go; undefined: nothing more than before. `found`: the checkpoint as it was at `now` or
-   * later; undefined where the stream is not open. Commits that are due and not found again are forgotten: whoever flushes the
-   * stream now commits and purges.
+   * The message before which everything may be purged; undefined: nothing new. `found`: the checkpoint at `now` or later;
+   * undefined where the stream is not open. Due commits that the checkpoint does not cover are forgotten: another flusher
+   * commits and purges now.
    */
   takeDue(now: number, found: Checkpoint | undefined): PurgeMark | undefined {
     if (this.#isHeld) return undefined;
@@ -98,7 +96,7 @@ export class PurgeSchedule {
     return isFencedBefore ? { sequence: this.#firstFence, lsn: undefined } : due;
   }
 
-  /** Nothing is left to purge for somebody who reads no more. */
+  /** Nothing is left to purge unless the reader reads more. */
   get isEmpty(): boolean {
     return this.#isHeld || this.#commits.length === 0;
   }

@@ -1,32 +1,30 @@
 /**
- * Which streams grow in the broker, by the numbers of messages at each list of the subjects. Shard thread.
+ * Finds streams that grow in the broker, by the number of messages in each list of the subjects. Shard thread.
  *
- * A writer that cannot reach the database shows life in this way only. One that can has a newer sign of life in its row: where the
- * last one is old, a message that came not long after it may be the last one of a writer that is gone.
+ * Growth is the only heartbeat of a writer that cannot reach the database. A writer that can has a newer heartbeat in the
+ * database. So a message that came soon after an old heartbeat may be the last one of a dead writer.
  */
 
-/** What a simulation shortens, in ms. */
+/** Intervals that a simulation shortens, in ms. */
 export interface GrowthIntervals {
-  /** The longest time between two signs of life in the row of a living writer. */
+  /** The longest time between two heartbeats of a living writer in the database. */
   readonly signsApartMs: number;
-  /** How long growth counts: longer than a few of the records that an idle writer appends without the database, one a second. */
+  /** How long growth counts. An idle writer without the database appends a record each second. */
   readonly growthCountsMs: number;
-  /** How long a stream must have been seen before what was not seen counts. */
+  /** How long a new stream counts as written, whether it grows or not. */
   readonly firstSightMs: number;
 }
-
-/** Those of the product. */
 export const GROWTH_INTERVALS: GrowthIntervals = { signsApartMs: 3500, growthCountsMs: 4500, firstSightMs: 3500 };
 
 interface Seen {
   readonly messages: number;
   readonly firstSeenAt: number;
-  /** The list that saw more messages than the one before, and that one. */
+  /** The times of the list that showed more messages than the one before, and of the one before. */
   readonly grownAt: number;
   readonly grownAfter: number;
 }
 
-/** The growth of the streams that are open. Times are on the monotonic clock, in ms. */
+/** The growth of the open streams. Times are on the monotonic clock, in ms. */
 export class StreamGrowth {
   #seen = new Map<string, Seen>();
   #listedAt = Number.NEGATIVE_INFINITY;
@@ -36,14 +34,14 @@ export class StreamGrowth {
     this.#intervals = intervals;
   }
 
-  /** The subjects with the numbers of their messages, as asked for at `now`, and the streams that are open. */
+  /** Notes a list of the subjects with the numbers of their messages, requested at `now`, and the open streams. */
   noteList(subjects: ReadonlyMap<string, number>, open: ReadonlySet<string>, now: number): void {
     const seen = new Map<string, Seen>();
     for (const [stream, messages] of subjects) {
       if (!open.has(stream)) continue;
       const before = this.#seen.get(stream);
       const never = Number.NEGATIVE_INFINITY;
-      // A purge makes them fewer.
+      // A purge makes the number smaller.
       const hasGrown = before !== undefined && messages > before.messages;
       seen.set(stream, {
         messages,
@@ -56,7 +54,7 @@ export class StreamGrowth {
     this.#listedAt = now;
   }
 
-  /** Whether a writer may be alive whose last sign of life in the database came at `signAt`; minus infinity: it has none. */
+  /** Whether a writer may be alive. `signAt`: of its last heartbeat in the database; minus infinity: it has none. */
   mayBeWritten(stream: string, signAt: number, now: number): boolean {
     const seen = this.#seen.get(stream);
     if (seen === undefined) return false;

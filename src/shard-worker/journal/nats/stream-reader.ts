@@ -1,20 +1,20 @@
 /**
- * Reads one stream of a broker for whoever flushes it. Shard thread.
+ * Reads one stream of a broker for its flusher. Shard thread.
  *
- * Records that were read or flushed before are left out, and so are copies of them. Reading goes on behind a fence: a broker that
- * accepted two messages with one expectation may have stored a record there. It stops at a gap, and at what cannot be read.
+ * The reader skips records that were read or flushed before, and copies of them. It continues behind a fence: a broker that
+ * accepted two messages with one expectation may have stored a record there. It stops at a gap, and at an unreadable message.
  *
- * It begins near the checkpoint: committed records stay for a while, and may be many. An LSN always has the same bytes, so where
- * reading begins does not change what is counted. What was left out is read later, and until then nothing is purged and the stream
- * does not end: there may be a fence, or, in a broker as above, a record that is not counted yet. Such a record, or a gap, makes
- * the reader begin again with the first message.
+ * It begins near the checkpoint, because many committed records may be kept. An LSN always has the same bytes, so the beginning
+ * does not change what is counted. The skipped messages are read later. Until then nothing is purged and the stream does not
+ * end: they may contain a fence, or, in a broker as above, a record that is not counted yet. After such a record, or a gap, the
+ * reader begins again with the first message.
  *
- * A broker that has lost its last messages gives their sequences to later ones. After a failure, and a second after the last read was
- * sent, the reader looks first whether its last message is still there, and begins again with the first message where it is not.
+ * A broker that has lost its last messages gives their sequences to later ones. So after a failure, and a second after the last
+ * read was sent, the reader first checks its last message. If that is missing, it begins again with the first message.
  *
  * ```text
- * to end a stream: read to the end ──► a fence, expecting the last message that was read ──► read on, and again if a record came
- *                  ──► a fence, anyone's, is the last message that was read: nothing follows
+ * to end a stream: read to the end ──► send a fence, expecting the last message that was read ──► read on; again after a record
+ *                  ──► the last message that was read is a fence, by any process: nothing follows
  * ```
  */
 import type { Lsn } from '../../../core/checkpoint.js';
@@ -28,24 +28,24 @@ import type { PurgeSchedule } from './purge-schedule.js';
 
 /** Messages that are read at a time. */
 const MESSAGES_MAX = 8;
-/** Messages of those that were left out at first, which one read looks at. */
+/** Most skipped messages that one read looks at. */
 const LEFT_OUT_MESSAGES_MAX = 128;
-/** The search for a beginning ends this near to the checkpoint, in sequences of the broker, or after so many messages. */
+/** The search for a beginning ends this near to the checkpoint, in sequences of the broker, or after this many messages. */
 const NEAR_SEQUENCES = 64;
 const SEARCH_MESSAGES_MAX = 50;
-/** Most fences that one read publishes: each follows a record that came in between. */
+/** Most fences that one read sends. A record that arrives first makes another fence necessary. */
 const FENCES_MAX = 2;
 
-/** What the reader needs. */
+/** Collaborators of a reader. */
 export interface StreamReaderDeps {
   readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
   readonly purges: Pick<PurgeSchedule, 'noteMessage' | 'noteFence' | 'hold' | 'release' | 'clear'>;
   readonly clock: Pick<Clock, 'monotonic'>;
-  /** So long after a read was sent the broker may have restarted. */
+  /** This long after a read was sent the broker may have restarted. */
   readonly confirmAfterMs: number;
-  /** A message that nobody can read: what follows is not counted. */
+  /** A message cannot be read: later messages are not counted. */
   readonly unreadable: (sequence: number, error: JournalError) => void;
-  /** The stream cannot be ended now. Each later read tries again. */
+  /** A fence was refused. Each later read tries again. */
   readonly unfenced: (error: unknown) => void;
 }
 
@@ -57,20 +57,20 @@ export class StreamReader {
   readonly #deps: StreamReaderDeps;
   #lsn: Lsn;
   #lastSequence = 0;
-  /** The last LSN of that message; 0: it is a fence. */
+  /** The last LSN of the last message; 0: it is a fence. */
   #lastLsn: Lsn = 0;
   #recordSequence = 0;
   #fenceSequence = 0;
-  /** It is known where to begin. */
+  /** The beginning is known. */
   #isPlaced: boolean;
-  /** Messages that were left out, from one sequence up to another. */
+  /** The skipped messages, by sequence; `to` is exclusive. */
   #leftOut: { from: number; readonly to: number } | undefined;
   #isBlocked = false;
-  /** When the last read was sent that was answered, and whether something has failed since. */
+  /** When the last answered read was sent, and whether a read has failed since. */
   #confirmedAt: number;
   #isUnsure = false;
 
-  /** Reads what is above `lsn`, which is committed. */
+  /** Reads records above `lsn`, which is committed. */
   constructor(stream: string, lsn: Lsn, ends: boolean, deps: StreamReaderDeps) {
     this.stream = stream;
     this.ends = ends;
@@ -96,8 +96,8 @@ export class StreamReader {
   }
 
   /**
-   * The next records, about `recordsMax`; fewer where the subject ends. Rejects as the broker does. A fence that the broker does not
-   * take keeps no record back: where a limit is reached, what is read here makes room once it is committed.
+   * The next records, about `recordsMax`; fewer where the subject ends. Rejects as the broker does. A refused fence delays no
+   * record: where the broker is full, their commit makes room.
    */
   async read(recordsMax: number): Promise<readonly JournalRecord[]> {
     const { clock, confirmAfterMs } = this.#deps;
@@ -114,7 +114,7 @@ export class StreamReader {
     return records;
   }
 
-  /** False where the broker does not have what it had before, as far as this can be seen. No fence is sent after `fenceUntil`. */
+  /** False where the broker may have lost messages, or refuses a fence. Sends no fence after `fenceUntil`. */
   async #readInto(records: JournalRecord[], recordsMax: number, fenceUntil: number): Promise<boolean> {
     let fences = 0;
     while (!this.#isBlocked && records.length < recordsMax) {
@@ -133,17 +133,17 @@ export class StreamReader {
     return fences < FENCES_MAX;
   }
 
-  /** Looks whether the last message is still there. */
+  /** Begins again where the last message is missing. */
   async #confirm(): Promise<void> {
     if (this.#lastSequence === 0 || this.#isBlocked) return;
-    // Before the first read of a placed reader there is no last message.
+    // A placed reader has no last message before its first read.
     if (this.#recordSequence === 0 && this.#fenceSequence === 0) return;
     const [message] = await this.#deps.broker.read(this.stream, this.#lastSequence, 1);
     if (message?.sequence === this.#lastSequence && lastLsnOf(message) === this.#lastLsn) return;
     this.#beginAgain();
   }
 
-  /** Looks for a message near the checkpoint with which to begin. */
+  /** Searches for a first message near the checkpoint. */
   async #place(): Promise<void> {
     const { broker, purges } = this.#deps;
     const first = (await broker.read(this.stream, 1, MESSAGES_MAX)).at(-1);
@@ -165,13 +165,13 @@ export class StreamReader {
     this.#isPlaced = true;
   }
 
-  /** It holds committed records only. Not known of what is no record. */
+  /** Whether all records of a message are committed. False for other messages. */
   #isCommitted({ data }: BrokerMessage): boolean {
     const group = isFence(data) ? undefined : decodedOr(data, () => undefined);
     return group !== undefined && group.lastLsn <= this.#lsn;
   }
 
-  /** Reads on in what was left out. False where the reader has to begin again. */
+  /** Reads some of the skipped messages. False where the reader begins again. */
   async #readLeftOut(leftOut: { from: number; readonly to: number }): Promise<boolean> {
     const { broker, purges } = this.#deps;
     for (let looked = 0; looked < LEFT_OUT_MESSAGES_MAX; looked += MESSAGES_MAX) {
@@ -191,7 +191,7 @@ export class StreamReader {
     return true;
   }
 
-  /** With the first message. */
+  /** Begins again with the first message. */
   #beginAgain(): false {
     this.#leftOut = undefined;
     this.#lastSequence = 0;
@@ -201,7 +201,7 @@ export class StreamReader {
     return false;
   }
 
-  /** False where there is no news. Whatever its outcome, only what is read afterwards counts. */
+  /** Sends a fence. False where nothing has changed. A later read decides whether it was stored. */
   async #isFenceSent(): Promise<boolean> {
     const outcome = await this.#deps.broker.publish(this.stream, FENCE, this.#lastSequence);
     if (outcome.kind === 'published' || outcome.kind === 'mismatch') return true;
@@ -209,7 +209,7 @@ export class StreamReader {
     return false;
   }
 
-  /** False where nothing behind it is read now. */
+  /** Takes the records of a message. False where the reader stops at it. */
   #take(message: BrokerMessage, records: JournalRecord[]): boolean {
     const { sequence, data } = message;
     const { purges, unreadable } = this.#deps;
@@ -232,7 +232,7 @@ export class StreamReader {
     this.#recordSequence = sequence;
     if (group.lastLsn <= this.#lsn) return true;
     records.push(...group.records.filter(({ lsn }) => lsn > this.#lsn));
-    // Whoever counts the records sees the gap.
+    // The flusher sees the gap.
     this.#isBlocked = isGap;
     if (isGap) return false;
     purges.noteMessage(group.lastLsn, sequence);
@@ -241,7 +241,7 @@ export class StreamReader {
   }
 }
 
-/** 0 for a fence, and for what cannot be read. */
+/** 0 for a fence, and for an unreadable message. */
 function lastLsnOf({ data }: BrokerMessage): Lsn {
   return isFence(data) ? 0 : (decodedOr(data, () => undefined)?.lastLsn ?? 0);
 }

@@ -10,12 +10,12 @@ import type { WriteLine } from './errand.js';
 import { StreamReader } from './stream-reader.js';
 import type { SubjectPurge } from './subject-purge.js';
 
-/** What the readers need. */
+/** Collaborators of the readers. */
 export interface StreamReadersDeps {
   readonly broker: Pick<Broker, 'publish' | 'read' | 'last'>;
   readonly purge: SubjectPurge;
   readonly clock: Pick<Clock, 'monotonic'>;
-  /** So long after a read was sent the broker may have restarted. */
+  /** This long after a read was sent the broker may have restarted. */
   readonly confirmAfterMs: number;
   readonly log: WriteLine;
 }
@@ -39,7 +39,7 @@ export class StreamReaders {
       const reader = found?.lsn === lsn ? found : this.begin(stream, lsn, found?.ends === true);
       return [stream, await reader.read(recordsMax)];
     });
-    // A failure waits for the others: a later read of a stream must not meet one that still runs, and takes what that one returns.
+    // Waits for all, also after a failure: two reads of a stream must not overlap.
     await Promise.allSettled(reading);
     return new Map(await Promise.all(reading));
   }
@@ -48,28 +48,28 @@ export class StreamReaders {
   begin(stream: string, lsn: Lsn, ends: boolean): StreamReader {
     const { broker, clock, confirmAfterMs, log, purge } = this.#deps;
     const purges = purge.of(stream);
-    // What is purged follows from what this reader reads.
+    // The new reader decides what is purged.
     purges.clear();
     const reader = new StreamReader(stream, lsn, ends, {
       ...{ broker, purges, clock, confirmAfterMs },
       unreadable: (sequence, error) => {
-        const what = `Stream ${stream} has a message in NATS that cannot be read; what follows it is not counted`;
+        const what = `Stream ${stream} has an unreadable message in NATS; later messages are not counted`;
         log('error', { stream, sequence, err: error }, what);
       },
       unfenced: (error) => {
-        log('debug', { stream, err: error }, 'Cannot end a stream in NATS now; trying again');
+        log('debug', { stream, err: error }, 'Cannot fence a stream in NATS now; retrying');
       },
     });
     this.#readers.set(stream, reader);
     return reader;
   }
 
-  /** Whether nobody writes a stream any more, as far as it was read. */
+  /** Whether a stream was read up to a fence, so that it has no writer. */
   isFenced(stream: string): boolean {
     return this.#readers.get(stream)?.isFenced === true;
   }
 
-  /** Whether a stream was read to its end, which is `lsn`. */
+  /** Whether a stream was read to its end, and that is `lsn`. */
   hasEndedAt(stream: string, lsn: Lsn): boolean {
     const reader = this.#readers.get(stream);
     return reader?.hasEnded === true && reader.lsn === lsn;
@@ -79,7 +79,7 @@ export class StreamReaders {
     this.#readers.delete(stream);
   }
 
-  /** Other threads have taken all streams but these, or have ended them. */
+  /** Other threads have taken or retired all streams but these. */
   forgetAllBut(owned: ReadonlySet<string>): void {
     for (const stream of this.#readers.keys()) if (!owned.has(stream)) this.#readers.delete(stream);
   }

@@ -1,5 +1,5 @@
 /**
- * What the subject of a stream holds that nobody flushes. Shard thread.
+ * Reads the subjects of streams without a flusher. Shard thread.
  */
 import type { Lsn } from '../../../core/checkpoint.js';
 import { decodedOr, type MessageOrigin, type RecordMessage } from '../shared/message-format.js';
@@ -12,21 +12,21 @@ const SCAN_MESSAGES = 16;
 /** The first record of a subject. */
 export interface FirstRecord extends MessageOrigin {
   readonly lsn: Lsn;
-  /** The first message is a fence. What records follow may be copies of counted ones. */
+  /** The first message is a fence, so the records behind it may be copies of counted ones. */
   readonly isBehindFence: boolean;
 }
 
-/** What a subject holds. */
+/** The content of a subject. */
 export interface SubjectContent {
   readonly hasRecords: boolean;
-  /** Up to where the records follow the checkpoint without a gap; the checkpoint where none does. */
+  /** The last LSN that follows the checkpoint without a gap; the checkpoint where there is none. */
   readonly lastLsn: Lsn;
   /** The first record behind a gap. */
   readonly gapAt: Lsn | undefined;
   readonly firstFence: number | undefined;
 }
 
-/** Looks into subjects. */
+/** Reads subjects. */
 export class SubjectScan {
   readonly #broker: Pick<Broker, 'read'>;
   readonly #log: WriteLine;
@@ -37,12 +37,12 @@ export class SubjectScan {
     this.#log = log;
   }
 
-  /** Nothing more is read. */
+  /** Ends reads that are under way. */
   close(): void {
     this.#isClosed = true;
   }
 
-  /** Undefined where the subject has none that can be read. */
+  /** Undefined where the subject has no record, or an unreadable one first. */
   async firstRecord(stream: string): Promise<FirstRecord | undefined> {
     let isBehindFence = false;
     for (let from = 1; ;) {
@@ -57,7 +57,7 @@ export class SubjectScan {
     }
   }
 
-  /** `unread`: it was closed meanwhile. `unreadable`: something of the subject cannot be read. */
+  /** `unread`: the scan was closed meanwhile. `unreadable`: a message cannot be read. */
   async content(stream: string, checkpoint: Lsn): Promise<SubjectContent | 'unread' | 'unreadable'> {
     let hasRecords = false;
     let lastLsn = checkpoint;
@@ -85,7 +85,7 @@ export class SubjectScan {
 
   #decoded(stream: string, { sequence, data }: BrokerMessage): RecordMessage | undefined {
     return decodedOr(data, (error) => {
-      const what = `The subject of stream ${stream} in NATS has a message that cannot be read; it is left alone`;
+      const what = `Stream ${stream} has an unreadable message in NATS; its records are neither counted nor removed`;
       this.#log('error', { stream, sequence, err: error }, what);
     });
   }

@@ -1,11 +1,11 @@
 /**
- * Looks at the subjects of the broker whose streams have no open row. Shard thread.
+ * Checks the subjects of streams without an open row. Shard thread.
  *
  * ```text
- * a subject the database does not know ──first record is LSN 1──► its row is made ──► taken like any other
- *                                       └──a higher one──► left alone, with an alert
- * the subject of a retired stream ──a record above its checkpoint──► opened again
- *                                  └──nothing but fences, long after──► its row is removed
+ * a stream without a row ──first record is LSN 1──► its row is made ──► taken like any other
+ *                         └──a later one──► not counted, with an alert
+ * a retired stream ──a record above its checkpoint──► opened again
+ *                   └──nothing but fences, long after──► its row is removed
  * ```
  */
 import type { Lsn } from '../../../core/checkpoint.js';
@@ -20,20 +20,20 @@ import type { StreamGrowth } from './stream-growth.js';
 import type { SubjectScan } from './subject-content.js';
 import type { SubjectPurge } from './subject-purge.js';
 
-/** By how much longer the interval between two lists is for each subject. */
+/** Added to the interval between two lists for each subject. */
 const LIST_INTERVAL_A_SUBJECT_MS = 2;
-/** Most subjects that one look checks. */
+/** Most subjects that are checked after one list. */
 const CHECKS_MAX = 100;
 
 /** Intervals that a simulation shortens, in ms. */
 export interface DiscoveryIntervals {
-  /** How often the subjects are listed, beside what the number of subjects adds. Not above the time between two surveys. */
+  /** Shortest time between two lists; each subject adds to it. At most the time between two surveys. */
   readonly listMs: number;
-  /** How long a subject that needed nothing, and has as many messages as then, is left alone. */
+  /** How long a subject is not checked again while its number of messages stays the same. */
   readonly checkedMs: number;
 }
 
-/** What the discovery needs. */
+/** Collaborators and limits of the discovery. */
 export interface SubjectDiscoveryDeps {
   readonly broker: Pick<Broker, 'streams'>;
   readonly rows: StreamRows;
@@ -58,14 +58,13 @@ interface KnownRow {
   readonly old: boolean;
 }
 
-/** Looks after a subject. True where nothing is left to do for now. */
+/** Checks a subject. True where nothing is left to do for now. */
 type StreamCheck = (stream: string) => Promise<boolean>;
 
-/** Looks at all subjects now and then. */
+/** Checks all subjects now and then. */
 export class SubjectDiscovery {
   readonly #deps: SubjectDiscoveryDeps;
   readonly #checked = new Map<string, { readonly messages: number; readonly at: number }>();
-  /** The last subject that a look has checked. */
   #lastChecked: string | undefined;
   #dueAt = Number.NEGATIVE_INFINITY;
   readonly #listing: Errand;
@@ -75,13 +74,13 @@ export class SubjectDiscovery {
 
   constructor(deps: SubjectDiscoveryDeps) {
     this.#deps = deps;
-    const unchecked = 'Cannot look at streams without an open row in NATS now; trying again';
-    this.#listing = new Errand(deps.log, 'Cannot look at the subjects in NATS now; trying again');
+    const unchecked = 'Cannot check NATS for streams without an open row now; retrying';
+    this.#listing = new Errand(deps.log, 'Cannot list the subjects in NATS now; retrying');
     this.#discovering = new Errand(deps.log, unchecked);
     this.#checking = new Errand(deps.log, unchecked);
   }
 
-  /** Begins a look where one is due. `open`: streams with an open row; `beginning`: the one that this thread begins. */
+  /** Lists and checks subjects where that is due. `open`: streams with an open row; `beginning`: the one that this thread begins. */
   run(open: ReadonlySet<string>, beginning: string | undefined): void {
     if (this.#deps.clock.monotonic() < this.#dueAt) return;
     this.#listing.run(() => this.#look(open, beginning));
@@ -116,7 +115,7 @@ export class SubjectDiscovery {
       errand.run(() => this.#checkAll(streams, check, subjects, now));
     };
     const isKnown = (stream: string): boolean => known.has(stream);
-    // Nobody flushes a stream before it is found. One that has ended may have many messages, and can wait.
+    // New streams first, because nobody flushes them. A retired one may have many messages, and can wait.
     runChecks(
       this.#discovering,
       due.filter((stream) => !isKnown(stream)),
@@ -144,7 +143,7 @@ export class SubjectDiscovery {
     return new Map(known.map((row) => [row.stream, row]));
   }
 
-  /** Looks after a subject whose stream has ended. */
+  /** Checks the subject of a retired stream. */
   async #check(stream: string, known: KnownRow | undefined): Promise<boolean> {
     if (known?.retired !== true || !known.due) return false;
     const { log, purge, rows, scan, windowHours } = this.#deps;
@@ -157,11 +156,11 @@ export class SubjectDiscovery {
       return false;
     }
     if (content.gapAt !== undefined) {
-      const what = 'A stream that was finished has a record behind a gap in NATS; it is not counted, and left alone';
+      const what = 'A retired stream has a record behind a gap in NATS; the record is not counted';
       log('error', { stream, checkpoint, lsn: content.gapAt }, what);
       return true;
     }
-    // The records are committed, as the row says that was just read.
+    // All records are at or below the checkpoint.
     if (content.hasRecords) {
       if (content.firstFence === undefined) return true;
       return purge.below(stream, content.firstFence, ({ data }) => isFence(data));
@@ -170,7 +169,7 @@ export class SubjectDiscovery {
     return true;
   }
 
-  /** Makes the row of a subject whose stream has none. */
+  /** Makes the row of a stream that has none. */
   async #discover(stream: string): Promise<boolean> {
     const { log, rows, scan } = this.#deps;
     const first = await scan.firstRecord(stream);
@@ -178,16 +177,16 @@ export class SubjectDiscovery {
     const { lsn: firstLsn, isBehindFence, node, shard } = first;
     const origin = { node, shard };
     if (firstLsn !== 1 || isBehindFence) {
-      // Another thread may have made its row since, and what it has flushed may be removed.
+      // Another thread may have made its row since, flushed records and removed them.
       if ((await this.#known([stream])).has(stream)) return false;
       const what =
-        `Stream ${stream} is in NATS from ${isBehindFence ? 'a fence' : `LSN ${firstLsn}`} on and has no row in journal_checkpoints: nobody can tell what ` +
-        'of it is counted, and it is left alone';
+        `Stream ${stream} has no row in journal_checkpoints and begins with ${isBehindFence ? 'a fence' : `LSN ${firstLsn}`} in NATS: ` +
+        'how much of it is counted is unknown, so its records are neither counted nor removed';
       log('error', { stream, firstLsn, ...origin }, what);
       return true;
     }
     if (await rows.makeFound(stream, origin))
-      log('info', { stream, ...origin }, 'Found a stream in NATS that PostgreSQL had not heard of');
+      log('info', { stream, ...origin }, 'Found a stream in NATS without a row in PostgreSQL; made its row');
     return false;
   }
 
@@ -198,12 +197,12 @@ export class SubjectDiscovery {
       return (await run({ text: REOPEN_STREAM, values: [stream, null] }))[0];
     });
     if (reopened === undefined) return;
-    const what = 'A stream that was finished has records above its end; opened it again';
+    const what = 'A retired stream has records above its checkpoint; opened it again';
     log('warn', { stream, checkpoint, lastLsn }, what);
   }
 }
 
-/** All subjects, beginning behind one of them: those that are due for long must not keep a look from all others. */
+/** All subjects, beginning behind the last checked one, so that each has its turn. */
 function fromNext(
   subjects: ReadonlyMap<string, number>,
   last: string | undefined,

@@ -9,13 +9,13 @@ import { Errand, type WriteLine } from './errand.js';
 import { isFence } from './nats-message.js';
 import { PurgeSchedule, type PurgeMark } from './purge-schedule.js';
 
-/** What the purges need. */
+/** Collaborators and limits of the purges. */
 export interface SubjectPurgeDeps {
   readonly broker: Pick<Broker, 'read' | 'purge'>;
   readonly clock: Pick<Clock, 'monotonic'>;
   /** JOURNAL_KEEP_SECONDS. */
   readonly keepSeconds: number;
-  /** So long after a read was sent the broker may have restarted. */
+  /** This long after a read was sent the broker may have restarted. */
   readonly confirmAfterMs: number;
   readonly log: WriteLine;
 }
@@ -29,23 +29,23 @@ export class SubjectPurge {
 
   constructor(deps: SubjectPurgeDeps) {
     this.#deps = deps;
-    const failure = 'Cannot remove committed records from NATS now; trying again with later ones';
+    const failure = 'Cannot remove committed records from NATS now; retrying with later ones';
     this.#errand = new Errand(deps.log, failure);
   }
 
-  /** What is to be purged of a stream. */
+  /** The purges of a stream. */
   of(stream: string): PurgeSchedule {
     const found = this.#schedules.get(stream) ?? new PurgeSchedule(this.#deps.keepSeconds * 1000);
     this.#schedules.set(stream, found);
     return found;
   }
 
-  /** Earlier commits of a stream are no longer those of this thread. */
+  /** Forgets the commits of a stream. */
   forget(stream: string): void {
     this.#schedules.delete(stream);
   }
 
-  /** Forgets streams of which nothing is left to purge, but these. */
+  /** Forgets streams with nothing left to purge, except needed ones. */
   forgetAllBut(isNeeded: (stream: string) => boolean): void {
     for (const [stream, { isEmpty }] of this.#schedules)
       if (isEmpty && !isNeeded(stream)) this.#schedules.delete(stream);
@@ -56,7 +56,7 @@ export class SubjectPurge {
     this.#schedules.get(stream)?.noteCommitted(at, this.#deps.clock.monotonic());
   }
 
-  /** Begins to remove what was committed long enough before these rows were read, and is committed there. */
+  /** Removes records, in the background, whose keep time had passed at `askedAt` and that these rows show as committed. */
   run(rows: readonly (Checkpoint & { readonly stream: string })[], askedAt: number): void {
     this.#errand.run(() => this.#purge(new Map(rows.map((row) => [row.stream, row])), askedAt));
   }
@@ -74,14 +74,14 @@ export class SubjectPurge {
       const due = schedule.takeDue(askedAt, rows.get(stream));
       if (due === undefined) continue;
       const isThere = await this.below(stream, due.sequence, (message) => isMarked(message, due));
-      // The broker has gone back. What this stream has there by now is purged by whoever ends it.
+      // The broker has lost messages. Whoever retires the stream purges the rest.
       if (!isThere) schedule.clear();
     }
   }
 
   /**
-   * Removes what is below a message, if that is still the one that `isSame` knows. True where it is. Where the answer took too long
-   * nothing is removed: what is committed next takes it along.
+   * Removes the messages below one that `isSame` recognises. False where it is another message. Removes nothing where the answer
+   * took too long; a later purge does.
    */
   async below(stream: string, sequence: number, isSame: (message: BrokerMessage) => boolean): Promise<boolean> {
     const { broker, clock, confirmAfterMs } = this.#deps;
@@ -93,7 +93,7 @@ export class SubjectPurge {
   }
 }
 
-/** Whether it is still the message of the mark. */
+/** Whether a message is still that of the mark. */
 function isMarked({ sequence, data }: BrokerMessage, mark: PurgeMark): boolean {
   if (sequence !== mark.sequence) return false;
   return isFence(data) ? mark.lsn === undefined : decodedOr(data, () => undefined)?.lastLsn === mark.lsn;

@@ -1,11 +1,7 @@
 /**
- * The postgres journal as a shard uses it: the statements on `increment_log`, its streams and their owners. Shard thread.
+ * The postgres journal: the statements on `increment_log`, its streams and their owners. Shard thread.
  *
- * Appends, signs of life and reads of the log have a connection of their own, so that they never wait behind a flush. What locks
- * the row of a stream uses the connection of the flushes: it may have to wait for one.
- *
- * A failure of a statement other than an append is CounterError `database-unavailable`: such a statement can be repeated, or
- * what it was for can be looked up. An append that failed resolves to what is known of it.
+ * Connections and failures are those of `stream-rows.ts`, except that a failed append resolves to its outcome.
  */
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { CounterError } from '../../../core/errors.js';
@@ -30,10 +26,10 @@ import { postgresWriter, type LogOutcome } from './postgres-transport.js';
 
 const UNIQUE_VIOLATION = '23505';
 
-/** The log as a shard needs it; a simulation can put something between the two. */
+/** The journal of a shard; a simulation can wrap it. */
 export type IncrementLog = Pick<PostgresJournal, keyof PostgresJournal>;
 
-/** One shard's statements on the log. */
+/** The postgres journal of one shard. */
 export class PostgresJournal implements SharedLog {
   readonly place = 'PostgreSQL';
   readonly store = 'increment_log';
@@ -42,9 +38,9 @@ export class PostgresJournal implements SharedLog {
   readonly fates = undefined;
   readonly #rows: StreamRows;
   readonly #appends: ShardConnection;
-  /** Under which this thread may append to a stream and retire it. Of the streams that it writes and has adopted. */
+  /** By stream that this thread writes or has adopted: the epoch under which it may append and retire. */
   readonly #appendEpochs = new Map<string, string>();
-  /** The stream that was begun last. */
+  /** The latest stream. */
   #begun: FencedStream | undefined;
 
   constructor(deps: StreamRowsDeps) {
@@ -57,12 +53,11 @@ export class PostgresJournal implements SharedLog {
   }
 
   /**
-   * Makes the rows of a new stream. Rejects with `database-unavailable`: then they may be there, and the stream must not be
-   * written. Whoever flushes ends it.
+   * Makes the rows of a new stream. After a rejection they may exist; the stream must not be written, and a flusher retires it.
    */
   async begin(stream: string): Promise<BegunStream> {
     const begun = await this.#rows.begin(stream);
-    // Whoever finishes the one before adopts it, and gets another epoch.
+    // Whoever adopts the stream before gets another epoch.
     const before = this.#begun;
     if (before !== undefined && this.#appendEpochs.get(before.stream) === before.appendEpoch)
       this.#appendEpochs.delete(before.stream);
@@ -75,7 +70,7 @@ export class PostgresJournal implements SharedLog {
     return postgresWriter({ stream, lsn, appendEpoch: this.appendEpochOf(stream) }, this, deps);
   }
 
-  /** Under which this thread may append to a stream that it has begun or adopted. */
+  /** The epoch under which this thread may append to a stream that it has begun or adopted. */
   appendEpochOf(stream: string): string {
     const appendEpoch = this.#appendEpochs.get(stream);
     if (appendEpoch === undefined) throw new TypeError('a stream that this thread has neither begun nor adopted');
@@ -111,7 +106,7 @@ export class PostgresJournal implements SharedLog {
     });
   }
 
-  /** Records that are there may not be on a synchronous standby yet. */
+  /** A synchronous standby may lack records that are found. */
   async #confirmed(): Promise<LogOutcome> {
     try {
       await this.#appends.run({ text: log.AWAIT_STANDBY });
@@ -122,7 +117,7 @@ export class PostgresJournal implements SharedLog {
     }
   }
 
-  /** The last LSN that the stream has ever had; undefined where the database does not know the stream any more. */
+  /** The last LSN that the stream ever had; undefined where the stream has no row. */
   lastLsn(stream: string): Promise<Lsn | undefined> {
     return this.#rows.inTurn(async () => {
       const [row] = await this.#appends.run<{ lsn: string }>({ text: log.LAST_LSN, values: [stream] });
@@ -155,7 +150,6 @@ export class PostgresJournal implements SharedLog {
     return survey;
   }
 
-  /** Records above positions in their streams, in order; at most `recordsMax` of each stream. */
   async read(
     positions: readonly LogPosition[],
     recordsMax: number,
@@ -188,17 +182,17 @@ export class PostgresJournal implements SharedLog {
 
   retire(stream: string, at: Checkpoint): Promise<boolean> {
     const appendEpoch = this.#appendEpochs.get(stream);
-    // A look at all streams has found that others have ended it.
+    // A survey has found that others retired it.
     return appendEpoch === undefined ? Promise.resolve(false) : this.retireUnder(appendEpoch, stream, at);
   }
 
-  /** As {@link PostgresJournal.retire}, with the epoch under which whoever retires it may append. */
+  /** As {@link PostgresJournal.retire}, under an append epoch. */
   retireUnder(appendEpoch: string, stream: string, at: Checkpoint): Promise<boolean> {
     return this.#rows.isApplied(RETIRE_LOG_STREAM, [stream, at.epoch, at.lsn, appendEpoch]);
   }
 
   committed(): void {
-    // What is counted leaves `increment_log` by itself, once it has been kept for long enough.
+    // The pruner removes committed records.
   }
 
   close(): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * Records as rows of `increment_log`: a group to the parameters of its statement, and a row back to a record. Shard thread.
+ * Records as rows of `increment_log`: encodes a group as parameters, and decodes a row. Shard thread.
  */
 import { hashKey } from '../../../core/key-hash.js';
 import { ArrayElements, LogArrayEncoder } from '../../../db/binary-array.js';
@@ -24,7 +24,7 @@ import {
 } from '../../protocol/record-layout.js';
 import type { JournalRecord, RecordBytes } from '../journal.js';
 
-/** A group, ready to be sent, as often as it takes. Its buffers belong to the encoder until the next group. */
+/** An encoded group, for one or more attempts. Valid until the encoder encodes the next group. */
 export interface EncodedGroup {
   readonly records: number;
   /** Parameters of the statement from $5 on. */
@@ -116,7 +116,7 @@ function decodeEntries({ keys, amounts, idempotency_keys, request_increments, di
   const amount = new ArrayElements(amounts);
   const idempotencyKey = idempotency_keys === null ? undefined : new ArrayElements(idempotency_keys);
   const digest = digests === null ? undefined : new ArrayElements(digests);
-  // Each array holds at least the bytes of its elements, so this is enough for any record.
+  // Each array has at least the bytes of its elements, so this is enough for any record.
   const overhead = INCREMENT_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES;
   const entries = new Uint8Array(keys.length + (idempotency_keys?.length ?? 0) + overhead * key.count);
   const view = new DataView(entries.buffer);
@@ -141,7 +141,7 @@ function decodeEntries({ keys, amounts, idempotency_keys, request_increments, di
     at = idempotencyKeyStart(header) + requestKey.length;
     const first = at;
     for (let index = 0; index < increments; index += 1) {
-      // The key of the request stands at each of its increments.
+      // Each increment of the request repeats its key.
       if (index > 0) idempotencyKey?.next();
       appendIncrement();
     }

@@ -1,11 +1,11 @@
 /**
- * How groups come into the log in PostgreSQL. Shard thread.
+ * Appends groups to `increment_log`. Shard thread.
  *
  * ```text
- * sent ──in the log──► appended
- *       ├──records with its LSNs are there: in doubt before──► it is this group
- *       │                                   └──never sent──► another writer's: over
- *       └──another writer, or a gap──► over; where it was in doubt the last LSN says whether it is in the log
+ * sent ──inserted──► appended
+ *       ├──records with its LSNs exist: in doubt before──► appended
+ *       │                               └──never sent──► written by another process: over
+ *       └──fenced, or a gap──► over; where it was in doubt the last LSN tells whether it is appended
  * ```
  */
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -25,22 +25,22 @@ import { GroupEncoder, type EncodedGroup } from './postgres-records.js';
 /** Between two looks for the last LSN. */
 const LOOK_INTERVAL_MS = 500;
 
-/** How an append ended, as far as this process can know. */
+/** The outcome of an append, as far as this process knows it. */
 export type LogOutcome =
-  /** The group is in the log. */
+  /** The group is in the journal. */
   | { readonly kind: 'appended' }
-  /** Records with these LSNs are in the log: if this very group was sent before, it is those. */
+  /** The journal has records with these LSNs: this group, if it was sent before. */
   | { readonly kind: 'present' }
-  /** Nothing is in the log: the stream has another writer, or has ended. */
+  /** Nothing is appended: the stream is fenced or retired. */
   | { readonly kind: 'fenced' }
-  /** Nothing is in the log, and the record before the group is gone: a failover has taken it back. */
+  /** Nothing is appended: a failover has undone the record before the group. */
   | { readonly kind: 'gap' }
-  /** Nothing of this attempt is in the log. */
+  /** Nothing of this attempt is appended. */
   | { readonly kind: 'refused'; readonly error: unknown }
-  /** It was sent and no answer came. */
+  /** In doubt: it was sent and no answer came. */
   | { readonly kind: 'unknown'; readonly error: unknown };
 
-/** Where groups are appended. */
+/** Appends groups. */
 export interface AppendLog {
   /** Appends a group whose first record gets `firstLsn`. */
   append(
@@ -50,16 +50,16 @@ export interface AppendLog {
     firstLsn: Lsn,
     group: EncodedGroup,
   ): Promise<LogOutcome>;
-  /** The last LSN that the stream has ever had; undefined where the database does not know the stream any more. */
+  /** The last LSN that the stream ever had; undefined where the stream has no row. */
   lastLsn(stream: string): Promise<Lsn | undefined>;
-  /** Gives the word of a writer. False: the stream has another writer, or has ended. */
+  /** Advances the `accepted_through` of an idle writer. False: the stream is fenced or retired. */
   advanceAcceptedThrough(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean>;
 }
 
-/** Where the writer of a stream goes on. */
+/** The end of a stream, where its writer continues. */
 export interface FencedEnd {
   readonly stream: string;
-  /** The last record, which is acknowledged; 0: none. */
+  /** The last acknowledged record; 0: none. */
   readonly lsn: Lsn;
   readonly appendEpoch: string;
 }
@@ -84,7 +84,7 @@ class PostgresTransport implements AppendTransport {
     this.#deps = deps;
   }
 
-  /** Statements show that the writer lives, or that nothing can be appended. */
+  /** Heartbeats are statements. Where they fail, appends fail, too. */
   isBeatDue(): boolean {
     return false;
   }
@@ -98,9 +98,9 @@ class PostgresTransport implements AppendTransport {
     return { isUnsure: false, attempt: () => this.#attempt(encoded, group, writer), giveUp };
   }
 
-  /** Its rows say that it has ended. */
+  /** Its rows record the end. */
   close(writer: SharedStreamWriter): Promise<boolean> {
-    writer.end('it was ended');
+    writer.end('it was closed');
     return Promise.resolve(true);
   }
 
@@ -121,12 +121,12 @@ class PostgresTransport implements AppendTransport {
   }
 
   /**
-   * The stream has another writer: whether the group in doubt came before that. After a failover that has taken it back, whoever
-   * has read it before, and still has the flushes, may count it. Below the LSN of the last acknowledged record, a failover has taken
-   * back what is between.
+   * The stream is fenced: looks whether the group in doubt was appended before. After a failover, a flusher that had read the group
+   * may still count it, so its outcome stays unknown. A last LSN below the last acknowledged one means that a failover has undone
+   * the records between.
    */
   async #lookUp(isGap: boolean, group: SentGroup, writer: SharedStreamWriter): Promise<AppendOutcome> {
-    const because = isGap ? 'the database has gone back' : 'another server has taken it over';
+    const because = isGap ? 'the database has gone back to an earlier state' : 'another server has fenced it';
     writer.end(because);
     const last = await this.#lastLsn(writer.stream, group.until);
     const lostAfterLsn = last !== undefined && last < writer.endLsn ? last : undefined;
@@ -136,7 +136,7 @@ class PostgresTransport implements AppendTransport {
     return { ...over, isAppended: last === undefined || isGap ? undefined : false };
   }
 
-  /** Undefined where the database does not know, or does not answer in time. */
+  /** Undefined where the stream has no row, or the database does not answer in time. */
   async #lastLsn(stream: string, until: number): Promise<Lsn | undefined> {
     const { clock, unavailable } = this.#deps;
     for (;;) {

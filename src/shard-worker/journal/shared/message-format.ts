@@ -1,8 +1,8 @@
 /**
  * A message of a journal outside of the database: a group of consecutive records. Shard thread and main thread.
  *
- * A broker has such messages as they are; in a queue each has another header before it (`sqs/sqs-message.ts`). Both headers begin
- * alike: magic, version, CRC and length. All integers are little-endian.
+ * A broker stores such messages; in a queue another header precedes each (`sqs/sqs-message.ts`). Both headers begin with magic,
+ * version, CRC and length. All integers are little-endian.
  * ```text
  * offset size field
  *      0    4 "SCNJ"
@@ -12,7 +12,7 @@
  *     12    4 bytes of the message, header included
  *     16    8 LSN of the first record
  *     24    4 number of records
- *     28    4 the largest time of the database that the writer had heard, in seconds since 1970; 0: none
+ *     28    4 the largest time of the database that the writer knew, in seconds since 1970; 0: none
  *     32   16 id of the server that wrote it
  *     48      records, with the layout of `record-layout.ts`; their CRC and synced LSN are 0
  * ```
@@ -35,13 +35,13 @@ export const MESSAGE_HEADER_BYTES = 48;
 const VERSION = 1;
 /** "SCNJ" in ASCII, read as a little-endian integer. */
 const MAGIC = 0x4a4e4353;
-/** Where every header has these. */
+/** Offsets that both headers share. */
 const ENVELOPE = { magic: 0, version: 4, crc: 8, bytes: 12 } as const;
 const OFFSET = { shard: 6, firstLsn: 16, records: 24, time: 28, node: 32 } as const;
 
 /** Longest idempotency key. */
 const IDEMPOTENCY_KEY_BYTES_MAX = 255;
-/** What a record needs at most for each byte of a body: an increment of six bytes, `"a":1,`, becomes one of 15. */
+/** Most bytes of a record for each byte of a body: an increment of six bytes, `"a":1,`, becomes one of 15. */
 const RECORD_BYTES_A_BODY_BYTE = 2.5;
 const RECORD_OVERHEAD_BYTES = RECORD_HEADER_BYTES + IDEMPOTENT_HEADER_BYTES + IDEMPOTENCY_KEY_BYTES_MAX;
 
@@ -50,26 +50,26 @@ export function bodyBytesMaxOfGroup(groupBytes: number): number {
   return Math.floor((groupBytes - RECORD_OVERHEAD_BYTES) / RECORD_BYTES_A_BODY_BYTE);
 }
 
-/** What the record of a body of `bodyBytes` can need in a group. */
+/** Most bytes of a group that holds the record of a body of `bodyBytes`. */
 export function groupBytesFor(bodyBytes: number): number {
   return Math.ceil(bodyBytes * RECORD_BYTES_A_BODY_BYTE) + RECORD_OVERHEAD_BYTES;
 }
 
-/** Who writes a stream. */
+/** The writer of a stream. */
 export interface MessageOrigin {
   /** The id of the server, a UUID. */
   readonly node: string;
   readonly shard: number;
 }
 
-/** A group of records as it was written. */
+/** The content of a message. */
 export interface RecordMessage extends MessageOrigin {
   readonly firstLsn: Lsn;
   readonly lastLsn: Lsn;
   readonly records: readonly JournalRecord[];
 }
 
-/** A record without increments: it only has an LSN, and the time of its message. */
+/** A record without increments. */
 export function emptyRecord(acceptedAtMs: number): RecordBytes {
   const record = new Uint8Array(RECORD_HEADER_BYTES);
   const view = new DataView(record.buffer);
@@ -106,7 +106,7 @@ export function encodeMessage(
   return message;
 }
 
-/** Fills in the part of a header that all have; the rest of the message is there. */
+/** Fills in the shared part of a header, last. */
 export function sealMessage(message: Uint8Array, magic: number, version: number): void {
   const view = new DataView(message.buffer, message.byteOffset, message.byteLength);
   view.setUint32(ENVELOPE.magic, magic, true);
@@ -116,7 +116,7 @@ export function sealMessage(message: Uint8Array, magic: number, version: number)
 }
 
 /**
- * Checks what {@link sealMessage} has filled in. `unknownFormat`: why this server cannot read a version. Throws JournalError
+ * Checks the shared part of a header. `unknownFormat`: why this server cannot read a version. Throws JournalError
  * `journal-corrupt` and `journal-format`.
  */
 export function openMessage(
@@ -143,7 +143,7 @@ export function decodeMessage(data: Uint8Array): RecordMessage {
   const view = openMessage(data, { magic: MAGIC, headerBytes: MESSAGE_HEADER_BYTES }, (version) =>
     version === VERSION
       ? undefined
-      : `A message has version ${version} of the format, and this server reads ${VERSION}; upgrade it.`,
+      : `A message has format version ${version}; this server reads version ${VERSION}. Upgrade the server.`,
   );
   const firstLsn = readUint64(view, OFFSET.firstLsn);
   const databaseTime = view.getUint32(OFFSET.time, true);
@@ -152,13 +152,14 @@ export function decodeMessage(data: Uint8Array): RecordMessage {
   let at = MESSAGE_HEADER_BYTES;
   while (at + RECORD_HEADER_BYTES <= data.length) {
     const end = at + view.getUint32(at + RECORD_OFFSET.bytes, true);
-    if (end < at + RECORD_HEADER_BYTES || end > data.length) throw corruptMessage('a record of it has a wrong length');
+    if (end < at + RECORD_HEADER_BYTES || end > data.length) throw corruptMessage('the length of a record is wrong');
     const acceptedAt = readUint64(view, at + RECORD_OFFSET.acceptedAt);
     const entries = data.subarray(at + RECORD_HEADER_BYTES, end);
     records.push({ lsn: firstLsn + records.length, acceptedAt, databaseTime, entries });
     at = end;
   }
-  if (at !== data.length || count === 0 || records.length !== count) throw corruptMessage('its records do not fill it');
+  if (at !== data.length || count === 0 || records.length !== count)
+    throw corruptMessage('the number of records is wrong');
   return { ...originOf(view), firstLsn, lastLsn: firstLsn + count - 1, records };
 }
 
@@ -167,12 +168,12 @@ function originOf(view: DataView): MessageOrigin {
   return { node, shard: view.getUint16(OFFSET.shard, true) };
 }
 
-/** A message that cannot be read, for a reason. */
+/** The error of an unreadable message. */
 export function corruptMessage(why: string): JournalError {
   return new JournalError('journal-corrupt', `A message cannot be read: ${why}.`);
 }
 
-/** The group of a message; undefined, after a call, where it cannot be read. */
+/** The content of a message; undefined, after a call of `unreadable`, where it cannot be read. */
 export function decodedOr(data: Uint8Array, unreadable: (error: JournalError) => void): RecordMessage | undefined {
   try {
     return decodeMessage(data);

@@ -1,19 +1,18 @@
 /**
- * The writer of one stream of a journal that others can reach. Shard thread; one group under way at a time.
+ * The writer of one stream of a shared journal. Shard thread; one group under way at a time.
  *
  * ```text
  * open ──append──► sent ──in the journal──────────────────────────────────────────────► open
  *                   ├──not in the journal, never in doubt──► nothing kept ────────────► open
- *                   ├──no answer──► in doubt: exactly the same bytes again, under the same LSNs
- *                   │                └──too long──► its outcome is unknown──► over; open where its LSNs are burnt
- *                   └──another writer, or what was acknowledged is gone ──────────────► over
+ *                   ├──no answer──► in doubt: the same bytes again, under the same LSNs
+ *                   │                └──too long──► over; open where its LSNs are burnt
+ *                   └──fenced, or acknowledged records are lost ──────────────────────► over
  * ```
  *
- * A group in doubt does not grow before it is sent again, and nothing else gets its LSNs: only then does "a record with this LSN is
- * there" mean that it is this very group. A writer that is over appends nothing more. What is in its stream is flushed by whoever
- * takes the stream.
+ * A group in doubt does not grow before it is sent again, and no other group gets its LSNs. So a record that is found with one
+ * of these LSNs belongs to this group. A writer that is over appends nothing more; whoever takes the stream flushes it.
  *
- * What differs from journal to journal is its {@link AppendTransport}.
+ * Each journal has its own {@link AppendTransport}.
  */
 import { Backoff } from '../../../core/backoff.js';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -28,24 +27,24 @@ import { StreamBacklog, type IncrementsAfter } from './stream-backlog.js';
 const BACKOFF_FIRST_MS = 25;
 const BACKOFF_MAX_MS = 500;
 
-/** Why a stream is over for its writer. */
+/** Why a stream ended for its writer. */
 export interface StreamEnd {
   readonly because: string;
   /** The journal has lost records: everything above this LSN. */
   readonly lostAfterLsn?: Lsn | undefined;
 }
 
-/** How an attempt to append a group ended, as far as this process can know. */
+/** The outcome of an attempt to append a group, as far as this process knows it. */
 export type AppendOutcome =
   /** The group is in the journal. */
   | { readonly kind: 'appended' }
-  /** Nothing of this attempt is in the journal, nor ever will be. `isPassing`: worth a pause although nothing is in doubt. */
+  /** This attempt will never be in the journal. `isPassing`: retry after a pause, although nothing is in doubt. */
   | { readonly kind: 'refused'; readonly error: unknown; readonly isPassing?: boolean }
-  /** It was sent and no answer came. */
+  /** In doubt: it was sent and no answer came. */
   | { readonly kind: 'unknown'; readonly error: unknown }
-  /** Another attempt says more, after a pause or at once. */
+  /** Another attempt is needed, after a pause or at once. */
   | { readonly kind: 'again'; readonly mustPause: boolean }
-  /** The stream is over. `isAppended`: whether the group is in the journal, or ever will be; undefined: it cannot be known. */
+  /** The stream has ended. `isAppended`: whether the group is, or will be, in the journal; undefined: in doubt for ever. */
   | ({ readonly kind: 'over'; readonly isAppended: boolean | undefined } & StreamEnd);
 
 /** A group under way. */
@@ -59,38 +58,38 @@ export interface SentGroup {
   readonly time: DatabaseTime;
   /** No record follows. */
   readonly isLast: boolean;
-  /** Until then it may be in doubt, on the monotonic clock. */
+  /** The end of the attempts, on the monotonic clock. */
   readonly until: number;
   /** An attempt may have reached the journal. */
   isSent: boolean;
 }
 
-/** What sends a group, as often as it takes. */
+/** Sends one group, repeatedly if needed. */
 export interface GroupAttempts {
-  /** Nothing is sent before it is known what is in the journal. */
+  /** The journal must be read before the group is sent. */
   readonly isUnsure: boolean;
-  /** Sends the group, or looks what became of it. Everything that it sends has the same bytes. */
+  /** Sends the group, always with the same bytes, or looks for it in the journal. */
   attempt(): Promise<AppendOutcome>;
-  /** There is no time for another attempt. Why the stream is over by that; undefined: it goes on. */
+  /** No time is left for another attempt. Returns why that ends the stream; undefined: it does not. */
   giveUp(): StreamEnd | undefined;
 }
 
-/** How groups of one stream come into a journal. */
+/** Appends the groups of one stream to a journal. */
 export interface AppendTransport {
-  /** The system that has the records, as messages name it. */
+  /** The system that stores the records, for messages. */
   readonly place: string;
-  /** LSNs that were sent are never used again, whatever became of their group. */
+  /** LSNs that were sent are never used again, whatever the outcome. */
   readonly burnsLsns: boolean;
   /** See {@link StreamWriter.isBeatDue}. */
   isBeatDue(isAlone: boolean): boolean;
-  /** Why nothing more may be sent; undefined: it may. */
+  /** Why nothing more may be sent; undefined: appends are allowed. */
   readonly outdatedBecause: string | undefined;
   prepare(group: SentGroup, writer: SharedStreamWriter): GroupAttempts;
   /** See {@link StreamWriter.advanceAcceptedThrough}. */
   advanceAcceptedThrough(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean>;
   /**
-   * Ends the stream of a writer with nothing under way. `appendLast` appends its last record. Resolves to whether the journal says
-   * now that nothing follows.
+   * Ends the stream of a writer that appends nothing now. `appendLast` appends its last record. Resolves to whether the journal
+   * records the end.
    */
   close(writer: SharedStreamWriter, appendLast: () => Promise<Lsn>): Promise<boolean>;
 }
@@ -103,13 +102,13 @@ export class SharedStreamWriter implements StreamWriter {
   readonly #backlog = new StreamBacklog();
   readonly #turns = new Turns();
   #endLsn: Lsn;
-  /** Above everything that was sent. */
+  /** Above all LSNs that were sent. */
   #nextLsn: Lsn;
   #checkpointLsn: Lsn = 0;
   #lastTime: DatabaseTime = 0;
   #underWay: { readonly group: SentGroup; readonly attempts: GroupAttempts } | undefined;
   #isOver = false;
-  #endedBecause = 'it was left';
+  #endedBecause = 'it was released';
   #lostAfterLsn: Lsn | undefined;
 
   /** `lsn`: of the last record, which is acknowledged. */
@@ -129,12 +128,12 @@ export class SharedStreamWriter implements StreamWriter {
     return this.#endLsn;
   }
 
-  /** The last checkpoint that it knows of. */
+  /** The last known checkpoint. */
   get checkpointLsn(): Lsn {
     return this.#checkpointLsn;
   }
 
-  /** The time that the last acknowledged group carries. */
+  /** The time of the last acknowledged group. */
   get lastTime(): DatabaseTime {
     return this.#lastTime;
   }
@@ -197,7 +196,7 @@ export class SharedStreamWriter implements StreamWriter {
     return this.#transport.advanceAcceptedThrough(this, time);
   }
 
-  /** Gives the word of an idle writer by a record without increments that carries `time`. False: the stream is over. Rejects as `append`. */
+  /** As {@link StreamWriter.advanceAcceptedThrough}, by a record without increments that carries `time`. Rejects as `append`. */
   async advanceByRecord(time: DatabaseTime): Promise<boolean> {
     if (this.#isOver) return false;
     if (time <= this.#lastTime) return true;
@@ -212,8 +211,8 @@ export class SharedStreamWriter implements StreamWriter {
   }
 
   /**
-   * Ends the stream, after the group under way. Resolves to whether the journal says so; otherwise whoever takes the stream ends
-   * it, or it expires.
+   * Ends the stream, after the group under way. Resolves to whether the journal records the end. Otherwise whoever takes the
+   * stream retires it, or it expires.
    */
   close(): Promise<boolean> {
     return this.#turns.run(async () => {
@@ -227,7 +226,7 @@ export class SharedStreamWriter implements StreamWriter {
     const { clock, doubtMaxMs } = this.#deps;
     const { burnsLsns, outdatedBecause } = this.#transport;
     if (outdatedBecause !== undefined) this.end(outdatedBecause);
-    if (this.#isOver) throw new JournalError('journal-fenced', 'The stream is over.');
+    if (this.#isOver) throw new JournalError('journal-fenced', 'The stream has ended.');
     const firstLsn = burnsLsns ? this.#nextLsn : this.#endLsn + 1;
     this.#nextLsn = firstLsn + records.length;
     const facts = { records, firstLsn, lastLsn: this.#nextLsn - 1, previousLsn: this.#endLsn, time, isLast };
@@ -246,7 +245,7 @@ export class SharedStreamWriter implements StreamWriter {
     return this.#endLsn;
   }
 
-  /** Settles where the group is in the journal. Otherwise it rejects, and no later answer counts. */
+  /** Resolves once the group is in the journal. After a rejection no later answer counts. */
   async #settle(group: SentGroup, attempts: GroupAttempts): Promise<void> {
     const { clock, unavailable } = this.#deps;
     const backoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
@@ -282,8 +281,8 @@ export class SharedStreamWriter implements StreamWriter {
     if (end !== undefined) this.#noteEnd(end);
     if (group.isSent) return this.#failed();
     if (end !== undefined) return this.#fenced();
-    // Nothing was refused either: the answers take so long that nothing could be sent by them.
-    return this.#refused(error ?? new Error(`${this.#transport.place} needs too long for each answer`));
+    // Each look was answered too late for the group to be sent.
+    return this.#refused(error ?? new Error(`${this.#transport.place} answers too slowly`));
   }
 
   #noteEnd({ because, lostAfterLsn }: StreamEnd): void {
@@ -293,18 +292,18 @@ export class SharedStreamWriter implements StreamWriter {
 
   #refused(cause: unknown): JournalError {
     this.#deps.unavailable(cause);
-    return new JournalError('journal-unavailable', `${this.#transport.place} does not take the journal now.`, {
+    return new JournalError('journal-unavailable', `${this.#transport.place} accepts no records now.`, {
       cause,
     });
   }
 
   #failed(): JournalError {
-    const what = `${this.#transport.place} did not say whether it has a group of stream ${this.stream}.`;
+    const what = `${this.#transport.place} did not answer; it may have a group of stream ${this.stream}.`;
     return new JournalError('journal-failed', what);
   }
 
   #fenced(): JournalError {
-    const what = `Stream ${this.stream} was over before the group was in it: ${this.#endedBecause}.`;
+    const what = `Stream ${this.stream} ended before the group was appended: ${this.#endedBecause}.`;
     return new JournalError('journal-fenced', what);
   }
 }

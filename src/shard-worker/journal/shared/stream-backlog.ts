@@ -1,5 +1,5 @@
 /**
- * The records of a stream above its last known checkpoint, as its writer counts them. Shard thread.
+ * Counts the records of a stream above its last known checkpoint, for its writer. Shard thread.
  */
 import type { Lsn } from '../../../core/checkpoint.js';
 import { readUint64, RECORD_OFFSET } from '../../protocol/record-layout.js';
@@ -7,20 +7,20 @@ import type { RecordBytes } from '../journal.js';
 
 /** Records that came within this time are one part. */
 const PART_MS = 250;
-/** Most parts: beyond them neighbours are joined, so that days without a flush need no more memory than an hour. */
+/** Most parts. Beyond them neighbours are joined, so that days without a flush need no more memory than an hour. */
 const PARTS_MAX = 8192;
-/** Flushed parts whose counts are kept, should a failover take them back: those of five minutes. */
+/** Flushed parts that are kept, for five minutes, because a failover may undo their flush. */
 const FLUSHED_PARTS_MAX = 1200;
 
-/** Increments of records above an LSN. Exact to the records of a part; 0 only where none of these records has any. */
+/** Increments of records above an LSN, rounded up to whole parts; 0 only where no such record has increments. */
 export interface IncrementsAfter {
-  /** Of those above the last known checkpoint. */
+  /** Above the last known checkpoint. */
   readonly pending: number;
-  /** Of those that were flushed within the last minutes. */
+  /** Flushed within the last minutes. */
   readonly flushed: number;
 }
 
-/** Records that came one after the other. */
+/** Consecutive records. */
 interface BacklogPart {
   lastLsn: Lsn;
   /** Of the last record with increments; 0: there is none. */
@@ -31,7 +31,7 @@ interface BacklogPart {
   increments: number;
 }
 
-/** What one writer has appended and nobody has flushed yet. */
+/** The unflushed records of one writer. */
 export class StreamBacklog {
   #parts: BacklogPart[] = [];
   /** The last parts that were flushed, oldest first. */

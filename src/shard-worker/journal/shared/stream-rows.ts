@@ -1,10 +1,10 @@
 /**
- * The rows of streams of a journal that others can reach: who writes and who flushes them, and signs of life. Shard thread.
+ * The rows of streams of a shared journal: their writers, flushers and heartbeats. Shard thread.
  *
- * Questions and signs of life have a connection of their own, so that they never wait behind a flush. What locks the row of a
- * stream uses the connection of the flushes: it may have to wait for one.
+ * Questions and heartbeats have a connection of their own, so that they never wait for a flush. Statements that lock the row of
+ * a stream use the connection of the flushes, because they may have to wait for one.
  *
- * Every failure is CounterError `database-unavailable`: a statement can be repeated, or what it was for can be looked up.
+ * Every failure is CounterError `database-unavailable`: the caller can repeat the statement, or look up its outcome.
  */
 import type { Checkpoint, DatabaseTime } from '../../../core/checkpoint.js';
 import { CounterError } from '../../../core/errors.js';
@@ -17,14 +17,14 @@ import type { MessageOrigin } from './message-format.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
 
-/** The kinds of journals that others can reach. */
+/** The kinds of shared journals. */
 export type SharedJournalKind = 'postgres' | 'nats' | 'sqs';
 
-/** What the rows need. */
+/** Collaborators of the rows. */
 export interface StreamRowsDeps {
-  /** For questions, signs of life and looks at all streams. */
+  /** For questions, heartbeats and surveys. */
   readonly statements: ShardConnection;
-  /** The connection of the flushes, and the turns in which it is used. */
+  /** The connection of the flushes, and the turns of its users. */
   readonly flushes: ShardConnection;
   readonly flushTurns: Turns;
   readonly owner: LogOwner;
@@ -40,7 +40,7 @@ export interface StreamRow {
 }
 
 interface FencedRow {
-  /** Under which its owner may append and retire. Null: the stream has no row that fences its writer. */
+  /** The epoch under which its owner may append and retire. Null: no row fences its writer. */
   readonly append_epoch: string | null;
 }
 
@@ -53,14 +53,14 @@ interface TimedRow extends StreamRow {
   readonly database_time: number;
 }
 
-/** What the row of a stream says. */
+/** The row of a stream. */
 export interface AskedStream extends StreamState {
   readonly isOpen: boolean;
 }
 
-/** A stream that is not retired, as its row says. */
+/** The row of a stream that is not retired. */
 export interface SurveyedStream extends StreamSurvey {
-  /** Since the last sign of life of its writer; undefined: there is none. */
+  /** Since the last heartbeat of its writer; undefined: there is none. */
   readonly silentMs: number | undefined;
 }
 
@@ -78,7 +78,7 @@ interface SurveyRow {
   readonly flushers: number;
 }
 
-/** The rows of the streams of one kind of journal, for one shard. */
+/** The rows of one kind of journal, for one shard. */
 export class StreamRows {
   readonly #kind: SharedJournalKind;
   readonly #deps: StreamRowsDeps;
@@ -91,12 +91,12 @@ export class StreamRows {
     this.#deps = deps;
   }
 
-  /** The id of this thread as one that flushes. */
+  /** The id under which this thread flushes. */
   get flusher(): string | undefined {
     return this.#deps.owner.flusher;
   }
 
-  /** Makes the rows of a new stream of this thread in the database's own journal. */
+  /** Makes the rows of a new stream of this thread in the postgres journal. */
   async begin(stream: string): Promise<BegunStream & FencedStream> {
     const { node, shard } = this.#deps.owner;
     const values = [stream, node, shard, this.flusher ?? null];
@@ -106,8 +106,8 @@ export class StreamRows {
   }
 
   /**
-   * Makes the row of a new stream of this thread, whose records are elsewhere. Where the database is unavailable there is none: whoever
-   * flushes finds the stream, and makes it. `unavailable`: called then.
+   * Makes the row of a new stream of this thread in another journal. Where the database is unavailable, calls `unavailable`; a
+   * flusher then finds the stream and makes its row.
    */
   async beginElsewhere(
     stream: string,
@@ -125,12 +125,12 @@ export class StreamRows {
     return { stream, epoch: 0, lsn: 0, coveredFrom: 0, time: 0, isRegistered: false };
   }
 
-  /** Makes the row of a stream that others have begun, and that nobody flushes yet. False: it has one. */
+  /** Makes the row of a stream that others have begun, without a flusher. False: it has one. */
   async makeFound(stream: string, origin: MessageOrigin): Promise<boolean> {
     return (await this.#make(this.#making(stream, origin, undefined, false))) !== undefined;
   }
 
-  /** As {@link StreamRows.makeFound}, in a transaction of the caller, for this thread to flush. Undefined: it has one. */
+  /** As {@link StreamRows.makeFound}, in a transaction of the caller, with this thread as flusher. Undefined: it has one. */
   async makeReceived(run: RunStatement, stream: string, origin: MessageOrigin): Promise<StreamRow | undefined> {
     const [row] = await run<StreamRow>(this.#making(stream, origin, this.flusher, false));
     return row;
@@ -153,7 +153,7 @@ export class StreamRows {
     return this.#turns.run(() => orUnavailable(() => taking(this.#deps.statements, make)));
   }
 
-  /** What the row of a stream says; undefined where there is none. */
+  /** The row of a stream; undefined where there is none. */
   async ask(stream: string): Promise<AskedStream | undefined> {
     const [row] = await this.run<{ lsn: string; epoch: string; open: boolean; database_time: number }>(
       streams.ASK_STREAM,
@@ -162,7 +162,7 @@ export class StreamRows {
     return row && { epoch: Number(row.epoch), lsn: Number(row.lsn), time: row.database_time, isOpen: row.open };
   }
 
-  /** As {@link StreamRows.ask}, for the writer of a stream: one that has begun without a row counts as open until it has one. */
+  /** As {@link StreamRows.ask}, for the writer: a stream that began without a row counts as open until it has one. */
   async askWritten(stream: string): Promise<AskedStream | undefined> {
     const row = await this.ask(stream);
     if (row === undefined)
@@ -171,23 +171,23 @@ export class StreamRows {
     return row;
   }
 
-  /** Signs of life of this thread, and of the writer of `written`, also where it has no row yet. */
+  /** Heartbeats of this thread, and of the writer of `written`, also before it has a row. */
   async sendHeartbeats(written: readonly string[]): Promise<void> {
     const text = this.#kind === 'postgres' ? streams.SEND_HEARTBEATS : streams.SEND_HEARTBEATS_WITHOUT_ROW;
     await this.run(text, [this.flusher ?? null, written]);
   }
 
-  /** The last sign of life: other threads may take over at once. */
+  /** Ends heartbeats: other threads may take over at once. */
   async endHeartbeats(ids: readonly string[]): Promise<void> {
     await this.run(streams.END_HEARTBEATS, [ids]);
   }
 
-  /** The word of an idle writer of the database's own journal. False: the stream has another writer, or has ended. */
+  /** Advances the `accepted_through` of an idle writer. False: the stream is fenced or retired. */
   async advanceAcceptedThrough(stream: string, appendEpoch: string, time: DatabaseTime): Promise<boolean> {
     return (await this.run(streams.ADVANCE_ACCEPTED_THROUGH, [stream, appendEpoch, time])).length === 1;
   }
 
-  /** Looks at all streams that are not retired. */
+  /** All streams that are not retired. */
   async survey(): Promise<{ readonly streams: readonly SurveyedStream[]; readonly flushers: number }> {
     const rows = await this.run<SurveyRow>(streams.SURVEY_STREAMS, [this.#kind]);
     return { streams: rows.map(surveyOf), flushers: rows[0]?.flushers ?? 0 };
@@ -201,7 +201,7 @@ export class StreamRows {
     });
   }
 
-  /** As {@link StreamRows.takeFlushes}, and the appends of a stream whose records are in the database: its writer is fenced. */
+  /** As {@link StreamRows.takeFlushes}, and fences the writer of a stream in the postgres journal. */
   adopt(stream: string, epoch: number): Promise<FencedStream | undefined> {
     return this.takeLocked(async (run) => {
       await run({ text: streams.LOCK_STREAM, values: [stream] });
@@ -223,27 +223,27 @@ export class StreamRows {
     return row;
   }
 
-  /** A transaction that takes rows, with `pruned_before` locked. It is rolled back where `work` resolves to undefined. */
+  /** Takes rows in a transaction with `pruned_before` locked. Rolls it back where `work` resolves to undefined. */
   takeLocked<T>(work: (run: RunStatement) => Promise<T | undefined>): Promise<T | undefined> {
     return this.inFlushTurn(() => taking(this.#deps.flushes, work));
   }
 
-  /** Leaves a stream at `at` to whoever flushes it next. */
+  /** Releases a stream at `at` to the next flusher. */
   release(stream: string, at: Checkpoint): Promise<boolean> {
     return this.isApplied(streams.RELEASE_STREAM, [stream, at.epoch, at.lsn]);
   }
 
-  /** Ends a stream whose records are elsewhere, and flushed to their end. False: its row is not at `at`. Idempotent. */
+  /** Retires a stream of another journal, flushed to its end. False: its row is not at `at`. Idempotent. */
   retireElsewhere(stream: string, at: Checkpoint): Promise<boolean> {
     return this.isApplied(streams.RETIRE_STREAM_ELSEWHERE, [stream, at.epoch, at.lsn]);
   }
 
-  /** Runs a statement that waits for no flush. */
+  /** Runs a statement that does not wait for a flush. */
   run<Row extends object>(text: string, values: readonly unknown[]): Promise<Row[]> {
     return this.inTurn(() => this.#deps.statements.run<Row>({ text, values }));
   }
 
-  /** Whether a statement that may wait for a flush has changed a row. */
+  /** Runs a statement that may wait for a flush. Resolves to whether it changed a row. */
   isApplied(text: string, values: readonly unknown[]): Promise<boolean> {
     return this.inFlushTurn(async () => (await this.#deps.flushes.run({ text, values })).length === 1);
   }
@@ -264,7 +264,7 @@ export class StreamRows {
   }
 }
 
-/** Locks the row of a stream. Undefined where there is none. */
+/** Locks the row of a stream; undefined where there is none. */
 export async function lockedRow(run: RunStatement, stream: string): Promise<StreamRow | undefined> {
   const [found] = await run<StreamRow>({ text: sql.LOCK_CHECKPOINT, values: [stream] });
   return found === undefined || found.epoch === null ? undefined : found;

@@ -14,7 +14,7 @@ import {
   keyStart,
 } from '../../protocol/record-layout.js';
 
-/** Increments of records as columns. */
+/** Increments as columns. */
 export class AsideRows {
   readonly keys: Buffer[] = [];
   readonly amounts: string[] = [];

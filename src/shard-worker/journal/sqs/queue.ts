@@ -1,47 +1,47 @@
 /**
- * What the sqs journal needs of a queue: messages in groups, a group a stream. Shard thread.
+ * A FIFO queue: messages in groups, one group for each stream. Shard thread.
  *
- * `sqs-queue.ts` implements it over SQS, the simulation in memory. A group is ordered. While a consumer holds messages of a group,
- * nobody receives later ones of it. Messages that are held and neither deleted nor extended in time are received again.
+ * `sqs-queue.ts` implements it over SQS, the simulation in memory. While a consumer has received messages of a group, nobody
+ * receives later ones of it. A received message that is neither deleted nor extended in time is received again.
  */
 
-/** How a send ended, as far as this process can know. */
+/** The outcome of a send, as far as this process knows it. */
 export type SendOutcome =
-  /** The message is in the queue, or was: a copy of one with the same id is swallowed, and answered in the same way. */
+  /** The message is, or was, in the queue. The queue drops a second message with the same id, and answers alike. */
   | { readonly kind: 'sent' }
-  /** The queue answered: it is not stored, and never will be. `isThrottled`: for want of capacity, and it can be sent again. */
+  /** The message will never be in the queue. `isThrottled`: for lack of capacity; it can be sent again. */
   | { readonly kind: 'refused'; readonly error: unknown; readonly isThrottled: boolean }
-  /** No answer came: it is stored, or will be, or not. */
+  /** In doubt: no answer came. */
   | { readonly kind: 'unknown'; readonly error: unknown };
 
-/** A message that this process holds. */
+/** A received message. */
 export interface QueueMessage {
   /** Its group. */
   readonly stream: string;
-  /** Undefined: it was not written by this journal. */
+  /** Undefined: this journal did not write it. */
   readonly data: Uint8Array | undefined;
-  /** Stands for the message in later calls; each time that it is received it has another one. */
+  /** Names the message in later calls. Each receive gives another one. */
   readonly receipt: string;
 }
 
-/** How long a message that was received, or extended, is held. */
+/** How long nobody else receives a message after it was received or extended. */
 export const VISIBILITY_SECONDS = 15;
 
 /**
- * A queue. A call other than `send` rejects with JournalError `journal-unavailable` where the queue does not answer or refuses; what it
- * asked for may have been done. Receipts that are no longer valid are ignored.
+ * A queue. Calls other than `send` reject with JournalError `journal-unavailable` where the queue does not answer or refuses;
+ * they may have had their effect. Expired receipts are ignored.
  */
 export interface Queue {
-  /** A message of the same id that the queue took within the last five minutes swallows this one. */
+  /** The queue drops a message whose id it has accepted within the last five minutes. */
   send(stream: string, deduplicationId: string, data: Uint8Array): Promise<SendOutcome>;
 
-  /** Messages of any groups, in the order of each group. Waits a while for the first one; none where none came. */
+  /** Messages of any groups, in the order of each group. Waits a while; may return none. */
   receive(): Promise<readonly QueueMessage[]>;
 
-  /** Holds messages for VISIBILITY_SECONDS from now on. */
+  /** Keeps messages from others for VISIBILITY_SECONDS from now. */
   extend(receipts: readonly string[]): Promise<void>;
 
-  /** Lets messages go: they can be received after `seconds`. The last one of a group first, so that the group keeps its order. */
+  /** Others receive the messages after `seconds`. The last one of a group comes first, so that the group keeps its order. */
   release(receipts: readonly string[], seconds?: number): Promise<void>;
 
   /** Deletes messages. */

@@ -1,14 +1,14 @@
 /**
- * The sqs journal as a shard uses it: records in a queue, rows of their streams in the database. Shard thread.
+ * The sqs journal: records in a queue, rows of their streams in the database. Shard thread.
  *
- * A consumer of the queue cannot choose what it receives, so a role that writes reads nothing, and a role that reads takes the row
- * of whatever stream it receives records of.
+ * A consumer cannot choose what it receives. So a role that writes reads nothing, and a role that reads takes the row of each
+ * stream that it receives records of.
  *
  * ```text
  * records of a stream ──its row is open────────────────────► taken, under a new epoch
- *                     ├──it has none, and they are the first──► its row is made
- *                     ├──it has none, and they are not──────► set aside, with an alert: never counted
- *                     ├──an acknowledged one before them is missing──► blocked
+ *                     ├──no row, first records────────────────► its row is made
+ *                     ├──no row, later records────────────────► set aside, with an alert: never counted
+ *                     ├──an acknowledged record before them is missing──► blocked
  *                     ├──retired, records above its end──────► opened again
  *                     └──retired, nothing above its end──────► counted already
  * ```
@@ -39,12 +39,12 @@ import { decodeQueueMessage, encodeQueueMessage } from './sqs-message.js';
 import { deduplicationId, SQS_WRITER_TIMES, sqsWriter, type SqsWriterTimes } from './sqs-transport.js';
 
 const ROLLBACK = { text: sql.ROLL_BACK_TAKING };
-/** Attempts to take a row that other consumers make, take or retire at the same time. */
+/** Attempts to take a row that other consumers change at the same time. */
 const ATTEMPTS_MAX = 5;
-/** Most groups whose unreadable messages are remembered, so that the log names each once. */
+/** Most groups that are remembered for an unreadable message, so that the log names each once. */
 const UNREADABLE_MAX = 1000;
 
-/** What the log needs. */
+/** Collaborators and limits of the journal. */
 export interface SqsJournalDeps extends StreamRowsDeps {
   /** For what is written. */
   readonly appends: Queue;
@@ -59,22 +59,22 @@ export interface SqsJournalDeps extends StreamRowsDeps {
   readonly log: (level: 'debug' | 'info' | 'warn' | 'error', fields: LogFields, message: string) => void;
 }
 
-/** A stream whose first message is not acknowledged yet. */
+/** A stream whose opening record is not acknowledged yet. */
 interface Beginning {
   readonly begun: BegunStream;
   readonly opening: Uint8Array;
-  /** When the first attempt was sent that may have arrived. */
+  /** When the first attempt in doubt was sent. */
   unansweredSince: number | undefined;
   /** An attempt got no answer. */
   isInDoubt: boolean;
 }
 
-/** One shard's part of the journal. */
+/** The sqs journal of one shard. */
 export class SqsJournal implements QueueLog {
   readonly place = 'SQS';
   readonly store = 'SQS';
   readonly isInDatabase = false;
-  /** Nothing fences a writer in a queue, and readers say what is missing in it. */
+  /** Nothing fences a writer in a queue, and readers report missing records. */
   readonly fates = undefined;
   readonly groupBytesMax: number;
   readonly #deps: SqsJournalDeps;
@@ -97,8 +97,8 @@ export class SqsJournal implements QueueLog {
   }
 
   /**
-   * Makes the row of a new stream, then its first message: LSN 1, without increments. Where the database is unavailable there is no
-   * row: whoever receives LSN 1 makes it. Rejects with `journal-unavailable`; the next call then sends the same message again.
+   * Makes the row of a new stream, then sends its opening record. Where the database is unavailable, whoever receives the
+   * opening record makes the row. Rejects with `journal-unavailable`; the next call then sends the same message again.
    */
   async begin(stream: string): Promise<BegunStream> {
     const beginning = (this.#beginning ??= await this.#prepare(stream));
@@ -111,10 +111,10 @@ export class SqsJournal implements QueueLog {
     const outcome = await appends.send(begun.stream, deduplicationId(begun.stream, 1), opening);
     if (isTooLate()) throw await this.#leaveUnbegun(begun);
     if (outcome.kind !== 'sent') {
-      // The first attempt that may have arrived counts.
+      // A refused attempt did not arrive.
       if (outcome.kind === 'refused' && !beginning.isInDoubt) beginning.unansweredSince = undefined;
       else beginning.isInDoubt = true;
-      throw new JournalError('journal-unavailable', 'SQS does not take the journal now.', { cause: outcome.error });
+      throw new JournalError('journal-unavailable', 'SQS accepts no records now.', { cause: outcome.error });
     }
     this.#beginning = undefined;
     return begun;
@@ -123,38 +123,40 @@ export class SqsJournal implements QueueLog {
   async #prepare(stream: string): Promise<Beginning> {
     const { clock, log, owner } = this.#deps;
     const begun = await this.#rows.beginElsewhere(stream, false, (error) => {
-      log('debug', { err: error, stream }, 'Beginning a stream without its row');
+      log('debug', { err: error, stream }, 'Database unavailable; beginning a stream without a row');
     });
     const facts = { ...owner, firstLsn: 1, previousLsn: 0, time: begun.time, isClose: false };
     const opening = encodeQueueMessage([emptyRecord(clock.now())], facts);
     return { begun, opening, unansweredSince: undefined, isInDoubt: false };
   }
 
-  /** The row of a stream without records holds the pruning of idempotency keys up for nothing. A late record opens it again. */
+  /** Retires the row, so that it does not delay the pruning of idempotency keys. A late record opens it again. */
   async #leaveUnbegun({ stream, epoch, lsn, isRegistered }: BegunStream): Promise<JournalError> {
     this.#beginning = undefined;
     try {
       if (isRegistered) await this.retire(stream, { epoch, lsn });
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
-      this.#deps.log('debug', { err: error, stream }, 'Cannot retire a stream that has not begun; it expires');
+      this.#deps.log('debug', { err: error, stream }, 'Cannot retire a stream without records; it will expire');
     }
-    const what = 'SQS did not take a new stream for an hour; beginning another one.';
-    return new JournalError('journal-unavailable', what);
+    return new JournalError(
+      'journal-unavailable',
+      'SQS accepted no opening record for an hour; beginning another stream.',
+    );
   }
 
   makeWriter({ stream }: BegunStream, deps: StreamWriterDeps): StreamWriter {
     const { appends, owner, uptime } = this.#deps;
-    // The first message is LSN 1.
+    // The LSN of the opening record.
     const end = { stream, lsn: 1 };
     this.#writer = sqsWriter(end, { ...deps, queue: appends, origin: owner, uptime, times: this.#times });
     return this.#writer;
   }
 
-  /** Also where the row of a stream is that this thread writes no more, and that is retired. */
+  /** Also returns the retired row of a stream that this thread no longer writes. */
   async ask(stream: string): Promise<StreamState | undefined> {
     const row = await this.#rows.askWritten(stream);
-    // A stream that was left has ended for its writer, not for its records: a late one opens its row again.
+    // A late record opens the row of a released stream again.
     const isWritten = this.#writer?.stream === stream && !this.#writer.isOver;
     return row?.isOpen === false && isWritten ? undefined : row;
   }
@@ -163,11 +165,15 @@ export class SqsJournal implements QueueLog {
     return this.#rows.sendHeartbeats(written);
   }
 
-  /** Also sends the last record of the stream of `ids` that this thread writes. */
+  /** Also sends the last record of the stream that this thread writes, if `ids` has it. */
   async endHeartbeats(ids: readonly string[]): Promise<void> {
     const writer = this.#writer;
     if (writer !== undefined && ids.includes(writer.stream) && !(await writer.close()))
-      this.#deps.log('warn', { stream: writer.stream }, 'Cannot say in SQS that the stream has ended; it expires');
+      this.#deps.log(
+        'warn',
+        { stream: writer.stream },
+        'Cannot send the last record of the stream to SQS; the stream will expire',
+      );
     await this.#rows.endHeartbeats(ids);
   }
 
@@ -176,18 +182,18 @@ export class SqsJournal implements QueueLog {
     return messages.flatMap((message) => this.#decoded(message) ?? []);
   }
 
-  /** A message that cannot be read is received again and again, and what follows it in its group is not received. */
+  /** An unreadable message is received again and again, and blocks its group. */
   #decoded(message: QueueMessage): ReceivedRecords | undefined {
     const { stream, data, receipt } = message;
     try {
       if (data === undefined || !isUuid(stream))
-        throw new JournalError('journal-corrupt', 'A message cannot be read: it was not written by this journal.');
+        throw new JournalError('journal-corrupt', 'A message cannot be read: this journal did not write it.');
       return { ...decodeQueueMessage(data), stream, receipt };
     } catch (error) {
       if (!(error instanceof JournalError)) throw error;
       if (this.#unreadable.has(stream)) return undefined;
       if (this.#unreadable.size < UNREADABLE_MAX) this.#unreadable.add(stream);
-      const what = `Group ${stream} of the queue has a message that cannot be read; what follows it is not counted`;
+      const what = `Group ${stream} of the queue has an unreadable message; later messages are not counted`;
       this.#deps.log('error', { stream, err: error }, what);
       return undefined;
     }
@@ -204,10 +210,13 @@ export class SqsJournal implements QueueLog {
       const taken = await this.#rows.takeLocked((run) => this.#takeLocked(run, first, lastLsn));
       if (taken !== undefined) return taken;
     }
-    throw new CounterError('database-unavailable', `Other processes keep taking the row of stream ${stream}.`);
+    throw new CounterError(
+      'database-unavailable',
+      `Could not acquire stream ${stream}: other processes keep taking its row.`,
+    );
   }
 
-  /** Takes a stream whose row was not open a moment ago. Undefined where it is now. */
+  /** Takes a stream whose row was not open just before. Undefined where it is open now. */
   async #takeLocked(run: RunStatement, first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream | undefined> {
     const { stream } = first;
     const found = await lockedRow(run, stream);
@@ -260,7 +269,6 @@ export class SqsJournal implements QueueLog {
     return this.#rows.isApplied(streams.LOOK_AT_STREAM, [stream, at.epoch, at.lsn]);
   }
 
-  /** Ends a stream whose last record is committed. */
   retire(stream: string, at: Checkpoint): Promise<boolean> {
     return this.#rows.retireElsewhere(stream, at);
   }

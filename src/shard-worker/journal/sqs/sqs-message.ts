@@ -1,5 +1,5 @@
 /**
- * A message of the sqs journal: a group of consecutive records, and what the writer knew to be in the queue before it. Shard thread.
+ * A message of the sqs journal: a group of consecutive records, and the last LSN acknowledged before it. Shard thread.
  *
  * All integers are little-endian. SQS gets the message in base64.
  * ```text
@@ -36,7 +36,7 @@ const MAGIC = 0x51534353;
 const OFFSET = { kind: 6, previousLsn: 16 } as const;
 const KIND = { records: 1, close: 2 } as const;
 
-/** What a message says besides its records. */
+/** The header fields of a message. */
 export interface QueueMessageFacts extends MessageOrigin {
   readonly firstLsn: Lsn;
   /** The last LSN that was acknowledged before the message was sent; 0: none. */
@@ -46,15 +46,15 @@ export interface QueueMessageFacts extends MessageOrigin {
   readonly isClose: boolean;
 }
 
-/** A message as it was written. */
+/** The content of a message. */
 export interface QueueRecords extends RecordMessage, Pick<QueueMessageFacts, 'previousLsn' | 'isClose'> {}
 
-/** Most bytes of the records of a group, whose message fits a queue that allows `messageBytes` for a message. */
+/** Most bytes of the records of a group in a queue whose messages have at most `messageBytes`. */
 export function groupBytesMaxOf(messageBytes: number): number {
   return 3 * Math.floor(messageBytes / 4) - HEADER_BYTES - MESSAGE_HEADER_BYTES;
 }
 
-/** The largest body whose record fits one message of a queue that allows `messageBytes`. */
+/** The largest body whose record fits a message of `messageBytes`. */
 export function bodyBytesMaxOf(messageBytes: number): number {
   return bodyBytesMaxOfGroup(groupBytesMaxOf(messageBytes));
 }
@@ -88,6 +88,6 @@ export function decodeQueueMessage(data: Uint8Array): QueueRecords {
   });
   const previousLsn = readUint64(view, OFFSET.previousLsn);
   const group = decodeMessage(data.subarray(HEADER_BYTES));
-  if (previousLsn >= group.firstLsn) throw corruptMessage('it names an LSN before it that is not before it');
+  if (previousLsn >= group.firstLsn) throw corruptMessage('its previous LSN is not below its first');
   return { ...group, previousLsn, isClose: view.getUint16(OFFSET.kind, true) === KIND.close };
 }

@@ -1,8 +1,8 @@
 /**
- * A queue over Amazon SQS, or a server that speaks its protocol. Main thread and shard thread.
+ * A queue over Amazon SQS, or a server with its protocol. Main thread and shard thread.
  *
- * The client library never repeats a request by itself: the journal must know how each attempt ended. The endpoint is that of the
- * queue's URL, the region too where its host names one; credentials, and a region otherwise, come by the library's own means
+ * The client library never repeats a request by itself: the journal must know the outcome of each attempt. The queue's URL gives
+ * the endpoint, and the region where its host names one. The library finds credentials, and else the region, by its own means
  * (environment, files, roles).
  */
 import type { SQSClient } from '@aws-sdk/client-sqs';
@@ -12,7 +12,7 @@ import { VISIBILITY_SECONDS, type Queue, type QueueMessage, type SendOutcome } f
 
 /** How long a request waits for its answer. Less than ACK_TIMEOUT_MS: a send without an answer is repeated. */
 const REQUEST_TIMEOUT_MS = 2000;
-/** How long a receive waits for a message. A killed consumer's last receive can still be given messages, for that long. */
+/** How long a receive waits for a message. SQS may still give messages to a killed consumer for that long. */
 const RECEIVE_WAIT_SECONDS = 2;
 const RECEIVE_TIMEOUT_MS = 1000 * RECEIVE_WAIT_SECONDS + 5000;
 /** SQS allows no more messages a request. */
@@ -20,7 +20,7 @@ const BATCH_MAX = 10;
 /** Most batch requests under way at a time. */
 const BATCHES_AT_ONCE = 4;
 
-/** Names of errors by which SQS says that it has no capacity now. */
+/** Names of errors for lack of capacity. */
 const THROTTLES: readonly string[] = [
   'RequestThrottled',
   'Throttling',
@@ -29,10 +29,10 @@ const THROTTLES: readonly string[] = [
   'OverLimit',
   'KmsThrottled',
 ];
-/** 408: the request did not arrive in time, or did. */
+/** The request may have arrived or not. */
 const REQUEST_TIMEOUT_STATUS = 408;
 
-/** A client of the queue's region and endpoint. The library is loaded here, so that other journals do not need it. */
+/** A client of the queue's region and endpoint. Loads the library here, because other journals do not need it. */
 export async function connectToSqs({ region, queueUrl }: SqsConfig): Promise<SQSClient> {
   const { SQSClient } = await import('@aws-sdk/client-sqs');
   const { origin } = new URL(queueUrl);
@@ -90,7 +90,7 @@ export class SqsQueue implements Queue {
     return this.#changeVisibility(receipts, VISIBILITY_SECONDS);
   }
 
-  /** One batch after the other: the order counts. */
+  /** One batch after the other, to keep the order. */
   async release(receipts: readonly string[], seconds = 0): Promise<void> {
     for (const batch of batchesOf(receipts)) await this.#changeVisibility(batch, seconds);
   }
@@ -150,7 +150,7 @@ export class SqsQueue implements Queue {
     }
   }
 
-  /** A client that could not be made is made again. */
+  /** After a failure the next call makes a new client. */
   #opened(): Promise<SQSClient> {
     this.#client ??= connectToSqs(this.#settings).catch((error: unknown) => {
       this.#client = undefined;
@@ -160,13 +160,13 @@ export class SqsQueue implements Queue {
   }
 }
 
-/** A failure of a request, as the journal says it. */
+/** The JournalError for a failed request. */
 export function sqsUnavailable(cause: unknown): JournalError {
   if (cause instanceof JournalError) return cause;
   return new JournalError('journal-unavailable', `SQS is unavailable: ${reasonOf(cause)}`, { cause });
 }
 
-/** The status of the answer that an error stands for; undefined where there was none. */
+/** The HTTP status of an error; undefined without an answer. */
 export function statusOf(error: unknown): number | undefined {
   if (!(error instanceof Error) || !('$metadata' in error)) return undefined;
   const { httpStatusCode } = error.$metadata as { readonly httpStatusCode?: number };
@@ -175,13 +175,13 @@ export function statusOf(error: unknown): number | undefined {
 
 function outcomeOf(error: unknown): SendOutcome {
   const status = statusOf(error) ?? 0;
-  // A failure of the service (5xx) can have come after the message was stored.
+  // The service may fail (5xx) after it has stored the message.
   const isAnswer = status >= 400 && status < 500 && status !== REQUEST_TIMEOUT_STATUS;
   const isThrottled = error instanceof Error && THROTTLES.includes(error.name);
   return isAnswer || isNotSent(error) ? { kind: 'refused', error, isThrottled } : { kind: 'unknown', error };
 }
 
-/** No connection was made, or there was nothing to sign the request with. */
+/** Whether there was no connection, or nothing to sign the request with. */
 function isNotSent(error: unknown): boolean {
   return causesOf(error).some((cause) => {
     if (!(cause instanceof Error)) return false;

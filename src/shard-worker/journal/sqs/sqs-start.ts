@@ -1,8 +1,8 @@
 /**
- * The queue that holds the journal: checked at the start of a server. Main thread.
+ * Checks the queue of the journal at the start of a server. Main thread.
  *
- * A queue that drops or moves messages by itself would lose increments, so its attributes must say that it does not. The server does
- * not make the queue: its name, encryption and access are the operator's.
+ * A queue that drops or moves messages by itself loses increments, so its attributes must exclude that. The operator makes the
+ * queue, and decides its name, encryption and access.
  */
 import type { SqsConfig } from '../../../config/config.js';
 import { sizeText } from '../../../config/setting-text.js';
@@ -14,25 +14,25 @@ const REQUEST_TIMEOUT_MS = 5000;
 /** Least limit of a message: a batch of small requests has up to 64 KiB. */
 const MESSAGE_BYTES_MIN = 192 * 1024;
 const DAY_SECONDS = 86_400;
-/** What SQS allows at most. With less, increments are lost earlier where nobody counts them. */
+/** The most that SQS allows. With less, unflushed increments are lost earlier. */
 const RETENTION_DAYS = 14;
 
 /** Attributes of a queue, as SQS names them. */
 export type QueueAttributes = Readonly<Record<string, string>>;
 
-/** What a start needs to know of the queue. */
+/** The facts about the queue that a start needs. */
 export interface QueueFacts {
   /** Most bytes of the records of a group. */
   readonly groupBytesMax: number;
   /** The largest body whose record fits a group. */
   readonly bodyBytesFit: number;
-  /** What it is, as a line of the log. */
+  /** As a line of the log. */
   readonly description: string;
 }
 
 /**
- * Looks at the queue, whose messages must hold the records of bodies of `bodyBytes`. Rejects with StartError where an operator must
- * change something, with JournalError `journal-unavailable` where it can be tried again.
+ * Checks the queue, whose messages must hold the records of bodies of `bodyBytes`. Rejects with StartError where an operator must
+ * change something, with JournalError `journal-unavailable` where a later attempt may succeed.
  */
 export async function openQueue(settings: SqsConfig, bodyBytes = 0): Promise<QueueFacts> {
   const attributes = await attributesOf(settings);
@@ -116,10 +116,10 @@ function daysText(days: number): string {
     : `${Math.round(days * DAY_SECONDS)} s`;
 }
 
-/** Refusals that pass: the service has no capacity now. */
+/** Refusals for lack of capacity, which a retry may cure. */
 const PASSING = /Throttl|TooManyRequests|OverLimit/;
 
-/** A StartError where SQS answered, and refuses this server, or where nothing can be sent to it. */
+/** A StartError where SQS refuses this server, or where no request can be made. */
 function refusalOf(error: unknown): StartError | undefined {
   const reason = reasonOf(error);
   const names = causesOf(error).map((cause) => (cause instanceof Error ? cause.name : ''));

@@ -1,19 +1,19 @@
 /**
- * How groups come into a queue. Shard thread; one message under way at a time.
+ * Appends groups to a queue. Shard thread; one message under way at a time.
  *
  * ```text
  * sent ──answered──► appended
- *       ├──refused──► nothing kept; for want of capacity: the same message again
- *       └──no answer──► in doubt: exactly the same message again, under the same id ──too long──► its LSNs are burnt
+ *       ├──refused──► nothing kept; for lack of capacity: the same message again
+ *       └──no answer──► in doubt: the same message again, under the same id ──too long──► its LSNs are burnt
  * a message that was under way for an hour, suspension included ──► over
  * ```
  *
- * LSNs that were sent are never used again, whatever became of their message: the queue swallows a second message of the same
- * id, and says that it has it. So streams have gaps. Each message names the last LSN that was acknowledged before it, so whoever
- * counts it knows that nothing acknowledged is missing below it.
+ * LSNs that were sent are never used again: the queue drops a second message with the same id, and answers as if it had stored
+ * it. So streams have gaps. Each message names the last LSN that was acknowledged before it, so a flusher knows that no
+ * acknowledged record is missing below it.
  *
- * Nothing can fence a writer: a copy that was sent late may still come into the queue. Its LSN is below that of later messages, and
- * it is dropped behind them.
+ * Nothing can fence a writer: a late copy of a message may still arrive in the queue. Its LSN is below that of later messages,
+ * so flushers drop it.
  */
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
@@ -29,27 +29,27 @@ import type { StreamWriterDeps } from '../stream-log.js';
 import type { Queue } from './queue.js';
 import { encodeQueueMessage } from './sqs-message.js';
 
-/** Times of a writer, in seconds, which a simulation shortens. Those of a suspension count. */
+/** Times of a writer, in seconds, which a simulation shortens. A suspension counts. */
 export interface SqsWriterTimes {
-  /** A message that was under way for so long ends its stream. Much less than the time after which streams are retired. */
+  /** A message that is under way for so long ends its stream. Much less than the time after which streams are retired. */
   readonly unansweredMaxSeconds: number;
   /**
-   * A stream of which nothing was acknowledged for so long is over before anything more is sent: the process slept, and the row
-   * may be retired, even gone.
+   * A stream without an acknowledgement for so long ends before anything more is sent: the process was suspended, and the row may
+   * be retired or pruned.
    */
   readonly silentMaxSeconds: number;
   /** An idle stream gets a record at least this often. */
   readonly beatSeconds: number;
 }
 
-/** An hour, two days, and half a day, so that an idle stream gets a record a day even where a send fails. */
+/** An hour, two days, and half a day: an idle stream gets a record each day even where one send fails. */
 export const SQS_WRITER_TIMES: SqsWriterTimes = {
   unansweredMaxSeconds: 3600,
   silentMaxSeconds: 172_800,
   beatSeconds: 43_200,
 };
 
-/** What the writer of a stream in a queue needs besides what every writer needs. */
+/** Collaborators of a writer, in addition to those of every writer. */
 export interface SqsWriterDeps extends StreamWriterDeps {
   readonly queue: Pick<Queue, 'send'>;
   readonly origin: MessageOrigin;
@@ -58,12 +58,12 @@ export interface SqsWriterDeps extends StreamWriterDeps {
   readonly times?: SqsWriterTimes | undefined;
 }
 
-/** The id under which the queue swallows copies of a message. */
+/** The id by which the queue recognises copies of a message. */
 export function deduplicationId(stream: string, firstLsn: Lsn): string {
   return `${stream}:${firstLsn}`;
 }
 
-/** The writer of a stream in a queue. `lsn`: of the last message, which is acknowledged. */
+/** The writer of a stream in a queue. `lsn`: of the last acknowledged message. */
 export function sqsWriter(
   end: { readonly stream: string; readonly lsn: Lsn },
   deps: SqsWriterDeps,
@@ -84,14 +84,14 @@ class SqsTransport implements AppendTransport {
     this.#answeredAt = deps.uptime();
   }
 
-  /** Only records show a roll-up that the writer lives: the database being there does not matter. */
+  /** Only records prove to a roll-up that the writer lives, whether or not the database is available. */
   isBeatDue(): boolean {
     return this.#deps.uptime() - this.#answeredAt >= this.#times.beatSeconds;
   }
 
   get outdatedBecause(): string | undefined {
     const isSilent = this.#deps.uptime() - this.#answeredAt >= this.#times.silentMaxSeconds;
-    return isSilent ? 'nothing of it was acknowledged for two days' : undefined;
+    return isSilent ? 'SQS has acknowledged no record of it for two days' : undefined;
   }
 
   advanceAcceptedThrough(writer: SharedStreamWriter, time: DatabaseTime): Promise<boolean> {
@@ -127,11 +127,11 @@ class SqsTransport implements AppendTransport {
       this.#answeredAt = uptime();
       return { kind: 'appended' };
     };
-    // The stream goes on behind LSNs that are burnt.
+    // The stream continues behind burnt LSNs.
     return { isUnsure: false, attempt, giveUp: () => undefined };
   }
 
-  /** By its last record. */
+  /** Sends the last record. */
   async close(writer: SharedStreamWriter, appendLast: () => Promise<Lsn>): Promise<boolean> {
     try {
       await appendLast();
@@ -140,7 +140,7 @@ class SqsTransport implements AppendTransport {
       if (!(error instanceof JournalError)) throw error;
       return false;
     } finally {
-      writer.end('it was ended');
+      writer.end('it was closed');
     }
   }
 }

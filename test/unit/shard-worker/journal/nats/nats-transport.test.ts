@@ -217,7 +217,7 @@ describe('the writer of a stream in NATS', () => {
       broker.add(FENCE);
       assert.equal(await append(1), 'journal-failed');
       assert.ok(writer.isOver);
-      assert.match(writer.endedBecause, /another server has ended it/);
+      assert.match(writer.endedBecause, /another server has fenced it/);
     });
 
     test('after a fence that a copy of an earlier record follows', async () => {
@@ -280,7 +280,7 @@ describe('the writer of a stream in NATS', () => {
     const opening = message(0, 1);
     broker = new ScriptedBroker();
     broker.fates = ['answer lost'];
-    await assert.rejects(sendOpeningRecord(broker, STREAM, opening), /does not take the journal/);
+    await assert.rejects(sendOpeningRecord(broker, STREAM, opening), /accepts no records/);
     const sequence = await sendOpeningRecord(broker, STREAM, opening);
     assert.equal(sequence, broker.messages[0]?.sequence);
     broker.add(FENCE);
