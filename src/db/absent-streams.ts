@@ -1,11 +1,11 @@
 /**
- * Checkpoint rows of this node's file journals that are open although no journal is here. Such a row holds up the pruning of
- * idempotency keys for ever. Main thread.
+ * Finds open checkpoint rows of this node's file journals without a journal here. Such a row delays the pruning of idempotency
+ * keys for ever. Main thread.
  *
- * - A stream that this process has finished and removed: a database that fails over to an older state opens its row again.
- *   What that state lacks is lost with it, because the journal is gone. The row is retired, with an error in the log.
- * - Any other stream: its directory may be lost, or not mounted, or be elsewhere. Only an operator knows, so the row stays,
- *   with a warning.
+ * - A stream that this process has finished and removed: a database that fails over to an older state opens its row again. The
+ *   increments that this state lacks are lost, because the journal is removed. The row is retired, with an error in the log.
+ * - Any other stream: its directory may be lost, or not mounted, or elsewhere. Only an operator knows, so the row stays, with a
+ *   warning.
  */
 import type { Logger } from '../core/logger.js';
 import type { Lsn } from '../core/checkpoint.js';
@@ -20,11 +20,11 @@ export interface FinishedStream {
   readonly claims: readonly string[];
 }
 
-/** What the process knows of its streams. */
+/** Node, streams and log of the process. */
 export interface AbsentStreamsOptions {
   /** This node's id. */
   readonly node: string;
-  /** Streams that are on this disk or that a shard of this process owns; undefined if the disk does not say. */
+  /** Streams on this disk or of a shard of this process; undefined if the disk cannot be read. */
   readonly here: () => readonly string[] | undefined;
   readonly finished: () => ReadonlyMap<string, FinishedStream>;
   readonly logger: Logger;
@@ -36,11 +36,11 @@ interface OpenRow {
   readonly lsn: string;
   /** The last ownership claim; null if there is none. */
   readonly claim: string | null;
-  /** Nothing was heard of its owner for five minutes. */
+  /** Its owner has been silent for five minutes. */
   readonly is_silent: boolean;
 }
 
-/** Most streams that are looked at in one round, and about which the log warns. */
+/** Most streams of one round, and most warnings. */
 const STREAMS_MAX = 1000;
 
 /** Looks for such rows. */
@@ -72,7 +72,7 @@ export class AbsentStreams {
   async #retire(connection: DatabaseConnection, { stream, epoch, lsn }: OpenRow, end: FinishedStream): Promise<void> {
     const values = [stream, epoch, lsn];
     const retired = await connection.query({ text: RETIRE_FINISHED_STREAM, values });
-    // Somebody else has moved the row meanwhile; the next round looks again.
+    // Another process has moved the row; the next round looks again.
     if (retired.length === 0) return;
     const from = Number(lsn) + 1;
     const fields = { stream, checkpoint: Number(lsn), end: end.lsn };
@@ -98,7 +98,7 @@ export class AbsentStreams {
   }
 }
 
-/** Whether the row is one that this data directory had. A claim of another directory means that this is a copy of it. */
+/** Whether this data directory owned the row. A claim of another directory shows that one of the two is a copy. */
 function isOurs({ epoch, lsn, claim }: OpenRow, end: FinishedStream): boolean {
   if (Number(lsn) > end.lsn) return false;
   return claim === null ? Number(epoch) === 0 : end.claims.includes(claim);

@@ -1,7 +1,7 @@
 /**
- * PostgreSQL arrays in binary format (text[], bytea[], numeric[]), ready to be sent as parameters. No string and no object is
- * made for an element. Any thread. The layouts are those of array_recv, textrecv and numeric_recv in PostgreSQL's source,
- * all big-endian:
+ * PostgreSQL arrays in binary format (text[], bytea[], numeric[]), ready to be sent as parameters. Makes no string and no object
+ * for an element. Any thread. The layouts are those of array_recv, textrecv and numeric_recv in PostgreSQL's source, all
+ * big-endian:
  *
  * ```text
  * array    i32 dimensions (1) | i32 has nulls (0) | u32 element type | i32 elements | i32 lower bound (1) | element...
@@ -27,11 +27,11 @@ const DECIMALS_MAX = 131_072;
 /** Up to this length a loop is faster than a view for TypedArray.set. */
 const COPY_LOOP_BYTES_MAX = 64;
 const INITIAL_BYTES = 64 * 1024;
-/** Memory beyond this factor is released: after an outage the arrays are far larger than usual. */
+/** Memory beyond this factor is freed: after an outage the arrays are far larger than usual. */
 const RETAINED_FACTOR = 8;
 /** Most bytes of an amount that is a safe integer. */
 const AMOUNT_BYTES_MAX = 4 + NUMERIC_HEADER_BYTES + 2 * SAFE_GROUPS_MAX;
-/** PostgreSQL allocates no more for one value. */
+/** PostgreSQL's limit for one value. */
 const BYTES_MAX = 0x3fff_ffff;
 
 /** One array that grows; `reset` keeps its memory. */
@@ -45,7 +45,7 @@ class ArrayBuilder {
     this.#elementType = elementType;
   }
 
-  /** Removes the elements. Releases the memory if it is far more than the last array needed. */
+  /** Removes the elements. Frees memory far beyond the needs of the last array. */
   reset(): void {
     if (this.bytes.length > RETAINED_FACTOR * Math.max(this.end, INITIAL_BYTES)) {
       this.bytes = new Uint8Array(INITIAL_BYTES);
@@ -58,7 +58,7 @@ class ArrayBuilder {
   reserve(more: number): void {
     const needed = this.end + more;
     if (needed <= this.bytes.length) return;
-    if (needed > BYTES_MAX) throw new RangeError(`an array of ${needed} bytes is more than PostgreSQL takes`);
+    if (needed > BYTES_MAX) throw new RangeError(`an array of ${needed} bytes exceeds PostgreSQL's limit`);
     const grown = new Uint8Array(Math.min(Math.max(needed, this.bytes.length * 2), BYTES_MAX));
     grown.set(this.bytes.subarray(0, this.end));
     this.bytes = grown;
@@ -87,9 +87,8 @@ export class SumArrayEncoder {
   }
 
   /**
-   * Removes the sums; buffers returned before are overwritten from now on. Reserves memory for `sums` sums whose keys have
-   * `keyBytes` bytes together. Arrays that double on the way would take up to twice the memory, and as much again while
-   * they are copied.
+   * Removes the sums; earlier returned buffers may be overwritten. Reserves memory for `sums` sums whose keys have `keyBytes` bytes
+   * in total. Growing by doubling would need up to twice the memory, and as much again during each copy.
    */
   reset(sums = 0, keyBytes = 0): void {
     this.#keys.reset();
@@ -136,7 +135,7 @@ export class IdempotentArrayEncoder {
     return this.#count;
   }
 
-  /** Removes the requests; buffers returned before are overwritten from now on. */
+  /** Removes the requests; earlier returned buffers may be overwritten. */
   reset(): void {
     for (const builder of [this.#idempotencyKeys, this.#digests, this.#sumIdempotencyKeys]) builder.reset();
     this.#sums.reset();
@@ -204,7 +203,7 @@ export class LogArrayEncoder {
     return this.#requests;
   }
 
-  /** Removes everything; buffers returned before are overwritten from now on. */
+  /** Removes everything; earlier returned buffers may be overwritten. */
   reset(): void {
     for (const builder of [this.#keys, this.#amounts, this.#idempotencyKeys, this.#digests]) builder.reset();
     this.#increments = 0;
@@ -357,7 +356,7 @@ export class UncoveredArrayEncoder {
   }
 }
 
-/** An increment of an idempotent request whose window cannot be checked any more. */
+/** An increment of an idempotent request whose window can no longer be checked. */
 export interface UncoveredIncrement {
   readonly key: Uint8Array;
   readonly amount: Sum;
@@ -365,7 +364,7 @@ export interface UncoveredIncrement {
   readonly lsn: number;
   readonly idempotencyKey: Uint8Array;
   readonly digest: Uint8Array;
-  /** The time of the database that its record carries, in seconds since 1970; 0: none. */
+  /** The time of the database in its record, in seconds since 1970; 0: none. */
   readonly time: number;
 }
 
@@ -454,18 +453,18 @@ function appendInteger(builder: ArrayBuilder, value: number): void {
   const first = appendNumericHeader(builder, groups, value < 0);
   const { view } = builder;
   for (let group = groups - 1; group >= 0; group -= 1) {
-    // Exact: floor of a quotient of safe integers, whose remainder is checked by subtraction.
+    // Exact: floor of a quotient of safe integers, with the remainder by subtraction.
     const quotient = Math.floor(rest / BASE);
     view.setUint16(first + 2 * group, rest - quotient * BASE);
     rest = quotient;
   }
 }
 
-/** By way of a string: sums beyond 2^53 are rare. */
+/** Converts through a string, because sums beyond 2^53 are rare. */
 function appendBigint(builder: ArrayBuilder, value: bigint): void {
   const decimals = (value < 0n ? -value : value).toString();
   if (decimals.length > DECIMALS_MAX)
-    throw new RangeError(`a sum of ${decimals.length} digits is more than PostgreSQL takes`);
+    throw new RangeError(`a sum of ${decimals.length} digits exceeds PostgreSQL's limit`);
   const groups = value === 0n ? 0 : Math.ceil(decimals.length / DIGITS_OF_GROUP);
   builder.reserve(4 + NUMERIC_HEADER_BYTES + 2 * groups);
   const first = appendNumericHeader(builder, groups, value < 0n);
@@ -475,7 +474,7 @@ function appendBigint(builder: ArrayBuilder, value: bigint): void {
   }
 }
 
-/** Returns where the digits go. */
+/** Returns the offset of the digits. */
 function appendNumericHeader(builder: ArrayBuilder, groups: number, negative: boolean): number {
   const { view, end } = builder;
   view.setInt32(end, NUMERIC_HEADER_BYTES + 2 * groups);

@@ -1,8 +1,8 @@
 /**
  * Connections to PostgreSQL: their target, their session settings and their time limits. Any thread.
  *
- * Every limit of the server is shorter than that of the client. In doubt the server ends a statement and reports it; where
- * the client gives up first, the outcome is unknown.
+ * Every time limit of the server is shorter than that of the client. So the server ends a slow statement and reports it. If the
+ * client gave up first, the outcome would be unknown.
  */
 import { Socket } from 'node:net';
 import pg from 'pg';
@@ -32,7 +32,7 @@ export interface DatabaseTarget {
   readonly url: string;
   /** At least one. Each new connection tries them in this order, first the one that worked last. */
   readonly hosts: readonly DatabaseHost[];
-  /** What a session must be able to do; a host where it cannot is passed over. */
+  /** Requirements of a session. Hosts that do not meet them are skipped. */
   readonly session: SessionRequirement;
   readonly user: string;
   readonly database: string;
@@ -42,7 +42,7 @@ export interface DatabaseTarget {
 export interface ConnectOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
-  /** Time until the session is ready; default 5000. Each host gets an equal part of what is left of it. */
+  /** Time until the session is ready; default 5000. Each host gets an equal part of the remaining time. */
   readonly connectTimeoutMs?: number;
   /** The only host to try; default: all. */
   readonly host?: DatabaseHost;
@@ -50,7 +50,7 @@ export interface ConnectOptions {
   readonly queryTimeoutMs?: number;
 }
 
-/** Facts about the database server that a start must check. */
+/** Facts about the database server, for the checks of a start. */
 export interface ServerFacts {
   /** As `server_version_num`: 180004. */
   readonly versionNumber: number;
@@ -116,11 +116,11 @@ function describeHost({ host, port }: DatabaseHost): string {
   return `${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
-/** The host that the next connection of a target tries first. One thread's connections of a target share it. */
+/** The host that the next connection of a target tries first, for this thread. */
 const firstHosts = new WeakMap<DatabaseTarget, DatabaseHost>();
 
 /**
- * Opens a connection and sets its session up. Rejects with the error of pg or of the network, for several hosts with
+ * Opens a connection and configures its session. Rejects with the error of pg or of the network, for several hosts with
  * NoHostError; see `classifyDatabaseError`.
  */
 export async function connect(target: DatabaseTarget, options: ConnectOptions): Promise<DatabaseConnection> {
@@ -181,7 +181,7 @@ async function connectTo(
     if (target.session === 'read-write' && row.read_only) throw new ReadOnlySessionError('transactions are read-only');
     connection.server = { versionNumber: row.version, encoding: row.encoding, inRecovery: row.in_recovery };
     connection.backend = { pid: row.pid, startedAt: row.started_at, host };
-    // @types/pg does not declare the process id that the server, or a pooler in its place, named when the session began.
+    // @types/pg does not declare the process id that the server, or a pooler, sent when the session began.
     connection.isPooled = (client as unknown as { readonly processID: number | null }).processID !== row.pid;
     return connection;
   } catch (error) {
@@ -199,17 +199,17 @@ interface SettingsRow {
   readonly started_at: string;
 }
 
-/** A session as a shard uses it. */
+/** A session, for a shard. */
 export type Session = Pick<DatabaseConnection, 'backend' | 'lost' | 'query' | 'close' | 'destroy'>;
 
 /** One session. One statement at a time. */
 export class DatabaseConnection {
   server: ServerFacts = { versionNumber: 0, encoding: '', inRecovery: false };
   backend: Backend = { pid: 0, startedAt: '' };
-  /** A connection pooler is between: the process that serves the session is not the one that was named when it began. */
+  /** Behind a connection pooler: another process serves the session than the one that was named when it began. */
   isPooled = false;
   readonly #client: pg.Client;
-  /** Below TLS, where that is used. */
+  /** Below TLS. */
   readonly #socket: Socket;
   readonly #avoidHost: () => void;
   readonly #lostCallbacks: ((error: Error) => void)[] = [];
@@ -239,8 +239,8 @@ export class DatabaseConnection {
    * Runs one statement. Rejects with the error of pg. Closes the session
    *
    * - after a timeout of the client, because the reply may still come;
-   * - where the session takes no writes or refuses everything: after a failover it may still lead to the old primary, or it
-   *   began while the database was read-only.
+   * - where the session refuses writes or everything: after a failover it may still lead to the old primary, or it began while the
+   *   database was read-only.
    */
   async query<Row extends pg.QueryResultRow>(statement: Statement): Promise<Row[]> {
     const { timeoutMs, values, ...rest } = statement;
@@ -266,13 +266,13 @@ export class DatabaseConnection {
     else if (this.#refusals >= REFUSALS_MAX) this.destroy();
   }
 
-  /** Closes the session because its server takes no writes; of several hosts another one is tried next. */
+  /** Closes the session because its server refuses writes. The next connection tries another host first. */
   leaveHost(): void {
     this.#avoidHost();
     this.destroy();
   }
 
-  /** Ends the session in an orderly way. Waits for the socket to close, for a second at most. */
+  /** Ends the session in an orderly way. Waits at most a second for the socket to close. */
   async close(): Promise<void> {
     const ended = this.#client.end().catch(() => undefined);
     await settledWithin(ended, CLOSE_TIMEOUT_MS);
@@ -280,14 +280,14 @@ export class DatabaseConnection {
   }
 
   /**
-   * Closes the socket at once, with a reset. An orderly end would stand behind bytes that the network swallows, and PostgreSQL
-   * would keep the session for a quarter of an hour.
+   * Closes the socket at once, with a reset. On a network that drops packets an orderly end would wait behind unsent bytes, and
+   * PostgreSQL would keep the session for a quarter of an hour.
    */
   destroy(): void {
     // @types/pg does not declare the connection below the client, and pg documents no way to close it at once.
     const { connection } = this.#client as unknown as { connection: { stream: { destroy(): void } } };
-    // `resetAndDestroy` of Node.js would first wait until everything written is sent; it marks a socket like this. A socket
-    // that is not connected, or is none of TCP, has no remote family and cannot be reset.
+    // `resetAndDestroy` of Node.js marks a socket in the same way, but first waits until everything is sent. A socket that is not
+    // connected, or not TCP, has no remote family and cannot be reset.
     if (this.#socket.remoteFamily !== undefined) Object.assign(this.#socket, { resetAndClosing: true });
     connection.stream.destroy();
     this.#lose(new Error('Connection closed by this side'));

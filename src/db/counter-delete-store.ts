@@ -1,5 +1,5 @@
 /**
- * Deletes of counters: one statement deletes the row and keeps its sum under the id of the delete. Main thread.
+ * Deletes counters: one statement deletes the row and keeps its sum under the id of the delete. Main thread.
  */
 import { randomUUID } from 'node:crypto';
 import { CounterError, type ErrorCode } from '../core/errors.js';
@@ -11,7 +11,7 @@ import type { OnDemandConnection } from './on-demand-connection.js';
 import { READ_DELETE, DELETE_COUNTER } from './statements.js';
 
 const UNIQUE_VIOLATION = '23505';
-/** Attempts, because another request with the same id may be under way and end without effect. */
+/** Several attempts, because a concurrent request with the same id may end without effect. */
 const ATTEMPTS = 3;
 
 /** Deletes counters over the shared connection. */

@@ -1,8 +1,8 @@
 /**
  * Reads of committed counters, over a connection of their own so that they do not wait for flushes. Main thread.
  *
- * One statement is in flight. The next statement reads all counters that were asked for meanwhile: under load reads form
- * batches, and without load no read waits. Lists take turns with them. While the database is unavailable all fail at once.
+ * One statement is in flight. The next one reads all counters that were requested meanwhile: under load reads form batches, and
+ * without load no read waits. Lists take turns with them. While the database is unavailable all fail at once.
  *
  * ```text
  * connecting ──opened──► ready ──lost──► connecting       reads wait, for one connect timeout at most
@@ -20,7 +20,7 @@ import { connect, type DatabaseConnection, type DatabaseTarget } from './connect
 import { isStatementRefused } from './database-errors.js';
 import { LIST_COUNTERS, LIST_COUNTERS_BELOW, READ_COUNTERS } from './statements.js';
 
-/** A counter as committed. */
+/** A committed counter. */
 export interface CommittedCounter {
   /** 0 where the counter does not exist. */
   readonly committed: Sum;
@@ -33,7 +33,7 @@ export interface CommittedCounter {
 export interface CommittedCounters {
   /** In the order of the keys. */
   readonly counters: readonly (CommittedCounter | UnreadableCounter)[];
-  /** Checkpoints of the streams that were asked for. A stream without a row is missing. */
+  /** Checkpoints of the requested streams. A stream without a row is missing. */
   readonly checkpoints: ReadonlyMap<string, Checkpoint>;
 }
 
@@ -46,7 +46,7 @@ export interface CounterStoreOptions {
   readonly queryTimeoutMs?: number;
   /** Most reads that wait; default 10000. One more is `overloaded`. */
   readonly waitingMax?: number;
-  /** Where lists report rows that they leave out. */
+  /** For rows that lists omit. */
   readonly logger?: Pick<Logger, 'error'>;
 }
 
@@ -57,7 +57,7 @@ const WAITING_MAX = 10_000;
 const BATCH_KEYS_MAX = 200;
 const BACKOFF_MIN_MS = 50;
 const BACKOFF_MAX_MS = 1_000;
-/** Most keys without a readable sum that are remembered, and so logged. */
+/** Most keys with an unreadable sum that are logged, once each. */
 const REPORTED_KEYS_MAX = 1_000;
 
 const CODE_POINT_MAX = 0x10ffff;
@@ -72,7 +72,7 @@ interface Read {
   readonly reject: (error: CounterError) => void;
 }
 
-/** A statement between the reads. `use` settles whoever waits for it, and does not reject. */
+/** A statement between the reads. `use` never rejects. */
 interface Turn {
   readonly kind: 'turn';
   readonly use: (connection: DatabaseConnection) => Promise<void>;
@@ -106,7 +106,7 @@ export class CounterStore {
   #waiting: (Read | Turn)[] = [];
   readonly #backoff = new Backoff(BACKOFF_MIN_MS, BACKOFF_MAX_MS);
   #state: State = { kind: 'connecting' };
-  /** Keys whose sum is not a number, and that were logged. */
+  /** Logged keys, whose sum is not a number. */
   readonly #reported = new Set<string>();
 
   constructor(target: DatabaseTarget, options: CounterStoreOptions) {
@@ -138,11 +138,11 @@ export class CounterStore {
    * One page of counters. Rejects with CounterError `database-unavailable` or `overloaded`.
    *
    * A page is one range of the index of the primary key. Its order is `collate "C"`, which in UTF-8 is the order of code
-   * points. Both bounds are computed here: PostgreSQL uses the index for a prefix operator from version 15 on only, and
+   * points. Both bounds are computed here: PostgreSQL uses the index for a prefix operator only from version 15 on, and
    * `like` would need escapes.
    *
-   * A row whose sum is not a number (another writer stored NaN or an infinity) is left out and logged once. One such row
-   * must not cost every page that it is on, and no number can stand for it.
+   * Omits a row whose sum is not a number (another program stored NaN or an infinity), and logs it once. Such a row must not make
+   * its page fail, and no number can represent it.
    */
   async list({ prefix, after, limit }: CounterListQuery): Promise<CounterListPage> {
     const from = lowerBound(prefix, after);
@@ -170,15 +170,12 @@ export class CounterStore {
     if (before.kind === 'ready') await before.connection.close();
   }
 
-  /** Logs a row that lists leave out, once. Returns false. */
+  /** Logs a row that lists omit, once. Returns false. */
   #reportUnreadable({ key, sum }: ListedRow): false {
     if (this.#reported.has(key) || this.#reported.size >= REPORTED_KEYS_MAX) return false;
     this.#reported.add(key);
     const fields = { key: printablePrefix(Buffer.from(key)), sum };
-    this.#options.logger?.error(
-      fields,
-      `A counter has ${sum} as its sum; lists leave it out until the row is corrected`,
-    );
+    this.#options.logger?.error(fields, `A counter has ${sum} as its sum; lists omit it until the row is corrected`);
     return false;
   }
 
@@ -198,7 +195,7 @@ export class CounterStore {
     if (this.#state.kind === 'unavailable') return unavailable(this.#state.cause);
     if (this.#state.kind === 'closed') return unavailable(undefined);
     if (this.#waiting.length < this.#waitingMax) return undefined;
-    return new CounterError('overloaded', `${this.#waitingMax} reads, the most, wait for the database; retry later.`);
+    return new CounterError('overloaded', `${this.#waitingMax} reads already wait for the database; retry later.`);
   }
 
   #connect(): void {
@@ -220,7 +217,7 @@ export class CounterStore {
       return;
     }
     if (connection.server.inRecovery) {
-      // During a failover a standby may be behind, and this session would stay at it.
+      // During a failover a standby may be behind, and this session would stay on it.
       connection.leaveHost();
       this.#failed(new Error('the database is a standby'));
       return;
@@ -258,7 +255,7 @@ export class CounterStore {
         this.#state = { ...this.#state, reading: false };
         this.#readNext();
       },
-      // Does not happen: #run settles everything of its batch and does not reject.
+      // Never happens: #run settles its batch and does not reject.
       (error: unknown) => [batch].flat().forEach((waiting) => waiting.reject(unavailable(error))),
     );
   }
@@ -303,7 +300,7 @@ export class CounterStore {
         next = end;
       }
     } catch (error) {
-      // A key that PostgreSQL refuses must not fail the other reads of the batch. (HTTP validation lets no such key through.)
+      // A key that PostgreSQL refuses must not fail the other reads of the batch. (HTTP validation rejects such keys.)
       if (batch.length > 1 && isStatementRefused(error) && !connection.lost) {
         for (const read of batch) await this.#read(connection, [read]);
         return;
@@ -314,8 +311,8 @@ export class CounterStore {
 }
 
 /**
- * Parses an integer as PostgreSQL prints a numeric, exactly. Throws CounterError `internal-error` where it is none: another
- * writer of the table has stored NaN or an infinity.
+ * Parses a numeric as PostgreSQL prints it, exactly. Throws CounterError `internal-error` where it is not an integer: another
+ * program has stored NaN or an infinity.
  */
 export function parseSum(text: string): Sum {
   if (!isInteger(text)) throw new CounterError('internal-error', notInteger(text));
@@ -328,7 +325,7 @@ function isInteger(text: string): boolean {
 }
 
 /**
- * The least string that is greater than every string with this prefix: its last code point plus one, without the surrogates,
+ * The least string that is greater than every string with this prefix: its last code point plus one, skipping the surrogates,
  * which UTF-8 does not have. Undefined where there is none: the prefix is empty, or only U+10FFFF.
  */
 export function prefixSuccessor(prefix: string): string | undefined {
@@ -341,8 +338,8 @@ export function prefixSuccessor(prefix: string): string | undefined {
 }
 
 /**
- * The least string that a key of the page can be. Keys have no U+0000, so `after` with U+0001 appended is the least string
- * that is greater than `after`.
+ * The lower bound of the keys of a page. Keys have no U+0000, so `after` with U+0001 appended is the least string that is greater
+ * than `after`.
  */
 function lowerBound(prefix: string, after: string | undefined): string {
   if (after === undefined) return prefix;

@@ -1,27 +1,27 @@
 /**
- * Errors of PostgreSQL and of the network, and what they mean for a statement. Any thread.
+ * Classifies errors of PostgreSQL and of the network. Any thread.
  */
 import pg from 'pg';
 import { reasonOf } from '../core/errors.js';
 
 /**
- * - `unreachable`: no server answers, or it cannot answer yet; wait.
+ * - `unreachable`: no server answers, or it is not ready; wait.
  * - `retry`: the same statement may succeed later.
  * - `refused`: the server answers and does not accept this client; an operator must change something.
- * - `poison`: the reason is a value in the statement; the same statement fails for ever.
+ * - `poison`: a value in the statement is the reason; the same statement fails for ever.
  * - `other`: none of these; a bug of this program or of PostgreSQL.
  */
 export type DatabaseErrorKind = 'unreachable' | 'retry' | 'refused' | 'poison' | 'other';
 
 /**
  * The connection was lost, or a timeout passed, after a statement was sent and before its reply. The statement may be
- * committed, or commit later, or not at all. Read the checkpoint back before anything else.
+ * committed, or commit later, or never. Read the checkpoint back first.
  */
 export class OutcomeUnknownError extends Error {
   override readonly name = 'OutcomeUnknownError';
 }
 
-/** The server answered a statement with an error: nothing is committed. `kind` says whether a retry can succeed. */
+/** The server answered a statement with an error: nothing is committed. `kind` tells whether a retry can succeed. */
 export class StatementRefusedError extends Error {
   override readonly name = 'StatementRefusedError';
   readonly sqlState: string;
@@ -34,7 +34,7 @@ export class StatementRefusedError extends Error {
   }
 }
 
-/** A session was opened that cannot write, where DATABASE_URL asks for one that can. It is closed. */
+/** A session was closed, because it cannot write and DATABASE_URL asks for one that can. */
 export class ReadOnlySessionError extends Error {
   override readonly name = 'ReadOnlySessionError';
   /** The code with which PostgreSQL would refuse a write. */
@@ -125,7 +125,7 @@ export function errorCode(error: unknown): string {
     : '';
 }
 
-/** The kind of an error of pg or of the network. For a list of hosts, that of the host that may be usable first. */
+/** The kind of an error of pg or of the network. For a list of hosts, the most hopeful kind. */
 export function classifyDatabaseError(error: unknown): DatabaseErrorKind {
   if (error instanceof NoHostError) {
     const kinds = new Set(error.failures.map((failure) => classifyDatabaseError(failure.error)));
@@ -162,9 +162,9 @@ function classifySqlState(code: string): DatabaseErrorKind {
 }
 
 /**
- * True where the server answered the statement with an error and goes on: nothing is committed. False where the outcome is
- * unknown: the connection is lost, or the server reported its own shutdown. PostgreSQL translates the severity, so a word in
- * another language counts only for error classes that never end a session.
+ * True where the server answered the statement with an error and continues: nothing is committed. False where the outcome is
+ * unknown: the connection is lost, or the server reported its own shutdown. PostgreSQL translates the severity. A severity in
+ * another language is accepted only for error classes that never end a session.
  */
 export function isStatementRefused(error: unknown): error is pg.DatabaseError {
   if (!(error instanceof pg.DatabaseError)) return false;

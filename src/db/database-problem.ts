@@ -1,11 +1,11 @@
 /**
- * Why the database cannot be used, in words for an operator. Any thread. docs/errors.md describes each cause.
+ * Explains to an operator why the database cannot be used. Any thread. docs/errors.md describes each cause.
  */
 import pg from 'pg';
 import { causesOf, reasonOf } from '../core/errors.js';
 import { errorCode, NoHostError } from './database-errors.js';
 
-/** Cause → what it means, as a part of a sentence. The names are stable; the log has them under `cause`. */
+/** Cause → its meaning, as a part of a sentence. The names are stable; the log has them under `cause`. */
 export const databaseCauses = {
   'connection-refused': 'no server listens at this address',
   'unknown-host': 'the host name cannot be resolved',
@@ -34,10 +34,10 @@ export const databaseCauses = {
 /** The stable name of a cause. */
 export type DatabaseCause = keyof typeof databaseCauses;
 
-/** A cause with its words. Survives structured cloning. */
+/** A cause with its explanation. Survives structured cloning. */
 export interface DatabaseProblem {
   readonly cause: DatabaseCause;
-  /** Words of the cause, then what system or PostgreSQL reported, where that says more. */
+  /** The meaning of the cause, then the report of the system or PostgreSQL, where that says more. */
   readonly reason: string;
 }
 
@@ -60,11 +60,11 @@ const CODES: readonly (readonly [RegExp, DatabaseCause])[] = [
   [/^(57014|25P03|25P04)$/, 'too-slow'],
   [/^(22|23|54)...$/, 'row-refused'],
   [/^(42P01|3F000)$/, 'no-schema'],
-  // Prepared statements belong to a session of ours alone, so they can neither vanish nor exist already.
+  // Only a pooler makes prepared statements vanish or exist already.
   [/^(26000|42P05)$/, 'transaction-pooler'],
 ];
 
-/** Messages of pg and of this program, whose errors have no code. The words say as much. */
+/** Messages of errors of pg and of this program, which have no code. */
 const MESSAGES: readonly (readonly [RegExp, DatabaseCause])[] = [
   [/^timeout expired$|^Query read timeout$|^PostgreSQL does not answer/, 'no-answer'],
   [
@@ -76,7 +76,7 @@ const MESSAGES: readonly (readonly [RegExp, DatabaseCause])[] = [
   [/^The database has no schema of ours yet/, 'no-schema'],
 ];
 
-/** The problem behind an error of a statement or a connection. Looks through the errors that wrap it, from outside. */
+/** The problem behind an error of a statement or a connection. Searches its chain of causes, from the outside. */
 export function databaseProblem(error: unknown): DatabaseProblem {
   let innermost = error;
   for (const at of causesOf(error)) {
@@ -93,7 +93,7 @@ export function databaseProblem(error: unknown): DatabaseProblem {
   return { cause: 'other', reason: `${databaseCauses.other} (${reported(innermost)})` };
 }
 
-/** The cause that all hosts have in common; `no-host` where there is none, as in most failovers. */
+/** The common cause of all hosts; `no-host` where they differ, as in most failovers. */
 function problemOfHosts({ failures }: NoHostError): DatabaseProblem {
   const problems = failures.map(({ host, error }) => ({ host, ...databaseProblem(error) }));
   const reasons = problems.map(({ host, reason }) => `${host}: ${reason}`).join('; ');
@@ -108,7 +108,7 @@ function reported(error: unknown): string {
   return error instanceof pg.DatabaseError ? `${message}, SQLSTATE ${errorCode(error)}` : message;
 }
 
-/** A problem that another thread has found may stand as the cause of an error. */
+/** The cause of an error may be a problem that another thread found. */
 function isProblem(value: unknown): value is DatabaseProblem {
   return (
     typeof value === 'object' &&

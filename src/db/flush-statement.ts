@@ -1,5 +1,5 @@
 /**
- * The flush statement: its parameters, the time that it may take, and its result. Shard thread; one call at a time.
+ * The flush statement: its parameters, its timeout, and its result. Shard thread; one call at a time.
  */
 import type { DatabaseTime } from '../core/checkpoint.js';
 import {
@@ -22,7 +22,7 @@ export interface FlushRequest {
   readonly epoch: number;
   readonly fromLsn: number;
   readonly toLsn: number;
-  /** The time that the last record carries: what the stream accepted before is committed once the flush is. */
+  /** The time of the last record. The flush commits everything that the stream accepted before it. */
   readonly acceptedThrough: DatabaseTime;
   /** Distinct; text[] in binary format, see {@link SumArrayEncoder}. Must not change until the call has settled. */
   readonly keys: Buffer;
@@ -31,15 +31,15 @@ export interface FlushRequest {
   /** Idempotent requests of this range. */
   readonly idempotencyKeys?: IdempotentFlushArrays;
   /**
-   * Rows of this range that PostgreSQL refused. They are not among the other arrays. A row of an idempotent request is kept
-   * only if this flush records the idempotency key.
+   * Rows of this range that PostgreSQL refused; the other arrays lack them. A row of an idempotent request is kept only if this
+   * flush records the idempotency key.
    */
   readonly rejected?: RejectedRows;
-  /** Idempotent requests of this range that the row does not cover. They are not among the other arrays. */
+  /** Idempotent requests of this range that the row does not cover; the other arrays lack them. */
   readonly uncovered?: UncoveredRows;
 }
 
-/** What a flush did. */
+/** The result of a flush. */
 export interface FlushResult {
   /** False: the checkpoint was not at (epoch, fromLsn), and nothing happened. */
   readonly applied: boolean;
@@ -61,7 +61,7 @@ interface FlushRow {
 
 /** The session's usual statement_timeout, in seconds. */
 const USUAL_FLUSH_SECONDS = 30;
-/** The slowest database that a backlog is flushed to: about 4,000 keys of 24 bytes a second. */
+/** The slowest database for a backlog: about 4,000 keys of 24 bytes a second. */
 const FLUSH_BYTES_A_SECOND_MIN = 100_000;
 const FLUSH_SECONDS_MAX = 3_600;
 /** The client waits this much longer than the server. */
@@ -72,7 +72,7 @@ const ALLOWANCE_MAX = 64;
 /** Sends flushes over a shard's connection. */
 export class FlushStatement {
   readonly #connection: ShardConnection;
-  /** What a flush may take, in multiples of what flushes of its size may take. */
+  /** Multiplies the time limit of a flush. */
   #allowance = 1;
 
   constructor(connection: ShardConnection) {
@@ -129,8 +129,8 @@ export class FlushStatement {
 }
 
 /**
- * Seconds that a flush may take: a backlog of a million keys is one statement, and it must not time out for ever. On a
- * slower database it may take `allowance` times as long, up to an hour.
+ * The time limit of a flush in seconds, by its size: a backlog of a million keys is one statement, and must not time out for ever.
+ * On a slower database the limit is `allowance` times as long, up to an hour.
  */
 function flushSeconds({ keys, idempotencyKeys }: FlushRequest, allowance: number): number {
   const bytes =
@@ -140,7 +140,7 @@ function flushSeconds({ keys, idempotencyKeys }: FlushRequest, allowance: number
   return Math.max(seconds, Math.min(seconds * allowance, FLUSH_SECONDS_MAX));
 }
 
-/** The plain statement wherever it is enough. */
+/** The simplest statement for a request. */
 function flushStatement(request: FlushRequest): Statement {
   const { stream, epoch, fromLsn, toLsn, acceptedThrough, keys, amounts, idempotencyKeys, rejected, uncovered } =
     request;

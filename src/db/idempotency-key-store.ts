@@ -1,5 +1,5 @@
 /**
- * The table of idempotency keys as a whole: counts its rows, and has old ones pruned (`idempotency-pruner.ts`). Main thread.
+ * Counts the rows of the table of idempotency keys, and prunes old ones (`idempotency-pruner.ts`). Main thread.
  */
 import type { Logger } from '../core/logger.js';
 import type { AbsentStreams } from './absent-streams.js';
@@ -22,18 +22,18 @@ export interface IdempotencyKeyStoreOptions {
   readonly recorded: () => number;
   /** Idempotent requests that are pending in this process. */
   readonly pending: () => number;
-  /** Looks after open rows that hold up the pruning. */
+  /** Finds open rows that delay the pruning. */
   readonly absentStreams?: Pick<AbsentStreams, 'look'>;
   readonly logger: Logger;
 }
 
 const COUNT_INTERVAL_MS = 2_000;
 const PRUNE_INTERVAL_MS = 60_000;
-/** As often as an idle stream looks at its row. */
+/** As often as an idle stream checks its row. */
 const LOOK_INTERVAL_MS = 15_000;
-/** Up to this limit rows are counted one by one. */
+/** Up to this limit the count is exact. */
 const EXACT_MAX = 1_000_000;
-/** Above it, the estimate may miss what was recorded within this many last rounds. */
+/** Above it, the estimate may lack keys that were recorded within this many last rounds. */
 const ESTIMATE_ROUNDS = 6;
 
 /** Counts and prunes from {@link start} on. */
@@ -63,30 +63,30 @@ export class IdempotencyKeyStore {
     return this.#rows;
   }
 
-  /** How far the oldest open stream held the pruning back in the last round of this node, in seconds. */
+  /** How far the oldest open stream delayed the pruning in the last round of this node, in seconds. */
   get heldSeconds(): number {
     return this.#heldSeconds;
   }
 
-  /** Idempotent requests that may still be taken. Rows of other nodes are known as of the last count. */
+  /** Idempotent requests that may still be accepted. Counts rows of other nodes as of the last count. */
   get room(): number {
     const { recorded, pending } = this.#options;
     return this.ceiling - recorded() - pending();
   }
 
-  /** Most idempotency keys that this process may have recorded and pending together. Changes with each count. */
+  /** Most recorded and pending idempotency keys of this process together. Changes with each count. */
   get ceiling(): number {
     return this.#options.rowsMax - this.#rows + this.#recordedAtCount;
   }
 
-  /** Begins to count and prune, before this node's streams exist. Settles after the first round. */
+  /** Begins to count and prune, before this node's streams exist. Resolves after the first round. */
   async start(): Promise<void> {
     this.#round = this.#work();
     await this.#round;
     this.#schedule();
   }
 
-  /** Ends the rounds. Settles when none is under way. */
+  /** Ends the rounds. Resolves when none is under way. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#pruner.close();
@@ -105,7 +105,7 @@ export class IdempotencyKeyStore {
     this.#timer.unref();
   }
 
-  /** Never rejects: a later round does what cannot be done now. */
+  /** Never rejects: after a failure a later round does the work. */
   async #work(): Promise<void> {
     try {
       await this.#connection.run(async (connection) => {
@@ -125,7 +125,7 @@ export class IdempotencyKeyStore {
 
   async #count(connection: DatabaseConnection): Promise<void> {
     const { rowsMax, recorded } = this.#options;
-    // Read before the count, so that a key recorded in between counts twice rather than not at all.
+    // Read before the count, so that a key recorded between the two counts twice, and not zero times.
     const recordedBefore = recorded();
     const isExact = rowsMax <= EXACT_MAX;
     this.#recordedAtRounds = [...this.#recordedAtRounds.slice(1 - ESTIMATE_ROUNDS), recordedBefore];

@@ -1,13 +1,13 @@
 /**
- * One round of the pruner: retires streams that nobody will finish, deletes idempotency keys whose window is over, and removes
- * committed records of the log. Main thread.
+ * One round of the pruner: retires abandoned streams, deletes idempotency keys whose window is over, and removes committed records
+ * of the postgres journal. Main thread.
  *
- * A key may go when no retry of its request can be flushed any more that was accepted within the window. Each open stream says
- * up to which time of the database everything that it accepted is committed (`accepted_through`); the least of these times,
- * less the window, is the limit. `pruned_before` notes it before anything is deleted, under a lock that keeps processes from
- * taking a stream meanwhile: a row that is made or opened again later covers nothing that is older (`covered_from`).
+ * A key can be deleted once no stream can still flush a retry that was accepted within its window. The row of each open stream has
+ * the time of the database up to which all its accepted requests are committed (`accepted_through`). The least of these times, less
+ * the window, is the limit. The round stores it in `pruned_before` before it deletes anything. The lock on that row prevents other
+ * processes from taking a stream meanwhile: a row that is made or opened again later covers only newer requests (`covered_from`).
  *
- * Only times of the database play a part, so a node whose clock is wrong prunes nothing too early.
+ * All times are those of the database, so a node with a wrong clock prunes nothing too early.
  */
 import { journalKinds, type JournalKind } from '../config/journal-kind.js';
 import type { Logger } from '../core/logger.js';
@@ -47,7 +47,7 @@ export interface PrunerOptions {
 }
 
 const PRUNE_BATCH = 10_000;
-/** Records of the log are as large as batches of requests. */
+/** Smaller, because a record is as large as a batch of requests. */
 const LOG_BATCH = 500;
 /** Most batches of one round, so that a round ends. */
 const PRUNE_BATCHES_MAX = 100;
@@ -72,14 +72,14 @@ export class IdempotencyPruner {
     this.#options = options;
   }
 
-  /** Ends a round after the statement that is under way. */
+  /** Ends a round after the current statement. */
   close(): void {
     this.#closed = true;
   }
 
   /**
-   * One round. Resolves to how far the oldest open stream holds the pruning back, in seconds; undefined where another node
-   * prunes. Rejects as the session does.
+   * One round. Resolves to how far the oldest open stream delays the pruning, in seconds; undefined where another node prunes.
+   * Rejects as the session does.
    */
   async round(session: PrunerSession): Promise<number | undefined> {
     const [lock] = await session.query<{ locked: boolean }>({ text: TRY_PRUNER_LOCK });
@@ -114,18 +114,19 @@ export class IdempotencyPruner {
       const fields = { stream, node, shard, journal, checkpoint: Number(lsn), heardAt };
       const { isQueue, isVolatile } = journalKinds[journal];
       if (closed || isVolatile) {
-        logger.info(fields, 'Retired a stream that has nothing left to flush; its process was not heard of any more');
+        logger.info(fields, 'Retired a stream with nothing left to flush, because its process is silent');
         continue;
       }
       if (isQueue) {
-        const what = 'Retired a stream of the sqs journal that had no record for 15 days; a later one opens it again';
+        const what =
+          'Retired a stream of the sqs journal after 15 days without a record; a later record opens it again';
         logger.info(fields, what);
         continue;
       }
       logger.warn(
         fields,
-        `Stream ${stream} was not heard of since ${heardAt.toISOString()} and is retired at LSN ${lsn}; it no longer holds ` +
-          'up the pruning of idempotency keys. If its directory turns up, a start with it still counts what is left there',
+        `Retired stream ${stream} at LSN ${lsn}, because its process has been silent since ${heardAt.toISOString()}; it no ` +
+          'longer delays the pruning of idempotency keys. A later start with its directory still counts the remaining records',
       );
     }
   }

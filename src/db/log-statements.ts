@@ -1,12 +1,12 @@
 /**
- * Every SQL statement on the records of the postgres journal, `increment_log`. Any thread. `stream-statements.ts` has those on its
+ * Every SQL statement on `increment_log`, the records of the postgres journal. Any thread. `stream-statements.ts` has those on its
  * streams.
  */
 import { seconds } from './statements.js';
 
 /**
- * The fence is locked so that an adoption waits for this statement and every later one
- * sees its new epoch. Without the record before them they are not appended: a failover has taken it back.
+ * Locks the fence, so that an adoption waits for this statement, and later ones see its new epoch. Appends nothing without the record
+ * before the group, which a failover has undone.
  */
 const APPEND_FENCE = `
 fence as (
@@ -27,7 +27,7 @@ select (select count(*)::int from fence) as fenced, (select count(*)::int from a
  * record; by record: $5 when it was accepted float8[], in seconds since 1970, $6 and $7 the numbers of its first and last
  * increment int[]; by increment: $8 keys text[], $9 amounts numeric[].
  *
- * `fenced` is 0 where the stream has another writer or none. A record with this LSN that is there already is refused (23505).
+ * `fenced` is 0 where the stream is fenced or retired. A record whose LSN exists is refused (23505).
  */
 export const APPEND = `
 with ${APPEND_FENCE},
@@ -63,22 +63,21 @@ appended as (
 ${APPEND_OUTCOME}`;
 
 /**
- * $1 stream. The last LSN that the stream has ever had: flushed records are removed. No row where the stream is not known any
- * more.
+ * $1 stream. The last LSN that the stream ever had: the pruner may have removed its record. No row where the stream has none.
  */
 export const LAST_LSN = `
 select greatest(c.lsn, (select max(lsn) from increment_log where stream = $1))::text as lsn
 from journal_checkpoints c where c.stream = $1`;
 
 /**
- * Commits something that nobody reads. With a synchronous standby, a record that was found may not be there yet: PostgreSQL ends the
- * wait of a commit when its connection ends, and keeps the commit. A later commit waits for both.
+ * Commits a message that nobody reads. A synchronous standby may lack a record that was found: when a connection ends, PostgreSQL
+ * ends its wait for the standby and keeps the commit. A later commit waits for both.
  */
 export const AWAIT_STANDBY = `select pg_logical_emit_message(true, 'summing-counters', '')`;
 
 /**
- * $1 streams uuid[], $2 LSNs bigint[], $3 records at most of each. The records above, in order. A bytea is an array in its
- * binary form; amounts are doubles, which hold every amount exactly.
+ * $1 streams uuid[], $2 LSNs bigint[], $3 most records of each. The records above, in order. Arrays are in binary form; amounts are
+ * doubles, which represent every amount exactly.
  */
 export const READ_LOG = `
 select l.stream::text, l.lsn::text, extract(epoch from l.accepted_at)::float8 as accepted_at,
@@ -92,8 +91,8 @@ cross join lateral (
 order by l.stream, l.lsn`;
 
 /**
- * $1 seconds for which committed records are kept, $2 records at most of each stream, $3 records at most. Removes committed
- * records. Looks at the oldest records of each stream only, so that a long retention costs nothing.
+ * $1 seconds for which committed records are kept, $2 most records of each stream, $3 most records. Removes committed records. Reads
+ * only the oldest records of each stream, so that a long retention costs nothing.
  */
 export const PRUNE_LOG = `
 with due as (
@@ -110,12 +109,12 @@ pruned as (
 )
 select count(*)::int as pruned from pruned`;
 
-/** Removes signs of life of a day ago: their owners are gone without a last one. */
+/** Removes heartbeats older than a day, which dead owners left. */
 export const PRUNE_HEARTBEATS = "delete from journal_heartbeats where alive_at < now() - interval '1 day'";
 
 /**
- * $1 window in hours, $2 rows at most. As PRUNE_TOMBSTONES, for streams whose log is pruned as well. Where such a stream had
- * records, the log is not complete any more.
+ * $1 window in hours, $2 most rows. As PRUNE_TOMBSTONES, for streams without a record in `increment_log`. Notes that it is no longer
+ * complete, if such a stream had records.
  */
 export const PRUNE_LOG_TOMBSTONES = `
 with due as materialized (

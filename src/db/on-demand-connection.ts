@@ -1,5 +1,5 @@
 /**
- * One connection that several rarely used stores share. It opens when it is needed, and again after it was lost. Main thread.
+ * A connection that several rarely used stores share. Opens on demand, also after a loss. Main thread.
  */
 import { settledWithin } from '../core/clock.js';
 import { CounterError } from '../core/errors.js';
@@ -30,7 +30,7 @@ export class OnDemandConnection {
     return this.#turns.run(async () => use(await this.#connected()));
   }
 
-  /** Waits for the last use, for a second at most, then ends the connection. A use that is still under way fails. */
+  /** Waits at most a second for the last use, then ends the connection. A use that is still under way fails. */
   async close(): Promise<void> {
     this.#closed = true;
     const last = this.#turns.run(() => Promise.resolve());

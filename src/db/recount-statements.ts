@@ -1,8 +1,8 @@
 /**
- * The statements of an audit: recompute every sum from the log, in one snapshot. The audit command.
+ * The statements of an audit: recompute every sum from `increment_log`, in one snapshot. The audit command.
  *
- * What is in `counters` is what the log holds up to the checkpoints, less what was deleted or set aside, and with each
- * idempotency key once. Where the log is not complete, that cannot be said.
+ * The sums in `counters` are those of the journal up to the checkpoints, with each idempotency key once, less the deleted ones and
+ * the rows set aside. An incomplete journal cannot prove that.
  */
 
 /** One snapshot for all statements, however long they take. */
@@ -12,15 +12,15 @@ select set_config('statement_timeout', '0', false),
        case when current_setting('server_version_num')::int >= 170000 then set_config('transaction_timeout', '0', false) end`;
 export const END_RECOUNT = 'commit';
 
-/** Why the log cannot be all that was ever counted; null: nothing is known. */
+/** Why the journal is not complete; null: no reason is known. */
 export const LOG_HISTORY = 'select incomplete_because from increment_log_history';
 
-/** $1 streams at most. Streams that counted and are in another journal, with the number of all of them. */
+/** $1 most streams. Counted streams of other journals, with the number of all of them. */
 export const STREAMS_ELSEWHERE = `
 select stream::text, journal, lsn::text, count(*) over ()::int as streams
 from journal_checkpoints where journal <> 'postgres' and lsn > 0 order by stream limit $1`;
 
-/** $1 streams at most. Streams whose log does not reach from their first record to their checkpoint. */
+/** $1 most streams. Streams that lack records between the first one and the checkpoint. */
 export const STREAMS_NOT_KEPT = `
 select c.stream::text, c.lsn::text, coalesce(l.first, c.lsn + 1)::text as first_kept, count(*) over ()::int as streams
 from journal_checkpoints c
@@ -41,8 +41,8 @@ requests as materialized (
 )`;
 
 /**
- * $1 IDEMPOTENCY_WINDOW_HOURS. Idempotency keys of which the log does not say what counted: they came again after their window, or
- * with other content and are not remembered any more.
+ * $1 IDEMPOTENCY_WINDOW_HOURS. The number of idempotency keys whose counted request is unknown: they were reused after their window,
+ * or with other content and their row is pruned.
  */
 export const UNDECIDED_KEYS = `
 with ${REQUESTS}
@@ -54,8 +54,7 @@ select count(*)::int as keys from (
 ) undecided`;
 
 /**
- * $1 prefix. The counters whose sum is not what the log adds up to, in bytewise order of their keys; \`stored\` is null where there
- * is no row.
+ * $1 prefix. The counters whose sum is not that of the journal, in bytewise order of their keys; `stored` is null without a row.
  */
 export const DRIFT = `
 with ${REQUESTS},

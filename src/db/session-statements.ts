@@ -6,16 +6,16 @@
 const BACKEND_STARTED_AT = 'floor(extract(epoch from backend_start) * 1000000)::bigint::text';
 
 /**
- * What the rows of the tables mean, as a number. A migration that changes it raises the number in its triggers, which refuse
+ * The version of the meaning of the rows. A migration that changes the meaning raises the number in its triggers, which refuse
  * the statements of sessions with a lower one.
  */
 const PROTOCOL = 2;
 
 /**
  * The first statement of every session. Sets `synchronous_commit` where it is weaker than `on`; remote_apply is stronger and
- * stays. The server's keep-alives release the locks of a client whose machine has failed, and end sessions behind a network
- * that drops packets. While a statement runs, only `client_connection_check_interval` notices that its client has gone;
- * some systems refuse that setting.
+ * stays. The server's keep-alives end the session, and so release the locks, of a client whose machine has failed or whose network
+ * drops packets. While a statement runs, only `client_connection_check_interval` notices a dead client; some systems refuse that
+ * setting.
  */
 export const CONNECT_SETTINGS = `
 select set_config('summing_counters.protocol', '${PROTOCOL}', false),
@@ -41,9 +41,9 @@ select set_config('summing_counters.protocol', '${PROTOCOL}', false),
        (select ${BACKEND_STARTED_AT} from pg_stat_activity where pid = pg_backend_pid()) as started_at`;
 
 /**
- * $1 pid, $2 its start time. Whether the process has ended, or has waited for a statement for a second or longer. A process
- * that has just answered waits, too, hence the second. A process without a state (track_activities is off) may be at work. One that
- * got a statement without its parameters is active, and waits for them.
+ * $1 pid, $2 its start time. Whether the process has ended, or has waited for a statement for at least a second. A process that has
+ * just answered waits, too, hence the second. A process without a state (track_activities is off) may be at work. An active process
+ * may wait for the parameters of its statement.
  */
 export const IS_BACKEND_IDLE = `
 select coalesce(bool_and(coalesce((state like 'idle%' or wait_event = 'ClientRead') and state_change < clock_timestamp() - interval '1 second', false)),
@@ -56,8 +56,8 @@ select pg_terminate_backend(pid) from pg_stat_activity
 where pid = $1 and ${BACKEND_STARTED_AT} = $2 and (state like 'idle%' or wait_event = 'ClientRead')`;
 
 /**
- * $1 limit of a statement, $2 limit of a transaction, for a flush that gets more time than usual. The second must be longer:
- * it ends the session, and where both are equal PostgreSQL ignores the first.
+ * $1 limit of a statement, $2 limit of a transaction, for a flush that needs more time than usual. The second must be longer,
+ * because it ends the session, and PostgreSQL ignores the first where both are equal.
  */
 export const SET_TIMEOUTS = `
 select set_config('statement_timeout', $1, false),

@@ -1,6 +1,6 @@
 /**
- * The connection of a shard. It opens when it is needed, is replaced after it was lost, and is watched while a statement is
- * under way. Shard thread; one statement at a time.
+ * The connection of a shard. Opens on demand, also after a loss, and is watched while a statement is under way. Shard thread; one
+ * statement at a time.
  *
  * A statement fails in one of three ways:
  *
@@ -14,10 +14,10 @@
  *                                           └──no answer, twice in a row────────► dropped: outcome unknown
  * ```
  *
- * Why the watch: a network that has lost a connection drops what is sent over it, without an error. The kernel notices after
- * a quarter of an hour, and the client's time limit must be longer than the server's. So the shard asks the server what it
- * does. A server that does not answer new connections either counts as unavailable: callers learn of it, and a stop does not
- * wait for it. Where the statement commits after all, reading the checkpoint back shows it.
+ * The watch is needed because a network that has lost a connection drops its packets without an error. The kernel notices after
+ * a quarter of an hour, and the client's time limit must be longer than the server's. So the shard asks the server about the
+ * session, over a second connection. A server that does not answer there either counts as unavailable: callers get an error, and
+ * a stop does not wait. If the statement commits after all, reading the checkpoint back shows it.
  */
 import pg from 'pg';
 import { Backoff } from '../core/backoff.js';
@@ -47,20 +47,20 @@ export interface ShardConnectionOptions extends ConnectOptions {
   readonly connect?: (target: DatabaseTarget, options: ConnectOptions) => Promise<Session>;
   /** The clock of the watch; default that of the machine. */
   readonly clock?: Clock;
-  /** Looks of connections that share this happen one at a time, so that they have one connection for them together. */
+  /** Connections that share this look one at a time, over one further connection. */
   readonly looks?: Turns;
 }
 
 /** Time from a statement to the first look. */
 const SILENCE_MS = 2_000;
 /**
- * Each connection that is dropped for its silence doubles that time for the next one, until a statement of that size succeeds. So
- * a statement arrives in the end over a network that is so slow that the server still waits for the rest of it.
+ * Each dropped connection doubles that time for the next one, until a statement of that size succeeds. So a large statement
+ * finally arrives over a slow network.
  */
 const SILENCE_MAX_MS = 32_000;
-/** The slowest network that a large statement may need before the first look. */
+/** The slowest network: a large statement delays the first look. */
 const BYTES_A_MS_MIN = 10_000;
-/** Time from a look to the next. */
+/** Time between two looks. */
 const LOOK_INTERVAL_MS = 1_000;
 /** Time limit of connecting for a look, and of the look itself. */
 const LOOK_TIMEOUT_MS = 2_000;
@@ -70,7 +70,7 @@ const UNANSWERED_MAX = 2;
 /** Runs a statement of a transaction. */
 export type RunStatement = <Row extends object>(statement: Statement) => Promise<Row[]>;
 
-/** What a look found out about the server process of a session. */
+/** The state of the server process of a session, as a look found it. */
 type Sight = 'dead' | 'alive' | 'unseen' | 'unanswered';
 
 /** The connection of one shard. */
@@ -80,9 +80,9 @@ export class ShardConnection {
   readonly #clock: Clock;
   #session: Session | undefined;
   readonly #silence = new Backoff(SILENCE_MS, SILENCE_MAX_MS);
-  /** The size of the largest statement since then whose connection was dropped for its silence. */
+  /** The size of the largest statement whose connection was dropped since the last reset. */
   #droppedBytes = 0;
-  /** One look at a time, so that it has two connections at most. */
+  /** One look at a time, so that there are at most two connections. */
   readonly #looks: Turns;
   #closed = false;
 
@@ -104,13 +104,13 @@ export class ShardConnection {
   }
 
   /**
-   * Runs the statements of one transaction, `begin` and `commit` among them, on one session. Rejects as `work` does, and ends
-   * the transaction then: by the statement `rollback`, or with the session.
+   * Runs the statements of one transaction, including `begin` and `commit`, on one session. Rejects as `work` does, after it has
+   * ended the transaction, by the statement `rollback` or with the session.
    */
   async transaction<T>(work: (run: RunStatement) => Promise<T>, rollback: Statement): Promise<T> {
     const session = await this.#opened();
     const run: RunStatement = (statement) => {
-      // A transaction does not outlive its session, and another one must not get the rest of it.
+      // A transaction ends with its session. Another session must not get the rest of it.
       if (session.lost || this.#session !== session)
         return Promise.reject(new OutcomeUnknownError('the database connection was lost in a transaction'));
       return this.#runOn(session, statement);
@@ -138,7 +138,7 @@ export class ShardConnection {
         throw new StatementRefusedError(error.message, errorCode(error), kind, { cause: error });
       }
       this.drop();
-      // What the watch found says more than the error of a session that it closed.
+      // The finding of the watch says more than the error of the session that it closed.
       throw watch.isUnanswered()
         ? new OutcomeUnknownError('PostgreSQL does not answer; the outcome of the statement is unknown')
         : new OutcomeUnknownError(`the database connection was lost before the reply: ${reasonOf(error)}`, {
@@ -149,7 +149,7 @@ export class ShardConnection {
     }
   }
 
-  /** The network is fast enough for what it was too slow for. */
+  /** A statement of the size of the dropped one has succeeded. */
   #trustNetwork(): void {
     this.#silence.reset();
     this.#droppedBytes = 0;
@@ -193,7 +193,7 @@ export class ShardConnection {
     throw new CounterError('database-unavailable', 'The database connection is closed.');
   }
 
-  /** Watches a session until `end` is called. `isUnanswered`: the watch closed it, because the server does not answer. */
+  /** Watches a session until `end` is called. `isUnanswered`: the watch closed the session of a server that does not answer. */
   #watch(session: Session, bytes: number): { readonly end: () => void; readonly isUnanswered: () => boolean } {
     let isAnswered = false;
     let timer: Timer | undefined;
@@ -227,8 +227,8 @@ export class ShardConnection {
   }
 
   /**
-   * `dead` means that the server has nothing to do for the session: the statement never arrived, or the answer was lost. The
-   * server process is then ended, because it would be one connection more than a node may have.
+   * `dead` means that the server is idle for the session: the statement never arrived, or the answer was lost. Then ends the server
+   * process, which would be one connection more than a node may have.
    */
   async #look(backend: Backend, isAnswered: () => boolean): Promise<Sight> {
     const { applicationName } = this.#options;
@@ -239,13 +239,13 @@ export class ShardConnection {
       const { host } = backend;
       second = await this.#connect({ applicationName, ...timeouts, ...(host !== undefined && { host }) });
       const values = [backend.pid, backend.startedAt];
-      // An answer that waited in a socket while this thread was busy has been read by now.
+      // By now this thread has read an answer that arrived while it was busy.
       if (isAnswered()) return sight;
       const [row] = await second.query<{ idle: boolean }>({ text: IS_BACKEND_IDLE, values });
       if (row?.idle === true) sight = 'dead';
       if (sight === 'dead' && !isAnswered()) await second.query({ text: END_IDLE_BACKEND, values });
     } catch (error) {
-      // An earlier finding counts. A refusal, for lack of connections for example, is an answer, too.
+      // An earlier finding counts. A refusal, for example for lack of connections, is an answer, too.
       if (sight === 'alive') sight = error instanceof pg.DatabaseError ? 'unseen' : 'unanswered';
     } finally {
       await second?.close();
@@ -255,8 +255,8 @@ export class ShardConnection {
 }
 
 /**
- * Runs statements that can be repeated without harm, or whose outcome can be looked up: whatever way they fail in, this rejects
- * with CounterError `database-unavailable`.
+ * Runs statements that can be repeated without harm, or whose outcome can be looked up. Every failure rejects with CounterError
+ * `database-unavailable`.
  */
 export async function orUnavailable<T>(statements: () => Promise<T>): Promise<T> {
   try {

@@ -1,25 +1,25 @@
 /**
- * Every SQL statement on the tables that runs after the migrations, as named constants. Any thread.
+ * The SQL statements on counters, checkpoints and idempotency keys, as named constants. Any thread.
  *
  * All statements take locks in one order: `pruned_before`, then the checkpoint row (the fence), then idempotency keys in bytewise
  * order, then counter rows in bytewise order, each kind once in a transaction. SQL makes the order, with `collate "C"`: a hash aggregate
  * destroys the order of the client, and JavaScript sorts by UTF-16 unit. Without that order, several nodes on the same keys
  * deadlock dozens of times a second.
  *
- * The columns and tables keep released names: `token` is an idempotency key, `claimed` are the keys that a flush records,
- * `fenced` is 1 where the compare-and-set applied, `counter_resets` are deletes.
+ * Columns and tables keep released names: `token` is an idempotency key, `claimed` are the keys that a flush records, `fenced` is 1
+ * where the compare-and-set applied, `counter_resets` are deletes.
  */
 
-/** The id of the database, which the first migration made. */
+/** The id of the database, from the first migration. */
 export const DATABASE_ID = 'select database_id::text from summing_counters_migrations order by version limit 1';
 
-/** Most ownership claims of a stream that are kept. */
+/** Most ownership claims that are kept for a stream. */
 export const CLAIMS_MAX = 1000;
 
-/** A new epoch: larger than all before it, and not given again by a database that fails over to an older state. */
+/** A new epoch, larger than all before it. A database that fails over to an older state does not repeat it. */
 export const NEW_EPOCH = "((nextval('journal_epochs') << 20) + floor(random() * 1048576)::bigint)";
 
-/** A time as whole seconds since 1970, rounded down; 0 for -infinity, which nothing is older than. */
+/** A time as whole seconds since 1970, rounded down; 0 for -infinity. */
 export function seconds(time: string): string {
   return `greatest(0, floor(extract(epoch from greatest(${time}, to_timestamp(0)))))::float8`;
 }
@@ -30,33 +30,33 @@ export const ROW = `epoch::text, lsn::text, ${seconds('covered_from')} as covere
 
 /*
  * Taking a stream: the statements from {@link BEGIN_TAKING} to {@link COMMIT_TAKING}, in this order, on one session. Each
- * statement has a snapshot of its own, so it sees what the locks of those before it waited for.
+ * statement has its own snapshot, so it sees the commits that earlier locks waited for.
  */
 
 export const BEGIN_TAKING = 'begin';
 export const COMMIT_TAKING = 'commit';
 export const ROLL_BACK_TAKING = 'rollback';
 
-/** Waits for a pruner that is at work, and keeps the next one waiting until the commit: `pruned_before` stays as it is. */
+/** Waits for a pruner at work, and delays the next one until the commit, so that `pruned_before` does not change. */
 export const LOCK_PRUNED_BEFORE = `
 select 1 from idempotency_pruning for share`;
 
 /**
- * $1 stream. Waits for a statement that still runs on a lost connection. One row in any case; its epoch is null where the
- * stream has no row. The time is that of this statement: `now()` would be the time of `begin`, before the wait for a pruner.
+ * $1 stream. Waits for a statement that still runs on a lost connection. Always returns one row; its epoch is null where the
+ * stream has no row. The time is that of this statement: `now()` would be that of `begin`, before the wait for a pruner.
  */
 export const LOCK_CHECKPOINT = `
 with found as materialized (select * from journal_checkpoints where stream = $1 for update)
 select ${seconds('statement_timestamp()')} as database_time, ${ROW}
 from (select) one left join found on true`;
 
-/** The time of the database; 0 on a standby, whose clock plays no part. */
+/** The time of the database; 0 on a standby, whose clock does not count. */
 export const LOOK = `
 select case when pg_is_in_recovery() then 0 else ${seconds('now()')} end as database_time`;
 
 /**
- * $1 stream. The ownership claims, the newest last. A statement of its own: in one with the lock, what that waited for is
- * missing. The order names the table, because `epoch` alone would be the text.
+ * $1 stream. The ownership claims, the newest last. Separate from the lock, whose snapshot lacks the commits that it waited for.
+ * The order names the table, because `epoch` alone would be the text.
  */
 export const READ_CLAIMS = `
 select claim::text, epoch::text, lsn::text from journal_claims where stream = $1 order by journal_claims.epoch`;
@@ -77,9 +77,9 @@ forgotten as (
 )`;
 
 /**
- * $1 stream, $2 claims uuid[], $3 their ends bigint[], the new claim last; $4 node, $5 shard, $6 journal, $7 the LSN at which
- * the row begins. Makes the row of a stream that has none: it covers what is accepted from `pruned_before` on. No row is
- * returned where another session has made it meanwhile.
+ * $1 stream, $2 claims uuid[], $3 their ends bigint[], the new claim last; $4 node, $5 shard, $6 journal, $7 the LSN of the new row.
+ * Makes the row of a stream that has none. It covers requests that are accepted from `pruned_before` on. Returns no row where
+ * another session has made it meanwhile.
  */
 export const MAKE_CHECKPOINT = `
 with ${KEEP_CLAIMS},
@@ -92,9 +92,9 @@ made as (
 select ${ROW} from made`;
 
 /**
- * $1 stream, $2 claims uuid[], $3 their ends bigint[], the new claim last. Takes the locked row: a new epoch, which fences the
- * owner before. An open row keeps what it covers. One that was closed or retired has not held the pruning up, so it covers
- * what is accepted from `pruned_before` on.
+ * $1 stream, $2 claims uuid[], $3 their ends bigint[], the new claim last. Takes the locked row: a new epoch fences the earlier
+ * owner. An open row keeps its `covered_from`. A closed or retired row has not delayed the pruning, so it covers only requests
+ * that are accepted from `pruned_before` on.
  */
 export const TAKE_CHECKPOINT = `
 with ${KEEP_CLAIMS},
@@ -109,16 +109,15 @@ taken as (
 select ${ROW} from taken`;
 
 /**
- * $1 stream. `for update` waits for a flush that still runs on a lost connection: the row read then shows the outcome of that
- * flush.
+ * $1 stream. `for update` waits for a flush that still runs on a lost connection, so the row shows the outcome of that flush.
  */
 export const READ_BACK = `
 with found as materialized (select * from journal_checkpoints where stream = $1 for update)
 select ${ROW} from found`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn, $4 a time of the database or null. An owner checks that the row is where it left it. An idle
- * owner also advances `accepted_through`: nothing that it accepted before that time is pending.
+ * $1 stream, $2 epoch, $3 lsn, $4 a time of the database or null. An owner checks the position of its row. An idle owner also
+ * advances `accepted_through`: nothing that it accepted before that time is pending.
  */
 export const TOUCH_CHECKPOINT = `
 update journal_checkpoints set accepted_through = greatest(accepted_through, $4::timestamptz), heard_at = now()
@@ -126,8 +125,8 @@ where stream = $1 and epoch = $2 and lsn = $3
 returning ${seconds('now()')} as database_time`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn. A clean stop that left nothing pending: the stream no longer holds the pruning of idempotency
- * keys up. The owner keeps its epoch, so that it can look again.
+ * $1 stream, $2 epoch, $3 lsn. After a clean stop with nothing pending: the stream no longer delays the pruning of idempotency
+ * keys. The owner keeps its epoch, so that it can check again.
  */
 export const CLOSE_STREAM = `
 update journal_checkpoints set closed_at = coalesce(closed_at, now()), heard_at = now()
@@ -135,8 +134,7 @@ where stream = $1 and epoch = $2 and lsn = $3
 returning 1`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn. The owner ends its stream for good, under its epoch. The row stays as a tombstone, so that no
- * process makes the stream again.
+ * $1 stream, $2 epoch, $3 lsn. The owner retires its stream. The row stays as a tombstone, so that no process makes it again.
  */
 export const RETIRE_STREAM = `
 update journal_checkpoints set retired_at = coalesce(retired_at, now()), heard_at = now()
@@ -163,10 +161,10 @@ added as (
  * The flush without idempotency keys. $1 stream, $2 epoch, $3 old lsn, $4 new lsn, $5 the time of the database that the last
  * record carries, $6 keys text[], $7 amounts numeric[].
  *
- * - It is one statement outside a transaction block, so that a paused client holds no locks.
+ * - It is one statement outside a transaction block, so that a suspended client has no locks.
  * - Every branch joins the fence, because a compare-and-set that matches no row does not roll the statement back.
- * - The keys are distinct, because they come from a map. PostgreSQL would refuse the whole statement otherwise (21000).
- *   Grouping them here as well would take a fifth more time.
+ * - The keys are distinct, because they come from a map. PostgreSQL refuses repeated ones (21000). Grouping them here takes a
+ *   fifth more time.
  */
 export const FLUSH = `
 with ${FENCE},
@@ -202,7 +200,7 @@ select (select count(*)::int from fence) as fenced, (select count(*)::int from c
 /**
  * The flush with idempotency keys. As {@link FLUSH}, and $8 idempotency keys text[], $9 digests bytea[], each idempotency key
  * once; $10 idempotency keys text[], $11 keys text[], $12 amounts numeric[]: the increments of those requests, summed by key
- * within a request. A request whose idempotency key is a duplicate adds nothing: record and effect are one transaction.
+ * within a request. A duplicate adds nothing: one transaction records the key and adds the sums.
  */
 export const FLUSH_WITH_IDEMPOTENCY_KEYS = `
 with ${FENCE},
@@ -211,7 +209,7 @@ ${ADDED}
 ${OUTCOME}`;
 
 /**
- * The flush that sets something aside. As {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and:
+ * The flush that sets rows aside. As {@link FLUSH_WITH_IDEMPOTENCY_KEYS}, and:
  *
  * - of rows that PostgreSQL refused: $13 keys bytea[], $14 amounts numeric[], $17 numbers of their refusals numeric[], $18
  *   idempotency keys text[] ('': none). $15 reasons text[] and $16 SQLSTATEs text[] are the refusals;
@@ -241,15 +239,14 @@ uncovered as (
 ${ADDED}
 ${OUTCOME}`;
 
-/** $1 idempotency keys text[]. The digests of the requests that they were recorded with. */
+/** $1 idempotency keys text[]. Their recorded digests. */
 export const READ_DIGESTS = `
 select token, digest from idempotency_keys where token = any($1::text[])`;
 
 /**
- * $1 id of the delete, $2 key, $3 whether a retry may come with this id. A statement of its own, so that it holds no other
- * lock than that of the counter. Where a retry may come, it also records that there was no counter, as a null sum. Of two
- * requests with one id the later one waits for the row and finds it deleted. It is then refused (23505), and reads what the
- * first has recorded.
+ * $1 id of the delete, $2 key, $3 whether a retry may come with this id. A statement of its own, so that it locks only the
+ * counter. Where a retry may come, it records a missing counter as a null sum. Of two requests with one id the later one waits
+ * for the row and finds it deleted. PostgreSQL then refuses it (23505), and it reads the record of the first.
  */
 export const DELETE_COUNTER = `
 with removed as (delete from counters where key = $2 returning sum),
@@ -263,7 +260,7 @@ select sum::text from removed`;
 /** $1 id of the delete. The sum is null where there was no counter. */
 export const READ_DELETE = 'select key, sum::text from counter_resets where id = $1';
 
-/** Before {@link PROBE} in its transaction: a deferred constraint would refuse at the commit only, which never comes. */
+/** Before {@link PROBE} in its transaction, which never commits: a deferred constraint would refuse at the commit only. */
 export const PROBE_CONSTRAINTS = 'set constraints all immediate';
 
 /**
@@ -277,9 +274,8 @@ on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = 
 
 /**
  * $1 keys text[], $2 streams uuid[]. One row: the sums and times of the counters in the order of the keys, joined by commas and
- * empty where there is none, and the checkpoints of the streams as "stream epoch lsn". One statement, so one snapshot; one
- * row, because a row for each key costs the client three times as much. Sums are truncated because other programs may write
- * fractions; this server writes integers.
+ * empty where there is none, and the checkpoints of the streams as "stream epoch lsn". One statement is one snapshot. A row for
+ * each key costs the client three times as much. Sums are truncated because other programs may write fractions.
  */
 export const READ_COUNTERS = `
 select string_agg(coalesce(trunc(c.sum)::text, ''), ',' order by q.position) as sums,
@@ -288,7 +284,7 @@ select string_agg(coalesce(trunc(c.sum)::text, ''), ',' order by q.position) as 
 from unnest($1::text[]) with ordinality q(key, position)
 left join lateral (select sum, updated_at from counters where counters.key = q.key offset 0) c on true`;
 
-/** $1 rows at most, $2 the least key. In bytewise order, by the index of the primary key. */
+/** $1 most rows, $2 the least key. In bytewise order, by the index of the primary key. */
 export const LIST_COUNTERS = `
 select key, trunc(sum)::text as sum, updated_at from counters where key >= $2 order by key limit $1`;
 

@@ -1,16 +1,16 @@
 /**
- * Every SQL statement on streams of the journals that other servers can reach: who writes and who flushes them, and signs of life.
- * Any thread. `log-statements.ts` has those on the records of the postgres journal.
+ * Every SQL statement on streams of shared journals: their writers, flushers and heartbeats. Any thread. `log-statements.ts` has
+ * those on the records of the postgres journal.
  *
- * A stream of the postgres journal has two owners. `journal_streams.epoch` says who may append, `journal_checkpoints.epoch` who may
- * flush. Whoever flushes for a living writer raises the second only; whoever takes over from a dead one raises both. Streams of the
- * nats journal end by a message in the broker, and nothing fences a writer of the sqs journal: only their flushes have an epoch.
+ * A stream of the postgres journal has two owners: `journal_streams.epoch` is that of the writer, `journal_checkpoints.epoch` that of
+ * the flusher. A flusher raises the second for a living writer, and both for a dead one. In the other journals only flushes have an
+ * epoch: a message in the broker fences a writer of the nats journal, and nothing fences one of the sqs journal.
  *
  * Locks have one order, that of `statements.ts`: `pruned_before`, then the row of `journal_streams`, then the checkpoint row.
  */
 import { NEW_EPOCH, ROW, seconds } from './statements.js';
 
-/** Without a sign of life for this long an owner counts as gone. A hint: the epochs make takeover safe. */
+/** An owner without a heartbeat for this long counts as dead. A hint: the epochs make takeover safe. */
 const IS_ALIVE = "alive_at > now() - interval '6 seconds'";
 
 /*
@@ -18,8 +18,8 @@ const IS_ALIVE = "alive_at > now() - interval '6 seconds'";
  */
 
 /**
- * $1 stream, $2 node, $3 shard, $4 the flusher of the thread that writes it, or null. Makes the rows of a new stream: it covers
- * what is accepted from `pruned_before` on.
+ * $1 stream, $2 node, $3 shard, $4 the flusher of the thread that writes it, or null. Makes the rows of a new stream. It covers
+ * requests that are accepted from `pruned_before` on.
  */
 export const BEGIN_STREAM = `
 with fence as (
@@ -39,9 +39,9 @@ select ${ROW}, (select epoch::text from fence) as append_epoch, ${seconds('state
 from made`;
 
 /**
- * $1 stream, $2 node, $3 shard, $4 who flushes it, or null, $5 journal, $6 whether its writer shows life. Makes the rows of a stream
- * whose first record is its own, and elsewhere: it covers what is accepted from `pruned_before` on. In a transaction with
- * LOCK_PRUNED_BEFORE before it. No row where the stream has one.
+ * $1 stream, $2 node, $3 shard, $4 flusher, or null, $5 journal, $6 whether its writer sends heartbeats. Makes the rows of a stream
+ * of another journal. It covers requests that are accepted from `pruned_before` on. Follows LOCK_PRUNED_BEFORE in a transaction.
+ * Returns no row where the stream has one.
  */
 export const MAKE_STREAM = `
 with made as (
@@ -61,12 +61,12 @@ beat as (
 )
 select ${ROW}, ${seconds('statement_timestamp()')} as database_time from made`;
 
-/** $1 stream. Its writer's question: where the row is, whether it is open, and what time it is there. No row where it is gone. */
+/** $1 stream. For its writer: the checkpoint, whether the row is open, and the time of the database. */
 export const ASK_STREAM = `
 select lsn::text, epoch::text, closed_at is null and retired_at is null as open, ${seconds('now()')} as database_time
 from journal_checkpoints where stream = $1`;
 
-/** $1 who flushes, or null, $2 streams uuid[] of this writer. Signs of life. */
+/** $1 flusher, or null, $2 streams uuid[] of this writer. Heartbeats. */
 export const SEND_HEARTBEATS = `
 with writers as (
   update journal_heartbeats set alive_at = now() where id = any($2::uuid[]) returning 1
@@ -74,7 +74,7 @@ with writers as (
 insert into journal_heartbeats (id, flushes) select $1, true where $1::uuid is not null
 on conflict (id) do update set alive_at = now()`;
 
-/** As {@link SEND_HEARTBEATS}, for journals elsewhere: also of a stream that has no row yet. */
+/** As {@link SEND_HEARTBEATS}, for other journals: also for a stream without a row. */
 export const SEND_HEARTBEATS_WITHOUT_ROW = `
 insert into journal_heartbeats (id, flushes)
 select id, flushes from (
@@ -85,12 +85,12 @@ select id, flushes from (
 order by id
 on conflict (id) do update set alive_at = now()`;
 
-/** $1 ids uuid[]. The last sign: their streams are free at once. */
+/** $1 ids uuid[]. Ends heartbeats: others may take the streams at once. */
 export const END_HEARTBEATS = 'delete from journal_heartbeats where id = any($1::uuid[])';
 
 /**
- * $1 stream, $2 append epoch, $3 a time of the database, in seconds since 1970. The word of an idle writer: everything that it
- * accepted before that time is in the log. Nothing may be in hand, nor in doubt.
+ * $1 stream, $2 append epoch, $3 a time of the database, in seconds since 1970. An idle writer records that everything it accepted
+ * before that time is in the journal. No append may be under way or in doubt.
  */
 export const ADVANCE_ACCEPTED_THROUGH = `
 update journal_heartbeats h set accepted_through = greatest(h.accepted_through, to_timestamp($3::float8))
@@ -99,8 +99,8 @@ where h.id = $1 and s.stream = $1 and s.epoch = $2 and s.retired_at is null
 returning 1`;
 
 /**
- * $1 journal. All its streams that are not retired: where they are, whether who flushes and who writes them shows signs of life, for
- * how long their writers have not, and how many flushers do. `self_flushed`: the thread that writes it owns its flushes, too.
+ * $1 journal. All its streams that are not retired: their checkpoints, whether flusher and writer send heartbeats, the time since the
+ * last heartbeat of the writer, and the number of flushers with heartbeats. `self_flushed`: one thread writes and flushes it.
  */
 export const SURVEY_STREAMS = `
 select c.stream::text, c.epoch::text, c.lsn::text, c.owner::text, coalesce(c.node::text, '') as node, coalesce(c.shard, 0) as shard,
@@ -116,11 +116,11 @@ where c.journal = $1 and c.retired_at is null and (c.journal <> 'postgres' or s.
 order by c.stream`;
 
 /*
- * Taking a stream over: BEGIN_TAKING, LOCK_PRUNED_BEFORE, {@link LOCK_STREAM} where the writer is gone, LOCK_CHECKPOINT, one of
- * {@link ADOPT_STREAM} and {@link TAKE_FLUSHES}, COMMIT_TAKING on one session. The log is read after the commit.
+ * Taking a stream over: BEGIN_TAKING, LOCK_PRUNED_BEFORE, {@link LOCK_STREAM} where the writer is dead, LOCK_CHECKPOINT, one of
+ * {@link ADOPT_STREAM} and {@link TAKE_FLUSHES}, COMMIT_TAKING on one session. Read the records after the commit.
  */
 
-/** $1 stream. Waits for an append that still runs, and keeps the next one waiting until the commit. */
+/** $1 stream. Waits for an append that still runs, and delays the next one until the commit. */
 export const LOCK_STREAM = 'select 1 from journal_streams where stream = $1 for update';
 
 const TAKEN = `
@@ -133,7 +133,7 @@ taken as (
   returning *
 )`;
 
-/** $1 stream, $2 who flushes it. Fences both its writer and who flushed it. */
+/** $1 stream, $2 new flusher. Fences its writer and its flusher. */
 export const ADOPT_STREAM = `
 with fence as (
   update journal_streams set epoch = ${NEW_EPOCH}, flusher = null, retired_at = null where stream = $1 returning epoch
@@ -141,20 +141,20 @@ with fence as (
 ${TAKEN}
 select ${ROW}, (select epoch::text from fence) as append_epoch from taken`;
 
-/** $1 stream, $2 who flushes it. Fences who flushed it; its writer goes on. */
+/** $1 stream, $2 new flusher. Fences its flusher, and not its writer. */
 export const TAKE_FLUSHES = `
 with ${TAKEN}
 select ${ROW}, null as append_epoch from taken`;
 
-/** $1 stream, $2 epoch, $3 lsn. Somebody else may flush the stream at once. */
+/** $1 stream, $2 epoch, $3 lsn. Another flusher may take the stream at once. */
 export const RELEASE_STREAM = `
 update journal_checkpoints set owner = null, heard_at = now()
 where stream = $1 and epoch = $2 and lsn = $3 and retired_at is null
 returning 1`;
 
 /**
- * $1 stream, $2 who flushes it, $3 an LSN that must be counted. Takes an open row. It keeps what it covers, so the pruner need not
- * wait. No row where it is not open, or not there: then whoever has it may still flush what is missing.
+ * $1 stream, $2 new flusher, $3 an LSN that must be counted. Takes an open row, which keeps its `covered_from`, so the pruner need
+ * not wait. Returns no row where the row is not open, or below that LSN: then its flusher may still flush the missing records.
  */
 export const TAKE_OPEN_STREAM = `
 update journal_checkpoints set epoch = ${NEW_EPOCH}, owner = $2, heard_at = now()
@@ -162,8 +162,8 @@ where stream = $1 and closed_at is null and retired_at is null and lsn >= $3::bi
 returning ${ROW}`;
 
 /**
- * $1 stream, $2 who flushes it, or null. Opens a retired stream again, whose row is locked, because its journal has records above
- * its checkpoint. It has not held the pruning up meanwhile, so it covers what is accepted from `pruned_before` on.
+ * $1 stream, $2 new flusher, or null. Opens a retired stream again, whose row is locked, because its journal has records above its
+ * checkpoint. It has not delayed the pruning meanwhile, so it covers only requests that are accepted from `pruned_before` on.
  */
 export const REOPEN_STREAM = `
 update journal_checkpoints set
@@ -173,8 +173,8 @@ where stream = $1 and retired_at is not null
 returning ${ROW}`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn. As TOUCH_CHECKPOINT, for a stream that another process writes: its writer's word counts where
- * nothing in the log is above the checkpoint. Both are seen in one snapshot.
+ * $1 stream, $2 epoch, $3 lsn. As TOUCH_CHECKPOINT, for a stream that another process writes: takes `accepted_through` from its
+ * writer's heartbeat, if the journal has no record above the checkpoint. One snapshot shows both.
  */
 export const TOUCH_LOG_STREAM = `
 update journal_checkpoints set heard_at = now(), accepted_through = greatest(accepted_through,
@@ -183,22 +183,22 @@ update journal_checkpoints set heard_at = now(), accepted_through = greatest(acc
 where stream = $1 and epoch = $2 and lsn = $3::bigint and retired_at is null
 returning ${seconds('now()')} as database_time`;
 
-/** $1 stream, $2 epoch, $3 lsn. Looks whether the row is there. Only a flush moves its `accepted_through`. */
+/** $1 stream, $2 epoch, $3 lsn. Checks the position of the row. Only a flush moves its `accepted_through`. */
 export const TOUCH_STREAM = `
 update journal_checkpoints set heard_at = now()
 where stream = $1 and epoch = $2 and lsn = $3::bigint and retired_at is null
 returning 1`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn. Looks whether the row is there. Leaves `heard_at` as it is: a stream without records ends, although
- * somebody still looks after it.
+ * $1 stream, $2 epoch, $3 lsn. Checks the position of the row. Does not change `heard_at`: a stream without records expires, also
+ * where a consumer still checks it.
  */
 export const LOOK_AT_STREAM = `
 select 1 from journal_checkpoints where stream = $1 and epoch = $2 and lsn = $3::bigint and retired_at is null`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn, $4 append epoch. Ends a stream whose log is flushed to its end, by who owns both. The rows stay
- * as tombstones. Idempotent: also where this owner has retired it already.
+ * $1 stream, $2 epoch, $3 lsn, $4 append epoch. Retires a stream that is flushed to its end, under both epochs. The rows stay as
+ * tombstones. Idempotent.
  */
 export const RETIRE_LOG_STREAM = `
 with fence as materialized (
@@ -218,8 +218,8 @@ update journal_streams s set retired_at = coalesce(s.retired_at, now()) from ret
 returning 1`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn. Ends a stream whose records are elsewhere, and that is flushed to its end there. The row stays as a
- * tombstone. Idempotent.
+ * $1 stream, $2 epoch, $3 lsn. Retires a stream of another journal that is flushed to its end. The row stays as a tombstone.
+ * Idempotent.
  */
 export const RETIRE_STREAM_ELSEWHERE = `
 with retired as (
@@ -233,8 +233,8 @@ beat as (
 select 1 from retired`;
 
 /**
- * $1 streams uuid[], $2 seconds for which committed records are kept, $3 window in hours. What is known of streams that the broker
- * has: retired ones are due for a purge, and 15 days after their window for the removal of their rows.
+ * $1 streams uuid[], $2 seconds for which committed records are kept, $3 window in hours. The rows of streams in the broker. Retired
+ * ones are due for a purge, and 15 days after their window for the removal of their rows.
  */
 export const KNOWN_STREAMS = `
 select stream::text, epoch::text, lsn::text, retired_at is not null as retired,
@@ -242,7 +242,7 @@ select stream::text, epoch::text, lsn::text, retired_at is not null as retired,
        coalesce(retired_at < now() - make_interval(hours => $3::int) - interval '15 days', false) as old
 from journal_checkpoints where stream = any($1::uuid[])`;
 
-/** $1 stream, $2 epoch, $3 window in hours. Removes the tombstone of a stream whose subject holds nothing but fences. */
+/** $1 stream, $2 epoch, $3 window in hours. Removes the tombstone of a stream whose subject has only fences. */
 export const FORGET_STREAM = `
 with forgotten as (
   delete from journal_checkpoints
@@ -252,17 +252,17 @@ with forgotten as (
 delete from journal_streams s using forgotten where s.stream = forgotten.stream`;
 
 /*
- * Setting records aside whose stream has no row: BEGIN_TAKING, {@link LOCK_SET_ASIDE}, {@link SET_STREAM_ASIDE}, {@link IS_SET_ASIDE}
- * where that inserted nothing, COMMIT_TAKING on one session. The second statement sees what the lock waited for.
+ * Setting aside records of a stream without a row: BEGIN_TAKING, {@link LOCK_SET_ASIDE}, {@link SET_STREAM_ASIDE},
+ * {@link IS_SET_ASIDE} where that inserted nothing, COMMIT_TAKING on one session. Each statement sees the commits that the lock
+ * waited for.
  */
 
-/** $1 stream. Another consumer of the same message waits. */
+/** $1 stream. Delays other consumers of the same message. */
 export const LOCK_SET_ASIDE = 'select pg_advisory_xact_lock(hashtextextended($1::text, 0))';
 
 /**
  * $1 stream, $2 keys bytea[], $3 amounts text[], $4 LSNs bigint[], $5 idempotency keys text[] and $6 digests bytea[], null where there
- * is none, $7 a time, in seconds since 1970. One element an increment. Keeps each record once: nobody can tell what of it is
- * counted.
+ * is none, $7 a time, in seconds since 1970. One element for each increment. Keeps each record once.
  */
 export const SET_STREAM_ASIDE = `
 insert into rejected_increments (stream, key, amount, reason, lsn, token, digest, accepted_after)
@@ -273,6 +273,6 @@ where not exists (select from rejected_increments where stream = $1 and lsn = an
   and not exists (select from journal_checkpoints where stream = $1)
 returning 1`;
 
-/** $1 stream, $2 LSNs bigint[]. A row where another consumer has kept these records; none where the stream has a row by now. */
+/** $1 stream, $2 LSNs bigint[]. A row if another consumer has kept these records; none if the stream has a row by now. */
 export const IS_SET_ASIDE = `
 select 1 from rejected_increments where stream = $1 and lsn = any($2::bigint[]) limit 1`;

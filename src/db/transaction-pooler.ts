@@ -1,10 +1,9 @@
 /**
  * Recognises a connection pooler that gives each transaction another session, as PgBouncer does with
- * `pool_mode = transaction`. Settings and prepared statements of a session do not hold there. Main thread, at the start.
+ * `pool_mode = transaction`. There, settings and prepared statements of a session are lost. Main thread, at the start.
  *
- * The check cannot refuse a plain server or a pooler in session mode: there nobody else sees a setting of a session that is
- * still open, and the session itself does. It can miss a pooler whose sessions others use at the same moment, hence several
- * rounds.
+ * The check cannot refuse a plain server or a pooler in session mode: there only the session itself sees its settings. It can
+ * miss a pooler whose sessions others use at the same moment, hence several rounds.
  */
 import { randomUUID } from 'node:crypto';
 import { StartError } from '../core/errors.js';
@@ -20,8 +19,8 @@ const TRANSACTION_POOLER =
   'PostgreSQL itself in DATABASE_URL.';
 
 /**
- * Throws StartError where `connection` leads through such a pooler. Opens a second connection, but only where a pooler of any
- * kind is between. Does nothing where the second connection fails.
+ * Throws StartError where `connection` leads through such a pooler. Opens a second connection, but only behind a pooler. Does
+ * nothing where the second connection fails.
  */
 export async function refuseTransactionPooler(
   target: DatabaseTarget,

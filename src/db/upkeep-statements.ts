@@ -1,13 +1,12 @@
 /**
- * SQL statements that keep the tables from growing without end, as named constants: they retire streams and prune rows. Main
- * thread.
+ * SQL statements that limit the size of the tables: they retire streams and prune rows. Main thread.
  */
 import { NEW_EPOCH } from './statements.js';
 
 /**
- * $1 stream. Retires a stream whose node will not come back, and fences its owner in case that is still alive. Does nothing
- * where the owner was heard of in the last five minutes: a live one is heard of several times a minute; nor for a stream whose
- * journal others can reach, which any server that flushes finishes.
+ * $1 stream. Retires a stream whose node will not come back, and fences its owner in case it lives. Does nothing where `heard_at` is
+ * less than five minutes ago: a living owner updates it several times a minute. Does nothing for streams of the postgres and nats
+ * journals, which any flusher can finish.
  */
 export const RETIRE_DEAD_STREAM = `
 update journal_checkpoints set retired_at = now(), epoch = ${NEW_EPOCH}
@@ -16,8 +15,8 @@ where stream = $1 and retired_at is null and heard_at < now() - interval '5 minu
 returning 1`;
 
 /**
- * $1 node, $2 streams that are here uuid[], $3 streams that this process has finished uuid[], $4 rows at most. Open rows of
- * file journals of this node that are not here, those of finished streams first.
+ * $1 node, $2 streams that are here uuid[], $3 streams that this process has finished uuid[], $4 most rows. Open rows of file
+ * journals of this node without a stream here, those of finished streams first.
  */
 export const OPEN_FILE_STREAMS = `
 select j.stream::text, j.epoch::text, j.lsn::text,
@@ -31,8 +30,7 @@ order by j.stream = any($3::uuid[]) desc, j.stream
 limit $4`;
 
 /**
- * $1 stream, $2 epoch, $3 lsn. Retires a stream whose journal is gone, under a new epoch: a copy of its directory that takes
- * it meanwhile is fenced.
+ * $1 stream, $2 epoch, $3 lsn. Retires a stream whose journal is removed, under a new epoch, which fences a copy of its directory.
  */
 export const RETIRE_FINISHED_STREAM = `
 update journal_checkpoints set retired_at = now(), epoch = ${NEW_EPOCH}
@@ -44,13 +42,13 @@ export const DESCRIBE_STREAM = `
 select lsn::text, node::text, shard, journal, retired_at, heard_at as heard_of
 from journal_checkpoints where stream = $1`;
 
-/** $1 limit: counts no further. */
+/** $1 limit of the count. */
 export const COUNT_IDEMPOTENCY_KEYS = `
 select count(*)::int as rows from (select from idempotency_keys limit $1::bigint + 1) t`;
 
 /**
- * The count in PostgreSQL's statistics, which lag ten seconds at most behind the commits of a session. A crash or a failover
- * loses the statistics. Until the next vacuum or analyze they then count the changes since, and pg_class has the count before.
+ * The count in PostgreSQL's statistics, at most ten seconds behind the commits of a session. A crash or a failover loses the
+ * statistics. Until the next vacuum or analyze they then count only later changes, and pg_class has the earlier count.
  */
 export const ESTIMATE_IDEMPOTENCY_KEYS = `
 select (s.n_live_tup + case when coalesce(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze) is null
@@ -63,8 +61,8 @@ export const TRY_PRUNER_LOCK = `select pg_try_advisory_lock(${PRUNER_LOCK_ID}) a
 export const PRUNER_UNLOCK = `select pg_advisory_unlock(${PRUNER_LOCK_ID})`;
 
 /**
- * Notes a round of the pruner. After a gap of more than ten minutes between two rounds nothing expires for an hour: a database
- * that was off has not heard of anybody.
+ * Notes a round of the pruner. After a gap of more than ten minutes between two rounds nothing expires for an hour, because a
+ * database that was off has received no heartbeats.
  */
 export const NOTE_PRUNER_ROUND = `
 update idempotency_pruning set
@@ -72,8 +70,8 @@ update idempotency_pruning set
 
 /**
  * The condition of an expiry, with $1 days of STREAM_EXPIRY_DAYS (0: never). The streams of a memory journal end with their
- * thread; one that is gone without a clean stop has nothing left to flush. A living writer in a queue sends a record at least daily,
- * and the queue keeps none for longer than 14 days.
+ * thread, so a silent one has nothing left to flush. A living writer in a queue sends a record at least daily, and the queue keeps
+ * it for at most 14 days.
  */
 const IS_EXPIRED = `
 retired_at is null
@@ -82,11 +80,11 @@ and (journal = 'file' and $1::int > 0 and heard_at < now() - make_interval(days 
      or journal = 'sqs' and heard_at < now() - interval '15 days')
 and exists (select from idempotency_pruning where gap_at < now() - interval '1 hour')`;
 
-/** $1 days, $2 rows at most. */
+/** $1 days, $2 most rows. */
 export const FIND_EXPIRED_STREAMS = `
 select stream::text from journal_checkpoints where ${IS_EXPIRED} order by stream limit $2`;
 
-/** $1 days, $2 stream. Retires the stream under a new epoch, if its owner has not been heard of meanwhile. */
+/** $1 days, $2 stream. Retires the stream under a new epoch, if it is still silent. */
 export const EXPIRE_STREAM = `
 update journal_checkpoints set retired_at = now(), epoch = ${NEW_EPOCH}
 where stream = $2 and ${IS_EXPIRED}
@@ -100,12 +98,12 @@ returning lsn::text, node::text, shard, journal, heard_at, closed_at is not null
 export const BEGIN_PRUNING = 'begin';
 export const COMMIT_PRUNING = 'commit';
 
-/** Waits for processes that are taking a stream, and keeps others waiting until the commit. */
+/** Waits for processes that are taking a stream, and delays others until the commit. */
 export const LOCK_PRUNING = 'select 1 from idempotency_pruning for update';
 
 /**
- * In a statement after the lock, so that it sees the rows that were made meanwhile. Returns the time before which every open
- * stream has committed everything that it accepted, in the database's own text. `pruned_before` never goes back.
+ * Follows the lock, so that it sees rows that were made meanwhile. Returns, as text of the database, the time before which every
+ * open stream has committed everything that it accepted. `pruned_before` never goes back.
  */
 export const ADVANCE_PRUNED_BEFORE = `
 with horizon as (
@@ -116,8 +114,8 @@ update idempotency_pruning set pruned_before = greatest(pruned_before, horizon.a
 returning horizon.at::text as horizon, greatest(0, extract(epoch from now() - greatest(horizon.at, to_timestamp(0))))::float8 as held_seconds`;
 
 /**
- * $1 window in hours, $2 rows at most, $3 the time that {@link ADVANCE_PRUNED_BEFORE} returned. Deletes idempotency keys whose
- * window is over for every stream that may still flush a retry. Five minutes are for requests under way.
+ * $1 window in hours, $2 most rows, $3 the time that {@link ADVANCE_PRUNED_BEFORE} returned. Deletes idempotency keys whose window
+ * is over for every stream that may still flush a retry. Five minutes are for requests under way.
  */
 export const PRUNE_IDEMPOTENCY_KEYS = `
 with pruned as (
@@ -130,9 +128,9 @@ with pruned as (
 select count(*)::int as pruned from pruned`;
 
 /**
- * $1 window in hours, $2 rows at most. Deletes tombstones of streams whose journals cannot come back: a queue keeps a message
- * for 15 days at most. Tombstones of file journals stay, and there are few: a data directory may come back after years, and
- * without the row its records would count again.
+ * $1 window in hours, $2 most rows. Deletes tombstones of streams whose records cannot come back: a queue keeps a message for 15
+ * days at most. The few tombstones of file journals stay: a data directory may come back after years, and without the row its
+ * records would count again.
  */
 export const PRUNE_TOMBSTONES = `
 with pruned as (
@@ -146,7 +144,7 @@ with pruned as (
 claims as (delete from journal_claims c using pruned p where c.stream = p.stream)
 select count(*)::int as pruned from pruned`;
 
-/** $1 window in hours, $2 rows at most. Prunes deletes of counters that did not exist; closing sums stay for ever. */
+/** $1 window in hours, $2 most rows. Prunes deletes of counters that did not exist; other deletes stay. */
 export const PRUNE_DELETES = `
 with pruned as (
   delete from counter_resets
@@ -157,22 +155,22 @@ with pruned as (
 )
 select count(*)::int as pruned from pruned`;
 
-/** $1 rows with a greater id, $2 rows at most. */
+/** $1 exclusive lower bound of the id, $2 most rows. */
 export const LIST_REJECTED = `
 select id::text, stream::text, key, amount, reason, sqlstate, rejected_at, lsn::text, token, accepted_after from rejected_increments
 where id > $1::bigint order by rejected_increments.id limit $2`;
 
-/** Rows without a SQLSTATE are idempotent requests that nobody could check: counting them again may count twice. */
+/** Rows without a SQLSTATE are idempotent requests that could not be checked: a retry may count them twice. */
 export const LAST_REJECTED = 'select max(id)::text as id from rejected_increments where sqlstate is not null';
 
-/** $1 rows with a greater id, $2 the last id, $3 rows at most. */
+/** $1 exclusive lower bound of the id, $2 the last id, $3 most rows. */
 export const REJECTED_IDS = `
 select id::text from rejected_increments
 where id > $1::bigint and id <= $2::bigint and sqlstate is not null order by rejected_increments.id limit $3`;
 
 /**
  * $1 ids bigint[]. Counts rejected rows and deletes them, both or neither. A row that another command has deleted adds
- * nothing. Counters are locked in bytewise order, as everywhere.
+ * nothing. Locks counters in bytewise order.
  */
 export const RETRY_REJECTED = `
 with taken as (

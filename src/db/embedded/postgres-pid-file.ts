@@ -1,11 +1,10 @@
 /**
  * `postmaster.pid`: the PostgreSQL process on a data directory. Main thread.
  *
- * - A server that outlived the process that started it is stopped cleanly. That happens after kill -9 where the kernel does
- *   not signal the server.
- * - PostgreSQL itself replaces a file whose process is dead. But it refuses to start where the number now belongs to another
- *   process or to a zombie. The file is then changed to name a process that cannot exist. It is not removed, because it also
- *   names the shared memory that children of the dead server may still write to.
+ * - A start stops a server that outlived the process that started it: after kill -9 where the kernel does not signal the server.
+ * - PostgreSQL replaces a file whose process is dead. But it refuses to start where the number now belongs to another process or
+ *   to a zombie. A start then changes the file to name an impossible process. It does not remove the file, which also names the
+ *   shared memory that children of the dead server may still write to.
  */
 import { execFile } from 'node:child_process';
 import { readFile, stat, writeFile } from 'node:fs/promises';
@@ -23,8 +22,8 @@ const IMMEDIATE_SHUTDOWN_MS = 10_000;
 const IMPOSSIBLE_PID = 2147483646;
 
 /**
- * Stops a server that still runs on `dataDir`, and makes a stale pid file harmless. Returns the number of the process that was
- * stopped. Throws StartError where it cannot be stopped.
+ * Stops a server that still runs on `dataDir`, and makes a stale pid file harmless. Returns the number of the stopped process.
+ * Throws StartError where it cannot be stopped.
  */
 export async function stopOrphan(dataDir: string): Promise<number | undefined> {
   const file = path.join(dataDir, 'postmaster.pid');
@@ -76,7 +75,7 @@ async function isPostgresOn(pid: number, dataDir: string): Promise<boolean> {
 async function isPostgresOnLinux(pid: number, dataDir: string): Promise<boolean> {
   try {
     const status = await readFile(`/proc/${pid}/stat`, 'utf8');
-    // "pid (name) state ...": the name may itself hold parentheses.
+    // "pid (name) state ...": the name may contain parentheses.
     const state = status.slice(status.lastIndexOf(')') + 2, status.lastIndexOf(')') + 3);
     if (state === 'Z' || state === 'X') return false;
     const command = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');

@@ -1,15 +1,15 @@
 /**
- * One PostgreSQL process: its settings, its port, how it ends, and why it does not start. Main thread.
+ * One PostgreSQL process: its settings, its port, its end, and the reasons of a failed start. Main thread.
  *
- * The settings are given on the command line so that a new release can change them on an old data directory. Durability is
- * PostgreSQL's own default, written out because it is a promise: a commit is on disk before it is answered, whatever
- * `postgresql.auto.conf` says.
+ * The settings are on the command line, so that a new release can change them on an old data directory. Those of durability are
+ * PostgreSQL's defaults. They are written out because `postgresql.auto.conf` must not change them: a commit is on disk before it
+ * is answered.
  */
 import type { ChildProcess } from 'node:child_process';
 import { createServer } from 'node:net';
 import { reasonOf } from '../../core/errors.js';
 
-/** Additional connections: for an operator's psql, and for a lost one that the server has not noticed yet. */
+/** Additional connections: for an operator's psql, and for lost connections that the server still counts. */
 const CONNECTIONS_SPARE = 10;
 /** Time for a fast shutdown, which writes a checkpoint. */
 const FAST_SHUTDOWN_MS = 20_000;
@@ -33,15 +33,15 @@ export function serverArguments(options: {
     full_page_writes: 'on',
 
     shared_buffers: '128MB',
-    // A checkpoint begins at about half of it, and each page's first change after one goes into the log whole. Measured with
-    // 200,000 counters: 1 GB and 256 MB write the same 59 to 60 bytes an increment.
+    // A checkpoint begins at about half of it, and then logs each page's first change as a whole page. Measured with 200,000
+    // counters: 1 GB and 256 MB write the same 59 to 60 bytes an increment.
     max_wal_size: '256MB',
     checkpoint_timeout: '15min',
     wal_compression: 'on',
     wal_recycle: 'on',
     max_wal_senders: 0,
     work_mem: '16MB',
-    // The statements do not profit from either, and parallel workers need /dev/shm, which is small in containers.
+    // Neither helps the statements, and parallel workers need /dev/shm, which is small in containers.
     jit: 'off',
     max_parallel_workers_per_gather: 0,
 
@@ -77,8 +77,8 @@ export async function endProcess(
 }
 
 /**
- * True for failures that a retry cures: the process before has not quite ended, or the new one was killed. Where only its
- * child that recovers from a crash was, it ends with code 1 and without an error in its output.
+ * True for failures that a retry cures: the earlier process has not ended yet, or the new one was killed. If only its recovery child
+ * was killed, it ends with code 1 and without an error in its output.
  */
 export function isPassing(error: unknown, output: string): boolean {
   const killed =
@@ -87,7 +87,7 @@ export function isPassing(error: unknown, output: string): boolean {
   return killed || output.includes('lock file "postmaster.pid" already exists') || output.includes('is still in use');
 }
 
-/** How the process ended, and the last errors of its output, in one line. */
+/** The exit of the process and the last errors of its output, in one line. */
 export function describeFailure(error: unknown, output: string): string {
   const lines = output
     .split('\n')
@@ -96,7 +96,7 @@ export function describeFailure(error: unknown, output: string): string {
   return lines.length === 0 ? `${how}.` : `${how}. Its output: ${lines.slice(-3).join(' ')}`;
 }
 
-/** A port that is free at this moment. Another process may take it at any time. */
+/** A port that is free now. Another process may take it at any time. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();

@@ -1,5 +1,5 @@
 /**
- * Finds an embedded PostgreSQL that a server runs, for commands. Main thread of a command.
+ * Finds the embedded PostgreSQL of a running server. Main thread of a command.
  */
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';

@@ -1,18 +1,18 @@
 /**
- * The table `counters`: created, adopted from the application that this server replaces, or already right. Main thread,
- * inside the transaction of the migration.
+ * Creates the table `counters`, or adopts it from the application that this server replaces. Main thread, inside the transaction of
+ * the migration.
  *
  * The table of the predecessor is `counters(key varchar(120) primary key, sum integer)`. It is altered in place, in one
- * rewrite. The predecessor may go on writing at the same time: its upsert names only `key` and `sum`, and PostgreSQL casts
- * the varchar and integer that it binds. A table of that name that does not fit is refused with a reason and with the SQL that
- * helps. One with further columns may belong to another application, so it is adopted only where the operator says so.
+ * rewrite. The predecessor may continue to write: its upsert names only `key` and `sum`, and PostgreSQL casts the varchar and
+ * integer that it binds. An unsuitable table of that name is refused with the reason and with SQL that helps. One with further
+ * columns may belong to another application, so it is adopted only if the operator allows it.
  */
 import { StartError } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
 
 /**
- * Leaves room for updates in place: counters are updated again and again, and a heap-only tuple on the same page needs no
- * index write. Vacuum runs after a small share of the rows has changed.
+ * Leaves room for updates in place: counters are updated often, and a heap-only tuple on the same page needs no index write.
+ * Vacuum runs after a small share of the rows has changed.
  */
 const STORAGE = `fillfactor = 75, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
   autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.2, autovacuum_analyze_threshold = 5000`;
@@ -48,7 +48,7 @@ left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped
 order by a.attnum`;
 
-/** Views on the columns that must change type, and views on those; what depends on others comes first. */
+/** Views on the columns that must change type, and views on those views, dependent ones first. */
 const DEPENDENT_VIEWS = `
 with recursive dependents(oid, depth) as (
   select r.ev_class, 1
@@ -73,30 +73,30 @@ from pg_constraint where conrelid = $1::oid and contype = 'p'`;
 
 const COUNT_ROWS = 'select count(*)::text as rows, count(*) filter (where sum is null)::text as nulls from counters';
 
-/** What an adoption has changed. */
+/** The changes of an adoption. */
 export interface TableAdoption {
   readonly rows: number;
   /** Sums that were null, and are 0 now. */
   readonly nulls: number;
-  /** How long nobody else could use the table. */
+  /** How long the table was locked. */
   readonly seconds: number;
 }
 
-/** How {@link prepareCountersTable} treats a table that exists. */
+/** How {@link prepareCountersTable} treats an existing table. */
 export interface CountersTableOptions {
   /** Limits each statement. */
   readonly timeoutMs: number;
   /** The database has a schema of ours already, so the table is ours. */
   readonly isOurs: boolean;
-  /** ADOPT_COUNTERS: adopts a table that has columns which that of the original application has not. */
+  /** ADOPT_COUNTERS: adopts a table with columns that the table of the original application does not have. */
   readonly adoptsOtherColumns: boolean;
 }
 
 /** The result of {@link prepareCountersTable}. */
 export interface PreparedCountersTable {
-  /** Sentences for the log about what works and costs speed. */
+  /** Sentences for the log about a table that works but costs speed. */
   readonly warnings: readonly string[];
-  /** Undefined if the table was made, or was right already. */
+  /** Undefined if the table was created, or needed no change. */
   readonly adopted: TableAdoption | undefined;
 }
 
@@ -115,7 +115,7 @@ const KEY_TYPES = new Set(['text', 'varchar']);
 const OUR_COLUMNS = new Set(['key', 'sum', 'updated_at']);
 const SUM_TYPES = new Set(['int2', 'int4', 'int8', 'numeric']);
 
-/** The table for another purpose keeps its rows under another name. */
+/** Keeps the rows of another application under another name. */
 const RENAME = 'If another application uses it: `alter table counters rename to other_counters;`.';
 
 /**
@@ -165,14 +165,14 @@ async function adopt(
   await connection.query({ text: 'lock table counters in access exclusive mode' });
   const startedAt = performance.now();
   const [counted] = await connection.query<{ rows: string; nulls: string }>({ text: COUNT_ROWS, timeoutMs });
-  // First, so that the rewrite below leaves that room.
+  // First, so that the rewrite leaves room for updates.
   await connection.query({ text: `alter table counters set (${STORAGE})` });
   await connection.query({ text: `alter table counters ${changes.join(', ')}`, timeoutMs });
   const seconds = Number(((performance.now() - startedAt) / 1000).toFixed(3));
   return { rows: Number(counted?.rows), nulls: Number(counted?.nulls), seconds };
 }
 
-/** Throws StartError where one of the two rules the table out. */
+/** Throws StartError where one of the two is unsuitable. */
 function checkedKeyAndSum(columns: readonly Column[]) {
   const key = columns.find((column) => column.name === 'key');
   const sum = columns.find((column) => column.name === 'sum');
@@ -188,7 +188,7 @@ function checkedKeyAndSum(columns: readonly Column[]) {
   return { key, sum };
 }
 
-/** The column `updated_at`, if there is one. Throws StartError where it, or a column that is not ours, rules the table out. */
+/** The column `updated_at`, if there is one. Throws StartError where it, or a foreign column, is unsuitable. */
 function checkedOthers(columns: readonly Column[]): Column | undefined {
   const updatedAt = columns.find((column) => column.name === 'updated_at');
   if (updatedAt !== undefined && !['timestamptz', 'timestamp'].includes(updatedAt.type)) {
@@ -213,14 +213,17 @@ function dropExpression(column: string): string {
   return `To make it an ordinary column: \`alter table counters alter column ${column} drop expression;\`.`;
 }
 
-/** A table that need not change, with `updated_at`, is one of ours, as a restore of that table alone leaves it. */
+/** A table with `updated_at` that needs no change is ours, for example after a restore of this table alone. */
 function refuseOtherColumns(columns: readonly Column[], isChanged: boolean): void {
   const isOther = ({ name }: Column): boolean => !OUR_COLUMNS.has(name) || (isChanged && name === 'updated_at');
   const others = columns.filter(isOther).map(({ name }) => `"${name}"`);
   if (others.length === 0) return;
   const which = `${others.length === 1 ? 'column' : 'columns'} ${others.join(', ')}`;
   const help = `To adopt it with its rows nevertheless, set ADOPT_COUNTERS=1. ${RENAME}`;
-  refuse(`it has the ${which}, which that of the original application has not, and may be another application's`, help);
+  refuse(
+    `it has the ${which}, which the table of the original application lacks; another application may own it`,
+    help,
+  );
 }
 
 async function refuseKey(connection: DatabaseConnection, oid: string): Promise<never> {
@@ -297,7 +300,7 @@ function identifier(name: string): string {
   return /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
 }
 
-/** `help` has the SQL that helps, in sentences. */
+/** `help`: sentences with SQL. */
 function refuse(reason: string, help: string): never {
   throw new StartError([`The database has a table "counters" that cannot be used: ${reason}. ${help}`]);
 }

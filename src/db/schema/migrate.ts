@@ -1,8 +1,8 @@
 /**
- * Brings a database to the schema that this version needs. Main thread, at start, before any stream recovers.
+ * Migrates a database to the schema of this version. Main thread, at start, before any stream recovers.
  *
- * Everything happens in one transaction under an advisory lock: any number of nodes may start at the same time, and a killed
- * one leaves the database as it was. An old version refuses to start on a newer schema.
+ * A migration is one transaction under an advisory lock: any number of nodes may start at the same time, and a killed one leaves
+ * the database unchanged. An old version refuses to start on a newer schema.
  */
 import { StartError, reasonOf } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
@@ -14,13 +14,13 @@ import { DATABASE_ID } from '../statements.js';
 
 /** The result of `migrate`. */
 export interface MigrationResult {
-  /** Made once, with the first migration. Distinguishes databases that have the same address. */
+  /** From the first migration. Distinguishes databases that have the same address. */
   readonly databaseId: string;
-  /** "version name" of each step that was applied now. */
+  /** "version name" of each applied step. */
   readonly applied: readonly string[];
   /** Sentences for the log about settings that work but cost speed. */
   readonly warnings: readonly string[];
-  /** A table of the original application that was adopted now. */
+  /** The adoption of a table of the original application, if there was one. */
   readonly adopted?: TableAdoption;
 }
 
@@ -31,11 +31,11 @@ export interface MigrationOptions {
 }
 
 const VERSION_MIN = 130_000;
-/** A constant that no other application is likely to use: "summing" in ASCII. */
+/** Unlikely in other applications: "summing" in ASCII. */
 const LOCK_ID = '32497614093250151';
-/** The migration of another node may rewrite a large `counters`. */
+/** Long, because the migration of another node may rewrite a large `counters`. */
 const LOCK_TIMEOUT = '10min';
-/** Longest wait for a table lock, because everybody else who needs the table queues behind it. */
+/** Short, because all other users of the table queue behind a wait for its lock. */
 const TABLE_LOCK_TIMEOUT = '300ms';
 /** An hour: the adoption of a large table rewrites it. */
 const STATEMENT_TIMEOUT_MS = 3_600_000;
@@ -53,7 +53,7 @@ create table if not exists summing_counters_migrations (
   database_id uuid not null default gen_random_uuid()
 )`;
 
-/** Another session held a table for longer than {@link TABLE_LOCK_TIMEOUT}. The same migration may succeed later. */
+/** Another session locked a table for longer than {@link TABLE_LOCK_TIMEOUT}. The same migration may succeed later. */
 export class TableBusyError extends Error {
   override readonly name = 'TableBusyError';
 }
@@ -66,7 +66,7 @@ order by a.pid limit 5`;
 
 /**
  * Applies the missing steps, in one attempt. Throws StartError, with one sentence for the operator, where this version must
- * not use the database. Rejects with {@link TableBusyError} where others hold a table that must be altered, and with the
+ * not use the database. Rejects with {@link TableBusyError} where other sessions lock a table that must be altered, and with the
  * error of pg where the database was unreachable or the connection was lost (see `classifyDatabaseError`).
  */
 export async function migrate(
@@ -89,7 +89,7 @@ export async function migrate(
   }
 }
 
-/** Names the sessions that hold the table. */
+/** Names the sessions that lock the table. */
 async function busy(connection: DatabaseConnection, cause: unknown): Promise<TableBusyError> {
   const holders = await connection.query<{ pid: number; name: string }>({ text: HOLDERS });
   const names = holders.map(({ pid, name }) => (name === '' ? `process ${pid}` : `process ${pid} (${name})`));
@@ -98,7 +98,7 @@ async function busy(connection: DatabaseConnection, cause: unknown): Promise<Tab
   return new TableBusyError(`the migration waits for a table lock: ${reason}${who}`, { cause });
 }
 
-/** Checks the facts that everything else depends on. Throws StartError. */
+/** Checks version, encoding and role of the server. Throws StartError. */
 function checkServer({ server }: DatabaseConnection): void {
   if (server.versionNumber < VERSION_MIN) {
     const version = `${Math.floor(server.versionNumber / 10_000)}`;

@@ -1,11 +1,10 @@
 /**
  * The steps of the schema, in their order. Main thread.
  *
- * The table `counters` is not among them: `counters-table.ts` creates it, or adopts it from the application that this server
- * replaces, because the steps depend on what is there.
+ * `counters-table.ts` creates or adopts the table `counters`, because its steps depend on an existing table.
  */
 
-/** One step of the schema. A version that has been released never changes. */
+/** One step of the schema. A released version never changes. */
 export interface Migration {
   readonly version: number;
   readonly name: string;
@@ -76,7 +75,7 @@ create table increment_log (
 `,
 };
 
-/** Owners of a stream over time, to tell a copy of a data directory from the directory that went on. */
+/** Owners of a stream over time, to recognise an outdated copy of a data directory. */
 const claims: Migration = {
   version: 2,
   name: 'claims',
@@ -108,9 +107,9 @@ create index counter_resets_of_nothing on counter_resets (at) where sum is null;
 /**
  * Ownership and pruning by the database's time alone.
  *
- * From here on rows mean something else: an epoch comes from the sequence, and `accepted_through` is a time of the database.
- * The triggers shut out sessions of older versions, which would write times of their own clocks, retire streams without a
- * new epoch, and prune without noting it. They set no protocol, and get the error of a session that takes no writes.
+ * This step changes the meaning of rows: an epoch comes from the sequence, and `accepted_through` is a time of the database.
+ * The triggers refuse sessions of older versions, which would write times of their own clocks, retire streams without a new
+ * epoch, and prune without noting it. These set no protocol, and get the error of a read-only session.
  */
 const databaseTimes: Migration = {
   version: 4,
@@ -172,7 +171,7 @@ create trigger summing_counters_protocol before delete on idempotency_keys
 `,
 };
 
-/** The journal in this database: rows that SQL can read, owners, and signs of life. */
+/** The journal in this database: rows that SQL can read, owners, and heartbeats. */
 const incrementLog: Migration = {
   version: 5,
   name: 'increment-log',

@@ -1,5 +1,5 @@
 /**
- * The statement that gives a role the right that it lacks. Main thread, after a refused migration.
+ * Finds the statement that grants a missing right. Main thread, after a refused migration.
  */
 import { reasonOf } from '../../core/errors.js';
 import type { DatabaseConnection } from '../connection.js';
@@ -12,7 +12,7 @@ const WHO = `
 select quote_ident(current_user) as role,
        quote_ident(coalesce(current_schema(), 'public')) as schema`;
 
-/** Sentences with SQL, behind a space; empty if the error is no lack of a right. The connection is idle. */
+/** Sentences with SQL, after a space; empty if the error is not a missing right. The connection must be idle. */
 export async function missingGrant(connection: DatabaseConnection, error: unknown): Promise<string> {
   if (!DENIED.has(errorCode(error))) return '';
   const [who] = await connection.query<{ role: string; schema: string }>({ text: WHO });
@@ -29,7 +29,7 @@ export async function missingGrant(connection: DatabaseConnection, error: unknow
   return ` As the owner of the tables: ${tableGrants(role, schema)}.`;
 }
 
-/** What the role of a server needs that only uses tables. */
+/** The rights that the role of a server needs if it only uses tables. */
 function tableGrants(role: string, schema: string): string {
   return (
     `\`grant usage on schema ${schema} to ${role}; ` +

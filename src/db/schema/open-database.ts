@@ -1,6 +1,5 @@
 /**
- * The first connection of a start: whether the database is reachable, whether it accepts this server, and its schema. Main
- * thread.
+ * The first connection of a start: checks whether the database accepts this server, and migrates it. Main thread.
  */
 import { reasonOf, StartError } from '../../core/errors.js';
 import type { Config } from '../../config/config.js';
@@ -15,9 +14,9 @@ import { migrate, TableBusyError } from './migrate.js';
 /** The outcome of an attempt. */
 export type OpenedDatabase =
   | { readonly kind: 'open'; readonly databaseId: string }
-  /** No server answers, or it cannot answer yet: try again. */
+  /** No server answers, or it is not ready: try again. */
   | { readonly kind: 'unavailable'; readonly reason: string; readonly problem: DatabaseProblem }
-  /** The server answers, and others hold a table that must be altered: try again, not too soon. */
+  /** Other sessions lock a table that must be altered: try again, not too soon. */
   | { readonly kind: 'busy'; readonly reason: string; readonly problem: DatabaseProblem };
 
 const CONNECT_TIMEOUT_MS = 2_000;
@@ -64,7 +63,7 @@ function adoptionSentence({ rows, nulls, seconds }: TableAdoption): string {
   return `Adopted the table counters with ${rows} ${rows === 1 ? 'row' : 'rows'}; ${zeros}; it was locked for ${seconds} s`;
 }
 
-/** A role that may not connect cannot be asked for its name, so the names are those of DATABASE_URL. */
+/** A role that may not connect cannot query its name, so the names are those of DATABASE_URL. */
 function connectGrant({ database, user }: DatabaseTarget, error: unknown): string {
   if (errorCode(error) !== '42501') return '';
   const quoted = (name: string): string => `"${name.replaceAll('"', '""')}"`;

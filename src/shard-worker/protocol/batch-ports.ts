@@ -11,9 +11,9 @@ import { BATCH_KINDS, type BatchAnswer, type BatchMessage, type PostedBatch } fr
 export interface ShardPort {
   /** Calls back with each answer, except those that {@link receive} takes. */
   listen(callback: (answer: BatchAnswer) => void): void;
-  /** Takes the next answer that waits; undefined if there is none. */
+  /** Takes the next waiting answer; undefined if there is none. */
   receive(): BatchAnswer | undefined;
-  /** Posts a batch. Its memory belongs to the shard then: shared memory until the answer, other memory for good. */
+  /** Posts a batch. The shard then owns its memory: shared memory until the answer, other memory for good. */
   post(message: BatchMessage): void;
   close(): void;
 }
@@ -49,7 +49,7 @@ export function shardPort(port: MessagePort): ShardPort {
 export interface HttpServerPort {
   /** Calls back with each batch, except those that {@link receive} takes. */
   listen(callback: (message: BatchMessage) => void): void;
-  /** Takes the next batch that waits; undefined if there is none. */
+  /** Takes the next waiting batch; undefined if there is none. */
   receive(): BatchMessage | undefined;
   post(answer: BatchAnswer): void;
   close(): void;

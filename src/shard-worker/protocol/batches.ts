@@ -7,12 +7,12 @@
 import type { Refusal } from '../../core/bounds.js';
 
 /**
- * What a batch holds and what the shard takes of it.
+ * The content of a batch, and the requests that the shard accepts.
  *
- * | kind | holds | the shard takes |
+ * | kind | content | the shard accepts |
  * | --- | --- | --- |
  * | `plain` | requests without idempotency keys | all |
- * | `onlyPendingKeys` | one request, at MAX_PENDING_KEYS | it, if all of its keys are pending already |
+ * | `onlyPendingKeys` | one request, at MAX_PENDING_KEYS | the request, if all of its keys are pending already |
  * | `idempotent` | idempotent requests | those whose idempotency keys it does not know |
  * | `onlyKnownKeys` | idempotent requests without room | none; it answers those whose idempotency keys it knows |
  */
@@ -27,14 +27,14 @@ export interface BatchMessage {
 }
 
 /**
- * A {@link BatchMessage} as it crosses the port. A number is cheaper to post than an object: it stands for shared
- * memory that has crossed before and is memory number × number of kinds + kind.
+ * A {@link BatchMessage} on the port. Shared memory that has crossed before is a number, which is cheaper to post than an object:
+ * memory number × number of kinds + kind.
  */
 export type PostedBatch = BatchMessage | number;
 
 /**
- * Shard → HTTP thread: that many batches are in the journal; or that many were refused, and why; or, for one batch of
- * idempotent requests, the {@link IDEMPOTENT_OUTCOME} of each request in order.
+ * Shard → HTTP thread: the number of batches that are in the journal; or the number of refused ones, and why; or, for one batch
+ * of idempotent requests, the {@link IDEMPOTENT_OUTCOME} of each request in order.
  */
 export type BatchAnswer =
   number | { readonly refused: number; readonly refusal: Refusal } | { readonly outcomes: Uint8Array };

@@ -1,6 +1,6 @@
 /**
- * Control messages: what the main thread asks a shard, what the shard answers and reports, and its task. Main thread
- * and shard thread. An Error loses its class on a port, so failures cross as code and detail.
+ * Control messages: requests of the main thread, answers and reports of a shard, and its task. Main thread and shard thread. An
+ * Error loses its class on a port, so failures cross as code and detail.
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { Config, NatsConfig, SqsConfig } from '../../config/config.js';
@@ -12,13 +12,13 @@ import type { DatabaseProblem } from '../../db/database-problem.js';
 /** The checkpoints that a read saw, by stream; null if the stream has no row. */
 export type SeenCheckpoints = ReadonlyMap<string, Checkpoint | null>;
 
-/** A key and about how many increments of it a second were applied of late. */
+/** A key and its recent increments per second, approximately. */
 export interface HotKey {
   readonly key: string;
   readonly perSecond: number;
 }
 
-/** Keys one behind the other, each with its length before it. */
+/** Concatenates keys, each with its length before it. */
 export function packKeys(keys: readonly Uint8Array[]): Uint8Array {
   const packed = new Uint8Array(keys.reduce((total, key) => total + 2 + key.length, 0));
   let at = 0;
@@ -31,7 +31,7 @@ export function packKeys(keys: readonly Uint8Array[]): Uint8Array {
   return packed;
 }
 
-/** The keys that {@link packKeys} has packed, as views. */
+/** The keys of {@link packKeys}, as views. */
 export function unpackKeys(packed: Uint8Array): readonly Uint8Array[] {
   const keys: Uint8Array[] = [];
   for (let at = 0; at < packed.length;) {
@@ -43,7 +43,7 @@ export function unpackKeys(packed: Uint8Array): readonly Uint8Array[] {
   return keys;
 }
 
-/** What a shard holds of each key of a read, null for none; `again`: the snapshot of the read is too old. */
+/** The pending sum of each key of a read, null for none; `again`: the snapshot of the read is too old. */
 export type PendingAnswer = readonly (Sum | null)[] | 'again';
 
 /** Main thread → shard, on the control port. The shard answers each request once, with the same `id`. */
@@ -74,23 +74,23 @@ export type ControlMessage =
   | { readonly kind: 'database'; readonly state: ShardDatabaseState }
   /** An orphaned stream is in PostgreSQL up to its last LSN, and its journal is removed. `claims`: its last claims' ids. */
   | { readonly kind: 'finished'; readonly stream: string; readonly lsn: Lsn; readonly claims: readonly string[] }
-  /** The shard has read a stream that an ended thread had handed over, and has counted what the journal lacks. */
+  /** The shard has read a stream that an ended thread had handed over, and has counted the increments that it lacks. */
   | { readonly kind: 'takenOver'; readonly stream: string }
   /** The shard cannot use its journal; the thread ends next. */
   | { readonly kind: 'journal'; readonly code: JournalErrorCode; readonly detail: string }
   /** Another process owns the stream: this process must stop accepting increments and end. */
   | { readonly kind: 'fenced'; readonly detail: string };
 
-/** Whether a shard can use the database. `pending`: its increments that waited for that. */
+/** Whether a shard can use the database. `pending`: the increments that waited for it. */
 export type ShardDatabaseState =
   | { readonly available: true; readonly pending: number }
   | { readonly available: false; readonly problem: DatabaseProblem };
 
-/** What a thread had applied to its stream above the checkpoint when it ended. The journal must hold it. */
+/** The records that an ended thread had applied above the checkpoint. The journal must have them. */
 export interface HandedOverStream {
   readonly stream: string;
   readonly checkpointLsn: Lsn;
-  /** End of the range whose flush was under way, which may be committed; the checkpoint if there was none. */
+  /** End of the range whose flush was under way and may be committed; the checkpoint if there was none. */
   readonly frozenLsn: Lsn;
   readonly appliedLsn: Lsn;
   /** Increments above the checkpoint, up to and above `frozenLsn`. */
@@ -98,17 +98,17 @@ export interface HandedOverStream {
   readonly liveIncrements: number;
 }
 
-/** What a shard left in a stream of its journal when it was drained. */
+/** Records that a drained shard left in a stream of its journal. */
 export interface PendingRange {
   readonly stream: string;
   readonly afterLsn: Lsn;
-  /** Undefined for a stream whose end or checkpoint is not known, because the database was unavailable all the time. */
+  /** Undefined where the end or the checkpoint is unknown, because the database was always unavailable. */
   readonly throughLsn: Lsn | undefined;
   /** Undefined for a stream that was not read. */
   readonly increments: number | undefined;
 }
 
-/** An HTTP server as the supervisor of the shards uses it. */
+/** An HTTP server, for the supervisor of the shards. */
 export interface HttpServerLink {
   /** A shard has started and takes the batches of this HTTP server on `port`. */
   connect(shard: number, port: MessagePort): void;
@@ -116,11 +116,11 @@ export interface HttpServerLink {
   disconnect(shard: number): void;
 }
 
-/** How a broker is reached, and the stream. Survives structured cloning. Holds secrets, and is never logged. */
+/** The connection to a broker, and the stream. Survives structured cloning. Contains secrets, and is never logged. */
 export interface NatsSettings extends NatsConfig {
   /** The stream of JetStream, and the prefix of its subjects. */
   readonly stream: string;
-  /** Replicas that the stream is made with, and must have. */
+  /** Required replicas of the stream. */
   readonly replicas: number;
 }
 
@@ -131,14 +131,14 @@ export interface ShardTask {
   readonly nodeId: string;
   readonly databaseUrl: string;
   readonly databaseId: string | undefined;
-  /** Why the database cannot be used now, where the main thread knows that: the shard does not wait for it. */
+  /** Why the database cannot be used now, if the main thread knows: then the shard does not wait for it. */
   readonly databaseProblem: DatabaseProblem | undefined;
   readonly control: MessagePort;
   readonly batchPorts: readonly MessagePort[];
   readonly stats: SharedArrayBuffer;
-  /** What ended threads of this shard had applied and not committed. */
+  /** Streams of ended threads of this shard. */
   readonly handedOver: readonly HandedOverStream[];
-  /** Where the journal is outside of this machine: how it is reached, and what fits a group. */
+  /** The connection to a journal outside of this machine, and its limit for a group. */
   readonly nats: (NatsSettings & { readonly groupBytesMax: number }) | undefined;
   readonly sqs: (SqsConfig & { readonly groupBytesMax: number }) | undefined;
   readonly settings: ShardSettings;

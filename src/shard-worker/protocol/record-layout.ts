@@ -1,9 +1,8 @@
 /**
  * The layout of a journal record, which is also the layout of a batch. Any thread.
  *
- * An HTTP thread writes the bytes once. The shard fills in what only it knows: LSN, synced LSN, time of the database, CRC,
- * digests. The
- * journal writes the bytes as they are.
+ * An HTTP thread writes the bytes once. The shard fills in LSN, synced LSN, time of the database, CRC and digests. The journal
+ * writes the bytes unchanged.
  *
  * All integers are little-endian.
  * ```text
@@ -14,7 +13,7 @@
  *     16    8 synced LSN of the stream when the record was written
  *     24    8 time accepted, ms since 1970
  *     32    4 number of increments
- *     36    4 the largest time of the database that the shard had heard, in seconds since 1970; 0: none
+ *     36    4 the largest time of the database that the shard knew, in seconds since 1970; 0: none
  *     40      entries
  *
  * increment:          u16 key bytes (1..2048) | u32 key hash | f64 amount | key, UTF-8
@@ -52,18 +51,18 @@ export const DIGEST_BYTES = 16;
 /** First field of an idempotent request's entry, where an increment's entry has its key bytes. */
 export const IDEMPOTENT_MARK = 0x8000;
 
-/** Offsets within an increment's entry, for the loop that applies records. All others use the functions below. */
+/** Offsets within an increment's entry, for the loop that applies records. Other code uses the functions below. */
 export const INCREMENT_OFFSET = { keyBytes: 0, keyHash: 2, amount: 6 } as const;
 
 /** Offsets within an idempotent request's entry. */
 const IDEMPOTENT_OFFSET = { mark: 0, idempotencyKeyBytes: 2, incrementsBytes: 4, digest: 8 } as const;
 
-/** Largest record that a journal must be able to take, in bytes. A larger length in a file is corruption. */
+/** Most bytes of a record. A larger length in a file is corruption. */
 export const RECORD_BYTES_MAX = 64 * 1024 * 1024;
 
 /**
- * Bytes of a shard's memory for a pending key, besides the key, as MAX_PENDING_BYTES counts them: the columns and slots
- * of the summing map with their slack. An HTTP server reserves them for every increment that it sends.
+ * Bytes of a shard's memory for a pending key, besides the key, as MAX_PENDING_BYTES counts them: columns, slots and slack of
+ * the summing map. An HTTP server reserves them for every increment that it sends.
  */
 export const PENDING_KEY_OVERHEAD_BYTES = 104;
 

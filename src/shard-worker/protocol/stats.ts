@@ -6,9 +6,9 @@
  * sequence cell:  even ──beginChange──► odd (the balance is being written) ──endChange──► even
  * ```
  *
- * A reader that needs cells which belong together copies the row and takes the copy only if the sequence was even and has not
- * changed meanwhile (a sequence lock: the writer never waits). Only the shard's thread writes, and once that has ended the
- * main thread, which also repairs the sequence of a thread that ended in the middle of a change.
+ * A reader that needs consistent cells copies the row, and uses the copy only if the sequence was even and has not changed
+ * meanwhile (a sequence lock: the writer never waits). Only the shard's thread writes. After its end the main thread does, and
+ * repairs the sequence if the thread ended during a change.
  */
 import {
   Histogram,
@@ -19,8 +19,8 @@ import {
 } from '../../core/histogram.js';
 
 /**
- * Cells of a shard's row of doubles. Each cell but `roomWanted` has one writer, so plain stores are enough for a reader of
- * one cell: it may see an old value, but no torn one on the 64-bit machines that the server supports.
+ * Cells of a shard's row of doubles. Each cell except `roomWanted` has one writer. So plain stores are enough for a reader of
+ * one cell: it may see an old value, but no torn one on 64-bit machines.
  */
 export const STAT = {
   pendingKeys: 0,
@@ -35,7 +35,7 @@ export const STAT = {
   pendingIncrements: 9,
   /** Increments of duplicates: requests whose idempotency key was recorded before. */
   deduplicated: 10,
-  /** Idempotency keys that came again with other content. */
+  /** Idempotency keys that were reused with other content. */
   mismatches: 11,
   /** Idempotent requests that are pending. */
   pendingIdempotent: 12,
@@ -44,11 +44,11 @@ export const STAT = {
   /** 1 while the disk refuses the writes of the journal, else 0. */
   journalRefused: 14,
   /**
-   * 1 after a request was refused for lack of room that a flush may make. HTTP threads write 1, the shard writes 0 when it
-   * flushes: where these cross, the next refusal writes 1 again.
+   * 1 after a refusal for lack of room that a flush may make. HTTP threads write 1, the shard writes 0 when it flushes. If the two
+   * cross, the next refusal writes 1 again.
    */
   roomWanted: 15,
-  /** Of the shard's own stream: the checkpoint, the end of the range whose flush is under way, and the last LSN applied. */
+  /** The shard's own stream: its checkpoint, the end of the range whose flush is under way, and the last LSN applied. */
   ownCheckpointLsn: 16,
   ownFrozenLsn: 17,
   ownAppliedLsn: 18,
@@ -59,22 +59,22 @@ export const STAT = {
   idempotentRefused: 21,
   /** Seen as 32-bit integers: the sequence of the row. */
   sequence: 22,
-  /** Increments that were taken over from other nodes. */
+  /** Increments taken over from other nodes. */
   adopted: 23,
   /** Idempotent requests that were answered as replays. */
   replays: 24,
   journalSegments: 25,
   /** When the oldest pending record was accepted, ms since 1970; 0 where nothing is pending. */
   oldestPendingAtMs: 26,
-  /** Attempts of flushes that did not commit and were repeated. */
+  /** Flush attempts that did not commit and were repeated. */
   flushRetries: 27,
-  /** Times that the stream's row was not where this process had left it. */
+  /** Number of times that another process had moved the stream's row. */
   fenced: 28,
-  /** Times that the shard was started again. Written by the main thread. */
+  /** Number of restarts of the shard. Written by the main thread. */
   restarts: 29,
   /**
-   * Rises when the shard begins a stream of a shared journal. A batch carries what was here when it was opened: a request that was
-   * accepted under an earlier stream, by a process that slept since then, must not be appended to a later one.
+   * The stream generation: rises when the shard begins a stream of a shared journal. A batch carries the generation in which it was
+   * opened. A process may be suspended meanwhile, and a request accepted under one stream must not be appended to a later one.
    */
   generation: 30,
 } as const;
@@ -85,7 +85,7 @@ function wholeCacheLines(cells: number): number {
   return Math.ceil(cells / CACHE_LINE_CELLS) * CACHE_LINE_CELLS;
 }
 
-/** Cells before the histograms, which begin on a cache line of their own. */
+/** Cells before the histograms, which begin on a new cache line. */
 const STAT_CELLS = wholeCacheLines(Object.keys(STAT).length);
 
 const SYNC_SECONDS = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5];
@@ -150,10 +150,10 @@ export class StatsSequence {
     this.#cell = new Int32Array(row.buffer, row.byteOffset + STAT.sequence * Float64Array.BYTES_PER_ELEMENT, 1);
   }
 
-  /** The next stores change cells that belong together. */
+  /** Precedes stores to cells that belong together. */
   beginChange(): void {
     Atomics.add(this.#cell, 0, 1);
-    // A load between the addition and the stores that follow: on arm64 these could otherwise be seen before it.
+    // Keeps the following stores behind the addition: without this load arm64 could make them visible before it.
     Atomics.load(this.#cell, 0);
   }
 
@@ -174,15 +174,14 @@ export class StatsSequence {
   }
 
   /**
-   * Whether the sequence is still at `position`. An addition of 0 and not a load: on arm64 the loads before it could
-   * otherwise happen after it.
+   * Whether the sequence is still at `position`. Adds 0 instead of loading: on arm64 earlier loads could happen after a load.
    */
   isAt(position: number): boolean {
     return Atomics.add(this.#cell, 0, 0) === position;
   }
 }
 
-/** Copies a row whose cells belong together into `copy`. False where the shard was writing: try again. */
+/** Copies a consistent row into `copy`. False where the shard was writing: try again. */
 export function copyRow(row: Float64Array, sequence: StatsSequence, copy: Float64Array): boolean {
   const before = sequence.position;
   if (before % 2 !== 0) return false;
@@ -198,7 +197,7 @@ export interface Conservation {
   readonly adopted: number;
   readonly flushed: number;
   readonly pending: number;
-  /** Of duplicates: requests whose idempotency key was recorded before. */
+  /** In duplicates: requests whose idempotency key was recorded before. */
   readonly deduplicated: number;
   readonly rejected: number;
   readonly handedOver: number;
@@ -225,8 +224,7 @@ export function oldestPendingAtMs(stats: SharedArrayBuffer, shards: number): num
 }
 
 /**
- * Closes the balance of a shard whose thread has ended: its pending increments count as handed over or as lost, as
- * `cell` says. Returns their number.
+ * Closes the balance of a shard whose thread has ended: moves its pending increments to `cell`. Returns their number.
  */
 export function closeBalance(row: Float64Array, cell: typeof STAT.handedOver | typeof STAT.lost): number {
   const at = (of: number): number => row[of] ?? 0;

@@ -227,7 +227,7 @@ describe('The pruner of idempotency keys', () => {
     assert.deepEqual([lines.length, line?.level], [1, 'warn']);
     const { stream, shard, journal, checkpoint } = line?.fields ?? {};
     assert.deepEqual([stream, shard, journal, checkpoint], [expired, 3, 'file', 42]);
-    assert.match(line?.message ?? '', new RegExp(`Stream ${expired} .* is retired at LSN 42`));
+    assert.match(line?.message ?? '', new RegExp(`Retired stream ${expired} at LSN 42`));
   });
 
   test('an expired stream gets a new epoch, so that an owner who comes back late is fenced, and keeps its claims and its LSN', async () => {
@@ -265,8 +265,8 @@ describe('The pruner of idempotency keys', () => {
     const { lines } = await round(0);
     assert.deepEqual(await streamsWhere('retired_at is not null'), new Set([expired]));
     assert.deepEqual(
-      lines.map(({ level, message }) => [level, message.slice(0, 40)]),
-      [['info', 'Retired a stream of the sqs journal that']],
+      lines.map(({ level, message }) => [level, message.slice(0, 41)]),
+      [['info', 'Retired a stream of the sqs journal after']],
     );
   });
 

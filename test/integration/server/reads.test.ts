@@ -391,7 +391,7 @@ test('a counter whose sum is not a number is left out of lists and logged once, 
   const answer = await send(server.url, '/counters/b');
   assertProblem(answer, 'internal-error');
   assert.match(answer.body, /NaN as a sum; correct that row/);
-  const logged = server.log.filter(({ msg }) => String(msg).includes('lists leave it out'));
+  const logged = server.log.filter(({ msg }) => String(msg).includes('lists omit it'));
   assert.deepEqual(
     logged.map(({ level, key, sum }) => [level, key, sum]),
     [

@@ -1,9 +1,8 @@
 /**
  * A reserve for a start on a full disk: a file of zeros beside the streams of a shard. Shard thread.
  *
- * A takeover of a stream must write before anything can be flushed, and only flushes free the disk. So the takeover
- * removes the reserve to get room. Without a reserve, or if another process takes its room first, the start waits for
- * room.
+ * A takeover of a stream must write before it can flush, and only flushes free the disk. So it removes the reserve to get
+ * room. Without a reserve, or if another process takes the room first, the start waits.
  */
 import { join } from 'node:path';
 import { systemErrorCode } from '../../../core/errors.js';
@@ -90,7 +89,7 @@ export class DiskReserve {
   }
 }
 
-/** Whether an error of the disk means that it is full. A nearly full disk takes only a part of a write. */
+/** Whether an error of the disk means that it is full. A nearly full disk accepts only a part of a write. */
 export function isDiskFull(error: unknown): boolean {
   if (error instanceof ShortWriteError) return true;
   const code = systemErrorCode(error);

@@ -1,10 +1,9 @@
 /**
  * The disk of the file journal: a few synchronous calls, each of which can fail. Shard thread and command.
  *
- * The calls are synchronous on purpose: while a shard thread waits for its sync, batches gather on its port and share
- * the next sync. The simulation has a disk of its own, which loses or tears data that was not synced and loses entries
- * of directories that were not synced. So no other file in this folder uses the file system, and none relies on data
- * that was not synced.
+ * While a shard thread waits for its sync, batches gather on its port and share the next sync. The disk of the simulation
+ * loses or tears unsynced data, and loses unsynced directory entries. So no other file in this folder uses the file system,
+ * and none relies on unsynced data.
  *
  * Calls throw the system's errors, with their `code`, unchanged.
  */

@@ -12,7 +12,7 @@ const SEGMENT_BYTES_DEFAULT = 16 * 1024 * 1024;
 /** Bytes of the smallest segment. In smaller ones, headers would be most of the journal. */
 const SEGMENT_BYTES_MIN = 64 * 1024;
 
-/** Fewest segments for the limit of the journal, so that room is released in steps. */
+/** Fewest segments of a full journal, so that room is freed in steps. */
 const SEGMENTS_MIN = 4;
 
 /** How long `everysec` leaves an append unsynced, in ms: one second, less time for the sync itself. */

@@ -35,7 +35,7 @@ export class FileJournalStreams implements JournalStreams {
   #own: string | undefined;
   /** Streams of earlier runs with their marks, as they were last listed. Only an open stream changes its mark. */
   #listed = new Map<string, StreamMark>();
-  /** The time that is durable on the disk, apart from the streams: those end. */
+  /** The time that is durable on the disk, apart from the streams, which are removed. */
   #noted: DatabaseTime = 0;
 
   constructor(options: FileJournalStreamsOptions) {
@@ -107,7 +107,7 @@ export class FileJournalStreams implements JournalStreams {
       for (const stream of this.#listed.keys())
         time = Math.max(time, findLastTime(disk, findSegments(disk, join(directory, stream))));
     } catch (error) {
-      // Recovery reports what is wrong. A time that is too early only refuses, it never counts twice.
+      // Recovery reports the error. A time that is too early refuses requests, and never counts twice.
       if (systemErrorCode(error) === undefined && !(error instanceof JournalError)) throw error;
     }
     return time;

@@ -7,7 +7,7 @@
  * - found: an existing stream before recovery. Takes no records.
  * - ready: takes records. A new stream starts here; it does not use the disk before its first append.
  * - finishing: recovered for reading only, because the stream is orphaned or the disk is full.
- * - failed: a write or a sync of records failed, so nobody knows what is on the disk. The segment is closed and never
+ * - failed: a write or a sync of records failed, so the content of the disk is unknown. The segment is closed and never
  *   written or synced again, and every call throws the same error. A new instance recovers. With `everysec` the journal
  *   stays ready: it continues in a new segment, see `segment-run.ts`.
  * - closed.
@@ -46,8 +46,8 @@ type State =
   { readonly kind: 'found' | 'ready' | 'finishing' | 'closed' } | { readonly kind: 'failed'; readonly error: unknown };
 
 /**
- * Creates a stream under a random id. Its directory and first segment are created at the first append, or with the first claim
- * of its ownership. `cover`: see {@link StreamOwnership}.
+ * Creates a stream under a random id. The first append, or the first ownership claim, creates its directory and first segment.
+ * `cover`: see {@link StreamOwnership}.
  */
 export function createFileJournal(options: FileJournalOptions, cover?: string): FileJournal {
   return new FileJournal(options, options.newStreamId?.() ?? randomUUID(), 'ready', newOwnership(cover));
@@ -81,7 +81,7 @@ export class FileJournal implements RecoverableJournal {
   #foundLsn: Lsn = 0;
   /** In state finishing: bytes of all segments, which are kept until the whole stream is removed. */
   #finishingBytes = 0;
-  /** What is kept of the ownership; undefined until it was read. */
+  /** Undefined until it was read. */
   #ownership: StreamOwnership | undefined;
   #syncTimer: Timer | undefined;
 
@@ -178,11 +178,10 @@ export class FileJournal implements RecoverableJournal {
   }
 
   /**
-   * Takes over what an earlier process left, given the checkpoint of the stream. To be called once, after the epoch was
-   * raised, so that no other process can move the checkpoint any more. If the disk has no room for the new segment, the
-   * stream can only be flushed to its end, which frees the disk: see {@link FileJournal.takesRecords}. Throws
-   * JournalError `journal-corrupt` or `journal-gap`, without a change, and `journal-unavailable` if the disk refused,
-   * after which it may be called again.
+   * Takes over the records of an earlier process, given the checkpoint of the stream. Call it once, after the epoch was raised,
+   * so that no other process can move the checkpoint. If the disk has no room for the new segment, the stream can only be
+   * flushed to its end, which frees the disk: see {@link FileJournal.takesRecords}. Throws JournalError `journal-corrupt` or
+   * `journal-gap`, without a change, and `journal-unavailable` if the disk refused; then it may be called again.
    */
   recover(checkpoint: Lsn): Recovery {
     assert(this.#state.kind === 'found', 'recover is called once');
@@ -194,7 +193,7 @@ export class FileJournal implements RecoverableJournal {
       if (this.#mode.forFinishing === true) {
         this.#finish(scan, checkpoint);
       } else if (!this.#takeOver(scan, checkpoint)) {
-        // Scanned again: the attempt may have published its segment, which is as good as the one that it replaces.
+        // Scans again: the attempt may have published its segment, which is as good as the one that it replaces.
         scan = scanStream(disk, findSegments(disk, this.#path), checkpoint);
         this.#finish(scan, checkpoint);
       }
@@ -239,7 +238,7 @@ export class FileJournal implements RecoverableJournal {
     } catch (error) {
       throw this.#failed(error);
     } finally {
-      // What is not synced is in memory. Tried again until the disk takes it.
+      // Unsynced records are in memory. Tries again until the disk accepts them.
       if (this.#state.kind === 'ready' && this.syncedLsn < this.endLsn) this.#scheduleSync();
     }
   }
@@ -276,8 +275,8 @@ export class FileJournal implements RecoverableJournal {
   }
 
   /**
-   * Syncs and closes. Throws `journal-failed` if this sync or an earlier one failed, and `journal-unavailable` if records that
-   * are not synced were in memory only: the caller must know.
+   * Syncs and closes. Throws `journal-failed` if this sync or an earlier one failed, and `journal-unavailable` if unsynced records
+   * were in memory only and are lost.
    */
   close(): void {
     try {
@@ -292,8 +291,8 @@ export class FileJournal implements RecoverableJournal {
   }
 
   #finish(scan: StreamScan, checkpoint: Lsn): void {
-    // Flushed records must not be lost here while later records stay: recovery would ignore the later ones. The same is
-    // true of the name of the last segment: an earlier start may have failed to make it durable.
+    // If the disk lost flushed records and kept later ones, recovery would ignore the later ones. The name of the last segment
+    // is made durable for the same reason: an earlier start may have failed to do so.
     const last = scan.segments.at(-1);
     if (last !== undefined) makeDurable(this.#options.disk, last, scan);
     this.#options.disk.syncDirectory(this.#path);
@@ -323,8 +322,7 @@ export class FileJournal implements RecoverableJournal {
     this.#run.continueIn(active, kept, Math.max(scan.endLsn, checkpoint));
     this.#found = segments;
     this.#state = { kind: 'ready' };
-    // The caller has read the checkpoint with its own epoch, so records below are committed. Their keep time starts
-    // again.
+    // The caller has read the checkpoint with its own epoch, so records below are committed. Their keep time starts again.
     this.#run.see(checkpoint);
     if (scan.missing.length === 0) forgetAcceptedGaps(disk, this.#path);
     return true;

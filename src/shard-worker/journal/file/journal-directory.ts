@@ -1,6 +1,6 @@
 /**
- * The directory of all streams: what their headers say, and their removal. Any thread of the process that holds the
- * lock of the data directory.
+ * The directory of all streams: their headers and their removal. Any thread of the process that has the lock of the data
+ * directory.
  */
 import { join } from 'node:path';
 import { JournalError, systemErrorCode } from '../../../core/errors.js';
@@ -31,9 +31,8 @@ export interface StreamInfo {
 }
 
 /**
- * The streams in `directory`, ordered by shard, then age, then id. Streams without a segment, whose first append never
- * happened, are left out. Throws JournalError `journal-corrupt` or `journal-format`, and `journal-unavailable` if the
- * directory cannot be read.
+ * The streams in `directory`, ordered by shard, then age, then id. Omits streams without a segment, which have no record.
+ * Throws JournalError `journal-corrupt` or `journal-format`, and `journal-unavailable` if the directory cannot be read.
  */
 export function listStreams(disk: Disk, directory: string): StreamInfo[] {
   return orUnavailable(`${directory} cannot be read`, () => {
@@ -89,7 +88,7 @@ export function requireSameDatabase(path: string, bound: string | undefined, dat
   if (bound === undefined || databaseId === undefined || bound === databaseId) return;
   const message =
     `${path} belongs to the database ${bound}, but the database in use is ${databaseId}. Correct DATABASE_URL, or run ` +
-    '`npm run journal -- rebind --database`, which says what the stream holds and how the database in use counts it.';
+    '`npm run journal -- rebind --database`, which lists the records of the stream and how the database in use counts them.';
   throw new JournalError('journal-foreign', message);
 }
 
@@ -105,8 +104,8 @@ export function removeStream(disk: Disk, directory: string, stream: string): voi
 }
 
 /**
- * Removes what a crash has left of removed streams. Skips what another thread removes at the same time and what cannot
- * be removed. Throws JournalError `journal-unavailable` if the directory cannot be read.
+ * Completes removals that a crash interrupted. Skips streams that another thread removes at the same time or that cannot be
+ * removed. Throws JournalError `journal-unavailable` if the directory cannot be read.
  */
 export function sweepRemovedStreams(disk: Disk, directory: string): void {
   for (const name of orUnavailable(`${directory} cannot be read`, () => disk.list(directory))) {

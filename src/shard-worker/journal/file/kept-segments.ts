@@ -1,13 +1,12 @@
 /**
- * The segments of a stream that take no more records, oldest first, until they are removed. Shard thread.
+ * The full segments of a stream, oldest first, until they are removed. Shard thread.
  *
  * States: kept → committed (this process has seen the checkpoint at or above the last LSN of the segment) → removed
  * (the process has seen the checkpoint there again after the keep time).
  *
- * No clock alone removes a segment: an unavailable database may be replaced by a standby without the last commits,
- * however long that takes, and the journal must still hold them. The keep time starts when this process learns of the
- * commit, so it starts again with every process. Segments are removed oldest first, and each removal is synced, so a
- * crash always leaves a run without holes.
+ * Time alone never removes a segment: after any outage a standby without the last commits may replace the database, and then
+ * needs these records. The keep time starts when this process learns of the commit, so it starts again with every process.
+ * Segments are removed oldest first, and each removal is synced, so a crash leaves no gap.
  */
 import type { Clock } from '../../../core/clock.js';
 import type { Lsn } from '../../../core/checkpoint.js';
@@ -18,7 +17,7 @@ import type { Disk } from './disk.js';
 export interface KeptSegment {
   readonly path: string;
   readonly lastLsn: Lsn;
-  /** Bytes that are free once it is removed. */
+  /** Bytes that its removal frees. */
   readonly bytes: number;
   /** When this process learned that all of its records are committed, monotonic ms. */
   readonly committedAt: number | undefined;

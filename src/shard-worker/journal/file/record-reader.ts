@@ -1,5 +1,5 @@
 /**
- * Reads the records of a segment in order, in bounded memory, and tells why they end. Shard thread and command.
+ * Reads the records of a segment in order, in bounded memory, and reports why they end. Shard thread and command.
  */
 import { crc32 } from 'node:zlib';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -14,9 +14,9 @@ const CHUNK_BYTES = 1024 * 1024;
  * Where and why the records end.
  *
  * - `limit`: the last LSN asked for was read.
- * - `zeros`: only zeros follow. An undamaged segment ends so.
- * - `end-of-file`: nothing follows. An undamaged segment ends so.
- * - `bad`: something follows that is not the next record.
+ * - `zeros`: only zeros follow. The segment is intact.
+ * - `end-of-file`: nothing follows. The segment is intact.
+ * - `bad`: the following bytes are not the next record.
  */
 export interface RecordsEnd {
   readonly reason: 'limit' | 'zeros' | 'end-of-file' | 'bad';
@@ -163,7 +163,7 @@ function onlyZeros(file: DiskFile, offset: number, end: number): boolean {
   return true;
 }
 
-/** A whole record behind damage. */
+/** An intact record behind damage. */
 export interface LaterRecord {
   readonly offset: number;
   readonly lsn: Lsn;
@@ -171,9 +171,9 @@ export interface LaterRecord {
 }
 
 /**
- * Searches every byte position behind `offset` for a whole record with an LSN above `lsn` that was written when the
- * stream was synced up to at least `syncedFrom`. A cheap test finds what looks like a header; only for those is the
- * checksum computed. Keys hold no zero bytes and LSNs do, so a key cannot look like a record.
+ * Searches every byte position behind `offset` for an intact record with an LSN above `lsn` that was written when the
+ * stream was synced up to at least `syncedFrom`. A cheap test finds possible headers; the checksum decides. Keys have no zero
+ * bytes and LSNs do, so a key cannot look like a record.
  */
 export function findLaterRecord(file: DiskFile, offset: number, lsn: Lsn, syncedFrom: Lsn): LaterRecord | undefined {
   const fileBytes = file.size();

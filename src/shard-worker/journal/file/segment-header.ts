@@ -8,7 +8,7 @@
  *      8    4 format version, 2; version 1 has no times of the database in its records
  *     12    4 header bytes, 4096
  *     16   16 stream, a UUID
- *     32   16 database id, a UUID; zero if it was not known yet
+ *     32   16 database id, a UUID; zero if unknown
  *     48   16 node id, a UUID
  *     64    4 shard
  *     68    4 flags, 0
@@ -30,7 +30,7 @@ import { readUint64, writeUint64 } from '../../protocol/record-layout.js';
 /** Bytes of a segment before its first record. */
 export const SEGMENT_HEADER_BYTES = 4096;
 
-/** Version of the format of segments and records that this code writes. It reads this one and those before it. */
+/** Format version of the segments and records that this code writes. It also reads earlier versions. */
 const SEGMENT_FORMAT_VERSION = 2;
 
 const MAGIC = Buffer.from('SUMSWAL\0', 'latin1');
@@ -54,7 +54,7 @@ export interface SegmentHeader {
   readonly syncedLsn: Lsn;
   /** Milliseconds since 1970. */
   readonly createdAt: number;
-  /** The largest time of the database in records before this segment: those may be removed, and their times are needed. */
+  /** The largest time of the database in records before this segment. Needed after their removal. */
   readonly databaseTime: DatabaseTime;
 }
 

@@ -5,7 +5,7 @@
  * (`journal-full`, `journal-unavailable`) has kept nothing. A failure after that is `journal-failed`, and the owner
  * closes the run.
  *
- * With `everysec` a failed write or sync puts records at risk that were appended before. They are in memory as well
+ * With `everysec` a failed write or sync may lose records that were appended before. Memory has a copy of them
  * (`unsynced-records.ts`), so the run continues in a new segment that begins with them. If the disk refuses that segment,
  * they stay in memory, every append is `journal-unavailable`, and each further call tries again.
  */
@@ -38,7 +38,7 @@ export class SegmentRun {
   /** When this process learned that all records of the active segment are committed, monotonic ms. */
   #committedAt: number | undefined;
   /**
-   * The next append must start a new segment: all of the active one is committed, or its header lacks the database id.
+   * The next append must start a new segment: the active one is fully committed, or its header lacks the database id.
    */
   #rotationDue = false;
   /** Path of a staged segment that an attempt of this instance may have left. */
@@ -49,12 +49,12 @@ export class SegmentRun {
   #databaseTime: DatabaseTime = 0;
   /** The records above the synced LSN; undefined where each append is synced. */
   readonly #unsynced: UnsyncedRecords | undefined;
-  /** The disk has refused a sync, and then a segment for the records that were not synced. */
+  /** The disk has refused a sync, and then a new segment for the unsynced records. */
   #isStranded = false;
 
   /**
-   * A stream without segments. Its directory and first segment are created when room is first reserved, with the ownership as
-   * it is then.
+   * A stream without segments. The first reservation of room creates its directory and first segment, with the ownership at
+   * that time.
    */
   constructor(options: FileJournalOptions, stream: string, newOwnership: () => StreamOwnership) {
     this.#options = options;
@@ -81,7 +81,7 @@ export class SegmentRun {
 
   /**
    * Bytes that count towards the limit: all bytes of the kept segments and the used bytes of the active one. The active
-   * one counts as empty if it can be replaced at once, because all of it is committed and its keep time has passed.
+   * one counts as empty if it can be replaced at once: it is fully committed and its keep time has passed.
    */
   get bytes(): number {
     return this.#kept.isOver(this.#committedAt) ? this.#kept.bytes + SEGMENT_HEADER_BYTES : this.#heldBytes;
@@ -92,7 +92,7 @@ export class SegmentRun {
     return this.#kept.count + (this.#active === undefined ? 0 : 1);
   }
 
-  /** Whether something could be removed if the checkpoint were seen once more. */
+  /** Whether the next sight of the checkpoint can remove something. */
   get isPruneDue(): boolean {
     if (this.#kept.isRemovalDue) return true;
     return this.#kept.isDue(this.#committedAt) && !this.#kept.isOver(this.#committedAt);
@@ -145,7 +145,7 @@ export class SegmentRun {
       const synced = active.reserve(bytes, Math.min(segmentBytesOf(this.#options), active.used + room));
       if (synced) this.#noteSynced();
     } catch (error) {
-      // If a sync of zeros failed, the next call moves what `everysec` had not synced.
+      // If a sync of zeros failed, the next call moves the unsynced records of `everysec`.
       throw diskFailure('journal-unavailable', `${this.#path} cannot take more records`, error);
     }
   }
@@ -188,8 +188,8 @@ export class SegmentRun {
     const active = this.#active;
     if (active !== undefined && upTo >= this.#endLsn && active.used > SEGMENT_HEADER_BYTES) {
       this.#committedAt ??= now;
-      // Otherwise a slow stream of records could keep a large segment because of its last record. If the segment would
-      // have to be kept, it is continued instead, because a kept segment counts with its whole file.
+      // Otherwise a slow stream could keep a large segment because of its last record. A segment that would have to be kept
+      // is continued instead, because a kept segment counts with its whole file.
       if (active.used > segmentBytesOf(this.#options) / 4 && this.#kept.isOver(this.#committedAt))
         this.#rotationDue = true;
     }
@@ -203,8 +203,7 @@ export class SegmentRun {
   }
 
   /**
-   * Syncs the active segment. False if that failed, now or before, and what was not synced is in memory. Throws
-   * `journal-failed`.
+   * Syncs the active segment. False if that failed, now or before, and memory has the unsynced records. Throws `journal-failed`.
    */
   #syncActive(): boolean {
     const active = this.#active;
@@ -226,7 +225,7 @@ export class SegmentRun {
     this.#unsynced?.clear();
   }
 
-  /** What a failed write of a group comes to. The segment takes no more records, and its successor voids the group. */
+  /** The error of a failed write of a group. The segment takes no more records, and its successor voids the group. */
   #failedWrite(active: SegmentWriter, error: unknown): unknown {
     const what = `A write to ${active.path} failed`;
     if (this.#unsynced === undefined || systemErrorCode(error) === undefined) {
@@ -267,13 +266,11 @@ export class SegmentRun {
   }
 
   /**
-   * Continues in a new segment, which begins with what could not be synced. Throws the disk's errors, or
-   * `journal-failed`.
+   * Continues in a new segment, which begins with the unsynced records. Throws the disk's errors, or `journal-failed`.
    */
   #rotate(bytes: number): void {
     const old = this.#active;
-    // The header of the successor says up to where this segment counts. That must be durable before the successor
-    // exists.
+    // The header of the successor states up to where this segment counts. That must be durable before the successor exists.
     const isSynced = this.#syncActive();
     if (isSynced) {
       this.#continueInSuccessor(old, bytes);
@@ -316,7 +313,7 @@ export class SegmentRun {
       Math.max(wanted, SEGMENT_HEADER_BYTES + moved + bytes),
       (file) => this.#unsynced?.writeTo(file) ?? SEGMENT_HEADER_BYTES,
     );
-    // From here on the new segment may have its name. Records written to the old one would then be void.
+    // From here on the new segment may have its name, which voids later records of the old one.
     old?.seal();
     successor.publish();
     this.#staged = undefined;
@@ -351,7 +348,7 @@ export class SegmentRun {
     };
   }
 
-  /** Removes the staged segment of a failed attempt of this instance. Creating a file of anyone else fails. */
+  /** Removes the staged segment of a failed attempt of this instance. The staged file of another instance makes `create` fail. */
   #removeStaged(): void {
     const { disk } = this.#options;
     const path = join(this.#path, segmentName(this.#syncedLsn + 1)) + STAGED_SUFFIX;
@@ -359,7 +356,7 @@ export class SegmentRun {
     this.#staged = path;
   }
 
-  /** Creates the directories of a new stream, each durable in its parent before there is a record, and what is kept there. */
+  /** Creates the directories of a new stream and its ownership, durable before there is a record. */
   #makeDirectories(): void {
     const { disk, directory } = this.#options;
     disk.makeDirectory(directory);

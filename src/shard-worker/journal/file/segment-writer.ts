@@ -3,12 +3,11 @@
  * thread.
  *
  * Zeros are written and synced before records replace them, for two reasons. A later sync writes only data, and no new
- * size or extents, which makes it about twice as fast. And a full disk is found here, before anything of a group was
- * kept, and not in the middle of a record.
+ * size or extents, which makes it about twice as fast. And a full disk is found before any byte of a group is written.
  *
  * States: staged (under its temporary name, no records) → published → sealed. A sealed segment is never written or
- * synced again. Either its successor has started, or a sync of it failed; then the system may have dropped the data and
- * would report success for the next sync.
+ * synced again. Either its successor has started, or a sync of it failed; then the system may have dropped the data, and
+ * would report the next sync as a success.
  */
 import { join } from 'node:path';
 import { systemErrorCode } from '../../../core/errors.js';
@@ -18,7 +17,7 @@ import { encodeSegmentHeader, SEGMENT_HEADER_BYTES, segmentName, type SegmentHea
 
 /** Bytes of a new segment of a quiet stream, and of the smallest step. */
 export const ALLOCATION_BYTES_MIN = 256 * 1024;
-/** Bytes of the largest step: limits how long one append waits for zeros. */
+/** Bytes of the largest step. Limits how long one append waits for zeros. */
 export const ALLOCATION_BYTES_MAX = 4 * 1024 * 1024;
 
 /** Groups up to this size are copied together and written with one plain write, larger ones as a list of buffers. */
@@ -93,7 +92,7 @@ export class SegmentWriter {
 
   /**
    * Gives the staged segment its final name durably; replaces a segment of the same name. Throws the disk's errors and
-   * closes the file. The segment may have its name or not then, and must be staged again.
+   * closes the file; then the segment may have its name or not, and must be staged again.
    */
   publish(): void {
     try {
@@ -127,8 +126,7 @@ export class SegmentWriter {
   }
 
   /**
-   * Writes records of `bytes` together into reserved room. Throws the disk's errors; it is unknown then what was
-   * written.
+   * Writes records of `bytes` in total into reserved room. Throws the disk's errors; then the content is unknown.
    */
   write(records: readonly RecordBytes[], bytes: number): void {
     const [first] = records;

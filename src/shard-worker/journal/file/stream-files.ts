@@ -1,19 +1,19 @@
 /**
- * The small files of lines in a stream's directory. Each is replaced as a whole. Any thread that holds the data
- * directory's lock.
+ * The small text files in a stream's directory. Each is replaced as a whole. Any thread of the process that has the lock of
+ * the data directory.
  *
  * ```text
  * file                 a line                     meaning
- * ownership            mark MARK                  unregistered, open or closed: what is known of the stream's row
+ * ownership            mark MARK                  unregistered, open or closed: the known state of the stream's row
  *                      cover STREAM               the stream that covers this one while it is unregistered
  *                      claim ID LSN EPOCH         an ownership claim by which this directory took the stream, oldest
  *                                                 first; records written under it have LSNs above its LSN; the epoch
- *                                                 is - where the database's reply did not come
- * claims               ID LSN                     the same, written by versions that had no file `ownership`
+ *                                                 is - without a reply of the database
+ * claims               ID LSN                     the same, written by versions without a file `ownership`
  * accepted-gap         first LSN, last LSN, time  an operator accepts that these LSNs are lost; otherwise the start is
- *                                                 refused; the file is removed once nothing is missing any more
- * accepted-checkpoint  LSN, time                  an operator says up to where the stream is counted, although its row
- *                                                 is gone; serves one taking
+ *                                                 refused; the file is removed once nothing is missing
+ * accepted-checkpoint  LSN, time                  an operator states up to where the stream is counted, although its
+ *                                                 row is missing; serves one taking
  * ```
  */
 import { join } from 'node:path';
@@ -35,13 +35,12 @@ const COVER_LINE = /^cover ([0-9a-f-]{36})$/;
 const CLAIM_LINE = /^claim ([0-9a-f-]{36}) (\d{1,16}) (\d{1,16}|-)$/;
 
 /**
- * What the directory keeps of the ownership of its stream. Throws JournalError `journal-corrupt` if a line is wrong, and
- * the disk's errors.
+ * The ownership of a stream. Throws JournalError `journal-corrupt` if a line is wrong, and the disk's errors.
  */
 export function readOwnership(disk: Disk, directory: string): StreamOwnership {
   const lines = readLines(disk, directory, OWNERSHIP);
   if (lines.length === 0) {
-    // An older version compared its claims without an epoch, and knew all of them.
+    // An older version had claims without epochs, and knew all of them.
     const claims = readLines(disk, directory, CLAIMS_OF_OLD).map((line) => parseOldClaim(line, directory));
     return { ...newOwnership(undefined), claims };
   }
@@ -60,7 +59,7 @@ export function readOwnership(disk: Disk, directory: string): StreamOwnership {
   return ownership;
 }
 
-/** Keeps the ownership durably. Throws the disk's errors. */
+/** Stores the ownership durably. Throws the disk's errors. */
 export function keepOwnership(disk: Disk, directory: string, { mark, cover, claims }: StreamOwnership): void {
   const lines = claims.map(({ id, lsn, epoch }) => `claim ${id} ${lsn} ${epoch ?? '-'}`);
   const covers = cover === undefined ? [] : [`cover ${cover}`];
@@ -68,8 +67,8 @@ export function keepOwnership(disk: Disk, directory: string, { mark, cover, clai
 }
 
 /**
- * The largest time of the database that any shard has noted in the directory of all streams; 0 if there is none. Where the number
- * of shards changes, another shard may have taken a stream last. Throws JournalError `journal-corrupt` and the disk's errors.
+ * The largest time of the database that any shard has noted in the directory of all streams; 0 if there is none. Reads the times
+ * of all shards, because the number of shards may have changed. Throws JournalError `journal-corrupt` and the disk's errors.
  */
 export function readTime(disk: Disk, directory: string): DatabaseTime {
   let time = 0;
@@ -95,7 +94,7 @@ function timeFile(shard: number): string {
   return `database-time-${shard}`;
 }
 
-/** The LSN up to which an operator says that the stream is counted. Throws as {@link readOwnership} does. */
+/** The LSN up to which the stream is counted, as an operator stated. Throws as {@link readOwnership} does. */
 export function readAcceptedCheckpoint(disk: Disk, directory: string): Lsn | undefined {
   const [line] = readLines(disk, directory, ACCEPTED_CHECKPOINT);
   if (line === undefined) return undefined;
@@ -104,12 +103,12 @@ export function readAcceptedCheckpoint(disk: Disk, directory: string): Lsn | und
   return Number(lsn);
 }
 
-/** Records durably up to which LSN an operator says that the stream is counted. */
+/** Stores durably the LSN up to which the stream is counted, as an operator states. */
 export function acceptCheckpoint(disk: Disk, directory: string, lsn: Lsn, acceptedAt: number): void {
   replaceLines(disk, directory, ACCEPTED_CHECKPOINT, [`${lsn} ${new Date(acceptedAt).toISOString()}`]);
 }
 
-/** Removes the accepted checkpoint after the taking that it served. Throws the disk's errors. */
+/** Removes the accepted checkpoint after its use. Throws the disk's errors. */
 export function forgetAcceptedCheckpoint(disk: Disk, directory: string): void {
   if (!disk.list(directory).includes(ACCEPTED_CHECKPOINT)) return;
   disk.remove(join(directory, ACCEPTED_CHECKPOINT));

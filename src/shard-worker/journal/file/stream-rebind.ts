@@ -1,10 +1,10 @@
 /**
  * Moves records of a copied data directory, or of a stream of another database, to a stream of their own. Command and main
- * thread, which hold the lock of the data directory. The database is not asked.
+ * thread, which have the lock of the data directory. Does not use the database.
  *
- * Two processes on copies of a directory share one stream. Up to some LSN both hold the same records. What the one holds above
- * has LSNs that belong to the other's records. In a new stream, numbered from 1, it counts like anything else. The old stream
- * stays, cut at that LSN: the next start flushes what of it is not counted yet.
+ * Two processes on copies of a directory share one stream. Up to some LSN both have the same records. Above it the LSNs of one
+ * belong to the records of the other. A rebind moves these records to a new stream, numbered from 1, where they count. The old
+ * stream stays, cut at that LSN, and the next start flushes the rest of it.
  *
  * ```text
  * rebind/origin: staging ──► rebind/NEW written ──► rebind/origin: staged ──► old stream cut or set aside ──► NEW moved ──► gone
@@ -25,7 +25,7 @@ import { readLines, replaceLines } from './stream-files.js';
 import { cutStream, scanForRecovery, readRecords } from './stream-recovery.js';
 import { findSegments } from './stream-scan.js';
 
-/** Suffix of the directory of a stream that was set aside. Such a directory is no longer a stream. */
+/** Suffix of the directory of a stream that was set aside, and is no longer a stream. */
 const REBOUND_SUFFIX = '.rebound';
 
 /** Where a rebind writes. */
@@ -37,7 +37,7 @@ const ORIGIN_LINE = /^(staging|staged) ([0-9a-f-]{36}) (\d{1,16}) (cut|aside)$/;
 export interface RebindOrigin extends Pick<FileJournalOptions, 'clock' | 'newStreamId'> {
   readonly databaseId?: string;
   /**
-   * What becomes of the old stream: `cut`, the default, or set `aside`, because the database in use counts nothing of it.
+   * The old stream is `cut`, the default, or set `aside`, because the database in use counts nothing of it.
    */
   readonly old?: 'cut' | 'aside';
 }
@@ -102,8 +102,8 @@ export function rebindStream(
 }
 
 /**
- * Completes a rebind that was interrupted, or removes what it had begun to write. Throws the disk's errors, and JournalError
- * `journal-unavailable` where an older version has left something that only an operator can judge.
+ * Completes an interrupted rebind, or undoes it. Throws the disk's errors, and JournalError `journal-unavailable` where an older
+ * version has left a state that only an operator can judge.
  */
 export function finishRebind(disk: Disk, directory: string): void {
   const staging = join(directory, STAGING);
@@ -124,7 +124,7 @@ export function finishRebind(disk: Disk, directory: string): void {
   disk.syncDirectory(directory);
 }
 
-/** The new stream is whole: the old one ends, then the new one gets its place. Each step may have been done before. */
+/** The new stream is complete: cuts or sets aside the old one, then moves the new one in. Each step may be done already. */
 function settle(disk: Disk, directory: string, { stream, after, old }: Origin, names: readonly string[]): void {
   const path = join(directory, stream);
   if (old === 'cut') cutStream(disk, path, after);

@@ -1,11 +1,11 @@
 /**
- * Takes over what an earlier process left in a stream. Shard thread; the command reads records with it.
+ * Takes over the stream of an earlier process. Shard thread; the command reads records with it.
  *
  * The last segment is never continued. Its tail may be torn, and a sync of it may have failed; then the system can
  * report success for data that it has dropped. Its valid records above the checkpoint are copied into a new segment,
  * which is synced and durably named before any record in it is acknowledged. The copy either has the same first LSN and
- * so replaces the old segment, or its header says up to where the old one counts. Records up to there that are not known
- * to be durable are written again first: a database that fails over may need them.
+ * so replaces the old segment, or its header states up to where the old one counts. Records up to there that may not be
+ * durable are written again first: a database that fails over may need them.
  */
 import assert from 'node:assert';
 import { basename, join } from 'node:path';
@@ -56,7 +56,7 @@ export function recoveryOf(scan: StreamScan, checkpoint: Lsn): Recovery {
 }
 
 /**
- * Scans what is above `checkpoint`. Throws JournalError `journal-corrupt` with file and offset, and as
+ * Scans the records above `checkpoint`. Throws JournalError `journal-corrupt` with file and offset, and as
  * {@link requireWhole} does.
  */
 export function scanForRecovery(
@@ -86,8 +86,8 @@ export function requireWhole(disk: Disk, directory: string, scan: StreamScan, ch
 
 /**
  * Stages and publishes the segment that follows or replaces the last one, a file of at least `allocateBytes`. Returns
- * it and the segments as they are then. Throws the disk's errors: nothing has changed, except that the new segment may
- * exist, which is as good as the old one.
+ * it and the resulting segments. Throws the disk's errors: nothing has changed, except that the new segment may exist, which
+ * is as good as the old one.
  */
 export function takeOver(
   disk: Disk,
@@ -99,7 +99,7 @@ export function takeOver(
 ): { readonly active: SegmentWriter; readonly segments: readonly FoundSegment[] } {
   const last = scan.segments.at(-1);
   assert(last !== undefined, 'a stream to recover has segments');
-  // The records of the last segment may be left behind, and removed before a record with a later time is written.
+  // The last segment may be removed before a record with a later time is written.
   const databaseTime = findLastTime(disk, scan.segments);
   const header = {
     ...origin,
@@ -115,8 +115,8 @@ export function takeOver(
 }
 
 /**
- * Cuts a stream behind `after`: what it holds above is in another stream. Removes later segments, the last one first, then
- * replaces the one that holds `after` by a copy that ends there. It may have been cut before. Throws the disk's errors.
+ * Cuts a stream behind `after`; another stream has the later records. Removes later segments, the last one first, then replaces
+ * the segment of `after` by a copy that ends there. Idempotent. Throws the disk's errors.
  */
 export function cutStream(disk: Disk, directory: string, after: Lsn): void {
   const segments = findSegments(disk, directory);
@@ -127,7 +127,7 @@ export function cutStream(disk: Disk, directory: string, after: Lsn): void {
   const last = segments.findLast(({ header }) => header.firstLsn <= after + 1);
   if (last === undefined) return;
   const { firstLsn } = last.header;
-  // A loss of power may have taken records at or below `after`, too.
+  // Power loss may have cost records at or below `after`, too.
   const end = Math.min(after, scanStream(disk, findSegments(disk, directory), after).endLsn);
   const header = { ...last.header, syncedLsn: Math.max(end, firstLsn - 1) };
   removeStaged(disk, directory);
@@ -156,7 +156,7 @@ function successorOf(
 
 /**
  * Makes the committed records of the last segment durable. Returns the last LSN that can stay there: the checkpoint, or a
- * lower one if the disk refuses, for example because of a bad sector. Records above it are copied.
+ * lower one if the disk refuses, for example for a bad sector. Records above it are copied.
  */
 function keepCommitted(disk: Disk, last: FoundSegment, scan: StreamScan, checkpoint: Lsn): Lsn {
   if (scan.syncedLsn >= Math.min(checkpoint, scan.endLsn)) return checkpoint;
@@ -170,9 +170,8 @@ function keepCommitted(disk: Disk, last: FoundSegment, scan: StreamScan, checkpo
 }
 
 /**
- * Makes durable what an earlier process wrote to the last segment. Records that are not known to be durable are written
- * again: if a sync of them failed, the system considers them written, and a sync alone would prove nothing. Throws the
- * disk's errors.
+ * Makes the records of an earlier process in the last segment durable. Records that may not be durable are written again: after
+ * a failed sync the system considers them written, and another sync would prove nothing. Throws the disk's errors.
  */
 export function makeDurable(disk: Disk, last: FoundSegment, { endLsn, syncedLsn }: StreamScan): void {
   if (syncedLsn >= endLsn) {
@@ -190,7 +189,7 @@ export function makeDurable(disk: Disk, last: FoundSegment, { endLsn, syncedLsn 
   }
 }
 
-/** Makes durable what an earlier call wrote to a segment. Throws the disk's errors. */
+/** Syncs a segment that an earlier call wrote. Throws the disk's errors. */
 export function syncSegment(disk: Disk, { path }: FoundSegment): void {
   const file = disk.open(path);
   try {
@@ -237,7 +236,7 @@ export function* readRecords(
     try {
       const reader = new RecordReader(file, segment.header.firstLsn, limit);
       while (reader.next()) if (reader.lsn > after) yield reader;
-      // The scan before this found all records up to the limit, or a gap that was accepted.
+      // An earlier scan found all records up to the limit, or an accepted gap.
       if (reader.end?.reason === 'bad' || reader.end?.reason === 'zeros') throw changedMeanwhile(segment, reader);
     } finally {
       file.close();

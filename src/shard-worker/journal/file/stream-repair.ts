@@ -1,10 +1,10 @@
 /**
- * Repairs a damaged stream, keeping all records that can be read, and reports how segments end. Command, which holds the lock
- * of the data directory.
+ * Repairs a damaged stream, keeping all readable records, and reports how segments end. Command, which has the lock of the data
+ * directory.
  *
- * 1. Copy the damaged segment. It never loses anything that the copy does not have.
- * 2. Write the whole records behind the damage into a segment of their own. Its header says where the damage starts, and that
- *    alone voids what lies between.
+ * 1. Copy the damaged segment, so that nothing is lost.
+ * 2. Write the intact records behind the damage into a segment of their own. Its header states where the damage starts, which
+ *    voids the bytes between.
  * 3. Cut the damaged segment at the damage.
  *
  * The LSNs between are missing from then on. A start refuses such a journal until an operator accepts the gap.
@@ -19,7 +19,7 @@ import { findSegments, inspectSegment, type FoundSegment, type SegmentReport } f
 
 const COPY_BYTES = 1024 * 1024;
 
-/** The repair of one segment. */
+/** The result of the repair of one segment. */
 export interface Repair {
   readonly path: string;
   /** The copy of the damaged file. */
@@ -39,7 +39,7 @@ export interface Repair {
 export function repairStream(disk: Disk, directory: string, now: Date): Repair[] {
   const repairs: Repair[] = [];
   for (let index = 0; ; index += 1) {
-    // Read again each time, because a repair adds segments.
+    // Reads again each time, because a repair adds segments.
     const segments = findSegments(disk, directory);
     if (index >= segments.length) return repairs;
     const report = inspectSegment(disk, segments, index);

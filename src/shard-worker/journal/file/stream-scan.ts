@@ -1,16 +1,15 @@
 /**
- * What the directory of a stream holds: its segments, how each ends, and whether all records above a checkpoint are
- * there. Reads only. Shard thread and command.
+ * Scans a stream: its segments, how each ends, and whether all records above a checkpoint are present. Reads only. Shard thread
+ * and command.
  *
- * The rules, in the order in which they are applied:
- * 1. The header of a segment says up to where its predecessor counts (`predecessorLsn`). Records above that are void.
+ * The rules, in order:
+ * 1. The header of a segment states up to where its predecessor counts (`predecessorLsn`). Records above that are void.
  * 2. A segment that is wholly at or below the checkpoint is not read, because its records are committed.
  * 3. Before the limit of a segment, anything but the next record is corruption. If the file ends there, because a
  *    repair has cut it, the LSNs up to the limit are missing.
  * 4. In the last segment, anything but the next record is a torn tail, from a write that was never acknowledged. If the
- *    segment header or a later whole record says that this LSN had been synced, it is corruption.
- * 5. LSNs above the checkpoint that no segment holds are missing. The scan guesses nothing; an operator may accept the
- *    loss.
+ *    segment header or a later intact record states that this LSN was synced, it is corruption.
+ * 5. LSNs above the checkpoint that no segment has are missing. The scan guesses nothing; an operator may accept the loss.
  */
 import { basename, join } from 'node:path';
 import { JournalError } from '../../../core/errors.js';
@@ -25,7 +24,7 @@ import {
 import type { Disk } from './disk.js';
 import { findLaterRecord, readFully, RecordReader, type RecordsEnd } from './record-reader.js';
 
-/** A segment whose header was read and whose records were not. */
+/** A segment of which only the header was read. */
 export interface FoundSegment {
   readonly path: string;
   readonly header: SegmentHeader;
@@ -38,7 +37,7 @@ export interface LsnRange {
   readonly to: Lsn;
 }
 
-/** What the records of one segment are and how they end. */
+/** The records of one segment and how they end. */
 export interface SegmentReport {
   readonly segment: FoundSegment;
   /** Records above this are void. */
@@ -46,7 +45,7 @@ export interface SegmentReport {
   readonly records: number;
   /** Last LSN that counts, or the one before the first LSN. */
   readonly lastLsn: Lsn;
-  /** Every record up to this LSN was durable, as header or last record say. */
+  /** Every record up to this LSN was durable, as the header or the last record states. */
   readonly syncedLsn: Lsn;
   /** Offset at the end of the records that count. */
   readonly end: number;
@@ -60,28 +59,28 @@ export type SegmentVerdict =
   | { readonly kind: 'short'; readonly missing: LsnRange }
   | { readonly kind: 'corrupt'; readonly message: string };
 
-/** Bytes after the last whole record, from a write that was never acknowledged as durable. */
+/** Bytes after the last intact record, from a write that was never acknowledged as durable. */
 export interface TornTail {
   readonly path: string;
   readonly offset: number;
   readonly bytes: number;
 }
 
-/** What a stream holds above a checkpoint. */
+/** The records of a stream above a checkpoint. */
 export interface StreamScan {
   readonly segments: readonly FoundSegment[];
   /** Last LSN in the journal, or the one before the first LSN of the first segment. */
   readonly endLsn: Lsn;
   /**
-   * Every record up to this LSN is known to be durable. Those above may only be in the page cache: if a sync of them
-   * failed, the system reports the next one as a success.
+   * Every record up to this LSN is durable. Later ones may only be in the page cache: after a failed sync the system reports the
+   * next one as a success.
    */
   readonly syncedLsn: Lsn;
   /** Number of records above the checkpoint. */
   readonly pendingRecords: number;
   /** The torn tail of the last segment, if it has one. */
   readonly torn: TornTail | undefined;
-  /** LSNs above the checkpoint that the journal should hold but does not. */
+  /** Missing LSNs above the checkpoint. */
   readonly missing: readonly LsnRange[];
 }
 
@@ -124,12 +123,12 @@ function readSegmentHeader(disk: Disk, path: string): FoundSegment {
   }
 }
 
-/** Up to which LSN a segment counts: what the header of its successor says, or no limit for the last segment. */
+/** The LSN up to which a segment counts, from the header of its successor; infinite for the last segment. */
 export function segmentLimit(segments: readonly FoundSegment[], index: number): Lsn {
   return segments[index + 1]?.header.predecessorLsn ?? Number.POSITIVE_INFINITY;
 }
 
-/** Reads all of a segment and finds out how it ends. */
+/** Reads a whole segment and reports how it ends. */
 export function inspectSegment(disk: Disk, segments: readonly FoundSegment[], index: number): SegmentReport {
   const segment = segments[index];
   if (segment === undefined) throw new RangeError(`there is no segment ${index}`);
@@ -162,8 +161,8 @@ export function findEnd(disk: Disk, segments: readonly FoundSegment[]): Lsn {
 }
 
 /**
- * The largest time of the database that the records carry or carried; 0 where none did. Reads the last segment, and takes what
- * is whole.
+ * The largest time of the database in present and removed records; 0 where there is none. Reads the intact records of the last
+ * segment.
  */
 export function findLastTime(disk: Disk, segments: readonly FoundSegment[]): DatabaseTime {
   const last = segments.at(-1);

@@ -1,9 +1,9 @@
 /**
- * A copy of the records that are written and not synced yet, for `everysec`. Shard thread.
+ * A copy of the written and unsynced records, for `everysec`. Shard thread.
  *
- * After a failed sync the system may have dropped them, and reports the next sync as a success. So they are written to a
- * new segment from here. All of them are in the active segment, because a segment is synced before its successor takes
- * records: the copy is at most as large as a segment, or as one group that is larger.
+ * After a failed sync the system may have dropped them, and reports the next sync as a success. So this copy is written to a
+ * new segment. A segment is synced before its successor takes records, so the copy is at most as large as a segment, or as one
+ * larger group.
  */
 import { RECORD_OFFSET } from '../../protocol/record-layout.js';
 import type { RecordBytes } from '../journal.js';
