@@ -61,7 +61,7 @@ export interface Journal {
    */
   findEnd(): Lsn;
 
-  /** The LSN up to which an operator says that the stream is counted, although its row is gone. Throws as `ownership`. */
+  /** The LSN up to which the stream is counted, as an operator stated for a missing row. Throws as `ownership`. */
   acceptedCheckpoint(): Lsn | undefined;
 
   /** Removes the accepted checkpoint after its use. Throws JournalError `journal-unavailable`. */
@@ -140,7 +140,7 @@ export interface JournalStreams {
   open(stream: string): RecoverableJournal;
   /** Removes a stream that is flushed to its end and retired. */
   remove(journal: Journal): void;
-  /** The mark of a stream of this shard; undefined where there is no such stream (any more). */
+  /** The mark of a stream of this shard; undefined where there is no such stream. */
   markOf(stream: string): StreamMark | undefined;
   /**
    * The largest time of the database that any shard has noted, or that a record of this shard's streams carries. To be called

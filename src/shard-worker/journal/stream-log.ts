@@ -28,7 +28,7 @@ export interface OwnedLogStream extends Checkpoint {
 
 /** A stream that this thread has taken. */
 export interface TakenLogStream extends OwnedLogStream {
-  /** Its writer is gone, and this thread may retire it. */
+  /** Its writer is dead, and this thread may retire it. */
   readonly isAdopted: boolean;
 }
 
@@ -196,7 +196,7 @@ export interface SharedLog extends WriterLog {
   read(positions: readonly LogPosition[], recordsMax: number): Promise<ReadonlyMap<string, readonly JournalRecord[]>>;
 
   /**
-   * Takes the flushes of a stream whose row is at `epoch`. With `adopt` its writer is gone, and the appends are taken, too.
+   * Takes the flushes of a stream whose row is at `epoch`. With `adopt` its writer is dead, and the appends are taken, too.
    * Undefined where another thread has taken it. Rejects with `database-unavailable`: it may be taken.
    */
   take(stream: string, epoch: number, adopt: boolean): Promise<TakenLogStream | undefined>;

@@ -45,9 +45,9 @@ export interface NatsJournalIntervals extends GrowthIntervals, DiscoveryInterval
 
 /** Collaborators and limits of the journal. */
 export interface NatsJournalDeps extends StreamRowsDeps {
-  /** For what is written. */
+  /** For appends. */
   readonly appends: Broker;
-  /** For what is read, so that neither waits for the other. */
+  /** For reads, so that neither waits for the other. */
   readonly reads: Broker;
   readonly clock: Clock;
   /** Most bytes of the records of a group. */

@@ -105,7 +105,7 @@ function streamProblems(config: StreamConfig, { stream, replicas }: NatsSettings
       config.max_msgs_per_subject <= 0,
       says('a limit of messages a subject, which drops or refuses records', 'remove it'),
     ],
-    [isCovered, says(`not the subjects ${stream}.>`, 'add them')],
+    [isCovered, says(`no subjects ${stream}.>`, 'add them')],
     [!config.sealed && !config.deny_purge, says('purges denied', 'allow them, or committed records stay for ever')],
     [config.no_ack !== true, says('no acknowledgements', 'allow them')],
     [

@@ -18,7 +18,7 @@
  * a second, or an attempt fails meanwhile.
  *
  * An LSN always has the same bytes, and no other group is sent before the outcome of the group under way. So a record that is
- * found with one of its LSNs belongs to this group. A missing record proves nothing: another server of the broker may be behind.
+ * found with one of its LSNs belongs to this group. One read without it proves nothing: another server of the broker may be behind.
  *
  * The last group of a stream that is over is
  * - acknowledged, if it was found without a gap behind the last acknowledged record;

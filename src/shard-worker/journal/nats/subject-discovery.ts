@@ -86,7 +86,7 @@ export class SubjectDiscovery {
     this.#listing.run(() => this.#look(open, beginning));
   }
 
-  /** Ends after what is under way. */
+  /** Resolves after the current check. */
   async close(): Promise<void> {
     this.#isClosing = true;
     await Promise.all([this.#listing, this.#discovering, this.#checking].map(({ ended }) => ended));

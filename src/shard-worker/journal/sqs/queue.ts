@@ -1,8 +1,8 @@
 /**
  * A FIFO queue: messages in groups, one group for each stream. Shard thread.
  *
- * `sqs-queue.ts` implements it over SQS, the simulation in memory. While a consumer has received messages of a group, nobody
- * receives later ones of it. A received message that is neither deleted nor extended in time is received again.
+ * `sqs-queue.ts` implements it over SQS, the simulation in memory. While received messages of a group are not deleted,
+ * nobody receives later ones of it. A received message that is neither deleted nor extended in time is received again.
  */
 
 /** The outcome of a send, as far as this process knows it. */

@@ -46,9 +46,9 @@ const UNREADABLE_MAX = 1000;
 
 /** Collaborators and limits of the journal. */
 export interface SqsJournalDeps extends StreamRowsDeps {
-  /** For what is written. */
+  /** For sends. */
   readonly appends: Queue;
-  /** For what is received. */
+  /** For receives. */
   readonly receives: Queue;
   readonly clock: Clock;
   /** See {@link SqsWriterDeps}. */
