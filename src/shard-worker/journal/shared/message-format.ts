@@ -159,7 +159,7 @@ export function decodeMessage(data: Uint8Array): RecordMessage {
     at = end;
   }
   if (at !== data.length || count === 0 || records.length !== count)
-    throw corruptMessage('the number of records is wrong');
+    throw corruptMessage('its records do not match its header');
   return { ...originOf(view), firstLsn, lastLsn: firstLsn + count - 1, records };
 }
 
