@@ -1,14 +1,11 @@
-/**
- * Whether a shard can use the database: where each of its streams can, and what keeps the journal. Says so to the main thread
- * when that changes. Shard thread.
- */
+/** Whether a shard can use the database, by stream and for its journal. Reports changes to the main thread. Shard thread. */
 import type { DatabaseProblem } from '../../db/database-problem.js';
 import type { ControlMessage } from '../protocol/control-messages.js';
 
-/** What one shard has said of the database. */
+/** What one shard has reported of the database. */
 export class DatabaseReports {
   readonly #tell: (message: ControlMessage) => void;
-  /** By the stream whose statements fail, or what else uses the database. */
+  /** By stream, or by what else uses the database. */
   readonly #problems = new Map<string, DatabaseProblem>();
 
   constructor(tell: (message: ControlMessage) => void) {
@@ -19,14 +16,14 @@ export class DatabaseReports {
     return this.#problems.size === 0;
   }
 
-  /** The cause of the problem that `of` has; undefined where it has none. */
+  /** The cause of `of`'s problem; undefined without one. */
   causeOf(of: string): DatabaseProblem['cause'] | undefined {
     return this.#problems.get(of)?.cause;
   }
 
   /**
-   * The database has answered `of`, or has the problem for it. Streams of a shard share its connection, so a cause is told once; a
-   * problem that `of` reports again is told again. `pending`: increments in all streams of the shard.
+   * The database answered `of`, or failed with `problem`. Streams of a shard share a connection, so each cause is reported
+   * once. `of` repeats its own problem. `pending`: increments in all streams of the shard.
    */
   note(of: string, problem: DatabaseProblem | undefined, pending: number): void {
     if (problem === undefined) {
@@ -39,12 +36,12 @@ export class DatabaseReports {
     if (isRepeated || !isKnown) this.#tell({ kind: 'database', state: { available: false, problem } });
   }
 
-  /** Tells that the database is available. Replaces what an earlier thread of the shard has told. */
+  /** Reports the database as available. Replaces the report of an earlier thread of the shard. */
   tellAvailable(pending: number): void {
     this.#tell({ kind: 'database', state: { available: true, pending } });
   }
 
-  /** Forgets problems of streams that are not flushed here any more: nobody would notice that the database is back. */
+  /** Forgets problems of streams that are no longer flushed here. Nothing would clear them. */
   keepOnly(streams: ReadonlySet<string>, pending: number): void {
     for (const of of this.#problems.keys()) if (!streams.has(of)) this.note(of, undefined, pending);
   }

@@ -1,13 +1,13 @@
 /**
- * Group commit: takes all batches that wait on the ports as one group, journals it with one sync, applies it, and
- * acknowledges it. Shard thread.
+ * Group commit: takes all batches that wait on the ports as one group, journals it with one sync, applies and acknowledges it.
+ * Shard thread.
  *
  * ```text
  * idle ──a batch arrives──► drain all ports ──► append (one sync) ──► apply ──► answer ──► drain again, until empty
  * ```
  *
- * While the journal syncs one group, the next one gathers on the ports: latency is at most two syncs at any load. The
- * technique is from DeWitt et al., "Implementation techniques for main memory database systems", 1984.
+ * While the journal syncs one group, the next gathers on the ports. So latency is at most two syncs at any load. The technique
+ * is from DeWitt et al., "Implementation techniques for main memory database systems", 1984.
  */
 import type { Refusal } from '../../core/bounds.js';
 import { JournalError } from '../../core/errors.js';
@@ -32,39 +32,39 @@ import {
   type IdempotencyMemory,
 } from './idempotency/idempotency-admission.js';
 
-/** Most bytes of one group, where the journal takes no fewer; further batches wait for the next. */
+/** Most bytes of one group, unless the journal's limit is lower. Further batches wait for the next. */
 const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 
 /** The shard as group commit sees it. */
 export interface GroupTarget extends IdempotencyMemory {
   /** Waits until the journal may take a first record. Undefined where there is nothing to wait for. */
   open(): Promise<void> | undefined;
-  /** Whether idempotent requests can be taken now, in a record that carries `heardTime`. */
+  /** Whether a record that carries `heardTime` can take idempotent requests now. */
   coversIdempotent(heardTime: DatabaseTime): boolean;
-  /** Whether a batch was opened before the stream began that it would be appended to. `generation`: see `STAT.generation`. */
+  /** Whether a batch was opened before the current stream began. `generation`: see `STAT.generation`. */
   isStale(generation: number): boolean;
   /** Most bytes of a group; infinite: any number. */
   readonly groupBytesMax: number;
   /** The largest time of the database that the shard has heard. */
   readonly heardTime: DatabaseTime;
   /**
-   * The last LSN; a promise where the journal is over a network. `heardTime`: that of when the oldest batch of the group came. An
-   * idempotent request is not younger than the time that its record carries.
+   * Returns the last LSN, as a promise if the journal is over a network. `heardTime`: heard when the oldest batch of the group
+   * came. A record must not carry a later time than its idempotent requests.
    */
   append(group: readonly RecordBytes[], heardTime: DatabaseTime): Lsn | Promise<Lsn>;
   /** Adds the journaled records to the sums; `lastLsn` is that of the last one. */
   apply(group: readonly RecordBytes[], lastLsn: Lsn): void;
-  /** So many idempotent requests are answered as replays. */
+  /** Counts idempotent requests that are answered as replays. */
   noticeReplays(requests: number): void;
-  /** The group is durable, or it is not: then its idempotency keys are forgotten. */
+  /** The group has an outcome. If it is not durable, its idempotency keys are forgotten. */
   endGroup(durable: boolean): void;
-  /** True where the key is pending, so that adding to it needs no new key. */
+  /** Whether the key is pending, so that adding to it needs no new key. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean;
-  /** The journal has failed, or this code has a bug: the shard must end. */
+  /** The journal has failed, or this code has a bug. The shard must end. */
   failed(error: unknown): void;
 }
 
-/** For a plain batch: why it is refused, or undefined. For a batch of idempotent requests: the outcome of each. */
+/** Of a plain batch: the refusal, or undefined. Of a batch of idempotent requests: the outcome of each. */
 type Admission = Refusal | undefined | Uint8Array;
 
 interface Waiting {
@@ -88,7 +88,7 @@ export class GroupCommit {
     this.#target = target;
   }
 
-  /** Begins to listen on the ports. */
+  /** Starts to listen on the ports. */
   start(): void {
     for (const [index, port] of this.#ports.entries()) {
       port.listen((message) => {
@@ -98,7 +98,7 @@ export class GroupCommit {
     }
   }
 
-  /** Commits what still waits on the ports, then closes them. */
+  /** Commits the batches that wait on the ports, then closes them. */
   async close(): Promise<void> {
     this.#commitAll();
     while (this.#busy) await new Promise<void>((resolve) => this.#idle.push(resolve));
@@ -133,8 +133,8 @@ export class GroupCommit {
   }
 
   /**
-   * Commits groups until nothing waits. Undefined where all of it happened synchronously. `isOpened`: the first group has
-   * waited for the journal already, and is taken as it is now.
+   * Commits groups until nothing waits. Undefined if it finished synchronously. `isOpened`: the first group has waited for the
+   * journal already.
    */
   #step(isOpened = false): Promise<void> | undefined {
     let hasWaited = isOpened;
@@ -146,7 +146,7 @@ export class GroupCommit {
       hasWaited = false;
       const taken = this.#takeGroup();
       const records: RecordBytes[] = [];
-      // They wait in the order in which they came, and the time that is heard never goes back.
+      // The first batch is the oldest, because heard times never go back.
       const heardTime = taken[0]?.heardTime ?? 0;
       const refusals = taken.map((waiting) => this.#admit(waiting, records, heardTime));
       const pending = this.#commit(taken, refusals, records, heardTime);
@@ -187,8 +187,8 @@ export class GroupCommit {
   }
 
   /**
-   * Adds to `records` what the journal must keep of the batch. Returns what is already known of its outcome. `heardTime`: of the
-   * oldest batch of the group, which the record of each carries.
+   * Adds to `records` what the journal must keep of the batch. Returns what is known of its outcome. `heardTime`: of the oldest
+   * batch of the group; all its records carry it.
    */
   #admit(waiting: Waiting, records: RecordBytes[], heardTime: DatabaseTime): Admission {
     const { kind, memory } = waiting.message;
@@ -249,7 +249,7 @@ export class GroupCommit {
     );
   }
 
-  /** The journal did not take the group. The answer is "not counted" only where the journal says that nothing was kept. */
+  /** The journal did not take the group. The answer is "not counted" only if the journal is sure that it kept nothing. */
   #refuse(taken: readonly Waiting[], refusals: readonly Admission[], error: unknown): void {
     const nothingKept = error instanceof JournalError && error.nothingKept;
     const why: Refusal = !nothingKept
@@ -305,7 +305,7 @@ export class GroupCommit {
   }
 }
 
-/** A batch carries the generation where its record will have its LSN. */
+/** A batch carries the stream generation where its record will have its LSN. */
 function generationOf(record: RecordBytes): number {
   return readUint64(new DataView(record.buffer, record.byteOffset, record.byteLength), RECORD_OFFSET.lsn);
 }

@@ -1,9 +1,9 @@
 /**
- * Which keys of a shard get the most increments now. Shard thread.
+ * The keys of a shard that get the most increments now. Shard thread.
  *
- * A space-saving sketch (Metwally, Agrawal, El Abbadi, 2005) of a bounded number of keys, whose counts fade within seconds. It is
- * fed only while somebody asks, and at most some thousand increments a second: of more, every n-th counts n times. So the
- * path of an increment does not pay for it.
+ * A space-saving sketch (Metwally, Agrawal, El Abbadi, 2005) of a bounded number of keys, whose counts fade within seconds. It
+ * is fed only while somebody asks, and with a few thousand increments a second: above that, every n-th counts n times. So
+ * increments pay almost nothing for it.
  */
 import type { HotKey } from '../protocol/control-messages.js';
 import {
@@ -17,18 +17,18 @@ import {
 
 /** Keys that the sketch follows. */
 const KEYS_MAX = 256;
-/** The counts fade to a third within this time. */
+/** Counts fade to about a third in this time. */
 const FADE_MS = 3_000;
-/** The sketch is fed for so long after it was asked for. */
+/** The sketch is fed for this long after a request. */
 const ASKED_MS = 5_000;
-/** Increments that are looked at within a window, about, and most entries of records that are passed over to reach them. */
+/** About how many increments are sampled in a window, and most entries of records that are skipped to reach them. */
 const WINDOW_MS = 100;
 const SAMPLES = 400;
 const ENTRIES_MAX = 20_000;
 
 interface Followed {
   count: number;
-  /** What the count may owe to keys whose place this one took. */
+  /** The part of the count that may belong to replaced keys. */
   excess: number;
 }
 
@@ -41,15 +41,15 @@ export class HotKeys {
   /** When the sketch began to be fed. */
   #sinceMs = 0;
   #windowAtMs = 0;
-  /** Increments of this window, and how many of them were passed over or looked at. */
+  /** Increments of this window, and how many of them were skipped or sampled. */
   #seen = 0;
   #passed = 0;
-  /** Of this window every n-th increment is looked at, on average: at random distances, because bodies repeat. */
+  /** On average every n-th increment of this window is sampled, at random distances, because bodies repeat. */
   #stride = 1;
-  /** Increments to pass over before the next that is looked at. */
+  /** Increments to skip before the next sample. */
   #skip = 0;
   #samples = 0;
-  /** What a sample of this window counts for, because of the records that the last window had no time for. */
+  /** The weight of a sample, which makes up for records that the last window had no time for. */
   #weight = 1;
 
   /** `now` is a monotonic clock in ms. */
@@ -58,13 +58,13 @@ export class HotKeys {
     this.#random = random;
   }
 
-  /** The keys with the most increments, most first. The next seconds are measured for the next call. */
+  /** The keys with the most increments, most first. Keeps measuring for some seconds, for the next call. */
   hottest(most: number): readonly HotKey[] {
     const now = this.#now();
     if (now - this.#askedAtMs > ASKED_MS) this.#begin(now);
     this.#askedAtMs = now;
     this.#turnWindow(now);
-    // The sum of a rate of 1 that faded since the beginning.
+    // The faded sum of a rate of 1 since the start.
     const unit = (FADE_MS / 1000) * (1 - Math.exp(-(now - this.#sinceMs) / FADE_MS));
     if (unit <= 0) return [];
     return Array.from(this.#followed, ([key, { count, excess }]) => ({
@@ -76,7 +76,7 @@ export class HotKeys {
       .slice(0, most);
   }
 
-  /** Looks at the increments of a record. Does nothing while nobody asks. */
+  /** Samples the increments of a record. Does nothing while nobody asks. */
   feed(record: Uint8Array, increments: number): void {
     if (this.#askedAtMs === Number.NEGATIVE_INFINITY) return;
     const now = this.#now();
@@ -149,7 +149,7 @@ export class HotKeys {
     this.#followed.set(key, { count: excess + weight, excess });
   }
 
-  /** Forgets the key with the least count. Returns that. */
+  /** Forgets the key with the least count, and returns the count. */
   #replaceLeast(): number {
     let least = Number.POSITIVE_INFINITY;
     let leastKey = '';

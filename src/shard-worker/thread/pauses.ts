@@ -1,4 +1,4 @@
-/** Waits that can be cut short together. Shard thread. */
+/** Waits that can be ended together. Shard thread. */
 import type { Clock } from '../../core/clock.js';
 
 /** The waits of one object. */

@@ -1,14 +1,13 @@
 /**
- * The pending sums of one stream: what its records add up to above the checkpoint. Shard thread.
+ * The pending sums of one stream: the sums of its records above the checkpoint. Shard thread.
  *
  * ```text
  * LSN:   ... checkpoint ]( frozen ]( live ... appliedLsn
  * ```
  *
- * The live map takes every record as it is applied. A flush freezes it: from then on the frozen map belongs to exactly one
- * range of LSNs until that range is known to be committed, and a new live map takes what comes. There is at most one frozen
- * map, and nothing is frozen before a flush starts: while the database is unavailable, memory grows with the number of
- * distinct keys and not with time.
+ * Records are applied to the live map. A flush freezes it: the frozen map belongs to exactly one range of LSNs until that range
+ * is known to be committed, and a new live map takes further records. There is at most one frozen map, and only a flush
+ * freezes. So during an outage of the database, memory grows with the number of distinct keys, not with time.
  */
 import { addSums, type Sum } from '../../core/increment.js';
 import type { Checkpoint, DatabaseTime, Lsn } from '../../core/checkpoint.js';
@@ -32,21 +31,21 @@ export interface FrozenRange {
   readonly toLsn: Lsn;
   readonly sums: SummingMap;
   readonly idempotent: IdempotentRequests;
-  /** Idempotent requests that are set aside. */
+  /** Idempotent requests to set aside. */
   readonly uncovered: UncoveredRequests;
-  /** The time that the last record carries: everything that the stream accepted before is at or below `toLsn`. */
+  /** The time that the last record carries. Everything that the stream accepted before is at or below `toLsn`. */
   readonly acceptedThrough: DatabaseTime;
-  /** When the first of its records was accepted by the clock of its node, ms since 1970; infinite for an empty range. */
+  /** When its first record was accepted, by the clock of its node, ms since 1970; infinite for an empty range. */
   readonly oldestAcceptedAtMs: number;
 }
 
 /** A stream's row as it was taken. */
 export interface TakenCheckpoint extends Checkpoint {
-  /** Idempotent records that carry an older time are set aside. */
+  /** Idempotent records with an older time are set aside. */
   readonly coveredFrom: DatabaseTime;
 }
 
-/** The epoch of a stream whose row was not taken yet. Nothing of it is flushed. */
+/** The epoch of a stream whose row was not taken yet. It is not flushed. */
 const NO_EPOCH = -1;
 
 /** The pending sums of one stream. */
@@ -104,11 +103,11 @@ export class PendingSums {
   }
 
   /**
-   * Goes on under a row that was taken while records were applied, and sets aside what the row does not cover.
+   * Goes on under a row that was taken while records were applied. Sets aside what the row does not cover.
    *
    * - `same`: the checkpoint is where it was; a frozen range is sent again.
-   * - `committed`: the frozen range is committed, and is to be settled.
-   * - `elsewhere`: the checkpoint is not one of this process, and nothing is changed.
+   * - `committed`: the frozen range is committed. The caller settles it.
+   * - `elsewhere`: the checkpoint is not one of this process. Nothing is changed.
    */
   take({ epoch, lsn, coveredFrom }: TakenCheckpoint): 'same' | 'committed' | 'elsewhere' {
     const frozen = this.#frozen;
@@ -145,7 +144,7 @@ export class PendingSums {
     return this.#frozen;
   }
 
-  /** True where nothing is pending. */
+  /** Whether nothing is pending. */
   get isSettled(): boolean {
     return this.#frozen === undefined && this.#applied === this.#checkpointLsn;
   }
@@ -201,8 +200,8 @@ export class PendingSums {
 
   /**
    * Adds the entries of a record, which carries `time` and was accepted at `acceptedAtMs` by the clock of its node. Its LSN is
-   * above every LSN before. Idempotent requests that the row does not cover are set aside here, before any request is found by
-   * its idempotency key. Returns the number of increments.
+   * above all earlier ones. Sets aside idempotent requests that the row does not cover, before requests are found by
+   * idempotency key. Returns the number of increments.
    */
   apply(
     lsn: Lsn,
@@ -217,7 +216,7 @@ export class PendingSums {
     const frozen = this.#frozen?.sums;
     let at = start;
     let increments = 0;
-    // By offset: with the layout's functions V8 sometimes compiles this loop to code that takes a quarter longer.
+    // By offset: with the functions of the layout V8 sometimes makes this loop a quarter slower.
     while (at < end) {
       const keyBytes = view.getUint16(at + INCREMENT_OFFSET.keyBytes, true);
       if (keyBytes === IDEMPOTENT_MARK) {
@@ -244,8 +243,8 @@ export class PendingSums {
   }
 
   /**
-   * True where adding to the key makes no new pending key as MAX_PENDING_KEYS counts them. A key that is pending in
-   * idempotent requests only does not help: each of their sums is a pending key of its own, and nothing is added to it.
+   * Whether adding to the key makes no new pending key, as MAX_PENDING_KEYS counts them. False for a key that is pending only
+   * in idempotent requests: each of their sums is a pending key of its own.
    */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
     if (this.#live.find(hash, bytes, start, length) >= 0) return true;
@@ -253,7 +252,7 @@ export class PendingSums {
     return frozen !== undefined && frozen.sums.find(hash, bytes, start, length) >= 0;
   }
 
-  /** Freezes what was applied, for one flush. Everything up to `appliedLsn` must be synced, and nothing frozen yet. */
+  /** Freezes what was applied, for one flush. Everything up to `appliedLsn` must be synced, and nothing may be frozen. */
   freeze(): FrozenRange {
     if (this.#frozen !== undefined) throw new TypeError('a range is frozen already');
     if (!this.isRegistered) throw new TypeError('a stream without a row is not flushed');
@@ -278,7 +277,7 @@ export class PendingSums {
     return frozen;
   }
 
-  /** Moves the checkpoint to the end of the frozen range, which is known to be committed. */
+  /** Moves the checkpoint to the end of the frozen range, which must be committed. */
   settle(): void {
     const frozen = this.#frozen;
     if (frozen === undefined) throw new TypeError('nothing is frozen');
@@ -303,12 +302,11 @@ export class PendingSums {
   /**
    * The pending sum of a key above the checkpoint that a read saw. Undefined where the key is not pending.
    *
-   * - `again`: the read's snapshot is older than what is still pending here, or than the recovery of the stream. The read
-   *   must be repeated.
-   * - A row of a later epoch means that another owner answers for the stream: there is nothing to add.
+   * - `again`: the read must be repeated. Its snapshot is older than what is pending here, or than the recovery of the stream.
+   * - A row of a later epoch: another owner answers for the stream, so there is nothing to add.
    */
   pendingOf(hash: number, key: Uint8Array, view: Checkpoint | undefined): Sum | undefined | 'again' {
-    // A row that this process has not taken is at the checkpoint as long as it is there: nothing was flushed.
+    // A row that this process has not taken is at the checkpoint, because nothing was flushed.
     const seen = !this.isRegistered
       ? { epoch: this.#epoch, lsn: view?.lsn ?? 0 }
       : (view ?? { epoch: this.#epoch, lsn: 0 });

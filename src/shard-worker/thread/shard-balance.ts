@@ -1,8 +1,8 @@
 /**
  * What a shard publishes in shared memory. Shard thread.
  *
- * Each change is published as one: readers see that increments were accepted, recovered or flushed together with what is pending
- * since then, so that the balance holds at every moment.
+ * Each change is published as one. Readers see the increments that were accepted, recovered or flushed together with what is
+ * pending, so the balance holds at every moment.
  */
 import type { Histogram } from '../../core/histogram.js';
 import type { Journal } from '../journal/journal.js';
@@ -10,7 +10,7 @@ import { shardHistogram, STAT, StatsSequence } from '../protocol/stats.js';
 import type { CommittedFlush } from './flush/range-flush.js';
 import type { PendingSums } from './pending-sums.js';
 
-/** Increments that changed their place in the balance since the last change was published. */
+/** Increments that moved within the balance since the last publication. */
 export interface MovedIncrements {
   readonly accepted?: number;
   readonly recovered?: number;
@@ -21,7 +21,7 @@ export interface MovedIncrements {
   readonly flush?: CommittedFlush;
 }
 
-/** Whose state is published with each change. */
+/** The state that is published with each change. */
 export interface Published {
   /** Writes what is pending, and other cells of its own. */
   publishTo(stats: Float64Array): void;
@@ -43,7 +43,7 @@ export class ShardBalance {
     this.#flushKeys = shardHistogram(stats, 'flushKeys');
   }
 
-  /** Publishes what has moved and what is pending now, as one change. */
+  /** Publishes moved and pending increments as one change. */
   publish(published: Published, moved: MovedIncrements = {}): void {
     this.#sequence.beginChange();
     this.#add(moved);
@@ -51,7 +51,7 @@ export class ShardBalance {
     this.#sequence.endChange();
   }
 
-  /** Publishes what has moved, where that changes nothing that is pending. */
+  /** Publishes a move that changes nothing pending. */
   move(moved: MovedIncrements): void {
     this.#sequence.beginChange();
     this.#add(moved);
@@ -111,7 +111,7 @@ function countFlush(flush: CommittedFlush, stats: Float64Array): void {
   addTo(stats, STAT.mismatches, mismatches);
 }
 
-/** Writes the totals of all streams into a shard's stats. `unreadBytes`: bytes of journals that are not read yet. */
+/** Writes the totals of all streams into a shard's stats. `unreadBytes`: bytes of unread journals. */
 export function publishStreams(streams: readonly CountedStream[], unreadBytes: number, stats: Float64Array): void {
   let keys = 0;
   let bytes = 0;
@@ -138,7 +138,7 @@ export function publishStreams(streams: readonly CountedStream[], unreadBytes: n
   stats[STAT.oldestPendingAtMs] = Number.isFinite(oldestPendingAtMs) ? oldestPendingAtMs : 0;
 }
 
-/** Writes into a shard's stats what a successor of this thread must find in the shard's own stream. */
+/** Writes into a shard's stats what a successor of this thread must find in the own stream. */
 export function publishOwn(
   { checkpointLsn, appliedLsn, pendingIncrements, frozen }: PendingSums,
   stats: Float64Array,

@@ -1,6 +1,4 @@
-/**
- * What all parts of one shard share. Shard thread.
- */
+/** The state that all parts of one shard share. Shard thread. */
 import type { Clock } from '../../core/clock.js';
 import type { ControlMessage } from '../protocol/control-messages.js';
 import { DatabaseReports } from './database-reports.js';
@@ -23,7 +21,7 @@ export interface ShardDeps {
   /** ACK_TIMEOUT_MS. */
   readonly ackTimeoutMs: number;
   readonly tell: (message: ControlMessage) => void;
-  /** The shard cannot go on: the thread must end. */
+  /** The shard cannot go on. The thread must end. */
   readonly fail: (error: unknown) => void;
   readonly log: ShardLog;
 }
@@ -52,7 +50,7 @@ export class ShardContext {
     return this.#phase;
   }
 
-  /** It takes increments from now on, unless it is to stop already. */
+  /** Takes increments from now on, unless the shard is stopping. */
   serve(): void {
     if (this.#phase === 'starting') this.#phase = 'serving';
   }

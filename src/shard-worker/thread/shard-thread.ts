@@ -1,8 +1,8 @@
 /**
- * One shard in its thread: builds it and serves its ports for as long as the thread lives.
+ * Builds one shard in its thread and serves its ports until the thread ends.
  *
- * A failure that the shard cannot survive is thrown where nothing catches it, so that the thread ends. Its connection,
- * files and timers end with it. The supervisor then starts another thread, which recovers the shard.
+ * A failure that the shard cannot survive is thrown where nothing catches it. It ends the thread with its connections, files
+ * and timers. The supervisor then starts another thread, which recovers the shard.
  */
 import type { MessagePort } from 'node:worker_threads';
 import { systemClock } from '../../core/clock.js';
@@ -31,7 +31,7 @@ export async function runShard(task: ShardTask): Promise<void> {
   });
 }
 
-/** Only what the journal needs is loaded: each file that is being loaded is an open one, in each thread. */
+/** Loads only what the journal needs. Each file being loaded takes a file descriptor, in each thread. */
 async function streamsOf({ settings }: ShardTask): Promise<OpenStreams> {
   return settings.journal === 'memory' || settings.journal === 'file'
     ? (await import('./streams/open-directory-streams.js')).openDirectoryStreams
@@ -125,7 +125,7 @@ class ShardThread {
   }
 
   #die(error: unknown): void {
-    // An Error loses its class on the way to the main thread, so code and detail are sent ahead of it.
+    // An Error loses its class on the way to the main thread, so code and detail are sent first.
     if (error instanceof JournalError) this.#tell({ kind: 'journal', code: error.code, detail: error.message });
     setImmediate(() => {
       throw error;

@@ -1,7 +1,4 @@
-/**
- * One shard: what it has taken and not flushed, for all journals and roles. Shard thread. Its streams are behind
- * `streams/shard-streams.ts`.
- */
+/** One shard, for all journals and roles. Shard thread. Its streams are behind `streams/shard-streams.ts`. */
 import type { DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import { JournalError } from '../../core/errors.js';
 import type { RecordBytes } from '../journal/journal.js';
@@ -33,7 +30,7 @@ export class Shard implements GroupTarget {
     return this.#streams.start();
   }
 
-  /** Settles when the start has ended. It is retried no more, because the shard is to stop. */
+  /** Ends the retries of the start, because the shard stops. Settles when the start has ended. */
   endStart(): Promise<void> {
     return this.#streams.endStart();
   }
@@ -59,8 +56,8 @@ export class Shard implements GroupTarget {
   }
 
   append(group: readonly RecordBytes[], heardTime: DatabaseTime): Lsn | Promise<Lsn> {
-    // The thread ends only after what runs now. Under a claim that was just lost or moved, a record could lie below the
-    // checkpoint and be taken for committed.
+    // The thread ends only after the current task. Under a claim that was just lost or moved, a record could get an LSN below
+    // the checkpoint and count as committed.
     if (this.#context.phase === 'failed') throw new JournalError('journal-fenced', 'The shard has failed and ends.');
     return this.#streams.append(group, heardTime);
   }
@@ -84,7 +81,7 @@ export class Shard implements GroupTarget {
     target?.flusher.noticeApplied();
   }
 
-  /** Looks in the stream that is written only. New increments go there; a key of another stream counts as new. */
+  /** Looks only in the written stream, where new increments go. A key of another stream counts as new. */
   holds(hash: number, bytes: Uint8Array, start: number, length: number): boolean {
     return this.#streams.written?.holds(hash, bytes, start, length) === true;
   }
@@ -121,13 +118,13 @@ export class Shard implements GroupTarget {
 
   /**
    * Commits everything acknowledged before the call. Resolves to the number of keys written. Rejects with CounterError
-   * `database-unavailable`, and with `roll-up-behind` where others flush and have not done so within half a minute.
+   * `database-unavailable`, or with `roll-up-behind` where others flush and have not done so within half a minute.
    */
   flush(): Promise<number> {
     return this.#streams.flush();
   }
 
-  /** Flushes once more, then leaves the streams in order. Returns what stays in the journal. */
+  /** Flushes once more, then closes or releases the streams. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     const { setAside, deps } = this.#context;
     this.#context.drain();

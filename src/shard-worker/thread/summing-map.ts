@@ -1,14 +1,14 @@
 /**
  * Exact sums by key: the map behind pending sums. Shard thread.
  *
- * An open-addressing hash table (linear probing, at most half full) over columns. A slot holds the hash of a key and its
- * entry number. An entry has its key's bytes in one arena, its sum, and the number of its increments. Keys stay bytes from
- * the socket to PostgreSQL, so no string is made for an increment. A pending key of 24 bytes costs 24 + 36 bytes plus the
- * slack of doubling arrays. Entries are in the order of insertion.
+ * An open-addressing hash table (linear probing, at most half full) over columns. A slot holds the hash of a key and its entry
+ * number. An entry has its key's bytes in one arena, its sum, and the number of its increments. Keys stay bytes from the socket
+ * to PostgreSQL, so an increment makes no string. A pending key of 24 bytes costs 24 + 36 bytes plus the slack of doubling
+ * arrays. Entries are in the order of insertion.
  *
- * The hash has no secret, so a client can make keys that all have the same hash. A probe therefore ends after
- * {@link PROBES_MAX} slots. The few keys that found no free slot there overflow into a Map of strings, whose hash the engine
- * seeds. The attack is from Crosby and Wallach, "Denial of service via algorithmic complexity attacks", 2003.
+ * The hash has no secret, so a client can make keys that all have the same hash. A probe therefore ends after {@link
+ * PROBES_MAX} slots. The few keys that found no free slot there overflow into a Map of strings, whose hash the engine seeds.
+ * The attack is from Crosby and Wallach, "Denial of service via algorithmic complexity attacks", 2003.
  */
 import { addSums, AMOUNT_MAX, type Sum } from '../../core/increment.js';
 import { PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';
@@ -16,9 +16,9 @@ import { PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';
 const SMALLEST_CAPACITY = 1024;
 const SMALLEST_ARENA_BYTES = 32 * 1024;
 
-/** Most slots that a search for a key visits. A million keys of honest clients need fewer than 50. */
+/** Most slots that a search visits. A million ordinary keys need fewer than 50. */
 const PROBES_MAX = 64;
-/** Bytes that a key without a slot costs besides its own bytes, which it has twice. */
+/** Bytes that a key without a slot costs besides its own, which are stored twice. */
 const OVERFLOW_OVERHEAD_BYTES = 100;
 
 /** Exact sums by key. */
@@ -129,7 +129,7 @@ export class SummingMap {
     return this.#keyBytes[entry] as number;
   }
 
-  /** The hash that an entry's key was added under. */
+  /** The hash of an entry's key. */
   keyHash(entry: number): number {
     return this.#hash[entry] as number;
   }
@@ -139,7 +139,7 @@ export class SummingMap {
     return this.#increments[entry] as number;
   }
 
-  /** Removes everything. Keeps the memory for the next round unless it is far more than `expectedKeys` will need. */
+  /** Removes everything. Keeps the memory unless it is far more than `expectedKeys` need. */
   clear(expectedKeys: number): void {
     if (this.#hash.length > 8 * Math.max(expectedKeys, SMALLEST_CAPACITY)) {
       this.#allocate(SMALLEST_CAPACITY);
@@ -156,7 +156,7 @@ export class SummingMap {
     this.#clearOverflow();
   }
 
-  /** Adds to a key that has no slot, or gets none. */
+  /** Adds to a key that has no slot and gets none. */
   #addOverflow(hash: number, bytes: Uint8Array, start: number, length: number, amount: number): boolean {
     const key = latin1(bytes, start, length);
     const entry = this.#overflow.get(key);

@@ -6,7 +6,7 @@ import { parseDatabaseUrl } from '../../db/connection.js';
 import { ShardConnection } from '../../db/shard-connection.js';
 import type { ShardTask } from '../protocol/control-messages.js';
 
-/** What the streams of a shard share with its flushes. */
+/** Shared by the streams of a shard and its flushes. */
 export interface ThreadConnections {
   /** The connection of the flushes, and the turns in which it is used. */
   readonly flushes: ShardConnection;

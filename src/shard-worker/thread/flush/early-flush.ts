@@ -1,14 +1,13 @@
 /**
  * How much a shard may hold before it flushes early, whatever FLUSH_INTERVAL_MS is. Shard thread.
  *
- * The bounds of the server are divided over its shards, and a flush starts at a third of the shard's share. While that third
- * is written, a second third can arrive, which is the next flush. The last third is for requests in flight, which reserve
- * room for all of their increments until they are answered, and for shards that get more than others. So a steady load is
- * refused only where PostgreSQL cannot keep up with it.
+ * The limits of the server are divided by its shards. A flush starts at a third of a shard's share. A second third can arrive
+ * while the first is written. The last third is for requests in flight, which reserve room until they are answered, and for
+ * shards with more than average load. So a steady load is refused only where PostgreSQL cannot keep up.
  *
- * For the journal it is a quarter of JOURNAL_MAX_BYTES, counted from flush to flush: a quarter is written to PostgreSQL, a
- * quarter arrives, and a quarter is in the segment that both are still in. Committed records that must stay do not count.
- * A flush would not remove them, and a full journal would cause one flush after the other.
+ * For the journal it is a quarter of JOURNAL_MAX_BYTES, counted from flush to flush. One quarter is written to PostgreSQL, one
+ * arrives, and one is in a segment that both share. Committed records that must stay do not count. A flush does not remove
+ * them, so a full journal would cause one flush after another.
  */
 import type { ShardSettings } from '../../protocol/control-messages.js';
 
@@ -25,7 +24,7 @@ export interface EarlyFlush {
   readonly recordBytesMax: number;
 }
 
-/** The bounds of each of `shards` shards. */
+/** The limits of each of `shards` shards. */
 export function earlyFlush(settings: ShardSettings, shards: number): EarlyFlush {
   const { flushKeysMax, pendingKeysMax, pendingBytesMax, journal, journalBytesMax } = settings;
   const share = (max: number): number => Math.max(1, Math.floor(max / shards / SHARE_PARTS));

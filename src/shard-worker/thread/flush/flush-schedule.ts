@@ -1,12 +1,12 @@
 /**
  * When the flush loop of a stream has something to do. Shard thread.
  *
- * Waits are 90 to 100 % of their intervals, so that several nodes do not flush at the same moments. An interval begins when
- * a flush begins, not when it ends: increments that arrive during a flush wait no longer than those that arrive after it.
+ * Waits are 90 to 100 % of their intervals, so that nodes do not flush at the same moments. An interval begins when a flush
+ * begins. Increments that arrive during a flush wait no longer than those after it.
  */
 import type { Clock } from '../../../core/clock.js';
 
-/** Longest wait while the database is unavailable: after an outage the first flush must not wait for an interval. */
+/** Longest wait while the database is unavailable. The first flush after an outage must not wait for an interval. */
 const UNAVAILABLE_INTERVAL_MS = 1000;
 
 /** The intervals. */
@@ -33,7 +33,7 @@ export class FlushSchedule {
     this.#touchDueAt = this.#in(options.touchIntervalMs);
   }
 
-  /** How long the loop has nothing to do unless it is asked. */
+  /** How long the loop can wait unless it is asked to flush. */
   restMs(isAvailable: boolean): number {
     const otherwiseAt = isAvailable ? this.#touchDueAt : this.#in(UNAVAILABLE_INTERVAL_MS);
     return Math.max(0, Math.min(this.#flushDueAt, otherwiseAt) - this.#clock.monotonic());

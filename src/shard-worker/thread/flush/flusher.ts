@@ -1,6 +1,6 @@
 /**
- * Moves one stream's sums to PostgreSQL, a frozen range at a time. Shard thread. This file decides when to flush, when to
- * try again, and when the database counts as unavailable; `range-flush.ts` says what an attempt came to.
+ * Moves one stream's sums to PostgreSQL, a frozen range at a time. Shard thread. This file decides when to flush, when to try
+ * again, and when the database counts as unavailable; `range-flush.ts` says what an attempt came to.
  *
  * ```text
  * waiting ──(interval | enough | request | stop)─────► flushing ──committed──► waiting
@@ -10,12 +10,11 @@
  *                                                     backing off ──draining, database unavailable──► ended
  * ```
  *
- * A range stays frozen until its outcome is known: nothing is merged into it, and nothing is sent twice under another
- * range. One flush is in flight at a time.
+ * A range stays frozen until its outcome is known. Nothing is merged into it, and its records are sent in no other range. One
+ * flush is in flight at a time.
  *
- * Between flushes the loop looks at the stream's row now and then (a touch), however long the interval is: a failover that
- * takes commits back must be noticed while the journal still reaches back. While the database is unavailable the loop tries
- * again soon, with a flush where there is something to flush.
+ * Between flushes the loop checks the stream's row (a touch). A failover that loses commits must be noticed while the journal
+ * still has the records. While the database is unavailable, the loop retries soon.
  */
 import { Backoff } from '../../../core/backoff.js';
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -31,7 +30,7 @@ import { isDatabaseUnavailable, type ShardDatabase } from './shard-database.js';
 
 const BACKOFF_FIRST_MS = 50;
 const BACKOFF_MAX_MS = 1000;
-/** Where PostgreSQL refuses a range and none of its rows: another search is work, and only an operator can help. */
+/** For a range that PostgreSQL refuses without refusing a row. Another search is expensive, and only an operator can help. */
 const SEARCH_BACKOFF_FIRST_MS = 1000;
 const SEARCH_BACKOFF_MAX_MS = 30_000;
 const REFUSALS_UNTIL_UNAVAILABLE = 3;
@@ -43,9 +42,9 @@ export type FlusherDatabase = RangeDatabase & Pick<ShardDatabase, 'touch' | 'loo
 
 /** What the flusher tells its shard. */
 export interface FlusherEvents {
-  /** A range was committed: the journal may be pruned up to its end. `ms`: how long the attempt took. */
+  /** A range was committed, so the journal may be pruned up to its end. `ms`: duration of the attempt. */
   committed(range: FrozenRange, flush: CommittedFlush, ms: number): void;
-  /** An attempt did not commit, or could not take the stream's row before; it will be repeated. */
+  /** An attempt did not commit, or could not take the stream's row. It will be repeated. */
   retried(): void;
   /** The row of the stream was seen where this process left it. */
   confirmed(): void;
@@ -56,12 +55,12 @@ export interface FlusherEvents {
   register(): Promise<void>;
   /**
    * The row is not where this process left it. `over`: this process must not flush the stream again. Otherwise it has taken the
-   * row again, and the frozen range is to be sent again (`same`) or `committed`.
+   * row again: `same` sends the frozen range again, `committed` does not.
    */
   fenced(row: Checkpoint | undefined): Promise<'over' | 'same' | 'committed'>;
   /** The database became unavailable, is unavailable for another cause, or became available (without a problem). */
   databaseAvailable(available: boolean, problem?: DatabaseProblem): void;
-  /** Something else than the database failed: the shard cannot go on. */
+  /** Something other than the database failed. The shard must end. */
   failed(error: unknown): void;
 }
 
@@ -70,7 +69,7 @@ export interface FlusherOptions extends FlushScheduleOptions, EarlyFlush {
   /** Makes what was applied durable before it is frozen. */
   readonly sync: () => void;
   /**
-   * The time of the database before which everything that an idle stream accepted is committed. The directory has noted it.
+   * The time of the database before which everything that an idle stream accepted is committed, as noted in the directory.
    * Undefined where that is not due, or impossible.
    */
   readonly touchTime: () => DatabaseTime | undefined;
@@ -107,7 +106,7 @@ export class Flusher {
     this.#schedule = new FlushSchedule(clock, options);
   }
 
-  /** Starts the loop. `unavailable`: why the database is unavailable, where that is known. */
+  /** Starts the loop. `unavailable`: why the database is unavailable, if it is known to be. */
   start(unavailable?: unknown): void {
     if (unavailable !== undefined) this.#setAvailable(false, unavailable);
     this.#done = this.#run().catch((error: unknown) => {
@@ -121,19 +120,19 @@ export class Flusher {
     return this.#available;
   }
 
-  /** To be called after records were applied. Wakes the loop where enough waits for a flush. */
+  /** To be called after records were applied. Wakes the loop where enough is pending. */
   noticeApplied(): void {
     if (this.#holdsEnough) this.#wakeToFlush();
   }
 
-  /** Flushes soon what is pending, because a request was refused for lack of room. */
+  /** Flushes soon, because a request was refused for lack of room. */
   flushSoon(): void {
     if (this.#pendingSums.isSettled) return;
     this.#isRoomWanted = true;
     this.#wakeToFlush();
   }
 
-  /** Touches the row of an idle stream soon. Does nothing where something is pending, because its flush sees the row. */
+  /** Touches the row of an idle stream soon. Does nothing if increments are pending, because their flush checks the row. */
   touchSoon(): void {
     if (!this.#pendingSums.isSettled) return;
     this.#schedule.askForTouch();
@@ -142,7 +141,7 @@ export class Flusher {
 
   /**
    * Commits everything applied before the call. Resolves to the number of keys written meanwhile. Rejects with CounterError
-   * `database-unavailable` as soon as that is known, with `overloaded` where too many callers wait.
+   * `database-unavailable`, or with `overloaded` where too many callers wait.
    */
   flushNow(): Promise<number> {
     const target = this.#pendingSums.appliedLsn;
@@ -154,8 +153,8 @@ export class Flusher {
   }
 
   /**
-   * Flushes what is pending and ends the loop. Where the database is unavailable it ends at once: what is pending is in the
-   * journal. Resolves to true if nothing is left.
+   * Flushes what is pending and ends the loop. Ends at once if the database is unavailable, because the journal keeps what is
+   * pending. Resolves to true if nothing is left.
    */
   async drain(): Promise<boolean> {
     if (this.#state === 'running') this.#state = 'draining';
@@ -164,7 +163,9 @@ export class Flusher {
     return this.#pendingSums.isSettled;
   }
 
-  /** Ends the loop without another flush: what is pending is left to another owner. Settles when nothing is under way. */
+  /**
+   * Ends the loop without another flush and leaves what is pending to another owner. Settles when no statement is under way.
+   */
   async abandon(): Promise<void> {
     this.#state = 'ended';
     this.#pauses.endAll();
@@ -179,7 +180,7 @@ export class Flusher {
       if (isIdle) this.#isRoomWanted = false;
       if (isIdle) this.#waiters.answer(this.#pendingSums.checkpointLsn);
       if (isIdle && this.#state === 'draining') break;
-      // While the database is unavailable, a flush is how the loop learns that it is back.
+      // While the database is unavailable, a flush tells the loop when it is back.
       const isFlush = !isIdle && (this.#isAsked() || this.#schedule.isFlushDue || !this.#available);
       if (isFlush || this.#schedule.isFlushDue) this.#schedule.beginInterval();
       if (isFlush) {
@@ -193,7 +194,7 @@ export class Flusher {
     this.#waiters.reject();
   }
 
-  /** True where the loop must not wait for an interval. */
+  /** Whether the loop must flush before its interval ends. */
   #isAsked(): boolean {
     if (this.#state !== 'running' || !this.#waiters.isEmpty || this.#isRoomWanted) return true;
     // A range is frozen here only after its stream was taken again.
@@ -230,10 +231,10 @@ export class Flusher {
     return true;
   }
 
-  /** Commits one range; false where the loop must end: fenced, or draining without a database. */
+  /** Commits one range. False where the loop must end: fenced, or draining without a database. */
   async #flushRange(): Promise<boolean> {
-    // Only synced records may be frozen. A flush could otherwise commit a record that a power loss then takes back, and
-    // its LSN would be given to another record. Nothing waits between the two, so nothing is applied in between.
+    // Only synced records may be frozen. Otherwise a power loss could undo a committed record and give its LSN to another one.
+    // Both steps are synchronous, so nothing is applied in between.
     if (this.#pendingSums.frozen === undefined) {
       this.#options.sync();
       if (this.#isEnded) return false;
@@ -257,7 +258,7 @@ export class Flusher {
         case 'fenced':
           return this.#goesOn(range, await this.#events.fenced(outcome.row ?? (await this.#ownerOf(range.stream))), ms);
         case 'poison':
-          // The row was not found, or has changed meanwhile; the next attempt looks again. Reported each time.
+          // No row to blame was found; the next attempt searches again. Reported each time.
           this.#setAvailable(false, outcome.error, true);
           backoff = searchBackoff;
           break;
@@ -281,12 +282,12 @@ export class Flusher {
     }
   }
 
-  /** {@link abandon} may end the loop while it waits. */
+  /** {@link abandon} may end the loop during a wait. */
   get #isEnded(): boolean {
     return this.#state === 'ended';
   }
 
-  /** Whether the loop goes on after the row was not where it was. A range that was not committed is sent again. */
+  /** Whether the loop goes on after it was fenced. An uncommitted range is sent again. */
   #goesOn(range: FrozenRange, outcome: 'over' | 'same' | 'committed', ms: number): boolean {
     if (outcome === 'committed') this.#settle(range, flushOfCommitted(range), ms);
     if (outcome === 'same') this.#events.retried();
@@ -313,9 +314,9 @@ export class Flusher {
   }
 
   /**
-   * Touches the row if that is due. False where the row is not where this process left it: another owner has the stream, or
-   * the database went back in time. The journal reaches back for a limited time only, so this cannot wait for the next
-   * flush. While something is pending, `accepted_through` stays where it is.
+   * Touches the row if that is due. False where the row is not where this process left it: another owner has the stream, or the
+   * database went back in time. The journal keeps committed records for a limited time, so the check cannot wait for the next
+   * flush. `accepted_through` does not move while increments are pending.
    */
   async #touchWhenDue(isIdle: boolean): Promise<boolean> {
     if (this.#available && !this.#schedule.isTouchDue) return true;
@@ -358,7 +359,7 @@ interface Waiter {
   readonly reject: (error: CounterError) => void;
 }
 
-/** Callers that wait until a stream is committed up to an LSN. */
+/** Callers that wait for a stream's checkpoint to reach an LSN. */
 class FlushWaiters {
   #waiters: Waiter[] = [];
 
@@ -373,7 +374,10 @@ class FlushWaiters {
   add(target: Lsn): Promise<number> {
     if (this.#waiters.length >= WAITERS_MAX) {
       return Promise.reject(
-        new CounterError('overloaded', `${WAITERS_MAX} requests, the most, wait for a flush; retry after it.`),
+        new CounterError(
+          'overloaded',
+          `${WAITERS_MAX} requests already wait for a flush of this shard, which is the limit; retry later.`,
+        ),
       );
     }
     return new Promise((resolve, reject) => {
@@ -381,12 +385,12 @@ class FlushWaiters {
     });
   }
 
-  /** Adds to the keys written for everybody who waits. */
+  /** Adds to the written keys of every waiting caller. */
   count(keys: number): void {
     for (const waiter of this.#waiters) waiter.keys += keys;
   }
 
-  /** Resolves those whose LSN is committed. */
+  /** Resolves callers whose LSN is committed. */
   answer(checkpoint: Lsn): void {
     if (this.#waiters.length === 0) return;
     const left: Waiter[] = [];
@@ -397,7 +401,7 @@ class FlushWaiters {
     this.#waiters = left;
   }
 
-  /** Rejects everybody who waits: the database is unavailable. */
+  /** Rejects all callers: the database is unavailable. */
   reject(): void {
     for (const waiter of this.#waiters) waiter.reject(databaseUnavailable());
     this.#waiters = [];

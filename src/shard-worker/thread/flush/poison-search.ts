@@ -1,9 +1,9 @@
 /**
  * Finds the keys of a range that PostgreSQL refuses (poison), by halving the range. Shard thread.
  *
- * A key is a number: its entry among the plain sums or, behind those, its entry among the totals of idempotent requests. So
- * a part of the range is two numbers, and only the keys of the part under probe are copied. The memory of a search depends
- * on {@link PROBE_KEYS_MAX} and on the poison that it finds, not on the backlog.
+ * A key is a number: its entry among the plain sums or, after those, among the totals of idempotent requests. So a part of the
+ * range is two numbers, and a probe copies only the keys of its part. The memory of a search depends on {@link PROBE_KEYS_MAX}
+ * and on the poison found, not on the backlog.
  */
 import { SumArrayEncoder, type Refusal } from '../../../db/binary-array.js';
 import type { StatementRefusedError } from '../../../db/database-errors.js';
@@ -12,15 +12,15 @@ import { printablePrefix } from '../../../core/logger.js';
 import type { FrozenRange } from '../pending-sums.js';
 import type { SummingMap } from '../summing-map.js';
 
-/** Keys of one probe. A probe has the usual time limit, which all keys of a backlog together would exceed. */
+/** Keys of one probe. A probe of a whole backlog would exceed the usual time limit. */
 export const PROBE_KEYS_MAX = 10_000;
 
-/** Most different reasons that one flush keeps. A trigger may put the key into its message. */
+/** Most different reasons that one flush keeps. A trigger may put the key into each message. */
 const REASONS_MAX = 100;
 const REASON_CHARACTERS_MAX = 500;
 const REASON_OMITTED = '(reason omitted: PostgreSQL gave too many different ones)';
 
-/** The poison keys of a range, each with why PostgreSQL refuses it. */
+/** The poison keys of a range, each with the reason of PostgreSQL. */
 export class Poison {
   readonly #plain = new Map<number, Refusal>();
   readonly #totals = new Map<number, Refusal>();
@@ -82,7 +82,7 @@ export async function findPoison(range: FrozenRange, probe: Probe): Promise<Pois
   const end = range.sums.size + range.idempotent.totals.size;
   const poison = new Poison();
   for (let first = 0; first < end; first += PROBE_KEYS_MAX) {
-    // Parts that are not tried yet, the next one last. A part is halved, so there are few of them.
+    // Untried parts, the next one last. Parts are halved, so there are few.
     const parts: (readonly [from: number, to: number])[] = [[first, Math.min(first + PROBE_KEYS_MAX, end)]];
     for (let part = parts.pop(); part !== undefined; part = parts.pop()) {
       const [from, to] = part;
@@ -100,8 +100,8 @@ export async function findPoison(range: FrozenRange, probe: Probe): Promise<Pois
 }
 
 /**
- * Appends a key with everything that the range adds to it: a constraint may refuse only the whole. A key that is plain and
- * in idempotent requests has two numbers; the second one appends nothing.
+ * Appends a key with everything that the range adds to it, because a constraint may refuse only the whole. A key that is also
+ * in idempotent requests has two numbers; the second appends nothing.
  */
 function appendKey(encoder: SumArrayEncoder, range: FrozenRange, key: number): void {
   const { sums, idempotent } = range;
@@ -131,8 +131,8 @@ function sameKey(map: SummingMap, other: SummingMap, entry: number): number {
 }
 
 /**
- * Number of increments that a flush set aside with these keys. Requests with an idempotency key among `duplicates` do not
- * count: they were recorded before. Where a request is set aside in part, each of its sums counts as one increment.
+ * Number of increments that a flush set aside with these keys. Requests whose idempotency key is in `duplicates` do not count.
+ * Where a request is set aside in part, each of its sums counts as one increment.
  */
 export function rejectedIncrements(
   { sums, idempotent }: FrozenRange,
@@ -153,7 +153,7 @@ export function rejectedIncrements(
   return increments;
 }
 
-/** The poison keys, which are not none, for the log. */
+/** The poison keys, at least one, for the log. */
 export function rejectedKeys({ sums, idempotent }: FrozenRange, { plain, totals, size }: Poison): RejectedKeys {
   const [map, refused] = plain.size > 0 ? [sums, plain] : [idempotent.totals, totals];
   const [first] = refused;

@@ -1,5 +1,5 @@
 /**
- * What an attempt to commit a range came to. Shard thread. When to try again is the flusher's decision.
+ * Attempts to commit a range, and their outcomes. Shard thread. The flusher decides when to try again.
  *
  * ```text
  * send ──committed, fenced, refused or unreachable──► that is the outcome
@@ -16,18 +16,18 @@ import type { FrozenRange } from '../pending-sums.js';
 import type { RejectedKeys } from './poison-search.js';
 import type { FlushAttempt, ShardDatabase } from './shard-database.js';
 
-/** The part of the database that a range is committed with. */
+/** The statements that commit a range. */
 export type RangeDatabase = Pick<ShardDatabase, 'flush' | 'flushSettingAside' | 'readBack'>;
 
-/** What a committed flush came to, for the stats. In increments where nothing else is said. */
+/** The result of a committed flush, for the stats. In increments unless stated otherwise. */
 export interface CommittedFlush {
   /** Rows of `counters` that were written. */
   readonly keys: number;
   readonly increments: number;
   readonly rejected: number;
-  /** Of which keys, if PostgreSQL refused any. */
+  /** The keys of these, if PostgreSQL refused any. */
   readonly rejectedKeys?: RejectedKeys;
-  /** Idempotent requests that were set aside, because their windows could not be checked any more. */
+  /** Idempotent requests that were set aside, because their idempotency keys can no longer be checked. */
   readonly uncovered: { readonly requests: number; readonly increments: number };
   /** Of requests whose idempotency key was recorded before. */
   readonly deduplicated: number;
@@ -44,16 +44,16 @@ export type RangeOutcome =
   | { readonly kind: 'fenced'; readonly row: Checkpoint | undefined }
   /** Nothing is committed, and the database answers. */
   | { readonly kind: 'refused'; readonly error: unknown }
-  /** Nothing is committed, and PostgreSQL refuses a row that was not found. */
+  /** Nothing is committed: PostgreSQL refuses a row that the search did not find. */
   | { readonly kind: 'poison'; readonly error: unknown }
   /** Nothing is committed: the database cannot be reached. */
   | { readonly kind: 'unreachable'; readonly error: unknown }
   /** The reply was lost and the row cannot be read: the range may be committed. */
   | { readonly kind: 'unknown'; readonly error: unknown };
 
-/** After this many refusals that a row may have caused, the rows are searched. */
+/** The rows are searched after this many refusals that a row may have caused. */
 const SUSPICIONS_UNTIL_SEARCH = 3;
-/** Most refusals between two searches, so that a row that was hidden by another cause is found soon after that ends. */
+/** Most refusals between two searches. A row hidden by another cause is found soon after that cause ends. */
 const SUSPICIONS_BETWEEN_SEARCHES_MAX = 48;
 
 /** One frozen range on its way to the database. One attempt at a time. */
@@ -64,7 +64,7 @@ export class RangeFlush {
   #isPoisoned = false;
   /** Refusals that a row may have caused. */
   #suspicions = 0;
-  /** With this many suspicions the rows are searched. A search that does not help delays the next, because it is work. */
+  /** The rows are searched at this many suspicions. A search without result delays the next, because it is expensive. */
   #searchAt = SUSPICIONS_UNTIL_SEARCH;
   /** The attempt whose reply was lost, until the row has been read back. */
   #lost: LostAttempt | undefined;
@@ -105,7 +105,7 @@ export class RangeFlush {
     return this.#isPoisoned ? this.#database.flushSettingAside(this.#range) : this.#database.flush(this.#range);
   }
 
-  /** Reads the row back and compares it exactly. Until that is done the range must not be sent again. */
+  /** Reads the row back and compares it exactly. The range must not be sent again before that. */
   async #settle({ error: cause, setAside }: LostAttempt): Promise<RangeOutcome> {
     const { stream, epoch, fromLsn, toLsn, sums } = this.#range;
     let row: Checkpoint | undefined;
@@ -127,7 +127,7 @@ export class RangeFlush {
 type LostAttempt = Extract<FlushAttempt, { readonly kind: 'unknown' }>;
 type CommittedAttempt = Extract<FlushAttempt, { readonly kind: 'committed' }>;
 
-/** What a range came to whose reply was lost and that is known to be committed. */
+/** The result of a range that was committed although the reply was lost. */
 export function flushOfCommitted(range: FrozenRange): CommittedFlush {
   return committedFlush(range, { kind: 'committed', keys: range.sums.size });
 }

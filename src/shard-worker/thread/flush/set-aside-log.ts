@@ -1,9 +1,9 @@
 /**
- * The log of what flushes set aside: rows that PostgreSQL refused, with one line a second at most, and idempotent requests that
- * cannot be checked any more. Shard thread.
+ * Logs what flushes set aside: rows that PostgreSQL refused, at most one line a second, and idempotent requests that can no
+ * longer be checked. Shard thread.
  *
- * A constraint may refuse thousands of keys in every flush. The first set of a second is logged at once, with an example.
- * The others are counted, and their line follows when the second is over, or at the end of the shard.
+ * A constraint may refuse thousands of keys in every flush. The first set of a second is logged at once, with an example. The
+ * others are counted and logged when the second is over, or at the end of the shard.
  */
 import type { Clock, Timer } from '../../../core/clock.js';
 import type { LogFields } from '../../../core/logger.js';
@@ -18,7 +18,7 @@ export class SetAsideLog {
   readonly #clock: Clock;
   readonly #log: (fields: LogFields, message: string) => void;
   #timer: Timer | undefined;
-  /** What was not logged yet, with its latest example. */
+  /** Not logged yet, with the latest example. */
   #rest: { readonly increments: number; readonly rejected: RejectedKeys } | undefined;
 
   /** `log` writes a line of level error. */
@@ -46,7 +46,7 @@ export class SetAsideLog {
     if (this.#timer === undefined) this.#writeRest();
   }
 
-  /** Writes what was not logged yet. */
+  /** Logs the rest. */
   close(): void {
     this.#timer?.cancel();
     this.#writeRest();

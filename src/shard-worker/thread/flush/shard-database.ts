@@ -1,9 +1,8 @@
 /**
  * The database as a shard uses it: checkpoints, ownership and flushes of its streams, over one connection. Shard thread.
  *
- * Statements run in turn, because the streams of a shard share the connection and a probe is a transaction. A failure of
- * a statement other than a flush is CounterError `database-unavailable`: such a statement can be repeated without harm. A
- * flush that failed resolves to what is known of it.
+ * Statements run in turn, because the streams of a shard share the connection and a probe is a transaction. A failed statement
+ * rejects with CounterError `database-unavailable` and can be repeated. A failed flush resolves to what is known of it.
  */
 import { CounterError } from '../../../core/errors.js';
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -18,7 +17,7 @@ import type { FrozenRange } from '../pending-sums.js';
 import { findPoison, rejectedIncrements, rejectedKeys, type Poison, type RejectedKeys } from './poison-search.js';
 import { RangeEncoder } from './range-encoder.js';
 
-/** Whose streams these are, kept in their rows for operators. */
+/** The owner of the streams, kept in their rows for operators. */
 export interface StreamOwner {
   /** The id of the server, a UUID. */
   readonly node: string;
@@ -29,38 +28,38 @@ export interface StreamOwner {
 
 /** A stream's row in `journal_checkpoints`. */
 export interface StreamRow extends Checkpoint {
-  /** Idempotent records that carry an older time cannot be checked against the window any more. */
+  /** Idempotent records with an older time can no longer be checked against the window. */
   readonly coveredFrom: DatabaseTime;
   /** The stream was closed or retired. */
   readonly isOver: boolean;
 }
 
-/** A stream's row, locked, and its claims. */
+/** A stream's locked row, and its claims. */
 export interface LockedStream extends ClaimsInDatabase {
   /** Undefined where there is none. */
   readonly row: StreamRow | undefined;
 }
 
-/** What a process does with a locked row. */
+/** What to record when a locked row is taken. */
 export interface Taking {
   /** The claims to record: lost ones, then the new one. */
   readonly claims: readonly OwnershipClaim[];
-  /** The LSN at which the row begins if there is none. */
+  /** The LSN of the row if it must be made. */
   readonly lsn: Lsn;
 }
 
 /** A stream that was taken. */
 export interface TakenRow {
   readonly row: StreamRow;
-  /** What the taking found. */
+  /** What was there before. */
   readonly before: LockedStream;
 }
 
 /** What a flush moved to `rejected_increments`. */
 interface SetAside {
-  /** Increments of the rows. */
+  /** In increments. */
   readonly rejected: number;
-  /** Of which keys, if there were any. */
+  /** The keys of these, if any. */
   readonly rejectedKeys?: RejectedKeys;
 }
 
@@ -73,7 +72,7 @@ export type FlushAttempt =
       readonly keys: number;
       /** Idempotency keys of the range that were recorded before. */
       readonly duplicates?: readonly string[];
-      /** Of those, how many came with other content. */
+      /** How many of those came with other content. */
       readonly mismatches?: number;
     } & Partial<SetAside>)
   /** The statement ran, and the compare-and-set did not match. */
@@ -84,10 +83,10 @@ export type FlushAttempt =
   | { readonly kind: 'poison'; readonly error: unknown }
   /** It was not sent: the database cannot be reached. */
   | { readonly kind: 'unreachable'; readonly error: unknown }
-  /** It was sent and no reply came. `setAside`: what it set aside if it committed. */
+  /** It was sent and no reply came. `setAside`: the rows set aside if it committed. */
   | { readonly kind: 'unknown'; readonly error: unknown; readonly setAside?: SetAside };
 
-/** The database as a shard needs it; a simulation can put something between the two. */
+/** The database as a shard needs it. A simulation can intercept it. */
 export type ShardDatabase = Pick<PostgresShardDatabase, keyof PostgresShardDatabase>;
 
 const NO_SUMS = new SumArrayEncoder();
@@ -121,7 +120,7 @@ export class PostgresShardDatabase {
   readonly #turns: Turns;
   #time: DatabaseTime = 0;
 
-  /** `turns`: those in which others use the connection, too. */
+  /** `turns`: shared with other users of the connection. */
   constructor(connection: ShardConnection, owner: StreamOwner, turns = new Turns()) {
     this.#connection = connection;
     this.#flush = new FlushStatement(connection);
@@ -138,12 +137,12 @@ export class PostgresShardDatabase {
     });
   }
 
-  /** The largest time of the database that this shard has heard since its thread began; 0: none. */
+  /** The largest time of the database that this thread has heard; 0: none. */
   get time(): DatabaseTime {
     return this.#time;
   }
 
-  /** Looks whether the database answers, and what time it is there. */
+  /** Checks whether the database answers, and reads its time. */
   look(): Promise<void> {
     return this.#inTurn(async () => {
       this.#hear(await this.#connection.run<TimeRow>({ text: sql.LOOK }));
@@ -151,10 +150,10 @@ export class PostgresShardDatabase {
   }
 
   /**
-   * Takes a stream: a new epoch, which fences whoever held it, and an ownership claim, in one transaction. `decide` gets the
-   * locked row and the claims, and says what to record; where it throws, nothing changes, and this rejects with its error.
-   * `committing` is called before the commit is sent: from then on the claims may be in the database, whatever the reply.
-   * Resolves to undefined where another session has made the row meanwhile.
+   * Takes a stream in one transaction: a new epoch, which fences the previous owner, and an ownership claim. `decide` gets the
+   * locked row and the claims, and returns what to record. If it throws, nothing changes, and this rejects with its error.
+   * `committing` is called before the commit is sent; from then on the claims may be in the database. Resolves to undefined
+   * where another session has made the row meanwhile.
    */
   take(stream: string, decide: (found: LockedStream) => Taking, committing: () => void): Promise<TakenRow | undefined> {
     const take = async (run: RunStatement): Promise<TakenRow | undefined> => {
@@ -197,8 +196,8 @@ export class PostgresShardDatabase {
   }
 
   /**
-   * As {@link flush}, for a range with rows that PostgreSQL refuses: finds these, and commits them as rejected. Searches
-   * nothing where PostgreSQL refuses a statement without rows, too: then the reason is the table, not a row.
+   * As {@link flush}, for a range with rows that PostgreSQL refuses. Finds these and commits them as rejected. Does not search
+   * if PostgreSQL also refuses a statement without rows, because then the table is the reason.
    */
   flushSettingAside(range: FrozenRange): Promise<FlushAttempt> {
     return this.#attemptInTurn(async () => {
@@ -210,7 +209,7 @@ export class PostgresShardDatabase {
         result = await this.#flush.run(this.#encoder.encode(range, poison));
       } catch (error) {
         const attempt = failedAttempt(error);
-        // Which requests are duplicates is lost with the reply, so this may be more than it was.
+        // The reply with the duplicates is lost, so this may be too many.
         return attempt.kind === 'unknown' ? { ...attempt, setAside: setAside(range, poison, []) } : attempt;
       }
       const attempt = await this.#attemptOf(range, result);
@@ -224,8 +223,8 @@ export class PostgresShardDatabase {
   }
 
   /**
-   * Looks whether the stream's row is at `at`. False: it is elsewhere. An idle owner also gives a time of the database, of which
-   * the directory says that the owner has heard it: what it accepted before is committed.
+   * Whether the stream's row is at `at`. An idle owner also gives a time of the database that its directory has noted:
+   * everything that it accepted before is committed.
    */
   touch(stream: string, at: Checkpoint, time: DatabaseTime | undefined): Promise<boolean> {
     return this.#inTurn(async () => {
@@ -236,7 +235,7 @@ export class PostgresShardDatabase {
     });
   }
 
-  /** Marks a stream that nothing is pending in, at a clean stop. False: the row is not at `at`. Idempotent. */
+  /** Closes a stream without pending increments, at a clean stop. False: the row is not at `at`. Idempotent. */
   closeStream(stream: string, at: Checkpoint): Promise<boolean> {
     return this.#inTurn(async () => {
       const values = [stream, at.epoch, at.lsn];
@@ -244,7 +243,7 @@ export class PostgresShardDatabase {
     });
   }
 
-  /** Marks a finished stream; its row stays as a tombstone. False: the row is not at `at`. Idempotent. */
+  /** Retires a stream; its row stays as a tombstone. False: the row is not at `at`. Idempotent. */
   retire(stream: string, at: Checkpoint): Promise<boolean> {
     return this.#inTurn(async () => {
       const values = [stream, at.epoch, at.lsn];
@@ -303,7 +302,7 @@ export class PostgresShardDatabase {
         return own !== undefined && !digest.equals(own);
       }).length;
     } catch (error) {
-      // The flush is committed; only a number for the metrics is lost.
+      // The flush is committed. Only a number for the metrics is lost.
       if (isDatabaseUnavailable(error) || isStatementFailure(error)) return 0;
       throw error;
     }
@@ -354,8 +353,8 @@ function failedAttempt(error: unknown): FlushAttempt {
 }
 
 /**
- * Whether a row may be the reason, although the SQLSTATE does not say so: a trigger may raise any error. Connections,
- * locks, timeouts and resources are no reason to search: the same statement may succeed later.
+ * Whether a row may be the reason although the SQLSTATE does not say so: a trigger may raise any error. Connections, locks,
+ * timeouts and resources are excluded, because the same statement may succeed later.
  */
 function mayBePoison({ kind }: StatementRefusedError): boolean {
   return kind === 'other' || kind === 'refused';

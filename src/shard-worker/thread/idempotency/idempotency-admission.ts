@@ -25,17 +25,17 @@ const OUTCOME_OF: Readonly<Record<KnownKey, number>> = {
   mismatch: IDEMPOTENT_OUTCOME.mismatch,
 };
 
-/** What a shard knows of idempotency keys. A digest is valid during the call. */
+/** What a shard knows of idempotency keys. Digests are valid during the call. */
 export interface IdempotencyMemory {
-  /** Looks an idempotency key up. A new one is remembered as part of the group that is being gathered. */
+  /** Looks an idempotency key up. Remembers a new one as part of the current group. */
   admitKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
-  /** Looks an idempotency key up, and remembers nothing. */
+  /** Looks an idempotency key up without remembering it. */
   lookUpKey(idempotencyKey: string, digest: Uint8Array): KnownKey;
 }
 
 /**
- * Fills in the digests and moves the new requests together. Returns their record, undefined if there is none, and an
- * outcome for each request. The outcomes are preliminary until the group is durable.
+ * Fills in the digests and moves the new requests together. Returns their record, if any, and an outcome for each request.
+ * Outcomes are preliminary until the group is durable.
  */
 export function admitRequests(
   record: RecordBytes,
@@ -60,8 +60,8 @@ export function admitRequests(
 }
 
 /**
- * The outcomes of requests that cannot be taken now: what is known of known ones, and a refusal of new ones. Where that is
- * `overloaded`, the router knows the bound.
+ * The outcomes of requests that cannot be taken now: known ones get their outcome, new ones the refusal. For `overloaded`, the
+ * router knows the limit.
  */
 export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory, refusal: Refusal): Uint8Array {
   const outcomes: number[] = [];
@@ -72,7 +72,7 @@ export function knownOutcomes(record: RecordBytes, memory: IdempotencyMemory, re
   return Uint8Array.from(outcomes);
 }
 
-/** Calls back with each request of a record: its idempotency key, its digest, and where its entry begins and ends. */
+/** Calls back with each request of a record: its idempotency key, its digest, and the bounds of its entry. */
 function eachRequest(
   record: RecordBytes,
   callback: (idempotencyKey: string, digest: Uint8Array, at: number, next: number) => void,
@@ -98,7 +98,7 @@ export function settledOutcomes(outcomes: Uint8Array): Uint8Array {
   return outcomes.map((outcome) => (outcome === IN_GROUP ? IDEMPOTENT_OUTCOME.replayed : outcome));
 }
 
-/** The outcomes once the group was not journaled: requests that depended on it are refused. */
+/** The outcomes if the group was not journaled: requests that depended on it are refused. */
 export function failedOutcomes(outcomes: Uint8Array, refusal: Refusal): Uint8Array {
   const refused = refusedWith(refusal);
   return outcomes.map((outcome) =>

@@ -1,9 +1,9 @@
 /**
- * The idempotency keys that this shard journaled lately: makes duplicates cheap and mismatches visible. Shard thread.
+ * The idempotency keys that this shard journaled lately. Makes duplicates cheap and mismatches visible. Shard thread.
  *
- * Exactly-once does not depend on it. A request whose key has left the window is journaled again, and the flush, which
- * records keys, decides whether it counts. Two generations bound the memory: when the younger one is full, it replaces the
- * older one. So at least the last {@link KEYS_REMEMBERED} keys are here.
+ * Exactly-once does not depend on it. A request whose key has left the window is journaled again, and the flush decides whether
+ * it counts. Two generations bound the memory: when the younger one is full, it replaces the older one. So at least the last
+ * {@link KEYS_REMEMBERED} keys are here.
  */
 import { DIGEST_BYTES } from '../../protocol/record-layout.js';
 
@@ -31,7 +31,7 @@ class Generation {
     return this.#numbers.size === KEYS_REMEMBERED;
   }
 
-  /** Whether the idempotency key is here, and with that digest. */
+  /** Whether the idempotency key is here, with the same digest or another. */
   look(idempotencyKey: string, digest: Uint8Array): 'missing' | 'same' | 'other' {
     const number = this.#numbers.get(idempotencyKey);
     if (number === undefined) return 'missing';
@@ -77,10 +77,7 @@ export class IdempotencyWindow {
     return this.#group.has(idempotencyKey) ? 'in-group' : 'duplicate';
   }
 
-  /**
-   * Looks an idempotency key up. A new one is remembered as part of the group that is being gathered. `digest` has
-   * {@link DIGEST_BYTES} bytes.
-   */
+  /** Looks an idempotency key up. Remembers a new one as part of the current group. `digest` has {@link DIGEST_BYTES} bytes. */
   admit(idempotencyKey: string, digest: Uint8Array): KnownKey {
     const known = this.look(idempotencyKey, digest);
     if (known !== 'new') return known;
@@ -93,7 +90,7 @@ export class IdempotencyWindow {
     return known;
   }
 
-  /** The group is durable, or it is not: then its idempotency keys are forgotten, and a retry is journaled again. */
+  /** The group has an outcome. If it is not durable, its idempotency keys are forgotten, and a retry is journaled again. */
   endGroup(durable: boolean): void {
     if (!durable) {
       for (const idempotencyKey of this.#group) {

@@ -1,10 +1,9 @@
 /**
  * Idempotent requests that wait for a flush, each idempotency key once, with their increments summed by key. Shard thread.
  *
- * They are apart from the other pending sums, because the flush decides whether a request counts: it does if its
- * idempotency key is new. `totals` holds the same sums by key alone, for reads, and the only copy of the keys. A request
- * sum is the number of its key's entry there and what the request adds to it. Requests and request sums are numbers into
- * columns, so a request costs no object.
+ * They are apart from other pending sums, because the flush decides whether a request counts: only if its idempotency key is
+ * new. `totals` holds the same sums by key, for reads, and the only copy of the keys. A request sum is the entry of its key in
+ * `totals` and an amount. Requests and request sums are numbers into columns, so a request costs no object.
  */
 import type { DatabaseTime } from '../../../core/checkpoint.js';
 import { addSums, type Sum } from '../../../core/increment.js';
@@ -29,13 +28,13 @@ export interface IdempotentRequest {
   readonly idempotencyKey: string;
   readonly digest: Uint8Array;
   readonly requestSums: readonly RequestSum[];
-  /** Number of increments as they were sent, before they were summed by key. */
+  /** Number of increments as sent, before they were summed by key. */
   readonly increments: number;
   /** The time of the database that its record carries. */
   readonly time: DatabaseTime;
 }
 
-/** A request sum: one key of a request, and what the request adds to it. */
+/** A request sum: one key of a request, and its amount. */
 interface RequestSum {
   /** Its number among the sums of all requests here. */
   readonly number: number;
@@ -82,7 +81,7 @@ export class IdempotentRequests {
     return this.#increments;
   }
 
-  /** Increments of requests whose idempotency key was here already. Only the first request with a key counts. */
+  /** Increments of requests whose idempotency key was here already. Only the first request counts. */
   get duplicates(): number {
     return this.#duplicates;
   }
@@ -91,7 +90,7 @@ export class IdempotentRequests {
     return this.#bytes + this.idempotencyKeys.overflowBytes + this.totals.overflowBytes;
   }
 
-  /** All digests, {@link DIGEST_BYTES} a request in the order of their numbers; valid until the next {@link add}. */
+  /** All digests, {@link DIGEST_BYTES} a request in order; valid until the next {@link add}. */
   get digests(): Uint8Array {
     return this.#digests;
   }
@@ -116,7 +115,7 @@ export class IdempotentRequests {
     return this.#sumAmount[requestSum] as Sum;
   }
 
-  /** The increments of a request as they were sent, before they were summed by key. */
+  /** Number of a request's increments as sent, before they were summed by key. */
   incrementsOf(request: number): number {
     return this.#incrementsOf[request] as number;
   }
@@ -140,8 +139,8 @@ export class IdempotentRequests {
   }
 
   /**
-   * Adds the request whose entry is at `at` of `bytes`; one whose idempotency key is here is only counted as a duplicate.
-   * `view` is a view of `bytes`; its record carries `time`. Returns its increments.
+   * Adds the request whose entry is at `at` of `bytes`. If its idempotency key is here, it only counts as a duplicate. `view`
+   * is a view of `bytes`; the record carries `time`. Returns the number of increments.
    */
   add(view: DataView, bytes: Uint8Array, at: number, time: DatabaseTime): number {
     const request = this.idempotencyKeys.size;
@@ -182,7 +181,7 @@ export class IdempotentRequests {
     const duplicates = this.#duplicates;
     this.clear();
     for (const request of all) if (request.time >= time) this.#addObject(request);
-    // Duplicates are counted and not kept, so they stay with those that are left.
+    // Duplicates are counted but not kept, so they stay with the remaining requests.
     this.#duplicates = duplicates;
     this.#increments += duplicates;
     return all.filter((request) => request.time < time);

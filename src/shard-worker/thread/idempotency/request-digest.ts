@@ -1,6 +1,6 @@
 /**
- * The digest of a request's content: of its keys in bytewise order, each with its sum. Two bodies that add the same amounts
- * to the same keys have the same digest, whatever their spelling. Shard thread.
+ * The digest of a request: its keys in bytewise order, each with its sum. Two bodies that add the same amounts to the same keys
+ * have the same digest, however they are written. Shard thread.
  */
 import { hash } from 'node:crypto';
 import { amountAt, DIGEST_BYTES, incrementEnd, keyBytesAt, keyHashAt, keyStart } from '../../protocol/record-layout.js';
@@ -11,7 +11,7 @@ const scratch = new SummingMap();
 let content = Buffer.alloc(4096);
 const digest = Buffer.alloc(DIGEST_BYTES);
 
-/** The digest of the entries at `bytes[start, end)`: valid until the next call. */
+/** The digest of the entries at `bytes[start, end)`; valid until the next call. */
 export function digestOf(bytes: Uint8Array, start: number, end: number): Uint8Array {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const contentBytes =

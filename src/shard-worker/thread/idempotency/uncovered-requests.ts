@@ -1,6 +1,6 @@
 /**
- * Idempotent requests that the row of their stream does not cover: their idempotency keys may have been pruned, so nobody can
- * tell any more whether they count. The flush writes them to `rejected_increments`, one row an increment. Shard thread.
+ * Idempotent requests that the row of their stream does not cover. Their idempotency keys may have been pruned, so nobody can
+ * tell whether they are duplicates. The flush writes them to `rejected_increments`, one row an increment. Shard thread.
  */
 import type { UncoveredIncrement } from '../../../db/binary-array.js';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -32,7 +32,7 @@ export class UncoveredRequests {
     return this.#requests;
   }
 
-  /** Number of increments as they were sent. */
+  /** Number of increments as sent. */
   get increments(): number {
     return this.#increments;
   }
