@@ -22,7 +22,7 @@ test('an idle writer whose stream was taken over goes on as a new one', async ()
     const taken = await other.incrementLog.take(stream, found.epoch, true);
     assert.equal(taken?.isAdopted, true);
     await eventually('a new stream', () => Promise.resolve(streamsOf('Began a stream').length === 2));
-    assert.deepEqual(streamsOf('The stream has ended'), [stream]);
+    assert.deepEqual(streamsOf('No longer writing the stream'), [stream]);
   } finally {
     await shard.drain();
     await other.incrementLog.close();

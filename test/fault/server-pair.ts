@@ -8,7 +8,7 @@ import type { TestServer } from '../support/server.js';
 /** How the line of a takeover begins. */
 export const TAKEN_OVER = 'Took over a stream whose writer is gone';
 /** How the line begins that ends a stream for its writer. */
-export const STREAM_ENDED = 'The stream has ended for this server';
+export const STREAM_ENDED = 'No longer writing the stream';
 
 /** See {@link startPair}. */
 export interface ServerPair {

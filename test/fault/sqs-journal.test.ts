@@ -215,7 +215,7 @@ describe('servers whose journal is SQS', { concurrency: 3 }, () => {
       codes.delete('overloaded');
       assert.deepEqual([...codes].sort(), [202, 'journal-unavailable', 'outcome-unknown']);
       assert.ok(linesOf(writing, JOURNAL_BACK).length > 0, writing.output);
-      assert.equal(linesOf(writing, 'The stream has ended for this server').length, 0, writing.output);
+      assert.equal(linesOf(writing, 'No longer writing the stream').length, 0, writing.output);
       await load.stop();
       await emptied(sqs);
       await ingest.flush();
@@ -259,8 +259,8 @@ describe('servers whose journal is SQS', { concurrency: 3 }, () => {
         },
         40_000,
       );
-      assert.ok(linesOf(flushing, 'Found a stream in SQS that PostgreSQL had not heard of').length > 0);
-      assert.equal(linesOf(lateStarted, 'The stream has ended for this server').length, 0, lateStarted.output);
+      assert.ok(linesOf(flushing, 'Found a stream in SQS without a row in PostgreSQL').length > 0);
+      assert.equal(linesOf(lateStarted, 'No longer writing the stream').length, 0, lateStarted.output);
       await load.stop();
       await lateLoad.stop();
       await emptied(fleet.sqs);

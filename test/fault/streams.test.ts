@@ -154,7 +154,10 @@ testNode(
     const copyLoad = copy.load(4, 'copy', 0);
     await copyLoad.acknowledgements(100);
     const second = await node.start();
-    assert.match(second.output, /The journal is an older state of a stream that went on elsewhere/);
+    assert.match(
+      second.output,
+      /The journal is an older state \(a restored volume or a copy\) of a stream that continued elsewhere/,
+    );
     await send(copy.url, '/flush', { method: 'POST' }).catch(() => undefined);
     assert.notEqual((await copied.ended).code, 0);
     await copyLoad.stop();

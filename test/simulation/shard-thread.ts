@@ -277,7 +277,7 @@ export class ShardThread {
     const facts: Readonly<Record<string, unknown>> = { ...fields };
     if (message.startsWith('Began a stream')) this.written = String(facts['stream']);
     if (message.includes('lacks records in SQS')) this.#world.lacks(String(facts['stream']));
-    if (message.startsWith('The stream has ended for this server')) this.written = undefined;
+    if (message.startsWith('No longer writing the stream')) this.written = undefined;
     if (facts['lost'] !== undefined && this.#world.broker !== undefined)
       this.#world.saidLost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));
     else if (facts['throughLsn'] !== undefined && this.#world.broker !== undefined)

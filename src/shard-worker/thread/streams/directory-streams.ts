@@ -1,6 +1,6 @@
 /**
- * The streams of a shard whose journal is its own, in memory or in a directory: the one that it writes and flushes, and orphaned
- * ones of earlier runs. Shard thread.
+ * The streams of a shard with a journal of its own, in memory or in a directory: the one that it writes and flushes, and
+ * orphaned ones of earlier runs. Shard thread.
  *
  * ```text
  * start ──database available──► recover own and orphaned streams ──► serving, recovered
@@ -8,8 +8,8 @@
  *   └──database unavailable───► a new stream ──► serving ──database back: recover all earlier streams──► recovered
  * ```
  *
- * Without the database the shard begins a new stream. Only the checkpoint row says which LSNs of an earlier stream are
- * free: a record written without that knowledge could get an LSN that counts as flushed.
+ * Without the database the shard begins a new stream. Only the checkpoint row tells which LSNs of an earlier stream are free; a
+ * new record could otherwise get an LSN that counts as flushed.
  */
 import { Backoff } from '../../../core/backoff.js';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -35,20 +35,20 @@ import type { AppendedGroup, ShardStreams } from './shard-streams.js';
 import { closeDrained, findUntaken } from './stopped-streams.js';
 import { StreamTaker } from './stream-taker.js';
 
-/** Within this time an idle stream notices that its checkpoint went back. Its journal still holds what is then missing. */
+/** An idle stream notices within this time that its checkpoint went back. Its journal then still holds the missing records. */
 const TOUCH_INTERVAL_MS = 15_000;
-/** How often an idle stream says up to when everything is committed. Each time costs a sync of the disk. */
+/** How often an idle stream advances `accepted_through`. Each time costs a sync of the disk. */
 const TOUCH_TIME_INTERVAL_MS = 60_000;
 /** Waits between attempts to start while the journal is unavailable. */
 const JOURNAL_BACKOFF_FIRST_MS = 250;
 const JOURNAL_BACKOFF_MAX_MS = 5000;
 
-/** What the streams need besides what all parts of a shard share. */
+/** What the streams need besides the context of the shard. */
 export interface DirectoryStreamsDeps {
   readonly journals: JournalStreams;
-  /** Why the database cannot be used at the start, where that is known. */
+  /** Why the database is unavailable at the start, if it is known to be. */
   readonly databaseProblem?: DatabaseProblem | undefined;
-  /** What earlier threads of this shard had applied and not committed. */
+  /** What earlier threads of this shard applied and did not commit. */
   readonly handedOver: readonly HandedOverStream[];
   /** Instead of {@link TOUCH_INTERVAL_MS} and {@link TOUCH_TIME_INTERVAL_MS}. */
   readonly touchIntervals?: { readonly touchMs: number; readonly timeMs: number };
@@ -58,7 +58,7 @@ export interface DirectoryStreamsDeps {
 export class DirectoryStreams implements ShardStreams {
   readonly #context: ShardContext;
   readonly #deps: DirectoryStreamsDeps;
-  /** Increments of recovered streams that the stats do not count as recovered yet. */
+  /** Increments of recovered streams that the stats do not count yet. */
   readonly #uncounted = new Map<PendingSums, number>();
   #own: OwnedStream | undefined;
   readonly #orphaned: OrphanedStreams;
@@ -69,11 +69,11 @@ export class DirectoryStreams implements ShardStreams {
   readonly #time: NotedTime;
   /** The time that the records of the latest group carry. */
   #groupTime: DatabaseTime = 0;
-  /** By stream; those that this thread has not read yet. */
+  /** By stream; unread ones. */
   readonly #handedOver: Map<string, HandedOverStream>;
   #started: Promise<void> = Promise.resolve();
   #isStartEnding = false;
-  /** Pending increments that a stop could keep nowhere. */
+  /** Pending increments that neither disk nor database took at the stop. */
   #lostAtEnd = 0;
 
   constructor(context: ShardContext, deps: DirectoryStreamsDeps) {
@@ -119,15 +119,15 @@ export class DirectoryStreams implements ShardStreams {
   }
 
   /**
-   * Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses, until
-   * {@link endStart}: then it settles, and the shard takes nothing.
+   * Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses. {@link
+   * endStart} ends the retries; then it settles, and the shard takes nothing.
    */
   start(): Promise<void> {
     this.#started = this.#startWhenPossible();
     return this.#started;
   }
 
-  /** Settles when the start has ended. A start that the disk refuses is retried no more, because the shard is to stop. */
+  /** Ends the retries of a start that the disk refuses, because the shard stops. Settles when the start has ended. */
   async endStart(): Promise<void> {
     this.#isStartEnding = true;
     this.#context.pauses.endAll();
@@ -149,11 +149,7 @@ export class DirectoryStreams implements ShardStreams {
         if (!isJournalUnavailable(error)) throw error;
         this.#discard();
         if (this.#isStartEnding) {
-          log(
-            'warn',
-            { err: error },
-            'Journal unavailable; stopping the shard, and its increments stay in the journal',
-          );
+          log('warn', { err: error }, 'Journal unavailable; stopping the shard. Its increments stay in the journal');
           return;
         }
         const line = unavailable.notice();
@@ -181,7 +177,7 @@ export class DirectoryStreams implements ShardStreams {
       this.#serve(rest);
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
-      // The main thread says it once for all shards.
+      // The main thread reports it once for all shards.
       log('debug', { err: error }, 'PostgreSQL unavailable; buffering increments in a new stream of the journal');
       this.#discard();
       this.#own = this.#begin(coverOf(journals, own));
@@ -197,7 +193,7 @@ export class DirectoryStreams implements ShardStreams {
     return this.#ownRow.covers(this.#ownStream(), this.heardTime);
   }
 
-  /** The largest time of the database that this shard has heard or noted. */
+  /** The largest time of the database that this shard heard or noted. */
   get heardTime(): DatabaseTime {
     return this.#time.heard;
   }
@@ -206,7 +202,7 @@ export class DirectoryStreams implements ShardStreams {
     return Number.POSITIVE_INFINITY;
   }
 
-  /** A stream of a directory goes on for as long as its thread. */
+  /** A stream of a directory lasts as long as its thread. */
   isStale(): boolean {
     return false;
   }
@@ -222,7 +218,7 @@ export class DirectoryStreams implements ShardStreams {
     return { pendingIn: this.#ownStream(), time: this.#groupTime };
   }
 
-  /** A journal that has failed tells only the next thread what it holds. */
+  /** Only the next thread can read what a failed journal holds. */
   survives(): boolean {
     return false;
   }
@@ -244,7 +240,7 @@ export class DirectoryStreams implements ShardStreams {
   /** Flushes every stream once more, then closes it. Returns what stays in the journal. */
   async drain(): Promise<readonly PendingRange[]> {
     this.#upkeep.stop();
-    // First, so that a stream in recovery is drained with the others.
+    // First, so that a stream in recovery is also drained.
     await this.#orphaned.stop();
     // A row that is being made must be closed, too.
     await this.#ownRow.settled();
@@ -271,8 +267,8 @@ export class DirectoryStreams implements ShardStreams {
   }
 
   /**
-   * Makes a stream durable before a flush. Records that the disk refuses are flushed from memory: then the database is the
-   * only place that takes them.
+   * Makes a stream durable before a flush. If the disk refuses, the records are flushed from memory, because only the database
+   * can take them.
    */
   #sync(journal: Journal): void {
     if (journal.syncedLsn >= journal.endLsn) return;
@@ -293,9 +289,9 @@ export class DirectoryStreams implements ShardStreams {
     return this.#own === undefined ? streams : [this.#own, ...streams];
   }
 
-  /** Takes increments from now on, and recovers the unread streams. `unavailable`: why the database is unavailable. */
+  /** Takes increments from now on and recovers the unread streams. `unavailable`: why the database is unavailable. */
   #serve(unread: readonly FoundStream[], unavailable?: unknown): void {
-    // Without the database the shard knows neither its id nor whether its tables exist.
+    // Without the database the shard does not know its id, or whether its tables exist.
     const recovered = unread.length === 0 && unavailable === undefined;
     this.#context.serve();
     if (!recovered) {
@@ -309,7 +305,7 @@ export class DirectoryStreams implements ShardStreams {
     this.#orphaned.start();
     this.#upkeep.start();
     this.#context.tellServing(recovered);
-    // Replaces what an earlier thread of this shard has told.
+    // Replaces the report of an earlier thread of this shard.
     if (unavailable === undefined) this.#context.reports.tellAvailable(pendingOfAll(this.flushed, 'pendingIncrements'));
   }
 
@@ -323,7 +319,7 @@ export class DirectoryStreams implements ShardStreams {
     this.#context.deps.tell({ kind: 'streams', streams: this.flushed.map(({ pendingSums }) => pendingSums.stream) });
   }
 
-  /** Undoes a start that failed half-way. Nothing was appended, so the journals can be closed and read again. */
+  /** Undoes a failed start. Nothing was appended, so the journals can be closed and read again. */
   #discard(): void {
     for (const { journal } of this.flushed) journal.close();
     this.#uncounted.clear();
@@ -331,19 +327,19 @@ export class DirectoryStreams implements ShardStreams {
     this.#orphaned.clear();
   }
 
-  /** Continues the shard's own stream of the last run where that is possible, and begins a new one otherwise. */
+  /** Continues the shard's own stream of the last run if possible, or begins a new one. */
   async #continue(stream: string | undefined): Promise<OwnedStream> {
     if (stream === undefined) return this.#begin(undefined);
     const owned = await this.#recover(stream);
     if (owned.journal.takesRecords) return owned;
-    // The disk has no room to go on with it.
+    // The disk has no room for more of it.
     this.#orphaned.add(owned);
     const next = this.#begin(undefined);
     this.#upkeep.expectRefusal(next.journal);
     return next;
   }
 
-  /** Begins a new stream. Its row is made when its first record is to be written. */
+  /** Begins a new stream. Its row is made before its first record. */
   #begin(cover: string | undefined): OwnedStream {
     const journal = this.#deps.journals.create(cover);
     return this.#assemble(journal, new PendingSums(journal.stream, undefined));
@@ -364,13 +360,13 @@ export class DirectoryStreams implements ShardStreams {
     return this.#assemble(journal, pendingSums);
   }
 
-  /** Counts what the journal lacks of what an ended thread has handed over. */
+  /** Counts handed-over increments that the journal lacks. */
   #noteTakenOver({ stream, appliedLsn }: HandedOverStream, missing: number, endLsn: Lsn): void {
     const { tell, log } = this.#context.deps;
     this.#handedOver.delete(stream);
     tell({ kind: 'takenOver', stream });
     if (missing === 0) return;
-    // Both at once: nothing that is missing is pending.
+    // Both, because missing increments are not pending.
     this.#context.balance.move({ recovered: missing, lost: missing });
     const facts = { stream, lost: missing, afterLsn: endLsn, throughLsn: appliedLsn };
     const what = 'Acknowledged increments are lost: the journal no longer holds them after a failed sync or write';
@@ -424,7 +420,7 @@ export class DirectoryStreams implements ShardStreams {
     stats[STAT.idempotentRefused] = isRefused ? 1 : 0;
   }
 
-  /** Counts streams as recovered that have joined the others since, because only these count as pending. */
+  /** Counts streams as recovered once they are flushed here, because only then they count as pending. */
   #countRecovered(stats: Float64Array): void {
     for (const { pendingSums } of this.flushed) {
       addTo(stats, STAT.recovered, this.#uncounted.get(pendingSums) ?? 0);
@@ -434,15 +430,15 @@ export class DirectoryStreams implements ShardStreams {
 }
 
 /**
- * The stream whose open row covers idempotent requests in a new stream, until that has a row: the shard's own stream of the
- * last run or, if its row was never taken, the one that covered it.
+ * The stream whose open row covers idempotent requests in a new stream without a row: the shard's own stream of the last run
+ * or, if its row was never taken, the one that covered it.
  */
 function coverOf(journals: JournalStreams, own: FoundStream | undefined): string | undefined {
   if (own === undefined || own.mark === 'closed') return undefined;
   return own.mark === 'open' ? own.stream : journals.open(own.stream).ownership().cover;
 }
 
-/** The main thread has waited for the database already. */
+/** The main thread has already waited for the database. */
 function knownUnavailable(problem: DatabaseProblem): CounterError {
   return new CounterError('database-unavailable', `The database is unavailable: ${problem.reason}.`, {
     cause: problem,

@@ -1,7 +1,7 @@
 /**
- * Compares what an ended thread had applied to a stream with what its successor finds in the journal. Shard thread.
+ * Compares what an ended thread applied to a stream with what its successor finds in the journal. Shard thread.
  *
- * Increments that the ended thread had acknowledged may be missing after a failed sync, if the system has dropped them.
+ * After a failed sync, the system may have dropped acknowledged increments.
  */
 import type { Lsn } from '../../../core/checkpoint.js';
 import type { HandedOverStream } from '../../protocol/control-messages.js';
@@ -14,9 +14,9 @@ export function handedOverAbove({ checkpointLsn, frozenLsn }: HandedOverStream, 
   return checkpoint >= frozenLsn ? frozenLsn : checkpointLsn;
 }
 
-/** Increments handed over above `above` that a journal which ends at `endLsn` and holds `found` of them lacks. */
+/** Increments handed over above `above` and missing in a journal that ends at `endLsn` and holds `found` of them. */
 export function missingIncrements(handedOver: HandedOverStream, above: Lsn, endLsn: Lsn, found: number): number {
-  // All records are there. Records that were not acknowledged may be, too.
+  // All records are there, perhaps with some that were not acknowledged.
   if (endLsn >= handedOver.appliedLsn) return 0;
   const { frozenLsn, frozenIncrements, liveIncrements } = handedOver;
   const expected = liveIncrements + (above < frozenLsn ? frozenIncrements : 0);

@@ -1,6 +1,5 @@
 /**
- * Says that a shared journal refuses increments, or cannot be read: a line when it begins, one each minute, and one when it ends.
- * Shard thread.
+ * Logs that a shared journal refuses increments or cannot be read: at the start, once a minute, and at the end. Shard thread.
  */
 import { Episode } from '../../../core/episode.js';
 import type { ShardDeps } from '../shard-context.js';
@@ -8,7 +7,7 @@ import type { ShardDeps } from '../shard-context.js';
 /** Whether the journal of one shard can be used. */
 export class JournalAvailability {
   readonly #deps: Pick<ShardDeps, 'log'>;
-  /** The system that has the records. */
+  /** The system that keeps the records. */
   readonly #place: string;
   readonly #unavailable: Episode;
   #isRefusing = false;
@@ -20,7 +19,7 @@ export class JournalAvailability {
     this.#unavailable = new Episode(deps.clock);
   }
 
-  /** It did not take a group, or does not answer, and has not taken one since. */
+  /** The last append or request failed. */
   get isRefusing(): boolean {
     return this.#isRefusing;
   }
@@ -57,7 +56,7 @@ export class JournalAvailability {
     const line = this.#unavailable.notice();
     if (line === undefined) return;
     const event = line.kind === 'begins' ? 'unavailable' : `still unavailable after ${line.seconds} s`;
-    const what = `Journal in ${this.#place} ${event}; nothing is read from it until it answers again`;
+    const what = `Journal in ${this.#place} ${event}; not reading records until it answers again`;
     this.#deps.log('warn', { err: error }, what);
   }
 

@@ -1,15 +1,14 @@
 /**
- * What a shard does for its journals once a second, besides appending and pruning. Shard thread.
+ * Upkeep of a shard's journals once a second, besides appending and pruning. Shard thread.
  *
- * - Room that a flush makes: after a refusal for lack of room it starts a flush, whatever FLUSH_INTERVAL_MS is. Most flushes
- *   for that reason begin before anything is refused (`flush/early-flush.ts`), but a body may need more room than is left.
- * - Room under JOURNAL_MAX_BYTES: a journal removes records only when it sees the checkpoint, never by the clock
- *   (`journal/file/kept-segments.ts`). Under load every flush sees the checkpoint. An idle shard would see it with its next
- *   touch only, and until then refuse increments although the room is free. So the shard asks for a touch as soon as that
- *   would release room.
- * - Room on the disk: a refused append is remembered until there is room for it, so that probes report it. The shard itself
- *   looks for that room, because a load balancer that believes the probe sends no increments. While there is room, the
- *   journal reserves some for a start on a full disk.
+ * - Room that a flush makes: starts a flush after a refusal for lack of room, whatever FLUSH_INTERVAL_MS is. Early flushes
+ *   (`flush/early-flush.ts`) prevent most such refusals, but a body may need more room than is left.
+ * - Room under JOURNAL_MAX_BYTES: a journal removes records only when it learns the checkpoint, never by the clock
+ *   (`journal/file/kept-segments.ts`). Flushes and touches tell it. So an idle shard asks for a touch as soon as that would
+ *   release room. Otherwise it would refuse increments until the next regular touch.
+ * - Room on the disk: a refused append is remembered until there is room for it, so that probes report it. The shard checks for
+ *   room itself, because a load balancer may send no increments meanwhile. While there is room, the journal reserves some for a
+ *   start on a full disk.
  */
 import { JournalError } from '../../../core/errors.js';
 import { repeat, type Clock, type Timer } from '../../../core/clock.js';
@@ -44,7 +43,7 @@ interface Refusal {
 export class JournalUpkeep {
   readonly #deps: JournalUpkeepDeps;
   #refusal: Refusal | undefined;
-  /** Groups that the disk has refused and the log does not know of. */
+  /** Groups that the disk refused since the last log line. */
   #unlogged = 0;
   readonly #episode: Episode;
   #timer: Timer | undefined;
@@ -80,12 +79,9 @@ export class JournalUpkeep {
     }
   }
 
-  /** The disk was full a moment ago: room for a first record in `journal` counts as refused until it is found. */
+  /** The disk was just full, so room for a first record in `journal` counts as refused until it is found. */
   expectRefusal(journal: Journal): void {
-    const error = new JournalError(
-      'journal-unavailable',
-      'The disk has no room for the journal; free some space on it.',
-    );
+    const error = new JournalError('journal-unavailable', 'The disk has no room for the journal; free some space.');
     this.#noticeError(journal, RECORD_HEADER_BYTES, error);
   }
 
@@ -101,14 +97,14 @@ export class JournalUpkeep {
       this.#deps.journals.tend();
       return;
     }
-    // Once a second at most: on a disk that is nearly full small groups may fit between the large ones that do not.
+    // At most once a second. On a nearly full disk, small groups may fit between refused large ones.
     this.#say(refusal);
     try {
       refusal.journal.reserve(refusal.bytes);
     } catch (error) {
       if (!(error instanceof JournalError) || !error.nothingKept) this.#deps.fail(error);
       if (!(error instanceof JournalError) || error.code !== 'journal-full') return;
-      // `journal-full` is about JOURNAL_MAX_BYTES, which the router checks.
+      // The router checks JOURNAL_MAX_BYTES (`journal-full`).
     }
     this.#noticeRoom();
   }
@@ -117,7 +113,7 @@ export class JournalUpkeep {
     const line = this.#episode.notice(this.#unlogged);
     this.#unlogged = 0;
     if (line === undefined) return;
-    // Without a cause it is the lack of room at the start.
+    // An error without a cause is the lack of room at the start.
     const isFull = error.cause === undefined || isDiskFull(error.cause);
     const what = isFull ? 'Disk full' : 'The disk refuses the journal';
     const event = line.kind === 'begins' ? what : `${what} for ${line.seconds} s now`;

@@ -1,5 +1,5 @@
 /**
- * Streams of a shared journal that this server has written and writes no more. Shard thread.
+ * Streams of a shared journal that this server has stopped writing. Shard thread.
  *
  * ```text
  * attempted ──begun──► written
@@ -7,8 +7,8 @@
  *     └──the reply was lost──►          what of it is counted is known, or lost and said ──────────────────►
  * ```
  *
- * Four questions stay open of such a stream, and each is answered by itself: whether its last flush has ended, whether everything that
- * this server acknowledged is committed, whether the stream has ended, and whether increments of it are lost.
+ * Four independent questions stay open about such a stream: whether its last flush has ended, whether everything that this
+ * server acknowledged is committed, whether the stream is retired, and whether increments of it are lost.
  */
 import type { Lsn } from '../../../core/checkpoint.js';
 import type { StreamFate, StreamSurvey, StreamWriter, WriterLog } from '../../journal/stream-log.js';
@@ -18,31 +18,31 @@ import type { ShardContext } from '../shard-context.js';
 import { isJournalUnavailable } from './owned-stream.js';
 import type { FlushedStream } from './shard-streams.js';
 
-/** How long a stop waits for what has become of streams that were left. */
+/** How long a stop waits for the fates of left streams. */
 const DECIDE_LAST_MS = 5000;
 
-/** Most streams that were left whose fate is looked after; beyond them the oldest is forgotten. */
+/** Most left streams whose fates are looked up. Beyond that the oldest is forgotten. */
 const LEFT_FATES_MAX = 256;
 
 interface LeftStream {
-  /** Up to which LSN it holds what this server acknowledged; undefined: all of that is committed. */
+  /** The last LSN that this server acknowledged in it; undefined: all of it is committed. */
   uncommittedTo: Lsn | undefined;
-  /** This thread has written it, and it has not ended. */
+  /** This thread has written it, and it is not retired. */
   isOpen: boolean;
-  /** Until it is known whether everything acknowledged is counted. */
+  /** Set until it is known whether everything acknowledged is counted. */
   undecided: StreamWriter | undefined;
 }
 
-/** What it needs of its shard. */
+/** What the left streams need of their shard. */
 export interface LeftStreamsDeps {
   readonly context: ShardContext;
   readonly incrementLog: WriterLog;
   readonly publish: (moved: MovedIncrements) => void;
-  /** A stream is not flushed here any more. */
+  /** A stream is no longer flushed here. */
   readonly changed: () => void;
 }
 
-/** What was written and is left. */
+/** The left streams of one shard. */
 export class LeftStreams {
   readonly #deps: LeftStreamsDeps;
   readonly #streams = new Map<string, LeftStream>();
@@ -60,13 +60,13 @@ export class LeftStreams {
     return this.#flushing;
   }
 
-  /** Whether this server has written the stream and writes it no more. */
+  /** Whether this server has stopped writing the stream. */
   isLeft(stream: string): boolean {
     const left = this.#streams.get(stream);
     return left !== undefined && (left.uncommittedTo !== undefined || left.isOpen);
   }
 
-  /** Up to which LSNs streams hold what this server acknowledged. */
+  /** By stream: the last LSN that this server acknowledged. */
   get uncommitted(): Map<string, Lsn> {
     return new Map(
       [...this.#streams].flatMap(([stream, { uncommittedTo }]) =>
@@ -75,12 +75,12 @@ export class LeftStreams {
     );
   }
 
-  /** Whether the streams of earlier runs are known, and each is read to its end. */
+  /** Whether all streams of earlier runs are known and read to their ends. */
   isRecovered(isReadToEnd: (stream: string) => boolean): boolean {
     return this.#hasSurveyed && [...this.uncommitted.keys()].every(isReadToEnd);
   }
 
-  /** A stream is about to be begun. If the reply is lost, it is left empty. */
+  /** A stream is about to be begun. It counts as left and empty if the reply is lost. */
   attempt(stream: string): void {
     this.#note(stream, { uncommittedTo: 0 });
   }
@@ -90,16 +90,16 @@ export class LeftStreams {
     this.#note(stream, { uncommittedTo: undefined });
   }
 
-  /** Notes how far a stream reaches that is left, also after a group that was under way turned out to be in the journal. */
+  /** Notes the end of a left stream, also when a group in doubt turned out to be in the journal. */
   note(stream: string, endLsn: Lsn, hasRow: boolean): void {
     this.#note(stream, { uncommittedTo: endLsn });
-    // No survey tells when one without a row has ended.
+    // Surveys do not list streams without a row.
     if (hasRow) this.#note(stream, { isOpen: true });
   }
 
   /**
-   * This thread writes the stream no more. What is lost of it is said now, or when the journal tells what has become of it. `flushed`:
-   * the stream, where it was flushed here.
+   * This thread stops writing the stream. Logs losses now, or once the journal tells the fate of the stream. `flushed`: the
+   * stream, if it was flushed here.
    */
   leave(writer: StreamWriter, flushed: FlushedStream | undefined): void {
     const { context, incrementLog, publish, changed } = this.#deps;
@@ -116,7 +116,7 @@ export class LeftStreams {
         this.#flushing = this.#flushing.filter((flushing) => flushing !== flushed);
         const pending = flushed?.pendingSums.pendingIncrements ?? 0;
         const lostPending = Math.min(lost.pending, pending);
-        // What was flushed and taken back has come again, and is lost.
+        // Flushed increments whose commits were undone count as recovered and lost.
         const recovered = lost.flushed;
         publish({ recovered, handedOver: pending - lostPending, lost: lostPending + recovered });
         changed();
@@ -127,7 +127,7 @@ export class LeftStreams {
     );
   }
 
-  /** All streams were looked at. At the first look those of earlier runs are found, which `isEarlier` names. */
+  /** Updates the streams from a survey. The first survey also adds those of earlier runs, which `isEarlier` names. */
   noteSurvey(streams: readonly StreamSurvey[], isEarlier: (survey: StreamSurvey) => boolean): void {
     const listed = new Map(streams.map((survey) => [survey.stream, survey]));
     if (!this.#hasSurveyed) {
@@ -143,7 +143,7 @@ export class LeftStreams {
     }
   }
 
-  /** Removes streams from `streams` whose rows have reached their LSNs, or have ended. */
+  /** Removes streams from `streams` whose rows have reached their LSNs or are gone. */
   async removeCommitted(streams: Map<string, Lsn>): Promise<void> {
     for (const [stream, lsn] of [...streams]) {
       const row = await this.#deps.incrementLog.ask(stream);
@@ -151,32 +151,32 @@ export class LeftStreams {
     }
   }
 
-  /** Looks which streams are committed by now. For a role that no survey tells. */
+  /** Forgets streams that are committed by now. For a role without surveys. */
   async forgetCommitted(): Promise<void> {
     for (const stream of this.uncommitted.keys()) {
       const row = await this.#deps.incrementLog.ask(stream);
-      // It may have been left further on meanwhile.
+      // Its end may have been noted anew meanwhile.
       const uncommittedTo = this.#streams.get(stream)?.uncommittedTo;
       if (uncommittedTo !== undefined && (row === undefined || row.lsn >= uncommittedTo))
         this.#note(stream, { uncommittedTo: undefined });
     }
   }
 
-  /** Beside the round that shows life: a stream may be long, and what it still holds is read. */
+  /** Starts looking up fates, apart from the rounds with heartbeats: it reads streams, which may be long. */
   beginDeciding(): void {
     const { context } = this.#deps;
     if (this.#undecided.length === 0) return;
     this.#deciding ??= this.#decideLost()
       .catch((error: unknown) => {
         if (!isDatabaseUnavailable(error)) context.fail(error);
-        else context.deps.log('debug', { err: error }, 'Cannot look now what has become of streams that were left');
+        else context.deps.log('debug', { err: error }, 'Cannot look up the fates of left streams now; trying again');
       })
       .finally(() => {
         this.#deciding = undefined;
       });
   }
 
-  /** Once more before the end, which does not wait long for it. */
+  /** Looks fates up a last time, for a limited time. */
   async decideLast(): Promise<void> {
     const { pauses } = this.#deps.context;
     const late = pauses.pause(DECIDE_LAST_MS);
@@ -186,7 +186,7 @@ export class LeftStreams {
     pauses.endAll();
     for (const writer of this.#undecided) {
       this.#sayMayBeLost(writer);
-      // What is found later is not said again.
+      // Later results are not logged again.
       this.#note(writer.stream, { undecided: undefined });
     }
   }
@@ -209,17 +209,17 @@ export class LeftStreams {
   }
 
   /**
-   * Looks what has become of streams that were left. Others may have read and flushed what the journal has lost since, and may still
-   * hold it: only the end of a stream tells what is lost.
+   * Looks up the fates of left streams. Others may hold or have flushed records that the journal has lost since. Only the end
+   * of a stream tells what is lost.
    */
   async #decideLost(): Promise<void> {
     for (const writer of this.#undecided) {
-      // A stop has given it up meanwhile.
+      // A stop may have given up meanwhile.
       if (!this.#isUndecided(writer)) continue;
       const fate = await this.#fateOf(writer);
       if (fate.kind === 'open' || !this.#isUndecided(writer)) continue;
       this.#note(writer.stream, { undecided: undefined });
-      // A row that was forgotten had everything.
+      // The row of such a stream covered everything before it was removed.
       if (fate.kind === 'nowhere' && writer.lostAfterLsn === undefined) continue;
       const afterLsn = fate.kind === 'ended' ? fate.lsn : 0;
       if (afterLsn >= writer.endLsn) continue;
@@ -227,7 +227,7 @@ export class LeftStreams {
       const lost = pending + flushed;
       if (lost === 0) continue;
       this.#sayLost(writer, afterLsn, lost);
-      // They were handed over when the stream was left, or were flushed and taken back.
+      // They were handed over with the stream, or flushed and undone.
       this.#deps.publish({ recovered: lost, lost });
     }
   }
@@ -236,19 +236,19 @@ export class LeftStreams {
     return this.#streams.get(stream)?.undecided !== undefined;
   }
 
-  /** Where the journal does not answer, it is as open as before. */
+  /** Stays `open` while the journal does not answer. */
   async #fateOf({ stream, endLsn }: StreamWriter): Promise<StreamFate> {
     const { incrementLog, context } = this.#deps;
     try {
       return (await incrementLog.fates?.fateOf(stream, endLsn)) ?? { kind: 'open' };
     } catch (error) {
       if (!isJournalUnavailable(error)) throw error;
-      context.deps.log('debug', { stream, err: error }, 'Cannot look now what has become of a stream that was left');
+      context.deps.log('debug', { stream, err: error }, 'Cannot look up the fate of a left stream now; trying again');
       return { kind: 'open' };
     }
   }
 
-  /** The journal, or a failover, has taken back what was acknowledged. */
+  /** The journal or a failover has undone acknowledged records. */
   #sayLost(writer: StreamWriter, afterLsn: Lsn, lost: number): void {
     const facts = { stream: writer.stream, lost, afterLsn, throughLsn: writer.endLsn };
     const { isInDatabase, place } = this.#deps.incrementLog;
@@ -257,14 +257,14 @@ export class LeftStreams {
     this.#deps.context.deps.log('error', facts, what);
   }
 
-  /** This server ends before it can know. */
+  /** This server stops before it can know. */
   #sayMayBeLost(writer: StreamWriter): void {
     const { stream, endLsn, lostAfterLsn } = writer;
     if (lostAfterLsn === undefined || writer.incrementsAfter(lostAfterLsn).pending === 0) return;
     const { place } = this.#deps.incrementLog;
     const what =
-      `Acknowledged increments may be lost: ${place} has gone back to an earlier state, and this server stops before ` +
-      'it knows what another one has of them';
+      `Acknowledged increments may be lost: ${place} has gone back to an earlier state, and this server stops before it ` +
+      'knows which of them another server holds';
     this.#deps.context.deps.log('error', { stream, afterLsn: lostAfterLsn, throughLsn: endLsn }, what);
   }
 }

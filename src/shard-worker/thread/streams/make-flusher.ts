@@ -1,7 +1,4 @@
-/**
- * The flusher of one stream of a shard. Shard thread. What is the same for every stream is here; {@link FlusherParts} has what its
- * journal decides.
- */
+/** Makes the flusher of one stream. Shard thread. {@link FlusherParts} is the part that depends on the journal. */
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { STAT } from '../../protocol/stats.js';
 import { Flusher, type FlusherDatabase } from '../flush/flusher.js';
@@ -12,7 +9,7 @@ import { pendingOfAll } from './owned-stream.js';
 import type { FlushedStream } from './shard-streams.js';
 import type { Published } from '../shard-balance.js';
 
-/** What a journal decides of the flushes of one stream. */
+/** The part of a flusher that depends on the journal. */
 export interface FlusherParts {
   readonly database: FlusherDatabase;
   readonly touchIntervalMs: number;
@@ -58,7 +55,7 @@ export function makeFlusher(
     },
     databaseAvailable: (_, problem) => {
       balance.publish(shard);
-      // A statement of a stream that was removed meanwhile may fail: nobody would notice that the database is back.
+      // Ignores failed statements of a removed stream. Nothing would clear their problem.
       if (!shard.flushed.some((flushed) => flushed.pendingSums === pendingSums)) return;
       reports.note(pendingSums.stream, problem, pendingOfAll(shard.flushed, 'pendingIncrements'));
     },

@@ -1,6 +1,4 @@
-/**
- * Opens the streams of a shard whose journal is in its memory or in the data directory. Shard thread.
- */
+/** Opens the streams of a shard whose journal is in memory or in the data directory. Shard thread. */
 import path from 'node:path';
 import { systemClock } from '../../../core/clock.js';
 import type { LogFields } from '../../../core/logger.js';

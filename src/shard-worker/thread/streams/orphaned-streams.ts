@@ -1,18 +1,18 @@
 /**
- * Orphaned streams: streams of earlier runs to which no shard appends any more. Their shard does not exist any more, or they
- * are older than a start without the database. Shard thread.
+ * Orphaned streams: streams of earlier runs to which no shard appends. Their shard no longer exists, or a start without the
+ * database began another stream. Shard thread.
  *
  * ```text
  * unread ──epoch raised, journal read──► pending ──all committed──► retired in the database ──kept for a time──► removed
  * ```
  *
- * There can be any number of orphaned streams, and each can hold as much as a server may hold pending. So the next one is
- * read when those before it are committed to their ends, or while fewer keys are pending than make a flush come early. Until
- * all are read, no exact sum of a counter is known.
+ * There can be any number of orphaned streams, and each can hold as much as a server may hold pending. So the next one is read
+ * when those before it are committed, or while too few keys are pending for an early flush. Until all are read, no exact sum of
+ * a counter is known.
  *
- * Every step needs the database; while it is unavailable the step is retried. A committed stream is kept for as long as
- * segments are, because a failover to a standby may take commits back. Meanwhile the flusher touches the row now and then.
- * Before the journal is removed the row must still be where this process left it.
+ * Every step needs the database and is retried while it is unavailable. A committed stream is kept as long as segments are,
+ * because a failover may undo commits. Meanwhile the flusher touches the row. The journal is removed only if the row is still
+ * where this process left it.
  */
 import type { Clock } from '../../../core/clock.js';
 import { Episode } from '../../../core/episode.js';
@@ -26,7 +26,7 @@ import { Pauses } from '../pauses.js';
 
 const BACKOFF_MS = 500;
 const JOURNAL_BACKOFF_MS = 5000;
-/** Claims that are told of a finished stream: a failover goes back over fewer starts than this. */
+/** Claims that are reported of a finished stream. A failover goes back over fewer starts. */
 const FINISHED_CLAIMS_MAX = 16;
 
 /** What orphaned streams need of their shard. */
@@ -37,9 +37,9 @@ export interface OrphanedStreamsDeps {
   readonly log: ShardLog;
   /** Takes ownership of the stream and reads it. */
   readonly recover: (stream: string) => Promise<OwnedStream>;
-  /** Takes the row of the shard's own stream, if that has records and none. */
+  /** Takes the row of the shard's own stream, if it has records and no row. */
   readonly registerOwn: () => Promise<void>;
-  /** Takes the row of an unread stream, if it is not known whether it has one. */
+  /** Takes the row of an unread stream that may have none. */
   readonly register: (found: FoundStream) => Promise<void>;
   /** Whether so few keys are pending in the shard that there is room for another stream. */
   readonly hasRoom: () => boolean;
@@ -64,7 +64,7 @@ export class OrphanedStreams {
   readonly #ending = new Set<string>();
   /** Streams that wait for the database or for room. */
   readonly #unread = new Map<string, FoundStream>();
-  /** Streams whose rows are gone. */
+  /** Streams whose rows are missing. */
   readonly #leftAlone = new Set<string>();
   #unreadBytes = 0;
   #onCommitted: (() => void) | undefined;
@@ -82,7 +82,7 @@ export class OrphanedStreams {
     return this.#streams;
   }
 
-  /** Streams that are not read. What they hold stays in the journal. */
+  /** Unread streams. Their records stay in the journal. */
   get unread(): readonly PendingRange[] {
     return [...this.#unread.keys(), ...this.#leftAlone].map((stream) => ({
       stream,
@@ -97,7 +97,7 @@ export class OrphanedStreams {
     return this.#unreadBytes;
   }
 
-  /** True where a read's snapshot is older than the last flush of a stream that was removed here. */
+  /** Whether a read's snapshot is older than the last flush of a removed stream. */
   isOlder(seen: SeenCheckpoints): boolean {
     for (const [stream, end] of this.#finished) {
       const view = seen.get(stream);
@@ -113,7 +113,7 @@ export class OrphanedStreams {
     this.#streams = [...this.#byName.values()];
   }
 
-  /** Forgets the added streams, before a start is retried. */
+  /** Forgets the added streams before a start is retried. */
   clear(): void {
     this.#byName.clear();
     this.#streams = [];
@@ -124,7 +124,7 @@ export class OrphanedStreams {
     for (const owned of this.#streams) this.#start(owned);
   }
 
-  /** Recovers and adds streams while there is room for another. Returns the rest. */
+  /** Recovers and adds streams while there is room. Returns the rest. */
   async recoverWithinRoom(streams: readonly FoundStream[]): Promise<readonly FoundStream[]> {
     for (const [index, { stream }] of streams.entries()) {
       if (!this.#hasRoom) return streams.slice(index);
@@ -133,7 +133,7 @@ export class OrphanedStreams {
     return [];
   }
 
-  /** Recovers and starts streams as the database is available and there is room. Calls `done` after the last. */
+  /** Recovers and starts streams while the database is available and there is room. Calls `done` after the last. */
   recoverLater(streams: readonly FoundStream[], done: () => void): void {
     for (const found of streams) {
       this.#unread.set(found.stream, found);
@@ -144,7 +144,7 @@ export class OrphanedStreams {
     }, this.#deps.fail);
   }
 
-  /** To be called when a flush of any stream has committed. Ends an orphaned stream that is committed to its end. */
+  /** To be called when a flush of any stream has committed. Retires an orphaned stream that is committed to its end. */
   noticeCommitted(stream: string): void {
     this.#onCommitted?.();
     const owned = this.#byName.get(stream);
@@ -153,7 +153,7 @@ export class OrphanedStreams {
     this.#end(owned).catch(this.#deps.fail);
   }
 
-  /** Begins no further step. Settles when no stream is in recovery. */
+  /** Starts no further step. Settles when no stream is in recovery. */
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#onCommitted?.();
@@ -176,7 +176,7 @@ export class OrphanedStreams {
       const committed = new Promise<void>((resolve) => {
         this.#onCommitted = resolve;
       });
-      // At once and not after an interval, because reads wait for this. A flusher that fails retries by itself.
+      // At once, because reads wait for this. A failed flusher retries by itself.
       for (const { flusher } of this.#streams) flusher.flushNow().catch(ignore);
       await committed;
     }
@@ -215,7 +215,7 @@ export class OrphanedStreams {
     return false;
   }
 
-  /** Takes all rows that may be missing, before anything is flushed. */
+  /** Takes all rows that may be missing, before any flush. */
   async #registerAll(): Promise<void> {
     await this.#deps.registerOwn();
     for (const found of [...this.#unread.values()]) await this.#unlessMissing(found, this.#deps.register(found));
@@ -229,13 +229,13 @@ export class OrphanedStreams {
     this.#unreadBytes -= found.bytes;
     this.#deps.changed();
     this.#start(owned);
-    // At once: an outage has delayed these increments already. A flusher that fails retries by itself.
+    // At once, because an outage has already delayed these increments. A failed flusher retries by itself.
     owned.flusher.flushNow().catch(ignore);
   }
 
   /**
-   * Leaves a stream alone whose row is gone: only an operator knows what of it is counted. The increments that are taken
-   * meanwhile are in other streams. The next start with the database says the same, and stops. Undefined then.
+   * Skips a stream whose row is missing, and returns undefined: only an operator knows what of it is counted. New increments go
+   * to other streams. The next start with the database stops for it.
    */
   async #unlessMissing<T>({ stream }: FoundStream, taking: Promise<T>): Promise<T | undefined> {
     try {
@@ -250,7 +250,7 @@ export class OrphanedStreams {
     }
   }
 
-  /** Retires a stream that is committed to its end, keeps its journal for a time, then removes the journal. */
+  /** Retires a stream that is committed to its end, keeps its journal for a time, then removes it. */
   async #end(owned: OwnedStream): Promise<void> {
     const { journals, log, changed } = this.#deps;
     const { journal, flusher, pendingSums } = owned;
@@ -266,7 +266,7 @@ export class OrphanedStreams {
     this.#finished.set(stream, checkpoint);
     changed();
     await flusher.drain();
-    // What was under way may have reported a problem of the stream since.
+    // A statement may have reported a problem of the stream meanwhile.
     changed();
     journal.close();
     const claims = lastClaims(journal);
@@ -275,16 +275,16 @@ export class OrphanedStreams {
     log('info', { stream }, 'Removed an orphaned stream; all of it is in PostgreSQL');
   }
 
-  /** Retires the stream in the database. False where that was stopped, or the row is not where this process left it. */
+  /** Retires the stream in the database. False after a stop, or if the row is not where this process left it. */
   async #retire(owned: OwnedStream): Promise<boolean> {
     const { database, log, fenced } = this.#deps;
     const { stream, checkpoint } = owned.pendingSums;
     while (!this.#stopped) {
       try {
-        // First: a start without the database must not accept idempotent requests under a row that may be over.
+        // First, because a start without the database must not accept idempotent requests under a row that may be retired.
         markClosed(owned.journal);
         if (await database.retire(stream, checkpoint)) return !this.#stopped;
-        // For example, the database went back in time: it may need again what the journal holds.
+        // If the database went back in time, it may need the records of the journal again.
         await fenced(owned, await database.readBack(stream));
         return false;
       } catch (error) {
@@ -305,7 +305,7 @@ function ignore(): void {
   // The flusher reports the failure itself.
 }
 
-/** Ids of the last ownership claims; none where the disk does not say. */
+/** Ids of the last ownership claims; none if the disk does not answer. */
 function lastClaims(journal: Journal): readonly string[] {
   try {
     return journal

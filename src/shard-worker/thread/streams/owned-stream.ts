@@ -61,7 +61,7 @@ export function pendingOfAll(
   return streams.reduce((total, { pendingSums }) => total + pendingSums[what], 0);
 }
 
-/** What a stream has above its checkpoint. */
+/** The range of a stream above its checkpoint. */
 export function rangeOf(pendingSums: PendingSums): PendingRange {
   return {
     stream: pendingSums.stream,
@@ -72,15 +72,15 @@ export function rangeOf(pendingSums: PendingSums): PendingRange {
 }
 
 /**
- * Notes durably that the stream's row is about to be closed or retired: a start without the database must not accept idempotent
- * requests under a row that may be over. Throws JournalError `journal-unavailable`.
+ * Notes durably that the stream's row is about to be closed or retired. A start without the database must not accept idempotent
+ * requests under such a row. Throws JournalError `journal-unavailable`.
  */
 export function markClosed(journal: Journal): void {
   const ownership = journal.ownership();
   if (ownership.mark !== 'closed') journal.keepOwnership({ ...ownership, mark: 'closed' });
 }
 
-/** Ends a stream at a clean stop: its row no longer holds the pruning of idempotency keys up. */
+/** Closes a stream at a clean stop, so that its row does not hold up the pruning of idempotency keys. */
 export async function endStream(
   journal: Journal,
   { stream, checkpoint }: PendingSums,
@@ -96,12 +96,12 @@ export async function endStream(
     log(
       'warn',
       { err: error, stream },
-      'Cannot close the stream; the pruning of idempotency keys waits until the next start',
+      'Cannot close the stream; pruning of idempotency keys waits for the next start',
     );
   }
 }
 
-/** Whether an error says that the journal is unavailable now, because of a full disk for example. Its content is unharmed. */
+/** Whether the journal is unavailable now, for example because of a full disk. Its content is unharmed. */
 export function isJournalUnavailable(error: unknown): boolean {
   return error instanceof JournalError && error.code === 'journal-unavailable';
 }

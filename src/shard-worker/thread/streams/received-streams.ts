@@ -1,23 +1,23 @@
 /**
- * Streams of a shared journal whose records a queue hands out. Shard thread.
+ * Streams of a shared journal that are received from a queue. Shard thread.
  *
  * ```text
- * received ──its row is taken, under a new epoch──► held: added, flushed, deleted from the queue ──► idle ──five seconds──► let go
- *          │                                         ├──another thread has taken the row──► let go: it is received again
+ * received ──its row is taken, under a new epoch──► held: added, flushed, deleted from the queue ──► idle ──five seconds──► released
+ *          │                                         ├──another thread has taken the row──► released: it is received again
  *          │                                         └──its last record is committed──► retired
- *          ├──counted already──► deleted
+ *          ├──already counted──► deleted
  *          ├──its stream has no row, and it is not the first record──► set aside, deleted
- *          └──names a record before it that is not counted──► left in the queue; before long with an alert, and its row is retired
+ *          └──names an uncounted record before it──► stays in the queue; after a while with an alert, and its row is retired
  * ```
  *
- * While this thread holds messages of a stream, nobody else receives later ones. They are held until their flush is settled, and
- * deleted only behind a commit that this thread made, or read in the row. If the queue hands them out twice all the same, epochs
- * and LSNs make it safe: whoever takes the row fences who had it, and a record at or below the checkpoint is dropped.
+ * While this thread holds received messages of a stream, nobody else receives later ones. It holds them until their flush is
+ * settled. It deletes them only after a commit that it made or read in the row. Epochs and LSNs make it safe if the queue hands
+ * out a message twice: taking the row fences the previous owner, and a record at or below the checkpoint is dropped.
  *
- * LSNs have gaps: a writer never uses the LSNs of a message of unknown outcome again. But each message names the last one that its
- * writer knew to be in the queue. Where that one is not counted, another thread holds it, or it is lost: the queue has dropped it,
- * or a failover of the database has taken its commit back. Then the row is retired, so that its writer begins another stream:
- * otherwise nothing that it acknowledges would be counted until an operator decides.
+ * LSNs have gaps, because a writer never reuses the LSNs of a message in doubt. Each message names the last one that its writer
+ * knew to be in the queue. If that one is not counted, another thread holds it, or it is lost: the queue dropped it, or a
+ * failover of the database undid its commit. After a loss the row is retired, so that the writer begins another stream.
+ * Otherwise its new increments would not count until an operator decides.
  */
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
@@ -30,13 +30,15 @@ import type { FlushedStream } from './shard-streams.js';
 
 /** Times that a simulation shortens, in ms. */
 export interface ReceivedStreamsWaits {
-  /** How often messages under way are held for some more seconds. */
+  /** How often the hold on received messages is extended. */
   readonly holdMs: number;
-  /** A stream without messages under way is let go after this time: others may take it at any time, and it is ordinary life. */
+  /** A stream without received messages is released after this time. */
   readonly idleMs: number;
-  /** A message whose predecessor is missing is received again after this time: whoever holds it gets time to commit. */
+  /**
+   * A message whose predecessor is missing is received again after this time, so that the holder of the predecessor can commit.
+   */
   readonly blockedMs: number;
-  /** A stream that is blocked for so long lacks records: longer than anybody holds a message without extending it. */
+  /** A stream that is blocked for this long lacks records. Nobody holds a message longer without extending it. */
   readonly missingMs: number;
 }
 
@@ -44,7 +46,7 @@ const WAITS: ReceivedStreamsWaits = { holdMs: 5000, idleMs: 5000, blockedMs: 500
 /** Most blocked streams that are remembered. */
 const BLOCKED_MAX = 1000;
 
-/** A message whose records are added and not known to be committed. */
+/** A received message with added records, not known to be committed. */
 interface HeldMessage {
   receipt: string;
   readonly lastLsn: Lsn;
@@ -66,12 +68,12 @@ export class ReceivedStreams implements FlushedStreams {
   readonly #clock: Clock;
   readonly #log: ShardLog;
   readonly #held = new Map<string, ReceivedStreamState>();
-  /** Since when a stream is blocked; infinite where that was said. */
+  /** Since when a stream is blocked; infinite once logged. */
   readonly #blockedSince = new Map<string, number>();
-  /** When a stream was first found to have no row, on the monotonic clock. */
+  /** When a stream was first found without a row, on the monotonic clock. */
   readonly #unknownSince = new Map<string, number>();
   #holdDueAt = Number.NEGATIVE_INFINITY;
-  /** Deletions behind commits, and ends of flushers. */
+  /** Deletions after commits, and ends of flushers. */
   readonly #settling = new Set<Promise<void>>();
 
   constructor(queueLog: QueueLog, deps: FlushedStreamsDeps, waits = WAITS) {
@@ -86,16 +88,16 @@ export class ReceivedStreams implements FlushedStreams {
     return [...this.#held.values()];
   }
 
-  /** Nobody knows how much of a stream a queue still has. */
+  /** A queue does not tell how much of a stream it still has. */
   isReadToEnd(): boolean {
     return true;
   }
 
   noticeSilence(): void {
-    // Receiving stops with the next call of `readOn`.
+    // The next call of `readOn` stops receiving.
   }
 
-  /** Holds what is under way, and lets idle streams go. */
+  /** Extends the hold on received messages, and releases idle streams. */
   async look(): Promise<void> {
     this.#deps.surveyed({ streams: [], flushers: 1 });
     const now = this.#clock.monotonic();
@@ -109,18 +111,18 @@ export class ReceivedStreams implements FlushedStreams {
     try {
       await this.#queueLog.extend(receipts);
     } catch (error) {
-      // The next call comes before they are received again, or their rows decide.
+      // The next call usually comes before they are received again. Otherwise their rows decide.
       if (!isJournalUnavailable(error)) throw error;
       this.#holdDueAt = now;
     }
   }
 
   /**
-   * Receives messages and adds their records. True where more may be there, undefined where it did not look. Rejects with `journal-unavailable`, and with
-   * `database-unavailable`: then what was not added is received again.
+   * Receives messages and adds their records. True if there may be more, undefined if it did not read. Rejects with
+   * `journal-unavailable`, or with `database-unavailable`; then the rest is received again.
    */
   async readOn(): Promise<boolean | undefined> {
-    // Without the database others might flush it.
+    // Without the database, another thread may be the one to flush them.
     if (!this.#deps.context.reports.isAvailable || !hasRoom(this.#deps)) return undefined;
     const received = await this.#queueLog.receive();
     const byStream = new Map<string, ReceivedRecords[]>();
@@ -152,7 +154,7 @@ export class ReceivedStreams implements FlushedStreams {
     this.#track(this.#settle(held, done));
   }
 
-  /** Flushes what was received, and lets go what cannot be flushed. */
+  /** Flushes received messages, and releases those that cannot be flushed. */
   async drain(): Promise<void> {
     for (const held of [...this.#held.values()]) {
       await held.flusher.drain();
@@ -166,7 +168,7 @@ export class ReceivedStreams implements FlushedStreams {
 
   /** Takes messages of one stream, in order. */
   async #take(messages: readonly ReceivedRecords[]): Promise<void> {
-    // There is at least one.
+    // Callers pass at least one.
     const [first] = messages as [ReceivedRecords];
     const lastLsn = messages.reduce((most, message) => Math.max(most, message.lastLsn), 0);
     const held = (await this.#confirmed(first.stream)) ?? (await this.#takeRow(first, lastLsn, messages));
@@ -191,11 +193,11 @@ export class ReceivedStreams implements FlushedStreams {
     this.#flushWhenDue(held);
   }
 
-  /** The stream as this thread holds it; undefined where it does not, or not any more. */
+  /** The stream, if this thread still owns it. */
   async #confirmed(stream: string): Promise<ReceivedStreamState | undefined> {
     const held = this.#held.get(stream);
     if (held === undefined) return undefined;
-    // A flush that is under way finds out by itself.
+    // A pending flush finds out by itself.
     if (!held.pendingSums.isSettled) return held;
     const isThere = await this.#queueLog.touch(stream, held.pendingSums.checkpoint);
     if (isThere && this.#held.get(stream) === held) return held;
@@ -213,9 +215,10 @@ export class ReceivedStreams implements FlushedStreams {
     switch (taken.kind) {
       case 'taken': {
         const facts = { stream, node, checkpoint: taken.stream.lsn, lastLsn };
-        if (taken.how === 'made') this.#log('info', facts, 'Found a stream in SQS that PostgreSQL had not heard of');
+        if (taken.how === 'made')
+          this.#log('info', facts, 'Found a stream in SQS without a row in PostgreSQL; made its row');
         if (taken.how === 'reopened')
-          this.#log('warn', facts, 'A stream that was finished has records above its end; opened it again');
+          this.#log('warn', facts, 'A retired stream has records above its end; opened it again');
         return this.#hold(taken.stream);
       }
       case 'ended':
@@ -249,7 +252,7 @@ export class ReceivedStreams implements FlushedStreams {
     return held;
   }
 
-  /** Sets messages of a stream without a row aside, once it had time to get one from whoever holds its first message. */
+  /** Sets messages of a stream without a row aside, after the holder of its first message had time to make the row. */
   async #setAllAside(stream: string, messages: readonly ReceivedRecords[]): Promise<void> {
     const now = this.#clock.monotonic();
     const since = this.#unknownSince.get(stream) ?? now;
@@ -274,7 +277,7 @@ export class ReceivedStreams implements FlushedStreams {
     this.#log(
       'error',
       { stream, node, shard, firstLsn, lastLsn, increments },
-      `Stream ${stream} is in SQS from LSN ${firstLsn} on and has no row in journal_checkpoints: nobody can tell what of it is ` +
+      `Stream ${stream} is in SQS from LSN ${firstLsn} on and has no row in journal_checkpoints, so it is unknown what of it is ` +
         'counted. Its increments are kept in rejected_increments and not counted. List them with `npm run journal -- rejected`',
     );
   }
@@ -288,20 +291,20 @@ export class ReceivedStreams implements FlushedStreams {
     if (increments > 0) this.#deps.moved({ adopted: increments });
   }
 
-  /** What waited for an interval already, behind other messages or in an outage, is not kept waiting for another one. */
+  /** Flushes increments that have already waited for an interval, behind other messages or in an outage. */
   #flushWhenDue({ pendingSums, flusher, messages }: ReceivedStreamState): void {
     const { flushIntervalMs } = this.#deps.context.deps;
     if (pendingSums.isSettled) return;
     const isLast = messages.at(-1)?.isClose === true;
-    // A flusher that fails retries by itself.
+    // A failed flusher retries by itself.
     if (isLast || this.#clock.now() - pendingSums.oldestAcceptedAtMs >= flushIntervalMs)
       flusher.flushNow().catch(ignore);
     else flusher.noticeApplied();
   }
 
   /**
-   * The predecessor of the first message is not counted: another thread holds it, or it is lost. `at`: where the row is; undefined:
-   * it is about to move.
+   * The predecessor of the first message is not counted: another thread holds it, or it is lost. `at`: the row; undefined if it
+   * is about to move.
    */
   async #block(
     stream: string,
@@ -315,7 +318,7 @@ export class ReceivedStreams implements FlushedStreams {
     if (at !== undefined && now - since >= this.#waits.missingMs) {
       this.#blockedSince.set(stream, Number.POSITIVE_INFINITY);
       const facts = { stream, afterLsn: readLsn, lsn: messages[0]?.firstLsn, missingLsn: messages[0]?.previousLsn };
-      this.#log('error', facts, `Stream ${stream} lacks records in SQS; what is above them is not counted`);
+      this.#log('error', facts, `Stream ${stream} lacks records in SQS; later records are not counted`);
       await this.#orLater(async () => {
         await this.#queueLog.retire(stream, at);
       });
@@ -324,8 +327,8 @@ export class ReceivedStreams implements FlushedStreams {
   }
 
   /**
-   * Deletes messages that are committed. The row of a stream that has ended is retired before its last message is deleted: that is
-   * received again where the row cannot be retired now, or where another thread has taken it.
+   * Deletes committed messages. The row of an ended stream is retired before its last message is deleted. If that fails, or
+   * another thread has taken the row, the message is received again.
    */
   async #settle(held: ReceivedStreamState, done: readonly HeldMessage[]): Promise<void> {
     const queueLog = this.#queueLog;
@@ -335,7 +338,7 @@ export class ReceivedStreams implements FlushedStreams {
       let isKept = false;
       if (isEnd && pendingSums.isSettled) {
         isKept = (await queueLog.retire(stream, pendingSums.checkpoint)) !== true;
-        if (!isKept) this.#log('info', { stream, lsn: readLsn }, 'Finished a stream; all of it is in counters');
+        if (!isKept) this.#log('info', { stream, lsn: readLsn }, 'Retired a stream; all of it is in counters');
         this.#drop(held);
       }
       await queueLog.remove(receiptsOf(done.filter(({ isClose }) => !isClose || !isKept)));
@@ -343,13 +346,13 @@ export class ReceivedStreams implements FlushedStreams {
     });
   }
 
-  /** Another thread flushes the stream now. What this one holds is received again, by whoever is first. */
+  /** Another thread flushes the stream now. Messages held here are received again. */
   async #fenced(held: ReceivedStreamState): Promise<void> {
     this.#remove(held);
     await this.#letGo(receiptsOf(held.messages));
   }
 
-  /** Stops to flush a stream of which nothing is pending. The database may keep its flusher waiting. */
+  /** Stops flushing a stream without pending increments. Its flusher may still wait for the database. */
   #drop(held: ReceivedStreamState): void {
     this.#remove(held);
     this.#track(held.flusher.abandon().then(() => this.#letGo(receiptsOf(held.messages))));
@@ -359,7 +362,7 @@ export class ReceivedStreams implements FlushedStreams {
     this.#deps.context.fail(error);
   };
 
-  /** Until it has ended, the thread is not done. */
+  /** A drain waits for `task`. */
   #track(task: Promise<void>): void {
     const tracked = task.catch(this.#fail).finally(() => {
       this.#settling.delete(tracked);
@@ -378,20 +381,20 @@ export class ReceivedStreams implements FlushedStreams {
     if (receipts.length > 0) await this.#orLater(() => this.#queueLog.release(receipts, seconds));
   }
 
-  /** A message that is not deleted or let go now is received again, and its stream's row says what to do with it. */
+  /** A message that cannot be deleted or released now is received again. Its stream's row decides what happens to it. */
   async #orLater(request: () => Promise<void>): Promise<void> {
     try {
       await request();
     } catch (error) {
       if (!isJournalUnavailable(error) && !isDatabaseUnavailable(error)) throw error;
-      this.#log('debug', { err: error }, 'Cannot end with a message now; it is received again');
+      this.#log('debug', { err: error }, 'Cannot delete or release a message now; it will be received again');
     }
   }
 }
 
 /**
- * A message whose records are below the last one that was added, and not known to be committed: it has come again, and only its
- * new receipt is valid; or it is a late one of unknown outcome, and is deleted behind the same commit.
+ * A message below the last added record that is not known to be committed. Either it came again, and only its new receipt is
+ * valid. Or it is a late one that was in doubt, and is deleted after the same commit.
  */
 function noteCopy(held: ReceivedStreamState, { lastLsn, receipt, isClose }: ReceivedRecords): void {
   const known = held.messages.find((message) => message.lastLsn === lastLsn);

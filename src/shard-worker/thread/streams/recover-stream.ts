@@ -13,13 +13,13 @@ export interface RecoveredStream {
   readonly pendingSums: PendingSums;
   /** Increments above the checkpoint: the pending ones. */
   readonly increments: number;
-  /** Increments that an ended thread has handed over and the journal lacks. */
+  /** Handed-over increments that the journal lacks. */
   readonly missing: number;
 }
 
 /**
- * Takes the stream, then recovers the journal above the checkpoint. In this order no earlier owner can flush any more.
- * Rejects as {@link StreamTaker.take} and the journal's recovery do.
+ * Takes the stream, then recovers the journal above the checkpoint. In this order no earlier owner can still flush. Rejects as
+ * {@link StreamTaker.take} and the journal's recovery do.
  */
 export async function recoverStream(
   journal: RecoverableJournal,

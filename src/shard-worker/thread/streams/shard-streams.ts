@@ -1,6 +1,6 @@
 /**
- * The streams of one shard: it writes at most one, and flushes any number. What a journal and a role decide is behind these
- * interfaces; all else of a shard is the same for all. Shard thread.
+ * The streams of one shard: it writes at most one, and flushes any number. These interfaces hide the journal and the role from
+ * the rest of a shard. Shard thread.
  *
  * ```text
  * journal, role                      writes                                      flushes
@@ -18,14 +18,14 @@ import type { Flusher } from '../flush/flusher.js';
 import type { PendingSums } from '../pending-sums.js';
 import type { CountedStream, Published } from '../shard-balance.js';
 
-/** A stream whose pending sums are here, with the loop that flushes them. */
+/** A stream with its pending sums and the loop that flushes them. */
 export interface FlushedStream extends CountedStream {
   readonly flusher: Flusher;
 }
 
-/** Where the records of a group were appended. */
+/** Where a group was appended. */
 export interface AppendedGroup {
-  /** Where its increments are pending here; undefined: others flush them. */
+  /** Where its increments are pending; undefined: others flush them. */
   readonly pendingIn: { readonly pendingSums: PendingSums; readonly flusher: Flusher } | undefined;
   /** The time that its records carry. */
   readonly time: DatabaseTime;
@@ -36,16 +36,16 @@ export interface ShardStreams extends Published {
   /** Begins. Settles when the shard takes requests, if only to refuse them. */
   start(): Promise<void>;
 
-  /** Settles when the start has ended. It is retried no more. */
+  /** Ends the retries of the start. Settles when the start has ended. */
   endStart(): Promise<void>;
 
-  /** Those that are flushed here. Reads add what is pending in them. */
+  /** The streams flushed here. Reads add what is pending in them. */
   readonly flushed: readonly FlushedStream[];
 
-  /** True where a read is older than the last flush of a stream that is flushed here no more. */
+  /** Whether a read is older than the last flush of a stream that is no longer flushed here. */
   isOlder(seen: SeenCheckpoints): boolean;
 
-  /** What is pending in the stream that is written; undefined where nothing is known of it. */
+  /** The pending sums of the written stream, if they are known here. */
   readonly written: PendingSums | undefined;
 
   /** The largest time of the database that the shard has heard. */
@@ -57,24 +57,26 @@ export interface ShardStreams extends Published {
   /** Waits until the journal may take a first record. Undefined where there is nothing to wait for. */
   open(): Promise<void> | undefined;
 
-  /** Whether idempotent requests can be taken now, in a record that carries `heardTime`. */
+  /** Whether a record that carries `heardTime` can take idempotent requests now. */
   coversIdempotent(heardTime: DatabaseTime): boolean;
 
-  /** Whether a batch was opened before the stream began that it would be appended to. `generation`: see `STAT.generation`. */
+  /** Whether a batch was opened before the current stream began. `generation`: see `STAT.generation`. */
   isStale(generation: number): boolean;
 
-  /** Appends a group; its last LSN, a promise where the journal is over a network. Throws or rejects with JournalError. */
+  /**
+   * Appends a group. Returns its last LSN, as a promise if the journal is over a network. Throws or rejects with JournalError.
+   */
   append(group: readonly RecordBytes[], heardTime: DatabaseTime): Lsn | Promise<Lsn>;
 
-  /** The group is in the journal, and is added to the sums now. */
+  /** The group is in the journal and goes into the sums next. */
   endAppend(): AppendedGroup;
 
-  /** Whether the shard goes on although an append ended with this error. */
+  /** Whether the shard goes on after an append failed with this error. */
   survives(error: unknown): boolean;
 
-  /** Commits everything applied before the call, or waits for who does. Resolves to the number of keys written. */
+  /** Commits everything applied before the call, or waits until others have. Resolves to the number of keys written. */
   flush(): Promise<number>;
 
-  /** Flushes once more, then leaves the streams in order. Returns what stays in the journal. */
+  /** Flushes once more, then closes or releases the streams. Returns what stays in the journal. */
   drain(): Promise<readonly PendingRange[]>;
 }

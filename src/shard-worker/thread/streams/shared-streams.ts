@@ -1,6 +1,6 @@
 /**
- * The streams of a shard whose journal other servers can reach: the one that it writes, and those of others that it flushes. Shard
- * thread. What a role does is which half of it runs.
+ * The streams of a shard with a shared journal: the one that it writes, and those of others that it flushes. Shard thread. The
+ * role decides which half runs.
  *
  * ```text
  * role      writes a stream   flushes it   flushes streams of others
@@ -9,7 +9,7 @@
  * roll-up   no                             yes
  * ```
  *
- * Three loops run: one shows life and looks after the written stream, one looks for streams of others, and one reads these.
+ * Three loops run: one sends heartbeats and tends the written stream, one surveys the streams of others, and one reads these.
  */
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
@@ -31,12 +31,12 @@ import { isJournalUnavailable, pendingOfAll, rangeOf } from './owned-stream.js';
 import type { AppendedGroup, FlushedStream, ShardStreams } from './shard-streams.js';
 import { WrittenStream } from './written-stream.js';
 
-/** How often the thread looks after its streams. */
+/** Interval of the loops that tend and survey streams. */
 const ROUND_MS = 1000;
-/** While the database is unavailable. */
+/** The same while the database is unavailable. */
 const RETRY_MS = 300;
 const LIFE_INTERVAL_MS = 3000;
-/** How often the writer of a stream asks for its row, and what time it is there. One that does not flush needs its checkpoint. */
+/** How often the writer of a stream reads its row and the database's time. One that does not flush needs its checkpoint. */
 const ASK_INTERVAL_MS = 60_000;
 const ASK_CHECKPOINT_INTERVAL_MS = 1000;
 const WORD_INTERVAL_MS = 60_000;
@@ -47,10 +47,10 @@ const TOUCH_INTERVAL_MS = 15_000;
 const ROLL_UP_WAIT_MS = 30_000;
 const ROLL_UP_LOOK_MS = 100;
 
-/** The log itself, among the streams whose problems with the database are noted. */
+/** Stands for the journal among the streams whose database problems are noted. */
 const LOG = 'log';
 
-/** What the server does with increments; see the file's head. */
+/** What a server does with increments; see the file's head. */
 export type Role = 'serve' | 'ingest' | 'roll-up';
 
 /** Intervals that a simulation shortens. */
@@ -64,14 +64,14 @@ export interface SharedStreamsIntervals {
   readonly touchMs: number;
 }
 
-/** What the streams need besides what all parts of a shard share. */
+/** What the streams need besides the context of the shard. */
 export interface SharedStreamsDeps {
   readonly role: Role;
   readonly incrementLog: WriterLog;
-  /** Makes the streams of others that this thread flushes; not used by a role that does not flush. */
+  /** Makes the flushed streams of others. Not called for a role that does not flush. */
   readonly makeFlushed: (deps: FlushedStreamsDeps) => FlushedStreams;
   readonly newStreamId?: () => string;
-  /** The server and this shard: streams that they wrote in an earlier run are theirs to finish. */
+  /** The server and this shard. They finish their streams of earlier runs. */
   readonly node: string;
   readonly shard: number;
   readonly shards: number;
@@ -90,7 +90,7 @@ export class SharedStreams implements ShardStreams {
   /** Undefined where the role does not flush. */
   readonly #others: FlushedStreams | undefined;
   #lifeDueAt = Number.NEGATIVE_INFINITY;
-  /** The loops that end with the draining, and the one that shows life until the end. */
+  /** The loops that end with the drain. The loop with heartbeats runs until the end. */
   #loops: readonly Promise<void>[] = [];
   #lives: Promise<void> = Promise.resolve();
   #isLifeOver = false;
@@ -158,7 +158,7 @@ export class SharedStreams implements ShardStreams {
   #makeFlushed(): FlushedStreams {
     return this.#deps.makeFlushed({
       context: this.#context,
-      // A stream that was begun without its row is flushed like that of another thread.
+      // A stream that was begun without a row is flushed like that of another thread.
       isWrittenHere: (stream) => stream === this.#written?.flushed?.pendingSums.stream,
       isLeft: (stream) => this.#left.isLeft(stream),
       surveyed: ({ streams }) => {
@@ -178,7 +178,7 @@ export class SharedStreams implements ShardStreams {
     });
   }
 
-  /** Begins a stream where the database is available. Settles when the shard takes requests, if only to refuse them. */
+  /** Begins a stream if the database is available. Settles when the shard takes requests, if only to refuse them. */
   async start(): Promise<void> {
     const context = this.#context;
     await this.#live();
@@ -195,7 +195,7 @@ export class SharedStreams implements ShardStreams {
     this.#loops = [this.#repeat(() => this.#look(), isServing), this.#repeat(() => this.#readOn(), isServing)];
   }
 
-  /** There is nothing to wait for: a start does not retry. */
+  /** A start does not retry, so there is nothing to wait for. */
   endStart(): Promise<void> {
     return Promise.resolve();
   }
@@ -205,7 +205,7 @@ export class SharedStreams implements ShardStreams {
     return [...(own === undefined ? [] : [own]), ...this.#left.flushing, ...(this.#others?.streams ?? [])];
   }
 
-  /** The row of a stream says whether a read is older than its last flush. */
+  /** The row of a stream shows whether a read is older than its last flush. */
   isOlder(): boolean {
     return false;
   }
@@ -222,7 +222,7 @@ export class SharedStreams implements ShardStreams {
     return this.#deps.incrementLog.groupBytesMax;
   }
 
-  /** A stream is begun apart from requests. */
+  /** A loop begins the stream, not a request. */
   open(): undefined {
     return undefined;
   }
@@ -236,7 +236,8 @@ export class SharedStreams implements ShardStreams {
   }
 
   append(group: readonly RecordBytes[], heardTime: DatabaseTime): Promise<Lsn> {
-    if (this.#written === undefined) throw new JournalError('journal-unavailable', 'A roll-up takes no increments.');
+    if (this.#written === undefined)
+      throw new JournalError('journal-unavailable', 'A roll-up takes no increments; send them to another server.');
     return this.#written.append(group, heardTime);
   }
 
@@ -244,7 +245,7 @@ export class SharedStreams implements ShardStreams {
     return this.#written?.endAppend() ?? { pendingIn: undefined, time: 0 };
   }
 
-  /** A group in doubt has ended its stream at most, not this shard. */
+  /** A group in doubt may end its stream, but not the shard. */
   survives(error: unknown): boolean {
     return error instanceof JournalError && error.code === 'journal-failed';
   }
@@ -260,7 +261,7 @@ export class SharedStreams implements ShardStreams {
     return keys.reduce((total, count) => total + count, 0);
   }
 
-  /** Waits until streams are committed up to LSNs by whoever flushes them. */
+  /** Waits until streams are committed up to their LSNs. */
   async #committed(streams: Map<string, Lsn>): Promise<void> {
     const { pauses, deps } = this.#context;
     const until = deps.clock.monotonic() + ROLL_UP_WAIT_MS;
@@ -271,7 +272,7 @@ export class SharedStreams implements ShardStreams {
         if (this.#deps.role === 'ingest')
           throw new CounterError(
             'roll-up-behind',
-            'No roll-up has flushed what this server acknowledged before; try again.',
+            'No roll-up has flushed the increments of this server yet; try again.',
           );
         throw new CounterError(
           'database-unavailable',
@@ -282,7 +283,7 @@ export class SharedStreams implements ShardStreams {
     }
   }
 
-  /** Flushes once more, and leaves the streams so that others find nothing to do, or take over at once. */
+  /** Flushes once more. Retires or releases the streams, so that others find nothing to do or can take them at once. */
   async drain(): Promise<readonly PendingRange[]> {
     const { incrementLog } = this.#deps;
     const { pauses, deps } = this.#context;
@@ -302,7 +303,7 @@ export class SharedStreams implements ShardStreams {
       await incrementLog.endHeartbeats([incrementLog.flusher, writer?.stream].filter((id) => id !== undefined));
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
-      deps.log('warn', { err: error }, 'Cannot end the streams now; another server finishes them');
+      deps.log('warn', { err: error }, 'Cannot retire the streams now; another server will finish them');
     }
     await this.#left.decideLast();
     this.#publish();
@@ -310,7 +311,7 @@ export class SharedStreams implements ShardStreams {
     return left;
   }
 
-  /** Runs `step` again and again while `goesOn`; it says how long to wait. */
+  /** Repeats `step` while `goesOn`. The step returns how long to wait. */
   async #repeat(step: () => Promise<number>, goesOn: () => boolean): Promise<void> {
     try {
       while (goesOn() && this.#context.phase !== 'failed') {
@@ -322,7 +323,7 @@ export class SharedStreams implements ShardStreams {
     }
   }
 
-  /** Shows life, and looks after the stream that this thread writes. Returns the time until the next time, in ms. */
+  /** Sends a heartbeat and tends the written stream. Returns the time until the next round, in ms. */
   async #live(): Promise<number> {
     const { isInDatabase } = this.#deps.incrementLog;
     const { roundMs, retryMs } = this.#intervals;
@@ -348,7 +349,10 @@ export class SharedStreams implements ShardStreams {
     return this.#written !== undefined && this.#written.writer === undefined && this.#context.phase !== 'draining';
   }
 
-  /** Begins a stream outside of the database; finds out whether it takes records again, and shows life where the database is gone. */
+  /**
+   * Begins a stream outside of the database. Checks whether its journal takes records again, and sends heartbeats there if the
+   * database is unavailable.
+   */
   async #tendWritten(): Promise<void> {
     try {
       if (this.#isStreamDue) {
@@ -358,19 +362,19 @@ export class SharedStreams implements ShardStreams {
         await this.#written?.beatWhenDue(this.#context.reports.causeOf(LOG) === undefined);
       }
     } catch (error) {
-      // The writer has said why. A stream in a queue goes on behind a record of unknown outcome.
+      // The writer has logged the reason. A stream in a queue goes on after a record in doubt.
       if (!(error instanceof JournalError && error.code === 'journal-failed')) this.#noticeFailure(error);
     }
   }
 
-  /** The database or the journal is unavailable; anything else ends the shard. */
+  /** Notes that the database or the journal is unavailable. Other errors end the shard. */
   #noticeFailure(error: unknown): void {
     if (isDatabaseUnavailable(error)) this.#noticeUnavailable(error);
     else if (isJournalUnavailable(error)) this.#noticeJournalUnavailable(error);
     else throw error;
   }
 
-  /** Looks after the streams of others. */
+  /** Surveys the streams of others. */
   async #look(): Promise<number> {
     const { roundMs, retryMs } = this.#intervals;
     try {
@@ -401,11 +405,11 @@ export class SharedStreams implements ShardStreams {
     if (clock.monotonic() < this.#lifeDueAt) return;
     const writer = this.#written?.writer;
     await this.#deps.incrementLog.sendHeartbeats(writer === undefined || writer.isOver ? [] : [writer.stream]);
-    // In the round that is nearest to it, not in the first one after it.
+    // Due in the nearest round, not in the next one.
     this.#lifeDueAt = clock.monotonic() + this.#intervals.lifeMs - this.#intervals.roundMs / 2;
   }
 
-  /** Streams of an earlier run of this server are its own to finish. */
+  /** This server finishes its streams of earlier runs. */
   #isOfEarlierRun(survey: StreamSurvey): boolean {
     const { node, shard, shards } = this.#deps;
     return survey.node === node && survey.shard % shards === shard && survey.stream !== this.#written?.writer?.stream;
@@ -414,7 +418,7 @@ export class SharedStreams implements ShardStreams {
   /** Whether reads see everything that this server has acknowledged. */
   get #isRecovered(): boolean {
     const taken = this.#others;
-    // Reads of a server that does not flush are what is committed.
+    // A server that does not flush only reads committed sums.
     return taken === undefined || this.#left.isRecovered((stream) => taken.isReadToEnd(stream));
   }
 
@@ -446,7 +450,7 @@ export class SharedStreams implements ShardStreams {
       fenced: async (row) => {
         const { stream, checkpoint } = pendingSums;
         const facts = { stream, had: checkpoint, found: row ?? null };
-        log('warn', facts, `Another server flushes stream ${stream} now; this one stops to`);
+        log('warn', facts, `Stream ${stream} was taken by another server; no longer flushing it here`);
         await fenced();
         return 'over';
       },
@@ -465,7 +469,7 @@ export class SharedStreams implements ShardStreams {
     if (this.#written !== undefined && this.#deps.incrementLog.isInDatabase) this.#refuse(error);
   }
 
-  /** A journal outside of the database does not answer, or takes nothing. */
+  /** A journal outside of the database does not answer or takes nothing. */
   #noticeJournalUnavailable(error: unknown): void {
     if (this.#written === undefined) this.#availability.noticeUnreadable(error);
     else this.#refuse(error);
@@ -484,7 +488,7 @@ export class SharedStreams implements ShardStreams {
     this.#context.tellServing(recovered);
   }
 
-  /** Streams were added or removed. A stream can be removed before it is flushed or touched again. */
+  /** Streams were added or removed. Removed ones may have open problems. */
   #changed(): void {
     const streams = new Set(this.flushed.map(({ pendingSums }) => pendingSums.stream));
     this.#context.reports.keepOnly(streams.add(LOG), this.#pendingIncrements);

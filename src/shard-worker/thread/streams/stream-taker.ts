@@ -1,6 +1,6 @@
 /**
- * Takes streams: the one way in which a process becomes the owner of a stream, for every occasion. First registration,
- * recovery, reopening and orphaned streams all use it. Shard thread.
+ * Takes streams: the only way in which a process becomes the owner of a stream. First registration, recovery, reopening and
+ * orphaned streams use it. Shard thread.
  *
  * ```text
  * directory                     database, one transaction
@@ -14,7 +14,7 @@
  * only then: flush, touch, accept idempotent requests under the row
  * ```
  *
- * A claim's id is used for one commit only. After a lost reply the next attempt finds the claim in the database, or not.
+ * A claim's id is used for one commit only. After a lost reply the next attempt looks for the claim in the database.
  */
 import { randomUUID } from 'node:crypto';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -25,21 +25,21 @@ import { ownershipOf, withClaim, type KeptClaim, type Ownership } from '../../jo
 import type { LockedStream, ShardDatabase, StreamRow, TakenRow, Taking } from '../flush/shard-database.js';
 import type { ShardLog } from './owned-stream.js';
 
-/** Attempts to make a row. Each further one means that another session has made it after it was looked for. */
+/** Attempts to make a row. Each further one means that another session made it meanwhile. */
 const ATTEMPTS_MAX = 10;
 
 /** What the taker needs of its shard. */
 export interface StreamTakerDeps {
   readonly database: ShardDatabase;
   readonly log: ShardLog;
-  /** Notes the time that the database said, durably. Throws JournalError `journal-unavailable`. */
+  /** Notes the database's time durably. Throws JournalError `journal-unavailable`. */
   readonly noteTime: (time: DatabaseTime) => void;
 }
 
 /** Takes the streams of one shard. */
 export class StreamTaker {
   readonly #deps: StreamTakerDeps;
-  /** By stream: the id of a claim that is kept in the directory and that no commit was sent with. */
+  /** By stream: the id of a claim that the directory keeps and no commit has used. */
   readonly #unsent = new Map<string, string>();
 
   constructor(deps: StreamTakerDeps) {
@@ -47,13 +47,13 @@ export class StreamTaker {
   }
 
   /**
-   * Takes the stream. Rejects, having changed nothing that counts,
+   * Takes the stream. Rejects, without a change that counts,
    *
-   * - with JournalError `journal-copied` where another copy of the journal has owned the stream since and this one holds
-   *   records that the other does not, or where that cannot be told;
-   * - with JournalError `checkpoint-missing` where the stream had a row and has none;
+   * - with JournalError `journal-copied` if another copy of the journal has owned the stream since and this one holds records
+   *   that the other lacks, or if that is unknown;
+   * - with JournalError `checkpoint-missing` if the stream had a row and has none;
    * - with JournalError `journal-unavailable` or `journal-corrupt` as the journal does;
-   * - with CounterError `database-unavailable`: it may be taken or not.
+   * - with CounterError `database-unavailable`; the stream may be taken.
    */
   async take(journal: Journal): Promise<StreamRow> {
     const { stream } = journal;
@@ -63,7 +63,7 @@ export class StreamTaker {
       const taken = await this.#deps.database.take(
         stream,
         (found) => {
-          // A journal that takes records may have grown: what a copy of it holds must not be above the claim.
+          // The journal may have grown. A copy of it must not hold records above the claim.
           end = Math.max(end, journal.endLsn);
           return takingOf(journal, found, end, id);
         },
@@ -85,7 +85,7 @@ export class StreamTaker {
     return id;
   }
 
-  /** The reply is here. Looks again, because the journal may have grown meanwhile; then notes that the row is open. */
+  /** Handles the reply. Checks again, because the journal may have grown meanwhile, then notes that the row is open. */
   #note(journal: Journal, { row, before }: TakenRow, id: string, end: Lsn): StreamRow {
     const { log, database, noteTime } = this.#deps;
     const ownership = journal.ownership();
@@ -100,26 +100,26 @@ export class StreamTaker {
       log(
         'warn',
         { stream: journal.stream, end, checkpoint: row.lsn, sharedLsn: owner.sharedLsn },
-        'The journal is an older state of a stream that went on elsewhere (a restored volume, or a copy); catching up',
+        'The journal is an older state (a restored volume or a copy) of a stream that continued elsewhere; catching up',
       );
     }
     return row;
   }
 }
 
-/** What to record of a taking. Throws where the directory must not go on. */
+/** What to record when the stream is taken. Throws if the directory must not go on. */
 function takingOf(journal: Journal, found: LockedStream, end: Lsn, id: string): Taking {
   const claims = journal.ownership().claims.filter((claim) => claim.id !== id);
   const lsn = found.row === undefined ? startOf(journal, found, claims, end) : found.lsn;
   const owner = ownershipOf(claims, { ...found, lsn });
   requireOwner(journal, owner, end);
-  // Of what was written under a lost claim nothing is in this database above the checkpoint as it is now. With its old end the
-  // claim would seem to end what the owners of meanwhile have written.
+  // This database has nothing of a lost claim above the current checkpoint. With its old end the claim would seem to cover
+  // records of later owners.
   const lost = owner.kind === 'unknown' ? [] : owner.lost.map((claim) => ({ ...claim, lsn: Math.max(claim.lsn, lsn) }));
   return { claims: [...lost, { id, lsn: Math.max(end, lsn) }], lsn };
 }
 
-/** The LSN at which a row begins that is not there: 0 where it never was, or what an operator has accepted. */
+/** The LSN of a new row: 0 if there never was one, or the LSN that an operator accepted. */
 function startOf(journal: Journal, found: LockedStream, claims: readonly KeptClaim[], end: Lsn): Lsn {
   const { stream, location, firstLsn } = journal;
   const wasNoted = claims.some(({ epoch }) => epoch !== undefined);

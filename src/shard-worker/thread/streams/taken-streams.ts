@@ -2,17 +2,18 @@
  * Streams of a shared journal that this thread flushes and another thread writes, or wrote. Shard thread.
  *
  * ```text
- * free ──taken, its writer lives──► followed ──its writer is gone──► taken again, appends too ──► adopted
+ * free ──taken, its writer lives──► followed ──its writer is gone──► taken again, with appends ──► adopted
  *  │                                   └──more than this thread's share──► released
- *  └──taken, its writer is gone──► adopted ──flushed to the end of its log──► retired
+ *  └──taken, its writer is gone──► adopted ──flushed to its end──► retired
  * ```
  *
- * A stream is free where nobody flushes it who shows signs of life. These are a hint, which may be wrong: a thread that slept is
- * alive. The epochs make it safe. Whoever takes the flushes fences who had them; whoever also takes the appends, in the same
- * transaction, fences the writer, and reads the log only after that. So only an adopted stream has an end, and is retired.
+ * A stream is free if no flusher with a recent heartbeat has it. Heartbeats are a hint, not a proof: a thread that slept is
+ * alive. The epochs make it safe. Taking the flushes fences the previous flusher. Adoption also takes the appends, in the same
+ * transaction, which fences the writer, and reads the journal only after that. So only an adopted stream has an end and can be
+ * retired.
  *
- * Each thread looks at all streams once a second, and takes free ones up to its share: all such streams, divided by the threads
- * that flush. What stays free for a while is taken beyond that.
+ * Each thread surveys all streams once a second and takes free ones up to its share: all such streams, divided by the threads
+ * that flush. Streams that stay free are taken beyond the share.
  */
 import type { Checkpoint, Lsn } from '../../../core/checkpoint.js';
 import type { Clock } from '../../../core/clock.js';
@@ -24,17 +25,20 @@ import { hasRoom, type FlushedStreams, type FlushedStreamsDeps } from './flushed
 import type { ShardLog } from './owned-stream.js';
 import type { FlushedStream } from './shard-streams.js';
 
-/** Records that are read at a time: of a stream at most, of all about, and of a stream at least. A record can have some MiB. */
+/** Records per read: at most of a stream, about of all streams, and at least of a stream. A record can have some MiB. */
 const READ_RECORDS_MAX = 64;
 const READ_RECORDS_OF_ALL = 256;
 const READ_RECORDS_MIN = 4;
-/** Without an answer of the database for a while nobody shows signs of life: then others get this long to show them again. */
+/** While the database does not answer, nobody can send heartbeats. Afterwards others get this long to send them. */
 const CONTACT_MS = 4000;
-/** That while. Signs of life come every three seconds: with a shorter silence none is older than IS_ALIVE allows. */
+/**
+ * Silence of the database that counts as an outage. With heartbeats every three seconds, a shorter one makes none older than
+ * IS_ALIVE allows.
+ */
 const SILENCE_MS = 3000;
 /**
- * A stream that was free for this long is taken by whoever sees it, beyond its share. Less than the time between two looks, so that
- * it is at the second look that sees it free.
+ * A stream that was free for this long is taken even beyond the share. Less than the time between two surveys, so that the
+ * second survey that sees it free takes it.
  */
 const FREE_MAX_MS = 800;
 
@@ -42,12 +46,12 @@ interface HeldStream extends FlushedStream {
   readonly stream: string;
   /** Its writer is gone, and this thread may retire it. */
   readonly isAdopted: boolean;
-  /** Increments of it count as recovered: an earlier thread of this server wrote it. */
+  /** An earlier thread of this server wrote it, so its increments count as recovered. */
   readonly isOwn: boolean;
   readLsn: Lsn;
-  /** The last read found nothing above. */
+  /** The last read found nothing new. */
   isReadToEnd: boolean;
-  /** Records are missing in the log: the first LSN above them. Nothing more is read. */
+  /** The first LSN above missing records. Nothing more is read. */
   gapAt: Lsn | undefined;
   isGapSaid: boolean;
 }
@@ -68,7 +72,7 @@ export class TakenStreams implements FlushedStreams {
   readonly #clock: Clock;
   readonly #log: ShardLog;
   readonly #held = new Map<string, HeldStream>();
-  /** Since when a stream was seen free. */
+  /** Since when a stream has been free. */
   readonly #freeSince = new Map<string, number>();
   #contactSince: number | undefined;
   #answeredAt = Number.NEGATIVE_INFINITY;
@@ -86,7 +90,7 @@ export class TakenStreams implements FlushedStreams {
     return [...this.#held.values()];
   }
 
-  /** Whether the stream is held here and everything that its log had at the last read is in its sums. */
+  /** Whether the stream is held here and its sums hold everything up to its end at the last read. */
   isReadToEnd(stream: string): boolean {
     return this.#held.get(stream)?.isReadToEnd === true;
   }
@@ -97,8 +101,8 @@ export class TakenStreams implements FlushedStreams {
   }
 
   /**
-   * The database has answered. Where it kept this thread waiting, it may have kept all waiting, and none could show signs of life. Not
-   * for statements on rows, which may wait for one.
+   * The database has answered. If it kept this thread waiting, it may have kept all threads waiting, and none could send a
+   * heartbeat. Not for statements on rows, which may wait for a lock.
    */
   #noticeAnswer(): void {
     const now = this.#clock.monotonic();
@@ -107,8 +111,8 @@ export class TakenStreams implements FlushedStreams {
   }
 
   /**
-   * Looks at all streams and takes and releases what is due. Rejects with `database-unavailable` where the look itself fails; what
-   * waits for a row in vain is left to the next look.
+   * Surveys all streams, then takes and releases what is due. Rejects with `database-unavailable` if the survey fails.
+   * Statements that wait for a row in vain are retried at the next survey.
    */
   async look(): Promise<void> {
     const withGaps = [...this.#held.values()].filter(({ gapAt }) => gapAt !== undefined);
@@ -124,7 +128,7 @@ export class TakenStreams implements FlushedStreams {
     this.#retireFinished();
   }
 
-  /** Reads what is new in the logs, while there is room for it. True where there is more. Rejects with `database-unavailable`. */
+  /** Reads new records while there is room. True if there are more. Rejects with `database-unavailable`. */
   async readOn(): Promise<boolean> {
     const incrementLog = this.#incrementLog;
     const reading = [...this.#held.values()].filter(({ gapAt }) => gapAt === undefined && hasRoom(this.#deps));
@@ -133,7 +137,7 @@ export class TakenStreams implements FlushedStreams {
     const share = Math.floor(READ_RECORDS_OF_ALL / reading.length);
     const recordsMax = Math.max(READ_RECORDS_MIN, Math.min(READ_RECORDS_MAX, share));
     const found = await incrementLog.read(positions, recordsMax);
-    // An answer of a broker says nothing of signs of life.
+    // An answer of a broker tells nothing about heartbeats.
     if (incrementLog.isInDatabase) this.#noticeAnswer();
     let isMore = false;
     for (const held of reading) {
@@ -142,7 +146,7 @@ export class TakenStreams implements FlushedStreams {
       this.#apply(held, records);
       held.isReadToEnd = records.length < recordsMax;
       if (!held.isReadToEnd) isMore = true;
-      // An outage or a takeover has delayed these increments already. A flusher that fails retries by itself.
+      // An outage or a takeover has already delayed these increments. A failed flusher retries by itself.
       if (held.isReadToEnd && held.isAdopted) held.flusher.flushNow().catch(ignore);
     }
     this.#retireFinished();
@@ -153,7 +157,7 @@ export class TakenStreams implements FlushedStreams {
     this.#incrementLog.committed(stream, at);
   }
 
-  /** Flushes what was read. Ends streams whose logs end there, and leaves the others to others. */
+  /** Flushes what was read. Retires streams that have ended, and releases the others. */
   async drain(): Promise<void> {
     await this.#retiring;
     for (const held of [...this.#held.values()]) {
@@ -178,21 +182,21 @@ export class TakenStreams implements FlushedStreams {
     held.flusher.noticeApplied();
   }
 
-  /** Streams that others have taken, or that are retired. */
+  /** Drops streams that others have taken or that are retired. */
   async #dropFenced({ streams }: Survey): Promise<void> {
     const byName = new Map(streams.map((survey) => [survey.stream, survey]));
     for (const held of [...this.#held.values()])
       if (byName.get(held.stream)?.epoch !== held.pendingSums.epoch) await this.#drop(held);
   }
 
-  /** Where another thread has taken the stream, it has flushed and removed what this one misses: only later looks tell. */
+  /** Another thread may have taken the stream, and flushed and removed the missing records. Only later surveys tell. */
   #sayGaps(withGaps: readonly HeldStream[]): void {
     for (const held of withGaps) {
       const { stream, readLsn, gapAt, isGapSaid } = held;
       if (isGapSaid || this.#held.get(stream) !== held) continue;
       held.isGapSaid = true;
       const facts = { stream, afterLsn: readLsn, lsn: gapAt };
-      const what = `Stream ${stream} lacks records in ${this.#incrementLog.store}; what is above them is not counted`;
+      const what = `Stream ${stream} lacks records in ${this.#incrementLog.store}; later records are not counted`;
       this.#log('error', facts, what);
     }
   }
@@ -201,8 +205,8 @@ export class TakenStreams implements FlushedStreams {
     const { isWrittenHere, isLeft } = this.#deps;
     const hasContact = this.#contactSince !== undefined && now - this.#contactSince >= this.#waits.contactMs;
     const share = shareOf(survey);
-    // One of this thread that is not held: the reply to its taking was lost. Or one that an earlier thread wrote and flushed: it
-    // is gone, whatever its last sign of life says.
+    // Either this thread took it and the reply was lost. Or an earlier thread wrote and flushed it, and is gone despite its
+    // last heartbeat.
     const isOwnAnyway = ({ stream, owner, isOwned, isSelfFlushed }: StreamSurvey): boolean =>
       owner === this.#incrementLog.flusher || (isLeft(stream) && (isSelfFlushed || !isOwned));
     const free = survey.streams.filter(
@@ -224,7 +228,7 @@ export class TakenStreams implements FlushedStreams {
     for (const stream of names) if (!this.#freeSince.has(stream)) this.#freeSince.set(stream, now);
   }
 
-  /** Followed streams whose writers are gone. */
+  /** Adopts followed streams whose writers are gone. */
   async #adoptOrphans({ streams }: Survey): Promise<void> {
     const now = this.#clock.monotonic();
     if (this.#contactSince === undefined || now - this.#contactSince < this.#waits.contactMs) return;
@@ -232,7 +236,7 @@ export class TakenStreams implements FlushedStreams {
       const held = this.#held.get(survey.stream);
       if (held === undefined || held.isAdopted || survey.isWritten) continue;
       if (survey.epoch !== held.pendingSums.epoch) continue;
-      // What was read of it is read again: under another epoch, and from where the row is by then.
+      // The stream is read again under another epoch, from the row's LSN by then.
       await this.#drop(held);
       await this.#take(survey, true);
     }
@@ -284,7 +288,7 @@ export class TakenStreams implements FlushedStreams {
     held.flusher.start();
   }
 
-  /** Retires adopted streams that are flushed to the ends of their logs. Reading does not wait for it. */
+  /** Retires adopted streams that are flushed to their ends. Reading does not wait for it. */
   #retireFinished(): void {
     this.#retiring ??= this.#retireAll().then(() => {
       this.#retiring = undefined;
@@ -303,17 +307,17 @@ export class TakenStreams implements FlushedStreams {
     }
   }
 
-  /** Retires the stream if it is due. Undefined: it is not, or the database does not answer; false: it is another's. */
+  /** Retires the stream if that is due. Undefined: not due, or the database does not answer. False: it has another owner. */
   async #isRetired({ stream, isAdopted, pendingSums, isReadToEnd, gapAt }: HeldStream): Promise<boolean | undefined> {
     if (!isAdopted || !isReadToEnd || gapAt !== undefined || !pendingSums.isSettled) return undefined;
     const at = pendingSums.checkpoint;
     const isRetired = await this.#unlessUnavailable(() => this.#incrementLog.retire(stream, at));
     if (isRetired === true)
-      this.#log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Finished a stream; all of it is in counters');
+      this.#log('info', { stream, lsn: pendingSums.checkpointLsn }, 'Retired a stream; all of it is in counters');
     return isRetired;
   }
 
-  /** Stops to flush a stream. Somebody else flushes what is pending. */
+  /** Stops flushing a stream. Another thread flushes what is pending. */
   async #drop(held: HeldStream): Promise<void> {
     await held.flusher.abandon();
     this.#remove(held);
@@ -331,19 +335,19 @@ export class TakenStreams implements FlushedStreams {
     await this.#unlessUnavailable(() => this.#incrementLog.release(stream, at));
   }
 
-  /** What locks a row may wait for it in vain. That says nothing of the log, and a later look tries again. */
+  /** A statement may wait for a row lock in vain. That is no failure of the journal, and a later survey tries again. */
   async #unlessUnavailable<T>(statement: () => Promise<T>): Promise<T | undefined> {
     try {
       return await statement();
     } catch (error) {
       if (!isDatabaseUnavailable(error)) throw error;
-      this.#log('debug', { err: error }, 'Cannot take, leave or end a stream now; trying again');
+      this.#log('debug', { err: error }, 'Cannot take, release or retire a stream now; trying again');
       return undefined;
     }
   }
 }
 
-/** How many of the streams that are not flushed by their own writers fall to each thread that flushes. */
+/** The share of each flushing thread in the streams that are not flushed by their own writers. */
 function shareOf({ streams, flushers }: Survey): number {
   const foreign = streams.filter(({ isSelfFlushed, isOwned }) => !(isSelfFlushed && isOwned)).length;
   return Math.ceil(foreign / Math.max(1, flushers));

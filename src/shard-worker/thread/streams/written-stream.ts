@@ -5,9 +5,9 @@
  * none ──row made──► writing ──another server took it, or a group is in doubt for too long──► left (`left-streams.ts`), none
  * ```
  *
- * Each thread begins a new stream, and another one whenever it has lost one. A stream that was left is finished by whoever takes
- * it over, perhaps this thread. While there is no stream nothing is taken, and what was taken under an earlier stream is refused:
- * a thread that slept could otherwise append a request whose idempotency key has been forgotten meanwhile.
+ * Each thread begins a new stream, and another one after each loss of a stream. Any thread, perhaps this one, takes and
+ * finishes a left stream. Without a stream nothing is taken, and batches of an earlier stream are refused. Otherwise a thread
+ * that slept could append a request whose idempotency key has been forgotten meanwhile.
  */
 import { randomUUID } from 'node:crypto';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
@@ -25,24 +25,26 @@ import type { JournalAvailability } from './journal-availability.js';
 import type { LeftStreams } from './left-streams.js';
 import type { AppendedGroup, FlushedStream } from './shard-streams.js';
 
-/** Records without increments, in place of a sign of life that the database does not take. Lists of subjects must see them in time. */
+/** Heartbeat records for each heartbeat that the database does not take. Lists of subjects must see them in time. */
 const BEATS_A_SIGN = 3;
-/** A group may be in doubt for this share of ACK_TIMEOUT_MS: the answer must come in time. */
+/** A group may be in doubt for this share of ACK_TIMEOUT_MS, so that the answer comes in time. */
 const DOUBT_SHARE = 0.8;
 
 const NO_ENTRIES = new Uint8Array(0);
 
-/** The stream that is written now. */
+/** The current stream. */
 interface OpenStream extends CountedStream {
   readonly writer: StreamWriter;
   readonly epoch: number;
-  /** When its row was first seen open, by the database. Records that carry this time or a later one can take idempotent requests. */
+  /**
+   * When its row was first seen open, in time of the database. Records with this or a later time can take idempotent requests.
+   */
   coveredSince: DatabaseTime | undefined;
   /** Undefined where others flush it. */
   readonly flusher: Flusher | undefined;
 }
 
-/** What it needs of its shard. */
+/** What the written stream needs of its shard. */
 export interface WrittenStreamDeps {
   readonly context: ShardContext;
   readonly incrementLog: WriterLog;
@@ -57,9 +59,9 @@ export interface WrittenStreamDeps {
   readonly newStreamId?: (() => string) | undefined;
   /** The flusher of a stream that this thread flushes itself; undefined: others do. */
   readonly makeFlusher: ((pendingSums: PendingSums, fenced: () => Promise<void>) => Flusher) | undefined;
-  /** The database or the journal does not answer, or takes nothing. */
+  /** The database or the journal does not answer or takes nothing. */
   readonly unavailable: (error: unknown) => void;
-  /** What is pending, or refused, has changed. */
+  /** Pending or refused increments have changed. */
   readonly published: () => void;
   /** A stream was begun. */
   readonly begun: () => void;
@@ -74,10 +76,10 @@ export class WrittenStream {
   readonly #appendSeconds: Histogram;
   #open: OpenStream | undefined;
   #hasBegun = false;
-  /** The stream of the group that is being appended, or whose records are not in the sums yet, and the time that they carry. */
+  /** The stream of the group on its way into the journal and the sums, and the time of its records. */
   #appendingTo: OpenStream | undefined;
   #groupTime: DatabaseTime = 0;
-  /** The largest time at which this thread has seen the row of a stream of its own open. */
+  /** The largest time at which this thread saw its stream's row open. */
   #time: DatabaseTime = 0;
   #askDueAt = Number.NEGATIVE_INFINITY;
   #wordDueAt = Number.NEGATIVE_INFINITY;
@@ -90,7 +92,7 @@ export class WrittenStream {
     this.#appendSeconds = shardHistogram(stats, 'journalSyncSeconds');
   }
 
-  /** What the stream contributes to the stats; undefined where there is none. */
+  /** What the stream contributes to the stats; undefined without a stream. */
   get counted(): CountedStream | undefined {
     return this.#open;
   }
@@ -103,44 +105,44 @@ export class WrittenStream {
     return this.#open?.writer;
   }
 
-  /** The stream, where this thread flushes it. */
+  /** The stream, if this thread flushes it. */
   get flushed(): FlushedStream | undefined {
     return flushedOf(this.#open);
   }
 
-  /** The largest time at which the row of a stream was seen open. */
+  /** The largest time at which the row of the stream was seen open. */
   get time(): DatabaseTime {
     return this.#time;
   }
 
   /**
-   * The time before which everything that this stream accepted is flushed, if nothing is pending in its sums. Undefined while a group is
-   * on its way into them: a touch with a later time would cover a record that is not flushed.
+   * The time before which everything that this stream accepted is flushed, if nothing is pending in its sums. Undefined while a
+   * group is on its way: a touch would cover its unflushed records.
    */
   get touchTime(): DatabaseTime | undefined {
     const isSettled = this.#appendingTo === undefined && this.#open?.writer.isAppending === false;
     return isSettled ? this.#time : undefined;
   }
 
-  /** The group is in the journal, and is added to the sums now. */
+  /** The group is in the journal and goes into the sums next. */
   endAppend(): AppendedGroup {
     const appendedTo = this.#appendingTo;
     this.#appendingTo = undefined;
-    // Others flush it: either that is the role, or the stream was lost while the group was on its way.
+    // Undefined if others flush it: by role, or because the stream was lost meanwhile.
     const pendingIn = appendedTo === this.#open ? flushedOf(appendedTo) : undefined;
     return { pendingIn, time: this.#groupTime };
   }
 
-  /** When the oldest record was accepted that is not known to be flushed, ms since 1970; undefined where this thread flushes. */
+  /** When the oldest record not known to be flushed was accepted, ms since 1970; undefined if this thread flushes. */
   get oldestAcceptedAtMs(): number | undefined {
     return this.#open?.flusher === undefined ? this.#open?.writer.oldestAcceptedAtMs : undefined;
   }
 
-  /** Where there is no stream, the journal refuses the request. */
+  /** True without a stream, because the journal then refuses the request. */
   coversIdempotent(heardTime: DatabaseTime): boolean {
     const open = this.#open;
     if (open === undefined) return this.#hasBegun;
-    // What came before the row was seen may carry a time that it does not cover.
+    // Earlier requests may carry a time that the row does not cover.
     return open.coveredSince !== undefined && heardTime >= open.coveredSince;
   }
 
@@ -173,7 +175,7 @@ export class WrittenStream {
     }
   }
 
-  /** Begins a stream. After a lost reply the next attempt begins another one, and this one is left. */
+  /** Begins a stream. After a lost reply the next attempt begins another one and leaves this one. */
   async begin(): Promise<void> {
     const { incrementLog, context, left, newStreamId = randomUUID, makeFlusher, unavailable } = this.#deps;
     const { ackTimeoutMs, log } = context.deps;
@@ -193,7 +195,7 @@ export class WrittenStream {
     };
     const { isRegistered } = begun;
     const fenced = (): Promise<void> => {
-      // The flushes were taken over, and so it must be over for its writer, too.
+      // A stream whose flushes were taken must also end for its writer.
       this.#leave(open);
       return Promise.resolve();
     };
@@ -205,20 +207,20 @@ export class WrittenStream {
       coveredSince: isRegistered ? begun.time : undefined,
       flusher: isRegistered ? makeFlusher?.(pendingSums, fenced) : undefined,
     };
-    // A first record without increments is in the journal already.
+    // The opening record is already in the journal.
     if (open.flusher !== undefined && writer.endLsn > begun.lsn)
       pendingSums.apply(writer.endLsn, NO_ENTRIES, 0, 0, begun.time);
     this.#time = Math.max(this.#time, begun.time);
     this.#open = open;
     this.#hasBegun = true;
-    // Last: from now on batches are opened for this stream.
+    // Last, because from now on batches are opened for this stream.
     context.balance.count(STAT.generation);
     open.flusher?.start();
     this.#deps.begun();
     log('info', { stream }, `Began a stream in ${incrementLog.store}`);
   }
 
-  /** The journal takes records, where nothing is in doubt. */
+  /** The journal takes records, if none is in doubt. */
   noticeAvailable(): void {
     const { availability, published } = this.#deps;
     if (!availability.isRefusing || this.#open === undefined || this.#open.writer.isInDoubt) return;
@@ -226,7 +228,7 @@ export class WrittenStream {
     published();
   }
 
-  /** Finds out whether the journal takes records again, and shows life where the database is gone. */
+  /** Checks whether the journal takes records again, and sends heartbeats there if the database is unavailable. */
   async beatWhenDue(isDatabaseAvailable: boolean): Promise<void> {
     const open = this.#open;
     if (open === undefined || !this.#isBeatDue(open, isDatabaseAvailable)) return;
@@ -242,12 +244,12 @@ export class WrittenStream {
     const { availability, context } = this.#deps;
     if (writer.isAppending || writer.isOver || context.phase === 'draining') return false;
     if (availability.isRefusing) return true;
-    // Nobody makes the row of a stream that a broker has lost, and without requests only a beat finds that out.
+    // No row is made for a stream that a broker has lost. Without requests only a heartbeat record notices the loss.
     const isAlone = !isDatabaseAvailable || coveredSince === undefined;
     return writer.isBeatDue(isAlone && this.#clock.monotonic() >= this.#beatDueAt);
   }
 
-  /** Appends a record without increments. */
+  /** Appends a heartbeat record, which has no increments. */
   async #beat(open: OpenStream): Promise<void> {
     const time = this.#time;
     const lsn = await open.writer.beat(time);
@@ -256,7 +258,7 @@ export class WrittenStream {
     this.noticeAvailable();
   }
 
-  /** Asks for the row: whether it is open, what time it is there and, for a role that does not flush, where it is. */
+  /** Reads the row: whether it is open, the database's time and, for a role that does not flush, the checkpoint. */
   async ask(): Promise<void> {
     const { incrementLog, intervals, left, published } = this.#deps;
     const open = this.#open;
@@ -278,19 +280,19 @@ export class WrittenStream {
     published();
   }
 
-  /** Says, once a minute, that everything accepted before is in the log; whoever flushes the stream passes it on. */
+  /** Notes once a minute that everything accepted before is in the journal. The flusher of the stream passes it on. */
   async advanceAcceptedThrough(): Promise<void> {
     const open = this.#open;
     if (open === undefined || open.flusher !== undefined || open.writer.isAppending || open.writer.isOver) return;
     if (this.#clock.monotonic() < this.#wordDueAt) return;
     const isGiven = await open.writer.advanceAcceptedThrough(this.#time);
     if (open !== this.#open) return;
-    // Adopted, and whoever adopted it has not finished it. It would stay open for as long as this writer shows life and is idle.
+    // Adopted, but not finished. It would stay open while this writer is idle and sends heartbeats.
     if (!isGiven) this.#leave(open);
     this.#wordDueAt = this.#clock.monotonic() + this.#deps.intervals.wordMs;
   }
 
-  /** Writes the stream no more. What it holds is flushed by whoever takes it; a later round begins another stream. */
+  /** Stops writing the stream. Whoever takes it flushes its records. A later round begins another stream. */
   #leave(open: OpenStream): void {
     const { context, left, ended } = this.#deps;
     const { writer, coveredSince } = open;
@@ -299,11 +301,11 @@ export class WrittenStream {
     left.note(stream, endLsn, coveredSince !== undefined);
     if (this.#open !== open) return;
     this.#open = undefined;
-    // A failover may have taken back what it holds, whether or not this thread finds that out.
+    // A failover may have undone its records, whether this thread notices that or not.
     context.window.clear();
     left.leave(writer, flushedOf(open));
     const why = writer.endedBecause;
-    const what = `The stream has ended for this server, because ${why}; going on as a new one`;
+    const what = `No longer writing the stream, because ${why}; beginning a new one`;
     context.deps.log('warn', { stream, endLsn }, what);
     ended();
   }

@@ -235,7 +235,7 @@ describe('received streams', () => {
     test('is retired behind its last record, which is deleted after that', async () => {
       await bench.receive([message(1, 0), message(2, 1, { isClose: true })]);
       assert.deepEqual([bench.row?.isRetired, bench.removed], [true, ['r1', 'r2']]);
-      assert.match(bench.lines.at(-1) ?? '', /Finished a stream/);
+      assert.match(bench.lines.at(-1) ?? '', /Retired a stream/);
       await bench.receive([message(2, 1, { receipt: 'late copy', isClose: true })]);
       assert.deepEqual([bench.flushed, bench.removed.at(-1)], [2, 'late copy']);
       await bench.receive([message(3, 2)]);

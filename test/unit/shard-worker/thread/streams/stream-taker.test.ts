@@ -171,7 +171,7 @@ test('another process that stopped where this journal ends has caught nothing up
   await scene.taker.take(scene.journal);
   scene.takeElsewhere(3);
   await scene.taker.take(scene.journal);
-  assert.equal(scene.events.at(-1), 'warn', 'an older state of a stream that went on elsewhere');
+  assert.equal(scene.events.at(-1), 'warn', 'an older state of a stream that continued elsewhere');
   scene.takeElsewhere(2, 'third');
   const error = await scene.refusal();
   assert.equal(error.code, 'journal-copied');
