@@ -6,7 +6,7 @@ import { Load } from '../support/load.js';
 import type { TestServer } from '../support/server.js';
 
 /** How the line of a takeover begins. */
-export const TAKEN_OVER = 'Took over a stream whose writer is gone';
+export const TAKEN_OVER = 'Adopted a stream whose writer is gone';
 /** How the line begins that ends a stream for its writer. */
 export const STREAM_ENDED = 'No longer writing the stream';
 

@@ -37,7 +37,7 @@ const GROUP_BYTES_MAX = 16 * 1024 * 1024;
 
 /** The shard as group commit sees it. */
 export interface GroupTarget extends IdempotencyMemory {
-  /** Waits until the journal may take a first record. Undefined where there is nothing to wait for. */
+  /** Waits until the journal may take a first record. Undefined if there is nothing to wait for. */
   open(): Promise<void> | undefined;
   /** Whether a record that carries `heardTime` can take idempotent requests now. */
   coversIdempotent(heardTime: DatabaseTime): boolean;

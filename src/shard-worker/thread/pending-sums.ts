@@ -300,7 +300,7 @@ export class PendingSums {
   }
 
   /**
-   * The pending sum of a key above the checkpoint that a read saw. Undefined where the key is not pending.
+   * The pending sum of a key above the checkpoint that a read saw. Undefined if the key is not pending.
    *
    * - `again`: the read must be repeated. Its snapshot is older than what is pending here, or than the recovery of the stream.
    * - A row of a later epoch: another owner answers for the stream, so there is nothing to add.

@@ -6,9 +6,9 @@
  * to PostgreSQL, so an increment makes no string. A pending key of 24 bytes costs 24 + 36 bytes plus the slack of doubling
  * arrays. Entries are in the order of insertion.
  *
- * The hash has no secret, so a client can make keys that all have the same hash. A probe therefore ends after {@link
- * PROBES_MAX} slots. The few keys that found no free slot there overflow into a Map of strings, whose hash the engine seeds.
- * The attack is from Crosby and Wallach, "Denial of service via algorithmic complexity attacks", 2003.
+ * The hash has no secret, so a client can make keys that all have the same hash. A probe therefore ends after
+ * {@link PROBES_MAX} slots. The few keys that found no free slot there overflow into a Map of strings, whose hash the engine
+ * seeds. The attack is from Crosby and Wallach, "Denial of service via algorithmic complexity attacks", 2003.
  */
 import { addSums, AMOUNT_MAX, type Sum } from '../../core/increment.js';
 import { PENDING_KEY_OVERHEAD_BYTES } from '../protocol/record-layout.js';

@@ -1,6 +1,6 @@
 /**
  * Moves one stream's sums to PostgreSQL, a frozen range at a time. Shard thread. This file decides when to flush, when to try
- * again, and when the database counts as unavailable; `range-flush.ts` says what an attempt came to.
+ * again, and when the database counts as unavailable; `range-flush.ts` makes the attempts.
  *
  * ```text
  * waiting ──(interval | enough | request | stop)─────► flushing ──committed──► waiting
@@ -70,7 +70,7 @@ export interface FlusherOptions extends FlushScheduleOptions, EarlyFlush {
   readonly sync: () => void;
   /**
    * The time of the database before which everything that an idle stream accepted is committed, as noted in the directory.
-   * Undefined where that is not due, or impossible.
+   * Undefined if that is not due, or impossible.
    */
   readonly touchTime: () => DatabaseTime | undefined;
 }
@@ -212,7 +212,7 @@ export class Flusher {
     if (this.#available && this.#pendingSums.frozen === undefined) this.#pauses.endAll();
   }
 
-  /** Whether the stream has a row; false where it has none and the loop is draining. */
+  /** Whether the stream has a row; false if it has none and the loop is draining. */
   async #registered(): Promise<boolean> {
     const backoff = new Backoff(BACKOFF_FIRST_MS, BACKOFF_MAX_MS);
     while (!this.#pendingSums.isRegistered) {
@@ -303,7 +303,7 @@ export class Flusher {
     this.#events.committed(range, flush, ms);
   }
 
-  /** The row of a fenced stream; undefined where it cannot be read now. */
+  /** The row of a fenced stream; undefined if it cannot be read now. */
   async #ownerOf(stream: string): Promise<Checkpoint | undefined> {
     try {
       return await this.#database.readBack(stream);

@@ -73,7 +73,7 @@ export interface RejectedKeys {
   readonly sqlState: string;
 }
 
-/** Tries a text[] of keys with their numeric[] of sums without committing them; undefined where PostgreSQL takes them all. */
+/** Tries a text[] of keys with their numeric[] of sums without committing them; undefined if PostgreSQL takes them all. */
 export type Probe = (keys: Buffer, amounts: Buffer) => Promise<StatementRefusedError | undefined>;
 
 /** The poison keys of a range. Rejects where a probe does. */

@@ -53,7 +53,7 @@ export class RangeEncoder {
     }
   }
 
-  /** Undefined where the range has no idempotent requests. */
+  /** Undefined if the range has no idempotent requests. */
   #encodeIdempotent(idempotent: IdempotentRequests, poison: Poison): IdempotentFlushArrays | undefined {
     if (idempotent.size === 0) return undefined;
     const encoder = this.#idempotent;

@@ -34,8 +34,8 @@ export class SetAsideLog {
     if (requests === 0) return;
     this.#log(
       { stream, requests, increments, acceptedThrough: time },
-      `${requests} idempotent requests of stream ${stream} with ${increments} increments could not be checked against ` +
-        'IDEMPOTENCY_WINDOW_HOURS any more; they are kept in rejected_increments and not counted. List them with ' +
+      `${requests} idempotent requests of stream ${stream} with ${increments} increments can no longer be checked against ` +
+        'IDEMPOTENCY_WINDOW_HOURS; they are kept in rejected_increments and not counted. List them with ' +
         '`npm run journal -- rejected`',
     );
   }

@@ -36,7 +36,7 @@ export interface StreamRow extends Checkpoint {
 
 /** A stream's locked row, and its claims. */
 export interface LockedStream extends ClaimsInDatabase {
-  /** Undefined where there is none. */
+  /** Undefined if there is none. */
   readonly row: StreamRow | undefined;
 }
 
@@ -217,7 +217,7 @@ export class PostgresShardDatabase {
     });
   }
 
-  /** The stream's row once every flush that was under way has ended. Undefined where there is none. */
+  /** The stream's row once every current flush has ended. Undefined if there is none. */
   readBack(stream: string): Promise<StreamRow | undefined> {
     return this.#inTurn(() => this.#readRow(stream));
   }
@@ -308,7 +308,7 @@ export class PostgresShardDatabase {
     }
   }
 
-  /** Tries the sums without committing them. Undefined where PostgreSQL takes them all. */
+  /** Tries the sums without committing them. Undefined if PostgreSQL takes them all. */
   async #probe(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
     await this.#connection.run({ text: 'begin' });
     let refusal: StatementRefusedError | undefined;

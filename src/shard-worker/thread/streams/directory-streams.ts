@@ -69,7 +69,7 @@ export class DirectoryStreams implements ShardStreams {
   readonly #time: NotedTime;
   /** The time that the records of the latest group carry. */
   #groupTime: DatabaseTime = 0;
-  /** By stream; unread ones. */
+  /** Handed-over streams that this thread has not read yet, by stream. */
   readonly #handedOver: Map<string, HandedOverStream>;
   #started: Promise<void> = Promise.resolve();
   #isStartEnding = false;
@@ -119,8 +119,8 @@ export class DirectoryStreams implements ShardStreams {
   }
 
   /**
-   * Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses. {@link
-   * endStart} ends the retries; then it settles, and the shard takes nothing.
+   * Recovers, or starts without the database. Settles when the shard takes increments. Retries while the disk refuses.
+   * {@link endStart} ends the retries; then it settles, and the shard takes nothing.
    */
   start(): Promise<void> {
     this.#started = this.#startWhenPossible();

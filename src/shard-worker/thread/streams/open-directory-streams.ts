@@ -12,7 +12,7 @@ import { shardHistogram, statsRow } from '../../protocol/stats.js';
 import type { ShardContext } from '../shard-context.js';
 import { DirectoryStreams } from './directory-streams.js';
 
-/** Opens them as the settings of the task say. */
+/** Opens them by the settings of the task. */
 export function openDirectoryStreams(task: ShardTask, context: ShardContext): DirectoryStreams {
   const { databaseProblem, handedOver } = task;
   const journals = journalsOf(task, (fields, message) => {

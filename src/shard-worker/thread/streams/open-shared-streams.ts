@@ -16,7 +16,7 @@ import { ReceivedStreams } from './received-streams.js';
 import { SharedStreams, type SharedStreamsDeps } from './shared-streams.js';
 import { TakenStreams } from './taken-streams.js';
 
-/** Opens them as the settings of the task say. */
+/** Opens them by the settings of the task. */
 export function openSharedStreams(
   task: ShardTask,
   context: ShardContext,

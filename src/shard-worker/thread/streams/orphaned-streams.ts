@@ -26,7 +26,7 @@ import { Pauses } from '../pauses.js';
 
 const BACKOFF_MS = 500;
 const JOURNAL_BACKOFF_MS = 5000;
-/** Claims that are reported of a finished stream. A failover goes back over fewer starts. */
+/** Claims that are reported of a retired stream. A failover goes back over fewer starts. */
 const FINISHED_CLAIMS_MAX = 16;
 
 /** What orphaned streams need of their shard. */
@@ -183,7 +183,7 @@ export class OrphanedStreams {
     this.#onCommitted = undefined;
   }
 
-  /** False where it was stopped first. */
+  /** False if it was stopped first. */
   async #recoverAll(): Promise<boolean> {
     const { journals, database, log, clock } = this.#deps;
     const unreadable = new Episode(clock);

@@ -54,7 +54,7 @@ export interface ShardStreams extends Published {
   /** Most bytes of a group; infinite: any number. */
   readonly groupBytesMax: number;
 
-  /** Waits until the journal may take a first record. Undefined where there is nothing to wait for. */
+  /** Waits until the journal may take a first record. Undefined if there is nothing to wait for. */
   open(): Promise<void> | undefined;
 
   /** Whether a record that carries `heardTime` can take idempotent requests now. */

@@ -85,9 +85,9 @@ export class SharedStreams implements ShardStreams {
   readonly #intervals: SharedStreamsIntervals;
   readonly #availability: JournalAvailability;
   readonly #left: LeftStreams;
-  /** Undefined where the role does not write. */
+  /** Undefined if the role does not write. */
   readonly #written: WrittenStream | undefined;
-  /** Undefined where the role does not flush. */
+  /** Undefined if the role does not flush. */
   readonly #others: FlushedStreams | undefined;
   #lifeDueAt = Number.NEGATIVE_INFINITY;
   /** The loops that end with the drain. The loop with heartbeats runs until the end. */

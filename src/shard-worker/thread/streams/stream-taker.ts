@@ -159,7 +159,7 @@ function copied({ stream, location }: Journal, shared: Lsn, end: Lsn): JournalEr
 function unknownOwner({ stream, location }: Journal, end: Lsn): JournalError {
   return new JournalError(
     'journal-copied',
-    `The table journal_claims no longer says who has owned stream ${stream} since ${location} did: its rows were deleted, or ` +
+    `The table journal_claims no longer shows who has owned stream ${stream} since ${location} did: its rows were deleted, or ` +
       `there were too many owners. So it is unknown which of LSN 1 to ${end} are here only. Compare ` +
       `${journalCommand('dump', location, stream)} with the sums, then move the directory away.`,
   );

@@ -262,7 +262,7 @@ export class TakenStreams implements FlushedStreams {
     const { stream, lsn } = taken;
     const facts = { stream, node: survey.node, checkpoint: lsn };
     if (adopt)
-      this.#log('info', facts, isOwn ? 'Finishing an earlier stream' : 'Took over a stream whose writer is gone');
+      this.#log('info', facts, isOwn ? 'Finishing an earlier stream' : 'Adopted a stream whose writer is gone');
     else this.#log('info', facts, 'Flushing a stream for its writer');
     changed();
   }

@@ -25,7 +25,10 @@ import type { JournalAvailability } from './journal-availability.js';
 import type { LeftStreams } from './left-streams.js';
 import type { AppendedGroup, FlushedStream } from './shard-streams.js';
 
-/** Heartbeat records for each heartbeat that the database does not take. Lists of subjects must see them in time. */
+/**
+ * Heartbeat records in place of each heartbeat that the database does not take, because lists of subjects must see them in
+ * time.
+ */
 const BEATS_A_SIGN = 3;
 /** A group may be in doubt for this share of ACK_TIMEOUT_MS, so that the answer comes in time. */
 const DOUBT_SHARE = 0.8;
@@ -40,7 +43,7 @@ interface OpenStream extends CountedStream {
    * When its row was first seen open, in time of the database. Records with this or a later time can take idempotent requests.
    */
   coveredSince: DatabaseTime | undefined;
-  /** Undefined where others flush it. */
+  /** Undefined if others flush it. */
   readonly flusher: Flusher | undefined;
 }
 

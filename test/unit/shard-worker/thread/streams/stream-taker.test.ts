@@ -251,7 +251,7 @@ test('claims that were removed leave it unknown who owned the stream, unless thi
   scene.row = { epoch: 999, lsn: 4, coveredFrom: 0, isOver: false };
   const error = await scene.refusal();
   assert.equal(error.code, 'journal-copied');
-  assert.match(error.message, /no longer says who has owned/);
+  assert.match(error.message, /no longer shows who has owned/);
   const empty = new Scene(0);
   await empty.taker.take(empty.journal);
   empty.claims = [];
