@@ -1,6 +1,4 @@
-/**
- * What an HTTP server measures of its batches, in shared memory that the main thread reads. HTTP thread and main thread.
- */
+/** The batch stats of an HTTP server, in shared memory that the main thread reads. HTTP thread and main thread. */
 import {
   Histogram,
   histogramCells,
@@ -9,7 +7,7 @@ import {
   type HistogramReading,
 } from '../../core/histogram.js';
 
-/** The histograms of an HTTP server, in the order in which they lie in its row. */
+/** The histograms of an HTTP server, in the order of its row. */
 export const BATCH_HISTOGRAMS = {
   ackSeconds: [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
   batchRequests: [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048],

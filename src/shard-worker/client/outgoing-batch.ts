@@ -1,11 +1,10 @@
 /**
- * Open batches: record header and entries in one buffer, which the client then posts; and the memory for them. HTTP
- * thread.
+ * Open batches, and the memory for them. A batch is a record header and entries in one buffer. HTTP thread.
  *
- * Batches are written into slots of shared memory that are used again, so that a batch crosses the port as a number. A
- * slot belongs to the HTTP thread until its batch is posted, then to the shard until the batch is answered. The port
- * orders the writes of one thread before the reads of the other. Transferring a buffer instead costs both threads about
- * 20 µs, because it is made, serialised and freed each time.
+ * Batches are written into reused slots of shared memory, so that a batch crosses the port as a number. A slot belongs to the
+ * HTTP thread until its batch is posted, then to the shard until the batch is answered. The port orders the writes of one
+ * thread before the reads of the other. A transferred buffer would cost both threads about 20 µs, because it is made,
+ * serialised and freed each time.
  */
 import type { Clock } from '../../core/clock.js';
 import type { ParsedIncrements, PendingReply } from '../../core/increment.js';
@@ -19,7 +18,7 @@ import {
   writeUint64,
 } from '../protocol/record-layout.js';
 
-/** The content of an {@link OutgoingBatch}, ready to be posted. */
+/** The content of an {@link OutgoingBatch}, ready to post. */
 export interface FilledBatch {
   readonly buffer: BatchBuffer;
   readonly replies: PendingReply[];
@@ -118,12 +117,12 @@ export class OutgoingBatch {
     this.#end -= bytes;
     this.#increments -= increments;
     if (!this.isEmpty) return;
-    // The request may have taken memory larger than a slot, into which others must not gather.
+    // The request may have taken memory larger than a slot. Others must not gather in it.
     this.#memory.release(this.#buffer as BatchBuffer);
     this.#buffer = undefined;
   }
 
-  /** Stamps the batch with the time, returns its content and leaves it empty. It must not be empty before. */
+  /** Stamps the batch with the time, returns its content and empties it. It must not be empty before. */
   take(nowMs: number): FilledBatch {
     const buffer = this.#buffer as BatchBuffer;
     const { view } = buffer;
@@ -152,10 +151,10 @@ export function idempotentRequestBytes(idempotencyKey: string, incrementsBytes: 
   return IDEMPOTENT_HEADER_BYTES + idempotencyKey.length + incrementsBytes;
 }
 
-/** Bytes of a slot. A batch is posted before it would become larger; a larger request has a batch of its own. */
+/** Bytes of a slot. A batch is posted before it becomes larger; a larger request has a batch of its own. */
 export const BATCH_BYTES_MAX = 64 * 1024;
 
-/** Most slots between an HTTP server and a shard. For a batch beyond them, a copy of its content is transferred. */
+/** Most slots between an HTTP server and a shard. The content of further batches is copied and transferred. */
 const SLOTS_MAX = 8;
 
 /** Memory that a batch is written into. */
@@ -168,14 +167,14 @@ export interface BatchBuffer {
 /** The slots between an HTTP server and one shard thread. Another shard thread gets other slots. */
 export class BatchMemory {
   readonly #free: BatchBuffer[] = [];
-  /** Unshared memory for batches beyond the slots: as many pieces as were open at a time. */
+  /** Unshared memory for batches beyond the slots. */
   readonly #spare: BatchBuffer[] = [];
   #made = 0;
 
   /** Memory of at least `bytes`. */
   take(bytes: number): BatchBuffer {
     if (bytes > BATCH_BYTES_MAX) return bufferOn(new ArrayBuffer(bytes));
-    // The slot that was used last is most likely in the cache.
+    // The last used slot is most likely in the cache.
     const free = this.#free.pop();
     if (free !== undefined) return free;
     if (this.#made === SLOTS_MAX) return this.#spare.pop() ?? bufferOn(new ArrayBuffer(BATCH_BYTES_MAX));
@@ -184,8 +183,8 @@ export class BatchMemory {
   }
 
   /**
-   * What to post for the batch in the first `end` bytes of `buffer`: shared memory as it is, else a copy of `end`
-   * bytes. At the key bound each request is a batch, and the limits count only the bytes of requests.
+   * What to post for the batch in the first `end` bytes of `buffer`: shared memory itself, else a copy of `end` bytes. A copy,
+   * because at the key bound each request is a batch, and the limits count only the bytes of requests.
    */
   seal(buffer: BatchBuffer, end: number): BatchBuffer {
     if (buffer.memory instanceof SharedArrayBuffer || buffer.memory.byteLength === end) return buffer;
@@ -194,7 +193,7 @@ export class BatchMemory {
     return sealed;
   }
 
-  /** Returns the memory of a batch that is answered or was never posted, to be written again. */
+  /** Returns the memory of a batch that is answered or was never posted. */
   release(buffer: BatchBuffer): void {
     if (buffer.memory instanceof SharedArrayBuffer) this.#free.push(buffer);
   }

@@ -1,9 +1,8 @@
 /**
- * The client of one shard: the open batches, the batches in flight, and the room that requests have reserved. HTTP
- * thread.
+ * The client of one shard: the open batches, the batches in flight, and the room that requests have reserved. HTTP thread.
  *
- * A MessagePort has no backpressure: it buffers messages without limit. The in-flight window here is the only limit, so
- * nothing is posted without reserved room. Room is released only when the shard has answered or its thread has ended.
+ * A MessagePort has no backpressure: it buffers messages without limit. The in-flight window here is the only limit, so nothing
+ * is posted without reserved room. Room is released when the shard has answered or its thread has ended.
  */
 import { systemClock, type Clock, type Timer } from '../../core/clock.js';
 import { REFUSALS, type Refusal } from '../../core/bounds.js';
@@ -21,8 +20,8 @@ import {
 } from './outgoing-batch.js';
 
 /**
- * Batches in flight at a time, as far as the client can wait. The two messages and the sync of a batch cost the shard
- * more than the requests in it, so requests gather here while the shard is busy.
+ * Batches in flight at a time, unless room forces more. The messages and the sync of a batch cost the shard more than its
+ * requests, so requests gather here while the shard is busy.
  */
 const BATCHES_IN_FLIGHT_MAX = 1;
 
@@ -36,7 +35,7 @@ interface BatchInFlight {
   readonly buffer: BatchBuffer;
   readonly increments: number;
   readonly bytes: number;
-  /** On the monotonic clock, because the wall clock may be set while the batch is in flight. */
+  /** On the monotonic clock, because the wall clock may be set meanwhile. */
   readonly sentAtMs: number;
   /** When its first request came, on the same clock. */
   readonly openedAtMs: number;
@@ -98,7 +97,7 @@ export class ShardClient {
   };
 
   /**
-   * `shared` is given if several HTTP servers reserve room together: room that is released here is released there. `stats` are
+   * `shared` is given if several HTTP servers reserve room together: room released here is also released there. `stats` are
    * those of the HTTP server. `readGeneration` reads `STAT.generation` of the shard.
    */
   constructor(
@@ -151,10 +150,10 @@ export class ShardClient {
     });
   }
 
-  /** The shard's thread has ended: requests in flight have an unknown outcome, open ones were never sent. */
+  /** The shard's thread has ended. Requests in flight have an unknown outcome; open ones were never sent. */
   disconnect(): void {
     const port = this.#port;
-    // Before the answers below, which would post the open batches.
+    // First, because the answers below would post the open batches.
     this.#port = undefined;
     this.#timer?.cancel();
     this.#timer = undefined;
@@ -188,7 +187,7 @@ export class ShardClient {
 
   /**
    * Adds a request as a batch of its own, which the shard takes only if it needs no new key. The next such request or
-   * {@link endTurn}, which the caller must call, posts it without waiting for others.
+   * {@link endTurn}, which the caller must call, posts it at once.
    */
   addOnlyPendingKeys(increments: ParsedIncrements, reply: PendingReply, bytes: number): void {
     const batch = this.#open.onlyPendingKeys;
@@ -231,8 +230,8 @@ export class ShardClient {
   }
 
   /**
-   * Whether {@link endTurn} must be called: no answer will call it. Also while the timer runs, because that counts whole
-   * milliseconds, and a turn may find that the wait is over before.
+   * Whether {@link endTurn} must be called, because no answer will call it. Also while the timer runs: it counts whole
+   * milliseconds, and a turn may find that the wait is over.
    */
   get needsTurnEnd(): boolean {
     return this.batchesInFlight < BATCHES_IN_FLIGHT_MAX;
@@ -255,7 +254,7 @@ export class ShardClient {
     for (const batch of this.#inOrder) this.#post(batch);
   }
 
-  /** Answers requests that have waited longer than `timeoutMs`. Those that were posted keep their room. */
+  /** Answers requests that have waited longer than `timeoutMs`. Posted ones keep their room. */
   expire(timeoutMs: number): void {
     const beforeMs = this.#clock.monotonic() - timeoutMs;
     // A request that was never posted is not counted, so it is refused and its room is released.
@@ -270,7 +269,7 @@ export class ShardClient {
     }
   }
 
-  /** Makes room for `bytes` more, which are written next. A batch without room is posted; all of it is older. */
+  /** Makes room for `bytes` more, which are written next. Posts a batch without room, because all of it is older. */
   #makeRoom(batch: OutgoingBatch, bytes: number): void {
     if (batch.hasRoom(bytes)) return;
     this.#post(batch);
@@ -313,7 +312,7 @@ export class ShardClient {
       this.#stats.ackSeconds.observe((nowMs - openedAtMs) / 1000, requests);
     }
     if (this.batchesInFlight === 0) this.#pace.settled(this.#openRequests);
-    // Before the replies: the shard works while this thread writes them.
+    // Before the replies, so that the shard works while this thread writes them.
     this.endTurn();
     for (const { replies } of settled) {
       if (isOutcomes) settleEach(replies, answer.outcomes);
@@ -354,7 +353,7 @@ function settleEach(replies: readonly PendingReply[], outcomes: Uint8Array): voi
   }
 }
 
-/** The refusal of an outcome from `refused` on, which holds its index. */
+/** The refusal whose index an outcome from `refused` on holds. */
 function refusalOf(outcome: number): Refusal {
   return REFUSALS[outcome - IDEMPOTENT_OUTCOME.refused] ?? 'outcome-unknown';
 }

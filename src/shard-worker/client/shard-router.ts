@@ -1,9 +1,8 @@
 /**
- * The router of an HTTP server: splits requests over the shards, applies all limits, and joins the outcomes of the
- * parts of a request. HTTP thread.
+ * The router of an HTTP server: splits requests over the shards, applies all limits, and joins the outcomes of the parts of a
+ * request. HTTP thread.
  *
- * A request is admitted in every shard that it needs before any part of it is sent. Outcome of a request over several
- * shards:
+ * A request is admitted in all its shards before any part of it is sent. Outcome of a request over several shards:
  *
  * | parts | outcome |
  * | --- | --- |
@@ -11,10 +10,10 @@
  * | all refused | the refusal |
  * | otherwise | `outcome-unknown`, because some parts are counted and some are not |
  *
- * A request is not posted while `submit` runs, but at the end of the turn or with a later request. Until then the parser
- * of uWebSockets.js may find malformed bytes behind the body, answer the request with an error, and abort it. That request
- * is the last one that was taken, because the parser reads one connection after the other and never begins a request
- * before the previous one of its connection is over. {@link ShardRouter.withdraw} takes it back.
+ * A request is not posted while `submit` runs, but at the end of the turn or with a later request. Until then the parser of
+ * uWebSockets.js may find malformed bytes behind the body, answer with an error, and abort the request.
+ * {@link ShardRouter.withdraw} then takes it back. It is always the last request taken, because the parser reads one connection
+ * after the other, and one request of a connection after the other.
  */
 import type { MessagePort } from 'node:worker_threads';
 import type { Bound, Refusal } from '../../core/bounds.js';
@@ -40,7 +39,7 @@ export interface RouterLimits {
   /** Most bytes sent to one shard and not yet answered. */
   readonly windowBytesMax: number;
   readonly ackTimeoutMs: number;
-  /** Idempotent requests that can still be taken before IDEMPOTENCY_MAX_ROWS is reached. */
+  /** Idempotent requests that can be taken before IDEMPOTENCY_MAX_ROWS is reached. */
   readonly idempotencyRoom: () => number;
 }
 
@@ -66,8 +65,8 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
   };
 
   /**
-   * `atTurnEnd` runs its argument once this turn of the event loop has read what waits on its sockets. `shared` is
-   * given if there are other HTTP servers; the clients release room there.
+   * `atTurnEnd` runs its argument once this turn of the event loop has read its sockets. `shared` is given if there are other
+   * HTTP servers; the clients release room there.
    */
   constructor(
     clients: readonly ShardClient[],
@@ -90,9 +89,9 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     this.#clients[shard]?.connect(shardPort(port));
   }
 
-  /** Until its admission is set again, the shard's increments are refused as `journal-unavailable`. */
+  /** Refuses the shard's increments as `journal-unavailable` until its admission is set again. */
   disconnect(shard: number): void {
-    // First, so that nothing is sent to a shard that is not there.
+    // First, so that nothing is sent to a missing shard.
     this.setShardAdmission(shard, 'journal-unavailable');
     this.#clients[shard]?.disconnect();
   }
@@ -112,7 +111,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     const admission = this.closedAdmission;
     if (admission !== undefined) return admission;
     if (this.#stats.some((row) => row[STAT.journalRefused] === 1)) return 'journal-unavailable';
-    // A load balancer that believes the probe sends no request whose refusal would ask for room.
+    // Asks for room itself, because a load balancer may send no requests after the probe.
     const bound = this.#boundOfNew(INCREMENT_HEADER_BYTES + keyBytes);
     return bound === undefined ? undefined : this.#wantRoom(bound);
   }
@@ -139,7 +138,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
 
   submit(increments: ParsedIncrements, reply: PendingReply): Refusal | undefined {
     if (increments.count === 1) {
-      // The count proves that row 0 exists.
+      // Row 0 exists, because the count is above 0.
       const shard = shardOfHash(increments.hash[0] as number, this.#clients.length);
       return this.#submitToOne(shard, increments, INCREMENT_HEADER_BYTES + (increments.keyBytes[0] as number), reply);
     }
@@ -189,7 +188,7 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
     const client = this.#clients[shard] as ShardClient;
     if (this.#pendingKeysWith(increments.count) > this.#limits.pendingKeysMax) {
       this.#wantRoom('pending-keys');
-      // Only the shard knows whether the keys are pending, in which case the request needs no room.
+      // Only the shard knows whether the keys are pending. Then the request needs no room.
       client.addOnlyPendingKeys(increments, reply, bytes);
       this.#scheduleTurnEnd();
       return undefined;
@@ -278,24 +277,24 @@ export class ShardRouter implements IncrementRouter, HttpServerLink {
       : undefined;
   }
 
-  /** Asks the shards for flushes, which make room below the bound. Returns the bound. */
+  /** Asks the shards for flushes, which make room. Returns `bound`. */
   #wantRoom(bound: Bound): Bound {
-    // A store takes the cache line from the shard's thread, so only where it changes something.
+    // A store takes the cache line from the shard's thread, so only if it changes the value.
     for (const row of this.#stats) if (row[STAT.roomWanted] !== 1) row[STAT.roomWanted] = 1;
     return bound;
   }
 
-  /** Why this shard cannot take `bytes` more now, without the limits of the whole server. */
+  /** Why this shard cannot take `bytes` more now, apart from limits of the whole server. */
   #refusalOf(shard: number, bytes: number): Refusal | undefined {
     return this.#refusalOfWindow(shard, bytes) ?? this.#boundOfJournal(shard, bytes);
   }
 
-  /** Why `bytes` cannot be sent to this shard now, whether it would keep them or not. */
+  /** Why `bytes` cannot be sent to this shard now, even if it would not keep them. */
   #refusalOfWindow(shard: number, bytes: number): Refusal | undefined {
     const admission = this.#admissions[shard] as Admission;
     if (admission !== 'open') return admission;
     const client = this.#clients[shard] as ShardClient;
-    // An empty window takes a request of any size: it can never have more room than now.
+    // An empty window takes a request of any size, because it never has more room.
     const isFull = client.reservedBytes > 0 && client.reservedBytes + bytes > this.#limits.windowBytesMax;
     return isFull ? 'window-bytes' : undefined;
   }
@@ -357,7 +356,7 @@ function hashIdempotencyKey(idempotencyKey: string): number {
   return finishKeyHash(hash);
 }
 
-/** The reply that the HTTP server gave for a request, from the one that a client got. */
+/** The HTTP server's reply for a request, from the reply that a client got. */
 function requestOf(reply: PendingReply): PendingReply {
   return reply instanceof SplitReply || reply instanceof ReplyAtBound ? reply.request : reply;
 }

@@ -1,10 +1,10 @@
 /**
- * The room that several HTTP servers have reserved together, in shared memory, so that the limits of the server hold
- * for all of its HTTP threads. HTTP threads.
+ * The room that several HTTP servers have reserved together, in shared memory, so that the limits of the server hold for all of
+ * its HTTP threads. HTTP threads.
  *
- * An HTTP server reserves first, then compares with the limits, and releases what is too much. Two that reserve at the
- * same moment both see the sum, so a limit is never exceeded; near it, both may be refused. A shard adds to its stats
- * before room is released here, and readers read the reservations before the stats, so nothing is missed in between.
+ * An HTTP server reserves first, then compares with the limits, and releases the excess. Two that reserve at the same moment
+ * both see the sum, so a limit is never exceeded; near it, both may be refused. A shard adds to its stats before room is
+ * released here. Readers read the reservations before the stats, so they miss nothing in between.
  */
 
 const INCREMENTS = 0;
@@ -28,7 +28,7 @@ export class SharedReservations {
     this.#cells = new Uint32Array(memory);
   }
 
-  /** Reserves room in a shard, without a look at the limits. */
+  /** Reserves room in a shard without checking limits. */
   reserve(shard: number, increments: number, bytes: number): void {
     Atomics.add(this.#cells, shard * ROW + INCREMENTS, increments);
     Atomics.add(this.#cells, shard * ROW + BYTES, bytes);
@@ -40,7 +40,7 @@ export class SharedReservations {
     Atomics.sub(this.#cells, shard * ROW + BYTES, bytes);
   }
 
-  /** Increments for which all HTTP servers have reserved room in a shard. */
+  /** Increments that all HTTP servers have reserved room for in a shard. */
   increments(shard: number): number {
     return Atomics.load(this.#cells, shard * ROW + INCREMENTS);
   }

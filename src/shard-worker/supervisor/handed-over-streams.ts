@@ -1,23 +1,23 @@
 /**
- * What ended threads of a shard had applied and not committed, by stream, until a later thread has read the stream and
- * counted what its journal lacks. Main thread.
+ * What ended threads of a shard had applied and not committed, by stream, until a later thread has read the stream and counted
+ * missing records. Main thread.
  */
 import type { HandedOverStream } from '../protocol/control-messages.js';
 import { STAT } from '../protocol/stats.js';
 
-/** Most streams that are remembered. A thread adds one, and a shard restarts a few times a minute at most. */
+/** Most streams that are remembered. Each thread adds one, and a shard restarts at most a few times a minute. */
 const STREAMS_MAX = 1000;
 
 /** The streams that ended threads of one shard have handed over. */
 export class HandedOverStreams {
   readonly #streams = new Map<string, HandedOverStream>();
 
-  /** Those that no thread has taken over yet. */
+  /** The streams that no thread has taken over yet. */
   get all(): readonly HandedOverStream[] {
     return [...this.#streams.values()];
   }
 
-  /** The thread has ended whose own stream is `stream`; `row` is the shard's row of stats, before its balance is closed. */
+  /** The thread whose own stream is `stream` has ended. `row`: the shard's stats, before their balance is closed. */
   add(stream: string | undefined, row: Float64Array): void {
     const at = (cell: number): number => row[cell] ?? 0;
     if (stream === undefined || at(STAT.ownAppliedLsn) <= at(STAT.ownCheckpointLsn)) return;
@@ -33,7 +33,7 @@ export class HandedOverStreams {
     if (oldest !== undefined && this.#streams.size > STREAMS_MAX) this.#streams.delete(oldest);
   }
 
-  /** A thread has read the stream and has counted what is missing. */
+  /** A thread has read the stream and counted missing records. */
   remove(stream: string): void {
     this.#streams.delete(stream);
   }

@@ -1,6 +1,5 @@
 /**
- * Starts the shard threads, restarts one that ends unexpectedly, and sends them requests. Main thread; owner of
- * piscina.
+ * Starts the shard threads, restarts one that ends unexpectedly, and sends them requests. Main thread; owner of piscina.
  *
  * ```text
  * starting ──serving──► serving ──thread ends──► restarting ──serving──► serving
@@ -9,10 +8,9 @@
  *                                         └──► drained
  * ```
  *
- * A shard is one Piscina task that runs as long as its thread. When the thread ends, requests in flight with it get
- * `outcome-unknown`, the other shards go on, and the next thread recovers from the journal. This holds during a drain,
- * too: a drain waits for shards that start or restart, because only a thread that has recovered knows what stays in the
- * journal.
+ * A shard is one Piscina task that runs as long as its thread. When the thread ends, its requests in flight get
+ * `outcome-unknown`, the other shards go on, and the next thread recovers from the journal. A drain also waits for shards that
+ * start or restart, because only a recovered thread knows what stays in the journal.
  */
 import { MessageChannel, receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { fileURLToPath } from 'node:url';
@@ -50,24 +48,24 @@ const RECOVERABLE: ReadonlySet<JournalErrorCode> = new Set(['journal-failed', 'j
 /** Most control requests that wait for one shard at a time. */
 const CONTROL_REQUESTS_MAX = 10_000;
 
-/** Most finished streams that are remembered. */
+/** Most retired streams that are remembered. */
 const FINISHED_MAX = 1000;
 
-/** What the supervisor tells its owner. */
+/** Events for the owner of the supervisor. */
 interface SupervisorEvents {
   /** Whether a shard takes increments has changed. */
   admission(shard: number, admission: Admission): void;
-  /** A shard cannot go on: the process must end. */
+  /** A shard cannot go on. The process must end. */
   fatal(reason: string): void;
   /** Whether a shard can use the database has changed. */
   database(shard: number, state: ShardDatabaseState): void;
 }
 
-/** What the supervisor is given. */
+/** Collaborators and values of the supervisor. */
 export interface SupervisorOptions {
   readonly shards: number;
   readonly stats: SharedArrayBuffer;
-  /** The task of a shard, without what the supervisor adds. */
+  /** The task of a shard, without the part that the supervisor adds. */
   readonly taskOf: (
     shard: number,
   ) => Omit<ShardTask, 'control' | 'batchPorts' | 'stats' | 'handedOver' | 'shard' | 'shards'>;
@@ -88,7 +86,7 @@ type WithoutId<T> = T extends { readonly id: number } ? Omit<T, 'id'> : never;
 /** Why a shard cannot go on. */
 interface Verdict {
   readonly detail: string;
-  /** It is about the journal, during the start: the server cannot start before an operator changes something. */
+  /** The journal prevents the start until an operator changes something. */
   readonly refusesStart: boolean;
 }
 
@@ -99,14 +97,14 @@ class SupervisedShard {
   streams: readonly string[] = [];
   /** Why a restart would not help. Set before the thread ends. */
   verdict: Verdict | undefined;
-  /** What the thread has said about its journal, which the log has. */
+  /** What the thread has reported, and logged, about its journal. */
   reported: string | undefined;
   control: MessagePort | undefined;
   ended: Promise<void> = Promise.resolve();
   readonly restarts = new RestartBudget(systemClock);
-  /** Increments that former threads of this shard left in the journal, which the thread that runs now has to read. */
+  /** Increments that former threads of this shard left in the journal for the current thread to read. */
   handedOver = 0;
-  /** The stat `recovered` when the thread that runs now was launched. */
+  /** The stat `recovered` when the current thread was launched. */
   recoveredBefore = 0;
   readonly handedOverStreams = new HandedOverStreams();
   readonly waiting = new Map<number, PendingControl>();
@@ -143,8 +141,8 @@ export class ShardSupervisor {
   }
 
   /**
-   * Starts all shards; resolves when all of them serve. If a journal cannot be used, rejects with StartError once every
-   * shard serves or has said so. If a shard cannot start for another reason, rejects with CounterError.
+   * Starts all shards; resolves when all serve. If a journal cannot be used, rejects with StartError once every shard serves or
+   * has reported its journal. Rejects with CounterError if a shard cannot start for another reason.
    */
   async start(): Promise<void> {
     for (let shard = 0; shard < this.#shards.length; shard += 1) this.#launch(shard);
@@ -164,12 +162,12 @@ export class ShardSupervisor {
     return this.#shards.flatMap((shard) => shard.streams);
   }
 
-  /** Streams that this process has flushed to their end and removed, the last {@link FINISHED_MAX}. */
+  /** The last {@link FINISHED_MAX} streams that this process has flushed to their ends and removed. */
   get finished(): ReadonlyMap<string, FinishedStream> {
     return this.#finished;
   }
 
-  /** What each shard holds of keys above the checkpoints that a read saw. */
+  /** The pending sums of keys in each shard, above the checkpoints that a read saw. */
   async pendingOf(keys: readonly Uint8Array[], seen: SeenCheckpoints): Promise<readonly PendingAnswer[]> {
     const packed = packKeys(keys);
     return Promise.all(
@@ -202,14 +200,14 @@ export class ShardSupervisor {
     return keys;
   }
 
-  /** Acknowledged increments that a thread left in the journal when it ended, and that no later thread has read yet. */
+  /** Acknowledged increments that ended threads left in the journal and no later thread has read yet. */
   get unread(): number {
     return this.#shards.reduce((total, _, index) => total + this.#unreadOf(index), 0);
   }
 
   /**
-   * Lets every shard flush, prune and close; resolves to what stays in the journals. A shard that starts or restarts
-   * recovers first, unless its disk refuses. Rejects if a shard cannot go on.
+   * Lets every shard flush, prune and close; resolves to what stays in the journals. A shard that starts or restarts recovers
+   * first, unless its disk refuses. Rejects if a shard cannot go on.
    */
   async drain(): Promise<readonly PendingRange[]> {
     const left = await Promise.all(this.#shards.map((shard, index) => this.#drainShard(shard, index)));
@@ -219,7 +217,7 @@ export class ShardSupervisor {
 
   async #drainShard(shard: SupervisedShard, index: number): Promise<readonly PendingRange[]> {
     for (;;) {
-      // Also while the shard starts: only the thread knows whether its disk lets it start at all.
+      // Also during a start, because only the thread knows whether its disk lets it start.
       await this.#until(() => shard.control !== undefined);
       shard.state = 'draining';
       try {
@@ -290,7 +288,7 @@ export class ShardSupervisor {
         this.#options.events.database(index, message.state);
         break;
       case 'journal':
-        // A fenced shard has said the same in the message before.
+        // A fenced shard has just reported the same.
         if (shard.verdict?.detail !== message.detail)
           this.#options.logger.error({ shard: index, code: message.code }, message.detail);
         shard.reported = message.detail;
@@ -348,7 +346,7 @@ export class ShardSupervisor {
     this.#changed();
   }
 
-  /** Logs that a thread failed, without the error if the log has it as the thread's report about its journal. */
+  /** Logs that a thread failed, without the error if the thread has reported it. */
   #logEnd(index: number, error: unknown): void {
     const shard = this.#shards[index] as SupervisedShard;
     const isReported = error instanceof Error && error.message === shard.reported;
@@ -357,7 +355,7 @@ export class ShardSupervisor {
     this.#options.logger.error(isReported ? { shard: index } : { err: error, shard: index }, 'A shard ended');
   }
 
-  /** Receives messages that the end of the thread has overtaken: the answer to a drain, or a verdict. */
+  /** Receives the messages that a thread sent before it ended: the answer to a drain, or a verdict. */
   #receiveLast(index: number): void {
     const shard = this.#shards[index] as SupervisedShard;
     const control = shard.control;
@@ -371,12 +369,12 @@ export class ShardSupervisor {
     shard.control = undefined;
   }
 
-  /** Pending increments of an ended thread are handed over to the next one, or lost with a volatile journal. */
+  /** Hands pending increments of an ended thread over to the next one, or counts them as lost with a volatile journal. */
   #closeBalance(index: number): void {
     const row = this.#rows[index] as Float64Array;
     const { isVolatile } = journalKinds[this.#options.taskOf(index).settings.journal];
     const cell = isVolatile ? STAT.lost : STAT.handedOver;
-    // Before the balance is closed. The next thread must also read what this one has not read.
+    // Before the balance is closed. The next thread must also read what this one did not.
     const unread = this.#unreadOf(index);
     const shard = this.#shards[index] as SupervisedShard;
     if (cell === STAT.handedOver) shard.handedOverStreams.add(shard.streams[0], row);
@@ -406,7 +404,7 @@ export class ShardSupervisor {
       return Promise.reject(
         new CounterError(
           'overloaded',
-          `${CONTROL_REQUESTS_MAX} reads and flushes, the most, wait for a shard; retry later.`,
+          `${CONTROL_REQUESTS_MAX} reads and flushes already wait for a shard, which is the limit; retry later.`,
         ),
       );
     }
@@ -435,10 +433,10 @@ export class ShardSupervisor {
 }
 
 /**
- * How often one shard may be started again before the process gives up.
+ * How often one shard may restart before the process gives up.
  *
- * A budget for each shard, not one for the process: a database that fails over and takes commits back makes every shard
- * recover at the same moment, and a process has up to 64 of them.
+ * A budget for each shard, not for the process: a failover of the database that undoes commits makes all shards, up to 64,
+ * recover at the same moment.
  */
 export class RestartBudget {
   readonly #clock: Pick<Clock, 'monotonic'>;
@@ -448,7 +446,7 @@ export class RestartBudget {
     this.#clock = clock;
   }
 
-  /** Takes one restart; false where the budget is spent. */
+  /** Takes one restart; false if the budget is spent. */
   take(): boolean {
     const now = this.#clock.monotonic();
     this.#restarts = [...this.#restarts.filter((at) => at >= now - RESTART_WINDOW_MS), now];
@@ -460,7 +458,7 @@ function refusesStart({ verdict }: SupervisedShard): boolean {
   return verdict?.refusesStart === true;
 }
 
-/** Whether the thread of a draining shard has ended early, so that another replaces it or the shard has failed. */
+/** Whether the thread of a draining shard ended early, so that another replaces it or the shard has failed. */
 function isReplaced({ state }: SupervisedShard): boolean {
   return state !== 'draining' && state !== 'drained';
 }
