@@ -1,19 +1,19 @@
 /**
  * Access control: bearer tokens (RFC 6750) and their scopes. HTTP thread.
  *
- * A token is kept and compared as its SHA-256 digest and never appears in a message. Each comparison takes constant
- * time, and every request is compared with all tokens, so the time of an answer reveals nothing about a guess.
+ * A bearer token is kept and compared as its SHA-256 digest and appears in no message. Each comparison takes constant time, and
+ * each request is compared with all tokens, so the time of an answer reveals nothing about a guess.
  */
 import { hash, timingSafeEqual } from 'node:crypto';
 import { isIP, isIPv4 } from 'node:net';
 import type { BearerToken, Config } from '../config/config.js';
 
-/** What a token permits. `admin` permits everything. */
+/** The scope of a bearer token. `admin` permits everything. */
 type Scope = BearerToken['scope'];
 
 /**
- * What an operation requires: a scope, any valid token, or nothing. Of the last, a `page` is still protected by the
- * {@link HostRule}, and what is `open` by nothing.
+ * What an operation requires: a scope, any valid bearer token, or nothing. The {@link HostRule} still protects a `page`;
+ * nothing protects an `open` operation.
  */
 export type Access = Scope | 'any' | 'page' | 'open';
 
@@ -39,8 +39,8 @@ export class AccessControl {
   }
 
   /**
-   * The code with which a request is refused, or undefined. `authorization` is the header as received, '' if there is
-   * none. A token that is configured with several scopes has all of them.
+   * The code that refuses a request, or undefined. `authorization` is the header as received, '' if there is none. A token that
+   * is configured with several scopes has all of them.
    */
   refusal(authorization: string, access: Access): 'unauthorized' | 'forbidden' | undefined {
     if (access === 'open' || access === 'page') return undefined;
@@ -60,20 +60,19 @@ export class AccessControl {
 }
 
 /**
- * Which names a Host header may have. A server without tokens that listens on a loopback address is protected by its
- * address alone. A page of a foreign origin can lead a browser there by a name of its own that it points to 127.0.0.1
- * (DNS rebinding); the Host header then has that name.
+ * The names that a Host header may have. Only its address protects a server without bearer tokens on a loopback address. A
+ * foreign page can point a name of its own to 127.0.0.1 (DNS rebinding), and the Host header then has that name.
  */
 export class HostRule {
   readonly #names: ReadonlySet<string>;
-  /** The last header that was allowed: nearly every request has the same. */
+  /** The last allowed header. Nearly every request has the same. */
   #last = '';
 
   private constructor(names: ReadonlySet<string>) {
     this.#names = names;
   }
 
-  /** The rule for a server; undefined where it does not apply: with tokens, beyond loopback, or if any name is allowed. */
+  /** The rule for a server; undefined with bearer tokens, beyond loopback, or if any name is allowed. */
   static of({
     host,
     authTokens,
@@ -83,7 +82,7 @@ export class HostRule {
     return new HostRule(new Set(['localhost', host.toLowerCase(), ...allowedHosts]));
   }
 
-  /** Whether a request may have this Host header. '' is a request without one, which no browser sends. */
+  /** Whether a request may have this Host header. '' is a request without one; browsers always send one. */
   allows(header: string): boolean {
     if (header === this.#last || header === '') return true;
     const [, address, name = ''] = /^(?:\[([0-9a-f:.]+)\]|([^:]*))(?::\d{1,5})?$/i.exec(header) ?? [];
@@ -93,7 +92,7 @@ export class HostRule {
   }
 }
 
-/** True if only this machine can reach a server that listens on `host`. */
+/** Whether only this machine can reach a server that listens on `host`. */
 export function isLoopback(host: string): boolean {
   const name = host.toLowerCase().replace(/^::ffff:/, '');
   return name === 'localhost' || name === '::1' || (isIPv4(name) && name.startsWith('127.'));

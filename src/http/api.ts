@@ -1,7 +1,4 @@
-/**
- * The table of all HTTP operations. The routes and the OpenAPI document are both made from it, so they agree. Any
- * thread.
- */
+/** The table of all HTTP operations, from which the routes and the OpenAPI document are made. Any thread. */
 import type { ErrorCode } from '../core/errors.js';
 import type { Access } from './access.js';
 
@@ -22,10 +19,10 @@ export type ReplyContent =
 /** One operation: a method of a path. */
 export interface ApiOperation {
   readonly method: 'get' | 'post' | 'delete';
-  /** As OpenAPI writes it. A `{key}` comes last and stands for the rest of the path. */
+  /** In the form of OpenAPI. A `{key}` comes last and stands for the rest of the path. */
   readonly path: string;
   readonly access: Exclude<Access, 'any' | 'page'>;
-  /** The operation is also answered while the server starts and drains. So is every `open` one. */
+  /** The operation, like every `open` one, is also answered while the server starts and drains. */
   readonly isAlwaysAnswered?: true;
   readonly summary: string;
   readonly parameters: readonly ApiParameter[];
@@ -201,12 +198,12 @@ export const api = {
 /** The name of an operation. */
 export type OperationName = keyof typeof api;
 
-/** The operations that answer with a stream of events. */
+/** The operations that answer with an event stream. */
 export type StreamName = {
   [Name in OperationName]: (typeof api)[Name]['reply']['content'][number] extends 'events' ? Name : never;
 }[OperationName];
 
-/** Whether an operation answers with a stream of events. */
+/** Whether an operation answers with an event stream. */
 export function isStream(name: OperationName): name is StreamName {
   const contents: readonly ReplyContent[] = api[name].reply.content;
   return contents.includes('events');

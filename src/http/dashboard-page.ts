@@ -1,8 +1,8 @@
 /**
  * The files of the dashboard: the page at `/`, and its assets below `/dashboard/`. HTTP thread.
  *
- * They hold no data, so nobody needs a token for them. A browser keeps them and asks each time whether they are still the
- * same, so that a page never mixes the files of two versions.
+ * They hold no data, so they need no bearer token. A browser keeps them and asks each time whether they have changed, so that a
+ * page never mixes two versions.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -24,7 +24,7 @@ const FILES = {
   '/dashboard/text.js': 'text.js',
 } as const;
 
-/** Of the charts' library, which is a package of its own. */
+/** Files of the package that draws the charts. */
 const LIBRARY_FILES = {
   '/dashboard/uplot.js': 'uplot/dist/uPlot.iife.min.js',
   '/dashboard/uplot.css': 'uplot/dist/uPlot.min.css',
@@ -37,7 +37,7 @@ const CONTENT_TYPES: Readonly<Record<string, string>> = {
   svg: 'image/svg+xml',
 };
 
-/** The page loads from its own server only, and nothing may frame it or run in it that is not a file of it. */
+/** The page loads from its own server only. It cannot be framed, and only its own files run in it. */
 const CONTENT_SECURITY_POLICY = [
   `default-src 'none'`,
   `script-src 'self'`,
@@ -82,7 +82,7 @@ function pageFile(path: string, file: string | URL): PageFile {
   return { path, contentType: CONTENT_TYPES[suffix] ?? 'application/octet-stream', body, etag };
 }
 
-/** Answers with a file, or 304 where the client has it. Returns the status. Call it inside `cork`. */
+/** Answers with a file, or 304 if the client has it. Returns the status. Call it inside `cork`. */
 export function writePageFile(
   res: HttpResponse,
   { contentType, body, etag }: PageFile,

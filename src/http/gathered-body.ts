@@ -1,7 +1,7 @@
 /**
  * Bodies that arrive in pieces, and a limit on the memory of all of them. HTTP thread.
  *
- * Without the limit, clients that send only half of a body could fill the memory of the server.
+ * Without the limit, clients that send half bodies could fill the memory of the server.
  */
 
 /** Least size of a buffer. */
@@ -36,7 +36,7 @@ export class GatheredBody {
     return this.#bytes.subarray(0, this.#length);
   }
 
-  /** Copies a piece. Returns false, and changes nothing, if there is no memory for it. */
+  /** Copies a piece. Returns false and changes nothing if there is no memory for it. */
   append(chunk: Uint8Array): boolean {
     const needed = this.#length + chunk.length;
     if (needed > this.#bytes.length) {

@@ -6,8 +6,8 @@
  *     └────────────────┴──────drain()──────┴──► draining ──close()──► closed
  * ```
  *
- * The port is open from the start. While the admission is `starting` or `draining`, everything but probes, metrics and the
- * version is refused with that code. Any other code refuses increments only.
+ * The port is open from the start. The admissions `starting` and `draining` refuse everything but probes, metrics and the
+ * version. Any other code refuses increments only.
  */
 import { boundSentences, gatheredBytesMax } from '../config/bound-sentences.js';
 import type { Config } from '../config/config.js';
@@ -43,7 +43,7 @@ export interface HttpServerDeps {
   readonly logger: Logger;
 }
 
-/** What was read again while the server runs. */
+/** Settings that were read again while the server runs. */
 export interface Reloaded {
   readonly authTokens: Config['authTokens'];
   /** The files of the TLS certificate have changed. */
@@ -52,7 +52,7 @@ export interface Reloaded {
 
 /** The requests that an HTTP server must still answer. */
 export interface HttpServerLoad {
-  /** True while increments are with a shard, or other operations are in flight. */
+  /** Whether increments are with a shard, or other operations in flight. */
   readonly isAnswering: boolean;
   /** Increments that wait for their body or their outcome. */
   readonly incrementsInFlight: number;
@@ -96,7 +96,7 @@ export class HttpServer {
     this.#listener = new Listener({ config, uws, port, isPortShared, routes, requestStats, logger });
   }
 
-  /** Sets the limit of bodies. To be called before the server is open: until then it takes none. */
+  /** Sets the limit of bodies. To be called before the server is open. */
   limitBodies(bodyBytesMax: number): void {
     this.#increments.limitBodies(bodyBytesMax);
     this.#openApiText = this.#describe(bodyBytesMax);
@@ -122,23 +122,22 @@ export class HttpServer {
     return this.#listener.countsConnections;
   }
 
-  /** Listens. Resolves to the port. Rejects with StartError if the port cannot be had. */
+  /** Listens. Resolves to the port. Rejects with StartError if the port is not available. */
   async listen(): Promise<number> {
     const port = await this.#listener.listen();
-    // A server that drains has taken no increments yet, and its timer would never end.
+    // A server that drains already has taken no increments, and its timer would never end.
     if (this.#admission !== 'draining') this.#startExpiry();
     return port;
   }
 
-  /** Accepts new connections, or not until the next call. Open connections are served in both states. */
+  /** Accepts new connections, or refuses them until the next call. Open connections are served in both states. */
   setAccepting(accepting: boolean): void {
     this.#listener.setAccepting(accepting);
   }
 
   /**
-   * Uses other bearer tokens and, if its files have changed, the new certificate from now on. Open connections keep the old
-   * certificate; event streams whose token is no longer valid end. Resolves to why that is impossible, in a sentence; then
-   * nothing has changed.
+   * Uses other bearer tokens and, if its files have changed, the new certificate. Open connections keep the old certificate;
+   * event streams whose token is no longer valid end. Resolves to a sentence if that is impossible; then nothing has changed.
    */
   async reload({ authTokens, isCertificateChanged }: Reloaded): Promise<string | undefined> {
     const problem = isCertificateChanged ? await this.#listener.renewCertificate() : undefined;
@@ -149,8 +148,7 @@ export class HttpServer {
   }
 
   /**
-   * Opens the server, or makes it refuse increments with a code. While the server is `starting`, only `open` has an
-   * effect; once it is `draining`, nothing has.
+   * Opens the server, or makes it refuse increments with a code. Only `open` changes `starting`; nothing changes `draining`.
    */
   setAdmission(admission: Admission): void {
     if (this.#admission === 'draining') return;
@@ -166,14 +164,14 @@ export class HttpServer {
     this.#listener.end();
   }
 
-  /** Closes every connection. The application must be closed before its thread ends, or the process aborts. */
+  /** Closes every connection. Must be called before the thread ends, or the process aborts. */
   close(): void {
     this.#expiry?.cancel();
     if (this.#admission !== 'draining') this.drain();
     this.#listener.close();
   }
 
-  /** Starts the timer that answers requests which wait for a shard longer than ACK_TIMEOUT_MS. */
+  /** Starts the timer that answers requests after ACK_TIMEOUT_MS. */
   #startExpiry(): void {
     const everyMs = Math.max(10, Math.min(250, this.#config.ackTimeoutMs / 4));
     this.#expiry = repeat(systemClock, everyMs, () => {

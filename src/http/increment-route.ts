@@ -1,8 +1,8 @@
 /**
  * POST /increment, the hot path: scans bodies and hands the increments to the router. HTTP thread.
  *
- * A body that arrives in one piece is scanned in the buffer of uWebSockets.js. The router copies what it needs before
- * the callback returns. Each reply is written in one cork, by a function that is not created per request.
+ * A body that arrives in one piece is scanned in the buffer of uWebSockets.js, and the router copies what it needs before the
+ * callback returns. Each reply is written in one cork, by a function that is not created per request.
  */
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
 import type { BoundSentences } from '../config/bound-sentences.js';
@@ -15,7 +15,7 @@ import type { RequestStats, RouteStats } from './request-stats.js';
 import { isIdempotencyKey, IDEMPOTENCY_KEY_RULE } from './request-parameters.js';
 import { IncrementBodyScanner, isNdjson } from './scanner/increment-body-scanner.js';
 
-/** A body longer than the limit times this ends its connection. */
+/** A body longer than this times the limit ends its connection. */
 const DISCARD_FACTOR = 8;
 
 const REFUSAL_DETAILS: Partial<Record<ErrorCode, string>> = {
@@ -48,7 +48,7 @@ const HEADER = {
   contentType: nativeText('content-type'),
 } as const;
 
-// uWebSockets.js writes the status line unchanged, so it can carry a header: one call into C++ less for each reply.
+// uWebSockets.js writes the status line unchanged, so a header in it saves one call into C++ a reply.
 const CREATED = nativeText('202 Accepted\r\ncontent-type: text/plain');
 const REPLAYED = nativeText('202 Accepted\r\ncontent-type: text/plain\r\nidempotency-replayed: true');
 const CREATED_BODY = nativeText('created');
@@ -63,7 +63,7 @@ function writeReplayed(): void {
   corked.writeStatus(REPLAYED).end(CREATED_BODY);
 }
 
-/** The header says what would be accepted (RFC 9110, 12.5.3). */
+/** The header names the accepted encoding (RFC 9110, 12.5.3). */
 const ENCODING_REFUSED = problemReply(
   'unsupported-encoding',
   'Only the content encoding identity is supported; send the body uncompressed.',
@@ -105,7 +105,7 @@ export class IncrementRoute {
     this.#answers = limits.stats.of('/increment');
   }
 
-  /** Sets the limit of bodies, at most that of the constructor: the memory of unfinished bodies has its size from there. */
+  /** Sets the limit of bodies, at most that of the constructor, which sized the memory of unfinished bodies. */
   limitBodies(bodyBytesMax: number): void {
     this.#bodyBytesMax = bodyBytesMax;
     this.#lengthDigits = String(bodyBytesMax).length;
@@ -121,7 +121,7 @@ export class IncrementRoute {
     this.#stats.countRefusal(refusal);
   }
 
-  /** Refuses the requests with an unfinished body: the rest may never arrive. */
+  /** Refuses requests with an unfinished body, because the rest may never arrive. */
   refuseUnread(code: ErrorCode): void {
     for (const reply of this.#unread) {
       reply.settle(code);
@@ -136,7 +136,7 @@ export class IncrementRoute {
     this.inFlight += 1;
     const reply = new IncrementReply(res, this, isNdjson(req.getHeader(HEADER.contentType)), idempotencyKey);
     res.onAborted(() => {
-      // The client is gone, or the parser has answered an error because of what came behind the body.
+      // The client is gone, or the parser has answered with an error because of bytes behind the body.
       if (reply.abort()) this.#receiver.withdraw(reply);
       this.#forgetBody(reply);
     });
@@ -146,7 +146,7 @@ export class IncrementRoute {
     });
   }
 
-  /** Refuses the request if its head alone is reason enough; true if so. */
+  /** Refuses the request if its head is reason enough; true if so. */
   #refusesHead(res: HttpResponse, req: HttpRequest, idempotencyKey: string): boolean {
     const { admission } = this.#server;
     if (admission !== 'open') {
@@ -156,10 +156,10 @@ export class IncrementRoute {
     }
     const length = req.getHeader(HEADER.contentLength);
     const isChunked = length === '';
-    // getHeader reads the first line of a header only, and looking at all lines costs too much for every request.
+    // getHeader reads only the first line of a header, and reading all lines of every request costs too much.
     if (isChunked && !isChunkedOnly(linesOf(req, 'transfer-encoding'))) {
       this.count('invalid-request');
-      // The parser takes any value for chunked, so what follows may not be a body at all.
+      // The parser takes any value for chunked, so there may be no body.
       res.cork(() => {
         writeLastReply(res, TRANSFER_ENCODING_REFUSED);
       });
@@ -190,13 +190,13 @@ export class IncrementRoute {
     const detail = `The body is longer than ${this.#bodyBytesMax} bytes; split it.`;
     const reply = problemReply('body-too-large', detail);
     res.cork(() => {
-      // Receiving and discarding a long body would cost more than a new connection.
+      // Discarding a long body would cost more than a new connection.
       if (close) writeLastReply(res, reply);
       else writeReply(res, reply, false);
     });
   }
 
-  /** Collects a body that arrives in pieces. After an early answer uWebSockets.js discards the rest. */
+  /** Collects a body that arrives in pieces. uWebSockets.js discards the rest after an early answer. */
   #gather(chunk: ArrayBuffer, isLast: boolean, reply: IncrementReply): void {
     if (reply.isOver) return;
     const body = reply.body ?? new GatheredBody(this.#bodyMemory);
@@ -216,7 +216,7 @@ export class IncrementRoute {
     }
   }
 
-  /** Releases an unfinished body. The router has copied what it needs. */
+  /** Releases an unfinished body. */
   #forgetBody(reply: IncrementReply): void {
     if (reply.body === undefined) return;
     this.#unread.delete(reply);
@@ -251,7 +251,7 @@ export class IncrementRoute {
       refusal = admission === 'open' ? this.#submit(increments, reply) : admission;
     } catch (error) {
       if (!(error instanceof CounterError)) throw error;
-      // A compressed body without a Content-Encoding that was seen; its first bytes are never JSON.
+      // A compressed body whose Content-Encoding was not seen. Its first bytes are never JSON.
       if (isGzip(body)) reply.fail('unsupported-encoding', ENCODING_REFUSED);
       else reply.fail(error.code, replyOfError(error));
       return;
@@ -277,7 +277,7 @@ class IncrementReply implements PendingReply {
     this.idempotencyKey = idempotencyKey;
   }
 
-  /** True if the request is answered, or its client is gone. */
+  /** Whether the request is answered, or its client is gone. */
   get isOver(): boolean {
     return this.#state !== 'open';
   }
@@ -307,7 +307,7 @@ class IncrementReply implements PendingReply {
     });
   }
 
-  /** Nobody can be answered any more. Returns false if the request is answered. */
+  /** The client can no longer be answered. Returns false if the request is answered. */
   abort(): boolean {
     if (this.#state !== 'open') return false;
     this.#state = 'aborted';
@@ -315,7 +315,7 @@ class IncrementReply implements PendingReply {
     return true;
   }
 
-  /** Marks the request as answered. Returns false if it must not be answered any more. */
+  /** Marks the request as answered. Returns false if it must no longer be answered. */
   finish(): boolean {
     if (this.#state !== 'open') return false;
     this.#state = 'over';
@@ -333,12 +333,12 @@ function linesOf(req: HttpRequest, name: string): readonly string[] {
   return values;
 }
 
-/** True if a line of Content-Encoding names no other coding than identity. Empty members of a list say nothing. */
+/** Whether a line of Content-Encoding names no coding but identity. Empty members are ignored. */
 function isIdentity(line: string): boolean {
   return line.split(',').every((coding) => ['', 'identity'].includes(coding.trim().toLowerCase()));
 }
 
-/** True if the lines of Transfer-Encoding are none, or one that says chunked. */
+/** Whether Transfer-Encoding is absent, or one line with chunked. */
 function isChunkedOnly(lines: readonly string[]): boolean {
   return lines.length <= 1 && lines.every((line) => line.toLowerCase() === 'chunked');
 }

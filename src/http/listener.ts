@@ -1,12 +1,12 @@
 /**
- * Listens on a port, and goes on to do so when the TLS certificate changes. HTTP thread.
+ * Listens on a port, also while the TLS certificate changes. HTTP thread.
  *
  * ```text
  * accepting ◄──► pausing      a pause closes the listening socket; open connections are served in all states
  *     └──────end()─────┴──► ended ──close()──► every connection is closed
  * ```
  *
- * A new certificate needs a new application of uWebSockets.js. The old one is retired: it serves the connections that it has.
+ * A new certificate needs a new application of uWebSockets.js. The old one is retired: it serves its open connections.
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
@@ -18,22 +18,22 @@ import type { RequestStats } from './request-stats.js';
 import type { RouteEntry } from './route-table.js';
 import type { Uws, UwsApp, us_listen_socket } from './uws.js';
 
-/** Most applications with an old certificate. The oldest is closed, with its connections, before there would be more. */
+/** Most applications with an old certificate. Beyond that the oldest is closed with its connections. */
 const RETIRED_APPS_MAX = 16;
 
 /** Wait between attempts to listen again. */
 const LISTEN_RETRY_MS = 1_000;
 
-/** Of TLS 1.2 the forward-secret AEAD suites only; all suites of TLS 1.3 are of that kind. */
+/** Only the forward-secret AEAD suites of TLS 1.2. All suites of TLS 1.3 are of that kind. */
 const TLS_1_2_CIPHERS = 'ECDHE+AESGCM:ECDHE+CHACHA20';
 
-/** What a listener works with. */
+/** The collaborators and values of a listener. */
 export interface ListenerDeps {
   readonly config: Pick<Config, 'host' | 'tls'>;
   readonly uws: Uws;
   /** 0: any free port. */
   readonly port: number;
-  /** Others of this process listen on the same port. */
+  /** Other HTTP servers of this process listen on the same port. */
   readonly isPortShared: boolean;
   /** Added to each application in this order. */
   readonly routes: readonly RouteEntry[];
@@ -41,20 +41,20 @@ export interface ListenerDeps {
   readonly logger: Logger;
 }
 
-/** The head of this file shows its states. */
+/** See the file's head. */
 export class Listener {
   readonly #deps: ListenerDeps;
   /** Takes new connections. */
   #app: UwsApp;
-  /** Applications with an old certificate, oldest first. They serve the connections that they have, and take no new ones. */
+  /** Applications with an old certificate, oldest first. They take no new connections. */
   readonly #retired = new Set<UwsApp>();
-  /** Open connections of each application, where they are counted. */
+  /** Open connections of each application, if counted. */
   readonly #connectionsOf = new WeakMap<UwsApp, number>();
   /** Undefined while the server does not listen. */
   #socket: us_listen_socket | undefined;
-  /** Listens with an old certificate, beside {@link #socket}, until what waits there is accepted. */
+  /** Listens with an old certificate, beside {@link #socket}, until its waiting connections are accepted. */
   #oldSocket: us_listen_socket | undefined;
-  /** The port that the server listens on, once it has listened. */
+  /** The port, once the server has listened. */
   #port = 0;
   #state: 'accepting' | 'pausing' | 'ended' = 'accepting';
   #relisten: NodeJS.Timeout | undefined;
@@ -69,7 +69,7 @@ export class Listener {
     return this.#app.filter !== undefined;
   }
 
-  /** Listens. Resolves to the port. Rejects with StartError if the port cannot be had. */
+  /** Listens. Resolves to the port. Rejects with StartError if the port is not available. */
   listen(): Promise<number> {
     const { config, uws, port } = this.#deps;
     return new Promise((resolve, reject) => {
@@ -136,8 +136,8 @@ export class Listener {
   }
 
   /**
-   * Listens with the new certificate, beside the old socket for a moment, so that no connection is refused. Open connections
-   * keep the old one. Resolves to why that is impossible, in a sentence; then nothing has changed.
+   * Listens with the new certificate, for a moment beside the old socket, so that no connection is refused. Open connections
+   * keep the old one. Resolves to a sentence if that is impossible; then nothing has changed.
    */
   async renewCertificate(): Promise<string | undefined> {
     if (this.#state === 'ended') return undefined;
@@ -160,8 +160,8 @@ export class Listener {
     }
     const old = this.#app;
     this.#app = app;
-    // Connections that the kernel holds for a socket are reset when it closes. So it closes right after the event loop has
-    // looked for them: the first turn ends the current round of the loop, the next ones are whole rounds.
+    // The kernel resets connections that wait on a closed socket. So it closes right after the event loop has accepted them:
+    // the first turn ends the current round of the loop, the next ones are whole rounds.
     for (let turn = 0; turn < 3; turn += 1) await nextTurn();
     this.#closeOldSocket();
     this.#retire(old);
@@ -185,7 +185,7 @@ export class Listener {
     this.#stopListening();
   }
 
-  /** Closes every connection. The application must be closed before its thread ends, or the process aborts. */
+  /** Closes every connection. Must be called before the thread ends, or the process aborts. */
   close(): void {
     this.end();
     for (const app of [...this.#retired, this.#app]) app.close();
@@ -203,7 +203,7 @@ export class Listener {
     return app;
   }
 
-  /** Build 20.30 cannot count connections. A retired application is closed after its last one, where they are counted. */
+  /** Counts connections, which build 20.30 cannot, and closes a retired application after its last one. */
   #countConnections(app: UwsApp): void {
     const { requestStats } = this.#deps;
     this.#connectionsOf.set(app, 0);
@@ -219,9 +219,9 @@ export class Listener {
 /**
  * Proves that no other process listens on the port; 0 finds a free port. Resolves to the port.
  *
- * HTTP servers that share a port would silently share it with any other process of the same user. So this function
- * first takes the port exclusively for a moment, and releases it. Two processes that start within the same millisecond
- * can miss each other. Rejects with StartError, exit code 1, if the port is in use.
+ * HTTP servers that share a port would silently share it with any other process of the same user. So this function takes the
+ * port exclusively for a moment. Two processes that start in the same millisecond can miss each other. Rejects with StartError,
+ * exit code 1, if the port is in use.
  */
 export async function reservePort(host: string, port: number): Promise<number> {
   const server = createServer();

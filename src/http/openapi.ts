@@ -22,15 +22,15 @@ import { packageVersion } from './version.js';
 
 type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [name: string]: Json };
 
-/** The part of the configuration that the document shows. */
+/** The part of the configuration in the document. */
 export interface OpenApiFacts {
   readonly bodyBytesMax: number;
   readonly keyBytesMax: number;
-  /** True if requests need bearer tokens. */
+  /** Whether requests need bearer tokens. */
   readonly hasBearerTokens: boolean;
 }
 
-// The schemas that typia makes are JSON, and the document uses them only as that.
+// The schemas of typia are JSON, and are only used as JSON.
 const schemas = typia.json.schemas<
   [
     CounterDocument,
@@ -209,7 +209,7 @@ function keysParameter(): Readonly<Record<string, Json>> {
   return { in: 'query', name: 'key', required: false, style: 'form', explode: true, schema };
 }
 
-/** Adds what the type cannot express: at least one member, and the rules for its name. */
+/** Adds rules that the type cannot express: at least one member, and the form of its name. */
 function incrementsSchema({ keyBytesMax }: OpenApiFacts): Json {
   const { type, description, additionalProperties } = typia.assert<{
     type: 'object';

@@ -7,10 +7,10 @@ import type { RouteStats } from './request-stats.js';
 import type { Route } from './routes.js';
 import type { HttpRequest, HttpResponse } from './uws.js';
 
-/** Most operations other than increments in flight. One more gets 503 `overloaded`. */
+/** Most operations in flight, besides increments. One more gets 503 `overloaded`. */
 const OPERATIONS_IN_FLIGHT_MAX = 10_000;
 
-/** The operations of one HTTP server that are not increments. */
+/** Answers the operations of one HTTP server, besides increments. */
 export class OperationAnswers {
   readonly #server: { readonly admission: Admission };
   readonly #logger: Logger;
@@ -26,20 +26,20 @@ export class OperationAnswers {
     return this.#inFlight;
   }
 
-  /** Why no operation is answered now. */
+  /** The refusal of all operations, if any. */
   refusal(): HttpReply | undefined {
     if (this.#server.admission === 'starting')
       return problemReply('starting', 'The server is starting; try again later.');
     if (this.#server.admission === 'draining')
       return problemReply('draining', 'The server is shutting down; retry later or on another server.');
     if (this.#inFlight >= OPERATIONS_IN_FLIGHT_MAX) {
-      const detail = `${OPERATIONS_IN_FLIGHT_MAX} operations, the most of an HTTP thread, are in flight; retry later.`;
+      const detail = `${OPERATIONS_IN_FLIGHT_MAX} operations are in flight, which is the limit of an HTTP thread; retry later.`;
       return problemReply('overloaded', detail);
     }
     return undefined;
   }
 
-  /** Answers a request whose client may do what it asks for. */
+  /** Answers a request of a permitted client. */
   answer(
     res: HttpResponse,
     req: HttpRequest,
@@ -62,8 +62,8 @@ export class OperationAnswers {
       this.#inFlight -= 1;
       if (!aborted) answer(res, reply, isHead, stats);
     };
-    // Not before the parser has read what came with the request. It answers malformed bytes with an error and aborts the
-    // request; a delete would then be done and its sum lost.
+    // After the parser has read the bytes behind the request. It answers malformed ones with an error and aborts the request;
+    // the sum of a delete would be lost.
     setImmediate(() => {
       if (aborted) this.#inFlight -= 1;
       else void this.#replyOf(route, head).then(finish);

@@ -44,7 +44,7 @@ const STATUS_LINES: Readonly<Record<number, string>> = {
 /** Retry-After of a 503, in seconds. */
 const RETRY_AFTER_SECONDS: Partial<Record<ErrorCode, number>> = { draining: 5 };
 
-/** A document in memory, where each number may be a bigint instead. */
+/** A document in memory, where each number may be a bigint. */
 export type InMemory<T> = T extends number ? Sum : T extends object ? { readonly [K in keyof T]: InMemory<T[K]> } : T;
 
 /** A plain-text 200. */
@@ -79,13 +79,13 @@ export function problemReply(
   };
 }
 
-/** The reply to anything thrown. An error outside the catalogue is a bug; its text stays in the log. */
+/** The reply to anything thrown. An error outside the catalogue is a bug; only the log has its text. */
 export function replyOfError(error: unknown): HttpReply {
   if (error instanceof CounterError) return problemReply(error.code, error.detail);
   return problemReply('internal-error', 'The server failed because of a bug; its log has the error.');
 }
 
-/** The head of a request, which is valid as long as the callback that got the request. */
+/** The head of a request. `req` is valid only during its callback. */
 export function headOf(req: HttpRequest): HttpRequestHead {
   return {
     method: req.getMethod(),
@@ -125,7 +125,7 @@ export function answer(res: HttpResponse, reply: HttpReply, isHead: boolean, sta
   });
 }
 
-/** Writes a reply and closes the connection, without reading what is left of the request. Call it inside `cork`. */
+/** Writes a reply and closes the connection, without reading the rest of the request. Call it inside `cork`. */
 export function writeLastReply(res: HttpResponse, reply: HttpReply): void {
   res.writeStatus(STATUS_LINES[reply.status] ?? String(reply.status));
   res.writeHeader('content-type', reply.contentType).end(reply.body, true);

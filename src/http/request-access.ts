@@ -1,4 +1,4 @@
-/** Whether a request may go on: its Host header, bearer token and origin. HTTP thread. */
+/** Whether a request is permitted, by Host header, bearer token and origin. HTTP thread. */
 import type { Config } from '../config/config.js';
 import { AccessControl, HostRule, type Access } from './access.js';
 import { CrossOriginRule } from './cross-origin.js';
@@ -6,7 +6,7 @@ import { answer, problemReply, type HttpReply } from './reply.js';
 import type { RouteStats } from './request-stats.js';
 import { nativeText, type HttpRequest, type HttpResponse } from './uws.js';
 
-/** Why a client may not do what it asks for. */
+/** Why a request is not permitted. */
 export interface AccessRefusal {
   readonly code: 'unauthorized' | 'forbidden';
   readonly problem: HttpReply;
@@ -19,9 +19,9 @@ const HOST_REFUSED =
 
 /** The rules of one HTTP server. */
 export class RequestAccess {
-  /** Undefined if no tokens are configured: everything is permitted. */
+  /** Undefined without bearer tokens: everything is permitted. */
   #tokens: AccessControl | undefined;
-  /** Undefined where any Host header is allowed. */
+  /** Undefined if any Host header is allowed. */
   readonly #hosts: HostRule | undefined;
   /** Undefined if no other origin may call from a browser. */
   readonly #crossOrigin: CrossOriginRule | undefined;
@@ -32,7 +32,7 @@ export class RequestAccess {
     this.#crossOrigin = CrossOriginRule.of(config);
   }
 
-  /** Uses other tokens from now on. */
+  /** Replaces the bearer tokens. */
   useTokens(authTokens: Config['authTokens']): void {
     this.#tokens = AccessControl.of(authTokens);
   }
@@ -42,12 +42,12 @@ export class RequestAccess {
     return this.#tokens?.refusal(authorization, access) === undefined;
   }
 
-  /** The reply to a preflight of an allowed origin, which carries no token; undefined for any other request. */
+  /** The reply to a preflight of an allowed origin, which has no bearer token; undefined for any other request. */
   preflightReply(req: HttpRequest): HttpReply | undefined {
     return req.getMethod() === 'options' ? this.#crossOrigin?.preflightReply(req) : undefined;
   }
 
-  /** The same, and answers a request that may not go on; false if so. */
+  /** As {@link refusal}, and answers a refused request; false if so. */
   admits(res: HttpResponse, req: HttpRequest, access: Access, stats: RouteStats): boolean {
     const refusal = this.refusal(res, req, access);
     if (refusal === undefined) return true;
@@ -56,7 +56,7 @@ export class RequestAccess {
   }
 
   /**
-   * Prepares the answer for the origin. Checks Host and bearer token before anything else, so that a refused client learns
+   * Prepares the answer for the origin, then checks Host and bearer token before anything else, so that a refused client learns
    * nothing.
    */
   refusal(res: HttpResponse, req: HttpRequest, access: Access): AccessRefusal | undefined {

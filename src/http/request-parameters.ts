@@ -1,9 +1,8 @@
 /**
- * The parameters of a request outside its body: counter keys and query parameters in the URL, the Idempotency-Key. HTTP
- * thread.
+ * The parameters of a request outside its body: counter keys and query parameters in the URL, the Idempotency-Key. HTTP thread.
  *
- * URLs are decoded here, strictly, because uWebSockets.js decodes queries leniently and in place. Paths follow RFC
- * 3986, queries application/x-www-form-urlencoded (WHATWG URL).
+ * Decodes URLs strictly, because uWebSockets.js decodes queries leniently and in place. Paths follow RFC 3986, queries
+ * application/x-www-form-urlencoded (WHATWG URL).
  */
 import { CounterError } from '../core/errors.js';
 
@@ -58,8 +57,8 @@ export function parseQuery(query: string): QueryParameters {
 }
 
 /**
- * The keys that a query names with `key`, from 1 to `most`, in their order. Throws `invalid-request` where there are none or
- * more, or one is no counter key.
+ * The keys that a query names with `key`, from 1 to `most`, in order. Throws `invalid-request` for another number, or if one is
+ * no counter key.
  */
 export function keysOf(parameters: QueryParameters, most: number, keyBytesMax: number): readonly Uint8Array[] {
   const keys = parameters.get('key') ?? [];
@@ -71,7 +70,7 @@ export function keysOf(parameters: QueryParameters, most: number, keyBytesMax: n
   return keys.map((key) => checkKey(key, keyBytesMax));
 }
 
-/** Returns `key` if it is a legal counter key, else throws `invalid-request`. `keyBytesMax` is MAX_KEY_BYTES. */
+/** Returns a legal counter key, or throws `invalid-request`. `keyBytesMax` is MAX_KEY_BYTES. */
 export function checkKey(key: Uint8Array, keyBytesMax: number): Uint8Array {
   if (key.length === 0) throw new CounterError('invalid-request', 'The counter key is empty.');
   if (key.length > keyBytesMax) {
@@ -87,7 +86,7 @@ export function checkKey(key: Uint8Array, keyBytesMax: number): Uint8Array {
 /** The error detail for a header that is not an idempotency key. */
 export const IDEMPOTENCY_KEY_RULE = 'Idempotency-Key must be 1 to 255 visible ASCII characters.';
 
-/** True if a header that is not empty is an idempotency key. Quotes are part of the key. */
+/** Whether a header that is not empty is an idempotency key. Quotes are part of the key. */
 export function isIdempotencyKey(header: string): boolean {
   return IDEMPOTENCY_KEY.test(header);
 }

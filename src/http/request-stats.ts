@@ -1,5 +1,5 @@
 /**
- * What an HTTP server counts of its requests, in shared memory that the main thread reads. HTTP thread and main thread.
+ * The request stats of an HTTP server, in shared memory that the main thread reads. HTTP thread and main thread.
  *
  * ```text
  * head: open event streams of all HTTP threads
@@ -15,7 +15,7 @@ import { errorsOf, operationsByPath } from './api.js';
 /** The path of requests whose path is unknown. */
 export const UNKNOWN_ROUTE = 'unknown';
 
-/** Requests of browsers that ask whether a page of another origin may call. */
+/** Preflights of browsers, for pages of other origins. */
 export const PREFLIGHT_ROUTE = 'preflight';
 
 /** The dashboard's page, and its assets. */
@@ -65,7 +65,7 @@ export class SharedWatchers {
     this.#cell = new Int32Array(stats, 0, 1);
   }
 
-  /** Counts one more, unless there are `most`; false if so. */
+  /** Counts one more. False, without counting, if there are `most`. */
   take(most: number): boolean {
     if (Atomics.add(this.#cell, 0, 1) < most) return true;
     this.release();
@@ -104,7 +104,7 @@ export class RequestStats {
     this.#row[cell] = (this.#row[cell] ?? 0) + 1;
   }
 
-  /** `more` connections are open now; fewer, if it is negative. */
+  /** Adds `more` open connections, which may be negative. */
   addConnections(more: number): void {
     this.#row[CONNECTIONS_CELL] = (this.#row[CONNECTIONS_CELL] ?? 0) + more;
   }
@@ -126,7 +126,7 @@ export class RouteStats {
   }
 }
 
-/** Answers by route and status: those that were counted, and those that an operation's description names. */
+/** Answers by route and status: counted ones, and those that the operation's description names. */
 export function readAnswers(
   stats: SharedArrayBuffer,
 ): readonly { readonly route: string; readonly status: number; readonly answers: number }[] {
@@ -157,7 +157,7 @@ export function readRefusals(stats: SharedArrayBuffer): readonly number[] {
   return REFUSALS.map((_, index) => total(rows, ANSWER_CELLS + index));
 }
 
-/** Open connections as far as the HTTP servers count them. */
+/** Open connections, if the HTTP servers count them. */
 export function readConnections(stats: SharedArrayBuffer): number {
   return total(rowsOf(stats), CONNECTIONS_CELL);
 }
@@ -175,7 +175,7 @@ function total(rows: readonly Float64Array[], cell: number): number {
   return rows.reduce((sum, row) => sum + (row[cell] ?? 0), 0);
 }
 
-/** The statuses that each path may answer with, as its operations say. */
+/** The statuses of each path by its operations. */
 function expectedStatuses(): ReadonlyMap<string, ReadonlySet<number>> {
   const statusOf = (code: ErrorCode): number => errorCatalogue[code].status;
   const expected = new Map<string, ReadonlySet<number>>([

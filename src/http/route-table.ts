@@ -1,4 +1,4 @@
-/** The table of what an application of uWebSockets.js answers: methods and patterns in order. HTTP thread. */
+/** The table of routes for an application of uWebSockets.js: methods and patterns in order. HTTP thread. */
 import type { Config } from '../config/config.js';
 import type { Access } from './access.js';
 import { isAlwaysAnswered, isStream, operationsByPath, type ApiOperation, type OperationName } from './api.js';
@@ -21,15 +21,15 @@ import type { HttpRequest, HttpResponse } from './uws.js';
 
 type Handle = (res: HttpResponse, req: HttpRequest) => void;
 
-/** One row. The first that fits a request answers it. */
+/** One row. The first match answers a request. */
 export interface RouteEntry {
   readonly method: 'get' | 'head' | 'post' | 'del' | 'any';
-  /** A `*` at its end stands for the rest of a path. */
+  /** A final `*` stands for the rest of a path. */
   readonly pattern: string;
   readonly handle: Handle;
 }
 
-/** What the rows answer from. */
+/** The collaborators of the rows. */
 export interface RouteTableDeps {
   readonly role: Config['role'];
   readonly requestStats: RequestStats;
@@ -45,7 +45,7 @@ const ALLOWED = { get: 'GET, HEAD', post: 'POST', delete: 'DELETE' } as const;
 
 const METHODS = { get: ['get', 'head'], post: ['post'], delete: ['del'] } as const;
 
-/** The rows of all operations, of the dashboard's files, and of everything else. */
+/** The rows of all operations, of the dashboard's files, and of all other requests. */
 export function routeTable(deps: RouteTableDeps): readonly RouteEntry[] {
   const { role, requestStats, sources } = deps;
   const handleOf = handlesOf(deps, makeRoutes(sources));
@@ -71,7 +71,7 @@ function rows(method: keyof typeof METHODS, pattern: string, handle: Handle): re
   return METHODS[method].map((name) => ({ method: name, pattern, handle }));
 }
 
-/** What answers an operation. */
+/** The handlers of an operation. */
 function handlesOf(
   { requestStats, access: clients, increments, answers, events }: RouteTableDeps,
   routes: ReturnType<typeof makeRoutes>,
@@ -113,7 +113,7 @@ function pageFileRows(deps: RouteTableDeps, file: PageFile): readonly RouteEntry
   return [...rows('get', file.path, handle), refusing(deps, file.path, 'page', refused, stats)];
 }
 
-/** Answers requests that match no earlier row: with the problem, or as a preflight, which carries no token. */
+/** Answers requests that match no earlier row, with the problem or as a preflight, which has no bearer token. */
 function refusing(
   { access: clients, requestStats }: RouteTableDeps,
   pattern: string,
@@ -131,7 +131,7 @@ function refusing(
   return { method: 'any', pattern, handle };
 }
 
-/** The refusal of every other method of a path. A path may take none: a roll-up takes no increments. */
+/** The refusal of all other methods of a path. A path may take none: a roll-up takes no increments. */
 function methodNotAllowed(
   operations: readonly (readonly [string, { readonly method: keyof typeof ALLOWED }])[],
 ): HttpReply {

@@ -38,13 +38,13 @@ export const LIST_LIMIT_MAX = 1000;
 /** Counters of a page if the request has no `limit`. */
 export const LIST_LIMIT_DEFAULT = 100;
 
-/** Most counters that a request asks for by their keys. */
+/** Most keys that a request may name. */
 export const KEYS_MAX = 100;
 
-/** Answers a request. Rejects with a CounterError; anything else is a bug. */
+/** Answers a request. Rejects with a CounterError; any other error is a bug. */
 export type Route = (head: HttpRequestHead) => Promise<HttpReply> | HttpReply;
 
-/** What the routes answer from. `keyBytesMax` is MAX_KEY_BYTES; `openApiText` returns the document. */
+/** The sources of the routes. `keyBytesMax` is MAX_KEY_BYTES; `openApiText` returns the document. */
 export interface RouteSources {
   readonly operations: CounterOperations;
   readonly keyBytesMax: number;
@@ -70,7 +70,7 @@ export function makeRoutes({
     deleteCounter,
     deleteCounterByQuery: deleteCounter,
     flush: async () => documentReply<FlushDocument>({ flushed_keys: await operations.flush() }),
-    // The answer itself shows that the event loop of this thread runs.
+    // An answer shows that the event loop of this thread runs.
     health: () => textReply('ok'),
     readiness: async () => readinessReply(await operations.readiness()),
     metrics: async () => ({ status: 200, contentType: METRICS_MEDIA_TYPE, body: await operations.metrics() }),
@@ -124,7 +124,7 @@ async function counterReply(key: Uint8Array, operations: CounterOperations): Pro
   return documentReply<CounterDocument>({ key: utf8Text(key), sum, committed, pending, updated_at: updatedAt });
 }
 
-/** The document of one of several counters. Throws `internal-error` where its row cannot be read. */
+/** The document of one of several counters. Throws `internal-error` if its row cannot be read. */
 function counterDocument(key: string, result: ReadResult): InMemory<RequestedCounterDocument> {
   if (result === undefined) return { key, sum: null, committed: 0, pending: 0, updated_at: null };
   const { sum, committed, pending, updatedAt } = readable(result);
@@ -201,7 +201,7 @@ function unknownCounter(): CounterError {
   return new CounterError('unknown-counter', 'This key was never counted, or its counter was deleted.');
 }
 
-/** May be longer than any key; then no key matches. The limit of the request head bounds the length. */
+/** May be longer than any key, and then matches none. The request head limits the length. */
 function textParameter(parameters: QueryParameters, name: string): string | undefined {
   const bytes = parameters.get(name)?.[0];
   if (bytes === undefined) return undefined;

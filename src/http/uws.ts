@@ -1,13 +1,13 @@
 /**
  * Loads a native build of uWebSockets.js that works on this machine. Any thread, before it creates an application.
  *
- * Two packages of prebuilt binaries are installed; the first that loads is used. Neither is upstream's own build, see
+ * Two packages of prebuilt binaries are installed, and the first that loads is used. Neither is upstream's build, see
  * SECURITY.md:
  *
  * - `uWebSockets.js`: 20.57 for Node 20, 22, 24 and 25. On Linux it needs glibc 2.38 (Debian 13, Ubuntu 24.04). Upstream's
- *   own package can take its place.
- * - `uWebSockets.js-glibc-2.27`: 20.30 for Node 16 to 20. On Linux it needs only glibc 2.27 (Debian 12). Its entry point
- *   falls back to an implementation in JavaScript that is broken, so the binary is loaded directly.
+ *   package can replace it.
+ * - `uWebSockets.js-glibc-2.27`: 20.30 for Node 16 to 20. On Linux it needs only glibc 2.27 (Debian 12). Its entry point falls
+ *   back to an implementation in JavaScript that is broken, so the binary is loaded directly.
  */
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -19,7 +19,7 @@ import { SUPPORTED_NODES } from '../core/supported-node.js';
 
 export type { HttpRequest, HttpResponse, us_listen_socket } from 'uWebSockets.js';
 
-/** An application, with the form of `listen` that both builds have and their declarations lack. */
+/** An application, with the form of `listen` that the declarations lack. */
 export interface UwsApp extends Omit<TemplatedApp, 'listen' | 'filter'> {
   /** Calls back with 1 for each connection that is opened and -1 for each that is closed. 20.30 does not have it. */
   readonly filter?: TemplatedApp['filter'];
@@ -27,11 +27,11 @@ export interface UwsApp extends Omit<TemplatedApp, 'listen' | 'filter'> {
   listen(host: string, port: number, options: number, callback: (socket: us_listen_socket | false) => void): unknown;
 }
 
-/** What this server uses of both builds. 20.30 lacks `HttpResponse.collectBody`: use `onData`. */
+/** The common part of both builds in use. 20.30 lacks `HttpResponse.collectBody`: use `onData`. */
 export interface Uws {
   /** An application without TLS. It must be closed before its thread ends, or the process aborts. */
   App(options?: AppOptions): UwsApp;
-  /** An application with TLS. Its error does not say which file is bad: check the files before. */
+  /** An application with TLS. Check the files first, because its error does not name the bad one. */
   SSLApp(options: AppOptions): UwsApp;
   us_listen_socket_close(socket: us_listen_socket): void;
   us_socket_local_port(socket: us_listen_socket): number;
@@ -49,8 +49,8 @@ export interface LoadedUws {
 }
 
 /**
- * Text in the cheapest form for uWebSockets.js: it copies a string on each call (77 ns for the name of a header), but
- * reads an ArrayBuffer in place (34 ns).
+ * Text in the cheapest form for uWebSockets.js, which copies a string on each call (77 ns for a header's name) but reads an
+ * ArrayBuffer in place (34 ns).
  */
 export function nativeText(text: string): ArrayBuffer {
   return Uint8Array.from(Buffer.from(text, 'latin1')).buffer;
@@ -64,15 +64,15 @@ const { platform, arch } = process;
 const abi = process.versions.modules;
 
 interface Build {
-  /** The name under which package.json has the package. */
+  /** The name of the package in package.json. */
   readonly alias: string;
-  /** The file to load. It lies in the package, or in a folder of it. Throws if there is none. */
+  /** The file to load, in the package or a folder of it. Throws if there is none. */
   readonly path: () => string;
-  /** Where package.json is, seen from that file's folder. */
+  /** Path from that file's folder to package.json. */
   readonly packageFolder: string;
 }
 
-// Both are loaded by `require`: in Node 20 a module that throws during `import()` also causes an unhandled rejection.
+// Loads both by `require`. In Node 20 a module that throws during `import()` also causes an unhandled rejection.
 const builds: readonly Build[] = [
   { alias: 'uWebSockets.js', path: () => require.resolve('uWebSockets.js'), packageFolder: '.' },
   {
@@ -143,7 +143,7 @@ function isUws(module: unknown): module is Uws {
   );
 }
 
-/** Why a build did not load. The first package wraps the reason of the loader, which then begins with `Error: `. */
+/** Why a build did not load. The first package wraps the loader's reason, which then begins with `Error: `. */
 function loadFailure(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if ('code' in error && error.code === 'MODULE_NOT_FOUND') return 'no such build';

@@ -1,4 +1,4 @@
-/** Composes the operations of the server with what they answer from, each part from those before it. Main thread. */
+/** Composes the operations of the server and their sources. Main thread. */
 import { boundSentences } from '../config/bound-sentences.js';
 import type { Config } from '../config/config.js';
 import { systemClock } from '../core/clock.js';
@@ -16,7 +16,7 @@ import type { ServerDatabase } from './server-database.js';
 import { ServerOperations } from './server-operations.js';
 import { readinessOf } from './server-readiness.js';
 
-/** The parts of the server that the operations look at. */
+/** The parts of the server that the operations use. */
 export interface OperationSources {
   readonly config: Config;
   readonly logger: Logger;
@@ -30,11 +30,11 @@ export interface OperationSources {
   readonly database: ServerDatabase;
   readonly httpServers: HttpServers;
   readonly connectionLimit: ConnectionLimit;
-  /** Undefined until a step of the start has made it. */
+  /** Undefined until a step of the start makes it. */
   readonly supervisor: () => ShardSupervisor | undefined;
 }
 
-/** The operations, and the dashboard among them, which must be started and closed. */
+/** The operations, and their dashboard, which must be started and closed. */
 export function composeOperations(sources: OperationSources): {
   readonly operations: CounterOperations;
   readonly dashboard: ServerDashboard;

@@ -5,12 +5,12 @@
  * accepting ──MAX_CONNECTIONS reached, or no descriptor left──► full ──below it──► accepting
  * ```
  *
- * While full, nothing listens, so the system refuses new connections and closes those that wait to be accepted. The open
- * connections are served. uWebSockets.js 20.30 cannot count connections, so the open descriptors of the process are
- * counted, several times a second near the limit.
+ * While full, no socket listens, so the system refuses new connections and closes waiting ones. Open connections are served.
+ * uWebSockets.js 20.30 cannot count connections, so the limit counts the open descriptors of the process, several times a
+ * second near the limit.
  *
- * Between two counts a burst could take every descriptor. So placeholders take the reserve while the server accepts: the
- * burst ends before it, and the reserve is there as soon as the placeholders are closed.
+ * A burst between two counts could take every descriptor. So placeholders hold the reserve while the server accepts. The burst
+ * stops there, and closing the placeholders frees the reserve.
  */
 import { closeSync, openSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
@@ -20,13 +20,13 @@ import type { Logger } from '../core/logger.js';
 const CHECK_MS = 1_000;
 /** Least time between two counts near the limit. */
 const CHECK_NEAR_MS = 50;
-/** Near the limit, the time between two counts is this many times that of a count. */
+/** Near the limit, the time between two counts is this many times the duration of a count. */
 const COUNT_COST_FACTOR = 20;
-/** Most descriptors that are kept in reserve. */
+/** Most descriptors kept in reserve. */
 const PLACEHOLDERS_MAX = 1_000;
-/** How often the log says that the limit is still reached. */
+/** How often a reached limit is logged. */
 const LOG_MS = 60_000;
-/** The limit counts as passed once it was not reached for so long. */
+/** The episode ends after this long below the limit. */
 const CALM_MS = 5_000;
 
 /** The collaborators and values of the limit. */
@@ -44,18 +44,18 @@ export interface ConnectionLimitOptions {
 /** The limit of HTTP connections of the process. */
 export class ConnectionLimit {
   readonly #options: ConnectionLimitOptions;
-  /** MAX_CONNECTIONS, or what the limit of descriptors leaves if that is less. */
+  /** MAX_CONNECTIONS, or less if the limit of descriptors leaves less. */
   readonly #connectionsMax: number;
-  /** The limit as the log calls it. */
+  /** The name of the limit in the log. */
   readonly #name: string;
   readonly #placeholders: number[] = [];
   /** At the last count. */
   #connections = 0;
   #state: 'accepting' | 'full' | 'closed' = 'accepting';
   #timer: NodeJS.Timeout | undefined;
-  /** The last count failed, and the log says so. */
+  /** The last count failed, as logged. */
   #isUncounted = false;
-  /** When the limit was first reached; undefined if it has not been reached lately. On the monotonic clock. */
+  /** When the limit was first reached, on the monotonic clock; undefined without a current episode. */
   #reachedAtMs: number | undefined;
   #lastFullMs = 0;
   #loggedAtMs = 0;
@@ -70,13 +70,13 @@ export class ConnectionLimit {
         : `The limit of open files (${descriptorLimit}, which leaves ${this.#connectionsMax} connections)`;
   }
 
-  /** Begins to count. To be called before the first connection can be accepted. */
+  /** Starts to count. To be called before the first connection can be accepted. */
   start(): void {
     this.#takePlaceholders();
     this.#schedule(CHECK_NEAR_MS);
   }
 
-  /** Connections at the last count, by open descriptors: a guess that is off by some. */
+  /** Connections at the last count, estimated from open descriptors. */
   get connections(): number {
     return this.#connections;
   }
@@ -94,7 +94,7 @@ export class ConnectionLimit {
     this.#timer.unref();
   }
 
-  /** Counts, and accepts or refuses new connections. Never rejects, except for a bug. */
+  /** Counts, and accepts or refuses new connections. Rejects only for a bug. */
   async #check(): Promise<void> {
     const startedAtMs = performance.now();
     let open: number;
@@ -128,7 +128,7 @@ export class ConnectionLimit {
       this.#state = 'full';
       this.#releasePlaceholders();
     }
-    // Again with each count, for an HTTP thread that has started since.
+    // At each count, for HTTP threads that have started since.
     this.#options.setAccepting(false);
     if (this.#reachedAtMs === undefined) {
       this.#reachedAtMs = nowMs;
@@ -154,7 +154,7 @@ export class ConnectionLimit {
     }
   }
 
-  /** Accepts connections, because nothing says that there are too many, and counts again later. */
+  /** Accepts connections, because their number is unknown, and counts again later. */
   #acceptUncounted(error: unknown): void {
     if (!this.#isUncounted) {
       this.#isUncounted = true;
@@ -170,7 +170,7 @@ export class ConnectionLimit {
 
   #log(connections: number, nowMs: number, event: string): void {
     this.#loggedAtMs = nowMs;
-    // Where no descriptor is left, the connections cannot be counted.
+    // Without a free descriptor, connections cannot be counted.
     const fields = Number.isFinite(connections) ? { connections } : {};
     this.#options.logger.warn(fields, `${this.#name} ${event}`);
   }
@@ -181,7 +181,7 @@ export class ConnectionLimit {
     try {
       while (this.#placeholders.length < reserve) this.#placeholders.push(openSync('/dev/null', 'r'));
     } catch (error) {
-      // A burst was faster; the next count sees it.
+      // A burst took the descriptors; the next count sees it.
       if (!isExhausted(error)) throw error;
     }
   }
@@ -195,7 +195,7 @@ export class ConnectionLimit {
 async function openDescriptors(): Promise<number> {
   try {
     const names = await readdir(process.platform === 'linux' ? '/proc/self/fd' : '/dev/fd');
-    // One of them is the directory itself.
+    // One is the directory itself.
     return names.length - 1;
   } catch (error) {
     if (isExhausted(error)) return Number.POSITIVE_INFINITY;

@@ -1,8 +1,8 @@
 /**
  * The data directory: its lock, which admits one process at a time, and the node id. Main thread and commands.
  *
- * The lock is an advisory lock on the open file `lock`. The system releases it when the process ends, for whatever
- * reason. It also works between containers that share the directory, where a process id would mean nothing.
+ * The lock is an advisory lock on the open file `lock`. The system releases it when the process ends for any reason. It also
+ * works between containers that share the directory, unlike a process id.
  */
 import { randomUUID } from 'node:crypto';
 import { closeSync, constants, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ import { finishRebind } from '../shard-worker/journal/file/stream-rebind.js';
 export interface DataDirectory {
   /** The UUID of this node, kept in the directory. */
   readonly nodeId: string;
-  /** Unlocks the directory. It may be called more than once. */
+  /** Unlocks the directory. May be called more than once. */
   release(): void;
 }
 
@@ -49,16 +49,14 @@ export function acquireDataDirectory(dataDir: string): DataDirectory {
   }
 }
 
-/**
- * Completes what an interrupted `npm run journal -- rebind` has left. Throws StartError where only an operator can.
- */
+/** Completes an interrupted `npm run journal -- rebind`. Throws StartError if only an operator can. */
 export function finishInterruptedRebind(dataDir: string): void {
   orRefuse('An interrupted rebind cannot be completed', () => {
     finishRebind(systemDisk, path.join(dataDir, 'journal'));
   });
 }
 
-/** Gives the directory, whose lock the caller holds, another node id. Returns the id. Throws StartError. */
+/** Gives the directory another node id, which it returns. The caller holds the lock. Throws StartError. */
 export function makeNodeId(dataDir: string): string {
   const file = nodeIdFile(dataDir);
   const nodeId = randomUUID();
@@ -68,9 +66,7 @@ export function makeNodeId(dataDir: string): string {
   return nodeId;
 }
 
-/**
- * Creates parents one by one. Where that is impossible, as below /proc, the recursive mkdir of Node 20 never returns.
- */
+/** Creates parents one by one, because the recursive mkdir of Node 20 never returns if that is impossible, as below /proc. */
 function makeDirectory(directory: string): void {
   if (existsSync(directory)) return;
   makeDirectory(path.dirname(directory));

@@ -1,8 +1,8 @@
 /**
- * Whether the server can use its database, and what the log says about it. Main thread.
+ * Whether the server can use its database, and the log lines about that. Main thread.
  *
- * The start and every shard report for themselves. One outage is one line: reports are gathered for a moment, and only a
- * cause that the log has not named yet gets a line of its own. While an outage lasts, each minute has a line.
+ * The start and every shard report separately. One outage is one line: reports are gathered for a moment, and only a cause that
+ * the log has not named yet gets another line. A lasting outage has a line each minute.
  *
  * ```text
  * available ──a report──► unavailable ──the last reporter can use it again──► available
@@ -13,11 +13,11 @@ import type { Clock, Timer } from '../core/clock.js';
 import type { Logger } from '../core/logger.js';
 import type { DatabaseCause, DatabaseProblem } from '../db/database-problem.js';
 
-/** How often the log says that an outage lasts. */
+/** How often a lasting outage is logged. */
 const LASTS_MS = 60_000;
 /** Shards flush once a second each, so most of them notice an outage within this time. */
 const GATHER_MS = 1_000;
-/** A cause that nobody reports any more is named again when it returns after this time. Bounds the lines of a changing one. */
+/** A cause that returns after this time is named again. Limits the lines of alternating causes. */
 const REPEAT_MS = 10_000;
 
 /** The start of the server, or a shard by its number. */
@@ -26,15 +26,15 @@ export type DatabaseUser = 'start' | number;
 interface Outage {
   readonly sinceMs: number;
   readonly problems: Map<DatabaseUser, DatabaseProblem>;
-  /** Shards that were concerned at any time. */
+  /** Shards that reported it at any time. */
   readonly shards: Set<number>;
   /** When the log named a cause. At most one entry for each cause. */
   readonly namedAtMs: Map<DatabaseCause, number>;
   lastNamed: DatabaseCause | undefined;
-  /** Increments that waited when the shards could flush again. */
+  /** Increments that were pending when the shards could flush again. */
   pending: number;
   timer: Timer | undefined;
-  /** Says that the outage lasts. */
+  /** Logs that the outage lasts. */
   lasts: Timer | undefined;
 }
 
@@ -48,7 +48,7 @@ export class DatabaseAvailability {
   #lastReason = '';
 
   /**
-   * `consequence`: what happens to increments meanwhile, as a part of a sentence. `pending`: how many increments are pending.
+   * `consequence`: what happens to increments meanwhile, as part of a sentence. `pending`: the number of pending increments.
    */
   constructor(clock: Clock, logger: Logger, consequence: string, pending: () => number) {
     this.#pending = pending;
@@ -66,7 +66,7 @@ export class DatabaseAvailability {
     return this.#lastReason;
   }
 
-  /** A user cannot use the database, for this reason. A report of the same cause asks for another line. */
+  /** A user cannot use the database. A repeated report of the same cause asks for another line. */
   unavailable(user: DatabaseUser, problem: DatabaseProblem): void {
     const now = this.#clock.monotonic();
     this.#outage ??= {
@@ -90,7 +90,7 @@ export class DatabaseAvailability {
     });
   }
 
-  /** A user can use the database (again). `pending`: its increments that waited for that. */
+  /** A user can use the database (again). `pending`: its increments that waited. */
   available(user: DatabaseUser, pending = 0): void {
     const outage = this.#outage;
     if (outage?.problems.has(user) !== true) return;
@@ -135,7 +135,7 @@ export class DatabaseAvailability {
     }
   }
 
-  /** A minute after the last line, and each minute from then on, until the outage ends. */
+  /** Logs a minute after the last line, and each minute from then on, until the outage ends. */
   #sayThatItLasts(outage: Outage): void {
     outage.lasts?.cancel();
     outage.lasts = this.#clock.schedule(LASTS_MS, () => {

@@ -1,9 +1,9 @@
 /**
- * All HTTP servers of the process: that of the main thread, and with HTTP_THREADS above 1 those of further HTTP threads
- * on the same port. Main thread.
+ * All HTTP servers of the process: that of the main thread and, with HTTP_THREADS above 1, those of other HTTP threads on the
+ * same port. Main thread.
  *
- * The admission of the process lives here; every HTTP server is told of it. Only during the drain delay do they differ:
- * the process is `draining` for readiness, while the HTTP servers still take requests.
+ * Keeps the admission of the process and passes it to every HTTP server. They differ only during the drain delay: readiness is
+ * `draining`, while the HTTP servers still take requests.
  */
 import type { Config } from '../config/config.js';
 import { pause, repeat, systemClock, type Timer } from '../core/clock.js';
@@ -21,7 +21,7 @@ import { makeHttpServer, type RoutedHttpServer } from './http-threads/make-http-
 import { makeReservations, SharedReservations } from '../shard-worker/client/shared-reservations.js';
 
 const IN_FLIGHT_CHECK_MS = 5;
-/** How long a stop waits for bodies of which nothing has arrived. */
+/** How long a stop waits for unfinished bodies. */
 const BODY_TIMEOUT_MS = 1_000;
 /** How often the other HTTP threads get the current limit of idempotency keys. */
 const IDEMPOTENCY_CEILING_MS = 100;
@@ -36,7 +36,7 @@ export interface HttpServersDeps {
   /** See `ServerDatabase`. */
   readonly idempotencyKeys: { readonly idempotencyRoom: number; readonly idempotencyCeiling: number };
   readonly logger: Logger;
-  /** Called if an HTTP thread has failed: the process must end. */
+  /** Called if an HTTP thread has failed. The process must end. */
   readonly lost: (reason: string) => void;
 }
 
@@ -44,7 +44,7 @@ export interface HttpServersDeps {
 export class HttpServers {
   readonly #deps: HttpServersDeps;
   readonly #reservations: SharedArrayBuffer | undefined;
-  /** For HTTP servers that are still to be made; with the bearer tokens that were read last, and the limit of bodies. */
+  /** For HTTP servers yet to be made, with the last bearer tokens and the limit of bodies. */
   #config: Config;
   readonly #idempotencyCeiling = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
   #ceilingTimer: Timer | undefined;
@@ -61,12 +61,15 @@ export class HttpServers {
     this.#reservations = httpThreads > 1 ? makeReservations(shards) : undefined;
   }
 
-  /** Listens on the main thread, and answers from `operations`. Resolves to the port. Rejects with StartError if the port cannot be had. */
+  /**
+   * Listens on the main thread, and answers from `operations`. Resolves to the port. Rejects with StartError if the port is not
+   * available.
+   */
   async listen(operations: CounterOperations): Promise<number> {
     const { uws, stats, requestStats, batchStats, idempotencyKeys, logger } = this.#deps;
     const config = this.#config;
     const isShared = this.#reservations !== undefined || config.tls !== undefined;
-    // A port that the system chooses within uWebSockets.js cannot be listened on again while it has connections.
+    // Reserves the port first. A port chosen within uWebSockets.js cannot be listened on again while it has connections.
     const port = isShared || config.port === 0 ? await reservePort(config.host, config.port) : config.port;
     this.#local = makeHttpServer({
       config,
@@ -96,7 +99,7 @@ export class HttpServers {
         requestStats,
         batchStats,
         reservations: this.#reservations,
-        // A view of shared memory is over shared memory.
+        // The view is over shared memory.
         idempotencyCeiling: this.#idempotencyCeiling.buffer,
         operations,
         lost,
@@ -120,7 +123,7 @@ export class HttpServers {
     this.#threads?.limitBodies(bodyBytesMax);
   }
 
-  /** Takes increments and operations from now on. Resolves once all HTTP servers take them. */
+  /** Takes increments and operations. Resolves once all HTTP servers do. */
   async open(): Promise<void> {
     if (this.#threads !== undefined) {
       this.#shareCeiling();
@@ -131,7 +134,7 @@ export class HttpServers {
     await this.#setAdmission('open');
   }
 
-  /** Refuses increments with a code, because the process is about to end. */
+  /** Refuses increments with a code, because the process will end. */
   refuse(code: ErrorCode): void {
     void this.#setAdmission(code);
   }
@@ -143,8 +146,8 @@ export class HttpServers {
   }
 
   /**
-   * Applies bearer tokens and a certificate that were read again. Resolves to why it could not, by HTTP server: the first one
-   * that refuses a certificate keeps everything as it was, and those after it are not asked.
+   * Applies bearer tokens and a certificate that were read again. Resolves to the problems by HTTP server. The first server
+   * that refuses a certificate changes nothing, and later ones are not asked.
    */
   async reload(reloaded: Reloaded): Promise<readonly string[]> {
     const problem = await this.#local?.server.reload(reloaded);
@@ -210,9 +213,7 @@ export class HttpServers {
     }
   }
 
-  /**
-   * True while other threads have open applications: without {@link close}, the end of the process would be an abort.
-   */
+  /** True while other threads have open applications. Without {@link close}, the process would abort at its end. */
   get hasThreads(): boolean {
     return this.#threads !== undefined;
   }

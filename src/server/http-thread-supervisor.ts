@@ -40,7 +40,7 @@ export interface HttpThreadsOptions {
   readonly reservations: SharedArrayBuffer;
   readonly idempotencyCeiling: SharedArrayBuffer;
   readonly operations: CounterOperations;
-  /** Called if a thread has failed: the process must end. */
+  /** Called if a thread has failed. The process must end. */
   readonly lost: (reason: string) => void;
 }
 
@@ -103,7 +103,7 @@ class HttpThread {
     this.#worker.postMessage(command);
   }
 
-  /** Resolves once the thread has done as asked, or could not; at once if it has ended. */
+  /** Resolves once the thread has answered, or at once if it has ended. */
   ask(request: HttpThreadRequest): Promise<HttpThreadAnswer> {
     if (this.#state === 'ended') return Promise.resolve(IDLE);
     const id = this.#nextId;
@@ -186,7 +186,7 @@ class HttpThread {
 export class HttpThreads {
   readonly #threads: readonly HttpThread[];
 
-  /** Starts one thread less than HTTP_THREADS, because the main thread is one of them. */
+  /** Starts one thread less than HTTP_THREADS, because the main thread is one. */
   constructor(options: HttpThreadsOptions) {
     this.#threads = Array.from({ length: options.config.httpThreads - 1 }, (_, at) => new HttpThread(options, at + 1));
   }
@@ -229,7 +229,7 @@ export class HttpThreads {
     return this.#ask({ kind: 'load' }).then((answers) => answers.map(({ load }) => load));
   }
 
-  /** Applies what was read again. Resolves to why threads could not. */
+  /** Applies settings that were read again. Resolves to the problems of threads. */
   async reload(reloaded: Reloaded): Promise<readonly string[]> {
     const answers = await this.#ask({ kind: 'reload', reloaded });
     return answers.flatMap(({ problem }) => problem ?? []);

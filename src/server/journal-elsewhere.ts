@@ -1,6 +1,4 @@
-/**
- * Waits, at a start, for the broker or the queue of a journal that is outside of this machine and of the database. Main thread.
- */
+/** Waits at the start for the broker or the queue of the journal. Main thread. */
 import type { Config } from '../config/config.js';
 import { pause } from '../core/clock.js';
 import { JournalError } from '../core/errors.js';
@@ -10,20 +8,20 @@ import { openQueue } from '../shard-worker/journal/sqs/sqs-start.js';
 import type { ShardTask } from '../shard-worker/protocol/control-messages.js';
 
 const RETRY_MS = 500;
-/** How often the log says that the start still waits. */
+/** How often a waiting start is logged. */
 const LOG_MS = 60_000;
-/** How often at most it says so for another reason. */
+/** Least time before a line with another reason. */
 const LOG_OTHER_MS = 5000;
 
-/** What a server needs to know of a journal elsewhere. */
+/** What a server needs to know of its broker or queue. */
 export interface JournalElsewhere {
-  /** What shards need to know. Each is undefined with another journal. */
+  /** For shards. Each is undefined with another journal. */
   readonly ofShards: Pick<ShardTask, 'nats' | 'sqs'>;
-  /** The limit of bodies: MAX_BODY_BYTES, or where that is not given what a record of the journal holds, if it is less. */
+  /** The limit of bodies: MAX_BODY_BYTES or, if that is not set, the size of a record of the journal if it is less. */
   readonly bodyBytesMax: number;
 }
 
-/** What a look at a broker or a queue has found. */
+/** What a check of a broker or a queue found. */
 interface Facts {
   readonly groupBytesMax: number;
   readonly bodyBytesFit: number;
@@ -32,9 +30,8 @@ interface Facts {
 }
 
 /**
- * What finds out what a server needs to know of the broker or the queue; undefined where the journal needs neither. It waits for as
- * long as that is unavailable. It rejects with StartError where an operator must change something, and with the reason of
- * `signal` once that is aborted.
+ * Returns a function that checks the broker or the queue; undefined if the journal needs neither. It waits while that is
+ * unavailable. It rejects with StartError if an operator must change something, and with the reason of `signal` once aborted.
  */
 export function journalElsewhere(
   config: Config,

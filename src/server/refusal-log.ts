@@ -1,6 +1,6 @@
 /**
- * What the log says of refused increments: for each bound, and each other reason that an operator can do something about, one
- * line when it begins, one each minute while it lasts, one when it ends. Main thread. Nothing is logged for a request.
+ * Logs refused increments. Each bound, and each other reason that an operator can act on, has a line when it begins, one each
+ * minute while it lasts, and one when it ends. Single requests are not logged. Main thread.
  */
 import type { BoundSentences } from '../config/bound-sentences.js';
 import { codeOfRefusal, isBound, REFUSALS, type Bound, type Refusal } from '../core/bounds.js';
@@ -8,10 +8,10 @@ import type { Clock } from '../core/clock.js';
 import { Episode, type EpisodeLine } from '../core/episode.js';
 import type { Logger } from '../core/logger.js';
 
-/** A refusal is over once none has come for so long. Clients that were refused come again after Retry-After. */
+/** A refusal ends after this long without one. Refused clients come again after Retry-After. */
 const CALM_MS = 5_000;
 
-/** Other refusals are the client's, or those of a start or a stop, which have lines of their own. */
+/** Other refusals are caused by the client, or by a start or a stop, which have lines of their own. */
 const REASONS: Partial<Record<Refusal, string>> = {
   'journal-unavailable': 'a shard is restarting, or its journal cannot be written',
   'outcome-unknown': 'a shard ended, or did not answer within ACK_TIMEOUT_MS',
@@ -39,7 +39,7 @@ export class RefusalLog {
     this.#clock = clock;
     this.#logger = logger;
     this.#watched = REFUSALS.flatMap((refusal, index) => {
-      // What a client should do then is not for the log.
+      // The advice for the client is not logged.
       const reason = isBound(refusal) ? sentences[refusal].split(';')[0] : REASONS[refusal];
       if (reason === undefined) return [];
       const fields = { code: codeOfRefusal(refusal), ...(isBound(refusal) ? { bound: refusal } : {}) };
@@ -49,7 +49,7 @@ export class RefusalLog {
     });
   }
 
-  /** Looks at the numbers of refused requests, by index in `REFUSALS`. To be called once a second. */
+  /** Checks the numbers of refused requests, by index in `REFUSALS`. To be called once a second. */
   look(refusals: readonly number[]): void {
     const now = this.#clock.monotonic();
     for (const watched of this.#watched) {
@@ -62,7 +62,7 @@ export class RefusalLog {
     }
   }
 
-  /** Says what has ended with the process. */
+  /** Logs the end of current refusals. */
   close(): void {
     for (const watched of this.#watched) this.#say(watched, watched.episode.end());
   }

@@ -1,6 +1,4 @@
-/**
- * Looks at the stats once a second, for the lines of the log that come from them. Main thread.
- */
+/** Writes the log lines that come from the stats, once a second. Main thread. */
 import type { Config } from '../config/config.js';
 import { repeat, type Clock, type Timer } from '../core/clock.js';
 import { boundSentences } from '../config/bound-sentences.js';
@@ -12,7 +10,7 @@ import { SummaryLog } from './summary-log.js';
 
 const LOOK_MS = 1_000;
 
-/** Where the numbers are. */
+/** The sources of the numbers. */
 export interface RegularLogStats {
   readonly stats: SharedArrayBuffer;
   readonly requestStats: SharedArrayBuffer;
@@ -35,7 +33,7 @@ export class RegularLog {
     this.#summary = new SummaryLog(clock, logger, config.logSummarySeconds);
   }
 
-  /** Begins to look. */
+  /** Starts to look. */
   start(): void {
     this.#timer = repeat(this.#clock, LOOK_MS, () => {
       this.#look();

@@ -1,8 +1,8 @@
 /**
  * SIGHUP: reads the bearer tokens and the TLS certificate again. Main thread.
  *
- * Either everything that was read is applied, or nothing: where anything is wrong, the old tokens and the old certificate stay,
- * and the log says why. A certificate is replaced only if one of its files has changed, because that takes another listening
+ * Applies everything that was read, or nothing. If anything is wrong, the old bearer tokens and certificate stay, and the
+ * reason is logged. A certificate is replaced only if one of its files has changed, because that needs another listening
  * socket.
  */
 import { createHash, X509Certificate } from 'node:crypto';
@@ -16,14 +16,14 @@ import type { Reloaded } from '../http/http-server.js';
 export interface ReloadDeps {
   readonly config: Pick<Config, 'tls' | 'authTokens'>;
   readonly logger: Logger;
-  /** Resolves to why it could not be applied, by HTTP server; to nothing if it was. */
+  /** Resolves to the problems by HTTP server; none if it was applied. */
   readonly apply: (reloaded: Reloaded) => Promise<readonly string[]>;
 }
 
-/** Reloads one after the other. Requests that come during a reload lead to one further reload. */
+/** Reloads one after the other. Requests during a reload cause one further reload. */
 export class Reload {
   readonly #deps: ReloadDeps;
-  /** Of the files that the HTTP servers use; undefined if they may use different ones. */
+  /** The digest of the files in use; undefined if HTTP servers may use different ones. */
   #tlsDigest: string | undefined;
   #state: 'idle' | 'reloading' | 'reloading, asked again' = 'idle';
 
@@ -87,7 +87,7 @@ function sentence(tokens: number, isTls: boolean, isCertificateChanged: boolean)
     : `SIGHUP: ${parts.join('; ')}`;
 }
 
-/** Undefined without TLS, or where a file cannot be read. */
+/** Undefined without TLS, or if a file cannot be read. */
 function digestOf(tls: Config['tls']): string | undefined {
   if (tls === undefined) return undefined;
   try {
@@ -100,7 +100,7 @@ function digestOf(tls: Config['tls']): string | undefined {
   }
 }
 
-/** Of the first certificate of the chain, for an operator who wants to see which one is in use. */
+/** Log fields of the first certificate of the chain, so that an operator sees which one is in use. */
 function certificateFields(certFile: string): object {
   try {
     const { subject, validTo, fingerprint256 } = new X509Certificate(readFileSync(certFile));

@@ -1,7 +1,4 @@
-/**
- * The database of the server: the given one or an embedded one, its opening, and the connections of the main thread.
- * Main thread.
- */
+/** The given or embedded database of the server: its opening, and the connections of the main thread. Main thread. */
 import type { Config } from '../config/config.js';
 import { journalKinds } from '../config/journal-kind.js';
 import { pause } from '../core/clock.js';
@@ -22,19 +19,18 @@ import { STAT, statTotal } from '../shard-worker/protocol/stats.js';
 /** How long a start with the memory journal waits for the database. */
 const MEMORY_START_TIMEOUT_MS = 30_000;
 /**
- * Until when, after the start of the process, a start with another journal waits for the database before it continues
- * without. Attempts to connect end then, too: with a database that accepts connections and never answers, the first
- * increment is taken within 3 s.
+ * How long after its begin the process, with another journal, waits for the database before it continues without it. Attempts
+ * to connect end by then. So the first increment is taken within 3 s, even if a database accepts connections and never answers.
  */
 const START_UNTIL_MS = 2_000;
-/** It waits at least this long, however long the process took to get here. */
+/** Least wait, however long the process took to get here. */
 const START_TIMEOUT_MIN_MS = 1_000;
 /** Least time for an attempt to connect. */
 const CONNECT_TIMEOUT_MIN_MS = 250;
 const RETRY_MS = 500;
 /**
- * Wait between attempts to alter a table that other sessions use, because each attempt blocks them. Up to half of it is
- * added at random, so that nodes that start together do not try together.
+ * Wait between attempts to alter a table that other sessions use, because each attempt blocks them. Up to half of it is added
+ * at random, so that nodes do not try together.
  */
 const BUSY_RETRY_MS = 1_000;
 /** How often the log reports that a migration still waits. */
@@ -50,7 +46,7 @@ export interface OpenedServerDatabase {
 
 /** What the database tells the process about a start without it. */
 export interface ServerDatabaseEvents {
-  /** The start goes on without the database, or the cause has changed. */
+  /** The start continues without the database, or the cause has changed. */
   unavailable(problem: DatabaseProblem): void;
   /** The database answers and has its tables. */
   available(): void;
@@ -60,7 +56,7 @@ export interface ServerDatabaseEvents {
 
 /** The streams of this process. */
 export interface ProcessStreams {
-  /** Streams that a shard owns now. */
+  /** Streams that a shard owns. */
   readonly streams: readonly string[];
   readonly finished: ReadonlyMap<string, FinishedStream>;
 }
@@ -89,12 +85,12 @@ export class ServerDatabase {
     this.#events = events;
   }
 
-  /** Why the start waits for the database; '' where it does not. */
+  /** Why the start waits for the database; '' if it does not. */
   get startReason(): string {
     return this.#startReason;
   }
 
-  /** Why the start goes on without the database, until that answers and has its tables. */
+  /** Why the start continued without the database; undefined once that has its tables. */
   get problem(): DatabaseProblem | undefined {
     return this.#problem;
   }
@@ -119,12 +115,12 @@ export class ServerDatabase {
     return this.#idempotencyKeys?.ceiling ?? 0;
   }
 
-  /** Rows of the table of idempotency keys as of the last count, about; 0 until the database's address is known. */
+  /** About the rows of the table of idempotency keys, as of the last count; 0 until the database's address is known. */
   get idempotencyRows(): number {
     return this.#idempotencyKeys?.rows ?? 0;
   }
 
-  /** How far the oldest open stream held the pruning of idempotency keys back in the last round of this node's pruner. */
+  /** How far the oldest open stream held back the pruning of idempotency keys, in the last round of this node's pruner. */
   get pruningHeldSeconds(): number {
     return this.#idempotencyKeys?.heldSeconds ?? 0;
   }
@@ -148,7 +144,7 @@ export class ServerDatabase {
     this.#deletes = new CounterDeleteStore(shared);
     this.#idempotencyKeys = this.#makeIdempotencyKeyStore(shared, nodeId, streams);
     const counted = this.#idempotencyKeys.start();
-    // Without the database the count would only wait for another timeout.
+    // Without the database, the count would end in another timeout.
     if (databaseId !== undefined) await counted;
     return { target, databaseId };
   }
@@ -156,7 +152,7 @@ export class ServerDatabase {
   /** Closes the connections, then stops the embedded database. */
   async close(): Promise<void> {
     this.#closed = true;
-    // Together: the store of idempotency keys may be waiting on the connection.
+    // Together, because the store of idempotency keys may be waiting on the connection.
     await Promise.all([this.#idempotencyKeys?.close(), this.#shared?.close()]);
     await this.#counters?.close();
     await this.#embedded?.stop();
@@ -208,7 +204,7 @@ export class ServerDatabase {
    */
   async #open(target: DatabaseTarget, signal: AbortSignal): Promise<string | undefined> {
     const { isVolatile } = journalKinds[this.#config.journal];
-    // Counts from the start of the process, as performance.now() does on the main thread.
+    // On the main thread, performance.now() counts from the start of the process.
     const now = performance.now();
     const until = isVolatile ? now + MEMORY_START_TIMEOUT_MS : Math.max(START_UNTIL_MS, now + START_TIMEOUT_MIN_MS);
     for (;;) {
@@ -219,7 +215,7 @@ export class ServerDatabase {
       if (opened.kind === 'open') return opened.databaseId;
       signal.throwIfAborted();
       const { kind, reason, problem } = opened;
-      // Without the tables, a volatile journal can take nothing; a busy database will have them in time.
+      // Without the tables, a volatile journal cannot take increments. A busy database will have them in time.
       if (performance.now() + RETRY_MS >= until && !(isVolatile && kind === 'busy')) {
         if (isVolatile)
           throw new StartError([`The database is unavailable: ${reason}. Check DATABASE_URL and PostgreSQL.`], {
@@ -234,7 +230,7 @@ export class ServerDatabase {
     }
   }
 
-  /** Waits before the next attempt. Logs, now and then, why a migration waits. */
+  /** Waits before the next attempt. Sometimes logs why a migration waits. */
   async #pauseAfter({ kind, reason }: Exclude<OpenedDatabase, { kind: 'open' }>): Promise<void> {
     if (kind === 'unavailable') return pause(RETRY_MS);
     const now = performance.now();

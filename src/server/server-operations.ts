@@ -1,9 +1,9 @@
 /**
  * The operations of the server besides taking increments: read, delete, list, flush. Main thread.
  *
- * A read is exact without a lock. One statement reads the committed sum and the checkpoints of this server's streams,
- * so both come from one snapshot. The shards add the sums that they hold above those checkpoints. If a shard has
- * meanwhile committed and dropped sums above them, the snapshot is too old and the read starts again.
+ * A read is exact without a lock. One statement reads the committed sum and the checkpoints of this server's streams, so both
+ * come from one snapshot. The shards add the sums that they hold above those checkpoints. If a shard has meanwhile committed
+ * sums above them, the snapshot is too old and the read starts again.
  */
 import type { Role } from '../config/journal-kind.js';
 import type { CommittedCounter, CounterStore } from '../db/counter-store.js';
@@ -47,7 +47,7 @@ export interface ServerOperationsDeps {
 export class ServerOperations implements CounterOperations {
   readonly #deps: ServerOperationsDeps;
   #streams: readonly string[] = [];
-  /** Rises at the begin and at the end of each delete. */
+  /** Increases at the begin and at the end of each delete. */
   #deletes = 0;
 
   constructor(deps: ServerOperationsDeps) {
@@ -66,8 +66,8 @@ export class ServerOperations implements CounterOperations {
       const seen = new Map<string, Checkpoint | null>();
       for (const stream of streams) seen.set(stream, checkpoints.get(stream) ?? null);
       const held = await supervisor.pendingOf(keys, seen);
-      // A delete in between may have moved sums from `counters`, to which the pending sums belong. And if a stream has
-      // ended meanwhile, a newer shard thread may not know that the snapshot is older than that end.
+      // A concurrent delete may have moved sums from `counters`. If a stream has ended meanwhile, a newer shard thread may not
+      // know that the snapshot is older.
       if (held.includes('again') || deletes !== this.#deletes || streams !== this.#streamsOf(supervisor)) continue;
       const isIngest = this.#deps.role === 'ingest';
       return counters.map((counter, index) => readingOf(counter, isIngest ? null : totalOf(held, index)));
@@ -78,7 +78,7 @@ export class ServerOperations implements CounterOperations {
   async delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined> {
     const deletes = this.#deps.deletes();
     if (deletes === undefined) throw new CounterError('starting', 'The server is starting; try again later.');
-    // The last sum includes everything that was acknowledged before the call.
+    // The last sum includes everything acknowledged before the call.
     await this.flush();
     this.#deletes += 1;
     try {
@@ -95,7 +95,10 @@ export class ServerOperations implements CounterOperations {
   async flush(): Promise<number> {
     const { store, supervisor } = this.#ready();
     if (!store.available() || !supervisor.isRecovered) {
-      throw new CounterError('database-unavailable', 'The database is unavailable; pending increments stay pending.');
+      throw new CounterError(
+        'database-unavailable',
+        'The database is unavailable; pending increments stay pending. Try again later.',
+      );
     }
     return supervisor.flush();
   }
@@ -131,7 +134,7 @@ export class ServerOperations implements CounterOperations {
   }
 }
 
-/** The total of what the shards hold of the key at `index`; undefined if none holds it. */
+/** The pending total of the key at `index` in all shards; undefined if none holds it. */
 function totalOf(held: readonly PendingAnswer[], index: number): Sum | undefined {
   let sum: Sum | undefined;
   for (const answer of held) {
@@ -141,7 +144,7 @@ function totalOf(held: readonly PendingAnswer[], index: number): Sum | undefined
   return sum;
 }
 
-/** `pending`: undefined where no shard holds the key, null where no shard could. */
+/** `pending`: undefined if no shard holds the key, null if none could. */
 function readingOf(counter: CommittedCounter | UnreadableCounter, pending: Sum | undefined | null): ReadResult {
   if ('unreadable' in counter) return counter;
   const { committed, exists, updatedAt } = counter;

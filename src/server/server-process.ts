@@ -38,7 +38,7 @@ import { makeBatchStats } from '../shard-worker/client/batch-stats.js';
 import { conservation, makeStats } from '../shard-worker/protocol/stats.js';
 import { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
-/** What counts or writes from before the port is open until the database is closed. */
+/** Counts or writes from before the port is open until the database is closed. */
 interface Observer {
   start(): void;
   close(): void;
@@ -56,13 +56,13 @@ export class ServerProcess {
   readonly #steps: StartSteps;
   readonly #reload: Reload;
   #state: 'starting' | 'serving' | 'stopping' | 'ended' = 'starting';
-  // What steps of the start have made.
+  // Made by steps of the start.
   #directory: DataDirectory | undefined;
   #supervisor: ShardSupervisor | undefined;
   #elsewhere: JournalElsewhere;
   #opened: OpenedServerDatabase | undefined;
 
-  /** Makes everything that needs no step, each part from those before it. Only the supervisor is made later, by a step. */
+  /** Makes everything except the supervisor, which a step makes later. */
   constructor(config: Config, uws: LoadedUws, logger: Logger, exit: (code: number) => void) {
     const { shards, httpThreads } = config;
     const stats = makeStats(shards);
@@ -121,7 +121,7 @@ export class ServerProcess {
     this.#reload = new Reload({ config, logger, apply: (reloaded) => httpServers.reload(reloaded) });
   }
 
-  /** The steps of a start, in order. A stop drains the shards and then undoes these steps in reverse. */
+  /** The steps of a start, in order. A stop drains the shards, then undoes the steps in reverse. */
   #startSteps(operations: CounterOperations, uws: LoadedUws, observers: readonly Observer[]): readonly StartStep[] {
     const httpServers = this.#httpServers;
     const openJournal = journalElsewhere(this.#config);
@@ -256,7 +256,7 @@ export class ServerProcess {
     }
   }
 
-  /** Drains, closes everything and exits, with 0 if nothing went wrong. It may be called more than once. */
+  /** Drains, closes everything and exits, with 0 if nothing went wrong. May be called more than once. */
   async stop(): Promise<void> {
     if (this.#state === 'stopping' || this.#state === 'ended') return;
     const wasServing = this.#state === 'serving';
@@ -279,7 +279,7 @@ export class ServerProcess {
     }
   }
 
-  /** Applies bearer tokens and the TLS certificate that `read` reads, as SIGHUP asks for. Never ends the process. */
+  /** Applies the bearer tokens and TLS certificate that `read` reads, for SIGHUP. Never ends the process. */
   reload(read: () => ReloadedConfig): void {
     if (this.#state === 'ended') return;
     this.#reload.request(read);
@@ -293,7 +293,8 @@ export class ServerProcess {
   }
 
   /**
-   * Exits with a code without draining. Closes the applications of HTTP threads first, or the exit would be an abort.
+   * Exits with a code without draining. Closes the applications of HTTP threads first, because otherwise the process would
+   * abort.
    */
   end(code: number): void {
     this.#state = 'ended';
@@ -305,7 +306,7 @@ export class ServerProcess {
     else exit();
   }
 
-  /** Answers the requests in flight, then drains the shards. Resolves to the exit code. */
+  /** Answers requests in flight, then drains the shards. Resolves to the exit code. */
   async #drain(): Promise<number> {
     if (this.#config.drainDelayMs > 0) await pause(this.#config.drainDelayMs);
     await this.#httpServers.drain();
@@ -327,7 +328,7 @@ export class ServerProcess {
     return this.#supervisor?.unread ?? 0;
   }
 
-  /** A failure that this process cannot repair: refuses increments, closes everything, exits. */
+  /** Handles a failure that this process cannot repair: refuses increments, closes everything, exits. */
   #fatal(reason: string, exitCode = 1): void {
     if (this.#state === 'ended') return;
     this.#httpServers.refuse('journal-unavailable');
@@ -343,7 +344,7 @@ export class ServerProcess {
   }
 }
 
-/** What the server does while the database is unavailable, for the log. */
+/** What the server does without the database, for the log. */
 function withoutDatabase({ journal, role }: Config): string {
   if (role === 'roll-up') return 'nothing is flushed';
   const { isInDatabase, isVolatile } = journalKinds[journal];

@@ -1,4 +1,4 @@
-/** GET /readyz: whether increments are taken, and what does not work meanwhile. Main thread. */
+/** GET /readyz: whether increments are taken, and which parts do not work. Main thread. */
 import type { BoundSentences } from '../config/bound-sentences.js';
 import type { Role } from '../config/journal-kind.js';
 import { codeOfRefusal, isBound, type Refusal } from '../core/bounds.js';
@@ -7,7 +7,7 @@ import type { ErrorCode } from '../core/errors.js';
 import type { CounterStore } from '../db/counter-store.js';
 import type { ShardSupervisor } from '../shard-worker/supervisor/shard-supervisor.js';
 
-/** Where readiness comes from. */
+/** The sources of readiness. */
 export interface ReadinessSources {
   /** Undefined until the address of the database is known. */
   readonly store: () => Pick<CounterStore, 'available'> | undefined;
@@ -19,13 +19,13 @@ export interface ReadinessSources {
   readonly flushing: () => boolean;
   /** Increments of rows that this process set aside because PostgreSQL refused them. */
   readonly rejected: () => number;
-  /** Whether requests with an idempotency key are refused, because no row of a stream covers them. */
+  /** Whether idempotent requests are refused, because no row of a stream covers them. */
   readonly refusesIdempotent: () => boolean;
   /** ROLE. */
   readonly role: Role;
 }
 
-/** Why nothing is read yet. */
+/** Why reads are not possible yet. */
 export const NOT_RECOVERED =
   'Recovery of the journals of earlier runs is not complete: it needs the database, and reads one after the other.';
 
@@ -37,7 +37,7 @@ const REASONS: Partial<Record<ErrorCode, string>> = {
   'journal-unavailable': 'A shard is restarting, or its journal cannot be written.',
 };
 
-/** Readiness as of now. */
+/** The current readiness. */
 export function readinessOf(sources: ReadinessSources): Readiness {
   let readiness = withoutRows(sources);
   const rejected = sources.rejected();
@@ -69,7 +69,7 @@ function withoutRows(sources: ReadinessSources): Readiness {
   return { state: 'ok' };
 }
 
-/** Says where increments of rejected rows are. Without a full stop. */
+/** Tells where increments of rejected rows are. Without a full stop. */
 export function rejectedSentence(increments: number): string {
   const kept = increments === 1 ? '1 increment of rejected rows is' : `${increments} increments of rejected rows are`;
   return `${kept} kept in rejected_increments`;

@@ -14,8 +14,7 @@ export interface StartStep {
   /** What the step opens, for the log. */
   readonly name: string;
   /**
-   * Throws or rejects if the step fails. Once `signal` is aborted, nobody waits for the step, and the process is about
-   * to end. The step should then begin nothing more.
+   * Throws or rejects if the step fails. Once `signal` is aborted, nobody waits for the step, and it should begin nothing more.
    */
   readonly run: (signal: AbortSignal) => Promise<void> | void;
   /** Undoes the step, which is done, has failed halfway, or, after an abort, may still run. Undefined: nothing is to be undone. */
@@ -38,8 +37,8 @@ export class StartSteps {
   }
 
   /**
-   * Runs the steps. Resolves to true once all are done, or to false if an abort comes first. Rejects with the error of
-   * the first step that fails. The caller then calls {@link undo}.
+   * Runs the steps. Resolves to true once all are done, or to false if an abort comes first. Rejects with the error of the
+   * first failed step. The caller then calls {@link undo}.
    */
   async run(): Promise<boolean> {
     const { signal } = this.#controller;
@@ -56,14 +55,14 @@ export class StartSteps {
     return !signal.aborted;
   }
 
-  /** Begins no further step, and aborts the signal of the current one. */
+  /** Starts no further step, and aborts the signal of the current one. */
   abort(): void {
     this.#controller.abort();
   }
 
   /**
-   * Aborts, and undoes in reverse all steps that have begun. A failure is logged and does not stop the others. Resolves
-   * to false if there was one. A second call returns the promise of the first.
+   * Aborts, and undoes all started steps in reverse. Logs a failure and continues; then resolves to false. A second call
+   * returns the same promise.
    */
   undo(): Promise<boolean> {
     this.abort();

@@ -1,4 +1,4 @@
-/** What the log says of the increments when a process ends. Main thread. */
+/** Logs what became of the increments when a process ends. Main thread. */
 import type { Config } from '../config/config.js';
 import { journalKinds, type JournalKind } from '../config/journal-kind.js';
 import type { Logger } from '../core/logger.js';
@@ -6,11 +6,11 @@ import type { PendingRange } from '../shard-worker/protocol/control-messages.js'
 import type { conservation } from '../shard-worker/protocol/stats.js';
 import { rejectedSentence } from './server-readiness.js';
 
-/** What a drain has come to. */
+/** The result of a drain. */
 export interface StopReport extends Pick<Config, 'journal' | 'role'> {
   readonly logger: Logger;
   readonly balance: ReturnType<typeof conservation>;
-  /** What stays in the journals. */
+  /** The ranges that stay in the journals. */
   readonly left: readonly PendingRange[];
   /** Acknowledged increments in the journals of shards that ended and have not recovered since. */
   readonly unread: number;
@@ -18,10 +18,10 @@ export interface StopReport extends Pick<Config, 'journal' | 'role'> {
   readonly databaseReason: string;
 }
 
-/** Logs it. Returns the exit code. */
+/** Logs the report. Returns the exit code. */
 export function reportStop({ journal, role, logger, balance, left, unread, databaseReason }: StopReport): number {
   const { isShared, isVolatile } = journalKinds[journal];
-  // With a volatile journal, increments that were lost with a shard count too.
+  // With a volatile journal, increments lost with a shard also count.
   const known = unread + (isVolatile ? balance.lost : 0);
   const pending = left.reduce((total, { increments = 0 }) => total + increments, known);
   const isLost = balance.lost > 0 && !isVolatile;
@@ -52,7 +52,7 @@ export function reportStop({ journal, role, logger, balance, left, unread, datab
   return balance.rejected > 0 || isLost || (isVolatile && (left.length > 0 || pending > 0)) ? 1 : 0;
 }
 
-/** What becomes of increments that a process leaves pending. */
+/** What becomes of pending increments when a process ends. */
 export function fateOf(pending: number, journal: JournalKind): string {
   const { isShared, isVolatile } = journalKinds[journal];
   if (isVolatile) return `${pending} acknowledged increments are lost`;

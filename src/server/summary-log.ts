@@ -1,6 +1,4 @@
-/**
- * The lines that say that all is well: one at the first flush, and a summary each LOG_SUMMARY_SECONDS. Main thread.
- */
+/** Regular log lines: one at the first flush, and a summary each LOG_SUMMARY_SECONDS. Main thread. */
 import type { Clock } from '../core/clock.js';
 import type { Logger } from '../core/logger.js';
 
@@ -10,7 +8,7 @@ export interface SummaryTotals {
   readonly accepted: number;
   readonly flushed: number;
   readonly pending: number;
-  /** Requests with increments that were answered, and those of them that were not answered with 202. */
+  /** Answered requests with increments, and how many of them were not answered with 202. */
   readonly requests: number;
   readonly refusals: number;
   /** Age of the oldest pending increment, in seconds. */

@@ -1,6 +1,4 @@
-/**
- * GET /dashboard/events: an event a second with what the dashboard shows. HTTP thread.
- */
+/** GET /dashboard/events: an event a second with the data of the dashboard. HTTP thread. */
 import { CounterError } from '../../core/errors.js';
 import type { CounterOperations } from '../../core/counter-operations.js';
 import { eventText, type EventStream } from './event-stream.js';
@@ -8,7 +6,7 @@ import { Phases } from './phases.js';
 
 interface Dashboard {
   readonly stream: EventStream;
-  /** The number of the last point that was sent; 0 before the first event. */
+  /** The number of the last point sent; 0 before the first event. */
   through: number;
 }
 
@@ -16,7 +14,7 @@ interface Dashboard {
 export class DashboardEvents {
   readonly #operations: Pick<CounterOperations, 'dashboard'>;
   readonly #reportBug: (error: unknown) => void;
-  /** Dashboards whose event is under way. */
+  /** Dashboards that wait for an event. */
   readonly #busy = new Set<Dashboard>();
   readonly #dashboards = new Phases<Dashboard>((dashboards) => {
     for (const dashboard of dashboards) void this.#tell(dashboard);
@@ -45,7 +43,7 @@ export class DashboardEvents {
       dashboard.through = through;
       dashboard.stream.write(eventText('dashboard', text));
     } catch (error) {
-      // Busy: the next event has the numbers.
+      // The server is busy; the next event has the numbers.
       if (!(error instanceof CounterError)) this.#reportBug(error);
     } finally {
       this.#busy.delete(dashboard);

@@ -14,12 +14,12 @@ import { EventStreams, writeStreamHead, type EventStream } from './event-stream.
 import { Watchers } from './watch.js';
 
 /**
- * Begins a stream: checks the request, where it may throw a CounterError, and returns what starts the events. That returns
- * what ends them.
+ * Checks a request and returns a function that starts the events, which returns a function that ends them. Throws a
+ * CounterError for a bad request.
  */
 type StreamRoute = (head: HttpRequestHead) => (stream: EventStream) => () => void;
 
-/** What event routes work with. */
+/** The collaborators of event routes. */
 export interface EventRoutesDeps {
   readonly config: Config;
   /** Has the admission. */
@@ -54,7 +54,7 @@ export class EventRoutes {
     };
   }
 
-  /** Ends the streams whose clients may no longer have them. */
+  /** Ends the streams of clients that are no longer permitted. */
   endRefused(): void {
     this.#streams.endRefused();
   }
@@ -64,7 +64,7 @@ export class EventRoutes {
     this.#streams.end();
   }
 
-  /** Answers a request whose client may do what it asks for. */
+  /** Answers a request of a permitted client. */
   answer(res: HttpResponse, req: HttpRequest, name: StreamName, operation: ApiOperation, stats: RouteStats): void {
     const { access, answers, server } = this.#deps;
     const head = headOf(req);
@@ -72,7 +72,7 @@ export class EventRoutes {
     const authorization = req.getHeader('authorization');
     const isPermitted = (): boolean => access.isPermitted(authorization, operation.access);
     try {
-      // A dashboard shows a start, too. A stop ends all streams and takes no new one.
+      // A dashboard also shows a start. A stop ends all streams and takes no new one.
       const isStartShown = isAlwaysAnswered(operation) && server.admission === 'starting';
       const refusal = isStartShown ? undefined : answers.refusal();
       if (refusal !== undefined) {
@@ -100,7 +100,7 @@ export class EventRoutes {
 
   #tooManyStreams(): HttpReply {
     const { watchersMax } = this.#deps.config;
-    const detail = `${watchersMax} event streams (MAX_WATCHERS), the most, are open; close some, or retry later.`;
+    const detail = `MAX_WATCHERS (${watchersMax}) event streams are open; close some, or retry later.`;
     return problemReply('overloaded', detail);
   }
 }

@@ -15,14 +15,14 @@ import { Phases } from './phases.js';
 /** The media type of server-sent events. */
 export const EVENTS_MEDIA_TYPE = 'text/event-stream';
 
-/** Most bytes that are written to a client whose socket takes no more. */
+/** Most bytes written to a client with a full socket. */
 const UNREAD_BYTES_MAX = 65_536;
 
-/** A comment is written this often, so that proxies and clients see that the stream lives. */
+/** A comment is written this often, so that proxies and clients keep the stream open. */
 const COMMENT_MS = 15_000;
 const COMMENT = ':\n\n';
 
-/** Streams are looked at this often. */
+/** How often streams are checked. */
 const BEAT_MS = 1_000;
 
 /** How long a browser waits before it connects again, in ms. */
@@ -45,9 +45,9 @@ export class EventStream {
       this.#finish();
     });
     res.onWritable(() => {
-      // uWebSockets.js sends what it still holds only with another write.
+      // uWebSockets.js sends its unsent bytes only with another write.
       this.#isBlocked = !res.write(COMMENT);
-      // What it holds is part of the 64 KiB until all of it is sent.
+      // Its unsent bytes count towards the 64 KiB until all are sent.
       if (!this.#isBlocked) this.#unreadBytes = 0;
       return true;
     });
@@ -61,12 +61,12 @@ export class EventStream {
     return this.#isOver;
   }
 
-  /** Calls `whenOver` once the stream is over. Call it before anything else has a turn. */
+  /** Calls `whenOver` once the stream is over. Call it in the turn that opens the stream. */
   onOver(whenOver: () => void): void {
     this.#whenOver.push(whenOver);
   }
 
-  /** Writes events, made by {@link eventText}; closes the connection of a client that does not read. */
+  /** Writes events made by {@link eventText}. Closes the connection of a client that does not read. */
   write(events: string | Uint8Array): void {
     if (this.#isOver) return;
     if (this.#isBlocked) {
@@ -82,14 +82,14 @@ export class EventStream {
     });
   }
 
-  /** Writes a comment where one is due. Call it once a second. `nowMs`: of `performance.now()`. */
+  /** Writes a comment if one is due. Call it once a second. `nowMs`: of `performance.now()`. */
   tick(nowMs: number): void {
     if (nowMs < this.#commentDueAtMs) return;
     this.#commentDueAtMs = nowMs + COMMENT_MS;
     this.write(COMMENT);
   }
 
-  /** Ends the stream in good order. */
+  /** Ends the stream cleanly. */
   end(): void {
     if (this.#isOver) return;
     this.#finish();
@@ -109,10 +109,10 @@ export class EventStream {
 export class EventStreams {
   readonly #watchers: SharedWatchers;
   readonly #watchersMax: number;
-  /** Whether the client of a stream may still have it. */
+  /** Whether the client of a stream is still permitted. */
   readonly #permitted = new Map<EventStream, () => boolean>();
   readonly #streams = new Phases<EventStream>((streams) => {
-    // Half a beat early, because the next one would be late by as much.
+    // Half an interval early, because the next tick would be half an interval late.
     for (const stream of streams) stream.tick(performance.now() + BEAT_MS / 2);
   });
 
@@ -122,7 +122,7 @@ export class EventStreams {
     this.#watchersMax = watchersMax;
   }
 
-  /** Opens a stream; undefined if MAX_WATCHERS streams are open. `isPermitted`: whether the client may still have it. */
+  /** Opens a stream; undefined if MAX_WATCHERS streams are open. `isPermitted`: whether the client is still permitted. */
   open(res: HttpResponse, stats: RouteStats, isPermitted: () => boolean): EventStream | undefined {
     if (!this.#watchers.take(this.#watchersMax)) return undefined;
     const stream = new EventStream(res);
@@ -137,7 +137,7 @@ export class EventStreams {
     return stream;
   }
 
-  /** Whether no further stream can be opened now. */
+  /** Whether MAX_WATCHERS streams are open. */
   get isFull(): boolean {
     return this.#watchers.open >= this.#watchersMax;
   }
@@ -153,7 +153,7 @@ export class EventStreams {
   }
 }
 
-/** Answers a HEAD request as a stream's GET is answered. */
+/** Answers a HEAD request like the GET of a stream. */
 export function writeStreamHead(res: HttpResponse, stats: RouteStats): void {
   stats.count(200);
   res.cork(() => {
@@ -170,6 +170,6 @@ export function eventText(event: string, data: string): string {
 function writeHead(res: HttpResponse): void {
   res.writeStatus('200 OK');
   res.writeHeader('content-type', EVENTS_MEDIA_TYPE).writeHeader('cache-control', 'no-store');
-  // Otherwise nginx would keep events back.
+  // Otherwise nginx would buffer events.
   res.writeHeader('x-accel-buffering', 'no');
 }

@@ -1,14 +1,13 @@
 /**
- * Work that each member of a set needs once a second, spread over the second, so that requests do not wait behind it. HTTP
- * thread.
+ * Work for each member of a set once a second, spread over the second, so that requests do not wait behind it. HTTP thread.
  *
- * A second has twenty phases. A member belongs to the phase in which it joined, so each has its own even beat.
+ * A second has twenty phases. A member belongs to the phase in which it joined.
  */
 import { repeat, systemClock, type Timer } from '../../core/clock.js';
 const PHASES = 20;
 const PHASE_MS = 50;
 
-/** The members, and what is done for those of a phase. The timer runs while there are members. */
+/** The members and their work. The timer runs while there are members. */
 export class Phases<T> {
   readonly #run: (members: ReadonlySet<T>) => void;
   readonly #phases: readonly Set<T>[] = Array.from({ length: PHASES }, () => new Set<T>());
@@ -18,12 +17,12 @@ export class Phases<T> {
   #size = 0;
   #timer: Timer | undefined;
 
-  /** `run` gets the members of one phase, never none. */
+  /** `run` gets the members of one phase, at least one. */
   constructor(run: (members: ReadonlySet<T>) => void) {
     this.#run = run;
   }
 
-  /** Adds a member, which comes up in a second and once a second then. */
+  /** Adds a member, which runs in a second and then once a second. */
   add(member: T): void {
     this.#phases[this.#current]?.add(member);
     this.#size += 1;
@@ -34,7 +33,7 @@ export class Phases<T> {
     });
   }
 
-  /** Removes a member, if it is one. */
+  /** Removes a member, if it is there. */
   delete(member: T): void {
     if (!this.#phases.some((phase) => phase.delete(member))) return;
     this.#size -= 1;
@@ -48,7 +47,7 @@ export class Phases<T> {
     return this.#phases.flatMap((phase) => [...phase]);
   }
 
-  /** An interval is late by a little each time, so the clock says which phases are due. */
+  /** Runs the phases that are due by the clock, because intervals drift. */
   #runDue(): void {
     const now = performance.now();
     // After a long pause each phase runs once.

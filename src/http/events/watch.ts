@@ -1,8 +1,8 @@
 /**
  * GET /watch: events for the counters that a client follows. HTTP thread.
  *
- * Once a second the keys of the watchers of a phase are read, each once, in exact reads of a bounded size. Events are written
- * in slices of a few milliseconds. So neither an acknowledgement nor another read waits for all watchers.
+ * Once a second the keys of a phase's watchers are read, each once, in exact reads of a bounded size. Events are written in
+ * slices of a few milliseconds. So neither an acknowledgement nor another read waits for all watchers.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { CounterError } from '../../core/errors.js';
@@ -18,10 +18,10 @@ import { KEYS_MAX, utf8Text } from '../routes.js';
 import { eventText, type EventStream } from './event-stream.js';
 import { Phases } from './phases.js';
 
-/** A watcher is told nothing so soon after it was told something: a slow poll does not bring the next one closer. */
+/** Least time between events of a watcher, so that a slow poll does not bring the next one closer. */
 const TOLD_MIN_MS = 900;
 
-/** How long events are written before other work of the thread gets its turn. */
+/** How long events are written before other work of the thread runs. */
 const SLICE_MS = 1;
 
 /** A key that somebody watches. All watchers of a key share it. */
@@ -33,36 +33,36 @@ interface WatchedKey {
   watchers: number;
 }
 
-/** What a poll has found of a key: its sum as text, and what else an event says. */
+/** The result of a poll for a key: its sum as text, and the rest of an event. */
 interface Found {
   readonly sum: string;
   readonly reading: CounterReading | undefined;
-  /** The event, made for the first watcher to whom the sum is news. */
+  /** The event, made for the first watcher that needs it. */
   event: string | undefined;
 }
 
-/** `unavailable`: the database did not answer. Undefined: try again a second later. */
+/** `unavailable`: the database did not answer. Undefined: try again in a second. */
 type PollResult = Found | 'unavailable' | undefined;
 
-/** Keys in the order in which a request names them. All watchers of the same keys in the same order share the list. */
+/** Keys in the order of a request. All watchers of the same keys in the same order share the list. */
 interface WatchedList {
   readonly name: string;
   readonly keys: readonly WatchedKey[];
   watchers: number;
 }
 
-/** The sum that a client was told last, for each key of its list. Watchers that were told the same share it. */
+/** The last sum sent to a client, for each key of its list. Watchers with the same sums share it. */
 type Told = readonly (string | undefined)[];
 
 interface Watcher {
   readonly stream: EventStream;
   readonly list: WatchedList;
   told: Told;
-  /** When it was last told something, of `performance.now()`. */
+  /** When an event was last sent, of `performance.now()`. */
   toldAtMs: number;
 }
 
-/** What watchers of a list who were told `before` are sent in a poll. */
+/** The events of a poll for the watchers of a list that know the sums `before`. */
 interface News {
   readonly before: Told;
   readonly after: Told;
@@ -79,7 +79,7 @@ export class Watchers {
   readonly #reportBug: (error: unknown) => void;
   readonly #keys = new Map<string, WatchedKey>();
   readonly #lists = new Map<string, WatchedList>();
-  /** Watchers whose first events are to be read next. */
+  /** Watchers that wait for their first events. */
   #new = new Set<Watcher>();
   #isReadingNew = false;
   /** Phases whose poll has not ended. */
@@ -105,7 +105,7 @@ export class Watchers {
     return [...distinct.values()];
   }
 
-  /** Tells the sums of the keys on `stream`, now and whenever they change, until the returned function is called. */
+  /** Sends the sums of the keys on `stream`, now and at each change, until the returned function is called. */
   add(stream: EventStream, keys: readonly Uint8Array[]): () => void {
     const watcher: Watcher = { stream, list: this.#takeList(keys), told: NOTHING, toldAtMs: Number.NEGATIVE_INFINITY };
     this.#new.add(watcher);
@@ -146,7 +146,7 @@ export class Watchers {
     if (key.watchers === 0) this.#keys.delete(key.text);
   }
 
-  /** Reads for all watchers that have come since the last such read. From then on they have a beat of their own. */
+  /** Reads for all new watchers, which then join a phase. */
   async #readNew(): Promise<void> {
     if (this.#isReadingNew) return;
     this.#isReadingNew = true;
@@ -160,7 +160,7 @@ export class Watchers {
     this.#isReadingNew = false;
   }
 
-  /** A poll that takes more than a second makes the next one of its phase fall out. */
+  /** Skips a poll while the previous one of its phase runs. */
   async #pollPhase(watchers: ReadonlySet<Watcher>): Promise<void> {
     if (this.#polling.has(watchers)) return;
     this.#polling.add(watchers);
@@ -169,7 +169,7 @@ export class Watchers {
   }
 
   async #poll(members: ReadonlySet<Watcher>): Promise<void> {
-    // Who joins meanwhile was told what is newer.
+    // A copy, because watchers that join meanwhile get newer sums.
     const watchers = [...members];
     try {
       const keys = new Set<WatchedKey>();
@@ -219,7 +219,7 @@ function tell(watcher: Watcher, { after, events }: News): void {
   watcher.stream.write(events);
 }
 
-/** The events of what has changed for a watcher; after the database was unavailable, of everything. Made once for its likes. */
+/** The events of changed sums, or of all sums after the database was unavailable. Made once for watchers with the same sums. */
 function newsOf(
   { list, told }: Watcher,
   found: ReadonlyMap<WatchedKey, PollResult>,
@@ -244,14 +244,14 @@ function newsOf(
   return news;
 }
 
-/** Undefined where the row cannot be read; the log of the server says so where lists leave it out. */
+/** Undefined if the row cannot be read, which the list of counters logs. */
 function foundOf(results: readonly ReadResult[] | undefined, index: number): Found | undefined {
   const reading = results?.[index];
   if (results === undefined || (reading !== undefined && 'unreadable' in reading)) return undefined;
   return { sum: reading === undefined ? 'null' : String(reading.sum), reading, event: undefined };
 }
 
-/** A `RequestedCounterDocument`, written by hand because it may be one of a hundred thousand a second. */
+/** A `RequestedCounterDocument`, written by hand because there may be a hundred thousand a second. */
 function eventOf({ json }: WatchedKey, { sum, reading }: Found): string {
   const { committed = 0, pending = 0, updatedAt = null } = reading ?? {};
   const time = updatedAt === null ? 'null' : `"${updatedAt}"`;

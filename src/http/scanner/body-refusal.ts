@@ -1,8 +1,7 @@
 /**
  * The errors of request bodies. HTTP thread.
  *
- * Bad input must not cost more than good input, so these errors have no stack trace and quote only the beginning of a
- * key.
+ * Bad input must not cost more than good input, so these errors have no stack trace and quote only the beginning of a key.
  */
 import { CounterError } from '../../core/errors.js';
 
@@ -34,7 +33,7 @@ export function refuseStart(body: Uint8Array, at: number): never {
   refuseByte(body, at, "a JSON object, that is '{',");
 }
 
-/** Refuses the member whose name, as spelt between its quotes, is the bytes `[keyFrom, keyTo)`. */
+/** Refuses the member whose name has the bytes `[keyFrom, keyTo)` between its quotes. */
 export function refuseMember(body: Uint8Array, keyFrom: number, keyTo: number, problem: string, at: number): never {
   refuse(`Member ${excerpt(body, keyFrom, keyTo)}: ${problem} at byte ${at}.`);
 }
@@ -48,7 +47,7 @@ export function describeByte(body: Uint8Array, at: number): string {
   return `byte 0x${byte.toString(16).padStart(2, '0')}`;
 }
 
-/** The beginning of a key as the body spells it, in quotes. U+FFFD replaces bytes that are not UTF-8. */
+/** The beginning of a key as in the body, in quotes. U+FFFD replaces bytes that are not UTF-8. */
 function excerpt(body: Uint8Array, from: number, to: number): string {
   const bytes = Math.min(to - from, EXCERPT_BYTES_MAX);
   const text = Buffer.from(body.buffer, body.byteOffset + from, bytes).toString('utf8');

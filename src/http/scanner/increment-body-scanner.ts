@@ -2,15 +2,14 @@
  * Scans the body of POST /increment: checks JSON and UTF-8, hashes the keys, and writes the increments into columns, in one
  * pass, without strings or objects. HTTP thread, one scanner a thread.
  *
- * It accepts what JSON.parse accepts of the shape `{"key": number, ...}`; the rules for keys and amounts come on top. A key
- * stays where it is in the body. Only a key that was written with escapes is decoded, into a scratch buffer.
+ * Accepts the JSON of JSON.parse of the shape `{"key": number, ...}`, with additional rules for keys and amounts. A key stays
+ * where it is in the body. Only a key with escapes is decoded, into a scratch buffer.
  *
- * Every `scan...` method takes the offset where its part starts and returns the offset behind it. Each has a short way for
- * common bodies (keys in ASCII without escapes, integers of up to 15 digits). Anything else takes a longer way from the place
- * where it differs.
+ * Every `scan...` method takes the offset where its part starts and returns the offset behind it. Each has a short path for
+ * common bodies (keys in ASCII without escapes, integers of up to 15 digits). Other bodies take a longer path from the place
+ * where they differ.
  *
- * In NDJSON no value spans lines: a newline ends the object and is not white space within it. `lineFeed` holds that
- * difference, and there is no other.
+ * In NDJSON a newline ends the object and is not white space within it. `lineFeed` holds that only difference.
  */
 import { AMOUNT_MAX, KEY_BYTES_LIMIT, type ParsedIncrements } from '../../core/increment.js';
 import { finishKeyHash, hashKey, hashKeyByte, KEY_HASH_START } from '../../core/key-hash.js';
@@ -40,17 +39,17 @@ const BACKSLASH = 0x5c;
 const LOWER_E = 0x65;
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACE = 0x7d;
-/** In place of a byte: the end of the body. */
+/** Stands for the end of the body in place of a byte. */
 const END = -1;
 
 /** Most digits that arithmetic on doubles always computes exactly. */
 const PLAIN_DIGITS_MAX = 15;
-/** Most bytes that one escape may write beyond the longest key before the length is checked. */
+/** Most bytes that an escape may write beyond the longest key before the length is checked. */
 const CODE_POINT_BYTES_MAX = 4;
 
 const NDJSON = 'application/x-ndjson';
 
-/** True if the media type of a Content-Type is NDJSON, in any case and with any parameters. */
+/** Whether the media type of a Content-Type is NDJSON, in any case and with any parameters. */
 export function isNdjson(contentType: string): boolean {
   if (contentType.length < NDJSON.length) return false;
   const semicolon = contentType.indexOf(';');
@@ -63,9 +62,9 @@ export class IncrementBodyScanner {
   private readonly keyBytesMax: number;
   private readonly rows = new IncrementColumns();
   private body: Uint8Array = this.rows.body;
-  /** The fourth white space character: the line feed, but in NDJSON a second space, because a line feed ends a line. */
+  /** The fourth white space character: the line feed or, in NDJSON, a second space, because a line feed ends a line. */
   private lineFeed = LINE_FEED;
-  /** The current key as the body spells it, `[keyFrom, keyTo)` between its quotes, for errors. */
+  /** The current key in the body, `[keyFrom, keyTo)` between its quotes, for errors. */
   private keyFrom = 0;
   private keyTo = 0;
 
@@ -75,9 +74,8 @@ export class IncrementBodyScanner {
   }
 
   /**
-   * Scans a whole body. The returned columns belong to the scanner and are valid until its next scan. A name that
-   * occurs twice has two rows. Throws CounterError `invalid-request` with the byte offset (from 0) and, if there is
-   * one, the member in its detail.
+   * Scans a whole body. The returned columns belong to the scanner and are valid until its next scan. A name that occurs twice
+   * has two rows. Throws CounterError `invalid-request` with the byte offset (from 0) and any member in its detail.
    */
   scan(body: Uint8Array, ndjson: boolean): ParsedIncrements {
     this.rows.begin(body);
@@ -132,7 +130,7 @@ export class IncrementBodyScanner {
     return at;
   }
 
-  /** A key after its opening quote. The short way: ASCII without escapes. */
+  /** A key after its opening quote. The short path: ASCII without escapes. */
   private scanKey(start: number): number {
     const { body } = this;
     let hash = KEY_HASH_START;
@@ -208,9 +206,7 @@ export class IncrementBodyScanner {
     return quote + 1;
   }
 
-  /**
-   * Length of the unescaped character at `at`, whose first byte is `byte`. Refuses bytes that a string must not have.
-   */
+  /** Length of the unescaped character at `at`, whose first byte is `byte`. Refuses illegal bytes. */
   private keyCharacterBytes(byte: number, at: number): number {
     if (byte >= SPACE && byte < 0x80) return 1;
     if (byte === END) return this.refuseKey(at, 'the body ends within the key');
@@ -219,7 +215,7 @@ export class IncrementBodyScanner {
     return bytes === 0 ? this.refuseKey(at, 'the key is not valid UTF-8') : bytes;
   }
 
-  /** An amount. The short way: an integer of up to 15 digits. */
+  /** An amount. The short path: an integer of up to 15 digits. */
   private scanAmount(start: number): number {
     const { body, rows } = this;
     const negative = this.byteAt(start) === MINUS;
@@ -297,7 +293,7 @@ function isDigit(byte: number): boolean {
   return byte >= ZERO && byte <= 0x39;
 }
 
-/** True if the number continues, or is malformed, with this byte after its integer digits. */
+/** Whether the number continues, or is malformed, with this byte after its integer digits. */
 function continuesNumber(byte: number): boolean {
   return byte === POINT || byte === LOWER_E || byte === UPPER_E;
 }

@@ -1,18 +1,18 @@
 /**
  * The columns that the body scanner fills. HTTP thread.
  *
- * They are reused for every body and doubled for a larger one. A body of N bytes has at most N/6 increments (`"k":1,`),
- * so the columns have at most twice as many rows.
+ * They are reused for every body and doubled for a larger one. A body of N bytes has at most N/6 increments (`"k":1,`), so the
+ * columns have at most twice as many rows.
  */
 import type { ParsedIncrements } from '../../core/increment.js';
 
 const ROWS_MIN = 64;
 const DECODED_BYTES_MIN = 4096;
 
-/** Most rows, of 18 bytes each, that are kept for the next body. Larger columns are released when it begins. */
+/** Most rows, of 18 bytes each, kept for the next body. Larger columns are released when it begins. */
 export const ROWS_KEPT_MAX = 65_536;
 
-/** Most bytes for decoded keys that are kept for the next body. */
+/** Most bytes for decoded keys kept for the next body. */
 export const DECODED_BYTES_KEPT_MAX = 262_144;
 
 const NO_BODY = new Uint8Array(0);

@@ -1,11 +1,9 @@
-/**
- * What a histogram has gained between two readings. Main thread.
- */
+/** The change of a histogram between two readings. Main thread. */
 import type { HistogramBounds, HistogramReading } from '../../core/histogram.js';
 
 /**
- * The value below which a share (0 to 1) of the gained values lies, interpolated within its bucket; undefined where none was
- * gained. Values above the last bound count as that bound. Both readings are cumulative, as `HistogramReading` has them.
+ * The quantile `share` (0 to 1) of the gained values, interpolated within its bucket; undefined without gained values. Values
+ * above the last bound count as that bound.
  */
 export function quantileOf(
   before: readonly number[],
@@ -26,7 +24,7 @@ export function quantileOf(
   return inBucket === 0 ? upper : lower + ((upper - lower) * (rank - below)) / inBucket;
 }
 
-/** The mean of the gained values; undefined where none was gained. */
+/** The mean of the gained values; undefined without any. */
 export function meanOf(before: HistogramReading, after: HistogramReading): number | undefined {
   const count = after.count - before.count;
   return count <= 0 ? undefined : (after.sum - before.sum) / count;

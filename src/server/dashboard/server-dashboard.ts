@@ -1,7 +1,7 @@
 /**
- * What the live dashboard shows: a point for each of the last seconds, and the state of now. Main thread.
+ * The data of the live dashboard: a point for each of the last seconds, and the current state. Main thread.
  *
- * Points are taken once a second from shared memory, dashboards or not, so that a page which is opened has the last minutes at
+ * Points are taken once a second from shared memory, even without dashboards, so that a new page shows the last minutes at
  * once. The rest is gathered only while a dashboard asks.
  */
 import { journalKinds } from '../../config/journal-kind.js';
@@ -21,7 +21,7 @@ import { meanOf, quantileOf } from './histogram-change.js';
 const INTERVAL_MS = 1_000;
 /** Five minutes. */
 const POINTS_MAX = 300;
-/** The state of now is gathered for so long after somebody has asked. */
+/** The current state is gathered for this long after a request. */
 const ASKED_MS = 5_000;
 const HOT_KEYS_MAX = 20;
 
@@ -29,15 +29,15 @@ const HOT_KEYS_MAX = 20;
 export interface DashboardSources {
   readonly clock: Clock;
   readonly logger: Pick<Logger, 'error'>;
-  /** `countsConnections`: also what costs a read of the system's tables. */
+  /** `countsConnections`: also count connections, which may read the system's tables. */
   readonly snapshot: (countsConnections: boolean) => Promise<MetricsSnapshot>;
   readonly readiness: () => Readiness;
-  /** Why PostgreSQL was last unavailable; '' before the first time. */
+  /** Why PostgreSQL was last unavailable; '' if it never was. */
   readonly databaseReason: () => string;
   readonly hotKeys: (most: number) => Promise<readonly HotKey[]>;
 }
 
-/** A snapshot and what it is compared with a second later. */
+/** A snapshot, to compare with the next one. */
 interface Look {
   readonly snapshot: MetricsSnapshot;
   readonly monotonicMs: number;
@@ -52,17 +52,17 @@ export class ServerDashboard {
   readonly #sources: DashboardSources;
   readonly #startedAtMs: number;
   #points: DashboardPoint[] = [];
-  /** Points taken so far: the number of the last one. */
+  /** Points taken so far, which is the number of the last one. */
   #taken = 0;
   #timer: Timer | undefined;
   #last: Look | undefined;
   #now: Omit<DashboardDocument, 'points'> | undefined;
   #askedAtMs = Number.NEGATIVE_INFINITY;
   #databaseLostAtMs: number | undefined;
-  /** As of the last answer, a moment old. */
+  /** As of the last answer. */
   #hotKeys: readonly HotKey[] = [];
   #isAskingForHotKeys = false;
-  /** The look that is under way. */
+  /** The current look. */
   #looking: Promise<void> | undefined;
 
   constructor(sources: DashboardSources) {
@@ -70,7 +70,7 @@ export class ServerDashboard {
     this.#startedAtMs = sources.clock.monotonic();
   }
 
-  /** Begins to take points. */
+  /** Starts to take points. */
   start(): void {
     this.#timer = repeat(this.#sources.clock, INTERVAL_MS, () => {
       void this.#look();
@@ -81,7 +81,7 @@ export class ServerDashboard {
     this.#timer?.cancel();
   }
 
-  /** The state of now, with the points after number `since`; 0: all. */
+  /** The current state, with the points after number `since`; 0: all. */
   async update(since: number): Promise<DashboardUpdate> {
     const now = this.#sources.clock.monotonic();
     const isFirst = now - this.#askedAtMs > ASKED_MS;
@@ -98,7 +98,7 @@ export class ServerDashboard {
   #look(): Promise<void> {
     this.#looking ??= this.#takeLook()
       .catch((error: unknown) => {
-        // A shard did not finish a change of its numbers; the next second has them.
+        // A shard was changing its numbers; the next second has them.
         if (!(error instanceof CounterError))
           this.#sources.logger.error({ err: error }, 'The dashboard failed because of a bug');
       })
@@ -124,13 +124,13 @@ export class ServerDashboard {
   }
 
   #take(point: DashboardPoint): void {
-    // Where the clock of the machine was set back, what was before it has no place on its axis.
+    // After the clock was set back, earlier points have no place on the axis.
     if (point.at <= (this.#points.at(-1)?.at ?? 0)) this.#points = [];
     this.#points = [...this.#points, point].slice(-POINTS_MAX);
     this.#taken += 1;
   }
 
-  /** Not waited for: a shard that does not answer must not hold up the rest. */
+  /** Does not wait. A shard that does not answer must not hold up the rest. */
   #askForHotKeys(): void {
     if (this.#isAskingForHotKeys) return;
     this.#isAskingForHotKeys = true;

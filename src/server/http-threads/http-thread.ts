@@ -1,8 +1,8 @@
 /**
  * The entry of an HTTP thread: serves HTTP on the shared port, and forwards operations to the main thread.
  *
- * The application must be closed before the thread ends, or the process aborts. So an uncaught error closes the
- * application and is reported, and the thread stays until the main thread ends it.
+ * The process aborts if the thread ends before its application is closed. So an uncaught error closes the application and is
+ * reported, and the main thread then ends the thread.
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { StartError } from '../../core/errors.js';

@@ -26,9 +26,9 @@ export interface HttpServerOptions {
   readonly stats: SharedArrayBuffer;
   readonly requestStats: SharedArrayBuffer;
   readonly batchStats: SharedArrayBuffer;
-  /** From 0, the main thread: which row of the stats is its own. */
+  /** Its row of the stats, from 0, the main thread. */
   readonly httpThread: number;
-  /** Memory in which all routers reserve room; undefined for the only router. With it, or with TLS, the port is shared too. */
+  /** Memory in which all routers reserve room; undefined for the only router. With it, or with TLS, the port is also shared. */
   readonly reservations: SharedArrayBuffer | undefined;
   readonly idempotencyRoom: () => number;
   readonly operations: CounterOperations;
@@ -41,7 +41,7 @@ export interface RoutedHttpServer {
   readonly router: ShardRouter;
 }
 
-/** Makes an HTTP server, which does not listen yet. */
+/** Makes an HTTP server that does not listen yet. */
 export function makeHttpServer(options: HttpServerOptions): RoutedHttpServer {
   const { config, port, stats, operations, logger } = options;
   const shared = options.reservations === undefined ? undefined : new SharedReservations(options.reservations);

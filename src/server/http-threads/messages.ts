@@ -58,10 +58,10 @@ export type HttpThreadRequest =
   | { readonly kind: 'reload'; readonly reloaded: Reloaded }
   | { readonly kind: 'drain' | 'load' | 'close' };
 
-/** What an HTTP thread answers a request with. */
+/** The answer of an HTTP thread to a request. */
 export interface HttpThreadAnswer {
   readonly load: HttpServerLoad;
-  /** Why it could not do as asked. */
+  /** Why the request failed. */
   readonly problem?: string | undefined;
 }
 

@@ -1,7 +1,4 @@
-/**
- * The operations of the server for HTTP threads besides the main thread: each call is posted to the main thread, which
- * answers it. HTTP thread.
- */
+/** The operations of the server for other HTTP threads: the main thread answers each call. HTTP thread. */
 import { CounterError, type ErrorCode } from '../../core/errors.js';
 import type { OperationCall, OperationResults } from './messages.js';
 import type {
@@ -83,7 +80,10 @@ export class RemoteOperations implements CounterOperations {
   ): Promise<OperationResults[Name]> {
     if (this.#pending.size >= CALLS_MAX) {
       return Promise.reject(
-        new CounterError('overloaded', `${CALLS_MAX} operations, the most, wait for the main thread; retry later.`),
+        new CounterError(
+          'overloaded',
+          `${CALLS_MAX} operations already wait for the main thread, which is the limit; retry later.`,
+        ),
       );
     }
     const id = this.#nextId;

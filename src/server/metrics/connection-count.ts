@@ -9,13 +9,13 @@ const SOCKET = /^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} ([0-9A-F]{
 const LISTENING = '0A';
 const TIME_WAIT = '06';
 
-/** Sockets of this machine or container with the local port, without the listening one; undefined where that is not known. */
+/** Sockets of this machine or container with the local port, without the listening one; undefined if unknown. */
 export async function connectionsTo(port: number): Promise<number | undefined> {
   let connections = 0;
   try {
     for (const table of TABLES) {
       for (const [, localPort = '', state] of (await readFile(table, 'latin1')).matchAll(SOCKET)) {
-        // What waits after a close has no descriptor any more.
+        // A socket in TIME_WAIT has no descriptor.
         const isOpen = state !== LISTENING && state !== TIME_WAIT;
         if (isOpen && Number.parseInt(localPort, 16) === port) connections += 1;
       }

@@ -1,6 +1,6 @@
 /**
- * The table of our metrics: name, type, meaning, and its values in a snapshot. Main thread. `docs/observing.md` says what to
- * watch and why.
+ * The table of metrics: name, type, meaning, and values in a snapshot. Main thread. `docs/observing.md` tells what to watch and
+ * why.
  */
 import { journalKinds } from '../../config/journal-kind.js';
 import { REFUSALS, WINDOW_BYTES_MAX, codeOfRefusal } from '../../core/bounds.js';
@@ -179,7 +179,7 @@ const flushes: readonly Definition[] = [
   }),
   shardHistogram(
     'journal_sync_seconds',
-    'Time of a sync of a file of the journal, or of an append to the log in PostgreSQL.',
+    'Time of a sync of a journal file, or of an append to the journal in PostgreSQL.',
     'journalSyncSeconds',
     true,
   ),
@@ -214,10 +214,10 @@ const health: readonly Definition[] = [
   ofServer('ready', 'Whether increments are accepted, as /readyz says.', (sources) => Number(sources.isReady())),
 ];
 
-/** All metrics of ours. */
+/** All metrics of this server. */
 export const metricDefinitions: readonly Definition[] = [...health, ...balance, ...requests, ...bounds, ...flushes];
 
-/** The codes of the operation exist from the start; another one is a bug, and then it shows. */
+/** The codes of the operation exist from the start. Another code is a bug, and also shows. */
 function refusalsByCode(stats: SharedArrayBuffer): readonly Sample<number>[] {
   const byCode = new Map<string, number>(Array.from(errorsOf(api.increment), (code) => [code, 0]));
   for (const [index, count] of readRefusals(stats).entries()) {

@@ -1,12 +1,10 @@
-/**
- * What one scrape shows: a consistent copy of each shard's stats, and everything else as it was at that moment. Main thread.
- */
+/** The data of one scrape: a consistent copy of each shard's stats, and everything else at that moment. Main thread. */
 import { pause } from '../../core/clock.js';
 import type { Config } from '../../config/config.js';
 import { CounterError } from '../../core/errors.js';
 import { copyRow, statsRow, StatsSequence } from '../../shard-worker/protocol/stats.js';
 
-/** What a snapshot is taken from. */
+/** The sources of a snapshot. */
 export interface MetricsSources {
   readonly config: Config;
   readonly versions: { readonly version: string; readonly node: string; readonly uws: string };
@@ -15,7 +13,7 @@ export interface MetricsSources {
   /** Written by the HTTP servers: `http/request-stats.ts` and `shard-worker/client/batch-stats.ts`. */
   readonly requestStats: SharedArrayBuffer;
   readonly batchStats: SharedArrayBuffer;
-  /** Bytes that HTTP servers have sent to a shard and that it has not answered. */
+  /** Bytes that HTTP servers have sent to a shard without an answer yet. */
   readonly inFlightBytes: (shard: number) => number;
   /** Open HTTP connections, about. */
   readonly connections: number;
@@ -43,8 +41,8 @@ const RETRY_MS = 1;
 const RETRIES_MAX = 1000;
 
 /**
- * Takes a snapshot. Rejects with CounterError `overloaded` where a shard is in the middle of a change for a second: its thread
- * does not run, or has ended, which the supervisor is about to learn.
+ * Takes a snapshot. Rejects with CounterError `overloaded` if a shard does not finish a change for a second, because its thread
+ * does not run or has ended.
  */
 export async function takeSnapshot(sources: MetricsSources): Promise<MetricsSnapshot> {
   const shards: Float64Array[] = [];

@@ -1,9 +1,9 @@
 /**
- * The Prometheus page: our metrics from a snapshot, and the default metrics of Node.js. Main thread; owner of prom-client,
- * whose successor needs Node 22.
+ * The Prometheus page: the server's metrics from a snapshot, and the default metrics of Node.js. Main thread; owner of
+ * prom-client, whose successor needs Node 22.
  *
- * The library renders and supplies the default metrics. It does not count: its counters with labels cost sixty times what an
- * addition in shared memory costs. Each of our metrics takes its values from the one snapshot of a scrape.
+ * The library renders and supplies the default metrics. It does not count, because its counters with labels cost sixty times an
+ * addition in shared memory. The server's metrics take their values from the one snapshot of a scrape.
  */
 import {
   collectDefaultMetrics,
@@ -14,7 +14,7 @@ import {
 } from 'prom-client';
 import type { HistogramReading } from '../../core/histogram.js';
 
-/** The labels of a series. None has values without a bound: no keys, no tokens. */
+/** The labels of a series. Their values are bounded: no keys, no bearer tokens. */
 type Labels = Readonly<Record<string, string | number>>;
 
 /** One series of a scrape. */
@@ -36,14 +36,14 @@ export type MetricDefinition<S> = { readonly name: string; readonly help: string
 
 type PageValues = MetricObjectWithValues<MetricValueWithName<string>>;
 
-/** `promtool check metrics` refuses them: they are gauges that are named like counters. */
+/** `promtool check metrics` refuses these gauges, because they are named like counters. */
 const REFUSED_DEFAULT_METRICS = [
   'nodejs_active_handles_total',
   'nodejs_active_requests_total',
   'nodejs_active_resources_total',
 ];
 
-/** The page of one process. Make it once: the default metrics count from then on. */
+/** The page of one process. Make it once; the default metrics count from then on. */
 export class PrometheusPage<S> {
   readonly #registry = new Registry();
   readonly #values: SnapshotMetric<S>[] = [];
@@ -60,13 +60,13 @@ export class PrometheusPage<S> {
 
   /** The text of the page. */
   render(snapshot: S): Promise<string> {
-    // Before the library asks for them, which it does in several turns, while another scrape may begin.
+    // First, because the library asks for values over several turns, and another scrape may begin meanwhile.
     for (const metric of this.#values) metric.take(snapshot);
     return this.#registry.metrics();
   }
 }
 
-/** A metric of ours as the library takes it. */
+/** A metric of the server, as the library needs it. */
 class SnapshotMetric<S> extends Gauge {
   readonly #definition: MetricDefinition<S>;
   #values: PageValues['values'] = [];
@@ -90,7 +90,7 @@ class SnapshotMetric<S> extends Gauge {
 
   override get(): Promise<PageValues> {
     const { name, help, type } = this.#definition;
-    // The library declares the type as an enumeration that it does not export; its values are these words.
+    // The library does not export the enumeration of types; its values are these words.
     const values = { name, help, type, values: this.#values, aggregator: 'sum' } as unknown as PageValues;
     return Promise.resolve(values);
   }

@@ -13,7 +13,7 @@ export interface ConnectionSources {
   readonly isCounted: () => boolean;
   /** The port of the server; 0 before it listens. */
   readonly port: () => number;
-  /** The number by open descriptors, which is a guess. */
+  /** The number estimated from open descriptors. */
   readonly byDescriptors: () => number;
 }
 
@@ -28,12 +28,12 @@ export class ServerMetrics {
     this.#connections = connections;
   }
 
-  /** The page. Rejects with CounterError `overloaded` where a shard does not finish a change of its numbers. */
+  /** The page. Rejects with CounterError `overloaded` if a shard does not finish a change of its numbers. */
   async page(): Promise<string> {
     return this.#page.render(await this.snapshot(true));
   }
 
-  /** A snapshot, for whoever shows it in another form. Without `countsConnections` it has no connections. */
+  /** A snapshot, for other views. Without `countsConnections` it has no connections. */
   async snapshot(countsConnections: boolean): Promise<MetricsSnapshot> {
     const connections = countsConnections ? await this.#countConnections() : 0;
     return takeSnapshot({ ...this.#sources, connections });
