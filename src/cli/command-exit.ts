@@ -7,13 +7,13 @@ import { reasonOf, StartError } from '../core/errors.js';
 /** EX_USAGE of sysexits.h: the command line is wrong. */
 export const EXIT_USAGE = 64;
 
-/** EX_UNAVAILABLE of sysexits.h: a program that the command needs is not installed. */
+/** EX_UNAVAILABLE of sysexits.h: a needed program is not installed. */
 export const EXIT_MISSING_PROGRAM = 69;
 
 /** EX_TEMPFAIL of sysexits.h: the same command may succeed later. */
 export const EXIT_TEMPORARY = 75;
 
-/** Warns, on standard error, of variables that are nearly settings. */
+/** Warns on standard error of variables that are nearly settings. */
 export function warnOfMisspelledSettings(env: NodeJS.ProcessEnv): void {
   for (const warning of misspelledSettings(env)) process.stderr.write(`warning: ${warning}\n`);
 }

@@ -1,4 +1,7 @@
-/** The commands that work on the database, without holding a data directory. Each returns its exit code. Main thread of a process of its own. */
+/**
+ * The commands that work on the database without locking a data directory. Each returns its exit code. Main thread of a process
+ * of its own.
+ */
 import { join } from 'node:path';
 import { readConfig } from '../config/read-config.js';
 import { isUuid } from '../core/uuid.js';
@@ -10,10 +13,10 @@ import { recount as recountLog } from './recount.js';
 import { listRejected, retryRejected } from './rejected-rows.js';
 import { retireStream } from './retire-stream.js';
 
-/** Of recount: the log does not hold all that was counted. */
+/** Of recount: the journal does not hold everything that was counted. */
 const EXIT_INCOMPLETE = 2;
 
-/** Ends a stream. Works without a data directory, because the directory that held the stream is lost. */
+/** Retires a stream. Works without a data directory, because that of the stream is lost. */
 export async function retire({ 'data-dir': dataDirectory, stream }: JournalOptions): Promise<number> {
   if (stream === undefined || !isUuid(stream)) throw usageError('retire needs --stream with the id of a stream.');
   const { databaseUrl, dataDir } = readConfig(process.env);
@@ -50,7 +53,7 @@ export async function rejected({ 'data-dir': dataDirectory, retry }: JournalOpti
   return rows === 0 ? 0 : 1;
 }
 
-/** Compares the sums with the log. Works beside running servers. */
+/** Compares the sums with the journal. Works beside running servers. */
 export async function recount({ prefix = '' }: JournalOptions): Promise<number> {
   const { databaseUrl, idempotencyWindowHours } = readConfig(process.env);
   if (databaseUrl === undefined) throw usageError('recount needs DATABASE_URL.');
@@ -60,7 +63,7 @@ export async function recount({ prefix = '' }: JournalOptions): Promise<number> 
     for (const sentence of missing) say(`  ${sentence}`);
     return EXIT_INCOMPLETE;
   }
-  say(drifted === 0 ? 'Every sum is what the log adds up to.' : `${drifted} sums differ.`);
+  say(drifted === 0 ? 'Every sum agrees with the journal.' : `${drifted} sums differ.`);
   return drifted === 0 ? 0 : 1;
 }
 

@@ -70,10 +70,10 @@ export function usageError(problem: string): StartError {
   return new StartError([problem, '', help], { exitCode: EXIT_USAGE });
 }
 
-/** The options as they are written. */
+/** The options as given. */
 export type JournalOptions = ReturnType<typeof parseCommandLine>['values'];
 
-/** What a command works on that has a data directory to itself. */
+/** The arguments of a command that locks a data directory. */
 export interface DirectoryArguments {
   readonly dataDir: string;
   /** Where its streams are. */
@@ -84,11 +84,11 @@ export interface DirectoryArguments {
   readonly named: string | undefined;
   readonly above: Lsn | undefined;
   readonly database: boolean;
-  /** The data directory as a further command must name it; empty if DATA_DIR names it. */
+  /** The option by which a further command names the data directory; empty if DATA_DIR names it. */
   readonly dataDirOption: string;
 }
 
-/** The words of the command and its options. Throws StartError for an option that no command has. */
+/** The words of the command and its options. Throws StartError for an unknown option. */
 export function parseCommandLine(argv: readonly string[]) {
   try {
     return parseArgs({

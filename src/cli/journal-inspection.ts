@@ -12,7 +12,7 @@ import { readUint64, RECORD_HEADER_BYTES, RECORD_OFFSET } from '../shard-worker/
 import { rangeText, say, type DirectoryArguments } from './journal-command-line.js';
 import { readableEntries } from './readable-entries.js';
 
-/** Whether the server can start with each stream. It can with a torn tail, which it cuts. */
+/** Whether the server can start with each stream. It cuts torn tails. */
 export function verify(args: DirectoryArguments): boolean {
   let canStart = true;
   for (const stream of args.streams) canStart = verifyStream(args, stream) && canStart;
@@ -51,10 +51,7 @@ function verifyAbove(args: DirectoryArguments, stream: string, above: Lsn): bool
   return open.length === 0;
 }
 
-/**
- * Prints records until nobody reads them any more. Reports damage of a segment on stderr and continues with the next
- * segment.
- */
+/** Prints records while somebody reads them. Reports damage of a segment on stderr and continues with the next. */
 export function dump(args: DirectoryArguments): boolean {
   let isWhole = true;
   for (const stream of args.streams) {
@@ -70,7 +67,7 @@ export function dump(args: DirectoryArguments): boolean {
         const entries = readableEntries(record.subarray(RECORD_HEADER_BYTES));
         const times = { acceptedAt: isoTime(acceptedAt), databaseTime: isoTime(1000 * databaseTime) };
         say(JSON.stringify({ stream, lsn, syncedLsn, ...times, entries }));
-        // Printing is all that this command does.
+        // Nothing else is left to do.
         if (isOutputUnread()) return true;
       }
       if (verdict.kind !== 'corrupt') continue;
@@ -81,7 +78,7 @@ export function dump(args: DirectoryArguments): boolean {
   return isWhole;
 }
 
-/** Null for a time that is not known. */
+/** Null for an unknown time. */
 function isoTime(ms: number): string | null {
   return ms === 0 ? null : new Date(ms).toISOString();
 }

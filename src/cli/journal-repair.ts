@@ -11,7 +11,7 @@ import { journalCommand } from '../shard-worker/journal/journal-command.js';
 import { rangeText, say, usageError, type DirectoryArguments } from './journal-command-line.js';
 import { rebindToDatabase } from './rebind-database.js';
 
-/** Cuts damaged segments, and keeps copies of them. */
+/** Cuts damaged segments and keeps copies of them. */
 export function repair(args: DirectoryArguments): boolean {
   let repaired = 0;
   for (const stream of args.streams) {
@@ -76,6 +76,6 @@ export async function rebind(args: DirectoryArguments): Promise<boolean> {
       ? `There are no records above LSN ${above}.`
       : `${records} records are now in stream ${stream}.`,
   );
-  say(`Stream ${named} ends at LSN ${above} now; the next start counts what of it is not counted yet.`);
+  say(`Stream ${named} ends at LSN ${above} now; the next start counts its uncounted records.`);
   return true;
 }

@@ -1,6 +1,6 @@
 /**
- * `npm run journal -- COMMAND`: inspects and repairs a file journal while no server uses it, retires the stream of a journal
- * that is lost, and counts rows that PostgreSQL refused. Main thread of a process of its own.
+ * `npm run journal -- COMMAND`: inspects and repairs a file journal that no server uses, retires streams of lost journals, and
+ * counts rows that PostgreSQL refused. Main thread of a process of its own.
  */
 import { readConfig } from '../config/read-config.js';
 import { discardUnreadOutput } from '../core/closed-output.js';
@@ -21,13 +21,13 @@ import { accept, rebind, repair } from './journal-repair.js';
 type Option = Exclude<keyof JournalOptions, 'help' | 'data-dir'>;
 
 interface Command {
-  /** Refuses these options, with the sentence of {@link refusals} or of its own. */
+  /** Refuses these options, with a sentence of {@link refusals} or of its own. */
   readonly refuses: readonly Option[];
   /** Returns the exit code. */
   readonly run: (options: JournalOptions) => Promise<number>;
 }
 
-/** What a command that refuses an option says of it. */
+/** The sentences for refused options. */
 const refusals: Readonly<Partial<Record<Option, string>>> = {
   retry: '--retry is for rejected.',
   prefix: '--prefix is for recount.',
@@ -45,7 +45,7 @@ const commands: Readonly<Record<string, Command>> = {
   recount: { refuses: ['retry', 'stream', 'above'], run: recount },
 };
 
-/** A command that has the data directory to itself. Its result says whether it found no problem, or solved it. */
+/** A command that locks the data directory. Its result: true if it found no problem, or solved it. */
 function inDirectory(command: (args: DirectoryArguments) => boolean | Promise<boolean>): Command['run'] {
   return async (options) => {
     const dataDir = options['data-dir'] ?? readConfig(process.env).dataDir;
@@ -59,8 +59,8 @@ function inDirectory(command: (args: DirectoryArguments) => boolean | Promise<bo
 }
 
 /**
- * Runs the command line. Returns the exit code: 0 success, 1 the command found or did not solve a problem, 64 wrong
- * command line, 75 the database cannot be reached, 78 data directory in use.
+ * Runs the command line. Returns the exit code: 0 success, 1 the command found a problem or did not solve it, 64 wrong command
+ * line, 75 the database cannot be reached, 78 data directory in use.
  */
 async function run(argv: readonly string[]): Promise<number> {
   try {

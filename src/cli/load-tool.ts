@@ -1,8 +1,8 @@
 /**
- * `npm run load`: sends increments to a server, reads the sums back, and says whether every acknowledged increment arrived.
+ * `npm run load`: sends increments to a server, reads the sums back, and reports whether every acknowledged increment arrived.
  * Main thread of a process of its own.
  *
- * Exit codes: 0 every acknowledged increment arrived; 1 not so, not known, or nothing was acknowledged; 64 wrong command
+ * Exit codes: 0 every acknowledged increment arrived; 1 some did not, unknown, or nothing was acknowledged; 64 wrong command
  * line.
  */
 import { discardUnreadOutput } from '../core/closed-output.js';
@@ -17,9 +17,9 @@ import { runLoad } from './load/load-run.js';
 import { Outcomes } from './load/outcomes.js';
 import { judge, type SumsBefore } from './load/verdict.js';
 
-/** 128 + SIGINT, as shells say it. */
+/** 128 + SIGINT, as in shells. */
 const EXIT_INTERRUPTED = 130;
-/** npm forwards a Ctrl-C that the terminal has already delivered: a second signal within a second is the same one. */
+/** npm forwards a Ctrl-C that the terminal has already delivered, so a second signal within this time is the same one. */
 const SAME_SIGNAL_MS = 1000;
 
 async function run(argv: readonly string[]): Promise<number> {
@@ -42,7 +42,10 @@ async function run(argv: readonly string[]): Promise<number> {
   return options.isDelete ? deleteKeys(reader, requests, outcomes) : 0;
 }
 
-/** The sums of counters that may exist already. Throws {@link StartError} if the server or the token does not let it read. */
+/**
+ * The sums of counters that may already exist. Throws {@link StartError} if the server or the bearer token does not permit
+ * reads.
+ */
 async function sumsBefore(
   options: LoadOptions,
   reader: CounterReader,

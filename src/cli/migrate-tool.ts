@@ -13,7 +13,7 @@ import type { DatabaseLogger } from '../db/embedded/embedded-postgres.js';
 import { openDatabase } from '../db/schema/open-database.js';
 import { EXIT_TEMPORARY, EXIT_USAGE, exitCodeOf, warnOfMisspelledSettings } from './command-exit.js';
 
-/** How long the command waits for a table that others use before it gives up. */
+/** How long the command waits for a table in use. */
 const BUSY_TIMEOUT_MS = 600_000;
 const BUSY_RETRY_MS = 2_000;
 

@@ -56,10 +56,10 @@ async function run(argv: readonly string[]): Promise<number> {
   try {
     return await psql(['-d', address, ...argv], password);
   } catch (error) {
-    // EACCES where a directory of PATH may not be searched, as after runuser.
+    // EACCES if a directory of PATH may not be searched, as after runuser.
     if (!['ENOENT', 'EACCES'].includes(systemErrorCode(error) ?? '')) throw error;
     const hidden = databaseUrl === undefined ? `PGPASSWORD=$(cat ${quoted(join(dataDir, 'postgres-password'))}) ` : '';
-    const problem = `psql is not installed (Debian: apt-get install postgresql-client). With it, connect so: ${hidden}psql`;
+    const problem = `psql is not installed (Debian: apt-get install postgresql-client). Install it, then connect with: ${hidden}psql`;
     throw new StartError([`${problem} ${quoted(address)}`], { exitCode: EXIT_MISSING_PROGRAM });
   }
 }
@@ -68,7 +68,7 @@ async function run(argv: readonly string[]): Promise<number> {
 async function psql(args: readonly string[], password: string): Promise<number> {
   const env = { ...childEnvironment(process.env), ...(password === '' ? {} : { PGPASSWORD: password }) };
   const child = spawn('psql', args, { stdio: 'inherit', env });
-  // Ctrl-C ends a statement of psql, which gets the signal too, and not this process.
+  // Ctrl-C must end a statement of psql, which also gets the signal, and not this process.
   process.on('SIGINT', () => undefined);
   process.on('SIGTERM', () => child.kill('SIGTERM'));
   // Typed by node:child_process: the event has the exit code and the signal.

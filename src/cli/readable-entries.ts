@@ -44,7 +44,7 @@ function readEntries(bytes: Buffer, view: DataView, start: number, end: number):
   return readable;
 }
 
-/** Undefined where the kind is unknown, or where the entry would not end at or before `limit`. */
+/** Undefined if the kind is unknown, or if the entry would end after `limit`. */
 function endOfEntry(view: DataView, at: number, limit: number): number | undefined {
   if (at + INCREMENT_HEADER_BYTES > limit) return undefined;
   if (isIncrement(view, at)) return within(incrementEnd(view, at), limit);

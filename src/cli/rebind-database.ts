@@ -1,10 +1,9 @@
 /**
- * Moves streams that belong to another database to the database in use, as `npm run journal -- rebind --database`. Main
- * thread of the command, which holds the lock of the data directory.
+ * Moves streams that belong to another database to the database in use, as `npm run journal -- rebind --database`. Main thread
+ * of the command, which holds the lock of the data directory.
  *
- * Only an operator knows which records of such a stream the database in use has already: none where it is new, those up to
- * the old checkpoint where it was copied from the old one. So the command asks for an LSN for each stream, and without one
- * it only says what each stream holds.
+ * Only an operator knows which records of such a stream the database in use already has: none if it is new, those up to the old
+ * checkpoint if it is a copy. So the command needs an LSN for each stream. Without one it only prints what each stream holds.
  */
 import { join, resolve } from 'node:path';
 import type { Config } from '../config/config.js';
@@ -28,15 +27,15 @@ import { readableEntries, type ReadableEntry } from './readable-entries.js';
 /** SQLSTATE undefined_table. */
 const UNDEFINED_TABLE = '42P01';
 
-/** What the operator asked for. */
+/** The request of the operator. */
 export interface DatabaseRebindRequest {
   readonly dataDir: string;
   /** The node of the data directory. */
   readonly nodeId: string;
-  /** What to append to a command, so that it names the same data directory; may be empty. */
+  /** The option of a command that names the same data directory; may be empty. */
   readonly dataDirOption: string;
   readonly databaseUrl: Config['databaseUrl'];
-  /** Undefined: only say what the streams hold. */
+  /** Undefined: only print what the streams hold. */
   readonly choice: { readonly stream: string; readonly above: Lsn } | undefined;
   readonly say: (line: string) => void;
 }
@@ -44,7 +43,7 @@ export interface DatabaseRebindRequest {
 interface DatabaseInUse {
   readonly description: string;
   readonly id: string;
-  /** LSNs that this database has of the streams, by stream. */
+  /** The LSNs of the streams in this database, by stream. */
   readonly checkpoints: ReadonlyMap<string, Lsn>;
 }
 
@@ -55,8 +54,8 @@ interface StreamContent {
 }
 
 /**
- * Moves the records of one stream, or says what each stream of another database holds. Resolves to whether no stream of
- * another database is left. Throws StartError if the database in use cannot be asked, and JournalError as recovery does.
+ * Moves the records of one stream, or prints what each stream of another database holds. Resolves to whether no such stream is
+ * left. Throws StartError if the database in use cannot be asked, and JournalError as recovery does.
  */
 export async function rebindToDatabase(request: DatabaseRebindRequest): Promise<boolean> {
   const { dataDir, choice, say } = request;
@@ -98,7 +97,7 @@ function describe({ dataDir, dataDirOption, say }: DatabaseRebindRequest, databa
   const command = `npm run journal -- rebind --database${dataDirOption} --stream ${stream} --above`;
   say(`Stream ${stream} belongs to the database ${databaseId} and holds LSN ${firstLsn} to ${endLsn}.`);
   if (least >= firstLsn) say(`  The database in use has this stream up to LSN ${least}.`);
-  say('  The other database says which of them it has counted:');
+  say('  The other database shows which of them it has counted:');
   say(`    select lsn from journal_checkpoints where stream = '${stream}'`);
   say('  Choose the LSN up to which the database in use already has them:');
   say(`    ${command} ${least}`);
@@ -161,7 +160,7 @@ function incrementsIn(entries: readonly ReadableEntry[], path: string): number {
   return increments;
 }
 
-/** Asks the database of DATABASE_URL, or the embedded one, which then runs for this question only. */
+/** Asks the database of DATABASE_URL, or the embedded one, which then runs only for this. */
 async function askDatabase(
   { databaseUrl, dataDir }: DatabaseRebindRequest,
   streams: readonly string[],

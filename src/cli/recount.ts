@@ -1,8 +1,8 @@
 /**
- * Recomputes the sums from the log of the postgres journal and compares them with `counters`. Main thread of the journal command.
+ * Recomputes the sums from the postgres journal and compares them with `counters`. Main thread of the journal command.
  *
- * Everything is read in one snapshot, so the servers go on meanwhile. A sum can only be recomputed where the log still holds all
- * that was ever counted; otherwise the command says what is missing, and compares nothing.
+ * Reads everything in one snapshot, while servers go on. Sums can only be recomputed if the journal still holds everything that
+ * was ever counted. Otherwise the command lists what is missing and compares nothing.
  */
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import {
@@ -18,14 +18,14 @@ import {
 import { reasonOf, StartError } from '../core/errors.js';
 import { EXIT_TEMPORARY } from './command-exit.js';
 
-/** Streams that are named one by one. */
+/** Most streams that are named one by one. */
 const NAMED_MAX = 20;
 /** Longer than any statement of an audit. */
 const TIMEOUT_MS = 24 * 3_600_000;
 
 /** What an audit found. */
 export interface Recount {
-  /** Why the sums cannot be recomputed; none: they were. */
+  /** Why the sums cannot be recomputed; empty if they were. */
   readonly missing: readonly string[];
   /** Counters whose sum differs. */
   readonly drifted: number;
@@ -90,7 +90,7 @@ async function missingIn(connection: DatabaseConnection, windowHours: number): P
     ...(keys === 0
       ? []
       : [
-          `${keys} idempotency keys came again after their window or with other content, and which counted is not kept.`,
+          `${keys} idempotency keys came again after their window or with other content; the journal does not tell which request counted.`,
         ]),
   ];
 }

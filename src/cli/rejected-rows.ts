@@ -1,9 +1,9 @@
 /**
  * Lists the rows of `rejected_increments`, and puts them back into `counters`. Main thread of the journal command.
  *
- * One statement deletes rows and adds their amounts, so a row is counted once or stays, also where a reply is lost and the
- * command runs again. It tries a batch first. If PostgreSQL refuses that, it tries the rows of the batch one by one; one that
- * is refused again stays, with the new reason.
+ * One statement deletes rows and adds their amounts, so a row is counted once or stays, even if a reply is lost and the command
+ * runs again. It tries a batch first. If PostgreSQL refuses that, it tries the rows one by one. A row that is refused again
+ * stays, with the new reason.
  */
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { classifyDatabaseError, errorCode, isStatementRefused } from '../db/database-errors.js';
@@ -32,16 +32,16 @@ interface ListedRow extends Record<string, unknown> {
   readonly rejected_at: Date;
   readonly lsn: string | null;
   readonly token: string | null;
-  /** -Infinity where the record carries no time. */
+  /** -Infinity if the record carries no time. */
   readonly accepted_after: Date | number | null;
 }
 
-/** What {@link retryRejected} came to, in rows. */
+/** The result of {@link retryRejected}, in rows. */
 export interface RejectedRetry {
   readonly counted: number;
   /** Refused again; they have the new reason. */
   readonly refused: number;
-  /** Not tried to the end: a lock or a timeout, which says nothing about the row. */
+  /** Not tried to the end because of a lock or a timeout. */
   readonly untried: number;
 }
 
@@ -67,12 +67,10 @@ function printable({ id, key, amount, sqlstate, reason, stream, rejected_at: rej
   return { ...row, lsn: Number(lsn), idempotencyKey, acceptedAfter };
 }
 
-/**
- * Counts the rows that PostgreSQL refused and that are there now, except those that it refuses again. Throws StartError.
- */
+/** Counts the current rows that PostgreSQL refused, except those that it refuses again. Throws StartError. */
 export function retryRejected(target: DatabaseTarget): Promise<RejectedRetry> {
   return withDatabase(target, async (connection) => {
-    // Rows that a server adds meanwhile are left to the next call, so that this one ends.
+    // Leaves rows that a server adds meanwhile to the next call, so that this one ends.
     const [end] = await connection.query<{ id: string }>({ text: LAST_REJECTED });
     let total: RejectedRetry = { counted: 0, refused: 0, untried: 0 };
     for (let after = '0'; ;) {
@@ -121,7 +119,7 @@ async function retryRows(connection: DatabaseConnection, ids: readonly string[])
   return row?.rows ?? 0;
 }
 
-/** The key as text, or in hexadecimal where it is not UTF-8. */
+/** The key as text, or in hexadecimal if it is not UTF-8. */
 function printableKey(key: Buffer): { readonly key: string } | { readonly keyHex: string } {
   try {
     return { key: new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(key) };

@@ -1,11 +1,10 @@
 /**
- * Retires a stream whose node is lost for good, so that the pruning of idempotency keys no longer waits for it. Main
- * thread of the journal command.
+ * Retires a stream of a node that is lost for good, so that the pruning of idempotency keys does not wait for it. Main thread
+ * of the journal command.
  *
- * The command uses only the database, because the disk of the node is lost. Records that it held above the checkpoint
- * stay uncounted. If the disk comes back, its server takes the stream again and counts them; idempotent requests among them
- * whose window can no longer be checked are put aside. Retiring fences a node that is alive, so the command first looks when
- * the node was last heard of.
+ * The command uses only the database, because the disk of the node is lost. Its records above the checkpoint stay uncounted. If
+ * the disk comes back, its server takes the stream again and counts them, and sets aside idempotent requests that can no longer
+ * be checked. Retiring fences a live node, so the command first checks its last heartbeat.
  */
 import { journalNamed } from '../config/journal-kind.js';
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
@@ -22,7 +21,7 @@ interface StreamRow {
   readonly heard_of: Date;
 }
 
-/** The outcome, as a sentence for the operator. */
+/** The outcome for the operator. */
 export interface Retirement {
   /** Whether the stream is retired now. */
   readonly isRetired: boolean;
@@ -30,7 +29,7 @@ export interface Retirement {
 }
 
 /**
- * Retires the stream, unless it was heard of in the last five minutes. Throws StartError if the database does not
+ * Retires the stream, unless its last heartbeat is less than five minutes old. Throws StartError if the database does not
  * answer.
  */
 export async function retireStream(target: DatabaseTarget, stream: string): Promise<Retirement> {

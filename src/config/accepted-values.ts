@@ -1,6 +1,4 @@
-/**
- * What a setting accepts, in words, from the limits in the type {@link Config}. Any thread.
- */
+/** The accepted values of a setting in words, from the limits in the type {@link Config}. Any thread. */
 import typia from 'typia';
 import type { Config } from './config.js';
 import { sizeInBytes, sizeText, wholeNumber } from './setting-text.js';
@@ -24,7 +22,7 @@ function schemaOf(key: string): Schema | undefined {
   return name === undefined ? schema : schemas[name];
 }
 
-/** What a setting's type accepts, in short; undefined if only its reader decides. */
+/** What a setting's type accepts; undefined if only its reader decides. */
 export function acceptedValues(key: SettingKey): string | undefined {
   const schema = schemaOf(key) ?? {};
   const { minimum, maximum } = schema;

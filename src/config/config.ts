@@ -1,8 +1,8 @@
 /**
  * The type of the configuration, which alone holds the limits of each setting. Any thread.
  *
- * typia checks them, and the sentences for the operator come from the schema of the same type. `settings.ts` holds the name
- * and the meaning of each variable, `setting-relations.ts` the relations between limits.
+ * typia checks them, and the sentences for the operator come from the same schema. `settings.ts` holds the name and meaning of
+ * each variable, `setting-relations.ts` the relations between limits.
  */
 import type { tags } from 'typia';
 import type { LogLevel } from '../core/logger.js';
@@ -27,18 +27,18 @@ export interface Config {
   readonly httpThreads: Integer<1, 64>;
   readonly role: Role;
   readonly journal: JournalKind;
-  /** How the broker of the nats journal is reached; undefined with another journal. Holds secrets. */
+  /** The broker of the nats journal; undefined with another journal. Holds secrets. */
   readonly nats: NatsConfig | undefined;
   /** The stream of JetStream, and the prefix of its subjects. */
   readonly natsStream: string;
-  /** Replicas that the stream is made with, and must have. */
+  /** Replicas that the stream must have. */
   readonly natsReplicas: Integer<1, 5>;
   /** The queue of the sqs journal; undefined with another journal. */
   readonly sqs: SqsConfig | undefined;
   readonly journalSync: 'always' | 'everysec';
   /** For each shard. */
   readonly journalBytesMax: Integer<65_536, 17_592_186_044_416>;
-  /** At most ten years, for an audit of the log in PostgreSQL. */
+  /** At most ten years, for an audit of the postgres journal. */
   readonly journalKeepSeconds: Integer<0, 315_360_000>;
   readonly flushIntervalMs: Integer<1, 3_600_000>;
   readonly flushKeysMax: Integer<1, 100_000_000>;
@@ -48,7 +48,7 @@ export interface Config {
   readonly pendingBytesMax: Integer<1024, 943_718_400>;
   /** At most 16 MiB, so that the increments of any body fit one record. */
   readonly bodyBytesMax: Integer<16, 16_777_216>;
-  /** False: with the nats or sqs journal bodies are limited to what fits a message, if that is less than {@link bodyBytesMax}. */
+  /** False: with the nats or sqs journal the size of a message limits bodies, if it is less than {@link bodyBytesMax}. */
   readonly isBodyBytesMaxGiven: boolean;
   /** At most KEY_BYTES_LIMIT. */
   readonly keyBytesMax: Integer<1, 2048>;
@@ -63,18 +63,18 @@ export interface Config {
   readonly shutdownTimeoutMs: Integer<100, 3_600_000>;
   readonly drainDelayMs: Integer<0, 3_600_000>;
   readonly authTokens: readonly BearerToken[];
-  /** Names besides `host`, localhost and addresses that a Host header may have where {@link authTokens} are none. */
+  /** Names besides `host`, localhost and addresses that a Host header may have if there are no {@link authTokens}. */
   readonly allowedHosts: readonly string[];
   /** Origins of web pages that may call from a browser; `*` for any. */
   readonly corsOrigins: readonly string[];
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
-  /** 1: adopt a table `counters` with columns that the table of the original application has not. */
+  /** 1: adopt a table `counters` with more columns than that of the original application. */
   readonly adoptCounters: Integer<0, 1>;
   readonly logLevel: LogLevel;
   readonly logSummarySeconds: Integer<0, 86_400>;
 }
 
-/** How a broker is reached. */
+/** The address and credentials of a broker. */
 export interface NatsConfig {
   /** `HOST:PORT` of servers of one cluster. */
   readonly servers: readonly string[];
@@ -83,14 +83,14 @@ export interface NatsConfig {
   readonly token: string | undefined;
   /** Absolute path of a file of credentials. */
   readonly credsFile: string | undefined;
-  /** Undefined: TLS where the server wants it, by the system's authorities. */
+  /** Undefined: TLS if the server wants it, with the system's authorities. */
   readonly tls: Readonly<Record<'caFile' | 'certFile' | 'keyFile', string | undefined>> | undefined;
 }
 
-/** Which queue, and where. */
+/** A queue and its region. */
 export interface SqsConfig {
   readonly queueUrl: string;
-  /** Undefined: the AWS SDK finds it, in the environment or its files. */
+  /** Undefined: from the environment or the files of the AWS SDK. */
   readonly region: string | undefined;
 }
 
@@ -100,5 +100,5 @@ export interface BearerToken {
   readonly token: string;
 }
 
-/** What of the configuration SIGHUP reads again. */
+/** The part of the configuration that SIGHUP reads again. */
 export type ReloadedConfig = Pick<Config, 'authTokens' | 'tls'>;

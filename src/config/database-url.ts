@@ -1,12 +1,12 @@
 /**
- * DATABASE_URL in the forms of libpq: one host, or a list of hosts of which one is the primary. Any thread.
+ * DATABASE_URL in the forms of libpq: one host, or a list of hosts with one primary. Any thread.
  *
  * ```text
  * postgres://USER:PASSWORD@A:5432,B:5433/DATABASE?target_session_attrs=read-write
  * postgres://USER:PASSWORD@/DATABASE?host=A,B&port=5432,5433
  * ```
  *
- * pg knows neither lists nor `target_session_attrs`, so a list becomes one URL for each host. No problem quotes the text,
+ * pg supports neither lists nor `target_session_attrs`, so a list becomes one URL for each host. No problem quotes the text,
  * which may hold a password.
  */
 
@@ -26,7 +26,7 @@ export interface DatabaseUrl {
   readonly session: SessionRequirement;
 }
 
-/** Most hosts of a list: each gets a part of the time for connecting. */
+/** Most hosts of a list. Each gets a part of the time for connecting. */
 export const HOSTS_MAX = 16;
 
 const EXPECTED = 'postgres://USER:PASSWORD@HOST:PORT/DATABASE (its value is not shown, it may hold a password)';
@@ -62,15 +62,15 @@ export function readDatabaseUrl(text: string): DatabaseUrl | { readonly problem:
   const hostUrls = hostNames.map((host, index) => {
     const port = ports[ports.length === 1 ? 0 : index] ?? '';
     const query = [...common, `host=${encodeURIComponent(host)}`, ...(port === '' ? [] : [`port=${port}`])].join('&');
-    // pg takes the host of the query; a URL with a user must have another one.
+    // pg takes the host of the query. A URL with a user also needs a host before the path.
     return urlOf({ userinfo, named: 'list', path }, query);
   });
   return hostUrls.every((hostUrl) => URL.canParse(hostUrl)) ? { url, hostUrls, session } : INVALID;
 }
 
 /**
- * A valid URL for psql, whose libpq knows lists itself, and the password apart from it: every user of the machine can read a
- * command line.
+ * A valid URL for psql, whose libpq supports lists, and the password apart from it, because every user of the machine can read
+ * a command line.
  */
 export function psqlAddress(text: string): { readonly address: string; readonly password: string } {
   const parts = partsOf(text);
@@ -94,7 +94,7 @@ interface UrlParts {
   readonly path: string;
 }
 
-/** A parameter without a value is as none. The last of several with one name counts, as in libpq and pg. */
+/** A parameter without a value counts as missing. The last of several with one name counts, as in libpq and pg. */
 function partsOf(
   text: string,
 ): (UrlParts & { readonly query: string; readonly parameters: ReadonlyMap<string, string> }) | undefined {
@@ -128,7 +128,7 @@ function valueOf(parameter: string): string {
 /** `HOST`, `HOST:PORT`, `[ADDRESS]` or `[ADDRESS]:PORT`. */
 function placeOf(place: string): { readonly host: string; readonly port: string } {
   const [, address, name = '', port = ''] = /^(?:\[([^\]]*)\]|([^:]*))(?::(.*))?$/s.exec(place) ?? [];
-  // Whatever has another form has no valid port.
+  // Any other form has no valid port.
   if (address === undefined && name === '' && port === '' && place !== '') return { host: place, port: 'invalid' };
   return { host: address ?? decoded(name) ?? name, port };
 }

@@ -1,6 +1,6 @@
 /**
- * How many descriptors (open files and sockets) this process may have, and how many the server needs besides those of HTTP
- * connections. Any thread.
+ * The limit of descriptors (open files and sockets) of this process, and how many the server needs besides HTTP connections.
+ * Any thread.
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -9,8 +9,8 @@ import { readFileSync } from 'node:fs';
 export const DESCRIPTORS_RESERVED = 100;
 
 /**
- * The limit of descriptors of this process. Node.js raises the soft limit to the hard one when it starts, so this is the
- * hard limit. Infinity if there is none, or if the system does not say.
+ * The limit of descriptors of this process. Node.js raises the soft limit to the hard one when it starts, so this is the hard
+ * limit. Infinity if it is unlimited or unknown.
  */
 export function descriptorLimit(): number {
   try {

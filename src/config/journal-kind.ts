@@ -1,6 +1,4 @@
-/**
- * The kinds of journal, and what differs between them. Any thread.
- */
+/** The kinds of journal and their properties. Any thread. */
 
 /** Whether a server takes increments (`ingest`), flushes what others have taken (`roll-up`), or does both (`serve`). */
 export type Role = 'serve' | 'ingest' | 'roll-up';
@@ -8,13 +6,13 @@ export type Role = 'serve' | 'ingest' | 'roll-up';
 /** The kind of journal that keeps increments until they are summed. */
 export type JournalKind = 'memory' | 'file' | 'postgres' | 'nats' | 'sqs';
 
-/** What the rest of the server needs to know of a kind. */
+/** The properties of a kind. */
 export interface JournalProperties {
   /** How JOURNAL selects it. */
   readonly setting: string;
   /** The roles that a server with it may have. */
   readonly roles: readonly Role[];
-  /** Servers on other machines can read it, so that any of them flushes it. All of them need one database. */
+  /** Servers on other machines can read and flush it. All of them need one database. */
   readonly isShared: boolean;
   /** Its records end with the thread that wrote them. JOURNAL_MAX_BYTES does not limit it. */
   readonly isVolatile: boolean;
@@ -22,13 +20,13 @@ export interface JournalProperties {
   readonly isInDirectory: boolean;
   /** Its records are in the database of the sums, and cannot be written without it. */
   readonly isInDatabase: boolean;
-  /** Its records are messages of a queue: one that comes late opens a retired stream again. */
+  /** Its records are messages of a queue. A late one opens a retired stream again. */
   readonly isQueue: boolean;
-  /** Where the stream of a dead node is and which servers finish it, for a sentence; undefined where none does by itself. */
+  /** Where the stream of a dead node is and which servers finish it, for a sentence; undefined if none does by itself. */
   readonly finishedBy: string | undefined;
 }
 
-/** Of a kind whose record says nothing else. */
+/** Defaults. */
 const unlessSaid = {
   isShared: false,
   isVolatile: false,
@@ -61,7 +59,7 @@ export const journalKinds: Readonly<Record<JournalKind, JournalProperties>> = {
   sqs: { ...unlessSaid, setting: 'sqs:QUEUE_URL', roles: ['ingest', 'roll-up'], isShared: true, isQueue: true },
 };
 
-/** The properties of a kind by the text of a setting or a column; undefined if it is no kind. */
+/** The properties of a kind by the text of a setting or a column; undefined for other text. */
 export function journalNamed(text: string | null): JournalProperties | undefined {
   return Object.entries(journalKinds).find(([kind]) => kind === text)?.[1];
 }

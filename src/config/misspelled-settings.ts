@@ -1,14 +1,11 @@
-/**
- * Environment variables whose name is nearly that of a setting: most likely misspelled, and without effect. Main thread and
- * commands.
- */
+/** Environment variables whose name is nearly that of a setting, so most likely misspelled. Main thread and commands. */
 import { closestMatch } from 'leven';
 import { settings } from './settings.js';
 
-/** A setting of fewer letters has many neighbours that mean something else: there, one letter may differ, not two. */
+/** Two letters may differ from names of this length, one from shorter names, which have many unrelated neighbours. */
 const LONG_NAME_LETTERS = 8;
 
-/** Variables of shells, runtimes, service managers and PostgreSQL that may come near a setting. */
+/** Variables of shells, runtimes, service managers and PostgreSQL that may resemble a setting. */
 const FOREIGN = /^(HOME|NODE|MODE|JOURNAL_STREAM|SSL_CERT_FILE|PG.*|(HTTP|HTTPS|FTP|ALL|NO)_PROXY)$/i;
 
 const variables = Object.values(settings).map(({ variable }) => variable);

@@ -18,7 +18,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const problems: string[] = [];
   const failed = new Set<SettingKey>();
   const values: Values = {};
-  /** Continues with the default, so that one start reports the problems of all settings. */
+  /** Continues with the default, so that one start reports all problems. */
   const fail = (key: SettingKey, problem: string): void => {
     failed.add(key);
     problems.push(`${settings[key].variable} ${problem}`);
@@ -66,8 +66,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
 const reloadedKeys = ['authTokens', 'authTokensFile', 'tlsCertFile', 'tlsKeyFile'] as const satisfies SettingKey[];
 
 /**
- * Reads bearer tokens and TLS files again, of `env` as {@link readConfig} has read it. Other settings are not looked at.
- * Throws {@link StartError} as readConfig does.
+ * Reads bearer tokens and TLS files of `env` again, and no other settings. Throws {@link StartError} as {@link readConfig}
+ * does.
  */
 export function readReloaded(env: NodeJS.ProcessEnv): ReloadedConfig {
   const { authTokens, tls } = readConfig(
@@ -76,7 +76,7 @@ export function readReloaded(env: NodeJS.ProcessEnv): ReloadedConfig {
   return { authTokens, tls };
 }
 
-/** LOG_LEVEL of `env`, or its default where that is invalid, for the log of a start whose configuration is wrong. */
+/** LOG_LEVEL of `env`, or its default if invalid, for the log of a start with a wrong configuration. */
 export function logLevelOf(env: NodeJS.ProcessEnv): LogLevel {
   const text = givenText(env, settings.logLevel.variable);
   return typia.is<LogLevel>(text) ? text : typia.assert<LogLevel>(settings.logLevel.fallback);

@@ -1,6 +1,4 @@
-/**
- * The relations between settings, and the sentence for the operator where one does not hold. Any thread.
- */
+/** The relations between settings, and the sentence for the operator if one does not hold. Any thread. */
 import { createSecureContext } from 'node:tls';
 import type { Config } from './config.js';
 import { journalKinds, journalSettings } from './journal-kind.js';
@@ -10,14 +8,14 @@ import type { SettingKey } from './settings.js';
 /** Most bytes of one flush, which is one statement: PostgreSQL refuses a message of 1 GiB. */
 const FLUSH_BYTES_MAX = 1_000_000_000;
 /**
- * How much larger an increment of an idempotent request can be in a flush than its pending bytes: it repeats the
- * idempotency key, up to 255 bytes, and lacks the 104 bytes of overhead. Any other increment is smaller in a flush.
+ * How much larger an increment of an idempotent request can be in a flush than its pending bytes. It repeats the idempotency
+ * key, up to 255 bytes, and lacks the 104 bytes of overhead. Any other increment is smaller in a flush.
  */
 const IDEMPOTENT_INCREMENT_FLUSH_BYTES = 192;
 /** Least pending bytes of an increment: its overhead and a key of one byte. */
 const PENDING_INCREMENT_BYTES_MIN = 105;
 
-/** Relations between limits. Checked only if each of the limits is valid on its own. */
+/** Relations between limits. Checked only if each limit is valid. */
 export const settingRelations: readonly {
   readonly between: readonly SettingKey[];
   readonly problem: (config: Config) => string | undefined;

@@ -1,8 +1,8 @@
 /**
- * The text of a variable → a value, for {@link ./config.js}. Any thread.
+ * Reads values from the texts of variables, for {@link ./config.js}. Any thread.
  *
  * Nothing here throws, so that one start can list all problems. A problem is the end of a sentence that begins with the
- * variable's name. It never quotes secrets.
+ * variable's name, without secrets.
  */
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
@@ -11,7 +11,7 @@ import type { NatsConfig, SqsConfig } from './config.js';
 import { readDatabaseUrl } from './database-url.js';
 import { journalNamed, journalSettings } from './journal-kind.js';
 
-/** A value, or the end of the sentence "VARIABLE …" that says what is wrong with the text. */
+/** A value, or the problem with the text. */
 export type Reading = { readonly value: unknown } | { readonly problem: string };
 
 /** Reads the text of one variable. The text is trimmed and not empty. */
@@ -70,7 +70,7 @@ export const databaseUrl: TextReader = (text) => {
   return 'problem' in read ? read : { value: read.url };
 };
 
-/** The same from a file, which may end in a newline. No problem quotes what it holds. */
+/** The same from a file, which may end in a newline. No problem quotes its content. */
 export const databaseUrlFile: TextReader = (path) => {
   const content = fileContent(resolve(path));
   if ('problem' in content) return content;
@@ -86,7 +86,7 @@ const bearerTokenScopes = ['write', 'read', 'admin'];
 /** `SCOPE:TOKEN` entries, separated by commas or white space. A problem gives an entry's number, never its text. */
 export const bearerTokenList: TextReader = (text) => {
   const entries = entriesOf(text);
-  // A template with empty variables leaves only separators. Nobody asks for an open server that way.
+  // A template with empty variables leaves only separators. That must not open the server.
   return entries.length === 0 ? { problem: 'must hold at least one SCOPE:TOKEN.' } : bearerTokenReading(entries);
 };
 
@@ -148,12 +148,15 @@ export const originList: TextReader = (text) => {
       };
 };
 
-/** True for an origin as browsers send it: scheme, host in lower case, port unless it is the scheme's own; no path. */
+/**
+ * Whether the text is an origin as browsers send it: scheme, host in lower case, port unless it is the scheme's default; no
+ * path.
+ */
 function isOrigin(text: string): boolean {
   return URL.canParse(text) && /^https?:/.test(text) && new URL(text).origin === text;
 }
 
-/** What {@link journalChoice} reads. */
+/** The result of {@link journalChoice}. */
 export interface JournalReading {
   readonly kind: string;
   readonly nats?: Pick<NatsConfig, 'servers' | 'user' | 'password' | 'token'> & { readonly requiresTls: boolean };

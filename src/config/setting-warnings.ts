@@ -8,8 +8,8 @@ import { sizeText } from './setting-text.js';
 /**
  * Warnings about valid limits:
  *
- * - limits that are too small for some legal bodies: such a body is always refused as `overloaded`. An increment may have
- *   only six bytes in a body, and needs up to 20 times its bytes while it is pending.
+ * - limits that are too small for some legal bodies, which are always refused as `overloaded`. An increment may have only six
+ *   bytes in a body, and needs up to 20 times as many while pending.
  * - a limit of open files, `openFilesMax`, that is too low for the server and its connections
  */
 export function configWarnings(config: Config, openFilesMax = descriptorLimit()): readonly string[] {
@@ -23,7 +23,7 @@ export function configWarnings(config: Config, openFilesMax = descriptorLimit())
 
 function tooFewFiles(config: Config, openFilesMax: number): string | undefined {
   const own = ownDescriptors(config);
-  // The default follows the limit, and is not what an operator wants at least.
+  // The default follows the limit, so it is no wish of the operator.
   const isDefault = config.connectionsMax === openFilesMax - DESCRIPTORS_RESERVED;
   const wanted = isDefault ? DESCRIPTORS_RESERVED : Math.max(DESCRIPTORS_RESERVED, config.connectionsMax);
   if (openFilesMax >= own + wanted) return undefined;

@@ -34,15 +34,15 @@ export function givenText(env: NodeJS.ProcessEnv, variable: string): string | un
 /** One environment variable. */
 export interface Setting {
   readonly variable: string;
-  /** The default, as an operator would write it. Without one, the setting stays undefined. */
+  /** The default as text. Without one, the setting stays undefined. */
   readonly fallback?: string | ((env: NodeJS.ProcessEnv) => string);
-  /** How `--help` shows a default that depends on something. */
+  /** How `--help` shows a computed default. */
   readonly fallbackShown?: string;
   readonly meaning: string;
   readonly read: TextReader;
-  /** What `--help` says that it accepts, where its type does not say it. */
+  /** The accepted values in `--help`, if the type does not tell them. */
   readonly accepts?: string;
-  /** White space alone is a problem, and not the same as unset. */
+  /** White space alone is a problem, not unset. */
   readonly refusesBlank?: true;
 }
 
@@ -105,7 +105,7 @@ const table = {
   natsStream: {
     variable: 'NATS_STREAM',
     fallback: 'summing-counters',
-    meaning: 'nats journal: stream of JetStream, and prefix of its subjects; it is made where it is not there',
+    meaning: 'nats journal: stream of JetStream, and prefix of its subjects; it is made if it does not exist',
     read: streamName,
   },
   natsReplicas: {
@@ -241,7 +241,7 @@ const table = {
     variable: 'STREAM_EXPIRY_DAYS',
     fallback: '7',
     meaning:
-      'after this long without a word from its node, a stream no longer holds up the pruning of idempotency keys; 0: never',
+      'after this long without contact from its node, a stream no longer holds up the pruning of idempotency keys; 0: never',
     read: wholeNumber,
   },
   shutdownTimeoutMs: {
@@ -291,7 +291,7 @@ const table = {
   adoptCounters: {
     variable: 'ADOPT_COUNTERS',
     fallback: '0',
-    meaning: '1: adopt a table counters that has columns which that of the original application has not',
+    meaning: '1: adopt a table counters with more columns than that of the original application',
     read: wholeNumber,
   },
   logLevel: {

@@ -1,6 +1,4 @@
-/**
- * Pauses between attempts, each twice as long as the one before it, up to a limit. Any thread.
- */
+/** Pauses between attempts, each twice as long as the last, up to a limit. Any thread. */
 
 /** The pauses of one series of attempts, in ms. */
 export class Backoff {
@@ -19,14 +17,14 @@ export class Backoff {
     return this.#nextMs;
   }
 
-  /** The next pause, which is taken: the one after it is longer. */
+  /** Returns the next pause and doubles it. */
   take(): number {
     const ms = this.#nextMs;
     this.#nextMs = Math.min(2 * ms, this.#maxMs);
     return ms;
   }
 
-  /** An attempt has succeeded: the next series begins with the shortest pause. */
+  /** Starts again with the shortest pause, after a success. */
   reset(): void {
     this.#nextMs = this.#firstMs;
   }

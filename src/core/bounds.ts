@@ -1,8 +1,8 @@
 /**
  * The bounds at which increments are refused as `overloaded`. Any thread.
  *
- * A refusal is a constant on the path of an increment: a code of the catalogue, or the bound that makes it `overloaded`.
- * `config/bound-sentences.ts` has the sentence of each bound.
+ * A refusal is a constant: a code of the catalogue, or the bound that makes it `overloaded`. `config/bound-sentences.ts` has
+ * the sentence of each bound.
  */
 import { errorCodes, type ErrorCode } from './errors.js';
 
@@ -27,10 +27,10 @@ export const BOUNDS = [
 ] as const;
 export type Bound = (typeof BOUNDS)[number];
 
-/** Most bytes that an HTTP thread has sent to one shard and that the shard has not answered. */
+/** Most unanswered bytes from an HTTP thread to one shard. */
 export const WINDOW_BYTES_MAX = 16 * 1024 * 1024;
 
-/** Why increments are refused: the bound, where it is known, instead of `overloaded`. */
+/** Why increments are refused. A known bound replaces `overloaded`. */
 export type Refusal = ErrorCode | Bound;
 
 /** All refusals. Where bytes cross a port, a refusal is its index. */

@@ -62,11 +62,11 @@ export async function settledWithin(
 
 /** Resolves after `ms` on the clock of the machine, or as `signal` is aborted. Keeps the process alive until then. */
 export function pause(ms: number, signal?: AbortSignal): Promise<void> {
-  // It rejects where it is aborted, and only then.
+  // It rejects only when aborted.
   return setTimeoutPromise(ms, undefined, { signal }).catch(() => undefined);
 }
 
-/** Calls `action` every `ms` on a clock, from then on until it is cancelled. */
+/** Calls `action` every `ms` on a clock until cancelled. */
 export function repeat(clock: Pick<Clock, 'schedule'>, ms: number, action: () => void): Timer {
   const next = (): Timer =>
     clock.schedule(ms, () => {

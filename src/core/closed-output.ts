@@ -1,11 +1,8 @@
-/**
- * What a command does when the reader of its output goes away, as in `npm run journal -- dump | head`. Main thread of a
- * command.
- */
+/** Handles the end of the reader of a command's output, as in `npm run journal -- dump | head`. Main thread of a command. */
 
 /**
- * From now on, output that nobody reads any more (EPIPE) is discarded, so that a command finishes what it does. Without
- * this, Node.js ends the process with an uncaught exception.
+ * Discards unread output (EPIPE) from now on, so that a command finishes its work. Otherwise Node.js ends the process with an
+ * uncaught exception.
  */
 export function discardUnreadOutput(): void {
   for (const output of [process.stdout, process.stderr]) {
@@ -15,7 +12,7 @@ export function discardUnreadOutput(): void {
   }
 }
 
-/** Whether a write to the standard output has failed: nobody reads it any more. */
+/** Whether a write to standard output has failed, so that nobody reads it. */
 export function isOutputUnread(): boolean {
   return process.stdout.errored !== null;
 }

@@ -8,7 +8,7 @@ import type { Sum } from './increment.js';
 export interface CounterReading {
   readonly sum: Sum;
   readonly committed: Sum;
-  /** Null on a server that journals only: what is pending is in the journal. */
+  /** Null on a server that only journals (ROLE=ingest). */
   readonly pending: Sum | null;
   /** Time of the last commit in UTC, as ISO 8601 writes it, with milliseconds; null before the first. */
   readonly updatedAt: string | null;
@@ -16,7 +16,7 @@ export interface CounterReading {
 
 /** A counter whose row holds no integer, because another writer of the table stored something else. */
 export interface UnreadableCounter {
-  /** What is wrong, for the operator. */
+  /** The problem, for the operator. */
   readonly unreadable: string;
 }
 
@@ -37,14 +37,14 @@ export interface CounterListPage {
   readonly next: string | null;
 }
 
-/** What this server can do now, as `/readyz` shows it. */
+/** The readiness of the server, as `/readyz` shows it. */
 export type Readiness =
-  /** `reason`: what an operator should know although everything works. */
+  /** `reason`: a hint for the operator although everything works. */
   | { readonly state: 'ok'; readonly reason?: string }
   | { readonly state: 'degraded'; readonly reason: string }
   | { readonly state: 'refusing'; readonly code: ErrorCode; readonly reason: string };
 
-/** What a read finds of a key. */
+/** The result of a read for one key. */
 export type ReadResult = CounterReading | UnreadableCounter | undefined;
 
 /** Most keys of a read. */
@@ -54,7 +54,7 @@ export const READ_KEYS_MAX = 500;
 export interface DashboardUpdate {
   /** A `DashboardDocument` as JSON. */
   readonly text: string;
-  /** The number of its last point: what the next update begins after. */
+  /** The number of its last point. The next update begins after it. */
   readonly through: number;
 }
 
@@ -66,17 +66,17 @@ export interface CounterOperations {
    */
   read(keys: readonly Uint8Array[]): Promise<readonly ReadResult[]>;
   /**
-   * Deletes a counter. Resolves to its last sum, which includes everything that was acknowledged before the call, or to
-   * undefined if it was never counted. A call with the same `id` gets the same answer. Without an `id`, a lost reply of
-   * the database is `outcome-unknown`.
+   * Deletes a counter. Resolves to its last sum, which includes everything acknowledged before the call, or to undefined if it
+   * was never counted. A call with the same `id` gets the same answer. Without an `id`, a lost reply of the database is
+   * `outcome-unknown`.
    */
   delete(key: Uint8Array, id: string | undefined): Promise<Sum | undefined>;
   list(query: CounterListQuery): Promise<CounterListPage>;
-  /** Commits everything that was acknowledged before the call. Resolves to the number of keys written. */
+  /** Commits everything acknowledged before the call. Resolves to the number of keys written. */
   flush(): Promise<number>;
   readiness(): Readiness | Promise<Readiness>;
   /** The page of metrics for Prometheus. */
   metrics(): Promise<string>;
-  /** The state of now for the dashboard, with the points after number `since`; 0: all of the last minutes. */
+  /** The current state for the dashboard, with the points after number `since`; 0: all of the last minutes. */
   dashboard(since: number): Promise<DashboardUpdate>;
 }

@@ -1,5 +1,5 @@
 /**
- * Something that lasts, for the log: a line when it begins, one each minute while it lasts, and one when it ends. Any thread.
+ * The log lines of a lasting problem: one when it begins, one each minute, and one when it ends. Any thread.
  *
  * ```text
  * over ──notice()──► on: "begins" ──notice() a minute after the last line──► on: "lasts"
@@ -11,18 +11,18 @@ import type { Clock } from './clock.js';
 
 const REPEAT_MS = 60_000;
 
-/** What a line can say. */
+/** One line. */
 export interface EpisodeLine {
   readonly kind: 'begins' | 'lasts' | 'ended';
   /** How long it has lasted. */
   readonly seconds: number;
-  /** How often it was met since the last line. */
+  /** How often it was noticed since the last line. */
   readonly since: number;
-  /** How often it was met since it began. */
+  /** How often it was noticed since it began. */
   readonly total: number;
 }
 
-/** One kind of trouble, which comes and goes. */
+/** A problem that comes and goes. */
 export class Episode {
   readonly #clock: Pick<Clock, 'monotonic'>;
   #on: { readonly beganAtMs: number; saidAtMs: number; since: number; total: number } | undefined;
@@ -36,7 +36,7 @@ export class Episode {
     return this.#on !== undefined;
   }
 
-  /** It is there, and was met `times` more. Returns the line that is due, or undefined. */
+  /** Notices the problem `times` more. Returns the line that is due, or undefined. */
   notice(times = 1): EpisodeLine | undefined {
     const now = this.#clock.monotonic();
     if (this.#on === undefined) {
@@ -52,7 +52,7 @@ export class Episode {
     return line;
   }
 
-  /** It is over. Returns the line that says so, or undefined if it was over before. */
+  /** Ends the problem. Returns the line for that, or undefined if it was over. */
   end(): EpisodeLine | undefined {
     const line = this.#line('ended', this.#clock.monotonic());
     this.#on = undefined;

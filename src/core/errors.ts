@@ -1,8 +1,8 @@
 /**
- * The error catalogue: every error that a user or operator can meet, with its stable code. Any thread.
+ * The error catalogue: every error that users or operators see, with its stable code. Any thread.
  *
- * An error is thrown as a {@link CounterError}. It crosses a port as `code` and `detail`, because an Error object loses
- * its class there. It leaves the process as a problem document (RFC 9457).
+ * An error is thrown as a {@link CounterError}. It crosses a port as `code` and `detail`, because an Error object loses its
+ * class there. It leaves the process as a problem document (RFC 9457).
  */
 
 /** Whether the attempt that got the error was counted. */
@@ -100,7 +100,7 @@ export type JournalErrorCode =
   | 'checkpoint-missing'
   | 'journal-fenced';
 
-/** A restart cannot help with these: an operator must change something first. */
+/** A restart does not help with these. An operator must change something first. */
 const JOURNAL_VERDICTS: readonly JournalErrorCode[] = [
   'journal-corrupt',
   'journal-gap',
@@ -110,12 +110,12 @@ const JOURNAL_VERDICTS: readonly JournalErrorCode[] = [
   'checkpoint-missing',
 ];
 
-/** True if an operator must change something before the journal can be used. */
+/** Whether an operator must change something before the journal can be used. */
 export function isJournalVerdict(code: JournalErrorCode): boolean {
   return JOURNAL_VERDICTS.includes(code);
 }
 
-/** A failure of the journal, with the stable code that the log shows. */
+/** A failure of the journal, with the stable code in the log. */
 export class JournalError extends Error {
   override readonly name = 'JournalError';
   readonly code: JournalErrorCode;
@@ -125,19 +125,19 @@ export class JournalError extends Error {
     this.code = code;
   }
 
-  /** True if the journal kept nothing of what it was given, so that the caller may answer "not counted". */
+  /** Whether the journal kept nothing of the group, so that the caller may answer "not counted". */
   get nothingKept(): boolean {
     return this.code === 'journal-unavailable' || this.code === 'journal-full' || this.code === 'journal-fenced';
   }
 }
 
-/** An error's message. A host with several addresses fails with an error for each, under an empty message. */
+/** An error's message. A host with several addresses fails with one error for each, under an empty message. */
 export function reasonOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ');
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Most causes of an error that are followed: a chain may be a circle. */
+/** Most causes of an error that are followed, because a chain may be a circle. */
 const CAUSES_MAX = 8;
 
 /** An error and its causes, outermost first. */
@@ -151,7 +151,7 @@ export function causesOf(error: unknown): readonly unknown[] {
   return chain;
 }
 
-/** The messages of an error and of its causes, outermost first, without those that a message before them contains. */
+/** The messages of an error and its causes, outermost first, without those that an earlier message contains. */
 export function reasonsOf(error: unknown): string {
   let reasons = '';
   for (const reason of causesOf(error).map(reasonOf)) {

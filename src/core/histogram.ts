@@ -1,14 +1,14 @@
 /**
  * Histograms as numbers in shared memory: one thread counts, another reads. Any thread.
  *
- * A histogram is a run of doubles: how many values fell into each bucket, then their sum. An observation is two additions and
+ * A histogram is a run of doubles: the number of values in each bucket, then their sum. An observation is two additions and
  * makes no object.
  */
 
-/** The upper bounds of the buckets, ascending; a last bucket takes what is larger. */
+/** The upper bounds of the buckets, ascending. A last bucket takes larger values. */
 export type HistogramBounds = readonly number[];
 
-/** Cells that a histogram takes. */
+/** The number of cells of a histogram. */
 export function histogramCells(bounds: HistogramBounds): number {
   return bounds.length + 2;
 }
@@ -36,9 +36,9 @@ export class Histogram {
   }
 }
 
-/** What a histogram holds. */
+/** The content of a histogram. */
 export interface HistogramReading {
-  /** For each bound, and last for infinity: how many values were at most that. */
+  /** For each bound, and last for infinity: the number of values at or below it. */
   readonly cumulative: readonly number[];
   readonly sum: number;
   readonly count: number;

@@ -13,7 +13,7 @@ export const KEY_BYTES_LIMIT = 2048;
 /** A sum in memory: a number while it is a safe integer, else a bigint. */
 export type Sum = number | bigint;
 
-/** The exact sum: a number if it is a safe integer, else a bigint. */
+/** The exact sum. */
 export function addSums(a: Sum, b: Sum): Sum {
   if (typeof a === 'number' && typeof b === 'number') {
     const sum = a + b;
@@ -24,7 +24,7 @@ export function addSums(a: Sum, b: Sum): Sum {
   return exact <= AMOUNT_MAX && exact >= -AMOUNT_MAX ? Number(exact) : exact;
 }
 
-/** Whether a shard or a server takes increments: `open`, or the code with which it refuses them. */
+/** Whether a shard or a server takes increments: `open`, or the code of the refusal. */
 export type Admission = 'open' | ErrorCode;
 
 /**
@@ -54,30 +54,26 @@ export interface PendingReply {
 /** Takes the increments of requests. */
 export interface IncrementReceiver {
   /**
-   * Takes all increments of a request or none, and copies what it needs of `increments` before it returns. Returns
-   * undefined if it took them; `reply` is settled later. Returns the refusal if it took none; `reply` is
-   * then never settled.
+   * Takes all increments of a request or none. Copies what it needs of `increments` before it returns. Returns undefined if it
+   * took them; `reply` is settled later. Otherwise returns the refusal; `reply` is then never settled.
    */
   submit(increments: ParsedIncrements, reply: PendingReply): Refusal | undefined;
 
-  /**
-   * As `submit`, for an idempotent request, which is counted once, as a whole. The key has 1 to 255 visible ASCII
-   * characters.
-   */
+  /** As `submit`, for an idempotent request, which counts once as a whole. The key has 1 to 255 visible ASCII characters. */
   submitIdempotent(idempotencyKey: string, increments: ParsedIncrements, reply: PendingReply): Refusal | undefined;
 
   /**
-   * Takes back a request that was taken, and releases its room: it will not be counted, and `reply` is never settled. Has
-   * no effect if another request was taken since, or if a part of it was posted to its shard.
+   * Takes a request back and releases its room. It is not counted, and `reply` is never settled. Has no effect if another
+   * request was taken since, or if a part of it was posted to its shard.
    */
   withdraw(reply: PendingReply): void;
 }
 
 /** The router of an HTTP server: splits requests over the shards. */
 export interface IncrementRouter extends IncrementReceiver {
-  /** False while a shard has not answered a request, or a part of one. */
+  /** False while a shard has not answered all parts of a request. */
   readonly isIdle: boolean;
 
-  /** Answers requests that have waited longer than ACK_TIMEOUT_MS. Call it several times within that time. */
+  /** Answers requests that have waited longer than ACK_TIMEOUT_MS. Call it several times in that time. */
   expire(): void;
 }

@@ -1,9 +1,9 @@
 /**
  * The log: JSON lines on standard output, or readable text on a terminal. Any thread.
  *
- * Each thread makes its own logger, which writes to file descriptor 1 synchronously. `process.stdout` of a worker
- * thread goes through the event loop of the main thread: a thread that ends would lose its last lines, and a busy main
- * thread would delay them.
+ * Each thread makes its own logger, which writes to file descriptor 1 synchronously. `process.stdout` of a worker thread goes
+ * through the event loop of the main thread, where a thread that ends would lose its last lines, and a busy main thread would
+ * delay them.
  */
 import { createRequire } from 'node:module';
 import { isatty } from 'node:tty';
@@ -25,7 +25,7 @@ export interface Logger {
   error(fields: LogFields, message: string): void;
 }
 
-/** The log of the main thread, which also says why the process cannot start. */
+/** The log of the main thread, which also tells why the process cannot start. */
 export interface ProcessLogger extends Logger {
   fatal(fields: LogFields, message: string): void;
 }
@@ -33,7 +33,7 @@ export interface ProcessLogger extends Logger {
 /** Fields whose values are never written, at the top level of a line and one level below. */
 const secretFields = ['password', 'token', 'authTokens', 'authorization', 'databaseUrl', 'tls'];
 
-/** User and password of a URL anywhere in a line: the error of a library may quote a URL. */
+/** User and password of a URL anywhere in a line, because the error of a library may quote a URL. */
 const urlCredentials = /(\b[a-z][a-z0-9+.-]*:\/\/)[^\s/@"]+@/gi;
 
 const standardOutput = 1;
@@ -58,27 +58,27 @@ export function createLogger(level: LogLevel, fields: LogFields = {}, output?: D
 /** Most bytes of a key in a log line. */
 const KEY_PREFIX_BYTES_MAX = 64;
 
-/** The begin of a key for a log line: whole characters, without control characters. */
+/** The beginning of a key for a log line: whole characters, without control characters. */
 export function printablePrefix(key: Uint8Array): string {
-  // A character that is cut at the end, or bytes that are not UTF-8, become U+FFFD.
+  // A cut character at the end, or bytes that are not UTF-8, become U+FFFD.
   const text = Buffer.from(key.subarray(0, KEY_PREFIX_BYTES_MAX)).toString('utf8');
   const printable = text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '\ufffd');
   return key.length > KEY_PREFIX_BYTES_MAX ? `${printable.replace(/\ufffd+$/u, '')}…` : printable;
 }
 
 /**
- * The fields of an error. Its message has the messages of its causes, each once. pino's own serializer repeats them: a cause
- * that the message quotes, and all of them in the stack.
+ * The fields of an error. Its message includes the messages of its causes, each once. pino's serializer would repeat quoted
+ * causes, and all of them in the stack.
  */
 function errorFields(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
   const stack = causesOf(error).map((one, depth) => `${depth === 0 ? '' : 'caused by '}${framesOf(one)}`);
-  // The message has those of an AggregateError, too.
+  // The message includes those of an AggregateError.
   const own = { type: error.name, message: reasonsOf(error), stack: stack.join('\n'), aggregateErrors: undefined };
   return { ...stdSerializers.err(error), ...own };
 }
 
-/** The name of an error and where it was made, without its message. */
+/** The name and the stack frames of an error, without its message. */
 function framesOf(error: unknown): string {
   if (!(error instanceof Error)) return typeof error;
   const frames = (error.stack ?? '').split('\n').filter((line) => /^\s+at /.test(line));
@@ -87,7 +87,7 @@ function framesOf(error: unknown): string {
 
 function openStandardOutput(): DestinationStream {
   if (!isatty(standardOutput)) return destination({ fd: standardOutput, sync: true });
-  // Every thread would load it at its start, and few have a terminal.
+  // Loaded late, because few threads have a terminal.
   const { PinoPretty } = createRequire(import.meta.url)('pino-pretty') as typeof pinoPretty;
   return PinoPretty({ sync: true, destination: standardOutput, ignore: 'hostname,pid' });
 }

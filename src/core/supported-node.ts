@@ -1,14 +1,14 @@
 /**
- * Which versions of Node run this program. Any thread.
+ * The versions of Node that run this program. Any thread.
  *
- * The entry of each program checks that before it loads anything else: an older Node ends with a SyntaxError when a module
- * imports a name that its own modules do not have. So this file imports nothing and uses no recent syntax.
+ * The entry of each program checks the version before it loads anything else, because an older Node ends with a SyntaxError at
+ * an import of an unknown name. So this file imports nothing and uses no recent syntax.
  */
 
 /** The versions of Node that `engines` in package.json and the README name. */
 export const SUPPORTED_NODES = 'Node 20 (20.15 or later), Node 22 (22.2 or later) or Node 24';
 
-/** Why that version of Node cannot run this program, as a sentence; undefined if it is recent enough. */
+/** Why a version of Node cannot run this program, as a sentence; undefined if it can. */
 export function nodeProblem(version: string): string | undefined {
   const [major = 0, minor = 0] = version.split('.').map(Number);
   const isTooOld = major < 20 || (major === 20 && minor < 15) || major === 21 || (major === 22 && minor < 2);

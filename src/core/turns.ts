@@ -2,7 +2,7 @@
  * Asynchronous tasks, one after the other. Any thread.
  */
 
-/** A mutex for promises: a task begins when the one before it has settled. The caller limits how many wait. */
+/** A mutex for promises. A task begins when the previous one has settled. The caller limits how many wait. */
 export class Turns {
   #last: Promise<unknown> = Promise.resolve();
 

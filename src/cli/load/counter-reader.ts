@@ -36,8 +36,8 @@ export class CounterReader {
   }
 
   /**
-   * Calls `onSum` with each key and its exact sum, undefined for a counter that does not exist. Rejects with
-   * {@link ReadError} at the first failure; `onSum` has then been called for a part of the keys.
+   * Calls `onSum` with each key and its exact sum, undefined for a missing counter. Rejects with {@link ReadError} at the first
+   * failure, after calls for a part of the keys.
    */
   async read(keys: Iterable<string>, onSum: (key: string, sum: bigint | undefined) => void): Promise<void> {
     await inParallel(queriesOf(keys), async ({ query, keys: asked }) => {
@@ -59,7 +59,7 @@ export class CounterReader {
     const { status, text } = await this.#ask('GET', query);
     if (count === 1 && status === 404 && problemOf(text)?.code === 'unknown-counter') return [undefined];
     if (status !== 200) throw failureOf('GET /counters', status, text);
-    // JSON.parse rounds large numbers. Within a key, a quotation mark has a backslash before it, so no key can match.
+    // JSON.parse rounds large numbers. No key can match, because a quotation mark in a key follows a backslash.
     const sums = Array.from(text.matchAll(/"sum":(?:(-?\d+)|null)/g), ([, digits]) =>
       digits === undefined ? undefined : BigInt(digits),
     );
@@ -86,7 +86,7 @@ function failureOf(what: string, status: number, text: string): ReadError {
   return new ReadError(`${what} is answered ${answer}${because}`, status);
 }
 
-/** `fetch` only says that it failed; its cause says why. */
+/** The error of `fetch` has the reason in its cause. */
 function causeOf(error: unknown): string {
   return reasonsOf(error)
     .replace(/^fetch failed: /, '')
@@ -109,7 +109,7 @@ function* queriesOf(keys: Iterable<string>): Iterable<{ query: string; keys: rea
   if (asked.length > 0) yield { query, keys: asked };
 }
 
-/** Calls `work` for each item, a few at a time. Rejects with the first failure once the calls under way have ended. */
+/** Calls `work` for each item, a few at a time. Rejects with the first failure once the current calls have ended. */
 async function inParallel<T>(items: Iterable<T>, work: (item: T) => Promise<void>): Promise<void> {
   const iterator = items[Symbol.iterator]();
   const failures: unknown[] = [];

@@ -1,6 +1,4 @@
-/**
- * Which keys a load chooses: a seed gives the same choices in every run. Main thread of a command.
- */
+/** Chooses the keys of a load. A seed gives the same choices in every run. Main thread of a command. */
 
 /** How often each of `count` keys is chosen. Keys are numbered from 0; with zipf, key 0 is chosen most often. */
 export type KeyDistribution =

@@ -1,6 +1,5 @@
 /**
- * One connection of a load: a client of autocannon, of which this class knows for every request what became of it. Main
- * thread of a command.
+ * One connection of a load: a client of autocannon that knows the outcome of every request. Main thread of a command.
  *
  * ```text
  * connecting ──connected──► ready ──due──► in flight ──answer──► ready
@@ -8,10 +7,10 @@
  *      └────── connection lost, timeout ◄─────┘        closed: autocannon has ended the client
  * ```
  *
- * Left alone, autocannon connects again without a pause, keeps the old connection beside the new one if it fails twice,
- * and then takes the answer to one request for that to another. So this class replaces its two steps `_connect` and
- * `_doRequest`: the old connection and what was read of its answer are dropped first, and a request is only made when a
- * connection can carry it. The version of autocannon is pinned, because these steps are not documented.
+ * autocannon itself reconnects without a pause, keeps the old connection beside the new one after two failures, and can then
+ * take the answer to one request for that to another. So this class replaces its undocumented steps `_connect` and
+ * `_doRequest`: it first drops the old connection and its partial answer, and makes a request only for a ready connection. The
+ * version of autocannon is pinned.
  */
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
@@ -31,10 +30,10 @@ export interface LoadConnectionDeps {
   readonly onRefusal: (status: number) => void;
 }
 
-/** What autocannon's client has beside its declared members. */
+/** Undeclared members of autocannon's client. */
 interface ClientInternals {
   readonly parser: {
-    /** What is parsed of the chunk, and where it ends. */
+    /** The parsed part of the chunk, and its end. */
     offset: number;
     readonly end: number;
     execute(chunk: Buffer): unknown;
@@ -55,7 +54,7 @@ type State =
 
 type Client = autocannon.Client & ClientInternals;
 
-/** Pause before a new connection after one that carried no answer, and before a request is sent again at the end. */
+/** Pause before a new connection after one without an answer, and before a request is resent at the end. */
 const RETRY_MS = 100;
 
 /** A connection. It sends until {@link LoadConnection.finish}. */
@@ -66,16 +65,16 @@ export class LoadConnection implements PacedSender {
   readonly #doRequest: () => void;
   #state: State = { kind: 'connecting' };
   #request: IncrementRequest | undefined;
-  /** The request has an idempotency key and an attempt without a clear answer: it is sent again until it is acknowledged. */
+  /** The request has an idempotency key and no clear answer yet, so it is resent until acknowledged. */
   #isResending = false;
   #isFinishing = false;
-  /** An answer came over this connection, or there has been none yet: the next one needs no pause. */
+  /** The next connection needs no pause: this one carried an answer, or is the first. */
   #connectsAtOnce = true;
   #timer: NodeJS.Timeout | undefined;
 
   /** To be called in autocannon's `setupClient`, which comes before the first connection. */
   constructor(given: autocannon.Client, deps: LoadConnectionDeps) {
-    // The client of the pinned version has these members; a test loses connections and would fail without them.
+    // The pinned version has these members. A test that loses connections would fail without them.
     const client = given as Client;
     this.#client = client;
     this.#deps = deps;
@@ -94,12 +93,12 @@ export class LoadConnection implements PacedSender {
     ]);
   }
 
-  /** No request is in flight, and none must be sent again. */
+  /** Whether no request is in flight or to be resent. */
   get isSettled(): boolean {
     return this.#state.kind !== 'in-flight' && !this.#isResending;
   }
 
-  /** From now on sends nothing but what must be sent again. */
+  /** Sends only resent requests from now on. */
   finish(): void {
     this.#isFinishing = true;
     if (this.#state.kind === 'connecting' && !this.#isResending) clearTimeout(this.#timer);
@@ -113,7 +112,7 @@ export class LoadConnection implements PacedSender {
     this.#doRequest();
   }
 
-  /** Bytes that no request asked for, and bytes that are not HTTP, end the connection. */
+  /** Ends the connection at bytes without a request, and at bytes that are not HTTP. */
   #guardParser(): void {
     const { parser } = this.#client;
     const execute = parser.execute.bind(parser);
@@ -157,13 +156,13 @@ export class LoadConnection implements PacedSender {
     } else {
       this.#onUnclear(this.#request, meaning);
     }
-    // An answer with more behind it, or that is not clear, may come from a proxy that ends the connection. The next bytes
-    // could then be taken for the answer to another request.
+    // An answer with more bytes behind it, or an unclear one, may come from a proxy that ends the connection. Its next bytes
+    // could be taken for the answer to another request.
     const { offset, end } = this.#client.parser;
     if (meaning.counted === 'unknown' || isClosing(headers) || offset < end) this.#connectAgain();
   }
 
-  /** A refusal of a request that is sent again speaks of that attempt alone, so the request stays unknown. */
+  /** A refusal of a resent request is about that attempt only, so the request stays unknown. */
   #onUnclear(request: IncrementRequest, meaning: Pick<AnswerMeaning, 'name' | 'detail'>): void {
     const { outcomes } = this.#deps;
     outcomes.unclear(meaning);
@@ -203,7 +202,7 @@ export class LoadConnection implements PacedSender {
     this.#deps.pacer.withdraw(this);
     if (conn === undefined) return;
     for (const event of ['connect', 'secureConnect', 'data', 'end', 'error']) conn.removeAllListeners(event);
-    // An error of a connection that is dropped concerns nobody.
+    // Ignores errors of a dropped connection.
     conn.on('error', () => undefined);
     conn.destroy();
     pipelinedRequests.clear();

@@ -51,7 +51,7 @@ Exit codes: 0 every acknowledged increment arrived; 1 not so, not known, or
 nothing was acknowledged; 64 wrong command line
 `;
 
-/** What a run was asked to do. */
+/** The options of a run. */
 export interface LoadOptions {
   /** Without a slash at the end; paths of the server are appended. */
   readonly url: string;
@@ -64,7 +64,7 @@ export interface LoadOptions {
   readonly prefix: string;
   /** Whether the counters may exist before the run. */
   readonly isPrefixGiven: boolean;
-  /** Digits behind the prefix. */
+  /** Digits after the prefix. */
   readonly keyDigits: number;
   readonly incrementsPerRequest: number;
   readonly idempotencyKeys: boolean;
@@ -86,8 +86,8 @@ const SEED_MAX = 2 ** 32 - 1;
 const KEY_BYTES_MAX = 2048;
 
 /**
- * Reads the command line; undefined if help is asked for. `environment` may hold the token. Throws {@link StartError} with
- * exit code 64 and one sentence for the first thing that is wrong.
+ * Reads the command line; undefined if help is asked for. `environment` may hold the bearer token. Throws {@link StartError}
+ * with exit code 64 and one sentence for the first problem.
  */
 export function parseLoadOptions(
   argv: readonly string[],
@@ -147,7 +147,7 @@ function parsedArguments(argv: readonly string[]) {
       },
     }).values;
   } catch (error) {
-    // Node.js goes on to explain what the option is not.
+    // Cuts the explanations of Node.js.
     const [problem = ''] = reasonOf(error).split(/\.?(?: To specify| This command|\n|$)/);
     throw usageError(`${problem}; see --help.`);
   }
@@ -213,7 +213,7 @@ function keyFormOf(values: Values, { count }: KeyDistribution): { prefix: string
   return { prefix, keyDigits: keyBytes - prefixBytes };
 }
 
-/** The token is in no message. */
+/** No message contains the bearer token. */
 function tokenOf(file: string | undefined, variable: string | undefined): string | undefined {
   const [source, text] =
     file === undefined ? [TOKEN_VARIABLE, variable ?? ''] : [`The file of --token-file`, readToken(file)];

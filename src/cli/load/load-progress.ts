@@ -1,6 +1,5 @@
 /**
- * What a run shows on the standard error output while it sends: a bar on a terminal, else a line every few seconds. Main
- * thread of a command.
+ * Shows the progress of a run on standard error: a bar on a terminal, else a line every few seconds. Main thread of a command.
  */
 import type { WriteStream } from 'node:tty';
 import { repeat, systemClock, type Timer } from '../../core/clock.js';

@@ -6,7 +6,7 @@ import { connectionsOf, type RunTimes } from './load-run.js';
 import type { AnswerCount, Outcomes } from './outcomes.js';
 import type { Verdict, WrongKey } from './verdict.js';
 
-/** What a report tells of. */
+/** The content of a report. */
 export interface LoadResult {
   readonly options: LoadOptions;
   readonly outcomes: Outcomes;
@@ -22,7 +22,7 @@ const PERCENTILES = [
   ['max', 100],
 ] as const;
 
-/** From the first request to the end of sending, or to the last acknowledgement if that came later. */
+/** From the first request to the end of sending or, if later, the last acknowledgement. */
 function secondsOf({ outcomes, times }: LoadResult): number {
   return (Math.max(times.stoppedAt, outcomes.lastAcknowledgedAt) - times.startedAt) / 1000;
 }

@@ -1,7 +1,4 @@
-/**
- * A run of load: autocannon's connections, from the first request until every one of them has its outcome. Main thread of
- * a command.
- */
+/** A run of load with autocannon's connections, until every request has its outcome. Main thread of a command. */
 import autocannon from 'autocannon';
 import { pause } from '../../core/clock.js';
 import type { IncrementRequests } from './increment-requests.js';
@@ -16,21 +13,21 @@ export interface RunTimes {
   readonly stoppedAt: number;
 }
 
-/** How long requests of a run may be sent again after its end, in seconds. */
+/** How long requests may be resent after the end of a run, in seconds. */
 const RESEND_SECONDS_MAX = 30;
 const SETTLED_PAUSE_MS = 10;
-/** autocannon ends a run at the end of such an interval. */
+/** autocannon ends a run at the end of an interval. */
 const SAMPLE_MS = 50;
 const JSON_TYPE = 'application/json';
 
-/** Connections that a run opens: not more than requests a second, so that none of them is idle for long. */
+/** Connections of a run, at most as many as requests a second, so that none is idle for long. */
 export function connectionsOf({ connections, rate }: Pick<LoadOptions, 'connections' | 'rate'>): number {
   return rate === undefined ? connections : Math.max(1, Math.min(connections, Math.floor(rate)));
 }
 
 /**
- * Sends for the time of the options, or until `signal` aborts, or until a first answer says that no request will be
- * accepted. Then waits for the answers in flight. At the end `outcomes` has an outcome of every request.
+ * Sends for the time of the options, until `signal` aborts, or until a first answer shows that no request will be accepted.
+ * Then waits for the answers in flight. At the end `outcomes` has an outcome of every request.
  */
 export async function runLoad(
   options: LoadOptions,
@@ -53,7 +50,7 @@ export async function runLoad(
     headers: { 'Content-Type': JSON_TYPE, ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }) },
     connections: connectionsOf(options),
     timeout: timeoutSeconds,
-    // Only a limit: the run ends before.
+    // Only a limit. The run ends before.
     duration: durationSeconds + 2 * graceSeconds,
     sampleInt: SAMPLE_MS,
     setupClient: (client) => void connections.push(new LoadConnection(client, deps)),

@@ -1,10 +1,8 @@
-/**
- * What became of the requests of a load: acknowledged, refused with nothing counted, or unknown. Main thread of a command.
- */
+/** The outcomes of the requests of a load: acknowledged, refused with nothing counted, or unknown. Main thread of a command. */
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
 import type { IncrementRequest } from './increment-requests.js';
 
-/** What an answer says about its attempt. */
+/** The meaning of an answer for its attempt. */
 export interface AnswerMeaning {
   readonly counted: 'yes' | 'no' | 'unknown';
   /** Status and code, such as `503 overloaded`. */
@@ -27,7 +25,7 @@ const DETAIL_LENGTH_MAX = 300;
 
 /** The sums of a run. Memory does not grow with the number of requests. */
 export class Outcomes {
-  /** By number of the key: increments that were acknowledged, and those that may be counted. */
+  /** By number of the key: acknowledged increments, and those that may be counted. */
   readonly acknowledgedOf: Float64Array;
   readonly unknownOf: Float64Array;
   acknowledgedRequests = 0;
@@ -35,9 +33,9 @@ export class Outcomes {
   unknownRequests = 0;
   acknowledgedIncrements = 0;
   unknownIncrements = 0;
-  /** Requests that were sent again with their idempotency key. */
+  /** Requests that were resent with their idempotency key. */
   resentRequests = 0;
-  /** Connections that could not be made or that ended early, and why the last one did. */
+  /** Failed or lost connections, and the reason of the last one. */
   lostConnections = 0;
   lastConnectionError = '';
   /** `performance.now()` at the last acknowledgement. */
@@ -59,18 +57,18 @@ export class Outcomes {
     this.#latencyUs.record(Math.min(LATENCY_US_MAX, Math.max(1, Math.round(latencyMs * 1000))));
   }
 
-  /** Nothing of the request is counted, ever. */
+  /** Nothing of the request is or will be counted. */
   refuse(meaning: Pick<AnswerMeaning, 'name' | 'detail'>): void {
     this.refusedRequests += 1;
     countIn(this.#refusals, meaning);
   }
 
-  /** An attempt had no answer, or one that does not say whether it was counted. The request may be sent again. */
+  /** An attempt had no answer, or one that does not tell whether it was counted. The request may be resent. */
   unclear(meaning: Pick<AnswerMeaning, 'name' | 'detail'>): void {
     countIn(this.#unclear, meaning);
   }
 
-  /** Nobody will know whether the request was counted. */
+  /** It stays unknown whether the request was counted. */
   giveUp({ keyNumbers }: IncrementRequest): void {
     add(this.unknownOf, keyNumbers);
     this.unknownRequests += 1;
@@ -87,15 +85,15 @@ export class Outcomes {
     return mostFrequentFirst(this.#unclear);
   }
 
-  /** Latency of acknowledged requests in ms that `percent` (above 0, at most 100) of them did not exceed; 0 without any. */
+  /** Percentile of the latency of acknowledged requests in ms; 0 without any. `percent`: above 0, at most 100. */
   latencyMs(percent: number): number {
     return this.#latencyUs.count === 0 ? 0 : this.#latencyUs.percentile(percent) / 1000;
   }
 }
 
 /**
- * What an answer to POST /increment says. Only a problem document of a server says that an attempt was not counted: a
- * proxy may answer 502 or 503 for a request that it has passed on.
+ * The meaning of an answer to POST /increment. Only a problem document proves that an attempt was not counted, because a proxy
+ * may answer 502 or 503 for a request that it has passed on.
  */
 export function meaningOf(status: number, body: string): AnswerMeaning {
   if (status === 202) return { counted: 'yes', name: '202', detail: '' };
@@ -110,7 +108,7 @@ export function problemOf(
   body: string,
 ): { readonly code: string; readonly detail: string; readonly counted: 'no' | 'unknown' } | undefined {
   try {
-    // Every member is checked before it is used; a value without members ends in the catch.
+    // Every member is checked before use. A value without members ends in the catch.
     const { code, detail, counted } = JSON.parse(body) as Partial<Record<string, unknown>>;
     if (typeof code !== 'string' || typeof detail !== 'string') return undefined;
     return {

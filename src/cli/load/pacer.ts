@@ -1,17 +1,17 @@
 /**
- * When the connections of a load send. Main thread of a command.
+ * Paces the connections of a load. Main thread of a command.
  *
- * With a rate, requests are due at even distances. A connection that is ready too early waits; if all are late, the next
- * one gets an instant that has passed, so that the latency from there includes the delay that the server caused.
+ * With a rate, requests are due at even intervals. A connection that is ready too early waits. If all are late, the next one
+ * gets a past instant, so that its latency includes the delay that the server caused.
  */
 
-/** What asks a pacer, at most once at a time. */
+/** A user of a pacer, which asks at most once at a time. */
 export interface PacedSender {
-  /** `dueAt`, by `performance.now()`, is the instant at which the request should leave; it is not in the future. */
+  /** `dueAt`, by `performance.now()`: when the request was due, not in the future. */
   send(dueAt: number): void;
 }
 
-/** Node.js takes no longer timeout. */
+/** The longest timeout of Node.js. */
 const TIMEOUT_MS_MAX = 2 ** 31 - 1;
 
 /** Gives each request its instant. */
@@ -38,12 +38,12 @@ export class Pacer {
     this.#serve();
   }
 
-  /** Takes back what was asked. */
+  /** Withdraws a request of a sender. */
   withdraw(sender: PacedSender): void {
     this.#waiting.delete(sender);
   }
 
-  /** Nobody who waits is called any more. */
+  /** No waiting sender is called any more. */
   stop(): void {
     this.#waiting.clear();
     clearTimeout(this.#timer);

@@ -1,6 +1,6 @@
 /**
- * Whether the sums of a server hold what a load was told: for each key, at least what was acknowledged, and at most that
- * and what has an unknown outcome. Main thread of a command.
+ * Whether the sums of a server match a load: for each key, at least the acknowledged increments, and at most those plus the
+ * ones with an unknown outcome. Main thread of a command.
  */
 import { pause } from '../../core/clock.js';
 import { ReadError, type CounterReader } from './counter-reader.js';
@@ -15,7 +15,7 @@ export interface WrongKey {
   readonly found: bigint;
 }
 
-/** What the check at the end found. */
+/** The result of the final check. */
 export type Verdict =
   | { readonly kind: 'nothing-acknowledged' }
   | { readonly kind: 'unread'; readonly reason: string }
@@ -25,7 +25,7 @@ export type Verdict =
 interface SumsRead {
   /** Keys with an increment that was acknowledged or may be counted. */
   readonly keys: number;
-  /** By how much their sums grew since the run began. */
+  /** The growth of their sums since the run began. */
   readonly grown: bigint;
 }
 
@@ -36,7 +36,7 @@ export type SumsBefore = ReadonlyMap<string, bigint>;
 const WRONG_NAMED_MAX = 10;
 const POLL_MS = 250;
 
-/** What {@link judge} is given. */
+/** Collaborators and values of {@link judge}. */
 export interface JudgeDeps {
   readonly reader: CounterReader;
   readonly requests: IncrementRequests;
@@ -45,8 +45,8 @@ export interface JudgeDeps {
 }
 
 /**
- * Reads the sums until each has what was acknowledged, at most for `waitMs`: what another server holds pending shows
- * once that server has committed it.
+ * Reads the sums until each has its acknowledged increments, for at most `waitMs`, because increments pending on another server
+ * show only after its commit.
  */
 export async function judge(deps: JudgeDeps, waitMs: number): Promise<Verdict> {
   const { outcomes, requests } = deps;
@@ -73,7 +73,7 @@ export async function judge(deps: JudgeDeps, waitMs: number): Promise<Verdict> {
   return wrongKeys === 0 ? { ...read, kind: 'arrived' } : { ...read, kind: 'wrong', wrongKeys, firstWrong };
 }
 
-/** Fills `grown`, by how much each key's sum grew. Returns why keys could not be read, or undefined. */
+/** Fills `grown`, the growth of each key's sum. Returns why keys could not be read, or undefined. */
 async function readUntilArrived(
   { reader, outcomes, before }: JudgeDeps,
   keys: ReadonlyMap<string, number>,

@@ -84,7 +84,7 @@ describe('npm run psql', () => {
     assert.deepEqual([code, out], [69, '']);
     const password = (await readFile(join(server.dataDir, 'postgres-password'), 'utf8')).trim();
     assert.ok(!err.includes(password));
-    const command = /connect so: (.*)$/m.exec(err)?.[1] ?? '';
+    const command = /connect with: (.*)$/m.exec(err)?.[1] ?? '';
     if (!(await hasPsql(t))) return;
     const shell = spawn('/bin/sh', ['-c', `${command} -At -c 'select count(*) from counters'`]);
     let rows = '';

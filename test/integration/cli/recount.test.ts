@@ -38,7 +38,7 @@ describe('npm run journal -- recount', () => {
     assert.equal((await other.stop()).code, 0);
     await flush();
     const { code, output } = await recount();
-    assert.equal(output.trim(), 'Every sum is what the log adds up to.');
+    assert.equal(output.trim(), 'Every sum agrees with the journal.');
     assert.equal(code, 0);
   });
 

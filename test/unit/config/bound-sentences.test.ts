@@ -23,7 +23,7 @@ test('the sentence of a bound names its setting, its value, and when to retry', 
     'pending-keys': 'MAX_PENDING_KEYS (1,234,567) is reached; retry after the next flush.',
     'pending-bytes': 'MAX_PENDING_BYTES (64 MiB) is reached; retry after the next flush.',
     'journal-bytes': 'JOURNAL_MAX_BYTES (3 GiB) is reached in a shard; retry after its next flush.',
-    'window-bytes': 'Requests of 16 MiB, the most, wait for a shard; retry when it has answered.',
+    'window-bytes': 'Requests of 16 MiB wait for a shard, which is the limit; retry when it has answered.',
     'idempotency-rows':
       'IDEMPOTENCY_MAX_ROWS (7,654,321) is reached; retry after older idempotency keys are forgotten, ' +
       'IDEMPOTENCY_WINDOW_HOURS (36) after their use.',
