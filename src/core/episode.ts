@@ -36,7 +36,7 @@ export class Episode {
     return this.#on !== undefined;
   }
 
-  /** Notices the problem `times` more. Returns the line that is due, or undefined. */
+  /** Counts the problem `times` more. Returns the line that is due, or undefined. */
   notice(times = 1): EpisodeLine | undefined {
     const now = this.#clock.monotonic();
     if (this.#on === undefined) {

@@ -19,8 +19,9 @@ import { STAT, statTotal } from '../shard-worker/protocol/stats.js';
 /** How long a start with the memory journal waits for the database. */
 const MEMORY_START_TIMEOUT_MS = 30_000;
 /**
- * How long after its begin the process, with another journal, waits for the database before it continues without it. Attempts
- * to connect end by then. So the first increment is taken within 3 s, even if a database accepts connections and never answers.
+ * With another journal, the start waits for the database until this long after the start of the process, then continues without
+ * it. Attempts to connect end by then. So the first increment is taken within 3 s, even if the database accepts connections and
+ * never answers.
  */
 const START_UNTIL_MS = 2_000;
 /** Least wait, however long the process took to get here. */

@@ -110,7 +110,7 @@ export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
       intervals: {
         roundMs: random.pick([20, 100]),
         retryMs: 30,
-        lifeMs: aliveMs / 3,
+        heartbeatMs: aliveMs / 3,
         askMs: random.pick([50, 300]),
         wordMs: random.pick([50, 300]),
         readMs: random.pick([10, 50]),

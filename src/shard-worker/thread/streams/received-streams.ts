@@ -138,7 +138,7 @@ export class ReceivedStreams implements FlushedStreams {
         for (const { receipt } of messages) open.delete(receipt);
       }
     } catch (error) {
-      await this.#letGo([...open]);
+      await this.#release([...open]);
       throw error;
     }
     return true;
@@ -161,7 +161,7 @@ export class ReceivedStreams implements FlushedStreams {
       await Promise.all(this.#settling);
       const left = receiptsOf(held.messages);
       this.#remove(held);
-      await this.#letGo(left);
+      await this.#release(left);
     }
     await Promise.all(this.#settling);
   }
@@ -260,7 +260,7 @@ export class ReceivedStreams implements FlushedStreams {
     const [oldest] = this.#unknownSince.keys();
     if (this.#unknownSince.size > BLOCKED_MAX && oldest !== undefined) this.#unknownSince.delete(oldest);
     if (now - since >= this.#waits.blockedMs) for (const message of messages) await this.#setAside(message);
-    else await this.#letGo(receiptsOf(messages), this.#waits.blockedMs / 1000);
+    else await this.#release(receiptsOf(messages), this.#waits.blockedMs / 1000);
   }
 
   async #setAside(message: ReceivedRecords): Promise<void> {
@@ -268,7 +268,7 @@ export class ReceivedStreams implements FlushedStreams {
     const { stream, node, shard, firstLsn, lastLsn } = message;
     const increments = await queueLog.setAside(message);
     if (increments === undefined) {
-      await this.#letGo([message.receipt]);
+      await this.#release([message.receipt]);
       return;
     }
     this.#deps.moved({ adopted: increments, rejected: increments });
@@ -323,7 +323,7 @@ export class ReceivedStreams implements FlushedStreams {
         await this.#queueLog.retire(stream, at);
       });
     }
-    await this.#letGo(receiptsOf(messages), this.#waits.blockedMs / 1000);
+    await this.#release(receiptsOf(messages), this.#waits.blockedMs / 1000);
   }
 
   /**
@@ -342,20 +342,20 @@ export class ReceivedStreams implements FlushedStreams {
         this.#drop(held);
       }
       await queueLog.remove(receiptsOf(done.filter(({ isClose }) => !isClose || !isKept)));
-      if (isKept) await this.#letGo(receiptsOf(done.filter(({ isClose }) => isClose)));
+      if (isKept) await this.#release(receiptsOf(done.filter(({ isClose }) => isClose)));
     });
   }
 
   /** Another thread flushes the stream now. Messages held here are received again. */
   async #fenced(held: ReceivedStreamState): Promise<void> {
     this.#remove(held);
-    await this.#letGo(receiptsOf(held.messages));
+    await this.#release(receiptsOf(held.messages));
   }
 
   /** Stops flushing a stream without pending increments. Its flusher may still wait for the database. */
   #drop(held: ReceivedStreamState): void {
     this.#remove(held);
-    this.#track(held.flusher.abandon().then(() => this.#letGo(receiptsOf(held.messages))));
+    this.#track(held.flusher.abandon().then(() => this.#release(receiptsOf(held.messages))));
   }
 
   readonly #fail = (error: unknown): void => {
@@ -377,8 +377,8 @@ export class ReceivedStreams implements FlushedStreams {
     this.#deps.changed();
   }
 
-  async #letGo(receipts: readonly string[], seconds?: number): Promise<void> {
-    if (receipts.length > 0) await this.#orLater(() => this.#queueLog.release(receipts, seconds));
+  async #release(receipts: readonly string[], seconds?: number): Promise<void> {
+    if (receipts.length > 0) await this.#orLater(() => this.#queueLog.letGo(receipts, seconds));
   }
 
   /** A message that cannot be deleted or released now is received again. Its stream's row decides what happens to it. */

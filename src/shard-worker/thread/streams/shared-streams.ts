@@ -35,7 +35,7 @@ import { WrittenStream } from './written-stream.js';
 const ROUND_MS = 1000;
 /** The same while the database is unavailable. */
 const RETRY_MS = 300;
-const LIFE_INTERVAL_MS = 3000;
+const HEARTBEAT_INTERVAL_MS = 3000;
 /** How often the writer of a stream reads its row and the database's time. One that does not flush needs its checkpoint. */
 const ASK_INTERVAL_MS = 60_000;
 const ASK_CHECKPOINT_INTERVAL_MS = 1000;
@@ -48,7 +48,7 @@ const ROLL_UP_WAIT_MS = 30_000;
 const ROLL_UP_LOOK_MS = 100;
 
 /** Stands for the journal among the streams whose database problems are noted. */
-const LOG = 'log';
+const JOURNAL = 'journal';
 
 /** What a server does with increments; see the file's head. */
 export type Role = 'serve' | 'ingest' | 'roll-up';
@@ -57,7 +57,7 @@ export type Role = 'serve' | 'ingest' | 'roll-up';
 export interface SharedStreamsIntervals {
   readonly roundMs: number;
   readonly retryMs: number;
-  readonly lifeMs: number;
+  readonly heartbeatMs: number;
   readonly askMs: number;
   readonly wordMs: number;
   readonly readMs: number;
@@ -89,11 +89,11 @@ export class SharedStreams implements ShardStreams {
   readonly #written: WrittenStream | undefined;
   /** Undefined if the role does not flush. */
   readonly #others: FlushedStreams | undefined;
-  #lifeDueAt = Number.NEGATIVE_INFINITY;
+  #heartbeatDueAt = Number.NEGATIVE_INFINITY;
   /** The loops that end with the drain. The loop with heartbeats runs until the end. */
   #loops: readonly Promise<void>[] = [];
-  #lives: Promise<void> = Promise.resolve();
-  #isLifeOver = false;
+  #tending: Promise<void> = Promise.resolve();
+  #hasDrained = false;
   #toldRecovered: boolean | undefined;
 
   constructor(context: ShardContext, deps: SharedStreamsDeps) {
@@ -104,7 +104,7 @@ export class SharedStreams implements ShardStreams {
     this.#intervals = {
       roundMs: ROUND_MS,
       retryMs: RETRY_MS,
-      lifeMs: LIFE_INTERVAL_MS,
+      heartbeatMs: HEARTBEAT_INTERVAL_MS,
       askMs: role === 'ingest' ? ASK_CHECKPOINT_INTERVAL_MS : ASK_INTERVAL_MS,
       wordMs: WORD_INTERVAL_MS,
       readMs: Math.max(READ_INTERVAL_MIN_MS, Math.min(READ_INTERVAL_MS, flushIntervalMs / 2)),
@@ -143,7 +143,7 @@ export class SharedStreams implements ShardStreams {
         this.#publish();
       },
       begun: () => {
-        this.#lifeDueAt = Number.NEGATIVE_INFINITY;
+        this.#heartbeatDueAt = Number.NEGATIVE_INFINITY;
         this.#publish();
         this.#announceStreams();
       },
@@ -181,15 +181,15 @@ export class SharedStreams implements ShardStreams {
   /** Begins a stream if the database is available. Settles when the shard takes requests, if only to refuse them. */
   async start(): Promise<void> {
     const context = this.#context;
-    await this.#live();
-    if (context.reports.causeOf(LOG) === undefined) await this.#look();
+    await this.#tend();
+    if (context.reports.causeOf(JOURNAL) === undefined) await this.#look();
     context.serve();
     this.#announceStreams();
     this.#tellServing();
     const isServing = (): boolean => context.phase === 'serving';
-    this.#lives = this.#repeat(
-      () => this.#live(),
-      () => isServing() || !this.#isLifeOver,
+    this.#tending = this.#repeat(
+      () => this.#tend(),
+      () => isServing() || !this.#hasDrained,
     );
     if (this.#others === undefined) return;
     this.#loops = [this.#repeat(() => this.#look(), isServing), this.#repeat(() => this.#readOn(), isServing)];
@@ -294,9 +294,9 @@ export class SharedStreams implements ShardStreams {
     const isCommitted = (await own?.flusher.drain()) ?? true;
     if (own !== undefined && !isCommitted) left.push(rangeOf(own.pendingSums));
     await this.#others?.drain();
-    this.#isLifeOver = true;
+    this.#hasDrained = true;
     pauses.endAll();
-    await this.#lives;
+    await this.#tending;
     try {
       if (own !== undefined && writer !== undefined && isCommitted)
         await incrementLog.retire(writer.stream, own.pendingSums.checkpoint);
@@ -324,17 +324,17 @@ export class SharedStreams implements ShardStreams {
   }
 
   /** Sends a heartbeat and tends the written stream. Returns the time until the next round, in ms. */
-  async #live(): Promise<number> {
+  async #tend(): Promise<number> {
     const { isInDatabase } = this.#deps.incrementLog;
     const { roundMs, retryMs } = this.#intervals;
     if (!isInDatabase) await this.#tendWritten();
     try {
-      await this.#sendHeartbeats();
+      await this.#sendHeartbeat();
       if (isInDatabase && this.#isStreamDue) await this.#written?.begin();
       await this.#written?.ask();
       await this.#written?.advanceAcceptedThrough();
       this.#left.beginDeciding();
-      this.#context.reports.note(LOG, undefined, this.#pendingIncrements);
+      this.#context.reports.note(JOURNAL, undefined, this.#pendingIncrements);
       if (isInDatabase) this.#written?.noticeAvailable();
       this.#tellServing();
       return !isInDatabase && this.#isStreamDue ? retryMs : roundMs * (0.9 + 0.1 * this.#context.deps.random());
@@ -359,7 +359,7 @@ export class SharedStreams implements ShardStreams {
         await this.#written?.begin();
         this.#written?.noticeAvailable();
       } else {
-        await this.#written?.beatWhenDue(this.#context.reports.causeOf(LOG) === undefined);
+        await this.#written?.heartbeatWhenDue(this.#context.reports.causeOf(JOURNAL) === undefined);
       }
     } catch (error) {
       // The writer has logged the reason. A stream in a queue goes on after a record in doubt.
@@ -400,13 +400,13 @@ export class SharedStreams implements ShardStreams {
     }
   }
 
-  async #sendHeartbeats(): Promise<void> {
+  async #sendHeartbeat(): Promise<void> {
     const { clock } = this.#context.deps;
-    if (clock.monotonic() < this.#lifeDueAt) return;
+    if (clock.monotonic() < this.#heartbeatDueAt) return;
     const writer = this.#written?.writer;
     await this.#deps.incrementLog.sendHeartbeats(writer === undefined || writer.isOver ? [] : [writer.stream]);
     // Due in the nearest round, not in the next one.
-    this.#lifeDueAt = clock.monotonic() + this.#intervals.lifeMs - this.#intervals.roundMs / 2;
+    this.#heartbeatDueAt = clock.monotonic() + this.#intervals.heartbeatMs - this.#intervals.roundMs / 2;
   }
 
   /** This server finishes its streams of earlier runs. */
@@ -465,7 +465,7 @@ export class SharedStreams implements ShardStreams {
     const { reports } = this.#context;
     const problem = databaseProblem(error);
     this.#others?.noticeSilence();
-    if (reports.causeOf(LOG) !== problem.cause) reports.note(LOG, problem, this.#pendingIncrements);
+    if (reports.causeOf(JOURNAL) !== problem.cause) reports.note(JOURNAL, problem, this.#pendingIncrements);
     if (this.#written !== undefined && this.#deps.incrementLog.isInDatabase) this.#refuse(error);
   }
 
@@ -491,7 +491,7 @@ export class SharedStreams implements ShardStreams {
   /** Streams were added or removed. Removed ones may have open problems. */
   #changed(): void {
     const streams = new Set(this.flushed.map(({ pendingSums }) => pendingSums.stream));
-    this.#context.reports.keepOnly(streams.add(LOG), this.#pendingIncrements);
+    this.#context.reports.keepOnly(streams.add(JOURNAL), this.#pendingIncrements);
     this.#publish();
     this.#announceStreams();
   }

@@ -29,7 +29,7 @@ import type { AppendedGroup, FlushedStream } from './shard-streams.js';
  * Heartbeat records in place of each heartbeat that the database does not take, because lists of subjects must see them in
  * time.
  */
-const BEATS_A_SIGN = 3;
+const RECORDS_A_HEARTBEAT = 3;
 /** A group may be in doubt for this share of ACK_TIMEOUT_MS, so that the answer comes in time. */
 const DOUBT_SHARE = 0.8;
 
@@ -53,7 +53,7 @@ export interface WrittenStreamDeps {
   readonly incrementLog: WriterLog;
   readonly intervals: {
     readonly roundMs: number;
-    readonly lifeMs: number;
+    readonly heartbeatMs: number;
     readonly askMs: number;
     readonly wordMs: number;
   };
@@ -86,7 +86,7 @@ export class WrittenStream {
   #time: DatabaseTime = 0;
   #askDueAt = Number.NEGATIVE_INFINITY;
   #wordDueAt = Number.NEGATIVE_INFINITY;
-  #beatDueAt = Number.NEGATIVE_INFINITY;
+  #heartbeatDueAt = Number.NEGATIVE_INFINITY;
 
   constructor(deps: WrittenStreamDeps) {
     const { clock, stats } = deps.context.deps;
@@ -141,7 +141,7 @@ export class WrittenStream {
     return this.#open?.flusher === undefined ? this.#open?.writer.oldestAcceptedAtMs : undefined;
   }
 
-  /** True without a stream, because the journal then refuses the request. */
+  /** Without a stream, {@link append} refuses the request. */
   coversIdempotent(heardTime: DatabaseTime): boolean {
     const open = this.#open;
     if (open === undefined) return this.#hasBegun;
@@ -232,32 +232,32 @@ export class WrittenStream {
   }
 
   /** Checks whether the journal takes records again, and sends heartbeats there if the database is unavailable. */
-  async beatWhenDue(isDatabaseAvailable: boolean): Promise<void> {
+  async heartbeatWhenDue(isDatabaseAvailable: boolean): Promise<void> {
     const open = this.#open;
-    if (open === undefined || !this.#isBeatDue(open, isDatabaseAvailable)) return;
+    if (open === undefined || !this.#isHeartbeatDue(open, isDatabaseAvailable)) return;
     try {
-      await this.#beat(open);
+      await this.#appendHeartbeat(open);
     } catch (error) {
       if (!open.writer.isOver) throw error;
       this.#leave(open);
     }
   }
 
-  #isBeatDue({ writer, coveredSince }: OpenStream, isDatabaseAvailable: boolean): boolean {
+  #isHeartbeatDue({ writer, coveredSince }: OpenStream, isDatabaseAvailable: boolean): boolean {
     const { availability, context } = this.#deps;
     if (writer.isAppending || writer.isOver || context.phase === 'draining') return false;
     if (availability.isRefusing) return true;
     // No row is made for a stream that a broker has lost. Without requests only a heartbeat record notices the loss.
     const isAlone = !isDatabaseAvailable || coveredSince === undefined;
-    return writer.isBeatDue(isAlone && this.#clock.monotonic() >= this.#beatDueAt);
+    return writer.isBeatDue(isAlone && this.#clock.monotonic() >= this.#heartbeatDueAt);
   }
 
   /** Appends a heartbeat record, which has no increments. */
-  async #beat(open: OpenStream): Promise<void> {
+  async #appendHeartbeat(open: OpenStream): Promise<void> {
     const time = this.#time;
     const lsn = await open.writer.beat(time);
     if (open === this.#open && open.flusher !== undefined) open.pendingSums.apply(lsn, NO_ENTRIES, 0, 0, time);
-    this.#beatDueAt = this.#clock.monotonic() + this.#deps.intervals.lifeMs / BEATS_A_SIGN;
+    this.#heartbeatDueAt = this.#clock.monotonic() + this.#deps.intervals.heartbeatMs / RECORDS_A_HEARTBEAT;
     this.noticeAvailable();
   }
 

@@ -29,7 +29,7 @@ class Ingest {
   /** The streams, with whether they are open. */
   readonly streams = new Map<string, { isOpen: boolean; checkpoint: number }>();
   isAvailable = true;
-  signsOfLife = 0;
+  heartbeats = 0;
   readonly incrementLog: IncrementLog & SharedLog;
   readonly context: ShardContext;
   readonly shard: Shard;
@@ -60,7 +60,7 @@ class Ingest {
           return row?.isOpen === true ? { epoch: 1, lsn: row.checkpoint, time: 100 } : undefined;
         }),
       lastLsn: (stream) => this.#answer(() => this.streams.get(stream)?.checkpoint),
-      sendHeartbeats: () => this.#answer(() => void (this.signsOfLife += 1)),
+      sendHeartbeats: () => this.#answer(() => void (this.heartbeats += 1)),
       advanceAcceptedThrough: (stream) => this.#answer(() => this.streams.get(stream)?.isOpen === true),
       endHeartbeats: () => this.#answer(() => undefined),
       close: () => Promise.resolve(),
@@ -185,9 +185,9 @@ test('a look at a stream that was left delays neither signs of life nor a stop',
   assert.equal(await ingest.append(), 'journal-fenced');
   await ingest.pass(2000);
   assert.equal(fates.length, 1);
-  const before = ingest.signsOfLife;
+  const before = ingest.heartbeats;
   await ingest.pass(10_000);
-  assert.ok(ingest.signsOfLife >= before + 3, String(ingest.signsOfLife));
+  assert.ok(ingest.heartbeats >= before + 3, String(ingest.heartbeats));
   assert.equal(fates.length, 1);
   assert.deepEqual(await ingest.within(ingest.shard.drain(), 5500), []);
 });
@@ -217,7 +217,7 @@ test('no touch of a stream carries a time while a group is in the journal and no
   const nothing = (): void => undefined;
   const written = new WrittenStream({
     ...{ context, incrementLog, left, makeFlusher: undefined },
-    intervals: { roundMs: 1000, lifeMs: 3000, askMs: 1000, wordMs: 60_000 },
+    intervals: { roundMs: 1000, heartbeatMs: 3000, askMs: 1000, wordMs: 60_000 },
     availability: new JournalAvailability(context.deps, 'PostgreSQL'),
     ...{ unavailable: nothing, published: nothing, begun: nothing, ended: nothing },
   });
