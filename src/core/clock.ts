@@ -45,8 +45,8 @@ const awaitedTimers: Pick<Clock, 'schedule'> = {
 };
 
 /**
- * Settles with the promise, which does not reject, or after `ms`. True where it has settled. Without a clock it is that of the
- * machine, and the process is kept alive until then.
+ * Resolves with the promise, which must not reject, or after `ms`. True if the promise settled. The default clock is that of
+ * the machine; it keeps the process alive.
  */
 export async function settledWithin(
   promise: Promise<unknown>,

@@ -153,7 +153,7 @@ export class ServerProcess {
           return httpServers.close();
         },
       },
-      // Before the database, so that the threads load their code while the start waits for it.
+      // Before the database, so that the threads load their code during the wait for it.
       { name: 'shard threads', run: () => this.#makeShards(operations), undo: undefined },
       ...(broker === undefined ? [] : [broker]),
       { name: 'database', run: (signal) => this.#openDatabase(signal), undo: () => this.#database.close() },

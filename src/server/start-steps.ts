@@ -17,7 +17,7 @@ export interface StartStep {
    * Throws or rejects if the step fails. Once `signal` is aborted, nobody waits for the step, and it should begin nothing more.
    */
   readonly run: (signal: AbortSignal) => Promise<void> | void;
-  /** Undoes the step, which is done, has failed halfway, or, after an abort, may still run. Undefined: nothing is to be undone. */
+  /** Undoes the step, which is done, has failed halfway or, after an abort, still runs. Undefined: nothing is to be undone. */
   readonly undo: (() => Promise<void> | void) | undefined;
 }
 

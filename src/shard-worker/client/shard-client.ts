@@ -82,7 +82,7 @@ export class ShardClient {
   #port: ShardPort | undefined;
   #memory = new BatchMemory();
   readonly #open: Readonly<Record<BatchKind, OutgoingBatch>>;
-  /** The open batches in the order in which they are posted. */
+  /** The open batches in posting order. */
   readonly #inOrder: readonly OutgoingBatch[];
   /** Requests in the open batches. */
   #openRequests = 0;
@@ -257,7 +257,7 @@ export class ShardClient {
   /** Answers requests that have waited longer than `timeoutMs`. Posted ones keep their room. */
   expire(timeoutMs: number): void {
     const beforeMs = this.#clock.monotonic() - timeoutMs;
-    // A request that was never posted is not counted, so it is refused and its room is released.
+    // A request that was never posted is not counted, so it is refused and its room released.
     for (const batch of this.#inOrder) {
       if (!batch.isEmpty && batch.openedAtMs < beforeMs) this.#refuseOpen(batch, 'ack-timeout');
     }

@@ -209,7 +209,7 @@ export class DirectoryStreams implements ShardStreams {
 
   append(group: readonly RecordBytes[]): Lsn {
     if (this.#fencedStreams.isDeciding)
-      throw new JournalError('journal-fenced', 'It is being found out who owns the stream.');
+      throw new JournalError('journal-fenced', 'Checking who owns the stream; try again.');
     this.#groupTime = this.heardTime;
     return this.#upkeep.append(this.#ownStream().journal, group, this.#groupTime);
   }
@@ -242,7 +242,7 @@ export class DirectoryStreams implements ShardStreams {
     this.#upkeep.stop();
     // First, so that a stream in recovery is also drained.
     await this.#orphaned.stop();
-    // A row that is being made must be closed, too.
+    // A row that is being made must also be closed.
     await this.#ownRow.settled();
     const { journals } = this.#deps;
     const { database, log } = this.#context.deps;

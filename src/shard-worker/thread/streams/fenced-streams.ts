@@ -1,9 +1,9 @@
 /**
- * What follows when the row of a stream of this process is not where it was left. Shard thread.
+ * Handles a row of a stream that is not where this process left it. Shard thread.
  *
  * ```text
  * row of another epoch, claimed by another process ──► over: the process ends
- * the journal is in memory                         ──► the row is taken again, and the sums are kept where it allows that
+ * the journal is in memory                         ──► the row is taken again, and the sums are kept if it allows that
  * else                                             ──► over: the shard starts again, and recovers from its journal
  * ```
  */
@@ -17,7 +17,7 @@ import type { ShardContext } from '../shard-context.js';
 import type { OwnedStream } from './owned-stream.js';
 import type { StreamTaker } from './stream-taker.js';
 
-/** Wait between attempts to take a stream again whose sums are in memory only. */
+/** Wait between attempts to take a stream of memory again. */
 const TAKE_AGAIN_BACKOFF_MS = 500;
 
 /** Decides for the streams of one shard. */
@@ -33,12 +33,12 @@ export class FencedStreams {
     this.#taker = taker;
   }
 
-  /** Nothing may be appended until it is known who owns the stream. */
+  /** Nothing may be appended until the owner of the stream is known. */
   get isDeciding(): boolean {
     return this.#isDeciding;
   }
 
-  /** A compare-and-set did not match. `row`: where it is; undefined if that could not be read. */
+  /** A compare-and-set did not match. `row`: as found; undefined if it is missing or could not be read. */
   async decide(owned: OwnedStream, row: Checkpoint | undefined): Promise<'over' | 'same' | 'committed'> {
     const { pendingSums } = owned;
     this.#isDeciding = true;
@@ -59,7 +59,7 @@ export class FencedStreams {
     }
   }
 
-  /** False also where the database does not say; then the recovery finds out. */
+  /** False also if the database does not answer. Then the recovery decides. */
   async #isTakenByOthers({ journal, pendingSums }: OwnedStream): Promise<boolean> {
     try {
       const claims = await this.#context.deps.database.readClaims(pendingSums.stream);
@@ -70,7 +70,7 @@ export class FencedStreams {
     }
   }
 
-  /** Takes a stream again that was retired while its process lives, and keeps its sums: no journal has them. */
+  /** Takes a stream again that was retired while its process lives. Keeps its sums, because no journal has them. */
   async #takeAgain({ journal, pendingSums }: OwnedStream): Promise<'same' | 'committed' | 'elsewhere'> {
     const { log } = this.#context.deps;
     for (;;) {
@@ -87,15 +87,15 @@ export class FencedStreams {
   }
 }
 
-/** For the operator: `row` has a later epoch, so the stream has another owner, or none. */
+/** For the operator: `row` has a later epoch, so the stream has another owner or none. */
 function takenOver(pendingSums: PendingSums, row: Checkpoint, isVolatile: boolean): string {
   return (
     `Journal stream ${pendingSums.stream} no longer belongs to this process: ${positions(pendingSums, row)}. Another ` +
-    'process has taken it over, because this data directory is a copy or was copied, or an operator has retired it. This ' +
-    'process ends, because what it flushed now could count twice. ' +
+    'process took it, because this data directory is a copy or was copied, or an operator retired it. This ' +
+    'process ends, because its next flush could count twice. ' +
     (isVolatile
-      ? 'What it acknowledged and had not flushed is lost.'
-      : 'What it acknowledged and had not flushed stays in its journal: start it again. If only this journal holds ' +
+      ? 'Its acknowledged increments that were not flushed are lost.'
+      : 'Its acknowledged increments that were not flushed stay in its journal: start it again. If only this journal holds ' +
         'those records, the start names the command that moves them to a stream of their own.')
   );
 }
@@ -105,7 +105,7 @@ function movedBack(pendingSums: PendingSums, row: Checkpoint | undefined, isVola
   return (
     `The checkpoint of stream ${pendingSums.stream} is not where this process left it: ${positions(pendingSums, row)}. ` +
     (isVolatile
-      ? 'The shard starts again without what was pending in its memory.'
+      ? 'The shard starts again without the increments that were pending in its memory.'
       : 'The shard drops its sums and recovers them from the journal.')
   );
 }

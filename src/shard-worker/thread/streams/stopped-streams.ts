@@ -1,7 +1,4 @@
-/**
- * What a stop does with streams of a journal of its own once they are drained, and what it says of those that were never
- * read. Shard thread.
- */
+/** The stop of streams in a shard's own journal: closes drained ones, and lists those that were never read. Shard thread. */
 import { JournalError } from '../../../core/errors.js';
 import type { Journal, JournalStreams } from '../../journal/journal.js';
 import type { PendingRange } from '../../protocol/control-messages.js';
@@ -9,7 +6,7 @@ import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-databa
 import type { PendingSums } from '../pending-sums.js';
 import { isJournalUnavailable, type ShardLog } from './owned-stream.js';
 
-/** Closes a drained journal. Returns the increments that neither the disk nor the database has taken. */
+/** Closes a drained journal. Returns the increments that neither the disk nor the database took. */
 export function closeDrained(journal: Journal, { pendingIncrements }: PendingSums, log: ShardLog): number {
   try {
     journal.close();
@@ -20,13 +17,13 @@ export function closeDrained(journal: Journal, { pendingIncrements }: PendingSum
     if (lost === 0) return 0;
     const what =
       'Acknowledged increments are lost: a sync of the journal failed, and neither the disk nor PostgreSQL took them ' +
-      'before the stop. If the system still holds them, the next start counts them';
+      'before the stop. The next start counts them if the system still holds them';
     log('error', { err: error, stream: journal.stream, lost, afterLsn: journal.syncedLsn }, what);
     return lost;
   }
 }
 
-/** What streams hold above their checkpoints, where the disk refused to take them over. Changes nothing. */
+/** What streams hold above their checkpoints, if the disk refused to recover them. Changes nothing. */
 export async function findUntaken(
   journals: JournalStreams,
   database: ShardDatabase,
@@ -48,7 +45,7 @@ export async function findUntaken(
     }
   } catch (error) {
     if (!isJournalUnavailable(error)) throw error;
-    log('warn', { err: error }, 'Cannot list the streams of the journal; what they hold stays there');
+    log('warn', { err: error }, 'Cannot list the streams of the journal; their records stay in it');
   }
   return ranges;
 }
