@@ -71,7 +71,7 @@ describe('the journal in SQS', () => {
     // A late copy of what was counted, and a record above the end.
     await sqs.send(found, `${found}:3 again`, message('found', 7, { firstLsn: 3, previousLsn: 1 }));
     await sqs.send(found, `${found}:5`, message('found', 10, { firstLsn: 5, previousLsn: 4, isClose: true }));
-    await rollUp.waitFor('A retired stream has records above its end; opened it again');
+    await rollUp.waitFor('A retired stream has records above its checkpoint; opened it again');
     await eventually('the late record is counted', async () => (await committedSum(database.url, 'found')) === 18);
     await eventually('an empty queue', async () => (await sqs.messagesIn()) === 0);
     assert.equal(await committedSum(database.url, 'aside'), 0);

@@ -218,7 +218,7 @@ export class ReceivedStreams implements FlushedStreams {
         if (taken.how === 'made')
           this.#log('info', facts, 'Found a stream in SQS without a row in PostgreSQL; made its row');
         if (taken.how === 'reopened')
-          this.#log('warn', facts, 'A retired stream has records above its end; opened it again');
+          this.#log('warn', facts, 'A retired stream has records above its checkpoint; opened it again');
         return this.#hold(taken.stream);
       }
       case 'ended':
@@ -378,7 +378,7 @@ export class ReceivedStreams implements FlushedStreams {
   }
 
   async #release(receipts: readonly string[], seconds?: number): Promise<void> {
-    if (receipts.length > 0) await this.#orLater(() => this.#queueLog.letGo(receipts, seconds));
+    if (receipts.length > 0) await this.#orLater(() => this.#queueLog.release(receipts, seconds));
   }
 
   /** A message that cannot be deleted or released now is received again. Its stream's row decides what happens to it. */
