@@ -1,6 +1,6 @@
 /**
- * Takes streams: the only way in which a process becomes the owner of a stream. First registration, recovery, reopening and
- * orphaned streams use it. Shard thread.
+ * Takes streams in memory or in a directory: the only way in which a process becomes the owner of one. First registration,
+ * recovery, reopening and orphaned streams use it. Shard thread.
  *
  * ```text
  * directory                     database, one transaction

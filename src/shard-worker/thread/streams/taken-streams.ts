@@ -8,9 +8,8 @@
  * ```
  *
  * A stream is free if no flusher with a recent heartbeat has it. Heartbeats are a hint, not a proof: a thread that slept is
- * alive. The epochs make it safe. Taking the flushes fences the previous flusher. Adoption also takes the appends, in the same
- * transaction, which fences the writer, and reads the journal only after that. So only an adopted stream has an end and can be
- * retired.
+ * alive. The epochs make it safe. Taking the flushes fences the previous flusher. Adoption also stops the writer, each journal in its
+ * way, and reads the journal only after that. So only an adopted stream has an end and can be retired.
  *
  * Each thread surveys all streams once a second and takes free ones up to its share: all such streams, divided by the threads
  * that flush. Streams that stay free are taken beyond the share.
