@@ -113,7 +113,7 @@ export class FlushStatement {
     } catch (error) {
       const wasCanceled = error instanceof StatementRefusedError && error.sqlState === QUERY_CANCELED;
       if (wasCanceled) this.#allowance = Math.min(2 * this.#allowance, ALLOWANCE_MAX);
-      throw error;
+      throw notWritten(error) ?? error;
     }
   }
 
@@ -185,6 +185,19 @@ function uncoveredParameters({
   times,
 }: UncoveredRows): readonly Buffer[] {
   return [keys, amounts, lsns, idempotencyKeys, digests, times];
+}
+
+/**
+ * The refusal of a statement whose rows PostgreSQL did not write without saying why; undefined for another error. Rows that a concurrent
+ * statement may have written are `retry`: another snapshot sees them.
+ */
+export function notWritten(error: unknown): StatementRefusedError | undefined {
+  if (!(error instanceof StatementRefusedError)) return undefined;
+  const found = sql.rowsNotWritten(error.message);
+  if (found === undefined) return undefined;
+  return new StatementRefusedError(found.what, error.sqlState, found.mayBeSeenLater ? 'retry' : 'poison', {
+    cause: error,
+  });
 }
 
 /** A time of the database as a parameter. */

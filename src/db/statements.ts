@@ -141,6 +141,27 @@ update journal_checkpoints set retired_at = coalesce(retired_at, now()), heard_a
 where stream = $1 and epoch = $2 and lsn = $3
 returning 1`;
 
+/**
+ * SQL that fails the statement, and so rolls it back, unless `holds`: a trigger that returns null and a row-level policy keep rows
+ * from being written without an error. PostgreSQL names the text in its error (22P02); {@link rowsNotWritten} finds it there.
+ * `count` keeps the planner from evaluating the cast early.
+ */
+function failUnless(holds: string, what: string, count: string): string {
+  return `case when ${holds} then 0 else ('summing-counters: ' || ${count} || ' ${what}.')::int end`;
+}
+
+/** What {@link failUnless} says of rows of counters, and of idempotency keys. */
+const COUNTERS_NOT_WRITTEN = 'rows of counters were written; a trigger or a policy kept others from being written';
+const KEYS_NOT_VISIBLE = 'idempotency keys are neither written nor visible';
+
+/** The text of {@link failUnless} in an error of PostgreSQL, and whether another snapshot may see the rows. */
+export function rowsNotWritten(
+  message: string,
+): { readonly what: string; readonly mayBeSeenLater: boolean } | undefined {
+  const what = /summing-counters: (\d+ [^.]*)\./.exec(message)?.[1];
+  return what === undefined ? undefined : { what, mayBeSeenLater: what.endsWith(KEYS_NOT_VISIBLE) };
+}
+
 const FENCE = `
 fence as (
   update journal_checkpoints set lsn = $4, heard_at = now(),
@@ -172,8 +193,9 @@ sums as (
   select q.k as key, q.a as amount from fence cross join unnest($6::text[], $7::numeric[]) q(k, a)
 ),
 ${ADDED}
-select (select count(*)::int from fence) as fenced, 0 as claimed, (select count(*)::int from added) as keys,
-       null::text[] as unclaimed, ${seconds('now()')} as database_time`;
+select f.n as fenced, a.n as keys, null::text[] as unclaimed, ${seconds('now()')} as database_time,
+       ${failUnless('a.n = f.n * cardinality($6::text[])', COUNTERS_NOT_WRITTEN, 'a.n')} as unwritten
+from (select count(*)::int as n from fence) f, (select count(*)::int as n from added) a`;
 
 const CLAIMED = `
 claimed as (
@@ -191,11 +213,17 @@ sums as (
   ) u group by key
 )`;
 
+/**
+ * A duplicate must be visible. One that a concurrent flush has recorded since the snapshot of this statement is not: the same range
+ * is sent again.
+ */
 const OUTCOME = `
-select (select count(*)::int from fence) as fenced, (select count(*)::int from claimed) as claimed,
-       (select count(*)::int from added) as keys,
-       (select array_agg(t) from unnest($8::text[]) u(t) where not exists (select from claimed where token = u.t)) as unclaimed,
-       ${seconds('now()')} as database_time`;
+select f.n as fenced, a.n as keys, u.tokens as unclaimed, ${seconds('now()')} as database_time,
+       ${failUnless('a.n = s.n', COUNTERS_NOT_WRITTEN, 'a.n')} as unwritten,
+       ${failUnless('f.n = 0 or coalesce(cardinality(u.tokens), 0) = v.n', KEYS_NOT_VISIBLE, 'coalesce(cardinality(u.tokens), 0) - v.n')} as unseen
+from (select count(*)::int as n from fence) f, (select count(*)::int as n from added) a, (select count(*)::int as n from sums) s,
+     (select array_agg(t) as tokens from unnest($8::text[]) p(t) where not exists (select from claimed where token = p.t)) u,
+     lateral (select count(*)::int as n from idempotency_keys where token = any(u.tokens)) v`;
 
 /**
  * The flush with idempotency keys. As {@link FLUSH}, and $8 idempotency keys text[], $9 digests bytea[], each idempotency key
@@ -228,6 +256,9 @@ rejected as (
   where r.t = '' or r.t in (select token from claimed)
   returning 1
 ),
+meant as (
+  select 1 from fence cross join unnest($18::text[]) r(t) where r.t = '' or r.t in (select token from claimed)
+),
 uncovered as (
   insert into rejected_increments (stream, key, amount, reason, lsn, token, digest, accepted_after)
   select $1, r.k, r.a::text, 'the window of its idempotency key could not be checked any more', r.l::bigint, r.t, r.d,
@@ -237,7 +268,17 @@ uncovered as (
   returning 1
 ),
 ${ADDED}
-${OUTCOME}`;
+${OUTCOME}, lateral (
+  select ${failUnless(
+    'r.n = m.n and u.n = f.n * cardinality($22::text[])',
+    'rows of rejected_increments were written; a trigger or a policy kept others from being written',
+    '(r.n + u.n)',
+  )} as unkept
+  from (select count(*)::int as n from rejected) r, (select count(*)::int as n from meant) m,
+       (select count(*)::int as n from uncovered) u
+  offset 0
+) k
+where k.unkept = 0`;
 
 /** $1 idempotency keys text[]. Their recorded digests. */
 export const READ_DIGESTS = `
@@ -255,7 +296,8 @@ recorded as (
   select $1, $2, (select sum from removed) where $3 or exists (select from removed)
   returning 1
 )
-select sum::text from removed`;
+select m.sum::text from removed m, (select count(*)::int as n from recorded) r
+where ${failUnless('r.n = 1', 'rows of counter_resets were written; a trigger or a policy kept others from being written', 'r.n')} = 0`;
 
 /** $1 id of the delete. The sum is null where there was no counter. */
 export const READ_DELETE = 'select key, sum::text from counter_resets where id = $1';
@@ -268,9 +310,14 @@ export const PROBE_CONSTRAINTS = 'set constraints all immediate';
  * PostgreSQL refuses.
  */
 export const PROBE = `
-insert into counters (key, sum, updated_at)
-select q.k, q.a, now() from unnest($1::text[], $2::numeric[]) q(k, a) order by q.k collate "C"
-on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at`;
+with added as (
+  insert into counters (key, sum, updated_at)
+  select q.k, q.a, now() from unnest($1::text[], $2::numeric[]) q(k, a) order by q.k collate "C"
+  on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at
+  returning 1
+)
+select ${failUnless('a.n = cardinality($1::text[])', COUNTERS_NOT_WRITTEN, 'a.n')} as unwritten
+from (select count(*) as n from added) a`;
 
 /**
  * $1 keys text[], $2 streams uuid[]. One row: the sums and times of the counters in the order of the keys, joined by commas and

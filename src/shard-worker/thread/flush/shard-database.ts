@@ -4,12 +4,13 @@
  * Statements run in turn, because the streams of a shard share the connection and a probe is a transaction. A failed statement
  * rejects with CounterError `database-unavailable` and can be repeated. A failed flush resolves to what is known of it.
  */
+import { randomUUID } from 'node:crypto';
 import { CounterError } from '../../../core/errors.js';
 import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { Turns } from '../../../core/turns.js';
 import { SumArrayEncoder } from '../../../db/binary-array.js';
 import { OutcomeUnknownError, StatementRefusedError } from '../../../db/database-errors.js';
-import { FlushStatement, timestamp, type FlushResult } from '../../../db/flush-statement.js';
+import { FlushStatement, notWritten, timestamp, type FlushResult } from '../../../db/flush-statement.js';
 import { orUnavailable, type RunStatement, type ShardConnection } from '../../../db/shard-connection.js';
 import * as sql from '../../../db/statements.js';
 import type { ClaimInDatabase, ClaimsInDatabase, OwnershipClaim } from '../../journal/ownership-claim.js';
@@ -197,12 +198,15 @@ export class PostgresShardDatabase {
 
   /**
    * As {@link flush}, for a range with rows that PostgreSQL refuses. Finds these and commits them as rejected. Does not search
-   * if PostgreSQL also refuses a statement without rows, because then the table is the reason.
+   * if PostgreSQL also refuses a statement without rows, or does not write a key that nobody sends, because then the table is the
+   * reason.
    */
   flushSettingAside(range: FrozenRange): Promise<FlushAttempt> {
     return this.#attemptInTurn(async () => {
       const refusal = await orUnavailable(() => this.#probe(NO_SUMS.keys(), NO_SUMS.amounts()));
       if (refusal !== undefined) return { kind: 'refused', error: withSqlState(refusal) };
+      const ownKey = await orUnavailable(() => this.#probeOwnKey());
+      if (ownKey !== undefined) return { kind: 'refused', error: withSqlState(ownKey) };
       const poison = await orUnavailable(() => findPoison(range, (keys, amounts) => this.#probe(keys, amounts)));
       let result: FlushResult;
       try {
@@ -308,6 +312,15 @@ export class PostgresShardDatabase {
     }
   }
 
+  /** Why PostgreSQL does not write a key that nobody sends; undefined if it does, or refuses it with an error. */
+  async #probeOwnKey(): Promise<StatementRefusedError | undefined> {
+    const encoder = new SumArrayEncoder();
+    const key = Buffer.from(`summing-counters:probe:${randomUUID()}`);
+    encoder.append(key, 0, key.length, 1);
+    const refusal = await this.#probe(encoder.keys(), encoder.amounts());
+    return refusal !== undefined && notWritten(refusal.cause) !== undefined ? refusal : undefined;
+  }
+
   /** Tries the sums without committing them. Undefined if PostgreSQL takes them all. */
   async #probe(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
     await this.#connection.run({ text: 'begin' });
@@ -320,7 +333,7 @@ export class PostgresShardDatabase {
         this.#connection.drop();
         throw error;
       }
-      refusal = error;
+      refusal = notWritten(error) ?? error;
     }
     await this.#connection.run({ text: 'rollback' });
     return refusal;
