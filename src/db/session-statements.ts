@@ -13,7 +13,7 @@ const PROTOCOL = 2;
 
 /**
  * The first statement of every session. Sets `synchronous_commit` where it is weaker than `on`; remote_apply is stronger and
- * stays. The server's keep-alives end the session, and so release the locks, of a client whose machine has failed or whose network
+ * stays. A role or a database may set how values are written and read, so this sets that, too. The server's keep-alives end the session, and so release the locks, of a client whose machine has failed or whose network
  * drops packets. While a statement runs, only `client_connection_check_interval` notices a dead client; some systems refuse that
  * setting.
  */
@@ -22,6 +22,9 @@ select set_config('summing_counters.protocol', '${PROTOCOL}', false),
        set_config('synchronous_commit', case current_setting('synchronous_commit')
                     when 'remote_apply' then 'remote_apply' else 'on' end, false),
        set_config('default_transaction_isolation', 'read committed', false),
+       set_config('datestyle', 'ISO, MDY', false), set_config('intervalstyle', 'postgres', false),
+       set_config('timezone', 'UTC', false), set_config('extra_float_digits', '1', false),
+       set_config('bytea_output', 'hex', false), set_config('standard_conforming_strings', 'on', false),
        set_config('lock_timeout', '5s', false),
        set_config('statement_timeout', '30s', false),
        set_config('idle_in_transaction_session_timeout', '10s', false),

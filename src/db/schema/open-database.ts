@@ -10,6 +10,7 @@ import type { DatabaseLogger } from '../embedded/embedded-postgres.js';
 import { refuseTransactionPooler } from '../transaction-pooler.js';
 import type { TableAdoption } from './counters-table.js';
 import { migrate, TableBusyError } from './migrate.js';
+import { silentRowWarnings } from './silent-rows.js';
 
 /** The outcome of an attempt. */
 export type OpenedDatabase =
@@ -36,7 +37,7 @@ export async function openDatabase(
       const adoption = { adoptsOtherColumns: adoptCounters === 1 };
       const { databaseId, applied, warnings, adopted } = await migrate(connection, adoption);
       if (adopted !== undefined) logger.info({ ...adopted }, adoptionSentence(adopted));
-      for (const warning of warnings) logger.warn({}, warning);
+      for (const warning of [...warnings, ...(await silentRowWarnings(connection))]) logger.warn({}, warning);
       if (applied.length > 0) logger.info({ applied }, 'Migrated the database');
       return { kind: 'open', databaseId };
     } finally {

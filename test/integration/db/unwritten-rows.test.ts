@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { before, describe, test } from 'node:test';
+import { silentRowWarnings } from '#product/db/schema/silent-rows.js';
 import { DELETE_COUNTER } from '#product/db/statements.js';
 import { PendingSums, type FrozenRange } from '#product/shard-worker/thread/pending-sums.js';
 import { connectTo } from '../../support/database.js';
@@ -144,5 +145,15 @@ describe('Rows that PostgreSQL does not write', () => {
       await assert.rejects(deleted(), /0 rows of counter_resets were written/);
     });
     assert.deepEqual(await deleted(), [{ sum: '4' }]);
+  });
+
+  test('a start names triggers and policies that can drop rows, and not those of the product', async () => {
+    const connection = database.closing(await connectTo(database.url));
+    assert.deepEqual(await silentRowWarnings(connection), []);
+    await silenced('counters', 'insert', async () => {
+      const [warning, ...others] = await silentRowWarnings(connection);
+      assert.deepEqual(others, []);
+      assert.match(warning ?? '', /^The trigger silence of the table counters runs before rows are written\./);
+    });
   });
 });
