@@ -171,7 +171,7 @@ test('the model knows every statement of shards and of the pruner', async () => 
     const bench = new Bench();
     const client = await bench.connect();
     const none = encodeKeys([]);
-    const values = text.startsWith('\ninsert into counters')
+    const values = text === sql.PROBE
       ? [none, none]
       : text === sql.READ_DIGESTS
         ? [[]]

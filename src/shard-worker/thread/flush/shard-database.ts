@@ -197,17 +197,15 @@ export class PostgresShardDatabase {
   }
 
   /**
-   * As {@link flush}, for a range with rows that PostgreSQL refuses. Finds these and commits them as rejected. Does not search
-   * if PostgreSQL also refuses a statement without rows, or does not write a key that nobody sends, because then the table is the
-   * reason.
+   * As {@link flush}, for a range with rows that PostgreSQL refuses or does not write. Finds these and commits them as rejected.
+   * Sets nothing aside if PostgreSQL also refuses a statement without rows, or does not write a key that nobody sends, because
+   * then the table is the reason.
    */
   flushSettingAside(range: FrozenRange): Promise<FlushAttempt> {
     return this.#attemptInTurn(async () => {
       const refusal = await orUnavailable(() => this.#probe(NO_SUMS.keys(), NO_SUMS.amounts()));
       if (refusal !== undefined) return { kind: 'refused', error: withSqlState(refusal) };
-      const ownKey = await orUnavailable(() => this.#probeOwnKey());
-      if (ownKey !== undefined) return { kind: 'refused', error: withSqlState(ownKey) };
-      const poison = await orUnavailable(() => findPoison(range, (keys, amounts) => this.#probe(keys, amounts)));
+      const poison = await findPoison(range, (keys, amounts) => this.#probeRows(keys, amounts));
       let result: FlushResult;
       try {
         result = await this.#flush.run(this.#encoder.encode(range, poison));
@@ -312,13 +310,16 @@ export class PostgresShardDatabase {
     }
   }
 
-  /** Why PostgreSQL does not write a key that nobody sends; undefined if it does, or refuses it with an error. */
-  async #probeOwnKey(): Promise<StatementRefusedError | undefined> {
+  /** Tries rows of a range. Rejects if PostgreSQL writes neither them nor a key that nobody sends. */
+  async #probeRows(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
+    const refusal = await orUnavailable(() => this.#probe(keys, amounts));
+    if (!isNotWritten(refusal)) return refusal;
     const encoder = new SumArrayEncoder();
     const key = Buffer.from(`summing-counters:probe:${randomUUID()}`);
     encoder.append(key, 0, key.length, 1);
-    const refusal = await this.#probe(encoder.keys(), encoder.amounts());
-    return refusal !== undefined && notWritten(refusal.cause) !== undefined ? refusal : undefined;
+    const own = await orUnavailable(() => this.#probe(encoder.keys(), encoder.amounts()));
+    if (isNotWritten(own)) throw new StatementRefusedError(own.message, own.sqlState, 'retry', { cause: own });
+    return refusal;
   }
 
   /** Tries the sums without committing them. Undefined if PostgreSQL takes them all. */
@@ -371,6 +372,10 @@ function failedAttempt(error: unknown): FlushAttempt {
  */
 function mayBePoison({ kind }: StatementRefusedError): boolean {
   return kind === 'other' || kind === 'refused';
+}
+
+function isNotWritten(refusal: StatementRefusedError | undefined): refusal is StatementRefusedError {
+  return refusal !== undefined && notWritten(refusal.cause) !== undefined;
 }
 
 function withSqlState(error: StatementRefusedError): Error {
