@@ -171,13 +171,14 @@ test('the model knows every statement of shards and of the pruner', async () => 
     const bench = new Bench();
     const client = await bench.connect();
     const none = encodeKeys([]);
-    const values = text === sql.PROBE
-      ? [none, none]
-      : text === sql.READ_DIGESTS
-        ? [[]]
-        : text === upkeep.PRUNE_IDEMPOTENCY_KEYS
-          ? [1, 10, '-infinity']
-          : [STREAM, [], [], 0, null];
+    const values =
+      text === sql.PROBE
+        ? [none, none]
+        : text === sql.READ_DIGESTS
+          ? [[]]
+          : text === upkeep.PRUNE_IDEMPOTENCY_KEYS
+            ? [1, 10, '-infinity']
+            : [STREAM, [], [], 0, null];
     if ([sql.FLUSH, sql.FLUSH_WITH_IDEMPOTENCY_KEYS, sql.FLUSH_WITH_REJECTED].includes(text)) {
       const [fence] = await client.run(text, flushOf(1, 0, 1, 0));
       assert.equal(fence?.['fenced'], 0);

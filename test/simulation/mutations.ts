@@ -97,6 +97,9 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'an accepted_through by the clock of a node', mutations: { acceptedThroughOfNode: true }, from: 65 },
   { name: 'a taking without the lock on the row', mutations: { takeWithoutRowLock: true }, from: 165 },
   { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 85 },
+  { name: 'rows that a trigger drops and nobody misses', mutations: { droppedRowsPass: true } },
+  { name: 'idempotency keys that a trigger drops for duplicates', mutations: { unseenIsDuplicate: true } },
+  { name: 'a search for rows that drops everything', mutations: { noOwnKey: true } },
 ];
 
 /** The bugs that random histories of servers with one journal find. */

@@ -112,6 +112,8 @@ export class PostgresModel implements Server {
   #network: 'fine' | 'gone' | 'silent' = 'fine';
   /** The number of following statements that are refused with a retryable code. */
   refuseNext = 0;
+  /** Until then a trigger drops every row of counters and of idempotency_keys. */
+  dropsRowsUntil = 0;
   /** The next append, flush or commit loses its connection at some point. */
   loseNext = 0;
   /** Multiplies the time that statements take. */
@@ -132,6 +134,10 @@ export class PostgresModel implements Server {
     this.databaseId = id;
     this.clock = new DatabaseClock(scheduler, random, scale);
     this.tables = newTables(this.clock.now());
+  }
+
+  get dropsRows(): boolean {
+    return this.#scheduler.now < this.dropsRowsUntil;
   }
 
   /** `gone`: connections are refused; `silent`: nothing passes in either direction. */

@@ -4,7 +4,7 @@
  */
 import { CounterError } from '#product/core/errors.js';
 import { isOpen } from './database/tables.js';
-import { isPoison, POISON_PREFIX } from './database/values.js';
+import { DROPPED_PREFIX, isDropped, isPoison, POISON_PREFIX } from './database/values.js';
 import { type Attempt, ClientRequest, type ExpectedCounter, Violation } from './expectations.js';
 import { Life } from './scheduler.js';
 import type { SimulatedNode } from './simulated-node.js';
@@ -96,7 +96,7 @@ export abstract class RandomHistory {
 
   protected makeKeys(count: number, withPoison: boolean): void {
     this.#keys = Array.from({ length: count }, (_, index) => `k${index}`);
-    if (withPoison) this.#keys.push(POISON_PREFIX);
+    if (withPoison) this.#keys.push(count % 2 === 0 ? DROPPED_PREFIX : POISON_PREFIX);
   }
 
   /** One of the few hot counters that can take one more increment; new ones replace used up ones. */
@@ -107,7 +107,7 @@ export abstract class RandomHistory {
     const counter = expectations.counter(this.#keys[index] as string, index % 2 === 0 ? 1 : -1);
     if (!counter.isUsedUp) return counter;
     this.#keyGeneration += 1;
-    const base = counter.key.startsWith(POISON_PREFIX) ? POISON_PREFIX : 'k';
+    const base = isPoison(counter.key) ? (isDropped(counter.key) ? DROPPED_PREFIX : POISON_PREFIX) : 'k';
     this.#keys[index] = `${base}${index}.${this.#keyGeneration}`;
     return this.counter();
   }

@@ -136,6 +136,7 @@ export class SharedFaults {
     database.network = 'fine';
     database.slowness = 1;
     database.refuseNext = 0;
+    database.dropsRowsUntil = 0;
     database.loseNext = 0;
   }
 
@@ -176,6 +177,8 @@ export class SharedFaults {
         return;
       case 'statements-refused':
         database.refuseNext = 1 + random.below(5);
+        // No number of its own, so that seeds keep their histories.
+        if (database.refuseNext > 3) database.dropsRowsUntil = this.#world.scheduler.now + 1000;
         return;
       case 'reply-lost':
         database.loseNext = 1 + random.below(2);

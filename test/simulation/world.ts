@@ -19,6 +19,7 @@ import { isFence } from '#product/shard-worker/journal/nats/nats-message.js';
 import { Mulberry32 } from '../support/mulberry32.js';
 import { Expectations, Violation, type ClientRequest, type Part } from './expectations.js';
 import type { Mutations } from './mutations.js';
+import { isPoison } from './database/values.js';
 import type { TimeScale } from './database/database-clock.js';
 import type { FlushEffect } from './database/flush-effect.js';
 import type { UncoveredRow } from './database/tables.js';
@@ -339,7 +340,10 @@ export class World {
 
   /** Fails unless the database has counted every request as it was answered; `isComplete`: none that was acknowledged is missing. */
   checkSums(when: string, isComplete: boolean): void {
-    const keys = [...this.expectations.counters.keys(), ...this.database.tables.counters.keys()];
+    const { counters, rejected } = this.database.tables;
+    const wronglySetAside = [...rejected.keys()].find((key) => !isPoison(key));
+    if (wronglySetAside !== undefined) this.violate(new Violation(`${wronglySetAside} is set aside ${when}`));
+    const keys = [...this.expectations.counters.keys(), ...counters.keys()];
     this.expectations.check(keys, (key) => this.sumOf(key), when, isComplete);
   }
 

@@ -8,6 +8,12 @@ export interface DatabaseMutations extends FenceMutations, TakingMutations, Prun
 
 /** Bugs of the statements that an owner sends under its epoch. */
 interface FenceMutations {
+  /** A flush does not compare the rows of counters that were written with those that were meant. */
+  readonly droppedRowsPass?: boolean;
+  /** A flush takes an idempotency key that was not written for a duplicate, visible or not. */
+  readonly unseenIsDuplicate?: boolean;
+  /** A search for rows that are not written does not try a key of its own. */
+  readonly noOwnKey?: boolean;
   /** Owners' statements compare no epoch. */
   readonly ignoreEpoch?: boolean;
   /** The checkpoint commits before the sums. */

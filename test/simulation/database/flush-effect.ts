@@ -33,6 +33,8 @@ export interface DecodedFlush {
   readonly increments: readonly FlushedSum[];
   readonly rejected: readonly FlushedSum[];
   readonly uncovered: readonly UncoveredRow[];
+  /** A trigger drops the idempotency keys. */
+  readonly isWithoutTokens?: boolean;
 }
 
 /** Decodes the parameters of the three flush statements, in the order that `statements.ts` documents. */

@@ -3,7 +3,7 @@ import { END_IDLE_BACKEND, IS_BACKEND_IDLE, RESET_TIMEOUTS, SET_TIMEOUTS } from 
 import * as sql from '#product/db/statements.js';
 import { decodeTexts } from '../binary-arrays.js';
 import type { Plan, StatementContext, StatementMeaning } from './statement.js';
-import { isPoison, refusal, secondsOf, type Row } from './values.js';
+import { COUNTERS, isDropped, isPoison, notWritten, refusal, secondsOf, type Row } from './values.js';
 
 /** By text. */
 export const otherStatements: readonly (readonly [string, StatementMeaning])[] = [
@@ -28,10 +28,12 @@ function readDigests({ server, values }: StatementContext): Plan {
   return { run };
 }
 
-function probe({ values }: StatementContext): Plan {
+function probe({ server, values }: StatementContext): Plan {
   const keys = decodeTexts(values[0] as Buffer);
   const run = (): Row[] => {
-    if (keys.some(isPoison)) throw refusal('54000');
+    if (keys.some((key) => isPoison(key) && !isDropped(key))) throw refusal('54000');
+    const isOwn = server.mutations.noOwnKey === true && keys.some((key) => key.startsWith('summing-counters:'));
+    if (keys.some((key) => server.dropsRows || isDropped(key)) && !isOwn) throw notWritten(COUNTERS);
     return [];
   };
   return { run };

@@ -10,7 +10,17 @@ import {
   type StatementMeaning,
 } from './statement.js';
 import { add, type CheckpointRow, isOpen } from './tables.js';
-import { isPoison, refusal, type Row, secondsOf, timeOf } from './values.js';
+import {
+  COUNTERS,
+  IDEMPOTENCY_KEYS,
+  isDropped,
+  isPoison,
+  notWritten,
+  refusal,
+  type Row,
+  secondsOf,
+  timeOf,
+} from './values.js';
 
 /** The statements that move a checkpoint. */
 export const FLUSHES: readonly string[] = [sql.FLUSH, sql.FLUSH_WITH_IDEMPOTENCY_KEYS, sql.FLUSH_WITH_REJECTED];
@@ -100,19 +110,41 @@ function flush(context: StatementContext): Plan {
       database_time: secondsOf(transaction.beganAt),
     };
     if (row === undefined) return [result];
-    if (flushed.increments.some(({ key }) => isPoison(key))) throw refusal('54000');
+    requireWritten(context, flushed);
+    const written = writtenOf(context, flushed);
     const acceptedThrough = Math.max(row.acceptedThrough, acceptedThroughOf(context, flushed));
     transaction.setCheckpoint(stream, { ...row, lsn: to, acceptedThrough, heardAt: transaction.beganAt });
     transaction.atCommit(() => {
       if (mutations.separateTransactions === true) {
-        server.after(server.below(30), () => server.committed(apply(context, flushed, {})));
+        server.after(server.below(30), () => server.committed(apply(context, written, {})));
       } else {
-        transaction.flushed = apply(context, flushed, result);
+        transaction.flushed = apply(context, written, result);
       }
     });
     return [result];
   };
   return madeAnew(context, fits, run) ?? planForRow(context, stream, fits, run);
+}
+
+/** Throws where PostgreSQL refuses rows, or the statement sees that they were not written. */
+function requireWritten({ server, arrivedAt }: StatementContext, { increments, tokens }: DecodedFlush): void {
+  const { mutations, dropsRows } = server;
+  if (increments.some(({ key }) => isPoison(key) && !isDropped(key))) throw refusal('54000');
+  const isAnyDropped = increments.some(({ key }) => dropsRows || isDropped(key));
+  if (isAnyDropped && mutations.droppedRowsPass !== true) throw notWritten(COUNTERS);
+  if (mutations.unseenIsDuplicate === true) return;
+  const isUnseen = tokens.some(([token]) => {
+    const recorded = server.tables.tokens.get(token);
+    // One that was recorded since the statement began is not in its snapshot.
+    return recorded === undefined ? dropsRows : recorded.claimedAt > arrivedAt;
+  });
+  if (isUnseen) throw notWritten(IDEMPOTENCY_KEYS);
+}
+
+/** What a trigger lets through. */
+function writtenOf({ server: { dropsRows } }: StatementContext, flushed: DecodedFlush): DecodedFlush {
+  const increments = flushed.increments.filter(({ key }) => !dropsRows && !isDropped(key));
+  return { ...flushed, increments, isWithoutTokens: dropsRows };
 }
 
 /** What happens to the other tables. Completes the row of the result. */
@@ -121,7 +153,7 @@ function apply({ server, transaction }: StatementContext, flushed: DecodedFlush,
   const { tokens, counters, rejected, uncovered } = server.tables;
   const claimed = new Set<string>();
   for (const [token, digest] of flushed.tokens) {
-    if (tokens.has(token)) continue;
+    if (tokens.has(token) || flushed.isWithoutTokens === true) continue;
     claimed.add(token);
     tokens.set(token, { digest, claimedAt: transaction.beganAt });
   }

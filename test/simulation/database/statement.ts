@@ -15,6 +15,8 @@ export interface Server {
   readonly clock: DatabaseClock;
   readonly mutations: DatabaseMutations;
   readonly databaseId: string;
+  /** A trigger drops every row of counters and of idempotency_keys. */
+  readonly dropsRows: boolean;
   /** The session that has the pruner's advisory lock. */
   prunerSession: SimulatedSession | undefined;
   /** The pruner has retired a stream. */

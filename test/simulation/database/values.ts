@@ -26,17 +26,34 @@ export function secondsOf(time: number): number {
 }
 
 /** An error with which the server answers. */
-export function refusal(code: string): pg.DatabaseError {
-  const error = new pg.DatabaseError(`refused with ${code}`, 0, 'error');
+export function refusal(code: string, message = `refused with ${code}`): pg.DatabaseError {
+  const error = new pg.DatabaseError(message, 0, 'error');
   error.code = code;
   error.severity = 'ERROR';
   return error;
 }
 
+/** The rows of {@link notWritten}. */
+export const COUNTERS = 'rows of counters were written; a trigger or a policy kept others from being written';
+export const IDEMPOTENCY_KEYS = 'idempotency keys are neither written nor visible';
+
+/** The error of a statement that compares what was written with what was meant. */
+export function notWritten(rows: string): pg.DatabaseError {
+  return refusal('22P02', `invalid input syntax for type integer: "summing-counters: 1 ${rows}."`);
+}
+
 /** The server refuses keys with this prefix, like rows that are too large. */
 export const POISON_PREFIX = 'poison';
 
-/** Whether the server refuses a row with this key. */
+/** Of these, a trigger drops those with this prefix without an error. */
+export const DROPPED_PREFIX = `${POISON_PREFIX}-dropped`;
+
+/** Whether the server refuses a row with this key, or does not write it. */
 export function isPoison(key: string): boolean {
   return key.startsWith(POISON_PREFIX);
+}
+
+/** Whether the server does not write a row with this key, and says nothing. */
+export function isDropped(key: string): boolean {
+  return key.startsWith(DROPPED_PREFIX);
 }
