@@ -154,12 +154,20 @@ function failUnless(holds: string, what: string, count: string): string {
 const COUNTERS_NOT_WRITTEN = 'rows of counters were written; a trigger or a policy kept others from being written';
 const KEYS_NOT_VISIBLE = 'idempotency keys are neither written nor visible';
 
-/** The text of {@link failUnless} in an error of PostgreSQL, and whether another snapshot may see the rows. */
-export function rowsNotWritten(
-  message: string,
-): { readonly what: string; readonly mayBeSeenLater: boolean } | undefined {
+/** What {@link failUnless} says in an error of PostgreSQL. */
+export interface RowsNotWritten {
+  readonly what: string;
+  /** Rows that were written. */
+  readonly written: number;
+  /** Another snapshot may see the rows. */
+  readonly mayBeSeenLater: boolean;
+}
+
+/** Finds the text of {@link failUnless}. */
+export function rowsNotWritten(message: string): RowsNotWritten | undefined {
   const what = /summing-counters: (\d+ [^.]*)\./.exec(message)?.[1];
-  return what === undefined ? undefined : { what, mayBeSeenLater: what.endsWith(KEYS_NOT_VISIBLE) };
+  if (what === undefined) return undefined;
+  return { what, written: Number.parseInt(what, 10), mayBeSeenLater: what.endsWith(KEYS_NOT_VISIBLE) };
 }
 
 const FENCE = `

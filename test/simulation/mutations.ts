@@ -99,7 +99,7 @@ export const MUTATIONS: readonly { readonly name: string; readonly mutations: Mu
   { name: 'a taking that keeps the epoch', mutations: { takeKeepsEpoch: true }, from: 85 },
   { name: 'rows that a trigger drops and nobody misses', mutations: { droppedRowsPass: true } },
   { name: 'idempotency keys that a trigger drops for duplicates', mutations: { unseenIsDuplicate: true } },
-  { name: 'a search for rows that drops everything', mutations: { noOwnKey: true } },
+  { name: 'a search for rows that drops everything', mutations: { noOwnKey: true }, from: 75 },
 ];
 
 /** The bugs that random histories of servers with one journal find. */
@@ -135,7 +135,7 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   { name: 'a group without an answer that is refused', mutations: { unknownIsRefused: true } },
   { name: '503 for a group that one read lacks', mutations: { missingIsRefused: true }, from: 60 },
   { name: '503 for a group that was sent and is not found', mutations: { sentIsRefused: true }, from: 47 },
-  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 31 },
+  { name: 'idempotent requests before the row is made', mutations: { acceptBeforeRow: true }, from: 390 },
   { name: 'a purge without a sequence', mutations: { purgesWithoutSequence: true } },
   { name: 'a purge before the commit is known', mutations: { purgesBeforeCommit: true } },
   {

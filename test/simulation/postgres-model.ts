@@ -112,8 +112,10 @@ export class PostgresModel implements Server {
   #network: 'fine' | 'gone' | 'silent' = 'fine';
   /** The number of following statements that are refused with a retryable code. */
   refuseNext = 0;
-  /** Until then a trigger drops every row of counters and of idempotency_keys. */
+  /** Until then a trigger drops every row of counters. */
   dropsRowsUntil = 0;
+  /** Until then a trigger drops every row of idempotency_keys. */
+  dropsTokensUntil = 0;
   /** The next append, flush or commit loses its connection at some point. */
   loseNext = 0;
   /** Multiplies the time that statements take. */
@@ -138,6 +140,10 @@ export class PostgresModel implements Server {
 
   get dropsRows(): boolean {
     return this.#scheduler.now < this.dropsRowsUntil;
+  }
+
+  get dropsTokens(): boolean {
+    return this.#scheduler.now < this.dropsTokensUntil;
   }
 
   /** `gone`: connections are refused; `silent`: nothing passes in either direction. */

@@ -137,6 +137,7 @@ export class SharedFaults {
     database.slowness = 1;
     database.refuseNext = 0;
     database.dropsRowsUntil = 0;
+    database.dropsTokensUntil = 0;
     database.loseNext = 0;
   }
 
@@ -178,7 +179,8 @@ export class SharedFaults {
       case 'statements-refused':
         database.refuseNext = 1 + random.below(5);
         // No number of its own, so that seeds keep their histories.
-        if (database.refuseNext > 3) database.dropsRowsUntil = this.#world.scheduler.now + 1000;
+        if (database.refuseNext === 4) database.dropsRowsUntil = this.#world.scheduler.now + 1000;
+        if (database.refuseNext === 5) database.dropsTokensUntil = this.#world.scheduler.now + 2000;
         return;
       case 'reply-lost':
         database.loseNext = 1 + random.below(2);

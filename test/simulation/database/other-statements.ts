@@ -32,8 +32,12 @@ function probe({ server, values }: StatementContext): Plan {
   const keys = decodeTexts(values[0] as Buffer);
   const run = (): Row[] => {
     if (keys.some((key) => isPoison(key) && !isDropped(key))) throw refusal('54000');
-    const isOwn = server.mutations.noOwnKey === true && keys.some((key) => key.startsWith('summing-counters:'));
-    if (keys.some((key) => server.dropsRows || isDropped(key)) && !isOwn) throw notWritten(COUNTERS);
+    const { dropsRows, mutations } = server;
+    const written = keys.filter((key) => {
+      if (key.startsWith('summing-counters:') && mutations.noOwnKey === true) return true;
+      return !dropsRows && !isDropped(key);
+    });
+    if (written.length < keys.length) throw notWritten(written.length, COUNTERS);
     return [];
   };
   return { run };

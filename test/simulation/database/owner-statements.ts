@@ -128,23 +128,23 @@ function flush(context: StatementContext): Plan {
 
 /** Throws where PostgreSQL refuses rows, or the statement sees that they were not written. */
 function requireWritten({ server, arrivedAt }: StatementContext, { increments, tokens }: DecodedFlush): void {
-  const { mutations, dropsRows } = server;
+  const { mutations, dropsRows, dropsTokens } = server;
   if (increments.some(({ key }) => isPoison(key) && !isDropped(key))) throw refusal('54000');
-  const isAnyDropped = increments.some(({ key }) => dropsRows || isDropped(key));
-  if (isAnyDropped && mutations.droppedRowsPass !== true) throw notWritten(COUNTERS);
+  const written = increments.filter(({ key }) => !dropsRows && !isDropped(key)).length;
+  if (written < increments.length && mutations.droppedRowsPass !== true) throw notWritten(written, COUNTERS);
   if (mutations.unseenIsDuplicate === true) return;
   const isUnseen = tokens.some(([token]) => {
     const recorded = server.tables.tokens.get(token);
     // One that was recorded since the statement began is not in its snapshot.
-    return recorded === undefined ? dropsRows : recorded.claimedAt > arrivedAt;
+    return recorded === undefined ? dropsTokens : recorded.claimedAt > arrivedAt;
   });
-  if (isUnseen) throw notWritten(IDEMPOTENCY_KEYS);
+  if (isUnseen) throw notWritten(1, IDEMPOTENCY_KEYS);
 }
 
 /** What a trigger lets through. */
-function writtenOf({ server: { dropsRows } }: StatementContext, flushed: DecodedFlush): DecodedFlush {
+function writtenOf({ server: { dropsRows, dropsTokens } }: StatementContext, flushed: DecodedFlush): DecodedFlush {
   const increments = flushed.increments.filter(({ key }) => !dropsRows && !isDropped(key));
-  return { ...flushed, increments, isWithoutTokens: dropsRows };
+  return { ...flushed, increments, isWithoutTokens: dropsTokens };
 }
 
 /** What happens to the other tables. Completes the row of the result. */

@@ -15,8 +15,10 @@ export interface Server {
   readonly clock: DatabaseClock;
   readonly mutations: DatabaseMutations;
   readonly databaseId: string;
-  /** A trigger drops every row of counters and of idempotency_keys. */
+  /** A trigger drops every row of counters. */
   readonly dropsRows: boolean;
+  /** A trigger drops every row of idempotency_keys. */
+  readonly dropsTokens: boolean;
   /** The session that has the pruner's advisory lock. */
   prunerSession: SimulatedSession | undefined;
   /** The pruner has retired a stream. */

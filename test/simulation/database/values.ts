@@ -37,9 +37,9 @@ export function refusal(code: string, message = `refused with ${code}`): pg.Data
 export const COUNTERS = 'rows of counters were written; a trigger or a policy kept others from being written';
 export const IDEMPOTENCY_KEYS = 'idempotency keys are neither written nor visible';
 
-/** The error of a statement that compares what was written with what was meant. */
-export function notWritten(rows: string): pg.DatabaseError {
-  return refusal('22P02', `invalid input syntax for type integer: "summing-counters: 1 ${rows}."`);
+/** The error of a statement that compares what was written with what was meant; `count` as of the product's text. */
+export function notWritten(count: number, rows: string): pg.DatabaseError {
+  return refusal('22P02', `invalid input syntax for type integer: "summing-counters: ${count} ${rows}."`);
 }
 
 /** The server refuses keys with this prefix, like rows that are too large. */

@@ -73,8 +73,8 @@ export interface RejectedKeys {
   readonly sqlState: string;
 }
 
-/** Tries a text[] of keys with their numeric[] of sums without committing them; undefined if PostgreSQL takes them all. */
-export type Probe = (keys: Buffer, amounts: Buffer) => Promise<StatementRefusedError | undefined>;
+/** Tries rows without committing them; undefined if PostgreSQL takes them all. It may append to them. */
+export type Probe = (rows: SumArrayEncoder) => Promise<StatementRefusedError | undefined>;
 
 /** The poison keys of a range. Rejects where a probe does. */
 export async function findPoison(range: FrozenRange, probe: Probe): Promise<Poison> {
@@ -89,7 +89,7 @@ export async function findPoison(range: FrozenRange, probe: Probe): Promise<Pois
       encoder.reset();
       for (let key = from; key < to; key += 1) appendKey(encoder, range, key);
       if (encoder.count === 0) continue;
-      const refusal = await probe(encoder.keys(), encoder.amounts());
+      const refusal = await probe(encoder);
       if (refusal === undefined) continue;
       const half = from + ((to - from) >> 1);
       if (to - from === 1) poison.add(plainEntry(range, from), totalEntry(range, from), refusal);

@@ -203,9 +203,9 @@ export class PostgresShardDatabase {
    */
   flushSettingAside(range: FrozenRange): Promise<FlushAttempt> {
     return this.#attemptInTurn(async () => {
-      const refusal = await orUnavailable(() => this.#probe(NO_SUMS.keys(), NO_SUMS.amounts()));
+      const refusal = await orUnavailable(() => this.#probe(NO_SUMS));
       if (refusal !== undefined) return { kind: 'refused', error: withSqlState(refusal) };
-      const poison = await findPoison(range, (keys, amounts) => this.#probeRows(keys, amounts));
+      const poison = await findPoison(range, (rows) => this.#probeRows(rows));
       let result: FlushResult;
       try {
         result = await this.#flush.run(this.#encoder.encode(range, poison));
@@ -310,25 +310,27 @@ export class PostgresShardDatabase {
     }
   }
 
-  /** Tries rows of a range. Rejects if PostgreSQL writes neither them nor a key that nobody sends. */
-  async #probeRows(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
-    const refusal = await orUnavailable(() => this.#probe(keys, amounts));
-    if (!isNotWritten(refusal)) return refusal;
-    const encoder = new SumArrayEncoder();
+  /**
+   * Tries rows of a range. Where they are not written, tries them again with a key that nobody sends, in one statement. Rejects if
+   * PostgreSQL writes neither.
+   */
+  async #probeRows(rows: SumArrayEncoder): Promise<StatementRefusedError | undefined> {
+    const refusal = await orUnavailable(() => this.#probe(rows));
+    if (refusal === undefined || sql.rowsNotWritten(String(refusal.cause)) === undefined) return refusal;
     const key = Buffer.from(`summing-counters:probe:${randomUUID()}`);
-    encoder.append(key, 0, key.length, 1);
-    const own = await orUnavailable(() => this.#probe(encoder.keys(), encoder.amounts()));
-    if (isNotWritten(own)) throw new StatementRefusedError(own.message, own.sqlState, 'retry', { cause: own });
-    return refusal;
+    rows.append(key, 0, key.length, 1);
+    const again = await orUnavailable(() => this.#probe(rows));
+    if (again === undefined || sql.rowsNotWritten(String(again.cause))?.written !== 0) return again;
+    throw new StatementRefusedError(again.message, again.sqlState, 'retry', { cause: again });
   }
 
   /** Tries the sums without committing them. Undefined if PostgreSQL takes them all. */
-  async #probe(keys: Buffer, amounts: Buffer): Promise<StatementRefusedError | undefined> {
+  async #probe(rows: SumArrayEncoder): Promise<StatementRefusedError | undefined> {
     await this.#connection.run({ text: 'begin' });
     let refusal: StatementRefusedError | undefined;
     try {
       await this.#connection.run({ text: sql.PROBE_CONSTRAINTS });
-      await this.#connection.run({ text: sql.PROBE, values: [keys, amounts] });
+      await this.#connection.run({ text: sql.PROBE, values: [rows.keys(), rows.amounts()] });
     } catch (error) {
       if (!(error instanceof StatementRefusedError) || !(error.kind === 'poison' || mayBePoison(error))) {
         this.#connection.drop();
@@ -372,10 +374,6 @@ function failedAttempt(error: unknown): FlushAttempt {
  */
 function mayBePoison({ kind }: StatementRefusedError): boolean {
   return kind === 'other' || kind === 'refused';
-}
-
-function isNotWritten(refusal: StatementRefusedError | undefined): refusal is StatementRefusedError {
-  return refusal !== undefined && notWritten(refusal.cause) !== undefined;
 }
 
 function withSqlState(error: StatementRefusedError): Error {

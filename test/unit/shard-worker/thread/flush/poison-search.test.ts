@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { SumArrayEncoder } from '#product/db/binary-array.js';
 import { StatementRefusedError } from '#product/db/database-errors.js';
 import {
   findPoison,
@@ -21,8 +22,8 @@ function rangeOf(...entries: readonly Buffer[]): FrozenRange {
 
 /** Searches with a database that refuses keys with the prefix "bad". `tried` gets the number of keys of each probe. */
 function search(range: FrozenRange, tried: number[] = []): Promise<Poison> {
-  const probe = (keys: Buffer): Promise<StatementRefusedError | undefined> => {
-    const names = decodeTexts(keys);
+  const probe = (rows: SumArrayEncoder): Promise<StatementRefusedError | undefined> => {
+    const names = decodeTexts(rows.keys());
     tried.push(names.length);
     const isBad = names.some((name) => name.startsWith('bad'));
     return Promise.resolve(isBad ? new StatementRefusedError('refused', '23514', 'poison') : undefined);
@@ -115,9 +116,9 @@ test('a key that is plain and in idempotent requests is tried once, with everyth
     idempotentEntry('second', [['both', 30]]),
   );
   const tried: [string, bigint][][] = [];
-  await findPoison(range, (keys, amounts) => {
-    const sums = decodeIntegers(amounts);
-    tried.push(decodeTexts(keys).map((key, index) => [key, sums[index] ?? 0n]));
+  await findPoison(range, (rows) => {
+    const sums = decodeIntegers(rows.amounts());
+    tried.push(decodeTexts(rows.keys()).map((key, index) => [key, sums[index] ?? 0n]));
     return Promise.resolve(undefined);
   });
   assert.deepEqual(tried, [
@@ -134,9 +135,9 @@ test('the search of a million keys takes memory for the keys of one probe, not f
   const used = (): number => process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers;
   const before = used();
   let most = before;
-  const poison = await findPoison(range, (keys) => {
+  const poison = await findPoison(range, (rows) => {
     most = Math.max(most, used());
-    const isRefused = keys.includes('bad 765432');
+    const isRefused = rows.keys().includes('bad 765432');
     return Promise.resolve(isRefused ? new StatementRefusedError('refused', 'P0001', 'other') : undefined);
   });
   assert.deepEqual(keysOf(range, poison), ['bad 765432']);
@@ -146,8 +147,8 @@ test('the search of a million keys takes memory for the keys of one probe, not f
 test('different reasons beyond a hundred are left out, and the SQLSTATE stays', async () => {
   const keys = Array.from({ length: 300 }, (_, n) => [`bad ${n}`, 1] as [string, number]);
   const range = rangeOf(incrementEntries(keys));
-  const poison = await findPoison(range, (names) => {
-    const [first = ''] = decodeTexts(names);
+  const poison = await findPoison(range, (rows) => {
+    const [first = ''] = decodeTexts(rows.keys());
     return Promise.resolve(new StatementRefusedError(`no ${first} ${'x'.repeat(10_000)}`, 'P0001', 'other'));
   });
   const reasons = new Set(poison.plain.values());
