@@ -147,12 +147,14 @@ returning 1`;
  * `count` keeps the planner from evaluating the cast early.
  */
 function failUnless(holds: string, what: string, count: string): string {
-  return `case when ${holds} then 0 else ('summing-counters: ' || ${count} || ' ${what}.')::int end`;
+  return `case when ${holds} then 0 else ('summing-counters: ${what}: ' || ${count} || '.')::int end`;
 }
 
-/** What {@link failUnless} says of rows of counters, and of idempotency keys. */
-const COUNTERS_NOT_WRITTEN = 'rows of counters were written; a trigger or a policy kept others from being written';
-const KEYS_NOT_VISIBLE = 'idempotency keys are neither written nor visible';
+/** What {@link failUnless} says of rows, and of idempotency keys. */
+const rowsNotWrittenTo = (table: string): string =>
+  `a trigger or a policy keeps rows of ${table} from being written; written`;
+const COUNTERS_NOT_WRITTEN = rowsNotWrittenTo('counters');
+const KEYS_NOT_VISIBLE = 'idempotency keys that are neither written nor visible';
 
 /** What {@link failUnless} says in an error of PostgreSQL. */
 export interface RowsNotWritten {
@@ -165,9 +167,8 @@ export interface RowsNotWritten {
 
 /** Finds the text of {@link failUnless}. */
 export function rowsNotWritten(message: string): RowsNotWritten | undefined {
-  const what = /summing-counters: (\d+ [^.]*)\./.exec(message)?.[1];
-  if (what === undefined) return undefined;
-  return { what, written: Number.parseInt(what, 10), mayBeSeenLater: what.endsWith(KEYS_NOT_VISIBLE) };
+  const [, what, rows, count] = /summing-counters: (([^:]+): (\d+))\./.exec(message) ?? [];
+  return what === undefined ? undefined : { what, written: Number(count), mayBeSeenLater: rows === KEYS_NOT_VISIBLE };
 }
 
 const FENCE = `
@@ -279,7 +280,7 @@ ${ADDED}
 ${OUTCOME}, lateral (
   select ${failUnless(
     'r.n = m.n and u.n = f.n * cardinality($22::text[])',
-    'rows of rejected_increments were written; a trigger or a policy kept others from being written',
+    rowsNotWrittenTo('rejected_increments'),
     '(r.n + u.n)',
   )} as unkept
   from (select count(*)::int as n from rejected) r, (select count(*)::int as n from meant) m,
@@ -305,7 +306,7 @@ recorded as (
   returning 1
 )
 select m.sum::text from removed m, (select count(*)::int as n from recorded) r
-where ${failUnless('r.n = 1', 'rows of counter_resets were written; a trigger or a policy kept others from being written', 'r.n')} = 0`;
+where ${failUnless('r.n = 1', rowsNotWrittenTo('counter_resets'), 'r.n')} = 0`;
 
 /** $1 id of the delete. The sum is null where there was no counter. */
 export const READ_DELETE = 'select key, sum::text from counter_resets where id = $1';

@@ -34,12 +34,12 @@ export function refusal(code: string, message = `refused with ${code}`): pg.Data
 }
 
 /** The rows of {@link notWritten}. */
-export const COUNTERS = 'rows of counters were written; a trigger or a policy kept others from being written';
-export const IDEMPOTENCY_KEYS = 'idempotency keys are neither written nor visible';
+export const COUNTERS = 'a trigger or a policy keeps rows of counters from being written; written';
+export const IDEMPOTENCY_KEYS = 'idempotency keys that are neither written nor visible';
 
 /** The error of a statement that compares what was written with what was meant; `count` as of the product's text. */
 export function notWritten(count: number, rows: string): pg.DatabaseError {
-  return refusal('22P02', `invalid input syntax for type integer: "summing-counters: ${count} ${rows}."`);
+  return refusal('22P02', `invalid input syntax for type integer: "summing-counters: ${rows}: ${count}."`);
 }
 
 /** The server refuses keys with this prefix, like rows that are too large. */

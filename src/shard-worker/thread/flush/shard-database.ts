@@ -320,8 +320,11 @@ export class PostgresShardDatabase {
     const key = Buffer.from(`summing-counters:probe:${randomUUID()}`);
     rows.append(key, 0, key.length, 1);
     const again = await orUnavailable(() => this.#probe(rows));
-    if (again === undefined || sql.rowsNotWritten(String(again.cause))?.written !== 0) return again;
-    throw new StatementRefusedError(again.message, again.sqlState, 'retry', { cause: again });
+    const written = again === undefined ? undefined : sql.rowsNotWritten(String(again.cause))?.written;
+    if (again === undefined || written === undefined) return again;
+    const { message, sqlState } = again;
+    if (written === 0) throw new StatementRefusedError(message, sqlState, 'retry', { cause: again });
+    return new StatementRefusedError('a trigger or a policy keeps the row from being written', sqlState, 'poison');
   }
 
   /** Tries the sums without committing them. Undefined if PostgreSQL takes them all. */
