@@ -22,6 +22,7 @@ import { own, refusedStart } from '../../support/own.js';
 import { assertCreated, assertProblem } from '../../support/problem.js';
 import { startServer, type TestServer } from '../../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
+import { TcpProxy } from '../../support/tcp-proxy.js';
 
 /** What keeps the records of one journal. */
 interface Keeper {
@@ -55,20 +56,20 @@ async function nats(messageBytes = 1024 ** 2): Promise<Keeper> {
   };
 }
 
+/** The local server keeps its queues in memory, so an outage is made in front of it. */
 async function sqs(messageBytes = 1024 ** 2): Promise<Keeper> {
   const server = await SqsServer.start();
-  const makeQueue = (): Promise<string> =>
-    server.makeQueue('journal.fifo', { MaximumMessageSize: String(messageBytes) });
+  await server.makeQueue('journal.fifo', { MaximumMessageSize: String(messageBytes) });
+  const proxy = await TcpProxy.start(server.address);
   return {
-    env: { ...SQS_ENVIRONMENT, JOURNAL: await makeQueue() },
+    env: { ...SQS_ENVIRONMENT, JOURNAL: `sqs:${proxy.urlOf(server.urlOf('journal.fifo'))}` },
     leftovers: () => server.messagesIn(),
-    stop: () => server.stop(),
-    // It keeps queues in memory.
-    start: async () => {
-      await server.start();
-      await makeQueue();
+    stop: () => proxy.refuse(),
+    start: () => proxy.accept(),
+    dispose: async () => {
+      await proxy.close();
+      await server.dispose();
     },
-    dispose: () => server.dispose(),
   };
 }
 
