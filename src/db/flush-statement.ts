@@ -192,7 +192,8 @@ function uncoveredParameters({
  * statement may have written are `retry`: another snapshot sees them.
  */
 export function notWritten(error: unknown): StatementRefusedError | undefined {
-  if (!(error instanceof StatementRefusedError)) return undefined;
+  // The text alone could be a key in the message of a trigger.
+  if (!(error instanceof StatementRefusedError) || error.sqlState !== '22P02') return undefined;
   const found = sql.rowsNotWritten(error.message);
   if (found === undefined) return undefined;
   return new StatementRefusedError(found.what, error.sqlState, found.mayBeSeenLater ? 'retry' : 'poison', {

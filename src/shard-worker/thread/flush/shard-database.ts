@@ -316,14 +316,14 @@ export class PostgresShardDatabase {
    */
   async #probeRows(rows: SumArrayEncoder): Promise<StatementRefusedError | undefined> {
     const refusal = await orUnavailable(() => this.#probe(rows));
-    if (refusal === undefined || sql.rowsNotWritten(String(refusal.cause)) === undefined) return refusal;
+    if (refusal === undefined || notWritten(refusal.cause) === undefined) return refusal;
     const key = Buffer.from(`summing-counters:probe:${randomUUID()}`);
     rows.append(key, 0, key.length, 1);
     const again = await orUnavailable(() => this.#probe(rows));
-    const written = again === undefined ? undefined : sql.rowsNotWritten(String(again.cause))?.written;
-    if (again === undefined || written === undefined) return again;
+    if (again === undefined || notWritten(again.cause) === undefined) return again;
     const { message, sqlState } = again;
-    if (written === 0) throw new StatementRefusedError(message, sqlState, 'retry', { cause: again });
+    if (sql.rowsNotWritten(String(again.cause))?.written === 0)
+      throw new StatementRefusedError(message, sqlState, 'retry', { cause: again });
     return new StatementRefusedError('a trigger or a policy keeps the row from being written', sqlState, 'poison');
   }
 
