@@ -6,10 +6,12 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import { emptyRecord } from '#product/shard-worker/journal/shared/message-format.js';
 import { encodeQueueMessage, type QueueMessageFacts } from '#product/shard-worker/journal/sqs/sqs-message.js';
+import { RECORD_HEADER_BYTES } from '#product/shard-worker/protocol/record-layout.js';
 import { createTestDatabase, type TestDatabase } from '../../support/database.js';
 import { eventually } from '../../support/eventually.js';
-import { incrementRecord } from '../../support/journal-fixtures.js';
+import { incrementRecord, rawRecord } from '../../support/journal-fixtures.js';
 import { committedSum, rowsOf, type Environment, type Role } from '../../support/journal-servers.js';
+import { idempotentEntry } from '../../support/record-entries.js';
 import { startServer, type TestServer } from '../../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
 import { own, refusedStart } from '../../support/own.js';
@@ -58,14 +60,19 @@ describe('the journal in SQS', () => {
     // LSN 2 is burnt: nothing of it ever came, and nobody was told that it was kept.
     await sqs.send(found, `${found}:3`, message('found', 7, { firstLsn: 3, previousLsn: 1 }));
     await sqs.send(found, `${found}:4`, message('found', 1, { firstLsn: 4, previousLsn: 3, isClose: true }));
-    await sqs.send(aside, `${aside}:5`, message('aside', 7, { firstLsn: 5, previousLsn: 4 }));
+    const entry = idempotentEntry('once', [['aside', 7]], 9);
+    const record = rawRecord(RECORD_HEADER_BYTES + entry.length);
+    record.set(entry, RECORD_HEADER_BYTES);
+    const late = encodeQueueMessage([record], { ...facts, firstLsn: 5, previousLsn: 4 });
+    // Another copy of it, and a record without increments.
+    for (const id of [`${aside}:5`, `${aside}:5 again`]) await sqs.send(aside, id, late);
+    await sqs.send(
+      aside,
+      `${aside}:6`,
+      encodeQueueMessage([emptyRecord(1)], { ...facts, firstLsn: 6, previousLsn: 5 }),
+    );
     await eventually('its sum', async () => (await committedSum(database.url, 'found')) === 8);
     await rollUp.waitFor(`Stream ${aside} is in SQS from LSN 5`);
-    const kept = await rowsOf(
-      database.url,
-      `select convert_from(key, 'UTF8') as key, amount, lsn::int from rejected_increments where stream = '${aside}'`,
-    );
-    assert.deepEqual(kept, [{ key: 'aside', amount: '7', lsn: 5 }]);
     const retired = `select lsn::int from journal_checkpoints where stream = '${found}' and retired_at is not null`;
     await eventually('its end', async () => (await rowsOf(database.url, retired)).length === 1);
     // A late copy of what was counted, and a record above the end.
@@ -75,6 +82,16 @@ describe('the journal in SQS', () => {
     await eventually('the late record is counted', async () => (await committedSum(database.url, 'found')) === 18);
     await eventually('an empty queue', async () => (await sqs.messagesIn()) === 0);
     assert.equal(await committedSum(database.url, 'aside'), 0);
+    const kept = await rowsOf(
+      database.url,
+      `select convert_from(key, 'UTF8') as key, amount, lsn::int, token, encode(digest, 'hex') as digest
+       from rejected_increments where stream = '${aside}'`,
+    );
+    assert.deepEqual(kept, [{ key: 'aside', amount: '7', lsn: 5, token: 'once', digest: '09'.repeat(16) }]);
+    // Nobody of ours wrote this.
+    const foreign = randomUUID();
+    await sqs.sendText(foreign, 'not base64!');
+    await rollUp.waitFor(`Group ${foreign} of the queue has an unreadable message`);
     // What is put aside is not counted, and an operator must hear of it.
     assert.equal((await rollUp.stop()).code, 1, rollUp.output);
   });

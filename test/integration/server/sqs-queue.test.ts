@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
-import { JournalError } from '#product/core/errors.js';
+import { JournalError, StartError } from '#product/core/errors.js';
 import type { SendOutcome } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsQueue } from '#product/shard-worker/journal/sqs/sqs-queue.js';
+import { openQueue } from '#product/shard-worker/journal/sqs/sqs-start.js';
 import { freePort } from '../../support/free-port.js';
 import { eventually } from '../../support/eventually.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../../support/sqs-server.js';
@@ -53,6 +54,22 @@ test('a send that the queue refuses, or that finds no queue server, is refused',
   }
 });
 
+test('without a region or credentials a send is refused, and the start says what to set', async () => {
+  const cases = [
+    ['AWS_REGION', /names no region; set AWS_REGION/],
+    ['AWS_ACCESS_KEY_ID', /No credentials for SQS were found.* Set AWS_ACCESS_KEY_ID/],
+  ] as const;
+  const settings = { queueUrl: sqs.urlOf('missing.fifo'), region: undefined };
+  for (const [variable, problem] of cases) {
+    Reflect.deleteProperty(process.env, variable);
+    const queue = new SqsQueue(settings);
+    queues.push(queue);
+    assert.equal((await send(queue)).kind, 'refused');
+    await assert.rejects(openQueue(settings), (error) => error instanceof StartError && problem.test(error.message));
+    process.env[variable] = SQS_ENVIRONMENT[variable];
+  }
+});
+
 test('a send without an answer is unknown, and a copy of it under the same id is swallowed', async () => {
   await sqs.makeQueue('lossy.fifo');
   const queue = queueAt(proxy.urlOf(sqs.urlOf('lossy.fifo')));
@@ -89,12 +106,14 @@ test('a queue delivers a group in order: nothing while a message of it is receiv
 });
 
 test('every other call says that the journal is unavailable', async () => {
-  const queue = queueAt(`http://127.0.0.1:${await freePort()}/0/gone.fifo`);
+  const queueUrl = `http://127.0.0.1:${await freePort()}/0/gone.fifo`;
+  const queue = queueAt(queueUrl);
   for (const call of [
     () => queue.receive(),
     () => queue.extend(['a']),
     () => queue.release(['a']),
     () => queue.delete(['a']),
+    () => openQueue({ queueUrl, region }),
   ])
     await assert.rejects(call, (error) => error instanceof JournalError && error.code === 'journal-unavailable');
 });

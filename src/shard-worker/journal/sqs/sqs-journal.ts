@@ -202,7 +202,7 @@ export class SqsJournal implements QueueLog {
   async takeReceived(first: ReceivedRecords, lastLsn: Lsn): Promise<ReceivedStream> {
     const { stream } = first;
     for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-      const values = [stream, this.flusher ?? null, first.previousLsn];
+      const values = [stream, this.flusher, first.previousLsn];
       const [row] = await this.#rows.inFlushTurn(() =>
         this.#deps.flushes.run<StreamRow>({ text: streams.TAKE_OPEN_STREAM, values }),
       );
@@ -229,9 +229,8 @@ export class SqsJournal implements QueueLog {
     if (found.retired && lsn >= lastLsn) return { kind: 'ended', lsn };
     if (first.previousLsn > lsn) return { kind: 'blocked', at: { epoch: Number(found.epoch), lsn } };
     if (!found.retired) return undefined;
-    const [row] = await run<StreamRow>({ text: streams.REOPEN_STREAM, values: [stream, this.flusher ?? null] });
-    if (row === undefined) throw new TypeError('a row that is locked is gone');
-    return { kind: 'taken', stream: ownedStream(stream, row), how: 'reopened' };
+    const [row] = await run<StreamRow>({ text: streams.REOPEN_STREAM, values: [stream, this.flusher] });
+    return row && { kind: 'taken', stream: ownedStream(stream, row), how: 'reopened' };
   }
 
   async setAside({ stream, records }: ReceivedRecords): Promise<number | undefined> {

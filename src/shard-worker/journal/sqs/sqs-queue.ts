@@ -162,7 +162,6 @@ export class SqsQueue implements Queue {
 
 /** The JournalError for a failed request. */
 export function sqsUnavailable(cause: unknown): JournalError {
-  if (cause instanceof JournalError) return cause;
   return new JournalError('journal-unavailable', `SQS is unavailable: ${reasonOf(cause)}`, { cause });
 }
 

@@ -21,10 +21,13 @@ import { incrementRecord, NODE_ID } from '../../../support/journal-fixtures.js';
 /** What a test lets the queue answer. */
 class AnsweringQueue implements Queue {
   answer: SendOutcome = { kind: 'sent' };
+  sendSeconds = 0;
+  uptimeSeconds = 5;
   readonly sends: { readonly id: string; readonly data: Uint8Array }[] = [];
 
   send(_: string, id: string, data: Uint8Array): Promise<SendOutcome> {
     this.sends.push({ id, data });
+    this.uptimeSeconds += this.sendSeconds;
     return Promise.resolve(this.answer);
   }
 
@@ -79,7 +82,7 @@ describe('a shard that writes into a queue', () => {
     });
     const incrementLog = new SqsJournal({
       ...{ appends: queue, receives: queue, statements: open(), flushes, flushTurns },
-      ...{ clock: systemClock, uptime: () => 5, groupBytesMax: 100_000, log },
+      ...{ clock: systemClock, uptime: () => queue.uptimeSeconds, groupBytesMax: 100_000, log },
       owner: { node: NODE_ID, shard: 0, flusher: undefined },
     });
     const owner = { node: NODE_ID, shard: 0, shards: 1 };
@@ -124,6 +127,16 @@ describe('a shard that writes into a queue', () => {
     assert.ok(lsn > 5);
     const { previousLsn } = decodeQueueMessage(queue.sends.at(-1)?.data ?? new Uint8Array(0));
     assert.ok(previousLsn >= 5 && previousLsn < lsn);
+  });
+
+  test('begins another stream when an opening record is under way for an hour, whatever its answer', async () => {
+    queue.sendSeconds = 3600;
+    await shard.start();
+    await eventually('openings', () => Promise.resolve(queue.sends.length >= 3));
+    assert.ok(isRefusing());
+    assert.equal(new Set(queue.sends.map(({ id }) => id)).size, queue.sends.length);
+    queue.sendSeconds = 0;
+    await eventually('a stream', () => Promise.resolve(!isRefusing()));
   });
 
   test('sends the closing record of the stream at a clean stop, even without the database', async () => {

@@ -13,6 +13,7 @@ test('each attribute by which a queue could lose records is a problem of its own
     [{ FifoQueue: 'false' }, /standard queue/],
     [{ RedrivePolicy: '{"maxReceiveCount":3}' }, /RedrivePolicy/],
     [{ MessageRetentionPeriod: '1209599' }, /drops records that are not flushed.*1209600/],
+    [{ MessageRetentionPeriod: '86400' }, /for 1 day,/],
     [{ MessageRetentionPeriod: '60' }, /for 60 s/],
     [{ DelaySeconds: '5' }, /DelaySeconds 5/],
   ];

@@ -140,6 +140,15 @@ describe('the writer of a stream in SQS', () => {
       assert.equal(complaints, 1);
     });
 
+    test('is not sent again when the pause between attempts ends too late', async () => {
+      queue.fates = ['throttled'];
+      const appended = ended(writer.append([incrementRecord('a', 1)], 5));
+      await new Promise((resolve) => setImmediate(resolve));
+      clock.advance(5000);
+      assert.equal(await appended, 'journal-unavailable');
+      assert.equal(queue.sends.length, 1);
+    });
+
     test('has an unknown outcome once it was in doubt, even if later attempts are refused', async () => {
       queue.fates = ['unknown'];
       queue.fate = 'refused';
