@@ -14,7 +14,7 @@ import { readIncrementAnswers, readRefusals, SharedWatchers } from '../../http/r
 import { codeOfRefusal, REFUSALS } from '../../core/bounds.js';
 import { BATCH_HISTOGRAMS, readBatchHistogram } from '../../shard-worker/client/batch-stats.js';
 import type { HotKey } from '../../shard-worker/protocol/control-messages.js';
-import { readShardHistogram, STAT, type ShardHistogram } from '../../shard-worker/protocol/stats.js';
+import { readShardHistogram, STAT, statOf, type ShardHistogram } from '../../shard-worker/protocol/stats.js';
 import type { MetricsSnapshot } from '../metrics/metrics-snapshot.js';
 import { meanOf, quantileOf } from './histogram-change.js';
 
@@ -216,7 +216,7 @@ function pointOf(before: Look, look: Look): DashboardPoint {
 }
 
 function total({ shards }: MetricsSnapshot, cell: number): number {
-  return shards.reduce((sum, row) => sum + (row[cell] ?? 0), 0);
+  return shards.reduce((sum, row) => sum + statOf(row, cell), 0);
 }
 
 function balanceOf(snapshot: MetricsSnapshot): DashboardDocument['balance'] {
@@ -271,14 +271,14 @@ function shardOf(before: Look, look: Look, shard: number): DashboardShard {
   const row = look.snapshot.shards[shard] ?? new Float64Array();
   const rowBefore = before.snapshot.shards[shard] ?? row;
   const seconds = Math.max(0.001, (look.monotonicMs - before.monotonicMs) / 1000);
-  const of = (cell: number): number => row[cell] ?? 0;
+  const of = (cell: number): number => statOf(row, cell);
   const oldestAtMs = of(STAT.oldestPendingAtMs);
   const meanMs = (name: ShardHistogram): number | null => {
     const mean = meanOf(readShardHistogram([rowBefore], name), readShardHistogram([row], name));
     return mean === undefined ? null : Math.round(mean * 1e5) / 100;
   };
   return {
-    increments: Math.round((of(STAT.accepted) - (rowBefore[STAT.accepted] ?? 0)) / seconds),
+    increments: Math.round((of(STAT.accepted) - statOf(rowBefore, STAT.accepted)) / seconds),
     pending: of(STAT.pendingIncrements),
     pendingKeys: of(STAT.pendingKeys),
     pendingBytes: of(STAT.pendingBytes),

@@ -15,7 +15,7 @@ import { BatchStats } from '../../shard-worker/client/batch-stats.js';
 import { ShardClient } from '../../shard-worker/client/shard-client.js';
 import { ShardRouter, type RouterLimits } from '../../shard-worker/client/shard-router.js';
 import { SharedReservations } from '../../shard-worker/client/shared-reservations.js';
-import { STAT, statsRow } from '../../shard-worker/protocol/stats.js';
+import { STAT, statOf, statsRow } from '../../shard-worker/protocol/stats.js';
 
 /** The collaborators and values of an HTTP server and its router. */
 export interface HttpServerOptions {
@@ -65,7 +65,7 @@ function clientOf(
   stats: BatchStats,
   row: Float64Array,
 ): ShardClient {
-  const readGeneration = (): number => row[STAT.generation] ?? 0;
+  const readGeneration = (): number => statOf(row, STAT.generation);
   if (shared === undefined) return new ShardClient(systemClock, undefined, stats, readGeneration);
   const room = {
     release: (increments: number, bytes: number): void => {

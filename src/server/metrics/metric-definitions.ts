@@ -7,7 +7,13 @@ import { REFUSALS, WINDOW_BYTES_MAX, codeOfRefusal } from '../../core/bounds.js'
 import { api, errorsOf } from '../../http/api.js';
 import { readAnswers, readRefusals, SharedWatchers } from '../../http/request-stats.js';
 import { BATCH_HISTOGRAMS, readBatchHistogram, type BatchHistogram } from '../../shard-worker/client/batch-stats.js';
-import { readShardHistogram, SHARD_HISTOGRAMS, STAT, type ShardHistogram } from '../../shard-worker/protocol/stats.js';
+import {
+  readShardHistogram,
+  SHARD_HISTOGRAMS,
+  STAT,
+  statOf,
+  type ShardHistogram,
+} from '../../shard-worker/protocol/stats.js';
 import type { MetricsSnapshot, MetricsSources } from './metrics-snapshot.js';
 import type { HistogramSample, MetricDefinition, Sample } from './prometheus-page.js';
 
@@ -22,7 +28,7 @@ function ofShards(
   help: string,
   value: number | ((row: Float64Array, snapshot: MetricsSnapshot, shard: number) => number),
 ): Definition {
-  const valueOf = typeof value === 'number' ? (row: Float64Array): number => row[value] ?? 0 : value;
+  const valueOf = typeof value === 'number' ? (row: Float64Array): number => statOf(row, value) : value;
   const samples = (snapshot: MetricsSnapshot): readonly Sample<number>[] =>
     snapshot.shards.map((row, shard) => ({ labels: { shard }, value: valueOf(row, snapshot, shard) }));
   return { name: PREFIX + name, type, help, samples };
@@ -174,7 +180,7 @@ const bounds: readonly Definition[] = [
 
 const flushes: readonly Definition[] = [
   ofShards('gauge', 'oldest_pending_seconds', 'Age of the oldest pending increment.', (row, { atMs }) => {
-    const oldestAtMs = row[STAT.oldestPendingAtMs] ?? 0;
+    const oldestAtMs = statOf(row, STAT.oldestPendingAtMs);
     return oldestAtMs === 0 ? 0 : Math.max(0, (atMs - oldestAtMs) / 1000);
   }),
   shardHistogram(

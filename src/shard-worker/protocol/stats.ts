@@ -206,10 +206,15 @@ export interface Conservation {
   readonly difference: number;
 }
 
+/** A cell of a shard's row. */
+export function statOf(row: Float64Array, cell: number): number {
+  return row[cell] ?? 0;
+}
+
 /** The sum of a cell over all shards. */
 export function statTotal(stats: SharedArrayBuffer, shards: number, cell: number): number {
   let sum = 0;
-  for (let shard = 0; shard < shards; shard += 1) sum += statsRow(stats, shard)[cell] ?? 0;
+  for (let shard = 0; shard < shards; shard += 1) sum += statOf(statsRow(stats, shard), cell);
   return sum;
 }
 
@@ -217,7 +222,7 @@ export function statTotal(stats: SharedArrayBuffer, shards: number, cell: number
 export function oldestPendingAtMs(stats: SharedArrayBuffer, shards: number): number | undefined {
   let oldest: number | undefined;
   for (let shard = 0; shard < shards; shard += 1) {
-    const atMs = statsRow(stats, shard)[STAT.oldestPendingAtMs] ?? 0;
+    const atMs = statOf(statsRow(stats, shard), STAT.oldestPendingAtMs);
     if (atMs > 0 && (oldest === undefined || atMs < oldest)) oldest = atMs;
   }
   return oldest;

@@ -3,7 +3,7 @@
  * missing records. Main thread.
  */
 import type { HandedOverStream } from '../protocol/control-messages.js';
-import { STAT } from '../protocol/stats.js';
+import { STAT, statOf } from '../protocol/stats.js';
 
 /** Most streams that are remembered. Each thread adds one, and a shard restarts at most a few times a minute. */
 const STREAMS_MAX = 1000;
@@ -19,7 +19,7 @@ export class HandedOverStreams {
 
   /** The thread whose own stream is `stream` has ended. `row`: the shard's stats, before their balance is closed. */
   add(stream: string | undefined, row: Float64Array): void {
-    const at = (cell: number): number => row[cell] ?? 0;
+    const at = (cell: number): number => statOf(row, cell);
     if (stream === undefined || at(STAT.ownAppliedLsn) <= at(STAT.ownCheckpointLsn)) return;
     this.#streams.set(stream, {
       stream,

@@ -19,7 +19,7 @@ import { journalKinds } from '../../config/journal-kind.js';
 import { systemClock, type Clock } from '../../core/clock.js';
 import { CounterError, isJournalVerdict, StartError, type JournalErrorCode, reasonOf } from '../../core/errors.js';
 import type { Admission } from '../../core/increment.js';
-import { closeBalance, STAT, statsRow } from '../protocol/stats.js';
+import { closeBalance, STAT, statOf, statsRow } from '../protocol/stats.js';
 import {
   packKeys,
   type ControlMessage,
@@ -92,6 +92,8 @@ interface Verdict {
 
 /** One supervised shard. */
 class SupervisedShard {
+  /** Of the stats. */
+  readonly row: Float64Array;
   state: ShardState = 'starting';
   recovered = false;
   streams: readonly string[] = [];
@@ -108,6 +110,10 @@ class SupervisedShard {
   recoveredBefore = 0;
   readonly handedOverStreams = new HandedOverStreams();
   readonly waiting = new Map<number, PendingControl>();
+
+  constructor(row: Float64Array) {
+    this.row = row;
+  }
 }
 
 /** The supervisor of all shards of the server. */
@@ -115,7 +121,6 @@ export class ShardSupervisor {
   readonly #options: SupervisorOptions;
   readonly #pool: Piscina;
   readonly #shards: readonly SupervisedShard[];
-  readonly #rows: readonly Float64Array[];
   readonly #finished = new Map<string, FinishedStream>();
   #nextId = 1;
   #hasStarted = false;
@@ -123,8 +128,8 @@ export class ShardSupervisor {
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
-    this.#shards = Array.from({ length: options.shards }, () => new SupervisedShard());
-    this.#rows = this.#shards.map((_, shard) => statsRow(options.stats, shard));
+    const { shards, stats } = options;
+    this.#shards = Array.from({ length: shards }, (_, shard) => new SupervisedShard(statsRow(stats, shard)));
     this.#pool = new Piscina({
       filename: fileURLToPath(new URL('../thread/shard-task.cjs', import.meta.url)),
       name: 'runShard',
@@ -202,7 +207,7 @@ export class ShardSupervisor {
 
   /** Acknowledged increments that ended threads left in the journal and no later thread has read yet. */
   get unread(): number {
-    return this.#shards.reduce((total, _, index) => total + this.#unreadOf(index), 0);
+    return this.#shards.reduce((total, shard) => total + this.#unreadOf(shard), 0);
   }
 
   /**
@@ -237,7 +242,7 @@ export class ShardSupervisor {
     const control = new MessageChannel();
     const channels = this.#options.httpServers.map((link) => ({ link, channel: new MessageChannel() }));
     shard.control = control.port1;
-    shard.recoveredBefore = this.#rows[index]?.[STAT.recovered] ?? 0;
+    shard.recoveredBefore = statOf(shard.row, STAT.recovered);
     control.port1.on('message', (message: ControlMessage) => {
       this.#receive(index, message, () => {
         for (const { link, channel } of channels) link.connect(index, channel.port1);
@@ -337,8 +342,7 @@ export class ShardSupervisor {
       this.#options.events.fatal(`Shard ${index} cannot go on: ${why}`);
     } else {
       shard.state = 'restarting';
-      const row = this.#rows[index] as Float64Array;
-      row[STAT.restarts] = (row[STAT.restarts] ?? 0) + 1;
+      shard.row[STAT.restarts] = statOf(shard.row, STAT.restarts) + 1;
       setTimeout(() => {
         this.#launch(index);
       }, RESTART_DELAY_MS).unref();
@@ -371,14 +375,13 @@ export class ShardSupervisor {
 
   /** Hands pending increments of an ended thread over to the next one, or counts them as lost with a volatile journal. */
   #closeBalance(index: number): void {
-    const row = this.#rows[index] as Float64Array;
+    const shard = this.#shards[index] as SupervisedShard;
     const { isVolatile } = journalKinds[this.#options.taskOf(index).settings.journal];
     const cell = isVolatile ? STAT.lost : STAT.handedOver;
     // Before the balance is closed. The next thread must also read what this one did not.
-    const unread = this.#unreadOf(index);
-    const shard = this.#shards[index] as SupervisedShard;
-    if (cell === STAT.handedOver) shard.handedOverStreams.add(shard.streams[0], row);
-    const left = closeBalance(row, cell);
+    const unread = this.#unreadOf(shard);
+    if (cell === STAT.handedOver) shard.handedOverStreams.add(shard.streams[0], shard.row);
+    const left = closeBalance(shard.row, cell);
     if (cell === STAT.handedOver) shard.handedOver = unread + left;
     else if (left > 0) {
       this.#options.logger.error(
@@ -388,10 +391,8 @@ export class ShardSupervisor {
     }
   }
 
-  #unreadOf(index: number): number {
-    const shard = this.#shards[index] as SupervisedShard;
-    if (shard.recovered) return 0;
-    return Math.max(0, shard.handedOver - ((this.#rows[index]?.[STAT.recovered] ?? 0) - shard.recoveredBefore));
+  #unreadOf({ row, recovered, handedOver, recoveredBefore }: SupervisedShard): number {
+    return recovered ? 0 : Math.max(0, handedOver - (statOf(row, STAT.recovered) - recoveredBefore));
   }
 
   #ask(index: number, request: WithoutId<ControlRequest>): Promise<ControlMessage> {
