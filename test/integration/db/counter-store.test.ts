@@ -150,5 +150,18 @@ describe('The store of counters', () => {
       mute.close();
     }
     await assert.rejects(readOne(waiting, 'a', []), failedWith('database-unavailable'));
+    await assert.rejects(waiting.list({ prefix: '', after: undefined, limit: 1 }), failedWith('database-unavailable'));
+  });
+
+  test('a store that is closed while it connects keeps no session', async () => {
+    const closing = new CounterStore(parseDatabaseUrl(database.url), { applicationName: 'closing' });
+    const read = assert.rejects(readOne(closing, 'a', []), failedWith('database-unavailable'));
+    await closing.close();
+    await read;
+    await readOne(store, 'a', []);
+    await eventually('no session', async () => {
+      const sessions = await database.query(`select 1 from pg_stat_activity where application_name = 'closing'`);
+      return sessions.length === 0;
+    });
   });
 });

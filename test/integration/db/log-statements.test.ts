@@ -11,7 +11,9 @@ import { GroupEncoder } from '#product/shard-worker/journal/postgres/postgres-re
 import { RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '#product/shard-worker/protocol/record-layout.js';
 import { incrementRecord } from '../../support/journal-fixtures.js';
 import { SuiteDatabase } from '../../support/migrated-database.js';
+import { own } from '../../support/own.js';
 import { idempotentEntry, incrementEntries } from '../../support/record-entries.js';
+import { TcpProxy } from '../../support/tcp-proxy.js';
 
 describe('The increment log in PostgreSQL', () => {
   const database = new SuiteDatabase();
@@ -22,9 +24,9 @@ describe('The increment log in PostgreSQL', () => {
     for (const connection of connections.splice(0)) await connection.close();
   });
 
-  function logOf(): PostgresJournal {
+  function logOf(url = database.url): PostgresJournal {
     const open = (): ShardConnection => {
-      const connection = new ShardConnection(parseDatabaseUrl(database.url), { applicationName: 'log' });
+      const connection = new ShardConnection(parseDatabaseUrl(url), { applicationName: 'log' });
       connections.push(connection);
       return connection;
     };
@@ -64,6 +66,17 @@ describe('The increment log in PostgreSQL', () => {
       records.map(({ lsn, databaseTime }) => [lsn, databaseTime]),
       [[2, 1_700_000_000]],
     );
+  });
+
+  test('a record that is found is in doubt until a later commit, which waits for a synchronous standby, is answered', async (t) => {
+    const proxy = own(t, await TcpProxy.start(database.url));
+    const log = logOf(proxy.urlOf(database.url));
+    const begun = await log.begin(randomUUID());
+    assert.equal(await appendTo(log, begun, 1, 'a'), 'appended');
+    proxy.setRule((bytes) => (bytes.includes('pg_logical_emit_message') ? 'lose-answer' : 'forward'));
+    assert.equal(await appendTo(log, begun, 1, 'a'), 'unknown');
+    proxy.setRule();
+    assert.equal(await appendTo(log, begun, 1, 'a'), 'present');
   });
 
   test('records are read as they were appended', async () => {

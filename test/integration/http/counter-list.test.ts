@@ -178,6 +178,7 @@ describe('GET /counters', () => {
     const keys = async (query: string): Promise<readonly string[]> =>
       parsePage(await send(node.url, `/counters?${query}`)).counters.map(({ key }) => key);
     assert.deepEqual(await keys('prefix=f+'), ['f a']);
+    assert.deepEqual(await keys('after&&prefix=f+'), ['f a']);
     assert.deepEqual(await keys('prefix=f%20'), ['f a']);
     assert.deepEqual(await keys('prefix=f%2B'), ['f+a']);
     assert.deepEqual(await keys('prefix=f&after=f+a&limit=1'), ['f%20a']);

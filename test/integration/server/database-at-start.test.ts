@@ -146,11 +146,12 @@ describe('a database that is unavailable at the start', { concurrency: 3 }, () =
       [(await send(server.url, '/healthz')).status, (await send(server.url, '/healthz')).body],
       [200, 'ok'],
     );
-    for (const path of ['/readyz', '/counters/a', '/counters?key=a', '/key_sum?name=a', '/key_sum']) {
+    for (const path of ['/readyz', '/counters/a', '/counters?key=a', '/key_sum?name=a', '/key_sum', '/watch?key=a']) {
       assertProblem(await send(server.url, path), 'starting');
     }
     assertProblem(await increment(server.url, { early: 1 }), 'starting');
     assertProblem(await increment(server.url, 'not even JSON'), 'starting');
+    assert.equal((await send(server.url, '/dashboard/events', { method: 'HEAD' })).status, 200);
     assertProblem(await send(server.url, '/flush', { method: 'POST' }), 'starting');
     await postgres.start();
     await server.waitFor('"msg":"Ready"');

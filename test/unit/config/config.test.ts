@@ -386,6 +386,9 @@ test('a journal URL is quoted without its password', () => {
     assert.match(problem, /^JOURNAL (has a server that is not HOST:PORT|is not a valid URL)/);
     assert.ok(!problem.includes('hunter2'), problem);
   }
+  const encoded = onlyProblemOf({ JOURNAL: 'nats://me:hunter2%@broker', DATABASE_URL: 'postgres://db/counters' });
+  assert.match(encoded, /^JOURNAL has a user or a password that is not percent-encoded/);
+  assert.ok(!encoded.includes('hunter2'), encoded);
 });
 
 test('the URL of a broker has its servers, and who connects to them', () => {

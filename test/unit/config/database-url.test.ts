@@ -112,6 +112,7 @@ test('psql gets the list without the password, and asks for a session that can w
     address: 'postgresql://me@/db?host=a,b&target_session_attrs=any',
     password: 'hunter2',
   });
+  assert.equal(psqlAddress('postgres://me:100%@db.example/app').password, '100%');
   assert.deepEqual(psqlAddress('postgres://db.example/app'), {
     address: 'postgresql://db.example/app',
     password: '',

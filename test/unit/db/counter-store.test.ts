@@ -1,8 +1,19 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { prefixSuccessor } from '#product/db/counter-store.js';
+import { CounterError } from '#product/core/errors.js';
+import { parseSum, prefixSuccessor } from '#product/db/counter-store.js';
 import { Mulberry32 } from '../../support/mulberry32.js';
 import { countOfRuns, seedOfRun } from '../../support/random-runs.js';
+
+test('a sum is a number where a double holds it exactly, else a bigint, and refused where it is not an integer', () => {
+  assert.equal(parseSum('9007199254740991'), Number.MAX_SAFE_INTEGER);
+  assert.equal(parseSum('-9007199254740992'), -(2n ** 53n));
+  for (const text of ['NaN', '-Infinity', '1.5', ''])
+    assert.throws(
+      () => parseSum(text),
+      (error) => error instanceof CounterError && error.code === 'internal-error',
+    );
+});
 
 test('the successor of a prefix is its last code point plus one, without the surrogates', () => {
   assert.equal(prefixSuccessor('a'), 'b');

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
-import { acquireDataDirectory, makeNodeId } from '#product/server/data-directory.js';
+import { acquireDataDirectory, makeNodeId, streamsOnDisk } from '#product/server/data-directory.js';
 import { StartError } from '#product/core/errors.js';
 
 function temporaryPath(t: TestContext): string {
@@ -45,6 +45,15 @@ test(
     }
   },
 );
+
+test('a data directory whose node id cannot be read is refused, and its streams are unknown where it has no directory of them', (t) => {
+  const dataDir = temporaryPath(t);
+  assert.deepEqual(streamsOnDisk(dataDir), []);
+  writeFileSync(join(dataDir, 'journal'), '');
+  assert.equal(streamsOnDisk(dataDir), undefined);
+  mkdirSync(join(dataDir, 'node-id'));
+  assert.throws(() => acquireDataDirectory(dataDir), isRefusal(/^The node id cannot be read from .*EISDIR/));
+});
 
 test('a data directory that this process has locked is refused, in one sentence', (t) => {
   const dataDir = temporaryPath(t);

@@ -4,9 +4,14 @@ import { writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import type { WriteStream } from 'node:tty';
 import { test } from 'node:test';
+import type { IncrementRequest } from '#product/cli/load/increment-requests.js';
 import { parseLoadOptions } from '#product/cli/load/load-options.js';
+import { LoadProgress } from '#product/cli/load/load-progress.js';
+import { Outcomes } from '#product/cli/load/outcomes.js';
 import { StartError } from '#product/core/errors.js';
+import { eventually } from '../../../support/eventually.js';
 import { temporaryDirectory } from '../../../support/journal-fixtures.js';
 import { runLoadCommand } from '../../../support/load-command.js';
 
@@ -61,6 +66,20 @@ test('the token comes from a file or the environment, and no message has it', (t
   assert.equal(two, 'SUMMING_COUNTERS_TOKEN does not hold one bearer token.');
   writeFileSync(file, '');
   assert.equal(refusal(`--token-file ${file}`), 'The file of --token-file does not hold one bearer token.');
+});
+
+test('the progress on a terminal is a bar of its width with the figures since the last one', async () => {
+  const written: string[] = [];
+  const output = { isTTY: true, columns: 60, write: (text: string) => written.push(text) };
+  const outcomes = new Outcomes(1);
+  const progress = new LoadProgress(outcomes, 1, output as unknown as WriteStream);
+  outcomes.acknowledge({ keyNumbers: [0, 0] } as unknown as IncrementRequest, 3, 0);
+  outcomes.lostConnections = 7;
+  await eventually('a bar', () => Promise.resolve(written.length > 0));
+  progress.stop();
+  assert.match(written[0] ?? '', /^\r\[=+ +\] 0\/1 s {2}[1-9]\d* req\/s {2}[1-9]\d* incr\/s {2}p50 /);
+  assert.equal(written[0]?.length, '\r'.length + 59 + '\x1b[K'.length);
+  assert.equal(written.at(-1), '\r\x1b[K');
 });
 
 test('each run has a prefix and a seed of its own, and --key-bytes is the length of every key', () => {

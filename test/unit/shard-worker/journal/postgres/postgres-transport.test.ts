@@ -175,4 +175,10 @@ describe('the writer of a stream in PostgreSQL', () => {
     log.writer.noteCheckpoint(4);
     assert.equal(log.writer.bytes, 0);
   });
+
+  test('an idle stream needs no record, and its end is none', async () => {
+    assert.equal(log.writer.isBeatDue(false), false);
+    assert.equal(await log.writer.close(), true);
+    assert.deepEqual([log.writer.isOver, log.sent.length], [true, 0]);
+  });
 });
