@@ -5,7 +5,7 @@
  * looks after, and no message in the queue. (A killed server's stream in SQS stays open for 15 days: nothing can fence its writer.)
  *
  * ```text
- * load ──────────────────────────────────────────────────► stop ─► flush ─► streams ended ─► SIGTERM ─► compare sums
+ * load, reads ───────────────────────────────────────────► stop ─► flush ─► streams ended ─► SIGTERM ─► check history
  * server:   start ─ SIGSTOP ─ SIGCONT ─ kill -9 ─ (elsewhere) start ─ … ─┘
  * database:       kill -9 ─ (starts again) ─ SIGSTOP ─ SIGCONT ─ … ──────┘
  * broker:         kill -9 ─ start ─ SIGSTOP ─ SIGCONT ─ … ───────────────┘
@@ -20,11 +20,13 @@ import { freePort } from '../support/free-port.js';
 import { readCountedSums } from '../support/counted-sums.js';
 import { connectTo, createDatabaseOn } from '../support/database-connection.js';
 import { freezePostgres, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
+import { checkHistory } from '../support/history/check-history.js';
+import { History } from '../support/history/history.js';
+import { readWhile } from '../support/history/reader.js';
 import { runJournalCommand } from '../support/journal-command.js';
 import { Load } from '../support/load.js';
 import { imbalances, scrape } from '../support/metrics.js';
 import { NatsCluster, NatsServer } from '../support/nats-server.js';
-import { OutcomeLedger } from '../support/outcome-ledger.js';
 import type { Random } from '../support/random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
@@ -197,7 +199,7 @@ export async function runFleet(options: FleetRunOptions): Promise<FleetRunResult
 class FleetRun {
   readonly #options: FleetRunOptions;
   readonly #random: Random;
-  readonly #ledger: OutcomeLedger;
+  readonly #history: History;
   readonly #violations: string[] = [];
   readonly #faults = Object.fromEntries(FAULTS.map((fault) => [fault, 0])) as Record<Fault, number>;
   #postgres: GivenPostgres | undefined;
@@ -219,7 +221,11 @@ class FleetRun {
   constructor(options: FleetRunOptions) {
     this.#options = options;
     this.#random = options.random;
-    this.#ledger = new OutcomeLedger(options.random);
+    // What a server holds pending ends with its process.
+    this.#history = new History(options.random, (url) => {
+      const node = this.#nodes.find((each) => each.url === url);
+      return node === undefined ? url : `${node.name}/${node.lives}`;
+    });
     this.#keepsLog = options.random.integer(2) === 0 && (options.journal ?? 'postgres') === 'postgres';
     // Each server waits for it several times at once.
     setMaxListeners(0, this.#end.signal);
@@ -237,7 +243,7 @@ class FleetRun {
     const takenOverFrom = this.#queue === undefined ? 'any' : 'flushers';
     this.#takeoverLog = await TakeoverLog.start(this.#databaseUrl, () => this.#ableToTakeOver(), takenOverFrom);
     const urls = this.#takers.map(({ url }) => url);
-    const load = new Load({ urls, connections, restMs, ledger: this.#ledger, repeatElsewhere: urls.length > 1 });
+    const load = new Load({ urls, connections, restMs, history: this.#history, repeatElsewhere: urls.length > 1 });
     await load.acknowledgements(1, START_MS);
     const progress = setInterval(() => this.#tellProgress(), PROGRESS_MS);
     const timer = setTimeout(() => {
@@ -249,6 +255,9 @@ class FleetRun {
       await Promise.all([
         ...this.#nodes.map((node) => this.#live(node, signal)),
         ...this.#nodes.map((node) => this.#watchBalance(node, signal)),
+        ...this.#nodes.map(({ url, role }) =>
+          readWhile({ history: this.#history, url, random: this.#random, isIngest: role === 'ingest' }, signal),
+        ),
         this.#harmDatabase(signal),
         this.#harmBrokers(signal),
       ]);
@@ -257,7 +266,6 @@ class FleetRun {
       clearInterval(progress);
     }
     await load.stop();
-    this.#violate(...load.wrongAnswers);
     const takeovers = await this.#finish();
     return this.#result(load, takeovers);
   }
@@ -565,7 +573,10 @@ class FleetRun {
 
   async #compare(): Promise<void> {
     const found = await readCountedSums(this.#databaseUrl);
-    this.#violate(...this.#ledger.violations(found.sums), ...(await refusals(found, this.#postgres)));
+    this.#violate(
+      ...checkHistory(this.#history.operations, found.sums, { isShared: true }),
+      ...(await refusals(found, this.#postgres)),
+    );
     if (found.putAside.size > 0) this.#violate(`idempotent requests for ${found.putAside.size} keys were put aside`);
     const [left] = await this.#query<{ records: number }>(RECORDS_LEFT);
     if (left?.records !== 0) this.#violate(`${left?.records} records are above the checkpoints of their streams`);
@@ -604,7 +615,7 @@ class FleetRun {
   }
 
   #tellProgress(): void {
-    const { acknowledged, unknown, refused } = this.#ledger;
+    const { acknowledged, unknown, refused } = this.#history;
     const seconds = Math.round((performance.now() - this.#startedAt) / 1000);
     this.#options.onProgress?.(
       `${seconds} s: ${faultsInWords(this.#faults)}; requests acknowledged ${acknowledged}, unknown ${unknown}, ` +
@@ -613,7 +624,7 @@ class FleetRun {
   }
 
   #result({ repeated, replayed }: Load, takeovers: readonly Takeover[]): FleetRunResult {
-    const { acknowledged, unknown, refused } = this.#ledger;
+    const { acknowledged, unknown, refused } = this.#history;
     return {
       seconds: (performance.now() - this.#startedAt) / 1000,
       faults: this.#faults,

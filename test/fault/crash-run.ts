@@ -1,9 +1,9 @@
 /**
  * A run of the real server under load. It and its PostgreSQL are killed at random instants. Afterwards every acknowledged
- * increment must be counted once, every refused one never, every other at most once.
+ * increment must be counted once, every refused one never, every other at most once, and every read between must be explained.
  *
  * ```text
- * load ──────────────────────────────────────────────► stop ─► flush ─► SIGTERM ─► compare sums
+ * load, reads ───────────────────────────────────────► stop ─► flush ─► SIGTERM ─► check history
  * server:   start ─ kill -9 ─ start ─ kill -9 ─ start ─────────────────────┘
  * database:       kill -9 ─ (starts again) ─ kill -9 ──────┘
  * ```
@@ -15,9 +15,11 @@ import { fastClockEnvironment } from '../support/fast-clock.js';
 import { readCountedSums, type CountedSums } from '../support/counted-sums.js';
 import { createDatabaseOn, silentLogger } from '../support/database-connection.js';
 import { embeddedPostmaster, GivenPostgres, killOneProcess, killPostgres } from '../support/given-postgres.js';
+import { checkHistory } from '../support/history/check-history.js';
+import { History } from '../support/history/history.js';
+import { readWhile } from '../support/history/reader.js';
 import { send } from '../support/http.js';
 import { Load } from '../support/load.js';
-import { OutcomeLedger } from '../support/outcome-ledger.js';
 import type { Random } from '../support/random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from '../support/server.js';
 
@@ -66,6 +68,8 @@ export interface CrashRunResult {
 const PROGRESS_MS = 5_000;
 const LAST_START_MS = 60_000;
 const SETTLE_MS = 60_000;
+/** One read in so many requests of a connection. */
+const READ_EVERY = 100;
 /** The part of a server's output that shows why it ended. */
 const OUTPUT_SHOWN = 4_000;
 
@@ -89,7 +93,7 @@ interface Node {
 class CrashRun {
   readonly #options: CrashRunOptions;
   readonly #random: Random;
-  readonly #ledger: OutcomeLedger;
+  readonly #history: History;
   readonly #violations: string[] = [];
   #postgres: GivenPostgres | undefined;
   #databaseUrl: string | undefined;
@@ -104,7 +108,7 @@ class CrashRun {
   constructor(options: CrashRunOptions) {
     this.#options = options;
     this.#random = options.random;
-    this.#ledger = new OutcomeLedger(options.random);
+    this.#history = new History(options.random);
   }
 
   async run(): Promise<CrashRunResult> {
@@ -118,9 +122,8 @@ class CrashRun {
       urls: this.#nodes.map(({ url }) => url),
       connections,
       restMs,
-      ledger: this.#ledger,
-      // A node's reads do not include what another node has acknowledged and not yet flushed.
-      readEvery: nodes === 1 ? 50 : 0,
+      history: this.#history,
+      readEvery: READ_EVERY,
     });
     // Time starts when everything works for the first time, however slow the machine is.
     for (const node of this.#nodes) await this.#readyOrBroken(await this.#spawn(node));
@@ -133,6 +136,9 @@ class CrashRun {
     try {
       await Promise.all([
         ...this.#nodes.map((node) => this.#live(node, this.#end.signal)),
+        ...this.#nodes.map(({ url }) =>
+          readWhile({ history: this.#history, url, random: this.#random }, this.#end.signal),
+        ),
         ...(killDatabase ? [this.#killDatabases(this.#end.signal)] : []),
       ]);
     } finally {
@@ -145,7 +151,6 @@ class CrashRun {
       if (failure !== undefined) this.#violations.push(`what was acknowledged ${failure}`);
     }
     for (const node of this.#nodes) await this.#stop(node);
-    this.#violations.push(...load.wrongAnswers);
     await this.#compare();
     return this.#result(load);
   }
@@ -261,7 +266,10 @@ class CrashRun {
 
   async #compare(): Promise<void> {
     const found = await this.#countedSums();
-    this.#violations.push(...this.#ledger.violations(found.sums), ...(await refusals(found, this.#postgres)));
+    this.#violations.push(
+      ...checkHistory(this.#history.operations, found.sums),
+      ...(await refusals(found, this.#postgres)),
+    );
   }
 
   async #countedSums(): Promise<CountedSums> {
@@ -284,7 +292,7 @@ class CrashRun {
   }
 
   #tellProgress(): void {
-    const { acknowledged, unknown, refused } = this.#ledger;
+    const { acknowledged, unknown, refused } = this.#history;
     const seconds = Math.round((performance.now() - this.#startedAt) / 1000);
     this.#options.onProgress?.(
       `${seconds} s: killed server ${this.#serverKills}, PostgreSQL ${this.#databaseKills}; requests acknowledged ` +
@@ -292,8 +300,8 @@ class CrashRun {
     );
   }
 
-  #result({ reads, repeated }: Load): CrashRunResult {
-    const { acknowledged, unknown, refused } = this.#ledger;
+  #result({ repeated }: Load): CrashRunResult {
+    const { acknowledged, unknown, refused } = this.#history;
     return {
       seconds: (performance.now() - this.#startedAt) / 1000,
       serverKills: this.#serverKills,
@@ -302,7 +310,7 @@ class CrashRun {
       acknowledged,
       unknown,
       refused,
-      reads,
+      reads: this.#history.operations.filter(({ kind }) => kind === 'read').length,
       repeated,
       violations: this.#violations,
     };

@@ -70,7 +70,7 @@ testNode(
     const ready = await send(node.url, '/readyz');
     assert.equal(ready.status, 200);
     assert.equal((JSON.parse(ready.body) as { status: unknown }).status, 'degraded');
-    const read = await send(node.url, `/key_sum?name=${encodeURIComponent(node.ledger.readableKey())}`);
+    const read = await send(node.url, `/key_sum?name=${encodeURIComponent(node.history.readableKey())}`);
     assert.equal(read.status, 503, read.body);
     assert.equal((await send(node.url, '/flush', { method: 'POST' })).status, 503);
     await proxy.accept();

@@ -162,7 +162,7 @@ testNode(
     writeFileSync(armedBy, '');
     await load.refusals(20);
     // Requests to both shards: one part is kept, the other refused.
-    await eventually('a request is kept in part', async () => node.ledger.unknown > 5);
+    await eventually('a request is kept in part', async () => node.history.unknown > 5);
     // The other shard continues.
     await load.acknowledgements(20);
     rmSync(armedBy);
@@ -185,7 +185,7 @@ for (const [step, what] of [
       const load = node.load();
       await server.waitFor('"msg":"A shard ended"');
       await load.acknowledgements(200);
-      await eventually('an outcome is unknown', async () => node.ledger.unknown + load.repeated > 0);
+      await eventually('an outcome is unknown', async () => node.history.unknown + load.repeated > 0);
       await node.finish(server);
     },
   );

@@ -32,7 +32,7 @@ describe('servers whose journal is PostgreSQL', { concurrency: 2 }, () => {
     try {
       const server = await node.start();
       const load = node.load(8, 'w', 0);
-      const next = node.ledger.writer('direct');
+      const next = node.history.writer('direct');
       const watching = (async () => {
         while (!isOver) {
           const answer = await sendTracked(node.url, next());
@@ -48,7 +48,7 @@ describe('servers whose journal is PostgreSQL', { concurrency: 2 }, () => {
           postgres.hold();
           await sleep(HELD_MS);
           await postgres.kill();
-          await eventually('requests of unknown outcome', () => Promise.resolve(node.ledger.unknown > 0));
+          await eventually('requests of unknown outcome', () => Promise.resolve(node.history.unknown > 0));
           await eventually('refused requests', () => Promise.resolve(codes.has('journal-unavailable')));
         }
         await postgres.start();

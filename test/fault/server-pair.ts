@@ -26,11 +26,11 @@ export async function startPair(label: string, env: Readonly<Record<string, stri
   const database = await createTestDatabase();
   const options = { databaseUrl: database.url, env };
   const first = await CountedNode.make(label, options);
-  const second = await CountedNode.make(label, { ...options, ledger: first.ledger, random: first.random });
+  const second = await CountedNode.make(label, { ...options, history: first.history, random: first.random });
   const nodes = [first, second];
   const servers = [await first.start(), await second.start()] as const;
   const urls = nodes.map(({ url }) => url);
-  const load = new Load({ urls, connections: 16, ledger: first.ledger, repeatElsewhere: true });
+  const load = new Load({ urls, connections: 16, history: first.history, repeatElsewhere: true });
   return {
     database,
     first,

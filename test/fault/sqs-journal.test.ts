@@ -36,7 +36,7 @@ interface Fleet {
   readonly dispose: () => Promise<void>;
 }
 
-/** A queue, a database, and servers that count into one ledger. */
+/** A queue, a database, and servers that count into one history. */
 async function makeFleet(label: string, givenUrl?: string): Promise<Fleet> {
   const sqs = await SqsServer.start();
   const journal = await sqs.makeQueue();
@@ -54,7 +54,7 @@ async function makeFleet(label: string, givenUrl?: string): Promise<Fleet> {
       const options: CountedNodeOptions = {
         databaseUrl,
         env: { ...SQS_ENVIRONMENT, JOURNAL, ROLE, SHARDS: '2', FLUSH_INTERVAL_MS: '200', ...env },
-        ...(first !== undefined && { ledger: first.ledger, random: first.random }),
+        ...(first !== undefined && { history: first.history, random: first.random }),
       };
       const node = await CountedNode.make(label, options);
       nodes.push(node);
@@ -181,7 +181,7 @@ describe('servers whose journal is SQS', { concurrency: 3 }, () => {
       const rollUp = await fleet.make('roll-up', {}, false);
       const [writing, flushing] = [await ingest.start(), await rollUp.start()];
       const load = ingest.load(8, 'w', 0);
-      const next = ingest.ledger.writer('direct');
+      const next = ingest.history.writer('direct');
       const watching = (async () => {
         while (!isOver) {
           const answer = await sendTracked(ingest.url, next());
@@ -249,7 +249,7 @@ describe('servers whose journal is SQS', { concurrency: 3 }, () => {
       assert.deepEqual([refused.status, problemCode(refused)], [503, 'starting']);
       await lateLoad.acknowledgements(100);
       await postgres.start();
-      const next = late.ledger.writer('direct');
+      const next = late.history.writer('direct');
       await eventually(
         'idempotent requests',
         async () => {

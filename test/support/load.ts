@@ -1,18 +1,19 @@
 /**
  * A load of increments over keep-alive connections, one request at a time on each. It continues over restarts of the
- * servers and knows of every request whether it was acknowledged, refused, or has an unknown outcome.
+ * servers and writes down every request and its answer.
  */
 import { connect, type Socket } from 'node:net';
 import { PATIENCE_MS } from './eventually.js';
-import { increment, send, type Answer } from './http.js';
-import type { OutcomeLedger, TrackedRequest } from './outcome-ledger.js';
+import { increment, type Answer } from './http.js';
+import type { History, LoadRequest, Outcome } from './history/history.js';
+import { readCounter } from './history/reader.js';
 
 /** Options of a load. */
 export interface LoadOptions {
   /** `http://HOST:PORT` of each server. The address must stay the same over restarts. */
   readonly urls: readonly string[];
   readonly connections: number;
-  readonly ledger: OutcomeLedger;
+  readonly history: History;
   /** One read in so many requests of a connection; 0: none. */
   readonly readEvery?: number;
   /** Part of the keys: two loads on one database need two names. */
@@ -28,7 +29,7 @@ export interface LoadOptions {
 
 /** An idempotent request that is to be sent again, and the server that had it last. */
 interface Repetition {
-  readonly request: TrackedRequest;
+  readonly request: LoadRequest;
   readonly url: string;
 }
 
@@ -44,11 +45,6 @@ export class Load {
   readonly #options: LoadOptions;
   readonly #running: Promise<void>;
   #stopping = false;
-  /**
-   * Reads below the sum acknowledged before or above the sum attempted until then; repetitions answered as a mismatch.
-   */
-  readonly wrongAnswers: string[] = [];
-  reads = 0;
   /** Requests with unknown outcome that were sent again with their idempotency key, until the 202. */
   repeated = 0;
   /** Requests sent again with their idempotency key after their 202. */
@@ -77,10 +73,10 @@ export class Load {
   }
 
   async #more(outcome: 'acknowledged' | 'refused', count: number, ms: number): Promise<void> {
-    const { ledger } = this.#options;
-    const goal = ledger[outcome] + count;
+    const { history } = this.#options;
+    const goal = history[outcome] + count;
     const timeout = AbortSignal.timeout(ms);
-    while (ledger[outcome] < goal) {
+    while (history[outcome] < goal) {
       if (timeout.aborted) throw new Error(`fewer than ${count} requests were ${outcome} within ${ms} ms`);
       await new Promise<void>((resolve) => {
         const onAbort = (): void => resolve();
@@ -97,18 +93,15 @@ export class Load {
   async stop(): Promise<void> {
     this.#stopping = true;
     await this.#running;
-    for (const { request } of this.#unanswered.splice(0)) request.settle('unknown');
   }
 
   /** Sends an acknowledged request once more: the answer must be the same. */
-  async #replay(connection: HttpConnection, request: TrackedRequest): Promise<void> {
-    const status = await connection.post(request);
-    if (status === 202) this.replayed += 1;
-    else if (status === 422) this.wrongAnswers.push(`a replay of ${request.idempotencyKey ?? ''} was answered 422`);
+  async #replay(connection: HttpConnection, url: string, request: LoadRequest): Promise<void> {
+    if ((await connection.post(request, url)) === 'acknowledged') this.replayed += 1;
   }
 
   async #send(url: string, index: number): Promise<void> {
-    const next = this.#options.ledger.writer(`${this.#options.name ?? 'w'}${index}`);
+    const next = this.#options.history.writer(`${this.#options.name ?? 'w'}${index}`);
     const { hostname, port } = new URL(url);
     let requests = 0;
     while (!this.#stopping) {
@@ -120,7 +113,7 @@ export class Load {
       while (connection.isOpen && !this.#stopping) {
         requests += 1;
         const { readEvery = 0, restMs = REST_MS } = this.#options;
-        if (readEvery > 0 && requests % readEvery === 0) await this.#read(url);
+        if (readEvery > 0 && requests % readEvery === 0) await readCounter(this.#options.history, url);
         else await this.#sendOne(connection, url, next);
         if (restMs > 0) await pause(restMs);
       }
@@ -128,7 +121,7 @@ export class Load {
     }
   }
 
-  async #sendOne(connection: HttpConnection, url: string, next: () => TrackedRequest): Promise<void> {
+  async #sendOne(connection: HttpConnection, url: string, next: () => LoadRequest): Promise<void> {
     const unanswered = this.#takeFor(url, this.#unanswered);
     if (unanswered !== undefined) {
       await this.#repeat(connection, url, unanswered);
@@ -136,39 +129,32 @@ export class Load {
     }
     const replay = this.#takeFor(url, this.#replays);
     if (replay !== undefined) {
-      await this.#replay(connection, replay);
+      await this.#replay(connection, url, replay);
       return;
     }
     const request = next();
     const isAcknowledged = await this.#increment(connection, url, request);
     if (!isAcknowledged || request.idempotencyKey?.endsWith('7') !== true) return;
-    if (this.#options.repeatElsewhere !== true) await this.#replay(connection, request);
+    if (this.#options.repeatElsewhere !== true) await this.#replay(connection, url, request);
     else if (this.#replays.length < REPLAYS_MAX) this.#replays.push({ request, url });
   }
 
   /** The oldest request that a server may get now. */
-  #takeFor(url: string, waiting: Repetition[]): TrackedRequest | undefined {
+  #takeFor(url: string, waiting: Repetition[]): LoadRequest | undefined {
     const { repeatElsewhere = false } = this.#options;
     const index = waiting.findIndex((repetition) => !repeatElsewhere || repetition.url !== url);
     return index < 0 ? undefined : waiting.splice(index, 1)[0]?.request;
   }
 
-  async #increment(connection: HttpConnection, url: string, request: TrackedRequest): Promise<boolean> {
-    const status = await connection.post(request);
-    if (status === 202) {
-      request.settle('acknowledged');
-      this.#tell();
-      return true;
+  async #increment(connection: HttpConnection, url: string, request: LoadRequest): Promise<boolean> {
+    const outcome = await connection.post(request, url);
+    if (outcome === 'unknown') {
+      if (request.idempotencyKey !== undefined) this.#unanswered.push({ request, url });
+      return false;
     }
-    if (isUnknown(status)) {
-      if (request.idempotencyKey === undefined) request.settle('unknown');
-      else this.#unanswered.push({ request, url });
-    } else {
-      request.settle('refused');
-      this.#tell();
-      await pause(REFUSED_PAUSE_MS);
-    }
-    return false;
+    this.#tell();
+    if (outcome === 'refused') await pause(REFUSED_PAUSE_MS);
+    return outcome === 'acknowledged';
   }
 
   #tell(): void {
@@ -178,50 +164,26 @@ export class Load {
   }
 
   /** Sends an idempotent request with unknown outcome again, on any connection; it stays unknown until a 202. */
-  async #repeat(connection: HttpConnection, url: string, request: TrackedRequest): Promise<void> {
-    const status = await connection.post(request);
-    if (status === 202) {
+  async #repeat(connection: HttpConnection, url: string, request: LoadRequest): Promise<void> {
+    if ((await connection.post(request, url)) === 'acknowledged') {
       this.repeated += 1;
-      request.settle('acknowledged');
-    } else if (status === 422) {
-      this.wrongAnswers.push(`a repetition of ${request.idempotencyKey ?? ''} was answered 422`);
-      request.settle('unknown');
     } else {
       this.#unanswered.push({ request, url });
       await pause(REFUSED_PAUSE_MS);
     }
   }
-
-  async #read(url: string): Promise<void> {
-    const key = this.#options.ledger.readableKey();
-    const { least } = this.#options.ledger.boundsOf(key);
-    let answer: Answer;
-    try {
-      answer = await send(url, `/key_sum?name=${encodeURIComponent(key)}`);
-    } catch {
-      return;
-    }
-    const { most } = this.#options.ledger.boundsOf(key);
-    if (answer.status !== 200 && !(answer.status === 404 && least > 0n)) return;
-    this.reads += 1;
-    const sum = answer.status === 404 ? 0n : BigInt(answer.body);
-    if (sum < least || sum > most) this.wrongAnswers.push(`${key} was read as ${sum}, not from ${least} to ${most}`);
-  }
 }
 
-function isUnknown(status: number | undefined): boolean {
-  return status === undefined || (status >= 500 && status !== 503);
-}
-
-/** Sends one tracked request alone and settles it. */
-export async function sendTracked(url: string, request: TrackedRequest): Promise<Answer | undefined> {
+/** Sends one request alone. */
+export async function sendTracked(url: string, request: LoadRequest): Promise<Answer | undefined> {
+  const settle = request.begin(url);
   try {
     const headers = request.idempotencyKey === undefined ? {} : { 'idempotency-key': request.idempotencyKey };
     const answer = await increment(url, request.body, { headers });
-    request.settle(answer.status === 202 ? 'acknowledged' : isUnknown(answer.status) ? 'unknown' : 'refused');
+    settle(answer.status, answer.headers['idempotency-replayed'] === 'true');
     return answer;
   } catch {
-    request.settle('unknown');
+    settle(0);
     return undefined;
   }
 }
@@ -230,7 +192,7 @@ export async function sendTracked(url: string, request: TrackedRequest): Promise
 class HttpConnection {
   readonly #socket: Socket;
   #received = '';
-  #answer: ((status: number | undefined) => void) | undefined;
+  #answer: ((status: number, isReplayed?: boolean) => void) | undefined;
   #timeout: NodeJS.Timeout | undefined;
 
   /** Undefined if nobody listens. */
@@ -257,10 +219,12 @@ class HttpConnection {
     return !this.#socket.destroyed;
   }
 
-  /** The answer's status, or undefined if there was none. */
-  post({ body, idempotencyKey }: TrackedRequest): Promise<number | undefined> {
+  /** Sends a request once; `url` is this connection's. */
+  post(request: LoadRequest, url: string): Promise<Outcome> {
+    const { body, idempotencyKey } = request;
     return new Promise((resolve) => {
-      this.#answer = resolve;
+      const settle = request.begin(url);
+      this.#answer = (status, isReplayed) => resolve(settle(status, isReplayed));
       this.#timeout = setTimeout(() => this.close(), ANSWER_TIMEOUT_MS);
       const bytes = Buffer.byteLength(body);
       const idempotencyKeyHeader = idempotencyKey === undefined ? '' : `Idempotency-Key: ${idempotencyKey}\r\n`;
@@ -272,7 +236,7 @@ class HttpConnection {
 
   close(): void {
     this.#socket.destroy();
-    this.#settle(undefined);
+    this.#settle(0);
   }
 
   #take(): void {
@@ -282,15 +246,15 @@ class HttpConnection {
     const length = Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0);
     if (this.#received.length < headEnd + 4 + length) return;
     this.#received = this.#received.slice(headEnd + 4 + length);
-    this.#settle(Number(/^HTTP\/1\.1 (\d{3})/.exec(head)?.[1]));
+    this.#settle(Number(/^HTTP\/1\.1 (\d{3})/.exec(head)?.[1]), /\r\nidempotency-replayed: true/i.test(head));
     if (/\r\nconnection: close/i.test(head)) this.#socket.destroy();
   }
 
-  #settle(status: number | undefined): void {
+  #settle(status: number, isReplayed?: boolean): void {
     clearTimeout(this.#timeout);
     const answer = this.#answer;
     this.#answer = undefined;
-    answer?.(status);
+    answer?.(status, isReplayed);
   }
 }
 

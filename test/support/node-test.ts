@@ -1,5 +1,5 @@
 /**
- * A test with a node of its own: a database, a proxy through which the server reaches it, a server that counts into a ledger, and a
+ * A test with a node of its own: a database, a proxy through which the server reaches it, a server that counts into a history, and a
  * directory for what else the test needs. All of it is gone at the end, however the test ends.
  */
 import { rm } from 'node:fs/promises';
@@ -30,7 +30,7 @@ export interface NodeScene {
   readonly directory: string;
   /** A file in the directory, which is not there: it arms a fault. */
   readonly armedBy: string;
-  /** A further node with the same settings and ledger, without the proxy. */
+  /** A further node with the same settings and history, without the proxy. */
   readonly makeNode: (options?: { readonly dataDir?: string; readonly env?: Environment }) => Promise<CountedNode>;
 }
 
@@ -49,7 +49,7 @@ export async function withNode(
   const node = await CountedNode.make(label, { ...options, serverDatabaseUrl });
   const nodes = [node];
   const makeNode: NodeScene['makeNode'] = async (more = {}) => {
-    const shared = { databaseUrl: database.url, ledger: node.ledger, random: node.random };
+    const shared = { databaseUrl: database.url, history: node.history, random: node.random };
     const next = await CountedNode.make(label, { ...shared, env, ...more });
     nodes.push(next);
     return next;

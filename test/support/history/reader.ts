@@ -1,0 +1,74 @@
+/** A client that reads, flushes and deletes while a load counts. It writes down what it asked and what it was told. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { send, type Answer } from '../http.js';
+import type { Random } from '../random.js';
+import type { Deletion, Flush, History, Shown } from './history.js';
+
+/** Options of {@link readWhile}. */
+export interface ReaderOptions {
+  readonly history: History;
+  readonly url: string;
+  readonly random: Random;
+  /** ROLE=ingest: the server shows only what is committed. */
+  readonly isIngest?: boolean;
+}
+
+const REST_MS = 20;
+const DELETE_ATTEMPTS_MAX = 3;
+
+/** Asks one server until `end`, one request at a time; waits for the last answer. */
+export async function readWhile(options: ReaderOptions, end: AbortSignal): Promise<void> {
+  const { history, url, random, isIngest } = options;
+  while (!end.aborted) {
+    const dice = random.integer(200);
+    if (dice === 0) await flush(history, url);
+    else if (dice < 5)
+      await deleteCounter(history, url, random.integer(2) === 0 ? `delete ${random.next()}` : undefined);
+    else await readCounter(history, url, isIngest);
+    await sleep(REST_MS);
+  }
+}
+
+/** Reads some key. Only an answer counts, and only if the same server listens before and after it. */
+export async function readCounter(history: History, url: string, isIngest = false): Promise<void> {
+  const key = history.readableKey();
+  const asked = history.ask(url);
+  const answer = await send(url, `/counters/${encodeURIComponent(key)}`).catch(() => undefined);
+  if (answer === undefined || (answer.status !== 200 && answer.status !== 404)) return;
+  if (history.ask(url).server !== asked.server) return;
+  history.operations.push({ kind: 'read', key, ...asked, answeredAt: performance.now(), ...shownBy(answer, isIngest) });
+}
+
+async function flush(history: History, url: string): Promise<void> {
+  const operation: Flush = { kind: 'flush', ...history.ask(url), status: 0 };
+  history.operations.push(operation);
+  const answer = await send(url, '/flush', { method: 'POST' }).catch(() => undefined);
+  if (answer !== undefined) Object.assign(operation, { status: answer.status, answeredAt: performance.now() });
+}
+
+/** Repeats a deletion without an answer if it has an Idempotency-Key. */
+async function deleteCounter(history: History, url: string, idempotencyKey: string | undefined): Promise<void> {
+  const key = history.readableKey();
+  const headers = idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey };
+  for (let attempt = 1; attempt <= (idempotencyKey === undefined ? 1 : DELETE_ATTEMPTS_MAX); attempt += 1) {
+    const operation: Deletion = { kind: 'delete', key, idempotencyKey, ...history.ask(url), status: 0 };
+    history.operations.push(operation);
+    const path = `/counters/${encodeURIComponent(key)}`;
+    const answer = await send(url, path, { method: 'DELETE', headers }).catch(() => undefined);
+    if (answer === undefined) continue;
+    Object.assign(operation, { status: answer.status, answeredAt: performance.now() });
+    if (answer.status === 200) operation.sum = numberIn(answer, 'sum');
+    if (answer.status < 500) return;
+  }
+}
+
+function shownBy(answer: Answer, isIngest: boolean): Shown {
+  if (answer.status === 404) return isIngest ? { committed: null } : { sum: null, committed: null };
+  const committed = numberIn(answer, 'committed');
+  return isIngest ? { committed } : { sum: numberIn(answer, 'sum'), committed, pending: numberIn(answer, 'pending') };
+}
+
+/** An integer literal of any length. */
+function numberIn({ body }: Answer, member: string): bigint {
+  return BigInt(new RegExp(`"${member}":(-?\\d+)`).exec(body)?.[1] ?? `no ${member} in ${body}`);
+}
