@@ -153,8 +153,12 @@ export class History {
 
   /** Some key that is written. */
   readableKey(): string {
-    const { length } = this.#recentKeys;
-    return (this.#random.integer(4) > 0 ? this.#recentKeys[this.#random.integer(length)] : undefined) ?? this.#hotKey();
+    return (this.#random.integer(4) > 0 ? this.blockKey() : undefined) ?? this.#hotKey();
+  }
+
+  /** The key of some block that is written, or was not long ago. */
+  blockKey(): string | undefined {
+    return this.#recentKeys[this.#random.integer(this.#recentKeys.length)];
   }
 
   /** An operation begins. */

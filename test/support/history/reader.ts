@@ -13,20 +13,24 @@ export interface ReaderOptions {
   readonly isIngest?: boolean;
 }
 
-const REST_MS = 20;
+const READ_REST_MS = 5;
+const CHANGE_REST_MS = 500;
 const DELETE_ATTEMPTS_MAX = 3;
 
-/** Asks one server until `end`, one request at a time; waits for the last answer. */
-export async function readWhile(options: ReaderOptions, end: AbortSignal): Promise<void> {
-  const { history, url, random, isIngest } = options;
-  while (!end.aborted) {
-    const dice = random.integer(200);
-    if (dice === 0) await flush(history, url);
-    else if (dice < 5)
-      await deleteCounter(history, url, random.integer(2) === 0 ? `delete ${random.next()}` : undefined);
-    else await readCounter(history, url, isIngest);
-    await sleep(REST_MS);
-  }
+/** Asks one server until `end`; waits for the last answers. */
+export async function readWhile({ history, url, random, isIngest }: ReaderOptions, end: AbortSignal): Promise<void> {
+  const repeat = async (ask: () => Promise<void>, restMs: number): Promise<void> => {
+    while (!end.aborted) {
+      await ask();
+      await sleep(restMs);
+    }
+  };
+  const change = (): Promise<void> => {
+    if (random.integer(4) === 0) return flush(history, url);
+    return deleteCounter(history, url, random.integer(2) === 0 ? `delete/${random.next()}` : undefined);
+  };
+  // A deletion may take long; reads go on beside it.
+  await Promise.all([repeat(() => readCounter(history, url, isIngest), READ_REST_MS), repeat(change, CHANGE_REST_MS)]);
 }
 
 /** Reads some key. Only an answer counts, and only if the same server listens before and after it. */
@@ -48,7 +52,9 @@ async function flush(history: History, url: string): Promise<void> {
 
 /** Repeats a deletion without an answer if it has an Idempotency-Key. */
 async function deleteCounter(history: History, url: string, idempotencyKey: string | undefined): Promise<void> {
-  const key = history.readableKey();
+  // A deletion of unknown outcome says little of what it may have removed: only a block's key, which is soon left.
+  const key = history.blockKey();
+  if (key === undefined) return;
   const headers = idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey };
   for (let attempt = 1; attempt <= (idempotencyKey === undefined ? 1 : DELETE_ATTEMPTS_MAX); attempt += 1) {
     const operation: Deletion = { kind: 'delete', key, idempotencyKey, ...history.ask(url), status: 0 };
