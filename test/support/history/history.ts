@@ -143,11 +143,16 @@ export class History {
         members.push([`mixed/${this.#random.integer(SHARED_KEYS)}`, this.#random.integer(2001) - 1000]);
       this.#requests += 1;
       const idempotencyKey = isIdempotent ? `${name}/${this.#requests}` : undefined;
-      return {
-        idempotencyKey,
-        body: `{${members.map(([key, amount]) => `"${key}":${amount}`).join(',')}}`,
-        begin: (url) => this.#begin(url, members, idempotencyKey),
-      };
+      return this.request(members, idempotencyKey);
+    };
+  }
+
+  /** A request with these increments, each key once. */
+  request(members: Increment['members'], idempotencyKey?: string): LoadRequest {
+    return {
+      idempotencyKey,
+      body: JSON.stringify(Object.fromEntries(members)),
+      begin: (url) => this.#begin(url, members, idempotencyKey),
     };
   }
 
