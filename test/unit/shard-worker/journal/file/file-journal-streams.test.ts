@@ -20,6 +20,8 @@ import {
   temporaryDirectory,
 } from '../../../../support/journal-fixtures.js';
 import { ManualClock } from '../../../../support/manual-clock.js';
+import { Mulberry32 } from '../../../../support/mulberry32.js';
+import { SimulatedDisk } from '../../../../support/simulated-disk.js';
 
 /** A stream of `shard` that was created at `createdAt` and holds one record. */
 function leave(options: FileJournalStreamsOptions, shard: number, createdAt: number): string {
@@ -51,6 +53,18 @@ test('streams are listed by shard and age, with the fields of their headers', (t
     segments: 1,
   });
   assert.ok(bytes > 0);
+});
+
+test('a segment that its owner removes while streams are listed is looked for once more', () => {
+  const disk = new SimulatedDisk(new Mulberry32(1), ['/data']);
+  const options = { ...journalOptions('/data', { disk }), shards: 1 };
+  const stream = leave(options, 0, 10);
+  disk.fault = { kind: 'error', atCall: 1, code: 'ENOENT', calls: ['open'] };
+  const found = listStreams(disk, options.directory);
+  assert.deepEqual(
+    found.map((info) => info.stream),
+    [stream],
+  );
 });
 
 test('a shard continues its newest stream, and one of the shards finishes each orphaned stream', (t) => {

@@ -3,6 +3,8 @@ import { test } from 'node:test';
 import { PurgeSchedule } from '#product/shard-worker/journal/nats/purge-schedule.js';
 
 const KEEP_MS = 100;
+/** More messages than a schedule keeps in mind. */
+const LAST_LSN = 5000;
 
 /** Messages with the records up to 2, 4 and 6, and a commit up to 5 at the time 0. */
 function committed(): PurgeSchedule {
@@ -38,4 +40,21 @@ test('commits that are not due yet are looked at again when they are', () => {
   assert.equal(schedule.isEmpty, false);
   assert.deepEqual(schedule.takeDue(KEEP_MS + 50, { epoch: 7, lsn: 6 }), { sequence: 60, lsn: 6 });
   assert.equal(schedule.isEmpty, true);
+});
+
+test('a message that is read again, or is below what was read, changes nothing', () => {
+  const schedule = new PurgeSchedule(0);
+  schedule.noteMessage(4, 40);
+  schedule.noteMessage(4, 50);
+  schedule.noteMessage(6, 30);
+  schedule.noteCommitted({ epoch: 7, lsn: 6 }, 0);
+  assert.deepEqual(schedule.takeDue(0, { epoch: 7, lsn: 6 }), { sequence: 40, lsn: 4 });
+});
+
+test('of many messages not every one is kept in mind, and all go behind the last', () => {
+  const schedule = new PurgeSchedule(0);
+  for (let lsn = 1; lsn <= LAST_LSN; lsn += 1) schedule.noteMessage(lsn, 10 * lsn);
+  schedule.noteCommitted({ epoch: 7, lsn: LAST_LSN }, 0);
+  const last = { sequence: 10 * LAST_LSN, lsn: LAST_LSN };
+  assert.deepEqual(schedule.takeDue(0, { epoch: 7, lsn: LAST_LSN }), last);
 });
