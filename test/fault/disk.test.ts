@@ -7,9 +7,10 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
 import { test, type TestContext } from 'node:test';
+import type { CountedNode } from '../support/counted-node.js';
 import { eventually } from '../support/eventually.js';
 import { faultEnvironment, type Fault } from '../support/fault-injection.js';
-import { increment, problemCode, send } from '../support/http.js';
+import { problemCode, send } from '../support/http.js';
 import { assertProblem } from '../support/problem.js';
 import { temporaryDirectory } from '../support/server.js';
 import { kill, NEVER_MS, testNode, withNode, type NodeScene } from '../support/node-test.js';
@@ -23,10 +24,10 @@ const env = {
 };
 
 /** Waits until an increment is refused, and asserts the code `journal-unavailable`. */
-async function untilUnavailable(url: string): Promise<void> {
+async function untilUnavailable(node: CountedNode): Promise<void> {
   await eventually('an increment is refused', async () => {
-    const answer = await increment(url, { 'mixed/0': 0 });
-    if (answer.status === 202) return false;
+    const answer = await node.addZero();
+    if (answer === undefined || answer.status === 202) return false;
     assertProblem(answer, 'journal-unavailable');
     return true;
   });
@@ -73,7 +74,7 @@ testOnDisk(
     const load = node.load();
     await load.acknowledgements(50);
     fill(ballast);
-    await untilUnavailable(node.url);
+    await untilUnavailable(node);
     await untilReadiness(node.url, 503, 'journal-unavailable');
     await load.refusals(20);
     await server.waitFor('"msg":"Disk full; refusing increments until it takes them again"');
@@ -110,7 +111,7 @@ testOnDisk(
     });
     // Most of the way, because load alone would take long.
     fill(path.join(disk, 'ballast'));
-    await untilUnavailable(node.url);
+    await untilUnavailable(node);
     await kill(server);
     fill(path.join(disk, 'rest'));
     const next = await node.start({ ...NEVER, FLUSH_INTERVAL_MS: '50' });
@@ -134,7 +135,7 @@ testNode(
     const isMounted = mount('--bind', journal, journal) && mount('-o', 'remount,bind,ro', journal);
     if (!isMounted) writeFileSync(armedBy, '');
     try {
-      await untilUnavailable(node.url);
+      await untilUnavailable(node);
       await untilReadiness(node.url, 503, 'journal-unavailable');
       // No more requests from here on.
       await load.stop();
@@ -203,8 +204,8 @@ testNode(
     await proxy.refuse();
     await load.refusals(50);
     await eventually('an increment is refused', async () => {
-      const answer = await increment(node.url, { 'mixed/0': 0 });
-      if (answer.status === 202) return false;
+      const answer = await node.addZero();
+      if (answer === undefined || answer.status === 202) return false;
       assert.match(assertProblem(answer, 'overloaded'), AT_JOURNAL_MAX);
       return true;
     });

@@ -6,10 +6,10 @@ import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
 import { readCountedSums } from './counted-sums.js';
 import { freePort } from './free-port.js';
-import { send } from './http.js';
+import { send, type Answer } from './http.js';
 import { checkHistory } from './history/check-history.js';
 import { History } from './history/history.js';
-import { Load } from './load.js';
+import { Load, sendTracked } from './load.js';
 import { seededRandom, type Random } from './random.js';
 import { spawnServer, temporaryDirectory, type TestServer } from './server.js';
 
@@ -111,6 +111,11 @@ export class CountedNode {
     const load = new Load({ urls: [this.url], connections, history: this.history, readEvery, name });
     this.#loads.push(load);
     return load;
+  }
+
+  /** Sends an increment that changes no sum. Undefined: no answer came. */
+  addZero(key = 'mixed/0'): Promise<Answer | undefined> {
+    return sendTracked(this.url, this.history.request([[key, 0]]));
   }
 
   /** Settles when everything acknowledged is committed. */
