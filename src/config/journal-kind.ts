@@ -22,6 +22,8 @@ export interface JournalProperties {
   readonly isInDatabase: boolean;
   /** Its records are messages of a queue. A late one opens a retired stream again. */
   readonly isQueue: boolean;
+  /** Why acknowledged increments can be lost, for a sentence. */
+  readonly lossCause: string;
   /** Where the stream of a dead node is and which servers finish it, for a sentence; undefined if none does by itself. */
   readonly finishedBy: string | undefined;
 }
@@ -33,13 +35,20 @@ const unlessSaid = {
   isInDirectory: false,
   isInDatabase: false,
   isQueue: false,
+  lossCause: 'the database has gone back to an earlier state',
   finishedBy: undefined,
 } as const;
 
 /** Each kind by its name. */
 export const journalKinds: Readonly<Record<JournalKind, JournalProperties>> = {
   memory: { ...unlessSaid, setting: 'memory', roles: ['serve'], isVolatile: true },
-  file: { ...unlessSaid, setting: 'file', roles: ['serve'], isInDirectory: true },
+  file: {
+    ...unlessSaid,
+    setting: 'file',
+    roles: ['serve'],
+    isInDirectory: true,
+    lossCause: 'a sync of the journal failed',
+  },
   postgres: {
     ...unlessSaid,
     setting: 'postgres',
@@ -53,6 +62,7 @@ export const journalKinds: Readonly<Record<JournalKind, JournalProperties>> = {
     setting: 'nats://HOST:PORT',
     roles: ['serve', 'ingest', 'roll-up'],
     isShared: true,
+    lossCause: 'NATS has lost their records, or the database has gone back to an earlier state',
     finishedBy: 'is in NATS: any server with that broker as its JOURNAL',
   },
   // A server cannot read its own increments back from a queue.

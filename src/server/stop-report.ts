@@ -20,14 +20,13 @@ export interface StopReport extends Pick<Config, 'journal' | 'role'> {
 
 /** Logs the report. Returns the exit code. */
 export function reportStop({ journal, role, logger, balance, left, unread, databaseReason }: StopReport): number {
-  const { isShared, isVolatile } = journalKinds[journal];
+  const { isVolatile, lossCause } = journalKinds[journal];
   // With a volatile journal, increments lost with a shard also count.
   const known = unread + (isVolatile ? balance.lost : 0);
   const pending = left.reduce((total, { increments = 0 }) => total + increments, known);
   const isLost = balance.lost > 0 && !isVolatile;
   if (isLost) {
-    const why = isShared ? 'the database has gone back to an earlier state' : 'a sync of the journal failed';
-    const what = `${balance.lost} acknowledged increments are lost, because ${why}; exiting with code 1`;
+    const what = `${balance.lost} acknowledged increments are lost, because ${lossCause}; exiting with code 1`;
     logger.error({ ...balance }, what);
   }
   if (balance.rejected > 0) {

@@ -8,12 +8,14 @@ import { CountedNode } from '../support/counted-node.js';
 import { eventually } from '../support/eventually.js';
 import { increment, problemCode } from '../support/http.js';
 import { imbalances, scrape } from '../support/metrics.js';
+import { NEVER_MS } from '../support/node-test.js';
 import { NatsServer, natsServerMissing } from '../support/nats-server.js';
 import { OutagePostgres } from '../support/outage-postgres.js';
 import { PgBouncer, pgbouncerMissing } from '../support/pgbouncer.js';
 import { PostgresPair, type Replication } from '../support/postgres-pair.js';
 import { assertCreated } from '../support/problem.js';
 import { SQS_ENVIRONMENT, SqsServer } from '../support/sqs-server.js';
+import type { TestServer } from '../support/server.js';
 import { committedSums } from '../support/suite-server.js';
 
 const LOST = 'Acknowledged increments are lost: the database has gone back to an earlier state';
@@ -186,36 +188,123 @@ describe('failover', () => {
     });
   });
 
-  test('with JOURNAL=postgres to a standby that lags loses what it lacks, and says which', TIMEOUT, async () => {
-    const env = { JOURNAL: 'postgres', SHARDS: '1', FLUSH_INTERVAL_MS: '100' };
-    await withNode('lost records', 'asynchronous', env, async ({ pair, node }) => {
-      const server = await node.start();
+  interface Lagging extends Fixture {
+    /** Increments `key`. */
+    readonly post: (times: number) => Promise<void>;
+    /** A further server with the same settings. */
+    readonly makeRollUp: () => Promise<CountedNode>;
+  }
+
+  /** A server in front of a pair whose standby will lag. Only requests to flush flush. */
+  async function withLag(label: string, role: string, body: (fixture: Lagging) => Promise<void>): Promise<void> {
+    const env = { JOURNAL: 'postgres', ROLE: role, SHARDS: '1', FLUSH_INTERVAL_MS: NEVER_MS };
+    const others: CountedNode[] = [];
+    await withNode(label, 'asynchronous', env, async ({ pair, node }) => {
       const post = async (times: number): Promise<void> => {
         for (let time = 0; time < times; time += 1) assertCreated(await increment(node.url, { key: 1 }));
       };
+      const makeRollUp = async (): Promise<CountedNode> => {
+        const options = { databaseUrl: pair.standbyUrl, serverDatabaseUrl: pair.url };
+        const other = await CountedNode.make(label, { ...options, env: { ...env, ROLE: 'roll-up' } });
+        others.push(other);
+        return other;
+      };
+      try {
+        await body({ pair, node, post, makeRollUp });
+      } finally {
+        for (const other of others) await other.dispose();
+      }
+    });
+  }
+
+  async function failOverAndGoOn({ pair, node, post }: Lagging): Promise<void> {
+    await pair.failOver();
+    await eventually('the server takes increments again', async () => {
+      return (await increment(node.url, { other: 1 })).status === 202;
+    });
+    await post(5);
+  }
+
+  async function hasRead(rollUp: CountedNode, increments: number): Promise<void> {
+    await eventually(`${increments} increments are read`, async () => {
+      return (await scrape(rollUp.url)).total('increments_pending') === increments;
+    });
+  }
+
+  /** The log, the metrics, the last words and the exit code of a server that has stopped say the same. */
+  async function assertSaid(node: CountedNode, server: TestServer, lost: number): Promise<void> {
+    await eventually('the loss in the metrics', async () => {
+      return (await scrape(node.url)).total('increments_lost_total') === lost;
+    });
+    assert.deepEqual([...imbalances(await scrape(node.url)).values()], [0]);
+    const { code } = await server.stop();
+    const lines = server.log.filter(({ msg }) => msg === LOST);
+    const said = lines.map((line) => [line['lost'], Number(line['throughLsn']) - Number(line['afterLsn'])]);
+    assert.deepEqual({ code, said }, { code: lost > 0 ? 1 : 0, said: lost > 0 ? [[lost, lost]] : [] }, server.output);
+    const words = new RegExp(`${lost} acknowledged increments are lost, because the database has gone back`);
+    if (lost > 0) assert.match(server.output, words);
+    const rest = lost > 0 ? 'Everything else that was acknowledged' : 'Everything that was acknowledged';
+    assert.ok(server.output.includes(rest), server.output);
+  }
+
+  /** `isFlushed`: what the standby lacks was flushed at the primary, and memory has it no more. */
+  async function serveOverLag(label: string, isFlushed: boolean): Promise<void> {
+    await withLag(label, 'serve', async (fixture) => {
+      const { pair, node, post } = fixture;
+      const server = await node.start();
       await post(30);
       await node.flush();
       await pair.caughtUp();
       await pair.cutOff();
       await post(20);
-      // What is not flushed yet is in memory, too, and is flushed at the new primary.
+      if (isFlushed) await node.flush();
+      await failOverAndGoOn(fixture);
       await node.flush();
-      await pair.failOver();
-      await eventually('the server takes increments again', async () => {
-        const { status } = await increment(node.url, { other: 1 });
-        return status === 202;
-      });
-      await post(5);
-      await node.flush();
-      const lines = server.log.filter(({ msg }) => msg === LOST);
-      const said = lines.map(({ lost, afterLsn, throughLsn }) => [lost, Number(throughLsn) - Number(afterLsn)]);
-      assert.deepEqual(said, [[20, 20]], server.output);
-      const page = await scrape(node.url);
-      assert.equal(page.total('increments_lost_total'), 20);
-      assert.deepEqual([...imbalances(page).values()], [0]);
-      assert.equal((await committedSums(pair.standbyUrl)).get('key'), 35n);
-      assert.equal((await server.stop()).code, 1);
-      assert.match(server.output, /20 acknowledged increments are lost, because the database has gone back/);
+      assert.equal((await committedSums(pair.standbyUrl)).get('key'), isFlushed ? 35n : 55n);
+      await assertSaid(node, server, isFlushed ? 20 : 0);
     });
-  });
+  }
+
+  test('with JOURNAL=postgres what a standby lacks and memory has is counted', TIMEOUT, () =>
+    serveOverLag('sums in memory', false),
+  );
+
+  test('with JOURNAL=postgres what a standby lacks and memory has no more is lost, and said once', TIMEOUT, () =>
+    serveOverLag('flushed sums', true),
+  );
+
+  /** `isRead`: a roll-up has read what the standby lacks. */
+  async function ingestOverLag(label: string, isRead: boolean): Promise<void> {
+    await withLag(label, 'ingest', async (fixture) => {
+      const { pair, node, post, makeRollUp } = fixture;
+      const server = await node.start();
+      const rollUp = await makeRollUp();
+      const first = await rollUp.start();
+      await post(30);
+      await hasRead(rollUp, 30);
+      await rollUp.flush();
+      await pair.caughtUp();
+      await pair.cutOff();
+      if (!isRead) assert.equal((await first.stop()).code, 0);
+      await post(20);
+      if (isRead) await hasRead(rollUp, 20);
+      await failOverAndGoOn(fixture);
+      const flushing = isRead ? first : await rollUp.start();
+      await eventually('all of it is committed', async () => {
+        await rollUp.flush();
+        return (await committedSums(pair.standbyUrl)).get('key') === (isRead ? 55n : 35n);
+      });
+      await assertSaid(node, server, isRead ? 0 : 20);
+      await rollUp.flush();
+      assert.equal((await flushing.stop()).code, 0);
+    });
+  }
+
+  test('with ROLE=ingest what a standby lacks and a roll-up has read is counted', TIMEOUT, () =>
+    ingestOverLag('read records', true),
+  );
+
+  test('with ROLE=ingest what a standby lacks and nobody has read is lost, and said once', TIMEOUT, () =>
+    ingestOverLag('unread records', false),
+  );
 });

@@ -4,7 +4,7 @@ import type { Clock } from '#product/core/clock.js';
 import type { Broker, BrokerMessage } from '#product/shard-worker/journal/nats/broker.js';
 import { decodeMessage } from '#product/shard-worker/journal/shared/message-format.js';
 import { isFence } from '#product/shard-worker/journal/nats/nats-message.js';
-import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
+import type { SharedLog, StreamWriter } from '#product/shard-worker/journal/stream-log.js';
 import type { ShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import { beginBeforeRow, refusing } from './mutated-writer.js';
 import type { Mutations } from './mutations.js';
@@ -45,6 +45,8 @@ export interface NatsMutations {
   readonly trustsReadSequence?: boolean;
   /** A writer whose last record is gone goes on behind what is left. */
   readonly goesOnBehindLoss?: boolean;
+  /** What was pending in memory goes with the stream of which the broker has lost records. */
+  readonly dropsPending?: boolean;
   /** A writer says what is lost by the checkpoint that it knows. */
   readonly saysLostAtOnce?: boolean;
   /** Nobody looks what has become of streams that were left. */
@@ -138,8 +140,10 @@ export function mutateNatsLog(
   mutations: Mutations,
   { clock, keepSeconds }: { readonly clock: Clock; readonly keepSeconds: number },
   purge: (stream: string, lsn: Lsn) => void,
+  writers: Map<string, StreamWriter>,
 ): SharedLog {
-  const { acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack, saysLostAtOnce, saysNoLoss } = mutations;
+  const { acceptBeforeRow, sentIsRefused, readsAtOnce, purgesTakenBack, saysLostAtOnce, saysNoLoss, dropsPending } =
+    mutations;
   if (Object.keys(mutations).length === 0) return log;
   let commits: { readonly stream: string; readonly lsn: Lsn; readonly dueAt: number }[] = [];
   return overridden(log, {
@@ -154,6 +158,13 @@ export function mutateNatsLog(
         for (const { stream, lsn } of commits.filter(isDue)) purge(stream, lsn);
         commits = commits.filter((commit) => !isDue(commit));
         return survey;
+      },
+    }),
+    ...(dropsPending === true && {
+      makeWriter: (begun, deps) => {
+        const writer = log.makeWriter(begun, deps);
+        writers.set(begun.stream, writer);
+        return writer;
       },
     }),
     ...(saysNoLoss === true && { fates: { fateOf: () => Promise.resolve({ kind: 'open' }) } }),
@@ -191,11 +202,13 @@ export function mutateNatsDatabase(
   database: ShardDatabase,
   mutations: Mutations,
   purge: (stream: string, lsn: Lsn) => void,
+  writers: ReadonlyMap<string, StreamWriter>,
 ): ShardDatabase {
-  if (mutations.purgesBeforeCommit !== true) return database;
+  if (mutations.purgesBeforeCommit !== true && mutations.dropsPending !== true) return database;
   return overridden(database, {
     flush: (range) => {
-      purge(range.stream, range.toLsn);
+      if (writers.get(range.stream)?.isOver === true) return Promise.resolve({ kind: 'committed', keys: 0 });
+      if (mutations.purgesBeforeCommit === true) purge(range.stream, range.toLsn);
       return database.flush(range);
     },
   });

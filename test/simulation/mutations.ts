@@ -147,20 +147,21 @@ export const NATS_MUTATIONS: typeof SHARED_MUTATIONS = [
   {
     name: 'a fence without an expectation whose answer ends the stream, and retired streams that stay so',
     mutations: { fenceReplyEnds: true, neverReopens: true },
-    from: 402,
+    from: 98,
   },
-  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 182 },
+  { name: 'retired streams that stay so', mutations: { neverReopens: true }, from: 1298 },
   {
     name: 'a retired row that keeps covered_from',
     mutations: { retiresUnfenced: true, retiredRowKeepsCover: true },
-    from: 147,
+    from: 418,
   },
   { name: 'the clock of the roll-up at the end of a stream', mutations: { wordOfRollUp: true }, from: 200 },
   // Only a broker that loses messages shows these.
-  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 298 },
-  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 11932 },
-  { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 67 },
-  { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 67 },
+  { name: 'a sequence that a writer takes for its last record', mutations: { trustsOwnSequence: true }, from: 2370 },
+  { name: 'a sequence that a reader takes for its last message', mutations: { trustsReadSequence: true }, from: 14620 },
+  { name: 'a loss by the checkpoint that the writer knows', mutations: { saysLostAtOnce: true }, from: 186 },
+  { name: 'sums in memory that go with their stream', mutations: { dropsPending: true }, from: 53 },
+  { name: 'a loss that nobody looks for', mutations: { saysNoLoss: true }, from: 186 },
 ];
 
 /** The bugs that random histories of servers with one journal in a queue find. */

@@ -19,7 +19,7 @@ import {
 import { PostgresShardDatabase } from '#product/shard-worker/thread/flush/shard-database.js';
 import type { Broker } from '#product/shard-worker/journal/nats/broker.js';
 import { NatsJournal, type NatsJournalDeps } from '#product/shard-worker/journal/nats/nats-journal.js';
-import type { SharedLog } from '#product/shard-worker/journal/stream-log.js';
+import type { SharedLog, StreamWriter } from '#product/shard-worker/journal/stream-log.js';
 import type { Queue } from '#product/shard-worker/journal/sqs/queue.js';
 import { SqsJournal, type SqsJournalDeps } from '#product/shard-worker/journal/sqs/sqs-journal.js';
 import { PostgresJournal } from '#product/shard-worker/journal/postgres/postgres-journal.js';
@@ -70,6 +70,8 @@ export class ShardThread {
   written: string | undefined;
   /** Streams that it has written and left, and up to where. */
   readonly #left = new Map<string, number>();
+  /** By stream, for a bug. */
+  readonly #writers = new Map<string, StreamWriter>();
   #lastDelivery = 0;
   #dying = false;
 
@@ -179,7 +181,7 @@ export class ShardThread {
       clock,
       stats,
       sqsLog === undefined
-        ? mutateNatsDatabase(database, world.mutations, this.#purge)
+        ? mutateNatsDatabase(database, world.mutations, this.#purge, this.#writers)
         : mutateSqsDatabase(database, world.mutations, sqsLog.remove),
     );
     const common = { role, node, shard, shards, intervals, newStreamId: () => world.uuid() };
@@ -221,6 +223,7 @@ export class ShardThread {
       mutations,
       { clock: deps.clock, keepSeconds: this.#node.settings.keepSeconds },
       this.#purge,
+      this.#writers,
     );
   }
 
@@ -277,6 +280,7 @@ export class ShardThread {
     const facts: Readonly<Record<string, unknown>> = { ...fields };
     if (message.startsWith('Began a stream')) this.written = String(facts['stream']);
     if (message.includes('lacks records in SQS')) this.#world.lacks(String(facts['stream']));
+    if (message.includes('was taken by another server')) this.#world.taken(String(facts['stream']));
     if (message.startsWith('No longer writing the stream')) this.written = undefined;
     if (facts['lost'] !== undefined && this.#world.broker !== undefined)
       this.#world.saidLost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));

@@ -63,7 +63,7 @@ const ANSWERS_LOST = 10;
 const STORE_GONE_ONE_IN = 5;
 
 /** What the faults of a history depend on. */
-export type FaultPlan = Pick<SharedPlan, 'losesTail' | 'takeoverMs' | 'outageMaxMs' | 'sleepMaxMs'>;
+export type FaultPlan = Pick<SharedPlan, 'losesTail' | 'memoryHasIt' | 'takeoverMs' | 'outageMaxMs' | 'sleepMaxMs'>;
 
 /** What a history does when a fault comes. */
 export interface FaultEvents {
@@ -99,9 +99,9 @@ export class SharedFaults {
       ...(world.queue === undefined ? [] : QUEUE_KINDS),
     ];
     const names: SharedFaultKind[] = kinds.filter(() => world.random.below(density) === 0);
-    const { takeoverMs, losesTail } = plan;
+    const { takeoverMs, losesTail, memoryHasIt } = plan;
     if (takeoverMs !== undefined) names.push('broker-replies-lost');
-    this.names = losesTail ? [...names, LOSS] : names;
+    this.names = losesTail ? [...(memoryHasIt ? [] : names), LOSS] : names;
   }
 
   has(kind: SharedFaultKind): boolean {
@@ -119,7 +119,8 @@ export class SharedFaults {
   /** Where the history dwells on takeovers, or on a broker that loses messages: one may begin now. */
   dwell(node: SimulatedNode): void {
     if (this.#isHealed) return;
-    if (this.#plan.takeoverMs !== undefined && this.#world.oneIn(12)) this.freeze(node);
+    const { takeoverMs, memoryHasIt } = this.#plan;
+    if (takeoverMs !== undefined && !memoryHasIt && this.#world.oneIn(12)) this.freeze(node);
     if (this.#plan.losesTail && this.#world.oneIn(100)) this.#strike(LOSS, node);
   }
 

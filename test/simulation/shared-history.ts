@@ -63,6 +63,7 @@ class SharedHistory extends RandomHistory {
     const plan = sharedPlan(seed, journal);
     super(new World(seed, mutations, trace, plan.scale));
     this.world.isShared = true;
+    this.world.circumstances.memoryHasIt = plan.memoryHasIt;
     if (plan.broker !== undefined) this.world.addBroker(plan.broker);
     if (plan.queue !== undefined) this.world.addQueue(plan.queue);
     this.world.onExpired = (stream) => this.#checkExpired(stream);
@@ -188,7 +189,7 @@ class SharedHistory extends RandomHistory {
 
   #end(node: SimulatedNode): void {
     const { random } = this.world;
-    if (random.below(2) === 0) {
+    if (random.below(2) === 0 && !this.#plan.memoryHasIt) {
       node.crash();
       return;
     }
@@ -263,6 +264,7 @@ class SharedHistory extends RandomHistory {
   /** Those that flush lose what they hold, and a writer does not see the broker restart. */
   #losePower(): void {
     const { random, scheduler } = this.world;
+    if (this.#plan.memoryHasIt) return;
     for (const server of this.#servers) {
       const node = this.#up(server);
       if (node === undefined || random.below(3) === 0) continue;
@@ -300,7 +302,7 @@ class SharedHistory extends RandomHistory {
     for (const server of this.#servers) {
       const node = this.#up(server);
       if (node !== undefined) node.crashIn = 0;
-      if (random.below(2) === 0) node?.crash();
+      if (random.below(2) === 0 && !this.#plan.memoryHasIt) node?.crash();
     }
     if (!this.#servers.some(({ role }) => role !== 'ingest')) throw new Error('Nobody flushes');
     await this.#until('all servers are ready', () => this.#servers.every((server) => this.#isReady(server)));

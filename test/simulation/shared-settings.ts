@@ -56,6 +56,9 @@ const LOSS_TOPOLOGIES: typeof TOPOLOGIES = [
   ['serve', 'serve'],
 ];
 
+/** Servers that flush what they take. */
+const MEMORY_TOPOLOGIES: typeof TOPOLOGIES = [['serve'], ['serve', 'serve']];
+
 /** What a history with a shared journal is like. */
 export interface SharedPlan {
   readonly scale: TimeScale;
@@ -68,6 +71,8 @@ export interface SharedPlan {
   readonly queue: QueueKind | undefined;
   /** The broker loses what it has acknowledged. */
   readonly losesTail: boolean;
+  /** No other fault comes, so that whoever flushes what the broker has lost still has it in memory: nothing may be missing. */
+  readonly memoryHasIt: boolean;
   /** How long a sign of life counts, in ms of the world. */
   readonly aliveMs: number;
   /** Undefined, or the history dwells on writers that go on while others take them over, which happens after so many ms. */
@@ -90,6 +95,7 @@ export type SharedJournal = 'postgres' | 'nats' | 'sqs';
 export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
   const random = new Mulberry32(seed ^ 0x10a5);
   const isLossy = journal === 'nats' && losesTail(seed);
+  const memoryHasIt = isLossy && seed % 2 === 1;
   const onWindows = random.below(3) === 0;
   const scale = onWindows ? SHORT_WINDOWS : DEFAULT_SCALE;
   const aliveMs = ALIVE_MS / scale.rate;
@@ -122,11 +128,12 @@ export function sharedPlan(seed: number, journal: SharedJournal): SharedPlan {
   const plan: SharedPlan = {
     scale,
     onWindows,
-    roles: random.pick(isLossy ? LOSS_TOPOLOGIES : TOPOLOGIES),
+    roles: random.pick(memoryHasIt ? MEMORY_TOPOLOGIES : isLossy ? LOSS_TOPOLOGIES : TOPOLOGIES),
     settings,
     broker: undefined,
     queue: undefined,
     losesTail: isLossy,
+    memoryHasIt,
     aliveMs,
     takeoverMs: undefined,
     outageMaxMs: OUTAGE_MAX_MS,

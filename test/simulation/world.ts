@@ -68,6 +68,8 @@ export interface Circumstances {
   isRebinding: boolean;
   /** The broker has lost what it acknowledged. */
   brokerChanged: boolean;
+  /** Whoever flushes what the broker has lost has it in memory. */
+  memoryHasIt: boolean;
 }
 
 /** Everything outside of the processes. */
@@ -88,6 +90,7 @@ export class World {
     databaseChanged: false,
     isRebinding: false,
     brokerChanged: false,
+    memoryHasIt: false,
   };
   /** The journal of all processes is in the database, in {@link broker} or in {@link queue}. */
   isShared = false;
@@ -111,6 +114,8 @@ export class World {
   /** Those whose increments were committed when they were lost, and those that may be missing. */
   #lostCommitted: readonly LostRecord[] = [];
   readonly #lost: LostRecord[] = [];
+  /** Streams that another server than their writer has flushed. */
+  readonly #taken = new Set<string>();
   /** Streams of which a server says that the broker has lost records. */
   readonly #saidLost = new Set<string>();
   /** Streams whose unsynced records only memory and the database take. */
@@ -273,7 +278,19 @@ export class World {
     const missing = this.#lostCommitted.filter((record) => !isCommitted(record));
     this.#lostCommitted = this.#lostCommitted.filter(isCommitted);
     this.#lost.push(...missing);
-    for (const { parts } of missing) for (const { counter, digit } of parts) counter.requests[digit]?.mayBeLost();
+    this.#excuse(missing);
+  }
+
+  /** Another server flushes a stream that its writer had in memory. */
+  taken(stream: string): void {
+    this.#taken.add(stream);
+    this.#excuse(this.#lost);
+  }
+
+  #excuse(records: readonly LostRecord[]): void {
+    for (const { stream, parts } of records)
+      if (!this.circumstances.memoryHasIt || this.#taken.has(stream))
+        for (const { counter, digit } of parts) counter.requests[digit]?.mayBeLost();
   }
 
   /** A server says that the broker has lost increments of a stream, of which all up to an LSN are counted. */

@@ -138,7 +138,7 @@ export interface StreamWriter {
   advanceAcceptedThrough(time: DatabaseTime): Promise<boolean>;
 }
 
-/** Finds out what became of streams: a journal outside of the database can lose records while their row stays. */
+/** Finds out what became of streams: a failover of the database or of a broker can undo records. */
 export interface StreamFates {
   /** What became of a stream that its writer released at `endLsn`. Rejects as the journal does. */
   fateOf(stream: string, endLsn: Lsn): Promise<StreamFate>;
@@ -155,7 +155,7 @@ export interface WriterLog {
   readonly isInDatabase: boolean;
   /** Most bytes of the records of one group; may be infinite. */
   readonly groupBytesMax: number;
-  /** Undefined for a journal in the database, which keeps the records as long as the row. */
+  /** Undefined for a queue, which loses nothing that it has accepted. */
   readonly fates: StreamFates | undefined;
 
   /**

@@ -13,6 +13,8 @@ import type { JournalRecord } from '../journal.js';
 import { StreamRows, type FencedStream, type StreamRowsDeps } from '../shared/stream-rows.js';
 import type {
   BegunStream,
+  StreamFate,
+  StreamFates,
   LogPosition,
   SharedLog,
   StreamState,
@@ -35,7 +37,7 @@ export class PostgresJournal implements SharedLog {
   readonly store = 'increment_log';
   readonly isInDatabase = true;
   readonly groupBytesMax = Number.POSITIVE_INFINITY;
-  readonly fates = undefined;
+  readonly fates: StreamFates = { fateOf: (stream) => this.#fateOf(stream) };
   readonly #rows: StreamRows;
   readonly #appends: ShardConnection;
   /** By stream that this thread writes or has adopted: the epoch under which it may append and retire. */
@@ -124,6 +126,12 @@ export class PostgresJournal implements SharedLog {
       await this.#appends.run({ text: log.AWAIT_STANDBY });
       return row === undefined ? undefined : Number(row.lsn);
     });
+  }
+
+  /** Nothing is appended to a stream that is retired, or whose row a failover has undone. */
+  async #fateOf(stream: string): Promise<StreamFate> {
+    const row = await this.#rows.ask(stream);
+    return row?.isOpen === true ? { kind: 'open' } : { kind: 'ended', lsn: row?.lsn ?? 0 };
   }
 
   async ask(stream: string): Promise<StreamState | undefined> {

@@ -82,7 +82,7 @@ export class Flusher {
   readonly #clock: Clock;
   readonly #options: FlusherOptions;
   readonly #events: FlusherEvents;
-  #state: 'running' | 'draining' | 'ended' = 'running';
+  #state: 'running' | 'finishing' | 'draining' | 'ended' = 'running';
   #problem: DatabaseProblem | undefined;
   readonly #waiters = new FlushWaiters();
   readonly #pauses: Pauses;
@@ -156,8 +156,17 @@ export class Flusher {
    * Flushes what is pending and ends the loop. Ends at once if the database is unavailable, because the journal keeps what is
    * pending. Resolves to true if nothing is left.
    */
-  async drain(): Promise<boolean> {
-    if (this.#state === 'running') this.#state = 'draining';
+  drain(): Promise<boolean> {
+    return this.#endWhen('draining');
+  }
+
+  /** As {@link drain}, but waits for the database: what is pending may be nowhere else. */
+  finish(): Promise<boolean> {
+    return this.#endWhen('finishing');
+  }
+
+  async #endWhen(state: 'draining' | 'finishing'): Promise<boolean> {
+    if (this.#state === 'running' || (this.#state === 'finishing' && state === 'draining')) this.#state = state;
     this.#pauses.endAll();
     await this.#done;
     return this.#pendingSums.isSettled;
@@ -179,7 +188,7 @@ export class Flusher {
       const isIdle = this.#pendingSums.isSettled;
       if (isIdle) this.#isRoomWanted = false;
       if (isIdle) this.#waiters.answer(this.#pendingSums.checkpointLsn);
-      if (isIdle && this.#state === 'draining') break;
+      if (isIdle && this.#state !== 'running') break;
       // While the database is unavailable, a flush tells the loop when it is back.
       const isFlush = !isIdle && (this.#isAsked() || this.#schedule.isFlushDue || !this.#available);
       if (isFlush || this.#schedule.isFlushDue) this.#schedule.beginInterval();

@@ -12,10 +12,11 @@
  */
 import type { Lsn } from '../../../core/checkpoint.js';
 import type { StreamFate, StreamSurvey, StreamWriter, WriterLog } from '../../journal/stream-log.js';
+import type { PendingRange } from '../../protocol/control-messages.js';
 import { isDatabaseUnavailable } from '../flush/shard-database.js';
 import type { MovedIncrements } from '../shard-balance.js';
 import type { ShardContext } from '../shard-context.js';
-import { isJournalUnavailable } from './owned-stream.js';
+import { isJournalUnavailable, rangeOf } from './owned-stream.js';
 import type { FlushedStream } from './shard-streams.js';
 
 /** How long a stop waits for the fates of left streams. */
@@ -75,9 +76,23 @@ export class LeftStreams {
     );
   }
 
-  /** Whether all streams of earlier runs are known and read to their ends. */
+  /** Whether the last flush of the stream has not ended. */
+  isFlushing(stream: string): boolean {
+    return this.#flushing.some(({ pendingSums }) => pendingSums.stream === stream);
+  }
+
+  /** Flushes a last time. Ends at once if the database is unavailable. Returns what is not committed then. */
+  async drain(): Promise<readonly PendingRange[]> {
+    const drained = this.#flushing.map(async ({ flusher, pendingSums }) =>
+      (await flusher.drain()) ? [] : [rangeOf(pendingSums)],
+    );
+    return (await Promise.all(drained)).flat();
+  }
+
+  /** Whether all streams of earlier runs are known, and flushed here or read to their ends. */
   isRecovered(isReadToEnd: (stream: string) => boolean): boolean {
-    return this.#hasSurveyed && [...this.uncommitted.keys()].every(isReadToEnd);
+    if (!this.#hasSurveyed) return false;
+    return [...this.uncommitted.keys()].every((stream) => this.isFlushing(stream) || isReadToEnd(stream));
   }
 
   /** A stream is about to be begun. It counts as left and empty if the reply is lost. */
@@ -98,27 +113,18 @@ export class LeftStreams {
   }
 
   /**
-   * This thread stops writing the stream. Logs losses now, or once the journal tells the fate of the stream. `flushed`: the
-   * stream, if it was flushed here.
+   * This thread stops writing the stream. Says what is lost once the fate of the stream is known. `flushed`: the stream, if it was
+   * flushed here. Its sums are flushed until another owner has the row, because the journal may have lost their records.
    */
   leave(writer: StreamWriter, flushed: FlushedStream | undefined): void {
     const { context, incrementLog, publish, changed } = this.#deps;
-    const { lostAfterLsn } = writer;
-    const isUndecided = incrementLog.fates !== undefined;
-    if (isUndecided) this.#noteUndecided(writer);
-    const lost =
-      lostAfterLsn === undefined || isUndecided ? { pending: 0, flushed: 0 } : writer.incrementsAfter(lostAfterLsn);
-    if (lost.pending + lost.flushed > 0) this.#sayLost(writer, lostAfterLsn ?? 0, lost.pending + lost.flushed);
-    if (flushed !== undefined) this.#flushing = [...this.#flushing, flushed];
-    const ended = flushed?.flusher.abandon() ?? Promise.resolve();
-    ended.then(
+    if (incrementLog.fates !== undefined) this.#noteUndecided(writer);
+    if (flushed === undefined) return;
+    this.#flushing = [...this.#flushing, flushed];
+    flushed.flusher.finish().then(
       () => {
         this.#flushing = this.#flushing.filter((flushing) => flushing !== flushed);
-        const pending = flushed?.pendingSums.pendingIncrements ?? 0;
-        const lostPending = Math.min(lost.pending, pending);
-        // Flushed increments whose commits were undone count as recovered and lost.
-        const recovered = lost.flushed;
-        publish({ recovered, handedOver: pending - lostPending, lost: lostPending + recovered });
+        publish({ handedOver: flushed.pendingSums.pendingIncrements });
         changed();
       },
       (error: unknown) => {
@@ -252,8 +258,8 @@ export class LeftStreams {
   #sayLost(writer: StreamWriter, afterLsn: Lsn, lost: number): void {
     const facts = { stream: writer.stream, lost, afterLsn, throughLsn: writer.endLsn };
     const { isInDatabase, place } = this.#deps.incrementLog;
-    const who = isInDatabase ? 'the database' : place;
-    const what = `Acknowledged increments are lost: ${who} has gone back to an earlier state`;
+    const isOfJournal = isInDatabase ? '' : `${place} has lost their records, or `;
+    const what = `Acknowledged increments are lost: ${isOfJournal}the database has gone back to an earlier state`;
     this.#deps.context.deps.log('error', facts, what);
   }
 
@@ -261,10 +267,9 @@ export class LeftStreams {
   #sayMayBeLost(writer: StreamWriter): void {
     const { stream, endLsn, lostAfterLsn } = writer;
     if (lostAfterLsn === undefined || writer.incrementsAfter(lostAfterLsn).pending === 0) return;
-    const { place } = this.#deps.incrementLog;
-    const what =
-      `Acknowledged increments may be lost: ${place} has gone back to an earlier state, and this server stops before it ` +
-      'knows which of them another server holds';
+    const { isInDatabase, place } = this.#deps.incrementLog;
+    const why = isInDatabase ? 'the database has gone back to an earlier state' : `${place} has lost their records`;
+    const what = `Acknowledged increments may be lost: ${why}, and this server stops before it knows what others hold`;
     this.#deps.context.deps.log('error', { stream, afterLsn: lostAfterLsn, throughLsn: endLsn }, what);
   }
 }

@@ -159,7 +159,7 @@ export class SharedStreams implements ShardStreams {
     return this.#deps.makeFlushed({
       context: this.#context,
       // A stream that was begun without a row is flushed like that of another thread.
-      isWrittenHere: (stream) => stream === this.#written?.flushed?.pendingSums.stream,
+      isWrittenHere: (stream) => stream === this.#written?.flushed?.pendingSums.stream || this.#left.isFlushing(stream),
       isLeft: (stream) => this.#left.isLeft(stream),
       surveyed: ({ streams }) => {
         this.#left.noteSurvey(streams, (survey) => this.#isOfEarlierRun(survey));
@@ -297,6 +297,7 @@ export class SharedStreams implements ShardStreams {
     this.#hasDrained = true;
     pauses.endAll();
     await this.#tending;
+    left.push(...(await this.#left.drain()));
     try {
       if (own !== undefined && writer !== undefined && isCommitted)
         await incrementLog.retire(writer.stream, own.pendingSums.checkpoint);
