@@ -10,7 +10,7 @@ export const databaseCauses = {
   'connection-refused': 'no server listens at this address',
   'unknown-host': 'the host name cannot be resolved',
   'host-unreachable': 'there is no network path to the host',
-  'no-answer': 'PostgreSQL does not answer in time',
+  'no-answer': 'no answer of PostgreSQL came in time',
   'connection-lost': 'the connection was lost',
   'starting-up': 'PostgreSQL is starting up or shutting down',
   'session-ended': 'PostgreSQL ended the session',

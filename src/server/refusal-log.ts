@@ -62,12 +62,12 @@ export class RefusalLog {
     }
   }
 
-  /** Logs the end of current refusals. */
+  /** Logs the current refusals, which the end of the process ends. */
   close(): void {
-    for (const watched of this.#watched) this.#say(watched, watched.episode.end());
+    for (const watched of this.#watched) this.#say(watched, watched.episode.end(), 'Stopping while');
   }
 
-  #say({ fields, event, reason }: Watched, line: EpisodeLine | undefined): void {
+  #say({ fields, event, reason }: Watched, line: EpisodeLine | undefined, how = 'No longer'): void {
     if (line === undefined) return;
     const { kind, seconds, since, total } = line;
     const refused = `${total} ${total === 1 ? 'request' : 'requests'}`;
@@ -78,7 +78,7 @@ export class RefusalLog {
       const message = `Still ${event} after ${seconds} s: ${reason}; ${refused} so far`;
       this.#logger.warn({ ...fields, seconds, refused: since, total }, message);
     } else {
-      const message = `No longer ${event}: ${reason}; ${refused} within ${seconds} s`;
+      const message = `${how} ${event}: ${reason}; ${refused} within ${seconds} s`;
       this.#logger.info({ ...fields, seconds, total }, message);
     }
   }

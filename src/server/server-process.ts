@@ -312,6 +312,8 @@ export class ServerProcess {
     await this.#httpServers.drain();
     const left = (await this.#supervisor?.drain()) ?? [];
     const { journal, role, shards } = this.#config;
+    // The report is the last line.
+    this.#availability.say();
     return reportStop({
       journal,
       role,

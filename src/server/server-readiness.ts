@@ -29,7 +29,8 @@ export interface ReadinessSources {
 export const NOT_RECOVERED =
   'Recovery of the journals of earlier runs is not complete: it needs the database, and reads one after the other.';
 
-const NOT_COVERED = 'Requests with an Idempotency-Key are refused until the database has answered.';
+const NOT_COVERED =
+  'Requests with an Idempotency-Key are refused until rows of journal_checkpoints cover them, which needs the database.';
 
 const REASONS: Partial<Record<ErrorCode, string>> = {
   starting: 'The server is starting.',

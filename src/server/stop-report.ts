@@ -40,7 +40,8 @@ export function reportStop({ journal, role, logger, balance, left, unread, datab
   } else {
     const streams = left.filter(({ throughLsn }) => throughLsn === undefined).length;
     const earlier = streams === 0 ? '' : `, besides ${streams} unread ${streams === 1 ? 'stream' : 'streams'}`;
-    const fields = { ranges: left, pending, flushed: balance.flushed, reason: databaseReason };
+    const reason = databaseReason === '' ? undefined : databaseReason;
+    const fields = { ranges: left, pending, flushed: balance.flushed, reason };
     if (isVolatile) logger.error(fields, fateOf(pending, journal));
     else logger.warn(fields, fateOf(pending, journal) + earlier);
   }

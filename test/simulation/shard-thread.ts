@@ -280,7 +280,7 @@ export class ShardThread {
     const facts: Readonly<Record<string, unknown>> = { ...fields };
     if (message.startsWith('Began a stream')) this.written = String(facts['stream']);
     if (message.includes('lacks records in SQS')) this.#world.lacks(String(facts['stream']));
-    if (message.includes('was taken by another server')) this.#world.taken(String(facts['stream']));
+    if (message.includes('another server has taken it')) this.#world.taken(String(facts['stream']));
     if (message.startsWith('No longer writing the stream')) this.written = undefined;
     if (facts['lost'] !== undefined && this.#world.broker !== undefined)
       this.#world.saidLost(String(facts['stream']), Number(facts['afterLsn']), Number(facts['lost']));

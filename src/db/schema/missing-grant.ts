@@ -8,16 +8,23 @@ import { errorCode } from '../database-errors.js';
 /** SQLSTATE insufficient_privilege, and invalid_schema_name where the role may not use any schema of its search path. */
 const DENIED = new Set(['42501', '3F000']);
 
+/** The schema is the first of the search path that exists; null: none does. */
 const WHO = `
 select quote_ident(current_user) as role,
-       quote_ident(coalesce(current_schema(), 'public')) as schema`;
+       (select quote_ident(n.nspname)
+        from unnest(string_to_array(current_setting('search_path'), ',')) with ordinality s(quoted, place)
+             cross join trim(both ' "' from s.quoted) name
+             join pg_namespace n on n.nspname = case name when '$user' then current_user else name end
+        order by s.place limit 1) as schema`;
 
 /** Sentences with SQL, after a space; empty if the error is not a missing right. The connection must be idle. */
 export async function missingGrant(connection: DatabaseConnection, error: unknown): Promise<string> {
   if (!DENIED.has(errorCode(error))) return '';
-  const [who] = await connection.query<{ role: string; schema: string }>({ text: WHO });
+  const [who] = await connection.query<{ role: string; schema: string | null }>({ text: WHO });
   if (who === undefined) return '';
   const { role, schema } = who;
+  if (schema === null)
+    return ` The search_path of ${role} names no schema that exists: \`alter role ${role} set search_path = public;\`.`;
   const reason = reasonOf(error);
   const migrated = `run \`npm run migrate\` as another role, and ${tableGrants(role, schema)}`;
   if (reason.includes('must be owner of'))

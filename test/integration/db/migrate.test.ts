@@ -535,6 +535,10 @@ test('the refusal of a role without any right on the schema, or without the righ
   const { connection } = database;
   await withRole(database, 'plain_', async ({ plain, role, roleUrl }) => {
     await connection.query({ text: 'revoke all on schema public from public' });
+    await plain.query({ text: 'set search_path = nowhere' });
+    const [elsewhere] = statementsIn(await refusalOf(plain));
+    assert.equal(elsewhere, `alter role ${role} set search_path = public;`);
+    await plain.query({ text: 'reset search_path' });
     const [grant = ''] = statementsIn(await refusalOf(plain));
     assert.equal(grant, `grant usage, create on schema public to ${role};`);
     await connection.query({ text: grant });

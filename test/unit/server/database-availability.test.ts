@@ -111,7 +111,7 @@ test('a refused connection, an unknown host and a server that does not answer ha
   const address = server.address();
   assert.ok(address !== null && typeof address === 'object');
   const url = `postgres://u:p@127.0.0.1:${address.port}/d`;
-  assert.deepEqual(await problemAt(url), { cause: 'no-answer', reason: 'PostgreSQL does not answer in time' });
+  assert.deepEqual(await problemAt(url), { cause: 'no-answer', reason: 'no answer of PostgreSQL came in time' });
   await new Promise((resolve) => server.close(resolve));
   assert.deepEqual(await problemAt(url), {
     cause: 'connection-refused',

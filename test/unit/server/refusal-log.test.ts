@@ -83,6 +83,6 @@ test('what still lasts at the end of the process is said then', () => {
   scene.logger.take();
   scene.log.close();
   const [line, ...others] = scene.logger.take();
-  assert.match(line?.message ?? '', /^No longer answering outcome-unknown: a shard ended, .*; 2 requests within/);
+  assert.match(line?.message ?? '', /^Stopping while answering outcome-unknown: a shard ended, .*; 2 requests within/);
   assert.deepEqual(others, []);
 });

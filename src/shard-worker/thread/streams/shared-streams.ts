@@ -11,7 +11,7 @@
  *
  * Three loops run: one sends heartbeats and tends the written stream, one surveys the streams of others, and one reads these.
  */
-import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
+import type { Checkpoint, DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { CounterError, JournalError } from '../../../core/errors.js';
 import { databaseProblem } from '../../../db/database-problem.js';
 import type { RecordBytes } from '../../journal/journal.js';
@@ -451,7 +451,7 @@ export class SharedStreams implements ShardStreams {
       fenced: async (row) => {
         const { stream, checkpoint } = pendingSums;
         const facts = { stream, had: checkpoint, found: row ?? null };
-        log('warn', facts, `Stream ${stream} was taken by another server; no longer flushing it here`);
+        log('warn', facts, `No longer flushing stream ${stream} here: ${whyFenced(checkpoint, row)}`);
         await fenced();
         return 'over';
       },
@@ -516,4 +516,12 @@ export class SharedStreams implements ShardStreams {
     const isRefused = written !== undefined && (this.#availability.isRefusing || own === undefined);
     stats[STAT.journalRefused] = isRefused ? 1 : 0;
   }
+}
+
+/** Why a compare-and-set did not match, as part of a sentence. `row`: undefined if it is missing or could not be read. */
+function whyFenced(had: Checkpoint, row: Checkpoint | undefined): string {
+  if (row === undefined) return 'its row is missing, or cannot be read now';
+  if (row.epoch > had.epoch) return 'another server has taken it, or it is retired';
+  if (row.epoch === had.epoch && row.lsn > had.lsn) return 'a late flush of this server has moved its row';
+  return 'the database has gone back to an earlier state';
 }

@@ -71,7 +71,10 @@ export class StreamTaker {
       );
       if (taken !== undefined) return this.#note(journal, taken, id, end);
     }
-    throw new CounterError('database-unavailable', `Another process keeps making the row of stream ${stream}.`);
+    throw new CounterError(
+      'database-unavailable',
+      `The row of stream ${stream} cannot be made: another process keeps making it, or a trigger or a policy drops it.`,
+    );
   }
 
   /** The id of the next claim, durable in the directory. */
@@ -129,7 +132,7 @@ function startOf(journal: Journal, found: LockedStream, claims: readonly KeptCla
   const accept = (above: Lsn | 'LSN'): string => journalCommand('accept', location, stream, above);
   const what =
     found.claims.length > 0
-      ? `the table journal_claims still knows the stream, so the row was deleted`
+      ? `the table journal_claims still knows the stream, so the row was deleted, or a row-level policy hides it`
       : `the table journal_claims does not know the stream either, so the database is in an earlier state (a backup, or a ` +
         'failover), or both were deleted';
   const choices =
