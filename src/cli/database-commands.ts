@@ -5,12 +5,12 @@
 import { join } from 'node:path';
 import { readConfig } from '../config/read-config.js';
 import { isUuid } from '../core/uuid.js';
-import { parseDatabaseUrl } from '../db/connection.js';
+import { parseDatabaseUrl, type DatabaseTarget } from '../db/connection.js';
 import { runningEmbeddedUrl } from '../db/embedded/running-embedded.js';
 import { systemDisk } from '../shard-worker/journal/file/disk.js';
 import { say, usageError, type JournalOptions } from './journal-command-line.js';
 import { recount as recountLog } from './recount.js';
-import { listRejected, retryRejected } from './rejected-rows.js';
+import { listRejected, retryRejected, retrySetAside } from './rejected-rows.js';
 import { retireStream } from './retire-stream.js';
 
 /** Of recount: the journal does not hold everything that was counted. */
@@ -32,7 +32,14 @@ export async function retire({ 'data-dir': dataDirectory, stream }: JournalOptio
 }
 
 /** Lists refused rows, or counts them. Works beside a running server. Succeeds if no row is left. */
-export async function rejected({ 'data-dir': dataDirectory, retry }: JournalOptions): Promise<number> {
+export async function rejected({
+  'data-dir': dataDirectory,
+  retry,
+  idempotent,
+  prefix,
+}: JournalOptions): Promise<number> {
+  if (idempotent === true ? retry !== true : prefix !== undefined)
+    throw usageError('--idempotent is for rejected --retry, and --prefix for that and for recount.');
   const { databaseUrl, dataDir } = readConfig(process.env);
   const url = databaseUrl ?? (await runningEmbeddedUrl(dataDirectory ?? dataDir));
   if (url === undefined) {
@@ -41,6 +48,7 @@ export async function rejected({ 'data-dir': dataDirectory, retry }: JournalOpti
     );
   }
   const target = parseDatabaseUrl(url);
+  if (idempotent === true) return retryIdempotent(target, prefix);
   if (retry === true) {
     const { counted, refused, untried } = await retryRejected(target);
     say(`${rowsText(counted)} counted, ${rowsText(refused)} refused again.`);
@@ -51,6 +59,15 @@ export async function rejected({ 'data-dir': dataDirectory, retry }: JournalOpti
   const rows = await listRejected(target, say);
   if (rows === 0) say('There are no rejected rows.');
   return rows === 0 ? 0 : 1;
+}
+
+async function retryIdempotent(target: DatabaseTarget, prefix = ''): Promise<number> {
+  const { counted, known, copies, refused } = await retrySetAside(target, prefix);
+  say(`${requestsText(counted)} counted, each under its idempotency key.`);
+  if (known > 0) say(`${requestsText(known)} removed: a request with the same idempotency key is counted.`);
+  if (copies > 0) say(`${copies} further ${copies === 1 ? 'copy' : 'copies'} of these requests removed.`);
+  for (const [key, reason] of refused) say(`The request ${key} stays: ${reason}.`);
+  return refused.size === 0 ? 0 : 1;
 }
 
 /** Compares the sums with the journal. Works beside running servers. */
@@ -65,6 +82,10 @@ export async function recount({ prefix = '' }: JournalOptions): Promise<number> 
   }
   say(drifted === 0 ? 'Every sum agrees with the journal.' : `${drifted} sums differ.`);
   return drifted === 0 ? 0 : 1;
+}
+
+function requestsText(requests: number): string {
+  return requests === 1 ? '1 request' : `${requests} requests`;
 }
 
 function rowsText(rows: number): string {

@@ -10,7 +10,7 @@ import { EXIT_USAGE } from './command-exit.js';
 
 /** What `--help` prints. */
 export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [--above LSN]
-                           [--retry] [--prefix P]
+                           [--retry [--idempotent]] [--prefix P]
 
   verify    reads every segment and reports its records and damage; with
             --above, also the missing records above that LSN
@@ -39,7 +39,11 @@ export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [
             embedded database of a running server), one line of JSON each; with
             --retry, adds their amounts to counters and deletes them; those
             that are refused again stay, with the new reason; those that could
-            not be checked stay, because they may be counted already
+            not be checked stay, because they may be counted already; with
+            --idempotent, counts those in their place: one copy of each request
+            whose idempotency key is not recorded, and records the key; all
+            copies are removed. Look first whether they were counted: keys are
+            forgotten after IDEMPOTENCY_WINDOW_HOURS
   recount   recomputes the sums from increment_log in the database of
             DATABASE_URL (JOURNAL=postgres) and prints each counter whose sum is
             another, one line of JSON each; where the log no longer holds all
@@ -54,7 +58,8 @@ export const help = `npm run journal -- COMMAND [--data-dir DIR] [--stream ID] [
               for rebind --database: the last LSN that the database in use has;
               0 if it has none of the stream
   --retry     for rejected: counts the rows
-  --prefix    for recount: only keys that begin with P
+  --prefix    for recount: only keys that begin with P; with --idempotent: only
+              idempotency keys that do
 
 DATABASE_URL_FILE may take the place of DATABASE_URL.
 
@@ -101,6 +106,7 @@ export function parseCommandLine(argv: readonly string[]) {
         database: { type: 'boolean' },
         retry: { type: 'boolean' },
         prefix: { type: 'string' },
+        idempotent: { type: 'boolean' },
         help: { type: 'boolean', short: 'h' },
       },
     });

@@ -30,19 +30,20 @@ interface Command {
 /** The sentences for refused options. */
 const refusals: Readonly<Partial<Record<Option, string>>> = {
   retry: '--retry is for rejected.',
-  prefix: '--prefix is for recount.',
+  idempotent: '--idempotent is for rejected --retry.',
+  prefix: '--prefix is for recount, and for rejected --retry --idempotent.',
   database: '--database is for rebind only.',
 };
 
 const commands: Readonly<Record<string, Command>> = {
-  verify: { refuses: ['retry', 'prefix', 'database'], run: inDirectory(verify) },
-  dump: { refuses: ['retry', 'prefix', 'database'], run: inDirectory(dump) },
-  repair: { refuses: ['retry', 'prefix', 'database'], run: inDirectory(repair) },
-  accept: { refuses: ['retry', 'prefix', 'database'], run: inDirectory(accept) },
-  rebind: { refuses: ['retry', 'prefix'], run: inDirectory(rebind) },
-  retire: { refuses: ['retry', 'prefix'], run: retire },
+  verify: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(verify) },
+  dump: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(dump) },
+  repair: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(repair) },
+  accept: { refuses: ['retry', 'idempotent', 'prefix', 'database'], run: inDirectory(accept) },
+  rebind: { refuses: ['retry', 'idempotent', 'prefix'], run: inDirectory(rebind) },
+  retire: { refuses: ['retry', 'idempotent', 'prefix'], run: retire },
   rejected: { refuses: ['stream', 'above'], run: rejected },
-  recount: { refuses: ['retry', 'stream', 'above'], run: recount },
+  recount: { refuses: ['retry', 'idempotent', 'stream', 'above'], run: recount },
 };
 
 /** A command that locks the data directory. Its result: true if it found no problem, or solved it. */

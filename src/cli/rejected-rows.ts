@@ -13,6 +13,8 @@ import {
   LIST_REJECTED,
   REJECTED_IDS,
   RETRY_REJECTED,
+  RETRY_SET_ASIDE,
+  SET_ASIDE_KEYS,
   UPDATE_REJECTED,
 } from '../db/upkeep-statements.js';
 import { EXIT_TEMPORARY } from './command-exit.js';
@@ -43,6 +45,17 @@ export interface RejectedRetry {
   readonly refused: number;
   /** Not tried to the end because of a lock or a timeout. */
   readonly untried: number;
+}
+
+/** The result of {@link retrySetAside}, in requests. */
+export interface SetAsideRetry {
+  readonly counted: number;
+  /** Their idempotency keys are recorded: they were counted before, or another request with the same key was. */
+  readonly known: number;
+  /** Further copies of requests, which were removed with them. */
+  readonly copies: number;
+  /** Idempotency key → why its request stays. */
+  readonly refused: ReadonlyMap<string, string>;
 }
 
 /** Calls back with each row as one line of JSON, the oldest first. Resolves to their number. Throws StartError. */
@@ -111,6 +124,45 @@ async function retryBatch(connection: DatabaseConnection, ids: readonly string[]
     }
   }
   return { counted, refused, untried };
+}
+
+/**
+ * Counts requests that could not be checked and whose idempotency keys begin with `prefix`, each once, unless its key is recorded.
+ * Removes all copies of them. Throws StartError.
+ */
+export function retrySetAside(target: DatabaseTarget, prefix: string): Promise<SetAsideRetry> {
+  return withDatabase(target, async (connection) => {
+    let [counted, known, copies] = [0, 0, 0];
+    const refused = new Map<string, string>();
+    const retry = async (keys: readonly string[]): Promise<void> => {
+      const [row] = await connection.query<{ counted: number; requests: number; copies: number }>({
+        text: RETRY_SET_ASIDE,
+        values: [keys],
+      });
+      counted += row?.counted ?? 0;
+      known += (row?.requests ?? 0) - (row?.counted ?? 0);
+      copies += (row?.copies ?? 0) - (row?.requests ?? 0);
+    };
+    for (let after = ''; ;) {
+      const values = [after, prefix, BATCH_ROWS];
+      const keys = (await connection.query<{ token: string }>({ text: SET_ASIDE_KEYS, values })).map(
+        (row) => row.token,
+      );
+      const last = keys.at(-1);
+      if (last === undefined) return { counted, known, copies, refused };
+      try {
+        await retry(keys);
+      } catch (error) {
+        if (!isStatementRefused(error)) throw error;
+        for (const key of keys)
+          await retry([key]).catch((reason: unknown) => {
+            if (!isStatementRefused(reason)) throw reason;
+            refused.set(key, reason.message);
+          });
+      }
+      after = last;
+    }
+  });
 }
 
 /** Counts rows, all or none. Resolves to how many were still there. */

@@ -146,15 +146,15 @@ returning 1`;
  * from being written without an error. PostgreSQL names the text in its error (22P02); {@link rowsNotWritten} finds it there.
  * `count` keeps the planner from evaluating the cast early.
  */
-function failUnless(holds: string, what: string, count: string): string {
+export function failUnless(holds: string, what: string, count: string): string {
   return `case when ${holds} then 0 else ('summing-counters: ${what}: ' || ${count} || '.')::int end`;
 }
 
 /** What {@link failUnless} says of rows, and of idempotency keys. */
 const rowsNotWrittenTo = (table: string): string =>
   `a trigger or a policy keeps rows of ${table} from being written; written`;
-const COUNTERS_NOT_WRITTEN = rowsNotWrittenTo('counters');
-const KEYS_NOT_VISIBLE = 'idempotency keys that are neither written nor visible';
+export const COUNTERS_NOT_WRITTEN = rowsNotWrittenTo('counters');
+export const KEYS_NOT_VISIBLE = 'idempotency keys that are neither written nor visible';
 
 /** What {@link failUnless} says in an error of PostgreSQL. */
 export interface RowsNotWritten {
@@ -179,7 +179,7 @@ fence as (
   returning 1
 )`;
 
-const ADDED = `
+export const ADDED = `
 added as (
   insert into counters (key, sum, updated_at)
   select key, amount, now() from sums order by key collate "C"

@@ -1,7 +1,7 @@
 /**
  * SQL statements that limit the size of the tables: they retire streams and prune rows. Main thread.
  */
-import { NEW_EPOCH } from './statements.js';
+import { ADDED, COUNTERS_NOT_WRITTEN, failUnless, KEYS_NOT_VISIBLE, NEW_EPOCH } from './statements.js';
 
 /**
  * $1 stream. Retires a stream whose node will not come back, and fences its owner in case it lives. Does nothing where `heard_at` is
@@ -177,12 +177,43 @@ with taken as (
   delete from rejected_increments where id = any($1::bigint[]) returning key as bytes, amount::numeric as amount
 ),
 sums as (select convert_from(bytes, 'UTF8') as key, sum(amount) as amount from taken group by bytes),
-added as (
-  insert into counters (key, sum, updated_at)
-  select key, amount, now() from sums order by key collate "C"
-  on conflict (key) do update set sum = counters.sum + excluded.sum, updated_at = excluded.updated_at
-)
-select count(*)::int as rows from taken`;
+${ADDED}
+select (select count(*)::int from taken) as rows, ${failUnless('a.n = s.n', COUNTERS_NOT_WRITTEN, 'a.n')} as unwritten
+from (select count(*)::int as n from added) a, (select count(*)::int as n from sums) s`;
+
+/** $1 exclusive lower bound, $2 beginning, $3 most: idempotency keys of requests that could not be checked. */
+export const SET_ASIDE_KEYS = `
+select distinct token from rejected_increments
+where sqlstate is null and token > $1 and starts_with(token, $2) order by token limit $3`;
+
+/**
+ * $1 idempotency keys text[]. Claims each that is not known, counts one copy of its request, and deletes all copies. A copy is a
+ * record: two directories may have taken the same request. Locks keys and counters in bytewise order.
+ */
+export const RETRY_SET_ASIDE = `
+with taken as (
+  delete from rejected_increments where token = any($1::text[]) and sqlstate is null
+  returning id, stream, lsn, token, digest, key as bytes, amount::numeric as amount
+),
+copies as (
+  select stream, lsn, token, min(id) as first, (array_agg(digest))[1] as digest from taken group by stream, lsn, token
+),
+request as (select distinct on (token) * from copies order by token, first),
+claimed as (
+  insert into idempotency_keys (token, digest, claimed_at)
+  select token, digest, now() from request order by token collate "C" on conflict do nothing returning token
+),
+sums as (
+  select convert_from(bytes, 'UTF8') as key, sum(amount) as amount
+  from claimed join request using (token) join taken using (stream, lsn, token) group by bytes
+),
+${ADDED}
+select c.n as counted, r.n as requests, (select count(*)::int from copies) as copies,
+       ${failUnless('a.n = s.n', COUNTERS_NOT_WRITTEN, 'a.n')} as unwritten,
+       ${failUnless('c.n + v.n = r.n', KEYS_NOT_VISIBLE, '(r.n - c.n - v.n)')} as unseen
+from (select count(*)::int as n from added) a, (select count(*)::int as n from sums) s,
+     (select count(*)::int as n from claimed) c, (select count(*)::int as n from request) r,
+     (select count(*)::int as n from idempotency_keys where token in (select token from request)) v`;
 
 /** $1 id, $2 reason, $3 SQLSTATE of the latest refusal. */
 export const UPDATE_REJECTED = 'update rejected_increments set reason = $2, sqlstate = $3 where id = $1::bigint';
