@@ -56,10 +56,9 @@ export class ServerOperations implements CounterOperations {
 
   async read(keys: readonly Uint8Array[]): Promise<readonly ReadResult[]> {
     const { store, supervisor } = this.#ready();
-    if (!supervisor.isRecovered) {
-      throw new CounterError('database-unavailable', NOT_RECOVERED);
-    }
     for (let snapshot = 0; snapshot < SNAPSHOTS_MAX; snapshot += 1) {
+      // Again for each snapshot: a stream may have been handed over meanwhile.
+      if (!supervisor.isRecovered) throw new CounterError('database-unavailable', NOT_RECOVERED);
       const streams = this.#streamsOf(supervisor);
       const deletes = this.#deletes;
       const { counters, checkpoints } = await store.readCounters(keys, streams);

@@ -494,6 +494,8 @@ export class SharedStreams implements ShardStreams {
     const streams = new Set(this.flushed.map(({ pendingSums }) => pendingSums.stream));
     this.#context.reports.keepOnly(streams.add(JOURNAL), this.#pendingIncrements);
     this.#publish();
+    // Before the streams: a read that sees them change asks again, and must know then that sums were handed over.
+    this.#tellServing();
     this.#announceStreams();
   }
 
