@@ -7,6 +7,7 @@
  */
 import { connect, describeTarget, type DatabaseConnection, type DatabaseTarget } from '../db/connection.js';
 import { classifyDatabaseError, errorCode, isStatementRefused } from '../db/database-errors.js';
+import { notWritten } from '../db/flush-statement.js';
 import { reasonOf, StartError } from '../core/errors.js';
 import {
   LAST_REJECTED,
@@ -120,7 +121,10 @@ async function retryBatch(connection: DatabaseConnection, ids: readonly string[]
         continue;
       }
       refused += 1;
-      await connection.query({ text: UPDATE_REJECTED, values: [id, error.message, errorCode(error)] });
+      await connection.query({
+        text: UPDATE_REJECTED,
+        values: [id, (notWritten(error) ?? error).message, errorCode(error)],
+      });
     }
   }
   return { counted, refused, untried };
@@ -157,7 +161,7 @@ export function retrySetAside(target: DatabaseTarget, prefix: string): Promise<S
         for (const key of keys)
           await retry([key]).catch((reason: unknown) => {
             if (!isStatementRefused(reason)) throw reason;
-            refused.set(key, reason.message);
+            refused.set(key, (notWritten(reason) ?? reason).message);
           });
       }
       after = last;
