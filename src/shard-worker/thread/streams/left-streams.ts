@@ -220,8 +220,8 @@ export class LeftStreams {
    */
   async #decideLost(): Promise<void> {
     for (const writer of this.#undecided) {
-      // A stop may have given up meanwhile.
-      if (!this.#isUndecided(writer)) continue;
+      // A stop may have given up meanwhile. A group under way may move the end of the stream.
+      if (!this.#isUndecided(writer) || writer.isAppending) continue;
       const fate = await this.#fateOf(writer);
       if (fate.kind === 'open' || !this.#isUndecided(writer)) continue;
       this.#note(writer.stream, { undecided: undefined });
