@@ -154,6 +154,10 @@ test('the model knows every statement of shards and of the pruner', async () => 
     'READ_COUNTERS',
     'LIST_COUNTERS',
     'LIST_COUNTERS_BELOW',
+    // Parts of statements.
+    'ADDED',
+    'COUNTERS_NOT_WRITTEN',
+    'KEYS_NOT_VISIBLE',
     'NEW_EPOCH',
     'ROW',
   ];
