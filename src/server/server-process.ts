@@ -312,7 +312,7 @@ export class ServerProcess {
     await this.#httpServers.drain();
     const left = (await this.#supervisor?.drain()) ?? [];
     const { journal, role, shards } = this.#config;
-    // The report is the last line.
+    // An outage that is not logged yet comes before the report.
     this.#availability.say();
     return reportStop({
       journal,

@@ -258,8 +258,8 @@ export class LeftStreams {
   #sayLost(writer: StreamWriter, afterLsn: Lsn, lost: number): void {
     const facts = { stream: writer.stream, lost, afterLsn, throughLsn: writer.endLsn };
     const { isInDatabase, place } = this.#deps.incrementLog;
-    const isOfJournal = isInDatabase ? '' : `${place} has lost their records, or `;
-    const what = `Acknowledged increments are lost: ${isOfJournal}the database has gone back to an earlier state`;
+    const journalCause = isInDatabase ? '' : `${place} has lost their records, or `;
+    const what = `Acknowledged increments are lost: ${journalCause}the database has gone back to an earlier state`;
     this.#deps.context.deps.log('error', facts, what);
   }
 
