@@ -126,6 +126,7 @@ const idleDisk: Disk = {
       read: (into, offset) => file.read(into, offset),
       sync: () => undefined,
       size: () => file.size(),
+      isAt: (path) => file.isAt(path),
       close: () => file.close(),
     };
   },

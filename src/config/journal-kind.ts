@@ -47,7 +47,7 @@ export const journalKinds: Readonly<Record<JournalKind, JournalProperties>> = {
     setting: 'file',
     roles: ['serve'],
     isInDirectory: true,
-    lossCause: 'a sync of the journal failed',
+    lossCause: 'a sync of the journal failed, or its files were removed',
   },
   postgres: {
     ...unlessSaid,

@@ -13,7 +13,7 @@ const CALM_MS = 5_000;
 
 /** Other refusals are caused by the client, or by a start or a stop, which have lines of their own. */
 const REASONS: Partial<Record<Refusal, string>> = {
-  'journal-unavailable': 'a shard is restarting, or its journal cannot be written',
+  'journal-unavailable': 'a shard is restarting, its journal cannot be written, or its files were removed',
   'outcome-unknown': 'a shard ended, or did not answer within ACK_TIMEOUT_MS',
   'internal-error': 'the server has a bug',
 };

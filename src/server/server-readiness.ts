@@ -35,7 +35,8 @@ const NOT_COVERED =
 const REASONS: Partial<Record<ErrorCode, string>> = {
   starting: 'The server is starting.',
   draining: 'The server is shutting down.',
-  'journal-unavailable': 'A shard is restarting, or its journal cannot be written.',
+  'journal-unavailable':
+    'A shard is restarting, its journal cannot be written, or its files were removed; the log says which.',
 };
 
 /** The current readiness. */

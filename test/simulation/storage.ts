@@ -146,6 +146,10 @@ export class Storage {
     return node;
   }
 
+  leadsTo(path: string, file: StoredFile): boolean {
+    return this.#find(path) === file;
+  }
+
   makeDirectory(path: string): void {
     const { directory, name } = this.#locate(path);
     if (directory.current.has(name)) return;
@@ -341,6 +345,7 @@ class ThreadDisk implements Disk {
         file.sync();
       },
       size: () => file.size,
+      isAt: (at) => this.#storage.leadsTo(at, file),
       close: () => {
         this.#hook('close', path);
       },

@@ -179,6 +179,7 @@ export class SimulatedDisk implements Disk {
         this.#call('size');
         return inode.current.length;
       },
+      isAt: (path) => this.#find(parentOf(path))?.current.get(nameOf(path)) === inode,
       close: () => {
         this.#call('close');
         this.openFiles -= 1;

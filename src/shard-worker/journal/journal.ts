@@ -32,8 +32,6 @@ export interface Journal {
   readonly endLsn: Lsn;
   /** Every record up to this LSN is as durable as this kind of journal promises. */
   readonly syncedLsn: Lsn;
-  /** Increments of the records above {@link Journal.syncedLsn}. */
-  readonly unsyncedIncrements: number;
   /** False for a stream that is only read and flushed to its end. Valid after recovery. */
   readonly takesRecords: boolean;
   /** Bytes that count towards JOURNAL_MAX_BYTES. Every other call may change them. */
@@ -96,8 +94,24 @@ export interface Journal {
   /** Whether the next {@link Journal.prune} could remove something. */
   readonly isPruneDue: boolean;
 
+  /**
+   * Checks that the files are where they were made, so that the next start finds them. Throws JournalError
+   * `journal-unavailable`; then no group is taken until they are there again.
+   */
+  requireInPlace(): void;
+
+  /** What the next start would find of `pending` increments above `after`, where a sync failed or files are gone. */
+  kept(after: Lsn, pending: number): KeptRecords;
+
   /** Syncs, then closes the files, also where the sync throws as {@link Journal.sync} does. */
   close(): void;
+}
+
+/** Records that a disk holds for certain. */
+export interface KeptRecords {
+  /** LSN of the last one. */
+  readonly throughLsn: Lsn;
+  readonly increments: number;
 }
 
 /** What recovery found, for the log. */

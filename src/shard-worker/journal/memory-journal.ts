@@ -5,7 +5,14 @@ import { randomUUID } from 'node:crypto';
 import { JournalError } from '../../core/errors.js';
 import type { DatabaseTime, Lsn } from '../../core/checkpoint.js';
 import { newOwnership, type StreamMark, type StreamOwnership } from './ownership-claim.js';
-import type { Journal, JournalRecord, JournalStreams, RecordBytes, RecoverableJournal } from './journal.js';
+import type {
+  Journal,
+  JournalRecord,
+  JournalStreams,
+  KeptRecords,
+  RecordBytes,
+  RecoverableJournal,
+} from './journal.js';
 
 /** Counts LSNs and stores nothing. Each start of a shard thread has a new stream. */
 class MemoryJournal implements Journal {
@@ -17,7 +24,6 @@ class MemoryJournal implements Journal {
   readonly location = 'memory';
   readonly firstLsn = 1;
   #ownership = newOwnership(undefined);
-  readonly unsyncedIncrements = 0;
   #endLsn = 0;
 
   get endLsn(): Lsn {
@@ -68,6 +74,15 @@ class MemoryJournal implements Journal {
 
   prune(): void {
     // Nothing is stored.
+  }
+
+  requireInPlace(): void {
+    // There are no files.
+  }
+
+  /** Its thread ends. */
+  kept(): KeptRecords {
+    return { throughLsn: 0, increments: 0 };
   }
 
   close(): void {

@@ -64,7 +64,7 @@ test('a refusal now and then is one episode, and two reasons have lines of their
     scene.logger.take().map(({ message }) => message),
     [
       'Refusing increments: JOURNAL_MAX_BYTES (1 GiB) is reached in a shard',
-      'Refusing increments: a shard is restarting, or its journal cannot be written',
+      'Refusing increments: a shard is restarting, its journal cannot be written, or its files were removed',
     ],
   );
 });

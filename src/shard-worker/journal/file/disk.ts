@@ -19,6 +19,7 @@ import {
   readSync,
   renameSync,
   rmdirSync,
+  statSync,
   truncateSync,
   unlinkSync,
   writeSync,
@@ -38,6 +39,8 @@ export interface DiskFile {
   sync(): void;
   /** Size of the file in bytes. */
   size(): number;
+  /** Whether `path` still leads to this file. */
+  isAt(path: string): boolean;
   close(): void;
 }
 
@@ -88,6 +91,12 @@ class SystemFile implements DiskFile {
 
   size(): number {
     return fstatSync(this.#fd).size;
+  }
+
+  isAt(path: string): boolean {
+    const there = statSync(path, { throwIfNoEntry: false });
+    const { dev, ino } = fstatSync(this.#fd);
+    return there?.dev === dev && there.ino === ino;
   }
 
   close(): void {

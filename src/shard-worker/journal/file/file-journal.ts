@@ -14,12 +14,12 @@
  */
 import assert from 'node:assert';
 import { randomUUID } from 'node:crypto';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Timer } from '../../../core/clock.js';
-import { JournalError } from '../../../core/errors.js';
+import { JournalError, systemErrorCode } from '../../../core/errors.js';
 import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
-import { RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
-import type { JournalRecord, RecordBytes, RecoverableJournal } from '../journal.js';
+import { countIncrements, RECORD_HEADER_BYTES } from '../../protocol/record-layout.js';
+import type { JournalRecord, KeptRecords, RecordBytes, RecoverableJournal } from '../journal.js';
 import { newOwnership, type StreamOwnership } from '../ownership-claim.js';
 import { diskFailure, orUnavailable, type Disk } from './disk.js';
 import { isDiskFull } from './disk-reserve.js';
@@ -107,10 +107,6 @@ export class FileJournal implements RecoverableJournal {
 
   get syncedLsn(): Lsn {
     return this.#run.syncedLsn;
-  }
-
-  get unsyncedIncrements(): number {
-    return this.#run.unsyncedIncrements;
   }
 
   get bytes(): number {
@@ -274,6 +270,17 @@ export class FileJournal implements RecoverableJournal {
     this.#run.databaseId = id;
   }
 
+  requireInPlace(): void {
+    if (this.#state.kind === 'ready') this.#run.requireInPlace();
+    if (this.#state.kind === 'finishing' && !this.#isFoundInPlace)
+      throw new JournalError('journal-unavailable', `${this.#path} was removed or replaced while this server read it.`);
+  }
+
+  kept(after: Lsn, pending: number): KeptRecords {
+    if (this.#run.isRemoved || this.#state.kind === 'finishing') return this.#readKept(after);
+    return { throughLsn: this.syncedLsn, increments: pending - Math.min(pending, this.#run.unsyncedIncrements) };
+  }
+
   /**
    * Syncs and closes. Throws `journal-failed` if this sync or an earlier one failed, and `journal-unavailable` if unsynced records
    * were in memory only and are lost.
@@ -300,6 +307,27 @@ export class FileJournal implements RecoverableJournal {
     this.#found = scan.segments;
     this.#finishingBytes = scan.segments.reduce((sum, { fileBytes }) => sum + fileBytes, 0);
     this.#state = { kind: 'finishing' };
+  }
+
+  /** The files that were found at recovery, which nobody else may remove. */
+  get #isFoundInPlace(): boolean {
+    const names = this.#read((disk) => disk.list(this.#path));
+    return this.#found.every(({ path }) => names.includes(basename(path)));
+  }
+
+  /** Reads again what is on the disk; nothing where it cannot be read. */
+  #readKept(after: Lsn): KeptRecords {
+    const { disk } = this.#options;
+    let increments = 0;
+    try {
+      const segments = findSegments(disk, this.#path);
+      const throughLsn = findEnd(disk, segments);
+      for (const { record } of readRecords(disk, segments, after, throughLsn)) increments += countIncrements(record);
+      return { throughLsn, increments };
+    } catch (error) {
+      if (!(error instanceof JournalError) && systemErrorCode(error) === undefined) throw error;
+      return { throughLsn: 0, increments: 0 };
+    }
   }
 
   /** False if the disk is full. */

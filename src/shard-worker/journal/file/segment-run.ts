@@ -17,7 +17,7 @@ import type { DatabaseTime, Lsn } from '../../../core/checkpoint.js';
 import { RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORD_OFFSET, writeUint64 } from '../../protocol/record-layout.js';
 import { SEGMENT_HEADER_BYTES, type SegmentHeader, segmentName } from './segment-header.js';
 import type { RecordBytes } from '../journal.js';
-import { diskFailure } from './disk.js';
+import { diskFailure, orUnavailable } from './disk.js';
 import { segmentBytesOf, type FileJournalOptions } from './file-journal-options.js';
 import type { StreamOwnership } from '../ownership-claim.js';
 import { keepOwnership } from './stream-files.js';
@@ -51,6 +51,8 @@ export class SegmentRun {
   readonly #unsynced: UnsyncedRecords | undefined;
   /** The disk has refused a sync, and then a new segment for the unsynced records. */
   #isStranded = false;
+  /** The active segment was no longer at its path when this was last checked. */
+  #isRemoved = false;
 
   /**
    * A stream without segments. The first reservation of room creates its directory and first segment, with the ownership at
@@ -98,6 +100,11 @@ export class SegmentRun {
     return this.#kept.isDue(this.#committedAt) && !this.#kept.isOver(this.#committedAt);
   }
 
+  /** Whether the active segment was removed or replaced. Its records are then in memory only. */
+  get isRemoved(): boolean {
+    return this.#isRemoved;
+  }
+
   /** Whether the stream has a segment. */
   get isStored(): boolean {
     return this.#active !== undefined;
@@ -130,10 +137,27 @@ export class SegmentRun {
   }
 
   /**
+   * Checks that the active segment is still at its path. Throws JournalError `journal-unavailable` if not; the run takes no
+   * group until it is there again.
+   */
+  requireInPlace(): void {
+    const active = this.#active;
+    // A sealed segment may have been replaced by its successor, by an attempt that failed later.
+    this.#isRemoved = active !== undefined && !active.sealed && !orUnavailable(active.path, () => active.isInPlace);
+    if (!this.#isRemoved) return;
+    throw new JournalError(
+      'journal-unavailable',
+      `${active?.path} was removed or replaced while this server wrote to it; put it back, or restart the server once all ` +
+        'that it acknowledged is in PostgreSQL.',
+    );
+  }
+
+  /**
    * Reserves room for a group of `bytes`. Throws JournalError `journal-full` or `journal-unavailable`: the run is as
    * before.
    */
   reserve(bytes: number): void {
+    if (this.#isRemoved) this.requireInPlace();
     const rotate = this.#needsSuccessor(bytes);
     const active = this.#active;
     try {
@@ -270,6 +294,7 @@ export class SegmentRun {
    */
   #rotate(bytes: number): void {
     const old = this.#active;
+    this.requireInPlace();
     // The header of the successor states up to where this segment counts. That must be durable before the successor exists.
     const isSynced = this.#syncActive();
     if (isSynced) {

@@ -145,6 +145,11 @@ export class SegmentWriter {
     this.#used += bytes;
   }
 
+  /** False where the file was removed or replaced since it was opened, so that nobody will find its records. */
+  get isInPlace(): boolean {
+    return this.#file.isAt(this.path);
+  }
+
   /** Makes all written records durable. Throws the disk's errors; the segment is sealed then. */
   sync(): void {
     try {

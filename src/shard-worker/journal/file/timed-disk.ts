@@ -34,6 +34,10 @@ class TimedFile implements DiskFile {
     return this.#file.size();
   }
 
+  isAt(path: string): boolean {
+    return this.#file.isAt(path);
+  }
+
   close(): void {
     this.#file.close();
   }

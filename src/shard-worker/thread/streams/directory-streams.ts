@@ -29,7 +29,7 @@ import { makeFlusher } from './make-flusher.js';
 import { NotedTime } from './noted-time.js';
 import { OrphanedStreams } from './orphaned-streams.js';
 import { OwnRow } from './own-row.js';
-import { endStream, isJournalUnavailable, pendingOfAll, rangeOf, type OwnedStream } from './owned-stream.js';
+import { endStream, isJournalUnavailable, pendingOfAll, type OwnedStream } from './owned-stream.js';
 import { recoverStream } from './recover-stream.js';
 import type { AppendedGroup, ShardStreams } from './shard-streams.js';
 import { closeDrained, findUntaken } from './stopped-streams.js';
@@ -253,13 +253,10 @@ export class DirectoryStreams implements ShardStreams {
       if (isCommitted && pendingSums.isRegistered && flusher.isDatabaseAvailable) {
         await endStream(journal, pendingSums, journals.endsWithThread ? 'retire' : 'closeStream', database, log);
       }
-      const unsynced = closeDrained(journal, pendingSums, log);
-      lost += unsynced;
-      if (!isCommitted && unsynced === 0) left.push(rangeOf(pendingSums));
-      else if (!isCommitted && journal.syncedLsn > pendingSums.checkpointLsn) {
-        const increments = pendingSums.pendingIncrements - unsynced;
-        left.push({ ...rangeOf(pendingSums), throughLsn: journal.syncedLsn, increments });
-      }
+      const range = closeDrained(journal, pendingSums, log);
+      const lostOfStream = pendingSums.pendingIncrements - range.increments;
+      lost += lostOfStream;
+      if (!isCommitted && (lostOfStream === 0 || range.throughLsn > range.afterLsn)) left.push(range);
     }
     this.#lostAtEnd = lost;
     this.#publish({ lost });

@@ -9,6 +9,7 @@
  * - Room on the disk: a refused append is remembered until there is room for it, so that probes report it. The shard checks for
  *   room itself, because a load balancer may send no increments meanwhile. While there is room, the journal reserves some for a
  *   start on a full disk.
+ * - Files that were removed or replaced under the server count as a refusal too, until they are back.
  */
 import { JournalError } from '../../../core/errors.js';
 import { repeat, type Clock, type Timer } from '../../../core/clock.js';
@@ -37,6 +38,7 @@ interface Refusal {
   readonly journal: Journal;
   readonly bytes: number;
   readonly error: JournalError;
+  readonly isFull: boolean;
 }
 
 /** The upkeep of one shard's journals. */
@@ -82,7 +84,7 @@ export class JournalUpkeep {
   /** The disk was just full, so room for a first record in `journal` counts as refused until it is found. */
   expectRefusal(journal: Journal): void {
     const error = new JournalError('journal-unavailable', 'The disk has no room for the journal; free some space.');
-    this.#noticeError(journal, RECORD_HEADER_BYTES, error);
+    this.#note({ journal, bytes: RECORD_HEADER_BYTES, error, isFull: true });
   }
 
   #look(): void {
@@ -91,7 +93,10 @@ export class JournalUpkeep {
       this.#deps.stats[STAT.roomWanted] = 0;
       for (const { flusher } of this.#deps.streams()) flusher.flushSoon();
     }
-    for (const { journal, flusher } of this.#deps.streams()) if (journal.isPruneDue) flusher.touchSoon();
+    for (const { journal, flusher } of this.#deps.streams()) {
+      if (journal.isPruneDue) flusher.touchSoon();
+      this.#checkPlace(journal);
+    }
     const refusal = this.#refusal;
     if (refusal === undefined) {
       this.#deps.journals.tend();
@@ -109,12 +114,20 @@ export class JournalUpkeep {
     this.#noticeRoom();
   }
 
-  #say({ error }: Refusal): void {
+  /** A write to a removed file succeeds, so only a check notices that records go nowhere. */
+  #checkPlace(journal: Journal): void {
+    if (!journal.takesRecords || this.#refusal !== undefined) return;
+    try {
+      journal.requireInPlace();
+    } catch (error) {
+      this.#noticeError(journal, RECORD_HEADER_BYTES, error);
+    }
+  }
+
+  #say({ error, isFull }: Refusal): void {
     const line = this.#episode.notice(this.#unlogged);
     this.#unlogged = 0;
     if (line === undefined) return;
-    // An error without a cause is the lack of room at the start.
-    const isFull = error.cause === undefined || isDiskFull(error.cause);
     const what = isFull ? 'Disk full' : 'The disk refuses the journal';
     const event = line.kind === 'begins' ? what : `${what} for ${line.seconds} s now`;
     const fields = { err: error, refusedGroups: line.since };
@@ -123,7 +136,11 @@ export class JournalUpkeep {
 
   #noticeError(journal: Journal, bytes: number, error: unknown): void {
     if (!(error instanceof JournalError) || error.code !== 'journal-unavailable') return;
-    this.#refusal = { journal, bytes, error };
+    this.#note({ journal, bytes, error, isFull: isDiskFull(error.cause) });
+  }
+
+  #note(refusal: Refusal): void {
+    this.#refusal = refusal;
     this.#unlogged += 1;
     this.#publish();
   }

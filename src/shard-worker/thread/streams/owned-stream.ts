@@ -1,6 +1,7 @@
 /**
  * A stream that this process owns. Shard thread.
  */
+import type { Lsn } from '../../../core/checkpoint.js';
 import { JournalError } from '../../../core/errors.js';
 import { addSums, type Sum } from '../../../core/increment.js';
 import { hashKey } from '../../../core/key-hash.js';
@@ -61,8 +62,14 @@ export function pendingOfAll(
   return streams.reduce((total, { pendingSums }) => total + pendingSums[what], 0);
 }
 
+/** The range of a stream that was read. */
+export interface ReadRange extends PendingRange {
+  readonly throughLsn: Lsn;
+  readonly increments: number;
+}
+
 /** The range of a stream above its checkpoint. */
-export function rangeOf(pendingSums: PendingSums): PendingRange {
+export function rangeOf(pendingSums: PendingSums): ReadRange {
   return {
     stream: pendingSums.stream,
     afterLsn: pendingSums.checkpointLsn,

@@ -4,22 +4,28 @@ import type { Journal, JournalStreams } from '../../journal/journal.js';
 import type { PendingRange } from '../../protocol/control-messages.js';
 import { isDatabaseUnavailable, type ShardDatabase } from '../flush/shard-database.js';
 import type { PendingSums } from '../pending-sums.js';
-import { isJournalUnavailable, type ShardLog } from './owned-stream.js';
+import { isJournalUnavailable, rangeOf, type ReadRange, type ShardLog } from './owned-stream.js';
 
-/** Closes a drained journal. Returns the increments that neither the disk nor the database took. */
-export function closeDrained(journal: Journal, { pendingIncrements }: PendingSums, log: ShardLog): number {
+/** Closes a drained journal. Returns what stays in it, fewer increments than are pending where files are lost. */
+export function closeDrained(journal: Journal, pendingSums: PendingSums, log: ShardLog): ReadRange {
+  const range = rangeOf(pendingSums);
   try {
-    journal.close();
-    return 0;
+    try {
+      journal.requireInPlace();
+    } finally {
+      journal.close();
+    }
+    return range;
   } catch (error) {
     if (!isJournalUnavailable(error)) throw error;
-    const lost = Math.min(journal.unsyncedIncrements, pendingIncrements);
-    if (lost === 0) return 0;
+    const kept = journal.kept(range.afterLsn, range.increments);
+    const lost = range.increments - kept.increments;
+    if (lost <= 0) return range;
     const what =
-      'Acknowledged increments are lost: a sync of the journal failed, and neither the disk nor PostgreSQL took them ' +
-      'before the stop. The next start counts them if the system still holds them';
-    log('error', { err: error, stream: journal.stream, lost, afterLsn: journal.syncedLsn }, what);
-    return lost;
+      'Acknowledged increments are lost: at the stop neither the disk nor PostgreSQL had them. The next start counts ' +
+      'those that the system still holds';
+    log('error', { err: error, stream: journal.stream, lost, afterLsn: kept.throughLsn }, what);
+    return { ...range, ...kept };
   }
 }
 

@@ -122,12 +122,12 @@ for (const synced of [0, 1]) {
     clock.advance(1000);
     journal.append([incrementRecord('a', 1), incrementRecord('b', 1)]);
     journal.append([incrementRecord('c', 1)]);
-    assert.equal(journal.unsyncedIncrements, 3);
+    assert.deepEqual(journal.kept(0, synced + 3), { throughLsn: synced, increments: synced });
     failNext(disk, ['sync'], 'EIO');
     clock.advance(1000);
     assert.equal(disk.fault, undefined);
     assert.equal(journal.syncedLsn, synced + 3);
-    assert.equal(journal.unsyncedIncrements, 0);
+    assert.deepEqual(journal.kept(0, synced + 3), { throughLsn: synced + 3, increments: synced + 3 });
     assert.match(warnings.join('\n'), /^A sync of the journal failed; its records are in a new segment now.*$/);
     journal.append([incrementRecord('d', 1)]);
     journal.close();
@@ -146,7 +146,7 @@ test('while the disk refuses a new segment as well, unsynced records stay in mem
   assertRefused('journal-unavailable', () => journal.append([incrementRecord('b', 1)]));
   assertRefused('journal-unavailable', () => journal.sync());
   assert.equal(journal.syncedLsn, 0);
-  assert.equal(journal.unsyncedIncrements, 1);
+  assert.deepEqual(journal.kept(0, 1), { throughLsn: 0, increments: 0 });
   assert.equal(warnings.length, 1, 'it is said once');
   clock.advance(5000);
   disk.fault = undefined;
@@ -163,6 +163,60 @@ test('a close that cannot sync says so, and leaves no file open', () => {
   failNext(disk, ['sync', 'create'], 'EIO', { lasting: true });
   assertRefused('journal-unavailable', () => journal.close());
   assert.equal(disk.openFiles, 0);
+});
+
+for (const syncPolicy of ['always', 'everysec'] as const) {
+  test(`with ${syncPolicy} a journal whose segment was moved away takes nothing until it is back`, () => {
+    const { disk, options } = simulated({ syncPolicy });
+    const journal = createFileJournal(options);
+    journal.append([incrementRecord('a', 1)]);
+    journal.requireInPlace();
+    const [segment] = findSegments(disk, journal.location);
+    assert.ok(segment !== undefined);
+    disk.rename(segment.path, `${segment.path}.away`);
+    // The write itself succeeds.
+    journal.append([incrementRecord('b', 1)]);
+    assertRefused('journal-unavailable', () => journal.requireInPlace());
+    assertRefused('journal-unavailable', () => journal.append([incrementRecord('c', 1)]));
+    assert.deepEqual(journal.kept(0, 2), { throughLsn: 0, increments: 0 });
+    disk.rename(`${segment.path}.away`, segment.path);
+    journal.append([incrementRecord('d', 1)]);
+    journal.close();
+    const next = openFileJournal({ ...options, stream: journal.stream });
+    next.recover(0);
+    assert.deepEqual(replayed(next), ['1:a=1', '2:b=1', '3:d=1']);
+    next.close();
+  });
+}
+
+test('records of a removed segment are missing, those of earlier segments are kept', () => {
+  const { disk, options } = simulated({ keepSeconds: 60 });
+  const journal = createFileJournal(options);
+  for (let n = 0; n < 7; n += 1) journal.append([rawRecord(11_000)]);
+  const [first, last] = findSegments(disk, journal.location);
+  assert.ok(first !== undefined && last !== undefined);
+  disk.remove(last.path);
+  // It needs a new segment, which would leave a gap behind it.
+  assertRefused('journal-unavailable', () => journal.append([rawRecord(60_000)]));
+  assert.deepEqual(journal.kept(2, 5), { throughLsn: last.header.firstLsn - 1, increments: last.header.firstLsn - 3 });
+  disk.remove(first.path);
+  assert.deepEqual(journal.kept(2, 5), { throughLsn: 0, increments: 0 });
+  journal.close();
+});
+
+test('a stream that is only read is missed as well when its files are removed', () => {
+  const { disk, options } = simulated();
+  const journal = createFileJournal(options);
+  journal.append([incrementRecord('a', 1)]);
+  journal.close();
+  const next = openFileJournal({ ...options, stream: journal.stream, forFinishing: true });
+  next.recover(0);
+  next.requireInPlace();
+  const [segment] = findSegments(disk, next.location);
+  disk.remove(segment?.path ?? '');
+  assertRefused('journal-unavailable', () => next.requireInPlace());
+  assert.deepEqual(next.kept(0, 1), { throughLsn: 0, increments: 0 });
+  next.close();
 });
 
 test('with everysec a failed write keeps nothing of its group and all records before it', () => {

@@ -286,6 +286,7 @@ function countingDisk(): { readonly disk: Disk; syncs: number } {
         writeAll: (parts, offset) => file.writeAll(parts, offset),
         read: (into, offset) => file.read(into, offset),
         size: () => file.size(),
+        isAt: (path) => file.isAt(path),
         close: () => file.close(),
         sync() {
           counter.syncs += 1;
